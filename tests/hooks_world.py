@@ -18,7 +18,7 @@ from evaluator.hooks import HookContext
 
 
 def make_context(**changed) -> HookContext:
-    given = {
+    fields = {
         "release": "cart@1.5.0",
         "action": "promote",
         "verdict": "go",
@@ -30,11 +30,11 @@ def make_context(**changed) -> HookContext:
         "idempotency_key": "intent-7",
         "expires_at": datetime.now(UTC) + timedelta(seconds=20),
     }
-    return HookContext(**(given | changed))
+    return HookContext(**(fields | changed))
 
 
 @dataclass
-class Seen:
+class ReceivedRequest:
     """A request as it arrived."""
 
     method: str
@@ -43,11 +43,11 @@ class Seen:
     body: bytes
 
 
-Answering = Callable[[BaseHTTPRequestHandler, Seen], None]
+Answering = Callable[[BaseHTTPRequestHandler, ReceivedRequest], None]
 
 
 def reply(status: int = 200, body: bytes = b"{}", **headers: str) -> Answering:
-    def answer(handler: BaseHTTPRequestHandler, _seen: Seen) -> None:
+    def answer(handler: BaseHTTPRequestHandler, _received: ReceivedRequest) -> None:
         handler.send_response(status)
         for name, value in headers.items():
             handler.send_header(name.replace("_", "-"), value)
@@ -65,7 +65,7 @@ class Receiver:
     url: str
     port: int
     answers: list[Answering] = field(default_factory=lambda: [reply()])
-    seen: list[Seen] = field(default_factory=list)
+    requests: list[ReceivedRequest] = field(default_factory=list)
 
 
 @contextlib.contextmanager
@@ -75,11 +75,11 @@ def receiving(certificate: Path | None = None) -> Iterator[Receiver]:
     class Handler(BaseHTTPRequestHandler):
         def handle_any(self):
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            seen = Seen(self.command, self.path, {k.lower(): v for k, v in self.headers.items()}, body)
-            receiver.seen.append(seen)
+            request = ReceivedRequest(self.command, self.path, {k.lower(): v for k, v in self.headers.items()}, body)
+            receiver.requests.append(request)
             answer = receiver.answers.pop(0) if len(receiver.answers) > 1 else receiver.answers[0]
             with contextlib.suppress(OSError):
-                answer(self, seen)
+                answer(self, request)
 
         do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any
 

@@ -40,8 +40,8 @@ NAMES = (HOSTILE, "=cmd|' /C calc'!A0 " + "x" * 100_000, "POST /orders | `a` ::e
 def runs_of(cells: Cells, **facts: object) -> tuple[Run, ...]:
     users = dict.fromkeys(cells.arms, 10)
     return tuple(
-        Run(name, "cart@2", "g1", "locust", place, state=RunState.COMPLETE, landed=1000, facts=RunFacts(users=users))
-        for place, name in enumerate(cells.runs)
+        Run(name, "cart@2", "g1", "locust", position, state=RunState.COMPLETE, landed=1000, facts=RunFacts(users=users))
+        for position, name in enumerate(cells.runs)
     )
 
 

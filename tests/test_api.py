@@ -46,7 +46,7 @@ def test_the_newest_release_comes_first_and_each_is_found_by_name(store):
     assert release.services == (Service("cart", "1", "2"),)
     assert [run.source for run in release.runs] == ["import"]
     assert "cart@2: 1 run" in repr(release)
-    assert [one.name for one in store] == ["cart@3", "cart@2"]
+    assert [release.name for release in store] == ["cart@3", "cart@2"]
     with pytest.raises(UnknownName, match="did you mean 'cart@"):
         store.release("cart@4")
 
@@ -57,53 +57,53 @@ def test_a_store_that_is_not_there(tmp_path):
 
 
 def test_a_judgement_shows_itself(store):
-    found = store.release("cart@2").compare()
-    assert found.word == "no_go"
-    assert repr(found).startswith("NO-GO ✗  cart@2 against 1")
-    page = found._repr_html_()
+    judgement = store.release("cart@2").compare()
+    assert judgement.word == "no_go"
+    assert repr(judgement).startswith("NO-GO ✗  cart@2 against 1")
+    page = judgement._repr_html_()
     assert page.startswith("<p><b>NO-GO ✗</b> cart@2</p>")
     assert "<td>✗ fail</td>" in page
-    assert found["latency_p95"].effect.estimate == pytest.approx(0.3, abs=0.1)
+    assert judgement["latency_p95"].effect.estimate == pytest.approx(0.3, abs=0.1)
     with pytest.raises(UnknownName, match="or 'latency_p95'"):
-        found["latency_p96"]
+        judgement["latency_p96"]
 
 
 def test_a_judgement_as_rows(store):
-    found = store.release("cart@2").compare()
-    frame, table = found.to_pandas(), found.to_arrow()
+    judgement = store.release("cart@2").compare()
+    frame, table = judgement.to_pandas(), judgement.to_arrow()
     assert list(frame.columns) == table.column_names
-    assert len(frame) == table.num_rows == len(found.comparisons)
+    assert len(frame) == table.num_rows == len(judgement.comparisons)
     row = frame[frame.metric == "latency_p95"].iloc[0]
-    assert row["effect"] == pytest.approx(found["latency_p95"].effect.estimate, rel=1e-6)
-    assert found.to_dict()["verdict"] == "no_go"
+    assert row["effect"] == pytest.approx(judgement["latency_p95"].effect.estimate, rel=1e-6)
+    assert judgement.to_dict()["verdict"] == "no_go"
 
 
 def test_other_metrics_and_other_settings(store):
     release = store.release("cart@2")
     p90 = {"name": "p90", "type": "latency_quantile", "quantile": 0.9, "margin": "60%"}
-    found = release.compare(metrics=[p90], endpoint_scan={"enabled": False}, alpha=0.1)
-    assert [one.rule.name for one in found.comparisons] == ["p90"]
-    assert found.verdict.alpha == 0.1
-    assert found["p90"].status == "pass"
+    judgement = release.compare(metrics=[p90], endpoint_scan={"enabled": False}, alpha=0.1)
+    assert [row.rule.name for row in judgement.comparisons] == ["p90"]
+    assert judgement.verdict.alpha == 0.1
+    assert judgement["p90"].status == "pass"
     with pytest.raises(PolicyError, match="did you mean 'alpha'"):
         release.compare(alpa=0.1)
 
 
 def test_a_policy_as_a_mapping(store):
     mapping = {"metrics": [{"name": "m", "type": "latency_mean", "margin": "5%"}]}
-    found = store.release("cart@2").compare(policy=mapping)
-    assert [one.rule.name for one in found.comparisons if not one.scan] == ["m"]
+    judgement = store.release("cart@2").compare(policy=mapping)
+    assert [row.rule.name for row in judgement.comparisons if not row.scan] == ["m"]
 
 
 def test_a_part_of_the_requests(store):
     release = store.release("cart@2")
-    whole = release.compare()
-    endpoint = whole.comparisons[-1].rule.slice.endpoint
+    on_all = release.compare()
+    endpoint = on_all.comparisons[-1].rule.slice.endpoint
     part = release.compare(endpoints=[endpoint])
-    assert {one.rule.slice.endpoint for one in part.comparisons if one.scan} == {endpoint}
-    window = whole.verdict.evidence.window
+    assert {row.rule.slice.endpoint for row in part.comparisons if row.scan} == {endpoint}
+    window = on_all.verdict.evidence.window
     late = release.compare(start=window.start + (window.end - window.start) / 2)
-    assert late["latency_p50"].baseline.n < 0.7 * whole["latency_p50"].baseline.n
+    assert late["latency_p50"].baseline.n < 0.7 * on_all["latency_p50"].baseline.n
     with pytest.raises(UnknownName, match="no instance 'pod'"):
         release.compare(instances=["pod"])
 
@@ -122,10 +122,10 @@ def test_all_verdicts_as_one_frame(store):
 
 def test_queries_over_one_release_or_all(store):
     count = "SELECT count(*) AS n FROM requests"
-    mine = store.release("cart@2").sql(count).fetchall()[0][0]
-    assert 0 < mine < store.sql(count).fetchall()[0][0]
+    own_count = store.release("cart@2").sql(count).fetchall()[0][0]
+    assert 0 < own_count < store.sql(count).fetchall()[0][0]
     relation = store.release("cart@2").sql("SELECT arm, response_time_ms FROM requests")
-    assert relation.filter("arm = 'canary'").aggregate("count(*)").fetchall()[0][0] < mine
+    assert relation.filter("arm = 'canary'").aggregate("count(*)").fetchall()[0][0] < own_count
     assert store.sql("SELECT ? + 1", [41]).fetchall() == [(42,)]
     with pytest.raises(UsageError, match="cannot be run"):
         store.sql("SELECT nothing FROM nowhere")
@@ -139,13 +139,13 @@ def test_nobody_is_kept_out_by_a_relation(store, path):
 
 def test_a_kept_verdict_is_looked_at_as_it_was_given(store):
     release = store.release("cart@2")
-    kept, again = release.judgement(), release.compare()
-    assert kept.word == "no_go"
-    assert kept.verdict.judged_at == datetime(2026, 1, 5, tzinfo=UTC)
-    assert kept.verdict.data_hash == again.verdict.data_hash
-    assert release.judgement(0).verdict == kept.verdict
+    stored, again = release.judgement(), release.compare()
+    assert stored.word == "no_go"
+    assert stored.verdict.judged_at == datetime(2026, 1, 5, tzinfo=UTC)
+    assert stored.verdict.data_hash == again.verdict.data_hash
+    assert release.judgement(0).verdict == stored.verdict
     for draw in ("band", "units", "shift", "distribution", "timeline"):
-        assert getattr(kept.plot, draw)().to_dict() == getattr(again.plot, draw)().to_dict()
+        assert getattr(stored.plot, draw)().to_dict() == getattr(again.plot, draw)().to_dict()
     with pytest.raises(UsageError, match="no verdict 1 of cart@2; 1 were kept"):
         release.judgement(1)
     with pytest.raises(UsageError, match="no verdict of cart@3 yet"):
@@ -156,10 +156,10 @@ def test_figures_kept_with_a_verdict_are_drawn_as_they_are(tmp_path):
     store = Store.open(tmp_path / "evaluator.duckdb", create=True)
     land_simulated(store, Release("cart@2"), simulate(SLOWER, 3))
     verdict = judge_release(store, "cart@2", load_policy(), judged_at=datetime(2026, 1, 5, tzinfo=UTC), figures=True)
-    kept = evaluator.open(store.path).release("cart@2").judgement()
-    assert kept.trace() == json.loads(json.dumps(verdict.figures))
+    stored = evaluator.open(store.path).release("cart@2").judgement()
+    assert stored.trace() == json.loads(json.dumps(verdict.figures))
     judge_release(store, "cart@2", load_policy(), judged_at=datetime(2026, 1, 6, tzinfo=UTC))
-    assert evaluator.open(store.path).release("cart@2").judgement(0).trace().keys() == kept.trace().keys()
+    assert evaluator.open(store.path).release("cart@2").judgement(0).trace().keys() == stored.trace().keys()
 
 
 def test_a_verdict_on_data_that_changed_since_is_not_drawn_from_others(tmp_path):

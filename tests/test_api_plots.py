@@ -25,18 +25,18 @@ KINDS = ("forest", "band", "units", "shift", "distribution", "timeline")
 def store(tmp_path_factory) -> evaluator.api.Snapshot:
     """A slower candidate with readings, two candidates of which one is slower, and outcomes alone."""
     folder = tmp_path_factory.mktemp("store")
-    made = Store.open(folder / "evaluator.duckdb", create=True)
+    store_made = Store.open(folder / "evaluator.duckdb", create=True)
     slower = simulate(replace(SMALL, users=20, changes=(Change(latency=0.3, endpoint=0.5),)), 3)
-    land_simulated(made, Release("cart@2"), slower, scrape(slower))
-    land_simulated(made, Release("cart@3"), simulate(replace(SMALL, changes=(Change(), Change(latency=0.3))), 3))
+    land_simulated(store_made, Release("cart@2"), slower, scrape(slower))
+    land_simulated(store_made, Release("cart@3"), simulate(replace(SMALL, changes=(Change(), Change(latency=0.3))), 3))
     rows = [f"{k},{'AB'[k % 2]},{k % 3}" for k in range(300)]
     Path(folder, "users.csv").write_text("\n".join(["unit,arm,spent", *rows]))
-    import_outcomes(made, Release("shop@2"), [str(folder / "users.csv")], OutcomeOptions())
-    return evaluator.open(made.path)
+    import_outcomes(store_made, Release("shop@2"), [str(folder / "users.csv")], OutcomeOptions())
+    return evaluator.open(store_made.path)
 
 
 @pytest.fixture(scope="module")
-def found(store):
+def judgement(store):
     return store.release("cart@2").compare()
 
 
@@ -55,53 +55,53 @@ def titles(chart) -> list[str]:
     return [" ".join(part["title"]["text"]) for part in parts if "title" in part]
 
 
-def test_each_is_drawn_by_the_function_that_report_and_app_draw_with(found):
-    rows, curves = found.comparisons, found.trace()
+def test_each_is_drawn_by_the_function_that_report_and_app_draw_with(judgement):
+    rows, curves = judgement.comparisons, judgement.trace()
     colors = color_arms(["canary"])
-    worst = found["latency_p95"]
-    traced = next(one for one in curves["metrics"] if one["name"] == "latency_p95")
+    worst = judgement["latency_p95"]
+    traced = next(curve for curve in curves["metrics"] if curve["name"] == "latency_p95")
     shift = draw_shift(curves["quantiles"][0], color=colors["canary"], width=640)
     strips = draw_timeline(curves["timeline"], curves["readings"], width=1000)
-    assert titles(found.plot.forest()) == [draw_forest(pick_decisive(rows), colors=colors).title]
-    assert titles(found.plot.band("latency_p95")) == [
+    assert titles(judgement.plot.forest()) == [draw_forest(pick_decisive(rows), colors=colors).title]
+    assert titles(judgement.plot.band("latency_p95")) == [
         draw_over_time(worst, traced["over_time"], color=colors["canary"]).title
     ]
-    assert titles(found.plot.shift()) == [shift.title]
-    assert titles(found.plot.timeline()) == [one.title for one in strips]
+    assert titles(judgement.plot.shift()) == [shift.title]
+    assert titles(judgement.plot.timeline()) == [curve.title for curve in strips]
     assert data(shift.chart)
     for row in data(shift.chart):
-        assert row in data(found.plot.shift())
+        assert row in data(judgement.plot.shift())
 
 
-def test_without_a_name_the_worst_is_drawn(found):
-    assert titles(found.plot.band())[0].startswith("p95 rose")
-    assert titles(found.plot.units())[0].startswith("p95: all 3 instances of canary lie above all of baseline")
-    assert titles(found.plot.band("latency_p99"))[0].startswith("p99 rose")
+def test_without_a_name_the_worst_is_drawn(judgement):
+    assert titles(judgement.plot.band())[0].startswith("p95 rose")
+    assert titles(judgement.plot.units())[0].startswith("p95: all 3 instances of canary lie above all of baseline")
+    assert titles(judgement.plot.band("latency_p99"))[0].startswith("p99 rose")
 
 
-def test_the_forest_of_endpoints_has_those_of_the_scan(found):
-    drawn = {row["name"] for row in data(found.plot.forest(endpoints=True)) if "name" in row}
+def test_the_forest_of_endpoints_has_those_of_the_scan(judgement):
+    drawn = {row["name"] for row in data(judgement.plot.forest(endpoints=True)) if "name" in row}
     assert drawn
     assert all("/endpoint/" in name for name in drawn)
-    assert "p95" in {row["name"] for row in data(found.plot.forest()) if "name" in row}
+    assert "p95" in {row["name"] for row in data(judgement.plot.forest()) if "name" in row}
 
 
 def test_several_candidates_are_told_apart(store):
-    found = store.release("cart@3").compare()
-    for draw in (found.plot.forest, found.plot.shift, found.plot.distribution, found.plot.timeline):
+    judgement = store.release("cart@3").compare()
+    for draw in (judgement.plot.forest, judgement.plot.shift, judgement.plot.distribution, judgement.plot.timeline):
         named = {row["arm"]: row["color"] for row in data(draw()) if "from" in row and "color" in row}
         assert named == color_arms(["canary", "canary_b"])
-    assert len(titles(found.plot.shift())) == 2
-    assert len(titles(found.plot.shift("canary_b"))) == 1
-    assert "canary_b" in titles(found.plot.units())[0]
-    assert "of canary " in titles(found.plot.units(arm="canary"))[0]
+    assert len(titles(judgement.plot.shift())) == 2
+    assert len(titles(judgement.plot.shift("canary_b"))) == 1
+    assert "canary_b" in titles(judgement.plot.units())[0]
+    assert "of canary " in titles(judgement.plot.units(arm="canary"))[0]
     with pytest.raises(UnknownName, match="no candidate 'canary_c'; did you mean 'canary"):
-        found.plot.shift("canary_c")
+        judgement.plot.shift("canary_c")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_drawn_is_of_the_size_that_is_asked_for(found, kind, tmp_path):
-    chart = getattr(found.plot, kind)(width=500)
+def test_what_is_drawn_is_of_the_size_that_is_asked_for(judgement, kind, tmp_path):
+    chart = getattr(judgement.plot, kind)(width=500)
     plain = spec(chart)
     assert {part["width"] for part in plain.get("vconcat", [plain])[-1:]} == {500}
     assert plain["background"] == "white"
@@ -109,8 +109,8 @@ def test_what_is_drawn_is_of_the_size_that_is_asked_for(found, kind, tmp_path):
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_room_for_a_long_finding_is_added(found):
-    wide, narrow = (found.plot.band(width=width) for width in (900, 300))
+def test_the_room_for_a_long_finding_is_added(judgement):
+    wide, narrow = (judgement.plot.band(width=width) for width in (900, 300))
     lines = [spec(chart)["title"]["text"] for chart in (wide, narrow)]
     assert len(lines[1]) > len(lines[0])
     assert narrow.height - wide.height == 17 * (len(lines[1]) - len(lines[0]))
@@ -121,28 +121,30 @@ def test_curves_are_computed_once_and_only_when_they_are_drawn(store, monkeypatc
 
     calls = []
     real = evaluator.pipeline.drawing.trace_figures
-    monkeypatch.setattr(evaluator.pipeline.drawing, "trace_figures", lambda *given: calls.append(given) or real(*given))
-    found = store.release("cart@2").compare()
-    found.plot.forest()
+    monkeypatch.setattr(
+        evaluator.pipeline.drawing, "trace_figures", lambda *arguments: calls.append(arguments) or real(*arguments)
+    )
+    judgement = store.release("cart@2").compare()
+    judgement.plot.forest()
     assert calls == []
-    found.plot.shift()
-    found.plot.timeline()
+    judgement.plot.shift()
+    judgement.plot.timeline()
     assert len(calls) == 1
 
 
 def test_a_part_of_the_requests_is_drawn_as_it_was_judged(store):
     endpoint = "GET /endpoint/000"
-    found = store.release("cart@2").compare(endpoints=[endpoint])
-    whole = store.release("cart@2").compare()
-    per_s = [max(arm["per_s"]) for one in (found, whole) for arm in one.trace()["timeline"]["arms"][:1]]
+    judgement = store.release("cart@2").compare(endpoints=[endpoint])
+    on_all = store.release("cart@2").compare()
+    per_s = [max(arm["per_s"]) for curve in (judgement, on_all) for arm in curve.trace()["timeline"]["arms"][:1]]
     assert 0 < per_s[0] < per_s[1]
 
 
-def test_what_cannot_be_drawn_says_why(store, found):
+def test_what_cannot_be_drawn_says_why(store, judgement):
     with pytest.raises(UnknownName, match="no metric 'latency_p96'; did you mean"):
-        found.plot.band("latency_p96")
+        judgement.plot.band("latency_p96")
     with pytest.raises(UsageError, match="no line over time of throughput") as caught:
-        found.plot.band("throughput")
+        judgement.plot.band("throughput")
     assert caught.value.hint.startswith("there is one of failure_rate, latency_p50")
     outcomes = store.release("shop@2").compare(
         policy={"metrics": [{"name": "spent", "type": "outcome_mean", "outcome": "spent", "margin": "5%"}]}
@@ -157,8 +159,8 @@ def test_what_cannot_be_drawn_says_why(store, found):
         outcomes.plot.units()
 
 
-def test_without_altair_plots_say_what_to_install(found, monkeypatch):
+def test_without_altair_plots_say_what_to_install(judgement, monkeypatch):
     monkeypatch.setitem(sys.modules, "altair", None)
     with pytest.raises(EvaluatorError, match="plots need the package 'altair'") as caught:
-        found.plot.forest()
+        judgement.plot.forest()
     assert caught.value.hint == "pip install 'release-evaluator[plots]'"

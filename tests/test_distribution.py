@@ -24,7 +24,7 @@ OUTSIDE = '''
 from collections.abc import Mapping
 
 import evaluator
-from evaluator.api import Judgement
+from evaluator.api import ReleaseJudgement
 from evaluator.hooks import BaseHook, HookContext, HookOptions, Outcome
 from evaluator.sources.locust import Recorder
 
@@ -46,7 +46,7 @@ class Bell(BaseHook[BellOptions]):
 
 def judge(path: str) -> Mapping[str, str]:
     release = evaluator.open(path).release("cart@1.5.0")
-    judged: Judgement = release.compare(endpoints=["POST /checkout"], alpha=0.01)
+    judged: ReleaseJudgement = release.compare(endpoints=["POST /checkout"], alpha=0.01)
     return {release.name: judged.word, "by": evaluator.__version__}
 
 

@@ -65,7 +65,7 @@ def test_an_address_that_refuses_gives_way_to_the_next(receiver, monkeypatch):
     )
     assert get(f"http://name.example:{receiver.port}/", addresses=["127.0.0.77", "127.0.0.1"]).ok
     assert asked == ["127.0.0.77", "127.0.0.1"]
-    assert receiver.seen[0].headers["host"] == f"name.example:{receiver.port}"
+    assert receiver.requests[0].headers["host"] == f"name.example:{receiver.port}"
 
 
 def test_nothing_was_sent_where_nobody_listens():
@@ -86,7 +86,7 @@ def test_the_time_holds_through_a_proxy(receiver, monkeypatch):
     with source, pytest.raises(Exception, match=r"did not answer within 0\.5 s"):
         source.learn_clock()
     assert time.monotonic() - began < 2
-    assert receiver.seen[0].path == "http://prometheus.invalid:9090/api/v1/query"
+    assert receiver.requests[0].path == "http://prometheus.invalid:9090/api/v1/query"
 
 
 def test_hooks_use_no_proxy_of_the_environment(receiver, monkeypatch):

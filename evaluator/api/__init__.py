@@ -12,7 +12,7 @@
     release.sql("SELECT instance, count(*) FROM requests GROUP BY ALL")
 
 Every call reads what it needs and lets go of the file: a notebook left open over night keeps nobody from writing.
-`store` and `release` in the examples of this room are of a simulated release whose canary is 30 % slower.
+`store` and `release` in the examples of this package are of a simulated release whose canary is 30 % slower.
 
 >>> store.releases
 ('cart@1.5.0',)
@@ -27,11 +27,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evaluator.api.judgements import Judgement
-from evaluator.api.releases import Release, Snapshot
+from evaluator.api.judgements import ReleaseJudgement
+from evaluator.api.releases import Snapshot, StoredRelease
 from evaluator.store import Store
 
-__all__ = ["Judgement", "Release", "Snapshot", "open"]
+__all__ = ["ReleaseJudgement", "Snapshot", "StoredRelease", "open"]
 
 
 def open(path: str | Path = "evaluator.duckdb") -> Snapshot:  # noqa: A001 - `evaluator.open` is how it is meant to read

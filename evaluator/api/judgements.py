@@ -27,7 +27,7 @@ WIDTH = 110
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class ReleaseJudgement:
     """A verdict with its comparisons. It prints itself, here and in a notebook."""
 
     verdict: Verdict = field(repr=False)
@@ -58,10 +58,10 @@ class Judgement:
         >>> 0.1 < effect.lower < effect.estimate < effect.upper
         True
         """
-        found = {one.rule.name: one for one in reversed(self.comparisons) if not one.scan}
-        if name not in found:
-            raise UnknownName("metric", name, found)
-        return found[name]
+        by_name = {row.rule.name: row for row in reversed(self.comparisons) if not row.scan}
+        if name not in by_name:
+            raise UnknownName("metric", name, by_name)
+        return by_name[name]
 
     def to_dict(self) -> dict[str, Any]:
         """The verdict as its JSON has it.

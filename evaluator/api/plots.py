@@ -109,7 +109,7 @@ class Plots:
         if not curves["timeline"]:
             raise self._nothing("timeline")
         figures = draw_timeline(curves["timeline"], curves["readings"], width=width)
-        return put_below_each_other(figures, color_arms([one["name"] for one in curves["timeline"]["arms"]]))
+        return put_below_each_other(figures, color_arms([arm["name"] for arm in curves["timeline"]["arms"]]))
 
     # -------------------------------------------------------------- what is drawn
 
@@ -128,11 +128,11 @@ class Plots:
     def _draw_each(self, key: str, draw: Callable[..., Figure], arm: str | None, width: int) -> Chart:
         """One figure a candidate, below each other."""
         self._check_arm(arm)
-        curves = [one for one in self.trace()[key] if arm in (None, one["arm"])]
+        curves = [curve for curve in self.trace()[key] if arm in (None, curve["arm"])]
         if not curves:
             raise self._nothing("distribution")
-        figures = [draw(one, color=self._colors[one["arm"]], width=width) for one in curves]
-        shown = (BASELINE, *(one["arm"] for one in curves))
+        figures = [draw(curve, color=self._colors[curve["arm"]], width=width) for curve in curves]
+        shown = (BASELINE, *(curve["arm"] for curve in curves))
         return put_below_each_other(figures, {name: self._colors[name] for name in shown})
 
     def _find(self, key: str, what: str, metric: str | None, arm: str | None) -> tuple[Comparison, Mapping[str, Any]]:
@@ -142,13 +142,13 @@ class Plots:
         names = {row.rule.name for row in own}
         if metric is not None and metric not in names:
             raise UnknownName("metric", metric, names)
-        traced = {(one["name"], one["arm"], one["endpoint"]): one[key] for one in self.trace()["metrics"]}
-        known = [row for row in own if metric in (None, row.rule.name) and traced.get(_key(row))]
-        if not known:
+        traced = {(curve["name"], curve["arm"], curve["endpoint"]): curve[key] for curve in self.trace()["metrics"]}
+        drawable = [row for row in own if metric in (None, row.rule.name) and traced.get(_key(row))]
+        if not drawable:
             names_traced = dict.fromkeys(row.rule.name for row in own if traced.get(_key(row)))
             hint = f"there is one of {', '.join(names_traced)}" if names_traced else None
             raise UsageError(f"there is no {what} of {metric or 'any metric'}", hint=hint)
-        row = (rank_by_margin(known) or known)[0]
+        row = (rank_by_margin(drawable) or drawable)[0]
         return row, traced[_key(row)]
 
     def _check_arm(self, arm: str | None) -> None:

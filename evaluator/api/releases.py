@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluator.api.judgements import Judgement
+from evaluator.api.judgements import ReleaseJudgement
 from evaluator.api.rows import flatten, to_frame
 from evaluator.errors import UsageError
 from evaluator.pipeline.assessing import Judged
@@ -39,9 +39,9 @@ class Snapshot:
         """Names of the releases, the newest first."""
         return tuple(summary.release.id for summary in self.store.releases())
 
-    def release(self, name: str) -> Release:
+    def release(self, name: str) -> StoredRelease:
         """Look at one release. Raises UnknownName."""
-        return Release(self.store, self.store.control.release(name).id)
+        return StoredRelease(self.store, self.store.control.release(name).id)
 
     def sql(self, query: str, parameters: Sequence[object] = ()) -> Relation:
         """Query a copy of the store as a DuckDB relation: its tables, the views `requests` and `readings`.
@@ -68,7 +68,7 @@ class Snapshot:
         ]
         return to_frame(rows)
 
-    def __iter__(self) -> Iterator[Release]:
+    def __iter__(self) -> Iterator[StoredRelease]:
         return (self.release(name) for name in self.releases)
 
     def __repr__(self) -> str:
@@ -76,7 +76,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class StoredRelease:
     """One release: its runs, its verdicts, and whatever else is asked of it."""
 
     store: Store = field(repr=False)
@@ -107,10 +107,10 @@ class Release:
         >>> release.verdicts()["verdict"].tolist()
         ['no_go']
         """
-        kept = self.store.control.verdicts(self.name)
-        return to_frame([{"judged_at": one.judged_at, "verdict": one.word, "json": one.json} for one in kept])
+        stored = self.store.control.verdicts(self.name)
+        return to_frame([{"judged_at": row.judged_at, "verdict": row.word, "json": row.json} for row in stored])
 
-    def judgement(self, number: int = -1) -> Judgement:
+    def judgement(self, number: int = -1) -> ReleaseJudgement:
         """Look at a verdict that was kept, as it was given: by its place in `verdicts`, the newest by default.
 
         Raises UsageError where there is none.
@@ -118,14 +118,16 @@ class Release:
         >>> release.judgement().verdict.reasons[0].code
         'regression'
         """
-        kept = self.store.control.verdicts(self.name)
-        if not -len(kept) <= number < len(kept):
-            said = f"verdict {number} of {self.name}; {len(kept)} were kept" if kept else f"verdict of {self.name} yet"
+        stored = self.store.control.verdicts(self.name)
+        if not -len(stored) <= number < len(stored):
+            description = (
+                f"verdict {number} of {self.name}; {len(stored)} were kept" if stored else f"verdict of {self.name} yet"
+            )
             command = write_command(self.name, policy=path_to_name(find_policy(Path.cwd())))
-            raise UsageError(f"there is no {said}", hint=f"judge it: {command}, or `compare()` here")
-        drawn = self.store.control.figures(self.name) if number in (-1, len(kept) - 1) else None
-        verdict = from_json(kept[number].json, f"the verdict of {self.name}")
-        return Judgement(verdict, functools.cache(functools.partial(_trace_again, self.store, verdict, drawn)))
+            raise UsageError(f"there is no {description}", hint=f"judge it: {command}, or `compare()` here")
+        drawn = self.store.control.figures(self.name) if number in (-1, len(stored) - 1) else None
+        verdict = from_json(stored[number].json, f"the verdict of {self.name}")
+        return ReleaseJudgement(verdict, functools.cache(functools.partial(_trace_again, self.store, verdict, drawn)))
 
     def compare(
         self,
@@ -138,7 +140,7 @@ class Release:
         endpoints: Collection[str] | None = None,
         instances: Collection[str] | None = None,
         **settings: Any,
-    ) -> Judgement:
+    ) -> ReleaseJudgement:
         """Judge the release under a policy, or its requests in part; nothing is kept.
 
         `policy`: a path, or its content; by default the nearest evaluator.yaml, else the built-in one. Of a folder of
@@ -154,7 +156,9 @@ class Release:
         >>> {row.rule.slice.endpoint for row in part.comparisons if row.scan}
         {'GET /endpoint/000'}
         """
-        chosen = self._policy(policy, {**settings, **({"metrics": [dict(one) for one in metrics]} if metrics else {})})
+        chosen = self._policy(
+            policy, {**settings, **({"metrics": [dict(metric) for metric in metrics]} if metrics else {})}
+        )
         cut = functools.partial(narrow, start=start, end=end, endpoints=endpoints, instances=instances)
         verdict, judged = judge_runs(
             self.store,
@@ -164,7 +168,7 @@ class Release:
             judged_at=datetime.now(UTC),
             cut=cut,
         )
-        return Judgement(verdict, functools.cache(functools.partial(_trace, self.store, verdict, judged)))
+        return ReleaseJudgement(verdict, functools.cache(functools.partial(_trace, self.store, verdict, judged)))
 
     def sql(self, query: str, parameters: Sequence[object] = ()) -> Relation:
         """Query a copy of the store in which `requests` and `readings` are those of this release. Raises UsageError.
@@ -174,11 +178,11 @@ class Release:
         """
         return self.store.data.relate(query, parameters, release=self.name)
 
-    def _policy(self, given: str | Path | Mapping[str, Any] | None, settings: Mapping[str, Any]) -> Policy:
+    def _policy(self, source: str | Path | Mapping[str, Any] | None, settings: Mapping[str, Any]) -> Policy:
         """The policy that was given, else the one that applies to the release here, with these keys in its place."""
-        if isinstance(given, Mapping):
-            return parse_policy({**given, **settings})
-        policy = policy_of(Path(given) if given is not None else find_policy(Path.cwd()), self.store, [self.name])
+        if isinstance(source, Mapping):
+            return parse_policy({**source, **settings})
+        policy = policy_of(Path(source) if source is not None else find_policy(Path.cwd()), self.store, [self.name])
         return parse_policy({**policy.effective, **settings}) if settings else policy
 
     def __repr__(self) -> str:
@@ -197,8 +201,8 @@ def _trace_again(store: Store, verdict: Verdict, drawn: str | None) -> Mapping[s
     from evaluator.pipeline.reviewing import judge_again  # only for those who look back
 
     if drawn is not None:
-        kept: Mapping[str, Any] = json.loads(drawn)
-        return kept
+        figures: Mapping[str, Any] = json.loads(drawn)
+        return figures
     judged = judge_again(store, verdict)
     if not judged.data.as_judged:
         raise UsageError(

@@ -88,7 +88,11 @@ class Session:
 
                 land_release(self.open_store(), release)
             stored = self.find_release(release)
-            return [service or "", *(one.name for one in stored.services)] if stored else [service or ""]
+            return (
+                [service or "", *(stored_service.name for stored_service in stored.services)]
+                if stored
+                else [service or ""]
+            )
 
         return choose_policy(self.find_policy(), find_services)
 
@@ -101,7 +105,7 @@ class Session:
     def find_release(self, name: str) -> Release | None:
         """What is stored of a release; `None` where it is not."""
         stored = self.open_store().releases() if self.store_path.exists() else ()
-        return next((one.release for one in stored if one.release.id == name), None)
+        return next((summary.release for summary in stored if summary.release.id == name), None)
 
     def say(self, text: str) -> None:
         """Show progress on stderr, unless `-q` was given."""
@@ -122,8 +126,8 @@ class LazyGroup(click.Group):
         del ctx
         if cmd_name not in COMMANDS:
             return None
-        place = COMMANDS[cmd_name][0]
-        command: click.Command = load_object(place if ":" in place else f"{place}:command")
+        target = COMMANDS[cmd_name][0]
+        command: click.Command = load_object(target if ":" in target else f"{target}:command")
         _add_common_options(command)
         return command
 
@@ -194,8 +198,8 @@ def _add_common_options(command: click.Command) -> None:
         for child in command.commands.values():
             _add_common_options(child)
         return
-    taken = {name for param in command.params for name in (*param.opts, *param.secondary_opts)}
-    command.params += [o for o in _common_options(environment=False) if not taken & set(o.opts)]
+    used_names = {name for param in command.params for name in (*param.opts, *param.secondary_opts)}
+    command.params += [o for o in _common_options(environment=False) if not used_names & set(o.opts)]
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

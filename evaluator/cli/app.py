@@ -62,10 +62,10 @@ def find_app() -> Path:
     """Find app.py: beside the package in a checkout, within it where it was installed. Raises EvaluatorError."""
     beside = Path(package.__file__).parent.parent / "app.py"
     within = Path(str(files("evaluator") / "starter" / "app.py"))
-    found = next((path for path in (within, beside) if path.is_file()), None)
-    if found is None:
+    app_path = next((path for path in (within, beside) if path.is_file()), None)
+    if app_path is None:
         raise EvaluatorError("app.py is missing from this installation", hint="install release-evaluator again")
-    return found
+    return app_path
 
 
 def _is_loopback(address: str) -> bool:

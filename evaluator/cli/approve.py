@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from evaluator.cli import Session, emit
-from evaluator.cli.promote import follow, tell
+from evaluator.cli.promote import describe_intents, follow
 from evaluator.records.intents import Intent, IntentState
 from evaluator.reports import plain_text
 
@@ -20,8 +20,8 @@ def command(session: Session, intent: str | None, queue: bool) -> int:
 
     store = session.open_store()
     if intent is None:
-        waiting = [one for one in store.control.intents() if one.state is IntentState.REQUESTED]
-        emit("\n".join(map(_ask, waiting, tell(store, waiting))) or "nothing waits")
+        waiting = [requested for requested in store.control.intents() if requested.state is IntentState.REQUESTED]
+        emit("\n".join(map(_ask, waiting, describe_intents(store, waiting))) or "nothing waits")
         return 0
     policy = session.load_policy(store.control.intent(intent).release)
     approved = approve(store, policy, system_person(), intent)
@@ -32,8 +32,8 @@ def command(session: Session, intent: str | None, queue: bool) -> int:
     return follow(session, store, approved.id, wait_s=None, queue=queue)
 
 
-def _ask(intent: Intent, told: str) -> str:
-    return f"{told}, asked for by {plain_text(intent.requester)}: {plain_text(intent.reason)}"
+def _ask(intent: Intent, description: str) -> str:
+    return f"{description}, asked for by {plain_text(intent.requester)}: {plain_text(intent.reason)}"
 
 
 @click.command("reject")
@@ -46,4 +46,4 @@ def reject(session: Session, intent: str, reason: str) -> None:
 
     store = session.open_store()
     policy = session.load_policy(store.control.intent(intent).release)
-    emit(*tell(store, [cancel(store, policy, system_person(), intent, reason)]))
+    emit(*describe_intents(store, [cancel(store, policy, system_person(), intent, reason)]))

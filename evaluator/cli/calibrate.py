@@ -15,7 +15,7 @@ from evaluator.pipeline.hindsight import calibrate_releases
 from evaluator.policy.selection import policy_of
 from evaluator.records import Learnt
 from evaluator.reports import Page
-from evaluator.reports.base import lay_out, write_line
+from evaluator.reports.base import align_columns, write_line
 from evaluator.stats.variance.history import LEAST_COMPARISONS
 from evaluator.wording import count_of, format_number
 
@@ -62,11 +62,11 @@ def _write(report: CalibrationReport, page: Page, *, saved: bool) -> Iterator[st
     if tallies:
         rows = []
         for tally in tallies:
-            rest = tally.judged - tally.no_go - tally.go
-            undecided = f"{format_number(100 * rest / tally.judged)} %" if tally.judged else "–"
+            undecided_count = tally.judged - tally.no_go - tally.go
+            undecided = f"{format_number(100 * undecided_count / tally.judged)} %" if tally.judged else "–"
             shares = _share(tally, tally.no_go), _share(tally, tally.go)
             rows.append((KINDS[tally.kind], _name(tally.change), str(tally.judged), *shares, undecided))
-        yield from lay_out([HEAD, *rows], page)
+        yield from align_columns([HEAD, *rows], page)
         yield ""
     for note in (*_notes(report, saved=saved), *(f"left out: {text}" for text in report.left_out)):
         yield write_line(f"  {note}", page)
@@ -77,13 +77,15 @@ def _conclude(report: CalibrationReport) -> str:
     if not overall.judged:
         return "Too little history to know: no stored baseline can be compared with itself."
     allowed = f"{format_number(100 * report.alpha)} %"
-    seen = f"{overall.no_go} of {overall.judged} identical releases were NO-GO ({_interval(overall, overall.no_go)})"
+    observed = (
+        f"{overall.no_go} of {overall.judged} identical releases were NO-GO ({_interval(overall, overall.no_go)})"
+    )
     if report.conclusion == "cries_wolf":
-        return f"This policy cries wolf: {seen}, {allowed} are allowed."
+        return f"This policy cries wolf: {observed}, {allowed} are allowed."
     if report.conclusion == "keeps":
-        return f"False alarms are in order: {seen}, {allowed} are allowed."
+        return f"False alarms are in order: {observed}, {allowed} are allowed."
     return (
-        f"Too little history to know whether {allowed} false alarms are kept: {seen}. "
+        f"Too little history to know whether {allowed} false alarms are kept: {observed}. "
         f"These are worth {format_number(overall.effective)} independent comparisons; "
         f"without any alarm it takes {needed_comparisons(report.alpha)}."
     )

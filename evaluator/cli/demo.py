@@ -38,7 +38,7 @@ def command(session: Session, regression: str, prometheus: bool, seconds: int) -
     prints the verdict. Exits with the verdict's code. The store stays in ./demo (or --store) for the other commands,
     and a report of the verdict is written beside it.
     """
-    from evaluator.cli.judging import Asked
+    from evaluator.cli.judging import JudgeOptions
     from evaluator.pipeline.judging import judge_release
     from evaluator.pipeline.loading import load_release
     from evaluator.policy.selection import choose_policy
@@ -72,7 +72,7 @@ def command(session: Session, regression: str, prometheus: bool, seconds: int) -
 
             collect_load(store, release, policy, say=session.say)
     verdict = judge_release(store, release.id, policy, judged_at=datetime.now(UTC), figures=True)
-    code = Asked().answer(verdict)
+    code = JudgeOptions().answer(verdict)
     session.say(_write_report(verdict, path.parent))
     session.say(f"look closer: {policy.command(release.id, '--store', str(path), '--format', 'json')}")
     return code

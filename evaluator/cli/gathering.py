@@ -12,7 +12,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 def with_options(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
     """Give a command these options, in the order of its help."""
-    return lambda command: functools.reduce(lambda made, option: option(made), reversed(options), command)
+    return lambda command: functools.reduce(lambda decorated, option: option(decorated), reversed(options), command)
 
 
 def gathered(name: str, record: Callable[..., Any], *options: Callable[[Any], Any]) -> Callable[[Command], Command]:
@@ -24,9 +24,9 @@ def gathered(name: str, record: Callable[..., Any], *options: Callable[[Any], An
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
-        def call(*args: Any, **given: Any) -> Any:
-            values = {name: given.pop(name) for name in inspect.signature(record).parameters if name in given}
-            return command(*args, **{name: record(**values)}, **given)
+        def call(*args: Any, **keywords: Any) -> Any:
+            values = {name: keywords.pop(name) for name in inspect.signature(record).parameters if name in keywords}
+            return command(*args, **{name: record(**values)}, **keywords)
 
         return with_options(*options)(call)  # type: ignore[return-value]
 

@@ -10,7 +10,7 @@ from types import FrameType
 import click
 
 from evaluator.cli import Session, emit
-from evaluator.cli.promote import follow, tell
+from evaluator.cli.promote import describe_intents, follow
 from evaluator.cli.terminal import write_time
 from evaluator.errors import HookError
 from evaluator.reports import plain_text
@@ -31,25 +31,27 @@ def test(session: Session, event: str | None) -> int:
     from evaluator.policy.selection import list_policies
     from evaluator.records.intents import UNDO
 
-    found = []
+    entries = []
     for service, policy in list_policies(session.find_policy()).items():
         hooks = policy.promotion.hooks
         if event is not None and event not in hooks:
             raise UnknownName("event", event, hooks)
-        whose = f"{policy.origin}: " if service else ""
+        prefix = f"{policy.origin}: " if service else ""
         for name in [name for name in hooks if event in (None, name)]:
-            found += [(f"{whose}{name}", entry) for entry in hooks[name] if entry.kind != UNDO]
-    if not found:
+            entries += [(f"{prefix}{name}", entry) for entry in hooks[name] if entry.kind != UNDO]
+    if not entries:
         session.say("the policy names no hooks" + (f" for {event}" if event else ""))
     failed = 0
-    for name, entry in found:
+    for name, entry in entries:
         hook = make_step(entry.kind, entry.options).hook
         outcome = hook.test()
         failed += outcome.state != "acknowledged"
         mark = "ok" if outcome.state == "acknowledged" else "FAILED"
         emit(f"{mark:6}  {name}: {hook.describe()}\n        {outcome.did}")
     if failed:
-        raise HookError(f"{failed} of {len(found)} hooks could not be executed", hint="what each of them says is above")
+        raise HookError(
+            f"{failed} of {len(entries)} hooks could not be executed", hint="what each of them says is above"
+        )
     return 0
 
 
@@ -64,25 +66,25 @@ def log(session: Session, release: str | None, as_json: bool) -> None:
         store.control.release(release)
     intents = store.control.intents(release)
     if as_json:
-        known = {one.id for one in intents}
+        intent_ids = {intent.id for intent in intents}
         rows = [
             {
-                "intent": one.intent,
-                "hook": one.position + 1,
-                "event": one.event,
-                "kind": one.hook,
-                "attempts": one.attempts,
-                "state": one.outcome.state,
-                "text": one.outcome.text,
-                "response": one.outcome.response,
-                "at": write_time(one.at),
+                "intent": delivery.intent,
+                "hook": delivery.position + 1,
+                "event": delivery.event,
+                "kind": delivery.hook,
+                "attempts": delivery.attempts,
+                "state": delivery.outcome.state,
+                "text": delivery.outcome.text,
+                "response": delivery.outcome.response,
+                "at": write_time(delivery.at),
             }
-            for one in store.control.deliveries()
-            if one.intent in known
+            for delivery in store.control.deliveries()
+            if delivery.intent in intent_ids
         ]
         emit(json.dumps(rows, indent=1))
         return
-    emit("\n".join(tell(store, intents)) or "nothing was asked for yet")
+    emit("\n".join(describe_intents(store, intents)) or "nothing was asked for yet")
 
 
 @command.command("retry")
@@ -99,8 +101,8 @@ def retry(session: Session, intent: str, queue: bool) -> int:
 
     store = session.open_store()
     policy = session.load_policy(store.control.intent(intent).release)
-    taken = take_up(store, policy, system_person(), intent)
-    return follow(session, store, taken.id, wait_s=None, queue=queue)
+    retried = take_up(store, policy, system_person(), intent)
+    return follow(session, store, retried.id, wait_s=None, queue=queue)
 
 
 @command.command("resolve")
@@ -117,7 +119,7 @@ def resolve(session: Session, intent: str, number: int, known: str, reason: str)
     store = session.open_store()
     policy = session.load_policy(store.control.intent(intent).release)
     settled = settle(store, policy, system_person(), intent, number, done=known == "done", reason=reason)
-    emit(*tell(store, [settled]))
+    emit(*describe_intents(store, [settled]))
 
 
 @command.command("worker")
@@ -136,7 +138,7 @@ def worker(session: Session, once: bool) -> int:
     list_policies(session.find_policy())  # a mistake in one of them is found at the start
     if once:
         done = execute_waiting(store, session.load_policy, name_worker())
-        emit("\n".join(tell(store, done)) or "nothing waits")
+        emit("\n".join(describe_intents(store, done)) or "nothing waits")
         return 0
     stop = threading.Event()
 

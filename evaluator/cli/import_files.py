@@ -12,7 +12,7 @@ import click
 from evaluator.cli import Session, emit
 from evaluator.cli.amounts import MOMENT
 from evaluator.cli.gathering import gathered
-from evaluator.cli.outcomes import OUTCOME_OPTIONS, describe_outcomes, tell_next
+from evaluator.cli.outcomes import OUTCOME_OPTIONS, describe_next_step, describe_outcomes
 from evaluator.cli.subject import Subject, subject_options
 from evaluator.errors import UsageError
 from evaluator.records import BASELINE, CANDIDATE, FilesAre, Landed, LandingPlan, OutcomeOptions
@@ -48,7 +48,7 @@ from evaluator.wording import count_of, list_left_out
     "--from", "start", type=MOMENT, metavar="T", help="Only requests since then: 2026-11-25T10:00:00Z, or -1h."
 )
 @click.option("--to", "end", type=MOMENT, metavar="T", help="Only requests before then.")
-@gathered("told", OutcomeOptions, *OUTCOME_OPTIONS)
+@gathered("outcome_options", OutcomeOptions, *OUTCOME_OPTIONS)
 @click.option("--skip-bad-rows", is_flag=True, help="Count rows that cannot be used instead of refusing the file.")
 @subject_options("Name of the service.")
 @click.pass_obj
@@ -65,7 +65,7 @@ def command(
     end: datetime | None,
     outcomes: tuple[str, ...],
     outcomes_query: str,
-    told: OutcomeOptions,
+    outcome_options: OutcomeOptions,
     skip_bad_rows: bool,
     subject: Subject,
 ) -> int:
@@ -85,7 +85,7 @@ def command(
     from evaluator.pipeline.importing import import_outcomes, import_release
     from evaluator.sources.files import plan_landing
 
-    if not outcomes and (outcomes_query or told != OutcomeOptions()):
+    if not outcomes and (outcomes_query or outcome_options != OutcomeOptions()):
         raise UsageError("options about outcomes need --outcomes FILE")
     files = _collect_arms(baseline, canary, arms)
     if not files and (files_are or start or end):
@@ -104,18 +104,18 @@ def command(
         emit(describe(release, landed))
     if outcomes:
         landed, facts, read = import_outcomes(
-            store, named, outcomes, told, query=outcomes_query, skip_bad_rows=skip_bad_rows
+            store, named, outcomes, outcome_options, query=outcomes_query, skip_bad_rows=skip_bad_rows
         )
         emit(describe_outcomes(release, landed, facts, read))
-        if hint := tell_next(policy, store, landed):
+        if hint := describe_next_step(policy, store, landed):
             session.say(hint)
     session.say(f"next: {policy.command(release)}")
     return 0
 
 
-def _collect_arms(baseline: Iterable[str], canary: Iterable[str], others: Iterable[str]) -> dict[str, list[str]]:
+def _collect_arms(baseline: Iterable[str], canary: Iterable[str], extra_arms: Iterable[str]) -> dict[str, list[str]]:
     arms: dict[str, list[str]] = {BASELINE: list(baseline), CANDIDATE: list(canary)}
-    for text in others:
+    for text in extra_arms:
         name, equals, files = text.partition("=")
         if not (name and equals and files):
             raise UsageError(f"--arm {text} is not NAME=FILE[,FILE…]")
@@ -144,8 +144,8 @@ def describe(release: str, landed: Landed) -> str:
     """Say what an import did."""
     if not landed.rows:
         files = "this file has" if landed.already == 1 else f"these {landed.already} files have"
-        more = f" and {len(landed.runs) - 1} more" if len(landed.runs) > 1 else ""
-        return f"{release}: {files} landed already (run {landed.runs[0]}{more}); no row was added"
+        further = f" and {len(landed.runs) - 1} more" if len(landed.runs) > 1 else ""
+        return f"{release}: {files} landed already (run {landed.runs[0]}{further}); no row was added"
     text = (
         f"{release}: {count_of(landed.rows, 'request')} from {count_of(landed.segments, 'file')}"
         f" in {count_of(len(landed.runs), 'run')}"

@@ -83,26 +83,28 @@ def _of_prometheus(session: Session, url: str) -> str:
     from evaluator.policy import parse_policy
     from evaluator.sources.prometheus import PrometheusSource, connect, look_around
 
-    whatever = {"baseline": 'version="1.4"', "canary": 'version="1.5"'}
+    placeholders = {"baseline": 'version="1.4"', "canary": 'version="1.5"'}
     # What could not stand in a policy, such as a password in the address, is not connected to.
-    parse_policy({"sources": {"prometheus": {"url": url, "selectors": whatever}}}, origin="--prometheus")
-    with connect(PrometheusSource(url=url, selectors=whatever)) as server:
-        found = look_around(server)
-    if not found.sets:
+    parse_policy({"sources": {"prometheus": {"url": url, "selectors": placeholders}}}, origin="--prometheus")
+    with connect(PrometheusSource(url=url, selectors=placeholders)) as server:
+        discovery = look_around(server)
+    if not discovery.sets:
         raise SourceError(
             f"{url} has nothing of the last hour that a ready-made set knows, of two versions",
             hint="docs/prometheus.md says how metrics of your own are written",
         )
-    session.say(f"found {', '.join(found.sets)} at {url}")
-    if found.selectors:
-        session.say("the versions are " + " and ".join(f"{arm} {said}" for arm, said in found.selectors.items()))
+    session.say(f"found {', '.join(discovery.sets)} at {url}")
+    if discovery.selectors:
+        session.say(
+            "the versions are " + " and ".join(f"{arm} {selector}" for arm, selector in discovery.selectors.items())
+        )
     else:
         session.say("no label tells two versions apart: write the selectors yourself")
-    chosen = found.selectors or whatever
-    selectors = "".join(f"      {arm}: {json.dumps(said)}\n" for arm, said in chosen.items())
+    chosen = discovery.selectors or placeholders
+    selectors = "".join(f"      {arm}: {json.dumps(selector)}\n" for arm, selector in chosen.items())
     source = (
         f"sources:\n  prometheus:\n    url: {json.dumps(url)}\n    step: 15s   # the scrape interval\n"
-        f"    selectors:\n{selectors}    queries: [{', '.join(found.sets)}]\n"
+        f"    selectors:\n{selectors}    queries: [{', '.join(discovery.sets)}]\n"
     )
     text = re.sub(r"^# sources:\n(#   .*\n)+", lambda _: source, _read(FILE_NAME), flags=re.MULTILINE)
     return re.sub(r"^metrics:\n(  - .*\n)+", "metrics: []   # those of the queries below\n", text, flags=re.MULTILINE)
@@ -112,7 +114,7 @@ def _of_outcomes(outcomes: Outcomes) -> str:
     """The built-in policy with metrics of these outcomes in place of those of requests."""
     from evaluator.pipeline.importing import suggest_metrics
 
-    lines = "".join(f"  - {one}\n" for one in suggest_metrics(outcomes))
+    lines = "".join(f"  - {metric}\n" for metric in suggest_metrics(outcomes))
     text = re.sub(r"(?<=^metrics:\n)(  - .*\n)+", lambda _: lines, _read(FILE_NAME), flags=re.MULTILINE)
     shares = ", ".join(f"{arm}: 1" for arm in outcomes.arms)
     return text.replace("sample_ratio: configured}", f"sample_ratio: {{{shares}}}}}")

@@ -31,7 +31,7 @@ _OPTIONS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class JudgeOptions:
     """What the options of a judging command ask for, checked before anything is judged."""
 
     runs: str = "latest"
@@ -57,14 +57,14 @@ class Asked:
 
 def _check_options(
     runs: str, formats: tuple[str, ...], figures: bool, fail_on: str, exit_zero: bool, dry_run: bool
-) -> Asked:
+) -> JudgeOptions:
     names = [name.strip().lower().replace("_", "-") for name in fail_on.split(",") if name.strip()]
     for name in names:
         if name not in FAILING:
             raise UnknownName("verdict to fail on", name, FAILING)
     failing = () if exit_zero else tuple(FAILING[name] for name in names)
-    return Asked(runs, tuple(parse_formats(formats)), failing, not dry_run, figures)
+    return JudgeOptions(runs, tuple(parse_formats(formats)), failing, not dry_run, figures)
 
 
-judging_options = gathered("asked", _check_options, *_OPTIONS)
-"""Gives a command the options that all commands share which end with a verdict; it is passed them as `asked`."""
+judging_options = gathered("options", _check_options, *_OPTIONS)
+"""Gives a command the options that all commands share which end with a verdict; it is passed them as `options`."""

@@ -112,23 +112,23 @@ def command(
 
 
 def parse_arms(
-    baseline: str, canary: str | None, others: Iterable[str], baseline_version: str = "", canary_version: str = ""
+    baseline: str, canary: str | None, extra_arms: Iterable[str], baseline_version: str = "", canary_version: str = ""
 ) -> tuple[Arm, ...]:
     """Turn the options into arms, the baseline first. Raises UsageError."""
-    found = [Arm(BASELINE, _split("--baseline", baseline), baseline_version)]
+    arms = [Arm(BASELINE, _split("--baseline", baseline), baseline_version)]
     if canary is not None:
-        found.append(Arm(CANDIDATE, _split("--canary", canary), canary_version))
-    for text in others:
+        arms.append(Arm(CANDIDATE, _split("--canary", canary), canary_version))
+    for text in extra_arms:
         name, equals, urls = text.partition("=")
         if not (name and equals):
             raise UsageError(f"--arm {text} is not NAME=URL[,URL…]")
-        found.append(Arm(name, _split(f"--arm {name}", urls)))
-    repeated = [name for name, count in Counter(arm.name for arm in found).items() if count > 1]
+        arms.append(Arm(name, _split(f"--arm {name}", urls)))
+    repeated = [name for name, count in Counter(arm.name for arm in arms).items() if count > 1]
     if repeated:
         raise UsageError(f"arm '{repeated[0]}' is given twice", hint="list its instances with commas")
-    if len(found) < 2:
+    if len(arms) < 2:
         raise UsageError("one arm alone cannot be compared", hint="give --canary URL, or --arm NAME=URL")
-    return tuple(found)
+    return tuple(arms)
 
 
 def _split(option: str, urls: str) -> tuple[str, ...]:

@@ -71,7 +71,7 @@ def describe_outcomes(release: str, landed: Landed, facts: OutcomeFacts, plan: O
     return text
 
 
-def tell_next(policy: Policy, store: Store, landed: Landed) -> str:
+def describe_next_step(policy: Policy, store: Store, landed: Landed) -> str:
     """Say which metrics would judge outcomes, where the policy has none of them.
 
     Where it has some, say before the first verdict what it costs, unless the policy plans others; else nothing.
@@ -79,9 +79,9 @@ def tell_next(policy: Policy, store: Store, landed: Landed) -> str:
     if not policy.rulebook.on(EvidenceKind.OUTCOMES):
         from evaluator.pipeline.importing import find_outcomes, suggest_metrics
 
-        found = find_outcomes(store)
-        said = "the policy has no metric of outcomes; `evaluator init` writes one with these (think about margins):"
-        return "\n  - ".join([said, *(suggest_metrics(found) if found else ())])
+        outcomes = find_outcomes(store)
+        message = "the policy has no metric of outcomes; `evaluator init` writes one with these (think about margins):"
+        return "\n  - ".join([message, *(suggest_metrics(outcomes) if outcomes else ())])
     monitoring = policy.rulebook.monitoring
     if landed.already or monitoring.mode != "auto" or monitoring.max_units is not None:
         return ""

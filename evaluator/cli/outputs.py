@@ -23,9 +23,9 @@ READABLE = ("html", "markdown", "human")
 """What a person would open first, where there are several files."""
 
 
-def parse_formats(given: Sequence[str]) -> list[Output]:
+def parse_formats(format_options: Sequence[str]) -> list[Output]:
     """Split `F[=PATH]`, and refuse what could not be written before anything is judged. Raises UsageError."""
-    outputs = [_parse_format(text) for text in given or ("human",)]
+    outputs = [_parse_format(text) for text in format_options or ("human",)]
     if len([name for name, path in outputs if path is None]) > 1:
         raise UsageError("two formats cannot both go to stdout", hint="give all but one a path: --format json=FILE")
     paths = [path.resolve() for _, path in outputs if path is not None]

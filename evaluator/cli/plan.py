@@ -21,7 +21,7 @@ from evaluator.pipeline.hindsight import find_history
 from evaluator.planning import Exposure, GatePlan, Goal, Grid, History, compare_strategies, plan_gates, tabulate
 from evaluator.records import Margin
 from evaluator.reports import Page
-from evaluator.reports.base import lay_out, write_line
+from evaluator.reports.base import align_columns, write_line
 from evaluator.wording import format_count, format_duration, format_margin, format_number, name_metric
 
 FACTORS = (0.25, 0.5, 1, 2, 4)
@@ -135,7 +135,7 @@ def _gates(plans: Sequence[GatePlan], goal: Goal, page: Page) -> list[str]:
                 _percent(plan.between_instance),
             )
         )
-    return lay_out([head, *rows], page)
+    return align_columns([head, *rows], page)
 
 
 def _harm(plan: GatePlan, value: float) -> str:
@@ -158,7 +158,7 @@ def _grid(plans: Sequence[GatePlan], grids: Sequence[Grid], page: Page) -> list[
         for seconds, widths in zip(grid.seconds, grid.half_widths, strict=True)
     ]
     title = f"what minutes and instances buy: precision of {name_metric(plan.precision.rule)}, the hardest gate"
-    return [title, *lay_out([head, *rows], page)]
+    return [title, *align_columns([head, *rows], page)]
 
 
 def _strategies(strategies: Sequence[Exposure], goal: Goal, page: Page) -> list[str]:
@@ -176,7 +176,7 @@ def _strategies(strategies: Sequence[Exposure], goal: Goal, page: Page) -> list[
         for row in strategies
     ]
     title = f"ways to roll out, unchanged and with +{format_number(goal.regression * 100)} % latency"
-    return [title, *lay_out([head, *rows], page)]
+    return [title, *align_columns([head, *rows], page)]
 
 
 def _full_after(seconds: float) -> str:

@@ -24,9 +24,9 @@ def command() -> None:
 def check(session: Session, files: tuple[Path, ...]) -> None:
     """Say whether each FILE (default: the policy that applies here) is a policy, or a folder of policies."""
     for file in files or (session.find_policy(),):
-        for whose, policy in list_policies(file).items():
+        for service, policy in list_policies(file).items():
             gates = ", ".join(rule.name for rule in policy.rulebook.rules if rule.role == "gate")
-            emit(f"{policy.origin}: ok; {f'of {whose}; ' if whose else ''}gates: {gates}")
+            emit(f"{policy.origin}: ok; {f'of {service}; ' if service else ''}gates: {gates}")
 
 
 @command.command("show")
@@ -39,13 +39,13 @@ def check(session: Session, files: tuple[Path, ...]) -> None:
 def show(session: Session, file: Path | None, form: str, service: str) -> None:
     """Print what applies, every default included. The output is a policy itself."""
     policy = choose_policy(file or session.find_policy(), lambda: [service])
-    whole = {**policy.effective, **policy.afterwards}
+    document = {**policy.effective, **policy.afterwards}
     if form == "json":
-        emit(json.dumps(whole, indent=2, ensure_ascii=False))
+        emit(json.dumps(document, indent=2, ensure_ascii=False))
         return
     import yaml
 
-    text = yaml.safe_dump(whole, sort_keys=False, allow_unicode=True, width=120)
+    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
     emit(f"# from {policy.origin}\n# {policy.hash}\n{text.rstrip()}")
 
 

@@ -40,7 +40,7 @@ _options = with_options(
 @_options
 @click.option("--break-glass", is_flag=True, help="Against the verdict: two other people have to agree.")
 @click.pass_obj
-def command(session: Session, /, release: str, break_glass: bool, **given: Any) -> int:
+def command(session: Session, /, release: str, break_glass: bool, **options: Any) -> int:
     """Bring RELEASE to everybody: execute the policy's hooks for promotion, once it may be.
 
     The newest verdict has to be GO, on all data and under the policy that applies now. Where the policy asks for
@@ -48,23 +48,23 @@ def command(session: Session, /, release: str, break_glass: bool, **given: Any) 
     allowed, or not yet done, 4 a hook failed or its outcome is unknown.
     """
     action = Action.BREAK_GLASS if break_glass else Action.PROMOTE
-    return _act(session, action, release, **given)
+    return _act(session, action, release, **options)
 
 
 @click.command("hold")
 @_options
 @click.pass_obj
-def hold(session: Session, /, release: str, **given: Any) -> int:
+def hold(session: Session, /, release: str, **options: Any) -> int:
     """Stop RELEASE where it is: promotions that wait are cancelled, and the policy's hooks for hold are executed."""
-    return _act(session, Action.HOLD, release, **given)
+    return _act(session, Action.HOLD, release, **options)
 
 
 @click.command("rollback")
 @_options
 @click.pass_obj
-def rollback(session: Session, /, release: str, **given: Any) -> int:
+def rollback(session: Session, /, release: str, **options: Any) -> int:
     """Take back what the last promotion of RELEASE changed, and execute the policy's hooks for rollback."""
-    return _act(session, Action.ROLLBACK, release, **given)
+    return _act(session, Action.ROLLBACK, release, **options)
 
 
 def _act(
@@ -78,7 +78,7 @@ def _act(
     queue: bool,
     wait_s: float | None,
 ) -> int:
-    from evaluator.intents import Wish, ask, system_person
+    from evaluator.intents import ActionRequest, ask, system_person
 
     store, person = session.open_store(), system_person()
     store.control.release(release)
@@ -88,14 +88,14 @@ def _act(
         return 0
     if not yes:
         session.say(_describe(session, store, action, release))
-    wish = Wish(action, release, reason or ("the verdict is GO" if action is Action.PROMOTE else ""))
-    if not yes and wish.reason:
+    request = ActionRequest(action, release, reason or ("the verdict is GO" if action is Action.PROMOTE else ""))
+    if not yes and request.reason:
         if not sys.stdin.isatty():
             raise UsageError(f"nobody is there to confirm that {release} is meant", hint="--yes confirms it beforehand")
-        typed = click.prompt(f"Type {release} to {action.said} it", default="", show_default=False, err=True).strip()
+        typed = click.prompt(f"Type {release} to {action.label} it", default="", show_default=False, err=True).strip()
         if typed != release:
             raise UsageError(f"{typed or 'nothing'} was typed, not {release}: nothing was done")
-    intent = ask(store, policy, person, wish)
+    intent = ask(store, policy, person, request)
     if intent.state is IntentState.REQUESTED:
         missing = intent.approvals_needed - len(store.control.approvals(intent.id))
         who = "people other than " + intent.requester if intent.distinct else "people who may approve"
@@ -113,21 +113,23 @@ def _describe(session: Session, store: Store, action: Action, release: str) -> s
     from evaluator.reports import plain_text
 
     policy, verdict = session.load_policy(release), find_latest(store, release)
-    planned, left = plan_action(store, policy, release, action)
+    planned, irreversible = plan_action(store, policy, release, action)
     until = datetime.now(UTC) + timedelta(minutes=1)
     shown = preview_steps(planned, store.control.release(release), verdict, system_person(), until)
-    said = verdict.word.replace("_", "-").upper() if verdict else "not judged"
-    lines = [f"{action.said} {plain_text(release)} (verdict: {said})"]
-    for number, one in enumerate(shown, 1):
-        now = f" (now: {plain_text(one.now)})" if one.now else ""
-        lines.append(f"  {number}. {one.event}: {plain_text(one.says)}{now}{', required' if one.required else ''}")
-    lines += [f"  not taken back: {plain_text(one)}" for one in left]
+    word = verdict.word.replace("_", "-").upper() if verdict else "not judged"
+    lines = [f"{action.label} {plain_text(release)} (verdict: {word})"]
+    for number, step in enumerate(shown, 1):
+        now = f" (now: {plain_text(step.now)})" if step.now else ""
+        lines.append(
+            f"  {number}. {step.event}: {plain_text(step.description)}{now}{', required' if step.required else ''}"
+        )
+    lines += [f"  not taken back: {plain_text(text)}" for text in irreversible]
     needed = policy.promotion.needed(action)
     if not shown:
         lines.append("  no hook is executed: the policy names none for it")
     if needed:
-        other = ", not by whoever asks" if policy.promotion.distinct(action) else ""
-        lines.append(f"  takes {needed} approval{'s' if needed > 1 else ''}{other}")
+        exclusion = ", not by whoever asks" if policy.promotion.distinct(action) else ""
+        lines.append(f"  takes {needed} approval{'s' if needed > 1 else ''}{exclusion}")
     return "\n".join(lines)
 
 
@@ -144,7 +146,7 @@ def follow(session: Session, store: Store, intent_id: str, *, wait_s: float | No
         if intent.state in FINAL_STATES or left_s <= 0:
             break
         time.sleep(min(POLL_S, left_s))
-    emit(*tell(store, [intent]))
+    emit(*describe_intents(store, [intent]))
     if intent.state in (IntentState.FAILED, IntentState.UNKNOWN):
         if not store.control.deliveries(intent.id):
             session.say("nothing was executed: mend what it says, then ask for it again")
@@ -154,23 +156,23 @@ def follow(session: Session, store: Store, intent_id: str, *, wait_s: float | No
     return 0 if left_to_others else EXIT_CODES.get(intent.state, 3)
 
 
-def tell(store: Store, intents: Sequence[Intent]) -> list[str]:
+def describe_intents(store: Store, intents: Sequence[Intent]) -> list[str]:
     """What became of each intent and each of its hooks; all are read at once: there are more of them every day."""
     from evaluator.reports import plain_text
 
     alone = intents[0] if len(intents) == 1 else None
     why = {row.intent: row.text for row in store.control.audit(alone.release if alone else None)}
-    deliveries: dict[str, list[Delivery]] = {one.id: [] for one in intents}
+    deliveries: dict[str, list[Delivery]] = {intent.id: [] for intent in intents}
     for delivery in store.control.deliveries(alone.id if alone else None):
         if delivery.intent in deliveries:
             deliveries[delivery.intent].append(delivery)
     texts = []
     for intent in intents:
-        head = f"{intent.id} {intent.action.said} {plain_text(intent.release)}: {intent.state}"
-        said = why.get(intent.id, "")
-        lines = [f"{head}: {plain_text(said)}" if intent.state in FINAL_STATES and said else head]
-        for one in sorted(deliveries[intent.id], key=lambda delivery: delivery.position):
-            hook = f"  {one.position + 1}. {one.event}: {one.hook}  {one.outcome.state}"
-            lines.append(plain_text(f"{hook}: {one.outcome.text}" if one.outcome.text else hook))
+        head = f"{intent.id} {intent.action.label} {plain_text(intent.release)}: {intent.state}"
+        reason = why.get(intent.id, "")
+        lines = [f"{head}: {plain_text(reason)}" if intent.state in FINAL_STATES and reason else head]
+        for delivery in sorted(deliveries[intent.id], key=lambda delivery: delivery.position):
+            hook = f"  {delivery.position + 1}. {delivery.event}: {delivery.hook}  {delivery.outcome.state}"
+            lines.append(plain_text(f"{hook}: {delivery.outcome.text}" if delivery.outcome.text else hook))
         texts.append("\n".join(lines))
     return texts

@@ -109,12 +109,12 @@ NOT_SHOWN = ("HookEntry", "Direction")
 def write_policy() -> str:
     """Write the reference of the policy, with the defaults of the built-in one."""
     schema = policy_schema()
-    whole = {**load_policy().effective, **load_policy().afterwards}
-    parts = [POLICY_HEAD, GENERATED.format("policy"), *_tabulate("evaluator.yaml", schema, schema["$defs"], whole)]
+    effective = {**load_policy().effective, **load_policy().afterwards}
+    parts = [POLICY_HEAD, GENERATED.format("policy"), *_tabulate("evaluator.yaml", schema, schema["$defs"], effective)]
     sections = {str(value.get("$ref", "")).rpartition("/")[2]: key for key, value in schema["properties"].items()}
     for name, definition in schema["$defs"].items():
         if name not in NOT_SHOWN:
-            defaults = whole.get(sections.get(name, ""), {})
+            defaults = effective.get(sections.get(name, ""), {})
             parts += [
                 *_tabulate(f"`{name}`", definition, schema["$defs"], defaults),
                 *_tabulate_types(definition.get("allOf", ())),
@@ -136,15 +136,15 @@ def write_verdict() -> str:
 def _tabulate(
     title: str, schema: Mapping[str, Any], defined: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> Iterator[str]:
-    known = bool(defined)
+    has_definitions = bool(defined)
     yield f"## {title}\n"
     if schema.get("description"):
         yield f"{schema['description']}\n"
-    yield "| key | is | " + ("default | |\n| --- | --- | --- | --- |" if known else "|\n| --- | --- | --- |")
+    yield "| key | is | " + ("default | |\n| --- | --- | --- | --- |" if has_definitions else "|\n| --- | --- | --- |")
     for key, value in schema["properties"].items():
-        said = value.get("description") or _resolve(value, defined).get("description", "")
-        default = f" {_default(value, defaults.get(key))} |" if known else ""
-        yield f"| `{key}` | {_kind(value)} |{default} {_cell(said)} |"
+        description = value.get("description") or _resolve(value, defined).get("description", "")
+        default = f" {_default(value, defaults.get(key))} |" if has_definitions else ""
+        yield f"| `{key}` | {_kind(value)} |{default} {_cell(description)} |"
     yield ""
 
 
@@ -157,14 +157,17 @@ def _tabulate_types(cases: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             rows.setdefault(row, []).append(f"`{case['if']['properties']['type']['const']}`")
     if rows:
         yield "Keys of some types only:\n\n| key | of | is | |\n| --- | --- | --- | --- |"
-        yield from (f"| `{key}` | {', '.join(types)} | {kind} | {said} |" for (key, kind, said), types in rows.items())
+        yield from (
+            f"| `{key}` | {', '.join(types)} | {kind} | {description} |"
+            for (key, kind, description), types in rows.items()
+        )
         yield ""
 
 
 def _resolve(value: Mapping[str, Any], defined: Mapping[str, Any]) -> Mapping[str, Any]:
     name = str(value.get("$ref", "")).rpartition("/")[2]
-    found: Mapping[str, Any] = defined.get(name, {})
-    return found
+    definition: Mapping[str, Any] = defined.get(name, {})
+    return definition
 
 
 def _kind(value: Mapping[str, Any]) -> str:
@@ -172,21 +175,21 @@ def _kind(value: Mapping[str, Any]) -> str:
     if "$ref" in value:
         return f"`{value['$ref'].rpartition('/')[2]}`"
     if "enum" in value or "const" in value:
-        return ", ".join(f"`{_plain(one)}`" for one in value.get("enum", [value.get("const")]))
+        return ", ".join(f"`{_plain(constant)}`" for constant in value.get("enum", [value.get("const")]))
     if "anyOf" in value:
-        return " or ".join(dict.fromkeys(_kind(one) for one in value["anyOf"] if one.get("type") != "null"))
+        return " or ".join(dict.fromkeys(_kind(variant) for variant in value["anyOf"] if variant.get("type") != "null"))
     kinds = value.get("type", "")
-    words = [kinds] if isinstance(kinds, str) else [one for one in kinds if one != "null"]
+    words = [kinds] if isinstance(kinds, str) else [kind for kind in kinds if kind != "null"]
     if words == ["array"]:
         return f"list of {_kind(value.get('items', {}))}"
-    examples = ", ".join(f"`{_plain(one)}`" for one in value.get("examples", []))
+    examples = ", ".join(f"`{_plain(example)}`" for example in value.get("examples", []))
     return examples or " or ".join(words) or "any"
 
 
 def _default(value: Mapping[str, Any], effective: Any) -> str:
-    found = value.get("default") if effective is None else effective
-    short = isinstance(found, str | int | float | bool) or (isinstance(found, list) and len(str(found)) < 40)
-    return f"`{_plain(found)}`" if short else ""
+    default = value.get("default") if effective is None else effective
+    short = isinstance(default, str | int | float | bool) or (isinstance(default, list) and len(str(default)) < 40)
+    return f"`{_plain(default)}`" if short else ""
 
 
 def _plain(value: Any) -> str:

@@ -11,7 +11,7 @@ from evaluator.cli import Session, emit
 from evaluator.cli.terminal import make_page, write_time
 from evaluator.records import ReleaseSummary, VerdictWord
 from evaluator.reports import VERDICT_WORDS
-from evaluator.reports.base import lay_out
+from evaluator.reports.base import align_columns
 
 HEAD = ("release", "versions", "verdict", "runs", "requests", "last run (UTC)")
 
@@ -25,7 +25,7 @@ def command(session: Session, as_json: bool) -> None:
     if as_json:
         emit(json.dumps([_to_plain(summary) for summary in releases], indent=2))
     elif releases:
-        emit("\n".join(lay_out([HEAD, *(_row(summary) for summary in releases)], make_page(), indent="")))
+        emit("\n".join(align_columns([HEAD, *(_row(summary) for summary in releases)], make_page(), indent="")))
         if shadowed := sum(summary.shadow_verdicts for summary in releases):
             blocked = sum(summary.would_have_blocked for summary in releases)
             noun = "verdict" if shadowed == 1 else "verdicts"

@@ -14,7 +14,7 @@ from evaluator.pipeline.replaying import Replayed, replay_releases
 from evaluator.policy.selection import list_policies, path_to_name
 from evaluator.records import VerdictWord
 from evaluator.reports import VERDICT_WORDS, Page
-from evaluator.reports.base import lay_out, write_line
+from evaluator.reports.base import align_columns, write_line
 from evaluator.wording import write_command
 
 HEAD = ("release", "was", "would be")
@@ -48,7 +48,7 @@ def _write(replayed: Sequence[Replayed], origin: str, page: Page) -> Iterator[st
     changed = [row for row in replayed if row.changed]
     yield write_line(f"{len(changed)} of {len(replayed)} verdicts would change under {origin}", page)
     yield ""
-    yield from lay_out([HEAD, *((row.release, _word(row.old), _word(row.new)) for row in replayed)], page)
+    yield from align_columns([HEAD, *((row.release, _word(row.old), _word(row.new)) for row in replayed)], page)
     for row in changed:
         yield ""
         yield write_line(f"  {row.release}: {row.why}", page)

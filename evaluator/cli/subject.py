@@ -38,11 +38,13 @@ class Subject:
         service = self.service or service
         values = (service, self.baseline_version, self.canary_version)
         stored = session.find_release(name)
-        known = [one.name for one in stored.services if one.name] if stored else []
-        if stored and service and service not in known:
-            said = f"{name} is of {' and '.join([*known, service])} from now on"
+        stored_services = (
+            [stored_service.name for stored_service in stored.services if stored_service.name] if stored else []
+        )
+        if stored and service and service not in stored_services:
+            message = f"{name} is of {' and '.join([*stored_services, service])} from now on"
             alone = f"evaluator data service {shlex.quote(name)} NAME"
-            session.say(f"{said}, released together; if of one alone: {alone}" if known else said)
+            session.say(f"{message}, released together; if of one alone: {alone}" if stored_services else message)
         return Release(name, (Service(*values),) if any(values) else (), parse_labels(self.labels))
 
 

@@ -8,7 +8,7 @@ import click
 
 from evaluator.cli import Session
 from evaluator.cli.amounts import DURATION, MOMENT
-from evaluator.cli.judging import Asked, judging_options
+from evaluator.cli.judging import JudgeOptions, judging_options
 from evaluator.errors import UsageError
 from evaluator.pipeline.judging import judge_release
 from evaluator.records import Period
@@ -24,7 +24,7 @@ from evaluator.records import Period
 def command(
     session: Session,
     release: str,
-    asked: Asked,
+    options: JudgeOptions,
     start: datetime | None,
     end: datetime | None,
     wait_s: float | None,
@@ -46,15 +46,15 @@ def command(
     if wait_s is not None:
         from evaluator.cli.waiting import await_verdict
 
-        return asked.answer(await_verdict(session, release, policy, asked, wait_s))
+        return options.answer(await_verdict(session, release, policy, options, wait_s))
     verdict = judge_release(
         session.open_store(),
         release,
         policy,
-        runs=asked.runs,
+        runs=options.runs,
         judged_at=datetime.now(UTC),
-        save=asked.keep,
-        figures=asked.draws,
+        save=options.keep,
+        figures=options.draws,
         period=Period(start, end),
     )
-    return asked.answer(verdict)
+    return options.answer(verdict)

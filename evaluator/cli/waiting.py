@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TextIO
 
 from evaluator.cli import Session
-from evaluator.cli.judging import Asked
+from evaluator.cli.judging import JudgeOptions
 from evaluator.pipeline.base import lower_priority
 from evaluator.pipeline.judging import add_figures, keep_verdict
 from evaluator.pipeline.runs import is_stored
@@ -25,7 +25,9 @@ PLAIN_EVERY_S = 30.0
 """Where there is no terminal, a line at most this often."""
 
 
-def await_verdict(session: Session, release: str, policy: Policy, asked: Asked, wait_s: float | None) -> Verdict:
+def await_verdict(
+    session: Session, release: str, policy: Policy, options: JudgeOptions, wait_s: float | None
+) -> Verdict:
     """Wait for the verdict of a release and keep it, where it is to be kept and there is such a release by now."""
     opened: list[Store] = []
 
@@ -43,7 +45,7 @@ def await_verdict(session: Session, release: str, policy: Policy, asked: Asked, 
             session.store_path.absolute(),
             release,
             policy,
-            asked.runs,
+            options.runs,
             judge_with=lambda judge: pool.submit(judge).result(),
         )
         watch = Watch(subject, policy, time.monotonic, time.sleep, wait_s, report=line.show)
@@ -57,9 +59,9 @@ def await_verdict(session: Session, release: str, policy: Policy, asked: Asked, 
         raise KeyboardInterrupt
     store = open_store()
     if store is not None and is_stored(store, release):
-        if asked.draws:
-            verdict = add_figures(store, verdict, policy, asked.runs)
-        if asked.keep:
+        if options.draws:
+            verdict = add_figures(store, verdict, policy, options.runs)
+        if options.keep:
             keep_verdict(store, verdict)
     return verdict
 

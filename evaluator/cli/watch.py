@@ -6,7 +6,7 @@ import click
 
 from evaluator.cli import Session
 from evaluator.cli.amounts import DURATION
-from evaluator.cli.judging import Asked, judging_options
+from evaluator.cli.judging import JudgeOptions, judging_options
 from evaluator.cli.waiting import await_verdict
 
 
@@ -17,7 +17,7 @@ from evaluator.cli.waiting import await_verdict
     "--wait", "wait_s", type=DURATION, metavar="DURATION", help="Wait so long.  [default: until it is decided]"
 )
 @click.pass_obj
-def command(session: Session, release: str, asked: Asked, wait_s: float | None) -> int:
+def command(session: Session, release: str, options: JudgeOptions, wait_s: float | None) -> int:
     """Judge RELEASE again as data land, until it is decided.
 
     Ends with the verdict, as `evaluator verdict` gives it: NO-GO as soon as it is shown, GO at the planned end (or
@@ -26,4 +26,4 @@ def command(session: Session, release: str, asked: Asked, wait_s: float | None) 
 
     Exit codes: 0 GO, 1 NO-GO, 3 INCONCLUSIVE or too late, 130 interrupted; 2 and 4 when there is no verdict.
     """
-    return asked.answer(await_verdict(session, release, session.load_policy(release), asked, wait_s))
+    return options.answer(await_verdict(session, release, session.load_policy(release), options, wait_s))

@@ -65,11 +65,11 @@ def trace_release(
             }
             for row in drawn
         ]
-        traced["quantiles"] = [found for arm in arms if (found := trace_quantiles(requests, arm))]
-        traced["distributions"] = [found for arm in arms if (found := trace_distribution(requests, arm))]
+        traced["quantiles"] = [curve for arm in arms if (curve := trace_quantiles(requests, arm))]
+        traced["distributions"] = [curve for arm in arms if (curve := trace_distribution(requests, arm))]
         decided = min((row.decided_at_s for row in drawn if row.decided_at_s is not None), default=None)
         traced["timeline"] = trace_timeline(requests, axis, decided)
-    asked = reversed(ReadingMetric.among(rulebook.rules))
-    metrics = {query.text: (metric, rule.name) for metric, rule in asked for query in metric.queries}
+    reading_rules = reversed(ReadingMetric.among(rulebook.rules))
+    metrics = {query.text: (metric, rule.name) for metric, rule in reading_rules for query in metric.queries}
     traced["readings"] = [] if readings is None else trace_readings(readings, axis, metrics)
     return traced

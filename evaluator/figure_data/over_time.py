@@ -28,7 +28,7 @@ def trace_over_time(requests: RequestPairs, row: Comparison) -> dict[str, Any] |
     looks = list(requests.calendar.interim) or list(range(-(-MIN_BUCKETS // BLOCK_BUCKETS) * step, covered_s, step))
     chosen = {looks[index] for index in spread(len(looks), MOST_LOOKS)}
     chosen |= {look for look in looks if row.decided_at_s == look}
-    known: list[tuple[int, Effect]] = []
+    effects: list[tuple[int, Effect]] = []
     metric = row.rule.metric
     for at_s in sorted(look for look in chosen if look < covered_s):
         pair = requests.at(row.arm, row.rule.slice.endpoint, at_s)
@@ -38,13 +38,13 @@ def trace_over_time(requests: RequestPairs, row: Comparison) -> dict[str, Any] |
         if requests.calendar.kind != "fixed":
             then = repeat_interval(then, replace(requests.calendar, final=False), float(at_s), requests.rulebook)
         if then.effect is not None:
-            known.append((at_s, then.effect))
-    known.append((covered_s, row.effect))
+            effects.append((at_s, then.effect))
+    effects.append((covered_s, row.effect))
     return {
         "kind": requests.calendar.kind,
-        "seconds": [at_s for at_s, _ in known],
-        "estimate": [plain(effect.estimate) for _, effect in known],
-        "lower": [plain(effect.lower) for _, effect in known],
-        "upper": [plain(effect.upper) for _, effect in known],
+        "seconds": [at_s for at_s, _ in effects],
+        "estimate": [plain(effect.estimate) for _, effect in effects],
+        "lower": [plain(effect.lower) for _, effect in effects],
+        "upper": [plain(effect.upper) for _, effect in effects],
         "decided_at_s": row.decided_at_s,
     }

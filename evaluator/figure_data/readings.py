@@ -56,10 +56,10 @@ def trace_readings(
 
 def _find_series(readings: ReadingCells, code: int, query: Query, arm: int) -> tuple[IntArray, FloatArray]:
     """Buckets and values of one query and arm."""
-    mine = (readings.query == code) & (readings.arm == arm)
+    selected = (readings.query == code) & (readings.arm == arm)
     histogram = query.kind is QueryKind.HISTOGRAM
-    above = mine & (readings.part == PARTS.index("sum" if histogram else "value"))
-    below = mine & (readings.part == PARTS.index("count")) if histogram else above
+    above = selected & (readings.part == PARTS.index("sum" if histogram else "value"))
+    below = selected & (readings.part == PARTS.index("count")) if histogram else above
     buckets = np.unique(readings.bucket[above])
     below &= np.isin(readings.bucket, buckets)
 

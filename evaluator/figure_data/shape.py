@@ -24,26 +24,26 @@ def trace_quantiles(requests: RequestPairs, arm: str) -> dict[str, Any] | None:
     if pair is None or pair.panel.slots < MIN_BUCKETS:
         return None
     fewest = min(pair.requests(0), pair.requests(1))
-    asked = [q for q in QUANTILES if fewest * min(q, 100 - q) / 100 >= MIN_BEYOND]
-    found = compare_quantiles(
+    percents = [q for q in QUANTILES if fewest * min(q, 100 - q) / 100 >= MIN_BEYOND]
+    answers = compare_quantiles(
         pair.panel,
         pair.design,
-        [QuantileQuestion(q / 100) for q in asked],
+        [QuantileQuestion(q / 100) for q in percents],
         alpha=pair.alpha,
         sd_instance=pair.prior.sd_latency,
     )
-    estimates = [(q, one.estimate) for q, one in zip(asked, found, strict=True)]
-    known = [(q, one) for q, one in estimates if one is not None and np.isfinite(one.effect[0])]
-    if not known:
+    estimates = [(q, answer.estimate) for q, answer in zip(percents, answers, strict=True)]
+    finite = [(q, estimate) for q, estimate in estimates if estimate is not None and np.isfinite(estimate.effect[0])]
+    if not finite:
         return None
     return {
         "arm": arm,
-        "percent": [q for q, _ in known],
-        "baseline_ms": round_all(one.baseline[0] for _, one in known),
-        "candidate_ms": round_all(one.candidate[0] for _, one in known),
-        "estimate": round_all(one.effect[0] for _, one in known),
-        "lower": round_all(one.lower[0] for _, one in known),
-        "upper": round_all(one.upper[0] for _, one in known),
+        "percent": [q for q, _ in finite],
+        "baseline_ms": round_all(estimate.baseline[0] for _, estimate in finite),
+        "candidate_ms": round_all(estimate.candidate[0] for _, estimate in finite),
+        "estimate": round_all(estimate.effect[0] for _, estimate in finite),
+        "lower": round_all(estimate.lower[0] for _, estimate in finite),
+        "upper": round_all(estimate.upper[0] for _, estimate in finite),
     }
 
 

@@ -64,9 +64,9 @@ def build_axis(cells: Cells) -> Axis:
     """Lay the runs out one after the other, in at most `MOST_POINTS` slots where there are fewer runs than that."""
     moments = cells.moments
     spans = {
-        int(run): (int(here.min()), int(here.max()) + 1)
+        int(run): (int(buckets.min()), int(buckets.max()) + 1)
         for run in distinct(moments.run)
-        for here in [moments.bucket[moments.run == run]]
+        for buckets in [moments.bucket[moments.run == run]]
     }
     total = sum(end - begin for begin, end in spans.values())
     merged = max(1, -(-total // POINTS))
@@ -114,10 +114,10 @@ def trace_timeline(requests: RequestPairs, axis: Axis, decided_at_s: float | Non
 
 def _trace_arm(cells: Cells, axis: Axis, arm: int) -> dict[str, Any]:
     moments = cells.moments
-    mine = moments.arm == arm
-    slot = axis.find(moments.run[mine], moments.bucket[mine])
+    in_arm = moments.arm == arm
+    slot = axis.find(moments.run[in_arm], moments.bucket[in_arm])
     n, failures = (
-        np.asarray(np.bincount(slot, weights=values[mine], minlength=axis.slots), float)
+        np.asarray(np.bincount(slot, weights=values[in_arm], minlength=axis.slots), float)
         for values in (moments.n, moments.failures)
     )
     p50, p95 = _quantiles(cells, axis, arm, n)
@@ -140,13 +140,13 @@ def _trace_arm(cells: Cells, axis: Axis, arm: int) -> dict[str, Any]:
 def _quantiles(cells: Cells, axis: Axis, arm: int, n: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Median and p95 of time to success in each slot; failures are infinitely slow, and no number is shown then."""
     bins = cells.bins
-    mine = bins.arm == arm
+    in_arm = bins.arm == arm
     out = np.full((2, axis.slots), np.nan)
-    if not mine.any():
+    if not in_arm.any():
         return out[0], out[1]
-    width = int(bins.bin[mine].max()) + 1
-    key = axis.find(bins.run[mine], bins.bucket[mine]) * width + bins.bin[mine]
-    counts = np.bincount(key, weights=bins.n[mine], minlength=axis.slots * width).reshape(axis.slots, width)
+    width = int(bins.bin[in_arm].max()) + 1
+    key = axis.find(bins.run[in_arm], bins.bucket[in_arm]) * width + bins.bin[in_arm]
+    counts = np.bincount(key, weights=bins.n[in_arm], minlength=axis.slots * width).reshape(axis.slots, width)
     cumulative = np.pad(np.cumsum(counts, axis=1), ((0, 0), (1, 0)))
     limits = bin_limits_ms(width - 1, cells.grid_us / 1000)
     for slot in np.flatnonzero(n):
@@ -158,13 +158,13 @@ def _quantiles(cells: Cells, axis: Axis, arm: int, n: FloatArray) -> tuple[Float
 def _trace_users(cells: Cells, axis: Axis, arm: int) -> list[float | None] | None:
     """Highest user count in each slot; `None` where users were not recorded."""
     loads = cells.loads
-    mine = loads.arm == arm
-    if not mine.any():
+    in_arm = loads.arm == arm
+    if not in_arm.any():
         return None
     out = np.full(axis.slots, np.nan)
-    slot = axis.find(loads.run[mine], loads.bucket[mine])
+    slot = axis.find(loads.run[in_arm], loads.bucket[in_arm])
     inside = (slot >= 0) & (slot < axis.slots)
-    np.fmax.at(out, slot[inside], loads.users[mine][inside].astype(float))
+    np.fmax.at(out, slot[inside], loads.users[in_arm][inside].astype(float))
     return round_all(out)
 
 
@@ -173,9 +173,9 @@ def _find_gaps(cells: Cells, axis: Axis, arms: list[dict[str, Any]]) -> list[dic
     out = []
     for code, arm in enumerate(arms):
         moments = cells.moments
-        mine = moments.arm == code
+        in_arm = moments.arm == code
         silent = np.ones(axis.slots, dtype=bool)
-        silent[axis.find(moments.run[mine], moments.bucket[mine])] = False
+        silent[axis.find(moments.run[in_arm], moments.bucket[in_arm])] = False
         if silent.all():
             continue
         edges = np.flatnonzero(np.diff(np.concatenate([[0], silent.astype(np.int8), [0]])))

@@ -59,8 +59,8 @@ def trace_units(requests: RequestPairs, row: Comparison) -> dict[str, Any] | Non
         return None
     shown: list[int] = []
     for arm in (0, 1):
-        here = np.flatnonzero((units.arm == arm) & (n > 0))
-        busiest = here[np.argsort(-n[here], kind="stable")][:MOST_UNITS]
+        active = np.flatnonzero((units.arm == arm) & (n > 0))
+        busiest = active[np.argsort(-n[active], kind="stable")][:MOST_UNITS]
         shown += sorted(busiest.tolist(), key=lambda unit: units.names[unit])
     return {
         "of": "run" if by_run else "instance",

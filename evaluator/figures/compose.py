@@ -44,8 +44,8 @@ def put_below_each_other(figures: Sequence[Figure], colors: Mapping[str, str]) -
         part = figure.chart.copy()
         part.config = part.autosize = alt.Undefined  # what only the whole of a chart may have
         parts.append(part.properties(title=_entitle(_wrap(figure.title, width))))
-    whole = alt.vconcat(_name_arms(colors), *parts, spacing=14).properties(background=PAPER)
-    stacked: alt.VConcatChart = style(whole.resolve_scale(color="independent", strokeDash="independent"))
+    combined = alt.vconcat(_name_arms(colors), *parts, spacing=14).properties(background=PAPER)
+    stacked: alt.VConcatChart = style(combined.resolve_scale(color="independent", strokeDash="independent"))
     return stacked
 
 

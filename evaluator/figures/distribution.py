@@ -50,7 +50,9 @@ def draw_distribution(curve: Mapping[str, Any], *, color: str, width: int = NARR
         f"{title}.",
         head=("done by", BASELINE, curve["arm"]),
         rows=tuple(
-            (format_value(ms, "ms"), f"{format_number(100 * own)} %", f"{format_number(100 * other)} %")
-            for ms, own, other in list(zip(curve["ms"], curve["baseline"], curve["candidate"], strict=True))[::step]
+            (format_value(ms, "ms"), f"{format_number(100 * baseline)} %", f"{format_number(100 * candidate)} %")
+            for ms, baseline, candidate in list(zip(curve["ms"], curve["baseline"], curve["candidate"], strict=True))[
+                ::step
+            ]
         ),
     )

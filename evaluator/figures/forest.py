@@ -60,7 +60,7 @@ class _Layout:
     above: float
 
 
-def _lay_out(width: int) -> _Layout:
+def _arrange(width: int) -> _Layout:
     """Names and changes beside the intervals on a wide page, above them on a narrow one."""
     if width < 2 * NARROW:
         return _Layout(60, (4, width - 14), width - 14, 44, text=0.16, change=0.42, interval=0.77, above=0.6)
@@ -78,16 +78,18 @@ class _Used:
 
 def rank_by_margin(rows: Sequence[Comparison]) -> list[Comparison]:
     """Comparisons with a margin, those furthest beyond it first; what is not known reaches as far as it may."""
-    known = [(used, row) for row in rows if (used := _use(row)) is not None]
-    order = sorted(known, key=lambda one: (one[1].status is not MetricStatus.FAIL, -one[0].estimate, -one[0].most))
+    with_share = [(used, row) for row in rows if (used := _use(row)) is not None]
+    order = sorted(
+        with_share, key=lambda entry: (entry[1].status is not MetricStatus.FAIL, -entry[0].estimate, -entry[0].most)
+    )
     return [row for _, row in order]
 
 
 def pick_decisive(rows: Sequence[Comparison]) -> list[Comparison]:
     """What a verdict is made of: gates and holds, and the endpoints that are shown to be worse, the worst of them."""
-    asked = [row for row in rows if row.must_be_within]
-    loud = [row for row in rank_by_margin([row for row in rows if row.scan]) if row.status is MetricStatus.FAIL]
-    return [*asked, *loud[:MOST_DECIDING]]
+    required = [row for row in rows if row.must_be_within]
+    failing = [row for row in rank_by_margin([row for row in rows if row.scan]) if row.status is MetricStatus.FAIL]
+    return [*required, *failing[:MOST_DECIDING]]
 
 
 def _use(row: Comparison) -> _Used | None:
@@ -112,19 +114,19 @@ def draw_forest(
     used = [share for row in ranked if (share := _use(row)) is not None]
     ends = [min(max(end, -FARTHEST), FARTHEST) for share in used for end in (share.estimate, share.least, share.most)]
     low, high = min([*ends, -1.3]), max([*ends, 1.3])
-    room = (high - low) * 0.03
-    domain = low - room, high + room
-    lay = _lay_out(width)
+    padding = (high - low) * 0.03
+    domain = low - padding, high + padding
+    layout = _arrange(width)
     points = [
-        _point(place, row, share, domain, colors, lay, several=several)
-        for place, (row, share) in enumerate(zip(ranked, used, strict=True))
+        _point(index, row, share, domain, colors, layout, several=several)
+        for index, (row, share) in enumerate(zip(ranked, used, strict=True))
     ]
-    height = lay.row * len(ranked) + AXIS
+    height = layout.row * len(ranked) + AXIS
     return Figure(
-        finish(_layer(points, domain, lay), width=width, height=height),
-        title=_say(ranked),
+        finish(_layer(points, domain, layout), width=width, height=height),
+        title=_write_title(ranked),
         alt=f"One row a metric, furthest beyond its margin first: its change with interval, as a share of the harm "
-        f"that is allowed. {_say(ranked)}.",
+        f"that is allowed. {_write_title(ranked)}.",
         head=("status", "metric", "change", "interval", "allowed"),
         rows=tuple(
             (
@@ -141,12 +143,12 @@ def draw_forest(
 
 
 def _point(
-    place: int,
+    index: int,
     row: Comparison,
     used: _Used,
     domain: tuple[float, float],
     colors: Mapping[str, str],
-    lay: _Layout,
+    layout: _Layout,
     *,
     several: bool,
 ) -> dict[str, Any]:
@@ -155,9 +157,9 @@ def _point(
     change = f"{format_change(row.effect, row.unit)} ({format_interval(row.effect, row.unit)})" if row.effect else ""
     name, allowed = name_row(row, several=several), format_margin(row.rule.margin, row.unit)
     return {
-        "place": place + lay.interval,
-        "text": place + lay.text,
-        "beside": place + lay.change,
+        "place": index + layout.interval,
+        "text": index + layout.text,
+        "beside": index + layout.change,
         "estimate": used.estimate if low <= used.estimate <= high else None,
         "least": min(max(used.least, low), high),
         "most": max(min(used.most, high), low),
@@ -166,35 +168,35 @@ def _point(
         "mark": mark,
         "mark_color": color,
         "color": colors.get(row.arm, INK),
-        "name": shorten(name, lay.name),
+        "name": shorten(name, layout.name),
         "change": f"{change} of {allowed}",
         "tip": f"{shorten(name)}: {change}, {allowed} allowed",
     }
 
 
-def _say(ranked: Sequence[Comparison]) -> str:
+def _write_title(ranked: Sequence[Comparison]) -> str:
     """How many are beyond their margin, and which."""
     gates = [row for row in ranked if row.rule.role is not Role.WATCH]
     parts = []
-    for status, said in (
+    for status, phrase in (
         (MetricStatus.FAIL, "shown to be worse than allowed"),
         (MetricStatus.INCONCLUSIVE, "not known yet"),
     ):
-        alike = [row for row in gates if row.status is status]
-        if alike:
-            names = join_words(list(dict.fromkeys(name_comparison(row) for row in alike)))
-            parts.append(f"{len(alike)} of {len(gates)} {said}: {names}")
+        of_status = [row for row in gates if row.status is status]
+        if of_status:
+            names = join_words(list(dict.fromkeys(name_comparison(row) for row in of_status)))
+            parts.append(f"{len(of_status)} of {len(gates)} {phrase}: {names}")
     return "; ".join(parts) or f"All {len(gates)} are within what is allowed"
 
 
-def _layer(points: list[dict[str, Any]], domain: tuple[float, float], lay: _Layout) -> Any:
+def _layer(points: list[dict[str, Any]], domain: tuple[float, float], layout: _Layout) -> Any:
     import altair as alt
 
     low, high = domain
     vertical = alt.Scale(domain=[0, len(points)], reverse=True, nice=False)
     y = alt.Y("place:Q", axis=None, scale=vertical)
-    horizontal = alt.Scale(domain=[low, high], nice=False, zero=False, range=list(lay.between))
-    step = 2 if lay.change != lay.interval and high - low > CROWDED else 1
+    horizontal = alt.Scale(domain=[low, high], nice=False, zero=False, range=list(layout.between))
+    step = 2 if layout.change != layout.interval and high - low > CROWDED else 1
     ticks = [tick for tick in range(-6, 7, step) if low <= tick <= high]
     names = "datum.value == 0 ? '0' : format(datum.value, '+.0%')"
     axis = alt.Axis(values=ticks, labelExpr=names, labelOverlap=True, grid=False)
@@ -209,15 +211,18 @@ def _layer(points: list[dict[str, Any]], domain: tuple[float, float], lay: _Layo
         .encode(x=f"{key}:Q", color=color)
         for key, shape in (("more", "triangle-right"), ("less", "triangle-left"))
     ]
-    return alt.layer(*_draw_allowed(len(points), vertical, lay), whisker, dots, *arrows, *_label(points, vertical, lay))
+    return alt.layer(
+        *_draw_allowed(len(points), vertical, layout), whisker, dots, *arrows, *_label(points, vertical, layout)
+    )
 
 
-def _draw_allowed(count: int, vertical: Any, lay: _Layout) -> list[Any]:
+def _draw_allowed(count: int, vertical: Any, layout: _Layout) -> list[Any]:
     """The band of what is allowed in every row, its harmful edge, and no change."""
     import altair as alt
 
     boxes = [
-        {"least": -1, "most": 1, "edge": 1, "zero": 0, "above": k + lay.above, "below": k + 0.96} for k in range(count)
+        {"least": -1, "most": 1, "edge": 1, "zero": 0, "above": k + layout.above, "below": k + 0.96}
+        for k in range(count)
     ]
     rows = alt.Chart(inline(boxes)).encode(y=alt.Y("above:Q", axis=None, scale=vertical), y2="below:Q")
     return [
@@ -227,7 +232,7 @@ def _draw_allowed(count: int, vertical: Any, lay: _Layout) -> list[Any]:
     ]
 
 
-def _label(points: list[dict[str, Any]], vertical: Any, lay: _Layout) -> list[Any]:
+def _label(points: list[dict[str, Any]], vertical: Any, layout: _Layout) -> list[Any]:
     """Mark and name at the left, the change at the right: beside the interval, or above it where there is no room."""
     import altair as alt
 
@@ -240,6 +245,6 @@ def _label(points: list[dict[str, Any]], vertical: Any, lay: _Layout) -> list[An
     changes = (
         alt.Chart(inline(points))
         .mark_text(align="right", color=INK, **text)
-        .encode(y=alt.Y("beside:Q", axis=None, scale=vertical), x=alt.value(lay.right), text="change:N")
+        .encode(y=alt.Y("beside:Q", axis=None, scale=vertical), x=alt.value(layout.right), text="change:N")
     )
     return [marks, names, changes]

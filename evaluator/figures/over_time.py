@@ -60,9 +60,9 @@ def draw_over_time(row: Comparison, curve: Mapping[str, Any], *, color: str, wid
     name = name_comparison(row)
     return Figure(
         finish(alt.layer(*layers), width=width, height=HEIGHT),
-        title=_say(row, curve),
+        title=_write_title(row, curve),
         alt=f"Line of the change of {name} on {row.arm} over {format_duration(curve['seconds'][-1])}, with its "
-        f"interval and the margin. {_say(row, curve)}.",
+        f"interval and the margin. {_write_title(row, curve)}.",
         head=("after", "change", "from", "to"),
         rows=tuple(
             (format_duration(seconds), scaled.text(estimate), scaled.text(lower), scaled.text(upper))
@@ -71,11 +71,11 @@ def draw_over_time(row: Comparison, curve: Mapping[str, Any], *, color: str, wid
     )
 
 
-def _say(row: Comparison, curve: Mapping[str, Any]) -> str:
+def _write_title(row: Comparison, curve: Mapping[str, Any]) -> str:
     """The finding as a sentence, in the judge's own words where there are any."""
-    said = row.reason or f"{name_comparison(row)} {format_change(row.effect, row.unit) if row.effect else ''}"
+    finding = row.reason or f"{name_comparison(row)} {format_change(row.effect, row.unit) if row.effect else ''}"
     decided = curve.get("decided_at_s")
-    return f"{said}; shown after {format_duration(decided)}" if decided else said
+    return f"{finding}; shown after {format_duration(decided)}" if decided else finding
 
 
 def _margin(row: Comparison, scaled: Scaled) -> float | None:
@@ -90,8 +90,8 @@ def _domain(row: Comparison, curve: Mapping[str, Any], scaled: Scaled) -> tuple[
     margin = abs(_margin(row, scaled) or 0.0)
     last = finite([curve["lower"][-1], curve["estimate"][-1], curve["upper"][-1]])
     most = ROOM * max([margin, *(abs(value) * scaled.factor for value in last)], default=1.0) or 1.0
-    seen = [value * scaled.factor for key in ("lower", "upper", "estimate") for value in finite(curve[key])]
-    low, high = min([*seen, -1.3 * margin, 0.0]), max([*seen, 1.3 * margin, 0.0])
+    drawn = [value * scaled.factor for key in ("lower", "upper", "estimate") for value in finite(curve[key])]
+    low, high = min([*drawn, -1.3 * margin, 0.0]), max([*drawn, 1.3 * margin, 0.0])
     return max(low, -most), min(high, most)
 
 

@@ -65,8 +65,8 @@ def draw_precision(plan: GatePlan, grid: Grid) -> Figure:
     title = f"{name_metric(precision.rule)}: GO if unchanged in {plan.go_chance:.0%}, {allowed} allowed"
 
     def half(width: float) -> str:
-        known = math.isfinite(width)
-        return f"± {format_margin(Margin(width, relative=precision.relative), precision.unit)}" if known else "–"
+        is_known = math.isfinite(width)
+        return f"± {format_margin(Margin(width, relative=precision.relative), precision.unit)}" if is_known else "–"
 
     return Figure(
         finish(_layer_precision(plan, grid).properties(title=""), width=NARROW, height=HEIGHT),

@@ -23,7 +23,7 @@ def draw_shift(curve: Mapping[str, Any], *, color: str, width: int = NARROW) -> 
     domain = low, high = _domain(curve)
     points = [
         {
-            "place": _place(percent),
+            "place": _position(percent),
             "change": 100 * estimate,
             "lower": low if lower is None else min(max(100 * lower, low), high),
             "upper": high if upper is None else min(max(100 * upper, low), high),
@@ -33,8 +33,8 @@ def draw_shift(curve: Mapping[str, Any], *, color: str, width: int = NARROW) -> 
             curve["percent"], curve["estimate"], curve["lower"], curve["upper"], strict=True
         )
     ]
-    ticks = [_place(percent) for percent in LABELS if _place(percent) <= points[-1]["place"] + 1e-9]
-    names = " : ".join(f"datum.value < {_place(p) + 0.01:.3f} ? '{text}'" for p, text in LABELS.items()) + " : ''"
+    ticks = [_position(percent) for percent in LABELS if _position(percent) <= points[-1]["place"] + 1e-9]
+    names = " : ".join(f"datum.value < {_position(p) + 0.01:.3f} ? '{text}'" for p, text in LABELS.items()) + " : ''"
     x = alt.X(
         "place:Q",
         title="quantile of response time",
@@ -43,9 +43,9 @@ def draw_shift(curve: Mapping[str, Any], *, color: str, width: int = NARROW) -> 
     )
     return Figure(
         finish(alt.layer(*layer_change(points, x, domain, "%", color)), width=width, height=HEIGHT),
-        title=_say(curve),
+        title=_write_title(curve),
         alt=f"Line of the relative change of response time of {curve['arm']} at each quantile, with its interval. "
-        f"{_say(curve)}.",
+        f"{_write_title(curve)}.",
         head=("quantile", "baseline", curve["arm"], "change", "from", "to"),
         rows=tuple(
             (
@@ -58,7 +58,7 @@ def draw_shift(curve: Mapping[str, Any], *, color: str, width: int = NARROW) -> 
     )
 
 
-def _place(percent: float) -> float:
+def _position(percent: float) -> float:
     return -math.log10(1 - percent / 100)
 
 
@@ -66,16 +66,16 @@ def _percent(value: float | None) -> str:
     return "∞" if value is None else f"{format_number(100 * value, sign=True)} %"
 
 
-def _say(curve: Mapping[str, Any]) -> str:
+def _write_title(curve: Mapping[str, Any]) -> str:
     """Where it moved most among what is known, and the middle."""
-    known = list(zip(curve["percent"], curve["estimate"], curve["lower"], curve["upper"], strict=True))
-    moved = [(p, e) for p, e, lower, upper in known if (lower or 0) > 0 or (upper is not None and upper < 0)]
+    points = list(zip(curve["percent"], curve["estimate"], curve["lower"], curve["upper"], strict=True))
+    moved = [(p, e) for p, e, lower, upper in points if (lower or 0) > 0 or (upper is not None and upper < 0)]
     if not moved:
         return f"No quantile of {curve['arm']} is shown to have changed"
-    most = max(moved, key=lambda one: abs(one[1]))
-    middle = min(known, key=lambda one: abs(one[0] - 50))
-    sizes = [abs(one) for _, one in moved]
-    if len(moved) > len(known) / 2 and min(sizes) > ALIKE * max(sizes):
+    most = max(moved, key=lambda point: abs(point[1]))
+    middle = min(points, key=lambda point: abs(point[0] - 50))
+    sizes = [abs(change) for _, change in moved]
+    if len(moved) > len(points) / 2 and min(sizes) > ALIKE * max(sizes):
         last = moved[-1]
         return (
             f"It changed alike everywhere: {_percent(middle[1])} at p{middle[0]:g}, {_percent(last[1])} at p{last[0]:g}"

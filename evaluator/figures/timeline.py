@@ -82,8 +82,8 @@ def _find_strips(timeline: Mapping[str, Any], readings: Sequence[Mapping[str, An
 
     def peak(key: str, factor: float, unit: str) -> str:
         """The highest value of each arm, in words."""
-        found = [(arm["name"], finite(arm[key])) for arm in arms if arm[key]]
-        return ", ".join(f"{name} at most {format_number(max(v) * factor)} {unit}".strip() for name, v in found if v)
+        by_arm = [(arm["name"], finite(arm[key])) for arm in arms if arm[key]]
+        return ", ".join(f"{name} at most {format_number(max(v) * factor)} {unit}".strip() for name, v in by_arm if v)
 
     strips = [
         _Strip(
@@ -111,9 +111,12 @@ def _tabulate(strip: _Strip, divisor: float) -> tuple[tuple[str, ...], ...]:
     """Values at some of the moments that all series share."""
     moments = sorted({moment for _, _, seconds, _ in strip.series for moment in seconds})
     step = max(1, -(-len(moments) // TABLE_ROWS))
-    known = [dict(zip(seconds, values, strict=True)) for _, _, seconds, values in strip.series]
+    by_moment = [dict(zip(seconds, values, strict=True)) for _, _, seconds, values in strip.series]
     return tuple(
-        (format_number(moment / divisor), *(format_value(one.get(moment), strip.unit) for one in known))
+        (
+            format_number(moment / divisor),
+            *(format_value(series_values.get(moment), strip.unit) for series_values in by_moment),
+        )
         for moment in moments[::step]
     )
 
@@ -186,10 +189,10 @@ def _mark_events(timeline: Mapping[str, Any], divisor: float, end: float, *, nam
     if events:
         layers = [alt.Chart(inline(marks[: len(events)])).mark_rule(color=MUTED, strokeWidth=1).encode(x="at:Q")]
     for late in (False, True):
-        alike = [mark for mark in marks if mark["late"] is late]
-        if named and alike:
+        same_half = [mark for mark in marks if mark["late"] is late]
+        if named and same_half:
             layers.append(
-                alt.Chart(inline(alike))
+                alt.Chart(inline(same_half))
                 .mark_text(
                     align="right" if late else "left", baseline="top", dx=-3 if late else 3, color=INK, fontSize=10
                 )

@@ -19,15 +19,25 @@ def draw_units(row: Comparison, curve: Mapping[str, Any], *, colors: Mapping[str
     factor, unit = (100.0, "%") if row.unit == "fraction" else (1.0, row.unit)
     arms = [BASELINE, row.arm]
     rows = tuple(
-        (shorten(one["name"]), one["arm"], format_value(one["value"], row.unit), format_count(one["n"]))
-        for one in curve["units"]
+        (
+            shorten(unit_row["name"]),
+            unit_row["arm"],
+            format_value(unit_row["value"], row.unit),
+            format_count(unit_row["n"]),
+        )
+        for unit_row in curve["units"]
     )
     points = [
-        {"arm": arm, "value": one["value"] * factor, "tip": f"{name}: {value}, {n} requests", "name": one["name"]}
-        for one, (name, arm, value, n) in zip(curve["units"], rows, strict=True)
-        if one["value"] is not None
+        {
+            "arm": arm,
+            "value": unit_row["value"] * factor,
+            "tip": f"{name}: {value}, {n} requests",
+            "name": unit_row["name"],
+        }
+        for unit_row, (name, arm, value, n) in zip(curve["units"], rows, strict=True)
+        if unit_row["value"] is not None
     ]
-    title = _say(row, curve)
+    title = _write_title(row, curve)
     y = alt.Y("arm:N", title=None, sort=arms, axis=alt.Axis(labelLimit=80, ticks=False, domain=False))
     x = alt.X(
         "value:Q",
@@ -51,20 +61,21 @@ def draw_units(row: Comparison, curve: Mapping[str, Any], *, colors: Mapping[str
     )
 
 
-def _say(row: Comparison, curve: Mapping[str, Any]) -> str:
+def _write_title(row: Comparison, curve: Mapping[str, Any]) -> str:
     """Do the two arms' units overlap?"""
-    other, own = (
-        [one["value"] for one in curve["units"] if one["arm"] == arm and one["value"] is not None]
+    baseline, candidate = (
+        [unit_row["value"] for unit_row in curve["units"] if unit_row["arm"] == arm and unit_row["value"] is not None]
         for arm in (BASELINE, row.arm)
     )
     name = name_comparison(row)
-    if not own or not other:
+    if not candidate or not baseline:
         return f"{name}: only one arm has {curve['of']}s with a value"
-    many = f"{len(own)} {curve['of']}{'s' if len(own) > 1 else ''} of {row.arm}"
-    if min(own) > max(other) or max(own) < min(other):
-        where = "above" if min(own) > max(other) else "below"
+    many = f"{len(candidate)} {curve['of']}{'s' if len(candidate) > 1 else ''} of {row.arm}"
+    if min(candidate) > max(baseline) or max(candidate) < min(baseline):
+        where = "above" if min(candidate) > max(baseline) else "below"
         return f"{name}: all {many} lie {where} all of baseline: it is not one of them alone"
     ends, base = (
-        " to ".join(format_value(value, row.unit) for value in (min(values), max(values))) for values in (own, other)
+        " to ".join(format_value(value, row.unit) for value in (min(values), max(values)))
+        for values in (candidate, baseline)
     )
     return f"{name}: {many} from {ends}; baseline from {base}"

@@ -12,9 +12,9 @@ from evaluator.hooks.base import (
     HookContext,
     Outcome,
     Step,
+    describe_current,
     make_hook,
     make_step,
-    peek,
     run_hook,
     undo_hook,
 )
@@ -28,9 +28,9 @@ __all__ = [
     "HookOptions",
     "Outcome",
     "Step",
+    "describe_current",
     "make_hook",
     "make_step",
-    "peek",
     "run_hook",
     "undo_hook",
 ]

@@ -37,7 +37,7 @@ GROUP = "evaluator.hooks"
 LONGEST_RESPONSE = 2000
 """Characters of an answer that are kept."""
 
-LONGEST_TOLD = 200
+LONGEST_VALUE = 200
 """Characters of a value that people are shown."""
 
 GRACE_S = 1.0
@@ -120,7 +120,7 @@ class Hook(Protocol):
     def can_undo(self) -> bool:
         """Whether `undo` takes back what it did."""
 
-    def tell(self, value: Json) -> str:
+    def describe_value(self, value: Json) -> str:
         """What `read` gave, for people."""
 
 
@@ -173,11 +173,11 @@ class BaseHook(Generic[O]):
         """Whether `undo` takes back what it did."""
         return type(self)._undo is not BaseHook._undo  # noqa: SLF001 - its own
 
-    def tell(self, value: Json) -> str:
+    def describe_value(self, value: Json) -> str:
         """What `read` gave, for people; nothing where there is none."""
-        return "" if value is None else _shorten(self._clean(self._tell(value)), LONGEST_TOLD)
+        return "" if value is None else _shorten(self._clean(self._describe_value(value)), LONGEST_VALUE)
 
-    def _tell(self, value: Json) -> str:
+    def _describe_value(self, value: Json) -> str:
         return json.dumps(value, ensure_ascii=False)
 
     def test(self) -> Outcome:
@@ -202,18 +202,18 @@ class BaseHook(Generic[O]):
     def _secret(self, text: str) -> str:
         return OF_HOOKS.reveal(text, self.environment)
 
-    def _call(self, act: Callable[[], T]) -> T:
+    def _call(self, operation: Callable[[], T]) -> T:
         with needs(f"the hook {self.kind} needs", "hooks", HookError):
-            return act()
+            return operation()
 
-    def _attempt(self, act: Callable[[], Outcome], context: HookContext | None = None) -> Outcome:
+    def _attempt(self, operation: Callable[[], Outcome], context: HookContext | None = None) -> Outcome:
         """What comes of an act within its context's time, without secrets; one without a context changes nothing."""
         if context and context.left_s() <= 0:
             return Outcome(
                 "failed", f"{self.kind} was not executed: the intent expired at {context.expires_at:%H:%M:%S}"
             )
         try:
-            outcome = self._call(act)
+            outcome = self._call(operation)
         except EvaluatorError as error:
             outcome = _failed(error)
         except MaybeSent as error:
@@ -247,10 +247,12 @@ def make_hook(kind: str, options: Mapping[str, Any], environment: Mapping[str, s
     """A hook of a kind with its options as the policy has them. Raises UnknownName, PolicyError or HookError."""
     if kind not in HOOKS:
         raise UnknownName("hook", kind, HOOKS)
-    made = HOOKS[kind]
-    hook = made(_validate(kind, made.Options, options), environment)
+    hook_class = HOOKS[kind]
+    hook = hook_class(_validate(kind, hook_class.Options, options), environment)
     if not isinstance(hook, Hook):
-        raise HookError(f"{made.__module__}.{made.__name__} is not a hook", hint="see docs/hooks.md for what one has")
+        raise HookError(
+            f"{hook_class.__module__}.{hook_class.__name__} is not a hook", hint="see docs/hooks.md for what one has"
+        )
     return hook
 
 
@@ -298,10 +300,10 @@ def run_hook(step: Step, context: HookContext, before: Callable[[Json], None] = 
     return outcome if outcome.earlier is not None else replace(outcome, earlier=earlier)
 
 
-def peek(step: Step, context: HookContext) -> str:
+def describe_current(step: Step, context: HookContext) -> str:
     """What a hook would change, as it is now, for people; or why that cannot be read. Changes nothing."""
-    found = _within(step, _bounded(step, context), step.hook.read)
-    return f"cannot be read: {found.outcome.did}" if isinstance(found, _Lost) else step.hook.tell(found)
+    state = _within(step, _bounded(step, context), step.hook.read)
+    return f"cannot be read: {state.outcome.did}" if isinstance(state, _Lost) else step.hook.describe_value(state)
 
 
 def undo_hook(step: Step, context: HookContext, earlier: Json) -> Outcome:

@@ -79,10 +79,10 @@ class Command(BaseHook[CommandOptions]):
         return self._run(self.options.undo, context)
 
     def _find(self, program: str) -> str:
-        found = shutil.which(program, path=self.environment.get("PATH", os.defpath))
-        if not found:
+        executable = shutil.which(program, path=self.environment.get("PATH", os.defpath))
+        if not executable:
             raise HookError(f"there is no program {program} that can be run", hint="name it with its whole path")
-        return found
+        return executable
 
     def _folder(self) -> str | None:
         folder = self.options.folder
@@ -92,8 +92,8 @@ class Command(BaseHook[CommandOptions]):
 
     def _run(self, argv: list[str], context: HookContext) -> Outcome:
         words = context.words()
-        asked = ["PATH", *self.options.environment]
-        variables = {name: self.environment[name] for name in asked if name in self.environment}
+        names = ["PATH", *self.options.environment]
+        variables = {name: self.environment[name] for name in names if name in self.environment}
         variables |= {f"EVALUATOR_{word.upper()}": value for word, value in words.items()}
         command = [self._find(argv[0]), *(fill_words(argument, words) for argument in argv[1:])]
         limit_s = min(self.options.timeout, context.left_s())
@@ -102,18 +102,18 @@ class Command(BaseHook[CommandOptions]):
             # Secrets go first: half of one, at the edge of what is kept, would not be found any more.
             # What went wrong is written last.
             output.seek(max(output.seek(0, os.SEEK_END) - 4 * LONGEST_RESPONSE, 0))
-            said = self._clean(output.read().decode("utf-8", "replace"))[-LONGEST_RESPONSE:].strip()
+            response = self._clean(output.read().decode("utf-8", "replace"))[-LONGEST_RESPONSE:].strip()
         if code is None or code < 0:
             how = f"after {limit_s:.1f} s" if code is None else f"by signal {-code}"
             state: State = "failed" if self.options.idempotent else "unknown"
-            return Outcome(state, f"{argv[0]} was ended {how}", response=said)
-        return Outcome("acknowledged" if code == 0 else "failed", f"{argv[0]} ended with {code}", response=said)
+            return Outcome(state, f"{argv[0]} was ended {how}", response=response)
+        return Outcome("acknowledged" if code == 0 else "failed", f"{argv[0]} ended with {code}", response=response)
 
     def _clean(self, text: str) -> str:
         """Whatever it was given of the environment may be a secret."""
-        given = [self.environment.get(name, "") for name in self.options.environment]
+        values_passed = [self.environment.get(name, "") for name in self.options.environment]
         # A flag such as CI=1 is none, and its value is in every second line.
-        return redact(super()._clean(text), [value for value in given if len(value) >= _SHORTEST_SECRET])
+        return redact(super()._clean(text), [value for value in values_passed if len(value) >= _SHORTEST_SECRET])
 
 
 def _run_for(

@@ -72,9 +72,9 @@ class Dns(BaseHook[DnsOptions]):
         return f"sets {options.type} of {options.name} in {options.zone} to {values} (TTL {options.ttl} s)"
 
     def _test(self) -> Outcome:
-        self._wanted()
-        found = self._read()
-        return Outcome("acknowledged", f"the server answers to the key; there {_show(found)}")
+        self._target_records()
+        records = self._read()
+        return Outcome("acknowledged", f"the server answers to the key; there {_show(records)}")
 
     def _read(self) -> Records:
         """`values` and `ttl` as the server has them; no values where there is no such record."""
@@ -90,36 +90,38 @@ class Dns(BaseHook[DnsOptions]):
         answer = self._ask(query, changes=False)
         if answer.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
             raise HookError(f"the name server refused to tell: {dns.rcode.to_text(answer.rcode())}", hint=_BAD_KEY)
-        found = answer.get_rrset(answer.answer, name, dns.rdataclass.IN, kind)
-        return {"values": sorted(r.to_text() for r in found), "ttl": found.ttl} if found else {"values": [], "ttl": 0}
+        rrset = answer.get_rrset(answer.answer, name, dns.rdataclass.IN, kind)
+        return {"values": sorted(r.to_text() for r in rrset), "ttl": rrset.ttl} if rrset else {"values": [], "ttl": 0}
 
-    def _tell(self, value: Any) -> str:
+    def _describe_value(self, value: Any) -> str:
         return f"there {_show(value)}"
 
     def _execute(self, context: HookContext) -> Outcome:
-        return self._change(self._read(), self._wanted(), context)
+        return self._change(self._read(), self._target_records(), context)
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:
         return self._change(self._read(), earlier, context)
 
-    def _change(self, earlier: Records, wanted: Records, context: HookContext) -> Outcome:
-        if earlier == wanted:
-            return Outcome("acknowledged", f"there {_show(wanted)} already", earlier)
-        self._update(earlier, wanted)
+    def _change(self, earlier: Records, target: Records, context: HookContext) -> Outcome:
+        if earlier == target:
+            return Outcome("acknowledged", f"there {_show(target)} already", earlier)
+        self._update(earlier, target)
         try:
             now = self._read()
         except HookError as error:
             raise MaybeSent(f"the records cannot be read back: {error.message}") from None
-        if now != wanted:
+        if now != target:
             raise MaybeSent(f"the server accepted the update, but there {_show(now)}")
         until = datetime.now(UTC) + timedelta(seconds=earlier["ttl"])
-        told = f"there {_show(now)}; before there {_show(earlier)}"
+        description = f"there {_show(now)}; before there {_show(earlier)}"
         if self.options.wait and earlier["ttl"] < context.left_s():
             time.sleep(earlier["ttl"])
-            return Outcome("acknowledged", f"{told}; the earlier TTL has run out", earlier, effective_at=until)
-        return Outcome("acknowledged", f"{told}; some see that until {until:%H:%M:%S} UTC", earlier, effective_at=until)
+            return Outcome("acknowledged", f"{description}; the earlier TTL has run out", earlier, effective_at=until)
+        return Outcome(
+            "acknowledged", f"{description}; some see that until {until:%H:%M:%S} UTC", earlier, effective_at=until
+        )
 
-    def _update(self, earlier: Records, wanted: Records) -> None:
+    def _update(self, earlier: Records, target: Records) -> None:
         import dns.rcode
         import dns.update
 
@@ -129,18 +131,18 @@ class Dns(BaseHook[DnsOptions]):
             update.present(name, *self._rdataset(earlier))  # records alone: a prerequisite has no TTL
         else:
             update.absent(name, self.options.type)
-        if wanted["values"]:
-            update.replace(name, self._rdataset(wanted))
+        if target["values"]:
+            update.replace(name, self._rdataset(target))
         else:
             update.delete(name, self.options.type)
-        said = dns.rcode.to_text(self._ask(update, changes=True).rcode())
-        if said in ("NXRRSET", "YXRRSET", "NXDOMAIN", "YXDOMAIN"):
+        rcode = dns.rcode.to_text(self._ask(update, changes=True).rcode())
+        if rcode in ("NXRRSET", "YXRRSET", "NXDOMAIN", "YXDOMAIN"):
             raise HookError(f"{self.options.name} was changed by somebody else; nothing was done", hint="look at it")
-        if said == "SERVFAIL":
+        if rcode == "SERVFAIL":
             raise MaybeSent("the name server answered SERVFAIL")
-        if said != "NOERROR":
+        if rcode != "NOERROR":
             raise HookError(
-                f"the name server refused the update: {said}", hint=f"may the key update {self.options.zone}?"
+                f"the name server refused the update: {rcode}", hint=f"may the key update {self.options.zone}?"
             )
 
     def _name(self) -> Any:
@@ -168,10 +170,10 @@ class Dns(BaseHook[DnsOptions]):
                 hint="names end with a dot, texts stand in quotes",
             ) from None
 
-    def _wanted(self) -> Records:
+    def _target_records(self) -> Records:
         """As the server will tell them."""
-        given = self._rdataset({"values": self.options.values, "ttl": self.options.ttl})
-        return {"values": sorted(record.to_text() for record in given), "ttl": self.options.ttl}
+        rdataset = self._rdataset({"values": self.options.values, "ttl": self.options.ttl})
+        return {"values": sorted(record.to_text() for record in rdataset), "ttl": self.options.ttl}
 
     def _ask(self, message: dns.message.Message, *, changes: bool) -> dns.message.Message:
         import dns.exception

@@ -33,7 +33,7 @@ class EtcdOptions(TlsOptions):
     password: SecretName | None = Field(None, description="Where the password is: ${VARIABLE}.")
 
     @model_validator(mode="after")
-    def _both(self) -> Self:
+    def _check_login(self) -> Self:
         if (self.username is None) != (self.password is None):
             raise ValueError("needs username and password, or neither")
         return self
@@ -49,33 +49,33 @@ class Etcd(BaseHook[EtcdOptions]):
         return f"sets {self.options.key} of etcd at {self.options.url} to {self.options.value[:100]}"
 
     def _test(self) -> Outcome:
-        found = self._read()
+        stored = self._read()
         return Outcome(
-            "acknowledged", f"etcd answers; {self.options.key} is {'there' if found['revision'] else 'not there'}"
+            "acknowledged", f"etcd answers; {self.options.key} is {'there' if stored['revision'] else 'not there'}"
         )
 
     def _read(self) -> dict[str, Any]:
         """`value` (None where there is no key) and `revision` (0 where there is none)."""
-        found = self._ask("kv/range", {"key": _encode(self.options.key)}).get("kvs") or []
-        if not found:
+        entries = self._ask("kv/range", {"key": _encode(self.options.key)}).get("kvs") or []
+        if not entries:
             return {"value": None, "revision": 0}
         try:  # an empty value is left out of the answer
-            value = base64.b64decode(found[0].get("value", "")).decode()
+            value = base64.b64decode(entries[0].get("value", "")).decode()
         except UnicodeDecodeError:
             raise HookError("the key's value is no text, and could not be restored") from None
-        return {"value": value, "revision": int(found[0]["mod_revision"])}
+        return {"value": value, "revision": int(entries[0]["mod_revision"])}
 
-    def _tell(self, value: Any) -> str:
+    def _describe_value(self, value: Any) -> str:
         return "no such key" if value["value"] is None else str(value["value"])
 
     def _execute(self, context: HookContext) -> Outcome:
-        earlier, wanted = self._read(), fill_words(self.options.value, context.words())
-        if earlier["value"] == wanted:
+        earlier, value = self._read(), fill_words(self.options.value, context.words())
+        if earlier["value"] == value:
             # Sent once more after a kill, it may be ours: what others write later is not overwritten by an undo.
             return Outcome(
                 "acknowledged", f"{self.options.key} is so already", {**earlier, "ours": earlier["revision"]}
             )
-        revision = self._swap(earlier["revision"], wanted)
+        revision = self._swap(earlier["revision"], value)
         return Outcome(
             "acknowledged", f"{self.options.key} was set at revision {revision}", {**earlier, "ours": revision}
         )

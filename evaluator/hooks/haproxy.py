@@ -60,7 +60,7 @@ class HaProxy(BaseHook[HaProxyOptions]):
     def _read(self) -> dict[str, int]:
         return {server: self._weight(server) for server in self.options.weights}
 
-    def _tell(self, value: Any) -> str:
+    def _describe_value(self, value: Any) -> str:
         return show_weights(value)
 
     def _execute(self, context: HookContext) -> Outcome:  # noqa: ARG002 - the weights are the same for everybody
@@ -72,7 +72,7 @@ class HaProxy(BaseHook[HaProxyOptions]):
     def _set(self, weights: dict[str, int], earlier: dict[str, int]) -> Outcome:
         # Whoever gets more gets it first, and all of it is one line: at no moment is everybody at 0.
         most_first = sorted(weights.items(), key=lambda server: -server[1])
-        answer = self._say(";".join(f"set weight {self.options.backend}/{name} {w}" for name, w in most_first))
+        answer = self._send(";".join(f"set weight {self.options.backend}/{name} {w}" for name, w in most_first))
         try:
             now = {server: self._weight(server) for server in weights}
         except HookError as error:
@@ -84,7 +84,7 @@ class HaProxy(BaseHook[HaProxyOptions]):
         return Outcome("acknowledged", f"the weights are {show_weights(now)}; they were {was}", earlier, answer)
 
     def _weight(self, server: str) -> int:
-        answer = self._say(f"get weight {self.options.backend}/{server}")
+        answer = self._send(f"get weight {self.options.backend}/{server}")
         match = _WEIGHT.search(answer)
         if not match:
             raise HookError(
@@ -93,7 +93,7 @@ class HaProxy(BaseHook[HaProxyOptions]):
             )
         return int(match[1])
 
-    def _say(self, line: str) -> str:
+    def _send(self, line: str) -> str:
         deadline = time.monotonic() + self.options.timeout
         with contextlib.closing(self._connect()) as sock:
             try:

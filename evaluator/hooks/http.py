@@ -94,8 +94,8 @@ class Http(BaseHook[HttpOptions]):
 
     def __init__(self, options: HttpOptions, environment: Any = None) -> None:
         super().__init__(options, environment)
-        told = options.idempotent
-        self.idempotent = options.method not in ("POST", "PATCH") if told is None else told
+        stated = options.idempotent
+        self.idempotent = options.method not in ("POST", "PATCH") if stated is None else stated
 
     def _describe(self) -> str:
         return f"sends {self.options.method} {self.options.url}"
@@ -136,9 +136,9 @@ class Http(BaseHook[HttpOptions]):
         limit_s = min(self.options.timeout, context.left_s())
         answer = send(request.method, url, self.options, body, headers, timeout_s=limit_s)
         accepted = answer.status in self.options.accept if self.options.accept else answer.ok
-        said = f"the answer was {answer.status}"
+        message = f"the answer was {answer.status}"
         if not accepted:
-            return Outcome("unknown" if answer.may_be_done else "failed", said, response=answer.text)
+            return Outcome("unknown" if answer.may_be_done else "failed", message, response=answer.text)
         if self.options.contains and self.options.contains not in answer.text:
-            return Outcome("failed", f"{said}, without '{self.options.contains}'", response=answer.text)
-        return Outcome("acknowledged", said, response=answer.text)
+            return Outcome("failed", f"{message}, without '{self.options.contains}'", response=answer.text)
+        return Outcome("acknowledged", message, response=answer.text)

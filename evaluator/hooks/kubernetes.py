@@ -83,20 +83,20 @@ class Kubernetes(BaseHook[KubernetesOptions]):
         return f"sets the weights of the HTTPRoute {self._where} to {show_weights(self._weights)}"
 
     def _test(self) -> Outcome:
-        found = self._get()
+        resource = self._get()
         if self.options.route:
-            _with_weights(found, self._weights)
-        return Outcome("acknowledged", f"{self._where} is there, at version {found['metadata']['resourceVersion']}")
+            _with_weights(resource, self._weights)
+        return Outcome("acknowledged", f"{self._where} is there, at version {resource['metadata']['resourceVersion']}")
 
     def _read(self) -> Any:
-        found = self._get()
-        return _rollout_state(found) if self.options.rollout else _weights_by_rule(found, self._weights)
+        resource = self._get()
+        return _rollout_state(resource) if self.options.rollout else _weights_by_rule(resource, self._weights)
 
     def _execute(self, context: HookContext) -> Outcome:  # noqa: ARG002 - the patch is the same for everybody
-        found = self._get()
+        resource = self._get()
         if self.options.rollout:
-            return self._act(found, self.options.rollout.do)
-        return self._set_weights(found, _with_weights(found, self._weights))
+            return self._act(resource, self.options.rollout.do)
+        return self._set_weights(resource, _with_weights(resource, self._weights))
 
     def can_undo(self) -> bool:
         """All but a promotion of an Argo Rollout, which is aborted instead."""
@@ -105,11 +105,11 @@ class Kubernetes(BaseHook[KubernetesOptions]):
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:
         if not isinstance(earlier, dict):
             raise HookError("there is no earlier state to restore", hint="it is kept when the hook is executed")
-        found = self._get()
+        resource = self._get()
         if self.options.route:
-            return self._set_weights(found, _with_rules(found, earlier))
+            return self._set_weights(resource, _with_rules(resource, earlier))
         if self.options.rollout and self.options.rollout.do in ("abort", "retry"):
-            return self._act(found, "abort" if earlier.get("aborted") else "retry")
+            return self._act(resource, "abort" if earlier.get("aborted") else "retry")
         return super()._undo(context, earlier)
 
     @property
@@ -130,40 +130,43 @@ class Kubernetes(BaseHook[KubernetesOptions]):
 
     # -------------------------------------------------------------- Argo Rollouts
 
-    def _act(self, found: Json, do: str) -> Outcome:
-        earlier, status = _rollout_state(found), found.get("status") or {}
+    def _act(self, resource: Json, do: str) -> Outcome:
+        earlier, status = _rollout_state(resource), resource.get("status") or {}
         if do in ("abort", "retry"):
             if earlier["aborted"] == (do == "abort"):
                 return Outcome(
                     "acknowledged", f"{self._where} is {'' if do == 'abort' else 'not '}aborted already", earlier
                 )
-            self._patch(found, {"status": {"abort": do == "abort"}}, "/status")
+            self._patch(resource, {"status": {"abort": do == "abort"}}, "/status")
         elif status.get("currentPodHash") == status.get("stableRS"):
             return Outcome("acknowledged", f"{self._where} is fully promoted already", earlier)
         elif do == "promote_full":
-            self._patch(found, {"status": {"promoteFull": True}}, "/status")
+            self._patch(resource, {"status": {"promoteFull": True}}, "/status")
         else:
-            self._go_on(found)
+            self._go_on(resource)
         return Outcome("acknowledged", f"the API accepted {do} of {self._where}", earlier)
 
-    def _go_on(self, found: Json) -> None:
-        paused, waits = (found.get("spec") or {}).get("paused"), (found.get("status") or {}).get("pauseConditions")
+    def _go_on(self, resource: Json) -> None:
+        paused, waits = (
+            (resource.get("spec") or {}).get("paused"),
+            (resource.get("status") or {}).get("pauseConditions"),
+        )
         if not paused and not waits:
             raise HookError(
                 f"{self._where} does not wait at a pause", hint="promote it at a pause step, or use promote_full"
             )
         if waits:
             # After an analysis that decided nothing, the step that analysed is left as well.
-            status: Json = found["status"]
+            status: Json = resource["status"]
             past: Json = {"pauseConditions": None}
             analysis = (status.get("canary") or {}).get("currentStepAnalysisRunStatus") or {}
             if analysis.get("status") == "Inconclusive" and status.get("currentStepIndex") is not None:
                 past |= {"controllerPause": False, "currentStepIndex": status["currentStepIndex"] + 1}
-            found = self._patch(found, {"status": past}, "/status")
+            resource = self._patch(resource, {"status": past}, "/status")
         if not paused:
             return
         try:
-            self._patch(found, {"spec": {"paused": False}})
+            self._patch(resource, {"spec": {"paused": False}})
         except HookError as error:
             if not waits:
                 raise
@@ -171,24 +174,24 @@ class Kubernetes(BaseHook[KubernetesOptions]):
 
     # -------------------------------------------------------------- HTTPRoute
 
-    def _set_weights(self, found: Json, wanted: Json) -> Outcome:
-        earlier = _weights_by_rule(found, self._weights)
-        if wanted["spec"]["rules"] != found["spec"]["rules"]:
-            now = self._patch(found, {"spec": {"rules": wanted["spec"]["rules"]}})
-            if _weights_by_rule(now, self._weights) != _weights_by_rule(wanted, self._weights):
+    def _set_weights(self, resource: Json, target: Json) -> Outcome:
+        earlier = _weights_by_rule(resource, self._weights)
+        if target["spec"]["rules"] != resource["spec"]["rules"]:
+            now = self._patch(resource, {"spec": {"rules": target["spec"]["rules"]}})
+            if _weights_by_rule(now, self._weights) != _weights_by_rule(target, self._weights):
                 raise MaybeSent("the API accepted the weights, and answered with others")
-        told = "; ".join(
-            f"rule {rule}: {show_weights(w)}" for rule, w in _weights_by_rule(wanted, self._weights).items()
+        weights_text = "; ".join(
+            f"rule {rule}: {show_weights(w)}" for rule, w in _weights_by_rule(target, self._weights).items()
         )
-        return Outcome("acknowledged", f"the weights of {self._where} are set ({told})", earlier)
+        return Outcome("acknowledged", f"the weights of {self._where} are set ({weights_text})", earlier)
 
     # -------------------------------------------------------------- the API
 
     def _get(self) -> Json:
         return self._ask("GET", self._path)
 
-    def _patch(self, found: Json, change: Json, subresource: str = "") -> Json:
-        version = {"metadata": {"resourceVersion": found["metadata"]["resourceVersion"]}}
+    def _patch(self, resource: Json, change: Json, subresource: str = "") -> Json:
+        version = {"metadata": {"resourceVersion": resource["metadata"]["resourceVersion"]}}
         return self._ask("PATCH", self._path + subresource, version | change)
 
     def _ask(self, method: str, path: str, change: Json | None = None) -> Json:
@@ -210,40 +213,40 @@ class Kubernetes(BaseHook[KubernetesOptions]):
         raise HookError(message, hint=_HINTS.get(answer.status))
 
 
-def _rollout_state(found: Json) -> Json:
-    status = found.get("status") or {}
+def _rollout_state(resource: Json) -> Json:
+    status = resource.get("status") or {}
     waits = [condition.get("reason") for condition in status.get("pauseConditions") or []]
     step = status.get("currentStepIndex")
     return {"aborted": bool(status.get("abort")), "step": step, "waits": waits}
 
 
-def _rules_with(found: Json, services: Mapping[str, int]) -> dict[str, list[Json]]:
+def _rules_with(resource: Json, services: Mapping[str, int]) -> dict[str, list[Json]]:
     """Index of each rule that has all of the services → its references to them."""
     rules: dict[str, list[Json]] = {}
-    for index, rule in enumerate((found.get("spec") or {}).get("rules") or []):
+    for index, rule in enumerate((resource.get("spec") or {}).get("rules") or []):
         refs = [ref for ref in rule.get("backendRefs") or [] if ref.get("kind", "Service") == "Service"]
-        meant = [ref for ref in refs if ref.get("name") in services and not ref.get("group")]
-        if {ref["name"] for ref in meant} == set(services):
-            rules[str(index)] = meant
+        matching = [ref for ref in refs if ref.get("name") in services and not ref.get("group")]
+        if {ref["name"] for ref in matching} == set(services):
+            rules[str(index)] = matching
     if not rules:
         raise HookError(f"no rule of the HTTPRoute has all of {', '.join(services)}", hint="are they named like this?")
     return rules
 
 
-def _weights_by_rule(found: Json, services: Mapping[str, int]) -> dict[str, dict[str, int]]:
+def _weights_by_rule(resource: Json, services: Mapping[str, int]) -> dict[str, dict[str, int]]:
     """Where no weight is written, it is 1."""
-    rules = _rules_with(found, services)
+    rules = _rules_with(resource, services)
     return {index: {ref["name"]: ref.get("weight", 1) for ref in refs} for index, refs in rules.items()}
 
 
-def _with_weights(found: Json, weights: dict[str, int]) -> Json:
-    return _with_rules(found, dict.fromkeys(_rules_with(found, weights), weights))
+def _with_weights(resource: Json, weights: dict[str, int]) -> Json:
+    return _with_rules(resource, dict.fromkeys(_rules_with(resource, weights), weights))
 
 
-def _with_rules(found: Json, by_rule: Mapping[str, Mapping[str, int]]) -> Json:
+def _with_rules(resource: Json, by_rule: Mapping[str, Mapping[str, int]]) -> Json:
     """The object with weights set rule by rule. Raises HookError where a rule has changed its services."""
-    wanted = copy.deepcopy(found)
-    rules = wanted["spec"]["rules"]
+    target = copy.deepcopy(resource)
+    rules = target["spec"]["rules"]
     for index, weights in by_rule.items():
         refs = (
             {ref["name"]: ref for ref in (rules[int(index)].get("backendRefs") or [])}
@@ -254,4 +257,4 @@ def _with_rules(found: Json, by_rule: Mapping[str, Mapping[str, int]]) -> Json:
             raise HookError(f"rule {index} of the HTTPRoute is another than it was", hint="set its weights by hand")
         for name, weight in weights.items():
             refs[name]["weight"] = weight
-    return wanted
+    return target

@@ -62,7 +62,7 @@ class MaybeSent(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpResponse:
     """What came back."""
 
     status: int
@@ -82,10 +82,10 @@ class Answer:
     def parse(self) -> dict[str, Any] | None:
         """The answer as JSON; None where it is no object."""
         try:
-            said = json.loads(self.text)
+            parsed = json.loads(self.text)
         except ValueError:
             return None
-        return said if isinstance(said, dict) else None
+        return parsed if isinstance(parsed, dict) else None
 
 
 # ------------------------------------------------------------------ where to
@@ -100,25 +100,25 @@ def resolve(host: str, port: int, allow: Sequence[str]) -> list[str]:
     if not is_literal and host not in names:
         raise HookError(f"{host} is not among allow_hosts", hint=f"list it there if hooks may reach it: [{host}]")
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        address_infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         raise HookError(
             f"the name {host} cannot be resolved", hint="is it spelled like this, on this machine?"
         ) from None
-    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in address_infos))
     for address in addresses:
-        meant = _embedded(ipaddress.ip_address(address))
-        is_public = meant.is_global and not meant.is_multicast and not meant.is_reserved
-        listed = [network for network in networks if meant in network]
-        if meant in _METADATA:
+        resolved = _embedded(ipaddress.ip_address(address))
+        is_public = resolved.is_global and not resolved.is_multicast and not resolved.is_reserved
+        listed = [network for network in networks if resolved in network]
+        if resolved in _METADATA:
             refused = not any(network.num_addresses == 1 for network in listed)
         else:
             refused = not listed and (is_literal or not is_public)
         if refused:
-            what = "a metadata service" if meant in _METADATA else "that address" if is_public else "not public"
+            what = "a metadata service" if resolved in _METADATA else "that address" if is_public else "not public"
             raise HookError(
-                f"{host} is {meant}, which is {what} and not among allow_hosts",
-                hint=f"list the address itself if hooks may reach it: [{meant}]",
+                f"{host} is {resolved}, which is {what} and not among allow_hosts",
+                hint=f"list the address itself if hooks may reach it: [{resolved}]",
             )
     return addresses
 
@@ -150,7 +150,7 @@ def send(
     *,
     changes: bool = True,
     timeout_s: float | None = None,
-) -> Answer:
+) -> HttpResponse:
     """Send a request once and read its answer, within the options' timeout or `timeout_s` for all but resolving.
 
     Raises HookError where it was certainly not sent, or `changes` nothing; MaybeSent where it may have been.
@@ -182,7 +182,7 @@ def send(
             raise (MaybeSent if changes else HookError)(f"{host} did not answer: {error.why}") from None
     # Cut where it gets too long: whether it was accepted is said by the status.
     text = response.content[:LARGEST_BODY].decode("utf-8", "replace")
-    return Answer(response.status_code, {name.lower(): value for name, value in response.headers.items()}, text)
+    return HttpResponse(response.status_code, {name.lower(): value for name, value in response.headers.items()}, text)
 
 
 def split(url: str) -> tuple[str, int]:

@@ -82,7 +82,7 @@ class Nginx(BaseHook[NginxOptions]):
             raise HookError(f"{path} was not written by the evaluator", hint="name a file of its own, and include it")
         return text
 
-    def _tell(self, value: Any) -> str:
+    def _describe_value(self, value: Any) -> str:
         return show_weights({name: 0 if down else int(weight) for weight, down, name in _WRITTEN.findall(str(value))})
 
     def _execute(self, context: HookContext) -> Outcome:  # noqa: ARG002 - the weights are the same for everybody
@@ -91,8 +91,8 @@ class Nginx(BaseHook[NginxOptions]):
             f"    server {address} {f'weight={options.weights[name]}' if options.weights[name] else 'down'};  # {name}"
             for name, address in options.servers.items()
         ]
-        more = [f"    {line};" for line in options.settings]
-        return self._install("\n".join([MARK, f"upstream {options.upstream} {{", *lines, *more, "}", ""]))
+        settings = [f"    {line};" for line in options.settings]
+        return self._install("\n".join([MARK, f"upstream {options.upstream} {{", *lines, *settings, "}", ""]))
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - as above
         if not isinstance(earlier, str) or not earlier.startswith(MARK):
@@ -104,32 +104,32 @@ class Nginx(BaseHook[NginxOptions]):
         _replace(self.options.file, text)
         try:
             self._run("-t")
-            said = self._run("-s", "reload")
+            output = self._run("-s", "reload")
         except HookError:
             if earlier is None:
                 Path(self.options.file).unlink(missing_ok=True)
             else:
                 _replace(self.options.file, earlier)
             raise
-        return Outcome("acknowledged", f"nginx has reloaded {self.options.file}", earlier, said)
+        return Outcome("acknowledged", f"nginx has reloaded {self.options.file}", earlier, output)
 
     def _run(self, *arguments: str) -> str:
         command = [*self.options.nginx, *arguments]
-        found = shutil.which(command[0], path=self.environment.get("PATH", os.defpath))
-        if not found:
+        executable = shutil.which(command[0], path=self.environment.get("PATH", os.defpath))
+        if not executable:
             raise HookError(f"there is no program {command[0]}", hint="name it with its whole path in nginx: […]")
         try:
             done = subprocess.run(
-                [found, *command[1:]], check=False, capture_output=True, text=True, timeout=self.options.timeout
+                [executable, *command[1:]], check=False, capture_output=True, text=True, timeout=self.options.timeout
             )
         except subprocess.TimeoutExpired:
-            told = f"nginx {arguments[0]} did not end within {self.options.timeout:g} s"
+            message = f"nginx {arguments[0]} did not end within {self.options.timeout:g} s"
             if "-s" in arguments:  # it may have been told to reload
-                raise MaybeSent(told) from None
-            raise HookError(told) from None
+                raise MaybeSent(message) from None
+            raise HookError(message) from None
         if done.returncode != 0:
-            said = " ".join(done.stderr.split())[-500:]
-            raise HookError(f"nginx {' '.join(arguments)} ended with {done.returncode}: {said}")
+            error_text = " ".join(done.stderr.split())[-500:]
+            raise HookError(f"nginx {' '.join(arguments)} ended with {done.returncode}: {error_text}")
         return done.stderr
 
 

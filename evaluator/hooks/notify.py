@@ -67,14 +67,16 @@ class Notify(BaseHook[NotifyOptions]):
         title, body = (fill_words(text, words) for text in (self.options.title, self.options.body))
         recipients = self._recipients()
         missed: list[str] = []
-        with _kept_clean(self._clean) as said:
+        with _kept_clean(self._clean) as warnings:
             for address, recipient in zip(self.options.to, recipients, strict=True):
                 if not recipient.notify(body=body, title=title.replace("\n", " ").replace("\r", " ")):
                     missed.append(_service(address))
-        told = len(recipients) - len(missed)
+        notified = len(recipients) - len(missed)
         if missed:
             return Outcome(
-                "failed", f"{told} of {len(recipients)} were told, not {', '.join(missed)}", response="\n".join(said)
+                "failed",
+                f"{notified} of {len(recipients)} were told, not {', '.join(missed)}",
+                response="\n".join(warnings),
             )
         return Outcome("acknowledged", f"told {', '.join(_service(address) for address in self.options.to)}")
 
@@ -111,19 +113,19 @@ def _service(address: str) -> str:
 @contextlib.contextmanager
 def _kept_clean(clean: Callable[[str], str]) -> Iterator[list[str]]:
     """What other packages log meanwhile, without secrets, whoever it is logged for."""
-    said: list[str] = []
+    warnings: list[str] = []
 
     def tidy(record: logging.LogRecord) -> bool:
         record.msg, record.args = clean(record.getMessage()), ()
         if record.levelno >= logging.WARNING:
-            said.append(record.msg)
+            warnings.append(record.msg)
         return True
 
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     for logger in loggers:
         logger.addFilter(tidy)
     try:
-        yield said
+        yield warnings
     finally:
         for logger in loggers:
             logger.removeFilter(tidy)

@@ -22,13 +22,13 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exp
 
 from evaluator.errors import HookError
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
-from evaluator.hooks.network import Answer, MaybeSent, TlsOptions, resolve, send, split
+from evaluator.hooks.network import HttpResponse, MaybeSent, TlsOptions, resolve, send, split
 from evaluator.hooks.options import SecretName, Text
 
 GONE = 410
 """The receiver wants no more of it."""
 SHORTEST_WAIT_S = 0.2
-_AGAIN = {408, 409, 425, 429}
+_RETRYABLE = {408, 409, 425, 429}
 _backoff = wait_exponential(multiplier=0.5, max=60.0) + wait_random(0.0, 0.5)
 
 
@@ -39,12 +39,12 @@ class WebhookOptions(TlsOptions):
     secret: SecretName = Field(description="Where the signing secret is: ${VARIABLE}, whose value begins with whsec_.")
 
 
-class _Again(Exception):
+class _RetryableFailure(Exception):
     """Not accepted yet."""
 
-    def __init__(self, told: str, *, wait_s: float | None = None, answer: str = "", sent: bool = True) -> None:
-        super().__init__(told)
-        self.told, self.wait_s, self.answer, self.sent = told, wait_s, answer, sent
+    def __init__(self, message: str, *, wait_s: float | None = None, answer: str = "", sent: bool = True) -> None:
+        super().__init__(message)
+        self.message, self.wait_s, self.answer, self.sent = message, wait_s, answer, sent
 
 
 class Webhook(BaseHook[WebhookOptions]):
@@ -76,27 +76,27 @@ class Webhook(BaseHook[WebhookOptions]):
 
         def wait_s(state: RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
-            asked = error.wait_s if isinstance(error, _Again) else None
-            return asked if asked is not None else _backoff(state)
+            requested_s = error.wait_s if isinstance(error, _RetryableFailure) else None
+            return requested_s if requested_s is not None else _backoff(state)
 
         def attempt() -> Outcome:
             nonlocal maybe
             try:
                 return self._send_once(identity, body, secret, context)
-            except _Again as again:
-                maybe = maybe or again.sent
+            except _RetryableFailure as failure:
+                maybe = maybe or failure.sent
                 raise
 
         try:
             outcome: Outcome = Retrying(
-                retry=retry_if_exception_type(_Again),
+                retry=retry_if_exception_type(_RetryableFailure),
                 wait=wait_s,
                 stop=lambda state: state.upcoming_sleep >= context.left_s(),
                 sleep=time.sleep,
                 reraise=True,
             )(attempt)
-        except _Again as last:
-            outcome = Outcome("failed", f"not accepted in time: {last.told}", response=last.answer)
+        except _RetryableFailure as last:
+            outcome = Outcome("failed", f"not accepted in time: {last.message}", response=last.answer)
         except HookError as error:
             outcome = Outcome("failed", error.message)
         if outcome.state == "failed" and maybe:  # an earlier attempt may have been taken
@@ -116,30 +116,30 @@ class Webhook(BaseHook[WebhookOptions]):
         try:
             answer = send("POST", options.url, options, body, headers, timeout_s=limit_s)
         except MaybeSent as error:
-            raise _Again(str(error)) from None
+            raise _RetryableFailure(str(error)) from None
         except HookError as error:
             if "cannot be reached" not in error.message:
                 raise
-            raise _Again(error.message, sent=False) from None
-        said = f"answered {answer.status}"
+            raise _RetryableFailure(error.message, sent=False) from None
+        answered = f"answered {answer.status}"
         if answer.ok:
-            return Outcome("acknowledged", f"the receiver {said}", response=answer.text)
-        if answer.status in _AGAIN or answer.status >= 500:
-            raise _Again(
-                f"the receiver {said}", wait_s=_retry_after_s(answer), answer=answer.text, sent=answer.may_be_done
+            return Outcome("acknowledged", f"the receiver {answered}", response=answer.text)
+        if answer.status in _RETRYABLE or answer.status >= 500:
+            raise _RetryableFailure(
+                f"the receiver {answered}", wait_s=_retry_after_s(answer), answer=answer.text, sent=answer.may_be_done
             )
         why = "redirects are not followed" if 300 <= answer.status < 400 else "it is not sent again"
         if answer.status == GONE:
             why = "the receiver wants no more of these"
-        return Outcome("failed", f"the receiver {said}; {why}", response=answer.text)
+        return Outcome("failed", f"the receiver {answered}; {why}", response=answer.text)
 
 
-def _retry_after_s(answer: Answer) -> float | None:
-    told = answer.headers.get("retry-after", "").strip()
-    if re.fullmatch(r"[0-9]{1,9}", told):
-        return max(float(told), SHORTEST_WAIT_S)
+def _retry_after_s(answer: HttpResponse) -> float | None:
+    header = answer.headers.get("retry-after", "").strip()
+    if re.fullmatch(r"[0-9]{1,9}", header):
+        return max(float(header), SHORTEST_WAIT_S)
     try:
-        at = parsedate_to_datetime(told).astimezone(UTC)
+        at = parsedate_to_datetime(header).astimezone(UTC)
     except (ValueError, TypeError, OverflowError):
         return None
     return max((at - datetime.now(UTC)).total_seconds(), SHORTEST_WAIT_S)

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from evaluator.intents.asking import LONGEST_NOTE, Wish, approve, ask, cancel, plan_action, resolve, retry, write_note
-from evaluator.intents.conditions import Condition, find_waiting, list_conditions
+from evaluator.intents.asking import (
+    LONGEST_NOTE,
+    ActionRequest,
+    approve,
+    ask,
+    cancel,
+    plan_action,
+    resolve,
+    retry,
+    write_note,
+)
+from evaluator.intents.conditions import PromotionCondition, find_waiting, list_conditions
 from evaluator.intents.executing import execute, execute_waiting, name_worker, run_worker
 from evaluator.intents.observing import find_latest
 from evaluator.intents.people import SYSTEM, may, may_ask, role_of, system_person, why_not
@@ -12,9 +22,9 @@ from evaluator.intents.steps import Preview, preview_steps
 __all__ = [
     "LONGEST_NOTE",
     "SYSTEM",
-    "Condition",
+    "ActionRequest",
     "Preview",
-    "Wish",
+    "PromotionCondition",
     "approve",
     "ask",
     "cancel",

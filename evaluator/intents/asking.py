@@ -24,7 +24,7 @@ from evaluator.intents.observing import (
     services_of,
 )
 from evaluator.intents.people import may, may_ask, why_not
-from evaluator.intents.steps import Planned, plan_steps
+from evaluator.intents.steps import PlannedHook, plan_steps
 from evaluator.pipeline.landing import land_release
 from evaluator.policy import Policy
 from evaluator.records import StoredVerdict, VerdictWord
@@ -40,7 +40,7 @@ from evaluator.records.intents import (
     IntentState,
     Person,
     PersonRole,
-    are_one,
+    are_same_person,
 )
 from evaluator.reports import read_stored
 from evaluator.store import Store
@@ -59,7 +59,7 @@ _VERBS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class ActionRequest:
     """What a person asks for."""
 
     action: Action
@@ -67,35 +67,35 @@ class Wish:
     reason: str
 
 
-def ask(store: Store, policy: Policy, person: Person, wish: Wish) -> Intent:
+def ask(store: Store, policy: Policy, person: Person, request: ActionRequest) -> Intent:
     """Record an intent; it is approved already where nobody else has to agree. Raises Refused, UsageError.
 
     What stands is returned where the same was asked for before: a double click, or two people, make one intent.
     """
-    reason = _read_reason(wish.reason)
-    land_release(store, wish.release)
-    rules, action = policy.promotion, wish.action
+    reason = _read_reason(request.reason)
+    land_release(store, request.release)
+    rules, action = policy.promotion, request.action
     undoes: tuple[str, ...] = ()
-    with _refusals(store, person, wish.release, action):
+    with _refusals(store, person, request.release, action):
         if not may_ask(rules, person.names, action):
             role = PersonRole.ANALYST if rules.needed(action) else PersonRole.APPROVER
             raise Refused(why_not(rules, person, role, _VERBS[action]), hint="ask somebody who may")
-        latest = find_latest(store, wish.release)
+        latest = find_latest(store, request.release)
         if action in PROMOTING:
-            _refuse_on_grounds(store, policy, wish, latest)
+            _refuse_on_grounds(store, policy, request, latest)
         if action is Action.ROLLBACK:
-            undoes = _find_undone(store, policy, wish)
+            undoes = _find_undone(store, policy, request)
     now = datetime.now(UTC)
     intent = Intent(
         id="",
         key="",
-        release=wish.release,
+        release=request.release,
         action=action,
         requester=person.name,
         reason=reason,
         verdict_hash=hash_verdict(latest) if latest else "",
-        data_hash=hash_data_now(store, wish.release, latest.data_hash) if latest else "",
-        policy_hash=hash_policy_now(store, policy, wish.release),
+        data_hash=hash_data_now(store, request.release, latest.data_hash) if latest else "",
+        policy_hash=hash_policy_now(store, policy, request.release),
         requested_at=now,
         expires_at=now + timedelta(seconds=rules.approvals.expires),
         approvals_needed=rules.needed(action),
@@ -109,7 +109,7 @@ def ask(store: Store, policy: Policy, person: Person, wish: Wish) -> Intent:
 
 def _read_reason(text: str, *, needed: bool = True) -> str:
     """What a person says, in one line without control characters. Raises UsageError."""
-    reason = " ".join("".join(" " if category(one) in _UNSAID else one for one in text).split())
+    reason = " ".join("".join(" " if category(character) in _UNSAID else character for character in text).split())
     if len(reason) > LONGEST_REASON or (needed and not reason):
         raise UsageError(
             f"the reason has more than {LONGEST_REASON} characters" if reason else "the reason is missing",
@@ -129,21 +129,21 @@ def _refusals(store: Store, person: Person, release: str, what: str, intent: str
         raise
 
 
-def _refuse_on_grounds(store: Store, policy: Policy, wish: Wish, latest: StoredVerdict | None) -> None:
+def _refuse_on_grounds(store: Store, policy: Policy, request: ActionRequest, latest: StoredVerdict | None) -> None:
     """Refuse a promotion whose conditions are not met, and one against the verdict that needs none. Raises Refused."""
     if latest is None:
-        raise Refused(f"{wish.release} was not judged yet", hint=f"judge it: {policy.command(wish.release)}")
+        raise Refused(f"{request.release} was not judged yet", hint=f"judge it: {policy.command(request.release)}")
     verdict = read_stored(latest)
-    if wish.action is Action.BREAK_GLASS:
+    if request.action is Action.BREAK_GLASS:
         if verdict.word is VerdictWord.GO:
-            raise Refused(f"{wish.release} is GO: no glass has to be broken", hint="promote it")
+            raise Refused(f"{request.release} is GO: no glass has to be broken", hint="promote it")
         if not policy.promotion.hooks.get(Action.PROMOTE):
             raise Refused("the policy names no hooks that promote", hint=NO_HOOKS)
         return
-    unmet = [one for one in list_conditions(store, policy, verdict) if not one.met]
+    unmet = [condition for condition in list_conditions(store, policy, verdict) if not condition.met]
     if unmet:
         raise Refused(
-            f"{wish.release} is not promoted: " + "; ".join(one.says for one in unmet),
+            f"{request.release} is not promoted: " + "; ".join(condition.description for condition in unmet),
             hint=unmet[0].remedy.replace("`", "") or None,
             no_go=verdict.word is VerdictWord.NO_GO,
         )
@@ -159,37 +159,44 @@ def find_promoted(store: Store, release: str) -> tuple[Intent, ...]:
 
 def plan_action(
     store: Store, policy: Policy, release: str, action: Action, undoes: Sequence[str] | None = None
-) -> tuple[tuple[Planned, ...], tuple[str, ...]]:
+) -> tuple[tuple[PlannedHook, ...], tuple[str, ...]]:
     """Hooks that an action would execute, and what it cannot take back. Raises PolicyError or HookError.
 
     `undoes`: what a rollback takes back; by default what is in effect.
     """
     if undoes is None:
-        undoes = [one.id for one in find_promoted(store, release)] if action is Action.ROLLBACK else []
+        undoes = [promotion.id for promotion in find_promoted(store, release)] if action is Action.ROLLBACK else []
     return plan_steps(policy.promotion, action, read_undone(store, undoes))
 
 
-def _find_undone(store: Store, policy: Policy, wish: Wish) -> tuple[str, ...]:
+def _find_undone(store: Store, policy: Policy, request: ActionRequest) -> tuple[str, ...]:
     """The promotions that a rollback takes back. Raises Refused where it would do nothing, or undo a later one."""
-    found = find_promoted(store, wish.release)
-    promoted, begun = tuple(one.id for one in found), any(one.state is IntentState.SENT for one in found)
-    planned, left = plan_action(store, policy, wish.release, wish.action, promoted)
+    promotions = find_promoted(store, request.release)
+    promoted, begun = (
+        tuple(promotion.id for promotion in promotions),
+        any(promotion.state is IntentState.SENT for promotion in promotions),
+    )
+    planned, irreversible = plan_action(store, policy, request.release, request.action, promoted)
     # What a worker is at just now may have no hook to take back yet; it has when the rollback is executed.
-    if not begun and all(one.event == ANNOUNCE for one in planned):
-        why = "; ".join(left) if left else "no promotion of it was executed, and the policy names no hooks for rollback"
-        open_yet = [one for one in store.control.intents(wish.release) if one.state not in FINAL_STATES]
+    if not begun and all(hook.event == ANNOUNCE for hook in planned):
+        why = (
+            "; ".join(irreversible)
+            if irreversible
+            else "no promotion of it was executed, and the policy names no hooks for rollback"
+        )
+        open_yet = [intent for intent in store.control.intents(request.release) if intent.state not in FINAL_STATES]
         hint = "name hooks for rollback"
-        if any(one.action in PROMOTING for one in open_yet):
-            hint = f"a promotion of it waits, which this cancels: evaluator hold {shlex.quote(wish.release)}"
-        raise Refused(f"there is nothing to roll back for {wish.release}: {why}", hint=hint)
+        if any(intent.action in PROMOTING for intent in open_yet):
+            hint = f"a promotion of it waits, which this cancels: evaluator hold {shlex.quote(request.release)}"
+        raise Refused(f"there is nothing to roll back for {request.release}: {why}", hint=hint)
     # What was promoted later of the same service stands on what this one changed: it goes back first.
-    services = set(services_of(store, wish.release))
+    services = set(services_of(store, request.release))
     for later in find_in_effect(store, store.control.intents()):
         if later.id in promoted or not promoted:
             break
         if services & set(services_of(store, later.release)):
             raise Refused(
-                f"{later.release} was promoted after {wish.release}",
+                f"{later.release} was promoted after {request.release}",
                 hint=f"roll that back first, or instead: {later.release}",
             )
     return promoted
@@ -212,11 +219,11 @@ def approve(store: Store, policy: Policy, person: Person, intent_id: str) -> Int
 
 def cancel(store: Store, policy: Policy, person: Person, intent_id: str, reason: str) -> Intent:
     """Take back, or turn down, an intent that was not executed yet. Raises Refused, UsageError."""
-    intent, said = store.control.intent(intent_id), _read_reason(reason, needed=False)
+    intent, stated_reason = store.control.intent(intent_id), _read_reason(reason, needed=False)
     with _refusals(store, person, intent.release, f"cancel {intent.action}", intent.id):
-        if not are_one((*person.names, person.name), (*intent.requester_names, intent.requester)):
+        if not are_same_person((*person.names, person.name), (*intent.requester_names, intent.requester)):
             _demand(policy, person, PersonRole.APPROVER, "turning down what others asked for")
-        return store.control.cancel(intent.id, person.name, said or "no reason given")
+        return store.control.cancel(intent.id, person.name, stated_reason or "no reason given")
 
 
 def retry(store: Store, policy: Policy, person: Person, intent_id: str) -> Intent:
@@ -230,15 +237,15 @@ def retry(store: Store, policy: Policy, person: Person, intent_id: str) -> Inten
         if datetime.now(UTC) >= intent.expires_at:
             raise Refused(f"{intent.id} has expired", hint=instead)
         if later := _list_later(store, intent):
-            raise Refused(f"{later[-1].id} ({later[-1].action.said}) came after {intent.id}", hint=instead)
+            raise Refused(f"{later[-1].id} ({later[-1].action.label}) came after {intent.id}", hint=instead)
         return store.control.reopen(intent.id, person.name, "hooks that were not acknowledged are executed again")
 
 
 def _list_later(store: Store, intent: Intent) -> list[Intent]:
     """What was asked for of the same release after an intent, and not taken back."""
     intents = store.control.intents(intent.release)
-    place = [one.id for one in intents].index(intent.id)
-    return [one for one in intents[place + 1 :] if one.state not in _VOID]
+    position = [entry.id for entry in intents].index(intent.id)
+    return [later for later in intents[position + 1 :] if later.state not in _VOID]
 
 
 def resolve(
@@ -248,17 +255,21 @@ def resolve(
     intent, reason = store.control.intent(intent_id), _read_reason(reason)
     with _refusals(store, person, intent.release, f"resolve {intent.action}", intent.id):
         _demand(policy, person, PersonRole.ADMIN, "saying what a hook did")
-        one = _find_unknown(store, intent, number)
-    before = [one for one in store.control.deliveries(intent.id) if one.event != ANNOUNCE]
+        unresolved = _find_unknown(store, intent, number)
+    attempted = [delivery for delivery in store.control.deliveries(intent.id) if delivery.event != ANNOUNCE]
     missing = None  # hooks that were not reached; of another policy than that of the request they are not known
     if intent.hooks_hash == policy.promotion.hash:
-        planned, _left = plan_action(store, policy, intent.release, intent.action, intent.undoes)
-        missing = sum(one.event != ANNOUNCE for one in planned) - len(before)
+        planned, _irreversible = plan_action(store, policy, intent.release, intent.action, intent.undoes)
+        missing = sum(hook.event != ANNOUNCE for hook in planned) - len(attempted)
     state = IntentState.ACKNOWLEDGED if done else IntentState.FAILED
-    said = HookOutcome(state, f"{person.name} says: {reason}", one.outcome.undo if done else "", one.outcome.response)
-    store.control.deliver(replace(one, attempts=0, outcome=said, at=datetime.now(UTC)), intent.release, person.name)
-    known = [one for one in store.control.deliveries(intent.id) if one.event != ANNOUNCE]
-    states = {one.outcome.state for one in known}
+    outcome = HookOutcome(
+        state, f"{person.name} says: {reason}", unresolved.outcome.undo if done else "", unresolved.outcome.response
+    )
+    store.control.deliver(
+        replace(unresolved, attempts=0, outcome=outcome, at=datetime.now(UTC)), intent.release, person.name
+    )
+    hook_deliveries = [delivery for delivery in store.control.deliveries(intent.id) if delivery.event != ANNOUNCE]
+    states = {delivery.outcome.state for delivery in hook_deliveries}
     if IntentState.UNKNOWN in states:
         return intent
     state = IntentState.ACKNOWLEDGED if states == {IntentState.ACKNOWLEDGED} and missing == 0 else IntentState.FAILED
@@ -271,22 +282,24 @@ def resolve(
 
 def _find_unknown(store: Store, intent: Intent, number: int) -> Delivery:
     """The hook that nobody knows of. Raises UnknownName, UsageError, Refused."""
-    deliveries = {one.position + 1: one for one in store.control.deliveries(intent.id)}
+    deliveries = {delivery.position + 1: delivery for delivery in store.control.deliveries(intent.id)}
     if number not in deliveries:
-        raise UnknownName("hook", str(number), [str(one) for one in deliveries])
-    one = deliveries[number]
-    if one.outcome.state is not IntentState.UNKNOWN or intent.state not in FINAL_STATES:
-        raise UsageError(f"hook {number} of {intent.id} is {one.outcome.state}, so there is nothing to resolve")
+        raise UnknownName("hook", str(number), [str(position) for position in deliveries])
+    delivery = deliveries[number]
+    if delivery.outcome.state is not IntentState.UNKNOWN or intent.state not in FINAL_STATES:
+        raise UsageError(f"hook {number} of {intent.id} is {delivery.outcome.state}, so there is nothing to resolve")
     for later in _list_later(store, intent):
         # The hooks of a rollback are counted by what it takes back, which must not change under it.
         if intent.id in later.undoes:
             raise Refused(f"{later.id} takes back {intent.id}, done or not", hint=f"look at {later.id} instead")
-    return one
+    return delivery
 
 
 def write_note(store: Store, policy: Policy, person: Person, release: str, text: str) -> AuditRow:
     """Add a note to a release. Raises UsageError, Refused, UnknownName."""
-    lines = "".join(one if one == "\n" or category(one) not in _UNSAID else " " for one in text).strip()
+    lines = "".join(
+        character if character == "\n" or category(character) not in _UNSAID else " " for character in text
+    ).strip()
     if not lines or len(lines) > LONGEST_NOTE:
         raise UsageError(
             f"the note has more than {LONGEST_NOTE} characters" if lines else "the note is empty",

@@ -20,7 +20,7 @@ NO_HOOKS = "add hooks to the policy, or promote it where it is deployed: docs/pr
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
+class PromotionCondition:
     """One thing that has to be so before a release is promoted; what is so instead where it is not."""
 
     text: str
@@ -29,24 +29,24 @@ class Condition:
     remedy: str = ""
 
     @property
-    def says(self) -> str:
+    def description(self) -> str:
         """What is so."""
         return self.text if self.met else self.otherwise
 
 
-def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[Condition, ...]:
+def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[PromotionCondition, ...]:
     """Say what speaks for promoting a release now, and what against. `verdict`: its newest; `policy`: applies now."""
     release = verdict.release.id
-    runs, again = store.data.runs(release), f"judge it again: `{policy.command(release)}`"
+    runs, rejudge = store.data.runs(release), f"judge it again: `{policy.command(release)}`"
     word, live, stale = verdict.word, is_live(runs), is_stale(runs, verdict.judged_at)
     judges = verdict.policy_hash == hash_policy_now(store, policy, release)
-    same, whole = bool(hash_data_now(store, release, verdict.data_hash)), not verdict.evidence.incomplete
+    same, complete = bool(hash_data_now(store, release, verdict.data_hash)), not verdict.evidence.incomplete
     now = datetime.now(UTC)
     age_s = (now - verdict.judged_at).total_seconds() if verdict.judged_at else math.inf
-    most_s = policy.promotion.approvals.max_age
+    max_age_s = policy.promotion.approvals.max_age
     within, young = (
-        f"it was judged within the last {format_duration(most_s)}",
-        -CLOCK.total_seconds() <= age_s <= most_s,
+        f"it was judged within the last {format_duration(max_age_s)}",
+        -CLOCK.total_seconds() <= age_s <= max_age_s,
     )
     age = "it is not known when it was judged"
     if math.isfinite(age_s):
@@ -54,16 +54,22 @@ def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[Con
     if age_s < 0:
         age = f"it was judged {format_duration(round(-age_s))} from now: the clock was set back"
     hooks = bool(policy.promotion.hooks.get(Action.PROMOTE))
-    said = f"the verdict is {word.value.replace('_', '-').upper()}"
+    verdict_text = f"the verdict is {word.value.replace('_', '-').upper()}"
     return (
-        Condition("the verdict is GO", word is VerdictWord.GO, said, verdict.next_action),
-        Condition("nothing landed after the verdict", not stale, "data landed after the verdict", again),
-        Condition("no run is recorded any more", not live, "a run is still recorded", "wait, then judge again"),
-        Condition("the policy is the one that judged", judges, "the policy is not the one that judged", again),
-        Condition("every run was complete", whole, "a run ended before its time", "load it again"),
-        Condition("its data are as they were judged", same, "its data changed, or there are newer", again),
-        Condition(within, young, age, again),
-        Condition("the policy names hooks that promote", hooks, "the policy names no hooks that promote", NO_HOOKS),
+        PromotionCondition("the verdict is GO", word is VerdictWord.GO, verdict_text, verdict.next_action),
+        PromotionCondition("nothing landed after the verdict", not stale, "data landed after the verdict", rejudge),
+        PromotionCondition(
+            "no run is recorded any more", not live, "a run is still recorded", "wait, then judge again"
+        ),
+        PromotionCondition(
+            "the policy is the one that judged", judges, "the policy is not the one that judged", rejudge
+        ),
+        PromotionCondition("every run was complete", complete, "a run ended before its time", "load it again"),
+        PromotionCondition("its data are as they were judged", same, "its data changed, or there are newer", rejudge),
+        PromotionCondition(within, young, age, rejudge),
+        PromotionCondition(
+            "the policy names hooks that promote", hooks, "the policy names no hooks that promote", NO_HOOKS
+        ),
     )
 
 
@@ -92,23 +98,25 @@ def find_waiting(
 
     `command` writes the one that judges a release.
     """
-    judged = {one.release.id: one.judged_at for one in summaries if one.judged_at}
+    judged = {summary.release.id: summary.judged_at for summary in summaries if summary.judged_at}
     settled = {
-        one.release
-        for one in intents
-        if one.state is IntentState.ACKNOWLEDGED and one.release in judged and one.requested_at >= judged[one.release]
+        intent.release
+        for intent in intents
+        if intent.state is IntentState.ACKNOWLEDGED
+        and intent.release in judged
+        and intent.requested_at >= judged[intent.release]
     }
     newest: dict[object, ReleaseSummary] = {}
     for summary in summaries:
         services = frozenset(service.name for service in summary.release.services)
         newest.setdefault(services or summary.release.id, summary)
     waiting = []
-    for one in newest.values():
-        if one.release.id in settled or not (one.rows or one.verdict):
+    for summary in newest.values():
+        if summary.release.id in settled or not (summary.rows or summary.verdict):
             continue
-        newer = one.verdict and one.last_run and one.judged_at and one.last_run > one.judged_at
-        word = None if newer or not one.verdict else VerdictWord(one.verdict)
+        newer = summary.verdict and summary.last_run and summary.judged_at and summary.last_run > summary.judged_at
+        word = None if newer or not summary.verdict else VerdictWord(summary.verdict)
         why = "has newer data than its verdict" if newer else _ASKS[word]
-        judge = command(one.release.id) if word in (None, VerdictWord.INCONCLUSIVE) else ""
-        waiting.append(Waiting(one.release.id, why, judge, promotable=word is VerdictWord.GO))
+        judge = command(summary.release.id) if word in (None, VerdictWord.INCONCLUSIVE) else ""
+        waiting.append(Waiting(summary.release.id, why, judge, promotable=word is VerdictWord.GO))
     return tuple(waiting)

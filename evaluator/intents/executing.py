@@ -21,7 +21,7 @@ from evaluator.errors import EvaluatorError, StoreBusy
 from evaluator.hooks import run_hook, undo_hook
 from evaluator.intents.checking import check_execution
 from evaluator.intents.observing import find_latest, observe, read_undone, services_of
-from evaluator.intents.steps import Planned, make_context, plan_steps
+from evaluator.intents.steps import PlannedHook, make_context, plan_steps
 from evaluator.policy import Policy
 from evaluator.records.intents import ANNOUNCE, FINAL_STATES, UNDO, Delivery, HookOutcome, Intent, IntentState
 from evaluator.store import Store, stamp_of
@@ -99,7 +99,7 @@ def run_worker(
     poll_s: float = POLL_S,
 ) -> None:
     """Execute what is approved until `stop`. What goes wrong is said, and tried again: a worker does not end by it."""
-    worker, seen, looked = name_worker(), None, 0.0
+    worker, last_stamp, idle_s = name_worker(), None, 0.0
     failures: list[str] = []
 
     def describe(error: Exception) -> str:
@@ -113,8 +113,8 @@ def run_worker(
 
     while not stop.is_set():
         stamp = stamp_of(store.path)
-        if stamp != seen or looked >= SLOWEST_POLL_S:
-            seen, looked = stamp, 0.0
+        if stamp != last_stamp or idle_s >= SLOWEST_POLL_S:
+            last_stamp, idle_s = stamp, 0.0
             try:
                 for intent in execute_waiting(store, load, worker, failed=keep):
                     say(f"{intent.id} ({intent.action} {intent.release}) is {intent.state}")
@@ -122,9 +122,9 @@ def run_worker(
                 failures.append(describe(error))
             for failure in failures:
                 say(failure)
-            seen = None if failures else seen
+            last_stamp = None if failures else last_stamp
             failures.clear()
-        looked += poll_s
+        idle_s += poll_s
         stop.wait(poll_s)
 
 
@@ -142,7 +142,7 @@ class _Execution:
             policy = load(self.intent.release)
             check_execution(self.intent, observe(self.store, policy, self.intent, datetime.now(UTC)))
             undone = read_undone(self.store, self.intent.undoes)
-            planned, left = plan_steps(policy.promotion, self.intent.action, undone)
+            planned, irreversible = plan_steps(policy.promotion, self.intent.action, undone)
         except StoreBusy:
             raise
         except EvaluatorError as error:
@@ -151,18 +151,18 @@ class _Execution:
         if not control.claim(self.intent, self.worker):
             return
         self.intent = control.intent(self.intent.id)
-        self._run_all(planned, left)
+        self._run_all(planned, irreversible)
 
     def _end_refused(self, error: EvaluatorError) -> None:
         """End what must not be executed, or not go on; whatever may have been done is left to a person."""
-        for one in self._known().values():
-            if one.outcome.state in _MAYBE:
-                said = replace(one.outcome, state=IntentState.UNKNOWN, text=_MAY_BE_DONE)
-                self._deliver(replace(one, attempts=0, outcome=said))
-            elif one.outcome.state is IntentState.APPROVED:
-                said = replace(one.outcome, state=IntentState.FAILED, text="it was not executed again")
-                self._deliver(replace(one, attempts=0, outcome=said))
-        states = [one.outcome.state for one in self._known().values()]
+        for delivery in self._deliveries().values():
+            if delivery.outcome.state in _MAYBE:
+                outcome = replace(delivery.outcome, state=IntentState.UNKNOWN, text=_MAY_BE_DONE)
+                self._deliver(replace(delivery, attempts=0, outcome=outcome))
+            elif delivery.outcome.state is IntentState.APPROVED:
+                outcome = replace(delivery.outcome, state=IntentState.FAILED, text="it was not executed again")
+                self._deliver(replace(delivery, attempts=0, outcome=outcome))
+        states = [delivery.outcome.state for delivery in self._deliveries().values()]
         state = IntentState.UNKNOWN if IntentState.UNKNOWN in states else IntentState.FAILED
         if not states and datetime.now(UTC) >= self.intent.expires_at:
             state = IntentState.EXPIRED
@@ -170,68 +170,68 @@ class _Execution:
         text = f"{error.message}; {count_of(done, 'hook')} acknowledged before" if done else error.message
         self.store.control.settle(self.intent.id, state, self.worker, text)
 
-    def _run_all(self, planned: Sequence[Planned], left: Sequence[str]) -> None:
+    def _run_all(self, planned: Sequence[PlannedHook], irreversible: Sequence[str]) -> None:
         """Execute the hooks up to the first that is required and not acknowledged, and announce what came of them."""
-        hooks = [one for one in planned if one.event != ANNOUNCE]
-        wrong: list[str] = []
+        hooks = [hook for hook in planned if hook.event != ANNOUNCE]
+        failed_hooks: list[str] = []
         states: list[IntentState] = []
-        for one in hooks:
-            states.append(self._run_one(one))
+        for hook in hooks:
+            states.append(self._run_hook(hook))
             if states[-1] is not IntentState.ACKNOWLEDGED:
-                wrong.append(f"hook {one.position + 1} ({one.entry.kind}) {states[-1]}")
-                if one.step.required:
+                failed_hooks.append(f"hook {hook.position + 1} ({hook.entry.kind}) {states[-1]}")
+                if hook.step.required:
                     break
         state = IntentState.ACKNOWLEDGED
-        said = [f"{count_of(len(states), 'hook')} acknowledged" if states else "the policy names no hooks for it"]
-        if wrong:
+        summary = [f"{count_of(len(states), 'hook')} acknowledged" if states else "the policy names no hooks for it"]
+        if failed_hooks:
             state = IntentState.UNKNOWN if IntentState.UNKNOWN in states else IntentState.FAILED
-            rest = len(hooks) - len(states)
-            said = [*wrong, f"{rest} after it not executed"] if rest else wrong
-        for one in planned:
-            if one.event == ANNOUNCE:
-                self._run_one(one, outcome=state)
-        self.store.control.settle(self.intent.id, state, self.worker, "; ".join([*said, *left]))
+            not_executed = len(hooks) - len(states)
+            summary = [*failed_hooks, f"{not_executed} after it not executed"] if not_executed else failed_hooks
+        for hook in planned:
+            if hook.event == ANNOUNCE:
+                self._run_hook(hook, outcome=state)
+        self.store.control.settle(self.intent.id, state, self.worker, "; ".join([*summary, *irreversible]))
 
-    def _run_one(self, one: Planned, *, outcome: str = "") -> IntentState:
+    def _run_hook(self, hook: PlannedHook, *, outcome: str = "") -> IntentState:
         """Execute a hook unless it is known what came of it; what it is about to change is kept before."""
-        known = self._known().get(one.position)
-        state = known.outcome.state if known else IntentState.REQUESTED
+        delivery = self._deliveries().get(hook.position)
+        state = delivery.outcome.state if delivery else IntentState.REQUESTED
         if state in FINAL_STATES:
             return state
-        if known and state is IntentState.SENT and not one.step.hook.idempotent:
-            return self._keep(one, replace(known.outcome, state=IntentState.UNKNOWN, text=_MAY_BE_DONE), attempts=0)
+        if delivery and state is IntentState.SENT and not hook.step.hook.idempotent:
+            return self._keep(hook, replace(delivery.outcome, state=IntentState.UNKNOWN, text=_MAY_BE_DONE), attempts=0)
         release, verdict = self.store.control.release(self.intent.release), find_latest(self.store, self.intent.release)
-        context = make_context(self.intent, release, verdict, one, outcome=outcome)
-        maybe = known is not None and state in _MAYBE
+        context = make_context(self.intent, release, verdict, hook, outcome=outcome)
+        maybe = delivery is not None and state in _MAYBE
         # Executed once more, a hook may read what it has changed itself: the first value is what is restored.
-        first = json.loads(known.outcome.undo) if known and maybe and known.outcome.undo else None
+        first = json.loads(delivery.outcome.undo) if delivery and maybe and delivery.outcome.undo else None
 
         def before(earlier: Any) -> None:
-            kept = earlier if first is None else first
-            self._keep(one, HookOutcome(IntentState.SENT, "", _to_json(kept)), attempts=1)
+            value_before = earlier if first is None else first
+            self._keep(hook, HookOutcome(IntentState.SENT, "", _to_json(value_before)), attempts=1)
 
-        if one.event == UNDO:
+        if hook.event == UNDO:
             before(None)
-            did = undo_hook(one.step, context, one.earlier)
+            hook_outcome = undo_hook(hook.step, context, hook.earlier)
         else:
-            did = run_hook(one.step, context, before)
+            hook_outcome = run_hook(hook.step, context, before)
         # A hook whose value could not be read was not executed: `before` has not counted it.
-        attempts = 0 if one.position in self._known() else 1
-        state, text = IntentState(did.state), did.did
+        attempts = 0 if hook.position in self._deliveries() else 1
+        state, text = IntentState(hook_outcome.state), hook_outcome.did
         if maybe and state is IntentState.FAILED:
             # An attempt before may have been done, and a failure now does not undo it.
             state, text = IntentState.UNKNOWN, f"{text}; an attempt before may have been done"
         # What was read at first, with what a hook knows only once it was executed.
-        restores = did.earlier if first is None else first
-        if isinstance(first, dict) and isinstance(did.earlier, dict):
-            restores = {**did.earlier, **first}
-        kept = "" if state is IntentState.FAILED else _to_json(restores)
-        return self._keep(one, HookOutcome(state, text, kept, did.response), attempts=attempts)
+        restores = hook_outcome.earlier if first is None else first
+        if isinstance(first, dict) and isinstance(hook_outcome.earlier, dict):
+            restores = {**hook_outcome.earlier, **first}
+        undo = "" if state is IntentState.FAILED else _to_json(restores)
+        return self._keep(hook, HookOutcome(state, text, undo, hook_outcome.response), attempts=attempts)
 
-    def _keep(self, one: Planned, outcome: HookOutcome, *, attempts: int) -> IntentState:
-        options, now = json.dumps(dict(one.entry.options), sort_keys=True), datetime.now(UTC)
+    def _keep(self, hook: PlannedHook, outcome: HookOutcome, *, attempts: int) -> IntentState:
+        options, now = json.dumps(dict(hook.entry.options), sort_keys=True), datetime.now(UTC)
         self._deliver(
-            Delivery(self.intent.id, one.position, one.entry.kind, attempts, outcome, now, one.event, options)
+            Delivery(self.intent.id, hook.position, hook.entry.kind, attempts, outcome, now, hook.event, options)
         )
         return outcome.state
 
@@ -251,8 +251,8 @@ class _Execution:
             else:
                 return
 
-    def _known(self) -> Mapping[int, Delivery]:
-        return {one.position: one for one in self.store.control.deliveries(self.intent.id)}
+    def _deliveries(self) -> Mapping[int, Delivery]:
+        return {delivery.position: delivery for delivery in self.store.control.deliveries(self.intent.id)}
 
 
 def _to_json(value: Any) -> str:

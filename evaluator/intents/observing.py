@@ -20,7 +20,7 @@ from evaluator.records.intents import (
     Intent,
     IntentState,
     PersonRole,
-    are_one,
+    are_same_person,
 )
 from evaluator.store import Store
 
@@ -34,7 +34,7 @@ def observe(store: Store, policy: Policy, intent: Intent, now: datetime) -> Situ
     latest, rules = find_latest(store, intent.release), policy.promotion
     alone = intent.approvals_needed == 0 and may_act_alone(rules, intent.requester_names, intent.action)
     approvals = store.control.approvals(intent.id)
-    able = _people(intent, [one for one in approvals if may(rules, one.names, PersonRole.APPROVER)])
+    able = _people(intent, [approval for approval in approvals if may(rules, approval.names, PersonRole.APPROVER)])
     return Situation(
         now=now,
         latest=latest,
@@ -51,28 +51,33 @@ def observe(store: Store, policy: Policy, intent: Intent, now: datetime) -> Situ
 
 def _people(intent: Intent, approvals: Sequence[Approval]) -> frozenset[str]:
     """Who approved; the requester by the name that they asked under, whatever they approved as."""
-    asked = (*intent.requester_names, intent.requester)
-    return frozenset(intent.requester if are_one((*one.names, one.person), asked) else one.person for one in approvals)
+    requester_names = (*intent.requester_names, intent.requester)
+    return frozenset(
+        intent.requester if are_same_person((*approval.names, approval.person), requester_names) else approval.person
+        for approval in approvals
+    )
 
 
 def services_of(store: Store, release: str) -> tuple[str, ...]:
     """What intents of a release act on: its services, which other releases may have as well."""
-    return tuple(sorted({one.name for one in store.control.release(release).services})) or (release,)
+    return tuple(sorted({service.name for service in store.control.release(release).services})) or (release,)
 
 
 def find_in_effect(store: Store, intents: Sequence[Intent]) -> Iterator[Intent]:
     """Promotions that may have changed something, or are about to, and were not rolled back, the newest first."""
-    back = [one for one in intents if one.action is Action.ROLLBACK and one.state is IntentState.ACKNOWLEDGED]
-    over = {name for one in back for name in one.undoes}
+    rollbacks = [
+        intent for intent in intents if intent.action is Action.ROLLBACK and intent.state is IntentState.ACKNOWLEDGED
+    ]
+    over = {name for rollback in rollbacks for name in rollback.undoes}
     # Changed something; or a worker says that it is about to.
     begun = {
-        one.intent
-        for one in store.control.deliveries()
-        if one.event != ANNOUNCE and one.outcome.state not in _NOTHING_DONE
-    } | {one.id for one in intents if one.state is IntentState.SENT}
-    for one in reversed(intents):
-        if one.action in PROMOTING and one.id not in over and one.id in begun:
-            yield one
+        delivery.intent
+        for delivery in store.control.deliveries()
+        if delivery.event != ANNOUNCE and delivery.outcome.state not in _NOTHING_DONE
+    } | {intent.id for intent in intents if intent.state is IntentState.SENT}
+    for intent in reversed(intents):
+        if intent.action in PROMOTING and intent.id not in over and intent.id in begun:
+            yield intent
 
 
 def _find_overtaking(store: Store, intent: Intent) -> str:
@@ -82,19 +87,19 @@ def _find_overtaking(store: Store, intent: Intent) -> str:
     another release of the service was promoted changes what that one stands on.
     """
     intents = store.control.intents()
-    later = intents[[one.id for one in intents].index(intent.id) + 1 :]
+    later = intents[[entry.id for entry in intents].index(intent.id) + 1 :]
     if intent.action in PROMOTING:
-        for one in later:
-            if one.release == intent.release and one.stops:
-                return f"{one.id} ({one.action.said}) was asked for after it"
+        for newer in later:
+            if newer.release == intent.release and newer.stops:
+                return f"{newer.id} ({newer.action.label}) was asked for after it"
     if intent.action is Action.HOLD:
         return ""
     services = set(services_of(store, intent.release))
-    for one in find_in_effect(store, intents):
-        if one not in later:
+    for promotion in find_in_effect(store, intents):
+        if promotion not in later:
             return ""
-        if one.release != intent.release and services & set(services_of(store, one.release)):
-            return f"{one.release} was promoted after it was asked for ({one.id})"
+        if promotion.release != intent.release and services & set(services_of(store, promotion.release)):
+            return f"{promotion.release} was promoted after it was asked for ({promotion.id})"
     return ""
 
 
@@ -109,13 +114,13 @@ def hash_data_now(store: Store, release_id: str, judged: str) -> str:
     A verdict does not list its runs: they are found again by their hash.
     """
     runs = store.data.runs(release_id)
-    wanted = find_judged(store, release_id, judged)
-    if wanted is None or is_live(runs):
+    selection = find_judged(store, release_id, judged)
+    if selection is None or is_live(runs):
         return ""
-    seen, newest = ([run.id for run in choose_runs(runs, name)] for name in (wanted, "latest"))
+    judged_runs, newest = ([run.id for run in choose_runs(runs, name)] for name in (selection, "latest"))
     # A newer load of which nothing landed would not change the hash of all, and yet nobody has judged it.
     empty = store.data.content_hash(newest) == store.data.content_hash([])
-    return judged if set(newest) <= set(seen) and not empty else ""
+    return judged if set(newest) <= set(judged_runs) and not empty else ""
 
 
 def hash_policy_now(store: Store, policy: Policy, release_id: str) -> str:
@@ -126,7 +131,7 @@ def hash_policy_now(store: Store, policy: Policy, release_id: str) -> str:
 def read_undone(store: Store, undoes: Sequence[str]) -> tuple[Delivery, ...]:
     """Deliveries of the promotions that are taken back: the newest promotion first, its last hook first."""
     return tuple(
-        one
+        delivery
         for intent in undoes
-        for one in sorted(store.control.deliveries(intent), key=lambda delivery: -delivery.position)
+        for delivery in sorted(store.control.deliveries(intent), key=lambda delivery: -delivery.position)
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
 
-from evaluator.hooks import HookContext, Step, make_step, peek
+from evaluator.hooks import HookContext, Step, describe_current, make_step
 from evaluator.intents.checking import hash_verdict
 from evaluator.policy.promotion import PromotionRules
 from evaluator.records import Release, StoredVerdict
@@ -18,7 +18,7 @@ _MAYBE_DONE = (IntentState.ACKNOWLEDGED, IntentState.UNKNOWN, IntentState.SENT)
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class PlannedHook:
     """One hook in its place. An undo restores `earlier`, as the hook of the last promotion found it."""
 
     position: int
@@ -28,10 +28,10 @@ class Planned:
     earlier: Any = None
 
     @property
-    def says(self) -> str:
+    def description(self) -> str:
         """What it will do, for whoever confirms it."""
-        said = self.step.hook.describe()
-        return f"takes back: {said}" if self.event == UNDO else said
+        description = self.step.hook.describe()
+        return f"takes back: {description}" if self.event == UNDO else description
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Preview:
 
     event: str
     kind: str
-    says: str
+    description: str
     now: str
     """What it would change, as it is now; empty where there is nothing to read."""
     required: bool
@@ -48,40 +48,40 @@ class Preview:
 
 def plan_steps(
     rules: PromotionRules, action: Action, undone: Sequence[Delivery] = ()
-) -> tuple[tuple[Planned, ...], tuple[str, ...]]:
+) -> tuple[tuple[PlannedHook, ...], tuple[str, ...]]:
     """The hooks that an action executes, and in words what of the last promotion cannot be taken back.
 
     `undone`: deliveries that a rollback takes back, in the order in which it does. Raises PolicyError, UnknownName or
     HookError for a hook that cannot be made any more.
     """
     event = Action.PROMOTE if action is Action.BREAK_GLASS else action
-    found: list[tuple[str, HookEntry, Any]] = []
-    left: list[str] = []
-    changed = [one for one in undone if one.event != ANNOUNCE and one.outcome.state in _MAYBE_DONE]
+    entries: list[tuple[str, HookEntry, Any]] = []
+    irreversible: list[str] = []
+    changed = [delivery for delivery in undone if delivery.event != ANNOUNCE and delivery.outcome.state in _MAYBE_DONE]
     for entry in rules.hooks.get(event, ()):
         if entry.kind != UNDO:
-            found.append((event, entry, None))
+            entries.append((event, entry, None))
             continue
-        for one in changed:
-            earlier = HookEntry(one.hook, json.loads(one.options))
+        for delivery in changed:
+            earlier = HookEntry(delivery.hook, json.loads(delivery.options))
             hook = make_step(earlier.kind, earlier.options).hook
             if hook.can_undo():
-                found.append((UNDO, earlier, json.loads(one.outcome.undo) if one.outcome.undo else None))
+                entries.append((UNDO, earlier, json.loads(delivery.outcome.undo) if delivery.outcome.undo else None))
             else:
-                left.append(f"{hook.kind} ({hook.describe()}) cannot be undone")
-    found += [(ANNOUNCE, entry, None) for entry in rules.hooks.get(ANNOUNCE, ())]
+                irreversible.append(f"{hook.kind} ({hook.describe()}) cannot be undone")
+    entries += [(ANNOUNCE, entry, None) for entry in rules.hooks.get(ANNOUNCE, ())]
     planned = (
-        Planned(position, name, entry, make_step(entry.kind, entry.options), earlier)
-        for position, (name, entry, earlier) in enumerate(found)
+        PlannedHook(position, name, entry, make_step(entry.kind, entry.options), earlier)
+        for position, (name, entry, earlier) in enumerate(entries)
     )
-    return tuple(planned), tuple(left)
+    return tuple(planned), tuple(irreversible)
 
 
 def make_context(
-    intent: Intent, release: Release, verdict: StoredVerdict | None, one: Planned, *, outcome: str = ""
+    intent: Intent, release: Release, verdict: StoredVerdict | None, hook: PlannedHook, *, outcome: str = ""
 ) -> HookContext:
     """What one hook of an intent is told. Each has a key of its own: two may go to one receiver."""
-    action = Action.PROMOTE if one.event == UNDO or intent.action is Action.BREAK_GLASS else intent.action
+    action = Action.PROMOTE if hook.event == UNDO or intent.action is Action.BREAK_GLASS else intent.action
     return HookContext(
         release=release.id,
         action=cast("Any", action.value),
@@ -91,32 +91,32 @@ def make_context(
         canary=_versions(release, "canary"),
         requester=intent.requester,
         reason=intent.reason,
-        idempotency_key="-".join([intent.key, str(one.position), *([outcome] if outcome else [])]),
+        idempotency_key="-".join([intent.key, str(hook.position), *([outcome] if outcome else [])]),
         expires_at=intent.expires_at,
         outcome=outcome,
     )
 
 
-def _versions(release: Release, side: str) -> str:
+def _versions(release: Release, arm: str) -> str:
     """The version of the one service, or `name=version` of each."""
     services = release.services
     if len(services) == 1:
-        return str(getattr(services[0], side))
-    return ",".join(f"{service.name}={getattr(service, side)}" for service in services)
+        return str(getattr(services[0], arm))
+    return ",".join(f"{service.name}={getattr(service, arm)}" for service in services)
 
 
 def preview_steps(
-    planned: Sequence[Planned], release: Release, verdict: StoredVerdict | None, person: Person, until: datetime
+    planned: Sequence[PlannedHook], release: Release, verdict: StoredVerdict | None, person: Person, until: datetime
 ) -> tuple[Preview, ...]:
     """What would happen, in order, and what is so now. Reads, and changes nothing."""
     draft = Intent("", "preview", release.id, Action.PROMOTE, person.name, "", "", "", "", until, until)
     return tuple(
         Preview(
-            one.event,
-            one.entry.kind,
-            one.says,
-            peek(one.step, make_context(draft, release, verdict, one)),
-            one.step.required,
+            hook.event,
+            hook.entry.kind,
+            hook.description,
+            describe_current(hook.step, make_context(draft, release, verdict, hook)),
+            hook.step.required,
         )
-        for one in planned
+        for hook in planned
     )

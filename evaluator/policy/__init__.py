@@ -24,7 +24,7 @@ from evaluator.policy.document import Document, KeyPath, read_document
 from evaluator.policy.metrics import to_rule
 from evaluator.policy.models import LATER, OF_PROMOTION, InstanceHistorySection, Instances, PolicyFile
 from evaluator.policy.promotion import PromotionRules, add_hooks, to_rules
-from evaluator.records import History, InstancePrior, Learnt, Monitoring, Rulebook, Scan
+from evaluator.records import InstancePrior, InstanceSpread, Learnt, Monitoring, Rulebook, Scan
 from evaluator.sources.prometheus.options import PrometheusSource
 from evaluator.stats.variance.history import LEAST_COMPARISONS
 from evaluator.wording import write_command
@@ -210,8 +210,8 @@ def _to_prior(section: Instances) -> InstancePrior:
     earlier = section.history
     latency = failures = None
     if earlier is not None:
-        latency = build(History, earlier, sd=section.sd_latency, wander=earlier.wander_latency)
-        failures = build(History, earlier, sd=section.sd_failures, wander=earlier.wander_failures)
+        latency = build(InstanceSpread, earlier, sd=section.sd_latency, wander=earlier.wander_latency)
+        failures = build(InstanceSpread, earlier, sd=section.sd_failures, wander=earlier.wander_failures)
     expected = section.turnover == "expected"
     return build(InstancePrior, section, latency=latency, failures=failures, turnover_expected=expected)
 

@@ -1,4 +1,4 @@
-"""The nouns: frozen, slotted records that rooms hand to each other.
+"""The nouns: frozen, slotted records that packages hand to each other.
 
 Times are UTC. Durations carry their unit in the name (`_s`, `_ms`, `_us`). Columns of cells are numpy arrays of equal
 length; text is stored once in a tuple of names and referred to by integer codes, so that a release of any number of
@@ -74,8 +74,8 @@ from evaluator.records.releases import (
 )
 from evaluator.records.rows import ArmRows, InFlight, LeftOut, LeftOutKind, sum_left_out
 from evaluator.records.rules import (
-    History,
     InstancePrior,
+    InstanceSpread,
     Learnt,
     Limit,
     Margin,
@@ -149,10 +149,10 @@ __all__ = [
     "FileTimes",
     "FilesAre",
     "Finding",
-    "History",
     "InFlight",
     "InstanceBins",
     "InstancePrior",
+    "InstanceSpread",
     "Landed",
     "LandingPlan",
     "Learnt",

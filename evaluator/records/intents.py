@@ -28,7 +28,7 @@ class Action(StrEnum):
     """Promote against the verdict."""
 
     @property
-    def said(self) -> str:
+    def label(self) -> str:
         """For people."""
         return self.value.replace("_", " ")
 
@@ -77,7 +77,7 @@ class Person:
     names: tuple[str, ...]
 
 
-def are_one(names: Iterable[str], others: Iterable[str]) -> bool:
+def are_same_person(names: Iterable[str], others: Iterable[str]) -> bool:
     """Are these names of one person? Somebody may be called by their address here and by another name there."""
     return bool({name for name in names if not name.startswith(GROUP)} & set(others))
 

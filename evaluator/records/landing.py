@@ -161,7 +161,7 @@ class FileRuns:
     """The files of each run, of all arms; run k is replicate k."""
     why: str = ""
     """How that was told; empty where no arm has several files."""
-    said: FilesAre | None = None
+    declared: FilesAre | None = None
     """What the user says that several files of one arm are."""
     overlapping: bool = False
     """Do files of one arm that were declared to be runs of their own overlap in time, as parts of one run do?"""

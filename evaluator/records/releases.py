@@ -136,8 +136,8 @@ def check_names(release: Release, arms: Iterable[str] = ()) -> None:
     """Check all names that a user gives with a release. Raises UsageError."""
     check_name("release", release.id)
     for service in release.services:
-        given = (("service", service.name), ("baseline version", service.baseline), ("canary version", service.canary))
-        for kind, name in given:
+        named = (("service", service.name), ("baseline version", service.baseline), ("canary version", service.canary))
+        for kind, name in named:
             if name:
                 check_name(kind, name)
     for arm in arms:

@@ -56,8 +56,8 @@ def sum_left_out(parts: Iterable[LeftOut]) -> tuple[LeftOut, ...]:
     """Sum up what was left out, by arm, kind and detail, in the order in which they come first."""
     sums: dict[tuple[str, LeftOutKind, str], LeftOut] = {}
     for part in parts:
-        known = sums.get((part.arm, part.kind, part.detail), replace(part, rows=0, failures=0))
-        total = replace(known, rows=known.rows + part.rows, failures=known.failures + part.failures)
+        subtotal = sums.get((part.arm, part.kind, part.detail), replace(part, rows=0, failures=0))
+        total = replace(subtotal, rows=subtotal.rows + part.rows, failures=subtotal.failures + part.failures)
         sums[part.arm, part.kind, part.detail] = total
     return tuple(sums.values())
 

@@ -1,4 +1,4 @@
-"""What to compare: the policy as the rooms below it see it."""
+"""What to compare: the policy as the packages below it see it."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Scan:
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class InstanceSpread:
     """What earlier runs of the service say of one kind of metric: latency (log ratio) or failures (rate)."""
 
     sd: float
@@ -103,8 +103,8 @@ class InstancePrior:
     sd_failures: float = 0.0005
     baseline: int | None = None
     canary: int | None = None
-    latency: History | None = None
-    failures: History | None = None
+    latency: InstanceSpread | None = None
+    failures: InstanceSpread | None = None
     turnover_expected: bool = False
     """Do the candidate's instances come and go by design?"""
 
@@ -145,7 +145,7 @@ class Monitoring:
 
 @dataclass(frozen=True, slots=True)
 class Rulebook:
-    """The policy as the rooms below it see it. No YAML, no file names."""
+    """The policy as the packages below it see it. No YAML, no file names."""
 
     rules: tuple[Rule, ...]
     alpha: float = 0.05

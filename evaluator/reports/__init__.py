@@ -1,6 +1,6 @@
 """A verdict, written out for whoever reads it. One module a format, and the table that names them.
 
-A new format is a module of this room with a function `render(Verdict, Page) -> str`, and one line in `FORMATS`.
+A new format is a module of this package with a function `render(Verdict, Page) -> str`, and one line in `FORMATS`.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def write_line(text: str, page: Page) -> str:
     return text if page.unicode else to_ascii(text)
 
 
-def lay_out(rows: Sequence[Sequence[str]], page: Page, *, indent: str = "  ") -> list[str]:
+def align_columns(rows: Sequence[Sequence[str]], page: Page, *, indent: str = "  ") -> list[str]:
     """Columns of equal width, the first row as their heads; numbers are never wrapped."""
     safe = [[write_line(cell, page) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in safe) for column in range(len(safe[0]))]
@@ -179,14 +179,14 @@ def choose_endpoints(rows: list[Comparison]) -> tuple[list[Comparison], list[str
         size = effect.estimate / margin.value if effect and margin and margin.value else 0.0
         return row.status is MetricStatus.FAIL, size if not math.isnan(size) else 0.0
 
-    loud = sorted(filter(stands_out, rows), key=badness, reverse=True)[:MAX_ENDPOINTS]
-    names = {row.rule.slice.endpoint for row in rows} - {row.rule.slice.endpoint for row in loud}
-    quiet = [row for row in rows if row.rule.slice.endpoint in names]
+    shown = sorted(filter(stands_out, rows), key=badness, reverse=True)[:MAX_ENDPOINTS]
+    names = {row.rule.slice.endpoint for row in rows} - {row.rule.slice.endpoint for row in shown}
+    unremarkable = [row for row in rows if row.rule.slice.endpoint in names]
     if not names:
-        return loud, []
-    more = f"{'+' if loud else ''}{len(names)} {'more ' if loud else ''}endpoint{'s' if len(names) > 1 else ''}"
-    within = all(row.status is MetricStatus.PASS for row in quiet)
-    return loud, [f"{more} {'within margin' if within else 'not shown to be worse'}"]
+        return shown, []
+    unlisted = f"{'+' if shown else ''}{len(names)} {'more ' if shown else ''}endpoint{'s' if len(names) > 1 else ''}"
+    within = all(row.status is MetricStatus.PASS for row in unremarkable)
+    return shown, [f"{unlisted} {'within margin' if within else 'not shown to be worse'}"]
 
 
 # ------------------------------------------------------------------ the head of a report
@@ -241,9 +241,9 @@ def list_what_is_not_judged(verdict: Verdict) -> Iterable[str]:
     kinds = dict.fromkeys((part.kind, part.detail) for arm in arms for part in arm.left_out)
     parts = []
     for kind, detail in kinds:
-        alike = [[part for part in arm.left_out if (part.kind, part.detail) == (kind, detail)] for arm in arms]
+        parts_by_arm = [[part for part in arm.left_out if (part.kind, part.detail) == (kind, detail)] for arm in arms]
         rows, failures = (
-            [sum(getattr(part, name) for part in parts) for parts in alike] for name in ("rows", "failures")
+            [sum(getattr(part, name) for part in parts) for parts in parts_by_arm] for name in ("rows", "failures")
         )
         if not any(failures) and all(n < NOTABLE * arm.read for n, arm in zip(rows, arms, strict=True)):
             continue

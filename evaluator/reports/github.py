@@ -33,8 +33,11 @@ def render(verdict: Verdict, page: Page) -> str:
         if finding.level is Level.FAIL
     ]
     if len(lines) > MAX_ANNOTATIONS:
-        more = len(lines) - MAX_ANNOTATIONS + 1
-        lines = [*lines[: MAX_ANNOTATIONS - 1], _command(level, "evaluator", f"{more} more: the summary names them")]
+        unlisted = len(lines) - MAX_ANNOTATIONS + 1
+        lines = [
+            *lines[: MAX_ANNOTATIONS - 1],
+            _command(level, "evaluator", f"{unlisted} more: the summary names them"),
+        ]
     return "\n".join(lines)
 
 
@@ -42,8 +45,8 @@ def publish(verdict: Verdict, environ: Mapping[str, str], report: str = "") -> N
     """Append the job summary and the outputs `verdict`, `reason` and `report` where the runner asks for them."""
     if summary := environ.get("GITHUB_STEP_SUMMARY"):
         path = Path(summary)
-        taken = path.stat().st_size if path.exists() else 0
-        _append(path, to_markdown(verdict, max(MAX_BYTES - taken, MAX_LEAST)) + "\n")
+        used_bytes = path.stat().st_size if path.exists() else 0
+        _append(path, to_markdown(verdict, max(MAX_BYTES - used_bytes, MAX_LEAST)) + "\n")
     if output := environ.get("GITHUB_OUTPUT"):
         facts = {"verdict": verdict.word.value, "reason": verdict.reasons[0].text, "report": report}
         for name, text in facts.items():

@@ -32,18 +32,18 @@ def render(verdict: Verdict, page: Page) -> str:
     metrics: dict[str, Any] = {
         "checks": {"fails": len(checks) - passes, "passes": passes, "value": _round(passes / len(checks))},
     }
-    whole = [
+    overall = [
         (row, value)
         for row in rows
         if (value := row.candidate.value) is not None and math.isfinite(value) and not row.rule.slice.endpoint
     ]
-    rates = [value for row, value in whole if row.rule.metric.k6_name == "rate"]
+    rates = [value for row, value in overall if row.rule.metric.k6_name == "rate"]
     if rates:
         count = sum(summary.requests for summary in verdict.evidence.arms if summary.name == rows[0].arm)
         metrics["http_reqs"] = {"count": count, "rate": _round(rates[0])}
     times = {
         metric.k6_name: _round(value)
-        for row, value in whole
+        for row, value in overall
         if (metric := row.rule.metric).k6_name and metric.is_response_time
     }
     if times:

@@ -205,11 +205,11 @@ class _Report:
             "timeline_note": explain_timeline(timeline) if timeline and strips else "",
             **self._history(),
             **self._method(),
-            "sections": [(anchor, name) for anchor, name, there in sections if there],
+            "sections": [(anchor, name) for anchor, name, present in sections if present],
             "several": self.several,
             "legend": [
-                {"name": arm, "swatch": _draw_swatch(color, dashed=place == 0)}
-                for place, (arm, color) in enumerate(self.colors.items())
+                {"name": arm, "swatch": _draw_swatch(color, dashed=index == 0)}
+                for index, (arm, color) in enumerate(self.colors.items())
                 if arm in used
             ],
             "metrics": self.metrics,
@@ -308,7 +308,7 @@ class _Report:
 
     def _explain(self, row: Comparison, *, drawn: bool) -> list[tuple[str, str]]:
         """Definition, n, method and what could have been seen."""
-        scaled, found, adjusted = scale_of(row), row.detectable_effect, row.p_value_adjusted
+        scaled, detectable, adjusted = scale_of(row), row.detectable_effect, row.p_value_adjusted
         return [
             ("finding", "" if drawn else row.reason),
             ("type", row.rule.type),
@@ -321,7 +321,7 @@ class _Report:
             ("… over all gates", "" if adjusted is None else format_number(min(adjusted, 1.0))),
             (
                 "would be found with 80 % power",
-                "" if found is None else f"{format_number(found * scaled.factor)} {scaled.unit}",
+                "" if detectable is None else f"{format_number(detectable * scaled.factor)} {scaled.unit}",
             ),
         ]
 
@@ -387,8 +387,8 @@ class _Report:
     def _method(self) -> dict[str, Any]:
         """How it was judged, and the command that judges it again."""
         verdict, window, runs = self.verdict, self.evidence.window, self.figures.get("runs", ())
-        known = window.start and window.end
-        span = f"{_format_moment(window.start)} to {_format_moment(window.end)}" if known else "–"
+        has_window = window.start and window.end
+        span = f"{_format_moment(window.start)} to {_format_moment(window.end)}" if has_window else "–"
         level = f"{format_number(verdict.alpha * 100)} %"
         monitoring = {"fixed": "one look at the end", "group_sequential": "at the looks of a calendar"}
         chosen = ["--run", runs[0]["id"]] if len(runs) == 1 else []

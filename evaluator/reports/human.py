@@ -74,10 +74,10 @@ def to_human(verdict: Verdict, *, width: int = 80, color: bool = False, unicode:
     return "\n".join(_COMMAND.sub(_disarm, line.rstrip()) for line in lines).rstrip()
 
 
-def _disarm(found: re.Match[str]) -> str:
+def _disarm(match: re.Match[str]) -> str:
     """Show the sign that makes a line of a CI log a command, instead of giving the command."""
-    sign = found[2] or found[4]
-    return f"{found[1] or found[3] or ''}\\x{ord(sign):02x}"
+    sign = match[2] or match[4]
+    return f"{match[1] or match[3] or ''}\\x{ord(sign):02x}"
 
 
 class _Writer(Page):
@@ -94,13 +94,13 @@ class _Writer(Page):
         """Colour what has a mark or a word already: colour alone says nothing."""
         return click.style(text, fg=COLORS.get(kind), bold=bold or None) if self.color else text
 
-    def wrap(self, text: str, first: str = "  ", rest: str = "    ") -> list[str]:
+    def wrap(self, text: str, first: str = "  ", following: str = "    ") -> list[str]:
         """Break a sentence between words, never within a number and its unit."""
         broken = textwrap.wrap(
             _TIED.sub(NBSP, _LONG_WORD.sub(rf"\1{self.text('…')}", self.text(text))),
             max(self.width, 40),
             initial_indent=first,
-            subsequent_indent=rest,
+            subsequent_indent=following,
             break_long_words=False,
             break_on_hyphens=False,
         )
@@ -120,8 +120,8 @@ def _head(verdict: Verdict, writer: _Writer) -> list[str]:
     for reason in verdict.reasons[:MAX_REASONS]:
         lines += writer.wrap(reason.text)
     if len(verdict.reasons) > MAX_REASONS:
-        more = len(verdict.reasons) - MAX_REASONS
-        lines += writer.wrap(f"+{more} more reason{'s' if more > 1 else ''}: --format json names them")
+        unlisted = len(verdict.reasons) - MAX_REASONS
+        lines += writer.wrap(f"+{unlisted} more reason{'s' if unlisted > 1 else ''}: --format json names them")
     return lines + [line for note in list_notes(verdict) for line in writer.wrap(note)]
 
 
@@ -144,19 +144,19 @@ class _Row:
 def _table(arm: str, comparisons: Sequence[Comparison], writer: _Writer) -> list[str]:
     shown, hidden = choose_endpoints([row for row in comparisons if row.scan])
     head = _Row(tuple(writer.text(arm if column == "canary" else column) for column in COLUMNS))
-    alike = Counter(map(label_row, comparisons))
-    rows = [head, *(_row(row, writer, alike) for row in (*(r for r in comparisons if not r.scan), *shown))]
+    label_counts = Counter(map(label_row, comparisons))
+    rows = [head, *(_row(row, writer, label_counts) for row in (*(r for r in comparisons if not r.scan), *shown))]
     columns, widths = _fit(rows, writer)
     rows = [
         replace(row, note="") if row.note == later.note else row for row, later in itertools.pairwise([*rows, _Row(())])
     ]
-    lines = [line for row in rows for line in _lay_out(row, columns, widths, writer)]
+    lines = [line for row in rows for line in _arrange(row, columns, widths, writer)]
     return lines + [line for text in hidden for line in writer.wrap(text, "    ", "      ")]
 
 
-def _row(row: Comparison, writer: _Writer, alike: Mapping[str, int]) -> _Row:
+def _row(row: Comparison, writer: _Writer, label_counts: Mapping[str, int]) -> _Row:
     label, change, margin = label_row(row), format_effect(row), format_allowed(row)
-    label += row.rule.metric.note if alike[label] > 1 else ""
+    label += row.rule.metric.note if label_counts[label] > 1 else ""
     status = mark_status(row, "·")
     if writer.width < WIDE:
         change, margin = change.replace(" … ", "…"), margin.split(", ")[0]
@@ -175,14 +175,16 @@ def _fit(rows: Sequence[_Row], writer: _Writer) -> tuple[tuple[int, ...], list[i
     return columns, [min(max(spare, LEAST_NAME), MOST_NAME), *(full[i] for i in columns[1:])]
 
 
-def _lay_out(row: _Row, columns: Sequence[int], widths: Sequence[int], writer: _Writer) -> list[str]:
+def _arrange(row: _Row, columns: Sequence[int], widths: Sequence[int], writer: _Writer) -> list[str]:
     """Lay out one row; a name that is too long gets a line of its own."""
     name, lines = row.cells[0], []
     if _columns(name) > widths[0]:
-        room, dots = max(writer.width - 2, LEAST_NAME), writer.text("…")
-        if _columns(name) > room:
+        available, dots = max(writer.width - 2, LEAST_NAME), writer.text("…")
+        if _columns(name) > available:
             ends = itertools.accumulate(map(_columns, name))
-            name = name[: sum(1 for _ in itertools.takewhile(lambda end: end <= room - _columns(dots), ends))] + dots
+            name = (
+                name[: sum(1 for _ in itertools.takewhile(lambda end: end <= available - _columns(dots), ends))] + dots
+            )
         lines, name = [f"  {name}"], ""
     cells = [_pad(name, widths[0])]
     for column, width in zip(columns[1:], widths[1:], strict=True):
@@ -192,8 +194,8 @@ def _lay_out(row: _Row, columns: Sequence[int], widths: Sequence[int], writer: _
     return lines + writer.wrap(row.note, "      ", "      ")
 
 
-def _pad(text: str, room: int) -> str:
-    return text + " " * (room - _columns(text))
+def _pad(text: str, width: int) -> str:
+    return text + " " * (width - _columns(text))
 
 
 def _columns(text: str) -> int:

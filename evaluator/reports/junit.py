@@ -50,7 +50,7 @@ def render(verdict: Verdict, page: Page) -> str:
 
 
 def _clean(text: str, most: int = MAX_SENTENCE) -> str:
-    return _NOT_XML.sub(lambda found: f"\\u{ord(found[0]):x}", tame(text, most))
+    return _NOT_XML.sub(lambda match: f"\\u{ord(match[0]):x}", tame(text, most))
 
 
 # ------------------------------------------------------------------ suites
@@ -69,7 +69,7 @@ def _verdict_suite(verdict: Verdict) -> ET.Element:
     text = "\n".join(f"- {_clean(reason.text)}" for reason in verdict.reasons)
     case = _case("verdict", "verdict", _time(verdict))
     if verdict.word is VerdictWord.GO:
-        _say(case, text)
+        _add_output(case, text)
     else:
         kind = "failure" if verdict.word is VerdictWord.NO_GO else "error"
         word = VERDICT_WORDS[verdict.word].split()[0]
@@ -108,7 +108,7 @@ def _metric_case(arm: str, row: Comparison) -> ET.Element:
     numbers = "\n".join(f"{key}: {_clean(value)}" for key, value in _facts(row).items())
     reason = row.no_data or row.reason or f"not known yet: {format_effect(row)}, allowed {format_allowed(row)}"
     if is_watched(row) and not row.no_data:
-        _say(case, f"only watched\n{numbers}")
+        _add_output(case, f"only watched\n{numbers}")
     elif row.status is MetricStatus.FAIL:
         _mark(
             case, "failure", row.rule.role.value, row.reason or f"{name_comparison(row)}: {format_effect(row)}", numbers
@@ -116,7 +116,7 @@ def _metric_case(arm: str, row: Comparison) -> ET.Element:
     elif row.status is not MetricStatus.PASS:
         _mark(case, "skipped", row.status.value, reason, numbers)
     else:
-        _say(case, "\n".join(filter(None, (_clean(row.reason), numbers))))
+        _add_output(case, "\n".join(filter(None, (_clean(row.reason), numbers))))
     return case
 
 
@@ -137,7 +137,7 @@ def _arm_cases(arm: str, rows: Sequence[Comparison]) -> tuple[list[ET.Element], 
     if scanned and not worse:
         case = _case(arm, "endpoint scan")
         endpoints = len({row.rule.slice.endpoint for row in scanned})
-        _say(case, f"none of {endpoints} endpoints is shown to be worse")
+        _add_output(case, f"none of {endpoints} endpoints is shown to be worse")
         cases.append(case)
     return cases, facts
 
@@ -147,7 +147,7 @@ def _health_case(finding: Finding) -> ET.Element:
     if finding.level is Level.FAIL:
         _mark(case, "failure", "health", finding.text, _clean(finding.remedy))
     else:
-        _say(case, _clean(f"{finding.level.value}: {finding.text}"))
+        _add_output(case, _clean(f"{finding.level.value}: {finding.text}"))
     return case
 
 
@@ -172,5 +172,5 @@ def _mark(case: ET.Element, tag: str, kind: str, message: str, text: str) -> Non
     ET.SubElement(case, tag, {"type": kind, "message": _clean(message)}).text = text
 
 
-def _say(case: ET.Element, text: str) -> None:
+def _add_output(case: ET.Element, text: str) -> None:
     ET.SubElement(case, "system-out").text = text

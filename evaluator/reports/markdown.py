@@ -56,10 +56,10 @@ def to_markdown(verdict: Verdict, most: int = MAX_BYTES) -> str:
         lines += _table(arm, [row for row in comparisons if row.arm == arm])
     lines += [*_health(verdict.evidence.findings), *_method(verdict)]
     note = "\n*Cut here: the JSON has all of it.*"
-    room = most - len(note.encode())
+    bytes_left = most - len(note.encode())
     for k, line in enumerate(lines):  # the most important ones stand at the top
-        room -= len(line.encode()) + 1
-        if room < 0:
+        bytes_left -= len(line.encode()) + 1
+        if bytes_left < 0:
             return "\n".join([*lines[:k], note])
     return "\n".join(lines).rstrip()
 
@@ -69,8 +69,8 @@ def escape(text: str, most: int = MAX_SENTENCE) -> str:
     text = _MARKUP.sub(r"\\\g<0>", tame(text, most).strip() or "–")
     text = text.replace("<", "&lt;").replace(">", "&gt;")
     text = _MENTION.sub("@&#8203;", text)
-    text = _LINK.sub(lambda found: f"{found[1]}\\." if found[1] else "\\:", text)
-    return _LEADING.sub(lambda found: f"{found[1]}\\{found[2] or found[3]}", text)
+    text = _LINK.sub(lambda match: f"{match[1]}\\." if match[1] else "\\:", text)
+    return _LEADING.sub(lambda match: f"{match[1]}\\{match[2] or match[3]}", text)
 
 
 def escape_but_commands(text: str) -> str:
@@ -94,15 +94,15 @@ def _head(verdict: Verdict) -> Iterable[str]:
 
 
 def _table(arm: str, rows: Sequence[Comparison]) -> Iterable[str]:
-    loud, quiet = choose_endpoints([row for row in rows if row.scan])
+    shown, notes = choose_endpoints([row for row in rows if row.scan])
     named = escape(arm, MAX_NAME)
     yield from (f"### {named}", "")
     yield _line(column or named for column in HEAD)
     yield _line("---" for _ in HEAD)
-    yield from (_row(row) for row in (*(row for row in rows if not row.scan), *loud))
+    yield from (_row(row) for row in (*(row for row in rows if not row.scan), *shown))
     yield ""
     silences = dict.fromkeys(row.no_data for row in rows if row.no_data and not row.scan)
-    for note in (*silences, *quiet):
+    for note in (*silences, *notes):
         yield from (escape(note), "")
 
 

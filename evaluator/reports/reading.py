@@ -108,8 +108,8 @@ def _check_schema(plain: Any, origin: str) -> None:
     except RecursionError:
         raise InputError(f"{origin} is not a verdict: it is nested too deeply", hint=HINT) from None
     if error is not None:
-        place = ".".join(str(part) for part in error.absolute_path) or "the top"
-        raise InputError(f"{origin} is not a verdict: at {_short(place)}, {_short(error.message)}", hint=HINT)
+        location = ".".join(str(part) for part in error.absolute_path) or "the top"
+        raise InputError(f"{origin} is not a verdict: at {_short(location)}, {_short(error.message)}", hint=HINT)
 
 
 def _short(text: str) -> str:
@@ -137,7 +137,7 @@ COPIED = (
 
 def _to_verdict(plain: Mapping[str, Any]) -> Verdict:
     window, period = plain["window"], plain.get("period")
-    asked = plain["policy"].get("metrics", ())
+    policy_metrics = plain["policy"].get("metrics", ())
     return Verdict(
         release=Release(plain["release"], tuple(Service(**service) for service in plain["services"])),
         word=VerdictWord(plain["verdict"]),
@@ -146,7 +146,7 @@ def _to_verdict(plain: Mapping[str, Any]) -> Verdict:
             for reason in plain["reasons"]
         ),
         evidence=Evidence(
-            comparisons=tuple(_to_comparison(row, asked) for row in plain["metrics"]),
+            comparisons=tuple(_to_comparison(row, policy_metrics) for row in plain["metrics"]),
             findings=tuple(
                 Finding(row["check"], Level(row["status"]), row["text"], row.get("void", False), row.get("remedy", ""))
                 for row in plain["health"]
@@ -173,13 +173,13 @@ def _to_arm(plain: Mapping[str, Any]) -> ArmSummary:
     return ArmSummary(**{**plain, "left_out": parts})
 
 
-def _to_comparison(plain: Mapping[str, Any], asked: Sequence[Mapping[str, Any]]) -> Comparison:
+def _to_comparison(plain: Mapping[str, Any], policy_metrics: Sequence[Mapping[str, Any]]) -> Comparison:
     status, effect = MetricStatus(plain["status"]), plain["effect"]
     silent = status is MetricStatus.NO_DATA and effect is None
     kind = effect["kind"] if effect else plain.get("margin_kind", "relative")
     rule = Rule(
         plain["name"],
-        restore_metric(plain, asked),
+        restore_metric(plain, policy_metrics),
         Role(plain["role"]),
         None if plain["margin"] is None else Margin(plain["margin"], relative=kind == "relative"),
         Direction(plain["direction"]),

@@ -56,7 +56,7 @@ def _to_plain(verdict: Verdict) -> dict[str, Any]:
         "alpha": verdict.alpha,
         "services": [dataclasses.asdict(service) for service in verdict.release.services],
         "arms": [_arm(arm) for arm in evidence.arms],
-        "window": _known({"start": window.start, "end": window.end}, {"seconds": seconds}),
+        "window": _add_known({"start": window.start, "end": window.end}, {"seconds": seconds}),
         "incomplete": evidence.incomplete,
         "mode": verdict.mode,
         "override": verdict.override,
@@ -68,7 +68,7 @@ def _to_plain(verdict: Verdict) -> dict[str, Any]:
         "judged_at": verdict.judged_at,
         "metrics": [_metric(comparison) for comparison in evidence.comparisons],
         "health": [
-            _known(
+            _add_known(
                 {"check": finding.check, "status": finding.level.value, "text": finding.text},
                 {"void": finding.void or None, "remedy": finding.remedy or None},
             )
@@ -93,16 +93,18 @@ def _arm(arm: ArmSummary) -> dict[str, Any]:
         "runs": arm.runs,
     }
     parts = [
-        _known({"kind": part.kind.value, "rows": part.rows, "failures": part.failures}, {"detail": part.detail or None})
+        _add_known(
+            {"kind": part.kind.value, "rows": part.rows, "failures": part.failures}, {"detail": part.detail or None}
+        )
         for part in arm.left_out
     ]
-    more = {"units": arm.units or None, "read": arm.read or None, "left_out": parts if arm.read else None}
-    return _known(plain, more)
+    optional = {"units": arm.units or None, "read": arm.read or None, "left_out": parts if arm.read else None}
+    return _add_known(plain, optional)
 
 
-def _known(plain: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+def _add_known(plain: dict[str, Any], optional: Mapping[str, Any]) -> dict[str, Any]:
     """Add the keys that are left out where nothing is known of them."""
-    return plain | {key: value for key, value in more.items() if value is not None}
+    return plain | {key: value for key, value in optional.items() if value is not None}
 
 
 def _slice(endpoint: str | None) -> dict[str, str] | None:
@@ -136,7 +138,7 @@ def _metric(row: Comparison) -> dict[str, Any]:
     if rule.margin is not None and row.effect is None:
         kind = "relative" if rule.margin.relative else "absolute"
     view = dataclasses.asdict(row.view) if row.view else None
-    return _known(plain, {"quantile": getattr(rule.metric, "quantile", None), "margin_kind": kind, "view": view})
+    return _add_known(plain, {"quantile": getattr(rule.metric, "quantile", None), "margin_kind": kind, "view": view})
 
 
 def _canonical(value: Any) -> Any:

@@ -29,7 +29,7 @@ from evaluator.records.intents import (
     Intent,
     IntentState,
     Person,
-    are_one,
+    are_same_person,
 )
 from evaluator.store import audit, intents
 from evaluator.store.engine import Engine
@@ -260,13 +260,13 @@ class Control:
                 raise UsageError(f"{intent.id} is {intent.state}, so there is nothing to approve")
             if datetime.now(UTC) >= intent.expires_at:
                 raise UsageError(f"{intent.id} has expired", hint="ask for it again")
-            if intent.distinct and are_one(names, (*intent.requester_names, intent.requester)):
+            if intent.distinct and are_same_person(names, (*intent.requester_names, intent.requester)):
                 raise UsageError(
                     f"{person.name} asked for {intent.id} and cannot approve it too",
                     hint="another person has to approve it",
                 )
             approvals = intents.read_approvals(engine, intent.id)
-            if any(are_one(names, (*approval.names, approval.person)) for approval in approvals):
+            if any(are_same_person(names, (*approval.names, approval.person)) for approval in approvals):
                 audit.add(engine, person.name, "repeated", intent.release, intent.id, f"approve {intent.action}")
                 return intent
             intents.consent(engine, intent, person.name, person.names)

@@ -284,8 +284,8 @@ def _make_runs(staged: Run, arranged: FileRuns, filled: Collection[FilePlan]) ->
     for k, files in enumerate([(*used[0], *unused), *used[1:]]):
         paths = {arm: [file.path for file in files if file.arm == arm] for arm in dict.fromkeys(f.arm for f in files)}
         fingerprint: dict[str, object] = {"files": paths}
-        if arranged.said:
-            fingerprint["files_are"] = arranged.said
+        if arranged.declared:
+            fingerprint["files_are"] = arranged.declared
         if arranged.overlapping:
             fingerprint["replicates_overlap"] = True
         name = f"{staged.id}-{k + 1}" if k else staged.id

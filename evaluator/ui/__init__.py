@@ -1,4 +1,4 @@
-"""The analysts' app, the only room that serves pages. One module a page; every read of the store is in `reads`.
+"""The analysts' app, the only package that serves pages. One module a page; every read of the store is in `reads`.
 
 A page reads from top to bottom: controls, one cached read, figures. Every choice is in the address, so that a link
 shows what its sender saw. What a page says of the store is a copy: nothing here keeps it open.

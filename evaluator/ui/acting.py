@@ -15,16 +15,16 @@ from evaluator.errors import EvaluatorError, StoreError
 from evaluator.intents import Preview, find_latest, plan_action, preview_steps, run_worker
 from evaluator.policy import Policy
 from evaluator.records.intents import Action, Approval, AuditRow, Delivery, Intent, Person
-from evaluator.ui.reads import KEYS, Place, find_place, open_store, read_policy
+from evaluator.ui.reads import KEYS, Workspace, find_workspace, open_store, read_policy
 
 NO_WORKER = "EVALUATOR_APP_WORKER"
 """`off` in the environment: the app records intents, and another process executes them."""
-PEEK_TTL_S = 5.0
+PREVIEW_TTL_S = 5.0
 _log = logging.getLogger("evaluator")
 
 
 @dataclass(frozen=True, slots=True)
-class Act:
+class IntentRecord:
     """An intent with who agreed to it, its hooks, and what was last said of it."""
 
     intent: Intent
@@ -38,15 +38,15 @@ class Forecast:
     """What an action would do: hooks in their order, what it cannot take back, or why it cannot be told."""
 
     steps: tuple[Preview, ...] = ()
-    left: tuple[str, ...] = ()
+    irreversible: tuple[str, ...] = ()
     problem: str = ""
 
 
 @st.cache_data(max_entries=64, show_spinner=False, hash_funcs=KEYS)
-def read_acts(place: Place, release: str | None = None) -> tuple[Act, ...]:
+def read_intents(workspace: Workspace, release: str | None = None) -> tuple[IntentRecord, ...]:
     """Read the intents of a release, or of all, the oldest first."""
-    control = open_store(place).control
-    said = {row.intent: row.text for row in control.audit(release) if row.intent}
+    control = open_store(workspace).control
+    texts = {row.intent: row.text for row in control.audit(release) if row.intent}
     # All at once: a read for each intent would take longer with each that was ever asked for.
     approvals: dict[str, list[Approval]] = {}
     deliveries: dict[str, list[Delivery]] = {}
@@ -55,38 +55,40 @@ def read_acts(place: Place, release: str | None = None) -> tuple[Act, ...]:
     for delivery in control.deliveries():
         deliveries.setdefault(delivery.intent, []).append(delivery)
     return tuple(
-        Act(one, tuple(approvals.get(one.id, ())), tuple(deliveries.get(one.id, ())), said.get(one.id, ""))
-        for one in control.intents(release)
+        IntentRecord(
+            intent, tuple(approvals.get(intent.id, ())), tuple(deliveries.get(intent.id, ())), texts.get(intent.id, "")
+        )
+        for intent in control.intents(release)
     )
 
 
-@st.cache_data(ttl=PEEK_TTL_S, max_entries=32, show_spinner="asking what is so now …", hash_funcs=KEYS)
-def read_forecast(place: Place, policy: Policy, release: str, action: Action) -> Forecast:
+@st.cache_data(ttl=PREVIEW_TTL_S, max_entries=32, show_spinner="asking what is so now …", hash_funcs=KEYS)
+def read_forecast(workspace: Workspace, policy: Policy, release: str, action: Action) -> Forecast:
     """What an action would do, with what is so now; asked again every few seconds at most."""
-    store = open_store(place)
-    until = datetime.now(UTC) + timedelta(seconds=PEEK_TTL_S)
+    store = open_store(workspace)
+    until = datetime.now(UTC) + timedelta(seconds=PREVIEW_TTL_S)
     try:
-        planned, left = plan_action(store, policy, release, action)
-        nobody = Person("", ())
-        shown = preview_steps(planned, store.control.release(release), find_latest(store, release), nobody, until)
+        planned, irreversible = plan_action(store, policy, release, action)
+        unnamed = Person("", ())
+        shown = preview_steps(planned, store.control.release(release), find_latest(store, release), unnamed, until)
     except StoreError:
         raise
     except EvaluatorError as error:
         return Forecast(problem=error.message)
-    return Forecast(shown, left)
+    return Forecast(shown, irreversible)
 
 
 @st.cache_data(max_entries=8, show_spinner="reading the audit trail …", hash_funcs=KEYS)
-def read_trail(place: Place) -> tuple[AuditRow, ...]:
+def read_trail(workspace: Workspace) -> tuple[AuditRow, ...]:
     """Read who did what, the oldest first."""
-    return open_store(place).control.audit()
+    return open_store(workspace).control.audit()
 
 
 @st.cache_data(max_entries=8, show_spinner="checking the audit trail …", hash_funcs=KEYS)
-def verify_trail(place: Place) -> tuple[str, str]:
+def verify_trail(workspace: Workspace) -> tuple[str, str]:
     """The hash of the trail's head, or what is wrong with it."""
     try:
-        return open_store(place).control.verify_audit(), ""
+        return open_store(workspace).control.verify_audit(), ""
     except StoreError as error:
         return "", f"{error.message}: {error.hint}"
 
@@ -96,16 +98,18 @@ def verify_trail(place: Place) -> tuple[str, str]:
 
 def start_worker() -> None:
     """Let a thread of this server execute what is approved; one for each store, however many readers there are."""
-    place = find_place()
-    if os.environ.get(NO_WORKER) != "off" and place.store.exists():
-        _start(place)
+    workspace = find_workspace()
+    if os.environ.get(NO_WORKER) != "off" and workspace.store.exists():
+        _start(workspace)
 
 
-@st.cache_resource(show_spinner=False, hash_funcs={Place: lambda place: (str(place.store), str(place.policy))})
-def _start(place: Place) -> threading.Thread:
+@st.cache_resource(
+    show_spinner=False, hash_funcs={Workspace: lambda workspace: (str(workspace.store), str(workspace.policy))}
+)
+def _start(workspace: Workspace) -> threading.Thread:
     worker = threading.Thread(
         target=run_worker,
-        args=(open_store(place), partial(read_policy, place), threading.Event()),
+        args=(open_store(workspace), partial(read_policy, workspace), threading.Event()),
         kwargs={"say": _log.warning},
         daemon=True,
         name="worker",

@@ -8,7 +8,7 @@ from markupsafe import Markup
 from evaluator.ui.acting import read_trail, verify_trail
 from evaluator.ui.panels import hand_out
 from evaluator.ui.pieces import clean, clock, link, show_empty, show_markup, show_table, words_of
-from evaluator.ui.reads import Logged, Place, find_place, read_log
+from evaluator.ui.reads import Logged, Workspace, find_workspace, read_log
 
 WORDS = {"all": None, "GO": "go", "NO-GO": "no_go", "INCONCLUSIVE": "inconclusive"}
 SNIPPET = """import json
@@ -32,45 +32,47 @@ MOST = 500
 def show_audit() -> None:
     """The page."""
     st.title("Audit")
-    place = find_place()
-    log = read_log(place)
+    workspace = find_workspace()
+    log = read_log(workspace)
     left, right = st.columns(2)
-    wanted = left.text_input("Releases that contain", key="q", bind="query-params", max_chars=200) or ""
-    _show_trail(place, wanted)
+    name_filter = left.text_input("Releases that contain", key="q", bind="query-params", max_chars=200) or ""
+    _show_trail(workspace, name_filter)
     st.subheader("Verdicts", anchor="verdicts")
     if not log:
-        show_empty("No verdict was given yet.", "Judge a release:", place.command("RELEASE"))
+        show_empty("No verdict was given yet.", "Judge a release:", workspace.command("RELEASE"))
         return
     word = right.selectbox("Verdict", list(WORDS), key="word", bind="query-params")
-    shown = [one for one in log if wanted.lower() in one.release.lower() and WORDS[word] in (None, one.word)]
+    shown = [row for row in log if name_filter.lower() in row.release.lower() and WORDS[word] in (None, row.word)]
     if not shown:
         show_empty("No verdict is like that.", "Empty the field, or choose all verdicts.")
         return
     head, caption = ("judged", "release", "verdict", "why", "policy", "data"), "verdicts, the newest first"
     show_table(head, map(_row, shown), caption=caption)
     plain = [
-        (one.judged_at.isoformat(), one.release, one.word, one.mode, one.why, one.policy_hash, one.data_hash)
-        for one in shown
+        (row.judged_at.isoformat(), row.release, row.word, row.mode, row.why, row.policy_hash, row.data_hash)
+        for row in shown
     ]
-    hand_out("audit", (*head[:3], "mode", *head[3:]), plain, SNIPPET.format(store=str(place.store)), caption=caption)
+    hand_out(
+        "audit", (*head[:3], "mode", *head[3:]), plain, SNIPPET.format(store=str(workspace.store)), caption=caption
+    )
 
 
-def _show_trail(place: Place, wanted: str) -> None:
+def _show_trail(workspace: Workspace, name_filter: str) -> None:
     st.subheader("Who did what", anchor="trail")
-    trail = read_trail(place)
+    trail = read_trail(workspace)
     if not trail:
         show_empty(
             "Nothing was done yet.", "Requests, approvals, executions, refusals and notes are listed here for ever."
         )
         return
-    head, wrong = verify_trail(place)
+    head, wrong = verify_trail(workspace)
     if wrong:
         show_markup('<p class="fail" role="alert"><strong>✗ {}</strong></p>', clean(wrong))
     else:
         show_markup(
             '<p><span class="ok">✓ unchanged</span> since it was written; its head is <code>{}</code></p>', head
         )
-    rows = [one for one in reversed(trail) if wanted.lower() in one.release.lower()]
+    rows = [row for row in reversed(trail) if name_filter.lower() in row.release.lower()]
     if not rows:
         show_empty("Nothing was done to a release of that name.", "Empty the field to see all.")
         return
@@ -83,15 +85,15 @@ def _show_trail(place: Place, wanted: str) -> None:
         plain.append((str(row.number), row.at.isoformat(), *texts, row.hash))
     show_table(("when", "who", "what", "release", "request", "in words"), linked, caption=caption)
     columns = ("number", "at", "who", "what", "release", "request", "text", "hash")
-    hand_out("trail", columns, plain, TRAIL.format(store=str(place.store)), caption=caption)
+    hand_out("trail", columns, plain, TRAIL.format(store=str(workspace.store)), caption=caption)
 
 
-def _row(one: Logged) -> tuple[object, ...]:
-    word = words_of(one.word)
-    if one.override:
-        word = Markup('{} <span class="ev-badge no_go">overridden</span> {}').format(word, clean(dict(one.override)))
+def _row(row: Logged) -> tuple[object, ...]:
+    word = words_of(row.word)
+    if row.override:
+        word = Markup('{} <span class="ev-badge no_go">overridden</span> {}').format(word, clean(dict(row.override)))
     hashes = (
         Markup('<code title="{}">{}</code>').format(clean(digest), clean(digest.removeprefix("sha256:")[:12]))
-        for digest in (one.policy_hash, one.data_hash)
+        for digest in (row.policy_hash, row.data_hash)
     )
-    return clock(one.judged_at), link("release", one.release, release=one.release), word, one.why, *hashes
+    return clock(row.judged_at), link("release", row.release, release=row.release), word, row.why, *hashes

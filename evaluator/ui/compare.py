@@ -16,9 +16,9 @@ from evaluator.ui.controls import choose
 from evaluator.ui.panels import show_figure, show_metrics
 from evaluator.ui.pieces import clean, metrics_table, show, show_empty, show_health, show_markup, show_table
 from evaluator.ui.reads import (
-    Confronted,
-    Place,
-    find_place,
+    SidePair,
+    Workspace,
+    find_workspace,
     read_arms,
     read_comparison,
     read_policy,
@@ -43,46 +43,46 @@ MARKS = {"same": ("✓ same", "ok"), "warn": ("! differs", "warn"), "refuse": ("
 def show_compare() -> None:
     """The page."""
     st.title("Compare")
-    place = find_place()
-    summaries = read_summaries(place)
+    workspace = find_workspace()
+    summaries = read_summaries(workspace)
     if len(summaries) == 0:
         show_empty("There is nothing to compare yet.", "Load or import a release first; try it with", "evaluator demo")
         return
     left, right = st.columns(2, gap="large")
     with left:
-        first = _choose_side(place, summaries, "a", "First (what it is compared with)", 1)
+        first = _choose_side(workspace, summaries, "a", "First (what it is compared with)", 1)
     with right:
-        second = _choose_side(place, summaries, "b", "Second (what is judged)", 0)
+        second = _choose_side(workspace, summaries, "b", "Second (what is judged)", 0)
     if first == second:
         show_empty("Both sides are the same.", "Choose another release, run or arm on one of them.")
         return
-    policy = read_policy(place, second[0])
-    found = read_comparison(place, policy, first, second)
-    _show_fingerprints(found)
-    if found.compared is not None:
-        _show_comparison(place, policy, found, found.compared, first, second)
+    policy = read_policy(workspace, second[0])
+    pair = read_comparison(workspace, policy, first, second)
+    _show_fingerprints(pair)
+    if pair.compared is not None:
+        _show_comparison(workspace, policy, pair, pair.compared, first, second)
 
 
 def _choose_side(
-    place: Place, summaries: Sequence[ReleaseSummary], key: str, label: str, default: int
+    workspace: Workspace, summaries: Sequence[ReleaseSummary], key: str, label: str, default: int
 ) -> tuple[str, str, str]:
     """Let the reader choose a release, which of its runs, and which arm."""
-    names = [one.release.id for one in summaries]
+    names = [summary.release.id for summary in summaries]
     release_id = choose(label, names, key, names[min(default, len(names) - 1)])
-    runs = [run.id for run in read_release(place, release_id).runs]
+    runs = [run.id for run in read_release(workspace, release_id).runs]
     left, right = st.columns(2)
     run = left.selectbox("Runs", [NEWEST, *runs], key=f"{key}_run", bind="query-params")
-    arms = read_arms(place, release_id)
+    arms = read_arms(workspace, release_id)
     arm = choose("Arm", arms, f"{key}_arm", arms[min(1, len(arms) - 1)], right) if arms else CANDIDATE
     return release_id, "latest" if run in (NEWEST, None) else run, arm
 
 
-def _show_fingerprints(found: Confronted) -> None:
-    rows = found.differences
+def _show_fingerprints(pair: SidePair) -> None:
+    rows = pair.differences
     forbidden = refusals(rows)
     if forbidden:
-        said = "; ".join(f"{row.what}: {row.why}" for row in forbidden)
-        show_empty("These cannot be compared.", f"{said}. Choose two runs of one test of one service.", alert=True)
+        reasons = "; ".join(f"{row.what}: {row.why}" for row in forbidden)
+        show_empty("These cannot be compared.", f"{reasons}. Choose two runs of one test of one service.", alert=True)
     else:
         show_markup(
             '<p><span class="ev-badge warn">not run together</span>{}</p>',
@@ -99,9 +99,9 @@ def _show_fingerprints(found: Confronted) -> None:
 
 
 def _show_comparison(
-    place: Place,
+    workspace: Workspace,
     policy: Policy,
-    found: Confronted,
+    pair: SidePair,
     compared: SideComparison,
     first: tuple[str, str, str],
     second: tuple[str, str, str],
@@ -110,10 +110,10 @@ def _show_comparison(
     st.subheader("Second against first", anchor="metrics")
     show_markup(
         '<p class="muted">In tables and figures baseline is {} ({}), canary is {} ({}).</p>',
-        *(clean(text) for side in (found.first, found.second) for text in (side.label, side.arm)),
+        *(clean(text) for side in (pair.first, pair.second) for text in (side.label, side.arm)),
     )
-    path = f"Path({policy.origin!r})" if place.policy else ""
-    snippet = SNIPPET.format(store=str(place.store), first=first, second=second, policy=path)
+    path = f"Path({policy.origin!r})" if workspace.policy else ""
+    snippet = SNIPPET.format(store=str(workspace.store), first=first, second=second, policy=path)
     show_metrics(rows, second[0], "compared", snippet)
     curves, colors = compared.figures, color_arms([BASELINE, CANDIDATE])
     left, right = st.columns(2, gap="large")

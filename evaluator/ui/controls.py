@@ -15,13 +15,13 @@ def choose(label: str, options: Sequence[str], key: str, default: str, at: Any =
     landed. What the address says wins when it has changed by itself (a link, back, forward), else the control does.
     `at`: the column that the control stands in.
     """
-    asked, written = st.query_params.get(key), f"{key} in the address"
-    if asked in options and asked != st.session_state.get(written):
-        st.session_state[key] = asked
+    from_address, written = st.query_params.get(key), f"{key} in the address"
+    if from_address in options and from_address != st.session_state.get(written):
+        st.session_state[key] = from_address
     elif st.session_state.get(key) not in options:
         st.session_state[key] = default
     chosen: str = at.selectbox(label, options, key=key)
     st.session_state[written] = chosen
-    if asked != chosen:
+    if from_address != chosen:
         st.query_params[key] = chosen
     return chosen

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from evaluator.records import ReleaseSummary, Verdict
 from evaluator.ui.pieces import clean, clock, link, show_definitions, show_empty, show_list, show_table, words_of
-from evaluator.ui.reads import Place, ReleaseView
+from evaluator.ui.reads import ReleaseView, Workspace
 from evaluator.wording import write_command
 
 
@@ -24,11 +24,11 @@ def show_queries(verdict: Verdict) -> None:
         ("query", "of", "answered"),
         (
             (
-                Markup("<code>{}</code>").format(clean(one.get("text") or one.get("query") or "")),
-                clean(one.get("arm") or one.get("metric") or "–"),
-                clean(one.get("status") or one.get("series") or "–"),
+                Markup("<code>{}</code>").format(clean(query.get("text") or query.get("query") or "")),
+                clean(query.get("arm") or query.get("metric") or "–"),
+                clean(query.get("status") or query.get("series") or "–"),
             )
-            for one in verdict.queries
+            for query in verdict.queries
         ),
         caption="queries",
     )
@@ -55,38 +55,38 @@ def show_runs(view: ReleaseView) -> None:
 def show_history(view: ReleaseView, summaries: Sequence[ReleaseSummary]) -> None:
     """Earlier verdicts of this release, and the other candidates of its service."""
     st.subheader("History", anchor="history")
-    past = list(enumerate(view.verdicts))[-20:]
+    numbered = list(enumerate(view.verdicts))[-20:]
     show_list(
         Markup("<li>{} {} {}</li>").format(
-            words_of(one.word),
-            clock(one.judged_at),
+            words_of(verdict.word),
+            clock(verdict.judged_at),
             link("release", f"verdict {number + 1}", release=view.release.id, verdict=number),
         )
-        for number, one in reversed(past)
+        for number, verdict in reversed(numbered)
     )
     services = {service.name for service in view.release.services}
-    others = [
+    candidates = [
         (
-            link("release", one.release.id, release=one.release.id),
-            words_of(one.verdict),
-            clock(one.judged_at),
-            link("compare", "with this one", a=one.release.id, b=view.release.id),
+            link("release", summary.release.id, release=summary.release.id),
+            words_of(summary.verdict),
+            clock(summary.judged_at),
+            link("compare", "with this one", a=summary.release.id, b=view.release.id),
         )
-        for one in summaries[:50]
-        if one.release.id != view.release.id and services & {service.name for service in one.release.services}
+        for summary in summaries[:50]
+        if summary.release.id != view.release.id and services & {service.name for service in summary.release.services}
     ]
-    if others:
-        show_table(("candidate", "verdict", "judged", "compare"), others, caption="candidates of this service")
+    if candidates:
+        show_table(("candidate", "verdict", "judged", "compare"), candidates, caption="candidates of this service")
 
 
-def show_method(place: Place, view: ReleaseView, verdict: Verdict) -> None:
+def show_method(workspace: Workspace, view: ReleaseView, verdict: Verdict) -> None:
     """Policy, window, hashes, and the command that gives the same verdict."""
     st.subheader("How it was judged", anchor="method")
     window = verdict.evidence.window
     # Of a folder none is named: that it chose for this release may be another one than judged, which stands below.
-    found = "policy.yaml" if place.policy and place.policy.is_dir() else str(place.policy or "")
-    path = verdict.policy_path or found
-    command = write_command(view.release.id, "--store", str(place.store), "--dry-run", policy=path)
+    policy_name = "policy.yaml" if workspace.policy and workspace.policy.is_dir() else str(workspace.policy or "")
+    path = verdict.policy_path or policy_name
+    command = write_command(view.release.id, "--store", str(workspace.store), "--dry-run", policy=path)
     show_definitions(
         [
             ("window", Markup("{} to {}").format(clock(window.start), clock(window.end))),

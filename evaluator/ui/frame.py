@@ -14,7 +14,7 @@ from evaluator.errors import EvaluatorError, StoreBusy
 from evaluator.ui.acting import start_worker
 from evaluator.ui.identity import is_login_configured, show_reader, sign_in_if_asked
 from evaluator.ui.pieces import show_empty
-from evaluator.ui.reads import find_place
+from evaluator.ui.reads import find_workspace
 
 STYLE = Path(__file__).with_name("style.css")
 _log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def open_frame(run: Callable[[], None]) -> None:
     if not sign_in_if_asked():
         return
     run()
-    show_reader(find_place().store)
+    show_reader(find_workspace().store)
 
 
 def _is_open_to_everyone() -> bool:

@@ -52,8 +52,8 @@ def find_reader() -> Reader:
         person = system_person()
         return Reader(person.name, person.names)
     claims: Mapping[str, Any] = st.user.to_dict()
-    asked = st.secrets["auth"].get("client_kwargs", {}).get("prompt")
-    return read_claims(claims, asks_each_time=asked == "login")
+    prompt = st.secrets["auth"].get("client_kwargs", {}).get("prompt")
+    return read_claims(claims, asks_each_time=prompt == "login")
 
 
 def read_claims(claims: Mapping[str, Any], *, asks_each_time: bool = False) -> Reader:
@@ -72,8 +72,10 @@ def read_claims(claims: Mapping[str, Any], *, asks_each_time: bool = False) -> R
     own = [name for name in stated if name and not name.startswith((GROUP, SYSTEM, "*"))]
     # Who has no name cannot be told from others: their groups let them do nothing.
     names = [*own, *(f"{GROUP}{group}" for group in listed if isinstance(group, str))] if own else []
-    seen = claims.get("auth_time") or (claims.get("iat") if asks_each_time else None)
-    return Reader(next(iter(own), "unknown"), tuple(names), float(seen) if isinstance(seen, int | float) else 0.0)
+    signed_in_at = claims.get("auth_time") or (claims.get("iat") if asks_each_time else None)
+    return Reader(
+        next(iter(own), "unknown"), tuple(names), float(signed_in_at) if isinstance(signed_in_at, int | float) else 0.0
+    )
 
 
 def is_fresh(reader: Reader, now: float | None = None) -> bool:

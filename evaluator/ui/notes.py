@@ -10,13 +10,13 @@ from evaluator.records.intents import PersonRole
 from evaluator.ui.acting import read_trail
 from evaluator.ui.identity import find_reader
 from evaluator.ui.pieces import clean, clock, show_empty, show_list
-from evaluator.ui.reads import Place, open_store, read_policy
+from evaluator.ui.reads import Workspace, open_store, read_policy
 
 
-def show_notes(place: Place, release: str) -> None:
+def show_notes(workspace: Workspace, release: str) -> None:
     """What people wrote, the newest first, and a place to write."""
     st.subheader("Notes", anchor="notes")
-    notes = [row for row in read_trail(place) if row.event == "note" and row.release == release]
+    notes = [row for row in read_trail(workspace) if row.event == "note" and row.release == release]
     if notes:
         show_list(
             Markup('<li>{}<span class="reason">{} {}</span></li>').format(
@@ -27,7 +27,7 @@ def show_notes(place: Place, release: str) -> None:
     else:
         show_empty("No notes yet.", "What was found out stays here, with its author and time.")
     reader = find_reader()
-    policy = read_policy(place, release)
+    policy = read_policy(workspace, release)
     able = may(policy.promotion, reader.names, PersonRole.ANALYST)
     with st.form("note", border=False, clear_on_submit=True):
         text = st.text_area("Write a note", key="note-text", max_chars=LONGEST_NOTE, disabled=not able)
@@ -35,5 +35,5 @@ def show_notes(place: Place, release: str) -> None:
     if not able:
         st.caption("Writing notes takes an analyst.")
     if pressed:
-        write_note(open_store(place), policy, reader, release, text)
+        write_note(open_store(workspace), policy, reader, release, text)
         st.rerun()

@@ -116,14 +116,14 @@ def words_of(word: VerdictWord | str | None) -> Markup:
     """A verdict's word and mark, coloured."""
     if not word:
         return Markup('<span class="muted">not judged</span>')
-    known = VerdictWord(word)
-    return Markup('<strong class="{}">{}</strong>').format(known.value, VERDICT_WORDS[known])
+    verdict_word = VerdictWord(word)
+    return Markup('<strong class="{}">{}</strong>').format(verdict_word.value, VERDICT_WORDS[verdict_word])
 
 
 def with_code(text: str) -> Markup:
     """A sentence whose commands, between backticks, look like what they are."""
     parts = clean(text).split("`")
-    marked = (Markup("<code>{}</code>").format(part) if place % 2 else part for place, part in enumerate(parts))
+    marked = (Markup("<code>{}</code>").format(part) if index % 2 else part for index, part in enumerate(parts))
     return Markup("").join(marked)
 
 
@@ -163,9 +163,11 @@ def show_table(head: Sequence[str], rows: Iterable[Sequence[object]], *, caption
 
 def banner(verdict: Verdict, notes: Sequence[Markup]) -> Markup:
     """The answer, the reasons that decided it, and what to do next."""
-    against = ", ".join(f"{one.name} {one.baseline}".strip() for one in verdict.release.services if one.baseline)
-    reasons = Markup("").join(Markup("<li>{}</li>").format(clean(one.text)) for one in verdict.reasons[:4])
-    more = Markup('<p class="muted">and {} more reasons, below</p>').format(len(verdict.reasons) - 4)
+    against = ", ".join(
+        f"{service.name} {service.baseline}".strip() for service in verdict.release.services if service.baseline
+    )
+    reasons = Markup("").join(Markup("<li>{}</li>").format(clean(reason.text)) for reason in verdict.reasons[:4])
+    further = Markup('<p class="muted">and {} more reasons, below</p>').format(len(verdict.reasons) - 4)
     return Markup(
         '<section class="ev-banner is-{}" aria-label="verdict"><p><span class="word {}">{}</span>'
         '<span class="name">{}</span> <span class="muted">{}</span></p><ul>{}</ul>{}'
@@ -177,7 +179,7 @@ def banner(verdict: Verdict, notes: Sequence[Markup]) -> Markup:
         clean(verdict.release.id),
         f"against {clean(against)}" if against else "",
         reasons,
-        more if len(verdict.reasons) > 4 else "",
+        further if len(verdict.reasons) > 4 else "",
         with_code(verdict.next_action or "nothing"),
         Markup(" · ").join(notes),
     )
@@ -191,13 +193,13 @@ def show_health(findings: Sequence[Finding]) -> None:
         return
     show_list(
         Markup('<li><span class="{}" aria-hidden="true">{}</span> <strong>{}</strong> <span>{}</span>{}</li>').format(
-            one.level.value,
-            HEALTH_MARKS[one.level],
-            name_check(one),
-            clean(one.text),
-            Markup('<span class="reason">{}</span>').format(clean(one.remedy)) if one.remedy else "",
+            finding.level.value,
+            HEALTH_MARKS[finding.level],
+            name_check(finding),
+            clean(finding.text),
+            Markup('<span class="reason">{}</span>').format(clean(finding.remedy)) if finding.remedy else "",
         )
-        for one in put_worst_first(findings)
+        for finding in put_worst_first(findings)
     )
 
 
@@ -210,7 +212,7 @@ def metrics_table(
     """Metrics in the given order: both values, the change with its interval drawn against the margin, the status."""
     head = ("metric", "status", "role", "baseline", "candidate", "change", "against the margin", "allowed")
     colors = color_arms([row.arm for row in rows])
-    laid = []
+    table_rows = []
     for row in rows:
         chosen: dict[str, object] = {"metric": row.rule.name, "arm": row.arm}
         if row.scan:
@@ -221,8 +223,8 @@ def metrics_table(
         )
         drawn = draw_interval(row, css_color(colors[row.arm]))
         numbers = (*format_both(row), format_effect(row), drawn, format_allowed(row))
-        laid.append((title, name_status(row), name_role(row), *numbers))
-    return table(head, laid, caption=caption)
+        table_rows.append((title, name_status(row), name_role(row), *numbers))
+    return table(head, table_rows, caption=caption)
 
 
 def name_status(row: Comparison) -> Markup:
@@ -260,15 +262,15 @@ def draw_interval(row: Comparison, color: str) -> Markup:
     places += [("dot", at(effect.estimate), None)] if abs(effect.estimate) <= most else []
     parts = [
         Markup('<i class="{}" style="left:{}{}"></i>').format(
-            kind, f"{left:.2f}%", "" if width is None else f";width:{width:.2f}%"
+            kind, f"{offset:.2f}%", "" if width is None else f";width:{width:.2f}%"
         )
-        for kind, left, width in places
+        for kind, offset, width in places
     ]
     parts += [Markup('<i class="more"></i>')] if effect.upper > most else []
     parts += [Markup('<i class="less"></i>')] if effect.lower < -most else []
-    said = f"{name_metric(row.rule)} {format_effect(row)}, {format_allowed(row)} allowed"
+    label = f"{name_metric(row.rule)} {format_effect(row)}, {format_allowed(row)} allowed"
     return Markup('<div class="ev-interval" role="img" aria-label="{}" style="{}">{}</div>').format(
-        clean(said), f"--canary:{color}", Markup("").join(parts)
+        clean(label), f"--canary:{color}", Markup("").join(parts)
     )
 
 
@@ -295,11 +297,11 @@ def _heat_cell(release_id: str, row: Comparison | None) -> Markup:
     if row is None:
         return Markup('<td class="muted"><span aria-label="not measured">–</span></td>')
     change = format_change(row.effect, row.unit) if row.effect else "no data"
-    said = f"{release_id}, {name_metric(row.rule)}: {row.status.value.replace('_', ' ')}, {change}"
+    label = f"{release_id}, {name_metric(row.rule)}: {row.status.value.replace('_', ' ')}, {change}"
     return Markup('<td class="{}"><a href="{}" target="_self" aria-label="{}">{}<small>{}</small></a></td>').format(
         "watch" if is_only_shown(row) else row.status.value,
         address("release", at="metric", release=release_id, metric=row.rule.name, arm=row.arm),
-        clean(said),
+        clean(label),
         mark_status(row, "·").split(" ")[0],
         change,
     )

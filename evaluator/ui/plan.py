@@ -20,8 +20,8 @@ from evaluator.ui.frame import guarded
 from evaluator.ui.panels import hand_out, show_figure
 from evaluator.ui.pieces import link, metrics_table, show, show_empty, show_markup, show_table, words_of
 from evaluator.ui.reads import (
-    Place,
-    find_place,
+    Workspace,
+    find_workspace,
     read_calibration,
     read_judgement,
     read_past_verdict,
@@ -53,23 +53,23 @@ for rollout in compare_strategies(history, policy.rulebook, goal):
 def show_plan() -> None:
     """The page."""
     st.title("Plan")
-    place = find_place()
-    names = [one.release.id for one in read_summaries(place)] if place.store.exists() else []
+    workspace = find_workspace()
+    names = [summary.release.id for summary in read_summaries(workspace)] if workspace.store.exists() else []
     release = choose("From what is stored of", [*names, NONE], "release", (names or [NONE])[0])
     release_id = None if release == NONE else release
-    policy = read_policy(place, *filter(None, [release_id]))
+    policy = read_policy(workspace, *filter(None, [release_id]))
     goal = _choose_goal(assumed=release_id is None)
-    guarded(lambda: _show_plan(place, policy, release_id, goal))()
+    guarded(lambda: _show_plan(workspace, policy, release_id, goal))()
     if release_id:
-        guarded(lambda: _show_what_if(place, release_id))()
-    guarded(lambda: _show_calibration(place, policy, release_id, known=bool(names)))()
+        guarded(lambda: _show_what_if(workspace, release_id))()
+    guarded(lambda: _show_calibration(workspace, policy, release_id, has_releases=bool(names)))()
 
 
 def _choose_goal(*, assumed: bool) -> Goal:
     """Sliders for traffic, instances and minutes, and what is to be found."""
 
-    def slide(column: Any, label: str, key: str, low: float, high: float, value: float, **more: Any) -> float:
-        chosen: float = column.slider(label, low, high, value, key=key, bind="query-params", **more)
+    def slide(column: Any, label: str, key: str, low: float, high: float, value: float, **options: Any) -> float:
+        chosen: float = column.slider(label, low, high, value, key=key, bind="query-params", **options)
         return chosen
 
     top, below = st.columns(3, gap="large"), st.columns(3, gap="large")
@@ -90,16 +90,18 @@ def _choose_goal(*, assumed: bool) -> Goal:
     )
 
 
-def _show_plan(place: Place, policy: Policy, release_id: str | None, goal: Goal) -> None:
-    history = read_plan_history(place, policy, release_id, rate_per_s=goal.rate_per_s or 30.0, instances=goal.instances)
+def _show_plan(workspace: Workspace, policy: Policy, release_id: str | None, goal: Goal) -> None:
+    history = read_plan_history(
+        workspace, policy, release_id, rate_per_s=goal.rate_per_s or 30.0, instances=goal.instances
+    )
     _say_origin(history)
     plans = plan_gates(history, policy.rulebook, goal)
     if not plans:
         raise UsageError("the policy has no gate with a margin to plan for", hint="`evaluator policy show` prints it")
     st.subheader("What this test would find", anchor="gates")
     snippet = SNIPPET.format(
-        policy=f"Path({policy.origin!r})" if place.policy else "",
-        store=f"Store.open(Path({str(place.store)!r}))" if release_id else None,
+        policy=f"Path({policy.origin!r})" if workspace.policy else "",
+        store=f"Store.open(Path({str(workspace.store)!r}))" if release_id else None,
         release=release_id,
         rate=goal.rate_per_s or 0.0,
         instances=goal.instances,
@@ -167,16 +169,16 @@ def _row(plan: GatePlan, goal: Goal) -> tuple[str, ...]:
 # ------------------------------------------------------------------ other margins
 
 
-def _show_what_if(place: Place, release_id: str) -> None:
+def _show_what_if(workspace: Workspace, release_id: str) -> None:
     st.subheader("What other margins would have said", anchor="margins")
-    verdict = read_past_verdict(read_release(place, release_id), None)
+    verdict = read_past_verdict(read_release(workspace, release_id), None)
     if verdict is None:
-        show_empty("It was not judged yet.", "Judge it first:", place.command(release_id))
+        show_empty("It was not judged yet.", "Judge it first:", workspace.command(release_id))
         return
-    judged = read_judgement(place, verdict)
+    judged = read_judgement(workspace, verdict)
     times = st.select_slider("Every margin, times", TIMES, 1.0, key="margins", bind="query-params")
-    known = [rule for rule in judged.rulebook.rules if rule.margin]
-    margins = {rule.name: rule.margin.value * times for rule in known if rule.margin}
+    with_margin = [rule for rule in judged.rulebook.rules if rule.margin]
+    margins = {rule.name: rule.margin.value * times for rule in with_margin if rule.margin}
     tried = judge_under_margins(judged, margins, release_id)
     show_markup(
         "<p>{} was judged {}; with margins × {} it would be {}. Nothing is kept: a margin is changed in the policy, "
@@ -193,9 +195,9 @@ def _show_what_if(place: Place, release_id: str) -> None:
 # ------------------------------------------------------------------ false alarms
 
 
-def _show_calibration(place: Place, policy: Policy, release_id: str | None, *, known: bool) -> None:
+def _show_calibration(workspace: Workspace, policy: Policy, release_id: str | None, *, has_releases: bool) -> None:
     st.subheader("Does this policy cry wolf?", anchor="calibration")
-    if not known:
+    if not has_releases:
         show_empty("There are no stored baselines to try it on.", "Load or import some releases first.")
         return
     if not st.toggle(
@@ -203,10 +205,10 @@ def _show_calibration(place: Place, policy: Policy, release_id: str | None, *, k
     ):
         show_empty("Not tried on this page yet.", "Turn it on above, or run", "evaluator calibrate")
         return
-    report = read_calibration(place, policy, release_id)
+    report = read_calibration(workspace, policy, release_id)
     show_markup("<p><strong>{}</strong></p>", _conclude(report))
     head = ("identical halves by", "with", "judged", "NO-GO", "GO")
-    rows = [_tally(one) for one in report.tallies]
+    rows = [_tally(tally) for tally in report.tallies]
     show_table(head, rows, caption="false alarms and power")
     hand_out("calibration", head, rows, "evaluator calibrate --json", caption="false alarms and power")
 
@@ -216,22 +218,27 @@ def _conclude(report: CalibrationReport) -> str:
     if not overall.judged:
         return "Too little history to know: no stored baseline can be compared with itself."
     low, high = overall.interval(overall.no_go)
-    seen = f"{overall.no_go} of {overall.judged} identical releases were NO-GO ({low:.1%} to {high:.1%})"
+    observed = f"{overall.no_go} of {overall.judged} identical releases were NO-GO ({low:.1%} to {high:.1%})"
     verdicts = {"cries_wolf": "It cries wolf", "keeps": "False alarms are in order"}
     if report.conclusion in verdicts:
-        return f"{verdicts[report.conclusion]}: {seen}, {report.alpha:.1%} are allowed."
+        return f"{verdicts[report.conclusion]}: {observed}, {report.alpha:.1%} are allowed."
     needed = needed_comparisons(report.alpha)
     return (
-        f"Too little history to know whether {report.alpha:.1%} are kept: {seen}; "
+        f"Too little history to know whether {report.alpha:.1%} are kept: {observed}; "
         f"without any alarm it takes {needed} independent comparisons."
     )
 
 
 def _tally(tally: Tally) -> tuple[str, ...]:
     change = tally.change
-    said = f"latency +{change.latency:.0%}" if change.latency else f"failures +{100 * change.failures:g} pp"
+    regression = f"latency +{change.latency:.0%}" if change.latency else f"failures +{100 * change.failures:g} pp"
     shares = ["–", "–"]
     if tally.judged:
         counts = (tally.no_go, tally.go)
         shares = ["{:.0%} ({:.0%} to {:.0%})".format(count / tally.judged, *tally.interval(count)) for count in counts]
-    return tally.kind, said if change.latency or change.failures else "nothing changed", f"{tally.judged}", *shares
+    return (
+        tally.kind,
+        regression if change.latency or change.failures else "nothing changed",
+        f"{tally.judged}",
+        *shares,
+    )

@@ -6,7 +6,7 @@ import streamlit as st
 from markupsafe import Markup
 
 from evaluator.errors import UsageError
-from evaluator.intents import Condition, Wish, ask, list_conditions, may_ask, role_of, why_not
+from evaluator.intents import ActionRequest, PromotionCondition, ask, list_conditions, may_ask, role_of, why_not
 from evaluator.policy.promotion import PromotionRules
 from evaluator.records import Verdict, VerdictWord
 from evaluator.records.intents import Action, PersonRole
@@ -27,9 +27,9 @@ from evaluator.ui.pieces import (
     with_code,
 )
 from evaluator.ui.reads import (
-    Place,
     ReleaseView,
-    find_place,
+    Workspace,
+    find_workspace,
     now,
     open_store,
     read_past_verdict,
@@ -57,44 +57,46 @@ MEANS = {
 def show_promote() -> None:
     """The page."""
     st.title("Promote")
-    place = find_place()
-    release_id = choose_release(read_summaries(place))
+    workspace = find_workspace()
+    release_id = choose_release(read_summaries(workspace))
     if release_id is None:
         return
-    view, reader = read_release(place, release_id), find_reader()
+    view, reader = read_release(workspace, release_id), find_reader()
     verdict = read_past_verdict(view, None)
     if verdict is None:
         missing = f"{clean(release_id)} was not judged yet, so nothing can be promoted."
-        show_empty(missing, "Judge it:", place.command(release_id))
+        show_empty(missing, "Judge it:", workspace.command(release_id))
     else:
         judged = Markup("judged {} ({})").format(since(verdict.judged_at, now()), clock(verdict.judged_at))
         show(banner(verdict, [judged, link("release", "all of the evidence", release=release_id)]))
-    guarded(lambda: _show_asking(place, view, verdict, reader))()
-    guarded(lambda: show_requests(place, release_id, reader))()
+    guarded(lambda: _show_asking(workspace, view, verdict, reader))()
+    guarded(lambda: show_requests(workspace, release_id, reader))()
 
 
-def _show_asking(place: Place, view: ReleaseView, verdict: Verdict | None, reader: Reader) -> None:
+def _show_asking(workspace: Workspace, view: ReleaseView, verdict: Verdict | None, reader: Reader) -> None:
     """What to do, whether it may be done, what it comes to, and the one button."""
-    policy, action = read_policy(place, view.release.id), _choose_action(verdict)
+    policy, action = read_policy(workspace, view.release.id), _choose_action(verdict)
     st.caption(MEANS[action])
     conditions = _of_reader(policy.promotion, reader, action)
     if verdict and action is Action.PROMOTE:
-        conditions = (*list_conditions(open_store(place), policy, verdict), *conditions)
+        conditions = (*list_conditions(open_store(workspace), policy, verdict), *conditions)
     st.subheader("What has to be so", anchor="conditions")
     show_list(
         Markup('<li><span class="status {}">{}</span> {}{}</li>').format(
-            "ok" if one.met else "fail",
-            "✓ yes" if one.met else "✗ no",
-            clean(one.says),
-            Markup('<span class="reason">{}</span>').format(with_code(one.remedy)) if not one.met else "",
+            "ok" if condition.met else "fail",
+            "✓ yes" if condition.met else "✗ no",
+            clean(condition.description),
+            Markup('<span class="reason">{}</span>').format(with_code(condition.remedy)) if not condition.met else "",
         )
-        for one in conditions
+        for condition in conditions
     )
     if not is_fresh(reader):
         st.button("Sign in again", on_click=st.login, key="sign-in-again", type="primary")
-    forecast = read_forecast(place, policy, view.release.id, action)
+    forecast = read_forecast(workspace, policy, view.release.id, action)
     _show_what_happens(view, policy.promotion, action, forecast)
-    _show_form(place, view, reader, action, ready=all(one.met for one in conditions) and not forecast.problem)
+    _show_form(
+        workspace, view, reader, action, ready=all(condition.met for condition in conditions) and not forecast.problem
+    )
 
 
 def _choose_action(verdict: Verdict | None) -> Action:
@@ -102,29 +104,29 @@ def _choose_action(verdict: Verdict | None) -> Action:
     against = verdict is not None and verdict.word is not VerdictWord.GO
     names = [name for name, action in ACTIONS.items() if action is not Action.BREAK_GLASS or against]
     names = [name for name in names if verdict is not None or ACTIONS[name] is not Action.PROMOTE]
-    asked = st.query_params.get("action")
+    from_address = st.query_params.get("action")
     if "action" not in st.session_state:
-        st.session_state["action"] = asked if asked in names else names[0]
+        st.session_state["action"] = from_address if from_address in names else names[0]
     elif st.session_state["action"] not in names:
         st.session_state["action"] = names[0]
     chosen = st.segmented_control("What to do", names, key="action", required=True) or names[0]
-    if asked != chosen:
+    if from_address != chosen:
         st.query_params["action"] = chosen
     return ACTIONS[chosen]
 
 
-def _of_reader(rules: PromotionRules, reader: Reader, action: Action) -> tuple[Condition, ...]:
+def _of_reader(rules: PromotionRules, reader: Reader, action: Action) -> tuple[PromotionCondition, ...]:
     """That we know who asks, and that they may."""
     role = PersonRole.ANALYST if rules.needed(action) else PersonRole.APPROVER
-    allowed = Condition(
+    allowed = PromotionCondition(
         f"you may ask for it: {reader.name} is {role_of(rules, reader.names)}",
         met=may_ask(rules, reader.names, action),
-        otherwise=why_not(rules, reader, role, f"to {action.said}"),
+        otherwise=why_not(rules, reader, role, f"to {action.label}"),
         remedy="ask somebody who may; `roles` in the policy says who that is",
     )
     if reader.signed_in_at is None:
         return (allowed,)
-    fresh = Condition(
+    fresh = PromotionCondition(
         f"{reader.name} signed in within the last 15 minutes",
         met=is_fresh(reader),
         otherwise=f"{reader.name} signed in more than 15 minutes ago",
@@ -136,7 +138,9 @@ def _of_reader(rules: PromotionRules, reader: Reader, action: Action) -> tuple[C
 def _show_what_happens(view: ReleaseView, rules: PromotionRules, action: Action, forecast: Forecast) -> None:
     """From what to what each service goes, and the hooks in their order, with what is so now."""
     st.subheader("What would happen", anchor="changes")
-    services = [(one.name, f"{one.baseline or '?'} → {one.canary or '?'}") for one in view.release.services]
+    services = [
+        (service.name, f"{service.baseline or '?'} → {service.canary or '?'}") for service in view.release.services
+    ]
     agreement, needed = "nobody else has to agree", rules.needed(action)
     if needed:
         who = " of others" if rules.distinct(action) else "; yours counts, if you may approve"
@@ -151,24 +155,24 @@ def _show_what_happens(view: ReleaseView, rules: PromotionRules, action: Action,
         )
     items = Markup("").join(
         Markup("<li><strong>{}</strong> {}{}{}</li>").format(
-            clean(one.event),
-            clean(one.says),
-            Markup(' <span class="ev-badge">required</span>') if one.required else "",
-            Markup('<span class="reason">now: {}</span>').format(clean(one.now)) if one.now else "",
+            clean(step.event),
+            clean(step.description),
+            Markup(' <span class="ev-badge">required</span>') if step.required else "",
+            Markup('<span class="reason">now: {}</span>').format(clean(step.now)) if step.now else "",
         )
-        for one in forecast.steps
+        for step in forecast.steps
     )
     show_markup("<ol>{}</ol>", items)
-    for one in forecast.left:
-        show_markup('<p class="warn">Not taken back: {}</p>', clean(one))
+    for text in forecast.irreversible:
+        show_markup('<p class="warn">Not taken back: {}</p>', clean(text))
 
 
-def _show_form(place: Place, view: ReleaseView, reader: Reader, action: Action, *, ready: bool) -> None:
+def _show_form(workspace: Workspace, view: ReleaseView, reader: Reader, action: Action, *, ready: bool) -> None:
     release_id = view.release.id
     with st.form("ask", border=True):
         reason = st.text_input("Why, in a sentence", key="reason", max_chars=1000)
         typed = st.text_input("Type the release's name to confirm", key="typed", max_chars=300)
-        button = action.said.capitalize()
+        button = action.label.capitalize()
         pressed = st.form_submit_button(button, type="primary", disabled=not ready, key="ask-button")
     if not ready:
         st.caption("The button works once everything above is so.")
@@ -177,5 +181,5 @@ def _show_form(place: Place, view: ReleaseView, reader: Reader, action: Action, 
     if typed.strip() != release_id:
         raise UsageError(f"{typed.strip() or 'nothing'} was typed, not {release_id}: nothing was done")
     demand_fresh(reader)
-    ask(open_store(place), read_policy(place, release_id), reader, Wish(action, release_id, reason))
+    ask(open_store(workspace), read_policy(workspace, release_id), reader, ActionRequest(action, release_id, reason))
     st.rerun()

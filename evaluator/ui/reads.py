@@ -47,7 +47,7 @@ WAIT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Workspace:
     """Where the store and the policy are."""
 
     store: Path
@@ -64,26 +64,26 @@ class Place:
 
 
 KEYS: dict[str | type, Callable[[Any], object]] = {
-    Place: lambda place: (str(place.store), place.stamp),
+    Workspace: lambda workspace: (str(workspace.store), workspace.stamp),
     Policy: lambda policy: (policy.hash, policy.promotion.hash),
 }
 """What a read is kept by: it is done again when the store has changed, or the policy."""
 KEYS_OF_VERDICT: dict[str | type, Callable[[Any], object]] = {
-    Place: lambda place: str(place.store),
+    Workspace: lambda workspace: str(workspace.store),
     Verdict: lambda verdict: (verdict.release.id, str(verdict.judged_at), verdict.data_hash, verdict.policy_hash),
 }
 """The same for what a verdict was given on: that stays, whatever else is written."""
 
 
-def find_place() -> Place:
+def find_workspace() -> Workspace:
     """Find store and policy as the command line does: EVALUATOR_STORE and EVALUATOR_POLICY, else in the folder."""
     store = Path(os.environ.get("EVALUATOR_STORE") or "evaluator.duckdb").absolute()
-    return Place(store, find_policy(Path.cwd()))
+    return Workspace(store, find_policy(Path.cwd()))
 
 
-def open_store(place: Place) -> Store:
+def open_store(workspace: Workspace) -> Store:
     """Check the store and return it; no connection is kept. Raises StoreError."""
-    return Store.open(place.store, wait_s=WAIT_S)
+    return Store.open(workspace.store, wait_s=WAIT_S)
 
 
 def now() -> datetime:
@@ -91,24 +91,24 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def read_policy(place: Place, *releases: str) -> Policy:
+def read_policy(workspace: Workspace, *releases: str) -> Policy:
     """Read the policy that applies to these releases, none: where no release is meant. Raises PolicyError."""
-    return policy_of(place.policy, open_store(place), releases) if releases else choose_policy(place.policy)
+    return policy_of(workspace.policy, open_store(workspace), releases) if releases else choose_policy(workspace.policy)
 
 
 # ------------------------------------------------------------------ all releases
 
 
 @st.cache_data(max_entries=MOST, show_spinner="reading the releases …", hash_funcs=KEYS)
-def read_summaries(place: Place) -> tuple[ReleaseSummary, ...]:
+def read_summaries(workspace: Workspace) -> tuple[ReleaseSummary, ...]:
     """List the releases, the newest first."""
-    return open_store(place).releases()
+    return open_store(workspace).releases()
 
 
 @st.cache_data(max_entries=8, show_spinner="reading the latest verdicts …", hash_funcs=KEYS)
-def read_latest(place: Place) -> tuple[Verdict, ...]:
+def read_latest(workspace: Workspace) -> tuple[Verdict, ...]:
     """Read the latest verdict of each release, the newest release first."""
-    return tuple(read_stored(stored) for stored in open_store(place).control.latest_verdicts())
+    return tuple(read_stored(stored) for stored in open_store(workspace).control.latest_verdicts())
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +126,10 @@ class Logged:
 
 
 @st.cache_data(max_entries=8, show_spinner="reading what was judged …", hash_funcs=KEYS)
-def read_log(place: Place) -> tuple[Logged, ...]:
+def read_log(workspace: Workspace) -> tuple[Logged, ...]:
     """Read the newest verdicts of all releases, the newest first."""
     log = []
-    for stored in open_store(place).control.verdict_log():
+    for stored in open_store(workspace).control.verdict_log():
         plain = json.loads(stored.json)
         why = str((plain.get("reasons") or [{}])[0].get("text", ""))
         policy, data, mode = (str(plain.get(key) or "") for key in ("policy_hash", "data_hash", "mode"))
@@ -155,9 +155,9 @@ class ReleaseView:
 
 
 @st.cache_data(max_entries=MOST, show_spinner="reading the release …", hash_funcs=KEYS)
-def read_release(place: Place, release_id: str) -> ReleaseView:
+def read_release(workspace: Workspace, release_id: str) -> ReleaseView:
     """Read a release. Raises UnknownName."""
-    store = open_store(place)
+    store = open_store(workspace)
     verdicts = store.control.verdicts(release_id)
     return ReleaseView(store.control.release(release_id), store.data.runs(release_id), tuple(verdicts))
 
@@ -180,20 +180,20 @@ def _parse(text: str) -> Verdict:
 
 # Cells are large and never changed: they are shared, not copied for every reader.
 @st.cache_resource(max_entries=8, show_spinner="reading the cells …", hash_funcs=KEYS_OF_VERDICT)
-def read_judgement(place: Place, verdict: Verdict) -> Judged:
+def read_judgement(workspace: Workspace, verdict: Verdict) -> Judged:
     """Read the cells that a verdict judged, and judge them again by its own policy."""
-    return judge_again(open_store(place), verdict)
+    return judge_again(open_store(workspace), verdict)
 
 
 @st.cache_data(max_entries=MOST, show_spinner="drawing …", hash_funcs=KEYS_OF_VERDICT)
-def read_figures(place: Place, verdict: Verdict, *, newest: bool) -> Mapping[str, Any]:
+def read_figures(workspace: Workspace, verdict: Verdict, *, newest: bool) -> Mapping[str, Any]:
     """Numbers behind the figures of a verdict: those kept with it, or computed from its cells."""
-    store = open_store(place)
-    kept = store.control.figures(verdict.release.id) if newest else None
-    if kept:
-        figures: Mapping[str, Any] = json.loads(kept)
+    store = open_store(workspace)
+    stored_figures = store.control.figures(verdict.release.id) if newest else None
+    if stored_figures:
+        figures: Mapping[str, Any] = json.loads(stored_figures)
         return figures
-    judged = read_judgement(place, verdict)
+    judged = read_judgement(workspace, verdict)
     return trace_figures(store, verdict.release, judged.data, judged.requests, judged.rulebook, judged.evidence)
 
 
@@ -201,7 +201,7 @@ def read_figures(place: Place, verdict: Verdict, *, newest: bool) -> Mapping[str
 
 
 @dataclass(frozen=True, slots=True)
-class Confronted:
+class SidePair:
     """Two sides with their fingerprints, and what they come to; `None` where they must not be compared."""
 
     first: Side
@@ -212,20 +212,20 @@ class Confronted:
 
 @st.cache_data(max_entries=8, show_spinner="comparing …", hash_funcs=KEYS)
 def read_comparison(
-    place: Place, policy: Policy, first: tuple[str, str, str], second: tuple[str, str, str]
-) -> Confronted:
+    workspace: Workspace, policy: Policy, first: tuple[str, str, str], second: tuple[str, str, str]
+) -> SidePair:
     """Two sides (release, run, arm) against each other, where their fingerprints allow it."""
-    store = open_store(place)
+    store = open_store(workspace)
     sides = find_side(store, *first), find_side(store, *second)
     rows = differences(*sides)
     compared = None if refusals(rows) else compare_sides(store, *sides, policy)
-    return Confronted(*sides, rows, compared)
+    return SidePair(*sides, rows, compared)
 
 
 @st.cache_data(max_entries=MOST, show_spinner=False, hash_funcs=KEYS)
-def read_arms(place: Place, release_id: str) -> tuple[str, ...]:
+def read_arms(workspace: Workspace, release_id: str) -> tuple[str, ...]:
     """Name the arms of a release, the baseline first."""
-    data = open_store(place).data
+    data = open_store(workspace).data
     return data.read_cells([run.id for run in data.runs(release_id)]).arms
 
 
@@ -234,23 +234,23 @@ def read_arms(place: Place, release_id: str) -> tuple[str, ...]:
 
 @st.cache_data(max_entries=8, show_spinner="reading the history …", hash_funcs=KEYS)
 def read_plan_history(
-    place: Place, policy: Policy, release_id: str | None, *, rate_per_s: float, instances: int
+    workspace: Workspace, policy: Policy, release_id: str | None, *, rate_per_s: float, instances: int
 ) -> History:
     """What a plan rests on: stored comparisons of a release and its service, or an assumed service."""
-    store = open_store(place) if release_id else None
+    store = open_store(workspace) if release_id else None
     return find_history(store, policy, release_id, rate_per_s=rate_per_s, instances=instances, land=False)
 
 
-def read_calibration(place: Place, policy: Policy, release_id: str | None) -> CalibrationReport:
+def read_calibration(workspace: Workspace, policy: Policy, release_id: str | None) -> CalibrationReport:
     """How often this policy would have stopped a stored release that changed nothing.
 
     A policy of one service is tried on the releases of that service: those of `release_id`'s.
     """
-    of_service = release_id if place.policy and place.policy.is_dir() else None
-    names = related_releases(open_store(place), of_service) if of_service else ()
-    return _calibrate(place, policy, names)
+    of_service = release_id if workspace.policy and workspace.policy.is_dir() else None
+    names = related_releases(open_store(workspace), of_service) if of_service else ()
+    return _calibrate(workspace, policy, names)
 
 
 @st.cache_data(max_entries=4, show_spinner="judging identical halves of stored runs …", hash_funcs=KEYS)
-def _calibrate(place: Place, policy: Policy, releases: tuple[str, ...]) -> CalibrationReport:
-    return calibrate_releases(open_store(place), releases, policy, splits=SPLITS, land=False)
+def _calibrate(workspace: Workspace, policy: Policy, releases: tuple[str, ...]) -> CalibrationReport:
+    return calibrate_releases(open_store(workspace), releases, policy, splits=SPLITS, land=False)

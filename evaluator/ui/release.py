@@ -23,9 +23,9 @@ from evaluator.ui.notes import show_notes
 from evaluator.ui.panels import show_metrics
 from evaluator.ui.pieces import banner, clean, clock, css_color, legend, link, show, show_empty, show_health, since
 from evaluator.ui.reads import (
-    Place,
     ReleaseView,
-    find_place,
+    Workspace,
+    find_workspace,
     now,
     read_figures,
     read_past_verdict,
@@ -46,82 +46,82 @@ release.judgement({number}).to_pandas()"""
 def show_release() -> None:
     """The page."""
     st.title("Release")
-    place = find_place()
-    release_id = choose_release(read_summaries(place))
+    workspace = find_workspace()
+    release_id = choose_release(read_summaries(workspace))
     if release_id is None:
         return
-    _show_answer(place, release_id)
+    _show_answer(workspace, release_id)
     time.sleep(HEAD_START_S)
-    view = read_release(place, release_id)
+    view = read_release(workspace, release_id)
     number = read_number(view)
     verdict = read_past_verdict(view, number)
     if verdict is None:
         return
     newest = number in (None, len(view.verdicts) - 1)
-    _show_metrics(place, view, verdict, number)
-    _show_figures(place, view, verdict, newest=newest)
+    _show_metrics(workspace, view, verdict, number)
+    _show_figures(workspace, view, verdict, newest=newest)
     show_health(verdict.evidence.findings)
-    guarded(lambda: show_notes(place, release_id))()
+    guarded(lambda: show_notes(workspace, release_id))()
     show_queries(verdict)
     show_runs(view)
-    show_history(view, read_summaries(place))
-    show_method(place, view, verdict)
+    show_history(view, read_summaries(workspace))
+    show_method(workspace, view, verdict)
 
 
 def choose_release(summaries: Sequence[ReleaseSummary]) -> str | None:
     """Let the reader choose a release; the address says which. `None` while there is nothing to choose."""
-    names = [one.release.id for one in summaries]
+    names = [summary.release.id for summary in summaries]
     if not names:
         show_empty("No release has landed yet.", "A load or an import makes one; try it with", "evaluator demo")
         return None
-    asked = st.query_params.get("release")
-    if asked is not None and asked not in names:
-        what = str(UnknownName("release", clean(asked), names))
+    from_address = st.query_params.get("release")
+    if from_address is not None and from_address not in names:
+        what = str(UnknownName("release", clean(from_address), names))
         show_empty(what, "Choose one of these, or list them:", "evaluator releases", alert=True)
     return choose("Release", names, "release", names[0])
 
 
 def read_number(view: ReleaseView) -> int | None:
     """The verdict that the address names, by its place in the history; `None`: the latest. Raises UnknownName."""
-    asked = st.query_params.get("verdict")
-    if asked is None:
+    from_address = st.query_params.get("verdict")
+    if from_address is None:
         return None
-    if not asked.isdecimal() or int(asked[:6]) >= len(view.verdicts):
-        raise view.refuse_number(clean(asked))
-    return int(asked)
+    if not from_address.isdecimal() or int(from_address[:6]) >= len(view.verdicts):
+        raise view.refuse_number(clean(from_address))
+    return int(from_address)
 
 
 # ------------------------------------------------------------------ the answer
 
 
-def _show_answer(place: Place, release_id: str) -> None:
+def _show_answer(workspace: Workspace, release_id: str) -> None:
     """The banner; while a run is recorded it looks again by itself, and leaves the rest of the page as it is."""
-    every = LIVE_EVERY_S if is_live(read_release(place, release_id).runs) else None
+    every = LIVE_EVERY_S if is_live(read_release(workspace, release_id).runs) else None
 
     @st.fragment(run_every=every)
     def answer() -> None:
-        guarded(lambda: _draw_answer(find_place(), release_id))()
+        guarded(lambda: _draw_answer(find_workspace(), release_id))()
 
     answer()
 
 
-def _draw_answer(place: Place, release_id: str) -> None:
-    view = read_release(place, release_id)
+def _draw_answer(workspace: Workspace, release_id: str) -> None:
+    view = read_release(workspace, release_id)
     verdict = read_past_verdict(view, read_number(view))
     if verdict is None:
         landed = sum(run.landed for run in view.runs)
         what = f"{clean(release_id)} was not judged yet; {landed:,} requests have landed."
-        show_empty(what, "Judge it:", place.command(release_id))
+        show_empty(what, "Judge it:", workspace.command(release_id))
         return
-    show(banner(verdict, _notes(place, view, verdict)))
+    show(banner(verdict, _notes(workspace, view, verdict)))
     # What is below changes when the reader says so, not under their eyes.
-    known = st.session_state.setdefault(f"seen-{release_id}", len(view.verdicts))
-    if len(view.verdicts) != known and st.button("A newer verdict is there: show all of it", key="newer"):
+    shown_count = st.session_state.setdefault(f"seen-{release_id}", len(view.verdicts))
+    if len(view.verdicts) != shown_count and st.button("A newer verdict is there: show all of it", key="newer"):
         st.session_state[f"seen-{release_id}"] = len(view.verdicts)
         st.rerun(scope="app")
 
 
-def _notes(place: Place, view: ReleaseView, verdict: Verdict) -> Sequence[Markup]:
+def _notes(workspace: Workspace, view: ReleaseView, verdict: Verdict) -> Sequence[Markup]:
     moment = now()
     requests = " + ".join(f"{arm.requests:,}" for arm in verdict.evidence.arms if arm.requests)
     notes = [Markup("judged {} ({})").format(since(verdict.judged_at, moment), clock(verdict.judged_at))]
@@ -130,7 +130,7 @@ def _notes(place: Place, view: ReleaseView, verdict: Verdict) -> Sequence[Markup
         landed = sum(run.landed for run in view.runs)
         notes.insert(0, Markup('<span class="ev-badge ok">live</span>{} requests so far').format(f"{landed:,}"))
     if is_stale(view.runs, verdict.judged_at):
-        command = Markup("<code>{}</code>").format(place.command(view.release.id))
+        command = Markup("<code>{}</code>").format(workspace.command(view.release.id))
         notes.append(Markup('<span class="ev-badge warn">stale</span>newer data has landed: {}').format(command))
     if verdict.mode == "shadow":
         notes.append(Markup('<span class="ev-badge">shadow mode</span>it blocks nothing'))
@@ -148,35 +148,35 @@ def _notes(place: Place, view: ReleaseView, verdict: Verdict) -> Sequence[Markup
 # ------------------------------------------------------------------ metrics and figures
 
 
-def _show_metrics(place: Place, view: ReleaseView, verdict: Verdict, number: int | None) -> None:
+def _show_metrics(workspace: Workspace, view: ReleaseView, verdict: Verdict, number: int | None) -> None:
     st.subheader("Metrics, the furthest beyond its margin first", anchor="metrics")
     rows = rank_comparisons([row for row in verdict.evidence.comparisons if not row.scan])
     if not rows:
         show_empty("Nothing could be compared.", "The reasons above say what is missing.")
         return
-    kept = -1 if number is None else number
-    snippet = TABLE_SNIPPET.format(store=str(place.store), release=view.release.id, number=kept)
+    verdict_number = -1 if number is None else number
+    snippet = TABLE_SNIPPET.format(store=str(workspace.store), release=view.release.id, number=verdict_number)
     show_metrics(rows, view.release.id, "metrics", snippet, several=len({row.arm for row in rows}) > 1)
 
 
-def _show_figures(place: Place, view: ReleaseView, verdict: Verdict, *, newest: bool) -> None:
+def _show_figures(workspace: Workspace, view: ReleaseView, verdict: Verdict, *, newest: bool) -> None:
     """All figures; one that fails leaves the others."""
-    found: Mapping[str, Any] = {}
+    figures: Mapping[str, Any] = {}
 
     def read() -> None:
-        nonlocal found
-        found = read_figures(place, verdict, newest=newest)
+        nonlocal figures
+        figures = read_figures(workspace, verdict, newest=newest)
 
     guarded(read)()
-    if found:
+    if figures:
         names = [arm.name for arm in verdict.evidence.arms] or [row.arm for row in verdict.evidence.comparisons]
         colors = color_arms(names)
         show(legend({name: css_color(color) for name, color in colors.items() if name in names}))
-        guarded(lambda: show_metric(place, verdict, found, colors))()
-        guarded(lambda: show_distribution(place, verdict, found, colors))()
-        guarded(lambda: show_timeline(place, verdict, found))()
-    timeline = found.get("timeline") or {}
+        guarded(lambda: show_metric(workspace, verdict, figures, colors))()
+        guarded(lambda: show_distribution(workspace, verdict, figures, colors))()
+        guarded(lambda: show_timeline(workspace, verdict, figures))()
+    timeline = figures.get("timeline") or {}
     span_s = (
         timeline["seconds"][-1] + timeline["slot_s"] if timeline.get("seconds") else verdict.evidence.window.seconds
     )
-    guarded(lambda: show_slices(place, view, verdict, max(float(span_s), 60.0)))()
+    guarded(lambda: show_slices(workspace, view, verdict, max(float(span_s), 60.0)))()

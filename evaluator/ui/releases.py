@@ -12,7 +12,7 @@ from evaluator.records import ReleaseSummary
 from evaluator.records.intents import Intent, IntentState
 from evaluator.reports.base import format_effect
 from evaluator.reports.overview import build_heat_map
-from evaluator.ui.acting import read_acts
+from evaluator.ui.acting import read_intents
 from evaluator.ui.panels import hand_out
 from evaluator.ui.pieces import (
     clean,
@@ -27,7 +27,7 @@ from evaluator.ui.pieces import (
     since,
     words_of,
 )
-from evaluator.ui.reads import Place, find_place, now, read_latest, read_summaries
+from evaluator.ui.reads import Workspace, find_workspace, now, read_latest, read_summaries
 
 SNIPPET = """from pathlib import Path
 from evaluator.store import Store
@@ -39,12 +39,12 @@ for verdict in Store.open(Path("{store}")).control.latest_verdicts():
 def show_releases() -> None:
     """The page."""
     st.title("Releases")
-    place = find_place()
-    if not place.store.exists():
-        what = f"There is no store at {place.store} yet."
+    workspace = find_workspace()
+    if not workspace.store.exists():
+        what = f"There is no store at {workspace.store} yet."
         show_empty(what, "A load or an import makes one; try it with", "evaluator demo")
         return
-    summaries = read_summaries(place)
+    summaries = read_summaries(workspace)
     if not summaries:
         show_empty(
             "No release has landed yet.",
@@ -52,34 +52,34 @@ def show_releases() -> None:
             "evaluator load RELEASE --baseline URL --canary URL",
         )
         return
-    _show_waiting(place, summaries, [one.intent for one in read_acts(place)])
-    _show_map(place)
+    _show_waiting(workspace, summaries, [record.intent for record in read_intents(workspace)])
+    _show_map(workspace)
     _show_list(summaries)
 
 
-def _show_waiting(place: Place, summaries: Sequence[ReleaseSummary], intents: Sequence[Intent]) -> None:
+def _show_waiting(workspace: Workspace, summaries: Sequence[ReleaseSummary], intents: Sequence[Intent]) -> None:
     st.subheader("What waits for me")
-    waiting = find_waiting(summaries, intents, place.command)
-    asked = [one for one in intents if one.state in _ASKS]
-    if not waiting and not asked:
+    waiting = find_waiting(summaries, intents, workspace.command)
+    pending = [intent for intent in intents if intent.state in _ASKS]
+    if not waiting and not pending:
         show_markup("<p>Nothing: every newest release was acted on.</p>")
         return
     items = [
         Markup("<li><strong>{}</strong> {} by {}: {} {}</li>").format(
-            link("release", one.release, release=one.release),
-            one.action.said,
-            clean(one.requester),
-            _ASKS[one.state],
-            link("promote", "look at it", at=one.id, release=one.release),
+            link("release", intent.release, release=intent.release),
+            intent.action.label,
+            clean(intent.requester),
+            _ASKS[intent.state],
+            link("promote", "look at it", at=intent.id, release=intent.release),
         )
-        for one in asked
+        for intent in pending
     ]
-    for one in waiting:
-        step = Markup("<code>{}</code>").format(one.command) if one.command else Markup("")
-        if one.promotable:
-            step = link("promote", "what has to be so", release=one.release)
-        named = link("release", one.release, release=one.release)
-        items.append(Markup("<li><strong>{}</strong> {} {}</li>").format(named, one.why, step))
+    for candidate in waiting:
+        step = Markup("<code>{}</code>").format(candidate.command) if candidate.command else Markup("")
+        if candidate.promotable:
+            step = link("promote", "what has to be so", release=candidate.release)
+        named = link("release", candidate.release, release=candidate.release)
+        items.append(Markup("<li><strong>{}</strong> {} {}</li>").format(named, candidate.why, step))
     show_list(items)
 
 
@@ -89,17 +89,19 @@ _ASKS = {
 }
 
 
-def _show_map(place: Place) -> None:
+def _show_map(workspace: Workspace) -> None:
     st.subheader("Releases by metrics")
-    wanted = st.text_input(
+    name_filter = st.text_input(
         "Releases that contain", key="q", bind="query-params", max_chars=200, placeholder="any, for example cart@"
     )
-    verdicts = [one for one in read_latest(place) if (wanted or "").lower() in one.release.id.lower()]
+    verdicts = [
+        verdict for verdict in read_latest(workspace) if (name_filter or "").lower() in verdict.release.id.lower()
+    ]
     if not verdicts:
         show_empty(
             "No judged release has that in its name.",
             "Empty the field to see all, or judge one:",
-            place.command("RELEASE"),
+            workspace.command("RELEASE"),
         )
         return
     heat = build_heat_map(verdicts)
@@ -116,7 +118,7 @@ def _show_map(place: Place) -> None:
         )
         for verdict, cells in heat.rows
     ]
-    head, snippet = ("release", "verdict", *heat.metrics), SNIPPET.format(store=place.store)
+    head, snippet = ("release", "verdict", *heat.metrics), SNIPPET.format(store=workspace.store)
     hand_out("releases", head, rows, snippet, caption="releases by metrics")
 
 
@@ -127,15 +129,15 @@ def _show_list(summaries: Sequence[ReleaseSummary]) -> None:
         ("release", "verdict", "judged", "versions", "runs", "requests", "last run"),
         (
             (
-                link("release", one.release.id, release=one.release.id),
-                words_of(one.verdict),
-                since(one.judged_at, moment) if one.judged_at else "–",
-                ", ".join(f"{s.name} {s.baseline or '?'} → {s.canary or '?'}" for s in one.release.services) or "–",
-                f"{one.runs}",
-                f"{one.rows:,}",
-                clock(one.last_run),
+                link("release", summary.release.id, release=summary.release.id),
+                words_of(summary.verdict),
+                since(summary.judged_at, moment) if summary.judged_at else "–",
+                ", ".join(f"{s.name} {s.baseline or '?'} → {s.canary or '?'}" for s in summary.release.services) or "–",
+                f"{summary.runs}",
+                f"{summary.rows:,}",
+                clock(summary.last_run),
             )
-            for one in summaries
+            for summary in summaries
         ),
         caption="all releases",
     )

@@ -9,12 +9,12 @@ from markupsafe import Markup
 
 from evaluator.errors import UsageError
 from evaluator.intents import approve, cancel, may, resolve, retry
-from evaluator.records.intents import FINAL_STATES, Delivery, Intent, IntentState, PersonRole, are_one
-from evaluator.ui.acting import Act, read_acts
+from evaluator.records.intents import FINAL_STATES, Delivery, Intent, IntentState, PersonRole, are_same_person
+from evaluator.ui.acting import IntentRecord, read_intents
 from evaluator.ui.frame import guarded
 from evaluator.ui.identity import Reader, demand_fresh, is_fresh
 from evaluator.ui.pieces import clean, clock, show_empty, show_list
-from evaluator.ui.reads import Place, find_place, open_store, read_policy
+from evaluator.ui.reads import Workspace, find_workspace, open_store, read_policy
 
 EVERY_S = 2
 QUIET_S = 10
@@ -33,87 +33,91 @@ MARKS = {
 HOOK_MARKS = {**MARKS, IntentState.SENT: ("warn", "… sent"), IntentState.REQUESTED: ("warn", "… to be sent again")}
 
 
-def show_requests(place: Place, release: str, reader: Reader) -> None:
+def show_requests(workspace: Workspace, release: str, reader: Reader) -> None:
     """The intents of a release, the newest first, and what can be done about those that are not over."""
-    acts = read_acts(place, release)
-    known = [(one.intent.id, one.intent.state) for one in acts]
-    under_way = any(state not in FINAL_STATES for _, state in known)
+    records = read_intents(workspace, release)
+    shown_states = [(record.intent.id, record.intent.state) for record in records]
+    under_way = any(state not in FINAL_STATES for _, state in shown_states)
     st.subheader("What was asked for", anchor="requests")
 
     @st.fragment(run_every=EVERY_S if under_way else QUIET_S)
     def show_states() -> None:
         """Show the state of all, and again by itself while something is under way."""
-        acts = read_acts(find_place(), release)
-        if acts:
-            show_list(_describe(one) for one in acts[: -SHOWN - 1 : -1])
+        records = read_intents(find_workspace(), release)
+        if records:
+            show_list(_describe(record) for record in records[: -SHOWN - 1 : -1])
         else:
             show_empty("Nothing was asked for yet.", "Whoever promotes, holds or rolls back is listed here for ever.")
-        if [(one.intent.id, one.intent.state) for one in acts] != known:
+        if [(record.intent.id, record.intent.state) for record in records] != shown_states:
             st.rerun(scope="app")
 
     show_states()
-    live = [one for one in acts if one.intent.state not in (IntentState.EXPIRED, IntentState.CANCELLED)]
-    for act in live[: -SHOWN - 1 : -1]:
+    live = [record for record in records if record.intent.state not in (IntentState.EXPIRED, IntentState.CANCELLED)]
+    for record in live[: -SHOWN - 1 : -1]:
         # Of what is over only the latest can be gone on with; who waits for an answer waits still.
-        state = act.intent.state
+        state = record.intent.state
         if state is IntentState.REQUESTED:
-            guarded(partial(_show_approval, place, act, reader))()
-        elif act.deliveries and (state is IntentState.UNKNOWN or (act is live[-1] and state is IntentState.FAILED)):
-            guarded(partial(_show_retry, place, act, reader))()
+            guarded(partial(_show_approval, workspace, record, reader))()
+        elif record.deliveries and (
+            state is IntentState.UNKNOWN or (record is live[-1] and state is IntentState.FAILED)
+        ):
+            guarded(partial(_show_retry, workspace, record, reader))()
 
 
-def _describe(act: Act) -> Markup:
+def _describe(record: IntentRecord) -> Markup:
     """An intent in a line, and its hooks below."""
-    intent = act.intent
+    intent = record.intent
     style, mark = MARKS[intent.state]
-    hooks = Markup("").join(_hook(one) for one in sorted(act.deliveries, key=lambda one: one.position))
+    hooks = Markup("").join(
+        _hook(delivery) for delivery in sorted(record.deliveries, key=lambda delivery: delivery.position)
+    )
     return Markup(
         '<li id="{}"><strong>{}</strong> <span class="status {}">{}</span>'
         '<span class="reason">{} by {} {}: {}</span><span class="reason">{}</span>{}</li>'
     ).format(
         intent.id,
-        clean(intent.action.said),
+        clean(intent.action.label),
         style,
         mark,
         intent.id,
         clean(intent.requester),
         clock(intent.requested_at),
         clean(intent.reason),
-        _agreed(act),
+        _agreed(record),
         Markup("<ol>{}</ol>").format(hooks) if hooks else "",
     )
 
 
-def _agreed(act: Act) -> str:
-    intent, people = act.intent, ", ".join(clean(one.person) for one in act.approvals)
+def _agreed(record: IntentRecord) -> str:
+    intent, people = record.intent, ", ".join(clean(approval.person) for approval in record.approvals)
     if intent.state is IntentState.REQUESTED:
-        missing = intent.approvals_needed - len(act.approvals)
+        missing = intent.approvals_needed - len(record.approvals)
         who = ", not by who asked" if intent.distinct else ""
         agreed = f"; {people} agreed" if people else ""
         until = f"{intent.expires_at:%Y-%m-%d %H:%M} UTC"
         return f"waits for {missing} of {intent.approvals_needed} approvals{who}, until {until}{agreed}"
-    said = clean(act.last) if intent.state in FINAL_STATES else ""
-    return "; ".join(part for part in (f"approved by {people}" if people else "", said) if part)
+    last_event = clean(record.last) if intent.state in FINAL_STATES else ""
+    return "; ".join(part for part in (f"approved by {people}" if people else "", last_event) if part)
 
 
-def _hook(one: Delivery) -> Markup:
-    style, mark = HOOK_MARKS[one.outcome.state]
-    tries = f", {one.attempts} attempts" if one.attempts > 1 else ""
+def _hook(delivery: Delivery) -> Markup:
+    style, mark = HOOK_MARKS[delivery.outcome.state]
+    tries = f", {delivery.attempts} attempts" if delivery.attempts > 1 else ""
     return Markup('<li>{}: {} <span class="status {}">{}</span>{}<span class="reason">{}</span></li>').format(
-        clean(one.event), clean(one.hook), style, mark, tries, clean(one.outcome.text)
+        clean(delivery.event), clean(delivery.hook), style, mark, tries, clean(delivery.outcome.text)
     )
 
 
 # ------------------------------------------------------------------ what this reader may do about the latest
 
 
-def _show_approval(place: Place, act: Act, reader: Reader) -> None:
-    intent, rules = act.intent, read_policy(place, act.intent.release).promotion
+def _show_approval(workspace: Workspace, record: IntentRecord, reader: Reader) -> None:
+    intent, rules = record.intent, read_policy(workspace, record.intent.release).promotion
     may_approve = may(rules, reader.names, PersonRole.APPROVER) and is_fresh(reader)
-    own = are_one(reader.names, (*intent.requester_names, intent.requester))
+    is_requester = are_same_person(reader.names, (*intent.requester_names, intent.requester))
     with st.form(f"agree-{intent.id}", border=True):
-        st.markdown(f"**{intent.id}**: do you agree to {intent.action.said}?")
-        if own and intent.distinct:
+        st.markdown(f"**{intent.id}**: do you agree to {intent.action.label}?")
+        if is_requester and intent.distinct:
             st.caption("You asked for it: others have to agree.")
         elif not may_approve:
             st.caption("Agreeing takes an approver who signed in within the last 15 minutes.")
@@ -121,12 +125,17 @@ def _show_approval(place: Place, act: Act, reader: Reader) -> None:
         reason = st.text_input("Or why not", key=f"why-{intent.id}", max_chars=300)
         left, right = st.columns(2)
         agreed = left.form_submit_button(
-            "Agree", type="primary", disabled=not may_approve or (own and intent.distinct), key=f"yes-{intent.id}"
+            "Agree",
+            type="primary",
+            disabled=not may_approve or (is_requester and intent.distinct),
+            key=f"yes-{intent.id}",
         )
         refused = right.form_submit_button(
-            "Take back" if own else "Turn down", disabled=not (own or may_approve), key=f"no-{intent.id}"
+            "Take back" if is_requester else "Turn down",
+            disabled=not (is_requester or may_approve),
+            key=f"no-{intent.id}",
         )
-    store, policy = open_store(place), read_policy(place, intent.release)
+    store, policy = open_store(workspace), read_policy(workspace, intent.release)
     if agreed:
         if typed.strip() != intent.release:
             raise UsageError(f"{typed.strip() or 'nothing'} was typed, not {intent.release}: nothing was done")
@@ -134,28 +143,28 @@ def _show_approval(place: Place, act: Act, reader: Reader) -> None:
         approve(store, policy, reader, intent.id)
         st.rerun()
     if refused:
-        if not own:
+        if not is_requester:
             demand_fresh(reader)
         cancel(store, policy, reader, intent.id, reason)
         st.rerun()
 
 
-def _show_retry(place: Place, act: Act, reader: Reader) -> None:
-    intent, rules = act.intent, read_policy(place, act.intent.release).promotion
+def _show_retry(workspace: Workspace, record: IntentRecord, reader: Reader) -> None:
+    intent, rules = record.intent, read_policy(workspace, record.intent.release).promotion
     able = may(rules, reader.names, PersonRole.APPROVER) and is_fresh(reader)
-    unknown = [one for one in act.deliveries if one.outcome.state is IntentState.UNKNOWN]
+    unknown = [delivery for delivery in record.deliveries if delivery.outcome.state is IntentState.UNKNOWN]
     with st.expander(f"{intent.id}: what now?", key=f"now-{intent.id}"):
         st.caption("Look first at what its hooks have reached. Those that were acknowledged are not executed again.")
         if st.button("Execute the others again", disabled=not able, key=f"retry-{intent.id}"):
             demand_fresh(reader)
-            retry(open_store(place), read_policy(place, intent.release), reader, intent.id)
+            retry(open_store(workspace), read_policy(workspace, intent.release), reader, intent.id)
             st.rerun()
-        for one in unknown:
-            _show_resolution(place, intent, one.position + 1, one.hook, reader)
+        for delivery in unknown:
+            _show_resolution(workspace, intent, delivery.position + 1, delivery.hook, reader)
 
 
-def _show_resolution(place: Place, intent: Intent, number: int, hook: str, reader: Reader) -> None:
-    policy = read_policy(place, intent.release)
+def _show_resolution(workspace: Workspace, intent: Intent, number: int, hook: str, reader: Reader) -> None:
+    policy = read_policy(workspace, intent.release)
     able = may(policy.promotion, reader.names, PersonRole.ADMIN) and is_fresh(reader)
     with st.form(f"resolve-{intent.id}-{number}", border=False):
         reason = st.text_input(
@@ -166,5 +175,5 @@ def _show_resolution(place: Place, intent: Intent, number: int, hook: str, reade
         undone = right.form_submit_button("It was not done", disabled=not able, key=f"undone-{intent.id}-{number}")
     if done or undone:
         demand_fresh(reader)
-        resolve(open_store(place), policy, reader, intent.id, number, done=done, reason=reason)
+        resolve(open_store(workspace), policy, reader, intent.id, number, done=done, reason=reason)
         st.rerun()

@@ -9,7 +9,7 @@ from evaluator.records import Comparison, Verdict
 from evaluator.reports.overview import rank_comparisons
 from evaluator.ui.panels import show_metrics
 from evaluator.ui.pieces import clean, show_empty, show_markup
-from evaluator.ui.reads import Place, ReleaseView, read_judgement
+from evaluator.ui.reads import ReleaseView, Workspace, read_judgement
 from evaluator.wording import format_duration
 
 MOST = 100
@@ -36,40 +36,42 @@ for row in rank_comparisons([row for row in verdict.evidence.comparisons if row.
     print(row.rule.slice.endpoint, row.rule.type, row.arm, row.effect, row.status)"""
 
 
-def show_slices(place: Place, view: ReleaseView, verdict: Verdict, span_s: float) -> None:
+def show_slices(workspace: Workspace, view: ReleaseView, verdict: Verdict, span_s: float) -> None:
     """The ranking of the scan, then the drill-down. `span_s`: how long the load was."""
     st.subheader("Endpoints", anchor="endpoints")
     rows = [row for row in verdict.evidence.comparisons if row.scan]
     if rows:
-        _show_ranking(place, view, rows)
+        _show_ranking(workspace, view, rows)
     else:
         show_empty("The scan looked at no endpoint.", "The policy turned it off, or no endpoint had enough requests.")
     if any(arm.requests for arm in verdict.evidence.arms):
-        _show_closer(place, view, verdict, span_s)
+        _show_closer(workspace, view, verdict, span_s)
 
 
-def _show_ranking(place: Place, view: ReleaseView, rows: list[Comparison]) -> None:
-    wanted = st.text_input(
+def _show_ranking(workspace: Workspace, view: ReleaseView, rows: list[Comparison]) -> None:
+    name_filter = st.text_input(
         "Endpoints that contain", key="find", bind="query-params", max_chars=200, placeholder="any, for example POST"
     )
-    chosen = [row for row in rows if (wanted or "").lower() in (row.rule.slice.endpoint or "").lower()]
+    chosen = [row for row in rows if (name_filter or "").lower() in (row.rule.slice.endpoint or "").lower()]
     ranked = rank_comparisons(chosen)
     if not ranked:
         show_empty("No endpoint has that in its name.", "Empty the field to see all of them.")
         return
     several = len({row.arm for row in rows}) > 1
-    snippet = RANKING.format(store=str(place.store), release=view.release.id)
+    snippet = RANKING.format(store=str(workspace.store), release=view.release.id)
     show_metrics(ranked, view.release.id, "endpoints", snippet, caption="endpoints", several=several, most=MOST)
     if len(ranked) > MOST:
         show_markup('<p class="muted">the {} furthest beyond their margin, of {}</p>', MOST, len(ranked))
 
 
-def _show_closer(place: Place, view: ReleaseView, verdict: Verdict, span_s: float) -> None:
+def _show_closer(workspace: Workspace, view: ReleaseView, verdict: Verdict, span_s: float) -> None:
     """One endpoint or a stretch of the load; cells are read when the reader has chosen."""
     st.subheader("Look closer", anchor="closer")
-    known = {row.rule.slice.endpoint for row in verdict.evidence.comparisons if row.rule.slice.endpoint}
+    endpoints = {row.rule.slice.endpoint for row in verdict.evidence.comparisons if row.rule.slice.endpoint}
     left, right = st.columns(2)
-    endpoint = left.selectbox("Endpoint", [ALL, *sorted(known)], key="endpoint", bind="query-params", format_func=clean)
+    endpoint = left.selectbox(
+        "Endpoint", [ALL, *sorted(endpoints)], key="endpoint", bind="query-params", format_func=clean
+    )
     low, high = right.slider(
         "Seconds of load",
         0.0,
@@ -82,7 +84,7 @@ def _show_closer(place: Place, view: ReleaseView, verdict: Verdict, span_s: floa
     if endpoint == ALL and low <= 0 and high >= span_s:
         show_empty("This is all of it, as above.", "Choose an endpoint or a stretch of the load to compare that alone.")
         return
-    judged = read_judgement(place, verdict)
+    judged = read_judgement(workspace, verdict)
     chosen = None if endpoint == ALL else endpoint
     rows = look_closer(judged, view.release.id, endpoint=chosen, from_s=low, to_s=high)
     show_markup(
@@ -93,5 +95,7 @@ def _show_closer(place: Place, view: ReleaseView, verdict: Verdict, span_s: floa
         "" if judged.data.as_judged else ", and the data that was judged is not all there any more",
     )
     ranked, several = rank_comparisons(rows), len({row.arm for row in rows}) > 1
-    snippet = SNIPPET.format(store=str(place.store), release=view.release.id, endpoint=chosen, from_s=low, to_s=high)
+    snippet = SNIPPET.format(
+        store=str(workspace.store), release=view.release.id, endpoint=chosen, from_s=low, to_s=high
+    )
     show_metrics(ranked, view.release.id, "closer", snippet, caption="closer look", several=several)

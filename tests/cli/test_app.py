@@ -32,15 +32,17 @@ def test_the_configuration_of_a_checkout_says_what_the_command_says():
 
 
 def test_store_policy_and_address_are_handed_on(monkeypatch, tmp_path):
-    seen = {}
-    monkeypatch.setattr(app, "_run", lambda words, environment: seen.update(words=words, environment=environment) or 0)
+    arguments = {}
+    monkeypatch.setattr(
+        app, "_run", lambda words, environment: arguments.update(words=words, environment=environment) or 0
+    )
     monkeypatch.chdir(tmp_path)
     assert run(["--store", "s.duckdb", "--policy", "p.yaml", "app", "--port", "8777"]) == 0
-    assert seen["environment"]["EVALUATOR_STORE"] == str(tmp_path / "s.duckdb")
-    assert seen["environment"]["EVALUATOR_POLICY"] == str(tmp_path / "p.yaml")
-    assert "--server.address=127.0.0.1" in seen["words"]
-    assert "--server.port=8777" in seen["words"]
-    assert "--browser.gatherUsageStats=false" in seen["words"]
+    assert arguments["environment"]["EVALUATOR_STORE"] == str(tmp_path / "s.duckdb")
+    assert arguments["environment"]["EVALUATOR_POLICY"] == str(tmp_path / "p.yaml")
+    assert "--server.address=127.0.0.1" in arguments["words"]
+    assert "--server.port=8777" in arguments["words"]
+    assert "--browser.gatherUsageStats=false" in arguments["words"]
 
 
 def test_listening_to_the_network_is_said(monkeypatch, capsys):
@@ -50,10 +52,10 @@ def test_listening_to_the_network_is_said(monkeypatch, capsys):
 
 
 def test_a_port_that_is_taken_is_a_sentence(tmp_path):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        words = [sys.executable, "-m", "evaluator", "app", "--port", str(taken.getsockname()[1])]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        words = [sys.executable, "-m", "evaluator", "app", "--port", str(listener.getsockname()[1])]
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 4
     assert "is the port taken?" in done.stderr

@@ -49,15 +49,15 @@ def test_a_load_with_collect_is_judged_by_both(tmp_path, monkeypatch, capsys):
         text = (find_loadtests() / "evaluator-prometheus.yaml").read_text().replace("http://127.0.0.1:9090", url)
         Path("evaluator.yaml").write_text(text)
         assert run([*load(arms), "--collect"]) == 0
-        said = capsys.readouterr()
-        assert "readings in run" in said.out
+        captured = capsys.readouterr()
+        assert "readings in run" in captured.out
         assert run(["collect", "shop@2"]) == 0  # the window of the load again, as a run of its own
     metrics = judged(capsys, "shop@2")
     for name in ("latency_p95", "server_failures", "server_mean", "cpu", "memory"):
         assert metrics[name]["status"] != "no_data", metrics[name]["reason"]
     client, server = metrics["latency_p50"]["baseline"]["value"], metrics["server_mean"]["baseline"]["value"]
     assert 0.5 * client < server < 2 * client
-    sources = [one.source for one in Store.open(Path("evaluator.duckdb")).data.runs("shop@2")]
+    sources = [run.source for run in Store.open(Path("evaluator.duckdb")).data.runs("shop@2")]
     assert sources == ["locust", "prometheus", "prometheus"]
     assert run(["releases"]) == 0
     assert "shop@2" in capsys.readouterr().out

@@ -152,20 +152,20 @@ def test_wrong_usage_is_2_and_says_what_was_meant(capfd, args, says):
 
 @pytest.mark.parametrize("args", [["--store", "s.db", "-q", "probe"], ["probe", "--store", "s.db", "-q"]], ids=str)
 def test_common_options_are_taken_before_and_after_the_command(plug_in, monkeypatch, args):
-    seen = []
+    sessions = []
     monkeypatch.setenv("EVALUATOR_STORE", "from-environment.db")
     monkeypatch.setenv("EVALUATOR_POLICY", "p.yaml")
-    plug_in(seen.append)
+    plug_in(sessions.append)
     assert run(args) == 0
-    assert (str(seen[0].store_path), str(seen[0].policy_path), seen[0].verbosity) == ("s.db", "p.yaml", -1)
+    assert (str(sessions[0].store_path), str(sessions[0].policy_path), sessions[0].verbosity) == ("s.db", "p.yaml", -1)
 
 
 def test_the_store_may_come_from_the_environment(plug_in, monkeypatch):
-    seen = []
+    paths = []
     monkeypatch.setenv("EVALUATOR_STORE", "from-environment.db")
-    plug_in(seen.append)
+    plug_in(paths.append)
     assert run(["probe"]) == 0
-    assert str(seen[0].store_path) == "from-environment.db"
+    assert str(paths[0].store_path) == "from-environment.db"
 
 
 def test_quiet_keeps_progress_to_itself(plug_in, capfd):
@@ -217,7 +217,7 @@ def test_a_reader_that_goes_away_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    ("environment", "terminal", "wanted"),
+    ("environment", "terminal", "expected"),
     [
         ({}, True, True),
         ({}, False, False),
@@ -228,12 +228,12 @@ def test_a_reader_that_goes_away_changes_nothing():
     ],
     ids=str,
 )
-def test_colour(monkeypatch, environment, terminal, wanted):
+def test_colour(monkeypatch, environment, terminal, expected):
     for name in ("NO_COLOR", "FORCE_COLOR", "TERM"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert frame.wants_color(types.SimpleNamespace(isatty=lambda: terminal)) is wanted
+    assert frame.wants_color(types.SimpleNamespace(isatty=lambda: terminal)) is expected
 
 
 def test_console_script_and_module_are_the_same():

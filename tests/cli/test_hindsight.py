@@ -34,7 +34,7 @@ def land(folder, release, design, seed, service="cart", versions=()):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def folder(tmp_path_factory):
     """`cart@1` and `cart@2` change nothing, `cart@3` is 30 % slower; all were judged by the built-in policy."""
     folder = tmp_path_factory.mktemp("hindsight")
     with pytest.MonkeyPatch.context() as patch:
@@ -47,8 +47,8 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture
-def call(place, monkeypatch, capfd):
-    monkeypatch.chdir(place)
+def call(folder, monkeypatch, capfd):
+    monkeypatch.chdir(folder)
 
     def do(*args):
         capfd.readouterr()
@@ -83,19 +83,19 @@ def test_replay_under_the_same_policy_changes_nothing(call):
     assert all(row["same_data"] for row in rows)
 
 
-def test_replay_keeps_nothing(call, place):
-    before = len(Store.open(place / "evaluator.duckdb").control.verdicts("cart@3"))
+def test_replay_keeps_nothing(call, folder):
+    before = len(Store.open(folder / "evaluator.duckdb").control.verdicts("cart@3"))
     call("replay", "--policy", "loose.yaml")
-    assert len(Store.open(place / "evaluator.duckdb").control.verdicts("cart@3")) == before
+    assert len(Store.open(folder / "evaluator.duckdb").control.verdicts("cart@3")) == before
 
 
-def test_replay_judges_the_runs_that_were_judged(call, place):
+def test_replay_judges_the_runs_that_were_judged(call, folder):
     """A newer load of the same release does not slip in."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        land(place, "again@1", replace(QUARTER, changes=(Change(latency=0.3),)), 7, service="again")
+        patch.chdir(folder)
+        land(folder, "again@1", replace(QUARTER, changes=(Change(latency=0.3),)), 7, service="again")
         assert call("verdict", "again@1")[0] == 1
-        land(place, "again@1", QUARTER, 8, service="again")
+        land(folder, "again@1", QUARTER, 8, service="again")
     row = json.loads(call("replay", "again@1", "--json")[1])[0]
     assert (row["old"], row["new"], row["same_data"]) == ("no_go", "no_go", True)
 
@@ -129,27 +129,27 @@ def test_calibrate_as_json(call):
     assert report["learnt"]["comparisons"] == 2
 
 
-def test_what_was_learnt_is_kept_and_feeds_the_judge(place, call):
+def test_what_was_learnt_is_kept_and_feeds_the_judge(folder, call):
     before = json.loads(call("verdict", "cart@1", "--exit-zero", "--dry-run", "--format", "json")[1])
     code, out, _ = call("calibrate", "cart@1", "cart@2", "cart@3", "--splits", "2", "--save")
     assert code == 0
     assert "kept: the judge uses it" in out
-    learnt = Store.open(place / "evaluator.duckdb").control.learnt("cart")
+    learnt = Store.open(folder / "evaluator.duckdb").control.learnt("cart")
     assert learnt is not None
     assert (learnt.comparisons, learnt.runs) == (6, 3)
     after = json.loads(call("verdict", "cart@1", "--exit-zero", "--dry-run", "--format", "json")[1])
-    finding = next(found for found in after["health"] if found["check"] == "history")
+    finding = next(check for check in after["health"] if check["check"] == "history")
     assert "learnt from 6 comparisons in 3 runs" in finding["text"]
     assert finding["status"] == "ok"
     assert after["policy_hash"] != before["policy_hash"]
     assert float(after["policy"]["instances"]["sd_latency"].rstrip("%")) / 100 >= learnt.sd_latency - 1e-4
-    assert not [found for found in before["health"] if found["check"] == "history"]
+    assert not [check for check in before["health"] if check["check"] == "history"]
 
 
-def test_several_services_are_not_saved_as_one(call, place):
+def test_several_services_are_not_saved_as_one(call, folder):
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        land(place, "shop@1", replace(QUARTER, duration_s=120.0), 9, service="shop")
+        patch.chdir(folder)
+        land(folder, "shop@1", replace(QUARTER, duration_s=120.0), 9, service="shop")
     code, out, err = call("calibrate", "cart@1", "shop@1", "--splits", "2", "--save")
     assert (code, out) == (2, "")
     assert "cart, shop" in err
@@ -164,21 +164,21 @@ def test_what_was_learnt_is_kept_by_service(tmp_path):
     assert store.control.learnt("shop") is None
 
 
-def test_one_version_on_both_arms_is_told_by_its_versions(call, place):
+def test_one_version_on_both_arms_is_told_by_its_versions(call, folder):
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
+        patch.chdir(folder)
         versions = ["--baseline-version", "1.4", "--canary-version", "1.4"]
         for k in range(5):
-            land(place, f"self@{k}", replace(QUARTER, duration_s=300.0), 20 + k, "self", versions)
+            land(folder, f"self@{k}", replace(QUARTER, duration_s=300.0), 20 + k, "self", versions)
     releases = [f"self@{k}" for k in range(5)]
     code, out, _ = call("calibrate", *releases, "--splits", "2", "--save")
     assert code == 0
     assert "nothing: one version" in out
     assert "more than their runs show by themselves (standard deviation; from 5 comparisons in 5 runs)" in out
-    learnt = Store.open(place / "evaluator.duckdb").control.learnt("self")
+    learnt = Store.open(folder / "evaluator.duckdb").control.learnt("self")
     assert (learnt.wander_comparisons, learnt.wander_runs) == (5, 5)
     verdict = json.loads(call("verdict", "self@0", "--exit-zero", "--dry-run", "--format", "json")[1])
-    text = next(found["text"] for found in verdict["health"] if found["check"] == "history")
+    text = next(check["text"] for check in verdict["health"] if check["check"] == "history")
     assert "whole arms are taken to wander more slowly than a run" in text
     assert text.endswith("from 5 comparisons in 5 runs")
 

@@ -78,6 +78,6 @@ def test_a_sensitive_import_keeps_paths_only(tmp_path):
     assert run(tmp_path, "import", "cart@2", "--baseline", "b.csv", "--canary", "c.csv")[0] == 0
     query = "SELECT DISTINCT endpoint, exception FROM requests"
     assert run(tmp_path, "data", "sql", "--format", "csv", query)[1] == '"endpoint","exception"\n"GET /a","failure"\n'
-    kept = [path for path in tmp_path.rglob("*") if path.suffix not in {".csv", ".yaml"} and path.is_file()]
-    stored = b"".join(path.read_bytes() for path in kept)
+    paths = [path for path in tmp_path.rglob("*") if path.suffix not in {".csv", ".yaml"} and path.is_file()]
+    stored = b"".join(path.read_bytes() for path in paths)
     assert b"quetzal" not in stored

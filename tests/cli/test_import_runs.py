@@ -46,9 +46,9 @@ def judge(call):
     """Import files given as options, and return the verdict and what the import said."""
 
     def import_and_judge(release, *options):
-        code, said, _ = call("import", release, *options)
+        code, output, _ = call("import", release, *options)
         assert code == 0
-        return json.loads(call("verdict", release, "--exit-zero", "--format", "json")[1]), said
+        return json.loads(call("verdict", release, "--exit-zero", "--format", "json")[1]), output
 
     return import_and_judge
 
@@ -98,14 +98,14 @@ def without_names(verdict):
 def test_files_of_load_generators_give_the_verdict_of_the_whole_run(folder, judge, runs, instances, word):
     slower = (("baseline", 1.0), ("canary", 1.0)) if word == "inconclusive" else ARMS
     whole_options = write_runs(folder, runs=runs, instances=instances, slower=slower)
-    whole, said_whole = judge("shop@1", *whole_options)
+    whole_verdict, said_whole = judge("shop@1", *whole_options)
     parts, said_parts = judge("shop@2", *split(whole_options))
     assert said_whole.startswith(f"shop@1: {7200 * runs:,} requests from {2 * runs} files in {runs} run")
     assert f"shop@2: {7200 * runs:,} requests from {6 * runs} files in {runs} run" in said_parts
     assert "of 3 files an arm (their times overlap" in said_parts
-    assert whole["verdict"] == parts["verdict"] == word
+    assert whole_verdict["verdict"] == parts["verdict"] == word
     assert [arm["runs"] for arm in parts["arms"]] == [runs, runs]
-    assert json.dumps(without_names(parts)).replace("shop@2", "shop@1") == json.dumps(without_names(whole))
+    assert json.dumps(without_names(parts)).replace("shop@2", "shop@1") == json.dumps(without_names(whole_verdict))
 
 
 def test_parts_of_one_run_are_not_counted_as_replicates(folder, judge):
@@ -173,14 +173,14 @@ def test_a_period_gives_the_verdict_of_files_that_were_cut(folder, judge, call):
         inside = pc.and_(
             pc.greater_equal(micros, (START_S + first) * 1_000_000), pc.less(micros, (START_S + last) * 1_000_000)
         )
-        if (kept := table.filter(inside)).num_rows:
-            pq.write_table(kept, path.replace(".parquet", "-cut.parquet"))
+        if (rows := table.filter(inside)).num_rows:
+            pq.write_table(rows, path.replace(".parquet", "-cut.parquet"))
             cut += [option, path.replace(".parquet", "-cut.parquet")]
     by_hand, _ = judge("shop@1", *cut)
-    by_option, said = judge("shop@2", *options, "--from", at(first), "--to", at(last))
+    by_option, output = judge("shop@2", *options, "--from", at(first), "--to", at(last))
     left_out = 6 * 3600 - sum(pq.read_metadata(path).num_rows for path in cut[1::2])
-    assert f"{left_out:,} requests outside of the part asked for" in said
-    assert "in 2 runs (their times lie apart)" in said
+    assert f"{left_out:,} requests outside of the part asked for" in output
+    assert "in 2 runs (their times lie apart)" in output
     assert by_option["verdict"] == by_hand["verdict"]
     assert by_option["metrics"] == by_hand["metrics"]
     assert [(arm["runs"], arm["requests"]) for arm in by_option["arms"]] == [

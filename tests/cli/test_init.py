@@ -123,8 +123,8 @@ def seen_by(server, arms):
             for url in (url for arm in arms for url in arm.urls):
                 urllib.request.urlopen(f"{url}/products", timeout=5).read()
             with urllib.request.urlopen(f"{server}/api/v1/query?{query}", timeout=5) as answer:
-                found = json.load(answer)["data"]["result"]
-            if found and found[0]["value"][1] == "2":
+                result = json.load(answer)["data"]["result"]
+            if result and result[0]["value"][1] == "2":
                 return True
         time.sleep(0.3)
     return False

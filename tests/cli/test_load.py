@@ -41,16 +41,16 @@ def shop() -> Iterator[tuple[Arm, ...]]:
         yield arms
 
 
-def load_arguments(shop: Sequence[Arm], *more: str) -> list[str]:
+def load_arguments(shop: Sequence[Arm], *extra: str) -> list[str]:
     return [
         "load", RELEASE, "--baseline", shop[0].urls[0], "--canary", shop[1].urls[0], "--users", "10",
-        "--spawn-rate", "20", "--locustfile", str(find_loadtests() / "locustfile.py"), *more,
+        "--spawn-rate", "20", "--locustfile", str(find_loadtests() / "locustfile.py"), *extra,
     ]  # fmt: skip
 
 
-def start_load(folder: Path, shop: Sequence[Arm], *more: str) -> subprocess.Popen[str]:
+def start_load(folder: Path, shop: Sequence[Arm], *extra: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTIBLE, *load_arguments(shop, *more)],
+        [sys.executable, "-c", INTERRUPTIBLE, *load_arguments(shop, *extra)],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -76,16 +76,16 @@ def test_replicates_restart_the_targets_between_runs(
             "--canary-version", "2", "--label", "team=cart",
         )
     )  # fmt: skip
-    said = capsys.readouterr()
-    assert code == 0, said.err
-    assert said.out.startswith("shop@2: ")
-    assert "requests in 2 runs, complete" in said.out
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    assert captured.out.startswith("shop@2: ")
+    assert "requests in 2 runs, complete" in captured.out
     assert Path("restarted").read_text() == "x"
     store = Store.open(Path("evaluator.duckdb"))
     runs = store.data.runs(RELEASE)
-    assert [(one.replicate, one.state) for one in runs] == [(0, RunState.COMPLETE), (1, RunState.COMPLETE)]
-    assert len({one.group for one in runs}) == 1
-    assert all(one.landed == one.facts.counted for one in runs)
+    assert [(run.replicate, run.state) for run in runs] == [(0, RunState.COMPLETE), (1, RunState.COMPLETE)]
+    assert len({run.group for run in runs}) == 1
+    assert all(run.landed == run.facts.counted for run in runs)
     assert runs[0].fingerprint == runs[1].fingerprint
     assert runs[0].fingerprint["replicates"] == 2
     release = store.control.release(RELEASE)
@@ -99,7 +99,7 @@ def test_a_restart_that_fails_is_an_error_and_the_first_run_stays(
     code = run(load_arguments(shop, "--run-time", "1s", "--replicates", "2", "--restart-command", "false"))
     assert code == 4
     assert "the restart command 'false' ended with 1" in capsys.readouterr().err
-    assert [one.state for one in Store.open(Path("evaluator.duckdb")).data.runs(RELEASE)] == [RunState.COMPLETE]
+    assert [run.state for run in Store.open(Path("evaluator.duckdb")).data.runs(RELEASE)] == [RunState.COMPLETE]
 
 
 def test_ctrl_c_lands_what_was_recorded(shop: Sequence[Arm], tmp_path: Path) -> None:
@@ -109,9 +109,9 @@ def test_ctrl_c_lands_what_was_recorded(shop: Sequence[Arm], tmp_path: Path) -> 
     _, log = load.communicate(timeout=30)
     assert load.returncode == 130, log
     assert "Traceback" not in log
-    (one,) = Store.open(tmp_path / "evaluator.duckdb").data.runs(RELEASE)
-    assert (one.state, one.facts.stopped_by) == (RunState.INCOMPLETE, "interrupted")
-    assert one.landed == one.facts.counted > 0
+    (run,) = Store.open(tmp_path / "evaluator.duckdb").data.runs(RELEASE)
+    assert (run.state, run.facts.stopped_by) == (RunState.INCOMPLETE, "interrupted")
+    assert run.landed == run.facts.counted > 0
 
 
 @pytest.mark.parametrize("after_s", [0.3, 1.0, 1.8])
@@ -133,9 +133,9 @@ def test_a_load_that_was_killed_lands_at_the_next_look(shop: Sequence[Arm], tmp_
     assert psutil.wait_procs(orphans, timeout=10)[1] == []
     store = Store.open(tmp_path / "evaluator.duckdb")
     (landed,) = land_release(store, RELEASE)
-    (one,) = store.data.runs(RELEASE)
-    assert landed.rows == one.landed > 0
-    assert (one.state, one.facts.orphaned, one.facts.stopped_by) == (RunState.INCOMPLETE, True, "the load was killed")
+    (run,) = store.data.runs(RELEASE)
+    assert landed.rows == run.landed > 0
+    assert (run.state, run.facts.orphaned, run.facts.stopped_by) == (RunState.INCOMPLETE, True, "the load was killed")
 
 
 @pytest.mark.parametrize(
@@ -156,8 +156,8 @@ def test_what_cannot_work_is_said_before_anything_is_stored(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     locustfile = str(find_loadtests() / "locustfile.py")
-    given = ["load", RELEASE, "--baseline", shop[0].urls[0], "--locustfile", locustfile, *arguments]
-    assert run(given) == code
+    command = ["load", RELEASE, "--baseline", shop[0].urls[0], "--locustfile", locustfile, *arguments]
+    assert run(command) == code
     assert says in capsys.readouterr().err
     if Path("evaluator.duckdb").exists():
         assert Store.open(Path("evaluator.duckdb")).releases() == ()
@@ -182,9 +182,9 @@ def test_the_demo_ends_with_a_verdict_and_a_store(
     monkeypatch.setenv("NO_COLOR", "1")
     # 20 % slower is nine standard errors beyond what is allowed even in these few seconds.
     assert run(["demo", "--seconds", "15", "--regression", "latency"]) == 1
-    said = capsys.readouterr()
-    assert said.out.startswith("NO-GO")
-    assert "shop@1.5.0-latency" in said.out
+    captured = capsys.readouterr()
+    assert captured.out.startswith("NO-GO")
+    assert "shop@1.5.0-latency" in captured.out
     store = Store.open(Path("demo/evaluator.duckdb"))
     (verdict,) = store.control.verdicts("shop@1.5.0-latency")
     assert verdict.word == "no_go"
@@ -192,9 +192,9 @@ def test_the_demo_ends_with_a_verdict_and_a_store(
     page = Path("demo/shop@1.5.0-latency.html").read_text(encoding="utf-8")
     assert page.startswith("<!DOCTYPE html>")
     assert "NO-GO ✗" in page
-    assert str(Path("demo/shop@1.5.0-latency.html")) in said.err
+    assert str(Path("demo/shop@1.5.0-latency.html")) in captured.err
     assert json.loads(store.control.figures("shop@1.5.0-latency") or "{}")["timeline"]
-    assert not [one for one in psutil.Process(os.getpid()).children() if "1.5.0" in one.cmdline()]
+    assert not [process for process in psutil.Process(os.getpid()).children() if "1.5.0" in process.cmdline()]
 
 
 def test_a_restart_command_that_is_not_there_is_named_before_the_first_run(
@@ -213,9 +213,9 @@ def test_users_that_ask_nothing_are_no_complete_load(
     Path("idle.py").write_text(f"from locust import HttpUser, task\nclass Idle(HttpUser):\n{task}")
     arguments = ["--baseline", shop[0].urls[0], "--canary", shop[1].urls[0], "--locustfile", "idle.py"]
     assert run(["load", RELEASE, *arguments, "--run-time", "2s"]) == 4
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert "made no request: ValueError: no cart" in said.err
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "made no request: ValueError: no cart" in captured.err
 
 
 def test_locusts_log_of_a_sensitive_release_quotes_nothing(
@@ -228,9 +228,9 @@ def test_locusts_log_of_a_sensitive_release_quotes_nothing(
     Path("users.py").write_text(f"from locust import HttpUser, constant, task\nclass Buyer(HttpUser):\n{users}{buy}")
     arguments = ["--baseline", shop[0].urls[0], "--canary", shop[1].urls[0], "--locustfile", "users.py"]
     assert run(["-v", "load", RELEASE, *arguments, "--run-time", "2s"]) == 0
-    said = capsys.readouterr().err
-    assert "ValueError" in said
-    assert "4111" not in said
+    captured = capsys.readouterr().err
+    assert "ValueError" in captured
+    assert "4111" not in captured
     ours = [path for path in tmp_path.rglob("*") if not path.name.startswith("users.")]  # and what is compiled of it
     assert not [path for path in ours if _holds(path, b"4111")]
 

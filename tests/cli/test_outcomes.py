@@ -39,7 +39,7 @@ def write_test(path, *, arms=("control", "treatment"), units=4000, change=1.0, p
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "evaluator.yaml").write_text(POLICY)
     return tmp_path
@@ -53,8 +53,8 @@ def verdict(capfd, *options):
     return code, plain
 
 
-def test_a_harmless_change_is_go(here, capfd):
-    assert run(["import", "shop@2", "--outcomes", str(write_test(here / "o.csv"))]) == 0
+def test_a_harmless_change_is_go(folder, capfd):
+    assert run(["import", "shop@2", "--outcomes", str(write_test(folder / "o.csv"))]) == 0
     out, err = capfd.readouterr()
     assert "shop@2: outcomes of 4000 units (user_id) in 4000 rows, arms by variant: converted, sessions" in out
     assert "covariates revenue_pre" in out
@@ -77,22 +77,22 @@ def test_a_harmless_change_is_go(here, capfd):
     assert "units" in capfd.readouterr().out
 
 
-def test_a_harmful_change_is_no_go(here, capfd):
-    run(["import", "shop@2", "--outcomes", str(write_test(here / "o.csv", change=0.7))])
+def test_a_harmful_change_is_no_go(folder, capfd):
+    run(["import", "shop@2", "--outcomes", str(write_test(folder / "o.csv", change=0.7))])
     code, plain = verdict(capfd)
     assert (code, plain["verdict"]) == (1, "no_go")
     assert plain["reasons"][0]["text"].startswith(("conversion fell", "orders_per_session fell", "revenue"))
 
 
-def test_the_same_data_give_the_same_bytes(here, capfd):
-    run(["import", "shop@2", "--outcomes", str(write_test(here / "o.csv", units=500))])
-    one, other = verdict(capfd)[1], verdict(capfd)[1]
-    assert {**one, "judged_at": ""} == {**other, "judged_at": ""}
-    assert one["data_hash"] != "sha256:"
+def test_the_same_data_give_the_same_bytes(folder, capfd):
+    run(["import", "shop@2", "--outcomes", str(write_test(folder / "o.csv", units=500))])
+    first, second = verdict(capfd)[1], verdict(capfd)[1]
+    assert {**first, "judged_at": ""} == {**second, "judged_at": ""}
+    assert first["data_hash"] != "sha256:"
 
 
-def test_several_candidates(here, capfd):
-    path = write_test(here / "o.csv", arms=("A", "B", "C"), units=3000)
+def test_several_candidates(folder, capfd):
+    path = write_test(folder / "o.csv", arms=("A", "B", "C"), units=3000)
     run(["import", "shop@2", "--outcomes", str(path)])
     _, plain = verdict(capfd)
     assert [arm["name"] for arm in plain["arms"]] == ["baseline", "B", "C"]
@@ -101,21 +101,21 @@ def test_several_candidates(here, capfd):
     assert all(0 < row["view"]["p_best"] < 1 and row["view"]["p_dunnett"] > 0.01 for row in rows)
 
 
-def test_a_sample_ratio_that_is_off_forbids_go(here, capfd):
-    path = write_test(here / "o.csv", per_arm=(0.55, 0.45))
+def test_a_sample_ratio_that_is_off_forbids_go(folder, capfd):
+    path = write_test(folder / "o.csv", per_arm=(0.55, 0.45))
     run(["import", "shop@2", "--outcomes", str(path)])
     code, plain = verdict(capfd)
     assert (code, plain["verdict"]) == (3, "inconclusive")
     assert any("sample_ratio: units: baseline" in reason["text"] for reason in plain["reasons"])
     policy = POLICY + "health: {sample_ratio: {baseline: 55, treatment: 45}}\n"
-    (here / "evaluator.yaml").write_text(policy)
+    (folder / "evaluator.yaml").write_text(policy)
     assert verdict(capfd)[1]["verdict"] == "go"
-    (here / "evaluator.yaml").write_text(POLICY + "health: {sample_ratio: {baseline: 1, canary: 1}}\n")
+    (folder / "evaluator.yaml").write_text(POLICY + "health: {sample_ratio: {baseline: 1, canary: 1}}\n")
     assert "names no share of treatment" in json.dumps(verdict(capfd)[1]["reasons"])
 
 
-def test_units_in_two_arms_forbid_go_above_one_percent(here, capfd):
-    path = write_test(here / "o.csv", units=3000)
+def test_units_in_two_arms_forbid_go_above_one_percent(folder, capfd):
+    path = write_test(folder / "o.csv", units=3000)
     lines = path.read_text().splitlines()
     for share, word in ((0.005, "warn"), (0.03, "fail")):
         swapped = [line.replace(",control,", ",treatment,") for line in lines[1 : 1 + int(6000 * share)]]
@@ -124,13 +124,13 @@ def test_units_in_two_arms_forbid_go_above_one_percent(here, capfd):
         capfd.readouterr()
         run(["verdict", f"shop@{word}", "--format", "json"])
         plain = json.loads(capfd.readouterr().out)
-        found = {row["check"]: row for row in plain["health"]}["assignment"]
-        assert found["status"] == word
-        assert "were seen in several arms; left out" in found["text"]
+        finding = {row["check"]: row for row in plain["health"]}["assignment"]
+        assert finding["status"] == word
+        assert "were seen in several arms; left out" in finding["text"]
 
 
-def test_values_that_are_missing_in_one_arm_forbid_go(here, capfd):
-    path = write_test(here / "o.csv")
+def test_values_that_are_missing_in_one_arm_forbid_go(folder, capfd):
+    path = write_test(folder / "o.csv")
     lines = path.read_text().splitlines()
     path.write_text(
         "\n".join(
@@ -140,21 +140,21 @@ def test_values_that_are_missing_in_one_arm_forbid_go(here, capfd):
     )
     run(["import", "shop@2", "--outcomes", str(path)])
     code, plain = verdict(capfd)
-    found = {row["check"]: row for row in plain["health"]}["missing_outcomes"]
-    assert (code, found["status"]) == (3, "fail")
+    finding = {row["check"]: row for row in plain["health"]}["missing_outcomes"]
+    assert (code, finding["status"]) == (3, "fail")
     revenue = next(row for row in plain["metrics"] if row["name"] == "revenue")
     assert revenue["baseline"]["n"] < plain["arms"][0]["units"]
 
 
-def test_outcomes_stand_beside_requests(here, capfd):
-    (here / "evaluator.yaml").write_text(
+def test_outcomes_stand_beside_requests(folder, capfd):
+    (folder / "evaluator.yaml").write_text(
         POLICY + "  - {name: p50, type: latency_quantile, quantile: 0.5, margin: 90%}\n"
     )
     rng = np.random.default_rng(3)
     for name in ("b", "c"):
         rows = [f"{1777968000 + k * 0.05},GET /,{rng.lognormal(3, 0.3)},false" for k in range(4000)]
-        (here / f"{name}.csv").write_text("ts,endpoint,response_time_ms,failed\n" + "\n".join(rows))
-    path = write_test(here / "o.csv")
+        (folder / f"{name}.csv").write_text("ts,endpoint,response_time_ms,failed\n" + "\n".join(rows))
+    path = write_test(folder / "o.csv")
     both = ["--baseline", "b.csv", "--canary", "c.csv", "--outcomes", str(path)]
     assert run(["import", "shop@2", *both]) == 0
     _, plain = verdict(capfd)
@@ -167,10 +167,10 @@ def test_outcomes_stand_beside_requests(here, capfd):
     }
 
 
-def test_no_outcomes_is_no_data(here, capfd):
+def test_no_outcomes_is_no_data(folder, capfd):
     rows = [f"{1777968000 + k},GET /,{k % 7 + 1},false" for k in range(200)]
     for name in ("b", "c"):
-        (here / f"{name}.csv").write_text("ts,endpoint,response_time_ms,failed\n" + "\n".join(rows))
+        (folder / f"{name}.csv").write_text("ts,endpoint,response_time_ms,failed\n" + "\n".join(rows))
     run(["import", "shop@2", "--baseline", "b.csv", "--canary", "c.csv"])
     code, plain = verdict(capfd)
     assert code == 3
@@ -178,22 +178,22 @@ def test_no_outcomes_is_no_data(here, capfd):
     assert "no outcomes were imported" in json.dumps(plain["reasons"])
 
 
-def test_outcomes_that_the_policy_does_not_ask_for(here, capfd):
-    (here / "evaluator.yaml").write_text("version: 1\n")
-    run(["import", "shop@2", "--outcomes", str(write_test(here / "o.csv", units=100))])
+def test_outcomes_that_the_policy_does_not_ask_for(folder, capfd):
+    (folder / "evaluator.yaml").write_text("version: 1\n")
+    run(["import", "shop@2", "--outcomes", str(write_test(folder / "o.csv", units=100))])
     code, plain = verdict(capfd)
     assert code == 3
     assert "the policy has no metric of them" in json.dumps(plain["health"])
 
 
-def test_a_column_that_was_not_imported(here, capfd):
-    run(["import", "shop@2", "--outcomes", str(write_test(here / "o.csv", units=100)), "--outcome", "revenue"])
+def test_a_column_that_was_not_imported(folder, capfd):
+    run(["import", "shop@2", "--outcomes", str(write_test(folder / "o.csv", units=100)), "--outcome", "revenue"])
     assert run(["verdict", "shop@2"]) == 2
     assert "there is no outcome 'converted'" in capfd.readouterr().err
 
 
-def test_purged_outcomes_are_no_data_only_where_values_are_needed(here, capfd):
-    run(["import", "shop@2", "--outcomes", str(write_test(here / "o.csv"))])
+def test_purged_outcomes_are_no_data_only_where_values_are_needed(folder, capfd):
+    run(["import", "shop@2", "--outcomes", str(write_test(folder / "o.csv"))])
     assert run(["data", "purge", "shop@2", "--yes"]) == 0
     _, plain = verdict(capfd)
     status = {row["name"]: row["status"] for row in plain["metrics"]}
@@ -201,7 +201,7 @@ def test_purged_outcomes_are_no_data_only_where_values_are_needed(here, capfd):
     assert (status["revenue"], status["revenue_p90"]) == ("no_data", "no_data")
 
 
-def test_options_about_outcomes_need_outcomes(here, capfd):
+def test_options_about_outcomes_need_outcomes(folder, capfd):
     assert run(["import", "shop@2", "--unit", "user"]) == 2
     assert "need --outcomes" in capfd.readouterr().err
 
@@ -217,89 +217,89 @@ def find_check(plain, name):
     return next(row for row in plain["health"] if row["check"] == name)
 
 
-def import_part(here, units, **how):
-    assert run(["import", "shop@2", "--outcomes", str(grow(here / f"{units}.csv", units, **how))]) == 0
+def import_part(folder, units, **how):
+    assert run(["import", "shop@2", "--outcomes", str(grow(folder / f"{units}.csv", units, **how))]) == 0
 
 
-def test_outcomes_that_were_judged_before_are_counted_and_paid_for(here, capfd):
-    import_part(here, 2000)
+def test_outcomes_that_were_judged_before_are_counted_and_paid_for(folder, capfd):
+    import_part(folder, 2000)
     first = verdict(capfd)[1]
     assert "first look at outcomes of this release, at 2,000 units" in find_check(first, "outcome_looks")["text"]
     # The same data judged again, and data that nobody judged, are no looks.
     assert {**verdict(capfd)[1], "judged_at": ""} == {**first, "judged_at": ""}
-    import_part(here, 2500)
-    import_part(here, 3000)
+    import_part(folder, 2500)
+    import_part(folder, 3000)
     second = verdict(capfd)[1]
-    found = find_check(second, "outcome_looks")
-    assert found["status"] == "warn"
-    assert "were judged 1 time before (at 2,000 units; now 3,000)" in found["text"]
-    assert "max_units: 6000" in found["remedy"]
+    finding = find_check(second, "outcome_looks")
+    assert finding["status"] == "warn"
+    assert "were judged 1 time before (at 2,000 units; now 3,000)" in finding["text"]
+    assert "max_units: 6000" in finding["remedy"]
     assert second["monitoring"] == "anytime"
     assert {**verdict(capfd)[1], "judged_at": ""} == {**second, "judged_at": ""}
-    import_part(here, 4000)
+    import_part(folder, 4000)
     text = find_check(verdict(capfd)[1], "outcome_looks")["text"]
     assert "were judged 2 times before (at 2,000, 3,000 units; now 4,000)" in text
     # The outcomes of the second look are what they were, whatever came after them.
     runs = [
         row["id"]
-        for row in Store.open(here / "evaluator.duckdb").data.query("SELECT id FROM runs ORDER BY code").to_pylist()
+        for row in Store.open(folder / "evaluator.duckdb").data.query("SELECT id FROM runs ORDER BY code").to_pylist()
     ]
     once_more = verdict(capfd, "--run", runs[2])[1]
     assert {**once_more, "judged_at": ""} == {**second, "judged_at": ""}
 
 
-def test_looking_without_recording_is_no_look(here, capfd):
-    import_part(here, 2000)
+def test_looking_without_recording_is_no_look(folder, capfd):
+    import_part(folder, 2000)
     verdict(capfd, "--dry-run")
-    import_part(here, 3000)
+    import_part(folder, 3000)
     assert "first look" in find_check(verdict(capfd)[1], "outcome_looks")["text"]
 
 
-def test_what_said_nothing_was_no_look(here, capfd):
+def test_what_said_nothing_was_no_look(folder, capfd):
     """Too few units to be judged, or a look that was refused."""
-    import_part(here, 40)
+    import_part(folder, 40)
     assert {row["status"] for row in verdict(capfd)[1]["metrics"]} == {"no_data"}
-    import_part(here, 3000)
+    import_part(folder, 3000)
     assert "first look" in find_check(verdict(capfd)[1], "outcome_looks")["text"]
-    (here / "evaluator.yaml").write_text(POLICY + "monitoring: {mode: fixed}\n")
+    (folder / "evaluator.yaml").write_text(POLICY + "monitoring: {mode: fixed}\n")
     for units in (3500, 4000):
-        import_part(here, units)
+        import_part(folder, units)
         assert "judged 1 time before (at 3,000 units" in find_check(verdict(capfd)[1], "outcome_looks")["text"]
 
 
-def test_large_harm_is_still_found_at_a_later_look(here, capfd):
-    import_part(here, 300, change=0.95)
+def test_large_harm_is_still_found_at_a_later_look(folder, capfd):
+    import_part(folder, 300, change=0.95)
     assert verdict(capfd)[1]["verdict"] == "inconclusive"
-    import_part(here, 4000, change=0.6, seed=2)
+    import_part(folder, 4000, change=0.6, seed=2)
     code, plain = verdict(capfd)
     assert (code, plain["verdict"], plain["monitoring"]) == (1, "no_go", "anytime")
 
 
-def test_planned_looks_are_group_sequential(here, capfd):
-    (here / "evaluator.yaml").write_text(POLICY + "monitoring: {max_units: 4000}\n")
-    import_part(here, 1000)
+def test_planned_looks_are_group_sequential(folder, capfd):
+    (folder / "evaluator.yaml").write_text(POLICY + "monitoring: {max_units: 4000}\n")
+    import_part(folder, 1000)
     first = verdict(capfd)[1]
     assert first["monitoring"] == "group_sequential"
     assert "at 1,000 of 4,000 planned units" in find_check(first, "outcome_looks")["text"]
-    import_part(here, 4000)
+    import_part(folder, 4000)
     last = verdict(capfd)[1]
     assert last["verdict"] == "go"
     assert find_check(last, "outcome_looks")["status"] == "ok"
 
 
-def test_a_second_look_breaks_the_promise_of_one(here, capfd):
-    (here / "evaluator.yaml").write_text(POLICY + "monitoring: {mode: fixed}\n")
-    import_part(here, 2000)
+def test_a_second_look_breaks_the_promise_of_one(folder, capfd):
+    (folder / "evaluator.yaml").write_text(POLICY + "monitoring: {mode: fixed}\n")
+    import_part(folder, 2000)
     assert verdict(capfd)[1]["verdict"] == "go"
-    import_part(here, 4000)
+    import_part(folder, 4000)
     code, plain = verdict(capfd)
     assert (code, plain["verdict"]) == (3, "inconclusive")
     assert find_check(plain, "outcome_looks")["status"] == "fail"
     assert {row["status"] for row in plain["metrics"]} == {"no_data"}
 
 
-def test_the_import_says_what_became_of_the_rows(here, capfd):
-    path = write_test(here / "o.csv", units=1000)
+def test_the_import_says_what_became_of_the_rows(folder, capfd):
+    path = write_test(folder / "o.csv", units=1000)
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines, lines[5], "9999,treatment,maybe,1,1,1,1", "", "9998,,1,1,1,1,1"]))
     assert run(["import", "shop@2", "--outcomes", str(path), "--skip-bad-rows", "--outcome", "converted:binary",
@@ -311,8 +311,8 @@ def test_the_import_says_what_became_of_the_rows(here, capfd):
     assert text.startswith("1,000 of 1,003 rows of outcomes are judged; not: 2 bad rows (")
 
 
-def test_bad_rows_of_one_arm_forbid_go(here, capfd):
-    path = write_test(here / "o.csv")
+def test_bad_rows_of_one_arm_forbid_go(folder, capfd):
+    path = write_test(folder / "o.csv")
     lines = path.read_text().splitlines()
     for k in range(1, 60):
         if ",treatment," in lines[k]:
@@ -328,8 +328,8 @@ def test_bad_rows_of_one_arm_forbid_go(here, capfd):
     assert "not as frequent in every arm" in find_check(plain, "coverage")["text"]
 
 
-def test_a_stray_arm_is_left_out_by_the_command_that_is_shown(here, capfd):
-    path = write_test(here / "o.csv")
+def test_a_stray_arm_is_left_out_by_the_command_that_is_shown(folder, capfd):
+    path = write_test(folder / "o.csv")
     path.write_text(path.read_text() + "7777,undefined,1,1,1,9,9\n")
     run(["import", "shop@2", "--outcomes", str(path)])
     remedy = find_check(verdict(capfd)[1], "sample_ratio")["remedy"]

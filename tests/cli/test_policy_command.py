@@ -43,8 +43,8 @@ def test_show_as_json(policy, capfd):
 
 
 def test_the_policy_of_the_option_wins_over_the_folder(policy, tmp_path, monkeypatch, capfd):
-    other = tmp_path / "other.yaml"
-    other.write_text("alpha: 0.2\n")
+    other_policy = tmp_path / "other.yaml"
+    other_policy.write_text("alpha: 0.2\n")
     for args in (["policy", "show", "--policy", "other.yaml"], ["policy", "show", "other.yaml"]):
         run(args)
         assert "alpha: 0.2" in capfd.readouterr().out

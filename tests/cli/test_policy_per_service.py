@@ -23,7 +23,7 @@ POLICIES = {
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def stored_folder(tmp_path_factory):
     """A store with a release of cart and one of shop that are fit to be promoted."""
     spec = importlib.util.spec_from_file_location("stored_for_policies", _STORED)
     stored = importlib.util.module_from_spec(spec)
@@ -36,11 +36,11 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def call(made, tmp_path, monkeypatch, capfd):
+def call(stored_folder, tmp_path, monkeypatch, capfd):
     """Call a command in a folder of its own that has a policy for each service."""
     import shutil
 
-    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(stored_folder, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "evaluator.policies"
     folder.mkdir()
@@ -87,8 +87,8 @@ def test_the_path_of_a_policy_is_whole_and_that_of_a_file_is_named_too(call, mon
     monkeypatch.delenv("EVALUATOR_POLICY")
     call.folder.rename("policies")
     monkeypatch.chdir("policies")
-    here = judged(call, "cart@1.9.0", "--store", "../evaluator.duckdb", "--policy", ".")
-    assert here["policy_path"] == str(Path("cart.yaml").absolute())
+    in_folder = judged(call, "cart@1.9.0", "--store", "../evaluator.duckdb", "--policy", ".")
+    assert in_folder["policy_path"] == str(Path("cart.yaml").absolute())
     Path("cart.yaml").rename("../evaluator.yaml")
     assert "policy_path" not in judged(call, "cart@1.9.0", "--store", "../evaluator.duckdb")
 
@@ -156,7 +156,7 @@ def test_a_worker_takes_the_policy_of_each_release(call):
         assert call("promote", f"{service}@1.9.0", "--yes", "--queue")[0] == 0
     store = Store.open(Path("evaluator.duckdb"))
     done = execute_waiting(store, lambda release: policy_of(call.folder, store, [release]), "w")
-    assert [one.release for one in done] == ["cart@1.9.0", "shop@1.9.0"]
+    assert [intent.release for intent in done] == ["cart@1.9.0", "shop@1.9.0"]
     assert Path("out.txt").read_text().split() == ["cart", "shop"]
     code, out, _ = call("hooks", "worker", "--once")
     assert (code, out) == (0, "nothing waits\n")
@@ -186,11 +186,11 @@ def test_what_records_needs_to_know_the_service(call):
     code, _, err = call("import", "shop@2", *files, "--service", "shop")
     assert (code, f"next: evaluator verdict shop@2 --policy {call.folder}/shop.yaml" in err) == (0, True)
     assert call("import", "shop@2", *files)[0] == 0
-    for more in (
+    for extra in (
         ["import", "shop@2", *files],
         ["load", "shop@2", "--baseline", "http://h:1", "--canary", "http://h:2"],
     ):
-        code, _, err = call(*more, "--service", "cart")
+        code, _, err = call(*extra, "--service", "cart")
         assert (code, "cart and shop are released together" in err) == (2, True)
     code, _, err = call("load", "mail@1", "--baseline", "http://h:1", "--canary", "http://h:2", "--service", "mail")
     assert (code, "there is no policy of service 'mail'" in err) == (2, True)
@@ -217,7 +217,7 @@ def test_a_service_that_was_not_said_or_wrong_can_be_said(call):
     assert call("data", "service", "r@1", "crat")[0] == 0
     code, out, _ = call("data", "service", "r@1", "cart")
     assert (code, out) == (0, "r@1: of cart\n")
-    [plain] = [one for one in json.loads(call("releases", "--json")[1]) if one["release"] == "r@1"]
+    [plain] = [row for row in json.loads(call("releases", "--json")[1]) if row["release"] == "r@1"]
     assert plain["services"] == [{"name": "cart", "baseline": "", "canary": "2"}]
     assert json.loads(call("verdict", "r@1", "--format", "json")[1])["policy_path"] == str(call.folder / "cart.yaml")
     assert "crat → cart" in call("audit", "show", "r@1")[1]

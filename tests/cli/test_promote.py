@@ -31,7 +31,7 @@ _STORED = Path(__file__).parent.parent / "ui" / "stored.py"
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def stored_folder(tmp_path_factory):
     spec = importlib.util.spec_from_file_location("stored_for_promotion", _STORED)
     stored = importlib.util.module_from_spec(spec)
     sys.modules["stored_for_promotion"] = stored
@@ -44,9 +44,9 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def run(made, tmp_path):
+def run(stored_folder, tmp_path):
     folder = tmp_path / "place"
-    shutil.copytree(made, folder)
+    shutil.copytree(stored_folder, folder)
 
     def call(*arguments, policy=None, **environment):
         if policy is not None:
@@ -88,7 +88,7 @@ def test_tested_promoted_and_rolled_back(run):
     assert code == 0
     assert lines(run) == ["promoted-1.9.0", "back"]
     code, out, _ = run("hooks", "log", "cart@1.9.0", "--json")
-    assert [(one["event"], one["state"], one["attempts"]) for one in json.loads(out)] == [
+    assert [(row["event"], row["state"], row["attempts"]) for row in json.loads(out)] == [
         ("promote", "acknowledged", 1),
         ("undo", "acknowledged", 1),
     ]
@@ -150,12 +150,12 @@ def test_what_takes_others_waits_for_them(run):
 
 
 def test_an_approver_executes_what_an_analyst_asked_for(run):
-    from evaluator.intents import Wish, ask
+    from evaluator.intents import ActionRequest, ask
     from evaluator.records.intents import Action, Person
 
     run("policy", "check", policy=f"{HOOKS}roles: {{analyst: [ana], approver: ['{ME}']}}\n")
     store, policy = Store.open(run.folder / "evaluator.duckdb"), load_policy(run.folder / "evaluator.yaml")
-    ask(store, policy, Person("ana", ("ana",)), Wish(Action.PROMOTE, "cart@1.9.0", "fine"))
+    ask(store, policy, Person("ana", ("ana",)), ActionRequest(Action.PROMOTE, "cart@1.9.0", "fine"))
     code, out, _ = run("approve", "i1")
     assert (code, "acknowledged" in out) == (0, True)
     assert lines(run) == ["promoted-1.9.0"]
@@ -246,8 +246,8 @@ def test_what_waits_for_others_is_three_in_the_queue_too(run):
 def test_what_people_write_does_not_reach_the_terminal_as_it_is(run):
     turned = "fine \u202eenif"
     run("promote", "cart@1.9.0", "--yes", "--reason", turned, policy=f"{HOOKS}sensitive: true\n")
-    for asked in (["approve"], ["hooks", "log"], ["audit", "show"]):
-        out = run(*asked)[1]
+    for command in (["approve"], ["hooks", "log"], ["audit", "show"]):
+        out = run(*command)[1]
         assert "\u202e" not in out
     assert "\\u202e" in run("approve")[1]
 

@@ -41,7 +41,7 @@ VERDICT = {
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch):
     for name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
@@ -50,7 +50,7 @@ def place(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def render(place, capfd):
+def render(folder, capfd):
     def call(*args):
         code = run(["render", *args])
         out, err = capfd.readouterr()
@@ -65,19 +65,19 @@ def test_rendering_is_not_judging(render):
     assert out.startswith("NO-GO ✗  cart@1.5.0 against 1.4.1\n")
 
 
-def test_every_format_can_be_rendered_at_once(render, place):
+def test_every_format_can_be_rendered_at_once(render, folder):
     args = [word for name in FORMATS for word in ("--format", f"{name}=out.{name}")]
     assert render("v.json", *args) == (0, "", "")
-    assert {path.name for path in place.iterdir()} == {"v.json", *(f"out.{name}" for name in FORMATS)}
-    assert json.loads((place / "out.json").read_text()) == VERDICT
+    assert {path.name for path in folder.iterdir()} == {"v.json", *(f"out.{name}" for name in FORMATS)}
+    assert json.loads((folder / "out.json").read_text()) == VERDICT
 
 
-def test_json_is_rendered_byte_for_byte(render, place):
-    assert render("v.json", "--format", "json")[1] == (place / "v.json").read_text() + "\n"
+def test_json_is_rendered_byte_for_byte(render, folder):
+    assert render("v.json", "--format", "json")[1] == (folder / "v.json").read_text() + "\n"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-def test_stdin_is_a_file_called_dash(place, encoding):
+def test_stdin_is_a_file_called_dash(folder, encoding):
     done = subprocess.run(
         [sys.executable, "-m", "evaluator", "render", "-", "--format", "markdown"],
         input=json.dumps(VERDICT).encode(encoding),
@@ -100,14 +100,14 @@ def test_stdin_is_a_file_called_dash(place, encoding):
     ],
     ids=str,
 )
-def test_what_is_no_verdict_is_refused_and_nothing_is_written(render, place, content, says):
-    (place / "bad.json").write_bytes(content)
+def test_what_is_no_verdict_is_refused_and_nothing_is_written(render, folder, content, says):
+    (folder / "bad.json").write_bytes(content)
     code, out, err = render("bad.json", "--format", "junit=junit.xml")
     assert (code, out) == (2, "")
     assert err.startswith("Error: bad.json ")
     assert says in err
     assert "Hint: " in err
-    assert not (place / "junit.xml").exists()
+    assert not (folder / "junit.xml").exists()
 
 
 @pytest.mark.parametrize(
@@ -142,8 +142,8 @@ def test_a_folder_that_may_not_be_written_is_said_beforehand(render, monkeypatch
 # ------------------------------------------------------------------ whole files
 
 
-def test_a_file_that_cannot_be_finished_is_left_as_it_was(render, place, monkeypatch):
-    (place / "out.txt").write_text("old")
+def test_a_file_that_cannot_be_finished_is_left_as_it_was(render, folder, monkeypatch):
+    (folder / "out.txt").write_text("old")
 
     def fail(self, target):
         raise OSError(28, "No space left on device", str(target))
@@ -152,34 +152,34 @@ def test_a_file_that_cannot_be_finished_is_left_as_it_was(render, place, monkeyp
     code, _, err = render("v.json", "--format", "human=out.txt")
     assert code == 4
     assert "No space left on device" in err
-    assert (place / "out.txt").read_text() == "old"
-    assert {path.name for path in place.iterdir()} == {"v.json", "out.txt"}
+    assert (folder / "out.txt").read_text() == "old"
+    assert {path.name for path in folder.iterdir()} == {"v.json", "out.txt"}
 
 
-def test_a_file_keeps_its_mode_and_a_new_one_follows_the_mask(render, place):
-    kept = place / "kept.json"
-    kept.write_text("old")
-    kept.chmod(0o640)
+def test_a_file_keeps_its_mode_and_a_new_one_follows_the_mask(render, folder):
+    existing = folder / "kept.json"
+    existing.write_text("old")
+    existing.chmod(0o640)
     before = os.umask(0o027)
     try:
         assert render("v.json", "--format", "json=kept.json", "--format", "markdown=new.md")[0] == 0
     finally:
         os.umask(before)
-    assert stat.S_IMODE(kept.stat().st_mode) == 0o640
-    assert stat.S_IMODE((place / "new.md").stat().st_mode) == 0o640
+    assert stat.S_IMODE(existing.stat().st_mode) == 0o640
+    assert stat.S_IMODE((folder / "new.md").stat().st_mode) == 0o640
 
 
-def test_a_link_stays_a_link(render, place):
-    (place / "link.json").symlink_to("target.json")
+def test_a_link_stays_a_link(render, folder):
+    (folder / "link.json").symlink_to("target.json")
     assert render("v.json", "--format", "json=link.json")[0] == 0
-    assert (place / "link.json").is_symlink()
-    assert json.loads((place / "target.json").read_text()) == VERDICT
+    assert (folder / "link.json").is_symlink()
+    assert json.loads((folder / "target.json").read_text()) == VERDICT
 
 
-def test_a_pipe_is_written_to(render, place):
-    os.mkfifo(place / "pipe")
+def test_a_pipe_is_written_to(render, folder):
+    os.mkfifo(folder / "pipe")
     read = []
-    reader = threading.Thread(target=lambda: read.append((place / "pipe").read_text()))
+    reader = threading.Thread(target=lambda: read.append((folder / "pipe").read_text()))
     reader.start()
     assert render("v.json", "--format", "json=pipe")[0] == 0
     reader.join(10)
@@ -193,24 +193,24 @@ def test_devices_take_several_formats(render):
 # ------------------------------------------------------------------ the runner of GitHub
 
 
-def test_the_report_for_people_is_named_to_later_steps(render, place, monkeypatch):
-    monkeypatch.setenv("GITHUB_OUTPUT", str(place / "output"))
-    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(place / "summary"))
+def test_the_report_for_people_is_named_to_later_steps(render, folder, monkeypatch):
+    monkeypatch.setenv("GITHUB_OUTPUT", str(folder / "output"))
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(folder / "summary"))
     code, out, _ = render("v.json", "--format", "github", "--format", "json=a.json", "--format", "markdown=b.md")
     assert code == 0
     assert out == "::error title=NO-GO ✗ cart@1.5.0::p95 rose 41 %25\n"
-    assert "\nb.md\n" in (place / "output").read_text()
-    assert (place / "summary").read_text().startswith("## NO-GO")
+    assert "\nb.md\n" in (folder / "output").read_text()
+    assert (folder / "summary").read_text().startswith("## NO-GO")
 
 
-def test_other_formats_leave_the_runner_alone(render, place, monkeypatch):
-    monkeypatch.setenv("GITHUB_OUTPUT", str(place / "output"))
+def test_other_formats_leave_the_runner_alone(render, folder, monkeypatch):
+    monkeypatch.setenv("GITHUB_OUTPUT", str(folder / "output"))
     render("v.json", "--format", "markdown")
-    assert not (place / "output").exists()
+    assert not (folder / "output").exists()
 
 
-def test_a_summary_that_cannot_be_written_is_no_verdict(render, place, monkeypatch):
-    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(place))
+def test_a_summary_that_cannot_be_written_is_no_verdict(render, folder, monkeypatch):
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(folder))
     code, _, err = render("v.json", "--format", "github")
     assert code == 4
     assert "Is a directory" in err

@@ -23,7 +23,7 @@ from evaluator.store import Store
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def folder(tmp_path_factory):
     """A folder with a store: `slow` is 60 % slower, `same` is not."""
     folder = tmp_path_factory.mktemp("verdict")
     store = ["--store", str(folder / "evaluator.duckdb"), "-q"]
@@ -42,8 +42,8 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture
-def judge(place, monkeypatch, capfd):
-    monkeypatch.chdir(place)
+def judge(folder, monkeypatch, capfd):
+    monkeypatch.chdir(folder)
 
     def call(*args):
         code = run(["verdict", *args])
@@ -70,12 +70,12 @@ def test_the_verdict_as_json_follows_its_schema_and_repeats_itself(judge):
     assert json.dumps(verdict) == json.dumps(again)
 
 
-def test_several_formats_at_once(judge, place):
+def test_several_formats_at_once(judge, folder):
     code, out, _ = judge("slow", "--format", "human", "--format", "json=verdict.json", "--format", "human=verdict.txt")
     assert code == 1
     assert out.startswith("NO-GO")
-    assert json.loads((place / "verdict.json").read_text())["release"] == "slow"
-    assert (place / "verdict.txt").read_text(encoding="utf-8").startswith("NO-GO ✗")
+    assert json.loads((folder / "verdict.json").read_text())["release"] == "slow"
+    assert (folder / "verdict.txt").read_text(encoding="utf-8").startswith("NO-GO ✗")
 
 
 @pytest.mark.parametrize(
@@ -102,8 +102,8 @@ def test_shadow_mode_blocks_nothing(judge, tmp_path):
     assert "shadow mode" in out
 
 
-def test_a_dry_run_keeps_no_verdict(place, monkeypatch, capfd, tmp_path):
-    monkeypatch.chdir(place)
+def test_a_dry_run_keeps_no_verdict(folder, monkeypatch, capfd, tmp_path):
+    monkeypatch.chdir(folder)
 
     def judged_at():
         run(["releases", "--json"])
@@ -154,8 +154,8 @@ def test_a_store_that_is_not_there(tmp_path, monkeypatch, capfd):
     assert not list(tmp_path.iterdir())
 
 
-def test_releases_are_listed(place, monkeypatch, capfd):
-    monkeypatch.chdir(place)
+def test_releases_are_listed(folder, monkeypatch, capfd):
+    monkeypatch.chdir(folder)
     run(["verdict", "slow"])
     capfd.readouterr()
     assert run(["releases"]) == 0
@@ -167,8 +167,8 @@ def test_releases_are_listed(place, monkeypatch, capfd):
     assert "21,600" in row
 
 
-def test_releases_as_json(place, monkeypatch, capfd):
-    monkeypatch.chdir(place)
+def test_releases_as_json(folder, monkeypatch, capfd):
+    monkeypatch.chdir(folder)
     run(["releases", "--json"])
     rows = {row["release"]: row for row in json.loads(capfd.readouterr().out)}
     assert rows["slow"]["requests"] == 21_600
@@ -177,10 +177,10 @@ def test_releases_as_json(place, monkeypatch, capfd):
 
 
 @pytest.mark.parametrize(("encoding", "mark"), [("utf-8", "NO-GO ✗"), ("ascii", "NO-GO x")])
-def test_a_stdout_that_takes_no_unicode_gets_ascii(place, encoding, mark):
+def test_a_stdout_that_takes_no_unicode_gets_ascii(folder, encoding, mark):
     done = subprocess.run(
         [sys.executable, "-m", "evaluator", "verdict", "slow", "--dry-run"],
-        cwd=place,
+        cwd=folder,
         env={**os.environ, "PYTHONIOENCODING": encoding},
         capture_output=True,
         check=False,
@@ -190,10 +190,10 @@ def test_a_stdout_that_takes_no_unicode_gets_ascii(place, encoding, mark):
 
 
 @pytest.mark.parametrize("after_s", [0.3, 0.5, 0.7, 0.9])
-def test_ctrl_c_is_130_at_every_stage(place, after_s):
+def test_ctrl_c_is_130_at_every_stage(folder, after_s):
     process = subprocess.Popen(
         [sys.executable, "-m", "evaluator", "verdict", "slow"],
-        cwd=place,
+        cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -205,8 +205,8 @@ def test_ctrl_c_is_130_at_every_stage(place, after_s):
     assert "Traceback" not in err
 
 
-def test_figures_are_computed_and_kept_only_where_they_are_asked_for(judge, place):
-    store = Store.open(place / "evaluator.duckdb")
+def test_figures_are_computed_and_kept_only_where_they_are_asked_for(judge, folder):
+    store = Store.open(folder / "evaluator.duckdb")
     bare = json.loads(judge("same", "--format", "json")[1])
     assert "figures" not in bare
     assert store.control.figures("same") is None
@@ -215,25 +215,25 @@ def test_figures_are_computed_and_kept_only_where_they_are_asked_for(judge, plac
     assert {row["name"] for row in drawn["figures"]["metrics"]} >= {"failure_rate", "latency_p95"}
     assert len(drawn["figures"]["runs"]) == 3
     assert drawn["figures"]["candidates"][0]["release"] == "slow"
-    kept = store.control.figures("same")
-    assert kept is not None
-    assert len(kept) < 300_000
-    assert json.loads(kept)["timeline"]["seconds"] == drawn["figures"]["timeline"]["seconds"]
+    figures = store.control.figures("same")
+    assert figures is not None
+    assert len(figures) < 300_000
+    assert json.loads(figures)["timeline"]["seconds"] == drawn["figures"]["timeline"]["seconds"]
     assert "figures" not in json.loads(store.control.verdicts("same")[-1].json)
 
 
-def test_the_report_has_figures_and_the_json_beside_it_does_not(judge, place):
+def test_the_report_has_figures_and_the_json_beside_it_does_not(judge, folder):
     code, out, _ = judge("slow", "--format", "html=report.html", "--format", "json")
     assert code == 1
     assert "figures" not in json.loads(out)
-    page = (place / "report.html").read_text(encoding="utf-8")
+    page = (folder / "report.html").read_text(encoding="utf-8")
     assert page.startswith("<!DOCTYPE html>")
     assert 'id="timeline"' in page
     assert "NO-GO ✗" in page
 
 
-def test_figures_of_a_release_that_is_not_there_are_not_there(place):
-    store = Store.open(place / "evaluator.duckdb")
+def test_figures_of_a_release_that_is_not_there_are_not_there(folder):
+    store = Store.open(folder / "evaluator.duckdb")
     with pytest.raises(UnknownName):
         store.control.figures("nowhere")
 
@@ -243,14 +243,14 @@ def write_csv(path, *, seed, until=1.0, seconds=600, rate=30):
     random = np.random.default_rng(seed)
     n = rate * seconds
     at = np.sort(random.uniform(0, seconds, n))
-    kept = at <= until * seconds
+    rows = at <= until * seconds
     table = pa.table(
         {
-            "ts": pa.array(((START_S + at) * 1e6).astype(np.int64)[kept], pa.timestamp("us", "UTC")),
-            "endpoint": pa.array(np.where(random.random(n) < 0.7, "GET /a", "POST /b")[kept]),
-            "instance": pa.array(np.char.add("i", random.integers(3, size=n).astype(str))[kept]),
-            "response_time_ms": pa.array(random.lognormal(3.0, 0.3, n)[kept]),
-            "failed": pa.array(np.zeros(n, bool)[kept]),
+            "ts": pa.array(((START_S + at) * 1e6).astype(np.int64)[rows], pa.timestamp("us", "UTC")),
+            "endpoint": pa.array(np.where(random.random(n) < 0.7, "GET /a", "POST /b")[rows]),
+            "instance": pa.array(np.char.add("i", random.integers(3, size=n).astype(str))[rows]),
+            "response_time_ms": pa.array(random.lognormal(3.0, 0.3, n)[rows]),
+            "failed": pa.array(np.zeros(n, bool)[rows]),
         }
     )
     pq.write_table(table, path)

@@ -56,10 +56,10 @@ def slow_shop() -> Iterator[tuple[Arm, ...]]:
         yield arms
 
 
-def load_arguments(shop: Sequence[Arm], *more: str) -> list[str]:
+def load_arguments(shop: Sequence[Arm], *extra: str) -> list[str]:
     return [
         "load", RELEASE, "--baseline", ",".join(shop[0].urls), "--canary", ",".join(shop[1].urls), "--users", "30",
-        "--spawn-rate", "60", "--locustfile", str(find_loadtests() / "locustfile.py"), "--stop-on", "no-go", *more,
+        "--spawn-rate", "60", "--locustfile", str(find_loadtests() / "locustfile.py"), "--stop-on", "no-go", *extra,
     ]  # fmt: skip
 
 
@@ -70,19 +70,19 @@ def test_a_load_that_is_no_go_stops_early_and_who_watches_it_says_the_same(
     watch = start(tmp_path, "watch", RELEASE, "--wait", "2m", "--format", "json")
     load = start(tmp_path, *load_arguments(slow_shop, "--run-time", "90s"))
     began = time.monotonic()
-    said, log = load.communicate(timeout=80)
+    output, log = load.communicate(timeout=80)
     assert load.returncode == 0, log
     assert time.monotonic() - began < 70
-    assert "requests in 1 run, ended early: NO-GO was shown after " in said
+    assert "requests in 1 run, ended early: NO-GO was shown after " in output
     out, err = watch.communicate(timeout=40)
     assert watch.returncode == 1, err
     assert "Traceback" not in err + log
     watched = json.loads(out)
     store = Store.open(tmp_path / "evaluator.duckdb")
-    (one,) = store.data.runs(RELEASE)
-    assert (one.state, one.facts.stopped_by) == (RunState.COMPLETE, "")
-    assert one.landed == one.facts.counted
-    assert one.facts.ended_early.startswith("NO-GO was shown after ")
+    (run,) = store.data.runs(RELEASE)
+    assert (run.state, run.facts.stopped_by) == (RunState.COMPLETE, "")
+    assert run.landed == run.facts.counted
+    assert run.facts.ended_early.startswith("NO-GO was shown after ")
     assert [stored.word for stored in store.control.verdicts(RELEASE)] == ["no_go"]
     verdict = start(tmp_path, "verdict", RELEASE, "--format", "json")
     judged = json.loads(verdict.communicate(timeout=30)[0])
@@ -97,9 +97,9 @@ def test_a_load_that_is_no_go_stops_early_and_who_watches_it_says_the_same(
 def test_a_series_that_is_no_go_at_its_first_run_is_not_continued(slow_shop: Sequence[Arm], tmp_path: Path) -> None:
     (tmp_path / "evaluator.yaml").write_text(POLICY)
     load = start(tmp_path, *load_arguments(slow_shop, "--run-time", "12s", "--replicates", "2"))
-    said, log = load.communicate(timeout=60)
+    output, log = load.communicate(timeout=60)
     assert load.returncode == 0, log
-    assert "in 1 run, ended early: 1 further run left out, NO-GO was shown" in said
+    assert "in 1 run, ended early: 1 further run left out, NO-GO was shown" in output
     watch = start(tmp_path, "watch", RELEASE)
     assert watch.communicate(timeout=30)[0].startswith("NO-GO")
     assert watch.returncode == 1
@@ -164,14 +164,14 @@ def test_the_list_of_releases_counts_what_shadow_mode_let_pass(
         run(["verdict", "cart@2", "--policy", policy])
     capsys.readouterr()
     run(["releases"])
-    said = capsys.readouterr()
-    assert "NO-GO ✗ (shadow)" in said.out
-    assert said.err == "2 verdicts in shadow mode, of which 2 would have blocked\n"
+    output = capsys.readouterr()
+    assert "NO-GO ✗ (shadow)" in output.out
+    assert output.err == "2 verdicts in shadow mode, of which 2 would have blocked\n"
     run(["verdict", "cart@2"])
     capsys.readouterr()
     run(["releases", "--json"])
-    (one,) = json.loads(capsys.readouterr().out)
-    assert (one["mode"], one["shadow_verdicts"], one["would_have_blocked"]) == ("block", 2, 2)
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["mode"], row["shadow_verdicts"], row["would_have_blocked"]) == ("block", 2, 2)
 
 
 def test_the_deadline_is_inconclusive_also_where_nothing_is_there(
@@ -179,9 +179,9 @@ def test_the_deadline_is_inconclusive_also_where_nothing_is_there(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(["-q", "verdict", "cart@2", "--wait", "1s"]) == 3
-    said = capsys.readouterr()
-    assert said.err == ""
-    assert "the deadline passed after 1 s: there is no such release in the store" in said.out
+    output = capsys.readouterr()
+    assert output.err == ""
+    assert "the deadline passed after 1 s: there is no such release in the store" in output.out
     assert not Path("evaluator.duckdb").exists()
     assert run(["watch", "cart@2", "--wait", "0.5s", "--exit-zero"]) == 0
     assert run(["watch", "cart@2", "--wait", "soon"]) == 2
@@ -207,12 +207,12 @@ def test_a_terminal_gets_one_line_that_changes(monkeypatch: pytest.MonkeyPatch) 
     for name in ("CI", "NO_COLOR", "TERM"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "40")
-    terminal, said = Terminal(), []
-    line = StatusLine(said.append, stream=terminal)
+    terminal, messages = Terminal(), []
+    line = StatusLine(messages.append, stream=terminal)
     line.show("waiting for the release")
     line.show("x\x1b[31m" + "y" * 90)
     line.close("the end")
-    assert said == ["the end"]
+    assert messages == ["the end"]
     assert "\n" not in terminal.getvalue()
     assert "\x1b" not in terminal.getvalue()
     assert all(len(part) < 40 for part in terminal.getvalue().split("\r"))
@@ -225,11 +225,11 @@ def test_elsewhere_a_plain_line_comes_now_and_then(monkeypatch: pytest.MonkeyPat
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(variable, "1")
     stream = io.StringIO() if variable == "pipe" else Terminal()
-    now, said = [0.0], []
-    line = StatusLine(said.append, stream=stream, clock=lambda: now[0])
+    now, messages = [0.0], []
+    line = StatusLine(messages.append, stream=stream, clock=lambda: now[0])
     for second in range(int(2 * PLAIN_EVERY_S)):
         now[0] = float(second)
         line.show(f"{second} s")
     line.close()
-    assert said == ["0 s", "30 s"]
+    assert messages == ["0 s", "30 s"]
     assert stream.getvalue() == ""

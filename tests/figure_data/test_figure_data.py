@@ -65,10 +65,15 @@ def test_an_hour_of_twenty_endpoints_stays_small(hour):
 def test_every_gate_is_drawn_and_ends_at_the_verdicts_own_interval(hour):
     _, comparisons, traced = hour
     rows = {row.rule.name: row for row in comparisons if not row.scan}
-    assert [one["name"] for one in traced["metrics"]] == ["failure_rate", "latency_p50", "latency_p95", "latency_p99"]
-    for one in traced["metrics"]:
-        effect = rows[one["name"]].effect
-        last = [one["over_time"][key][-1] for key in ("estimate", "lower", "upper")]
+    assert [curve["name"] for curve in traced["metrics"]] == [
+        "failure_rate",
+        "latency_p50",
+        "latency_p95",
+        "latency_p99",
+    ]
+    for curve in traced["metrics"]:
+        effect = rows[curve["name"]].effect
+        last = [curve["over_time"][key][-1] for key in ("estimate", "lower", "upper")]
         assert last == pytest.approx([effect.estimate, effect.lower, effect.upper], rel=1e-4)
 
 
@@ -91,8 +96,8 @@ def test_the_band_is_the_dual_of_the_decision(latency, seed):
 def test_a_run_judged_once_says_so():
     cells = simulate_cells(replace(SHORT, duration_s=120.0), seed=1)
     _, traced = trace(cells)
-    assert {one["over_time"]["kind"] for one in traced["metrics"]} == {"fixed"}
-    assert {one["over_time"]["decided_at_s"] for one in traced["metrics"]} == {None}
+    assert {curve["over_time"]["kind"] for curve in traced["metrics"]} == {"fixed"}
+    assert {curve["over_time"]["decided_at_s"] for curve in traced["metrics"]} == {None}
 
 
 def test_the_shift_shows_the_change_and_agrees_with_the_gates():
@@ -112,8 +117,8 @@ def test_distributions_rise_to_the_share_of_successes(hour):
     (curve,) = traced["distributions"]
     for arm, key in ((0, "baseline"), (1, "candidate")):
         assert np.all(np.diff(curve[key]) >= 0)
-        mine = cells.moments.arm == arm
-        succeeded = 1 - cells.moments.failures[mine].sum() / cells.moments.n[mine].sum()
+        in_arm = cells.moments.arm == arm
+        succeeded = 1 - cells.moments.failures[in_arm].sum() / cells.moments.n[in_arm].sum()
         assert curve[key][-1] == pytest.approx(succeeded, abs=2e-3)
 
 
@@ -121,12 +126,12 @@ def test_units_are_the_instances_with_their_own_values():
     requests = simulate(SHORT, seed=5)
     cells = to_cells(requests)
     _, traced = trace(cells)
-    by_name = {one["name"]: one["units"] for one in traced["metrics"]}
+    by_name = {curve["name"]: curve["units"] for curve in traced["metrics"]}
     units = by_name["latency_p95"]["units"]
     assert by_name["latency_p95"]["of"] == "instance"
     assert [unit["name"] for unit in units] == sorted(cells.instances, key=lambda name: ("canary" in name, name))
-    mine = (cells.moments.arm == 0) & (cells.moments.instance == cells.instances.index(units[0]["name"]))
-    assert units[0]["n"] == cells.moments.n[mine].sum()
+    of_instance = (cells.moments.arm == 0) & (cells.moments.instance == cells.instances.index(units[0]["name"]))
+    assert units[0]["n"] == cells.moments.n[of_instance].sum()
     own = by_name["failure_rate"]["units"]
     failures = sum(unit["value"] * unit["n"] for unit in own)
     assert failures == pytest.approx(cells.moments.failures.sum(), rel=1e-3)
@@ -143,7 +148,7 @@ def test_units_know_how_many_of_their_requests_are_done_by_a_time(monkeypatch, s
     cells = simulate_cells(scenario, seed=5)
     monkeypatch.setattr(FailureRate, "of_units", lambda _, units: units.done(units.quantiles(0.5)[0]) / units.n)
     _, traced = trace(cells)
-    units = next(one["units"]["units"] for one in traced["metrics"] if one["name"] == "failure_rate")
+    units = next(curve["units"]["units"] for curve in traced["metrics"] if curve["name"] == "failure_rate")
     assert any(unit["value"] == pytest.approx(0.5, rel=1e-6) for unit in units)
     assert all(0.2 < unit["value"] < 0.8 for unit in units)
 
@@ -151,7 +156,7 @@ def test_units_know_how_many_of_their_requests_are_done_by_a_time(monkeypatch, s
 def test_replicates_are_units_and_stand_one_after_the_other():
     cells = simulate_cells(SCENARIOS["AA_replicates"], seed=1)
     _, traced = trace(cells)
-    assert all(one["over_time"] is None and one["units"]["of"] == "run" for one in traced["metrics"])
+    assert all(curve["over_time"] is None and curve["units"]["of"] == "run" for curve in traced["metrics"])
     assert len(traced["metrics"][0]["units"]["units"]) == 10
     timeline = traced["timeline"]
     assert [event["what"] for event in timeline["events"]] == [f"run {k}" for k in range(1, 6)]
@@ -172,7 +177,7 @@ def test_the_timeline_adds_up_to_what_landed(hour):
 def test_a_silent_arm_is_shaded():
     cells = simulate_cells(replace(HOUR, missing_minutes=3), seed=1)
     _, traced = trace(cells)
-    assert any(one["what"].startswith("no requests on ") for one in traced["timeline"]["shaded"])
+    assert any(curve["what"].startswith("no requests on ") for curve in traced["timeline"]["shaded"])
 
 
 def test_the_moment_of_decision_is_an_event():
@@ -256,9 +261,9 @@ def test_data_are_paired_once_for_verdict_readings_and_figures(monkeypatch):
     for name in ("find_warm_up", "build_panel", "settle_in_flight"):
         real = getattr(pairing, name)
 
-        def count(*given, real=real, name=name, **named):
+        def count(*arguments, real=real, name=name, **named):
             calls[name] += 1
-            return real(*given, **named)
+            return real(*arguments, **named)
 
         monkeypatch.setattr(pairing, name, count)
     requests = simulate(replace(SCENARIOS["AA"], duration_s=900.0, rate_per_s=20.0), 1)

@@ -37,7 +37,7 @@ def figures(verdict):
 def draw_all(verdict):
     traced, colors = verdict.figures, color_arms(["baseline", "canary"])
     rows = {row.rule.name: row for row in verdict.evidence.comparisons if not row.scan}
-    metric = next(one for one in traced["metrics"] if one["name"] == "latency_p95")
+    metric = next(curve for curve in traced["metrics"] if curve["name"] == "latency_p95")
     return {
         "forest": draw_forest(verdict.evidence.comparisons, colors=colors),
         "forest_wide": draw_forest(verdict.evidence.comparisons, colors=colors, width=1000),
@@ -145,9 +145,9 @@ def test_strips_of_the_timeline_stand_below_each_other():
         root = ET.fromstring(to_svg(figure, "x"))
         shift = next(e.get("transform") for e in root.iter() if (e.get("transform") or "").startswith("translate("))
         warm_up = next(e.get("d") for e in root.iter() if e.get("fill") == SHADE)
-        left = float(re.match(r"translate\(([\d.]+)", shift)[1]) + float(re.match(r"M([\d.]+)", warm_up)[1])
+        shaded_x = float(re.match(r"translate\(([\d.]+)", shift)[1]) + float(re.match(r"M([\d.]+)", warm_up)[1])
         width = float(re.search(r"h([\d.]+)", warm_up)[1])
-        places.append((left, left + width))
+        places.append((shaded_x, shaded_x + width))
     assert len(places) == 4
     for ends in zip(*places, strict=True):
         assert max(ends) - min(ends) <= 1.5

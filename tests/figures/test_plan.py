@@ -12,9 +12,9 @@ from evaluator.cli import evaluator
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("figures")
-    found = CliRunner().invoke(evaluator, ["plan", "--rate", "30", "--json", "--plot", str(folder / "plan.svg")])
-    assert found.exit_code == 0, found.output
-    return json.loads(found.stdout), (folder / "plan.svg").read_text(encoding="utf-8")
+    result = CliRunner().invoke(evaluator, ["plan", "--rate", "30", "--json", "--plot", str(folder / "plan.svg")])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout), (folder / "plan.svg").read_text(encoding="utf-8")
 
 
 def test_a_plan_is_drawn_with_every_gate_and_strategy(drawn):
@@ -28,10 +28,10 @@ def test_a_plan_is_drawn_with_every_gate_and_strategy(drawn):
 
 
 def test_a_name_that_is_no_figure_is_refused(tmp_path):
-    found = CliRunner().invoke(evaluator, ["plan", "--rate", "30", "--plot", str(tmp_path / "plan.gif")])
-    assert "cannot be written as 'plan.gif'" in str(found.exception)
+    result = CliRunner().invoke(evaluator, ["plan", "--rate", "30", "--plot", str(tmp_path / "plan.gif")])
+    assert "cannot be written as 'plan.gif'" in str(result.exception)
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
-    found = CliRunner().invoke(evaluator, ["plan", "--rate", "30", "--plot", str(tmp_path / "no" / "plan.svg")])
-    assert "cannot be written" in str(found.exception)
+    result = CliRunner().invoke(evaluator, ["plan", "--rate", "30", "--plot", str(tmp_path / "no" / "plan.svg")])
+    assert "cannot be written" in str(result.exception)

@@ -4,5 +4,5 @@ from hooks_world import receiving
 
 @pytest.fixture
 def receiver():
-    with receiving() as made:
-        yield made
+    with receiving() as http_receiver:
+        yield http_receiver

@@ -25,7 +25,7 @@ from evaluator.hooks import (
 
 
 @dataclass
-class Told:
+class ForeignHook:
     """A hook of somebody else: the protocol, and nothing of ours."""
 
     kind: str = "told"
@@ -53,7 +53,7 @@ class Told:
     def can_undo(self):
         return True
 
-    def tell(self, value):
+    def describe_value(self, value):
         return str(value)
 
 
@@ -68,8 +68,8 @@ def break_down(_context):
 @pytest.fixture
 def installed(monkeypatch):
     def install(*points):
-        found = [EntryPoint(name, value, base.GROUP) for name, value in points]
-        monkeypatch.setattr("importlib.metadata.entry_points", lambda group: found)
+        entry_points = [EntryPoint(name, value, base.GROUP) for name, value in points]
+        monkeypatch.setattr("importlib.metadata.entry_points", lambda group: entry_points)
         vars(base.HOOKS).pop("places", None)
 
     yield install
@@ -79,28 +79,28 @@ def installed(monkeypatch):
 
 @pytest.mark.parametrize(("does", "state"), [(fail, "failed"), (break_down, "unknown")])
 def test_what_a_hook_raises_is_an_outcome(does, state):
-    assert run_hook(Step(Told(does=does)), make_context()).state == state
+    assert run_hook(Step(ForeignHook(does=does)), make_context()).state == state
 
 
 def test_one_that_hangs_is_left_and_nobody_knows(monkeypatch):
     monkeypatch.setattr(base, "GRACE_S", 0.1)
     ever = threading.Event()
     began = time.monotonic()
-    outcome = run_hook(Step(Told(does=lambda _: ever.wait(5)), time_limit_s=0.2), make_context())
+    outcome = run_hook(Step(ForeignHook(does=lambda _: ever.wait(5)), time_limit_s=0.2), make_context())
     assert time.monotonic() - began < 2
     ever.set()
     assert outcome.state == "unknown"
 
 
 def test_what_another_package_raises_is_not_shown():
-    assert run_hook(Step(Told(does=break_down)), make_context()).did == "told broke with RuntimeError"
+    assert run_hook(Step(ForeignHook(does=break_down)), make_context()).did == "told broke with RuntimeError"
 
 
 def test_what_will_be_changed_is_told_before_it_is():
-    hook = Told(value={"canary": 10})
-    kept = []
-    outcome = run_hook(Step(hook), make_context(), lambda earlier: kept.append((earlier, len(hook.calls))))
-    assert kept == [({"canary": 10}, 0)]
+    hook = ForeignHook(value={"canary": 10})
+    changes = []
+    outcome = run_hook(Step(hook), make_context(), lambda earlier: changes.append((earlier, len(hook.calls))))
+    assert changes == [({"canary": 10}, 0)]
     assert outcome.earlier == {"canary": 10}
 
 
@@ -122,23 +122,23 @@ def test_where_there_was_nothing_before_a_hook_that_reads_undoes_nothing(reads, 
 
 
 def test_nothing_is_changed_whose_earlier_value_cannot_be_read():
-    hook = Told(value=lambda: fail(None))
+    hook = ForeignHook(value=lambda: fail(None))
     assert run_hook(Step(hook), make_context()).state == "failed"
     assert not hook.calls
 
 
 def test_its_limit_is_part_of_what_a_hook_is_told():
-    hook = Told()
+    hook = ForeignHook()
     run_hook(Step(hook, time_limit_s=2), make_context())
     assert hook.calls[0].left_s() < 2.1
 
 
 def test_every_kind_of_ours_is_a_hook_with_options():
-    for made in HOOKS.values():
-        assert issubclass(made, BaseHook)
-        assert issubclass(made.Options, HookOptions)
-        assert all(field.description for field in made.Options.model_fields.values())
-        assert HOOKS[made.kind] is made
+    for hook_class in HOOKS.values():
+        assert issubclass(hook_class, BaseHook)
+        assert issubclass(hook_class.Options, HookOptions)
+        assert all(field.description for field in hook_class.Options.model_fields.values())
+        assert HOOKS[hook_class.kind] is hook_class
 
 
 def test_a_strangers_hook_is_found_as_ours_are(installed, tmp_path, monkeypatch):
@@ -183,7 +183,7 @@ def test_unknown_kinds_and_options_are_errors():
 
 def test_options_of_time_read_as_people_write_them():
     assert HookOptions(time_limit="2m").time_limit == 120
-    assert isinstance(Told(), Hook)
+    assert isinstance(ForeignHook(), Hook)
     with pytest.raises(ValueError, match="duration"):
         HookOptions(time_limit="soon")
 
@@ -195,7 +195,7 @@ def test_a_step_is_what_its_options_say():
 
 def test_undo_has_the_same_limit(monkeypatch):
     monkeypatch.setattr(base, "GRACE_S", 0.1)
-    hook = Told()
+    hook = ForeignHook()
     assert undo_hook(Step(hook), make_context(), 7).did == "undone to 7"
     monkeypatch.setattr(hook, "undo", lambda *_: time.sleep(2))
     assert undo_hook(Step(hook, time_limit_s=0.2), make_context(), 7).state == "unknown"
@@ -213,7 +213,7 @@ def test_nothing_is_executed_that_cannot_be_kept():
     def full(_earlier):
         raise OSError("disk full")
 
-    hook = Told()
+    hook = ForeignHook()
     with pytest.raises(OSError, match="disk full"):
         run_hook(Step(hook), make_context(), full)
     assert not hook.calls

@@ -83,10 +83,10 @@ def test_one_that_was_cut_off_may_have_done_it(idempotent, state, tmp_path):
 def test_what_it_leaves_running_goes_on():
     code = "import subprocess; print(subprocess.Popen(['sleep', '60']).pid)"
     outcome = python(code).execute(make_context())
-    left = int(outcome.response)
+    pid = int(outcome.response)
     assert outcome.state == "acknowledged"
-    assert alive(left)
-    os.kill(left, signal.SIGKILL)
+    assert alive(pid)
+    os.kill(pid, signal.SIGKILL)
 
 
 def test_much_output_is_no_burden_and_the_end_of_it_is_kept():

@@ -77,7 +77,7 @@ def ask(port, name, kind):
     return sorted(record.to_text() for rrset in answer.answer for record in rrset)
 
 
-def hook_for(port, secret=SECRET, **more):
+def hook_for(port, secret=SECRET, **extra):
     options = {
         "server": f"127.0.0.1:{port}",
         "allow_hosts": ["127.0.0.1"],
@@ -88,7 +88,7 @@ def hook_for(port, secret=SECRET, **more):
         "key_name": "upd",
         "key_secret": "${KEY}",
     }
-    return make_hook("dns", options | more, {"KEY": secret})
+    return make_hook("dns", options | extra, {"KEY": secret})
 
 
 def test_changed_and_restored(server):
@@ -136,13 +136,13 @@ def test_other_types_and_records_that_were_not_there(name, kind, values, before,
 
 
 def test_whoever_changed_it_in_between_wins(server, monkeypatch):
-    hook, other = hook_for(server, name="race"), hook_for(server, name="race", values=["10.9.9.9"])
+    hook, rival = hook_for(server, name="race"), hook_for(server, name="race", values=["10.9.9.9"])
     read = hook._read
 
     def read_and_lose():
-        found = read()
-        other.execute(make_context())
-        return found
+        records = read()
+        rival.execute(make_context())
+        return records
 
     monkeypatch.setattr(hook, "_read", read_and_lose)
     outcome = hook.execute(make_context())

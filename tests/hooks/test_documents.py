@@ -11,9 +11,9 @@ from evaluator.hooks.network import TlsOptions
 
 TEXT = (Path(__file__).parent.parent.parent / "docs" / "hooks.md").read_text(encoding="utf-8")
 EXAMPLES = [
-    (kind, given)
+    (kind, options)
     for block in re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
-    for kind, given in yaml.safe_load(block).items()
+    for kind, options in yaml.safe_load(block).items()
 ]
 
 
@@ -27,20 +27,20 @@ def rows(model, without=()):
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize(("kind", "given"), EXAMPLES, ids=[f"{kind}-{at}" for at, (kind, _) in enumerate(EXAMPLES)])
-def test_examples_are_accepted(kind, given):
-    assert make_hook(kind, given).describe()
+@pytest.mark.parametrize(("kind", "options"), EXAMPLES, ids=[f"{kind}-{at}" for at, (kind, _) in enumerate(EXAMPLES)])
+def test_examples_are_accepted(kind, options):
+    assert make_hook(kind, options).describe()
 
 
 def test_every_hook_has_its_section_with_its_options():
     assert rows(HookOptions) in TEXT
-    for kind, made in HOOKS.items():
-        _, heading, rest = TEXT.partition(f"\n## {kind}\n")
+    for kind, hook_class in HOOKS.items():
+        _, heading, section = TEXT.partition(f"\n## {kind}\n")
         assert heading, (
             f"docs/hooks.md has no section '## {kind}': say there what it does, with the table of its options"
         )
-        section = rest.split("\n## ")[0]
-        assert rows(made.Options, TlsOptions.model_fields) in section, kind
+        section = section.split("\n## ")[0]
+        assert rows(hook_class.Options, TlsOptions.model_fields) in section, kind
 
 
 def test_every_hook_has_an_example():

@@ -30,13 +30,13 @@ def post(url, path, **message):
 
 
 def value_of(url, key):
-    found = post(url, "kv/range", key=key).get("kvs")
-    return base64.b64decode(found[0].get("value", "")).decode() if found else None
+    entries = post(url, "kv/range", key=key).get("kvs")
+    return base64.b64decode(entries[0].get("value", "")).decode() if entries else None
 
 
-def hook_for(url, key, **more):
+def hook_for(url, key, **extra):
     options = {"url": url, "key": key, "value": '{"active": "${canary}"}', "allow_hosts": ["127.0.0.1"]}
-    return make_hook("etcd", options | more, {"PASSWORD": "etcd-passw0rd"})
+    return make_hook("etcd", options | extra, {"PASSWORD": "etcd-passw0rd"})
 
 
 @pytest.mark.parametrize("before", [None, "1.4.1", "ünï\n", ""])
@@ -58,9 +58,9 @@ def test_whoever_wrote_in_between_is_not_overwritten(etcd, monkeypatch):
     read = hook._read
 
     def read_and_lose():
-        found = read()
+        state = read()
         post(etcd, "kv/put", key="/race", value="theirs")
-        return found
+        return state
 
     monkeypatch.setattr(hook, "_read", read_and_lose)
     outcome = hook.execute(make_context())
@@ -94,7 +94,7 @@ def test_who_asks_is_proved_and_not_shown(receiver):
     receiver.answers = [reply(200, b'{"token": "t0"}'), reply(200, b"{}"), reply(401, b"etcd-passw0rd is wrong")]
     hook = hook_for(receiver.url, "/k", username="root", password="${PASSWORD}")
     outcome = hook.execute(make_context())
-    assert json.loads(receiver.seen[0].body) == {"name": "root", "password": "etcd-passw0rd"}
-    assert receiver.seen[1].headers["authorization"] == "t0"
+    assert json.loads(receiver.requests[0].body) == {"name": "root", "password": "etcd-passw0rd"}
+    assert receiver.requests[1].headers["authorization"] == "t0"
     assert outcome.state == "failed"
     assert "etcd-passw0rd" not in repr(outcome)

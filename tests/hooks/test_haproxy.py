@@ -15,13 +15,13 @@ def proxy(tmp_path_factory):
         yield names
 
 
-def hook_for(proxy, *, tcp=False, **more):
+def hook_for(proxy, *, tcp=False, **extra):
     where = (
         {"address": f"127.0.0.1:{proxy['api']}", "allow_hosts": ["127.0.0.1"]}
         if tcp
         else {"socket": str(proxy["socket"])}
     )
-    return make_hook("haproxy", where | {"backend": "shop", "weights": {"baseline": 0, "canary": 100}} | more)
+    return make_hook("haproxy", where | {"backend": "shop", "weights": {"baseline": 0, "canary": 100}} | extra)
 
 
 @pytest.mark.parametrize("tcp", [False, True])

@@ -10,9 +10,9 @@ from evaluator.hooks import make_hook
 TOKEN = "s3cr3t-t0ken"
 
 
-def hook_for(receiver, **more):
+def hook_for(receiver, **extra):
     options = {"url": receiver.url + "/v1/${release}?why=${reason}", "allow_hosts": ["127.0.0.1"]}
-    return make_hook("http", options | more, {"TOKEN": TOKEN})
+    return make_hook("http", options | extra, {"TOKEN": TOKEN})
 
 
 def test_words_are_escaped_for_where_they_stand(receiver):
@@ -23,29 +23,29 @@ def test_words_are_escaped_for_where_they_stand(receiver):
         body='{"version": "${canary}", "why": "${reason}"}',
     )
     assert hook.execute(make_context()).state == "acknowledged"
-    seen = receiver.seen[0]
-    assert seen.method == "PUT"
-    assert seen.path == "/v1/cart%401.5.0?why=it%20is%20%22better%22%0Athan%20before"
-    assert json.loads(seen.body) == {"version": "1.5.0", "why": make_context().reason}
-    assert seen.headers["authorization"] == f"Bearer {TOKEN}"
-    assert seen.headers["x-reason"] == 'it is "better"%0Athan before'
-    assert seen.headers["content-type"] == "application/json"
+    request = receiver.requests[0]
+    assert request.method == "PUT"
+    assert request.path == "/v1/cart%401.5.0?why=it%20is%20%22better%22%0Athan%20before"
+    assert json.loads(request.body) == {"version": "1.5.0", "why": make_context().reason}
+    assert request.headers["authorization"] == f"Bearer {TOKEN}"
+    assert request.headers["x-reason"] == 'it is "better"%0Athan before'
+    assert request.headers["content-type"] == "application/json"
 
 
 def test_a_form_is_escaped_as_one(receiver):
     form = {"Content-Type": "application/x-www-form-urlencoded"}
     hook_for(receiver, headers=form, body="content=${canary}&why=${reason}").execute(make_context(reason="a&b=c"))
-    assert receiver.seen[0].body == b"content=1.5.0&why=a%26b%3Dc"
+    assert receiver.requests[0].body == b"content=1.5.0&why=a%26b%3Dc"
 
 
 @pytest.mark.parametrize("reason", ["${TOKEN}", "${canary}", '", "admin": "yes', "\r\nX-Evil: 1"])
 def test_what_people_write_is_nothing_but_text(reason, receiver):
     hook = hook_for(receiver, headers={"X-Why": "${reason}", "X-Token": "${TOKEN}"}, body='{"why": "${reason}"}')
     assert hook.execute(make_context(reason=reason)).state == "acknowledged"
-    seen = receiver.seen[0]
-    assert json.loads(seen.body) == {"why": reason}
-    assert "x-evil" not in seen.headers
-    assert TOKEN not in seen.headers["x-why"] + seen.path
+    request = receiver.requests[0]
+    assert json.loads(request.body) == {"why": reason}
+    assert "x-evil" not in request.headers
+    assert TOKEN not in request.headers["x-why"] + request.path
 
 
 @pytest.mark.parametrize(
@@ -54,14 +54,14 @@ def test_what_people_write_is_nothing_but_text(reason, receiver):
 def test_its_status_decides(status, state, receiver):
     receiver.answers = [reply(status, b"" if status == 204 else b"said", Location="http://127.0.0.1:1/")]
     assert hook_for(receiver).execute(make_context()).state == state
-    assert len(receiver.seen) == 1
+    assert len(receiver.requests) == 1
 
 
 def test_other_statuses_and_contents_may_decide(receiver):
     receiver.answers = [reply(409), reply(200, b"false"), reply(200, b"true")]
     assert hook_for(receiver, accept=[200, 409]).execute(make_context()).state == "acknowledged"
-    told = [hook_for(receiver, contains="true").execute(make_context()).state for _ in range(2)]
-    assert told == ["failed", "acknowledged"]
+    states = [hook_for(receiver, contains="true").execute(make_context()).state for _ in range(2)]
+    assert states == ["failed", "acknowledged"]
 
 
 def test_no_answer_may_have_been_done(receiver):
@@ -75,7 +75,7 @@ def test_no_answer_may_have_been_done(receiver):
 def test_undone_by_another_request(receiver):
     hook = hook_for(receiver, undo={"method": "DELETE", "url": receiver.url + "/v1/${release}"})
     assert hook.undo(make_context(), None).state == "acknowledged"
-    assert receiver.seen[0].method == "DELETE"
+    assert receiver.requests[0].method == "DELETE"
     assert hook_for(receiver).undo(make_context(), None).state == "failed"
 
 
@@ -84,7 +84,7 @@ def test_test_and_dry_run_send_nothing(receiver):
     assert hook.test().state == "acknowledged"
     assert hook.execute(make_context(dry_run=True)).state == "acknowledged"
     assert "UNSET" in hook_for(receiver, headers={"X-Token": "${UNSET}"}).test().did
-    assert not receiver.seen
+    assert not receiver.requests
 
 
 @pytest.mark.parametrize(

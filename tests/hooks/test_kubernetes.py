@@ -33,7 +33,7 @@ class Api:
     """GET and merge patches of the whole and of /status, with the versions that an API server keeps."""
 
     def __init__(self, receiver):
-        self.url, self.seen = receiver.url, receiver.seen
+        self.url, self.requests = receiver.url, receiver.requests
         self.objects = {
             path: json.loads((DATA / name).read_text())["object"]
             for path, name in ((ROLLOUT, "rollout.json"), (ROUTE, "httproute.json"))
@@ -41,27 +41,27 @@ class Api:
         self.meanwhile = None
         receiver.answers = [self.answer]
 
-    def answer(self, handler, seen):
-        status, said = self.decide(seen)
-        reply(status, json.dumps(said).encode(), Content_Type="application/json")(handler, seen)
+    def answer(self, handler, request):
+        status, content = self.decide(request)
+        reply(status, json.dumps(content).encode(), Content_Type="application/json")(handler, request)
 
-    def decide(self, seen):
-        if seen.headers.get("authorization") != f"Bearer {TOKEN}":
+    def decide(self, request):
+        if request.headers.get("authorization") != f"Bearer {TOKEN}":
             return 401, {"kind": "Status", "message": "Unauthorized", "code": 401}
-        path = seen.path.removesuffix("/status")
+        path = request.path.removesuffix("/status")
         if path not in self.objects:
             return 404, {"kind": "Status", "message": "not found", "code": 404}
-        if seen.method == "PATCH":
-            return self.patch(path, is_status=seen.path.endswith("/status"), seen=seen)
-        found = copy.deepcopy(self.objects[path])
+        if request.method == "PATCH":
+            return self.patch(path, is_status=request.path.endswith("/status"), request=request)
+        resource = copy.deepcopy(self.objects[path])
         if self.meanwhile:
             self.meanwhile()
-        return 200, found
+        return 200, resource
 
-    def patch(self, path, *, is_status, seen):
-        if seen.headers["content-type"] != "application/merge-patch+json":
+    def patch(self, path, *, is_status, request):
+        if request.headers["content-type"] != "application/merge-patch+json":
             return 415, {"message": "media type"}
-        now, change = self.objects[path], json.loads(seen.body)
+        now, change = self.objects[path], json.loads(request.body)
         if change["metadata"].pop("resourceVersion") != now["metadata"]["resourceVersion"]:
             return 409, {"kind": "Status", "message": "the object has been modified", "code": 409}
         merged = merge(now, {key: value for key, value in change.items() if (key == "status") == is_status})
@@ -81,16 +81,20 @@ def hook_for(api, token=TOKEN, **what):
     return make_hook("kubernetes", options | what, {"K8S": token})
 
 
-def rollout_hook(api, do, **more):
-    return hook_for(api, namespace="shop", rollout={"name": "cart", "do": do}, **more)
+def rollout_hook(api, do, **extra):
+    return hook_for(api, namespace="shop", rollout={"name": "cart", "do": do}, **extra)
 
 
-def route_hook(api, **more):
-    return hook_for(api, route={"name": "foo-route", "weights": {"foo-v1": 0, "foo-v2": 100}}, **more)
+def route_hook(api, **extra):
+    return hook_for(api, route={"name": "foo-route", "weights": {"foo-v1": 0, "foo-v2": 100}}, **extra)
 
 
 def patches(api):
-    return [(seen.path.removeprefix(ROLLOUT), json.loads(seen.body)) for seen in api.seen if seen.method == "PATCH"]
+    return [
+        (request.path.removeprefix(ROLLOUT), json.loads(request.body))
+        for request in api.requests
+        if request.method == "PATCH"
+    ]
 
 
 def version(number):
@@ -167,8 +171,8 @@ def test_a_route_without_these_services_is_left_alone(api):
 @pytest.mark.parametrize("make", [route_hook, lambda api: rollout_hook(api, "abort")])
 def test_whoever_changed_it_meanwhile_wins(make, api):
     def touch():
-        for found in api.objects.values():
-            found["metadata"]["resourceVersion"] = str(int(found["metadata"]["resourceVersion"]) + 1)
+        for resource in api.objects.values():
+            resource["metadata"]["resourceVersion"] = str(int(resource["metadata"]["resourceVersion"]) + 1)
 
     api.meanwhile = touch
     outcome = make(api).execute(make_context())
@@ -184,8 +188,8 @@ def test_refusals_say_why_and_no_secret(api):
 
 def test_a_lost_answer_may_have_been_done(receiver):
     rollout = (DATA / "rollout.json").read_text()
-    found = json.dumps(json.loads(rollout)["object"]).encode()
-    receiver.answers = [reply(200, found), reply(504, b"{}")]
+    body = json.dumps(json.loads(rollout)["object"]).encode()
+    receiver.answers = [reply(200, body), reply(504, b"{}")]
     assert rollout_hook(receiver, "abort").execute(make_context()).state == "unknown"
 
 

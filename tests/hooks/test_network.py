@@ -17,15 +17,15 @@ LOOPBACK = TlsOptions(allow_hosts=["127.0.0.1"])
 
 def resolver(monkeypatch, *answers):
     """A name server that gives another answer every time it is asked."""
-    asked = []
+    hosts = []
 
     def getaddrinfo(host, port, *_, **__):
-        asked.append(host)
-        given = answers[min(len(asked), len(answers)) - 1]
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in given]
+        hosts.append(host)
+        addresses = answers[min(len(hosts), len(answers)) - 1]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    return asked
+    return hosts
 
 
 PRIVATE = [
@@ -58,10 +58,10 @@ def test_one_address_inside_is_one_too_many(monkeypatch):
     "host", ["other.example.org", "hooks.example.org.evil.net", "2130706433", "0x7f.1", "localhost"]
 )
 def test_names_that_are_not_listed_are_refused_before_they_are_resolved(host, monkeypatch):
-    asked = resolver(monkeypatch, ["93.184.215.14"])
+    hosts = resolver(monkeypatch, ["93.184.215.14"])
     with pytest.raises(HookError, match="is not among allow_hosts"):
         resolve(host, 443, ["hooks.example.org"])
-    assert not asked
+    assert not hosts
 
 
 def test_what_is_listed_is_reached(monkeypatch):
@@ -77,11 +77,11 @@ def test_a_wide_network_does_not_list_the_metadata_service(monkeypatch):
 
 
 def test_the_address_that_was_checked_is_the_one_connected_to(receiver, monkeypatch):
-    asked = []
+    hosts = []
 
     def getaddrinfo(host, port, *_, **__):
-        asked.append(host)
-        changing = "127.0.0.1" if asked.count("hooks.example.org") == 1 else "127.0.0.99"
+        hosts.append(host)
+        changing = "127.0.0.1" if hosts.count("hooks.example.org") == 1 else "127.0.0.99"
         address = changing if host == "hooks.example.org" else host
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
 
@@ -89,8 +89,8 @@ def test_the_address_that_was_checked_is_the_one_connected_to(receiver, monkeypa
     url = f"http://hooks.example.org:{receiver.port}/in"
     answer = send("POST", url, TlsOptions(allow_hosts=["hooks.example.org", "127.0.0.1"]), b"x")
     assert answer.ok
-    assert asked.count("hooks.example.org") == 1
-    assert receiver.seen[0].headers["host"] == f"hooks.example.org:{receiver.port}"
+    assert hosts.count("hooks.example.org") == 1
+    assert receiver.requests[0].headers["host"] == f"hooks.example.org:{receiver.port}"
     with pytest.raises(HookError, match=r"127\.0\.0\.99"):
         send("POST", url, TlsOptions(allow_hosts=["hooks.example.org", "127.0.0.1"]), b"x")
 
@@ -99,10 +99,10 @@ def test_redirects_are_answers(receiver):
     receiver.answers = [reply(302, Location="http://169.254.169.254/latest/meta-data")]
     answer = send("POST", receiver.url, LOOPBACK)
     assert (answer.status, answer.ok) == (302, False)
-    assert len(receiver.seen) == 1
+    assert len(receiver.requests) == 1
 
 
-def drip(handler, _seen):
+def drip(handler, _received):
     handler.send_response(200)
     handler.end_headers()
     for _ in range(200):
@@ -110,7 +110,7 @@ def drip(handler, _seen):
         time.sleep(0.05)
 
 
-def drip_headers(handler, _seen):
+def drip_headers(handler, _received):
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
     for _ in range(200):
         handler.wfile.write(b".")
@@ -127,7 +127,7 @@ def test_a_slow_answer_is_cut_off(slow, receiver):
 
 
 def test_an_endless_answer_is_cut(receiver):
-    def endless(handler, _seen):
+    def endless(handler, _received):
         handler.send_response(200)
         handler.end_headers()
         while True:
@@ -179,11 +179,11 @@ def test_the_name_stays_in_tls(name, trusted, reached, certificate, monkeypatch)
         url, options = f"https://{name}:{receiver.port}/", TlsOptions(allow_hosts=[name, "127.0.0.1"], ca=ca)
         if reached:
             assert send("GET", url, options).ok
-            assert receiver.seen[0].headers["host"] == f"{name}:{receiver.port}"
+            assert receiver.requests[0].headers["host"] == f"{name}:{receiver.port}"
         else:
             with pytest.raises(HookError, match=r"certificate|mismatch"):
                 send("GET", url, options)
-            assert not receiver.seen
+            assert not receiver.requests
 
 
 def test_a_handshake_that_never_ends_is_cut_off():

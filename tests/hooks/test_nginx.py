@@ -43,16 +43,16 @@ def proxy(tmp_path_factory):
             yield port, options, folder / "shop.conf"
 
 
-def hook_for(options, **more):
-    return make_hook("nginx", options | {"weights": {"baseline": 0, "canary": 1}} | more)
+def hook_for(options, **extra):
+    return make_hook("nginx", options | {"weights": {"baseline": 0, "canary": 1}} | extra)
 
 
-def split_becomes(port, wanted):
+def split_becomes(port, expected):
     """Old workers answer for a moment after a reload."""
     deadline = time.monotonic() + 5
-    while (split := split_of(port)) != wanted and time.monotonic() < deadline:
+    while (split := split_of(port)) != expected and time.monotonic() < deadline:
         time.sleep(0.1)
-    return split == wanted
+    return split == expected
 
 
 def test_traffic_moves_and_comes_back(proxy):
@@ -92,11 +92,11 @@ def test_what_cannot_be_reloaded_is_taken_back(proxy, tmp_path):
 
 def test_a_file_of_somebody_else_is_left_alone(proxy, tmp_path):
     _, options, _ = proxy
-    other = tmp_path / "mine.conf"
-    other.write_text("upstream shop { server 10.0.0.1; }\n")
-    hook = hook_for(options, file=str(other))
+    foreign_file = tmp_path / "mine.conf"
+    foreign_file.write_text("upstream shop { server 10.0.0.1; }\n")
+    hook = hook_for(options, file=str(foreign_file))
     assert hook.execute(make_context()).state == hook.test().state == "failed"
-    assert other.read_text().startswith("upstream")
+    assert foreign_file.read_text().startswith("upstream")
 
 
 def test_test_and_dry_run_touch_nothing(proxy):

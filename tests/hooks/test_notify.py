@@ -31,8 +31,8 @@ def mailbox():
     controller.stop()
 
 
-def hook_for(*to, **more):
-    return make_hook("notify", {"to": list(to), "allow_hosts": ["127.0.0.1"]} | more, {"TOKEN": TOKEN})
+def hook_for(*to, **extra):
+    return make_hook("notify", {"to": list(to), "allow_hosts": ["127.0.0.1"]} | extra, {"TOKEN": TOKEN})
 
 
 def address_of(receiver):
@@ -50,9 +50,9 @@ def test_mail_and_chat_are_told(mailbox, receiver):
     assert mail["subject"] == "cart@1.5.0: promote"
     assert mail["to"] == "team@example.org"
     assert "1.4.1 to 1.5.0" in mail.get_body(("plain", "html")).get_content()
-    seen = receiver.seen[0]
-    assert seen.path == f"/in/{TOKEN}"
-    assert make_context().reason in json.loads(seen.body)["message"]
+    request = receiver.requests[0]
+    assert request.path == f"/in/{TOKEN}"
+    assert make_context().reason in json.loads(request.body)["message"]
 
 
 def test_one_that_fails_does_not_keep_the_other_from_being_told(mailbox, receiver):
@@ -71,18 +71,18 @@ def test_a_line_break_is_no_header(mailbox):
     assert mailbox.mails[-1]["bcc"] is None
 
 
-@pytest.mark.parametrize("more", ["", "?redirect=yes"])
-def test_redirects_are_not_followed(more, receiver):
+@pytest.mark.parametrize("query", ["", "?redirect=yes"])
+def test_redirects_are_not_followed(query, receiver):
     receiver.answers = [reply(307, b"", Location=f"http://127.0.0.1:{receiver.port}/other")]
-    assert hook_for(address_of(receiver) + more).execute(make_context()).state == "failed"
-    assert [seen.path for seen in receiver.seen] == [f"/in/{TOKEN}"]
+    assert hook_for(address_of(receiver) + query).execute(make_context()).state == "failed"
+    assert [request.path for request in receiver.requests] == [f"/in/{TOKEN}"]
 
 
 def test_hosts_that_are_not_listed_are_refused(receiver, mailbox):
     for address in (address_of(receiver), mail_to(mailbox)):
         hook = hook_for(address, allow_hosts=["example.org"])
         assert "allow_hosts" in hook.execute(make_context()).did
-    assert not receiver.seen
+    assert not receiver.requests
 
 
 def test_secrets_are_neither_told_nor_logged(receiver, caplog):
@@ -99,7 +99,7 @@ def test_test_and_dry_run_tell_nobody(receiver):
     hook = hook_for(address_of(receiver))
     assert hook.test().state == "acknowledged"
     assert hook.execute(make_context(dry_run=True)).state == "acknowledged"
-    assert not receiver.seen
+    assert not receiver.requests
     assert hook.undo(make_context(), None).state == "failed"
 
 

@@ -33,9 +33,9 @@ def options_for(receiver):
 
 
 def repeat(status):
-    def answer(handler, seen):
-        said = repr(seen) + repr(SECRETS)
-        reply(status, said.encode())(handler, seen)
+    def answer(handler, request):
+        echo = repr(request) + repr(SECRETS)
+        reply(status, echo.encode())(handler, request)
 
     return answer
 
@@ -50,10 +50,10 @@ def test_no_secret_in_anything_that_is_said(kind, status, receiver, caplog):
         step = Step(hook, time_limit_s=1)
         done = [run_hook(step, context), undo_hook(step, context, None)]
         outcomes = [*done, hook.test(), hook.execute(make_context(dry_run=True))]
-    said = f"{hook.describe()} {outcomes} {context!r} {caplog.text}"
+    texts = f"{hook.describe()} {outcomes} {context!r} {caplog.text}"
     named = {"webhook": "HOOK_SECRET", "dns": "DNS_KEY"}.get(kind, "TOKEN")
-    assert SECRETS[named] not in said
-    assert SECRETS[named].removeprefix("whsec_") not in said
+    assert SECRETS[named] not in texts
+    assert SECRETS[named].removeprefix("whsec_") not in texts
 
 
 def test_every_spelling_is_found():
@@ -74,4 +74,4 @@ def test_a_secret_that_no_header_can_have_is_not_sent(receiver):
         assert outcome.state == "failed"
         assert "a request to 127.0.0.1 cannot be written" in outcome.did
         assert "first" not in outcome.did
-    assert not receiver.seen
+    assert not receiver.requests

@@ -11,36 +11,36 @@ from evaluator.hooks import make_hook
 SECRET = "whsec_" + "C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 
 
-def hook_for(receiver, **more):
+def hook_for(receiver, **extra):
     options = {"url": receiver.url + "/in?team=a", "secret": "${HOOK_SECRET}", "allow_hosts": ["127.0.0.1"]}
-    return make_hook("webhook", options | more, {"HOOK_SECRET": SECRET})
+    return make_hook("webhook", options | extra, {"HOOK_SECRET": SECRET})
 
 
 def test_the_published_library_believes_it(receiver):
     outcome = hook_for(receiver).execute(make_context())
     assert outcome.state == "acknowledged"
-    seen = receiver.seen[0]
-    said = Published(SECRET).verify(seen.body, seen.headers)
-    assert said["type"] == "release.promote"
-    assert said["data"] == make_context().words()
-    assert seen.path == "/in?team=a"
+    request = receiver.requests[0]
+    payload = Published(SECRET).verify(request.body, request.headers)
+    assert payload["type"] == "release.promote"
+    assert payload["data"] == make_context().words()
+    assert request.path == "/in?team=a"
 
 
 def test_one_id_over_all_attempts_and_each_is_signed(receiver):
     receiver.answers = [reply(500), reply(503, Retry_After="0"), lambda h, s: h.connection.close(), reply(204, b"")]
     assert hook_for(receiver).execute(make_context()).state == "acknowledged"
-    assert {seen.headers["webhook-id"] for seen in receiver.seen} == {"intent-7"}
-    assert len(receiver.seen) == 4
-    assert len({seen.body for seen in receiver.seen}) == 1
-    for seen in receiver.seen:
-        Published(SECRET).verify(seen.body, seen.headers)
+    assert {request.headers["webhook-id"] for request in receiver.requests} == {"intent-7"}
+    assert len(receiver.requests) == 4
+    assert len({request.body for request in receiver.requests}) == 1
+    for request in receiver.requests:
+        Published(SECRET).verify(request.body, request.headers)
 
 
 @pytest.mark.parametrize(("status", "state"), [(302, "failed"), (400, "failed"), (410, "failed"), (404, "failed")])
 def test_what_is_refused_is_not_sent_again(status, state, receiver):
     receiver.answers = [reply(status, b"no", Location="http://127.0.0.1:1/")]
     outcome = hook_for(receiver).execute(make_context())
-    assert (outcome.state, outcome.response, len(receiver.seen)) == (state, "no", 1)
+    assert (outcome.state, outcome.response, len(receiver.requests)) == (state, "no", 1)
 
 
 def test_waits_as_long_as_it_is_asked_to(receiver):
@@ -56,7 +56,7 @@ def test_gives_up_before_the_intent_expires(status, state, receiver):
     soon = datetime.now(UTC) + timedelta(seconds=1)
     outcome = hook_for(receiver).execute(make_context(expires_at=soon))
     assert outcome.state == state
-    assert len(receiver.seen) == 1
+    assert len(receiver.requests) == 1
     assert datetime.now(UTC) < soon
 
 
@@ -69,8 +69,8 @@ def test_a_receiver_that_hangs_may_have_it(receiver):
 
 def test_undoing_is_another_message(receiver):
     hook_for(receiver).undo(make_context(), None)
-    assert receiver.seen[0].headers["webhook-id"] == "intent-7-undo"
-    assert json.loads(receiver.seen[0].body)["type"] == "release.promote.undone"
+    assert receiver.requests[0].headers["webhook-id"] == "intent-7-undo"
+    assert json.loads(receiver.requests[0].body)["type"] == "release.promote.undone"
 
 
 def test_a_dry_run_an_expired_one_and_a_test_send_nothing(receiver):
@@ -78,7 +78,7 @@ def test_a_dry_run_an_expired_one_and_a_test_send_nothing(receiver):
     assert "dry run" in hook.execute(make_context(dry_run=True)).did
     assert hook.test().state == "acknowledged"
     assert hook.execute(make_context(expires_at=datetime.now(UTC))).state == "failed"
-    assert not receiver.seen
+    assert not receiver.requests
 
 
 @pytest.mark.parametrize("secret", [None, "whsec_short", "C2FVsBQIhrscChlQIMV+b5sSYspob7oD", "whsec_***"])
@@ -91,7 +91,7 @@ def test_a_secret_that_is_none_sends_nothing(secret, receiver):
     for outcome in (hook.test(), hook.execute(make_context())):
         assert outcome.state == "failed"
         assert not secret or secret not in outcome.did
-    assert not receiver.seen
+    assert not receiver.requests
 
 
 def test_what_the_receiver_repeats_is_shown_without_secrets(receiver):
@@ -100,9 +100,9 @@ def test_what_the_receiver_repeats_is_shown_without_secrets(receiver):
     assert outcome.response == "[secret] [secret]"
 
 
-@pytest.mark.parametrize("told", ["²", "soon", "", "Wed, 99 Foo 2026", "-5", "9" * 400])
-def test_a_pause_that_cannot_be_read_is_ours(told, receiver):
-    receiver.answers = [reply(503, b"", Retry_After=told), reply()]
+@pytest.mark.parametrize("pause", ["²", "soon", "", "Wed, 99 Foo 2026", "-5", "9" * 400])
+def test_a_pause_that_cannot_be_read_is_ours(pause, receiver):
+    receiver.answers = [reply(503, b"", Retry_After=pause), reply()]
     assert hook_for(receiver).execute(make_context()).state == "acknowledged"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluator.intents import Wish
+from evaluator.intents import ActionRequest
 from evaluator.policy import load_policy
 from evaluator.records.intents import Action, Person
 from evaluator.store import Store
@@ -46,24 +46,24 @@ def judged(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def place(judged, tmp_path) -> Path:
+def folder(judged, tmp_path) -> Path:
     """The same store, to write to, in a folder of its own."""
     shutil.copytree(judged.parent, tmp_path / "place")
     return tmp_path / "place"
 
 
 @pytest.fixture
-def store(place) -> Store:
-    return Store.open(place / "evaluator.duckdb")
+def store(folder) -> Store:
+    return Store.open(folder / "evaluator.duckdb")
 
 
 @pytest.fixture
-def policy(place):
+def policy(folder):
     """Write a policy into the folder and load it."""
 
     def write(text: str = ""):
-        (place / "evaluator.yaml").write_text(text.replace("HERE", str(place)))
-        return load_policy(place / "evaluator.yaml")
+        (folder / "evaluator.yaml").write_text(text.replace("HERE", str(folder)))
+        return load_policy(folder / "evaluator.yaml")
 
     return write
 
@@ -71,27 +71,29 @@ def policy(place):
 @pytest.fixture
 def person():
     """Somebody who signed in."""
-    return lambda name, *more: Person(name, (name, *more))
+    return lambda name, *extra: Person(name, (name, *extra))
 
 
 @pytest.fixture
-def wish():
-    return lambda action="promote", release="cart@1.9.0", reason="all is well": Wish(Action(action), release, reason)
+def action_request():
+    return lambda action="promote", release="cart@1.9.0", reason="all is well": ActionRequest(
+        Action(action), release, reason
+    )
 
 
 @pytest.fixture
-def lines(place):
+def lines(folder):
     """What hooks wrote."""
-    return lambda: (place / "out.txt").read_text().split() if (place / "out.txt").exists() else []
+    return lambda: (folder / "out.txt").read_text().split() if (folder / "out.txt").exists() else []
 
 
 @pytest.fixture
 def script():
     """A command hook that notes what it was told, as an entry of the policy."""
 
-    def entry(*words: str, undo: str = "", more: str = "", code: int = 0) -> str:
+    def entry(*words: str, undo: str = "", extra: str = "", code: int = 0) -> str:
         run = f"echo {'-'.join(words)} >> HERE/out.txt; exit {code}"
         back = f', undo: [sh, -c, "echo {undo} >> HERE/out.txt"]' if undo else ""
-        return f'{{command: {{run: [sh, -c, "{run}"]{back}{more}}}}}'
+        return f'{{command: {{run: [sh, -c, "{run}"]{back}{extra}}}}}'
 
     return entry

@@ -23,8 +23,8 @@ from evaluator.records.intents import Action, IntentState, PersonRole
 ROLES = "roles: {analyst: [ana], approver: [bob, cleo, 'group:sre'], admin: ada}\n"
 
 
-def hooks(script, more=""):
-    return f"{ROLES}hooks:\n  promote:\n    - {script('promoted')}\n{more}"
+def hooks(script, extra=""):
+    return f"{ROLES}hooks:\n  promote:\n    - {script('promoted')}\n{extra}"
 
 
 def test_without_roles_accounts_of_the_machine_may_do_everything_and_a_login_reads(policy, person):
@@ -48,21 +48,21 @@ def test_roles_are_held_by_any_name_and_the_highest_counts(policy, person):
         ("ana", "rollback", "ana is an analyst, and rolling back takes an approver"),
     ],
 )
-def test_who_may_not_ask_is_told_and_it_is_kept(store, policy, person, wish, script, who, action, says):
+def test_who_may_not_ask_is_told_and_it_is_kept(store, policy, person, action_request, script, who, action, says):
     with pytest.raises(Refused, match=says):
-        ask(store, policy(hooks(script)), person(who), wish(action))
+        ask(store, policy(hooks(script)), person(who), action_request(action))
     assert store.control.intents() == ()
     (row,) = store.control.audit()
     assert (row.actor, row.event) == (who, "refused")
 
 
-def test_an_approver_who_asks_has_agreed_where_one_is_needed(store, policy, person, wish, script):
-    assert ask(store, policy(hooks(script)), person("bob"), wish()).state is IntentState.APPROVED
+def test_an_approver_who_asks_has_agreed_where_one_is_needed(store, policy, person, action_request, script):
+    assert ask(store, policy(hooks(script)), person("bob"), action_request()).state is IntentState.APPROVED
 
 
-def test_an_analyst_waits_for_an_approver(store, policy, person, wish, script):
+def test_an_analyst_waits_for_an_approver(store, policy, person, action_request, script):
     rules = policy(hooks(script))
-    intent = ask(store, rules, person("ana"), wish())
+    intent = ask(store, rules, person("ana"), action_request())
     assert intent.state is IntentState.REQUESTED
     with pytest.raises(Refused, match="ana is an analyst, and approving takes an approver"):
         approve(store, rules, person("ana"), intent.id)
@@ -70,43 +70,45 @@ def test_an_analyst_waits_for_an_approver(store, policy, person, wish, script):
 
 
 @pytest.mark.parametrize("text", ["sensitive: true\n", "approvals: {promote: 2}\n"])
-def test_two_other_people_where_it_is_sensitive_or_two_are_asked_for(store, policy, person, wish, script, text):
+def test_two_other_people_where_it_is_sensitive_or_two_are_asked_for(
+    store, policy, person, action_request, script, text
+):
     rules = policy(hooks(script, text))
-    intent = ask(store, rules, person("bob"), wish())
+    intent = ask(store, rules, person("bob"), action_request())
     with pytest.raises(UsageError, match="bob asked for i1 and cannot approve it too"):
         approve(store, rules, person("bob"), intent.id)
     assert approve(store, rules, person("cleo"), intent.id).state is IntentState.REQUESTED
     assert approve(store, rules, person("ada"), intent.id).state is IntentState.APPROVED
 
 
-def test_nobody_approves_their_own_request_where_the_policy_says_so(store, policy, person, wish, script):
+def test_nobody_approves_their_own_request_where_the_policy_says_so(store, policy, person, action_request, script):
     rules = policy(hooks(script, "approvals: {self_approval: false}\n"))
-    intent = ask(store, rules, person("bob"), wish())
+    intent = ask(store, rules, person("bob"), action_request())
     assert intent.state is IntentState.REQUESTED
     with pytest.raises(UsageError, match="cannot approve it too"):
         approve(store, rules, person("bob"), intent.id)
     assert approve(store, rules, person("cleo"), intent.id).state is IntentState.APPROVED
 
 
-def test_a_no_go_is_promoted_by_breaking_glass_only(store, policy, person, wish, script):
+def test_a_no_go_is_promoted_by_breaking_glass_only(store, policy, person, action_request, script):
     rules = policy(hooks(script))
     with pytest.raises(Refused, match=r"cart@1.6.0 is not promoted: the verdict is NO-GO") as caught:
-        ask(store, rules, person("bob"), wish(release="cart@1.6.0"))
+        ask(store, rules, person("bob"), action_request(release="cart@1.6.0"))
     assert caught.value.exit_code == 1
-    intent = ask(store, rules, person("bob"), wish("break_glass", "cart@1.6.0", "the old one is on fire"))
+    intent = ask(store, rules, person("bob"), action_request("break_glass", "cart@1.6.0", "the old one is on fire"))
     assert (intent.approvals_needed, intent.distinct, intent.state) == (2, True, IntentState.REQUESTED)
 
 
-def test_no_glass_is_broken_for_a_go(store, policy, person, wish, script):
+def test_no_glass_is_broken_for_a_go(store, policy, person, action_request, script):
     with pytest.raises(Refused, match="no glass has to be broken"):
-        ask(store, policy(hooks(script)), person("bob"), wish("break_glass"))
+        ask(store, policy(hooks(script)), person("bob"), action_request("break_glass"))
 
 
-def test_every_promotion_against_a_verdict_is_on_that_verdict_for_ever(store, policy, person, wish, script):
+def test_every_promotion_against_a_verdict_is_on_that_verdict_for_ever(store, policy, person, action_request, script):
     from evaluator.pipeline.judging import judge_release
 
     rules = policy(hooks(script))
-    intent = ask(store, rules, person("bob"), wish("break_glass", "cart@1.6.0", "the old one is on fire"))
+    intent = ask(store, rules, person("bob"), action_request("break_glass", "cart@1.6.0", "the old one is on fire"))
     assert store.control.verdicts("cart@1.6.0")[-1].override is None
     approve(store, rules, person("cleo"), intent.id)
     approve(store, rules, person("ada"), intent.id)
@@ -119,63 +121,65 @@ def test_every_promotion_against_a_verdict_is_on_that_verdict_for_ever(store, po
     assert again.override == override
 
 
-def test_grounds_that_do_not_hold_refuse_a_promotion(store, policy, person, wish, script):
+def test_grounds_that_do_not_hold_refuse_a_promotion(store, policy, person, action_request, script):
     with pytest.raises(Refused, match="the policy names no hooks that promote"):
-        ask(store, policy(ROLES), person("bob"), wish())
+        ask(store, policy(ROLES), person("bob"), action_request())
     with pytest.raises(Refused, match="the policy is not the one that judged"):
-        ask(store, policy(hooks(script, "alpha: 0.01\n")), person("bob"), wish())
+        ask(store, policy(hooks(script, "alpha: 0.01\n")), person("bob"), action_request())
     with pytest.raises(Refused, match=r"it was judged .* ago"):
-        ask(store, policy(hooks(script, "approvals: {max_age: 1ms}\n")), person("bob"), wish())
+        ask(store, policy(hooks(script, "approvals: {max_age: 1ms}\n")), person("bob"), action_request())
     with pytest.raises(UnknownName, match="did you mean"):
-        ask(store, policy(hooks(script)), person("bob"), wish(release="cart@1.9.1"))
+        ask(store, policy(hooks(script)), person("bob"), action_request(release="cart@1.9.1"))
 
 
 @pytest.mark.parametrize("state", [RunState.RUNNING, RunState.COMPLETE])
-def test_newer_data_refuse_a_promotion(store, policy, person, wish, script, state):
+def test_newer_data_refuse_a_promotion(store, policy, person, action_request, script, state):
     run = store.data.runs("cart@1.9.0")[0]
     newer = replace(run, id="later-0", group="later", state=RunState.RUNNING, landed=0)
     store.data.register_run(store.control.release("cart@1.9.0"), newer)
     if state is RunState.COMPLETE:
         store.data.finish_run("later-0", state=state, ended=run.ended, facts=run.facts)
     with pytest.raises(Refused, match=r"a run is still recorded|there are newer"):
-        ask(store, policy(hooks(script)), person("bob"), wish())
+        ask(store, policy(hooks(script)), person("bob"), action_request())
 
 
 @pytest.mark.parametrize("reason", ["", "  \n", "x" * 1001])
-def test_a_reason_is_asked_for(store, policy, person, wish, script, reason):
+def test_a_reason_is_asked_for(store, policy, person, action_request, script, reason):
     with pytest.raises(UsageError, match="the reason"):
-        ask(store, policy(hooks(script)), person("bob"), wish(reason=reason))
+        ask(store, policy(hooks(script)), person("bob"), action_request(reason=reason))
 
 
-def test_a_double_click_and_two_analysts_make_one_intent(store, policy, person, wish, script):
+def test_a_double_click_and_two_analysts_make_one_intent(store, policy, person, action_request, script):
     import threading
 
-    rules, made = policy(hooks(script)), []
+    rules, intents = policy(hooks(script)), []
     threads = [
-        threading.Thread(target=lambda who=who: made.append(ask(store, rules, person(who), wish())))
+        threading.Thread(target=lambda who=who: intents.append(ask(store, rules, person(who), action_request())))
         for who in ("ana", "bob", "cleo", "ana")
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len({one.id for one in made}) == 1
+    assert len({intent.id for intent in intents}) == 1
     assert len(store.control.intents()) == 1
 
 
-def test_a_hold_cancels_what_waits_and_a_promotion_afterwards_is_new(store, policy, person, wish, script):
+def test_a_hold_cancels_what_waits_and_a_promotion_afterwards_is_new(store, policy, person, action_request, script):
     rules = policy(hooks(script))
-    first = ask(store, rules, person("ana"), wish())
-    held = ask(store, rules, person("ana"), wish("hold", reason="support reports odd carts"))
+    first = ask(store, rules, person("ana"), action_request())
+    held = ask(store, rules, person("ana"), action_request("hold", reason="support reports odd carts"))
     assert held.state is IntentState.APPROVED
     assert store.control.intent(first.id).state is IntentState.CANCELLED
     assert execute(store, lambda _: rules, held.id, "w").state is IntentState.ACKNOWLEDGED
-    assert ask(store, rules, person("ana"), wish()).id not in {first.id, held.id}
+    assert ask(store, rules, person("ana"), action_request()).id not in {first.id, held.id}
 
 
-def test_a_request_is_taken_back_by_who_made_it_and_turned_down_by_an_approver(store, policy, person, wish, script):
+def test_a_request_is_taken_back_by_who_made_it_and_turned_down_by_an_approver(
+    store, policy, person, action_request, script
+):
     rules = policy(hooks(script))
-    intent = ask(store, rules, person("ana"), wish())
+    intent = ask(store, rules, person("ana"), action_request())
     with pytest.raises(Refused, match="vic is a viewer, and turning down"):
         cancel(store, rules, person("vic"), intent.id, "no")
     assert cancel(store, rules, person("ana"), intent.id, "too early").state is IntentState.CANCELLED
@@ -183,75 +187,77 @@ def test_a_request_is_taken_back_by_who_made_it_and_turned_down_by_an_approver(s
         cancel(store, rules, person("bob"), intent.id, "no")
 
 
-def test_what_was_changed_since_it_was_asked_for_is_not_approved(store, policy, person, wish, script):
-    intent = ask(store, policy(hooks(script)), person("ana"), wish())
+def test_what_was_changed_since_it_was_asked_for_is_not_approved(store, policy, person, action_request, script):
+    intent = ask(store, policy(hooks(script)), person("ana"), action_request())
     changed = policy(f"{ROLES}hooks:\n  promote:\n    - {script('something-else')}\n")
     with pytest.raises(Refused, match="hooks or approvals have changed since i1"):
         approve(store, changed, person("bob"), intent.id)
 
 
-def test_a_rollback_of_nothing_is_refused(store, policy, person, wish, script):
+def test_a_rollback_of_nothing_is_refused(store, policy, person, action_request, script):
     with pytest.raises(Refused, match=r"there is nothing to roll back for cart@1.9.0: no promotion"):
-        ask(store, policy(hooks(script)), person("bob"), wish("rollback"))
+        ask(store, policy(hooks(script)), person("bob"), action_request("rollback"))
 
 
-def test_a_rollback_of_what_only_waits_says_how_to_stop_it(store, policy, person, wish, script):
+def test_a_rollback_of_what_only_waits_says_how_to_stop_it(store, policy, person, action_request, script):
     rules = policy(hooks(script))
-    ask(store, rules, person("ana"), wish())
+    ask(store, rules, person("ana"), action_request())
     with pytest.raises(Refused, match="there is nothing to roll back") as caught:
-        ask(store, rules, person("bob"), wish("rollback"))
+        ask(store, rules, person("bob"), action_request("rollback"))
     assert caught.value.hint == "a promotion of it waits, which this cancels: evaluator hold cart@1.9.0"
 
 
-def test_what_was_promoted_later_goes_back_first(store, policy, person, wish, script):
+def test_what_was_promoted_later_goes_back_first(store, policy, person, action_request, script):
     rules = policy(f"{ROLES}hooks: {{promote: [{script('promoted', undo='back')}]}}\n")
-    first = ask(store, rules, person("bob"), wish())
+    first = ask(store, rules, person("bob"), action_request())
     execute(store, lambda _: rules, first.id, "w")
-    glass = ask(store, rules, person("bob"), wish("break_glass", "cart@1.6.0"))
+    glass = ask(store, rules, person("bob"), action_request("break_glass", "cart@1.6.0"))
     for who in ("cleo", "ada"):
         approve(store, rules, person(who), glass.id)
     execute(store, lambda _: rules, glass.id, "w")
     with pytest.raises(Refused, match=r"cart@1.6.0 was promoted after cart@1.9.0"):
-        ask(store, rules, person("bob"), wish("rollback"))
-    back = ask(store, rules, person("bob"), wish("rollback", "cart@1.6.0"))
+        ask(store, rules, person("bob"), action_request("rollback"))
+    back = ask(store, rules, person("bob"), action_request("rollback", "cart@1.6.0"))
     execute(store, lambda _: rules, back.id, "w")
     assert find_promoted(store, "cart@1.6.0") == ()
-    assert ask(store, rules, person("bob"), wish("rollback")).undoes == (first.id,)
+    assert ask(store, rules, person("bob"), action_request("rollback")).undoes == (first.id,)
 
 
-def test_what_is_not_executed_in_time_expires(store, policy, person, wish, script):
+def test_what_is_not_executed_in_time_expires(store, policy, person, action_request, script):
     rules = policy(hooks(script, "approvals: {expires: 1ms}\n"))
-    intent = ask(store, rules, person("ana"), wish())
+    intent = ask(store, rules, person("ana"), action_request())
     with pytest.raises(UsageError, match="has expired"):
         approve(store, rules, person("bob"), intent.id)
     store.control.expire(datetime.now(UTC) + timedelta(seconds=1))
     assert store.control.intent(intent.id).state is IntentState.EXPIRED
-    assert ask(store, rules, person("ana"), wish()).id != intent.id
+    assert ask(store, rules, person("ana"), action_request()).id != intent.id
 
 
 def test_actions_have_words_of_their_own():
-    assert {action.said for action in Action} == {"promote", "hold", "rollback", "break glass"}
+    assert {action.label for action in Action} == {"promote", "hold", "rollback", "break glass"}
 
 
 # ------------------------------------------------------------------ one person, several names
 
 
-def test_one_person_under_two_names_is_one_person(store, policy, person, wish, script):
+def test_one_person_under_two_names_is_one_person(store, policy, person, action_request, script):
     rules = policy(hooks(script, "approvals: {promote: 2}\n").replace("cleo,", "u-7, 'bob@example.org', cleo,"))
-    intent = ask(store, rules, person("bob@example.org", "u-7"), wish())
+    intent = ask(store, rules, person("bob@example.org", "u-7"), action_request())
     with pytest.raises(UsageError, match="u-7 asked for i1 and cannot approve it too"):
         approve(store, rules, person("u-7"), intent.id)
     assert approve(store, rules, person("cleo", "u-8"), intent.id).state is IntentState.REQUESTED
     assert approve(store, rules, person("u-8", "group:sre"), intent.id).state is IntentState.REQUESTED
-    assert [one.person for one in store.control.approvals(intent.id)] == ["cleo"]
+    assert [approval.person for approval in store.control.approvals(intent.id)] == ["cleo"]
     assert store.control.audit()[-1].event == "repeated"
     # Members of one group are not one person.
     assert approve(store, rules, person("u-9", "group:sre"), intent.id).state is IntentState.APPROVED
 
 
-def test_who_asked_under_another_name_has_not_agreed_when_it_is_executed(store, policy, person, wish, script, lines):
+def test_who_asked_under_another_name_has_not_agreed_when_it_is_executed(
+    store, policy, person, action_request, script, lines
+):
     rules = policy(hooks(script, "approvals: {self_approval: false}\n"))
-    intent = ask(store, rules, person("bob", "u-7"), wish())
+    intent = ask(store, rules, person("bob", "u-7"), action_request())
     with store.file.opened(write=True) as engine:
         engine.execute("INSERT INTO store.approvals VALUES ('i1', 'cleo', now(), ['cleo', 'u-7'])")
         engine.execute("UPDATE store.intents SET state = 'approved'")
@@ -263,9 +269,9 @@ def test_who_asked_under_another_name_has_not_agreed_when_it_is_executed(store, 
 # ------------------------------------------------------------------ what people write
 
 
-def test_controls_and_halves_of_characters_are_not_kept(store, policy, person, wish, script):
+def test_controls_and_halves_of_characters_are_not_kept(store, policy, person, action_request, script):
     rules = policy(hooks(script))
-    intent = ask(store, rules, person("ana"), wish(reason="all\x00 is \x1b[31m\n well \udcff"))
+    intent = ask(store, rules, person("ana"), action_request(reason="all\x00 is \x1b[31m\n well \udcff"))
     assert intent.reason == "all is [31m well"
     assert cancel(store, rules, person("ana"), intent.id, "\x07no\udcff").state is IntentState.CANCELLED
     row = write_note(
@@ -275,9 +281,9 @@ def test_controls_and_halves_of_characters_are_not_kept(store, policy, person, w
     assert store.control.verify_audit() == row.hash
 
 
-def test_long_reasons_are_refused_wherever_one_is_given(store, policy, person, wish, script):
+def test_long_reasons_are_refused_wherever_one_is_given(store, policy, person, action_request, script):
     rules = policy(hooks(script))
-    intent = ask(store, rules, person("ana"), wish())
+    intent = ask(store, rules, person("ana"), action_request())
     with pytest.raises(UsageError, match="more than 1000 characters"):
         cancel(store, rules, person("ana"), intent.id, "x" * 1001)
     with pytest.raises(UsageError, match="more than 2000 characters"):
@@ -303,7 +309,7 @@ def test_a_verdict_of_the_future_promotes_nothing(store, policy, script):
 
     rules, latest = policy(hooks(script)), read_stored(find_latest(store, "cart@1.9.0"))
     later = replace(latest, judged_at=datetime.now(UTC) + timedelta(hours=2))
-    unmet = [one.says for one in list_conditions(store, rules, later) if not one.met]
+    unmet = [condition.description for condition in list_conditions(store, rules, later) if not condition.met]
     assert len(unmet) == 1
     assert unmet[0].startswith("it was judged 2 h from now: the clock was set back") or "from now" in unmet[0]
 
@@ -311,12 +317,12 @@ def test_a_verdict_of_the_future_promotes_nothing(store, policy, script):
 # ------------------------------------------------------------------ what is kept of a request
 
 
-def test_a_request_rests_on_the_verdict_its_data_and_the_policy(store, policy, person, wish, script):
+def test_a_request_rests_on_the_verdict_its_data_and_the_policy(store, policy, person, action_request, script):
     from evaluator.intents.checking import hash_verdict
 
     rules = policy(hooks(script, "approvals: {expires: 90m}\n"))
     before = datetime.now(UTC)
-    intent = ask(store, rules, person("ana", "ana@example.org"), wish(reason="  all\n is\twell "))
+    intent = ask(store, rules, person("ana", "ana@example.org"), action_request(reason="  all\n is\twell "))
     latest = store.control.verdicts("cart@1.9.0")[-1]
     assert (intent.id, intent.requester, intent.requester_names) == ("i1", "ana", ("ana", "ana@example.org"))
     assert (intent.action, intent.release, intent.reason) == (Action.PROMOTE, "cart@1.9.0", "all is well")
@@ -327,56 +333,56 @@ def test_a_request_rests_on_the_verdict_its_data_and_the_policy(store, policy, p
     assert (intent.undoes, intent.claimed_by) == ((), "")
 
 
-def test_what_was_never_judged_is_not_promoted(store, policy, person, wish, script):
+def test_what_was_never_judged_is_not_promoted(store, policy, person, action_request, script):
     from evaluator.records import Release
 
     run = replace(store.data.runs("cart@1.9.0")[0], id="new-0", release="cart@3", group="new", landed=0)
     store.data.register_run(Release("cart@3"), run)
     with pytest.raises(Refused, match="cart@3 was not judged yet") as caught:
-        ask(store, policy(hooks(script)), person("bob"), wish(release="cart@3"))
+        ask(store, policy(hooks(script)), person("bob"), action_request(release="cart@3"))
     assert caught.value.hint.startswith("judge it: evaluator verdict cart@3")
-    held = ask(store, policy(hooks(script)), person("bob"), wish("hold", "cart@3"))
+    held = ask(store, policy(hooks(script)), person("bob"), action_request("hold", "cart@3"))
     assert (held.verdict_hash, held.data_hash) == ("", "")
 
 
-def test_no_glass_is_broken_without_hooks(store, policy, person, wish):
+def test_no_glass_is_broken_without_hooks(store, policy, person, action_request):
     with pytest.raises(Refused, match="the policy names no hooks that promote") as caught:
-        ask(store, policy(ROLES), person("bob"), wish("break_glass", "cart@1.6.0"))
+        ask(store, policy(ROLES), person("bob"), action_request("break_glass", "cart@1.6.0"))
     assert caught.value.hint
 
 
-def test_refusals_are_in_the_audit_trail_and_unknown_names_are_not(store, policy, person, wish, script):
+def test_refusals_are_in_the_audit_trail_and_unknown_names_are_not(store, policy, person, action_request, script):
     rules = policy(hooks(script))
     with pytest.raises(Refused):
-        ask(store, rules, person("bob"), wish(release="cart@1.6.0"))
+        ask(store, rules, person("bob"), action_request(release="cart@1.6.0"))
     row = store.control.audit()[-1]
     assert (row.actor, row.event, row.release, row.intent) == ("bob", "refused", "cart@1.6.0", "")
     assert row.text.startswith("promote: cart@1.6.0 is not promoted: the verdict is NO-GO")
-    intent = ask(store, rules, person("ana"), wish())
+    intent = ask(store, rules, person("ana"), action_request())
     with pytest.raises(Refused):
         approve(store, rules, person("ana"), intent.id)
     row = store.control.audit()[-1]
     assert (row.actor, row.event, row.intent) == ("ana", "refused", intent.id)
     assert row.text.startswith("approve promote: ana is an analyst")
-    kept = len(store.control.audit())
+    row_count = len(store.control.audit())
     with pytest.raises(UnknownName):
-        ask(store, rules, person("bob"), wish(release="cart@1.9.1"))
-    assert len(store.control.audit()) == kept
+        ask(store, rules, person("bob"), action_request(release="cart@1.9.1"))
+    assert len(store.control.audit()) == row_count
 
 
 @pytest.mark.parametrize(("length", "fits"), [(1000, True), (1001, False)])
-def test_a_reason_has_at_most_a_thousand_characters(store, policy, person, wish, script, length, fits):
+def test_a_reason_has_at_most_a_thousand_characters(store, policy, person, action_request, script, length, fits):
     rules = policy(hooks(script))
     if fits:
-        assert len(ask(store, rules, person("bob"), wish("hold", reason="x" * length)).reason) == length
+        assert len(ask(store, rules, person("bob"), action_request("hold", reason="x" * length)).reason) == length
         return
     with pytest.raises(UsageError, match="the reason has more than 1000 characters"):
-        ask(store, rules, person("bob"), wish("hold", reason="x" * length))
+        ask(store, rules, person("bob"), action_request("hold", reason="x" * length))
 
 
-def test_taking_back_needs_no_reason(store, policy, person, wish, script):
+def test_taking_back_needs_no_reason(store, policy, person, action_request, script):
     rules = policy(hooks(script))
-    intent = ask(store, rules, person("ana"), wish())
+    intent = ask(store, rules, person("ana"), action_request())
     cancel(store, rules, person("bob"), intent.id, "  ")
     row = store.control.audit()[-1]
     assert (row.actor, row.intent, row.text) == ("bob", intent.id, "no reason given")

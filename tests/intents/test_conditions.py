@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from evaluator.intents import conditions
-from evaluator.intents.conditions import NO_HOOKS, Condition, list_conditions
+from evaluator.intents.conditions import NO_HOOKS, PromotionCondition, list_conditions
 from evaluator.records import Evidence, Release, Verdict, VerdictWord
 from evaluator.records.intents import Action
 
@@ -28,7 +28,7 @@ def listed(monkeypatch):
         monkeypatch.setattr(conditions, "hash_data_now", lambda store, release, judged: data)
         monkeypatch.setattr(conditions, "hash_policy_now", lambda store, rules, release: policy)
         at = None if age_s is None else now - timedelta(seconds=age_s)
-        known = {"policy_hash": "sha256:p", "data_hash": "sha256:d", "judged_at": at} | changes
+        current = {"policy_hash": "sha256:p", "data_hash": "sha256:d", "judged_at": at} | changes
         fields = {name: getattr(GO, name) for name in GO.__dataclass_fields__}
         rules = SimpleNamespace(
             command=lambda release: f"evaluator verdict {release}",
@@ -38,9 +38,9 @@ def listed(monkeypatch):
             ),
         )
         store = SimpleNamespace(data=SimpleNamespace(runs=lambda release: ()))
-        found = list_conditions(store, rules, Verdict(**(fields | known)))
-        assert len(found) == 8
-        return [(one.text, one.says, one.remedy) for one in found if not one.met]
+        listed = list_conditions(store, rules, Verdict(**(fields | current)))
+        assert len(listed) == 8
+        return [(condition.text, condition.description, condition.remedy) for condition in listed if not condition.met]
 
     return unmet
 
@@ -85,5 +85,5 @@ def test_a_go_of_the_last_half_hour_meets_all(listed, age_s):
 
 
 def test_a_condition_says_what_is_so():
-    assert Condition("it is", met=True, otherwise="it is not").says == "it is"
-    assert Condition("it is", met=False, otherwise="it is not").says == "it is not"
+    assert PromotionCondition("it is", met=True, otherwise="it is not").description == "it is"
+    assert PromotionCondition("it is", met=False, otherwise="it is not").description == "it is not"

@@ -31,83 +31,91 @@ def secret(monkeypatch):
 
 @pytest.fixture
 def receiver():
-    with receiving() as found:
-        yield found
+    with receiving() as http_receiver:
+        yield http_receiver
 
 
-def webhook(receiver, more=""):
-    return f"{{webhook: {{url: '{receiver.url}/hook', secret: '${{HOOK_SECRET}}', allow_hosts: [127.0.0.1]{more}}}}}"
+def webhook(receiver, extra=""):
+    return f"{{webhook: {{url: '{receiver.url}/hook', secret: '${{HOOK_SECRET}}', allow_hosts: [127.0.0.1]{extra}}}}}"
 
 
-def promoted(store, rules, wish, person=None):
+def promoted(store, rules, action_request, person=None):
     """Ask and execute."""
-    intent = ask(store, rules, person or system_person(), wish())
+    intent = ask(store, rules, person or system_person(), action_request())
     return execute(store, lambda _: rules, intent.id, "w1")
 
 
 def outcome(store, intent, number=1):
-    return {one.position + 1: one for one in store.control.deliveries(intent.id)}[number].outcome
+    return {delivery.position + 1: delivery for delivery in store.control.deliveries(intent.id)}[number].outcome
 
 
 # ------------------------------------------------------------------ in order
 
 
-def test_hooks_run_in_order_and_announcements_tell_what_came_of_it(store, policy, wish, script, lines):
+def test_hooks_run_in_order_and_announcements_tell_what_came_of_it(store, policy, action_request, script, lines):
     rules = policy(
         f"hooks:\n  promote: [{script('one', '${canary}')}, {script('two')}]\n"
         f"  announce: [{script('${action}', '${outcome}')}]\n"
     )
-    intent = promoted(store, rules, wish)
+    intent = promoted(store, rules, action_request)
     assert intent.state is IntentState.ACKNOWLEDGED
     assert lines() == ["one-1.9.0", "two", "promote-acknowledged"]
-    assert [one.event for one in store.control.deliveries(intent.id)] == ["promote", "promote", "announce"]
+    assert [delivery.event for delivery in store.control.deliveries(intent.id)] == ["promote", "promote", "announce"]
     assert store.control.verify_audit()
 
 
-@pytest.mark.parametrize(("more", "then"), [("", ["one", "two"]), (", required: true", ["one"])])
-def test_a_hook_that_fails_stops_the_others_where_it_is_required(store, policy, wish, script, lines, more, then):
-    rules = policy(f"hooks:\n  promote: [{script('one', code=3, more=more)}, {script('two')}]\n")
-    intent = promoted(store, rules, wish)
+@pytest.mark.parametrize(("extra", "then"), [("", ["one", "two"]), (", required: true", ["one"])])
+def test_a_hook_that_fails_stops_the_others_where_it_is_required(
+    store, policy, action_request, script, lines, extra, then
+):
+    rules = policy(f"hooks:\n  promote: [{script('one', code=3, extra=extra)}, {script('two')}]\n")
+    intent = promoted(store, rules, action_request)
     assert intent.state is IntentState.FAILED
     assert lines() == then
-    said = store.control.audit()[-1].text
-    assert said.startswith("hook 1 (command) failed")
-    assert ("1 after it not executed" in said) == bool(more)
+    last_text = store.control.audit()[-1].text
+    assert last_text.startswith("hook 1 (command) failed")
+    assert ("1 after it not executed" in last_text) == bool(extra)
 
 
-def test_one_of_which_nobody_knows_stops_the_others_where_it_is_required(store, policy, wish, script, lines):
+def test_one_of_which_nobody_knows_stops_the_others_where_it_is_required(store, policy, action_request, script, lines):
     hangs = "{command: {run: [sleep, '9'], timeout: 200ms, required: true}}"
     assert (
-        promoted(store, policy(f"hooks:\n  promote: [{hangs}, {script('two')}]\n"), wish).state is IntentState.UNKNOWN
+        promoted(store, policy(f"hooks:\n  promote: [{hangs}, {script('two')}]\n"), action_request).state
+        is IntentState.UNKNOWN
     )
     assert lines() == []
 
 
-def test_an_announcement_that_fails_leaves_the_promotion_done(store, policy, wish, script):
+def test_an_announcement_that_fails_leaves_the_promotion_done(store, policy, action_request, script):
     rules = policy(f"hooks:\n  promote: [{script('one')}]\n  announce: [{script('x', code=1)}]\n")
-    assert promoted(store, rules, wish).state is IntentState.ACKNOWLEDGED
+    assert promoted(store, rules, action_request).state is IntentState.ACKNOWLEDGED
 
 
-def test_a_rollback_takes_back_what_was_done_the_last_hook_first(store, policy, wish, script, lines):
+def test_a_rollback_takes_back_what_was_done_the_last_hook_first(store, policy, action_request, script, lines):
     rules = policy(
         f"hooks:\n  promote: [{script('one', undo='not-one')}, {script('told')}, {script('two', undo='not-two')}]\n"
         f"  rollback: [undo, {script('${action}', '${baseline}')}]\n"
     )
-    promoted(store, rules, wish)
-    back = ask(store, rules, system_person(), wish("rollback", reason="carts are odd"))
+    promoted(store, rules, action_request)
+    back = ask(store, rules, system_person(), action_request("rollback", reason="carts are odd"))
     assert execute(store, lambda _: rules, back.id, "w2").state is IntentState.ACKNOWLEDGED
     assert lines()[3:] == ["not-two", "not-one", "rollback-1.4.1"]
     assert "cannot be undone" in store.control.audit()[-1].text
     with pytest.raises(Refused, match="nothing to roll back") as caught:
-        ask(store, policy(f"hooks: {{promote: [{script('one')}]}}"), system_person(), wish("rollback", reason="again"))
+        ask(
+            store,
+            policy(f"hooks: {{promote: [{script('one')}]}}"),
+            system_person(),
+            action_request("rollback", reason="again"),
+        )
     assert "no promotion of it was executed" in caught.value.message
 
 
-def test_a_rollback_undoes_by_the_options_that_were_executed(store, policy, wish, script, lines):
+def test_a_rollback_undoes_by_the_options_that_were_executed(store, policy, action_request, script, lines):
     rules = policy(f"hooks:\n  promote: [{script('one', undo='as-it-was')}]\n")
-    promoted(store, rules, wish)
+    promoted(store, rules, action_request)
     changed = policy(f"hooks:\n  promote: [{script('other', undo='as-it-never-was')}]\n")
-    back = ask(store, changed, system_person(), wish("rollback"))
+    back = ask(store, changed, system_person(), action_request("rollback"))
     execute(store, lambda _: changed, back.id, "w2")
     assert lines() == ["one", "as-it-was"]
 
@@ -115,9 +123,9 @@ def test_a_rollback_undoes_by_the_options_that_were_executed(store, policy, wish
 # ------------------------------------------------------------------ checked again
 
 
-def test_a_stale_go_does_not_promote(store, policy, wish, script, lines):
+def test_a_stale_go_does_not_promote(store, policy, action_request, script, lines):
     rules = policy(f"hooks: {{promote: [{script('one')}]}}\n")
-    intent = ask(store, rules, system_person(), wish())
+    intent = ask(store, rules, system_person(), action_request())
     run = store.data.runs("cart@1.9.0")[0]
     store.data.register_run(store.control.release("cart@1.9.0"), replace(run, id="later-0", group="later", landed=0))
     assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.FAILED
@@ -125,7 +133,9 @@ def test_a_stale_go_does_not_promote(store, policy, wish, script, lines):
     assert lines() == []
 
 
-def test_a_newer_verdict_another_policy_and_lost_permission_refuse_it(store, policy, wish, script, lines, person):
+def test_a_newer_verdict_another_policy_and_lost_permission_refuse_it(
+    store, policy, action_request, script, lines, person
+):
     from evaluator.pipeline.judging import judge_release
 
     hooks = f"hooks: {{promote: [{script('one')}]}}\n"
@@ -135,36 +145,36 @@ def test_a_newer_verdict_another_policy_and_lost_permission_refuse_it(store, pol
         (f"{hooks}roles: {{approver: [bob]}}\nalpha: 0.01\n", "the policy has changed"),
         (f"hooks: {{promote: [{script('two')}]}}\nroles: {{approver: [bob]}}\n", "hooks or approvals have changed"),
     ):
-        intent = ask(store, may, person("bob"), wish())
+        intent = ask(store, may, person("bob"), action_request())
         changed = policy(text)
         assert execute(store, lambda _, changed=changed: changed, intent.id, "w").state is IntentState.FAILED
         assert says in store.control.audit()[-1].text
-    intent = ask(store, may, person("bob"), wish())
+    intent = ask(store, may, person("bob"), action_request())
     judge_release(store, "cart@1.9.0", may, judged_at=datetime.now(UTC))
     assert execute(store, lambda _: may, intent.id, "w").state is IntentState.FAILED
     assert "its verdict is not the latest" in store.control.audit()[-1].text
     assert lines() == []
 
 
-def test_what_waits_for_approvals_is_not_executed(store, policy, wish, script, lines):
+def test_what_waits_for_approvals_is_not_executed(store, policy, action_request, script, lines):
     rules = policy(f"hooks: {{promote: [{script('one')}]}}\napprovals: {{promote: 2}}\n")
-    intent = ask(store, rules, system_person(), wish())
+    intent = ask(store, rules, system_person(), action_request())
     assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.REQUESTED
     assert execute_waiting(store, lambda _: rules, "w") == ()
     assert lines() == []
 
 
-def test_what_was_executed_is_not_executed_again(store, policy, wish, script, lines):
+def test_what_was_executed_is_not_executed_again(store, policy, action_request, script, lines):
     rules = policy(f"hooks: {{promote: [{script('one')}]}}\n")
-    intent = promoted(store, rules, wish)
+    intent = promoted(store, rules, action_request)
     assert execute(store, lambda _: rules, intent.id, "w2") == store.control.intent(intent.id)
-    assert ask(store, rules, system_person(), wish()).id == intent.id
+    assert ask(store, rules, system_person(), action_request()).id == intent.id
     assert lines() == ["one"]
 
 
-def test_a_forged_approval_of_nobody_who_may_counts_for_nothing(store, policy, wish, script, lines, person):
+def test_a_forged_approval_of_nobody_who_may_counts_for_nothing(store, policy, action_request, script, lines, person):
     rules = policy(f"hooks: {{promote: [{script('one')}]}}\nroles: {{analyst: [ana], approver: [bob]}}\n")
-    intent = ask(store, rules, person("ana"), wish())
+    intent = ask(store, rules, person("ana"), action_request())
     store.control.approve(intent.id, person("eve"))
     assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.FAILED
     assert "0 of 1 approvals hold" in store.control.audit()[-1].text
@@ -174,9 +184,9 @@ def test_a_forged_approval_of_nobody_who_may_counts_for_nothing(store, policy, w
 # ------------------------------------------------------------------ races
 
 
-def test_many_workers_execute_once(store, policy, wish, script, lines):
+def test_many_workers_execute_once(store, policy, action_request, script, lines):
     rules = policy(f"hooks: {{promote: [{script('one')}]}}\n")
-    intent = ask(store, rules, system_person(), wish())
+    intent = ask(store, rules, system_person(), action_request())
 
     def work(name):
         execute(store, lambda _: rules, intent.id, name, wait_s=20)
@@ -189,23 +199,23 @@ def test_many_workers_execute_once(store, policy, wish, script, lines):
     assert lines() == ["one"]
 
 
-def test_who_comes_while_another_executes_is_told(store, policy, wish, script):
+def test_who_comes_while_another_executes_is_told(store, policy, action_request, script):
     rules = policy(f"hooks: {{promote: [{script('one')}]}}\n")
-    intent = ask(store, rules, system_person(), wish())
+    intent = ask(store, rules, system_person(), action_request())
     with store.control.alone(["cart"]) as held:
         assert held
         with pytest.raises(StoreBusy, match=r"another process executes an intent of cart@1.9.0"):
             execute(store, lambda _: rules, intent.id, "w")
 
 
-def test_a_worker_executes_what_is_approved_as_it_comes(store, policy, wish, script, lines):
-    rules, stop, said = policy(f"hooks: {{promote: [{script('one')}]}}\n"), threading.Event(), []
+def test_a_worker_executes_what_is_approved_as_it_comes(store, policy, action_request, script, lines):
+    rules, stop, messages = policy(f"hooks: {{promote: [{script('one')}]}}\n"), threading.Event(), []
     worker = threading.Thread(
-        target=run_worker, args=(store, lambda _: rules, stop), kwargs={"say": said.append, "poll_s": 0.05}
+        target=run_worker, args=(store, lambda _: rules, stop), kwargs={"say": messages.append, "poll_s": 0.05}
     )
     worker.start()
     try:
-        intent = ask(store, rules, system_person(), wish())
+        intent = ask(store, rules, system_person(), action_request())
         deadline = time.monotonic() + 20
         while store.control.intent(intent.id).state is not IntentState.ACKNOWLEDGED:
             assert time.monotonic() < deadline
@@ -214,12 +224,12 @@ def test_a_worker_executes_what_is_approved_as_it_comes(store, policy, wish, scr
         stop.set()
         worker.join(10)
     assert lines() == ["one"]
-    assert said == ["i1 (promote cart@1.9.0) is acknowledged"]
+    assert messages == ["i1 (promote cart@1.9.0) is acknowledged"]
 
 
-def test_a_worker_outlives_a_broken_policy(store, policy, wish, script, lines):
+def test_a_worker_outlives_a_broken_policy(store, policy, action_request, script, lines):
     good = policy(f"hooks: {{promote: [{script('one')}]}}\n")
-    ask(store, good, system_person(), wish())
+    ask(store, good, system_person(), action_request())
     answers = [UsageError("evaluator.yaml:1: broken")]
 
     def load(_release):
@@ -237,9 +247,9 @@ def test_a_worker_outlives_a_broken_policy(store, policy, wish, script, lines):
 PROMOTE = [sys.executable, "-m", "evaluator", "promote", "cart@1.9.0", "--yes", "-q"]
 
 
-def kill_while_sending(place, began):
+def kill_while_sending(folder, began):
     """Promote in a process of its own, and kill it between send and acknowledgement."""
-    process = subprocess.Popen(PROMOTE, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(PROMOTE, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 30
     while not began():
         assert process.poll() is None, process.stderr.read()
@@ -251,49 +261,49 @@ def kill_while_sending(place, began):
 
 
 def test_killed_between_send_and_acknowledgement_a_webhook_is_sent_again_with_the_same_key(
-    store, place, policy, secret, receiver
+    store, folder, policy, secret, receiver
 ):
     released = threading.Event()
-    receiver.answers = [lambda handler, seen: released.wait(30), reply()]
+    receiver.answers = [lambda handler, received: released.wait(30), reply()]
     rules = policy(f"hooks: {{promote: [{webhook(receiver)}]}}\n")
-    kill_while_sending(place, lambda: receiver.seen)
+    kill_while_sending(folder, lambda: receiver.requests)
     released.set()
     (intent,) = store.control.intents()
     assert intent.state is IntentState.SENT
     assert execute_waiting(store, lambda _: rules, "another")[0].state is IntentState.ACKNOWLEDGED
-    first, second = receiver.seen
+    first, second = receiver.requests
     assert first.headers["webhook-id"] == second.headers["webhook-id"]
     (delivery,) = store.control.deliveries(intent.id)
     assert delivery.attempts == 2
     assert execute_waiting(store, lambda _: rules, "another") == ()
 
 
-def test_killed_while_a_program_ran_a_person_decides(store, place, policy, wish):
+def test_killed_while_a_program_ran_a_person_decides(store, folder, policy, action_request):
     rules = policy(
         'hooks: {promote: [{command: {run: [sh, -c, "echo began >> HERE/out.txt; sleep 30"], required: true}},'
         ' {command: {run: [sh, -c, "echo second >> HERE/out.txt"]}}]}\n'
     )
-    kill_while_sending(place, (place / "out.txt").exists)
+    kill_while_sending(folder, (folder / "out.txt").exists)
     (intent,) = execute_waiting(store, lambda _: rules, "another")
     assert intent.state is IntentState.UNKNOWN
     assert "it may have been done" in outcome(store, intent).text
-    assert (place / "out.txt").read_text().split() == ["began"]
-    assert ask(store, rules, system_person(), wish()).id == intent.id
+    assert (folder / "out.txt").read_text().split() == ["began"]
+    assert ask(store, rules, system_person(), action_request()).id == intent.id
     settled = resolve(store, rules, system_person(), intent.id, 1, done=True, reason="it shows in production")
     assert settled.state is IntentState.FAILED  # the second hook was not executed yet
     with pytest.raises(UsageError, match="hook 1 of i1 is acknowledged"):
         resolve(store, rules, system_person(), intent.id, 1, done=True, reason="again")
     retry(store, rules, system_person(), intent.id)
     assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.ACKNOWLEDGED
-    assert (place / "out.txt").read_text().split() == ["began", "second"]
+    assert (folder / "out.txt").read_text().split() == ["began", "second"]
 
 
-def test_the_first_earlier_value_survives_a_kill(store, policy, wish, script, monkeypatch):
+def test_the_first_earlier_value_survives_a_kill(store, policy, action_request, script, monkeypatch):
     """A hook that is executed once more may read what it changed itself."""
-    rules = policy(f"hooks: {{promote: [{script('one', undo='back', more=', idempotent: true')}]}}\n")
+    rules = policy(f"hooks: {{promote: [{script('one', undo='back', extra=', idempotent: true')}]}}\n")
     values = iter([{"weight": 90}, {"weight": 0}])
     monkeypatch.setattr("evaluator.hooks.command.Command._read", lambda _self: next(values))
-    intent = ask(store, rules, system_person(), wish())
+    intent = ask(store, rules, system_person(), action_request())
     store.control.claim(intent, "killed")
     (fresh,) = store.control.intents()
     from evaluator.records.intents import Delivery
@@ -314,31 +324,31 @@ def test_the_first_earlier_value_survives_a_kill(store, policy, wish, script, mo
     assert outcome(store, intent).undo == '{"weight": 90}'
 
 
-def test_what_was_begun_and_must_not_go_on_is_unknown(store, place, policy, wish, secret, receiver, script):
+def test_what_was_begun_and_must_not_go_on_is_unknown(store, folder, policy, action_request, secret, receiver, script):
     released = threading.Event()
-    receiver.answers = [lambda handler, seen: released.wait(30), reply()]
+    receiver.answers = [lambda handler, received: released.wait(30), reply()]
     policy(f"hooks: {{promote: [{webhook(receiver)}]}}\n")
-    kill_while_sending(place, lambda: receiver.seen)
+    kill_while_sending(folder, lambda: receiver.requests)
     released.set()
     changed = policy(f"hooks: {{promote: [{script('another')}]}}\n")
     assert execute_waiting(store, lambda _: changed, "another")[0].state is IntentState.UNKNOWN
-    assert len(receiver.seen) == 1
+    assert len(receiver.requests) == 1
 
 
 # ------------------------------------------------------------------ again
 
 
-def test_a_retry_executes_what_failed_and_what_was_not_reached(store, place, policy, wish, lines):
+def test_a_retry_executes_what_failed_and_what_was_not_reached(store, folder, policy, action_request, lines):
     rules = policy(
         'hooks: {promote: [{command: {run: [sh, -c, "echo one >> HERE/out.txt"]}},'
         ' {command: {run: [sh, -c, "test -e HERE/ready"], required: true}},'
         ' {command: {run: [sh, -c, "echo three >> HERE/out.txt"]}}],'
         ' announce: [{command: {run: [sh, -c, "echo ${outcome} >> HERE/out.txt"]}}]}\n'
     )
-    intent = promoted(store, rules, wish)
+    intent = promoted(store, rules, action_request)
     assert intent.state is IntentState.FAILED
-    assert ask(store, rules, system_person(), wish()).id == intent.id
-    (place / "ready").touch()
+    assert ask(store, rules, system_person(), action_request()).id == intent.id
+    (folder / "ready").touch()
     assert retry(store, rules, system_person(), intent.id).state is IntentState.APPROVED
     assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.ACKNOWLEDGED
     assert lines() == ["one", "failed", "three", "acknowledged"]
@@ -346,11 +356,11 @@ def test_a_retry_executes_what_failed_and_what_was_not_reached(store, place, pol
         retry(store, rules, system_person(), intent.id)
 
 
-def test_a_receiver_that_hangs_and_then_refuses_stays_unknown(store, policy, wish, secret, receiver):
+def test_a_receiver_that_hangs_and_then_refuses_stays_unknown(store, policy, action_request, secret, receiver):
     stop = threading.Event()
-    receiver.answers = [lambda handler, seen: stop.wait(5), reply(410)]
+    receiver.answers = [lambda handler, received: stop.wait(5), reply(410)]
     rules = policy(f"hooks: {{promote: [{webhook(receiver, ', timeout: 500ms, time_limit: 600ms')}]}}\n")
-    intent = promoted(store, rules, wish)
+    intent = promoted(store, rules, action_request)
     assert intent.state is IntentState.UNKNOWN
     retry(store, rules, system_person(), intent.id)
     assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.UNKNOWN
@@ -358,48 +368,48 @@ def test_a_receiver_that_hangs_and_then_refuses_stays_unknown(store, policy, wis
     stop.set()
 
 
-def test_a_receiver_that_answers_twice_is_told_the_same_thing_once(store, policy, wish, secret, receiver):
+def test_a_receiver_that_answers_twice_is_told_the_same_thing_once(store, policy, action_request, secret, receiver):
     rules = policy(f"hooks: {{promote: [{webhook(receiver)}, {webhook(receiver)}]}}\n")
-    intent = promoted(store, rules, wish)
-    ids = [seen.headers["webhook-id"] for seen in receiver.seen]
+    intent = promoted(store, rules, action_request)
+    ids = [request.headers["webhook-id"] for request in receiver.requests]
     assert len(set(ids)) == 2
-    assert all(one.startswith(intent.key) for one in ids)
+    assert all(message_id.startswith(intent.key) for message_id in ids)
 
 
-def test_a_receiver_that_lies_with_a_redirect_is_not_followed(store, policy, wish, secret, receiver):
+def test_a_receiver_that_lies_with_a_redirect_is_not_followed(store, policy, action_request, secret, receiver):
     receiver.answers = [reply(302, b"", Location="http://169.254.169.254/")]
     rules = policy(f"hooks: {{promote: [{webhook(receiver)}]}}\n")
-    assert promoted(store, rules, wish).state is IntentState.FAILED
-    assert len(receiver.seen) == 1
+    assert promoted(store, rules, action_request).state is IntentState.FAILED
+    assert len(receiver.requests) == 1
 
 
-def test_secrets_are_nowhere(store, place, policy, wish, secret, receiver):
+def test_secrets_are_nowhere(store, folder, policy, action_request, secret, receiver):
     import json
 
     bare = secret.removeprefix("whsec_")
     receiver.answers = [reply(200, f"thanks for {secret} and {bare}".encode())]
     rules = policy(f"hooks: {{promote: [{webhook(receiver)}]}}\n")
-    intent = promoted(store, rules, wish)
+    intent = promoted(store, rules, action_request)
     assert intent.state is IntentState.ACKNOWLEDGED
     assert "[secret]" in outcome(store, intent).response
-    shown = json.dumps([str(one) for one in (*store.control.audit(), *store.control.deliveries())])
-    for path in place.rglob("*"):
+    shown = json.dumps([str(row) for row in (*store.control.audit(), *store.control.deliveries())])
+    for path in folder.rglob("*"):
         raw = path.read_bytes() if path.is_file() else b""
         assert bare.encode() not in raw, path
     assert bare not in shown
 
 
-def test_the_approver_may_be_asked_twice_and_counts_once(store, policy, wish, script, person):
+def test_the_approver_may_be_asked_twice_and_counts_once(store, policy, action_request, script, person):
     rules = policy(f"hooks: {{promote: [{script('one')}]}}\napprovals: {{promote: 2}}\nroles: {{approver: '*'}}\n")
-    intent = ask(store, rules, person("ana"), wish())
+    intent = ask(store, rules, person("ana"), action_request())
     approve(store, rules, person("bob"), intent.id)
     assert approve(store, rules, person("bob"), intent.id).state is IntentState.REQUESTED
 
 
-def test_what_was_rolled_back_is_not_tried_again(store, policy, wish, script):
+def test_what_was_rolled_back_is_not_tried_again(store, policy, action_request, script):
     rules = policy(f"hooks: {{promote: [{script('one', undo='back')}, {script('two', code=1)}]}}\n")
-    intent = promoted(store, rules, wish)
-    back = ask(store, rules, system_person(), wish("rollback", reason="half of it failed"))
+    intent = promoted(store, rules, action_request)
+    back = ask(store, rules, system_person(), action_request("rollback", reason="half of it failed"))
     assert execute(store, lambda _: rules, back.id, "w").state is IntentState.ACKNOWLEDGED
     with pytest.raises(Refused, match=r"i2 .rollback. came after i1"):
         retry(store, rules, system_person(), intent.id)

@@ -32,13 +32,13 @@ def begin(store, intent, *states):
     store.control.claim(intent, "killed")
     for position, state in enumerate(states):
         options = '{"run": ["true"], "undo": ["true"]}'
-        said = HookOutcome(IntentState(state), "")
-        one = Delivery(intent.id, position, "command", 1, said, datetime.now(UTC), "promote", options)
-        store.control.deliver(one, intent.release, "killed")
+        outcome = HookOutcome(IntentState(state), "")
+        delivery = Delivery(intent.id, position, "command", 1, outcome, datetime.now(UTC), "promote", options)
+        store.control.deliver(delivery, intent.release, "killed")
 
 
-def break_glass(store, rules, wish, person):
-    glass = ask(store, rules, system_person(), wish("break_glass", "cart@1.6.0"))
+def break_glass(store, rules, action_request, person):
+    glass = ask(store, rules, system_person(), action_request("break_glass", "cart@1.6.0"))
     for who in ("cleo", "ada"):
         approve(store, rules, person(who), glass.id)
     return execute(store, lambda _: rules, glass.id, "w")
@@ -49,42 +49,42 @@ ALL = "roles: {admin: '*'}\n"
 
 @pytest.mark.parametrize("action", ["rollback", "hold"])
 def test_a_promotion_whose_worker_was_killed_does_not_go_on_after_a_rollback_or_hold(
-    store, policy, wish, script, lines, action
+    store, policy, action_request, script, lines, action
 ):
     rules = policy(f"hooks: {{promote: [{script('one', undo='back')}, {script('two')}]}}\n")
-    intent = ask(store, rules, system_person(), wish())
+    intent = ask(store, rules, system_person(), action_request())
     begin(store, intent, "acknowledged")
-    later = ask(store, rules, system_person(), wish(action, reason="carts are odd"))
+    later = ask(store, rules, system_person(), action_request(action, reason="carts are odd"))
     assert execute(store, lambda _: rules, later.id, "w").state is IntentState.ACKNOWLEDGED
     assert execute_waiting(store, lambda _: rules, "w")[0].state is IntentState.FAILED
     assert f"i2 ({action}) was asked for after it; 1 hook acknowledged before" in last_said(store, intent)
     assert lines() == []
 
 
-def test_a_rollback_takes_back_what_a_worker_has_only_just_begun(store, policy, wish, script, lines):
+def test_a_rollback_takes_back_what_a_worker_has_only_just_begun(store, policy, action_request, script, lines):
     rules = policy(f"hooks: {{promote: [{script('one', undo='back')}]}}\n")
-    intent = ask(store, rules, system_person(), wish())
+    intent = ask(store, rules, system_person(), action_request())
     begin(store, intent)
-    back = ask(store, rules, system_person(), wish("rollback", reason="carts are odd"))
+    back = ask(store, rules, system_person(), action_request("rollback", reason="carts are odd"))
     assert back.undoes == (intent.id,)
 
 
-def test_what_was_begun_since_a_rollback_looked_is_taken_back_too(store, policy, wish, script):
+def test_what_was_begun_since_a_rollback_looked_is_taken_back_too(store, policy, action_request, script):
     rules = policy(f"hooks: {{promote: [{script('one', undo='back')}], rollback: [undo, {script('told')}]}}\n")
-    intent = ask(store, rules, system_person(), wish())
+    intent = ask(store, rules, system_person(), action_request())
     store.control.claim(intent, "w")
-    draft = replace(intent, action=wish("rollback").action, undoes=(), requested_at=datetime.now(UTC))
+    draft = replace(intent, action=action_request("rollback").action, undoes=(), requested_at=datetime.now(UTC))
     assert store.control.request(draft).undoes == (intent.id,)
 
 
 def test_a_rollback_that_waited_does_not_overturn_what_another_release_was_promoted_to(
-    store, policy, wish, script, lines, person
+    store, policy, action_request, script, lines, person
 ):
     rules = policy(f"{ALL}hooks: {{promote: [{script('one', undo='back')}]}}\napprovals: {{rollback: 2, promote: 1}}\n")
-    first = ask(store, rules, person("bob"), wish())
+    first = ask(store, rules, person("bob"), action_request())
     execute(store, lambda _: rules, first.id, "w")
-    back = ask(store, rules, person("bob"), wish("rollback"))
-    break_glass(store, rules, wish, person)
+    back = ask(store, rules, person("bob"), action_request("rollback"))
+    break_glass(store, rules, action_request, person)
     for who in ("cleo", "ada"):
         approve(store, rules, person(who), back.id)
     assert execute(store, lambda _: rules, back.id, "w").state is IntentState.FAILED
@@ -93,66 +93,66 @@ def test_a_rollback_that_waited_does_not_overturn_what_another_release_was_promo
 
 
 def test_a_promotion_that_failed_altogether_does_not_stand_in_the_way_of_a_rollback(
-    store, policy, wish, script, lines, person
+    store, policy, action_request, script, lines, person
 ):
     good = policy(f"{ALL}hooks: {{promote: [{script('one', undo='back')}]}}\n")
-    first = ask(store, good, person("bob"), wish())
+    first = ask(store, good, person("bob"), action_request())
     execute(store, lambda _: good, first.id, "w")
     bad = policy(f"{ALL}hooks: {{promote: [{script('odd', undo='back', code=1)}]}}\n")
-    assert break_glass(store, bad, wish, person).state is IntentState.FAILED
-    assert ask(store, bad, person("bob"), wish("rollback")).undoes == (first.id,)
+    assert break_glass(store, bad, action_request, person).state is IntentState.FAILED
+    assert ask(store, bad, person("bob"), action_request("rollback")).undoes == (first.id,)
 
 
-def test_promote_and_roll_back_again_and_again(store, policy, wish, script, lines):
+def test_promote_and_roll_back_again_and_again(store, policy, action_request, script, lines):
     rules = policy(f"hooks: {{promote: [{script('one', undo='back')}]}}\n")
     for _ in range(2):
         for action in ("promote", "rollback"):
-            intent = ask(store, rules, system_person(), wish(action))
+            intent = ask(store, rules, system_person(), action_request(action))
             assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.ACKNOWLEDGED
     assert lines() == ["one", "back", "one", "back"]
     assert store.control.verify_audit()
 
 
-def test_a_clock_that_was_set_back_does_not_change_what_came_first(store, policy, wish, script):
+def test_a_clock_that_was_set_back_does_not_change_what_came_first(store, policy, action_request, script):
     rules = policy(f"hooks: {{promote: [{script('one')}], hold: [{script('held')}]}}\n")
-    first = ask(store, rules, system_person(), wish())
+    first = ask(store, rules, system_person(), action_request())
     with store.file.opened(write=True) as engine:
         engine.execute("UPDATE store.intents SET requested_at = ?", [datetime.now(UTC) + timedelta(hours=1)])
-    held = ask(store, rules, system_person(), wish("hold"))
-    assert [one.id for one in store.control.intents()] == [first.id, held.id]
+    held = ask(store, rules, system_person(), action_request("hold"))
+    assert [intent.id for intent in store.control.intents()] == [first.id, held.id]
 
 
 # ------------------------------------------------------------------ no way out
 
 
-def test_what_must_not_go_on_can_be_resolved(store, policy, wish, script, lines):
+def test_what_must_not_go_on_can_be_resolved(store, policy, action_request, script, lines):
     rules = policy(f"hooks: {{promote: [{script('one')}, {script('two')}]}}\n")
-    intent = ask(store, rules, system_person(), wish())
+    intent = ask(store, rules, system_person(), action_request())
     begin(store, intent, "sent")
     changed = policy(f"hooks: {{promote: [{script('another')}]}}\n")
     assert execute_waiting(store, lambda _: changed, "w")[0].state is IntentState.UNKNOWN
     settled = resolve(store, changed, system_person(), intent.id, 1, done=False, reason="nothing is there")
     assert settled.state is IntentState.FAILED
-    assert ask(store, changed, system_person(), wish()).id != intent.id
+    assert ask(store, changed, system_person(), action_request()).id != intent.id
 
 
-def test_what_came_to_nothing_does_not_stand_in_the_way_of_a_retry(store, policy, wish, script, person):
+def test_what_came_to_nothing_does_not_stand_in_the_way_of_a_retry(store, policy, action_request, script, person):
     rules = policy(
         f"{ALL}hooks: {{promote: [{script('one', code=1)}]}}\napprovals: {{hold: 1, self_approval: false}}\n"
     )
-    intent = ask(store, rules, person("bob"), wish())
+    intent = ask(store, rules, person("bob"), action_request())
     approve(store, rules, person("cleo"), intent.id)
     assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.FAILED
-    held = ask(store, rules, person("bob"), wish("hold"))
+    held = ask(store, rules, person("bob"), action_request("hold"))
     with pytest.raises(Refused, match=r"i2 .hold. came after i1"):
         retry(store, rules, person("bob"), intent.id)
     cancel(store, rules, person("bob"), held.id, "a mistake")
     assert retry(store, rules, person("bob"), intent.id).state is IntentState.APPROVED
 
 
-def test_what_is_unknown_and_expired_says_what_to_do(store, policy, wish, script):
+def test_what_is_unknown_and_expired_says_what_to_do(store, policy, action_request, script):
     rules = policy(f"hooks: {{promote: [{script('one')}]}}\n")
-    intent = ask(store, rules, system_person(), wish())
+    intent = ask(store, rules, system_person(), action_request())
     begin(store, intent, "unknown")
     store.control.settle(intent.id, IntentState.UNKNOWN, "w", "nobody knows")
     with store.file.opened(write=True) as engine:
@@ -161,32 +161,32 @@ def test_what_is_unknown_and_expired_says_what_to_do(store, policy, wish, script
         retry(store, rules, system_person(), intent.id)
     assert "hooks resolve i1" in caught.value.hint
     resolve(store, rules, system_person(), intent.id, 1, done=False, reason="nothing is there")
-    assert ask(store, rules, system_person(), wish()).id == "i2"
+    assert ask(store, rules, system_person(), action_request()).id == "i2"
 
 
-def test_what_a_rollback_takes_back_is_not_resolved_under_it(store, policy, wish, script):
+def test_what_a_rollback_takes_back_is_not_resolved_under_it(store, policy, action_request, script):
     """Its hooks are counted by what it takes back: one less, and another would count as done."""
     rules = policy(f"hooks: {{promote: [{script('one', undo='back')}]}}\n")
-    intent = ask(store, rules, system_person(), wish())
+    intent = ask(store, rules, system_person(), action_request())
     begin(store, intent, "acknowledged", "unknown")
     store.control.settle(intent.id, IntentState.UNKNOWN, "w", "nobody knows")
-    ask(store, rules, system_person(), wish("rollback"))
+    ask(store, rules, system_person(), action_request("rollback"))
     with pytest.raises(Refused, match="i2 takes back i1, done or not"):
         resolve(store, rules, system_person(), intent.id, 2, done=False, reason="nothing is there")
 
 
-def test_a_rollback_that_failed_half_way_is_tried_again_where_it_failed(store, place, policy, wish, lines):
+def test_a_rollback_that_failed_half_way_is_tried_again_where_it_failed(store, folder, policy, action_request, lines):
     undo = "test -e HERE/ready && echo back-one >> HERE/out.txt"
     rules = policy(
         f'hooks: {{promote: [{{command: {{run: [sh, -c, "true"], undo: [sh, -c, "{undo}"]}}}},'
         ' {command: {run: [sh, -c, "true"], undo: [sh, -c, "echo back-two >> HERE/out.txt"]}}]}\n'
     )
-    intent = ask(store, rules, system_person(), wish())
+    intent = ask(store, rules, system_person(), action_request())
     execute(store, lambda _: rules, intent.id, "w")
-    back = ask(store, rules, system_person(), wish("rollback"))
+    back = ask(store, rules, system_person(), action_request("rollback"))
     assert execute(store, lambda _: rules, back.id, "w").state is IntentState.FAILED
-    assert ask(store, rules, system_person(), wish("rollback")).id == back.id
-    (place / "ready").touch()
+    assert ask(store, rules, system_person(), action_request("rollback")).id == back.id
+    (folder / "ready").touch()
     retry(store, rules, system_person(), back.id)
     assert execute(store, lambda _: rules, back.id, "w").state is IntentState.ACKNOWLEDGED
     assert lines() == ["back-two", "back-one"]
@@ -202,17 +202,17 @@ def test_releases_that_share_a_service_are_executed_one_at_a_time(store):
         assert held
 
 
-def test_an_outcome_is_kept_however_long_the_store_is_busy(store, policy, wish, script, lines, monkeypatch):
+def test_an_outcome_is_kept_however_long_the_store_is_busy(store, policy, action_request, script, lines, monkeypatch):
     from evaluator.store.control import Control
 
     rules, deliver, busy = policy(f"hooks: {{promote: [{script('one')}]}}\n"), Control.deliver, [1, 2]
-    intent = ask(store, rules, system_person(), wish())
+    intent = ask(store, rules, system_person(), action_request())
 
-    def deliver_later(self, delivery, *more):
+    def deliver_later(self, delivery, *extra):
         if delivery.outcome.state is IntentState.ACKNOWLEDGED and busy:
             busy.pop()
             raise StoreBusy("held by a notebook")
-        deliver(self, delivery, *more)
+        deliver(self, delivery, *extra)
 
     monkeypatch.setattr(Control, "deliver", deliver_later)
     assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.ACKNOWLEDGED
@@ -220,12 +220,12 @@ def test_an_outcome_is_kept_however_long_the_store_is_busy(store, policy, wish, 
 
 
 def test_a_hook_that_cannot_be_noted_is_not_executed_and_the_next_worker_begins(
-    store, policy, wish, script, lines, monkeypatch
+    store, policy, action_request, script, lines, monkeypatch
 ):
     from evaluator.store.control import Control
 
     rules, deliver = policy(f"hooks: {{promote: [{script('one')}]}}\n"), Control.deliver
-    intent = ask(store, rules, system_person(), wish())
+    intent = ask(store, rules, system_person(), action_request())
 
     def refuse(*_):
         raise StoreBusy("held by a notebook")
@@ -239,10 +239,10 @@ def test_a_hook_that_cannot_be_noted_is_not_executed_and_the_next_worker_begins(
     assert lines() == ["one"]
 
 
-def test_one_that_cannot_be_executed_does_not_keep_the_others_waiting(store, policy, wish, script, person):
-    rules, said, stop = policy(f"{ALL}hooks: {{hold: [{script('one')}]}}\n"), [], threading.Event()
-    ask(store, rules, person("bob"), wish("hold"))
-    second = ask(store, rules, person("bob"), wish("hold", "cart@1.6.0"))
+def test_one_that_cannot_be_executed_does_not_keep_the_others_waiting(store, policy, action_request, script, person):
+    rules, messages, stop = policy(f"{ALL}hooks: {{hold: [{script('one')}]}}\n"), [], threading.Event()
+    ask(store, rules, person("bob"), action_request("hold"))
+    second = ask(store, rules, person("bob"), action_request("hold", "cart@1.6.0"))
     answers = iter([ZeroDivisionError("secret"), None])
 
     def load(_release):
@@ -251,24 +251,26 @@ def test_one_that_cannot_be_executed_does_not_keep_the_others_waiting(store, pol
             raise broken
         return rules
 
-    worker = threading.Thread(target=run_worker, args=(store, load, stop), kwargs={"say": said.append, "poll_s": 0.05})
+    worker = threading.Thread(
+        target=run_worker, args=(store, load, stop), kwargs={"say": messages.append, "poll_s": 0.05}
+    )
     worker.start()
     deadline = time.monotonic() + 20
-    while len(said) < 3 and time.monotonic() < deadline:
+    while len(messages) < 3 and time.monotonic() < deadline:
         time.sleep(0.05)
     stop.set()
     worker.join(10)
     assert store.control.intent(second.id).state is IntentState.ACKNOWLEDGED
-    assert "i1 (hold cart@1.9.0) could not be executed: it broke with ZeroDivisionError" in said
+    assert "i1 (hold cart@1.9.0) could not be executed: it broke with ZeroDivisionError" in messages
     assert store.control.intent("i1").state is IntentState.ACKNOWLEDGED
 
 
 # ------------------------------------------------------------------ a person says what a hook did
 
 
-def unknown(store, rules, wish, *states):
+def unknown(store, rules, action_request, *states):
     """A promotion whose last hook nobody knows of."""
-    intent = ask(store, rules, system_person(), wish())
+    intent = ask(store, rules, system_person(), action_request())
     begin(store, intent, *states)
     store.control.settle(intent.id, IntentState.UNKNOWN, "w", "nobody knows")
     return intent
@@ -278,9 +280,9 @@ def unknown(store, rules, wish, *states):
     ("done", "state", "text"),
     [(True, "acknowledged", "every hook is known now"), (False, "failed", "every hook is known now")],
 )
-def test_the_last_hook_settles_an_intent(store, policy, wish, script, done, state, text):
+def test_the_last_hook_settles_an_intent(store, policy, action_request, script, done, state, text):
     rules = policy(f"hooks: {{promote: [{script('one', undo='back')}, {script('two', undo='back')}]}}\n")
-    intent = unknown(store, rules, wish, "acknowledged", "unknown")
+    intent = unknown(store, rules, action_request, "acknowledged", "unknown")
     settled = resolve(store, rules, system_person(), intent.id, 2, done=done, reason="I looked")
     assert settled.state == IntentState(state)
     assert last_said(store, intent) == text
@@ -288,30 +290,30 @@ def test_the_last_hook_settles_an_intent(store, policy, wish, script, done, stat
     assert (outcome.state, outcome.text) == (IntentState(state), f"{system_person().name} says: I looked")
 
 
-def test_as_long_as_one_hook_is_unknown_the_intent_is(store, policy, wish, script):
+def test_as_long_as_one_hook_is_unknown_the_intent_is(store, policy, action_request, script):
     rules = policy(f"hooks: {{promote: [{script('one', undo='back')}, {script('two', undo='back')}]}}\n")
-    intent = unknown(store, rules, wish, "unknown", "unknown")
+    intent = unknown(store, rules, action_request, "unknown", "unknown")
     assert resolve(store, rules, system_person(), intent.id, 1, done=True, reason="I looked").state == "unknown"
     assert resolve(store, rules, system_person(), intent.id, 2, done=True, reason="I looked").state == "acknowledged"
 
 
-def test_hooks_that_were_not_reached_are_named(store, policy, wish, script):
+def test_hooks_that_were_not_reached_are_named(store, policy, action_request, script):
     rules = policy(f"hooks: {{promote: [{script('one')}, {script('two')}]}}\n")
-    intent = unknown(store, rules, wish, "unknown")
+    intent = unknown(store, rules, action_request, "unknown")
     assert resolve(store, rules, system_person(), intent.id, 1, done=True, reason="I looked").state == "failed"
     assert last_said(store, intent) == "hooks after it were not executed: `evaluator hooks retry` does"
 
 
-def test_under_another_policy_it_is_not_known_whether_hooks_are_missing(store, policy, wish, script):
-    intent = unknown(store, policy(f"hooks: {{promote: [{script('one')}]}}\n"), wish, "unknown")
+def test_under_another_policy_it_is_not_known_whether_hooks_are_missing(store, policy, action_request, script):
+    intent = unknown(store, policy(f"hooks: {{promote: [{script('one')}]}}\n"), action_request, "unknown")
     changed = policy(f"hooks: {{promote: [{script('one')}, {script('two')}]}}\n")
     assert resolve(store, changed, system_person(), intent.id, 1, done=True, reason="I looked").state == "failed"
     assert "whether any came after it is not known" in last_said(store, intent)
 
 
-def test_a_hook_that_is_not_there_or_is_known_is_not_resolved(store, policy, wish, script):
+def test_a_hook_that_is_not_there_or_is_known_is_not_resolved(store, policy, action_request, script):
     rules = policy(f"hooks: {{promote: [{script('one')}]}}\n")
-    intent = unknown(store, rules, wish, "acknowledged", "unknown")
+    intent = unknown(store, rules, action_request, "acknowledged", "unknown")
     with pytest.raises(UnknownName, match="'3'"):
         resolve(store, rules, system_person(), intent.id, 3, done=True, reason="I looked")
     with pytest.raises(UsageError, match="hook 1 of i1 is acknowledged, so there is nothing to resolve"):
@@ -320,9 +322,9 @@ def test_a_hook_that_is_not_there_or_is_known_is_not_resolved(store, policy, wis
         resolve(store, rules, system_person(), intent.id, 2, done=True, reason=" ")
 
 
-def test_what_still_waits_is_not_resolved(store, policy, wish, script):
+def test_what_still_waits_is_not_resolved(store, policy, action_request, script):
     rules = policy(f"hooks: {{promote: [{script('one')}]}}\n")
-    intent = ask(store, rules, system_person(), wish())
+    intent = ask(store, rules, system_person(), action_request())
     begin(store, intent, "unknown")
     assert store.control.intent(intent.id).state is IntentState.SENT
     with pytest.raises(UsageError, match="there is nothing to resolve"):
@@ -340,8 +342,12 @@ def test_what_still_waits_is_not_resolved(store, policy, wish, script):
         (("sent",), "unknown", "it may have been done"),
     ],
 )
-def test_hooks_of_what_must_not_go_on_are_settled(store, policy, wish, script, lines, states, ends, hook_says):
-    intent = ask(store, policy(f"hooks: {{promote: [{script('one')}, {script('two')}]}}\n"), system_person(), wish())
+def test_hooks_of_what_must_not_go_on_are_settled(
+    store, policy, action_request, script, lines, states, ends, hook_says
+):
+    intent = ask(
+        store, policy(f"hooks: {{promote: [{script('one')}, {script('two')}]}}\n"), system_person(), action_request()
+    )
     begin(store, intent, *states)
     changed = policy(f"hooks: {{promote: [{script('another')}]}}\n")
     assert execute(store, lambda _: changed, intent.id, "w").state == ends
@@ -353,41 +359,41 @@ def test_hooks_of_what_must_not_go_on_are_settled(store, policy, wish, script, l
     assert lines() == []
 
 
-def test_what_was_approved_too_late_expires(store, policy, wish, script, lines):
+def test_what_was_approved_too_late_expires(store, policy, action_request, script, lines):
     rules = policy(f"hooks: {{promote: [{script('one')}]}}\n")
-    intent = ask(store, rules, system_person(), wish())
+    intent = ask(store, rules, system_person(), action_request())
     with store.file.opened(write=True) as engine:
         engine.execute("UPDATE store.intents SET expires_at = now()")
     assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.EXPIRED
     assert lines() == []
 
 
-def test_without_hooks_a_hold_is_done_by_being_asked_for(store, policy, wish):
+def test_without_hooks_a_hold_is_done_by_being_asked_for(store, policy, action_request):
     rules = policy("")
-    held = ask(store, rules, system_person(), wish("hold"))
+    held = ask(store, rules, system_person(), action_request("hold"))
     assert execute(store, lambda _: rules, held.id, "w").state is IntentState.ACKNOWLEDGED
     assert last_said(store, held) == "the policy names no hooks for it"
 
 
-def test_all_that_went_wrong_is_said(store, policy, wish, script, lines):
+def test_all_that_went_wrong_is_said(store, policy, action_request, script, lines):
     rules = policy(
         f"hooks: {{promote: [{script('one', code=2)}, {script('two')}, "
-        f"{script('three', code=4, more=', required: true')}, {script('four')}, {script('five')}]}}\n"
+        f"{script('three', code=4, extra=', required: true')}, {script('four')}, {script('five')}]}}\n"
     )
-    intent = ask(store, rules, system_person(), wish())
+    intent = ask(store, rules, system_person(), action_request())
     assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.FAILED
     assert last_said(store, intent) == "hook 1 (command) failed; hook 3 (command) failed; 2 after it not executed"
-    assert [one.attempts for one in store.control.deliveries(intent.id)] == [1, 1, 1]
+    assert [delivery.attempts for delivery in store.control.deliveries(intent.id)] == [1, 1, 1]
     assert lines() == ["one", "two", "three"]
 
 
-def test_what_is_planned_of_a_rollback_is_what_is_in_effect(store, policy, wish, script):
+def test_what_is_planned_of_a_rollback_is_what_is_in_effect(store, policy, action_request, script):
     rules = policy(f"hooks: {{promote: [{script('one', undo='back')}]}}\n")
     assert plan_action(store, rules, "cart@1.9.0", Action.ROLLBACK) == ((), ())
-    intent = ask(store, rules, system_person(), wish())
+    intent = ask(store, rules, system_person(), action_request())
     execute(store, lambda _: rules, intent.id, "w")
-    (undo,), left = plan_action(store, rules, "cart@1.9.0", Action.ROLLBACK)
-    assert (undo.event, undo.entry.kind, left) == ("undo", "command", ())
+    (undo,), irreversible = plan_action(store, rules, "cart@1.9.0", Action.ROLLBACK)
+    assert (undo.event, undo.entry.kind, irreversible) == ("undo", "command", ())
     assert plan_action(store, rules, "cart@1.9.0", Action.ROLLBACK, []) == ((), ())
     (promote,), _ = plan_action(store, rules, "cart@1.9.0", Action.PROMOTE)
     assert promote.event == "promote"

@@ -18,7 +18,7 @@ def test_each_role_may_do_what_those_before_it_may(role):
     order = list(PersonRole)
     names = (NAMES[role],)
     assert role_of(RULES, names) is role
-    assert [one for one in order if may(RULES, names, one)] == order[: order.index(role) + 1]
+    assert [person_role for person_role in order if may(RULES, names, person_role)] == order[: order.index(role) + 1]
 
 
 def test_the_highest_role_of_all_names_counts():
@@ -74,8 +74,8 @@ def test_the_account_of_this_process_is_known_by_the_system(monkeypatch):
 
 def test_approvals_needed_of_a_sensitive_service():
     """At least two for what promotes."""
-    found = {
+    needed = {
         action: PromotionRules(sensitive=True, approvals=ApprovalsSection(**{action.value: stated})).needed(action)
         for action, stated in ((Action.PROMOTE, 1), (Action.BREAK_GLASS, 3), (Action.HOLD, 1), (Action.ROLLBACK, 0))
     }
-    assert list(found.values()) == [2, 3, 1, 0]
+    assert list(needed.values()) == [2, 3, 1, 0]

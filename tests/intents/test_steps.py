@@ -38,13 +38,13 @@ RULES = PromotionRules(
 )
 
 
-def delivered(state: str, word: str, *, undo: str = "back", kept: str = '{"weight": 3}', event: str = "promote"):
+def delivered(state: str, word: str, *, undo: str = "back", undo_state: str = '{"weight": 3}', event: str = "promote"):
     options = json.dumps(dict(run(word, undo=undo).options))
-    return Delivery("i1", 0, "command", 1, HookOutcome(IntentState(state), "", kept), NOW, event, options)
+    return Delivery("i1", 0, "command", 1, HookOutcome(IntentState(state), "", undo_state), NOW, event, options)
 
 
 def words(planned):
-    return [" ".join(one.step.hook.options.run[1:]) for one in planned]
+    return [" ".join(hook.step.hook.options.run[1:]) for hook in planned]
 
 
 @pytest.mark.parametrize(
@@ -57,25 +57,25 @@ def words(planned):
     ],
 )
 def test_each_action_has_hooks_of_its_own_and_announcements_come_last(action, expected):
-    planned, left = plan_steps(RULES, action)
+    planned, irreversible = plan_steps(RULES, action)
     assert words(planned) == expected
-    assert [one.position for one in planned] == list(range(len(expected)))
+    assert [hook.position for hook in planned] == list(range(len(expected)))
     event = "promote" if action is Action.BREAK_GLASS else action.value
-    assert [one.event for one in planned] == [event] * (len(expected) - 1) + ["announce"]
-    assert left == ()
+    assert [hook.event for hook in planned] == [event] * (len(expected) - 1) + ["announce"]
+    assert irreversible == ()
 
 
 def test_of_several_hooks_that_one_is_required_whose_entry_says_so():
-    assert [one.step.required for one in plan_steps(RULES, Action.PROMOTE)[0]] == [True, False, False]
+    assert [hook.step.required for hook in plan_steps(RULES, Action.PROMOTE)[0]] == [True, False, False]
 
 
 def test_undo_stands_where_the_policy_has_it_and_restores_what_was_kept():
-    undone = [delivered("acknowledged", "two"), delivered("acknowledged", "one", kept="")]
-    planned, left = plan_steps(RULES, Action.ROLLBACK, undone)
+    undone = [delivered("acknowledged", "two"), delivered("acknowledged", "one", undo_state="")]
+    planned, irreversible = plan_steps(RULES, Action.ROLLBACK, undone)
     assert words(planned) == ["before", "two", "one", "after", "said"]
-    assert [one.event for one in planned] == ["rollback", "undo", "undo", "rollback", "announce"]
-    assert [one.earlier for one in planned] == [None, {"weight": 3}, None, None, None]
-    assert left == ()
+    assert [hook.event for hook in planned] == ["rollback", "undo", "undo", "rollback", "announce"]
+    assert [hook.earlier for hook in planned] == [None, {"weight": 3}, None, None, None]
+    assert irreversible == ()
 
 
 @pytest.mark.parametrize(
@@ -84,19 +84,19 @@ def test_undo_stands_where_the_policy_has_it_and_restores_what_was_kept():
 )
 def test_what_may_have_been_done_is_taken_back(state, taken_back):
     planned, _ = plan_steps(RULES, Action.ROLLBACK, [delivered(state, "one")])
-    assert ("undo" in [one.event for one in planned]) == taken_back
+    assert ("undo" in [hook.event for hook in planned]) == taken_back
 
 
 def test_announcements_are_not_taken_back():
-    planned, left = plan_steps(RULES, Action.ROLLBACK, [delivered("acknowledged", "said", event="announce")])
+    planned, irreversible = plan_steps(RULES, Action.ROLLBACK, [delivered("acknowledged", "said", event="announce")])
     assert words(planned) == ["before", "after", "said"]
-    assert left == ()
+    assert irreversible == ()
 
 
 def test_what_cannot_be_undone_is_named():
-    planned, left = plan_steps(RULES, Action.ROLLBACK, [delivered("acknowledged", "one", undo="")])
+    planned, irreversible = plan_steps(RULES, Action.ROLLBACK, [delivered("acknowledged", "one", undo="")])
     assert words(planned) == ["before", "after", "said"]
-    (text,) = left
+    (text,) = irreversible
     assert text.startswith("command (")
     assert text.endswith(") cannot be undone")
     assert "one" in text
@@ -111,18 +111,23 @@ VERDICT = StoredVerdict("cart@2", "go", NOW, '{"data_hash": "d"}')
 
 def test_a_hook_is_given_the_intent_the_verdict_and_a_key_of_its_own():
     first, second, _ = plan_steps(RULES, Action.PROMOTE)[0]
-    given = make_context(INTENT, ONE_SERVICE, VERDICT, first)
-    assert (given.release, given.action, given.requester, given.reason) == ("cart@2", "promote", "bob", "all is well")
-    assert (given.verdict, given.verdict_hash) == ("go", hash_verdict(VERDICT))
-    assert (given.baseline, given.canary) == ("1", "2")
-    assert (given.idempotency_key, given.expires_at, given.outcome) == ("key7-0", UNTIL, "")
+    context = make_context(INTENT, ONE_SERVICE, VERDICT, first)
+    assert (context.release, context.action, context.requester, context.reason) == (
+        "cart@2",
+        "promote",
+        "bob",
+        "all is well",
+    )
+    assert (context.verdict, context.verdict_hash) == ("go", hash_verdict(VERDICT))
+    assert (context.baseline, context.canary) == ("1", "2")
+    assert (context.idempotency_key, context.expires_at, context.outcome) == ("key7-0", UNTIL, "")
     assert make_context(INTENT, ONE_SERVICE, VERDICT, second).idempotency_key == "key7-1"
 
 
 def test_an_announcement_of_another_outcome_is_another_message():
     *_, announce = plan_steps(RULES, Action.PROMOTE)[0]
-    given = make_context(INTENT, ONE_SERVICE, None, announce, outcome="failed")
-    assert (given.idempotency_key, given.outcome, given.verdict, given.verdict_hash) == (
+    context = make_context(INTENT, ONE_SERVICE, None, announce, outcome="failed")
+    assert (context.idempotency_key, context.outcome, context.verdict, context.verdict_hash) == (
         "key7-2-failed",
         "failed",
         "",
@@ -141,8 +146,8 @@ def test_an_undo_is_of_a_promotion():
 
 def test_versions_of_several_services_are_named():
     release = Release("shop@2", (Service("cart", "1", "2"), Service("search", "7", "8")))
-    given = make_context(INTENT, release, None, plan_steps(RULES, Action.PROMOTE)[0][0])
-    assert (given.baseline, given.canary) == ("cart=1,search=7", "cart=2,search=8")
+    context = make_context(INTENT, release, None, plan_steps(RULES, Action.PROMOTE)[0][0])
+    assert (context.baseline, context.canary) == ("cart=1,search=7", "cart=2,search=8")
     assert make_context(INTENT, Release("x"), None, plan_steps(RULES, Action.PROMOTE)[0][0]).canary == ""
 
 
@@ -158,11 +163,13 @@ def test_a_preview_says_what_will_happen_and_what_is_so_now(monkeypatch):
     until = datetime.now(UTC) + timedelta(hours=1)
     first, second = preview_steps(planned, ONE_SERVICE, VERDICT, Person("bob", ("bob",)), until)
     assert (first.event, first.kind, first.required, second.required) == ("promote", "command", True, False)
-    assert first.says == planned[0].step.hook.describe()
+    assert first.description == planned[0].step.hook.describe()
     assert "90" in first.now
     assert second.now == ""
 
 
 def test_what_is_taken_back_says_so():
-    undo = next(one for one in plan_steps(RULES, Action.ROLLBACK, [delivered("sent", "one")])[0] if one.event == "undo")
-    assert undo.says == f"takes back: {undo.step.hook.describe()}"
+    undo = next(
+        hook for hook in plan_steps(RULES, Action.ROLLBACK, [delivered("sent", "one")])[0] if hook.event == "undo"
+    )
+    assert undo.description == f"takes back: {undo.step.hook.describe()}"

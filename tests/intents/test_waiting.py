@@ -28,8 +28,8 @@ def summary(release="cart@2", verdict="go", *, judged=0, last=-10, rows=100, ser
     )
 
 
-def intent(state=IntentState.ACKNOWLEDGED, *, asked=1, release="cart@2"):
-    at = NOW + timedelta(minutes=asked)
+def intent(state=IntentState.ACKNOWLEDGED, *, requested_min=1, release="cart@2"):
+    at = NOW + timedelta(minutes=requested_min)
     return Intent("i1", "k", release, Action.PROMOTE, "ann", "", "", "", "", at, at, state=state)
 
 
@@ -62,24 +62,24 @@ def test_a_release_without_data_and_verdict_waits_for_nobody():
     ("acted", "settled"),
     [
         (intent(), True),
-        (intent(asked=0), True),
-        (intent(asked=-1), False),
+        (intent(requested_min=0), True),
+        (intent(requested_min=-1), False),
         (intent(IntentState.FAILED), False),
         (intent(IntentState.APPROVED), False),
         (intent(release="cart@1"), False),
     ],
 )
 def test_who_acted_since_the_verdict_settled_it(acted, settled):
-    found = find_waiting([summary(), summary("shop@1", services=("shop",))], [acted])
-    assert [one.release for one in found] == (["shop@1"] if settled else ["cart@2", "shop@1"])
+    waiting = find_waiting([summary(), summary("shop@1", services=("shop",))], [acted])
+    assert [entry.release for entry in waiting] == (["shop@1"] if settled else ["cart@2", "shop@1"])
 
 
 def test_only_the_newest_release_of_a_service_waits():
     """Summaries are the newest first; a release of several services is not one of either."""
-    found = find_waiting([summary("cart@3"), summary("cart@2"), summary("shop@1", services=("cart", "shop"))], [])
-    assert [one.release for one in found] == ["cart@3", "shop@1"]
+    waiting = find_waiting([summary("cart@3"), summary("cart@2"), summary("shop@1", services=("cart", "shop"))], [])
+    assert [entry.release for entry in waiting] == ["cart@3", "shop@1"]
     nameless = find_waiting([summary("a", services=()), summary("b", services=()), summary("a", services=())], [])
-    assert [one.release for one in nameless] == ["a", "b"]
+    assert [entry.release for entry in nameless] == ["a", "b"]
 
 
 def test_only_a_go_is_promotable_unless_it_is_said():
@@ -87,5 +87,5 @@ def test_only_a_go_is_promotable_unless_it_is_said():
 
 
 def test_a_command_quotes_the_name():
-    (found,) = find_waiting([summary("my cart", None)], [])
-    assert found.command == "evaluator verdict 'my cart'"
+    (waiting,) = find_waiting([summary("my cart", None)], [])
+    assert waiting.command == "evaluator verdict 'my cart'"

@@ -33,31 +33,31 @@ def work(monkeypatch):
     """Run a worker for some turns over a store whose stamps and whose work are given; returns what it did and said."""
 
     def run(stamps, answers=(), *, poll_s=1.0):
-        looked, said, workers = [], [], []
+        stamps_read, messages, workers = [], [], []
         stop, answers = Turns(len(stamps)), iter(answers)
 
         def stamp_of(_path):
-            looked.append(stamps[len(looked)])
-            return looked[-1]
+            stamps_read.append(stamps[len(stamps_read)])
+            return stamps_read[-1]
 
         def execute_all(_store, _load, worker, *, failed):
             workers.append(worker)
-            turns.append(len(looked))
+            turns.append(len(stamps_read))
             answer = next(answers, ())
             if isinstance(answer, Exception):
                 raise answer
-            for one in answer:
-                if isinstance(one, tuple):
-                    failed(*one)
-            return tuple(one for one in answer if not isinstance(one, tuple))
+            for entry in answer:
+                if isinstance(entry, tuple):
+                    failed(*entry)
+            return tuple(entry for entry in answer if not isinstance(entry, tuple))
 
         turns = []
         monkeypatch.setattr(executing, "stamp_of", stamp_of)
         monkeypatch.setattr(executing, "execute_waiting", execute_all)
-        run_worker(SimpleNamespace(path="x"), None, stop, say=said.append, poll_s=poll_s)
+        run_worker(SimpleNamespace(path="x"), None, stop, say=messages.append, poll_s=poll_s)
         assert set(workers) <= {name_worker()}
         assert set(stop.waited) == {poll_s}
-        return turns, said
+        return turns, messages
 
     return run
 
@@ -78,27 +78,27 @@ def test_what_was_executed_is_said(work):
 
 
 def test_a_failure_is_said_and_tried_again_at_the_next_turn(work):
-    turns, said = work([1, 1, 1], [[(intent(), UsageError("the policy is broken", hint="correct it"))], [intent()]])
+    turns, messages = work([1, 1, 1], [[(intent(), UsageError("the policy is broken", hint="correct it"))], [intent()]])
     assert turns == [1, 2]
-    assert said == [
+    assert messages == [
         "i1 (promote cart@2) could not be executed: the policy is broken (correct it)",
         "i1 (promote cart@2) is acknowledged",
     ]
 
 
 def test_neither_a_busy_store_nor_a_defect_ends_it(work):
-    turns, said = work([1, 1, 1, 1], [StoreBusy("the store is in use"), RuntimeError("key=secret"), []])
+    turns, messages = work([1, 1, 1, 1], [StoreBusy("the store is in use"), RuntimeError("key=secret"), []])
     assert turns == [1, 2, 3]
-    assert said == ["the store is in use", "it broke with RuntimeError"]
+    assert messages == ["the store is in use", "it broke with RuntimeError"]
 
 
 def test_without_anybody_to_say_it_to_what_went_wrong_is_raised(monkeypatch):
     control = SimpleNamespace(expire=lambda _now: None, waiting=lambda: [intent(), intent("i2"), intent("i3")])
     answers = {"i1": StoreBusy("somebody else is at it"), "i2": ZeroDivisionError(), "i3": None}
-    seen, failures = [], []
+    executed, failures = [], []
 
     def execute(_store, _load, name, _worker):
-        seen.append(name)
+        executed.append(name)
         if answers[name]:
             raise answers[name]
         return name
@@ -106,9 +106,9 @@ def test_without_anybody_to_say_it_to_what_went_wrong_is_raised(monkeypatch):
     monkeypatch.setattr(executing, "execute", execute)
     with pytest.raises(ZeroDivisionError):
         execute_waiting(SimpleNamespace(control=control), None, "w")
-    assert seen == ["i1", "i2"]
+    assert executed == ["i1", "i2"]
     done = execute_waiting(
-        SimpleNamespace(control=control), None, "w", failed=lambda one, error: failures.append((one.id, error))
+        SimpleNamespace(control=control), None, "w", failed=lambda intent, error: failures.append((intent.id, error))
     )
     assert done == ("i3",)
     assert [name for name, _ in failures] == ["i2"]

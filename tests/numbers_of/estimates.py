@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluator.records import Direction, History, InstancePrior, Limit, Margin
+from evaluator.records import Direction, InstancePrior, InstanceSpread, Limit, Margin
 from evaluator.stats.estimators.contrast import log_bound, looks_well
 from evaluator.stats.estimators.estimate import Estimate, Tolerance
 from evaluator.stats.estimators.failures import compare_failures
@@ -37,7 +37,7 @@ SHALLOW = ("instances", "replicates", "faster", "steps of 10 ms", "one a side")
 ODD = ("all failed", "candidate failed", "baseline failed")
 EVERY_KIND = ("instances", "rare", "short lives", "two blocks", "replicates", "one against three", "apart")
 WITH_HISTORY = InstancePrior(
-    baseline=2, canary=5, latency=History(0.06, 8, 0.02, 6), failures=History(0.004, 12, 0.001, 5)
+    baseline=2, canary=5, latency=InstanceSpread(0.06, 8, 0.02, 6), failures=InstanceSpread(0.004, 12, 0.001, 5)
 )
 ABSOLUTE, LIMITS = Margin(4.0, relative=False), Limit(min=20.0, max=150.0)
 HIGHER = Direction.HIGHER

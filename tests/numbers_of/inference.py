@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluator.records import History, Monitoring
+from evaluator.records import InstanceSpread, Monitoring
 from evaluator.stats.estimators.estimate import (
     Answers,
     GroupAnswers,
@@ -219,7 +219,7 @@ def _history() -> Any:
             add_wander(np.array([0.01, 0.0, 0.2]), np.array([3.0, 7.0, 20.0]), on_file, arms=arms) for arms in (1, 2)
         ]
         out[f"weight {count}"] = on_file.weight
-    on_file = on_scale(History(0.2, 8, 0.1, 6), np.array([1.0, 3.0]))
+    on_file = on_scale(InstanceSpread(0.2, 8, 0.1, 6), np.array([1.0, 3.0]))
     return out | {
         "scaled": on_file,
         "twice": on_file and on_file.times(np.array([2.0, 0.5])),

@@ -53,7 +53,7 @@ def compare(
     unit="ms",
     n=(84112, 84590),
     method="quantile test, paired",
-    **more,
+    **fields,
 ):
     return Comparison(
         rule=rule,
@@ -65,13 +65,13 @@ def compare(
         instances=(3, 3),
         effect=effect,
         status=status,
-        **more,
+        **fields,
     )
 
 
-def scan(endpoint, values, effect, status=MetricStatus.INCONCLUSIVE, **more):
+def scan(endpoint, values, effect, status=MetricStatus.INCONCLUSIVE, **fields):
     rule = Rule("latency_mean", LatencyMean(), margin=Margin(0.25), slice=Slice(endpoint))
-    return compare(rule, values, effect, status, n=(4100, 4122), scan=True, method="endpoint scan, paired", **more)
+    return compare(rule, values, effect, status, n=(4100, 4122), scan=True, method="endpoint scan, paired", **fields)
 
 
 def failures(status=MetricStatus.PASS, arm="canary"):
@@ -83,7 +83,7 @@ def watch(arm="canary"):
     return compare(THROUGHPUT, (280.11, 282.04), Effect("relative", 0.00689, -0.002, 0.0158), arm=arm, unit="/s")
 
 
-def judge(word, comparisons, *, reasons=(), findings=None, arms=("canary",), seconds=300.0, **more):
+def judge(word, comparisons, *, reasons=(), findings=None, arms=("canary",), seconds=300.0, **fields):
     summaries = [ArmSummary("baseline", "baseline", 84112, 3, 1)]
     summaries += [ArmSummary(arm, "candidate", 84590, 3, 1) for arm in arms]
     if findings is None:
@@ -93,7 +93,7 @@ def judge(word, comparisons, *, reasons=(), findings=None, arms=("canary",), sec
         findings=tuple(findings),
         arms=tuple(summaries),
         window=Window(START, START + timedelta(seconds=seconds), seconds),
-        incomplete=more.pop("incomplete", False),
+        incomplete=fields.pop("incomplete", False),
     )
     return Verdict(
         release=Release("cart@1.5.0", (Service("cart", "1.4.1", "1.5.0"),)),
@@ -108,7 +108,7 @@ def judge(word, comparisons, *, reasons=(), findings=None, arms=("canary",), sec
         data_hash="sha256:bb",
         evaluator_version="0.1.0",
         judged_at=START + timedelta(seconds=330.25),
-        **{"next_action": "promote cart@1.5.0", **more},
+        **{"next_action": "promote cart@1.5.0", **fields},
     )
 
 
@@ -207,5 +207,5 @@ def _three_arms():
 @pytest.fixture(scope="session")
 def verdicts():
     """One verdict of every kind, by name."""
-    made = (_go, _no_go, _inconclusive, _no_data, _hostile, _three_arms)
-    return {make.__name__.removeprefix("_"): make() for make in made}
+    verdicts_made = (_go, _no_go, _inconclusive, _no_data, _hostile, _three_arms)
+    return {make.__name__.removeprefix("_"): make() for make in verdicts_made}

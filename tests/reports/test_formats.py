@@ -144,11 +144,11 @@ def test_no_text_becomes_a_command_in_a_log(pair, name):
 def shape(tokens):
     """The tags of a document: texts, and where they are broken, left out."""
     quiet = ("text", "text_special", "softbreak", "inline")
-    found = []
+    types = []
     for token in tokens:
-        found += [token.type] if token.type not in quiet else []
-        found += shape(token.children or [])
-    return found
+        types += [token.type] if token.type not in quiet else []
+        types += shape(token.children or [])
+    return types
 
 
 def test_markdown_has_the_same_shape_whatever_the_names(pair):
@@ -207,12 +207,12 @@ def test_junit_follows_the_schema_and_counts_right(verdicts, kind):
     root = etree.fromstring(write(verdicts[kind], "junit").encode())
     XSD.assertValid(root)
     for element in (root, *root):
-        found = {
+        counts = {
             "tests": len(element.findall(".//testcase")),
             "failures": len(element.findall(".//failure")),
             "errors": len(element.findall(".//error")),
         }
-        assert {key: int(element.get(key)) for key in found} == found
+        assert {key: int(element.get(key)) for key in counts} == counts
     assert [int(suite.get("skipped")) for suite in root] == [len(suite.findall(".//skipped")) for suite in root]
 
 
@@ -279,21 +279,21 @@ def test_there_are_ten_annotations_at_most(verdicts):
 
 def read_outputs(text):
     """As the runner reads the file of outputs."""
-    found, lines = {}, iter(text.splitlines())
+    outputs, lines = {}, iter(text.splitlines())
     for line in lines:
         name, _, delimiter = line.partition("<<")
         assert delimiter, line
-        found[name] = "\n".join(iter(lambda: next(lines), delimiter))
-    return found
+        outputs[name] = "\n".join(iter(lambda: next(lines), delimiter))
+    return outputs
 
 
 def test_outputs_and_summary_go_where_the_runner_wants_them(pair, tmp_path):
     summary, output = tmp_path / "summary.md", tmp_path / "output"
     output.write_text("earlier<<x\n1\nx\n")
     BESIDE["github"](pair[0], {"GITHUB_STEP_SUMMARY": str(summary), "GITHUB_OUTPUT": str(output)}, "report.html")
-    found = read_outputs(output.read_text(encoding="utf-8"))
-    assert list(found) == ["earlier", "verdict", "reason", "report"]
-    assert (found["verdict"], found["report"]) == ("no_go", "report.html")
+    outputs = read_outputs(output.read_text(encoding="utf-8"))
+    assert list(outputs) == ["earlier", "verdict", "reason", "report"]
+    assert (outputs["verdict"], outputs["report"]) == ("no_go", "report.html")
     assert summary.read_text(encoding="utf-8").startswith("## NO-GO ✗")
 
 
@@ -337,13 +337,25 @@ def test_openmetrics_does_not_change_with_noise_order_or_release(verdicts):
         for row in reversed(verdict.evidence.comparisons)
     ]
     evidence = dataclasses.replace(verdict.evidence, comparisons=tuple(rows))
-    other = dataclasses.replace(verdict, evidence=evidence, release=Release("cart@2", (Service("cart", "1", "2"),)))
-    assert write(other, "gitlab") == write(verdict, "gitlab")
+    renamed = dataclasses.replace(verdict, evidence=evidence, release=Release("cart@2", (Service("cart", "1", "2"),)))
+    assert write(renamed, "gitlab") == write(verdict, "gitlab")
 
 
 def test_numbers_have_no_exponent():
-    given = [1234.5, 0.00012345, -0.0, None, float("inf"), float("-inf"), float("nan"), 1e9, 31.2, -0.000001, 0.1 + 0.2]
-    written = [write_number(value) for value in given]
+    numbers = [
+        1234.5,
+        0.00012345,
+        -0.0,
+        None,
+        float("inf"),
+        float("-inf"),
+        float("nan"),
+        1e9,
+        31.2,
+        -0.000001,
+        0.1 + 0.2,
+    ]
+    written = [write_number(value) for value in numbers]
     assert written == [
         "1230",
         "0.000123",

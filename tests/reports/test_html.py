@@ -124,8 +124,8 @@ def test_names_stay_where_they_belong(pages):
 
 
 def test_what_a_spreadsheet_takes_for_a_formula_is_text(pages):
-    found = re.findall(r'href="data:text/csv;base64,([^"]+)"', pages["hostile"])
-    rows = [row for part in found for row in csv.reader(io.StringIO(base64.b64decode(part).decode()))]
+    tables = re.findall(r'href="data:text/csv;base64,([^"]+)"', pages["hostile"])
+    rows = [row for part in tables for row in csv.reader(io.StringIO(base64.b64decode(part).decode()))]
     assert rows
     for cell in (cell for row in rows for cell in row):
         assert not cell.startswith(("=", "@"))

@@ -13,10 +13,10 @@ SHOWN = ["no_go", "three_arms", "replicates", "hostile", "bare", "no_data"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    place = tmp_path_factory.mktemp("report")
+    path = tmp_path_factory.mktemp("report")
     for kind in SHOWN:
-        (place / f"{kind}.html").write_text(write_page(kind), encoding="utf-8")
-    return place
+        (path / f"{kind}.html").write_text(write_page(kind), encoding="utf-8")
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +78,15 @@ def test_nothing_leaves_the_page_and_nothing_sticks_out(show, kind, width):
         ("no_data", 1440, "dark"),
     ],
 )
-def test_axe_finds_nothing_to_mend(show, kind, width, scheme):
+def test_axe_finds_no_violation(show, kind, width, scheme):
     page = show(kind, width=width, scheme=scheme)
     if kind == "no_go":  # what is folded is alike in all of them
         page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
-    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
-    assert [(one["id"], one["nodes"][0]["html"][:200], one["nodes"][0]["failureSummary"]) for one in found] == []
+    violations = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    assert [
+        (violation["id"], violation["nodes"][0]["html"][:200], violation["nodes"][0]["failureSummary"])
+        for violation in violations
+    ] == []
 
 
 def test_the_text_of_figures_can_be_read_on_both_pages(show):

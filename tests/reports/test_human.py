@@ -55,8 +55,8 @@ def test_rows_that_would_look_alike_say_what_they_differ_by(verdicts):
     row = verdicts["go"].evidence.comparisons[0]
     rows = tuple(replace(row, rule=Rule(f"slow {ms}", Slow(beyond_ms=ms))) for ms in (150, 300))
     for shown in (rows, rows[:1]):
-        found = replace(verdicts["go"], evidence=replace(verdicts["go"].evidence, comparisons=shown))
-        lines = [line.split("  ")[1] for line in to_human(found, width=120).splitlines() if line.startswith("  slow")]
+        verdict = replace(verdicts["go"], evidence=replace(verdicts["go"].evidence, comparisons=shown))
+        lines = [line.split("  ")[1] for line in to_human(verdict, width=120).splitlines() if line.startswith("  slow")]
         assert lines == (["slow (beyond 150 ms)", "slow (beyond 300 ms)"] if len(shown) == 2 else ["slow"])
 
 

@@ -125,8 +125,8 @@ def test_a_format_says_all_options_of_a_metric_that_was_read_back(of_every_type,
 
 def test_options_that_a_metric_has_no_longer_are_an_error_that_says_what_to_do(of_every_type):
     plain = json.loads(to_json(of_every_type))
-    asked = next(one for one in plain["policy"]["metrics"] if one["type"] == "histogram_share")
-    del asked["below"]
+    metric = next(candidate for candidate in plain["policy"]["metrics"] if candidate["type"] == "histogram_share")
+    del metric["below"]
     assert "another version of HistogramShare: what its policy says of 'below'" in sentence(json.dumps(plain))
 
 

@@ -143,7 +143,7 @@ def test_replicates_that_overlap_are_taken_as_said_and_said_to_overlap():
     arms = times("baseline", *WORKERS), times("canary", *WORKERS)
     arranged = arrange(*arms, files_are="replicates")
     assert names(arranged) == [[f"baseline{k}", f"canary{k}"] for k in range(3)]
-    assert (arranged.said, arranged.overlapping) == ("replicates", True)
+    assert (arranged.declared, arranged.overlapping) == ("replicates", True)
     assert "far too sure of itself" in arranged.doubts[0]
     assert not arrange(*arms, files_are="parts").overlapping
     assert not arrange(times("canary", *repeat(3)), files_are="replicates").overlapping

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluator.records import History, InstancePrior, Limit, Margin
+from evaluator.records import InstancePrior, InstanceSpread, Limit, Margin
 from evaluator.simulate import Scenario, simulate_cells
 from evaluator.stats.estimators.failures import compare_failures
 from evaluator.stats.estimators.means import compare_means
@@ -181,7 +181,7 @@ def test_an_arm_with_one_instance_keeps_the_assumption():
 def test_history_reaches_every_metric(margin):
     """With history on file of instances that differ more than these, every interval is wider, on any scale."""
     panel = build_panel(simulate_cells(replace(Scenario(), duration_s=300.0, instances=(2,)), 1), "canary")
-    on_file = History(0.2, 50, 0.1, 50)
+    on_file = InstanceSpread(0.2, 50, 0.1, 50)
     plain, informed = (choose_design(panel, InstancePrior(latency=one, failures=one)) for one in (None, on_file))
 
     def widths(design):
@@ -198,7 +198,7 @@ def test_history_reaches_every_metric(margin):
 
 def test_nothing_is_on_file_of_sizes():
     panel = build_panel(simulate_cells(replace(Scenario(), duration_s=300.0, instances=(2,)), 1), "canary")
-    on_file = History(0.2, 50, 0.1, 50)
+    on_file = InstanceSpread(0.2, 50, 0.1, 50)
     plain, informed = (
         compare_means(panel, choose_design(panel, prior), alpha=0.05, margin=None, sd_instance=0.05, of="bytes")
         for prior in (InstancePrior(), InstancePrior(latency=on_file, failures=on_file))

@@ -27,7 +27,7 @@ PAGES = {
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory) -> Path:
+def store_path(tmp_path_factory) -> Path:
     """A store with a release in each state. Shared: nobody may write to it."""
     path = tmp_path_factory.mktemp("stored") / "evaluator.duckdb"
     make_store(path)
@@ -35,10 +35,10 @@ def made(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def own(made, tmp_path) -> Path:
+def own(store_path, tmp_path) -> Path:
     """The same store, to write to."""
-    shutil.copytree(made.parent, tmp_path / "own")
-    return tmp_path / "own" / made.name
+    shutil.copytree(store_path.parent, tmp_path / "own")
+    return tmp_path / "own" / store_path.name
 
 
 @pytest.fixture(scope="session")

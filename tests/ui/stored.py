@@ -90,6 +90,6 @@ def make_store(path: Path) -> Store:
 if __name__ == "__main__":
     import sys
 
-    made = make_store(Path(sys.argv[1]))
-    for summary in made.releases():
+    store_path = make_store(Path(sys.argv[1]))
+    for summary in store_path.releases():
         sys.stdout.write(f"{summary.release.id} {summary.verdict}\n")

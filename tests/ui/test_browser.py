@@ -32,8 +32,8 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def app(made, tmp_path_factory):
-    with served(made, tmp_path_factory.mktemp("app")) as address:
+def app(store_path, tmp_path_factory):
+    with served(store_path, tmp_path_factory.mktemp("app")) as address:
         yield address
 
 
@@ -54,8 +54,8 @@ def test_our_part_of_the_release_page_has_no_known_barrier(browser, app):
     for scheme in ("light", "dark"):
         watched = Watched(browser, 1440, scheme)
         page = watched.open(f"{app}/release?release=cart@1.6.0")
-        found = Axe().run(page, ".ev", options={"runOnly": ["wcag2a", "wcag2aa"]})
-        assert found.violations_count == 0, found.generate_report()
+        barriers = Axe().run(page, ".ev", options={"runOnly": ["wcag2a", "wcag2aa"]})
+        assert barriers.violations_count == 0, barriers.generate_report()
         watched.context.close()
 
 
@@ -92,19 +92,19 @@ def test_the_heat_map_leads_to_the_metric_by_keyboard(browser, app):
 def test_names_that_are_html_run_nothing(browser, hostile, tmp_path):
     with served(hostile, tmp_path) as address:
         watched = Watched(browser)
-        asked = []
-        watched.page.on("dialog", lambda dialog: (asked.append(dialog.message), dialog.dismiss()))
+        requested = []
+        watched.page.on("dialog", lambda dialog: (requested.append(dialog.message), dialog.dismiss()))
         for path in ("/", "/release", "/compare", "/plan"):
             page = watched.open(address + path)
             assert page.locator("img[src=x]").count() == 0
-        assert asked == []
+        assert requested == []
         assert watched.complaints == []
         watched.context.close()
 
 
-def test_nobody_sees_anything_before_they_sign_in(browser, made, tmp_path):
+def test_nobody_sees_anything_before_they_sign_in(browser, store_path, tmp_path):
     port = free_port()
-    with provided(tmp_path, port), served(made, tmp_path, port=port) as address:
+    with provided(tmp_path, port), served(store_path, tmp_path, port=port) as address:
         watched = Watched(browser)
         page = watched.open(f"{address}/release?release=cart@1.6.0")
         expect(page.get_by_text("Sign in to review releases.")).to_be_visible()

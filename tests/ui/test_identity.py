@@ -12,8 +12,8 @@ def test_verified_address_subject_and_groups_stand_for_a_person():
 
 
 def test_an_address_that_nobody_verified_counts_for_nothing():
-    for said in (False, "true", None):
-        assert "ann@example.org" not in read_claims({**CLAIMS, "email_verified": said}).names
+    for verified in (False, "true", None):
+        assert "ann@example.org" not in read_claims({**CLAIMS, "email_verified": verified}).names
     assert read_claims({"sub": "u-3", "email": "ann@example.org"}).name == "u-3"
 
 
@@ -31,9 +31,9 @@ def test_who_has_no_name_has_no_groups_either():
     assert read_claims({"groups": ["sre"]}).names == ()
 
 
-@pytest.mark.parametrize("seen", [True, float("nan"), float("inf"), -1, "1000", [1000]])
-def test_a_time_that_is_none_is_no_login(seen):
-    assert not is_fresh(read_claims({**CLAIMS, "auth_time": seen}), 1001)
+@pytest.mark.parametrize("signed_in_at", [True, float("nan"), float("inf"), -1, "1000", [1000]])
+def test_a_time_that_is_none_is_no_login(signed_in_at):
+    assert not is_fresh(read_claims({**CLAIMS, "auth_time": signed_in_at}), 1001)
 
 
 def test_a_login_is_fresh_for_some_minutes():

@@ -87,23 +87,23 @@ def test_reviewed_promoted_by_two_people_and_rolled_back(browser, balanced, shop
             expect(page.get_by_text("waits for 1 of 1 approvals, not by who asked")).to_be_visible()
             assert split_of(balanced) == {"baseline": 90, "canary": 10}
 
-            other = sign_in(ann, f"{address}/", "ann")
-            other.get_by_role("link", name="look at it").click()
-            other.get_by_label("Type the release's name to agree").fill("cart@1.9.0")
-            other.get_by_role("button", name="Agree").click()
-            expect(other.get_by_text("1 hook acknowledged")).to_be_visible(timeout=30_000)
+            approver_page = sign_in(ann, f"{address}/", "ann")
+            approver_page.get_by_role("link", name="look at it").click()
+            approver_page.get_by_label("Type the release's name to agree").fill("cart@1.9.0")
+            approver_page.get_by_role("button", name="Agree").click()
+            expect(approver_page.get_by_text("1 hook acknowledged")).to_be_visible(timeout=30_000)
             assert split_of(balanced) == {"canary": 100}
             # bob's page, left as it was, has noticed by itself
             expect(page.get_by_text("1 hook acknowledged")).to_be_visible(timeout=30_000)
 
-            other.get_by_text("Roll back", exact=True).click()
-            expect(other.get_by_text("takes back: sets the weights")).to_be_visible()
-            expect(other.get_by_text("now: baseline 0, canary 100")).to_be_visible(timeout=10_000)
-            ask_for(other, "Rollback", "carts are odd")
+            approver_page.get_by_text("Roll back", exact=True).click()
+            expect(approver_page.get_by_text("takes back: sets the weights")).to_be_visible()
+            expect(approver_page.get_by_text("now: baseline 0, canary 100")).to_be_visible(timeout=10_000)
+            ask_for(approver_page, "Rollback", "carts are odd")
             wait_until(lambda: split_of(balanced) == {"baseline": 90, "canary": 10})
-            wait_until(lambda: len(receiver.seen) == 2)
-            told = [seen.path for seen in receiver.seen]
-            assert told == ["/told/promote/acknowledged", "/told/rollback/acknowledged"]
+            wait_until(lambda: len(receiver.requests) == 2)
+            paths = [request.path for request in receiver.requests]
+            assert paths == ["/told/promote/acknowledged", "/told/rollback/acknowledged"]
             for watched in (bob, ann):
                 assert watched.complaints == []
                 assert watched.away == []
@@ -126,7 +126,7 @@ def test_double_clicks_two_tabs_and_reloads_promote_once(browser, shop, tmp_path
         folder.mkdir()
         with served(store, folder, policy=store.parent / "evaluator.yaml") as address:
             tabs = [Watched(browser), Watched(browser)]
-            pages = [one.open(f"{address}/promote?release=cart@1.9.0") for one in tabs]
+            pages = [tab.open(f"{address}/promote?release=cart@1.9.0") for tab in tabs]
             for page in pages:
                 page.get_by_label("Why, in a sentence").fill("all gates passed")
                 page.get_by_label("to confirm").fill("cart@1.9.0")
@@ -138,10 +138,10 @@ def test_double_clicks_two_tabs_and_reloads_promote_once(browser, shop, tmp_path
                 expect(page.get_by_text("1 hook acknowledged")).to_be_visible(timeout=30_000)
             ask_for(pages[1], "Promote", "once more")
             pages[1].wait_for_timeout(2000)
-            assert len(receiver.seen) == 1
-            for one in tabs:
-                assert one.complaints == []
-                one.context.close()
+            assert len(receiver.requests) == 1
+            for tab in tabs:
+                assert tab.complaints == []
+                tab.context.close()
     assert len(Store.open(store).control.intents()) == 1
 
 
@@ -162,14 +162,14 @@ def test_an_app_that_was_killed_goes_on_where_it_was(browser, shop, tmp_path, mo
     folder = tmp_path / "app"
     folder.mkdir()
     with receiving() as receiver:
-        receiver.answers = [lambda _handler, _seen: released.wait(30), *receiver.answers]
+        receiver.answers = [lambda _handler, _received: released.wait(30), *receiver.answers]
         hook = f"{{webhook: {{url: '{receiver.url}', secret: '${{HOOK_SECRET}}', allow_hosts: [127.0.0.1]}}}}"
         store = shop(f"hooks: {{promote: [{hook}]}}\n")
         with served(store, folder, policy=store.parent / "evaluator.yaml") as address:
             watched = Watched(browser)
             page = watched.open(f"{address}/promote?release=cart@1.9.0")
             ask_for(page, "Promote", "all gates passed")
-            wait_until(lambda: receiver.seen)
+            wait_until(lambda: receiver.requests)
             kill_server(address)
             watched.context.close()
         released.set()
@@ -178,5 +178,5 @@ def test_an_app_that_was_killed_goes_on_where_it_was(browser, shop, tmp_path, mo
             page = watched.open(f"{address}/promote?release=cart@1.9.0")
             expect(page.get_by_text("1 hook acknowledged")).to_be_visible(timeout=30_000)
             watched.context.close()
-        first, second = receiver.seen
+        first, second = receiver.requests
         assert first.headers["webhook-id"] == second.headers["webhook-id"]

@@ -12,18 +12,18 @@ DOCS = (ROOT / "docs" / "app.md").read_text(encoding="utf-8")
 
 
 def test_every_page_is_named_in_the_docs():
-    for _, said in ui.PAGES:
-        assert f"\n| {said['title']} | " in DOCS, said["title"]
+    for _, title in ui.PAGES:
+        assert f"\n| {title['title']} | " in DOCS, title["title"]
 
 
-def test_app_py_is_short_and_runs(made, monkeypatch):
+def test_app_py_is_short_and_runs(store_path, monkeypatch):
     lines = [line for line in (ROOT / "app.py").read_text(encoding="utf-8").splitlines() if line.strip()]
     assert len(lines) <= 10
-    monkeypatch.setenv("EVALUATOR_STORE", str(made))
+    monkeypatch.setenv("EVALUATOR_STORE", str(store_path))
     monkeypatch.chdir(ROOT)
     shown = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
     assert not shown.exception
-    assert [one.value for one in shown.title] == ["Releases"]
+    assert [element.value for element in shown.title] == ["Releases"]
 
 
 def test_a_fault_of_a_page_is_a_sentence_and_the_log_has_the_rest(html, caplog):

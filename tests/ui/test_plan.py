@@ -1,41 +1,41 @@
 """What a test would find."""
 
 
-def test_from_what_is_stored(page, made, text):
-    shown = page("plan", made, release="cart@1.9.0", minutes="30", instances="8")
-    said = text(shown)
+def test_from_what_is_stored(page, store_path, text):
+    shown = page("plan", store_path, release="cart@1.9.0", minutes="30", instances="8")
+    page_text = text(shown)
     assert not shown.exception
     assert shown.slider(key="minutes").value == 30
-    assert "stored comparisons" in said
-    assert "GO if unchanged" in said
+    assert "stored comparisons" in page_text
+    assert "GO if unchanged" in page_text
     assert len(shown.get("vega_lite_chart")) == 5
 
 
 def test_without_history_it_says_that_it_assumes(page, tmp_path, text):
     shown = page("plan", tmp_path / "evaluator.duckdb")
-    said = text(shown)
+    page_text = text(shown)
     assert not shown.exception
-    assert "Assumed, not measured" in said
-    assert "There are no stored baselines to try it on." in said
+    assert "Assumed, not measured" in page_text
+    assert "There are no stored baselines to try it on." in page_text
 
 
-def test_other_margins_are_tried_and_nothing_is_kept(page, made, text):
-    shown = page("plan", made, release="cart@1.9.0")
+def test_other_margins_are_tried_and_nothing_is_kept(page, store_path, text):
+    shown = page("plan", store_path, release="cart@1.9.0")
     shown.select_slider(key="margins").set_value(0.5).run()
-    said = text(shown)
-    assert "with margins × 0.5 it would be" in said
-    assert "Nothing is kept" in said
+    page_text = text(shown)
+    assert "with margins × 0.5 it would be" in page_text
+    assert "Nothing is kept" in page_text
 
 
-def test_false_alarms_of_this_policy(page, made, text):
-    shown = page("plan", made, release="cart@1.9.0", calibrate="true")
+def test_false_alarms_of_this_policy(page, store_path, text):
+    shown = page("plan", store_path, release="cart@1.9.0", calibrate="true")
     assert "identical releases were NO-GO" in text(shown)
 
 
-def test_a_mistake_in_the_policy_is_said_with_its_line(page, made, tmp_path, text, monkeypatch):
+def test_a_mistake_in_the_policy_is_said_with_its_line(page, store_path, tmp_path, text, monkeypatch):
     policy = tmp_path / "evaluator.yaml"
     policy.write_text("alhpa: 0.1\n")
     monkeypatch.setenv("EVALUATOR_POLICY", str(policy))
-    said = text(page("plan", made))
-    assert f"{policy}:1" in said
-    assert "did you mean" in said
+    page_text = text(page("plan", store_path))
+    assert f"{policy}:1" in page_text
+    assert "did you mean" in page_text

@@ -17,15 +17,15 @@ def test_pages_take_the_policy_of_the_service(page, shop, text, html, monkeypatc
     (folder / "cart.yaml").write_text(PROMOTING)
     (folder / "other.yaml").write_text("alpha: 0.1\n")
     monkeypatch.setenv("EVALUATOR_POLICY", str(folder))
-    said = text(page("promote", store, release="cart@1.9.0"))
-    assert said.count("✓ yes") == 9
-    assert "runs sh -c echo of cart" in said
+    page_text = text(page("promote", store, release="cart@1.9.0"))
+    assert page_text.count("✓ yes") == 9
+    assert "runs sh -c echo of cart" in page_text
     shown = page("plan", store, release="cart@1.9.0")
     assert not shown.exception
-    assert any(str(folder / "cart.yaml") in one.value for one in shown.code)
+    assert any(str(folder / "cart.yaml") in element.value for element in shown.code)
     (folder / "cart.yaml").rename(folder / "crat.yaml")
-    said = unescape(text(page("promote", store, release="cart@1.9.0")))
-    assert "there is no policy of service 'cart'; did you mean 'crat'?" in said
+    page_text = unescape(text(page("promote", store, release="cart@1.9.0")))
+    assert "there is no policy of service 'cart'; did you mean 'crat'?" in page_text
 
 
 def test_the_command_that_judges_again_names_the_policy_that_judged(page, shop, html, monkeypatch):
@@ -55,13 +55,13 @@ def test_commands_of_the_pages_judge_by_the_policy_that_applies(page, shop, text
     (path.parent / "evaluator.yaml").rename(path.parent / "loose.yaml")
     monkeypatch.setenv("EVALUATOR_POLICY", str(path.parent / "loose.yaml"))
     for name in ("release", "promote", "plan", "releases"):
-        said = unescape(text(page(name, path, release="cart@2.0.0")))
-        assert f"evaluator verdict cart@2.0.0 {named}" in said, name
+        page_text = unescape(text(page(name, path, release="cart@2.0.0")))
+        assert f"evaluator verdict cart@2.0.0 {named}" in page_text, name
     monkeypatch.delenv("EVALUATOR_POLICY")
     (path.parent / "loose.yaml").rename(path.parent / "evaluator.yaml")
     monkeypatch.chdir(path.parent)
-    said = unescape(text(page("releases", path)))
-    assert "evaluator verdict cart@2.0.0<" in said
+    page_text = unescape(text(page("releases", path)))
+    assert "evaluator verdict cart@2.0.0<" in page_text
 
 
 def test_of_a_folder_no_policy_is_named_for_a_verdict_that_names_none(page, shop, html, monkeypatch):

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from evaluator.intents import Wish, approve, ask, cancel, execute_waiting
+from evaluator.intents import ActionRequest, approve, ask, cancel, execute_waiting
 from evaluator.policy import load_policy
 from evaluator.records import RunState
 from evaluator.records.intents import Action, IntentState, Person
@@ -24,7 +24,7 @@ def load(store):
 
 def press(shown, label):
     """Press a button by what stands on it."""
-    next(one for one in shown.button if one.label == label).click()
+    next(element for element in shown.button if element.label == label).click()
     return shown.run()
 
 
@@ -35,23 +35,23 @@ def force(shown, label):
 
 
 def fill(shown, key, text):
-    next(one for one in shown.text_input if one.key == key).input(text)
+    next(element for element in shown.text_input if element.key == key).input(text)
 
 
 def button(shown, label):
-    return next(one for one in shown.button if one.label == label)
+    return next(element for element in shown.button if element.label == label)
 
 
 def test_a_go_meets_every_condition_and_says_what_would_happen(page, shop, text):
     shown = page("promote", shop(HOOKS), release="cart@1.9.0")
-    said = text(shown)
+    page_text = text(shown)
     assert not shown.exception
-    assert said.count("✓ yes") == 9
-    assert "✗ no" not in said
-    assert "1.4.1 → 1.9.0" in said
-    assert "runs sh -c echo promoted" in said
-    assert "1 approval; yours counts" in said
-    assert "Nothing was asked for yet." in said
+    assert page_text.count("✓ yes") == 9
+    assert "✗ no" not in page_text
+    assert "1.4.1 → 1.9.0" in page_text
+    assert "runs sh -c echo promoted" in page_text
+    assert "1 approval; yours counts" in page_text
+    assert "Nothing was asked for yet." in page_text
     assert not button(shown, "Promote").disabled
 
 
@@ -66,9 +66,9 @@ def test_newer_data_and_another_policy_forbid_it(page, shop, text):
     store = Store.open(path)
     run = store.data.runs("cart@1.9.0")[0]
     store.data.finish_run(run.id, state=RunState.COMPLETE, ended=datetime.now(UTC), facts=run.facts)
-    said = text(page("promote", path, release="cart@1.9.0"))
-    assert "✗ no</span> data landed after the verdict" in said
-    assert "✗ no</span> the policy is not the one that judged" in said
+    page_text = text(page("promote", path, release="cart@1.9.0"))
+    assert "✗ no</span> data landed after the verdict" in page_text
+    assert "✗ no</span> the policy is not the one that judged" in page_text
 
 
 def test_without_hooks_nothing_can_be_promoted_and_the_page_says_why(page, shop, text):
@@ -79,8 +79,8 @@ def test_without_hooks_nothing_can_be_promoted_and_the_page_says_why(page, shop,
 
 
 @pytest.mark.parametrize("forged", ["nobody@1", "' OR 1=1 --", "<b>x</b>"])
-def test_forged_releases_are_answered_in_words(page, made, html, forged):
-    shown = page("promote", made, release=forged)
+def test_forged_releases_are_answered_in_words(page, store_path, html, forged):
+    shown = page("promote", store_path, release=forged)
     assert not shown.exception
     assert "there is no release" in html(shown)
     assert "<b>x</b>" not in html(shown)
@@ -102,7 +102,7 @@ def test_an_unjudged_release_cannot_be_promoted(page, shop, text):
     land(Store.open(path), "cart@2.0.0", STEADY, seed=9)
     shown = page("promote", path, release="cart@2.0.0")
     assert "was not judged yet" in text(shown)
-    assert "Promote" not in [one.label for one in shown.button]
+    assert "Promote" not in [element.label for element in shown.button]
 
 
 # ------------------------------------------------------------------ asking
@@ -151,7 +151,7 @@ def test_who_may_not_is_told_so_and_the_button_does_not_work(page, shop, text):
         Store.open(path),
         load(path)(),
         Person("somebody-else", ("somebody-else",)),
-        Wish(Action.HOLD, "cart@1.9.0", "x"),
+        ActionRequest(Action.HOLD, "cart@1.9.0", "x"),
     )
     assert intent.state is IntentState.APPROVED
 
@@ -174,7 +174,9 @@ def test_who_asked_cannot_agree_where_two_others_have_to(page, shop, text):
 def test_another_agrees_by_typing_the_name(page, shop, text, html):
     path = shop(f"{HOOKS}roles: {{analyst: [ana], approver: ['{ME}']}}\n")
     store = Store.open(path)
-    ask(store, load(path)(), Person("ana", ("ana",)), Wish(Action.PROMOTE, "cart@1.9.0", "<b>fine</b> ![x](y)"))
+    ask(
+        store, load(path)(), Person("ana", ("ana",)), ActionRequest(Action.PROMOTE, "cart@1.9.0", "<b>fine</b> ![x](y)")
+    )
     shown = page("promote", path, release="cart@1.9.0")
     assert "waits for 1 of 1 approvals" in text(shown)
     assert "<b>fine</b>" not in html(shown)
@@ -189,8 +191,8 @@ def test_another_agrees_by_typing_the_name(page, shop, text, html):
 def test_what_waits_can_be_agreed_to_whatever_was_asked_for_since(page, shop, text):
     path = shop(f"{HOOKS}roles: {{analyst: [ana], approver: ['{ME}']}}\napprovals: {{hold: 1}}\n")
     store, policy, ana = Store.open(path), load(path)(), Person("ana", ("ana",))
-    ask(store, policy, ana, Wish(Action.HOLD, "cart@1.9.0", "odd carts"))
-    ask(store, policy, ana, Wish(Action.PROMOTE, "cart@1.9.0", "fine after all"))
+    ask(store, policy, ana, ActionRequest(Action.HOLD, "cart@1.9.0", "odd carts"))
+    ask(store, policy, ana, ActionRequest(Action.PROMOTE, "cart@1.9.0", "fine after all"))
     cancel(store, policy, ana, "i2", "not fine")
     shown = page("promote", path, release="cart@1.9.0")
     fill(shown, "typed-i1", "cart@1.9.0")
@@ -201,7 +203,7 @@ def test_what_waits_can_be_agreed_to_whatever_was_asked_for_since(page, shop, te
 def test_a_request_is_turned_down_with_its_reason(page, shop, text):
     path = shop(f"{HOOKS}roles: {{analyst: [ana], approver: ['{ME}']}}\n")
     store = Store.open(path)
-    ask(store, load(path)(), Person("ana", ("ana",)), Wish(Action.PROMOTE, "cart@1.9.0", "fine"))
+    ask(store, load(path)(), Person("ana", ("ana",)), ActionRequest(Action.PROMOTE, "cart@1.9.0", "fine"))
     shown = page("promote", path, release="cart@1.9.0")
     fill(shown, "why-i1", "not on a Friday")
     shown = press(shown, "Turn down")
@@ -222,9 +224,9 @@ def test_what_was_promoted_against_its_verdict_says_so_in_red(page, shop, html):
     path = shop(f"{HOOKS}roles: {{approver: [ann, bob, cleo]}}\n")
     store, rules = Store.open(path), load(path)()
     people = [Person(name, (name,)) for name in ("ann", "bob", "cleo")]
-    intent = ask(store, rules, people[0], Wish(Action.BREAK_GLASS, "cart@1.6.0", "the old one is on fire"))
-    for one in people[1:]:
-        approve(store, rules, one, intent.id)
+    intent = ask(store, rules, people[0], ActionRequest(Action.BREAK_GLASS, "cart@1.6.0", "the old one is on fire"))
+    for element in people[1:]:
+        approve(store, rules, element, intent.id)
     execute_waiting(store, load(path), "w")
     shown = html(page("release", path, release="cart@1.6.0"))
     assert 'class="ev-badge no_go">overridden' in shown
@@ -235,7 +237,7 @@ def test_what_was_promoted_against_its_verdict_says_so_in_red(page, shop, html):
 def test_failed_and_unknown_hooks_are_tried_again_or_settled(page, shop, text):
     path = shop('hooks: {promote: [{command: {run: [sh, -c, "test -e HERE/ready"]}}]}\n')
     store = Store.open(path)
-    ask(store, load(path)(), Person(ME, (ME, f"account:{ME}")), Wish(Action.PROMOTE, "cart@1.9.0", "fine"))
+    ask(store, load(path)(), Person(ME, (ME, f"account:{ME}")), ActionRequest(Action.PROMOTE, "cart@1.9.0", "fine"))
     execute_waiting(store, load(path), "w")
     shown = page("promote", path, release="cart@1.9.0")
     assert "✗ failed" in text(shown)
@@ -248,7 +250,7 @@ def test_failed_and_unknown_hooks_are_tried_again_or_settled(page, shop, text):
 def test_what_nobody_knows_is_settled_by_an_admin_who_says_how(page, shop, text, html):
     path = shop('hooks: {promote: [{command: {run: [sh, -c, "sleep 9"], timeout: 200ms}}]}\n')
     store = Store.open(path)
-    ask(store, load(path)(), Person(ME, (ME, f"account:{ME}")), Wish(Action.PROMOTE, "cart@1.9.0", "fine"))
+    ask(store, load(path)(), Person(ME, (ME, f"account:{ME}")), ActionRequest(Action.PROMOTE, "cart@1.9.0", "fine"))
     execute_waiting(store, load(path), "w")
     assert "nobody knows whether it was done" in text(page("releases", path))
     shown = page("promote", path, release="cart@1.9.0")
@@ -277,7 +279,7 @@ def test_a_button_that_is_shown_as_disabled_does_nothing_when_a_program_presses_
 
     path = shop(f"{HOOKS}roles: {{analyst: [ana], admin: ['ann@example.org']}}\n")
     store = Store.open(path)
-    ask(store, load(path)(), Person("ana", ("ana",)), Wish(Action.PROMOTE, "cart@1.9.0", "fine"))
+    ask(store, load(path)(), Person("ana", ("ana",)), ActionRequest(Action.PROMOTE, "cart@1.9.0", "fine"))
     old = identity.Reader("ann@example.org", ("ann@example.org",), signed_in_at=0.0)
     monkeypatch.setattr("evaluator.ui.promote.find_reader", lambda: old)
     shown = page("promote", path, release="cart@1.9.0")
@@ -293,7 +295,7 @@ def test_a_note_is_written_by_who_may_whatever_the_page_has_shown(page, shop, ht
     path = shop("roles: {analyst: [ana]}\n")
     monkeypatch.setattr("evaluator.ui.notes.may", lambda *_: True)
     shown = page("release", path, release="cart@1.6.0")
-    next(one for one in shown.text_area if one.key == "note-text").input("forged")
+    next(element for element in shown.text_area if element.key == "note-text").input("forged")
     assert f"{ME} is a viewer, and writing notes takes an analyst" in html(press(shown, "Add the note"))
     assert [row.event for row in Store.open(path).control.audit()] == ["refused"]
 
@@ -304,7 +306,9 @@ def test_a_note_is_written_by_who_may_whatever_the_page_has_shown(page, shop, ht
 def test_notes_are_written_and_read(page, shop, text, html):
     path = shop()
     shown = page("release", path, release="cart@1.6.0")
-    next(one for one in shown.text_area if one.key == "note-text").input("slow disk in <b>pod 3</b>\nsecond line")
+    next(element for element in shown.text_area if element.key == "note-text").input(
+        "slow disk in <b>pod 3</b>\nsecond line"
+    )
     shown = press(shown, "Add the note")
     assert "slow disk in &lt;b&gt;pod 3" in html(shown)
     (row,) = Store.open(path).control.audit()
@@ -314,20 +318,20 @@ def test_notes_are_written_and_read(page, shop, text, html):
 
 def test_a_viewer_writes_no_notes(page, shop):
     shown = page("release", shop("roles: {analyst: [ana]}\n"), release="cart@1.6.0")
-    assert next(one for one in shown.text_area if one.key == "note-text").disabled
+    assert next(element for element in shown.text_area if element.key == "note-text").disabled
     assert button(shown, "Add the note").disabled
 
 
 def test_what_waits_for_approval_is_on_the_first_page_and_what_was_acted_on_is_not(page, shop, text):
     path = shop(f"{HOOKS}roles: {{analyst: [ana], approver: [bob]}}\n")
     store, rules = Store.open(path), load(path)()
-    ask(store, rules, Person("ana", ("ana",)), Wish(Action.PROMOTE, "cart@1.9.0", "fine"))
+    ask(store, rules, Person("ana", ("ana",)), ActionRequest(Action.PROMOTE, "cart@1.9.0", "fine"))
     assert "promote by ana: waits for approval" in text(page("releases", path))
     approve(store, rules, Person("bob", ("bob",)), "i1")
     execute_waiting(store, load(path), "w")
-    said = text(page("releases", path))
-    assert "waits for approval" not in said
-    assert "cart@1.9.0</a></strong> is safe to promote" not in said
+    page_text = text(page("releases", path))
+    assert "waits for approval" not in page_text
+    assert "cart@1.9.0</a></strong> is safe to promote" not in page_text
 
 
 def test_an_audit_trail_that_was_edited_is_shown_in_red(page, shop, text):

@@ -18,37 +18,39 @@ WORDS = {
 
 
 @pytest.mark.parametrize(("release", "word"), WORDS.items())
-def test_the_answer_comes_first_and_then_what_it_rests_on(page, made, text, release, word):
-    shown = page("release", made, release=release)
-    said = text(shown)
+def test_the_answer_comes_first_and_then_what_it_rests_on(page, store_path, text, release, word):
+    shown = page("release", store_path, release=release)
+    page_text = text(shown)
     assert not shown.exception
-    assert "could not be shown" not in said
-    assert said.index(word) < said.index("Next:") < said.index('aria-label="metrics"')
-    titles = [one.value for one in shown.subheader]
+    assert "could not be shown" not in page_text
+    assert page_text.index(word) < page_text.index("Next:") < page_text.index('aria-label="metrics"')
+    titles = [element.value for element in shown.subheader]
     for title in ("Metric by metric", "Where in the distribution it moved", "What happened when", "Endpoints"):
         assert title in titles
-    assert "data_hash" not in said
-    assert "sha256:" in said
+    assert "data_hash" not in page_text
+    assert "sha256:" in page_text
     assert len(shown.get("vega_lite_chart")) >= 6
 
 
-def test_metrics_are_sorted_by_distance_to_their_margin(page, made, text):
-    table = text(page("release", made, release="cart@1.6.0")).split('aria-label="metrics"')[1].split("</table>")[0]
+def test_metrics_are_sorted_by_distance_to_their_margin(page, store_path, text):
+    table = (
+        text(page("release", store_path, release="cart@1.6.0")).split('aria-label="metrics"')[1].split("</table>")[0]
+    )
     assert table.index("p50") < table.index("p95") < table.index("p99") < table.index("failures")
 
 
-def test_every_figure_has_numbers_downloads_and_a_snippet(page, made):
-    shown = page("release", made, release="cart@1.6.0")
+def test_every_figure_has_numbers_downloads_and_a_snippet(page, store_path):
+    shown = page("release", store_path, release="cart@1.6.0")
     charts = len(shown.get("vega_lite_chart"))
     kinds = [button.proto.label for button in shown.get("download_button")]
     assert kinds.count("PNG") == kinds.count("SVG") == charts
     assert kinds.count("CSV") == charts + 2
-    assert len([one for one in shown.code if ".plot." in one.value]) >= charts
+    assert len([element for element in shown.code if ".plot." in element.value]) >= charts
 
 
-def test_the_address_chooses_metric_arm_and_endpoint(page, made, text):
+def test_the_address_chooses_metric_arm_and_endpoint(page, store_path, text):
     chosen = {"release": "cart@1.8.0", "metric": "latency_p99", "arm": "canary_b", "endpoint": "GET /endpoint/001"}
-    shown = page("release", made, **chosen)
+    shown = page("release", store_path, **chosen)
     for key in ("metric", "arm", "endpoint"):
         assert shown.selectbox(key=key).value == chosen[key]
     assert "GET /endpoint/001 from 0 s to" in text(shown)
@@ -66,19 +68,19 @@ def test_the_address_chooses_metric_arm_and_endpoint(page, made, text):
         {"release": "cart@1.6.0", "window": "nan", "find": "%' OR 1=1 --"},
     ],
 )
-def test_forged_addresses_are_answered_in_words(page, made, text, forged):
-    shown = page("release", made, **forged)
-    said = text(shown)
+def test_forged_addresses_are_answered_in_words(page, store_path, text, forged):
+    shown = page("release", store_path, **forged)
+    page_text = text(shown)
     assert not shown.exception
-    assert "unexpected" not in said
-    assert "<script" not in said
-    assert Store.open(made).data.runs("cart@1.6.0")
+    assert "unexpected" not in page_text
+    assert "<script" not in page_text
+    assert Store.open(store_path).data.runs("cart@1.6.0")
 
 
-def test_an_unknown_release_names_those_that_there_are(page, made, text):
-    said = text(page("release", made, release="cart@1.6.O"))
-    assert "there is no release" in said
-    assert "did you mean" in said
+def test_an_unknown_release_names_those_that_there_are(page, store_path, text):
+    page_text = text(page("release", store_path, release="cart@1.6.O"))
+    assert "there is no release" in page_text
+    assert "did you mean" in page_text
 
 
 def test_a_release_without_verdict_names_the_command(page, own, text):
@@ -92,8 +94,8 @@ def test_newer_data_than_the_verdict_is_said(page, own, text):
     store = Store.open(own)
     run = store.data.runs("cart@1.6.0")[0]
     store.data.finish_run(run.id, state=RunState.COMPLETE, ended=datetime.now(UTC), facts=run.facts)
-    said = text(page("release", own, release="cart@1.6.0"))
-    assert "newer data has landed" in said
+    page_text = text(page("release", own, release="cart@1.6.0"))
+    assert "newer data has landed" in page_text
 
 
 def test_a_run_that_still_records_is_live(page, own, text):
@@ -120,12 +122,12 @@ def test_figures_are_computed_from_cells_where_none_were_kept(page, own, text):
 
 def test_hostile_names_are_text(page, hostile, html):
     shown = page("release", hostile)
-    said = html(shown)
+    page_text = html(shown)
     assert not shown.exception
-    assert HOSTILE not in said
-    assert "&lt;img src=x onerror=alert(1)&gt;GET /endpoint/000" in said
-    assert "<code>evaluator verdict" in said
-    assert "verdict &#39;&lt;img src=x" in said
+    assert HOSTILE not in page_text
+    assert "&lt;img src=x onerror=alert(1)&gt;GET /endpoint/000" in page_text
+    assert "<code>evaluator verdict" in page_text
+    assert "verdict &#39;&lt;img src=x" in page_text
 
 
 def test_a_policy_of_another_version_is_a_sentence(page, own, text):

@@ -9,8 +9,8 @@ import pytest
 
 def snippets(test) -> dict[str, str]:
     """One of each kind, by what it calls last."""
-    found = [one.value for one in test.code if one.value.startswith(("from ", "import "))]
-    return {re.findall(r"\b(\w+)\(", code)[-1] + code.splitlines()[-1][:20]: code for code in found}
+    codes = [element.value for element in test.code if element.value.startswith(("from ", "import "))]
+    return {re.findall(r"\b(\w+)\(", code)[-1] + code.splitlines()[-1][:20]: code for code in codes}
 
 
 @pytest.mark.parametrize(
@@ -23,24 +23,24 @@ def snippets(test) -> dict[str, str]:
         ("audit", {}),
     ],
 )
-def test_snippets_run(page, made, capsys, name, query):
-    found = snippets(page(name, made, **query))
-    assert found
-    for code in found.values():
+def test_snippets_run(page, store_path, capsys, name, query):
+    by_name = snippets(page(name, store_path, **query))
+    assert by_name
+    for code in by_name.values():
         exec(compile(code, "snippet", "exec"), {})
     assert capsys.readouterr().out or name == "release"
 
 
-def test_a_figure_is_made_again_as_it_is_shown(page, made):
-    shown = page("release", made, release="cart@1.8.0", metric="latency_p95", arm="canary_b")
-    titles = re.findall(r'ev-figure">([^<]*)<', "".join(one.proto.body for one in shown.get("html")))
-    drawn = [one.value.replace("release.judgement", "chart = release.judgement") for one in shown.code]
+def test_a_figure_is_made_again_as_it_is_shown(page, store_path):
+    shown = page("release", store_path, release="cart@1.8.0", metric="latency_p95", arm="canary_b")
+    titles = re.findall(r'ev-figure">([^<]*)<', "".join(element.proto.body for element in shown.get("html")))
+    drawn = [element.value.replace("release.judgement", "chart = release.judgement") for element in shown.code]
     drawn = [code for code in drawn if ".plot." in code]
     assert len(drawn) == len(titles) > 5
     for code, title in zip(drawn, titles, strict=True):
-        found: dict[str, Any] = {}
-        exec(compile(code, "snippet", "exec"), found)
-        assert title in written(found["chart"].to_dict())
+        namespace: dict[str, Any] = {}
+        exec(compile(code, "snippet", "exec"), namespace)
+        assert title in written(namespace["chart"].to_dict())
 
 
 def written(spec: dict) -> set[str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from evaluator.records import History
+from evaluator.records import InstanceSpread
 from evaluator.records.arrays import FloatArray
 
 LEAST_COMPARISONS = 5
@@ -59,7 +59,7 @@ class Pooled:
     df: FloatArray
 
 
-def on_scale(history: History | None, scale: FloatArray) -> InstanceHistory | None:
+def on_scale(history: InstanceSpread | None, scale: FloatArray) -> InstanceHistory | None:
     """History on the scale of the estimates: `scale` (groups,) is their unit in that of the history."""
     if history is None:
         return None

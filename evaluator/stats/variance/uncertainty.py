@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from evaluator.records import History, InstancePrior
+from evaluator.records import InstancePrior, InstanceSpread
 from evaluator.records.arrays import BoolArray, FloatArray
 from evaluator.stats.inference.student import t_below, t_quantile
 from evaluator.stats.shaping.panel import Panel
@@ -100,8 +100,8 @@ class Design:
     """Instances of baseline and candidate."""
     declared: tuple[int | None, int | None] = (None, None)
     """Instances behind one label, where the policy says so."""
-    latency: History | None = None
-    failures: History | None = None
+    latency: InstanceSpread | None = None
+    failures: InstanceSpread | None = None
     """What earlier runs of the service say, where there are enough of them."""
 
     def assume_variance(self, sd: FloatArray) -> FloatArray:
