@@ -36,8 +36,8 @@ VAGUE = frozenset(
         "whose",
     ]
 )
-"""Words that say nothing of what is held: of well-named code less than 2 in 100 bindings are called so."""
-MOST_VAGUE = 0.025
+"""Words that say nothing of what is held: of code with good names, less than 2 in 100 bindings are called so."""
+MOST_VAGUE = 0.01
 SEVERAL_MEANINGS: dict[str, str] = {}
 """Class names that stand for two things, with the reason."""
 

@@ -92,8 +92,8 @@ class EdgeEstimate:
 
 
 @dataclass(frozen=True, slots=True)
-class _Context:
-    """What all questions of one quantile share."""
+class _BoundTests:
+    """Tests of one quantile between any two bounds, and what they share."""
 
     edges: EdgePanel
     design: Design
@@ -158,10 +158,10 @@ def compare_edges(
         )
     quantiles = tuple(_interpolate(edges.bounds, arm, probability) for arm in shares)
     spread = sd_instance * spread_of_share(edges.bounds, shares[0], upper)
-    context = _Context(
+    tests = _BoundTests(
         edges, design, probability, margin, alpha, shares, (quantiles[0], quantiles[1]), upper, spread, depth
     )
-    return _answer(context, limit)
+    return _answer(tests, limit)
 
 
 def spread_of_share(bounds: FloatArray, shares: FloatArray, index: int) -> float:
@@ -183,31 +183,31 @@ def _interpolate(bounds: FloatArray, shares: FloatArray, probability: float) -> 
     return low + (float(bounds[index]) - low) * min(max(inside, 0.0), 1.0)
 
 
-def _answer(context: _Context, limit: Limit) -> EdgeEstimate:
-    bounds, upper = context.edges.bounds, context.upper
+def _answer(tests: _BoundTests, limit: Limit) -> EdgeEstimate:
+    bounds, upper = tests.edges.bounds, tests.upper
     # The first bound that is the margin or more above the bound at the baseline's quantile shows it to be worse; the
     # last bound that is at most the margin above the one below that quantile shows it to be within.
-    least_bound = context.reach(float(bounds[upper]))
+    least_bound = tests.reach(float(bounds[upper]))
     worse_at = np.flatnonzero(bounds >= least_bound - SAME * abs(least_bound))
     within_at = upper - 1
     if upper:
-        allowed = context.reach(float(bounds[upper - 1]))
+        allowed = tests.reach(float(bounds[upper - 1]))
         within_at = int(np.flatnonzero(bounds <= allowed + SAME * abs(allowed))[-1])
     resolved = within_at > upper - 1
-    at_all = context.ask(upper, upper)
-    worse = None if not worse_at.size else at_all if worse_at[0] == upper else context.ask(upper, int(worse_at[0]))
-    within = context.ask(upper - 1, within_at) if resolved else None
+    at_all = tests.ask(upper, upper)
+    worse = None if not worse_at.size else at_all if worse_at[0] == upper else tests.ask(upper, int(worse_at[0]))
+    within = tests.ask(upper - 1, within_at) if resolved else None
     shown = within or worse or at_all
     # Nothing is shown where no bound can show it, or where the candidate's own quantile lies on its other side.
     p_worse = p_within = np.ones(1)
-    if worse and context.shares[1][worse_at[0]] < context.probability:
+    if worse and tests.shares[1][worse_at[0]] < tests.probability:
         p_worse = worse.against_zero.p_worse
-    if within and context.shares[1][within_at] >= context.probability:
+    if within and tests.shares[1][within_at] >= tests.probability:
         p_within = within.against_zero.p_within
     against = GroupAnswers(shown.against_zero.beyond, p_worse, p_within)
-    baseline, candidate = context.quantiles
-    effect = candidate / baseline - 1 if context.relative else candidate - baseline
-    lower, upper_end = _interval(context, effect) if context.depth == "full" else (np.nan, np.nan)
+    baseline, candidate = tests.quantiles
+    effect = candidate / baseline - 1 if tests.relative else candidate - baseline
+    lower, upper_end = _interval(tests, effect) if tests.depth == "full" else (np.nan, np.nan)
     ones = np.ones(1)
     return EdgeEstimate(
         replace(
@@ -217,35 +217,35 @@ def _answer(context: _Context, limit: Limit) -> EdgeEstimate:
             effect=effect * ones,
             lower=lower * ones,
             upper=upper_end * ones,
-            against_margin=against if context.margin else at_all.against_zero,
+            against_margin=against if tests.margin else at_all.against_zero,
             against_zero=at_all.against_zero,
-            detectable=_find_detectable(context, at_all) * ones,
+            detectable=_find_detectable(tests, at_all) * ones,
             se=np.nan * ones,
-            against_limit=_limits(context, limit),
+            against_limit=_limits(tests, limit),
             loadings=(worse or at_all).loadings,
         ),
-        unresolved=_explain(context) if context.margin and not resolved else "",
+        unresolved=_explain(tests) if tests.margin and not resolved else "",
     )
 
 
-def _interval(context: _Context, effect: float) -> tuple[float, float]:
+def _interval(tests: _BoundTests, effect: float) -> tuple[float, float]:
     """All changes that the bounds do not exclude: the ends are ratios (or differences) of bounds."""
-    bounds, upper, alpha = context.edges.bounds, context.upper, context.alpha
-    above = _last(lambda e: float(context.ask(upper, e).against_zero.p_worse[0]) < alpha, bounds.size - 1)
-    low = -1.0 if context.relative else -float(bounds[upper])
-    lower = low if above is None else _change(context, bounds[above], bounds[upper])
+    bounds, upper, alpha = tests.edges.bounds, tests.upper, tests.alpha
+    above = _last(lambda e: float(tests.ask(upper, e).against_zero.p_worse[0]) < alpha, bounds.size - 1)
+    low = -1.0 if tests.relative else -float(bounds[upper])
+    lower = low if above is None else _change(tests, bounds[above], bounds[upper])
     high = np.inf
     if upper > 0:
         under = upper - 1
         count = bounds.size - 1
-        inside = _last(lambda k: float(context.ask(under, count - k).against_zero.p_within[0]) < alpha, count)
+        inside = _last(lambda k: float(tests.ask(under, count - k).against_zero.p_within[0]) < alpha, count)
         if inside is not None:
-            high = _change(context, bounds[count - inside], bounds[under])
+            high = _change(tests, bounds[count - inside], bounds[under])
     return min(lower, effect), max(high, effect)
 
 
-def _change(context: _Context, to: float, since: float) -> float:
-    if not context.relative:
+def _change(tests: _BoundTests, to: float, since: float) -> float:
+    if not tests.relative:
         return float(to - since)
     return float(to / since - 1) if since > 0 else np.inf
 
@@ -261,28 +261,28 @@ def _last(holds: Callable[[int], bool], last: int) -> int | None:
     return first
 
 
-def _find_detectable(context: _Context, at_all: Estimate) -> float:
+def _find_detectable(tests: _BoundTests, at_all: Estimate) -> float:
     """Slowdown that would be found at the bound, by the baseline's own (interpolated) distribution."""
     detectable_share = float(at_all.detectable[0])
-    share_before = float(context.shares[0][context.upper]) - detectable_share
+    share_before = float(tests.shares[0][tests.upper]) - detectable_share
     if not np.isfinite(detectable_share) or share_before <= 0:
         return np.nan
-    bound = float(context.edges.bounds[context.upper])
-    before = _interpolate(context.edges.bounds, context.shares[0], share_before)
-    return _change(context, bound, before) if before > 0 else np.nan
+    bound = float(tests.edges.bounds[tests.upper])
+    before = _interpolate(tests.edges.bounds, tests.shares[0], share_before)
+    return _change(tests, bound, before) if before > 0 else np.nan
 
 
-def _limits(context: _Context, limit: Limit) -> tuple[GroupAnswers, ...]:
+def _limits(tests: _BoundTests, limit: Limit) -> tuple[GroupAnswers, ...]:
     """Absolute limits at the bounds next to them: "beyond" at the one outside, "within" at the one inside."""
-    bounds, by_limit = context.edges.bounds, []
-    share = Limit(max=1 - context.probability)
+    bounds, by_limit = tests.edges.bounds, []
+    share = Limit(max=1 - tests.probability)
     for sign, bound in limit.bounds:
         below, above = bounds[bounds <= bound * (1 + SAME)].size - 1, int(np.sum(bounds < bound * (1 - SAME)))
         inner, outer = (below, above) if sign > 0 else (above, below)
         p_values = []
         for at, beyond in ((outer, True), (inner, False)):
             # p-value of "the candidate's quantile is above this bound", or below it.
-            estimate = context.ask(at, at, share) if 0 <= at < bounds.size else None
+            estimate = tests.ask(at, at, share) if 0 <= at < bounds.size else None
             above_it = beyond == (sign > 0)
             if estimate is None:
                 p_values.append(np.ones(1))
@@ -293,13 +293,13 @@ def _limits(context: _Context, limit: Limit) -> tuple[GroupAnswers, ...]:
     return tuple(by_limit)
 
 
-def _explain(context: _Context) -> str:
+def _explain(tests: _BoundTests) -> str:
     """Which bounds would show it."""
-    bounds, margin = context.edges.bounds, context.margin
-    high, quantile = float(bounds[context.upper]), context.quantiles[0]
-    low = float(bounds[context.upper - 1]) if context.upper else 0.0
+    bounds, margin = tests.edges.bounds, tests.margin
+    high, quantile = float(bounds[tests.upper]), tests.quantiles[0]
+    low = float(bounds[tests.upper - 1]) if tests.upper else 0.0
     allowed = margin.value if margin else 0.0
-    if context.relative:
+    if tests.relative:
         start = max(low, quantile / (1 + allowed))
         near = start * (1 + allowed)
     else:
