@@ -176,7 +176,8 @@ def test_a_file_that_may_be_of_any_service_stops_all_and_says_why(folder):
     path = folder(cart="", broken="a: [\n")
     with pytest.raises(PolicyError, match=r"broken\.yaml:2") as error:
         choose(path, "cart")
-    assert f"nobody knows whose it is, so no policy in {path} applies" in error.value.hint
+    assert f"nobody knows whose it is, and no policy in {path} applies" in error.value.hint
+    assert f"--policy {path}/NAME.yaml" in error.value.hint
 
 
 def test_a_mistake_in_the_policy_that_applies_has_its_line(folder):

@@ -198,6 +198,16 @@ def test_a_bad_query_is_the_users_mistake(land):
         land(SMALL, query="SELECT nothing FROM outcomes")
 
 
+def test_of_several_files_a_bad_query_names_the_first(store, tmp_path):
+    paths = [tmp_path / "first.csv", tmp_path / "second.csv"]
+    for path in paths:
+        path.write_text(SMALL)
+    with pytest.raises(InputError, match=r"the query over .*first\.csv cannot be run"):
+        import_outcomes(
+            store, Release("r"), [str(path) for path in paths], OutcomeOptions(), query="SELECT nothing FROM outcomes"
+        )
+
+
 def test_compressed_files_with_a_byte_order_mark(store, tmp_path):
     path = tmp_path / "o.csv.gz"
     path.write_bytes(gzip.compress(("\ufeff" + SMALL.replace(",", ";")).encode()))
