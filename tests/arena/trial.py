@@ -87,8 +87,8 @@ def describe_runs(design: Scenario, requests: Requests, *, planned: bool) -> tup
 def _ask(design: Scenario, requests: Requests, cells: Cells, mode: Mode) -> Record:
     runs = describe_runs(design, requests, planned=mode != "anytime")
     books = own_rulebooks(design, mode)
-    policy = assess(cells, runs, books["policy"], "arena")
-    zero = assess(cells, runs, books["zero"], "arena")
+    policy = assess(cells, runs, books["policy"])
+    zero = assess(cells, runs, books["zero"])
     gates = tuple(c for c in zero.comparisons if not c.scan and c.rule.slice.endpoint is None)
     scan = tuple(c for c in zero.comparisons if c.scan)
     return {
@@ -101,7 +101,7 @@ def _ask(design: Scenario, requests: Requests, cells: Cells, mode: Mode) -> Reco
 
 def _judge(evidence: Evidence, rulebook: Rulebook, runs: tuple[Run, ...]) -> Record:
     """The word, when a NO-GO was shown (minutes into the run), why, and the status of each metric."""
-    judgement = judge_evidence(evidence, rulebook, "arena")
+    judgement = judge_evidence(evidence, rulebook)
     decided_s = judgement.decided_at_s if judgement.word is VerdictWord.NO_GO else None
     return {
         "word": str(judgement.word),
