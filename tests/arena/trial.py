@@ -101,7 +101,7 @@ def _ask(design: Scenario, requests: Requests, cells: Cells, mode: Mode) -> Reco
 
 def _judge(evidence: Evidence, rulebook: Rulebook, runs: tuple[Run, ...]) -> Record:
     """The word, when a NO-GO was shown (minutes into the run), why, and the status of each metric."""
-    judgement = judge_evidence(evidence, rulebook)
+    judgement = judge_evidence(evidence, rulebook, "arena")
     decided_s = judgement.decided_at_s if judgement.word is VerdictWord.NO_GO else None
     return {
         "word": str(judgement.word),
