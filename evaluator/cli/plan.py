@@ -132,7 +132,7 @@ def _gates(plans: Sequence[GatePlan], goal: Goal, page: Page) -> list[str]:
                 _percent(plan.found_chance),
                 _percent(plan.go_chance),
                 go_after,
-                _percent(plan.between_instance),
+                _percent(plan.lasting),
             )
         )
     return align_columns([head, *rows], page)

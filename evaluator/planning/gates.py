@@ -57,7 +57,7 @@ class GatePlan:
     """Chance that the goal's regression is NO-GO."""
     go_chance: float
     """Chance that an unchanged release is shown to be within the margin."""
-    between_instance: float
+    lasting: float
     """Share of the variance that only more instances shrink."""
     go_after_s: float
     """Time after which an unchanged release is shown to be within the margin with the goal's power; infinite: never."""
@@ -129,7 +129,7 @@ class _Planner:
             finds=self._smallest(),
             found_chance=self.found_chance(goal.duration_s, goal.instances),
             go_chance=self.go_chance(goal.duration_s, goal.instances),
-            between_instance=at_goal.between_instance,
+            lasting=at_goal.between_instance,
             go_after_s=after,
             found_after_s=_first_time(lambda s: self.found_chance(s, goal.instances) >= goal.power),
             go_instances=_first_count(lambda m: self.go_chance(goal.duration_s, m) >= goal.power),

@@ -162,7 +162,7 @@ def _row(plan: GatePlan, goal: Goal) -> tuple[str, ...]:
         f"{plan.found_chance:.0%} (+{harm(goal.harm(precision))})",
         f"{plan.go_chance:.0%}",
         after,
-        f"{plan.between_instance:.0%}",
+        f"{plan.lasting:.0%}",
     )
 
 
