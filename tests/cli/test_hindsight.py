@@ -213,6 +213,8 @@ def test_plan_as_json_has_no_infinity(call):
     assert plan["assumed"]
     assert {gate["name"] for gate in plan["gates"]} == {"failure_rate", "latency_p50", "latency_p95", "latency_p99"}
     assert all(gate["go_after_s"] is None for gate in plan["gates"])
+    # Keys are a promise, whatever the fields behind them are called.
+    assert {"half_width", "finds", "found_chance", "go_chance", "lasting", "found_after_s"} <= plan["gates"][0].keys()
     assert {row["strategy"] for row in plan["strategies"]} == {"big_bang", "blue_green", "canary", "ab_test"}
     assert len(plan["grids"][0]["half_widths"]) == len(plan["grids"][0]["seconds"])
 
