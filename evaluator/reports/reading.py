@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
-from evaluator.errors import InputError
+from evaluator.errors import InputError, UnknownName
 from evaluator.metrics import restore_metric
 from evaluator.records import (
     WHOLE,
@@ -67,6 +67,10 @@ def from_json(text: str, origin: str = "the input") -> Verdict:
         raise InputError(
             f"{origin} is of another version of {error.title}: what its policy says of '{option}' cannot be read",
             hint="judge the release again",
+        ) from None
+    except UnknownName as error:
+        raise InputError(
+            f"{origin} is of another version of the evaluator: {_short(error.message)}", hint="judge the release again"
         ) from None
     except (ValueError, OverflowError) as error:
         raise InputError(f"{origin} is not a verdict: {_short(str(error))}", hint=HINT) from None

@@ -212,3 +212,11 @@ def test_a_policy_that_is_nested_too_deeply_is_refused(verdicts):
 def test_a_byte_order_mark_is_not_held_against_it(verdicts):
     text = to_json(verdicts["go"])
     assert to_json(from_json("\ufeff" + text)) == text
+
+
+def test_a_type_of_metric_that_is_not_known_is_an_error_that_names_the_file(of_every_type):
+    plain = json.loads(to_json(of_every_type))
+    row = next(row for row in plain["metrics"] if row["type"] == "failure_rate")
+    row["type"] = "goodput"
+    with pytest.raises(InputError, match=r"v\.json is of another version of the evaluator: .*'goodput'"):
+        from_json(json.dumps(plain), origin="v.json")
