@@ -71,7 +71,7 @@ def export_release(session: Session, release: str, folder: Path) -> int:
 @click.argument("names", metavar="SERVICE…", nargs=-1, required=True)
 @click.pass_obj
 def set_service(session: Session, release: str, names: tuple[str, ...]) -> int:
-    """Say of which SERVICE RELEASE is, or of which that are released together, in place of what was said before."""
+    """Set the service of RELEASE, or the services that are released together. It decides which policy judges it."""
     from evaluator.intents import system_person
 
     check_names(Release(release, tuple(map(Service, names))))

@@ -19,9 +19,9 @@ NEWEST_GROUPS = 20
 
 
 def read_history(store: Store, release_ids: Sequence[str], *, land: bool) -> tuple[Stored, ...]:
-    """Read the newest run groups of requests of these releases, given newest first; the oldest of them comes first.
+    """Read the newest run groups of requests of some releases, the oldest group first.
 
-    `land` what waits before.
+    `release_ids`: the newest release first, as the store lists them. `land`: land what waits before.
     """
     groups: dict[str, tuple[str, list[Run]]] = {}
     for release_id in reversed(release_ids):

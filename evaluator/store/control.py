@@ -39,6 +39,11 @@ from evaluator.store.locks import exclusive
 TABLES = ("releases", "verdicts", "learnt", "intents", "approvals", "deliveries", "audit")
 """Tables that nothing but control writes."""
 
+LATEST_VERDICTS = 50
+"""Most releases whose latest verdicts are read at once."""
+LOGGED_VERDICTS = 500
+"""Most verdicts in the log of all releases."""
+
 _LEARNT = tuple(field.name for field in fields(Learnt))
 _DELIVERY = "intent, position, hook, attempts, state, text, undo, response, happened_at, event, options"
 _RETRIED_STATES = {IntentState.FAILED: IntentState.APPROVED, IntentState.UNKNOWN: IntentState.REQUESTED}
@@ -66,22 +71,24 @@ class Control:
                 release = Release(stored.id, tuple(services.values()), labels, created_at)
             _put_release(engine, release)
 
-    def set_services(self, release_id: str, names: Sequence[str], actor: str) -> Release:
-        """Say of which services a release is, in place of what was said; their versions stay. Raises UnknownName."""
-        stored = self.release(release_id)
-        versions = {service.name: service for service in stored.services}
-        only = stored.services[0] if len(stored.services) == len(names) == 1 else Service("")
-        release = replace(stored, services=tuple(versions.get(name, replace(only, name=name)) for name in names))
+    def set_services(self, release_id: str, names: Sequence[str], actor: str) -> None:
+        """Replace the services of a release; those that stay keep their versions. Raises UnknownName."""
         with self.file.opened(write=True) as engine:
-            _put_release(engine, release)
-            audit.add(engine, actor, "service", release_id, "", f"{', '.join(versions) or 'none'} → {', '.join(names)}")
-        return release
+            stored = _read_release(engine, release_id)
+            by_name = {service.name: service for service in stored.services}
+            # A single service that is renamed keeps its versions as well.
+            renamed = stored.services[0] if len(stored.services) == len(names) == 1 else Service("")
+            services = tuple(by_name.get(name, replace(renamed, name=name)) for name in names)
+            _put_release(engine, replace(stored, services=services))
+            text = f"{', '.join(by_name) or 'none'} → {', '.join(names)}"
+            audit.add(engine, actor, "service", release_id, "", text)
 
     @contextmanager
     def landing(self, release: Release) -> Iterator[None]:
-        """Add a release that is new before its data land inside, and to one that is known what is said of it after.
+        """Record a release around the landing of its data, which happens inside.
 
-        Data that do not land change nothing of a release that has been judged: its services choose its policy.
+        A new release is added before. A stored one gains services and labels only afterwards: its services choose the
+        policy that judges it, and data that fail to land must not change them.
         """
         with self.file.opened(write=True) as engine:
             is_new = _find_release(engine, release.id) is None
@@ -162,13 +169,13 @@ class Control:
                 """JOIN store.releases AS r ON r.id = v.release
                 WHERE v.number = (SELECT max(number) FROM store.verdicts AS other WHERE other.release = v.release)
                 ORDER BY r.created_at DESC, r.id LIMIT ?""",
-                50,
+                LATEST_VERDICTS,
             )
 
     def verdict_log(self) -> tuple[StoredVerdict, ...]:
         """Read the newest verdicts of all releases, the newest first."""
         with self.file.opened() as engine:
-            return _select_verdicts(engine, "ORDER BY number DESC LIMIT ?", 500)
+            return _select_verdicts(engine, "ORDER BY number DESC LIMIT ?", LOGGED_VERDICTS)
 
     def figures(self, release_id: str) -> str | None:
         """Read the numbers (JSON) behind the figures of a release's newest verdict; `None` where nobody asked."""

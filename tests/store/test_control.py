@@ -49,6 +49,18 @@ def test_data_that_do_not_land_change_nothing_of_a_release_that_is_known(store, 
         assert store.control.release("new@1").services == (Service("cart", "1", "2"),)
 
 
+def test_services_are_replaced_and_those_that_stay_keep_their_versions(store):
+    store.control.add_release(Release("shop@2", (Service("crat", "1", "2"),)))
+    store.control.set_services("shop@2", ["cart"], "ann")
+    assert store.control.release("shop@2").services == (Service("cart", "1", "2"),)
+    store.control.set_services("shop@2", ["search", "cart"], "ann")
+    assert store.control.release("shop@2").services == (Service("search", "", ""), Service("cart", "1", "2"))
+    row = store.control.audit()[-1]
+    assert (row.actor, row.event, row.release, row.text) == ("ann", "service", "shop@2", "cart → search, cart")
+    with pytest.raises(UnknownName, match="did you mean 'shop@2'"):
+        store.control.set_services("shop@3", ["cart"], "ann")
+
+
 def test_a_release_without_a_time_begins_now(store):
     before = datetime.now(UTC)
     store.control.add_release(Release("shop@2"))
