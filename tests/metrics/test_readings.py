@@ -360,3 +360,19 @@ def test_equal_gauges_are_rarely_called_different(kind):
 def test_too_few_readings_are_no_data():
     rule = Rule("g", GaugeMean(query=GAUGE.text), margin=Margin(0.1))
     assert "only 75 s of usable readings" in ask(gauge(np.full((2, 3, 6), 1.0)), rule).no_data
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (CounterRate(query=REQUESTS.text), CounterRate(query=REQUESTS.text, unit="s")),
+        (HistogramShare(query=DURATION.text, below="100ms"), HistogramShare(query=DURATION.text, below="250ms")),
+    ],
+)
+def test_rules_that_differ_in_an_option_answer_together_as_each_does_alone(readings, first, second):
+    rules = tuple(replace(RATIO, name=name, metric=metric) for name, metric in (("first", first), ("second", second)))
+    together = pair_readings(readings, (), Rulebook(rules), "cart@2").measure().comparisons
+    alone = [ask(readings, rule) for rule in rules]
+    assert [row.baseline.value for row in together] == [row.baseline.value for row in alone]
+    assert [row.effect for row in together] == [row.effect for row in alone]
+    assert together[0].baseline.value != together[1].baseline.value
