@@ -15,8 +15,8 @@ SNIPPET = """import json
 from pathlib import Path
 from evaluator.store import Store
 
-for one in Store.open(Path({store!r})).control.verdict_log():
-    print(one.judged_at, one.release, one.word, json.loads(one.json)["data_hash"])"""
+for verdict in Store.open(Path({store!r})).control.verdict_log():
+    print(verdict.judged_at, verdict.release, verdict.word, json.loads(verdict.json)["data_hash"])"""
 
 TRAIL = """from pathlib import Path
 from evaluator.store import Store
