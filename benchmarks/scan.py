@@ -66,7 +66,7 @@ KINDS: Mapping[str, Kind] = {
 }
 
 
-def wander(random: np.random.Generator, series: tuple[int, ...], sd: float, time_constant_s: float) -> FloatArray:
+def drift(random: np.random.Generator, series: tuple[int, ...], sd: float, time_constant_s: float) -> FloatArray:
     """AR(1) over the buckets, (*series, buckets)."""
     kept = math.exp(-BUCKET_S / time_constant_s)
     out = random.normal(0, sd, (*series, BUCKETS))
@@ -82,15 +82,15 @@ def draw_panel(kind: Kind, random: np.random.Generator) -> Panel:
     """
     shape = (2, kind.instances, ENDPOINTS, BUCKETS)
     traffic = 1 / np.arange(1, ENDPOINTS + 1)
-    load = np.exp(wander(random, (), 0.15, 120.0))
+    load = np.exp(drift(random, (), 0.15, 120.0))
     mean_n = REQUESTS * (traffic / traffic.sum())[:, None] * load / load.sum() / 2 / kind.instances
     n = random.poisson(np.broadcast_to(mean_n, shape))
     slower, failing = _draw_harm(kind, random)
     failures = random.binomial(n, FAILING + failing[:, None, :, None])
     ok = n - failures
-    level = np.log(np.geomspace(40, 250, ENDPOINTS))[:, None] + wander(random, (), 0.12, 330.0)
+    level = np.log(np.geomspace(40, 250, ENDPOINTS))[:, None] + drift(random, (), 0.12, 330.0)
     level = level + random.normal(0, kind.instance_sd, (2, kind.instances, 1, 1))
-    level = level + wander(random, (2, kind.instances, 1), 0.05, 100.0) + wander(random, (2, 1, 1), 0.01, 60.0)
+    level = level + drift(random, (2, kind.instances, 1), 0.05, 100.0) + drift(random, (2, 1, 1), 0.01, 60.0)
     level = level + np.log1p(slower)[:, None, :, None]
     first, second = random.normal(size=shape), random.normal(size=shape)
     spread, root = math.sqrt(math.expm1(SIGMA**2)), np.sqrt(np.maximum(ok, 1))

@@ -53,7 +53,7 @@ def tabulate_gates(goal):
             "finds": plan.finds,
             "chance to find it": plan.found_chance,
             "GO if unchanged": plan.go_chance,
-            "only pods shrink": plan.lasting,
+            "only pods shrink": plan.persistent,
             "GO after, min": plan.go_after_s / 60,
         }
         for plan in plans

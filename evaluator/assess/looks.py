@@ -42,18 +42,18 @@ def _look(path: list[Look], comparison: Comparison, calendar: Calendar, at_s: fl
     bounds = comparison.deciding
     if not bounds:  # no data at this moment: what was crossed before stays so
         return Look(float(at_s), before)
-    lasting = np.full(len(bounds), comparison.lasting_share)
+    persistent = np.full(len(bounds), comparison.persistent_share)
     fraction = min(at_s / max(calendar.planned_s, 1.0), 1.0)
     p_values = np.array([question.p_worse for question in bounds])
     # What ordinary p-values at this moment are worth, given that there are other looks.
     if calendar.kind == "anytime":
-        worse = anytime_p(p_values, lasting, at_s, TUNE_AT_S)
+        worse = anytime_p(p_values, persistent, at_s, TUNE_AT_S)
     else:
-        worse = sequential_p(p_values, fraction, lasting)
+        worse = sequential_p(p_values, fraction, persistent)
     early: FloatArray | tuple[()] = ()
     if monitoring.early_go:
         within = np.array([question.p_within for question in bounds])
-        early = sequential_p(within, fraction, lasting, "obrien_fleming")
+        early = sequential_p(within, fraction, persistent, "obrien_fleming")
     return Look(
         float(at_s),
         tuple(float(p) for p in (np.minimum(worse, before) if before else worse)),
@@ -100,16 +100,16 @@ def repeat_interval(comparison: Comparison, calendar: Calendar, covered_s: float
     effect, df = comparison.effect, comparison.df
     if effect is None or not df:
         return comparison
-    monitoring, lasting = rulebook.monitoring, comparison.lasting_share
+    monitoring, persistent = rulebook.monitoring, comparison.persistent_share
     if calendar.kind == "anytime":
-        z = float(anytime_z(rulebook.alpha, covered_s, TUNE_AT_S, lasting))
+        z = float(anytime_z(rulebook.alpha, covered_s, TUNE_AT_S, persistent))
     else:
         fraction = 1.0 if calendar.final else min(covered_s / max(calendar.planned_s, 1.0), 1.0)
-        z = boundary_z(rulebook.alpha, fraction, lasting)
+        z = boundary_z(rulebook.alpha, fraction, persistent)
     once = float(t_quantile(1 - rulebook.alpha, df))
     worse, within = critical_value(z, df) / once, 1.0
     if monitoring.early_go:
-        within = critical_value(boundary_z(rulebook.alpha, 1.0, lasting, "obrien_fleming"), df) / once
+        within = critical_value(boundary_z(rulebook.alpha, 1.0, persistent, "obrien_fleming"), df) / once
     down, up = (worse, within) if comparison.rule.direction is Direction.LOWER else (within, worse)
     return replace(
         comparison,

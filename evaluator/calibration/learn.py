@@ -1,9 +1,9 @@
-"""How much instances of one version differ, and how arms wander, learnt from stored runs.
+"""How much instances of one version differ, and how whole arms drift, learnt from stored runs.
 
 Two places show instances: those of one arm of a run, and the replicates of a group with one instance a side (their
 comparisons differ by the instances that they drew). Both are freed of what time alone explains.
 
-Wander of whole arms that is slower than a run is in no run's own uncertainty. It shows where the truth is known: both
+Drift of whole arms that is slower than a run is in no run's own uncertainty. It shows where the truth is known: both
 arms ran one version (no change at all), or the same release was run again (the same change). What such comparisons
 differ by beyond their own variances is it.
 
@@ -87,10 +87,10 @@ def learn_instances(stored: Sequence[Cells], same_version: Sequence[bool] = ()) 
         comparisons=len(squares),
         runs=runs,
         df=sum(item.df for item in squares),
-        wander_latency=_pool(drift, "latency"),
-        wander_failures=_pool(drift, "failures"),
-        wander_comparisons=round(sum(item.df for item in drift)),
-        wander_runs=drift_runs,
+        between_arms_latency=_pool(drift, "latency"),
+        between_arms_failures=_pool(drift, "failures"),
+        between_arms_comparisons=round(sum(item.df for item in drift)),
+        between_arms_runs=drift_runs,
     )
 
 

@@ -134,20 +134,20 @@ def _describe(learnt: Learnt) -> Iterator[str]:
             f"deviation; from {count_of(learnt.comparisons, 'comparison')} in {count_of(learnt.runs, 'run')})"
             + (f"; too few for the judge, which asks for {LEAST_COMPARISONS}" if few else "")
         )
-    if learnt.wander_latency is None or learnt.wander_failures is None:
+    if learnt.between_arms_latency is None or learnt.between_arms_failures is None:
         yield (
-            "whether whole arms wander more slowly than a run lasts was not seen: it takes runs of one version on both "
+            "whether whole arms drift more slowly than a run lasts was not seen: it takes runs of one version on both "
             "arms, or repeated runs, with several instances an arm"
         )
         return
     latency, failures = (
-        format_number(float(f"{100 * sd:.3g}")) for sd in (learnt.wander_latency, learnt.wander_failures)
+        format_number(float(f"{100 * sd:.3g}")) for sd in (learnt.between_arms_latency, learnt.between_arms_failures)
     )
-    few = learnt.wander_comparisons < LEAST_COMPARISONS
+    few = learnt.between_arms_comparisons < LEAST_COMPARISONS
     yield (
         f"identical releases differ by {latency} % in latency and {failures} pp in failures more than their runs show "
-        f"by themselves (standard deviation; from {count_of(learnt.wander_comparisons, 'comparison')} in "
-        f"{count_of(learnt.wander_runs, 'run')})" + ("; too few for the judge" if few else "")
+        f"by themselves (standard deviation; from {count_of(learnt.between_arms_comparisons, 'comparison')} in "
+        f"{count_of(learnt.between_arms_runs, 'run')})" + ("; too few for the judge" if few else "")
     )
 
 

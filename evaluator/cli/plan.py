@@ -97,7 +97,7 @@ def _head(release: str | None, history: History, goal: Goal) -> Iterator[str]:
     yield f"plan{f' for {release}' if release else ''}: {what}, {format_number(rate)} requests/s an arm"
     if history.assumed:
         yield "  assumed, not measured: five endpoints of 40 to 250 ms, 0.1 % failures and bursts of them, load that"
-        yield "  wanders, instances that differ by 1 %; `evaluator plan RELEASE` measures your own service"
+        yield "  drifts, instances that differ by 1 %; `evaluator plan RELEASE` measures your own service"
     else:
         many = "comparison" if history.comparisons == 1 else "comparisons"
         yield f"  from {history.comparisons} stored {many}; the more there are, the surer"
@@ -132,7 +132,7 @@ def _gates(plans: Sequence[GatePlan], goal: Goal, page: Page) -> list[str]:
                 _percent(plan.found_chance),
                 _percent(plan.go_chance),
                 go_after,
-                _percent(plan.lasting),
+                _percent(plan.persistent),
             )
         )
     return align_columns([head, *rows], page)

@@ -59,12 +59,14 @@ def describe_learnt(learnt: Learnt, rulebook: Rulebook) -> Finding:
     latency, failures = (format_number(100 * sd) for sd in (rulebook.prior.sd_latency, rulebook.prior.sd_failures))
     basis = f"{count_of(learnt.comparisons, 'comparison')} in {count_of(learnt.runs, 'run')}"
     text = f"instances are taken to differ by {latency} % in latency and {failures} pp in failures: learnt from {basis}"
-    drifts = learnt.wander_latency, learnt.wander_failures
-    if None not in drifts and learnt.wander_comparisons >= LEAST_COMPARISONS:
+    drifts = learnt.between_arms_latency, learnt.between_arms_failures
+    if None not in drifts and learnt.between_arms_comparisons >= LEAST_COMPARISONS:
         latency, failures = (format_number(float(f"{100 * sd:.3g}")) for sd in drifts if sd is not None)
-        basis = f"{count_of(learnt.wander_comparisons, 'comparison')} in {count_of(learnt.wander_runs, 'run')}"
+        basis = (
+            f"{count_of(learnt.between_arms_comparisons, 'comparison')} in {count_of(learnt.between_arms_runs, 'run')}"
+        )
         text += (
-            f"; whole arms are taken to wander more slowly than a run by {latency} % in latency and {failures} pp in "
+            f"; whole arms are taken to drift more slowly than a run by {latency} % in latency and {failures} pp in "
         )
         text += f"failures, from {basis}"
     return ok("history", text)

@@ -63,8 +63,8 @@ def _judge_dead(context: RequestContext, time: RunTime, name: str, dead: list[_Q
         further = f" (and {len(dead) - 1} more)" if len(dead) > 1 else ""
         text = f"{describe_gap(context, time, worst.gap, f'instance {worst.name}{further} of {name}')}; {worst.died}"
         remedy = f"look at the logs of {worst.name}: it seems to have stopped answering"
-        lasting = at_end or share > context.rulebook.silence
-        yield grade("silence", text, remedy, fails=name != BASELINE and lasting)
+        persistent = at_end or share > context.rulebook.silence
+        yield grade("silence", text, remedy, fails=name != BASELINE and persistent)
 
 
 def _judge_turnover(context: RequestContext, arm: str, by_role: list[tuple[int, list[_Quiet]]]) -> Iterable[Finding]:

@@ -286,7 +286,7 @@ def answer(
         ),
         detectable_effect=_finite(estimate.detectable[g]),
         needed_time=float(estimate.needed[g]),
-        lasting_share=float(estimate.lasting[g]),
+        persistent_share=float(estimate.persistent[g]),
         loadings=() if estimate.loadings is None else tuple(estimate.loadings[g].tolist()),
         se=_finite(estimate.se[g]),
         df=float(estimate.df[g]),

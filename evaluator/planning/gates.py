@@ -57,7 +57,7 @@ class GatePlan:
     """Chance that the goal's regression is NO-GO."""
     go_chance: float
     """Chance that an unchanged release is shown to be within the margin."""
-    lasting: float
+    persistent: float
     """Share of the variance that only more instances shrink."""
     go_after_s: float
     """Time after which an unchanged release is shown to be within the margin with the goal's power; infinite: never."""
@@ -95,7 +95,7 @@ def plan_gates(history: History, rulebook: Rulebook, goal: Goal) -> tuple[GatePl
 def noise_of_rate(history: History, goal: Goal) -> float:
     """Factor on the moving part for another rate: less traffic costs in proportion, more is not taken to buy any.
 
-    How much of the moving part is requests and how much is wander is not known, so this errs on the safe side.
+    How much of the moving part is requests and how much is drift is not known, so this errs on the safe side.
     """
     if not goal.rate_per_s or not history.rate_per_s:
         return 1.0
@@ -129,7 +129,7 @@ class _Planner:
             finds=self._smallest(),
             found_chance=self.found_chance(goal.duration_s, goal.instances),
             go_chance=self.go_chance(goal.duration_s, goal.instances),
-            lasting=at_goal.between_instance,
+            persistent=at_goal.between_instance,
             go_after_s=after,
             found_after_s=_first_time(lambda s: self.found_chance(s, goal.instances) >= goal.power),
             go_instances=_first_count(lambda m: self.go_chance(goal.duration_s, m) >= goal.power),

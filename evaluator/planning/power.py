@@ -13,7 +13,15 @@ import numpy as np
 from evaluator.extensions import needs
 from evaluator.records.arrays import FloatArray
 from evaluator.stats.inference.calendar import Calendar
-from evaluator.stats.inference.sequential import GRID, LASTING, TUNE_AT_S, anytime_z, boundaries, information, spent
+from evaluator.stats.inference.sequential import (
+    GRID,
+    PERSISTENT_SHARES,
+    TUNE_AT_S,
+    anytime_z,
+    boundaries,
+    information,
+    spent,
+)
 from evaluator.stats.inference.student import critical_value, t_below, t_quantile
 
 NORMAL_FROM = 1e4
@@ -49,7 +57,7 @@ def worst_z(level: float, between_instance: float) -> tuple[float, ...]:
 
     `between_instance` is the share of the final variance that time does not shrink.
     """
-    share = float(LASTING[np.argmin(np.abs(LASTING - between_instance))])
+    share = float(PERSISTENT_SHARES[np.argmin(np.abs(PERSISTENT_SHARES - between_instance))])
     fraction = np.arange(1, GRID + 1) / GRID
     return tuple(boundaries(information(fraction, share), spent("linear", level, fraction)))
 

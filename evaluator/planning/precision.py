@@ -1,7 +1,7 @@
 """The parts of a comparison's variance, and what they would be after other minutes with other instances.
 
-The moving part (requests, wandering load) shrinks with time. The lasting part is what instances of one version differ
-by; only more instances shrink it. The moving part is not taken to shrink with instances: the load stays what it is.
+The moving part (requests, load that drifts) shrinks with time. The persistent part is what instances of one version
+differ by; only more instances shrink it. More instances do not shrink the moving part: the load stays the same.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ class _GroupComparisons:
 def _compare_unpaired(cells: Cells) -> float:
     """Variance of the difference of two arms that did not run together, by that of the two that did.
 
-    From the wander of the arms' mean response times over the run: what they share no longer cancels.
+    From the drift of the arms' mean response times over the run: what they share no longer cancels.
     """
     moments = cells.moments
     if not moments.run.size or len(cells.arms) < 2:
@@ -232,7 +232,7 @@ def _pool(rule: Rule, timed: Sequence[_TimedComparison], rulebook: Rulebook) -> 
 def _take_apart(c: Comparison, seconds: float) -> tuple[float, float, float]:
     """Moving variance, variance of one instance, and the share of the moving part that lives within instances."""
     variance = (c.se or 0.0) ** 2
-    from_instances = min(c.lasting_share, 1.0) * variance
+    from_instances = min(c.persistent_share, 1.0) * variance
     moving = variance - from_instances
     units = [max(count, 1) for count in c.instances]
     between = from_instances / (1 / units[0] + 1 / units[1])

@@ -1,7 +1,7 @@
 """Ways to roll out, compared by what a regression would cost: simulated on the sequential test statistics.
 
 No requests are drawn. Each replication draws, for every judged stage, the path of each gate's estimate: the truth, plus
-a lasting error (instances), plus a Brownian one whose variance falls with time. Latency gates share both errors (one
+a persistent error (instances), plus a Brownian one whose variance falls with time. Latency gates share both errors (one
 slow instance slows all quantiles), failures have their own; estimated variances scatter as chi-square. The looks and
 boundaries are the judge's.
 

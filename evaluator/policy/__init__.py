@@ -144,9 +144,9 @@ def _to_history(learnt: Learnt) -> InstanceHistorySection | None:
         return None
     return InstanceHistorySection(
         comparisons=learnt.comparisons,
-        wander_latency=_round(learnt.wander_latency or 0.0),
-        wander_failures=_round(learnt.wander_failures or 0.0),
-        wander_comparisons=learnt.wander_comparisons,
+        between_arms_latency=_round(learnt.between_arms_latency or 0.0),
+        between_arms_failures=_round(learnt.between_arms_failures or 0.0),
+        between_arms_comparisons=learnt.between_arms_comparisons,
     )
 
 
@@ -210,8 +210,8 @@ def _to_prior(section: Instances) -> InstancePrior:
     earlier = section.history
     latency = failures = None
     if earlier is not None:
-        latency = build(InstanceSpread, earlier, sd=section.sd_latency, wander=earlier.wander_latency)
-        failures = build(InstanceSpread, earlier, sd=section.sd_failures, wander=earlier.wander_failures)
+        latency = build(InstanceSpread, earlier, sd=section.sd_latency, between_arms=earlier.between_arms_latency)
+        failures = build(InstanceSpread, earlier, sd=section.sd_failures, between_arms=earlier.between_arms_failures)
     expected = section.turnover == "expected"
     return build(InstancePrior, section, latency=latency, failures=failures, turnover_expected=expected)
 

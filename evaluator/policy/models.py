@@ -118,9 +118,11 @@ class InstanceHistorySection(Section):
     """What `evaluator calibrate` learnt from earlier runs; filled in from the store where the file says nothing."""
 
     comparisons: Annotated[int, Field(ge=0)] = Field(0, description="Comparisons of instances it rests on.")
-    wander_latency: Percent = Field(0.0, description="Spread of identical releases that a run does not show itself.")
-    wander_failures: Points = Field(0.0, description="The same of the failure rate.")
-    wander_comparisons: Annotated[int, Field(ge=0)] = Field(0, description="Identical releases it rests on.")
+    between_arms_latency: Percent = Field(
+        0.0, description="Spread of identical releases that a run does not show itself."
+    )
+    between_arms_failures: Points = Field(0.0, description="The same of the failure rate.")
+    between_arms_comparisons: Annotated[int, Field(ge=0)] = Field(0, description="Identical releases it rests on.")
 
 
 class Instances(Section):

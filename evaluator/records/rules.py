@@ -90,9 +90,9 @@ class InstanceSpread:
     """Standard deviation of the level of one instance."""
     comparisons: int
     """Comparisons of instances that it rests on."""
-    wander: float = 0.0
+    between_arms: float = 0.0
     """Standard deviation of candidate against baseline in identical releases, beyond what a run shows by itself."""
-    wander_comparisons: int = 0
+    between_arms_comparisons: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +120,13 @@ class Learnt:
     runs: int
     df: float = 0.0
     """Degrees of freedom of all comparisons together."""
-    wander_latency: float | None = None
+    between_arms_latency: float | None = None
     """What candidate and baseline of identical releases differ by (log ratio, standard deviation) beyond what a run
-    shows of its own uncertainty: arms that wander more slowly than a run lasts."""
-    wander_failures: float | None = None
-    wander_comparisons: int = 0
+    shows of its own uncertainty: differences of whole arms that change more slowly than a run."""
+    between_arms_failures: float | None = None
+    between_arms_comparisons: int = 0
     """Independent comparisons of identical releases that this rests on."""
-    wander_runs: int = 0
+    between_arms_runs: int = 0
 
 
 @dataclass(frozen=True, slots=True)

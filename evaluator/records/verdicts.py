@@ -116,7 +116,7 @@ class Comparison:
     """Multiple of the present duration after which an unchanged estimate would be shown to be within the margin."""
     loadings: tuple[float, ...] = field(default=(), repr=False)
     """What the estimate's error is made of; products with another comparison's are their correlation."""
-    lasting_share: float = 0.0
+    persistent_share: float = 0.0
     """Share of the variance that only more instances or replicates shrink, not more minutes."""
     se: float | None = None
     """Standard error: of the log ratio where the effect is relative, else in the effect's own unit."""

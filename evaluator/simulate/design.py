@@ -1,7 +1,7 @@
 """What a simulated release is made of: traffic, dependence, defects, and the change of the new version.
 
 The defaults are a service of five endpoints on 4 + 4 instances, 30 requests a second an arm, one hour, in which nothing
-is independent: load wanders, everything shares spikes, every instance has its own level and its own slow moods, and
+is independent: load drifts, everything shares spikes, every instance has its own level and its own slow moods, and
 failures come in bursts.
 """
 

@@ -2,7 +2,7 @@
 
 An arm's response times are a mixture over endpoints, moments of the run, shared spikes, cache hits and the heavy tail.
 Each part is lognormal, or lognormal times Pareto, whose distribution function is that of a normal plus an exponential
-on the log scale. All wandering processes are normal on that scale and independent of the traffic, so that they only
+on the log scale. All drift processes are normal on that scale and independent of the traffic, so that they only
 widen it. Parts are weighted as the judge standardises (n_c·n_b / (n_c + n_b) over endpoint and time), so that a mere
 change of mix is no effect. It is the distribution of the kind of release, not of the instances that one release
 happened to draw.

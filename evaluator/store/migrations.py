@@ -111,6 +111,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE store.verdicts ADD COLUMN outcomes_run VARCHAR DEFAULT ''",
         "ALTER TABLE store.verdicts ADD COLUMN outcomes_paid VARCHAR DEFAULT ''",
     ),
+    tuple(
+        f"ALTER TABLE store.learnt RENAME COLUMN wander_{part} TO between_arms_{part}"
+        for part in ("latency", "failures", "comparisons", "runs")
+    ),
 )
 """Statements of each step. Steps are never edited once released: a change is a new step."""
 

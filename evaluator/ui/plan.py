@@ -133,7 +133,7 @@ def _say_origin(history: History) -> None:
     if history.assumed:
         text = (
             "Assumed, not measured: five endpoints of 40 to 250 ms, 0.1 % failures and bursts of them, load that "
-            "wanders, instances that differ by 1 %. Choose a stored release to plan from your own service."
+            "drifts, instances that differ by 1 %. Choose a stored release to plan from your own service."
         )
     else:
         many = "comparison" if history.comparisons == 1 else "comparisons"
@@ -162,7 +162,7 @@ def _row(plan: GatePlan, goal: Goal) -> tuple[str, ...]:
         f"{plan.found_chance:.0%} (+{harm(goal.harm(precision))})",
         f"{plan.go_chance:.0%}",
         after,
-        f"{plan.lasting:.0%}",
+        f"{plan.persistent:.0%}",
     )
 
 

@@ -21,7 +21,7 @@ HEAD = """# Accuracy
 
 Written by `make bench-arena`; do not edit.
 
-Every row is simulated releases with a known truth (`evaluator.simulate`): nothing in them is independent, load wanders,
+Every row is simulated releases with a known truth (`evaluator.simulate`): nothing in them is independent, load drifts,
 both arms share spikes, instances have levels and moods of their own, failures come in bursts. Unless a design says
 otherwise a release has 4 + 4 instances, 30 requests a second an arm and 60 minutes. Shares are percent with Wilson's
 95 % interval, medians are minutes with a 95 % interval of order statistics, – is less than half found.

@@ -124,26 +124,30 @@ MOODY = replace(STEADY, arm_drift=AR1(0.04, 7200.0))
 """Arms whose level hardly moves in a quarter of an hour, and is another one each time: √2 · 4 % of a comparison."""
 
 
-def test_wander_slower_than_a_run_is_learnt_from_one_version_on_both_arms():
+def test_drift_slower_than_a_run_is_learnt_from_one_version_on_both_arms():
     moody = [simulate_cells(MOODY, seed) for seed in range(16)]
     learnt = learn_instances(moody, [True] * 16)
-    assert learnt.wander_latency == pytest.approx(0.04 * np.sqrt(2), rel=0.4)
-    assert (learnt.wander_comparisons, learnt.wander_runs) == (16, 16)
+    assert learnt.between_arms_latency == pytest.approx(0.04 * np.sqrt(2), rel=0.4)
+    assert (learnt.between_arms_comparisons, learnt.between_arms_runs) == (16, 16)
     assert learnt.sd_latency == pytest.approx(0.03, rel=0.25)  # of instances all the same
     steady = learn_instances([simulate_cells(STEADY, seed) for seed in range(16)], [True] * 16)
-    assert steady.wander_latency < 0.02
+    assert steady.between_arms_latency < 0.02
 
 
-def test_wander_is_learnt_from_replicates_whatever_they_changed():
+def test_drift_is_learnt_from_replicates_whatever_they_changed():
     design = replace(MOODY, duration_s=300.0, replicates=4, changes=(Change(latency=0.2),))
     learnt = learn_instances([simulate_cells(design, seed) for seed in range(5)])
-    assert learnt.wander_latency == pytest.approx(0.04 * np.sqrt(2), rel=0.5)
-    assert (learnt.wander_comparisons, learnt.wander_runs) == (15, 20)
+    assert learnt.between_arms_latency == pytest.approx(0.04 * np.sqrt(2), rel=0.5)
+    assert (learnt.between_arms_comparisons, learnt.between_arms_runs) == (15, 20)
 
 
-def test_runs_whose_change_is_not_known_teach_nothing_of_wander():
+def test_runs_whose_change_is_not_known_teach_nothing_of_drift():
     learnt = learn_instances([simulate_cells(MOODY, 1)])
-    assert (learnt.wander_latency, learnt.wander_failures, learnt.wander_comparisons) == (None, None, 0)
+    assert (learnt.between_arms_latency, learnt.between_arms_failures, learnt.between_arms_comparisons) == (
+        None,
+        None,
+        0,
+    )
 
 
 def test_one_version_on_both_arms_is_judged_as_it_ran():

@@ -176,10 +176,10 @@ def test_one_version_on_both_arms_is_told_by_its_versions(call, folder):
     assert "nothing: one version" in out
     assert "more than their runs show by themselves (standard deviation; from 5 comparisons in 5 runs)" in out
     learnt = Store.open(folder / "evaluator.duckdb").control.learnt("self")
-    assert (learnt.wander_comparisons, learnt.wander_runs) == (5, 5)
+    assert (learnt.between_arms_comparisons, learnt.between_arms_runs) == (5, 5)
     verdict = json.loads(call("verdict", "self@0", "--exit-zero", "--dry-run", "--format", "json")[1])
     text = next(check["text"] for check in verdict["health"] if check["check"] == "history")
-    assert "whole arms are taken to wander more slowly than a run" in text
+    assert "whole arms are taken to drift more slowly than a run" in text
     assert text.endswith("from 5 comparisons in 5 runs")
 
 
@@ -214,7 +214,9 @@ def test_plan_as_json_has_no_infinity(call):
     assert {gate["name"] for gate in plan["gates"]} == {"failure_rate", "latency_p50", "latency_p95", "latency_p99"}
     assert all(gate["go_after_s"] is None for gate in plan["gates"])
     # Keys are a promise, whatever the fields behind them are called.
-    assert {"half_width", "finds", "found_chance", "go_chance", "lasting", "found_after_s"} <= plan["gates"][0].keys()
+    assert {"half_width", "finds", "found_chance", "go_chance", "persistent", "found_after_s"} <= plan["gates"][
+        0
+    ].keys()
     assert {row["strategy"] for row in plan["strategies"]} == {"big_bang", "blue_green", "canary", "ab_test"}
     assert len(plan["grids"][0]["half_widths"]) == len(plan["grids"][0]["seconds"])
 

@@ -217,8 +217,14 @@ def of_rules() -> Iterator[Input]:
         "instances-alike": {"instances": {"sd_latency": "0.1%", "sd_failures": "0.001pp"}},
         "instances-said": {"instances": {"baseline": 4, "canary": 3}},
         "history": {"instances": {"history": {"comparisons": 12}, "sd_latency": "2%"}},
-        "history-wander": {
-            "instances": {"history": {"wander_latency": "3%", "wander_failures": "0.1pp", "wander_comparisons": 9}}
+        "history-between-arms": {
+            "instances": {
+                "history": {
+                    "between_arms_latency": "3%",
+                    "between_arms_failures": "0.1pp",
+                    "between_arms_comparisons": 9,
+                }
+            }
         },
         "warm-up-30": {"warm_up": "30s"},
         "warm-up-too-long": {"warm_up": "10m"},

@@ -27,5 +27,5 @@ KEPT_INPUTS: tuple[str, ...] = (
     "readings/looks/anytime",
     "recorded/in-flight",
     "recorded/runs",
-    "rule/history-wander/three",
+    "rule/history-between-arms/three",
 )

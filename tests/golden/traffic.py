@@ -70,7 +70,7 @@ class Test:
     instance_sd: float = 0.01
     run_sd: float = 0.0
     sigma: float = 0.45
-    wander: float = 0.10
+    drift: float = 0.10
     endpoints: tuple[str, ...] = ENDPOINTS
     ramp_s: float = 0.0
     """Users and requests grow from none to all in this time."""
@@ -109,23 +109,23 @@ class Rows:
 def draw(name: str, test: Test, *arms: Arm) -> dict[str, list[Rows]]:
     """Arm → the requests of each run."""
     random = make_random(name)
-    shared = _draw_wander(random, test)
+    shared = _draw_drift(random, test)
     return {arm.name: [_draw_run(random, test, arm, run, shared[run]) for run in range(test.runs)] for arm in arms}
 
 
-def _draw_wander(random: np.random.RandomState, test: Test) -> list[np.ndarray]:
-    """What hits all arms at the same time: a slow wander of latency, by the second."""
+def _draw_drift(random: np.random.RandomState, test: Test) -> list[np.ndarray]:
+    """What hits all arms at the same time: a slow drift of latency, by the second."""
     out = []
     for _ in range(test.runs):
         level, levels = 0.0, []
         for step in random.normal(0, 1, int(test.seconds) + 1):
             level = 0.97 * level + 0.243 * step
             levels.append(level)
-        out.append(test.wander * np.array(levels))
+        out.append(test.drift * np.array(levels))
     return out
 
 
-def _draw_run(random: np.random.RandomState, test: Test, arm: Arm, run: int, wander: np.ndarray) -> Rows:
+def _draw_run(random: np.random.RandomState, test: Test, arm: Arm, run: int, drift: np.ndarray) -> Rows:
     n = round(test.seconds * test.rate * arm.rate)
     at = np.sort(random.uniform(0, test.seconds, n))
     if test.ramp_s:
@@ -138,7 +138,7 @@ def _draw_run(random: np.random.RandomState, test: Test, arm: Arm, run: int, wan
     of_run = random.normal(0, test.run_sd) if test.run_sd else 0.0
     median = np.geomspace(40, 200, len(test.endpoints))[kind]
     ms = median * arm.latency * np.exp(test.sigma * random.normal(0, 1, n) + level[instance] + of_run)
-    ms *= np.exp(wander[at.astype(int)]) * (1 + arm.leak * at / test.seconds)
+    ms *= np.exp(drift[at.astype(int)]) * (1 + arm.leak * at / test.seconds)
     slow = random.uniform(0, 1, n) < 0.02
     ms[slow] *= 3.0 * arm.tail
     if test.heavy:

@@ -511,7 +511,7 @@ def test_a_run_that_was_cut_short_is_the_first_thing_to_mend():
 
 
 def test_a_small_change_that_is_not_decided_wants_replicates_and_a_large_one_a_decision():
-    lasting = {"answer": (0.5, 0.3), "needed_time": float("inf"), "drift": Drift(0.01, 0.5, 0.01)}
-    assert "more replicates" in judge(metric(**lasting)).next_action
-    large = metric(**lasting, effect=Effect("relative", 0.12, 0.02, 0.22))
+    persistent = {"answer": (0.5, 0.3), "needed_time": float("inf"), "drift": Drift(0.01, 0.5, 0.01)}
+    assert "more replicates" in judge(metric(**persistent)).next_action
+    large = metric(**persistent, effect=Effect("relative", 0.12, 0.02, 0.22))
     assert "as large as the margin" in judge(large).next_action

@@ -78,7 +78,7 @@ def gauge(values, query=GAUGE):
     return sum_up(answers, ("baseline", "canary"), STEP)
 
 
-def wander(rng, pods=4, samples=121, *, phi=0.9, slope=0.0, level=100.0):
+def drift(rng, pods=4, samples=121, *, phi=0.9, slope=0.0, level=100.0):
     """A gauge of two arms with a mood that they share, each pod's own, and a trend of the canary (per hour)."""
 
     def ar(n, sd):
@@ -325,13 +325,13 @@ def test_the_largest_sample_of_each_minute_is_compared():
 
 def test_a_trend_is_recovered():
     slope = Rule("leak", GaugeSlope(query=GAUGE.text, unit="MiB"), margin=Margin(10.0, relative=False))
-    answer = ask(gauge(wander(np.random.default_rng(4), samples=241, slope=40.0)), slope)
+    answer = ask(gauge(drift(np.random.default_rng(4), samples=241, slope=40.0)), slope)
     assert answer.unit == "MiB/h"
     assert answer.effect.estimate == pytest.approx(40.0, abs=8)
     assert p(answer)[0] < 0.01
     assert (
         "give it a margin in MiB/h"
-        in ask(gauge(wander(np.random.default_rng(4))), replace(slope, margin=Margin(0.1))).no_data
+        in ask(gauge(drift(np.random.default_rng(4))), replace(slope, margin=Margin(0.1))).no_data
     )
 
 
@@ -353,7 +353,7 @@ def test_equal_gauges_are_rarely_called_different(kind):
     """240 pairs of arms alike, half an hour each: 5 % are promised on each side (Monte Carlo error of both: 1 %)."""
     rng = np.random.default_rng(7)
     rule = Rule("g", METRICS[kind](query=GAUGE.text), margin=Margin(1.0, relative=False))
-    p_values = [p(ask(gauge(wander(rng)), rule), "zero") for _ in range(240)]
+    p_values = [p(ask(gauge(drift(rng)), rule), "zero") for _ in range(240)]
     assert (np.array(p_values) < 0.05).mean() < 0.05 + 2 * 0.01
 
 

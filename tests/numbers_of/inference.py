@@ -42,7 +42,7 @@ from evaluator.stats.inference.sequential import (
     spent_by_first,
 )
 from evaluator.stats.inference.student import critical_value, t_below, t_quantile
-from evaluator.stats.variance.history import InstanceHistory, add_wander, on_scale, pool_instances
+from evaluator.stats.variance.history import InstanceHistory, add_between_arms, on_scale, pool_instances
 from evaluator.stats.variance.instances import InstanceVariance, find_replicating
 from evaluator.stats.variance.longrun import TimeVariance, cosine_count, cosines, time_scores, time_variance
 from evaluator.stats.variance.uncertainty import (
@@ -97,8 +97,8 @@ def _sequential() -> Any:
     out: dict[str, Any] = {"alphas": ALPHAS}
     for kind in ("linear", "obrien_fleming"):
         for fraction in (0.005, 0.1, 0.49, 0.5, 0.999, 1.0, 1.2):
-            for lasting in (0.0, 0.03, 0.5, 0.93, 1.0):
-                out[f"{kind} {fraction} {lasting}"] = sequential_p(p, fraction, np.full(p.size, lasting), kind)
+            for persistent in (0.0, 0.03, 0.5, 0.93, 1.0):
+                out[f"{kind} {fraction} {persistent}"] = sequential_p(p, fraction, np.full(p.size, persistent), kind)
         out[f"{kind} z"] = [boundary_z(level, 0.4, 0.2, kind) for level in (1e-9, 1e-3, 0.05, 0.3)]
         out[f"{kind} spent"] = spent(kind, 0.05, np.array([0.01, 0.3, 1.0]))
     out["default"] = sequential_p(p, 0.3, np.linspace(0, 1, p.size)), boundary_z(0.05, 0.3, 0.1)
@@ -116,7 +116,7 @@ def _boundaries() -> Any:
     return {
         "linear": boundaries(even, spent("linear", 0.05, even)),
         "late": boundaries(uneven, spent("obrien_fleming", 0.01, uneven)),
-        "lasting": boundaries(information(even, 0.3), spent("linear", 0.2, even)),
+        "persistent": boundaries(information(even, 0.3), spent("linear", 0.2, even)),
         "nothing spent": boundaries(even, np.array([0.0, 0.0, 0.01, 0.01, 0.05])),
         "all at once": boundaries(np.array([0.5, 1.0]), np.array([0.9999, 0.99995])),
         "more than all": boundaries(np.array([1.0]), np.array([1.5])),
@@ -184,8 +184,8 @@ def _uncertainty() -> Any:
     }
     prior = np.array([[0.0025] * 4, [0.0016] * 4])
     short, long = (
-        InstanceHistory(np.full(4, 0.03), count, np.full(4, 0.002), wander_count)
-        for count, wander_count in ((4, 4), (7, 5))
+        InstanceHistory(np.full(4, 0.03), count, np.full(4, 0.002), between_arms_count)
+        for count, between_arms_count in ((4, 4), (7, 5))
     )
     distance = np.array([0.3, 0.0, -0.05, 1e-13])
     out: dict[str, Any] = {}
@@ -215,15 +215,16 @@ def _history() -> Any:
     for count in (0, 4, 5, 9, 10, 11):
         on_file = InstanceHistory(np.array([0.01, 0.02, 0.03]), count, np.array([0.001, 0.0, 0.04]), count)
         out[f"pooled {count}"] = pool_instances(variance, within, effective, on_file)
-        out[f"wander {count}"] = [
-            add_wander(np.array([0.01, 0.0, 0.2]), np.array([3.0, 7.0, 20.0]), on_file, arms=arms) for arms in (1, 2)
+        out[f"between arms {count}"] = [
+            add_between_arms(np.array([0.01, 0.0, 0.2]), np.array([3.0, 7.0, 20.0]), on_file, arms=arms)
+            for arms in (1, 2)
         ]
         out[f"weight {count}"] = on_file.weight
     on_file = on_scale(InstanceSpread(0.2, 8, 0.1, 6), np.array([1.0, 3.0]))
     return out | {
         "scaled": on_file,
         "twice": on_file and on_file.times(np.array([2.0, 0.5])),
-        "default": add_wander(np.array([0.1]), np.array([5.0]), InstanceHistory(np.ones(1), 9, np.ones(1), 9)),
+        "default": add_between_arms(np.array([0.1]), np.array([5.0]), InstanceHistory(np.ones(1), 9, np.ones(1), 9)),
     }
 
 

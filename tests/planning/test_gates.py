@@ -42,7 +42,7 @@ def test_a_forecast_of_what_was_seen_is_what_was_seen():
     for precision in learnt.precisions:
         again, was = forecast(precision, precision.reference_s, (4, 4)), observed[precision.rule.name]
         assert again.se == pytest.approx(was.se)
-        assert again.between_instance == pytest.approx(was.lasting_share)
+        assert again.between_instance == pytest.approx(was.persistent_share)
         assert again.df == pytest.approx(was.df, rel=0.1)
 
 

@@ -349,17 +349,19 @@ def test_history_says_how_much_instances_differ(tmp_path, text, learnt, latency)
     assert unchanged == (judged.hash == policy.hash) == (judged.effective == policy.effective)
 
 
-def test_what_was_learnt_of_instances_and_wander_reaches_the_judge():
+def test_what_was_learnt_of_instances_and_drift_reaches_the_judge():
     learnt = Learnt(0.03, 0.0001, 12, 6, 37.0, 0.012, 0.0004, 7, 5)
     judged = with_learnt(load_policy(), learnt)
     prior = judged.rulebook.prior
     assert prior.latency == InstanceSpread(prior.sd_latency, 12, 0.012, 7)
     assert prior.failures == InstanceSpread(prior.sd_failures, 12, 0.0004, 7)
-    assert judged.effective["instances"]["history"]["wander_comparisons"] == 7
+    assert judged.effective["instances"]["history"]["between_arms_comparisons"] == 7
     assert with_learnt(judged, learnt).hash == judged.hash  # what the file says of history stands
 
 
 def test_history_can_be_stated_in_the_file(tmp_path):
-    text = "instances: {sd_latency: 2%, history: {comparisons: 8, wander_latency: 1%, wander_comparisons: 6}}"
+    text = (
+        "instances: {sd_latency: 2%, history: {comparisons: 8, between_arms_latency: 1%, between_arms_comparisons: 6}}"
+    )
     prior = load_policy(write(tmp_path, text)).rulebook.prior
     assert prior.latency == InstanceSpread(0.02, 8, 0.01, 6)

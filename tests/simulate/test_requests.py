@@ -79,7 +79,7 @@ def test_traffic_is_what_was_asked_for():
     assert span_s.max() <= 1200
 
 
-def test_wander_has_its_sd_and_time_constant():
+def test_drift_has_its_sd_and_time_constant():
     series = draw_ar1(np.random.default_rng(1), AR1(0.12, 330.0), 400, 720, 5.0)
     assert series.std() == pytest.approx(0.12, rel=0.03)
     for lag_s in (100, 330):
@@ -88,12 +88,12 @@ def test_wander_has_its_sd_and_time_constant():
         assert correlation == pytest.approx(math.exp(-lag_s / 330), abs=0.04)
 
 
-def test_wander_starts_stationary():
+def test_drift_starts_stationary():
     series = draw_ar1(np.random.default_rng(2), AR1(1.0, 100.0), 4000, 4, 5.0)
     assert series.std(axis=0) == pytest.approx(1.0, rel=0.05)
 
 
-def test_wander_is_the_plain_recursion():
+def test_drift_is_the_plain_recursion():
     rng, steps = np.random.default_rng(3), 50
     series = draw_ar1(rng, AR1(2.0, 30.0), 1, steps, 5.0)[0]
     shocks = np.random.default_rng(3).standard_normal(steps) * 2.0

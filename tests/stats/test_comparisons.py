@@ -150,7 +150,7 @@ def test_slow_instances_widen_the_interval_of_the_release():
     """What instances of one version differ by is no evidence about the version."""
     calm, wild = (_mean(simulate_cells(replace(SMALL, duration_s=900.0, instance_sd=sd), 6)) for sd in (0.0, 0.1))
     assert wild.upper[0] - wild.lower[0] > 3 * (calm.upper[0] - calm.lower[0])
-    assert wild.lasting[0] > 0.8
+    assert wild.persistent[0] > 0.8
 
 
 def test_one_instance_a_side_is_assumed_to_differ():

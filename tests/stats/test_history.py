@@ -15,7 +15,13 @@ from evaluator.stats.estimators.failures import compare_failures
 from evaluator.stats.estimators.means import compare_means
 from evaluator.stats.estimators.quantiles import QuantileQuestion, compare_quantiles
 from evaluator.stats.shaping.panel import build_panel
-from evaluator.stats.variance.history import LEAST_COMPARISONS, MOST_WEIGHT, InstanceHistory, add_wander, pool_instances
+from evaluator.stats.variance.history import (
+    LEAST_COMPARISONS,
+    MOST_WEIGHT,
+    InstanceHistory,
+    add_between_arms,
+    pool_instances,
+)
 from evaluator.stats.variance.instances import InstanceVariance
 from evaluator.stats.variance.longrun import TimeVariance
 from evaluator.stats.variance.uncertainty import choose_design, combine
@@ -73,8 +79,8 @@ def test_a_single_instance_borrows_from_the_other_arm_and_from_history():
     assert alone.variance.ravel().tolist() == pytest.approx([0.01, 0.01])
 
 
-def test_wandering_of_this_run_is_added_to_what_is_on_file():
-    """On file is what lasts; an instance that wanders in this run shows that on top."""
+def test_drift_of_this_run_is_added_to_what_is_on_file():
+    """On file is what lasts; an instance that drifts in this run shows that on top."""
     still = pool_instances(arms((0.02, 0.02)), arms((0, 0)), arms((4, 4)), history(0.0))
     moving = pool_instances(arms((0.02, 0.02)), arms((0.02, 0.02)), arms((4, 4)), history(0.0))
     assert still.variance[0, 0] == pytest.approx(0.02 * 6 / 16)
@@ -82,22 +88,22 @@ def test_wandering_of_this_run_is_added_to_what_is_on_file():
 
 
 @given(positive, st.floats(1, 100), positive, st.integers(LEAST_COMPARISONS, 50))
-def test_wander_only_widens(variance, df, wander, count):
-    on_file = history(wander=np.array([wander]), wander_count=count)
-    total, freedom, part = add_wander(np.array([variance]), np.array([df]), on_file)
-    assert total[0] == pytest.approx(variance + wander)
-    assert part[0] == wander
+def test_drift_only_widens(variance, df, drift, count):
+    on_file = history(between_arms=np.array([drift]), between_arms_count=count)
+    total, freedom, part = add_between_arms(np.array([variance]), np.array([df]), on_file)
+    assert total[0] == pytest.approx(variance + drift)
+    assert part[0] == drift
     assert min(df, count) * (1 - 1e-9) <= freedom[0] <= (df + count) * (1 + 1e-9)
-    single, _, _ = add_wander(np.array([variance]), np.array([df]), on_file, arms=1)
-    assert single[0] == pytest.approx(variance + wander / 2)
+    single, _, _ = add_between_arms(np.array([variance]), np.array([df]), on_file, arms=1)
+    assert single[0] == pytest.approx(variance + drift / 2)
 
 
-def test_wander_that_is_not_known_adds_nothing():
+def test_drift_that_is_not_known_adds_nothing():
     variance, df = np.array([0.1, 0.0]), np.array([6.0, 6.0])
-    for on_file in (history(), history(wander=np.array([1.0]), wander_count=LEAST_COMPARISONS - 1)):
-        widened = add_wander(variance, df, on_file)
+    for on_file in (history(), history(between_arms=np.array([1.0]), between_arms_count=LEAST_COMPARISONS - 1)):
+        widened = add_between_arms(variance, df, on_file)
         assert [part.tolist() for part in widened] == [[0.1, 0.0], [6.0, 6.0], [0.0, 0.0]]
-    nothing = add_wander(variance, df, history(wander=np.zeros(1), wander_count=9))
+    nothing = add_between_arms(variance, df, history(between_arms=np.zeros(1), between_arms_count=9))
     assert nothing[1].tolist() == [6.0, 6.0]
 
 
@@ -108,11 +114,11 @@ RUNS = 20_000
 MINUTES_DF = 12.0
 
 
-def simulate(rng, *, instances, instance_sd, minutes_sd, wander_sd):
+def simulate(rng, *, instances, instance_sd, minutes_sd, between_arms_sd):
     """Effects of `RUNS` identical releases, and what each run knows of its own uncertainty."""
     levels = rng.normal(0, instance_sd, (2, instances, RUNS))
     minutes = rng.normal(0, minutes_sd, RUNS)
-    effect = levels[1].mean(axis=0) - levels[0].mean(axis=0) + minutes + rng.normal(0, wander_sd, RUNS)
+    effect = levels[1].mean(axis=0) - levels[0].mean(axis=0) + minutes + rng.normal(0, between_arms_sd, RUNS)
     spread = levels.var(axis=1, ddof=1) / instances
     by_cosines = minutes_sd**2 * rng.chisquare(MINUTES_DF, RUNS) / MINUTES_DF
     time = TimeVariance(by_cosines, MINUTES_DF, 0 * by_cosines, 240)
@@ -130,20 +136,21 @@ def coverage(effect, uncertainty):
     return (np.abs(effect) <= half).mean(), (effect > half).mean(), float(np.median(half))
 
 
-def learn(rng, count, *, instance_sd, wander_sd):
-    """What `count` stored comparisons say: each saw three degrees of freedom of instances and one of wander."""
+def learn(rng, count, *, instance_sd, between_arms_sd):
+    """What `count` stored comparisons say: each saw three degrees of freedom of instances and one of drift."""
     instance = instance_sd**2 * rng.chisquare(3 * count) / (3 * count)
-    wander = wander_sd**2 * rng.chisquare(count) / count
-    return InstanceHistory(np.array([instance]), count, np.array([wander]), count)
+    drift = between_arms_sd**2 * rng.chisquare(count) / count
+    return InstanceHistory(np.array([instance]), count, np.array([drift]), count)
 
 
 @pytest.mark.parametrize("instances", [2, 4])
 def test_instances_on_file_narrow_the_interval_and_keep_its_coverage(instances):
     rng = np.random.default_rng(1)
-    effect, time, observed = simulate(rng, instances=instances, instance_sd=0.03, minutes_sd=0.008, wander_sd=0.0)
+    effect, time, observed = simulate(rng, instances=instances, instance_sd=0.03, minutes_sd=0.008, between_arms_sd=0.0)
     alone = coverage(effect, combine(time, observed, np.full((2, RUNS), 0.05**2)))
     each = [
-        coverage(effect, with_history(time, observed, learn(rng, 12, instance_sd=0.03, wander_sd=0.0))) for _ in "abcd"
+        coverage(effect, with_history(time, observed, learn(rng, 12, instance_sd=0.03, between_arms_sd=0.0)))
+        for _ in "abcd"
     ]
     covered, worse, half = np.mean(each, axis=0)
     assert 0.88 <= covered <= 0.92
@@ -151,12 +158,12 @@ def test_instances_on_file_narrow_the_interval_and_keep_its_coverage(instances):
     assert half < (0.8 if instances == 2 else 0.97) * alone[2]
 
 
-def test_wander_slower_than_the_run_is_covered_with_history_only():
+def test_drift_slower_than_the_run_is_covered_with_history_only():
     rng = np.random.default_rng(2)
-    effect, time, observed = simulate(rng, instances=4, instance_sd=0.03, minutes_sd=0.008, wander_sd=0.03)
+    effect, time, observed = simulate(rng, instances=4, instance_sd=0.03, minutes_sd=0.008, between_arms_sd=0.03)
     alone = coverage(effect, combine(time, observed, np.full((2, RUNS), 0.05**2)))
     each = [
-        coverage(effect, with_history(time, observed, learn(rng, 12, instance_sd=0.03, wander_sd=0.03)))
+        coverage(effect, with_history(time, observed, learn(rng, 12, instance_sd=0.03, between_arms_sd=0.03)))
         for _ in "abcdefgh"
     ]
     covered, worse, _ = np.mean(each, axis=0)
@@ -209,9 +216,9 @@ def test_nothing_is_on_file_of_sizes():
 def test_history_on_another_scale_is_of_squared_units():
     scaled = InstanceHistory(np.array([0.5, 2.0]), 7, np.array([3.0, 1.0]), 6).times(np.array([10.0, 3.0]))
     np.testing.assert_allclose(scaled.instance, [50.0, 18.0])
-    np.testing.assert_allclose(scaled.wander, [300.0, 9.0])
-    assert (scaled.count, scaled.wander_count) == (7, 6)
-    assert InstanceHistory(np.array([0.5]), 7).times(np.array([2.0])).wander is None
+    np.testing.assert_allclose(scaled.between_arms, [300.0, 9.0])
+    assert (scaled.count, scaled.between_arms_count) == (7, 6)
+    assert InstanceHistory(np.array([0.5]), 7).times(np.array([2.0])).between_arms is None
 
 
 @pytest.mark.parametrize(("count", "weight"), [(0, 0.0), (4, 0.0), (5, 5.0), (10, 10.0), (11, 10.0)])

@@ -54,7 +54,7 @@ def test_the_squares_of_the_scores_are_the_variance(rows):
     assert variance.variance == pytest.approx(by_arm)
 
 
-def test_a_short_run_of_like_instances_shows_no_lasting_difference():
+def test_a_short_run_of_like_instances_shows_no_persistent_difference():
     """Five blocks are too few for cosines; what varies from block to block is still not what sets instances apart."""
     like = replace(SMALL, duration_s=100.0, bucket_s=5, instances=(4,), instance_sd=0.0)
     like = replace(like, instance_drift=AR1(0.0, 100.0))

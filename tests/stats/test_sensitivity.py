@@ -30,7 +30,7 @@ FAR_TOO_MANY = 0.20
 QUARTER = replace(Scenario(), duration_s=900.0)
 UNLIKE_INSTANCES = replace(QUARTER, instance_sd=0.03)
 TWO_INSTANCES = replace(UNLIKE_INSTANCES, instances=(2,))
-WANDERING_ARMS = replace(
+DRIFTING_ARMS = replace(
     QUARTER, instance_sd=0.0, instances=(4,), instance_drift=AR1(0.0, 100.0), arm_drift=AR1(0.05, 30.0)
 )
 FAILURES_IN_BURSTS = replace(
@@ -89,7 +89,7 @@ class Case:
 
 CASES = [
     pytest.param(Case(UNLIKE_INSTANCES, mean, without_instances), id="mean-without-instances"),
-    pytest.param(Case(WANDERING_ARMS, mean, without_time), id="mean-without-time"),
+    pytest.param(Case(DRIFTING_ARMS, mean, without_time), id="mean-without-time"),
     pytest.param(Case(UNLIKE_INSTANCES, typical_time, without_instances), id="typical-time-without-instances"),
     pytest.param(Case(UNLIKE_INSTANCES, p95, requests_as_units), id="p95-of-requests"),
     pytest.param(Case(FAILURES_IN_BURSTS, failure_rate, requests_as_units), id="failures-of-requests"),

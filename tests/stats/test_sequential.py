@@ -9,7 +9,7 @@ from evaluator.stats.inference.calendar import plan_looks
 from evaluator.stats.inference.sequential import (
     ALPHAS,
     GRID,
-    LASTING,
+    PERSISTENT_SHARES,
     _table,
     anytime_critical,
     anytime_p,
@@ -44,17 +44,17 @@ def test_one_look_is_the_ordinary_test():
 def test_the_shipped_table_is_what_the_recursion_gives(kind):
     fraction = np.arange(1, GRID + 1) / GRID
     table = [
-        [boundaries(information(fraction, lasting), spent(kind, alpha, fraction)) for alpha in ALPHAS]
-        for lasting in LASTING
+        [boundaries(information(fraction, persistent), spent(kind, alpha, fraction)) for alpha in ALPHAS]
+        for persistent in PERSISTENT_SHARES
     ]
     assert np.allclose(_table()[kind], table, atol=2e-5)
 
 
-@pytest.mark.parametrize("lasting", [0.0, 0.3, 0.8])
-def test_the_error_of_all_looks_together_is_alpha(lasting):
+@pytest.mark.parametrize("persistent", [0.0, 0.3, 0.8])
+def test_the_error_of_all_looks_together_is_alpha(persistent):
     """Simulated looks of a process with a part that time does not shrink: 5 % within three Monte Carlo errors."""
     fraction = np.arange(1, GRID + 1) / GRID
-    info = information(fraction, lasting)
+    info = information(fraction, persistent)
     rng = np.random.default_rng(5)
     steps = rng.normal(size=(20_000, GRID)) * np.sqrt(np.diff(info, prepend=0.0))
     z = np.cumsum(steps, axis=1) / np.sqrt(info)
@@ -67,8 +67,8 @@ def test_the_error_of_all_looks_together_is_alpha(lasting):
 def test_the_sequential_p_value_is_the_level_whose_boundary_is_met(fraction, share):
     """A statistic exactly on the 2 % boundary has the sequential p-value 2 %."""
     times = np.arange(1, GRID + 1) / GRID
-    lasting = share / (share + (1 - share) * fraction)
-    edge = boundaries(information(times, lasting), spent("linear", 0.02, times))[round(fraction * GRID) - 1]
+    persistent = share / (share + (1 - share) * fraction)
+    edge = boundaries(information(times, persistent), spent("linear", 0.02, times))[round(fraction * GRID) - 1]
     from scipy.special import ndtr
 
     p_values = sequential_p(np.array([ndtr(-edge)]), fraction, np.array([share]))
@@ -102,7 +102,7 @@ def test_the_confidence_sequence_holds_at_every_moment():
 def test_the_table_covers_what_a_policy_can_ask():
     assert ALPHAS[0] <= 1e-7
     assert ALPHAS[-1] >= 0.5
-    assert LASTING[0] == 0.0
+    assert PERSISTENT_SHARES[0] == 0.0
 
 
 @pytest.mark.parametrize(

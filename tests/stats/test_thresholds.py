@@ -123,7 +123,7 @@ def test_an_instance_has_thirty_requests_and_a_twentieth_of_an_equal_share():
 
 
 @pytest.mark.parametrize(("name", "blocks"), [("two blocks", 2), ("three blocks", 3)])
-def test_two_blocks_show_no_wandering_within_instances_and_three_do(name, blocks):
+def test_two_blocks_show_no_drift_within_instances_and_three_do(name, blocks):
     """Of two rates and two groups at once: each has its own number, in the shape (arms, rates, groups)."""
     rows = panel_of(name).rows
     assert rows.slots == blocks

@@ -225,8 +225,8 @@ def conclude(
     """
     variance = deciding.variance
     # It is shown to be within the margin once time has shrunk what it can to this; never if that is negative.
-    spare = (np.maximum(-beyond - doubt, 0.0) / deciding.critical) ** 2 - deciding.lasting
-    shrinking = variance - deciding.lasting
+    spare = (np.maximum(-beyond - doubt, 0.0) / deciding.critical) ** 2 - deciding.persistent
+    shrinking = variance - deciding.persistent
     return Estimate(
         baseline=levels_of[0],
         candidate=levels_of[1],
@@ -238,7 +238,7 @@ def conclude(
         trend=trend(harm, position, beyond),
         detectable=detectable,
         needed=np.where(spare > 0, shrinking / np.where(spare > 0, spare, 1.0), np.inf),
-        lasting=np.divide(deciding.lasting, variance, out=np.zeros_like(variance), where=variance > 0),
+        persistent=np.divide(deciding.persistent, variance, out=np.zeros_like(variance), where=variance > 0),
         se=se,
         df=deciding.df,
         against_limit=against_limit,

@@ -93,7 +93,7 @@ class Estimate:
     """Harm found with 80 % power, on the scale of the effect; NaN where it cannot be said."""
     needed: FloatArray
     """Multiple of the present duration after which an unchanged estimate would be shown to be within the margin."""
-    lasting: FloatArray
+    persistent: FloatArray
     """Share of the variance that only more instances or replicates shrink."""
     se: FloatArray
     """Standard error: of the log ratio where the effect is relative, else in the unit of the effect."""
@@ -139,7 +139,7 @@ def not_worse(baseline: FloatArray, candidate: FloatArray, limits: int) -> Estim
         trend=Trend(nothing, nothing, nothing),
         detectable=nothing,
         needed=nothing,
-        lasting=np.zeros(baseline.shape),
+        persistent=np.zeros(baseline.shape),
         se=nothing,
         df=nothing,
         against_limit=(answers,) * limits,

@@ -251,7 +251,7 @@ class _Nodes:
     def around(self, times_ms: FloatArray) -> Uncertainty:
         """Uncertainty at one more threshold of each quantile: interpolated, beyond the nodes that of the nearest."""
         at_nodes, logs, at = self.uncertainty, np.log(self.times_ms), np.log(times_ms)
-        rows = np.vstack([at_nodes.variance, at_nodes.df, at_nodes.lasting[None, :]])
+        rows = np.vstack([at_nodes.variance, at_nodes.df, at_nodes.persistent[None, :]])
         out = np.empty((rows.shape[0], times_ms.size))
         for k, of_quantile in enumerate(self.of == np.arange(times_ms.size)[:, None]):
             nodes = np.flatnonzero(of_quantile)
@@ -327,7 +327,7 @@ class _Tests:
         times = np.stack([np.maximum(ends[0] - doubt, 0.0), q_c, ends[1] + doubt])
         effect = np.where(relative, times / q_b - 1, times - q_b)
         at_nodes, first = nodes.uncertainty, nodes.first
-        at_margin = Uncertainty(at_nodes.variance[:, first], at_nodes.df[:, first], at_nodes.lasting[first])
+        at_margin = Uncertainty(at_nodes.variance[:, first], at_nodes.df[:, first], at_nodes.persistent[first])
         edges = [quantile.edge for quantile in quantiles]
         beyond = self._distances(edges)
         coarse = np.array([quantile.coarse for quantile in quantiles])

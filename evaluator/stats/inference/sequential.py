@@ -22,7 +22,7 @@ Spending = Literal["linear", "obrien_fleming"]
 
 GRID = 60
 """Looks of the table: at every 60th of the planned duration. A look in between uses the earlier one."""
-LASTING = np.array([0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95])
+PERSISTENT_SHARES = np.array([0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95])
 """Shares of the final variance that time does not shrink, for which the table holds boundaries."""
 ALPHAS = np.concatenate([np.geomspace(1e-8, 0.1, 36), [0.2, 0.35, 0.5]])
 """One-sided levels of the table."""
@@ -59,9 +59,9 @@ def spent_by_first(alpha: float, runs: int) -> float:
     return float(alpha * runs**-1.5)
 
 
-def information(fraction: FloatArray, lasting: float) -> FloatArray:
-    """Information at each fraction of the duration where the share `lasting` of the final variance never shrinks."""
-    return np.asarray(1 / (lasting + (1 - lasting) / fraction))
+def information(fraction: FloatArray, persistent: float) -> FloatArray:
+    """Information at each fraction of the duration where the share `persistent` of the final variance never shrinks."""
+    return np.asarray(1 / (persistent + (1 - persistent) / fraction))
 
 
 def boundaries(info: FloatArray, spend: FloatArray) -> FloatArray:
@@ -110,15 +110,15 @@ def _edge(grid: FloatArray, mass: FloatArray, spend: float) -> float:
 
 @lru_cache(maxsize=1)
 def _table() -> dict[str, FloatArray]:
-    """Boundaries for every `LASTING`, `ALPHAS` and look of the `GRID`, by kind of spending: as `boundaries` gives."""
+    """Boundaries by kind of spending: for each of `PERSISTENT_SHARES` and `ALPHAS`, at each look of the `GRID`."""
     with (files("evaluator.stats.inference") / "boundaries.npz").open("rb") as file, np.load(file) as loaded:
         return {name: np.asarray(loaded[name], dtype=float) for name in loaded.files}
 
 
-def sequential_p(p_value: FloatArray, fraction: float, lasting: FloatArray, kind: Spending = "linear") -> FloatArray:
+def sequential_p(p_value: FloatArray, fraction: float, persistent: FloatArray, kind: Spending = "linear") -> FloatArray:
     """Level at which a look at this fraction of the duration would have crossed, from its ordinary p-value.
 
-    `lasting` is the share of the variance at this look that time does not shrink. The smallest of these over all
+    `persistent` is the share of the variance at this look that time does not shrink. The smallest of these over all
     looks is the sequential p-value.
     """
     from scipy.special import ndtri
@@ -127,28 +127,28 @@ def sequential_p(p_value: FloatArray, fraction: float, lasting: FloatArray, kind
     z = np.minimum(-ndtri(np.clip(p_value, 1e-300, 1.0)), NEVER - 1)
     out = np.empty(z.shape)
     for i in np.ndindex(z.shape):
-        edges = _edges(fraction, float(lasting[i]), kind)
+        edges = _edges(fraction, float(persistent[i]), kind)
         out[i] = np.exp(np.interp(-z[i], -edges, np.log(ALPHAS))) if z[i] > edges[-1] else 1.0
     return np.where(np.isnan(p_value), np.nan, out)
 
 
-def boundary_z(level: float, fraction: float, lasting: float, kind: Spending = "linear") -> float:
+def boundary_z(level: float, fraction: float, persistent: float, kind: Spending = "linear") -> float:
     """Boundary on Z of a look at this fraction of the duration at a one-sided `level` over all looks.
 
     >>> round(boundary_z(0.05, 1.0, 0.0), 2), round(boundary_z(0.05, 1.0, 0.0, "obrien_fleming"), 2)
     (2.14, 1.89)
     """
-    return float(np.interp(np.log(level), np.log(ALPHAS), _edges(fraction, lasting, kind)))
+    return float(np.interp(np.log(level), np.log(ALPHAS), _edges(fraction, persistent, kind)))
 
 
-def _edges(fraction: float, lasting: float, kind: Spending) -> FloatArray:
-    """Boundaries at each of `ALPHAS`; `lasting` is the share of the variance at this look."""
+def _edges(fraction: float, persistent: float, kind: Spending) -> FloatArray:
+    """Boundaries at each of `ALPHAS`; `persistent` is the share of the variance at this look."""
     look = min(max(int(np.floor(fraction * GRID + 1e-9)), 1), GRID) - 1
-    share = min(lasting / max(lasting + (1 - lasting) * fraction, 1e-12), float(LASTING[-1]))
+    share = min(persistent / max(persistent + (1 - persistent) * fraction, 1e-12), float(PERSISTENT_SHARES[-1]))
     table = _table()[kind][:, :, look]
-    at = int(np.searchsorted(LASTING, share, side="right")) - 1
-    upper = min(at + 1, LASTING.size - 1)
-    part = (share - LASTING[at]) / max(LASTING[upper] - LASTING[at], 1e-12)
+    at = int(np.searchsorted(PERSISTENT_SHARES, share, side="right")) - 1
+    upper = min(at + 1, PERSISTENT_SHARES.size - 1)
+    part = (share - PERSISTENT_SHARES[at]) / max(PERSISTENT_SHARES[upper] - PERSISTENT_SHARES[at], 1e-12)
     return np.asarray((1 - part) * table[at] + part * table[upper])
 
 
@@ -163,19 +163,19 @@ def anytime_critical(alpha: FloatArray | float, elapsed_s: float, tune_at_s: flo
     return np.asarray(np.sqrt(2 * (u + 1) / u * np.log1p(np.sqrt(u + 1) / (2 * alpha))))
 
 
-def anytime_z(level: FloatArray | float, elapsed_s: float, tune_at_s: float, lasting: float) -> FloatArray:
-    """Boundary on Z of the confidence sequence; the lasting share meets the normal quantile, in quadrature."""
+def anytime_z(level: FloatArray | float, elapsed_s: float, tune_at_s: float, persistent: float) -> FloatArray:
+    """Boundary on Z of the confidence sequence; the persistent share meets the normal quantile, in quadrature."""
     from scipy.special import ndtri
 
     moving = anytime_critical(level, elapsed_s, tune_at_s)
-    return np.asarray(np.sqrt(moving**2 * (1 - lasting) + ndtri(1 - np.asarray(level)) ** 2 * lasting))
+    return np.asarray(np.sqrt(moving**2 * (1 - persistent) + ndtri(1 - np.asarray(level)) ** 2 * persistent))
 
 
-def anytime_p(p_value: FloatArray, lasting: FloatArray, elapsed_s: float, tune_at_s: float) -> FloatArray:
+def anytime_p(p_value: FloatArray, persistent: FloatArray, elapsed_s: float, tune_at_s: float) -> FloatArray:
     """Level at which the confidence sequence excludes "not beyond the bound" at this moment.
 
-    `p_value` is the ordinary one, `lasting` the share of the variance that time does not shrink. The shrinking part
-    meets the sequence, the lasting part the normal quantile; the two half-widths add in quadrature.
+    `p_value` is the ordinary one, `persistent` the share of the variance that time does not shrink. The shrinking part
+    meets the sequence, the persistent part the normal quantile; the two half-widths add in quadrature.
     """
     from scipy.special import ndtri
 
@@ -183,6 +183,6 @@ def anytime_p(p_value: FloatArray, lasting: FloatArray, elapsed_s: float, tune_a
     levels = ALPHAS[ALPHAS < HALF]
     out = np.empty(z.shape)
     for i in np.ndindex(z.shape):
-        reach = anytime_z(levels, elapsed_s, tune_at_s, float(lasting[i]))
+        reach = anytime_z(levels, elapsed_s, tune_at_s, float(persistent[i]))
         out[i] = np.exp(np.interp(-z[i], -reach, np.log(levels))) if z[i] > reach[-1] else 1.0
     return np.where(np.isnan(p_value), np.nan, out)

@@ -1,4 +1,4 @@
-"""What earlier runs of a service say of this one: how much its instances differ, and how arms wander (method B.3).
+"""What earlier runs of a service say of this one: how much instances differ, and how much whole arms (method B.3).
 
 A run shows the spread of a handful of instances, with few degrees of freedom; earlier runs of the same service saw
 others. Both are pooled. And an arm whose level drifts more slowly than the run lasts cannot be distinguished, from
@@ -29,18 +29,18 @@ class InstanceHistory:
     """What is on file of one kind of metric, on the scale of the estimate; shapes (groups,)."""
 
     instance: FloatArray
-    """s0²: variance of the lasting level of one instance."""
+    """s0²: variance of the persistent level of one instance."""
     count: int
     """Comparisons of instances that it rests on."""
-    wander: FloatArray | None = None
+    between_arms: FloatArray | None = None
     """σ²_arm: variance of candidate against baseline in identical releases that a run does not show by itself."""
-    wander_count: int = 0
+    between_arms_count: int = 0
     """Comparisons of identical releases that it rests on."""
 
     def times(self, scale: FloatArray) -> InstanceHistory:
         """The same on another scale: `scale` (groups,) is the present unit in the new one."""
-        wander = None if self.wander is None else self.wander * scale**2
-        return replace(self, instance=self.instance * scale**2, wander=wander)
+        between_arms = None if self.between_arms is None else self.between_arms * scale**2
+        return replace(self, instance=self.instance * scale**2, between_arms=between_arms)
 
     @property
     def weight(self) -> float:
@@ -66,8 +66,8 @@ def on_scale(history: InstanceSpread | None, scale: FloatArray) -> InstanceHisto
     return InstanceHistory(
         instance=(history.sd * scale) ** 2,
         count=history.comparisons,
-        wander=(history.wander * scale) ** 2,
-        wander_count=history.wander_comparisons,
+        between_arms=(history.between_arms * scale) ** 2,
+        between_arms_count=history.between_arms_comparisons,
     )
 
 
@@ -76,7 +76,7 @@ def pool_instances(variance: FloatArray, within: FloatArray, effective: FloatArr
 
     `variance`, `within`, `effective`: of each arm's level, shapes (arms, groups), as in `InstanceVariance`; NaN
     variance is an arm with a single instance, to which the others and history lend theirs. s_a² = `variance` ·
-    `effective` is what one instance differs by in this run, its wandering over time included. What is on file is free
+    `effective` is what one instance differs by in this run, its drift over time included. What is on file is free
     of that (the longer a run, the less it is), so this run's own is added.
 
     >>> import numpy as np
@@ -100,17 +100,17 @@ def pool_instances(variance: FloatArray, within: FloatArray, effective: FloatArr
     return Pooled(instance_variance / np.maximum(effective, 1.0), df)
 
 
-def add_wander(
+def add_between_arms(
     variance: FloatArray, df: FloatArray, history: InstanceHistory, *, arms: int = 2
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Variance and degrees of freedom with the wander of arms that is slower than a run, and that part by itself.
+    """Add the variance between whole arms that one run does not show: variance, degrees of freedom, the part added.
 
     `variance`, `df` (groups,): what the run shows. `arms`: 2 for a comparison, 1 for a level against a limit. The part
-    is lasting: more minutes of this run do not shrink it. Satterthwaite's degrees of freedom.
+    is persistent: more minutes of this run do not shrink it. Satterthwaite's degrees of freedom.
     """
-    if history.wander is None or history.wander_count < LEAST_COMPARISONS:
+    if history.between_arms is None or history.between_arms_count < LEAST_COMPARISONS:
         return variance, df, np.zeros_like(variance)
-    part = np.broadcast_to(history.wander * arms / 2, variance.shape)
+    part = np.broadcast_to(history.between_arms * arms / 2, variance.shape)
     total = variance + part
-    spread = variance**2 / df + part**2 / history.wander_count
+    spread = variance**2 / df + part**2 / history.between_arms_count
     return total, np.divide(total**2, spread, out=df + 0.0 * total, where=spread > 0), np.asarray(part, float)

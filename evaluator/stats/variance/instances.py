@@ -158,7 +158,7 @@ class InstanceFrame:
         return InstanceVariance(*(part.transpose(last, *range(last)) for part in parts))
 
     def _within(self, residual: FloatArray, base: FloatArray) -> FloatArray:
-        """Σ over instances of the variance of their own wandering, freed of what the arm's instances share.
+        """Σ over instances of the variance of their own drift, freed of what the arm's instances share.
 
         Shape (..., groups, 2).
         """

@@ -5,7 +5,7 @@ equal-weighted cosine estimator projects the series on a few slow cosines and av
 close to χ² with as many degrees of freedom as cosines, which makes the t quantile honest in short runs.
 
 Source: Lazarus, Lewis, Stock, Watson (2018), "HAR Inference: Recommendations for Practice", JBES 36(4), section 3.
-The number of cosines is .3·G^(2/3) instead of their .4: load tests wander slowly. It is at least seven, as many degrees
+The number of cosines is .3·G^(2/3) instead of their .4: load tests drift slowly. It is at least seven, as many degrees
 of freedom as the eight batches of shorter series have. Four, which the formula gives at 40 buckets, made a test at 1 %
 reject 0.2 % of identical simulated releases after ten minutes; seven reject 0.3 to 1.0 %.
 """

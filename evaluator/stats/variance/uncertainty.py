@@ -1,6 +1,6 @@
 """Time and instances put together: how wrong an estimate may be (method B.3, B.3a).
 
-The two overlap (an instance's own wandering is in both), so neither their sum nor the larger of them is right.
+The two overlap (an instance's own drift is in both), so neither their sum nor the larger of them is right.
 
 Some variances are estimated from little (four replicates, a dozen cosines), others are known well but only as a lower
 bound (independent requests, independent buckets). Each gives a test of its own, and a claim has to pass all of them:
@@ -21,7 +21,7 @@ from evaluator.records import InstancePrior, InstanceSpread
 from evaluator.records.arrays import BoolArray, FloatArray
 from evaluator.stats.inference.student import t_below, t_quantile
 from evaluator.stats.shaping.panel import Panel
-from evaluator.stats.variance.history import InstanceHistory, add_wander, pool_instances
+from evaluator.stats.variance.history import InstanceHistory, add_between_arms, pool_instances
 from evaluator.stats.variance.instances import InstanceVariance, find_replicating
 from evaluator.stats.variance.longrun import TimeVariance
 
@@ -37,7 +37,7 @@ class Uncertainty:
 
     variance: FloatArray
     df: FloatArray
-    lasting: FloatArray
+    persistent: FloatArray
     """The part that more time does not shrink (groups,)."""
 
     def p_values(self, distance: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -61,11 +61,11 @@ class Uncertainty:
         widest = np.argmax(critical * np.sqrt(self.variance), axis=0)
         at = widest, np.arange(widest.size)
         variance = self.variance[at]
-        return Binding(variance, self.df[at], critical[at], np.minimum(self.lasting, variance))
+        return Binding(variance, self.df[at], critical[at], np.minimum(self.persistent, variance))
 
     def also(self, variance: FloatArray, df: float = np.inf) -> Uncertainty:
         """The same with one more bound (groups,)."""
-        return _stack_bounds([*zip(self.variance, self.df, strict=True), (variance, df)], self.lasting)
+        return _stack_bounds([*zip(self.variance, self.df, strict=True), (variance, df)], self.persistent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Binding:
     df: FloatArray
     critical: FloatArray
     """How many standard errors the level asks for."""
-    lasting: FloatArray
+    persistent: FloatArray
     """The part of the variance that more time does not shrink."""
 
     @property
@@ -135,12 +135,12 @@ def choose_design(panel: Panel, prior: InstancePrior | None = None) -> Design:
     return Design(kind, runs, (instances[0], instances[1]), declared, prior.latency, prior.failures)
 
 
-def _stack_bounds(bounds: Sequence[tuple[FloatArray, FloatArray | float]], lasting: FloatArray) -> Uncertainty:
+def _stack_bounds(bounds: Sequence[tuple[FloatArray, FloatArray | float]], persistent: FloatArray) -> Uncertainty:
     """Variances and their degrees of freedom, each (groups,) or one for all, put together."""
-    variance, df = (np.empty((len(bounds), lasting.size)) for _ in range(2))
+    variance, df = (np.empty((len(bounds), persistent.size)) for _ in range(2))
     for row, bound in enumerate(bounds):
         variance[row], df[row] = bound
-    return Uncertainty(variance, df, lasting)
+    return Uncertainty(variance, df, persistent)
 
 
 def _of_time(time: TimeVariance) -> list[tuple[FloatArray, FloatArray | float]]:
@@ -163,7 +163,7 @@ def combine(
     """Both parts together. `prior` (2, groups) stands in for arms with a single instance.
 
     Satterthwaite's degrees of freedom; and never less than what variation over time alone says. `history`: what
-    earlier runs say of instances is pooled with what this one shows, and arms that wander more slowly than it are
+    earlier runs say of instances is pooled with what this one shows, and arms that drift more slowly than it are
     allowed for.
     """
     chosen = slice(arms[0], arms[-1] + 1)
@@ -185,11 +185,11 @@ def combine(
     variance = instance_part + time_part
     spread = instance_part**2 / instance_df + time_part**2 / time.df
     df = np.divide(variance**2, spread, out=np.full_like(variance, time.df), where=spread > 0)
-    lasting = np.maximum(0.0, instance_part - within)
+    persistent = np.maximum(0.0, instance_part - within)
     if history is not None:
-        variance, df, slow = add_wander(variance, df, history, arms=len(arms))
-        lasting = lasting + slow
-    return _stack_bounds([(variance, df), *_of_time(time)], lasting)
+        variance, df, slow = add_between_arms(variance, df, history, arms=len(arms))
+        persistent = persistent + slow
+    return _stack_bounds([(variance, df), *_of_time(time)], persistent)
 
 
 def _instance_df(by_arm: FloatArray, measured: BoolArray, effective: FloatArray) -> FloatArray:
