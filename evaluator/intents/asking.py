@@ -76,7 +76,7 @@ def ask(store: Store, policy: Policy, person: Person, request: ActionRequest) ->
     land_release(store, request.release)
     rules, action = policy.promotion, request.action
     undoes: tuple[str, ...] = ()
-    with _refusals(store, person, request.release, action):
+    with _refusals(store, person, request.release, action), store.reading():
         if not may_ask(rules, person.names, action):
             role = PersonRole.ANALYST if rules.needed(action) else PersonRole.APPROVER
             raise Refused(why_not(rules, person, role, _VERBS[action]), hint="ask somebody who may")
@@ -85,6 +85,8 @@ def ask(store: Store, policy: Policy, person: Person, request: ActionRequest) ->
             _refuse_on_grounds(store, policy, request, latest)
         if action is Action.ROLLBACK:
             undoes = _find_undone(store, policy, request)
+        data_hash = hash_data_now(store, request.release, latest.data_hash) if latest else ""
+        policy_hash = hash_policy_now(store, policy, request.release)
     now = datetime.now(UTC)
     intent = Intent(
         id="",
@@ -94,8 +96,8 @@ def ask(store: Store, policy: Policy, person: Person, request: ActionRequest) ->
         requester=person.name,
         reason=reason,
         verdict_hash=hash_verdict(latest) if latest else "",
-        data_hash=hash_data_now(store, request.release, latest.data_hash) if latest else "",
-        policy_hash=hash_policy_now(store, policy, request.release),
+        data_hash=data_hash,
+        policy_hash=policy_hash,
         requested_at=now,
         expires_at=now + timedelta(seconds=rules.approvals.expires),
         approvals_needed=rules.needed(action),

@@ -37,10 +37,12 @@ class PromotionCondition:
 def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[PromotionCondition, ...]:
     """Say what speaks for promoting a release now, and what against. `verdict`: its newest; `policy`: applies now."""
     release = verdict.release.id
-    runs, rejudge = store.data.runs(release), f"judge it again: `{policy.command(release)}`"
+    with store.reading():
+        runs = store.data.runs(release)
+        judges = verdict.policy_hash == hash_policy_now(store, policy, release)
+        same = bool(hash_data_now(store, release, verdict.data_hash))
+    rejudge, complete = f"judge it again: `{policy.command(release)}`", not verdict.evidence.incomplete
     word, live, stale = verdict.word, is_live(runs), is_stale(runs, verdict.judged_at)
-    judges = verdict.policy_hash == hash_policy_now(store, policy, release)
-    same, complete = bool(hash_data_now(store, release, verdict.data_hash)), not verdict.evidence.incomplete
     now = datetime.now(UTC)
     age_s = (now - verdict.judged_at).total_seconds() if verdict.judged_at else math.inf
     max_age_s = policy.promotion.approvals.max_age

@@ -200,7 +200,9 @@ class _Execution:
             return state
         if delivery and state is IntentState.SENT and not hook.step.hook.idempotent:
             return self._keep(hook, replace(delivery.outcome, state=IntentState.UNKNOWN, text=_MAY_BE_DONE), attempts=0)
-        release, verdict = self.store.control.release(self.intent.release), find_latest(self.store, self.intent.release)
+        with self.store.reading():
+            release = self.store.control.release(self.intent.release)
+            verdict = find_latest(self.store, self.intent.release)
         context = make_context(self.intent, release, verdict, hook, outcome=outcome)
         maybe = delivery is not None and state in _MAYBE
         # Executed once more, a hook may read what it has changed itself: the first value is what is restored.

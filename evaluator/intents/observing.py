@@ -31,6 +31,11 @@ _NOTHING_DONE = (IntentState.FAILED, IntentState.APPROVED)
 def observe(store: Store, policy: Policy, intent: Intent, now: datetime) -> Situation:
     """Read anew what an intent rests on."""
     land_release(store, intent.release)
+    with store.reading():
+        return _read_situation(store, policy, intent, now)
+
+
+def _read_situation(store: Store, policy: Policy, intent: Intent, now: datetime) -> Situation:
     latest, rules = find_latest(store, intent.release), policy.promotion
     alone = intent.approvals_needed == 0 and may_act_alone(rules, intent.requester_names, intent.action)
     approvals = store.control.approvals(intent.id)
@@ -113,13 +118,14 @@ def hash_data_now(store: Store, release_id: str, judged: str) -> str:
 
     A verdict does not list its runs: they are found again by their hash.
     """
-    runs = store.data.runs(release_id)
-    selection = find_judged(store, release_id, judged)
-    if selection is None or is_live(runs):
-        return ""
-    judged_runs, newest = ([run.id for run in choose_runs(runs, name)] for name in (selection, "latest"))
-    # A newer load of which nothing landed would not change the hash of all, and yet nobody has judged it.
-    empty = store.data.content_hash(newest) == store.data.content_hash([])
+    with store.reading():
+        runs = store.data.runs(release_id)
+        selection = find_judged(store, release_id, judged)
+        if selection is None or is_live(runs):
+            return ""
+        judged_runs, newest = ([run.id for run in choose_runs(runs, name)] for name in (selection, "latest"))
+        # A newer load of which nothing landed would not change the hash of all, and yet nobody has judged it.
+        empty = store.data.content_hash(newest) == store.data.content_hash([])
     return judged if set(newest) <= set(judged_runs) and not empty else ""
 
 

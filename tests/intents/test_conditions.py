@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
@@ -37,7 +38,7 @@ def listed(monkeypatch):
                 hooks={Action.PROMOTE: ("hook",)} if hooks else {Action.HOLD: ("hook",)},
             ),
         )
-        store = SimpleNamespace(data=SimpleNamespace(runs=lambda release: ()))
+        store = SimpleNamespace(data=SimpleNamespace(runs=lambda release: ()), reading=nullcontext)
         listed = list_conditions(store, rules, Verdict(**(fields | current)))
         assert len(listed) == 8
         return [(condition.text, condition.description, condition.remedy) for condition in listed if not condition.met]
