@@ -1,4 +1,6 @@
-"""What a contributor might add: for each kind one file, and its line in one table with the import that it needs."""
+"""What a contributor might add: for each kind one file, and its line in one table with the import that it needs.
+
+A strategy has no file: it is a line."""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ __all__ = ["ACCESS_LOG", "ADDITIONS", "Addition", "source"]
 
 @dataclass(frozen=True)
 class Addition:
-    """A new file, and what is changed of one that is there: text → what takes its place."""
+    """A new file (none where `path` is empty), and changes of an existing one: text → its replacement."""
 
     path: str
     content: str
@@ -19,9 +21,11 @@ class Addition:
 
     def make(self, tree: Path) -> None:
         """Add it to a copy of the project."""
-        new, table = tree / self.path, tree / self.table
-        assert not new.exists()
-        new.write_text(self.content, encoding="utf-8")
+        table = tree / self.table
+        if self.path:
+            new = tree / self.path
+            assert not new.exists()
+            new.write_text(self.content, encoding="utf-8")
         text = table.read_text(encoding="utf-8")
         for before, after in self.changes.items():
             assert text.count(before) == 1, f"{self.table}: {before}"
@@ -349,6 +353,13 @@ def command(session: Session) -> int:
     {'    "init": (': '    "hello": ("evaluator.cli.hello", "Say which store is meant."),\n    "init": ('},
 )
 
+STRATEGY = Addition(
+    "",
+    "",
+    "evaluator/planning/strategies.py",
+    {'    "ab_test": Strategy(': '    "dark": Strategy("dark launch", (Stage(0.0, 0.1),)),\n    "ab_test": Strategy('},
+)
+
 
 def source(content: str) -> Addition:
     """The source that CONTRIBUTING.md shows, as one of ours."""
@@ -360,7 +371,7 @@ def source(content: str) -> Addition:
     )
 
 
-ADDITIONS = (METRIC, SLOW, READING, METHOD, CHECK, REPORT, HOOK, PAGE, COMMAND)
+ADDITIONS = (METRIC, SLOW, READING, METHOD, CHECK, REPORT, HOOK, PAGE, COMMAND, STRATEGY)
 
 
 ACCESS_LOG = '''"""Access logs whose lines end with the seconds that a request took: files that ours refuse."""

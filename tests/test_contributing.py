@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md says is so: one file and one line add each kind of thing, and the house keeps its rules."""
+"""What CONTRIBUTING.md says is true: one file and one line add each kind of thing, and the code follows the rules."""
 
 from __future__ import annotations
 
@@ -311,7 +311,15 @@ def test_a_command(changed):
     assert changed.evaluator("hello", "--store", "mine.duckdb") == "hello mine.duckdb\n"
 
 
-# ------------------------------------------------------------------ the document, and the house
+def test_a_strategy(changed):
+    plan = ("plan", "--rate", "30")
+    rows = [line for line in changed.evaluator(*plan).splitlines() if line.strip().startswith("dark launch")]
+    assert len(rows) == 1
+    changed.evaluator(*plan, "--plot", "plan.svg")
+    assert "dark launch" in (changed.folder / "plan.svg").read_text()
+
+
+# ------------------------------------------------------------------ the document, and its rules
 
 
 def test_every_place_that_is_named_is_there():

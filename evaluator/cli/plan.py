@@ -25,7 +25,6 @@ from evaluator.reports.base import align_columns, write_line
 from evaluator.wording import format_count, format_duration, format_margin, format_number, name_metric
 
 FACTORS = (0.25, 0.5, 1, 2, 4)
-NAMES = {"big_bang": "big bang", "blue_green": "blue-green", "canary": "canary", "ab_test": "A/B test"}
 
 
 @click.command("plan")
@@ -165,7 +164,7 @@ def _strategies(strategies: Sequence[Exposure], goal: Goal, page: Page) -> list[
     head = ("rollout", "unchanged: full after", "gets there", "stopped", "worse: stopped before", "after it", "exposed")
     rows = [
         (
-            NAMES[row.strategy],
+            row.label,
             _full_after(row.full_after_s),
             _percent(row.completes),
             f"{format_number(round(row.false_stop * 100, 1))} %",

@@ -36,7 +36,7 @@ def draw_plan(plans: Sequence[GatePlan], grids: Sequence[Grid], strategies: Sequ
     rows = alt.concat(*panels, columns=2).resolve_scale(color="shared")
     data = [
         {
-            "rollout": _name(row),
+            "rollout": row.label,
             "exposed": row.exposed,
             "text": f"stopped before full in {row.stopped:.0%}; unchanged gets there in {row.completes:.0%}",
         }
@@ -114,7 +114,7 @@ def draw_exposure(strategies: Sequence[Exposure]) -> Figure:
     import altair as alt
 
     rows = [
-        {"rollout": _name(row), "exposed": row.exposed, "tip": f"{_name(row)}: {format_count(round(row.exposed))}"}
+        {"rollout": row.label, "exposed": row.exposed, "tip": f"{row.label}: {format_count(round(row.exposed))}"}
         for row in strategies
     ]
     bars = (
@@ -135,7 +135,7 @@ def draw_exposure(strategies: Sequence[Exposure]) -> Figure:
         head=("rollout", "exposed", "stopped before full", "caught after", "unchanged: gets there", "unchanged: after"),
         rows=tuple(
             (
-                _name(row),
+                row.label,
                 f"{format_count(round(row.exposed))} requests",
                 f"{format_number(row.stopped * 100)} %",
                 f"{format_number(row.caught_after * 100)} %",
@@ -148,8 +148,4 @@ def draw_exposure(strategies: Sequence[Exposure]) -> Figure:
 
 
 def _say_least(strategies: Sequence[Exposure]) -> str:
-    return f"{_name(min(strategies, key=lambda row: row.exposed))} exposes the fewest requests to the regression"
-
-
-def _name(row: Exposure) -> str:
-    return row.strategy.replace("_", " ")
+    return f"{min(strategies, key=lambda row: row.exposed).label} exposes the fewest requests to the regression"

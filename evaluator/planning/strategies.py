@@ -43,13 +43,24 @@ class Stage:
 WATCH = Stage(1.0, 0.5, paired=False)
 """After full rollout: the candidate now against the baseline before."""
 
-STRATEGIES: Mapping[str, tuple[Stage, ...]] = {
-    "big_bang": (),
-    "blue_green": (Stage(0.0, 0.5, needs_go=True),),
-    "canary": (Stage(0.01, 0.01), Stage(0.05, 0.05), Stage(0.25, 0.25), Stage(0.5, 0.5, needs_go=True)),
-    "ab_test": (Stage(0.5, 0.5, needs_go=True),),
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """A way to roll out: its name in tables and figures, and the judged stages before full rollout."""
+
+    label: str
+    stages: tuple[Stage, ...]
+
+
+STRATEGIES: Mapping[str, Strategy] = {
+    "big_bang": Strategy("big bang", ()),
+    "blue_green": Strategy("blue-green", (Stage(0.0, 0.5, needs_go=True),)),
+    "canary": Strategy(
+        "canary", (Stage(0.01, 0.01), Stage(0.05, 0.05), Stage(0.25, 0.25), Stage(0.5, 0.5, needs_go=True))
+    ),
+    "ab_test": Strategy("A/B test", (Stage(0.5, 0.5, needs_go=True),)),
 }
-"""Judged stages before full rollout; every strategy is watched after it."""
+"""By the name that JSON has. Every strategy is watched after full rollout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +68,7 @@ class Exposure:
     """One strategy. Chances are shares of the replications."""
 
     strategy: str
+    label: str
     full_after_s: float
     """Mean time to full rollout of an unchanged release that gets there; NaN where none does."""
     completes: float
@@ -74,12 +86,12 @@ class Exposure:
 
 
 def compare_strategies(
-    history: History, rulebook: Rulebook, goal: Goal, *, replications: int = REPLICATIONS, seed: int = 1
+    hioutcomes: History, rulebook: Rulebook, goal: Goal, *, replications: int = REPLICATIONS, seed: int = 1
 ) -> tuple[Exposure, ...]:
     """Roll out an unchanged release and one with the goal's regression of latency by every strategy."""
     return tuple(
-        _Rollout(history, rulebook, goal, replications).describe(name, stages, seed)
-        for name, stages in STRATEGIES.items()
+        _Rollout(hioutcomes, rulebook, goal, replications).describe(name, strategy, seed)
+        for name, strategy in STRATEGIES.items()
     )
 
 
@@ -93,7 +105,7 @@ class _StageResult:
 
 
 @dataclass(slots=True)
-class _Story:
+class _Outcomes:
     """All replications of one rollout."""
 
     alive: BoolArray
@@ -105,19 +117,20 @@ class _Story:
 
 
 class _Rollout:
-    def __init__(self, history: History, rulebook: Rulebook, goal: Goal, replications: int) -> None:
-        self.history, self.rulebook, self.goal, self.replications = history, rulebook, goal, replications
-        self.level = find_level(history, rulebook)
-        self.gates = [p for p in history.precisions if p.rule.margin]
-        self.total_per_s = 2 * (goal.rate_per_s or history.rate_per_s)
+    def __init__(self, hioutcomes: History, rulebook: Rulebook, goal: Goal, replications: int) -> None:
+        self.hioutcomes, self.rulebook, self.goal, self.replications = hioutcomes, rulebook, goal, replications
+        self.level = find_level(hioutcomes, rulebook)
+        self.gates = [p for p in hioutcomes.precisions if p.rule.margin]
+        self.total_per_s = 2 * (goal.rate_per_s or hioutcomes.rate_per_s)
         self.calendar = plan_calendar(rulebook.monitoring, goal.duration_s)
         self.looks = np.array([*self.calendar.interim, goal.duration_s], dtype=float)
 
-    def describe(self, name: str, stages: tuple[Stage, ...], seed: int) -> Exposure:
-        same = self._narrate(stages, 0.0, np.random.default_rng([seed, 0]))
-        worse = self._narrate(stages, self.goal.regression, np.random.default_rng([seed, 1]))
+    def describe(self, name: str, strategy: Strategy, seed: int) -> Exposure:
+        same = self._simulate(strategy.stages, 0.0, np.random.default_rng([seed, 0]))
+        worse = self._simulate(strategy.stages, self.goal.regression, np.random.default_rng([seed, 1]))
         return Exposure(
             strategy=name,
+            label=strategy.label,
             full_after_s=same.seconds if same.full.any() else math.nan,
             completes=float(same.full.mean()),
             false_stop=float((same.stopped | same.caught).mean()),
@@ -127,28 +140,28 @@ class _Rollout:
             exposed=float(worse.exposed.mean()),
         )
 
-    def _narrate(self, stages: tuple[Stage, ...], regression: float, random: np.random.Generator) -> _Story:
+    def _simulate(self, stages: tuple[Stage, ...], regression: float, random: np.random.Generator) -> _Outcomes:
         none = np.zeros(self.replications, dtype=bool)
-        story = _Story(~none, none.copy(), none.copy(), none.copy(), np.zeros(self.replications), 0.0)
+        outcomes = _Outcomes(~none, none.copy(), none.copy(), none.copy(), np.zeros(self.replications), 0.0)
         for stage in stages:
             judged = self._judge(stage, regression, random)
             ends = np.minimum(judged.stop_s, self.goal.duration_s)
-            story.exposed += story.alive * stage.exposed * self.total_per_s * ends
-            story.stopped |= story.alive & np.isfinite(judged.stop_s)
-            story.alive &= np.isinf(judged.stop_s) & (judged.go | (not stage.needs_go))
-            story.seconds += self.goal.duration_s
-        story.full = story.alive.copy()
+            outcomes.exposed += outcomes.alive * stage.exposed * self.total_per_s * ends
+            outcomes.stopped |= outcomes.alive & np.isfinite(judged.stop_s)
+            outcomes.alive &= np.isinf(judged.stop_s) & (judged.go | (not stage.needs_go))
+            outcomes.seconds += self.goal.duration_s
+        outcomes.full = outcomes.alive.copy()
         judged = self._judge(WATCH, regression, random)
         ends = np.minimum(judged.stop_s, self.goal.duration_s)
-        story.exposed += story.full * self.total_per_s * ends
-        story.caught = story.full & np.isfinite(judged.stop_s)
-        return story
+        outcomes.exposed += outcomes.full * self.total_per_s * ends
+        outcomes.caught = outcomes.full & np.isfinite(judged.stop_s)
+        return outcomes
 
     def _judge(self, stage: Stage, regression: float, random: np.random.Generator) -> _StageResult:
         """Every look of one stage in every replication."""
         instances = self._instances(stage)
-        noise = noise_of_rate(self.history, self.goal) / (4 * stage.compared * (1 - stage.compared))
-        noise *= 1.0 if stage.paired else self.history.unpaired
+        noise = noise_of_rate(self.hioutcomes, self.goal) / (4 * stage.compared * (1 - stage.compared))
+        noise *= 1.0 if stage.paired else self.hioutcomes.unpaired
         stop_s = np.full(self.replications, np.inf)
         go = np.full(self.replications, min(instances) >= 2)
         errors = {True: self._draw(random), False: self._draw(random)}

@@ -21,10 +21,10 @@ def test_a_plan_is_drawn_with_every_gate_and_strategy(drawn):
     plain, svg = drawn
     text = " ".join(node.text or "" for node in ET.fromstring(svg).iter())
     assert len(plain["gates"]) == 4
-    for word in ("failures", "p50", "p95", "p99", "minutes", "big bang", "blue green", "canary", "ab test"):
+    for word in ("failures", "p50", "p95", "p99", "minutes", "big bang", "blue-green", "canary", "A/B test"):
         assert word in text
-    least = min(plain["strategies"], key=lambda row: row["exposed"])["strategy"]
-    assert f"{least.replace('_', ' ')} exposes the fewest" in text
+    least = min(plain["strategies"], key=lambda row: row["exposed"])["label"]
+    assert f"{least} exposes the fewest" in text
 
 
 def test_a_name_that_is_no_figure_is_refused(tmp_path):

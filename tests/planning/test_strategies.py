@@ -1,4 +1,6 @@
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from judging import RULEBOOK
@@ -58,3 +60,9 @@ def test_the_same_seed_is_the_same_table(history):
 def test_one_instance_is_held_not_rolled_out(history):
     rows = rollouts(history, Goal(instances=1))
     assert rows["ab_test"].completes == 0
+
+
+def test_each_strategy_is_described_in_the_documentation():
+    text = (Path(__file__).parents[2] / "docs" / "planning.md").read_text(encoding="utf-8")
+    described = re.findall(r"^\| ([^|]+) \|", text.split("## Ways to roll out")[1], re.MULTILINE)
+    assert {strategy.label for strategy in STRATEGIES.values()} <= set(described)
