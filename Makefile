@@ -15,7 +15,7 @@ demo: $(READY)
 	$(BIN)/evaluator demo --regression endpoint --seconds 30; test $$? -eq 1
 
 test: check servers
-	$(BIN)/pytest --numprocesses 3 --dist loadscope
+	$(BIN)/pytest --numprocesses 4 --dist loadscope --no-loadscope-reorder
 
 servers:
 	.ci/install-servers

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -55,6 +56,14 @@ def write_requests(path: Path, *, slower: float, seed: int, n: int, repeat: int,
         "failed": pa.array(np.zeros(n, bool)),
     }
     pq.write_table(pa.table(columns), path)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_compiling() -> Iterator[None]:
+    """pip compiles all modules of what it installs, of which these tests import few."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PIP_NO_COMPILE", "1")
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -12,24 +12,27 @@ BLOCKS = re.findall(r"```(bash|yaml)\n(.*?)```", PAGE, re.DOTALL)
 ANSWERS = {"evaluator demo --seconds 30": "GO ✓", "evaluator demo --regression endpoint --seconds 30": "NO-GO ✗"}
 
 
+def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        shlex.split(command), cwd=folder, capture_output=True, text=True, timeout=300, check=False, env=environment
+    )
+    assert "Error" not in done.stderr, done.stderr
+    return done
+
+
 def test_the_tutorial_says_what_happens(tmp_path):
     (yaml,) = (text for kind, text in BLOCKS if kind == "yaml")
     commands = [line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines() if " app " not in line]
     assert len(commands) >= 6
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     for command in commands:
         if "policy check" in command:
             (tmp_path / "evaluator.yaml").write_text(yaml, encoding="utf-8")
-        done = subprocess.run(
-            shlex.split(command),
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=180,
-            check=False,
-            env=environment,
-        )
-        assert "Error" not in done.stderr, done.stderr
+        done = run(command, tmp_path)
+        if command in ANSWERS and done.returncode == 3:
+            # Other tests load this machine: as the page says of INCONCLUSIVE, the load is repeated for longer.
+            assert "next: load for about" in done.stdout, done.stdout
+            done = run(command.replace("--seconds 30", "--seconds 120"), tmp_path)
         if command in ANSWERS:
             assert done.stdout.startswith(ANSWERS[command]), done.stdout
             assert done.returncode == (ANSWERS[command] == "NO-GO ✗")

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import uvicorn
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 from provider import CLIENT, SECRET, make_provider
 
 CHROMIUM = "/usr/bin/chromium"
@@ -28,6 +28,7 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+expect.set_options(timeout=60_000)  # on a busy machine an answer takes many seconds
 PROBE = re.compile(r"/\w+/_stcore/(health|host-config)$")
 """Streamlit looks for itself below the address of the page before it looks at the root."""
 
