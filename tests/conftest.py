@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -46,3 +50,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Move the longest modules to the front; all others keep their order."""
     rank = {TESTS / name: position for position, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
+@pytest.fixture(scope="session")
+def build_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Fill a folder once for all processes of a test run, by a name; each process gets a copy of its own."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+
+    def build(name: str, fill: Callable[[Path], object]) -> Path:
+        folder = shared / f"built-{name}"
+        with (shared / f"built-{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                unfinished = shared / f"building-{name}"
+                shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.mkdir()
+                fill(unfinished)
+                unfinished.rename(folder)
+        return Path(shutil.copytree(folder, tmp_path_factory.mktemp(name) / name))
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def judged_store(build_once) -> Path:
+    """A store with a GO (cart@1.9.0) and a NO-GO (cart@1.6.0), judged just now; a test that writes copies it."""
+    from stored import judge_now
+
+    return build_once("judged", lambda folder: judge_now(folder / "evaluator.duckdb")) / "evaluator.duckdb"

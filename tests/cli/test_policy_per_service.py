@@ -1,12 +1,11 @@
 """A policy for each service: every way in takes that of the release's service, and says which it was."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
 from request_files import write_requests
+from stored import DESIGNS, land
 
 import evaluator
 from evaluator.__main__ import run
@@ -15,7 +14,6 @@ from evaluator.policy.selection import policy_of
 from evaluator.reports import from_json
 from evaluator.store import Store
 
-_STORED = Path(__file__).parent.parent / "ui" / "stored.py"
 POLICIES = {
     "cart": "alpha: 0.04\nhooks: {promote: [{command: {run: [sh, -c, 'echo cart >> out.txt'], folder: HERE}}]}\n",
     "shop": "alpha: 0.03\nhooks: {promote: [{command: {run: [sh, -c, 'echo shop >> out.txt'], folder: HERE}}]}\n",
@@ -25,13 +23,9 @@ POLICIES = {
 @pytest.fixture(scope="module")
 def stored_folder(tmp_path_factory):
     """A store with a release of cart and one of shop that are fit to be promoted."""
-    spec = importlib.util.spec_from_file_location("stored_for_policies", _STORED)
-    stored = importlib.util.module_from_spec(spec)
-    sys.modules["stored_for_policies"] = stored
-    spec.loader.exec_module(stored)
     store = Store.open(tmp_path_factory.mktemp("made") / "evaluator.duckdb", create=True)
     for service in POLICIES:
-        stored.land(store, f"{service}@1.9.0", stored.DESIGNS["cart@1.9.0"], service=service)
+        land(store, f"{service}@1.9.0", DESIGNS["cart@1.9.0"], service=service)
     return store.path.parent
 
 

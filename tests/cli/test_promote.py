@@ -1,6 +1,5 @@
 """Promoting, holding and rolling back from the command line: same intents, same checks."""
 
-import importlib.util
 import json
 import os
 import pty
@@ -10,12 +9,9 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
-from evaluator.pipeline.judging import judge_release
 from evaluator.policy import load_policy
 from evaluator.store import Store
 
@@ -27,26 +23,12 @@ HOOKS = """hooks:
         undo: [sh, -c, "echo back >> out.txt"]
         folder: HERE
 """
-_STORED = Path(__file__).parent.parent / "ui" / "stored.py"
-
-
-@pytest.fixture(scope="module")
-def stored_folder(tmp_path_factory):
-    spec = importlib.util.spec_from_file_location("stored_for_promotion", _STORED)
-    stored = importlib.util.module_from_spec(spec)
-    sys.modules["stored_for_promotion"] = stored
-    spec.loader.exec_module(stored)
-    store = Store.open(tmp_path_factory.mktemp("made") / "evaluator.duckdb", create=True)
-    for release, seed in (("cart@1.9.0", 5), ("cart@1.6.0", 2)):
-        stored.land(store, release, stored.DESIGNS[release], seed=seed)
-        judge_release(store, release, load_policy(), judged_at=datetime.now(UTC))
-    return store.path.parent
 
 
 @pytest.fixture
-def run(stored_folder, tmp_path):
+def run(judged_store, tmp_path):
     folder = tmp_path / "place"
-    shutil.copytree(stored_folder, folder)
+    shutil.copytree(judged_store.parent, folder)
 
     def call(*arguments, policy=None, **environment):
         if policy is not None:

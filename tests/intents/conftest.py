@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,41 +12,11 @@ from evaluator.policy import load_policy
 from evaluator.records.intents import Action, Person
 from evaluator.store import Store
 
-_UI = Path(__file__).parent.parent / "ui" / "stored.py"
-
-
-def _stored():
-    spec = importlib.util.spec_from_file_location("stored_releases", _UI)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["stored_releases"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-stored = _stored()
-
-
-@pytest.fixture(scope="session")
-def judged(tmp_path_factory) -> Path:
-    """A store with a GO (cart@1.9.0) and a NO-GO (cart@1.6.0), judged just now."""
-    from datetime import UTC, datetime
-
-    from evaluator.pipeline.judging import judge_release
-
-    path = tmp_path_factory.mktemp("judged") / "evaluator.duckdb"
-    store = Store.open(path, create=True)
-    for release, seed in (("cart@1.9.0", 5), ("cart@1.6.0", 2)):
-        stored.land(store, release, stored.DESIGNS[release], seed=seed)
-        judge_release(store, release, load_policy(), judged_at=datetime.now(UTC))
-    assert [json.word for json in store.control.verdicts("cart@1.9.0")] == ["go"]
-    assert [json.word for json in store.control.verdicts("cart@1.6.0")] == ["no_go"]
-    return path
-
 
 @pytest.fixture
-def folder(judged, tmp_path) -> Path:
+def folder(judged_store, tmp_path) -> Path:
     """The same store, to write to, in a folder of its own."""
-    shutil.copytree(judged.parent, tmp_path / "place")
+    shutil.copytree(judged_store.parent, tmp_path / "place")
     return tmp_path / "place"
 
 

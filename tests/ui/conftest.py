@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-sys.path.insert(0, str(Path(__file__).parent))  # `import stored`: the releases that these tests look at
+sys.path.insert(0, str(Path(__file__).parent))  # `import browser`: the app in a real browser
 
 from stored import HOSTILE, STEADY, judge, land, make_store
 
@@ -27,11 +27,9 @@ PAGES = {
 
 
 @pytest.fixture(scope="session")
-def store_path(tmp_path_factory) -> Path:
-    """A store with a release in each state. Shared: nobody may write to it."""
-    path = tmp_path_factory.mktemp("stored") / "evaluator.duckdb"
-    make_store(path)
-    return path
+def store_path(build_once) -> Path:
+    """A store with a release in each state. Shared: no test may write to it."""
+    return build_once("releases", lambda folder: make_store(folder / "evaluator.duckdb")) / "evaluator.duckdb"
 
 
 @pytest.fixture
@@ -87,32 +85,14 @@ def text():
     return read
 
 
-@pytest.fixture(scope="session")
-def fresh(tmp_path_factory) -> Path:
-    """A GO (cart@1.9.0) and a NO-GO (cart@1.6.0), judged just now. Shared: nobody may write to it."""
-    from datetime import UTC, datetime
-
-    from stored import DESIGNS
-
-    from evaluator.pipeline.judging import judge_release
-    from evaluator.policy import load_policy
-
-    path = tmp_path_factory.mktemp("fresh") / "evaluator.duckdb"
-    store = Store.open(path, create=True)
-    for release, seed in (("cart@1.9.0", 5), ("cart@1.6.0", 2)):
-        land(store, release, DESIGNS[release], seed=seed)
-        judge_release(store, release, load_policy(), judged_at=datetime.now(UTC))
-    return path
-
-
 @pytest.fixture
-def shop(fresh, tmp_path, monkeypatch):
+def shop(judged_store, tmp_path, monkeypatch):
     """The same in a folder of its own; called with a policy, it writes that and gives the path of the store."""
 
     def make(policy: str = "") -> Path:
-        shutil.copytree(fresh.parent, tmp_path / "shop", dirs_exist_ok=True)
+        shutil.copytree(judged_store.parent, tmp_path / "shop", dirs_exist_ok=True)
         (tmp_path / "shop" / "evaluator.yaml").write_text(policy.replace("HERE", str(tmp_path / "shop")))
         monkeypatch.setenv("EVALUATOR_POLICY", str(tmp_path / "shop" / "evaluator.yaml"))
-        return tmp_path / "shop" / fresh.name
+        return tmp_path / "shop" / judged_store.name
 
     return make

@@ -78,6 +78,16 @@ def judge(store: Store, release_id: str, policy: Policy | None = None, *, figure
     return verdict.word.value
 
 
+def judge_now(path: Path) -> None:
+    """Make a store with a GO (cart@1.9.0) and a NO-GO (cart@1.6.0) of this moment."""
+    store = Store.open(path, create=True)
+    for release_id, seed in (("cart@1.9.0", 5), ("cart@1.6.0", 2)):
+        land(store, release_id, DESIGNS[release_id], seed=seed)
+        judge_release(store, release_id, load_policy(), judged_at=datetime.now(UTC))
+    assert [verdict.word for verdict in store.control.verdicts("cart@1.9.0")] == ["go"]
+    assert [verdict.word for verdict in store.control.verdicts("cart@1.6.0")] == ["no_go"]
+
+
 def make_store(path: Path) -> Store:
     """A store with a release in each state."""
     store = Store.open(path, create=True)
