@@ -1,4 +1,4 @@
-"""The account of a comparison: how many rows of each arm were read, how many are judged, why the others are not."""
+"""The account of rows: how many of each arm were read, how many are judged, why the others are not (method B.8)."""
 
 from __future__ import annotations
 

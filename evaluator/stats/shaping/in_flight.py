@@ -1,4 +1,4 @@
-"""Requests that had no answer when a load ended: failures if they had waited too long, else cut off."""
+"""Requests that had no answer when a load ended: failures if they had waited too long, else cut off (method B.8)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Panels of readings, in the form that the statistics of requests need (method B.1).
+"""Panels of readings, in the form that the statistics of requests need (method B.7).
 
 In the place of requests, a panel counts the observations of a histogram, the seconds in which an instance with a
 counter was seen, or the samples of a gauge.

@@ -1,4 +1,4 @@
-"""Sum up answers of a metrics server into reading cells (method B.1).
+"""Sum up answers of a metrics server into reading cells (method B.7).
 
 Of a counter, the increase between two actual scrapes counts, never an extrapolation:
 

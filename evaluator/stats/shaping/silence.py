@@ -1,4 +1,4 @@
-"""Silence: times without a request in which requests were expected.
+"""Silence: times without a request in which requests were expected (method B.8).
 
 A series (an arm, or one of its endpoints or instances) is compared with a reference: the other arm, the same endpoint
 of the other arm, the other instances of the arm, or time itself while users run. If the series continued as the

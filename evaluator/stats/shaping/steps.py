@@ -1,4 +1,4 @@
-"""Find the steps in which the times of each arm and endpoint were recorded."""
+"""Find the steps in which the times of each arm and endpoint were recorded (method B.2, steps of recorded times)."""
 
 from __future__ import annotations
 
