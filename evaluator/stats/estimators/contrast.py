@@ -230,25 +230,12 @@ def conclude(
     coarse: BoolArray | None = None,
     loadings: FloatArray | None = None,
 ) -> Estimate:
-    """Build an estimate from its answers and the bound that decides.
+    """Build an estimate from its answers and the bound that decides (method B.2, B.3).
 
-    Args:
-        levels_of: Levels of baseline and candidate to show, each (groups,).
-        effect: Estimate, lower and upper end of the interval, shape (3, groups).
-        against_margin: Answers against the margin.
-        against_zero: Answers against no change.
-        deciding: The bound that decides at the level of the interval.
-        harm: Influence of each slot on `beyond`, shape (groups, slots).
-        position: Position of each slot within its run, 0 to 1, shape (slots,).
-        beyond: Distance beyond the margin on the scale of the test, (groups,).
-        doubt: How much rounding may have moved `beyond`.
-        detectable: Smallest harm that is detected with 80 % power, on the scale of the effect, (groups,).
-        se: Standard error, (groups,).
-        against_limit: Answers of the candidate's own limits.
-        against_tolerance: Answers against the tolerance.
-        tolerance: The tolerance, on the scale of the effect, (groups,).
-        coarse: Where the recorded step of the times is too coarse for the margin, (groups,).
-        loadings: Parts of the errors, (groups, parts).
+    `levels_of`: levels to show, each (groups,). `effect` (3, groups): the estimate and its interval. `deciding`: the
+    bound at the level of the interval. `harm` (groups, slots): influence on `beyond` (groups,), the distance beyond the
+    margin on the scale of the test; `doubt`: how much rounding may have moved it. `position` (slots,): position of each
+    slot within its run, 0 to 1. The other arguments become the fields of `Estimate` with the same name.
     """
     variance = deciding.variance
     # The estimate is shown to be within the margin once the rest of the variance is this small; never if negative.

@@ -62,19 +62,11 @@ def compare_failures(
 ) -> Estimate:
     """Compare failure rates, standardised over endpoints and time (method B.2, failures by score).
 
-    Args:
-        panel: Baseline and candidate.
-        design: What is replicated.
-        alpha: One-sided level of the interval.
-        margin: Largest harm that is tolerated: a difference of rates (0.001 = 0.1 pp), or a ratio if relative; `None`:
-            no harm is tolerated.
-        sd_instance: Smallest standard deviation (as a rate) assumed for an arm with a single instance.
-        sd_share: The assumed standard deviation is the pooled rate times this, if that is larger.
-        limit: Bounds on the candidate's own rate.
-        groups: Which endpoints are compared together; `None`: all.
-        depth: What is computed; unless `full`, effect and interval are NaN.
-        shared: `frame_requests` of a panel of the same requests, if it was computed before.
-        tolerance: One more bound to test.
+    `alpha` is the one-sided level of the interval. `margin` is a difference of rates (0.001 = 0.1 pp), or a ratio if it
+    is relative; without one, the question is whether there is any harm. For an arm with a single instance, the assumed
+    standard deviation is the pooled rate times `sd_share`, at least `sd_instance` (a rate). `groups`: which endpoints
+    are compared together, `None` for all. Unless `depth` is full, effect and interval are NaN. `shared`: the frames of
+    a panel of the same requests. `tolerance`: one more bound. `limit` is for the candidate's own rate.
     """
     strata, frame = shared or (frame_all_requests(panel) if groups is None else frame_requests(panel, groups))
     baseline, candidate = (measure_level(strata, arm, panel.failures, design) for arm in (0, 1))

@@ -44,21 +44,11 @@ def compare_means(
 ) -> Estimate:
     """Compare means of successes, standardised over endpoints and time (method B.2, B.3; Mantel & Haenszel 1959).
 
-    Times are allowed to be wrong by their rounding in each direction (`resolution.find_doubt_ms`).
-
-    Args:
-        panel: Baseline and candidate.
-        design: What is replicated.
-        alpha: One-sided level of the interval.
-        margin: Largest harm that is tolerated; `None`: the question is whether there is any harm.
-        sd_instance: Relative standard deviation assumed for an arm with a single instance.
-        direction: Which way is better.
-        limit: Bounds on the candidate's own mean.
-        groups: Which endpoints are compared together; `None`: all.
-        depth: What is computed.
-        of: Which of the panel's totals: response times (ms), sizes (bytes), or `value`.
-        floor: Smallest possible variance of the logarithm of each arm's mean, shape (2, groups), if known.
-        tolerance: One more bound to test, if the margin is relative.
+    `alpha`: one-sided level of the interval. `margin=None`: is there any harm? `sd_instance`: relative deviation
+    (sd) assumed for an arm with a single instance. `groups`: which endpoints are compared together, `None`: all. `of`:
+    times (ms), sizes (bytes) or `value`. `floor` (2, groups): smallest possible variance of the log of each arm's mean.
+    `tolerance`: one more bound for a relative margin. `limit`: for the candidate's own mean. Rounding of times is
+    allowed for in each direction (`resolution.find_doubt_ms`).
     """
     strata = build_strata(panel, panel.ok, groups)
     baseline, candidate = (measure_level(strata, arm, panel.totals[of], design) for arm in (0, 1))

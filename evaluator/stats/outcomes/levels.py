@@ -213,12 +213,10 @@ def compare_levels(
         levels: Levels of all arms.
         arm: Index of the candidate.
         alpha: One-sided level of the interval.
-        margin: Largest harm that is tolerated; `None`: the question is whether there is any harm.
+        margin: Largest harm that is tolerated; `None`: the question is whether there is any harm. p-values against a
+            relative margin are NaN if the baseline's value is not above 0.
         direction: Which way is better.
         limit: Bounds on the candidate's own value.
-
-    Returns:
-        The estimate; p-values against a relative margin are NaN if the baseline's value is not above 0.
     """
     own, own_df = levels.own[[0, arm]], levels.df[[0, arm]]
     spread = float((own**2 / np.maximum(own_df, 1)).sum())
