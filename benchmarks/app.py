@@ -1,7 +1,7 @@
-"""How long a reader waits for the report of a release of 100 M requests, in Chromium; cold beside warm.
+"""How long a reader waits for the report of a release with 100 M requests in Chromium, cold and warm.
 
-What is stored of a release are cells, whose number does not grow with its requests: ten million requests are simulated
-and landed, and the counts of their cells multiplied by ten.
+The store holds cells, whose number does not grow with the requests. So ten million requests are simulated and landed,
+and the counts in their cells are multiplied by ten.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ TIMES_TEN = (
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 ANSWER, LAST = 2.0, 5.0
-"""Seconds promised until the verdict and until the last figure."""
+"""Promised seconds until the verdict is shown, and until the last figure is."""
 FIGURES = """() => {
   const app = document.querySelector('[data-testid=stApp]');
   const charts = [...document.querySelectorAll('[data-testid=stVegaLiteChart]')];
@@ -52,7 +52,7 @@ READING = "?release=shop@large"
 
 
 def main() -> None:
-    """Print a table: what, until the verdict, until the last figure, what is promised."""
+    """Print a table: case, seconds until the verdict, seconds until the last figure, promise."""
     with tempfile.TemporaryDirectory() as name:
         store = Path(name) / "evaluator.duckdb"
         make_store(store)
@@ -68,12 +68,12 @@ def main() -> None:
                     first, again = [*first, found[0]], [*again, found[1]]
             browser.close()
         report("first report, warm server and browser", first, promised=True)
-        report("  the same again", again, promised=True)
-        report("  cold: a server and browser that showed nothing yet", cold)
+        report("  the same report again", again, promised=True)
+        report("  cold: server and browser just started", cold)
 
 
 def make_store(path: Path) -> None:
-    """A store with a release of 100 M requests, and a small one to get warm on."""
+    """Make a store with a release of 100 M requests, and a small release to warm up with."""
     store = Store.open(path, create=True)
     land(store, "shop@large", LARGE)
     with duckdb.connect(str(path)) as connection:
@@ -100,7 +100,7 @@ def land(store: Store, name: str, design: Scenario) -> None:
 
 @contextlib.contextmanager
 def served(store: Path, folder: Path) -> Iterator[str]:
-    """Serve the app in a process of its own; yields its address."""
+    """Serve the app in its own process; yields its address."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -119,7 +119,7 @@ def served(store: Path, folder: Path) -> Iterator[str]:
 
 
 def read_once(browser: Browser, address: str) -> tuple[float, float]:
-    """Read the report in a browser without any cache."""
+    """Read the report once in a browser without a cache."""
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     try:
         return read(context.new_page(), address)
@@ -128,7 +128,7 @@ def read_once(browser: Browser, address: str) -> tuple[float, float]:
 
 
 def read_warm(browser: Browser, address: str, times: int) -> list[tuple[float, float]]:
-    """Read the report after that of another release."""
+    """Read the report several times, after the report of another release."""
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     page = context.new_page()
     page.goto(f"{address}/release?release=shop@small")
@@ -139,7 +139,7 @@ def read_warm(browser: Browser, address: str, times: int) -> list[tuple[float, f
 
 
 def read(page: Page, address: str) -> tuple[float, float]:
-    """Seconds until the verdict is there, and until the last figure is."""
+    """Return the seconds until the verdict is shown, and until the last figure is."""
     start = time.perf_counter()
     page.goto(f"{address}/release{READING}", wait_until="commit")
     page.wait_for_selector(".ev-banner .word", timeout=60_000)

@@ -1,6 +1,6 @@
-"""Import of a file of requests, against DuckDB's own reader of CSV writing the same file as Parquet.
+"""Speed of importing a file of requests, compared with DuckDB's own CSV reader that writes the same file as Parquet.
 
-Each runs in a process of its own. The import also hashes the file, checks each row and rolls all of them up.
+Each job runs in its own process. The import also hashes the file, checks each row and rolls all rows up.
 
 python benchmarks/importing.py [ROWS]       (default: 10,000,000)
 """
@@ -45,7 +45,7 @@ FILES: Mapping[str, str] = {
             CASE WHEN bad THEN 500 ELSE 200 END AS status_code,
             CASE WHEN bad THEN 'HTTPError(''500 Server Error'')' END AS exception""",
 }
-"""File → its columns, as its tool writes them."""
+"""File → its columns, as the tool writes them."""
 
 COPY = """
 import sys, time, duckdb
@@ -70,7 +70,7 @@ print(time.perf_counter() - started)
 
 
 def main() -> None:
-    """Write each file, then time both jobs in turn."""
+    """Write each file, then time both jobs in turn, and print a table."""
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000_000
     print(f"import of {rows:,} requests, median of {ROUNDS} interleaved rounds")
     print(f"{'file':<13} {'duckdb s':>8} {'import s':>8} {'rate':>6} {'to reach':>9} {'MB':>5} {'at most':>8}")
@@ -86,14 +86,14 @@ def main() -> None:
 
 
 def write_file(path: Path, columns: str, rows: int) -> None:
-    """Write the file of a tool with an hour of requests."""
+    """Write a file with one hour of requests in the format of a tool."""
     with open_engine() as engine:
         engine.execute("SELECT setseed(0.5)")
         engine.execute(f"COPY ({columns} FROM ({_ROWS.format(rows=rows)})) TO {quote(str(path))} (FORMAT csv, HEADER)")
 
 
 def measure(folder: Path, file: Path) -> tuple[list[tuple[float, int]], list[tuple[float, int]]]:
-    """Seconds and peak memory (MB) of each import and each copy, after a round that warms the page cache."""
+    """Return seconds and peak memory (MB) of each import and each copy, after a round that fills the page cache."""
     ours, theirs = [], []
     for number in range(ROUNDS + 1):
         theirs.append(run(COPY, file, folder / "copy.parquet"))
@@ -102,14 +102,14 @@ def measure(folder: Path, file: Path) -> tuple[list[tuple[float, int]], list[tup
 
 
 def run(code: str, *arguments: Path) -> tuple[float, int]:
-    """Run Python in a process of its own; return the seconds that it prints, and its peak memory."""
+    """Run Python code in its own process; return the seconds that it prints, and its peak memory (MB)."""
     process = subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
-    said = process.stdout.read() if process.stdout else ""
+    output = process.stdout.read() if process.stdout else ""
     _, process.returncode, usage = os.wait4(process.pid, 0)
     if process.returncode:
         sys.exit(f"the job ended with status {process.returncode}")
-    # Code given with -c counts as interactive, and DuckDB draws its progress before the last line.
-    return float(said.split()[-1]), usage.ru_maxrss // 1024
+    # Python counts code given with -c as interactive, so DuckDB draws its progress before the last line.
+    return float(output.split()[-1]), usage.ru_maxrss // 1024
 
 
 if __name__ == "__main__":

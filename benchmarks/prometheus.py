@@ -1,6 +1,7 @@
-"""One hour at one second of 1,000 series from Prometheus, against prometheus-api-client as it is by default.
+"""Speed of fetching 1,000 series over one hour at steps of 1 s from Prometheus, compared with prometheus-api-client.
 
-Each runs in a process of its own, in turns, against one server with a history that promtool made.
+The peer runs with its defaults. Each fetch runs in its own process, in turns, on one server with a history made by
+promtool.
 
 python benchmarks/prometheus.py [SERIES]       (default: 1,000)
 """
@@ -52,7 +53,7 @@ print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_m
 
 
 def main() -> None:
-    """Print a table: seconds, memory, and the ratio."""
+    """Print a table: seconds, memory, and the ratio of times."""
     series = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     with tempfile.TemporaryDirectory() as name, serve(Path(name), series) as url:
         ours, theirs = [], []
@@ -67,12 +68,12 @@ def main() -> None:
 
 
 def measure(code: str, url: str, series: int) -> tuple[float, float]:
-    """Seconds and peak memory (MB) of one fetch, which must have brought every sample."""
+    """Return seconds and peak memory (MB) of one fetch; exit if samples are missing."""
     words = [sys.executable, "-c", code, url, str(START), str(START + SECONDS - 1)]
     done = subprocess.run(words, check=True, capture_output=True, text=True)
     seconds, memory, samples = (float(text) for text in done.stdout.split())
     if samples != series * SECONDS:
-        sys.exit(f"{samples:.0f} samples came, not {series * SECONDS}")
+        sys.exit(f"{samples:.0f} samples were fetched, not {series * SECONDS}")
     return seconds, memory
 
 
@@ -84,7 +85,7 @@ def report(who: str, found: list[tuple[float, float]]) -> None:
 
 @contextlib.contextmanager
 def serve(folder: Path, series: int) -> Iterator[str]:
-    """Start a Prometheus that has the history; yields its URL."""
+    """Start a Prometheus with the history; yields its URL."""
     history = folder / "history.om"
     with history.open("w") as file:
         file.write("# TYPE load gauge\n")
@@ -121,10 +122,10 @@ def wait(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 def program(name: str) -> str:
-    """Path of a program."""
+    """Return the path of a program; exit if it is not installed."""
     found = shutil.which(name)
     if found is None:
-        sys.exit(f"{name} is not installed: .ci/install-servers")
+        sys.exit(f"{name} is not installed: run .ci/install-servers")
     return found
 
 

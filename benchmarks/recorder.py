@@ -1,8 +1,10 @@
-"""CPU per request of one Locust process with and without the recorder, in interleaved pairs.
+"""CPU time per request of one Locust process with and without the recorder, in interleaved pairs.
 
-The recorder's listener and its watch over the client are switched on and off every half second inside one running
-process, in alternating order, and what it recorded is written at the end of each "on" phase: both phases of a pair see
-the same machine, which two processes minutes apart do not. `python benchmarks/recorder.py [--pairs 40]`
+python benchmarks/recorder.py [--pairs 40]
+
+The recorder's listener and its watch over the client are switched on and off every half second in one running process,
+in alternating order. The recorded rows are written at the end of each "on" phase. So both phases of a pair run under
+the same conditions; two processes, minutes apart, would not.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ def flush():
 
 
 listener("GET", "/", 1.0, 1, context={"arm": "canary"}, start_time=1.0)
-flush()  # the first write of a process is slow; the recorder pays for it before the load starts
+flush()  # the first write of a process is slow; the recorder does it before the load starts
 
 
 def measure(environment, recorded):
@@ -96,10 +98,10 @@ RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 100\
 
 
 class Answer(asyncio.Protocol):
-    """Answers at once: what is measured is Locust."""
+    """A server that answers at once, so that only Locust is measured."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remember whom to answer."""
+        """Keep the connection for the answers."""
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
@@ -108,13 +110,13 @@ class Answer(asyncio.Protocol):
 
 
 async def serve(port: int) -> None:
-    """Serve until killed."""
+    """Serve until the process is killed."""
     server = await asyncio.get_running_loop().create_server(Answer, "127.0.0.1", port)
     await server.serve_forever()
 
 
 def measure_pairs(pairs: int, port: int) -> np.ndarray:
-    """CPU per request (µs) with and without the recorder: shape (pairs, 2)."""
+    """Return the CPU time per request (µs) with and without the recorder, shape (pairs, 2)."""
     with tempfile.TemporaryDirectory() as name:
         (Path(name) / "locustfile.py").write_text(LOCUSTFILE, encoding="utf-8")
         command = [sys.executable, "-m", "locust", "-f", "locustfile.py", "--headless", "--only-summary"]
@@ -124,7 +126,7 @@ def measure_pairs(pairs: int, port: int) -> np.ndarray:
 
 
 def main() -> None:
-    """Print the ratio of costs with its 95 % interval, and what is promised."""
+    """Print the ratio of CPU times with its 95 % interval, and the promise."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
@@ -143,8 +145,8 @@ def main() -> None:
     logs = np.log(costs[:, 0] / costs[:, 1])
     half = stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / np.sqrt(len(logs))
     middle, low, high = (float(np.exp(logs.mean() + part)) for part in (0.0, -half, half))
-    print(f"{'CPU per request with recorder / without':<60}  {middle:.3f} ({low:.3f} … {high:.3f})  ≤ {TO_REACH}")
-    print(f"  {'without: µs a request, pairs':<58}  {costs[:, 1].mean():.1f} ({len(logs)})")
+    print(f"{'CPU per request, with / without recorder':<60}  {middle:.3f} ({low:.3f} … {high:.3f})  ≤ {TO_REACH}")
+    print(f"  {'without recorder: µs per request (pairs)':<58}  {costs[:, 1].mean():.1f} ({len(logs)})")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Roll-up of request rows to cells, against a raw scan of the same files in the same process.
+"""Speed of the roll-up of request rows to cells, compared with a raw scan of the same files in the same process.
 
 python benchmarks/rollup.py [ROWS]       (default: 10,000,000)
 """
@@ -35,7 +35,7 @@ FROM read_parquet(?)
 
 
 def main() -> None:
-    """Write the rows, then time the three jobs in turn."""
+    """Write the rows, then time the three jobs in turn, and print a table."""
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000_000
     with tempfile.TemporaryDirectory() as folder:
         paths = write_requests(Path(folder), rows)
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def measure(engine: Engine, paths: Sequence[Path]) -> dict[str, list[float]]:
-    """Time each job once per round, after a round that warms the page cache."""
+    """Return the seconds of each job in each round, after one more round that fills the page cache."""
     listed = [str(path) for path in paths]
     jobs: dict[str, Callable[[], object]] = {
         "raw scan": lambda: engine.execute(RAW_SCAN, [listed]).fetchall(),
@@ -69,7 +69,7 @@ def measure(engine: Engine, paths: Sequence[Path]) -> dict[str, list[float]]:
 
 
 def write_requests(folder: Path, rows: int) -> list[Path]:
-    """Write an hour of two arms with four instances each and twenty endpoints."""
+    """Write one hour of requests of two arms, with four instances each and twenty endpoints."""
     random = np.random.default_rng(1)
     paths = []
     for number, first in enumerate(range(0, rows, FILE_ROWS)):
@@ -107,7 +107,7 @@ def make_requests(random: np.random.Generator, count: int, begin_s: float, end_s
 
 
 def name_rows(codes: np.ndarray, names: Sequence[str], where: np.ndarray | None = None) -> pa.DictionaryArray:
-    """Give each row a name by its code; none outside `where`."""
+    """Give each row the name with its code; no name where `where` is false."""
     indices = pa.array(codes.astype(np.int32), mask=None if where is None else ~where)
     return pa.DictionaryArray.from_arrays(indices, pa.array(names))
 

@@ -1,9 +1,9 @@
-"""How often the endpoint scan stops a GO: releases of a million requests on a hundred endpoints, drawn as cells.
+"""How often the endpoint scan stops a GO: releases with a million requests on a hundred endpoints, drawn as cells.
 
 python benchmarks/scan.py [RELEASES] [SEED]       (default: 300 1)
 
-Harm up to exactly what is tolerated must stop a GO in at most 1 % of releases, however many requests there are; an
-endpoint that is clearly worse than that must stop it; one beyond the scan's margin is NO-GO.
+Harm of at most the tolerance must stop a GO in at most 1 % of releases, for any number of requests. An endpoint that is
+clearly worse than the tolerance must stop the GO. An endpoint beyond the scan's margin must be NO-GO.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ IntArray = npt.NDArray[np.int64]
 
 ENDPOINTS, BUCKETS, BUCKET_S, REQUESTS = 100, 240, 15, 1_000_000
 SIGMA = 0.45
-"""Of the logarithm of response times within an endpoint."""
+"""Standard deviation of the logarithm of response times within an endpoint."""
 FAILING = 0.002
 SLOWER_TOLERATED, FAILING_TOLERATED = 0.15, 0.001
-"""What the built-in policy tolerates of one endpoint."""
+"""What the built-in policy tolerates for one endpoint: relative change of times, difference of the failure rate."""
 MOST_STOPPED, LEAST_STOPPED, LEAST_FOUND = 0.01, 0.7, 0.9
 SURE = 3.0
-"""Standard errors by which a share may miss what is promised."""
+"""Number of standard errors by which a share may miss its promise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Releases of one kind: harm to the endpoints, and who answers them."""
+    """One kind of release: the harm to its endpoints, its instances, and the promise."""
 
     promised: str
-    """Which answer is counted: `stopped` (no GO) or `no_go`."""
+    """The answer that is counted: `stopped` (no GO) or `no_go`."""
     share: float
-    """Below a half: in how many releases it may be given; else in how many it has to be."""
+    """Promised share of releases with this answer: the largest if below a half, else the smallest."""
     slower: str = "none"
-    """`none`, `all` (exactly what is tolerated), `some` (half of them exactly, the others between 0 and that)."""
+    """Which endpoints are slower: `none`, `all` (by the tolerance), `some` (half by the tolerance, the others less)."""
     one: float = 0.0
-    """One endpoint, of a middling share of the traffic, is slower by this."""
+    """Additional relative change of the times of one endpoint, with a medium share of the traffic."""
     instances: int = 4
     instance_sd: float = 0.01
     tolerated: float = SLOWER_TOLERATED
@@ -67,7 +67,7 @@ KINDS: Mapping[str, Kind] = {
 
 
 def drift(random: np.random.Generator, series: tuple[int, ...], sd: float, time_constant_s: float) -> FloatArray:
-    """AR(1) over the buckets, (*series, buckets)."""
+    """Draw AR(1) processes over the buckets, shape (*series, buckets)."""
     kept = math.exp(-BUCKET_S / time_constant_s)
     out = random.normal(0, sd, (*series, BUCKETS))
     for bucket in range(1, BUCKETS):
@@ -76,9 +76,9 @@ def drift(random: np.random.Generator, series: tuple[int, ...], sd: float, time_
 
 
 def draw_panel(kind: Kind, random: np.random.Generator) -> Panel:
-    """One release: counts, failures and sums of each arm × instance × endpoint × bucket, laid out as a panel.
+    """Draw one release: counts, failures and sums of each arm × instance × endpoint × bucket, as a panel.
 
-    Sums of many times are drawn as normal, with the mean and variance that times of a lognormal distribution have.
+    Sums of many times are drawn as normal, with the mean and variance of lognormal times.
     """
     shape = (2, kind.instances, ENDPOINTS, BUCKETS)
     traffic = 1 / np.arange(1, ENDPOINTS + 1)
@@ -98,11 +98,11 @@ def draw_panel(kind: Kind, random: np.random.Generator) -> Panel:
     noise = (shared * first + math.sqrt(1 - shared**2) * second) * spread / root
     sum_log = ok * level + SIGMA * np.sqrt(ok) * first
     sum_us = np.rint(1000 * ok * np.exp(level + SIGMA**2 / 2) * np.maximum(1 + noise, 0.1))
-    return _lay_out(n, failures, sum_us, sum_log)
+    return _build_panel(n, failures, sum_us, sum_log)
 
 
 def _draw_harm(kind: Kind, random: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-    """How much slower each arm's endpoints are, and how much more of their requests fail: (2, endpoints)."""
+    """Draw how much slower each arm's endpoints are, and how many more of their requests fail: (2, endpoints)."""
     share = {"none": np.zeros(ENDPOINTS), "all": np.ones(ENDPOINTS)}.get(kind.slower)
     if share is None:
         share = np.where(np.arange(ENDPOINTS) % 2, 1.0, random.random(ENDPOINTS))
@@ -111,8 +111,8 @@ def _draw_harm(kind: Kind, random: np.random.Generator) -> tuple[FloatArray, Flo
     return slower, failing
 
 
-def _lay_out(n: IntArray, failures: IntArray, sum_us: FloatArray, sum_log: FloatArray) -> Panel:
-    """Cells of these sums as a panel. Histograms are not drawn: the sums of logarithms are put where they would go."""
+def _build_panel(n: IntArray, failures: IntArray, sum_us: FloatArray, sum_log: FloatArray) -> Panel:
+    """Build a panel from these sums. Histograms are not drawn: the sums of logarithms are set directly."""
     arm, instance, endpoint, bucket = (part.ravel() for part in np.indices(n.shape))
     none, odd = np.zeros(n.size), np.where(bucket % 2, 3001.0, 5001.0)
     code = arm * n.shape[1] + instance
@@ -143,13 +143,13 @@ def _lay_out(n: IntArray, failures: IntArray, sum_us: FloatArray, sum_log: Float
 
 
 def scan_release(panel: Panel, rulebook: Rulebook) -> Measured:
-    """What the scan finds in one release."""
+    """Return what the scan finds in one release."""
     pair = Pair(panel, choose_design(panel, rulebook.prior), "canary", rulebook.alpha, rulebook.prior)
     return scan_endpoints(pair, rulebook.scan, rulebook.rules)
 
 
 def read_answer(found: Measured, rulebook: Rulebook) -> str:
-    """`no_go`, `stopped` or `go`: as the judge decides by the scan alone."""
+    """Return `no_go`, `stopped` or `go`, as the judge decides from the scan alone."""
     level = rulebook.alpha * rulebook.scan.alpha_share
     beyond = {}
     for kind in ("margin", "tolerance"):
@@ -159,7 +159,7 @@ def read_answer(found: Measured, rulebook: Rulebook) -> str:
 
 
 def main(releases: int, seed: int) -> int:
-    """Print the shares; 1 where one of them breaks its promise."""
+    """Print the shares; return 1 if one of them breaks its promise, else 0."""
     broken = 0
     print(f"{releases} releases of about {REQUESTS:,} requests on {ENDPOINTS} endpoints")
     for number, (name, kind) in enumerate(KINDS.items()):

@@ -1,4 +1,4 @@
-"""How long a verdict takes: computed from cells, and as a whole process; and `--help`."""
+"""How long a verdict takes, computed from cells and as a whole process, and how long `--help` takes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ metrics:
 
 
 def main() -> None:
-    """Print a table: what, how long (median and range), what is promised."""
+    """Print a table: job, seconds (median and range), promise."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "evaluator.yaml").write_text(POLICY, encoding="utf-8")
@@ -49,8 +49,8 @@ def main() -> None:
 
         looks = judge(watched)
         every = [seconds / looks for seconds in time_all(lambda: judge(watched), 7)]
-        report(f"verdict from cells, computing, a look ({looks} looks)", every, 0.020)
-        report("  the last look alone, with every interval", time_all(lambda: judge(policy.rulebook), 15), 0.020)
+        report(f"verdict from cells, per look ({looks} looks)", every, 0.020)
+        report("  the last look alone, with all intervals", time_all(lambda: judge(policy.rulebook), 15), 0.020)
         files = split_arms(to_parquet(requests, folder / "requests"), folder)
         run(folder, "import", "bench", *files, "-q")
         report("evaluator verdict, whole process", time_all(lambda: run(folder, "verdict", "bench"), 7), 1.0)
@@ -69,14 +69,14 @@ def split_arms(paths: tuple[Path, ...], folder: Path) -> list[str]:
 
 
 def run(folder: Path, *words: str) -> None:
-    """Run a command in a process of its own; whatever its verdict, it must have one."""
+    """Run a command in its own process. It must end with a verdict, whichever it is."""
     done = subprocess.run([sys.executable, "-m", "evaluator", *words], cwd=folder, capture_output=True, check=False)
     if done.returncode not in (0, 1, 3):
         sys.exit(done.stderr.decode())
 
 
 def time_all(job: Callable[[], object], times: int) -> list[float]:
-    """Seconds of each of `times` executions, after one that warms up."""
+    """Return the seconds of each of `times` executions, after one more that is not counted."""
     job()
     seconds = []
     for _ in range(times):

@@ -1,8 +1,8 @@
 """The nouns: frozen, slotted records that packages hand to each other.
 
-Times are UTC. Durations carry their unit in the name (`_s`, `_ms`, `_us`). Columns of cells are numpy arrays of equal
-length; text is stored once in a tuple of names and referred to by integer codes, so that a release of any number of
-requests is a few small arrays.
+Times are UTC. The name of a duration ends in its unit (`_s`, `_ms`, `_us`). Columns of cells are numpy arrays of equal
+length. Each text is stored once, in a tuple of names, and columns hold integer codes that index the tuple: a release
+with any number of requests is a few small arrays. "Method B.2" is section B.2 of docs/method.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Cells: the additive summary of all requests that everything is computed from.
+"""Cells: the additive summary of all requests, from which everything is computed.
 
-Columns are numpy arrays of equal length; text is stored once in a tuple of names and referred to by integer codes.
+Columns are numpy arrays of equal length. Each text is stored once, in a tuple of names that integer codes index.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ BLOCK_BUCKETS = 4
 BINS_PER_DECADE = 115
 """Bins are logarithmic: bin k holds times t (µs) with k = floor(115·log10(t)); powers of ten are edges.
 
-Below 1 µs: bin 0."""
+Times below 1 µs are in bin 0."""
 
 
 def bin_edges_us(first: int, last: int) -> FloatArray:
@@ -31,7 +31,7 @@ UNPLANNED_BUCKET_S = 15
 
 
 def choose_bucket_s(seconds: float | None) -> int:
-    """Choose the bucket of a run group from its planned (or recorded) duration; 15 s where that is not known."""
+    """Choose the bucket (s) of a run group from its planned (or recorded) duration; 15 s where that is unknown."""
     if seconds is None:
         return UNPLANNED_BUCKET_S
     return next((bucket_s for longest, bucket_s in BUCKETS_S if seconds <= longest), LONGEST_BUCKET_S)
@@ -39,7 +39,7 @@ def choose_bucket_s(seconds: float | None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """One row per run × arm × endpoint × instance × bucket. All columns have shape (rows,)."""
+    """Counts and sums, one row per run × arm × endpoint × instance × bucket. All columns have shape (rows,)."""
 
     run: IntArray
     arm: IntArray
@@ -48,21 +48,28 @@ class Moments:
     bucket: IntArray
     """Number of the bucket since the epoch: floor(ts / bucket_s)."""
     n: IntArray
-    """All requests."""
+    """All requests, failures included."""
     failures: IntArray
     sum_us: FloatArray
     """Σ response time of successes, µs."""
     sum_sq_us: FloatArray
+    """Σ of the squared response times of successes, µs²."""
     min_us: FloatArray
+    """Shortest response time of a success, µs; NaN without successes."""
     max_us: FloatArray
+    """Longest response time of a success, µs; NaN without successes."""
     bytes: FloatArray
     """Σ response bytes of successes."""
     bytes_sq: FloatArray
+    """Σ of their squares."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bins:
-    """Successes by run × arm × endpoint × bucket × bin (sparse), best in the order of bins: it saves a sort."""
+    """Successes by run × arm × endpoint × bucket × bin; bins without any have no row.
+
+    Rows that are already ordered by bin save a sort.
+    """
 
     run: IntArray
     arm: IntArray
@@ -74,13 +81,14 @@ class Bins:
 
 @dataclass(frozen=True, slots=True)
 class InstanceBins:
-    """Successes by run × arm × endpoint × instance × block × bin (sparse); block = bucket // BLOCK_BUCKETS."""
+    """Successes by run × arm × endpoint × instance × block × bin; bins without any have no row."""
 
     run: IntArray
     arm: IntArray
     endpoint: IntArray
     instance: IntArray
     block: IntArray
+    """bucket // BLOCK_BUCKETS."""
     bin: IntArray
     n: IntArray
 
@@ -97,7 +105,7 @@ class LoadLevels:
 
 @dataclass(frozen=True, slots=True)
 class FailureKinds:
-    """Failures by run × arm × endpoint × status code × exception. `status` is -1 where there was none."""
+    """Failures by run × arm × endpoint × status code × exception. `status` is -1 where no response came."""
 
     run: IntArray
     arm: IntArray
@@ -109,10 +117,10 @@ class FailureKinds:
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """Everything the judge reads of a release. Additive: cells of two parts of a run merge by addition.
+    """All that the judge reads about the requests of a release. Cells of two parts of a run merge by addition.
 
-    `arms[0]` is the baseline. Codes in the columns index `runs`, `arms`, `endpoints`, `instances`.
-    An instance is identified by its name within its arm.
+    `arms[0]` is the baseline. Codes in the columns index `runs`, `arms`, `endpoints` and `instances`. The name of an
+    instance is unique within its arm only.
     """
 
     runs: tuple[str, ...]
@@ -121,7 +129,7 @@ class Cells:
     instances: tuple[str, ...]
     bucket_s: int
     grid_us: int
-    """Largest step (µs) of which every recorded time is a multiple; 1 where there is none."""
+    """Largest step (µs) of which every recorded time is a multiple."""
     moments: Moments
     bins: Bins
     instance_bins: InstanceBins

@@ -1,4 +1,4 @@
-"""What people ask for: intents to promote, hold or roll back, who approved them, and what the hooks answered."""
+"""Intents to promote, hold or roll back a release: who requested and approved them, and what the hooks answered."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from enum import StrEnum
 from typing import Any
 
 UNDO = "undo"
-"""Stands among the hooks of an event for: take back what the last promotion changed."""
+"""An entry among the hooks of an event: undo what the last promotion changed."""
 
 GROUP = "group:"
-"""Before the name of a group, among the names of a person."""
+"""Prefix of a group among the names of a person."""
 
 ANNOUNCE = "announce"
-"""Event after each action: its hooks tell of it."""
+"""Event after each action: its hooks notify people of the action."""
 
 
 class Action(StrEnum):
-    """What may be asked for."""
+    """An action that a person can request."""
 
     PROMOTE = "promote"
     HOLD = "hold"
@@ -34,11 +34,11 @@ class Action(StrEnum):
 
 
 PROMOTING = (Action.PROMOTE, Action.BREAK_GLASS)
-"""What brings a candidate to everybody: it acts on a verdict, and a rollback takes it back."""
+"""Actions that give the candidate to all users. They act on a verdict, and a rollback undoes them."""
 
 
 class IntentState(StrEnum):
-    """Where an intent, or one delivery of it, stands."""
+    """State of an intent, or of one delivery."""
 
     REQUESTED = "requested"
     APPROVED = "approved"
@@ -46,7 +46,7 @@ class IntentState(StrEnum):
     ACKNOWLEDGED = "acknowledged"
     FAILED = "failed"
     UNKNOWN = "unknown"
-    """It may or may not have happened: a person decides."""
+    """It may have happened or not: a person decides."""
     EXPIRED = "expired"
     CANCELLED = "cancelled"
 
@@ -57,34 +57,34 @@ FINAL_STATES = frozenset(
 
 
 class PersonRole(StrEnum):
-    """What a person may do; each may do what those before it may."""
+    """What a person may do. Each role includes the roles before it."""
 
     VIEWER = "viewer"
     """Read."""
     ANALYST = "analyst"
-    """Write notes, ask for actions, hold a release."""
+    """Write notes, request actions, hold a release."""
     APPROVER = "approver"
-    """Approve or turn down, promote and roll back, try hooks again."""
+    """Approve or decline, promote and roll back, retry hooks."""
     ADMIN = "admin"
-    """Say how a hook ended that nobody knows of."""
+    """Settle a hook whose outcome is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody who acts, and all names that the policy's roles may know them by: account, address, `group:…`."""
+    """A person who acts, with all names that roles in the policy may use: account, address, `group:…`."""
 
     name: str
     names: tuple[str, ...]
 
 
 def are_same_person(names: Iterable[str], others: Iterable[str]) -> bool:
-    """Are these names of one person? Somebody may be called by their address here and by another name there."""
+    """Do these names share one that is not a group? A person may have an address here and an account there."""
     return bool({name for name in names if not name.startswith(GROUP)} & set(others))
 
 
 @dataclass(frozen=True, slots=True)
 class HookEntry:
-    """One hook of an event as the policy has it; `undo` has no options."""
+    """One hook of an event in the policy; `undo` has no options."""
 
     kind: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -92,10 +92,11 @@ class HookEntry:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """A requested action and its life. The key is the same for each attempt to execute it."""
+    """A requested action and its state."""
 
     id: str
     key: str
+    """The same for each attempt to execute the intent."""
     release: str
     action: Action
     requester: str
@@ -111,15 +112,15 @@ class Intent:
     state: IntentState = IntentState.REQUESTED
     claimed_by: str = ""
     requester_names: tuple[str, ...] = ()
-    """What the requester was known by: their permission is looked at again when it is executed."""
+    """All names of the requester: their permission is checked again before the intent is executed."""
     hooks_hash: str = ""
-    """Of the hooks and approvals that were shown to whoever agreed."""
+    """Hash of the hooks and approvals that were shown to the approvers."""
     undoes: tuple[str, ...] = ()
-    """The promotions whose changes a rollback takes back, the newest first."""
+    """Intents of the promotions that a rollback undoes, the newest first."""
 
     @property
     def stops(self) -> bool:
-        """Is it a hold or a rollback that was not taken back? Promotions before it are not executed any more."""
+        """Is it a hold or a rollback that is still valid? Then promotions requested before it are not executed."""
         void = (IntentState.EXPIRED, IntentState.CANCELLED)
         return self.action not in PROMOTING and self.state not in void
 
@@ -136,19 +137,19 @@ class Approval:
 
 @dataclass(frozen=True, slots=True)
 class HookOutcome:
-    """What one hook did: acknowledged, failed or unknown, what it says, and what undoes it."""
+    """What one hook did: acknowledged, failed or unknown, its message, and what undoes it."""
 
     state: IntentState
     text: str
     undo: str = ""
-    """The earlier value as JSON; empty where there is nothing to undo."""
+    """The earlier value as JSON; empty if there is nothing to undo."""
     response: str = ""
-    """What was answered: shortened, without secrets."""
+    """The answer that the hook received: shortened, without secrets."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One hook of one intent and where it stands: `sent` until its outcome is known."""
+    """One hook of one intent and its state: `sent` until its outcome is known."""
 
     intent: str
     position: int
@@ -159,12 +160,12 @@ class Delivery:
     event: str = ""
     """promote, hold, rollback, undo or announce."""
     options: str = ""
-    """The hook's options as JSON, as they were: with them it is undone, whatever the policy says by then."""
+    """The hook's options as JSON when it was sent. It is undone with these, also if the policy has changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuditRow:
-    """Who did what. Each row's hash covers the row before."""
+    """Who did what. Each row's hash includes the hash of the row before."""
 
     number: int
     at: datetime

@@ -1,4 +1,4 @@
-"""What lands: files, how to read them, and what came of it."""
+"""Landing: the files, how to read them, and the result."""
 
 from __future__ import annotations
 
@@ -22,14 +22,23 @@ _REAL_TIMES_SINCE = datetime(1980, 1, 1, tzinfo=UTC)
 class ColumnMap:
     """How one column of the request row is made from columns of a file.
 
-    `kind` says how: `text` (several sources are joined by a space), `integer`, `number` (a time, `unit` s, ms, us or
-    ns), `instant` (`unit` s, ms, us, ns since the epoch, or iso), and for `failed`, which is unknown where the file
-    does not tell it: `true` (true is a failure), `false` (true is a success), `status` (a HTTP status: 0 and 400 and
-    above are failures), `filled` (any text is a failure, except a word for nothing, and a status of 400 and above where
-    the second source has one; where the third is a method of HTTP, a request without text needs a status), `unexpected`
-    (false is a failure; where it is empty, the status of the second source), `zero` and `nonzero` (this number is a
-    failure). `ended` is an instant less the milliseconds of the second source; `route` is a method and the first of the
-    other sources that is not empty, a URL without host and query.
+    `kind` is one of:
+
+    - `text`: the sources, joined by a space;
+    - `integer`;
+    - `number`: a duration in `unit` (s, ms, us, ns);
+    - `instant`: a time in `unit` (s, ms, us, ns since the epoch, or iso);
+    - `ended`: an instant minus the milliseconds of the second source;
+    - `route`: a method, and the first of the other sources that is not empty, as a URL without host and query.
+
+    For `failed`, which is unknown where the file has no value for it:
+
+    - `true`: true is a failure; `false`: true is a success;
+    - `status`: an HTTP status; 0, and 400 and above, are failures;
+    - `filled`: any text is a failure, except a word for "nothing"; so is a status of 400 and above in the second
+      source. If the third source is an HTTP method, a request without text needs a status;
+    - `unexpected`: false is a failure; where it is empty, the status in the second source decides;
+    - `zero`, `nonzero`: this number is a failure.
     """
 
     target: str
@@ -43,9 +52,9 @@ class ColumnMap:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What one column holds: it starts with a text, starts with none, is one of them, is none of them, or is not 0.
+    """A test of one column: its text starts with one of `texts`, with none of them, is one, is none, or is not 0.
 
-    A column without a value is of no known text: it meets `starts_not` only.
+    A column without a value meets only `starts_not`.
     """
 
     column: str
@@ -55,36 +64,36 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class OtherRows:
-    """Rows of a file that are no requests: how they are known (all conditions), and what they are called."""
+    """Rows of a file that are not requests: the conditions that they all meet, and the kind they are counted under."""
 
     kind: LeftOutKind | None
-    """`None`: they describe what has a row of its own, and do not count as rows that were read."""
+    """`None`: they only describe another row, and do not count as rows that were read."""
     conditions: tuple[Condition, ...]
     detail_column: str = ""
-    """Column that says what a row is, where the kind alone does not."""
+    """Column that names what a row is, where the kind alone does not."""
     failed: ColumnMap | None = None
-    """How failures among them are known, where not as among requests."""
+    """How failures among them are recognised; `None`: as among requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class SubResults:
-    """Columns by which a row is known as part of the request before it, as JMeter writes redirects and embedded files.
+    """Columns that show that a row is part of the request before it: JMeter's redirects and embedded files.
 
-    Such a row follows its parent among the rows of a thread, its time lies within the time of the parent, and its label
-    ends in `-0`, `-1`, …; the label of the first is that of the parent with such an ending.
+    Such a row follows its parent among the rows of a thread, its time is within the time of the parent, and its label
+    ends in `-0`, `-1`, …; the label of the first part is the parent's label with this ending.
     """
 
     label: str
     thread: str = ""
-    """Empty: the file does not tell threads apart."""
+    """Empty: the file does not name threads."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileLayout:
-    """What a file of requests looks like and how its columns become those of a request row."""
+    """The columns of a file of requests, and how they become the columns of a request row."""
 
     format: str
-    """Its name in the table of sources: locust, jtl, …"""
+    """Name in the table of sources: locust, jtl, …"""
     reader: Literal["csv", "parquet", "k6"]
     """`k6`: lines of k6's JSON."""
     columns: tuple[ColumnMap, ...]
@@ -92,34 +101,34 @@ class FileLayout:
     header: tuple[str, ...] = ()
     """All columns of the file, in its order."""
     others: tuple[OtherRows, ...] = ()
-    """Rows that are no requests; the first that matches decides. What matches none of them is a request."""
+    """Rows that are not requests; the first match decides. A row without a match is a request."""
     kind_column: str = ""
-    """Column that tells requests from other rows, and must have a value."""
+    """Column that distinguishes requests from other rows, and must have a value."""
     sub_results: SubResults | None = None
-    """How rows are known that are part of the request before them."""
+    """How to recognise rows that are part of the request before them."""
     count_column: str = ""
-    """Column with the number of requests that a row stands for: more than one is no request, but a statistic."""
+    """Column with the number of requests that a row sums up: a row with more than one is a statistic, not a request."""
     rewrite: Callable[[Path, Path], None] | None = None
-    """Writes the file (first) as Parquet (second) where the store cannot read it itself."""
+    """Writes the file (first argument) as Parquet (second), if the store cannot read it itself."""
     line_column: str = ""
-    """Column with the line that a row stands on, where the file was rewritten."""
+    """Column with the line number of a row, if the file was rewritten."""
     advice: str = ""
-    """What to do where no row of the file is a request."""
+    """What the user can do if no row of the file is a request."""
 
 
 @dataclass(frozen=True, slots=True)
 class FilePlan:
-    """One file of one arm. What it is of a run is decided once its times are known."""
+    """One file of one arm. Which run it belongs to is decided once its times are known."""
 
     path: str
     arm: str
     number: int
-    """Its place among the files of its arm, as they were given."""
+    """Position among the files of its arm, in the order given."""
     layout: FileLayout
     rewritten: str = ""
-    """Where the rewritten file is, while it lands."""
+    """Path of the rewritten file while it lands."""
     sensitive: bool = False
-    """Nothing of a request is kept beyond its path."""
+    """If true, no text of a request is kept except its path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +139,11 @@ class LandingPlan:
     skip_bad_rows: bool = False
     service: str = ""
     files_are: FilesAre | None = None
-    """What several files of one arm are, where the user said so; else their times tell."""
+    """What several files of one arm are, as the user set it; `None`: determined from their times."""
     start: datetime | None = None
-    """Requests that began before it do not land."""
+    """Requests that began before this time do not land."""
     end: datetime | None = None
-    """Requests that began then or later do not land."""
+    """Requests that began at this time or later do not land."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,52 +154,54 @@ class FileTimes:
     first: datetime
     last: datetime
     pause_s: float = 0.0
-    """Longest time between two requests of the file, to the second."""
+    """Longest time between two requests of the file, whole seconds."""
 
     @property
     def seconds(self) -> float:
-        """How long the file lasts."""
+        """Time from the first request to the last, s."""
         return (self.last - self.first).total_seconds()
 
 
 @dataclass(frozen=True, slots=True)
 class FileRuns:
-    """What the files of an import are of runs."""
+    """Which files of an import belong to which run."""
 
     runs: tuple[tuple[FilePlan, ...], ...]
     """The files of each run, of all arms; run k is replicate k."""
     why: str = ""
-    """How that was told; empty where no arm has several files."""
+    """How the runs were determined; empty where no arm has several files."""
     declared: FilesAre | None = None
-    """What the user says that several files of one arm are."""
+    """What several files of one arm are, as the user set it."""
     overlapping: bool = False
-    """Do files of one arm that were declared to be runs of their own overlap in time, as parts of one run do?"""
+    """Do files of one arm overlap in time although the user declared them to be replicates?"""
     doubts: tuple[str, ...] = ()
-    """Sentences about what may not be as it should."""
+    """Sentences about what may be wrong."""
 
 
 ArrangeFiles = Callable[[LandingPlan, Sequence[FileTimes]], FileRuns]
-"""Tells from the times of files which of them are of one run. Raises InputError where that is not clear."""
+"""Determines from the times of files which of them belong to one run. Raises InputError if that is not clear."""
 
 
 @dataclass(frozen=True, slots=True)
 class Landed:
-    """What a landing did. `already`: segments or files that had landed before and were left alone."""
+    """Result of a landing."""
 
     rows: int = 0
     segments: int = 0
     quarantined: tuple[str, ...] = ()
+    """Names of segments that could not be read."""
     already: int = 0
+    """Segments or files that had landed before, and did not change."""
     left_out: tuple[LeftOut, ...] = ()
     """Rows that were read and did not land, by arm and kind."""
     runs: tuple[str, ...] = ()
-    """Ids of the runs that hold the data, also where they had landed before."""
+    """Ids of the runs that hold the data, also if they had landed before."""
     parts: tuple[int, ...] = ()
-    """How many files an arm has in a run: each number that occurs, the smallest first."""
+    """Numbers of files that an arm has in a run: each number that occurs, the smallest first."""
     why: str = ""
-    """How it was told what the files are of runs."""
+    """How it was determined which files belong to which run."""
     doubts: tuple[str, ...] = ()
-    """Sentences about what may not be as it should."""
+    """Sentences about what may be wrong."""
 
     def count(self, kind: LeftOutKind) -> int:
         """Rows of one kind that did not land, over all arms."""
@@ -198,7 +209,7 @@ class Landed:
 
 
 def counts_from_start(moment: datetime) -> bool:
-    """Tell a time that counts from the start of a test from one that counts from 1970."""
+    """Is this time counted from the start of a test, not from 1970? True before 1980."""
     return moment < _REAL_TIMES_SINCE
 
 
@@ -229,7 +240,7 @@ class StoredVerdict:
     judged_at: datetime
     json: str
     override: Mapping[str, str] | None = None
-    """By whom, when and why, where glass was broken."""
+    """By whom, when and why the release was promoted against it; `None`: by no person."""
 
     @property
     def data_hash(self) -> str:

@@ -1,4 +1,4 @@
-"""What may be asked of a metric without comparing anything: what it reads, what it is called, and in which unit."""
+"""Properties of a metric that need no comparison: what it reads, its name and its unit."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from evaluator.records.words import Direction, EvidenceKind
 
 
 class Metric:
-    """A type of metric with its options. The types are in `evaluator.metrics`, a class and its options each."""
+    """A type of metric with its options. Each type is a class in `evaluator.metrics`; its fields are the options."""
 
     type: ClassVar[str]
-    """As the policy names it."""
+    """Name in the policy."""
     evidence: ClassVar[EvidenceKind]
-    """What it reads."""
+    """The kind of evidence that it reads."""
     direction: ClassVar[Direction] = Direction.LOWER
     """Which way is better."""
     short: ClassVar[str] = ""
-    """What people call it where the policy gives it no name but that of its type."""
+    """Name for people, used where the policy gives the metric no name other than its type."""
     any_direction: ClassVar[bool] = False
-    """`direction` is a default that the policy may turn round."""
+    """Is `direction` only a default that the policy may reverse?"""
     refused: ClassVar[Mapping[str, str]] = {}
-    """Options of other types that might be expected here → what is said where one is given."""
+    """Options of other types that a user might expect here → the message if one is given."""
     is_failure_rate: ClassVar[bool] = False
     """Is it the share of requests that failed?"""
     is_response_time: ClassVar[bool] = False
-    """Is it how long requests took, as the load or as the server itself saw it?"""
+    """Is it the time that requests took, measured by the load generator or by the server?"""
     needs_failures_within: ClassVar[bool] = False
-    """Does it say nothing good while more failures are not excluded?"""
+    """Can it pass only if failures are shown to be within their margin?"""
 
     @property
     def amounts(self) -> Literal["share", "ms", "/s", "abs"]:
-        """Unit of absolute margins and limits in the policy; `abs` is that of its values, whatever it is."""
+        """Unit of absolute margins and limits in the policy; `abs`: the unit of the values themselves."""
         return "abs"
 
     @property
@@ -42,27 +42,27 @@ class Metric:
         raise NotImplementedError
 
     def name(self, chosen: str) -> str:
-        """What people call it: `p95`, `mean`, `failures`; the policy's own name where it chose one."""
+        """Name for people: `p95`, `mean`, `failures`; or `chosen`, if the policy chose a name other than the type."""
         return self.short if self.short and chosen == self.type else chosen
 
     @property
     def note(self) -> str:
-        """What is said with its name wherever it is compared; empty where there is nothing."""
+        """Remark that is shown with the name wherever the metric is compared; may be empty."""
         return ""
 
     @property
     def k6_name(self) -> str:
-        """Name of the same number in the summary of k6; empty where it has none."""
+        """Name of the same number in the summary of k6; empty if k6 has none."""
         return ""
 
     @property
     def share_above(self) -> float:
-        """Share of requests that lie above its value."""
+        """Share of requests above its value, 0 to 1."""
         return 0.5
 
     @property
     def queries(self) -> tuple[Query, ...]:
-        """What it asks a metrics server, its denominator last."""
+        """Queries that it sends to a metrics server, the denominator last."""
         return ()
 
     @property
@@ -72,15 +72,15 @@ class Metric:
 
     @property
     def outcomes(self) -> tuple[str, ...]:
-        """Outcomes that it reads, as they were imported."""
+        """Names of the imported outcomes that it reads."""
         return ()
 
     @property
     def covariate_names(self) -> tuple[str, ...]:
-        """Columns known before the test that it is adjusted for."""
+        """Columns known before the test, for which the metric is adjusted."""
         return ()
 
     @property
     def uncut_mean(self) -> str:
-        """Outcome of which it takes the mean as it is, with its largest values; empty where it does not."""
+        """Outcome whose mean it takes without capping the largest values; empty if it takes none."""
         return ""

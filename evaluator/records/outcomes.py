@@ -25,17 +25,17 @@ class SourceColumn:
 
 @dataclass(frozen=True, slots=True)
 class OutcomeColumn:
-    """One column that is taken from a file of outcomes."""
+    """One column that is read from a file of outcomes."""
 
     name: str
     role: Literal["outcome", "covariate"] = "outcome"
     binary: bool | None = None
-    """Only 0 and 1; `None`: told by the values."""
+    """Are the values 0 and 1 only? `None`: determined from the values."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutcomeOptions:
-    """What the user said of the columns; what is empty is told by their names."""
+    """What the user set for the columns; what is empty is determined from their names."""
 
     unit: str = ""
     arm_column: str = ""
@@ -47,7 +47,7 @@ class OutcomeOptions:
 
 @dataclass(frozen=True, slots=True)
 class OutcomePlan:
-    """Files of outcomes (one table together, or what a query makes of it) and how their columns are read."""
+    """Files of outcomes (together one table, or the result of a query on it) and how to read their columns."""
 
     paths: tuple[str, ...]
     reader: Literal["csv", "parquet"]
@@ -57,7 +57,7 @@ class OutcomePlan:
     query: str = ""
     """SQL over the table `outcomes`; empty: all of it."""
     baseline: str = ""
-    """Value of the arm column that stands for the baseline; empty: told by the values."""
+    """Value of the arm column that means the baseline; empty: determined from the values."""
     skip_bad_rows: bool = False
     header: tuple[str, ...] = ()
     """Columns of a CSV file, in their order."""
@@ -66,40 +66,40 @@ class OutcomePlan:
 
 @dataclass(frozen=True, slots=True)
 class OutcomeFacts:
-    """What was seen when outcomes landed. Rows read = rows judged + the rows of `left_out`, in every arm."""
+    """Counts from the landing of outcomes. Rows read = rows judged + rows in `left_out`, in every arm."""
 
     read: Mapping[str, int] = field(default_factory=dict)
-    """Rows of each arm that were read, under the name that the arm is judged by; `""`: rows whose arm is not known."""
+    """Arm → rows that were read, under the name with which the arm is judged; `""`: rows of unknown arm."""
     left_out: tuple[LeftOut, ...] = ()
-    """Rows that are not judged: bad ones, duplicates, those of units in several arms."""
+    """Rows that are not judged: bad rows, duplicates, rows of units in several arms."""
     units: int = 0
     """Units in exactly one arm: those that are compared."""
     duplicates: int = 0
     """Rows that repeat another one in every column."""
     duplicates_dropped: bool = False
-    """Left out, as each unit has one row otherwise; in a log of events they may be true and stay."""
+    """Were duplicates left out? They are if each unit has one row otherwise; in a log of events they may be real."""
     crossed: int = 0
     """Units that were seen in more than one arm; they are left out."""
     missing_rows: Mapping[str, int] = field(default_factory=dict)
-    """Outcome or covariate → rows without a value of it; only where there are some."""
+    """Outcome or covariate → rows without a value for it; no entry for 0 rows."""
     missing: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """Outcome or covariate → arm → units without any value of it; only where there are some."""
+    """Outcome or covariate → arm → units without any value for it; no entry for 0 units."""
     arm_column: str = ""
     query: str = ""
-    """SQL that made the rows of the files; empty: all of them."""
+    """SQL that made the rows from the files; empty: all rows of the files."""
 
     @property
     def rows(self) -> int:
-        """Rows that could be used: all that were read but bad ones."""
+        """Rows that could be used: all rows read, without bad rows."""
         return sum(self.read.values()) - self.skipped_rows
 
     @property
     def skipped_rows(self) -> int:
-        """Rows that could not be used."""
+        """Bad rows: they could not be used."""
         return self.count(LeftOutKind.BAD_ROW)
 
     def count(self, kind: LeftOutKind, arm: str | None = None) -> int:
-        """Rows left out of one kind; `arm`: of one arm only."""
+        """Rows of one kind that were left out, of one arm or (`None`) of all."""
         return sum(part.rows for part in self.left_out if part.kind is kind and arm in (None, part.arm))
 
     def account(self) -> tuple[ArmRows, ...]:
@@ -113,9 +113,10 @@ class OutcomeFacts:
 
 @dataclass(frozen=True, slots=True)
 class UnitMoments:
-    """Units of one arm summed up: additive, and as many numbers however many units there are."""
+    """Units of one arm summed up. Moments of two parts can be added; their size does not depend on the units."""
 
     n: int
+    """Units."""
     mean: FloatArray
     """Shape (variables,)."""
     products: FloatArray
@@ -130,17 +131,17 @@ class OutcomeLook:
     units: int
     """Units of all arms that were judged."""
     sums: Mapping[str, Mapping[str, tuple[float, ...]]] = field(default_factory=dict)
-    """Arm → variable → number of units, mean, and sum of squared deviations: what tells whether data are the same."""
+    """Arm → variable → number of units, mean, and sum of squared deviations: they show whether data are the same."""
     paid: str = "fixed"
-    """How the look was paid for: `fixed` took all of alpha; `anytime`; `group_sequential:` and the planned units."""
+    """How the look spends alpha: `fixed` (all of it), `anytime`, or `group_sequential:` and the planned units."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
     """Outcomes of the units of all arms. `arms[0]` is the baseline.
 
-    Variables of a unit are `rows` (its number of rows), the sum of each outcome over them (`revenue`), whether a binary
-    outcome happened at all (`converted?`), and the mean of each covariate.
+    Variables of a unit are `rows` (its number of rows), the sum of each outcome over its rows (`revenue`), whether a
+    binary outcome was ever 1 (`converted?`), and the mean of each covariate.
     """
 
     run: str
@@ -148,13 +149,13 @@ class Outcomes:
     columns: tuple[OutcomeColumn, ...]
     variables: tuple[str, ...]
     moments: tuple[UnitMoments, ...]
-    """By arm."""
+    """One per arm."""
     skewness: tuple[FloatArray, ...]
-    """By arm, of each variable."""
+    """One array per arm: skewness of each variable, shape (variables,)."""
     facts: OutcomeFacts
     values: Mapping[str, tuple[FloatArray, ...]] = field(default_factory=dict)
-    """Variable → one value a unit, by arm; only of those that a metric asked for. NaN: no value."""
+    """Variable → per arm, one value for each unit (NaN: no value); only variables that a metric needs."""
     row_values: Mapping[str, tuple[tuple[IntArray, FloatArray], ...]] = field(default_factory=dict)
-    """Outcome → place of the unit among those of its arm, and value, of each row, by arm; only of those asked for."""
+    """Outcome → per arm, for each row the index of its unit within the arm, and the value; only where needed."""
     looks: tuple[OutcomeLook, ...] = ()
-    """Verdicts on outcomes of this release before these were first judged, the oldest first."""
+    """Verdicts on outcomes of this release that were made before these were first judged, the oldest first."""

@@ -1,7 +1,7 @@
-"""Readings: what a metrics server said of each arm, and their additive summary.
+"""Readings: samples of a metrics server for each arm, and their additive summary.
 
-A policy's metric asks one or more queries. A source answers each query for each arm with series of samples; these are
-summed up into reading cells, from which metrics are computed just as from the cells of requests.
+A metric of the policy sends one or more queries. A source answers each query for each arm with series of samples. These
+are summed up into reading cells, from which metrics are computed as from the cells of requests.
 """
 
 from __future__ import annotations
@@ -20,56 +20,56 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 QUOTED = r"\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|`[^`]*`"
-"""A value of a label in a query, as a pattern."""
+"""Pattern of the quoted value of a label in a query."""
 PLAIN_QUERY = re.compile(rf"\s*(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)\s*(?P<labels>\{{(?:[^{{}}\"'`]|{QUOTED})*\}})?\s*")
-"""The name of a series with labels, and no function or operator around it."""
+"""Pattern of a plain query: the name of a series and its labels, without functions or operators."""
 
 
 def metric_name(text: str) -> str:
-    """Name of the series of a plain query; empty where functions or operators stand around it."""
+    """Return the name of the series in a plain query; empty if the query has functions or operators."""
     match = PLAIN_QUERY.fullmatch(text)
     return match["name"] if match else ""
 
 
 class QueryKind(StrEnum):
-    """What the numbers of a query are."""
+    """What the numbers of a query mean."""
 
     COUNTER = "counter"
-    """They only grow, and start again at a restart. What counts is by how much they grew."""
+    """They only grow, and start again from 0 at a restart. Their increases are compared."""
     HISTOGRAM = "histogram"
     """Counters of observations up to each bound, with their number and sum; classic or native."""
     GAUGE = "gauge"
-    """Each number stands for itself."""
+    """Each number is a value by itself, and may fall."""
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One query of the policy, as written there: `$selector`, `$window` and `$step` are not filled in yet."""
+    """One query as the policy has it: `$selector`, `$window` and `$step` are not filled in yet."""
 
     text: str
-    """For a histogram without its suffix: `http_request_duration_seconds{$selector}`."""
+    """The query; for a histogram, its name has no suffix: `http_request_duration_seconds{$selector}`."""
     kind: QueryKind
 
 
 Spans = tuple[tuple[int, int], ...]
-"""Starts and ends, in order."""
+"""Starts and ends (ms since the epoch), in the order of time."""
 
 UP = Query("up{$selector}", QueryKind.GAUGE)
-"""What a server itself writes of each target that it scrapes: 1 where it answered, 0 where it did not."""
+"""The series that a server itself writes for each target: 1 if the target answered the scrape, 0 if it did not."""
 
 Part = Literal["value", "bucket", "sum", "count"]
 PARTS: tuple[Part, ...] = ("value", "bucket", "sum", "count")
-"""What a series is of its query: the value of a counter or gauge, or one of the counters of a histogram."""
+"""Which part of a query's answer a series is: the value of a counter or gauge, or one of a histogram's counters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Samples of one series in the order of time, at most one a moment. A missing scrape is a missing sample."""
+    """Samples of one series in the order of time, at most one for each time. A missing scrape has no sample."""
 
     labels: Mapping[str, str]
     instance: str
     endpoint: str
-    """Value of the label that the policy names as endpoint; empty where it names none."""
+    """Value of the label that the policy names as endpoint; empty if it names none."""
     part: Part
     le: float
     """Upper bound of a histogram's bucket, +inf for the last, in the unit of the query; NaN for other parts."""
@@ -80,41 +80,41 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a source said to one query for one arm over one stretch of time."""
+    """The answer of a source to one query, for one arm and one interval of time."""
 
     query: Query
     arm: str
     sent: tuple[str, ...]
-    """The queries as sent, everything filled in."""
+    """The queries as they were sent, with everything filled in."""
     start: datetime
     end: datetime
     step_s: float
     series: tuple[Series, ...]
     warnings: tuple[str, ...] = ()
-    """What the server itself said of its answer, such as that it is partial."""
+    """Warnings of the server about its answer, such as that it is partial."""
     nan: int = 0
     """Samples that were not a number. They are left out."""
     duplicates: int = 0
-    """Series that said the same as another (same instance, endpoint, part and bound). They are left out."""
+    """Series with the same instance, endpoint, part and bound as another series. They are left out."""
     notes: tuple[str, ...] = ()
-    """Hints of the server, such as on names; they do not say that anything is missing."""
+    """Hints of the server, such as about names; they do not mean that data are missing."""
     read: int | None = None
-    """Samples that came, with those that are left out; `None`: nobody counted, `series` has all there were."""
+    """Samples received, including those left out; `None`: not counted, and `series` has all of them."""
     infinite: int = 0
     """Samples that were infinite. They are left out."""
     repeated: int = 0
-    """Samples for a moment that has one already, those of duplicate series among them. They are left out."""
+    """Samples for a time that already has one, including samples of duplicate series. They are left out."""
     outside: int = 0
-    """Samples of another time than was asked for. They are left out."""
+    """Samples outside the requested time. They are left out."""
     impossible: str = ""
-    """Why the query could match nothing on this arm, whatever happened there; empty where it could."""
+    """Why the query can never match anything on this arm; empty if it can."""
     form: str = ""
-    """What a histogram is: classic, native, a summary …; empty where it has no series."""
+    """Form of a histogram: classic, native, summary …; empty if it has no series."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueryFacts:
-    """What happened to one query of one arm, for findings and for the verdict's list of queries."""
+    """Counts for one query of one arm, for findings and for the verdict's list of queries."""
 
     query: Query
     arm: str
@@ -124,34 +124,35 @@ class QueryFacts:
     nan: int = 0
     duplicates: int = 0
     resets: int = 0
-    """How often a counter started again."""
+    """How often a counter started again from 0."""
     notes: tuple[str, ...] = ()
     impossible: str = ""
     form: str = ""
     read: int = 0
-    """Samples that came: those that are used, and what the next fields and `nan` count."""
+    """Samples received = samples used + `nan` + `infinite` + `repeated` + `outside` + `falls`."""
     infinite: int = 0
     repeated: int = 0
     outside: int = 0
     falls: int = 0
-    """Samples of a counter that were below the one before without a restart; the step to them is left out."""
+    """Samples of a counter below the sample before, without a restart; the step to such a sample is left out."""
     used: tuple[tuple[int, int], ...] = ()
-    """Bucket, and how many samples of it are used; the first sample of a series is used as what the next grows from."""
+    """Pairs of bucket and samples used; the first sample of a series counts, as the start of its first increase."""
     shared: int = 0
-    """Series that the baseline has as well, with all their labels."""
+    """Series that the baseline has as well, with the same labels."""
     start_ms: int = 0
-    """The time that was collected."""
+    """Start of the time that was collected, ms since the epoch."""
     end_ms: int = 0
+    """End of that time."""
     step_ms: float = 0.0
-    """Distance of scrapes."""
+    """Time between two scrapes."""
     spans: Spans = ()
-    """When any series of it was seen: from a first to a last sample (ms) without a hole between them."""
+    """Intervals in which at least one series of the query had samples without a gap."""
     lives: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    """First and last sample of each instance (ms)."""
+    """Instance → its first and last sample, ms since the epoch."""
     expected: int = 0
-    """Samples that a series without gaps would have, over all series from their first to their last sample."""
+    """Samples that all series would have without gaps, each from its first to its last sample."""
     missing: int = 0
-    """How many of them were not there."""
+    """Those of the expected samples that are missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +160,7 @@ class ReadingCells:
     """One row per query × arm × instance × endpoint × bucket × part × bound. All columns have shape (rows,).
 
     `arms[0]` is the baseline. Codes in the columns index `queries`, `arms`, `instances`, `endpoints` and `PARTS`.
-    Cells add up: of two stretches of time, and of series of one instance.
+    Cells of two intervals of time, or of several series of one instance, merge by addition.
     """
 
     queries: tuple[Query, ...]
@@ -172,18 +173,18 @@ class ReadingCells:
     instance: IntArray
     endpoint: IntArray
     bucket: IntArray
-    """Number of the bucket since the epoch: floor(ts / bucket_s). An increase belongs to the moment it was seen."""
+    """Number of the bucket since the epoch: floor(ts / bucket_s). An increase belongs to the time it was seen."""
     part: IntArray
     le: FloatArray
     """Upper bound of a histogram's bucket; NaN for other parts."""
     n: IntArray
     """Samples of a gauge, or steps between two samples of a counter."""
     seconds: FloatArray
-    """Time that those steps cover; 0 for gauges."""
+    """Time that these steps cover, s; 0 for gauges."""
     total: FloatArray
-    """Sum of a gauge's samples, or by how much a counter grew."""
+    """Sum of a gauge's samples, or the increase of a counter."""
     peak: FloatArray
     """Largest sample of a gauge; NaN for counters."""
     facts: tuple[QueryFacts, ...] = ()
     sources: Mapping[str, Any] = field(default_factory=dict)
-    """Where the readings came from: url, step, and what else makes two collections comparable. No secrets."""
+    """Where the readings came from: URL, step, and what else must be equal to compare two collections. No secrets."""

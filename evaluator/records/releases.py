@@ -43,7 +43,7 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """Where the load of one arm goes: one URL per instance, or one address in front of several."""
+    """Where the load of one arm goes: one URL for each instance, or one address in front of several instances."""
 
     name: str
     urls: tuple[str, ...] = ()
@@ -52,39 +52,42 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """What a source knows of a run beside its rows. `None` and empty mean: not known, never: fine."""
+    """What a source knows about a run in addition to its rows. `None` or empty means unknown; it never means good."""
 
     workers_expected: int | None = None
+    """Worker processes that the load generator should have."""
     workers_seen: int | None = None
+    """Worker processes that recorded until the end."""
     counted: int | None = None
     """Requests that the load generator itself counted."""
     users: Mapping[str, int] = field(default_factory=dict)
-    """Users assigned to each arm at the plateau (what was assigned, not what happened)."""
+    """Arm → users assigned to it while all users run (the assignment, not the traffic)."""
     cpu_percent: float | None = None
-    """Highest CPU share of a load generator process over any 5 s, 100 = one core saturated."""
+    """Highest CPU use of a load generator process over any 5 s; 100 = one core is fully used."""
     loop_lag_ms: float | None = None
-    """Highest delay of the load generator's event loop (99th percentile over the run)."""
+    """Delay of the load generator's event loop: the 99th percentile over the run, of the worst process."""
     clock_offset_s: float | None = None
-    """Largest difference between a worker's clock and the store's."""
+    """Largest difference between the clock of a worker and the clock of the store."""
     pacing: Literal["closed", "open"] | None = None
     target_users: int | None = None
     plateau_start: datetime | None = None
-    """From when on all users were running, where the source knows it."""
+    """When all users were running."""
     users_stopped: datetime | None = None
-    """When the users were told to stop, where the source knows it."""
+    """When the load generator began to stop the users."""
     read: Mapping[str, int] = field(default_factory=dict)
-    """Rows of each arm that the source read: what has landed and what it left out; empty: it did not count."""
+    """Arm → rows that the source read, landed or left out; empty: the source did not count."""
     left_out: tuple[LeftOut, ...] = ()
     """Rows that the source read and that did not land."""
     in_flight: tuple[InFlight, ...] = ()
     """Requests that had no answer when the load ended."""
     quarantined: tuple[str, ...] = ()
-    """Segments that could not be read, by name."""
+    """Names of segments that could not be read."""
     orphaned: bool = False
+    """Did worker processes lose the process that started the load?"""
     stopped_by: str = ""
-    """Why the run ended before its time: a signal, a full disk, a lost worker; empty when it did not."""
+    """Why the run ended too early: a signal, a full disk, a lost worker; empty if it did not."""
     ended_early: str = ""
-    """Why the run was ended before its time on purpose: nothing is missing of what was recorded until then."""
+    """Why the run was ended early on purpose; the data recorded until then are complete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,24 +106,28 @@ class Run:
     ended: datetime | None = None
     state: RunState = RunState.RUNNING
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
-    """What makes two runs comparable: locustfile hash, users, pace, targets, host, cores, git revision, arguments."""
+    """What must be equal to compare two runs: locustfile hash, users, pace, targets, host, cores, git revision, …"""
     facts: RunFacts = field(default_factory=RunFacts)
     landed: int = 0
     """Rows in the store."""
 
     @property
     def kind(self) -> EvidenceKind:
-        """What its rows are; every source but those of readings and of outcomes records requests."""
+        """Kind of its rows: requests, unless the source is one of readings or of outcomes."""
         return _KINDS.get(self.source, EvidenceKind.REQUESTS)
 
 
 def is_imported(runs: Sequence[Run]) -> bool:
-    """Did another tool make the load? Then the remedy is another import."""
+    """Were all runs imported from files? Then more data come by another import only. False without runs."""
     return bool(runs) and all(run.source == "import" for run in runs)
 
 
 def check_name(kind: str, name: str) -> None:
-    """Refuse a name that could not be shown or typed again. Raises UsageError."""
+    """Refuse a name that cannot be shown or typed: empty, too long, or with invisible characters.
+
+    Raises:
+        UsageError: with the cause; `kind` ("release", "arm", …) names what the name is for.
+    """
     if not name.strip():
         raise UsageError(f"the {kind} needs a name", hint="for example cart@1.5.0")
     if len(name) > LONGEST_NAME:
@@ -133,7 +140,7 @@ def check_name(kind: str, name: str) -> None:
 
 
 def check_names(release: Release, arms: Iterable[str] = ()) -> None:
-    """Check all names that a user gives with a release. Raises UsageError."""
+    """Check the names of a release, its services and versions, and these arms. Raises UsageError."""
     check_name("release", release.id)
     for service in release.services:
         named = (("service", service.name), ("baseline version", service.baseline), ("canary version", service.canary))

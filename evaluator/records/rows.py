@@ -1,6 +1,6 @@
-"""The account of rows: what was read of each arm, and what became of the rows that are not judged.
+"""The account of rows: how many of each arm were read, and why some of them are not judged.
 
-Rows read = rows judged + rows named as left out, at every step: import, recording, collection and verdict.
+Rows read = rows judged + rows left out, at every step: import, recording, collection and verdict.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ class LeftOutKind(StrEnum):
     """Why rows that were read are not judged."""
 
     BAD_ROW = "bad_row"
-    """Could not be read as a request, and the user asked to skip such rows."""
+    """The row could not be read as a request, and the user asked to skip such rows."""
     SUMMARY = "summary"
-    """Sums up other rows: a transaction of JMeter, an aggregate."""
+    """The row sums up other rows: a transaction of JMeter, an aggregate."""
     PART = "part"
-    """Part of a request that has a row of its own: a redirect, an embedded resource."""
+    """The row is part of a request that has its own row: a redirect, an embedded resource."""
     OTHER_KIND = "other_kind"
-    """Something else than a request, such as a failed check or a dropped iteration; `detail` says what."""
+    """The row is not a request, but for example a failed check or a dropped iteration; `detail` names it."""
     OUTSIDE_PERIOD = "outside_period"
-    """Outside of the part that was asked for: before `--from` or after `--to`."""
+    """The row is outside the requested period: before `--from` or after `--to`."""
     WARM_UP = "warm_up"
-    """Before the load was level."""
+    """The request began before the load was level."""
     NO_COUNTERPART = "no_counterpart"
-    """Of a time in which only one of the arms ran."""
+    """Only one of the arms has requests at that time."""
     LONE_REPLICATE = "lone_replicate"
-    """Of a replicate that only one of the arms has."""
+    """Only one of the arms has this replicate."""
     DUPLICATE = "duplicate"
-    """Repeats another row of outcomes in every column."""
+    """The row of outcomes repeats another one in every column."""
     SEVERAL_ARMS = "several_arms"
-    """Of a unit of outcomes that was seen in more than one arm."""
+    """The unit of this row of outcomes was seen in more than one arm."""
     CUT_OFF = "cut_off"
-    """Still without an answer when the load ended, and not for longer than answers take."""
+    """The request had no answer when the load ended, and had not waited longer than answers take."""
     LOST = "lost"
-    """Read by the source, and neither in the store nor named: a fault."""
+    """The source read the row, but it is neither in the store nor left out for a known reason: a fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +47,13 @@ class LeftOut:
     kind: LeftOutKind
     rows: int
     failures: int = 0
-    """Those among them that are known to have failed."""
+    """Those of the rows that are known to have failed."""
     detail: str = ""
-    """What the rows are, where the kind alone does not say it: `grpc_req_duration`, `JDBC Request`."""
+    """What the rows are, if the kind alone does not show it: `grpc_req_duration`, `JDBC Request`."""
 
 
 def sum_left_out(parts: Iterable[LeftOut]) -> tuple[LeftOut, ...]:
-    """Sum up what was left out, by arm, kind and detail, in the order in which they come first."""
+    """Sum up what was left out by arm, kind and detail, in the order in which each first occurs."""
     sums: dict[tuple[str, LeftOutKind, str], LeftOut] = {}
     for part in parts:
         subtotal = sums.get((part.arm, part.kind, part.detail), replace(part, rows=0, failures=0))
@@ -70,9 +70,9 @@ class InFlight:
     instance: str
     endpoint: str
     started_s: float
-    """Epoch seconds."""
+    """Seconds since the epoch."""
     age_s: float
-    """How long it had been waiting when the load ended."""
+    """For how long it had waited when the load ended."""
 
 
 @dataclass(frozen=True, slots=True)

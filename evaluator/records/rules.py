@@ -1,4 +1,4 @@
-"""What to compare: the policy as the packages below it see it."""
+"""What to compare, and how: the policy as records, without YAML."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from evaluator.records.words import Direction, EvidenceKind, Role
 
 @dataclass(frozen=True, slots=True)
 class Margin:
-    """The largest harm tolerated: relative (0.1 = 10 %) or absolute in the metric's own unit."""
+    """The largest harm that is tolerated: relative (0.1 = 10 %), or absolute in the metric's own unit."""
 
     value: float
     relative: bool = True
@@ -32,21 +32,22 @@ class Limit:
 
     @property
     def bounds(self) -> tuple[tuple[float, float], ...]:
-        """Those that are set, `max` first: 1 where above it is beyond, -1 where below it is; and the bound."""
+        """The bounds that are set, `max` first, as (sign, bound): 1 if values above it break it, -1 if below."""
         both = ((1.0, self.max), (-1.0, self.min))
         return tuple((sign, bound) for sign, bound in both if bound is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """The part of the traffic that a metric looks at; `None` means all of it."""
+    """The part of the traffic that a metric reads."""
 
     endpoint: str | None = None
+    """`None`: all endpoints."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One metric of the policy."""
+    """One metric of the policy with its margin, limits, role and endpoint."""
 
     name: str
     metric: Metric
@@ -70,102 +71,120 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """The endpoint scan: a veto on endpoints that are clearly worse."""
+    """The endpoint scan: it looks for single endpoints that are clearly worse."""
 
     enabled: bool = True
     margin: float = 0.25
+    """Relative change of an endpoint's typical time beyond which it is NO-GO."""
     failure_margin: float = 0.01
+    """Difference of an endpoint's failure rate beyond which it is NO-GO."""
     tolerance: float | None = None
     """Harm to one endpoint's response time that does not stop a GO; `None`: the widest margin of a latency gate."""
     failure_tolerance: float | None = None
-    """The same of its failure rate (difference); `None`: the widest margin of a failure gate."""
+    """The same for its failure rate (difference); `None`: the widest margin of a failure gate."""
     alpha_share: float = 0.2
+    """Share of alpha that the scan may spend."""
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceSpread:
-    """What earlier runs of the service say of one kind of metric: latency (log ratio) or failures (rate)."""
+    """Spread in earlier runs of the service, for one kind of metric: latency (log ratio) or failures (rate)."""
 
     sd: float
     """Standard deviation of the level of one instance."""
     comparisons: int
-    """Comparisons of instances that it rests on."""
+    """Number of comparisons of instances that it is based on."""
     between_arms: float = 0.0
-    """Standard deviation of candidate against baseline in identical releases, beyond what a run shows by itself."""
+    """Standard deviation of candidate against baseline in identical releases, beyond the uncertainty of one run."""
     between_arms_comparisons: int = 0
+    """Number of comparisons of identical releases that it is based on."""
 
 
 @dataclass(frozen=True, slots=True)
 class InstancePrior:
-    """What instances differ by where a run cannot tell (method B.3a), and how many stand behind one label."""
+    """How much instances of one version are assumed to differ if a run cannot show it (method B.3a)."""
 
     sd_latency: float = 0.05
+    """Standard deviation of the level of one instance: response time (log ratio)."""
     sd_failures: float = 0.0005
+    """The same for the failure rate (a difference)."""
     baseline: int | None = None
+    """Instances behind one address of the baseline, if the policy sets it."""
     canary: int | None = None
+    """The same for a candidate."""
     latency: InstanceSpread | None = None
+    """What earlier runs showed, if there are any; it is combined with `sd_latency`."""
     failures: InstanceSpread | None = None
     turnover_expected: bool = False
-    """Do the candidate's instances come and go by design?"""
+    """Are the candidate's instances replaced during a run by design?"""
 
 
 @dataclass(frozen=True, slots=True)
 class Learnt:
-    """What a service's own history says of how much its instances differ; `None`: nothing."""
+    """How much instances and arms of a service differ, learnt from its earlier runs; `None`: not known."""
 
     sd_latency: float | None
+    """Standard deviation of the level of one instance: response time (log ratio)."""
     sd_failures: float | None
+    """The same for the failure rate (a difference)."""
     comparisons: int
     """Arms whose instances (or replicates) were compared with each other."""
     runs: int
+    """Runs with such comparisons."""
     df: float = 0.0
     """Degrees of freedom of all comparisons together."""
     between_arms_latency: float | None = None
-    """What candidate and baseline of identical releases differ by (log ratio, standard deviation) beyond what a run
-    shows of its own uncertainty: differences of whole arms that change more slowly than a run."""
+    """Standard deviation (log ratio) of candidate against baseline in identical releases, beyond the uncertainty of one
+    run: differences of whole arms that change more slowly than a run."""
     between_arms_failures: float | None = None
+    """The same for the failure rate (a difference)."""
     between_arms_comparisons: int = 0
-    """Independent comparisons of identical releases that this rests on."""
+    """Independent comparisons of identical releases that it is based on."""
     between_arms_runs: int = 0
+    """Runs of these comparisons."""
 
 
 @dataclass(frozen=True, slots=True)
 class Monitoring:
-    """When the judge looks (method B.4): a function of data time and policy, never of who asks."""
+    """When the judge looks (method B.4). It depends on the time of the data and the policy, not on who asks."""
 
     mode: Literal["auto", "fixed", "group_sequential", "anytime"] = "auto"
     max_duration_s: float = 3600.0
-    """Where the source plans no end: the look at which everything is decided."""
+    """Seconds of judged data at the last look, if the source plans no end."""
     burn_in_s: float | None = None
-    """No look before this; `None`: 10 minutes or 40 buckets, whichever is less."""
+    """Seconds of judged data before the first look; `None`: 10 minutes or 40 buckets, whichever is less."""
     early_go: bool = False
+    """May a look before the last one be GO?"""
     max_units: int | None = None
-    """Units of all arms with which a test of outcomes ends; `None`: nobody planned an end."""
+    """Units of all arms with which a test of outcomes ends; `None`: no end is planned."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rulebook:
-    """The policy as the packages below it see it. No YAML, no file names."""
+    """The part of the policy that judging needs. No YAML, no file names."""
 
     rules: tuple[Rule, ...]
     alpha: float = 0.05
+    """False-alarm rate over all gates together."""
     scan: Scan = field(default_factory=Scan)
     prior: InstancePrior = field(default_factory=InstancePrior)
     warm_up_s: float | None = None
     """Seconds cut from the start of each run; `None`: until the user count is level."""
     coverage: float = 0.99
+    """Smallest share of the rows, as their source counted them, that must have landed for a GO."""
     silence: float = 0.2
-    """Share of the time for which an arm may be silent while it was to be heard; beyond it there is no GO."""
+    """Largest share of the time without data from an arm that should have sent some; more prevents a GO."""
     max_clock_offset_s: float = 2.0
+    """Largest difference of clocks that is accepted."""
     sample_ratio: Mapping[str, float] = field(default_factory=dict)
-    """Share of users expected on each arm; empty: as the run was configured."""
+    """Arm → share of users expected on it; empty: as the run was configured."""
     monitoring: Monitoring = field(default_factory=Monitoring)
     mode: Literal["block", "shadow"] = "block"
 
     def on(self, kind: EvidenceKind) -> tuple[Rule, ...]:
-        """The rules on one kind of evidence."""
+        """Return the rules on one kind of evidence."""
         return tuple(rule for rule in self.rules if rule.evidence is kind)
 
     def on_requests(self, endpoints: Collection[str]) -> tuple[Rule, ...]:
-        """The rules on requests of all endpoints, or of one of these."""
+        """Return the rules on requests that read all endpoints, or one of these."""
         return tuple(rule for rule in self.on(EvidenceKind.REQUESTS) if rule.slice.endpoint in (None, *endpoints))

@@ -29,11 +29,11 @@ class Effect:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question put to a metric: is the candidate beyond `bound`?
+    """One bound that a comparison is tested against: is the candidate beyond `bound`?
 
     `p_worse`: p-value against "not worse than the bound" (small: shown to be worse).
     `p_within`: p-value against "at or beyond the bound" (small: shown to be within).
-    `tolerance` is asked of rows of the endpoint scan only: harm beyond it stops a GO.
+    Only rows of the endpoint scan have the kind `tolerance`: harm beyond it stops a GO.
     """
 
     kind: Literal["margin", "limit", "zero", "tolerance"]
@@ -49,20 +49,21 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one look at the data so far said of a comparison's margin and limits, in the order of its questions."""
+    """Result of one look for a comparison's margin and limits, in the order of its questions."""
 
     at_s: float
-    """Seconds of judged data."""
+    """Seconds of judged data at this look."""
     p_worse: tuple[float, ...]
-    """Sequential p-values: the least level at which this or an earlier look would have crossed."""
+    """Sequential p-values: the lowest alpha at which this or an earlier look would have shown the candidate worse."""
     loadings: tuple[float, ...] = field(default=(), repr=False)
+    """As `Comparison.loadings`, at this look."""
     p_within: tuple[float, ...] = ()
-    """The level at which this look by itself shows the candidate to be within, paid for as an early GO."""
+    """The lowest alpha, spent as for an early GO, at which this look by itself shows the candidate to be within."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """How the change itself moved during the run (leaks). On the scale of the effect; positive is worse."""
+    """How the change itself drifted during the run (a leak), on the scale of the effect; positive is worse."""
 
     last_third: float
     """Point estimate over the last third of the run."""
@@ -74,7 +75,7 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class ArmValue:
-    """One arm's own value and the number of requests behind it."""
+    """The value of one arm and the number of requests it is based on."""
 
     value: float | None
     n: int
@@ -82,15 +83,16 @@ class ArmValue:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What else may be said of a comparison. Shown beside it; it decides nothing."""
+    """Probabilities shown next to a comparison for people. They decide nothing."""
 
     p_beyond: float
-    """Probability that the harm is beyond the margin (0 where there is none), from a sceptical prior."""
+    """Probability that the harm is beyond the margin (beyond 0 without a margin), from a sceptical prior."""
     p_better: float
+    """Probability that the candidate is better than baseline."""
     expected_loss: float
     """Mean harm of choosing the candidate, in the metric's unit."""
     p_best: float | None = None
-    """Probability of being the best of all arms, where there are several candidates."""
+    """Probability of being the best of all arms; only with several candidates."""
     p_dunnett: float | None = None
     """p-value of "differs from baseline", adjusted for all candidates (Dunnett)."""
 
@@ -106,33 +108,33 @@ class Comparison:
     candidate: ArmValue
     method: str
     instances: tuple[int, int] = (0, 0)
-    """Instances (or replicates) behind baseline and candidate."""
+    """Instances (or replicates) of baseline and candidate."""
     effect: Effect | None = None
     questions: tuple[Question, ...] = ()
     drift: Drift | None = None
     detectable_effect: float | None = None
-    """Smallest harm that would be found with 80 % power, on the scale of the effect."""
+    """Smallest harm that would be detected with 80 % power, on the scale of the effect."""
     needed_time: float | None = None
     """Multiple of the present duration after which an unchanged estimate would be shown to be within the margin."""
     loadings: tuple[float, ...] = field(default=(), repr=False)
-    """What the estimate's error is made of; products with another comparison's are their correlation."""
+    """Parts of the estimate's error; their dot product with another comparison's is the correlation of both."""
     persistent_share: float = 0.0
     """Share of the variance that only more instances or replicates shrink, not more minutes."""
     se: float | None = None
     """Standard error: of the log ratio where the effect is relative, else in the effect's own unit."""
     df: float | None = None
-    """Its degrees of freedom."""
+    """Degrees of freedom of the standard error."""
     looks: tuple[Look, ...] = ()
-    """Looks before the last, where monitoring has any."""
+    """Looks before the last one."""
     decided_at_s: float | None = None
-    """Seconds of judged data after which this was shown to be worse than it may be."""
+    """Seconds of judged data after which this was shown to be worse than allowed."""
     no_data: str | None = None
-    """Why nothing can be said; `None` when something can."""
+    """Why there is no result; `None` if there is one."""
     unresolved: str = ""
-    """Why no amount of data could show it to be within its margin, and what would; empty where it could."""
+    """Why no amount of data can show it to be within its margin, and what could; empty if more data can."""
     too_coarse: bool = False
-    """Is the recorded step of the times too coarse for the margin? Then neither "worse" nor "within" is shown of it,
-    also at earlier looks; limits still decide."""
+    """Are the times recorded in steps too coarse for the margin? Then neither "worse" nor "within" its margin is shown,
+    also not at earlier looks; limits still decide."""
     scan: bool = False
     """True for a row of the endpoint scan (not a metric of the policy)."""
     status: MetricStatus = MetricStatus.INCONCLUSIVE
@@ -143,25 +145,26 @@ class Comparison:
 
     @property
     def deciding(self) -> list[Question]:
-        """Margin and limits; where there are none, whether it changed at all."""
+        """The questions on margin and limits; without any, all questions (whether it changed)."""
         return [question for question in self.questions if question.decides] or list(self.questions)
 
     @property
     def must_be_within(self) -> bool:
-        """Must this be within for a GO? Gates and holds must, but not rows of the endpoint scan."""
+        """Must this be within its bounds for a GO? True for gates and holds, not for rows of the endpoint scan."""
         return self.rule.role is not Role.WATCH and not self.scan
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a health check saw. `void`: the comparison itself means nothing, so NO-GO is forbidden as well as GO."""
+    """What a health check found."""
 
     check: str
     level: Level
     text: str
     void: bool = False
+    """Is the comparison meaningless? Then neither GO nor NO-GO is possible."""
     remedy: str = ""
-    """What to do about it, a command where there is one."""
+    """What to do about it, with a command if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,32 +174,32 @@ class ArmSummary:
     name: str
     role: Literal["baseline", "candidate"]
     requests: int
-    """Requests that are judged; of readings alone, what the busiest counter or histogram of the policy saw."""
+    """Requests that are judged; with readings alone, the count of the busiest counter or histogram of the policy."""
     instances: int
     runs: int
     units: int = 0
     """Units whose outcomes were compared."""
     read: int = 0
-    """Rows of requests, or else of outcomes, that were read: those judged and those of `left_out`."""
+    """Rows of requests (without any: of outcomes) that were read, judged or left out."""
     left_out: tuple[LeftOut, ...] = ()
     """Rows that were read and are not judged, by kind."""
 
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """The time that the user asked to judge, from `start` on and before `end`; `None`: no limit on that side."""
+    """The time that the user wants to judge: from `start` on and before `end`; `None`: no limit on that side."""
 
     start: datetime | None = None
     end: datetime | None = None
 
 
 WHOLE = Period()
-"""All that has landed."""
+"""All data that have landed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The time of the data that were judged (UTC), after warm-up; `seconds` is what was really covered."""
+    """The time of the data that were judged (UTC), after warm-up; `seconds` counts only time with data."""
 
     start: datetime | None = None
     end: datetime | None = None
@@ -208,17 +211,17 @@ _NO_WINDOW = Window()
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where the calendar of looks stands, in seconds of judged data."""
+    """Position in the calendar of looks, in seconds of judged data."""
 
     covered_s: float
     planned_s: float
     next_s: float
-    """When the next look is due; infinite where none is to come."""
+    """When the next look is due; infinite after the last look."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that is known of a release before judging."""
+    """All that is known about a release before it is judged."""
 
     comparisons: tuple[Comparison, ...] = ()
     findings: tuple[Finding, ...] = ()
@@ -228,19 +231,20 @@ class Evidence:
     """Share of traffic on endpoints that the scan could not judge."""
     unjudged_endpoints: tuple[str, ...] = ()
     incomplete: bool = False
+    """Did a run end too early?"""
     monitoring: Literal["fixed", "group_sequential", "anytime"] = "fixed"
     final: bool = True
-    """False before the last look of the calendar: a NO-GO can be shown, a GO cannot."""
+    """False before the last look of the calendar: then NO-GO is possible, and GO is not."""
     imported: bool = False
-    """The requests were recorded by another tool: more of them come by another import."""
+    """Were all requests imported from files? Then more come by another import only."""
     collected: bool = False
-    """There are readings of a metrics server only: more of them come with time."""
+    """Are there readings of a metrics server only? Then more come with time."""
     progress: Progress | None = None
-    """How far the calendar of looks has come; `None` where there are no requests."""
+    """Position in the calendar of looks; `None` without requests."""
     outcomes_run: str = ""
-    """Run whose outcomes were looked at; empty where none were, or nothing could be said of them."""
+    """Run whose outcomes were judged; empty if none were, or if there is no result for them."""
     outcomes_paid: str = ""
-    """How the look at them was paid for, as `OutcomeLook.paid`."""
+    """How the look at them spends alpha, as `OutcomeLook.paid`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,12 +276,12 @@ class Verdict:
     queries: tuple[Mapping[str, Any], ...] = ()
     policy_hash: str = ""
     policy_path: str = ""
-    """File of the policy, where it was chosen by the release's service among several."""
+    """File of the policy, if there are several and the release's service chose it."""
     data_hash: str = ""
     evaluator_version: str = ""
     period: Period = WHOLE
-    """The part of the data that was asked for."""
+    """The period that the user requested."""
     judged_at: datetime | None = None
     override: Mapping[str, Any] | None = None
     figures: Mapping[str, Any] | None = None
-    """What the figures of a report need, where it was asked for."""
+    """Data for the figures of a report, if they were requested."""

@@ -1,4 +1,4 @@
-"""The words that records share: roles, directions, levels and states."""
+"""Words that records share: roles, directions, levels and states."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ BASELINE = "baseline"
 """The name of the arm that every other arm is compared with."""
 
 CANDIDATE = "canary"
-"""The name of the candidate's arm where nothing says another."""
+"""The name of the candidate's arm, unless the user gives another one."""
 
 
 class EvidenceKind(StrEnum):
-    """What data tell of a release, and so which metrics read them."""
+    """What kind of data a metric reads."""
 
     REQUESTS = "requests"
     """Requests of a load, or of a request log."""
@@ -23,11 +23,14 @@ class EvidenceKind(StrEnum):
 
 
 class Role(StrEnum):
-    """What a metric may do to the verdict."""
+    """How a metric affects the verdict."""
 
     GATE = "gate"
+    """It decides between GO and NO-GO."""
     HOLD = "hold"
+    """It can only prevent a GO."""
     WATCH = "watch"
+    """It is shown and decides nothing."""
 
 
 class Direction(StrEnum):
@@ -46,7 +49,7 @@ class Level(StrEnum):
 
 
 class MetricStatus(StrEnum):
-    """What is known of one metric."""
+    """Result of one comparison."""
 
     PASS = "pass"  # noqa: S105 no password
     FAIL = "fail"
@@ -63,7 +66,7 @@ class VerdictWord(StrEnum):
 
 
 class RunState(StrEnum):
-    """Life of a run. RUNNING with a dead recorder becomes INCOMPLETE at the next look."""
+    """State of a run. A RUNNING run whose recorder died becomes INCOMPLETE at the next look."""
 
     RUNNING = "running"
     COMPLETE = "complete"

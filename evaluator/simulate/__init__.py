@@ -3,7 +3,7 @@
 >>> cells = simulate_cells(SCENARIOS["single_75s"], seed=1)  # what the judge reads
 >>> cells.arms
 ('baseline', 'canary')
->>> SCENARIOS["mean+3%"].changes[0].latency  # what it ought to find
+>>> SCENARIOS["mean+3%"].changes[0].latency  # what the judge should find
 0.03
 """
 

@@ -1,4 +1,4 @@
-"""Roll requests up to cells in numpy: the same arithmetic as the store's roll-up, for tests and simulations."""
+"""Roll requests up to cells in numpy, with the same arithmetic as the store, for tests and simulations."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from evaluator.stats.shaping.index import group_rows, number_groups
 
 
 def simulate_cells(scenario: Scenario, seed: int) -> Cells:
-    """Draw one release and roll it up: `to_cells(simulate(scenario, seed))` with the scenario's bucket.
+    """Draw one release and roll it up: `to_cells(simulate(scenario, seed))` with the bucket of the scenario.
 
     >>> cells = simulate_cells(Scenario(duration_s=60), seed=1)
     >>> cells.bucket_s, len(cells.instances)
@@ -39,9 +39,9 @@ def simulate_cells(scenario: Scenario, seed: int) -> Cells:
 def to_cells(requests: Requests, bucket_s: int | None = None) -> Cells:
     """Roll up as the store does: the same request rows give equal cells there and here.
 
-    Sums are exact integers. Names that no request uses are left out, the others are numbered in alphabetical order
-    (baseline first); requests that name no instance count as one instance named as their arm. `bucket_s=None`: chosen
-    by the span of the longest run.
+    Sums are exact integers. Names that no request uses are left out. The others are numbered in alphabetical order
+    (baseline first). Requests without the name of an instance count as one instance with the name of their arm.
+    `bucket_s=None`: chosen from the duration of the longest run.
     """
     if "" in requests.instances:
         arms = len(requests.instances) + requests.arm
@@ -76,7 +76,7 @@ def to_cells(requests: Requests, bucket_s: int | None = None) -> Cells:
 
 
 def _sort_names(requests: Requests) -> Requests:
-    """Only names that occur (and baseline's), baseline first, then by the alphabet; and codes that point at them."""
+    """Keep only names that occur (and `baseline`), baseline first, the others in alphabetical order; update codes."""
     columns: dict[str, Any] = {}
     for column in ("arm", "endpoint", "instance", "exception"):
         names, codes = getattr(requests, f"{column}s"), getattr(requests, column)
@@ -92,7 +92,7 @@ def _sort_names(requests: Requests) -> Requests:
 
 
 def _sum_squares(group_of: IntArray, values: IntArray, groups: int) -> FloatArray:
-    """Σ values² rounded once: the upper and lower halves of the squares are summed apart, each exactly."""
+    """Σ values², rounded once: the upper and lower halves of the squares are summed separately, each exactly."""
     squares = values.astype(np.uint64) ** 2
     upper = np.bincount(group_of, weights=squares >> np.uint64(32), minlength=groups)
     lower = np.bincount(group_of, weights=squares & np.uint64(0xFFFFFFFF), minlength=groups)

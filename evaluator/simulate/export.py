@@ -1,4 +1,4 @@
-"""Write simulated requests as request segments, the way a recorder would have."""
+"""Write simulated requests as request segments, as a recorder does."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from evaluator.simulate.requests import Requests
 
 
 def to_parquet(requests: Requests, folder: Path, *, service: str = "", rows: int = 1_000_000) -> tuple[Path, ...]:
-    """Write the segments of each run into `folder/<run>/`, in order of time, at most `rows` rows each.
+    """Write the segments of each run into `folder/<run>/`, in the order of time, each with at most `rows` rows.
 
-    Raises OSError where the folder cannot be written.
+    Returns the paths of the segments. Raises OSError if the folder cannot be written.
     """
     paths: list[Path] = []
     for code, run in enumerate(requests.runs):

@@ -1,4 +1,4 @@
-"""What is expected of a scenario: versions of the service, and traffic over one run."""
+"""The expected values of a scenario: each version of the service, and the traffic over one run."""
 
 from __future__ import annotations
 
@@ -15,24 +15,26 @@ DAY_S = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """What one arm's version does with a request, by endpoint (columns of shape (endpoints,))."""
+    """How one arm's version answers requests. Columns have shape (endpoints,)."""
 
     shares: FloatArray
+    """Share of the arm's traffic; the sum is 1."""
     log_us: FloatArray
-    """Log of the median, µs."""
+    """Log of the median response time, µs."""
     failure: FloatArray
     """Steady probability of failure."""
     bytes: FloatArray
+    """Mean size of a response."""
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Expected requests a second and what load does to latency, on the time grid."""
+    """Expected requests per second, and the effect of load on latency, on the time grid."""
 
     at_s: FloatArray
-    """Middles of the steps, shape (steps,)."""
+    """Middle of each step, seconds from the start of the run, shape (steps,)."""
     rate: FloatArray
-    """Shape (arms, steps)."""
+    """Requests per second, shape (arms, steps)."""
     log_load: FloatArray
     """Shift of log latency by trend and swing, shape (steps,)."""
     users: FloatArray
@@ -40,7 +42,7 @@ class Traffic:
 
 
 def build_version(scenario: Scenario, change: Change) -> Version:
-    """One arm's version under `change`."""
+    """Return the version of one arm under `change`."""
     low, high = scenario.median_ms
     medians = (
         np.geomspace(low, high, scenario.endpoints) if scenario.endpoints > 1 else np.array([math.sqrt(low * high)])
@@ -61,12 +63,12 @@ def build_version(scenario: Scenario, change: Change) -> Version:
 
 
 def build_versions(scenario: Scenario) -> tuple[Version, ...]:
-    """The versions of all arms, baseline first."""
+    """Return the versions of all arms, baseline first."""
     return tuple(build_version(scenario, change) for change in (Change(), *scenario.changes))
 
 
 def build_traffic(scenario: Scenario) -> Traffic:
-    """Expected open-loop traffic of each arm over one run."""
+    """Return the expected open-loop traffic of each arm over one run."""
     # The time grid: about 1 s in short runs, 5 s in long ones.
     steps = max(1, math.ceil(scenario.duration_s / (1.0 if scenario.duration_s <= 900 else 5.0)))
     candidates = len(scenario.changes)

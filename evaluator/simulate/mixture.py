@@ -1,14 +1,13 @@
-"""The distribution of a simulated arm's response times, computed from the scenario without drawing anything.
+"""The distribution of a simulated arm's response times, computed from the scenario without random draws.
 
-An arm's response times are a mixture over endpoints, moments of the run, shared spikes, cache hits and the heavy tail.
-Each part is lognormal, or lognormal times Pareto, whose distribution function is that of a normal plus an exponential
-on the log scale. All drift processes are normal on that scale and independent of the traffic, so that they only
-widen it. Parts are weighted as the judge standardises (n_c·n_b / (n_c + n_b) over endpoint and time), so that a mere
-change of mix is no effect. It is the distribution of the kind of release, not of the instances that one release
-happened to draw.
+An arm's response times are a mixture over endpoints, times of the run, shared spikes, cache hits and the heavy tail.
+Each part is lognormal, or lognormal times Pareto; on the log scale, the latter is a normal plus an exponential. All
+drift processes are normal on that scale and independent of the traffic, so they only widen the distribution. Parts
+have the judge's weights (n_c·n_b / (n_c + n_b) over endpoint and time), so that a change of the mix of endpoints alone
+is no effect. The distribution is that of all releases of the scenario, not of the instances that one release drew.
 
-Left out, because they hit both arms alike on average: restarts, missing minutes, clock skew. A grid is ignored: times
-are those before rounding. Closed loops change neither distribution nor weights here.
+Restarts, missing minutes and clock skew are ignored, because on average they affect both arms equally. The grid is
+ignored too: times are those before rounding. Closed loops change neither the distribution nor the weights here.
 """
 
 from __future__ import annotations
@@ -33,18 +32,21 @@ HEIGHT_WEIGHTS = (5 / 18, 8 / 18, 5 / 18)
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """One arm's mixture: rows of equal length, one per endpoint × moment × spike × cache."""
+    """One arm's mixture: rows of equal length, one per endpoint × time × spike × cache."""
 
     log_us: FloatArray
     weight: FloatArray
     passing: FloatArray
-    """Probability not to fail for reasons other than slowness."""
+    """Probability that a request does not fail, if it is not given up for slowness."""
     bytes: FloatArray
 
 
 @functools.lru_cache(maxsize=256)
 def find_threshold(scenario: Scenario, quantile: float) -> float:
-    """Log of the time (µs) within which this share of baseline's requests is answered, failed or not."""
+    """Return the log of the time (µs) within which this share of baseline's requests is answered, failed or not.
+
+    Infinite for a quantile of 1 or more.
+    """
     if quantile >= 1:
         return math.inf
     baseline = build_versions(scenario)[0]
@@ -56,7 +58,7 @@ def find_threshold(scenario: Scenario, quantile: float) -> float:
 
 
 def _mix_parts(scenario: Scenario, version: Version, weight: FloatArray, arm: int) -> _Parts:
-    """Endpoint × moment × spike × cache, flattened; `weight` has shape (endpoints, moments)."""
+    """Endpoint × time × spike × cache, flattened; `weight` has shape (endpoints, times)."""
     traffic, share = build_traffic(scenario), 1 - math.exp(-scenario.spikes.share)
     leak = scenario.changes[arm - 1].leak if arm else 0.0
     moving = _average_in_time(scenario, traffic.log_load + np.log1p(leak * traffic.at_s / scenario.duration_s))
@@ -77,7 +79,7 @@ def _mix_parts(scenario: Scenario, version: Version, weight: FloatArray, arm: in
 
 
 def _weigh_strata(scenario: Scenario, baseline: Version, candidate: Version, number: int) -> FloatArray:
-    """Mantel–Haenszel weights of endpoint × time, shape (endpoints, moments), Σ = 1."""
+    """Mantel–Haenszel weights of endpoint × time, shape (endpoints, times), Σ = 1."""
     rate = np.stack([_average_in_time(scenario, row) for row in build_traffic(scenario).rate])
     n_b = np.outer(baseline.shares, rate[0])
     n_c = np.outer(candidate.shares, rate[number + 1])
@@ -98,7 +100,7 @@ def _find_sd(scenario: Scenario) -> float:
 
 
 def _find_share(scenario: Scenario, parts: _Parts, log_us: float) -> FloatArray:
-    """Share of each part's requests that are answered within exp(log_us) µs, by whatever answer."""
+    """Share of each part's requests that are answered within exp(log_us) µs, failed or not."""
     if math.isinf(log_us):
         return np.ones_like(parts.log_us)
     sd, rate = _find_sd(scenario), scenario.tail_index

@@ -1,4 +1,4 @@
-"""What a metrics server would have scraped while simulated requests were answered: readings with a known truth."""
+"""Readings with a known truth: what a metrics server would scrape while simulated requests are answered."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ FAILURES = Query('http_requests_total{$selector,code=~"5.."}', QueryKind.COUNTER
 DURATION = Query("http_request_duration_seconds{$selector}", QueryKind.HISTOGRAM)
 
 BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
-"""Bounds of the histograms of the Python client of Prometheus."""
+"""Default bounds of histograms in the Python client of Prometheus."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scrapes:
-    """How the requests are scraped, and what goes wrong with it."""
+    """How the requests are scraped, and which defects the scrapes have."""
 
     step_s: int = 15
     bounds_s: tuple[float, ...] = BOUNDS_S
     restarts: int = 0
-    """Instances whose counters start again, once each, between two scrapes."""
+    """Number of instances whose counters start again from 0, once each, between two scrapes."""
     missing: float = 0.0
-    """Share of scrapes that are missing, of each instance for itself."""
+    """Share of scrapes that are missing, drawn for each instance separately."""
     arms: tuple[str, ...] = field(default=())
     """Arms that are scraped; empty: all."""
 
 
 def scrape(requests: Requests, scrapes: Scrapes | None = None, seed: int = 0) -> tuple[Answer, ...]:
-    """Counters of requests and failures and a histogram of response times (s), by instance and endpoint.
+    """Return counters of requests and failures and a histogram of response times (s), by instance and endpoint.
 
-    A request counts as it starts. Scrapes come at the end of each step, a millisecond before the next one begins, so
-    that a bucket of readings holds what the same bucket of requests does.
+    A request counts when it starts. Scrapes come at the end of each step, a millisecond before the next step begins, so
+    that a bucket of readings holds the same requests as the same bucket of requests. `scrapes=None`: the defaults.
     """
     scrapes = scrapes or Scrapes()
     rng = np.random.default_rng(seed)
@@ -96,7 +96,7 @@ def _scrape_instance(
 def _parts(
     failed: BoolArray, seconds: FloatArray, bounds_s: Sequence[float]
 ) -> Iterator[tuple[Query, Part, float, FloatArray]]:
-    """What each counter adds for every request."""
+    """What each counter adds for each request."""
     every = np.ones(seconds.size)
     nan = float("nan")
     yield REQUESTS, "value", nan, every

@@ -1,4 +1,4 @@
-"""Seeded request rows of a `Scenario`: the processes behind them on a fine time grid, then one row per request."""
+"""Draw the requests of a `Scenario` with a seed: first all processes on a fine time grid, then one row per request."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from evaluator.simulate.layout import Traffic, Version, build_traffic, build_ver
 from evaluator.simulate.mixture import find_threshold
 
 EPOCH_US = 1_767_571_200_000_000
-"""When the first simulated run starts: 2026-01-05 00:00 UTC, µs. Simulated time never reads a clock."""
+"""Start of the first simulated run: 2026-01-05 00:00 UTC, µs. A simulation never reads a clock."""
 
 PAUSE_S = 300
-"""Least time between the runs of a group."""
+"""Shortest time between the runs of a group."""
 
 RESTART_S = 20.0
 FAILED = ("", "HTTP 500", "HTTP 503")
@@ -25,14 +25,14 @@ FAILED = ("", "HTTP 500", "HTTP 503")
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """Requests as columns of equal length; codes index the tuples of names. Rows are in no particular order."""
+    """Requests as columns of equal length. Codes index the tuples of names. The order of rows has no meaning."""
 
     runs: tuple[str, ...]
     arms: tuple[str, ...]
     endpoints: tuple[str, ...]
     instances: tuple[str, ...]
     exceptions: tuple[str, ...]
-    """Texts of exceptions; the first is empty: none."""
+    """Texts of exceptions; the first is empty and means no exception."""
     run: IntArray
     arm: IntArray
     endpoint: IntArray
@@ -43,17 +43,17 @@ class Requests:
     failed: BoolArray
     response_bytes: IntArray
     status: IntArray
-    """HTTP status; -1 where there was none."""
+    """HTTP status; -1 if no response came."""
     exception: IntArray
     users: IntArray | None = None
-    """Users of the arm at that moment, where they were recorded."""
+    """Users of the arm at the start of the request; `None`: not recorded."""
 
     def __len__(self) -> int:
         return len(self.ts_us)
 
 
 def simulate(scenario: Scenario, seed: int) -> Requests:
-    """Draw one release: the same scenario and seed give the same requests on every machine.
+    """Draw one release. The same scenario and seed give the same requests on every machine.
 
     >>> requests = simulate(Scenario(duration_s=60), seed=1)
     >>> requests.arms
@@ -64,7 +64,7 @@ def simulate(scenario: Scenario, seed: int) -> Requests:
 
 
 def merge_requests(parts: list[Requests]) -> Requests:
-    """Put the rows of parts with the same names together; names of runs and instances are united."""
+    """Join the rows of parts with the same arms, endpoints and exceptions; runs and instances may differ."""
     if len(parts) == 1:
         return parts[0]
     runs = tuple(dict.fromkeys(name for part in parts for name in part.runs))
@@ -83,7 +83,7 @@ def merge_requests(parts: list[Requests]) -> Requests:
     return replace(moved[0], **{"users": None, "runs": runs, "instances": instances} | columns)
 
 
-# ------------------------------------------------------------------ what happens
+# ------------------------------------------------------------------ processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,18 +92,18 @@ class _Slots:
 
     arm: IntArray
     label: IntArray
-    """Which instance sits in the slot."""
+    """Number of the instance in the slot."""
     names: tuple[str, ...]
     log_us: FloatArray
     rate: FloatArray
     burst: FloatArray
-    """Probability of failure on top of the steady one."""
+    """Probability of failure in addition to the steady one."""
 
 
 def draw_ar1(rng: np.random.Generator, process: AR1, series: int, steps: int, step_s: float) -> FloatArray:
-    """Independent stationary AR(1) series, shape (series, steps).
+    """Draw independent stationary AR(1) series, shape (series, steps).
 
-    The recursion x_t = φ x_{t-1} + e_t is summed by doubling: (1 + φB)(1 + φ²B²)(1 + φ⁴B⁴) … e.
+    The recursion x_t = φ x_{t-1} + e_t is summed by doubling: (1 + φB)(1 + φ²B²)(1 + φ⁴B⁴) … e; B shifts by one step.
     """
     phi = math.exp(-step_s / process.time_constant_s)
     x = rng.standard_normal((series, steps)) * process.sd
@@ -116,7 +116,10 @@ def draw_ar1(rng: np.random.Generator, process: AR1, series: int, steps: int, st
 
 
 def burst(rng: np.random.Generator, bursts: Bursts, series: int, at_s: FloatArray) -> FloatArray:
-    """Sum of the spells under way, shape (series, steps); a spell shorter than a step fills its share of it."""
+    """Draw bursts and return the summed strength of those active, shape (series, steps).
+
+    `at_s` (steps,) are the middles of the steps. A burst that covers a part of a step counts with this part.
+    """
     total = np.zeros((series, len(at_s)))
     step_s = 2 * at_s[0]
     edges = np.append(at_s - at_s[0], at_s[-1] + at_s[0])
@@ -160,7 +163,7 @@ def _build_slots(
 def _draw_lives(
     scenario: Scenario, rng: np.random.Generator, arm: IntArray, at_s: FloatArray
 ) -> tuple[IntArray, tuple[str, ...], list[int]]:
-    """Which instance sits in which slot when: its number per (slot, step), the names, and the arm of each."""
+    """Draw which instance is in which slot: its number, shape (slots, steps), the names, and the arm of each name."""
     label = np.zeros((len(arm), len(at_s)), dtype=np.int64)
     owners: list[int] = []
     for slot, owner in enumerate(arm):
@@ -201,9 +204,9 @@ def _pace_by_latency(
     log_us: FloatArray,
     sizes: IntArray,
 ) -> FloatArray:
-    """Requests a second of each slot when its users wait for their answers (steps are longer than requests).
+    """Requests per second of each slot if users wait for their answers (steps are longer than requests).
 
-    What a change does to the tail alone is too little to slow the pace.
+    A change of the tail alone is ignored: it hardly changes the pace.
     """
     tail = scenario.tail_share * scenario.tail_factor * scenario.tail_index / (scenario.tail_index - 1)
     body, modes = 1 - scenario.tail_share + tail, 1 - scenario.cache_hit * (1 - scenario.cache_factor)
@@ -235,7 +238,7 @@ def _simulate_run(scenario: Scenario, rng: np.random.Generator, run: int) -> Req
     offset_us = (np.repeat(np.tile(np.arange(steps), len(slots.arm)), flat) + within) * step_us
     start_us = EPOCH_US + run * math.ceil((scenario.duration_s + PAUSE_S) / PAUSE_S) * PAUSE_S * 1_000_000
     skew_us = (arm > 0) * round(scenario.clock_skew_s * 1e6)
-    # Requests are in the order of arms, of which each has shares of its own.
+    # Requests are ordered by arm, and each arm has its own shares of endpoints.
     drawn = np.split(rng.random(len(arm)), np.cumsum(np.bincount(arm, minlength=len(versions)))[:-1])
     edges = [np.cumsum(version.shares)[:-1] for version in versions]
     endpoint = np.concatenate([np.searchsorted(edge, u, side="right") for edge, u in zip(edges, drawn, strict=True)])
@@ -274,7 +277,7 @@ def _simulate_run(scenario: Scenario, rng: np.random.Generator, run: int) -> Req
 
 
 def _slow_tails(scenario: Scenario, arm: IntArray, log_us: FloatArray) -> BoolArray:
-    """Make the slowest requests of candidates slower, in place; which requests are given up."""
+    """Make the slowest requests of candidates slower, in place; return which requests are given up."""
     given_up = np.zeros(len(arm), dtype=np.bool_)
     for number, change in enumerate(scenario.changes, start=1):
         rows = np.flatnonzero(arm == number) if change.tail > 1 or change.shed > 0 else np.zeros(0, dtype=np.int64)

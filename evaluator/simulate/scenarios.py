@@ -1,4 +1,4 @@
-"""Named designs: identical releases under every kind of dependence and defect, and releases with a known regression."""
+"""Named scenarios: identical releases with every kind of dependence and defect, and releases with a known change."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from evaluator.simulate.design import AR1, Bursts, Change, Scenario
 
 HOUR = Scenario()
-"""Four + four instances of sd 1 %, 30 requests a second an arm, 60 minutes."""
+"""4 + 4 instances with a standard deviation of 1 %, 30 requests per second on each arm, 60 minutes."""
 
 DAY = replace(HOUR, duration_s=86_400.0, rate_per_s=10.0, swing=0.5)
 
 SHORT = replace(HOUR, duration_s=75.0, rate_per_s=15.0, instances=(1,), instance_sd=0.05)
-"""75 seconds, one instance a side."""
+"""75 seconds, one instance on each arm."""
 
 NO_BURSTS = Bursts(0.0, 30.0, 0.0, 0.0)
 
@@ -29,7 +29,7 @@ PRECISE = replace(
     instance_drift=AR1(0.01, 100.0),
     arm_drift=AR1(0.002, 60.0),
 )
-"""A service whose change is known to a fraction of a percent."""
+"""A service with so little variance that a change can be measured to a fraction of a percent."""
 
 SCENARIOS: Mapping[str, Scenario] = MappingProxyType(
     {
@@ -92,4 +92,4 @@ SCENARIOS: Mapping[str, Scenario] = MappingProxyType(
         "margin_rare_one_99": replace(HOUR, **RARE, split=(0.01,), changes=(Change(failures_added=0.001),)),
     }
 )
-"""By name. `AA…` and `single_75s`: identical versions (`AA_mix` with another mix of endpoints)."""
+"""Name → scenario. In `AA…` and `single_75s` the versions are identical (`AA_mix`: with another mix of endpoints)."""

@@ -1,6 +1,6 @@
-"""Run the arena: `make bench-arena`, or with fewer replications `make bench-arena ARGS=--quick`.
+"""Run the arena: `make bench-arena`, or with fewer releases `make bench-arena ARGS=--quick`.
 
-Finished trials are kept and never run again for the same code; the table is written from all that are there.
+Finished trials are kept, and not run again for the same code. The table is written from all finished trials.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from itertools import islice
 from pathlib import Path
 
-# One release is one task; threads of linear algebra would only be in each other's way.
+# One release is one task; threads of linear algebra would only slow each other down.
 os.environ.update({"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
 
 import click
@@ -31,7 +31,7 @@ REPORT_EVERY_S = 30.0
 
 
 def main() -> int:
-    """Run what is missing, then write the table."""
+    """Run the trials that are missing, then write the table."""
     options = _read_options()
     replications = QUICK if options.quick else FULL
     if options.designs:
@@ -41,12 +41,12 @@ def main() -> int:
     folder = options.results or ROOT / ".cache" / "arena" / fingerprint()
     folder.mkdir(parents=True, exist_ok=True)
     open_trials = find_open(plan_trials(replications, anytime=not options.quick), read_results(folder))
-    click.echo(f"{len(open_trials)} releases to judge of {sum(replications.values())}; results in {folder}")
+    click.echo(f"{len(open_trials)} of {sum(replications.values())} releases to judge; results in {folder}")
     started = time.monotonic()
     try:
         _run(open_trials, folder, options.processes)
     except KeyboardInterrupt:
-        click.echo("stopped; the same command goes on from here", err=True)
+        click.echo("stopped; run the same command again to continue", err=True)
         return 130
     minutes = (time.monotonic() - started) / 60
     text = write_table(read_results(folder))
@@ -58,12 +58,14 @@ def main() -> int:
 
 def _read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench-arena", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="the peers' scenarios only, 100 replications")
-    parser.add_argument("--designs", nargs="+", choices=sorted(FULL), metavar="NAME", help="only these")
-    parser.add_argument("--replications", type=int, metavar="N", help="this many of each design")
-    parser.add_argument("--processes", type=int, default=2, metavar="N")
-    parser.add_argument("--results", type=Path, metavar="FOLDER", help="default: one folder per state of the code")
-    parser.add_argument("--write", type=Path, default=ROOT / "docs" / "accuracy.md", metavar="FILE")
+    parser.add_argument("--quick", action="store_true", help="only the designs with peers, 100 releases each")
+    parser.add_argument("--designs", nargs="+", choices=sorted(FULL), metavar="NAME", help="only these designs")
+    parser.add_argument("--replications", type=int, metavar="N", help="releases of each design")
+    parser.add_argument("--processes", type=int, default=2, metavar="N", help="processes that run trials; default: 2")
+    parser.add_argument("--results", type=Path, metavar="FOLDER", help="default: one folder for each state of the code")
+    parser.add_argument(
+        "--write", type=Path, default=ROOT / "docs" / "accuracy.md", metavar="FILE", help="default: docs/accuracy.md"
+    )
     return parser.parse_args()
 
 
@@ -78,10 +80,10 @@ def _run(trials: list[Trial], folder: Path, processes: int) -> None:
 
 
 def _finish_each(trials: list[Trial], processes: int) -> Iterator[Record]:
-    """Records as they are finished. Only a few trials are handed out at a time, so that Ctrl-C ends soon."""
+    """Yield records as they are finished. Only a few trials are submitted at a time, so that Ctrl-C ends soon."""
     queue = iter(trials)
     context = multiprocessing.get_context("spawn")
-    # Ctrl-C is for the parent: the workers finish what they are at.
+    # Ctrl-C stops the parent only: workers finish their present trial.
     ignore = (signal.SIGINT, signal.SIG_IGN)
     with ProcessPoolExecutor(processes, mp_context=context, initializer=signal.signal, initargs=ignore) as pool:
         running: set[Future[Record]] = {pool.submit(run_trial, trial) for trial in islice(queue, 2 * processes)}

@@ -1,4 +1,4 @@
-"""What is simulated how often, and which questions the judge is asked."""
+"""Which designs are simulated, how often, and what the judge is asked."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ PEERED = (
     "leak",
     "improve-10%",
 )
-"""Designs on which the peers are asked as well, and on which anytime monitoring is."""
+"""Designs that the peers judge as well, and that are judged with anytime monitoring."""
 
 QUICK = dict.fromkeys(PEERED, 100)
-"""Replications by design."""
+"""Design → number of releases."""
 
 FULL = {name: 50 if design.duration_s > 21_600 else 200 for name, design in SCENARIOS.items()} | {"AA": 400}
 
 Mode = Literal["fixed", "auto", "anytime"]
 
 MODES: tuple[Mode, ...] = ("fixed", "auto")
-"""One look at the end; looks each minute with the end planned, as the built-in policy has it."""
+"""One look at the end; a look each minute with a planned end, as in the built-in policy."""
 
 ALL_MODES: tuple[Mode, ...] = (*MODES, "anytime")
-"""And without a planned end: asked where the peers are, in the full grid."""
+"""In addition without a planned end: for the designs with peers, in the full grid."""
 
 METRICS: Mapping[str, Rule] = {
     rule.name: rule
@@ -76,7 +76,7 @@ METRICS: Mapping[str, Rule] = {
 
 @dataclass(frozen=True, slots=True, order=True)
 class Trial:
-    """One release, and how it is monitored."""
+    """One release, and the kinds of monitoring to judge it with."""
 
     design: str
     seed: int
@@ -84,7 +84,7 @@ class Trial:
 
 
 def plan_trials(replications: Mapping[str, int], *, anytime: bool) -> list[Trial]:
-    """All releases, the first seeds of all designs first: a table of half the work has all its rows."""
+    """Plan all releases, in the order of seeds: a table of half the releases then has all its rows."""
     modes = {name: ALL_MODES if anytime and name in PEERED else MODES for name in replications}
     return sorted(
         (Trial(name, seed, modes[name]) for name, n in replications.items() for seed in range(n)), key=lambda t: t.seed
@@ -97,9 +97,9 @@ def is_unchanged(name: str) -> bool:
 
 
 def own_rulebooks(design: Scenario, mode: Mode) -> dict[str, Rulebook]:
-    """What the judge is asked: the built-in policy, and five gates and the scan at margin 0.
+    """Return what the judge is asked: the built-in policy, and five gates and the scan at margin 0.
 
-    Where one endpoint is worse: that endpoint's mean at margin 0 as well.
+    If one endpoint is worse in the design, the mean of this endpoint at margin 0 as well.
     """
     changed = [change.endpoint_index % design.endpoints for change in design.changes if change.endpoint]
     where = [Slice(f"GET /endpoint/{number:03d}") for number in changed]

@@ -1,8 +1,8 @@
 """Kayenta's judge (NetflixACAJudge-v1.0) as a peer: the rank-sum interval by root finding, and its rule.
 
-Written from the published behaviour of spinnaker/kayenta at commit a69573be and held to the numbers of its own test
-suite (`tests/data/kayenta.json`). Its quirks are kept: the continuity correction of the estimate, and roots found to an
-absolute 1e-4, so that the answer depends on the unit.
+Written from the published behaviour of spinnaker/kayenta at commit a69573be, and tested with the numbers of its own
+test suite (`tests/data/kayenta.json`). Its peculiarities are kept: the continuity correction of the estimate, and roots
+with an absolute precision of 1e-4, so that the answer depends on the unit.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MOST_STEPS = 1001
 
 
 class AllTied(ArithmeticError):
-    """All observations are equal: Kayenta cannot say anything, labels the metric Error and leaves it out."""
+    """All observations are equal: Kayenta labels the metric Error and leaves it out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a metric of a canary config says; the defaults are those of the shipped judge."""
+    """Settings of a metric in a canary config; the defaults are those of Kayenta's judge."""
 
     tolerance: float = 0.25
     conf_level: float = 0.98
@@ -53,14 +53,14 @@ class Settings:
     must_have_data: bool = False
 
     def threshold(self, value: float | None) -> float:
-        """An effect size of the config, or what it is when not given."""
+        """Return an effect size of the config, or its default."""
         no_effect = 1.0 if self.effect_measure == "meanRatio" else 0.5
         return no_effect if value is None else value
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """Pass, High, Low, Nodata, NodataFailMetric or Error; `critical`: it failed critically."""
+    """Pass, High, Low, Nodata, NodataFailMetric or Error; `critical`: a critical failure."""
 
     classification: str
     critical: bool = False
@@ -70,7 +70,7 @@ class Label:
 
 
 def classify(experiment: FloatArray, control: FloatArray, settings: Settings | None = None) -> Label:
-    """Label one metric. Times are thrown away: the arrays are sets of points."""
+    """Label one metric. Times are not used: the arrays are sets of points."""
     settings = settings or Settings()
     e, c = (_clean(np.asarray(values, dtype=float), settings) for values in (experiment, control))
     if not e.size or not c.size:
@@ -114,7 +114,7 @@ def _label(found: Interval, effect: float, settings: Settings) -> Label:
 
 
 def mean_ratio(experiment: FloatArray, control: FloatArray) -> float:
-    """Mean of experiment / mean of control; not a number when either is zero."""
+    """Mean of experiment / mean of control; NaN if either is zero."""
     e, c = float(np.mean(experiment)), float(np.mean(control))
     return float("nan") if e == 0 or c == 0 else e / c
 
@@ -130,10 +130,10 @@ def cles(experiment: FloatArray, control: FloatArray) -> float:
 
 
 def locate(experiment: FloatArray, control: FloatArray, conf_level: float) -> Interval:
-    """Interval and estimate of the shift, as R's `wilcox.test(exact=FALSE, conf.int=TRUE)` means it.
+    """Interval and estimate of the shift, as defined by R's `wilcox.test(exact=FALSE, conf.int=TRUE)`.
 
     Raises:
-        AllTied: when no shift leaves anything to rank.
+        AllTied: if all observations are equal.
     """
     x, y = _add_noise(np.asarray(experiment, dtype=float), np.asarray(control, dtype=float))
     low, high = float(x.min() - y.max()), float(x.max() - y.min())
@@ -147,7 +147,7 @@ def locate(experiment: FloatArray, control: FloatArray, conf_level: float) -> In
 
 
 def _add_noise(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Two constants get Gaussian noise (Kayenta's is not seeded; here it is, so that the arena repeats itself)."""
+    """Add Gaussian noise to two constants. Kayenta's has no seed; here it has one, so that results can be repeated."""
     if np.unique(x).size > 1 or np.unique(y).size > 1:
         return x, y
     rng = np.random.default_rng(0)
@@ -176,7 +176,7 @@ def _root_within(f: Callable[[float], float], low: float, high: float) -> float:
 
 
 def find_root(f: Callable[[float], float], low: float, high: float) -> float:
-    """Brent's zero of Netlib, step by step: the path decides the answer, since 1e-4 is coarse.
+    """Brent's `zero` from Netlib, step by step: the path decides the answer, because 1e-4 is coarse.
 
     Source: Brent (1973), Algorithms for Minimization without Derivatives, chapter 4.
     """
@@ -207,7 +207,7 @@ def find_root(f: Callable[[float], float], low: float, high: float) -> float:
 def _interpolate(
     at: tuple[float, float, float], values: tuple[float, float, float], half: float, before: float, tolerance: float
 ) -> float:
-    """Secant or inverse quadratic step where it is small enough, else half the way."""
+    """Secant or inverse quadratic step if it is small enough, else half of the interval."""
     (a, b, c), (fa, fb, fc) = at, values
     t1, cb = fb / fa, c - b
     if a == c:

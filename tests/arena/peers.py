@@ -1,6 +1,6 @@
-"""What others would have said of the same requests, at every minute: tests on raw requests, Kayenta, tea-tasting.
+"""What other methods answer for the same requests, at each minute: tests on raw requests, Kayenta, tea-tasting.
 
-All ask, one-sided at 5 %, whether the candidate is worse than baseline; Kayenta asks with its own constants.
+All test at a one-sided level of 5 % whether the candidate is worse than baseline; Kayenta uses its own constants.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 ALPHA = 0.05
 FIRST_MINUTE = 5
-"""Before this minute nobody looks."""
+"""The first minute with a look."""
 
 WORSE = Settings(direction="increase", allowed_increase=1.0)
 
@@ -35,11 +35,11 @@ class Minutes:
     n: FloatArray
     failures: FloatArray
     sum_ms: FloatArray
-    """Of successes."""
+    """Σ response time of successes."""
     sum_sq_ms: FloatArray
     p99_ms: FloatArray
     times_ms: tuple[tuple[FloatArray, ...], ...]
-    """Times of successes: per arm one array per minute."""
+    """Times of successes: for each arm one array per minute."""
 
     @property
     def ok(self) -> FloatArray:
@@ -48,7 +48,7 @@ class Minutes:
 
     @classmethod
     def of(cls, requests: Requests) -> Minutes:
-        """Split baseline's and the first candidate's requests by minute."""
+        """Split the requests of baseline and the first candidate by minute."""
         minute = (requests.ts_us - requests.ts_us.min()) // 60_000_000
         count = int(minute.max()) + 1
         times = tuple(_split(requests, minute, arm, count) for arm in (0, 1))
@@ -80,9 +80,9 @@ def _split(requests: Requests, minute: npt.NDArray[np.int64], arm: int, count: i
 
 
 def mann_whitney(minutes: Minutes) -> BoolArray:
-    """Rank-sum test on all response times so far, with ties and continuity as SciPy's asymptotic method.
+    """Rank-sum test on all response times until each minute, with ties and continuity as SciPy's asymptotic method.
 
-    Ranks are exact: every distinct time is a cell of two counts.
+    Ranks are exact: each distinct time is a cell with two counts.
     """
     values = [np.concatenate(side) for side in minutes.times_ms]
     levels, code = np.unique(np.concatenate(values), return_inverse=True)
@@ -103,7 +103,7 @@ def _halves(code: npt.NDArray[np.int64], values: list[FloatArray]) -> tuple[npt.
 
 
 def _rank_sum_p(counts: FloatArray) -> float:
-    """One-sided p-value that the second row of counts lies above the first."""
+    """One-sided p-value for "the second row of counts is above the first"."""
     n_b, n_c = counts.sum(axis=1)
     if not n_b or not n_c:
         return 1.0
@@ -114,7 +114,7 @@ def _rank_sum_p(counts: FloatArray) -> float:
 
 
 def welch(minutes: Minutes) -> BoolArray:
-    """Welch's t-test on all response times so far."""
+    """Welch's t-test on all response times until each minute."""
     n, mean, variance = _moments(minutes)
     with np.errstate(divide="ignore", invalid="ignore"):
         found = ttest_ind_from_stats(
@@ -139,7 +139,7 @@ def _moments(minutes: Minutes) -> tuple[FloatArray, FloatArray, FloatArray]:
 
 
 def two_proportions(minutes: Minutes) -> BoolArray:
-    """Pooled z-test on the share of failures so far."""
+    """Pooled z-test on the share of failures until each minute."""
     n, x = np.cumsum(minutes.n, axis=1), np.cumsum(minutes.failures, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         pooled = x.sum(axis=0) / n.sum(axis=0)
@@ -178,7 +178,7 @@ def _kayenta(points: FloatArray) -> BoolArray:
 
 
 def tea_tasting_mean(minutes: Minutes) -> BoolArray:
-    """tea-tasting's `Mean` on the aggregates of response times so far."""
+    """tea-tasting's `Mean` on the aggregates of response times until each minute."""
     return _tea_tasting(*_moments(minutes))
 
 
@@ -217,21 +217,21 @@ PEERS: Mapping[str, Callable[[Minutes], BoolArray]] = {
     "Kayenta, p99 a minute": kayenta_p99,
     "Kayenta, failures a minute": kayenta_failures,
 }
-"""By name: (minutes) → is the candidate flagged at the end of each minute?"""
+"""Name → method: (minutes) → is the candidate flagged at the end of each minute?"""
 
 ANY_KAYENTA = "Kayenta, any of the three"
 
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """One method on one release: flagged by a look at the end alone, and the first minute at which a look flags."""
+    """One method on one release: does one look at the end flag it, and the first minute at which a look flags it."""
 
     horizon: bool
     first_minute: int | None
 
 
 def ask_peers(requests: Requests) -> dict[str, Flags]:
-    """Every peer's answer."""
+    """Return the answer of each peer."""
     minutes = Minutes.of(requests)
     flagged = {name: ask(minutes) for name, ask in PEERS.items()}
     flagged[ANY_KAYENTA] = np.logical_or.reduce([v for name, v in flagged.items() if name.startswith("Kayenta")])

@@ -1,4 +1,4 @@
-"""Finished trials on disk: one line of JSON each, one file per design, so that a night's work can be taken up again."""
+"""Finished trials on disk: one line of JSON each, one file per design, so that an interrupted run can continue."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Record = Mapping[str, Any]
 
 PEERS = ("grid.py", "kayenta.py", "peers.py", "trial.py")
 NOT_ASKED = ("__main__.py", "cli", "pipeline", "reports", "sources", "store")
-"""Rooms that a judged simulation does not enter."""
+"""Packages that a judged simulation does not use."""
 
 
 def fingerprint() -> str:
-    """Digest of the code that decides a trial's outcome; comments and layout do not count.
+    """Compute a digest of the code that decides the result of a trial. Comments and formatting do not count.
 
-    Results of other code are kept apart.
+    Results of different code are kept apart.
     """
     package = Path(evaluator.__file__).parent
     judging = [p for p in package.rglob("*.py") if p.relative_to(package).parts[0] not in NOT_ASKED]
@@ -38,7 +38,7 @@ def fingerprint() -> str:
 
 
 def read_results(folder: Path) -> dict[str, list[Record]]:
-    """Records by design, in the order of their seeds; of a seed that was run twice the last."""
+    """Read records by design, in the order of their seeds; of a seed with several records, the last counts."""
     out = {}
     for path in sorted(folder.glob("*.jsonl")):
         records = {record["seed"]: record for record in _read_lines(path)}
@@ -47,14 +47,14 @@ def read_results(folder: Path) -> dict[str, list[Record]]:
 
 
 def _read_lines(path: Path) -> Iterable[Record]:
-    """Whole lines; where the machine stopped, one may be torn."""
+    """Read complete lines; if the run was interrupted, one may be incomplete."""
     for line in path.read_text(encoding="utf-8").splitlines():
         with contextlib.suppress(json.JSONDecodeError):
             yield json.loads(line)
 
 
 def find_open(trials: Iterable[Trial], done: Mapping[str, list[Record]]) -> list[Trial]:
-    """Trials that have not been run yet, or not with all their kinds of monitoring."""
+    """Find trials that have not been run yet, or not with all their kinds of monitoring."""
     known = {(name, record["seed"]): set(record.get("ours", ())) for name, rows in done.items() for record in rows}
     return [trial for trial in trials if not set(trial.modes) <= known.get((trial.design, trial.seed), set())]
 
@@ -63,5 +63,5 @@ def append(folder: Path, record: Record) -> None:
     """Add one finished trial."""
     path = folder / f"{record['design']}.jsonl"
     with path.open("a", encoding="utf-8") as file:
-        # The line before may be torn: begin a new one, empty lines are skipped.
+        # The line before may be incomplete: begin a new one. Empty lines are skipped.
         file.write("\n" + json.dumps(record, allow_nan=False) + "\n")

@@ -1,4 +1,4 @@
-"""Shares and medians of simulated releases, with how far chance could have moved them."""
+"""Shares and medians of simulated releases, with their uncertainty."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy.stats import binom, binomtest
 __all__ = ["State", "Tally", "Times", "judge_at_least", "judge_at_most", "judge_median", "tally", "worst"]
 
 State = Literal["yes", "no", "no?", "open"]
-"""Reached; missed; missed, but chance alone could explain it; reached so far, with too few releases to be sure."""
+"""Reached; missed; missed, but chance could explain it; reached until now, with too few releases to be sure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Tally:
 
     @property
     def share(self) -> float:
-        """Point estimate; not a number of no releases."""
+        """Point estimate; NaN without releases."""
         return self.hits / self.n if self.n else math.nan
 
     @property
@@ -47,20 +47,20 @@ def _percent(share: float) -> str:
 
 
 def tally(answers: Iterable[bool | None]) -> Tally:
-    """Count; `None` is no answer and does not count."""
+    """Count the answers that are true; `None` is no answer and does not count."""
     given = [answer for answer in answers if answer is not None]
     return Tally(sum(given), len(given))
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Minutes until detection of each release; infinite where there was none."""
+    """Minutes until detection of each release; infinite without detection."""
 
     minutes: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """Over all releases, found or not; infinite where half were not found."""
+        """Median over all releases, detected or not; infinite if half were not detected."""
         ordered = sorted(self.minutes)
         return ordered[(len(ordered) - 1) // 2] if ordered else math.nan
 
@@ -103,6 +103,6 @@ def judge_median(found: Times, limit: float) -> State:
 
 
 def worst(states: Sequence[State]) -> State:
-    """The state of a row that sums up others."""
+    """Return the state of a row that sums up other rows: the worst of their states."""
     order: tuple[State, ...] = ("no", "no?", "open", "yes")
     return next((state for state in order if state in states), "open")

@@ -1,8 +1,10 @@
-"""How often a healthy release is refused because something seems to be silent, and how often silence is found.
+"""How often a healthy release is refused because it seems to be silent, and how often real silence is detected.
 
-Releases are simulated with rare endpoints, restarts, pods that come and go, pacing, ramps and sparse arms. Printed for
-each: refusals of identical arms, and findings where the candidate is silent for the last quarter, each with the upper
-(lower) end of its 95 % Clopper-Pearson interval. `python -m arena.silence [RELEASES]`.
+python -m arena.silence [RELEASES]       (in `tests`; default: 100)
+
+Releases are simulated with rare endpoints, restarts, instances that are replaced, pacing, ramps and sparse arms. It
+prints for each design how often identical arms are refused, and how often a candidate that is silent for the last
+quarter is detected, each with a one-sided 95 % limit (Clopper-Pearson).
 """
 
 from __future__ import annotations
@@ -48,11 +50,13 @@ class Row:
     name: str
     releases: int
     refused: int
+    """Healthy releases that a check refused."""
     found: int
+    """Releases with a silent candidate that a check refused."""
 
 
 def trial(design: Scenario, seed: int, source: str) -> tuple[bool, bool]:
-    """Is a healthy release refused, and is one found whose candidate is silent for the last quarter?"""
+    """Is a healthy release refused, and is the same release with a silent candidate in the last quarter refused?"""
     requests = simulate(design, seed)
     run = replace(RUN, source=source)
     dead = (requests.arm == 1) & (requests.ts_us > requests.ts_us.min() + 0.75 * np.ptp(requests.ts_us))
@@ -60,19 +64,19 @@ def trial(design: Scenario, seed: int, source: str) -> tuple[bool, bool]:
 
 
 def take(requests: Requests, keep: np.ndarray) -> Requests:
-    """Some of the requests."""
+    """Return the requests where `keep` is true."""
     columns = {f.name: getattr(requests, f.name) for f in fields(requests)}
     return replace(requests, **{name: c[keep] for name, c in columns.items() if isinstance(c, np.ndarray)})
 
 
 def refuses(cells: Cells, run: Run) -> bool:
-    """Does a check of silence forbid a GO?"""
+    """Does a check of silence prevent a GO?"""
     findings = assess(cells, (run,), RULEBOOK).findings
     return any(finding.check in CHECKS and finding.level is Level.FAIL for finding in findings)
 
 
 def measure(releases: int) -> Iterator[Row]:
-    """One row for each design, as imports and as loads."""
+    """Yield a row for each design, as imports and as loads."""
     for source in ("import", "locust"):
         for name, design in DESIGNS.items():
             trials = [trial(design, seed, source) for seed in range(releases)]

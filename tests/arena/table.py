@@ -15,47 +15,56 @@ from evaluator.simulate import SCENARIOS
 __all__ = ["write_table"]
 
 NOTES = Path(__file__).parent / "notes.md"
-"""What was tried where a figure is not reached; written by hand, added at the end."""
+"""Why some targets are missed, and what was tried; written by hand, added at the end."""
 
 HEAD = """# Accuracy
 
 Written by `make bench-arena`; do not edit.
 
-Every row is simulated releases with a known truth (`evaluator.simulate`): nothing in them is independent, load drifts,
-both arms share spikes, instances have levels and moods of their own, failures come in bursts. Unless a design says
-otherwise a release has 4 + 4 instances, 30 requests a second an arm and 60 minutes. Shares are percent with Wilson's
-95 % interval, medians are minutes with a 95 % interval of order statistics, – is less than half found.
+How often the judge is right and wrong, measured on simulated releases whose truth is known (`evaluator.simulate`).
+Their requests are not independent: load drifts, both arms share spikes, each instance has its own level and its own
+slow drift, and failures come in bursts. A design is one kind of release (`evaluator/simulate/scenarios.py`). Unless its
+name shows another one, it has 4 + 4 instances, 30 requests per second on each arm, and 60 minutes.
+
+Shares are in percent, with Wilson's 95 % interval. Medians are in minutes, with a 95 % interval of order statistics; –
+means that less than half was detected.
 """
 
-REACHED = """## What must be reached
+REACHED = """## Targets
 
-"Looked at each minute" is the policy's own calendar of looks with the end planned. Reached: yes; **no**; **no?**,
-missed but within what chance allows with so few releases; open, the share is low enough but there are too few releases
-to be sure.
+"A look each minute" is the policy's own calendar of looks, with a planned end. Reached:
+
+- yes;
+- **no**;
+- **no?**: missed, but chance alone could explain it with so few releases;
+- open: the share is low enough, but there are too few releases to be sure.
 """
 
 DESIGNS = """## The built-in policy on every design
 
-Verdicts when looked at each minute; the median is the minute of the NO-GO. `AA…` and `single_75s` are identical
-versions, so every NO-GO there is false; in `margin_…` one gate is worse by exactly its margin, so every GO there is.
+Verdicts with a look each minute; the median is the minute of the NO-GO. In `AA…` and `single_75s` both versions are
+identical, so every NO-GO is false. In `margin_…` one gate is worse by exactly its margin, so every GO is false.
 """
 
 WORSE = """## False "worse" at margin 0
 
-Each metric by itself, identical versions, looked at each minute. To reach: at most 5 %, upper limit below 7.5 %.
+Each metric by itself, on identical versions, with a look each minute. Target: at most 5 %, upper limit below 7.5 %.
 """
 
 COVERAGE = """## Coverage of the 90 % interval at the end
 
-To reach: at least 88 %, and at most 97 % where there are four labelled instances an arm.
+How often the interval contains the truth. Target: at least 88 %; at most 97 % with four labelled instances on each arm.
 """
 
-PEERS = """## Beside its peers
+PEERS = """## Comparison with other tools
 
-The same releases and seeds. Every method asks one-sided at 5 % whether the candidate is worse at all (margin 0), but
-for the policy, which asks for its margins, and Kayenta, whose constants are its own (98 % interval, tolerance 0.25).
-"At the end": one look at the last minute. "At any minute": looked at each minute, as people do; peers from minute 5,
-ours by its calendar of looks, which is what makes that allowed. Median: of all releases, over looks at each minute.
+All methods judge the same releases, with the same seeds. Each tests at a one-sided level of 5 % whether the candidate
+is worse at all (margin 0). Two exceptions: the built-in policy uses its own margins, and Kayenta its own constants
+(98 % interval, tolerance 0.25).
+
+"At the end" is one look at the last minute. "At any minute" is a look each minute, as people do: the other tools from
+minute 5, the evaluator by its calendar of looks, which spends alpha for them. The median is over all releases, with a
+look each minute.
 """
 
 NAMES = {
@@ -69,13 +78,13 @@ NAMES = {
 
 
 def write_table(results: Mapping[str, Sequence[Record]]) -> str:
-    """All of docs/accuracy.md, of the designs that there are."""
+    """Write docs/accuracy.md from the designs that have results."""
     readings = {name: Reading(name, tuple(results[name])) for name in SCENARIOS if results.get(name)}
     parts = [
         HEAD,
         _count(readings),
         REACHED,
-        _draw(("Property", "On", "Found", "To reach", "Reached"), check_targets(readings)),
+        _draw(("Property", "On", "Result", "Target", "Reached"), check_targets(readings)),
         DESIGNS,
         _draw(("Design", "n", "NO-GO", "Median", "GO", "INCONCLUSIVE"), (_verdicts(r) for r in readings.values())),
         WORSE,
@@ -91,7 +100,7 @@ def write_table(results: Mapping[str, Sequence[Record]]) -> str:
 def _count(readings: Mapping[str, Reading]) -> str:
     releases = sum(len(reading.records) for reading in readings.values())
     crashed = [f"{reading.crashes} × {name}" for name, reading in readings.items() if reading.crashes]
-    errors = f"**On {', '.join(crashed)} something raised.**" if crashed else "None raised an error."
+    errors = f"**Errors on {', '.join(crashed)}.**" if crashed else "None ended with an error."
     return f"{releases:,} releases of {len(readings)} designs. {errors}\n"
 
 
@@ -108,7 +117,7 @@ def _verdicts(reading: Reading) -> list[str]:
 
 def _compare(reading: Reading) -> list[str]:
     rows = [*_own_rows(reading), *_peer_rows(reading)]
-    head = ("Method", "At the end", "At any minute", "Median", "Interval holds the truth")
+    head = ("Method", "At the end", "At any minute", "Median", "Interval contains the truth")
     return [f"### `{reading.design}` ({len(reading.records)} releases)\n", _draw(head, rows)]
 
 

@@ -1,4 +1,4 @@
-"""The figures that must be reached, checked against finished trials."""
+"""The targets, checked against finished trials."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ BY_TESTS = (
 
 
 def show(state: State) -> str:
-    """The last column."""
+    """Text of the last column."""
     return state if state in {"yes", "open"} else f"**{state}**"
 
 
 def check_targets(readings: Readings) -> Iterable[Row]:
-    """Rows of property, design, figure, what to reach, and whether it is."""
+    """Yield rows of property, design, result, target, and whether it is reached."""
     yield from _check_false_no_go(readings)
     yield from _check_false_worse(readings)
     yield from _check_false_go(readings)
@@ -77,7 +77,7 @@ def _state_of_worse(found: Tally) -> State:
 
 
 def _check_false_worse(readings: Readings) -> Iterable[Row]:
-    """One row per metric; the designs are in a table of their own."""
+    """One row for each metric; the designs have their own table."""
     found = _false_worse(readings)
     for metric in METRICS:
         mine = {name: one for (name, of), one in found.items() if of == metric and one.n}
@@ -89,7 +89,7 @@ def _check_false_worse(readings: Readings) -> Iterable[Row]:
 
 
 def list_false_worse(readings: Readings) -> Iterable[Row]:
-    """Every design of identical versions by metric; what is not reached is bold."""
+    """Yield a row for each design of identical versions; missed targets are bold."""
     found = _false_worse(readings)
     for name in readings:
         if is_unchanged(name):
@@ -151,7 +151,7 @@ def _check_coverage(readings: Readings) -> Iterable[Row]:
 
 
 def list_coverage(readings: Readings) -> Iterable[Row]:
-    """Every design by metric; what is not reached is bold."""
+    """Yield a row for each design; missed targets are bold."""
     for name, reading in readings.items():
         yield [f"`{name}`", *(_mark(*_coverage(reading, metric)) for metric in METRICS)]
 
@@ -159,7 +159,7 @@ def list_coverage(readings: Readings) -> Iterable[Row]:
 # ------------------------------------------------------------------ power
 
 
-LOOKS: tuple[tuple[Mode, str], ...] = (("fixed", "judged at 60 min"), ("auto", "looked at each minute"))
+LOOKS: tuple[tuple[Mode, str], ...] = (("fixed", "one look at 60 min"), ("auto", "a look each minute"))
 
 
 def _check_power(readings: Readings) -> Iterable[Row]:
@@ -196,10 +196,16 @@ def _check_go(readings: Readings) -> Iterable[Row]:
 
 
 def _check_mix(readings: Readings) -> Iterable[Row]:
-    """A harmless shift of the mix: no more flags than without it."""
+    """A harmless change of the mix must not raise more flags than there are without it."""
     if not {"AA", "AA_mix"} <= set(readings):
         return
     for label, book in (("policy", "policy"), ("five gates at margin 0", "gates")):
         plain, mixed = (readings[name].words("auto", book, "no_go") for name in ("AA", "AA_mix"))
         state: State = "yes" if mixed.share <= plain.interval[1] else "no"
-        yield [f"Flags on another endpoint mix, {label}", "`AA_mix`", f"{mixed}, `AA` {plain}", "as `AA`", show(state)]
+        yield [
+            f"Flags with another endpoint mix, {label}",
+            "`AA_mix`",
+            f"{mixed}, `AA` {plain}",
+            "as `AA`",
+            show(state),
+        ]

@@ -1,4 +1,4 @@
-"""The bench peer labels as Kayenta's own test suite says (`tests/data/kayenta.json`)."""
+"""The peer gives the labels that Kayenta's own test suite expects (`tests/data/kayenta.json`)."""
 
 import json
 import math
@@ -22,7 +22,7 @@ def sides(case, first="experiment", second="control"):
     return (np.array(case["inputs"][side], dtype=float) for side in (first, second))
 
 
-def test_cases_are_told_apart_and_cited():
+def test_cases_are_distinct_and_cited():
     assert len({case["id"] for case in CASES}) == len(CASES) == 26
     assert all("Suite.scala" in case["citation"] for case in CASES)
 
@@ -43,7 +43,7 @@ def test_interval_and_estimate(case):
 
 @pytest.mark.parametrize("case", cases("location_ci_intermediates"))
 def test_interval_depends_on_the_path_to_the_root(case):
-    """The lower end lies above the upper: the tolerance of the roots is absolute, and Kayenta's test keeps it so."""
+    """The lower end is above the upper: the tolerance of the roots is absolute, and Kayenta's own test expects it."""
     x, y = sides(case, "x", "y")
     found, expect = locate(x, y, case["params"]["confidence_level"]), case["expect"]
     values = {"ci_low": found.low, "ci_high": found.high, "estimate": found.estimate}
@@ -71,7 +71,7 @@ def test_common_language_effect_size(case):
     assert cles(*sides(case)) == pytest.approx(case["expect"]["value"], abs=case["abs_tol"] or 1e-12)
 
 
-def test_all_tied_is_an_error_and_no_verdict():
+def test_all_tied_is_an_error_without_a_verdict():
     zeros = np.zeros(3)
     with pytest.raises(AllTied):
         locate(zeros, zeros, 0.98)

@@ -1,4 +1,4 @@
-"""The bench peers are what they are called: held to SciPy and statsmodels on the same requests."""
+"""The peers give the same answers as SciPy and statsmodels on the same requests."""
 
 from dataclasses import replace
 
@@ -33,7 +33,7 @@ def test_minutes_hold_every_request(minutes):
     assert minutes.sum_ms.sum() == pytest.approx(sum(part.sum() for part in so_far(minutes, MINUTES)))
 
 
-def test_mann_whitney_is_scipys(minutes):
+def test_mann_whitney_agrees_with_scipy(minutes):
     expect = [
         mannwhitneyu(c, b, alternative="greater", method="asymptotic").pvalue < peers.ALPHA
         for b, c in (so_far(minutes, k) for k in looks())
@@ -41,7 +41,7 @@ def test_mann_whitney_is_scipys(minutes):
     assert mann_whitney(minutes)[peers.FIRST_MINUTE - 1 :].tolist() == expect
 
 
-def test_rank_sum_with_ties_is_scipys():
+def test_rank_sum_with_ties_agrees_with_scipy():
     rng = np.random.default_rng(3)
     b, c = rng.integers(0, 9, 400), rng.integers(0, 10, 300)
     counts = np.array([np.bincount(side, minlength=10) for side in (b, c)], dtype=float)
@@ -49,7 +49,7 @@ def test_rank_sum_with_ties_is_scipys():
     assert peers._rank_sum_p(counts) == pytest.approx(expect, rel=1e-9)
 
 
-def test_welch_is_scipys(minutes):
+def test_welch_agrees_with_scipy(minutes):
     expect = [
         ttest_ind(c, b, equal_var=False, alternative="greater").pvalue < peers.ALPHA
         for b, c in (so_far(minutes, k) for k in looks())
@@ -57,19 +57,19 @@ def test_welch_is_scipys(minutes):
     assert welch(minutes)[peers.FIRST_MINUTE - 1 :].tolist() == expect
 
 
-def test_two_proportions_is_statsmodels(minutes):
+def test_two_proportions_agrees_with_statsmodels(minutes):
     n, x = minutes.n.cumsum(axis=1), minutes.failures.cumsum(axis=1)
     expect = [proportions_ztest(x[::-1, k], n[::-1, k], alternative="larger")[1] < peers.ALPHA for k in looks()]
     assert two_proportions(minutes)[peers.FIRST_MINUTE - 1 :].tolist() == expect
 
 
-def test_kayenta_sees_what_is_twice_as_slow_and_not_what_is_the_same():
+def test_kayenta_flags_a_candidate_that_is_twice_as_slow_and_not_an_equal_one():
     slow = np.tile(np.linspace(90, 110, MINUTES), (2, 1)) * np.array([[1.0], [2.0]])
     assert peers._kayenta(slow).tolist() == [k + 1 >= peers.FIRST_MINUTE for k in range(MINUTES)]
     assert not peers._kayenta(slow[[0, 0]]).any()
 
 
-def test_nobody_looks_before_the_first_minute():
+def test_no_look_is_before_the_first_minute():
     flagged = peers._sum_up(np.array([True] * 4 + [False, False, True]))
     assert (flagged.horizon, flagged.first_minute) == (True, 7)
     assert peers._sum_up(np.zeros(7, dtype=bool)).first_minute is None

@@ -1,4 +1,4 @@
-"""A night's work can be taken up again, and the table says what was found."""
+"""An interrupted run can continue, and the table shows the results."""
 
 import math
 from dataclasses import replace
@@ -29,7 +29,7 @@ def record(design, seed, **fields):
     }
 
 
-def test_results_come_back_and_a_torn_line_is_run_again(tmp_path):
+def test_results_are_read_back_and_an_incomplete_line_is_run_again(tmp_path):
     for seed in (1, 0):
         append(tmp_path, record("AA", seed))
     with (tmp_path / "AA.jsonl").open("a") as file:
@@ -54,7 +54,7 @@ def test_quick_is_part_of_the_full_grid():
     assert len(fingerprint()) == 12
 
 
-def test_the_table_says_what_was_found():
+def test_the_table_shows_the_results():
     results = {"AA": [record("AA", seed) for seed in range(60)]}
     results["mean+20%"] = [record("mean+20%", seed, minute=10.0 + seed, word="no_go") for seed in range(5)]
     text = write_table(results)
@@ -62,15 +62,15 @@ def test_the_table_says_what_was_found():
     assert "| Median minute, latency_mean | `mean+20%` | 12 [10–14] | ≤ 12 | yes |" in text
     assert "| Welch | 100 [94–100] | 100 [94–100] | 5 [5–5] |  |" in text
     assert "| Coverage, latency_mean | 2 designs, `AA` to `AA` |" in text
-    assert "None raised an error." in text
+    assert "None ended with an error." in text
 
 
-def test_a_release_that_raised_is_told():
+def test_the_table_names_designs_with_errors():
     text = write_table({"AA": [{"design": "AA", "seed": 0, "error": "Traceback"}, record("AA", 1)]})
-    assert "**On 1 × AA something raised.**" in text
+    assert "**Errors on 1 × AA.**" in text
 
 
-def test_coverage_is_of_the_truth_and_an_open_end_covers():
+def test_coverage_compares_with_the_truth_and_an_open_end_covers():
     reading = Reading("mean+20%", (record("mean+20%", 0),))
     assert reading.covered("latency_mean") == Tally(1, 1)
     closed = answer()

@@ -1,4 +1,4 @@
-"""One simulated release: what the judge says of it, and what its peers say."""
+"""One simulated release: the answers of the judge and of its peers."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ Record = dict[str, Any]
 
 
 def choose_seed(trial: Trial) -> int:
-    """Designs share no randomness, so that one unlucky draw is in one row only."""
+    """Return a seed that no other design has, so that one unlucky draw is in one row only."""
     return zlib.crc32(trial.design.encode()) << 16 | trial.seed
 
 
 def run_trial(trial: Trial) -> Record:
-    """Simulate and judge; an error becomes part of the record, since one crash in a night is a finding, not an end."""
+    """Simulate and judge. An error becomes part of the record, so that one crash does not end a long run."""
     started = time.process_time()
     record: Record = {"design": trial.design, "seed": trial.seed}
     try:
@@ -59,7 +59,7 @@ def _judge_release(trial: Trial) -> Record:
 
 
 def describe_runs(design: Scenario, requests: Requests, *, planned: bool) -> tuple[Run, ...]:
-    """What the load generator would have known: every run complete, and when it was to end."""
+    """Return the runs as the load generator would describe them: complete, with their planned end."""
     users = dict.fromkeys(design.arms, design.users or 10)
     facts = RunFacts(users=users, pacing="open" if design.wait_s is None else "closed")
     out = []
@@ -100,7 +100,7 @@ def _ask(design: Scenario, requests: Requests, cells: Cells, mode: Mode) -> Reco
 
 
 def _judge(evidence: Evidence, rulebook: Rulebook, runs: tuple[Run, ...]) -> Record:
-    """The word, when a NO-GO was shown (minutes into the run), why, and the status of each metric."""
+    """The verdict, the minute of the run at which a NO-GO was shown, the reason, and the status of each metric."""
     judgement = judge_evidence(evidence, rulebook, "arena")
     decided_s = judgement.decided_at_s if judgement.word is VerdictWord.NO_GO else None
     return {
@@ -113,7 +113,7 @@ def _judge(evidence: Evidence, rulebook: Rulebook, runs: tuple[Run, ...]) -> Rec
 
 
 def _sum_up_alone(evidence: Evidence, arm: str, runs: tuple[Run, ...]) -> Record:
-    """Each metric as if it were the only one: shown to be worse at the level alpha, when, and its interval."""
+    """Each metric as if it were the only one: is it shown to be worse at level alpha, when, and its interval."""
     mine = [c for c in evidence.comparisons if c.arm == arm and not c.scan]
     return {c.rule.name: _sum_up(c, evidence, runs) for c in mine}
 
@@ -121,7 +121,7 @@ def _sum_up_alone(evidence: Evidence, arm: str, runs: tuple[Run, ...]) -> Record
 def _sum_up(comparison: Comparison, evidence: Evidence, runs: tuple[Run, ...]) -> Record:
     if comparison.no_data or comparison.effect is None:
         return {"no_data": comparison.no_data or "no effect"}
-    # A look at which there was too little data asked nothing.
+    # A look with too little data has no p-value.
     crossed = [look.at_s for look in comparison.looks if look.p_worse and look.p_worse[0] < ALPHA]
     last = next(test.p_worse for test in comparison.questions if test.kind == "margin")
     times = [*crossed, *([evidence.window.seconds] if last < ALPHA else [])]
@@ -136,12 +136,12 @@ def _sum_up(comparison: Comparison, evidence: Evidence, runs: tuple[Run, ...]) -
 
 
 def _to_minute(judged_s: float, evidence: Evidence, runs: Iterable[Run]) -> float:
-    """Minutes into the run: what was cut as warm-up counts."""
+    """Minutes since the start of the run, including the warm-up that was cut."""
     starts = [run.started for run in runs if run.started is not None]
     before = (evidence.window.start - min(starts)).total_seconds() if evidence.window.start else 0.0
     return (max(before, 0.0) + judged_s) / 60.0
 
 
 def _finite(value: float) -> float | None:
-    """JSON has no infinity; a bound that is missing covers everything on its side."""
+    """JSON has no infinity; an end that is missing covers everything on its side."""
     return float(value) if math.isfinite(value) else None

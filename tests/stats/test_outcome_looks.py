@@ -168,7 +168,7 @@ def test_after_the_planned_end_nothing_is_left():
     data = draw(600)
     ended = look_at(cut(data, 500), paid="group_sequential:1000")
     late = price(data, [ended], Monitoring(max_units=1000))
-    assert "1,000 units were judged" in late.refused
+    assert "already spent at 1,000 units" in late.refused
     evidence = assess_outcomes(make(data, [ended]), Rulebook(RULES, monitoring=Monitoring(max_units=1000)))
     assert all(row.no_data for row in evidence.comparisons)
 

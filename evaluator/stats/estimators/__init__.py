@@ -1,1 +1,1 @@
-"""Comparisons of two arms over time: each takes a panel and a design, and returns an `Estimate`."""
+"""Comparisons of two arms over time: each takes a `Panel` and a `Design`, and returns an `Estimate`."""

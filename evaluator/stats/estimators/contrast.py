@@ -1,7 +1,7 @@
-"""The way from two levels and their influences to an estimate, which all comparisons share (method B.2, B.3).
+"""From two levels and their influences to an estimate: the steps that all comparisons share (method B.2, B.3).
 
-Levels are brought on the scale of the test, where their difference is close to normal; what they vary by over time and
-between instances says how sure the difference is; and what is asked of it is answered on that scale.
+Levels are put on the scale of the test, where their difference is close to normal. Their variation over time and
+between instances gives the uncertainty of the difference. All questions are answered on this scale.
 """
 
 from __future__ import annotations
@@ -28,36 +28,36 @@ from evaluator.stats.variance.uncertainty import (
 )
 
 LEAST_LIMIT = 1e-12
-"""What a limit of 0 counts as where logarithms are compared."""
+"""Replaces a limit of 0 if logarithms are compared."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimand:
-    """A level or a difference of two, on the scale of its test, and the influence of every slot on it."""
+    """A level or the difference of two levels, on the scale of its test, and the influence of each slot on it."""
 
     value: FloatArray
-    """(groups,)"""
+    """Shape (groups,)."""
     influence: FloatArray
-    """(groups, slots); mean 0"""
+    """Shape (groups, slots), with mean 0."""
     by_run: FloatArray | None = None
-    """Value in each run, (groups, runs), where runs are replicates."""
+    """Value in each run, shape (groups, runs), if runs are replicates."""
 
     def __sub__(self, other: Estimand) -> Estimand:
-        """The difference of two."""
+        """Return the difference of two levels."""
         with np.errstate(invalid="ignore"):
             both = self.by_run is not None and other.by_run is not None
             by_run = self.by_run - other.by_run if both else None  # type: ignore[operator]
             return Estimand(self.value - other.value, self.influence - other.influence, by_run)
 
     def log(self) -> Estimand:
-        """The logarithm of a level."""
+        """Return the logarithm of a level; influences follow by the delta method."""
         with np.errstate(divide="ignore", invalid="ignore"):
             by_run = None if self.by_run is None else np.log(self.by_run)
             return Estimand(np.log(self.value), self.influence / self.value[:, None], by_run)
 
 
 def measure_level(strata: Strata, arm: int, numerator: FloatArray, design: Design) -> Estimand:
-    """Standardised level of `numerator` (2, endpoints, slots) per request of one arm."""
+    """Return the standardised level of one arm: `numerator` (2, endpoints, slots) per count of the strata."""
     standardised = levels(strata, arm, numerator[arm])
     by_run = run_levels(strata, arm, numerator[arm]) if design.kind == "replicates" else None
     return Estimand(standardised.level, standardised.influence, by_run)
@@ -65,22 +65,25 @@ def measure_level(strata: Strata, arm: int, numerator: FloatArray, design: Desig
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """What an estimate varies by in addition to its own variation over time; shapes (2, groups), baseline first."""
+    """Variance of an estimate in addition to its variation over time. Arrays have shape (2, groups), baseline first."""
 
     design: Design | None = None
-    """`None`: the level belongs to the arm as a whole, only its variation over time counts."""
+    """`None`: the level belongs to the whole arm, so only its variation over time counts."""
     instances: InstanceVariance | None = None
-    """`None`: replicates say how the arms differ."""
+    """`None`: replicates show the variation."""
     prior: FloatArray | None = None
-    """Variance assumed of an arm with a single instance."""
+    """Variance assumed for the level of an arm with a single instance."""
     history: InstanceHistory | None = None
     floor: FloatArray | None = None
-    """Least variance of each arm's level, where something is known of it."""
+    """Smallest possible variance of each arm's level, if it is known."""
     fitted: int = 0
-    """Slow cosines that the level itself has taken out of its influences."""
+    """Number of slow cosines that the level itself has removed from its influences."""
 
     def find_uncertainty(self, of: Estimand, arms: tuple[int, ...] = (0, 1)) -> tuple[FloatArray, Uncertainty]:
-        """The value (groups,), which is a mean over replicates where there are any, and how uncertain it is."""
+        """Return the value (groups,) and its uncertainty. With replicates, the value is their mean.
+
+        `arms` are the arms that `of` contains: both, or one.
+        """
         time = time_variance(of.influence)
         df = max(time.df - self.fitted, 1.0)
         time = replace(time, variance=time.variance * (time.df / df), df=df)
@@ -94,7 +97,10 @@ class Spread:
         return value, uncertainty if self.floor is None else uncertainty.also(self.floor[list(arms)].sum(axis=0))
 
     def find_scores(self, of: Estimand, sign: float = 1.0) -> FloatArray | None:
-        """What replicates or instances add to the error, (units, groups); nothing known where there is one a side."""
+        """Return the contribution of each replicate or instance to the error, shape (units, groups).
+
+        `None` if the design has neither. `sign` is 1 if a positive error is harm, else -1.
+        """
         if of.by_run is not None:
             return np.asarray(sign * centre(of.by_run).T)
         repeated = self.design is not None and self.design.kind == "instances"
@@ -104,7 +110,10 @@ class Spread:
 def vary_by_instance(
     strata: Strata, exposure: FloatArray, observed: FloatArray, effect: FloatArray, design: Design, *, relative: bool
 ) -> InstanceVariance | None:
-    """Variance between instances of a rate observed / exposure (rows,); `None` where replicates say more."""
+    """Return the variance between instances of a rate observed / exposure; `None` if the design has replicates.
+
+    `exposure` and `observed` have shape (rows,); `effect` and `relative` are those of `InstanceFrame.variance`.
+    """
     if design.kind == "replicates":
         return None
     frame = InstanceFrame(strata.panel.rows, exposure, strata.groups)
@@ -112,7 +121,10 @@ def vary_by_instance(
 
 
 def log_bound(margin: Margin | None, sign: float, unit: float = 1.0) -> float:
-    """A margin on the scale of log ratios; `unit`: level that an absolute one is relative to. Positive is harm."""
+    """Return a margin as a log ratio; positive is harm. Without a margin it is 0.
+
+    `sign` is 1 if lower is better, else -1; `unit` is the level that an absolute margin is divided by.
+    """
     if margin is None:
         return 0.0
     share = margin.value if margin.relative else margin.value / unit
@@ -122,7 +134,7 @@ def log_bound(margin: Margin | None, sign: float, unit: float = 1.0) -> float:
 def looks_well(
     baseline: FloatArray, candidate: FloatArray, margin: Margin | None, limit: Limit, sign: float = 1.0
 ) -> bool:
-    """Is no estimate beyond its margin or limits?"""
+    """Are all estimates within their margin and limits? Levels have shape (groups,)."""
     allowed = 0.0 if margin is None else margin.value
     bound = baseline * (1 + sign * allowed) if margin is None or margin.relative else baseline + sign * allowed
     within = sign * (candidate - bound) <= 0
@@ -132,7 +144,7 @@ def looks_well(
 
 
 def ask_limits(candidate: Estimand, spread: Spread, limit: Limit, *, log: bool = False) -> tuple[GroupAnswers, ...]:
-    """The candidate's own level against `max` and `min`; `log`: it is a logarithm."""
+    """Test the candidate's own level against `max` and `min`; `log`: the level is a logarithm."""
     if not limit.count:
         return ()
     value, uncertainty = spread.find_uncertainty(candidate, arms=(1,))
@@ -155,22 +167,22 @@ def contrast(
     against_limit: tuple[GroupAnswers, ...] = (),
     joint: bool = True,
 ) -> Estimate:
-    """Compare the levels of baseline and candidate (groups,) by t on the scale of `difference`.
+    """Compare the levels of baseline and candidate by t on the scale of `difference` (method B.2, B.3).
 
     Args:
-        levels_of: As they are shown.
-        difference: Candidate less baseline; of logarithms if `relative`.
-        spread: What they vary by.
-        position: Place of each slot within its run, 0 to 1.
+        levels_of: Levels of baseline and candidate to show, each (groups,).
+        difference: Candidate minus baseline; of logarithms if `relative`.
+        spread: Their variance in addition to variation over time.
+        position: Position of each slot within its run, 0 to 1, shape (slots,).
         alpha: One-sided level of the interval.
         bound: The margin on the scale of the test.
-        sign: 1 where lower is better, -1 where higher is.
-        relative: The effect is a ratio.
-        doubt: By how much rounding may have moved the difference, on the scale of the test, (groups,). Where it hides
-            as much as the margin allows nothing is decided by it.
-        tolerance: One more bound to ask for, as a relative harm (groups,).
-        against_limit: The answers of the candidate's own limits.
-        joint: Keep what the errors are made of.
+        sign: 1 if lower is better, -1 if higher is.
+        relative: Whether the effect is a ratio.
+        doubt: How much rounding may have moved the difference, on the scale of the test, (groups,). If it is at least
+            the margin, nothing is decided.
+        tolerance: One more bound to test, as a relative harm, (groups,).
+        against_limit: Answers of the candidate's own limits.
+        joint: Whether to keep the parts of the errors (`Estimate.loadings`).
     """
     theta, uncertainty = spread.find_uncertainty(difference)
     hidden = np.zeros(theta.size) if doubt is None else doubt
@@ -218,13 +230,15 @@ def conclude(
     coarse: BoolArray | None = None,
     loadings: FloatArray | None = None,
 ) -> Estimate:
-    """An estimate from its answers and the bound that decides.
+    """Build an estimate from its answers and the bound that decides (method B.2, B.3).
 
-    `effect` (3, groups): the estimate and its interval. `harm` (groups, slots): influence on the distance `beyond` the
-    margin (groups,), on the scale of the test; `doubt`: by how much rounding may have moved that.
+    `levels_of`: levels to show, each (groups,). `effect` (3, groups): the estimate and its interval. `deciding`: the
+    bound at the level of the interval. `harm` (groups, slots): influence on `beyond` (groups,), the distance beyond the
+    margin on the scale of the test; `doubt`: how much rounding may have moved it. `position` (slots,): position of each
+    slot within its run, 0 to 1. The other arguments become the fields of `Estimate` with the same name.
     """
     variance = deciding.variance
-    # It is shown to be within the margin once time has shrunk what it can to this; never if that is negative.
+    # The estimate is shown to be within the margin once the rest of the variance is this small; never if negative.
     spare = (np.maximum(-beyond - doubt, 0.0) / deciding.critical) ** 2 - deciding.persistent
     shrinking = variance - deciding.persistent
     return Estimate(

@@ -1,6 +1,6 @@
-"""Levels compared as a difference on their own scale: gauges that may be 0 or negative, and slopes (method B.2).
+"""Compare levels by their difference: gauges that may be 0 or negative, and slopes (method B.2, B.7).
 
-As `compare_means`, but instances are compared by differences too, where a logarithm would not exist.
+As `compare_means`, but instances are also compared by differences, because logarithms may not exist.
 """
 
 from __future__ import annotations
@@ -27,11 +27,20 @@ def compare_differences(
     floor: tuple[float, float] = (0.0, 0.0),
     fitted: int = 0,
 ) -> Estimate:
-    """Compare the total `value` per count of both arms; margin, limits and `sd_instance` are in its unit.
+    """Compare the total `value` per count of both arms (method B.2, B.3; trends: B.7).
 
-    `sd_instance`: standard deviation assumed for an arm with a single instance. `floor`: least variance of the level
-    of each arm. `fitted`: slow cosines that the level itself has taken out of its influences: a line takes two.
-    Where nothing varies at all the answer is exact.
+    Margin, limits and `sd_instance` have the unit of the value. If nothing varies, the answer is exact.
+
+    Args:
+        panel: Baseline and candidate, with the total `value`.
+        design: What is replicated.
+        alpha: One-sided level of the interval.
+        margin: Largest absolute harm that is tolerated.
+        sd_instance: Standard deviation assumed for an arm with a single instance.
+        direction: Which way is better.
+        limit: Bounds on the candidate's own level.
+        floor: Smallest possible variance of the level of baseline and candidate.
+        fitted: Number of slow cosines that the level itself has removed from its influences; two for a line.
     """
     strata = build_strata(panel, panel.n)
     baseline, candidate = (measure_level(strata, arm, panel.totals["value"], design) for arm in (0, 1))

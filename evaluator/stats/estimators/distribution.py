@@ -1,7 +1,7 @@
-"""Distribution functions of time to success, read from logarithmic bins.
+"""Distribution functions of time to success, from logarithmic bins (method B.2).
 
-A failure never succeeds: it counts as infinitely slow, so the function tops out at the success rate. Data recorded on
-a grid (whole milliseconds, say) stands for the interval ±h/2 around each grid point and is spread evenly over it.
+A failure counts as infinitely slow, so the largest value of the function is the success rate. A time recorded on a grid
+of step h (for example whole milliseconds) is spread evenly over the interval ±h/2 around its grid point.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from evaluator.stats.shaping.panel import Panel
 class Distribution:
     """Piecewise linear F over `limits` (ms): `cumulative[k]` is the share of requests done by `limits[k]`.
 
-    `cumulative` may carry leading axes (runs).
+    `cumulative` may have leading axes (runs).
     """
 
     limits: FloatArray
     cumulative: FloatArray
 
     def at(self, time_ms: FloatArray | float) -> FloatArray:
-        """F at these times."""
+        """Return F at these times (ms)."""
         return np.asarray(np.interp(time_ms, self.limits, self.cumulative))
 
     def quantile(self, probability: float) -> float:
-        """Smallest time by which this share is done; infinite where failures are in the way."""
+        """Return the smallest time (ms) by which this share of requests is done; infinite if too many failed."""
         if not self.cumulative[-1] >= probability:
             return float("inf")
         k = int(np.searchsorted(self.cumulative, probability, side="left"))
@@ -43,14 +43,14 @@ class Distribution:
 
 
 def standardised_distributions(bins: SortedBins, weight: FloatArray, limits: FloatArray) -> FloatArray:
-    """Cumulative share of either arm at each limit (2, limits).
+    """Return the cumulative share of each arm at each limit, shape (2, limits).
 
-    `weight` (cells,) is what one request of a cell contributes; NaN where the cell is not part of this look.
+    `weight` (cells,) is the contribution of one request of a cell; NaN for cells after this look.
     """
     mass, starts = np.take(weight, bins.cell), bins.starts
     mass *= bins.n
     counted = mass >= 0
-    # Rows that came after the look are left out: they would change the order of summation, and so the last bit of sums.
+    # Rows after the look are left out: they would change the order of summation, and so the last bit of sums.
     if not counted.all():
         rows = np.flatnonzero(counted)
         mass, starts = mass[rows], np.searchsorted(rows, starts)
@@ -65,7 +65,7 @@ def standardised_distributions(bins: SortedBins, weight: FloatArray, limits: Flo
 def distributions_by_row(
     bins: SortedBins, weight: FloatArray, limits: FloatArray, row: IntArray, rows: int
 ) -> FloatArray:
-    """The same apart for each row (rows, limits), where `row` says which row a cell belongs to."""
+    """Return the same for each row separately, shape (rows, limits); `row` (cells,) is the row of each cell."""
     width = limits.size - 1
     key = row[bins.cell] * width + np.repeat(np.arange(bins.sizes.size), bins.sizes)
     mass = np.bincount(key, weights=bins.n * weight[bins.cell], minlength=rows * width).reshape(rows, width)
@@ -74,25 +74,25 @@ def distributions_by_row(
 
 @lru_cache(maxsize=4)
 def find_limits_ms(panel: Panel) -> FloatArray:
-    """Limits of the bins in use."""
+    """Return the limits (ms) of the bins in use, shape (bins + 1,)."""
     return bin_limits_ms(panel.bins.last, panel.grid_ms)
 
 
 def count_done(panel: Panel, times_ms: FloatArray) -> FloatArray:
-    """Requests done successfully by each of these times: (times, arms, endpoints, slots)."""
+    """Count the requests done successfully by each of these times: shape (times, 2, endpoints, slots)."""
     cells = 2 * len(panel.endpoints) * panel.stride
     return panel.by_cell(counts_below(panel.bins, find_limits_ms(panel), times_ms, cells))
 
 
 def count_done_by_row(panel: Panel, times_ms: FloatArray) -> FloatArray:
-    """The same in each instance row, of both arms: (times, rows)."""
+    """Count the same in each instance row of both arms: shape (times, rows)."""
     rows = panel.rows
     below = counts_below(panel.row_bins, find_limits_ms(panel), times_ms, rows.histogram_rows)
     return below if rows.n.size == rows.histogram_rows else np.take(below, rows.histogram, axis=1)
 
 
 def counts_below(bins: SortedBins, limits: FloatArray, times_ms: FloatArray, cells: int) -> FloatArray:
-    """Requests done by each of `times_ms` in every cell: shape (times, cells). Rows are not counted twice."""
+    """Count the requests done by each of `times_ms` in each cell: shape (times, cells). Partial counts are reused."""
     out = np.empty((times_ms.size, cells))
     inside = np.searchsorted(limits, times_ms, side="right") - 1
     last = np.minimum(inside + 1, limits.size - 1)
@@ -101,7 +101,7 @@ def counts_below(bins: SortedBins, limits: FloatArray, times_ms: FloatArray, cel
     starts = bins.starts[::2]
     begin, end = (np.minimum(k, starts.size - 1) for k in (inside, inside + 1))
     rows = list(zip(starts[begin].tolist(), starts[end].tolist(), strict=True))
-    for i in np.argsort(times_ms).tolist():  # rising, so that each goes on where the last ended
+    for i in np.argsort(times_ms).tolist():  # increasing, so that each continues from the last
         first, behind = rows[i]
         out[i] = _counts_before(bins, first, cells)
         np.add.at(out[i], bins.cell[first:behind], bins.n[first:behind] * share[i])
@@ -112,14 +112,14 @@ MOST_KEPT = 8
 
 
 def _counts_before(bins: SortedBins, row: int, cells: int) -> FloatArray:
-    """Requests of every cell in the rows before this one, from the nearest place that was counted up to before."""
+    """Requests of each cell in the rows before this one, computed from the nearest cached row."""
     nearest = min((0, *bins.passed), key=lambda counted_row: abs(counted_row - row))
     counts = bins.passed[nearest] if nearest else np.zeros(cells)
     if row == nearest:
         return counts
     between = slice(min(row, nearest), max(row, nearest))
     step = np.bincount(bins.cell[between], weights=bins.n[between], minlength=cells)
-    # Counts are whole numbers: taking rows off gives the same as not having counted them.
+    # Counts are integers: subtracting rows is exact.
     counts = counts + step if row > nearest else counts - step
     while len(bins.passed) >= MOST_KEPT:
         del bins.passed[next(iter(bins.passed))]

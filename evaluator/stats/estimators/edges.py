@@ -1,15 +1,15 @@
-"""Quantiles of a histogram whose buckets are wide: claims are made at its bounds only (method B.2).
+"""Quantiles of a histogram with wide buckets: claims are made at its bounds only (method B.7).
 
-Nothing is known of where in a bucket its observations lie, so no claim rests on an interpolation. Let r be the factor
-by which the candidate is slower, F the share of observations up to a bound.
+Where the observations are within a bucket is unknown, so no claim is based on interpolation. Let the candidate be
+slower by the factor r, and δ be the margin.
 
-- worse than δ: u is the first bound at or above the baseline's quantile, e the first bound at or above u(1 + δ). If
-  fewer of the candidate's observations are within e than of the baseline's within u, then r > e/u ≥ 1 + δ.
-- within δ: l is the last bound below the baseline's quantile, e the last bound up to l(1 + δ). If at least as many of
-  the candidate's observations are within e as of the baseline's within l, then r ≤ e/l ≤ 1 + δ.
+- Worse than δ: u is the first bound at or above the baseline's quantile, e the first bound at or above u(1 + δ). If the
+  share of the candidate's observations within e is below the share of the baseline's within u, then r > e/u ≥ 1 + δ.
+- Within δ: l is the last bound below the baseline's quantile, e the last bound up to l(1 + δ). If the share of the
+  candidate's observations within e is at least the share of the baseline's within l, then r ≤ e/l ≤ 1 + δ.
 
-Both are differences of two shares, paired in time like any other: `compare_failures` with the observations above u (or
-l) as the baseline's failures and those above e as the candidate's.
+Both are differences of two shares, paired in time like all others: `compare_failures`, with observations above u (or l)
+as the baseline's failures and those above e as the candidate's.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from evaluator.stats.shaping.panel import Panel
 from evaluator.stats.variance.uncertainty import Design
 
 SAME = 1e-9
-"""Bounds that differ by less, relatively, are one."""
+"""Bounds with a smaller relative difference are the same."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EdgePanel:
-    """A panel of observations, and how many of them lie above each bound."""
+    """A panel of observations, and how many of them are above each bound."""
 
     panel: Panel
     bounds: FloatArray
-    """Finite and rising, in the metric's unit."""
+    """Finite and increasing, in the metric's unit, shape (bounds,)."""
     above: FloatArray
-    """(bounds, 2, endpoints, slots)"""
+    """Observations above each bound, shape (bounds, 2, endpoints, slots)."""
     row_above: FloatArray
-    """(bounds, rows)"""
+    """The same for each instance row, shape (bounds, rows)."""
 
     @property
     def bucket_s(self) -> int:
@@ -50,7 +50,7 @@ class EdgePanel:
         return self.panel.bucket_s
 
     def before(self, bucket: int) -> EdgePanel | None:
-        """As it was before this bucket, at the start of a block."""
+        """Return the panel before this bucket, the first of a block; `None` if an arm had no data yet."""
         panel = self.panel.before(bucket)
         if panel is None:
             return None
@@ -59,20 +59,20 @@ class EdgePanel:
         return EdgePanel(panel, self.bounds, above, self.row_above[:, earlier_rows])
 
     def pair(self, baseline: int, candidate: int) -> Panel:
-        """Observations above one bound as the baseline's failures, those above another as the candidate's."""
+        """Build a panel whose failures are the observations above a bound: one for each arm, given by its index."""
         rows = self.panel.rows
         failures = np.stack([self.above[baseline, 0], self.above[candidate, 1]])
         row_failures = np.where(rows.arm == 1, self.row_above[candidate], self.row_above[baseline])
         return replace(self.panel, failures=failures, rows=replace(rows, failures=row_failures))
 
     def shares(self) -> FloatArray:
-        """Standardised share of observations within each bound, (2, bounds)."""
+        """Return the standardised share of observations within each bound, shape (2, bounds)."""
         strata, _ = frame_all_requests(self.panel)
         return np.stack([1 - levels(strata, arm, self.above[:, arm]).level[:, 0] for arm in (0, 1)])
 
 
 def stack_panels(bounds: FloatArray, panels: list[Panel]) -> EdgePanel:
-    """Panels of one layout, whose failures are the observations above each bound."""
+    """Stack panels that differ only in their failures, which are the observations above each of `bounds`."""
     return EdgePanel(
         panels[0],
         bounds,
@@ -83,17 +83,18 @@ def stack_panels(bounds: FloatArray, panels: list[Panel]) -> EdgePanel:
 
 @dataclass(frozen=True, slots=True)
 class EdgeEstimate:
-    """An estimate, or why there is none; and what its buckets cannot show."""
+    """An estimate, or why there is none."""
 
     estimate: Estimate | None
     problem: str = ""
+    """Why there is no estimate; empty if there is one."""
     unresolved: str = ""
-    """Why no data could show it to be within the margin."""
+    """Why no amount of data can show it to be within the margin; empty if more data can."""
 
 
 @dataclass(frozen=True, slots=True)
 class _BoundTests:
-    """Tests of one quantile between any two bounds, and what they share."""
+    """Tests of one quantile between any two bounds, and the values that they share."""
 
     edges: EdgePanel
     design: Design
@@ -102,7 +103,7 @@ class _BoundTests:
     alpha: float
     shares: FloatArray
     quantiles: tuple[float, float]
-    """Interpolated; to show, not to decide."""
+    """Quantiles of both arms, interpolated; they are shown and decide nothing."""
     upper: int
     """First bound at or above the baseline's quantile."""
     sd_instance: float
@@ -114,7 +115,7 @@ class _BoundTests:
         return self.margin is None or self.margin.relative
 
     def ask(self, baseline: int, candidate: int, limit: Limit | None = None) -> Estimate:
-        """Compare the share above two bounds."""
+        """Compare the shares above two bounds (by their index)."""
         return compare_failures(
             self.edges.pair(baseline, candidate),
             self.design,
@@ -128,7 +129,7 @@ class _BoundTests:
         )
 
     def reach(self, bound: float) -> float:
-        """This bound, as far off as the margin allows."""
+        """Return this bound plus the margin."""
         if self.margin is None:
             return bound
         return bound * (1 + self.margin.value) if self.margin.relative else bound + self.margin.value
@@ -145,12 +146,27 @@ def compare_edges(
     limit: Limit,
     depth: Depth,
 ) -> EdgeEstimate:
-    """Compare a quantile where lower is better. `sd_instance`: relative spread assumed of a single instance."""
+    """Compare a quantile of a histogram; lower is better (method B.7, quantiles of wide buckets).
+
+    Args:
+        edges: Observations above each bound.
+        design: What is replicated.
+        probability: The quantile, 0 to 1.
+        alpha: One-sided level of the interval.
+        margin: Largest harm that is tolerated; `None`: the question is whether there is any harm.
+        sd_instance: Relative standard deviation assumed for an arm with a single instance.
+        limit: Bounds on the candidate's own quantile.
+        depth: What is computed.
+
+    Returns:
+        The estimate; or the problem, if the baseline's quantile is above the largest bound, or if it is not above 0 and
+        the margin is relative.
+    """
     shares = edges.shares()
     reached = np.flatnonzero(shares[0] >= probability)
     if not reached.size:
         largest = edges.bounds[-1] if edges.bounds.size else 0.0
-        return EdgeEstimate(None, problem=f"on baseline it lies above the largest bound of the histogram, {largest:g}")
+        return EdgeEstimate(None, problem=f"on baseline it is above the largest bound of the histogram, {largest:g}")
     upper = int(reached[0])
     if edges.bounds[upper] <= 0 and (margin is None or margin.relative):
         return EdgeEstimate(
@@ -165,14 +181,17 @@ def compare_edges(
 
 
 def spread_of_share(bounds: FloatArray, shares: FloatArray, index: int) -> float:
-    """By how much the share within a bound moves per relative change of scale, from the bucket below it."""
+    """Return the change of the share within a bound per relative change of scale, from the bucket below the bound.
+
+    `bounds` and `shares` have shape (bounds,); `index` is the bound.
+    """
     if index == 0 or bounds[index - 1] <= 0:
         return float(shares[index])
     return float((shares[index] - shares[index - 1]) / np.log(bounds[index] / bounds[index - 1]))
 
 
 def _interpolate(bounds: FloatArray, shares: FloatArray, probability: float) -> float:
-    """As Prometheus interpolates: evenly within the bucket; the largest bound where it lies above that."""
+    """Interpolate as Prometheus does: evenly within the bucket; at most the largest bound."""
     index = int(np.searchsorted(shares, probability))
     if index >= bounds.size:
         return float(bounds[-1])
@@ -185,8 +204,8 @@ def _interpolate(bounds: FloatArray, shares: FloatArray, probability: float) -> 
 
 def _answer(tests: _BoundTests, limit: Limit) -> EdgeEstimate:
     bounds, upper = tests.edges.bounds, tests.upper
-    # The first bound that is the margin or more above the bound at the baseline's quantile shows it to be worse; the
-    # last bound that is at most the margin above the one below that quantile shows it to be within.
+    # "Worse" is tested at the first bound that is at least the margin above the bound at the baseline's quantile,
+    # "within" at the last bound that is at most the margin above the bound below this quantile.
     least_bound = tests.reach(float(bounds[upper]))
     worse_at = np.flatnonzero(bounds >= least_bound - SAME * abs(least_bound))
     within_at = upper - 1
@@ -198,7 +217,7 @@ def _answer(tests: _BoundTests, limit: Limit) -> EdgeEstimate:
     worse = None if not worse_at.size else at_all if worse_at[0] == upper else tests.ask(upper, int(worse_at[0]))
     within = tests.ask(upper - 1, within_at) if resolved else None
     shown = within or worse or at_all
-    # Nothing is shown where no bound can show it, or where the candidate's own quantile lies on its other side.
+    # Nothing is shown if there is no such bound, or if the candidate's own quantile is on the other side of it.
     p_worse = p_within = np.ones(1)
     if worse and tests.shares[1][worse_at[0]] < tests.probability:
         p_worse = worse.against_zero.p_worse
@@ -229,7 +248,7 @@ def _answer(tests: _BoundTests, limit: Limit) -> EdgeEstimate:
 
 
 def _interval(tests: _BoundTests, effect: float) -> tuple[float, float]:
-    """All changes that the bounds do not exclude: the ends are ratios (or differences) of bounds."""
+    """The interval of changes that the bounds do not exclude: its ends are ratios (or differences) of bounds."""
     bounds, upper, alpha = tests.edges.bounds, tests.upper, tests.alpha
     above = _last(lambda e: float(tests.ask(upper, e).against_zero.p_worse[0]) < alpha, bounds.size - 1)
     low = -1.0 if tests.relative else -float(bounds[upper])
@@ -251,7 +270,7 @@ def _change(tests: _BoundTests, to: float, since: float) -> float:
 
 
 def _last(holds: Callable[[int], bool], last: int) -> int | None:
-    """The last place at which something holds that holds up to some place and not after it."""
+    """The last index up to `last` for which `holds` is true, if it is true up to some index and false after it."""
     first = 0
     if not holds(first):
         return None
@@ -262,7 +281,7 @@ def _last(holds: Callable[[int], bool], last: int) -> int | None:
 
 
 def _find_detectable(tests: _BoundTests, at_all: Estimate) -> float:
-    """Slowdown that would be found at the bound, by the baseline's own (interpolated) distribution."""
+    """Slowdown that would be detected at the bound, from the baseline's own (interpolated) distribution."""
     detectable_share = float(at_all.detectable[0])
     share_before = float(tests.shares[0][tests.upper]) - detectable_share
     if not np.isfinite(detectable_share) or share_before <= 0:
@@ -273,7 +292,7 @@ def _find_detectable(tests: _BoundTests, at_all: Estimate) -> float:
 
 
 def _limits(tests: _BoundTests, limit: Limit) -> tuple[GroupAnswers, ...]:
-    """Absolute limits at the bounds next to them: "beyond" at the one outside, "within" at the one inside."""
+    """Test absolute limits at the bounds next to them: "beyond" at the one outside, "within" at the one inside."""
     bounds, by_limit = tests.edges.bounds, []
     share = Limit(max=1 - tests.probability)
     for sign, bound in limit.bounds:
@@ -281,7 +300,7 @@ def _limits(tests: _BoundTests, limit: Limit) -> tuple[GroupAnswers, ...]:
         inner, outer = (below, above) if sign > 0 else (above, below)
         p_values = []
         for at, beyond in ((outer, True), (inner, False)):
-            # p-value of "the candidate's quantile is above this bound", or below it.
+            # p-value of "the candidate's quantile is above this bound", or of "it is below".
             estimate = tests.ask(at, at, share) if 0 <= at < bounds.size else None
             above_it = beyond == (sign > 0)
             if estimate is None:
@@ -294,7 +313,7 @@ def _limits(tests: _BoundTests, limit: Limit) -> tuple[GroupAnswers, ...]:
 
 
 def _explain(tests: _BoundTests) -> str:
-    """Which bounds would show it."""
+    """Explain which bounds could show it to be within the margin."""
     bounds, margin = tests.edges.bounds, tests.margin
     high, quantile = float(bounds[tests.upper]), tests.quantiles[0]
     low = float(bounds[tests.upper - 1]) if tests.upper else 0.0
@@ -307,6 +326,6 @@ def _explain(tests: _BoundTests) -> str:
         near = start + allowed
     suggested_bounds = f"{start:.3g} and {near:.3g}" if start > low else f"{near:.3g}"
     return (
-        f"it lies between the bounds {low:g} and {high:g} of the histogram, further apart than the margin: "
-        f"add bounds such as {suggested_bounds}, or ask for the share of observations below {high:g} (histogram_share)"
+        f"it is between the bounds {low:g} and {high:g} of the histogram, which are further apart than the margin: "
+        f"add bounds such as {suggested_bounds}, or judge the share of observations below {high:g} (histogram_share)"
     )

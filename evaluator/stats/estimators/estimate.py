@@ -1,4 +1,4 @@
-"""What every comparison yields, and the steps that all of them share."""
+"""The result of every comparison, and the steps that all comparisons share."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from evaluator.stats.variance.longrun import BATCHES, cosine_count, cosines, tim
 from evaluator.stats.variance.uncertainty import Uncertainty
 
 Z_OF_POWER = 0.8416212335729143
-"""Normal quantile of 80 %, the power at which a detectable effect is found."""
+"""Normal quantile of 80 %, the power at which an effect counts as detectable."""
 
 Depth = Literal["full", "answers", "suspects"]
-"""How much is computed: all; no intervals; only answers of what looks worse than its bound (see `not_worse`)."""
+"""What is computed: all; all but intervals; only answers for estimates beyond their bound (see `not_worse`)."""
 TREND_BELOW = 30
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """p-values of one question: small `p_worse` shows the candidate beyond the bound, small `p_within` within it."""
+    """p-values of one question: small `p_worse`: shown to be beyond the bound; small `p_within`: shown to be within."""
 
     p_worse: float
     p_within: float
 
     @classmethod
     def of(cls, statistic: float, df: float = math.inf) -> Self:
-        """From a t statistic that is positive beyond the bound; NaN gives NaN."""
+        """Compute both from a t statistic that is positive beyond the bound; NaN gives NaN."""
         return cls(float(t_below(-statistic, df)), float(t_below(statistic, df)))
 
 
@@ -39,47 +39,51 @@ class GroupAnswers:
     """Answers to "is the candidate beyond the bound?", each of shape (groups,)."""
 
     beyond: FloatArray
-    """How far beyond the bound the estimate lies, on the scale of the test; negative is within."""
+    """How far the estimate is beyond the bound, on the scale of the test; negative is within."""
     p_worse: FloatArray
     p_within: FloatArray
 
     def of_group(self, group: int) -> Answers:
-        """Those of one group."""
+        """Return the answers of one group."""
         return Answers(float(self.p_worse[group]), float(self.p_within[group]))
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """The harm to each group that is tolerated: the wider of both, and at most `most`; shapes (groups,)."""
+    """The harm tolerated for each group: the wider of two bounds, at most `most`. Arrays have shape (groups,)."""
 
     relative: FloatArray
-    """To the baseline's level; 0 where none is stated."""
+    """Relative to the baseline's level; 0 if none is set."""
     absolute: FloatArray
-    """In the metric's own unit; 0 where none is stated."""
+    """In the metric's own unit; 0 if none is set."""
     most: float
+    """Largest tolerance: relative in `as_ratio`, in the metric's unit in `as_difference`."""
 
     def as_ratio(self, baseline: FloatArray) -> FloatArray:
-        """Relative to the levels `baseline` (groups,)."""
+        """Return it relative to the levels `baseline` (groups,)."""
         own = np.divide(self.absolute, baseline, out=np.zeros_like(self.absolute), where=baseline > 0)
         return np.minimum(np.maximum(self.relative, own), self.most)
 
     def as_difference(self, baseline: FloatArray) -> FloatArray:
-        """As a difference to the levels `baseline` (groups,)."""
+        """Return it as a difference to the levels `baseline` (groups,)."""
         return np.minimum(np.maximum(self.relative * baseline, self.absolute), self.most)
 
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """How the distance beyond the bound moved within the runs; shapes (groups,). Positive is beyond, or worse."""
+    """How the distance beyond the bound drifted within the runs. Arrays have shape (groups,); positive is beyond."""
 
     last_third: FloatArray
+    """Distance in the last third of the runs."""
     p_worsening: FloatArray
+    """One-sided p-value of a worsening trend."""
     at_end: FloatArray
+    """Distance at the end of the runs, from the linear trend."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """One comparison (or one a group), all arrays of shape (groups,)."""
+    """One comparison for each group; all arrays have shape (groups,)."""
 
     baseline: FloatArray
     candidate: FloatArray
@@ -90,26 +94,26 @@ class Estimate:
     against_zero: GroupAnswers
     trend: Trend
     detectable: FloatArray
-    """Harm found with 80 % power, on the scale of the effect; NaN where it cannot be said."""
+    """Smallest harm that is detected with 80 % power, on the scale of the effect; NaN if unknown."""
     needed: FloatArray
     """Multiple of the present duration after which an unchanged estimate would be shown to be within the margin."""
     persistent: FloatArray
     """Share of the variance that only more instances or replicates shrink."""
     se: FloatArray
-    """Standard error: of the log ratio where the effect is relative, else in the unit of the effect."""
+    """Standard error: of the log ratio if the effect is relative, else in the unit of the effect."""
     df: FloatArray
-    """Its degrees of freedom."""
+    """Degrees of freedom of the standard error."""
     against_limit: tuple[GroupAnswers, ...] = ()
     against_tolerance: GroupAnswers | None = None
     tolerance: FloatArray | None = None
-    """Harm that is tolerated in a GO, on the scale of the effect, where it was asked for (see `Tolerance`)."""
+    """Harm that is tolerated in a GO, on the scale of the effect, if it was tested (see `Tolerance`)."""
     coarse: BoolArray | None = None
-    """Is the recorded step of the times too coarse for the margin? Then nothing is decided by it."""
+    """Is the recorded step of the times too coarse for the margin? Then the margin decides nothing."""
     loadings: FloatArray | None = None
-    """What the estimates' errors are made of, (groups, parts): products over parts are correlations (see `load`)."""
+    """Parts of the errors, shape (groups, parts): dot products of two rows are correlations (see `load`)."""
 
     def of_group(self, group: int) -> Estimate:
-        """That of one group."""
+        """Return the estimate of one group."""
 
         def pick(part: Any) -> Any:
             if part is None or isinstance(part, np.ndarray):
@@ -122,9 +126,10 @@ class Estimate:
 
 
 def not_worse(baseline: FloatArray, candidate: FloatArray, limits: int) -> Estimate:
-    """The answer of an early look that has nothing to say: every estimate lies within its bound, so no p is small.
+    """Return the answer of an early look at which all estimates are within their bounds, so that no p-value is small.
 
-    How sure that is was not asked; the p-values are upper bounds.
+    Variances were not computed: p-values are 1, as upper bounds, and the other results are NaN. `baseline` and
+    `candidate` are the levels (groups,); `limits` is the number of limits.
     """
     nothing = np.full(baseline.shape, np.nan)
     answers = GroupAnswers(nothing, np.ones(baseline.shape), np.ones(baseline.shape))
@@ -149,24 +154,28 @@ def not_worse(baseline: FloatArray, candidate: FloatArray, limits: int) -> Estim
 
 
 def ask(beyond: FloatArray, uncertainty: Uncertainty, doubt: FloatArray | None = None) -> GroupAnswers:
-    """p-values of `beyond` against 0. `doubt` (groups,): it may be wrong by that much in either direction."""
+    """Test `beyond` (groups,) against 0. `doubt` (groups,): it may be wrong by this much in each direction."""
     if doubt is None or not doubt.any():
         return GroupAnswers(beyond, *uncertainty.p_values(beyond))
     return GroupAnswers(beyond, uncertainty.p_values(beyond - doubt)[0], uncertainty.p_values(beyond + doubt)[1])
 
 
 def decide_nothing(answers: GroupAnswers, undecided: BoolArray) -> GroupAnswers:
-    """The same answers, but in the groups `undecided` nothing is shown."""
+    """Return the same answers, with p-values of 1 in the groups where `undecided` (groups,) is true."""
     return GroupAnswers(
         answers.beyond, np.where(undecided, 1.0, answers.p_worse), np.where(undecided, 1.0, answers.p_within)
     )
 
 
 def load(influence: FloatArray, scores: FloatArray | None, variance: FloatArray) -> FloatArray:
-    """Parts of each estimate's standardised error that it may share with others: (groups, parts).
+    """Return the parts of each standardised error that other estimates may share, shape (groups, parts) (method B.5).
 
-    Time parts come from the cosines of `influence` (groups, slots), instance parts from `scores` (units, groups). The
-    squares of a row sum up to at most 1; the rest is the estimate's own.
+    The sum of squares of a row is at most 1; the rest is shared with no other estimate.
+
+    Args:
+        influence: Influence of each slot, shape (groups, slots): the parts from time are its cosines.
+        scores: Contributions of replicates or instances, shape (units, groups), `None` if unknown.
+        variance: Variance of each estimate, shape (groups,).
     """
     safe = np.where(variance > 0, variance, np.inf)[:, None]
     time = time_scores(influence) / np.sqrt(safe)
@@ -178,9 +187,15 @@ def load(influence: FloatArray, scores: FloatArray | None, variance: FloatArray)
 
 
 def trend(influence: FloatArray, position: FloatArray, beyond: FloatArray) -> Trend:
-    """Last third and linear trend of `beyond`, from its influence (groups, slots) and each slot's place in its run.
+    """Find the last third and the linear trend of `beyond` (method B.5, drift).
 
-    The trend's standard error comes from the residual's cosines but the first, which a line resembles.
+    The standard error of the trend comes from the cosines of the residual, without the first, which is similar to a
+    line.
+
+    Args:
+        influence: Influence of each slot on `beyond`, shape (groups, slots).
+        position: Position of each slot within its run, 0 to 1, shape (slots,).
+        beyond: Distance beyond the bound over the whole run, shape (groups,).
     """
     slots = influence.shape[-1]
     late = position > 2 / 3

@@ -1,4 +1,8 @@
-"""Failure rates compared by score, on counts that are worth what they say (method B.2)."""
+"""Compare failure rates by score, on counts divided by the design effect (method B.2, failures by score).
+
+Sources: Miettinen & Nurminen (1985), Statistics in Medicine 4, 213-226 (score test); Kish (1965) and Rao & Scott (1992)
+(design effect).
+"""
 
 from __future__ import annotations
 
@@ -33,7 +37,7 @@ SD_SHARE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class _Counts:
-    """Effective counts: mix-adjusted and divided by the design effect, once for each bound: (bounds, groups)."""
+    """Effective counts: adjusted for the mix and divided by the design effect of each bound: shape (bounds, groups)."""
 
     x_c: FloatArray
     n_c: FloatArray
@@ -56,12 +60,13 @@ def compare_failures(
     shared: tuple[Strata, InstanceFrame] | None = None,
     tolerance: Tolerance | None = None,
 ) -> Estimate:
-    """Compare failure rates, standardised over endpoints and time.
+    """Compare failure rates, standardised over endpoints and time (method B.2, failures by score).
 
-    An absolute margin is a difference of rates (0.001 = 0.1 pp), a relative one a ratio. `sd_instance`: least
-    standard deviation (as a rate) assumed for an arm with a single instance, else the pooled rate times `sd_share`.
-    With less than full `depth` effect and interval are NaN. `shared`: the frames of a panel of the same requests.
-    `tolerance`: one more bound to ask for.
+    `alpha` is the one-sided level of the interval. `margin` is a difference of rates (0.001 = 0.1 pp), or a ratio if it
+    is relative; without one, the question is whether there is any harm. For an arm with a single instance, the assumed
+    standard deviation is the pooled rate times `sd_share`, at least `sd_instance` (a rate). `groups`: which endpoints
+    are compared together, `None` for all. Unless `depth` is full, effect and interval are NaN. `shared`: the frames of
+    a panel of the same requests. `tolerance`: one more bound. `limit` is for the candidate's own rate.
     """
     strata, frame = shared or (frame_all_requests(panel) if groups is None else frame_requests(panel, groups))
     baseline, candidate = (measure_level(strata, arm, panel.failures, design) for arm in (0, 1))
@@ -111,7 +116,7 @@ def _find_spread(
     rate: FloatArray,
     assumed: tuple[float, float],
 ) -> Spread:
-    """What rates vary by; `assumed`: of a single instance at least the first, else the second times the rate."""
+    """Variance of rates; `assumed`: smallest standard deviation of a single instance, and its share of the rate."""
     least, share = assumed
     replicates = design.kind == "replicates"
     instances = None if replicates else frame.variance(panel.rows.failures, difference, relative=False)
@@ -120,15 +125,15 @@ def _find_spread(
 
 
 def _design_effect(uncertainty: Uncertainty, binomial: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """How many times the binomial variance each bound is, and its degrees of freedom; never below that variance."""
+    """Each bound as a multiple of the binomial variance, at least 1, and its degrees of freedom."""
     deff = np.maximum(1.0, uncertainty.variance / binomial)
     return deff, np.where(deff > 1, uncertainty.df, np.inf)
 
 
 def _ask_tolerance(counts: _Counts, difference: FloatArray, tolerance: Tolerance) -> GroupAnswers:
-    """Worse than the wider of two bounds is worse than both: the less sure of two answers.
+    """Worse than the wider of two bounds means worse than both: the larger of two p-values.
 
-    A ratio is asked as one: its bound as a difference would be as unsure as the baseline's rate.
+    The relative bound is tested as a ratio: as a difference it would be as uncertain as the baseline's rate.
     """
     absolute = np.minimum(tolerance.absolute, tolerance.most)
     answers = _ask(counts, difference - absolute, absolute, relative=False)
@@ -147,17 +152,17 @@ def _ask(counts: _Counts, beyond: FloatArray, bound: FloatArray | float, *, rela
 
 
 def _test_all_bounds(beyond: FloatArray, z: FloatArray, df: FloatArray) -> GroupAnswers:
-    """What a claim is worth that must hold against every bound (first axis)."""
+    """p-values of a claim that must hold for all bounds (first axis)."""
     return GroupAnswers(beyond, t_below(-z, df).max(axis=0), t_below(z, df).max(axis=0))
 
 
 def _interval(
     counts: _Counts, baseline: FloatArray, candidate: FloatArray, alpha: float, *, relative: bool
 ) -> FloatArray:
-    """The effect and all effects that the test does not reject, (3, groups)."""
+    """The effect, and the lowest and highest effect that the test does not reject, shape (3, groups)."""
     critical = t_quantile(1 - alpha, counts.df)
-    # The bounds differ by their design effect alone, which leaves the restricted estimates as they are: the statistics
-    # differ by the root of their requests less one only, and the same bound is the widest on both sides.
+    # The bounds differ only in their design effect, which does not change the restricted estimates. So the statistics
+    # differ only by the root of (requests - 1), and the same bound is the widest on both sides.
     total = counts.n_c + counts.n_b
     widest = np.argmax(critical**2 / np.maximum(total - 1, 1e-12), axis=0), np.arange(total.shape[1])
     x_c, n_c, x_b, n_b = (values[widest] for values in (counts.x_c, counts.n_c, counts.x_b, counts.n_b))
@@ -178,7 +183,7 @@ def _limits(
     assumed: tuple[float, float],
     limit: Limit,
 ) -> tuple[GroupAnswers, ...]:
-    """The candidate's own rate against `max` and `min`."""
+    """Test the candidate's own rate against `max` and `min`."""
     if not limit.count:
         return ()
     rate, n = candidate.value, strata.effective[1]

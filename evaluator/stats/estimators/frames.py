@@ -1,4 +1,4 @@
-"""What all comparisons over all requests of a panel share, computed once."""
+"""Weights and instances that all comparisons over all requests of a panel share, computed once."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from evaluator.stats.variance.instances import InstanceFrame
 
 
 def frame_requests(panel: Panel, groups: Groups) -> tuple[Strata, InstanceFrame]:
-    """Strata and instances with all requests as denominator, for some groups of endpoints."""
+    """Build strata and instances with all requests as denominator, for these groups of endpoints."""
     strata = build_strata(panel, panel.n, groups)
     return strata, InstanceFrame(panel.rows, panel.rows.n, strata.groups)
 
 
 @lru_cache(maxsize=4)
 def frame_all_requests(panel: Panel) -> tuple[Strata, InstanceFrame]:
-    """The same with all endpoints in one group."""
+    """Build the same with all endpoints in one group."""
     return frame_requests(panel, all_together(len(panel.endpoints)))

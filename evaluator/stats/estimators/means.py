@@ -1,4 +1,4 @@
-"""The mean of successes (or any positive rate) compared as a ratio or a difference (method B.2)."""
+"""Compare the mean of successes (or any positive rate) as a ratio or a difference (method B.2)."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def compare_means(
     floor: FloatArray | None = None,
     tolerance: Tolerance | None = None,
 ) -> Estimate:
-    """Compare mean response times (ms) or sizes (bytes) of successes, standardised over endpoints and time.
+    """Compare means of successes, standardised over endpoints and time (method B.2, B.3; Mantel & Haenszel 1959).
 
-    `of`: which of the panel's totals. `sd_instance`: relative standard deviation assumed for an arm with a single
-    instance. `groups`: subsets of the endpoints, compared in one go. Limits are on the candidate's own mean. `floor`
-    (2, groups): least variance of the logarithm of each arm's mean, where something is known of it. What rounding may
-    hide of times is allowed for in either direction (see `resolution.find_doubt_ms`). `tolerance`: one more bound to
-    ask for, where the margin is relative.
+    `alpha`: one-sided level of the interval. `margin=None`: is there any harm? `sd_instance`: relative deviation
+    (sd) assumed for an arm with a single instance. `groups`: which endpoints are compared together, `None`: all. `of`:
+    times (ms), sizes (bytes) or `value`. `floor` (2, groups): smallest possible variance of the log of each arm's mean.
+    `tolerance`: one more bound for a relative margin. `limit`: for the candidate's own mean. Rounding of times is
+    allowed for in each direction (`resolution.find_doubt_ms`).
     """
     strata = build_strata(panel, panel.ok, groups)
     baseline, candidate = (measure_level(strata, arm, panel.totals[of], design) for arm in (0, 1))
@@ -90,7 +90,7 @@ def compare_means(
 
 
 def _as_difference(spread: Spread, level: FloatArray) -> Spread:
-    """The spread of logarithms as that of levels (2, groups)."""
+    """Convert the spread of logarithms to that of levels (2, groups)."""
     square = level**2
     instances, history = spread.instances, spread.history
     return replace(

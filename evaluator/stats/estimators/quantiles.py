@@ -1,9 +1,9 @@
-"""Quantiles of time to success compared without a density (method B.2).
+"""Compare quantiles of time to success without a density (method B.2; Woodruff 1952, JASA 47, 635-646).
 
-The candidate's quantile is worse than the baseline's by more than δ exactly if fewer than a share p of its requests
-are done by q_b·(1 + δ). So the test is of D(δ) = p - F_c(q_b(1 + δ)), a difference of proportions, and the interval is
-the set of δ that the test does not reject. No density is estimated: that fails on integer milliseconds and on
-distributions with two humps.
+The candidate's quantile is worse than the baseline's by more than δ exactly if less than a share p of its requests is
+done by q_b·(1 + δ). So D(δ) = p - F_c(q_b(1 + δ)) is tested, a difference of proportions, and the interval is the set
+of δ that the test does not reject. No density is estimated: this fails for integer milliseconds and for distributions
+with two modes.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ from evaluator.stats.variance.uncertainty import Design, Uncertainty
 
 PRIOR_STEP = 0.05
 NEGLIGIBLE = 1e-4
-"""Part of a quantile below which it does not matter what rounding may hide."""
+"""Rounding below this share of a quantile is ignored."""
 SLACK = 1e-9
-"""A step that is wider than the margin by less than this, relatively, is as wide."""
+"""A step counts as wider than the margin only if the relative difference is larger."""
 
 MOST_TOGETHER = 8
-"""Quantiles tested in one go, each with two thresholds: their counts take memory, more of them save little time."""
+"""Quantiles that are tested together, each with two thresholds: more of them need more memory and save little time."""
 
 
 @dataclass(frozen=True, slots=True)
 class QuantileQuestion:
-    """Which quantile is compared, and with what bounds."""
+    """Which quantile is compared, and with which margin and limits."""
 
     probability: float
     margin: Margin | None = None
@@ -65,7 +65,7 @@ class QuantileQuestion:
 
     @property
     def sign(self) -> float:
-        """1 where higher is worse, else -1."""
+        """1 if higher is worse, else -1."""
         return 1.0 if self.direction is Direction.LOWER else -1.0
 
     @property
@@ -74,14 +74,14 @@ class QuantileQuestion:
         return self.margin is None or self.margin.relative
 
     def edge(self, quantile_ms: float) -> float:
-        """As far from the baseline's quantile as the margin allows."""
+        """Return the baseline's quantile plus the margin (ms)."""
         bound = self.sign * (0.0 if self.margin is None else self.margin.value)
         return quantile_ms * (1 + bound) if self.relative else quantile_ms + bound
 
 
 @dataclass(frozen=True, slots=True)
 class QuantileEstimate:
-    """The estimate, or why there is none: baseline's own quantile is a failure, or a time of 0."""
+    """The estimate, or why there is none: the baseline's own quantile is a failure, or a time of 0."""
 
     estimate: Estimate | None
     problem: Literal["failing", "zero"] | None = None
@@ -96,10 +96,21 @@ def compare_quantiles(
     sd_instance: float,
     depth: Depth = "full",
 ) -> tuple[QuantileEstimate, ...]:
-    """Compare quantiles of time to success, standardised over endpoints and time, a few at a time.
+    """Compare quantiles of time to success, standardised over endpoints and time (method B.2; Woodruff 1952).
 
-    With less than full `depth` there is no interval. Where a step of the recorded times is wider than what the margin
-    allows, the estimate is `coarse`: margin and zero decide nothing, limits do.
+    If a step of the recorded times is wider than the margin, the estimate is `coarse`: then margin and zero decide
+    nothing, and limits still do.
+
+    Args:
+        panel: Baseline and candidate.
+        design: What is replicated.
+        questions: Quantiles with their margins and limits.
+        alpha: One-sided level of the interval.
+        sd_instance: Relative standard deviation assumed for an arm with a single instance.
+        depth: What is computed; unless `full`, there is no interval.
+
+    Returns:
+        One result for each question.
     """
     work = _Work(panel, design, sd_instance, alpha)
     quantiles = [_Quantile(work, question) for question in questions]
@@ -111,7 +122,7 @@ def compare_quantiles(
 
 
 class _Work:
-    """Everything that the quantiles of a panel share."""
+    """What all quantiles of a panel share."""
 
     def __init__(self, panel: Panel, design: Design, sd_instance: float, alpha: float) -> None:
         self.panel, self.design = panel, design
@@ -123,7 +134,7 @@ class _Work:
         self.steps_ms = step_of_arms_ms(panel)
 
     def _distribute_runs(self) -> tuple[list[Distribution], list[Distribution]]:
-        """Distributions of every run by itself, of baseline and candidate."""
+        """Distributions of each run by itself, of baseline and candidate."""
         run = np.unique(self.panel.run, return_inverse=True)[1]
         runs = int(run.max()) + 1
         mass = (self.strata.weight * self.strata.share).sum(axis=0)
@@ -138,10 +149,10 @@ class _Work:
         return by_run[:runs], by_run[runs:]
 
     def spread(self, below: FloatArray, difference: FloatArray, slope: FloatArray) -> Spread:
-        """What D varies by between instances at some thresholds, (2, thresholds).
+        """Variance of D between instances at some thresholds, shape (2, thresholds).
 
-        `below` (thresholds, rows): requests done by each; `difference` (thresholds, 1): what is taken out of it
-        between the arms; `slope` (thresholds,): how D changes with the logarithm of speed.
+        `below` (thresholds, rows): requests done by each threshold; `difference` (thresholds, 1): effect that is
+        removed before instances are compared; `slope` (thresholds,): change of D with the logarithm of speed.
         """
         parts = self.frame.variance(below, difference, relative=False).of_group(0)
         prior = self.design.assume_variance(self.sd_instance * slope)
@@ -149,7 +160,7 @@ class _Work:
 
 
 class _Quantile:
-    """One quantile of both arms, and what can be said of it without a variance."""
+    """One quantile of both arms, and all that needs no variance."""
 
     def __init__(self, work: _Work, question: QuantileQuestion) -> None:
         self.work, self.question, self.p = work, question, question.probability
@@ -161,7 +172,7 @@ class _Quantile:
         allowance, step = abs(self.edge - self.q_b), float(work.steps_ms.max())
         self.coarse = 0 < allowance * (1 + SLACK) < step
         self.doubt = step
-        """By how much (ms) what sits on single steps, or in single bins, may have moved the difference."""
+        """How much (ms) rounding to steps, or to bins, may have moved the difference."""
         if not self.coarse:
             of_baseline, of_candidate = work.steps_ms.tolist()
             baseline_doubt = find_quantile_doubt_ms(work.baseline, self.q_b, of_baseline)
@@ -171,17 +182,17 @@ class _Quantile:
             self.doubt = doubt if doubt > NEGLIGIBLE * self.q_b else 0.0
 
     def _pool_runs(self, baseline: list[Distribution], candidate: list[Distribution]) -> None:
-        """Each run's own baseline quantile; their geometric mean, and the mean ratio over the runs."""
+        """Set the baseline quantile of each run, their geometric mean, and the mean ratio over the runs."""
         self.run_q_b = np.array([curve.quantile(self.p) for curve in baseline])
         with np.errstate(divide="ignore", invalid="ignore"):
             logs = np.log([curve.quantile(self.p) for curve in candidate]) - np.log(self.run_q_b)
-        # A replicate in which baseline's own quantile is a failure says nothing of this one.
+        # A replicate in which the baseline's own quantile is a failure is not used.
         usable = np.isfinite(self.run_q_b) & (self.run_q_b > 0)
         self.q_b = float(np.exp(np.log(self.run_q_b[usable]).mean())) if usable.any() else float(self.run_q_b.max())
         self.q_c = self.q_b * float(np.exp(logs[usable].mean())) if usable.any() else float("nan")
 
     def settle(self, depth: Depth) -> QuantileEstimate | None:
-        """Why there is no estimate, or that there is nothing to suspect; `None` where it takes a test."""
+        """Return the result if it needs no test (no estimate is possible, or nothing is suspect), else `None`."""
         question = self.question
         if not 0 < self.q_b < np.inf:
             return QuantileEstimate(None, "failing" if self.q_b > 0 else "zero")
@@ -192,13 +203,13 @@ class _Quantile:
         return None
 
     def distance(self, times_ms: FloatArray) -> FloatArray:
-        """D at thresholds given as times: shape (thresholds,)."""
+        """Return D at these times, shape (thresholds,)."""
         if self.work.by_run:
             return np.asarray(np.nanmean(self.run_distances(times_ms), axis=0))
         return np.asarray(self.p - self.work.candidate.at(times_ms))
 
     def run_distances(self, times_ms: FloatArray) -> FloatArray:
-        """D of each run at thresholds in proportion to its own baseline quantile: (runs, thresholds)."""
+        """Return D of each run, at times in proportion to its own baseline quantile: shape (runs, thresholds)."""
         factor = times_ms / self.q_b
         curves = self.work.by_run[1] if self.work.by_run else []
         return np.stack(
@@ -209,39 +220,40 @@ class _Quantile:
         )
 
     def solve(self, times_ms: FloatArray, reach: FloatArray) -> tuple[float, float]:
-        """Times (ms) that are not rejected, where `reach` is known at some thresholds and interpolated between them."""
+        """Return the lowest and highest time (ms) that is not rejected; `reach` is interpolated between thresholds."""
         order = np.argsort(times_ms, kind="stable")
         limits = self.work.limits_ms
         grid = np.sort(np.concatenate([limits[limits > 0], times_ms]))
         grid = grid[(grid > self.q_b / 100) & (grid < self.q_b * 100)]
         half = np.interp(np.log(grid), np.log(times_ms[order]), reach[order])
         distance = self.distance(grid)
-        # The last place where D + half is not yet below 0 is the first one from above.
+        # The last place where D + half is not below 0 is the first one from above.
         last = _first_below(grid[::-1], -(distance + half)[::-1], float("inf"))
         return _first_below(grid, distance - half, 0.0), last
 
     def around(self, time_ms: float) -> tuple[float, float]:
-        """The thresholds at which "worse" and "within" are asked of a bound, for what rounding may hide."""
+        """The times (ms) at which "worse" and "within" are tested for a bound, moved by the doubt from rounding."""
         hidden = self.question.sign * self.doubt
         return max(time_ms + hidden, time_ms / 100), max(time_ms - hidden, time_ms / 100)
 
     def nodes(self, *, full: bool) -> FloatArray:
-        """Thresholds to test: that of the margin first."""
+        """Thresholds (ms) to test, the one of the margin first."""
         thresholds = [self.edge] if not self.doubt else [self.edge, *self.around(self.edge), *self.around(self.q_b)]
         return np.array([*thresholds, self.q_c] if full and np.isfinite(self.q_c) else thresholds)
 
 
 @dataclass(frozen=True, slots=True)
 class _Nodes:
-    """The test at some thresholds: arrays (thresholds,), but for influence (thresholds, slots) and scores."""
+    """The test at some thresholds. Arrays have shape (thresholds,) unless stated otherwise."""
 
     of: IntArray
-    """Which quantile each threshold belongs to; rising."""
+    """Index of the quantile of each threshold; increasing."""
     times_ms: FloatArray
     uncertainty: Uncertainty
     influence: FloatArray
+    """Shape (thresholds, slots)."""
     scores: FloatArray
-    """What instances or replicates add to the error (thresholds, units); none where there is one a side."""
+    """Contributions of instances or replicates to the error, shape (thresholds, units); no units in a single design."""
 
     @property
     def first(self) -> IntArray:
@@ -249,7 +261,7 @@ class _Nodes:
         return np.flatnonzero(np.diff(self.of, prepend=-1))
 
     def around(self, times_ms: FloatArray) -> Uncertainty:
-        """Uncertainty at one more threshold of each quantile: interpolated, beyond the nodes that of the nearest."""
+        """Uncertainty at one more threshold of each quantile: interpolated; outside the nodes, that of the nearest."""
         at_nodes, logs, at = self.uncertainty, np.log(self.times_ms), np.log(times_ms)
         rows = np.vstack([at_nodes.variance, at_nodes.df, at_nodes.persistent[None, :]])
         out = np.empty((rows.shape[0], times_ms.size))
@@ -262,7 +274,7 @@ class _Nodes:
 
 
 class _Tests:
-    """The test of several quantiles at as many thresholds as it takes, all of them in one go."""
+    """The tests of several quantiles at all their thresholds, computed together."""
 
     def __init__(self, work: _Work, quantiles: Sequence[_Quantile]) -> None:
         self.work, self.quantiles = work, quantiles
@@ -270,17 +282,17 @@ class _Tests:
         step = np.exp(PRIOR_STEP)
         faster, slower = (work.baseline.at(quantile) for quantile in (self.q_b / step, self.q_b * step))
         self.slope = (slower - faster) / (2 * PRIOR_STEP)
-        """How much D changes with the logarithm of speed."""
+        """Change of D with the logarithm of speed."""
         self.levels = levels(work.strata, 0, count_done(work.panel, self.q_b)[:, 0])
-        """Share of the baseline's requests that are done by its own quantiles."""
+        """Share of the baseline's requests done by its own quantiles."""
         self.rows_below = None if work.by_run else count_done_by_row(work.panel, self.q_b)
 
     def estimate(self, *, full: bool) -> list[QuantileEstimate]:
-        """Estimates of all of them, with intervals if `full`."""
+        """Return the estimate of each quantile, with intervals if `full`."""
         nodes = self._test([quantile.nodes(full=full) for quantile in self.quantiles])
         ends = np.full((2, len(self.quantiles)), np.nan)
         if full:
-            # Times (ms) between which each of the candidate's quantiles lies: the thresholds not rejected at ±alpha.
+            # The interval (ms) of each of the candidate's quantiles: thresholds that are not rejected at ±alpha.
             ends = self._solve(nodes)
             time_pairs = [pair[np.isfinite(pair) & (pair > 0)] for pair in ends.T]
             if any(pair.size for pair in time_pairs):
@@ -292,7 +304,7 @@ class _Tests:
         ]
 
     def _test(self, times: Sequence[FloatArray]) -> _Nodes:
-        """The test at these thresholds of each quantile."""
+        """Test each quantile at these thresholds (ms)."""
         work, strata = self.work, self.work.strata
         of, at = np.repeat(np.arange(len(times)), [thresholds.size for thresholds in times]), np.concatenate(times)
         candidate_levels, baseline_levels = levels(strata, 1, count_done(work.panel, at)[:, 1]), self.levels
@@ -312,13 +324,13 @@ class _Tests:
             below[:, :of_baseline] = self.rows_below[of, :of_baseline]
             spread = work.spread(below, candidate_levels.level - level, self.slope[of])
         _, uncertainty = spread.find_uncertainty(missing)
-        # D falls where an instance is slower, so its sign is that of the influence.
+        # `below` falls if an instance is slower, so its scores get the opposite sign.
         scores = spread.find_scores(missing, sign=1.0 if work.by_run else -1.0)
         node_scores = np.zeros((at.size, 0)) if scores is None else scores.T
         return _Nodes(of, at, uncertainty.also(binomial), missing.influence, node_scores)
 
     def _put_together(self, nodes: _Nodes, ends: FloatArray) -> Estimate:
-        """Everything on the scale of the effect, one group a quantile; `ends` (2, quantiles) are times."""
+        """Put everything on the scale of the effect, one group for each quantile; `ends` (2, quantiles) are times."""
         quantiles, alpha, q_b = self.quantiles, self.work.alpha, self.q_b
         sign = np.array([quantile.question.sign for quantile in quantiles])
         relative = np.array([quantile.question.relative for quantile in quantiles])
@@ -342,7 +354,7 @@ class _Tests:
         with np.errstate(divide="ignore", invalid="ignore"):
             harm = np.where(sign > 0, effect[2] - effect[1], effect[1] - effect[0])
             detectable = harm * (reach + Z_OF_POWER) / reach
-            # The quantile's own scale has no density: its standard error is what the interval shows of it.
+            # No density is estimated, so the standard error of the quantile is derived from the interval.
             width = np.where(relative, np.abs(np.log1p(sign * harm / (1 + effect[1]))), harm)
         estimate = conclude(
             (q_b, q_c),
@@ -361,7 +373,7 @@ class _Tests:
         return replace(estimate, needed=np.where(coarse, np.inf, estimate.needed))
 
     def _distances(self, times_ms: Sequence[float] | FloatArray) -> FloatArray:
-        """Distance beyond one threshold of each quantile; positive is worse."""
+        """Distance of each quantile beyond its threshold; positive is worse."""
         return np.array(
             [
                 quantile.question.sign * float(quantile.distance(np.array([time]))[0])
@@ -370,7 +382,7 @@ class _Tests:
         )
 
     def _ask_around(self, nodes: _Nodes, times_ms: Sequence[float] | FloatArray) -> GroupAnswers:
-        """Is each quantile beyond its threshold? With allowance for what rounding may hide, in either direction."""
+        """Test each quantile against its threshold, with the doubt from rounding in each direction."""
         shifted = [quantile.around(float(time)) for quantile, time in zip(self.quantiles, times_ms, strict=True)]
         (worse, within) = (ask(self._distances(at), nodes.around(np.array(at))) for at in zip(*shifted, strict=True))
         return GroupAnswers(self._distances(times_ms), worse.p_worse, within.p_within)
@@ -382,7 +394,7 @@ class _Tests:
         return np.array(solved).T
 
     def _limits(self, k: int) -> tuple[GroupAnswers, ...]:
-        """The candidate's own quantile against `max` and `min` (ms)."""
+        """Test the candidate's own quantile against `max` and `min` (ms)."""
         work, p = self.work, self.quantiles[k].p
         answers = []
         for sign, bound in self.quantiles[k].question.limit.bounds:
@@ -402,7 +414,7 @@ class _Tests:
 
 @lru_cache(maxsize=4)
 def standardise_both(panel: Panel) -> tuple[Distribution, Distribution]:
-    """Standardised distribution of time to success of baseline and candidate, shared by all quantiles."""
+    """Return the standardised distributions of time to success of baseline and candidate, for all quantiles."""
     strata = frame_all_requests(panel)[0]
     limits = find_limits_ms(panel)
     curves = standardised_distributions(panel.bins, _weights(panel, strata, strata.volume[0], np.nan), limits)
@@ -410,14 +422,17 @@ def standardise_both(panel: Panel) -> tuple[Distribution, Distribution]:
 
 
 def _weights(panel: Panel, strata: Strata, volume: FloatArray | float, after: float) -> FloatArray:
-    """What one request of each histogram cell adds to the standardised distribution: v / (V n); `after` the look."""
+    """Contribution of one request of each histogram cell to the standardised distribution, v / (V n).
+
+    Cells after the look get the value `after`.
+    """
     each = np.full((2, len(panel.endpoints), panel.stride), after)
     each[..., : panel.slots] = strata.each
     return np.asarray(each.ravel() / volume)
 
 
 def _first_below(grid: FloatArray, values: FloatArray, default: float) -> float:
-    """First place where `values` is no longer above 0, by linear interpolation; `default` where it never was.
+    """First place where `values` is no longer above 0, by linear interpolation; `default` if it never was above.
 
     >>> _first_below(np.array([1.0, 2.0, 3.0]), np.array([2.0, 1.0, -1.0]), 0.0)
     2.5

@@ -1,4 +1,4 @@
-"""Events per second of two arms, compared bucket by bucket as a ratio."""
+"""Compare events per second of two arms, bucket by bucket, as a ratio (method B.2, throughput; variance: B.3, time)."""
 
 from __future__ import annotations
 
@@ -23,11 +23,19 @@ def compare_rates(
     sign: float,
     exposure: tuple[float, float] = (1.0, 1.0),
 ) -> Estimate:
-    """Compare `events` (2, slots) per second. `sign` is 1 where lower is better, -1 where higher is.
+    """Compare the rates of events of baseline and candidate (method B.2; variance: B.3, time).
 
-    A rate is a property of the arm, not of its instances: only its variation over time counts. An absolute margin
-    is taken relative to the baseline's rate. `exposure`: what the rates are compared per (users of each arm). Where
-    the arms ran one after the other, each has the time that it ran.
+    A rate is a property of the arm, not of its instances: only its variation over time counts. If the arms ran one
+    after the other, each rate is over the time that the arm ran.
+
+    Args:
+        events: Events in each slot, shape (2, slots).
+        panel: Baseline and candidate.
+        alpha: One-sided level of the interval.
+        margin: Largest harm that is tolerated; an absolute one is divided by the baseline's rate. `None`: none is.
+        limit: Bounds on the candidate's own rate, per second.
+        sign: 1 if lower is better, -1 if higher is.
+        exposure: What the rates of the arms are divided by before they are compared (users of each arm).
     """
     active = active_slots(panel)
     ran, totals = active.sum(axis=1, keepdims=True), events.sum(axis=1, keepdims=True)
@@ -55,7 +63,7 @@ def compare_rates(
 
 
 def active_slots(panel: Panel) -> BoolArray:
-    """When each arm ran, (2, slots): all the time, or in runs where the arms did not overlap, its own part of it."""
+    """Find when each arm ran, shape (2, slots): always, or in runs whose arms did not overlap, from first to last."""
     active = np.ones((2, panel.slots), dtype=bool)
     for run in (code for code, paired in panel.paired.items() if not paired):
         slots_of_run = np.flatnonzero(panel.run == run)

@@ -1,9 +1,9 @@
-"""How far the steps of the recorded times may have moved a comparison.
+"""How far the steps of the recorded times may have moved a comparison (method B.2, steps of recorded times).
 
-A time that is recorded in steps of h lies anywhere within h/2 of its number. Where times spread over several steps
-this averages out: with a standard deviation of h/2 the mean of a normal distribution moves by at most 0.3 % of h
-(Widrow, Kollár and Liu 1996). Where they sit on one step it does not: all of them may lie at its edge. In between, on
-two steps with shares P and 1 - P, the true mean or median lies between the recorded one and the border of both steps.
+A time that is recorded in steps of h may be up to h/2 away from its number. If times spread over several steps, this
+averages out: with a standard deviation of h/2 the mean of a normal distribution moves by at most 0.3 % of h (Widrow,
+Kollár and Liu 1996). If all times are on one step, it does not: all of them may be at the edge of the step. In between,
+on two steps with shares P and 1 - P, the true mean or median is between the recorded one and the border of both steps.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from evaluator.stats.shaping.groups import Groups
 from evaluator.stats.shaping.panel import Panel
 
 LONE_SHARE = 0.25
-"""A step that holds less of the requests than this is one of many."""
+"""A step with a smaller share of the requests is one of many, and rounding averages out."""
 FINE_SHARE = 0.002
-"""A step below this share of the mean can hide nothing that matters."""
+"""A step below this share of the mean does not matter."""
 
 
 def step_of_arms_ms(panel: Panel) -> FloatArray:
-    """The step of each arm's times (ms): the coarsest that at least a quarter of its requests share, (2,)."""
+    """Return the step of each arm's times (ms), shape (2,): the coarsest with at least a quarter of its requests."""
     ok = panel.ok.sum(axis=2)
     out = np.empty(2)
     for arm in (0, 1):
@@ -34,7 +34,7 @@ def step_of_arms_ms(panel: Panel) -> FloatArray:
 
 
 def steps_of(panel: Panel, endpoint: str | None = None) -> tuple[float, float]:
-    """The step (ms) of the times of baseline and candidate, of one endpoint or of all requests."""
+    """Return the step (ms) of the times of baseline and candidate, of one endpoint or (`None`) of all requests."""
     if endpoint in panel.endpoints:
         of_arms = panel.steps_us[:, panel.endpoints.index(endpoint)] / 1000
     else:
@@ -43,10 +43,10 @@ def steps_of(panel: Panel, endpoint: str | None = None) -> tuple[float, float]:
 
 
 def find_doubt_ms(panel: Panel, groups: Groups) -> FloatArray:
-    """By how much (ms) rounding may have moved the difference of mean times in each group, (groups,).
+    """Find how much (ms) rounding may have moved the difference of mean times of each group, shape (groups,).
 
-    Of each arm it is half a step for what sits on one step, nothing for what spreads over several. If the arms have
-    different steps, half of the larger is added: whether a tool rounds or cuts off, nobody says.
+    For each arm this is half a step for requests on a single step, and nothing for requests on several steps. If the
+    arms have different steps, half of the larger one is added, because a tool may round or cut off.
     """
     steps, ok = panel.steps_us / 1000, panel.ok.sum(axis=2)
     wide = steps.max(axis=0)
@@ -62,12 +62,15 @@ def find_doubt_ms(panel: Panel, groups: Groups) -> FloatArray:
 
 
 def log_doubt(doubt: FloatArray, level: FloatArray) -> FloatArray:
-    """What rounding may hide (in the unit of the level) as a difference of logarithms, (groups,)."""
+    """Convert a doubt in the unit of the level to a difference of logarithms; all arrays have shape (groups,)."""
     return np.asarray(np.log1p(np.divide(doubt, level, out=np.zeros_like(doubt), where=level > 0)))
 
 
 def _lone_ms(panel: Panel, coarse: BoolArray) -> FloatArray:
-    """What may hide of the mean time of each arm and endpoint because requests sit on single steps: (2, endpoints)."""
+    """How far (ms) the mean time of each arm and endpoint may be off because requests are on single steps.
+
+    Shape (2, endpoints).
+    """
     bins, shape = panel.bins, panel.steps_us.shape
     owner, slot = np.divmod(bins.cell, panel.stride)
     bin_of = np.repeat(np.arange(bins.sizes.size), bins.sizes)
@@ -75,7 +78,7 @@ def _lone_ms(panel: Panel, coarse: BoolArray) -> FloatArray:
     for step_us in np.unique(panel.steps_us[:, coarse]):
         of_step = ((panel.steps_us == step_us) & coarse).ravel()
         rows = np.flatnonzero(of_step[owner] & (slot < panel.slots))
-        # Bins without a multiple of the step have no width; the others are neighbours of each other.
+        # Bins without a multiple of the step have no width; the others are adjacent to each other.
         rank = np.cumsum(np.diff(bin_limits_ms(bins.last, step_us / 1000)) > 0)
         ranks = int(rank[-1]) + 2
         key, group = np.unique(owner[rows] * ranks + rank[bin_of[rows]], return_inverse=True)
@@ -93,14 +96,14 @@ def _lone_ms(panel: Panel, coarse: BoolArray) -> FloatArray:
 
 
 def _hidden(among: FloatArray) -> FloatArray:
-    """Part of a step that may hide, from the step's share `among` itself and its two neighbours: 0 to 1/2."""
+    """Part of a step that rounding may hide (0 to 1/2), from the step's share `among` itself and its neighbours."""
     return np.asarray(np.maximum(1 - 0.5 / np.maximum(among, 1e-300), 0.0))
 
 
 def find_quantile_doubt_ms(curve: Distribution, quantile_ms: float, step_ms: float) -> float:
-    """By how much (ms) the quantile of one arm may be wrong, because many requests sit on the step on which it lies.
+    """Find how much (ms) the quantile of one arm may be off, because many requests are on the same step.
 
-    Times within one bin of the histogram cannot be distinguished either: a step is at least as wide as its bin.
+    Times within one bin of the histogram cannot be distinguished, so a step is at least as wide as its bin.
     """
     limits = curve.limits
     if not np.isfinite(quantile_ms) or quantile_ms >= limits[-1]:

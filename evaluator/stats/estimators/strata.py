@@ -1,7 +1,7 @@
-"""Levels standardised over endpoints and time, and each bucket's influence on them (method B.2).
+"""Levels standardised over endpoints and time, and each bucket's influence on them (method B.2, standardised levels).
 
-A stratum is an endpoint × time block. Both arms are weighted by the same Mantel-Haenszel weights
-v = n_c·n_b / (n_c + n_b), so neither another endpoint mix nor a traffic ramp moves the comparison.
+A stratum is an endpoint × time block. Both arms have the same weights v = n_c·n_b / (n_c + n_b) (Mantel & Haenszel
+1959; Cochran 1954), so neither another mix of endpoints nor a traffic ramp changes the comparison.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from evaluator.stats.shaping.panel import Panel
 
 @dataclass(frozen=True, slots=True)
 class Strata:
-    """Weights of one denominator (all requests, or successes), on every slot of the panel."""
+    """Weights for one denominator (all requests, or successes), on each slot of the panel."""
 
     panel: Panel
     total: FloatArray
-    """n, the denominator, over the block, (2, endpoints, slots)"""
+    """n: the denominator, summed over the block, shape (2, endpoints, slots)."""
     weight: FloatArray
-    """v, (endpoints, slots); 0 where an arm is empty"""
+    """v, shape (endpoints, slots); 0 if an arm is empty."""
     share: FloatArray
-    """the slot's share of its block's requests, (endpoints, slots)"""
+    """Share of the slot in the requests of its block, shape (endpoints, slots)."""
     each: FloatArray
-    """v / n: what one request of the slot weighs, (2, endpoints, slots); 0 where the arm is empty"""
+    """v / n: weight of one request of the slot, shape (2, endpoints, slots); 0 if the arm is empty."""
     lean: FloatArray | None
-    """What the slot weighs by both arms' requests beyond what it weighs by its own arm's, (2, endpoints, slots); `None`
-    where every slot is a block of its own: nothing."""
+    """Weight of the slot by the requests of both arms, minus its weight by those of its own arm, shape (2, endpoints,
+    slots); `None` if each block is a single slot, because it is then 0."""
     groups: Groups
     """Which endpoints are compared together."""
     mass: FloatArray
-    """the slot's part of V, (groups, slots)"""
+    """Part of the slot in V, shape (groups, slots)."""
     volume: FloatArray
-    """V = Σ v, (groups,)"""
+    """V = Σ v, shape (groups,)."""
     effective: FloatArray
-    """n* = V² / Σ(v²/n): the binomial sample size that the weighted level is worth, (2, groups)"""
+    """n* = V² / Σ(v²/n): binomial sample size with the variance of the weighted level, shape (2, groups)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Levels:
-    """One arm's standardised level and the influence of every slot on it (mean 0 over slots).
+    """The standardised level of one arm and the influence of each slot on it (with mean 0 over slots).
 
     `level` has shape (..., groups), `influence` (..., groups, slots), both in the unit of the numerator.
     """
@@ -53,11 +53,11 @@ class Levels:
 
 
 def build_strata(panel: Panel, n: FloatArray, groups: Groups | None = None) -> Strata:
-    """Weigh the denominator `n` (2, endpoints, slots); one group of all endpoints unless `groups` says otherwise."""
+    """Compute the weights of the denominator `n` (2, endpoints, slots); `groups=None`: all endpoints in one group."""
     if groups is None:
         groups = all_together(n.shape[1])
     total = panel.block_sum(n)
-    # What is divided by is a count; where it is 0, so is what is divided.
+    # Denominators are counts; if one is 0, its numerator is 0 too.
     both = np.maximum(total[0] + total[1], 1e-300)
     weight = total[0] * total[1] / both
     share = (n[0] + n[1]) / both
@@ -72,7 +72,7 @@ def build_strata(panel: Panel, n: FloatArray, groups: Groups | None = None) -> S
 
 
 def levels(strata: Strata, arm: int, numerator: FloatArray) -> Levels:
-    """Standardised level of `numerator` (..., endpoints, slots) per request of one arm."""
+    """Return the standardised level of one arm: `numerator` (..., endpoints, slots) per count of the denominator."""
     parts = strata.each[arm] * numerator
     if strata.lean is not None:
         parts += strata.lean[arm] * _block_means(strata, arm, numerator)
@@ -84,7 +84,7 @@ def levels(strata: Strata, arm: int, numerator: FloatArray) -> Levels:
 
 
 def run_levels(strata: Strata, arm: int, numerator: FloatArray) -> FloatArray:
-    """Standardised level of one arm in each run apart: shape (groups, runs)."""
+    """Return the standardised level of one arm in each run separately, shape (groups, runs); NaN without requests."""
     weighted = strata.groups.sum(_block_means(strata, arm, numerator) * strata.weight * strata.share)
     starts = np.flatnonzero(np.diff(strata.panel.run, prepend=-1))
     volume = np.add.reduceat(strata.mass, starts, axis=-1)

@@ -1,8 +1,8 @@
-"""Typical response times, compared as a ratio: the geometric mean of successes, endpoint by endpoint (method B.5).
+"""Compare typical response times as a ratio: the geometric mean of successes, endpoint by endpoint (method B.5, scan).
 
-The mean of an endpoint with a hundred requests is at the mercy of the slowest few. The mean of logarithms is not, and
-an endpoint that became slower has moved all of its times: of those that became 95 % slower in a run of 75 seconds with
-one instance a side the geometric mean shows 82 to 92 %, the mean 55 to 63 % (simulated; a rare endpoint, p < 0.005).
+The mean of an endpoint with a hundred requests depends on the slowest few. The mean of logarithms does not, and an
+endpoint that became slower has moved all its times. Of simulated rare endpoints that became 95 % slower, in a run of 75
+seconds with one instance on each arm, the geometric mean shows 82 to 92 % at p < 0.005, the mean 55 to 63 %.
 """
 
 from __future__ import annotations
@@ -31,11 +31,19 @@ def compare_typical_times(
     depth: Depth = "full",
     tolerance: Tolerance | None = None,
 ) -> Estimate:
-    """Compare geometric means of response times (ms) of successes, standardised over endpoints and time.
+    """Compare geometric means of response times (ms) of successes, standardised over endpoints and time (method B.5).
 
-    `groups` (subsets of the endpoints) are compared in one go; `margin` is relative. `sd_instance`: relative
-    standard deviation assumed for an arm with a single instance. What rounding may hide of the times is allowed for in
-    either direction. `tolerance`: one more bound to ask for.
+    Times are allowed to be wrong by their rounding in each direction (`resolution.find_doubt_ms`).
+
+    Args:
+        panel: Baseline and candidate.
+        design: What is replicated.
+        alpha: One-sided level of the interval.
+        margin: Largest relative harm that is tolerated; `None`: the question is whether there is any harm.
+        sd_instance: Relative standard deviation assumed for an arm with a single instance.
+        groups: Which endpoints are compared together.
+        depth: What is computed.
+        tolerance: One more bound to test.
     """
     strata = build_strata(panel, panel.ok, groups)
     baseline, candidate = (measure_level(strata, arm, panel.totals["log_time_ms"], design) for arm in (0, 1))

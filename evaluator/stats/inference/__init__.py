@@ -1,1 +1,1 @@
-"""Tests and intervals of single numbers, and what looking more than once costs."""
+"""Tests and intervals of single numbers, and the cost of looking more than once."""

@@ -1,7 +1,7 @@
-"""Was traffic assigned in the shares that were meant? And are failures piling up on one side?
+"""Was traffic assigned in the planned shares? Does one arm have too many of the failures (method B.6)?
 
-Both are e-processes: wealth of a bet against the null, which stays below 1/alpha with probability 1 - alpha however
-often it is looked at.
+Both tests are e-processes: the wealth of a bet against the null hypothesis. With probability 1 - alpha it stays below
+1/alpha, for any number of looks.
 
 Sources: Lindon & Malek (2022), "Anytime-valid inference for multinomial count data", NeurIPS (sample ratio);
 Ramdas, Grünwald, Vovk & Shafer (2023), Statistical Science 38, 576-601 (e-processes).
@@ -13,13 +13,18 @@ import math
 from collections.abc import Sequence
 
 CONCENTRATIONS = (10.0, 100.0, 1000.0, 10_000.0)
-"""How close to the shares the alternative is expected to be: the wealth is spread evenly over these bets."""
+"""Concentrations of the Dirichlet bets; a higher one expects smaller deviations. The wealth is spread evenly."""
 
 
 def log_wealth_of_ratio(counts: Sequence[int], shares: Sequence[float]) -> float:
-    """Log wealth against "units are assigned with these shares": multinomial-Dirichlet Bayes factors, averaged.
+    """Return the log wealth against "units are assigned in these shares" (Lindon & Malek 2022).
 
-    Phases of a ramp have shares of their own: their wealths multiply, so their logs add up.
+    It is the log of an average of multinomial-Dirichlet Bayes factors. If shares change during a ramp, add the log
+    wealths of its phases.
+
+    Args:
+        counts: Units of each arm.
+        shares: Planned share of each arm; only their ratios matter.
 
     >>> log_wealth_of_ratio([500, 500], [0.5, 0.5]) < 0 < log_wealth_of_ratio([600, 400], [0.5, 0.5])
     True
@@ -36,9 +41,14 @@ def log_wealth_of_ratio(counts: Sequence[int], shares: Sequence[float]) -> float
 
 
 def log_wealth_of_excess(failures: int, total: int, share: float) -> float:
-    """Log wealth against "of all failures at most this share falls on the candidate": a uniform bet on every excess.
+    """Return the log wealth against "at most this share of all failures is the candidate's" (Ramdas et al. 2023).
 
-    `failures` of `total` are the candidate's; `share` is its share of the requests, in (0, 1).
+    It bets uniformly on all larger shares.
+
+    Args:
+        failures: Failures of the candidate.
+        total: Failures of both arms; without any, the result is 0.
+        share: The candidate's share of the requests, in (0, 1).
 
     >>> round(log_wealth_of_excess(5, 5, 0.5), 2), log_wealth_of_excess(0, 5, 0.5) < 0
     (2.35, True)

@@ -1,6 +1,6 @@
-"""When the judge looks: a function of data time and policy, never of who asks (method B.4).
+"""When the judge looks: it depends on the time of the data and the policy, not on who asks (method B.4).
 
-Looks lie at fixed distances from the start of the judged data, so every judging of the same data sees the same looks.
+Looks have fixed distances from the start of the judged data, so the same data always have the same looks.
 """
 
 from __future__ import annotations
@@ -20,30 +20,35 @@ EVERY_S = 60
 BURN_IN_S = 600
 BURN_IN_BUCKETS = 40
 SHORTEST_S = 300
-"""Nobody can act on a look inside a shorter run: it is judged at its end only."""
+"""A shorter run is judged at its end only: no one could act on an earlier look."""
 
 
 @dataclass(frozen=True, slots=True)
 class Calendar:
-    """How a run is monitored.
-
-    `interim`: seconds of judged data at each look before the last. `planned_s`: when the last look is due.
-    """
+    """The looks of a run. Times are seconds of judged data."""
 
     kind: Kind
     interim: tuple[int, ...]
+    """Looks before the last one that are already due."""
     planned_s: float
+    """When the last look is due."""
     final: bool
-    """Has the last look come?"""
+    """Is the last look due?"""
     next_s: float = math.inf
-    """Seconds of judged data at which the next look is due; infinite where none is to come."""
+    """When the next look is due; infinite after the last one."""
 
 
 def plan_looks(monitoring: Monitoring, *, bucket_s: int, covered_s: float, planned_s: float | None) -> Calendar:
-    """Looks at `covered_s` seconds of data, of a run that its source plans to last `planned_s` (after warm-up).
+    """Plan the looks of a run (method B.4).
 
-    `auto`: group-sequential where the end is planned and far enough away to act before it, else a fixed horizon at
-    the end of what there is; anytime where a run without a planned end goes on.
+    The mode `auto` means: group-sequential if an end is planned and the run is long enough to act before it; fixed if
+    the planned run is too short; anytime without a planned end.
+
+    Args:
+        monitoring: What the policy sets.
+        bucket_s: Width of a bucket.
+        covered_s: Seconds of judged data until now.
+        planned_s: Seconds of judged data that the source plans (after warm-up); `None`: no end is planned.
     """
     kind: Kind = "anytime" if planned_s is None else "group_sequential" if planned_s >= SHORTEST_S else "fixed"
     kind = kind if monitoring.mode == "auto" else monitoring.mode
@@ -54,7 +59,7 @@ def plan_looks(monitoring: Monitoring, *, bucket_s: int, covered_s: float, plann
     burn_in = monitoring.burn_in_s
     if burn_in is None:
         burn_in = min(BURN_IN_S, BURN_IN_BUCKETS * bucket_s)
-    # A minute, or more so that the calendar has no more looks than the table; whole blocks.
+    # A minute, or more if the calendar would have more looks than the table of boundaries; whole blocks.
     block, longest = bucket_s * BLOCK_BUCKETS, end if kind == "group_sequential" else EVERY_S * GRID
     step = int(-(-max(EVERY_S, longest / GRID) // block) * block)
     looks = np.arange(step, min(covered_s, end - step / 2) + 1e-6, step)

@@ -1,8 +1,9 @@
-"""Two proportions compared by score: intervals and tests that stay right at zero failures.
+"""Score tests and intervals of two proportions, which stay valid with zero failures (method B.2, failures by score).
 
 Source: Miettinen & Nurminen (1985), "Comparative analysis of two rates", Statistics in Medicine 4, 213-226, with the
 closed form of the restricted maximum likelihood estimate given there (difference) and by its quadratic (ratio).
-Counts need not be whole: mix-adjusted effective counts are allowed. Everything broadcasts.
+Counts need not be integers: effective counts, adjusted for the mix of endpoints, are allowed. All arguments are numbers
+or arrays that broadcast: `x` failures and `n` requests of the candidate (`_c`) and the baseline (`_b`).
 """
 
 from __future__ import annotations
@@ -19,9 +20,7 @@ Number = FloatArray | float
 
 
 def difference_z(x_c: Number, n_c: Number, x_b: Number, n_b: Number, delta: Number) -> FloatArray:
-    """Score statistic of p_c - p_b = delta; positive when the data lie above it.
-
-    `x` are failures, `n` requests of candidate (c) and baseline (b), `delta` in (-1, 1).
+    """Return the score statistic of p_c - p_b = `delta`, in (-1, 1); positive if the data are above `delta`.
 
     >>> float(difference_z(56, 70, 48, 80, 0.0528).round(2))  # lower 95 % limit of the published example
     1.96
@@ -30,7 +29,7 @@ def difference_z(x_c: Number, n_c: Number, x_b: Number, n_b: Number, delta: Numb
 
 
 class _DifferenceTest:
-    """The score test of p_c - p_b at any difference: what does not depend on it is computed once."""
+    """The score test of p_c - p_b at any difference. What does not depend on the difference is computed once."""
 
     def __init__(self, x_c: Number, n_c: Number, x_b: Number, n_b: Number) -> None:
         self.x_c, self.n_c, self.x_b, self.n_b = (np.asarray(v, dtype=float) for v in (x_c, n_c, x_b, n_b))
@@ -41,17 +40,17 @@ class _DifferenceTest:
         self._by_delta, self._x_b_twice = self.n_c + 2 * self.n_b, 2 * self.x_b
 
     def z(self, delta: FloatArray) -> FloatArray:
-        """Its statistic."""
+        """Return the statistic at `delta`."""
         p_b0, p_c0 = self.restricted(delta)
         variance = (p_c0 * (1 - p_c0) / self.n_c + p_b0 * (1 - p_b0) / self.n_b) * self.inflation
         return _standardised(self.estimate - delta, variance)
 
     def restricted(self, delta: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Both proportions at their maximum likelihood under p_c - p_b = delta."""
+        """Return p_b and p_c with the maximum likelihood under p_c - p_b = `delta`."""
         l2 = self._by_delta * delta - self.total - self.failures
         l1 = (self.n_b * delta - self.total - self._x_b_twice) * delta + self.failures
         l0 = self.x_b * delta * (1 - delta)
-        # In thirds of l2 / l3 the cubic keeps its precision at counts of 1e9.
+        # Written in thirds of l2 / l3, the cubic is precise also for counts of 1e9.
         third = l2 / self._triple
         q = third * third * third - third * l1 / self._twice + l0 / self._twice
         p = np.copysign(np.sqrt(np.maximum(third * third - l1 / self._triple, 0.0)), q)
@@ -64,7 +63,7 @@ class _DifferenceTest:
 
 
 def ratio_z(x_c: Number, n_c: Number, x_b: Number, n_b: Number, ratio: Number) -> FloatArray:
-    """Score statistic of p_c / p_b = ratio; positive when the data lie above it."""
+    """Return the score statistic of p_c / p_b = `ratio`; positive if the data are above `ratio`."""
     x_c, n_c, x_b, n_b, ratio = np.broadcast_arrays(*(np.asarray(v, dtype=float) for v in (x_c, n_c, x_b, n_b, ratio)))
     total = n_c + n_b
     a = total * ratio
@@ -77,19 +76,21 @@ def ratio_z(x_c: Number, n_c: Number, x_b: Number, n_b: Number, ratio: Number) -
 
 
 def one_sample_z(x: Number, n: Number, bound: Number) -> FloatArray:
-    """Score statistic of one proportion against `bound` (Wilson); positive when the data lie above it."""
+    """Return the score statistic of one proportion x/n against `bound` (Wilson 1927); positive if it is above."""
     x, n, bound = np.broadcast_arrays(*(np.asarray(v, dtype=float) for v in (x, n, bound)))
     return _standardised(x / n - bound, bound * (1 - bound) / n)
 
 
 def share_variance(share: Number, n: Number) -> FloatArray:
-    """Variance of a share of `n`, never 0: half of one is added."""
+    """Return the binomial variance of a share of `n`; it is never 0, because half an event is added."""
     rate = (share * n + 0.5) / (np.asarray(n, float) + 1)
     return np.asarray(rate * (1 - rate) / np.maximum(n, 1e-300))
 
 
 def wilson_interval(share: float, n: float, critical: float) -> tuple[float, float]:
-    """All proportions that the one-sample score test does not reject at ±`critical` (Wilson 1927).
+    """Return the lowest and highest proportion that the one-sample score test does not reject (Wilson 1927).
+
+    `share` of `n` was observed; `critical` is the normal quantile of the test.
 
     >>> low, high = wilson_interval(15 / 148, 148, 1.959964)
     >>> round(low, 4), round(high, 4)
@@ -102,7 +103,7 @@ def wilson_interval(share: float, n: float, critical: float) -> tuple[float, flo
 
 
 def _standardised(difference: FloatArray, variance: FloatArray) -> FloatArray:
-    """Difference / sqrt(variance); where the variance is 0: 0 at no difference, else infinite with its sign."""
+    """Difference / sqrt(variance); with variance 0: 0 if there is no difference, else infinite with its sign."""
     se = np.sqrt(np.maximum(variance, 0.0))
     if (se > 0).all():
         return np.asarray(difference / se)
@@ -113,7 +114,7 @@ def _standardised(difference: FloatArray, variance: FloatArray) -> FloatArray:
 def difference_interval(
     x_c: Number, n_c: Number, x_b: Number, n_b: Number, critical: Number
 ) -> tuple[FloatArray, FloatArray]:
-    """All differences that the score test does not reject at ±`critical`: lower and upper, within [-1, 1].
+    """Return the lowest and highest p_c - p_b that the score test does not reject at ±`critical`, within [-1, 1].
 
     >>> low, high = difference_interval(56, 70, 48, 80, 1.959964)
     >>> round(float(low), 4), round(float(high), 4)  # Miettinen-Nurminen, as published
@@ -123,7 +124,7 @@ def difference_interval(
     target = end_sign * critical
     test = _DifferenceTest(x_c, n_c, x_b, n_b)
     estimate = test.estimate + np.zeros(end_sign.shape)
-    # Begin near the answer where that brackets it, at the end of the range where it does not.
+    # Begin near the result if this brackets it, else at the end of the range.
     parts = [(np.asarray(x, float) + 1) / (np.asarray(n, float) + 2) for x, n in ((x_c, n_c), (x_b, n_b))]
     variance = parts[0] * (1 - parts[0]) / n_c + parts[1] * (1 - parts[1]) / n_b
     wide = np.asarray(critical, float)
@@ -133,7 +134,7 @@ def difference_interval(
     if not (end_sign * at_outer > 0).all():
         outer = np.where(end_sign * at_outer > 0, outer, -end_sign)
         at_outer = test.z(outer) - target
-    # At the estimate the statistic is 0. It is the upper end of what is searched for the lower limit, and vice versa.
+    # At the estimate the statistic is 0: the range of the lower limit ends there, that of the upper one begins there.
     ends, at_ends = (outer, estimate), (at_outer, -target)
     (low, high), (at_low, at_high) = (np.where(end_sign > 0, pair, pair[::-1]) for pair in (ends, at_ends))
     lower, upper = _invert(test.z, low, at_low, high, at_high, target)
@@ -141,7 +142,7 @@ def difference_interval(
 
 
 def _both_ends(*values: Number) -> FloatArray:
-    """1 for the lower and -1 for the upper limit (first axis), where the test is positive and negative."""
+    """1 for the lower limit, where the statistic is positive, and -1 for the upper limit (first axis)."""
     shape = np.broadcast_shapes(*(np.shape(value) for value in values))
     return np.stack([np.ones(shape), np.full(shape, -1.0)])
 
@@ -149,7 +150,7 @@ def _both_ends(*values: Number) -> FloatArray:
 def ratio_interval(
     x_c: Number, n_c: Number, x_b: Number, n_b: Number, critical: Number
 ) -> tuple[FloatArray, FloatArray]:
-    """All ratios that the score test does not reject at ±`critical`: lower and upper, within [0, ∞]."""
+    """Return the lowest and highest p_c / p_b that the score test does not reject at ±`critical`, within [0, ∞]."""
     target = _both_ends(x_c, n_c, x_b, n_b, critical) * critical
 
     def z(log_ratio: FloatArray) -> FloatArray:
@@ -169,13 +170,11 @@ def _invert(
     at_high: FloatArray,
     target: FloatArray,
 ) -> FloatArray:
-    """Where z, falling, passes `target` between low and high; the end of the range where it does not.
+    """Find where the falling function z equals `target` between low and high; an end of the range if it never does.
 
-    `at_low` and `at_high` are z less the target at these ends.
-
-    False position that lowers the value of an end that stays by as much as the other end's fell (Pegasus: Dowell &
-    Jarratt 1972, BIT 12, 503-508), bisection where that is no number. What is found stays as it is while others are
-    searched for.
+    `at_low` and `at_high` are z minus the target at the ends. The search is the Pegasus variant of false position
+    (Dowell & Jarratt 1972, BIT 12, 503-508), or bisection where this gives no number. Elements that are found do not
+    change while the search continues for others.
     """
     above = at_high > 0
     end, at_end = np.where(above, high, low), np.where(above, at_high, at_low)

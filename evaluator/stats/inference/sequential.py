@@ -1,7 +1,7 @@
-"""Looking more than once at one false-alarm rate (method B.4).
+"""Look more than once with one false-alarm rate (method B.4).
 
-Group-sequential: the error is spent along the planned duration, so a look costs what the spending function says,
-whoever looked. Anytime: a confidence sequence, valid at every moment of a run without a planned end.
+Group-sequential: alpha is spent over the planned duration, and the spending function alone sets the cost of a look.
+Anytime: a confidence sequence, which is valid at each time of a run without a planned end.
 
 Sources: Lan & DeMets (1983), Biometrika 70, 659-663 (spending); Armitage, McPherson & Rowe (1969), JRSS A 132, 235-244
 (recursive integration); Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas (2024), Annals of Statistics 52(6), 2613-2640,
@@ -21,28 +21,29 @@ from evaluator.records.arrays import FloatArray
 Spending = Literal["linear", "obrien_fleming"]
 
 GRID = 60
-"""Looks of the table: at every 60th of the planned duration. A look in between uses the earlier one."""
+"""Looks of the table: one at each 60th of the planned duration. A look in between uses the one before."""
 PERSISTENT_SHARES = np.array([0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95])
-"""Shares of the final variance that time does not shrink, for which the table holds boundaries."""
+"""Persistent shares of the final variance for which the table has boundaries: variance that time does not shrink."""
 ALPHAS = np.concatenate([np.geomspace(1e-8, 0.1, 36), [0.2, 0.35, 0.5]])
 """One-sided levels of the table."""
 
 STEP = 0.01
 LOWEST = -6.0
 HALF = 0.3
-"""A confidence sequence is defined for levels below one half, and no use near it."""
+"""Confidence sequences are used for levels below this; they are defined below one half, and useless near it."""
 TUNE_AT_S = 1800.0
-"""Seconds of data after which a confidence sequence is tightest."""
+"""Seconds of data at which a confidence sequence is narrowest."""
 NEVER = 40.0
-"""Boundary where nothing may be spent: never crossed, but a number."""
+"""Boundary where no alpha may be spent: finite, but never crossed."""
 
 
 def spent(kind: Spending, alpha: float, fraction: FloatArray) -> FloatArray:
-    """Error spent by each fraction of the planned duration: α·t, or 2(1 - Φ(z_{α/2}/√t)).
+    """Return the alpha spent by each `fraction` t of the planned duration (Lan & DeMets 1983).
 
-    The latter leaves nearly everything for the end; with few degrees of freedom it cannot stop even large harm early.
-    On 60 simulated releases α·t found harm one or two minutes earlier than α·t^1.5 at no cost that so few could show
-    (+3 % after an hour: 57 against 58 %); `docs/accuracy.md` has what looks cost against one look at the end.
+    `linear` is α·t. `obrien_fleming` is 2(1 - Φ(z_{α/2}/√t)): it keeps nearly all alpha for the end, and with few
+    degrees of freedom it cannot stop even large harm early. On 60 simulated releases α·t detected harm one or two
+    minutes earlier than α·t^1.5, without a visible cost (+3 % after an hour: 57 against 58 %). docs/accuracy.md
+    compares looks with a single look at the end.
     """
     if kind == "linear":
         return np.asarray(alpha * fraction)
@@ -52,22 +53,32 @@ def spent(kind: Spending, alpha: float, fraction: FloatArray) -> FloatArray:
 
 
 def spent_by_first(alpha: float, runs: int) -> float:
-    """Error that the first of several equal runs may spend by itself: α·t^1.5 of its share t of the data.
+    """Return the alpha that the first of several equal `runs` may spend: α·t^1.5, with its share t of the data.
 
-    Less than the α·t of looks within a run: whoever stops there never sees whether the other runs agree.
+    It is less than the α·t of looks within a run, because a stop there never shows whether the other runs agree.
     """
     return float(alpha * runs**-1.5)
 
 
 def information(fraction: FloatArray, persistent: float) -> FloatArray:
-    """Information at each fraction of the duration where the share `persistent` of the final variance never shrinks."""
+    """Return the information at each fraction of the duration, relative to the end.
+
+    `persistent` is the share of the final variance that time does not shrink.
+    """
     return np.asarray(1 / (persistent + (1 - persistent) / fraction))
 
 
 def boundaries(info: FloatArray, spend: FloatArray) -> FloatArray:
-    """One-sided boundaries on Z for looks at rising `info` (last = 1) that spend `spend` in all up to each look.
+    """Compute one-sided boundaries on Z for several looks (Armitage, McPherson & Rowe 1969).
 
-    The law of the score process not yet stopped is carried from look to look on a grid.
+    The distribution of the score process, given that it has not stopped, is computed from look to look on a grid.
+
+    Args:
+        info: Information at each look, increasing, the last is 1; shape (looks,).
+        spend: Alpha spent up to and including each look, shape (looks,).
+
+    Returns:
+        The boundary of each look, shape (looks,).
 
     >>> import numpy as np
     >>> t = np.arange(1, 6) / 5  # two-sided 5 % O'Brien-Fleming type, five looks
@@ -89,14 +100,14 @@ def boundaries(info: FloatArray, spend: FloatArray) -> FloatArray:
         mass = np.convolve(mass, kernel)[(kernel.size - 1) // 2 :][: grid.size]
         edge = _edge(grid, mass, total - already)
         out[k] = min(edge / np.sqrt(now), NEVER)
-        # What is left below the edge; the cell with the edge keeps its part.
+        # Keep the mass below the edge, and a part of the cell with the edge.
         mass = mass * np.clip((edge - (grid - STEP / 2)) / STEP, 0.0, 1.0)
         before, already = now, total
     return out
 
 
 def _edge(grid: FloatArray, mass: FloatArray, spend: float) -> float:
-    """Value above which lies the mass `spend`, by linear interpolation within a cell."""
+    """The value with mass `spend` above it, by linear interpolation within a cell."""
     if spend < 1e-14:
         return NEVER
     above = np.cumsum(mass[::-1])[::-1]
@@ -110,20 +121,25 @@ def _edge(grid: FloatArray, mass: FloatArray, spend: float) -> float:
 
 @lru_cache(maxsize=1)
 def _table() -> dict[str, FloatArray]:
-    """Boundaries by kind of spending: for each of `PERSISTENT_SHARES` and `ALPHAS`, at each look of the `GRID`."""
+    """Kind of spending → boundaries, shape (persistent shares, alphas, looks)."""
     with (files("evaluator.stats.inference") / "boundaries.npz").open("rb") as file, np.load(file) as loaded:
         return {name: np.asarray(loaded[name], dtype=float) for name in loaded.files}
 
 
 def sequential_p(p_value: FloatArray, fraction: float, persistent: FloatArray, kind: Spending = "linear") -> FloatArray:
-    """Level at which a look at this fraction of the duration would have crossed, from its ordinary p-value.
+    """Return the lowest alpha over all looks at which this look would have crossed its boundary.
 
-    `persistent` is the share of the variance at this look that time does not shrink. The smallest of these over all
-    looks is the sequential p-value.
+    The smallest of these over all looks is the sequential p-value.
+
+    Args:
+        p_value: Ordinary p-values of this look; NaN stays NaN.
+        fraction: Share of the planned duration at this look.
+        persistent: Share of the variance at this look that time does not shrink, same shape as `p_value`.
+        kind: How alpha is spent.
     """
     from scipy.special import ndtri
 
-    # The ordinary p-value may come from few degrees of freedom: its normal equivalent meets the boundary.
+    # The ordinary p-value may have few degrees of freedom: its normal equivalent is compared with the boundary.
     z = np.minimum(-ndtri(np.clip(p_value, 1e-300, 1.0)), NEVER - 1)
     out = np.empty(z.shape)
     for i in np.ndindex(z.shape):
@@ -133,7 +149,9 @@ def sequential_p(p_value: FloatArray, fraction: float, persistent: FloatArray, k
 
 
 def boundary_z(level: float, fraction: float, persistent: float, kind: Spending = "linear") -> float:
-    """Boundary on Z of a look at this fraction of the duration at a one-sided `level` over all looks.
+    """Return the boundary on Z of a look at this fraction of the duration, for a one-sided `level` over all looks.
+
+    `persistent` is the share of the variance at this look that time does not shrink.
 
     >>> round(boundary_z(0.05, 1.0, 0.0), 2), round(boundary_z(0.05, 1.0, 0.0, "obrien_fleming"), 2)
     (2.14, 1.89)
@@ -153,9 +171,12 @@ def _edges(fraction: float, persistent: float, kind: Spending) -> FloatArray:
 
 
 def anytime_critical(alpha: FloatArray | float, elapsed_s: float, tune_at_s: float) -> FloatArray:
-    """Multiple of the standard error that a one-sided confidence sequence adds at this moment.
+    """Return the half-width of a one-sided confidence sequence in standard errors (Waudby-Smith et al. 2024).
 
-    Tightest around `tune_at_s`.
+    Args:
+        alpha: One-sided level, below one half.
+        elapsed_s: Seconds of data (or another measure of information).
+        tune_at_s: Where the sequence is narrowest, in the same unit.
     """
     alpha = np.asarray(alpha, dtype=float)
     log = -2 * np.log(2 * alpha)
@@ -164,7 +185,11 @@ def anytime_critical(alpha: FloatArray | float, elapsed_s: float, tune_at_s: flo
 
 
 def anytime_z(level: FloatArray | float, elapsed_s: float, tune_at_s: float, persistent: float) -> FloatArray:
-    """Boundary on Z of the confidence sequence; the persistent share meets the normal quantile, in quadrature."""
+    """Return the boundary on Z of the confidence sequence, with the share `persistent` of the variance.
+
+    The shrinking part of the variance gets the sequence's boundary, the persistent part the normal quantile; the two
+    half-widths add in quadrature. The other arguments are those of `anytime_critical`.
+    """
     from scipy.special import ndtri
 
     moving = anytime_critical(level, elapsed_s, tune_at_s)
@@ -172,10 +197,13 @@ def anytime_z(level: FloatArray | float, elapsed_s: float, tune_at_s: float, per
 
 
 def anytime_p(p_value: FloatArray, persistent: FloatArray, elapsed_s: float, tune_at_s: float) -> FloatArray:
-    """Level at which the confidence sequence excludes "not beyond the bound" at this moment.
+    """Return the lowest level at which the confidence sequence excludes "not beyond the bound" at this time.
 
-    `p_value` is the ordinary one, `persistent` the share of the variance that time does not shrink. The shrinking part
-    meets the sequence, the persistent part the normal quantile; the two half-widths add in quadrature.
+    Args:
+        p_value: Ordinary p-values of this look; NaN stays NaN.
+        persistent: Share of the variance that time does not shrink, same shape as `p_value`.
+        elapsed_s: As in `anytime_critical`.
+        tune_at_s: As in `anytime_critical`.
     """
     from scipy.special import ndtri
 

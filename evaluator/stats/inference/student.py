@@ -1,4 +1,4 @@
-"""Student's t, loaded late: `scipy.special` costs more than everything else on the way to a verdict."""
+"""Student's t. `scipy.special` is imported late, because it takes longer than everything else before a verdict."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from evaluator.records.arrays import FloatArray
 
 
 def load_early() -> None:
-    """Load what the quantiles come from, in a thread, while something else is waited for."""
+    """Import `scipy.special` in a thread while the process waits for something else."""
     Thread(target=import_module, args=("scipy.special",), daemon=True).start()
 
 
 def t_below(t: FloatArray | float, df: FloatArray | float) -> FloatArray:
-    """P(T ≤ t) with `df` degrees of freedom; infinite df is the normal distribution. NaN stays NaN.
+    """Return P(T ≤ t) with `df` degrees of freedom; infinite `df` is the normal distribution. NaN stays NaN.
 
     >>> round(float(t_below(2.353363, 3)), 4)
     0.95
@@ -27,7 +27,7 @@ def t_below(t: FloatArray | float, df: FloatArray | float) -> FloatArray:
 
 
 def t_quantile(probability: FloatArray | float, df: FloatArray | float) -> FloatArray:
-    """The value that T stays below with this probability.
+    """Return the value that T does not exceed with this probability, with `df` degrees of freedom.
 
     >>> round(float(t_quantile(0.95, 3)), 4)
     2.3534
@@ -38,7 +38,7 @@ def t_quantile(probability: FloatArray | float, df: FloatArray | float) -> Float
 
 
 def critical_value(z: float, df: float) -> float:
-    """The boundary `z` of a normal statistic for one that is t with `df` degrees of freedom."""
+    """Return the boundary of a t statistic with `df` degrees of freedom that has the level of a normal boundary `z`."""
     from scipy.special import ndtr
 
     return -float(t_quantile(float(ndtr(-z)), df))

@@ -1,1 +1,1 @@
-"""Comparisons of outcomes of units, which have no time axis: they share the answer with the others, not the panel."""
+"""Comparisons of outcomes of units, which have no time axis and so need no panel."""

@@ -1,4 +1,4 @@
-"""Several candidates against one baseline, the best of them, how they were assigned, and what a Bayesian would say.
+"""Several candidates against one baseline: adjusted p-values, the best arm, assignment, and a Bayesian view.
 
 Sources: Dunnett (1955), JASA 50, 1096-1121 (many to one); Fabijan et al. (2019), KDD, "Diagnosing sample ratio
 mismatch in online controlled experiments".
@@ -21,11 +21,13 @@ Alternative = Literal["two-sided", "greater", "less"]
 
 NODES = 64
 LARGEST_DF = 1e6
-"""Degrees of freedom from which on the standard error counts as known."""
+"""From this number of degrees of freedom on, the standard error counts as known."""
 
 
 def compare_assignment(counts: Sequence[int], shares: Sequence[float]) -> float:
-    """p-value of χ²: were units assigned to arms in proportion to `shares`? 0 where there are none.
+    """Return the p-value of a χ² test: were units assigned to arms in proportion to `shares` (Fabijan et al. 2019)?
+
+    `counts` are the units of each arm; without any, the result is 0.
 
     >>> round(compare_assignment([821588, 815482], [1, 1]), 7)  # Kohavi, Tang & Xu (2020), chapter 21
     1.8e-06
@@ -43,15 +45,23 @@ def compare_assignment(counts: Sequence[int], shares: Sequence[float]) -> float:
 
 
 def share_of_baseline(baseline_variance: float, variances: FloatArray) -> FloatArray:
-    """Loading of each contrast on the baseline that all share: their correlation is the product of two loadings."""
+    """Return the loading of each contrast on the shared baseline, shape (arms,).
+
+    The correlation of two contrasts is the product of their loadings. The arguments are the variances of the levels of
+    the baseline and of each candidate.
+    """
     total = np.asarray(variances, float) + baseline_variance
     return np.sqrt(np.divide(baseline_variance, total, out=np.zeros_like(total), where=total > 0))
 
 
 def dunnett_p(t: FloatArray, loadings: FloatArray, df: float, alternative: Alternative = "two-sided") -> FloatArray:
-    """Adjusted p-value of each of several t statistics against one baseline: shape (arms,).
+    """Return the p-value of each candidate, adjusted for all of them (Dunnett 1955), shape (arms,).
 
-    `greater` asks whether a candidate's mean is above the baseline's, `less` whether it is below.
+    Args:
+        t: t statistic of each candidate against the baseline, shape (arms,).
+        loadings: As `share_of_baseline` returns them, shape (arms,).
+        df: Degrees of freedom of the common standard error.
+        alternative: `greater`: the candidate's mean is above the baseline's; `less`: it is below.
 
     >>> loadings = share_of_baseline(1 / 6, np.array([1 / 4, 1 / 5]))
     >>> dunnett_p(np.array([0.85703, 3.69375]), loadings, 12).round(4).tolist()  # Dunnett (1955)
@@ -63,13 +73,13 @@ def dunnett_p(t: FloatArray, loadings: FloatArray, df: float, alternative: Alter
 
 
 def _exceeds(size: float, loadings: FloatArray, df: float, *, two_sided: bool) -> float:
-    """P(the largest statistic > size): over the shared baseline (normal) and the shared standard error (chi)."""
+    """P(the largest statistic > size), integrated over the shared baseline (normal) and standard error (chi)."""
     from scipy.special import chdtri, ndtr
 
     if not math.isfinite(size):
         return math.nan if math.isnan(size) else (0.0 if size > 0 else 1.0)
     shared, weights = _normal_nodes(NODES)
-    # Nodes and masses of sqrt(χ²/df). Normal scores of χ² make the integrand smooth at both ends.
+    # Nodes and masses of sqrt(χ²/df). With normal scores of χ² the integrand is smooth at both ends.
     scales, masses = np.ones(1), np.ones(1)
     if df <= LARGEST_DF:
         scores, masses = _normal_nodes(NODES)
@@ -86,12 +96,15 @@ def _exceeds(size: float, loadings: FloatArray, df: float, *, two_sided: bool) -
 
 @lru_cache(maxsize=4)
 def _normal_nodes(count: int) -> tuple[FloatArray, FloatArray]:
-    """Nodes and weights of an integral over a normal variable; finding them is an eigenvalue problem of that size."""
+    """Nodes and weights of an integral over a normal variable; cached, because they cost an eigenvalue problem."""
     return np.polynomial.hermite_e.hermegauss(count)
 
 
 def probabilities_of_best(values: FloatArray, variances: FloatArray, *, highest: bool) -> FloatArray:
-    """Probability of each arm to be the best, from independent normal estimates: shape (arms,), sum 1."""
+    """Return the probability of each arm to be the best, from independent normal estimates: shape (arms,), sum 1.
+
+    `values` and `variances` of all arms have shape (arms,). `highest`: whether the best value is the highest.
+    """
     sign = 1.0 if highest else -1.0
     se = np.sqrt(np.maximum(np.asarray(variances, float), 1e-300))
     nodes, weights = _normal_nodes(4 * NODES - 1)
@@ -110,18 +123,22 @@ def probabilities_of_best(values: FloatArray, variances: FloatArray, *, highest:
 
 @dataclass(frozen=True, slots=True)
 class Posterior:
-    """What is believed of the harm after the data, from a sceptical normal prior around no change."""
+    """Probabilities of the harm after the data, from a sceptical normal prior around no change."""
 
     p_beyond: float
     """Probability that the harm is larger than the margin."""
     p_better: float
-    """Probability that there is no harm at all."""
+    """Probability that there is no harm."""
     expected_loss: float
-    """Mean of max(harm, 0): what choosing the candidate costs on average, in the outcome's unit."""
+    """Mean of max(harm, 0): the average cost of choosing the candidate, in the outcome's unit."""
 
 
 def find_posterior(harm: float, se: float, margin: float, prior_sd: float) -> Posterior:
-    """Posterior of a harm estimated as N(harm, se²), under the prior N(0, prior_sd²). A view, never a gate."""
+    """Compute the posterior of a harm, estimated as N(harm, se²), with the prior N(0, prior_sd²).
+
+    It is shown, and decides nothing. All arguments have the outcome's unit. Without a finite estimate or a positive
+    `prior_sd` all results are NaN.
+    """
     if not (math.isfinite(harm) and math.isfinite(se) and prior_sd > 0):
         return Posterior(math.nan, math.nan, math.nan)
     weight = prior_sd**2 / (prior_sd**2 + se**2)

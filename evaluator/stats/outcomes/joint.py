@@ -1,8 +1,8 @@
-"""How errors of outcomes hang together: several metrics of the same units, several candidates with one baseline.
+"""Correlations of errors of outcomes: several metrics of the same units, several candidates with one baseline.
 
-Every level is, to first order, a sum over units. Two metrics of one user move together, and two candidates share the
-users of the baseline: the covariance of two errors is the sum of products of what each unit adds to either. Where sums
-are all that is read, their cross products say the same as the units.
+Each level is, to first order, a sum over units. Two metrics of one user are correlated, and two candidates share the
+users of the baseline. The covariance of two errors is the sum, over units, of the products of their contributions. If
+only sums were read, their cross products give the same result as the units (method B.5, outcomes).
 
 Sources: Dunnett (1955), JASA 50, 1096-1121 (the shared baseline); Hothorn, Bretz & Westfall (2008), Biometrical
 Journal 50, 346-363 (any contrasts, by their covariance).
@@ -19,23 +19,26 @@ from evaluator.records import UnitMoments
 from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 
 NOTHING_LEFT = 1e-9
-"""Below this part of its variance an error is taken to be made of the errors before it."""
+"""If less than this part of an error's variance remains, it is a combination of the errors before it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """What the error of one comparison is made of; positive is harm. One of the two is given."""
+    """The error of one comparison as a sum; positive is harm. Either `weights` or `influence` is set."""
 
     weights: FloatArray | None = None
     """The error is Σ weights · (means of the variables), shape (arms, variables)."""
     influence: Mapping[int, FloatArray] = field(default_factory=dict)
-    """Arm → what each of its units adds to the error; an arm that is not named adds nothing."""
+    """Arm → contribution of each of its units to the error, shape (units,); other arms contribute nothing."""
 
 
 def from_weights(weights: FloatArray, values: Sequence[FloatArray], complete: Sequence[BoolArray]) -> Errors:
-    """Errors by units, from weights (arms, variables) on the means of the units that were kept.
+    """Compute the errors by units from weights on the means of the units that were kept.
 
-    `values`: those units' variables, (units kept, variables) an arm; `complete`: which of all units they are.
+    Args:
+        weights: Shape (arms, variables).
+        values: For each arm, the variables of the units that were kept, shape (units kept, variables).
+        complete: For each arm, which of all its units were kept, shape (units,).
     """
     influence = {}
     for arm, row in enumerate(weights):
@@ -49,9 +52,14 @@ def from_weights(weights: FloatArray, values: Sequence[FloatArray], complete: Se
 def trace_share(
     values: FloatArray, point: float, *, strict: bool, unit: IntArray | None = None, units: int = 0
 ) -> FloatArray:
-    """What each unit adds to the share of values at or below `point` (`strict`: below); NaN is no value.
+    """Return the influence of each unit on the share of values at or below `point`, shape (units,).
 
-    `unit`: the unit of each value, a place in 0…`units` - 1; `None`: one value a unit.
+    Args:
+        values: Values, shape (values,); NaN is no value.
+        point: The threshold.
+        strict: Whether values equal to `point` do not count.
+        unit: Unit of each value, 0 … `units` - 1; `None`: one value for each unit.
+        units: Number of units, if `unit` is given.
     """
     is_value = ~np.isnan(values)
     below = (values < point) if strict else (values <= point)
@@ -65,10 +73,13 @@ def find_loadings(
     moments: Sequence[UnitMoments],
     values: Mapping[int, tuple[FloatArray, ...]] | None = None,
 ) -> list[tuple[float, ...]]:
-    """Give each comparison a row; the sum of products of two rows is the correlation of their errors.
+    """Compute a row of loadings for each comparison; the dot product of two rows is the correlation of their errors.
 
-    `moments`: all variables of each arm. `values`: variable → its value of every unit, by arm, where they were read:
-    they tie errors that are known by sums to errors that are known by units. Nothing for a comparison without errors.
+    Args:
+        errors: Errors of each comparison, `None` if it has none; its row is then empty.
+        moments: Moments of all variables, for each arm.
+        values: Variable → for each arm, its value of each unit, if they were read. They are needed for correlations
+            between errors by weights and errors by units; without them these count as 0.
     """
     positions = [i for i, error in enumerate(errors) if error is not None]
     out: list[tuple[float, ...]] = [() for _ in errors]
@@ -81,7 +92,7 @@ def find_loadings(
 def _covariance(
     errors: Sequence[Errors], moments: Sequence[UnitMoments], values: Mapping[int, tuple[FloatArray, ...]]
 ) -> FloatArray:
-    """Covariance of all errors. Between one known by sums and one known by units: 0 unless its values were read."""
+    """Covariance of all errors; 0 between an error by weights and one by units if the values were not read."""
     total = np.zeros((len(errors), len(errors)))
     by_sums = [i for i, error in enumerate(errors) if error.weights is not None]
     by_units = [i for i, error in enumerate(errors) if error.weights is None]
@@ -98,8 +109,8 @@ def _covariance(
             for j, second in traced.items():
                 total[i, j] += scale * float(influence @ second)
             for j, row in zip(by_sums, weights, strict=True):
-                # Σ over units of influence × what the unit adds to Σ weights · mean. Influences sum up to 0, so means
-                # drop out.
+                # Σ over units of influence × the unit's contribution to Σ weights · mean. The sum of influences is 0,
+                # so means cancel.
                 used = np.flatnonzero(row).tolist()
                 if not all(k in values for k in used):
                     continue
@@ -110,9 +121,9 @@ def _covariance(
 
 
 def _factor(covariance: FloatArray) -> FloatArray:
-    """Lower triangular rows of unit length whose products are the correlations (Cholesky, which may be singular).
+    """Lower triangular rows of unit length whose dot products are the correlations (Cholesky, also if singular).
 
-    An error without any variance gets a row of zeros.
+    An error with variance 0 gets a row of zeros.
     """
     sd = np.sqrt(np.diag(covariance))
     unit = np.divide(1.0, sd, out=np.zeros_like(sd), where=sd > 0)

@@ -1,7 +1,7 @@
-"""Outcomes of units (users, sessions, …) compared: proportions, means and ratios, adjusted for covariates.
+"""Compare outcomes of units (users, sessions, …): proportions, means and ratios, adjusted for covariates.
 
-The unit is the cluster: everything is computed from one row a unit, reduced to sizes, means and cross products that add
-up, so no request or event is ever taken for an independent observation.
+The unit is the cluster. Everything is computed from one row for each unit, reduced to sizes, means and cross products
+that can be added, so single requests or events never count as independent observations.
 
 Sources: Deng, Knoblich & Lu (2018), "Applying the delta method in metric analytics" (ratios); Deng, Xu, Kohavi & Walker
 (2013) and Lin (2013), "Agnostic notes on regression adjustments to experimental data" (covariates, one slope an arm);
@@ -32,7 +32,7 @@ from evaluator.stats.inference.student import t_quantile
 
 @dataclass(frozen=True, slots=True)
 class OutcomeEstimate:
-    """One candidate against baseline; effect and interval are relative where the margin is, or where none is set."""
+    """One candidate against baseline. Effect and interval are relative if the margin is, or if none is set."""
 
     baseline: float
     candidate: float
@@ -42,13 +42,13 @@ class OutcomeEstimate:
     upper: float
     against_zero: Answers
     against_margin: Answers
-    """Against no harm where no margin is set."""
+    """Without a margin: against no harm."""
     against_limit: tuple[Answers, ...]
     se: float
     """Standard error of the difference candidate - baseline, in the outcome's unit."""
     df: float
     detectable: float
-    """Harm found with 80 % power, on the scale of the effect."""
+    """Smallest harm that is detected with 80 % power, on the scale of the effect."""
     needed: float
     """Multiple of the present number of units after which an unchanged estimate would be shown to be within."""
 
@@ -57,7 +57,7 @@ class OutcomeEstimate:
 
 
 def moments_of(values: FloatArray) -> UnitMoments:
-    """Moments of one arm; `values` has shape (units, variables)."""
+    """Compute the moments of one arm; `values` has shape (units, variables)."""
     values = np.asarray(values, dtype=float)
     if not values.shape[0]:
         width = values.shape[1]
@@ -68,7 +68,7 @@ def moments_of(values: FloatArray) -> UnitMoments:
 
 
 def merge_moments(first: UnitMoments, second: UnitMoments) -> UnitMoments:
-    """Moments of two disjoint sets of units together (Chan, Golub & LeVeque 1983)."""
+    """Merge the moments of two disjoint sets of units (Chan, Golub & LeVeque 1983)."""
     n = first.n + second.n
     if not first.n or not second.n:
         return first if first.n else second
@@ -82,22 +82,25 @@ def merge_moments(first: UnitMoments, second: UnitMoments) -> UnitMoments:
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """An arm's own value, and the combination of the variables whose mean it moves with to first order."""
+    """The value of an arm, and how it depends on the means of the variables, to first order."""
 
     value: float
     weights: FloatArray
-    """Shape (variables,)."""
+    """Derivative by the mean of each variable, shape (variables,)."""
 
 
 def linear_mean(moments: UnitMoments, variable: int) -> Linear:
-    """Mean of one variable over units."""
+    """Return the mean of one variable (by its index) over units."""
     weights = np.zeros(moments.mean.size)
     weights[variable] = 1.0
     return Linear(float(moments.mean[variable]), weights)
 
 
 def linear_ratio(moments: UnitMoments, numerator: int, denominator: int) -> Linear:
-    """Σ numerator / Σ denominator over units, by the delta method. NaN where the denominator is not positive."""
+    """Return Σ numerator / Σ denominator over units, by the delta method (Deng, Knoblich & Lu 2018).
+
+    Both variables are given by their index. The value is NaN if the denominator is not positive.
+    """
     below = float(moments.mean[denominator])
     weights = np.zeros(moments.mean.size)
     if below <= 0:
@@ -114,20 +117,26 @@ class ArmLevels:
 
     values: FloatArray
     covariance: FloatArray
+    """Shape (arms, arms)."""
     own: FloatArray
-    """Part of each variance that is the arm's own."""
+    """Variance of each arm without the part that adjustment adds to all arms, shape (arms,)."""
     df: FloatArray
+    """Degrees of freedom of `own`, shape (arms,)."""
     explained: float
-    """Share of the variance that the covariates took away."""
+    """Share of the variance that the covariates removed."""
     weights: FloatArray
-    """How the value of an arm moves with the means of the variables of every arm: (arms, arms, variables)."""
+    """Derivative of the value of each arm by the means of the variables of each arm, shape (arms, arms, variables)."""
 
 
 def adjust_levels(levels: Sequence[Linear], moments: Sequence[UnitMoments], covariates: Sequence[int]) -> ArmLevels:
-    """Level of each arm, at the covariate means of all arms together; without covariates as it is.
+    """Adjust the level of each arm to the covariate means of all arms together (Lin 2013).
 
-    Each arm has slopes of its own. The covariate means are known only as well as all units together tell them; where
-    slopes differ, that is part of the covariance.
+    Each arm has its own slopes. The uncertainty of the common covariate means is included: it matters if slopes differ.
+
+    Args:
+        levels: Level of each arm, baseline first.
+        moments: Moments of each arm.
+        covariates: Indices of the covariates; without any, levels do not change.
     """
     columns = list(covariates)
     total = sum(part.n for part in moments)
@@ -138,7 +147,7 @@ def adjust_levels(levels: Sequence[Linear], moments: Sequence[UnitMoments], cova
     own = np.array([fit.variance for fit in fits])
     shared = slopes @ (spread / max(total - len(moments), 1)) @ slopes.T / max(total, 1)
     raw = float(sum(fit.unadjusted for fit in fits))
-    # Each arm moves with its own means, adjusted ones also with the covariates of all arms.
+    # The value of an arm depends on its own means, and if adjusted also on the covariates of all arms.
     shares = np.array([part.n for part in moments]) / max(total, 1)
     weights = np.zeros((len(levels), len(levels), levels[0].weights.size))
     for arm, level in enumerate(levels):
@@ -172,7 +181,7 @@ def _fit(level: Linear, moments: UnitMoments, columns: list[int], centre: FloatA
         return _Fit(level.value, unadjusted, unadjusted, float(n - 1), np.zeros(0))
     within = moments.products[np.ix_(columns, columns)]
     across = moments.products[columns] @ level.weights
-    # Least squares; covariates that say nothing new get a slope of their share, or 0.
+    # Least squares of minimum norm: redundant covariates share a slope, constant ones get 0.
     scale = np.sqrt(np.diag(within))
     scale = np.where(scale > 0, scale, 1.0)
     solved, _, rank, _ = np.linalg.lstsq(within / np.outer(scale, scale), across / scale, rcond=1e-10)
@@ -195,10 +204,19 @@ def compare_levels(
     direction: Direction,
     limit: Limit | None = None,
 ) -> OutcomeEstimate:
-    """Compare arm `arm` of some levels with the baseline by Welch's t; relative margins without any linearisation.
+    """Compare arm `arm` with the baseline by Welch's t (Welch 1947).
 
-    "Candidate = (1 + margin) x baseline" is tested as a contrast of the two levels, and the relative interval is all
-    ratios that this test does not reject (Fieller).
+    A relative margin needs no linearisation: "candidate = (1 + margin) x baseline" is tested as a contrast of the two
+    levels, and the relative interval contains all ratios that this test does not reject (Fieller 1954).
+
+    Args:
+        levels: Levels of all arms.
+        arm: Index of the candidate.
+        alpha: One-sided level of the interval.
+        margin: Largest harm that is tolerated; `None`: the question is whether there is any harm. p-values against a
+            relative margin are NaN if the baseline's value is not above 0.
+        direction: Which way is better.
+        limit: Bounds on the candidate's own value.
     """
     own, own_df = levels.own[[0, arm]], levels.df[[0, arm]]
     spread = float((own**2 / np.maximum(own_df, 1)).sum())
@@ -211,7 +229,7 @@ def compare_levels(
     se = _find_se(covariance, difference)
     limit = limit or Limit()
     bound = margin.value if margin else 0.0
-    # How far the candidate lies beyond the bound (positive is harm), and the standard error of that.
+    # How far the candidate is beyond the bound (positive is harm), and the standard error of this distance.
     weights = np.array([-(1 + sign * bound) if relative else -1.0, 1.0])
     beyond = sign * float(weights @ values) - (0.0 if relative else bound)
     se_beyond = _find_se(covariance, weights)
@@ -240,7 +258,10 @@ def compare_levels(
 
 
 def trace_harm(levels: ArmLevels, arm: int, *, margin: Margin | None, direction: Direction) -> FloatArray:
-    """How the harm of arm `arm` beyond its margin moves with the means of the variables: (arms, variables)."""
+    """Return the derivative of the harm of arm `arm` beyond its margin by the means of the variables.
+
+    Shape (arms, variables). The arguments are those of `compare_levels`.
+    """
     relative = margin.relative if margin else levels.values[0] > 0
     sign = 1.0 if direction is Direction.LOWER else -1.0
     against = 1 + sign * margin.value if margin and relative else 1.0
@@ -256,7 +277,7 @@ def _answer(beyond: float, se: float, df: float) -> Answers:
 
 
 def _scale(base: float, *, relative: bool) -> float:
-    """What a relative change is relative to; no number where that is not above 0."""
+    """The value that a change is relative to; NaN if it is not above 0."""
     return 1.0 if not relative else base if base > 0 else math.nan
 
 
@@ -265,7 +286,7 @@ def _find_se(covariance: FloatArray, weights: FloatArray) -> float:
 
 
 def _fieller(values: FloatArray, covariance: FloatArray, critical: float) -> tuple[float, float]:
-    """All changes candidate / baseline - 1 that are not rejected; the whole line where the baseline may be 0."""
+    """The interval of changes candidate / baseline - 1 that are not rejected; infinite if the baseline may be 0."""
     base, candidate = values.tolist()
     squared = critical**2
     a = base**2 - squared * float(covariance[0, 0])
@@ -289,7 +310,16 @@ def compare_proportions(
     direction: Direction,
     limit: Limit | None = None,
 ) -> OutcomeEstimate:
-    """Compare two proportions (baseline, candidate) by score (Miettinen & Nurminen 1985): right also at 0 and at 1."""
+    """Compare two proportions by score (Miettinen & Nurminen 1985), which is also valid at 0 and at 1.
+
+    Args:
+        successes: Units with the outcome, of baseline and candidate.
+        units: All units of baseline and candidate.
+        alpha: One-sided level of the interval.
+        margin: Largest harm that is tolerated; `None`: the question is whether there is any harm.
+        direction: Which way is better.
+        limit: Bounds on the candidate's own proportion.
+    """
     (x_b, x_c), (n_b, n_c) = successes, units
     p_b, p_c = x_b / n_b, x_c / n_c
     relative = margin.relative if margin else p_b > 0

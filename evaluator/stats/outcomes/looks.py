@@ -1,8 +1,7 @@
-"""Outcomes that are judged again when there are more of them: what each look costs (method B.4, in units).
+"""What each look at outcomes costs, if they are judged several times while they grow (method B.4, outcomes).
 
-A release's outcomes are imported again and again while its test runs, and judged each time. Every verdict on other data
-than before is a look. What it may say is paid for by the number of units that it saw, never by how many commands were
-typed: the same data judged again is the same look.
+While a test runs, its outcomes are imported and judged several times. Each verdict on new data is a look. Its cost
+depends on the number of units, not on the number of commands: judging the same data again is the same look.
 
 Sources: as `evaluator.stats.inference.sequential` (Lan & DeMets 1983; Waudby-Smith and others 2024).
 """
@@ -25,35 +24,40 @@ Kind = Literal["fixed", "anytime", "group_sequential"]
 Claim = Literal["worse", "within"]
 
 UNPLANNED_SHARE = 0.1
-"""Part of alpha for all looks after one that had taken all of it: what nobody planned adds at most a tenth."""
+"""Share of alpha, in addition, for all unplanned looks after a look that has spent all of alpha."""
 FURTHEST = 8.0
-"""Boundary on Z from which on no number tells an ordinary level from 0."""
+"""From this boundary on Z on, the ordinary level counts as 0."""
 SAME = 1e-9
-"""Relative difference up to which two sums are of the same units: the order of adding moves the last digits."""
+"""Largest relative difference of two sums over the same units: the order of adding changes the last digits."""
 
 
 @dataclass(frozen=True, slots=True)
 class LookPrice:
-    """What one look at outcomes may say.
-
-    `kind`: how it is paid for. `share`: part of alpha that is left for it and all later looks. `earlier`: looks before
-    it. `refused`: why it may say nothing; empty where it may.
-    """
+    """The alpha that one look at outcomes may spend."""
 
     kind: Kind
+    """How looks spend alpha."""
     units: int
+    """Units of all arms at this look."""
     earlier: tuple[OutcomeLook, ...] = ()
+    """Looks before this one, the oldest first."""
     share: float = 1.0
+    """Share of alpha for this look and all later ones."""
     max_units: int | None = None
+    """Planned units of all arms at the end of the test."""
     refused: str = ""
+    """Why this look may decide nothing; empty if it may."""
 
     @property
     def paid(self) -> str:
-        """How it is paid for, as the store keeps it: another plan is another price."""
+        """How it spends alpha, as the store keeps it; another plan has another text."""
         return f"{self.kind}:{self.max_units}" if self.kind == "group_sequential" else self.kind
 
     def pay(self, p_value: float, claim: Claim) -> float:
-        """Sequential p-value: the level over all looks at which this one would have crossed. NaN stays NaN."""
+        """Return the sequential p-value: the lowest alpha over all looks at which this look crosses its boundary.
+
+        `p_value` is the ordinary p-value of the claim; NaN stays NaN.
+        """
         from scipy.special import ndtri
 
         if self.kind == "fixed" or math.isnan(p_value):
@@ -65,9 +69,9 @@ class LookPrice:
         return min(1.0, float(np.exp(np.interp(-z, -edges, np.log(levels)))) / self.share)
 
     def level(self, alpha: float, claim: Claim) -> float:
-        """The ordinary level at which this look decides: the interval of this level is the dual of the decision.
+        """Return the ordinary level at which this look decides; 0 if it may not decide.
 
-        0 where it may not decide at all.
+        The interval of this level agrees with the decision.
         """
         from scipy.special import ndtr
 
@@ -78,12 +82,12 @@ class LookPrice:
         return float(ndtr(-z)) if z < FURTHEST else 0.0
 
     def _edges(self, claim: Claim) -> tuple[FloatArray, FloatArray]:
-        """Levels over all looks, rising, and the boundary on Z of this look at each."""
+        """Increasing levels over all looks, and the boundary on Z of this look for each."""
         if self.kind == "anytime":
             levels = ALPHAS[ALPHAS < HALF]
             first = self.earlier[0].units if self.earlier else self.units
             return levels, np.asarray(anytime_z(levels, self.units, first, 0.0))
-        # Parts of the planned units; a look that brought no more than one before it is not a look again.
+        # Shares of the planned units; a look without more units than one before does not count.
         rising: list[float] = []
         for units in (*(look.units for look in self.earlier), self.units):
             part = min(units / (self.max_units or 1), 1.0)
@@ -94,7 +98,7 @@ class LookPrice:
 
 @lru_cache(maxsize=64)
 def _planned_edges(fractions: tuple[float, ...], claim: Claim) -> tuple[float, ...]:
-    """Boundary of the last of these looks at each of `ALPHAS`; "worse" spends α·t, "within" keeps nearly all."""
+    """Boundary of the last of these looks for each of `ALPHAS`: "worse" spends α·t, "within" nearly all at the end."""
     parts = np.array(fractions)
     kind: Literal["linear", "obrien_fleming"] = "linear" if claim == "worse" else "obrien_fleming"
     edges = [float(boundaries(parts / parts[-1], spent(kind, float(alpha), parts))[-1]) for alpha in ALPHAS]
@@ -102,10 +106,15 @@ def _planned_edges(fractions: tuple[float, ...], claim: Claim) -> tuple[float, .
 
 
 def find_price(outcomes: Outcomes, arm: int, monitoring: Monitoring) -> LookPrice:
-    """What this look at candidate `arm` (a place in `outcomes.arms`) costs: by data, policy and recorded looks only.
+    """Return what this look at a candidate costs. It depends on data, policy and recorded looks only (method B.4).
 
-    `auto`: one look takes all of alpha, as nobody knows that there will be others; looks after it are paid for by a
-    confidence sequence with a tenth of alpha. With `max_units` looks are group-sequential.
+    In the mode `auto`, the first look spends all of alpha, because no other looks are planned. Later looks use a
+    confidence sequence with a tenth of alpha. With `max_units`, looks are group-sequential.
+
+    Args:
+        outcomes: The outcomes, with the looks before this one.
+        arm: Index of the candidate in `outcomes.arms`.
+        monitoring: What the policy sets.
     """
     earlier = find_earlier_looks(outcomes, arm)
     units = sum(part.n for part in outcomes.moments)
@@ -120,19 +129,22 @@ def find_price(outcomes: Outcomes, arm: int, monitoring: Monitoring) -> LookPric
     if earlier and kind == "fixed":
         refused = "other outcomes of this release were judged before, and monitoring: {mode: fixed} allows one look"
     elif earlier and kind == "group_sequential" and min(units, price.max_units or 0) <= most:
-        refused = f"all that may be spent by {units:,} units was spent when {most:,} units were judged"
+        refused = f"the alpha that may be spent at {units:,} units was already spent at {most:,} units"
     return replace(price, share=share, refused=refused)
 
 
 def find_dearest(outcomes: Outcomes, monitoring: Monitoring) -> LookPrice:
-    """The price of the candidate that was looked at most often before."""
+    """Return the price of the candidate with most looks before; a refused one comes first."""
     arms = range(1, len(outcomes.arms))
     prices = [find_price(outcomes, arm, monitoring) for arm in arms] or [LookPrice("fixed", 0)]
     return max(prices, key=lambda price: (bool(price.refused), len(price.earlier)))
 
 
 def find_earlier_looks(outcomes: Outcomes, arm: int) -> tuple[OutcomeLook, ...]:
-    """Earlier looks at other data of baseline and this candidate, the oldest first; the same data are the same look."""
+    """Return the earlier looks at other data of baseline and candidate `arm`, the oldest first.
+
+    Looks at the same data count once; looks at the present data do not count.
+    """
     names = outcomes.arms[0], outcomes.arms[arm]
     sums = {
         name: {
@@ -152,11 +164,11 @@ def find_earlier_looks(outcomes: Outcomes, arm: int) -> tuple[OutcomeLook, ...]:
 
 
 def _is_same(look: OutcomeLook, earlier: OutcomeLook, arms: Sequence[str]) -> bool:
-    """Have these arms the same units with the same values in both, in every variable that both know?"""
+    """Do these arms have the same units with the same values in both looks, for all variables of both?"""
     for arm in arms:
         sums, earlier_sums = look.sums[arm], earlier.sums.get(arm, {})
         shared = sums.keys() & earlier_sums.keys()
-        if len(shared) < 2:  # `rows` alone says nothing of values
+        if len(shared) < 2:  # `rows` alone does not show values
             return False
         if not all(np.allclose(sums[name], earlier_sums[name], rtol=SAME, atol=0.0) for name in shared):
             return False

@@ -1,8 +1,8 @@
-"""Quantiles of outcomes, clustered by unit, decided without a density.
+"""Quantiles of outcomes, clustered by unit, compared without a density.
 
-"The candidate's quantile is beyond x" is "less than p of the candidate lies at or below x": a share, whose standard
-error the units give. The interval is the set of changes that this test does not reject (method B.2, with units instead
-of blocks of time). Source of the idea: Woodruff (1952), JASA 47, 635-646.
+"The candidate's quantile is above x" means "less than a share p of the candidate is at or below x". The standard error
+of this share comes from the units. The interval is the set of changes that this test does not reject (method B.2, with
+units instead of blocks of time). Source of the idea: Woodruff (1952), JASA 47, 635-646.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WIDEST = 2.0**20
 
 @dataclass(frozen=True, slots=True)
 class Clustered:
-    """Values of one arm in ascending order, and the unit (0…units - 1) that each belongs to; `None`: one a unit."""
+    """Values of one arm in ascending order, and the unit (0…units - 1) of each; `None`: one value for each unit."""
 
     values: FloatArray
     unit: IntArray | None
@@ -34,7 +34,7 @@ class Clustered:
 
 
 def cluster(values: FloatArray, unit: IntArray | None = None) -> Clustered:
-    """Sort values, with their units; `unit` may hold any numbers. NaN must have been left out."""
+    """Sort values with their units; both have shape (values,). `unit` may have any numbers; values must not be NaN."""
     order = np.argsort(values, kind="stable")
     if unit is None:
         return Clustered(values[order], None, int(values.size))
@@ -43,7 +43,7 @@ def cluster(values: FloatArray, unit: IntArray | None = None) -> Clustered:
 
 
 def find_quantile(values: FloatArray, probability: float) -> float:
-    """Quantile of ascending values by linear interpolation (type 7 of Hyndman & Fan 1996)."""
+    """Return a quantile of ascending values by linear interpolation (type 7 of Hyndman & Fan 1996)."""
     rank = (values.size - 1) * probability
     low = math.floor(rank)
     high = min(low + 1, values.size - 1)
@@ -60,7 +60,20 @@ def compare_quantiles(
     direction: Direction,
     limit: Limit | None = None,
 ) -> OutcomeEstimate:
-    """Compare a quantile of two arms. A relative margin needs a baseline above 0: the result is NaN where it is not."""
+    """Compare a quantile of two arms (Woodruff 1952).
+
+    Args:
+        baseline: Values of the baseline.
+        candidate: Values of the candidate.
+        probability: The quantile, 0 to 1.
+        alpha: One-sided level of the interval.
+        margin: Largest harm that is tolerated; `None`: the question is whether there is any harm.
+        direction: Which way is better.
+        limit: Bounds on the candidate's own quantile.
+
+    Returns:
+        The estimate; effect and p-values against a relative margin are NaN if the baseline's quantile is not above 0.
+    """
     q_b, q_c = find_quantile(baseline.values, probability), find_quantile(candidate.values, probability)
     relative = margin.relative if margin else q_b > 0
     sign = 1.0 if direction is Direction.LOWER else -1.0
@@ -99,26 +112,26 @@ class _Test:
     relative: bool
 
     def z(self, change: float, sign: float) -> float:
-        """Standardised share of the candidate missing below the baseline's quantile after `change`."""
+        """Standardised difference of `probability` and the candidate's share up to the changed baseline quantile."""
         point = self.q_b * (1 + change) if self.relative else self.q_b + change
         return self.z_at(point, _variance(self.baseline, self.q_b, strict=False), sign)
 
     def z_at(self, point: float, variance: float, sign: float) -> float:
-        """As `z`, at a fixed point. With harm downwards, values at the point itself are not below it."""
+        """As `z`, at a fixed point. If lower is worse, values equal to the point do not count as below."""
         strict = sign < 0
         share = _count(self.candidate, point, strict=strict) / self.candidate.values.size
-        # Never 0: no variance of a share is.
+        # The denominator is never 0, because `share_variance` never is.
         return (self.probability - share) / math.sqrt(_variance(self.candidate, point, strict=strict) + variance)
 
     def interval(self, effect: float, critical: float) -> tuple[float, float]:
-        """All changes that are rejected on neither side."""
+        """The smallest and the largest change that is not rejected."""
         scale = 1.0 if self.relative else max(abs(self.q_b), abs(effect), 1e-9)
         lower = self._search(effect, -scale, lambda change: self.z(change, 1.0) > critical)
         upper = self._search(effect, scale, lambda change: self.z(change, -1.0) < -critical)
         return lower, upper
 
     def _search(self, start: float, step: float, rejects: Callable[[float], bool]) -> float:
-        """Walk away from `start` until the test rejects, then halve."""
+        """Move away from `start` until the test rejects, then bisect."""
         inside, outside = start, start + step / 64
         while not rejects(outside):
             inside, outside = outside, start + (outside - start) * 2
@@ -135,7 +148,7 @@ def _count(arm: Clustered, point: float, *, strict: bool) -> int:
 
 
 def _variance(arm: Clustered, point: float, *, strict: bool) -> float:
-    """Variance of the share at or below `point`, with whole units as observations; never below that of ±½ a value."""
+    """Variance of the share at or below `point`, with units as observations; never below that of half a value."""
     count, size = _count(arm, point, strict=strict), max(arm.values.size, 1)
     share = count / size
     plain = float(share_variance(share, size))

@@ -1,1 +1,1 @@
-"""Data brought into the arrays that comparisons start from: cells, panels, readings, and what is left out of them."""
+"""Bring data into the arrays that comparisons need: cells, panels, readings, and the account of what is left out."""

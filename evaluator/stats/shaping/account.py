@@ -1,4 +1,4 @@
-"""The account of a comparison: how many rows of each arm were read and are judged, and what became of the others."""
+"""The account of rows: how many of each arm were read, how many are judged, why the others are not (method B.8)."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ def account_for_rows(
     panels: Mapping[str, Panel | None],
     others: Sequence[LeftOut],
 ) -> tuple[ArmRows, ...]:
-    """Account for the rows of every arm, in the order of the arms.
+    """Account for the rows of every arm.
 
     Args:
-        cells: All that has landed of the period that is judged.
-        runs: What their sources left out.
+        cells: Everything that has landed for the period that is judged.
+        runs: The runs, with the rows that their sources left out.
         warm_up: What is cut from the start of each run.
-        panels: By candidate arm, what is compared; `None` where nothing can be.
-        others: Rows that were left out before the cells were made: outside of the period, cut off at the end.
+        panels: Candidate arm → what is compared; `None` if nothing can be compared.
+        others: Rows that were left out before the cells were made: outside the period, or cut off at the end.
 
-    The baseline is compared with every candidate; its account is that of the comparison that judges most of it.
+    Returns:
+        One account for each arm, in the order of the arms; empty without a candidate. The baseline is compared with
+        each candidate: its account is that of the comparison that judges most of its rows.
     """
     elsewhere = [*(part for run in runs for part in run.facts.left_out), *others]
     accounts: list[ArmRows] = []
@@ -43,7 +45,12 @@ def account_for_rows(
 
 
 def find_lost_rows(cells: Cells, runs: Sequence[Run]) -> tuple[LeftOut, ...]:
-    """Compare what the sources of ended runs counted with what has landed and what they named, arm by arm."""
+    """Find rows that the sources of ended runs counted, but that neither landed nor were named as left out.
+
+    Returns:
+        The difference of each arm that has one; its `detail` is set if more rows landed than were read. Empty while a
+        run is running, or if a source did not count.
+    """
     if any(run.state is RunState.RUNNING or not run.facts.read for run in runs):
         return ()
     parts = []
@@ -58,7 +65,7 @@ def find_lost_rows(cells: Cells, runs: Sequence[Run]) -> tuple[LeftOut, ...]:
 
 
 def find_cut_rows(cells: Cells, part: Cells) -> tuple[LeftOut, ...]:
-    """Count the rows of each arm of `cells` that are not in `part` of them."""
+    """Count the rows of each arm of `cells` that are not in `part`, a period of the same cells."""
     out = []
     for code, arm in enumerate(cells.arms):
         before, after = (_count(table, table.moments.arm == code) for table in (cells, part))
@@ -68,7 +75,7 @@ def find_cut_rows(cells: Cells, part: Cells) -> tuple[LeftOut, ...]:
 
 
 def _with_left_out(rows: ArmRows, elsewhere: Sequence[LeftOut]) -> ArmRows:
-    """Add what was left out before, parts of one kind together; what is of no known arm is each one's."""
+    """Add what was left out before and sum up by kind. Rows of unknown arm are added to each arm."""
     added = [part for part in elsewhere if part.arm in {rows.arm, ""} and part.rows]
     sums: dict[tuple[str, LeftOutKind, str], tuple[int, int]] = {}
     for part in (*rows.left_out, *added):

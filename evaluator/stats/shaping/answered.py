@@ -1,4 +1,4 @@
-"""Answers of a metrics server put together: those that adjoin, series by series, and what only all of them show."""
+"""Join adjacent answers of a metrics server, series by series, and find what only all answers together show."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from evaluator.records import Answer, Query, QueryFacts, QueryKind, Series, Span
 from evaluator.records.arrays import FloatArray, IntArray
 
 LONGEST_STEP = 1.5
-"""A step between two samples that is longer than so many scrape intervals had a scrape missing."""
+"""Scrape intervals: in a longer step between two samples, a scrape is missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """All samples of one series over a joined."""
+    """All samples of one series over joined answers."""
 
     series: Series
     ts_ms: IntArray
@@ -26,7 +26,7 @@ class Track:
 
 @dataclass(frozen=True, slots=True)
 class JoinedAnswers:
-    """Adjoining answers of one query and arm."""
+    """Adjacent answers of one query and arm, as one. Times are ms since the epoch."""
 
     query: Query
     arm: str
@@ -41,7 +41,7 @@ Identity = tuple[frozenset[tuple[str, str]], str, str, str, str]
 
 
 def stitch(alike: Sequence[Answer]) -> list[JoinedAnswers]:
-    """Answers of one query and arm, those that adjoin together."""
+    """Join answers of one query and arm; answers with a gap between them stay apart."""
     chains: list[list[Answer]] = []
     for answer in sorted(alike, key=lambda answer: (answer.start, answer.end)):
         reach = LONGEST_STEP * answer.step_s
@@ -102,13 +102,13 @@ def _identify(series: Series) -> Identity:
 
 
 def identify_group(series: Series) -> tuple[frozenset[tuple[str, str]], str, str]:
-    """What the counters of one histogram share."""
+    """Return what all counters of one histogram share: labels without `le` and name, instance and endpoint."""
     labels = frozenset((key, value) for key, value in series.labels.items() if key not in {"le", "__name__"})
     return labels, series.instance, series.endpoint
 
 
 def _join_series(parts: Sequence[Series]) -> Track:
-    """Samples of one series in the order of time, one a moment; of two for the same moment the later answer's."""
+    """Join the samples of one series in the order of time; of two samples at the same time, keep the later answer's."""
     if len(parts) == 1:
         return Track(parts[0], np.asarray(parts[0].ts_ms), np.asarray(parts[0].values, float))
     ts = np.concatenate([part.ts_ms for part in parts])
@@ -120,9 +120,9 @@ def _join_series(parts: Sequence[Series]) -> Track:
 
 
 def find_scrapes(all_joined: Sequence[JoinedAnswers]) -> dict[str, dict[str, IntArray]]:
-    """When each instance of each arm answered a scrape, by whatever counter.
+    """Find when each instance of each arm answered a scrape, over all counters: arm → instance → times (ms).
 
-    Gauges may be values at the steps of a query, at moments when nobody was scraped.
+    Gauges do not count: their values may be at the steps of a query, when no scrape took place.
     """
     scrapes: dict[str, dict[str, IntArray]] = {}
     for joined in all_joined:
@@ -142,9 +142,10 @@ _PLAIN = re.compile(r"\s*[a-zA-Z_:][\w:]*\s*(\{[^{}]*\})?\s*")
 
 
 def count_shared(all_joined: Sequence[JoinedAnswers], baseline: str) -> list[int]:
-    """How many series of each of them the baseline has too: with all their labels, so that they are the same series.
+    """Count the series of each joined answer that the baseline has too, with the same labels: they are the same series.
 
-    Expressions drop labels. Of these two are the same that say the same at all times, and not one number only.
+    Expressions drop labels. So two series of an expression are the same only if they have equal values at all times,
+    and the values vary.
     """
     of_baseline: dict[Query, dict[Identity, list[Track]]] = {}
     for joined in all_joined:
@@ -169,11 +170,11 @@ def count_shared(all_joined: Sequence[JoinedAnswers], baseline: str) -> list[int
 
 
 Drops = Mapping[tuple[str, str, int], tuple[float, float]]
-"""Arm, instance and time (ms) → what the highest of its counters that dropped then was before, and after."""
+"""Arm, instance and time (ms) → value before and after the drop of a counter; of several, the highest before."""
 
 
 def find_drops(all_joined: Sequence[JoinedAnswers]) -> Drops:
-    """Find when counters dropped; of a histogram, whose sum may drop by itself, its counts only."""
+    """Find when counters dropped. The sum of a histogram is ignored, because it may drop without a restart."""
     drops: dict[tuple[str, str, int], tuple[float, float]] = {}
     for joined in all_joined:
         if joined.query.kind is QueryKind.GAUGE:
@@ -190,7 +191,7 @@ def find_drops(all_joined: Sequence[JoinedAnswers]) -> Drops:
 
 
 def find_spans(joined: JoinedAnswers) -> Spans:
-    """Intervals in which some series had a sample at each step."""
+    """Return the intervals (ms) in which at least one series had a sample at each step."""
     times = np.unique(np.concatenate([track.ts_ms for track in joined.tracks]))
     breaks = np.flatnonzero(np.diff(times) > LONGEST_STEP * joined.step_ms)
     starts, ends = np.append(0, breaks + 1), np.append(breaks, times.size - 1)

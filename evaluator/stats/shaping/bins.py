@@ -1,6 +1,6 @@
-"""Where the logarithmic bins of a histogram lie, and what the times in them are.
+"""The limits of the logarithmic bins of a histogram, and the times in them.
 
-Data recorded on a grid (whole milliseconds, say) stands for the interval ±h/2 around each grid point.
+A time recorded on a grid of step h (for example whole milliseconds) means the interval ±h/2 around its grid point.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from evaluator.records.arrays import FloatArray
 
 
 def bin_limits_ms(last: int, grid_ms: float) -> FloatArray:
-    """Where each bin begins and ends once its grid points are spread: shape (last + 2,), never falling.
+    """Return the limits (ms) of bins 0 … `last`, with each grid point spread over its interval: shape (last + 2,).
 
-    A bin without a grid point has no width.
+    The limits never fall. A bin without a grid point has width 0.
     """
     grid_us = grid_ms * 1000
     edges = bin_edges_us(0, last)
@@ -26,7 +26,9 @@ def bin_limits_ms(last: int, grid_ms: float) -> FloatArray:
 
 
 def mean_logs(last: int, grid_ms: float) -> FloatArray:
-    """Mean logarithm of the times (ms) in each bin, evenly spread over it: shape (last + 1,); 0 for one without width.
+    """Return the mean logarithm of the times (ms) in bins 0 … `last`, shape (last + 1,); 0 for a bin of width 0.
+
+    Times are assumed to be spread evenly over their bin.
 
     >>> mean_logs(345, 0.001)[345].round(3)  # 1.00 to 1.02 ms
     np.float64(0.01)

@@ -1,4 +1,4 @@
-"""The algebra of cells: rows chosen, codes replaced, buckets widened, equal keys added up, parts put together."""
+"""Operations on cells: choose rows, replace codes, widen buckets, add up equal keys, join parts."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ Rows = TypeVar("Rows", Moments, Bins, InstanceBins, LoadLevels, FailureKinds)
 Summed = TypeVar("Summed", Moments, Bins, InstanceBins, LoadLevels)
 
 COUNTS = ("moments", "bins", "instance_bins", "loads")
-"""Tables that know when."""
+"""Tables with a column of time."""
 TABLES = (*COUNTS, "failure_kinds")
 SUMMED = {"n", "failures", "sum_us", "sum_sq_us", "min_us", "max_us", "bytes", "bytes_sq", "users"}
-"""Columns that are no part of a row's key."""
+"""Columns that are not part of a row's key."""
 MERGED_BY = {"min_us": np.fmin, "max_us": np.fmax, "users": np.maximum}
-"""How such columns of equal keys are put together where it is not by adding."""
+"""How to merge such columns of equal keys; the others are added."""
 
 _NONE: IntArray = np.zeros(0, dtype=np.int64)
 NO_FAILURES = FailureKinds(_NONE, _NONE, _NONE, _NONE, (), _NONE)
-"""Where what failed how is not known: it is counted by whole runs only."""
+"""For parts of a run: kinds of failures are counted for whole runs only."""
 
 
 def take(rows: Rows, keep: BoolArray) -> Rows:
-    """The rows for which `keep` holds; where that is all of them nothing is copied."""
+    """Return the rows where `keep` (rows,) is true; if all are, the same object."""
     if keep.all():
         return rows
     chosen = np.flatnonzero(keep)
@@ -41,9 +41,9 @@ def take(rows: Rows, keep: BoolArray) -> Rows:
 
 
 def where(cells: Cells, **codes: Sequence[int]) -> Cells:
-    """The rows with one of these codes in each of the columns; a table without a column is not narrowed by it.
+    """Keep the rows with one of these codes in each of these columns. A column that a table lacks does not matter.
 
-    `where(cells, run=[0], arm=[0, 1])` keeps what the first two arms of the first run did. Names stay.
+    `where(cells, run=[0], arm=[0, 1])` keeps the first two arms in the first run. Names stay.
     """
     chosen: dict[str, Any] = {}
     for table in TABLES:
@@ -55,9 +55,9 @@ def where(cells: Cells, **codes: Sequence[int]) -> Cells:
 
 
 def recode(cells: Cells, **codes: IntArray) -> Cells:
-    """Replace each code of these columns by what stands at its place: `recode(cells, arm=1 - np.arange(2))` turns arms.
+    """Replace each code k of these columns by element k of the given array.
 
-    Names stay as they are.
+    `recode(cells, arm=1 - np.arange(2))` swaps the arms. Names stay.
     """
     changed: dict[str, Any] = {}
     for table in TABLES:
@@ -68,7 +68,7 @@ def recode(cells: Cells, **codes: IntArray) -> Cells:
 
 
 def coarsen(cells: Cells) -> Cells:
-    """Cells with blocks for buckets: their histograms are known instance by instance. Equal keys are not added up."""
+    """Make blocks the buckets of the cells: histograms of blocks exist for each instance. Equal keys are not added."""
     rows = cells.instance_bins
     return replace(
         cells,
@@ -81,7 +81,7 @@ def coarsen(cells: Cells) -> Cells:
 
 
 def add_up(rows: Summed) -> Summed:
-    """One row for each key, in the order of keys; histograms in the order of bins first."""
+    """Add up the rows of equal keys. Returns one row for each key, in the order of keys; histograms by bin first."""
     keys = [field.name for field in fields(rows) if field.name not in SUMMED]
     columns = np.stack([getattr(rows, key) for key in sorted(keys, key=lambda key: key != "bin")])
     order, starts = group_rows(columns)
@@ -94,9 +94,9 @@ def add_up(rows: Summed) -> Summed:
 
 
 def join(parts: Sequence[Cells]) -> Cells:
-    """Cells of the same arms and runs put together: endpoints by their names, each part's instances as its own.
+    """Join cells of the same arms and runs. Endpoints of one name are the same; instances of two parts never are.
 
-    What failed how is left out.
+    Kinds of failures are left out.
     """
     endpoints = tuple(dict.fromkeys(name for part in parts for name in part.endpoints))
     moved, first = [], 0
@@ -117,7 +117,7 @@ def join(parts: Sequence[Cells]) -> Cells:
 
 
 def join_rows(parts: Sequence[Summed]) -> Summed:
-    """Rows of one table, one part after the other."""
+    """Join the rows of one table, one part after the other."""
     names = [field.name for field in fields(parts[0])]
     columns: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
     return replace(parts[0], **columns)

@@ -1,4 +1,4 @@
-"""What was counted of each arm, bucket by bucket, and which part of it can be compared."""
+"""What is counted for each arm, bucket by bucket, and which part of it can be compared."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ RARELY_EMPTY = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What was counted by run × arm × endpoint × instance × bucket; rows of one key add up. Columns: shape (rows,).
+    """Counts by run × arm × endpoint × instance × bucket; rows of equal keys are added. Columns have shape (rows,).
 
-    `arms[0]` is the baseline. Numbers are taken as they are: counters need not be whole.
+    `arms[0]` is the baseline. Numbers need not be integers: increases of counters are not.
     """
 
     runs: tuple[str, ...]
@@ -37,7 +37,7 @@ class Counted:
     totals: Mapping[str, FloatArray]
 
     def take(self, keep: BoolArray) -> Counted:
-        """Some of the rows; where that is all of them nothing is copied."""
+        """Return the rows where `keep` (rows,) is true; if all are, the same object."""
         if keep.all():
             return self
         rows = np.flatnonzero(keep)
@@ -49,16 +49,24 @@ class Counted:
 def find_usable(
     counted: Counted, candidate: str, endpoint: str | None, first_bucket: dict[int, int] | None
 ) -> tuple[BoolArray, dict[int, bool]] | None:
-    """The rows of both arms, the endpoint and the window that are compared; and of each run, did its arms overlap?
+    """Find the rows of baseline and `candidate` that can be compared.
 
-    Of runs whose arms overlapped these are the buckets that both cover. `None` where there are none.
+    Args:
+        counted: What is counted.
+        candidate: Name of the candidate arm.
+        endpoint: Only this endpoint; `None`: all.
+        first_bucket: Run code → first bucket to use; `None`: all buckets.
+
+    Returns:
+        Which rows are usable, shape (rows,), and run code → did its arms overlap in time? If they did, only buckets
+        from the later start to the earlier end of both arms are usable. `None` if no row is usable.
     """
     keep = (counted.arm == 0) | (counted.arm == counted.arms.index(candidate))
     if endpoint is not None:
         keep &= counted.endpoint == counted.endpoints.index(endpoint)
     if first_bucket:
         first = np.array([first_bucket.get(code, -(2**62)) for code in range(len(counted.runs))])
-        # A block that the start of the data cuts is whole: there is nothing before it.
+        # A block that the start of the data cuts counts as whole: no data come before it.
         keep &= counted.bucket >= (first // BLOCK_BUCKETS * BLOCK_BUCKETS)[counted.run]
     chosen = counted.take(keep)
     shared = _find_shared(chosen)
@@ -75,10 +83,10 @@ def find_usable(
 
 
 def _find_shared(counted: Counted) -> dict[int, tuple[int, int] | None]:
-    """For each run with both arms: the first and last bucket that both cover, `None` where they did not overlap.
+    """For each run with both arms: the first and last bucket that both cover; `None` if they did not overlap.
 
-    They overlap if both cover at least half of the time that the shorter one covers: a canary of an hour overlaps with
-    a baseline of a day. What an arm covers follows from its own rate (`_cover`).
+    They overlap if the time that both cover is at least half of the time that the shorter arm covers: a canary of an
+    hour overlaps with a baseline of a day. `_cover` decides from an arm's rate what the arm covers.
     """
     out: dict[int, tuple[int, int] | None] = {}
     for run, rows in rows_of_each(counted.run):
@@ -99,9 +107,10 @@ def _find_shared(counted: Counted) -> dict[int, tuple[int, int] | None]:
 
 
 def _cover(counts: FloatArray) -> BoolArray:
-    """The buckets in which an arm was there: those with requests, and as far around as it is rarely without one.
+    """The buckets that an arm covers: those with requests, and those around them in which 3 requests are expected.
 
-    Independent requests leave a time that holds three on average empty in one of twenty cases; clusters more often.
+    An interval with 3 expected requests is empty in one of twenty cases if requests are independent; clusters leave it
+    empty more often.
     """
     used = np.flatnonzero(counts)
     mean = counts.sum() / (used[-1] - used[0] + 1)

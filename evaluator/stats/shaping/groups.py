@@ -1,4 +1,4 @@
-"""Endpoints put together for a comparison: each by itself, some of them, or all. Costs grow with their number only."""
+"""Groups of endpoints for comparisons: each endpoint by itself, some together, or all."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ class Groups:
     """Which endpoints are compared together. No endpoint is in two groups, and no group is empty."""
 
     of: IntArray
-    """Group of each endpoint, shape (endpoints,); -1 for an endpoint of none."""
+    """Group of each endpoint, shape (endpoints,); -1: in no group."""
     count: int
+    """Number of groups."""
     order: IntArray
-    """The endpoints that are in a group, group by group."""
+    """Indices of the endpoints that are in a group, group by group."""
     starts: IntArray
-    """Where each group begins in `order`, shape (groups,)."""
+    """Index in `order` where each group begins, shape (groups,)."""
 
     def sum(self, values: FloatArray) -> FloatArray:
         """Sum `values` (..., endpoints, n) over the endpoints of each group: (..., groups, n)."""
@@ -34,13 +35,13 @@ class Groups:
         return self.sum(values[..., None])[..., 0]
 
     def pick(self, chosen: BoolArray) -> Groups:
-        """The groups for which `chosen` (groups,) holds, renumbered."""
+        """Keep the groups where `chosen` (groups,) is true, with new numbers."""
         number = np.append(np.where(chosen, np.cumsum(chosen) - 1, -1), -1)
         return group_by(number[self.of])
 
 
 def group_by(of: IntArray) -> Groups:
-    """Groups from the group of each endpoint, numbered from 0 without a gap; -1 for none.
+    """Build groups from the group of each endpoint, shape (endpoints,): numbers from 0 without a gap; -1: no group.
 
     >>> groups = group_by(np.array([1, 0, -1, 1]))
     >>> groups.sum_totals(np.array([1.0, 10.0, 100.0, 1000.0])).tolist()
@@ -53,5 +54,5 @@ def group_by(of: IntArray) -> Groups:
 
 
 def all_together(endpoints: int) -> Groups:
-    """All endpoints in one group."""
+    """Put all endpoints into one group."""
     return group_by(np.zeros(endpoints, dtype=np.int64))

@@ -1,4 +1,4 @@
-"""Histograms of response times as they are counted: the rows of both arms in the order of their bins."""
+"""Histograms of response times: the rows of both arms in the order of their bins."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 
 @dataclass(frozen=True, slots=True)
 class SortedBins:
-    """Histogram rows of both arms, sorted by bin, the baseline's first in each.
-
-    `cell` indexes the flattened cells of the histogram's layout, in which those of the baseline come first.
-    """
+    """Histogram rows of both arms, sorted by bin; within a bin, the baseline's rows come first."""
 
     cell: IntArray
+    """Flat index of each row's cell, shape (rows,); cells of the baseline come first."""
     n: FloatArray
+    """Requests of each row, shape (rows,)."""
     starts: IntArray
-    """First row of either arm in each bin, up to the last in use, and the number of rows: (2 · bins + 1,)."""
+    """First row of each arm in each bin, up to the last bin in use, and the number of rows: shape (2 · bins + 1,)."""
     passed: dict[int, FloatArray] = field(default_factory=dict)
-    """Counts per cell of all rows before some row, kept for the next question (`distribution.counts_below`)."""
+    """Cache of `distribution.counts_below`: row → counts per cell of all rows before it."""
 
     @property
     def last(self) -> int:
@@ -31,16 +30,23 @@ class SortedBins:
 
     @property
     def sizes(self) -> IntArray:
-        """Rows in each bin, (bins,)."""
+        """Number of rows in each bin, shape (bins,)."""
         return np.diff(self.starts[::2])
 
 
 NO_BINS = SortedBins(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(1, dtype=np.int64))
-"""Where no single times are known."""
+"""For data without single times."""
 
 
 def sort_bins(rows: Bins | InstanceBins, cell: IntArray, of_baseline: int, arms: BoolArray | None) -> SortedBins:
-    """Histogram rows of both arms that have a cell (not -1), sorted by bin; cells before `of_baseline` are its own."""
+    """Sort the histogram rows of two arms by bin.
+
+    Args:
+        rows: The histogram.
+        cell: Cell of each row, shape (rows,); rows with -1 are dropped.
+        of_baseline: Number of cells of the baseline, which come first.
+        arms: Which rows belong to the two arms, shape (rows,); `None`: all.
+    """
     bins, n = rows.bin, rows.n
     keep = cell >= 0 if arms is None else (cell >= 0) & arms
     if not keep.all():
@@ -56,7 +62,10 @@ def sort_bins(rows: Bins | InstanceBins, cell: IntArray, of_baseline: int, arms:
 
 
 def sum_by_cell(bins: SortedBins, values: FloatArray, cells: int) -> FloatArray:
-    """Sum over the requests of each cell of the value of their bin."""
+    """Sum the value of each request's bin over the requests of each cell.
+
+    `values` has one value for each bin, up to the last in use or more. Returns shape (cells,).
+    """
     sizes = bins.sizes
     weights = np.repeat(values[: sizes.size], sizes)
     weights *= bins.n

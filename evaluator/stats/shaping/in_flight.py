@@ -1,4 +1,4 @@
-"""Requests that had no answer when a load ended: failures where they had been waiting too long, else cut off."""
+"""Requests that had no answer when a load ended: failures if they had waited too long, else cut off (method B.8)."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ TIMES_SLOWEST = 3.0
 SLOWEST = 0.999
 USUAL = 0.99
 NO_ANSWER = "no answer when the load ended"
-"""What such a failure is called among the kinds of failures."""
+"""Name of these failures among the kinds of failures."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """Cells with the requests that count as failed, and what became of the requests in flight."""
+    """Cells that include the requests counted as failed, and the result for all requests in flight."""
 
     cells: Cells
     patience_s: float
     """A request that waited longer counts as failed."""
     failed: tuple[InFlight, ...] = ()
     cut_off: tuple[LeftOut, ...] = ()
-    """Younger requests, by arm: they are not judged."""
+    """Requests that waited no longer than `patience_s`, by arm: they are not judged."""
     usual_s: float = 0.0
-    """The baseline's p99: 99 of 100 answers take no longer."""
+    """The p99 of the baseline's response times."""
     late: Mapping[str, int] = field(default_factory=dict)
-    """How many of the younger ones had waited for longer than that, by arm."""
+    """Arm → number of requests in `cut_off` that had waited for longer than `usual_s`."""
 
 
 def settle_in_flight(cells: Cells, runs: Sequence[Run]) -> Settled:
     """Count requests without an answer as failed if they waited longer than max(10 s, 3 × the baseline's p99.9).
 
-    Each failure counts in the bucket in which its request began.
+    Each failure counts in the bucket in which its request began. The other requests in flight are left out.
     """
     waiting = [(run.id, request) for run in runs for request in run.facts.in_flight]
     usual_s, slowest_s = (_baseline_quantile_s(cells, share) for share in (USUAL, SLOWEST))
@@ -56,10 +56,14 @@ def settle_in_flight(cells: Cells, runs: Sequence[Run]) -> Settled:
 
 
 def cut_in_flight(cells: Cells, runs: Sequence[Run], period: Period) -> tuple[tuple[Run, ...], tuple[LeftOut, ...]]:
-    """Cut runs to a part of their time, and name the requests without an answer that are not of it, by arm.
+    """Cut the requests in flight of runs to a period.
 
-    Where the part ends before the users were stopped, all that waited then is of another time. `cells` are those of
-    all the time: what had waited too long is a known failure, as it would have been in the whole.
+    A request is outside the period if it began before the period. All requests are outside if the period ends before
+    the users were stopped. `cells` must be those of all the time, so that a request outside the period that had waited
+    too long is counted as a failure, as it is for all the time.
+
+    Returns:
+        The runs with the requests in flight of the period only, and the requests outside it, by arm.
     """
     patience_s = settle_in_flight(cells, runs).patience_s
     start_s = period.start.timestamp() if period.start else -float("inf")
@@ -79,7 +83,7 @@ def cut_in_flight(cells: Cells, runs: Sequence[Run], period: Period) -> tuple[tu
 
 
 def _baseline_quantile_s(cells: Cells, share: float) -> float:
-    """A quantile of the baseline's successes in seconds: the upper edge of its bin; 0 without any."""
+    """A quantile of the baseline's successes, s: the upper edge of its bin; 0 without successes."""
     of_baseline = cells.bins.arm == 0
     bins, counts = cells.bins.bin[of_baseline], cells.bins.n[of_baseline]
     if not bins.size:
@@ -91,7 +95,7 @@ def _baseline_quantile_s(cells: Cells, share: float) -> float:
 
 
 def _add_failures(cells: Cells, old: Sequence[tuple[str, InFlight]]) -> Cells:
-    """Add a failed request for each; names that no other request has come after the known ones."""
+    """Add each of these requests as a failure; new names are appended to the known ones."""
     requests = [(run, request) for run, request in old if run in cells.runs]
     if not requests:
         return cells

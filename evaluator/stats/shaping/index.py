@@ -1,4 +1,4 @@
-"""Numbering of sparse codes: which of many possible keys are in use, and at which place."""
+"""Number sparse codes: find which of many possible keys are in use, and give each a position."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import numpy as np
 from evaluator.records.arrays import BoolArray, IntArray
 
 LARGEST_TABLE = 20_000_000
-"""Possible keys up to which a table of all of them is quicker than sorting."""
+"""Up to this number of possible keys, a table of all of them is quicker than sorting."""
 MOST_CODES = 2.0**62
-"""Possible combinations of codes that still are one whole number each."""
+"""Up to this number of combinations, each combination of codes fits in one integer."""
 
 
 def distinct(codes: IntArray) -> IntArray:
-    """The distinct values of small codes, in order: `numpy.unique` without its sorting or hashing.
+    """Return the distinct values of small codes, in order: as `numpy.unique`, without sorting or hashing.
 
     >>> distinct(np.array([4, 1, 4])).tolist()
     [1, 4]
@@ -22,7 +22,7 @@ def distinct(codes: IntArray) -> IntArray:
 
 
 def rows_of_each(codes: IntArray) -> list[tuple[int, BoolArray | slice]]:
-    """Each distinct code and its rows: all of them, which copies nothing, where there is no other.
+    """Return each distinct code with a mask of its rows; with only one code, a slice of all rows (nothing is copied).
 
     >>> rows_of_each(np.array([2, 2]))
     [(2, slice(None, None, None))]
@@ -34,9 +34,9 @@ def rows_of_each(codes: IntArray) -> list[tuple[int, BoolArray | slice]]:
 
 
 def group_rows(columns: IntArray) -> tuple[IntArray, IntArray]:
-    """The order of rows by their keys, and where in it each distinct key begins.
+    """Sort rows by their keys. Returns the order of the rows, and the index in it where each distinct key begins.
 
-    `columns` (keys, rows): the first matters most. Rows of one key stay in their order.
+    `columns` has shape (keys, rows); the first key is the most significant. Rows of equal keys keep their order.
 
     >>> group_rows(np.array([[1, 0, 1, 0], [5, 7, 5, 6]]))
     (array([3, 1, 0, 2]), array([0, 1, 2]))
@@ -59,14 +59,14 @@ def group_rows(columns: IntArray) -> tuple[IntArray, IntArray]:
 
 
 def number_groups(order: IntArray, starts: IntArray) -> IntArray:
-    """Which group each row is of, where `group_rows` gives this order and these starts."""
+    """Return the group of each row, from the order and the starts that `group_rows` returns."""
     group = np.empty_like(order)
     group[order] = np.repeat(np.arange(starts.size), np.diff(np.append(starts, order.size)))
     return group
 
 
 class Index:
-    """The distinct keys among `codes` (all in 0 … possible - 1), in order, and the place of each.
+    """The distinct keys among `codes` (all in 0 … possible - 1), in order, and the position of each.
 
     >>> import numpy as np
     >>> index = Index(np.array([7, 3, 7]), 10)
@@ -81,7 +81,7 @@ class Index:
             used = np.zeros(possible, dtype=bool)
             used[codes] = True
             self.keys: IntArray = np.flatnonzero(used)
-            # One place more, so that -1 (nowhere) finds nothing.
+            # One element more, so that -1 finds nothing.
             self._table = np.full(possible + 1, -1)
             self._table[self.keys] = np.arange(self.keys.size)
         else:
@@ -89,11 +89,11 @@ class Index:
 
     @property
     def size(self) -> int:
-        """How many distinct keys there are."""
+        """Number of distinct keys."""
         return int(self.keys.size)
 
     def find(self, keys: IntArray) -> IntArray:
-        """Place of each wanted key, -1 where it is not in use or is itself -1."""
+        """Return the position of each of these keys; -1 for a key that is not in use, or is itself -1."""
         if self._table is not None:
             return np.take(self._table, keys)
         at = np.minimum(np.searchsorted(self.keys, keys), self.keys.size - 1)

@@ -25,10 +25,14 @@ def narrow(
     endpoints: Collection[str] | None = None,
     instances: Collection[str] | None = None,
 ) -> Cells:
-    """Keep the requests of an interval of time, of some endpoints, of some instances.
+    """Keep the requests of an interval of time, of some endpoints, of some instances; `None`: of all.
 
-    Time is cut at the blocks of four buckets that hold `start` and `end`. Cells of single instances have the histogram
-    of whole blocks only, so those become the buckets. Raises UnknownName for an endpoint or instance that is not there.
+    Time is cut to whole blocks of four buckets, including those of `start` and `end`. Single instances have histograms
+    of whole blocks only: with `instances`, blocks become the buckets.
+
+    Raises:
+        UnknownName: for an endpoint or instance that the cells do not have.
+        UsageError: if the interval is empty.
     """
     if endpoints is not None:
         cells = where(cells, endpoint=_find_codes("endpoint", cells.endpoints, endpoints))
@@ -37,7 +41,7 @@ def narrow(
         first = -(2**62) if start is None else int(start.timestamp() // block_s)
         last = 2**62 if end is None else int(-(-end.timestamp() // block_s)) - 1
         if first > last:
-            raise UsageError("the stretch of time is empty", hint="its end must come after its start")
+            raise UsageError("the interval of time is empty", hint="set an end that is later than the start")
         cells = _keep_blocks(cells, lambda _, block: (block >= first) & (block <= last))
     if instances is not None:
         cells = coarsen(where(cells, instance=_find_codes("instance", cells.instances, instances)))
@@ -52,7 +56,7 @@ def _find_codes(kind: str, all_names: tuple[str, ...], names: Collection[str]) -
 
 
 def cut_readings(readings: ReadingCells, start: datetime | None, end: datetime | None) -> ReadingCells:
-    """Keep the readings of whole buckets in a time. Samples by query are known of all the time only."""
+    """Keep the readings of the whole buckets between two times. The facts by query stay those of all the time."""
     keep = np.ones(readings.bucket.size, dtype=bool)
     if start is not None:
         keep &= readings.bucket >= -(-start.timestamp() // readings.bucket_s)
@@ -62,7 +66,7 @@ def cut_readings(readings: ReadingCells, start: datetime | None, end: datetime |
 
 
 def cut_each_run(cells: Cells, from_s: float, to_s: float) -> Cells:
-    """Keep what lies `from_s` to `to_s` after the start of each run, whole blocks of four buckets."""
+    """Keep what is `from_s` to `to_s` seconds after the start of each run, in whole blocks of four buckets."""
     block_s = cells.bucket_s * BLOCK_BUCKETS
     first, end = int(from_s // block_s), int(-(-to_s // block_s))
     starts = np.zeros(max(len(cells.runs), 1), dtype=np.int64)
@@ -72,7 +76,7 @@ def cut_each_run(cells: Cells, from_s: float, to_s: float) -> Cells:
 
 
 def _keep_blocks(cells: Cells, keep: Callable[[IntArray, IntArray], BoolArray]) -> Cells:
-    """Keep the blocks that `keep` says. What failed how is known of whole runs only: it is left out."""
+    """Keep the blocks for which `keep(run, block)` is true. Kinds of failures are left out: they are per run only."""
     tables: dict[str, Any] = {}
     for table in COUNTS:
         rows = getattr(cells, table)

@@ -1,8 +1,8 @@
-"""Baseline and one candidate on a common time axis: the dense arrays that every comparison starts from.
+"""Baseline and one candidate on a common time axis: the dense arrays that every comparison needs.
 
-A *slot* is one bucket of one run. Endpoints keep their own time blocks: one bucket, doubled until the smaller arm
-expects five requests in it, at most five minutes (method B.2). Where the arms of a run did not overlap in time the
-block is the whole run, which leaves their time variance unpaired.
+A *slot* is one bucket of one run. Each endpoint has its own time blocks: one bucket, doubled until the smaller arm
+expects five requests in a block, at most five minutes (method B.2). If the arms of a run did not overlap in time, the
+block is the whole run, so the variances over time of the two arms are not paired.
 """
 
 from __future__ import annotations
@@ -24,44 +24,49 @@ from evaluator.stats.shaping.steps import find_steps_us
 EXPECTED_IN_BLOCK = 5
 MAX_BLOCK_S = 300
 ALIGNED = 256
-"""Each run's buckets are counted from a multiple of this: no block of any width straddles the origin."""
+"""The buckets of each run are counted from a multiple of this, so that the origin is the border of a block."""
 WHOLE_RUN = 0
-"""Width code of a block that is the whole run."""
+"""Code of the width of a block that is the whole run."""
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceRows:
-    """One row per instance × block of `BLOCK_BUCKETS` buckets × endpoint that has requests, both arms, in this order.
+    """Counts of single instances: one row per instance × block slot × endpoint with requests, of both arms, so ordered.
 
-    `stratum` numbers endpoint × time block; `series` numbers instance × block slot; `slots` block slots in all.
+    A *block slot* is one block of `BLOCK_BUCKETS` buckets of one run. Columns have shape (rows,).
     """
 
     arm: IntArray
+    """0: baseline, 1: candidate."""
     instance: IntArray
     endpoint: IntArray
     slot: IntArray
+    """Number of the block slot."""
     stratum: IntArray
+    """Number of endpoint × time block."""
     n: FloatArray
     failures: FloatArray
     totals: Mapping[str, FloatArray]
-    """What is summed up over each row, as in `Panel.totals`."""
+    """Name → sum over each row, as in `Panel.totals`."""
     instance_arm: IntArray
     """Arm (0 baseline, 1 candidate) of each instance, shape (instances,)."""
     names: tuple[str, ...]
     """Name of each instance."""
     histogram: IntArray
-    """Which row of the instance histogram each row is."""
+    """Row of each row in the instance histogram."""
     histogram_rows: int
-    """Rows of the histogram: more than here at an earlier look."""
+    """Rows of the instance histogram; at an earlier look it has more rows than this table."""
     slot_block: IntArray
-    """Run and block of each block slot as one rising number, shape (slots,)."""
+    """Run and block of each block slot as one increasing number, shape (slots,)."""
     blocks: int
-    """Such numbers per run."""
+    """How many of these numbers a run has."""
     slots: int
+    """Number of block slots."""
     strata: int
+    """Number of strata."""
 
     def before(self, block: int, widths: IntArray) -> InstanceRows:
-        """The rows as they were before this block of the only run."""
+        """Return the rows before this block of the only run; `widths` are the block widths at that time."""
         slots = int(np.searchsorted(self.slot_block, block))
         earlier = np.flatnonzero(self.slot < slots)
         columns = ("arm", "instance", "endpoint", "slot", "n", "failures", "histogram")
@@ -74,56 +79,56 @@ class InstanceRows:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Panel:
-    """Dense arrays: axis 0 baseline and candidate, then endpoint, then slot.
+    """Baseline and candidate as dense arrays of shape (2, endpoints, slots).
 
-    Where no single times were recorded there are no bins, no grid and no steps.
+    Panels of readings have no single times: their bins are empty, and their grid and steps are 0.
     """
 
     endpoints: tuple[str, ...]
     bucket_s: int
     run: IntArray
-    """Run of each slot, shape (slots,); slots are in time order and a run's slots adjoin."""
+    """Run of each slot, shape (slots,). Slots are in the order of time, one run after the other."""
     offset: IntArray
-    """Bucket of each slot within its run, from an origin that all blocks respect."""
+    """Bucket of each slot within its run, counted from an origin at the border of a block."""
     origin: int
-    """Bucket of that origin, for a panel of one run."""
+    """Bucket of this origin, for a panel of one run."""
     stride: int
-    """Slots that a histogram cell counts for each endpoint: those of the panel, or more at an earlier look."""
+    """Slots per endpoint in the cells of `bins`; at an earlier look more than the panel has."""
     position: FloatArray
-    """Place of each slot within its run, 0 to 1."""
+    """Position of each slot within its run, 0 to 1."""
     n: FloatArray
-    """Requests, or whatever is counted: observations, samples, seconds of an instance's life."""
+    """What is counted: requests, observations, samples, or seconds in which an instance was seen."""
     failures: FloatArray
-    """Those of them that failed, or lie above a bound."""
+    """Those of `n` that failed, or are above a bound."""
     totals: Mapping[str, FloatArray]
-    """What is summed up over successes. Of requests `time_ms`, `log_time_ms` (logarithms of the times in ms, as exact
-    as the bins) and `bytes`; of readings `value`, in the unit of the metric."""
+    """Name → sum over successes. For requests: `time_ms`, `log_time_ms` (logarithms of the times in ms, as exact as the
+    bins) and `bytes`; for readings: `value`, in the unit of the metric."""
     widths: IntArray
-    """Block width of each endpoint in buckets; a power of two."""
+    """Block width of each endpoint in buckets, shape (endpoints,): a power of two, or `WHOLE_RUN`."""
     block_starts: dict[int, IntArray]
-    """For each width in use, the first slot of every block."""
+    """Width → first slot of each block, for each width in use."""
     paired: dict[int, bool]
-    """For each run: did the arms overlap in time?"""
+    """Run → did its arms overlap in time?"""
     rows: InstanceRows
     grid_ms: float
-    """Step of which all times of the run are multiples."""
+    """Largest step of which all times of the run are multiples."""
     steps_us: IntArray
-    """Step of the times of each arm and endpoint (µs), (2, endpoints): a multiple of the grid."""
+    """Step of the times of each arm and endpoint, shape (2, endpoints): a multiple of the grid."""
     constant: tuple[bool, bool]
-    """Per arm: are all times equal?"""
+    """For each arm: are all its times equal?"""
     bins: SortedBins
-    """Its cells are (2, endpoints, stride)."""
+    """Histograms of the panel. Cells have the shape (2, endpoints, stride)."""
     row_bins: SortedBins
-    """Its cells are the rows of the instance histogram."""
+    """Histograms of the instances. Cells are the rows of the instance histogram."""
 
     @property
     def slots(self) -> int:
-        """Usable buckets, over all runs."""
+        """Number of slots: usable buckets of all runs."""
         return int(self.run.size)
 
     @property
     def runs(self) -> IntArray:
-        """Codes of the runs present."""
+        """Codes of the runs in the panel."""
         return distinct(self.run)
 
     @property
@@ -133,15 +138,15 @@ class Panel:
 
     @property
     def has_fine_blocks(self) -> bool:
-        """Is every slot a block of its own?"""
+        """Is each block a single slot?"""
         return all(starts.size == self.slots for starts in self.block_starts.values())
 
     def before(self, bucket: int) -> Panel | None:
-        """The panel of one run as it was before this bucket, at the start of a block; `None` where it was empty."""
+        """Return the panel of one run before this bucket, the first of a block; `None` if an arm had no data yet."""
         slots = int(np.searchsorted(self.offset, bucket - self.origin))
         if not slots or not (self.n[:, :, :slots].sum(axis=(1, 2)) > 0).all():
             return None
-        # Copies, not views: sums over them are then the same to the last bit as when no more data had landed.
+        # Copies, not views: sums then equal, to the last bit, those of the time when no more data had landed.
         n, failures = (np.ascontiguousarray(values[:, :, :slots]) for values in (self.n, self.failures))
         widths = choose_widths(n, self.bucket_s) if all(self.paired.values()) else self.widths
         run, offset = self.run[:slots], self.offset[:slots]
@@ -159,12 +164,12 @@ class Panel:
         )
 
     def by_cell(self, counts: FloatArray) -> FloatArray:
-        """Counts per histogram cell (..., 2 · endpoints · stride) in the shape (..., 2, endpoints, slots)."""
+        """Reshape counts per histogram cell (..., 2 · endpoints · stride) to (..., 2, endpoints, slots)."""
         shape = (*counts.shape[:-1], 2, len(self.endpoints), self.stride)
         return counts.reshape(shape)[..., : self.slots]
 
     def block_sum(self, values: FloatArray) -> FloatArray:
-        """Sum `values` (..., endpoints, slots) over each endpoint's blocks, repeated on every slot of the block."""
+        """Sum `values` (..., endpoints, slots) over each endpoint's blocks; each slot gets the sum of its block."""
         if self.has_fine_blocks:
             return values
         out = np.empty_like(values)
@@ -183,9 +188,16 @@ def build_panel(
     endpoint: str | None = None,
     first_bucket: dict[int, int] | None = None,
 ) -> Panel | None:
-    """Panel of the requests of baseline (`cells.arms[0]`) and `candidate`; `None` where they share no usable bucket.
+    """Build the panel of the requests of baseline (`cells.arms[0]`) and `candidate`.
 
-    `endpoint` restricts to one endpoint; `first_bucket` gives for each run code the first bucket to use (warm-up).
+    Args:
+        cells: Cells of the release.
+        candidate: Name of the candidate arm.
+        endpoint: Only this endpoint; `None`: all.
+        first_bucket: Run code → first bucket to use (after warm-up); `None`: all buckets.
+
+    Returns:
+        The panel; `None` if the arms have no usable bucket in common.
     """
     moments = cells.moments
     counted = Counted(
@@ -214,16 +226,16 @@ def build_panel(
 def build_counted_panel(
     counted: Counted, candidate: str, *, endpoint: str | None = None, whole_runs: bool = False
 ) -> Panel | None:
-    """The same of anything that was counted by bucket, without histograms.
+    """Build the panel of anything that is counted by bucket; it has no histograms.
 
-    `whole_runs`: levels are standardised over runs, not over time within them.
+    `whole_runs`: levels are standardised over whole runs, not over blocks of time. Otherwise as `build_panel`.
     """
     usable = find_usable(counted, candidate, endpoint, None)
     return None if usable is None else _PanelBuilder(counted.take(usable[0]), usable[1]).build(whole_runs=whole_runs)
 
 
 class _PanelBuilder:
-    """Numbers slots, endpoints, instances and blocks of what is usable; builds the arrays of a panel."""
+    """Numbers slots, endpoints, instances and blocks of the usable rows, and builds the arrays of a panel."""
 
     def __init__(self, counted: Counted, paired: dict[int, bool]) -> None:
         self.counted, self.paired = counted, paired
@@ -254,7 +266,7 @@ class _PanelBuilder:
         return _key(run, block, self.base // BLOCK_BUCKETS, self.blocks)
 
     def _row_code(self, rows: Counted | InstanceBins, block: IntArray) -> IntArray:
-        """A number for each instance × block × endpoint, in use or not; the baseline's instances come first."""
+        """A number for each possible instance × block × endpoint; the baseline's instances come first."""
         code = self._candidate(rows) * len(self.counted.instances)
         code += rows.instance
         code *= self.block_slots.possible
@@ -264,7 +276,7 @@ class _PanelBuilder:
         return code
 
     def build(self, *, whole_runs: bool) -> Panel:
-        """The panel of what was counted, without histograms."""
+        """Build the panel without histograms."""
         counted = self.counted
 
         def dense(values: FloatArray | IntArray) -> FloatArray:
@@ -338,11 +350,11 @@ class _PanelBuilder:
         )
 
     def add_histograms(self, panel: Panel, cells: Cells, candidate: str, moments: Moments) -> Panel:
-        """The panel of requests with what their histograms say, and in which steps their times (`moments`) are."""
+        """Add histograms, sums of times and bytes, and the steps of times (from `moments`) to a panel of requests."""
         rows, spread = cells.bins, cells.instance_bins
         slot = self.slots.find(np.arange(self.slots.possible))
         endpoint = self.endpoints.find(np.arange(len(cells.endpoints)))[:, None]
-        # Rows outside the window or of other endpoints have no place among those that were counted.
+        # Rows outside the window or of other endpoints get -1.
         places = np.where((endpoint | slot) >= 0, endpoint * self.shape[2] + slot, -1)
         of_baseline = self.shape[1] * self.shape[2]
         table = np.stack([places, np.where(places >= 0, places + of_baseline, -1)])
@@ -386,7 +398,10 @@ class _PanelBuilder:
 
 
 def choose_widths(n: FloatArray, bucket_s: int) -> IntArray:
-    """Block width of each endpoint: doubled until the smaller arm expects enough requests in a block."""
+    """Choose the block width of each endpoint: doubled until the smaller arm expects 5 requests in it (method B.2).
+
+    `n` are requests, shape (2, endpoints, slots). Returns the widths in buckets, shape (endpoints,), at most 5 minutes.
+    """
     expected = n.sum(axis=2).min(axis=0) / n.shape[2]
     widest = 1
     while widest * 2 * bucket_s <= MAX_BLOCK_S and widest < ALIGNED:
@@ -397,7 +412,7 @@ def choose_widths(n: FloatArray, bucket_s: int) -> IntArray:
 
 
 def _stratify(widths: IntArray, endpoint: IntArray, slot: IntArray, slot_block: IntArray, blocks: int) -> Index:
-    """Endpoint × time block of each row; blocks here are whole blocks of the instance histogram."""
+    """Number endpoint × time block of each row; time blocks are at least one block of the instance histogram."""
     wide = np.where(widths == WHOLE_RUN, blocks, np.maximum(1, widths // BLOCK_BUCKETS))
     run, block = np.divmod(slot_block, blocks)
     codes = (run * blocks + block // wide[:, None]) * widths.size + np.arange(widths.size)[:, None]
@@ -405,14 +420,14 @@ def _stratify(widths: IntArray, endpoint: IntArray, slot: IntArray, slot_block: 
 
 
 def _starts(run: IntArray, offset: IntArray, width: int) -> IntArray:
-    """First slot of every block of this width."""
+    """First slot of each block of this width."""
     block = np.zeros_like(offset) if width == WHOLE_RUN else offset // width
     changed = (np.diff(run, prepend=-1) != 0) | (np.diff(block, prepend=-1) != 0)
     return np.asarray(np.flatnonzero(changed))
 
 
 def _key(run: IntArray, when: IntArray, base: IntArray, span: int) -> IntArray:
-    """A number for each place of each run, with one before the first and one after the last for all that is outside."""
+    """Number the buckets of each run. All buckets before `base` share one number, all after the span another."""
     key = when - (base[0] - 1 if base.size == 1 else base[run] - 1)
     np.clip(key, 0, span + 1, out=key)
     if base.size > 1:

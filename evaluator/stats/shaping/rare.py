@@ -1,4 +1,4 @@
-"""Thousands of endpoints that were hardly called: put together before any panel is built (method B.5)."""
+"""Pool thousands of endpoints with very few requests into one before a panel is built (method B.5)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from evaluator.records.arrays import IntArray
 from evaluator.stats.shaping.cells import recode
 
 OTHER_ENDPOINTS = "other endpoints"
-"""What endpoints with too few requests are called together."""
+"""Name of the pooled endpoints."""
 MOST_APART = 2000
-"""Endpoints up to which each has arrays of its own, however rare: arrays are endpoints × buckets."""
+"""Up to this number of endpoints, none is pooled. Arrays of a panel grow with endpoints × buckets."""
 
 
 def pool_rare_endpoints(cells: Cells, least: int, keep: Collection[str] = ()) -> Cells:
-    """The cells with all endpoints of fewer than `least` requests on some arm as one; unchanged up to `MOST_APART`.
+    """Pool all endpoints with fewer than `least` requests on some arm into one, if there are more than `MOST_APART`.
 
-    So many endpoints have ids in their names, and what differs in name only is one endpoint. `keep`: never pooled.
+    So many endpoints usually have ids in their names, and are really one endpoint. Endpoints in `keep` are not pooled.
     """
     size, moments = len(cells.endpoints), cells.moments
     if size <= MOST_APART:

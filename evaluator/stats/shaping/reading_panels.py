@@ -1,7 +1,7 @@
-"""Panels of readings, so that the statistics of requests read them (method B.1).
+"""Panels of readings, in the form that the statistics of requests need (method B.7).
 
-What a request is to a load, an observation is to a histogram, a second of an instance's life to a counter, and a
-sample to a gauge.
+In the place of requests, a panel counts the observations of a histogram, the seconds in which an instance with a
+counter was seen, or the samples of a gauge.
 """
 
 from __future__ import annotations
@@ -23,35 +23,35 @@ MINUTE_S = 60
 HOUR_S = 3600.0
 VALUE, BUCKET, SUM, COUNT = (PARTS.index(part) for part in ("value", "bucket", "sum", "count"))
 EVERYWHERE = ("",)
-"""The one endpoint of what adds up over endpoints, or belongs to the instance as a whole."""
+"""The only endpoint of values that are summed over endpoints, or that belong to the whole instance."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunInterval:
-    """An interval in which readings count, as a run of its own."""
+    """An interval whose readings are judged, as one run. Times are seconds since the epoch."""
 
     run: str
     start_s: float
-    """Seconds since the epoch."""
     end_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class ReadingView:
-    """The readings that count, and the run of each row."""
+    """The readings that are judged, and the run of each row."""
 
     readings: ReadingCells
     runs: tuple[str, ...]
     run: IntArray
+    """Code of the run of each row, shape (rows,)."""
 
     @property
     def span(self) -> tuple[int, int]:
-        """First bucket that counts and the bucket after the last; both 0 where there is none."""
+        """First bucket with readings, and the bucket after the last; both 0 without readings."""
         bucket = self.readings.bucket
         return (int(bucket.min()), int(bucket.max()) + 1) if bucket.size else (0, 0)
 
     def find(self, query: Query, part: int, endpoint: str | None = None) -> IntArray:
-        """Rows of one part of a query, and of one endpoint."""
+        """Return the indices of the rows of one part of a query, of one endpoint or (`None`) of all."""
         readings = self.readings
         if query not in readings.queries or (endpoint is not None and endpoint not in readings.endpoints):
             return np.zeros(0, dtype=np.int64)
@@ -61,13 +61,13 @@ class ReadingView:
         return np.flatnonzero(chosen)
 
     def before(self, bucket: int) -> ReadingView:
-        """What there was before this bucket."""
+        """Return the readings before this bucket."""
         keep = self.readings.bucket < bucket
         return ReadingView(keep_rows(self.readings, keep), self.runs, self.run[keep])
 
 
 def cut(readings: ReadingCells, intervals: Sequence[RunInterval] | None) -> ReadingView:
-    """Keep the buckets that lie wholly within one of the intervals; `None`: everything, as one run."""
+    """Keep the buckets that are completely within one of the intervals; `None`: keep everything, as one run."""
     if intervals is None:
         return ReadingView(readings, ("readings",), np.zeros(readings.bucket.size, dtype=np.int64))
     run = np.full(readings.bucket.size, -1)
@@ -80,7 +80,7 @@ def cut(readings: ReadingCells, intervals: Sequence[RunInterval] | None) -> Read
 
 
 def keep_rows(readings: ReadingCells, keep: BoolArray) -> ReadingCells:
-    """The rows that are chosen; names and facts stay."""
+    """Keep the rows where `keep` (rows,) is true; names and facts stay."""
     columns: dict[str, Any] = {
         field.name: column[keep]
         for field in fields(readings)
@@ -90,35 +90,38 @@ def keep_rows(readings: ReadingCells, keep: BoolArray) -> ReadingCells:
 
 
 def name_of(query: Query) -> str:
-    """The name of the series that a query asks for; its whole text where it is no plain selector."""
+    """Return the name of the series in a query; the whole text if the query is not a plain selector."""
     match = re.match(r"\s*([a-zA-Z_:][\w:]*)\s*(\{|\[|$)", query.text)
     return match.group(1) if match else query.text.strip()
 
 
 def measures_the_same(query: Query, reference: Query) -> bool:
-    """Do two queries ask for series of one name? Then those of the one that are not there never happened."""
+    """Do two queries read series of the same name? Then a series missing in one of them counts as 0."""
     return name_of(query) == name_of(reference)
 
 
-# ------------------------------------------------------------------ one panel a metric
+# ------------------------------------------------------------------ one panel for each kind of metric
+#
+# `arm` is the candidate; `scale` converts the unit of the query to that of the metric; `endpoint=None`: all endpoints.
+# Each function returns `None` if baseline and candidate have no usable bucket in common.
 
 
 def build_ratio_panel(
     view: ReadingView, arm: str, failures: Query, requests: Query, endpoint: str | None
 ) -> Panel | None:
-    """Increase of the one counter per increase of the other."""
+    """Build the panel of a failure rate: requests are counted, and `failures` is the counter of those that failed."""
     total, below, above = view.readings.total, view.find(requests, VALUE), view.find(failures, VALUE)
     return build_panel(view, arm, (below, total[below]), failures=(above, total[above]), endpoint=endpoint)
 
 
 def build_mean_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
-    """Mean of a histogram's observations: their sum per observation."""
+    """Build the panel of a histogram's mean: observations are counted, and their values summed up."""
     total, counts, sums = view.readings.total, view.find(query, COUNT), view.find(query, SUM)
     return build_panel(view, arm, (counts, total[counts]), values=(sums, total[sums] * scale), endpoint=endpoint)
 
 
 def build_share_panel(view: ReadingView, arm: str, query: Query, le: float, endpoint: str | None) -> Panel | None:
-    """Observations above a bound of the histogram count as failures."""
+    """Build the panel of a share: observations are counted, and those above the bound `le` count as failures."""
     total, counts, buckets = view.readings.total, view.find(query, COUNT), view.find(query, BUCKET)
     buckets = buckets[view.readings.le[buckets] == le]
     above = np.append(counts, buckets), np.append(total[counts], -total[buckets])
@@ -126,7 +129,7 @@ def build_share_panel(view: ReadingView, arm: str, query: Query, le: float, endp
 
 
 def find_bounds(view: ReadingView, query: Query, arms: Sequence[int]) -> FloatArray:
-    """Finite upper bounds that every series of the histogram has, on all of these arms, in the unit of the query."""
+    """Return the finite upper bounds that all series of the histogram have on these arms, in the unit of the query."""
     readings = view.readings
     rows = view.find(query, BUCKET)
     rows = rows[np.isin(readings.arm[rows], arms) & np.isfinite(readings.le[rows])]
@@ -140,7 +143,7 @@ def find_bounds(view: ReadingView, query: Query, arms: Sequence[int]) -> FloatAr
 
 
 def build_rate_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
-    """Increase of a counter per second that an instance was seen for; over endpoints it adds up."""
+    """Build the panel of a counter's rate: seconds of instances are counted, increases summed over endpoints."""
     readings, rows = view.readings, view.find(query, VALUE, endpoint)
     first, cell = group_by_instance(view, rows)
     seconds = np.zeros(first.size)
@@ -150,14 +153,14 @@ def build_rate_panel(view: ReadingView, arm: str, query: Query, scale: float, en
 
 
 def build_gauge_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
-    """Mean of a gauge's samples."""
+    """Build the panel of a gauge's mean: samples are counted, and their values summed up."""
     readings, rows = view.readings, view.find(query, VALUE, endpoint)
     values = rows, readings.total[rows] * scale
     return build_panel(view, arm, (rows, readings.n[rows].astype(float)), values=values, of_instance=True)
 
 
 def build_peak_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
-    """The largest sample of each instance in each minute (or bucket, where that is longer)."""
+    """Build the panel of peaks: the largest sample of each instance in each minute (or bucket, if that is longer)."""
     rows = view.find(query, VALUE, endpoint)
     buckets = -(-MINUTE_S // view.readings.bucket_s)
     first, cell = group_by_instance(view, rows, buckets)
@@ -169,9 +172,9 @@ def build_peak_panel(view: ReadingView, arm: str, query: Query, scale: float, en
 
 
 def build_trend_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
-    """A gauge's trend per hour as a ratio of sums: Σ(t - t̄)(y - ȳ) per Σ(t - t̄)², each instance around its own mean.
+    """Build the panel of a gauge's trend per hour: Σ(t - t̄)(y - ȳ) over Σ(t - t̄)², with means of each instance.
 
-    Then the level of an arm is its least-squares slope, and influences are those of that slope.
+    The ratio of these sums, the level of an arm, is then its least-squares slope, and so are the influences.
     """
     readings, rows = view.readings, view.find(query, VALUE, endpoint)
     if not rows.size:
@@ -194,7 +197,10 @@ def build_trend_panel(view: ReadingView, arm: str, query: Query, scale: float, e
 
 
 def group_by_instance(view: ReadingView, rows: IntArray, buckets: int = 1) -> tuple[IntArray, IntArray]:
-    """Group rows by run × arm × instance × so many buckets: the first row of each group, and the group of each row."""
+    """Group rows by run × arm × instance × interval of `buckets` buckets.
+
+    Returns the first row of each group, shape (groups,), and the group of each row.
+    """
     readings = view.readings
     keys = (view.run, readings.arm, readings.instance, readings.bucket // buckets)
     order, starts = group_rows(np.stack([column[rows] for column in keys]))
@@ -202,7 +208,7 @@ def group_by_instance(view: ReadingView, rows: IntArray, buckets: int = 1) -> tu
 
 
 Part = tuple[IntArray, FloatArray]
-"""Rows of the readings, and what each of them adds."""
+"""Rows of the readings, and the amount that each row adds; both shape (rows,)."""
 
 
 def build_panel(
@@ -217,10 +223,21 @@ def build_panel(
     buckets: int = 1,
     whole_runs: bool = False,
 ) -> Panel | None:
-    """Build the panel of what is counted, how much of it fails, and what is summed up over it, in the metric's unit.
+    """Build the panel of baseline and candidate `arm` from rows of the readings.
 
-    `of_instance`: it belongs to the instance, not to an endpoint. `buckets`: of the readings in one of the panel.
-    `whole_runs`: as in `build_counted_panel`.
+    Args:
+        view: The readings that are judged.
+        arm: The candidate.
+        n: What is counted.
+        failures: How much of it failed, or is above a bound.
+        values: What is summed up over it, in the metric's unit.
+        endpoint: Only this endpoint; `None`: all.
+        of_instance: Whether the values belong to the instance, not to an endpoint.
+        buckets: Buckets of the readings in one bucket of the panel.
+        whole_runs: As in `build_counted_panel`.
+
+    Returns:
+        The panel; `None` if the arms have no usable bucket in common.
     """
     readings = view.readings
     parts = (n, failures, values)

@@ -1,19 +1,19 @@
-"""Answers of a metrics server summed up into reading cells (method B.1).
+"""Sum up answers of a metrics server into reading cells (method B.7).
 
-What counts of a counter is by how much it grew between two scrapes that were made, never an extrapolation of it:
+Of a counter, the increase between two actual scrapes counts, never an extrapolation:
 
-- A drop is a restart: the counter began again at 0, so its new value is the increase. All counters of one histogram
-  restart together, also those that passed their old value before they were seen again; its sum alone may fall without
-  a restart where observations can be negative.
-- A drop by less than half is none: another server of a pair answered, which had scraped a little earlier, or digits
-  were lost. What it grew by in that step is not known; the step is left out. Of the counters of an instance that drop
-  at the same moment the one that stood highest tells which of both it was: a small one may lose all it had.
+- A drop by more than half is a restart: the counter began again at 0, so its new value is the increase. All counters
+  of one histogram restart together, also those that passed their old value before the next scrape. Only the sum of a
+  histogram may fall without a restart, because observations can be negative.
+- A smaller drop is not a restart: another server of a pair answered, which had scraped a little earlier, or digits were
+  lost. The increase in that step is unknown; the step is left out. If several counters of an instance drop at the same
+  time, the one with the highest value decides which case it is, because a small counter may lose all it had.
 - The increase belongs to the bucket of the later scrape.
-- The first sample of a series says nothing of what came before it. One exception: the instance answered the scrape
-  before and did not have this counter yet (many libraries create `code="500"` at the first failure). Then it started
-  at 0 in between, and its first value is its increase. An instance that was not scraped before may have run for hours.
-- An interval counts what lies after its start, up to and including its end. So two intervals that share the sample at
-  their border add up to the whole, for gauges as well.
+- The first sample of a series shows no increase. One exception: the instance answered the scrape before and did not
+  have this counter yet (many libraries create `code="500"` at the first failure). Then the counter started at 0 in
+  between, and its first value is the increase. An instance that was not scraped before may have run for hours.
+- An interval contains the samples after its start, up to and including its end. So two intervals that share the sample
+  at their border add up to the whole, for gauges as well.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from evaluator.stats.shaping.answered import (
 )
 
 RESTARTED = 0.5
-"""A counter that drops below this share of what it was has started again."""
+"""A counter that drops below this share of its last value has started again."""
 
 CODES = ("query", "arm", "instance", "endpoint", "bucket", "part")
 KEY = (*CODES, "le")
@@ -52,7 +52,11 @@ Table = Mapping[str, Any]
 
 
 def choose_reading_bucket_s(seconds: float | None, step_s: float) -> int:
-    """Choose the bucket: as for requests, and a multiple of the step, so that every bucket holds as many scrapes.
+    """Choose the bucket (s): as for requests, rounded up to a multiple of the step, so that all have equal scrapes.
+
+    Args:
+        seconds: Planned or recorded duration; `None`: unknown.
+        step_s: Time between two scrapes.
 
     >>> choose_reading_bucket_s(3600, 1), choose_reading_bucket_s(3600, 10)
     (15, 20)
@@ -62,10 +66,13 @@ def choose_reading_bucket_s(seconds: float | None, step_s: float) -> int:
 
 
 def sum_up(answers: Sequence[Answer], arms: Sequence[str], bucket_s: int) -> ReadingCells:
-    """Sum up what a source answered. `arms[0]` is the baseline; answers of one query and arm may be many.
+    """Sum up the answers of a source.
 
-    Answers that adjoin (or overlap) are read as one; across a hole between two of them nothing is counted. Raises
-    ValueError for an answer of an arm that is not among `arms`.
+    Answers of one query and arm that adjoin or overlap are read as one. Across a gap between two answers nothing is
+    counted. `arms[0]` is the baseline.
+
+    Raises:
+        ValueError: for an answer of an arm that is not among `arms`.
     """
     alike: dict[tuple[Query, str], list[Answer]] = {}
     for answer in answers:
@@ -99,9 +106,9 @@ class _Samples:
     ts: IntArray
     values: FloatArray
     firsts: IntArray
-    """Place of the first sample of each series."""
+    """Index of the first sample of each series."""
     track: IntArray
-    """Series of each sample."""
+    """Number of the series of each sample."""
 
 
 def _sum_joined(
@@ -126,7 +133,7 @@ def _sum_joined(
         growth = _find_growth(joined, samples, scrapes.get(joined.arm, {}), drops)
         grown, step_ms, counted, used = growth.grown, growth.step_ms, growth.counted, ~growth.left_out
         facts = replace(facts, resets=growth.resets, falls=int(growth.left_out.sum()))
-    # Key of each series but its bucket; codes index `names`.
+    # The key of each series without the bucket; codes index `names`.
     codes_of = {column: {name: code for code, name in enumerate(names[column])} for column in ("instance", "endpoint")}
     series = [track.series for track in tracks]
     codes = {
@@ -145,20 +152,20 @@ def _sum_joined(
 
 @dataclass(frozen=True, slots=True)
 class _Growth:
-    """What became of each sample of counters."""
+    """The result for each sample of counters."""
 
     grown: FloatArray
-    """By how much it is above the one before."""
+    """Increase since the sample before."""
     step_ms: FloatArray
-    """How long that took."""
+    """Time since the sample before."""
     counted: BoolArray
     left_out: BoolArray
-    """It dropped, and not by a restart."""
+    """Is it below the sample before, without a restart?"""
     resets: int
 
 
 def _find_growth(joined: JoinedAnswers, samples: _Samples, scrapes: Mapping[str, IntArray], drops: Drops) -> _Growth:
-    """Find by how much each sample is above the one before, and whether that counts."""
+    """Find the increase of each sample since the sample before, and whether it counts."""
     grown = np.diff(samples.values, prepend=0.0)
     step_ms = np.diff(samples.ts, prepend=0).astype(float)
     counted = np.ones(samples.ts.size, dtype=bool)
@@ -175,7 +182,7 @@ def _find_growth(joined: JoinedAnswers, samples: _Samples, scrapes: Mapping[str,
     if left_out.any():
         left_out = _restart_together(joined, samples, left_out)
         counted &= ~left_out
-    # Counters that were not there when their instance was scraped before: their first value counts.
+    # Counters that did not exist when their instance was scraped before: their first value counts.
     reach = LONGEST_STEP * joined.step_ms
     late = np.flatnonzero(samples.ts[samples.firsts] > joined.start_ms)
     for track in late.tolist():
@@ -194,7 +201,7 @@ def _find_growth(joined: JoinedAnswers, samples: _Samples, scrapes: Mapping[str,
 
 
 def _restart_together(joined: JoinedAnswers, samples: _Samples, restarted: BoolArray) -> BoolArray:
-    """All counters of a histogram restart (or drop) when its number of observations, or one of its buckets, does."""
+    """Let all counters of a histogram restart (or drop) when its count or one of its buckets does."""
     if joined.query.kind is not QueryKind.HISTOGRAM:
         return restarted
     out = restarted.copy()
@@ -226,7 +233,7 @@ def _by_bucket(
     *,
     gauge: bool,
 ) -> Table:
-    """One row per series and bucket in which something counts."""
+    """One row for each series and bucket with a sample that counts."""
     bucket = samples.ts // (bucket_s * 1000)
     starts = np.union1d(np.flatnonzero(bucket[1:] != bucket[:-1]) + 1, samples.firsts)
     covering = counted if gauge else _cover_once(samples, codes, counted)
@@ -245,9 +252,9 @@ def _by_bucket(
 
 
 def _cover_once(samples: _Samples, codes: Mapping[str, Any], counted: BoolArray) -> BoolArray:
-    """Which samples stand for a step of time: of series that share a key each moment counts once.
+    """Which samples count time: of several series with the same key, only one at each time does.
 
-    Requests by code are several counters of one instance; it did not run for longer because of that.
+    Requests by status code, for example, are several counters of one instance, but its time must count once.
     """
     columns = (codes["instance"].tolist(), codes["endpoint"].tolist(), codes["part"].tolist(), codes["le"].tolist())
     key = [(instance, endpoint, part, repr(le)) for instance, endpoint, part, le in zip(*columns, strict=True)]
@@ -275,7 +282,7 @@ def _moments(samples: _Samples, counted: BoolArray, series: int, ends: IntArray)
 
 
 def _count(joined: JoinedAnswers, sizes: IntArray) -> QueryFacts:
-    """Samples that should have been there, and when its series and its instances were seen."""
+    """Count expected and missing samples, and find when the series and the instances were seen."""
     spans = np.array([track.ts_ms[-1] - track.ts_ms[0] for track in joined.tracks])
     expected = np.maximum(np.rint(spans / joined.step_ms).astype(np.int64) + 1, sizes)
     lives: dict[str, tuple[int, int]] = {}
@@ -300,7 +307,7 @@ def _empty() -> Table:
 
 
 def _join_facts(facts: Iterable[QueryFacts]) -> tuple[QueryFacts, ...]:
-    """One entry per query and arm; what was counted adds up, series are those of the interval that had most."""
+    """One entry for each query and arm: counts are added, numbers of series are the largest of all intervals."""
     joined: dict[tuple[Query, str], QueryFacts] = {}
     added = ("nan", "duplicates", "resets", "expected", "missing", "read", "infinite", "repeated", "outside", "falls")
     for fact in facts:
@@ -332,10 +339,10 @@ def _join_facts(facts: Iterable[QueryFacts]) -> tuple[QueryFacts, ...]:
 
 
 def _assemble(names: Names, bucket_s: int, tables: Sequence[Table], facts: tuple[QueryFacts, ...]) -> ReadingCells:
-    """Add up rows with the same key, in the order of keys."""
+    """Add up the rows of equal keys, in the order of keys."""
     tables = tables or [_empty()]
     columns = {name: np.concatenate([table[name] for table in tables]) for name in (*KEY, *SUMS, "peak")}
-    # Not-a-number is no order; no bucket's bound is minus infinity.
+    # NaN cannot be sorted; -inf is never the bound of a bucket.
     le = np.where(np.isnan(columns["le"]), -np.inf, columns["le"])
     order = np.lexsort(
         (columns["bucket"], le, *(columns[name] for name in ("part", "endpoint", "instance", "arm", "query")))

@@ -1,11 +1,11 @@
-"""Silence: times without a request in which some were to be expected.
+"""Silence: times without a request in which requests were expected (method B.8).
 
-A series (an arm, an endpoint or an instance of it) is compared with a reference that goes on: the other arm, the same
-endpoint of the other arm, the other instances of the arm, or time itself while users run. If the series went on as the
-reference did, the chance that none of its requests fell into a gap is hypergeometric (Fisher's exact test of the table
-series/reference by outside/inside): minus its logarithm is the evidence of the gap. Requests come in clusters, so
-counts are divided by the size of a cluster. What users' pacing explains is no silence: a gap has to be longer than
-twice the usual gap of the series and of its reference.
+A series (an arm, or one of its endpoints or instances) is compared with a reference: the other arm, the same endpoint
+of the other arm, the other instances of the arm, or time itself while users run. If the series continued as the
+reference did, the probability that none of its requests falls into a gap is hypergeometric (Fisher's exact test of the
+table series/reference × outside/inside). Minus its logarithm is the evidence for silence. Requests come in clusters, so
+counts are divided by the size of a cluster. A gap that the pace of users explains is not silence: it must be longer
+than twice the usual gap of the series and of its reference.
 """
 
 from __future__ import annotations
@@ -18,33 +18,34 @@ import numpy as np
 from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 
 SURE = -math.log(1e-5)
-"""Evidence at which a gap is no chance. Every gap of a series is looked at, so it has to be far from chance."""
+"""Evidence from which a gap is not chance. All gaps of a series are tested, so the level is strict."""
 USUAL = 0.9
-"""Quantile of the gaps that follow a bucket with requests: longer ones are not usual."""
+"""Quantile of the gaps after buckets with requests that is the usual gap."""
 LEAST_INSIDE = 3.0
-"""Fewer of the reference's requests in a gap are no evidence; the many small gaps of rare series cost nothing."""
+"""With fewer requests of the reference, a gap has no evidence; this saves time for rare series with many small gaps."""
 MOSTLY = 0.5
 FEWEST_WINDOWS = 7
 LONGEST_PACE = 24
-"""Most buckets in a window."""
+"""Largest number of buckets in a window."""
 PACED = 0.1
-"""Share of the variance that is left where the windows fit a pace."""
+"""Users keep a pace if less than this share of the variance remains in windows of its width."""
 SERIES_AT_A_TIME = 2_000
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """An interval of empty buckets from `start` to before `end`, counted from the start of the run."""
+    """An interval of empty buckets, from `start` to before `end`, counted from the start of the run."""
 
     start: int
     end: int
     expected: float
-    """Requests that the series would have had."""
+    """Requests expected in the gap."""
     at_end: bool
+    """Does it reach to the end of the run?"""
 
     @property
     def buckets(self) -> int:
-        """Its length."""
+        """Length in buckets."""
         return self.end - self.start
 
 
@@ -57,7 +58,7 @@ class Silence:
 
     @property
     def buckets(self) -> int:
-        """Length of all gaps."""
+        """Length of all gaps together, in buckets."""
         return sum(gap.buckets for gap in self.gaps)
 
     @property
@@ -74,14 +75,14 @@ class Silence:
 def find_silence(
     counts: FloatArray, reference: FloatArray, *, paced_alike: bool = True, one_hole: bool = False
 ) -> list[Silence]:
-    """Find the silences of each series, in the order of the series; those without any are left out.
+    """Find the silences of each series, in the order of the series; series without silence are left out.
 
     Args:
         counts: Requests of each series in each bucket of the run, shape (series, buckets).
-        reference: Requests of what each series is compared with, same shape; constants stand for time.
-        paced_alike: Whether the reference is paced as the series is, so that only gaps that both have are pacing;
-            otherwise the series' own usual gap is taken.
-        one_hole: Whether a series that is empty for most of its time because of one gap is dense but for that gap.
+        reference: Requests of the reference of each series, same shape; a constant means time itself.
+        paced_alike: Whether the reference has the same pace as the series; then a gap counts as usual only if it is in
+            both. Otherwise the usual gap of the series alone counts.
+        one_hole: Whether the longest gap of a series is ignored when its clusters are measured (`measure_clusters`).
 
     >>> dead = np.array([[9.0, 8, 10, 9, 11, 9, 0, 0, 0, 0]])
     >>> find_silence(dead, np.full((1, 10), 9.0))[0].gaps
@@ -118,11 +119,14 @@ def find_silence(
 
 
 def find_absent(reference: FloatArray, share: float) -> BoolArray:
-    """Tell of which series it is no chance that there is not a single request.
+    """Find the series whose requests cannot be missing completely by chance.
 
     Args:
         reference: Requests of the same series in the reference, shape (series, buckets).
         share: Requests of the whole arm per request of the whole reference.
+
+    Returns:
+        True for each series that cannot be without any request by chance, shape (series,).
 
     >>> find_absent(np.array([[5.0] * 4, [2.0] * 4]), share=1.0).tolist()
     [True, False]
@@ -134,9 +138,9 @@ def find_absent(reference: FloatArray, share: float) -> BoolArray:
 def _evidence_of_none(
     inside: FloatArray, series_total: FloatArray, reference: FloatArray, clusters: FloatArray
 ) -> FloatArray:
-    """Minus the logarithm of the chance that none of the series' requests fell where `inside` of the reference's did.
+    """Minus the log of the probability that no request of the series is in a gap with `inside` of the reference's.
 
-    Hypergeometric: of own + reference requests, these are inside the gap, and none of them is of the series.
+    Hypergeometric: of all requests of series and reference, `inside` are in the gap, and none of them is the series'.
     """
     series_total, inside, reference = series_total / clusters, inside / clusters, reference / clusters
     outside = np.maximum(reference - inside, 0.0)
@@ -150,11 +154,11 @@ def _evidence_of_none(
 
 
 def _gaps(occupied: BoolArray) -> tuple[IntArray, IntArray, IntArray]:
-    """Find all runs of empty buckets of the series that have any request: series, first bucket, bucket after."""
+    """Find all gaps of series with at least one request: number of the series, first bucket, bucket after the gap."""
     rows, buckets = occupied.shape
     padded = np.ones((rows, buckets + 2), dtype=bool)
     padded[:, 1:-1] = occupied
-    # Each series ends and begins with a bucket that counts as occupied: no gap reaches from one into the next.
+    # A bucket that counts as occupied is added at both ends of each series, so that no gap continues in the next one.
     at = np.flatnonzero(padded)
     before, after = at[:-1], at[1:]
     is_gap = after - before > 1
@@ -165,14 +169,20 @@ def _gaps(occupied: BoolArray) -> tuple[IntArray, IntArray, IntArray]:
 
 
 def measure_clusters(counts: FloatArray, *, one_hole: bool = False) -> tuple[FloatArray, IntArray]:
-    """How many events of each series come together, at least 1, and the pace that users keep, in buckets (0: none).
+    """Measure the size of the clusters in which requests come, and the pace of users.
 
-    That many requests say as much as one that comes alone. It is the variance of the counts against that of independent
-    requests, from differences of adjacent windows (von Neumann 1941), so that a trend or an end counts for next to
-    nothing. Windows are buckets, unless at another width next to nothing of that variance is left: then users keep a
-    pace of that width, requests that come together are no chance, and what is left counts. Of a series that is mostly
-    empty between its first and its last request (with `one_hole`: beside its longest gap) it is at least the mean size
-    of a group of adjacent buckets.
+    A cluster has as much information as one independent request. Its size is the variance of the counts, divided by the
+    variance of independent requests, from differences of adjacent windows (von Neumann 1941), so that a trend or an end
+    hardly matters. Windows are single buckets. But if hardly any variance remains in windows of another width, users
+    keep a pace of this width, and the remaining variance counts. For a series that is mostly empty between its first
+    and its last request, the size is at least the mean number of requests in a group of adjacent buckets.
+
+    Args:
+        counts: Requests, shape (series, buckets).
+        one_hole: Whether the longest gap is ignored when deciding that a series is mostly empty.
+
+    Returns:
+        The size of a cluster, at least 1, and the pace in buckets (0: none), both of shape (series,).
     """
     rows, buckets = counts.shape
     total = np.maximum(counts.sum(axis=1), 1e-9)
@@ -197,7 +207,7 @@ def measure_clusters(counts: FloatArray, *, one_hole: bool = False) -> tuple[Flo
 
 
 def _dispersion(counts: FloatArray, total: FloatArray, width: int) -> FloatArray:
-    """Variance of the counts in windows of this width, as a multiple of what independent requests would have."""
+    """Variance of the counts in windows of this width, divided by that of independent requests."""
     rows, buckets = counts.shape
     full_windows = buckets // width
     windows = counts[:, : full_windows * width].reshape(rows, full_windows, width).sum(axis=2)
@@ -206,21 +216,21 @@ def _dispersion(counts: FloatArray, total: FloatArray, width: int) -> FloatArray
 
 
 def _usual_gap(occupied: BoolArray) -> FloatArray:
-    """Length of the usual gap of each series: a high quantile over its buckets with requests of what follows them.
+    """Length of the usual gap of each series: a high quantile of the gaps after its buckets with requests.
 
-    The quantile is one of the lengths, from below: of few, the longest never explains itself.
+    The quantile is rounded down to one of the lengths, so that a single long gap is not its own usual gap.
     """
     counts = occupied.sum(axis=1)
     out = np.zeros(counts.size)
     series, start, end = _gaps(occupied)
-    # A gap before the first request follows none.
+    # The gap before the first request does not follow a bucket with requests.
     series, length = series[start > 0], (end - start)[start > 0]
     order = np.lexsort((length, series))
     series, length = series[order], length[order]
     gaps = np.bincount(series, minlength=counts.size)
     last = np.cumsum(gaps)
     for code in np.flatnonzero((gaps > 0) & (counts > 1)):
-        # All other buckets with requests are followed by one with requests: gaps of length 0.
+        # All other buckets with requests are followed by one with requests: their gaps have length 0.
         rank = math.floor(USUAL * (counts[code] - 1)) - (counts[code] - gaps[code])
         if rank >= 0:
             out[code] = length[last[code] - gaps[code] + rank]

@@ -1,4 +1,4 @@
-"""In which steps the times of each arm and endpoint were recorded."""
+"""Find the steps in which the times of each arm and endpoint were recorded (method B.2, steps of recorded times)."""
 
 from __future__ import annotations
 
@@ -8,27 +8,35 @@ from evaluator.records import Moments
 from evaluator.records.arrays import FloatArray, IntArray
 
 FEWEST_OTHERS = 7
-"""Rows with other extremes than the first from which a common divisor is believed. Each brings a number that a step of
-k divides by chance once in k times: of what is recorded in steps of 1, seven are multiples of 2 once in 128 times, and
-of a step that would matter never."""
+"""A common divisor is accepted if at least this many rows have other extremes than the first row. A step of k divides
+the number of such a row by chance once in k cases. Of times recorded in steps of 1, seven are all multiples of 2 once
+in 128 cases; a step large enough to matter practically never occurs by chance."""
 
 MOST = 0.5
-"""Share of an arm's rows whose minimum, maximum and sum are all multiples of a step that the others need not be: a few
-times that lie off it (cut off at 1 ms, or recorded by another tool) do not make all the others fine."""
+"""A step is accepted if the minimum, maximum and sum of at least this share of an arm's rows are multiples of it: a few
+other times (cut off at 1 ms, or recorded by another tool) do not make the rest fine."""
 
 FEWEST_EXTREMES, PER_TICK = 40, 4
-"""Extremes in all, and for each distinct time, from which a clock that ticks is told from times that spread."""
+"""Least number of extremes in total, and per distinct time, to distinguish a ticking clock from times that spread."""
 
 
 def find_steps_us(moments: Moments, cell: IntArray, shape: tuple[int, int], grid_us: int) -> IntArray:
-    """The step (µs) of the times of each arm and endpoint, of `shape` (2, endpoints).
+    """Find the step (µs) of the times of each arm and endpoint.
 
-    `cell` (rows,) is the place of each row in the flattened shape. Extremes and sums of a row are multiples of its
-    step; so is their greatest common divisor, which is therefore never too small a step, and too large a one only by
-    the chance above. Where at least half of the rows have a common one, a few times that lie off it do not hide it.
-    Where a clock ticks more slowly than its times are written (15.6 ms in whole milliseconds) the
-    tick of the arm is the step. Cells without enough rows have the step of their arm, arms without enough rows
-    `grid_us`, the step of all times. Sums that are no whole numbers are not recorded times, and say nothing.
+    Extremes and sums of a row are multiples of the step, and so is their greatest common divisor. The divisor is
+    therefore never smaller than the step, and larger only by chance (see `FEWEST_OTHERS`). If at least half of the rows
+    have a common divisor, a few other times do not hide it. If a clock ticks more slowly than its times are written
+    (15.6 ms, in whole milliseconds), the tick of the arm is the step. A cell without enough rows gets the step of its
+    arm; an arm without enough rows gets `grid_us`. Rows whose sums are not integers are ignored.
+
+    Args:
+        moments: Extremes and sums of times (µs).
+        cell: Index of each row's arm and endpoint in the flattened shape, (rows,).
+        shape: (2, endpoints).
+        grid_us: Step of all times.
+
+    Returns:
+        The steps, of `shape`.
 
     >>> ten = np.arange(10)
     >>> rows = Moments(*(ten for _ in range(5)), n=ten * 0 + 1, failures=ten * 0, sum_us=ten * 3000.0,
@@ -52,14 +60,14 @@ def find_steps_us(moments: Moments, cell: IntArray, shape: tuple[int, int], grid
 
 
 def _find_tick_us(extremes: FloatArray, step_us: int) -> int:
-    """The tick of which few distinct times are multiples but for their rounding to `step_us`; 0 where there is none."""
+    """The tick whose multiples, rounded to `step_us`, are all these times, if they are few; 0 without a tick."""
     values = np.unique(extremes)
     if values.size < 2 or extremes.size < max(FEWEST_EXTREMES, PER_TICK * values.size):
         return 0
     rough = float(np.diff(values).min())
     if rough < 2 * step_us:
         return 0
-    # Each value in turn says how long a tick is more exactly: it is more of them.
+    # Each larger value gives a more exact tick, because it contains more ticks.
     tick = rough
     for value in values[values > 0]:
         tick = value / max(round(value / tick), 1)
@@ -68,7 +76,7 @@ def _find_tick_us(extremes: FloatArray, step_us: int) -> int:
 
 
 def _divide(divisor: IntArray, numbers: FloatArray, owner: IntArray, otherwise: IntArray, grid_us: int) -> IntArray:
-    """Common divisor of the rows of each owner (rising), or of most of them; else what it is `otherwise`: (owners,)."""
+    """Common divisor of all rows of each owner (sorted), or of most of them; else its `otherwise`: shape (owners,)."""
     out = otherwise.astype(np.int64)
     if not owner.size:
         return out
@@ -90,7 +98,7 @@ def _divide(divisor: IntArray, numbers: FloatArray, owner: IntArray, otherwise: 
 
 
 def _most_frequent(divisor: IntArray, owner: IntArray) -> IntArray:
-    """The divisor that most rows of each owner (rising) have, (owners,); 1 where that is 0."""
+    """The most frequent divisor among the rows of each owner (sorted), shape (owners,); 1 instead of 0."""
     order = np.lexsort((divisor, owner))
     ordered, row_owner = divisor[order], owner[order]
     begins = np.flatnonzero((np.diff(ordered, prepend=-1) != 0) | (np.diff(row_owner, prepend=-1) != 0))

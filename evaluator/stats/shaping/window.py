@@ -1,7 +1,7 @@
-"""Which part of each run is judged: from the moment the load is level.
+"""Which part of each run is judged: from the time the load is level.
 
-Warm-up is cut where the user count reaches its plateau, rounded up to whole blocks so that instance and time
-variance see the same data.
+Warm-up ends when the user count reaches its plateau, rounded up to whole blocks so that the variances over time and
+between instances use the same data.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ LATEST_SHARE = 1 / 3
 
 @dataclass(frozen=True, slots=True)
 class WarmUp:
-    """First bucket to use in each run, by run code, and how that came about."""
+    """The warm-up of each run. Runs are given by their codes."""
 
     first_bucket: dict[int, int]
+    """Run → first bucket to use."""
     cut_s: dict[int, int]
-    """Seconds cut from the start of each run."""
+    """Run → seconds cut from its start."""
     never_level: tuple[int, ...] = ()
-    """Runs whose user count was not level by a third of the run: nothing was cut from them."""
+    """Runs whose user count was not level after a third of the run: nothing was cut from them."""
     unknown: tuple[int, ...] = ()
     """Runs without recorded user counts: nothing was cut from them."""
 
 
 def find_warm_up(cells: Cells, fixed_s: float | None) -> WarmUp:
-    """Where each run begins to count: after `fixed_s` seconds, or at the plateau of its user count if `None`."""
+    """Find the warm-up of each run: `fixed_s` seconds, or (`None`) the time until its user count is level."""
     first: dict[int, int] = {}
     cut: dict[int, int] = {}
     never, unknown = [], []
@@ -56,16 +57,16 @@ def find_warm_up(cells: Cells, fixed_s: float | None) -> WarmUp:
 
 
 def _plateau(cells: Cells, run: int) -> int | None:
-    """First bucket in which all arms together have (nearly) their highest user count; `None` without counts."""
+    """First bucket after all arms together have (nearly) reached their highest user count; `None` without counts."""
     of_run = cells.loads.run == run
     if not of_run.any():
         return None
     buckets, slot = np.unique(cells.loads.bucket[of_run], return_inverse=True)
-    # An arm without a request in a bucket keeps the users that it had.
+    # An arm without a request in a bucket still has the users of the bucket before.
     arms = np.unique(cells.loads.arm[of_run])
     users = np.zeros((arms.size, buckets.size))
     users[np.searchsorted(arms, cells.loads.arm[of_run]), slot] = cells.loads.users[of_run]
     total = np.maximum.accumulate(users, axis=1).sum(axis=0)
     level = np.flatnonzero(total >= LEVEL_SHARE * total.max())
-    # The bucket in which the plateau is reached still holds requests from before.
+    # The bucket in which the plateau is reached also has requests from before.
     return int(buckets[level[0]]) + (1 if level[0] > 0 else 0)

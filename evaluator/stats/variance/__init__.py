@@ -1,1 +1,1 @@
-"""How wrong a number may be: time, instances, history, and all of them together."""
+"""How uncertain a number is: from time, from instances, from history, and all together."""

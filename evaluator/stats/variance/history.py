@@ -1,11 +1,10 @@
-"""What earlier runs of a service say of this one: how much instances differ, and how much whole arms (method B.3).
+"""What earlier runs of a service show: how much instances differ, and how much whole arms (method B.3, history).
 
-A run shows the spread of a handful of instances, with few degrees of freedom; earlier runs of the same service saw
-others. Both are pooled. And an arm whose level drifts more slowly than the run lasts cannot be distinguished, from
-inside the run, from a change of the release: how large that is, only identical releases that ran together before can
-say.
+A run shows the spread of a few instances, with few degrees of freedom. Earlier runs of the same service had other
+instances; both are pooled. And if the level of an arm drifts more slowly than the run lasts, the run alone cannot
+distinguish this drift from a change of the release. Only earlier runs of identical releases show how large it is.
 
-Pure: the numbers come from `evaluator calibrate`, on the scale of the estimate.
+The numbers come from `evaluator calibrate`.
 """
 
 from __future__ import annotations
@@ -18,33 +17,33 @@ from evaluator.records import InstanceSpread
 from evaluator.records.arrays import FloatArray
 
 LEAST_COMPARISONS = 5
-"""Stored comparisons below which history is not believed."""
+"""With fewer stored comparisons, history is not used."""
 
 MOST_WEIGHT = 10
-"""Degrees of freedom that history counts for at most: the service of today is not quite that of last year."""
+"""Largest number of degrees of freedom of history: a service changes over time."""
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceHistory:
-    """What is on file of one kind of metric, on the scale of the estimate; shapes (groups,)."""
+    """History of one kind of metric, on the scale of the estimate. Arrays have shape (groups,)."""
 
     instance: FloatArray
     """s0²: variance of the persistent level of one instance."""
     count: int
-    """Comparisons of instances that it rests on."""
+    """Comparisons of instances that it is based on."""
     between_arms: FloatArray | None = None
-    """σ²_arm: variance of candidate against baseline in identical releases that a run does not show by itself."""
+    """σ²_arm: variance of candidate against baseline in identical releases, beyond what one run shows."""
     between_arms_count: int = 0
-    """Comparisons of identical releases that it rests on."""
+    """Comparisons of identical releases that it is based on."""
 
     def times(self, scale: FloatArray) -> InstanceHistory:
-        """The same on another scale: `scale` (groups,) is the present unit in the new one."""
+        """Return the same on another scale; `scale` (groups,) is the present unit in the new unit."""
         between_arms = None if self.between_arms is None else self.between_arms * scale**2
         return replace(self, instance=self.instance * scale**2, between_arms=between_arms)
 
     @property
     def weight(self) -> float:
-        """ν0: degrees of freedom that history counts for; 0 where it is too short to be believed."""
+        """ν0: degrees of freedom of history; 0 if there are too few comparisons."""
         return float(min(self.count, MOST_WEIGHT)) if self.count >= LEAST_COMPARISONS else 0.0
 
 
@@ -52,7 +51,7 @@ class InstanceHistory:
 class Pooled:
     """Variance of each arm's level due to its instances, (arms, groups), and its degrees of freedom, (groups,).
 
-    NaN where neither the run nor history knows anything; the degrees of freedom are 0 there.
+    Without information from the run or history, the variance is NaN and the degrees of freedom are 0.
     """
 
     variance: FloatArray
@@ -60,7 +59,7 @@ class Pooled:
 
 
 def on_scale(history: InstanceSpread | None, scale: FloatArray) -> InstanceHistory | None:
-    """History on the scale of the estimates: `scale` (groups,) is their unit in that of the history."""
+    """Put history on the scale of the estimates: `scale` (groups,) converts its unit to theirs. `None` stays `None`."""
     if history is None:
         return None
     return InstanceHistory(
@@ -72,16 +71,22 @@ def on_scale(history: InstanceSpread | None, scale: FloatArray) -> InstanceHisto
 
 
 def pool_instances(variance: FloatArray, within: FloatArray, effective: FloatArray, history: InstanceHistory) -> Pooled:
-    """Pool the instances of this run with those of earlier ones: s² = (ν0·s0² + Σ(m_a - 1)·s_a²) / (ν0 + Σ(m_a - 1)).
+    """Pool the instances of this run with those of earlier runs (method B.3, history).
 
-    `variance`, `within`, `effective`: of each arm's level, shapes (arms, groups), as in `InstanceVariance`; NaN
-    variance is an arm with a single instance, to which the others and history lend theirs. s_a² = `variance` ·
-    `effective` is what one instance differs by in this run, its drift over time included. What is on file is free
-    of that (the longer a run, the less it is), so this run's own is added.
+    s² = (ν0·s0² + Σ(m_a - 1)·s_a²) / (ν0 + Σ(m_a - 1)). s_a² = `variance` · `effective` is the variance between single
+    instances in this run, including their drift over time. History does not include this drift, because it depends on
+    the length of a run; so this run's own drift is added to history.
+
+    Args:
+        variance: Variance of each arm's level due to its instances, shape (arms, groups); NaN for an arm with a single
+            instance, which then gets the pooled variance of the others and history.
+        within: The part of it that is drift within instances, same shape (see `InstanceVariance`).
+        effective: Effective number of instances m_a of each arm, same shape.
+        history: What earlier runs showed.
 
     >>> import numpy as np
     >>> history = InstanceHistory(np.array([0.01]), count=12)
-    >>> two = np.full((2, 1), 2.0)  # two instances an arm, differing by a variance of 0.04: 0.02 of each level
+    >>> two = np.full((2, 1), 2.0)  # two instances on each arm with a variance of 0.04: 0.02 for each level
     >>> found = pool_instances(np.full((2, 1), 0.02), np.zeros((2, 1)), two, history)
     >>> found.variance.ravel().round(4).tolist(), found.df.tolist()  # (10 · 0.01 + 2 · 0.04) / 12 / 2
     ([0.0075, 0.0075], [12.0])
@@ -103,10 +108,17 @@ def pool_instances(variance: FloatArray, within: FloatArray, effective: FloatArr
 def add_between_arms(
     variance: FloatArray, df: FloatArray, history: InstanceHistory, *, arms: int = 2
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Add the variance between whole arms that one run does not show: variance, degrees of freedom, the part added.
+    """Add the variance between whole arms that one run does not show (method B.3, history; Satterthwaite 1946).
 
-    `variance`, `df` (groups,): what the run shows. `arms`: 2 for a comparison, 1 for a level against a limit. The part
-    is persistent: more minutes of this run do not shrink it. Satterthwaite's degrees of freedom.
+    Args:
+        variance: What the run shows, shape (groups,).
+        df: Its degrees of freedom, shape (groups,).
+        history: What earlier runs showed; with too few comparisons nothing is added.
+        arms: 2 for a comparison of two arms, 1 for a level against a limit.
+
+    Returns:
+        Variance, degrees of freedom, and the added part, each (groups,). The added part is persistent: more minutes of
+        this run do not shrink it.
     """
     if history.between_arms is None or history.between_arms_count < LEAST_COMPARISONS:
         return variance, df, np.zeros_like(variance)

@@ -1,7 +1,7 @@
-"""How much instances of the same version differ: the part of the uncertainty that more minutes do not buy (method B.3).
+"""How much instances of one version differ: the part of the uncertainty that more minutes do not shrink (method B.3).
 
-Instances are compared with the level of both arms in the same endpoint and time block, so instances that come and go
-are judged on the hours they lived.
+Each instance is compared with the level of both arms in the same endpoints and time blocks, so an instance that exists
+for a part of the run is compared within this part.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from evaluator.stats.variance.longrun import MIN_BUCKETS, time_scores
 
 FEWEST_REQUESTS = 30
 LEAST_SHARE = 0.05
-"""Of an equal share: what answers less says nothing of how instances differ."""
+"""Share of an equal share of requests: an instance with less does not show how instances differ."""
 
 FEWEST_BLOCKS = 3
-"""Below this number of blocks all variation counts as variation between instances."""
+"""With fewer blocks, all variation counts as variation between instances."""
 
 
 def find_replicating(requests: FloatArray) -> BoolArray:
-    """Tell which instances of one arm replicate it: those with at least 30 requests and 5 % of an equal share.
+    """Find which instances of one arm replicate it (method B.8): at least 30 requests and 5 % of an equal share.
 
-    A name that differs with each request is no instance.
+    So names that differ with each request do not count as instances. `requests` has shape (instances,).
 
     >>> find_replicating(np.array([5000.0, 4000.0, 100.0, 12.0])).tolist()
     [True, True, False, False]
@@ -38,26 +38,30 @@ def find_replicating(requests: FloatArray) -> BoolArray:
 
 @dataclass(frozen=True, slots=True)
 class InstanceVariance:
-    """Per arm and group, shape (2, ..., groups). NaN variance: the arm has one instance only, nothing can be said."""
+    """Variance of each arm and group, shape (2, ..., groups). It is NaN for an arm with a single instance."""
 
     variance: FloatArray
     """Variance of the arm's level due to its instances."""
     within: FloatArray
-    """The part of it that is variation over time within instances, and so is in the time variance as well."""
+    """The part of it that is variation over time within instances, which the time variance includes as well."""
     effective: FloatArray
-    """m = 1 / Σω²: the number of equally busy instances that the arm is worth."""
+    """m = 1 / Σω²: the number of equally busy instances with the same variance."""
     scores: FloatArray
-    """What each instance adds: their squares sum up to the variance; (instances, ..., groups), baseline's first."""
+    """Contribution of each instance, shape (instances, ..., groups), baseline's first; the sum of squares over an arm
+    is its variance."""
 
     def of_group(self, group: int) -> InstanceVariance:
-        """The same of one group: shape (2, ...)."""
+        """Return the same for one group, shape (2, ...)."""
         return InstanceVariance(*(getattr(self, name)[..., group] for name in self.__dataclass_fields__))
 
 
 class InstanceFrame:
-    """What every comparison over the same requests shares: who answered how many of them, where and when.
+    """What all comparisons over the same requests share: how many of them each instance answered, where and when.
 
-    `exposure`: one value per row (requests, or successes). `groups`: which endpoints are compared together.
+    Args:
+        rows: Counts of single instances.
+        exposure: Denominator of each row (requests, or successes), shape (rows,).
+        groups: Which endpoints are compared together.
     """
 
     def __init__(self, rows: InstanceRows, exposure: FloatArray, groups: Groups) -> None:
@@ -69,7 +73,7 @@ class InstanceFrame:
         self.shape = (groups.count, rows.instance_arm.size)
         self.key: IntArray = np.asarray(self.group * self.shape[1] + rows.instance)
         self.at = self.key * rows.slots + rows.slot
-        # With one group the rows of an instance adjoin, and so do those of an instance and block: sums are quicker.
+        # With one group, the rows of an instance are adjacent, also those of an instance and block: sums are faster.
         self.adjoin = groups.count == 1
         self.first_of_instance, self.first_at = (
             np.flatnonzero(np.diff(key, prepend=-1)) if self.adjoin else None for key in (self.key, self.at)
@@ -84,33 +88,33 @@ class InstanceFrame:
         effective = 1 / np.maximum(self._by_arm(self.omega**2), 1e-300)
         self.freedom = np.where(self._by_arm(self.n > 0) < 2, np.nan, 1 - 1 / effective)
         self.effective = np.where(total > 0, effective, 0.0)
-        # Each instance's share of its arm's requests in every block slot: (groups, instances, slots).
+        # Share of each instance in its arm's requests in each block slot: (groups, instances, slots).
         at = self._by_slot(self.exposure)
         together = np.maximum(self._by_arm(at, axis=1), 1e-300)
         self.share: FloatArray = np.asarray(at / self._of_own_arm(together, axis=1))
 
     def _of_members(self, values: FloatArray) -> FloatArray:
-        """The values (..., rows), 0 for endpoints of no group."""
+        """The values (..., rows), with 0 for endpoints in no group."""
         return values if self.outside is None else np.where(self.outside, 0.0, values)
 
     def _by_arm(self, values: FloatArray | BoolArray, axis: int = -1) -> FloatArray:
-        """Sums over the instances of either arm: an axis of 2 in place of that of the instances."""
+        """Sum over the instances of each arm: the axis of the instances becomes one of 2."""
         return np.add.reduceat(values, self.arm_starts, axis=axis, dtype=float)
 
     def _of_own_arm(self, values: FloatArray, axis: int = -1) -> FloatArray:
-        """The value of each instance's arm: an axis of the instances in place of that of 2."""
+        """Give each instance the value of its arm: the axis of 2 becomes one of the instances."""
         return np.take(values, self.rows.instance_arm, axis=axis)
 
     def _by_instance(self, values: FloatArray) -> FloatArray:
-        """Sums (..., groups, instances)."""
+        """Sum to the shape (..., groups, instances)."""
         return _summed(self.key, values, self.shape, self.first_of_instance)
 
     def _by_slot(self, values: FloatArray) -> FloatArray:
-        """Sums (..., groups, instances, slots)."""
+        """Sum to the shape (..., groups, instances, slots)."""
         return _summed(self.at, values, (*self.shape, self.rows.slots), self.first_at)
 
     def _find_leverage(self) -> FloatArray:
-        """1/(1-h) where an instance was its arm's only one in a stratum: it pulled the level towards itself."""
+        """Factor 1/(1-h) for an instance that was alone in its arm in a stratum: it pulled the level towards itself."""
         rows = self.rows
         cell = rows.stratum * 2 + rows.arm
         present = np.bincount(cell, weights=self.exposure > 0, minlength=rows.strata * 2)
@@ -123,11 +127,12 @@ class InstanceFrame:
         return np.asarray(np.divide(summed, self.n, out=np.ones(self.shape), where=self.n > 0))
 
     def variance(self, observed: FloatArray, effect: FloatArray, *, relative: bool) -> InstanceVariance:
-        """Between-instance variance of a rate observed / exposure.
+        """Compute the variance between instances of a rate observed / exposure (method B.3, instances).
 
-        `observed` (..., rows): sum of times, failures, requests below some thresholds. `effect` (..., groups):
-        candidate against baseline, a factor if `relative`, else a difference; it is taken out before instances are
-        compared.
+        Args:
+            observed: Numerator of each row (sum of times, failures, requests below thresholds), shape (..., rows).
+            effect: Candidate against baseline, shape (..., groups); it is removed before instances are compared.
+            relative: Whether the effect is a factor, and the variance is that of the logarithm; else a difference.
         """
         rows = self.rows
         shift = effect if self.adjoin else np.take(effect, self.group, axis=-1)
@@ -139,7 +144,7 @@ class InstanceFrame:
         residual = self._by_slot(adjusted - expected)
         if relative:
             base = self._by_instance(expected)
-            # 0 where an instance had no requests.
+            # The deviation is 0 if an instance had no requests.
             summed = self._by_instance(adjusted)
             ok = (summed > 0) & (base > 0)
             deviation = np.log(np.where(ok, summed, 1.0) / np.where(ok, base, 1.0))
@@ -158,7 +163,7 @@ class InstanceFrame:
         return InstanceVariance(*(part.transpose(last, *range(last)) for part in parts))
 
     def _within(self, residual: FloatArray, base: FloatArray) -> FloatArray:
-        """Σ over instances of the variance of their own drift, freed of what the arm's instances share.
+        """Sum over instances of the variance of their own drift, without what all instances of the arm share.
 
         Shape (..., groups, 2).
         """
@@ -168,15 +173,15 @@ class InstanceFrame:
         u = residual / self._of_own_arm(np.maximum(self._by_arm(base), 1e-300))[..., None]
         own = u - self.share * self._of_own_arm(self._by_arm(u, axis=-2), axis=-2)
         if slots < MIN_BUCKETS:
-            # Too few to see dependence: what independent blocks would vary by is the least it can be.
+            # Too few blocks to see dependence: use the variance of independent blocks, which is the smallest possible.
             return self._by_arm(own.var(axis=-1, ddof=1) * slots)
         return self._by_arm((time_scores(own) ** 2).sum(axis=-1) * slots**2)
 
 
 def _summed(key: IntArray, values: FloatArray, shape: tuple[int, ...], firsts: IntArray | None = None) -> FloatArray:
-    """Sum of the values (..., rows) of each key, in the shape (..., *shape).
+    """Sum the values (..., rows) of each key, in the shape (..., *shape).
 
-    `firsts`: the first row of each key, where rows of one key adjoin; that is quicker.
+    `firsts`: the first row of each key, if the rows of a key are adjacent; this is faster.
     """
     size, lead = int(np.prod(shape)), values.shape[:-1]
     if firsts is not None:

@@ -1,13 +1,13 @@
-"""Long-run variance of a time series of influence values.
+"""Long-run variance of a time series of influence values (method B.3, time).
 
-Requests in neighbouring buckets are not independent, so the variance of a mean over time is not Var/n. The
-equal-weighted cosine estimator projects the series on a few slow cosines and averages their squares; the average is
-close to χ² with as many degrees of freedom as cosines, which makes the t quantile honest in short runs.
+Requests in adjacent buckets are not independent, so the variance of a mean over time is not Var/n. The equal-weighted
+cosine estimator projects the series on a few slow cosines and averages the squares. The average is close to χ² with as
+many degrees of freedom as cosines, so that the t quantile is right in short runs too.
 
 Source: Lazarus, Lewis, Stock, Watson (2018), "HAR Inference: Recommendations for Practice", JBES 36(4), section 3.
-The number of cosines is .3·G^(2/3) instead of their .4: load tests drift slowly. It is at least seven, as many degrees
-of freedom as the eight batches of shorter series have. Four, which the formula gives at 40 buckets, made a test at 1 %
-reject 0.2 % of identical simulated releases after ten minutes; seven reject 0.3 to 1.0 %.
+The number of cosines is .3·G^(2/3) instead of their .4, because load tests drift slowly. It is at least seven, the
+degrees of freedom of the eight batches of shorter series. With four, which the formula gives for 40 buckets, a test at
+1 % rejected 0.2 % of identical simulated releases after ten minutes; with seven, 0.3 to 1.0 %.
 """
 
 from __future__ import annotations
@@ -20,42 +20,43 @@ import numpy as np
 from evaluator.records.arrays import FloatArray
 
 MIN_BUCKETS = 8
-"""Below this number of usable buckets nothing can be said about variation over time."""
+"""With fewer usable buckets, the variation over time is unknown."""
 
 BATCH_BELOW = 30
-"""Below this number of buckets eight batch means with 7 degrees of freedom replace the cosines."""
+"""With fewer buckets, eight batch means with 7 degrees of freedom replace the cosines."""
 
 BATCHES = 8
 
 
 @dataclass(frozen=True, slots=True)
 class TimeVariance:
-    """Variance of the mean of the series (shape of the leading axes) and its degrees of freedom."""
+    """Variance of the mean of each series (in the shape of the leading axes) and its degrees of freedom."""
 
     variance: FloatArray
     df: float
     independent: FloatArray
-    """What it would be if the buckets were independent: a lower bound, known from all of them."""
+    """The variance if the buckets were independent: a lower bound, estimated from all of them."""
     buckets: int
+    """Length of the series."""
 
 
 def cosine_count(buckets: int) -> int:
-    """Number of cosines used for a series of `buckets` values."""
+    """Return the number of cosines for a series of `buckets` values."""
     return max(BATCHES - 1, round(0.3 * float(buckets ** (2 / 3))))
 
 
 @lru_cache(maxsize=64)
 def cosines(buckets: int, count: int) -> FloatArray:
-    """Orthonormal cosines of frequency 1…count, shape (count, buckets)."""
+    """Return orthonormal cosines of the frequencies 1…`count`, shape (count, buckets)."""
     grid = (np.arange(buckets) + 0.5) / buckets
     return np.asarray(np.sqrt(2 / buckets) * np.cos(np.pi * np.arange(1, count + 1)[:, None] * grid))
 
 
 def time_variance(influence: FloatArray) -> TimeVariance:
-    """Variance of the mean of `influence` over its last axis, allowing for dependence in time.
+    """Estimate the variance of the mean of `influence` over its last axis, with dependence in time.
 
-    `influence` has shape (..., G) and mean zero up to rounding. With fewer than `MIN_BUCKETS` values the variance is
-    NaN.
+    `influence` has shape (..., buckets) and mean 0 up to rounding. With fewer than `MIN_BUCKETS` values the variance
+    is NaN.
 
     >>> import numpy as np
     >>> white = np.random.default_rng(1).normal(size=(2000, 240))
@@ -74,7 +75,10 @@ def time_variance(influence: FloatArray) -> TimeVariance:
 
 
 def time_scores(influence: FloatArray) -> FloatArray:
-    """What each cosine (or batch) adds: the squares over the last axis sum up to the variance before its floor."""
+    """Return the contribution of each cosine (or batch), shape (..., cosines): the sum of squares is the variance.
+
+    `influence` has shape (..., buckets).
+    """
     buckets = influence.shape[-1]
     if buckets < BATCH_BELOW:
         starts = np.arange(BATCHES) * buckets // BATCHES

@@ -1,4 +1,4 @@
-"""Arms whose instance names replicate nothing: names of requests, users or connections are taken for one instance."""
+"""Merge the instances of arms whose instance names are really names of requests, users or connections (method B.8)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from evaluator.stats.variance.instances import find_replicating
 
 
 def merge_unreplicated(cells: Cells) -> tuple[Cells, dict[str, int]]:
-    """Take all of an arm as one instance where its names distinguish none: names of requests, users or connections.
+    """Merge all instances of an arm into one if fewer than two of them replicate it (see `find_replicating`).
 
-    Returns the number of names of each arm for which that was done. An arm with two instances or more that replicate
-    it stays as it is.
+    Returns:
+        The cells, and arm → number of its instance names, for each arm that was merged.
     """
     moments = cells.moments
     merged: dict[str, int] = {}

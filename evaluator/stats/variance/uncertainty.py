@@ -1,12 +1,12 @@
-"""Time and instances put together: how wrong an estimate may be (method B.3, B.3a).
+"""Combine the variances of time and instances: how uncertain an estimate is (method B.3, B.3a).
 
-The two overlap (an instance's own drift is in both), so neither their sum nor the larger of them is right.
+The two overlap, because both include the drift of single instances. So neither their sum nor the larger one is right.
 
-Some variances are estimated from little (four replicates, a dozen cosines), others are known well but only as a lower
-bound (independent requests, independent buckets). Each gives a test of its own, and a claim has to pass all of them:
-that is never wrong more often than the one of them that is right. Giving the larger variance the smaller degrees of
-freedom, as if the bound were as badly known as the estimate, was tried before: on independent buckets with seven
-degrees of freedom it rejected at 1 % in 0.1 % of cases, and found that much less.
+Some variances are estimated from few values (four replicates, a dozen cosines). Others are known well, but only as a
+lower bound (independent requests, independent buckets). Each gives its own test, and a claim must pass all of them.
+Then it is wrong no more often than with the right one of them. The alternative, the largest variance with the smallest
+degrees of freedom, is too strict: on independent buckets with seven degrees of freedom it rejected at 1 % in 0.1 % of
+cases, and detected less.
 """
 
 from __future__ import annotations
@@ -26,24 +26,25 @@ from evaluator.stats.variance.instances import InstanceVariance, find_replicatin
 from evaluator.stats.variance.longrun import TimeVariance
 
 PRIOR_DF = 3.0
-"""Degrees of freedom of an instance effect that the run cannot show (method B.3a)."""
+"""Degrees of freedom of an assumed variance between instances (method B.3a)."""
 
 Replication = Literal["replicates", "instances", "single"]
 
 
 @dataclass(frozen=True, slots=True)
 class Uncertainty:
-    """What a claim about an estimate must hold against: variances and their degrees of freedom (bounds, groups)."""
+    """Variances of an estimate and their degrees of freedom, shape (bounds, groups). A claim must hold for all."""
 
     variance: FloatArray
     df: FloatArray
     persistent: FloatArray
-    """The part that more time does not shrink (groups,)."""
+    """The part of the variance that more time does not shrink, shape (groups,)."""
 
     def p_values(self, distance: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """P-values of "the estimate that lies `distance` (groups,) above a bound is not above it", and "not below it".
+        """Return p-values of "not above the bound" and "not below the bound", each of shape (groups,).
 
-        Without any variance the answer is the sign of the distance; an unknown variance gives NaN.
+        `distance` (groups,) is how far the estimate is above the bound. With variance 0 its sign decides; an unknown
+        variance gives NaN.
         """
         variance, df = self.variance, self.df
         exact = np.where(np.abs(distance) < 1e-12, 0.0, np.copysign(np.inf, distance))
@@ -52,11 +53,11 @@ class Uncertainty:
         return t_below(-t, df).max(axis=0), t_below(t, df).max(axis=0)
 
     def reach(self, alpha: float) -> FloatArray:
-        """Half-width of the interval that leaves out `alpha` on each side (groups,)."""
+        """Return the half-width of the interval that leaves out `alpha` on each side, shape (groups,)."""
         return np.asarray((t_quantile(1 - alpha, self.df) * np.sqrt(self.variance)).max(axis=0))
 
     def binding(self, alpha: float) -> Binding:
-        """The bound that decides at this level."""
+        """Return the bound with the widest interval at this level: it decides."""
         critical = t_quantile(1 - alpha, self.df)
         widest = np.argmax(critical * np.sqrt(self.variance), axis=0)
         at = widest, np.arange(widest.size)
@@ -64,18 +65,18 @@ class Uncertainty:
         return Binding(variance, self.df[at], critical[at], np.minimum(self.persistent, variance))
 
     def also(self, variance: FloatArray, df: float = np.inf) -> Uncertainty:
-        """The same with one more bound (groups,)."""
+        """Return the same with one more bound: `variance` (groups,) with `df` degrees of freedom."""
         return _stack_bounds([*zip(self.variance, self.df, strict=True), (variance, df)], self.persistent)
 
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """The bound that decides at a level, of each group: shapes (groups,)."""
+    """The bound that decides at a level, for each group. Arrays have shape (groups,)."""
 
     variance: FloatArray
     df: FloatArray
     critical: FloatArray
-    """How many standard errors the level asks for."""
+    """Half-width of the interval in standard errors."""
     persistent: FloatArray
     """The part of the variance that more time does not shrink."""
 
@@ -92,28 +93,30 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """What repeats in this comparison: whole runs, instances within runs, or nothing."""
+    """What is replicated in this comparison: whole runs, instances within runs, or nothing."""
 
     kind: Replication
     runs: int
     instances: tuple[int, int]
     """Instances of baseline and candidate."""
     declared: tuple[int | None, int | None] = (None, None)
-    """Instances behind one label, where the policy says so."""
+    """Instances behind one address of each arm, if the policy sets it."""
     latency: InstanceSpread | None = None
+    """What earlier runs of the service showed for latency, if there are any."""
     failures: InstanceSpread | None = None
-    """What earlier runs of the service say, where there are enough of them."""
+    """The same for failures."""
 
     def assume_variance(self, sd: FloatArray) -> FloatArray:
-        """Variance of each arm's level, (2, groups), if it has a single instance of standard deviation `sd` (groups,).
+        """Return the variance to assume for the level of an arm with a single label, shape (2, groups).
 
-        Of as many instances as the policy says stand behind one label.
+        `sd` (groups,) is the standard deviation of one instance. If the policy sets several instances behind a label,
+        it is the variance of their mean.
         """
         return np.stack([sd**2 / (count or 1) for count in self.declared])
 
     @property
     def behind(self) -> tuple[int, int]:
-        """Units of replication to show with a metric: replicates, or instances."""
+        """Replicates, or instances, of baseline and candidate, to show with a metric."""
         if self.kind == "replicates":
             return self.runs, self.runs
         (baseline, candidate), (of_baseline, of_candidate) = self.instances, self.declared
@@ -121,7 +124,10 @@ class Design:
 
 
 def choose_design(panel: Panel, prior: InstancePrior | None = None) -> Design:
-    """Replicates where they say more than instances do (or instances cannot), instances otherwise."""
+    """Choose what is replicated: runs if they have at least as many degrees of freedom as instances, else instances.
+
+    With one run and a single instance on an arm, the design is `single` (method B.3a). `prior=None`: the defaults.
+    """
     prior = prior or InstancePrior()
     runs = int(panel.runs.size)
     requests = np.bincount(panel.rows.instance, weights=panel.rows.n, minlength=panel.rows.instance_arm.size)
@@ -136,7 +142,7 @@ def choose_design(panel: Panel, prior: InstancePrior | None = None) -> Design:
 
 
 def _stack_bounds(bounds: Sequence[tuple[FloatArray, FloatArray | float]], persistent: FloatArray) -> Uncertainty:
-    """Variances and their degrees of freedom, each (groups,) or one for all, put together."""
+    """Stack variances and their degrees of freedom, each (groups,) or one for all groups."""
     variance, df = (np.empty((len(bounds), persistent.size)) for _ in range(2))
     for row, bound in enumerate(bounds):
         variance[row], df[row] = bound
@@ -144,12 +150,12 @@ def _stack_bounds(bounds: Sequence[tuple[FloatArray, FloatArray | float]], persi
 
 
 def _of_time(time: TimeVariance) -> list[tuple[FloatArray, FloatArray | float]]:
-    """What variation over time says by itself, as two bounds."""
+    """Variation over time alone, as two bounds."""
     return [(time.variance, time.df), (time.independent, time.buckets - 1.0)]
 
 
 def time_only(time: TimeVariance) -> Uncertainty:
-    """Variation over time is all there is."""
+    """Return the uncertainty if only variation over time counts."""
     return _stack_bounds(_of_time(time), np.zeros_like(time.variance))
 
 
@@ -160,18 +166,24 @@ def combine(
     arms: tuple[int, ...] = (0, 1),
     history: InstanceHistory | None = None,
 ) -> Uncertainty:
-    """Both parts together. `prior` (2, groups) stands in for arms with a single instance.
+    """Combine variation over time and between instances (method B.3, together; Satterthwaite 1946).
 
-    Satterthwaite's degrees of freedom; and never less than what variation over time alone says. `history`: what
-    earlier runs say of instances is pooled with what this one shows, and arms that drift more slowly than it are
-    allowed for.
+    The result is never less than the uncertainty from variation over time alone.
+
+    Args:
+        time: Variation over time of the estimate, shape (groups,).
+        instance: Variation between instances of each arm, shape (2, groups).
+        prior: Variance assumed for the level of an arm with a single instance, shape (2, groups).
+        arms: The arms that the estimate contains: both, or one.
+        history: What earlier runs showed: it is pooled with the instances of this run, and the variance between whole
+            arms that one run does not show is added.
     """
     chosen = slice(arms[0], arms[-1] + 1)
     measured = np.isfinite(instance.variance[chosen])
     effective = instance.effective[chosen]
     by_arm = np.where(measured, instance.variance[chosen], prior[chosen])
     instance_df = _instance_df(by_arm, measured, effective)
-    # An assumption about a single instance is not history: it keeps its few degrees of freedom.
+    # The assumption about a single instance is not pooled with history: it keeps its few degrees of freedom.
     if history is not None and history.weight:
         pooled = pool_instances(instance.variance[chosen], instance.within[chosen], effective, history)
         all_measured = measured.all(axis=0)
@@ -193,7 +205,7 @@ def combine(
 
 
 def _instance_df(by_arm: FloatArray, measured: BoolArray, effective: FloatArray) -> FloatArray:
-    """Pooled over arms of like size; Welch's where they differ more than twofold or one of them is assumed."""
+    """Degrees of freedom: pooled over arms of similar size; Welch's if sizes differ twofold or one arm is assumed."""
     df_by_arm = np.where(measured, np.maximum(effective - 1, 0.05), PRIOR_DF)
     if by_arm.shape[0] == 1:
         return np.asarray(df_by_arm[0])
@@ -206,7 +218,7 @@ def _instance_df(by_arm: FloatArray, measured: BoolArray, effective: FloatArray)
 
 
 def centre(values: FloatArray) -> FloatArray:
-    """Values less their mean over the last axis; 0 where there is none."""
+    """Subtract the mean over the last axis; values that are not finite become 0."""
     finite = np.isfinite(values)
     clean = np.where(finite, values, 0.0)
     mean = clean.sum(axis=-1, keepdims=True) / np.maximum(finite.sum(axis=-1, keepdims=True), 1)
@@ -214,9 +226,10 @@ def centre(values: FloatArray) -> FloatArray:
 
 
 def replicate_uncertainty(values: FloatArray, time: TimeVariance) -> tuple[FloatArray, Uncertainty]:
-    """Mean over replicates (last axis) and its uncertainty: sd / √R with R - 1 degrees of freedom.
+    """Return the mean over replicates and its uncertainty: sd / √R with R - 1 degrees of freedom (method B.3).
 
-    And never less than what variation over `time` within the replicates says. Those without a value are left out.
+    The uncertainty is never less than that from variation over time within the replicates. `values` has shape
+    (groups, replicates); replicates without a finite value are left out.
     """
     finite = np.isfinite(values)
     count = finite.sum(axis=-1)
