@@ -258,7 +258,7 @@ def test_only_gates_are_traced():
 def test_the_best_of_several_candidates_is_named():
     judged = judge(make((900, 1000, 1000), seed=3))
     assert judged.word is VerdictWord.GO
-    assert "of 2 candidates it keeps furthest from its margins; with less room: " in judged.reasons[0].text
+    assert "of 2 candidates it stays furthest from its margins; also GO: " in judged.reasons[0].text
 
 
 def test_views_never_gate():
@@ -301,7 +301,7 @@ def ratio_remedy(sizes, shares=None, **facts):
 
 def test_the_remedy_of_a_sample_ratio_names_the_shares_that_were_found():
     for shares in ({}, {"baseline": 1, "B": 1}, {"baseline": 1, "X": 1}):
-        assert "write health: {sample_ratio: {baseline: 900, B: 1300}}" in ratio_remedy((900, 1300), shares)
+        assert "set `health: {sample_ratio: {baseline: 900, B: 1300}}`" in ratio_remedy((900, 1300), shares)
         assert "--outcomes-query" not in ratio_remedy((900, 1300), shares)
 
 

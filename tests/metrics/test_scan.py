@@ -155,7 +155,7 @@ def test_an_endpoint_that_is_clearly_worse_still_stops_a_go_and_one_beyond_the_m
         policy = metrics({**QUANTILE, "margin": "15%"}, {**FAILURES, "margin": "1pp"})
         judged = judge(to_cells(slow_down(simulate(design, 3), factor)), parse_policy(policy).rulebook)
         assert (judged.word, judged.reasons[0].code) == (word, code), judged.reasons
-    assert "more than the 15 % tolerated of one endpoint" in judged.reasons[0].text
+    assert "more than the 15 % tolerated for one endpoint" in judged.reasons[0].text
     assert "endpoint_scan: {tolerance: …}" in judged.next_action
     factor[3] = 1.6
     judged = judge(to_cells(slow_down(simulate(design, 3), factor)), parse_policy(policy).rulebook)
