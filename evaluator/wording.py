@@ -111,7 +111,7 @@ def _suffix(effect: Effect, unit: str) -> str:
 
 
 def name_metric(rule: Rule) -> str:
-    """What people call the metric: `p95`, `mean`, `failures`; the policy's own name where it chose one.
+    """Short name of the metric: `p95`, `mean`, `failures`; or the name that the policy gives it.
 
     >>> from evaluator.metrics.latency import LatencyMean, LatencyQuantile
     >>> name_metric(Rule("latency_p95", LatencyQuantile(quantile=0.95))), name_metric(Rule("checkout", LatencyMean()))

@@ -33,7 +33,7 @@ SKEWED = 355.0
 
 
 def check_units_ratio(context: OutcomeContext) -> Iterable[Finding]:
-    """χ² of the units of each arm against the configured shares (equal unless the policy says otherwise)."""
+    """χ² of the units of each arm against the configured shares (equal unless the policy sets others)."""
     arms, shares = context.outcomes.arms, context.rulebook.sample_ratio
     unnamed = [arm for arm in arms if shares and arm not in shares]
     if unnamed:
@@ -79,7 +79,7 @@ def _leave_out(outcomes: Outcomes, arms: list[str]) -> str:
     name = column if re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", column) else '"' + column.replace('"', '""') + '"'
     listed = ", ".join("'" + arm.replace("'", "''") + "'" for arm in arms)
     source = f"({facts.query.strip().rstrip(';')})" if facts.query else "outcomes"
-    return f"SELECT * FROM {source} WHERE {name} NOT IN ({listed})"  # noqa: S608 shown, never run
+    return f"SELECT * FROM {source} WHERE {name} NOT IN ({listed})"  # noqa: S608 printed, never run
 
 
 def _quote_yaml(name: str) -> str:

@@ -267,7 +267,7 @@ def check_instances(context: ReadingContext) -> Iterable[Finding]:
                 f"({name_some(turnover.ended)}), and {len(baseline.ended)} of {baseline.instances} of baseline"
             )
             remedy = (
-                "find out why they ended; where instances come and go by design, set "
+                "find out why they ended; if instances come and go by design, set "
                 "`instances: {turnover: expected}` in the policy"
             )
             yield fail("turnover", text, remedy)

@@ -149,7 +149,7 @@ def _with_status(comparisons: Sequence[Comparison], rulebook: Rulebook) -> tuple
 
 
 def _p_within(comparison: Comparison) -> float:
-    """p-value against "beyond its margin or a limit"; 1 where nothing is known."""
+    """p-value against "beyond its margin or a limit"; 1 without data."""
     is_answered = not comparison.no_data and comparison.questions
     return max(q.p_within for q in comparison.deciding) if is_answered else 1.0
 

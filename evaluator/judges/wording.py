@@ -275,7 +275,7 @@ def explain_choice(best: str, going: Sequence[str], waiting: Sequence[str], cand
 
 
 def name_arm(reason: Reason) -> Reason:
-    """Say which of several candidates a reason is about."""
+    """Put the name of the candidate in front of a reason."""
     return replace(reason, text=f"{reason.arm}: {reason.text}") if reason.arm else reason
 
 
