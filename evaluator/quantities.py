@@ -1,6 +1,6 @@
 """Amounts as people write them: `0.1pp`, `5%`, `20ms`, `0.5s`, `100/s`, `1m30s`.
 
-A percent sign is relative where a margin is meant and a share where a share is meant; `pp` are percentage points.
+`%` is a relative change in a margin and a share elsewhere; `pp` means percentage points.
 Values are decimals: `0.1pp` is exactly 0.001, and all spellings of one amount have one canonical text.
 """
 
@@ -41,7 +41,7 @@ class Quantity:
 
 
 def parse_quantity(raw: Any) -> Quantity:
-    """Read an amount; times become milliseconds. Raises ValueError naming what was given."""
+    """Read an amount; times become milliseconds. Raises ValueError, which quotes the input."""
     if isinstance(raw, Quantity):
         return raw
     written = isinstance(raw, int | float | str) and not isinstance(raw, bool)

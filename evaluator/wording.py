@@ -20,7 +20,7 @@ STORE_STEP_MS = 0.001
 
 
 def write_command(release: str, *options: str, policy: str = "") -> str:
-    """Write the command that judges a release; `policy`: the file or folder that has to be named for it.
+    """Write the command that judges a release; `policy`: the file or folder for `--policy`, where one is needed.
 
     >>> write_command("cart@1 b", "--dry-run", policy="cart.yaml")
     "evaluator verdict 'cart@1 b' --dry-run --policy cart.yaml"
@@ -68,7 +68,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_value(value: float | None, unit: str) -> str:
-    """A metric's own value; fractions as percent, an infinite time as what it is."""
+    """A metric's own value: fractions as percent, an infinite time as `failed`."""
     if value is None:
         return "–"
     if unit == "fraction":
@@ -111,7 +111,7 @@ def _suffix(effect: Effect, unit: str) -> str:
 
 
 def name_metric(rule: Rule) -> str:
-    """What people call the metric: `p95`, `mean`, `failures`; the policy's own name where it chose one.
+    """Short name of the metric: `p95`, `mean`, `failures`; or the name that the policy gives it.
 
     >>> from evaluator.metrics.latency import LatencyMean, LatencyQuantile
     >>> name_metric(Rule("latency_p95", LatencyQuantile(quantile=0.95))), name_metric(Rule("checkout", LatencyMean()))
@@ -131,7 +131,7 @@ _LEFT_OUT = {
     LeftOutKind.SUMMARY: ("sum of other rows", "sums of other rows"),
     LeftOutKind.PART: ("part of another request", "parts of other requests"),
     LeftOutKind.OTHER_KIND: ("row of another kind", "rows of another kind"),
-    LeftOutKind.OUTSIDE_PERIOD: ("request outside of the part asked for", "requests outside of the part asked for"),
+    LeftOutKind.OUTSIDE_PERIOD: ("request outside of the requested time", "requests outside of the requested time"),
     LeftOutKind.WARM_UP: ("request of the warm-up", "requests of the warm-up"),
     LeftOutKind.NO_COUNTERPART: (
         "request of a time in which only one arm ran",
@@ -152,10 +152,10 @@ _LEFT_OUT = {
 
 
 def name_left_out(kind: LeftOutKind, detail: str = "", *, count: int = 2) -> str:
-    """What rows that are not judged are: `requests of the warm-up`, `rows of kind grpc_req_duration`."""
+    """Name rows that are not judged: `requests of the warm-up`, `of kind grpc_req_duration`."""
     singular, plural = _LEFT_OUT[kind]
     if kind is LeftOutKind.NO_COUNTERPART and detail:
-        return f"{'request' if count == 1 else 'requests'} without a partner ({detail})"
+        return f"{'request' if count == 1 else 'requests'} without a counterpart ({detail})"
     if kind is LeftOutKind.OTHER_KIND and detail:
         return f"of kind {detail}"
     name = singular if count == 1 else plural
@@ -163,7 +163,7 @@ def name_left_out(kind: LeftOutKind, detail: str = "", *, count: int = 2) -> str
 
 
 def describe_left_out(part: LeftOut) -> str:
-    """How many rows are not judged, and what they are: `24 requests of the warm-up (2 failed)`."""
+    """Count and name rows that are not judged: `24 requests of the warm-up (2 failed)`."""
     failed = f" ({format_count(part.failures)} failed)" if part.failures else ""
     return f"{format_count(part.rows)} {name_left_out(part.kind, part.detail, count=part.rows)}{failed}"
 
@@ -180,7 +180,7 @@ def list_left_out(parts: Iterable[LeftOut]) -> str:
 
 
 def describe_steps(steps_ms: Sequence[float], arms: Sequence[str]) -> str:
-    """In which steps the times of two arms were recorded, and by whom.
+    """The steps in which the times of two arms were recorded, and whether the load tool or this store rounded them.
 
     >>> describe_steps((0.001, 1.0), ("baseline", "canary"))
     'the load tool or its file recorded the times of canary in steps of 1 ms'
@@ -193,12 +193,12 @@ def describe_steps(steps_ms: Sequence[float], arms: Sequence[str]) -> str:
 
 
 def explain_coarse(steps_ms: Sequence[float], arms: Sequence[str], level_ms: float, margin: Margin) -> str:
-    """Why nothing is decided against a margin for which the recorded times are too coarse, and what to do."""
+    """Why the recorded times are too coarse to decide about a margin, and what to do."""
     step = max(steps_ms)
     by_store = step <= STORE_STEP_MS
-    cure = "time several calls together, so that one time is longer" if by_store else "record times in finer steps"
+    remedy = "time several calls together, so that one time is longer" if by_store else "record times in finer steps"
     share = format_number(100 * step / level_ms)
     return (
-        f"{describe_steps(steps_ms, arms)}, {share} % of the baseline's value: too coarse for a margin of "
-        f"{format_margin(margin, 'ms')}, so nothing is decided by it; {cure}, or allow more than {share} %"
+        f"{describe_steps(steps_ms, arms)}, {share} % of the baseline's value: too coarse to decide about a "
+        f"margin of {format_margin(margin, 'ms')}; {remedy}, or allow more than {share} %"
     )

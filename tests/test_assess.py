@@ -174,7 +174,7 @@ def test_arms_at_different_times_are_never_go():
 
 
 def test_arms_one_after_the_other_keep_their_own_time():
-    """Each arm's rate is per second that it ran, and so is what is said to be judged on."""
+    """Each arm's rate, and the judged time in the verdict, count the seconds in which it ran."""
     requests = simulate(replace(SMALL, duration_s=900.0), 4)
     together = evidence(to_cells(requests, bucket_s=15))
     later = np.where(requests.arm == 1, requests.ts_us + 900 * 1_000_000, requests.ts_us)
@@ -189,8 +189,8 @@ def test_arms_one_after_the_other_keep_their_own_time():
     assert apart.window.seconds == pytest.approx(together.window.seconds, abs=60)
 
 
-def test_a_run_that_still_runs_is_not_judged():
-    """A fixed horizon must not be peeked at: not even a clear regression is called before the end."""
+def test_a_run_under_way_is_not_judged():
+    """A fixed horizon allows no early look: not even a clear regression is reported before the end."""
     cells = simulate_cells(SCENARIOS["mean+20%"], 1)
     fixed = replace(RULEBOOK, monitoring=Monitoring("fixed"))
     assert judge(cells, fixed, runs=(replace(RUN, state=RunState.RUNNING),)).word is OPEN
@@ -207,7 +207,7 @@ def test_looks_before_the_end_can_stop_a_release_but_not_pass_it():
     assert "not_final" in {reason.code for reason in healthy.reasons}
 
 
-def test_what_was_crossed_stays_crossed_and_nobody_looking_changes_nothing():
+def test_a_crossed_level_stays_crossed_whether_or_not_it_was_judged_then():
     """The verdict of the first half, judged then, is part of the verdict of the whole."""
     cells = simulate_cells(SCENARIOS["mean+20%"], 1)
     ending = datetime.fromtimestamp(cells.moments.bucket.min() * cells.bucket_s + 3600, UTC)
@@ -223,7 +223,7 @@ def test_what_was_crossed_stays_crossed_and_nobody_looking_changes_nothing():
             assert comparison.looks[: len(looks[comparison.rule.name])] == looks[comparison.rule.name]
 
 
-def test_asking_between_two_looks_adds_none():
+def test_judging_between_two_looks_adds_no_look():
     """Judged at 10:00 and at 10:45 of data, a run that goes on has the same sequential p-values."""
     cells = simulate_cells(SCENARIOS["mean+5%"], 3)
     start = cells.moments.bucket.min()
@@ -235,8 +235,8 @@ def test_asking_between_two_looks_adds_none():
 
 
 @pytest.mark.parametrize("early_go", [False, True])
-def test_the_interval_is_the_other_side_of_the_decision(early_go):
-    """Its end towards "worse" lies beyond the margin exactly if the last of all looks shows so."""
+def test_the_interval_is_the_dual_of_the_decision(early_go):
+    """Its end towards "worse" is beyond the margin exactly if the last look shows the metric to be worse."""
     monitoring = Monitoring("group_sequential", early_go=early_go)
     rules = tuple(replace(rule, limit=Limit()) for rule in RULES[1:4])
     seen = set()

@@ -62,7 +62,7 @@ def make(sizes=(900, 1000), *, change=1.0, seed=0, **facts):
 
 
 def with_bad_rows(*counts):
-    """Outcomes of whose rows some could not be used: so many of each arm."""
+    """Outcomes with this many unusable rows in each arm."""
     outcomes = make()
     arms = list(zip(outcomes.arms, counts, strict=True))
     read = {arm: part.n + bad for part, (arm, bad) in zip(outcomes.moments, arms, strict=True)}
@@ -124,7 +124,7 @@ def test_sums_are_enough_unless_values_are_needed():
     assert find_needs(make(), Rulebook((by_rows,))).row_values == {"spent"}
 
 
-def test_sums_and_values_say_the_same():
+def test_sums_and_values_give_the_same_answer():
     outcomes = make()
     told = replace(outcomes, facts=replace(outcomes.facts, missing={"spent": {}, "bought": {}}))
     for rule in RULES[:3]:
@@ -133,7 +133,7 @@ def test_sums_and_values_say_the_same():
         assert one.method == other.method
 
 
-def test_winsorising_cuts_and_says_so():
+def test_winsorising_cuts_values_and_is_reported():
     outcomes = make()
     outcomes.values["spent"][1][:2] = 1e6
     whole = with_options(RULES[1], covariates=None)
@@ -160,7 +160,7 @@ def test_without_outcomes_nothing_passes():
         pytest.param(make((20, 900)), RULES[0], "only 20 units in the smaller arm", id="few-units"),
         pytest.param(make((60, 60)), with_options(RULES[3], quantile=0.99), "500 are needed", id="far-quantile"),
         pytest.param(make(), with_options(RULES[0], outcome="spent"), "other than 0 and 1", id="not-binary"),
-        pytest.param(replace(make(), values={}), RULES[3], "those were purged", id="purged"),
+        pytest.param(replace(make(), values={}), RULES[3], "which were purged", id="purged"),
         pytest.param(make(missing_rows={"bought": 3}), RULES[2], "3 rows have no bought", id="rows-without"),
     ],
 )
@@ -197,7 +197,7 @@ def correlate(comparisons):
     return rows @ rows.T
 
 
-def test_metrics_and_candidates_hang_together_as_their_estimates_do():
+def test_metrics_and_candidates_are_correlated_as_their_estimates_are():
     """120 identical releases with two candidates: a correlation of 0.5 is known to ± 0.13 (95 %)."""
     z, stated = [], []
     for seed in range(120):
@@ -221,7 +221,7 @@ def test_the_family_of_outcomes_keeps_its_rate_and_is_less_strict_than_holm():
     assert plain <= alarms <= 250 * (0.05 + 2 * np.sqrt(0.05 * 0.95 / 250))
 
 
-def test_purged_units_change_nothing_for_what_sums_say():
+def test_purged_units_do_not_change_metrics_of_sums():
     outcomes = make((300, 400, 350))
     whole = assess_outcomes(outcomes, Rulebook(RULES[:3])).comparisons
     purged = assess_outcomes(replace(outcomes, values={}), Rulebook(RULES)).comparisons
@@ -230,15 +230,15 @@ def test_purged_units_change_nothing_for_what_sums_say():
 
 
 def test_covariates_carry_over_to_correlations():
-    """Adjusted means share less: what they have in common was taken out."""
+    """Adjusted means are less correlated: their common part was removed."""
     plain = tuple(with_options(rule, covariates=None) for rule in RULES[1:3])
     adjusted = correlate(assess_outcomes(make(), Rulebook(RULES[1:3])).comparisons)[0, 1]
     raw = correlate(assess_outcomes(make(), Rulebook(plain)).comparisons)[0, 1]
     assert adjusted > raw > 0  # what is left of spending is what was bought
 
 
-def test_quantiles_of_rows_hang_together_with_the_rest_by_unit():
-    """One row a unit: rows and units are the same, so is what they share with the mean."""
+def test_quantiles_of_rows_are_correlated_with_other_metrics_by_unit():
+    """With one row a unit, rows and units have the same correlation with the mean."""
     outcomes = make()
     places = tuple(np.random.default_rng(1).permutation(part.n) for part in outcomes.moments)
     rows = tuple((place, outcomes.values["spent"][arm][place]) for arm, place in enumerate(places))
@@ -258,7 +258,7 @@ def test_only_gates_are_traced():
 def test_the_best_of_several_candidates_is_named():
     judged = judge(make((900, 1000, 1000), seed=3))
     assert judged.word is VerdictWord.GO
-    assert "of 2 candidates it keeps furthest from its margins; with less room: " in judged.reasons[0].text
+    assert "of 2 candidates it stays furthest from its margins; also GO: " in judged.reasons[0].text
 
 
 def test_views_never_gate():
@@ -299,9 +299,9 @@ def ratio_remedy(sizes, shares=None, **facts):
     return finding.remedy
 
 
-def test_the_remedy_of_a_sample_ratio_names_the_shares_that_were_found():
+def test_the_remedy_of_a_sample_ratio_names_the_observed_shares():
     for shares in ({}, {"baseline": 1, "B": 1}, {"baseline": 1, "X": 1}):
-        assert "write health: {sample_ratio: {baseline: 900, B: 1300}}" in ratio_remedy((900, 1300), shares)
+        assert "set `health: {sample_ratio: {baseline: 900, B: 1300}}`" in ratio_remedy((900, 1300), shares)
         assert "--outcomes-query" not in ratio_remedy((900, 1300), shares)
 
 

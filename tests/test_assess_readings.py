@@ -1,4 +1,4 @@
-"""Readings in the verdict: by themselves, beside a load, in one family with its gates."""
+"""Readings in the verdict: alone, together with a load, and sharing alpha with its gates."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def slower():
 
 @pytest.fixture(scope="module")
 def nothing(same):
-    """Cells of no requests."""
+    """Cells without requests."""
     cells = to_cells(same)
     tables = {
         name: replace(
@@ -111,7 +111,7 @@ def test_readings_alone_are_enough_for_a_verdict(nothing, same, slower):
     assert judge(worse, ALONE).word is NO_GO
 
 
-def test_readings_that_go_on_are_looked_at_on_the_way(nothing, same, slower):
+def test_readings_under_way_are_judged_at_looks(nothing, same, slower):
     going = replace(COLLECTED, state=RunState.RUNNING)
     anytime = assess_readings(nothing, (), ALONE, simulate_readings(slower), (going,))
     assert (anytime.monitoring, anytime.final) == ("anytime", False)
@@ -124,8 +124,8 @@ def test_readings_that_go_on_are_looked_at_on_the_way(nothing, same, slower):
     assert judge(fine, ALONE).word is OPEN
 
 
-def test_a_look_sees_what_there_was_then(nothing, slower):
-    """A look at two thirds of the data says what the whole's look at that time says, whatever is asked."""
+def test_a_look_uses_only_earlier_data(nothing, slower):
+    """A look at two thirds of the data equals the look of the whole at that time, for every rule."""
     more = (
         Rule("p50", HistogramQuantile(quantile=0.5, query=DURATION.text), margin=Margin(0.5)),
         Rule("rate", CounterRate(query=REQUESTS.text), margin=Margin(0.0)),
@@ -145,7 +145,7 @@ def test_a_look_sees_what_there_was_then(nothing, slower):
             assert look.p_worse == pytest.approx(at[look.at_s], rel=1e-9)
 
 
-def test_a_policy_that_asks_for_readings_that_nobody_collected_is_no_pass(nothing):
+def test_a_policy_on_readings_that_were_not_collected_is_no_pass(nothing):
     evidence = assess_readings(nothing, (), ALONE)
     judgement = judge(evidence, ALONE)
     assert judgement.word is OPEN
@@ -159,8 +159,8 @@ def test_readings_without_a_metric_are_named(same):
     assert any(finding.check == "readings" and finding.level is Level.WARN for finding in evidence.findings)
 
 
-def test_load_and_production_are_one_family(same):
-    """Gates of both share alpha; what the client and the server say of the same requests is nearly the same number."""
+def test_gates_of_load_and_production_share_alpha(same):
+    """Client and server measure the same requests, so their numbers nearly agree."""
     rulebook = Rulebook((*CLIENT, *SERVER), scan=Scan(enabled=False))
     evidence = assess_readings(to_cells(same), (LOADED,), rulebook, simulate_readings(same), (COLLECTED,))
     judgement = judge(evidence, rulebook)
@@ -189,7 +189,7 @@ def test_the_servers_mean_is_that_of_the_requests():
 
 
 def test_readings_count_in_the_judged_time_of_the_load_only(same):
-    """What production did before and after the load is another story: here a server that stood still."""
+    """Readings from before and after the load do not count: here a server that stalled."""
     rulebook = Rulebook((*CLIENT, *SERVER), warm_up_s=120.0, scan=Scan(enabled=False))
     readings = simulate_readings(same)
     evidence = assess_readings(to_cells(same), (LOADED,), rulebook, readings, (COLLECTED,))
@@ -198,7 +198,7 @@ def test_readings_count_in_the_judged_time_of_the_load_only(same):
     assert found["server_failures"].baseline.n == pytest.approx(cut_off.sum(), rel=0.001)
 
 
-def test_readings_of_another_time_say_nothing_of_the_load(same):
+def test_readings_of_another_time_do_not_count_for_the_load(same):
     rulebook = Rulebook((*CLIENT, *SERVER), scan=Scan(enabled=False))
     late = simulate_readings(replace(same, ts_us=same.ts_us + 86_400_000_000))
     evidence = assess_readings(to_cells(same), (LOADED,), rulebook, late, (COLLECTED,))
@@ -230,7 +230,7 @@ def test_one_arm_only_is_never_a_pass(nothing, same):
     assert set(statuses(judgement).values()) == {MetricStatus.NO_DATA}
 
 
-def test_coarse_buckets_leave_a_gate_open_and_say_what_would_close_it(nothing, same):
+def test_coarse_buckets_leave_a_gate_open_and_name_the_remedy(nothing, same):
     gate = Rule("p95", HistogramQuantile(quantile=0.95, query=DURATION.text), Role.GATE, Margin(0.1))
     rulebook = Rulebook((gate,))
     evidence = assess_readings(nothing, (), rulebook, simulate_readings(same), (COLLECTED,))
@@ -241,7 +241,7 @@ def test_coarse_buckets_leave_a_gate_open_and_say_what_would_close_it(nothing, s
 
 
 def test_identical_arms_are_rarely_stopped(nothing):
-    """A policy on readings, looked at each minute: alpha is 5 %; of 60 releases with a Monte Carlo error of 2.8 %."""
+    """A policy on readings with a look each minute: alpha is 5 %; for 60 releases with a Monte Carlo error of 2.8 %."""
     rules = (
         replace(SERVER[0], margin=Margin(0.0, relative=False)),
         replace(SERVER[1], margin=Margin(0.0)),
@@ -258,7 +258,7 @@ def test_identical_arms_are_rarely_stopped(nothing):
     assert GO not in words
 
 
-def test_a_server_that_said_nothing_is_no_pass(nothing):
+def test_a_server_without_readings_is_no_pass(nothing):
     readings = sum_up([], ("baseline", "canary"), 15)
     evidence = assess_readings(nothing, (), ALONE, readings, (COLLECTED,))
     judgement = judge(evidence, ALONE)
@@ -280,7 +280,7 @@ def test_readings_before_the_first_request_landed_are_no_pass(nothing, same):
 
 
 def behind_proxies(requests):
-    """Both arms counted by the same instances, in series of their own."""
+    """Both arms counted by the same instances, each in its own series."""
     answers = []
     for one in scrape(requests):
         own = [
@@ -294,8 +294,8 @@ def behind_proxies(requests):
     return sum_up(answers, requests.arms, 15)
 
 
-def test_proxies_before_both_arms_are_no_instances_of_the_service(nothing, same):
-    """They do not make the selectors wrong; how many instances stand behind them is for the policy to say."""
+def test_proxies_in_front_of_both_arms_are_no_instances_of_the_service(nothing, same):
+    """The selectors are right nevertheless; the policy sets how many instances are behind them."""
     evidence = assess_readings(nothing, (), ALONE, behind_proxies(same), (COLLECTED,))
     found = {finding.check: finding for finding in evidence.findings}
     assert "selectors" not in found
@@ -311,7 +311,7 @@ def test_proxies_before_both_arms_are_no_instances_of_the_service(nothing, same)
 
 
 def test_every_sample_is_judged_or_named(same):
-    """Also those of a time that the load was not judged in."""
+    """Including those outside of the judged time of the load."""
     rulebook = Rulebook((*CLIENT, *SERVER), warm_up_s=120.0, scan=Scan(enabled=False))
     readings = simulate_readings(same)
     evidence = assess_readings(to_cells(same), (LOADED,), rulebook, readings, (COLLECTED,))
@@ -323,7 +323,7 @@ def test_every_sample_is_judged_or_named(same):
 
 
 def test_a_metric_of_the_targets_themselves_is_a_metric(nothing, same):
-    """`up` is collected for health as well, and is not taken away from a policy that compares it."""
+    """`up` is also collected for health, but stays available to a policy that compares it."""
     rule = Rule("up", GaugeMean(query=UP.text), margin=Margin(0.1))
     answers = []
     for one in scrape(same):
@@ -340,7 +340,7 @@ def test_a_metric_of_the_targets_themselves_is_a_metric(nothing, same):
 
 
 def test_several_candidates_are_each_compared_with_the_baseline(nothing, slower):
-    """Arms B and C: the one is as good as the baseline, the other 60 % slower."""
+    """Arms B and C: one is as good as the baseline, the other 60 % slower."""
     design = replace(DESIGN, changes=(Change(), Change(latency=0.6)))
     requests = simulate(design, 2)
     readings = simulate_readings(requests)

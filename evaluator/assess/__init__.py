@@ -1,7 +1,7 @@
 """Requests, readings and outcomes become evidence: every metric measured, every health check run.
 
-Pure: no store, no clock. The pipeline, the simulations and the calibration all assess through this package. Each kind
-of evidence is a module with one class (`Pairs`); here they are assessed alike and joined.
+Pure: no store, no clock. The pipeline, the simulations and the calibration all use this package. Each kind of evidence
+is a module with one class (`Pairs`); this module assesses all of them in the same way and joins the results.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Assessment", "ReleaseData", "assess", "assess_pairs", "assess_releas
 
 @dataclass(frozen=True, slots=True)
 class ReleaseData:
-    """What a verdict rests on: runs of requests with their cells, outcomes, and readings with the run they are of."""
+    """The data of a verdict: runs of requests with their cells, outcomes, and readings with their runs."""
 
     runs: tuple[Run, ...]
     cells: Cells
@@ -30,27 +30,27 @@ class ReleaseData:
     readings: ReadingCells | None = None
     collected: tuple[Run, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
-    """Rows that are not in the cells, in addition to those that the runs' own sources name."""
+    """Rows that are not in the cells, in addition to those that the runs themselves name."""
     as_judged: bool = True
-    """False where what a stored verdict judged is not there as it was: the newest runs stand in for it."""
+    """False if the data that a stored verdict judged are gone or changed: the newest runs are used instead."""
 
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """The evidence on a release, and the requests that it rests on as they were judged."""
+    """The evidence on a release, and the requests as they were judged."""
 
     evidence: Evidence
     requests: RequestPairs | None
-    """`None` where the release has no requests and the policy has no metric of them."""
+    """`None` if the release has no requests and the policy has no metric of requests."""
 
 
 def assess(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook) -> Evidence:
-    """Assess requests by the rules on requests. `runs`: what the load generator knew of them."""
+    """Assess requests by the rules on requests. `runs`: the runs of the cells, with the load generator's facts."""
     return assess_pairs(pair_requests(cells, runs, rulebook))
 
 
 def assess_pairs(pairs: Pairs | Evidence) -> Evidence:
-    """Measure one kind of evidence at every look and run its health checks; evidence of nothing stays as it is."""
+    """Measure one kind of evidence at every look and run its health checks; finished evidence is returned as it is."""
     if isinstance(pairs, Evidence):
         return pairs
     measured = pairs.measure()
@@ -60,11 +60,11 @@ def assess_pairs(pairs: Pairs | Evidence) -> Evidence:
 
 
 def assess_release(data: ReleaseData, rulebook: Rulebook, release: str = "release") -> Assessment:
-    """Assess every kind of evidence that a release has or that the policy asks for, and join them.
+    """Assess every kind of evidence that a release has or that the policy needs, and join them.
 
-    Outcomes must hold the values that `find_needs` names. A metric whose kind of evidence is missing has no data.
-    Readings of a release with load runs count in the judged time of those runs only; alone they are one run, whose
-    state and end `collected` knows. `release`: its name, for remedies.
+    Outcomes must include the values that `find_needs` names. A metric whose kind of evidence is missing has no data.
+    Readings of a release with load runs count only in the judged time of those runs. Without load runs they are one
+    run, whose state and end are those of `collected`. `release`: its name, for remedies.
     """
     kinds = {kind for kind in EvidenceKind if find_rules(rulebook, kind)}
     parts: list[Evidence] = []
@@ -82,7 +82,7 @@ def assess_release(data: ReleaseData, rulebook: Rulebook, release: str = "releas
 
 
 def _join(first: Evidence, second: Evidence) -> Evidence:
-    """Join two kinds of evidence; arms of one name are one arm. The window is that of the first which has one."""
+    """Join two kinds of evidence; arms of one name are one arm. The window is the first one that has a length."""
     timed = first if first.window.seconds or not second.window.seconds else second
     return replace(
         timed,
@@ -98,7 +98,7 @@ def _join(first: Evidence, second: Evidence) -> Evidence:
 
 
 def _join_arms(own: tuple[ArmSummary, ...], others: tuple[ArmSummary, ...]) -> tuple[ArmSummary, ...]:
-    """What another kind of evidence knows of an arm fills in what this one does not."""
+    """Join summaries by arm: a value that one kind of evidence lacks is taken from the other."""
     arms = {arm.name: arm for arm in own}
     for summary in others:
         arm = arms.get(summary.name, summary)

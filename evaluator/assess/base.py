@@ -1,4 +1,4 @@
-"""What the kinds of evidence have in common: each pairs its candidates with the baseline and answers its own rules."""
+"""Common parts of the kinds of evidence: each pairs its candidates with the baseline and answers its own rules."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Pairs(Protocol):
 
     @property
     def kind(self) -> EvidenceKind:
-        """Which of the health checks apply."""
+        """The kind of evidence; it selects the health checks."""
 
     @property
     def rulebook(self) -> Rulebook:
@@ -50,19 +50,19 @@ class Pairs(Protocol):
     def measure(self, at_s: int | None = None) -> Measured:
         """Compare every candidate with the baseline.
 
-        `at_s`: an earlier look, at the first seconds of judged data only. It answers what can decide the verdict
-        before its time: gates, and holds where a GO may fall early.
+        `at_s`: an earlier look, at the first `at_s` seconds of judged data. It answers only rules that can decide
+        the verdict early: gates, and holds if the policy allows an early GO.
         """
 
     def with_comparisons(self, comparisons: tuple[Comparison, ...]) -> Context:
-        """What the health checks of this kind see."""
+        """The input of the health checks of this kind."""
 
     def summarise(self, measured: Measured, findings: tuple[Finding, ...]) -> Evidence:
         """The evidence: arms, window and calendar together with the comparisons and findings."""
 
 
 def find_rules(rulebook: Rulebook, kind: EvidenceKind, *, early: bool = False) -> tuple[Rule, ...]:
-    """The policy's rules on one kind of evidence; `early`: those that a look before the last one answers."""
+    """The policy's rules on one kind of evidence; `early`: only those that a look before the last one answers."""
     roles = {Role.GATE, Role.HOLD} if rulebook.monitoring.early_go else {Role.GATE}
     return tuple(rule for rule in rulebook.on(kind) if not early or rule.role in roles)
 
@@ -70,20 +70,23 @@ def find_rules(rulebook: Rulebook, kind: EvidenceKind, *, early: bool = False) -
 def answer_nothing(
     rulebook: Rulebook, kind: EvidenceKind, why: str, arms: Sequence[str] = ()
 ) -> tuple[Comparison, ...]:
-    """The answer of every rule on one kind of evidence that there are no data, for each candidate."""
+    """For each candidate and every rule on one kind of evidence, a comparison without data and the reason `why`."""
     rules = find_rules(rulebook, kind)
     return tuple(no_data(rule, arm, why) for arm in arms or (CANDIDATE,) for rule in rules)
 
 
 def find_depth(rulebook: Rulebook, *, early: bool) -> Depth:
-    """How much of an estimate is computed: all of it at the last look, before it what can decide."""
+    """How much of an estimate is computed: all of it at the last look, before it only what can decide."""
     if not early:
         return "full"
     return "answers" if rulebook.monitoring.early_go else "suspects"
 
 
 def complete_arms(arms: Sequence[str]) -> tuple[tuple[str, ...], int]:
-    """Arms with the baseline first and a candidate, and by how much their codes move: a missing arm has no data."""
+    """The arms with the baseline first and at least one candidate, and the number by which codes of arms move.
+
+    An arm that is added has no data.
+    """
     shift = int(not arms or arms[0] != BASELINE)
     names = (BASELINE, *arms) if shift else (*arms,)
     return (names if len(names) > 1 else (*names, CANDIDATE)), shift
@@ -92,7 +95,7 @@ def complete_arms(arms: Sequence[str]) -> tuple[tuple[str, ...], int]:
 def plan_runs(runs: tuple[Run, ...], monitoring: Monitoring, *, bucket_s: int, start: int, end: int) -> Calendar:
     """The calendar of looks at runs that are judged from bucket `start` to before bucket `end`.
 
-    Several runs are judged when all are there, and so are imported files unless the policy says otherwise.
+    Several runs are judged once, when all of them are there. So are imported files, unless the policy sets a mode.
     """
     covered = (end - start) * bucket_s
     unwatched = monitoring.mode == "auto" and is_imported(runs)
@@ -106,5 +109,5 @@ def plan_runs(runs: tuple[Run, ...], monitoring: Monitoring, *, bucket_s: int, s
     elif run.state is RunState.RUNNING:
         return plan_looks(monitoring, bucket_s=bucket_s, covered_s=covered, planned_s=None)
     calendar = plan_looks(monitoring, bucket_s=bucket_s, covered_s=covered, planned_s=planned)
-    # A run that has ended gives no more data, whatever was planned.
+    # A run that has ended gets no more data, whatever was planned.
     return calendar if run.state is RunState.RUNNING else replace(calendar, final=True)

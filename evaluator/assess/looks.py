@@ -1,4 +1,4 @@
-"""The looks before the last: what each metric's p-value was when less data was there, at one false-alarm rate."""
+"""The looks before the last: each metric's p-values when there were fewer data, at one false-alarm rate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Key = tuple[str, str, str | None, bool]
 
 
 def look_back(pairs: Pairs, last: tuple[Comparison, ...]) -> tuple[Comparison, ...]:
-    """Give each comparison its earlier looks, and turn its p-values into sequential ones."""
+    """Add the earlier looks to each comparison, and turn its p-values into sequential ones."""
     calendar, covered_s, rulebook = pairs.calendar, pairs.covered_s, pairs.rulebook
     if calendar.kind == "fixed":
         return last
@@ -31,13 +31,13 @@ def look_back(pairs: Pairs, last: tuple[Comparison, ...]) -> tuple[Comparison, .
 
 
 def _key(comparison: Comparison) -> Key:
-    """Whose looks belong together. The scan may ask for an endpoint's mean at one look, its typical time at another."""
+    """Key of comparisons whose looks belong together. The scan's metric of an endpoint may change between looks."""
     subject = comparison.unit if comparison.scan else comparison.rule.name
     return subject, comparison.arm, comparison.rule.slice.endpoint, comparison.scan
 
 
 def _look(path: list[Look], comparison: Comparison, calendar: Calendar, at_s: float, monitoring: Monitoring) -> Look:
-    """One look, with everything crossed before it: a level that was crossed stays crossed."""
+    """One look. Its p-values are at most those of the look before: a level that was crossed stays crossed."""
     before = path[-1].p_worse if path else ()
     bounds = comparison.deciding
     if not bounds:  # no data at this moment: what was crossed before stays so
@@ -45,7 +45,7 @@ def _look(path: list[Look], comparison: Comparison, calendar: Calendar, at_s: fl
     persistent = np.full(len(bounds), comparison.persistent_share)
     fraction = min(at_s / max(calendar.planned_s, 1.0), 1.0)
     p_values = np.array([question.p_worse for question in bounds])
-    # What ordinary p-values at this moment are worth, given that there are other looks.
+    # Ordinary p-values of this moment become p-values over all looks.
     if calendar.kind == "anytime":
         worse = anytime_p(p_values, persistent, at_s, TUNE_AT_S)
     else:
@@ -65,13 +65,13 @@ def _look(path: list[Look], comparison: Comparison, calendar: Calendar, at_s: fl
 def _finish(
     comparison: Comparison, path: list[Look], calendar: Calendar, covered_s: float, monitoring: Monitoring
 ) -> Comparison:
-    """The last look's own p-values, made sequential; before it, those of the look that came last.
+    """Set the sequential p-values of the last look; before the last look, those of the latest one.
 
-    Data that arrived since that look count at the next one: else asking in between would add a look.
+    Data since the latest look count at the next one: otherwise each request for a verdict would add a look.
     """
     bounds = comparison.deciding
     if comparison.too_coarse:
-        # The recorded times turned out to be too coarse for the margin: earlier looks say nothing of it, either.
+        # The recorded times are too coarse for the margin, so earlier looks do not count for it either.
         margins = [question.kind == "margin" for question in bounds]
         path = [
             replace(
@@ -93,9 +93,9 @@ def _finish(
 
 
 def repeat_interval(comparison: Comparison, calendar: Calendar, covered_s: float, rulebook: Rulebook) -> Comparison:
-    """The interval as the dual of the decision: its end towards "worse" may be looked at as often as the calendar does.
+    """The interval as the dual of the decision: its end towards "worse" is valid at every look of the calendar.
 
-    The other end decides GO, which is asked once, unless the policy sets `early_go`.
+    The other end decides GO, which is tested once, unless the policy sets `early_go`.
     """
     effect, df = comparison.effect, comparison.df
     if effect is None or not df:
@@ -118,7 +118,7 @@ def repeat_interval(comparison: Comparison, calendar: Calendar, covered_s: float
 
 
 def _move_end(effect: Effect, end: float, factor: float) -> float:
-    """An end of the interval, moved away from the estimate by this factor: of the logarithm where it is relative."""
+    """An end of the interval with its distance from the estimate multiplied; on the log scale for relative effects."""
     if not np.isfinite([end, effect.estimate]).all():
         return end
     if effect.kind == "absolute":

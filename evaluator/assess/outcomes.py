@@ -1,4 +1,4 @@
-"""Outcomes of units: every candidate's next to the baseline's, the evidence they give, and what must be read for it."""
+"""Outcomes of units: those of every candidate and the baseline, their evidence, and the values that must be read."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ ONE_LOOK = Calendar("fixed", (), 0.0, final=True)
 
 
 class OutcomePairs(OutcomeContext):
-    """Outcomes of the units of all arms, and what looking at them costs.
+    """Outcomes of the units of all arms, and the price of a look at them.
 
-    They are final when they are imported, and have no clock: the price of a look takes the place of a calendar.
+    They are final when they are imported, and have no clock: the price of a look replaces the calendar.
     """
 
     __slots__ = ()
@@ -57,7 +57,7 @@ class OutcomePairs(OutcomeContext):
         )
 
     def summarise(self, measured: Measured, findings: tuple[Finding, ...]) -> Evidence:
-        """The evidence of outcomes. Where too few units say anything, they were not looked at."""
+        """The evidence of outcomes. If no comparison has data, this does not count as a look."""
         accounts = {rows.arm: rows for rows in self.outcomes.facts.account()}
         arms = []
         for code, (arm, part) in enumerate(zip(self.outcomes.arms, self.outcomes.moments, strict=True)):
@@ -76,18 +76,18 @@ class OutcomePairs(OutcomeContext):
 
 
 def pair_outcomes(outcomes: Outcomes | None, rulebook: Rulebook, release: str) -> OutcomePairs | Evidence:
-    """Prepare outcomes; or the evidence that there are none, or no rule on them."""
+    """Prepare outcomes. Returns evidence without comparisons if there are no outcomes or no rule on them."""
     if outcomes is None:
         return Evidence(answer_nothing(rulebook, EvidenceKind.OUTCOMES, "no outcomes were imported"))
     if not find_rules(rulebook, EvidenceKind.OUTCOMES):
-        ignored = warn("outcomes", "outcomes were imported, and the policy has no metric of them")
+        ignored = warn("outcomes", "outcomes were imported, but the policy has no metric of them")
         return Evidence(findings=(ignored,))
     price = find_dearest(outcomes, rulebook.monitoring)
     return OutcomePairs(release=release, rulebook=rulebook, calendar=ONE_LOOK, outcomes=outcomes, price=price)
 
 
 def _compare(pair: OutcomePair, metric: OutcomeMetric, rule: Rule, price: LookPrice) -> Compared:
-    """Answer one rule at what the look may cost: p-values over all looks, and the interval that is their dual."""
+    """Answer one rule at the levels of this look: p-values over all looks, and the interval that is their dual."""
 
     def ask(level: float) -> Compared:
         return metric.compare(replace(pair, alpha=level or pair.alpha), rule)
@@ -113,20 +113,20 @@ def _compare(pair: OutcomePair, metric: OutcomeMetric, rule: Rule, price: LookPr
 
 
 def _join_ends(worse: Effect, within: Effect, direction: Direction, levels: tuple[float, float]) -> Effect:
-    """One interval of two: its end on the side of harm decides "within", the other one "worse"; level 0 has no end."""
+    """One interval of two: the end towards harm decides "within", the other one "worse"; at level 0 it is infinite."""
     lower, upper = (worse, within) if direction is Direction.LOWER else (within, worse)
     low, high = levels if direction is Direction.LOWER else levels[::-1]
     return replace(worse, lower=lower.lower if low else -math.inf, upper=upper.upper if high else math.inf)
 
 
-# ------------------------------------------------------------------ what must be read
+# ------------------------------------------------------------------ values that must be read
 
 
 def find_needs(outcomes: Outcomes, rulebook: Rulebook) -> Needs:
-    """All that the rules need in addition to the sums. Raises UnknownName for a column that was not imported.
+    """The values that the rules need in addition to the sums. Raises UnknownName for a column that was not imported.
 
-    Where a gate is known by its units, the values of the other gates are read as well: sums do not say how the two
-    are correlated.
+    If a gate needs values of units, those of the other gates are read as well: sums do not show how gates are
+    correlated.
     """
     needs, of_gates = Needs(), Needs()
     metrics = OutcomeMetric.among(rulebook.rules)
@@ -136,7 +136,7 @@ def find_needs(outcomes: Outcomes, rulebook: Rulebook) -> Needs:
         named = ("outcome", metric.outcomes, imported), ("covariate", metric.covariate_names, covariates)
         for noun, name, columns in ((noun, name, columns) for noun, names, columns in named for name in names):
             if name not in columns:
-                raise UnknownName(noun, name, columns, hint=f"metric '{rule.name}' of the policy asks for it")
+                raise UnknownName(noun, name, columns, hint=f"metric '{rule.name}' of the policy needs it")
         own = metric.needs(outcomes)
         needs |= own
         of_gates |= own if rule.role is Role.GATE else Needs()

@@ -1,4 +1,4 @@
-"""Readings: every candidate's next to the baseline's, by themselves or in the time for which a load was judged."""
+"""Readings: those of every candidate and the baseline, alone or in the time for which a load was judged."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ from evaluator.stats.shaping.reading_panels import RunInterval, cut, keep_rows
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadingPairs(ReadingContext):
-    """Readings of all arms in the time that is judged, and the panels built of them so far."""
+    """Readings of all arms in the time that is judged, and the panels that were built from them."""
 
     start_s: float
-    """Start of what is judged, seconds since the epoch; looks are counted from it."""
+    """Start of the judged time, seconds since the epoch; looks count from it."""
     panels: dict[Any, Any] = field(default_factory=dict)
     """Panels built for one look, kept for the next."""
 
@@ -90,7 +90,7 @@ class ReadingPairs(ReadingContext):
         )
 
     def _count_requests(self, arm: int) -> int:
-        """What the busiest denominator of the policy's metrics counted: requests or observations."""
+        """Requests or observations of an arm, by the denominator of the policy's metrics that counted most."""
         counted = [0.0]
         queries = [rule.metric.denominator for rule in find_rules(self.rulebook, self.kind)]
         for query in (query for query in queries if query):
@@ -108,15 +108,15 @@ def pair_readings(
     load: RequestPairs | None = None,
     client: tuple[Comparison, ...] = (),
 ) -> ReadingPairs | Evidence:
-    """Prepare readings; or the evidence that there are none to compare, or no rule on them.
+    """Prepare readings. Returns evidence without comparisons if there are none to compare, or no rule on them.
 
     Args:
         readings: All that was collected.
-        runs: The collections that they came by.
+        runs: The runs that collected them.
         rulebook: The policy.
         release: Its name, for remedies.
         load: The load that ran at the same time, as it was judged; `None`: there was none.
-        client: What that load saw.
+        client: The comparisons of that load's requests.
     """
     if readings is None:
         why = f"no readings were collected: `evaluator collect {release}`"
@@ -124,7 +124,7 @@ def pair_readings(
     arms, shift = complete_arms(readings.arms)
     readings, targets = _take_out_targets(replace(readings, arms=arms, arm=readings.arm + shift), rulebook)
     if not find_rules(rulebook, EvidenceKind.READINGS):
-        ignored = warn("readings", "readings were collected, and the policy has no metric of them")
+        ignored = warn("readings", "readings were collected, but the policy has no metric of them")
         return Evidence(findings=(ignored,))
     readings, shared = _without_shared_instances(readings)
     intervals = _find_judged_times(load) if load else ()
@@ -154,9 +154,9 @@ def pair_readings(
 
 
 def _share_errors(compared: list[Comparison]) -> tuple[Comparison, ...]:
-    """Keep the loadings of comparisons of the same instances over the same buckets: only these are alike in place.
+    """Keep the loadings of comparisons of the same instances over the same buckets: only their positions agree.
 
-    Candidates of an A/B/n test are taken for independent, which asks more of each than what they share would.
+    Candidates of an A/B/n test are taken for independent, which is stricter than their common baseline requires.
     """
     keys = [(comparison.arm, comparison.instances, len(comparison.loadings)) for comparison in compared]
     alike = Counter(key for key, comparison in zip(keys, compared, strict=True) if comparison.loadings)
@@ -168,7 +168,7 @@ def _share_errors(compared: list[Comparison]) -> tuple[Comparison, ...]:
 
 
 def _find_judged_times(load: RequestPairs) -> tuple[RunInterval, ...]:
-    """When each load run was judged: from the end of its warm-up to its last request."""
+    """The judged time of each load run: from the end of its warm-up to its last request."""
     moments, bucket_s = load.cells.moments, load.cells.bucket_s
     out = []
     for code in distinct(moments.run).tolist():
@@ -181,7 +181,7 @@ def _find_judged_times(load: RequestPairs) -> tuple[RunInterval, ...]:
 
 
 def _since_the_candidate(readings: ReadingCells) -> tuple[RunInterval, ...] | None:
-    """The time from the first reading of a candidate on: before, there is nothing to compare the baseline with."""
+    """The time from the first reading of a candidate on; before it, the baseline has no counterpart."""
     theirs, own = readings.bucket[readings.arm > 0], readings.bucket[readings.arm == 0]
     if not theirs.size or not own.size or theirs.min() <= own.min():
         return None
@@ -189,9 +189,9 @@ def _since_the_candidate(readings: ReadingCells) -> tuple[RunInterval, ...] | No
 
 
 def _take_out_targets(readings: ReadingCells, rulebook: Rulebook) -> tuple[ReadingCells, ReadingCells | None]:
-    """Set apart what the server says of its scrapes: its targets may be more than the service.
+    """Separate the results of scrapes (`up`) from the other readings: targets may include more than the service.
 
-    Where the policy has a metric of it, it stays among the readings as well.
+    If the policy has a metric of `up`, it stays among the readings as well.
     """
     if UP not in readings.queries:
         return readings, None
@@ -211,9 +211,9 @@ def _take_out_targets(readings: ReadingCells, rulebook: Rulebook) -> tuple[Readi
 
 
 def _without_shared_instances(readings: ReadingCells) -> tuple[ReadingCells, tuple[str, ...]]:
-    """Take the name of an instance from readings in which it counted both arms; gives these names too.
+    """Remove the names of instances that counted both arms from their readings; returns these names too.
 
-    It is a proxy before both. Its series tell the arms apart, and it does not tell the arm's own instances apart.
+    Such an instance is a proxy. Its series distinguish the arms, but not the instances of an arm.
     """
     if any(fact.shared for fact in readings.facts):  # then the selectors are wrong
         return readings, ()
@@ -228,7 +228,7 @@ def _without_shared_instances(readings: ReadingCells) -> tuple[ReadingCells, tup
 
 
 def _as_one(runs: tuple[Run, ...]) -> tuple[Run, ...]:
-    """Collections of one release are parts of one stretch: it goes on while one of them does."""
+    """Collections of one release are parts of one run, which is running while one of them is."""
     if len(runs) < 2:
         return runs
     running = any(run.state is RunState.RUNNING for run in runs)
@@ -239,12 +239,12 @@ def _as_one(runs: tuple[Run, ...]) -> tuple[Run, ...]:
 
 
 def count_samples(readings: ReadingCells, fact: QueryFacts, window: Window) -> Mapping[str, int]:
-    """The account of one query's samples of one arm: `read` is the sum of all the others.
+    """The account of one query's samples of one arm: `read` is the sum of all other counts.
 
-    `not_judged`: of a time that is not judged, or in which the other arm was not read yet, or not any more.
+    `not_judged`: samples outside of the judged time, or of a time without readings of the other arm.
     """
     used = dict(fact.used)
-    # First and last bucket in which the arm that this one is compared with was read.
+    # First and last bucket with readings of the other arm.
     code = {name: code for code, name in enumerate(readings.arms)}.get(fact.arm, 0)
     others = readings.bucket[(readings.arm > 0) if fact.arm == BASELINE else (readings.arm == 0) & (code > 0)]
     first, last = (int(others.min()), int(others.max())) if others.size else (0, -1)

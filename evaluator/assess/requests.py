@@ -1,4 +1,4 @@
-"""Requests: the cells of every candidate next to the baseline's, and the evidence that they give."""
+"""Requests: the cells of every candidate and the baseline, and their evidence."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ from evaluator.stats.variance.uncertainty import choose_design
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestPairs(RequestContext):
-    """Requests of every candidate and the baseline: all of them, and those of the endpoints that rules ask for."""
+    """Requests of every candidate and the baseline: all of them, and those of the endpoints that rules name."""
 
     by_endpoint: Mapping[tuple[str, str | None], Pair | None]
-    """By candidate and endpoint (`None`: all); `None` where the arms have no time in common."""
+    """By candidate and endpoint (`None`: all); `None` if the arms have no time in common."""
     span: tuple[int, int]
-    """First bucket that is judged, at the start of its block, and the bucket after the last."""
+    """First judged bucket, rounded down to the start of its block, and the bucket after the last."""
     covered_s: int
 
     def at(self, arm: str, endpoint: str | None = None, at_s: int | None = None) -> Pair | None:
-        """The pair of a candidate and endpoint, as it was after the first `at_s` seconds (`None`: all of it)."""
+        """The pair of a candidate and endpoint after the first `at_s` seconds of judged data (`None`: all of it)."""
         pair = self.by_endpoint[arm, endpoint]
         if pair is None or at_s is None:
             return pair
@@ -89,7 +89,7 @@ class RequestPairs(RequestContext):
         )
 
     def _compare(self, all_traffic: Pair, rules: Sequence[Rule], at_s: int | None) -> list[Comparison]:
-        """Answer every rule, in the order of the rules; those of one type and endpoint together if the type can."""
+        """Answer every rule, in the order of the rules; rules of one type and endpoint share their work."""
         groups: dict[tuple[str, str | None], list[int]] = {}
         for index, rule in enumerate(rules):
             groups.setdefault((rule.type, rule.slice.endpoint), []).append(index)
@@ -106,7 +106,7 @@ class RequestPairs(RequestContext):
         return [by_index[index] for index in range(len(rules))]
 
     def _explain_missing(self, arm: str) -> str:
-        """Which arm has nothing, or why two arms with data cannot be compared."""
+        """Which arm has no requests, or why two arms with requests cannot be compared."""
         moments = self.cells.moments
         for name in (BASELINE, arm):
             if not moments.n[moments.arm == self.cells.arms.index(name)].any():
@@ -146,7 +146,7 @@ class RequestPairs(RequestContext):
         )
 
     def _find_window(self) -> Window:
-        """From the first to the last bucket judged, and how much time was really covered."""
+        """From the first to the last judged bucket, and how many seconds in it have requests."""
         moments, bucket_s = self.cells.moments, self.cells.bucket_s
         used = moments.bucket[moments.bucket >= _first_buckets(self.cells, self.warm_up)[moments.run]]
         if not used.size:
@@ -164,7 +164,7 @@ def pair_requests(
     release: str = "release",
     left_out: tuple[LeftOut, ...] = (),
 ) -> RequestPairs:
-    """Prepare requests as they are judged, and build the panels that the rules ask for.
+    """Prepare requests as they are judged, and build the panels that the rules need.
 
     Raises UnknownName for an endpoint of a rule that was never called.
     """
@@ -176,7 +176,7 @@ def pair_requests(
     for rule in rulebook.rules:
         name = rule.slice.endpoint
         if name is not None and name not in cells.endpoints:
-            hint = f"metric '{rule.name}' of the policy asks for it"
+            hint = f"metric '{rule.name}' of the policy needs it"
             raise UnknownName("endpoint", name, cells.endpoints, hint=hint)
     warm_up = find_warm_up(cells, rulebook.warm_up_s)
     by_endpoint = _pair_endpoints(cells, rulebook, warm_up)
@@ -205,7 +205,7 @@ def pair_requests(
 
 
 def _pair_endpoints(cells: Cells, rulebook: Rulebook, warm_up: WarmUp) -> dict[tuple[str, str | None], Pair | None]:
-    """Both arms of every candidate, whole and by each endpoint that a rule names."""
+    """The pair of every candidate with the baseline: of all endpoints, and of each endpoint that a rule names."""
     endpoints = {None: None, **{rule.slice.endpoint: None for rule in rulebook.rules}}
     cells = pool_rare_endpoints(cells, MIN_FOR_TIME, keep={name for name in endpoints if name})
     loads = cells.loads
@@ -231,9 +231,9 @@ def _first_buckets(cells: Cells, warm_up: WarmUp) -> IntArray:
 
 
 def _separate_instances(comparisons: list[Comparison], pairs: list[Pair]) -> tuple[Comparison, ...]:
-    """Give each candidate's instances places of their own among the loadings; the baseline's are shared by all.
+    """Give each candidate's instances positions of their own in the loadings; the baseline's positions are shared.
 
-    That is what makes the comparisons of several candidates with one baseline correlated, as in Dunnett's test.
+    Comparisons of several candidates with one baseline are correlated by these, as in Dunnett's test.
     """
     counts = {pair.arm: pair.design.instances[1] for pair in pairs if pair.design.kind == "instances"}
     if len(counts) < 2:

@@ -1,4 +1,4 @@
-"""The policy at hand on the team's own history: false alarms, power, and how much instances differ."""
+"""A policy applied to the user's own history: its false alarms, its power, and how much instances differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A regression put into cells: what the same traffic would have been had the candidate been slower or failed more."""
+"""Add a regression to cells: the same traffic as if the candidate had been slower or had failed more often."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Table = TypeVar("Table", Bins, InstanceBins)
 
 
 def slow_down(cells: Cells, arm: str, change: float) -> Cells:
-    """Every response time of `arm` times 1 + `change`.
+    """Multiply every response time of `arm` by 1 + `change`.
 
-    Sums are exact. A bin is shifted as if its requests lay evenly over it (on a grid: over its grid points), so
+    Sums are exact. A bin is shifted as if its requests were spread evenly over it (or over its grid points), so
     histograms are exact to the width of a bin, 2 %.
     """
     code, factor = cells.arms.index(arm), 1.0 + change
@@ -44,7 +44,7 @@ def slow_down(cells: Cells, arm: str, change: float) -> Cells:
 
 
 class _Shift:
-    """Where the requests of each bin go: at most a few neighbouring bins, with shares."""
+    """The target bins of the requests of each bin, a few neighbours, with their shares."""
 
     def __init__(self, cells: Cells, factor: float) -> None:
         used = int(max(cells.bins.bin.max(initial=0), cells.instance_bins.bin.max(initial=0)))
@@ -61,7 +61,7 @@ class _Shift:
         self.done: FloatArray = done
 
     def apply(self, rows: Table, selected: BoolArray) -> Table:
-        """Move the rows that are `selected`; totals stay exactly what they were."""
+        """Move the rows that are `selected`; totals do not change."""
         moved = take(rows, selected)
         parts = _divide(moved.n, self.done[moved.bin]).ravel()
         keep = parts > 0
@@ -72,7 +72,7 @@ class _Shift:
 
 
 def _divide(n: IntArray, done: FloatArray) -> IntArray:
-    """Whole numbers of requests in each target, (rows, targets): rounding is carried from row to row, not lost."""
+    """Whole numbers of requests in each target, shape (rows, targets): rounding is carried from row to row."""
     before = np.cumsum(n) - n
     within = before[:, None] + n[:, None] * np.column_stack([np.zeros(n.size), done])
     # The last column of one row and the first of the next are the same whole number.
@@ -80,7 +80,7 @@ def _divide(n: IntArray, done: FloatArray) -> IntArray:
 
 
 def fail_more(cells: Cells, arm: str, added: float, random: np.random.Generator) -> Cells:
-    """A share `added` of the successes of `arm` fail instead, drawn by chance; their times leave the sums."""
+    """Turn a random share `added` of the successes of `arm` into failures; their times are removed from the sums."""
     code = cells.arms.index(arm)
     rows = cells.moments
     passed = rows.n - rows.failures
@@ -103,7 +103,7 @@ def fail_more(cells: Cells, arm: str, added: float, random: np.random.Generator)
 
 
 def _thin(rows: Table, moments: Moments, lost: IntArray, keys: tuple[str, ...], random: np.random.Generator) -> Table:
-    """Take the lost requests of every histogram out of its bins, by chance."""
+    """Remove the lost requests of every histogram from random bins of it."""
     time_key = "block" if "block" in rows.__dataclass_fields__ else "bucket"
     time: IntArray = moments.bucket // BLOCK_BUCKETS if time_key == "block" else moments.bucket
     own: IntArray = getattr(rows, time_key)

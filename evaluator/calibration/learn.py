@@ -1,11 +1,11 @@
 """How much instances of one version differ, and how whole arms drift, learnt from stored runs.
 
-Two places show instances: those of one arm of a run, and the replicates of a group with one instance a side (their
-comparisons differ by the instances that they drew). Both are freed of what time alone explains.
+Differences of instances are learnt from the instances of one arm of a run, and from the replicates of a group with one
+instance a side (each replicate has other instances). The variance that time alone explains is subtracted from both.
 
-Drift of whole arms that is slower than a run is in no run's own uncertainty. It shows where the truth is known: both
-arms ran one version (no change at all), or the same release was run again (the same change). What such comparisons
-differ by beyond their own variances is it.
+A drift of whole arms that is slower than a run is not in the uncertainty of a single run. It is learnt where the truth
+is known: both arms ran one version (no change at all), or the same release was run again (the same change). It is the
+variance of such comparisons beyond their own.
 
 Squares are pooled by their degrees of freedom (method B.3): s² = Σ ν s² / Σ ν.
 """
@@ -40,7 +40,7 @@ class _Squares:
 
 @dataclass(frozen=True, slots=True)
 class _RunShift:
-    """Candidate against baseline in one run, and what that run says of its own uncertainty."""
+    """Candidate against baseline in one run, with the uncertainty that this run shows."""
 
     value: float
     time: TimeVariance
@@ -48,7 +48,7 @@ class _RunShift:
 
     @property
     def variance(self) -> float:
-        """Variance by time and instances; NaN where an arm has one instance."""
+        """Variance by time and instances; NaN if an arm has one instance."""
         if not np.isfinite(self.instances.variance).all():
             return math.nan
         return float(combine(self.time, self.instances, np.zeros((2, 1))).variance.max())
@@ -56,7 +56,7 @@ class _RunShift:
 
 @dataclass(frozen=True, slots=True)
 class _RunComparison:
-    """What one run shows."""
+    """The changes of latency and failures in one run."""
 
     latency: _RunShift
     failures: _RunShift
@@ -64,9 +64,9 @@ class _RunComparison:
 
 
 def learn_instances(stored: Sequence[Cells], same_version: Sequence[bool] = ()) -> Learnt:
-    """Learn from the cells of run groups. Arms with one instance teach nothing, but replicates of such runs do.
+    """Learn from the cells of run groups. An arm with one instance shows no differences, but replicates of it do.
 
-    `same_version`: of which groups both arms ran one version; none where it is left out.
+    `same_version`: for each group, whether both arms ran one version; left out: no group.
     """
     squares: list[_Squares] = []
     drift: list[_Squares] = []
@@ -99,7 +99,7 @@ def _pool(squares: Sequence[_Squares], name: str) -> float | None:
     total = sum(df for _, df in weighted)
     if not total:
         return None
-    # Parts below 0 are what remains after time was taken out; only their sum is cut.
+    # A part may be below 0 after the variance of time is subtracted, so only the sum is cut at 0.
     return math.sqrt(max(sum(value * df for value, df in weighted) / total, 0.0))
 
 
@@ -136,7 +136,7 @@ def _compare(
     return _RunShift(float(difference.value[0]), time_variance(difference.influence), instances)
 
 
-# ------------------------------------------------------------------ what runs teach
+# ------------------------------------------------------------------ what is learnt from runs
 
 
 def _from_instances(run: _RunComparison) -> Iterator[_Squares]:
@@ -149,14 +149,14 @@ def _from_instances(run: _RunComparison) -> Iterator[_Squares]:
 
 
 def _from_replicates(runs: Sequence[_RunComparison]) -> Iterator[_Squares]:
-    """Runs with one instance a side: what their comparisons differ by beyond time; each shift holds two instances."""
+    """Runs with one instance a side: variance of their shifts beyond time, halved, as each has two instances."""
     if len(runs) >= 2:
         latency, failures = _spread(runs, time_only=True)
         yield _Squares(latency / 2, failures / 2, float(len(runs) - 1))
 
 
 def _spread(runs: Sequence[_RunComparison], *, time_only: bool) -> Iterator[float]:
-    """Variance between runs of the shifts of latency, then of failures, beyond their own: all of it, or by time."""
+    """Variance between runs of the shifts of latency, then of failures, minus their own (`time_only`: that by time)."""
     for shifts in ([run.latency for run in runs], [run.failures for run in runs]):
         own = [float(shift.time.variance[0]) if time_only else shift.variance for shift in shifts]
         yield float(np.var([shift.value for shift in shifts], ddof=1) - np.mean(own))
@@ -170,7 +170,7 @@ def _from_arms(runs: Sequence[_RunComparison], *, same_version: bool) -> Iterato
             moved = [part.value**2 - part.variance for part in (run.latency, run.failures)]
             yield _Squares(moved[0], moved[1], 1.0)
     elif len(several) >= 2:
-        # The same instances in every run are the same luck in every run: only time tells such runs apart.
+        # The same instances in every run have the same effect in every run, so only time makes these runs differ.
         same_instances = bool(frozenset.intersection(*(run.instances for run in several)))
         latency, failures = _spread(several, time_only=same_instances)
         yield _Squares(latency, failures, float(len(several) - 1))

@@ -1,8 +1,8 @@
-"""How often the policy at hand cries wolf on the team's own data, and what it would have found.
+"""How often a policy raises a false alarm on the user's own data, and which regressions it finds.
 
-Identical releases are made from stored baselines (`splits`) and judged by the whole policy; regressions are put into
-the same ones (`inject`). Splits of one run are not independent: of m instances there are m - 1 independent halvings,
-each in two directions, so a run counts for at most that many comparisons however many are judged.
+Identical releases are made from stored baselines (`splits`) and judged by the whole policy, without and with an added
+regression (`inject`). Splits of one run are not independent: m instances have m - 1 independent halvings, each in two
+directions. So a run counts for at most that many comparisons, however many are judged.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from evaluator.stats.inference.score import wilson_interval
 Cases = Iterator[tuple[Cells, tuple[Run, ...]]]
 Step = Callable[[str], None]
 JudgedCases = tuple[list[VerdictWord], float]
-"""Verdicts of some cases, and how many independent comparisons these are worth."""
+"""Verdicts of some cases, and the number of independent comparisons that they count for."""
 
 TIME_SPLITS = 4
 PAIRINGS = 4
@@ -59,12 +59,12 @@ class Stored:
     cells: Cells
     runs: tuple[Run, ...]
     same_version: bool = False
-    """Both arms ran one version: identical by what they are, not by being halves."""
+    """Both arms ran one version, so they are identical without being halves."""
 
 
 @dataclass(frozen=True, slots=True)
 class Injection:
-    """A regression put into the candidate: relative latency, and failures added to its rate."""
+    """A regression added to the candidate: relative change of latency, and increase of the failure rate."""
 
     latency: float = 0.0
     failures: float = 0.0
@@ -77,7 +77,7 @@ CHANGES = (
     Injection(latency=0.20),
     Injection(failures=0.005),
 )
-"""The first is none at all: A/A."""
+"""The first one is no change: A/A."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +89,12 @@ class Tally:
     change: Injection
     judged: int
     effective: float
-    """Independent comparisons that these are worth."""
+    """Number of independent comparisons that they count for."""
     no_go: int
     go: int
 
     def interval(self, count: int) -> tuple[float, float]:
-        """95 % interval of the share that `count` is (Wilson, at the effective number)."""
+        """95 % interval of `count` as a share of the judged verdicts (Wilson, at the effective number)."""
         if not self.judged:
             return 0.0, 1.0
         return wilson_interval(count / self.judged, self.effective, 1.959963984540054)
@@ -102,15 +102,15 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationReport:
-    """What the history says of the policy."""
+    """The results of a policy on a history."""
 
     alpha: float
     tallies: tuple[Tally, ...]
-    """A kind of comparison after the other, each under all changes."""
+    """By kind of comparison, each under all changes."""
     overall: Tally
     """A/A of all kinds whose arms ran together."""
     between: Tally | None
-    """Past runs against each other: not at the same time, so what changed in between counts as well."""
+    """Past runs against each other: not at the same time, so changes in between count as well."""
     learnt: Learnt
     used: tuple[str, ...]
     left_out: tuple[str, ...]
@@ -118,7 +118,7 @@ class CalibrationReport:
 
     @property
     def conclusion(self) -> str:
-        """`keeps`, `cries_wolf`, or `unknown`: too little history to tell."""
+        """`keeps` its false-alarm rate, `cries_wolf` (exceeds it), or `unknown`: too little history."""
         low, high = self.overall.interval(self.overall.no_go)
         if not self.overall.judged:
             return "unknown"
@@ -126,16 +126,16 @@ class CalibrationReport:
 
 
 def needed_comparisons(alpha: float) -> int:
-    """Comparisons without a single false alarm that it takes to show a rate of at most alpha (95 %)."""
+    """Number of comparisons without a false alarm that shows a rate of at most alpha (95 % interval)."""
     return math.ceil(1.959963984540054**2 * (1 - alpha) / alpha)
 
 
 def calibrate(
     stored: Sequence[Stored], rulebook: Rulebook, *, splits: int = 6, seed: int = 1, step: Step | None = None
 ) -> CalibrationReport:
-    """Judge identical halves of stored baselines, without and with regressions. `splits`: at most so many a group.
+    """Judge identical halves of stored baselines, without and with regressions. `splits`: maximum for each group.
 
-    `step` is called with what is being judged. The same history, policy and seed give the same report.
+    `step` is called with the name of the group that is judged. The same history, policy and seed give the same report.
     """
     random = np.random.default_rng(seed)
     used: list[Stored] = []
@@ -148,7 +148,7 @@ def calibrate(
         else:
             used.append(item)
     left_out += [
-        f"{rule.name}: only metrics of requests are tried on stored runs"
+        f"{rule.name}: only metrics of requests are calibrated"
         for rule in rulebook.rules
         if rule.evidence is not EvidenceKind.REQUESTS and rule.role is not Role.WATCH
     ]
@@ -180,12 +180,12 @@ def calibrate(
 
 
 def _make_cases(item: Stored, most: int, random: np.random.Generator) -> Iterator[tuple[str, float, Cases]]:
-    """Kinds of identical releases that this group gives, how many independent comparisons each is worth, and the cases.
+    """Kinds of identical releases of this group: name, number of independent comparisons, and cases.
 
-    As it ran where both arms had one version; and its baseline taken apart: by instances, else by replicates, else by
-    time.
+    If both arms ran one version, the group as it ran; and its baseline, split by instances, else by replicates, else
+    by time.
     """
-    # The arms are others now: what was seen of them is left out.
+    # The arms are not those of the recorded facts, so facts are left out.
     neutral = tuple(replace(run, facts=RunFacts()) for run in item.runs)
     if item.same_version and len(item.cells.arms) > 1:
         yield "versions", 2.0, ((cells, neutral) for cells in both_ways(item.cells))
@@ -208,7 +208,7 @@ def _make_cases(item: Stored, most: int, random: np.random.Generator) -> Iterato
 
 
 def _pairings(runs: Sequence[Cells], count: int, random: np.random.Generator) -> Cases:
-    """Runs dealt into pairs by chance, each pair as if its runs had been the arms of one."""
+    """Random pairs of runs, each pair as if its runs had been the arms of one run."""
     for _ in range(count):
         order = random.permutation(len(runs))
         pairs = [(runs[order[k]], runs[order[k + 1]]) for k in range(0, len(runs) - 1, 2)]
@@ -233,7 +233,7 @@ def _invented(count: int) -> tuple[Run, ...]:
 
 
 def _judge(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook) -> VerdictWord:
-    """All of the policy on one case but rules of readings, of outcomes and of endpoints that were not called."""
+    """Judge one case by the whole policy, except rules on readings, on outcomes and on endpoints without requests."""
     prior = replace(rulebook.prior, baseline=None, canary=None)
     on_requests = replace(rulebook, rules=rulebook.on_requests(cells.endpoints), prior=prior, sample_ratio={})
     return judge_evidence(assess(cells, runs, on_requests), on_requests, "calibration").word

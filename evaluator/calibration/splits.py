@@ -1,9 +1,9 @@
-"""Identical releases out of what is stored: one arm's cells taken apart into two (A/A).
+"""Identical releases from stored runs: one arm's cells are split into two arms (A/A).
 
 - instances: half of the baseline's instances against the other half;
 - replicates: the baselines of odd runs against those of even ones, as if they had run together;
-- time: neighbouring buckets of one instance, one of each pair an arm;
-- both ways: where both arms ran one version there is nothing to split.
+- time: pairs of neighbouring buckets of one instance, one bucket of each pair for each arm;
+- both ways: if both arms ran one version, nothing is split.
 
 Histograms of single instances are kept by blocks only, so a split by instances has buckets as wide as a block.
 """
@@ -23,7 +23,7 @@ from evaluator.stats.shaping.cells import COUNTS, NO_FAILURES, add_up, coarsen, 
 
 ARMS = (BASELINE, CANDIDATE)
 ALIGNED = 1024
-"""Runs that are compared as one keep their place within blocks of any width."""
+"""Runs are moved by multiples of this many buckets, so that blocks of any width stay aligned."""
 
 
 def only_baseline(cells: Cells) -> Cells:
@@ -37,7 +37,7 @@ def only_runs(cells: Cells, run: int) -> Cells:
 
 
 def balanced_halves(names: Sequence[str], most: int, random: np.random.Generator) -> tuple[tuple[str, ...], ...]:
-    """Halves of `names` that play the candidate, each with what it leaves; at most `most`, drawn without bias.
+    """Halves of `names` to be the candidate, each followed by its complement; at most `most`, drawn at random.
 
     >>> balanced_halves("abcd", 4, np.random.default_rng(1))[0:2]
     (('a', 'b'), ('c', 'd'))
@@ -54,7 +54,7 @@ def balanced_halves(names: Sequence[str], most: int, random: np.random.Generator
 
 
 def split_instances(cells: Cells, candidates: Sequence[str]) -> Cells:
-    """Baseline's cells with these of its instances as the candidate, the others as baseline."""
+    """The baseline's cells, with `candidates` of its instances as the candidate and the others as the baseline."""
     arm_of: IntArray = np.array([name in candidates for name in cells.instances], dtype=np.int64)
     baseline = only_baseline(cells)
     bins, loads = baseline.instance_bins, baseline.loads
@@ -70,15 +70,15 @@ def split_instances(cells: Cells, candidates: Sequence[str]) -> Cells:
 
 
 def both_ways(cells: Cells) -> tuple[Cells, Cells]:
-    """Baseline and first candidate as they ran, and with their parts exchanged."""
+    """Baseline and first candidate as they ran, and exchanged."""
     pair = replace(where(cells, arm=[0, 1]), arms=ARMS, failure_kinds=NO_FAILURES)
     return pair, recode(pair, arm=np.array([1, 0]))
 
 
 def split_time(cells: Cells, random: np.random.Generator) -> Cells:
-    """Baseline's buckets dealt out in pairs: one of each to either arm, by a coin.
+    """The baseline's buckets in pairs of neighbours: one of each pair to each arm, at random.
 
-    The arms become one instance each, whatever stood behind them: this shows the false alarms of time alone.
+    Each arm becomes one instance, however many there were: this shows the false alarms that time alone causes.
     """
     baseline = only_baseline(cells)
     rows, bins, loads = baseline.moments, baseline.bins, baseline.loads
@@ -104,10 +104,10 @@ def split_time(cells: Cells, random: np.random.Generator) -> Cells:
 
 
 def pair_runs(runs: Sequence[tuple[Cells, Cells]], *, together: bool) -> Cells:
-    """Baselines of two past runs against each other, each pair a run: the second of a pair is the candidate.
+    """Baselines of past runs against each other: each pair becomes a run, whose candidate is the second of the pair.
 
-    `together`: both begin at one moment, as if they had run at once; else one comes after the other. All cells must
-    have one bucket.
+    `together`: both begin at the same time, as if they had run together; else one comes after the other. All cells
+    must have the same bucket width.
     """
     arms = []
     for run, pair in enumerate(runs):

@@ -1,4 +1,4 @@
-"""Whether the comparison is fair: one module a concern, and the table that names the checks.
+"""Whether the comparison is fair: one module for each subject, and the table of the checks.
 
 | check | failed means |
 | --- | --- |
@@ -21,7 +21,7 @@
 | early_warning, history, instance_age, replication, warm_up, pacing, resolution | warn only |
 | duplicates, heavy_tail, outcomes | warn only |
 | selectors | void: neither GO nor NO-GO |
-| source_clock | void beside a load, else warn only |
+| source_clock | void together with a load, else warn only |
 | series, partial_answer, scrapes, reading_overlap, silence, targets, turnover, traffic, endpoint_silent | no GO |
 | counter_drops, not_a_number, infinite, samples | no GO |
 | restarts, instances, late_start, shared_instances, histogram_form, other_times | warn only |

@@ -1,4 +1,4 @@
-"""What a health check sees, and the one shape of its answer."""
+"""The input of a health check, and the form of its findings."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from evaluator.stats.shaping.window import WarmUp
 from evaluator.stats.variance.uncertainty import Design
 
 TOLERATED = 0.02
-"""Share of the time for which an arm may be silent without a word."""
+"""Share of the time for which an arm may be silent without a finding."""
 
 END_STEPS = 2.5
-"""Scrape intervals after the last sample that the scraping itself explains: one that is late, and one that failed."""
+"""Scrape intervals without a sample that scraping itself explains: one is late, and one failed."""
 
 NAMED = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What every check sees, whatever kind of evidence it is of."""
+    """The input of every check, for any kind of evidence."""
 
     kind: ClassVar[EvidenceKind]
     release: str
@@ -47,12 +47,12 @@ class Context:
     runs: tuple[Run, ...] = ()
     calendar: Calendar
     comparisons: tuple[Comparison, ...] = ()
-    """Of this kind of evidence; empty before it was measured."""
+    """Those of this kind of evidence; empty before they are measured."""
     covered_s: float = 0.0
-    """From the start to the end of the time that is judged; 0 where there is no clock."""
+    """Seconds from the start to the end of the time that is judged; 0 for outcomes, which have no clock."""
 
     def with_comparisons(self, comparisons: tuple[Comparison, ...]) -> Self:
-        """The same after it was measured."""
+        """The same context with its comparisons."""
         return replace(self, comparisons=comparisons)
 
 
@@ -63,39 +63,39 @@ class JudgedFailures:
     requests: int = 0
     failures: int = 0
     together: float = 1.0
-    """How many failures come together: in bursts, as many say as much as one that comes alone."""
+    """Mean size of a burst of failures: such a burst is as much evidence as one failure alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestContext(Context):
-    """What the checks of requests see."""
+    """The input of the checks of requests."""
 
     kind = EvidenceKind.REQUESTS
     cells: Cells
-    """What is judged and its warm-up, with the requests in flight that count as failed."""
+    """The judged requests and those of the warm-up, with the requests in flight that count as failed."""
     warm_up: WarmUp
     panels: Mapping[str, Panel]
-    """By candidate; one without a panel is missing, or has no time in common with the baseline."""
+    """By candidate. A candidate without requests, or without time in common with the baseline, has none."""
     designs: Mapping[str, Design]
     rows: tuple[ArmRows, ...]
-    """The account of every arm, in the order of the arms."""
+    """Rows read, judged and left out of every arm, in the order of the arms."""
     settled: Settled
-    """What became of requests in flight."""
+    """How requests in flight at the end were counted."""
     names_per_arm: Mapping[str, int]
-    """Arms whose names of instances do not tell instances apart, with the number of names."""
+    """Arms whose instance names do not distinguish instances, with the number of names."""
 
     @property
     def looks_paid(self) -> bool:
-        """Are looks before the planned end paid for?"""
+        """Does the calendar plan looks before the planned end, at one false-alarm rate?"""
         return self.calendar.kind != "fixed"
 
     @property
     def may_go_early(self) -> bool:
-        """May a GO be said before the planned end? Its looks pay for it where the policy asks for one."""
+        """May a GO be given before the planned end? Only if the policy sets `early_go` and looks are planned."""
         return self.looks_paid and self.rulebook.monitoring.early_go
 
     def list_known(self, fact: str) -> list[float]:
-        """The values of one fact in the runs that know it."""
+        """The values of one fact, of the runs that recorded it."""
         return [value for run in self.runs if (value := getattr(run.facts, fact)) is not None]
 
     def count_failures(self, arm: str) -> JudgedFailures:
@@ -110,49 +110,49 @@ class RequestContext(Context):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadingContext(Context):
-    """What the checks of readings see."""
+    """The input of the checks of readings."""
 
     kind = EvidenceKind.READINGS
     readings: ReadingCells
     """All that was collected."""
     view: ReadingView
-    """The part in the time that is judged."""
+    """The part of them in the time that is judged."""
     intervals: tuple[RunInterval, ...] = ()
-    """When each run of the load was judged; empty: there was no load."""
+    """The judged time of each run of the load; empty: there was no load."""
     client: tuple[Comparison, ...] = ()
-    """What that load saw."""
+    """The comparisons of that load's requests."""
     targets: ReadingCells | None = None
-    """Whether each target of the arms answered its scrapes (`up`); `None`: that was not asked."""
+    """Whether each target of the arms answered its scrapes (`up`); `None`: it was not collected."""
     shared_instances: tuple[str, ...] = ()
-    """Instances that counted both arms, though in series of their own: proxies."""
+    """Instances that counted both arms, each in its own series: proxies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutcomeContext(Context):
-    """What the checks of outcomes see."""
+    """The input of the checks of outcomes."""
 
     kind = EvidenceKind.OUTCOMES
     outcomes: Outcomes
     price: LookPrice
-    """What a look costs, of the candidate that was looked at most often before."""
+    """Price of a look, for the candidate with the most earlier looks."""
 
 
 Check = Callable[[Any], Iterable[Finding]]
-"""A check takes the context of its kind, or any, and yields what it saw; nothing when it does not apply."""
+"""A check takes the context of its kind of evidence and yields findings; none when it does not apply."""
 
 
 def ok(check: str, text: str) -> Finding:
-    """Looked at and in order."""
+    """Checked and in order."""
     return Finding(check, Level.OK, text)
 
 
 def fail(check: str, text: str, remedy: str = "", *, void: bool = False) -> Finding:
-    """Forbids a GO; `void`: the comparison itself means nothing, so it forbids a NO-GO as well."""
+    """Forbids a GO. `void`: the comparison is not valid, so a NO-GO is forbidden as well."""
     return Finding(check, Level.FAIL, text, void, remedy)
 
 
 def grade(check: str, text: str, remedy: str = "", *, fails: bool) -> Finding:
-    """`fail` or, where it is less, `warn`."""
+    """A failure if `fails`, else a warning."""
     return Finding(check, Level.FAIL if fails else Level.WARN, text, remedy=remedy)
 
 
@@ -168,11 +168,11 @@ def name_some(names: Sequence[str]) -> str:
 
 
 def show_period(start_ms: float, end_ms: float) -> str:
-    """The options of a command that take this time only."""
+    """The options of a command that restrict it to this time (ms since the epoch)."""
     start, end = (f"{datetime.fromtimestamp(ms // 1000, UTC):%Y-%m-%dT%H:%M:%SZ}" for ms in (start_ms, end_ms))
     return f"--from {start} --to {end}"
 
 
 def show_clock(ms: float) -> str:
-    """A moment (ms) as people read it."""
+    """A moment (ms since the epoch) as people read it."""
     return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"

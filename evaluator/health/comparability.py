@@ -1,4 +1,4 @@
-"""Was the same thing asked of both arms: load, endpoints, and (over replicates) the same test?"""
+"""Did both arms get the same load and endpoints, and are replicates runs of the same test?"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_LOAD_DIFFERENCE = 0.05
 MAX_MIX_DIFFERENCE = 0.02
 MIX_NOISE = 3.0
 SAME_IN_ALL_RUNS = ("locustfile", "users", "spawn_rate", "arguments", "targets", "host", "cores")
-"""Keys of the fingerprint that a load leaves."""
+"""Keys of a load's fingerprint that must be equal."""
 
 
 def check_comparability(context: RequestContext) -> Iterable[Finding]:
@@ -29,25 +29,25 @@ def check_comparability(context: RequestContext) -> Iterable[Finding]:
 
 
 def _check_distinct(context: RequestContext) -> Iterable[Finding]:
-    """The same file given for both arms is no comparison: different requests never agree to the microsecond."""
+    """Detects one file given for both arms: different requests never agree to the microsecond."""
     for arm, panel in context.panels.items():
         alike = all(
             np.array_equal(values[0].sum(axis=1), values[1].sum(axis=1))
             for values in (panel.n, panel.failures, panel.totals["time_ms"])
         )
         if alike and not all(panel.constant):
-            text = f"{arm} and baseline hold the very same requests: one was given twice"
-            yield fail(NAME, text, f"import the requests of baseline and of {arm} once more")
+            text = f"{arm} and baseline have identical requests: the same data were given for both"
+            yield fail(NAME, text, f"import the requests of baseline and of {arm} again, each from its own files")
 
 
 def _check_answers(context: RequestContext) -> Iterable[Finding]:
-    """Arms that both fail alike show nothing of a release that nothing reached."""
+    """Arms on which nearly all requests fail cannot be compared: no request may have reached the release."""
     for arm, panel in context.panels.items():
         shares = [float(panel.failures[a].sum() / max(panel.n[a].sum(), 1)) for a in (0, 1)]
         if min(shares) > MOST_FAILURES:
             percents = " and ".join(f"{format_number(share * 100)} %" for share in shares)
-            text = f"{percents} of the requests of baseline and {arm} failed: what works is not compared"
-            remedy = "look at what both arms share: the address, a login, how the file tells a failure"
+            text = f"{percents} of the requests of baseline and {arm} failed, so there is too little to compare"
+            remedy = "check what both arms share: the address, a login, the column that marks failures"
             yield fail(NAME, text, remedy)
 
 
@@ -69,7 +69,7 @@ def _check_load(context: RequestContext) -> Iterable[Finding]:
 
 
 def _check_missing(context: RequestContext) -> Iterable[Finding]:
-    """What the candidate was never asked, though baseline was often, cannot be judged, so it cannot be a GO."""
+    """An endpoint with many requests on baseline and none on the candidate cannot be judged, so there is no GO."""
     for arm, panel in context.panels.items():
         totals = panel.n.sum(axis=2)
         unasked = np.flatnonzero(totals[1] == 0)
@@ -79,26 +79,26 @@ def _check_missing(context: RequestContext) -> Iterable[Finding]:
             first = missing[np.argmax(totals[0][missing])]
             further = f" (and {missing.size - 1} more)" if missing.size > 1 else ""
             text = f"{panel.endpoints[first]}{further} has {format_count(int(totals[0][first]))} requests on baseline"
-            remedy = "send both arms the same requests; an endpoint that was renamed needs one name on both"
+            remedy = "send both arms the same requests; give a renamed endpoint one name on both arms"
             yield fail(NAME, f"{text} and none on {arm}", remedy)
 
 
 def _check_mix(context: RequestContext) -> Iterable[Finding]:
-    """Another endpoint mix is weighed out of the comparison, but worth knowing."""
+    """A different endpoint mix is weighed out of the comparison, so it is only a warning."""
     for arm, panel in context.panels.items():
         totals = panel.n.sum(axis=2)
         counts = totals.sum(axis=1, keepdims=True)
         shares = totals / np.maximum(counts, 1)
         difference = np.abs(shares[1] - shares[0])
         noise = MIX_NOISE * np.sqrt((shares * (1 - shares) / np.maximum(counts, 1)).sum(axis=0))
-        difference[totals[1] == 0] = 0.0  # named by itself
+        difference[totals[1] == 0] = 0.0  # `_check_missing` names these
         worst = int(np.argmax(difference - noise))
         if difference[worst] > max(MAX_MIX_DIFFERENCE, noise[worst]):
             arm_share, baseline_share = (f"{share * 100:.1f} %" for share in shares[::-1, worst])
             yield warn(
                 NAME,
                 f"{panel.endpoints[worst]} is {arm_share} of {arm}'s requests and {baseline_share} of baseline's; "
-                "the comparison weighs endpoints alike",
+                "the comparison gives each endpoint the same weight on both arms",
             )
 
 

@@ -12,14 +12,14 @@ MORE_THAN_COUNTED = 1.01
 
 
 def check_completeness(context: RequestContext) -> Iterable[Finding]:
-    """Runs that stopped early, lost workers or were left behind."""
+    """Runs that stopped early, lost workers, or whose parent process ended."""
     runs = context.runs
     troubles = [trouble for run in runs for trouble in _troubles(run)]
     replicates = max((int(run.fingerprint.get("replicates", 1)) for run in runs), default=1)
     again = f"load it again: `evaluator load {context.release} …`"
     if any(run.state is RunState.RUNNING for run in runs):
         text, remedy = "the run has not reached its planned end", "judge again when the run has ended"
-        # A look before the planned end is paid for by monitoring only; else it is neither GO nor NO-GO.
+        # Without monitoring a look before the planned end would raise the false-alarm rate: neither GO nor NO-GO.
         if context.may_go_early:
             yield warn("complete", text, remedy)
         else:
@@ -27,10 +27,12 @@ def check_completeness(context: RequestContext) -> Iterable[Finding]:
     elif troubles:
         yield fail("complete", "; ".join(dict.fromkeys(troubles)), again)
     elif len(runs) < replicates:
-        yield warn("complete", f"{len(runs)} of {replicates} replicates: the others were not run, or not chosen", again)
+        yield warn(
+            "complete", f"{len(runs)} of {replicates} replicates: the others were not run or not selected", again
+        )
     else:
         workers = [run.facts.workers_expected or 0 for run in runs]
-        text = f"all {max(workers)} workers to the end" if any(workers) else "every run is complete"
+        text = f"all {max(workers)} workers reported to the end" if any(workers) else "every run is complete"
         yield ok("complete", text)
 
 
@@ -49,7 +51,7 @@ def _troubles(run: Run) -> Iterable[str]:
 
 
 def check_coverage(context: RequestContext) -> Iterable[Finding]:
-    """Requests in the store against those that the load generator counted, and segments that cannot be read."""
+    """Compares the requests in the store with those that the load generator counted; names unreadable segments."""
     lost = [name for run in context.runs for name in run.facts.quarantined]
     if lost:
         many = "segments" if len(lost) > 1 else "segment"
@@ -63,7 +65,7 @@ def check_coverage(context: RequestContext) -> Iterable[Finding]:
     share = landed / counted
     text = f"{format_count(landed)} of {format_count(counted)} requests that Locust counted"
     if share > 1 and any(run.state is not RunState.COMPLETE for run in context.runs):
-        # A process that was killed did not tell its last count.
+        # A process that was killed did not report its last count.
         yield ok("coverage", f"{format_count(landed)} requests, more than the {format_count(counted)} last counted")
     elif share < context.rulebook.coverage or share > MORE_THAN_COUNTED / context.rulebook.coverage:
         yield fail("coverage", text + " are recorded")

@@ -1,6 +1,6 @@
-"""Failures that pile up on a candidate before they are many enough to judge: a warning, never a verdict.
+"""Failures that accumulate on a candidate while they are too few to judge: a warning, never a verdict.
 
-It takes failures for independent, which they are not when they come in bursts; so it does not decide.
+The test takes failures for independent. In bursts they are not, so this check does not decide.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from evaluator.stats.inference.assignment import log_wealth_of_excess
 
 NAME = "early_warning"
 MOST_FAILURES = 50
-"""From here on the failure rate itself says enough."""
+"""With more failures the failure rate itself is judged well enough."""
 
 
 def check_early_warning(context: RequestContext) -> Iterable[Finding]:
-    """Rare failures of which the candidate has more than its share of the requests explains."""
+    """Warns if the candidate has more of the rare failures than its share of the requests explains."""
     for arm, panel in context.panels.items():
         failures = [int(panel.failures[a].sum()) for a in (0, 1)]
         if not 0 < sum(failures) <= MOST_FAILURES:

@@ -1,4 +1,4 @@
-"""Rows that were read and are not judged: named, and not worse than what is judged lets one expect."""
+"""Rows that were read and are not judged: are they named, and do they fail no more often than judged rows?"""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ NAME = "left_out"
 SURE = 0.001
 NOTABLE = 0.05
 MOST_TOGETHER = 20.0
-"""However large a single burst was: a few dozen failures are always evidence."""
+"""Largest burst that counts as one failure: a few dozen failures are always evidence."""
 
 
 def check_left_out(context: RequestContext) -> Iterable[Finding]:
-    """Rows that were read are in the store or named; failures among them are explained by the baseline's rate."""
+    """Is every row that was read in the store or named, and does the baseline's rate explain their failures?"""
     findings = []
     for part in (part for rows in context.rows for part in rows.left_out if part.kind is LeftOutKind.LOST):
         text = f"{part.arm} has {describe_left_out(part)}"
@@ -43,7 +43,7 @@ def _judge_failures(context: RequestContext, baseline: ArmRows, candidate: ArmRo
     for part in candidate.left_out:
         p_explained = _p_more_failures(part.rows, part.failures, judged.requests, judged.failures, judged.together)
         if part.kind not in {LeftOutKind.BAD_ROW, LeftOutKind.LONE_REPLICATE}:
-            # What hits both arms in the same cut, such as cold caches in the warm-up, is not the candidate's.
+            # What affects these rows of both arms, such as cold caches in the warm-up, is not caused by the candidate.
             alike = [same for same in baseline.left_out if (same.kind, same.detail) == (part.kind, part.detail)]
             p_explained = max(
                 p_explained, *(_p_worse_than(baseline, same, candidate, part, judged) for same in alike), 0
@@ -54,11 +54,11 @@ def _judge_failures(context: RequestContext, baseline: ArmRows, candidate: ArmRo
         if judged.requests:
             rate = format_number(judged.failures / judged.requests * 100)
             why = f"more than the {rate} % of baseline's judged requests that failed can explain"
-        remedy = f"look at these failures of {part.arm}; "
-        remedy += "they count only if they are of a time and endpoint that both arms have"
+        remedy = f"check these failures of {part.arm}; "
+        remedy += "they are judged only if both arms have requests of that endpoint at that time"
         if part.kind is LeftOutKind.WARM_UP:
-            remedy = f"look at the failures of {part.arm} in the first minutes; "
-            remedy += "to judge them, write `warm_up: 0s` in the policy"
+            remedy = f"check the failures of {part.arm} in the first minutes; "
+            remedy += "to judge them, set `warm_up: 0s` in the policy"
         if part.kind is LeftOutKind.BAD_ROW:
             remedy = "correct these rows in the file and import it again under another release id"
         yield fail(NAME, f"{describe_left_out(part)}, of {candidate.arm}: {why}", remedy)
@@ -69,8 +69,8 @@ def _p_worse_than(
 ) -> float:
     """p-value that a part of the candidate's rows fails no more than the same part of the baseline's.
 
-    It is compared as a share of the part and as a share of all rows. A few rows of the baseline tell little of the
-    former, and failed checks nothing: those that passed have no row.
+    Failures are compared as a share of the part and as a share of all rows. The share of the part is uncertain if the
+    baseline has few such rows, and unknown for failed checks: checks that passed have no row.
     """
     shares = (part.rows, alike.rows), (candidate.read, baseline.read)
     return min(_p_more_failures(own, part.failures, base, alike.failures, judged.together) for own, base in shares)
@@ -79,7 +79,7 @@ def _p_worse_than(
 def _p_more_failures(rows: int, failures: int, other_rows: int, other_failures: int, together: float = 1.0) -> float:
     """One-sided p-value of the score test that the first rows fail no more often than the others.
 
-    Counts are worth what they say: they are divided by how many failures come together.
+    `together`: mean size of a burst of failures, by which all counts are divided.
     """
     if not rows or not other_rows:
         return 0.0 if failures else 1.0
@@ -90,7 +90,7 @@ def _p_more_failures(rows: int, failures: int, other_rows: int, other_failures: 
 
 
 def check_skipped_rows(context: RequestContext) -> Iterable[Finding]:
-    """Bad rows that were skipped on demand are few and of all arms alike; so are rows of other kinds."""
+    """Are skipped bad rows few, and as frequent in every arm? Are rows of other kinds as frequent in every arm?"""
     bad, of_other_kinds = (
         {rows.arm: sum(part.rows for part in rows.left_out if part.kind is kind) for rows in context.rows}
         for kind in (LeftOutKind.BAD_ROW, LeftOutKind.OTHER_KIND)
@@ -104,16 +104,16 @@ def check_skipped_rows(context: RequestContext) -> Iterable[Finding]:
             allowed = format_number(tolerated * 100)
             yield fail("coverage", f"{text}; more than {allowed} % (health.coverage)", remedy)
         elif lopsided := _find_lopsided(bad, read):
-            why = f"{text}; that is not alike, so what is left is no fair sample of {lopsided[0]} and baseline"
+            why = f"{text}; the shares differ, so the rows that remain are no fair sample of {lopsided[0]} and baseline"
             yield fail("coverage", why, remedy)
         else:
             yield warn("coverage", text, remedy)
     baseline = next(iter(read), "")
     for arm in _find_lopsided(of_other_kinds, read):
         if abs(of_other_kinds[arm] / read[arm] - of_other_kinds[baseline] / read[baseline]) > tolerated:
-            text = f"rows of other kinds than requests are not alike: {_list_shares(of_other_kinds, read)}"
-            why = f"find out what these rows of {arm} are (docs/formats.md): requests may be hidden among them"
-            yield fail("coverage", text, why)
+            text = f"rows that are not requests differ in share: {_list_shares(of_other_kinds, read)}"
+            remedy = f"find out what these rows of {arm} are (docs/formats.md): requests may be hidden among them"
+            yield fail("coverage", text, remedy)
             break
 
 
@@ -122,7 +122,7 @@ def _list_shares(rows: Mapping[str, int], read: Mapping[str, int]) -> str:
 
 
 def _find_lopsided(rows: Mapping[str, int], read: Mapping[str, int]) -> list[str]:
-    """Candidates of which another share of rows is of this kind than of the baseline, by more than chance."""
+    """Candidates whose share of rows of this kind differs from the baseline's by more than chance."""
     baseline, *candidates = rows or [""]
     return [
         arm
@@ -136,7 +136,7 @@ def _find_lopsided(rows: Mapping[str, int], read: Mapping[str, int]) -> list[str
 
 
 def check_cut_off(context: RequestContext) -> Iterable[Finding]:
-    """Requests without an answer at the end of a load: the old ones have failed, the young ones should be alike."""
+    """Requests without an answer at the end of a load: old ones count as failed; are the rest as many on each arm?"""
     failed = {arm: sum(request.arm == arm for request in context.settled.failed) for arm in context.cells.arms}
     if any(failed.values()):
         each = ", ".join(f"{arm} {format_count(n)}" for arm, n in failed.items())
@@ -150,12 +150,12 @@ def check_cut_off(context: RequestContext) -> Iterable[Finding]:
     for arm in candidates:
         if not any(part.arm in {arm, baseline} for part in context.settled.cut_off):
             continue
-        # How many requests are under way at a moment depends on the moment: users of one arm may keep step.
+        # Users of one arm may act in step, so requests in flight depend on the moment; users are the trials.
         trials = [max(users[name], late[name]) for name in (arm, baseline)]
         text = f"requests that had waited for more than {usual} when the load ended: {baseline} {late[baseline]} of "
         text += f"{trials[1]} users, {arm} {late[arm]} of {trials[0]}"
         if _p_more_failures(trials[0], late[arm], trials[1], late[baseline]) < SURE:
-            remedy = f"look whether {arm} had stopped answering at the end, then load again"
+            remedy = f"check whether {arm} had stopped answering at the end, then load again"
             yield fail("in_flight", text, remedy)
         elif _p_more_failures(trials[1], late[baseline], trials[0], late[arm]) < SURE:
             yield warn("in_flight", text)

@@ -1,4 +1,4 @@
-"""Was the load generator itself in order: its clocks, its speed, and does its pace hide stalls?"""
+"""Was the load generator in order: its clocks, its speed, and does its pacing hide stalls?"""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ SATURATED_LAG_MS = 100
 
 
 def check_clock(context: RequestContext) -> Iterable[Finding]:
-    """Pairing by time rests on clocks: further apart than the policy allows, they make the comparison void."""
+    """Requests are paired by time: clocks that differ by more than the policy allows make the comparison void."""
     offsets = context.list_known("clock_offset_s")
     if not offsets:
         return
     worst, allowed = max(abs(offset) for offset in offsets), context.rulebook.max_clock_offset_s
     if worst > allowed:
-        text = f"a worker's clock is off by {worst:.3g} s, {allowed:.3g} s are allowed"
+        text = f"a worker's clock is off by {worst:.3g} s, more than the {allowed:.3g} s allowed"
         yield fail("clock", text, "synchronise the machines' clocks and load again", void=True)
     else:
         yield ok("clock", f"clocks agree within {worst:.2g} s")
 
 
 def check_load_generator(context: RequestContext) -> Iterable[Finding]:
-    """A saturated generator measures itself: the comparison is void."""
+    """A saturated load generator measures itself, so the comparison is void."""
     cpu, lag = (
         max(context.list_known("cpu_percent"), default=None),
         max(context.list_known("loop_lag_ms"), default=None),
@@ -56,4 +56,4 @@ def check_pacing(context: RequestContext) -> Iterable[Finding]:
         text = "closed loop: users wait for slow answers, so short stalls touch few requests"
         yield warn("pacing", text, "pace users with `constant_throughput` or `constant_pacing`")
     elif "open" in pacing:
-        yield ok("pacing", "users keep their pace whatever the answers take")
+        yield ok("pacing", "open loop: users keep their pace even if answers are slow")

@@ -1,4 +1,4 @@
-"""Were units assigned as they should have been, and do their outcomes mean what they seem to?"""
+"""Were units assigned to arms as configured, and can their outcomes be compared?"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from evaluator.wording import count_of, format_count, format_number
 ALPHA = 0.001
 MOST_CROSSED = 0.01
 MOST_STRAY = 0.05
-"""An arm with less than this part of the units that were to be expected is probably no arm of the test."""
+"""An arm with less than this share of its expected units is probably not an arm of the test."""
 MOST_NAMED = 5
 LEFT_OUT = {
     LeftOutKind.BAD_ROW: "bad row",
@@ -33,11 +33,11 @@ SKEWED = 355.0
 
 
 def check_units_ratio(context: OutcomeContext) -> Iterable[Finding]:
-    """χ² of the units of each arm against the configured shares (equal unless the policy says otherwise)."""
+    """χ² of the units of each arm against the configured shares (equal unless the policy sets others)."""
     arms, shares = context.outcomes.arms, context.rulebook.sample_ratio
     unnamed = [arm for arm in arms if shares and arm not in shares]
     if unnamed:
-        text = f"health.sample_ratio names no share of {', '.join(unnamed)}"
+        text = f"health.sample_ratio names no share for {', '.join(unnamed)}"
         yield fail("sample_ratio", text, _suggest_ratio(context))
         return
     counts = [part.n for part in context.outcomes.moments]
@@ -53,33 +53,33 @@ def check_units_ratio(context: OutcomeContext) -> Iterable[Finding]:
 
 
 def _suggest_ratio(context: OutcomeContext) -> str:
-    """What to do about another split: look for lost units, leave stray arms out, or say the shares that were found."""
+    """What to do about a different split: find lost units, leave stray arms out, or configure the observed shares."""
     arms, sizes = context.outcomes.arms, [part.n for part in context.outcomes.moments]
     shares = context.rulebook.sample_ratio
     expected = [sum(sizes) * shares.get(arm, 1.0) / sum(shares.get(name, 1.0) for name in arms) for arm in arms]
     stray = [arm for arm, n, units in zip(arms, sizes, expected, strict=True) if n < MOST_STRAY * units]
     counts = ", ".join(f"{_quote_yaml(arm)}: {max(n, 1)}" for arm, n in zip(arms, sizes, strict=True))
-    remedies = ["look for what loses units of one arm"]
+    remedies = ["find out why units of one arm are lost"]
     if stray and arms[0] not in stray and len(arms) - len(stray) > 1:
         query = _leave_out(context.outcomes, stray)
-        # For a shell, in double quotes where those are enough: the query has single ones.
+        # For a shell: double quotes if the query allows them, as it contains single ones.
         query = f'"{query}"' if not set(query) & set('"$`\\!') else shlex.quote(query)
         names = " and ".join(stray)
         remedies.append(
-            f"if {names} should not be there, leave it out: `--outcomes-query {query}` with the same import"
+            f"if {names} is no arm of the test, leave it out: repeat the import with `--outcomes-query {query}`"
         )
-    remedies.append(f"if units were assigned in these shares on purpose, write health: {{sample_ratio: {{{counts}}}}}")
+    remedies.append(f"if these shares were intended, set `health: {{sample_ratio: {{{counts}}}}}` in the policy")
     return "; ".join(remedies)
 
 
 def _leave_out(outcomes: Outcomes, arms: list[str]) -> str:
-    """SQL for `--outcomes-query` that leaves arms out, around the query that was there already."""
+    """SQL for `--outcomes-query` that leaves arms out; it contains the query of the import, if there was one."""
     facts = outcomes.facts
     column = facts.arm_column or "variant"
     name = column if re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", column) else '"' + column.replace('"', '""') + '"'
     listed = ", ".join("'" + arm.replace("'", "''") + "'" for arm in arms)
     source = f"({facts.query.strip().rstrip(';')})" if facts.query else "outcomes"
-    return f"SELECT * FROM {source} WHERE {name} NOT IN ({listed})"  # noqa: S608 shown, never run
+    return f"SELECT * FROM {source} WHERE {name} NOT IN ({listed})"  # noqa: S608 printed, never run
 
 
 def _quote_yaml(name: str) -> str:
@@ -88,12 +88,12 @@ def _quote_yaml(name: str) -> str:
 
 
 def check_looks(context: OutcomeContext) -> Iterable[Finding]:
-    """Earlier verdicts on other outcomes of this release, and how looking again is paid for."""
+    """Earlier verdicts on other outcomes of this release, and how much of alpha is left for this look."""
     price = context.price
     so_far = format_count(price.units)
     if not price.earlier:
         planned = f" of {format_count(price.max_units)} planned" if price.max_units else ""
-        later = "it takes all of alpha" if price.kind == "fixed" else "later looks are paid for"
+        later = "it uses all of alpha" if price.kind == "fixed" else "alpha is left for later looks"
         yield ok("outcome_looks", f"first look at outcomes of this release, at {so_far}{planned} units; {later}")
         return
     many = count_of(len(price.earlier), "time")
@@ -101,26 +101,26 @@ def check_looks(context: OutcomeContext) -> Iterable[Finding]:
     before += ", …" if len(price.earlier) > MOST_NAMED else ""
     text = f"other outcomes of this release were judged {many} before (at {before} units; now {so_far})"
     suggested = f"monitoring: {{max_units: {max(price.units, *(look.units for look in price.earlier)) * 2}}}"
-    plan = f"before the first look at the next test write {suggested}, with the units that you plan, or {ANYTIME}"
+    plan = f"for the next test, before its first look, set {suggested} (the units that you plan) or {ANYTIME}"
     if price.refused and price.kind == "fixed":
-        remedy = f"write {ANYTIME}: what is left of alpha then pays for it; {plan}"
+        remedy = f"set {ANYTIME}: this look then uses what is left of alpha; {plan}"
         yield fail("outcome_looks", f"{text}; monitoring: {{mode: fixed}} allows one look", remedy)
     elif price.refused:
-        remedy = f"judge when there are more units; where {MAX_UNITS} is reached, the earlier verdict was the last"
+        remedy = f"judge again with more units; if {MAX_UNITS} is reached, the earlier verdict was the last"
         yield fail("outcome_looks", f"{text}; {price.refused}", remedy)
     elif price.share < 1:
         share = format_number(context.rulebook.alpha * price.share * 100)
         yield warn(
             "outcome_looks",
-            f"{text}; they took alpha and left {share} % for this look and all later ones, paid by {HOW[price.kind]}",
+            f"{text}; they used up alpha except {share} % for this look and all later ones ({HOW[price.kind]})",
             plan,
         )
     else:
-        yield ok("outcome_looks", f"{text}; paid for by {HOW[price.kind]}")
+        yield ok("outcome_looks", f"{text}; planned for by {HOW[price.kind]}")
 
 
 def check_assignment(context: OutcomeContext) -> Iterable[Finding]:
-    """Units seen in more than one arm are left out; more than one in a hundred forbids a GO."""
+    """Units seen in more than one arm are left out; more than 1 % of them forbid a GO."""
     facts = context.outcomes.facts
     if not facts.crossed:
         yield ok("assignment", "every unit was in one arm only")
@@ -128,7 +128,7 @@ def check_assignment(context: OutcomeContext) -> Iterable[Finding]:
     share = facts.crossed / (facts.crossed + facts.units)
     text = f"{format_count(facts.crossed)} units ({format_number(share * 100)} %) were seen in several arms; left out"
     if share > MOST_CROSSED:
-        yield fail("assignment", text, "mend the assignment, then import again")
+        yield fail("assignment", text, "fix the assignment, then import again")
     else:
         yield warn("assignment", text)
 
@@ -140,11 +140,11 @@ def check_duplicates(context: OutcomeContext) -> Iterable[Finding]:
         done = "counted once" if facts.duplicates_dropped else "kept: the file is a log of events"
         yield warn("duplicates", f"{format_count(facts.duplicates)} rows repeat another one in every column; {done}")
     else:
-        yield ok("duplicates", "no row is there twice")
+        yield ok("duplicates", "no row repeats another one")
 
 
 def check_rows(context: OutcomeContext) -> Iterable[Finding]:
-    """Rows read against rows judged; rows that cannot be used must be few, and as many in every arm."""
+    """Compares rows read with rows judged; bad rows must be few, and as frequent in every arm."""
     facts = context.outcomes.facts
     read = sum(facts.read.values())
     if not read:
@@ -156,7 +156,7 @@ def check_rows(context: OutcomeContext) -> Iterable[Finding]:
     text = (
         f"{format_count(judged)} of {format_count(read)} rows of outcomes are judged; not: {describe_left_out(facts)}"
     )
-    remedy = "import without --skip-bad-rows: it names file, line and column of the first; correct them"
+    remedy = "import without --skip-bad-rows, which names file, line and column of the first bad row, and correct them"
     arms = [arm for arm in facts.read if arm]
     skipped = [facts.count(LeftOutKind.BAD_ROW, arm) for arm in arms]
     uneven = _compare_missing(skipped, [facts.read[arm] for arm in arms]) if sum(skipped) and len(arms) > 1 else 1.0
@@ -165,7 +165,7 @@ def check_rows(context: OutcomeContext) -> Iterable[Finding]:
         why = f"{text}; more bad rows than health.coverage ({least}) allows"
         yield fail("coverage", why, remedy)
     elif uneven < ALPHA:
-        why = f"{text}; bad rows are not as frequent in every arm (p = {uneven:.1g})"
+        why = f"{text}; bad rows are more frequent in one arm (p = {uneven:.1g})"
         yield fail("coverage", why, remedy)
     else:
         yield warn("coverage", text)
@@ -185,7 +185,7 @@ def describe_left_out(facts: OutcomeFacts) -> str:
 
 
 def check_missing(context: OutcomeContext) -> Iterable[Finding]:
-    """Units without a value are left out of that outcome; that is fair only where it happens to all arms alike."""
+    """Units without a value are left out of that outcome; that is fair only if they are as frequent in every arm."""
     outcomes = context.outcomes
     used = {name for rule in context.rulebook.rules for name in (*rule.metric.outcomes, *rule.metric.covariate_names)}
     for name, missing in outcomes.facts.missing.items():
@@ -196,14 +196,14 @@ def check_missing(context: OutcomeContext) -> Iterable[Finding]:
         each = ", ".join(f"{arm} {format_count(n)}" for arm, n in zip(outcomes.arms, lacking, strict=True))
         text = f"units without {name}: {each}"
         if p_value < ALPHA:
-            why = f"{text}; not alike (p = {p_value:.1g})"
+            why = f"{text}; more often in one arm (p = {p_value:.1g})"
             yield fail("missing_outcomes", why, f"find out why {name} is missing more in one arm")
         else:
             yield warn("missing_outcomes", f"{text}; as often in every arm")
 
 
 def _compare_missing(missing: list[int], units: list[int]) -> float:
-    """χ² of missing and present by arm: how far missing is from the arms' sizes, on the scale of both."""
+    """p-value of the χ² test that the share of missing units is the same in every arm."""
     from scipy.special import chdtrc
 
     table = np.array([missing, np.array(units) - np.array(missing)], float)
@@ -213,7 +213,7 @@ def _compare_missing(missing: list[int], units: list[int]) -> float:
 
 
 def check_tails(context: OutcomeContext) -> Iterable[Finding]:
-    """Is the mean of so skewed values of so few units still about normal?"""
+    """Are there enough units for the mean of a skewed outcome to be about normal?"""
     outcomes = context.outcomes
     for rule in context.rulebook.rules:
         outcome = rule.metric.uncut_mean
@@ -224,7 +224,7 @@ def check_tails(context: OutcomeContext) -> Iterable[Finding]:
         fewest = min(part.n for part in outcomes.moments)
         if fewest < needed:
             text = (
-                f"{outcome} is so skewed that a mean needs about {format_count(round(needed))} units an arm, "
-                f"{format_count(fewest)} are there"
+                f"{outcome} is so skewed that a mean needs about {format_count(round(needed))} units an arm; "
+                f"there are {format_count(fewest)}"
             )
             yield warn("heavy_tail", text, remedy=f"import more units, or set winsorise: 99.9% for {rule.name}")

@@ -1,4 +1,4 @@
-"""Did the arms run at the same time? Only then does what hits both cancel."""
+"""Did the arms run at the same time? Only then do effects on both arms cancel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ MAX_DROPPED = 0.05
 TEN_YEARS_S = 10 * 365 * 86400
 Spans = dict[int, tuple[int, int]]
 """By run: first and last bucket."""
-OTHER_MATCH = "import the files again under another release id: the runs of both arms are matched by their times now"
+OTHER_MATCH = (
+    "import the files again under another release id: an import now matches the runs of both arms by their times"
+)
 
 
 def check_overlap(context: RequestContext) -> Iterable[Finding]:
@@ -37,7 +39,7 @@ def check_overlap(context: RequestContext) -> Iterable[Finding]:
 
 
 def _find_spans(context: RequestContext, arm: int) -> Spans:
-    """First and last bucket of an arm in each run that it is in."""
+    """First and last bucket of an arm in each of its runs."""
     moments = context.cells.moments
     rows = moments.arm == arm
     runs = distinct(moments.run[rows])
@@ -50,11 +52,11 @@ def _find_lone_replicates(context: RequestContext, arm: str, baseline: Spans, ca
     alone = baseline.keys() ^ candidate.keys()
     if alone:
         total = len(baseline.keys() | candidate.keys())
-        text = f"{len(alone)} of {total} replicates are of one arm only, and not compared"
+        text = f"{len(alone)} of {total} replicates have one arm only and are not compared"
         missing = len(baseline.keys() - candidate.keys())
         if missing > context.rulebook.silence * total:
             text = f"{text}; {arm} has no request in {missing} of them"
-            yield fail(NAME, text, f"find out why {arm} did not answer in them, or leave them out")
+            yield fail(NAME, text, f"find out why {arm} did not answer in these replicates, or leave them out")
         else:
             yield warn(NAME, text)
 
@@ -63,7 +65,7 @@ def _judge_apart(context: RequestContext, arm: str, baseline: Spans, candidate: 
     """Replicates whose arms did not run at the same time."""
     replicates = len(context.panels[arm].paired)
     text = f"{arm} and baseline ran at different times"
-    # Where arms of *other* replicates ran together, their files were not matched by their times.
+    # If arms of *different* replicates ran together, their files were not matched by their times.
     met_another = any(
         first[0] <= second[1] and second[0] <= first[1]
         for run, first in baseline.items()
@@ -71,16 +73,20 @@ def _judge_apart(context: RequestContext, arm: str, baseline: Spans, candidate: 
         if run != candidate_run
     )
     if replicates >= ENOUGH_REPLICATES:
-        return warn(NAME, f"{text}; {replicates} replicates show by how much", OTHER_MATCH if met_another else "")
-    remedy = f"run both arms at once: `evaluator load {context.release} --baseline URL --canary URL`"
+        return warn(
+            NAME,
+            f"{text}; {replicates} replicates show how much time itself matters",
+            OTHER_MATCH if met_another else "",
+        )
+    remedy = f"run both arms at the same time: `evaluator load {context.release} --baseline URL --canary URL`"
     if is_imported(context.runs):
-        remedy = "import runs in which both were under load at once, or three replicates an arm and more"
-    text += ": what changed in between cannot be told from the release"
+        remedy = "import runs in which both arms were under load at the same time, or at least three replicates an arm"
+    text += ": other changes in between cannot be distinguished from the release"
     return fail(NAME, text, OTHER_MATCH if met_another else remedy)
 
 
 def _find_cut_starts(context: RequestContext, arm: str, *spans: Spans) -> Iterable[Finding]:
-    """Time before the first request of the arm that began later: it is not judged, unless users of a load ran in it."""
+    """Time before the first request of the later arm. It is not judged, except in a load, whose users ran then."""
     bucket_s = context.cells.bucket_s
     by_id = {run.id: run for run in context.runs}
     for code in spans[0].keys() & spans[1].keys():
@@ -96,10 +102,10 @@ def _find_cut_starts(context: RequestContext, arm: str, *spans: Spans) -> Iterab
 
 
 def _judge_unmatched(context: RequestContext, arm: str, panel: Panel) -> Finding:
-    """Requests that had no partner at the same time on the same endpoint."""
+    """Requests without a counterpart at the same time on the same endpoint."""
     moments = context.cells.moments
     if is_imported(context.runs) and moments.bucket.max() * context.cells.bucket_s < TEN_YEARS_S:
-        text = "times count from the start of a test and not from 1970: the arms are taken to have run together"
+        text = "times count from the start of a test, not from 1970, so the arms are assumed to have run together"
         return warn(NAME, text)
     total = panel.block_sum(panel.n)
     lonely = (total[0] == 0) | (total[1] == 0)

@@ -1,4 +1,4 @@
-"""Was each arm heard for as long as it was to be heard? One that says nothing has no failures either."""
+"""Has each arm readings for all of its time? An arm without readings has no failures either."""
 
 from __future__ import annotations
 
@@ -35,31 +35,31 @@ Times = Sequence[tuple[float, float]]
 
 
 def check_silence_of_scrapes(context: ReadingContext) -> Iterable[Finding]:
-    """Arms that end before their time, or are not heard in between, over all of the time that was collected."""
+    """Arms whose readings end early or have holes, over all of the time that was collected."""
     periods = _find_periods(context)
     findings = [*_name_late_starts(context, periods)]
     for code, arm in enumerate(context.readings.arms):
         facts = [fact for fact in context.readings.facts if fact.arm == arm and fact.spans]
-        # Without a load, an arm was to be heard from the first sample of its own (the baseline: of any candidate) on.
+        # Without a load, readings are expected from the arm's own first sample on (baseline: from any candidate's).
         names = () if context.intervals else (arm,) if code else context.readings.arms[1:]
-        first_heard = [first for name in names if (first := _first_heard(context, name))]
-        start = min((first - step for first, step in first_heard), default=-math.inf)
+        first_samples = [first for name in names if (first := _find_first_sample(context, name))]
+        start = min((first - step for first, step in first_samples), default=-math.inf)
         expected = [(max(begun, start), end) for begun, end in periods]
-        worst = max((_find_silence(listened, expected) for listened in _listen(context, facts)), default=None)
+        worst = max((_find_silence(spans, expected) for spans in _list_spans(context, facts)), default=None)
         if worst is not None and worst.rank:
             findings.append(_describe_silence(context, arm, worst, periods))
-    heard = {fact.arm for fact in context.readings.facts if fact.spans}
-    if not findings and heard >= set(context.readings.arms):
-        findings.append(ok("silence", "every arm was heard until the end"))
+    with_samples = {fact.arm for fact in context.readings.facts if fact.spans}
+    if not findings and with_samples >= set(context.readings.arms):
+        findings.append(ok("silence", "every arm has readings until the end"))
     return findings
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class _ScrapeSilence:
-    """How long something was not heard of the time in which it was to be heard."""
+    """For how much of its expected time an arm or a query had no samples."""
 
     rank: int
-    """0: not worth a word, 1: holes, 2: silent at the end."""
+    """0: too short for a finding, 1: holes, 2: silent at the end."""
     share: float
     seconds: float
     period_s: float
@@ -79,7 +79,7 @@ def _describe_silence(context: ReadingContext, arm: str, silence: _ScrapeSilence
     if silence.rank == 1:
         share, long = format_number(silence.share * 100), format_duration(silence.seconds)
         text = f"{who} is silent for {long} of {period} ({share} %), the longest from {since} to {until}"
-        remedy = "find out why it was not scraped; see the target's page at the metrics server"
+        remedy = "find out why it was not scraped; see the page of targets on the metrics server"
         return grade("silence", text, remedy, fails=silence.share > context.rulebook.silence)
     last = format_duration((silence.until_ms - silence.since_ms) / 1000)
     text = f"{who} falls silent at {since}: no readings in the last {last} of {period}"
@@ -87,14 +87,14 @@ def _describe_silence(context: ReadingContext, arm: str, silence: _ScrapeSilence
     if not context.intervals:
         start_ms = max(periods[0][0], silence.first_ms)
         command = f"evaluator collect {context.release} {show_period(start_ms, silence.last_ms)}"
-        remedy = f"find out why it ended; only if it was meant to end then, judge the time before: `{command}`"
+        remedy = f"find out why it ended; only if it ended on purpose, judge the time before: `{command}`"
     return fail("silence", text, remedy)
 
 
 def _find_periods(context: ReadingContext) -> Times:
-    """Times in which arms were to be heard: those of the load, or all that was collected."""
+    """Times for which readings are expected: those of the load, or all that was collected."""
     if context.intervals:
-        # A load is known by whole buckets, and began and ended somewhere within the first and the last of them.
+        # A load is known by whole buckets: it began within the first of them and ended within the last.
         edge = context.readings.bucket_s
         inner = ((interval.start_s + edge, interval.end_s - edge) for interval in context.intervals)
         return tuple((start * 1000, end * 1000) for start, end in inner if start < end)
@@ -102,12 +102,12 @@ def _find_periods(context: ReadingContext) -> Times:
     return [(min(fact.start_ms for fact in facts), max(fact.end_ms for fact in facts))] if facts else ()
 
 
-def _listen(context: ReadingContext, facts: Sequence[QueryFacts]) -> Iterator[tuple[str, Spans, float]]:
-    """What is listened to: the arm by all of its scrapes, and each query that may stop a GO."""
-    heard = _scraped(context, facts)
-    if not heard:
+def _list_spans(context: ReadingContext, facts: Sequence[QueryFacts]) -> Iterator[tuple[str, Spans, float]]:
+    """Name, spans with samples and scrape interval (ms): of the arm as a whole, and of each query of a gate or hold."""
+    scraped = _scraped(context, facts)
+    if not scraped:
         return
-    yield "", tuple(sorted(span for fact in heard for span in fact.spans)), max(fact.step_ms for fact in heard)
+    yield "", tuple(sorted(span for fact in scraped for span in fact.spans)), max(fact.step_ms for fact in scraped)
     deciding = {
         q for rule in context.rulebook.rules if rule.role in (Role.GATE, Role.HOLD) for q in rule.metric.queries
     }
@@ -118,29 +118,29 @@ def _listen(context: ReadingContext, facts: Sequence[QueryFacts]) -> Iterator[tu
 
 
 def _scraped(context: ReadingContext, facts: Sequence[QueryFacts]) -> list[QueryFacts]:
-    """Facts whose samples are scrapes: a value of an expression may be repeated after the last one."""
+    """Facts whose samples are scrapes: the value of an expression may be repeated after the last scrape."""
     rare = _failure_queries(context)
     counters = [fact for fact in facts if fact.query.kind is not QueryKind.GAUGE and fact.query not in rare]
     return counters or [fact for fact in facts if fact.query not in rare] or list(facts)
 
 
 def _failure_queries(context: ReadingContext) -> set[Query]:
-    """Failures may happen late, or never."""
+    """Queries of failures, which may happen late or never."""
     by_rule = [rule.metric.queries for rule in context.rulebook.rules if len(rule.metric.queries) > 1]
     return {queries[0] for queries in by_rule} - {queries[-1] for queries in by_rule}
 
 
-def _first_heard(context: ReadingContext, arm: str) -> tuple[float, float] | None:
-    """First sample of an arm and its scrape interval (ms)."""
+def _find_first_sample(context: ReadingContext, arm: str) -> tuple[float, float] | None:
+    """Time of the first sample of an arm and its scrape interval (ms)."""
     facts = _scraped(context, [fact for fact in context.readings.facts if fact.arm == arm and fact.spans])
     if not facts:
         return None
     return float(min(fact.spans[0][0] for fact in facts)), max(fact.step_ms for fact in facts)
 
 
-def _find_silence(heard: tuple[str, Spans, float], expected: Times) -> _ScrapeSilence:
-    """How long it was not heard in the times in which it was to be heard."""
-    what, spans, step_ms = heard
+def _find_silence(sampled: tuple[str, Spans, float], expected: Times) -> _ScrapeSilence:
+    """For how long samples are missing in the expected times; `sampled`: name, spans and scrape interval (ms)."""
+    what, spans, step_ms = sampled
     holes: list[tuple[float, float]] = []
     total, silent, at_end = 0.0, 0.0, False
     for start, end in expected:
@@ -158,7 +158,7 @@ def _find_silence(heard: tuple[str, Spans, float], expected: Times) -> _ScrapeSi
             steps = END_STEPS if before == start or after == end else HOLE_STEPS
             if after - before > steps * step_ms:
                 holes.append((before, after))
-                silent += after - before - step_ms  # until the next scrape nothing was to be heard
+                silent += after - before - step_ms  # no sample is expected before the next scrape
                 at_end |= after == end
     share = silent / total if total else 0.0
     since, until = max(holes, key=lambda hole: (hole[1] == expected[-1][1], hole[1] - hole[0]), default=(0.0, 0.0))
@@ -168,24 +168,24 @@ def _find_silence(heard: tuple[str, Spans, float], expected: Times) -> _ScrapeSi
 
 
 def _name_late_starts(context: ReadingContext, periods: Times) -> Iterator[Finding]:
-    """Time before a candidate's first sample, which nobody can judge."""
+    """Time before a candidate's first sample, which cannot be judged."""
     if context.intervals or not periods:
         return
     start, end = periods[0]
     for arm in context.readings.arms[1:]:
-        first_heard = _first_heard(context, arm)
-        if first_heard and first_heard[0] - start > max(END_STEPS * first_heard[1], TOLERATED * (end - start)):
-            before, collected = format_duration((first_heard[0] - start) / 1000), format_duration((end - start) / 1000)
+        first = _find_first_sample(context, arm)
+        if first and first[0] - start > max(END_STEPS * first[1], TOLERATED * (end - start)):
+            before, collected = format_duration((first[0] - start) / 1000), format_duration((end - start) / 1000)
             text = (
-                f"{arm} is first heard at {show_clock(first_heard[0])}: the {before} of {collected} before that "
-                "are not judged; if it was to run by then, it did not answer"
+                f"{arm} has its first reading at {show_clock(first[0])}: the {before} of {collected} before that "
+                "are not judged; if it was running then, it did not answer"
             )
-            command = f"evaluator collect {context.release} {show_period(first_heard[0], end)}"
-            yield warn("late_start", text, f"to judge its own time only: `{command}`")
+            command = f"evaluator collect {context.release} {show_period(first[0], end)}"
+            yield warn("late_start", text, f"to judge only its own time: `{command}`")
 
 
 def check_targets(context: ReadingContext) -> Iterable[Finding]:
-    """Targets that were to be scraped and did not answer, also those that never did and left no series."""
+    """Targets that did not answer their scrapes, including those that never did and have no series."""
     targets, periods = context.targets, _find_periods(context)
     if targets is None or not periods:
         return
@@ -216,10 +216,10 @@ def check_targets(context: ReadingContext) -> Iterable[Finding]:
         )
         lopsided = shares[code] > context.rulebook.silence and shares[code] > 2 * others
         remedy = (
-            "find out why they were down: the metrics server's page of targets says how a scrape failed; "
-            "targets that are not of the service are left out by sources.prometheus.selectors"
+            "find out why they were down: the metrics server's page of targets shows why a scrape failed; "
+            "to leave out targets that do not belong to the service, set sources.prometheus.selectors"
         )
-        text += "; at the end none answers" if at_end else ""
+        text += "; at the end no target answers" if at_end else ""
         yield grade("targets", text, remedy, fails=lopsided or at_end)
 
 
@@ -228,9 +228,9 @@ def check_targets(context: ReadingContext) -> Iterable[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class _Turnover:
-    """Instances of one arm, and those that came or ended while others were there, with the time of it.
+    """Instances of one arm, and those that came or ended while others were there, with the time.
 
-    One that is scraped and serves nothing any more has ended as well.
+    An instance that is scraped and no longer serves requests has ended as well.
     """
 
     instances: int = 0
@@ -255,7 +255,7 @@ def check_instances(context: ReadingContext) -> Iterable[Finding]:
             [f"{len(turnover.ended)} ended before the others ({name_some(turnover.ended)})"] if turnover.ended else []
         )
         if parts:
-            text = f"instances of {arm}, of {turnover.instances}: {', '.join(parts)}; each counts while it was there"
+            text = f"of {turnover.instances} instances of {arm}, {', '.join(parts)}; each counts while it was there"
             yield warn("instances", text)
     baseline = turned[arms[0]]
     for arm in arms[1:]:
@@ -267,7 +267,7 @@ def check_instances(context: ReadingContext) -> Iterable[Finding]:
                 f"({name_some(turnover.ended)}), and {len(baseline.ended)} of {baseline.instances} of baseline"
             )
             remedy = (
-                "find out why they ended; where instances come and go by design, set "
+                "find out why they ended; if instances come and go by design, set "
                 "`instances: {turnover: expected}` in the policy"
             )
             yield fail("turnover", text, remedy)
@@ -292,5 +292,5 @@ def _find_turnover(context: ReadingContext, arm: str, start: float, end: float) 
     gone = {name: show_clock(last) for name, (_, last) in lives_inside.items() if last < over - reach}
     for (code, name), since in find_still_instances(context).items():
         if context.readings.arms[code] == arm:
-            gone.setdefault(name, f"{show_clock(since)}, scraped since and serving nothing")
+            gone.setdefault(name, f"{show_clock(since)}, scraped since then without serving requests")
     return _Turnover(len(lives_inside), tuple(came), tuple(f"{name} at {when}" for name, when in sorted(gone.items())))

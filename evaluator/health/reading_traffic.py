@@ -1,4 +1,4 @@
-"""Does each arm serve requests for as long as it is scraped? Counters that stand still are no silence of a scrape."""
+"""Does each arm serve requests while it is scraped? An arm may answer scrapes although its counters no longer grow."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from evaluator.stats.shaping.reading_panels import name_of
 from evaluator.wording import format_duration, format_number
 
 EXPECTED = 20.0
-"""Requests that must have been expected where none came: without cause that happens once in 10⁸ times."""
+"""Least number of expected requests for a pause to count: by chance none comes once in 10⁸ times."""
 
 STILL = 0.05
-"""Share of the expected requests below which a service is as good as silent: checks of its health still count."""
+"""Share of the expected requests below which a service counts as silent: health checks are still counted."""
 
 FALLEN = 0.25
-"""Share of its own usual level below which an arm may be taken for still."""
+"""Share of its own usual level below which an arm may count as silent."""
 
 KNOWN_BUCKETS = 8
 REMEMBERED = 40
@@ -33,7 +33,7 @@ VALUE, COUNT = PARTS.index("value"), PARTS.index("count")
 def check_traffic(context: ReadingContext) -> Iterable[Finding]:
     """An arm whose instances answer scrapes, and whose requests stop while the other arm's go on.
 
-    Where readings know endpoints, that is looked at for each of them as well.
+    If readings have endpoints, each endpoint is checked as well.
     """
     queries, endpoints = _request_counters(context), context.readings.endpoints
     looked_at = {"traffic": (None,), "endpoint_silent": endpoints if len(endpoints) > 1 else ()}
@@ -50,7 +50,7 @@ def check_traffic(context: ReadingContext) -> Iterable[Finding]:
 
 
 def _name_unanswered(context: ReadingContext, query: Query, arm: int) -> Iterator[Finding]:
-    """Endpoints that the baseline answered and the candidate never, where its share of them was to be expected."""
+    """Endpoints that the baseline answered and the candidate never did, although enough requests were expected."""
     readings = context.view.readings
     rows = _find_counts(context, query)
     total = np.zeros((2, len(readings.endpoints)))
@@ -67,15 +67,15 @@ def _name_unanswered(context: ReadingContext, query: Query, arm: int) -> Iterato
         names = name_some([readings.endpoints[code] for code in never.tolist()])
         text = (
             f"{readings.arms[arm]} never answered {names}, where {format_number(float(expected[never].sum()))} "
-            "requests were to be expected from what baseline answered"
+            "requests were expected from what baseline answered"
         )
-        remedy = "find out whether it still has them; sources.prometheus.endpoint_label says what an endpoint is"
+        remedy = "find out whether it still has them; sources.prometheus.endpoint_label sets what an endpoint is"
         yield fail("endpoint_silent", text, remedy)
 
 
 @dataclass(frozen=True, slots=True)
 class _Pause:
-    """A time in which an arm is scraped and counts nothing, and the other arm goes on as before."""
+    """A time in which an arm is scraped and counts nothing, while the other arm goes on as before."""
 
     query: Query
     endpoint: str
@@ -101,33 +101,34 @@ def _name_pause(context: ReadingContext, check: str, pause: _Pause, judged: int,
     arms = context.readings.arms
     what = f"{pause.endpoint} of {arms[judged]}" if pause.endpoint else arms[judged]
     text = (
-        f"{what} answers scrapes and serves nothing {since}: {name_of(pause.query)} grew by "
+        f"{what} answers scrapes and serves no requests {since}: {name_of(pause.query)} grew by "
         f"{format_number(pause.grown)} in {format_duration(seconds)}, where {format_number(pause.expected)} "
-        f"were to be expected from what {arms[reference]} went on counting"
+        f"were expected from what {arms[reference]} counted"
     )
     remedy = "find out why no request reached it, or why it answered none"
     if pause.at_end and not context.intervals:
         start_ms = context.view.span[0] * context.readings.bucket_s * 1000
         command = f"evaluator collect {context.release} {show_period(start_ms, begun_ms)}"
-        remedy = f"find out why; only if its traffic was taken away on purpose, judge the time before: `{command}`"
+        remedy = f"find out why; only if its traffic was removed on purpose, judge the time before: `{command}`"
     yield grade(check, text, remedy, fails=pause.at_end or share > context.rulebook.silence)
 
 
 def _find_counts(context: ReadingContext, query: Query, endpoint: str | None = None) -> IntArray:
-    """Rows of the view that say by how much a counter of requests grew."""
+    """Rows of the view with the increases of a counter of requests."""
     return context.view.find(query, COUNT if query.kind is QueryKind.HISTOGRAM else VALUE, endpoint)
 
 
 def _shortest_s(context: ReadingContext) -> float:
-    """What the scraping itself explains."""
+    """Longest pause (s) that scraping itself explains."""
     return END_STEPS * max((fact.step_ms for fact in context.readings.facts), default=0.0) / 1000
 
 
 def find_still_instances(context: ReadingContext) -> Mapping[tuple[int, str], float]:
-    """Instances whose requests stop for good while they are scraped and their arm's others go on.
+    """Instances whose requests stop for good while they are scraped and the arm's other instances go on.
 
-    Gives arm and name → since when (ms). Only those that served before, for which 20 requests or more were to be
-    expected since, and whose silence is more than twice as long as any that an instance of either arm came back from.
+    Returns arm and name → since when (ms). Only instances that served before, for which at least 20 requests were
+    expected since, and whose silence is more than twice as long as any pause after which an instance of either arm
+    came back.
     """
     still_since: dict[tuple[int, str], float] = {}
     bucket_s, first = context.readings.bucket_s, context.view.span[0]
@@ -144,7 +145,7 @@ def find_still_instances(context: ReadingContext) -> Mapping[tuple[int, str], fl
 
 
 def _grow_by_instance(context: ReadingContext, query: Query) -> dict[tuple[int, str], tuple[FloatArray, FloatArray]]:
-    """By how much each instance that is read until the end grew in each bucket of the view, and its arm's others."""
+    """Increases in each bucket of the view: of each instance that is read until the end, and of its arm's others."""
     view, readings = context.view, context.view.readings
     rows = _find_counts(context, query)
     start, end = view.span
@@ -163,17 +164,17 @@ def _grow_by_instance(context: ReadingContext, query: Query) -> dict[tuple[int, 
 
 
 def _find_stop(own: FloatArray, others: FloatArray) -> tuple[int, int]:
-    """For how many buckets an instance has served nearly nothing at the end, and the longest pause before (buckets).
+    """Buckets for which an instance has served nearly nothing at the end (0: it serves), and its longest pause before.
 
-    It is compared with its arm's others; 0: it serves.
+    `own`, `others`: increases of the instance and of its arm's others, shape (buckets,).
     """
     before, others_before = np.cumsum(own), np.cumsum(others)
     after, others_after = before[-1] - before, others_before[-1] - others_before
     share = np.where(others_before >= EXPECTED, before / np.maximum(others_before, 1.0), 0.0)
-    # What it did before is no more than a share of its others, and no more than its own level: either may be a burst.
+    # The smaller of two expectations, by the share of its others and by its own level: either may be due to a burst.
     level = before / np.arange(1, own.size + 1)
     expected = np.minimum(share * others_after, level * np.arange(own.size - 1, -1, -1))
-    # Each request that came after all says that it stopped later.
+    # Each later request is evidence that it stopped later.
     excess = expected - after / STILL
     excess[: KNOWN_BUCKETS - 1] = -np.inf
     at = int(np.argmax(excess))
@@ -185,7 +186,7 @@ def _find_stop(own: FloatArray, others: FloatArray) -> tuple[int, int]:
 
 
 def _request_counters(context: ReadingContext) -> list[Query]:
-    """Counters that grow with requests: denominators, histograms, and rates of which more is better."""
+    """Counters that grow with requests: denominators, and counters of metrics of which more is better."""
     counters: dict[Query, None] = {}
     for rule in context.rulebook.rules:
         if rule.metric.denominator:
@@ -196,7 +197,7 @@ def _request_counters(context: ReadingContext) -> list[Query]:
 
 
 def _find_pause(context: ReadingContext, query: Query, endpoint: str | None, arm: int, reference: int) -> _Pause | None:
-    """The worst pause of one arm against the other; `endpoint` `None`: over all of them."""
+    """The worst pause of one arm compared with the other; `endpoint` `None`: over all endpoints."""
     grown = _grow_by_bucket(context, query, endpoint, (arm, reference))
     if grown is None:
         return None
@@ -227,20 +228,20 @@ def _find_pause(context: ReadingContext, query: Query, endpoint: str | None, arm
 
 
 class _GrowthRatio:
-    """By how much an arm grew for each request of the other, before a pause."""
+    """Requests of an arm per request of the other arm, before a pause."""
 
     def __init__(self) -> None:
         self.latest: deque[tuple[float, float]] = deque(maxlen=REMEMBERED)
         self.judged = self.reference = 0.0
 
     def add(self, judged: FloatArray, reference: FloatArray) -> None:
-        """Remember what both arms grew by in some buckets."""
+        """Add the increases of both arms in some buckets, shape (buckets,) each."""
         self.latest.extend(zip(judged.tolist(), reference.tolist(), strict=True))
         self.judged += float(judged.sum())
         self.reference += float(reference.sum())
 
     def is_still(self, judged: float, reference: float) -> bool:
-        """Did the arm nearly stop, beside what it did itself lately and beside what the other arm goes on doing?"""
+        """Did the arm nearly stop, compared with its own latest buckets and with what the other arm counts now?"""
         if len(self.latest) < KNOWN_BUCKETS:
             return False
         usual = sum(pair[0] for pair in self.latest) / len(self.latest)
@@ -248,9 +249,9 @@ class _GrowthRatio:
 
     @property
     def ratio(self) -> float:
-        """How much is the least to be expected of the arm for each request of the other.
+        """Least expected requests of the arm per request of the other.
 
-        The smaller of the latest ratio and that of all time: a pause of the other arm makes one of them large.
+        The smaller of the latest ratio and the ratio over all time: a pause of the other arm makes one of them large.
         """
         lately = [sum(pair[position] for pair in self.latest) for position in (0, 1)]
         sums = lately, (self.judged, self.reference)
@@ -260,7 +261,7 @@ class _GrowthRatio:
 def _grow_by_bucket(
     context: ReadingContext, query: Query, endpoint: str | None, arms: tuple[int, int]
 ) -> tuple[int, FloatArray, FloatArray] | None:
-    """First bucket, and by how much both arms grew in each from there to the last that both were read in."""
+    """First bucket that both arms have, and the increases of both in each bucket from there to the last in common."""
     rows, readings = _find_counts(context, query, endpoint), context.view.readings
     rows_by_arm = [rows[readings.arm[rows] == arm] for arm in arms]
     if not all(rows_of_arm.size for rows_of_arm in rows_by_arm):

@@ -1,4 +1,4 @@
-"""Can what a metrics server said be trusted, and does it agree with what the load saw?"""
+"""Can the answers of a metrics server be trusted, and do they agree with the load's own measurements?"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ENOUGH = 3
 
 
 def check_selectors(context: ReadingContext) -> Iterable[Finding]:
-    """A series cannot be baseline and candidate at once: then the selectors do not tell the arms apart."""
+    """A series of both baseline and candidate: the selectors do not distinguish the arms."""
     readings = context.readings
     for arm in readings.arms[1:]:
         shared = [fact for fact in readings.facts if fact.arm == arm and fact.shared]
@@ -24,23 +24,23 @@ def check_selectors(context: ReadingContext) -> Iterable[Finding]:
             both = name_some(sorted(name for name in lives.get(arm, {}) if name in lives.get(BASELINE, {}) and name))
             text = (
                 f"the selectors of baseline and {arm} find the same {format_count(worst.shared)} series of "
-                f"{name_of(worst.query)}{f' ({both})' if both else ''}: they do not tell the arms apart"
+                f"{name_of(worst.query)}{f' ({both})' if both else ''}: they do not distinguish the arms"
             )
-            remedy = f"make sources.prometheus.selectors tell {arm} from baseline, then collect again"
+            remedy = f"change sources.prometheus.selectors so that they distinguish {arm} and baseline; collect again"
             yield fail("selectors", text, remedy, void=True)
 
 
 def check_shared_instances(context: ReadingContext) -> Iterable[Finding]:
-    """Both arms counted by the same instances, which are proxies before them (or the load balancer)."""
+    """Instances that count both arms: proxies in front of them, or a load balancer."""
     names = context.shared_instances
     if names:
         text = (
             f"baseline and candidate are both counted by {name_some(list(names))}: these are proxies, so they do not "
-            "tell how instances of the service differ, and are not counted as its instances"
+            "show how instances of the service differ, and are not counted as its instances"
         )
         remedy = (
             "set sources.prometheus.instance_label to a label that names the service's own instances, or "
-            "`instances: {baseline: N, canary: N}` in the policy to the number that runs behind them"
+            "`instances: {baseline: N, canary: N}` in the policy to the number of instances behind them"
         )
         yield warn("shared_instances", text, remedy)
 
@@ -52,8 +52,8 @@ def check_series(context: ReadingContext) -> Iterable[Finding]:
     for arm in silent:
         why = next((f": {fact.impossible}" for fact in readings.facts if fact.arm == arm and fact.impossible), "")
         remedy = (
-            f"if {arm} was to run in that time, it never answered a scrape; else check {arm} of "
-            f"sources.prometheus.selectors, then `evaluator collect {context.release}` again"
+            f"if {arm} ran in that time, it never answered a scrape; if it did not, check {arm} in "
+            f"sources.prometheus.selectors, then run `evaluator collect {context.release}` again"
         )
         yield fail("series", f"no query has a series of {arm}{why}", remedy)
     lacking = 0
@@ -78,7 +78,7 @@ def check_series(context: ReadingContext) -> Iterable[Finding]:
 
 
 def check_form(context: ReadingContext) -> Iterable[Finding]:
-    """Histograms that are none, or that are recorded in another way on the other arm."""
+    """Queries that return no histogram, and histograms that are recorded differently on the two arms."""
     for query in context.readings.queries:
         forms = {fact.arm: fact.form for fact in context.readings.facts if fact.query == query and fact.form}
         if len(set(forms.values())) > 1 or set(forms.values()) - {"classic", "native"}:
@@ -87,19 +87,19 @@ def check_form(context: ReadingContext) -> Iterable[Finding]:
 
 
 def check_partial(context: ReadingContext) -> Iterable[Finding]:
-    """What the server itself said of its answers: part of the data may be missing. Its hints are only shown."""
+    """The server's own warnings: part of the data may be missing. Its hints are only shown."""
     notes = dict.fromkeys(text for fact in context.readings.facts for text in fact.notes)
     if notes:
         yield ok("server_notes", f"the server notes: {'; '.join(notes)}")
     warnings = dict.fromkeys(text for fact in context.readings.facts for text in fact.warnings)
     if warnings:
-        text = f"the server warned of its own answers: {'; '.join(warnings)}"
-        remedy = f"mend the server, then `evaluator collect {context.release}` again"
+        text = f"the server added warnings to its answers: {'; '.join(warnings)}"
+        remedy = f"fix the server, then run `evaluator collect {context.release}` again"
         yield fail("partial_answer", text, remedy)
 
 
 def check_scrapes(context: ReadingContext) -> Iterable[Finding]:
-    """Scrapes that are not there, within the series of each instance."""
+    """Scrapes that are missing within the series of each instance."""
     worst = max(context.readings.facts, key=_missing_share, default=None)
     share = _missing_share(worst) if worst else 0.0
     if worst is None or share <= TOLERATED:
@@ -108,7 +108,7 @@ def check_scrapes(context: ReadingContext) -> Iterable[Finding]:
     others = [_missing_share(fact) for fact in context.readings.facts if fact.arm != worst.arm]
     text = f"{format_number(share * 100)} % of the scrapes of {name_of(worst.query)} of {worst.arm} are missing"
     text += f" ({format_number(max(others, default=0.0) * 100)} % of the other arm's)"
-    remedy = f"find out why its scrapes fail, then `evaluator collect {context.release}` again"
+    remedy = f"find out why its scrapes fail, then run `evaluator collect {context.release}` again"
     yield grade("scrapes", text, remedy, fails=share > context.rulebook.silence)
 
 
@@ -117,7 +117,7 @@ def _missing_share(fact: QueryFacts) -> float:
 
 
 def check_restarts(context: ReadingContext) -> Iterable[Finding]:
-    """Counters that started again: a process did. Those that dropped otherwise were read from another server."""
+    """Counters that started again, as their process did, and counters that dropped for another reason."""
     for arm in context.readings.arms:
         facts = [fact for fact in context.readings.facts if fact.arm == arm]
         resets = max((fact.resets for fact in facts), default=0)
@@ -132,7 +132,7 @@ def check_restarts(context: ReadingContext) -> Iterable[Finding]:
             "restart (another server of a pair answered, or digits were lost); these steps are left out"
         )
         if worst.falls > TOLERATED * worst.read:
-            remedy = "if its values go up and down, it is no counter: compare it as a gauge"
+            remedy = "if its values go up and down, it is not a counter: compare it as a gauge"
             yield fail("counter_drops", text, remedy)
         else:
             yield warn("counter_drops", text)
@@ -150,35 +150,37 @@ def check_samples(context: ReadingContext) -> Iterable[Finding]:
                     1 - context.rulebook.coverage, 2 * baseline_share
                 )
                 text = f"{format_count(count)} samples of {arm} were {noun} ({format_number(share * 100)} %); left out"
-                remedy = "see what the query divides by; what is left out may be what is wrong" if lopsided else ""
+                remedy = "check what the query divides by: the samples left out may hide a fault" if lopsided else ""
                 check = "not_a_number" if kind == "nan" else "infinite"
                 yield grade(check, text, remedy, fails=lopsided or share > context.rulebook.silence)
     twice = sum(fact.duplicates for fact in facts)
     if twice:
-        yield warn("duplicate_series", f"{format_count(twice)} series say the same as another; left out")
+        yield warn("duplicate_series", f"{format_count(twice)} series have the same samples as another; left out")
     outside = sum(fact.outside for fact in facts)
     if outside > sum(fact.series for fact in facts):  # one of each series may lie on the very start
-        yield warn("other_times", f"{format_count(outside)} samples were of another time than was asked for; left out")
+        yield warn("other_times", f"{format_count(outside)} samples were outside of the requested time; left out")
     if any(fact.series and not fact.read for fact in facts):
-        text = "these readings were collected by an earlier version, which did not keep when each arm was heard"
-        remedy = f"`evaluator collect {context.release}` again"
+        text = (
+            "these readings were collected by an earlier version, which did not store the times of each arm's samples"
+        )
+        remedy = f"run `evaluator collect {context.release}` again"
         yield fail("samples", text, remedy)
         return
     named = [fact.nan + fact.infinite + fact.repeated + fact.outside + fact.falls for fact in facts]
     lost = sum(abs(fact.read - sum(n for _, n in fact.used) - n) for fact, n in zip(facts, named, strict=True))
     if lost:
-        yield fail("samples", f"{format_count(lost)} samples were read, and neither used nor named")
+        yield fail("samples", f"{format_count(lost)} samples were read, but are neither used nor named")
 
 
 def _left_out_share(context: ReadingContext, arm: str, kind: str) -> tuple[int, float]:
-    """How many samples of an arm were left out as this, and the largest share of a query's."""
+    """How many samples of an arm were left out for one reason (`nan`, `infinite`), and the largest share of a query."""
     facts = [fact for fact in context.readings.facts if fact.arm == arm and getattr(fact, kind)]
     share = max((getattr(fact, kind) / max(fact.read, getattr(fact, kind)) for fact in facts), default=0.0)
     return sum(getattr(fact, kind) for fact in facts), share
 
 
 def check_source_clock(context: ReadingContext) -> Iterable[Finding]:
-    """The server's clock against ours: beside a load it decides what belongs together."""
+    """The server's clock against ours: together with a load it decides which readings belong to it."""
     offset = context.readings.sources.get("clock_offset_s")
     if not isinstance(offset, int | float):
         return
@@ -192,18 +194,18 @@ def check_source_clock(context: ReadingContext) -> Iterable[Finding]:
 
 
 def check_single_instance(context: ReadingContext) -> Iterable[Finding]:
-    """One instance a side cannot tell the release from the machine it ran on (method B.3a)."""
+    """With one instance a side the release cannot be distinguished from its machine (method B.3a)."""
     for arm in context.readings.arms[1:]:
         single = [c for c in context.comparisons if c.arm == arm and not c.no_data and c.method.endswith("single")]
         fewest = min((c.instances for c in single), key=min, default=None)
         if fewest is not None and min(fewest) < ENOUGH:
             text = (
                 f"readings of one instance a side ({arm} {fewest[1]}, baseline {fewest[0]}): "
-                "the release cannot be told from the machine it ran on"
+                "the release cannot be distinguished from the machine it ran on"
             )
             remedy = (
-                "run three instances of each arm; or name what tells them apart by sources.prometheus.instance_label, "
-                "or how many stand behind one label by `instances: {baseline: N, canary: N}`"
+                "run three instances of each arm; or set sources.prometheus.instance_label to the label that "
+                "distinguishes them, or `instances: {baseline: N, canary: N}` to the number behind one label"
             )
             yield fail("single_instance", text, remedy)
 
@@ -216,7 +218,7 @@ def check_bounds(context: ReadingContext) -> Iterable[Finding]:
 
 
 def check_agreement(context: ReadingContext) -> Iterable[Finding]:
-    """The load's clients and the server itself should tell the same story."""
+    """Do the load's clients and the server agree on the change of response times?"""
 
     def find(rows: Sequence[Comparison], p_value: Literal["p_worse", "p_within"]) -> Comparison | None:
         """The first of some comparisons that was shown to be beyond, or within, its margin."""
@@ -229,10 +231,10 @@ def check_agreement(context: ReadingContext) -> Iterable[Finding]:
         server = [c for c in context.comparisons if c.arm == arm and c.rule.metric.is_response_time]
         slow_outside, slow_inside = find(client, "p_worse"), find(server, "p_worse")
         if slow_outside and not slow_inside and (fine := find(server, "p_within")):
-            why = "look between them: queues, network or load balancer"
+            why = "check what is between them: queues, network or load balancer"
             yield warn("disagreement", f"the load sees {_moved(slow_outside)}, the server {_moved(fine)}: {why}")
         elif slow_inside and not slow_outside and (fine := find(client, "p_within")):
-            why = "the load does not ask for what is slow"
+            why = "the load does not call what is slow"
             yield warn("disagreement", f"the server sees {_moved(slow_inside)}, the load {_moved(fine)}: {why}")
 
 

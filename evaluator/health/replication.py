@@ -1,4 +1,4 @@
-"""Can a release be told from the machine it ran on, and what is taken from earlier runs for it?"""
+"""Can a release be distinguished from the machine it ran on, and what was learnt from earlier runs for that?"""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def check_replication(context: RequestContext) -> Iterable[Finding]:
     if any(run.fingerprint.get("replicates_overlap") for run in context.runs):
         yield warn(
             NAME,
-            "files that ran at the same time are taken as replicates, as --files-are says: if one run left them, "
-            "the differences between runs are taken for smaller than they are",
-            "import them again under another release id with `--files-are parts`, if one run left them",
+            "files of the same time are taken as replicates, because --files-are requests it: if they are parts of one "
+            "run, the differences between runs are underestimated",
+            "if they are parts of one run, import them again under another release id with `--files-are parts`",
         )
     for arm, count in context.names_per_arm.items():
         yield warn(
             NAME,
-            f"{format_count(count)} names of instances of {arm} have too few requests each: taken as one instance",
-            "where these are instances, load for longer; where they are requests or connections, let each instance "
-            "send a name of its own",
+            f"{format_count(count)} instance names of {arm} have too few requests each, so they count as one instance",
+            "if these are instances, load for longer; if they are requests or connections, let each instance send its "
+            "own name",
         )
     again = f"`evaluator load {context.release} --replicates 5 …`"
     remedy = f"repeat the run with restarts, {again}, or load three instances an arm"
@@ -43,30 +43,30 @@ def check_replication(context: RequestContext) -> Iterable[Finding]:
         if design.kind == "single" and fewest < ENOUGH:
             text = (
                 f"one instance a side ({arm} {design.instances[1]}, baseline {design.instances[0]}): "
-                "the release cannot be told from the machine it ran on"
+                "the release cannot be distinguished from the machine it ran on"
             )
             yield fail("single_instance", text, remedy)
         elif design.kind == "single":
-            yield warn(NAME, f"{fewest} instances a side are declared but not told apart: their spread is assumed")
+            yield warn(NAME, f"{fewest} instances a side are declared but not distinguished: their spread is assumed")
         elif fewest < ENOUGH:
-            yield warn(NAME, f"only {fewest} {units} a side: intervals are wide, three make a GO likely")
+            yield warn(NAME, f"only {fewest} {units} a side, so intervals are wide: a GO is more likely with three")
         else:
             yield ok(NAME, f"{design.behind[0]} + {design.behind[1]} {units}")
 
 
 def describe_learnt(learnt: Learnt, rulebook: Rulebook) -> Finding:
-    """Say what is assumed of instances that a run cannot tell apart, and how many runs that rests on."""
+    """The finding on how much instances and arms are assumed to differ, and from how many runs that was learnt."""
     latency, failures = (format_number(100 * sd) for sd in (rulebook.prior.sd_latency, rulebook.prior.sd_failures))
     basis = f"{count_of(learnt.comparisons, 'comparison')} in {count_of(learnt.runs, 'run')}"
-    text = f"instances are taken to differ by {latency} % in latency and {failures} pp in failures: learnt from {basis}"
+    text = (
+        f"instances are assumed to differ by {latency} % in latency and {failures} pp in failures, learnt from {basis}"
+    )
     drifts = learnt.between_arms_latency, learnt.between_arms_failures
     if None not in drifts and learnt.between_arms_comparisons >= LEAST_COMPARISONS:
         latency, failures = (format_number(float(f"{100 * sd:.3g}")) for sd in drifts if sd is not None)
         basis = (
             f"{count_of(learnt.between_arms_comparisons, 'comparison')} in {count_of(learnt.between_arms_runs, 'run')}"
         )
-        text += (
-            f"; whole arms are taken to drift more slowly than a run by {latency} % in latency and {failures} pp in "
-        )
-        text += f"failures, from {basis}"
+        text += f"; whole arms are assumed to drift by {latency} % in latency and {failures} pp in failures from run "
+        text += f"to run, learnt from {basis}"
     return ok("history", text)

@@ -1,4 +1,4 @@
-"""How finely times were recorded, and by whom."""
+"""The steps in which times were recorded, and whether the load tool or this store rounded them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from evaluator.wording import describe_steps, format_number
 
 NAME = "resolution"
 COARSE_SHARE = 0.05
-REMEDY = "no latency margin narrower than a step is decided: record times in finer steps, or allow more than one step"
+REMEDY = (
+    "a latency margin narrower than a step is not decided: record times in finer steps, or allow more than one step"
+)
 
 
 def check_resolution(context: RequestContext) -> Iterable[Finding]:
-    """Warns where one step of the recorded times of an arm is a notable share of the baseline's mean time."""
+    """Warns if a step of the recorded times of an arm is more than 5 % of the baseline's mean time."""
     by_text: dict[str, Finding] = {}
     for arm, panel in context.panels.items():
         successes = float(panel.ok[0].sum())

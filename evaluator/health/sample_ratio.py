@@ -1,6 +1,6 @@
-"""Did every arm get the share of users that it was meant to get?
+"""Did every arm get the configured share of users?
 
-Asked of what was assigned, never of what was answered: a slow arm answers fewer requests in closed loop.
+The check counts assigned users, never requests: in closed loop a slow arm answers fewer requests.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ NAME = "sample_ratio"
 
 
 def check_sample_ratio(context: RequestContext) -> Iterable[Finding]:
-    """Assigned users against the configured shares (equal unless the policy says otherwise).
+    """Assigned users against the configured shares (equal unless the policy sets others).
 
-    Each run is a phase; a test that may be looked at any time is used, since runs are judged as they come.
+    Each run is a phase of a test that is valid at any time, as runs are judged while more of them are recorded.
     """
     assigned: dict[str, int] = {}  # runs of one group have the same users, so the largest count is taken
     for run in context.runs:
         for arm, users in run.facts.users.items():
             assigned[arm] = max(assigned.get(arm, 0), users)
     if not assigned:
-        yield warn(NAME, "not checked: nothing recorded how users were assigned to arms")
+        yield warn(NAME, "not checked: the data do not record how users were assigned to arms")
         return
     arms = context.cells.arms
     shares = context.rulebook.sample_ratio or dict.fromkeys(arms, 1.0)

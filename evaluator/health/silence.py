@@ -1,7 +1,7 @@
 """Times in which an arm, or an endpoint of the candidate, should have had requests and had none.
 
-Seen over the whole run, its edges included. The run of a load lasts until its users were stopped; that of other data
-from the moment both arms have had a request to the last request of either.
+The whole run is checked, including its start and end. The run of a load lasts until its users were stopped. The run of
+other data lasts from the moment at which both arms have had a request to the last request of either.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from evaluator.wording import format_count, format_duration, format_number, writ
 
 NAME = "silence"
 TIME = 1e9
-"""Weight of a bucket where time itself is the reference: large against any count of requests."""
+"""Count of the reference in each bucket if time itself is the reference: larger than any count of requests."""
 REAL_TIMES_FROM = 10 * 365 * 86400
 ENDPOINTS_AT_A_TIME = 2_000
 
@@ -33,7 +33,7 @@ class RunTime:
 
     run: Run | None
     code: int
-    """Number of the run among those of the cells."""
+    """Code of the run in the cells."""
     arm: str
     first: int
     end: int
@@ -42,17 +42,17 @@ class RunTime:
     failures: FloatArray
     """Failures of both together in each bucket, shape (buckets,)."""
     rows: BoolArray
-    """Which rows of the cells' moments these are: those of health checks only where there are no others."""
+    """Rows of the cells' moments that count: those of health checks only if there are no others."""
     leaves_out_health_checks: bool
 
     @property
     def is_load(self) -> bool:
-        """Did users of ours run until the end?"""
+        """Is it a load of this program, whose users ran until its end?"""
         return self.run is not None and self.run.source == "locust"
 
     @property
     def buckets(self) -> int:
-        """Its length."""
+        """Its length in buckets."""
         return self.end - self.first
 
     def count(self, rows: IntArray, codes: IntArray, chosen: IntArray, buckets: IntArray, n: IntArray) -> FloatArray:
@@ -68,7 +68,7 @@ class RunTime:
 def find_run_times(context: RequestContext, arm: str) -> list[RunTime]:
     """The time of each run in which the baseline and `arm` both have requests, or should have.
 
-    Health checks do not count where there is anything else: a service that answers nothing but those is silent.
+    Health checks do not count if there are other requests: a service that answers only health checks is silent.
     """
     moments, bucket_s = context.cells.moments, context.cells.bucket_s
     code = context.cells.arms.index(arm)
@@ -89,7 +89,7 @@ def find_run_times(context: RequestContext, arm: str) -> list[RunTime]:
         starts, last = [int(buckets.min()) for buckets in own], max(int(buckets.max()) for buckets in own)
         first, end = min(starts) if is_load else max(starts), last + 1
         if run is not None and is_load and run.facts.users_stopped and run.state is not RunState.RUNNING:
-            # The bucket in which users were stopped is not whole.
+            # The bucket in which users were stopped is not complete.
             end = max(int(run.facts.users_stopped.timestamp() // bucket_s), first + 1)
         inside = rows & (moments.bucket >= first) & (moments.bucket < end)
         position = (moments.arm[inside] != 0) * (end - first) + moments.bucket[inside] - first
@@ -101,7 +101,7 @@ def find_run_times(context: RequestContext, arm: str) -> list[RunTime]:
 
 
 def check_silence(context: RequestContext) -> Iterable[Finding]:
-    """Arms against each other and against the time of their users; then the candidates' endpoints."""
+    """Compares arms with each other and with the time of their users, then the candidates' endpoints."""
     findings: list[Finding] = []
     looked = False
     for arm in context.cells.arms[1:]:
@@ -113,29 +113,29 @@ def check_silence(context: RequestContext) -> Iterable[Finding]:
                 findings += _judge_endpoints(context, time, silences[1])
     yield from dict.fromkeys(findings)
     if looked and not findings:
-        yield ok(NAME, "every arm and endpoint was heard to the end")
+        yield ok(NAME, "every arm and endpoint had requests until the end")
 
 
 def may_be_go(context: RequestContext, time: RunTime) -> bool:
-    """May a GO be said now? Only then does it matter who is silent at this moment: the run is over, or need not be."""
+    """May a GO be given now? Only then does a silence at this moment matter."""
     return time.run is None or time.run.state is not RunState.RUNNING or context.may_go_early
 
 
 def _find_silent_arms(context: RequestContext, time: RunTime) -> tuple[Silence, Silence]:
     """The silences of baseline and candidate in one run.
 
-    While the users of a load run, the silence of the other arm is no excuse. At the end of the load they are
-    known to have run; before, a request that was waiting shows it: without one there may have been no users.
+    In a load an arm is also silent if the other arm is silent too, while users ran. At the end of the load users are
+    known to have run. Earlier, only a request that was waiting shows that there were users.
     """
     reference = time.counts[::-1]
-    beside_other_arm = {silence.series: silence.gaps for silence in find_silence(time.counts, reference)}
+    by_other_arm = {silence.series: silence.gaps for silence in find_silence(time.counts, reference)}
     alone: dict[int, tuple[Gap, ...]] = {}
     if time.is_load:
         silences = find_silence(time.counts, np.full_like(time.counts, TIME), paced_alike=False)
         alone = {silence.series: silence.gaps for silence in silences}
     out = []
     for arm in (0, 1):
-        gaps = [*beside_other_arm.get(arm, ())]
+        gaps = [*by_other_arm.get(arm, ())]
         bounds = {(gap.start, gap.end) for gap in gaps}
         others = [gap for gap in alone.get(arm, ()) if (gap.start, gap.end) not in bounds]
         gaps += [gap for gap in others if gap.at_end or _is_waited_for(context, time, arm, gap)]
@@ -159,8 +159,8 @@ def _judge_arm(context: RequestContext, time: RunTime, silence: Silence) -> Iter
         return
     name = (BASELINE, time.arm)[silence.series]
     share = silence.buckets / time.buckets
-    # A candidate of an import that ends well before the baseline, without as many requests, stopped: a test of so many
-    # requests ends earlier where they are answered faster. Else nothing says that it was meant to end.
+    # In an import, a candidate that ends well before the baseline stopped if it has fewer requests. With as many
+    # requests it may be a test of a fixed number of requests, which ends earlier if they are answered faster.
     fewer = silence.series == 1 and time.counts[1].sum() < (1 - TOLERATED) * time.counts[0].sum()
     at_end = silence.end
     if at_end and not time.is_load and not (fewer and at_end.buckets > TOLERATED * time.buckets):
@@ -178,14 +178,14 @@ def _judge_arm(context: RequestContext, time: RunTime, silence: Silence) -> Iter
     if time.is_load:
         remedy += f", then load it again: `evaluator load {context.release} …`"
     elif options := period_options(context, time, silence):
-        remedy += f"; if only a part of the time was meant: `{write_command(context.release)} {options}`"
+        remedy += f"; to judge only the time without gaps: `{write_command(context.release)} {options}`"
     else:
-        remedy += ", then import the requests of a run to the end"
+        remedy += ", then import the requests of a complete run"
     yield grade(NAME, text, remedy, fails=bool(at_end) or share > context.rulebook.silence)
 
 
 def describe_gap(context: RequestContext, time: RunTime, gap: Gap, name: str) -> str:
-    """Say when it was silent, for how long, and how many requests were to be expected."""
+    """Say when it was silent, for how long, and how many requests were expected."""
     bucket_s = context.cells.bucket_s
     start = int(context.cells.moments.bucket[context.cells.moments.run == time.code].min())
     moments = []
@@ -198,16 +198,16 @@ def describe_gap(context: RequestContext, time: RunTime, gap: Gap, name: str) ->
     length = format_duration(gap.buckets * bucket_s)
     share = format_number(gap.buckets / time.buckets * 100)
     expected = format_count(max(round(gap.expected), 1))
-    where = f", where about {expected} were to be expected" if gap.expected < TIME else ""
+    where = f", where about {expected} were expected" if gap.expected < TIME else ""
     return f"{name} had no request from {moments[0]} to {until}: {length}, {share} % of the run{where}"
 
 
 def period_options(context: RequestContext, time: RunTime, silence: Silence) -> str:
-    """The options that judge the longest time without these gaps; empty where times are not real ones."""
+    """The options that judge the longest time without these gaps; empty if times do not count from 1970."""
     edges = [0, *(edge for gap in silence.gaps for edge in (gap.start, gap.end)), time.buckets]
     pieces = list(zip(edges[::2], edges[1::2], strict=True))
     start, end = max(pieces, key=lambda piece: piece[1] - piece[0])
-    # Cells are cut at whole blocks: only whole ones are offered.
+    # Cells are cut at whole blocks, so only whole blocks are proposed.
     first = -(-(time.first + start) // BLOCK_BUCKETS) * BLOCK_BUCKETS * context.cells.bucket_s
     last = (time.first + end) // BLOCK_BUCKETS * BLOCK_BUCKETS * context.cells.bucket_s
     if first >= last or first < REAL_TIMES_FROM:
@@ -219,11 +219,11 @@ def period_options(context: RequestContext, time: RunTime, silence: Silence) -> 
 
 
 def _judge_endpoints(context: RequestContext, time: RunTime, arm: Silence) -> Iterable[Finding]:
-    """Endpoints that the baseline went on answering and the candidate did not."""
+    """Endpoints that the baseline still answered while the candidate did not."""
     silent: list[tuple[float, str, Gap]] = []
     for names, own, reference in _endpoint_counts(context, time):
         for silence in find_silence(own, reference):
-            # Of an endpoint that is asked at the start only, the part in which the baseline's own requests lie counts.
+            # An endpoint counts from the first to the last request of the baseline: it may be called at the start only.
             requested = np.flatnonzero(reference[silence.series])
             first, last = int(requested[0]), int(requested[-1]) + 1
             gaps = []
@@ -239,8 +239,8 @@ def _judge_endpoints(context: RequestContext, time: RunTime, arm: Silence) -> It
         return
     share, endpoint, gap = max(silent, key=lambda entry: (entry[0], entry[1]))
     further = f" (and {len(silent) - 1} more endpoints)" if len(silent) > 1 else ""
-    text = describe_gap(context, time, gap, f"{endpoint}{further} of {time.arm}") + "; baseline went on answering it"
-    remedy = f"find out why {time.arm} was not asked for {endpoint}, or did not answer it"
+    text = describe_gap(context, time, gap, f"{endpoint}{further} of {time.arm}") + "; baseline still answered it"
+    remedy = f"find out why {time.arm} got no requests for {endpoint}, or did not answer them"
     yield grade(NAME, text, remedy, fails=share > context.rulebook.silence)
 
 

@@ -20,7 +20,7 @@ TOO_MANY = 0.25
 BY_CHANCE = 0.0005
 FEWEST_STEPS = 8
 MANY_FAIL = 0.2
-"""Share of an instance's last requests that failed. Bursts of a few percent come and go without any instance's end."""
+"""Share of failures among an instance's last requests. Bursts of a few percent also happen without an end."""
 MUCH_YOUNGER = 0.5
 LEAST_DIFFERENCE_S = 120.0
 GROWN_UP_S = 1800.0
@@ -33,11 +33,11 @@ class _Quiet:
     name: str
     gap: Gap
     died: str
-    """Why it is taken to have died rather than been replaced; empty where it was replaced."""
+    """Why it counts as dead; empty if it was replaced."""
 
 
 def check_turnover(context: RequestContext) -> Iterable[Finding]:
-    """An instance that ends while its arm keeps its rate is turnover; one whose requests nobody takes is silence."""
+    """An instance that ends while its arm keeps its rate is turnover; if its requests are lost, it is silence."""
     findings: list[Finding] = []
     for arm in context.cells.arms[1:]:
         for time in find_run_times(context, arm):
@@ -49,7 +49,7 @@ def check_turnover(context: RequestContext) -> Iterable[Finding]:
             findings += _judge_turnover(context, arm, by_role)
     yield from dict.fromkeys(findings)
     if not findings and any(len(design.instances) for design in context.designs.values()):
-        yield ok(NAME, "every instance answered to the end of its run")
+        yield ok(NAME, "every instance answered until the end of its run")
 
 
 def _judge_dead(context: RequestContext, time: RunTime, name: str, dead: list[_Quiet]) -> Iterable[Finding]:
@@ -57,18 +57,18 @@ def _judge_dead(context: RequestContext, time: RunTime, name: str, dead: list[_Q
         return
     worst = max(dead, key=lambda instance: (time.is_load and instance.gap.at_end, instance.gap.buckets))
     share = worst.gap.buckets / time.buckets
-    # In a load its users were there to the end; a restart in between is measured like every other hole.
+    # In a load users were there until the end. A restart in between is measured like every other hole.
     at_end = time.is_load and worst.gap.at_end
     if share > TOLERATED or at_end:
         further = f" (and {len(dead) - 1} more)" if len(dead) > 1 else ""
         text = f"{describe_gap(context, time, worst.gap, f'instance {worst.name}{further} of {name}')}; {worst.died}"
-        remedy = f"look at the logs of {worst.name}: it seems to have stopped answering"
+        remedy = f"check the logs of {worst.name}: it seems to have stopped answering"
         persistent = at_end or share > context.rulebook.silence
         yield grade("silence", text, remedy, fails=name != BASELINE and persistent)
 
 
 def _judge_turnover(context: RequestContext, arm: str, by_role: list[tuple[int, list[_Quiet]]]) -> Iterable[Finding]:
-    """Turnover of both arms is how the platform works; of the candidate only, it may be that it crashes."""
+    """Turnover of both arms is caused by the platform; if only the candidate's instances end, they may crash."""
     named: list[str] = []
     replaced = [sorted(instance.name for instance in ended if not instance.died) for _, ended in by_role]
     for name, names, (instances, _) in zip((BASELINE, arm), replaced, by_role, strict=True):
@@ -79,10 +79,10 @@ def _judge_turnover(context: RequestContext, arm: str, by_role: list[tuple[int, 
         alone = name == arm and not replaced[0] and len(names) >= TOO_MANY * instances
         if alone and not context.rulebook.prior.turnover_expected:
             remedy = (
-                f"look whether instances of {arm} crash; if they are replaced by design (autoscaling, a roll-out), "
-                "write `instances: {turnover: expected}` in the policy"
+                f"check whether instances of {arm} crash; if they are replaced by design (autoscaling, a roll-out), "
+                "set `instances: {turnover: expected}` in the policy"
             )
-            yield fail(NAME, f"{text}; none of baseline did", remedy)
+            yield fail(NAME, f"{text}; no instance of baseline ended", remedy)
         else:
             named.append(text)
     if named:
@@ -90,9 +90,9 @@ def _judge_turnover(context: RequestContext, arm: str, by_role: list[tuple[int, 
 
 
 def _find_ended(context: RequestContext, time: RunTime, role: int) -> tuple[int, list[_Quiet]]:
-    """How many instances one arm has in a run, and which of them ended early or died for a while.
+    """How many instances one arm has in a run, and which of them ended early or were dead for a while.
 
-    Single instances are the arm itself. One that was away for a while, and whose requests others took, is none.
+    A single instance is the arm itself, so it is not listed. Nor is one that paused while others took its requests.
     """
     code = 0 if role == 0 else context.cells.arms.index(time.arm)
     moments = context.cells.moments
@@ -118,20 +118,20 @@ def _find_ended(context: RequestContext, time: RunTime, role: int) -> tuple[int,
 def _why_dead(
     context: RequestContext, time: RunTime, role: int, name: str, own: FloatArray, failures: FloatArray, gap: Gap
 ) -> str:
-    """Why an instance that ended is not just replaced: its last requests, or the requests that its arm lost with it."""
+    """Why an instance that ended counts as dead, by its last requests or those that its arm lost; empty: replaced."""
     if any(request.instance == name for request in context.settled.failed):
         return "its last requests were never answered"
     last = np.flatnonzero(own[: gap.start])[-2:]
     earlier = np.delete(np.arange(gap.start), last)
     usual = failures[earlier].sum() / max(own[earlier].sum(), 1.0)
-    # What other instances show at the same time, such as a failing database, is no sign of this one's death.
+    # Failures that other instances have at the same time, such as of a database, do not show that this one died.
     elsewhere = time.counts.sum(axis=0)[last].sum() - own[last].sum()
     alike = (time.failures[last].sum() - failures[last].sum()) / max(elsewhere, 1.0)
     together = context.count_failures(time.arm).together
     if (failures[last] >= MANY_FAIL * own[last]).any():
-        from scipy.special import betainc  # takes longer than the checks of most releases
+        from scipy.special import betainc  # slow to import, and rarely needed
 
-        # The chance of as many failures and more: binomial, exact, as single failures are the rule here.
+        # Chance of at least as many failures: exact binomial, as counts are small.
         failed, answered = failures[last].sum() / together, own[last].sum() / together
         rate = min(max(usual, alike, 0.001), 1.0)
         if betainc(failed, max(answered - failed, 0.0) + 1, rate) < BY_CHANCE:
@@ -140,17 +140,17 @@ def _why_dead(
 
 
 def _is_taken_over(time: RunTime, role: int, own: FloatArray, gap: Gap) -> bool:
-    """Did the arm keep its rate, against the other arm, when the instance ended?
+    """Did the arm keep its rate, relative to the other arm, when the instance ended?
 
-    The time just before is compared with as long a time just after. The step has to be larger than twice what steps
-    are at other moments of the run: traffic moves by itself.
+    The time just before the end is compared with an equally long time just after. A drop counts if it is larger than
+    twice the usual step at other moments of the run, as traffic varies by itself.
     """
     width = min(gap.start, gap.buckets)
     arm_passed, other_passed = (np.concatenate([[0.0], np.cumsum(time.counts[arm])]) for arm in (role, 1 - role))
     at = np.arange(width, time.buckets - width + 1)
     sums = [(total[at] - total[at - width], total[at + width] - total[at]) for total in (arm_passed, other_passed)]
     if not all(part[at == gap.start].all() for part in sums[1]):
-        return True  # the other arm is silent as well: nothing tells
+        return True  # the other arm is silent as well, so this cannot be determined
     with np.errstate(divide="ignore", invalid="ignore"):
         steps = np.log(sums[0][1] / sums[1][1]) - np.log(sums[0][0] / sums[1][0])
     step = float(steps[at == gap.start][0])
@@ -167,7 +167,7 @@ def _is_taken_over(time: RunTime, role: int, own: FloatArray, gap: Gap) -> bool:
 
 
 def check_instance_age(context: RequestContext) -> Iterable[Finding]:
-    """Young instances have cold caches: where one arm's are much younger, that may be all the difference."""
+    """Young instances have cold caches: if those of one arm are much younger, that may explain the difference."""
     for arm in context.cells.arms[1:]:
         for time in find_run_times(context, arm):
             if not time.counts.sum(axis=1).all():
@@ -179,14 +179,14 @@ def check_instance_age(context: RequestContext) -> Iterable[Finding]:
                 yield warn(
                     "instance_age",
                     f"instances of {younger} have been answering for {format_duration(young)} on average, those of "
-                    f"{older} for {format_duration(old)}: young ones may be slower, whatever their version",
-                    "let the instances of both arms answer for as long before you compare them",
+                    f"{older} for {format_duration(old)}: young instances may be slower, whatever their version",
+                    "let the instances of both arms answer for the same time before you compare them",
                 )
                 break
 
 
 def _mean_age_s(context: RequestContext, time: RunTime, code: int) -> float:
-    """How long ago an instance's first request was, on average over the arm's requests in the time of the run."""
+    """Age of an arm's instances (s since their first request), averaged over its requests in the time of the run."""
     moments = context.cells.moments
     rows = (moments.run == time.code) & (moments.arm == code)
     first = np.full(len(context.cells.instances), np.iinfo(np.int64).max)

@@ -1,4 +1,4 @@
-"""How much of the start was cut, and on what grounds."""
+"""How much of the start was cut, and why."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ NAME = "warm_up"
 
 
 def check_warm_up(context: RequestContext) -> Iterable[Finding]:
-    """Says what was cut; warns where nothing could be, because users were not recorded or never level."""
+    """Says what was cut; warns if nothing was, because users were not recorded or their number was never level."""
     warm_up = context.warm_up
     longest = max(warm_up.cut_s.values(), default=0)
     if warm_up.unknown:
-        yield warn(NAME, "nothing cut: the data carry no user counts", "set `warm_up: 30s` in the policy to cut it")
+        yield warn(
+            NAME, "nothing cut: the data have no user counts", "to cut a warm-up, set `warm_up: 30s` in the policy"
+        )
     if warm_up.never_level:
-        yield warn(NAME, "nothing cut: the user count is not level before a third of the run")
+        yield warn(NAME, "nothing cut: the user count is not level within the first third of the run")
     if longest:
         yield ok(NAME, f"the first {format_duration(longest)} are not judged")
     elif not warm_up.unknown and not warm_up.never_level:

@@ -1,4 +1,4 @@
-"""Evidence becomes a verdict: the judge, what several questions cost, and the sentences that say why."""
+"""Evidence becomes a verdict: the judge, the correction for several questions, and the sentences of the reasons."""
 
 from __future__ import annotations
 

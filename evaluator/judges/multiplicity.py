@@ -12,11 +12,11 @@ from evaluator.records.arrays import FloatArray
 DRAWS = 20_000
 SEED = 20180615
 CAUTION = 0.1
-"""Part of every correlation that is not believed: it is estimated from a dozen cosines and a handful of instances."""
+"""Share by which every correlation is reduced: it is estimated from a dozen cosines and a few instances."""
 PLAUSIBLE = 0.5
 """Below this p-value the estimate lies beyond its bound."""
 NO_CLAIM = 0.2
-"""Above this p-value no adjustment can matter; Holm's is given, which is larger."""
+"""Above this p-value no adjustment matters, so Holm's is returned, which is larger."""
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -40,14 +40,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def adjust_plausible(p_values: Sequence[float]) -> list[float]:
     """Holm's adjustment among the questions whose estimate lies beyond its bound (p < ½), each p doubled.
 
-    Of many endpoints most are nowhere near the bound, and their p-values near 1: questions that could not have been
-    answered "worse" need not be paid for. Given that it is below ½, the p-value of a question at its bound is uniform
-    there, and that of one within its bound larger still, so twice the p-value is a p-value.
+    Most of many endpoints are far within the bound and have p-values near 1. They could not have been answered
+    "worse", so they need no correction. Given that it is below ½, the p-value of a question at its bound is uniform
+    there, and that of a question within its bound is larger, so twice the p-value is a p-value.
 
     Source: Zhao, Small & Su (2019), "Multiple testing when many p-values are uniformly conservative", Journal of the
     American Statistical Association 114(527), 1291-1304, conditional Bonferroni with τ = ½. Proven for independent
-    questions; with positive dependence it errs less, and with ten as negatively dependent as ten can be 1.2 instead of
-    1 % (simulated).
+    questions. In simulations it errs less with positive dependence; with ten questions of the most negative dependence
+    that ten can have, it errs in 1.2 instead of 1 %.
 
     >>> adjust_plausible([0.002, 0.97, 0.9, 0.99, 0.8])
     [0.004, 1.0, 1.0, 1.0, 1.0]
@@ -62,10 +62,10 @@ def adjust_plausible(p_values: Sequence[float]) -> list[float]:
 def adjust(p_values: Sequence[float], loadings: Sequence[tuple[float, ...]]) -> list[float]:
     """Step-down adjustment by the joint distribution of the estimates' errors (max-t); never above Holm's.
 
-    `loadings`: what each error is made of; the sum of products of two is their correlation, and lists of other length
-    (or none) share nothing. Errors are taken as jointly normal after each p-value is mapped to its normal quantile,
-    with a part of every correlation not believed. Metrics of one service move together, so Holm's bound, which is
-    exact when they do not, asks for more than its error rate.
+    `loadings`: the components of each error. The sum of products of two lists is the correlation of their errors;
+    lists shorter than the longest are uncorrelated with all others. Each p-value is mapped to its normal quantile;
+    the errors are taken as jointly normal, with every correlation reduced by `CAUTION`. Metrics of one service move
+    together, so Holm's bound, which is exact only when they do not, is too strict.
 
     Source: Westfall & Young (1993), "Resampling-Based Multiple Testing", step-down maxT; Hothorn, Bretz & Westfall
     (2008), Biometrical Journal 50, 346-363.

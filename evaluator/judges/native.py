@@ -1,7 +1,7 @@
 """The judge: evidence and policy become GO, NO-GO or INCONCLUSIVE (method B.5).
 
-NO-GO needs proof that something is worse than its margin, at a false-alarm rate of alpha over everything that was
-asked. GO needs proof that everything asked is within its margin. Neither follows from the absence of the other.
+NO-GO needs proof that a metric is worse than its margin, at a false-alarm rate of alpha over all questions. GO needs
+proof that every metric is within its margin. Neither follows from the absence of the other.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ from evaluator.records import (
 from evaluator.wording import name_comparison
 
 JUDGE = "native"
-"""What a verdict calls this judge."""
+"""Name of this judge in a verdict."""
 
 MAX_UNJUDGED = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The word, why, what next, and the comparisons with their status."""
+    """The verdict's word, its reasons, the next action, and the comparisons with their status."""
 
     word: VerdictWord
     reasons: tuple[Reason, ...]
     next_action: str
     comparisons: tuple[Comparison, ...]
     decided_at_s: float | None = None
-    """Seconds of judged data that the decision took; `None` where there is none."""
+    """Seconds of judged data after which it was decided; `None`: it was not."""
 
 
 def judge_evidence(evidence: Evidence, rulebook: Rulebook, release: str) -> Judgement:
     """Judge `evidence` under `rulebook`. Pure: the same input gives the same judgement.
 
-    Several candidates (A/B/n) share one false-alarm rate, and one rate of calling any of them within that is not. The
-    release is GO if one of them is GO (the best is named), NO-GO if none is left.
+    Several candidates (A/B/n) share one false-alarm rate, and one error rate of "within". The release is GO if one of
+    them is GO (the best is named), and NO-GO if all of them are NO-GO.
     """
     judged = _with_status(evidence.comparisons, rulebook)
     void = [finding for finding in evidence.findings if finding.void and finding.level is Level.FAIL]
     by_arm = _by_arm(judged)
     if len(by_arm) < 2:
         return _judge_candidate(judged, judged, evidence, rulebook, void, release)
-    # Which candidates are GO is settled together: what an early GO asks is paid for by all of them.
+    # All candidates share the error rate of an early GO, so their p-values are adjusted together.
     early: dict[str, float] = {}
     if rulebook.monitoring.early_go:
         worst = _find_worst([c for own in by_arm.values() for c in own])
@@ -87,7 +87,7 @@ def _judge_candidate(
     """The judgement of one candidate by its own comparisons. `early`: p-value of an early GO (`None`: its own)."""
     broken = [c for c in own if c.status is MetricStatus.FAIL and c.rule.role is Role.GATE]
     if broken and not void:
-        # By how surely each is worse, the policy's metrics before the scan's rows; limits that both arms break last.
+        # Smallest p-value first; the policy's metrics before the scan's rows; limits that both arms break come last.
         broken.sort(key=lambda c: 1.0 if c.p_value_adjusted is None else c.p_value_adjusted)
         broken.sort(key=lambda c: (wording.broke_limit_as_baseline(c, rulebook.alpha), c.scan))
         reasons = tuple(wording.explain_failure(c, rulebook.alpha) for c in broken)
@@ -149,30 +149,30 @@ def _with_status(comparisons: Sequence[Comparison], rulebook: Rulebook) -> tuple
 
 
 def _p_within(comparison: Comparison) -> float:
-    """p-value against "beyond its margin or a limit"; 1 where nothing is known."""
+    """p-value against "beyond its margin or a limit"; 1 without data."""
     is_answered = not comparison.no_data and comparison.questions
     return max(q.p_within for q in comparison.deciding) if is_answered else 1.0
 
 
 def _find_worst(comparisons: Sequence[Comparison]) -> dict[str, Comparison]:
-    """The gate or hold of each candidate that is furthest from being shown to be within: it decides for all of them."""
+    """For each candidate, the gate or hold with the largest p-value of "within": it decides for all of them."""
     must_be_within = [c for c in comparisons if c.must_be_within]
     return {arm: max(own, key=_p_within) for arm, own in _by_arm(must_be_within).items()}
 
 
 def _within_any(comparisons: Sequence[Comparison], alpha: float) -> list[float]:
-    """p-value of "within" of each comparison, paid for by all candidates: none of those not within may be called so.
+    """p-value of "within" of each comparison, adjusted for the number of candidates.
 
-    A candidate is within if its worst metric is (intersection-union: no correction over metrics), and of several
-    candidates any may be called so by luck (step-down max-t over candidates). A metric that is not its candidate's
-    worst counts as if it were. What is returned is compared with alpha alone, and may be above 1.
+    A candidate is within if its worst metric is (intersection-union: no correction over metrics). Any of several
+    candidates may be shown to be within by luck, so candidates are corrected by step-down max-t. A metric that is not
+    its candidate's worst is treated as if it were. The result is compared with alpha only, and may be above 1.
     """
     own = [_p_within(c) for c in comparisons]
     candidates = len({c.arm for c in comparisons})
     worst = _find_worst(comparisons)
     out = []
     for comparison, p in zip(comparisons, own, strict=True):
-        # Never below p and never above Bonferroni's (of one candidate: p): only between is there something to compute.
+        # The result lies between p and Bonferroni's p. It is computed only where alpha lies between them.
         if comparison.scan or not p < alpha <= p * candidates:
             out.append(p * candidates)
             continue
@@ -190,9 +190,9 @@ def _early_p(own: Sequence[Comparison]) -> float:
 
 
 def _side_by_side(comparisons: Sequence[Comparison], looks: Sequence[Look] | None = None) -> list[tuple[float, ...]]:
-    """Loadings of requests, readings and outcomes in places of their own: they share no unit.
+    """Give the loadings of requests, readings and outcomes positions of their own: they share no unit.
 
-    `looks`: one earlier look of each comparison, whose loadings are meant.
+    `looks`: an earlier look of each comparison, whose loadings are taken instead.
     """
     loadings = [look.loadings for look in looks or comparisons]
     kinds = [list(EvidenceKind).index(c.rule.evidence) for c in comparisons]
@@ -207,7 +207,7 @@ def _side_by_side(comparisons: Sequence[Comparison], looks: Sequence[Look] | Non
     ]
 
 
-# ------------------------------------------------------------------ worse, over all that was asked
+# ------------------------------------------------------------------ worse, over all questions
 
 
 def _decision_times(
@@ -224,7 +224,7 @@ def _decision_times(
 
 
 def _rejected(comparisons: Sequence[Comparison], looks: Mapping[int, Look], level: float, *, scan: bool) -> list[int]:
-    """Whose p-values at one look are rejected, family-wise."""
+    """Comparisons with a p-value that is rejected at one look, family-wise."""
     tests = [(i, p) for i, look in looks.items() for p in look.p_worse]
     p_values = [p for _, p in tests]
     if not any(p < level for p in p_values):
@@ -238,7 +238,7 @@ def _rejected(comparisons: Sequence[Comparison], looks: Mapping[int, Look], leve
 
 
 def _p_worse(row: Comparison, kind: str) -> float:
-    """What a row of the scan says of being beyond its margin, or beyond what is tolerated in a GO."""
+    """p-value of "worse" of a row of the scan. `kind`: against its margin, or against what a GO tolerates."""
     return next(question.p_worse for question in row.questions if question.kind == kind)
 
 
@@ -263,7 +263,7 @@ def _judge_one(
 ) -> Comparison:
     """Status, p-values and reason of one metric. What an earlier look showed to be worse stays so.
 
-    `alpha`: error rate of all that is called worse, and of candidates called within; `trend_alpha`: of its trend.
+    `alpha`: error rate of all "worse" answers, and of "within" over candidates; `trend_alpha`: that of its trend.
     """
     if comparison.no_data or not comparison.questions:
         why = comparison.no_data or "nothing was asked"
@@ -291,24 +291,24 @@ def _judge_one(
 
 
 def _tie_mean_to_failures(comparison: Comparison, judged: Sequence[Comparison]) -> Comparison:
-    """A mean of successes says nothing good while failures are not excluded: slow requests may be among them."""
+    """A mean of successes passes only if failures are within their margin: slow requests may have failed."""
     needs_failures = comparison.rule.metric.needs_failures_within and not comparison.scan
     if not needs_failures or comparison.status is not MetricStatus.PASS:
         return comparison
     failures = [c for c in judged if c.rule.metric.is_failure_rate and not c.scan and c.arm == comparison.arm]
     if all(c.status is MetricStatus.PASS for c in failures):
         return comparison
-    why = "is of successes only and failures are not shown to be within their margin"
+    why = "covers successes only, and failures are not shown to be within their margin"
     return replace(comparison, status=MetricStatus.INCONCLUSIVE, reason=f"{name_comparison(comparison)} {why}")
 
 
-# ------------------------------------------------------------------ what stands against a GO
+# ------------------------------------------------------------------ what forbids a GO
 
 
 def _doubts(
     judged: Sequence[Comparison], evidence: Evidence, rulebook: Rulebook, void: Sequence[Finding], early: float
 ) -> list[Reason]:
-    """Everything that forbids a GO, the most telling first; empty when nothing does."""
+    """Everything that forbids a GO, the most important first; empty when nothing does."""
     doubts = [wording.explain_health(finding) for finding in void]
     holds = [c for c in judged if c.rule.role is Role.HOLD and c.status is MetricStatus.FAIL]
     doubts += [wording.explain_hold(c, rulebook.alpha) for c in holds]

@@ -1,4 +1,4 @@
-"""What a verdict that is not decided yet still waits for."""
+"""What an undecided verdict waits for."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from evaluator.wording import format_duration
 
 
 def describe_missing(verdict: Verdict) -> str:
-    """Say what a verdict still waits for: the gate that needs longest and how much longer, or the first reason."""
+    """Say what a verdict waits for: the gate that needs longest and how much longer, or the first reason."""
     undecided = {MetricStatus.INCONCLUSIVE, MetricStatus.NO_DATA}
     waiting = [row for row in verdict.evidence.comparisons if row.status in undecided and row.must_be_within]
     if not waiting:
-        # That the run goes on is plain: say what else there is.
+        # The reader knows that the run goes on, so any other reason comes first.
         texts = [reason.text for reason in verdict.reasons]
         others = [text for text in texts if not text.startswith("complete: ")]
         return [*others, *texts, "nothing is shown yet"][0]
@@ -22,7 +22,7 @@ def describe_missing(verdict: Verdict) -> str:
     if slowest.no_data:
         remaining = f" ({slowest.no_data})"
     elif multiple is not None and slowest.rule.evidence is not EvidenceKind.OUTCOMES:
-        # `multiple`: of the present time, after which it would be shown to be within its margin.
+        # After `multiple` times the present duration it would be shown to be within its margin.
         more_s = (multiple - 1) * verdict.evidence.window.seconds
         remaining = " (more time alone will not show it to be within its margin)"
         if math.isfinite(more_s):

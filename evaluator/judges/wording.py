@@ -34,13 +34,13 @@ from evaluator.wording import (
 MOST_TIMES = 100
 LONGEST_WAIT = 48 * 3600
 SURE = 0.05
-"""Where advice alone depends on it: a metric whose p-value of "within" is below this is within."""
+"""For advice only: a metric whose p-value of "within" is below this counts as within."""
 SHORTEST_REPEAT = 1.25
-"""Less than this times the present duration is no advice."""
+"""Shortest duration that is advised, as a multiple of the present one."""
 
 
 def give_reason(code: str, text: str, comparison: Comparison) -> Reason:
-    """Give a reason that is about one comparison."""
+    """A reason that is about one comparison."""
     return Reason(code, text, comparison.rule.name, comparison.arm, comparison.rule.slice.endpoint)
 
 
@@ -80,7 +80,7 @@ def _margin_text(comparison: Comparison) -> str:
 
 
 def broke_limit_as_baseline(comparison: Comparison, alpha: float) -> bool:
-    """Is a limit all that this gate broke, and is the baseline beyond it as well?"""
+    """Did this gate break only a limit, and is the baseline beyond that limit as well?"""
     return _broke_limit(comparison, alpha) and _breaks_limit(comparison, comparison.baseline.value)
 
 
@@ -93,7 +93,7 @@ def _breaks_limit(comparison: Comparison, value: float | None) -> bool:
 
 
 def _broke_limit(comparison: Comparison, alpha: float) -> bool:
-    """Is the limit the offence to name? Where the baseline breaks it too the margin is, if it is broken as well."""
+    """Is the broken limit to be reported? If the baseline breaks it too, a broken margin is reported instead."""
     by_kind = {kind: [t.p_worse for t in comparison.questions if t.kind == kind] for kind in ("margin", "limit")}
     if not by_kind["limit"]:
         return False
@@ -110,7 +110,7 @@ def _baseline_too(comparison: Comparison) -> str:
 
 
 def explain_failure(comparison: Comparison, alpha: float) -> Reason:
-    """A gate that is shown to be worse than it may be."""
+    """The reason of a gate that is shown to be beyond its margin or limit."""
     if _broke_limit(comparison, alpha):
         value = format_value(comparison.candidate.value, comparison.unit)
         name = name_comparison(comparison)
@@ -133,12 +133,12 @@ def _became_failure(comparison: Comparison) -> bool:
 
 
 def explain_hold(comparison: Comparison, alpha: float) -> Reason:
-    """A hold that is shown to be worse than it may be: stops a GO, never causes a rollback."""
+    """The reason of a hold that is shown to be beyond its margin: it forbids a GO, and never causes a rollback."""
     return give_reason("hold_breached", f"{_moved(comparison, alpha)}, {_margin_text(comparison)}", comparison)
 
 
 def explain_missing(missing: Sequence[Comparison]) -> list[Reason]:
-    """Gates and holds that could not be compared; those that want for the same thing in one reason."""
+    """The reasons of gates and holds that could not be compared: one for each cause."""
     causes: dict[str, list[Comparison]] = {}
     for comparison in missing:
         causes.setdefault(comparison.no_data or comparison.reason, []).append(comparison)
@@ -160,16 +160,16 @@ def explain_health(finding: Finding) -> Reason:
 def explain_status(comparison: Comparison, status: MetricStatus, alpha: float, *, shown_within: bool) -> str:
     """One metric's own sentence: why it passed, failed or is open.
 
-    `shown_within`: over the whole run it is within its margin; if it is open all the same, its end is not.
+    `shown_within`: it is within its margin over the whole run. If it is open nevertheless, the end of the run is not.
     """
     moved, rule = _moved(comparison, alpha), comparison.rule
     margin, limit = format_margin(rule.margin, comparison.unit), _limit_text(comparison)
-    # Of a limit that the candidate is neither shown to keep nor to break: first of all, whether the baseline keeps it.
+    # A limit that the candidate is not shown to keep or to break: the text says first if the baseline breaks it.
     open_limit = f"not shown to keep to its limit of {limit}"
     if _breaks_limit(comparison, comparison.baseline.value):
         value = format_value(comparison.baseline.value, comparison.unit)
         arm = comparison.arm
-        open_limit = f"baseline itself is beyond the limit of {limit} ({value}), and {arm} not shown to keep to it"
+        open_limit = f"baseline itself is beyond the limit of {limit} ({value}), and {arm} is not shown to keep to it"
     if status is MetricStatus.FAIL:
         return explain_failure(comparison, alpha).text
     if rule.margin is None and not rule.limit.count:
@@ -179,7 +179,9 @@ def explain_status(comparison: Comparison, status: MetricStatus, alpha: float, *
     elif status is MetricStatus.PASS:
         text = f", within the {margin} allowed"
     elif shown_within:
-        text = f", within the {margin} allowed over the whole run, but getting worse: beyond it towards the end"
+        text = (
+            f", within the {margin} allowed over the whole run, but it gets worse and goes beyond that towards the end"
+        )
     elif _became_failure(comparison):
         text = ", which may be chance"
     elif comparison.unresolved:
@@ -187,12 +189,12 @@ def explain_status(comparison: Comparison, status: MetricStatus, alpha: float, *
     elif any(test.kind == "limit" and test.p_within >= alpha for test in comparison.questions):
         text = f"; {open_limit}"
     else:
-        text = f": neither within nor beyond the {margin} allowed"
+        text = f": not shown to be within or beyond the {margin} allowed"
     return f"{moved}{text}"
 
 
 def explain_scan_doubt(comparison: Comparison) -> Reason:
-    """An endpoint that is shown to be worse than is tolerated in a GO, though not by the scan's margin."""
+    """The reason of an endpoint that is shown to be worse than a GO tolerates, but not than the scan's margin."""
     effect = comparison.effect
     size = format_change(effect, comparison.unit) if effect else "worse"
     interval = f" ({format_interval(effect, comparison.unit)})" if effect else ""
@@ -200,8 +202,8 @@ def explain_scan_doubt(comparison: Comparison) -> Reason:
     relative = comparison.rule.margin is None or comparison.rule.margin.relative
     tolerated = format_margin(Margin(bound, relative), comparison.unit)
     text = (
-        f"{name_comparison(comparison)} is worse by {size}{interval}, more than the {tolerated} tolerated of one "
-        "endpoint; the scan stops a GO, not the release"
+        f"{name_comparison(comparison)} is worse by {size}{interval}, more than the {tolerated} tolerated for one "
+        "endpoint; this forbids a GO, but is not enough for a NO-GO"
     )
     return give_reason("endpoint_worse", text, comparison)
 
@@ -221,7 +223,7 @@ def explain_not_final(evidence: Evidence) -> Reason:
 
 
 def explain_go(judged: Sequence[Comparison], evidence: Evidence) -> Reason:
-    """Why everything is well, with the metric that came closest to its margin."""
+    """The reason of a GO, with the metric that came closest to its margin."""
     passed = [c for c in judged if c.status is MetricStatus.PASS and c.must_be_within]
     with_margin, limited = [c for c in passed if c.rule.margin and c.effect], [c for c in passed if c.rule.limit.count]
     clauses = []
@@ -246,12 +248,12 @@ def explain_go(judged: Sequence[Comparison], evidence: Evidence) -> Reason:
     if evidence.window.seconds or not units:
         what = "readings" if evidence.collected else "load"
         judged_on.insert(0, f"{format_duration(evidence.window.seconds)} of {what}")
-    alone = "" if with_margin else "; no gate has a margin, so a change from baseline was not asked about"
+    alone = "" if with_margin else "; no gate has a margin, so no change from baseline was tested"
     return Reason("within_margins", f"{'; '.join(clauses)}, on {' and '.join(judged_on)}{alone}")
 
 
 def find_best(judged: Sequence[Comparison], going: Sequence[str]) -> str:
-    """The candidate whose worst metric stays furthest from its margin; where that is none at all, the surest one."""
+    """The candidate whose worst metric stays furthest from its margin; of equals, that with the smallest p-value."""
 
     def worst(arm: str) -> tuple[float, float]:
         own = [c for c in judged if c.arm == arm and c.rule.margin and c.must_be_within]
@@ -262,18 +264,18 @@ def find_best(judged: Sequence[Comparison], going: Sequence[str]) -> str:
 
 
 def explain_choice(best: str, going: Sequence[str], waiting: Sequence[str], candidates: int, reason: Reason) -> Reason:
-    """Why this candidate of several; `waiting`: those that are neither GO nor NO-GO."""
+    """Why this candidate of several was chosen; `waiting`: those that are neither GO nor NO-GO."""
     others = [arm for arm in going if arm != best]
     text = f"only this one of {candidates} candidates is shown to be within its margins"
     if others:
-        text = f"of {candidates} candidates it keeps furthest from its margins; with less room: {', '.join(others)}"
+        text = f"of {candidates} candidates it stays furthest from its margins; also GO: {', '.join(others)}"
     if waiting:
         text += f"; not decided: {', '.join(waiting)}"
     return Reason("best_arm", f"{best}: {reason.text}; {text}", arm=best)
 
 
 def name_arm(reason: Reason) -> Reason:
-    """Say which of several candidates a reason is about."""
+    """Put the name of the candidate in front of a reason."""
     return replace(reason, text=f"{reason.arm}: {reason.text}") if reason.arm else reason
 
 
@@ -290,39 +292,39 @@ def _closeness(comparison: Comparison) -> float:
 
 
 def next_after_no_go(reasons: Sequence[Reason], release: str, judged: Sequence[Comparison], alpha: float) -> str:
-    """NO-GO: where to look."""
+    """What to do after a NO-GO: which arm or endpoint to fix, or what both arms share."""
     first = reasons[0]
     places = {(c.rule.name, c.arm, c.rule.slice.endpoint): c for c in judged if not c.scan}
     offence = places.get((first.metric or "", first.arm or "", first.slice)) if first.code == "limit" else None
     if offence is not None and broke_limit_as_baseline(offence, alpha):
         return (
-            f"{_baseline_too(offence)}, so going back to it cures nothing: look at what both arms share, or set the "
+            f"{_baseline_too(offence)}, so a rollback does not help: check what both arms share, or set the "
             f"limit of {first.metric} to what the service keeps, then judge {release} again"
         )
-    where = f"{first.slice} on {first.arm}" if first.slice else f"{first.arm}"
-    return f"do not promote {release}; look at {where}, then load the mended candidate and judge again"
+    where = f"in {first.slice} on {first.arm}" if first.slice else f"in {first.arm}"
+    return f"do not promote {release}; find and fix the cause {where}, then load and judge again"
 
 
 def next_after_inconclusive(
     doubts: Sequence[Reason], judged: Sequence[Comparison], evidence: Evidence, release: str
 ) -> str:
-    """INCONCLUSIVE: what is missing, with the command where there is one."""
+    """What to do after INCONCLUSIVE: what is missing, with the command where there is one."""
     failed = [finding for finding in evidence.findings if finding.level is Level.FAIL and finding.remedy]
     if failed:
-        # What ended before its time explains most other findings.
+        # A run that ended early explains most other findings.
         return min(failed, key=lambda finding: (finding.check != "complete", not finding.void)).remedy
     if any(doubt.code == "no_data" for doubt in doubts):
         return f"record what is missing ({doubts[0].text}), then `{write_command(release)}`"
     if any(doubt.code == "hold_breached" for doubt in doubts):
-        return "decide whether the held metric's harm is acceptable; it blocks a GO, not the release"
+        return "decide whether the harm to the held metric is acceptable; a hold forbids a GO, but causes no NO-GO"
     return _more_data(doubts, judged, evidence)
 
 
 _FINER_TIMES = (
-    "more requests do not help: record times in finer steps (of times of a few microseconds: time several calls "
+    "more requests do not help: record times in finer steps (for times of a few microseconds: time several calls "
     "together), or allow a margin of more than one step"
 )
-_OTHER_BOUNDS = "give the histogram the bounds that its metric asks for, or gate on a share within one of its bounds"
+_OTHER_BOUNDS = "give the histogram the bounds that its metric needs, or use a gate on a share within one of its bounds"
 
 
 def _more_data(doubts: Sequence[Reason], judged: Sequence[Comparison], evidence: Evidence) -> str:
@@ -336,7 +338,7 @@ def _more_data(doubts: Sequence[Reason], judged: Sequence[Comparison], evidence:
         units = longest * max(c.baseline.n + c.candidate.n for c in waiting)
         if math.isfinite(units) and 1 < longest <= MOST_TIMES:
             return f"import about {format_count(math.ceil(units))} units in all, if the change stays as it is"
-        return "the change is about as large as the margin: mend the candidate, or decide whether the margin is right"
+        return "the change is about as large as the margin: fix the candidate, or decide whether the margin is right"
     unresolved = next((c for c in waiting if c.unresolved), None)
     if unresolved is not None:
         return _FINER_TIMES if unresolved.too_coarse else _OTHER_BOUNDS
@@ -355,19 +357,19 @@ def _more_data(doubts: Sequence[Reason], judged: Sequence[Comparison], evidence:
     if math.isfinite(seconds) and 0 < seconds <= LONGEST_WAIT:
         return f"{longer}, if the change stays as it is"
     if any(_is_beyond(c) for c in waiting):
-        return "the change is as large as the margin: mend the candidate, or decide whether the margin is right"
+        return "the change is as large as the margin: fix the candidate, or decide whether the margin is right"
     return f"more minutes will not decide it: {besides}"
 
 
 def _answer_doubt(doubt: Reason, judged: Sequence[Comparison], evidence: Evidence) -> str:
-    """What to do about something that is no open metric."""
+    """What to do about a doubt that is not an open metric."""
     again = "collect" if evidence.collected else "import" if evidence.imported else "load"
     if doubt.code == "endpoint_worse":
         metric = next(c.rule.metric for c in judged if c.scan and c.rule.name == doubt.metric)
         key = "failure_tolerance" if metric.is_failure_rate else "tolerance"
         return (
-            f"look at {doubt.slice}; if its harm is acceptable, widen `endpoint_scan: {{{key}: …}}`, or give this "
-            "endpoint a gate with a margin of its own"
+            f"check {doubt.slice}; if its harm is acceptable, raise `endpoint_scan: {{{key}: …}}`, or give this "
+            "endpoint a gate with its own margin"
         )
     if doubt.code == "unjudged_endpoints":
         return f"{again} more requests of these endpoints on both arms"
@@ -379,7 +381,7 @@ def _answer_doubt(doubt: Reason, judged: Sequence[Comparison], evidence: Evidenc
 
 
 def _is_beyond(comparison: Comparison) -> bool:
-    """Is the estimate itself at or beyond the margin, or does only its drift there stand against it?"""
+    """Is the estimate at or beyond the margin, or is the metric open only because it drifts there?"""
     effect, margin, drift = comparison.effect, comparison.rule.margin, comparison.drift
     if effect is None or margin is None:
         return False

@@ -1,16 +1,16 @@
-"""What is compared: one module a metric, and the table that names them.
+"""The metrics: one module for each, and the table that names them.
 
-A metric is a class of this package and its line in `METRICS`. The class is its options, which the policy reads, and
-says what must be known of it (`evaluator.records.Metric`). Its base says what it reads:
+A metric is a class of this package and its line in `METRICS`. The fields of the class are its options in the policy;
+its class variables are the facts of `evaluator.records.Metric`. Its base class determines the evidence that it reads:
 
-- `RequestMetric` (`base.py`) the requests of a load: `estimate`, and what stands around it,
-- `OutcomeMetric` (`outcome_base.py`) the outcomes of units: `compare`, and what it needs in addition to their sums,
-- `ReadingMetric` (`reading_base.py`) the samples of a metrics server: the queries that it asks, the panel that it
-  builds of them (`build`), and `answer`.
+- `RequestMetric` (`base.py`): requests; it defines `compare`, or as an `EndpointMetric` only `estimate`,
+- `OutcomeMetric` (`outcome_base.py`): outcomes of units; it defines `compare`, and `needs` for more than their sums,
+- `ReadingMetric` (`reading_base.py`): samples of a metrics server; it defines its queries, `build` (the panel) and
+  `answer`.
 
-An option is kept with the verdict's policy, and there again where a verdict is read back.
+The options are stored with the policy of a verdict, so they are known when a verdict is read back.
 
-Each is imported when it is used: a policy must not wait for the statistics of metrics that it does not have.
+Each metric is imported when it is used: a policy must not load the statistics of metrics that it does not have.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ METRICS: Mapping[str, type[MetricModel]] = Lazy(
 """Type, as the policy names it → its class."""
 
 SCAN_METRICS: Mapping[str, type[MetricModel]] = Lazy({"latency_typical": f"{_PACKAGE}.latency:TypicalTime"}, "metric")
-"""What the endpoint scan compares in addition; a policy cannot ask for it."""
+"""Metrics of the endpoint scan only; a policy cannot use them."""
 
 
 def restore_metric(row: Mapping[str, Any], options_of_policy: Iterable[Mapping[str, Any]]) -> MetricModel:
-    """The metric of a row of a verdict, with its options as they were asked for: by the verdict's policy.
+    """The metric of a row of a verdict, with the options that the verdict's policy set.
 
-    Where that has none of this name, what the metric needs is as the row says, or `None`. Raises UnknownName, and
-    ValidationError for options that the metric does not have.
+    If the policy has no metric of this name, required options are taken from the row, or are `None`. Raises
+    UnknownName for an unknown type, and ValidationError for options that the metric does not have.
     """
     name = row["type"]
     table = SCAN_METRICS if name in SCAN_METRICS else METRICS

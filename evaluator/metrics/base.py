@@ -1,4 +1,4 @@
-"""What a metric is: a question put to two arms, and the one shape of its answer."""
+"""The base of metrics of requests, and how an estimate becomes the answer of any metric: a `Comparison`."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from evaluator.wording import STORE_STEP_MS, explain_coarse, format_number
 MIN_REQUESTS = 30
 CONSTANT_BELOW = 200
 ALIKE_STEP = 0.02
-"""Times that are stored as one number are said to be equal only if the store's step is at most this part of them."""
+"""Times that are stored as one number count as equal only if the store's step is at most this share of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Baseline and one candidate arm, prepared: what a metric reads."""
+    """Baseline and one candidate arm, prepared: the input of a metric."""
 
     panel: Panel
     design: Design
@@ -48,13 +48,13 @@ class Pair:
     alpha: float
     prior: InstancePrior
     users: tuple[float, float] | None = None
-    """Mean users of baseline and candidate, where they were recorded."""
+    """Mean users of baseline and candidate; `None`: not recorded."""
     depth: Depth = "full"
     """Less than full at a look before the last."""
     groups: Groups | None = None
-    """Subsets of the endpoints that are compared in one go, each by itself; `None`: all requests together."""
+    """Subsets of the endpoints that are compared at once, each by itself; `None`: all requests together."""
     tolerance: Tolerance | None = None
-    """One more bound that each of them is asked for."""
+    """An additional bound against which each of these groups is tested."""
 
     def requests(self, arm: int) -> int:
         """Requests of baseline (0) or candidate (1)."""
@@ -69,7 +69,7 @@ class Pair:
         return self.arm if arm else "baseline"
 
     def no_data(self, rule: Rule, why: str) -> Comparison:
-        """The answer that there is none, with the reason."""
+        """A comparison without data, with the reason `why`."""
         n = self.requests(0), self.requests(1)
         return no_data(rule, self.arm, why, n=n, instances=self.design.behind)
 
@@ -81,7 +81,7 @@ class Pair:
         of: Literal["time_ms", "bytes", "value"] = "time_ms",
         floor: FloatArray | None = None,
     ) -> Estimate:
-        """Means, under a rule; `sd_instance` where it is not that of latency. See `compare_means`."""
+        """Compare means under a rule; `sd_instance`: `None` for that of latency. See `compare_means`."""
         return compare_means(
             self.panel,
             self.design,
@@ -100,7 +100,7 @@ class Pair:
     def compare_differences(
         self, rule: Rule, sd_instance: float, *, floor: tuple[float, float] = (0.0, 0.0), fitted: int = 0
     ) -> Estimate:
-        """Levels by their difference, under a rule. See `compare_differences`."""
+        """Compare levels by their difference under a rule. See `compare_differences`."""
         return compare_differences(
             self.panel,
             self.design,
@@ -114,7 +114,7 @@ class Pair:
         )
 
     def compare_failures(self, rule: Rule, *, sd_instance: float | None = None, sd_share: float = SD_SHARE) -> Estimate:
-        """Failure rates, under a rule; `sd_instance` where it is not that of failures. See `compare_failures`."""
+        """Compare failure rates under a rule; `sd_instance`: `None` for that of failures. See `compare_failures`."""
         return compare_failures(
             self.panel,
             self.design,
@@ -131,16 +131,16 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class UnitTotals:
-    """Sums of instances or runs as a figure shows them: all arrays have shape (units,)."""
+    """Sums of each instance or run, for figures: all arrays have shape (units,)."""
 
     n: FloatArray
     failures: FloatArray
     sum_ms: FloatArray
     sum_bytes: FloatArray
     quantiles: Callable[[float], FloatArray]
-    """A quantile of the time to success (ms) of each."""
+    """A quantile of the time to success (ms) of each unit."""
     done: Callable[[float], FloatArray]
-    """How many requests of each succeeded within a time (ms)."""
+    """How many requests of each unit succeeded within a time (ms)."""
 
 
 class RequestMetric(MetricModel):
@@ -150,7 +150,7 @@ class RequestMetric(MetricModel):
 
     @abstractmethod
     def compare(self, pair: Pair, rule: Rule) -> Comparison:
-        """Answer its rule. Never raises for want of data: see `Pair.no_data`."""
+        """Answer its rule. Without enough data it returns `Pair.no_data` instead of raising."""
 
     @classmethod
     def compare_all(cls, pair: Pair, rules: Sequence[tuple[Self, Rule]]) -> tuple[Comparison, ...]:
@@ -158,7 +158,7 @@ class RequestMetric(MetricModel):
         return tuple(metric.compare(pair, rule) for metric, rule in rules)
 
     def of_units(self, units: UnitTotals) -> FloatArray | None:
-        """Its value of each instance or run; `None` for a metric that these do not have."""
+        """Its value of each instance or run, shape (units,); `None` for a metric without such values."""
         del units
         return None
 
@@ -167,7 +167,7 @@ class EndpointMetric(RequestMetric):
     """A metric of requests that can be compared endpoint by endpoint as well, as the endpoint scan does."""
 
     method: ClassVar[str]
-    """How it is compared."""
+    """Name of the statistical method, as a verdict shows it."""
 
     @property
     def of_successes(self) -> bool:
@@ -179,11 +179,11 @@ class EndpointMetric(RequestMetric):
         """Compare all requests, or each of the pair's groups of endpoints."""
 
     def check(self, pair: Pair) -> str | None:
-        """Why it cannot be compared, or `None`."""
+        """Why the pair cannot be compared, or `None`."""
         return check_enough(pair, successes=self.of_successes)
 
     def counted(self, panel: Panel) -> FloatArray:
-        """Requests that it reads, of the shape of `Panel.n`."""
+        """The numbers of requests that it reads, in the shape of `Panel.n`."""
         return panel.ok if self.of_successes else panel.n
 
     def compare(self, pair: Pair, rule: Rule) -> Comparison:
@@ -214,7 +214,7 @@ def check_enough(pair: Pair, *, successes: bool, both: bool = True) -> str | Non
                 return f"{all_times} equal"
             return (
                 f"{all_times} stored as {format_number(level_ms)} ms: this store keeps times in steps of "
-                f"{format_number(STORE_STEP_MS)} ms, too coarse to tell them apart; time several calls together"
+                f"{format_number(STORE_STEP_MS)} ms, too coarse to distinguish them; time several calls together"
             )
     return None
 
@@ -222,7 +222,7 @@ def check_enough(pair: Pair, *, successes: bool, both: bool = True) -> str | Non
 def no_data(
     rule: Rule, arm: str, why: str, *, n: tuple[int, int] = (0, 0), instances: tuple[int, int] = (0, 0)
 ) -> Comparison:
-    """The answer that there is none, with the reason. `n`: requests, observations or units of both arms."""
+    """A comparison without data, with the reason `why`. `n`: requests, observations or units of both arms."""
     return Comparison(
         rule=rule,
         arm=arm,
@@ -246,16 +246,16 @@ def answer(
     group: int = 0,
     scan: bool = False,
 ) -> Comparison:
-    """One group of an estimate as a comparison; without finite numbers, the answer that there is none.
+    """One group of an estimate as a comparison; without finite numbers, a comparison without data.
 
-    `n`: what was counted on both arms, where that is not all requests of the pair.
+    `n`: number of requests (or other units) of both arms; `None`: all requests of the pair.
     """
     g, n = group, n or (pair.requests(0), pair.requests(1))
     numbers = (estimate.baseline[g], estimate.against_margin.p_worse[g], estimate.against_margin.p_within[g])
     if not all(math.isfinite(number) for number in numbers):
         return pair.no_data(rule, "the data give no finite estimate")
     unit = rule.metric.value_unit
-    # Without a margin shares are compared as a difference, everything else as a ratio.
+    # Without a margin shares are compared as a difference, all other metrics as a ratio.
     relative = unit != "fraction" if rule.margin is None else rule.margin.relative
     candidate = float(estimate.candidate[g])
     limits = [answers.of_group(g) for answers in estimate.against_limit]
@@ -302,7 +302,7 @@ def _explain_step(pair: Pair, rule: Rule, level_ms: float) -> str:
 
 
 def list_questions(rule: Rule, zero: Answers, margin: Answers, limits: Sequence[Answers]) -> list[Question]:
-    """The questions of a rule with their answers; `margin` is not listed where the rule has none."""
+    """The questions of a rule with their answers; a rule without a margin has no question of it."""
     questions = [Question("zero", 0.0, zero.p_worse, zero.p_within)]
     if rule.margin:
         questions.append(Question("margin", rule.margin.value, margin.p_worse, margin.p_within))

@@ -43,7 +43,7 @@ class LatencyMean(LatencyMetric, EndpointMetric):
 
 
 class TypicalTime(LatencyMetric, EndpointMetric):
-    """Geometric mean of the response times of successes, in ms: what the endpoint scan compares."""
+    """Geometric mean of the response times of successes, in ms; used by the endpoint scan."""
 
     type: ClassVar[str] = "latency_typical"
     short: ClassVar[str] = "typical time"
@@ -70,7 +70,7 @@ class LatencyQuantile(QuantileMetric, LatencyMetric):
 
     def name(self, chosen: str) -> str:
         """`p95`."""
-        # Rows of old verdicts do not say which quantile it was.
+        # Rows of old verdicts do not contain the quantile.
         short = f"p{format_number(self.quantile * 100)}" if self.quantile else chosen
         return short if chosen in {f"latency_{short}", short} else chosen
 
@@ -80,7 +80,7 @@ class LatencyQuantile(QuantileMetric, LatencyMetric):
         return "med" if self.quantile == 0.5 else f"p({self.quantile * 100:.6g})" if self.quantile else ""
 
     def check(self, pair: Pair) -> str | None:
-        """Why it cannot be compared, or `None`."""
+        """Why the pair cannot be compared, or `None`."""
         why = check_enough(pair, successes=True, both=False)
         smaller = min(pair.requests(0), pair.requests(1))
         if why or smaller * self.tail >= MIN_BEYOND:
@@ -93,7 +93,7 @@ class LatencyQuantile(QuantileMetric, LatencyMetric):
 
     @classmethod
     def compare_all(cls, pair: Pair, rules: Sequence[tuple[Self, Rule]]) -> tuple[Comparison, ...]:
-        """Answer several rules in one go."""
+        """Answer several rules at once."""
         missing = [metric.check(pair) for metric, _ in rules]
         questions = [
             QuantileQuestion(metric.quantile, rule.margin, rule.direction, rule.limit)
@@ -119,7 +119,7 @@ class LatencyQuantile(QuantileMetric, LatencyMetric):
 
 def _answer(pair: Pair, rule: Rule, result: QuantileEstimate) -> Comparison:
     if result.estimate is None:
-        zero = "on baseline this quantile is 0 ms, so there is no ratio and no step that would tell it from more"
-        failing = "on baseline so many requests fail that this quantile is a failure"
+        zero = "on baseline this quantile is 0 ms, so there is no ratio; record times in finer steps"
+        failing = "on baseline so many requests fail that this quantile is a failed request"
         return pair.no_data(rule, zero if result.problem == "zero" else failing)
     return answer(pair, rule, result.estimate, method=f"quantile test, {pair.design.kind}")

@@ -1,4 +1,4 @@
-"""What every type of metric is: a model of its options. Unknown keys are errors."""
+"""The base of every type of metric, a model of its options; and options of several types. Unknown keys are errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class MetricModel(Metric, BaseModel):
 
     @classmethod
     def among(cls, rules: Iterable[Rule]) -> list[tuple[Self, Rule]]:
-        """The rules whose metrics are of this class, each with its metric."""
+        """The rules whose metric is of this class, each with its metric."""
         return [(rule.metric, rule) for rule in rules if isinstance(rule.metric, cls)]
 
 
@@ -46,17 +46,17 @@ class QuantileMetric(MetricModel):
 
     @property
     def share_above(self) -> float:
-        """Share of requests that lie above it."""
+        """Share of requests above the quantile."""
         return 1 - self.quantile
 
     @property
     def tail(self) -> float:
-        """Share on the smaller side of it."""
+        """Share on the smaller side of the quantile."""
         return min(1 - self.quantile, self.quantile)
 
     @property
     def least(self) -> int:
-        """How many are needed in all."""
+        """How many requests (observations, units) are needed in total."""
         return round(MIN_BEYOND / self.tail)
 
 

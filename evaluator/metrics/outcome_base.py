@@ -1,6 +1,6 @@
-"""What a metric of outcomes is: it says what it needs, it is given it, and it answers like every other metric.
+"""The base of metrics of outcomes: each declares the values that it needs, gets them, and answers its rule.
 
-Sums of units (`Outcomes.moments`) are always there. Values of single units, or of single rows, are read only for the
+Sums of units (`Outcomes.moments`) are always there. Values of single units, or of single rows, are read only for
 metrics that need them.
 """
 
@@ -52,25 +52,25 @@ PRIOR_SHARE = 0.2
 
 
 ROWS = "rows"
-"""What an outcome is divided by to be one of rows."""
+"""The variable by which an outcome is divided to compare rows: the number of rows of a unit."""
 RATIO_METHOD = "ratio of sums, delta method, clustered by unit"
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Variables whose values of units, and outcomes whose values of rows, a metric reads beside the sums."""
+    """Variables whose values of units, and outcomes whose values of rows, a metric reads in addition to the sums."""
 
     values: frozenset[str] = frozenset()
     row_values: frozenset[str] = frozenset()
 
     def __or__(self, other: Needs) -> Needs:
-        """Return what either needs."""
+        """Return what at least one of both needs."""
         return Needs(self.values | other.values, self.row_values | other.row_values)
 
 
 @dataclass(frozen=True, slots=True)
 class OutcomePair:
-    """Baseline and one candidate of some outcomes."""
+    """Outcomes of the baseline and one candidate."""
 
     outcomes: Outcomes
     arm: int
@@ -84,7 +84,7 @@ class OutcomePair:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One answer, and what its error is made of where there is one."""
+    """One answer, and the components of its error; `None`: not a gate, or without data."""
 
     comparison: Comparison
     errors: Errors | None = None
@@ -92,22 +92,22 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Moments of all arms over chosen variables, covariates last; `problem` says why there are none."""
+    """Moments of all arms over the chosen variables, covariates last; `problem`: why there are none."""
 
     moments: tuple[UnitMoments, ...] = ()
     covariates: tuple[str, ...] = ()
     note: str = ""
-    """What was done to the values, in the words of a method."""
+    """How the values were changed, to be added to the name of the method."""
     problem: str = ""
     columns: tuple[int, ...] = ()
-    """Places of the chosen variables among all of them."""
+    """Positions of the chosen variables among all variables."""
     units: tuple[FloatArray, ...] = ()
-    """Values of the units that were kept, by arm; empty where sums were enough."""
+    """Values of the units that were kept, by arm; empty if sums were enough."""
     complete: tuple[BoolArray, ...] = ()
-    """Which of all units those are, by arm."""
+    """Which of all units were kept, by arm."""
 
     def find_levels(self) -> ArmLevels:
-        """Means of the one variable over units, or ratios of the sums of both; adjusted for the covariates."""
+        """Means over units of one variable, or ratios of the sums of two; adjusted for the covariates."""
         own = len(self.columns) - len(self.covariates)
         linear = [linear_ratio(part, 0, 1) if own == 2 else linear_mean(part, 0) for part in self.moments]
         return adjust_levels(linear, self.moments, range(own, len(self.columns)))
@@ -118,7 +118,7 @@ class Prepared:
 
 
 class OutcomeMetric(MetricModel):
-    """A metric of outcomes: what it needs, and how it answers a rule. Never raises for want of data."""
+    """A metric of outcomes. Without enough data its answer is a comparison without data, never an error."""
 
     evidence: ClassVar[EvidenceKind] = EvidenceKind.OUTCOMES
     direction: ClassVar[Direction] = Direction.HIGHER
@@ -131,7 +131,7 @@ class OutcomeMetric(MetricModel):
         """Answer a rule."""
 
     def needs(self, outcomes: Outcomes) -> Needs:
-        """What it reads in addition to the sums: these are enough unless values are to be cut, or some are missing."""
+        """What it reads in addition to the sums. Sums are enough unless values are cut or missing."""
         missing = any(name.removesuffix("?") in outcomes.facts.missing for name in self.variables)
         imported = set(self.variables) <= set(outcomes.variables)
         if imported and (missing or self.cut_above is not None):
@@ -139,7 +139,7 @@ class OutcomeMetric(MetricModel):
         return Needs()
 
     def prepare(self, outcomes: Outcomes) -> Prepared:
-        """Bring its variables and covariates together: from sums, or from values where those are needed."""
+        """Prepare its variables and covariates: from sums, or from values if those are needed."""
         variables, covariates = self.variables, self.covariate_names
         lacking = ROWS in variables and outcomes.facts.missing_rows.get(self.outcome)
         if lacking:
@@ -152,13 +152,13 @@ class OutcomeMetric(MetricModel):
             picked = (UnitMoments(m.n, m.mean[rows], m.products[np.ix_(rows, rows)]) for m in outcomes.moments)
             return Prepared(tuple(picked), covariates, columns=tuple(rows))
         if not needed <= set(outcomes.values):
-            return Prepared(problem="it needs the values of single units, and those were purged")
+            return Prepared(problem="it needs the values of single units, which were purged")
         arms = [np.column_stack([outcomes.values[name][arm] for name in names]) for arm in range(len(outcomes.arms))]
         complete = tuple(np.asarray(~np.isnan(values).any(axis=1)) for values in arms)
         arms = [values[complete_rows] for values, complete_rows in zip(arms, complete, strict=True)]
         note = ""
         if self.cut_above is not None and any(values.size for values in arms):
-            # Values of the outcome, which comes first, are cut at a quantile of the units of all arms together.
+            # Values of the outcome (the first column) are cut at a quantile of the units of all arms together.
             cut_at = find_quantile(np.sort(np.concatenate([values[:, 0] for values in arms])), self.cut_above)
             for values in arms:
                 np.minimum(values[:, 0], cut_at, out=values[:, 0])
@@ -183,7 +183,7 @@ class OutcomeMetric(MetricModel):
 
 
 class RowsMetric(OutcomeMetric):
-    """A metric of units, or else of their rows."""
+    """A metric of units, or with `per: rows` of their rows."""
 
     per: Name | None = Field(None, description="rows: compare rows, clustered by unit.")
 
@@ -196,7 +196,7 @@ class RowsMetric(OutcomeMetric):
 
 
 class AdjustedMetric(OutcomeMetric):
-    """A metric that can be adjusted for what is known of units before the test."""
+    """A metric that can be adjusted for covariates: values of units that were known before the test."""
 
     covariates: Covariates = None
 
@@ -210,18 +210,18 @@ class MeanMetric(AdjustedMetric):
     """A mean of units, or a ratio of sums, adjusted for covariates where there are any."""
 
     method: ClassVar[str]
-    """How it is compared."""
+    """Name of the statistical method, as a verdict shows it."""
 
     winsorise: Winsorise = None
 
     @property
     def note(self) -> str:
-        """Where its values are cut."""
+        """At which quantile its values are cut, for its name."""
         return "" if self.winsorise is None else f" (winsorised at {format_number(self.winsorise * 100)} %)"
 
     @property
     def uncut_mean(self) -> str:
-        """Its outcome, unless values are cut."""
+        """Its outcome; empty if values are cut."""
         return "" if self.winsorise else self.outcome
 
     @property
@@ -235,7 +235,7 @@ class MeanMetric(AdjustedMetric):
 
 
 def trace_levels(pair: OutcomePair, rule: Rule, prepared: Prepared, levels: ArmLevels) -> Errors:
-    """What the error of a comparison of levels is made of: by sums where sums were enough, else by units."""
+    """Components of the error of a comparison of levels: by variables if sums were enough, else by units."""
     weights = trace_harm(levels, pair.arm, margin=rule.margin, direction=rule.direction)
     if prepared.units:
         return from_weights(weights, prepared.units, prepared.complete)
@@ -246,7 +246,7 @@ def trace_levels(pair: OutcomePair, rule: Rule, prepared: Prepared, levels: ArmL
 
 
 def answer_levels(pair: OutcomePair, rule: Rule, prepared: Prepared, method: str) -> Compared:
-    """Compare levels of arms as means are compared; with covariates by regression, with slopes of each arm."""
+    """Compare levels of arms as means are; with covariates by regression with slopes of each arm."""
     if prepared.problem:
         return Compared(no_data(rule, pair.name, prepared.problem))
     levels = prepared.find_levels()
@@ -277,9 +277,9 @@ def answer_outcome(
     trace: Callable[[], Errors],
     levels: ArmLevels | None = None,
 ) -> Compared:
-    """Turn an estimate into a comparison; without finite numbers into the answer that there is none.
+    """Turn an estimate into a comparison; without finite numbers, into a comparison without data.
 
-    `trace` tells what the error is made of; only gates are asked, as nothing else is a member of the family.
+    `trace` returns the components of the error. It is called for gates only: only these share a false-alarm rate.
     """
     why = _why_nothing(rule, estimate, n)
     if why:
@@ -307,7 +307,7 @@ def _why_nothing(rule: Rule, estimate: OutcomeEstimate, n: tuple[int, int]) -> s
     if estimate.se == 0 and estimate.df < math.inf:
         return "all units have the same value"
     if rule.margin and rule.margin.relative and estimate.baseline <= 0:
-        return "baseline is not above 0, so a relative margin says nothing; set an absolute one"
+        return "baseline is not above 0, so there is no ratio; set an absolute margin"
     numbers = (estimate.effect, estimate.against_zero.p_worse, estimate.against_margin.p_worse)
     if not all(math.isfinite(number) for number in numbers):
         return "the data give no finite estimate"
@@ -323,7 +323,7 @@ def _look(pair: OutcomePair, rule: Rule, estimate: OutcomeEstimate, levels: ArmL
     view = View(posterior.p_beyond, posterior.p_better, posterior.expected_loss)
     if levels is None or levels.values.size < 3 or not np.isfinite(levels.values).all() or not (levels.own > 0).all():
         return view
-    # Of several candidates: the probability to be the best, and Dunnett's p-value.
+    # With several candidates: the probability of being the best, and Dunnett's p-value.
     best = probabilities_of_best(levels.values, levels.own, highest=rule.direction is Direction.HIGHER)
     loadings = share_of_baseline(float(levels.own[0]), levels.own[1:])
     t = (levels.values[[pair.arm]] - levels.values[0]) / np.sqrt(levels.own[pair.arm] + levels.own[0])

@@ -9,7 +9,7 @@ from evaluator.metrics.outcome_base import MeanMetric
 
 
 class OutcomeMean(MeanMetric):
-    """Mean over units, by Welch's t; with covariates by regression with slopes of each arm."""
+    """Mean over units, by Welch's t test; with covariates by regression with slopes of each arm."""
 
     type: ClassVar[str] = "outcome_mean"
     refused: ClassVar[Mapping[str, str]] = {"per": "is not taken by outcome_mean; use outcome_ratio"}

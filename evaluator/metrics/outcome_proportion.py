@@ -1,4 +1,4 @@
-"""Share of units for which a binary outcome happened at all: conversion. `per: rows` asks for the share of rows."""
+"""Share of units for which a binary outcome happened at all: conversion. With `per: rows` the share of rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from evaluator.stats.outcomes.levels import compare_proportions
 
 
 class OutcomeProportion(AdjustedMetric, RowsMetric):
-    """Share of units, by score; with covariates by regression; of rows by the delta method."""
+    """Share of units, by a score test; with covariates by regression; share of rows by the delta method."""
 
     type: ClassVar[str] = "outcome_proportion"
     amounts: ClassVar[Literal["share"]] = "share"

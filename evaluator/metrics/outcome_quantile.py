@@ -1,4 +1,4 @@
-"""Quantile of an outcome over units; `per: rows` asks for that of single rows, clustered by unit."""
+"""Quantile of an outcome over units; with `per: rows` over single rows, clustered by unit."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from evaluator.stats.outcomes.quantiles import Clustered, cluster, compare_quant
 
 
 class OutcomeQuantile(QuantileMetric, RowsMetric):
-    """A quantile, decided without a density: by the share of the candidate below the baseline's quantile."""
+    """A quantile, decided by the candidate's share below the baseline's quantile, without estimating a density."""
 
     type: ClassVar[str] = "outcome_quantile"
     refused: ClassVar[Mapping[str, str]] = {"covariates": "are not taken by outcome_quantile"}
 
     @property
     def value_unit(self) -> str:
-        """That of the outcome."""
+        """The name of the outcome."""
         return self.outcome
 
     @property
@@ -51,11 +51,11 @@ class OutcomeQuantile(QuantileMetric, RowsMetric):
         """Answer a rule."""
         arms = self._take(pair)
         if arms is None:
-            return Compared(no_data(rule, pair.name, "it needs the values of single units, and those were purged"))
+            return Compared(no_data(rule, pair.name, "it needs the values of single units, which were purged"))
         n = arms[0].units, arms[1].units
         needed = max(MIN_UNITS, self.least)
         if min(n) < needed:
-            why = f"only {min(n)} units in the smaller arm, {needed} are needed"
+            why = f"only {min(n)} units in the smaller arm, at least {needed} are needed"
             return Compared(no_data(rule, pair.name, why, n=n))
         estimate = compare_quantiles(
             *arms, self.quantile, alpha=pair.alpha, margin=rule.margin, direction=rule.direction, limit=rule.limit
@@ -70,7 +70,7 @@ class OutcomeQuantile(QuantileMetric, RowsMetric):
         )
 
     def _take(self, pair: OutcomePair) -> tuple[Clustered, Clustered] | None:
-        """Values of both arms; `None` where they are not kept."""
+        """Values of both arms; `None` if they were purged."""
         rows, values = pair.outcomes.row_values.get(self.outcome), pair.outcomes.values.get(self.outcome)
         if self.per and rows is not None:
             baseline, candidate = (cluster(rows[arm][1], rows[arm][0]) for arm in (0, pair.arm))
@@ -81,7 +81,10 @@ class OutcomeQuantile(QuantileMetric, RowsMetric):
         return None
 
     def _trace(self, pair: OutcomePair, rule: Rule, estimate: OutcomeEstimate) -> Errors:
-        """The shares below the baseline's quantile, and below where the margin moves it: their difference is tested."""
+        """Errors of the two shares whose difference is tested: below the baseline's quantile, and below it with margin.
+
+        The first share is the baseline's, the second the candidate's.
+        """
         sign = 1.0 if rule.direction is Direction.LOWER else -1.0
         moved = sign * (rule.margin.value if rule.margin else 0.0)
         base = estimate.baseline

@@ -1,4 +1,4 @@
-"""Ratio of two outcomes, with users as units: orders per session. Σ of the one over Σ of the other."""
+"""Ratio of the sums of two outcomes, with users as units: orders per session."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from evaluator.metrics.outcome_base import RATIO_METHOD, ROWS, MeanMetric
 
 
 class OutcomeRatio(MeanMetric):
-    """Ratio of sums by the delta method; with covariates by regression of its influence."""
+    """Ratio of sums by the delta method; with covariates by regression of its influences."""
 
     type: ClassVar[str] = "outcome_ratio"
     method: ClassVar[str] = RATIO_METHOD

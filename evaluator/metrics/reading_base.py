@@ -1,4 +1,4 @@
-"""What a metric of readings is: what it asks a source, and how the answers of two arms compare."""
+"""The base of metrics of readings: the queries of a metric, and how the answers of two arms are compared."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from evaluator.stats.variance.uncertainty import choose_design
 
 MIN_COUNTED = 30
 TIMES = {"s": 1000.0, "ms": 1.0, "us": 0.001, "µs": 0.001}
-"""Unit of time → how many ms it is."""
+"""Unit of time → its length in ms."""
 AnyPanel = TypeVar("AnyPanel", Panel, EdgePanel)
 
 
@@ -48,7 +48,7 @@ class ReadingPair:
     panels: dict[Any, Any]
     """Panels built for one look, kept for the next."""
     before_s: float | None = None
-    """An earlier look: only what lies before this moment, seconds since the epoch."""
+    """An earlier look: only readings before this moment, seconds since the epoch; `None`: all of them."""
     depth: Depth = "full"
 
     @property
@@ -62,14 +62,14 @@ class ReadingPair:
         return 0, self.readings.arms.index(self.arm)
 
     def find_or_build(self, key: tuple[Any, ...], make: Callable[[], AnyPanel | None]) -> AnyPanel | None:
-        """A panel, made once, as it was at this look."""
+        """The panel of `key` as it was at this look; `make` builds it once for all looks."""
         panel_key: tuple[Any, ...] = (self.arm, *key)
         if panel_key not in self.panels:
             self.panels[panel_key] = make()
         panel: AnyPanel | None = self.panels[panel_key]
         if panel is None or self.before_s is None:
             return panel
-        # Instances are known by whole blocks; what the last one has begun counts at the next look.
+        # Instances are known by whole blocks, so a block that has only begun counts at the next look.
         bucket = int(self.before_s // (panel.bucket_s * BLOCK_BUCKETS)) * BLOCK_BUCKETS
         last = self.panels.get(("last", *panel_key))
         if last is None or last[0] != bucket:
@@ -78,32 +78,32 @@ class ReadingPair:
         return before
 
     def view_at_look(self) -> ReadingView:
-        """All readings of this look, for what cannot be cut later."""
+        """All readings of this look, for panels that cannot be cut afterwards."""
         if self.before_s is None:
             return self.view
         return self.view.before(int(self.before_s // self.readings.bucket_s))
 
     def of(self, panel: Panel, *, history: bool = False) -> Pair:
-        """A pair as metrics of requests have it. `history`: earlier load runs tell how instances differ in this."""
+        """The panel as a pair, as metrics of requests use it. `history`: use what was learnt from earlier load runs."""
         prior = self.prior if history else replace(self.prior, latency=None, failures=None)
         return Pair(panel, choose_design(panel, prior), self.arm, self.alpha, prior, depth=self.depth)
 
 
 class ReadingMetric(MetricModel):
-    """A metric of readings: what it asks a source, and how the answers of two arms compare."""
+    """A metric of readings: its queries, and how the answers of two arms are compared."""
 
     evidence: ClassVar[EvidenceKind] = EvidenceKind.READINGS
     kind: ClassVar[QueryKind]
-    """What its queries are."""
+    """The kind of its queries."""
     noun: ClassVar[str] = ""
-    """What it counts, where thirty of it are needed on each arm."""
+    """What it counts, if at least thirty are needed on each arm; else empty."""
     optional: ClassVar[int] = 0
-    """How many of its queries, the first ones, may have no series where the last one's metric has."""
+    """How many of its first queries may lack series, if the last query's metric has series."""
 
     @field_validator("query", "failures", "requests", check_fields=False)
     @classmethod
     def _comparable(cls, text: str) -> str:
-        """Refuse what could not be compared by increases, and a query that is the same for all arms."""
+        """Refuse a query that is not comparable by increases, or that is the same for all arms."""
         if "$selector" not in text:
             plain = text.partition("{")[0] if metric_name(text) else "name"
             raise ValueError(f"needs $selector where the labels of an arm go: {plain}{{$selector}}")
@@ -118,7 +118,7 @@ class ReadingMetric(MetricModel):
     @property
     @abstractmethod
     def queries(self) -> tuple[Query, ...]:
-        """What it asks, its denominator last."""
+        """Its queries, the denominator last."""
 
     @property
     def denominator(self) -> Query | None:
@@ -127,20 +127,20 @@ class ReadingMetric(MetricModel):
 
     @property
     def scale(self) -> float:
-        """By what the numbers of a query are multiplied: 1000 for seconds shown as ms."""
+        """Factor on the numbers of a query: 1000 for seconds shown as ms."""
         return 1.0
 
     @property
     def scaled_unit(self) -> str:
-        """Unit of the numbers of a query after that; empty where nobody said."""
+        """Unit of the numbers of a query after scaling; empty if none is set."""
         return ""
 
     def build(self, view: ReadingView, arm: str, endpoint: str | None) -> Panel | None:
-        """Build the panel of an arm that is compared; `None` where it shares no time with the baseline."""
+        """Build the panel of the baseline and an arm; `None` if they have no time in common."""
         raise NotImplementedError
 
     def find_panel(self, pair: ReadingPair, endpoint: str | None) -> Panel | None:
-        """Lay out the panel that is compared, once for all looks. Options may say what it is built of."""
+        """The panel that is compared, built once for all looks. It may depend on the metric's options."""
         key = (self.type, self.model_dump_json(), endpoint)
         return pair.find_or_build(key, lambda: self.build(pair.view, pair.arm, endpoint))
 
@@ -169,7 +169,7 @@ class ReadingMetric(MetricModel):
         return None
 
     def compare(self, pair: ReadingPair, rule: Rule) -> Comparison:
-        """Answer a rule. Never raises for want of data."""
+        """Answer a rule; without enough data, by a comparison without data."""
         if why := self.check(pair, rule):
             return no_data(rule, pair.arm, why)
         panel = self.find_panel(pair, rule.slice.endpoint)
@@ -190,29 +190,29 @@ class QueryMetric(ReadingMetric):
     """A metric of readings that asks one query."""
 
     default_unit: ClassVar[str] = ""
-    """Unit of the query's numbers where the policy names none."""
+    """Unit of the query's numbers if the policy sets none."""
     per: ClassVar[str] = ""
-    """What the unit of its values is divided by: `/s`, `/h`."""
+    """Suffix of the unit of its values: `/s`, `/h`."""
     refused: ClassVar[Mapping[str, str]] = dict.fromkeys(("failures", "requests"), "is not taken by {type}; give query")
 
-    query: QueryText = Field(description="What Prometheus is asked, with $selector for the arm.")
+    query: QueryText = Field(description="The PromQL query, with $selector for the labels of the arm.")
     unit: Annotated[str, Field(pattern=r"^[^\s\x00-\x1f]{1,20}$")] | None = Field(
         None, description="Unit of the query's numbers: s, ms, us, ratio, bytes or any word. Histograms: s."
     )
 
     @property
     def queries(self) -> tuple[Query, ...]:
-        """What it asks."""
+        """Its query."""
         return (Query(self.query, self.kind),)
 
     @property
     def scale(self) -> float:
-        """By what the numbers of the query are multiplied: times are shown as ms."""
+        """Factor on the numbers of the query: times are shown as ms."""
         return TIMES.get(self.unit or self.default_unit, 1.0)
 
     @property
     def scaled_unit(self) -> str:
-        """Unit of the numbers of the query after that; empty where nobody said."""
+        """Unit of the numbers of the query after scaling; empty if none is set."""
         unit = self.unit or self.default_unit
         return "ms" if unit in TIMES else "fraction" if unit == "ratio" else unit
 

@@ -20,7 +20,7 @@ ROUNDING = 1e-6
 
 
 class CounterRatio(ReadingMetric):
-    """Failures per request, as a fraction of 1, by score."""
+    """Failures per request, as a fraction of 1, by a score test."""
 
     type: ClassVar[str] = "counter_ratio"
     amounts: ClassVar[Literal["share"]] = "share"
@@ -47,14 +47,14 @@ class CounterRatio(ReadingMetric):
     def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:
         """Answer a rule from a panel that is long enough."""
         if (panel.failures.sum(axis=(1, 2)) > panel.n.sum(axis=(1, 2)) * (1 + ROUNDING)).any():
-            why = "its failures grew by more than its requests, so they are no part of them"
+            why = "its failures grew by more than its requests, so they do not count a part of the requests"
             return no_data(rule, pair.arm, f"{why}: compare each as a counter_rate")
         both = pair.of(panel, history=True)
         return answer(both, rule, both.compare_failures(rule), method=f"score test, {both.design.kind}")
 
 
 class CounterRate(QueryMetric):
-    """Increase per second of an instance, over all its series; instances are weighted by how long they were seen."""
+    """Increase per second of an instance, over all its series; instances are weighted by the time of their readings."""
 
     type: ClassVar[str] = "counter_rate"
     any_direction: ClassVar[bool] = True
@@ -62,7 +62,7 @@ class CounterRate(QueryMetric):
     per: ClassVar[str] = "/s"
 
     query: QueryText = Field(
-        description="The counter that Prometheus is asked for, with $selector for the arm.",
+        description="The counter, with $selector for the labels of the arm.",
         examples=["process_cpu_seconds_total{$selector}"],
     )
 
@@ -84,14 +84,14 @@ class CounterRate(QueryMetric):
             estimate = both.compare_means(rule, of="value", floor=(self._chance(panel) / grown**2)[:, None])
         else:
             arm = "baseline" if grown[0] <= 0 else pair.arm
-            return both.no_data(rule, f"it did not grow on {arm}, so there is no ratio: give it an absolute margin")
+            return both.no_data(rule, f"it did not grow on {arm}, so there is no ratio; set an absolute margin")
         n = round(panel.n[0].sum()), round(panel.n[1].sum())
         return answer(both, rule, estimate, method=f"paired rate, {both.design.kind}", n=n)
 
     def _chance(self, panel: Panel) -> FloatArray:
-        """Least variance of what was counted on each arm: events vary as Poisson's do, also where none was seen.
+        """Least variance of the increase of each arm, shape (2,): counts of events vary as Poisson's, even at none.
 
-        A counter that is not whole counts no events (seconds of CPU); nothing is known of it beforehand.
+        A counter without whole numbers (seconds of CPU) counts no events, so its least variance is 0.
         """
         grown = panel.totals["value"] / self.scale
         is_count = np.abs(grown - np.rint(grown)).max() < ROUNDING

@@ -22,7 +22,7 @@ from evaluator.stats.shaping.reading_panels import (
 )
 
 FITTED = 2
-"""What a trend takes from its own residuals: a level and a line."""
+"""Parameters that a trend fits to each instance: a level and a slope."""
 
 
 class GaugeMetric(QueryMetric):
@@ -32,13 +32,13 @@ class GaugeMetric(QueryMetric):
     kind: ClassVar[QueryKind] = QueryKind.GAUGE
 
     query: QueryText = Field(
-        description="What Prometheus is asked, with $selector for the arm; functions are allowed.",
+        description="The gauge, with $selector for the labels of the arm; PromQL functions are allowed.",
         examples=["process_resident_memory_bytes{$selector}"],
     )
 
 
 class GaugeMean(GaugeMetric):
-    """Mean over time and instances: relative, or absolute where a ratio says nothing."""
+    """Mean over time and instances; compared by ratio, or by difference if values are 0 or negative."""
 
     type: ClassVar[str] = "gauge_mean"
 
@@ -50,11 +50,11 @@ class GaugeMean(GaugeMetric):
         """Answer a rule from a panel that is long enough."""
         both = pair.of(panel)
         method = f"paired mean, {both.design.kind}"
-        # Only where every instance is above 0 in every block is the logarithm of a level what its influences say.
+        # Logarithms need values above 0 of every instance in every block.
         positive = bool((panel.rows.totals["value"][panel.rows.n > 0] > 0).all())
         relative = rule.margin is None or rule.margin.relative
         if rule.margin is not None and relative and not positive:
-            why = "some of its values are 0 or negative, so there is no ratio: give it an absolute margin"
+            why = "some of its values are 0 or negative, so there is no ratio; set an absolute margin"
             return both.no_data(rule, why)
         if relative and positive:
             return answer(both, rule, both.compare_means(rule, of="value"), method=method)
@@ -80,18 +80,18 @@ class GaugeSlope(GaugeMetric):
     per: ClassVar[str] = "/h"
 
     def find_panel(self, pair: ReadingPair, endpoint: str | None) -> Panel | None:
-        """Build the panel of trends. Means of instances change with every look, so none is kept of the one before."""
+        """Build the panel of trends for each look: it depends on the means of instances up to that look."""
         return build_trend_panel(pair.view_at_look(), pair.arm, self.queries[0], self.scale, endpoint)
 
     def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:
         """Answer a rule from a panel that is long enough. Counts are those of samples."""
         both = pair.of(panel)
         if rule.margin is not None and rule.margin.relative:
-            why = f"a trend may be 0, so there is no ratio: give it a margin in {self.value_unit}"
+            why = f"a trend may be 0, so there is no ratio; set a margin in {self.value_unit}"
             return both.no_data(rule, why)
         slopes = panel.totals["value"].sum(axis=(1, 2)) / panel.n.sum(axis=(1, 2))
         estimate = both.compare_differences(rule, float(np.abs(slopes).max()), fitted=FITTED)
-        # A trend of the trend is not asked for.
+        # A trend of the trend is not tested.
         beyond = estimate.against_margin.beyond
         estimate = replace(estimate, trend=Trend(beyond, np.full(1, np.nan), beyond))
         view = pair.view_at_look()
@@ -103,6 +103,6 @@ class GaugeSlope(GaugeMetric):
 
 
 def _as_difference(comparison: Comparison) -> Comparison:
-    """The effect named as what it is, also where no margin says so."""
+    """The comparison with an absolute effect, also if the rule has no margin."""
     effect = comparison.effect
     return replace(comparison, effect=replace(effect, kind="absolute")) if effect else comparison

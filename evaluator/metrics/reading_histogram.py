@@ -38,8 +38,7 @@ class HistogramMetric(QueryMetric):
     noun: ClassVar[str] = "observations"
 
     query: QueryText = Field(
-        description="The histogram that Prometheus is asked for, without _bucket, _sum or _count, with $selector for "
-        "the arm.",
+        description="The histogram without _bucket, _sum or _count, with $selector for the labels of the arm.",
         examples=["http_request_duration_seconds{$selector}"],
     )
 
@@ -63,10 +62,10 @@ class HistogramMean(HistogramMetric):
 
 
 class EdgeMetric(HistogramMetric):
-    """A metric that is decided at the bounds of the histogram's buckets."""
+    """A metric that is decided at the bucket bounds of the histogram."""
 
     def check(self, pair: ReadingPair, rule: Rule) -> str | None:
-        """A quantile or a share needs buckets with bounds."""
+        """Why it cannot be compared, or `None`: a quantile or a share needs buckets with bounds."""
         if why := super().check(pair, rule):
             return why
         readings, query, name = pair.readings, self.queries[0], name_of(self.queries[0])
@@ -99,7 +98,7 @@ class EdgeMetric(HistogramMetric):
             usable = [(le * self.scale, panel) for le, panel in zip(bounds, panels, strict=True) if panel is not None]
             if not usable:
                 return None
-            # A bound that was not scraped whenever the others were cannot stand beside them.
+            # Panels are stacked, so a bound that was not scraped whenever the others were is left out.
             usual = usable[0][1]
             shape = usual.n.shape, usual.rows.n.size
             usable = [part for part in usable if (part[1].n.shape, part[1].rows.n.size) == shape]
@@ -119,7 +118,7 @@ class HistogramShare(EdgeMetric):
     value_unit: ClassVar[str] = "fraction"
     direction: ClassVar[Direction] = Direction.HIGHER
 
-    below: Amount = Field(description="The bound that observations keep, such as 250ms.", examples=["250ms"])
+    below: Amount = Field(description="Observations up to this bound count, such as 250ms.", examples=["250ms"])
 
     @field_validator("below")
     @classmethod
@@ -138,12 +137,12 @@ class HistogramShare(EdgeMetric):
         if not np.isclose(bounds, below, rtol=SAME, atol=0).any():
             lower, upper = bounds[bounds < below][-1:], bounds[bounds > below][:1]
             nearest = " and ".join(f"{bound:g} {unit}".strip() for bound in (*lower, *upper))
-            why = f"{below:g} {unit} is no bound of the histogram; the nearest are {nearest}"
+            why = f"{below:g} {unit} is not a bound of the histogram; the nearest are {nearest}"
             return no_data(rule, pair.arm, why)
         index = int(np.argmin(np.abs(bounds - below)))
         both = pair.of(edges.pair(index, index))
         baseline = edges.shares()[0]
-        # What margin and limit mean for the observations beyond the bound.
+        # Margin and limit, expressed for the observations beyond the bound.
         harm = rule.margin.value if rule.margin else 0.0
         if rule.margin and rule.margin.relative:
             harm *= float(baseline[index])
@@ -161,7 +160,7 @@ class HistogramShare(EdgeMetric):
 
 
 def _count_within(estimate: Estimate, rule: Rule, share: float) -> Estimate:
-    """The estimate in shares within the bound instead of beyond it: values and effect turn, harm stays harm."""
+    """The estimate in shares within the bound instead of beyond it: values and effect change sign, harm does not."""
     unit = share if rule.margin is None or rule.margin.relative else 1.0
     answers: tuple[GroupAnswers, ...] = estimate.against_limit
     return replace(
@@ -189,7 +188,7 @@ class HistogramQuantile(QuantileMetric, EdgeMetric):
     def check(self, pair: ReadingPair, rule: Rule) -> str | None:
         """Why its queries cannot be compared, or `None`."""
         if rule.direction is Direction.HIGHER:
-            return "a quantile of which more is better is not compared"
+            return "a quantile with direction: higher_is_better is not supported"
         return super().check(pair, rule)
 
     def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:

@@ -1,4 +1,4 @@
-"""How many bytes successful responses have: a page that suddenly shrinks is often an error that says 200."""
+"""Size of successful responses in bytes: a page that suddenly shrinks is often an error with status 200."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from evaluator.records.arrays import FloatArray
 from evaluator.stats.estimators.estimate import Estimate
 
 SD_INSTANCE = 0.0
-"""Instances of one version send the same bytes: nothing is assumed of how they differ."""
+"""Instances of one version send the same bytes, so no difference between them is assumed."""
 
 
 class ResponseSize(EndpointMetric):

@@ -1,7 +1,7 @@
-"""The endpoint scan: every endpoint by itself, to find the one that an average hides (method B.5).
+"""The endpoint scan: every endpoint by itself, to find a regression that an average hides (method B.5).
 
-It can only veto: NO-GO beyond the scan's margins, no GO beyond what is tolerated of a single endpoint. Endpoints with
-too few requests are judged together as `other endpoints`.
+It can only prevent a GO: NO-GO beyond the scan's margins, no GO beyond what is tolerated for a single endpoint.
+Endpoints with too few requests are judged together as `other endpoints`.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ PLAUSIBLE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Comparisons, and what the endpoint scan could not judge."""
+    """Comparisons, and the endpoints that the endpoint scan could not judge."""
 
     comparisons: tuple[Comparison, ...] = ()
     """In the order of arms, the policy's rules and the scan's rows."""
     unjudged_share: float = 0.0
-    """Share of traffic on endpoints that the scan could not judge: the largest of all candidates."""
+    """Largest share of traffic of any candidate on endpoints that the scan could not judge."""
     unjudged: tuple[str, ...] = ()
 
 
 def scan_endpoints(pair: Pair, scan: Scan, rules: Sequence[Rule] = ()) -> Measured:
-    """Response time and failure rate of every endpoint, each against the scan's own margin.
+    """Compare response time and failure rate of every endpoint, each against the scan's own margin.
 
-    `rules` are those of the policy: their gates say what is tolerated of an endpoint, where the scan itself does not.
+    `rules`: those of the policy. Their gates set what is tolerated for an endpoint, if the scan itself does not.
     """
     if not scan.enabled or pair.panel.slots < MIN_BUCKETS:
         return Measured()
@@ -54,7 +54,7 @@ def scan_endpoints(pair: Pair, scan: Scan, rules: Sequence[Rule] = ()) -> Measur
 
 @dataclass(frozen=True, slots=True)
 class _ScanRule:
-    """What every endpoint is asked: one metric, against the margin of the scan."""
+    """The rule for every endpoint: one metric against the margin of the scan."""
 
     metric: EndpointMetric
     rule: Rule
@@ -92,10 +92,10 @@ def _group(pair: Pair, requests: FloatArray, least: int) -> _EndpointGroups:
 def _find_tolerance(
     names: Sequence[str], share: float | None, most: float, scan_rule: _ScanRule, rules: Sequence[Rule]
 ) -> Tolerance:
-    """What is tolerated of each endpoint: what the scan says, else the widest margin of the gates on such metrics.
+    """What is tolerated for each endpoint: the scan's tolerance, else the widest margin of the gates on such metrics.
 
-    Gates of an endpoint are for it alone, those of all traffic for the others. Where no gate has a margin holds are
-    asked; where none of them has one either nothing narrower than the scan's own margin was ever stated.
+    Gates of an endpoint count for it alone, those of all traffic for the other endpoints. If no gate has a margin, the
+    margins of holds count. If no hold has one either, the scan's own margin is tolerated.
     """
     absolute = scan_rule.metric.is_failure_rate
     if share is not None:
@@ -118,7 +118,7 @@ def _find_tolerance(
 
 
 def _widest(margins: Iterable[Margin] | None, most: float, *, absolute: bool) -> tuple[float, float]:
-    """The widest relative and the widest absolute margin; the scan's own where there is none."""
+    """The widest relative and the widest absolute margin; without any, the scan's own."""
     if margins is None:
         return (0.0, most) if absolute else (most, 0.0)
     listed = [*margins]
@@ -127,7 +127,7 @@ def _widest(margins: Iterable[Margin] | None, most: float, *, absolute: bool) ->
 
 
 def _compare_times(pair: Pair, scan: Scan, rules: Sequence[Rule]) -> tuple[Comparison, ...]:
-    """By the typical time, or by the mean where that rose by more than half of the margin and is surer."""
+    """Compare by the typical time, or by the mean if it rose by more than half of the margin and shows more harm."""
     typical, mean = (_build_scan_rule(metric, Margin(scan.margin)) for metric in (TypicalTime(), LatencyMean()))
     groups = _group(pair, pair.panel.ok, MIN_FOR_TIME)
     if not groups.names:
@@ -148,11 +148,11 @@ def _compare_times(pair: Pair, scan: Scan, rules: Sequence[Rule]) -> tuple[Compa
 def _ask_twice(
     pair: Pair, scan_rule: _ScanRule, groups: _EndpointGroups, tolerated: Tolerance
 ) -> tuple[list[Comparison], FloatArray]:
-    """One of two answers on each group's response time, and how sure it is of harm: the one with less is to take.
+    """One of two answers on each group's response time, and its rank: the caller takes the answer with the lower rank.
 
-    The typical time shows that all requests became slower, the mean that a few of them now hang. Two are asked, so
-    the p-values of the answers are doubled. An answer that lies beyond the margin goes before one that does not; of
-    two that do not, the surer one of more than is tolerated.
+    The typical time shows that all requests became slower, the mean that a few of them now hang. As two metrics are
+    compared, p-values are doubled. An answer beyond the margin ranks before one that is not; of two that are not, the
+    one with the smaller p-value of more than is tolerated.
     """
     if not groups.names:
         return [], np.ones(0)
@@ -197,7 +197,7 @@ def _rows(pair: Pair, scan_rule: _ScanRule, groups: _EndpointGroups, estimate: E
 
 
 def _with_unjudged(pair: Pair, rows: tuple[Comparison, ...]) -> Measured:
-    """Keep what could be judged; name the endpoints whose response time could not, and their share of traffic."""
+    """Keep rows with data; name the endpoints whose response time could not be judged, and their share of traffic."""
     answered = [row.rule for row in rows if not row.no_data]
     judged = {rule.slice.endpoint for rule in answered if rule.metric.is_response_time}
     failing = {rule.slice.endpoint for rule in answered if rule.metric.is_failure_rate}

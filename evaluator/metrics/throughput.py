@@ -1,6 +1,6 @@
-"""Requests per second that an arm answered, failed or not; compared per user where users were recorded.
+"""Requests per second of an arm, failed or not; compared per user if users were recorded.
 
-Under closed-loop load this falls when responses get slower, so it says little by itself; it is watched.
+In closed-loop load it falls when responses get slower, so it shows little by itself and is only watched by default.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a test of a release would be worth before it is run: precision, power, duration, and rollout strategies.
+"""What a test of a release would show, before it is run: precision, power, duration, and rollout strategies.
 
-Everything rests on the parts of the variance: one that time shrinks and one that only more instances shrink. They come
-from stored comparisons (`learn_precisions`), or from simulated releases where there is no history (`assume_history`).
+Everything is computed from two parts of the variance: one that time shrinks and one that only more instances shrink.
+They come from stored comparisons (`learn_precisions`), or from simulated releases without a history (`assume_history`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Each gate of a policy before the test: how precise, what it finds, how long it needs, what instances would buy."""
+"""Each gate of a policy before the test: its precision, what it finds, how long it needs, how more instances help."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ MOST_INSTANCES = 256
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What is planned: a test of `duration_s` with `instances` an arm, and the regression that it is to find."""
+    """The planned test: `duration_s` seconds with `instances` an arm, and the regression that it should find."""
 
     duration_s: float = 3600.0
     instances: int = 4
     rate_per_s: float | None = None
-    """Requests per second of one arm; `None`: as the history had."""
+    """Requests per second of one arm; `None`: as in the history."""
     regression: float = 0.10
     """Relative harm to latency and other relative gates."""
     failures: float = 0.005
@@ -34,7 +34,7 @@ class Goal:
     power: float = 0.8
 
     def harm(self, precision: Precision) -> float:
-        """The regression in the terms of a gate; of an absolute gate in milliseconds, its share of the baseline."""
+        """The regression on the scale of a gate's margin: relative, or absolute in the gate's unit."""
         if precision.rule.metric.is_failure_rate:
             relative = self.failures / max(precision.baseline, 1e-12)
             return relative if precision.relative else self.failures
@@ -45,12 +45,12 @@ class Goal:
 class GatePlan:
     """One gate at the planned duration and instances. Harms are on the scale of the margin (0.1 = 10 %, or absolute).
 
-    Chances do not count the checks of the last third and of a worsening trend, nor gates' other limits.
+    Chances leave out the checks of the last third and of a worsening trend, and limits of gates.
     """
 
     precision: Precision
     half_width: float
-    """One-sided: a release whose true change is 0 shows at most this, give or take."""
+    """One-sided half-width of the interval: about the largest change that an unchanged release shows."""
     finds: float
     """Smallest regression that is NO-GO with the goal's power; infinite where there is none."""
     found_chance: float
@@ -64,7 +64,7 @@ class GatePlan:
     found_after_s: float
     """The same for finding the goal's regression."""
     go_instances: float
-    """Instances an arm with which the planned duration would do for a GO; infinite: no number does."""
+    """Instances an arm with which the planned duration is enough for a GO; infinite: no number is."""
     requests: float
     """Requests an arm at `go_after_s`."""
 
@@ -80,7 +80,7 @@ class Grid:
 
 
 def find_level(history: History, rulebook: Rulebook) -> float:
-    """Level at which the first of all gates' questions is asked: the family's share, divided by their number."""
+    """Level of the first question of all gates: the share of alpha of all gates, divided by the number of questions."""
     gates = [rule for rule in rulebook.rules if rule.role is Role.GATE]
     questions = sum((rule.margin is not None) + rule.limit.count for rule in gates)
     share = rulebook.scan.alpha_share if rulebook.scan.enabled else 0.0
@@ -93,9 +93,9 @@ def plan_gates(history: History, rulebook: Rulebook, goal: Goal) -> tuple[GatePl
 
 
 def noise_of_rate(history: History, goal: Goal) -> float:
-    """Factor on the moving part for another rate: less traffic costs in proportion, more is not taken to buy any.
+    """Factor on the moving part for another rate: less traffic increases it in proportion, more does not reduce it.
 
-    How much of the moving part is requests and how much is drift is not known, so this errs on the safe side.
+    It is not known how much of the moving part is due to requests and how much to drift, so this is the safe side.
     """
     if not goal.rate_per_s or not history.rate_per_s:
         return 1.0
@@ -110,7 +110,7 @@ def plan_calendar(monitoring: Monitoring, seconds: float) -> Calendar:
 
 
 class _Planner:
-    """The questions to one gate."""
+    """The computations for one gate."""
 
     def __init__(self, precision: Precision, history: History, rulebook: Rulebook, goal: Goal) -> None:
         self.precision, self.rulebook, self.goal = precision, rulebook, goal
@@ -145,7 +145,7 @@ class _Planner:
         return self.precision.from_scale(float(t_quantile(1 - self.rulebook.alpha, at.df)) * at.se)
 
     def go_chance(self, seconds: float, instances: int) -> float:
-        """Chance that an unchanged release is shown to be within the margin; none with one instance a side."""
+        """Chance that an unchanged release is shown to be within the margin; 0 with one instance a side."""
         at = self._at(seconds, instances)
         if instances < 2 or not math.isfinite(at.se):
             return 0.0
@@ -153,7 +153,7 @@ class _Planner:
         return find_power(self.precision.bound, at.se, at.df, critical)
 
     def found_chance(self, seconds: float, instances: int, shift: float | None = None) -> float:
-        """Chance that a regression this far beyond the margin is shown to be so by the last look."""
+        """Chance that a regression `shift` beyond the margin is shown to be worse by the last look."""
         at = self._at(seconds, instances)
         if not math.isfinite(at.se):
             return 0.0
@@ -166,7 +166,7 @@ class _Planner:
         return find_power(shift, se, at.df, float(critical[0]), null_se=null_se)
 
     def _inflation(self, shift: float) -> float:
-        """A higher failure rate varies more: factor on the standard error seen without any change."""
+        """Factor on the standard error of an unchanged release: a higher failure rate varies more."""
         p = self.precision
         if not p.rule.metric.is_failure_rate or p.relative or not 0 < p.baseline < 1:
             return 1.0
@@ -217,7 +217,7 @@ def _first_count(enough: Callable[[int], bool]) -> float:
 def tabulate(
     history: History, rulebook: Rulebook, goal: Goal, seconds: Sequence[float], instances: Sequence[int]
 ) -> tuple[Grid, ...]:
-    """Half-widths over minutes and instances: what either buys, for each gate."""
+    """Half-widths of each gate over durations (seconds) and instances: how much either helps."""
     planners = [_Planner(p, history, rulebook, goal) for p in history.precisions if p.rule.margin]
     return tuple(
         Grid(

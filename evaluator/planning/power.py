@@ -1,7 +1,7 @@
-"""Power: how likely a test is to reject when the truth is somewhere else.
+"""Power: the probability that a test rejects, given a true shift.
 
-Source: the statistic of a shift known with a standard error of `df` degrees of freedom is noncentral t (Johnson, Kotz &
-Balakrishnan 1995, Continuous Univariate Distributions 2, chapter 31), whose power statsmodels computes.
+Source: a shift divided by its standard error of `df` degrees of freedom is noncentral t (Johnson, Kotz & Balakrishnan
+1995, Continuous Univariate Distributions 2, chapter 31). statsmodels computes the power.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ FARTHEST = 35.0
 def find_power(shift: float, se: float, df: float, critical: float, *, null_se: float | None = None) -> float:
     """Probability that the estimate lies more than `critical` standard errors above the bound.
 
-    `shift` is how far the truth lies beyond the bound. `null_se`: standard error that the test uses where that is not
-    the one that the estimate has (a score test takes it at the bound).
+    `shift`: distance of the truth beyond the bound. `null_se`: standard error that the test uses, if it is not that of
+    the estimate (a score test takes the one at the bound). Raises UsageError without statsmodels.
 
     >>> round(find_power(0.1, 0.04, 6, 1.9432), 3)
     0.713
@@ -53,9 +53,9 @@ def find_power(shift: float, se: float, df: float, critical: float, *, null_se: 
 
 @lru_cache(maxsize=512)
 def worst_z(level: float, between_instance: float) -> tuple[float, ...]:
-    """Boundaries on Z that show a release to be worse, at each `GRID`th of the duration, for a share of variance.
+    """Boundaries on Z that show a release to be worse, at each `GRID`th of the duration.
 
-    `between_instance` is the share of the final variance that time does not shrink.
+    `between_instance`: share of the final variance that time does not shrink.
     """
     share = float(PERSISTENT_SHARES[np.argmin(np.abs(PERSISTENT_SHARES - between_instance))])
     fraction = np.arange(1, GRID + 1) / GRID
@@ -65,9 +65,10 @@ def worst_z(level: float, between_instance: float) -> tuple[float, ...]:
 def find_criticals(
     calendar: Calendar, at_s: FloatArray, level: float, df: FloatArray, between_instance: FloatArray
 ) -> FloatArray:
-    """Standard errors that each look needs to show a release to be worse at `level`; the last of them is planned.
+    """How many standard errors each look needs to show a release to be worse at `level`, shape (looks,).
 
-    Shapes (looks,): `at_s` seconds of data, `df` of the standard error, `between_instance` share of its variance.
+    `at_s`: seconds of data, the last one at the planned end; `df`: degrees of freedom of the standard error;
+    `between_instance`: share of its variance that time does not shrink. All have shape (looks,).
     """
     if calendar.kind == "fixed":
         return np.asarray(t_quantile(1 - level, df))

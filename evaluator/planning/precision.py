@@ -1,7 +1,7 @@
-"""The parts of a comparison's variance, and what they would be after other minutes with other instances.
+"""The parts of a comparison's variance, and what they would be with another duration and other instances.
 
-The moving part (requests, load that drifts) shrinks with time. The persistent part is what instances of one version
-differ by; only more instances shrink it. More instances do not shrink the moving part: the load stays the same.
+The moving part (requests, drifting load) shrinks with time. The persistent part is the difference between instances of
+one version; only more instances shrink it. More instances do not shrink the moving part: the load stays the same.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ SIMULATED_S = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """What is known of one gate's variance; variances on the log scale where the margin is relative."""
+    """The variance of one gate by its parts; on the log scale if the margin is relative."""
 
     rule: Rule
     unit: str
     baseline: float
     """The metric's own value."""
     moving: float
-    """Variance after `reference_s` seconds, of the part that time shrinks."""
+    """Variance of the part that time shrinks, after `reference_s` seconds."""
     reference_s: float
     between: float
     """Variance between instances (or replicates) of one arm."""
     prior: float
-    """The same where an arm has only one instance: assumed."""
+    """The same if an arm has only one instance: assumed."""
     within: float
-    """Share of the moving part that lives within instances; it costs degrees of freedom."""
+    """Share of the moving part that is within instances; it reduces the degrees of freedom."""
 
     @property
     def relative(self) -> bool:
@@ -71,7 +71,7 @@ class Precision:
         return math.log1p(harm)
 
     def from_scale(self, shift: float) -> float:
-        """Harm that a shift on the scale of the test is."""
+        """The harm (as in `to_scale`) of a shift on the scale of the test."""
         if not self.relative:
             return shift
         return -math.expm1(-shift) if self.rule.direction is Direction.HIGHER else math.expm1(min(shift, 700.0))
@@ -79,30 +79,31 @@ class Precision:
 
 @dataclass(frozen=True, slots=True)
 class PlannedPrecision:
-    """Standard error of a planned comparison, its degrees of freedom, and the share of variance that lasts."""
+    """Standard error of a planned comparison and its degrees of freedom."""
 
     se: float
     df: float
     between_instance: float
+    """Share of the variance that time does not shrink."""
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What a plan rests on."""
+    """The data of a plan."""
 
     precisions: tuple[Precision, ...]
-    """One per gate that there is data of."""
+    """One for each gate with data."""
     missing: tuple[str, ...]
     """Gates without data."""
     rate_per_s: float
     """Requests per second of one arm."""
     instances: int
-    """Of the smaller arm; replicates where those are what repeats."""
+    """Instances of the smaller arm; replicates, if those were compared."""
     comparisons: int
     unpaired: float = 1.0
-    """How much more the moving part varies where the arms do not run at the same time."""
+    """Factor on the moving part if the arms do not run at the same time."""
     assumed: bool = False
-    """Simulated: nothing of it was measured."""
+    """Simulated: nothing was measured."""
 
 
 def forecast(
@@ -110,8 +111,8 @@ def forecast(
 ) -> PlannedPrecision:
     """Precision after `seconds` with this many instances of baseline and candidate.
 
-    `noise` is a factor on the moving part: uneven traffic, or arms that do not run together. Too short a run knows
-    nothing: infinite standard error.
+    `noise`: factor on the moving part, for uneven traffic or arms that do not run together. If the run is too short,
+    the standard error is infinite.
     """
     buckets = int(seconds // choose_bucket_s(seconds))
     if buckets < MIN_BUCKETS:
@@ -135,9 +136,9 @@ def _time_df(buckets: int) -> float:
 
 
 def learn_precisions(stored: Sequence[tuple[Cells, tuple[Run, ...]]], rulebook: Rulebook) -> History:
-    """Take the parts apart in stored comparisons; each item is the cells of a run group and its runs.
+    """Split the variance of stored comparisons into its parts; `stored`: cells and runs of run groups.
 
-    Variances are averaged over comparisons after each was brought to one second and one instance.
+    Variances are averaged over comparisons, each converted to one second and one instance.
     """
     groups = [
         _GroupComparisons.of(assess(cells, runs, _ask_of(rulebook, cells)).comparisons, cells) for cells, runs in stored
@@ -157,7 +158,7 @@ def learn_precisions(stored: Sequence[tuple[Cells, tuple[Run, ...]]], rulebook: 
 
 
 def _ask_of(rulebook: Rulebook, cells: Cells) -> Rulebook:
-    """What can be asked of these cells, once and at their end."""
+    """The rules that these cells can answer, judged once, at their end."""
     rules, scan = rulebook.on_requests(cells.endpoints), replace(rulebook.scan, enabled=False)
     return replace(rulebook, rules=rules, monitoring=Monitoring(mode="fixed"), scan=scan)
 
@@ -190,9 +191,9 @@ class _GroupComparisons:
 
 
 def _compare_unpaired(cells: Cells) -> float:
-    """Variance of the difference of two arms that did not run together, by that of the two that did.
+    """Variance of the difference of two arms that do not run together, divided by that of two that do.
 
-    From the drift of the arms' mean response times over the run: what they share no longer cancels.
+    It comes from the drift of the arms' mean response times over the run: a shared drift no longer cancels.
     """
     moments = cells.moments
     if not moments.run.size or len(cells.arms) < 2:
@@ -230,7 +231,7 @@ def _pool(rule: Rule, timed: Sequence[_TimedComparison], rulebook: Rulebook) -> 
 
 
 def _take_apart(c: Comparison, seconds: float) -> tuple[float, float, float]:
-    """Moving variance, variance of one instance, and the share of the moving part that lives within instances."""
+    """Moving variance, variance of one instance, and the share of the moving part that is within instances."""
     variance = (c.se or 0.0) ** 2
     from_instances = min(c.persistent_share, 1.0) * variance
     moving = variance - from_instances
@@ -246,7 +247,7 @@ def _take_apart(c: Comparison, seconds: float) -> tuple[float, float, float]:
 
 
 def _assume_prior(rule: Rule, baseline: float, rulebook: Rulebook) -> float:
-    """Variance assumed for a single instance (method: one instance a side), as the judge does."""
+    """Variance assumed for a single instance, as the judge does (method B.3a)."""
     if not rule.metric.is_failure_rate:
         return rulebook.prior.sd_latency**2
     sd = max(baseline / 2, rulebook.prior.sd_failures)
@@ -255,9 +256,9 @@ def _assume_prior(rule: Rule, baseline: float, rulebook: Rulebook) -> float:
 
 
 def assume_history(rulebook: Rulebook, *, rate_per_s: float, instances: int, seed: int = 1) -> History:
-    """A history of simulated releases, where there is none: `Scenario`'s service at this rate, instances ±1 %.
+    """A history of simulated releases: the default service of `Scenario` at this rate, whose instances differ by 1 %.
 
-    Rules for single endpoints are measured over all of them: an assumed service has other endpoints.
+    Rules for single endpoints are measured over all endpoints, as an assumed service has other ones.
     """
     anywhere = tuple(replace(rule, slice=replace(rule.slice, endpoint=None)) for rule in rulebook.rules)
     scenario = Scenario(duration_s=SIMULATED_S, rate_per_s=rate_per_s, instances=(max(instances, 2),))

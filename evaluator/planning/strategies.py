@@ -1,14 +1,14 @@
-"""Ways to roll out, compared by what a regression would cost: simulated on the sequential test statistics.
+"""Rollout strategies, compared by the cost of a regression: simulated on the sequential test statistics.
 
 No requests are drawn. Each replication draws, for every judged stage, the path of each gate's estimate: the truth, plus
-a persistent error (instances), plus a Brownian one whose variance falls with time. Latency gates share both errors (one
-slow instance slows all quantiles), failures have their own; estimated variances scatter as chi-square. The looks and
+a persistent error (instances), plus a Brownian error whose variance falls with time. Latency gates share both errors
+(one slow instance slows all quantiles), failures have their own; estimated variances vary as chi-square. The looks and
 boundaries are the judge's.
 
-What is assumed of people and places:
+Assumptions:
 - a judged stage lasts the planned duration and ends early only by NO-GO, which returns all traffic at once;
 - a stage before the last that is undecided at its end is raised; the last judged stage needs GO, else it is held;
-- blue-green is judged on test traffic that shows what production would show;
+- blue-green is judged on test traffic that behaves as production traffic does;
 - after full rollout a watch of the planned duration compares with the time before, unpaired, and may still stop it.
 """
 
@@ -32,7 +32,7 @@ REPLICATIONS = 2000
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One judged stage: share of users on the candidate, share of the compared traffic, and what its end asks for."""
+    """One judged stage: the candidate's share of users and of the compared traffic, and whether it needs a GO."""
 
     exposed: float
     compared: float
@@ -70,15 +70,15 @@ class Exposure:
     strategy: str
     label: str
     full_after_s: float
-    """Mean time to full rollout of an unchanged release that gets there; NaN where none does."""
+    """Time to full rollout of an unchanged release; NaN if no replication gets there."""
     completes: float
-    """Chance that an unchanged release gets there."""
+    """Chance that an unchanged release is rolled out fully."""
     false_stop: float
     """Chance that an unchanged release is stopped (before or after full rollout)."""
     stopped: float
     """Chance that the regression is stopped before full rollout."""
     caught_after: float
-    """Chance that it is stopped in the watch after it."""
+    """Chance that the regression is stopped in the watch after full rollout."""
     held: float
     """Chance that it is neither stopped nor rolled out: a person decides."""
     exposed: float
@@ -100,7 +100,7 @@ class _StageResult:
     """A stage over all replications."""
 
     stop_s: FloatArray
-    """When NO-GO fell; infinite where it did not."""
+    """Seconds after which NO-GO was given; infinite: it was not."""
     go: BoolArray
 
 
@@ -204,7 +204,7 @@ class _Rollout:
         error = np.sqrt(share) * se * between_instance[:, None] + np.sqrt(1 - share) * se * moving
         harm = 0.0 if _is_failures(gate) else regression
         truth = gate.to_scale(harm if gate.relative else harm * gate.baseline)
-        # Wilson & Hilferty (1931): the cube root of chi-square over its degrees of freedom is all but normal.
+        # Wilson & Hilferty (1931): the cube root of chi-square over its degrees of freedom is nearly normal.
         scatter = np.maximum(1 - 2 / (9 * df) + np.sqrt(2 / (9 * df)) * spread[:, None], 0.02) ** 1.5
         statistic = (truth - gate.bound + error) / (se * scatter)
         critical = find_criticals(self.calendar, self.looks, self.level, df, share)

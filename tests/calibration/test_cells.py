@@ -1,4 +1,4 @@
-"""Cells taken apart into identical halves, and regressions put into them."""
+"""Cells split into identical halves, and regressions added to them."""
 
 from collections import Counter
 from dataclasses import replace
@@ -35,7 +35,7 @@ def effects(cells):
 
 @pytest.mark.parametrize("change", [0.05, 0.10, 0.5, -0.2])
 def test_slower_cells_are_cells_of_slower_requests(change):
-    """The same seed draws the same requests, so only the width of a bin is between the two."""
+    """The same seed draws the same requests, so they differ by at most the width of a bin."""
     injected = slow_down(CELLS, "canary", change)
     simulated = simulate_cells(replace(DESIGN, changes=(Change(latency=change),)), 3)
     for name in ("n", "failures", "bucket", "instance"):
@@ -83,7 +83,7 @@ def test_added_failures_are_those_of_a_failing_release():
         assert effects(injected)[name] == pytest.approx(effects(simulated)[name], abs=0.02)
 
 
-def test_a_tenth_slower_is_found_like_the_real_thing():
+def test_an_added_regression_is_found_like_a_real_one():
     design = replace(SCENARIOS["AA"], duration_s=1800.0)
     for seed in range(3):
         assert judge(slow_down(simulate_cells(design, seed), "canary", 0.2)).word is VerdictWord.NO_GO
@@ -92,7 +92,7 @@ def test_a_tenth_slower_is_found_like_the_real_thing():
 # ------------------------------------------------------------------ split
 
 
-def test_halves_are_balanced_and_each_stands_beside_its_mirror():
+def test_halves_are_balanced_and_each_is_followed_by_its_complement():
     halves = balanced_halves(list("abcd"), 100, np.random.default_rng(1))
     assert len(set(halves)) == len(halves) == 6
     assert all(set(half) ^ set(mirror) == set("abcd") for half, mirror in zip(halves[::2], halves[1::2], strict=True))
@@ -102,7 +102,7 @@ def test_halves_are_balanced_and_each_stands_beside_its_mirror():
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 1000))
-def test_a_split_is_what_the_requests_themselves_would_give(seed):
+def test_a_split_of_cells_equals_a_split_of_requests(seed):
     """Requests of the baseline with half of its instances renamed to the candidate give the same cells."""
     requests = simulate(replace(DESIGN, duration_s=120.0, users=None), seed)
     alone = _only(requests, requests.arm == 0)
@@ -145,7 +145,7 @@ def test_no_request_is_lost_in_time():
     assert judge(split).word is VerdictWord.INCONCLUSIVE
 
 
-def test_past_runs_lie_over_or_beside_each_other():
+def test_past_runs_are_at_the_same_time_or_one_after_the_other():
     runs = [simulate_cells(replace(DESIGN, duration_s=300.0), seed) for seed in range(4)]
     over = evidence(pair_runs([(runs[0], runs[1]), (runs[2], runs[3])], together=True))
     assert not [finding for finding in over.findings if finding.check == "overlap" and finding.level == "fail"]

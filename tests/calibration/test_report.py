@@ -43,7 +43,7 @@ def test_larger_regressions_are_found_more_often(report):
     assert all(tally.go == 0 for tally in report.tallies if tally.change.latency >= 0.1)
 
 
-def test_past_runs_are_shown_apart(report):
+def test_past_runs_are_shown_separately(report):
     assert report.between.judged == 10
     assert report.between.go == 0
     assert "between" not in {tally.kind for tally in report.tallies}
@@ -57,7 +57,7 @@ def test_past_runs_are_shown_apart(report):
         pytest.param(replace(SMALL, instances=(1,), duration_s=120.0, replicates=5), "replicates", id="replicates"),
     ],
 )
-def test_what_is_split_is_what_there_is(design, kind):
+def test_the_kind_of_split_depends_on_the_design(design, kind):
     report = calibrate(history(design, 1), RULEBOOK, splits=2)
     assert {tally.kind for tally in report.tallies} == {kind}
     assert report.overall.judged == 2
@@ -71,7 +71,7 @@ def test_the_same_history_gives_the_same_report():
     assert calibrate(stored, RULEBOOK, splits=2) == calibrate(stored, RULEBOOK, splits=2)
 
 
-def test_what_cannot_be_used_is_named():
+def test_groups_that_cannot_be_used_are_named():
     stored = history(SMALL, 2)
     broken = replace(stored[0], runs=tuple(replace(run, state=RunState.INCOMPLETE) for run in stored[0].runs))
     report = calibrate([broken, stored[1]], RULEBOOK, splits=2)
@@ -81,7 +81,7 @@ def test_what_cannot_be_used_is_named():
     assert (nothing.conclusion, nothing.overall.judged, nothing.between) == ("unknown", 0, None)
 
 
-def test_an_endpoint_that_history_does_not_have_is_not_asked():
+def test_rules_on_endpoints_without_history_are_not_judged():
     rules = (*RULEBOOK.rules, replace(RULEBOOK.rules[1], name="new", slice=Slice("GET /new")))
     assert calibrate(history(SMALL, 1), replace(RULEBOOK, rules=rules), splits=2).overall.judged == 2
 
@@ -108,20 +108,20 @@ def test_the_spread_of_instances_is_learnt():
     assert learnt.df == pytest.approx(60, rel=0.05)
 
 
-def test_replicates_of_single_instances_teach_as_well():
+def test_the_spread_is_learnt_from_replicates_of_single_instances_too():
     learnt = learn_instances([simulate_cells(SCENARIOS["AA_replicates"], seed) for seed in range(8)])
     assert learnt.sd_latency == pytest.approx(0.05, rel=0.35)
     assert (learnt.comparisons, learnt.runs, learnt.df) == (8, 40, 32)
 
 
-def test_instances_that_do_not_differ_teach_that():
+def test_instances_that_do_not_differ_give_no_spread():
     learnt = learn_instances([simulate_cells(SCENARIOS["AA_inst0"], seed) for seed in range(4)])
     assert learnt.sd_latency < 0.01
 
 
 STEADY = replace(SCENARIOS["AA"], duration_s=900.0, instance_sd=0.03, arm_drift=AR1(1e-6, 60.0))
 MOODY = replace(STEADY, arm_drift=AR1(0.04, 7200.0))
-"""Arms whose level hardly moves in a quarter of an hour, and is another one each time: √2 · 4 % of a comparison."""
+"""Arms whose level is constant in a quarter of an hour, but differs between runs: √2 · 4 % of a comparison."""
 
 
 def test_drift_slower_than_a_run_is_learnt_from_one_version_on_both_arms():
@@ -141,7 +141,7 @@ def test_drift_is_learnt_from_replicates_whatever_they_changed():
     assert (learnt.between_arms_comparisons, learnt.between_arms_runs) == (15, 20)
 
 
-def test_runs_whose_change_is_not_known_teach_nothing_of_drift():
+def test_no_drift_is_learnt_from_runs_whose_true_change_is_unknown():
     learnt = learn_instances([simulate_cells(MOODY, 1)])
     assert (learnt.between_arms_latency, learnt.between_arms_failures, learnt.between_arms_comparisons) == (
         None,
@@ -160,8 +160,8 @@ def test_one_version_on_both_arms_is_judged_as_it_ran():
     assert slower[CHANGES[3]] >= slower[CHANGES[0]]
 
 
-def test_halves_do_not_see_what_whole_arms_do_and_one_version_on_both_does():
-    """Halves of one arm share its mood; only two arms of one version show that the policy cries wolf."""
+def test_drift_of_whole_arms_shows_with_one_version_on_both_but_not_in_halves():
+    """Halves of one arm share its drift; only two arms of one version show the false alarms."""
     stored = [replace(item, same_version=True) for item in history(replace(MOODY, arm_drift=AR1(0.1, 7200.0)), 6)]
     tallies = {
         tally.kind: tally for tally in calibrate(stored, RULEBOOK, splits=2).tallies if tally.change == CHANGES[0]
@@ -170,12 +170,12 @@ def test_halves_do_not_see_what_whole_arms_do_and_one_version_on_both_does():
     assert tallies["versions"].no_go >= 3
 
 
-def test_one_run_of_one_instance_teaches_nothing():
+def test_nothing_is_learnt_from_one_run_of_one_instance():
     learnt = learn_instances([simulate_cells(SCENARIOS["AA_1+1"], 1)])
     assert (learnt.sd_latency, learnt.sd_failures, learnt.comparisons) == (None, None, 0)
 
 
-def test_gates_that_stored_requests_do_not_answer_are_named():
+def test_gates_on_other_evidence_are_named():
     from evaluator.policy import parse_policy
 
     query = {"type": "gauge_mean", "query": "used{$selector}", "margin": "10%"}
@@ -188,6 +188,6 @@ def test_gates_that_stored_requests_do_not_answer_are_named():
     policy = parse_policy({"version": 1, "metrics": metrics, "sources": {"prometheus": SERVER}})
     report = calibrate(history(SMALL, 1), policy.rulebook, splits=1)
     assert report.left_out == (
-        "cpu: only metrics of requests are tried on stored runs",
-        "revenue: only metrics of requests are tried on stored runs",
+        "cpu: only metrics of requests are calibrated",
+        "revenue: only metrics of requests are calibrated",
     )

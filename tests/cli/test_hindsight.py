@@ -179,7 +179,8 @@ def test_one_version_on_both_arms_is_told_by_its_versions(call, folder):
     assert (learnt.between_arms_comparisons, learnt.between_arms_runs) == (5, 5)
     verdict = json.loads(call("verdict", "self@0", "--exit-zero", "--dry-run", "--format", "json")[1])
     text = next(check["text"] for check in verdict["health"] if check["check"] == "history")
-    assert "whole arms are taken to drift more slowly than a run" in text
+    assert "whole arms are assumed to drift by " in text
+    assert " from run to run, learnt" in text
     assert text.endswith("from 5 comparisons in 5 runs")
 
 

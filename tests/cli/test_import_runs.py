@@ -109,7 +109,7 @@ def test_files_of_load_generators_give_the_verdict_of_the_whole_run(folder, judg
 
 
 def test_parts_of_one_run_are_not_counted_as_replicates(folder, judge):
-    """Three files of one run are not three runs: the release cannot be told from the machine."""
+    """Three files of one run are not three runs: the release cannot be distinguished from the machine."""
     options = write_runs(folder, slower=(("baseline", 1.0), ("canary", 1.0)))
     verdict, _ = judge("shop@1", *split(options))
     assert verdict["verdict"] == "inconclusive"
@@ -179,7 +179,7 @@ def test_a_period_gives_the_verdict_of_files_that_were_cut(folder, judge, call):
     by_hand, _ = judge("shop@1", *cut)
     by_option, output = judge("shop@2", *options, "--from", at(first), "--to", at(last))
     left_out = 6 * 3600 - sum(pq.read_metadata(path).num_rows for path in cut[1::2])
-    assert f"{left_out:,} requests outside of the part asked for" in output
+    assert f"{left_out:,} requests outside of the requested time" in output
     assert "in 2 runs (their times lie apart)" in output
     assert by_option["verdict"] == by_hand["verdict"]
     assert by_option["metrics"] == by_hand["metrics"]

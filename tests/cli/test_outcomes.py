@@ -111,7 +111,7 @@ def test_a_sample_ratio_that_is_off_forbids_go(folder, capfd):
     (folder / "evaluator.yaml").write_text(policy)
     assert verdict(capfd)[1]["verdict"] == "go"
     (folder / "evaluator.yaml").write_text(POLICY + "health: {sample_ratio: {baseline: 1, canary: 1}}\n")
-    assert "names no share of treatment" in json.dumps(verdict(capfd)[1]["reasons"])
+    assert "names no share for treatment" in json.dumps(verdict(capfd)[1]["reasons"])
 
 
 def test_units_in_two_arms_forbid_go_above_one_percent(folder, capfd):
@@ -325,7 +325,7 @@ def test_bad_rows_of_one_arm_forbid_go(folder, capfd):
     run(["import", "shop@2", "--outcomes", str(path), *options, "--covariate", "revenue_pre"])
     code, plain = verdict(capfd)
     assert (code, find_check(plain, "coverage")["status"]) == (3, "fail")
-    assert "not as frequent in every arm" in find_check(plain, "coverage")["text"]
+    assert "bad rows are more frequent in one arm" in find_check(plain, "coverage")["text"]
 
 
 def test_a_stray_arm_is_left_out_by_the_command_that_is_shown(folder, capfd):

@@ -40,7 +40,7 @@ CELLS = simulate_cells(DESIGN, 1)
 
 
 def find(check, cells=CELLS, run=LOADED, rulebook=RULEBOOK, runs=None):
-    """The gravest finding of a check; None where it says nothing."""
+    """The most severe finding of a check; None if it has none."""
     order = [Level.OK, Level.WARN, Level.FAIL]
     findings = [f for f in evidence(cells, rulebook, runs or (run,)).findings if f.check == check]
     return max(findings, key=lambda f: order.index(f.level), default=None)
@@ -101,27 +101,27 @@ def test_a_healthy_release_has_nothing_but_good_findings():
         pytest.param("pacing", facts(pacing="closed"), Level.WARN, False, "closed loop", id="closed loop"),
     ],
 )
-def test_what_the_load_generator_says(check, run, level, void, says):
+def test_findings_on_the_load_generator(check, run, level, void, says):
     findings = find(check, run=run)
     assert (findings.level, findings.void) == (level, void)
     assert says in findings.text
 
 
-def test_configured_shares_are_what_is_expected():
+def test_users_are_expected_in_the_configured_shares():
     uneven = facts(users={"baseline": 900, "canary": 100})
     rulebook = replace(RULEBOOK, sample_ratio={"baseline": 0.9, "canary": 0.1})
     assert find("sample_ratio", run=uneven).level is Level.FAIL
     assert find("sample_ratio", run=uneven, rulebook=rulebook).level is Level.OK
 
 
-def test_an_arm_without_a_share_is_not_passed_over():
+def test_an_arm_without_a_share_fails():
     rulebook = replace(RULEBOOK, sample_ratio={"baseline": 0.5, "other": 0.5})
     assert find("sample_ratio", rulebook=rulebook).level is Level.FAIL
 
 
 @pytest.mark.parametrize("replicates", [1, 3])
-def test_a_short_run_that_still_runs_is_not_peeked_at(replicates):
-    """No look of a run below five minutes, or of replicates, is paid for."""
+def test_a_short_run_under_way_is_not_judged_early(replicates):
+    """Runs below five minutes, and replicates, have no look before their end."""
     worse = replace(DESIGN, duration_s=120.0, replicates=replicates, changes=(Change(latency=0.5),))
     cells = simulate_cells(worse, 1)
     ends = datetime.fromtimestamp(int(cells.moments.bucket.max() + 60) * cells.bucket_s, UTC)
@@ -143,7 +143,7 @@ def test_a_hole(share, level):
     assert findings.level is level
 
 
-def test_another_mix_is_named_and_forbids_nothing():
+def test_another_endpoint_mix_is_only_a_warning():
     findings = find("comparability", simulate_cells(replace(DESIGN, changes=(Change(mix=0.6),)), 1))
     assert findings.level is Level.WARN
     assert "GET /endpoint/" in findings.text
@@ -160,7 +160,7 @@ def test_the_same_requests_on_both_arms_are_no_comparison():
     twice["arm"] = np.repeat([0, 1], len(base))
     findings = find("comparability", to_cells(replace(base, **twice), bucket_s=5))
     assert findings.level is Level.FAIL
-    assert "given twice" in findings.text
+    assert "the same data were given for both" in findings.text
 
 
 @pytest.mark.parametrize(("arms", "level"), [((0, 1), Level.FAIL), ((0,), Level.OK), ((1,), Level.OK)])
@@ -213,7 +213,7 @@ def test_coarse_times_are_named():
         pytest.param(1, 15.0, Level.OK, "this store keeps times in steps of 0.001 ms", id="fine"),
     ],
 )
-def test_it_is_said_whose_step_it_is(grid_us, median_ms, level, says):
+def test_a_step_is_of_the_load_tool_or_of_the_store(grid_us, median_ms, level, says):
     findings = find("resolution", simulate_cells(replace(DESIGN, median_ms=(median_ms, median_ms), grid_us=grid_us), 1))
     assert findings.level is level
     assert findings.text.startswith(says)
@@ -252,7 +252,7 @@ def test_health_checks_alone_are_named(names):
     findings = find("endpoints", cells)
     assert findings.level is Level.WARN
     assert f"only health checks were called on both arms ({names[0]}, {names[1]})" in findings.text
-    assert "nothing else of the service was judged" in findings.text
+    assert "no other endpoint was judged" in findings.text
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_ids_in_the_names_of_endpoints_are_named():
     named = replace(cells, endpoints=tuple(f"GET /cart/{1000 + k}/items" for k in range(len(cells.endpoints))))
     findings = find("endpoints", named)
     assert findings.level is Level.WARN
-    assert "ids seem to stand in names; 100 % are GET /cart/{id}/items, such as GET /cart/1000/items" in findings.text
+    assert "names seem to contain ids; 100 % are GET /cart/{id}/items, such as GET /cart/1000/items" in findings.text
     assert "name='/cart/{id}'" in findings.remedy
     words = tuple("GET /" + "abcdefghij"[k % 10] * (1 + k // 10) for k in range(len(cells.endpoints)))
     assert "more than a service has" in find("endpoints", replace(cells, endpoints=words)).text
@@ -317,7 +317,7 @@ def test_an_endpoint_that_the_candidate_never_answered_forbids_a_go():
     assert judge(cells, runs=(LOADED,)).word is not VerdictWord.GO
 
 
-def test_one_arm_alone_is_not_comparable():
+def test_a_single_arm_is_not_comparable():
     requests = simulate(DESIGN, 1)
     assert find("comparability", to_cells(select(requests, requests.arm == 0))) is None
 
@@ -336,48 +336,48 @@ def shift(requests, arm, by_s, runs=None):
 REPLICATES = replace(DESIGN, duration_s=60.0, replicates=3)
 
 
-def test_runs_that_were_matched_otherwise_than_they_ran_are_pointed_out():
+def test_runs_that_are_not_matched_by_their_times_are_named():
     cells = to_cells(shift(simulate(REPLICATES, 1), 1, 0, runs=[2, 1, 0]), bucket_s=5)
     findings = find("overlap", cells, runs=import_runs(cells))
     assert findings.level is Level.WARN
     assert "import the files again" in findings.remedy
 
 
-def test_arms_one_after_the_other_are_told_how_to_be_imported():
+def test_the_remedy_for_arms_at_different_times_is_another_import():
     cells = to_cells(shift(simulate(DESIGN, 1), 1, 5000), bucket_s=5)
     assert "import runs" in find("overlap", cells, run=RUN).remedy
     assert "evaluator load" in find("overlap", cells).remedy
 
 
 def test_replicates_of_one_arm_only_are_counted():
-    """One that the candidate lacks may be one in which it never answered."""
+    """In one that the candidate lacks it may never have answered."""
     requests = simulate(REPLICATES, 1)
     for lacking, level in ((0, Level.WARN), (1, Level.FAIL)):
         cells = to_cells(select(requests, (requests.arm != lacking) | (requests.run != 2)), bucket_s=5)
         findings = find("overlap", cells, runs=import_runs(cells))
         assert findings.level is level
-        assert findings.text.startswith("1 of 3 replicates are of one arm only, and not compared")
+        assert findings.text.startswith("1 of 3 replicates have one arm only and are not compared")
         assert [f.level for f in evidence(cells, runs=import_runs(cells)).findings if f.check == "overlap"] == [level]
 
 
-def test_times_since_the_start_of_a_test_are_pointed_out():
+def test_times_since_the_start_of_a_test_are_named():
     requests = simulate(DESIGN, 1)
     cells = to_cells(replace(requests, ts_us=requests.ts_us - requests.ts_us.min()), bucket_s=5)
     assert "from the start of a test" in find("overlap", cells, run=RUN).text
 
 
-def test_a_killed_process_has_not_told_its_last_count():
+def test_a_killed_process_did_not_report_its_last_count():
     killed = replace(facts(counted=20_000), state=RunState.INCOMPLETE)
     assert find("coverage", run=killed).level is Level.OK
     assert find("coverage", run=facts(counted=20_000)).level is Level.FAIL
 
 
-def test_only_what_is_known_of_the_load_generator_is_told():
+def test_only_recorded_facts_of_the_load_generator_are_reported():
     assert find("load_generator", run=facts(cpu_percent=None)).text == "event loop late by 1 ms (99th percentile)"
 
 
 def under_way(early_go):
-    """A healthy run that has 50 of 60 minutes behind it."""
+    """A healthy run after 50 of 60 minutes."""
     cells = simulate_cells(replace(DESIGN, duration_s=3000.0, rate_per_s=60.0, instances=(6,), instance_sd=0.0), 1)
     ends = datetime.fromtimestamp(int(cells.moments.bucket.max() + 1) * cells.bucket_s + 600, UTC)
     run = replace(LOADED, planned_end=ends, state=RunState.RUNNING, landed=0, facts=replace(FACTS, counted=None))
@@ -393,7 +393,7 @@ def test_a_run_under_way_may_be_go_only_where_the_policy_asks_for_an_early_go():
     assert judge(cells, rulebook, runs).word is VerdictWord.GO
 
 
-def test_where_the_calendar_stands_is_told():
+def test_the_evidence_reports_the_progress_of_the_calendar():
     cells, rulebook, runs = under_way(early_go=False)
     progress = evidence(cells, rulebook, runs).progress
     assert 2900 < progress.covered_s <= 3000

@@ -60,7 +60,7 @@ def scraped(arm, pod, *, alive=(0.0, 1.0), holes=(), rate=(20.0,), endpoint="/a"
 
 
 def readings(*pods, start=0.0, end=1.0, more=()):
-    """`pods`: what `scraped` gave."""
+    """`pods`: what `scraped` returned."""
     start, end = (datetime.fromtimestamp(T0 + share * HOUR, UTC) for share in (start, end))
     answers = []
     for arm in ARMS:
@@ -103,7 +103,7 @@ def judge(cells, rulebook=RULEBOOK):
     return judge_evidence(evidence, rulebook, "cart@2").word, {finding.check: finding for finding in evidence.findings}
 
 
-def test_arms_that_are_heard_all_the_time_may_go():
+def test_arms_with_readings_all_the_time_may_be_go():
     word, findings = judge(readings(*pods("baseline"), *pods("canary")))
     assert word is VerdictWord.GO
     assert findings["silence"].level is Level.OK
@@ -111,7 +111,7 @@ def test_arms_that_are_heard_all_the_time_may_go():
 
 @pytest.mark.parametrize("share", [0.3, 0.55, 0.7, 0.9, 0.97])
 @pytest.mark.parametrize("arm", ARMS)
-def test_an_arm_that_is_gone_before_the_end_is_never_a_pass(arm, share):
+def test_an_arm_that_ends_early_is_never_a_pass(arm, share):
     second = ARMS[1 - ARMS.index(arm)]
     word, findings = judge(readings(*pods(arm, alive=(0.0, share)), *pods(second)))
     assert word is not VerdictWord.GO
@@ -122,7 +122,7 @@ def test_an_arm_that_is_gone_before_the_end_is_never_a_pass(arm, share):
     assert f"--from 2026-01-05T00:00:00Z --to {last:%Y-%m-%dT%H:%M:%SZ}" in finding.remedy
 
 
-def test_both_arms_gone_before_the_end_are_no_pass_until_the_time_is_named():
+def test_both_arms_that_end_early_are_no_pass_until_the_time_is_given():
     both = [*pods("baseline", alive=(0.0, 0.7)), *pods("canary", alive=(0.0, 0.7))]
     word, findings = judge(readings(*both))
     assert word is not VerdictWord.GO
@@ -151,26 +151,26 @@ def test_holes_of_an_arm(arm, holes, level):
     assert (word is VerdictWord.GO) == (level is not Level.FAIL)
 
 
-def test_how_much_silence_is_too_much_is_for_the_policy():
+def test_the_policy_sets_how_much_silence_is_too_much():
     cells = readings(*pods("baseline"), *pods("canary", holes=[(0.5, 0.55)]))
     word, findings = judge(cells, replace(RULEBOOK, silence=0.03))
     assert (findings["silence"].level, word) == (Level.FAIL, VerdictWord.INCONCLUSIVE)
 
 
-def test_the_canarys_hour_lies_inside_the_baselines_day():
+def test_a_canary_of_an_hour_is_judged_within_the_baselines_day():
     word, findings = judge(readings(*pods("baseline"), *pods("canary", alive=(0.5, 1.0))))
     assert word is VerdictWord.GO
     evidence = assess_readings(readings(*pods("baseline"), *pods("canary", alive=(0.5, 1.0))), (COLLECTED,), RULEBOOK)
     assert evidence.window.seconds == HOUR / 2
     assert findings["late_start"].level is Level.WARN
-    assert "canary is first heard at 2026-01-05 00:30:00 UTC" in findings["late_start"].text
+    assert "canary has its first reading at 2026-01-05 00:30:00 UTC" in findings["late_start"].text
     assert (
         "evaluator collect cart@2 --from 2026-01-05T00:30:00Z --to 2026-01-05T01:00:00Z"
         in findings["late_start"].remedy
     )
 
 
-def test_a_baseline_that_begins_late_was_to_be_heard():
+def test_readings_of_a_baseline_that_begins_late_are_missing():
     word, findings = judge(readings(*pods("baseline", alive=(0.5, 1.0)), *pods("canary")))
     assert (findings["silence"].level, word) == (Level.FAIL, VerdictWord.INCONCLUSIVE)
 
@@ -200,8 +200,8 @@ def test_an_instance_that_ends_is_turnover():
         ((0.0, 0.0, 2.0), (0.0, 0.0, 2.0), Level.WARN),  # an exporter beside it that answers in neither arm
     ],
 )
-def test_targets_that_did_not_answer_were_to_be_heard(baseline, canary, level):
-    """The server says so of each target it knows, also before its first sample: that start is no late one."""
+def test_targets_that_did_not_answer_are_silent(baseline, canary, level):
+    """The server records this for each target, also before its first sample: that is no late start."""
     born = [scraped("canary", pod, alive=(share, 1.0)) for pod, share in enumerate(canary) if share < 1]
     up = (answered("baseline", *baseline), answered("canary", *canary))
     word, findings = judge(readings(*pods("baseline"), *born, more=up))
@@ -218,7 +218,7 @@ def test_targets_that_are_down_at_the_end_are_no_pass():
     targets = (answered("baseline", 0.0, 0.0, 0.0), replace(up, series=dying))
     word, findings = judge(readings(*pods("baseline"), *pods("canary"), more=targets))
     assert word is VerdictWord.INCONCLUSIVE
-    assert "at the end none answers" in findings["targets"].text
+    assert "at the end no target answers" in findings["targets"].text
     one_down = replace(up, series=(*up.series[:2], dying[2]))
     assert judge(readings(*pods("baseline"), *pods("canary"), more=(targets[0], one_down)))[0] is VerdictWord.GO
 
@@ -244,51 +244,51 @@ def test_instances_that_come_and_go_in_both_arms_are_named_only():
     ],
 )
 @pytest.mark.parametrize("arm", ARMS)
-def test_an_arm_that_is_scraped_and_serves_nothing(arm, rate, level):
+def test_an_arm_that_is_scraped_and_serves_no_requests(arm, rate, level):
     second = ARMS[1 - ARMS.index(arm)]
     word, findings = judge(readings(*pods(arm, rate=rate), *pods(second)))
     assert (findings["traffic"].level if "traffic" in findings else None) is level
     if level is Level.FAIL:
         assert word is not VerdictWord.GO
-        assert f"{arm} answers scrapes and serves nothing" in findings["traffic"].text
-        assert f"what {second} went on counting" in findings["traffic"].text
+        assert f"{arm} answers scrapes and serves no requests" in findings["traffic"].text
+        assert f"what {second} counted" in findings["traffic"].text
 
 
 @pytest.mark.parametrize("served", [1, 3, 7], ids=lambda parts: f"of_8_{parts}")
-def test_an_instance_that_is_scraped_and_serves_nothing_any_more_is_turnover(served):
+def test_an_instance_that_is_scraped_and_no_longer_serves_requests_is_turnover(served):
     hung = scraped("canary", 0, rate=(20.0,) * served + (0.0,) * (8 - served))
     others = [scraped("canary", pod) for pod in (1, 2)]
     word, findings = judge(readings(*pods("baseline"), hung, *others))
     assert (findings["turnover"].level, word) == (Level.FAIL, VerdictWord.INCONCLUSIVE)
     assert f"canary-0 at 2026-01-05 00:{60 * served // 8:02d}:" in findings["turnover"].text
-    assert "scraped since and serving nothing" in findings["turnover"].text
+    assert "scraped since then without serving requests" in findings["turnover"].text
     both = [scraped("baseline", 0, rate=(20.0,) * served + (0.0,) * (8 - served)), *pods("baseline")[1:]]
     assert "turnover" not in judge(readings(*both, hung, *others))[1]
 
 
-def test_instances_with_pauses_of_their_own_are_not_taken_for_hung():
-    """Few connections that last long sit on one instance, then on another; the last pause is one of many."""
+def test_instances_that_pause_now_and_then_do_not_count_as_hung():
+    """A few long connections are on one instance, then on another; the last pause is one of many."""
     some = [scraped("canary", pod, rate=tuple(20.0 * (part % 3 == pod) for part in range(17))) for pod in range(3)]
     _, findings = judge(readings(*pods("baseline"), *some))
     assert "turnover" not in findings
 
 
-def test_a_service_that_nobody_uses_at_night_is_not_silent():
-    """Both arms stand still at the same time."""
+def test_a_service_without_requests_at_night_is_not_silent():
+    """Both arms pause at the same time."""
     night = (20.0,) * 5 + (0.0,) * 5
     findings = judge(readings(*pods("baseline", rate=night), *pods("canary", rate=night)))[1]
     assert "traffic" not in findings
 
 
 def test_bursts_are_no_silence():
-    """Jobs come once in ten minutes, to either arm at moments of their own."""
+    """Jobs come once in ten minutes, to each arm at its own times."""
     first, second = ((0.0,) * 9 + (200.0,)) * 6, ((0.0,) * 4 + (200.0,) + (0.0,) * 5) * 6
     findings = judge(readings(*pods("baseline", rate=first), *pods("canary", rate=second)))[1]
     assert "traffic" not in findings
 
 
-def test_a_candidate_that_was_only_asked_for_its_health_at_first_does_not_make_the_baseline_silent():
-    """Its ten probes a minute say nothing of how many requests were to be expected of the baseline."""
+def test_a_candidate_with_only_health_checks_at_first_does_not_make_the_baseline_silent():
+    """Its ten probes a minute do not show how many requests were expected on the baseline."""
     findings = judge(readings(*pods("baseline"), *pods("canary", rate=(0.05, 20.0, 20.0))))[1]
     assert "traffic" not in findings
 
@@ -298,18 +298,18 @@ def test_a_share_that_grows_is_no_silence():
     assert "traffic" not in judge(readings(*pods("baseline"), *pods("canary", rate=ramp)))[1]
 
 
-def test_an_endpoint_that_only_the_baseline_goes_on_answering():
+def test_an_endpoint_that_only_the_baseline_still_answers():
     stops = (5.0,) * 7 + (0.0,) * 3
     both = [*pods("baseline"), *pods("canary"), *pods("baseline", endpoint="/pay", rate=(5.0,))]
     word, findings = judge(readings(*both, *pods("canary", endpoint="/pay", rate=stops)))
     assert findings["endpoint_silent"].level is Level.FAIL
-    assert "/pay of canary answers scrapes and serves nothing" in findings["endpoint_silent"].text
+    assert "/pay of canary answers scrapes and serves no requests" in findings["endpoint_silent"].text
     assert word is not VerdictWord.GO
     assert "endpoint_silent" not in judge(readings(*both, *pods("canary", endpoint="/pay", rate=(5.0,))))[1]
 
 
-def test_endpoints_that_are_rarely_asked_are_no_silence():
-    """A few requests a minute, of which some minutes have none: the first ones say little of what was to come."""
+def test_rarely_called_endpoints_are_no_silence():
+    """A few requests a minute, and none in some: the first minutes hardly show how many to expect."""
     names = [f"/rare{'x' * number}" for number in range(30)]
     rare = [scraped(arm, 0, endpoint=name, rate=(0.03,)) for arm in ARMS for name in names]
     assert "endpoint_silent" not in judge(readings(*pods("baseline"), *pods("canary"), *rare))[1]

@@ -60,7 +60,7 @@ def test_healthy_readings_are_in_order(readings):
     }
 
 
-def test_selectors_that_find_the_same_series_make_everything_void(requests):
+def test_selectors_that_find_the_same_series_make_the_comparison_void(requests):
     """Here the candidate's selector finds the series of the baseline."""
     baseline = [answer for answer in scrape(requests) if answer.arm == "baseline"]
     both = sum_up([*baseline, *(replace(answer, arm="canary") for answer in baseline)], ("baseline", "canary"), 15)
@@ -70,7 +70,7 @@ def test_selectors_that_find_the_same_series_make_everything_void(requests):
     assert "sources.prometheus.selectors" in finding.remedy
 
 
-def test_proxies_that_count_both_arms_are_named_and_stop_nothing(readings):
+def test_proxies_that_count_both_arms_are_only_a_warning(readings):
     finding = look(readings, shared_instances=("10.0.9.0:10254",))["shared_instances"]
     assert (finding.level, finding.void) == (Level.WARN, False)
     assert "10.0.9.0:10254" in finding.text
@@ -111,7 +111,7 @@ def test_missing_scrapes(requests, missing, level):
 
 
 def test_readings_of_half_the_time_of_a_load_are_not_all_of_it(readings):
-    """Two loads of ten minutes, the second of which nobody collected."""
+    """Two loads of ten minutes; readings were collected for the first only."""
     start = float(cut(readings, None).span[0] * readings.bucket_s)
     loads = (RunInterval("r1", start, start + 600), RunInterval("r2", start + 700, start + 1300))
     finding = look(readings, intervals=loads)["silence"]
@@ -126,11 +126,11 @@ def test_readings_of_half_the_time_of_a_load_are_not_all_of_it(readings):
         ({"nan": 3}, "not_a_number", "3 samples of baseline were not a number (0.366 %); left out"),
         ({"infinite": 3}, "infinite", "3 samples of baseline were infinite (0.366 %); left out"),
         ({"falls": 2}, "counter_drops", "dropped by less than half 2 times, which is no restart"),
-        ({"outside": 5000}, "other_times", "5,000 samples were of another time than was asked for"),
-        ({"duplicates": 2}, "duplicate_series", "2 series say the same as another; left out"),
+        ({"outside": 5000}, "other_times", "5,000 samples were outside of the requested time"),
+        ({"duplicates": 2}, "duplicate_series", "2 series have the same samples as another; left out"),
     ],
 )
-def test_what_was_left_out_is_named(readings, fact, check, text):
+def test_samples_left_out_are_named(readings, fact, check, text):
     finding = look(with_fact(readings, **fact))[check]
     assert finding.level is Level.WARN
     assert text in finding.text
@@ -138,7 +138,7 @@ def test_what_was_left_out_is_named(readings, fact, check, text):
 
 @pytest.mark.parametrize("kind", ["nan", "infinite"])
 def test_samples_left_out_of_the_candidate_only_forbid_a_go(readings, kind):
-    """What is left out may be what is wrong: a queue per worker is infinite where no worker is left."""
+    """Samples left out may hide a fault: a queue per worker is infinite if no worker is left."""
     index = next(n for n, fact in enumerate(readings.facts) if fact.arm == "canary")
     facts = list(readings.facts)
     facts[index] = replace(facts[index], **{kind: round(0.05 * facts[index].read)})
@@ -148,20 +148,20 @@ def test_samples_left_out_of_the_candidate_only_forbid_a_go(readings, kind):
     assert look(replace(readings, facts=alike))[check].level is Level.WARN
 
 
-def test_a_counter_that_drops_all_the_time_is_no_counter(readings):
+def test_a_counter_that_drops_often_is_no_counter(readings):
     finding = look(with_fact(readings, falls=100))["counter_drops"]
     assert finding.level is Level.FAIL
     assert "gauge" in finding.remedy
 
 
-def test_samples_that_nobody_accounts_for_forbid_a_go(readings):
+def test_samples_without_an_account_forbid_a_go(readings):
     finding = look(with_fact(readings, read=readings.facts[0].read + 7))["samples"]
     assert finding.level is Level.FAIL
-    assert "7 samples were read, and neither used nor named" in finding.text
+    assert "7 samples were read, but are neither used nor named" in finding.text
 
 
 def test_readings_of_an_earlier_version_cannot_show_silence(readings):
-    """They know neither what was read nor when."""
+    """They contain neither what was read nor when."""
     old = tuple(replace(fact, read=0, used=(), spans=(), lives={}) for fact in readings.facts)
     finding = look(replace(readings, facts=old))["samples"]
     assert finding.level is Level.FAIL
@@ -180,7 +180,7 @@ def test_a_partial_answer_forbids_a_go(readings):
     assert "store gateway unavailable" in finding.text
 
 
-def test_a_clock_that_is_off_makes_readings_beside_a_load_void(readings):
+def test_a_clock_that_is_off_makes_readings_of_a_load_void(readings):
     skewed = replace(readings, sources={"clock_offset_s": -31.0})
     assert look(skewed)["source_clock"].level is Level.WARN
     beside = look(skewed, client=measure(readings))["source_clock"]
@@ -211,5 +211,5 @@ def test_a_load_that_disagrees_with_the_server_is_named(readings):
     assert "the load sees mean of canary at +2" in outside.text
     assert "queues, network or load balancer" in outside.text
     inside = look(slow, client=tuple(replace(c, rule=client) for c in fine))["disagreement"]
-    assert "the load does not ask for what is slow" in inside.text
+    assert "the load does not call what is slow" in inside.text
     assert "disagreement" not in look(slow, client=tuple(replace(c, rule=client) for c in worse))

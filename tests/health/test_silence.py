@@ -45,19 +45,19 @@ def keep(chosen, requests=REQUESTS):
 
 
 def find(check, requests, *, run=RUN, rulebook=RULEBOOK):
-    """The gravest finding of a check."""
+    """The most severe finding of a check."""
     order = [Level.OK, Level.WARN, Level.FAIL]
     findings = [f for f in evidence(to_cells(requests, 5), rulebook, (run,)).findings if f.check == check]
     return max(findings, key=lambda finding: order.index(finding.level), default=None)
 
 
 def without(chosen):
-    """The requests less some of the canary's."""
+    """The requests without some of the canary's."""
     return keep(~(CANARY & chosen))
 
 
 @pytest.mark.parametrize("run", [RUN, LOAD], ids=["import", "load"])
-def test_arms_that_are_heard_to_the_end_are_well(run):
+def test_arms_with_requests_until_the_end_are_in_order(run):
     assert find("silence", REQUESTS, run=run).level is Level.OK
 
 
@@ -79,7 +79,7 @@ def test_a_hole_is_measured_against_the_run(hole, level, run):
     assert find("silence", without((POSITION > 0.4) & (0.4 + hole > POSITION)), run=run).level is level
 
 
-def test_the_policy_says_how_much_is_too_much():
+def test_the_policy_sets_how_much_silence_of_requests_is_too_much():
     hole = without((POSITION > 0.4) & (POSITION < 0.5))
     assert find("silence", hole, rulebook=replace(RULEBOOK, silence=0.05)).level is Level.FAIL
 
@@ -99,8 +99,8 @@ def test_time_before_the_canary_is_cut_and_named_unless_its_users_ran():
     assert find("silence", late, run=LOAD).level is Level.FAIL
 
 
-def test_a_canary_of_minutes_beside_a_baseline_of_hours_is_compared_with_its_own_time():
-    """Few requests a minute, and an hour of baseline for ten minutes of canary: that is no difference in time."""
+def test_a_canary_of_minutes_is_compared_with_its_own_time_of_a_baseline_of_hours():
+    """Few requests a minute, and an hour of baseline for ten minutes of canary: this is no silence."""
     short = without((POSITION < 0.45) | (POSITION > 0.6))
     findings = find("silence", short)
     assert "--from" in findings.remedy
@@ -118,11 +118,11 @@ def test_a_load_that_goes_on_is_not_judged_at_its_end():
     assert find("silence", without(POSITION > 0.97), run=running).level is not Level.FAIL
 
 
-def test_an_arm_that_never_answered_was_not_heard_to_the_end():
+def test_an_arm_that_never_answered_is_not_in_order():
     assert find("silence", keep(~CANARY), run=LOAD) is None
 
 
-def test_an_early_go_looks_at_the_end_of_a_load_that_goes_on():
+def test_an_early_go_checks_the_end_of_a_load_that_goes_on():
     running = replace(LOAD, state=RunState.RUNNING)
     monitoring = Monitoring("group_sequential", early_go=True)
     rulebook = replace(RULEBOOK, monitoring=monitoring)
@@ -142,8 +142,8 @@ def test_a_canary_that_answers_nothing_but_health_checks_is_silent():
     assert "health checks are not counted" in findings.text
 
 
-def test_an_endpoint_is_expected_while_the_baseline_is_asked_for_it():
-    """What is called at the start of a run only may end sooner on one arm."""
+def test_an_endpoint_is_expected_while_it_is_called_on_baseline():
+    """An endpoint that is called only at the start of a run may end sooner on one arm."""
     busiest = int(np.bincount(REQUESTS.endpoint).argmax())
     end = np.where(CANARY, 0.1, 0.2)
     findings = find("silence", keep((REQUESTS.endpoint != busiest) | (end > POSITION)))
@@ -157,7 +157,7 @@ def test_an_endpoint_that_the_canary_no_longer_answers(share, level):
     findings = find("silence", without((REQUESTS.endpoint == busiest) & (share < POSITION)))
     assert findings.level is level
     assert REQUESTS.endpoints[busiest] in findings.text
-    assert "baseline went on answering it" in findings.text
+    assert "baseline still answered it" in findings.text
 
 
 def test_an_endpoint_that_was_never_answered():
@@ -171,7 +171,7 @@ def test_an_endpoint_that_was_never_answered():
 
 
 def hand_over(requests, arm, at, *, kept=True):
-    """One instance of an arm ends at a share of the run; the others take its requests, or nobody does."""
+    """One instance of an arm ends at a share of the run; the others take its requests, or they are lost."""
     codes = np.unique(requests.instance[requests.arm == arm])
     ends = (requests.arm == arm) & (requests.instance == codes[0]) & (at < POSITION)
     if not kept:
@@ -187,13 +187,13 @@ def test_turnover_of_the_canary_only_is_no_go_unless_it_is_expected():
     assert "1 of 3 instances of canary" in find("turnover", ended, rulebook=expected).text
 
 
-def test_turnover_of_both_arms_is_how_the_platform_works():
+def test_turnover_of_both_arms_is_due_to_the_platform():
     findings = find("turnover", hand_over(hand_over(REQUESTS, 1, 0.5), 0, 0.4))
     assert findings.level is Level.OK
     assert "of baseline" in findings.text
 
 
-def test_an_instance_whose_requests_nobody_takes_has_died():
+def test_an_instance_whose_requests_are_lost_has_died():
     findings = find("silence", hand_over(REQUESTS, 1, 0.5, kept=False))
     assert findings.level is Level.FAIL
     assert "no other instance took over its requests" in findings.text
@@ -210,16 +210,16 @@ def test_an_instance_that_comes_back_was_away_unless_others_took_its_requests(en
     assert find("silence", replace(REQUESTS, instance=np.where(away, others, REQUESTS.instance))).level is Level.OK
 
 
-def test_instances_that_end_at_the_start_are_turnover():
-    """Their few requests are no replicates, and no reason to overlook that they ended."""
+def test_instances_that_end_early_are_turnover():
+    """Their requests are too few for replicates, but their end is still reported."""
     codes = np.unique(REQUESTS.instance[CANARY])
     crashed = CANARY & (REQUESTS.instance == codes[0]) & (POSITION > 0.015)
     findings = find("turnover", replace(REQUESTS, instance=np.where(crashed, codes[1], REQUESTS.instance)))
     assert findings.level is Level.FAIL
 
 
-def test_one_of_many_instances_that_ends_is_not_taken_for_dead_by_chance():
-    """What it took with it is less than what chance moves the rates of the arms by."""
+def test_one_of_many_instances_that_ends_does_not_count_as_dead_by_chance():
+    """The requests it lost are fewer than the rates of the arms vary by chance."""
     died = 0
     for seed in range(8):
         requests = simulate(replace(SMALL, instances=(40,), duration_s=600.0, rate_per_s=20.0), seed)
@@ -232,7 +232,7 @@ def test_one_of_many_instances_that_ends_is_not_taken_for_dead_by_chance():
     assert died == 0
 
 
-def test_a_failure_by_chance_does_not_make_an_ordinary_end_a_death():
+def test_a_chance_failure_does_not_make_an_ordinary_end_a_death():
     ended = hand_over(hand_over(REQUESTS, 1, 0.5), 0, 0.4)
     quiet = replace(ended, failed=np.zeros_like(ended.failed))
     code = np.unique(REQUESTS.instance[CANARY])[0]
@@ -258,12 +258,12 @@ def test_a_name_for_each_request_is_no_instance():
     requests = replace(REQUESTS, instances=names, instance=np.arange(len(REQUESTS)))
     findings = find("single_instance", requests)
     assert findings.level is Level.FAIL
-    assert "taken as one instance" in find("replication", requests).text
+    assert "count as one instance" in find("replication", requests).text
     assert judge(to_cells(requests, 5)).word is VerdictWord.INCONCLUSIVE
 
 
 def test_young_instances_are_named():
-    """The candidate begins late: its instances are young while those of the baseline have been there for long."""
+    """The candidate begins late: its instances are young, those of the baseline are old."""
     findings = find("instance_age", without(POSITION < 0.7))
     assert findings.level is Level.WARN
     assert findings.text.startswith("instances of canary")
@@ -300,7 +300,7 @@ def test_failures_that_are_not_judged_forbid_a_go(kind):
     assert "20 failed" in findings.text
 
 
-def test_what_the_warm_up_of_both_arms_shows_is_not_the_candidates():
+def test_failures_in_the_warm_up_of_both_arms_are_not_caused_by_the_candidate():
     both = [LeftOut(arm, LeftOutKind.OUTSIDE_PERIOD, 200, failures=30) for arm in ("baseline", "canary")]
     assert find("left_out", REQUESTS, run=judged(both)).level is Level.OK
     assert find("left_out", REQUESTS, run=judged(both[1:])).level is Level.FAIL
@@ -320,7 +320,7 @@ def test_bad_rows_beyond_the_coverage_or_of_one_arm_are_no_go():
     alike = [LeftOut(arm, LeftOutKind.BAD_ROW, 20) for arm in ("baseline", "canary")]
     assert find("coverage", REQUESTS, run=judged(alike)).level is Level.WARN
     lopsided = judged([LeftOut("canary", LeftOutKind.BAD_ROW, 30)])
-    assert "not alike" in find("coverage", REQUESTS, run=lopsided).text
+    assert "the shares differ" in find("coverage", REQUESTS, run=lopsided).text
     too_many = judged([LeftOut(arm, LeftOutKind.BAD_ROW, n // 20) for arm in ("baseline", "canary")])
     assert "health.coverage" in find("coverage", REQUESTS, run=too_many).text
     for run in (lopsided, too_many):
@@ -341,7 +341,7 @@ def in_flight(arm, count, age_s):
     return [InFlight(arm, "i", REQUESTS.endpoints[0], end_s - age_s, age_s) for _ in range(count)]
 
 
-def test_requests_in_flight_alike_are_well():
+def test_equally_many_requests_in_flight_are_in_order():
     run = judged([], in_flight=[*in_flight("baseline", 3, 0.1), *in_flight("canary", 4, 0.2)], source="locust")
     assert find("in_flight", REQUESTS, run=run).level is Level.OK
 
@@ -364,13 +364,13 @@ def test_rows_of_another_kind_that_only_the_canary_has_may_hide_requests():
     hidden = judged([LeftOut("canary", LeftOutKind.OTHER_KIND, n // 10, detail="foo")])
     findings = find("coverage", REQUESTS, run=hidden)
     assert findings.level is Level.FAIL
-    assert "not alike" in findings.text
+    assert "differ in share" in findings.text
     alike = judged([LeftOut(arm, LeftOutKind.OTHER_KIND, n // 10, detail="foo") for arm in ("baseline", "canary")])
     assert find("coverage", REQUESTS, run=alike).level is Level.OK
 
 
-def test_a_test_of_so_many_requests_may_end_earlier_on_the_faster_arm():
-    """The same number of requests in 90 % of the time is no death; fewer are."""
+def test_a_test_of_a_fixed_number_of_requests_may_end_earlier_on_the_faster_arm():
+    """The same number of requests in 90 % of the time is in order; fewer are a silence."""
     early = replace(REQUESTS, ts_us=np.where(CANARY, START_US + (REQUESTS.ts_us - START_US) * 9 // 10, REQUESTS.ts_us))
     assert find("silence", early).level is Level.WARN
     assert find("silence", keep(~(CANARY & (POSITION > 0.9)))).level is Level.FAIL

@@ -189,7 +189,7 @@ def test_the_best_of_several_must_show_more():
     assert judge(arm("b", enough), arm("c", enough)).word is OPEN
 
 
-def test_who_is_undecided_is_said():
+def test_undecided_candidates_are_named():
     judgement = judge(arm("b"), arm("c", UNKNOWN), arm("d", WORSE))
     assert judgement.reasons[0].text.endswith(
         "only this one of 3 candidates is shown to be within its margins; not decided: c"
@@ -197,7 +197,7 @@ def test_who_is_undecided_is_said():
     assert judgement.reasons[1].arm == "d"
 
 
-def test_a_margin_of_nothing_is_kept_best_by_the_surest():
+def test_with_margins_of_zero_the_smallest_p_value_is_best():
     def superior(name, p):
         row = arm(name, (1 - p, p))
         return replace(row, rule=replace(row.rule, margin=Margin(0.0)))
@@ -206,8 +206,8 @@ def test_a_margin_of_nothing_is_kept_best_by_the_surest():
     assert judge(superior("b", 0.001), superior("c", 0.004)).next_action == "promote b of cart@2"
 
 
-def test_once_one_candidate_is_shown_the_next_needs_no_more_than_alone():
-    """Step-down: p = 0.04 is enough beside a candidate that is shown at any level, and not beside one that is not."""
+def test_after_one_candidate_is_shown_the_next_needs_only_alpha():
+    """Step-down: p = 0.04 is enough next to a candidate that is shown at any level, but not next to one that is not."""
     enough = (0.96, 0.04)
     judgement = judge(arm("b"), arm("c", enough))
     assert {row.arm for row in judgement.comparisons if row.status is MetricStatus.PASS} == {"b", "c"}
@@ -216,7 +216,7 @@ def test_once_one_candidate_is_shown_the_next_needs_no_more_than_alone():
 
 
 def test_a_candidate_counts_by_its_worst_gate():
-    """Three gates at p = 0.02 ask for no more than one does: all must be shown, so no luck is gained."""
+    """Three gates at p = 0.02 need no correction: all must be shown, so luck does not help."""
     sure = (0.98, 0.02)
     rows = [replace(arm(name, sure), rule=replace(metric(f"m{k}").rule)) for name in "bc" for k in range(3)]
     assert judge(*rows).word is GO
@@ -250,7 +250,7 @@ def draw_candidates(rng, harm):
     ],
 )
 def test_the_chosen_candidate_is_rarely_beyond_its_margin(harm):
-    """400 releases: at most 5 % plus two Monte Carlo errors are promoted that should not be."""
+    """400 releases: at most 5 % plus two Monte Carlo errors are promoted wrongly."""
     harm = np.array(harm)
     rulebook = Rulebook((), scan=Scan(enabled=False))
     bad = {f"arm{k}" for k in np.flatnonzero((harm >= 0).any(axis=1))}
@@ -262,7 +262,7 @@ def test_the_chosen_candidate_is_rarely_beyond_its_margin(harm):
     assert wrong <= 400 * (0.05 + 2 * np.sqrt(0.05 * 0.95 / 400))
 
 
-def test_an_early_go_is_paid_for_by_all_candidates():
+def test_candidates_share_the_error_rate_of_an_early_go():
     rulebook = replace(BUILT_IN, monitoring=Monitoring(early_go=True))
 
     def at(name, p):
@@ -273,7 +273,7 @@ def test_an_early_go_is_paid_for_by_all_candidates():
     assert judge(at("b", 0.02), at("c", 0.9), rulebook=rulebook, final=False).next_action == "promote b of cart@2"
 
 
-def test_requests_and_outcomes_stand_side_by_side():
+def test_requests_and_outcomes_share_no_error():
     """Five times the same question of requests and one of outcomes are two questions, not six."""
     same = [metric(f"m{k}", (0.02, 0.98), loadings=(1.0, 0.0)) for k in range(5)]
     users = metric("conversion", (0.5, 0.5), loadings=(1.0,))
@@ -285,7 +285,7 @@ def test_requests_and_outcomes_stand_side_by_side():
 
 @pytest.mark.parametrize("looked", [False, True])
 def test_requests_and_readings_share_no_error(looked):
-    """Loadings of one length are not of one thing: p = 0.03 of a request metric and of a reading are two questions."""
+    """Loadings of equal length may differ in kind: p = 0.03 of a request metric and of a reading are two questions."""
     loadings = (0.8, 0.6)
     looks = (Look(600.0, (0.03,), loadings),) if looked else ()
     answer = (0.5, 0.5) if looked else (0.03, 0.97)
@@ -296,7 +296,7 @@ def test_requests_and_readings_share_no_error(looked):
     assert judge(client, replace(server, rule=histogram_rule), rulebook=rulebook).word is not NO_GO
 
 
-def test_what_a_look_decided_stays_decided():
+def test_the_decision_of_an_earlier_look_stays():
     worse = metric(answer=(0.2, 0.8), looks=(Look(600.0, (0.001,)), Look(660.0, (0.001,))))
     judgement = judge(worse)
     assert (judgement.word, judgement.decided_at_s) == (NO_GO, 600.0)
@@ -309,7 +309,7 @@ def test_endpoints_that_are_not_worse_take_no_share_of_alpha():
     assert judge(metric(), worse, *[scanned(answer=(0.4, 0.6))] * 9).word is not NO_GO
 
 
-def test_an_endpoint_that_is_shown_to_be_worse_than_is_tolerated_stops_a_go():
+def test_an_endpoint_that_is_shown_to_be_worse_than_tolerated_forbids_a_go():
     assert judge(metric(), scanned(beyond=0.004), *[scanned(beyond=0.6)] * 9).word is OPEN
     assert judge(metric(), scanned(beyond=0.004), *[scanned(beyond=0.4)] * 9).word is GO
 
@@ -347,15 +347,15 @@ def failing(baseline, candidate, *, margin=(0.5, 0.5), limit=(0.0001, 0.9999), r
     )
 
 
-def test_a_limit_that_the_baseline_breaks_too_is_said_first():
-    """It is a stated requirement, and broken: NO-GO. But not because of the release, so going back cures nothing."""
+def test_a_limit_that_the_baseline_breaks_too_is_reported_as_such():
+    """It is a stated requirement, and broken: NO-GO. But the release is not the cause, so a rollback does not help."""
     judgement = judge(failing(0.401, 0.398))
     text = "baseline breaks the limit of at most 1 % too (40.1 %)"
     assert (judgement.word, judgement.reasons[0].code) == (NO_GO, "limit")
     for sentence in (judgement.reasons[0].text, judgement.comparisons[0].reason, judgement.next_action):
         assert sentence.startswith(text), sentence
     assert "the release is not shown to be the cause: failures of canary are 39.8 %" in judgement.reasons[0].text
-    assert "going back to it cures nothing" in judgement.next_action
+    assert "a rollback does not help" in judgement.next_action
     alone = judge(failing(0.005, 0.398))
     assert alone.reasons[0].text == "failures of canary are 39.8 %, at most 1 % is allowed"
     assert "baseline" not in alone.next_action
@@ -367,7 +367,7 @@ def test_a_harm_beyond_the_margin_is_named_before_a_limit_that_both_arms_break()
     assert worse.reasons[0].text.startswith("failures rose 8 pp")
     both = judge(failing(0.401, 0.398), metric(answer=WORSE))
     assert [reason.code for reason in both.reasons] == ["regression", "limit"]
-    assert "look at canary" in both.next_action
+    assert "the cause in canary" in both.next_action
     endpoint = judge(failing(0.401, 0.398), scanned(answer=WORSE))
     assert [reason.code for reason in endpoint.reasons] == ["endpoint_regression", "limit"]
 
@@ -392,7 +392,7 @@ LIMIT_ONLY = replace(LIMIT, margin=None)
             [failing(0.004, 0.0042, limit=WITHIN, rule=LIMIT_ONLY)],
             [
                 "1 limit is kept: failures at most 1 % (0.42 %)",
-                "no gate has a margin, so a change from baseline was not asked about",
+                "no gate has a margin, so no change from baseline was tested",
             ],
             id="only a limit",
         ),
@@ -440,13 +440,13 @@ def test_a_mean_passes_only_with_failures():
     assert statuses["latency_mean"] is MetricStatus.PASS
 
 
-def test_what_is_missing_for_all_is_said_once():
+def test_a_cause_shared_by_all_metrics_is_reported_once():
     gone = [replace(metric(f"m{i}"), questions=(), no_data="canary has no requests") for i in range(4)]
     judgement = judge(*gone)
     assert [r.text for r in judgement.reasons] == ["canary has no requests: no data for m0, m1, m2, m3"]
 
 
-def test_no_change_is_said_plainly():
+def test_no_change_is_reported_as_such():
     same = metric(effect=Effect("relative", 0.0, -0.01, 0.01))
     assert judge(same).comparisons[0].reason.startswith("p95 did not change (90 % CI −1 … +1 %)")
 
@@ -464,7 +464,7 @@ def test_reasons_carry_the_numbers():
         pytest.param(float("inf"), "--replicates", id="only instances help"),
     ],
 )
-def test_what_is_missing_is_said(needed, says):
+def test_the_next_action_says_how_much_is_missing(needed, says):
     judgement = judge(metric(answer=UNKNOWN, needed_time=needed, drift=None))
     assert says in judgement.next_action
 
@@ -476,7 +476,7 @@ def test_holm_agrees_with_the_worked_example():
     assert holm([float("nan"), 0.01]) == [1.0, 0.02]
 
 
-def test_a_quantile_that_became_a_failure_is_told_by_the_share_that_fails():
+def test_a_quantile_that_became_a_failure_reports_the_share_that_fails():
     gone = {"effect": Effect("relative", float("inf"), 3.0, float("inf")), "candidate": ArmValue(float("inf"), 1000)}
     worse = judge(replace(metric(answer=(0.0001, 0.99)), **gone))
     assert worse.reasons[0].text == "p95 became a failure: more than 5 % of the requests of canary fail"
@@ -484,25 +484,25 @@ def test_a_quantile_that_became_a_failure_is_told_by_the_share_that_fails():
     assert "fail, which may be chance" in unsure.reasons[0].text
 
 
-def test_what_next_is_said_of_what_stands_against_a_go():
+def test_each_doubt_has_its_next_action():
     worse = judge(metric(), scanned(beyond=0.0004))
     assert worse.next_action == (
-        "look at GET /a; if its harm is acceptable, widen `endpoint_scan: {tolerance: …}`, or give this endpoint "
-        "a gate with a margin of its own"
+        "check GET /a; if its harm is acceptable, raise `endpoint_scan: {tolerance: …}`, or give this endpoint "
+        "a gate with its own margin"
     )
-    assert "more than the 15 % tolerated of one endpoint" in worse.reasons[0].text
+    assert "more than the 15 % tolerated for one endpoint" in worse.reasons[0].text
     few = {"unjudged_share": 0.2, "unjudged_endpoints": ("GET /b",)}
     assert judge(metric(), **few).next_action == "load more requests of these endpoints on both arms"
     assert judge(metric(), **few, imported=True).next_action.startswith("import more requests")
 
 
-def test_an_importer_is_told_to_import():
+def test_imported_runs_are_to_be_imported_again():
     wide = metric(answer=(0.5, 0.5), needed_time=1e9)
     assert "load more instances" in judge(wide).next_action
     assert "import more instances" in judge(wide, imported=True).next_action
 
 
-def test_a_run_that_was_cut_short_is_the_first_thing_to_mend():
+def test_a_run_that_was_cut_short_is_the_first_thing_to_fix():
     findings = (
         Finding("load_generator", Level.FAIL, "CPU at 99 %", remedy="use more processes"),
         Finding("complete", Level.FAIL, "the run stopped early", remedy="load it again"),
@@ -510,7 +510,7 @@ def test_a_run_that_was_cut_short_is_the_first_thing_to_mend():
     assert judge(metric(), findings=findings).next_action == "load it again"
 
 
-def test_a_small_change_that_is_not_decided_wants_replicates_and_a_large_one_a_decision():
+def test_a_small_change_that_is_not_decided_needs_replicates_and_a_large_one_a_decision():
     persistent = {"answer": (0.5, 0.3), "needed_time": float("inf"), "drift": Drift(0.01, 0.5, 0.01)}
     assert "more replicates" in judge(metric(**persistent)).next_action
     large = metric(**persistent, effect=Effect("relative", 0.12, 0.02, 0.22))

@@ -55,15 +55,15 @@ def missing(*rows, reasons=(), seconds=300.0):
         (None, 300.0, ""),
     ],
 )
-def test_how_much_longer_is_said_in_whole_seconds(needed, seconds, more):
+def test_the_remaining_time_is_in_whole_seconds(needed, seconds, more):
     assert missing(row(needed=needed), seconds=seconds) == f"open: p95{more}"
 
 
-def test_outcomes_are_not_a_matter_of_time():
+def test_outcomes_have_no_remaining_time():
     assert missing(row(metric=OutcomeProportion(outcome="bought"))) == "open: p95"
 
 
-def test_what_has_no_data_says_why_and_counts_as_slowest():
+def test_a_metric_without_data_says_why_and_counts_as_slowest():
     silent = row("p50", None, NOTHING, no_data="canary has no requests")
     assert missing(row(needed=50.0), silent) == "open: p50 and 1 more (canary has no requests)"
 
@@ -74,14 +74,14 @@ def test_the_slowest_is_named_and_the_others_are_counted():
     )
 
 
-def test_what_decides_nothing_is_not_waited_for():
+def test_a_metric_that_a_go_does_not_need_is_not_waited_for():
     rows = row("watch", 9.0, role=Role.WATCH), row("scan", 9.0, scan=True), row("ok", 9.0, MetricStatus.PASS)
     assert missing(*rows, row("a")) == "open: a (about 5 min more, if the change stays as it is)"
     assert missing(row("held", role=Role.HOLD)).startswith("open: held")
     assert missing(*rows, reasons=["a clock is off"]) == "a clock is off"
 
 
-def test_that_the_run_goes_on_is_said_only_where_there_is_nothing_else():
+def test_a_running_run_is_named_only_without_another_reason():
     assert missing(reasons=["complete: it still runs", "silence: none"]) == "silence: none"
     assert missing(reasons=["complete: it still runs"]) == "complete: it still runs"
     assert missing() == "nothing is shown yet"

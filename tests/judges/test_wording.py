@@ -98,7 +98,7 @@ def test_the_level_of_an_interval_is_that_of_two_sides(alpha, level):
     assert f"({level} % CI +2 … +6 %)" in wording.explain_hold(row(), alpha).text
 
 
-def test_what_has_no_effect_is_named_alone():
+def test_a_metric_without_an_effect_is_named_alone():
     assert wording.explain_hold(row(effect=None), 0.05).text == "p95, more than the 10 % allowed"
 
 
@@ -139,7 +139,7 @@ def test_a_value_is_beyond_a_limit_on_its_harmful_side_alone(limit, beyond, kept
         (Limit(min=20.0, max=90.0), "p95 of canary is 104 ms, at most 90 ms and at least 20 ms is allowed"),
     ],
 )
-def test_a_broken_limit_is_said_with_the_candidates_value(limit, text):
+def test_a_broken_limit_is_reported_with_the_candidates_value(limit, text):
     within = (limit.max or 120.0) - 5.0
     offender = row(
         replace(P95, limit=limit), questions=(UNKNOWN, Question("limit", 90.0, 1e-4, 0.9)), baseline=ArmValue(within, 1)
@@ -162,7 +162,7 @@ def test_a_broken_limit_is_said_with_the_candidates_value(limit, text):
         (0.001, None, 95.0, "regression"),
     ],
 )
-def test_the_offence_to_name(margin, limit, baseline, code):
+def test_margin_or_limit_is_reported(margin, limit, baseline, code):
     """The surer one; where the baseline breaks the limit too, the margin if it is broken at all (alpha 5 %)."""
     questions = [Question("margin", 0.1, margin, 0.9)] if margin is not None else []
     questions += [Question("limit", 90.0, limit, 0.9)] if limit is not None else []
@@ -198,12 +198,12 @@ PASS, OPEN = MetricStatus.PASS, MetricStatus.INCONCLUSIVE
     ("comparison", "status", "within", "text"),
     [
         (row(), PASS, True, ", within the 10 % allowed"),
-        (row(), OPEN, False, ": neither within nor beyond the 10 % allowed"),
+        (row(), OPEN, False, ": not shown to be within or beyond the 10 % allowed"),
         (
             row(),
             OPEN,
             True,
-            ", within the 10 % allowed over the whole run, but getting worse: beyond it towards the end",
+            ", within the 10 % allowed over the whole run, but it gets worse and goes beyond that towards the end",
         ),
         (row(unresolved="steps of 1 ms"), OPEN, False, "; steps of 1 ms"),
         (row(replace(P95, margin=None)), OPEN, False, "; no margin is set"),
@@ -224,7 +224,7 @@ PASS, OPEN = MetricStatus.PASS, MetricStatus.INCONCLUSIVE
             row(LIMITED, questions=(WITHIN, LIMIT_OPEN), baseline=ArmValue(120.0, 9)),
             OPEN,
             False,
-            "; baseline itself is beyond the limit of at most 110 ms (120 ms), and canary not shown to keep to it",
+            "; baseline itself is beyond the limit of at most 110 ms (120 ms), and canary is not shown to keep to it",
         ),
         (
             row(LIMITED, questions=(WITHIN, replace(LIMIT_OPEN, p_within=0.05))),
@@ -232,7 +232,12 @@ PASS, OPEN = MetricStatus.PASS, MetricStatus.INCONCLUSIVE
             False,
             "; not shown to keep to its limit of at most 110 ms",
         ),
-        (row(LIMITED, questions=(UNKNOWN, LIMIT_KEPT)), OPEN, False, ": neither within nor beyond the 10 % allowed"),
+        (
+            row(LIMITED, questions=(UNKNOWN, LIMIT_KEPT)),
+            OPEN,
+            False,
+            ": not shown to be within or beyond the 10 % allowed",
+        ),
     ],
 )
 def test_each_status_of_a_metric_says_why(comparison, status, within, text):
@@ -262,7 +267,9 @@ def test_an_endpoint_beyond_what_is_tolerated_says_by_how_much(margin, effect, u
     rule = Rule("latency_mean", LatencyMean(), margin=margin, slice=Slice("GET /a"))
     questions = (Question("margin", 0.25, 0.5, 0.5), Question("tolerance", 0.15, 0.001, 0.999))
     reason = wording.explain_scan_doubt(row(rule, scan=True, questions=questions, effect=effect, unit=unit))
-    assert reason.text == (f"mean of GET /a is worse by {text} of one endpoint; the scan stops a GO, not the release")
+    assert reason.text == (
+        f"mean of GET /a is worse by {text} for one endpoint; this forbids a GO, but is not enough for a NO-GO"
+    )
     assert (reason.code, reason.slice) == ("endpoint_worse", "GET /a")
 
 
@@ -361,14 +368,14 @@ def test_a_candidate_without_a_margin_is_not_preferred():
     assert wording.find_best([blind, passing(arm="b", change=0.05)], ["a", "b"]) == "b"
 
 
-def test_a_choice_names_those_with_less_room_and_those_not_decided():
+def test_a_choice_names_the_other_candidates_with_go_and_those_not_decided():
     reason = Reason("within_margins", "all is well")
     alone = wording.explain_choice("b", ["b"], [], 2, reason)
     assert alone.text == "b: all is well; only this one of 2 candidates is shown to be within its margins"
     assert alone.arm == "b"
     several = wording.explain_choice("b", ["a", "b", "c"], ["d", "e"], 5, reason)
     assert several.text == (
-        "b: all is well; of 5 candidates it keeps furthest from its margins; with less room: a, c; not decided: d, e"
+        "b: all is well; of 5 candidates it stays furthest from its margins; also GO: a, c; not decided: d, e"
     )
 
 
@@ -380,14 +387,14 @@ def test_a_reason_is_prefixed_with_its_arm():
 # ------------------------------------------------------------------ what next
 
 
-def test_after_a_no_go_look_at_the_arm_or_its_endpoint():
-    text = "do not promote cart@2; look at {}, then load the mended candidate and judge again"
+def test_the_next_action_after_a_no_go_names_the_arm_or_its_endpoint():
+    text = "do not promote cart@2; find and fix the cause in {}, then load and judge again"
     all_traffic, endpoint = Reason("regression", "", "latency_p95", "b"), Reason("regression", "", "m", "b", "GET /a")
     assert wording.next_after_no_go([all_traffic], "cart@2", [], 0.05) == text.format("b")
     assert wording.next_after_no_go([endpoint, all_traffic], "cart@2", [], 0.05) == text.format("GET /a on b")
 
 
-def test_after_a_limit_that_both_arms_break_going_back_cures_nothing():
+def test_after_a_limit_that_both_arms_break_a_rollback_does_not_help():
     """Only of the arm and endpoint that broke it, and not by a row of the scan of the same name."""
     questions = (Question("limit", 0.01, 1e-4, 0.9),)
     both = row(FAILURES, questions=questions, baseline=ArmValue(0.4, 9), candidate=ArmValue(0.5, 9))
@@ -397,9 +404,9 @@ def test_after_a_limit_that_both_arms_break_going_back_cures_nothing():
     def advice(first, *judged):
         return wording.next_after_no_go([first], "cart@2", judged, 0.05)
 
-    cures = "baseline breaks the limit of at most 1 % too (40 %), so going back to it cures nothing"
-    assert advice(reason, replace(alone, arm="b"), both).startswith(cures)
-    assert advice(reason, both, replace(alone, scan=True)).startswith(cures)
+    no_help = "baseline breaks the limit of at most 1 % too (40 %), so a rollback does not help"
+    assert advice(reason, replace(alone, arm="b"), both).startswith(no_help)
+    assert advice(reason, both, replace(alone, scan=True)).startswith(no_help)
     assert advice(reason, alone, replace(both, arm="b")).startswith("do not promote")
     assert advice(reason, replace(both, scan=True)).startswith("do not promote")
     assert advice(replace(reason, code="regression"), both).startswith("do not promote")
@@ -411,7 +418,7 @@ def advise(*comparisons, doubts=None, **changes):
     return wording.next_after_inconclusive(doubts, comparisons, evidence(*comparisons, **changes), "cart@2")
 
 
-def test_a_finding_is_cured_first_the_one_that_ended_the_run_before_one_that_voids_it():
+def test_the_remedy_of_a_run_that_ended_early_comes_before_that_of_a_void_comparison():
     def failed(check, *, void=False, level=Level.FAIL, remedy=None):
         return Finding(check, level, "no", void=void, remedy=check if remedy is None else remedy)
 
@@ -423,13 +430,13 @@ def test_a_finding_is_cured_first_the_one_that_ended_the_run_before_one_that_voi
     assert advise(row(), findings=(mute, warned, silence)) == "silence"
 
 
-def test_what_is_missing_is_recorded_and_what_is_held_is_decided():
+def test_missing_data_are_recorded_and_a_hold_needs_a_decision():
     missing, held = Reason("no_data", "p95: no requests"), Reason("hold_breached", "p95 rose")
     assert advise(doubts=[missing, held]) == (
         "record what is missing (p95: no requests), then `evaluator verdict cart@2`"
     )
     assert advise(doubts=[Reason("not_final", ""), held]) == (
-        "decide whether the held metric's harm is acceptable; it blocks a GO, not the release"
+        "decide whether the harm to the held metric is acceptable; a hold forbids a GO, but causes no NO-GO"
     )
 
 
@@ -468,7 +475,7 @@ def test_the_slowest_metric_says_how_long():
     assert "10 min" in advise(*rows, doubts=watched)
 
 
-def test_more_data_come_as_they_came():
+def test_more_data_are_collected_as_before():
     longer, never = row(needed_time=3.0), row(needed_time=math.inf)
     assert advise(longer, imported=True) == "import about 15 min of load" + MINUTES
     assert advise(longer, collected=True) == "collect about 15 min in all" + MINUTES
@@ -480,7 +487,7 @@ def test_more_data_come_as_they_came():
 def test_times_too_coarse_are_recorded_in_finer_steps_and_histograms_get_other_bounds():
     coarse = row(needed_time=math.inf, unresolved="steps of 1 ms", too_coarse=True)
     assert advise(row(replace(P95, name="b"), needed_time=2.0), coarse).startswith("more requests do not help: record")
-    assert advise(replace(coarse, too_coarse=False)).startswith("give the histogram the bounds that its metric asks")
+    assert advise(replace(coarse, too_coarse=False)).startswith("give the histogram the bounds that its metric needs")
 
 
 @pytest.mark.parametrize(
@@ -495,9 +502,9 @@ def test_times_too_coarse_are_recorded_in_finer_steps_and_histograms_get_other_b
         (replace(P95, margin=None), 0.5, False),
     ],
 )
-def test_a_change_as_large_as_its_margin_wants_a_decision_in_both_directions(rule, change, beyond):
+def test_a_change_as_large_as_its_margin_needs_a_decision_in_both_directions(rule, change, beyond):
     advice = advise(row(rule, change=change, needed_time=math.inf))
-    assert advice.startswith("the change is as large as the margin: mend the candidate") is beyond
+    assert advice.startswith("the change is as large as the margin: fix the candidate") is beyond
     assert advice.startswith("more minutes will not decide it") is not beyond
 
 
@@ -505,7 +512,7 @@ def test_a_change_as_large_as_its_margin_wants_a_decision_in_both_directions(rul
     ("p_within", "last_third", "beyond"),
     [(0.01, 0.0, True), (0.01, 0.02, True), (0.01, -0.001, False), (0.05, 0.02, False), (0.2, 0.02, False)],
 )
-def test_a_drift_beyond_the_margin_wants_a_decision(p_within, last_third, beyond):
+def test_a_drift_beyond_the_margin_needs_a_decision(p_within, last_third, beyond):
     questions = (Question("margin", 0.1, 0.9, p_within), Question("zero", 0.0, 0.4, 0.6))
     drifting = row(questions=questions, needed_time=math.inf, drift=Drift(last_third, 0.5, last_third))
     assert advise(drifting).startswith("the change is as large as the margin") is beyond
@@ -514,7 +521,7 @@ def test_a_drift_beyond_the_margin_wants_a_decision(p_within, last_third, beyond
 
 
 BOUGHT = Rule("bought", OutcomeProportion(outcome="bought"), margin=Margin(0.01, relative=False))
-LARGE = "the change is about as large as the margin: mend the candidate, or decide whether the margin is right"
+LARGE = "the change is about as large as the margin: fix the candidate, or decide whether the margin is right"
 
 
 @pytest.mark.parametrize(
@@ -543,11 +550,11 @@ def test_outcomes_with_requests_wait_for_time():
     [
         (
             Reason("endpoint_worse", "", "failure_rate", "canary", "GET /a"),
-            "look at GET /a; if its harm is acceptable, widen `endpoint_scan: {failure_tolerance: …}`, or",
+            "check GET /a; if its harm is acceptable, raise `endpoint_scan: {failure_tolerance: …}`, or",
         ),
         (
             Reason("endpoint_worse", "", "latency_mean", "canary", "GET /a"),
-            "look at GET /a; if its harm is acceptable, widen `endpoint_scan: {tolerance: …}`, or",
+            "check GET /a; if its harm is acceptable, raise `endpoint_scan: {tolerance: …}`, or",
         ),
         (Reason("unjudged_endpoints", ""), "load more requests of these endpoints on both arms"),
         (Reason("not_final", ""), "judge again at the planned end"),

@@ -1,4 +1,4 @@
-"""Metrics that stand on a sum of their own."""
+"""Metrics that have a sum of their own in the cells."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _ask(cells, rule):
     return next(c for c in judge(cells, replace(RULEBOOK, rules=(rule,))).comparisons if c.rule.name == rule.name)
 
 
-def test_every_type_is_where_the_table_says_and_a_policy_imports_none_of_them():
+def test_every_type_is_listed_in_the_table_and_a_policy_imports_none_of_them():
     for name, kind in METRICS.items():
         assert (kind.type, kind.model_config["frozen"]) == (name, True)
     code = (
@@ -41,7 +41,7 @@ NAMED = {"policy/built_in.py", "sources/prometheus/sets.py", "simulate/scenarios
 
 
 def test_no_type_is_named_outside_of_the_metrics():
-    """What has to be known of a type, the type says itself: then a new one is known everywhere."""
+    """A type itself declares all facts about it, so a new type works everywhere."""
     package = Path(evaluator.__file__).parent
     named = {
         f"{path.relative_to(package)}:{node.lineno} {node.value}"
@@ -72,7 +72,7 @@ def test_comparisons_come_in_the_order_of_the_rules():
     assert [c.effect.estimate for c in comparisons] == pytest.approx([c.effect.estimate for c in alone])
 
 
-def test_response_size_is_found():
+def test_smaller_responses_are_detected():
     rule = Rule("size", ResponseSize(), Role.GATE, Margin(0.05))
     grown = _ask(simulate_cells(replace(SMALL, changes=(Change(bytes=0.3),)), 3), rule)
     assert grown.status is MetricStatus.FAIL
@@ -86,7 +86,7 @@ def test_response_size_without_sizes_is_no_data():
     assert "not recorded" in _ask(silent, Rule("size", ResponseSize(), Role.GATE, Margin(0.05))).no_data
 
 
-def test_throughput_is_compared_per_user_where_users_are_known():
+def test_throughput_is_compared_per_user_if_users_are_recorded():
     """The canary has a third of the users and a third of the requests: nothing is worse."""
     rule = Rule("throughput", Throughput(), Role.WATCH, Margin(0.05), Direction.HIGHER)
     design = replace(SMALL, users=60, wait_s=2.0, split=(0.25,))
@@ -96,7 +96,7 @@ def test_throughput_is_compared_per_user_where_users_are_known():
 
 
 def test_users_of_the_warm_up_do_not_count_for_throughput():
-    """The arms reach their users at different moments of the first bucket: that is no difference afterwards."""
+    """The arms reach their users at different moments of the first bucket: afterwards they do not differ."""
     cells = simulate_cells(replace(SMALL, users=60, wait_s=2.0), 2)
     rule = Rule("throughput", Throughput(), Role.WATCH, Margin(0.05), Direction.HIGHER)
     start = cells.loads.bucket == cells.loads.bucket.min()
@@ -107,7 +107,7 @@ def test_users_of_the_warm_up_do_not_count_for_throughput():
 
 
 def test_the_scan_names_what_it_cannot_judge():
-    """Two hundred endpoints and few requests: the rest is judged together, and what is too rare is named."""
+    """Two hundred endpoints and few requests: rare ones are judged together, and those still too rare are named."""
     cells = simulate_cells(replace(SMALL, endpoints=200, duration_s=120.0, rate_per_s=20.0), 3)
     measured = evidence(cells)
     names = [c.rule.slice.endpoint for c in measured.comparisons if c.scan and c.unit == "ms"]

@@ -1,4 +1,4 @@
-"""Readings answer what the requests behind them would, and say so where they cannot."""
+"""Readings give the same answers as their requests, or a reason why they cannot."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def gauge(values, query=GAUGE):
 
 
 def drift(rng, pods=4, samples=121, *, phi=0.9, slope=0.0, level=100.0):
-    """A gauge of two arms with a mood that they share, each pod's own, and a trend of the canary (per hour)."""
+    """A gauge of two arms with a shared drift, one of each pod, and a trend of the canary (per hour)."""
 
     def ar(n, sd):
         out = rng.standard_normal((n, samples)) * sd * np.sqrt(1 - phi**2)
@@ -124,14 +124,14 @@ def test_restarts_change_nothing(slower, readings, rule):
 
 
 @pytest.mark.parametrize("rule", [RATIO, MEAN, SHARE])
-def test_missing_scrapes_lose_nothing_but_time_resolution(slower, readings, rule):
+def test_missing_scrapes_reduce_only_the_time_resolution(slower, readings, rule):
     gappy = simulate_readings(slower, Scrapes(missing=0.1), seed=2)
     assert sum(fact.missing for fact in gappy.facts) > 0
     assert ask(gappy, rule).effect.estimate == pytest.approx(ask(readings, rule).effect.estimate, abs=0.01)
 
 
-def test_the_share_of_failures_may_be_absent_where_the_same_counter_is_there(readings):
-    """Libraries create `code="500"` at the first failure: without one there is no series, and that means none."""
+def test_failures_may_have_no_series_if_requests_of_the_same_counter_have(readings):
+    """Libraries create `code="500"` at the first failure: no series means no failures."""
     silent = cut(readings, None).before(2**60).readings
     keep = readings.query != readings.queries.index(FAILURES)
     columns = {name: getattr(silent, name)[keep] for name in _columns(silent)}
@@ -149,7 +149,8 @@ def _columns(cells):
 
 def test_failures_that_are_no_part_of_the_requests_are_refused(readings):
     assert (
-        "no part of them" in ask(readings, with_options(RATIO, failures=REQUESTS.text, requests=FAILURES.text)).no_data
+        "do not count a part of the requests"
+        in ask(readings, with_options(RATIO, failures=REQUESTS.text, requests=FAILURES.text)).no_data
     )
 
 
@@ -159,7 +160,7 @@ def test_a_query_that_was_not_collected_is_no_data(readings):
     )
 
 
-def test_one_endpoint_can_be_asked_for(slower, readings):
+def test_a_rule_may_name_one_endpoint(slower, readings):
     name = slower.endpoints[0]
     answer = ask(readings, replace(MEAN, slice=Slice(name)))
     rows = (slower.endpoint == 0) & (slower.arm == 0)
@@ -176,8 +177,8 @@ def test_a_rate_is_per_second_of_an_instance(slower, readings):
     assert p(answer)[1] < 0.05
 
 
-def test_no_event_is_no_proof_that_there_will_be_none():
-    """Counters that never grew: a difference of one event an hour cannot be excluded by a quarter of an hour."""
+def test_a_counter_without_events_is_no_proof_of_no_events():
+    """Counters that never grew: a quarter of an hour cannot exclude a difference of one event an hour."""
     never = gauge([np.zeros((3, 61)), np.zeros((3, 61))], EVENTS)
     rule = Rule("kills", CounterRate(query=EVENTS.text), margin=Margin(1 / 3600, relative=False))
     answer = ask(never, rule)
@@ -190,13 +191,13 @@ def test_no_event_is_no_proof_that_there_will_be_none():
 # ------------------------------------------------------------------ shares and quantiles
 
 
-def test_a_share_is_of_a_bound_that_exists(slower, readings):
+def test_a_share_needs_a_bound_of_the_histogram(slower, readings):
     answer = ask(readings, SHARE)
     within = slower.response_us[slower.arm == 0] <= 100_000
     assert answer.baseline.value == pytest.approx(within.mean(), abs=0.002)
     assert answer.effect.lower < answer.effect.estimate < answer.effect.upper < 0
     why = ask(readings, with_options(SHARE, below=parse_quantity("120ms"))).no_data
-    assert why == "120 ms is no bound of the histogram; the nearest are 100 ms and 250 ms"
+    assert why == "120 ms is not a bound of the histogram; the nearest are 100 ms and 250 ms"
 
 
 def test_limits_of_a_share_keep_their_sides(readings):
@@ -207,7 +208,7 @@ def test_limits_of_a_share_keep_their_sides(readings):
     assert ask(readings, replace(SHARE, limit=Limit(min=0.99))).questions[-1].p_worse < 0.01
 
 
-def test_a_relative_margin_of_a_share_is_one_of_the_baselines_share(readings):
+def test_a_relative_margin_of_a_share_is_relative_to_the_baselines_share(readings):
     share = ask(readings, SHARE).baseline.value
     relative = ask(readings, replace(SHARE, margin=Margin(0.05)))
     absolute = ask(readings, replace(SHARE, margin=Margin(0.05 * share, relative=False)))
@@ -244,7 +245,7 @@ def test_exactly_at_the_margin_a_quantile_is_hardly_ever_within():
     assert (within < 0.05).mean() <= 0.05 + 2 * 0.035
 
 
-def test_a_quantile_worse_by_more_than_its_buckets_is_found():
+def test_a_quantile_worse_by_more_than_its_buckets_is_detected():
     doubled = replace(SCENARIOS["AA"], **SHORT, changes=(replace(SCENARIOS["mean+10%"].changes[0], latency=1.5),))
     readings = simulate_readings(simulate(doubled, 3))
     answer = ask(readings, replace(MEDIAN, margin=Margin(0.2)))
@@ -252,7 +253,7 @@ def test_a_quantile_worse_by_more_than_its_buckets_is_found():
     assert answer.effect.lower > 0.2
 
 
-def test_absolute_limits_are_decided_at_the_bounds_beside_them(readings):
+def test_absolute_limits_are_decided_at_the_nearest_bounds(readings):
     median = ask(readings, MEDIAN).candidate.value
     assert 50 < median < 100
     below, beyond = (ask(readings, replace(MEDIAN, limit=Limit(max=bound))) for bound in (120.0, 30.0))
@@ -268,7 +269,7 @@ def test_a_quantile_beyond_the_largest_bound_is_no_data(slower):
 
 
 def test_a_candidate_beyond_the_largest_bound_is_shown_at_it():
-    """As Prometheus does. That it is worse is shown at a bound below."""
+    """As Prometheus does. A lower bound shows that it is worse."""
     stalled = replace(SCENARIOS["AA"], **SHORT, changes=(replace(SCENARIOS["mean+10%"].changes[0], latency=30.0),))
     answer = ask(simulate_readings(simulate(stalled, 3), Scrapes(bounds_s=(0.05, 0.1, 0.2))), MEDIAN)
     assert answer.candidate.value == 200.0
@@ -280,7 +281,7 @@ def test_bounds_that_one_arm_lacks_are_not_used(readings):
     dropped = (readings.le == bucket) & (readings.arm == 1)
     columns = {name: getattr(readings, name)[~dropped] for name in _columns(readings)}
     answer = ask(replace(readings, **columns), with_options(SHARE, below=parse_quantity("75ms")))
-    assert "no bound of the histogram" in answer.no_data
+    assert "is not a bound of the histogram" in answer.no_data
     assert bucket in BOUNDS_S
 
 
@@ -330,13 +331,13 @@ def test_a_trend_is_recovered():
     assert answer.effect.estimate == pytest.approx(40.0, abs=8)
     assert p(answer)[0] < 0.01
     assert (
-        "give it a margin in MiB/h"
+        "set a margin in MiB/h"
         in ask(gauge(drift(np.random.default_rng(4))), replace(slope, margin=Margin(0.1))).no_data
     )
 
 
 def test_a_trend_is_of_each_instance_around_its_own_level():
-    """An instance on a higher level that comes late is no trend."""
+    """A late instance on a higher level is no trend."""
     values = [np.full((3, 121), 100.0), np.full((3, 121), 100.0)]
     readings = gauge(values)
     late = (readings.arm == 1) & (readings.instance == readings.instances.index("canary-2"))
@@ -349,8 +350,8 @@ def test_a_trend_is_of_each_instance_around_its_own_level():
 
 
 @pytest.mark.parametrize("kind", ["gauge_mean", "gauge_max", "gauge_slope"])
-def test_equal_gauges_are_rarely_called_different(kind):
-    """240 pairs of arms alike, half an hour each: 5 % are promised on each side (Monte Carlo error of both: 1 %)."""
+def test_equal_gauges_are_rarely_shown_to_differ(kind):
+    """240 pairs of equal arms, half an hour each: at most 5 % on each side (Monte Carlo error of both: 1 %)."""
     rng = np.random.default_rng(7)
     rule = Rule("g", METRICS[kind](query=GAUGE.text), margin=Margin(1.0, relative=False))
     p_values = [p(ask(gauge(drift(rng)), rule), "zero") for _ in range(240)]

@@ -1,4 +1,4 @@
-"""The endpoint scan: what is tolerated of an endpoint, and how often harm within it stops a GO."""
+"""The endpoint scan: what is tolerated for an endpoint, and how often harm within it forbids a GO."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHECKOUT = "GET /endpoint/003"
 
 
 def slow_down(requests, factor):
-    """The candidate takes so many times as long on each endpoint."""
+    """The candidate takes this many times as long on each endpoint."""
     by = np.where(requests.arm == 1, np.asarray(factor)[requests.endpoint], 1.0)
     return replace(requests, response_us=np.rint(requests.response_us * by).astype(np.int64))
 
@@ -38,7 +38,7 @@ def scan(requests, policy=None):
 
 
 def tolerated(rows):
-    """Endpoint → what is tolerated of its response time, and of its failures."""
+    """Endpoint → tolerance of its response time, and of its failures."""
     out = {}
     for row in rows:
         bound = next(q.bound for q in row.questions if q.kind == "tolerance")
@@ -100,7 +100,7 @@ def test_slowness_that_is_tolerated(requests, policy, others, own):
     assert {round(bounds["ms"][0], 9) for name, bounds in tolerances.items() if name != CHECKOUT} == {others}
 
 
-def test_an_absolute_margin_is_as_wide_as_it_is_of_each_endpoint(requests):
+def test_an_absolute_margin_is_converted_for_each_endpoint(requests):
     """20 ms are more than 25 % of the fastest endpoint, less than 10 % of the slowest: the wider counts, to 25 %."""
     tolerances = tolerated(scan(requests, metrics(QUANTILE, MEAN, FAILURES)))
     expected = {name: min(max(0.10, 20 / bounds["ms"][1]), 0.25) for name, bounds in tolerances.items()}
@@ -127,12 +127,12 @@ def test_failures_that_are_tolerated(requests, policy, expected):
 
 
 def stops(rows, kind="tolerance"):
-    """Does the scan by itself stop a GO?"""
+    """Does the scan by itself forbid a GO?"""
     p_values = [next(q.p_worse for q in row.questions if q.kind == kind) for row in rows]
     return min(adjust_plausible(p_values)) < 0.01
 
 
-def test_harm_within_what_is_tolerated_hardly_ever_stops_a_go():
+def test_tolerated_harm_hardly_ever_forbids_a_go():
     """All ten endpoints exactly at both tolerances: at most 1 % of releases (`benchmarks/scan.py`: a million requests).
 
     Of 60 releases with 1 % each more than 3 are stopped in one of 300 such tests. "Worse at all" stops all of them.
@@ -143,7 +143,7 @@ def test_harm_within_what_is_tolerated_hardly_ever_stops_a_go():
     assert np.mean([stops(rows, "zero") for rows in scans]) == 1.0
 
 
-def test_an_endpoint_that_is_clearly_worse_still_stops_a_go_and_one_beyond_the_margin_the_release():
+def test_a_clearly_worse_endpoint_forbids_a_go_and_one_beyond_the_margin_is_no_go():
     plain = np.ones(10)
     for rise, word, code in (
         (0.0, VerdictWord.GO, "within_margins"),
@@ -155,7 +155,7 @@ def test_an_endpoint_that_is_clearly_worse_still_stops_a_go_and_one_beyond_the_m
         policy = metrics({**QUANTILE, "margin": "15%"}, {**FAILURES, "margin": "1pp"})
         judged = judge(to_cells(slow_down(simulate(design, 3), factor)), parse_policy(policy).rulebook)
         assert (judged.word, judged.reasons[0].code) == (word, code), judged.reasons
-    assert "more than the 15 % tolerated of one endpoint" in judged.reasons[0].text
+    assert "more than the 15 % tolerated for one endpoint" in judged.reasons[0].text
     assert "endpoint_scan: {tolerance: …}" in judged.next_action
     factor[3] = 1.6
     judged = judge(to_cells(slow_down(simulate(design, 3), factor)), parse_policy(policy).rulebook)
@@ -175,7 +175,7 @@ def test_a_limit_alone_is_judged_and_a_change_of_a_share_is_in_points():
     assert judged.reasons[0].text.startswith("baseline breaks the limit of at most 1 % too (39")
 
 
-def test_a_relative_tolerance_of_failures_is_as_unsure_as_the_baseline_s_rate():
+def test_a_relative_tolerance_of_failures_is_as_uncertain_as_the_baseline_s_rate():
     """Twice as many failures are tolerated and there are twice as many: a bound taken from the baseline's own few
     failures as if it were known would be passed by luck far too often."""
     design = replace(TEN, failure_rate=0.004, endpoints=1, rate_per_s=30.0, changes=(Change(failures=2.0),))

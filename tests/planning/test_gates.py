@@ -35,7 +35,7 @@ def test_every_gate_is_planned_and_nothing_else(history):
     assert history.assumed
 
 
-def test_a_forecast_of_what_was_seen_is_what_was_seen():
+def test_a_forecast_for_the_measured_duration_equals_the_measurement():
     cells = simulate_cells(SCENARIOS["AA_inst3"], 3)
     observed = {c.rule.name: c for c in evidence(cells).comparisons if not c.scan}
     learnt = learn_precisions([(cells, (RUN,))], RULEBOOK)
@@ -46,7 +46,7 @@ def test_a_forecast_of_what_was_seen_is_what_was_seen():
         assert again.df == pytest.approx(was.df, rel=0.1)
 
 
-def test_time_and_instances_buy_what_they_can(history):
+def test_time_and_instances_shrink_their_own_part_of_the_variance(history):
     grids = {grid.name: grid for grid in tabulate(history, RULEBOOK, Goal(), [600, 3600, 36000], [2, 4, 16])}
     for grid in grids.values():
         columns = list(zip(*grid.half_widths, strict=True))
@@ -57,7 +57,7 @@ def test_time_and_instances_buy_what_they_can(history):
     assert forecast(only_time, 1e7, (4, 4)).se == pytest.approx(limit, rel=0.05)
 
 
-def test_when_go_is_said_to_come_it_comes(history):
+def test_go_comes_after_the_planned_time(history):
     for plan in plan_gates(history, RULEBOOK, Goal()):
         then = by_name(plan_gates(history, RULEBOOK, Goal(duration_s=plan.go_after_s)))[plan.precision.rule.name]
         assert 0.8 <= then.go_chance < 0.9
@@ -66,7 +66,7 @@ def test_when_go_is_said_to_come_it_comes(history):
         assert planned.found_chance == pytest.approx(0.8, abs=0.01)
 
 
-def test_a_regression_of_the_margin_is_never_found(history):
+def test_a_regression_equal_to_the_margin_is_rarely_found(history):
     plans = by_name(plan_gates(history, RULEBOOK, Goal(regression=0.05)))
     assert plans["latency_p50"].found_chance < RULEBOOK.alpha
     assert plans["latency_p50"].found_after_s == math.inf
@@ -80,13 +80,13 @@ def test_one_instance_a_side_is_never_go():
         assert plan.go_instances > 1
 
 
-def test_less_traffic_costs_and_more_is_not_believed(history):
+def test_less_traffic_reduces_precision_and_more_does_not_increase_it(history):
     planned = [by_name(plan_gates(history, RULEBOOK, Goal(rate_per_s=rate)))["latency_p99"] for rate in (3, 30, 300)]
     assert planned[0].half_width > planned[1].half_width == planned[2].half_width
 
 
 @pytest.mark.parametrize(("latency", "runs"), [pytest.param(0.08, 50, id="half"), pytest.param(0.10, 30, id="most")])
-def test_power_is_what_simulated_releases_show(latency, runs):
+def test_power_agrees_with_simulated_releases(latency, runs):
     """The plan's chance of NO-GO and of GO against judged releases, within three standard errors."""
     history = assume_history(P50, rate_per_s=30, instances=4)
     plan = plan_gates(history, P50, Goal(duration_s=1800, instances=4, regression=latency))[0]
@@ -100,7 +100,7 @@ def test_power_is_what_simulated_releases_show(latency, runs):
         assert count / runs == pytest.approx(chance, abs=3 * math.sqrt(chance * (1 - chance) / runs) + 0.05)
 
 
-def test_gates_that_history_cannot_answer_are_named():
+def test_gates_without_history_are_named():
     rules = (
         *P50.rules,
         replace(P50.rules[0], name="elsewhere", slice=Slice("GET /nowhere")),
@@ -111,7 +111,7 @@ def test_gates_that_history_cannot_answer_are_named():
     assert learnt.missing == ("elsewhere", "paid")
 
 
-def test_nothing_to_learn_from_is_said():
+def test_a_missing_history_is_reported():
     history = learn_precisions([], RULEBOOK)
     assert history.precisions == ()
     assert history.missing == ("failure_rate", "latency_p50", "latency_p95", "latency_p99")

@@ -59,7 +59,7 @@ def test_without_shift_the_power_is_the_level():
     assert find_power(0.0, 1.0, 9.0, critical_value(1.959964, 9.0)) == pytest.approx(0.025, abs=1e-6)
 
 
-def test_looking_early_costs_little_at_the_end():
+def test_early_looks_reduce_the_power_at_the_end_little():
     end_s, df, between_instance = np.array([3600.0]), np.array([8.0]), np.array([0.2])
     fixed, looked, anytime = (
         float(find_criticals(Calendar(kind, (600,), 3600, final=True), end_s, 0.01, df, between_instance)[0])

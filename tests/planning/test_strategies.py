@@ -19,7 +19,7 @@ def rollouts(history, goal, rulebook=RULEBOOK, **settings):
     return {row.strategy: row for row in compare_strategies(history, rulebook, goal, **settings)}
 
 
-def test_what_each_strategy_is_for(history):
+def test_each_strategy_has_its_advantage(history):
     rows = rollouts(history, Goal(regression=0.2))
     assert set(rows) == set(STRATEGIES)
     assert rows["big_bang"].full_after_s == 0
@@ -29,7 +29,7 @@ def test_what_each_strategy_is_for(history):
     assert all(rows[name].stopped > 0.95 for name in ("blue_green", "canary", "ab_test"))
 
 
-def test_false_stops_are_within_what_is_allowed(history):
+def test_false_stops_are_rare_enough(history):
     for row in rollouts(history, Goal()).values():
         assert row.false_stop <= RULEBOOK.alpha
         assert 0.5 < row.completes <= 1
@@ -50,7 +50,7 @@ def test_larger_regressions_are_stopped_more_often(history):
     assert stopped == sorted(stopped)
 
 
-def test_the_same_seed_is_the_same_table(history):
+def test_the_same_seed_gives_the_same_table(history):
     goal = Goal()
     once, again = (compare_strategies(history, RULEBOOK, goal, replications=200) for _ in range(2))
     assert repr(once) == repr(again)
