@@ -398,7 +398,7 @@ def test_who_may_not_write_the_store_executes_nothing(store):
     (store.file.folder / ".promotion").write_text("in the way")
     with pytest.raises(StoreError, match="cannot be written") as caught, store.control.alone(["cart"]):
         pass
-    assert "whoever may write the store" in caught.value.hint
+    assert "a user who may write to the store" in caught.value.hint
 
 
 # ------------------------------------------------------------------ audit trail

@@ -311,7 +311,7 @@ def test_the_same_content_twice(store, tmp_path):
         land(store, {"canary": [path, str(tmp_path / "copy.csv")]})
     assert store.releases() == ()
     landed = land(store, {"baseline": [path], "canary": [str(tmp_path / "copy.csv")]})
-    assert "have the same content, which cannot show a difference" in landed.doubts[0]
+    assert "have the same content, so they cannot show a difference" in landed.doubts[0]
 
 
 def test_the_bucket_is_that_of_the_whole_run(store, tmp_path):
@@ -392,6 +392,6 @@ def test_a_period_that_leaves_an_arm_empty_is_refused(store, tmp_path):
 def test_times_from_the_start_of_a_test_have_no_period(store, tmp_path):
     path = tmp_path / "c.csv"
     path.write_text("ts,endpoint,response_time_ms,failed\n" + "".join(f"{k},GET /,{k},false\n" for k in range(1, 60)))
-    with pytest.raises(InputError, match="count from the start of a test and not from 1970: --from and --to cannot"):
+    with pytest.raises(InputError, match="count from the start of a test, not from 1970, so --from and --to cannot"):
         land(store, {"canary": [str(path)]}, start=moment(0))
     assert land(store, {"canary": [str(path)]}).rows == 59

@@ -191,7 +191,7 @@ def test_unknown_names_suggest(store, new_run):
         ),
         pytest.param(
             duckdb.IOException("IO Error: Unexpected end of GZIP stream: b.csv.gz"),
-            r"cut short or broken: .* b\.csv\.gz",
+            r"cut short or damaged: .* b\.csv\.gz",
             id="cut-gzip",
         ),
     ],

@@ -109,7 +109,7 @@ def test_k6_csv(land):
         pytest.param("a.jtl", XML.replace('ts="1777968002000"', ""), "a.jtl:12: column 'timeStamp' has no", id="ts"),
         pytest.param("a.jtl", XML[:600], r"a.jtl:\d+: the XML is broken", id="cut"),
         pytest.param("k.json", K6.replace(": 20,", ': "x",'), "k.json:4: column 'value' has the value 'x'", id="value"),
-        pytest.param("k.json", K6 + '\n{"metric":"http', "k.json:7: the line is no point of k6", id="killed"),
+        pytest.param("k.json", K6 + '\n{"metric":"http', "k.json:7: the line is not a point of k6", id="killed"),
         pytest.param("k.csv", K6_CSV.replace("2,40", "2,slow"), "k.csv:4: column 'metric_value' has the", id="csv"),
     ],
 )
