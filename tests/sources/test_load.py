@@ -320,4 +320,4 @@ def test_a_damaged_sidecar_makes_the_run_incomplete_and_no_more(tmp_path: Path, 
     (tmp_path / "facts-host-7.json").write_text(content)
     outcome = read_outcome(tmp_path, run_time_s=3)
     assert outcome.state is RunState.INCOMPLETE
-    assert outcome.facts.stopped_by == "what facts-host-7.json said is damaged"
+    assert outcome.facts.stopped_by == "facts-host-7.json is damaged"

@@ -124,7 +124,7 @@ def test_with_transactions_their_samples_are_parts(land):
 
 
 def test_transactions_need_their_message(land):
-    with pytest.raises(InputError, match="no column 'responseMessage', by which transactions are known"):
+    with pytest.raises(InputError, match="no column 'responseMessage', by which transactions are recognised"):
         land(f"timeStamp,elapsed,label,success\n{T0},40,buy,true\n", format="jtl-transactions")
 
 

@@ -102,5 +102,5 @@ def test_without_our_own_certificate_we_are_not_let_in(url, folder):
 
 
 def test_a_file_that_is_not_there_is_named(url, folder):
-    with pytest.raises(SourceError, match=r"nowhere\.pem of sources\.prometheus\.tls is not there"):
+    with pytest.raises(SourceError, match=r"nowhere\.pem of sources\.prometheus\.tls does not exist"):
         connect(PrometheusSource(url=url, selectors=ARMS, tls=Tls(ca=str(folder / "nowhere.pem"))))
