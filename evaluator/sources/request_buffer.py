@@ -261,7 +261,7 @@ def _endpoints(methods: list[Any], names: list[Any]) -> pa.Array:
 
 
 def _enumerate(values: Iterable[Any]) -> tuple[pa.Array, list[Any]]:
-    """Each value as its number in the order of first appearance, and the values. Raises TypeError for a value such as a list."""
+    """Each value as its number in the order of first appearance, and the values. Raises TypeError for lists."""
     numbers: defaultdict[Any, int] = defaultdict(count().__next__)
     codes = np.fromiter(map(numbers.__getitem__, values), np.int32)
     return pa.array(codes), list(numbers)

@@ -70,7 +70,7 @@ def read_notes(answer: Mapping[str, Any], key: str) -> tuple[str, ...]:
 
 
 def check_answer(url: str, response: requests.Response, query: str | None) -> dict[str, Any]:
-    """Read the JSON of an answer, to a query or to something else. Raises SourceError, which names what came instead."""
+    """Read the JSON of an answer, to a query or to something else. Raises SourceError for anything else."""
     status, sent = response.status_code, query or urlsplit(response.url).path.rpartition("/")[2]
     if status in _REDIRECTS:
         raise SourceError(

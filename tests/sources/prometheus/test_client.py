@@ -150,7 +150,7 @@ def test_a_value_that_only_one_arm_has_may_be_a_new_name_of_what_is_asked_for(so
     query = Query('tasks_total{$selector,result="failed"}', QueryKind.COUNTER)
     assert source.fetch(query, "canary", START, END).impossible == (
         'no series of tasks_total on canary has result="failed"; its result is done, error, and error was never seen '
-        "elsewhere: it may be what canary calls failed"
+        "on another arm: it may be its name for failed"
     )
 
 
