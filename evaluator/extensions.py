@@ -106,7 +106,9 @@ class Extensions(Lazy[Any]):
         try:
             return load_object(target)
         except Exception as error:
-            also = f", or what it needs: pip install 'release-evaluator[{self.extra}]'" if self.extra else ""
+            also = (
+                f", or the packages that it needs: pip install 'release-evaluator[{self.extra}]'" if self.extra else ""
+            )
             raise self.error(
                 f"the {self.noun} {name} ({target}) cannot be loaded: {error}", hint=f"install it again{also}"
             ) from error

@@ -134,7 +134,7 @@ def _check_locustfile(plan: LoadPlan) -> None:
             )
         numbers = re.findall(rf'File ".*{re.escape(plan.locustfile.name)}", line (\d+)', done.stderr)
         where = f"{plan.locustfile}:{numbers[-1]}: " if numbers else ""
-        raise InputError(f"{where}locustfile '{plan.locustfile}' does not import: {reason}")
+        raise InputError(f"{where}locustfile '{plan.locustfile}' cannot be imported: {reason}")
     if len(done.stdout.strip().splitlines()) <= 1:
         raise InputError(f"locustfile '{plan.locustfile}' has no user class", hint="write a class of users into it")
 

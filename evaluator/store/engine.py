@@ -122,7 +122,9 @@ def _not_attached(path: Path, error: duckdb.Error, *, write: bool) -> StoreError
     text = _first_line(error)
     if "Permission denied" in text or "Read-only file system" in text:
         only_reading = (
-            "; without them, use only `evaluator verdict --dry-run` and `evaluator releases`" if write else ""
+            "; without write permission, use only `evaluator verdict --dry-run` and `evaluator releases`"
+            if write
+            else ""
         )
         verb = "written" if write else "read"
         return StoreError(

@@ -53,7 +53,8 @@ def _unreadable(plan: OutcomePlan, error: duckdb.Error) -> InputError:
     text = " ".join(str(error).split())[:300]
     if plan.query:
         return InputError(
-            f"the query over {plan.paths[0]} cannot be run: {text}", hint="it reads from the table `outcomes`"
+            f"the query over {plan.paths[0]} cannot be run: {text}",
+            hint="in the query, the files are the table `outcomes`",
         )
     return InputError(f"{plan.paths[0]} cannot be read: {text}", hint="give CSV or Parquet files")
 

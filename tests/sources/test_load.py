@@ -250,8 +250,8 @@ def test_a_target_that_dies_is_recorded_as_failures(plan: LoadPlan, run: Run, tm
     ("content", "error", "match"),
     [
         pytest.param(None, InputError, "there is no locustfile", id="missing"),
-        pytest.param("import not_there", InputError, "does not import: ModuleNotFoundError", id="import"),
-        pytest.param("def f(:", InputError, r"locustfile\.py:1: .* does not import: SyntaxError", id="syntax"),
+        pytest.param("import not_there", InputError, "cannot be imported: ModuleNotFoundError", id="import"),
+        pytest.param("def f(:", InputError, r"locustfile\.py:1: .* cannot be imported: SyntaxError", id="syntax"),
         pytest.param("x = 1", InputError, "has no user class|No User class", id="no-users"),
     ],
 )

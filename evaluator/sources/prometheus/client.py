@@ -92,7 +92,7 @@ class _Range:
 
 
 class Prometheus:
-    """A metrics server that is asked for readings."""
+    """A metrics server that is queried for readings."""
 
     def __init__(self, options: PrometheusSource) -> None:
         self.options = options
@@ -268,7 +268,7 @@ class Prometheus:
         window = self._window(start, end)
         series = self._client.get_series(window.start, window.end, {"match[]": name})
         if not isinstance(series, list) or not all(isinstance(labels, dict) for labels in series):
-            raise odd_answer(self.options.shown_url, name, "it is no list of series")
+            raise odd_answer(self.options.shown_url, name, "it is not a list of series")
         return series
 
     # -------------------------------------------------------------- windows
@@ -303,7 +303,7 @@ class Prometheus:
         try:
             series = collected.add(result)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            why = "it has something else where series with samples should be"
+            why = "it has something other than series with samples"
             raise odd_answer(self.options.shown_url, text, why) from error
         if series > self.options.max_series:
             raise SourceError(

@@ -27,7 +27,7 @@ def unreachable(url: str, error: Exception, timeout_s: float) -> SourceError:
     if isinstance(error.__cause__, zlib.error):
         return SourceError(
             f"the answer of the metrics server cannot be decompressed: {text}",
-            hint="let the proxy before it respect Accept-Encoding: identity",
+            hint="let the proxy in front of it respect Accept-Encoding: identity",
         )
     if "timed out" in text.lower():
         return SourceError(

@@ -100,7 +100,7 @@ class QuerySession(requests.Session):
         if packing not in {"", "identity", *PACKED}:
             raise SourceError(
                 f"the metrics server compresses its answers as {packing[:40]}, which was not requested",
-                hint="let the proxy before it respect Accept-Encoding: identity",
+                hint="let the proxy in front of it respect Accept-Encoding: identity",
             )
         if len(response.content) > LARGEST_ANSWER:
             raise SourceError(

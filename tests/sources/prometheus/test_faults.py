@@ -154,7 +154,7 @@ FAULTS = [
             ("no-result", "it has no list of series", {"resultType": "matrix"}),
             ("null-result", "it has no list of series", {"resultType": "matrix", "result": None}),
             *(
-                (f"series-{n}", "something else where series", {"resultType": "matrix", "result": result})
+                (f"series-{n}", "something other than series", {"resultType": "matrix", "result": result})
                 for n, result in enumerate(
                     [
                         [None],
