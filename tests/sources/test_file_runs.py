@@ -1,4 +1,4 @@
-"""What several files of an arm are of runs, told from their times."""
+"""How several files of an arm form runs, found from their times."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -92,7 +92,7 @@ def test_times_from_the_start_of_a_test_make_replicates_in_the_order_given():
         pytest.param([(0, 60), (60, 120), (0, 61), (61, 121)], id="rotated-workers"),
     ],
 )
-def test_files_that_go_on_without_a_break_are_parts_in_whatever_order(spans):
+def test_files_that_continue_without_a_break_are_parts_in_any_order(spans):
     assert len(arrange(times("canary", *spans)).runs) == 1
     assert len(arrange(times("canary", *reversed(spans))).runs) == 1
 
@@ -121,7 +121,7 @@ def test_files_that_go_on_without_a_break_are_parts_in_whatever_order(spans):
         ),
     ],
 )
-def test_what_is_not_clear_is_asked_and_an_answer_is_taken(files, says):
+def test_unclear_files_are_refused_until_an_answer_is_given(files, says):
     with pytest.raises(InputError, match=says) as caught:
         arrange(files)
     assert caught.value.exit_code == 2
@@ -139,7 +139,7 @@ def test_many_files_are_not_all_listed():
     assert len(caught.value.message) < 1000
 
 
-def test_replicates_that_overlap_are_taken_as_said_and_said_to_overlap():
+def test_replicates_that_overlap_are_taken_as_declared_and_reported():
     arms = times("baseline", *WORKERS), times("canary", *WORKERS)
     arranged = arrange(*arms, files_are="replicates")
     assert names(arranged) == [[f"baseline{k}", f"canary{k}"] for k in range(3)]
@@ -156,7 +156,7 @@ def test_repeated_runs_that_are_declared_parts_are_pointed_out():
     )
 
 
-def test_runs_are_matched_by_time_in_whatever_order_they_are_given():
+def test_runs_are_matched_by_time_in_any_order():
     later, earlier = times("baseline", (85, 160), (0, 75)), times("canary", (0, 75), (85, 160))
     assert names(arrange(later, earlier)) == [["baseline1", "canary0"], ["baseline0", "canary1"]]
     declared = arrange(later, earlier, files_are="replicates")
@@ -181,7 +181,7 @@ def test_a_third_arm_is_matched_with_baseline():
     assert names(arranged) == [["baseline0", "blue1", "canary0"], ["baseline1", "blue0", "canary1"]]
 
 
-def test_another_time_zone_is_asked_after():
+def test_another_time_zone_is_pointed_out():
     hours = times("baseline", *repeat(2)), times("canary", *repeat(2, start=7203))
     arranged = arrange(*hours)
     assert names(arranged) == [["baseline0", "canary0"], ["baseline1", "canary1"]]
@@ -237,7 +237,7 @@ SPANS = st.lists(
 @settings(max_examples=300, deadline=None)
 @given(SPANS, SPANS, st.randoms(use_true_random=False))
 def test_no_two_files_of_one_time_are_of_two_runs_and_none_is_lost(baseline, canary, random):
-    """Whatever is not asked for: each file is in one run, overlapping ones in the same, and their order is nothing."""
+    """If it is clear, each file is in one run, overlapping ones in the same, and their order does not matter."""
     arms = [times("baseline", *baseline), times("canary", *canary)]
     shuffled = [random.sample(arm, len(arm)) for arm in arms]
     try:

@@ -143,7 +143,7 @@ def test_unknown_format(tmp_path):
         ("2026-10-01T12:00:00Z", "iso"),
     ],
 )
-def test_unit_of_instants_is_told(tmp_path, first, unit):
+def test_unit_of_instants_is_determined(tmp_path, first, unit):
     path = tmp_path / "a.csv"
     path.write_text(PLAIN.replace("1790000000", first))
     [file] = plan(path).files

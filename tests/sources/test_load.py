@@ -307,7 +307,7 @@ def test_the_demo_knows_the_regressions_of_the_sample_service() -> None:
     assert "{" + ",".join(sorted(REGRESSIONS)) + "}" in done.stdout
 
 
-def test_a_recorder_that_nobody_collected_is_dead() -> None:
+def test_a_recorder_that_is_a_zombie_is_dead() -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE)
     assert not is_alive(process.pid)

@@ -1,4 +1,4 @@
-"""Intents are executed once, approved by whom it takes, and every step is in a trail that shows any edit."""
+"""Intents are executed once, approved by the people needed, and every step is in a trail that shows any edit."""
 
 import threading
 from datetime import UTC, datetime, timedelta

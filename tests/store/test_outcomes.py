@@ -1,4 +1,4 @@
-"""Outcomes of units land, rest and are read."""
+"""Outcomes of units land, are stored and are read."""
 
 import gzip
 
@@ -100,7 +100,7 @@ def test_moments_are_those_of_the_units(store, land):
         assert part.products == pytest.approx(expected.products)
 
 
-def test_parquet_and_queries_say_the_same(store, tmp_path):
+def test_parquet_and_queries_give_the_same(store, tmp_path):
     table = pa.table(
         {"id": [1, 2, 3, 4], "arm": ["A", "B", "A", "B"], "ok": [True, False, True, True], "n": [1, 2, 3, 4]}
     )

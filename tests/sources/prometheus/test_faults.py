@@ -1,4 +1,4 @@
-"""What a server may say instead of an answer: one sentence with a cause and a remedy each."""
+"""What a server may send instead of an answer: for each, one sentence with the cause, and a remedy."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TOKEN = Auth(bearer="${TOKEN}")
 
 
 class Faulty(BaseHTTPRequestHandler):
-    """Answers its clock as a good server does, and anything else as the test says."""
+    """Answers its clock as a good server does, and anything else as the test sets it."""
 
     answer = (200, "application/json", b"", {})
     clock = None
@@ -268,7 +268,7 @@ def test_an_answer_that_is_too_large_is_cut_off(options, monkeypatch, endless):
     assert peak < 16 << 20
 
 
-def test_an_answer_that_was_packed_without_being_asked_for_is_unpacked(options):
+def test_an_answer_that_was_packed_without_a_request_is_unpacked(options):
     body = gzip.compress(as_json(status="success", data=MATRIX))
     Faulty.answer = (200, "application/json", body, {"Content-Encoding": "gzip"})
     assert len(fetch(options).series) == 1
@@ -281,7 +281,7 @@ def test_an_answer_that_was_packed_without_being_asked_for_is_unpacked(options):
 
 
 @pytest.mark.parametrize("status", [400, 403, 405])
-def test_where_a_proxy_refuses_post_the_server_is_asked_by_get(options, status):
+def test_where_a_proxy_refuses_post_the_server_is_queried_by_get(options, status):
     Faulty.refused = (status, "text/html", b"<h1>Method not allowed</h1>")
     Faulty.answer = (200, "application/json", as_json(status="success", data=MATRIX), {})
     answer = fetch(options.model_copy(update={"tenant": "team-a"}))
@@ -289,7 +289,7 @@ def test_where_a_proxy_refuses_post_the_server_is_asked_by_get(options, status):
     assert Faulty.seen[-1]["X-Scope-OrgID"] == "team-a"
 
 
-def test_who_is_refused_by_get_as_well_is_refused(options):
+def test_a_refusal_by_get_as_well_is_an_error(options):
     Faulty.refused, Faulty.refuses_get = (403, "text/plain", b"no"), True
     with pytest.raises(SourceError, match=r"refuses us \(403\)"):
         fetch(options)
@@ -320,7 +320,7 @@ def test_a_date_that_cannot_be_read_is_no_fault(options, date):
         assert source.clock_offset_s == 0.0
 
 
-def test_a_server_that_does_not_tell_its_labels_has_not_shown_that_nothing_failed(options):
+def test_a_server_that_does_not_list_its_labels_has_not_shown_that_nothing_failed(options):
     """Large installations refuse to list series; the samples are collected all the same."""
     failures = Query('http_requests_total{$selector,code="500"}', QueryKind.COUNTER)
 
@@ -361,7 +361,7 @@ def test_a_server_that_is_down():
         connect(gone)
 
 
-def test_a_name_that_nobody_knows():
+def test_a_name_that_is_not_known():
     with pytest.raises(SourceError, match="its name cannot be resolved"):
         connect(PrometheusSource(url="http://prometheus.invalid:9090", selectors=ARMS, step=5))
 
@@ -401,7 +401,7 @@ def test_a_clock_that_is_off_is_measured(options, ahead_s):
         assert (source.latest() - datetime.now(UTC)).total_seconds() == pytest.approx(ahead_s, abs=1.5)
 
 
-def test_who_asks_is_told_from_the_environment(options, monkeypatch):
+def test_credentials_come_from_the_environment(options, monkeypatch):
     Faulty.answer = (200, "application/json", as_json(status="success", data=MATRIX), {})
     monkeypatch.setenv("TOKEN", "t0ken")
     monkeypatch.setenv("PASSWORD", "pa55")
