@@ -234,7 +234,7 @@ def test_a_file_that_starts_with_nothing(store, tmp_path):
         land(store, {"baseline": [str(tmp_path / "b.csv")]})
 
 
-# ------------------------------------------------------------------ what files are of runs
+# ------------------------------------------------------------------ how files form runs
 
 
 def write_workers(folder, arm, *, workers=3, runs=1, seconds=20):
