@@ -1,17 +1,17 @@
-"""Everything that can go wrong on purpose, and the exit code each of it means.
+"""The errors that the evaluator raises, and the exit code of each.
 
 ```
 EvaluatorError            4  could not evaluate
 ├── UsageError            2  the command was called wrongly
 │   ├── UnknownName       2  a release, metric, endpoint, format … that does not exist
-│   ├── PolicyError       2  evaluator.yaml says something impossible
-│   └── InputError        2  a file that cannot be taken as it is
+│   ├── PolicyError       2  evaluator.yaml cannot be used
+│   └── InputError        2  an input file cannot be used
 ├── StoreError            4  the store cannot be opened, read or written
-│   └── StoreBusy         4  another process kept it for longer than we wait
+│   └── StoreBusy         4  another process keeps it open for longer than the wait time
 ├── SourceError           4  a source could not be reached or run
 │   └── LoadError         4  a load run did not happen, or not completely
-├── HookError             4  a hook could not be called, or what it was to reach refused
-└── Refused               3  what was asked for is not allowed as things stand (1 where the verdict is NO-GO)
+├── HookError             4  a hook could not be called, or its target refused
+└── Refused               3  the requested action is not allowed now (1 where the verdict is NO-GO)
 ```
 
 A message is one sentence that names the cause; `hint` is one sentence that says what to do.
@@ -35,7 +35,7 @@ class EvaluatorError(Exception):
 
 
 class UsageError(EvaluatorError):
-    """The command, or a call of the library, was made wrongly."""
+    """The command or the library was called wrongly."""
 
     exit_code = 2
 
@@ -63,7 +63,7 @@ class PolicyError(UsageError):
 
 
 class InputError(UsageError):
-    """A file cannot be taken as it is; the message names file, line, column and value."""
+    """An input file cannot be used; the message names file, line, column and value."""
 
 
 class StoreError(EvaluatorError):
@@ -83,11 +83,11 @@ class LoadError(SourceError):
 
 
 class HookError(EvaluatorError):
-    """A hook could not do what it was asked, and changed nothing."""
+    """A hook failed and changed nothing."""
 
 
 class Refused(EvaluatorError):
-    """What was asked for is not allowed as things stand: verdict, data, policy, approvals or permission."""
+    """The requested action is not allowed now, because of verdict, data, policy, approvals or permission."""
 
     exit_code = 3
 

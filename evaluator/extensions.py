@@ -1,4 +1,4 @@
-"""What is loaded when it is asked for: our own modules, what an extra installs, and what other packages add."""
+"""Objects that are loaded when they are first used: our own, those that need an extra, and those of other packages."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ T = TypeVar("T")
 
 
 def load_object(target: str) -> Any:
-    """Import what a place names: `module:name`, or `module:name.attribute`."""
+    """Import the object that a place names: `module:name`, or `module:name.attribute`."""
     module, _, name = target.partition(":")
     return attrgetter(name)(import_module(module))
 
 
 @contextmanager
 def needs(what: str, extra: str, error: type[EvaluatorError] = UsageError) -> Iterator[None]:
-    """Raise `error` where a package is missing within the block: `what` ("plots need") it, and which extra has it.
+    """Raise `error` where the block cannot import a package.
 
-    A module of our own that cannot be imported is a fault, and is raised as it is.
+    Its message begins with `what` ("plots need"), and its hint names `extra`, which installs the package. The
+    ImportError of a module of our own is a bug, and is not caught.
     """
     try:
         yield
@@ -36,9 +37,9 @@ def needs(what: str, extra: str, error: type[EvaluatorError] = UsageError) -> It
 
 
 class Lazy(Mapping[str, T], Generic[T]):
-    """Name → what its place `module:name` leads to, imported when it is asked for.
+    """Name → the object at its place `module:name`, imported on first use.
 
-    `noun` says what a name is of, `extra` which extra has the packages that may be missing: then `error` is raised.
+    `noun` is what has the names ("hook"). Where a package is missing, `error` is raised and names `extra`.
     """
 
     def __init__(
@@ -68,9 +69,9 @@ class Lazy(Mapping[str, T], Generic[T]):
 
 
 class Extensions(Lazy[Any]):
-    """Our own, then what other packages name as entry points of `group`.
+    """Our own objects, then the entry points of `group` in other packages.
 
-    Raises `error` for two of one name, and for one that cannot be loaded.
+    Raises `error` where two have one name, and where one cannot be loaded.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class Extensions(Lazy[Any]):
 
     @cached_property
     def places(self) -> Mapping[str, str]:
-        """Name → place; what is installed is looked up once."""
+        """Name → place; installed packages are searched once."""
         from importlib.metadata import entry_points
 
         targets = dict(self.own)
@@ -96,7 +97,7 @@ class Extensions(Lazy[Any]):
             if existing != point.value:
                 raise self.error(
                     f"two packages have a {self.noun} {point.name}: {existing} and {point.value}",
-                    hint="uninstall one of them: which one is meant cannot be known",
+                    hint="uninstall one of them",
                 )
         return targets
 
@@ -105,7 +106,9 @@ class Extensions(Lazy[Any]):
         try:
             return load_object(target)
         except Exception as error:
-            also = f", or what it needs: pip install 'release-evaluator[{self.extra}]'" if self.extra else ""
+            also = (
+                f", or the packages that it needs: pip install 'release-evaluator[{self.extra}]'" if self.extra else ""
+            )
             raise self.error(
                 f"the {self.noun} {name} ({target}) cannot be loaded: {error}", hint=f"install it again{also}"
             ) from error

@@ -31,7 +31,7 @@ def within(low: float, high: float, *, ends: bool = True) -> AfterValidator:
 
 
 def _or_auto(parse: Callable[[Any], float], write: Callable[[float], str]) -> list[Any]:
-    """How a value is read and written that may be `auto` (`None`) instead."""
+    """How a value that may be `auto` (`None`) is read and written."""
     return [
         BeforeValidator(lambda raw: None if raw in ("auto", None) else parse(raw)),
         PlainSerializer(lambda value: "auto" if value is None else write(value)),
@@ -61,7 +61,7 @@ def _parse_ratio(raw: Any) -> Any:
     if raw == "configured":
         return raw
     if not isinstance(raw, dict) or len(raw) < 2:
-        raise ValueError("must be configured, or the parts of every arm such as {baseline: 1, canary: 1}")
+        raise ValueError("must be configured, or a part for every arm such as {baseline: 1, canary: 1}")
     parts = {arm: parse_quantity(value) for arm, value in raw.items()}
     if any(part.value <= 0 or part.unit not in ("", "%") for part in parts.values()):
         raise ValueError(f"needs a number above 0 for every arm, not {', '.join(map(str, parts.values()))}")
@@ -127,7 +127,7 @@ EndpointName = Annotated[str, Field(min_length=1, max_length=10_000, pattern=_PR
 
 
 class Section(BaseModel):
-    """A mapping of the file whose keys are all known."""
+    """A mapping in the policy file; unknown keys are refused."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, arbitrary_types_allowed=True

@@ -1,9 +1,9 @@
-"""HTTP within limits, for everything in this package that asks another machine.
+"""HTTP requests with limits, for every part of this package that asks another machine.
 
-`requests` sends. What it does not limit is limited here: a server may send a byte now and then, or without end, or
-packed a thousandfold, and the timeouts of an HTTP client hold for one read of the socket only. So the connection itself
-is ended when the time for the whole answer is over, and no more is read than was allowed. Where the addresses were
-checked, they are the only ones connected to; the name stays in the Host header and in TLS.
+`requests` sends them. This module limits what `requests` does not: a server may send one byte at a time, send without
+end, or send few bytes that unpack to very many, and the timeout of an HTTP client limits only one read of the socket.
+So the connection is closed when the time for the whole answer is over, and no more is read than is allowed. Where the
+addresses were checked, only these are connected to; the name stays in the Host header and in TLS.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PACKED = frozenset({"gzip", "x-gzip", "deflate"})
 
 
 class ExchangeError(requests.ConnectionError):
-    """No whole answer came. `reached` is false where certainly nothing was sent; `why` is a short cause for people."""
+    """No whole answer came. `reached` is false where certainly nothing was sent; `why` is a short cause for users."""
 
     def __init__(self, text: str, why: str, *, reached: bool) -> None:
         super().__init__(text)
@@ -39,7 +39,7 @@ class ExchangeError(requests.ConnectionError):
 
 
 class _TooLateError(Exception):
-    """The time for the whole answer is over. No OSError: urllib3 would try again."""
+    """The time for the whole answer is over. Not an OSError, which urllib3 would retry."""
 
 
 class _Exchange:
@@ -63,7 +63,7 @@ class _Exchange:
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
-        """Do a part of the exchange. Raises _TooLateError for whatever fails once the time is over."""
+        """Do a part of the exchange. Raises _TooLateError for any failure after the deadline."""
         if self.left_s <= 0:
             raise _TooLateError
         try:
@@ -112,7 +112,7 @@ _OF_THREAD = threading.local()
 
 
 class _Limited:
-    """What connections do within the exchange of their thread."""
+    """The methods of a connection, within the limits of its thread's exchange."""
 
     def _new_conn(self: Any) -> socket.socket:
         exchange: _Exchange = _OF_THREAD.exchange
@@ -161,9 +161,9 @@ _POOLS = {
 class Adapter(HTTPAdapter):
     """Sends one request after another for a `requests` session, or by itself.
 
-    The `timeout` of a request (s) is for everything, from connecting to the last byte; the answer comes whole, unpacked
-    and cut after `largest` bytes and one: the one says that there was more. `addresses` are the only ones connected to;
-    without any the name is resolved. `trust` are the certificates to trust in place of those of the session.
+    The `timeout` of a request (s) is for everything, from connecting to the last byte. The answer is read whole,
+    unpacked, and cut after `largest` + 1 bytes: the extra byte shows that there was more. Only `addresses` are
+    connected to; without any, the name is resolved. `trust` are the certificates to trust instead of the session's.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Secrets stand in the environment; settings name them as `${NAME}`; nothing that is shown holds their values."""
+"""Secrets are environment variables; settings name them as `${NAME}`, and no output shows their values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHOWN = "[secret]"
 
 @dataclass(frozen=True, slots=True)
 class SecretNames:
-    """How the settings of one part of the policy name secrets, and who needs them."""
+    """How the settings of one part of the policy name secrets, and what needs them."""
 
     pattern: re.Pattern[str]
     """A name in its `${…}`; its only group is the name of the variable."""
@@ -49,7 +49,7 @@ class SecretNames:
 
 
 OF_HOOKS = SecretNames(re.compile(r"\$\{([A-Z_][A-Z0-9_]*)\}"), "${HOOK_TOKEN}", "a hook", "where hooks are executed")
-"""`${HOOK_TOKEN}`, in capitals: the words of a hook's context are in small letters."""
+"""`${HOOK_TOKEN}`, in capitals, because the words of a hook's context are in lower case."""
 
 OF_SOURCES = SecretNames(
     re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}"),
@@ -60,7 +60,7 @@ OF_SOURCES = SecretNames(
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:
-    """Take secrets out of a text, however they are written: plain, quoted, escaped, in base64."""
+    """Replace secrets in a text, in each of their forms: plain, quoted, escaped, in base64."""
     spelled = set()
     for secret in secrets:
         encoded = base64.b64encode(secret.encode()).decode()

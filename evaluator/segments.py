@@ -1,8 +1,8 @@
-"""The one Parquet schema of requests: write it, read it, merge it; and that of readings. pyarrow only.
+"""The Parquet schemas of requests and readings; writing, reading and merging segments. Needs pyarrow only.
 
 A segment is an immutable Parquet file of request rows. It appears under its name only when it is whole (`.tmp` and an
-atomic rename), its number counts up per worker, and it holds about one second of one worker's requests. A process that
-is killed leaves every segment before its last second readable.
+atomic rename), its number counts up per worker, and it holds about one second of one worker's requests. If a process
+is killed, every segment before its last second is readable.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ REQUEST_SCHEMA = pa.schema(
         pa.field("context", pa.map_(pa.string(), pa.string())),
     ]
 )
-"""Columns of a request row. `ts` is the start of the request; `user_count` is the users of the row's arm then."""
+"""Columns of a request row. `ts` is the start of the request; `user_count` is how many users the row's arm had then."""
 
 READING_SCHEMA = pa.schema(
     [
@@ -57,13 +57,13 @@ READING_SCHEMA = pa.schema(
         pa.field("value", pa.float64(), nullable=False),
     ]
 )
-"""Columns of a reading. `labels` is JSON; `le` is null but for the buckets of a histogram."""
+"""Columns of a reading. `labels` is JSON; `le` is null except in the buckets of a histogram."""
 
 READINGS_SUFFIX = ".readings"
-"""Of Parquet files of readings, which readers of requests must not see."""
+"""Suffix of Parquet files of readings, so that readers of requests skip them."""
 
 REQUIRED_COLUMNS = ("ts", "endpoint", "response_time_ms", "failed")
-"""What a row means nothing without."""
+"""Columns that a file of request rows must have."""
 
 MERGED_BYTES = 64 * 1024 * 1024
 """Compaction writes files of at least this size."""
@@ -97,12 +97,12 @@ def segment_name(worker: str, seq: int) -> str:
 
 
 def segment_paths(folder: Path) -> tuple[Path, ...]:
-    """Whole segments in `folder`, sorted by worker and number; unfinished ones (`.tmp`) are not among them."""
+    """Whole segments in `folder`, sorted by worker and number; without unfinished ones (`.tmp`)."""
     return tuple(sorted(path for path in folder.glob("seg-*.parquet") if _PATTERN.fullmatch(path.name)))
 
 
 def make_table(schema: pa.Schema, columns: Mapping[str, Sequence[Any] | pa.Array | None], rows: int) -> pa.Table:
-    """Build a table of a schema; a text given once stands for all rows, a nullable column left out is null."""
+    """Build a table of a schema; a single text fills all rows, and a nullable column that is left out is null."""
     arrays = []
     for field in schema:
         values: Any = columns.get(field.name)
@@ -119,7 +119,7 @@ def make_table(schema: pa.Schema, columns: Mapping[str, Sequence[Any] | pa.Array
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Give a path to write to. What was written appears at `path` once it is whole; where that fails, nothing stays."""
+    """Yield a temporary path to write to; it is renamed to `path` when the block ends, and deleted after an error."""
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         yield unfinished
@@ -132,7 +132,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 class SegmentWriter:
     """Numbered segments of one worker in one folder.
 
-    Raises OSError where the folder cannot be written (a full disk, a missing permission); the segments before it stay.
+    Raises OSError where the folder cannot be written (a full disk, a missing permission); earlier segments stay.
     """
 
     def __init__(self, folder: Path, worker: str) -> None:
@@ -154,11 +154,11 @@ class SegmentWriter:
 
     @staticmethod
     def warm_up(table: pa.Table) -> None:
-        """Write a sample to nowhere: the first Parquet write of a process blocks it for most of a second."""
+        """Write a sample into memory, because the first Parquet write of a process blocks it for most of a second."""
         _write(table, pa.BufferOutputStream())
 
     def close(self) -> None:
-        """Force everything written to the disk."""
+        """Flush all segments to the disk."""
         for path in [*self._unsynced, self.folder]:
             _sync(path)
         self._unsynced.clear()
@@ -168,15 +168,16 @@ def _next_number(folder: Path, worker: str) -> int:
     numbers = [
         int(m["seq"]) for p in segment_paths(folder) if (m := _PATTERN.fullmatch(p.name)) and m["worker"] == worker
     ]
-    # Merged segments are gone and their numbers with them; nobody writes more than one a second.
+    # Merged segments are deleted, so their numbers are not known. A worker writes at most one segment a second:
+    # no used number is as high as the current time.
     first = int(time.time()) if (folder / MERGED_FOLDER).exists() else 0
     return max([*numbers, first - 1]) + 1
 
 
 def _write(table: pa.Table, sink: Path | pa.NativeFile) -> None:
-    # No two times are alike: a dictionary of them would take a third of the time, and more room than they do.
-    alike = [name for name in table.column_names if name not in ("ts", "response_time_ms")]
-    pq.write_table(table, sink, compression="lz4", write_statistics=False, store_schema=True, use_dictionary=alike)
+    # Times rarely repeat: a dictionary of them would take a third of the time to write, and more space than the times.
+    repeated = [name for name in table.column_names if name not in ("ts", "response_time_ms")]
+    pq.write_table(table, sink, compression="lz4", write_statistics=False, store_schema=True, use_dictionary=repeated)
 
 
 def _sync(path: Path) -> None:
@@ -188,7 +189,7 @@ def _sync(path: Path) -> None:
 
 
 def read_segment(path: Path) -> pa.Table:
-    """Read one segment. Raises SourceError where it is not one."""
+    """Read one segment. Raises SourceError where the file is not a segment."""
     try:
         with pq.ParquetFile(path) as file:
             table = file.read()
@@ -198,7 +199,7 @@ def read_segment(path: Path) -> pa.Table:
 
 
 def count_rows(path: Path) -> int:
-    """Rows of a segment, from its footer alone. Raises SourceError where it is not one."""
+    """Rows of a segment, from its footer alone. Raises SourceError where the file is not a segment."""
     try:
         with pq.ParquetFile(path) as file:
             names, rows = file.schema_arrow.names, int(file.metadata.num_rows)
@@ -215,10 +216,10 @@ def _unreadable(path: Path, error: Exception) -> SourceError:
 
 
 def compact(paths: Iterable[Path], folder: Path, *, worker: str, min_bytes: int = MERGED_BYTES) -> dict[Path, Path]:
-    """Merge segments into files of at least `min_bytes` (the last may be smaller); the sources are left alone.
+    """Merge segments into files of at least `min_bytes` (the last may be smaller); the segments stay unchanged.
 
-    The merged files get numbers of `worker` that no file in `folder` has. Memory stays near one row group. Returns
-    segment → the file that holds its rows now; the rows are in the order of the segments.
+    The merged files get numbers of `worker` that no file in `folder` has. Memory holds about one row group. Returns
+    segment → the merged file that holds its rows, in the order of the segments.
     """
     queue = list(paths)
     merged: dict[Path, Path] = {}

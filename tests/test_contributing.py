@@ -131,9 +131,11 @@ def test_a_source_may_read_files_that_ours_refuse(stranger):
     assert "2 bad rows" in done
     named = stranger.evaluator(*words[:-1], "named.duckdb", "--skip-bad-rows", "--format", "access-log")
     assert "1,200 requests" in named
-    assert "old.access is an access log, which is not read" in stranger.evaluator(*words, "--format", "csv", code=2)
+    assert "old.access is an access log, which cannot be imported" in stranger.evaluator(
+        *words, "--format", "csv", code=2
+    )
     alone = Place(stranger.folder, ROOT)
-    assert "old.access is an access log, which is not read" in alone.evaluator(*words, code=2)
+    assert "old.access is an access log, which cannot be imported" in alone.evaluator(*words, code=2)
 
 
 # ------------------------------------------------------------------ in the tree: one file, one line

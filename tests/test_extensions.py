@@ -1,4 +1,4 @@
-"""What is loaded when it is asked for, and what is said where it cannot be."""
+"""Objects are loaded on first use, and the error where one cannot be loaded names the reason."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_an_object_is_found_by_its_place():
     assert load_object("evaluator.extensions:Lazy.places").func
 
 
-def test_a_table_loads_what_is_asked_for(tmp_path, monkeypatch):
+def test_a_table_loads_on_first_use(tmp_path, monkeypatch):
     (tmp_path / "wanted_module.py").write_text("VALUE = 3\n")
     (tmp_path / "unwanted_module.py").write_text("raise RuntimeError\n")
     monkeypatch.syspath_prepend(tmp_path)

@@ -1,4 +1,4 @@
-"""The limits of one exchange over HTTP hold whoever sends it: a session, a session through a proxy, or the adapter."""
+"""The limits of one exchange over HTTP hold for every sender: a session, a session through a proxy, or the adapter."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def drip(handler, _seen):
         time.sleep(0.05)
 
 
-def test_one_byte_more_than_allowed_says_that_there_was_more(receiver):
+def test_one_byte_more_than_allowed_shows_that_there_was_more(receiver):
     for size, read in ((LARGEST - 1, LARGEST - 1), (LARGEST, LARGEST), (LARGEST + 500, LARGEST + 1)):
         receiver.answers = [reply(200, b"x" * size)]
         assert len(get(receiver.url).content) == read
@@ -68,7 +68,7 @@ def test_an_address_that_refuses_gives_way_to_the_next(receiver, monkeypatch):
     assert receiver.requests[0].headers["host"] == f"name.example:{receiver.port}"
 
 
-def test_nothing_was_sent_where_nobody_listens():
+def test_nothing_was_sent_to_a_closed_port():
     with pytest.raises(ExchangeError, match="refused") as raised:
         get(f"http://127.0.0.1:{free_port()}/")
     assert not raised.value.reached
@@ -78,7 +78,7 @@ def test_nothing_was_sent_where_nobody_listens():
 
 
 def test_the_time_holds_through_a_proxy(receiver, monkeypatch):
-    """The receiver stands for the proxy: it is sent the whole address."""
+    """The receiver is the proxy: it is sent the whole address."""
     monkeypatch.setenv("HTTP_PROXY", receiver.url)
     source = Prometheus(PrometheusSource(url="http://prometheus.invalid:9090", selectors=ARMS, timeout=0.5))
     receiver.answers = [drip]

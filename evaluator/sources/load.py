@@ -1,4 +1,4 @@
-"""Run Locust against all arms of a release at once, in processes of its own. Locust itself is never imported here."""
+"""Run Locust against all arms of a release at once, in separate processes. Locust itself is never imported here."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ STOP_TIMEOUT_S = 10.0
 """Locust gets this long to end in order before it is killed."""
 
 QUIET_S = 30.0
-"""A run that wrote nothing for this long is over, whatever its processes look like."""
+"""A run that wrote nothing for this long is over, even if its processes seem to run."""
 
 RECORDING_NAME = "recording.json"
 
 OVERDUE_S = 60.0
-"""A run that is this much over its time hangs."""
+"""A run that exceeds its time by this much hangs."""
 
 EARLY_S = 1.0
 """A run may end this much before its time and still count as complete: its clock starts just before ours."""
@@ -66,7 +66,7 @@ class LoadPlan:
     header: str = DEFAULT_HEADER
     service: str = ""
     sensitive: bool = False
-    """Nothing of a request is kept beyond its path."""
+    """Only the path of a request is kept."""
     arguments: tuple[str, ...] = ()
     """Further arguments for Locust."""
 
@@ -95,7 +95,7 @@ class RunOutcome:
 
 
 def check_plan(plan: LoadPlan) -> None:
-    """Refuse what cannot work, before anything is stored. Raises UsageError, InputError or LoadError."""
+    """Refuse a plan that cannot work, before anything is stored. Raises UsageError, InputError or LoadError."""
     for name, value in (("users", plan.users), ("spawn rate", plan.spawn_rate), ("run time", plan.run_time_s)):
         if not 0 < value < float("inf"):
             raise UsageError(f"{name} must be more than 0, not {value:g}")
@@ -130,13 +130,13 @@ def _check_locustfile(plan: LoadPlan) -> None:
         if refused:
             raise UsageError(
                 f"Locust refuses its arguments: {why}",
-                hint="what stands after -- goes to Locust: `locust --help` lists it",
+                hint="arguments after -- go to Locust: `locust --help` lists them",
             )
         numbers = re.findall(rf'File ".*{re.escape(plan.locustfile.name)}", line (\d+)', done.stderr)
         where = f"{plan.locustfile}:{numbers[-1]}: " if numbers else ""
-        raise InputError(f"{where}locustfile '{plan.locustfile}' does not import: {reason}")
+        raise InputError(f"{where}locustfile '{plan.locustfile}' cannot be imported: {reason}")
     if len(done.stdout.strip().splitlines()) <= 1:
-        raise InputError(f"locustfile '{plan.locustfile}' has no user class", hint="Locust needs a class of users")
+        raise InputError(f"locustfile '{plan.locustfile}' has no user class", hint="write a class of users into it")
 
 
 def _last_line(lines: Iterable[str]) -> str:
@@ -203,9 +203,9 @@ def run_locust(
     on_line: Callable[[str], None] = lambda _: None,
     why_stop: Callable[[], str] = lambda: "",
 ) -> RunOutcome:
-    """Run one load test to its end and say how it went; an interrupt ends it early and is reported, not raised.
+    """Run one load test to its end and return how it went; an interrupt ends it early and is reported, not raised.
 
-    `on_line` is given each line of Locust's log as it comes. As soon as `why_stop` gives a reason, the load is ended in
+    `on_line` is called with each line of Locust's log. As soon as `why_stop` returns a reason, the load is ended in
     order, and on purpose. Raises LoadError where no process can be started.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -236,7 +236,7 @@ def run_locust(
             for line in log:
                 text = line.rstrip()
                 if plan.sensitive and not line.startswith(STOP_MARK):
-                    # All but the kind of an exception may quote what was sent or answered.
+                    # Everything except the kind of an exception may quote a request or its answer.
                     kind = _EXCEPTION.match(line)
                     text = kind[0] if kind else ""
                 if text:
@@ -257,7 +257,7 @@ def run_locust(
 
 
 def _find_cause(code: int, lines: Sequence[str], *, ended_on_purpose: bool) -> str:
-    """What ended Locust: the recorder, a signal or an error. How it ends when it was told to says nothing."""
+    """What ended Locust: the recorder, a signal or an error. Its exit code after a stop on purpose does not count."""
     marked = next((line.removeprefix(STOP_MARK) for line in lines if line.startswith(STOP_MARK)), "")
     if marked or ended_on_purpose or code == 0:
         return marked
@@ -279,7 +279,7 @@ def _command(plan: LoadPlan) -> list[str]:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens at."""
+    """A free port of loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -298,7 +298,7 @@ _TROUBLE = re.compile(rf"{_EXCEPTION.pattern}|.*/ERROR/")
 def _wait(
     process: subprocess.Popen[str], folder: Path, deadline: float, why_stop: Callable[[], str]
 ) -> tuple[str, str]:
-    """Wait for the end, and bring it about where it is due: what went wrong, and why it was ended early on purpose."""
+    """Wait for the end, or end the process; returns what went wrong, and why it was ended early on purpose."""
     try:
         while process.poll() is None:
             time.sleep(0.1)
@@ -316,21 +316,21 @@ def _wait(
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """Ask Locust to end in order, then make it."""
+    """Ask Locust to end in order, then kill it."""
     try:
         process.terminate()
         process.wait(timeout=STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         pass
     except KeyboardInterrupt:
-        pass  # asked twice: no more waiting
+        pass  # a second interrupt ends the waiting
     finally:
         _kill_group(process)
         process.wait()
 
 
 def _kill_group(process: subprocess.Popen[str]) -> None:
-    """Let no worker outlive its leader; a worker that is still writing gets the time an orphan gets."""
+    """Kill workers that outlive their leader, after the time that an orphan needs to finish writing."""
     with contextlib.suppress(ProcessLookupError):
         for _ in range(30):
             os.killpg(process.pid, 0)
@@ -349,7 +349,7 @@ def read_outcome(
     stopped_by: str = "",
     ended_early: str = "",
 ) -> RunOutcome:
-    """Tell from what its processes left how a run went. Raises SourceError where that is damaged."""
+    """Find how a run went from the facts that its processes wrote. Raises SourceError where they cannot be read."""
     sidecars = read_worker_facts(folder)
     facts = merge_facts(sidecars, workers_expected=workers_expected)
     leader = next((process for process in sidecars if process.role != "worker"), None)
@@ -379,7 +379,7 @@ def _last_touched(folder: Path) -> datetime:
 
 
 def is_recording(folder: Path) -> bool:
-    """Tell whether any process of a run still works: its process lives, or (on another machine) it wrote just now."""
+    """Whether any process of a run still works: it lives, or (on another machine) the run was written to just now."""
     if time.time() - _last_touched(folder).timestamp() > QUIET_S:
         return False
     sidecars = read_worker_facts(folder)
@@ -392,7 +392,7 @@ def is_recording(folder: Path) -> bool:
 
 
 def is_parent_alive(folder: Path) -> bool:
-    """Tell whether the process that made a run still works; of one on another machine it cannot be seen: it may."""
+    """Whether the process that started a run still works; one on another machine is assumed to."""
     recording_path = folder / RECORDING_NAME
     recording = Recording.read(recording_path) if recording_path.exists() else None
     if recording is None or recording.parent_pid is None:
@@ -401,14 +401,14 @@ def is_parent_alive(folder: Path) -> bool:
 
 
 def is_alive(pid: int) -> bool:
-    """Tell whether a process on this machine still runs."""
+    """Whether a process on this machine still runs."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
-    try:  # ended and not collected yet: in a container without init that never happens
+    try:  # a zombie has ended, but is not collected yet: in a container without init that never happens
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return True

@@ -1,4 +1,4 @@
-"""Files of outcomes: which column is the unit, which the arm, and what is compared. Told by name unless it is said."""
+"""Files of outcomes: the columns of unit, arm, outcomes and covariates, from options or else from their names."""
 
 from __future__ import annotations
 
@@ -74,38 +74,40 @@ def plan_outcomes(
 
 
 def _check_compressed(path: Path) -> None:
-    """Read a compressed file to its end, checksum included: what is cut off or damaged would else be read in part."""
+    """Read a compressed file to its end and check it; otherwise a damaged file would be read in part."""
     try:
         with open_bytes(path) as file:
             while file.read(_CHUNK):
                 pass
     except (EOFError, zlib.error, OSError) as error:
-        raise InputError(f"{path} is damaged or no gzip file: {error}", hint="copy or export the file again") from error
+        raise InputError(
+            f"{path} is damaged or not a gzip file: {error}", hint="copy or export the file again"
+        ) from error
 
 
 def _read_header(path: Path) -> tuple[tuple[str, ...], str]:
-    """Read the first line of a CSV file: its columns and what is between them."""
+    """Read the first line of a CSV file: its columns and their delimiter."""
     try:
         with open_text(path) as file:
             top = file.readline(1_000_000)
     except (UnicodeDecodeError, OSError) as error:
         why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error
-        raise InputError(f"{path} cannot be read as text: {why}", hint="outcomes are UTF-8 CSV or Parquet") from error
+        raise InputError(f"{path} cannot be read as text: {why}", hint="give UTF-8 CSV or Parquet") from error
     delimiter = find_delimiter(top)
     try:
         header = tuple(name.strip() for name in next(csv.reader([top], delimiter=delimiter), []))
     except csv.Error as error:
         raise InputError(
-            f"{path}:1: the header line cannot be read: {error}", hint="outcomes are CSV with column names, or Parquet"
+            f"{path}:1: the header line cannot be read: {error}", hint="give CSV with column names, or Parquet"
         ) from error
     if not top.strip() or "\0" in top:
-        raise InputError(f"{path} has no header line", hint="outcomes are CSV with column names, or Parquet")
+        raise InputError(f"{path} has no header line", hint="give CSV with column names, or Parquet")
     refuse_twice(path, header)
     return header, delimiter
 
 
 def _choose(option_value: str, usual: Sequence[str], columns: dict[str, SourceColumn], option: str, what: str) -> str:
-    """Find one column: what was said, or the first usual name that is there."""
+    """Find one column: the one of the option, or the first usual name in the file."""
     if option_value:
         if option_value not in columns:
             raise UnknownName("column in the file", option_value, columns)
@@ -114,8 +116,9 @@ def _choose(option_value: str, usual: Sequence[str], columns: dict[str, SourceCo
     usual_column = next((lower[name] for name in usual if name in lower), None)
     if usual_column is None:
         raise InputError(
-            f"no column is clearly {what}; there are {', '.join(columns)[:300]}",
-            hint=f"name it with {option}" + (", or --unit rows where every row is one" if option == "--unit" else ""),
+            f"no column is clearly {what}; the columns are {', '.join(columns)[:300]}",
+            hint=f"name it with {option}"
+            + (", or use --unit rows if each row is a unit" if option == "--unit" else ""),
         )
     return usual_column
 
@@ -139,10 +142,14 @@ def _choose_columns(
         covariates = [c.name for c in numbers if _looks_before(c.name) and c.name not in named]
     names = [*(column.name for column in outcomes), *covariates]
     if not outcomes:
-        raise InputError("no column holds an outcome: there is no other column of numbers", hint="name it: --outcome")
+        raise InputError(
+            "no column holds an outcome: there is no other column of numbers", hint="name one with --outcome"
+        )
     twice = next((name for name in names if names.count(name) > 1 or name in key_columns), None)
     if twice is not None:
-        raise InputError(f"column '{twice}' is asked for in two ways")
+        raise InputError(
+            f"column '{twice}' is used twice", hint="use each column once: unit, arm, outcome or covariate"
+        )
     reserved = next((name for name in names if name == ROWS or name.endswith("?")), None)
     if reserved is not None:
         raise InputError(
@@ -163,5 +170,5 @@ def _parse_outcome(text: str, columns: dict[str, SourceColumn]) -> OutcomeColumn
 
 
 def _looks_before(name: str) -> bool:
-    """Tell whether a name says that the column was measured before the test."""
+    """Whether the name of a column shows that it was measured before the test."""
     return name.lower().startswith(_COVARIATE_MARKS) or name.lower().endswith(_COVARIATE_ENDS)

@@ -1,7 +1,8 @@
-"""What a recorder and its reader agree on beside the segments: the recording it was asked for, and the facts it leaves.
+"""What a recorder and its reader share in addition to segments: the requested recording, and facts of the recorder.
 
-Every process that records leaves `facts-<worker>.json` in the run's folder, replaced atomically every few seconds and
-once more when it ends (`closed`). A sidecar that was never closed tells that its process was killed.
+Every process that records writes a sidecar, `facts-<worker>.json`, in the run's folder. It is replaced atomically every
+few seconds and once more when the process ends (`closed`). A sidecar that is not closed shows that the process was
+killed.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ MANIFEST_NAME = "run.json"
 """File in the folder of a run that a recorder started by itself."""
 
 STOP_MARK = "evaluator: stopped: "
-"""Start of the line on stderr that says why a recorder ended the run; a full disk leaves no room elsewhere."""
+"""Start of the line on stderr with the reason why a recorder ended the run; a full disk leaves no other place."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """Where a run's requests go and what they are called. With `arms`, users are made for every arm."""
+    """Where a run's requests are written, and under which names. With `arms`, users are made for every arm."""
 
     run: str
     release: str
@@ -41,11 +42,11 @@ class Recording:
     header: str = DEFAULT_HEADER
     arms: tuple[Arm, ...] = ()
     parent_pid: int | None = None
-    """The process without which the load makes no sense; when it is gone, the load stops."""
+    """The process that started the load; when it ends, the load stops."""
     parent_host: str = ""
     """The machine of that process."""
     sensitive: bool = False
-    """Nothing of a request is kept beyond its path."""
+    """Only the path of a request is kept."""
 
     def write(self, path: Path) -> None:
         """Write it as JSON for the processes of the run."""
@@ -62,7 +63,7 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class RunManifest:
-    """What a recorder that nobody registered says of its run, so that it can be registered later."""
+    """The run of a recorder that started by itself, written so that it can be registered later."""
 
     run: str
     release: str
@@ -72,7 +73,7 @@ class RunManifest:
     fingerprint: dict[str, Any]
 
     def write(self, folder: Path) -> None:
-        """Leave it in the run's folder. Raises OSError."""
+        """Write it into the run's folder. Raises OSError."""
         (folder / MANIFEST_NAME).write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
 
     @classmethod
@@ -86,7 +87,7 @@ class RunManifest:
 
 @dataclass(slots=True)
 class WorkerFacts:
-    """What one process of a run knows of itself (a master: of the run). Times are epoch seconds."""
+    """Facts that one process records about itself (a master: about the run). Times are epoch seconds."""
 
     worker: str
     role: Literal["local", "worker", "master"]
@@ -95,9 +96,9 @@ class WorkerFacts:
     rows: int = 0
     counted: int | None = None
     read: dict[str, int] = field(default_factory=dict)
-    """Requests of each arm that Locust told of, and of those it did not, the ones left out."""
+    """Requests of each arm that Locust reported, and unreported ones that are left out."""
     left_out: tuple[LeftOut, ...] = ()
-    """Those among them that are no rows."""
+    """Those of `read` that are no rows."""
     in_flight: tuple[InFlight, ...] = ()
     started: float | None = None
     users_stopped: float | None = None
@@ -111,7 +112,7 @@ class WorkerFacts:
     clock_offset_s: float | None = None
     pacing: Literal["closed", "open"] | None = None
     shaped: bool = False
-    """A load shape decides on users and end; the run time given means nothing."""
+    """A load shape decides on users and end; the given run time has no effect."""
     workers_expected: int | None = None
     workers_seen: int | None = None
     orphaned: bool = False
@@ -128,7 +129,7 @@ class WorkerFacts:
 
 
 def read_worker_facts(folder: Path) -> tuple[WorkerFacts, ...]:
-    """Read all sidecars of a run; one that is damaged, as a machine may leave it that loses power, knows nothing.
+    """Read all sidecars of a run; a damaged one (after a power failure) gives a process without facts.
 
     Raises SourceError for one that cannot be read at all.
     """
@@ -143,16 +144,16 @@ def read_worker_facts(folder: Path) -> tuple[WorkerFacts, ...]:
             raise SourceError(f"{path} cannot be read: {error}") from error
         except (ValueError, TypeError, KeyError, AttributeError):
             worker = path.stem.removeprefix("facts-")
-            facts = WorkerFacts(worker=worker, role="worker", stopped_by=f"what {path.name} said is damaged")
+            facts = WorkerFacts(worker=worker, role="worker", stopped_by=f"{path.name} is damaged")
         sidecars.append(facts)
     return tuple(sidecars)
 
 
 def merge_facts(sidecars: Iterable[WorkerFacts], *, workers_expected: int | None = None) -> RunFacts:
-    """Sum up the processes of one run. What no process knew stays unknown.
+    """Sum up the processes of one run. Facts that no process has stay unknown.
 
-    `read` is told only where every process has ended in order: one that was killed has written requests that it did
-    not count any more. The users were told to stop when the last process told them.
+    `read` is given only where every process has ended in order, because a killed one has written requests that it did
+    not count. `users_stopped` is the time when the last process told its users to stop.
     """
     workers = tuple(sidecars)
     recorders = [sidecar for sidecar in workers if sidecar.role != "master"]
@@ -193,7 +194,7 @@ def _highest(values: Iterable[float | None]) -> float | None:
 
 
 def new_run_id() -> str:
-    """Make an id that sorts by time and that nobody else makes."""
+    """Make a unique id that sorts by time."""
     return f"{datetime.now(tz=UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
 
 

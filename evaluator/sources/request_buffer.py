@@ -20,7 +20,7 @@ ARM_KEYS = frozenset({"arm", "instance", "release"})
 """Keys of a request's context that have columns of their own."""
 
 UNASSIGNED = "unassigned"
-"""Arm of a request that says nothing of its arm."""
+"""Arm of a request that names none."""
 
 EXCEPTION_CHARS = 500
 """Text of an exception is cut here."""
@@ -28,10 +28,10 @@ EXCEPTION_CHARS = 500
 NO_TIME = "no usable response time"
 
 EARLIEST_S, LATEST_S = 3600.0, 60.0
-"""A start this much before (after) the time at which its request ended is no start: the end less the time is."""
+"""A start this much (s) before or after the end of its request is wrong: the end minus the time takes its place."""
 
 _LONGEST_MS = 1e12
-"""31 years: the store takes no response time beyond it."""
+"""31 years: the store accepts no longer response time."""
 
 _HIGHEST_STATUS = 32767
 _HIGHEST_SIZE = 2**63 - 1
@@ -42,15 +42,15 @@ _NUMBERS = {float, int}
 
 
 class RequestBuffer:
-    """Columns of requests. `listen()` gives the function that Locust's `request` event calls; `take()` empties them.
+    """Columns of requests. `listen()` returns the function that Locust's `request` event calls; `take()` empties them.
 
-    `sensitive`: nothing is kept of a request but its path without what follows `?`, and of an exception its kind.
-    `arm` is the arm of requests whose context names none. The instance is the context's, else the response's header
-    `header`, else the arm stands for its only instance.
+    `sensitive`: only the path of a request before `?` is kept, and only the kind of an exception. `arm` is the arm of
+    requests whose context names none. The instance is the context's, else the response's header `header`, else the name
+    of the arm, as its only instance.
 
-    The listener appends to a list of plain values and nothing else: no object per request is left behind for the
-    garbage collector, and nothing that belongs to the response is kept alive. It takes whatever a client sends: what is
-    of an odd type is cleaned in `take`, and a request that cannot be a row is counted in `left_out`.
+    The listener appends to a list of plain values and nothing else: it leaves no object per request to the garbage
+    collector, and keeps no part of the response alive. It accepts any value of a client: values of a wrong type are
+    cleaned in `take`, and a request that cannot be a row is counted in `left_out`.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class RequestBuffer:
     ) -> None:
         self.header, self.arm, self.sensitive, self.clock = header, arm, sensitive, clock
         self._values: list[Any] = []
-        """What was said of one request after another, `_COLUMNS` values each."""
+        """The values of one request after another, `_COLUMNS` each."""
         self.read: Counter[str] = Counter()
         """Requests of each arm that were taken out or left out."""
         self._left_out: Counter[tuple[str, LeftOutKind, str, bool]] = Counter()
@@ -105,7 +105,7 @@ class RequestBuffer:
             context: Any = None,
             exception: Any = None,
             start_time: Any = None,
-            url: Any = None,  # noqa: ARG001 - Locust's clients say it, and a dict for it would cost as much as the rest
+            url: Any = None,  # noqa: ARG001 - Locust's clients pass it, and a dict for it would cost as much as the rest
             **_: Any,
         ) -> None:
             status, instance, start = None, None, start_time
@@ -118,9 +118,9 @@ class RequestBuffer:
                 else:
                     headers = getattr(response, "headers", None)
                     instance = headers.get(header) if headers else None
-            except Exception:  # noqa: BLE001 - a client's objects may do anything; the request counts all the same
+            except Exception:  # noqa: BLE001 - a client's objects may do anything; the request still counts
                 instance = None
-            # What says that a request failed is what is there beside None, be it an empty text.
+            # Any exception means that the request failed, even an empty text; only None and False do not.
             failure = None if exception is None or exception is False else describe(exception)
             values = request_type, name, response_time, response_length, start, status, failure, context, instance
             keep(values)
@@ -128,13 +128,13 @@ class RequestBuffer:
         return record
 
     def clear(self) -> None:
-        """Forget what waits."""
+        """Drop the requests that wait."""
         self._values.clear()
 
     def take(self, constants: Mapping[str, str], users: Mapping[str, int]) -> pa.Table:
         """Take everything out as a table; `constants` are run, service and worker, `users` the users of each arm.
 
-        A failed request without a usable time is a row with the time 0; another one without is left out.
+        A failed request without a usable time is a row with the time 0; any other without one is left out.
         """
         columns = [self._values[number::_COLUMNS] for number in range(_COLUMNS)]
         self.clear()
@@ -149,7 +149,7 @@ class RequestBuffer:
         times = _numbers(raw_times)
         usable = (times >= 0) & (times <= _LONGEST_MS)  # NaN is neither
         times[~usable] = 0.0
-        # One whose start cannot be has ended within the last second: its start follows from that.
+        # A request with an impossible start has ended within the last second: its start follows from that.
         claimed, now = _numbers(starts), self.clock()
         likely = now - times / 1000
         believable = (claimed > likely - EARLIEST_S) & (claimed < now + LATEST_S)
@@ -193,7 +193,7 @@ class RequestBuffer:
 
 
 def _mapping(context: Any) -> Mapping[str, Any]:
-    """The context of a request; what is none says nothing."""
+    """The context of a request; empty for a value that is no mapping."""
     if type(context) is dict:
         return context
     try:
@@ -215,7 +215,7 @@ def _describe(exception: Any) -> str:
 
 
 def _name(exception: Any) -> str:
-    """The kind of an exception: its text may quote what was sent or answered."""
+    """The kind of an exception, because its text may quote a request or its answer."""
     return type(exception).__name__ if isinstance(exception, BaseException) else "failure"
 
 
@@ -226,7 +226,7 @@ def _paths(names: list[Any]) -> list[str]:
 
 
 def _extras(contexts: list[Mapping[str, Any]]) -> pa.Array | None:
-    """What a locustfile put into the contexts beside what has a column; `None` where it put nothing."""
+    """Keys of the contexts that have no column of their own; `None` where there are none."""
     if ARM_KEYS.issuperset(set().union(*contexts)):
         return None
     pairs = [
@@ -237,7 +237,7 @@ def _extras(contexts: list[Mapping[str, Any]]) -> pa.Array | None:
 
 
 def _integers(values: list[Any], low: int, high: int) -> list[int | None]:
-    """Whole numbers from `low` to `high`, None for anything else; each is looked at once, since few differ."""
+    """Whole numbers from `low` to `high`, None for anything else; each distinct value is checked once."""
 
     def clean(value: Any) -> int | None:
         is_whole = isinstance(value, int) and not isinstance(value, bool)
@@ -261,7 +261,7 @@ def _endpoints(methods: list[Any], names: list[Any]) -> pa.Array:
 
 
 def _enumerate(values: Iterable[Any]) -> tuple[pa.Array, list[Any]]:
-    """Each value as its number in the order of first appearance, and the values. Raises TypeError for a list or so."""
+    """Each value as its number in the order of first appearance, and the values. Raises TypeError for lists."""
     numbers: defaultdict[Any, int] = defaultdict(count().__next__)
     codes = np.fromiter(map(numbers.__getitem__, values), np.int32)
     return pa.array(codes), list(numbers)
@@ -276,25 +276,25 @@ def _encodable(value: Any, otherwise: str | None = None) -> str:
 
 
 def _texts(values: list[Any], otherwise: Callable[[], Iterable[str]]) -> pa.Array:
-    """Values as texts, with what `otherwise` has in its place for one that is None or empty."""
+    """Values as texts; one that is None or empty is replaced by the text of `otherwise` in its place."""
     try:
         codes, distinct = _enumerate(values)
         if set(map(type, distinct)) == {str} and all(distinct):
             return pa.DictionaryArray.from_arrays(codes, pa.array(distinct, pa.string()))
     except (pa.ArrowException, TypeError, UnicodeError):
-        pass  # something odd is among them: looked at one by one
+        pass  # a value is of an odd type: cleaned one by one
     texts = ["" if value is None else _encodable(value) for value in values]
     filled = [text or default for text, default in zip(texts, otherwise(), strict=False)]
     return pa.array(filled, pa.string()).dictionary_encode()
 
 
 def _numbers(values: list[Any]) -> npt.NDArray[np.float64]:
-    """Numbers as they are, and NaN for what is none."""
+    """Numbers, with NaN for any other value."""
     if set(map(type, values)) <= _NUMBERS:
         try:
             return np.array(values, dtype=np.float64)
         except OverflowError:
-            pass  # a whole number beyond all floats: looked at one by one
+            pass  # a whole number beyond all floats: cleaned one by one
     return np.array([_number(value) for value in values], dtype=np.float64)
 
 

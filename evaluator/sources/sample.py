@@ -25,7 +25,7 @@ SCRAPE_S = 1
 
 
 def find_loadtests() -> Path:
-    """Find the load tests: inside an installed package, or beside it in a working tree. Raises SourceError."""
+    """Find the load tests: inside an installed package, or next to it in a working tree. Raises SourceError."""
     package = Path(str(files("evaluator")))
     for folder in (package / "loadtests", package.parent / "loadtests"):
         if (folder / "target.py").is_file():
@@ -37,7 +37,7 @@ def find_loadtests() -> Path:
 def start_arms(
     versions: Sequence[tuple[str, str, str]], *, instances: int, leak_over_s: float, metrics: bool = False
 ) -> Iterator[tuple[Arm, ...]]:
-    """Start `instances` of each (arm, version, regression) on loopback; they end with the block, or with us.
+    """Start `instances` of each (arm, version, regression) on loopback; they end with the block or with this process.
 
     With `metrics` they count their requests for Prometheus.
     """

@@ -1,4 +1,4 @@
-"""The store: the only room that knows DuckDB."""
+"""The store: the only package that uses DuckDB."""
 
 import evaluator.store.library  # noqa: F401 - before whatever else imports DuckDB
 from evaluator.store.base import Stamp, Store, stamp_of

@@ -33,7 +33,7 @@ def _hash(previous: str, number: int, at: datetime, *texts: str) -> str:
 
 
 def read(engine: Engine, release: str | None = None) -> tuple[AuditRow, ...]:
-    """Read the trail, the oldest first; of one release where it is named."""
+    """Read the trail, the oldest first; with `release`, only its rows."""
     rows = engine.execute(
         """SELECT number, happened_at, actor, event, release, intent, text, hash FROM store.audit
         WHERE ? IS NULL OR release = ? ORDER BY number""",

@@ -2,13 +2,13 @@
 
 `Store.data` keeps what was measured: runs with their segments, cells, readings and outcomes, and SQL over them; tables
 groups, runs, segments, names, moments, bin_lists, instance_bin_lists, loads, failure_kinds, outcomes, outcome_moments,
-readings_of and reading_cells. `Store.control` keeps what was decided: releases, verdicts, what was learnt for them,
-promotions and the audit trail; tables releases, verdicts, learnt, intents, approvals, deliveries and audit.
+readings_of and reading_cells. `Store.control` keeps what was decided: releases, verdicts, what calibration learnt for
+them, promotions and the audit trail; tables releases, verdicts, learnt, intents, approvals, deliveries and audit.
 
 Both are in one file for now. No transaction writes to both, and no part reads tables of the other, so that control can
-move to another database. A release that is new is noted before its run lands; what a run says of a known one, after it.
-A process that is killed in between leaves a release without runs, or without what its last run said of its services and
-labels. Queries and exports read a copy of the file, and so both.
+move to another database. A new release is added before its run lands; a known one gets the services and labels of a run
+after it. A process that is killed in between leaves a release without runs, or without the services and labels of its
+last run. Queries and exports read a copy of the file, so they see both parts.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Stamp = tuple[tuple[int, int], ...]
 
 
 def stamp_of(path: Path) -> Stamp:
-    """Time (ns) and size of the files of the store at `path`, without opening it; zeros for one that is not there."""
+    """Time (ns) and size of the files of the store at `path`, without opening it; zeros for a file that is missing."""
     stamps = []
     for file in (path, path.with_name(path.name + ".wal")):
         try:
@@ -80,9 +80,9 @@ class Store:
         return self.file.path
 
     def reading(self) -> AbstractContextManager[None]:
-        """Read several times with one opening of the file, which takes longer than most reads.
+        """Open the file once for several reads, because opening takes longer than most reads.
 
-        Whoever writes waits meanwhile: nothing is computed inside, and nothing can be written.
+        Writers wait meanwhile, so compute nothing inside. Nothing can be written inside.
         """
         return self.file.reading()
 

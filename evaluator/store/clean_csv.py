@@ -1,8 +1,8 @@
-"""A CSV file without a fault becomes a segment in one pass of Arrow's reader, in half of the time that SQL takes.
+"""A CSV file without faults becomes a segment in one pass of Arrow's reader, in half of the time that SQL takes.
 
-Whatever is not plain ends the pass: a value that is not of its kind, a ragged row, a stray quote, a row that would be
-bad. The file is then read by `foreign`, which says what is wrong and where. A value that is taken means the same on
-both ways: texts are put through the SQL of `foreign`, each different one once.
+The first value or row that is not plain ends the pass: a value of the wrong kind, a row with too many or too few
+columns, a stray quote, a bad row. `foreign` then reads the file again, and reports what is wrong and where. A value
+means the same in both ways: texts are evaluated by the SQL of `foreign`, each distinct text once.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _OF_TEXT = frozenset({"text", "true", "false", "status", "filled"})
 
 @dataclass(frozen=True, slots=True)
 class CleanSegment:
-    """What was written."""
+    """What a written segment holds."""
 
     rows: int
     first: datetime
@@ -65,7 +65,7 @@ class CleanSegment:
 
 
 class _NotPlain(Exception):
-    """The file needs the other way."""
+    """The file must be read by `foreign`."""
 
 
 def write_clean_segment(
@@ -73,7 +73,7 @@ def write_clean_segment(
 ) -> CleanSegment | None:
     """Write the rows of a CSV file as a segment at `path`; `None`, and no file, where it is not plain.
 
-    `constants` are run, arm and service; `engine` settles what texts mean. Raises OSError where nothing can be written.
+    `constants` are run, arm and service; `engine` evaluates texts. Raises OSError where nothing can be written.
     """
     kinds = _find_kinds(file)
     if kinds is None:
@@ -99,9 +99,9 @@ _HOW_WRITTEN: Mapping[str, Any] = {
 
 
 def _find_kinds(file: FilePlan) -> dict[str, pa.DataType] | None:
-    """Say as what each column of the file is read; `None` where it cannot be read this way.
+    """Find the type that each column of the file is read as; `None` where the file cannot be read this way.
 
-    Rows that are no requests must be known by the text of one column, and need no name.
+    Rows that are no requests must be summaries that the text of one column identifies.
     """
     layout = file.layout
     if layout.reader != "csv" or layout.rewrite is not None or file.path.endswith(".gz"):
@@ -132,7 +132,7 @@ def _find_kinds(file: FilePlan) -> dict[str, pa.DataType] | None:
 
 
 def _convert(rows: _Rows, kinds: Mapping[str, pa.DataType]) -> Generator[_Piece]:
-    """Convert the pieces of a file in threads, a few ahead of who takes them, and give them in their order."""
+    """Convert the pieces of a file in threads, a few ahead of the consumer, and yield them in order."""
     waiting: deque[Future[_Piece]] = deque()
     with ThreadPoolExecutor(_THREADS) as pool:
         try:
@@ -170,7 +170,7 @@ def _convert_piece(rows: _Rows, kinds: Mapping[str, pa.DataType], text: memoryvi
 
 
 def _split(path: Path) -> Iterator[memoryview]:
-    """Cut a file after line ends that are outside of quotes. Raises _NotPlain where there is none for long."""
+    """Cut a file after line ends that are outside of quotes. Raises _NotPlain where a row is too long."""
     remainder = b""
     with path.open("rb") as opened:
         while piece := opened.read(_PIECE_BYTES):
@@ -185,7 +185,7 @@ def _split(path: Path) -> Iterator[memoryview]:
 
 
 def _find_end(text: bytes) -> int:
-    """Find where the last whole row ends: after it, as many quotes have been closed as opened. 0: nowhere."""
+    """Find the end of the last whole row, where every opened quote is closed; 0 where there is none."""
     end = text.rfind(b"\n") + 1
     if b'"' not in text:
         return end
@@ -205,7 +205,7 @@ class _Piece:
     summaries: int
     failed_summaries: int
     labels: frozenset[str | None] = frozenset()
-    """By which parts of other requests would be known."""
+    """Labels of requests, which identify the parts of other requests."""
     first_us: int | None = None
     last_us: int | None = None
 
@@ -257,7 +257,7 @@ class _Rows:
         rows, summaries = batch.num_rows, rows_read - batch.num_rows
         failed = self._settle(batch, "failed", pa.bool_())
         _demand(failed is not None and failed.null_count == 0)
-        # No row may stand for several requests.
+        # No row may sum up several requests.
         _demand(not layout.count_column or not pc.any(pc.greater(batch[layout.count_column], 1.0)).as_py())
         micros = self._instants(batch)
         endpoints: Any = self._texts(batch, "endpoint")
@@ -310,7 +310,7 @@ class _Rows:
         column = self._columns["response_time_ms"]
         values = batch[column.sources[0]]
         if values.null_count:
-            # A failure may have no time, a success may not.
+            # A failure may have no time, a success must have one.
             _demand(not pc.any(pc.and_not(values.is_null(), failed)).as_py())
             values = values.fill_null(0.0)
         times = values.to_numpy()
@@ -322,7 +322,7 @@ class _Rows:
     # -------------------------------------------------------------- texts
 
     def _texts(self, batch: pa.RecordBatch, target: str) -> pa.DictionaryArray | None:
-        """Join the sources of a text, which must all be there where there are several; `None` without a source."""
+        """Join the sources of a text; where there are several, all must have a value. `None` without a source."""
         if target not in self._columns:
             return None
         names = self._columns[target].sources
@@ -332,13 +332,13 @@ class _Rows:
         return text
 
     def _settle(self, batch: pa.RecordBatch, target: str, kind: pa.DataType) -> pa.Array | None:
-        """Turn texts into what the other way makes of them; `None` where the file has none."""
+        """Evaluate texts as `foreign` does; `None` where the file has no such column."""
         column = self._columns.get(target)
         if column is None:
             return None
         expression = express(self.file, column)
         if column.kind == "filled" and len(column.sources) > 1:
-            # Of the first text only whether it is there counts, and no two need be alike.
+            # It only matters whether the first text is empty, and each one may be different.
             filled = express(self.file, ColumnMap(target, column.sources[:1], column.kind))
             is_text = self._evaluate(batch, column.sources[:1], filled, pa.bool_())
             texts = pa.DictionaryArray.from_arrays(is_text.cast(pa.int32()), pa.array([None, "text"], pa.string()))
@@ -389,7 +389,7 @@ class _Rows:
         return batch.filter(pc.invert(is_summary)), int(pc.sum(failed).as_py() or 0)
 
 
-def _demand(plain: bool) -> None:  # noqa: FBT001 - what is demanded is what is said
+def _demand(plain: bool) -> None:  # noqa: FBT001 - it has no other argument
     if not plain:
         raise _NotPlain
 

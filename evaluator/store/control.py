@@ -1,7 +1,7 @@
 """What was decided: releases, verdicts, what calibration learnt for them, promotions, and the audit trail of all.
 
-Its methods take and return records alone: nothing of their interface is DuckDB's, and none needs a transaction
-together with data. Each that writes is one short transaction with its row in the audit trail.
+Its methods take and return only records: their interface does not depend on DuckDB, and none needs a transaction
+together with data. Each write is one short transaction, including its row in the audit trail.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from evaluator.store.file import StoreFile
 from evaluator.store.locks import exclusive
 
 TABLES = ("releases", "verdicts", "learnt", "intents", "approvals", "deliveries", "audit")
-"""Tables that nothing but control writes."""
+"""Tables that only control writes."""
 
 LATEST_VERDICTS = 50
 """Most releases whose latest verdicts are read at once."""
@@ -51,20 +51,20 @@ _RETRIED_STATES = {IntentState.FAILED: IntentState.APPROVED, IntentState.UNKNOWN
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """What was decided on releases, by whom, and what became of it."""
+    """Decisions on releases, who made them, and their results."""
 
     file: StoreFile
 
     # -------------------------------------------------------------- releases
 
     def add_release(self, release: Release) -> None:
-        """Add a release, or add what is said of its services and labels to what is known."""
+        """Add a release, or add its services and labels to the stored ones."""
         with self.file.opened(write=True) as engine:
             stored = _find_release(engine, release.id)
             if stored is not None:
                 services = {service.name: service for service in stored.services}
                 for new in release.services:
-                    old = services.get(new.name) or services.pop("", new)  # what had no name so far
+                    old = services.get(new.name) or services.pop("", new)  # a service without a name until now
                     services[new.name] = Service(new.name, new.baseline or old.baseline, new.canary or old.canary)
                 labels = {**stored.labels, **release.labels}
                 created_at = stored.created_at or release.created_at
@@ -104,7 +104,7 @@ class Control:
             return _read_release(engine, release_id)
 
     def releases(self) -> tuple[ReleaseSummary, ...]:
-        """List the releases with their latest verdicts, the newest first; what has landed of them only data knows."""
+        """List the releases with their latest verdicts, the newest first; without counts of landed data."""
         with self.file.opened() as engine:
             rows = engine.execute(
                 """SELECT r.id, r.services, r.labels, r.created_at, v.word, v.judged_at, v.mode, coalesce(v.shadow, 0),
@@ -141,9 +141,9 @@ class Control:
         *,
         outcomes: tuple[str, str] = ("", ""),
     ) -> None:
-        """Keep a verdict with its evidence, and the numbers behind its figures where they were asked for.
+        """Store a verdict with its evidence, and the numbers behind its figures where they were requested.
 
-        `outcomes`: the run whose outcomes it looked at, and how that look was paid for; empty where it saw none.
+        `outcomes`: the run whose outcomes it judged, and how that look spent alpha; empty without outcomes.
         Verdicts are never overwritten.
         """
         with self.file.opened(write=True) as engine:
@@ -178,7 +178,7 @@ class Control:
             return _select_verdicts(engine, "ORDER BY number DESC LIMIT ?", LOGGED_VERDICTS)
 
     def figures(self, release_id: str) -> str | None:
-        """Read the numbers (JSON) behind the figures of a release's newest verdict; `None` where nobody asked."""
+        """Read the numbers (JSON) behind the figures of a release's newest verdict; `None` without them."""
         with self.file.opened() as engine:
             _read_release(engine, release_id)
             rows = engine.execute(
@@ -187,9 +187,9 @@ class Control:
         return rows[0][0] if rows else None
 
     def outcome_looks(self, release_id: str) -> Mapping[str, str]:
-        """Read which runs' outcomes the verdicts of a release looked at, in the order in which each was first judged.
+        """Read the runs whose outcomes the verdicts of a release judged, in the order of their first verdicts.
 
-        Returns run → how the first look at it was paid for.
+        Returns run → how the first look at it spent alpha.
         """
         with self.file.opened() as engine:
             rows = engine.execute(
@@ -200,7 +200,7 @@ class Control:
         return dict(rows)
 
     def save_learnt(self, service: str, learnt: Learnt) -> None:
-        """Keep what calibration learnt of a service's instances; the judge uses it from now on."""
+        """Store what calibration learnt of a service's instances; the judge uses it from now on."""
         values = [service, *(getattr(learnt, name) for name in _LEARNT)]
         with self.file.opened(write=True) as engine:
             engine.execute(
@@ -210,7 +210,7 @@ class Control:
             )
 
     def learnt(self, service: str) -> Learnt | None:
-        """Read what calibration learnt of a service's instances; `None` where nothing was kept."""
+        """Read what calibration learnt of a service's instances; `None` where nothing was stored."""
         with self.file.opened() as engine:
             query = f"SELECT {', '.join(_LEARNT)} FROM store.learnt WHERE service = ?"
             rows = engine.execute(query, [service]).fetchall()
@@ -219,11 +219,11 @@ class Control:
     # -------------------------------------------------------------- intents
 
     def request(self, draft: Intent, *, consents: bool = False) -> Intent:
-        """Keep an intent with its key; asked for once more while it stands, the one that is there is returned.
+        """Store an intent with its key; a repeated request returns the intent that is already in effect.
 
-        It is approved at once where it needs no approval, or the only one is the requester's own (`consents`). A hold
-        or a rollback cancels promotions of the release that were not executed yet. A rollback takes back what a worker
-        has begun since it was looked up as well.
+        It is approved at once where it needs no approval, or only the requester's own (`consents`). A hold or a
+        rollback cancels promotions of the release that were not executed yet. A rollback also undoes promotions that a
+        worker has begun since `draft` was made.
         """
         with self.file.opened(write=True) as engine:
             intents.expire(engine, draft.requested_at)
@@ -249,7 +249,7 @@ class Control:
             return intents.read(engine, intent_id)
 
     def intents(self, release: str | None = None) -> tuple[Intent, ...]:
-        """Read the intents, the oldest first; of one release where it is named."""
+        """Read the intents, the oldest first; with `release`, only its intents."""
         with self.file.opened() as engine:
             return intents.select(engine, "WHERE ? IS NULL OR release = ?", [release, release])
 
@@ -266,10 +266,10 @@ class Control:
             if intent.state is not IntentState.REQUESTED:
                 raise UsageError(f"{intent.id} is {intent.state}, so there is nothing to approve")
             if datetime.now(UTC) >= intent.expires_at:
-                raise UsageError(f"{intent.id} has expired", hint="ask for it again")
+                raise UsageError(f"{intent.id} has expired", hint="request it again")
             if intent.distinct and are_same_person(names, (*intent.requester_names, intent.requester)):
                 raise UsageError(
-                    f"{person.name} asked for {intent.id} and cannot approve it too",
+                    f"{person.name} requested {intent.id} and cannot approve it too",
                     hint="another person has to approve it",
                 )
             approvals = intents.read_approvals(engine, intent.id)
@@ -282,12 +282,12 @@ class Control:
             return intents.move(engine, intent, IntentState.APPROVED, "")
 
     def approvals(self, intent_id: str | None = None) -> tuple[Approval, ...]:
-        """Read who approved an intent, or all of them."""
+        """Read the approvals of an intent, or of all."""
         with self.file.opened() as engine:
             return intents.read_approvals(engine, intent_id)
 
     def cancel(self, intent_id: str, actor: str, reason: str) -> Intent:
-        """Take back an intent that was not executed yet. Raises UsageError."""
+        """Cancel an intent that was not executed yet. Raises UsageError."""
         with self.file.opened(write=True) as engine:
             intent = intents.read(engine, intent_id)
             if intent.state not in intents.OPEN:
@@ -295,7 +295,7 @@ class Control:
             return intents.end(engine, intent, IntentState.CANCELLED, actor, reason)
 
     def expire(self, now: datetime) -> None:
-        """Mark what was not executed in time."""
+        """Mark intents that were not executed in time as expired."""
         with self.file.opened() as engine:
             overdue = intents.select(engine, intents.OVERDUE, [*intents.OPEN, now])
         if overdue:
@@ -304,14 +304,15 @@ class Control:
 
     @contextmanager
     def alone(self, targets: Sequence[str], wait_s: float = 0.0) -> Iterator[bool]:
-        """Be the only one that executes intents on any of the targets; tells whether that could be had within `wait_s`.
+        """Lock targets for the execution of intents; yields whether all were locked within `wait_s`.
 
-        The system lets go of a process that was killed: what it had begun can be taken up at once. Raises StoreError.
+        The operating system releases the locks of a process that was killed, so its intents can be continued at once.
+        Raises StoreError.
         """
         folder = self.file.folder / ".promotion"
         deadline = time.monotonic() + wait_s
         with ExitStack() as locks:
-            # In one order for all: two that want each other's would wait for ever.
+            # All processes lock in the same order, so that no two wait for each other.
             for target in sorted(targets):
                 path = folder / f"{hashlib.sha256(target.encode()).hexdigest()[:24]}.lock"
                 try:
@@ -320,7 +321,7 @@ class Control:
                 except OSError as error:
                     raise StoreError(
                         f"{path} cannot be written: {error.strerror}",
-                        hint="intents are executed by whoever may write the store",
+                        hint="execute intents as a user who may write to the store",
                     ) from error
                 if not locks.enter_context(exclusive(path, max(deadline - time.monotonic(), 0.0))):
                     yield False
@@ -328,7 +329,7 @@ class Control:
             yield True
 
     def claim(self, intent: Intent, worker: str) -> bool:
-        """Take an intent for execution as it was seen; one of several that try wins."""
+        """Claim an intent for execution if it is unchanged; of several workers that try, one succeeds."""
         with self.file.opened(write=True) as engine:
             now = intents.read(engine, intent.id)
             if (now.state, now.claimed_by) != (intent.state, intent.claimed_by) or now.state in FINAL_STATES:
@@ -338,10 +339,10 @@ class Control:
             return True
 
     def reopen(self, intent_id: str, actor: str, text: str) -> Intent:
-        """Take up an intent again that failed, or whose outcome is unknown. Raises UsageError.
+        """Reopen an intent that failed, or whose outcome is unknown. Raises UsageError.
 
-        Its hooks that failed are `approved` again, as nothing was done; those that are unknown are `requested`: what
-        comes of them now does not tell what came of them before. What it comes to is announced again.
+        Its failed hooks become `approved` again, because they changed nothing. Its unknown ones become `requested`: the
+        result of the next attempt does not show what the last one did. The end of the intent is announced again.
         """
         with self.file.opened(write=True) as engine:
             intent = intents.read(engine, intent_id)
@@ -355,12 +356,12 @@ class Control:
             return intents.move(engine, intent, IntentState.APPROVED, "")
 
     def settle(self, intent_id: str, state: IntentState, actor: str, text: str) -> None:
-        """Note how an intent ended."""
+        """Store how an intent ended."""
         with self.file.opened(write=True) as engine:
             intents.end(engine, intents.read(engine, intent_id), state, actor, text)
 
     def deliver(self, delivery: Delivery, release: str, actor: str) -> None:
-        """Keep where one hook of an intent stands; its `attempts` are added to those before."""
+        """Store the state of one hook of an intent; its `attempts` are added to the earlier ones."""
         outcome = delivery.outcome
         hook = [delivery.intent, delivery.position, delivery.hook, delivery.attempts]
         details = [delivery.at, delivery.event, delivery.options]
@@ -377,7 +378,7 @@ class Control:
             audit.add(engine, actor, f"hook {outcome.state}", release, delivery.intent, text)
 
     def deliveries(self, intent_id: str | None = None) -> tuple[Delivery, ...]:
-        """Read where the hooks of an intent, or of all, stand."""
+        """Read the states of the hooks of an intent, or of all."""
         with self.file.opened() as engine:
             rows = engine.execute(
                 f"""SELECT {_DELIVERY} FROM store.deliveries
@@ -411,7 +412,7 @@ class Control:
             return audit.add(engine, actor, event, release, intent, text)
 
     def audit(self, release: str | None = None) -> tuple[AuditRow, ...]:
-        """Read the audit trail, the oldest first; of one release where it is named."""
+        """Read the audit trail, the oldest first; with `release`, only its rows."""
         with self.file.opened() as engine:
             return audit.read(engine, release)
 

@@ -1,7 +1,7 @@
 """What was measured: runs with their segments, cells, readings and outcomes, how they land, and SQL over them.
 
-Its tables are those that are not control's (`control.TABLES`). A run is data, although decisions read it: it lands in
-one transaction with its cells and its manifest. Its release is control's, and is there before the run is.
+Its tables are all except those of control (`control.TABLES`). A run is data, although decisions read it: it lands in
+one transaction with its cells and its manifest. Its release belongs to control, and is stored before the run.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from evaluator.store.reading import read_cells
 from evaluator.store.runs import add_run, facts_to_json, read_run, read_runs
 
 COMPACT_AFTER = timedelta(hours=1)
-"""Segments of a running run are merged when the first of them landed so long ago."""
+"""Segments of a running run are merged when the first of them landed this long ago."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +56,9 @@ class StoredData:
     # -------------------------------------------------------------- runs
 
     def register_run(self, release: Release, run: Run, *, bucket_s: int | None = None) -> None:
-        """Note a run before its load starts; its release and group are added where they are new.
+        """Store a run before its load starts; its release and group are added where they are new.
 
-        `bucket_s`: what is summed up together; chosen from the planned duration where it is not given.
+        `bucket_s`: length of a bucket; chosen from the planned duration where it is not given.
         """
         planned_s = (run.planned_end - run.started).total_seconds() if run.planned_end and run.started else None
         prepare_folder(self.file)
@@ -74,7 +74,7 @@ class StoredData:
         facts: RunFacts,
         planned_end: datetime | None = None,
     ) -> None:
-        """Note how a run ended. Raises UnknownName."""
+        """Store how a run ended. Raises UnknownName."""
         with self.file.opened(write=True) as engine:
             read_run(engine, run_id)
             engine.execute(
@@ -84,12 +84,12 @@ class StoredData:
             )
 
     def runs(self, release_id: str) -> tuple[Run, ...]:
-        """Read the runs of a release: groups in the order they were begun, replicates in theirs. Raises UnknownName."""
+        """Read the runs of a release, by the start of their group and by replicate. Raises UnknownName."""
         with self.file.opened() as engine:
             return read_runs(engine, release_id)
 
     def count_landed(self) -> Mapping[str, Mapping[str, Any]]:
-        """Count the groups, runs and rows of each release, and tell when its last run began: fields of ReleaseSummary.
+        """Count groups, runs and rows of each release, and find when its last run began: fields of ReleaseSummary.
 
         Samples of a metrics server do not count as rows.
         """
@@ -108,7 +108,7 @@ class StoredData:
         }
 
     def content_hash(self, run_ids: Sequence[str]) -> str:
-        """Hash what landed in runs ("sha256:…"): the same data give the same hash, wherever and however it landed."""
+        """Hash the data that landed in runs ("sha256:…"): the same data have the same hash in every store."""
         with self.file.opened() as engine:
             rows = engine.execute(
                 """SELECT replicate, sha256 FROM store.segments JOIN store.runs ON runs.id = segments.run
@@ -125,10 +125,10 @@ class StoredData:
         return self.file.run_folder(run.release, run.id)
 
     def land_segments(self, run_id: str) -> Landed:
-        """Roll up the segments of a run that have not landed. Doing it twice, or being killed, changes nothing.
+        """Roll up the segments of a run that have not landed. It can be repeated safely, also after it was killed.
 
-        Segments that cannot be read are quarantined by name. Those of a run that has ended are merged into large files,
-        and those of a running one when they landed an hour ago.
+        Segments that cannot be read are quarantined by name. Those of a run that has ended are merged into large files;
+        those of a running one are merged an hour after they landed.
         """
         with self.file.opened() as engine:
             run, bucket_s = read_run(engine, run_id), read_bucket_s(engine, run_id)
@@ -143,39 +143,39 @@ class StoredData:
         return landed
 
     def keep_answers(self, run: Run, answers: Sequence[Answer], sources: Mapping[str, Any]) -> Landed:
-        """Keep the answers of one poll of a metrics server as a file of the run, and land them.
+        """Store the answers of one poll of a metrics server as a file of the run, and land them.
 
         Answers of later polls begin after the last sample of earlier ones.
         """
-        from evaluator.store.readings import write_answers  # a verdict must not wait for it
+        from evaluator.store.readings import write_answers  # a verdict must not wait for this import
 
         write_answers(self.segment_folder(run), run.id, answers, sources)
         return self.land_readings(run)
 
     def land_readings(self, run: Run) -> Landed:
-        """Sum up the readings of a run that have not landed. Doing it twice, or being killed, changes nothing."""
+        """Sum up the readings of a run that have not landed. It can be repeated safely, also after it was killed."""
         from evaluator.store.readings import land_readings
 
         return land_readings(self.file, run)
 
     def collected_until(self, run: Run) -> datetime | None:
-        """Tell until when the readings of a run have been collected; `None` where there are none."""
+        """The time until which the readings of a run have been collected; `None` where there are none."""
         from evaluator.store.readings import covered_until
 
         return covered_until(self.segment_folder(run))
 
     def land_files(self, release: Release, group: str, plan: LandingPlan, arrange: ArrangeFiles) -> Landed:
-        """Land the files of a plan as the runs of one group; all of them or nothing.
+        """Land the files of a plan as the runs of one group; all of them or none.
 
-        `arrange` tells from the times of the files which of them are of one run. Raises InputError for a file with rows
-        that cannot be used. The same files again change nothing.
+        `arrange` finds from the times of the files which of them form one run. Raises InputError for a file with rows
+        that cannot be used. Landing the same files again changes nothing.
         """
-        from evaluator.store.importing import import_files  # a verdict must not wait for it
+        from evaluator.store.importing import import_files  # a verdict must not wait for this import
 
         return import_files(self.file, self.control, release, group, plan, arrange)
 
     def land_outcomes(self, release: Release, run: Run, plan: OutcomePlan) -> tuple[Landed, OutcomeFacts]:
-        """Land outcomes of units as `run`; the same files read the same way change nothing. Raises InputError."""
+        """Land outcomes of units as `run`; the same files, read in the same way, change nothing. Raises InputError."""
         from evaluator.store.outcomes import import_outcomes
 
         return import_outcomes(self.file, self.control, release, run, plan)
@@ -190,13 +190,13 @@ class StoredData:
     def read_outcomes(
         self, run: Run, *, values: Collection[str] = (), row_values: Collection[str] = ()
     ) -> Outcomes | None:
-        """Read the outcomes of a run, with values of units and rows where they are asked for; `None`: it has none."""
+        """Read the outcomes of a run, with the requested values of units and rows; `None` where it has none."""
         with self.file.reading(), self.file.opened() as engine:
             looks = self.control.outcome_looks(run.release)
             return read_outcomes(engine, run.id, self.segment_folder(run), looks, values=values, row_values=row_values)
 
     def read_readings(self, run: Run) -> ReadingCells | None:
-        """Read the cells of a run's readings; `None`: it has none."""
+        """Read the cells of a run's readings; `None` where it has none."""
         from evaluator.store.readings import read_readings
 
         with self.file.opened() as engine:
@@ -211,7 +211,7 @@ class StoredData:
         return maintenance.compact_run(self.file, run)
 
     def purge(self, release_id: str) -> int:
-        """Delete the request rows of a release and say how many; cells and verdicts stay, so it can be judged again."""
+        """Delete the request rows of a release and return how many; cells and verdicts stay for judging again."""
         self.runs(release_id)
         return maintenance.purge_release(self.file, release_id)
 
@@ -226,7 +226,7 @@ class StoredData:
             return maintenance.run_sql(engine, sql, parameters).to_arrow_table()
 
     def relate(self, sql: str, parameters: Sequence[object] = (), *, release: str | None = None) -> Relation:
-        """Run a query over a copy that lives as long as its relation; with `release` over rows of that one only."""
+        """Run a query over a copy that lives as long as the relation; with `release`, over its rows only."""
         return maintenance.relate(self.file, sql, parameters, release)
 
     def render(self, sql: str, rows: int = 40) -> str:

@@ -1,4 +1,4 @@
-"""DuckDB, held briefly: a private engine for heavy work, and the shared file for as long as one transaction."""
+"""DuckDB: a private engine for heavy work, and the shared file, attached for one transaction."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Engine = duckdb.DuckDBPyConnection
 Relation = duckdb.DuckDBPyRelation
 
 MEMORY_LIMIT = "512MB"
-"""What a private engine may use before it spills; the whole process stays below 0.8 GB."""
+"""Memory that a private engine may use before it spills to disk; the whole process stays below 0.8 GB."""
 
 _STORAGE_VERSION = "v1.5.0"
 _HOLDER = re.compile(r"held in (?P<process>\S+) \(PID (?P<pid>\d+)\)")
@@ -28,9 +28,9 @@ _BUSY = ("Could not set lock", "Unique file handle conflict")
 
 @contextmanager
 def open_engine(*, search: Path | None = None, read: Path | None = None) -> Iterator[Engine]:
-    """Open an engine of one's own: in memory, or read-only on the file `read`; relative files are sought in `search`.
+    """Open a private engine: in memory, or read-only on the file `read`; relative paths are searched in `search`.
 
-    Whatever DuckDB raises inside becomes a StoreError.
+    An error of DuckDB inside becomes a StoreError, or an InputError for a damaged gzip file.
     """
     with tempfile.TemporaryDirectory(prefix="evaluator-") as spill:
         try:
@@ -42,7 +42,7 @@ def open_engine(*, search: Path | None = None, read: Path | None = None) -> Iter
 
 
 def open_shared(path: Path, *, search: Path) -> Engine:
-    """Open an engine on `path`, read-only, that lives as long as anybody refers to it or to its relations."""
+    """Open an engine on `path`, read-only, that lives as long as a reference to it or to one of its relations."""
     try:
         engine: Engine = duckdb.connect(str(path), read_only=True)
         _configure(engine, str(Path(tempfile.gettempdir()) / f"evaluator-spill-{os.getpid()}"), search)
@@ -62,11 +62,11 @@ def _configure(engine: Engine, spill: str, search: Path | None) -> None:
 
 @contextmanager
 def attach(engine: Engine, path: Path, *, write: bool, wait_s: float) -> Iterator[None]:
-    """Attach the file at `path` to `engine` as `store`, waiting for other processes up to `wait_s`; then let go.
+    """Attach the file at `path` to `engine` as `store`, and detach it; wait for other processes up to `wait_s`.
 
-    Raises StoreBusy, naming the process that keeps the file, or StoreError.
+    Raises StoreBusy, which names the process that keeps the file open, or StoreError.
     """
-    # Without its type, DuckDB would take a file that is called .csv or .xlsx for something else.
+    # Without the type, DuckDB would read a file that is called .csv or .xlsx as that format.
     options = "" if write else ", READ_ONLY"
     if write and not path.exists():
         options = f", STORAGE_VERSION '{_STORAGE_VERSION}'"
@@ -86,7 +86,7 @@ def attach(engine: Engine, path: Path, *, write: bool, wait_s: float) -> Iterato
         try:
             engine.execute("DETACH store")
         except duckdb.Error as error:
-            # What was committed is safe in its log, and whoever opens the file next folds it in.
+            # Committed changes are safe in the log; the next opening of the file applies them.
             if _DISK_FULL not in str(error):
                 raise
 
@@ -96,8 +96,8 @@ def _is_busy(error: BaseException) -> bool:
 
 
 def _attach_when_free(engine: Engine, statement: str, path: Path, wait_s: float) -> None:
-    """Try again until the other process lets go of the file. Raises StoreBusy."""
-    # Loaded only where somebody has to wait: it is slower to load than a store is to open.
+    """Retry until the other process closes the file. Raises StoreBusy."""
+    # Imported only to wait: importing it takes longer than opening a store.
     from tenacity import RetryError, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
     retrying = Retrying(
@@ -114,15 +114,22 @@ def _attach_when_free(engine: Engine, statement: str, path: Path, wait_s: float)
         )
         raise StoreBusy(
             f"the store {path} has been kept open by {owner} for more than {wait_s:g} s",
-            hint="close what holds it (a DuckDB shell?) and try again",
+            hint="close the program that has it open, such as a DuckDB shell, and try again",
         ) from error
 
 
 def _not_attached(path: Path, error: duckdb.Error, *, write: bool) -> StoreError:
     text = _first_line(error)
     if "Permission denied" in text or "Read-only file system" in text:
-        hint = "`evaluator verdict --dry-run` and `evaluator releases` only read" if write else "check its permissions"
-        return StoreError(f"the store {path} may not be {'written' if write else 'read'}: permission denied", hint=hint)
+        only_reading = (
+            "; without write permission, use only `evaluator verdict --dry-run` and `evaluator releases`"
+            if write
+            else ""
+        )
+        verb = "written" if write else "read"
+        return StoreError(
+            f"the store {path} cannot be {verb}: permission denied", hint=f"check its permissions{only_reading}"
+        )
     if "not a valid DuckDB database" in text:
         return StoreError(f"{path} is not a store: it is not a DuckDB file", hint="give another path with --store")
     if "version number" in text:
@@ -132,7 +139,7 @@ def _not_attached(path: Path, error: duckdb.Error, *, write: bool) -> StoreError
 
 @contextmanager
 def transaction(engine: Engine) -> Iterator[None]:
-    """Commit what is done inside, or nothing of it."""
+    """Commit all changes of the block, or none."""
     engine.execute("BEGIN TRANSACTION")
     try:
         yield
@@ -146,13 +153,13 @@ def transaction(engine: Engine) -> Iterator[None]:
 def _translate(error: duckdb.Error) -> EvaluatorError:
     text = " ".join(str(error).split())
     file = _FILE.search(text)
-    where = f" {file[1]}" if file else ""
+    name = file[1] if file else "a file"
     if _DISK_FULL in text:
-        return StoreError(f"the disk is full:{where} could not be written", hint="free some space and try again")
+        return StoreError(f"the disk is full: {name} could not be written", hint="free some space and try again")
     if "Permission denied" in text or "Read-only file system" in text:
-        return StoreError(f"permission denied:{where} cannot be opened", hint="check the permissions of the folder")
+        return StoreError(f"permission denied: {name} cannot be opened", hint="check the permissions of the folder")
     if "GZIP stream" in text:
-        return InputError(f"a file is cut short or broken: {_first_line(error)}", hint="fetch it again")
+        return InputError(f"a file is cut short or damaged: {_first_line(error)}", hint="fetch it again")
     return StoreError(f"the data could not be processed: {_first_line(error)}")
 
 

@@ -1,4 +1,4 @@
-"""Columns of a request row, and what is told of a row, as SQL over the columns of a foreign file."""
+"""SQL over the columns of a foreign file: the columns of a request row, and conditions on rows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def column_name(file: FilePlan, source: str) -> str:
 
 
 def express(file: FilePlan, column: ColumnMap) -> str:
-    """Write the expression that makes a column of the request row; NULL where the file does not tell it."""
+    """Write the expression that makes a column of the request row; NULL where the file has no value for it."""
     names = [column_name(file, source) for source in column.sources]
     if column.kind == "instant":
         return _instant(names[0], column.unit)
@@ -77,13 +77,13 @@ def _true(name: str) -> str:
 
 
 def _status(name: str) -> str:
-    """Write the expression for a status of HTTP, which may stand before its words (`200 OK`)."""
+    """Write the expression for a status of HTTP, which may be followed by words (`200 OK`)."""
     pattern = quote(r"^\s*(HTTP/\S+\s+)?(\d{1,5})(\.0*)?(\s.*)?$")
     return f"TRY_CAST(regexp_extract(CAST({name} AS VARCHAR), {pattern}, 2) AS INTEGER)"
 
 
 def _status_fails(name: str) -> str:
-    """Write the expression for failure by status: 0 is no answer, and what is no status of HTTP tells nothing."""
+    """Write the expression for failure by status: 0 is no answer; NULL for a text that is no status of HTTP."""
     status = _status(name)
     return f"(CASE WHEN {status} = 0 OR {status} >= 400 THEN true WHEN {status} >= 100 THEN false END)"
 
@@ -93,7 +93,7 @@ _METHODS = "('GET', 'POST', 'PUT', 'PATCH', 'DELETE', 'HEAD', 'OPTIONS', 'TRACE'
 
 
 def _filled(names: list[str]) -> str:
-    """Write the expression for failure by text, which a status corrects where there is one."""
+    """Write the expression for failure by a text, or by a status where there is one."""
     text = f"coalesce(CAST({names[0]} AS VARCHAR), '')"
     filled = f"({text} <> '' AND lower(trim({text})) NOT IN ({_WORDS_FOR_NOTHING}))"
     if len(names) == 1:
@@ -126,12 +126,12 @@ def _instant(name: str, unit: str) -> str:
 
 
 def is_nothing(name: str) -> str:
-    """Write the condition that a number is not there, in one of the words that tools write for that."""
+    """Write the condition that a number is missing: empty, or a word that tools write for a missing value."""
     return f"coalesce(lower(trim(CAST({name} AS VARCHAR))), '') IN ('', {_WORDS_FOR_NOTHING})"
 
 
 def meet(file: FilePlan, conditions: tuple[Condition, ...]) -> str:
-    """Write that a row meets all of the conditions."""
+    """Write the condition that a row meets all of `conditions`."""
     return " AND ".join(f"coalesce({_test(file, condition)}, false)" for condition in conditions)
 
 

@@ -1,4 +1,4 @@
-"""The DuckDB file of a store and the folder next to it. It is opened for one transaction at a time, and never kept."""
+"""The DuckDB file of a store and the folder next to it. It is opened for one transaction, then closed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from evaluator.segments import data_folder, run_folder
 from evaluator.store.engine import Engine, attach, open_engine, transaction
 
 WAIT_S = 30.0
-"""How long other processes are waited for."""
+"""How long (s) to wait for other processes."""
 
 _READ: ContextVar[Mapping[Path, Engine]] = ContextVar("_READ", default=MappingProxyType({}))
 """Store → the engine that it is attached to for reading, within `StoreFile.reading`."""
@@ -36,7 +36,7 @@ class StoreFile:
     def empty_segment(self) -> Path:
         """Segment without rows that keeps the view `requests` valid before anything was recorded.
 
-        Readers of request rows lock it together; who deletes rows locks it alone.
+        Readers of request rows hold a shared lock on it; deleting rows needs an exclusive one.
         """
         return self.folder / "schema.parquet"
 
@@ -69,7 +69,7 @@ class StoreFile:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Open the file once for all reads inside; whoever writes waits meanwhile."""
+        """Open the file once for all reads inside; writers wait meanwhile."""
         if self.path in _READ.get():
             yield
             return

@@ -1,4 +1,4 @@
-"""Foreign files are read: one query per file gives request rows, with a mark on those that are none."""
+"""Reading of foreign files: one query per file gives request rows, with a mark on rows that are no requests."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from evaluator.store.sub_results import find_sub_results
 from evaluator.textfiles import open_text
 
 GOOD = "import"
-"""Mark of a request. Marks stand in the column `worker`, which foreign files do not have."""
+"""Mark of a request. Marks are in the column `worker`, which foreign files do not have."""
 
 _SEPARATOR = "\x1f"
 _BAD = f"{LeftOutKind.BAD_ROW}{_SEPARATOR}"
 
 
 def split_mark(mark: str) -> tuple[LeftOutKind, str]:
-    """Take a mark of what is no request apart: its kind, and what the row is called."""
+    """Split the mark of a row that is no request into its kind and the name of the row."""
     kind, _, detail = mark.partition(_SEPARATOR)
     return LeftOutKind(kind), detail
 
@@ -35,7 +35,7 @@ def split_mark(mark: str) -> tuple[LeftOutKind, str]:
 def select_rows(file: FilePlan, latest: datetime) -> str:
     """Write the query for all rows of a file; `run`, `arm` and `service` are its parameters.
 
-    Of sensitive requests nothing is kept that may quote what was sent or answered.
+    Texts of sensitive requests that may quote a request or its answer are dropped.
     """
     exprs = _expressions(file)
     exception = "'failure'" if file.sensitive else f"nullif({exprs.get('exception', 'CAST(NULL AS VARCHAR)')}, '')"
@@ -63,12 +63,12 @@ _PATH = "regexp_replace(endpoint, '[?#;].*$', '', 's')"
 
 
 def _expressions(file: FilePlan) -> dict[str, str]:
-    """Target → the expression that makes it of the columns of a file."""
+    """Target → its expression over the columns of a file."""
     return {column.target: express(file, column) for column in file.layout.columns}
 
 
 def _select_required(file: FilePlan, exprs: Mapping[str, str]) -> str:
-    """Write the query that adds the required columns under names of their own to those of the file."""
+    """Write the query that adds the required columns, under their own names, to those of the file."""
     cases = [
         f"WHEN {meet(file, rows.conditions)} THEN {express(file, rows.failed)}"
         for rows in file.layout.others
@@ -83,7 +83,7 @@ def _select_required(file: FilePlan, exprs: Mapping[str, str]) -> str:
 
 
 def _counts(file: FilePlan) -> str:
-    """Write the condition for rows that count: all but those that describe what has a row of its own."""
+    """Write the condition for rows that count: all except those about a request that has its own row."""
     described = [f"NOT ({meet(file, rows.conditions)})" for rows in file.layout.others if rows.kind is None]
     return " AND ".join(described) or "true"
 
@@ -127,7 +127,7 @@ _EARLIEST = "TIMESTAMPTZ '1970-01-01 00:00:00+00'"
 
 
 def _mark_others(file: FilePlan) -> str:
-    """Write the cases of rows that are no requests, with their kind and what each is called."""
+    """Write the cases of rows that are no requests, with their kind and name."""
     cases = []
     for rows in file.layout.others:
         if rows.kind is not None:
@@ -139,7 +139,7 @@ def _mark_others(file: FilePlan) -> str:
 
 
 def _problem(file: FilePlan, exprs: Mapping[str, str], latest: datetime, middle: datetime | None = None) -> str:
-    """Write the expression for what makes a row bad, mostly the name of a target; NULL where it is good."""
+    """Write the expression for the problem of a row, mostly the name of a target; NULL where the row is good."""
     source = {column.target: column_name(file, column.sources[0]) for column in file.layout.columns}
     optional = " ".join(
         f"WHEN {exprs[target]} IS NULL AND nullif(CAST({source[target]} AS VARCHAR), '') IS NOT NULL THEN '{target}'"
@@ -175,15 +175,15 @@ def _instant(time: datetime) -> str:
 # ------------------------------------------------------------------ times far from all others
 
 LONGEST = timedelta(days=366)
-"""A request further than this from the middle of a file has a time that a broken clock or none gave."""
+"""A request further than this from the median time of a file has a wrong time."""
 
 _FIRST_REAL = "TIMESTAMPTZ '2000-01-01 00:00:00+00'"
 
 
 def find_middle(engine: Engine, staged: Path) -> datetime | None:
-    """Tell around which time the requests of a file lie; `None` where all lie within a year.
+    """Find the median time of the requests of a file; `None` where all are within a year.
 
-    Times that count from the start of a test are of 1970: where there are real ones too, those are right.
+    Times that count from the start of a test are in 1970: where there are times since 2000, only these count.
     """
     chosen = "FROM read_parquet(?) WHERE worker = ?"
     first, last = engine.execute(f"SELECT min(ts), max(ts) {chosen}", [str(staged), GOOD]).fetchall()[0]
@@ -196,12 +196,12 @@ def find_middle(engine: Engine, staged: Path) -> datetime | None:
 
 
 def _is_far(middle: datetime) -> str:
-    """Write the condition that a request lies too far from the others."""
+    """Write the condition that a request is too far from the others."""
     return f"ts NOT BETWEEN {_instant(middle - LONGEST)} AND {_instant(middle + LONGEST)}"
 
 
 def mark_strays(middle: datetime | None) -> str:
-    """Write the expression for the mark of a staged row, with those that lie too far from the others."""
+    """Write the expression for the mark of a staged row, including rows that are too far from the others."""
     if middle is None:
         return "worker"
     return f"CASE WHEN worker = '{GOOD}' AND {_is_far(middle)} THEN {quote(_BAD)} ELSE worker END"
@@ -222,10 +222,10 @@ class Rejected:
 
 
 def find_rejected(engine: Engine, file: FilePlan) -> Rejected:
-    """Tell which rows the last reading of a CSV file rejected, and forget them.
+    """Read which rows the last reading of a CSV file rejected, and clear that list.
 
-    A quote that is never closed takes the rows after it along, and they count. Raises InputError where they are too
-    many to be seen.
+    A quote that is never closed swallows the rows after it, which are counted. Raises InputError where they are too
+    many to count.
     """
     if file.layout.reader != "csv":
         return Rejected()
@@ -243,8 +243,8 @@ def find_rejected(engine: Engine, file: FilePlan) -> Rejected:
         if swallows and len(text) >= _SHOWN_OF_LINE:
             line_number = find_line(Path(file.path), file.layout.delimiter, int(line))
             raise InputError(
-                f"{file.path}:{line_number}: {word_rejection(message)}; nothing tells where its row ends",
-                hint="mend the file: with --skip-bad-rows, too, the rows after it could not be read",
+                f"{file.path}:{line_number}: {word_rejection(message)}; the end of its row cannot be found",
+                hint="fix the file: --skip-bad-rows could not read the rows after it either",
             )
         counts[line] = sum(1 for row in text.splitlines() if row.strip()) if swallows else 1
     line, column, message, _, _ = rows[0]
@@ -256,7 +256,7 @@ _SHOWN_OF_LINE = 10_000
 
 
 def word_rejection(message: str) -> str:
-    """Say in our words what DuckDB's CSV reader says of a row that it cannot split."""
+    """Reword the message of DuckDB's CSV reader about a row that it cannot split."""
     counts = re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message)
     if counts:
         expected, actual = (int(number) for number in counts.groups())
@@ -280,10 +280,10 @@ def find_bad_row(
 
 
 def refuse_rows(first: str, all_rows: str) -> InputError:
-    """Say what is wrong with the first bad row, and how many there are where there are several."""
+    """Make the error for bad rows: what is wrong with the first, and `all_rows`, how many there are."""
     total_note = f"; {all_rows} cannot be used" if all_rows else ""
     return InputError(
-        f"{first}{total_note}; nothing was imported", hint="mend the file, or leave such rows out with --skip-bad-rows"
+        f"{first}{total_note}; nothing was imported", hint="fix the file, or leave such rows out with --skip-bad-rows"
     )
 
 
@@ -324,7 +324,7 @@ def _describe_bad_value(engine: Engine, file: FilePlan, latest: datetime, middle
     else:
         position = f"{find_line(Path(file.path), layout.delimiter, int(number) + 1)}"
     if layout.reader == "k6" and not value and problem == "ts":
-        return f"{file.path}:{position}: the line is no point of k6"
+        return f"{file.path}:{position}: the line is not a point of k6"
     in_one_line = value.replace("\r", "\\r").replace("\n", "\\n")
     shown_value = f"the value '{in_one_line[:80]}'" if value.strip() else "no value"
     reason = _give_reason(problem, value, middle)
@@ -335,22 +335,22 @@ def _describe_bad_value(engine: Engine, file: FilePlan, latest: datetime, middle
 
 def _give_reason(problem: str, value: str, middle: datetime | None) -> str:
     if problem == "stray" and middle is not None:
-        return f"a year or more from the times around it, which are of {middle:%Y-%m-%d}"
+        return f"a year or more from the other times of the file, around {middle:%Y-%m-%d}"
     if problem == "failed" and not value.strip():
-        return "and so nothing tells whether the request failed"
+        return "so it is not known whether the request failed"
     if re.fullmatch(r"\s*\d[\d.,' \u00a0]*\s*", value) and re.search(r"[,' \u00a0]", value.strip()):
-        return f"{_REASONS[problem]}: numbers are written with a decimal point and nothing between thousands"
+        return f"{_REASONS[problem]}: write numbers with a decimal point and no separator of thousands"
     return _REASONS[problem]
 
 
 _REASONS = {
     "ts": "not a time from 1970 up to now, as a number or like 2026-11-24 16:00:00",
     "future": "a time in the future",
-    "kind": "and so nothing tells what the row is",
+    "kind": "so it is not known what the row is",
     "count": "so the row sums up several requests; let JMeter send each sample (sample sender mode Standard)",
-    "lines": "which goes over several lines: a quote before it is not closed",
+    "lines": "which has several lines: a quote before it is not closed",
     "endpoint": "not the name of an endpoint",
-    "failed": "which does not tell whether the request failed (true and false, 1 and 0, yes and no, or a status do)",
+    "failed": "which does not show whether the request failed (true and false, 1 and 0, yes and no, or a status do)",
     "response_time_ms": "not a time of 0 to 31 years",
     "response_bytes": "not a number of bytes",
     "user_count": "not a number of users",
@@ -358,7 +358,7 @@ _REASONS = {
 
 
 def find_line(path: Path, delimiter: str, record: int) -> int:
-    """Find the line on which a record begins; a quoted value may span several. The record where that cannot be told."""
+    """Find the line on which a record begins, as quoted values may span lines; `record` where it cannot be found."""
     try:
         with open_text(path, errors="replace") as opened:
             reader = csv.reader(opened, delimiter=delimiter)

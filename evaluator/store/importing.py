@@ -1,4 +1,4 @@
-"""Files of other tools land: each becomes one segment, and all of them one run group in one transaction."""
+"""Landing of files of other tools: each becomes one segment, and all of them one run group, in one transaction."""
 
 from __future__ import annotations
 
@@ -48,22 +48,22 @@ from evaluator.store.sub_results import forget_sub_results
 from evaluator.wording import list_left_out
 
 AHEAD = timedelta(hours=1)
-"""How far the clock of who wrote a file may be ahead of ours."""
+"""How far the clock of the machine that wrote a file may be ahead of ours."""
 
 AHEAD_LOCAL = timedelta(hours=15)
-"""As much for a time of day, which may be local: fourteen hours ahead of UTC at the most, and a clock."""
+"""The same for a time as text, which may be local: up to fourteen hours ahead of UTC, and one for the clock."""
 
 _INSIDE = """ts >= coalesce(CAST($start AS TIMESTAMPTZ), '-infinity'::TIMESTAMPTZ)
     AND ts < coalesce(CAST($end AS TIMESTAMPTZ), 'infinity'::TIMESTAMPTZ)"""
-"""A row lies in a period: from `start` on and before `end`; `None`: without a limit on that side."""
+"""Condition that a row is in the period: from `start` on and before `end`; `None` is no limit on that side."""
 
 _MOST_NAMES = 20
-"""Most names of what is left out of one file; the rest has none."""
+"""Most kinds of left-out rows of one file that are named."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One file that has become a segment: its rows in the period that was asked for, and when they were made."""
+    """One file that has become a segment: its rows in the requested period, and their times."""
 
     run: Run
     file: FilePlan
@@ -73,7 +73,7 @@ class _Part:
     last: datetime
     left_out: tuple[LeftOut, ...] = ()
     outside: LeftOut | None = None
-    """Rows that are still in the segment, and not in the period."""
+    """Rows of the segment that are outside of the period."""
 
 
 def import_files(
@@ -106,7 +106,7 @@ def import_files(
 def _convert(
     engine: Engine, folder: Path, plan: LandingPlan, inspection: Inspection, run: Run, file: FilePlan
 ) -> _Part:
-    """Make a segment of one file: in one pass where nothing is wrong with it, else by SQL, which tells what is."""
+    """Make a segment of one file: in one pass where it has no fault, else by SQL, which finds the fault."""
     path = folder / segment_name(file.arm, file.number)
     staged = path.with_name(path.name + ".tmp")
     unit = next(column.unit for column in file.layout.columns if column.target == "ts")
@@ -131,7 +131,7 @@ def _convert(
 
 @contextmanager
 def _rewritten(file: FilePlan) -> Iterator[FilePlan]:
-    """Rewrite what the engine cannot read, for as long as that takes."""
+    """Rewrite a file that the engine cannot read as Parquet; the copy is deleted at the end."""
     if file.layout.rewrite is None:
         yield file
         return
@@ -156,7 +156,7 @@ def _convert_any(
     *,
     skip: bool,
 ) -> tuple[LeftOut, ...]:
-    """Write the requests of a file as a segment at `path`, by way of `staged`; returns what was left out.
+    """Write the requests of a file as a segment at `path`, through `staged`; returns the rows left out.
 
     Raises InputError where a row is bad, unless such rows are to be skipped, and where there is no request.
     """
@@ -182,12 +182,12 @@ def _convert_any(
     if all(name != foreign.GOOD for name, *_ in rows):
         count = sum(part.rows for part in left_out)
         if not count:
-            text = f"{file.path} has no row of a request"
+            text = f"{file.path} has no request"
         elif {part.kind for part in left_out} == {LeftOutKind.SUMMARY}:
-            text = f"{file.path}: all {count:,} rows sum up transactions: it has no row of a single request"
+            text = f"{file.path} has no single request: all {count:,} rows sum up transactions"
         else:
             text = f"{file.path} has no request that can be used; its {count:,} rows are {list_left_out(left_out)}"
-        hint = file.layout.advice if left_out else "the tool that wrote it has recorded no request"
+        hint = file.layout.advice if left_out else "check that the tool recorded requests"
         raise InputError(text, hint=hint or None)
     if not marked:
         staged.replace(path)
@@ -202,12 +202,12 @@ def _convert_any(
 def _stage(engine: Engine, staged: Path, file: FilePlan, constants: Mapping[str, str], latest: datetime) -> FilePlan:
     """Write all rows of a file with their marks; returns the file as it was read.
 
-    What DuckDB says of a file that it cannot read becomes an InputError; what it says of `staged` does not.
+    An error of DuckDB about the file becomes an InputError; one about `staged` does not.
     """
     try:
         if file.layout.reader == "csv":
             file = forget_sub_results(engine, file)
-        # What belongs to a request is told by the order of the rows.
+        # The order of the rows shows which of them are parts of a request.
         engine.execute(f"SET preserve_insertion_order = {'true' if file.layout.sub_results else 'false'}")
         engine.execute(
             f"COPY ({foreign.select_rows(file, latest)}) TO {quote(staged)} (FORMAT parquet)", dict(constants)
@@ -218,7 +218,7 @@ def _stage(engine: Engine, staged: Path, file: FilePlan, constants: Mapping[str,
             raise
         if isinstance(error, duckdb.OutOfMemoryException) or str(staged) in str(error):
             raise
-        hint = "fetch it again" if file.path.endswith(".gz") else "write it anew with the tool that it is from"
+        hint = "fetch it again" if file.path.endswith(".gz") else "write it again with the tool that made it"
         raise InputError(f"{file.path} cannot be read: {foreign.word_rejection(str(error))}", hint=hint) from error
     return file
 
@@ -227,11 +227,11 @@ def _stage(engine: Engine, staged: Path, file: FilePlan, constants: Mapping[str,
 
 
 def _time_file(engine: Engine, part: _Part, plan: LandingPlan) -> FileTimes:
-    """Tell when the requests of a file were made; its pauses only where they matter."""
+    """Find when the requests of a file were made, and its longest pause where that matters."""
     if counts_from_start(part.last) and (plan.start or plan.end):
         raise InputError(
-            f"the times of {part.file.path} count from the start of a test and not from 1970: "
-            "--from and --to cannot choose among them",
+            f"the times of {part.file.path} count from the start of a test, not from 1970, "
+            "so --from and --to cannot select them",
             hint="leave --from and --to out, or cut the file",
         )
     alone = sum(file.arm == part.file.arm for file in plan.files) == 1
@@ -248,7 +248,7 @@ def _time_file(engine: Engine, part: _Part, plan: LandingPlan) -> FileTimes:
 
 
 def _count_period(engine: Engine, plan: LandingPlan, parts: Sequence[_Part]) -> list[_Part]:
-    """Count the rows of each file in the period that was asked for. Raises InputError where an arm has none."""
+    """Count the rows of each file in the requested period. Raises InputError where an arm has none."""
     counted = []
     for part in parts:
         if (plan.start is None or plan.start <= part.first) and (plan.end is None or part.last < plan.end):
@@ -277,7 +277,7 @@ def _count_period(engine: Engine, plan: LandingPlan, parts: Sequence[_Part]) -> 
 
 
 def _make_runs(staged: Run, arranged: FileRuns, filled: Collection[FilePlan]) -> dict[FilePlan, Run]:
-    """Say of which run each file is. A run without a request in the period is none: its files go to the first run."""
+    """Assign a run to each file. Files of a run without requests in the period go to the first run."""
     used = [files for files in arranged.runs if any(file in filled for file in files)]
     unused = [file for files in arranged.runs if files not in used for file in files]
     runs: dict[FilePlan, Run] = {}
@@ -295,7 +295,7 @@ def _make_runs(staged: Run, arranged: FileRuns, filled: Collection[FilePlan]) ->
 
 
 def _move(engine: Engine, folder: Path, plan: LandingPlan, part: _Part, run: Run) -> _Part:
-    """Give a segment the run that it is of, and cut it to the period that was asked for."""
+    """Write the run into the rows of a segment, and cut it to the requested period."""
     path = folder / part.path.name
     if path == part.path and part.outside is None:
         return dataclasses.replace(part, run=run)
@@ -350,7 +350,7 @@ def _write(
 
 
 def _close_run(parts: Sequence[_Part]) -> Run:
-    """Complete a run by what its files say: when it began and ended, what was read and what was left out."""
+    """Complete a run from its files: when it began and ended, which rows were read and left out."""
     run = parts[0].run
     filled = [part for part in parts if part.rows]
     last = max(part.last for part in filled)

@@ -1,7 +1,7 @@
-"""The bytes of files, looked at during their conversion: their hash, whether they are sound, and whether they are new.
+"""Checks of the bytes of files during their conversion: their hash, whether they are sound, and whether they are new.
 
-Sound are quotes that all readers of CSV read alike, and what gzip compressed if it is whole: DuckDB does not compare
-its checksum. It also passes over lines that are longer than its buffer, so these are refused here.
+A file is sound if all readers of CSV read its quotes in the same way, and if its gzip data are complete: DuckDB does
+not compare their checksum. DuckDB also skips lines that are longer than its buffer, so these are refused here.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ from evaluator.store.file import StoreFile
 
 _CHUNK_BYTES = 1 << 20
 _LONGEST_LINE = 16
-"""Chunks without the end of a line, after which a text is given up."""
+"""A text with a line of more chunks than this is refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileBytes:
-    """What the bytes of a file tell."""
+    """What was found in the bytes of a file."""
 
     sha256: str
-    """Hash of what the file says: its bytes, its arm, and how its columns are read."""
+    """Hash of its bytes, its arm, and how its columns are read."""
     content: str
     """Hash of its bytes."""
     has_plain_quotes: bool
-    """Do all readers of CSV read it alike?"""
+    """Do all readers of CSV read its quotes in the same way?"""
 
 
 class Inspection:
-    """Reads files in a thread of its own."""
+    """Reads files in a separate thread."""
 
     def __init__(self, files: Sequence[FilePlan]) -> None:
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(1)
-        self._looks = {file: self._pool.submit(_look, file, self._stop) for file in files}
+        self._results = {file: self._pool.submit(_inspect, file, self._stop) for file in files}
 
     def __enter__(self) -> Self:
         return self
@@ -61,14 +61,14 @@ class Inspection:
     def read(self, file: FilePlan) -> FileBytes:
         """Wait until the file has been read to its end. Raises InputError where it is cut short or damaged."""
         try:
-            return self._looks[file].result()
+            return self._results[file].result()
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise InputError(f"{file.path} is cut short or damaged: {error}", hint="fetch it again") from error
         except OSError as error:
             raise InputError(f"{file.path} cannot be read: {error.strerror}") from error
 
 
-def _look(file: FilePlan, stop: threading.Event) -> FileBytes:
+def _inspect(file: FilePlan, stop: threading.Event) -> FileBytes:
     content, plain = hashlib.sha256(), True
     before, chunk, quotes, endless = b"\n", b"", 0, 0
     packed = file.path.endswith(".gz")
@@ -100,15 +100,15 @@ def _count_endless(file: FilePlan, endless: int, chunk: bytes) -> int:
     if endless == _LONGEST_LINE:
         raise InputError(
             f"{file.path} has a line that is longer than {_LONGEST_LINE * _CHUNK_BYTES >> 20} MB",
-            hint="request files have a line for each request",
+            hint="write each request on a line of its own",
         )
     return endless + 1
 
 
 def are_quotes_plain(text: bytes, delimiter: str, *, opened: bool = False) -> bool:
-    """Tell whether each quote opens a value at its start, closes it at its end, or is one of a pair.
+    """Whether each quote opens a value at its start, closes it at its end, or is one of a pair.
 
-    The first and last byte are neighbours; `opened`: a value was opened before and is not closed yet.
+    The first and last byte only give the neighbours of the others; `opened`: a quote before this text is still open.
     """
     if b'"' not in text[1:-1]:
         return True
@@ -120,11 +120,11 @@ def are_quotes_plain(text: bytes, delimiter: str, *, opened: bool = False) -> bo
     return bool(np.where(opens, edges[codes[at - 1]], edges[codes[at + 1]]).all())
 
 
-# ------------------------------------------------------------------ files that landed before, or say the same
+# ------------------------------------------------------------------ files that landed before, or have the same content
 
 
 def hash_files(plan: LandingPlan, inspection: Inspection) -> dict[FilePlan, str]:
-    """Hash what is taken of each file: what it says, and of which period."""
+    """Hash each file together with the period that is read of it."""
     hashes = {file: inspection.read(file).sha256 for file in plan.files}
     if plan.start is None and plan.end is None:
         return hashes
@@ -133,7 +133,7 @@ def hash_files(plan: LandingPlan, inspection: Inspection) -> dict[FilePlan, str]
 
 
 def find_same(files: Sequence[FilePlan], inspection: Inspection) -> list[str]:
-    """Point out files of several arms that say the same. Raises InputError for two such files of one arm."""
+    """Point out files of several arms with the same content. Raises InputError for two such files of one arm."""
     doubts = []
     by_content: dict[str, FilePlan] = {}
     by_arm: dict[tuple[str, str], FilePlan] = {}
@@ -147,12 +147,12 @@ def find_same(files: Sequence[FilePlan], inspection: Inspection) -> list[str]:
             )
         first = by_content.setdefault(content, file)
         if first.path != file.path:
-            doubts.append(f"{first.path} and {file.path} have the same content, which cannot show a difference")
+            doubts.append(f"{first.path} and {file.path} have the same content, so they cannot show a difference")
     return doubts
 
 
 def find_landed(store: StoreFile, release_id: str, plan: LandingPlan, inspection: Inspection) -> Landed | None:
-    """Find the runs of a release in which the files of a plan have landed; none of them: `None`.
+    """Find the runs of a release in which the files of a plan have landed; `None` where none has landed.
 
     Raises InputError where only some have.
     """
@@ -168,15 +168,15 @@ def find_landed(store: StoreFile, release_id: str, plan: LandingPlan, inspection
     if plan.files_are is None or as_declared[plan.files_are]:
         return landed
     doubt = (
-        f"the files have landed otherwise than as {plan.files_are}; import them under another release id to judge so"
+        f"the files have landed before, not as {plan.files_are}; import them under another release id to change that"
     )
     return dataclasses.replace(landed, doubts=(doubt,))
 
 
 def match_landed(engine: Engine, release_id: str, hashes: Mapping[FilePlan, str]) -> Landed | None:
-    """Tell whether these files have landed as one group, in whatever order and as whatever of runs.
+    """Find these files where they landed as one group, in any order and in any runs.
 
-    None of them: `None`. Raises InputError where some have.
+    `None` where none has landed. Raises InputError where only some have.
     """
     rows = engine.execute(
         """SELECT runs."group", runs.id, sha256, rows FROM store.segments

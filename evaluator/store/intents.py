@@ -106,16 +106,16 @@ def end(engine: Engine, intent: Intent, state: IntentState, actor: str, text: st
 
 
 def expire(engine: Engine, now: datetime) -> None:
-    """Mark what was not executed in time."""
+    """Mark intents that were not executed in time as expired."""
     for intent in select(engine, OVERDUE, [*OPEN, now]):
         text = f"not executed by {intent.expires_at:%Y-%m-%d %H:%M} UTC"
         end(engine, intent, IntentState.EXPIRED, "evaluator", text)
 
 
 def find_standing(engine: Engine, of_release: Sequence[Intent], draft: Intent) -> Intent | None:
-    """Find the same request among those of a release: under way, failed half-way, or done and nothing done since.
+    """Find an intent of the release that requests the same: open, begun, or done and the latest one.
 
-    One that failed after it began is tried again instead, while it may be; before that it does not count any more.
+    A failed one counts only if it began, has not expired and has the same hooks: then it can be tried again.
     """
     live = []
     for intent in of_release:
@@ -143,7 +143,7 @@ def read_overrides(
 ) -> dict[str, Mapping[str, str]]:
     """Hash of a verdict → by whom, when and why a release was promoted against it, the oldest first.
 
-    With `release` those alone that were promoted on the data of that hash, whatever verdict is given on them.
+    With `release`, only its promotions on the data of `data_hash`, against any verdict.
     """
     rows = engine.execute(
         """SELECT i.verdict_hash, i.requester, i.reason, i.requested_at, string_agg(a.person, ', ' ORDER BY a.person)
@@ -157,7 +157,7 @@ def read_overrides(
     return {
         row[0]: {
             "by": row[1],
-            "approved by": row[4] or "nobody else",
+            "approved by": row[4] or "no other person",
             "reason": row[2],
             "at": f"{row[3].astimezone(UTC):%Y-%m-%d %H:%M} UTC",
         }

@@ -1,4 +1,4 @@
-"""Segments land: rolled up in a private engine, then written with their manifest rows in one short transaction."""
+"""Landing of segments: rolled up in a private engine; cells and manifest are then written in one short transaction."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Segment:
 
 
 def read_bucket_s(engine: Engine, run_id: str) -> int:
-    """Read what of a run is summed up together (s)."""
+    """Read the length (s) of a run's buckets."""
     query = """SELECT bucket_s FROM store.runs JOIN store.groups ON groups.id = runs."group" WHERE runs.id = ?"""
     return int(engine.execute(query, [run_id]).fetchall()[0][0])
 
@@ -46,11 +46,11 @@ def hash_file(path: Path) -> str:
 
 
 def land(file: StoreFile, run: Run, bucket_s: int, landed_names: Collection[str]) -> Landed:
-    """Land the segments of a run that are not among `landed_names`. Twice changes nothing."""
+    """Land the segments of a run that are not among `landed_names`. Landing them again changes nothing."""
     folder = file.run_folder(run.release, run.id)
     fresh = [path for path in segment_paths(folder) if path.name not in landed_names]
     landed = Landed(already=len(landed_names), runs=(run.id,))
-    for batch in _batches([segment for path in fresh if (segment := _look_at(path)) is not None]):
+    for batch in _batches([segment for path in fresh if (segment := _inspect(path)) is not None]):
         segments = _land_batch(file, run, bucket_s, batch)
         good = [segment for segment in segments if not segment.problem]
         bad = tuple(segment.path.name for segment in segments if segment.problem)
@@ -75,7 +75,7 @@ def _batches(segments: Sequence[Segment]) -> list[list[Segment]]:
     return batches
 
 
-def _look_at(path: Path) -> Segment | None:
+def _inspect(path: Path) -> Segment | None:
     """Read a segment's footer and hash its bytes; `None` where another process landed and merged it just now."""
     try:
         sha256 = hash_file(path)
@@ -90,9 +90,9 @@ def _look_at(path: Path) -> Segment | None:
 
 
 def _land_batch(file: StoreFile, run: Run, bucket_s: int, segments: list[Segment]) -> list[Segment]:
-    """Land segments with what is wrong with those that cannot be read; leave out what another process was faster with.
+    """Land segments, and note the problem of each that cannot be read; skip those that another process landed first.
 
-    Unreadable ones are renamed, so that they stay for inspection but break no reader of the folder.
+    Unreadable ones are renamed, so that they can be inspected but break no reader of the folder.
     """
     with open_engine() as engine:
         while segments:
@@ -114,7 +114,7 @@ def _land_batch(file: StoreFile, run: Run, bucket_s: int, segments: list[Segment
 
 
 def _roll_up_readable(engine: Engine, file: StoreFile, segments: list[Segment], bucket_s: int) -> list[Segment]:
-    """Roll up what can be read; the segments come back with the problems found."""
+    """Roll up the readable segments; returns all segments, with the problems found."""
     while True:
         good = [segment.path for segment in segments if not segment.problem]
         failure = None
@@ -134,7 +134,7 @@ def _roll_up_readable(engine: Engine, file: StoreFile, segments: list[Segment], 
 
 
 def _find_problem(engine: Engine, path: Path) -> str:
-    """Say why a segment cannot be rolled up; empty where it can."""
+    """Find why a segment cannot be rolled up; empty where it can."""
     try:
         roll_up(engine, [path], 1)
         bad = engine.execute(
@@ -207,7 +207,7 @@ _INSERTS = {
 
 
 def write_cells(engine: Engine, run_id: str, grid_us: int, part: str = "") -> None:
-    """Add the cells just rolled up (into `part`) to the attached store. To be called inside a transaction."""
+    """Add the cells just rolled up (into `part`) to the attached store. Call it inside a transaction."""
     engine.execute(_NAMES.format(part=part))
     code = "SELECT code FROM store.runs WHERE id = ?"
     for table, rows in _INSERTS.items():

@@ -1,7 +1,7 @@
-"""What killed processes leave in the folder of segments, and what a compaction has replaced, is deleted.
+"""Deletes the files that killed processes leave in the folder of segments.
 
-A file goes only when no living process is about to land it (`locks.claimed`) and nobody reads (`locks.shared` on the
-file that every store has): a reader that began before may still look for it under its old name.
+A folder is deleted only when no living process is about to land it (`locks.claimed`) and no process reads request rows
+(`locks.shared` on the file that every store has): a reader that began before may still open its files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _log = logging.getLogger("evaluator")
 
 @contextmanager
 def landing_in(file: StoreFile, folders: Iterable[Path]) -> Iterator[None]:
-    """Make the folders of runs that are about to land; afterwards those go whose run is not in the store.
+    """Make the folders of runs that are about to land; afterwards delete those whose run is not in the store.
 
     Raises StoreError where they cannot be made.
     """
@@ -37,13 +37,13 @@ def landing_in(file: StoreFile, folders: Iterable[Path]) -> Iterator[None]:
         try:
             yield
         finally:
-            with suppress(StoreError):  # the store is in use: the next import settles it
+            with suppress(StoreError):  # the store is in use: the next import does it
                 for claim in claims:
                     _settle(replace(file, wait_s=1.0), claim)
 
 
 def remove_killed(file: StoreFile) -> None:
-    """Remove what imports left that were killed before they landed, and say so in the log."""
+    """Delete the files of imports that were killed before they landed, and log it."""
     for claim in sorted(file.folder.glob(f"*/*/{CLAIM}")):
         with exclusive(claim) as dead:
             size = sum(path.stat().st_size for path in claim.parent.glob("*")) if dead else 0
@@ -52,9 +52,9 @@ def remove_killed(file: StoreFile) -> None:
 
 
 def _settle(file: StoreFile, claim: Path) -> bool:
-    """Let go of a folder that landed, or remove it; tells whether it was removed.
+    """Release the claim on a folder that landed, or delete the folder; returns whether it was deleted.
 
-    It is not removed while somebody reads: then the next import does it.
+    It is not deleted while request rows are being read: the next import does it.
     """
     folder = claim.parent
     with file.opened() as engine:

@@ -1,4 +1,4 @@
-"""DuckDB's library, imported whole: Ctrl-C in the midst of that would abort the process instead of interrupting it."""
+"""Import of DuckDB that Ctrl-C cannot interrupt: a Ctrl-C during it would abort the process."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ __all__: list[str] = []
 
 
 def _import_whole() -> None:
-    """Import it, and let Ctrl-C be heard afterwards: by the main thread, which alone hears it."""
+    """Import it, and deliver a Ctrl-C afterwards; only the main thread receives signals."""
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before is None:
         import duckdb
 
         return
-    heard: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, _frame: heard.append(number))
+    received: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _frame: received.append(number))
     try:
-        import duckdb  # noqa: F401 - that it is there is all that is wanted
+        import duckdb  # noqa: F401 - only the import matters
     finally:
         signal.signal(signal.SIGINT, before)
-    if heard:
+    if received:
         signal.raise_signal(signal.SIGINT)
 
 

@@ -1,4 +1,4 @@
-"""Who is at work on which files. The system keeps these locks, and lets go of those of a process that was killed."""
+"""Locks on files that a process works on. The operating system releases the locks of a process that was killed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STEP_S = 0.02
 
 @contextmanager
 def shared(path: Path) -> Iterator[None]:
-    """Keep others from holding `path` exclusively; wait while one does. Nothing to keep where it is not there."""
+    """Hold a shared lock on `path`; wait while another process holds it exclusively. No file, no lock."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:
@@ -32,7 +32,7 @@ def shared(path: Path) -> Iterator[None]:
 
 @contextmanager
 def exclusive(path: Path, wait_s: float = 0.0) -> Iterator[bool]:
-    """Hold `path` alone; tells whether it could be had within `wait_s`."""
+    """Hold an exclusive lock on `path`; yields whether it was obtained within `wait_s`."""
     try:
         handle = os.open(path, os.O_RDWR)
     except OSError:
@@ -55,9 +55,9 @@ def exclusive(path: Path, wait_s: float = 0.0) -> Iterator[bool]:
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Make a folder and claim it until the block ends; who deletes the file CLAIM then says that its files landed.
+    """Make a folder and claim it until the block ends. Deleting the file CLAIM marks the files of the folder as landed.
 
-    A process that is killed leaves the file without the lock: its folder may be removed. Raises OSError.
+    A process that is killed leaves the file without the lock: its folder may be deleted. Raises OSError.
     """
     handle = _claim(folder)
     try:

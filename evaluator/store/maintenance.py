@@ -1,4 +1,4 @@
-"""What is done to a store besides landing and judging: compact, purge, export, query a snapshot."""
+"""Maintenance of a store: compact, purge, export, query a snapshot."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _WORTH_MERGING = 2
 def compact_run(file: StoreFile, run: Run) -> int:
     """Merge the landed segments of a run into large files; the manifest keeps the original names and hashes.
 
-    The rows change place in one transaction. What was merged before and is still small is merged again. Killed before
-    the transaction, merged files are left over that nobody looks at; killed after it, the small ones are, and they
-    never land again, since the manifest knows their names: both go with the next compaction. Files that a reader may
-    still want stay as long. Returns how many files were merged; none where another process does the same just now.
+    One transaction points the manifest to the merged files. Merged files that are still small are merged again. If the
+    process is killed before the transaction, unused merged files stay; if it is killed after it, the small files stay,
+    and do not land again because the manifest has their names. The next compaction deletes both. Files that a reader
+    may still need stay until it ends. Returns how many files were merged; 0 where another process compacts the run.
     """
     folder = file.run_folder(run.release, run.id)
     lock = folder / _LOCK
@@ -52,9 +52,9 @@ def compact_run(file: StoreFile, run: Run) -> int:
 
 
 def is_compaction_due(folder: Path, places: Mapping[str, tuple[str | None, datetime]], since: datetime | None) -> bool:
-    """Tell whether segments in `folder` wait to be merged, or to be deleted because they were.
+    """Whether segments in `folder` wait to be merged, or merged ones to be deleted.
 
-    `places` are the file and the time of landing of each segment; with `since` those wait that landed before it.
+    `places`: segment → its file and time of landing. With `since`, a merge is due only if one landed before that time.
     """
     elsewhere = {name for name, (file, _) in places.items() if file is not None and f"/{MERGED_FOLDER}/" in file}
     waiting = [at for name, (file, at) in places.items() if file is not None and name not in elsewhere]
@@ -64,7 +64,7 @@ def is_compaction_due(folder: Path, places: Mapping[str, tuple[str | None, datet
 
 
 def _merge_small(file: StoreFile, run_id: str, folder: Path) -> int:
-    """Merge the small files of a run, and note where the rows of each are now; returns how many were merged."""
+    """Merge the small files of a run, and store the new file of each; returns how many were merged."""
     with file.opened() as engine:
         rows = engine.execute(
             "SELECT DISTINCT file FROM store.segments WHERE run = ? AND state = 'landed' ORDER BY file", [run_id]
@@ -95,7 +95,7 @@ def _merge_small(file: StoreFile, run_id: str, folder: Path) -> int:
 
 
 def _remove_replaced(file: StoreFile, run_id: str, folder: Path) -> None:
-    """Delete files of a run whose rows are elsewhere, unless somebody reads."""
+    """Delete files of a run whose rows are in other files, unless request rows are being read."""
     with exclusive(file.empty_segment) as alone:
         if not alone:
             return
@@ -122,9 +122,9 @@ def _delete(paths: Sequence[Path]) -> None:
 
 
 def purge_release(file: StoreFile, release_id: str) -> int:
-    """Delete the request rows of a release that have landed; cells, hashes and verdicts stay. Returns the rows gone.
+    """Delete the landed request rows of a release and return how many; cells, hashes and verdicts stay.
 
-    Raises StoreBusy where somebody reads request rows for too long.
+    Raises StoreBusy where request rows are being read for longer than the wait time.
     """
     with exclusive(file.empty_segment, file.wait_s) as alone:
         if not alone:
@@ -169,7 +169,7 @@ EXPORTED: Mapping[str, str] = {
         FROM bins AS c JOIN runs AS r ON r.code = c.run AND r.release = {release}
         JOIN names AS a ON a.id = c.arm JOIN names AS e ON e.id = c.endpoint""",
 }
-"""File of an export → what is in it."""
+"""File of an export → query for its rows."""
 
 
 def export_release(file: StoreFile, release_id: str, folder: Path) -> tuple[Path, ...]:
@@ -194,7 +194,7 @@ def export_release(file: StoreFile, release_id: str, folder: Path) -> tuple[Path
 
 @contextmanager
 def _copied(file: StoreFile) -> Iterator[Path]:
-    """Copy the store, so that a long query keeps nobody from writing."""
+    """Copy the store, so that a long query does not block writers."""
     with tempfile.TemporaryDirectory(prefix="evaluator-") as folder:
         copy = Path(folder) / file.path.name
         log = file.path.with_name(file.path.name + ".wal")
@@ -210,7 +210,7 @@ def _copied(file: StoreFile) -> Iterator[Path]:
 
 @contextmanager
 def open_snapshot(file: StoreFile) -> Iterator[Engine]:
-    """Open a copy of the store; `requests` reads the segments, which stay as long."""
+    """Open a copy of the store; `requests` reads the segments, which are not deleted meanwhile."""
     with (
         shared(file.empty_segment),
         _copied(file) as copy,
@@ -220,12 +220,13 @@ def open_snapshot(file: StoreFile) -> Iterator[Engine]:
 
 
 def relate(file: StoreFile, sql: str, parameters: Sequence[Any], release: str | None) -> Relation:
-    """Run a query over a copy of the store of its own. The copy lives as long as the relation, and keeps nobody out.
+    """Run a query over a copy of the store. The copy lives as long as the relation, and blocks no other process.
 
     With `release` the views `requests` and `readings` show rows of that release only. Raises UsageError for bad SQL.
     """
     with _copied(file) as copy:
-        # The file goes with its folder, and stays readable for who has it open. Relations keep their connection.
+        # The file is deleted with its folder, but the engine that has it open can still read it. A relation keeps its
+        # connection open.
         engine = open_shared(copy, search=file.path.parent)
     if release is not None:
         [(database,)] = engine.execute("SELECT current_database()").fetchall()
@@ -244,7 +245,7 @@ def run_sql(engine: Engine, sql: str, parameters: Sequence[Any] = ()) -> Relatio
     except duckdb.Error as error:
         raise _bad_sql(error) from error
     if relation is None:
-        raise UsageError("the query has no result", hint="queries read: SELECT, DESCRIBE, SHOW, SUMMARIZE")
+        raise UsageError("the query has no result", hint="use SELECT, DESCRIBE, SHOW or SUMMARIZE")
     return relation
 
 

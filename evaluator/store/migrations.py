@@ -107,7 +107,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE store.deliveries ADD COLUMN options VARCHAR DEFAULT ''",
     ),
     (
-        # Which outcomes a verdict looked at, and how that look was paid for.
+        # Which outcomes a verdict judged, and how that look spent alpha.
         "ALTER TABLE store.verdicts ADD COLUMN outcomes_run VARCHAR DEFAULT ''",
         "ALTER TABLE store.verdicts ADD COLUMN outcomes_paid VARCHAR DEFAULT ''",
     ),
@@ -125,7 +125,7 @@ VIEWS = {"requests": ".parquet", "readings": READINGS_SUFFIX}
 
 
 def read_version(engine: Engine, path: Path) -> int:
-    """Read the schema version of the attached store; 0 where it is empty. Raises StoreError where it is not ours."""
+    """Read the schema version of the attached store; 0 where it is empty. Raises StoreError for another database."""
     tables = engine.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = 'store'").fetchall()
     if not tables:
         return 0
@@ -187,5 +187,5 @@ def prepare_folder(file: StoreFile) -> None:
     except OSError as error:
         raise StoreError(
             f"the store {file.path} cannot be made: {error.strerror} ({error.filename})",
-            hint="give a path in a folder that can be written with --store",
+            hint="with --store, give a path in a folder that you may write to",
         ) from error

@@ -1,4 +1,4 @@
-"""Files of outcomes are read: what their columns hold, and which rows cannot be used, with file, line and column."""
+"""Reading of outcome files: what their columns hold, and which rows cannot be used, with file, line and column."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from evaluator.store.expressions import read_texts
 from evaluator.store.foreign import find_line, refuse_rows, word_rejection
 
 _EACH_ROW = "rows"
-"""Unit of files in which every row is one."""
+"""`unit` of files in which every row is a unit."""
 
 _NULLS = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")
 _NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "U", "FLOAT", "DOUBLE", "DECIMAL")
@@ -52,8 +52,11 @@ def _describe(engine: Engine, plan: OutcomePlan) -> list[tuple[str, str]]:
 def _unreadable(plan: OutcomePlan, error: duckdb.Error) -> InputError:
     text = " ".join(str(error).split())[:300]
     if plan.query:
-        return InputError(f"the query over {plan.paths[0]} cannot be run: {text}", hint="its table is called outcomes")
-    return InputError(f"{plan.paths[0]} cannot be read: {text}", hint="outcomes are CSV or Parquet")
+        return InputError(
+            f"the query over {plan.paths[0]} cannot be run: {text}",
+            hint="in the query, the files are the table `outcomes`",
+        )
+    return InputError(f"{plan.paths[0]} cannot be read: {text}", hint="give CSV or Parquet files")
 
 
 def _typed_source(plan: OutcomePlan) -> str:
@@ -61,7 +64,7 @@ def _typed_source(plan: OutcomePlan) -> str:
     if plan.reader == "parquet":
         table = f"SELECT * FROM read_parquet({quote_all(plan.paths)})"
     else:
-        # A row that cannot be split is told when it is read to land; a query has no such second reading.
+        # A row that cannot be split is reported when the file is read to land; a query is not read a second time.
         lenient = "" if plan.query else ", ignore_errors = true"
         table = f"""SELECT * FROM read_csv({quote_all(plan.paths)}, header = true, delim = {quote(plan.delimiter)},
             quote = '"', escape = '"', nullstr = {quote_all(_NULLS)}{lenient})"""

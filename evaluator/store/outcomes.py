@@ -1,8 +1,8 @@
-"""Outcomes of units land: rows as they are, one row a unit, and their sums, in one transaction; and are read.
+"""Landing and reading of outcomes: the rows, one row a unit, and sums of units, stored in one transaction.
 
-The rows rest as Parquet beside the segments of requests, under a suffix of their own: the view `requests` does not see
-them. What a verdict reads is a few sums an arm, whatever the number of rows; values of units and rows only where a
-metric asked for them.
+Rows and units are Parquet files next to the segments of requests, with another suffix, so the view `requests` skips
+them. A verdict reads a few sums an arm, however many rows there are; it reads values of units and rows only where a
+metric needs them.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ ROWS_FILE, UNITS_FILE = "outcomes.rows", "outcomes.units"
 """Parquet files in the folder of the run."""
 
 _BASELINES = ("baseline", "control", "ctrl", "a", "0", "old", "off", "false")
-"""Names of an arm that stands for the baseline, where none is named."""
+"""Names of an arm that make it the baseline, where none is given."""
 
 _MOST_ARMS = 20
 _LOG_OF_EVENTS = 0.01
-"""From this share of units with several different rows on, equal rows may be events of their own."""
+"""Above this share of units with several different rows, equal rows may be separate events."""
 
 _KEYS = ("unit", "arm", "hash")
 _BATCH_ROWS = 200_000
@@ -74,7 +74,7 @@ def name_variables(columns: Sequence[OutcomeColumn]) -> dict[str, str]:
 def import_outcomes(
     store: StoreFile, control: Control, release: Release, run: Run, plan: OutcomePlan
 ) -> tuple[Landed, OutcomeFacts]:
-    """Land outcomes as `run`; the same files read the same way change nothing. Raises InputError."""
+    """Land outcomes as `run`; the same files, read in the same way, change nothing. Raises InputError."""
     contents = []
     for path in plan.paths:
         try:
@@ -123,7 +123,7 @@ def import_outcomes(
 
 
 def _settle_binary(engine: Engine, plan: OutcomePlan) -> tuple[OutcomeColumn, ...]:
-    """Settle which outcomes are binary: those that were said to be, and those with nothing but 0 and 1."""
+    """Determine which outcomes are binary: those declared binary, and those with only 0 and 1."""
     checks = ", ".join(f"coalesce(bool_and(v{k} IN (0, 1)), false)" for k in range(len(plan.columns)))
     only = engine.execute(f"SELECT {checks} FROM outcome_rows").fetchall()[0]
     return tuple(
@@ -145,7 +145,7 @@ def _order_arms(engine: Engine, plan: OutcomePlan) -> tuple[str, ...]:
     baseline = plan.baseline
     if not baseline:
         usual = ([arm for arm in arms if arm.strip().lower() == name] for name in _BASELINES)
-        baseline = next((alike[0] for alike in usual if len(alike) == 1), "")
+        baseline = next((matching[0] for matching in usual if len(matching) == 1), "")
     if not baseline:
         raise InputError(
             f"none of the arms {', '.join(arms)} of {plan.paths[0]} is clearly the baseline",
@@ -159,7 +159,7 @@ def _order_arms(engine: Engine, plan: OutcomePlan) -> tuple[str, ...]:
 
 
 def _count_by_arm(engine: Engine, baseline: str, count: str, table: str) -> dict[str, int]:
-    """Count something in each arm of a table, under the name that the arm is judged by."""
+    """Evaluate `count` in each arm of a table; the arms have the names that they are judged by."""
     rows = engine.execute(f"SELECT arm, {count} FROM {table} GROUP BY arm ORDER BY arm").fetchall()
     return {BASELINE if arm == baseline else str(arm): int(number) for arm, number in rows}
 
@@ -169,7 +169,7 @@ def _left_out(counts: Mapping[str, int], kind: LeftOutKind) -> tuple[LeftOut, ..
 
 
 def _count_rows(engine: Engine, plan: OutcomePlan, bad: Mapping[str, int], baseline: str) -> OutcomeFacts:
-    """Count the rows of each arm as they were read, those that are skipped among them."""
+    """Count the rows read of each arm, including the skipped ones."""
     skipped = {BASELINE if arm == baseline else arm: count for arm, count in bad.items()}
     read = _count_by_arm(engine, baseline, "count(*)", "outcome_rows")
     for arm, count in skipped.items():
@@ -236,7 +236,7 @@ def _sum_units(engine: Engine, columns: Sequence[OutcomeColumn], facts: OutcomeF
 def _write_files(
     engine: Engine, folder: Path, columns: Sequence[OutcomeColumn], arms: Sequence[str], sha256: str
 ) -> list[Segment]:
-    """Write rows and units as Parquet; covariates that a unit has no value of get the mean of all units."""
+    """Write rows and units as Parquet; a missing value of a covariate becomes the mean of all units."""
     rows = ", ".join(f"v{k} AS {quote_name(column.name)}" for k, column in enumerate(columns))
     means = {
         f"s{k}": f"coalesce(s{k}, (SELECT avg(s{k}) FROM outcome_units), 0)"
@@ -269,7 +269,7 @@ def _write_files(
 def _sum_arms(
     engine: Engine, units: Path, columns: Sequence[OutcomeColumn], arms: Sequence[str]
 ) -> tuple[list[UnitMoments], list[list[float]]]:
-    """Sum the file of units up: moments and skewness of the variables in each arm, in the order of `arms`."""
+    """Sum up the file of units: moments and skewness of the variables in each arm, in the order of `arms`."""
     names = name_variables(columns)
     moments = [moments_of(np.zeros((0, len(names)))) for _ in arms]
     with pq.ParquetFile(units) as file:
@@ -285,7 +285,7 @@ def _sum_arms(
 
 
 def facts_from_json(text: str) -> OutcomeFacts:
-    """Read facts as they were kept. What older stores knew of rows is taken for rows of an arm that is not known."""
+    """Read facts as they were stored. Older stores did not count rows by arm: these become rows of an unknown arm."""
     plain: dict[str, Any] = json.loads(text)
     skipped, rows = plain.pop("skipped_rows", 0), plain.pop("rows", 0)
     plain.setdefault("read", {"": rows + skipped})
@@ -309,8 +309,8 @@ def read_outcomes(
 ) -> Outcomes | None:
     """Read the outcomes of a run; `None` where it has none.
 
-    `looks`: the runs whose outcomes were judged, in that order, and how each look was paid for. `values` and
-    `row_values` name the variables and outcomes whose values are wanted; what was purged, or is not there, is left out.
+    `looks`: run whose outcomes were judged → how that look spent alpha, in the order of judging. `values` and
+    `row_values` name variables and outcomes whose values are read; those purged or unknown are left out.
     """
     stored = engine.execute("SELECT columns, variables, facts FROM store.outcomes WHERE run = ?", [run]).fetchall()
     if not stored:
@@ -340,7 +340,7 @@ def read_outcomes(
 
 
 def _read_looks(engine: Engine, run: str, looks: Mapping[str, str]) -> tuple[OutcomeLook, ...]:
-    """Read what was judged before `run` was first judged."""
+    """Read the outcomes that were judged before `run` was first judged."""
     earlier = list(itertools.takewhile(lambda name: name != run, looks))
     rows = engine.execute(
         """SELECT o.run, o.variables, m.arm, m.n, m.mean, m.products

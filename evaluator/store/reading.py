@@ -1,4 +1,4 @@
-"""Cells are read: copied into numpy arrays with codes of their own, merged where they were landed in parts."""
+"""Reading of cells: copied into numpy arrays with their own codes, and merged where they landed in parts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KEYS = {
     "instance_bin_lists": ("run", "arm", "endpoint", "instance", "block"),
 }
 _SPREAD = {"bin_lists": "bins", "instance_bin_lists": "instance_bins"}
-"""Histograms rest as one row of bins and counts per key; a view of this name spreads them."""
+"""Table of histograms, a row of bins and counts per key → view that has a row per bin."""
 
 
 def read_cells(engine: Engine, run_ids: Sequence[str]) -> Cells:
@@ -83,7 +83,7 @@ def _read_table(engine: Engine, table: str, steps: Mapping[int, int] | None, cod
 
 
 def _read_lists(engine: Engine, query: str) -> _Columns:
-    """Read rows of bins and counts: their keys, and of each row where its bins start and how many there are."""
+    """Read rows of bins and counts: their keys, where the bins of each row start, and how many there are."""
     table = engine.sql(query).to_arrow_table().combine_chunks()
     bins, counts = (_only_chunk(table[name]) for name in ("bins", "counts"))
     keys = [name for name in table.column_names if name not in {"bins", "counts"}]
@@ -115,13 +115,13 @@ def _spread(rows: _Columns) -> _Columns:
     if not np.array_equal(start, np.concatenate(([0], ends[:-1]))[: len(start)]):
         at = np.repeat(start - (ends - length), length) + np.arange(ends[-1])
         columns |= {name: columns[name][at] for name in _FLAT}
-    # By bin, in a time that is linear in the rows; those of one bin stay as they are.
+    # Sorted by bin, in linear time; the rows of one bin keep their order.
     order = np.argsort(columns["bin"].astype(np.int16), kind="stable")
     return {name: column[order] for name, column in columns.items()}
 
 
 def _merging(engine: Engine, table: str, steps: Mapping[int, int], where: str) -> str:
-    """Write the query that adds parts of cells up and widens buckets to the widest of the runs."""
+    """Write the query that adds up parts of cells and widens buckets to the widest of the runs."""
     columns = [row[0] for row in engine.execute(f"DESCRIBE store.{table}").fetchall()]
     step = "CASE run " + " ".join(f"WHEN {run} THEN {step}" for run, step in steps.items()) + " END"
     chosen = [_MERGES.get(column, "sum({column}) AS {column}").format(column=column, step=step) for column in columns]
@@ -157,7 +157,7 @@ def _read_names(engine: Engine, tables: Mapping[str, _Columns]) -> dict[str, tup
 
 
 def _sort(columns: _Columns, keys: Sequence[str]) -> _Columns:
-    """Sort rows by their keys, so that the order of landing leaves no trace."""
+    """Sort rows by their keys, so that the order of landing does not matter."""
     combined = np.zeros(len(columns["run"]), dtype=np.int64)
     for key in keys:
         values = columns[key].astype(np.int64)
@@ -171,7 +171,7 @@ def _sort(columns: _Columns, keys: Sequence[str]) -> _Columns:
 
 
 def _typed(columns: _Columns, *, floats: frozenset[str] = frozenset()) -> dict[str, npt.NDArray[Any]]:
-    """Turn columns into plain numbers, with NaN where there is none: extremes where nothing succeeded."""
+    """Turn columns into plain numbers, with NaN for nulls: extremes of cells without a success."""
     typed = {}
     for name, column in columns.items():
         plain = column

@@ -1,8 +1,8 @@
-"""Readings of a metrics server rest as files beside the segments; their cells are summed up from all of them at once.
+"""Readings of a metrics server are files next to the segments; cells are summed up from all files of a run at once.
 
 A file holds the answers of one poll. It appears under its name only when it is whole, and counts once the manifest
-names it. Cells are made of every file of the run anew, in one transaction with the manifest: an increase is a
-difference of two samples that may lie in two files, and being killed in between changes nothing.
+names it. Each landing makes all cells of the run again, in one transaction with the manifest, because an increase is a
+difference of two samples that may be in two files.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _COLUMNS = ("query", "arm", "instance", "endpoint", "bucket", "part", "le", "n",
 
 def write_answers(folder: Path, run: str, answers: Sequence[Answer], sources: Mapping[str, Any]) -> Path:
     """Write the answers of one poll as the next file of the run's folder. Raises StoreError."""
-    # No two polls of a run begin together, so this names the file for ever.
+    # No two polls of a run begin at the same time, so this name is unique.
     first_ms = int(min((answer.start.timestamp() for answer in answers), default=0.0) * 1000)
     tables = [_series_table(run, answer, series) for answer in answers for series in answer.series]
     metadata = {_ANSWERS: json.dumps([_to_plain(answer) for answer in answers]), _SOURCES: json.dumps(dict(sources))}
@@ -80,14 +80,14 @@ _DESCRIBED = tuple(field.name for field in fields(Answer) if field.name not in (
 
 
 def _to_plain(answer: Answer) -> dict[str, Any]:
-    """Describe all of an answer but its series, for JSON."""
+    """Describe an answer without its series, for JSON."""
     plain = {"query": answer.query.text, "kind": answer.query.kind.value}
     plain |= {name: getattr(answer, name) for name in _DESCRIBED}
     return plain | {"start": answer.start.isoformat(), "end": answer.end.isoformat()}
 
 
 def _from_plain(plain: Mapping[str, Any]) -> Answer:
-    """Make an answer without its series; what earlier versions did not write has its default."""
+    """Make an answer without its series; fields that earlier versions did not write have their defaults."""
     values = {name: plain[name] for name in _DESCRIBED if name in plain}
     values |= {name: tuple(plain.get(name, ())) for name in ("sent", "warnings", "notes")}
     values |= {name: datetime.fromisoformat(plain[name]) for name in ("start", "end")}
@@ -95,7 +95,7 @@ def _from_plain(plain: Mapping[str, Any]) -> Answer:
 
 
 def read_answers(paths: Sequence[Path]) -> tuple[tuple[Answer, ...], dict[str, Any]]:
-    """Read polls back as one answer per query and arm, and what was said of their source. Raises StoreError."""
+    """Read polls back as one answer per query and arm, and the description of their source. Raises StoreError."""
     tables = [_read(path) for path in paths]
     sources: dict[str, Any] = json.loads(tables[-1].schema.metadata[_SOURCES]) if tables else {}
     merged: dict[Key, Answer] = {}
@@ -172,7 +172,7 @@ def _codes(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
 
 
 def land_readings(file: StoreFile, run: Run) -> Landed:
-    """Sum up all readings of a run, and note files that are not in the manifest yet. Twice changes nothing.
+    """Sum up all readings of a run, and add new files to the manifest. Landing them again changes nothing.
 
     Raises StoreError for a file that cannot be read.
     """
@@ -187,8 +187,8 @@ def land_readings(file: StoreFile, run: Run) -> Landed:
         return landed
     if "purged" in stored.values():
         raise StoreError(
-            f"readings of run {run.id} were purged, so that no more can be added to it",
-            hint="collect again: that is a run of its own",
+            f"readings of run {run.id} were purged, so no more can be added to it",
+            hint="collect again, which makes a new run",
         )
     answers, sources = read_answers(paths)
     names = dict.fromkeys(answer.arm for answer in answers)
@@ -252,7 +252,7 @@ def read_readings(engine: Engine, run: str) -> ReadingCells | None:
 
 def _facts_from_plain(plain: dict[str, Any]) -> QueryFacts:
     text, kind = plain["query"]
-    field_names = {field.name for field in fields(QueryFacts)} - {"query"}  # earlier versions kept others
+    field_names = {field.name for field in fields(QueryFacts)} - {"query"}  # earlier versions stored others
     plain = {name: value for name, value in plain.items() if name in field_names}
     texts = {name: tuple(plain.get(name, ())) for name in ("sent", "warnings", "notes")}
     used = tuple((bucket, samples) for bucket, samples in plain.get("used", ()))
@@ -262,7 +262,7 @@ def _facts_from_plain(plain: dict[str, Any]) -> QueryFacts:
 
 
 def covered_until(folder: Path) -> datetime | None:
-    """Tell until when the files in a folder have been collected; `None` where there are none. Raises StoreError."""
+    """The time until which the files in a folder were collected; `None` where there are none. Raises StoreError."""
     paths = _find(folder)
     if not paths:
         return None

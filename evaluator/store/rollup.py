@@ -1,8 +1,8 @@
-"""The roll-up: request rows become cells. The one place where that is said, in portable SQL over Parquet.
+"""The roll-up of request rows into cells, in portable SQL over Parquet. No other module does it.
 
-Rows are read twice: once for the moments of each series (arm, endpoint, instance) and bucket, which also tells the
-series there are, and once to code the successes (series, bucket, bin) as small integers, from which both histograms are
-counted. Text is compared only as often as there are series, not as often as there are rows.
+Rows are read twice: once for the moments of each series (arm, endpoint, instance) and bucket, which also lists the
+series, and once to code the successes (series, bucket, bin) as small integers, from which both histograms are
+counted. Text is compared once a series, not once a row.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from evaluator.records import BLOCK_BUCKETS
 from evaluator.store.engine import Engine, quote_all
 
 HIGHEST_MS = 1e12
-"""Longest time that counts as one.
+"""Longest response time that is accepted.
 
-NaN and infinity are asked for apart: a Parquet file's statistics leave NaN out, and a range alone is answered by them.
+The query tests for NaN and infinity separately: a test of the range alone would be answered by the statistics of the
+Parquet file, which leave NaN out.
 """
 
 _ROWS = """
@@ -87,7 +88,7 @@ WHERE NOT failed
 """
 
 _PACK = 1 << 40
-"""A bin and its count travel as one number, which sorts by bin and costs half of sorting two lists."""
+"""A bin and its count are packed into one number, which sorts by bin and costs half as much as sorting two lists."""
 
 _DIRECT_BITS = 23
 """Keys of up to this many bits (series, bucket, bin) are counted in a plain array, a tenth faster than by hashing.
@@ -124,10 +125,10 @@ FROM request_rows WHERE failed GROUP BY ALL
 """
 
 MOMENTS_STEPS = (_ROWS, _SUMS, _SERIES, _MOMENTS, _LOADS)
-"""What it takes to know the moments of each cell."""
+"""Steps that compute the moments of each cell."""
 
 STEPS = (*MOMENTS_STEPS, _CODED, _BINS, _INSTANCE_BINS, "DROP TABLE coded", _FAILURE_KINDS)
-"""All of the roll-up, in its order."""
+"""All steps of the roll-up, in order."""
 
 
 def roll_up(engine: Engine, paths: Sequence[Path], bucket_s: int, part: str = "", steps: Sequence[str] = STEPS) -> None:
@@ -152,9 +153,9 @@ def count_rows(engine: Engine, part: str = "") -> int:
 
 
 def find_grid_us(engine: Engine, part: str = "") -> int:
-    """Find the largest step (µs) of which all times just rolled up are multiples; 0 where there is no time.
+    """Find the largest step (µs) of which all times just rolled up are multiples; 0 where there are no times.
 
-    Extremes and sums bound it from above at no cost; only where they leave a step above 1 are the rows read again.
+    Extremes and sums give an upper bound at no cost; the rows are read again only where that bound is above 1.
     """
     rows = engine.execute(f"SELECT min_us, max_us, sum_us FROM cells_moments{part} WHERE n > failures").fetchall()
     bound = math.gcd(*(int(value) for row in rows for value in row))

@@ -24,11 +24,11 @@ LEFT JOIN (
 """
 
 _TIMES = ("plateau_start", "users_stopped")
-"""Of RunFacts."""
+"""Fields of RunFacts that are times."""
 
 
 def add_run(engine: Engine, run: Run, bucket_s: int) -> None:
-    """Add a run, and its group with its bucket unless it is there. Raises StoreError where the run's id is taken."""
+    """Add a run, and its group with the bucket length if it is new. Raises StoreError where the run's id is taken."""
     engine.execute(
         """INSERT OR IGNORE INTO store.groups
         SELECT ?, coalesce(max(number), -1) + 1, ?, ?, ? FROM store.groups""",
@@ -46,7 +46,7 @@ def add_run(engine: Engine, run: Run, bucket_s: int) -> None:
 
 
 def read_runs(engine: Engine, release_id: str) -> tuple[Run, ...]:
-    """Read the runs of a release: groups in the order they were begun, replicates in theirs. Raises UnknownName."""
+    """Read the runs of a release, by the start of their group and by replicate. Raises UnknownName."""
     rows = engine.execute(
         f"{_RUNS} WHERE runs.release = ? ORDER BY groups.number, replicate, runs.code", [release_id]
     ).fetchall()
@@ -85,7 +85,7 @@ def _to_run(row: Sequence[Any]) -> Run:
 
 
 def facts_to_json(facts: RunFacts) -> str:
-    """Write facts as they are kept."""
+    """Write facts as the JSON that is stored."""
     plain = dataclasses.asdict(facts)
     for name in _TIMES:
         plain[name] = plain[name].isoformat() if plain[name] else None
@@ -107,5 +107,5 @@ def _facts_from_json(text: str) -> RunFacts:
 
 
 def left_out_from_plain(parts: Iterable[Mapping[str, Any]]) -> tuple[LeftOut, ...]:
-    """Read what was left out from JSON's objects."""
+    """Make LeftOut records of JSON objects."""
     return tuple(LeftOut(**{**part, "kind": LeftOutKind(part["kind"])}) for part in parts)

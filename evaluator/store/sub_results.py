@@ -1,8 +1,8 @@
 """Rows of JMeter's CSV that are part of the request before them: redirects and embedded files (since JMeter 5).
 
-JMeter writes a sample and then what belongs to it, in this order, while rows of other threads may come between. What
-belongs to `Home` is called `Home-0`, `Home-1`, …, unless it had a name before (`logo.png-0`). It counts from 0:
-`Search`, `Search-1` and `Search-2` are three requests.
+JMeter writes a sample and then its parts, in this order; rows of other threads may come between. The parts of `Home`
+are called `Home-0`, `Home-1`, …, or after a name of their own (`logo.png-0`). The numbers start at 0: `Search`,
+`Search-1` and `Search-2` are three requests.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from evaluator.store.expressions import column_name, read_texts
 from evaluator.store.rollup import HIGHEST_MS
 
 FIRST_PART = "-0"
-"""How the label of a request is continued in that of its first part."""
+"""End of the label of a first part, after the label of its request."""
 
 _NUMBERED = r"-\d+$"
 
 _CLOCKS_MS = 5
-"""Two clocks in JMeter may differ by this much: a part may end so much after its parent."""
+"""Two clocks of JMeter may differ by this much, so a part may end this much after its parent."""
 
 
 def forget_sub_results(engine: Engine, file: FilePlan) -> FilePlan:
-    """Spare the search for parts where no label is that of the first part of another."""
+    """Skip the search for parts where no label can be that of a first part."""
     layout = file.layout
     if layout.sub_results is None:
         return file
@@ -41,8 +41,8 @@ def forget_sub_results(engine: Engine, file: FilePlan) -> FilePlan:
 def find_sub_results(file: FilePlan, table: str, ts: str, ms: str, is_transaction: str) -> str:
     """Write the query that adds `is_sub_result` to the rows of a file, and `record`, their number.
 
-    A sample of a thread ends before the next one begins, so a row within the time of one before it is part of it or of
-    a transaction, whose rows are not looked at.
+    A sample of a thread ends before the next one begins. So a row within the time of an earlier row is part of that
+    row, unless the earlier row is a transaction, which is ignored here.
     """
     columns = file.layout.sub_results
     if columns is None:

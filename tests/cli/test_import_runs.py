@@ -146,10 +146,10 @@ def test_overlapping_files_that_are_declared_replicates(folder, call):
     files = split(write_runs(folder))
     code, out, err = call("import", "shop@1", *files, "--files-are", "replicates")
     assert (code, "in 3 runs (as --files-are says)" in out) == (0, True)
-    assert "careful: the files of baseline overlap in time as those of parts of one run do" in err
+    assert "careful: the files of baseline overlap in time, like parts of one run" in err
     code, out, err = call("import", "shop@1", *files, "--files-are", "parts")
     assert (code, "these 6 files have landed already" in out) == (0, True)
-    assert "careful: the files have landed otherwise than as parts; import them under another release id" in err
+    assert "careful: the files have landed before, not as parts; import them under another release id" in err
 
 
 def test_arms_with_other_numbers_of_runs_are_pointed_out(folder, call):

@@ -124,7 +124,7 @@ def test_what_takes_others_waits_for_them(run):
     assert out == "i1 promote cart@1.9.0: requested\n"
     assert f"asked for by {ME}: the verdict is GO" in run("approve")[1]
     code, _, err = run("approve", "i1")
-    assert (code, f"{ME} asked for i1 and cannot approve it too" in err) == (2, True)
+    assert (code, f"{ME} requested i1 and cannot approve it too" in err) == (2, True)
     code, out, _ = run("reject", "i1", "--reason", "not today")
     assert (code, out) == (0, "i1 promote cart@1.9.0: cancelled: not today\n")
     assert run("approve")[1] == "nothing waits\n"

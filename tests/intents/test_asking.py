@@ -75,7 +75,7 @@ def test_two_other_people_where_it_is_sensitive_or_two_are_asked_for(
 ):
     rules = policy(hooks(script, text))
     intent = ask(store, rules, person("bob"), action_request())
-    with pytest.raises(UsageError, match="bob asked for i1 and cannot approve it too"):
+    with pytest.raises(UsageError, match="bob requested i1 and cannot approve it too"):
         approve(store, rules, person("bob"), intent.id)
     assert approve(store, rules, person("cleo"), intent.id).state is IntentState.REQUESTED
     assert approve(store, rules, person("ada"), intent.id).state is IntentState.APPROVED
@@ -243,7 +243,7 @@ def test_actions_have_words_of_their_own():
 def test_one_person_under_two_names_is_one_person(store, policy, person, action_request, script):
     rules = policy(hooks(script, "approvals: {promote: 2}\n").replace("cleo,", "u-7, 'bob@example.org', cleo,"))
     intent = ask(store, rules, person("bob@example.org", "u-7"), action_request())
-    with pytest.raises(UsageError, match="u-7 asked for i1 and cannot approve it too"):
+    with pytest.raises(UsageError, match="u-7 requested i1 and cannot approve it too"):
         approve(store, rules, person("u-7"), intent.id)
     assert approve(store, rules, person("cleo", "u-8"), intent.id).state is IntentState.REQUESTED
     assert approve(store, rules, person("u-8", "group:sre"), intent.id).state is IntentState.REQUESTED

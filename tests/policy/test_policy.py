@@ -208,7 +208,7 @@ MISTAKES = [
     ("instances: {baseline: 0}", 1, "must be at least 1, not '0'"),
     ("instances: {header: 'a b'}", 1, "only characters that are allowed"),
     ("health: {coverage: 110%}", 1, "from 0 to 1"),
-    ("health:\n  sample_ratio: {baseline: 1}", 2, "parts of every arm"),
+    ("health:\n  sample_ratio: {baseline: 1}", 2, "part for every arm"),
     ("health: {sample_ratio: {baseline: 0, canary: 1}}", 1, "above 0"),
     ("service: a\nservices: [{name: b}]", 2, "beside service"),
     ("a: [1,\nb: 2", 2, "expected"),

@@ -2,8 +2,8 @@
 
     python silent.py PORT SILENT_AFTER_S [half]
 
-The moment counts from the first request. With `half` it sends the head of an answer then, and never the body. What asks
-for /late is answered a second later, and what asks for /never is not.
+The moment counts from the first request. With `half` it sends the head of an answer then, and never the body. A request
+for /late is answered a second later, and one for /never is not answered.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Quiet(asyncio.Protocol):
     half = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remember whom to answer."""
+        """Remember the connection to answer on."""
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
 

@@ -1,4 +1,4 @@
-"""What several files of an arm are of runs, told from their times."""
+"""How several files of an arm form runs, found from their times."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -92,7 +92,7 @@ def test_times_from_the_start_of_a_test_make_replicates_in_the_order_given():
         pytest.param([(0, 60), (60, 120), (0, 61), (61, 121)], id="rotated-workers"),
     ],
 )
-def test_files_that_go_on_without_a_break_are_parts_in_whatever_order(spans):
+def test_files_that_continue_without_a_break_are_parts_in_any_order(spans):
     assert len(arrange(times("canary", *spans)).runs) == 1
     assert len(arrange(times("canary", *reversed(spans))).runs) == 1
 
@@ -107,7 +107,7 @@ def test_files_that_go_on_without_a_break_are_parts_in_whatever_order(spans):
             times("canary", *repeat(3), pause_s=8.0), "10 s after .*, and pauses of 8 s are within them", id="pauses"
         ),
         pytest.param(
-            times("canary", (0, 60), (60, 120), (140, 200)), "some files of canary go on where others", id="rotated"
+            times("canary", (0, 60), (60, 120), (140, 200)), "some files of canary continue where others", id="rotated"
         ),
         pytest.param(
             [*times("baseline", *WORKERS), *times("canary", *repeat(3))],
@@ -121,7 +121,7 @@ def test_files_that_go_on_without_a_break_are_parts_in_whatever_order(spans):
         ),
     ],
 )
-def test_what_is_not_clear_is_asked_and_an_answer_is_taken(files, says):
+def test_unclear_files_are_refused_until_an_answer_is_given(files, says):
     with pytest.raises(InputError, match=says) as caught:
         arrange(files)
     assert caught.value.exit_code == 2
@@ -139,12 +139,12 @@ def test_many_files_are_not_all_listed():
     assert len(caught.value.message) < 1000
 
 
-def test_replicates_that_overlap_are_taken_as_said_and_said_to_overlap():
+def test_replicates_that_overlap_are_taken_as_declared_and_reported():
     arms = times("baseline", *WORKERS), times("canary", *WORKERS)
     arranged = arrange(*arms, files_are="replicates")
     assert names(arranged) == [[f"baseline{k}", f"canary{k}"] for k in range(3)]
     assert (arranged.declared, arranged.overlapping) == ("replicates", True)
-    assert "far too sure of itself" in arranged.doubts[0]
+    assert "far too certain" in arranged.doubts[0]
     assert not arrange(*arms, files_are="parts").overlapping
     assert not arrange(times("canary", *repeat(3)), files_are="replicates").overlapping
 
@@ -152,11 +152,11 @@ def test_replicates_that_overlap_are_taken_as_said_and_said_to_overlap():
 def test_repeated_runs_that_are_declared_parts_are_pointed_out():
     arranged = arrange(times("baseline", (0, 200)), times("canary", (0, 75), (100, 175)), files_are="parts")
     assert arranged.doubts == (
-        "the files of canary lie apart in time, as repeated runs do, and are taken as parts of one run",
+        "the files of canary lie apart in time, like repeated runs, but are taken as parts of one run",
     )
 
 
-def test_runs_are_matched_by_time_in_whatever_order_they_are_given():
+def test_runs_are_matched_by_time_in_any_order():
     later, earlier = times("baseline", (85, 160), (0, 75)), times("canary", (0, 75), (85, 160))
     assert names(arrange(later, earlier)) == [["baseline1", "canary0"], ["baseline0", "canary1"]]
     declared = arrange(later, earlier, files_are="replicates")
@@ -171,7 +171,7 @@ def test_runs_without_a_counterpart_are_named_and_the_others_matched_by_time():
     assert "different numbers of runs (baseline 3, canary 2)" in arranged.doubts[0]
     shifted = arrange(times("baseline", *repeat(3)), times("canary", *repeat(3, start=85)))
     assert names(shifted) == [["baseline0"], ["baseline1", "canary0"], ["baseline2", "canary1"], ["canary2"]]
-    assert "1 run of 3 of canary ran with none of baseline" in shifted.doubts[0]
+    assert "1 run of 3 of canary overlapped no run of baseline" in shifted.doubts[0]
 
 
 def test_a_third_arm_is_matched_with_baseline():
@@ -181,12 +181,12 @@ def test_a_third_arm_is_matched_with_baseline():
     assert names(arranged) == [["baseline0", "blue1", "canary0"], ["baseline1", "blue0", "canary1"]]
 
 
-def test_another_time_zone_is_asked_after():
+def test_another_time_zone_is_pointed_out():
     hours = times("baseline", *repeat(2)), times("canary", *repeat(2, start=7203))
     arranged = arrange(*hours)
     assert names(arranged) == [["baseline0", "canary0"], ["baseline1", "canary1"]]
     assert "canary began and ended 2 h after baseline" in arranged.doubts[0]
-    assert "another time zone" in arrange(times("baseline", (0, 60)), times("canary", (-1800, -1740))).doubts[0]
+    assert "have another time zone" in arrange(times("baseline", (0, 60)), times("canary", (-1800, -1740))).doubts[0]
     assert arrange(times("baseline", (0, 60)), times("canary", (700, 760))).doubts == ()
     assert arrange(times("baseline", (0, 7200)), times("canary", (1800, 7200))).doubts == ()
 
@@ -237,7 +237,7 @@ SPANS = st.lists(
 @settings(max_examples=300, deadline=None)
 @given(SPANS, SPANS, st.randoms(use_true_random=False))
 def test_no_two_files_of_one_time_are_of_two_runs_and_none_is_lost(baseline, canary, random):
-    """Whatever is not asked for: each file is in one run, overlapping ones in the same, and their order is nothing."""
+    """If it is clear, each file is in one run, overlapping ones in the same, and their order does not matter."""
     arms = [times("baseline", *baseline), times("canary", *canary)]
     shuffled = [random.sample(arm, len(arm)) for arm in arms]
     try:

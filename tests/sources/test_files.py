@@ -25,7 +25,7 @@ def plan(path, **options):
         pytest.param("RUN\tShop\t\tshop\t1780000000000\t \t2.0\t\n", "is a simulation.log of Gatling", id="gatling"),
         pytest.param("REQUEST\tShop\t1\t\tGET /\t1780000000056\t1780000000076\tOK\t \n", "Gatling", id="gatling-2"),
         pytest.param('127.0.0.1 - - [28/May/2026:20:26:40 +0000] "GET / HTTP/1.1" 200 5\n', "an access log", id="log"),
-        pytest.param("Label,# Samples,Average,Min,Max\nhome,5,1,1,1\n", "aggregate report, which is not", id="jmeter"),
+        pytest.param("Label,# Samples,Average,Min,Max\nhome,5,1,1,1\n", "aggregate report, which cannot", id="jmeter"),
         pytest.param("starttime\tseconds\tctime\tdtime\tttime\twait\nx\t1\t1\t1\t1\t1\n", "ApacheBench", id="ab"),
         pytest.param("response-time,DNS+dialup,DNS,status-code,offset\n0.1,0,0,200,0\n", "a CSV of hey", id="hey"),
         pytest.param('{"attack":"","seq":0,"code":200,"latency":5}\n', "JSON of Vegeta", id="vegeta"),
@@ -143,7 +143,7 @@ def test_unknown_format(tmp_path):
         ("2026-10-01T12:00:00Z", "iso"),
     ],
 )
-def test_unit_of_instants_is_told(tmp_path, first, unit):
+def test_unit_of_instants_is_determined(tmp_path, first, unit):
     path = tmp_path / "a.csv"
     path.write_text(PLAIN.replace("1790000000", first))
     [file] = plan(path).files

@@ -1,4 +1,4 @@
-"""What the processes of a run left, put together."""
+"""Facts of the processes of a run, merged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The buffer keeps what Locust says of a request, whatever a locustfile puts into it."""
+"""The buffer keeps each request that Locust reports, whatever values a locustfile puts into it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ START = 1_795_418_924.25
 
 
 class Trap:
-    """What raises whatever it is asked."""
+    """Raises on any access."""
 
     def __getattr__(self, name: str) -> Any:
         raise RuntimeError(name)
@@ -268,7 +268,7 @@ EVENTS = st.fixed_dictionaries(
 
 
 @given(st.lists(EVENTS, max_size=8), st.booleans())
-def test_whatever_a_client_sends_is_a_row_or_named(events: list[dict[str, Any]], sensitive: bool) -> None:
+def test_anything_a_client_sends_is_a_row_or_named(events: list[dict[str, Any]], sensitive: bool) -> None:
     buffer = make(sensitive=sensitive)
     listen = buffer.listen()
     for event in events:

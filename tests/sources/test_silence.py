@@ -1,4 +1,4 @@
-"""Requests whose end Locust never tells: those in flight when a load ends, and those that end without an event."""
+"""Requests whose end Locust never reports: those in flight when a load ends, and those that end without an event."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_what_waits_when_a_load_ends_is_kept_with_its_age(
     assert all(0 < request.age_s < 1 for request in in_flight_of(outcome, "baseline"))
 
 
-def test_several_processes_tell_what_waits_and_leave_in_order(watched: LoadPlan, run: Run, tmp_path: Path) -> None:
+def test_several_processes_report_what_waits_and_end_in_order(watched: LoadPlan, run: Run, tmp_path: Path) -> None:
     with start_silent("canary", 0) as canary:
         # Locust's leader does not wait for users who have more time than half a second to end.
         plan = replace(watched, arms=(*watched.arms, canary), processes=2, arguments=("--stop-timeout", "8"))

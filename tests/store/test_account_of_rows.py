@@ -1,4 +1,4 @@
-"""Rows read = rows landed + rows named, whatever stands in a file, in every format."""
+"""Rows read = rows landed + rows named, for any content of a file, in every format."""
 
 import csv
 import gzip
@@ -79,7 +79,7 @@ OF_LOCUST = [
     one("failure without time", (seconds, "POST", "/", "", "1", "0", "boom"), LANDS, failed=True),
     one("status with words", (seconds, "GET", "/", "3.5", "1", "200 OK", ""), LANDS),
     one("other protocol", (seconds, "WSS", "/", "3.5", "1", "0", ""), LANDS),
-    one("nothing tells", (seconds, "GET", "/", "3.5", "1", "", ""), BAD),
+    one("outcome unknown", (seconds, "GET", "/", "3.5", "1", "", ""), BAD),
     one("no name", (seconds, "GET", "", "3.5", "1", "0", "boom"), BAD, failed=True),
     one("of 1970", (0, "GET", "/", "3.5", "1", "0", "boom"), BAD, failed=True),
 ]
@@ -183,7 +183,7 @@ OF_K6 = [
     one("status only", ("http_req_duration", seconds, "3.5", "", "GET", "/", "503"), LANDS, failed=True),
     one("no answer", ("http_req_duration", seconds, "0", "", "GET", "/", "0"), LANDS, failed=True),
     one("expected", ("http_req_duration", seconds, "3.5", "true", "GET", "/", "404"), LANDS),
-    one("nothing tells", ("http_req_duration", seconds, "3.5", "", "GET", "/", ""), BAD),
+    one("outcome unknown", ("http_req_duration", seconds, "3.5", "", "GET", "/", ""), BAD),
     one("no name", ("http_req_duration", seconds, "3.5", "false", "GET", "", "500"), BAD, failed=True),
     one("of 1970", ("http_req_duration", 7, "3.5", "false", "GET", "/", "500"), BAD, failed=True),
     one("failed call", ("grpc_req_duration", seconds, "3.5", "", "/a.B/C", "x", "14"), OTHER, failed=True),

@@ -1,4 +1,4 @@
-"""A file without a fault is read in one pass, and lands as it would on the long way."""
+"""A file without faults is read in one pass, and lands as it would by SQL."""
 
 from datetime import UTC, datetime
 
@@ -116,7 +116,7 @@ def _write(tmp_path, text, name="requests.csv"):
         pytest.param(JTL[: JTL.index("\n") + 1] + JTL.splitlines()[-1] + "\n", id="only-summaries"),
     ],
 )
-def test_what_is_not_plain_is_left_to_the_long_way(tmp_path, text):
+def test_a_file_that_is_not_plain_is_left_to_sql(tmp_path, text):
     assert _write(tmp_path, text) is None
     assert not (tmp_path / "out.parquet").exists()
 
@@ -151,7 +151,7 @@ def test_a_quote_that_was_opened_before_is_closed_at_the_end_of_a_value():
 
 @pytest.mark.parametrize("chunk_bytes", [7, 1 << 20])
 def test_quotes_are_counted_over_chunks(tmp_path, monkeypatch, chunk_bytes):
-    """A quote that is never closed takes the rows up to the next one along, and that one stands where one may open."""
+    """A quote that is never closed swallows the rows up to the next one, which is where a quote may open."""
     monkeypatch.setattr(inspection, "_CHUNK_BYTES", chunk_bytes)
     stray = '2026-10-01T12:00:01Z,"GET /,1,true,,1\n'
     for text, plain in [(PLAIN, True), (PLAIN + stray + PLAIN[PLAIN.index("\n") + 1 :] + stray, False)]:

@@ -1,4 +1,4 @@
-"""Compaction moves rows: at any point of it, whoever reads or is killed, each row is there once."""
+"""Compaction moves rows: at any point of it, also for readers and after a kill, each row exists once."""
 
 import os
 import signal
@@ -141,7 +141,7 @@ def test_killed_at_any_step_loses_nothing_and_doubles_nothing(store, new_run, ro
     assert store.data.content_hash([run.id]) == before
 
 
-def test_a_file_that_says_something_else_is_not_deleted(store, new_run, rows, write):
+def test_a_file_with_other_content_is_not_deleted(store, new_run, rows, write):
     run = new_run()
     [first, _] = write(store.data.segment_folder(run), [rows(100, seed=k) for k in range(2)])
     store.data.land_segments(run.id)

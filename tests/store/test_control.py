@@ -1,4 +1,4 @@
-"""What was decided is kept as it was decided: releases, verdicts, what was learnt, and the life of an intent."""
+"""Decisions are stored as they were made: releases, verdicts, what was learnt, and the states of an intent."""
 
 import json
 from dataclasses import replace
@@ -120,7 +120,7 @@ def test_an_unknown_release_is_named(store, ask):
         save(store, "cart@1.9.1", "go")
 
 
-def test_looks_at_outcomes_are_kept_with_how_the_first_was_paid_for(store):
+def test_looks_at_outcomes_are_kept_with_how_the_first_spent_alpha(store):
     for name in ("a@1", "b@1"):
         store.control.add_release(Release(name))
     save(store, "a@1", "inconclusive", outcomes=("run-2", "auto"))
@@ -180,7 +180,7 @@ def test_an_intent_is_read_as_it_was_kept(store):
         (2, True, True, "requested", 0),
     ],
 )
-def test_who_asks_has_agreed_where_that_counts(store, needed, distinct, consents, state, approvals):
+def test_the_requester_approves_where_that_counts(store, needed, distinct, consents, state, approvals):
     intent = store.control.request(draft(needed=needed, distinct=distinct), consents=consents)
     assert intent.state == state
     stored = store.control.approvals(intent.id)
@@ -235,7 +235,7 @@ def test_a_rollback_takes_back_what_was_begun_since_the_newest_first(store):
     assert store.control.request(draft(Action.HOLD)).undoes == ()
 
 
-def test_one_that_failed_stands_as_long_as_it_can_be_tried_again(store):
+def test_a_failed_intent_counts_while_it_can_be_tried_again(store):
     intent = store.control.request(draft(hooks_hash="h"))
     deliver(store, intent, "failed")
     store.control.settle(intent.id, IntentState.FAILED, "w", "")
@@ -244,20 +244,20 @@ def test_one_that_failed_stands_as_long_as_it_can_be_tried_again(store):
     assert store.control.request(draft(hooks_hash="h", at=intent.expires_at)).id == "i2"
 
 
-def test_one_that_failed_under_other_hooks_is_asked_for_anew(store):
+def test_an_intent_that_failed_under_other_hooks_is_requested_again(store):
     intent = store.control.request(draft(hooks_hash="h"))
     deliver(store, intent, "failed")
     store.control.settle(intent.id, IntentState.FAILED, "w", "")
     assert store.control.request(draft(hooks_hash="other")).id == "i2"
 
 
-def test_one_that_failed_before_it_began_is_asked_for_anew(store):
+def test_an_intent_that_failed_before_it_began_is_requested_again(store):
     intent = store.control.request(draft())
     store.control.settle(intent.id, IntentState.FAILED, "w", "")
     assert store.control.request(draft()).id == "i2"
 
 
-def test_a_promotion_stands_until_something_else_is_done(store):
+def test_a_promotion_counts_until_another_action(store):
     first = store.control.request(draft())
     store.control.settle(first.id, IntentState.ACKNOWLEDGED, "w", "")
     assert store.control.request(draft()).id == first.id
@@ -267,7 +267,7 @@ def test_a_promotion_stands_until_something_else_is_done(store):
     assert store.control.request(draft(Action.HOLD)).id == "i4"
 
 
-def test_approving_says_why_it_cannot_be(store):
+def test_a_refused_approval_names_the_reason(store):
     intent = store.control.request(draft(needed=1))
     with pytest.raises(UnknownName, match="'i7'"):
         store.control.approve("i7", Person("bob", ("bob",)))
@@ -318,7 +318,7 @@ def test_a_claim_is_of_what_was_seen(store):
     assert [row.actor for row in store.control.audit() if row.event == "claimed"] == ["w1", "w3"]
 
 
-def test_trying_again_opens_what_failed_and_asks_for_what_is_unknown(store):
+def test_trying_again_reopens_failed_hooks_and_requests_unknown_ones(store):
     intent = store.control.request(draft())
     for position, state in enumerate(("acknowledged", "failed", "unknown")):
         deliver(store, intent, state, position=position)
@@ -382,7 +382,7 @@ def test_a_promotion_with_the_verdict_is_no_override(store):
 # ------------------------------------------------------------------ one at a time
 
 
-def test_who_executes_a_target_is_alone_with_it(store):
+def test_only_one_worker_executes_a_target(store):
     with store.control.alone(["cart", "search"]) as held:
         assert held
         with store.control.alone(["pay"]) as second:
@@ -393,12 +393,12 @@ def test_who_executes_a_target_is_alone_with_it(store):
         assert held
 
 
-def test_who_may_not_write_the_store_executes_nothing(store):
+def test_without_permission_to_write_the_store_nothing_is_executed(store):
     store.file.folder.mkdir(exist_ok=True)
     (store.file.folder / ".promotion").write_text("in the way")
     with pytest.raises(StoreError, match="cannot be written") as caught, store.control.alone(["cart"]):
         pass
-    assert "whoever may write the store" in caught.value.hint
+    assert "a user who may write to the store" in caught.value.hint
 
 
 # ------------------------------------------------------------------ audit trail

@@ -1,4 +1,4 @@
-"""What a file of another tool does not tell is not made up, and what cannot be read is called what it is."""
+"""Missing values of a foreign file are not guessed, and what cannot be read is named."""
 
 import gzip
 import json
@@ -104,7 +104,7 @@ def test_transactions_are_known_without_a_type_of_data(land):
 
 
 @pytest.mark.parametrize("name", ["a.jtl", "a.xml"])
-def test_transactions_alone_can_be_judged_where_that_is_said(land, name):
+def test_transactions_alone_can_be_judged_where_the_format_is_given(land, name):
     text = TRANSACTIONS
     if name == "a.xml":
         samples = "".join(
@@ -124,7 +124,7 @@ def test_with_transactions_their_samples_are_parts(land):
 
 
 def test_transactions_need_their_message(land):
-    with pytest.raises(InputError, match="no column 'responseMessage', by which transactions are known"):
+    with pytest.raises(InputError, match="no column 'responseMessage', by which transactions are recognised"):
         land(f"timeStamp,elapsed,label,success\n{T0},40,buy,true\n", format="jtl-transactions")
 
 
@@ -183,8 +183,8 @@ def point(metric="http_req_duration", value=3.5, **tags):
     return json.dumps({"metric": metric, "type": "Point", "data": data}) + "\n"
 
 
-def test_points_that_do_not_tell_of_failure_are_refused(land):
-    with pytest.raises(InputError, match=r"k\.json:1: .* nothing tells whether the request failed \(k6 writes"):
+def test_points_that_do_not_show_failure_are_refused(land):
+    with pytest.raises(InputError, match=r"k\.json:1: .* so it is not known whether the request failed \(k6 writes"):
         land(point() * 3, "k.json")
     with pytest.raises(InputError, match="has no request that can be used; its 3 rows are 3 bad rows"):
         land(point() * 3, "k.json", skip_bad_rows=True)
@@ -192,7 +192,7 @@ def test_points_that_do_not_tell_of_failure_are_refused(land):
         land("metric_name,timestamp,metric_value,method,name\nhttp_req_duration,1790000000,3,GET,/\n", "k.csv")
 
 
-def test_one_tag_that_tells_is_enough(land):
+def test_one_tag_that_shows_failure_is_enough(land):
     assert land(point(expected_response="true") + point(status="503"), "k.json")[1] == [
         ("GET /", False, 1),
         ("GET /", True, 1),
@@ -203,7 +203,7 @@ def test_one_tag_that_tells_is_enough(land):
     assert land(text, "k.csv")[1] == [("GET a", True, 1)]
 
 
-def test_what_k6_measured_besides_is_named(land):
+def test_other_metrics_of_k6_are_named(land):
     others = point("grpc_req_duration", status="14") + point("checks", 0) + point("checks", 1) + point("my_trend", 7)
     landed, rows = land(point(status="200") + point("http_req_waiting") + others, "k.json")
     assert rows == [("GET /", False, 1)]
@@ -214,7 +214,7 @@ def test_what_k6_measured_besides_is_named(land):
     }
 
 
-def test_an_import_says_what_it_left_out(land):
+def test_an_import_reports_what_it_left_out(land):
     others = point("grpc_req_duration", status="14") * 2 + point("dropped_iterations", 1) + point()
     landed, _ = land(point(status="200") + others, "k.json", skip_bad_rows=True)
     assert describe("cart@2", landed) == (
@@ -223,7 +223,7 @@ def test_an_import_says_what_it_left_out(land):
     )
 
 
-def test_a_file_without_requests_over_http_says_what_it_has(land):
+def test_the_error_for_a_file_without_requests_over_http_names_what_it_has(land):
     with pytest.raises(InputError, match="its 2 rows are 2 of kind grpc_req_duration") as caught:
         land(point("grpc_req_duration", status="0") * 2, "k.json")
     assert "http_req_duration" in caught.value.hint
@@ -237,20 +237,18 @@ def test_many_names_are_not_all_listed(land):
 
 def test_a_point_without_a_metric_is_a_bad_row(land):
     text = "metric_name,timestamp,metric_value,status,method,name\n,1790000000,3,200,GET,a\n"
-    with pytest.raises(
-        InputError, match=r":2: column 'metric_name' has no value, and so nothing tells what the row is"
-    ):
+    with pytest.raises(InputError, match=r":2: column 'metric_name' has no value, so it is not known what the row is"):
         land(text, "k.csv")
 
 
 LOCUST = "timestamp,request_type,name,response_time_ms,response_length,status_code,exception\n"
 
 
-def test_an_empty_exception_is_no_success_where_the_status_says_otherwise(land):
+def test_an_empty_exception_is_no_success_where_the_status_is_an_error(land):
     text = LOCUST + "".join(f"1790000000,{method},/,5,1,{status},\n" for method, status in [("GET", 500), ("POST", 0)])
     _, rows = land(text + "1790000000,GET,/,5,1,200,\n1790000000,WSS,/,5,1,0,\n")
     assert rows == [("GET /", False, 1), ("GET /", True, 1), ("POST /", True, 1), ("WSS /", False, 1)]
-    with pytest.raises(InputError, match="nothing tells whether the request failed"):
+    with pytest.raises(InputError, match="so it is not known whether the request failed"):
         land(LOCUST + "1790000000,GET,/,5,1,,\n", "none.csv")
 
 
@@ -276,9 +274,9 @@ def test_spellings_of_failure(land, unit, spelt):
 
 
 @pytest.mark.parametrize("status", ["OK", "", "16", "-1", "none"])
-def test_what_is_no_status_tells_nothing(land, status):
+def test_what_is_no_status_is_a_bad_row(land, status):
     text = f"ts,endpoint,response_time_ms,x,y\n1790000000,a,5,{status},1\n"
-    with pytest.raises(InputError, match=r"column 'x' has .*(nothing tells|does not tell) whether the request failed"):
+    with pytest.raises(InputError, match=r"column 'x' has .*(is not known|does not show) whether the request failed"):
         land(text, columns=["failed=x:status"])
 
 
@@ -289,7 +287,7 @@ def test_a_status_corrects_an_empty_text(land):
 
 @pytest.mark.parametrize("nothing", ["None", "null", "NaN", "n/a", "-"])
 def test_a_word_for_nothing_is_no_text(land, nothing):
-    # str(None) beside every success: taken for failures, all requests of both arms would have failed alike.
+    # str(None) with every success: taken for failures, all requests of both arms would have failed.
     rows = f"1790000000,a,5,{nothing}\n1790000000,b,5,broken: {nothing}\n"
     text = f"ts,endpoint,response_time_ms,error\n{rows}"
     assert land(text, columns=["failed=error:text"])[1] == [("a", False, 1), ("b", True, 1)]
@@ -300,7 +298,7 @@ def test_a_word_for_nothing_is_no_text(land, nothing):
 
 @pytest.mark.parametrize("value", ['"12,5"', '"1,234"', "1'234"])
 def test_a_number_as_people_write_it_is_refused_with_a_hint(land, value):
-    with pytest.raises(InputError, match="numbers are written with a decimal point and nothing between thousands"):
+    with pytest.raises(InputError, match="write numbers with a decimal point and no separator of thousands"):
         land(TABLE + f"1790000000,a,{value},false\n")
 
 
@@ -402,7 +400,7 @@ def test_a_name_that_promises_compression(land):
 @pytest.mark.parametrize("skip", [False, True])
 def test_rows_after_a_quote_that_is_not_closed_are_not_lost_in_silence(land, skip):
     with pytest.raises(
-        InputError, match=r":5002: a quote is opened and never closed.* nothing tells where its row ends"
+        InputError, match=r":5002: a quote is opened and never closed.* the end of its row cannot be found"
     ):
         land(ROWS + '1790000000,"GET /,3,false\n' + ROWS[len(TABLE) :], skip_bad_rows=skip)
 

@@ -207,7 +207,7 @@ def test_ctrl_c_after_the_commit_keeps_what_landed(store, tmp_path, monkeypatch)
 
 
 def test_one_bad_time_does_not_spoil_the_others(store, tmp_path):
-    """The unit of times is told by most rows: in microseconds all but the first would be of 1970."""
+    """The unit of times is that of most rows: in microseconds all but the first would be of 1970."""
     path = tmp_path / "b.csv"
     rows = [f"{T0 + k},GET /,3.5,false" for k in range(9)]
     path.write_text("\n".join(["ts,endpoint,response_time_ms,failed", f"{T0}000000,GET /,3.5,false", *rows]) + "\n")
@@ -234,11 +234,11 @@ def test_a_file_that_starts_with_nothing(store, tmp_path):
         land(store, {"baseline": [str(tmp_path / "b.csv")]})
 
 
-# ------------------------------------------------------------------ what files are of runs
+# ------------------------------------------------------------------ how files form runs
 
 
 def write_workers(folder, arm, *, workers=3, runs=1, seconds=20):
-    """Write what several load generators leave of each run; the requests take turns between them."""
+    """Write the files of several load generators for each run; the requests take turns between them."""
     paths = []
     for run in range(runs):
         for worker in range(workers):
@@ -266,7 +266,7 @@ def test_workers_of_repeated_runs_land_as_parts_of_replicates(store, tmp_path):
     assert store.data.read_cells(landed.runs).moments.n.sum() == 2400
 
 
-def test_the_same_files_in_another_order_or_said_otherwise_change_nothing(store, tmp_path):
+def test_the_same_files_in_another_order_or_declared_otherwise_change_nothing(store, tmp_path):
     arms = {arm: write_workers(tmp_path, arm) for arm in ("baseline", "canary")}
     first = land(store, arms)
     assert len(first.runs) == 1
@@ -311,7 +311,7 @@ def test_the_same_content_twice(store, tmp_path):
         land(store, {"canary": [path, str(tmp_path / "copy.csv")]})
     assert store.releases() == ()
     landed = land(store, {"baseline": [path], "canary": [str(tmp_path / "copy.csv")]})
-    assert "have the same content, which cannot show a difference" in landed.doubts[0]
+    assert "have the same content, so they cannot show a difference" in landed.doubts[0]
 
 
 def test_the_bucket_is_that_of_the_whole_run(store, tmp_path):
@@ -332,7 +332,7 @@ def moment(second):
 
 @pytest.mark.parametrize("way", ["one pass", "SQL"])
 def test_rows_outside_the_period_are_named_with_their_failures(store, tmp_path, way):
-    """Half open: the request at the start lands, that at the end does not; both ways of reading count alike."""
+    """Half open: the request at the start lands, that at the end does not; both ways of reading count equally."""
     bad = {"spoiled": "nan"} if way == "SQL" else {}
     arms = {
         "baseline": [write_locust(tmp_path / "b.csv", **bad)],
@@ -392,6 +392,6 @@ def test_a_period_that_leaves_an_arm_empty_is_refused(store, tmp_path):
 def test_times_from_the_start_of_a_test_have_no_period(store, tmp_path):
     path = tmp_path / "c.csv"
     path.write_text("ts,endpoint,response_time_ms,failed\n" + "".join(f"{k},GET /,{k},false\n" for k in range(1, 60)))
-    with pytest.raises(InputError, match="count from the start of a test and not from 1970: --from and --to cannot"):
+    with pytest.raises(InputError, match="count from the start of a test, not from 1970, so --from and --to cannot"):
         land(store, {"canary": [str(path)]}, start=moment(0))
     assert land(store, {"canary": [str(path)]}).rows == 59

@@ -1,4 +1,4 @@
-"""Intents are executed once, approved by whom it takes, and every step is in a trail that shows any edit."""
+"""Intents are executed once, approved by the people needed, and every step is in a trail that shows any edit."""
 
 import threading
 from datetime import UTC, datetime, timedelta
@@ -53,7 +53,7 @@ def test_a_promotion_after_a_rollback_is_new(store):
 
 def test_two_other_people_approve(store):
     intent = store.control.request(draft())
-    with pytest.raises(UsageError, match="ann asked for i1 and cannot approve it too"):
+    with pytest.raises(UsageError, match="ann requested i1 and cannot approve it too"):
         store.control.approve(intent.id, someone("ann"))
     assert store.control.approve(intent.id, someone("bob")).state is IntentState.REQUESTED
     assert store.control.approve(intent.id, someone("bob")).state is IntentState.REQUESTED

@@ -110,7 +110,7 @@ def test_an_import_killed_after_it_landed_stays(store, tmp_path, caplog):
     assert store.data.query("SELECT count(*) AS n FROM requests").to_pylist() == [{"n": 10}]
 
 
-def test_nothing_is_removed_while_somebody_reads(store, tmp_path, start_import):
+def test_nothing_is_removed_while_rows_are_read(store, tmp_path, start_import):
     kill(start_import("_write"))
     [leftover] = folders(store)
     with shared(store.file.empty_segment):
@@ -143,7 +143,7 @@ def test_locks(tmp_path):
 
 
 def test_a_claim_that_is_swept_while_it_is_made_is_made_again(tmp_path):
-    """Whoever waits for the lock of a file that is gone when he gets it starts again."""
+    """A process that gets the lock of a file that was deleted meanwhile starts again."""
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / CLAIM).touch()

@@ -1,4 +1,4 @@
-"""Ctrl-C while DuckDB's library sets itself up is heard when it has done so."""
+"""Ctrl-C during the import of DuckDB is delivered after it."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ def execute(tmp_path, *arguments):
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
-def test_it_is_heard_afterwards(tmp_path):
+def test_it_is_delivered_afterwards(tmp_path):
     (tmp_path / "duckdb.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\nfinished = True\n")
     assert execute(tmp_path) == "interrupted, library whole\n"
 

@@ -1,4 +1,4 @@
-"""What is exported, asked of a snapshot and kept of it."""
+"""Exports, queries of a snapshot, and purging."""
 
 import pyarrow.parquet as pq
 import pytest
@@ -54,7 +54,7 @@ def test_a_query_reads_tables_and_requests_of_all_releases(filled):
         ("CREATE TABLE x (a INTEGER)", "cannot be run|has no result"),
     ],
 )
-def test_what_cannot_be_run_is_said_in_a_line(filled, sql, says):
+def test_what_cannot_be_run_is_reported_in_a_line(filled, sql, says):
     for ask in (filled.data.query, filled.data.relate, filled.data.render):
         with pytest.raises(UsageError, match=says) as caught:
             ask(sql)
@@ -62,12 +62,12 @@ def test_what_cannot_be_run_is_said_in_a_line(filled, sql, says):
         assert caught.value.hint
 
 
-def test_what_fails_only_when_it_is_drawn_is_said_too(filled):
+def test_what_fails_only_when_it_is_drawn_is_reported_too(filled):
     with pytest.raises(UsageError, match="the query cannot be run"):
         filled.data.render("SELECT CAST(arm AS INTEGER) FROM requests")
 
 
-def test_a_drawn_query_shows_as_many_rows_as_asked_for(filled):
+def test_a_drawn_query_shows_as_many_rows_as_requested(filled):
     drawn = filled.data.render("SELECT range AS k FROM range(100, 200)", rows=3)
     assert [k for k in range(100, 200) if str(k) in drawn] == [100, 101, 102]
 

@@ -116,7 +116,7 @@ def test_read_only_files_can_be_read_but_not_written(store):
         except StoreError as error:
             print("refused:", error.message)
     """
-    # Nobody must get there; afterwards the folders above are as closed as they were.
+    # The other user must reach the folder; afterwards the folders above have their old permissions.
     above = {path: path.stat().st_mode for path in store.path.parent.parents if path.stat().st_uid == os.getuid()}
     try:
         for path, mode in above.items():
@@ -191,12 +191,12 @@ def test_unknown_names_suggest(store, new_run):
         ),
         pytest.param(
             duckdb.IOException("IO Error: Unexpected end of GZIP stream: b.csv.gz"),
-            r"cut short or broken: .* b\.csv\.gz",
+            r"cut short or damaged: .* b\.csv\.gz",
             id="cut-gzip",
         ),
     ],
 )
-def test_what_duckdb_says_of_files_is_told_in_words(error, says):
+def test_errors_of_duckdb_about_files_are_reworded(error, says):
     with pytest.raises(EvaluatorError, match=says) as caught, open_engine():
         raise error
     assert caught.value.hint

@@ -1,4 +1,4 @@
-"""Outcomes of units land, rest and are read."""
+"""Outcomes of units land, are stored and are read."""
 
 import gzip
 
@@ -100,7 +100,7 @@ def test_moments_are_those_of_the_units(store, land):
         assert part.products == pytest.approx(expected.products)
 
 
-def test_parquet_and_queries_say_the_same(store, tmp_path):
+def test_parquet_and_queries_give_the_same(store, tmp_path):
     table = pa.table(
         {"id": [1, 2, 3, 4], "arm": ["A", "B", "A", "B"], "ok": [True, False, True, True], "n": [1, 2, 3, 4]}
     )
@@ -295,7 +295,7 @@ def test_a_damaged_compressed_file_is_named(store, tmp_path, damage):
     )
     (tmp_path / "a.csv.gz").write_bytes(compressed)
     (tmp_path / "b.csv.gz").write_bytes(spoilt)
-    with pytest.raises(InputError, match=r"b\.csv\.gz is damaged or no gzip file"):
+    with pytest.raises(InputError, match=r"b\.csv\.gz is damaged or not a gzip file"):
         import_outcomes(store, Release("r"), [str(tmp_path / "*.csv.gz")], OutcomeOptions())
     assert store.releases() == ()
 

@@ -40,7 +40,7 @@ def test_the_interface_of_control_is_records_alone():
 
 
 def test_a_release_without_a_run_has_no_data(store):
-    """Control was told of a release, and the process was killed before its run landed."""
+    """Control stored a release, and the process was killed before its run landed."""
     store.control.add_release(Release("cart@2"))
     [summary] = store.releases()
     assert (summary.release.id, summary.groups, summary.runs, summary.rows) == ("cart@2", 0, 0, 0)

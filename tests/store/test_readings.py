@@ -1,4 +1,4 @@
-"""Readings of a metrics server rest beside the requests, and are summed up from all polls of their run."""
+"""Readings of a metrics server are stored next to the requests, and are summed up from all polls of their run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def answer(query: Query, arm: str, first: int, last: int, series_of, **options) 
 
 
 def poll(first: int, last: int, **options) -> list[Answer]:
-    """What a server says of samples `first` to `last`: counters, a histogram and a gauge of two arms."""
+    """Answers of a server with samples `first` to `last`: counters, a histogram and a gauge of two arms."""
     out = []
     for arm, rate in (("baseline", 10), ("canary", 12)):
         instance = f"{arm}:1"
@@ -124,7 +124,7 @@ def test_what_was_kept_is_read_as_cells(store, run):
     assert_equal_cells(cells, replace(sum_up(poll(0, 40), ("baseline", "canary"), 15), sources=SOURCES))
 
 
-def test_two_polls_are_one_stretch(store, run, tmp_path):
+def test_two_polls_are_one_interval(store, run, tmp_path):
     """The restart lies between the polls, and the increase from one poll to the next is counted."""
     store.data.keep_answers(run, poll(0, 14), SOURCES)
     store.data.keep_answers(run, poll(15, 40), SOURCES)

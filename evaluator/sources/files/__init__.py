@@ -1,7 +1,7 @@
-"""Request files of other tools: recognised, checked as far as their first lines go, and planned for landing.
+"""Request files of other tools: recognised, checked by their first lines, and planned for landing.
 
-A format is a module of this room with a `FileFormat`, and its line in `SOURCES`; other packages add theirs through the
-entry points `evaluator.sources`. `evaluator import` reads all of them.
+A format is a module of this package with a `FileFormat`, and its line in `SOURCES`; other packages add theirs through
+the entry points `evaluator.sources`. `evaluator import` reads all of them.
 """
 
 from evaluator.sources.files.base import FileFormat, Head, Table, build_layout, read_head, read_table, require

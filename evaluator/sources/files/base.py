@@ -29,24 +29,24 @@ _DELIMITERS = ",;\t|"
 _TOP = 4096
 _LONGEST_LINE = 1_000_000
 ROWS_OF_HEAD = 100
-_NO_REQUEST = "the tool that wrote it has recorded no request"
+_NO_REQUEST = "check that the tool recorded requests"
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The top of a file, as far as is needed to tell what it is."""
+    """The top of a file, from which its format is recognised."""
 
     path: Path
     written: Written
     top: str = ""
-    """The first line and some thousand characters; nothing of Parquet."""
+    """The first line and some thousand characters; empty for Parquet."""
     columns: tuple[str, ...] = ()
     """Names in the first line, or of Parquet's columns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The columns of a file, and what stands in them."""
+    """The columns of a file, and a typical value of each."""
 
     path: Path
     header: tuple[str, ...]
@@ -59,23 +59,23 @@ class FileFormat:
     """One format of request files: how it is recognised, and how its columns become those of a request row."""
 
     build_layout: Callable[[Head, Sequence[ColumnRequest]], FileLayout]
-    """Takes the values of `--column` too, which go before what it knows itself. Raises InputError."""
+    """Also takes the values of `--column`, which override the columns of the format. Raises InputError."""
     written: frozenset[Written] = frozenset({"csv"})
     claims: Callable[[Head], bool] = lambda _head: False
-    """Is it this format, where none was named? Asked only of files that are written so."""
+    """Does a file have this format, if `--format` names none? Called only for files that are `written` like it."""
 
 
 # ------------------------------------------------------------------ heads
 
 
 def read_head(path: Path) -> Head:
-    """Read what is needed to tell a format. Raises InputError for what is neither text nor Parquet."""
+    """Read the top of a file. Raises InputError for a file that is neither text nor Parquet."""
     if starts_with(path, b"PAR1"):
         with _parquet(path) as file:
             return Head(path, "parquet", columns=tuple(file.schema_arrow.names))
     with _opened(path, errors="replace") as text:
         is_xml = text.read(200).lstrip().startswith("<")
-    # XML says itself how it is encoded.
+    # XML declares its own encoding.
     with _opened(path, errors="replace" if is_xml else "strict") as text:
         line = text.readline(_LONGEST_LINE)
         top = line + text.read(max(_TOP - len(line), 0))
@@ -108,29 +108,27 @@ def starts_with(path: Path, magic: bytes) -> bool:
 
 
 def find_delimiter(line: str) -> str:
-    """What stands most often between the columns of a line."""
+    """The most frequent delimiter of a line."""
     return max(_DELIMITERS, key=line.count)
 
 
 @contextmanager
 def _opened(path: Path, errors: str = "strict") -> Iterator[TextIO]:
-    """Open a text, compressed or not; whatever is wrong with it becomes an InputError."""
+    """Open a text, compressed or not; any error in it becomes an InputError."""
     try:
         with open_text(path, errors) as file:
             yield file
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         if not starts_with(path, b"\x1f\x8b"):
             raise InputError(
-                f"{path} is not compressed, though its name ends in .gz", hint="give it another name"
+                f"{path} is not compressed, though its name ends in .gz", hint="rename it without .gz"
             ) from error
         raise InputError(f"{path} is cut short or damaged: {error}", hint="fetch it again") from error
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
         if "field limit" in why:
             why = f"a value is longer than {csv.field_size_limit():,} characters"
-        raise InputError(
-            f"{path} cannot be read as text: {why}", hint="request files are UTF-8 text or Parquet"
-        ) from error
+        raise InputError(f"{path} cannot be read as text: {why}", hint="give UTF-8 text or Parquet") from error
 
 
 _VALUE = re.compile(r"[+-]?\d[\d\s.,:/TZ+-]*|true|false|null", re.IGNORECASE)
@@ -142,14 +140,14 @@ def _read_csv(path: Path) -> Table:
     with _opened(path) as file:
         top = file.readline(_LONGEST_LINE)
         if "\0" in top:
-            raise InputError(f"{path} is not text", hint="request files are text or Parquet")
+            raise InputError(f"{path} is not text", hint="give text or Parquet")
         lines = itertools.chain([top], iter(lambda: file.readline(_LONGEST_LINE), ""))
         reader = csv.reader(lines, delimiter=find_delimiter(top))
         try:
             for row in itertools.islice(reader, ROWS_OF_HEAD + 1):
                 rows.append(row)  # noqa: PERF402 what was read before an error stays
         except csv.Error:
-            # A broken row ends them: it is reported with its line when the file is landed.
+            # A broken row ends the reading: it is reported with its line when the file lands.
             if len(rows) < 2:
                 raise
     header = tuple(name.strip() for name in rows[0]) if rows else ()
@@ -177,7 +175,7 @@ def refuse_twice(path: Path, header: Sequence[str]) -> None:
 
 
 def _typical(values: Sequence[object]) -> object:
-    """The first value written in the unit that most have: one bad row must not spoil the others."""
+    """The first value in the most frequent unit, so that one bad row does not decide the unit."""
     units = [determine_instant_unit(value) for value in values]
     return values[units.index(Counter(units).most_common(1)[0][0])]
 
@@ -191,11 +189,11 @@ def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
         raise InputError(f"{path} is a broken Parquet file: {' '.join(str(error).split())[:200]}") from error
 
 
-# ------------------------------------------------------------------ laying out
+# ------------------------------------------------------------------ layouts
 
 
 def require(table: Table, names: Sequence[str], what: str) -> None:
-    """Refuse a file that was named as one of a format and has not all of its columns. Raises InputError."""
+    """Refuse a file that lacks a column of the format that was named. Raises InputError."""
     missing = [name for name in names if name not in table.header]
     if missing:
         raise InputError(f"{table.path} is not {what}: it has no column '{missing[0]}'", hint=_known_columns(table))
@@ -210,7 +208,7 @@ def build_layout(
 ) -> FileLayout:
     """Build the layout of a text table from the columns its format knows and those requested. Raises InputError.
 
-    Of `optional` those columns count whose source is there.
+    A column of `optional` is used only if its source exists.
     """
     requested = {request.target: map_column(request, table.header, table.typical) for request in column_requests}
     present = (column for column in optional if column.sources[0] in table.header)
@@ -219,7 +217,7 @@ def build_layout(
     if missing:
         raise InputError(f"{table.path} has no column '{missing[0]}'", hint=_known_columns(table))
     if by_target["failed"].kind == "filled" and len(by_target["failed"].sources) == 1 and "status_code" in by_target:
-        # A request that was answered with an error did not succeed because nobody wrote a word about it.
+        # An answer with an error status is a failure, even if the text of the failure is empty.
         sources = (*by_target["failed"].sources, *by_target["status_code"].sources)
         by_target["failed"] = replace(by_target["failed"], sources=sources)
     ordered = tuple(by_target[target] for target in TARGETS if target in by_target)

@@ -17,10 +17,10 @@ _COLUMNS = ("timeStamp", "elapsed", "label", "success")
 
 
 def refuse_xml(head: Head) -> NoReturn:
-    """Say why XML is not taken. Raises InputError."""
+    """Refuse XML that is not of JMeter. Raises InputError."""
     raise InputError(
         f"{head.path} is XML, but not a result file of JMeter",
-        hint="request files are of Locust, JMeter or k6, CSV or Parquet",
+        hint="give a file of Locust, JMeter or k6, or CSV or Parquet",
     )
 
 
@@ -36,13 +36,13 @@ def _build_layout(head: Head, column_requests: Sequence[ColumnRequest], *, trans
         count = "SampleCount" if "SampleCount" in table.header else ""
         layout = replace(layout, count_column=count, sub_results=None if transactions else parts)
         others: tuple[OtherRows, ...] = ()
-        # Transactions are known by what JMeter says of them, whichever other columns it was to save.
+        # Transactions are recognised by JMeter's message, whichever other columns it saves.
         if "responseMessage" in table.header:
             test = Condition("responseMessage", "starts_not" if transactions else "starts", (TRANSACTION,))
             others = (OtherRows(LeftOutKind.PART if transactions else LeftOutKind.SUMMARY, (test,)),)
         elif transactions:
             raise InputError(
-                f"{head.path} has no column 'responseMessage', by which transactions are known",
+                f"{head.path} has no column 'responseMessage', by which transactions are recognised",
                 hint="let JMeter save it: jmeter.save.saveservice.response_message=true",
             )
     else:
@@ -58,7 +58,7 @@ def _build_layout(head: Head, column_requests: Sequence[ColumnRequest], *, trans
             others = (*others[1:], OtherRows(LeftOutKind.PART, (Condition(KIND, "is", ("",)),)))
     if transactions:
         return replace(layout, format="jtl-transactions", others=others)
-    return replace(layout, others=others, advice="to judge the transactions themselves, say --format jtl-transactions")
+    return replace(layout, others=others, advice="to judge the transactions themselves, give --format jtl-transactions")
 
 
 def _build_table_layout(table: Table, column_requests: Sequence[ColumnRequest]) -> FileLayout:
@@ -81,4 +81,4 @@ def _build_table_layout(table: Table, column_requests: Sequence[ColumnRequest]) 
 JTL = FileFormat(partial(_build_layout, transactions=False), frozenset({"csv", "xml"}), _claims)
 
 TRANSACTIONS = FileFormat(partial(_build_layout, transactions=True), frozenset({"csv", "xml"}))
-"""Transactions as requests, and their samples as parts of them; only where this was asked for."""
+"""Transactions as requests, and their samples as parts of them; only where `--format` names it."""

@@ -1,7 +1,7 @@
 """JMeter's XML results, read as a stream and written as a table that the store can land.
 
-Expat alone is fed; a document type, without which there are no entities to expand, is refused. Characters that XML does
-not allow, which JMeter copies from binary answers, are replaced: they mostly stand in parts that are not read.
+Expat parses it. A document type is refused, so there are no entities to expand. Characters that XML does not allow,
+which JMeter copies from binary answers, are replaced: they are mostly in parts that are not read.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from evaluator.records import LeftOutKind
 from evaluator.textfiles import open_bytes
 
 LINE = "line"
-"""Column with the line that a row stands on."""
+"""Column with the line of a row."""
 
 KIND = "kind"
-"""Column with what a row is left out as; empty for a request."""
+"""Column with the kind of a row that is left out; empty for a request."""
 
 DETAIL = "detail"
 """Column with the name of an element that is no sample."""
@@ -70,13 +70,13 @@ _CHILDREN = {
     "responseCode": "responseCode",
     "responseMessage": "failureMessage",
 }
-"""What a sampler's own class writes as elements of its own, where JMeter writes attributes."""
+"""Elements that a sampler's own class writes instead of the attributes of JMeter → column."""
 
 _OF_SAMPLE = frozenset(
     ("assertionResult", "responseHeader", "requestHeader", "responseData", "responseFile", "samplerData", "cookies",
      "method", "queryString", "redirectLocation", "java.net.URL")
 )  # fmt: skip
-"""Elements of a sample that say more of it."""
+"""Elements inside a sample that describe it."""
 
 _CHUNK_BYTES = 1 << 20
 _LONGEST_TOKEN = 8 << 20
@@ -88,7 +88,7 @@ _Row = dict[str, str | None]
 
 
 def is_jtl_xml(top: str) -> bool:
-    """Tell JMeter's XML by its first characters."""
+    """Recognise JMeter's XML by its first characters."""
     return "<testResults" in top
 
 
@@ -96,7 +96,7 @@ def rewrite_jtl_xml(source: Path, target: Path) -> None:
     """Write the samples of `source` as Parquet into `target`, all as text. Raises InputError with file:line.
 
     A sample inside a transaction is a request; one inside another sample (a redirect, an embedded resource) is part of
-    it. What stands where a sample should and is none is a row, too.
+    it. Another element in the place of a sample is also a row.
     """
     with pq.ParquetWriter(target, _SCHEMA) as writer, open_bytes(source) as opened:
         reader = _JtlParser(source)
@@ -150,24 +150,24 @@ def _check_reference(reference: re.Match[str]) -> str:
 
 @dataclass(slots=True)
 class _Element:
-    """An element that is open, as far as it matters what stands in it."""
+    """An element that is open, with what matters of its content."""
 
     role: Literal["root", "transaction", "sample", "unknown", "other"]
-    """`unknown`: it stands where a sample should; its children tell whether it is one."""
+    """`unknown`: it is in the place of a sample; its children show whether it is one."""
     row: _Row = field(default_factory=dict)
     text: list[str] | None = None
-    """What it says, where that is read; no more than some thousand characters."""
+    """Its text, where that is read; at most some thousand characters."""
 
 
 class _JtlParser:
-    """Samples as they end."""
+    """Collects each sample when its element ends."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[_Row] = []
         self._open: list[_Element] = []
         self._fed = 0
-        # The characters are decoded already, whatever the file says of itself.
+        # The characters are decoded already, whatever encoding the file declares.
         self._parser = expat.ParserCreate("utf-8")
         self._parser.buffer_text = True
         self._parser.StartDoctypeDeclHandler = self._refuse
@@ -195,7 +195,7 @@ class _JtlParser:
 
     def _refuse(self, *_: object) -> None:
         line = self._parser.CurrentLineNumber
-        raise InputError(f"{self.path}:{line}: a document type is not taken; JMeter writes none")
+        raise InputError(f"{self.path}:{line}: a document type is not allowed; JMeter writes none")
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         parent = self._open[-1] if self._open else None
@@ -227,7 +227,7 @@ class _JtlParser:
     def _end(self, name: str) -> None:
         element = self._open.pop()
         if element.text is not None:
-            # What a child says of the sample that it stands in.
+            # The text of a child describes the sample around it.
             text = "".join(element.text).strip()
             owner = next(element for element in reversed(self._open) if element.role != "other")
             if owner.role == "unknown":
@@ -242,8 +242,8 @@ class _JtlParser:
             self.rows.append(element.row)
 
 
-_CUT_SHORT = "a test that was killed leaves its last lines unwritten: close them with </testResults>"
-_SEVERAL = "several runs were written into one file: divide it before each <?xml, and import each file"
+_CUT_SHORT = "a test that was killed does not write its last lines: end the file with </testResults>"
+_SEVERAL = "several runs were written into one file: split it before each <?xml, and import each file"
 _NO_HINT = "JMeter escapes what it writes: was the file edited, or filtered by another tool?"
 _HINTS = {
     expat.errors.XML_ERROR_NO_ELEMENTS: _CUT_SHORT,
@@ -255,4 +255,4 @@ _HINTS = {
     expat.errors.XML_ERROR_TAG_MISMATCH: "lines are missing, or two tests wrote into one file: record it again",
     expat.errors.XML_ERROR_UNDEFINED_ENTITY: "JMeter writes &amp; &lt; &gt; &quot; only: write others as characters",
 }
-"""What expat says → what to do."""
+"""Message of expat → what to do."""

@@ -16,22 +16,22 @@ _TAGS = ("expected_response", "method", "name", "url", "status", "error")
 _METRIC = "http_req_duration"
 _GRPC = "grpc_req_duration"
 _FAILING = ("dropped_iterations", "browser_http_req_failed")
-"""Metrics whose points say that something failed: iterations are dropped when the answers to others take too long."""
+"""Metrics whose points show failures: iterations are dropped when the answers to others take too long."""
 
 _DESCRIBING = (
     "", "http_reqs", "http_req_blocked", "http_req_connecting", "http_req_tls_handshaking", "http_req_sending",
     "http_req_waiting", "http_req_receiving", "http_req_failed", "data_sent", "data_received", "vus", "vus_max",
     "iterations", "iteration_duration", "group_duration",
 )  # fmt: skip
-"""Metrics whose points say more of a request that has a point of its own, or of the test as a whole; k6 writes some
-fifteen of them a request. Definitions of metrics have no name."""
+"""Metrics whose points describe a request that has its own point, or the whole test; k6 writes about fifteen of them a
+request. Definitions of metrics have no name."""
 
 
 def refuse_json(head: Head) -> NoReturn:
-    """Say why JSON is not taken. Raises InputError."""
+    """Refuse JSON that is not of k6. Raises InputError."""
     raise InputError(
         f"{head.path} is JSON, but not what `k6 run --out json` writes: it has no points",
-        hint="of k6 the file of --out json or --out csv is taken, not its summary",
+        hint="of k6, import the file of --out json or --out csv, not the summary",
     )
 
 
@@ -53,9 +53,9 @@ def _build_layout(head: Head, column_requests: Sequence[ColumnRequest]) -> FileL
         require(table, (*_COLUMNS, "method", "name"), "what `k6 run --out csv` writes")
         if not {"status", "expected_response"} & set(table.header):
             raise InputError(
-                f"{head.path}: nothing tells whether a request failed: it has no column 'status' or "
-                "'expected_response'",
-                hint="let k6 write these tags: --system-tags names them",
+                f"{head.path} has no column 'status' or 'expected_response', so it is not known whether a request "
+                "failed",
+                hint="let k6 write one of these tags, with --system-tags",
             )
         unit = determine_instant_unit(table.typical.get(time))
     names = tuple(name for name in ("name", "url") if name in table.header)
@@ -83,7 +83,7 @@ def _build_layout(head: Head, column_requests: Sequence[ColumnRequest]) -> FileL
         OtherRows(LeftOutKind.OTHER_KIND, (is_one_of(_GRPC),), metric, by_status),
         OtherRows(LeftOutKind.OTHER_KIND, (Condition(metric, "is_not", (_METRIC,)),), metric),
     )
-    advice = f"of k6 the points of {_METRIC} are read: requests over HTTP"
+    advice = f"record requests over HTTP: of k6, only points of {_METRIC} are judged"
     reader: Literal["csv", "k6"] = "k6" if head.written == "json" else "csv"
     return replace(layout, reader=reader, others=others, kind_column=metric, advice=advice)
 

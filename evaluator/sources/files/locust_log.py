@@ -15,7 +15,7 @@ _HISTORY = {"User Count", "Total Request Count", "Total Failure Count"}
 
 
 def refuse_aggregates(head: Head) -> None:
-    """Say why Locust's statistics cannot be taken. Raises InputError."""
+    """Refuse Locust's statistics. Raises InputError."""
     for columns, name in ((_STATS, "_stats.csv"), (_HISTORY, "_stats_history.csv")):
         if columns <= set(head.columns):
             raise InputError(

@@ -1,4 +1,4 @@
-"""Files of tools that are not read, known by how they start, so that they are called what they are."""
+"""Files of tools that cannot be imported, recognised by their start, so that the error names the tool."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _GENERAL = "write its requests as CSV with the columns ts, endpoint, response_ti
 
 
 def refuse_other_tools(head: Head) -> None:
-    """Refuse what is known to be of a tool whose files are not read. Raises InputError, which names the tool."""
+    """Refuse a file of a tool that cannot be imported. Raises InputError, which names the tool."""
     tool = next((name for name, is_of in _TOOLS.items() if is_of(head)), None)
     if tool is not None:
-        raise InputError(f"{head.path} is {tool}, which is not read", hint=_HINTS.get(tool, _GENERAL))
+        raise InputError(f"{head.path} is {tool}, which cannot be imported", hint=_HINTS.get(tool, _GENERAL))
 
 
 def _has(*names: str) -> Callable[[Head], bool]:
@@ -40,7 +40,7 @@ _TOOLS = {
     "a report of Artillery": _has_keys("aggregate", "intermediate"),
     "a HAR file of a browser": _has_keys("log", "creator", "version"),
 }
-"""What a file is → how that is known."""
+"""What a file is → the test for it."""
 
 _HINTS = {
     _SUMMARY_OF_JMETER: "import the file that JMeter wrote sample by sample (jmeter -l FILE)",

@@ -1,4 +1,4 @@
-"""From options to a landing plan: which files, of which arm each is, and how it is read."""
+"""From options to a landing plan: the files, the arm of each, and how it is read."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def plan_landing(
 ) -> LandingPlan:
     """Plan the landing of files, given by arm as paths, globs and comma lists.
 
-    What several files of one arm are of runs is told from their times when they land (`arrange_files`), unless
-    `files_are` says it. Only requests from `start` on and before `end` land. `columns` are texts like
-    `response_time_ms=elapsed:ms`. Raises InputError for a file that cannot be taken as it is, UnknownName for a column
-    or format that does not exist, and UsageError for a period that is none.
+    How several files of one arm form runs is found from their times when they land (`arrange_files`), unless
+    `files_are` sets it. Only requests from `start` on and before `end` land. `columns` are texts like
+    `response_time_ms=elapsed:ms`. Raises InputError for a file that cannot be used, UnknownName for a column or format
+    that does not exist, and UsageError where `start` is not before `end`.
     """
     if start is not None and end is not None and start >= end:
         raise UsageError(f"--from {start:%Y-%m-%dT%H:%M:%SZ} is not before --to", hint="swap them")

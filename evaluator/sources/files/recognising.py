@@ -30,7 +30,7 @@ SOURCES: Mapping[str, FileFormat] = Extensions(
         "parquet": f"{_PACKAGE}.tables:PARQUET",
     },
 )
-"""Format of request files → how one is recognised and laid out: ours, then those of other packages."""
+"""Format of request files → how a file is recognised and its columns are mapped: ours, then those of other packages."""
 
 
 def recognise(path: Path, format: str, column_requests: Sequence[ColumnRequest]) -> FileLayout:  # noqa: A002
@@ -46,7 +46,7 @@ def recognise(path: Path, format: str, column_requests: Sequence[ColumnRequest])
     if not fits or name == head.written:
         refuse_other_tools(head)
     if not fits:
-        # What no format claims, or what is written otherwise than it was named, is taken for what it is.
+        # A file that no format claims, or that is not written like the named one, is read as any CSV or Parquet.
         if name == "parquet":
             raise InputError(f"{path} is not a Parquet file", hint="leave --format out to have it recognised")
         if head.written == "xml":
@@ -54,6 +54,8 @@ def recognise(path: Path, format: str, column_requests: Sequence[ColumnRequest])
         if head.written == "json":
             refuse_json(head)
         if name and head.written == "csv":
-            raise InputError(f"{path} is not written as {name}", hint="leave --format out to have it recognised")
+            raise InputError(
+                f"{path} is not a file of format '{name}'", hint="leave --format out to have it recognised"
+            )
         name = head.written
     return SOURCES[name].build_layout(head, column_requests)

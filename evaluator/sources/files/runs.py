@@ -1,9 +1,10 @@
-"""What the files of an import are of runs, told from their times: parts of one run, repeated runs, or parts of those.
+"""How the files of an import form runs, found from their times: parts of one run, repeated runs, or parts of those.
 
 The load generators of one run write their files at the same time, so files of one arm that overlap are parts of a run.
-So are files of which one goes on where the other stops: a log that was rotated. Between repeated runs lies a restart,
-and times that count from the start of a test begin again with every test. Counting parts as runs would take the spread
-between load generators for the spread between runs, and a verdict would be far too sure; so what is not clear is asked.
+So are files of which one continues where the other ends: a log that was rotated. Repeated runs have a restart between
+them, and times that count from the start of a test begin again with every test. If parts counted as runs, the spread
+between load generators would be taken for the spread between runs, and a verdict would be far too certain. So where it
+is not clear, the import is refused and asks.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from evaluator.records import BASELINE, FilePlan, FileRuns, FilesAre, FileTimes,
 from evaluator.wording import count_of, format_duration
 
 RESTART_S = 5.0
-"""A restart takes at least so long."""
+"""A restart takes at least this long."""
 PAUSES = 2.0
-"""So many times the longest pause within the files a gap between them must be, or it may be just another pause."""
+"""A gap between files must be this many times the longest pause within them; a shorter one may be a pause."""
 TOUCH_S = 1.0
-"""What lies no more than this apart, or overlaps by no more, goes on without a break: some times are whole seconds."""
+"""Files with a gap or an overlap of at most this follow without a break: some times are whole seconds."""
 TOGETHER = 0.5
-"""Share of the shorter of two that must overlap for them to have run together."""
+"""Two files ran together if at least this share of the shorter one overlaps."""
 MOST_UNEQUAL = 3.0
 """Repeated runs whose lengths differ by more than this factor are pointed out."""
 HALF_HOUR_S = 1800.0
@@ -32,7 +33,7 @@ FARTHEST_ZONES = 52
 """Half hours between the time zones that are farthest apart."""
 SAME_START_S = 60.0
 LONGEST = timedelta(days=366)
-"""A comparison has a place for every second from the first request to the last."""
+"""Longest time from the first request to the last, because a comparison has a place for every second of it."""
 MOST_SHOWN = 6
 
 
@@ -77,14 +78,15 @@ class _ArmRuns:
 
 
 def arrange_files(plan: LandingPlan, times: Sequence[FileTimes]) -> FileRuns:
-    """Tell from the times of files which of them are of one run, and which runs of the arms belong together.
+    """Find from the times of files which of them form one run, and which runs of the arms belong together.
 
     Runs of the arms are matched by time: those that ran together, else the first with the first and so on; where times
-    do not tell, in the order in which their files were given. Raises InputError where it is not clear and nobody said.
+    count from the start of a test, in the order in which their files were given. Raises InputError where it is not
+    clear and `plan.files_are` is not given.
     """
     _demand_one_clock(times)
     names = dict.fromkeys(span.file.arm for span in times)
-    arms = [_look_at(name, [span for span in times if span.file.arm == name]) for name in names]
+    arms = [_group_files(name, [span for span in times if span.file.arm == name]) for name in names]
     several = [arm for arm in arms if len(arm.files) > 1]
     if not several:
         return FileRuns((tuple(span.file for span in times),), doubts=tuple(_find_shifts(arms)))
@@ -99,7 +101,7 @@ def arrange_files(plan: LandingPlan, times: Sequence[FileTimes]) -> FileRuns:
         raise InputError(
             f"it is not clear whether the files of one arm are parts of one run or a run each: {doubt}. Their times: "
             + "; ".join(shown),
-            hint="say it with --files-are parts (load generators of one run, or a log that was rotated) or --files-are "
+            hint="give --files-are parts (load generators of one run, or a log that was rotated) or --files-are "
             "replicates (the test was repeated with restarts)",
         )
     doubts = list(_find_shifts(arms))
@@ -107,13 +109,13 @@ def arrange_files(plan: LandingPlan, times: Sequence[FileTimes]) -> FileRuns:
         for arm in several if files_are == "parts" else ():
             if len(arm.groups) > 1 and not arm.doubt:
                 how = "lie apart in time" if arm.in_time else "each count their times from the start of a test"
-                doubts.append(f"the files of {arm.name} {how}, as repeated runs do, and are taken as parts of one run")
+                doubts.append(f"the files of {arm.name} {how}, like repeated runs, but are taken as parts of one run")
         arms = [_declare(arm, files_are) for arm in arms]
     overlap = next((arm.name for arm in arms if _has_overlap(arm)), None)
     if overlap:
         doubts.append(
-            f"the files of {overlap} overlap in time as those of parts of one run do, and were declared to be runs:"
-            " if they are parts, a verdict is far too sure of itself"
+            f"the files of {overlap} overlap in time, like parts of one run, but were declared to be runs:"
+            " if they are parts, a verdict is far too certain"
         )
     runs, unmatched = _match(arms)
     doubts += [*unmatched, *(text for arm in arms for text in _find_unequal(arm))]
@@ -121,19 +123,19 @@ def arrange_files(plan: LandingPlan, times: Sequence[FileTimes]) -> FileRuns:
 
 
 def _demand_one_clock(times: Sequence[FileTimes]) -> None:
-    """Refuse times that cannot be compared: of no two arms would any be of the same time. Raises InputError."""
+    """Refuse times that cannot be compared, because the arms have no time in common. Raises InputError."""
     relative = [span for span in times if counts_from_start(span.last)]
     if relative and len(relative) < len(times):
         path, absolute = relative[0].file.path, next(span for span in times if span not in relative).file.path
         raise InputError(
             f"the times of {path} count from the start of a test, those of {absolute} from 1970",
-            hint="give files whose times are alike, or say what they are with --column ts=COLUMN:UNIT",
+            hint="give files with the same kind of times, or set their unit with --column ts=COLUMN:UNIT",
         )
     first, last = min(times, key=lambda span: span.first), max(times, key=lambda span: span.last)
     if last.last - first.first > LONGEST:
         raise InputError(
             f"the requests of {first.file.path} begin at {_show(first.first)}, those of {last.file.path} end at "
-            f"{_show(last.last)}: more than a year lies between them, and nothing then is the release's alone",
+            f"{_show(last.last)}: that is more than a year, so a difference may have other causes than the release",
             hint="run both arms at the same time; if a clock was wrong, correct the times in the file",
         )
 
@@ -141,7 +143,7 @@ def _demand_one_clock(times: Sequence[FileTimes]) -> None:
 # ------------------------------------------------------------------ one arm
 
 
-def _look_at(name: str, files: Sequence[FileTimes]) -> _ArmRuns:
+def _group_files(name: str, files: Sequence[FileTimes]) -> _ArmRuns:
     """Group the files of one arm by their times."""
     if counts_from_start(files[0].last):
         return _ArmRuns(name, tuple(_Group((span,)) for span in files), in_time=False)
@@ -163,7 +165,7 @@ def _look_at(name: str, files: Sequence[FileTimes]) -> _ArmRuns:
             pauses = f", and pauses of {format_duration(pause_s)} are within them" if pause_s > TOUCH_S else ""
             doubts.append(f"{later.files[0].file.path} begins {_say_gap(group, later.files[0])}{pauses}")
     if touching and len(groups) > 1:
-        doubts.append(f"some files of {name} go on where others stop, and some lie apart")
+        doubts.append(f"some files of {name} continue where others end, and some lie apart")
     return _ArmRuns(name, tuple(groups), in_time=True, doubt=doubts[0] if doubts else "")
 
 
@@ -183,7 +185,7 @@ def _show(moment: datetime) -> str:
 
 
 def _say_why(several: Sequence[_ArmRuns]) -> str:
-    """Say how it was told what the files are of runs."""
+    """Say how the runs of the files were found."""
     if all(len(arm.groups) == 1 for arm in several):
         return "their times overlap or touch"
     if any(len(group.files) > 1 for arm in several for group in arm.groups):
@@ -194,7 +196,7 @@ def _say_why(several: Sequence[_ArmRuns]) -> str:
 
 
 def _declare(arm: _ArmRuns, files_are: FilesAre) -> _ArmRuns:
-    """Make of the files of an arm what they are said to be."""
+    """Group the files of an arm as declared."""
     if files_are == "parts":
         return replace(arm, groups=(_Group(arm.files),))
     ordered = sorted(arm.files, key=lambda span: span.first)
@@ -211,7 +213,7 @@ def _has_overlap(arm: _ArmRuns) -> bool:
 
 
 def _find_unequal(arm: _ArmRuns) -> Iterator[str]:
-    """Say where the runs of an arm are not alike."""
+    """Point out where runs of an arm differ in files or length."""
     sizes, lengths = [len(group.files) for group in arm.groups], [group.seconds for group in arm.groups]
     if max(sizes) > min(sizes):
         yield f"some runs of {arm.name} have {count_of(max(sizes), 'file')}, and one has {min(sizes)}: is one missing?"
@@ -223,7 +225,7 @@ def _find_unequal(arm: _ArmRuns) -> Iterator[str]:
 
 
 def _find_contradictions(arms: Sequence[_ArmRuns]) -> Iterator[str]:
-    """Say where the files of one arm tell something else than those of another."""
+    """Point out where the files of one arm contradict those of another."""
     joined = next((arm for arm in arms if len(arm.files) > 1 and len(arm.groups) == 1), None)
     separate = next((arm for arm in arms if len(arm.groups) > 1), None)
     if joined and separate:
@@ -236,7 +238,7 @@ def _find_contradictions(arms: Sequence[_ArmRuns]) -> Iterator[str]:
 
 
 def _match(arms: Sequence[_ArmRuns]) -> tuple[tuple[tuple[FilePlan, ...], ...], list[str]]:
-    """Match the runs of the arms: the files of each run, and what is to be said of those without a counterpart."""
+    """Match the runs of the arms: the files of each run, and warnings for runs without a counterpart."""
     base = _find_base(arms)
     runs = [list(group.files) for group in base.groups]
     doubts: list[str] = []
@@ -257,9 +259,8 @@ def _match(arms: Sequence[_ArmRuns]) -> tuple[tuple[tuple[FilePlan, ...], ...], 
             )
         elif len(pairs) < numbers[0]:
             doubts.append(
-                f"{count_of(numbers[0] - len(pairs), 'run')} of {numbers[0]} of {arm.name} ran with none of "
-                f"{base.name}, though the others did, and cannot be compared: is the clock or the time zone of its "
-                "files another?"
+                f"{count_of(numbers[0] - len(pairs), 'run')} of {numbers[0]} of {arm.name} overlapped no run of "
+                f"{base.name}, unlike the others, and cannot be compared: do its files have another clock or time zone?"
             )
     return tuple(tuple(span.file for span in files) for files in runs), doubts
 
@@ -285,7 +286,7 @@ def _pair(base: _ArmRuns, arm: _ArmRuns) -> dict[int, int]:
 
 
 def _find_shifts(arms: Sequence[_ArmRuns]) -> Iterator[str]:
-    """Say where an arm began whole half hours after or before baseline: its times may be of another zone."""
+    """Point out an arm that began whole half hours after or before baseline: its times may have another time zone."""
     base = _find_base(arms)
     for arm in arms:
         at_start_s = (min(span.first for span in arm.files) - min(span.first for span in base.files)).total_seconds()
@@ -296,7 +297,7 @@ def _find_shifts(arms: Sequence[_ArmRuns]) -> Iterator[str]:
             direction = "after" if halves > 0 else "before"
             yield (
                 f"{arm.name} began and ended {format_duration(abs(halves) * HALF_HOUR_S)} {direction} {base.name}:"
-                " are the times of its files of another time zone?"
+                " do its files have another time zone?"
             )
 
 

@@ -27,10 +27,10 @@ def _build_parquet_layout(head: Head, column_requests: Sequence[ColumnRequest]) 
     for source in (source for column in layout.columns for source in column.sources):
         kind = schema.field(source).type
         if pa.types.is_duration(kind) or pa.types.is_nested(kind):
-            # The engine would take the number in a duration for milliseconds, whatever its unit, and a list for a text.
+            # The engine would read any duration as milliseconds, whatever its unit, and a list as a text.
             raise InputError(
                 f"{head.path}: column '{source}' is of type {kind}",
-                hint="write times as numbers (--column response_time_ms=COLUMN:UNIT tells their unit), names as text",
+                hint="write times as numbers (--column response_time_ms=COLUMN:UNIT sets their unit), names as text",
             )
     return replace(layout, format="parquet", reader="parquet")
 

@@ -1,9 +1,9 @@
-"""Requests without an answer. Locust tells of a request when it has ended, and of some it never does.
+"""Requests without an answer. Locust reports a request when it has ended, and never reports some.
 
-Its HTTP clients are watched: what `HttpUser` and `FastHttpUser` send is known from the moment they send it. A request
-that the end of the load (or of its user) cuts off is in flight. A request whose end Locust tells nobody is left out of
-what is judged, and counted: its `with` block was left with an exception, or the client raised one of a kind that Locust
-does not take for a failure.
+Its HTTP clients are watched, so requests of `HttpUser` and `FastHttpUser` are known from the moment they are sent. A
+request that the end of the load (or of its user) cuts off is in flight. A request whose end Locust does not report is
+not judged, but counted as left out: its `with` block ended with an exception, or the client raised one that Locust does
+not count as a failure.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from evaluator.sources.request_buffer import RequestBuffer
 NO_EVENT = "ended without a request event"
 
 _STOPPED = (GreenletExit, KeyboardInterrupt, SystemExit)
-"""A user who is stopped."""
+"""Exceptions that stop a user."""
 
 _TURNED = (StopUser, StopTest, RescheduleTask, RescheduleTaskImmediately, InterruptTaskSet)
-"""How a task goes elsewhere: says nothing of the request."""
+"""Exceptions that end or change a task, whether the request failed or not."""
 
 _KEY = "evaluator_open"
 
@@ -50,27 +50,27 @@ class OpenRequests:
         self._signatures: dict[type[Any], Signature] = {}
 
     def begin(self) -> None:
-        """Forget those of the run before."""
+        """Drop the requests of the run before."""
         self._calls.clear()
         self._cut_off.clear()
         self._stopped = None
 
     def stop(self) -> None:
-        """The users are told to stop: what is open from now on does not grow older."""
+        """Note that the users are told to stop: open requests do not grow older from now on."""
         if self._stopped is None:
             self._stopped = time.perf_counter()
 
     def list(self) -> tuple[InFlight, ...]:
-        """Requests that their user's end cut off, and once the users were told to stop, those that are still open.
+        """Requests that the end of their user cut off, and once the users were told to stop, those still open.
 
-        What is sent while users are being stopped had no time to be answered: it is no request of the load.
+        A request sent while users are being stopped had no time to be answered, and does not count.
         """
         stopped = self._stopped
         still_open = () if stopped is None else [call for call in list(self._calls.values()) if call[0] < stopped]
         return (*self._cut_off, *map(self._describe, still_open))
 
     def watch(self, session: type[Any], response: type[Any]) -> None:
-        """Watch a class of clients and the class of its responses. It is for good: a process records once."""
+        """Watch a class of clients and the class of its responses. This is permanent, as a process records once."""
         self._signatures[session] = signature(session.request)
         session.request = self._watch_request(session.request)
         response.__exit__ = self._watch_exit(response.__exit__)
@@ -78,10 +78,10 @@ class OpenRequests:
     def _watch_request(self, original: Callable[..., Any]) -> Callable[..., Any]:
         calls, now = self._calls, time.perf_counter
 
-        # This is called for every request: nothing is packed or unpacked that need not be.
+        # This is called for every request, so it packs and unpacks as little as possible.
         @wraps(original)
         def request(session: Any, method: Any, url: Any, *arguments: Any, **options: Any) -> Any:
-            key = id(options)  # a dict that nobody else has, as long as the call lasts
+            key = id(options)  # the dict of this call; its id is unique while the call lasts
             calls[key] = now(), session, method, url, arguments, options
             try:
                 if options or arguments:
@@ -106,7 +106,7 @@ class OpenRequests:
         def leave(response: Any, kind: Any, error: Any, trace: Any) -> Any:
             call = self._calls.pop(vars(response).get(_KEY, 0), None)
             handled = original(response, kind, error, trace)
-            # Locust tells of a request whose block raised nothing, or said before what the outcome is.
+            # Locust reports a request whose block raised nothing, or had set the outcome before.
             if kind is not None and not handled and getattr(response, "_manual_result", None) is None:
                 if call and isinstance(error, _STOPPED):
                     self._end_broken(call, error)
@@ -117,7 +117,7 @@ class OpenRequests:
         return leave
 
     def _end_broken(self, call: _Call, error: BaseException) -> None:
-        """A call that raised what Locust does not take for a failure, so that no event tells of it."""
+        """Count a call that raised what Locust does not count as a failure, so that no event reports it."""
         if isinstance(error, _STOPPED):
             if self._stopped is None or call[0] < self._stopped:
                 self._cut_off.append(self._describe(call))
@@ -126,12 +126,12 @@ class OpenRequests:
             self._buffer.leave_out(arm, LeftOutKind.OTHER_KIND, _detail(error), failed=True)
 
     def _leave_out(self, response: Any, error: BaseException) -> None:
-        """A request that was answered, and whose block was left with an exception: Locust counts it nowhere."""
+        """Count a request that was answered, but whose block ended with an exception: Locust does not count it."""
         meta = response.request_meta
         arm, _, _ = self._buffer.identify(meta.get("request_type"), meta.get("name"), meta.get("context"))
         failed = True
         if isinstance(error, (*_STOPPED, *_TURNED)):
-            with contextlib.suppress(Exception):  # each client and locustfile says with its own that it failed
+            with contextlib.suppress(Exception):  # each client and locustfile raises its own for a failure
                 response.raise_for_status()
                 failed = False
         self._buffer.leave_out(arm, LeftOutKind.OTHER_KIND, _detail(error), failed=failed)
@@ -152,7 +152,7 @@ class OpenRequests:
             passed = {"method": method, "url": url, **options}  # a call that the client itself refuses
         name = passed.get("name") or session.request_name or _find_name(session, passed)
         context = passed.get("context") or {}
-        with contextlib.suppress(Exception):  # a locustfile's own code; its name is all that is lost
+        with contextlib.suppress(Exception):  # code of a locustfile; only its context is lost
             context = {**session.user.context(), **context} if session.user else context
         return self._buffer.identify(passed.get("method"), name, context)
 
@@ -161,7 +161,7 @@ def _find_name(session: Any, passed: Mapping[str, Any]) -> Any:
     url: Any = passed.get("url")
     if not isinstance(session, HttpSession):
         return url
-    # It takes the path of what it really sends, its query included.
+    # It names a request by the path that it really sends, including the query.
     prepared = requests.PreparedRequest()
     try:
         full_url = url if absolute_http_url_regexp.match(url) else f"{session.base_url}{url}"

@@ -1,4 +1,4 @@
-"""The recorder: what each Locust process notes of its requests and of itself."""
+"""The recorder: what each Locust process records of its requests and of itself."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ COULD_NOT_RECORD = 4
 
 
 class Recorder:
-    """Record this Locust process. Options of the command line (`--evaluator-…`) go before the arguments given here.
+    """Record this Locust process. Options of the command line (`--evaluator-…`) override the arguments given here.
 
-    A second recorder in the same process changes nothing: under `evaluator load`, a locustfile that has one of its
+    A second recorder in the same process changes nothing: under `evaluator load`, a locustfile with a recorder of its
     own is recorded once.
     """
 
@@ -98,14 +98,14 @@ class Recorder:
                 include_in_web_ui=False,
             )
         parser.add_argument(
-            "--evaluator-run", default="", help="Id of the run.  [default: made up]", include_in_web_ui=False
+            "--evaluator-run", default="", help="Id of the run.  [default: generated]", include_in_web_ui=False
         )
         parser.add_argument(
             "--evaluator-sensitive",
             action="store_true",
             env_var="EVALUATOR_SENSITIVE",
             default=self.sensitive,
-            help="Keep nothing of a request beyond its path",
+            help="Keep only the path of a request",
             include_in_web_ui=False,
         )
 
@@ -126,10 +126,10 @@ class Recorder:
                 _refuse(f"arm of {untagged[0]}: give --evaluator-arm, or 'arm' in its context()")
         self._process = _Process(environment, runner, recording, parent)
         self._process.listen()
-        # What is imported stays: spare every full garbage collection the walk over it.
+        # Imported objects stay: leave them out of every full garbage collection.
         gc.collect()
         gc.freeze()
-        # The first write took its time; timers set now (the run time) must not count from before it.
+        # The first write took time; timers set now (the run time) must not count from before it.
         gevent.get_hub().loop.update_now()
 
 
@@ -137,7 +137,7 @@ _OPTIONS: Mapping[str, str] = {
     "release": "The release that this run belongs to",
     "arm": "Arm of the requests whose context names none",
     "service": "Name of the service under load",
-    "store": "The store; segments go to the folder beside it",
+    "store": "The store; segments go to the folder next to it",
     "header": "Response header that names the instance",
 }
 
@@ -185,7 +185,7 @@ class _Process:
         self.running = False
 
     def listen(self) -> None:
-        """Hook into Locust, and pay for the first Parquet write before the load starts."""
+        """Register with Locust, and do the first Parquet write before the load starts."""
         events: Any = self.environment.events  # whose methods have no types
         events.test_start.add_listener(self._on_test_start)
         events.spawning_complete.add_listener(self._on_plateau)
@@ -278,9 +278,9 @@ class _Process:
             self.facts.users = {arm: count for arm, count in self.users.items() if arm}
 
     def _on_test_stopping(self, **_: Any) -> None:
-        """The users are about to be told to stop; asked again meanwhile, Locust says it again.
+        """Note when the users are told to stop; Locust may send this event more than once.
 
-        Users that stopped by themselves before (StopUser, a load shape) were there no longer.
+        Users that had stopped by themselves (StopUser, a load shape) stopped when they were last seen.
         """
         if self.running and self.facts.users_stopped is None:
             gone = self.users_seen if not self.runner.user_count else None
@@ -313,7 +313,7 @@ class _Process:
         if self.facts.stopped_by:
             return
         where = self.recording.folder if self.recording else "the recording"
-        # Arrow puts the system's number into a sentence of its own.
+        # Arrow writes the error number of the system into its own message.
         number = re.search(r"\[errno (\d+)\]", str(error))
         cause = os.strerror(int(number[1])) if number else getattr(error, "strerror", None) or str(error)
         reason = f"cannot write to {where}: {cause}"
@@ -355,7 +355,7 @@ class _Process:
                     self.runner.send_message("evaluator-clock", {"at": time.time()})
                 self._write_facts()
             elif self.facts.users_stopped is not None:
-                # Users who take their time: what is known by now, in case that nobody waits for them.
+                # Some users stop slowly: write what is known now, in case Locust does not wait for them.
                 self._write_facts()
 
     def _flush(self) -> None:
@@ -379,7 +379,7 @@ class _Process:
             self.runner.send_message("evaluator-users", dict(counts))
             self.users = counts
         elif isinstance(self.runner, WorkerRunner):
-            # What the master told is a second old; a worker's own users are a lower bound that is not.
+            # The counts of the master are a second old; a worker's own users are a current lower bound.
             self.users |= self._by_arm(self.runner.user_classes_count)
         else:
             self.users = self._by_arm(self.runner.user_classes_count)
@@ -420,17 +420,17 @@ class _Process:
 
     def _end_orphan(self) -> None:
         if self.running and self.facts.users_stopped is not None:
-            # Locust's leader does not wait for users who take their time (--stop-timeout); the load was over by then.
+            # Locust's leader does not wait for users who stop slowly (--stop-timeout); the load was over by then.
             self.facts.counted = (self.facts.counted or 0) + self.environment.stats.total.num_requests
             self._close()
             os._exit(0)
         self.facts.orphaned = True
-        self.facts.stopped_by = self.facts.stopped_by or "the process that started the load is gone"
+        self.facts.stopped_by = self.facts.stopped_by or "the process that started the load has ended"
         if self.running:
             self._flush()
             self.open.stop()
             self._write_facts()
-        # Nobody is left to say goodbye to; an orderly shutdown would wait for the dead parent.
+        # An orderly shutdown would wait for the parent, which has ended.
         os._exit(COULD_NOT_RECORD)
 
     def _on_report(self, data: Mapping[str, Any], **_: Any) -> None:

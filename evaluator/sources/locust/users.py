@@ -23,7 +23,7 @@ def use_arms(environment: Environment, recording: Recording) -> None:
     originals = list(environment.user_classes)
     lanes = make_arm_users(originals, recording.arms, recording.release)
     environment.user_classes = [copy for arms in lanes.values() for copies in arms for copy in copies]
-    environment.host = None  # it would win over the hosts of the copies
+    environment.host = None  # it would override the hosts of the copies
     names = {name: tuple(tuple(copy.__name__ for copy in copies) for copies in arms) for name, arms in lanes.items()}
     environment.dispatcher_class = type("Dispatcher", (PairedDispatcher,), {"lanes": names, "originals": originals})
     if environment.shape_class is not None:

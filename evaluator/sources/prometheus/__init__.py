@@ -1,4 +1,4 @@
-"""Prometheus, and what speaks its language (VictoriaMetrics, Thanos, Mimir, Cortex), as a source of readings."""
+"""Prometheus and servers with its query API (VictoriaMetrics, Thanos, Mimir, Cortex), as a source of readings."""
 
 from __future__ import annotations
 

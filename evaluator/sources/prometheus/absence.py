@@ -1,6 +1,6 @@
-"""Why a query finds nothing: whether it could have found something, and what there is instead.
+"""Why a query finds nothing: whether it could have found something, and which labels exist instead.
 
-A failure that never happened leaves no series, and neither does a label that is called otherwise. Only the first is 0.
+A failure that never happened has no series, and neither has a label that has another name. Only the first is 0.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _VOCABULARIES: tuple[frozenset[str], ...] = (
     frozenset(_GRPC),
     frozenset(str(code) for code in range(len(_GRPC))),
 )
-"""Values that are known to belong together: where one of them is seen, another may come."""
+"""Values that belong together: where one of them was seen, another may appear."""
 
 
 def find_impossible(
@@ -34,11 +34,11 @@ def find_impossible(
     look_back: Callable[[], Sequence[Labels]] = lambda: (),
     of_others: Callable[[], Sequence[Labels]] = lambda: (),
 ) -> str:
-    """Say why a query can match nothing on an arm, whatever happens there; empty where it can, or cannot be told.
+    """Explain why a query can match nothing on an arm, whatever happens there; empty where it can, or is not known.
 
     `own`: the series of its metric on the arm. `look_back`: series that match it on any arm, over a longer time.
-    `of_others`: the series of its metric on the other arms, over that time. A value that they never had may be what
-    this arm calls the value that is asked for.
+    `of_others`: the series of its metric on the other arms, over that time. A value that they never had may be this
+    arm's name for the value in the query.
     """
     name = metric_name(query)
     if not own or not name:
@@ -60,13 +60,13 @@ def find_impossible(
         if unseen:
             return (
                 f"no series of {name} on {arm} has {matcher.text}; its {label} is {shown}, and "
-                f"{list_some(sorted(unseen))} was never seen elsewhere: it may be what {arm} calls {matcher.value}"
+                f"{list_some(sorted(unseen))} was never seen on another arm: it may be its name for {matcher.value}"
             )
     return ""
 
 
 def find_form(answer: Answer, labels: Callable[[], Sequence[Labels]]) -> str:
-    """Say what form the answer to a histogram's query has; empty where there is nothing. `labels`: of its bare name."""
+    """Find the form of an answer to a histogram's query; empty where it has no series. `labels`: of its bare name."""
     if not answer.series:
         return ""
     if any("vmrange" in series.labels for series in answer.series):
@@ -78,18 +78,18 @@ def find_form(answer: Answer, labels: Callable[[], Sequence[Labels]]) -> str:
     return "a summary (quantile)" if any("quantile" in names for names in labels()) else "a sum without buckets"
 
 
-def explain_labels(name: str, asked_for: str, series: Sequence[Labels]) -> str:
-    """Say which labels a metric has, those first that were asked for."""
+def explain_labels(name: str, query: str, series: Sequence[Labels]) -> str:
+    """Describe the labels that a metric has: those that the query names, or all."""
     if not series:
-        return f"there is no metric {name} in that window: is it scraped, and does its name end like this?"
+        return f"there is no metric {name} in that window: is it scraped, and is this its full name?"
     by_label: dict[str, set[str]] = {}
     for labels in series:
         for label, value in labels.items():
             by_label.setdefault(label, set()).add(value)
     by_label.pop("__name__", None)
-    requested = [label for label in sorted(by_label) if re.search(rf"\b{label}\s*[=!]", asked_for)] or sorted(by_label)
+    requested = [label for label in sorted(by_label) if re.search(rf"\b{label}\s*[=!]", query)] or sorted(by_label)
     shown = "; ".join(f"{label} is {list_some(sorted(by_label[label]))}" for label in requested)
-    return f"{name} is there, but with other labels: {shown}"
+    return f"{name} exists, but with other labels: {shown}"
 
 
 def list_some(names: Sequence[str]) -> str:

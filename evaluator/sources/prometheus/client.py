@@ -1,14 +1,14 @@
 """Ask a metrics server, window by window.
 
-A query that is a series' name with labels is asked for with a range selector: what comes is the samples as they were
-scraped, at their own times. A scrape that was missed is missing, and no value is repeated for the five minutes that a
-range query looks back. Anything else (a function of gauges) is evaluated at each step by a range query; servers limit
-those to 11,000 points a series, and windows are cut accordingly. Windows share no sample, and none falls between them.
+A query that is the name of a metric with labels is sent with a range selector: the answer has the samples as they were
+scraped, at their own times. A missed scrape is missing: no value is repeated for five minutes, as in a range query. Any
+other query (an expression of gauges) is evaluated at each step by a range query. Servers limit range queries to 11,000
+points a series, so windows are cut to that. No sample is in two windows, and none is lost between them.
 
-The size of a window follows from the number of series: what is held in memory stays the same for one and for ten
-thousand. Compression is declined, since servers take three to ten times as long with it.
+The size of a window follows from the number of series, so memory stays the same for one and for ten thousand.
+Compression is declined, since servers take three to ten times as long with it.
 
-PrometheusConnect asks: its session (`transport`) checks each answer and reads it, see there for what that saves.
+PrometheusConnect sends the queries; its session (`transport`) checks and reads each answer, and explains why.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ if TYPE_CHECKING:
 
 
 MOST_POINTS = 11_000
-"""Points a series that a range query may have."""
+"""Most points a series in the answer to a range query."""
 
 POINTS_AT_A_TIME = 150_000
-"""Samples asked for at a time, over all series: less than 100 MB while they are read."""
+"""Samples requested at a time, over all series: less than 100 MB while they are read."""
 
 FIRST_STEPS = 60
-"""Steps of the first window, which tells how many series there are."""
+"""Steps of the first window, which shows how many series there are."""
 
 CLOCK_STEP_S = 1.0
-"""What two clocks may differ by and still be taken as the same: dates in answers have whole seconds."""
+"""Clocks that differ by at most this count as equal: dates in answers have whole seconds."""
 
 BYTES_AT_A_TIME = 1 << 25
-"""Size of one answer that is aimed at: samples of native histograms are long."""
+"""Target size of one answer: samples of native histograms are long."""
 
 LOOK_BACK = timedelta(days=7)
-"""How far before the window it is looked whether a value of a label was ever seen."""
+"""How far before the window a value of a label is searched for."""
 
 Progress = Callable[[str], None]
 _Answered: TypeAlias = "tuple[list[Any], Reply]"
-"""Series, and what was said beside them."""
+"""Series, and the rest of the answer."""
 
 TENANT_HEADER = "X-Scope-OrgID"
 _PROGRESS_FROM_WINDOWS = 3
@@ -92,7 +92,7 @@ class _Range:
 
 
 class Prometheus:
-    """A metrics server that is asked for readings."""
+    """A metrics server that is queried for readings."""
 
     def __init__(self, options: PrometheusSource) -> None:
         self.options = options
@@ -132,11 +132,11 @@ class Prometheus:
         self.close()
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._session.close()
 
     def latest(self) -> datetime:
-        """Until when the server can be asked, by its own clock; some hide what is younger than half a minute."""
+        """The latest time that can be queried, by the server's clock; some servers hide samples of the last 30 s."""
         return datetime.now(UTC) + timedelta(seconds=self.clock_offset_s - self.hidden_s)
 
     def learn_clock(self) -> None:
@@ -149,7 +149,7 @@ class Prometheus:
         except (KeyError, IndexError, TypeError, ValueError):
             evaluated = math.nan
         if not math.isfinite(evaluated):
-            raise odd_answer(self.options.shown_url, "time()", "it names no time")
+            raise odd_answer(self.options.shown_url, "time()", "it has no time")
         try:
             written = parsedate_to_datetime(self._session.reply.date).timestamp()
         except (TypeError, ValueError, OverflowError):
@@ -177,8 +177,8 @@ class Prometheus:
     ) -> Answer:
         """Fetch all samples of a query for one arm from `start` to `end`, both included.
 
-        No sample is an answer too, without series. Raises SourceError where the server does not answer, and UsageError
-        for times without a zone.
+        An answer without samples has no series. Raises SourceError where the server does not answer, and UsageError for
+        times without a zone.
         """
         window = self._window(start, end)
         selector = self.options.selectors[arm]
@@ -187,14 +187,14 @@ class Prometheus:
         for part, text in parts_of(query):
             filled = fill(text, selector, step_s=step_s, window_s=seconds)
             answer = self._add(answer, part, filled, window, on_progress)
-        if query.kind is QueryKind.HISTOGRAM and not answer.series:  # a native one has no series but its own
+        if query.kind is QueryKind.HISTOGRAM and not answer.series:  # a native one has only its own series
             filled = fill(query.text, selector, step_s=step_s, window_s=seconds)
             answer = self._add(answer, "value", filled, window, on_progress)
-        # The distance of samples as it is: that of most, where it is longer than the policy says.
+        # The real interval of samples: the median, where it is longer than the step of the policy.
         series_times = [series.ts_ms for series in answer.series if series.ts_ms.size > 2]
         steps = [float(statistics.median(ts_ms[1:] - ts_ms[:-1])) / 1000 for ts_ms in series_times]
         answer = replace(answer, step_s=max(step_s, round(statistics.median(steps) if steps else step_s)))
-        # Of what form a histogram is, and whether a query that found nothing could have found something.
+        # The form of a histogram, and whether a query that found nothing could have found something.
         if query.kind is QueryKind.HISTOGRAM:
             plain = fill(query.text, selector, step_s=self.options.step_s, window_s=0)
             return replace(answer, form=find_form(answer, lambda: self.labels_of(plain, window.start, window.end)))
@@ -208,7 +208,7 @@ class Prometheus:
         return replace(answer, impossible=self._seen[key])
 
     def _look_back(self, query: Query, arm: str, window: _Range) -> str:
-        """Why a query could match nothing on an arm; a server that does not tell has not shown that it could."""
+        """Why a query could match nothing on an arm; that the server does not answer this is a reason, too."""
         selectors, metric = self.options.selectors, f"{metric_name(query.text)}{{$selector}}"
         own, *others = (
             fill(metric, selectors[name], step_s=0, window_s=0)
@@ -247,7 +247,7 @@ class Prometheus:
         )
 
     def explain_nothing(self, query: Query, arm: str, start: datetime, end: datetime) -> str:
-        """Say what was asked where a query has no series for an arm, and which labels do exist. Raises SourceError."""
+        """Explain a query without series for an arm: what was sent, and which labels exist. Raises SourceError."""
         selector = self.options.selectors[arm]
         _, text = parts_of(query)[0]
         filled = fill(text, selector, step_s=self.options.step_s, window_s=0)
@@ -268,18 +268,18 @@ class Prometheus:
         window = self._window(start, end)
         series = self._client.get_series(window.start, window.end, {"match[]": name})
         if not isinstance(series, list) or not all(isinstance(labels, dict) for labels in series):
-            raise odd_answer(self.options.shown_url, name, "it is no list of series")
+            raise odd_answer(self.options.shown_url, name, "it is not a list of series")
         return series
 
     # -------------------------------------------------------------- windows
 
     def _window(self, start: datetime, end: datetime) -> _Range:
         if start.tzinfo is None or end.tzinfo is None:
-            raise UsageError("a time without a zone is not a moment", hint="give times in UTC")
+            raise UsageError("a time has no time zone", hint="give times in UTC")
         return _Range(round(start.timestamp()) * 1000, round(end.timestamp()) * 1000)
 
     def _windows(self, text: str, span: _Range, collected: Collected, on_progress: Progress) -> Iterator[Reply]:
-        """Ask window by window; yields what the server says of its answers."""
+        """Query window by window; yields the rest of each answer."""
         raw, step_ms = bool(metric_name(text)), self.options.step_s * 1000
         gap = 1 if raw else step_ms
         start = span.start_ms if raw else -(-span.start_ms // step_ms) * step_ms
@@ -299,11 +299,11 @@ class Prometheus:
                 on_progress(f"{text}: {number} of {len(remaining)} windows, {series:,} series")
 
     def _take(self, collected: Collected, result: list[Any], text: str) -> int:
-        """Take over one window's series; returns how many there were."""
+        """Add the series of one window; returns how many there were."""
         try:
             series = collected.add(result)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            why = "it has something else where series with samples should be"
+            why = "it has something other than series with samples"
             raise odd_answer(self.options.shown_url, text, why) from error
         if series > self.options.max_series:
             raise SourceError(
@@ -313,9 +313,9 @@ class Prometheus:
         return series
 
     def _ask(self, text: str, window: _Range) -> _Answered:
-        """Samples as they were scraped where the query is a series' name, else values at each step.
+        """Samples as they were scraped where the query is the name of a metric, else values at each step.
 
-        A sample that lies on the seam comes twice from some servers, and counts once.
+        Some servers send a sample between two windows twice; it counts once.
         """
         query, result = text, None
         if metric_name(text):
@@ -327,7 +327,7 @@ class Prometheus:
         reply = self._session.reply
         if reply.kind != "matrix":
             raise SourceError(
-                f"{query} gives a {reply.kind}, not series over time", hint="a metric of readings asks for series"
+                f"{query} gives a {reply.kind}, not series over time", hint="write a query that gives series"
             )
         if not isinstance(result, list):
             raise odd_answer(self.options.shown_url, query, "it has no list of series")
@@ -335,7 +335,7 @@ class Prometheus:
 
 
 def _cut(start_ms: int, end_ms: int, length_ms: int, step_ms: int, gap_ms: int) -> list[_Range]:
-    """Cut an interval into windows; `gap_ms` lies between the end of one and the start of the next."""
+    """Cut an interval into windows; `gap_ms` is between the end of one and the start of the next."""
     out = []
     while start_ms <= end_ms:
         end = min(start_ms + length_ms - step_ms, end_ms)
@@ -345,7 +345,7 @@ def _cut(start_ms: int, end_ms: int, length_ms: int, step_ms: int, gap_ms: int) 
 
 
 def _prefetch(ask: Callable[[str, _Range], _Answered], text: str, windows: Sequence[_Range]) -> Iterator[_Answered]:
-    """Ask for the next window while the last one is read."""
+    """Request the next window while the last one is read."""
     with ThreadPoolExecutor(max_workers=1) as pool:
         pending: deque[Future[_Answered]] = deque()
         for window in windows:

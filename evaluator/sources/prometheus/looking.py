@@ -1,4 +1,4 @@
-"""What a metrics server has of a service, as far as it can be told without asking anybody."""
+"""What a metrics server has of a service, found without asking a user."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from evaluator.sources.prometheus.client import Prometheus
 from evaluator.sources.prometheus.sets import QUERY_SETS
 
 LABELS = ("version", "app_version", "release", "revision", "track", "arm", "color", "deployment", "pod_template_hash")
-"""Labels that usually tell versions apart, the likeliest first."""
+"""Labels that usually distinguish versions, the likeliest first."""
 
 OLD = ("baseline", "stable", "primary", "blue", "control", "old")
 NEW = ("canary", "candidate", "preview", "green", "new")
@@ -21,19 +21,19 @@ WINDOW = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """Ready-made sets that the server has series for, and selectors of two versions; empty where none can be told."""
+    """Ready-made sets that the server has series for, and selectors of two versions; empty where none were found."""
 
     sets: tuple[str, ...]
     selectors: Mapping[str, str]
 
 
 def look_around(server: Prometheus) -> Surroundings:
-    """Look which sets of the last hour's series there are, and by which label two versions differ. Raises SourceError.
+    """Find which sets have series in the last hour, and the label by which two versions differ. Raises SourceError.
 
-    A set has series where its first metric has some with the labels that its query asks for. A set whose series do not
-    tell the versions apart is left out: it could not be compared.
+    A set has series where its first metric has some with the labels that its query names. A set whose series do not
+    distinguish the versions is left out: it could not be compared.
     """
-    # Times are asked for in whole seconds: a series that began in this one counts.
+    # Times are sent in whole seconds: a series that began in this one counts.
     end = server.latest() + timedelta(seconds=1)
     window = end - WINDOW, end
     metric_names = server.metric_names(*window)

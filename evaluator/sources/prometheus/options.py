@@ -1,4 +1,4 @@
-"""Where the metrics server is, how to tell the arms apart, and how to prove who asks. Secrets are named, not held."""
+"""Address of the metrics server, label matchers of the arms, and authentication. Secrets are named, not stored."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ LabelName = Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")]
 class Basic(Section):
     """User and password."""
 
-    username: Annotated[str, Field(min_length=1, description="Who asks.")]
-    password: Secret = Field(description="Where the password is: ${VARIABLE}.")
+    username: Annotated[str, Field(min_length=1, description="Name of the user.")]
+    password: Secret = Field(description="The password, as ${VARIABLE}.")
 
 
 class Auth(Section):
-    """How to prove who asks."""
+    """Authentication."""
 
-    bearer: Secret | None = Field(None, description="Where the token is: ${VARIABLE}.")
-    basic: Basic | None = Field(None, description="In place of a token.")
+    bearer: Secret | None = Field(None, description="The token, as ${VARIABLE}.")
+    basic: Basic | None = Field(None, description="User and password, instead of a token.")
 
 
 class Tls(Section):
@@ -37,18 +37,18 @@ class Tls(Section):
     ca: str | None = Field(None, description="File of the certificates to trust.")
     cert: str | None = Field(None, description="File of our own certificate (mTLS).")
     key: str | None = Field(None, description="File of its key.")
-    verify: bool = Field(True, description="Off: any certificate is believed.")  # noqa: FBT003
+    verify: bool = Field(True, description="False accepts any certificate.")  # noqa: FBT003
 
 
 class PrometheusSource(Section):
-    """Prometheus, or what speaks its language: VictoriaMetrics, Thanos, Mimir, Cortex."""
+    """Prometheus, or a server with its query API: VictoriaMetrics, Thanos, Mimir, Cortex."""
 
     url: str = Field(description="Address, with a path prefix if there is one.")
     selectors: dict[Name, str] = Field(
-        description="How to tell the arms apart: {baseline: 'version=\"1.4\"', canary: 'version=\"1.5\"'}.",
+        description="Label matchers of each arm: {baseline: 'version=\"1.4\"', canary: 'version=\"1.5\"'}.",
         min_length=2,
     )
-    step: PositiveDuration = Field(15.0, description="Distance of scrapes, in whole seconds.")
+    step: PositiveDuration = Field(15.0, description="Interval of scrapes, in whole seconds.")
     queries: list[str] = Field(
         default_factory=list,
         description="Ready-made metrics to add.",
@@ -64,17 +64,17 @@ class PrometheusSource(Section):
     max_series: Annotated[int, Field(ge=1)] = Field(10_000, description="Most series that one query may have.")
     replica_labels: list[LabelName] = Field(
         ["replica", "prometheus_replica", "__replica__"],
-        description="Labels of servers that run in pairs; what differs in them only counts once.",
+        description="Labels of servers that run in pairs; series that differ only in these count once.",
     )
 
     @property
     def step_s(self) -> int:
-        """Distance of scrapes, and of the samples of a query that is more than a series' name."""
+        """Interval (s) of scrapes, and of the samples of an expression."""
         return int(self.step)
 
     @property
     def shown_url(self) -> str:
-        """The address without what may be secret in it."""
+        """The address without the parts that may be secret."""
         parts = urlsplit(self.url)
         host = parts.hostname or ""
         return urlunsplit((parts.scheme, f"{host}:{parts.port}" if parts.port else host, parts.path, "", ""))

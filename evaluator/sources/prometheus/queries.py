@@ -1,4 +1,4 @@
-"""From a query of the policy to what is sent."""
+"""From a query of the policy to the queries that are sent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Matcher:
 
     @property
     def text(self) -> str:
-        """As it stands in a query."""
+        """As it is written in a query."""
         return f'{self.label}{self.how}"{self.value}"'
 
     def fits(self, value: str) -> bool | None:
@@ -34,7 +34,7 @@ class Matcher:
 
 
 def matchers_of(text: str) -> tuple[Matcher, ...]:
-    """The conditions of a plain query, without those that `$selector` stands for.
+    """The conditions of a plain query, without those of `$selector`.
 
     >>> matchers_of('x{$selector,code=~"5.."}')
     (Matcher(label='code', how='=~', value='5..'),)
@@ -58,7 +58,7 @@ def fill(text: str, selector: str, *, step_s: float, window_s: float) -> str:
 
 
 def parts_of(query: Query) -> tuple[tuple[Part, str], ...]:
-    """The series that a query stands for: a histogram is three of them."""
+    """The queries that are sent for a query: three for a histogram."""
     if query.kind is not QueryKind.HISTOGRAM:
         return (("value", query.text),)
     name = metric_name(query.text)

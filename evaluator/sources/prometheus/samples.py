@@ -1,9 +1,9 @@
 """The samples of an answer, read all at once.
 
-An answer of the query API is JSON in which nearly everything is pairs of a time and a number in quotes. To make a list,
-a float and a text of each pair takes several times as long as all the rest. So the pairs are lifted out of the text and
-read as a table; what is left is JSON with a number in each place. An answer that does not look like that is left as it
-is, and is read as JSON.
+An answer of the query API is JSON that consists mostly of pairs of a time and a number in quotes. Making a list, a
+float and a text of each pair takes several times as long as all the rest. So the pairs are cut out of the text and read
+as a table; the remaining JSON has a number in the place of each series. An answer of another form is not changed, and
+is read as JSON.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FloatArray = npt.NDArray[np.float64]
 Lifted = tuple[FloatArray, FloatArray]
 """Times (s) and values of one series."""
 
-# Neither can stand inside a text of JSON, where a quote is written with a backslash before it.
+# None of these can be inside a text of JSON, where each quote has a backslash before it.
 _OPENING, _CLOSING, _BETWEEN = b'"values":[[', b"]]", b"],["
 _COLUMNS = {"ts": pa.float64(), "value": pa.float64()}
 

@@ -1,4 +1,4 @@
-"""Answers of the API, window by window, become series without holes or doubles at the seams."""
+"""Builds series from the answers of all windows, without gaps or duplicates between windows."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ LATEST_S = 1e11
 
 @dataclass(frozen=True, slots=True)
 class CollectedSeries:
-    """What there is of a query, and what was left out."""
+    """The series of a query, and how much was left out."""
 
     series: tuple[Series, ...]
     duplicates: int
-    """Series."""
+    """Series that a pair of servers sent twice."""
     repeated: int
-    """Samples, those of duplicate series among them."""
+    """Samples for a moment that already has one, including those of duplicate series."""
     outside: int
-    """Samples."""
+    """Samples outside of the window."""
 
 
 @dataclass(slots=True)
@@ -44,12 +44,12 @@ class Collected:
     samples: dict[tuple[Key, Part, float], list[tuple[IntArray, FloatArray]]] = field(default_factory=dict)
     labels: dict[Key, Mapping[str, str]] = field(default_factory=dict)
     read: int = 0
-    """Samples that came."""
+    """Samples received."""
     nan: int = 0
     infinite: int = 0
 
     def add(self, result: Iterable[Mapping[str, Any]]) -> int:
-        """Take over one window's result; returns how many series it had."""
+        """Add the result of one window; returns how many series it had."""
         count = 0
         for series in result:
             count += 1
@@ -61,7 +61,7 @@ class Collected:
                     self._add(labels, *unfolded)
             if len(series.get("values", ())):
                 is_bucket = self.part == "bucket" and "le" in labels
-                # One NaN for all that have none: it is part of a key.
+                # The same NaN object for all series without a bound, because it is part of a key.
                 le = float(labels["le"].replace("+Inf", "inf")) if is_bucket else math.nan
                 self._add(labels, self.part, le, *_to_arrays(series["values"]))
         return count
@@ -79,11 +79,7 @@ class Collected:
         self.samples.setdefault((key, part, le), []).append((ts_ms, values))
 
     def series(self, window_ms: tuple[int, int]) -> CollectedSeries:
-        """All series, each in the order of time, and how much was left out of them.
-
-        That is: series that servers in pairs tell twice, samples for a moment that has one already, and samples of
-        another time than was asked for.
-        """
+        """All series, each in the order of time, and how much was left out of them."""
         unique: dict[tuple[Key, Part, float], Series] = {}
         options, duplicates, repeated, outside = self.options, 0, 0, 0
         for (key, part, le), samples in self.samples.items():
@@ -102,7 +98,7 @@ class Collected:
             earlier = unique.get((own, part, le))
             if earlier is not None:
                 duplicates += 1
-                # Of two that say the same the one that says more stays.
+                # Of two duplicates the one with more samples stays.
                 fewer, series = sorted((earlier, series), key=lambda candidate: candidate.ts_ms.size)
                 repeated += fewer.ts_ms.size
             unique[own, part, le] = series
@@ -112,8 +108,8 @@ class Collected:
 def unfold_native(samples: Sequence[Any]) -> list[tuple[Part, float, IntArray, FloatArray]]:
     """A native histogram as the series of a classic one: part, bound, times and values of each.
 
-    A server sends only buckets with observations, and may join neighbours at any time. So a bound is taken only where
-    at no moment a bucket lies across it; what was observed up to it is the sum of the buckets that end there or before.
+    A server sends only buckets with observations, and may join neighbours at any time. So a bound is used only where no
+    bucket ever spans it; the count up to it is the sum of the buckets that end there or before.
     """
     ts_ms = np.array([round(float(moment) * 1000) for moment, _ in samples], dtype=np.int64)
     histograms = [histogram for _, histogram in samples]

@@ -1,8 +1,8 @@
-"""Ready-made metrics for what is usually scraped, so that nobody has to write PromQL for it.
+"""Ready-made metrics for what is usually scraped, so that users need no PromQL for it.
 
 Names are those that prometheus-client and the exporters of Debian's packages give. `red-http` finds the status of a
-response in the label `code`, `red-http-status` in `status`. Failures and times of requests are gates; what an instance
-uses up stops a GO where it is shown to be worse, but says nothing of users by itself.
+response in the label `code`, `red-http-status` in `status`. Failures and times of requests are gates. Resources of an
+instance are holds: they prevent a GO where they are shown to be worse, but do not show harm to users.
 """
 
 from __future__ import annotations
@@ -86,4 +86,4 @@ QUERY_SETS: Mapping[str, Metrics] = {
     "postgres": POSTGRES,
     "redis": REDIS,
 }
-"""Name of a set → its metrics, as they would stand in a policy."""
+"""Name of a set → its metrics, as a policy has them."""

@@ -1,9 +1,9 @@
-"""What PrometheusConnect sends with: a session that is fail-closed, whichever of its methods asks.
+"""The session that PrometheusConnect sends with: it refuses any answer that is not one of the query API.
 
-PrometheusConnect builds the questions. Left to itself it would take any page with status 200 for an answer, drop the
-server's warnings (an answer may be partial), follow redirects to a login, put long queries into the address, retry
-status 500 for seconds, have no limit of size and none of time for the whole answer, and make a list, a float and a text
-of every sample. So each answer is checked and read here, before PrometheusConnect takes the result out of it.
+PrometheusConnect builds the requests. With its own session it takes any page with status 200 for an answer, drops the
+server's warnings (an answer may be partial), follows redirects to a login, puts long queries into the URL, retries
+status 500 for seconds, has no limit for the size of an answer or its total time, and makes a list, a float and a text
+of every sample. So each answer is checked and read here, before PrometheusConnect takes the result from it.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _POST_REFUSED = {
     HTTPStatus.METHOD_NOT_ALLOWED,
     HTTPStatus.NOT_IMPLEMENTED,
 }
-"""What proxies answer that let only GET through."""
+"""Answers of proxies that allow only GET."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a server says beside the result: kind of result, warnings, hints, its clock, size of the answer (bytes)."""
+    """An answer without its result: kind of result, warnings, hints, the server's clock, size of the answer (bytes)."""
 
     kind: str
     warnings: tuple[str, ...]
@@ -48,7 +48,7 @@ class Reply:
 
 
 class QuerySession(requests.Session):
-    """Asks one server: by POST as PrometheusConnect does, by GET once that is all that gets through to it."""
+    """Queries one server: by POST as PrometheusConnect does, or by GET once POST was refused."""
 
     def __init__(self, options: PrometheusSource) -> None:
         # A server that is restarting is asked up to three times.
@@ -58,7 +58,7 @@ class QuerySession(requests.Session):
         tls = options.tls
         for path in (tls.ca, tls.cert, tls.key):
             if path and not Path(path).exists():
-                raise SourceError(f"{path} of sources.prometheus.tls is not there", hint="check its path")
+                raise SourceError(f"{path} of sources.prometheus.tls does not exist", hint="check its path")
         self.verify = tls.ca or tls.verify
         if tls.cert:
             self.cert = (tls.cert, tls.key) if tls.key else tls.cert
@@ -68,25 +68,25 @@ class QuerySession(requests.Session):
 
     @property
     def reply(self) -> Reply:
-        """What was said beside the last result that this thread asked for."""
+        """The last answer of this thread, without its result."""
         reply: Reply = self._of_thread.reply
         return reply
 
     def mount(self, prefix: str, adapter: Any) -> None:  # noqa: ARG002 - PrometheusConnect brings one without limits
-        """Send over connections that can be ended, whatever is to be mounted."""
+        """Mount the adapter that has limits, instead of `adapter`."""
         super().mount(prefix, self._adapter)
 
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """Nowhere: a redirect is an answer, such as that of a login page."""
+        """Follow no redirect: it is an answer, such as that of a login page."""
 
     def request(  # type: ignore[override]
         self, method: str, url: str, params: Mapping[str, Any] | None = None, **options: Any
     ) -> requests.Response:
-        """Ask a question and check the answer, whose `json()` is what was read. Raises SourceError."""
+        """Send a request and check the answer, whose `json()` returns what was read. Raises SourceError."""
         form, shown = dict(params or {}), self._options.shown_url
         try:
             if method == "POST" and not self._gets_only:
-                # As a form: the address, where PrometheusConnect puts them, has no room for long queries.
+                # As a form: long queries do not fit into the URL, where PrometheusConnect puts them.
                 response = super().request("POST", url, data=form, **options)
                 if response.status_code in _POST_REFUSED and not _is_of_the_api(response.content):
                     retried = super().request("GET", url, params=form, **options)
@@ -99,8 +99,8 @@ class QuerySession(requests.Session):
         packing = response.headers.get("Content-Encoding", "identity").strip().lower()
         if packing not in {"", "identity", *PACKED}:
             raise SourceError(
-                f"the metrics server packs its answers as {packing[:40]}, which was not asked for",
-                hint="let the proxy before it honour Accept-Encoding: identity",
+                f"the metrics server compresses its answers as {packing[:40]}, which was not requested",
+                hint="let the proxy in front of it respect Accept-Encoding: identity",
             )
         if len(response.content) > LARGEST_ANSWER:
             raise SourceError(
@@ -119,7 +119,7 @@ class QuerySession(requests.Session):
 
 
 def _is_of_the_api(body: bytes) -> bool:
-    """Did the API itself answer, be it with an error?"""
+    """Did the API itself answer, even with an error?"""
     try:
         answer = json.loads(body)
     except ValueError:

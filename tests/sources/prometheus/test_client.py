@@ -77,7 +77,7 @@ def test_servers_that_run_in_pairs_count_once(source):
     assert (answer.duplicates, series.ts_ms.size) == (1, 20)
 
 
-def test_windows_are_stitched_without_hole_or_double(source, monkeypatch):
+def test_windows_are_stitched_without_gap_or_duplicate(source, monkeypatch):
     """More than 11,000 points a series, in windows of all sizes: the same samples as the server has."""
     end = START + timedelta(seconds=LONG_S - 1)
     for points in (client_module.POINTS_AT_A_TIME, 4_999, 701):
@@ -132,7 +132,7 @@ def test_nothing_is_an_answer_and_can_be_explained(source):
         ('handler="/a",code="500"', ""),
     ],
 )
-def test_a_query_that_could_find_nothing_is_told_from_one_that_found_nothing(source, labels, why):
+def test_a_query_that_could_find_nothing_is_distinguished_from_one_that_found_nothing(source, labels, why):
     query = Query(f"http_requests_total{{$selector,{labels}}}", QueryKind.COUNTER)
     answer = source.fetch(query, "canary", START, END)
     assert answer.series == ()
@@ -145,16 +145,16 @@ def test_a_value_that_the_other_arm_has_could_have_come(source):
     assert source.fetch(query, "canary", START, END).impossible == ""
 
 
-def test_a_value_that_only_one_arm_has_may_be_a_new_name_of_what_is_asked_for(source):
+def test_a_value_that_only_one_arm_has_may_be_a_new_name_of_the_requested_one(source):
     """The candidate calls its failures `error`: it has none that are called `failed`, and that is not 0."""
     query = Query('tasks_total{$selector,result="failed"}', QueryKind.COUNTER)
     assert source.fetch(query, "canary", START, END).impossible == (
         'no series of tasks_total on canary has result="failed"; its result is done, error, and error was never seen '
-        "elsewhere: it may be what canary calls failed"
+        "on another arm: it may be its name for failed"
     )
 
 
-def test_a_label_that_nobody_has_excludes_nothing(source):
+def test_a_label_that_no_series_has_excludes_nothing(source):
     """`status!~"2.."` matches every series that has no status."""
     query = Query('http_requests_total{$selector,status!~"2.."}', QueryKind.COUNTER)
     answer = source.fetch(query, "canary", START, END)
@@ -163,7 +163,7 @@ def test_a_label_that_nobody_has_excludes_nothing(source):
 
 
 def test_the_account_of_an_answer_is_complete(source):
-    """Where two windows meet a server may tell a sample twice."""
+    """Where two windows meet a server may send a sample twice."""
     for query in (MEMORY, COUNTER, SECONDS, Query("pairs{$selector}", QueryKind.GAUGE)):
         answer = source.fetch(query, "canary", START, END)
         named = answer.nan + answer.infinite + answer.repeated + answer.outside
@@ -185,11 +185,11 @@ def test_too_many_series_are_refused(options):
 
 
 def test_times_without_a_zone_are_refused(source):
-    with pytest.raises(UsageError, match="without a zone"):
+    with pytest.raises(UsageError, match="has no time zone"):
         source.fetch(COUNTER, "canary", datetime(2026, 10, 1), END)  # noqa: DTZ001
 
 
-def test_what_is_said_of_the_source_holds_no_secret(options, monkeypatch):
+def test_the_description_of_the_source_has_no_secret(options, monkeypatch):
     monkeypatch.setenv("PROMETHEUS_TOKEN", "s3cr3t-value")
     secret = options.model_copy(
         update={"auth": Auth(bearer="${PROMETHEUS_TOKEN}"), "headers": {"X-Key": "${PROMETHEUS_TOKEN}"}}

@@ -1,4 +1,4 @@
-"""What a server may say instead of an answer: one sentence with a cause and a remedy each."""
+"""What a server may send instead of an answer: for each, one sentence with the cause, and a remedy."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TOKEN = Auth(bearer="${TOKEN}")
 
 
 class Faulty(BaseHTTPRequestHandler):
-    """Answers its clock as a good server does, and anything else as the test says."""
+    """Answers its clock as a good server does, and anything else as the test sets it."""
 
     answer = (200, "application/json", b"", {})
     clock = None
@@ -115,7 +115,7 @@ MATRIX = {"resultType": "matrix", "result": [{"metric": {"instance": "a"}, "valu
 FAULTS = [
     pytest.param((401, "text/plain", b"who?", {}), r"refuses us \(401\)", "auth", id="401"),
     pytest.param((403, "text/plain", b"no", {}), r"refuses us \(403\)", "auth", id="403"),
-    pytest.param((429, "text/plain", b"slow down", {}), r"refuses so many requests \(429\)", "later", id="429"),
+    pytest.param((429, "text/plain", b"slow down", {}), r"received too many requests \(429\)", "later", id="429"),
     pytest.param((404, "text/plain", b"404 page not found", {}), r"has no query API \(404\)", "path prefix", id="404"),
     pytest.param(
         (422, "application/json", as_json(status="error", error="too many points for the given step=1"), {}),
@@ -145,18 +145,16 @@ FAULTS = [
         id="odd",
     ),
     pytest.param((200, "application/json", b"[1, 2]", {}), "something else instead of JSON", "", id="list"),
-    pytest.param(
-        (200, "application/json", as_json(status="success"), {}), "it holds no data", "query API", id="no-data"
-    ),
+    pytest.param((200, "application/json", as_json(status="success"), {}), "it has no data", "query API", id="no-data"),
     *(
         pytest.param((200, "application/json", as_json(status="success", data=data), {}), message, "query API", id=name)
         for name, message, data in [
-            ("null", "it holds no data", None),
-            ("text", "it holds no data", "soon"),
+            ("null", "it has no data", None),
+            ("text", "it has no data", "soon"),
             ("no-result", "it has no list of series", {"resultType": "matrix"}),
             ("null-result", "it has no list of series", {"resultType": "matrix", "result": None}),
             *(
-                (f"series-{n}", "something else where series", {"resultType": "matrix", "result": result})
+                (f"series-{n}", "something other than series", {"resultType": "matrix", "result": result})
                 for n, result in enumerate(
                     [
                         [None],
@@ -270,20 +268,20 @@ def test_an_answer_that_is_too_large_is_cut_off(options, monkeypatch, endless):
     assert peak < 16 << 20
 
 
-def test_an_answer_that_was_packed_without_being_asked_for_is_unpacked(options):
+def test_an_answer_that_was_packed_without_a_request_is_unpacked(options):
     body = gzip.compress(as_json(status="success", data=MATRIX))
     Faulty.answer = (200, "application/json", body, {"Content-Encoding": "gzip"})
     assert len(fetch(options).series) == 1
     Faulty.answer = (200, "application/json", body[:20] + b"odd" + body[23:], {"Content-Encoding": "gzip"})
-    with pytest.raises(SourceError, match=r"cannot be unpacked|instead of JSON"):
+    with pytest.raises(SourceError, match=r"cannot be decompressed|instead of JSON"):
         fetch(options)
     Faulty.answer = (200, "application/json", body, {"Content-Encoding": "br"})
-    with pytest.raises(SourceError, match="packs its answers as br"):
+    with pytest.raises(SourceError, match="compresses its answers as br"):
         fetch(options)
 
 
 @pytest.mark.parametrize("status", [400, 403, 405])
-def test_where_a_proxy_refuses_post_the_server_is_asked_by_get(options, status):
+def test_where_a_proxy_refuses_post_the_server_is_queried_by_get(options, status):
     Faulty.refused = (status, "text/html", b"<h1>Method not allowed</h1>")
     Faulty.answer = (200, "application/json", as_json(status="success", data=MATRIX), {})
     answer = fetch(options.model_copy(update={"tenant": "team-a"}))
@@ -291,7 +289,7 @@ def test_where_a_proxy_refuses_post_the_server_is_asked_by_get(options, status):
     assert Faulty.seen[-1]["X-Scope-OrgID"] == "team-a"
 
 
-def test_who_is_refused_by_get_as_well_is_refused(options):
+def test_a_refusal_by_get_as_well_is_an_error(options):
     Faulty.refused, Faulty.refuses_get = (403, "text/plain", b"no"), True
     with pytest.raises(SourceError, match=r"refuses us \(403\)"):
         fetch(options)
@@ -311,7 +309,7 @@ def test_who_is_refused_by_get_as_well_is_refused(options):
 )
 def test_a_server_that_does_not_know_the_time(options, data):
     Faulty.clock = data
-    with pytest.raises(SourceError, match=r"names no time|holds no data"):
+    with pytest.raises(SourceError, match=r"has no time|has no data"):
         connect(options)
 
 
@@ -322,7 +320,7 @@ def test_a_date_that_cannot_be_read_is_no_fault(options, date):
         assert source.clock_offset_s == 0.0
 
 
-def test_a_server_that_does_not_tell_its_labels_has_not_shown_that_nothing_failed(options):
+def test_a_server_that_does_not_list_its_labels_has_not_shown_that_nothing_failed(options):
     """Large installations refuse to list series; the samples are collected all the same."""
     failures = Query('http_requests_total{$selector,code="500"}', QueryKind.COUNTER)
 
@@ -363,8 +361,8 @@ def test_a_server_that_is_down():
         connect(gone)
 
 
-def test_a_name_that_nobody_knows():
-    with pytest.raises(SourceError, match="its name is not known"):
+def test_a_name_that_is_not_known():
+    with pytest.raises(SourceError, match="its name cannot be resolved"):
         connect(PrometheusSource(url="http://prometheus.invalid:9090", selectors=ARMS, step=5))
 
 
@@ -403,7 +401,7 @@ def test_a_clock_that_is_off_is_measured(options, ahead_s):
         assert (source.latest() - datetime.now(UTC)).total_seconds() == pytest.approx(ahead_s, abs=1.5)
 
 
-def test_who_asks_is_told_from_the_environment(options, monkeypatch):
+def test_credentials_come_from_the_environment(options, monkeypatch):
     Faulty.answer = (200, "application/json", as_json(status="success", data=MATRIX), {})
     monkeypatch.setenv("TOKEN", "t0ken")
     monkeypatch.setenv("PASSWORD", "pa55")

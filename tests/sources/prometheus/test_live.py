@@ -113,7 +113,7 @@ def test_killed_targets_failed_scrapes_and_restarts(tmp_path):
 
 
 def test_a_server_that_was_away_repeats_nothing(tmp_path):
-    """While the server is down nobody writes stale markers; its next answer repeats the last sample into the hole."""
+    """While the server is down no stale markers are written; its next answer repeats the last sample into the gap."""
     port, own = free_port(), free_port()
     with target(port):
         with prometheus(tmp_path, tmp_path / "data", scrape([("1", port)]), port=own) as url:

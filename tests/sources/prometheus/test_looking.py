@@ -1,4 +1,4 @@
-"""Which label tells two versions apart, and which set has series for both."""
+"""Which label distinguishes two versions, and which set has series for both."""
 
 from datetime import UTC, datetime
 
@@ -37,7 +37,7 @@ def requests(**labels):
         ({"version": ("2", "2"), "track": ("b", "a")}, 'track="a"', 'track="b"'),
     ],
 )
-def test_versions_are_told_apart_by_the_likeliest_label(labels, old, new):
+def test_versions_are_distinguished_by_the_likeliest_label(labels, old, new):
     surroundings = look_around(Server(http_requests_total=requests(**labels)))
     assert surroundings.sets == ("red-http",)
     assert surroundings.selectors == {"baseline": old, "canary": new}
@@ -54,7 +54,7 @@ def test_statuses_are_found_in_the_label_that_has_them():
     assert look_around(Server(http_requests_total=series)).sets == ("red-http-status",)
 
 
-def test_nothing_is_made_up():
+def test_nothing_is_invented():
     assert look_around(Server()).sets == ()
     assert look_around(Server(http_requests_total=requests(pod=("a", "b")))).selectors == {}
     assert "instance" not in LABELS

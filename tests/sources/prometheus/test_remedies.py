@@ -1,4 +1,4 @@
-"""Remedies name keys of the policy that there are."""
+"""Remedies name keys of the policy that exist."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def to_body(series) -> bytes:
 
 
 @given(st.lists(st.tuples(LABELS, st.lists(st.tuples(TIMES, NUMBERS), min_size=1, max_size=5)), min_size=1, max_size=4))
-def test_what_is_lifted_is_what_json_says(series):
+def test_what_is_lifted_is_what_json_has(series):
     skeleton, lifted = lift_samples(to_body(series))
     result = json.loads(skeleton)["data"]["result"]
     assert [row["metric"] for row in result] == [labels for labels, _ in series]
@@ -61,5 +61,5 @@ def test_labels_that_look_like_samples_are_labels(trick):
         b'{"data": {"result": [{"metric": {}, "values": [[1, "2"]]}]}}',
     ],
 )
-def test_what_looks_otherwise_is_left_as_it_is(body):
+def test_an_answer_of_another_form_is_not_changed(body):
     assert lift_samples(body) == (body, [])

@@ -1,4 +1,4 @@
-"""A server that shows a certificate of its own authority and asks for ours."""
+"""A server that shows a certificate of its own authority and requires ours."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ARMS = {"baseline": 'version="1"', "canary": 'version="2"'}
 
 
 class Clock(BaseHTTPRequestHandler):
-    """Tells the time, as the query API does."""
+    """Answers with the time, as the query API does."""
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -84,13 +84,13 @@ def options(url: str, folder: Path, *, ca: bool = True, cert: bool = True, **key
     return PrometheusSource(url=url, selectors=ARMS, tls=tls, timeout=5, **keys)
 
 
-def test_both_sides_show_who_they_are(url, folder):
+def test_both_sides_show_a_certificate(url, folder):
     with connect(options(url, folder)) as source:
         assert source.clock_offset_s == 0
         assert source.describe()["url"] == url
 
 
-def test_a_certificate_that_nobody_vouches_for_is_not_trusted(url, folder):
+def test_a_certificate_without_a_known_authority_is_not_trusted(url, folder):
     with pytest.raises(SourceError, match="its certificate is not trusted"):
         connect(options(url, folder, ca=False))
 
@@ -102,5 +102,5 @@ def test_without_our_own_certificate_we_are_not_let_in(url, folder):
 
 
 def test_a_file_that_is_not_there_is_named(url, folder):
-    with pytest.raises(SourceError, match=r"nowhere\.pem of sources\.prometheus\.tls is not there"):
+    with pytest.raises(SourceError, match=r"nowhere\.pem of sources\.prometheus\.tls does not exist"):
         connect(PrometheusSource(url=url, selectors=ARMS, tls=Tls(ca=str(folder / "nowhere.pem"))))
