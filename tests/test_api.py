@@ -167,7 +167,7 @@ def test_a_verdict_on_data_that_changed_since_is_not_drawn_from_others(tmp_path)
     land_simulated(store, Release("cart@2"), simulate(SLOWER, 3))
     verdict = judge_release(store, "cart@2", load_policy(), judged_at=datetime(2026, 1, 5, tzinfo=UTC), save=False)
     keep_verdict(store, replace(verdict, data_hash="sha256:other"))
-    with pytest.raises(UsageError, match="is not there as it was"):
+    with pytest.raises(UsageError, match="the data that it judged have changed or are gone"):
         evaluator.open(store.path).release("cart@2").judgement().plot.shift()
 
 

@@ -143,9 +143,9 @@ def test_a_part_of_the_requests_is_drawn_as_it_was_judged(store):
 def test_what_cannot_be_drawn_says_why(store, judgement):
     with pytest.raises(UnknownName, match="no metric 'latency_p96'; did you mean"):
         judgement.plot.band("latency_p96")
-    with pytest.raises(UsageError, match="no line over time of throughput") as caught:
+    with pytest.raises(UsageError, match="no line over time for throughput") as caught:
         judgement.plot.band("throughput")
-    assert caught.value.hint.startswith("there is one of failure_rate, latency_p50")
+    assert caught.value.hint.startswith("there is one for failure_rate, latency_p50")
     outcomes = store.release("shop@2").compare(
         policy={"metrics": [{"name": "spent", "type": "outcome_mean", "outcome": "spent", "margin": "5%"}]}
     )
@@ -153,9 +153,9 @@ def test_what_cannot_be_drawn_says_why(store, judgement):
         with pytest.raises(UsageError, match="of shop@2: none of its requests were judged"):
             draw()
     assert "spent" in {row.get("name") for row in data(outcomes.plot.forest())}
-    with pytest.raises(UsageError, match="no endpoint has a change and a margin"):
+    with pytest.raises(UsageError, match="no endpoint has both a change and a margin"):
         outcomes.plot.forest(endpoints=True)
-    with pytest.raises(UsageError, match="no value by instance of any metric"):
+    with pytest.raises(UsageError, match="no value by instance for any metric"):
         outcomes.plot.units()
 
 

@@ -1,4 +1,4 @@
-"""What all commands share that end with a verdict: their options, and how a verdict is answered."""
+"""Options and exit codes of all commands that end with a verdict."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ from evaluator.records import Verdict, VerdictWord
 from evaluator.reports import DRAWN
 
 FAILING = {"no-go": VerdictWord.NO_GO, "inconclusive": VerdictWord.INCONCLUSIVE}
-"""What `--fail-on` knows."""
+"""Values of `--fail-on`."""
 
 CODES = {VerdictWord.GO: 0, VerdictWord.NO_GO: 1, VerdictWord.INCONCLUSIVE: 3}
 
 _OPTIONS = (
     click.option(
-        "--run", "runs", default="latest", show_default=True, help="latest, all, or the id of a run or group."
+        "--run",
+        "runs",
+        default="latest",
+        show_default=True,
+        help="Runs to judge: latest, all, or the id of a run or group.",
     ),
     click.option("--format", "formats", multiple=True, metavar="F[=PATH]", help=FORMAT_HELP),
-    click.option("--figures", is_flag=True, help="Add to the JSON what figures are drawn from."),
-    click.option("--fail-on", default=",".join(FAILING), show_default=True, help="Which verdicts are not exit code 0."),
+    click.option("--figures", is_flag=True, help="Add the data of the figures to the JSON."),
+    click.option("--fail-on", default=",".join(FAILING), show_default=True, help="Verdicts whose exit code is not 0."),
     click.option("--exit-zero", is_flag=True, help="Exit with 0 whatever the verdict."),
     click.option("--dry-run", is_flag=True, help="Judge, but keep no verdict."),
 )
@@ -32,24 +36,24 @@ _OPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class JudgeOptions:
-    """What the options of a judging command ask for, checked before anything is judged."""
+    """The options of a judging command, checked before anything is judged."""
 
     runs: str = "latest"
     outputs: tuple[Output, ...] = (("human", None),)
     failing: tuple[VerdictWord, ...] = tuple(FAILING.values())
     keep: bool = True
     figures: bool = False
-    """Add to the JSON what figures are drawn from."""
+    """Add the data of the figures to the JSON."""
 
     @property
     def draws(self) -> bool:
-        """Does anything that is asked for need figures?"""
+        """Does a requested output need figures?"""
         return self.figures or any(name in DRAWN for name, _ in self.outputs)
 
     def answer(self, verdict: Verdict) -> int:
-        """Write a verdict in every format that was asked for and return its exit code.
+        """Write a verdict in every requested format and return its exit code.
 
-        0 GO, 1 NO-GO, 3 INCONCLUSIVE; 0 where it is not to fail, or in shadow mode.
+        0 GO, 1 NO-GO, 3 INCONCLUSIVE; 0 where `--fail-on` does not name it, or in shadow mode.
         """
         write_outputs(verdict, self.outputs, figures=self.figures)
         return 0 if verdict.mode == "shadow" or verdict.word not in self.failing else CODES[verdict.word]
@@ -67,4 +71,4 @@ def _check_options(
 
 
 judging_options = gathered("options", _check_options, *_OPTIONS)
-"""Gives a command the options that all commands share which end with a verdict; it is passed them as `options`."""
+"""Gives a command the options of all commands that end with a verdict; it receives them as `options`."""

@@ -196,7 +196,7 @@ def test_a_period_gives_the_verdict_of_files_that_were_cut(folder, judge, call):
         pytest.param(("--from", at(10), "--to", at(5)), "is not before --to", id="turned"),
         pytest.param(("--from", at(10), "--to", at(10)), "is not before --to", id="nothing"),
         pytest.param(("--from", "2026-05-28T10:00:00"), "has no time zone", id="no-zone"),
-        pytest.param(("--to", "noon"), "'noon' is not a moment", id="no-time"),
+        pytest.param(("--to", "noon"), "'noon' is not a time", id="no-time"),
         pytest.param(("--from", "now"), "no request of baseline is in the period", id="now"),
     ],
 )

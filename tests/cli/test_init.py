@@ -51,7 +51,7 @@ def test_a_locustfile_that_is_there_is_used(tmp_path, capfd):
     assert run(["init", str(tmp_path)]) == 0
     out, err = capfd.readouterr()
     assert out.splitlines() == [str(tmp_path / "evaluator.yaml")]
-    assert "locustfile.py is there already and stays as it is" in err
+    assert "locustfile.py exists already and was not changed" in err
     assert (tmp_path / "locustfile.py").read_text() == "mine"
 
 

@@ -59,7 +59,7 @@ def test_a_harmless_change_is_go(folder, capfd):
     assert "shop@2: outcomes of 4000 units (user_id) in 4000 rows, arms by variant: converted, sessions" in out
     assert "covariates revenue_pre" in out
     assert "no metric of outcomes" not in err
-    assert "if more units will come, plan the looks before it: monitoring: {max_units: …}" in err
+    assert "if more units will come, plan the looks first with `monitoring: {max_units: …}`" in err
     code, plain = verdict(capfd)
     assert (code, plain["verdict"], plain["time_to_decision_s"]) == (0, "go", None)
     assert [arm["units"] for arm in plain["arms"]] == [
@@ -306,7 +306,7 @@ def test_the_import_says_what_became_of_the_rows(folder, capfd):
                 "--outcome", "sessions", "--outcome", "orders", "--outcome", "revenue"]) == 0  # fmt: skip
     out = capfd.readouterr().out
     assert "in 1000 rows" in out
-    assert "1003 rows read, of them not judged: 2 bad rows (no arm known 1, treatment 1), 1 duplicate (" in out
+    assert "1003 rows read, not judged: 2 bad rows (no arm known 1, treatment 1), 1 duplicate (" in out
     text = find_check(verdict(capfd)[1], "coverage")["text"]
     assert text.startswith("1,000 of 1,003 rows of outcomes are judged; not: 2 bad rows (")
 

@@ -159,7 +159,7 @@ def test_a_worker_takes_the_policy_of_each_release(call):
     assert [intent.release for intent in done] == ["cart@1.9.0", "shop@1.9.0"]
     assert Path("out.txt").read_text().split() == ["cart", "shop"]
     code, out, _ = call("hooks", "worker", "--once")
-    assert (code, out) == (0, "nothing waits\n")
+    assert (code, out) == (0, "no intent waits for execution\n")
 
 
 def test_replay_and_calibration_and_plans(call):
@@ -206,9 +206,9 @@ def test_a_service_that_was_not_said_or_wrong_can_be_said(call):
     assert call("import", "r@1", *first, "--canary-version", "2", *loose)[0] == 0
     assert call("verdict", "r@1")[0] == 2
     code, out, err = call("import", "r@1", *first, "--service", "crat", *loose)
-    assert (code, "no row was added" in out, "r@1 is of crat from now on\n" in err) == (0, True, True)
+    assert (code, "no row was added" in out, "r@1 is a release of crat from now on\n" in err) == (0, True, True)
     code, _, err = call("import", "r@1", *second, "--service", "cart", *loose)
-    assert (code, "r@1 is of crat and cart from now on" in err) == (0, True)
+    assert (code, "r@1 is a release of crat and cart from now on" in err) == (0, True)
     assert "evaluator data service r@1 NAME" in err
     code, _, err = call("import", "r@1", *second, "--service", "cart", *loose)
     assert (code, "from now on" in err) == (0, False)
@@ -216,7 +216,7 @@ def test_a_service_that_was_not_said_or_wrong_can_be_said(call):
     assert (code, "evaluator data service RELEASE NAME" in err) == (2, True)
     assert call("data", "service", "r@1", "crat")[0] == 0
     code, out, _ = call("data", "service", "r@1", "cart")
-    assert (code, out) == (0, "r@1: of cart\n")
+    assert (code, out) == (0, "r@1 is a release of cart\n")
     [plain] = [row for row in json.loads(call("releases", "--json")[1]) if row["release"] == "r@1"]
     assert plain["services"] == [{"name": "cart", "baseline": "", "canary": "2"}]
     assert json.loads(call("verdict", "r@1", "--format", "json")[1])["policy_path"] == str(call.folder / "cart.yaml")
@@ -240,13 +240,13 @@ def test_policies_are_written_checked_and_shown(call):
         0,
         [str(call.folder / f"{name}.yaml") for name in ("cart", "mail", "shop")],
     )
-    assert [line.split("; ")[1] for line in out.splitlines()] == ["of cart", "of mail", "of shop"]
+    assert [line.split("; ")[1] for line in out.splitlines()] == ["for cart", "for mail", "for shop"]
     code, out, _ = call("policy", "show", "--service", "shop")
     assert (code, "alpha: 0.03" in out) == (0, True)
     assert call("policy", "show")[0] == 2
     for name in ("a/b", ".cart"):
         code, _, err = call("init", "--service", name)
-        assert (code, f"write a file in evaluator.policies that says `service: {name}`" in err) == (2, True)
+        assert (code, f"write a file in evaluator.policies with the line `service: {name}`" in err) == (2, True)
     (call.folder / "gone.yaml").symlink_to("nowhere")
     assert call("init", "--service", "gone")[0] == 2
     (call.folder / "gone.yaml").unlink()

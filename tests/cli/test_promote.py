@@ -71,11 +71,11 @@ def lines(run):
 def test_tested_promoted_and_rolled_back(run):
     code, out, _ = run("hooks", "test", policy=HOOKS)
     assert (code, out.splitlines()[0]) == (0, "ok      promote: runs sh -c echo promoted-${canary} >> out.txt")
-    assert run("hooks", "log")[1] == "nothing was asked for yet\n"
+    assert run("hooks", "log")[1] == "there are no intents yet\n"
     code, out, _ = run("promote", "cart@1.9.0", "--dry-run")
     assert code == 0
     assert "1. promote: runs sh -c echo promoted-${canary}" in out
-    assert "takes 1 approval" in out
+    assert "needs 1 approval" in out
     assert lines(run) == []
     code, out, _ = run("promote", "cart@1.9.0", "--yes")
     assert (code, out.splitlines()[0]) == (0, "i1 promote cart@1.9.0: acknowledged: 1 hook acknowledged")
@@ -108,7 +108,7 @@ def test_a_no_go_exits_as_one_and_grounds_that_do_not_hold_as_three(run):
 
 def test_nobody_is_there_to_confirm(run):
     code, _, err = run("promote", "cart@1.9.0", policy=HOOKS)
-    assert (code, "nobody is there to confirm that cart@1.9.0 is meant" in err) == (2, True)
+    assert (code, "promote needs a confirmation, and stdin is not a terminal" in err) == (2, True)
     assert lines(run) == []
 
 
@@ -138,14 +138,14 @@ def test_who_somebody_is_does_not_come_from_the_environment(run):
 
 def test_what_takes_others_waits_for_them(run):
     code, out, err = run("promote", "cart@1.9.0", "--yes", policy=f"{HOOKS}sensitive: true\n")
-    assert (code, "waits for 2 more of 2 people other than" in err) == (3, True)
+    assert (code, "for 2 more of 2 approvals by people other than" in err) == (3, True)
     assert out == "i1 promote cart@1.9.0: requested\n"
-    assert f"asked for by {ME}: the verdict is GO" in run("approve")[1]
+    assert f"requested by {ME}: the verdict is GO" in run("approve")[1]
     code, _, err = run("approve", "i1")
     assert (code, f"{ME} asked for i1 and cannot approve it too" in err) == (2, True)
     code, out, _ = run("reject", "i1", "--reason", "not today")
     assert (code, out) == (0, "i1 promote cart@1.9.0: cancelled: not today\n")
-    assert run("approve")[1] == "nothing waits\n"
+    assert run("approve")[1] == "no request waits for approval\n"
     assert lines(run) == []
 
 
