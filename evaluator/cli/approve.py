@@ -38,7 +38,7 @@ def _ask(intent: Intent, description: str) -> str:
 
 @click.command("reject")
 @click.argument("intent", metavar="INTENT")
-@click.option("--reason", default="", help="Why, in a sentence; it stays in the audit trail.")
+@click.option("--reason", default="", help="Why, in a sentence; it is kept in the audit trail.")
 @click.pass_obj
 def reject(session: Session, intent: str, reason: str) -> None:
     """Reject INTENT, or withdraw your own, before it is executed."""

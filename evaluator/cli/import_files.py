@@ -125,7 +125,7 @@ def _collect_arms(baseline: Iterable[str], canary: Iterable[str], extra_arms: It
 
 def _say_doubts(session: Session, doubts: Iterable[str]) -> None:
     for doubt in doubts:
-        session.say(f"careful: {doubt}")
+        session.say(f"warning: {doubt}")
 
 
 def _find_doubts(plan: LandingPlan) -> Iterable[str]:

@@ -42,7 +42,9 @@ def command(session: Session, folder: Path, url: str, service: str) -> None:
     policy = folder / FOLDER_NAME / file_of(service) if service else folder / FILE_NAME
     locustfile = folder / LOCUSTFILE
     if os.path.lexists(policy):
-        raise InputError(f"{policy} exists already; nothing was written", hint="choose another folder")
+        raise InputError(
+            f"{policy} exists already; nothing was written", hint="give another folder: `evaluator init DIR`"
+        )
     if url:
         _write({policy: _of_prometheus(session, url)})
         session.say("next: check selectors and margins, then run `evaluator collect RELEASE --from -1h`")

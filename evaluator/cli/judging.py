@@ -29,7 +29,7 @@ _OPTIONS = (
     click.option("--figures", is_flag=True, help="Add the data of the figures to the JSON."),
     click.option("--fail-on", default=",".join(FAILING), show_default=True, help="Verdicts whose exit code is not 0."),
     click.option("--exit-zero", is_flag=True, help="Exit with 0 whatever the verdict."),
-    click.option("--dry-run", is_flag=True, help="Judge, but keep no verdict."),
+    click.option("--dry-run", is_flag=True, help="Judge without keeping the verdict."),
 )
 """Options of every command that ends with a verdict, in the order of its help."""
 
@@ -65,7 +65,7 @@ def _check_options(
     names = [name.strip().lower().replace("_", "-") for name in fail_on.split(",") if name.strip()]
     for name in names:
         if name not in FAILING:
-            raise UnknownName("verdict to fail on", name, FAILING)
+            raise UnknownName("verdict", name, FAILING, hint="`--fail-on` takes no-go, inconclusive, or both")
     failing = () if exit_zero else tuple(FAILING[name] for name in names)
     return JudgeOptions(runs, tuple(parse_formats(formats)), failing, not dry_run, figures)
 

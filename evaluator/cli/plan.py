@@ -65,7 +65,7 @@ def command(
     if release is None and goal.rate_per_s is None:
         raise UsageError(
             "a plan needs a release with stored runs, or a rate",
-            hint="`evaluator plan RELEASE`, or `evaluator plan --rate 30` requests per second",
+            hint="run `evaluator plan RELEASE`, or `evaluator plan --rate 30` for 30 requests per second",
         )
     store = session.open_store() if release else None
     rate = goal.rate_per_s or 0.0

@@ -38,7 +38,7 @@ _options = with_options(
 
 @click.command("promote")
 @_options
-@click.option("--break-glass", is_flag=True, help="Override the verdict: two other people have to approve.")
+@click.option("--break-glass", is_flag=True, help="Override the verdict: at least two other people have to approve.")
 @click.pass_obj
 def command(session: Session, /, release: str, break_glass: bool, **options: Any) -> int:
     """Promote RELEASE: execute the policy's hooks for promotion, once that is allowed.

@@ -39,7 +39,7 @@ def command(session: Session, releases: tuple[str, ...], as_json: bool) -> None:
         keys = ("release", "old", "new", "changed", "why", "old_why", "same_data")
         emit(json.dumps([{key: getattr(row, key) for key in keys} for row in replayed], indent=2))
     elif replayed:
-        emit("\n".join(_write(replayed, str(path or "built-in"), make_page())))
+        emit("\n".join(_write(replayed, str(path or "the built-in policy"), make_page())))
     else:
         session.say(f"no release was judged yet; `{write_command('RELEASE', policy=path_to_name(path))}` judges one")
 

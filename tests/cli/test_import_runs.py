@@ -146,17 +146,17 @@ def test_overlapping_files_that_are_declared_replicates(folder, call):
     files = split(write_runs(folder))
     code, out, err = call("import", "shop@1", *files, "--files-are", "replicates")
     assert (code, "in 3 runs (as --files-are says)" in out) == (0, True)
-    assert "careful: the files of baseline overlap in time as those of parts of one run do" in err
+    assert "warning: the files of baseline overlap in time as those of parts of one run do" in err
     code, out, err = call("import", "shop@1", *files, "--files-are", "parts")
     assert (code, "these 6 files have landed already" in out) == (0, True)
-    assert "careful: the files have landed otherwise than as parts; import them under another release id" in err
+    assert "warning: the files have landed otherwise than as parts; import them under another release id" in err
 
 
 def test_arms_with_other_numbers_of_runs_are_pointed_out(folder, call):
     files = write_runs(folder, runs=2)
     code, out, err = call("import", "shop@1", *files[:-2])
     assert (code, "from 3 files in 2 runs" in out) == (0, True)
-    assert "careful: the arms have different numbers of runs (baseline 2, canary 1)" in err
+    assert "warning: the arms have different numbers of runs (baseline 2, canary 1)" in err
 
 
 def at(second):
