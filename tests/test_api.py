@@ -1,4 +1,4 @@
-"""What a notebook sees: objects that hold nothing, ask anything, and show themselves."""
+"""The objects of a notebook: they keep no file open, answer queries, and display themselves."""
 
 from __future__ import annotations
 
@@ -131,13 +131,13 @@ def test_queries_over_one_release_or_all(store):
         store.sql("SELECT nothing FROM nowhere")
 
 
-def test_nobody_is_kept_out_by_a_relation(store, path):
+def test_a_relation_does_not_lock_the_store(store, path):
     relation = store.sql("SELECT id FROM releases ORDER BY id")
     Store.open(path, wait_s=1).control.save_learnt("other", Learnt(0.05, 0.001, 9, 9))
     assert relation.fetchall() == [("cart@2",), ("cart@3",)]
 
 
-def test_a_kept_verdict_is_looked_at_as_it_was_given(store):
+def test_a_stored_verdict_is_shown_as_it_was_given(store):
     release = store.release("cart@2")
     stored, again = release.judgement(), release.compare()
     assert stored.word == "no_go"

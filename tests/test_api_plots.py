@@ -86,7 +86,7 @@ def test_the_forest_of_endpoints_has_those_of_the_scan(judgement):
     assert "p95" in {row["name"] for row in data(judgement.plot.forest()) if "name" in row}
 
 
-def test_several_candidates_are_told_apart(store):
+def test_several_candidates_are_distinguished(store):
     judgement = store.release("cart@3").compare()
     for draw in (judgement.plot.forest, judgement.plot.shift, judgement.plot.distribution, judgement.plot.timeline):
         named = {row["arm"]: row["color"] for row in data(draw()) if "from" in row and "color" in row}
@@ -100,7 +100,7 @@ def test_several_candidates_are_told_apart(store):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_drawn_is_of_the_size_that_is_asked_for(judgement, kind, tmp_path):
+def test_a_figure_has_the_requested_size(judgement, kind, tmp_path):
     chart = getattr(judgement.plot, kind)(width=500)
     plain = spec(chart)
     assert {part["width"] for part in plain.get("vconcat", [plain])[-1:]} == {500}

@@ -1,4 +1,4 @@
-"""Notebooks run from nothing, draw what they say, and are the same as the scripts beside them."""
+"""Notebooks run without preparation, draw their figures, and are the same as the scripts of their names."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ def _grid(plans: Sequence[GatePlan], grids: Sequence[Grid], page: Page) -> list[
         (format_duration(seconds), *(f"± {_harm(plan, width)}" if math.isfinite(width) else "–" for width in widths))
         for seconds, widths in zip(grid.seconds, grid.half_widths, strict=True)
     ]
-    title = f"what minutes and instances gain: precision of {name_metric(plan.precision.rule)}, the hardest gate"
+    title = f"precision of {name_metric(plan.precision.rule)}, the hardest gate, by minutes and instances"
     return [title, *align_columns([head, *rows], page)]
 
 

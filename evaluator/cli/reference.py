@@ -85,8 +85,8 @@ and notebook choose by the same rules:
 - a file that cannot be read, or whose services are not valid, is an error for every service: it may apply to any.
 
 The service of a release is the one it was recorded with (`--service` of `load`, `import` and `collect`). If it is
-recorded with another service later, it belongs to both, and a message reports this. `evaluator data service cart@1.5.0
-cart` sets the service instead.
+recorded with another service later, it belongs to both, and a message reports this.
+`evaluator data service cart@1.5.0 cart` sets the service instead.
 
 A verdict names the policy that it was judged by (`policy_path` in its JSON), unless that is the `evaluator.yaml` that
 applies in the folder where it was judged. Every command that judges again names it, too:

@@ -90,7 +90,7 @@ def test_replay_keeps_nothing(call, folder):
 
 
 def test_replay_judges_the_runs_that_were_judged(call, folder):
-    """A newer load of the same release does not slip in."""
+    """A newer load of the same release is not judged."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         land(folder, "again@1", replace(QUARTER, changes=(Change(latency=0.3),)), 7, service="again")
@@ -112,7 +112,7 @@ def test_a_policy_that_cannot_judge_a_release_is_a_row_of_its_own(call, tmp_path
 # ------------------------------------------------------------------ calibrate
 
 
-def test_calibrate_says_that_there_is_too_little_to_know(call):
+def test_calibrate_reports_too_little_history(call):
     code, out, _ = call("calibrate", "cart@1", "cart@2", "cart@3", "--splits", "2")
     assert code == 0
     assert out.startswith("Too little history to know whether false alarms stay within 5 %: 0 of 6 identical releases")
@@ -164,7 +164,7 @@ def test_what_was_learnt_is_kept_by_service(tmp_path):
     assert store.control.learnt("shop") is None
 
 
-def test_one_version_on_both_arms_is_told_by_its_versions(call, folder):
+def test_one_version_on_both_arms_is_known_by_its_versions(call, folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         versions = ["--baseline-version", "1.4", "--canary-version", "1.4"]

@@ -43,7 +43,7 @@ def test_bad_import_is_one_sentence(tmp_path):
     assert "b.csv:3: column 'response_time_ms' has the value 'nan'" in err
 
 
-def test_one_file_for_both_arms_is_pointed_out(tmp_path):
+def test_one_file_for_both_arms_gives_a_warning(tmp_path):
     (tmp_path / "b.csv").write_text(PLAIN)
     code, _, err = run(tmp_path, "import", "cart@2", "--baseline", "b.csv", "--canary", "./b.csv")
     assert code == 0
@@ -58,7 +58,7 @@ def test_a_name_that_cannot_be_shown_leaves_nothing_behind(tmp_path):
     assert run(tmp_path, "releases")[1] == ""
 
 
-def test_what_can_hardly_be_judged_is_pointed_out(tmp_path):
+def test_an_import_that_cannot_be_judged_gives_a_warning(tmp_path):
     for name, time in (("b", "3.5"), ("c", "6.5"), ("d", "7.5")):
         (tmp_path / f"{name}.csv").write_text(PLAIN.replace("3.5", time))
     _, _, err = run(tmp_path, "import", "cart@1", "--baseline", "b.csv")

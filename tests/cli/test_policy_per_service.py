@@ -1,4 +1,4 @@
-"""A policy for each service: every way in takes that of the release's service, and says which it was."""
+"""A policy for each service: every command takes the one for the release's service, and names it."""
 
 import importlib.util
 import json
@@ -24,7 +24,7 @@ POLICIES = {
 
 @pytest.fixture(scope="module")
 def stored_folder(tmp_path_factory):
-    """A store with a release of cart and one of shop that are fit to be promoted."""
+    """A store with a release of cart and one of shop that can be promoted."""
     spec = importlib.util.spec_from_file_location("stored_for_policies", _STORED)
     stored = importlib.util.module_from_spec(spec)
     sys.modules["stored_for_policies"] = stored
@@ -143,7 +143,7 @@ def test_each_is_promoted_by_the_hooks_of_its_service(call):
     ]
 
 
-def test_who_promotes_is_told_to_judge_by_the_policy_that_applies(call):
+def test_a_promotion_asks_to_judge_by_the_policy_that_applies(call):
     call("verdict", "shop@1.9.0", "--policy", str(call.folder / "cart.yaml"))
     code, _, err = call("promote", "shop@1.9.0", "--yes")
     assert (code, "the policy is not the one that judged" in err) == (3, True)
@@ -176,7 +176,7 @@ def test_replay_and_calibration_and_plans(call):
     assert (code, "the service is not known" in err) == (2, True)
 
 
-def test_what_records_needs_to_know_the_service(call):
+def test_commands_that_record_need_the_service(call):
     for arm in ("old", "new"):
         write_requests(Path(f"{arm}.parquet"), slower=1.0, seed=1 if arm == "old" else 2)
     files = ("--baseline", "old.parquet", "--canary", "new.parquet")
@@ -198,7 +198,7 @@ def test_what_records_needs_to_know_the_service(call):
     assert (code, "the service is not known" in err) == (2, False)
 
 
-def test_a_service_that_was_not_said_or_wrong_can_be_said(call):
+def test_a_missing_or_wrong_service_can_be_set(call):
     for name in ("old", "new", "old2", "new2"):
         write_requests(Path(f"{name}.parquet"), slower=1.0, seed=len(name))
     first, second = (("--baseline", f"old{n}.parquet", "--canary", f"new{n}.parquet") for n in ("", "2"))

@@ -1,4 +1,4 @@
-"""`evaluator render`, and how `--format` writes: all of a file or nothing of it."""
+"""`evaluator render`, and how `--format` writes: a file is written completely or not at all."""
 
 import json
 import os
@@ -132,7 +132,7 @@ def test_wrong_usage_is_one_sentence(render, args, says):
     assert "Traceback" not in err
 
 
-def test_a_folder_that_may_not_be_written_is_said_beforehand(render, monkeypatch):
+def test_a_folder_without_write_permission_is_refused_beforehand(render, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     code, _, err = render("v.json", "--format", "json=x.json")
     assert code == 2
