@@ -25,7 +25,7 @@ KINDS = {
     "instances": "instances",
     "replicates": "replicates",
     "time": "time (one instance)",
-    "between": "past runs, at other times",
+    "between": "past runs, not together",
 }
 
 

@@ -188,7 +188,7 @@ def _full_after(seconds: float) -> str:
 def _notes(history: History) -> Iterator[str]:
     yield "  precision: half of the interval. chance: that the rise is NO-GO. exposed: requests that the worse version"
     yield "  serves until it is stopped, or until the watch after full rollout ends."
-    yield "  Chances are of the gate alone and leave out the check of the run's last third; see docs/planning.md."
+    yield "  Chances are for the gate alone and leave out the check of the run's last third; see docs/planning.md."
     for name in history.missing:
         yield f"  {name}: no stored data, not planned"
 

@@ -84,13 +84,13 @@ def differences(first: Side, second: Side) -> tuple[Difference, ...]:
         if key in UNSAID:
             continue
         level: Literal["same", "warn", "refuse"] = "warn"
-        why = "may move the numbers by itself"
+        why = "may change the numbers by itself"
         if first_facts.get(key) == second_facts.get(key):
             level, why = "same", ""
         elif key not in first_facts or key not in second_facts:
             why = "recorded on one side only"
         elif key in MUST_MATCH:
-            level, why = "refuse", "it was another test"
+            level, why = "refuse", "they were different tests"
         texts = [facts.get(key) or "not recorded" for facts in (first_facts, second_facts)]
         rows.append(Difference(key, texts[0], texts[1], level, why))
     order = {"refuse": 0, "warn": 1, "same": 2}
@@ -115,7 +115,7 @@ def _gather(runs: Sequence[Run]) -> dict[str, str]:
 def _compare_services(first: Side, second: Side) -> Difference:
     first_names, second_names = (", ".join(sorted(side.services)) or "not known" for side in (first, second))
     if first.services and second.services and not first.services & second.services:
-        return Difference("service", first_names, second_names, "refuse", "another service does other work")
+        return Difference("service", first_names, second_names, "refuse", "different services do different work")
     if first_names == second_names:
         return Difference("service", first_names, second_names, "same")
     return Difference("service", first_names, second_names, "warn", "may be different services")

@@ -174,5 +174,7 @@ def _restart_targets(command: str, plan: LoadPlan) -> None:
         raise LoadError(f"the restart command '{command}' cannot be run: {error.strerror}") from error
     if done.returncode != 0:
         lines = (done.stderr or done.stdout).strip().splitlines()
-        raise LoadError(f"the restart command '{command}' ended with {done.returncode}: {(lines or ['no output'])[-1]}")
+        raise LoadError(
+            f"the restart command '{command}' ended with exit code {done.returncode}: {(lines or ['no output'])[-1]}"
+        )
     wait_for_targets(plan.targets)

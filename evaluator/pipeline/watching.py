@@ -210,7 +210,7 @@ class Watch:
         if series or (undecided and (running or asks_outcomes)):
             return None
         if running and self._word is not verdict.word:
-            # The last data of a look may not have landed yet: a new decision is judged once more.
+            # The last data of a look may not have landed yet: a new decision is judged again.
             self._word, self._due, self._rows = verdict.word, self.clock() + SETTLE_S, -1
             return None
         if _key(self.subject.peek()) != _key(runs):

@@ -118,7 +118,7 @@ def test_calibrate_reports_too_little_history(call):
     assert out.startswith("Too little history to know whether false alarms stay within 5 %: 0 of 6 identical releases")
     assert "even without any alarm 73 are needed." in out
     assert "latency +20 %" in out
-    assert "past runs, at other times" in out
+    assert "past runs, not together" in out
 
 
 def test_calibrate_as_json(call):

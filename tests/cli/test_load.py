@@ -98,7 +98,7 @@ def test_a_restart_that_fails_is_an_error_and_the_first_run_stays(
     monkeypatch.chdir(tmp_path)
     code = run(load_arguments(shop, "--run-time", "1s", "--replicates", "2", "--restart-command", "false"))
     assert code == 4
-    assert "the restart command 'false' ended with 1" in capsys.readouterr().err
+    assert "the restart command 'false' ended with exit code 1" in capsys.readouterr().err
     assert [run.state for run in Store.open(Path("evaluator.duckdb")).data.runs(RELEASE)] == [RunState.COMPLETE]
 
 
