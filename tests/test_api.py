@@ -146,7 +146,7 @@ def test_a_stored_verdict_is_shown_as_it_was_given(store):
     assert release.judgement(0).verdict == stored.verdict
     for draw in ("band", "units", "shift", "distribution", "timeline"):
         assert getattr(stored.plot, draw)().to_dict() == getattr(again.plot, draw)().to_dict()
-    with pytest.raises(UsageError, match="no verdict 1 of cart@2; 1 were kept"):
+    with pytest.raises(UsageError, match="no verdict 1 of cart@2; 1 are stored"):
         release.judgement(1)
     with pytest.raises(UsageError, match="no verdict of cart@3 yet"):
         store.release("cart@3").judgement()

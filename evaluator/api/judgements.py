@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 WIDTH = 110
-"""Columns of a judgement that is printed."""
+"""Width (characters) of a printed judgement."""
 
 
 @dataclass(frozen=True, slots=True)

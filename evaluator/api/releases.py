@@ -102,7 +102,7 @@ class StoredRelease:
         return self.store.data.read_cells([run.id for run in choose_runs(self.runs, runs)])
 
     def verdicts(self) -> pd.DataFrame:
-        """All verdicts that were kept, a row each, the oldest first.
+        """All stored verdicts, a row each, the oldest first.
 
         >>> release.verdicts()["verdict"].tolist()
         ['no_go']
@@ -121,7 +121,9 @@ class StoredRelease:
         stored = self.store.control.verdicts(self.name)
         if not -len(stored) <= number < len(stored):
             description = (
-                f"verdict {number} of {self.name}; {len(stored)} were kept" if stored else f"verdict of {self.name} yet"
+                f"verdict {number} of {self.name}; {len(stored)} are stored"
+                if stored
+                else f"verdict of {self.name} yet"
             )
             command = write_command(self.name, policy=path_to_name(find_policy(Path.cwd())))
             raise UsageError(f"there is no {description}", hint=f"judge it with `{command}`, or with `compare()` here")
@@ -190,7 +192,7 @@ class StoredRelease:
 
 
 def _trace(store: Store, verdict: Verdict, judged: Judged) -> Mapping[str, Any]:
-    """Compute what the figures of a verdict need from what it judged."""
+    """Compute the data of a verdict's figures from the data that it judged."""
     from evaluator.pipeline.drawing import trace_figures  # most judgements are only read
 
     return trace_figures(store, verdict.release, judged.data, judged.requests, judged.rulebook, judged.evidence)

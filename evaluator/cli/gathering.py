@@ -16,7 +16,7 @@ def with_options(*options: Callable[[Any], Any]) -> Callable[[Command], Command]
 
 
 def gathered(name: str, record: Callable[..., Any], *options: Callable[[Any], Any]) -> Callable[[Command], Command]:
-    """Give a command these options, in the order of its help; it is passed a `record` of their values as `name`.
+    """Give a command these options, in the order of its help; it receives a `record` of their values as `name`.
 
     A parameter of `record` takes the value of the option of its name, which is one of these or was declared above them;
     a parameter without an option keeps its default.

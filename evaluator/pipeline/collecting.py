@@ -125,7 +125,10 @@ def check_source(policy: Policy) -> None:
 
 
 def collect_load(store: Store, release: Release, policy: Policy, *, say: Say = say_nothing) -> tuple[Run, int]:
-    """Collect the window of the newest load of a release, with a scrape before and after it."""
+    """Collect the window of the newest load of a release, with a scrape before and after it.
+
+    Raises UsageError for a release without a load, and what `collect_release` raises.
+    """
     check_names(release)
     interval = find_load_interval(store, release.id)
     if interval is None:

@@ -76,7 +76,10 @@ def calibrate_releases(
     land: bool = True,
     say: Say = say_nothing,
 ) -> CalibrationReport:
-    """Calibrate `policy` on the baselines of stored releases (no names: all); with `save` store what was learnt."""
+    """Calibrate `policy` on the baselines of stored releases (no names: all); with `save` store what was learnt.
+
+    `splits`: comparisons made from each run. Raises UsageError where `save` is set for releases of several services.
+    """
     releases = tuple(release_ids) or tuple(summary.release.id for summary in store.releases())
     services = {service_of(store.control.release(release_id)) for release_id in releases}
     if save and len(services) > 1:

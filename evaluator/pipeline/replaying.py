@@ -31,7 +31,7 @@ class Replayed:
 
     @property
     def changed(self) -> bool:
-        """Is the new verdict another one?"""
+        """Does the new verdict differ from the old one?"""
         return self.old is not self.new
 
 
