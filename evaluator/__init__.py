@@ -1,12 +1,12 @@
 """Is this release safe to promote? Load runs become a GO, NO-GO or INCONCLUSIVE verdict.
 
-Names resolve when they are used: a Locust worker must not pay for what it does not need.
+Names are imported on first use: a Locust worker does not load what it does not need.
 """
 
 from __future__ import annotations
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:  # importing typing takes as long as all the rest of a start before Ctrl-C is listened to
+if TYPE_CHECKING:  # importing typing doubles the time until Ctrl-C is handled
     from typing import Any
 
     from evaluator.api import open  # noqa: A004 - `evaluator.open` is how it is meant to read

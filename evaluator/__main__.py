@@ -6,9 +6,9 @@ import os
 import sys
 
 if __name__ == "__main__" or sys.argv[0].endswith("evaluator"):
-    # As the program, not as a module of another one: while the rest is imported, Ctrl-C has nothing to tidy up.
-    # `signal` is `_signal` with enumerations around it, whose import takes longer than all before this line.
-    import _signal  # type: ignore[import-not-found]  # the stubs leave it out
+    # Only as the program, not where another one imports this module: Ctrl-C during the imports needs no cleanup.
+    # `signal` wraps `_signal` in enumerations; its import takes longer than everything before this line.
+    import _signal  # type: ignore[import-not-found]  # missing in the stubs
 
     _signal.signal(_signal.SIGINT, lambda _number, _frame: os._exit(130))
 
@@ -30,7 +30,7 @@ COMPLETION = "_EVALUATOR_COMPLETE"
 
 
 class _Interrupts:
-    """Remembers Ctrl-C: an extension module that it hits may raise something else than KeyboardInterrupt."""
+    """Remembers Ctrl-C: an extension module that it interrupts may raise another error than KeyboardInterrupt."""
 
     def __init__(self) -> None:
         self.seen = False
@@ -44,7 +44,7 @@ class _Interrupts:
 
 
 def run(args: Sequence[str], *, listen: bool = False) -> int:
-    """Run a command line and return its exit code. Raises nothing. `listen` to Ctrl-C: only in the main thread."""
+    """Run a command line and return its exit code. Raises nothing. `listen`: handle Ctrl-C, in the main thread only."""
     session, interrupts = Session(), _Interrupts()
     try:
         if listen:
@@ -56,7 +56,7 @@ def run(args: Sequence[str], *, listen: bool = False) -> int:
         flush()
     except click.exceptions.Exit as leaving:
         code = leaving.exit_code
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it was: no traceback, and never exit 1
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - no error shows a traceback or exits with 1
         interrupted = interrupts.seen or isinstance(error, KeyboardInterrupt | click.Abort)
         code = _explain(KeyboardInterrupt() if interrupted else error, session)
     return code
@@ -70,19 +70,19 @@ def main() -> None:
 
         sys.exit(shell_complete(evaluator, {}, "evaluator", COMPLETION, instruction))
     code = run(sys.argv[1:], listen=True)
-    # All is said: Ctrl-C while Python tears itself down must not change the code.
+    # All output is written: Ctrl-C during Python's shutdown must not change the exit code.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if code == INTERRUPTED:
-        # Where Ctrl-C came through code that was run from a string, Python would end by signal instead.
+        # If Ctrl-C interrupted code that was run from a string, Python would end by signal instead.
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
 
 
 def _open_closed_streams() -> None:
-    """Give stdin, stdout and stderr somewhere to go where they were closed (`>&-`).
+    """Open the null device for each of stdin, stdout and stderr that is closed (`>&-`).
 
-    Otherwise the next file that is opened, the store for one, would take their number and be written into.
+    Otherwise the next file that is opened, such as the store, would get its number and receive output.
     """
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -99,12 +99,12 @@ def _complain(message: str, hint: str | None = None) -> None:
         click.echo(f"{click.style('Error:', fg='red')} {_tame(message)}", err=True, color=wants_color(sys.stderr))
         if hint:
             click.echo(f"Hint: {_tame(hint)}", err=True)
-    except OSError:  # a log on a full disk: the exit code still says it
+    except OSError:  # stderr on a full disk, for example: the exit code still shows the error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _tame(text: str) -> str:
-    """Keep names and values that a message quotes from steering the terminal."""
+    """Make control characters in quoted names and values harmless for the terminal."""
     if text.replace("\n", "").isprintable():
         return text
     from evaluator.reports.base import plain_text
@@ -113,7 +113,7 @@ def _tame(text: str) -> str:
 
 
 def _explain(error: BaseException, session: Session) -> int:
-    """Say what went wrong in one sentence, and return the exit code that it means."""
+    """Show the error in one sentence, with a hint, and return its exit code."""
     if session.verbosity > 1:
         click.echo("".join(traceback.format_exception(error)), err=True)
     match error:
@@ -133,7 +133,7 @@ def _explain(error: BaseException, session: Session) -> int:
             _complain(f"{reason}: {error.filename}" if error.filename else reason)
         case _:
             text = " ".join(str(error).split()) or "no message"
-            hint = "this is a fault of evaluator; -vv shows where it happened"
+            hint = "this is a bug in evaluator; -vv shows the traceback"
             _complain(f"unexpected {type(error).__name__}: {text}", hint)
     return COULD_NOT_EVALUATE
 

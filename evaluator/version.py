@@ -1,8 +1,8 @@
-"""Which version this is: of an installed package the one that it was built as, of a checkout the one that git tells.
+"""The version of the running code: of an installed package the built version, of a checkout the version from git.
 
-Both count by one rule, the one of `[tool.hatch.version]` in pyproject.toml. An editable install cannot rest on what it
-was built as: from the next commit on, a verdict would name code that did not give it. So git is asked, for the few
-milliseconds of `git describe`, and only when somebody wants to know: `evaluator --help` does not.
+Both follow the rule of `[tool.hatch.version]` in pyproject.toml. The built version of an editable install is outdated
+after the next commit: a verdict would name code that did not produce it. So git is asked. `git describe` takes a few
+milliseconds and is run only when the version is needed; `evaluator --help` does not need it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _ask_metadata() -> str:
 
 
 def _ask_git(tree: Path) -> str | None:
-    """Return the version of a checkout, or `None` where git is missing or does not want to say."""
+    """Return the version of a checkout, or `None` where git is missing or fails."""
     # GIT_DIR in the environment, as within a hook of git, means another repository.
     git = functools.partial(run_git, "--no-optional-locks", f"--git-dir={tree / '.git'}", f"--work-tree={tree}")
     described = git("describe", "--dirty", "--tags", "--long", "--abbrev=40", "--match", "v[0-9]*.[0-9]*.[0-9]*")
@@ -54,7 +54,7 @@ def _to_version(tag: str, distance: str, node: str, dirty: str | None) -> str:
 
 
 def run_git(*words: str, folder: Path | None = None) -> str | None:
-    """Run git, where need be in a folder, and return what it prints; `None` where it is missing, slow or fails."""
+    """Run git, in `folder` if given, and return its output; `None` where git is missing, fails or takes over 10 s."""
     import subprocess
 
     command = ["git", *words]

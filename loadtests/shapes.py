@@ -1,4 +1,4 @@
-"""Load shapes. A locustfile that imports one uses it; under `evaluator load` its users count per arm."""
+"""Load shapes. A locustfile uses the one that it imports; under `evaluator load` its users are those of each arm."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Ramp(LoadTestShape):
     hold_s = 60.0
 
     def tick(self) -> tuple[int, float] | None:
-        """Tell the users wanted now."""
+        """Return the number of users at this time and their spawn rate, or `None` at the end."""
         passed_s: float = self.get_run_time()  # type: ignore[no-untyped-call]
         if passed_s > self.ramp_s + self.hold_s:
             return None

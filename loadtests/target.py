@@ -3,7 +3,7 @@
     python loadtests/target.py --port 8801 --instance canary-1 --version 1.5.0 --regression tail
 
 It answers after a sleep drawn from a log-normal distribution that is fixed per endpoint, so that the sleep and not the
-machine decides how long a request takes: two instances without a regression are alike but for chance. With `--metrics`
+machine determines how long a request takes: two instances without a regression differ only by chance. With `--metrics`
 it counts its requests for Prometheus under /metrics (needs prometheus-client).
 """
 
@@ -29,7 +29,7 @@ LATENCY_MS = {
     "POST /checkout": 150.0,
     "GET /health": 0.0,
 }
-"""Endpoint → median."""
+"""Endpoint → median of the latency."""
 
 SPREAD = 0.25
 """Standard deviation of the logarithm of a latency: the 99th percentile is 1.8 medians."""
@@ -41,7 +41,7 @@ PARENT_CHECK_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One answer before it is given: what the regressions work on. `z` is the latency's standard normal score."""
+    """One answer before it is sent, as input of the regressions. `z` is the latency's standard normal score."""
 
     endpoint: str
     z: float
@@ -67,7 +67,7 @@ BOUNDS_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.3, 0
 
 
 class Metrics:
-    """What Prometheus is told: requests by endpoint and status, and a histogram of their times."""
+    """The metrics for Prometheus: requests by endpoint and status, and a histogram of their times."""
 
     def __init__(self) -> None:
         from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
@@ -97,7 +97,7 @@ class Metrics:
 
 
 class Shop:
-    """What the service does; no sockets."""
+    """The behaviour of the service, without sockets."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class Shop:
         self._first: float | None = None
 
     def answer(self, method: str, path: str) -> tuple[float, bytes]:
-        """Give the seconds to wait and the response to send."""
+        """Return the seconds to wait and the response to send."""
         endpoint = _endpoint(method, path)
         if self._metrics and endpoint == "GET /metrics":
             return 0.0, self._send_page(200, "text/plain; version=0.0.4", self._metrics.page())
@@ -159,12 +159,12 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remember whom to answer."""
+        """Store the transport for the answers."""
         if isinstance(transport, asyncio.Transport):
             self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Collect until a request is whole."""
+        """Collect data until a request is complete."""
         self._waiting += data
         if not self._busy:
             self._next()
@@ -189,7 +189,7 @@ class Connection(asyncio.Protocol):
 
 
 async def serve(shop: Shop, port: int, parent: int | None) -> None:
-    """Serve on loopback until SIGTERM, or until the parent is gone."""
+    """Serve on loopback until SIGTERM, or until the parent has ended."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Connection(shop), "127.0.0.1", port, backlog=1024)
     stop = asyncio.Event()
@@ -215,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--metrics", action="store_true", help="count requests for Prometheus under /metrics")
-    parser.add_argument("--parent", type=int, help="end when this process, which started us, is gone")
+    parser.add_argument("--parent", type=int, help="end when this process, the parent, has ended")
     given = parser.parse_args(arguments)
     metrics = Metrics() if given.metrics else None
     shop = Shop(given.instance, given.version, given.regression, given.seed, given.leak_over, metrics)

@@ -1,4 +1,4 @@
-"""Who uses the sample service."""
+"""The users of the sample service."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import gevent
 from locust import FastHttpUser, constant_throughput, task
 
 PACE_PER_S = 4.0
-"""Requests of one user per second. A steady pace: a slow arm is sent as many requests as a quick one."""
+"""Requests of one user per second. A steady pace: a slow arm gets as many requests as a fast one."""
 
 
 class Shopper(FastHttpUser):
@@ -17,7 +17,7 @@ class Shopper(FastHttpUser):
     wait_time = constant_throughput(PACE_PER_S)
 
     def on_start(self) -> None:
-        """Start somewhere within the pace: users are spawned together and would keep coming in waves."""
+        """Wait for a random part of the pace: users are spawned together, and would send their requests in waves."""
         gevent.sleep(random.uniform(0, 1 / PACE_PER_S))
 
     @task(6)

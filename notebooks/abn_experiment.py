@@ -1,11 +1,11 @@
 # %% [markdown]
 # # An A/B/n experiment, with less variance and by segment
 #
-# Two new checkouts, B and C, run beside the old one. Does one of them make users spend more, and does it do so
-# everywhere?
+# Two new checkouts, B and C, run at the same time as the old one. Does one of them make users spend more, and on all
+# devices?
 #
-# The users are simulated, so that the answer is known: B does nothing; C raises spending by 6 %, but on mobile only.
-# So few users do not always show it: another seed may leave it open, which is an answer too.
+# The users are simulated, so the answer is known: B has no effect; C raises spending by 6 %, but on mobile only. This
+# number of users does not always show the effect: with another seed the verdict may stay undecided.
 
 # %%
 from pathlib import Path
@@ -22,7 +22,7 @@ from evaluator.pipeline.importing import import_outcomes
 from evaluator.records import OutcomeOptions, Release
 from evaluator.store import Store
 
-alt.renderers.enable("svg")  # drawn here, without network
+alt.renderers.enable("svg")  # drawn without network access
 
 rng = np.random.default_rng(11)
 users = pd.DataFrame({"user_id": np.arange(12_000)})
@@ -36,10 +36,10 @@ users["spent"] = users["bought"] * taste * lift * rng.lognormal(0, 0.3, len(user
 users.groupby("variant")[["bought", "spent", "spent_pre"]].mean().round(3)
 
 # %% [markdown]
-# ## Land them
+# ## Land the outcomes
 #
-# One row a user; `spent_pre` is known from before the test. `evaluator import shop@2 --outcomes users.parquet` does
-# the same. A segment is a release of its own, picked by a query over the file.
+# There is one row per user; `spent_pre` is known from before the test. `evaluator import shop@2 --outcomes
+# users.parquet` does the same. Each segment is a release of its own, selected by a query over the file.
 
 # %%
 folder = TemporaryDirectory()
@@ -54,8 +54,8 @@ shop = evaluator.open(path)
 # %% [markdown]
 # ## Is one of them better?
 #
-# `margin: 0%` asks for proof that spending *rises*; conversion only must not fall by more than 2 points. With a mean
-# of this spread nothing is shown: C is ahead, but its interval reaches below 0.
+# `margin: 0%` requires proof that spending *rises*; conversion must not fall by more than 2 points. The spread of the
+# mean is too large to show anything: C is ahead, but its interval reaches below 0.
 
 # %%
 CONVERSION = {"name": "conversion", "type": "outcome_proportion", "outcome": "bought", "margin": "2pp"}
@@ -68,8 +68,8 @@ plain
 # %% [markdown]
 # ## The same users, less variance
 #
-# What users spent before the test tells much of what they spend in it, whatever they are shown. Regression on it
-# (CUPED is the case of one covariate) takes that part away, and the same users decide.
+# What users spent before the test predicts much of what they spend in it, in every arm. Regression on that covariate
+# (CUPED is the case of one covariate) removes this part of the variance, and the same users are enough for a decision.
 
 # %%
 cuped = shop.release("shop@2-all").compare([CONVERSION, CUPED])
@@ -79,8 +79,8 @@ cuped
 [row.method for row in cuped.comparisons if row.rule.name == "spent"]
 
 # %% [markdown]
-# A regression of your own says the same: one row a user, errors that are robust to unequal variances, and slopes of
-# each arm. `C(variant)[T.C]` is what C adds to the spending of a user, in money.
+# Your own regression gives the same result: one row per user, standard errors that are robust to unequal variances, and
+# a slope for each arm. `C(variant)[T.C]` is what C adds to the spending of a user, in money.
 
 # %%
 centred = users.assign(before=users["spent_pre"] - users["spent_pre"].mean())
@@ -88,7 +88,7 @@ fit = smf.ols("spent ~ C(variant) * before", centred).fit(cov_type="HC2")
 fit.summary2().tables[1].round(4)
 
 # %% [markdown]
-# ## Everywhere?
+# ## On all devices?
 
 # %%
 judged = {"all, plain": plain, "all, CUPED": cuped} | {
@@ -100,7 +100,7 @@ rows[["users", "arm", "effect", "lower", "upper", "status"]].round(3)
 
 # %%
 colors = color_arms(["B", "C"])
-base = alt.Chart(rows, width=560, title="C makes users spend more, on mobile; B is not told from A").encode(
+base = alt.Chart(rows, width=560, title="C makes users spend more, on mobile; B shows no difference from A").encode(
     y=alt.Y("label:N", sort=None, title=None),
     color=alt.Color("arm:N", scale=alt.Scale(domain=["B", "C"], range=[colors["B"], colors["C"]]), legend=None),
 )
@@ -112,7 +112,7 @@ zero + base.mark_rule(strokeWidth=3).encode(x=x, x2="upper:Q") + dots
 # %% [markdown]
 # ## Which would you choose?
 #
-# Beside the test there is a Bayesian view. It decides nothing, but answers the question as it is often asked.
+# In addition to the test there is a Bayesian view. It decides nothing, but answers the question as it is often asked.
 
 # %%
 views = [(row.arm, row.view) for row in cuped.comparisons if row.rule.name == "spent" and row.view]
@@ -123,7 +123,7 @@ pd.DataFrame(
 # %% [markdown]
 # ## What to conclude
 #
-# - Ship C. B is within the noise: neither shown to be better nor asked for.
-# - The covariate was worth nearly as much as twice the users. It may only be something from *before* the test.
-# - The gain is on mobile. On desktop nothing is shown; a segment is a smaller test, so that is no proof of no effect.
-#   Segments chosen after looking are ideas for the next test, not results of this one.
+# - Ship C. B is within the noise: it is not shown to be better.
+# - The covariate has nearly the effect of twice the users. It must be a value from *before* the test.
+# - The gain is on mobile. On desktop nothing is shown, but a segment is a smaller test, so this does not prove that
+#   there is no effect. Segments chosen after seeing the data are ideas for the next test, not results of this one.

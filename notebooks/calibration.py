@@ -1,11 +1,11 @@
 # %% [markdown]
-# # Does this policy cry wolf on our service?
+# # Does this policy raise false alarms on our service?
 #
-# Three releases of `cart` are in the store. How many false alarms would the policy have given on them, what would it
-# have found, and would wider margins be wiser?
+# Three releases of `cart` are in the store. How many false alarms would the policy have raised on them, what would it
+# have detected, and would wider margins be better?
 #
-# The history is simulated, so that the truth is known: eight pods an arm, five minutes each, and no release changed
-# anything. Pods of one version differ by 2 %, and each has moods of its own that last for minutes.
+# The history is simulated, so the truth is known: eight pods per arm, five minutes each, and no release changed
+# anything. Pods of one version differ by 2 %, and each pod also has slow changes of its own that last for minutes.
 
 # %%
 from pathlib import Path
@@ -23,7 +23,7 @@ from evaluator.records import Release, Service
 from evaluator.simulate import Bursts, Scenario, simulate
 from evaluator.store import Store
 
-alt.renderers.enable("svg")  # drawn here, without network
+alt.renderers.enable("svg")  # drawn without network access
 
 folder = TemporaryDirectory()
 store = Store.open(Path(folder.name, "evaluator.duckdb"), create=True)
@@ -38,34 +38,34 @@ evaluator.open(store.path)
 # %% [markdown]
 # ## Identical halves, judged by the whole policy
 #
-# Half of a baseline's pods against the other half is a release that changed nothing. Each such pair is judged as it
-# is, and with a regression put in. `evaluator calibrate` prints the same.
+# Half of a baseline's pods compared with the other half is a release that changed nothing. Each pair of halves is
+# judged unchanged, and with a regression added. `evaluator calibrate` prints the same.
 
 # %%
 report = calibrate_releases(store, (), parse_policy({}), splits=6)
 low, high = report.overall.interval(report.overall.no_go)
 print(f"{report.overall.no_go} false alarms in {report.overall.judged} pairs: {low:.1%} to {high:.1%} of all")
-print(f"to show that {report.alpha:.0%} are kept it takes {needed_comparisons(report.alpha)} pairs without any")
+print(f"to show that at most {report.alpha:.0%} are, {needed_comparisons(report.alpha)} pairs without any are needed")
 
 
 # %%
 def tabulate(report, margins):
-    """A row for each regression and verdict: the share of pairs that was judged so."""
+    """A row for each regression and verdict: the share of pairs with this verdict."""
     rows = []
     for tally in report.tallies:
-        put_in = f"latency +{tally.change.latency:.0%}" if tally.change.latency else "nothing"
-        put_in = f"failures +{tally.change.failures:.1%}" if tally.change.failures else put_in
+        added = f"latency +{tally.change.latency:.0%}" if tally.change.latency else "nothing"
+        added = f"failures +{tally.change.failures:.1%}" if tally.change.failures else added
         open_ = tally.judged - tally.go - tally.no_go
         for verdict, count in (("GO", tally.go), ("INCONCLUSIVE", open_), ("NO-GO", tally.no_go)):
-            rows.append({"margins": margins, "put in": put_in, "verdict": verdict, "share": count / tally.judged})
+            rows.append({"margins": margins, "added": added, "verdict": verdict, "share": count / tally.judged})
     return pd.DataFrame(rows)
 
 
 built_in = tabulate(report, "built-in margins")
-built_in.pivot(index="put in", columns="verdict", values="share").round(2)
+built_in.pivot(index="added", columns="verdict", values="share").round(2)
 
 # %% [markdown]
-# ## What would margins of twice the width do?
+# ## What if the margins were twice as wide?
 
 # %%
 margins = {0.5: "10%", 0.95: "20%", 0.99: "30%"}
@@ -77,18 +77,19 @@ wide = calibrate_releases(store, (), parse_policy({"metrics": metrics}), splits=
 order = ["nothing", "latency +5%", "latency +10%", "latency +20%", "failures +0.5%"]
 colors = alt.Scale(domain=["GO", "INCONCLUSIVE", "NO-GO"], range=["#1a7f37", "#dde2e7", "#b42318"])
 alt.Chart(pd.concat([built_in, tabulate(wide, "twice as wide")]), width=330, height=150).mark_bar().encode(
-    x=alt.X("share:Q", title="pairs judged so", axis=alt.Axis(format="%")),
-    y=alt.Y("put in:N", sort=order, title="put in"),
+    x=alt.X("share:Q", title="share of pairs", axis=alt.Axis(format="%")),
+    y=alt.Y("added:N", sort=order, title="added"),
     color=alt.Color("verdict:N", scale=colors, legend=alt.Legend(orient="top", title=None)),
     order=alt.Order("verdict:N"),
     column=alt.Column("margins:N", title=None),
 )
 
 # %% [markdown]
-# ## What was learnt of the pods
+# ## What was learnt about the pods
 #
-# What pods of one version differ by is measured too. Once it is kept (`evaluator calibrate --save`), the judge uses
-# it beside what a run shows by itself. That matters where a run has few pods, which cannot tell it by themselves.
+# The difference between pods of one version is measured, too. Once it is stored (`evaluator calibrate --save`), the
+# judge uses it in addition to the run's own data. This matters for a run with few pods, which cannot show the
+# difference well.
 
 # %%
 release = evaluator.open(store.path).release("cart@1.3")
@@ -102,9 +103,9 @@ print(f"p95 of 2 + 2 pods: {before.lower:+.1%} … {before.upper:+.1%} becomes {
 # %% [markdown]
 # ## What to conclude
 #
-# - Not a single false alarm, but 18 pairs are too few to promise 5 %. Four times the history would do; until then
-#   this says that nothing is badly wrong.
+# - There was no false alarm, but 18 pairs are too few to guarantee 5 %. Four times the history would be enough; until
+#   then the result only shows that the rate is not far too high.
 # - With the built-in margins this test is too small for this service: most releases that changed nothing stay
-#   INCONCLUSIVE. It takes longer tests or more pods (see `planning`), or wider margins.
-# - Wider margins let unchanged releases through, and some that are 5 % slower as well; of those that are 20 % slower
-#   they stop half. That is a choice of what harm to tolerate, not of statistics.
+#   INCONCLUSIVE. It needs longer tests or more pods (see `planning`), or wider margins.
+# - Wider margins let unchanged releases pass, and some that are 5 % slower as well; they stop half of those that are 20
+#   % slower. The margin is a decision about how much harm to tolerate, not about statistics.

@@ -1,12 +1,11 @@
 # %% [markdown]
-# # From NO-GO to the guilty endpoint, pod and minute
+# # From NO-GO to the slow endpoint, pod and minute
 #
-# `cart@1.5.0` was loaded beside 1.4.1, and the verdict is NO-GO. Which requests became slow, on which pods, since
-# when?
+# `cart@1.5.0` was loaded together with 1.4.1, and the verdict is NO-GO. Which requests became slow, on which pods, and
+# since when?
 #
-# The release is simulated, so that what there is to be found is known: the cache of `POST /checkout` is full after
-# six minutes, and on one pod, which serves the largest carts, after four. From then on a checkout takes three times
-# as long.
+# The release is simulated, so the cause is known: the cache of `POST /checkout` is full after six minutes, and on one
+# pod, which serves the largest carts, after four. From then on a checkout takes three times as long.
 
 # %%
 from dataclasses import replace
@@ -23,7 +22,7 @@ from evaluator.records import Release, Service
 from evaluator.simulate import Scenario, simulate
 from evaluator.store import Store
 
-alt.renderers.enable("svg")  # drawn here, without network
+alt.renderers.enable("svg")  # drawn without network access
 
 ENDPOINTS = ("GET /", "GET /products", "GET /cart", "POST /checkout", "GET /orders")
 requests = simulate(Scenario(duration_s=1200, rate_per_s=60, users=30, instance_sd=0.005), seed=3)
@@ -40,10 +39,10 @@ cart = Release("cart@1.5.0", (Service("cart", baseline="1.4.1", canary="1.5.0"),
 (run,) = land_simulated(Store.open(path, create=True), cart, requests)
 
 # %% [markdown]
-# ## What does the judge say?
+# ## What is the verdict?
 #
-# `evaluator.open` holds nothing: each call reads what it needs and lets go of the file. `compare()` judges and keeps
-# nothing; the verdict of a release that `evaluator verdict` judged is `release.judgement()`.
+# `evaluator.open` keeps no file open: each call opens the file, reads what it needs and closes it. `compare()` judges
+# without storing a verdict; the stored verdict of `evaluator verdict` is `release.judgement()`.
 
 # %%
 release = evaluator.open(path).release("cart@1.5.0")
@@ -52,8 +51,8 @@ print(found)
 found.plot.forest()
 
 # %% [markdown]
-# The median is within its margin, the slow end is not: something that few requests do became slow. The change at
-# every quantile says so at a glance.
+# The median is within its margin, the high quantiles are not: only a small part of the requests became slow. The change
+# at every quantile shows this.
 
 # %%
 found.plot.shift()
@@ -61,7 +60,7 @@ found.plot.shift()
 # %% [markdown]
 # ## Which endpoint?
 #
-# The endpoint scan compares each by itself. One stands out.
+# The endpoint scan compares each endpoint separately. One differs from the others.
 
 # %%
 found.plot.forest(endpoints=True)
@@ -69,8 +68,8 @@ found.plot.forest(endpoints=True)
 # %% [markdown]
 # ## Since when?
 #
-# Only its requests, over time. For some minutes both arms run together; then the slow end of the canary leaves, and
-# after that the median.
+# These are the requests of that endpoint over time. For some minutes both arms are equal; then the high quantiles of
+# the canary rise, and later its median.
 
 # %%
 checkout = release.compare(endpoints=["POST /checkout"], endpoint_scan={"enabled": False})
@@ -79,7 +78,7 @@ checkout.plot.timeline()
 # %% [markdown]
 # ## Which pod, to the minute?
 #
-# Own SQL over the raw requests: the median of each pod in each minute, by the baseline's of the same minute.
+# SQL over the raw requests: the median of each pod in each minute, divided by the baseline's median in that minute.
 
 # %%
 pods = release.sql("""
@@ -103,7 +102,7 @@ alt.Chart(pods, title=title, width=640).mark_rect(stroke="white").encode(
 )
 
 # %% [markdown]
-# ## Would a short test have found it?
+# ## Would a short test have detected it?
 
 # %%
 start = found.verdict.evidence.window.start
@@ -113,6 +112,6 @@ start = found.verdict.evidence.window.start
 # ## What to conclude
 #
 # - The release does not start slow, it *becomes* slow: after four minutes it would have been promoted. A test has to
-#   outlast what fills up.
-# - It is `POST /checkout` alone, on every pod of 1.5.0 and on none of 1.4.1: the code, not a machine.
-# - `canary-3` was first, so what fills up fills with what that pod serves. That is where to put the profiler.
+#   run until caches and similar resources are full.
+# - Only `POST /checkout` is slow, on every pod of 1.5.0 and on none of 1.4.1: the cause is the code, not a machine.
+# - `canary-3` was first, so the cause depends on the requests that this pod serves. Start the profiler there.

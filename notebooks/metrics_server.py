@@ -1,11 +1,12 @@
 # %% [markdown]
-# # What does a metrics server know of a release?
+# # What does a metrics server have about a release?
 #
-# Before a policy names a query, look at what it gives. `PrometheusConnect` of prometheus-api-client asks the server, and
-# its data frames hold the answers: one row a series (`MetricSnapshotDataFrame`), or one a sample (`MetricRangeDataFrame`).
+# Before you put a query into a policy, check its answer. `PrometheusConnect` of prometheus-api-client asks the server,
+# and its data frames contain the answers: one row per series (`MetricSnapshotDataFrame`) or per sample
+# (`MetricRangeDataFrame`).
 #
-# Here the server is a Prometheus on loopback that scrapes two versions of the sample service each second. With a server
-# of your own only the address is another: `PrometheusConnect("http://prometheus:9090")`.
+# Here the server is a Prometheus on loopback that scrapes two versions of the sample service each second. For your own
+# server only the address differs: `PrometheusConnect("http://prometheus:9090")`.
 
 # %%
 import time
@@ -22,7 +23,7 @@ from evaluator.records import Query, QueryKind
 from evaluator.sources.prometheus import PrometheusSource, connect
 from evaluator.sources.sample import start_arms, start_prometheus
 
-warnings.filterwarnings("ignore", message="The inplace keyword")  # pandas' advice to those who wrote the data frames
+warnings.filterwarnings("ignore", message="The inplace keyword")  # advice of pandas for the authors of the data frames
 
 stack = ExitStack()
 folder = Path(stack.enter_context(TemporaryDirectory()))
@@ -39,18 +40,18 @@ for _ in range(8):
     time.sleep(1)
 
 # %% [markdown]
-# ## What is there?
+# ## Which metrics and labels are there?
 #
-# The names of all metrics, and the labels by which the versions can be told apart.
+# The names of the metrics, and the values of the label that distinguishes the versions.
 
 # %%
 print([name for name in server.all_metrics() if name.startswith("http_")])
 print(server.get_label_values("arm"))
 
 # %% [markdown]
-# ## Samples of a range, and values of a moment
+# ## Samples of a range, and values at one time
 #
-# A range query has a row for each step of each series.
+# A range query returns a row for each step of each series.
 
 # %%
 SUM = "sum by (arm) (http_requests_total)"
@@ -61,10 +62,10 @@ now = MetricSnapshotDataFrame(server.custom_query("sum by (arm, code) (http_requ
 now[["arm", "code", "value"]].sort_values("arm")
 
 # %% [markdown]
-# ## The same, as it is judged
+# ## The same data, as they are judged
 #
-# `evaluator collect` asks by the same client, with more care: samples come as they were scraped, at their own times; each
-# answer is checked, its size and its time are limited, and what the server warns of is kept with the readings.
+# `evaluator collect` uses the same client with more checks: it reads the samples as they were scraped, at their own
+# times; it checks each answer, limits its size and its time, and stores the server's warnings with the readings.
 
 # %%
 options = PrometheusSource(url=url, selectors={arm.name: f'arm="{arm.name}"' for arm in arms}, step=1)

@@ -1,10 +1,10 @@
 # %% [markdown]
-# # How long, with how many pods, and rolled out how?
+# # How long should a test be, with how many pods, and how should we roll out?
 #
-# Before the next release of `cart` is tested: would half an hour do? What would more pods buy? And which way to roll
+# Before the next release of `cart` is tested: is half an hour enough? What would more pods gain? And which way to roll
 # out exposes the fewest users to a regression?
 #
-# The plan rests on the variance of what is stored: here two simulated releases with three pods an arm.
+# The plan is based on the variance of stored runs: here of two simulated releases with three pods per arm.
 
 # %%
 from pathlib import Path
@@ -22,7 +22,7 @@ from evaluator.records import Release, Service
 from evaluator.simulate import Scenario, simulate
 from evaluator.store import Store
 
-alt.renderers.enable("svg")  # drawn here, without network
+alt.renderers.enable("svg")  # drawn without network access
 
 folder = TemporaryDirectory()
 store = Store.open(Path(folder.name, "evaluator.duckdb"), create=True)
@@ -32,10 +32,10 @@ for number in (1, 2):
     runs = land_simulated(store, Release(f"cart@1.{number}", (service,)), simulate(cart, seed=number))
 policy = parse_policy({})
 history = find_history(store, policy, "cart@1.2", rate_per_s=50, instances=3)
-print(f"{history.comparisons} stored comparisons, {history.rate_per_s:.0f} requests a second and arm")
+print(f"{history.comparisons} stored comparisons, {history.rate_per_s:.0f} requests per second and arm")
 
 # %% [markdown]
-# ## Half an hour with three pods an arm?
+# ## Half an hour with three pods per arm?
 #
 # `evaluator plan cart@1.2 --duration 30m --instances 3 --regression 25%` prints the same.
 
@@ -44,14 +44,14 @@ goal = Goal(duration_s=1800, instances=3, regression=0.25)
 
 
 def tabulate_gates(goal):
-    """What a test would be worth, a row for each gate."""
+    """What a test would show, a row for each gate."""
     plans = plan_gates(history, policy.rulebook, goal)
     rows = [
         {
             "gate": plan.precision.rule.name,
             "margin": plan.precision.rule.margin.value,
-            "finds": plan.finds,
-            "chance to find it": plan.found_chance,
+            "detects": plan.finds,
+            "chance to detect it": plan.found_chance,
             "GO if unchanged": plan.go_chance,
             "only pods shrink": plan.persistent,
             "GO after, min": plan.go_after_s / 60,
@@ -65,9 +65,9 @@ tabulate_gates(goal)
 
 # %% [markdown]
 # The median and p99 stay undecided in every fifth release that changed nothing. About 70 % of the variance of the
-# latency gates is what pods of one version differ by: more minutes do not shrink that.
+# latency gates comes from differences between pods of one version: more minutes do not reduce this part.
 #
-# ## What minutes buy, and what only pods buy
+# ## What more minutes gain, and what only more pods gain
 
 # %%
 hours = Goal(duration_s=4 * 1800, instances=3, regression=0.25)
@@ -82,12 +82,12 @@ alt.Chart(compared, width=150, height=110).mark_bar().encode(
 )
 
 # %% [markdown]
-# For latency, twice the pods for half an hour do more than two hours with the old number.
+# For latency, half an hour with twice the pods gains more than two hours with the old number.
 #
-# ## Rolled out how?
+# ## How to roll out?
 #
-# Each strategy 2,000 times by simulation of the judge's looks: with a release that changes nothing, and with one that
-# is 25 % slower.
+# Each strategy is simulated 2,000 times with the judge's looks: for a release that changes nothing, and for one that is
+# 25 % slower.
 
 # %%
 plans = plan_gates(history, policy.rulebook, pods)
@@ -100,7 +100,7 @@ pd.DataFrame(
     {
         "strategy": one.strategy,
         "full after, min": one.full_after_s / 60,
-        "unchanged gets there": one.completes,
+        "unchanged completes": one.completes,
         "regression stopped": one.stopped,
         "left to a person": one.held,
         "requests exposed": round(one.exposed),
@@ -111,8 +111,8 @@ pd.DataFrame(
 # %% [markdown]
 # ## What to conclude
 #
-# - Twice the pods, not twice the time. What pods of one version differ by cannot be waited away.
-# - A canary exposes a fifth of what the big bang does, and takes two hours. Blue-green exposes nobody, provided that
-#   test traffic shows what production shows; where it does not, that row is too good.
-# - One in ten releases that changed nothing is still left to a person. Fewer take more pods, or wider margins.
-# - The plan is as good as its history: two releases here. Plan again when more are stored.
+# - Use twice the pods, not twice the time: a longer test does not reduce the differences between pods of one version.
+# - A canary exposes a fifth of the requests that the big bang exposes, and takes two hours. Blue-green exposes none, if
+#   test traffic shows the same problems as production; otherwise that row is too optimistic.
+# - A person still has to decide on one in ten releases that changed nothing. More pods or wider margins reduce this.
+# - The plan is as good as its history, which is two releases here. Plan again when more are stored.

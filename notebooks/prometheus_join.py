@@ -1,11 +1,11 @@
 # %% [markdown]
 # # Slow for the client, fast for the server: load and Prometheus joined
 #
-# The load test says that `cart@1.5.0` became slower. The service's own histogram says that it did not. Both are in
-# the store: `requests` as Locust saw them, `readings` as Prometheus scraped them. Who is right?
+# The load test shows that `cart@1.5.0` became slower. The service's own histogram shows that it did not. Both are in
+# the store: `requests` as measured by Locust, `readings` as scraped by Prometheus. Which of them is right?
 #
-# Both are simulated from the same requests, so that the truth is known: the service takes as long as before, but from
-# minute 4 on connections to the canary wait for 60 ms on average, before the service's own clock starts.
+# Both are simulated from the same requests, so the truth is known: the service takes as long as before, but from
+# minute 4 on connections to the canary wait for 60 ms on average, before the service starts to measure.
 
 # %%
 from dataclasses import replace
@@ -22,7 +22,7 @@ from evaluator.simulate import Scenario, scrape, simulate
 from evaluator.simulate.readings import DURATION
 from evaluator.store import Store
 
-alt.renderers.enable("svg")  # drawn here, without network
+alt.renderers.enable("svg")  # drawn without network access
 
 served = simulate(Scenario(duration_s=900, rate_per_s=60, users=30, instance_sd=0.005, failure_rate=0.0002), seed=8)
 minute = (served.ts_us - served.ts_us.min()) / 60e6
@@ -39,16 +39,16 @@ release = evaluator.open(path).release("cart@1.5.0")
 # %% [markdown]
 # ## Both in one verdict
 #
-# One gate on what the client saw, one on what the server counted. They disagree, and a health check says so.
+# One gate is on the times of the client, one on those of the server. They disagree, and a health check reports this.
 
 # %%
 client = {"name": "client_mean", "type": "latency_mean", "margin": "10%"}
 server = {"name": "server_mean", "type": "histogram_mean", "query": DURATION.text, "margin": "10%"}
 selectors = {"baseline": 'version="1.4.1"', "canary": 'version="1.5.0"'}
-prometheus = {"url": "http://prometheus:9090", "selectors": selectors}  # judging asks nobody: the readings have landed
+prometheus = {"url": "http://prometheus:9090", "selectors": selectors}  # not contacted: the readings have landed
 settings = {"sources": {"prometheus": prometheus}, "endpoint_scan": {"enabled": False}}
 alone, found = release.compare([server], **settings), release.compare([client, server], **settings)
-print(f"by the server's word alone {alone.word}, by both {found.word}")
+print(f"by the server's metric alone {alone.word}, by both {found.word}")
 found.plot.forest()
 
 # %%
@@ -57,10 +57,10 @@ for finding in found.verdict.evidence.findings:
         print(f"{finding.check}: {finding.text}")
 
 # %% [markdown]
-# ## Do they speak of the same requests?
+# ## Are they about the same requests?
 #
-# In own SQL, over the views `requests` and `readings`. A counter only grows, so what counts is its increase from
-# scrape to scrape; a scrape at the end of a slot of 15 s belongs to the requests that started in it.
+# This SQL joins the views `requests` and `readings`. A counter only grows, so its increase from scrape to scrape is
+# used; a scrape at the end of an interval of 15 s belongs to the requests that started in it.
 
 # %%
 JOINED = """
@@ -83,7 +83,7 @@ ask = lambda select: release.sql(JOINED + select).df()
 ask("SELECT arm, sum(sent) AS sent, sum(counted) AS counted FROM joined GROUP BY arm ORDER BY arm")
 
 # %% [markdown]
-# Every request that was sent was counted: nothing was lost on the way, and no other traffic is mixed in.
+# Every request that was sent was counted: none was lost, and there is no other traffic.
 #
 # ## Where does the time go?
 
@@ -109,7 +109,7 @@ ask("""
 # %% [markdown]
 # ## What to conclude
 #
-# - Both are right. The service answers as fast as before; what became slow lies between client and service: a proxy,
-#   a pool of connections, a queue before the workers.
-# - It begins at minute 4 on all pods of the canary at once and never on the baseline: it came with the release.
-# - Gates on server metrics alone would have promoted this release. Users wait where the client waits.
+# - Both are right. The service answers as fast as before; the time is lost between client and service: in a proxy, a
+#   pool of connections, or a queue before the workers.
+# - It begins at minute 4 on all pods of the canary at once, and never on the baseline: the release is the cause.
+# - With gates on server metrics alone this release would have been promoted. Users wait as long as the client does.

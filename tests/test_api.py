@@ -1,4 +1,4 @@
-"""What a notebook sees: objects that hold nothing, ask anything, and show themselves."""
+"""The objects of a notebook: they keep no file open, answer queries, and display themselves."""
 
 from __future__ import annotations
 
@@ -131,13 +131,13 @@ def test_queries_over_one_release_or_all(store):
         store.sql("SELECT nothing FROM nowhere")
 
 
-def test_nobody_is_kept_out_by_a_relation(store, path):
+def test_a_relation_does_not_lock_the_store(store, path):
     relation = store.sql("SELECT id FROM releases ORDER BY id")
     Store.open(path, wait_s=1).control.save_learnt("other", Learnt(0.05, 0.001, 9, 9))
     assert relation.fetchall() == [("cart@2",), ("cart@3",)]
 
 
-def test_a_kept_verdict_is_looked_at_as_it_was_given(store):
+def test_a_stored_verdict_is_shown_as_it_was_given(store):
     release = store.release("cart@2")
     stored, again = release.judgement(), release.compare()
     assert stored.word == "no_go"
@@ -146,7 +146,7 @@ def test_a_kept_verdict_is_looked_at_as_it_was_given(store):
     assert release.judgement(0).verdict == stored.verdict
     for draw in ("band", "units", "shift", "distribution", "timeline"):
         assert getattr(stored.plot, draw)().to_dict() == getattr(again.plot, draw)().to_dict()
-    with pytest.raises(UsageError, match="no verdict 1 of cart@2; 1 were kept"):
+    with pytest.raises(UsageError, match="no verdict 1 of cart@2; 1 are stored"):
         release.judgement(1)
     with pytest.raises(UsageError, match="no verdict of cart@3 yet"):
         store.release("cart@3").judgement()
@@ -167,7 +167,7 @@ def test_a_verdict_on_data_that_changed_since_is_not_drawn_from_others(tmp_path)
     land_simulated(store, Release("cart@2"), simulate(SLOWER, 3))
     verdict = judge_release(store, "cart@2", load_policy(), judged_at=datetime(2026, 1, 5, tzinfo=UTC), save=False)
     keep_verdict(store, replace(verdict, data_hash="sha256:other"))
-    with pytest.raises(UsageError, match="is not there as it was"):
+    with pytest.raises(UsageError, match="the data that it judged have changed or are gone"):
         evaluator.open(store.path).release("cart@2").judgement().plot.shift()
 
 

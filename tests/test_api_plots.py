@@ -86,7 +86,7 @@ def test_the_forest_of_endpoints_has_those_of_the_scan(judgement):
     assert "p95" in {row["name"] for row in data(judgement.plot.forest()) if "name" in row}
 
 
-def test_several_candidates_are_told_apart(store):
+def test_several_candidates_are_distinguished(store):
     judgement = store.release("cart@3").compare()
     for draw in (judgement.plot.forest, judgement.plot.shift, judgement.plot.distribution, judgement.plot.timeline):
         named = {row["arm"]: row["color"] for row in data(draw()) if "from" in row and "color" in row}
@@ -100,7 +100,7 @@ def test_several_candidates_are_told_apart(store):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_drawn_is_of_the_size_that_is_asked_for(judgement, kind, tmp_path):
+def test_a_figure_has_the_requested_size(judgement, kind, tmp_path):
     chart = getattr(judgement.plot, kind)(width=500)
     plain = spec(chart)
     assert {part["width"] for part in plain.get("vconcat", [plain])[-1:]} == {500}
@@ -143,9 +143,9 @@ def test_a_part_of_the_requests_is_drawn_as_it_was_judged(store):
 def test_what_cannot_be_drawn_says_why(store, judgement):
     with pytest.raises(UnknownName, match="no metric 'latency_p96'; did you mean"):
         judgement.plot.band("latency_p96")
-    with pytest.raises(UsageError, match="no line over time of throughput") as caught:
+    with pytest.raises(UsageError, match="no line over time for throughput") as caught:
         judgement.plot.band("throughput")
-    assert caught.value.hint.startswith("there is one of failure_rate, latency_p50")
+    assert caught.value.hint.startswith("there is one for failure_rate, latency_p50")
     outcomes = store.release("shop@2").compare(
         policy={"metrics": [{"name": "spent", "type": "outcome_mean", "outcome": "spent", "margin": "5%"}]}
     )
@@ -153,9 +153,9 @@ def test_what_cannot_be_drawn_says_why(store, judgement):
         with pytest.raises(UsageError, match="of shop@2: none of its requests were judged"):
             draw()
     assert "spent" in {row.get("name") for row in data(outcomes.plot.forest())}
-    with pytest.raises(UsageError, match="no endpoint has a change and a margin"):
+    with pytest.raises(UsageError, match="no endpoint has both a change and a margin"):
         outcomes.plot.forest(endpoints=True)
-    with pytest.raises(UsageError, match="no value by instance of any metric"):
+    with pytest.raises(UsageError, match="no value by instance for any metric"):
         outcomes.plot.units()
 
 

@@ -1,4 +1,4 @@
-"""The tutorial, done as it is written."""
+"""The tutorial, executed as written."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Notebooks run from nothing, draw what they say, and are the same as the scripts beside them."""
+"""Notebooks run without preparation, draw their figures, and are the same as the scripts of their names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 SAID = {
     "abn_experiment": ("promote C of shop@2-all", "variance −44", "0.7168"),
-    "calibration": ("0 false alarms in 18 pairs", "it takes 73 pairs without any"),
+    "calibration": ("0 false alarms in 18 pairs", "73 pairs without any are needed"),
     "deep_dive": (
         "NO-GO ✗  cart@1.5.0 against 1.4.1",
         "canary-2    6\ncanary-3    4\n",
@@ -23,7 +23,7 @@ SAID = {
     "metrics_server": ("'http_requests_total'", "['baseline', 'canary']", "canary: 1 series, 5 samples, warnings ()"),
     "planning": ("2 stored comparisons", "blue_green"),
     "prometheus_join": (
-        "by the server's word alone go, by both no_go",
+        "by the server's metric alone go, by both no_go",
         "disagreement: the load sees client_mean of canary at +42.5 %",
         "50963.0  50963.0",
     ),

@@ -1,4 +1,4 @@
-"""A checkout counts as the build does, and says which commit it is at, whenever it was installed."""
+"""A checkout has the version that a build would have, with its commit, whenever it was installed."""
 
 import os
 import shutil
@@ -70,7 +70,7 @@ def test_after_a_tag_it_is_a_development_version_of_the_next(repository):
 
 
 @pytest.mark.parametrize("tag", ["v1.4.0", None])
-def test_what_is_not_committed_is_said(repository, tag):
+def test_uncommitted_changes_are_in_the_version(repository, tag):
     if tag:
         git(repository, "tag", tag)
     (repository / "file").write_text("changed")
@@ -110,7 +110,7 @@ def test_a_copied_folder_is_built_without_git(tmp_path):
     assert built(tmp_path) == "0.0.0"
 
 
-def test_the_package_says_it():
+def test_the_package_has_the_version():
     assert evaluator.__version__ == version.find_version()
 
 

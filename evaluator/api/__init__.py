@@ -1,4 +1,4 @@
-"""The notebook's objects: a store that holds nothing, its releases, and judgements that show themselves.
+"""Objects for notebooks: a store that keeps no file open, its releases, and judgements that display themselves.
 
     import evaluator
 
@@ -11,7 +11,7 @@
     release.compare().plot.timeline()                        # an Altair chart, as in report and app
     release.sql("SELECT instance, count(*) FROM requests GROUP BY ALL")
 
-Every call reads what it needs and lets go of the file: a notebook left open over night keeps nobody from writing.
+Every call opens the file, reads what it needs and closes it: an open notebook blocks no other program from writing.
 `store` and `release` in the examples of this package are of a simulated release whose canary is 30 % slower.
 
 >>> store.releases

@@ -1,4 +1,4 @@
-"""A verdict with its comparisons, which shows itself, converts and plots."""
+"""A verdict with its comparisons, to display, convert and plot."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 WIDTH = 110
-"""Columns of a judgement that is printed."""
+"""Width (characters) of a printed judgement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class ReleaseJudgement:
 
     verdict: Verdict = field(repr=False)
     trace: Callable[[], Mapping[str, Any]] = field(repr=False, compare=False)
-    """Computes what `plot` draws, once, when it is asked to."""
+    """Computes the data of the figures, once, on first use."""
 
     @property
     def plot(self) -> Plots:
@@ -64,7 +64,7 @@ class ReleaseJudgement:
         return by_name[name]
 
     def to_dict(self) -> dict[str, Any]:
-        """The verdict as its JSON has it.
+        """The verdict as a dictionary with the keys of its JSON.
 
         >>> release.compare().to_dict()["verdict"]
         'no_go'

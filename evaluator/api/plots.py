@@ -36,10 +36,10 @@ MOST_ENDPOINTS = 20
 
 @dataclass(frozen=True, slots=True)
 class Plots:
-    """What a judgement can be looked at through. Each call returns an Altair chart, titled with what it shows.
+    """The figures of a judgement. Each call returns an Altair chart; its title states what it shows.
 
-    The forest is drawn from the comparisons. All else needs curves, which the first of them computes from the cells
-    that were judged. Everything raises EvaluatorError where altair is not installed.
+    The forest is drawn from the comparisons. All other figures need curves, which the first call computes from the
+    cells that were judged. Raises EvaluatorError where altair is not installed.
 
     >>> found = release.compare()
     >>> found.plot.forest().title.text
@@ -57,7 +57,7 @@ class Plots:
             import_module("altair")
 
     def forest(self, *, endpoints: bool = False, width: int = PAGE) -> Chart:
-        """Every change against its margin, the worst first: of the policy's metrics, or those of the endpoint scan.
+        """Every change against its margin, the worst first: the policy's metrics, or the `endpoints` of the scan.
 
         Raises UsageError where none has a margin and a change.
         """
@@ -66,42 +66,44 @@ class Plots:
         several = len(self._candidates) > 1
         figure = draw_forest(rows, colors=self._colors, width=width, several=several)
         if figure is None:
-            raise UsageError(f"no {'endpoint' if endpoints else 'metric'} has a change and a margin to draw it against")
+            raise UsageError(
+                f"no {'endpoint' if endpoints else 'metric'} has both a change and a margin, which the forest shows"
+            )
         return put_below_each_other([figure], self._colors) if several else with_finding(figure)
 
     def band(self, metric: str | None = None, *, arm: str | None = None, width: int = COLUMN) -> Chart:
-        """How the change of a metric became known: after each look with its interval, the margin, and the decision.
+        """The change of a metric after each look, with its interval, the margin, and the decision.
 
-        Without a name the metric that is furthest beyond its margin. Raises UnknownName, and UsageError for a metric
-        that has no such line: one that is watched, or of readings or outcomes, or of several runs judged together.
+        Without a name: the metric that is furthest beyond its margin. Raises UnknownName, and UsageError for a metric
+        without this line: one with the role watch, one of readings or outcomes, or one of several runs judged together.
         """
         row, curve = self._find("over_time", "line over time", metric, arm)
         return with_finding(draw_over_time(row, curve, color=self._colors[row.arm], width=width))
 
     def units(self, metric: str | None = None, *, arm: str | None = None, width: int = COLUMN) -> Chart:
-        """Show a metric of each instance (of each run where there is one instance): is it one pod?
+        """A metric for each instance (for each run where there is one instance): is a single pod the cause?
 
-        Without a name the metric that is furthest beyond its margin. Raises as `band` does.
+        Without a name: the metric that is furthest beyond its margin. Raises as `band` does.
         """
         row, curve = self._find("units", "value by instance", metric, arm)
         return with_finding(draw_units(row, curve, colors=self._colors, width=width))
 
     def shift(self, arm: str | None = None, *, width: int = COLUMN) -> Chart:
-        """Where in the distribution it moved: the change of the response time at every quantile, of each candidate.
+        """The change of the response time at every quantile, for each candidate.
 
         Raises UnknownName, and UsageError where no requests were judged.
         """
         return self._draw_each("quantiles", draw_shift, arm, width)
 
     def distribution(self, arm: str | None = None, *, width: int = COLUMN) -> Chart:
-        """How much is done by when: both distribution functions of response times, of each candidate.
+        """The distribution functions of response times of baseline and candidate, for each candidate.
 
         Raises as `shift` does.
         """
         return self._draw_each("distributions", draw_distribution, arm, width)
 
     def timeline(self, *, width: int = PAGE) -> Chart:
-        """What happened when: latency, failures, load and readings of every arm on one axis.
+        """Latency, failures, load and readings of every arm on one time axis.
 
         Raises UsageError where no requests were judged.
         """
@@ -146,8 +148,8 @@ class Plots:
         drawable = [row for row in own if metric in (None, row.rule.name) and traced.get(_key(row))]
         if not drawable:
             names_traced = dict.fromkeys(row.rule.name for row in own if traced.get(_key(row)))
-            hint = f"there is one of {', '.join(names_traced)}" if names_traced else None
-            raise UsageError(f"there is no {what} of {metric or 'any metric'}", hint=hint)
+            hint = f"there is one for {', '.join(names_traced)}" if names_traced else None
+            raise UsageError(f"there is no {what} for {metric or 'any metric'}", hint=hint)
         row = (rank_by_margin(drawable) or drawable)[0]
         return row, traced[_key(row)]
 

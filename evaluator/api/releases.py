@@ -1,4 +1,4 @@
-"""A store that holds nothing, and the releases in it."""
+"""A store that keeps no file open, and the releases in it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A store to read. Nothing is held: each call opens the file for as long as it needs."""
+    """A store for reading. Each call opens the file and closes it again."""
 
     store: Store = field(repr=False)
 
@@ -40,7 +40,7 @@ class Snapshot:
         return tuple(summary.release.id for summary in self.store.releases())
 
     def release(self, name: str) -> StoredRelease:
-        """Look at one release. Raises UnknownName."""
+        """Return one release. Raises UnknownName."""
         return StoredRelease(self.store, self.store.control.release(name).id)
 
     def sql(self, query: str, parameters: Sequence[object] = ()) -> Relation:
@@ -77,7 +77,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class StoredRelease:
-    """One release: its runs, its verdicts, and whatever else is asked of it."""
+    """One release: its runs and verdicts, new comparisons, and queries."""
 
     store: Store = field(repr=False)
     name: str
@@ -93,7 +93,7 @@ class StoredRelease:
         return self.store.data.runs(self.name)
 
     def cells(self, runs: str = "latest") -> Cells:
-        """The additive summary of its requests that everything is computed from.
+        """The cells of its requests: the sums from which all comparisons are computed.
 
         >>> cells = release.cells()
         >>> cells.arms, len(cells.instances)
@@ -102,7 +102,7 @@ class StoredRelease:
         return self.store.data.read_cells([run.id for run in choose_runs(self.runs, runs)])
 
     def verdicts(self) -> pd.DataFrame:
-        """All verdicts that were kept, a row each, the oldest first.
+        """All stored verdicts, a row each, the oldest first.
 
         >>> release.verdicts()["verdict"].tolist()
         ['no_go']
@@ -111,7 +111,7 @@ class StoredRelease:
         return to_frame([{"judged_at": row.judged_at, "verdict": row.word, "json": row.json} for row in stored])
 
     def judgement(self, number: int = -1) -> ReleaseJudgement:
-        """Look at a verdict that was kept, as it was given: by its place in `verdicts`, the newest by default.
+        """Return a stored verdict by its place in `verdicts`; the newest by default.
 
         Raises UsageError where there is none.
 
@@ -121,10 +121,12 @@ class StoredRelease:
         stored = self.store.control.verdicts(self.name)
         if not -len(stored) <= number < len(stored):
             description = (
-                f"verdict {number} of {self.name}; {len(stored)} were kept" if stored else f"verdict of {self.name} yet"
+                f"verdict {number} of {self.name}; {len(stored)} are stored"
+                if stored
+                else f"verdict of {self.name} yet"
             )
             command = write_command(self.name, policy=path_to_name(find_policy(Path.cwd())))
-            raise UsageError(f"there is no {description}", hint=f"judge it: {command}, or `compare()` here")
+            raise UsageError(f"there is no {description}", hint=f"judge it with `{command}`, or with `compare()` here")
         drawn = self.store.control.figures(self.name) if number in (-1, len(stored) - 1) else None
         verdict = from_json(stored[number].json, f"the verdict of {self.name}")
         return ReleaseJudgement(verdict, functools.cache(functools.partial(_trace_again, self.store, verdict, drawn)))
@@ -141,11 +143,11 @@ class StoredRelease:
         instances: Collection[str] | None = None,
         **settings: Any,
     ) -> ReleaseJudgement:
-        """Judge the release under a policy, or its requests in part; nothing is kept.
+        """Judge the release, or a part of its requests, under a policy; nothing is stored.
 
-        `policy`: a path, or its content; by default the nearest evaluator.yaml, else the built-in one. Of a folder of
-        policies, such as the nearest evaluator.policies, the one of the release's service. `metrics` and any other
-        key of the policy (`alpha=0.01`, `monitoring={"mode": "fixed"}`) take the place of what it says.
+        `policy`: a path, or its content; by default the nearest evaluator.yaml, else the built-in one. From a folder of
+        policies, such as the nearest evaluator.policies, the one for the release's service is used. `metrics` and any
+        other key of the policy (`alpha=0.01`, `monitoring={"mode": "fixed"}`) replace its values.
         `start`, `end` (whole blocks of four buckets), `endpoints` and `instances` narrow the requests that count.
         Raises PolicyError, and UnknownName for a run, endpoint or instance that is not there.
 
@@ -179,7 +181,7 @@ class StoredRelease:
         return self.store.data.relate(query, parameters, release=self.name)
 
     def _policy(self, source: str | Path | Mapping[str, Any] | None, settings: Mapping[str, Any]) -> Policy:
-        """The policy that was given, else the one that applies to the release here, with these keys in its place."""
+        """The given policy, else the one that applies to the release here, with `settings` in place of its own keys."""
         if isinstance(source, Mapping):
             return parse_policy({**source, **settings})
         policy = policy_of(Path(source) if source is not None else find_policy(Path.cwd()), self.store, [self.name])
@@ -190,15 +192,15 @@ class StoredRelease:
 
 
 def _trace(store: Store, verdict: Verdict, judged: Judged) -> Mapping[str, Any]:
-    """Compute what the figures of a verdict need from what it judged."""
+    """Compute the data of a verdict's figures from the data that it judged."""
     from evaluator.pipeline.drawing import trace_figures  # most judgements are only read
 
     return trace_figures(store, verdict.release, judged.data, judged.requests, judged.rulebook, judged.evidence)
 
 
 def _trace_again(store: Store, verdict: Verdict, drawn: str | None) -> Mapping[str, Any]:
-    """What the figures of a stored verdict need: kept beside it (`drawn`, JSON), or computed from what it judged."""
-    from evaluator.pipeline.reviewing import judge_again  # only for those who look back
+    """The data of a stored verdict's figures: stored with it (`drawn`, JSON), or computed from what it judged."""
+    from evaluator.pipeline.reviewing import judge_again  # only stored verdicts need it
 
     if drawn is not None:
         figures: Mapping[str, Any] = json.loads(drawn)
@@ -206,7 +208,7 @@ def _trace_again(store: Store, verdict: Verdict, drawn: str | None) -> Mapping[s
     judged = judge_again(store, verdict)
     if not judged.data.as_judged:
         raise UsageError(
-            f"what the verdict of {verdict.release.id} judged is not there as it was, so it cannot be drawn",
-            hint="judge what is there now with `compare()`",
+            f"the verdict of {verdict.release.id} cannot be drawn: the data that it judged have changed or are gone",
+            hint="judge the present data with `compare()`",
         )
     return _trace(store, verdict, judged)

@@ -1,4 +1,4 @@
-"""Verdicts as rows: what becomes a data frame or an Arrow table."""
+"""Verdicts as rows, for a data frame or an Arrow table."""
 
 from __future__ import annotations
 

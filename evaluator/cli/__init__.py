@@ -1,8 +1,8 @@
 """The command line: arguments → pipeline → reports → exit code.
 
 stdout carries the result, stderr the log and the progress. A command is a module of this package with a click command
-named `command` (or as its line says); its line in `COMMANDS` is all that makes it known, and it is imported only when
-it is called. A command returns its exit code (`None` is 0) and raises the errors of `evaluator.errors`;
+named `command` (or the name that its line gives); its line in `COMMANDS` registers it, and it is imported only when it
+is called. A command returns its exit code (`None` is 0) and raises the errors of `evaluator.errors`;
 `evaluator.__main__` does the rest.
 """
 
@@ -32,24 +32,27 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "demo": ("evaluator.cli.demo", "Load two versions of the sample service and judge them."),
     "init": ("evaluator.cli.init", "Write a commented evaluator.yaml and a locustfile to start from."),
     "load": ("evaluator.cli.load", "Load all arms of a release at once with Locust and record every request."),
-    "import": ("evaluator.cli.import_files", "Land request files of Locust, JMeter or k6, or outcomes of an A/B test."),
+    "import": (
+        "evaluator.cli.import_files",
+        "Import request files of Locust, JMeter or k6, or outcomes of an A/B test.",
+    ),
     "collect": ("evaluator.cli.collect", "Collect the policy's metrics of a release from Prometheus."),
     "verdict": ("evaluator.cli.verdict", "Judge a release: GO, NO-GO or INCONCLUSIVE."),
-    "watch": ("evaluator.cli.watch", "Judge a release again as data land, until it is decided."),
-    "render": ("evaluator.cli.render", "Write a verdict that was kept as JSON in other formats."),
+    "watch": ("evaluator.cli.watch", "Judge a release repeatedly as data land, until it is decided."),
+    "render": ("evaluator.cli.render", "Write a verdict from its JSON in other formats."),
     "app": ("evaluator.cli.app", "Review releases in a browser."),
-    "promote": ("evaluator.cli.promote", "Bring a release to everybody: the policy's hooks, once it may be."),
-    "hold": ("evaluator.cli.promote:hold", "Stop a release where it is."),
+    "promote": ("evaluator.cli.promote", "Promote a release: execute the policy's hooks, once that is allowed."),
+    "hold": ("evaluator.cli.promote:hold", "Hold a release: cancel promotions that wait."),
     "rollback": ("evaluator.cli.promote:rollback", "Take back what a promotion changed."),
-    "approve": ("evaluator.cli.approve", "Agree to what somebody asked for."),
-    "reject": ("evaluator.cli.approve:reject", "Turn down what somebody asked for, or take back your own request."),
-    "hooks": ("evaluator.cli.hooks", "Try the policy's hooks, and see what became of those that were executed."),
-    "plan": ("evaluator.cli.plan", "What a test would find, how long it takes, and how to roll out."),
-    "calibrate": ("evaluator.cli.calibrate", "False alarms and power of the policy on your own stored runs."),
+    "approve": ("evaluator.cli.approve", "Approve a request, or list the requests that wait."),
+    "reject": ("evaluator.cli.approve:reject", "Reject a request, or withdraw your own."),
+    "hooks": ("evaluator.cli.hooks", "Test the policy's hooks, and list the results of those that were executed."),
+    "plan": ("evaluator.cli.plan", "Plan a test: what it would detect, how long it takes, and how to roll out."),
+    "calibrate": ("evaluator.cli.calibrate", "Measure false alarms and power of the policy on your own stored runs."),
     "replay": ("evaluator.cli.replay", "Judge stored releases again under another policy."),
     "policy": ("evaluator.cli.policy", "Check the policy, print it, or print its JSON Schema."),
     "releases": ("evaluator.cli.releases", "List the releases in the store with their latest verdict."),
-    "audit": ("evaluator.cli.audit", "Who did what, whether it was changed since, and notes on a release."),
+    "audit": ("evaluator.cli.audit", "Show who did what, check that the record was not changed, and add notes."),
     "data": ("evaluator.cli.data", "Query, export or purge what is stored."),
 }
 """Sub-command → (module, what it does), in the order of the help."""
@@ -59,7 +62,7 @@ DEFAULT_STORE = Path("evaluator.duckdb")
 
 @dataclass(slots=True)
 class Session:
-    """What every command is given: where the store and the policy are, and how much to say."""
+    """What every command receives: the paths of store and policy, and the verbosity."""
 
     store_path: Path = DEFAULT_STORE
     policy_path: Path | None = None
@@ -67,16 +70,17 @@ class Session:
     verbosity: int = 0
 
     def open_store(self, *, create: bool = False) -> Store:
-        """Open the store; with `create` make it where there is none. Raises StoreError."""
+        """Open the store; with `create` a missing one is made. Raises StoreError."""
         from evaluator.store import Store
 
         return Store.open(self.store_path, create=create)
 
     def load_policy(self, release: str | None = None, *, service: str | None = None) -> Policy:
-        """Load the policy that applies here; where each service has its own, that of the release's.
+        """Load the policy that applies here; where each service has its own, the one for the release's service.
 
-        `service`: what a command that records RELEASE was given, which may be empty, and the release new. Raises
-        PolicyError, and UnknownName for a release or a service of which nothing is known.
+        `service`: the value of `--service` of a command that records the release; it may be empty, and the release may
+        be new. `None`: the release has to be stored. Raises PolicyError, and UnknownName for an unknown release or
+        service.
         """
         from evaluator.policy.selection import choose_policy
 
@@ -103,7 +107,7 @@ class Session:
         return self.policy_path or find_policy(Path.cwd())
 
     def find_release(self, name: str) -> Release | None:
-        """What is stored of a release; `None` where it is not."""
+        """Return a release from the store; `None` where it is not stored."""
         stored = self.open_store().releases() if self.store_path.exists() else ()
         return next((summary.release for summary in stored if summary.release.id == name), None)
 
@@ -134,7 +138,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the sub-command, or say which one was probably meant."""
+        """Find the sub-command, or suggest the one that was probably meant."""
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
             raise UnknownName("command", args[0], COMMANDS, hint="`evaluator --help` lists the commands")
         return super().resolve_command(ctx, args)
@@ -170,7 +174,7 @@ def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> N
 
 
 def _common_options(*, environment: bool) -> list[click.Option]:
-    """Make the options that are taken before and after the sub-command; only the former read the environment."""
+    """Make the options that may come before or after the sub-command; only those before it read the environment."""
 
     def option(*names: str, envvar: str | None = None, **settings: Any) -> click.Option:
         return click.Option(
@@ -179,7 +183,7 @@ def _common_options(*, environment: bool) -> list[click.Option]:
 
     path: dict[str, Any] = {"type": click.Path(path_type=Path), "metavar": "PATH", "callback": _set_path}
     return [
-        option("--store", envvar="EVALUATOR_STORE", help="The store.  [default: evaluator.duckdb]", **path),
+        option("--store", envvar="EVALUATOR_STORE", help="File of the store.  [default: evaluator.duckdb]", **path),
         option(
             "--policy",
             envvar="EVALUATOR_POLICY",
@@ -187,8 +191,8 @@ def _common_options(*, environment: bool) -> list[click.Option]:
             "evaluator.policies upwards, else the built-in one]",
             **path,
         ),
-        option("-v", "--verbose", count=True, callback=_louder, help="Say more; -vv shows tracebacks."),
-        option("-q", "--quiet", is_flag=True, callback=_quieter, help="Say only the result."),
+        option("-v", "--verbose", count=True, callback=_louder, help="Show more messages; -vv shows tracebacks."),
+        option("-q", "--quiet", is_flag=True, callback=_quieter, help="Show only the result."),
     ]
 
 
@@ -221,7 +225,7 @@ evaluator.params[:0] = _common_options(environment=True)
 
 
 def wants_color(stream: IO[str]) -> bool:
-    """Tell whether to colour what goes to `stream`: NO_COLOR and FORCE_COLOR decide, then whether it is a terminal."""
+    """Return whether to colour the output on `stream`: by NO_COLOR and FORCE_COLOR, else if it is a terminal."""
     if os.environ.get("NO_COLOR"):
         return False
     if os.environ.get("FORCE_COLOR"):
@@ -230,12 +234,12 @@ def wants_color(stream: IO[str]) -> bool:
 
 
 def emit(text: str) -> None:
-    """Write a result to stdout. A reader that went away (`| head`) changes nothing of what the command says."""
+    """Write a result to stdout; a reader that has closed the pipe (`| head`) is not an error."""
     _ignore_gone_reader(lambda: click.echo(text, color=True))
 
 
 def flush() -> None:
-    """Flush stdout; a reader that went away is not an error."""
+    """Flush stdout; a reader that has closed the pipe is not an error."""
     _ignore_gone_reader(sys.stdout.flush)
 
 
@@ -243,5 +247,5 @@ def _ignore_gone_reader(write: Callable[[], None]) -> None:
     try:
         write()
     except BrokenPipeError:
-        # Python flushes stdout once more at exit; it must find somewhere to go.
+        # Python flushes stdout again at exit, which would fail on the closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

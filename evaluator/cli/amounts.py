@@ -14,13 +14,13 @@ Value = TypeVar("Value")
 
 
 class Amount(click.ParamType[Value], Generic[Value]):
-    """What `parse` makes of a text; its ValueError says what is wrong with it."""
+    """An option whose text `parse` converts; the message of its ValueError is shown to the user."""
 
     def __init__(self, name: str, parse: Callable[[str], Value]) -> None:
         self.name, self.parse = name, parse
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Value:
-        """Turn text into a value; what is one already stays as it is."""
+        """Convert text; a value that is not text is returned unchanged."""
         if not isinstance(value, str):
             converted: Value = value
             return converted
@@ -38,7 +38,7 @@ def _parse_share(text: str) -> float:
 
 
 def _parse_moment(text: str) -> datetime:
-    """A moment in UTC; one without a zone is refused, since it may mean another hour elsewhere. Raises ValueError."""
+    """Convert a time to UTC. Raises ValueError, also for a time without a zone: it is ambiguous."""
     text = text.strip()
     if text == "now":
         return datetime.now(UTC)
@@ -47,7 +47,7 @@ def _parse_moment(text: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise ValueError(f"'{text}' is not a moment such as 2026-11-25T10:00:00Z, now or -1h") from None
+        raise ValueError(f"'{text}' is not a time such as 2026-11-25T10:00:00Z, now or -1h") from None
     if moment.tzinfo is None:
         raise ValueError(f"'{text}' has no time zone; write {text}Z for UTC, or {text}+01:00")
     return moment.astimezone(UTC)
@@ -58,4 +58,4 @@ DURATION = Amount("duration", parse_duration_s)
 SHARE = Amount("share", _parse_share)
 """`10%`, `0.5pp`, or 0.1 → a share of 1."""
 MOMENT = Amount("moment", _parse_moment)
-"""`2026-11-25T10:00:00Z`, `now`, or so long ago: `-1h`."""
+"""`2026-11-25T10:00:00Z`, `now`, or relative to now: `-1h`."""

@@ -29,25 +29,27 @@ OPTIONS: Mapping[str, str] = {
     "theme.dark.primaryColor": "#7db7f0",
     "theme.dark.linkColor": "#7db7f0",
 }
-"""What Streamlit is told beside address and port; `.streamlit/config.toml` says the same to `streamlit run app.py`."""
+"""Streamlit's options besides address and port; `.streamlit/config.toml` sets the same for `streamlit run app.py`."""
 
 
 @click.command("app")
-@click.option("--address", default="127.0.0.1", show_default=True, help="Where to listen; loopback needs no login.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8501, show_default=True, help="Where to listen.")
-@click.option("--no-worker", is_flag=True, help="Only record what is asked for: `evaluator hooks worker` executes it.")
+@click.option(
+    "--address", default="127.0.0.1", show_default=True, help="Address to listen on; loopback needs no login."
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=8501, show_default=True, help="Port to listen on.")
+@click.option("--no-worker", is_flag=True, help="Only record requests: `evaluator hooks worker` executes them.")
 @click.pass_obj
 def command(session: Session, address: str, port: int, no_worker: bool) -> int:
     """Review releases in a browser: verdicts, figures, comparisons, plans, and promotion.
 
-    Listens on this machine only. On another address it shows nothing to anyone who has not signed in: docs/app.md says
-    how to configure a login. Ends with Ctrl-C.
+    By default only this machine can reach it. With another --address users have to sign in: docs/app.md describes how
+    to configure a login. Ctrl-C ends it.
     """
     with needs("the app needs", "app,plots"):
         version("streamlit")
     session.say(f"http://{address}:{port} shows {session.store_path}; Ctrl-C ends it")
     if not _is_loopback(address):
-        session.say("listening beyond this machine: only who signs in sees anything (docs/app.md)")
+        session.say("other machines can reach this address: users have to sign in first (docs/app.md)")
     options = {**OPTIONS, "server.address": address, "server.port": str(port)}
     words = [sys.executable, "-m", "streamlit", "run", str(find_app()), *(f"--{k}={v}" for k, v in options.items())]
     environment = {**os.environ, "EVALUATOR_STORE": str(session.store_path.absolute())}
@@ -59,7 +61,7 @@ def command(session: Session, address: str, port: int, no_worker: bool) -> int:
 
 
 def find_app() -> Path:
-    """Find app.py: beside the package in a checkout, within it where it was installed. Raises EvaluatorError."""
+    """Find app.py: next to the package in a checkout, inside it in an installation. Raises EvaluatorError."""
     beside = Path(package.__file__).parent.parent / "app.py"
     within = Path(str(files("evaluator") / "starter" / "app.py"))
     app_path = next((path for path in (within, beside) if path.is_file()), None)
@@ -84,5 +86,8 @@ def _run(words: list[str], environment: Mapping[str, str]) -> int:
             server.terminate()
             raise
     if code:
-        raise EvaluatorError(f"the app ended with {code}; it says why above", hint="is the port taken? try --port")
+        raise EvaluatorError(
+            f"the app ended with exit code {code}",
+            hint="its own message is above; if the port is in use, give another --port",
+        )
     return 0

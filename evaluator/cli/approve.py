@@ -1,4 +1,4 @@
-"""`evaluator approve` and `reject`: what others asked for."""
+"""`evaluator approve` and `reject`: decide on the requests of others."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from evaluator.reports import plain_text
 @click.option("--queue", is_flag=True, help="Leave the execution to the app, or to `evaluator hooks worker`.")
 @click.pass_obj
 def command(session: Session, intent: str | None, queue: bool) -> int:
-    """Agree to INTENT, and execute it where yours was the last approval missing; without INTENT list what waits."""
+    """Approve INTENT, and execute it if no approval is missing then; without INTENT list the requests that wait."""
     from evaluator.intents import approve, system_person
 
     store = session.open_store()
     if intent is None:
         waiting = [requested for requested in store.control.intents() if requested.state is IntentState.REQUESTED]
-        emit("\n".join(map(_ask, waiting, describe_intents(store, waiting))) or "nothing waits")
+        emit("\n".join(map(_ask, waiting, describe_intents(store, waiting))) or "no request waits for approval")
         return 0
     policy = session.load_policy(store.control.intent(intent).release)
     approved = approve(store, policy, system_person(), intent)
@@ -33,15 +33,15 @@ def command(session: Session, intent: str | None, queue: bool) -> int:
 
 
 def _ask(intent: Intent, description: str) -> str:
-    return f"{description}, asked for by {plain_text(intent.requester)}: {plain_text(intent.reason)}"
+    return f"{description}, requested by {plain_text(intent.requester)}: {plain_text(intent.reason)}"
 
 
 @click.command("reject")
 @click.argument("intent", metavar="INTENT")
-@click.option("--reason", default="", help="Why, in a sentence; it stays in the audit trail.")
+@click.option("--reason", default="", help="Why, in a sentence; it is kept in the audit trail.")
 @click.pass_obj
 def reject(session: Session, intent: str, reason: str) -> None:
-    """Turn INTENT down, or take back your own, while it was not executed."""
+    """Reject INTENT, or withdraw your own, before it is executed."""
     from evaluator.intents import cancel, system_person
 
     store = session.open_store()

@@ -1,4 +1,4 @@
-"""`evaluator audit`: who did what, whether that was changed since, and notes on a release."""
+"""`evaluator audit`: show and check the audit trail, and add notes on a release."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COLUMNS = ("number", "at", "actor", "event", "release", "intent", "text", "hash"
 
 @click.group("audit")
 def command() -> None:
-    """Who did what, whether that was changed since, and notes on a release."""
+    """Show who did what, check that the record was not changed, and add notes."""
 
 
 @command.command("show")
@@ -27,7 +27,7 @@ def command() -> None:
 @rows_option("rows are")
 @click.pass_obj
 def show(session: Session, release: str | None, format_name: str) -> None:
-    """List requests, approvals, executions and notes, the oldest first; of RELEASE where it is named."""
+    """List requests, approvals, executions and notes (of RELEASE, or of all releases), the oldest first."""
     store = session.open_store()
     if release is not None:
         store.control.release(release)
@@ -42,15 +42,16 @@ def show(session: Session, release: str | None, format_name: str) -> None:
         emit(sink.getvalue().rstrip("\n"))
     else:
         lines = ["  ".join(str(row[name]) for name in COLUMNS[:-1] if row[name] != "") for row in rows]
-        emit("\n".join(map(plain_text, lines)) or "nothing was done yet")
+        emit("\n".join(map(plain_text, lines)) or "the audit trail has no entries yet")
 
 
 @command.command("verify")
 @click.pass_obj
 def verify(session: Session) -> None:
-    """Check that no row was changed and print the hash of the last; keep it elsewhere to compare with.
+    """Check that no row of the audit trail was changed, and print the hash of the last row.
 
-    Any edit shows, short of rewriting all rows that follow it; against that helps the hash kept elsewhere.
+    An edit is detected unless all rows after it were rewritten as well. To detect that too, keep the hash outside of
+    the store and compare it later.
     """
     emit(session.open_store().control.verify_audit())
 
@@ -62,7 +63,7 @@ def verify(session: Session) -> None:
 def note(session: Session, release: str, text: str) -> None:
     """Add a note on RELEASE, with your name and the time."""
     store = session.open_store()
-    from evaluator.intents import system_person, write_note  # all that judges comes with it
+    from evaluator.intents import system_person, write_note  # this imports the whole judge
 
     row = write_note(store, session.load_policy(release), system_person(), release, text)
     emit(f"note {row.number} on {plain_text(release)} by {plain_text(row.actor)}")

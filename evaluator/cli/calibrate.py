@@ -1,4 +1,4 @@
-"""`evaluator calibrate`: does this policy cry wolf on our own runs, and what would it have found?"""
+"""`evaluator calibrate`: how many false alarms does this policy raise on our own runs, and what would it detect?"""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ KINDS = {
     type=click.IntRange(2, 100),
     default=6,
     show_default=True,
-    help="Comparisons made of each run.",
+    help="Number of comparisons made from each run.",
 )
-@click.option("--save", is_flag=True, help="Keep what was learnt of instances; the judge uses it from now on.")
+@click.option("--save", is_flag=True, help="Store what was learnt about instances; the judge uses it from then on.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
 @click.pass_obj
 def command(session: Session, releases: tuple[str, ...], splits: int, save: bool, as_json: bool) -> None:
-    """Try the policy on identical halves of stored baselines, without and with a regression put in.
+    """Test the policy on identical halves of stored baselines, without and with a regression added.
 
-    Without RELEASE: all that are stored. Shows how often the policy would have stopped a release that changed nothing,
-    what it would have found, and how much instances of one version differ.
+    Without RELEASE: all stored releases. Shows how often the policy would have stopped a release that changed nothing,
+    which regressions it would have detected, and how much instances of one version differ.
     """
     store = session.open_store()
     policy = policy_of(session.find_policy(), store, releases)
@@ -81,13 +81,13 @@ def _conclude(report: CalibrationReport) -> str:
         f"{overall.no_go} of {overall.judged} identical releases were NO-GO ({_interval(overall, overall.no_go)})"
     )
     if report.conclusion == "cries_wolf":
-        return f"This policy cries wolf: {observed}, {allowed} are allowed."
+        return f"This policy raises too many false alarms: {observed}, {allowed} are allowed."
     if report.conclusion == "keeps":
-        return f"False alarms are in order: {observed}, {allowed} are allowed."
+        return f"False alarms are within the limit: {observed}, {allowed} are allowed."
     return (
-        f"Too little history to know whether {allowed} false alarms are kept: {observed}. "
-        f"These are worth {format_number(overall.effective)} independent comparisons; "
-        f"without any alarm it takes {needed_comparisons(report.alpha)}."
+        f"Too little history to know whether false alarms stay within {allowed}: {observed}. "
+        f"These count as {format_number(overall.effective)} independent comparisons; "
+        f"even without any alarm {needed_comparisons(report.alpha)} are needed."
     )
 
 
@@ -110,34 +110,34 @@ def _notes(report: CalibrationReport, *, saved: bool) -> Iterator[str]:
     kinds = {tally.kind for tally in report.tallies}
     yield "intervals are 95 % (Wilson) at the number of independent comparisons"
     if "instances" in kinds:
-        yield "halves have half of the instances and requests: a release judged whole is told better than this"
+        yield "each half has half of the instances and requests: a whole release is judged more precisely"
     if "time" in kinds:
-        yield "one instance against itself: what instances differ by is assumed, not seen, and GO is not possible"
+        yield "one instance against itself: how much instances differ is assumed, not measured, and GO is not possible"
     if report.between:
-        yield "past runs against each other also differ by what changed in between; that is no false alarm"
+        yield "past runs also differ by what changed between them: their NO-GO is not a false alarm"
     yield from _describe(report.learnt)
     if saved:
-        yield "kept: the judge uses it where a run cannot tell instances apart"
+        yield "saved: the judge uses this for runs that do not show how much instances differ"
     elif report.learnt.comparisons >= LEAST_COMPARISONS:
-        yield "--save lets the judge use it where a run cannot tell instances apart"
+        yield "--save lets the judge use this for runs that do not show how much instances differ"
 
 
 def _describe(learnt: Learnt) -> Iterator[str]:
-    """What was learnt of instances, and of whole arms; and whether it is enough for the judge."""
+    """Describe what was learnt about instances and whole arms, and whether it is enough for the judge."""
     if learnt.sd_latency is None or learnt.sd_failures is None:
-        yield "nothing was learnt of instances: no arm had two of them, and no load was repeated"
+        yield "nothing was learnt about instances: no arm had two of them, and no load was repeated"
     else:
         latency, failures = (format_number(100 * sd) for sd in (learnt.sd_latency, learnt.sd_failures))
         few = learnt.comparisons < LEAST_COMPARISONS
         yield (
             f"instances of one version differ by {latency} % in latency and {failures} pp in failures (standard "
             f"deviation; from {count_of(learnt.comparisons, 'comparison')} in {count_of(learnt.runs, 'run')})"
-            + (f"; too few for the judge, which asks for {LEAST_COMPARISONS}" if few else "")
+            + (f"; too few for the judge, which needs {LEAST_COMPARISONS}" if few else "")
         )
     if learnt.between_arms_latency is None or learnt.between_arms_failures is None:
         yield (
-            "whether whole arms drift more slowly than a run lasts was not seen: it takes runs of one version on both "
-            "arms, or repeated runs, with several instances an arm"
+            "drift of whole arms that is slower than a run was not measured: this needs runs of one version on both "
+            "arms, or repeated runs, with several instances per arm"
         )
         return
     latency, failures = (
@@ -145,8 +145,8 @@ def _describe(learnt: Learnt) -> Iterator[str]:
     )
     few = learnt.between_arms_comparisons < LEAST_COMPARISONS
     yield (
-        f"identical releases differ by {latency} % in latency and {failures} pp in failures more than their runs show "
-        f"by themselves (standard deviation; from {count_of(learnt.between_arms_comparisons, 'comparison')} in "
+        f"identical releases differ by {latency} % in latency and {failures} pp in failures beyond what a single "
+        f"run shows (standard deviation; from {count_of(learnt.between_arms_comparisons, 'comparison')} in "
         f"{count_of(learnt.between_arms_runs, 'run')})" + ("; too few for the judge" if few else "")
     )
 

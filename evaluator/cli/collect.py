@@ -1,4 +1,4 @@
-"""`evaluator collect`: readings of the policy's metrics from Prometheus, or what speaks its language."""
+"""`evaluator collect`: readings of the policy's metrics from Prometheus, or a compatible server."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from evaluator.wording import count_of
 
 @click.command("collect")
 @click.argument("release", metavar="RELEASE")
-@click.option("--from", "start", type=MOMENT, metavar="T", help="Since when: 2026-11-25T10:00:00Z, or -1h.")
-@click.option("--to", "end", type=MOMENT, metavar="T", help="Until when.  [default: now]")
-@click.option("--follow", is_flag=True, help="Go on collecting as readings come.")
+@click.option("--from", "start", type=MOMENT, metavar="T", help="Start of the window: 2026-11-25T10:00:00Z, or -1h.")
+@click.option("--to", "end", type=MOMENT, metavar="T", help="End of the window.  [default: now]")
+@click.option("--follow", is_flag=True, help="Collect readings as they come.")
 @click.option("--run-time", type=DURATION, help="How long to follow.  [default: the policy's max_duration]")
 @subject_options("Name of the service.  [default: the policy's]")
 @click.pass_obj
@@ -30,23 +30,23 @@ def command(
     run_time: float | None,
     subject: Subject,
 ) -> int:
-    """Collect the readings of RELEASE that the policy's metrics ask for.
+    """Collect the readings of RELEASE that the policy's metrics need.
 
-    The server and how to tell the arms apart are in the policy, under sources: prometheus. Without --from the window is
+    The policy names the server, and a selector for each arm, under sources: prometheus. Without --from the window is
     that of the newest load of RELEASE, so that both are judged together. With --follow readings are collected as they
-    come, and `evaluator verdict RELEASE` judges what is there.
+    come, and `evaluator verdict RELEASE` judges those collected by then.
 
-    Exit code 0 wherever the server answered: an arm of which it has nothing is kept as silent, and the verdict is
-    INCONCLUSIVE. Exit code 4 where it cannot be reached, or answers with something else; then nothing is kept.
+    Exit code 0 if the server answered: an arm without readings is stored as silent, and the verdict is INCONCLUSIVE.
+    Exit code 4 if the server cannot be reached or its answer is not usable; then nothing is stored.
     """
     from evaluator.pipeline.collecting import CollectionInterval, collect_load, collect_release, follow_release
 
     if follow and end is not None:
-        raise UsageError("--follow has no end but its --run-time", hint="leave out --to")
+        raise UsageError("--to cannot be used with --follow", hint="give the duration with --run-time")
     if end is not None and start is None:
         raise UsageError("--to needs --from", hint="give both, or neither to take the window of the newest load")
     if run_time is not None and not follow:
-        raise UsageError("--run-time is for --follow", hint="give the window with --from and --to")
+        raise UsageError("--run-time needs --follow", hint="give the window with --from and --to")
     policy = session.load_policy(release, service=subject.service)
     named = subject.to_release(session, release, policy.service)
     store = session.open_store(create=True)

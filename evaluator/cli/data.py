@@ -1,4 +1,4 @@
-"""`evaluator data`: what is stored, queried, exported and purged."""
+"""`evaluator data`: query, export and purge what is stored."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def command() -> None:
 @rows_option("result is")
 @click.pass_obj
 def query_store(session: Session, query: str | None, format_name: str) -> int:
-    """Run a DuckDB query over a snapshot of the store; without QUERY it is read from stdin.
+    """Run a DuckDB query over a snapshot of the store; without QUERY the query is read from stdin.
 
-    There are the tables of the store and the view `requests` with every request row.
+    It can use the tables of the store, and the view `requests` with every request row.
     """
     text = query if query is not None else _read_stdin()
     store = session.open_store()
@@ -48,7 +48,7 @@ def query_store(session: Session, query: str | None, format_name: str) -> int:
 
 def _read_stdin() -> str:
     if sys.stdin.isatty():
-        click.echo("one query, ended by Ctrl-D:", err=True)
+        click.echo("enter one query, then Ctrl-D:", err=True)
     text = sys.stdin.read().strip()
     if not text:
         raise UsageError("there is no query", hint="for example: evaluator data sql 'SELECT count(*) FROM requests'")
@@ -57,7 +57,9 @@ def _read_stdin() -> str:
 
 @command.command("export")
 @click.argument("release", metavar="RELEASE")
-@click.option("--to", "folder", type=click.Path(path_type=Path, file_okay=False), required=True, help="Where to.")
+@click.option(
+    "--to", "folder", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write to."
+)
 @click.pass_obj
 def export_release(session: Session, release: str, folder: Path) -> int:
     """Write requests, cells, runs and verdicts of RELEASE as Parquet files."""
@@ -71,12 +73,12 @@ def export_release(session: Session, release: str, folder: Path) -> int:
 @click.argument("names", metavar="SERVICE…", nargs=-1, required=True)
 @click.pass_obj
 def set_service(session: Session, release: str, names: tuple[str, ...]) -> int:
-    """Set the service of RELEASE, or the services that are released together. It decides which policy judges it."""
+    """Set the service of RELEASE, or several services released together; it decides which policy applies."""
     from evaluator.intents import system_person
 
     check_names(Release(release, tuple(map(Service, names))))
     session.open_store().control.set_services(release, list(dict.fromkeys(names)), system_person().name)
-    emit(f"{release}: of {' and '.join(names)}")
+    emit(f"{release} is a release of {' and '.join(names)}")
     return 0
 
 
@@ -90,7 +92,7 @@ def purge_release(session: Session, release: str, yes: bool) -> int:
     store.control.release(release)
     if not yes:
         if not sys.stdin.isatty():
-            raise UsageError("purging cannot be undone", hint="say --yes")
+            raise UsageError("purging needs a confirmation, and stdin is not a terminal", hint="confirm with --yes")
         click.confirm(f"Delete all request rows of {release}?", abort=True, err=True)
     from evaluator.intents import system_person
 

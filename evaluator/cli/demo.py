@@ -26,17 +26,17 @@ DEMO_STORE = Path("demo") / DEFAULT_STORE
     type=click.Choice(REGRESSIONS),
     default="none",
     show_default=True,
-    help="What is wrong with the candidate.",
+    help="Regression of the candidate.",
 )
-@click.option("--prometheus", is_flag=True, help="Start a Prometheus too, and judge by what it scraped as well.")
-@click.option("--seconds", type=click.IntRange(10, 3600), default=60, show_default=True, help="How long to load.")
+@click.option("--prometheus", is_flag=True, help="Start a Prometheus too, and judge its readings as well.")
+@click.option("--seconds", type=click.IntRange(10, 3600), default=60, show_default=True, help="Duration of the load.")
 @click.pass_obj
 def command(session: Session, regression: str, prometheus: bool, seconds: int) -> int:
     """Load two versions of the sample service and judge them.
 
     Starts three instances of each version on loopback, sends both the same users with Locust, lands every request and
-    prints the verdict. Exits with the verdict's code. The store stays in ./demo (or --store) for the other commands,
-    and a report of the verdict is written beside it.
+    prints the verdict. The exit code is that of the verdict. The store is kept in ./demo (or --store) for the other
+    commands, with an HTML report of the verdict next to it.
     """
     from evaluator.cli.judging import JudgeOptions
     from evaluator.pipeline.judging import judge_release
@@ -74,12 +74,12 @@ def command(session: Session, regression: str, prometheus: bool, seconds: int) -
     verdict = judge_release(store, release.id, policy, judged_at=datetime.now(UTC), figures=True)
     code = JudgeOptions().answer(verdict)
     session.say(_write_report(verdict, path.parent))
-    session.say(f"look closer: {policy.command(release.id, '--store', str(path), '--format', 'json')}")
+    session.say(f"details: {policy.command(release.id, '--store', str(path), '--format', 'json')}")
     return code
 
 
 def _write_report(verdict: Verdict, folder: Path) -> str:
-    """Write the HTML report beside the store, and say where; without the package that draws, say so."""
+    """Write the HTML report next to the store, and return a message with its path, or why there is none."""
     from evaluator.reports import FORMATS, Page
 
     path = folder / f"{verdict.release.id}.html"

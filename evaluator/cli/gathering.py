@@ -1,4 +1,4 @@
-"""Options that several commands share, or that belong together: a command is passed one record of their values."""
+"""Options that several commands share, or that belong together: a command receives their values as one record."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def with_options(*options: Callable[[Any], Any]) -> Callable[[Command], Command]
 
 
 def gathered(name: str, record: Callable[..., Any], *options: Callable[[Any], Any]) -> Callable[[Command], Command]:
-    """Give a command these options, in the order of its help; it is passed a `record` of their values as `name`.
+    """Give a command these options, in the order of its help; it receives a `record` of their values as `name`.
 
-    The parameters of `record` are named as those of options, which are these or stand above them; one without an option
-    keeps its default.
+    A parameter of `record` takes the value of the option of its name, which is one of these or was declared above them;
+    a parameter without an option keeps its default.
     """
 
     def decorate(command: Command) -> Command:

@@ -1,4 +1,4 @@
-"""`evaluator hooks`: try them, see what became of them, execute them again, and the worker that executes them."""
+"""`evaluator hooks`: test the hooks, list their results, execute them again, and run the worker."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from evaluator.reports import plain_text
 
 @click.group("hooks")
 def command() -> None:
-    """Try the policy's hooks, and see what became of those that were executed."""
+    """Test the policy's hooks, and list the results of those that were executed."""
 
 
 @command.command("test")
 @click.argument("event", metavar="[EVENT]", required=False)
 @click.pass_obj
 def test(session: Session, event: str | None) -> int:
-    """Ask each hook (of EVENT: promote, hold, rollback, announce) whether it could be executed; nothing is changed."""
+    """Check whether each hook could be executed; nothing is changed. EVENT: promote, hold, rollback or announce."""
     from evaluator.errors import UnknownName
     from evaluator.hooks import make_step
     from evaluator.policy.selection import list_policies
@@ -49,18 +49,16 @@ def test(session: Session, event: str | None) -> int:
         mark = "ok" if outcome.state == "acknowledged" else "FAILED"
         emit(f"{mark:6}  {name}: {hook.describe()}\n        {outcome.did}")
     if failed:
-        raise HookError(
-            f"{failed} of {len(entries)} hooks could not be executed", hint="what each of them says is above"
-        )
+        raise HookError(f"{failed} of {len(entries)} hooks could not be executed", hint="the cause of each is above")
     return 0
 
 
 @command.command("log")
 @click.argument("release", metavar="[RELEASE]", required=False)
-@click.option("--json", "as_json", is_flag=True, help="As JSON, for programs; with what was answered.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON, for programs, with the responses to the hooks.")
 @click.pass_obj
 def log(session: Session, release: str | None, as_json: bool) -> None:
-    """List intents and what became of their hooks, the oldest first; of RELEASE where it is named."""
+    """List intents and the results of their hooks (of RELEASE, or of all releases), the oldest first."""
     store = session.open_store()
     if release is not None:
         store.control.release(release)
@@ -84,7 +82,7 @@ def log(session: Session, release: str | None, as_json: bool) -> None:
         ]
         emit(json.dumps(rows, indent=1))
         return
-    emit("\n".join(describe_intents(store, intents)) or "nothing was asked for yet")
+    emit("\n".join(describe_intents(store, intents)) or "there are no intents yet")
 
 
 @command.command("retry")
@@ -92,9 +90,9 @@ def log(session: Session, release: str | None, as_json: bool) -> None:
 @click.option("--queue", is_flag=True, help="Leave the execution to the app, or to `evaluator hooks worker`.")
 @click.pass_obj
 def retry(session: Session, intent: str, queue: bool) -> int:
-    """Execute the hooks of INTENT again that failed, or of which nobody knows, with the same keys as before.
+    """Execute the hooks of INTENT again that failed or whose outcome is unknown, with the same keys as before.
 
-    Look first at what became of those that are unknown: they may have been done. `resolve` says so instead.
+    A hook whose outcome is unknown may have been done. Check that first; if it was, use `resolve` instead.
     """
     from evaluator.intents import retry as take_up
     from evaluator.intents import system_person
@@ -109,10 +107,10 @@ def retry(session: Session, intent: str, queue: bool) -> int:
 @click.argument("intent", metavar="INTENT")
 @click.argument("number", metavar="HOOK", type=int)
 @click.argument("known", metavar="done|not-done", type=click.Choice(["done", "not-done"]))
-@click.option("--reason", default="", help="How you know; it stays in the audit trail.")
+@click.option("--reason", default="", help="How you know this; it is kept in the audit trail.")
 @click.pass_obj
 def resolve(session: Session, intent: str, number: int, known: str, reason: str) -> None:
-    """Say whether HOOK (its number in the log) of INTENT was done, where its outcome is unknown."""
+    """Record whether HOOK (its number in the log) of INTENT was done, if its outcome is unknown."""
     from evaluator.intents import resolve as settle
     from evaluator.intents import system_person
 
@@ -123,22 +121,22 @@ def resolve(session: Session, intent: str, number: int, known: str, reason: str)
 
 
 @command.command("worker")
-@click.option("--once", is_flag=True, help="Execute what waits, and end.")
+@click.option("--once", is_flag=True, help="Execute the intents that wait, and end.")
 @click.pass_obj
 def worker(session: Session, once: bool) -> int:
-    """Execute what is approved, as it comes, and go on with what killed workers left; Ctrl-C ends it.
+    """Execute approved intents as they come, and continue those of killed workers; Ctrl-C ends it.
 
-    It needs the policy, the store, and the secrets of the hooks in its environment. The app executes intents, too;
-    of several at the same release one does.
+    The worker needs the policy, the store, and the secrets of the hooks in its environment. The app executes intents,
+    too; only one process at a time does so for a service.
     """
     from evaluator.intents import execute_waiting, name_worker, run_worker
     from evaluator.policy.selection import list_policies
 
     store = session.open_store()
-    list_policies(session.find_policy())  # a mistake in one of them is found at the start
+    list_policies(session.find_policy())  # a mistake in a policy is reported at the start
     if once:
         done = execute_waiting(store, session.load_policy, name_worker())
-        emit("\n".join(describe_intents(store, done)) or "nothing waits")
+        emit("\n".join(describe_intents(store, done)) or "no intent waits for execution")
         return 0
     stop = threading.Event()
 

@@ -42,12 +42,12 @@ from evaluator.wording import count_of, list_left_out
 @click.option(
     "--files-are",
     type=click.Choice(["parts", "replicates"]),
-    help="What several files of one arm are: parts of one run, or a run each.  [default: told from their times]",
+    help="Whether several files of one arm are parts of one run, or one run each.  [default: by their times]",
 )
 @click.option(
-    "--from", "start", type=MOMENT, metavar="T", help="Only requests since then: 2026-11-25T10:00:00Z, or -1h."
+    "--from", "start", type=MOMENT, metavar="T", help="Only requests from this time on: 2026-11-25T10:00:00Z, or -1h."
 )
-@click.option("--to", "end", type=MOMENT, metavar="T", help="Only requests before then.")
+@click.option("--to", "end", type=MOMENT, metavar="T", help="Only requests before this time.")
 @gathered("outcome_options", OutcomeOptions, *OUTCOME_OPTIONS)
 @click.option("--skip-bad-rows", is_flag=True, help="Count rows that cannot be used instead of refusing the file.")
 @subject_options("Name of the service.")
@@ -69,18 +69,18 @@ def command(
     skip_bad_rows: bool,
     subject: Subject,
 ) -> int:
-    """Land request files as runs of RELEASE, or outcomes of units.
+    """Import request files as runs of RELEASE, or outcomes of units.
 
-    Several files of one arm that overlap in time, or of which one goes on where the other stops, are parts of one run.
-    A gap with a restart (5 seconds and more), or times that count from the start of a test, make them a run each.
+    Several files of one arm are parts of one run if they overlap in time, or if one continues where another ends. They
+    are one run each if 5 seconds or more lie between them, or if their times count from the start of a test.
 
     A request row needs ts, endpoint, response_time_ms and failed; instance, response_bytes, status_code, exception and
-    user_count are taken where they are. UNIT is s, ms, us or ns for times (ts: also iso), and for failed: failure
-    (true is a failure), success (true is a success), status (0 and from 400 on is a failure) or text (any text is one).
-    docs/formats.md says of each format what is read, and what is left out and named.
+    user_count are optional. UNIT is s, ms, us or ns for times (ts: also iso). For failed it is failure (true is a
+    failure), success (true is a success), status (0, and 400 or more, is a failure) or text (any text is a failure).
+    docs/formats.md lists for each format what is read, and what is left out and named.
 
     Outcomes are compared by the metrics outcome_proportion, outcome_mean, outcome_ratio and outcome_quantile of the
-    policy; the unit (a user, a session) is what is counted, however many rows it has.
+    policy. Each unit (a user, a session) counts once, however many rows it has.
     """
     from evaluator.pipeline.importing import import_outcomes, import_release
     from evaluator.sources.files import plan_landing
@@ -125,11 +125,11 @@ def _collect_arms(baseline: Iterable[str], canary: Iterable[str], extra_arms: It
 
 def _say_doubts(session: Session, doubts: Iterable[str]) -> None:
     for doubt in doubts:
-        session.say(f"careful: {doubt}")
+        session.say(f"warning: {doubt}")
 
 
 def _find_doubts(plan: LandingPlan) -> Iterable[str]:
-    """Say what can be imported, but hardly judged."""
+    """Describe what can be imported but not judged."""
     counts = Counter(Path(path).resolve() for path, _ in {(file.path, file.arm) for file in plan.files})
     for path, count in counts.items():
         if count > 1:
@@ -137,11 +137,11 @@ def _find_doubts(plan: LandingPlan) -> Iterable[str]:
     files = Counter(file.arm for file in plan.files)
     if BASELINE not in files or len(files) < 2:
         arm = CANDIDATE if BASELINE in files else BASELINE
-        yield f"nothing to compare without {arm}; give all arms in one import, since each import is judged by itself"
+        yield f"nothing to compare without {arm}; give all arms in one import, since each import is judged alone"
 
 
 def describe(release: str, landed: Landed) -> str:
-    """Say what an import did."""
+    """Describe what an import of requests has landed."""
     if not landed.rows:
         files = "this file has" if landed.already == 1 else f"these {landed.already} files have"
         further = f" and {len(landed.runs) - 1} more" if len(landed.runs) > 1 else ""

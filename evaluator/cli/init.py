@@ -1,4 +1,4 @@
-"""`evaluator init`: something to start from, made of what is there."""
+"""`evaluator init`: write a policy and a locustfile to start from."""
 
 from __future__ import annotations
 
@@ -26,43 +26,45 @@ LOCUSTFILE = "locustfile.py"
 
 @click.command("init")
 @click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path, file_okay=False), default=Path())
-@click.option("--prometheus", "url", metavar="URL", default="", help="Judge by what this server scraped of both.")
+@click.option("--prometheus", "url", metavar="URL", default="", help="Judge by metrics of this server.")
 @service_option("Write the policy of this service, as one of several in a folder.")
 @click.pass_obj
 def command(session: Session, folder: Path, url: str, service: str) -> None:
     """Write a commented evaluator.yaml, and a locustfile where there is none, to DIR (default: here).
 
-    Where the store has outcomes of an A/B test, the policy judges those. With --prometheus it judges ready-made metrics
-    that the server has, of the two versions that its labels tell apart. With --service it is written to
-    evaluator.policies/SERVICE.yaml. Files that exist are never overwritten.
+    If the store has outcomes of an A/B test, the policy judges those. With --prometheus it judges ready-made metrics of
+    that server, for the two versions that its labels distinguish. With --service it is written to
+    evaluator.policies/SERVICE.yaml. Existing files are never overwritten.
     """
     if service and not file_of(service):
-        hint = f"write a file in {folder / FOLDER_NAME} that says `service: {service}`"
-        raise UsageError(f"--service {service} is not the name of a file", hint=hint)
+        hint = f"write a file in {folder / FOLDER_NAME} with the line `service: {service}`"
+        raise UsageError(f"--service {service} cannot be the name of a file", hint=hint)
     policy = folder / FOLDER_NAME / file_of(service) if service else folder / FILE_NAME
     locustfile = folder / LOCUSTFILE
     if os.path.lexists(policy):
-        raise InputError(f"{policy} exists already; nothing was written", hint="choose another folder")
+        raise InputError(
+            f"{policy} exists already; nothing was written", hint="give another folder: `evaluator init DIR`"
+        )
     if url:
         _write({policy: _of_prometheus(session, url)})
-        session.say("next: look at selectors and margins, then evaluator collect RELEASE --from -1h")
+        session.say("next: check selectors and margins, then run `evaluator collect RELEASE --from -1h`")
         return
     outcomes = None
     if session.store_path.exists():
-        from evaluator.pipeline.importing import find_outcomes  # most begin without a store
+        from evaluator.pipeline.importing import find_outcomes  # usually there is no store yet
 
         outcomes = find_outcomes(session.open_store())
     if outcomes is not None:
         _write({policy: _of_outcomes(outcomes)})
         command = write_command("RELEASE", policy=path_to_name(policy))
-        session.say(f"next: look at the margins, then {command}")
+        session.say(f"next: check the margins, then run `{command}`")
         return
     written = {policy: _read(FILE_NAME)}
     if not locustfile.exists():
         written[locustfile] = _read("locustfile.py.template")
     _write(written)
     if locustfile not in written:
-        session.say(f"{locustfile} is there already and stays as it is")
+        session.say(f"{locustfile} exists already and was not changed")
     session.say("next: evaluator load RELEASE --baseline URL --canary URL --locustfile locustfile.py")
 
 
@@ -79,19 +81,19 @@ def _read(name: str) -> str:
 
 
 def _of_prometheus(session: Session, url: str) -> str:
-    """The built-in policy with what a metrics server has, in place of metrics of requests. Raises SourceError."""
+    """Write the built-in policy with metrics of a server in place of those of requests. Raises SourceError."""
     from evaluator.policy import parse_policy
     from evaluator.sources.prometheus import PrometheusSource, connect, look_around
 
     placeholders = {"baseline": 'version="1.4"', "canary": 'version="1.5"'}
-    # What could not stand in a policy, such as a password in the address, is not connected to.
+    # An address that a policy may not contain, for example one with a password, is refused before connecting.
     parse_policy({"sources": {"prometheus": {"url": url, "selectors": placeholders}}}, origin="--prometheus")
     with connect(PrometheusSource(url=url, selectors=placeholders)) as server:
         discovery = look_around(server)
     if not discovery.sets:
         raise SourceError(
-            f"{url} has nothing of the last hour that a ready-made set knows, of two versions",
-            hint="docs/prometheus.md says how metrics of your own are written",
+            f"{url} has had no metrics of a ready-made set for two versions in the last hour",
+            hint="docs/prometheus.md describes how to write metrics of your own",
         )
     session.say(f"found {', '.join(discovery.sets)} at {url}")
     if discovery.selectors:
@@ -99,7 +101,7 @@ def _of_prometheus(session: Session, url: str) -> str:
             "the versions are " + " and ".join(f"{arm} {selector}" for arm, selector in discovery.selectors.items())
         )
     else:
-        session.say("no label tells two versions apart: write the selectors yourself")
+        session.say("no label distinguishes two versions: write the selectors yourself")
     chosen = discovery.selectors or placeholders
     selectors = "".join(f"      {arm}: {json.dumps(selector)}\n" for arm, selector in chosen.items())
     source = (
@@ -111,7 +113,7 @@ def _of_prometheus(session: Session, url: str) -> str:
 
 
 def _of_outcomes(outcomes: Outcomes) -> str:
-    """The built-in policy with metrics of these outcomes in place of those of requests."""
+    """Write the built-in policy with metrics of these outcomes in place of those of requests."""
     from evaluator.pipeline.importing import suggest_metrics
 
     lines = "".join(f"  - {metric}\n" for metric in suggest_metrics(outcomes))

@@ -1,4 +1,4 @@
-"""What all commands share that end with a verdict: their options, and how a verdict is answered."""
+"""Options and exit codes of all commands that end with a verdict."""
 
 from __future__ import annotations
 
@@ -13,43 +13,47 @@ from evaluator.records import Verdict, VerdictWord
 from evaluator.reports import DRAWN
 
 FAILING = {"no-go": VerdictWord.NO_GO, "inconclusive": VerdictWord.INCONCLUSIVE}
-"""What `--fail-on` knows."""
+"""Values of `--fail-on`."""
 
 CODES = {VerdictWord.GO: 0, VerdictWord.NO_GO: 1, VerdictWord.INCONCLUSIVE: 3}
 
 _OPTIONS = (
     click.option(
-        "--run", "runs", default="latest", show_default=True, help="latest, all, or the id of a run or group."
+        "--run",
+        "runs",
+        default="latest",
+        show_default=True,
+        help="Runs to judge: latest, all, or the id of a run or group.",
     ),
     click.option("--format", "formats", multiple=True, metavar="F[=PATH]", help=FORMAT_HELP),
-    click.option("--figures", is_flag=True, help="Add to the JSON what figures are drawn from."),
-    click.option("--fail-on", default=",".join(FAILING), show_default=True, help="Which verdicts are not exit code 0."),
+    click.option("--figures", is_flag=True, help="Add the data of the figures to the JSON."),
+    click.option("--fail-on", default=",".join(FAILING), show_default=True, help="Verdicts whose exit code is not 0."),
     click.option("--exit-zero", is_flag=True, help="Exit with 0 whatever the verdict."),
-    click.option("--dry-run", is_flag=True, help="Judge, but keep no verdict."),
+    click.option("--dry-run", is_flag=True, help="Judge without keeping the verdict."),
 )
 """Options of every command that ends with a verdict, in the order of its help."""
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeOptions:
-    """What the options of a judging command ask for, checked before anything is judged."""
+    """The options of a judging command, checked before anything is judged."""
 
     runs: str = "latest"
     outputs: tuple[Output, ...] = (("human", None),)
     failing: tuple[VerdictWord, ...] = tuple(FAILING.values())
     keep: bool = True
     figures: bool = False
-    """Add to the JSON what figures are drawn from."""
+    """Add the data of the figures to the JSON."""
 
     @property
     def draws(self) -> bool:
-        """Does anything that is asked for need figures?"""
+        """Does a requested output need figures?"""
         return self.figures or any(name in DRAWN for name, _ in self.outputs)
 
     def answer(self, verdict: Verdict) -> int:
-        """Write a verdict in every format that was asked for and return its exit code.
+        """Write a verdict in every requested format and return its exit code.
 
-        0 GO, 1 NO-GO, 3 INCONCLUSIVE; 0 where it is not to fail, or in shadow mode.
+        0 GO, 1 NO-GO, 3 INCONCLUSIVE; 0 where `--fail-on` does not name it, or in shadow mode.
         """
         write_outputs(verdict, self.outputs, figures=self.figures)
         return 0 if verdict.mode == "shadow" or verdict.word not in self.failing else CODES[verdict.word]
@@ -61,10 +65,10 @@ def _check_options(
     names = [name.strip().lower().replace("_", "-") for name in fail_on.split(",") if name.strip()]
     for name in names:
         if name not in FAILING:
-            raise UnknownName("verdict to fail on", name, FAILING)
+            raise UnknownName("verdict", name, FAILING, hint="`--fail-on` takes no-go, inconclusive, or both")
     failing = () if exit_zero else tuple(FAILING[name] for name in names)
     return JudgeOptions(runs, tuple(parse_formats(formats)), failing, not dry_run, figures)
 
 
 judging_options = gathered("options", _check_options, *_OPTIONS)
-"""Gives a command the options that all commands share which end with a verdict; it is passed them as `options`."""
+"""Gives a command the options of all commands that end with a verdict; it receives them as `options`."""

@@ -20,7 +20,7 @@ from evaluator.wording import count_of
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """What is loaded, by whom, and how often."""
+    """What is loaded, how, and how often."""
 
     baseline: str
     canary: str | None
@@ -53,11 +53,19 @@ class LoadOptions:
 @click.option("--spawn-rate", type=float, help="Users started per second in each arm.  [default: all within 10 s]")
 @click.option("--run-time", type=DURATION, default="5m", show_default=True, help="How long each run lasts.")
 @click.option("--processes", type=int, default=1, show_default=True, help="Load generator processes.")
-@click.option("--replicates", type=int, default=1, show_default=True, help="Runs; several tell release from instance.")
-@click.option("--restart-command", metavar="CMD", help="Restarts the targets between replicates; run without a shell.")
+@click.option(
+    "--replicates",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Number of runs; several separate the release from the instances.",
+)
+@click.option(
+    "--restart-command", metavar="CMD", help="Command that restarts the targets between replicates; no shell."
+)
 @click.option("--collect", is_flag=True, help="Collect the policy's metrics from Prometheus as well.")
 @click.option(
-    "--stop-on", type=click.Choice(["no-go"]), help="Judge while it loads, and end it as soon as NO-GO is shown."
+    "--stop-on", type=click.Choice(["no-go"]), help="Judge during the load, and end it as soon as NO-GO is shown."
 )
 @gathered("options", LoadOptions)
 @subject_options("Name of the service.  [default: the policy's]")
@@ -67,8 +75,8 @@ def command(
 ) -> int:
     """Load all arms of RELEASE at once with Locust and record every request.
 
-    The user classes of the locustfile are spawned in equal numbers for each arm. Exit code 0 when the load was complete
-    and recorded, 4 when not; failed requests never decide it: `evaluator verdict RELEASE` judges them.
+    The user classes of the locustfile are spawned in equal numbers for each arm. Exit code 0 if the load is
+    complete and recorded, 4 if not. Failed requests do not change it: `evaluator verdict RELEASE` judges them.
     """
     from evaluator.pipeline.collecting import check_source, collect_load
     from evaluator.pipeline.loading import load_release

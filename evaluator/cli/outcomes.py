@@ -1,4 +1,4 @@
-"""The part of `evaluator import` that is about outcomes of units."""
+"""`evaluator import --outcomes`: its options and its messages."""
 
 from __future__ import annotations
 
@@ -18,17 +18,22 @@ OUTCOME_OPTIONS = (
         "--outcomes",
         metavar="FILE[,FILE…]",
         multiple=True,
-        help="Outcomes of an A/B test, a row a unit or event: CSV or Parquet with columns for unit, arm and outcomes.",
+        help="Outcomes of an A/B test: CSV or Parquet, a row per unit or event, columns for unit, arm and outcomes.",
     ),
-    click.option("--outcomes-query", metavar="SQL", default="", help="Takes what this query makes of table outcomes."),
+    click.option(
+        "--outcomes-query", metavar="SQL", default="", help="Import the result of this query over the table outcomes."
+    ),
     click.option(
         "--unit",
         metavar="COLUMN",
         default="",
-        help="Who was assigned; rows: every row is one.  [default: unit, user_id, user, session_id …]",
+        help="Column of the unit; rows: each row is a unit.  [default: unit, user_id, user, session_id …]",
     ),
     click.option(
-        "--arm-column", metavar="COLUMN", default="", help="To which arm.  [default: arm, variant, group, treatment …]"
+        "--arm-column",
+        metavar="COLUMN",
+        default="",
+        help="Column of the arm.  [default: arm, variant, group, treatment …]",
     ),
     click.option(
         "--baseline-arm",
@@ -41,20 +46,21 @@ OUTCOME_OPTIONS = (
         "outcome_names",
         metavar="COLUMN[:KIND]",
         multiple=True,
-        help="An outcome; KIND is binary or numeric. May be repeated.  [default: every column of numbers]",
+        help="Column of an outcome; KIND is binary or numeric. May be repeated.  [default: every numeric column]",
     ),
     click.option(
         "--covariate",
         "covariates",
         metavar="COLUMN",
         multiple=True,
-        help="Known before the test; may be repeated.  [default: columns called pre_…, …_pre, …_covariate]",
+        help="Column of a value known before the test; may be repeated.  "
+        "[default: columns called pre_…, …_pre, …_covariate]",
     ),
 )
 
 
 def describe_outcomes(release: str, landed: Landed, facts: OutcomeFacts, plan: OutcomePlan) -> str:
-    """Say what an import of outcomes did."""
+    """Describe what an import of outcomes has landed."""
     from evaluator.health.outcomes import describe_left_out  # numpy is not needed before something has landed
 
     if landed.already:
@@ -67,25 +73,26 @@ def describe_outcomes(release: str, landed: Landed, facts: OutcomeFacts, plan: O
     text += f"; {facts.crossed} units in several arms left out" if facts.crossed else ""
     text += f"; {facts.duplicates} duplicated rows kept" if facts.duplicates and not facts.duplicates_dropped else ""
     if facts.left_out:
-        text += f"; {sum(facts.read.values())} rows read, of them not judged: {describe_left_out(facts)}"
+        text += f"; {sum(facts.read.values())} rows read, not judged: {describe_left_out(facts)}"
     return text
 
 
 def describe_next_step(policy: Policy, store: Store, landed: Landed) -> str:
-    """Say which metrics would judge outcomes, where the policy has none of them.
+    """Describe what to do before the first verdict on outcomes; empty where there is nothing to do.
 
-    Where it has some, say before the first verdict what it costs, unless the policy plans others; else nothing.
+    Without a metric of outcomes in the policy: which metrics would judge them. With one: what the first verdict costs,
+    unless the policy plans its looks.
     """
     if not policy.rulebook.on(EvidenceKind.OUTCOMES):
         from evaluator.pipeline.importing import find_outcomes, suggest_metrics
 
         outcomes = find_outcomes(store)
-        message = "the policy has no metric of outcomes; `evaluator init` writes one with these (think about margins):"
+        message = "the policy has no metric of outcomes; `evaluator init` writes one with these (check the margins):"
         return "\n  - ".join([message, *(suggest_metrics(outcomes) if outcomes else ())])
     monitoring = policy.rulebook.monitoring
     if landed.already or monitoring.mode != "auto" or monitoring.max_units is not None:
         return ""
     return (
-        "the first verdict on outcomes of a release takes all of alpha, later ones on other data share a tenth; "
-        "if more units will come, plan the looks before it: monitoring: {max_units: …}, or {mode: anytime}"
+        "the first verdict on outcomes of a release spends all of alpha, later ones on other data share a tenth; "
+        "if more units will come, plan the looks first with `monitoring: {max_units: …}` or `{mode: anytime}`"
     )

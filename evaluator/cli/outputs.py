@@ -1,4 +1,4 @@
-"""`--format F[=PATH]`: what is asked for, checked before anything is done, and written in one go."""
+"""`--format F[=PATH]`: checked before anything is judged, and written in one step at the end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ READABLE = ("html", "markdown", "human")
 
 
 def parse_formats(format_options: Sequence[str]) -> list[Output]:
-    """Split `F[=PATH]`, and refuse what could not be written before anything is judged. Raises UsageError."""
+    """Split `F[=PATH]` into outputs. Raises UsageError for one that cannot be written."""
     outputs = [_parse_format(text) for text in format_options or ("human",)]
     if len([name for name, path in outputs if path is None]) > 1:
         raise UsageError("two formats cannot both go to stdout", hint="give all but one a path: --format json=FILE")
@@ -36,9 +36,9 @@ def parse_formats(format_options: Sequence[str]) -> list[Output]:
 
 
 def write_outputs(verdict: Verdict, outputs: Sequence[Output], *, figures: bool = True) -> None:
-    """Write a verdict in every format that was asked for, files first: what stdout says is then there.
+    """Write a verdict in every requested format, files first: those that stdout names exist then.
 
-    Without `figures` only formats that draw them get what the verdict has of them.
+    Without `figures` only formats that draw figures receive their data.
     """
     bare = verdict if figures else replace(verdict, figures=None)
     for name, path in sorted(outputs, key=lambda output: output[1] is None):
@@ -60,9 +60,9 @@ def _parse_format(text: str) -> Output:
         return name, None
     path = Path(target)
     if not target or "\0" in target or path.is_dir() or not path.parent.is_dir():
-        raise UsageError(f"'{target}' is not a file that could be written", hint="the folder must exist")
+        raise UsageError(f"'{target}' is not a file that can be written", hint="the folder must exist")
     if not os.access(path if _is_special(path) else path.resolve().parent, os.W_OK):
-        raise UsageError(f"'{target}' may not be written", hint="choose a folder that this user may write to")
+        raise UsageError(f"this user may not write '{target}'", hint="choose a folder with write permission")
     return name, path
 
 
@@ -78,7 +78,7 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8", newline="\n")
         return
     path = path.resolve()
-    # It is kept when closed, and removed below unless it took its place.
+    # Closing keeps the file; it is removed below unless it has replaced the target.
     file = tempfile.NamedTemporaryFile(  # noqa: SIM115
         "w", encoding="utf-8", newline="\n", prefix=f".{path.name[:40]}.", suffix=".tmp", dir=path.parent, delete=False
     )
@@ -94,7 +94,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _is_special(path: Path) -> bool:
-    """Tell whether a path is a pipe, a terminal or a device: it cannot be replaced, only written to."""
+    """Is a path a pipe, a terminal or a device, which can be written to but not replaced?"""
     return path.exists() and not path.is_file()
 
 

@@ -1,4 +1,4 @@
-"""`evaluator plan`: what a test would find, how long it takes, what instances buy, and how to roll out."""
+"""`evaluator plan`: what a test would detect, how long it takes, what more instances gain, and how to roll out."""
 
 from __future__ import annotations
 
@@ -39,22 +39,24 @@ FACTORS = (0.25, 0.5, 1, 2, 4)
     type=click.IntRange(1, 1000),
     help="Instances of each arm, or replicates.  [default: as stored, or 4]",
 )
-@click.option("--regression", type=SHARE, default="10%", show_default=True, help="Rise of latency to be found.")
-@click.option("--failures", type=SHARE, default="0.5pp", show_default=True, help="Rise of failures to be found.")
-@click.option("--power", type=SHARE, default="80%", show_default=True, help="Chance that counts as found, or as GO.")
+@click.option("--regression", type=SHARE, default="10%", show_default=True, help="Rise of latency to detect.")
+@click.option("--failures", type=SHARE, default="0.5pp", show_default=True, help="Rise of failures to detect.")
+@click.option("--power", type=SHARE, default="80%", show_default=True, help="Chance of detection, and of GO, to reach.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
 @click.option(
-    "--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw it too: a file that ends in svg, png or html."
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw the plan to this file too: .svg, .png or .html.",
 )
 @gathered("goal", Goal)
 @click.pass_obj
 def command(
     session: Session, release: str | None, goal: Goal, per_arm: int | None, as_json: bool, plot: Path | None
 ) -> None:
-    """Plan a test under the policy at hand, from what is stored of RELEASE and its service, or from --rate alone.
+    """Plan a test under the current policy, from the stored runs of RELEASE and its service, or from --rate alone.
 
-    Shows for each gate what the test would find and how likely GO is, what more minutes and what only more instances
-    buy, and what a regression would cost under each way to roll out.
+    Shows for each gate what the test would detect and how likely GO is, what more minutes and more instances gain, and
+    how many requests a regression would harm under each way to roll out.
     """
     if not goal.power < 1:
         raise UsageError(f"--power must be below 100%, not {goal.power:.0%}")
@@ -62,7 +64,7 @@ def command(
     if release is None and goal.rate_per_s is None:
         raise UsageError(
             "a plan needs a release with stored runs, or a rate",
-            hint="`evaluator plan RELEASE`, or `evaluator plan --rate 30` requests per second",
+            hint="run `evaluator plan RELEASE`, or `evaluator plan --rate 30` for 30 requests per second",
         )
     store = session.open_store() if release else None
     rate = goal.rate_per_s or 0.0
@@ -99,7 +101,7 @@ def _head(release: str | None, history: History, goal: Goal) -> Iterator[str]:
         yield "  drifts, instances that differ by 1 %; `evaluator plan RELEASE` measures your own service"
     else:
         many = "comparison" if history.comparisons == 1 else "comparisons"
-        yield f"  from {history.comparisons} stored {many}; the more there are, the surer"
+        yield f"  from {history.comparisons} stored {many}; more of them make the plan more reliable"
 
 
 def _gates(plans: Sequence[GatePlan], goal: Goal, page: Page) -> list[str]:
@@ -107,8 +109,8 @@ def _gates(plans: Sequence[GatePlan], goal: Goal, page: Page) -> list[str]:
         "gate",
         "margin",
         "precision",
-        "finds",
-        "to be found",
+        "detects",
+        "to detect",
         "chance",
         "GO if unchanged",
         f"{format_number(goal.power * 100)} % GO after",
@@ -120,7 +122,7 @@ def _gates(plans: Sequence[GatePlan], goal: Goal, page: Page) -> list[str]:
         if math.isfinite(plan.go_after_s):
             go_after = f"{format_duration(plan.go_after_s)}, {format_count(round(plan.requests))} requests"
         elif math.isfinite(plan.go_instances):
-            go_after = f"never; {format_number(plan.go_instances)} instances would do"
+            go_after = f"never; {format_number(plan.go_instances)} instances would be enough"
         rows.append(
             (
                 name_metric(rule),
@@ -156,12 +158,12 @@ def _grid(plans: Sequence[GatePlan], grids: Sequence[Grid], page: Page) -> list[
         (format_duration(seconds), *(f"± {_harm(plan, width)}" if math.isfinite(width) else "–" for width in widths))
         for seconds, widths in zip(grid.seconds, grid.half_widths, strict=True)
     ]
-    title = f"what minutes and instances buy: precision of {name_metric(plan.precision.rule)}, the hardest gate"
+    title = f"precision of {name_metric(plan.precision.rule)}, the hardest gate, by minutes and instances"
     return [title, *align_columns([head, *rows], page)]
 
 
 def _strategies(strategies: Sequence[Exposure], goal: Goal, page: Page) -> list[str]:
-    head = ("rollout", "unchanged: full after", "gets there", "stopped", "worse: stopped before", "after it", "exposed")
+    head = ("rollout", "unchanged: full after", "completed", "stopped", "worse: stopped before", "after it", "exposed")
     rows = [
         (
             row.label,
@@ -185,7 +187,7 @@ def _full_after(seconds: float) -> str:
 def _notes(history: History) -> Iterator[str]:
     yield "  precision: half of the interval. chance: that the rise is NO-GO. exposed: requests that the worse version"
     yield "  serves until it is stopped, or until the watch after full rollout ends."
-    yield "  Chances are of the gate alone and leave out the check of the run's last third; docs/planning.md says more."
+    yield "  Chances are for the gate alone and leave out the check of the run's last third; see docs/planning.md."
     for name in history.missing:
         yield f"  {name}: no stored data, not planned"
 

@@ -1,4 +1,4 @@
-"""`evaluator policy`: check it, show what applies, describe it to an editor."""
+"""`evaluator policy`: check it, print it, and print its schema for an editor."""
 
 from __future__ import annotations
 
@@ -22,22 +22,27 @@ def command() -> None:
 @click.argument("files", metavar="[FILE…]", nargs=-1, type=click.Path(path_type=Path))
 @click.pass_obj
 def check(session: Session, files: tuple[Path, ...]) -> None:
-    """Say whether each FILE (default: the policy that applies here) is a policy, or a folder of policies."""
+    """Check each FILE, a policy or a folder of policies (default: the policy that applies here)."""
     for file in files or (session.find_policy(),):
         for service, policy in list_policies(file).items():
             gates = ", ".join(rule.name for rule in policy.rulebook.rules if rule.role == "gate")
-            emit(f"{policy.origin}: ok; {f'of {service}; ' if service else ''}gates: {gates}")
+            emit(f"{policy.origin}: ok; {f'for {service}; ' if service else ''}gates: {gates}")
 
 
 @command.command("show")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option(
-    "--format", "form", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True, help="How to write it."
+    "--format",
+    "form",
+    type=click.Choice(["yaml", "json"]),
+    default="yaml",
+    show_default=True,
+    help="Format of the output.",
 )
-@service_option("Whose policy, where each service has its own.")
+@service_option("Print the policy of this service, where each service has its own.")
 @click.pass_obj
 def show(session: Session, file: Path | None, form: str, service: str) -> None:
-    """Print what applies, every default included. The output is a policy itself."""
+    """Print the policy that applies, with every default. The output is itself a policy."""
     policy = choose_policy(file or session.find_policy(), lambda: [service])
     document = {**policy.effective, **policy.afterwards}
     if form == "json":

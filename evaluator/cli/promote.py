@@ -1,4 +1,4 @@
-"""`evaluator promote`, `hold`, `rollback`: what a person, or a program, wants done with a release."""
+"""`evaluator promote`, `hold`, `rollback`: request an action on a release and execute it."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ if TYPE_CHECKING:
 
 
 EXIT_CODES = {IntentState.ACKNOWLEDGED: 0, IntentState.FAILED: 4, IntentState.UNKNOWN: 4}
-"""Any other state is 3: it is not done, and may still be."""
+"""Any other state is 3: not done yet, but still possible."""
 
 POLL_S = 1.0
 LOCK_WAIT_S = 60.0
 
 _options = with_options(
     click.argument("release", metavar="RELEASE"),
-    click.option("--reason", default="", help="Why, in a sentence; it stays in the audit trail."),
-    click.option("--yes", is_flag=True, help="Do not ask to type the release's name."),
-    click.option("--dry-run", is_flag=True, help="Say what would happen, and do nothing."),
-    click.option("--queue", is_flag=True, help="Leave it to the app, or to `evaluator hooks worker`."),
-    click.option("--wait", "wait_s", type=DURATION, metavar="DURATION", help="Wait so long until it is done."),
+    click.option("--reason", default="", help="Why, in a sentence; it is kept in the audit trail."),
+    click.option("--yes", is_flag=True, help="Do not ask for the release's name as confirmation."),
+    click.option("--dry-run", is_flag=True, help="Show what would happen, and do nothing."),
+    click.option("--queue", is_flag=True, help="Leave the execution to the app, or to `evaluator hooks worker`."),
+    click.option("--wait", "wait_s", type=DURATION, metavar="DURATION", help="How long to wait until it is done."),
 )
 """Gives a command the options that all three have."""
 
 
 @click.command("promote")
 @_options
-@click.option("--break-glass", is_flag=True, help="Against the verdict: two other people have to agree.")
+@click.option("--break-glass", is_flag=True, help="Override the verdict: at least two other people have to approve.")
 @click.pass_obj
 def command(session: Session, /, release: str, break_glass: bool, **options: Any) -> int:
-    """Bring RELEASE to everybody: execute the policy's hooks for promotion, once it may be.
+    """Promote RELEASE: execute the policy's hooks for promotion, once that is allowed.
 
-    The newest verdict has to be GO, on all data and under the policy that applies now. Where the policy asks for
+    The newest verdict has to be GO, on all data and under the policy that applies now. Where the policy requires
     approvals, the request waits for them: `evaluator approve`. Exit codes: 0 done, 1 the verdict is NO-GO, 3 not
     allowed, or not yet done, 4 a hook failed or its outcome is unknown.
     """
@@ -55,7 +55,7 @@ def command(session: Session, /, release: str, break_glass: bool, **options: Any
 @_options
 @click.pass_obj
 def hold(session: Session, /, release: str, **options: Any) -> int:
-    """Stop RELEASE where it is: promotions that wait are cancelled, and the policy's hooks for hold are executed."""
+    """Hold RELEASE: cancel promotions that wait, and execute the policy's hooks for hold."""
     return _act(session, Action.HOLD, release, **options)
 
 
@@ -91,7 +91,9 @@ def _act(
     request = ActionRequest(action, release, reason or ("the verdict is GO" if action is Action.PROMOTE else ""))
     if not yes and request.reason:
         if not sys.stdin.isatty():
-            raise UsageError(f"nobody is there to confirm that {release} is meant", hint="--yes confirms it beforehand")
+            raise UsageError(
+                f"{action.label} needs a confirmation, and stdin is not a terminal", hint="confirm with --yes"
+            )
         typed = click.prompt(f"Type {release} to {action.label} it", default="", show_default=False, err=True).strip()
         if typed != release:
             raise UsageError(f"{typed or 'nothing'} was typed, not {release}: nothing was done")
@@ -100,13 +102,13 @@ def _act(
         missing = intent.approvals_needed - len(store.control.approvals(intent.id))
         who = "people other than " + intent.requester if intent.distinct else "people who may approve"
         until = f"{intent.expires_at:%Y-%m-%d %H:%M} UTC"
-        of_all = f"{missing} more of {intent.approvals_needed} {who}"
-        session.say(f"waits for {of_all}, until {until}: evaluator approve {intent.id}")
+        of_all = f"{missing} more of {intent.approvals_needed} approvals by {who}"
+        session.say(f"waits until {until} for {of_all}: `evaluator approve {intent.id}`")
     return follow(session, store, intent.id, wait_s=wait_s, queue=queue)
 
 
 def _describe(session: Session, store: Store, action: Action, release: str) -> str:
-    """What would happen, in order, with what is so now."""
+    """Describe what would happen, in order, with the current values."""
     from datetime import UTC, datetime, timedelta
 
     from evaluator.intents import find_latest, plan_action, preview_steps, system_person
@@ -128,13 +130,16 @@ def _describe(session: Session, store: Store, action: Action, release: str) -> s
     if not shown:
         lines.append("  no hook is executed: the policy names none for it")
     if needed:
-        exclusion = ", not by whoever asks" if policy.promotion.distinct(action) else ""
-        lines.append(f"  takes {needed} approval{'s' if needed > 1 else ''}{exclusion}")
+        exclusion = ", not by the requester" if policy.promotion.distinct(action) else ""
+        lines.append(f"  needs {needed} approval{'s' if needed > 1 else ''}{exclusion}")
     return "\n".join(lines)
 
 
 def follow(session: Session, store: Store, intent_id: str, *, wait_s: float | None, queue: bool = False) -> int:
-    """Execute an intent, or wait for who does, and say what became of it."""
+    """Execute an intent, or wait until another process has executed it; show the result and return the exit code.
+
+    `wait_s`: how long to wait (s), `None`: do not wait. `queue`: leave the execution to the app or a worker.
+    """
     from evaluator.intents import execute, name_worker
 
     deadline = time.monotonic() + (wait_s or 0.0)
@@ -149,15 +154,15 @@ def follow(session: Session, store: Store, intent_id: str, *, wait_s: float | No
     emit(*describe_intents(store, [intent]))
     if intent.state in (IntentState.FAILED, IntentState.UNKNOWN):
         if not store.control.deliveries(intent.id):
-            session.say("nothing was executed: mend what it says, then ask for it again")
+            session.say("nothing was executed: fix the cause above, then request it again")
             return 3
-        session.say(f"look at what it reached; then `evaluator hooks retry {intent.id}`, or `evaluator rollback`")
+        session.say(f"check what was changed, then run `evaluator hooks retry {intent.id}` or `evaluator rollback`")
     left_to_others = queue and wait_s is None and intent.state in (IntentState.APPROVED, IntentState.SENT)
     return 0 if left_to_others else EXIT_CODES.get(intent.state, 3)
 
 
 def describe_intents(store: Store, intents: Sequence[Intent]) -> list[str]:
-    """What became of each intent and each of its hooks; all are read at once: there are more of them every day."""
+    """Describe the state of each intent and of its hooks. Reads all of them at once: their number only grows."""
     from evaluator.reports import plain_text
 
     alone = intents[0] if len(intents) == 1 else None

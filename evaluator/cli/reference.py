@@ -1,4 +1,4 @@
-"""What is generated of the documentation: `python -m evaluator.cli.reference commands > docs/reference.md`.
+"""The generated pages of the documentation: `python -m evaluator.cli.reference commands > docs/reference.md`.
 
 `commands` from `--help`, `policy` (docs/policy.md) and `verdict` (docs/verdict-json.md) from their JSON Schemas.
 """
@@ -53,57 +53,57 @@ def _describe(command: click.Command, context: click.Context) -> Iterator[str]:
 POLICY_HEAD = """\
 # The policy: every key of evaluator.yaml
 
-An empty file means the defaults. An unknown key is an error, with its line and what was probably meant.
-`evaluator policy check` says so, `evaluator policy show` prints what applies, and `evaluator policy schema` prints the
-JSON Schema that editors complete and check by. Options of hooks are in [hooks](hooks.md), what metrics compare in
-[verdicts](verdicts.md).
+An empty file means the defaults. An unknown key is an error that names its line and the key that was probably meant.
+`evaluator policy check` checks a policy, `evaluator policy show` prints the one that applies with all defaults, and
+`evaluator policy schema` prints the JSON Schema, by which editors complete and check the file. The options of hooks are
+in [hooks](hooks.md), what each metric compares in [verdicts](verdicts.md).
 
 ## A policy for each service
 
-Several services may each have a policy of their own, in one folder. Put `evaluator.policies` where `evaluator.yaml`
-would be, or name any folder with `--policy` or `EVALUATOR_POLICY`:
+Several services may each have their own policy, in one folder. Put a folder `evaluator.policies` in the place of
+`evaluator.yaml`, or name any folder with `--policy` or `EVALUATOR_POLICY`:
 
 ```
 evaluator.policies/
     cart.yaml          releases of the service cart
     search.yaml        releases of the service search
-    storefront.yaml    says  services: [cart, shop]  for releases of both together, and of shop, which has no other
+    storefront.yaml    has  services: [cart, shop]  for releases of both together, and of shop, which has no other
     default.yaml       releases of any other service; may be missing
 ```
 
 `evaluator init --service cart` writes the first of them. The services that a file names in `service` or `services`
-count before the file's name; a service whose name is not that of a file (`team/cart`) needs that. Of several files that
-name a service, the one that names it alone is its own, and applies where it is released alone. Command line, app,
-worker and notebook choose alike, and nothing is guessed:
+take precedence over the file's name; a service that cannot be a file name (`team/cart`) has to be named there. If
+several files name a service, the one that names it alone applies where it is released alone. Command line, app, worker
+and notebook choose by the same rules:
 
-- a service that has no policy is an error where there is no `default.yaml`, and so is a release without a service;
+- a service without a policy is an error if there is no `default.yaml`, and so is a release without a service;
 - services that are released together need one policy that names them all, unless the same policy applies to each;
-- two policies of one service are an error, and a folder that has `evaluator.yaml` beside `evaluator.policies` is too;
-- a service whose name differs from that of a policy only in case, spaces or Unicode form is never left to the default;
-- what looks like a policy and is not read is an error: `cart.YAML`, `cart.yaml.bak`, `sub/cart.yaml`. Hidden files
-  (`.cart.yaml`) and what editors keep beside a file that they change (`cart.yaml~`, `#cart.yaml#`) are passed over;
-- a file that cannot be read, or does not say rightly whose it is, stops all: it may be the policy of any service.
+- two policies for one service are an error, and so is a folder with both `evaluator.yaml` and `evaluator.policies`;
+- a service whose name differs from that of a policy only in case, spaces or Unicode form never gets `default.yaml`;
+- a file that looks like a policy but is not read is an error: `cart.YAML`, `cart.yaml.bak`, `sub/cart.yaml`. Hidden
+  files (`.cart.yaml`) and temporary files of editors (`cart.yaml~`, `#cart.yaml#`) are ignored;
+- a file that cannot be read, or whose services are not valid, is an error for every service: it may apply to any.
 
-The service is the one that a release was recorded with (`--service` of `load`, `import` and `collect`). A release that
-is recorded with another one as well is of both from then on, which is said. `evaluator data service cart@1.5.0 cart`
-says of which it is instead.
+The service of a release is the one it was recorded with (`--service` of `load`, `import` and `collect`). If it is
+recorded with another service later, it belongs to both, and a message reports this.
+`evaluator data service cart@1.5.0 cart` sets the service instead.
 
-A verdict names the policy that it was judged by (`policy_path` in its JSON), unless that is the `evaluator.yaml` which
-applies where it was judged, and every command that judges again names it, too:
+A verdict names the policy that it was judged by (`policy_path` in its JSON), unless that is the `evaluator.yaml` that
+applies in the folder where it was judged. Every command that judges again names it, too:
 `evaluator verdict cart@1.5.0 --policy /home/ann/shop/evaluator.policies/cart.yaml`. `evaluator policy check` checks the
-whole folder and says whose each policy is; `evaluator policy show --service cart` prints the policy of a service.
+whole folder and shows the service of each policy; `evaluator policy show --service cart` prints one of them.
 """
 
 VERDICT_HEAD = """\
 # The verdict as JSON
 
-`evaluator verdict RELEASE --format json`. The keys are a contract; numbers are shares of 1 where they are relative,
-else in the unit that stands beside them. The same data under the same policy give the same bytes, apart from
-`judged_at`. [The JSON Schema](../evaluator/schemas/verdict.schema.json) says all of this to programs.
+`evaluator verdict RELEASE --format json`. The keys are a contract. Relative numbers are shares of 1; other numbers
+are in the unit given next to them. The same data under the same policy give the same bytes, apart from `judged_at`.
+[The JSON Schema](../evaluator/schemas/verdict.schema.json) describes all of this for programs.
 """
 
 NOT_SHOWN = ("HookEntry", "Direction")
-"""Definitions that have no keys of their own, or a page of their own."""
+"""Definitions without keys, or with a page of their own."""
 
 
 def write_policy() -> str:
@@ -149,7 +149,7 @@ def _tabulate(
 
 
 def _tabulate_types(cases: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Write the keys that depend on the type, those that are alike together."""
+    """Write the keys that depend on the type, with equal ones in one row."""
     rows: dict[tuple[str, str, str], list[str]] = {}
     for case in cases:
         for key, value in case["then"]["properties"].items():
@@ -171,7 +171,7 @@ def _resolve(value: Mapping[str, Any], defined: Mapping[str, Any]) -> Mapping[st
 
 
 def _kind(value: Mapping[str, Any]) -> str:
-    """What a value is, in a few words."""
+    """Describe the type of a value in a few words."""
     if "$ref" in value:
         return f"`{value['$ref'].rpartition('/')[2]}`"
     if "enum" in value or "const" in value:

@@ -31,7 +31,7 @@ def command(session: Session, as_json: bool) -> None:
             noun = "verdict" if shadowed == 1 else "verdicts"
             session.say(f"{shadowed} {noun} in shadow mode, of which {blocked} would have blocked")
     else:
-        session.say("no releases yet; `evaluator load` or `evaluator import` makes one")
+        session.say("no releases yet; `evaluator load` or `evaluator import` creates one")
 
 
 def _row(summary: ReleaseSummary) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""`evaluator render`: a verdict that was written as JSON, in any other format. Needs no store and judges nothing."""
+"""`evaluator render`: write a verdict from its JSON in any other format. Needs no store and judges nothing."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from evaluator.reports import from_json
 @click.argument("file", metavar="VERDICT.json")
 @click.option("--format", "formats", multiple=True, metavar="F[=PATH]", help=FORMAT_HELP)
 def command(file: str, formats: tuple[str, ...]) -> None:
-    """Write a stored verdict in other formats; VERDICT.json is what `verdict --format json` wrote, - reads stdin.
+    """Write a verdict in other formats; VERDICT.json is the output of `verdict --format json`, - reads stdin.
 
-    Exit code 0 whatever the verdict: rendering is not judging. 2 where the file is not a verdict.
+    Exit code 0 for every verdict, since nothing is judged; 2 if the file is not a verdict.
     """
     outputs = parse_formats(formats)
     write_outputs(_read(file), outputs)
@@ -35,4 +35,7 @@ def _read(file: str) -> Verdict:
     try:
         return from_json(content.decode("utf-8-sig"), origin)
     except UnicodeDecodeError:
-        raise InputError(f"{origin} is not JSON: it is not UTF-8 text", hint="a shell may have recoded it") from None
+        raise InputError(
+            f"{origin} is not JSON: it is not UTF-8 text",
+            hint="write it as UTF-8: a shell may have changed the encoding",
+        ) from None

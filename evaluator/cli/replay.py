@@ -1,4 +1,4 @@
-"""`evaluator replay`: which stored verdicts would another policy have changed, and why."""
+"""`evaluator replay`: which stored verdicts would change under another policy, and why."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ HEAD = ("release", "was", "would be")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
 @click.pass_obj
 def command(session: Session, releases: tuple[str, ...], as_json: bool) -> None:
-    """Judge stored releases again under the policy at hand: which verdicts would change, and why.
+    """Judge stored releases again under the current policy: which verdicts would change, and why.
 
-    Without RELEASE: all that were ever judged. Each is judged on the runs that its latest verdict judged, from what
-    is stored; nothing is kept. Name the other policy with --policy.
+    Without RELEASE: all releases that have a verdict. Each is judged on the runs of its latest verdict; the new verdict
+    is not stored. Give another policy with --policy.
     """
     path = session.find_policy()
-    list_policies(path)  # a mistake in one of them is found before anything is judged
+    list_policies(path)  # reports a mistake in a policy before anything is judged
     replayed = replay_releases(
         session.open_store(), releases, session.load_policy, now=datetime.now(UTC), say=session.say
     )
@@ -39,7 +39,7 @@ def command(session: Session, releases: tuple[str, ...], as_json: bool) -> None:
         keys = ("release", "old", "new", "changed", "why", "old_why", "same_data")
         emit(json.dumps([{key: getattr(row, key) for key in keys} for row in replayed], indent=2))
     elif replayed:
-        emit("\n".join(_write(replayed, str(path or "built-in"), make_page())))
+        emit("\n".join(_write(replayed, str(path or "the built-in policy"), make_page())))
     else:
         session.say(f"no release was judged yet; `{write_command('RELEASE', policy=path_to_name(path))}` judges one")
 
@@ -56,7 +56,9 @@ def _write(replayed: Sequence[Replayed], origin: str, page: Page) -> Iterator[st
             yield write_line(f"    before: {row.old_why}", page)
     for row in replayed:
         if not row.same_data:
-            yield write_line(f"  {row.release}: what was judged then is no longer there; its newest runs are", page)
+            yield write_line(
+                f"  {row.release}: the data of its verdict have changed or are gone; its newest runs were judged", page
+            )
 
 
 def _word(word: VerdictWord | None) -> str:

@@ -1,4 +1,4 @@
-"""What commands that record something are told of the release: its service, versions and labels."""
+"""Options of commands that record a release: its service, versions and labels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What the options say of a release."""
+    """The values of these options."""
 
     service: str
     baseline_version: str
@@ -31,9 +31,9 @@ class Subject:
     labels: tuple[str, ...]
 
     def to_release(self, session: Session, name: str, service: str = "") -> Release:
-        """Make the release, and say where one that is stored gains a service. Raises UsageError.
+        """Make the release, and show a message if a stored one gains a service. Raises UsageError.
 
-        `service` is its service where the options name none.
+        `service`: its service if the options name none.
         """
         service = self.service or service
         values = (service, self.baseline_version, self.canary_version)
@@ -42,25 +42,27 @@ class Subject:
             [stored_service.name for stored_service in stored.services if stored_service.name] if stored else []
         )
         if stored and service and service not in stored_services:
-            message = f"{name} is of {' and '.join([*stored_services, service])} from now on"
+            message = f"{name} is a release of {' and '.join([*stored_services, service])} from now on"
             alone = f"evaluator data service {shlex.quote(name)} NAME"
-            session.say(f"{message}, released together; if of one alone: {alone}" if stored_services else message)
+            session.say(f"{message}, released together; to set one alone: `{alone}`" if stored_services else message)
         return Release(name, (Service(*values),) if any(values) else (), parse_labels(self.labels))
 
 
 def service_option(text: str) -> Callable[[Any], Any]:
-    """Give a command the option for its one service."""
+    """Return the option for the one service of a command."""
 
     def only(_ctx: click.Context, _param: click.Parameter, names: tuple[str, ...]) -> str:
         if len(names) > 1:
-            raise UsageError("--service is given more than once", hint="what is recorded at once is of one service")
+            raise UsageError(
+                "--service is given more than once", hint="give one service; `evaluator data service` sets several"
+            )
         return "".join(names)
 
     return click.option("--service", multiple=True, callback=only, help=text)
 
 
 def subject_options(service_help: str) -> Callable[[Command], Command]:
-    """Give a command the options about the release; it is passed them as `subject`."""
+    """Return a decorator for the options about the release; the command receives them as `subject`."""
     return gathered("subject", Subject, service_option(service_help), *_OPTIONS)
 
 

@@ -1,4 +1,4 @@
-"""What stdout can show."""
+"""What stdout can display, and how rows and times are written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`evaluator verdict`: judge what has landed, and say so by exit code."""
+"""`evaluator verdict`: judge what has landed; the exit code is the verdict."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from evaluator.records import Period
 @judging_options
 @click.option("--from", "start", type=MOMENT, metavar="T", help="Judge only from this time on.")
 @click.option("--to", "end", type=MOMENT, metavar="T", help="Judge only until this time: 2026-11-25T10:00:00Z.")
-@click.option("--wait", "wait_s", type=DURATION, metavar="DURATION", help="Wait so long until it is decided.")
+@click.option("--wait", "wait_s", type=DURATION, metavar="DURATION", help="How long to wait until it is decided.")
 @click.pass_obj
 def command(
     session: Session,
@@ -31,8 +31,8 @@ def command(
 ) -> int:
     """Judge RELEASE: is it safe to promote?
 
-    Judges the newest load or import of RELEASE unless --run says otherwise, and all of its time unless --from and --to
-    name a part. They are rounded to whole blocks of four buckets; what lies outside is named in the verdict.
+    Judges the newest load or import of RELEASE, or the runs given with --run. --from and --to select a part of the
+    time, rounded to whole blocks of four buckets; the verdict names what is left out.
 
     Exit codes: 0 GO, 1 NO-GO, 3 INCONCLUSIVE; 2 and 4 when there is no verdict.
     """
@@ -40,7 +40,7 @@ def command(
         raise UsageError(f"--from {start:%Y-%m-%dT%H:%M:%SZ} is not before --to", hint="swap them")
     if wait_s is not None and (start or end):
         raise UsageError(
-            "--wait judges data as they come, not a part of them", hint="leave out --from and --to, or --wait"
+            "--wait judges all data as they come, not a part of them", hint="leave out --from and --to, or --wait"
         )
     policy = session.load_policy(release)
     if wait_s is not None:

@@ -1,4 +1,4 @@
-"""Wait for a verdict, and say meanwhile where things stand."""
+"""Wait for a verdict, and show the progress."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PLAIN_EVERY_S = 30.0
 def await_verdict(
     session: Session, release: str, policy: Policy, options: JudgeOptions, wait_s: float | None
 ) -> Verdict:
-    """Wait for the verdict of a release and keep it, where it is to be kept and there is such a release by now."""
+    """Wait for the verdict of a release. Keep it if `options` ask for it and the release exists by then."""
     opened: list[Store] = []
 
     def open_store() -> Store | None:
@@ -38,7 +38,7 @@ def await_verdict(
         return opened[0] if opened else None
 
     line = StatusLine(say=session.say if session.verbosity >= 0 else None)
-    # Judging leaves the load generator the first choice of the machine.
+    # Judging has a low priority: the load generator goes first.
     with ThreadPoolExecutor(max_workers=1, initializer=lower_priority) as pool:
         subject = StoredSubject(
             open_store,
@@ -55,7 +55,7 @@ def await_verdict(
             line.close(f"stopped waiting for {release}: {watch.status}")
             raise
         line.close()
-    if verdict is None:  # nobody asked it to stop
+    if verdict is None:  # `stop` is not used here, so only Ctrl-C ends the wait
         raise KeyboardInterrupt
     store = open_store()
     if store is not None and is_stored(store, release):
@@ -67,7 +67,7 @@ def await_verdict(
 
 
 class StatusLine:
-    """Says where things stand on stderr: in one line that changes on a terminal, elsewhere in a line now and then."""
+    """Shows the progress on stderr: on a terminal one line that is updated, elsewhere a new line at intervals."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class StatusLine:
         self._said_at: float | None = None
 
     def show(self, text: str) -> None:
-        """Show where things stand now."""
+        """Show the current status."""
         if self._say is None:
             return
         if self._live:
@@ -94,7 +94,7 @@ class StatusLine:
             self._say(plain_text(text))
 
     def close(self, last: str | None = None) -> None:
-        """Take the live line away, and leave a last word."""
+        """Remove the live line, and show a last message."""
         if self._shown:
             self._write("")
             self._shown = 0

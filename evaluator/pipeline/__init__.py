@@ -1,1 +1,1 @@
-"""What happens in which order: load, import, land, judge, look again. No SQL, no arithmetic."""
+"""The order of the work: load, import, land, judge, review. No SQL, no arithmetic."""

@@ -1,4 +1,4 @@
-"""What runs hold becomes evidence, and the judge's answer to it."""
+"""Turn the data of runs into evidence, and judge it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Judged:
 def read_data(store: Store, runs: tuple[Run, ...], rulebook: Rulebook) -> ReleaseData:
     """Read what the metrics of `rulebook` need of `runs`: all their requests, the newest outcomes, the newest readings.
 
-    Of outcomes the sums are read first: they tell which values the metrics need.
+    The sums of outcomes are read first: they show which single values the metrics need.
     """
     loads = tuple(run for run in runs if run.kind is EvidenceKind.REQUESTS)
     newest = {run.kind: run for run in runs}
@@ -47,7 +47,7 @@ def read_data(store: Store, runs: tuple[Run, ...], rulebook: Rulebook) -> Releas
 
 
 def judge_data(data: ReleaseData, rulebook: Rulebook, release_id: str, findings: tuple[Finding, ...] = ()) -> Judged:
-    """Assess data under `rulebook` and judge them; `findings` are what else is known of their health."""
+    """Assess data under `rulebook` and judge them; `findings`: further findings about their health."""
     assessment = assess_release(data, rulebook, release_id)
     evidence = replace(assessment.evidence, findings=(*assessment.evidence.findings, *findings))
     judgement = judge_evidence(evidence, rulebook, release_id)

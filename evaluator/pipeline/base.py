@@ -1,4 +1,4 @@
-"""What the stations of the corridor share."""
+"""What several modules of this package share."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ Say = Callable[[str], None]
 
 
 def say_nothing(_: str) -> None:
-    """Tell nobody."""
+    """Drop a message: the default of `say`."""
 
 
 def lower_priority() -> None:
-    """Let the load generator go first: this thread, and those that it starts, get what is left."""
+    """Lower the CPU priority of this thread and of those that it starts: the load generator goes first."""
     os.setpriority(os.PRIO_PROCESS, get_native_id(), 10)

@@ -1,4 +1,4 @@
-"""Collect readings of a metrics server: of a window that is over, or as they come."""
+"""Collect readings of a metrics server: of a past window, or as they come."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from evaluator.stats.shaping.readings import choose_reading_bucket_s
 from evaluator.store import Store
 
 SETTLE_STEPS = 1
-"""So many steps are left out at the end of what is there: a scrape may take that long to be seen by queries."""
+"""Steps left out at the end of the available time: a new scrape is visible to queries only after that."""
 
 LONGEST_WAIT_S = 300.0
-"""A window that ends later than that is not waited for."""
+"""A window that ends later than this many seconds from now is refused."""
 
 MOST_UNANSWERED_S = 600.0
-"""A server that has been away for so long while it is followed ends the collection."""
+"""Following ends after a server has not answered for this many seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class CollectionInterval:
 
 
 def find_load_interval(store: Store, release_id: str) -> CollectionInterval | None:
-    """Tell when the newest load of a release ran; `None` where there is none."""
+    """Find when the newest load of a release ran; `None` where it has none."""
     try:
         runs = [run for run in store.data.runs(release_id) if run.source == "locust"]
     except UnknownName:
@@ -72,8 +72,9 @@ def collect_release(
 ) -> tuple[Run, int]:
     """Collect a window of readings as a run of its own; returns the run and how many readings landed.
 
-    Waits until the server shows its last scrape. An arm of which the server has nothing is kept as silent, and why is
-    said. Raises SourceError where the server does not answer all of it: then nothing lands.
+    Waits until the server shows its last scrape. An arm without readings is stored as silent, and the cause is shown.
+    Raises UsageError for a window that is too short or ends too late, and SourceError if the server does not answer all
+    queries: then nothing lands.
     """
     check_names(release)
     with connect(_server(policy)) as source:
@@ -82,11 +83,13 @@ def collect_release(
         if interval.seconds < step_s:
             raise UsageError(
                 f"a window of {interval.seconds:g} s is shorter than the step of {step_s:g} s",
-                hint="give a longer one with --from and --to",
+                hint="give a longer window with --from and --to",
             )
         wait_s = (interval.end - source.latest()).total_seconds() + SETTLE_STEPS * step_s
         if wait_s > LONGEST_WAIT_S:
-            raise UsageError(f"the window ends {wait_s:.0f} s from now", hint="collect it as it comes with --follow")
+            raise UsageError(
+                f"the window ends {wait_s:.0f} s from now", hint="collect readings as they come with --follow"
+            )
         if wait_s > 0:
             say(f"waiting {wait_s:.0f} s for the last scrapes")
             time.sleep(wait_s)
@@ -101,13 +104,13 @@ def collect_release(
 def _explain_silent_arms(
     source: Prometheus, answers: Sequence[Answer], interval: CollectionInterval, say: Say
 ) -> list[Answer]:
-    """An arm without any series never answered, or its selector is wrong: what the server has instead is kept."""
+    """Explain each arm without series (it never answered, or its selector is wrong) by what the server has instead."""
     out = list(answers)
     for arm in source.options.selectors:
         positions = [position for position, answer in enumerate(out) if answer.arm == arm and answer.query != UP]
         if any(out[position].series for position in positions):
             continue
-        # Of a series' name the server can say which labels there are; of an expression it cannot.
+        # The server can list the labels of a series' name, but not those of an expression.
         explained = min(positions, key=lambda position: out[position].query.kind is QueryKind.GAUGE)
         why = source.explain_nothing(out[explained].query, arm, interval.start, interval.end)
         out[explained] = replace(out[explained], impossible=why)
@@ -116,19 +119,22 @@ def _explain_silent_arms(
 
 
 def check_source(policy: Policy) -> None:
-    """Make sure that the policy's server answers, and that there is something to ask. Raises what collecting would."""
+    """Check that the policy's server answers and that the policy has queries. Raises what collecting would raise."""
     _queries(policy)
     connect(_server(policy)).close()
 
 
 def collect_load(store: Store, release: Release, policy: Policy, *, say: Say = say_nothing) -> tuple[Run, int]:
-    """Collect the window of the newest load of a release, with a scrape before and after it."""
+    """Collect the window of the newest load of a release, with a scrape before and after it.
+
+    Raises UsageError for a release without a load, and what `collect_release` raises.
+    """
     check_names(release)
     interval = find_load_interval(store, release.id)
     if interval is None:
         raise UsageError(
             f"there is no window to collect: {release.id} has no load",
-            hint="give --from -1h, or --from and --to; or load it first, and its window is taken",
+            hint="give a window with --from and --to, such as --from -1h, or load the release first",
         )
     step = timedelta(seconds=_server(policy).step_s)
     return collect_release(
@@ -145,10 +151,11 @@ def follow_release(
     seconds: float | None = None,
     say: Say = say_nothing,
 ) -> tuple[Run, int]:
-    """Collect readings as they come for `seconds` (the policy's longest duration).
+    """Collect readings as they come for `seconds` (default: the policy's longest duration).
 
-    Each poll begins where the last one ended, so a server that is away for a while leaves no hole and no double. What
-    was collected stays whatever ends it: KeyboardInterrupt, a server that stays away (SourceError), SIGKILL.
+    Each poll begins where the last one ended, so a server that does not answer for a while causes neither gaps nor
+    duplicates. Readings stay stored whatever ends the collection: KeyboardInterrupt, a server that does not come back
+    (SourceError), SIGKILL. Returns the run and how many readings landed.
     """
     check_names(release)
     with connect(_server(policy)) as source:
@@ -184,7 +191,7 @@ class _Follower:
         end, settle = self.run.planned_end, timedelta(seconds=SETTLE_STEPS * self.step_s)
         while end and self.until < end:
             try:
-                # What the server scraped just now may not be seen by queries yet.
+                # The newest scrapes may not be visible to queries yet.
                 self._poll(min(end, _floor(self.source.latest() - settle, self.step_s)))
             except SourceError as error:
                 now = time.monotonic()
@@ -201,7 +208,7 @@ class _Follower:
             return
         answers = _fetch(self.source, self.queries, CollectionInterval(self.until, end), say_nothing)
         if self.failed_since is not None:
-            self.say("the server answers again; going on where the last answer ended")
+            self.say("the server answers again; continuing where the last answer ended")
         self.failed_since = None
         if self.rows:
             answers = [_after(answer, self.until) for answer in answers]
@@ -212,7 +219,7 @@ class _Follower:
 
 
 def _after(answer: Answer, moment: datetime) -> Answer:
-    """Leave out what the poll before had already."""
+    """Leave out samples that an earlier poll has returned already."""
     moment_ms = round(moment.timestamp() * 1000)
     trimmed, repeated = [], 0
     for series in answer.series:
@@ -224,7 +231,7 @@ def _after(answer: Answer, moment: datetime) -> Answer:
 
 
 def _server(policy: Policy) -> PrometheusSource:
-    """How the policy's metrics server is asked. Raises UsageError where it names none."""
+    """Return the policy's metrics server. Raises UsageError where it names none."""
     if policy.prometheus is None:
         raise UsageError(
             "the policy names no metrics server",
@@ -234,7 +241,7 @@ def _server(policy: Policy) -> PrometheusSource:
 
 
 def _queries(policy: Policy) -> tuple[Query, ...]:
-    """What the policy's metrics ask, each once, and which targets answered their scrapes."""
+    """Return each query of the policy's metrics once, and the query for which targets answered their scrapes."""
     queries = dict.fromkeys(query for rule in policy.rulebook.rules for query in rule.metric.queries)
     if not queries:
         raise UsageError(

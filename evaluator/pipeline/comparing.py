@@ -1,4 +1,4 @@
-"""Any two runs or releases against each other: first whether they may be, then the same comparison as everywhere."""
+"""Compare any two runs or releases: check whether they are comparable, then compare as in any verdict."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from evaluator.stats.shaping.cells import recode, where
 from evaluator.store import Store
 
 MUST_MATCH = ("locustfile", "users", "pace", "pacing", "spawn_rate")
-"""Of a fingerprint: what makes it another test."""
+"""Keys of a fingerprint in which a difference makes it another test."""
 UNSAID = ("targets", "files", "replicates")
-"""What differs between any two releases, and says nothing."""
+"""Keys that differ between any two releases, and do not matter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that both fingerprints speak of: the same, or not, and what that means."""
+    """One key of the fingerprints: both values, whether they differ, and what a difference means."""
 
     what: str
     first: str
@@ -77,20 +77,20 @@ def find_side(store: Store, release_id: str, selection: str, arm: str) -> Side:
 
 
 def differences(first: Side, second: Side) -> tuple[Difference, ...]:
-    """Lay the fingerprints of both sides beside each other, what forbids the comparison first."""
+    """Compare the fingerprints of both sides key by key; differences that forbid the comparison come first."""
     first_facts, second_facts = (_gather(side.runs) for side in (first, second))
     rows = [_compare_services(first, second)]
     for key in dict.fromkeys([*first_facts, *second_facts]):
         if key in UNSAID:
             continue
         level: Literal["same", "warn", "refuse"] = "warn"
-        why = "may move the numbers by itself"
+        why = "may change the numbers by itself"
         if first_facts.get(key) == second_facts.get(key):
             level, why = "same", ""
         elif key not in first_facts or key not in second_facts:
             why = "recorded on one side only"
         elif key in MUST_MATCH:
-            level, why = "refuse", "it was another test"
+            level, why = "refuse", "they were different tests"
         texts = [facts.get(key) or "not recorded" for facts in (first_facts, second_facts)]
         rows.append(Difference(key, texts[0], texts[1], level, why))
     order = {"refuse": 0, "warn": 1, "same": 2}
@@ -98,12 +98,12 @@ def differences(first: Side, second: Side) -> tuple[Difference, ...]:
 
 
 def refusals(rows: Sequence[Difference]) -> tuple[Difference, ...]:
-    """Those that forbid the comparison."""
+    """Return the differences that forbid the comparison."""
     return tuple(row for row in rows if row.level == "refuse")
 
 
 def _gather(runs: Sequence[Run]) -> dict[str, str]:
-    """What all runs of a side say of themselves; several values stand beside each other."""
+    """Join the fingerprints of a side's runs; several values of a key are separated by slashes."""
     values_of: dict[str, dict[str, None]] = {}
     for run in runs:
         for key, value in run.fingerprint.items():
@@ -113,19 +113,18 @@ def _gather(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def _compare_services(first: Side, second: Side) -> Difference:
-    first_names, second_names = (", ".join(sorted(side.services)) or "not said" for side in (first, second))
+    first_names, second_names = (", ".join(sorted(side.services)) or "not known" for side in (first, second))
     if first.services and second.services and not first.services & second.services:
-        return Difference("service", first_names, second_names, "refuse", "another service does other work")
+        return Difference("service", first_names, second_names, "refuse", "different services do different work")
     if first_names == second_names:
         return Difference("service", first_names, second_names, "same")
-    return Difference("service", first_names, second_names, "warn", "not known to be one service")
+    return Difference("service", first_names, second_names, "warn", "may be different services")
 
 
 def compare_sides(store: Store, first: Side, second: Side, policy: Policy) -> SideComparison:
-    """Compare the second side with the first under a policy. They did not run together: nothing cancels.
+    """Compare the second side with the first under a policy. They did not run together: common disturbances stay.
 
-    Raises UsageError where the fingerprints forbid it, or an arm has no requests; UnknownName for an arm that is not
-    there.
+    Raises UsageError if the fingerprints forbid it or an arm has no requests, and UnknownName for an unknown arm.
     """
     forbidden = refusals(differences(first, second))
     if forbidden:
@@ -151,7 +150,7 @@ def compare_sides(store: Store, first: Side, second: Side, policy: Policy) -> Si
 
 
 def _only(cells: Cells, side: Side) -> Cells:
-    """The cells of one arm of a side's runs, as the baseline of a comparison."""
+    """Pick the cells of a side's arm, named as the baseline of a comparison."""
     if side.arm not in cells.arms:
         raise UnknownName("arm", side.arm, cells.arms)
     arm = cells.arms.index(side.arm)

@@ -1,4 +1,4 @@
-"""What the figures of a verdict need: its curves, its runs, and the candidates before it."""
+"""The data of a verdict's figures: its curves, its runs, and earlier candidates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def trace_figures(
     rulebook: Rulebook,
     evidence: Evidence,
 ) -> Mapping[str, Any]:
-    """Plain JSON behind the figures of a release. `requests` and `evidence`: of these data, as they were judged."""
+    """Compute the data of a release's figures (plain JSON) from `data`, with `requests` and `evidence` as judged."""
     services = {service.name for service in release.services}
     earlier = [
         summary

@@ -1,4 +1,4 @@
-"""What stored releases say of a policy and of a plan: calibration, and the history that planning reads."""
+"""Calibrate a policy on stored releases, and read the history that plans are based on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NEWEST_GROUPS = 20
 def read_history(store: Store, release_ids: Sequence[str], *, land: bool) -> tuple[Stored, ...]:
     """Read the newest run groups of requests of some releases, the oldest group first.
 
-    `release_ids`: the newest release first, as the store lists them. `land`: land what waits before.
+    `release_ids`: the newest release first, as the store lists them. `land`: land waiting segments first.
     """
     groups: dict[str, tuple[str, list[Run]]] = {}
     for release_id in reversed(release_ids):
@@ -43,9 +43,9 @@ def read_history(store: Store, release_ids: Sequence[str], *, land: bool) -> tup
 def find_history(
     store: Store | None, policy: Policy, release_id: str | None, *, rate_per_s: float, instances: int, land: bool = True
 ) -> History:
-    """What a plan rests on: what is stored of a release and its service, or without one an assumed service.
+    """Find the history for a plan: the stored runs of a release and its service, or without a release an assumed one.
 
-    Raises UsageError where nothing that is stored can be compared.
+    Raises UsageError where no stored runs can be compared.
     """
     if store is None or release_id is None:
         return assume_history(policy.rulebook, rate_per_s=rate_per_s, instances=instances)
@@ -53,14 +53,14 @@ def find_history(
     history = learn_precisions([(item.cells, item.runs) for item in stored], policy.rulebook)
     if not history.precisions:
         raise UsageError(
-            f"nothing stored of '{release_id}' or its service can be compared under this policy",
+            f"no stored runs of '{release_id}' or its service can be compared under this policy",
             hint="load or import both arms first, or plan from a rate: `evaluator plan --rate 30`",
         )
     return history
 
 
 def related_releases(store: Store, release_id: str) -> tuple[str, ...]:
-    """This release and all others of its service."""
+    """Return this release and all others of its service."""
     service = service_of(store.control.release(release_id))
     related = [summary.release.id for summary in store.releases() if service and service_of(summary.release) == service]
     return tuple(dict.fromkeys((*related, release_id)))
@@ -76,13 +76,16 @@ def calibrate_releases(
     land: bool = True,
     say: Say = say_nothing,
 ) -> CalibrationReport:
-    """Calibrate `policy` on the baselines of stored releases (no names: all); with `save` keep what was learnt."""
+    """Calibrate `policy` on the baselines of stored releases (no names: all); with `save` store what was learnt.
+
+    `splits`: comparisons made from each run. Raises UsageError where `save` is set for releases of several services.
+    """
     releases = tuple(release_ids) or tuple(summary.release.id for summary in store.releases())
     services = {service_of(store.control.release(release_id)) for release_id in releases}
     if save and len(services) > 1:
         named = ", ".join(sorted(service or "none" for service in services))
         raise UsageError(
-            f"--save keeps what one service's instances do, and these releases are of several: {named}",
+            f"--save stores what was learnt for one service, and these releases belong to several: {named}",
             hint="name the releases of one service",
         )
     report = calibrate(read_history(store, releases, land=land), policy.rulebook, splits=splits, step=say)

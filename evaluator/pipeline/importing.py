@@ -30,7 +30,7 @@ from evaluator.store.outcome_files import describe_outcomes
 
 
 def import_release(store: Store, release: Release, plan: LandingPlan) -> Landed:
-    """Land the files of a plan as a run group of their own; of the same files again only what is said of the release.
+    """Land the files of a plan as a new run group. If they have landed already, only update services and labels.
 
     Raises InputError.
     """
@@ -50,7 +50,7 @@ def import_outcomes(
     query: str = "",
     skip_bad_rows: bool = False,
 ) -> tuple[Landed, OutcomeFacts, OutcomePlan]:
-    """Land outcomes of units as a run group of their own; of the same files again only what is said of the release.
+    """Land outcomes of units as a new run group. If they have landed already, only update services and labels.
 
     Raises InputError.
     """
@@ -80,10 +80,10 @@ def find_outcomes(store: Store) -> Outcomes | None:
 
 
 def suggest_metrics(outcomes: Outcomes) -> tuple[str, ...]:
-    """Write a metric of the policy for each outcome. Its margin is a guess: people know how much harm they bear."""
+    """Write a metric of the policy for each outcome. The margins are guesses: only a user knows the tolerated harm."""
 
     def to_yaml(name: str) -> str:
-        """A name as YAML takes it; quoted where it might be taken for something else."""
+        """Write a name in YAML, quoted where it could be read as another type."""
         return name if re.fullmatch("[a-z][a-z0-9_]*", name) and name not in _YAML_WORDS else json.dumps(name)
 
     covariates = [column.name for column in outcomes.columns if column.role == "covariate"]

@@ -39,11 +39,11 @@ def judge_release(
     figures: bool = False,
     period: Period = WHOLE,
 ) -> Verdict:
-    """Land what is waiting, assess the chosen runs and judge them; the verdict is kept unless `save` is off.
+    """Land waiting segments, assess the chosen runs and judge them; the verdict is stored unless `save` is off.
 
     `runs`: `latest` (the newest run group), `all`, or the id of a run or group. Raises UnknownName for anything else.
-    `figures`: also compute and keep what figures are drawn from, which takes longer than the verdict itself.
-    `period`: judge the part of the data in this time only. Raises UsageError where that is empty.
+    `figures`: also compute and store the data of the figures, which takes longer than the verdict itself.
+    `period`: judge only the data in this period. Raises UsageError where it has none.
     """
     load_early()
     land_release(store, release_id)
@@ -70,13 +70,13 @@ def judge_runs(
 ) -> tuple[Verdict, Judged]:
     """Assess runs as they have landed and judge them; nothing is written. `cut` narrows their requests.
 
-    Returns the verdict, and the data and evidence it rests on: figures are drawn from those.
+    Returns the verdict, and the data and evidence that it is based on, from which figures are drawn.
     """
     with store.reading():
         learnt = store.control.learnt(service_of(release))
         data = read_data(store, runs, policy.rulebook)
         data_hash = store.data.content_hash([run.id for run in runs])
-        # Who promoted on these data against a verdict has done so for every later look at them, too.
+        # A promotion that overrode a verdict on these data counts for all later verdicts on them, too.
         override = store.control.override_of(release.id, data_hash)
     own, policy = policy, with_learnt(policy, learnt)
     part = cut(narrow(data.cells, start=period.start, end=period.end))
@@ -99,9 +99,9 @@ def judge_runs(
 def to_verdict(
     release: Release, policy: Policy, evidence: Evidence, judgement: Judgement, data_hash: str, judged_at: datetime
 ) -> Verdict:
-    """A judgement with what it rests on: the release, its evidence, the policy, and the hash of the data.
+    """Make a verdict from a judgement, the release, its evidence, the policy, and the hash of the data.
 
-    The commands in it that judge again do so by this policy.
+    Commands in its texts that judge again name this policy.
     """
 
     def by_policy(text: str) -> str:
@@ -129,7 +129,7 @@ def to_verdict(
 
 
 def _list_queries(readings: ReadingCells | None, window: Window) -> tuple[Mapping[str, Any], ...]:
-    """What was asked of a metrics server, as sent, with what it said of its answers and what became of its samples."""
+    """List the queries to a metrics server as sent, with its warnings and notes, and how its samples were used."""
     if readings is None:
         return ()
     return tuple(
@@ -147,7 +147,7 @@ def _list_queries(readings: ReadingCells | None, window: Window) -> tuple[Mappin
 
 
 def add_figures(store: Store, verdict: Verdict, policy: Policy, runs: str) -> Verdict:
-    """Give a verdict that was reached without them its figures, from the runs that it judged."""
+    """Add figures to a verdict that has none, from the runs that it judged."""
     rulebook = with_learnt(policy, store.control.learnt(service_of(verdict.release))).rulebook
     data = read_data(store, choose_runs(store.data.runs(verdict.release.id), runs), rulebook)
     requests = pair_requests(data.cells, data.runs, rulebook)
@@ -157,14 +157,14 @@ def add_figures(store: Store, verdict: Verdict, policy: Policy, runs: str) -> Ve
 def _with_figures(
     store: Store, verdict: Verdict, data: ReleaseData, requests: RequestPairs | None, rulebook: Rulebook
 ) -> Verdict:
-    from evaluator.pipeline.drawing import trace_figures  # most verdicts are given without
+    from evaluator.pipeline.drawing import trace_figures  # most verdicts have no figures
 
     figures = trace_figures(store, verdict.release, data, requests, rulebook, verdict.evidence)
     return replace(verdict, figures=figures)
 
 
 def keep_verdict(store: Store, verdict: Verdict) -> None:
-    """Keep a verdict in the history of its release, and its figures beside it."""
+    """Store a verdict in the history of its release, with its figures."""
     when = verdict.judged_at or datetime.now(UTC)
     figures = None if verdict.figures is None else json.dumps(verdict.figures, separators=(",", ":"), allow_nan=False)
     text = to_json(replace(verdict, figures=None))

@@ -1,4 +1,4 @@
-"""Land what nobody landed: recordings made by hand, and those of loads that were killed."""
+"""Land recordings that no load has landed: those started by hand, and those of killed loads."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from evaluator.store import Store
 
 
 def land_release(store: Store, release_id: str) -> tuple[Landed, ...]:
-    """Land what a release's recorders left behind, so that a load that was killed loses nothing.
+    """Land all recorded segments of a release, so that a killed load loses nothing.
 
     Runs of recorders that were started by hand are registered; runs whose recorder or collection died are marked
-    incomplete. Raises UnknownName for a release of which nothing is known.
+    incomplete. Raises UnknownName for a release without any data.
     """
     try:
         runs = store.data.runs(release_id)
@@ -36,7 +36,7 @@ def land_release(store: Store, release_id: str) -> tuple[Landed, ...]:
 
 
 def _adopt_recordings(store: Store, release_id: str, registered: Collection[str]) -> bool:
-    """Register the runs of recorders that were started by hand; tells whether there were any."""
+    """Register the runs of recorders that were started by hand; returns whether there were any."""
     adopted = False
     for path in sorted(store.file.run_folder(release_id, "_").parent.glob(f"*/{MANIFEST_NAME}")):
         manifest = RunManifest.read(path)
@@ -59,16 +59,16 @@ def _adopt_recordings(store: Store, release_id: str, registered: Collection[str]
 
 
 def _is_abandoned(run: Run) -> bool:
-    """Tell whether the process that collects is gone; one of another machine is believed to live."""
+    """Has the process that collects ended? One on another machine is assumed to run."""
     pid = run.fingerprint.get("pid")
     return run.fingerprint.get("host") == platform.node() and pid is not None and not is_alive(int(pid))
 
 
 def _land_load(store: Store, run: Run) -> Landed:
-    """Land the segments of a run; finish it where its recorder has ended without doing so."""
+    """Land the segments of a run; finish the run if its recorder has ended without finishing it."""
     folder = store.data.segment_folder(run)
     age_s = (datetime.now(UTC) - run.started).total_seconds() if run.started else math.inf
-    # A run that was registered just now may not have left anything yet.
+    # A run that was just registered may have no files yet.
     begins = age_s < QUIET_S and not any(folder.glob("*"))
     if run.state is RunState.RUNNING and not is_recording(folder) and not begins:
         planned_s = (run.planned_end - run.started).total_seconds() if run.planned_end and run.started else None
@@ -80,7 +80,7 @@ def _land_load(store: Store, run: Run) -> Landed:
 
 
 def finish_run(store: Store, run: Run, outcome: RunOutcome) -> None:
-    """Write down how a run ended."""
+    """Store how a run ended."""
     store.data.finish_run(
         run.id,
         state=outcome.state,
@@ -91,9 +91,9 @@ def finish_run(store: Store, run: Run, outcome: RunOutcome) -> None:
 
 
 def with_present_facts(store: Store, run: Run) -> Run:
-    """Add to a run that goes on what its processes know by now: a saturated load generator, or a clock that is off.
+    """Add the facts that the processes of a running load have recorded so far: saturation, clock offsets.
 
-    Requests are not counted against those in the store: the newest are still to land.
+    The count of requests is left out: the newest have not landed yet, so it would not match the store.
     """
     folder = store.data.segment_folder(run)
     if run.source != "locust" or run.state is not RunState.RUNNING or not run.started or not folder.is_dir():

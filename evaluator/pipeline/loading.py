@@ -1,4 +1,4 @@
-"""Run a load test against all arms and land it; land what a killed one left behind."""
+"""Run a load test against all arms and land it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from evaluator.sources.recording import new_run_id
 from evaluator.store import Store
 
 KEEP_UP_S = 3600.0
-"""How often a run that lasts is landed and compacted while it is recorded."""
+"""How often (s) a long run is landed and compacted while it is recorded."""
 
 
 def load_release(
@@ -39,10 +39,10 @@ def load_release(
 ) -> tuple[Run, ...]:
     """Run a load test against all arms, `replicates` times, and land it. Returns the runs as stored.
 
-    `say` is told what happens, `on_line` each line of Locust's log. Every run is registered before its load starts
-    and lands after it, whatever ended it. With a policy to `stop_on_no_go` it is judged meanwhile, and ended,
-    further replicates included, when NO-GO is shown. Raises LoadError where a run is incomplete, KeyboardInterrupt
-    where the user ended it; what was recorded stays.
+    `say` receives progress messages, `on_line` each line of Locust's log. Every run is registered before its load
+    starts, and lands after it, whatever ended it. With a policy in `stop_on_no_go` the load is judged while it runs,
+    and ends when NO-GO is shown; further replicates are left out. Raises LoadError if a run is incomplete, and
+    KeyboardInterrupt if the user ended it; recorded requests stay stored.
     """
     check_names(release, (arm.name for arm in plan.arms))
     if replicates < 1:
@@ -75,12 +75,12 @@ def load_release(
 
 
 def _load_once(store: Store, run: Run, plan: LoadPlan, rule: StopRule | None, say: Say, on_line: Say) -> bool:
-    """Run and land one load; tells whether NO-GO was shown, so that no other is to follow."""
+    """Run and land one load; returns whether NO-GO was shown, so that no other replicate follows."""
     with _kept_up(store, run, say), judging_meanwhile(store, run, rule, say) as why_stop:
         outcome = run_locust(plan, run, store.data.segment_folder(run), on_line, why_stop)
     finish_run(store, run, outcome)
     say(_describe_landing(store.data.land_segments(run.id)))
-    # Whoever watched the run has landed some of it.
+    # A process that watched the run may have landed some of it already.
     rows = next(stored.landed for stored in store.data.runs(run.release) if stored.id == run.id)
     if outcome.interrupted:
         raise KeyboardInterrupt
@@ -93,7 +93,7 @@ def _load_once(store: Store, run: Run, plan: LoadPlan, rule: StopRule | None, sa
         raise _describe_nothing(run, outcome)
     if outcome.facts.ended_early or rule is None:
         return bool(outcome.facts.ended_early)
-    # Is the first of several runs NO-GO by itself? Then it says so: nobody is to wait for the others.
+    # If the first of several runs is NO-GO alone, the others are left out, and the run names the reason.
     why = rule.judge_run(store, run)
     if why:
         others = f"{rule.replicates - 1} further run{'s' if rule.replicates > 2 else ''}"
@@ -103,29 +103,30 @@ def _load_once(store: Store, run: Run, plan: LoadPlan, rule: StopRule | None, sa
 
 
 def _describe_nothing(run: Run, outcome: RunOutcome) -> LoadError:
-    """Say why a load that ran to its end has recorded no request of any arm."""
+    """Explain why a load that ran to its end has recorded no request."""
     waiting = Counter(request.arm for request in outcome.facts.in_flight)
     if waiting:
         arms = ", ".join(f"{count} of {arm}" for arm, count in sorted(waiting.items()))
         return LoadError(
-            f"no request of run {run.id} was answered: those of its users were still waiting when it ended ({arms})",
-            hint="are the targets the service, and does it answer? try one request by hand",
+            f"no request of run {run.id} was answered: all were still waiting when it ended ({arms})",
+            hint="check with one request by hand that the targets are the service and that it answers",
         )
     if unsaid := sum(part.rows for part in outcome.facts.left_out):
         kinds = ", ".join(sorted({part.detail for part in outcome.facts.left_out}))
         return LoadError(
             f"run {run.id} has no request that can be judged: {unsaid} {kinds}",
-            hint="do the tasks of the locustfile work? -v shows Locust's log",
+            hint="check the tasks of the locustfile; -v shows Locust's log",
         )
     why = f": {outcome.trouble}" if outcome.trouble else ""
     return LoadError(
-        f"run {run.id} made no request{why}", hint="do the tasks of the locustfile send any? -v shows Locust's log"
+        f"run {run.id} made no request{why}",
+        hint="check that the tasks of the locustfile send requests; -v shows Locust's log",
     )
 
 
 @contextmanager
 def _kept_up(store: Store, run: Run, say: Say) -> Iterator[None]:
-    """Land and compact what a run has recorded every hour while the block lasts, so that its folder stays small."""
+    """While the block runs, land and compact the run every hour, so that its folder stays small."""
     over = Event()
 
     def keep_up() -> None:
@@ -161,11 +162,11 @@ def _check_command(command: str) -> None:
     if not words:
         raise UsageError("the restart command is empty")
     if shutil.which(words[0]) is None:
-        raise UsageError(f"the restart command '{words[0]}' cannot be found", hint="give the path of a program")
+        raise UsageError(f"the restart command '{words[0]}' cannot be found", hint="give the path of the program")
 
 
 def _restart_targets(command: str, plan: LoadPlan) -> None:
-    """Run the user's command and wait until every target accepts connections. Raises LoadError."""
+    """Run the user's command, then wait until every target accepts connections. Raises LoadError."""
     words = shlex.split(command)
     try:
         done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
@@ -173,5 +174,7 @@ def _restart_targets(command: str, plan: LoadPlan) -> None:
         raise LoadError(f"the restart command '{command}' cannot be run: {error.strerror}") from error
     if done.returncode != 0:
         lines = (done.stderr or done.stdout).strip().splitlines()
-        raise LoadError(f"the restart command '{command}' ended with {done.returncode}: {(lines or ['no output'])[-1]}")
+        raise LoadError(
+            f"the restart command '{command}' ended with exit code {done.returncode}: {(lines or ['no output'])[-1]}"
+        )
     wait_for_targets(plan.targets)

@@ -1,4 +1,4 @@
-"""Stored releases judged again under another policy."""
+"""Judge stored releases again under another policy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from evaluator.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """A stored release under another policy. `old` is `None` where it was never judged, `new` where it cannot be."""
+    """A stored release under another policy. `old` is `None` if it was never judged, `new` if it cannot be judged."""
 
     release: str
     old: VerdictWord | None
@@ -27,21 +27,21 @@ class Replayed:
     """The first reason of the new verdict, or why there is none."""
     old_why: str = ""
     same_data: bool = True
-    """False where the data that the old verdict judged is not there as it was."""
+    """False if the data of the old verdict have changed or are gone."""
 
     @property
     def changed(self) -> bool:
-        """Is the new verdict another one?"""
+        """Does the new verdict differ from the old one?"""
         return self.old is not self.new
 
 
 def replay_releases(
     store: Store, release_ids: Sequence[str], load: Callable[[str], Policy], *, now: datetime, say: Say = say_nothing
 ) -> tuple[Replayed, ...]:
-    """Judge stored releases again, on the runs that their latest verdict judged; nothing is kept.
+    """Judge stored releases again, on the runs of their latest verdict; the new verdicts are not stored.
 
-    `load` reads the policy of a release by its name. No names: every release that was ever judged. Raises UnknownName
-    for a release that is not there.
+    `load` returns the policy for the name of a release. Without `release_ids`: every release that has a verdict. Raises
+    UnknownName for an unknown release.
     """
     out = []
     for name in release_ids or [summary.release.id for summary in store.releases() if summary.verdict]:

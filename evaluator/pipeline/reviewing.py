@@ -1,4 +1,4 @@
-"""The judgement behind a stored verdict, looked at closer: what it rests on, other margins, a part of the data.
+"""Review a stored verdict: judge its data again, under other margins, or in part.
 
 Nothing here writes.
 """
@@ -18,7 +18,7 @@ from evaluator.store import Store
 
 
 def judge_again(store: Store, verdict: Verdict) -> Judged:
-    """Read what a verdict rests on, and judge it again by its own policy. Raises UnknownName for an unknown release."""
+    """Read the data of a verdict and judge them again by its own policy. Raises UnknownName for an unknown release."""
     release_id = verdict.release.id
     selection = find_judged(store, release_id, verdict.data_hash)
     rulebook = parse_policy(verdict.policy, origin="the stored policy").rulebook
@@ -27,7 +27,7 @@ def judge_again(store: Store, verdict: Verdict) -> Judged:
 
 
 def judge_under_margins(judged: Judged, margins: Mapping[str, float], release_id: str) -> Judged:
-    """Say what the same data would have been under other margins (0.1 = 10 %, or absolute); nothing is kept."""
+    """Judge the same data under other margins, by name of the metric (0.1 = 10 %, or absolute)."""
     rules = tuple(
         replace(rule, margin=Margin(margins[rule.name], relative=rule.margin.relative))
         if rule.margin and rule.name in margins
@@ -40,7 +40,7 @@ def judge_under_margins(judged: Judged, margins: Mapping[str, float], release_id
 def look_closer(
     judged: Judged, release_id: str, *, endpoint: str | None, from_s: float, to_s: float
 ) -> tuple[Comparison, ...]:
-    """Compare one endpoint (`None`: all of them) within an interval of each run. An exploration, never a verdict."""
+    """Compare one endpoint (`None`: all) in an interval of each run (s from its start). To explore: never a verdict."""
     cells = cut_each_run(judged.data.cells, from_s, to_s)
     cells = narrow(cells, endpoints=[endpoint] if endpoint in cells.endpoints else None)
     rules = tuple(

@@ -1,4 +1,4 @@
-"""Which runs of a release are judged together, and where they stand."""
+"""Which runs of a release are judged together, and their state."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def is_stored(store: Store, release_id: str) -> bool:
 def choose_runs(runs: tuple[Run, ...], selection: str) -> tuple[Run, ...]:
     """Pick the runs to judge together: the newest group, all of them, or one run or group by its id.
 
-    The newest groups of outcomes and of readings stand beside the newest of requests: they answer other metrics.
-    Raises UnknownName for a run that is not there.
+    The newest groups of outcomes and of readings are judged with the newest of requests: they are for other metrics.
+    Raises UnknownName for an unknown run.
     """
     if selection == "all" or not runs:
         return runs
@@ -39,7 +39,7 @@ def choose_runs(runs: tuple[Run, ...], selection: str) -> tuple[Run, ...]:
 
 
 def find_judged(store: Store, release_id: str, data_hash: str) -> str | None:
-    """Find what a verdict judged by the hash of its data: `latest`, `all`, a group or a run; `None`: not there."""
+    """Find what a verdict judged by the hash of its data: `latest`, `all`, a group or a run; `None` if none has it."""
     runs = store.data.runs(release_id)
     for name in ["latest", "all", *dict.fromkeys(name for run in runs for name in (run.group, run.id))]:
         if store.data.content_hash([run.id for run in choose_runs(runs, name)]) == data_hash:
@@ -58,7 +58,7 @@ def is_stale(runs: Sequence[Run], judged_at: datetime | None) -> bool:
 
 
 def is_series_open(store: Store, runs: Sequence[Run]) -> bool:
-    """Are replicates still to come: fewer runs than planned, none broken off, and the process that runs them alive?"""
+    """Are replicates still to come: fewer runs than planned, none incomplete, and the process that runs them alive?"""
     loads = [run for run in runs if run.source == "locust"]
     if not loads or any(run.state is RunState.INCOMPLETE or run.facts.ended_early for run in loads):
         return False

@@ -13,13 +13,13 @@ from evaluator.stats.shaping.readings import choose_reading_bucket_s
 from evaluator.store import Store
 
 ROWS = 200_000
-"""Requests a segment."""
+"""Requests per segment."""
 
 
 def land_simulated(
     store: Store, release: Release, requests: Requests, answers: Sequence[Answer] = ()
 ) -> tuple[Run, ...]:
-    """Land simulated requests as a run group, and what was scraped of them as a run of readings; returns the runs.
+    """Land simulated requests as a run group, and `answers` as a run of readings; returns the runs.
 
     >>> import tempfile
     >>> from pathlib import Path

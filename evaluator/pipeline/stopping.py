@@ -1,4 +1,4 @@
-"""Judge a load while it runs, and tell it to stop when NO-GO is shown."""
+"""Judge a load while it runs, and stop it when NO-GO is shown."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from evaluator.wording import format_duration
 class StopRule:
     """When a load of one run, or of `replicates`, is stopped: when its first run is NO-GO by `policy`.
 
-    Of several runs the first is but a part of the data, so it may spend only that part's share of the false-alarm rate.
+    The first of several runs is only a part of the data, so it may spend only its share of the false-alarm rate.
     """
 
     policy: Policy
@@ -30,11 +30,11 @@ class StopRule:
 
     @property
     def level(self) -> float:
-        """False-alarm rate of stopping early."""
+        """False-alarm rate that stopping early may spend."""
         return spent_by_first(self.policy.rulebook.alpha, self.replicates)
 
     def why_stop(self, verdict: Verdict) -> str:
-        """Say why a load is to be stopped; empty where it is not."""
+        """Return why a load is to be stopped; empty if it is not."""
         gates = [row for row in verdict.evidence.comparisons if row.rule.role is Role.GATE]
         shown = any(row.p_value_adjusted is not None and row.p_value_adjusted < self.level for row in gates)
         if verdict.word is not VerdictWord.NO_GO or not shown:
@@ -43,11 +43,11 @@ class StopRule:
         return f"NO-GO was shown after {format_duration(after)}: {verdict.reasons[0].text}"
 
     def subject(self, store: Store, run: Run) -> StoredSubject:
-        """The run, judged as strictly as this rule says."""
+        """The run to watch: it is NO-GO only if this rule stops it."""
         return _FirstRun(lambda: store, store.path, run.release, self.policy, run.id, rule=self)
 
     def judge_run(self, store: Store, run: Run) -> str:
-        """Say why a series is to be stopped after its first run; empty where it is not, or is no series."""
+        """Return why a series is to be stopped after its first run; empty if it is not, or for a single run."""
         if self.replicates == 1 or run.replicate:
             return ""
         return self.why_stop(self.subject(store, run).judge())
@@ -55,7 +55,7 @@ class StopRule:
 
 @dataclass(frozen=True, slots=True)
 class _FirstRun(StoredSubject):
-    """The first run of a series, or the only one: it waits for no other, and a NO-GO must be clear enough to stop."""
+    """The first run of a series, or the only run: judged without the others, and NO-GO only if it stops the load."""
 
     rule: StopRule = field(kw_only=True)
 
@@ -72,7 +72,7 @@ class _FirstRun(StoredSubject):
 
 @contextmanager
 def judging_meanwhile(store: Store, run: Run, rule: StopRule | None, say: Say) -> Iterator[Callable[[], str]]:
-    """Judge `run` while the block lasts; yields what tells why it is to be stopped, empty as long as it is not."""
+    """Judge `run` while the block runs; yields a function that returns why to stop it, empty until then."""
     if rule is None or run.replicate:
         yield lambda: ""
         return
@@ -84,7 +84,7 @@ def judging_meanwhile(store: Store, run: Run, rule: StopRule | None, say: Say) -
         try:
             verdict = watch.run()
         except (EvaluatorError, OSError) as error:
-            say(f"the load goes on, but is no longer judged meanwhile: {error}")
+            say(f"the load continues, but is no longer judged while it runs: {error}")
         else:
             why[0] = rule.why_stop(verdict) if verdict else ""
 

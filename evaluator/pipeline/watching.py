@@ -1,8 +1,8 @@
 """Wait for a verdict: judge again as data land, until it is decided or the time is up.
 
-Judging often costs nothing statistically, the looks follow from data and policy (method B.4). It costs CPU, which the
-load generator may need: so files are looked at each second, the store is opened when they changed, and the judge is
-asked when a look is due or a run has ended.
+Judging often has no statistical cost: the looks follow from data and policy (method B.4). It costs CPU, which the load
+generator may need. So files are checked each second, the store is opened when they have changed, and the data are
+judged when a look is due or a run has ended.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from evaluator.store import Store
 from evaluator.wording import format_duration
 
 POLL_S = 1.0
-"""How often files are looked at. Nothing is opened for it."""
+"""How often (s) files are checked, without opening them."""
 
 PULSE_S = 10.0
-"""How often what is waiting lands although no file changed: a load that was killed changes none."""
+"""How often (s) waiting segments land although no file has changed: a killed load changes none."""
 
 SETTLE_S = 3.0
-"""A look counts data up to its moment, and the last of them land a second or two later."""
+"""Seconds after the time of a look: its last data land a second or two later."""
 
 SOONEST_S, LATEST_S = 5.0, 20.0
-"""The judge is asked at most, and where there is anything new at least, this often."""
+"""The shortest and, if there are new data, the longest pause (s) between two judgements."""
 
 STORE_FILES = 2
-"""The first files of a signature: the store itself and its log."""
+"""Number of files at the start of a signature that are the store itself: its file and its log."""
 
 Signature = tuple[tuple[int, ...], ...]
 
@@ -57,20 +57,20 @@ class StoredSubject:
     policy: Policy
     runs: str = "latest"
     judge_with: Callable[[Callable[[], Verdict]], Verdict] = lambda judge: judge()
-    """Where to judge: in a thread of low priority, for one."""
+    """How to run a judgement, for example in a thread of low priority."""
 
     def signature(self) -> Signature:
-        """The store's own files, and the number and age of each run's."""
+        """Time, size and inode of the store's files and of the folder of each run."""
         files = [self.store_path, self.store_path.with_name(self.store_path.name + ".wal")]
         folder = run_folder(data_folder(self.store_path), self.release, "_").parent
         return tuple(_stamp(path) for path in [*files, *sorted(folder.glob("*"))])
 
     def land(self) -> tuple[Run, ...]:
-        """Land what is waiting; no runs where the store, the release or the run asked for is not there yet."""
+        """Land waiting segments and return the runs to judge; none if store, release or run do not exist yet."""
         return self._read(land=True)
 
     def peek(self) -> tuple[Run, ...]:
-        """Tell the runs to judge as they are in the store."""
+        """Return the runs to judge, as stored, without landing."""
         return self._read(land=False)
 
     def _read(self, *, land: bool) -> tuple[Run, ...]:
@@ -87,12 +87,12 @@ class StoredSubject:
             return ()
 
     def series_open(self, runs: Sequence[Run]) -> bool:
-        """Does the process live that started these runs and is to start more?"""
+        """Is the process alive that started these runs, and will it start more?"""
         store = self.open_store()
         return store is not None and is_series_open(store, runs)
 
     def judge(self) -> Verdict:
-        """Judge without keeping anything. Raises UnknownName."""
+        """Judge without storing the verdict. Raises UnknownName."""
         store = self.open_store()
         if store is None:
             return self.judge_nothing()
@@ -102,7 +102,7 @@ class StoredSubject:
         )
 
     def judge_nothing(self) -> Verdict:
-        """INCONCLUSIVE, with no evidence at all."""
+        """Return INCONCLUSIVE without evidence."""
         evidence = Evidence((), (), (), Window(None, None), final=False)
         load = f"load it: `evaluator load {self.release} …`"
         judgement = Judgement(VerdictWord.INCONCLUSIVE, (), next_action=load, comparisons=())
@@ -129,17 +129,17 @@ class Watch:
     wait_s: float | None = None
     """`None`: until it is decided."""
     report: Say = say_nothing
-    """Is called with where things stand, each second."""
+    """Is called with the status each second."""
     stop: Callable[[], bool] = lambda: False
-    """Tells that nobody waits any longer."""
+    """Returns whether to stop waiting."""
     status: str = "starting"
     judged: int = 0
-    """How often the judge was asked."""
+    """Number of judgements."""
     _verdict: Verdict | None = None
     _files: Signature = ()
-    """What the files looked like when they were last landed."""
+    """Signature of the files at the last landing."""
     _key: tuple[object, ...] = ()
-    """Whether a series went on, and which runs were judged in which state."""
+    """Whether a series was open at the last judgement, and its runs with their states."""
     _rows: int = 0
     _word: VerdictWord | None = None
     _judged_at: float = -math.inf
@@ -149,7 +149,7 @@ class Watch:
     _trouble: StoreBusy | None = None
 
     def run(self) -> Verdict | None:
-        """Wait; returns the final verdict, `None` where `stop` ended it. Raises StoreBusy where it was at the end."""
+        """Wait; returns the final verdict, `None` if `stop` ended it. Raises StoreBusy if it was busy at the end."""
         deadline = math.inf if self.wait_s is None else self.clock() + self.wait_s
         while not self.stop():
             try:
@@ -167,7 +167,7 @@ class Watch:
         return None
 
     def _look(self) -> Verdict | None:
-        """Land and judge where that may change anything; a verdict that is final, or `None`."""
+        """Land and judge if anything has changed; returns a final verdict, or `None`."""
         if not self._is_stirring():
             return None
         self._landed_at = self.clock()
@@ -178,12 +178,12 @@ class Watch:
             self.status = "waiting for the first requests" if runs else "waiting for the release"
         elif (series, *_key(runs)) != self._key or (rows != self._rows and self.clock() >= self._due):
             verdict = self._judge(runs, rows, series=series)
-        # What this process itself wrote is no news.
+        # Ignore what this process itself has written.
         self._files = self.subject.signature()
         return verdict
 
     def _is_stirring(self) -> bool:
-        """Did files change that matter now? Until a look is due, only a run that began or ended does."""
+        """Have relevant files changed? Until a look is due, only a run that began or ended is relevant."""
         if self.clock() >= self._landed_at + PULSE_S:
             return True
         files, before = self.subject.signature(), self._files
@@ -195,7 +195,7 @@ class Watch:
         return _key(self.subject.peek()) != self._key[1:]
 
     def _judge(self, runs: Sequence[Run], rows: int, *, series: bool) -> Verdict | None:
-        """Judge runs with so many rows; a verdict that is final, or `None`. `series`: replicates are still to come."""
+        """Judge runs with `rows` requests; returns a final verdict or `None`. `series`: replicates will follow."""
         verdict = self.subject.judge()
         self.judged += 1
         self._verdict, self._judged_at = verdict, self.clock()
@@ -210,17 +210,17 @@ class Watch:
         if series or (undecided and (running or asks_outcomes)):
             return None
         if running and self._word is not verdict.word:
-            # The last data of a look may still be on their way: what is so for the first time is judged once more.
+            # The last data of a look may not have landed yet: a new decision is judged again.
             self._word, self._due, self._rows = verdict.word, self.clock() + SETTLE_S, -1
             return None
         if _key(self.subject.peek()) != _key(runs):
-            # A run that began or ended meanwhile is to be judged, too.
+            # A run that began or ended during the judgement has to be judged, too.
             self._key = ()
             return None
         return verdict
 
     def _give_up(self) -> Verdict:
-        """The time is up: what is there decides, or is said to be missing."""
+        """Judge at the deadline; an INCONCLUSIVE verdict names what is missing."""
         if self._trouble is not None:
             raise self._trouble
         runs = self.subject.land()
@@ -237,7 +237,7 @@ class Watch:
         return replace(verdict, reasons=(Reason("deadline", text), *verdict.reasons), time_to_decision_s=None)
 
     def _say(self, remaining_s: float) -> None:
-        """Say how much of the planned time is judged by now, as long as the run goes on, and what is waited for."""
+        """Report how much of the planned time is judged while the run goes on, and what the watch waits for."""
         judged = ""
         evidence = self._verdict.evidence if self._verdict else None
         if evidence and evidence.progress and not evidence.final:

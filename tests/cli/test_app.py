@@ -31,7 +31,7 @@ def test_the_configuration_of_a_checkout_says_what_the_command_says():
     assert flat == {**app.OPTIONS, "server.address": "127.0.0.1"}
 
 
-def test_store_policy_and_address_are_handed_on(monkeypatch, tmp_path):
+def test_store_policy_and_address_are_passed_on(monkeypatch, tmp_path):
     arguments = {}
     monkeypatch.setattr(
         app, "_run", lambda words, environment: arguments.update(words=words, environment=environment) or 0
@@ -45,20 +45,20 @@ def test_store_policy_and_address_are_handed_on(monkeypatch, tmp_path):
     assert "--browser.gatherUsageStats=false" in arguments["words"]
 
 
-def test_listening_to_the_network_is_said(monkeypatch, capsys):
+def test_listening_to_the_network_is_reported(monkeypatch, capsys):
     monkeypatch.setattr(app, "_run", lambda _words, _environment: 0)
     assert run(["app", "--address", "0.0.0.0"]) == 0
-    assert "only who signs in sees anything" in capsys.readouterr().err
+    assert "users have to sign in first" in capsys.readouterr().err
 
 
-def test_a_port_that_is_taken_is_a_sentence(tmp_path):
+def test_a_port_in_use_is_reported_in_one_sentence(tmp_path):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         words = [sys.executable, "-m", "evaluator", "app", "--port", str(listener.getsockname()[1])]
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 4
-    assert "is the port taken?" in done.stderr
+    assert "if the port is in use, give another --port" in done.stderr
     assert "Traceback" not in done.stderr
 
 

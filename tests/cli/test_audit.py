@@ -36,7 +36,7 @@ def test_a_note_has_author_and_text_in_every_format(store, capsys):
     assert same == {name: str(value) for name, value in row.items()}
 
 
-def test_verify_prints_the_head_and_finds_an_edit(store, capsys):
+def test_verify_prints_the_head_and_detects_an_edit(store, capsys):
     assert run(["audit", "note", "cart@2", "one"]) == 0
     capsys.readouterr()
     assert run(["audit", "verify"]) == 0

@@ -24,9 +24,9 @@ def judged(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, dict]:
     ("words", "message"),
     [
         (["collect", "cart@2", "--from", "2026-11-25T10:00:00"], "has no time zone"),
-        (["collect", "cart@2", "--from", "yesterday"], "is not a moment"),
-        (["collect", "cart@2", "--follow", "--to", "now"], "--follow has no end"),
-        (["collect", "cart@2", "--run-time", "5m"], "--run-time is for --follow"),
+        (["collect", "cart@2", "--from", "yesterday"], "is not a time such as"),
+        (["collect", "cart@2", "--follow", "--to", "now"], "--to cannot be used with --follow"),
+        (["collect", "cart@2", "--run-time", "5m"], "--run-time needs --follow"),
         (["collect", "cart@2", "--to", "now"], "--to needs --from"),
         (["collect", "cart@2"], "there is no window to collect"),
         (["collect", "cart@2", "--from", "now", "--to", "-1h"], "is not before --to"),

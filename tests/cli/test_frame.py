@@ -63,7 +63,7 @@ def test_errors_become_a_message_a_hint_and_a_code(plug_in, capfd, error, code):
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_whatever_goes_wrong_is_one_sentence_and_never_a_no_go(plug_in, capfd, error, says):
+def test_every_error_is_one_sentence_and_never_a_no_go(plug_in, capfd, error, says):
     plug_in(raising(error))
     assert run(["probe"]) == 4
     err = capfd.readouterr().err
@@ -71,7 +71,7 @@ def test_whatever_goes_wrong_is_one_sentence_and_never_a_no_go(plug_in, capfd, e
     assert "Traceback" not in err
 
 
-def test_a_traceback_is_shown_when_asked_for(plug_in, capfd):
+def test_a_traceback_is_shown_on_request(plug_in, capfd):
     plug_in(raising(ZeroDivisionError("x")))
     assert run(["probe", "-vv"]) == 4
     assert "Traceback" in capfd.readouterr().err
@@ -87,7 +87,7 @@ def test_interrupted(plug_in, capfd, error):
 @pytest.mark.parametrize("module", ["logging", "traceback", "click", "yaml"])
 @pytest.mark.parametrize("command", [[sys.executable, "-m", "evaluator"], [EVALUATOR]], ids=["module", "script"])
 def test_interrupted_while_modules_are_imported(tmp_path, command, module):
-    """A module of that name, found before the real one, presses Ctrl-C."""
+    """A module of that name, imported instead of the real one, sends Ctrl-C."""
     (tmp_path / f"{module}.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(
@@ -97,13 +97,13 @@ def test_interrupted_while_modules_are_imported(tmp_path, command, module):
     assert "Traceback" not in done.stderr
 
 
-def test_who_imports_the_program_keeps_ctrl_c():
+def test_importing_the_program_keeps_ctrl_c():
     code = "import signal, evaluator.__main__; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout == "True\n"
 
 
-def test_what_a_message_quotes_cannot_steer_the_terminal(plug_in, capfd, monkeypatch):
+def test_quoted_text_cannot_control_the_terminal(plug_in, capfd, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     plug_in(raising(UsageError("no \x1b[31mGET /\u202e\nsecond line", hint="try \x07")))
     assert run(["probe"]) == 2
@@ -144,14 +144,14 @@ def test_a_command_returns_its_exit_code(plug_in, code):
     ],
     ids=str,
 )
-def test_wrong_usage_is_2_and_says_what_was_meant(capfd, args, says):
+def test_wrong_usage_is_2_and_suggests_what_was_meant(capfd, args, says):
     assert run(args) == 2
     out, err = capfd.readouterr()
     assert says in out + err
 
 
 @pytest.mark.parametrize("args", [["--store", "s.db", "-q", "probe"], ["probe", "--store", "s.db", "-q"]], ids=str)
-def test_common_options_are_taken_before_and_after_the_command(plug_in, monkeypatch, args):
+def test_common_options_are_accepted_before_and_after_the_command(plug_in, monkeypatch, args):
     sessions = []
     monkeypatch.setenv("EVALUATOR_STORE", "from-environment.db")
     monkeypatch.setenv("EVALUATOR_POLICY", "p.yaml")
@@ -168,7 +168,7 @@ def test_the_store_may_come_from_the_environment(plug_in, monkeypatch):
     assert str(paths[0].store_path) == "from-environment.db"
 
 
-def test_quiet_keeps_progress_to_itself(plug_in, capfd):
+def test_quiet_shows_no_progress(plug_in, capfd):
     plug_in(lambda session: session.say("half done"))
     run(["probe"])
     assert capfd.readouterr().err == "half done\n"
@@ -204,7 +204,7 @@ def test_help_imports_nothing_heavy():
     assert all(name in done.stdout for name in frame.COMMANDS)
 
 
-def test_a_reader_that_goes_away_changes_nothing():
+def test_a_reader_that_closes_the_pipe_changes_nothing():
     code = (
         "import sys, evaluator.cli as c; from evaluator.__main__ import run; import time; time.sleep(0.3); "
         "sys.exit(run(['policy', 'schema']))"
@@ -260,7 +260,7 @@ def test_shell_completion_offers_the_commands():
     assert done.stdout.strip() == "plain,verdict"
 
 
-def test_an_error_that_cannot_be_told_is_no_no_go(tmp_path):
+def test_an_error_that_cannot_be_printed_is_no_no_go(tmp_path):
     with open("/dev/full", "w") as full:  # noqa: PTH123
         command = [sys.executable, "-m", "evaluator", "verdict", "nothing"]
         done = subprocess.run(command, cwd=tmp_path, stderr=full, stdout=subprocess.PIPE, check=False)

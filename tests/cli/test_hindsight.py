@@ -90,7 +90,7 @@ def test_replay_keeps_nothing(call, folder):
 
 
 def test_replay_judges_the_runs_that_were_judged(call, folder):
-    """A newer load of the same release does not slip in."""
+    """A newer load of the same release is not judged."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         land(folder, "again@1", replace(QUARTER, changes=(Change(latency=0.3),)), 7, service="again")
@@ -112,11 +112,11 @@ def test_a_policy_that_cannot_judge_a_release_is_a_row_of_its_own(call, tmp_path
 # ------------------------------------------------------------------ calibrate
 
 
-def test_calibrate_says_that_there_is_too_little_to_know(call):
+def test_calibrate_reports_too_little_history(call):
     code, out, _ = call("calibrate", "cart@1", "cart@2", "cart@3", "--splits", "2")
     assert code == 0
-    assert out.startswith("Too little history to know whether 5 % false alarms are kept: 0 of 6 identical releases")
-    assert "it takes 73." in out
+    assert out.startswith("Too little history to know whether false alarms stay within 5 %: 0 of 6 identical releases")
+    assert "even without any alarm 73 are needed." in out
     assert "latency +20 %" in out
     assert "past runs, not together" in out
 
@@ -133,7 +133,7 @@ def test_what_was_learnt_is_kept_and_feeds_the_judge(folder, call):
     before = json.loads(call("verdict", "cart@1", "--exit-zero", "--dry-run", "--format", "json")[1])
     code, out, _ = call("calibrate", "cart@1", "cart@2", "cart@3", "--splits", "2", "--save")
     assert code == 0
-    assert "kept: the judge uses it" in out
+    assert "saved: the judge uses this" in out
     learnt = Store.open(folder / "evaluator.duckdb").control.learnt("cart")
     assert learnt is not None
     assert (learnt.comparisons, learnt.runs) == (6, 3)
@@ -164,7 +164,7 @@ def test_what_was_learnt_is_kept_by_service(tmp_path):
     assert store.control.learnt("shop") is None
 
 
-def test_one_version_on_both_arms_is_told_by_its_versions(call, folder):
+def test_one_version_on_both_arms_is_known_by_its_versions(call, folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         versions = ["--baseline-version", "1.4", "--canary-version", "1.4"]
@@ -174,7 +174,7 @@ def test_one_version_on_both_arms_is_told_by_its_versions(call, folder):
     code, out, _ = call("calibrate", *releases, "--splits", "2", "--save")
     assert code == 0
     assert "nothing: one version" in out
-    assert "more than their runs show by themselves (standard deviation; from 5 comparisons in 5 runs)" in out
+    assert "beyond what a single run shows (standard deviation; from 5 comparisons in 5 runs)" in out
     learnt = Store.open(folder / "evaluator.duckdb").control.learnt("self")
     assert (learnt.between_arms_comparisons, learnt.between_arms_runs) == (5, 5)
     verdict = json.loads(call("verdict", "self@0", "--exit-zero", "--dry-run", "--format", "json")[1])

@@ -43,11 +43,11 @@ def test_bad_import_is_one_sentence(tmp_path):
     assert "b.csv:3: column 'response_time_ms' has the value 'nan'" in err
 
 
-def test_one_file_for_both_arms_is_pointed_out(tmp_path):
+def test_one_file_for_both_arms_gives_a_warning(tmp_path):
     (tmp_path / "b.csv").write_text(PLAIN)
     code, _, err = run(tmp_path, "import", "cart@2", "--baseline", "b.csv", "--canary", "./b.csv")
     assert code == 0
-    assert f"careful: {tmp_path / 'b.csv'} is given for several arms" in err
+    assert f"warning: {tmp_path / 'b.csv'} is given for several arms" in err
 
 
 def test_a_name_that_cannot_be_shown_leaves_nothing_behind(tmp_path):
@@ -58,16 +58,16 @@ def test_a_name_that_cannot_be_shown_leaves_nothing_behind(tmp_path):
     assert run(tmp_path, "releases")[1] == ""
 
 
-def test_what_can_hardly_be_judged_is_pointed_out(tmp_path):
+def test_an_import_that_cannot_be_judged_gives_a_warning(tmp_path):
     for name, time in (("b", "3.5"), ("c", "6.5"), ("d", "7.5")):
         (tmp_path / f"{name}.csv").write_text(PLAIN.replace("3.5", time))
     _, _, err = run(tmp_path, "import", "cart@1", "--baseline", "b.csv")
-    assert "careful: nothing to compare without canary; give all arms in one import" in err
+    assert "warning: nothing to compare without canary; give all arms in one import" in err
     _, _, err = run(tmp_path, "import", "cart@2", "--canary", "b.csv")
-    assert "careful: nothing to compare without baseline" in err
+    assert "warning: nothing to compare without baseline" in err
     (tmp_path / "d.csv").write_text(PLAIN.replace("17900000", "17900001"))
     _, _, err = run(tmp_path, "import", "cart@3", "--baseline", "b.csv,d.csv", "--canary", "c.csv")
-    assert "careful: the arms have different numbers of runs (baseline 2, canary 1)" in err
+    assert "warning: the arms have different numbers of runs (baseline 2, canary 1)" in err
 
 
 def test_a_sensitive_import_keeps_paths_only(tmp_path):

@@ -1,4 +1,4 @@
-"""`evaluator import` of several files an arm, and of a period: what becomes of them up to the verdict."""
+"""`evaluator import` of several files per arm, and of a period, up to the verdict."""
 
 import json
 from datetime import UTC, datetime
@@ -43,7 +43,7 @@ def call(capfd):
 
 @pytest.fixture
 def judge(call):
-    """Import files given as options, and return the verdict and what the import said."""
+    """Import files given as options, and return the verdict and the messages of the import."""
 
     def import_and_judge(release, *options):
         code, output, _ = call("import", release, *options)
@@ -54,7 +54,7 @@ def judge(call):
 
 
 def write_runs(folder, *, runs=1, instances=0, slower=ARMS):
-    """Write the requests of runs with a restart between them, a file a run and arm; returns options by arm."""
+    """Write the requests of runs with a restart between them, one file per run and arm; returns options by arm."""
     options = []
     for arm, factor in slower:
         for k in range(runs):
@@ -82,7 +82,7 @@ def split(options, *, workers=3):
 
 
 def without_names(verdict):
-    """A verdict without what names its files and its moment."""
+    """A verdict without the names of its files and its time."""
     unsaid = {"judged_at", "data_hash"}
     return {key: value for key, value in verdict.items() if key not in unsaid}
 
@@ -109,7 +109,7 @@ def test_files_of_load_generators_give_the_verdict_of_the_whole_run(folder, judg
 
 
 def test_parts_of_one_run_are_not_counted_as_replicates(folder, judge):
-    """Three files of one run are not three runs: the release cannot be distinguished from the machine."""
+    """Three files of one run are not three runs: release and machine cannot be distinguished."""
     options = write_runs(folder, slower=(("baseline", 1.0), ("canary", 1.0)))
     verdict, _ = judge("shop@1", *split(options))
     assert verdict["verdict"] == "inconclusive"
@@ -126,7 +126,7 @@ def test_runs_are_matched_by_time_whatever_the_order_of_their_files(folder, judg
     assert turned["data_hash"] == straight["data_hash"]
 
 
-def test_what_is_not_clear_is_asked_for(folder, call):
+def test_an_ambiguous_import_asks_for_a_choice(folder, call):
     write_requests(folder / "a.parquet", seconds=97)
     write_requests(folder / "b.parquet", seed=1, repeat=1)
     files = ("--baseline", "a.parquet,b.parquet", "--canary", "b.parquet,a.parquet")
@@ -146,17 +146,17 @@ def test_overlapping_files_that_are_declared_replicates(folder, call):
     files = split(write_runs(folder))
     code, out, err = call("import", "shop@1", *files, "--files-are", "replicates")
     assert (code, "in 3 runs (as --files-are says)" in out) == (0, True)
-    assert "careful: the files of baseline overlap in time, like parts of one run" in err
+    assert "warning: the files of baseline overlap in time, like parts of one run" in err
     code, out, err = call("import", "shop@1", *files, "--files-are", "parts")
     assert (code, "these 6 files have landed already" in out) == (0, True)
-    assert "careful: the files have landed before, not as parts; import them under another release id" in err
+    assert "warning: the files have landed before, not as parts; import them under another release id" in err
 
 
-def test_arms_with_other_numbers_of_runs_are_pointed_out(folder, call):
+def test_arms_with_different_numbers_of_runs_give_a_warning(folder, call):
     files = write_runs(folder, runs=2)
     code, out, err = call("import", "shop@1", *files[:-2])
     assert (code, "from 3 files in 2 runs" in out) == (0, True)
-    assert "careful: the arms have different numbers of runs (baseline 2, canary 1)" in err
+    assert "warning: the arms have different numbers of runs (baseline 2, canary 1)" in err
 
 
 def at(second):
@@ -196,7 +196,7 @@ def test_a_period_gives_the_verdict_of_files_that_were_cut(folder, judge, call):
         pytest.param(("--from", at(10), "--to", at(5)), "is not before --to", id="turned"),
         pytest.param(("--from", at(10), "--to", at(10)), "is not before --to", id="nothing"),
         pytest.param(("--from", "2026-05-28T10:00:00"), "has no time zone", id="no-zone"),
-        pytest.param(("--to", "noon"), "'noon' is not a moment", id="no-time"),
+        pytest.param(("--to", "noon"), "'noon' is not a time", id="no-time"),
         pytest.param(("--from", "now"), "no request of baseline is in the period", id="now"),
     ],
 )

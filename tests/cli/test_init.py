@@ -24,7 +24,7 @@ def test_what_it_writes_changes_nothing(tmp_path, capfd):
     assert load_policy(policy).hash == load_policy().hash
 
 
-def test_the_locustfile_is_one_that_locust_takes(tmp_path):
+def test_the_locustfile_is_one_that_locust_accepts(tmp_path):
     run(["init", str(tmp_path)])
     ast.parse((tmp_path / "locustfile.py").read_text())
     done = subprocess.run(
@@ -46,12 +46,12 @@ def test_nothing_is_overwritten(tmp_path, capfd):
     assert (tmp_path / "evaluator.yaml").read_text() == "mine"
 
 
-def test_a_locustfile_that_is_there_is_used(tmp_path, capfd):
+def test_an_existing_locustfile_is_used(tmp_path, capfd):
     (tmp_path / "locustfile.py").write_text("mine")
     assert run(["init", str(tmp_path)]) == 0
     out, err = capfd.readouterr()
     assert out.splitlines() == [str(tmp_path / "evaluator.yaml")]
-    assert "locustfile.py is there already and stays as it is" in err
+    assert "locustfile.py exists already and was not changed" in err
     assert (tmp_path / "locustfile.py").read_text() == "mine"
 
 
@@ -81,7 +81,7 @@ def test_a_folder_that_is_a_file(tmp_path, capfd):
     assert "is a file" in capfd.readouterr().err
 
 
-def test_a_full_disk_is_said(tmp_path):
+def test_a_full_disk_is_reported(tmp_path):
     with open("/dev/full", "w") as full:  # noqa: PTH123
         done = subprocess.run(
             [sys.executable, "-m", "evaluator", "policy", "schema"],

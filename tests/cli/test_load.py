@@ -98,7 +98,7 @@ def test_a_restart_that_fails_is_an_error_and_the_first_run_stays(
     monkeypatch.chdir(tmp_path)
     code = run(load_arguments(shop, "--run-time", "1s", "--replicates", "2", "--restart-command", "false"))
     assert code == 4
-    assert "the restart command 'false' ended with 1" in capsys.readouterr().err
+    assert "the restart command 'false' ended with exit code 1" in capsys.readouterr().err
     assert [run.state for run in Store.open(Path("evaluator.duckdb")).data.runs(RELEASE)] == [RunState.COMPLETE]
 
 
@@ -150,7 +150,7 @@ def test_a_load_that_was_killed_lands_at_the_next_look(shop: Sequence[Arm], tmp_
         pytest.param(["--canary", "http://x", "--replicates", "0"], 2, "replicates", id="replicates"),
     ],
 )
-def test_what_cannot_work_is_said_before_anything_is_stored(
+def test_what_cannot_work_is_refused_before_anything_is_stored(
     shop: Sequence[Arm], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     arguments: list[str], code: int, says: str,
 ) -> None:  # fmt: skip
@@ -197,7 +197,7 @@ def test_the_demo_ends_with_a_verdict_and_a_store(
     assert not [process for process in psutil.Process(os.getpid()).children() if "1.5.0" in process.cmdline()]
 
 
-def test_a_restart_command_that_is_not_there_is_named_before_the_first_run(
+def test_a_restart_command_that_does_not_exist_is_named_before_the_first_run(
     shop: Sequence[Arm], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -205,7 +205,7 @@ def test_a_restart_command_that_is_not_there_is_named_before_the_first_run(
     assert "the restart command './no-such-program' cannot be found" in capsys.readouterr().err
 
 
-def test_users_that_ask_nothing_are_no_complete_load(
+def test_users_that_send_no_request_are_no_complete_load(
     shop: Sequence[Arm], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -59,7 +59,7 @@ def test_a_harmless_change_is_go(folder, capfd):
     assert "shop@2: outcomes of 4000 units (user_id) in 4000 rows, arms by variant: converted, sessions" in out
     assert "covariates revenue_pre" in out
     assert "no metric of outcomes" not in err
-    assert "if more units will come, plan the looks before it: monitoring: {max_units: …}" in err
+    assert "if more units will come, plan the looks first with `monitoring: {max_units: …}`" in err
     code, plain = verdict(capfd)
     assert (code, plain["verdict"], plain["time_to_decision_s"]) == (0, "go", None)
     assert [arm["units"] for arm in plain["arms"]] == [
@@ -146,7 +146,7 @@ def test_values_that_are_missing_in_one_arm_forbid_go(folder, capfd):
     assert revenue["baseline"]["n"] < plain["arms"][0]["units"]
 
 
-def test_outcomes_stand_beside_requests(folder, capfd):
+def test_outcomes_are_judged_with_requests(folder, capfd):
     (folder / "evaluator.yaml").write_text(
         POLICY + "  - {name: p50, type: latency_quantile, quantile: 0.5, margin: 90%}\n"
     )
@@ -178,7 +178,7 @@ def test_no_outcomes_is_no_data(folder, capfd):
     assert "no outcomes were imported" in json.dumps(plain["reasons"])
 
 
-def test_outcomes_that_the_policy_does_not_ask_for(folder, capfd):
+def test_outcomes_without_a_metric_in_the_policy(folder, capfd):
     (folder / "evaluator.yaml").write_text("version: 1\n")
     run(["import", "shop@2", "--outcomes", str(write_test(folder / "o.csv", units=100))])
     code, plain = verdict(capfd)
@@ -207,7 +207,7 @@ def test_options_about_outcomes_need_outcomes(folder, capfd):
 
 
 def grow(path, units, **how):
-    """The first units of one test, as they are there at a checkpoint."""
+    """The first units of one test, as available at a checkpoint."""
     lines = write_test(path, **how).read_text().splitlines()
     path.write_text("\n".join(lines[: units + 1]))
     return path
@@ -221,7 +221,7 @@ def import_part(folder, units, **how):
     assert run(["import", "shop@2", "--outcomes", str(grow(folder / f"{units}.csv", units, **how))]) == 0
 
 
-def test_outcomes_that_were_judged_before_are_counted_and_paid_for(folder, capfd):
+def test_outcomes_that_were_judged_before_are_counted_and_spend_alpha(folder, capfd):
     import_part(folder, 2000)
     first = verdict(capfd)[1]
     assert "first look at outcomes of this release, at 2,000 units" in find_check(first, "outcome_looks")["text"]
@@ -255,7 +255,7 @@ def test_looking_without_recording_is_no_look(folder, capfd):
     assert "first look" in find_check(verdict(capfd)[1], "outcome_looks")["text"]
 
 
-def test_what_said_nothing_was_no_look(folder, capfd):
+def test_a_look_without_an_answer_does_not_count(folder, capfd):
     """Too few units to be judged, or a look that was refused."""
     import_part(folder, 40)
     assert {row["status"] for row in verdict(capfd)[1]["metrics"]} == {"no_data"}
@@ -267,7 +267,7 @@ def test_what_said_nothing_was_no_look(folder, capfd):
         assert "judged 1 time before (at 3,000 units" in find_check(verdict(capfd)[1], "outcome_looks")["text"]
 
 
-def test_large_harm_is_still_found_at_a_later_look(folder, capfd):
+def test_large_harm_is_still_detected_at_a_later_look(folder, capfd):
     import_part(folder, 300, change=0.95)
     assert verdict(capfd)[1]["verdict"] == "inconclusive"
     import_part(folder, 4000, change=0.6, seed=2)
@@ -298,7 +298,7 @@ def test_a_second_look_breaks_the_promise_of_one(folder, capfd):
     assert {row["status"] for row in plain["metrics"]} == {"no_data"}
 
 
-def test_the_import_says_what_became_of_the_rows(folder, capfd):
+def test_the_import_accounts_for_the_rows(folder, capfd):
     path = write_test(folder / "o.csv", units=1000)
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines, lines[5], "9999,treatment,maybe,1,1,1,1", "", "9998,,1,1,1,1,1"]))
@@ -306,7 +306,7 @@ def test_the_import_says_what_became_of_the_rows(folder, capfd):
                 "--outcome", "sessions", "--outcome", "orders", "--outcome", "revenue"]) == 0  # fmt: skip
     out = capfd.readouterr().out
     assert "in 1000 rows" in out
-    assert "1003 rows read, of them not judged: 2 bad rows (no arm known 1, treatment 1), 1 duplicate (" in out
+    assert "1003 rows read, not judged: 2 bad rows (no arm known 1, treatment 1), 1 duplicate (" in out
     text = find_check(verdict(capfd)[1], "coverage")["text"]
     assert text.startswith("1,000 of 1,003 rows of outcomes are judged; not: 2 bad rows (")
 

@@ -1,4 +1,4 @@
-"""A policy for each service: every way in takes that of the release's service, and says which it was."""
+"""A policy for each service: every command takes the one for the release's service, and names it."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ POLICIES = {
 
 @pytest.fixture(scope="module")
 def stored_folder(tmp_path_factory):
-    """A store with a release of cart and one of shop that are fit to be promoted."""
+    """A store with a release of cart and one of shop that can be promoted."""
     store = Store.open(tmp_path_factory.mktemp("made") / "evaluator.duckdb", create=True)
     for service in POLICIES:
         land(store, f"{service}@1.9.0", DESIGNS["cart@1.9.0"], service=service)
@@ -137,7 +137,7 @@ def test_each_is_promoted_by_the_hooks_of_its_service(call):
     ]
 
 
-def test_who_promotes_is_told_to_judge_by_the_policy_that_applies(call):
+def test_a_promotion_asks_to_judge_by_the_policy_that_applies(call):
     call("verdict", "shop@1.9.0", "--policy", str(call.folder / "cart.yaml"))
     code, _, err = call("promote", "shop@1.9.0", "--yes")
     assert (code, "the policy is not the one that judged" in err) == (3, True)
@@ -153,7 +153,7 @@ def test_a_worker_takes_the_policy_of_each_release(call):
     assert [intent.release for intent in done] == ["cart@1.9.0", "shop@1.9.0"]
     assert Path("out.txt").read_text().split() == ["cart", "shop"]
     code, out, _ = call("hooks", "worker", "--once")
-    assert (code, out) == (0, "nothing waits\n")
+    assert (code, out) == (0, "no intent waits for execution\n")
 
 
 def test_replay_and_calibration_and_plans(call):
@@ -170,7 +170,7 @@ def test_replay_and_calibration_and_plans(call):
     assert (code, "the service is not known" in err) == (2, True)
 
 
-def test_what_records_needs_to_know_the_service(call):
+def test_commands_that_record_need_the_service(call):
     for arm in ("old", "new"):
         write_requests(Path(f"{arm}.parquet"), slower=1.0, seed=1 if arm == "old" else 2)
     files = ("--baseline", "old.parquet", "--canary", "new.parquet")
@@ -192,7 +192,7 @@ def test_what_records_needs_to_know_the_service(call):
     assert (code, "the service is not known" in err) == (2, False)
 
 
-def test_a_service_that_was_not_said_or_wrong_can_be_said(call):
+def test_a_missing_or_wrong_service_can_be_set(call):
     for name in ("old", "new", "old2", "new2"):
         write_requests(Path(f"{name}.parquet"), slower=1.0, seed=len(name))
     first, second = (("--baseline", f"old{n}.parquet", "--canary", f"new{n}.parquet") for n in ("", "2"))
@@ -200,9 +200,9 @@ def test_a_service_that_was_not_said_or_wrong_can_be_said(call):
     assert call("import", "r@1", *first, "--canary-version", "2", *loose)[0] == 0
     assert call("verdict", "r@1")[0] == 2
     code, out, err = call("import", "r@1", *first, "--service", "crat", *loose)
-    assert (code, "no row was added" in out, "r@1 is of crat from now on\n" in err) == (0, True, True)
+    assert (code, "no row was added" in out, "r@1 is a release of crat from now on\n" in err) == (0, True, True)
     code, _, err = call("import", "r@1", *second, "--service", "cart", *loose)
-    assert (code, "r@1 is of crat and cart from now on" in err) == (0, True)
+    assert (code, "r@1 is a release of crat and cart from now on" in err) == (0, True)
     assert "evaluator data service r@1 NAME" in err
     code, _, err = call("import", "r@1", *second, "--service", "cart", *loose)
     assert (code, "from now on" in err) == (0, False)
@@ -210,7 +210,7 @@ def test_a_service_that_was_not_said_or_wrong_can_be_said(call):
     assert (code, "evaluator data service RELEASE NAME" in err) == (2, True)
     assert call("data", "service", "r@1", "crat")[0] == 0
     code, out, _ = call("data", "service", "r@1", "cart")
-    assert (code, out) == (0, "r@1: of cart\n")
+    assert (code, out) == (0, "r@1 is a release of cart\n")
     [plain] = [row for row in json.loads(call("releases", "--json")[1]) if row["release"] == "r@1"]
     assert plain["services"] == [{"name": "cart", "baseline": "", "canary": "2"}]
     assert json.loads(call("verdict", "r@1", "--format", "json")[1])["policy_path"] == str(call.folder / "cart.yaml")
@@ -234,13 +234,13 @@ def test_policies_are_written_checked_and_shown(call):
         0,
         [str(call.folder / f"{name}.yaml") for name in ("cart", "mail", "shop")],
     )
-    assert [line.split("; ")[1] for line in out.splitlines()] == ["of cart", "of mail", "of shop"]
+    assert [line.split("; ")[1] for line in out.splitlines()] == ["for cart", "for mail", "for shop"]
     code, out, _ = call("policy", "show", "--service", "shop")
     assert (code, "alpha: 0.03" in out) == (0, True)
     assert call("policy", "show")[0] == 2
     for name in ("a/b", ".cart"):
         code, _, err = call("init", "--service", name)
-        assert (code, f"write a file in evaluator.policies that says `service: {name}`" in err) == (2, True)
+        assert (code, f"write a file in evaluator.policies with the line `service: {name}`" in err) == (2, True)
     (call.folder / "gone.yaml").symlink_to("nowhere")
     assert call("init", "--service", "gone")[0] == 2
     (call.folder / "gone.yaml").unlink()

@@ -53,11 +53,11 @@ def lines(run):
 def test_tested_promoted_and_rolled_back(run):
     code, out, _ = run("hooks", "test", policy=HOOKS)
     assert (code, out.splitlines()[0]) == (0, "ok      promote: runs sh -c echo promoted-${canary} >> out.txt")
-    assert run("hooks", "log")[1] == "nothing was asked for yet\n"
+    assert run("hooks", "log")[1] == "there are no intents yet\n"
     code, out, _ = run("promote", "cart@1.9.0", "--dry-run")
     assert code == 0
     assert "1. promote: runs sh -c echo promoted-${canary}" in out
-    assert "takes 1 approval" in out
+    assert "needs 1 approval" in out
     assert lines(run) == []
     code, out, _ = run("promote", "cart@1.9.0", "--yes")
     assert (code, out.splitlines()[0]) == (0, "i1 promote cart@1.9.0: acknowledged: 1 hook acknowledged")
@@ -77,7 +77,7 @@ def test_tested_promoted_and_rolled_back(run):
     assert run("audit", "verify")[1].startswith("sha256:")
 
 
-def test_a_no_go_exits_as_one_and_grounds_that_do_not_hold_as_three(run):
+def test_a_no_go_exits_as_one_and_conditions_that_are_not_met_as_three(run):
     code, _, err = run("promote", "cart@1.6.0", "--yes", policy=HOOKS)
     assert (code, "cart@1.6.0 is not promoted: the verdict is NO-GO" in err) == (1, True)
     code, _, err = run("promote", "cart@1.9.0", "--yes", policy="")
@@ -88,9 +88,9 @@ def test_a_no_go_exits_as_one_and_grounds_that_do_not_hold_as_three(run):
     assert (code, "nothing to roll back" in err) == (3, True)
 
 
-def test_nobody_is_there_to_confirm(run):
+def test_without_a_terminal_it_has_to_be_confirmed(run):
     code, _, err = run("promote", "cart@1.9.0", policy=HOOKS)
-    assert (code, "nobody is there to confirm that cart@1.9.0 is meant" in err) == (2, True)
+    assert (code, "promote needs a confirmation, and stdin is not a terminal" in err) == (2, True)
     assert lines(run) == []
 
 
@@ -111,27 +111,27 @@ def test_a_person_types_the_name(run, typed, code):
     assert len(lines(run)) == (code == 0)
 
 
-def test_who_somebody_is_does_not_come_from_the_environment(run):
+def test_the_person_does_not_come_from_the_environment(run):
     policy = f"{HOOKS}roles: {{approver: [bob]}}\n"
     code, _, err = run("promote", "cart@1.9.0", "--yes", policy=policy, LOGNAME="bob", USER="bob", USERNAME="bob")
     assert (code, f"{ME} is a viewer" in err) == (3, True)
     assert run("audit", "show")[1].count(f"{ME}  refused") == 1
 
 
-def test_what_takes_others_waits_for_them(run):
+def test_a_request_waits_for_the_approvals_of_others(run):
     code, out, err = run("promote", "cart@1.9.0", "--yes", policy=f"{HOOKS}sensitive: true\n")
-    assert (code, "waits for 2 more of 2 people other than" in err) == (3, True)
+    assert (code, "for 2 more of 2 approvals by people other than" in err) == (3, True)
     assert out == "i1 promote cart@1.9.0: requested\n"
-    assert f"asked for by {ME}: the verdict is GO" in run("approve")[1]
+    assert f"requested by {ME}: the verdict is GO" in run("approve")[1]
     code, _, err = run("approve", "i1")
     assert (code, f"{ME} requested i1 and cannot approve it too" in err) == (2, True)
     code, out, _ = run("reject", "i1", "--reason", "not today")
     assert (code, out) == (0, "i1 promote cart@1.9.0: cancelled: not today\n")
-    assert run("approve")[1] == "nothing waits\n"
+    assert run("approve")[1] == "no request waits for approval\n"
     assert lines(run) == []
 
 
-def test_an_approver_executes_what_an_analyst_asked_for(run):
+def test_an_approver_executes_what_an_analyst_requested(run):
     from evaluator.intents import ActionRequest, ask
     from evaluator.records.intents import Action, Person
 
@@ -154,7 +154,7 @@ def test_a_hook_that_fails_is_four_and_tried_again(run):
     assert (code, "there is no intent 'i9'" in err) == (2, True)
 
 
-def test_what_nobody_knows_is_settled_by_who_says_how(run):
+def test_an_unknown_outcome_is_resolved_by_a_person(run):
     policy = 'hooks: {promote: [{command: {run: [sh, -c, "sleep 9"], timeout: 200ms}}]}\n'
     code, out, _ = run("promote", "cart@1.9.0", "--yes", policy=policy)
     assert (code, "unknown" in out) == (4, True)
@@ -171,7 +171,7 @@ def test_a_hook_that_could_not_be_executed_fails_its_test(run):
     assert (code, "did you mean 'promote'?" in err) == (2, True)
 
 
-def test_a_worker_executes_what_is_queued_and_ends_when_told(run):
+def test_a_worker_executes_what_is_queued_and_ends_on_a_signal(run):
     code, out, _ = run("promote", "cart@1.9.0", "--yes", "--queue", policy=HOOKS)
     assert (code, out) == (0, "i1 promote cart@1.9.0: approved\n")
     assert lines(run) == []
@@ -225,7 +225,7 @@ def test_what_waits_for_others_is_three_in_the_queue_too(run):
     assert code == 3
 
 
-def test_what_people_write_does_not_reach_the_terminal_as_it_is(run):
+def test_what_people_write_is_escaped_for_the_terminal(run):
     turned = "fine \u202eenif"
     run("promote", "cart@1.9.0", "--yes", "--reason", turned, policy=f"{HOOKS}sensitive: true\n")
     for command in (["approve"], ["hooks", "log"], ["audit", "show"]):
@@ -234,6 +234,6 @@ def test_what_people_write_does_not_reach_the_terminal_as_it_is(run):
     assert "\\u202e" in run("approve")[1]
 
 
-def test_notes_take_an_analyst(run):
+def test_notes_need_an_analyst(run):
     code, _, err = run("audit", "note", "cart@1.9.0", "fine", policy="roles: {analyst: [bob]}\n")
     assert (code, "writing notes takes an analyst" in err) == (3, True)

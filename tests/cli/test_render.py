@@ -1,4 +1,4 @@
-"""`evaluator render`, and how `--format` writes: all of a file or nothing of it."""
+"""`evaluator render`, and how `--format` writes: a file is written completely or not at all."""
 
 import json
 import os
@@ -118,9 +118,9 @@ def test_what_is_no_verdict_is_refused_and_nothing_is_written(render, folder, co
         (("v.json", "--format", "junti"), "did you mean 'junit'"),
         (("v.json", "--format", "json", "--format", "human"), "two formats cannot both go to stdout"),
         (("v.json", "--format", "json=a", "--format", "human=./a"), "two formats cannot both go to"),
-        (("v.json", "--format", "json=nowhere/x.json"), "'nowhere/x.json' is not a file that could be written"),
-        (("v.json", "--format", "json=v.json/x"), "is not a file that could be written"),
-        (("v.json", "--format", "json="), "'' is not a file that could be written"),
+        (("v.json", "--format", "json=nowhere/x.json"), "'nowhere/x.json' is not a file that can be written"),
+        (("v.json", "--format", "json=v.json/x"), "is not a file that can be written"),
+        (("v.json", "--format", "json="), "'' is not a file that can be written"),
         ((), "VERDICT.json"),
     ],
     ids=str,
@@ -132,11 +132,11 @@ def test_wrong_usage_is_one_sentence(render, args, says):
     assert "Traceback" not in err
 
 
-def test_a_folder_that_may_not_be_written_is_said_beforehand(render, monkeypatch):
+def test_a_folder_without_write_permission_is_refused_beforehand(render, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     code, _, err = render("v.json", "--format", "json=x.json")
     assert code == 2
-    assert "'x.json' may not be written" in err
+    assert "this user may not write 'x.json'" in err
 
 
 # ------------------------------------------------------------------ whole files

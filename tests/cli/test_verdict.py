@@ -1,4 +1,4 @@
-"""The command from end to end: a real store with landed requests, judged, written, and said by exit code."""
+"""The command from end to end: a real store with landed requests, judged and written, with the exit code."""
 
 import json
 import os
@@ -205,7 +205,7 @@ def test_ctrl_c_is_130_at_every_stage(folder, after_s):
     assert "Traceback" not in err
 
 
-def test_figures_are_computed_and_kept_only_where_they_are_asked_for(judge, folder):
+def test_figures_are_computed_and_kept_only_on_request(judge, folder):
     store = Store.open(folder / "evaluator.duckdb")
     bare = json.loads(judge("same", "--format", "json")[1])
     assert "figures" not in bare
@@ -222,7 +222,7 @@ def test_figures_are_computed_and_kept_only_where_they_are_asked_for(judge, fold
     assert "figures" not in json.loads(store.control.verdicts("same")[-1].json)
 
 
-def test_the_report_has_figures_and_the_json_beside_it_does_not(judge, folder):
+def test_the_report_has_figures_and_the_json_next_to_it_does_not(judge, folder):
     code, out, _ = judge("slow", "--format", "html=report.html", "--format", "json")
     assert code == 1
     assert "figures" not in json.loads(out)
@@ -232,7 +232,7 @@ def test_the_report_has_figures_and_the_json_beside_it_does_not(judge, folder):
     assert "NO-GO ✗" in page
 
 
-def test_figures_of_a_release_that_is_not_there_are_not_there(folder):
+def test_an_unknown_release_has_no_figures(folder):
     store = Store.open(folder / "evaluator.duckdb")
     with pytest.raises(UnknownName):
         store.control.figures("nowhere")
@@ -257,7 +257,7 @@ def write_csv(path, *, seed, until=1.0, seconds=600, rate=30):
 
 
 def test_the_options_that_a_finding_prints_judge_the_part_that_was_meant(tmp_path, monkeypatch, capfd):
-    """A canary that stops is no GO; the time until then is, and what lies outside of it is named."""
+    """A canary that stops is no GO; the time before that is, and the verdict names what is left out."""
     monkeypatch.chdir(tmp_path)
     write_csv("old.parquet", seed=1)
     write_csv("new.parquet", seed=2, until=0.7)

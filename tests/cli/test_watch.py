@@ -63,7 +63,7 @@ def load_arguments(shop: Sequence[Arm], *extra: str) -> list[str]:
     ]  # fmt: skip
 
 
-def test_a_load_that_is_no_go_stops_early_and_who_watches_it_says_the_same(
+def test_a_load_that_is_no_go_stops_early_and_a_watch_gives_the_same_verdict(
     slow_shop: Sequence[Arm], tmp_path: Path
 ) -> None:
     (tmp_path / "evaluator.yaml").write_text(POLICY)
@@ -117,7 +117,7 @@ def files(tmp_path: Path) -> list[str]:
     return options
 
 
-def test_a_gate_may_start_before_the_release_is_there(files: list[str], tmp_path: Path) -> None:
+def test_a_gate_may_start_before_the_release_exists(files: list[str], tmp_path: Path) -> None:
     gate = start(tmp_path, "verdict", "cart@2", "--wait", "60s", "--format", "json=verdict.json", "--format", "human")
     assert gate.stderr is not None
     assert gate.stderr.readline().startswith("waiting for the release; deadline in ")
@@ -174,7 +174,7 @@ def test_the_list_of_releases_counts_what_shadow_mode_let_pass(
     assert (row["mode"], row["shadow_verdicts"], row["would_have_blocked"]) == ("block", 2, 2)
 
 
-def test_the_deadline_is_inconclusive_also_where_nothing_is_there(
+def test_the_deadline_is_inconclusive_also_without_a_release(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -187,7 +187,7 @@ def test_the_deadline_is_inconclusive_also_where_nothing_is_there(
     assert run(["watch", "cart@2", "--wait", "soon"]) == 2
 
 
-def test_ctrl_c_says_where_things_stood(tmp_path: Path) -> None:
+def test_ctrl_c_shows_the_status(tmp_path: Path) -> None:
     watch = start(tmp_path, "watch", "cart@2")
     assert watch.stderr is not None
     watch.stderr.readline()
@@ -220,7 +220,7 @@ def test_a_terminal_gets_one_line_that_changes(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("variable", ["CI", "NO_COLOR", "pipe"])
-def test_elsewhere_a_plain_line_comes_now_and_then(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+def test_elsewhere_a_plain_line_comes_at_intervals(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     for name in ("CI", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(variable, "1")

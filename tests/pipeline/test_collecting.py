@@ -173,7 +173,7 @@ def test_what_was_queried_is_what_the_server_has(store, policy, server):
 
 @pytest.mark.parametrize("other", ["baseline", "8"])
 def test_an_arm_that_never_answered_has_a_verdict_that_is_kept(store, server, tmp_path, other):
-    """The worst canaries leave no series behind; so does a selector that selects nothing."""
+    """The worst canaries have no series; neither has a selector that selects nothing."""
     arms = f"{{baseline: 'version=\"{other}\"', canary: 'version=\"9\"'}}"
     silent, messages = make_policy(tmp_path, server, selectors=arms), []
     _, rows = collect_release(store, Release("cart@2"), silent, last(5), say=messages.append)
@@ -222,8 +222,8 @@ def test_readings_are_followed_as_they_come(store, policy):
     assert_no_hole_no_double(samples(store, run, "2 *%"))
 
 
-def test_a_server_that_goes_away_leaves_no_hole_and_no_double(store, service, tmp_path):
-    """It is stopped while it is followed and started again; what it scraped in between is what there is."""
+def test_a_server_that_stops_for_a_while_causes_no_gap_and_no_duplicate(store, service, tmp_path):
+    """It is stopped during the collection and started again; only its own scrapes are readings."""
     folder = tmp_path / "server"
     folder.mkdir()
     port = metrics_servers.free_port()

@@ -1,4 +1,4 @@
-"""What a user does with the readings of an hour that is over, at real servers: collect and judge."""
+"""What a user does with the readings of a past hour, at real servers: collect and judge."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def finding(verdict: Verdict, check: str):
     return next(item for item in verdict.evidence.findings if item.check == check)
 
 
-def test_a_release_that_is_alike_may_go_and_every_sample_is_accounted_for(tmp_path, url):
+def test_an_equal_release_may_go_and_every_sample_is_accounted_for(tmp_path, url):
     verdict = judge(tmp_path, url, "new")
     assert verdict.word.value == "go"
     assert "never happened on baseline and canary: taken as 0" in finding(verdict, "series").text
@@ -126,8 +126,8 @@ def test_a_canary_that_dies_is_no_pass_and_the_command_for_its_time_is_given(tmp
     assert judge(tmp_path, url, version, end=lived).word.value == "go"
 
 
-def test_a_canary_that_was_down_at_first_was_to_be_heard_by_then(tmp_path, url):
-    """The server scraped it in vain: that is no canary that was deployed later."""
+def test_a_canary_that_was_down_at_first_should_have_answered(tmp_path, url):
+    """The server tried to scrape it, so it was not deployed later."""
     verdict = judge(tmp_path, url, "crashing")
     assert verdict.word.value == "inconclusive"
     targets = finding(verdict, "targets")
@@ -136,7 +136,7 @@ def test_a_canary_that_was_down_at_first_was_to_be_heard_by_then(tmp_path, url):
     assert "crashing-0:80, crashing-1:80, crashing-2:80, first at 2026-10-01 12:00:15 UTC" in targets.text
 
 
-def test_a_label_that_is_called_otherwise_is_no_zero(tmp_path, url):
+def test_a_label_with_another_name_is_no_zero(tmp_path, url):
     verdict = judge(tmp_path, url, "new", label="status")
     assert verdict.word.value == "inconclusive"
     assert "no series of http_requests_total on baseline has the label status" in verdict.reasons[0].text

@@ -1,4 +1,4 @@
-"""A load whose arms do not all answer is a run that is kept, and says what happened."""
+"""A load whose arms do not all answer is a run that is kept, with the cause."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_a_candidate_that_never_answered_has_a_verdict(store: Store, plan: LoadP
         pytest.param({}, "made no request: ValueError: no cart", id="none-was-sent"),
     ],
 )
-def test_a_load_of_which_nothing_landed_says_why_and_is_kept(
+def test_a_load_without_landed_requests_names_the_cause_and_is_kept(
     store: Store, plan: LoadPlan, monkeypatch: pytest.MonkeyPatch, facts: dict[str, object], says: str
 ) -> None:
     run_facts = RunFacts(users_stopped=AT, **facts)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Simulated releases rest in a store as loaded and scraped ones do."""
+"""Simulated releases are stored like loaded and scraped ones."""
 
 from dataclasses import replace
 
@@ -44,7 +44,7 @@ def test_a_second_landing_is_a_group_of_its_own_and_the_newest(store):
     assert choose_runs(store.data.runs("cart@2"), "latest") == again
 
 
-def test_scrapes_land_as_readings_beside_the_requests(store):
+def test_scrapes_land_as_readings_with_the_requests(store):
     requests = simulate(replace(SMALL, duration_s=120.0), 1)
     *loads, scraped = land_simulated(store, CART, requests, scrape(requests))
     assert [run.source for run in loads] == ["import"]

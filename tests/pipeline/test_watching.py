@@ -1,4 +1,4 @@
-"""Waiting for a verdict, with a clock that costs no time: when the judge is asked, and what ends the wait."""
+"""Waiting for a verdict, with a clock that needs no real time: when data are judged, and what ends the wait."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def verdict(word: VerdictWord = OPEN, *, covered: float = 0.0, next_s: float = 6
 
 @dataclass
 class Time:
-    """A clock that only sleeping moves."""
+    """A clock that advances only in `sleep`."""
 
     now: float = 0.0
 
@@ -72,7 +72,7 @@ class Time:
 
 @dataclass
 class Story:
-    """A release of which another thing is true from each moment on."""
+    """A release whose state changes at given times."""
 
     time: Time
     runs: dict[float, tuple[Run, ...]]
@@ -121,21 +121,21 @@ def tell(runs, **options) -> Story:
     return Story(Time(), runs, **options)
 
 
-def test_no_go_is_said_when_it_is_shown_twice():
+def test_no_go_is_given_when_it_is_shown_twice():
     story = tell({0: (RUNNING,)}, words={120: NO_GO})
     final, _ = wait(story)
     assert final.word is NO_GO
     assert 120 + SETTLE_S <= story.time.now <= 120 + LATEST_S + SETTLE_S + 2
 
 
-def test_what_was_shown_on_data_that_were_not_all_there_is_not_final():
+def test_a_decision_on_incomplete_data_is_not_final():
     story = tell({0: (RUNNING,), 300: (COMPLETE,)}, words={20: NO_GO, 22: OPEN, 300: GO})
     final, _ = wait(story)
     assert final.word is GO
     assert story.time.now >= 300
 
 
-def test_a_run_that_ends_is_judged_at_once_whatever_comes_of_it():
+def test_a_run_that_ends_is_judged_at_once_whatever_the_verdict():
     story = tell({0: (RUNNING,), 100: (COMPLETE,)}, next_s=600.0)
     final, _ = wait(story)
     assert final.word is OPEN
@@ -166,14 +166,14 @@ def test_a_release_that_does_not_exist_yet_is_waited_for():
     assert story.judged_at[0] >= 210
 
 
-def test_the_judge_is_asked_when_a_look_is_due_and_not_more_often_than_people_want_to_know():
+def test_data_are_judged_when_a_look_is_due_and_not_more_often():
     story = tell({0: (RUNNING,)}, next_s=600.0)
     wait(story, 300.0)
     assert 300 / LATEST_S <= len(story.judged_at) <= 300 / LATEST_S + 2
     assert len(story.landings) <= 300 / PULSE_S + len(story.judged_at) + 3
 
 
-def test_progress_tells_time_and_the_gate_that_is_open():
+def test_progress_shows_time_and_the_gate_that_is_open():
     story = tell({0: (RUNNING,)})
     messages: list[str] = []
     wait(story, 65.0, report=messages.append)
@@ -225,7 +225,7 @@ def test_a_busy_store_is_tried_again_and_an_error_at_the_deadline():
         wait(tell({}, busy=(0, 99)), 10.0)
 
 
-def test_whoever_stops_it_gets_no_verdict():
+def test_a_stopped_watch_gives_no_verdict():
     story = tell({0: (RUNNING,)})
     final, watch = wait(story, None, stop=lambda: story.time.now > 30)
     assert final is None
@@ -295,7 +295,7 @@ def test_a_series_is_open_as_long_as_the_process_lives_that_runs_it(store):
     assert is_series_open(store, [run])
 
 
-def test_a_run_that_was_registered_just_now_is_not_taken_for_dead(store):
+def test_a_run_that_was_just_registered_counts_as_alive(store):
     register(store)
     land_release(store, "cart@2")
     assert store.data.runs("cart@2")[0].state is RunState.RUNNING

@@ -35,7 +35,7 @@ def test_another_machine_is_a_warning(page, own, text):
         )
     page_text = text(page("compare", own, a="cart@1.5.0", b="cart@1.6.0"))
     assert "! differs" in page_text
-    assert "may move the numbers by itself" in page_text
+    assert "may change the numbers by itself" in page_text
 
 
 def test_the_same_side_twice_is_nothing_to_compare(page, store_path, text):
