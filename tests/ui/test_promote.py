@@ -51,7 +51,7 @@ def test_a_go_meets_every_condition_and_says_what_would_happen(page, shop, text)
     assert "1.4.1 → 1.9.0" in page_text
     assert "runs sh -c echo promoted" in page_text
     assert "1 approval; yours counts" in page_text
-    assert "Nothing was asked for yet." in page_text
+    assert "No request yet." in page_text
     assert not button(shown, "Promote").disabled
 
 
@@ -88,7 +88,7 @@ def test_forged_releases_are_answered_in_words(page, store_path, html, forged):
 
 def test_a_forged_action_in_the_address_does_nothing(page, shop, text):
     path = shop(HOOKS)
-    for action in ("Break glass", "delete", "<i>x</i>"):
+    for action in ("Override", "delete", "<i>x</i>"):
         shown = page("promote", path, release="cart@1.9.0", action=action)
         assert not shown.exception
         assert button(shown, "Promote")
@@ -137,7 +137,7 @@ def test_asked_executed_and_rolled_back(page, shop, text):
     assert "takes back: runs sh -c echo promoted" in text(shown)
     fill(shown, "reason", "carts are odd")
     fill(shown, "typed", "cart@1.9.0")
-    press(shown, "Rollback")
+    press(shown, "Roll back")
     execute_waiting(store, load(path), "w")
     assert (path.parent / "out.txt").read_text().split() == ["promoted", "back"]
 
@@ -164,10 +164,10 @@ def test_who_asked_cannot_agree_where_two_others_have_to(page, shop, text):
     fill(shown, "reason", "all gates passed")
     fill(shown, "typed", "cart@1.9.0")
     shown = press(shown, "Promote")
-    assert "waits for 2 of 2 approvals, not by who asked" in text(shown)
+    assert "waits for 2 of 2 approvals, not by the requester" in text(shown)
     assert button(shown, "Agree").disabled
-    assert not button(shown, "Take back").disabled
-    press(shown, "Take back")
+    assert not button(shown, "Withdraw").disabled
+    press(shown, "Withdraw")
     assert store.control.intent("i1").state is IntentState.CANCELLED
 
 
@@ -206,18 +206,18 @@ def test_a_request_is_turned_down_with_its_reason(page, shop, text):
     ask(store, load(path)(), Person("ana", ("ana",)), ActionRequest(Action.PROMOTE, "cart@1.9.0", "fine"))
     shown = page("promote", path, release="cart@1.9.0")
     fill(shown, "why-i1", "not on a Friday")
-    shown = press(shown, "Turn down")
+    shown = press(shown, "Reject")
     assert "∅ cancelled" in text(shown)
     assert "not on a Friday" in text(shown)
 
 
 def test_against_the_verdict_only_with_others(page, shop, text):
     path = shop(HOOKS)
-    shown = page("promote", path, release="cart@1.6.0", action="Break glass")
+    shown = page("promote", path, release="cart@1.6.0", action="Override")
     fill(shown, "reason", "the old one is on fire")
     fill(shown, "typed", "cart@1.6.0")
-    shown = press(shown, "Break glass")
-    assert "waits for 2 of 2 approvals, not by who asked" in text(shown)
+    shown = press(shown, "Override")
+    assert "waits for 2 of 2 approvals, not by the requester" in text(shown)
 
 
 def test_what_was_promoted_against_its_verdict_says_so_in_red(page, shop, html):
@@ -252,7 +252,7 @@ def test_what_nobody_knows_is_settled_by_an_admin_who_says_how(page, shop, text,
     store = Store.open(path)
     ask(store, load(path)(), Person(ME, (ME, f"account:{ME}")), ActionRequest(Action.PROMOTE, "cart@1.9.0", "fine"))
     execute_waiting(store, load(path), "w")
-    assert "nobody knows whether it was done" in text(page("releases", path))
+    assert "may or may not be done: check it" in text(page("releases", path))
     shown = page("promote", path, release="cart@1.9.0")
     assert "? unknown" in text(shown)
     assert "the reason is missing" in html(press(shown, "It was done"))
@@ -284,7 +284,7 @@ def test_a_button_that_is_shown_as_disabled_does_nothing_when_a_program_presses_
     monkeypatch.setattr("evaluator.ui.promote.find_reader", lambda: old)
     shown = page("promote", path, release="cart@1.9.0")
     fill(shown, "typed-i1", "cart@1.9.0")
-    for label in ("Agree", "Turn down"):
+    for label in ("Agree", "Reject"):
         assert button(shown, label).disabled
         assert "signed in more than 15 minutes ago" in html(force(shown, label))
     assert store.control.intent("i1").state is IntentState.REQUESTED
