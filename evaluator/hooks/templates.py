@@ -26,7 +26,7 @@ def check_template(text: str) -> str:
     """The template, if it names nothing but words of the context. Raises ValueError."""
     for word in _WORD.findall(text):
         if word not in WORDS:
-            raise ValueError(f"knows no ${{{word}}}; there are {', '.join(WORDS)}")
+            raise ValueError(f"cannot have ${{{word}}}; the words are {', '.join(WORDS)}")
     return text
 
 
