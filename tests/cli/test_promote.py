@@ -236,4 +236,4 @@ def test_what_people_write_does_not_reach_the_terminal_as_it_is(run):
 
 def test_notes_take_an_analyst(run):
     code, _, err = run("audit", "note", "cart@1.9.0", "fine", policy="roles: {analyst: [bob]}\n")
-    assert (code, "writing notes takes an analyst" in err) == (3, True)
+    assert (code, "writing notes needs an analyst" in err) == (3, True)
