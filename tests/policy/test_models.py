@@ -13,7 +13,7 @@ from evaluator.policy import load_policy
         pytest.param(f"service: {'x' * 101}", "must be shorter", id="long"),
     ],
 )
-def test_mistakes_are_told_in_plain_words(tmp_path, text, says):
+def test_mistakes_are_reported_in_plain_words(tmp_path, text, says):
     path = tmp_path / "evaluator.yaml"
     path.write_text(text)
     with pytest.raises(PolicyError, match=rf"evaluator\.yaml:1: .*{says}"):

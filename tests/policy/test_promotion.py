@@ -60,7 +60,7 @@ def test_what_happens_afterwards_is_no_part_of_what_judged(tmp_path):
     assert with_learnt(full, Learnt(0.01, 0.001, 20, 20, df=20.0)).promotion == full.promotion
 
 
-def test_roles_are_looked_up_anew_and_change_no_agreement(tmp_path):
+def test_roles_are_looked_up_again_and_change_no_agreement(tmp_path):
     first = load_policy(write(tmp_path, FULL_POLICY)).promotion
     second = load_policy(write(tmp_path, FULL_POLICY.replace("ann@example.org", "bob@example.org"))).promotion
     assert first.hash == second.hash

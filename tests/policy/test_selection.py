@@ -254,7 +254,7 @@ def test_a_slip_in_the_name_of_the_only_policy_is_an_error(tmp_path, name, right
     assert find_policy(deep) == deep / "evaluator.yaml"
 
 
-def test_a_slip_below_a_policy_is_an_error_and_one_beside_it_is_not(tmp_path):
+def test_a_slip_below_a_policy_is_an_error_and_one_next_to_it_is_not(tmp_path):
     deep = tmp_path / "a"
     deep.mkdir()
     (tmp_path / "evaluator.yaml").touch()
