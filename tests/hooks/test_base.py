@@ -26,7 +26,7 @@ from evaluator.hooks import (
 
 @dataclass
 class ForeignHook:
-    """A hook of somebody else: the protocol, and nothing of ours."""
+    """A hook of another package: the protocol, and nothing of ours."""
 
     kind: str = "told"
     does: Any = field(default_factory=lambda: lambda _context: Outcome("acknowledged", "told them"))

@@ -1,4 +1,4 @@
-"""Secrets of every kind of hook are looked for in all that it says, with a receiver that repeats what it was sent."""
+"""Secrets of every kind of hook are searched in all of its texts, with a receiver that repeats what it gets."""
 
 import base64
 import logging

@@ -1,4 +1,4 @@
-"""Each condition of a promotion, met and not met, with what is so instead."""
+"""Each condition of a promotion, met and not met, with its other text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What came in between: nothing that was asked for before overturns what was done since."""
+"""What came in between: no earlier request undoes a later action."""
 
 import threading
 import time
@@ -269,7 +269,7 @@ def test_one_that_cannot_be_executed_does_not_keep_the_others_waiting(store, pol
 
 
 def unknown(store, rules, action_request, *states):
-    """A promotion whose last hook nobody knows of."""
+    """A promotion with an unknown outcome of its last hook."""
     intent = ask(store, rules, system_person(), action_request())
     begin(store, intent, *states)
     store.control.settle(intent.id, IntentState.UNKNOWN, "w", "nobody knows")

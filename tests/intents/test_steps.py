@@ -1,4 +1,4 @@
-"""What an action comes to: which hooks, in which order, with what they are given, and what is shown before."""
+"""The steps of an action: which hooks, in which order, with which values, and what is shown first."""
 
 import json
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""The worker's loop: when it looks at the store, what it says, and that nothing ends it."""
+"""The worker's loop: when it reads the store, what it reports, and that no error ends it."""
 
 from types import SimpleNamespace
 

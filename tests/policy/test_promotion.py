@@ -83,7 +83,7 @@ MISTAKES = [
     ),
     ("hooks:\n  promote:\n    - command:\n        runs: [x]\n", 4, "no key 'runs'; did you mean 'run'?"),
     ("hooks:\n  promote:\n    - webhok: {}\n", 3, "there is no hook 'webhok'; did you mean 'webhook'?"),
-    ("hooks:\n  promote: [undo]\n", 2, "undo stands among the hooks of rollback only"),
+    ("hooks:\n  promote: [undo]\n", 2, "undo is allowed only among the hooks of rollback"),
     ("hooks:\n  promote: [{command: {run: [x]}, http: {}}]\n", 2, "must be one hook with its options"),
     ("hooks:\n  deploy: []\n", 2, "there is no key 'deploy'"),
     (
