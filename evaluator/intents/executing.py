@@ -74,7 +74,7 @@ def execute_waiting(
     """Execute all approved intents, and continue those of killed workers; skip those that another process executes.
 
     `failed` is called with each that could not be executed, so that one of them does not keep the others waiting;
-    without it the error is raised.
+    without it the error is raised. Returns the intents that were executed, in their order.
     """
     store.control.expire(datetime.now(UTC))
     done = []
