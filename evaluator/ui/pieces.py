@@ -53,7 +53,7 @@ def show_empty(what: str, why: str, command: str = "", *, alert: bool = False) -
     """Show what is missing, why, and the exact command that changes that; `alert`: announced to screen readers."""
     then = Markup(" <code>{}</code>").format(command) if command else ""
     box = Markup('<div class="ev-empty" role="status"><strong>{}</strong>{}{}</div>').format(
-        clean(what), clean(why), then
+        with_code(what), with_code(why), then
     )
     show(Markup('<div role="alert">{}</div>').format(box) if alert else box)
 

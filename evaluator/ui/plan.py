@@ -115,7 +115,7 @@ def _show_plan(workspace: Workspace, policy: Policy, release_id: str | None, goa
         "chance to detect",
         "GO if unchanged",
         "GO after",
-        "by instances",
+        "variance of instances",
     )
     rows = [_row(plan, goal) for plan in plans]
     show_table(head, rows, caption="gates")
