@@ -124,7 +124,7 @@ class OutcomeMetric(MetricModel):
     direction: ClassVar[Direction] = Direction.HIGHER
     any_direction: ClassVar[bool] = True
 
-    outcome: Name = Field(description="The column in the imported outcomes.", examples=["revenue"])
+    outcome: Name = Field(description="The column of the imported outcomes.", examples=["revenue"])
 
     @abstractmethod
     def compare(self, pair: OutcomePair, rule: Rule) -> Compared:

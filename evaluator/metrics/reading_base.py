@@ -195,7 +195,7 @@ class QueryMetric(ReadingMetric):
     """What the unit of its values is divided by: `/s`, `/h`."""
     refused: ClassVar[Mapping[str, str]] = dict.fromkeys(("failures", "requests"), "is not taken by {type}; give query")
 
-    query: QueryText = Field(description="The query for Prometheus, with $selector for the arm.")
+    query: QueryText = Field(description="What Prometheus is asked, with $selector for the arm.")
     unit: Annotated[str, Field(pattern=r"^[^\s\x00-\x1f]{1,20}$")] | None = Field(
         None, description="Unit of the query's numbers: s, ms, us, ratio, bytes or any word. Histograms: s."
     )

@@ -62,7 +62,7 @@ class CounterRate(QueryMetric):
     per: ClassVar[str] = "/s"
 
     query: QueryText = Field(
-        description="The counter to query, with $selector for the arm.",
+        description="The counter that Prometheus is asked for, with $selector for the arm.",
         examples=["process_cpu_seconds_total{$selector}"],
     )
 

@@ -32,7 +32,7 @@ class GaugeMetric(QueryMetric):
     kind: ClassVar[QueryKind] = QueryKind.GAUGE
 
     query: QueryText = Field(
-        description="The query for Prometheus, with $selector for the arm; functions are allowed.",
+        description="What Prometheus is asked, with $selector for the arm; functions are allowed.",
         examples=["process_resident_memory_bytes{$selector}"],
     )
 

@@ -38,7 +38,8 @@ class HistogramMetric(QueryMetric):
     noun: ClassVar[str] = "observations"
 
     query: QueryText = Field(
-        description="The histogram to query, without _bucket, _sum or _count, with $selector for the arm.",
+        description="The histogram that Prometheus is asked for, without _bucket, _sum or _count, with $selector for "
+        "the arm.",
         examples=["http_request_duration_seconds{$selector}"],
     )
 
@@ -118,7 +119,7 @@ class HistogramShare(EdgeMetric):
     value_unit: ClassVar[str] = "fraction"
     direction: ClassVar[Direction] = Direction.HIGHER
 
-    below: Amount = Field(description="The bound up to which observations count, such as 250ms.", examples=["250ms"])
+    below: Amount = Field(description="The bound that observations keep, such as 250ms.", examples=["250ms"])
 
     @field_validator("below")
     @classmethod
