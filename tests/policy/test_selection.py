@@ -92,7 +92,9 @@ def test_the_services_that_a_file_names_count_before_its_name(folder):
 
 def test_services_that_are_released_together_need_a_policy_that_names_them(folder):
     path = folder(a="alpha: 0.1\n", b="alpha: 0.2\n", default="")
-    with pytest.raises(PolicyError, match=r"a and b are released together, but have separate policies: a\.yaml, b\.yaml") as error:
+    with pytest.raises(
+        PolicyError, match=r"a and b are released together, but have separate policies: a\.yaml, b\.yaml"
+    ) as error:
         choose(path, "b", "a")
     assert 'services: ["a", "b"]' in error.value.hint
     with pytest.raises(PolicyError, match=r"a\.yaml, default\.yaml"):
