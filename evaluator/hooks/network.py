@@ -186,7 +186,7 @@ def send(
 
 
 def split(url: str) -> tuple[str, int]:
-    """Host and port. Raises HookError."""
+    """The host and the port of an address. Raises HookError for one that hooks may not use."""
     try:
         parts = urlsplit(url)
         port = parts.port

@@ -13,7 +13,7 @@ ServerName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za
 
 
 def check_some_traffic(weights: dict[str, int]) -> dict[str, int]:
-    """The weights, if any is more than 0. Raises ValueError."""
+    """Return the weights if any is more than 0. Raises ValueError."""
     if not any(weights.values()):
         raise ValueError("must have a server with more than 0: otherwise no request is served")
     return weights
@@ -32,7 +32,7 @@ def show_weights(weights: Mapping[str, int]) -> str:
 
 
 def check_earlier(earlier: Any) -> dict[str, int]:
-    """Earlier weights as they were kept. Raises HookError for what cannot be restored."""
+    """Return earlier weights as they were stored. Raises HookError for what cannot be restored."""
     try:
         return _WEIGHTS.validate_python(earlier, strict=True)
     except ValidationError:
