@@ -45,7 +45,7 @@ class Plots:
     >>> found.plot.forest().title.text
     ['2 of 4 shown to be worse than allowed: p50 and p95; 2 of 4 not known yet: p99 and failures']
     >>> found.plot.units("latency_p50").title.text
-    ['p50: all 3 instances of canary lie above all of baseline: it is not one of them alone']
+    ['p50: all 3 instances of canary are above all of baseline: it is not a single one']
     >>> found.plot.timeline().save("timeline.html")  # or .svg, .png
     """
 

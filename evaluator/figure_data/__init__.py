@@ -1,8 +1,8 @@
 """Numbers behind the figures of a report: how a verdict came about, in time, over the distribution and by instance.
 
-Pure: from the requests as they were judged and the comparisons of the verdict. What comes out is plain JSON, bounded in
-size whatever the size of the release: at most `MOST_POINTS` points a line and `MOST_UNITS` instances an arm. The forest
-of all metrics and the ranking of endpoints need nothing beyond the comparisons that the verdict has anyway.
+Pure functions of the judged requests and of the verdict's comparisons. They return plain JSON, bounded in size whatever
+the size of the release: at most `MOST_POINTS` points per line and `MOST_UNITS` instances per arm. The forest of all
+metrics and the ranking of endpoints need only the comparisons of the verdict.
 """
 
 from __future__ import annotations

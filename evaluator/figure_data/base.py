@@ -14,12 +14,12 @@ DIGITS = 5
 
 
 def plain(value: float | None) -> float | None:
-    """A number with five significant digits; nothing where it is not finite."""
+    """A number with five significant digits; `None` where it is not finite."""
     return None if value is None or not math.isfinite(value) else float(f"{value:.{DIGITS}g}")
 
 
 def round_all(values: Iterable[float]) -> list[float | None]:
-    """Numbers with five significant digits; nothing where one is not finite."""
+    """Numbers with five significant digits; `None` where one is not finite."""
     return [plain(float(value)) for value in values]
 
 

@@ -1,4 +1,4 @@
-"""The change as it was known at each look, with the interval that may be looked at so often."""
+"""The change as it was known at each look, with an interval that is valid for that many looks."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def trace_over_time(requests: RequestPairs, row: Comparison) -> dict[str, Any] |
     """Estimate and interval after each of some looks, the last one as judged; `None` where several runs were judged.
 
     With a calendar, these are looks of the calendar, and the end of the interval towards "worse" is the one that
-    decides; its other end counts at the last look only. Without, the run was judged at its end, and what is shown
-    before is no decision.
+    decides; its other end counts at the last look only. Without one, the run was judged at its end, and the
+    earlier points decide nothing.
     """
     if row.effect is None or len(set(requests.cells.moments.run.tolist())) != 1:
         return None

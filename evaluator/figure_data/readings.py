@@ -1,4 +1,4 @@
-"""Readings of a metrics server on the axis of the load: what each query said of each arm, and when."""
+"""Readings of a metrics server on the axis of the load: the values of each query for each arm over time."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ MOST_QUERIES = 8
 def trace_readings(
     readings: ReadingCells, axis: Axis | None, metrics: Mapping[str, tuple[ReadingMetric, str]]
 ) -> list[dict[str, Any]]:
-    """One entry a query: gauges by their mean over instances, counters per second, histograms by their mean.
+    """One entry per query: gauges by their mean over instances, counters per second, histograms by their mean.
 
-    `axis` is that of the load; without one the readings have their own, from their first bucket. `metrics`: a metric
-    that asks a query, with its name, by the text of the query; gauges and histograms are in its unit.
+    `axis` is that of the load; without one the readings have their own, from their first bucket. `metrics`: the metric
+    that uses a query, with its name, by the text of the query; gauges and histograms are in its unit.
     """
     out = []
     for code, query in enumerate(readings.queries[:MOST_QUERIES] if readings.bucket.size else ()):

@@ -1,4 +1,4 @@
-"""Where in the distribution it moved: the change at every quantile, and how much is done by when."""
+"""Where in the distribution it moved: the change at every quantile, and the share of requests done by each time."""
 
 from __future__ import annotations
 

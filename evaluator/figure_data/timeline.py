@@ -1,6 +1,6 @@
 """What happened when: latency, failures, load and readings of every arm on one axis of load time.
 
-Runs stand one after the other, whatever time lies between them; within a run time goes on where nothing was recorded.
+Runs follow each other without the time between them; within a run, times without requests are kept.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from evaluator.stats.shaping.bins import bin_limits_ms
 from evaluator.stats.shaping.index import distinct
 
 POINTS = 120
-"""Points a line, where there are few runs: enough for a wide screen."""
+"""Points per line, where there are few runs: enough for a wide screen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Axis:
     merged: int
     """Buckets in a slot."""
     first_bucket: dict[int, int]
-    """By run code."""
+    """First bucket of each run, by its code."""
     first_slot: dict[int, int]
     slots: int
 
@@ -61,7 +61,7 @@ class Axis:
 
 
 def build_axis(cells: Cells) -> Axis:
-    """Lay the runs out one after the other, in at most `MOST_POINTS` slots where there are fewer runs than that."""
+    """Put the runs one after the other, in at most `MOST_POINTS` slots where there are fewer runs than that."""
     moments = cells.moments
     spans = {
         int(run): (int(buckets.min()), int(buckets.max()) + 1)
@@ -187,7 +187,7 @@ def _find_gaps(cells: Cells, axis: Axis, arms: list[dict[str, Any]]) -> list[dic
 
 
 def _find_events(requests: RequestPairs, axis: Axis) -> list[dict[str, Any]]:
-    """Starts of runs where there are several, and ends before their time."""
+    """Starts of runs where there are several, and early ends of runs."""
     by_id = {run.id: run for run in requests.runs}
     out: list[dict[str, Any]] = []
     for number, ((code, slot), end) in enumerate(zip(axis.first_slot.items(), axis.ends(), strict=True), start=1):

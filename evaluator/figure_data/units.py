@@ -21,7 +21,7 @@ from evaluator.stats.shaping.panel import Panel
 
 @dataclass(frozen=True, slots=True)
 class _Units:
-    """What instances or runs are called and whose they are, and which unit each row of their sums belongs to."""
+    """Names and arms of instances or runs, and the unit of each row of their sums."""
 
     names: tuple[str, ...]
     arm: IntArray
@@ -40,7 +40,7 @@ class _Units:
 
 
 def trace_units(requests: RequestPairs, row: Comparison) -> dict[str, Any] | None:
-    """Values as each unit had them, not standardised over endpoints and time; the busiest where there are many.
+    """The value of each unit, not standardised over endpoints and time; the busiest where there are many.
 
     `None` for a metric that instances do not have (throughput).
     """

@@ -1,7 +1,7 @@
 """Figures, the only package that draws: the same for report, app and notebook. One module a figure.
 
-What they are drawn from is a verdict's comparisons, and the plain JSON of `evaluator.figure_data`. Every figure comes
-with a title that states its finding, a text for those who do not see it, and a table of its numbers.
+They are drawn from a verdict's comparisons, and from the plain JSON of `evaluator.figure_data`. Every figure comes with
+a title that states its finding, a description for people who cannot see it, and a table of its numbers.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ BASE = "#4f6d8f"
 CANDIDATES = ("#c2570c", "#0f7b7e", "#8a4fa3", "#6f6518", "#a83a5b")
 """Orange: the canary, everywhere; then further arms."""
 PASS, FAIL, OPEN = "#1a7f37", "#b42318", "#8a5a00"
-"""Of verdicts and statuses only, and only beside their mark."""
+"""For verdicts and statuses only, and only next to their mark."""
 
 PALETTE: Mapping[str, str] = {
     INK: "#e6eaee",
@@ -39,7 +39,7 @@ PALETTE: Mapping[str, str] = {
     FAIL: "#ff8f85",
     OPEN: "#e9b44c",
 }
-"""Every colour, and what it is on a dark page."""
+"""Every colour, and its counterpart on a dark page."""
 
 NARROW, WIDE = 346, 1060
 """Widths (px) of a figure: on a phone and in a column, and across a page."""
@@ -50,13 +50,13 @@ MINUTES_FROM_S = 150
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A chart with all that has to stand beside it."""
+    """A chart with its title, its description and its numbers."""
 
     chart: alt.LayerChart | alt.FacetChart
     title: str
     """The finding, in words with numbers."""
     alt: str
-    """What there is to see, for those who do not see it."""
+    """A description, for people who cannot see the chart."""
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     """The numbers, as a table."""
@@ -64,7 +64,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Scaled:
-    """How an effect is drawn: by what it is multiplied, and in what unit."""
+    """How an effect is drawn: its factor and its unit."""
 
     factor: float
     unit: str
@@ -156,12 +156,12 @@ def style(chart: Any) -> Any:
 
 
 def label_time(seconds: float) -> tuple[float, str]:
-    """What times up to `seconds` are divided by, and the name of the axis."""
+    """The divisor of times up to `seconds`, and the name of their axis."""
     return (60.0, "minutes") if seconds > MINUTES_FROM_S else (1.0, "seconds")
 
 
 def shorten(text: str, most: int = LONGEST) -> str:
-    """Text that fits, without characters that move the cursor or turn the line round; what is cut is marked."""
+    """Text of at most `most` characters, without control characters; `…` marks where it was cut."""
     unsafe = ("Cc", "Cf", "Cs", "Zl", "Zp", "Co")
     text = "".join("�" if unicodedata.category(c) in unsafe else c for c in text[: most + 1])
     return text if len(text) <= most else text[: most - 1] + "…"
@@ -180,5 +180,5 @@ def join_words(words: Sequence[str], most: int = 3) -> str:
 
 
 def finite(values: Sequence[float | None]) -> list[float]:
-    """Those that are numbers."""
+    """The values that are finite numbers."""
     return [value for value in values if value is not None and math.isfinite(value)]

@@ -1,4 +1,4 @@
-"""Figures that stand by themselves, as in a notebook: with their finding above them, and arms named by their colour."""
+"""Figures on their own, as in a notebook: with their finding above them, and arms named in their colours."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LINE = 17
 CHARACTER = 6.7
 """Mean width of a character of a finding, px."""
 PAPER = "white"
-"""The page behind it may be of any colour."""
+"""Background: the page behind may have any colour."""
 NAME = 22
 """Room of an arm's mark and of the gap behind its name, px."""
 
@@ -35,14 +35,14 @@ def with_finding(figure: Figure) -> alt.LayerChart | alt.FacetChart:
 
 
 def put_below_each_other(figures: Sequence[Figure], colors: Mapping[str, str]) -> alt.VConcatChart:
-    """Draw figures of one width as one chart, each under its finding; `colors` of the arms stand above them all."""
+    """Draw figures of one width as one chart, each under its finding; the arms in their `colors` are at the top."""
     import altair as alt
 
     width = float(figures[0].chart.width)
     parts = []
     for figure in figures:
         part = figure.chart.copy()
-        part.config = part.autosize = alt.Undefined  # what only the whole of a chart may have
+        part.config = part.autosize = alt.Undefined  # only the whole chart may have these
         parts.append(part.properties(title=_entitle(_wrap(figure.title, width))))
     combined = alt.vconcat(_name_arms(colors), *parts, spacing=14).properties(background=PAPER)
     stacked: alt.VConcatChart = style(combined.resolve_scale(color="independent", strokeDash="independent"))

@@ -1,4 +1,4 @@
-"""How much each arm has done by when: both distribution functions on a logarithmic axis of time."""
+"""Share of requests that each arm has done by each time: both distribution functions on a logarithmic axis of time."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def draw_distribution(curve: Mapping[str, Any], *, color: str, width: int = NARR
     )
     step = max(1, len(curve["ms"]) // TABLE_ROWS)
     medians = [
-        "no time at all (they fail)" if median is None else format_value(median, "ms") for median in curve["medians_ms"]
+        "no time (they fail)" if median is None else format_value(median, "ms") for median in curve["medians_ms"]
     ]
     title = f"Half of the requests are done within {medians[0]} on baseline and {medians[1]} on {curve['arm']}"
     return Figure(

@@ -46,14 +46,14 @@ def to_image(figure: Figure, kind: str) -> bytes:
 
 
 def to_svg(figure: Figure, name: str) -> str:
-    """Draw a figure as an SVG element of a page. `name`: what no other figure of the page is called."""
+    """Draw a figure as an SVG element of a page. `name`: unique among the figures of the page."""
     import vl_convert
 
-    # What was just written by the converter itself, from text that it escaped.
+    # The converter has just written it, from text that it escaped.
     root = ET.fromstring(vl_convert.vegalite_to_svg(figure.chart.to_dict(validate=False)))  # noqa: S314
     _name_parts(root, name)
     for element in root.iter():
-        # What a mark shows when it is pointed at; the roles and labels of parts are those of the whole.
+        # The label of a mark becomes its tooltip; only the whole figure has a role and a label.
         label, kind = element.attrib.pop("aria-label", ""), element.attrib.pop("aria-roledescription", "")
         for attribute in ("role", "aria-hidden", "class", "pointer-events"):
             element.attrib.pop(attribute, None)
@@ -67,7 +67,7 @@ def to_svg(figure: Figure, name: str) -> str:
 
 
 def _name_parts(root: ET.Element, name: str) -> None:
-    """Give parts and references to them names of their own: several figures stand on one page.
+    """Give parts and references to them names of their own: several figures may be on one page.
 
     They are numbered again, since the converter goes on counting from figure to figure.
     """

@@ -28,7 +28,7 @@ from evaluator.wording import format_change, format_interval, format_margin, nam
 
 AXIS = 46
 FARTHEST = 6.0
-"""Margins that an interval may reach on the axis; what lies beyond is cut, and says so by an arrow."""
+"""Margins that an interval may reach on the axis; what lies beyond is cut, and marked by an arrow."""
 CROWDED = 4.5
 """Margins on a narrow axis from which only every other one is named."""
 MOST_DECIDING = 6
@@ -43,7 +43,7 @@ MARKS = {
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """Where things stand in a row."""
+    """Positions in a row."""
 
     row: int
     """Height, px."""
@@ -61,7 +61,7 @@ class _Layout:
 
 
 def _arrange(width: int) -> _Layout:
-    """Names and changes beside the intervals on a wide page, above them on a narrow one."""
+    """Names and changes next to the intervals on a wide page, above them on a narrow one."""
     if width < 2 * NARROW:
         return _Layout(60, (4, width - 14), width - 14, 44, text=0.16, change=0.42, interval=0.77, above=0.6)
     return _Layout(30, (310, width - 330), width - 14, 38, text=0.5, change=0.5, interval=0.5, above=0.04)
@@ -77,7 +77,7 @@ class _Used:
 
 
 def rank_by_margin(rows: Sequence[Comparison]) -> list[Comparison]:
-    """Comparisons with a margin, those furthest beyond it first; what is not known reaches as far as it may."""
+    """Comparisons with a margin, those furthest beyond it first; an unknown end counts as infinite."""
     with_share = [(used, row) for row in rows if (used := _use(row)) is not None]
     order = sorted(
         with_share, key=lambda entry: (entry[1].status is not MetricStatus.FAIL, -entry[0].estimate, -entry[0].most)
@@ -86,7 +86,7 @@ def rank_by_margin(rows: Sequence[Comparison]) -> list[Comparison]:
 
 
 def pick_decisive(rows: Sequence[Comparison]) -> list[Comparison]:
-    """What a verdict is made of: gates and holds, and the endpoints that are shown to be worse, the worst of them."""
+    """The comparisons that decide: gates and holds, and the worst of the endpoints that are shown to be worse."""
     required = [row for row in rows if row.must_be_within]
     failing = [row for row in rank_by_margin([row for row in rows if row.scan]) if row.status is MetricStatus.FAIL]
     return [*required, *failing[:MOST_DECIDING]]
@@ -125,7 +125,7 @@ def draw_forest(
     return Figure(
         finish(_layer(points, domain, layout), width=width, height=height),
         title=_write_title(ranked),
-        alt=f"One row a metric, furthest beyond its margin first: its change with interval, as a share of the harm "
+        alt=f"One row per metric, furthest beyond its margin first: its change with interval, as a share of the harm "
         f"that is allowed. {_write_title(ranked)}.",
         head=("status", "metric", "change", "interval", "allowed"),
         rows=tuple(
@@ -233,7 +233,7 @@ def _draw_allowed(count: int, vertical: Any, layout: _Layout) -> list[Any]:
 
 
 def _label(points: list[dict[str, Any]], vertical: Any, layout: _Layout) -> list[Any]:
-    """Mark and name at the left, the change at the right: beside the interval, or above it where there is no room."""
+    """Mark and name at the left, the change at the right: next to the interval, or above it where there is no room."""
     import altair as alt
 
     base = alt.Chart(inline(points)).encode(y=alt.Y("text:Q", axis=None, scale=vertical))

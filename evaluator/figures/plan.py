@@ -1,4 +1,4 @@
-"""A plan: what minutes and instances buy, and what each way to roll out exposes.
+"""A plan: what more minutes and more instances gain, and how many requests each way to roll out exposes.
 
 `draw_plan` draws all of it as one chart; `draw_precision` and `draw_exposure` draw its parts, each with its numbers.
 """
@@ -24,13 +24,15 @@ HEIGHT = 190
 
 
 def draw_plan(plans: Sequence[GatePlan], grids: Sequence[Grid], strategies: Sequence[Exposure]) -> alt.VConcatChart:
-    """Draw a plan: precision of every gate over minutes and instances, then what each way to roll out exposes."""
+    """Draw a plan: precision of every gate over minutes and instances, then the exposure of each way to roll out."""
     import altair as alt
 
     panels = []
     for plan, grid in zip(plans, grids, strict=True):
         rule, unit = plan.precision.rule, plan.precision.unit
-        subtitle = f"{format_margin(rule.margin, unit)} allowed (dashed); GO if unchanged in {plan.go_chance:.0%}"
+        subtitle = (
+            f"{format_margin(rule.margin, unit)} allowed (dashed); {plan.go_chance:.0%} chance of GO if unchanged"
+        )
         title = alt.TitleParams(name_metric(rule), subtitle=subtitle, anchor="start")
         panels.append(_layer_precision(plan, grid).properties(title=title, **PANEL))
     rows = alt.concat(*panels, columns=2).resolve_scale(color="shared")
@@ -38,7 +40,7 @@ def draw_plan(plans: Sequence[GatePlan], grids: Sequence[Grid], strategies: Sequ
         {
             "rollout": row.label,
             "exposed": row.exposed,
-            "text": f"stopped before full in {row.stopped:.0%}; unchanged gets there in {row.completes:.0%}",
+            "text": f"stopped before full in {row.stopped:.0%}; completed if unchanged in {row.completes:.0%}",
         }
         for row in strategies
     ]
@@ -59,10 +61,10 @@ def draw_plan(plans: Sequence[GatePlan], grids: Sequence[Grid], strategies: Sequ
 
 
 def draw_precision(plan: GatePlan, grid: Grid) -> Figure:
-    """What minutes and instances buy for one gate: half of its interval, and the margin."""
+    """Precision of one gate by minutes and instances: half of its interval, and the margin."""
     precision = plan.precision
     allowed = format_margin(precision.rule.margin, precision.unit)
-    title = f"{name_metric(precision.rule)}: GO if unchanged in {plan.go_chance:.0%}, {allowed} allowed"
+    title = f"{name_metric(precision.rule)}: {plan.go_chance:.0%} chance of GO if unchanged, {allowed} allowed"
 
     def half(width: float) -> str:
         is_known = math.isfinite(width)
@@ -132,7 +134,7 @@ def draw_exposure(strategies: Sequence[Exposure]) -> Figure:
         finish(bars, width=NARROW, height=HEIGHT),
         title=title,
         alt=f"A bar for each way to roll out: requests served by the worse version. {title}.",
-        head=("rollout", "exposed", "stopped before full", "caught after", "unchanged: gets there", "unchanged: after"),
+        head=("rollout", "exposed", "stopped before full", "caught after", "unchanged: completed", "unchanged: after"),
         rows=tuple(
             (
                 row.label,

@@ -13,11 +13,14 @@ HEIGHT = 210
 LABELS = {1.0: "p1", 50.0: "p50", 90.0: "p90", 95.0: "p95", 99.0: "p99", 99.5: "p99.5", 99.9: "p99.9"}
 ROOM = 2.5
 ALIKE = 0.8
-"""The least change is at least this share of the largest, where all quantiles are said to have changed alike."""
+"""The least change is at least this share of the largest, where the title states that all quantiles changed equally."""
 
 
 def draw_shift(curve: Mapping[str, Any], *, color: str, width: int = NARROW) -> Figure:
-    """Draw one candidate; `curve` as `evaluator.figure_data` traced it. Each tenth of the rest has equal room."""
+    """Draw one candidate; `curve` as `evaluator.figure_data` traced it.
+
+    The axis is logarithmic in the share above each quantile.
+    """
     import altair as alt
 
     domain = low, high = _domain(curve)
@@ -77,9 +80,8 @@ def _write_title(curve: Mapping[str, Any]) -> str:
     sizes = [abs(change) for _, change in moved]
     if len(moved) > len(points) / 2 and min(sizes) > ALIKE * max(sizes):
         last = moved[-1]
-        return (
-            f"It changed alike everywhere: {_percent(middle[1])} at p{middle[0]:g}, {_percent(last[1])} at p{last[0]:g}"
-        )
+        ends = (middle, last)
+        return f"It changed equally everywhere: {', '.join(f'{_percent(e)} at p{p:g}' for p, e, *_ in ends)}"
     if most[0] == middle[0]:
         return f"It changed most in the middle: {_percent(most[1])} at p{most[0]:g}"
     return f"It changed most at p{most[0]:g}: {_percent(most[1])}, and {_percent(middle[1])} at p{middle[0]:g}"

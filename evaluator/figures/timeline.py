@@ -23,7 +23,7 @@ from evaluator.wording import format_duration, format_number, format_value
 
 HEIGHT = 130
 MARGIN_LEFT = 42
-"""Room for the labels of the vertical axes, the same in all strips so that their times stand below each other."""
+"""Room for the labels of the vertical axes, the same in all strips so that their times are aligned."""
 TABLE_ROWS = 40
 
 
@@ -99,9 +99,9 @@ def _find_strips(timeline: Mapping[str, Any], readings: Sequence[Mapping[str, An
     strips = [strip for strip in strips if any(finite(values) for _, _, _, values in strip.series)]
     for reading in readings:
         name = shorten(reading["name"] or reading["query"], 60)
-        asks = f" (asked by {reading['metric']})" if reading.get("metric") else ""
+        used_by = f" (used by {reading['metric']})" if reading.get("metric") else ""
         rate = reading["shows"] == "per_s"
-        title = f"{name}: {'increase per second' if rate else 'mean'}{asks}"
+        title = f"{name}: {'increase per second' if rate else 'mean'}{used_by}"
         lines = tuple((arm["name"], False, arm["seconds"], arm["values"]) for arm in reading["arms"])
         strips.append(_Strip(name, "per second" if rate else reading.get("unit", ""), title, lines))
     return strips
@@ -152,7 +152,7 @@ def _layer(
     y = alt.Y(
         "value:Q",
         scale=alt.Scale(domain=[0, 1]) if not any(values) else alt.Scale(zero=min(values) >= 0),
-        title=strip.unit or " ",  # without one the strip would begin elsewhere than the others
+        title=strip.unit or " ",  # without a title the strip would not be aligned with the others
         axis=alt.Axis(minExtent=MARGIN_LEFT, maxExtent=MARGIN_LEFT, tickCount=4, titlePadding=2, format="~s"),
     )
     arms = list(colors)

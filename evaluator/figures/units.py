@@ -13,7 +13,7 @@ HEIGHT = 130
 
 
 def draw_units(row: Comparison, curve: Mapping[str, Any], *, colors: Mapping[str, str], width: int = NARROW) -> Figure:
-    """Draw one comparison; `curve` as `evaluator.figure_data` traced it. Its own value of each arm is a tick."""
+    """Draw one comparison; `curve` as `evaluator.figure_data` traced it."""
     import altair as alt
 
     factor, unit = (100.0, "%") if row.unit == "fraction" else (1.0, row.unit)
@@ -73,7 +73,7 @@ def _write_title(row: Comparison, curve: Mapping[str, Any]) -> str:
     many = f"{len(candidate)} {curve['of']}{'s' if len(candidate) > 1 else ''} of {row.arm}"
     if min(candidate) > max(baseline) or max(candidate) < min(baseline):
         where = "above" if min(candidate) > max(baseline) else "below"
-        return f"{name}: all {many} lie {where} all of baseline: it is not one of them alone"
+        return f"{name}: all {many} are {where} all of baseline: it is not a single one"
     ends, base = (
         " to ".join(format_value(value, row.unit) for value in (min(values), max(values)))
         for values in (candidate, baseline)

@@ -1,4 +1,4 @@
-"""Who is told, and what is moved, once a release is decided: one hook per module.
+"""What notifies people and programs, and moves traffic, once a release is decided: one hook per module.
 
 Our own hooks are found through the entry points `evaluator.hooks`, as those of other packages are.
 """

@@ -1,14 +1,14 @@
-"""What a hook is: it says what it will do, does it, reads what is so, undoes it, and can be tried without touching.
+"""What a hook is: it describes what it will do, does it, reads the current value, restores it, and can be tested.
 
 ```
-describe()                 what will happen, for whoever confirms it
-test()                     is all there that it needs? changes nothing
+describe()                 what will happen, for the person who confirms it
+test()                     is everything there that it needs? changes nothing
 read()                     the value that it will change, as plain JSON; None where there is none to restore
 execute(context)           do it
-undo(context, earlier)     restore what `read` gave; a BaseHook that reads is not asked to restore None
+undo(context, earlier)     restore what `read` returned; a BaseHook with `_read` is not called with None
 ```
 
-An outcome is `acknowledged` (done, and said so), `failed` (not done) or `unknown` (may or may not be done: a person
+An outcome is `acknowledged` (done, and confirmed), `failed` (not done) or `unknown` (may or may not be done: a person
 decides). A hook of ours raises HookError when nothing was changed; whatever else is raised makes the outcome unknown.
 """
 
@@ -32,7 +32,7 @@ from evaluator.hooks.templates import WORDS
 from evaluator.secrecy import OF_HOOKS, redact
 
 GROUP = "evaluator.hooks"
-"""Entry points under which hooks are found: ours and other people's."""
+"""Group of the entry points of hooks: ours and those of other packages."""
 
 LONGEST_RESPONSE = 2000
 """Characters of an answer that are kept."""
@@ -41,7 +41,7 @@ LONGEST_VALUE = 200
 """Characters of a value that people are shown."""
 
 GRACE_S = 1.0
-"""What a hook is given beyond its limit to notice it by itself."""
+"""Time beyond its limit in which a hook may still end by itself."""
 
 Action = Literal["promote", "hold", "rollback", "announce"]
 State = Literal["acknowledged", "failed", "unknown"]
@@ -50,7 +50,7 @@ Json = Any
 
 @dataclass(frozen=True, slots=True)
 class HookContext:
-    """What a hook is told of the intent that it executes."""
+    """What a hook knows of the intent that it executes."""
 
     release: str
     action: Action
@@ -63,15 +63,15 @@ class HookContext:
     requester: str
     reason: str
     idempotency_key: str
-    """The same in every attempt of one intent: receivers know by it what they have already done."""
+    """The same in every attempt of one intent: receivers recognise by it what they have already done."""
     expires_at: datetime
     """Aware; nothing is attempted afterwards."""
     outcome: str = ""
-    """acknowledged, failed or unknown: what came of the action, for hooks that announce it."""
+    """acknowledged, failed or unknown: how the action ended, for hooks that announce it."""
     dry_run: bool = False
 
     def words(self) -> dict[str, str]:
-        """What templates may say and receivers are sent: no secrets."""
+        """The words that templates fill in and receivers get: no secrets."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name in WORDS}
 
     def left_s(self) -> float:
@@ -81,17 +81,17 @@ class HookContext:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of it."""
+    """How an execution, an undo or a test ended."""
 
     state: State
     did: str
     """One sentence."""
     earlier: Json = None
-    """What was so before, as `undo` takes it; None where nothing can be restored."""
+    """The earlier value, as `undo` takes it; None where nothing can be restored."""
     response: str = ""
-    """What was answered: shortened, without secrets."""
+    """The answer of the other side: shortened, without secrets."""
     effective_at: datetime | None = None
-    """When everybody sees the change, where that is later than now."""
+    """When the change is visible everywhere, where that is later than now."""
 
 
 @runtime_checkable
@@ -100,7 +100,7 @@ class Hook(Protocol):
 
     kind: str
     idempotent: bool
-    """Whether it may be executed again when nobody knows whether it was."""
+    """Whether it may be executed again when its outcome is unknown."""
 
     def describe(self) -> str:
         """What will happen, in one sentence without secrets."""
@@ -121,7 +121,7 @@ class Hook(Protocol):
         """Whether `undo` takes back what it did."""
 
     def describe_value(self, value: Json) -> str:
-        """What `read` gave, for people."""
+        """A value that `read` returned, in words."""
 
 
 T = TypeVar("T")
@@ -153,7 +153,7 @@ class BaseHook(Generic[O]):
         return self._attempt(lambda: self._execute(context), context)
 
     def undo(self, context: HookContext, earlier: Json) -> Outcome:
-        """Restore what was so before."""
+        """Restore the earlier value."""
         if context.dry_run:
             return Outcome("acknowledged", f"dry run, nothing was undone: {self.describe()}")
         if earlier is None and type(self)._read is not BaseHook._read:  # noqa: SLF001 - its own
@@ -174,7 +174,7 @@ class BaseHook(Generic[O]):
         return type(self)._undo is not BaseHook._undo  # noqa: SLF001 - its own
 
     def describe_value(self, value: Json) -> str:
-        """What `read` gave, for people; nothing where there is none."""
+        """A value that `read` returned, in words; empty where there is none."""
         return "" if value is None else _shorten(self._clean(self._describe_value(value)), LONGEST_VALUE)
 
     def _describe_value(self, value: Json) -> str:
@@ -207,7 +207,7 @@ class BaseHook(Generic[O]):
             return operation()
 
     def _attempt(self, operation: Callable[[], Outcome], context: HookContext | None = None) -> Outcome:
-        """What comes of an act within its context's time, without secrets; one without a context changes nothing."""
+        """The outcome of an operation, without secrets. An operation without a context changes nothing."""
         if context and context.left_s() <= 0:
             return Outcome(
                 "failed", f"{self.kind} was not executed: the intent expired at {context.expires_at:%H:%M:%S}"
@@ -244,14 +244,14 @@ HOOKS: Mapping[str, Any] = Extensions(GROUP, "hook", HookError, extra="hooks")
 
 
 def make_hook(kind: str, options: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Hook:
-    """A hook of a kind with its options as the policy has them. Raises UnknownName, PolicyError or HookError."""
+    """Make a hook of a kind from its options in the policy. Raises UnknownName, PolicyError or HookError."""
     if kind not in HOOKS:
         raise UnknownName("hook", kind, HOOKS)
     hook_class = HOOKS[kind]
     hook = hook_class(_validate(kind, hook_class.Options, options), environment)
     if not isinstance(hook, Hook):
         raise HookError(
-            f"{hook_class.__module__}.{hook_class.__name__} is not a hook", hint="see docs/hooks.md for what one has"
+            f"{hook_class.__module__}.{hook_class.__name__} is not a hook", hint="docs/hooks.md lists what a hook needs"
         )
     return hook
 
@@ -270,7 +270,7 @@ def _validate(kind: str, model: type[O], options: Mapping[str, Any]) -> O:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A hook in its place."""
+    """A hook with its time limit, and whether it is required."""
 
     hook: Hook
     required: bool = False
@@ -278,7 +278,7 @@ class Step:
 
 
 def make_step(kind: str, options: Mapping[str, Any]) -> Step:
-    """A hook in its place, as its options say. Raises as `make_hook`."""
+    """Make a hook with its time limit from its options in the policy. Raises as `make_hook`."""
     common = _validate(kind, HookOptions, {k: v for k, v in options.items() if k in HookOptions.model_fields})
     return Step(make_hook(kind, options), common.required, common.time_limit)
 
@@ -286,8 +286,8 @@ def make_step(kind: str, options: Mapping[str, Any]) -> Step:
 def run_hook(step: Step, context: HookContext, before: Callable[[Json], None] = lambda _earlier: None) -> Outcome:
     """Execute a hook within its time limit.
 
-    `before` is told what the hook is about to change, so that it can be kept before it is changed. What it raises is
-    raised, and nothing is executed.
+    `before` is called with the value that the hook is about to change, so that it can be kept first. If it raises,
+    nothing is executed.
     """
     bounded, earlier = _bounded(step, context), None
     if not context.dry_run:
@@ -301,13 +301,13 @@ def run_hook(step: Step, context: HookContext, before: Callable[[Json], None] = 
 
 
 def describe_current(step: Step, context: HookContext) -> str:
-    """What a hook would change, as it is now, for people; or why that cannot be read. Changes nothing."""
+    """The current value that a hook would change, in words; or why it cannot be read. Changes nothing."""
     state = _within(step, _bounded(step, context), step.hook.read)
     return f"cannot be read: {state.outcome.did}" if isinstance(state, _Lost) else step.hook.describe_value(state)
 
 
 def undo_hook(step: Step, context: HookContext, earlier: Json) -> Outcome:
-    """Restore what was so before a hook was executed, within the hook's time limit."""
+    """Restore the value from before a hook was executed, within the hook's time limit."""
     bounded = _bounded(step, context)
     done = _within(step, bounded, lambda: step.hook.undo(bounded, earlier))
     return done.outcome if isinstance(done, _Lost) else done
@@ -320,14 +320,14 @@ def _bounded(step: Step, context: HookContext) -> HookContext:
 
 @dataclass(frozen=True, slots=True)
 class _Lost:
-    """What came of a call that raised or did not return in time."""
+    """The outcome of a call that raised or did not return in time."""
 
     outcome: Outcome
 
 
 def _within(step: Step, bounded: HookContext, call: Callable[[], T]) -> T | _Lost:
-    """What a call gives, within the time of its context."""
-    late = f"{step.hook.kind} did not end within {step.time_limit_s:g} s; it may still do what it was asked"
+    """The result of a call, within the time of its context."""
+    late = f"{step.hook.kind} did not end within {step.time_limit_s:g} s; it may still be running"
     result: list[T | _Lost] = []
 
     def work() -> None:
@@ -337,7 +337,9 @@ def _within(step: Step, bounded: HookContext, call: Callable[[], T]) -> T | _Los
             result.append(_Lost(_failed(error)))
         except Exception as error:  # noqa: BLE001 - whatever another package raises is an outcome
             # Its text may hold anything, secrets included; its kind cannot.
-            result.append(_Lost(Outcome("unknown", f"{step.hook.kind} broke with {type(error).__name__}")))
+            result.append(
+                _Lost(Outcome("unknown", f"{step.hook.kind} ended with an unexpected {type(error).__name__}"))
+            )
 
     worker = threading.Thread(target=work, daemon=True, name=f"hook {step.hook.kind}")
     worker.start()

@@ -28,15 +28,15 @@ class CommandOptions(HookOptions):
     """What is run, and with what."""
 
     run: Annotated[list[Argument], Field(min_length=1)] = Field(
-        description="Program and arguments; ${release}, ${canary} and the like are filled in within an argument."
+        description="Program and arguments; words such as ${release} are filled in within an argument."
     )
     undo: list[Argument] = Field(default_factory=list, description="Program and arguments that take it back.")
     environment: list[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]] = Field(
-        default_factory=list, description="Variables that it is given, beside PATH and EVALUATOR_*."
+        default_factory=list, description="Variables passed to it, in addition to PATH and EVALUATOR_*."
     )
     folder: str | None = Field(None, description="Where it is run.")
-    timeout: Seconds = Field(25.0, description="When it is ended, with what it started.")
-    idempotent: bool = Field(False, description="On: it may be run again when nobody knows whether it was.")  # noqa: FBT003
+    timeout: Seconds = Field(25.0, description="When it is ended, with all that it started.")
+    idempotent: bool = Field(False, description="On: it may be run again when its outcome is unknown.")  # noqa: FBT003
 
     @field_validator("run", "undo")
     @classmethod
@@ -70,7 +70,7 @@ class Command(BaseHook[CommandOptions]):
         return self._run(self.options.run, context)
 
     def can_undo(self) -> bool:
-        """Where a program is named for it."""
+        """Whether `undo` names a program."""
         return bool(self.options.undo)
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:
@@ -99,8 +99,8 @@ class Command(BaseHook[CommandOptions]):
         limit_s = min(self.options.timeout, context.left_s())
         with tempfile.TemporaryFile() as output:
             code = _run_for(command, limit_s, output, variables, self._folder())
-            # Secrets go first: half of one, at the edge of what is kept, would not be found any more.
-            # What went wrong is written last.
+            # Secrets are removed first: half of one, at the edge of the kept part, would not be recognised.
+            # The end is kept: programs write errors last.
             output.seek(max(output.seek(0, os.SEEK_END) - 4 * LONGEST_RESPONSE, 0))
             response = self._clean(output.read().decode("utf-8", "replace"))[-LONGEST_RESPONSE:].strip()
         if code is None or code < 0:
@@ -110,9 +110,9 @@ class Command(BaseHook[CommandOptions]):
         return Outcome("acknowledged" if code == 0 else "failed", f"{argv[0]} ended with {code}", response=response)
 
     def _clean(self, text: str) -> str:
-        """Whatever it was given of the environment may be a secret."""
+        """Any variable that was passed to it may be a secret."""
         values_passed = [self.environment.get(name, "") for name in self.options.environment]
-        # A flag such as CI=1 is none, and its value is in every second line.
+        # A flag such as CI=1 is not a secret, and its value occurs in many lines.
         return redact(super()._clean(text), [value for value in values_passed if len(value) >= _SHORTEST_SECRET])
 
 
@@ -137,7 +137,7 @@ def _run_for(
     try:
         return process.wait(limit_s)
     except subprocess.TimeoutExpired:
-        # It is ended with what it started, kindly first; what a program has left that ended by itself is meant to run.
+        # It is ended with all that it started, by SIGTERM first. What is left of one that ended by itself may run on.
         for sign in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, sign)

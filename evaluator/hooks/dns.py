@@ -1,7 +1,7 @@
 """Change one record set of a zone by dynamic update (RFC 2136), signed with TSIG (RFC 8945).
 
-The update carries what was read as its prerequisite: whoever changed the records in between wins. What resolvers have
-cached lives on until its TTL has run out: the outcome says until when, or the hook waits for it.
+The update carries what was read as its prerequisite: it fails where the records were changed in between. Resolvers
+keep what they have cached until its TTL has run out: the outcome names that time, or the hook waits for it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import dns.update
 
 
-_BAD_KEY = "is the key's name, its algorithm and its secret what the server has?"
+_BAD_KEY = "check that name, algorithm and secret of the key are those of the server"
 Records = dict[str, Any]
 
 
@@ -42,7 +42,7 @@ class DnsOptions(NetworkOptions):
     zone: Text = Field(description="The zone: example.org.")
     name: Text = Field(description="The name within it, or @ for the zone itself.")
     type: Literal["A", "AAAA", "CNAME", "TXT"] = Field("A", description="A, AAAA, CNAME or TXT.")
-    values: list[Text] = Field(description="What it will be.", min_length=1)
+    values: list[Text] = Field(description="The values to set.", min_length=1)
     ttl: Annotated[int, Field(ge=0, le=604800)] = Field(60, description="For how many seconds resolvers may keep it.")
     key_name: Text = Field(description="Name of the TSIG key.")
     key_secret: SecretName = Field(description="Where the key is, in base64: ${VARIABLE}.")
@@ -74,7 +74,7 @@ class Dns(BaseHook[DnsOptions]):
     def _test(self) -> Outcome:
         self._target_records()
         records = self._read()
-        return Outcome("acknowledged", f"the server answers to the key; there {_show(records)}")
+        return Outcome("acknowledged", f"the server accepts the key; it has {_show(records)}")
 
     def _read(self) -> Records:
         """`values` and `ttl` as the server has them; no values where there is no such record."""
@@ -89,12 +89,12 @@ class Dns(BaseHook[DnsOptions]):
         query.flags &= ~dns.flags.RD
         answer = self._ask(query, changes=False)
         if answer.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
-            raise HookError(f"the name server refused to tell: {dns.rcode.to_text(answer.rcode())}", hint=_BAD_KEY)
+            raise HookError(f"the name server refused the query: {dns.rcode.to_text(answer.rcode())}", hint=_BAD_KEY)
         rrset = answer.get_rrset(answer.answer, name, dns.rdataclass.IN, kind)
         return {"values": sorted(r.to_text() for r in rrset), "ttl": rrset.ttl} if rrset else {"values": [], "ttl": 0}
 
     def _describe_value(self, value: Any) -> str:
-        return f"there {_show(value)}"
+        return _show(value)
 
     def _execute(self, context: HookContext) -> Outcome:
         return self._change(self._read(), self._target_records(), context)
@@ -104,21 +104,24 @@ class Dns(BaseHook[DnsOptions]):
 
     def _change(self, earlier: Records, target: Records, context: HookContext) -> Outcome:
         if earlier == target:
-            return Outcome("acknowledged", f"there {_show(target)} already", earlier)
+            return Outcome("acknowledged", f"the server has {_show(target)} already", earlier)
         self._update(earlier, target)
         try:
             now = self._read()
         except HookError as error:
             raise MaybeSent(f"the records cannot be read back: {error.message}") from None
         if now != target:
-            raise MaybeSent(f"the server accepted the update, but there {_show(now)}")
+            raise MaybeSent(f"the server accepted the update, but it has {_show(now)}")
         until = datetime.now(UTC) + timedelta(seconds=earlier["ttl"])
-        description = f"there {_show(now)}; before there {_show(earlier)}"
+        description = f"the server has {_show(now)}; before it had {_show(earlier)}"
         if self.options.wait and earlier["ttl"] < context.left_s():
             time.sleep(earlier["ttl"])
             return Outcome("acknowledged", f"{description}; the earlier TTL has run out", earlier, effective_at=until)
         return Outcome(
-            "acknowledged", f"{description}; some see that until {until:%H:%M:%S} UTC", earlier, effective_at=until
+            "acknowledged",
+            f"{description}; resolvers may use that until {until:%H:%M:%S} UTC",
+            earlier,
+            effective_at=until,
         )
 
     def _update(self, earlier: Records, target: Records) -> None:
@@ -137,12 +140,15 @@ class Dns(BaseHook[DnsOptions]):
             update.delete(name, self.options.type)
         rcode = dns.rcode.to_text(self._ask(update, changes=True).rcode())
         if rcode in ("NXRRSET", "YXRRSET", "NXDOMAIN", "YXDOMAIN"):
-            raise HookError(f"{self.options.name} was changed by somebody else; nothing was done", hint="look at it")
+            raise HookError(
+                f"{self.options.name} was changed in the meantime; nothing was done", hint="check its records"
+            )
         if rcode == "SERVFAIL":
             raise MaybeSent("the name server answered SERVFAIL")
         if rcode != "NOERROR":
             raise HookError(
-                f"the name server refused the update: {rcode}", hint=f"may the key update {self.options.zone}?"
+                f"the name server refused the update: {rcode}",
+                hint=f"check that the key may update {self.options.zone}",
             )
 
     def _name(self) -> Any:
@@ -153,7 +159,7 @@ class Dns(BaseHook[DnsOptions]):
             zone = dns.name.from_text(self.options.zone)
             name = dns.name.from_text(self.options.name, zone)
         except dns.exception.DNSException:
-            raise HookError(f"{self.options.name} in {self.options.zone} is no name that DNS can have") from None
+            raise HookError(f"{self.options.name} in {self.options.zone} is not a valid DNS name") from None
         if not name.is_subdomain(zone):
             raise HookError(f"{self.options.name} is not within {self.options.zone}")
         return name
@@ -167,11 +173,11 @@ class Dns(BaseHook[DnsOptions]):
         except (dns.exception.DNSException, ValueError):
             raise HookError(
                 f"{', '.join(map(str, records['values']))} cannot be the value of {self.options.type}",
-                hint="names end with a dot, texts stand in quotes",
+                hint="names end with a dot, texts are in quotes",
             ) from None
 
     def _target_records(self) -> Records:
-        """As the server will tell them."""
+        """The records to set, as the server will return them."""
         rdataset = self._rdataset({"values": self.options.values, "ttl": self.options.ttl})
         return {"values": sorted(record.to_text() for record in rdataset), "ttl": self.options.ttl}
 
@@ -187,7 +193,7 @@ class Dns(BaseHook[DnsOptions]):
         try:
             message.use_tsig(dns.tsigkeyring.from_text({options.key_name: (options.key_algorithm, secret)}))
         except ValueError:
-            raise HookError("the key is not base64", hint="it is what the server has as the key's secret") from None
+            raise HookError("the key is not base64", hint="use the key's secret as the server has it") from None
         lost: Callable[[str], Exception] = MaybeSent if changes else HookError
         try:
             return dns.query.tcp(message, address, options.timeout, int(port))
@@ -196,13 +202,13 @@ class Dns(BaseHook[DnsOptions]):
         except dns.exception.DNSException as error:
             kind = type(error).__name__
             if kind in ("PeerBadKey", "PeerBadSignature", "PeerBadTime", "PeerBadTruncation"):
-                raise HookError(f"{options.server} does not believe the key: {kind}", hint=_BAD_KEY) from None
-            raise lost(f"{options.server} did not answer as a name server does: {kind}") from None
+                raise HookError(f"{options.server} does not accept the key: {kind}", hint=_BAD_KEY) from None
+            raise lost(f"{options.server} did not give a valid DNS answer: {kind}") from None
         except (OSError, EOFError) as error:
             raise lost(f"{options.server} did not answer: {type(error).__name__}") from None
 
 
 def _show(records: Records) -> str:
     if not records["values"]:
-        return "is no record"
-    return f"is {', '.join(records['values'])} (TTL {records['ttl']} s)"
+        return "no record"
+    return f"{', '.join(records['values'])} (TTL {records['ttl']} s)"

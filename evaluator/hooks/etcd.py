@@ -1,7 +1,7 @@
 """Set a key of etcd through its v3 JSON gateway: only if it is still what was read.
 
 https://etcd.io/docs/v3.4/dev-guide/api_grpc_gateway/: keys and values are base64, numbers are text, and what is absent
-is zero. One transaction compares the key's revision and writes; whoever wrote in between wins, and is named.
+is zero. One transaction compares the key's revision and writes, so that a change in between is not overwritten.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class EtcdOptions(TlsOptions):
     url: Text = Field(description="Address of its client port: http://etcd:2379.")
     key: Text = Field(description="The key to set.")
     value: Annotated[str, Field(max_length=1_000_000), AfterValidator(check_template)] = Field(
-        description="Its value; ${canary} and the like are filled in."
+        description="Its value; words such as ${canary} are filled in."
     )
-    username: Text | None = Field(None, description="Who asks, where etcd asks for it.")
+    username: Text | None = Field(None, description="User name, where etcd requires a login.")
     password: SecretName | None = Field(None, description="Where the password is: ${VARIABLE}.")
 
     @model_validator(mode="after")
@@ -40,7 +40,7 @@ class EtcdOptions(TlsOptions):
 
 
 class Etcd(BaseHook[EtcdOptions]):
-    """A key of the configuration centre, compared and set."""
+    """Sets a key, unless it was changed in between."""
 
     kind = "etcd"
     Options = EtcdOptions
@@ -51,7 +51,7 @@ class Etcd(BaseHook[EtcdOptions]):
     def _test(self) -> Outcome:
         stored = self._read()
         return Outcome(
-            "acknowledged", f"etcd answers; {self.options.key} is {'there' if stored['revision'] else 'not there'}"
+            "acknowledged", f"etcd answers; {self.options.key} is {'set' if stored['revision'] else 'not set'}"
         )
 
     def _read(self) -> dict[str, Any]:
@@ -62,7 +62,7 @@ class Etcd(BaseHook[EtcdOptions]):
         try:  # an empty value is left out of the answer
             value = base64.b64decode(entries[0].get("value", "")).decode()
         except UnicodeDecodeError:
-            raise HookError("the key's value is no text, and could not be restored") from None
+            raise HookError("the key's value is not text, so it could not be restored") from None
         return {"value": value, "revision": int(entries[0]["mod_revision"])}
 
     def _describe_value(self, value: Any) -> str:
@@ -71,24 +71,24 @@ class Etcd(BaseHook[EtcdOptions]):
     def _execute(self, context: HookContext) -> Outcome:
         earlier, value = self._read(), fill_words(self.options.value, context.words())
         if earlier["value"] == value:
-            # Sent once more after a kill, it may be ours: what others write later is not overwritten by an undo.
+            # After a killed attempt the value may be ours. With its revision, undo does not overwrite later changes.
             return Outcome(
-                "acknowledged", f"{self.options.key} is so already", {**earlier, "ours": earlier["revision"]}
+                "acknowledged", f"{self.options.key} has this value already", {**earlier, "ours": earlier["revision"]}
             )
         revision = self._swap(earlier["revision"], value)
         return Outcome(
             "acknowledged", f"{self.options.key} was set at revision {revision}", {**earlier, "ours": revision}
         )
 
-    def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - what was is the same for everybody
+    def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - the earlier value does not depend on it
         now = self._read()
         if now["value"] == earlier["value"]:
-            return Outcome("acknowledged", f"{self.options.key} is as it was")
+            return Outcome("acknowledged", f"{self.options.key} has its earlier value already")
         revision = self._swap(earlier.get("ours", now["revision"]), earlier["value"])
         return Outcome("acknowledged", f"{self.options.key} was restored at revision {revision}", now)
 
     def _swap(self, revision: int, value: str | None) -> int:
-        """Set, or delete, if the key is still at a revision. Gives the new revision."""
+        """Set, or delete, if the key is still at a revision. Returns the new revision; raises HookError."""
         key = _encode(self.options.key)
         act = {"request_delete_range": {"key": key}}
         if value is not None:
@@ -97,7 +97,8 @@ class Etcd(BaseHook[EtcdOptions]):
         answer = self._ask("kv/txn", {"compare": [compare], "success": [act], "failure": []}, changes=True)
         if not answer.get("succeeded"):
             raise HookError(
-                f"{self.options.key} was changed by somebody else; nothing was done", hint="look at it, and try again"
+                f"{self.options.key} was changed in the meantime; nothing was done",
+                hint="check its value, and try again",
             )
         return int(answer["header"]["revision"])
 

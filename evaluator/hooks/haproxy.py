@@ -63,14 +63,14 @@ class HaProxy(BaseHook[HaProxyOptions]):
     def _describe_value(self, value: Any) -> str:
         return show_weights(value)
 
-    def _execute(self, context: HookContext) -> Outcome:  # noqa: ARG002 - the weights are the same for everybody
+    def _execute(self, context: HookContext) -> Outcome:  # noqa: ARG002 - the weights do not depend on it
         return self._set(self.options.weights, self._read())
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - as above
         return self._set(check_earlier(earlier), self._read())
 
     def _set(self, weights: dict[str, int], earlier: dict[str, int]) -> Outcome:
-        # Whoever gets more gets it first, and all of it is one line: at no moment is everybody at 0.
+        # The largest weight is set first, and all in one line: at no moment are all servers at 0.
         most_first = sorted(weights.items(), key=lambda server: -server[1])
         answer = self._send(";".join(f"set weight {self.options.backend}/{name} {w}" for name, w in most_first))
         try:
@@ -88,8 +88,8 @@ class HaProxy(BaseHook[HaProxyOptions]):
         match = _WEIGHT.search(answer)
         if not match:
             raise HookError(
-                f"HAProxy does not tell the weight of {self.options.backend}/{server}: {answer or 'no answer'}",
-                hint="is the server named like this in its configuration?",
+                f"HAProxy does not report the weight of {self.options.backend}/{server}: {answer or 'no answer'}",
+                hint="check the server's name in HAProxy's configuration",
             )
         return int(match[1])
 

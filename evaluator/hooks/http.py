@@ -1,6 +1,6 @@
 """Any request: method, address, headers and body from the options, with the words of the context filled in.
 
-Words are escaped for the place where they stand. Secrets may stand in headers only, as `${NAME}`.
+Words are escaped for their place. Secrets are allowed in headers only, as `${NAME}`.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ class HttpRequest(Section):
     """One request."""
 
     method: Method = Field("POST", description="GET, POST, PUT, PATCH or DELETE.")
-    url: Annotated[Text, AfterValidator(_check_url)] = Field(description="Where to; words are escaped.")
-    headers: dict[str, str] = Field(default_factory=dict, description="Sent with it; secrets as ${NAME}.")
+    url: Annotated[Text, AfterValidator(_check_url)] = Field(description="The address; words are escaped.")
+    headers: dict[str, str] = Field(default_factory=dict, description="Headers to send; secrets as ${NAME}.")
     body: Annotated[str, AfterValidator(check_template)] = Field(
-        "", description="What is sent; words are escaped as in JSON, or as in a form if Content-Type says so."
+        "", description="The body; words are escaped as in JSON, or as in a form if Content-Type is that of a form."
     )
 
     @property
     def content_type(self) -> str:
-        """What the body is: JSON unless a header says otherwise."""
+        """Type of the body: JSON, unless a header names another."""
         return next((v for k, v in self.headers.items() if k.lower() == "content-type"), "application/json")
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
         for name, text in self.headers.items():
             if name.lower() in _OURS:
-                raise ValueError(f"header {name} is written by the evaluator")
+                raise ValueError(f"header {name} is set by the evaluator")
             if not re.fullmatch(r"[A-Za-z0-9-]+", name) or any(char not in _PRINTABLE for char in text):
-                raise ValueError(f"header {name} has what headers cannot have")
+                raise ValueError(f"header {name} has characters that headers cannot have")
             named = _ANY.findall(text)
             odd = next((w for w in named if w not in WORDS and not OF_HOOKS.pattern.fullmatch(f"${{{w}}}")), None)
             if odd is not None:
@@ -69,7 +69,7 @@ class HttpRequest(Section):
             try:
                 json.loads(fill_json(self.body, dict.fromkeys(WORDS, "x")))
             except ValueError:
-                raise ValueError('body is not JSON: words stand within quotes, such as "${canary}"') from None
+                raise ValueError('body is not JSON: words must be within quotes, such as "${canary}"') from None
         return self
 
 
@@ -78,9 +78,9 @@ class HttpOptions(HttpRequest, TlsOptions):
 
     undo: HttpRequest | None = Field(None, description="The request that takes it back.")
     accept: list[Annotated[int, Field(ge=200, le=599)]] = Field(
-        default_factory=list, description="Statuses that mean success; all from 200 to 299 unless given."
+        default_factory=list, description="Statuses that mean success; by default all from 200 to 299."
     )
-    contains: str | None = Field(None, description="What the answer must contain, where its status says little.")
+    contains: str | None = Field(None, description="Text that the answer must contain, where its status is not enough.")
     idempotent: bool | None = Field(
         None, description="Whether it may be sent twice; POST and PATCH may not by default."
     )
@@ -105,13 +105,13 @@ class Http(BaseHook[HttpOptions]):
             for text in request.headers.values():
                 self._secret(text if OF_HOOKS.pattern.search(text) else "")
             resolve(*split(request.url.split("${")[0]), self.options.allow_hosts)
-        return Outcome("acknowledged", "the host may be reached, and the secrets are there; nothing was sent")
+        return Outcome("acknowledged", "the host is allowed, and the secrets are set; nothing was sent")
 
     def _execute(self, context: HookContext) -> Outcome:
         return self._send(self.options, context)
 
     def can_undo(self) -> bool:
-        """Where a request is named for it."""
+        """Whether `undo` names a request."""
         return self.options.undo is not None
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:
@@ -126,10 +126,10 @@ class Http(BaseHook[HttpOptions]):
         def fill(match: re.Match[str]) -> str:
             return quote(words[match[1]], safe=_PRINTABLE) if match[1] in words else self._secret(match[0])
 
-        # In one pass: what a word brings in is not looked up as a secret.
+        # In one pass: the value of a word is not looked up as a secret.
         headers = {name: _ANY.sub(fill, text) for name, text in request.headers.items()}
         if any(char not in _PRINTABLE for text in headers.values() for char in text):
-            raise HookError("a secret has line breaks or other signs that a header cannot have")
+            raise HookError("a secret has line breaks or other characters that a header cannot have")
         if request.body and not any(name.lower() == "content-type" for name in headers):
             headers["Content-Type"] = request.content_type
         url, body = fill_url(request.url, words), fill_body(request.body, words).encode()

@@ -2,7 +2,7 @@
 
 What is patched is what `kubectl argo rollouts` patches (argoproj/argo-rollouts, pkg/kubectl-argo-rollouts/cmd), and the
 schema `gateway.networking.k8s.io/v1 HTTPRoute` (kubernetes-sigs/gateway-api, config/crd/standard). Each patch carries
-the version that was read: the API answers 409 when somebody else was quicker.
+the version that was read: the API answers 409 when the object was changed in between.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ K8sName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$"
 Share = Annotated[int, Field(ge=0, le=1_000_000)]
 Json = dict[str, Any]
 _HINTS = {
-    401: "is the token of this cluster, and not expired?",
-    403: "its account needs get and patch on it (and on rollouts/status)",
-    409: "somebody else changed it meanwhile; look at it, and try again",
+    401: "check that the token is of this cluster and has not expired",
+    403: "its account needs get and patch on the object (and on rollouts/status)",
+    409: "the object was changed in the meantime: check it, and try again",
 }
 """Status of an answer → what to do."""
 
@@ -37,7 +37,7 @@ class RolloutPatch(Section):
 
     name: K8sName = Field(description="Its name.")
     do: Literal["promote", "promote_full", "abort", "retry"] = Field(
-        description="promote (go on from a pause), promote_full (skip all that is left), abort, retry."
+        description="promote (continue after a pause), promote_full (skip all that is left), abort, retry."
     )
 
 
@@ -51,7 +51,7 @@ class RoutePatch(Section):
 
 
 class KubernetesOptions(TlsOptions):
-    """Where the API is, who asks, and what is patched."""
+    """Where the API is, with which account, and what is patched."""
 
     url: Text = Field(description="Address of the API server.")
     token: SecretName = Field(description="Where the bearer token is: ${VARIABLE}.")
@@ -74,7 +74,7 @@ class Kubernetes(BaseHook[KubernetesOptions]):
 
     def __init__(self, options: KubernetesOptions, environment: Mapping[str, str] | None = None) -> None:
         super().__init__(options, environment)
-        # Twice promoted is two steps further.
+        # Promoting twice goes two steps further.
         self.idempotent = options.rollout is None or options.rollout.do != "promote"
 
     def _describe(self) -> str:
@@ -86,13 +86,13 @@ class Kubernetes(BaseHook[KubernetesOptions]):
         resource = self._get()
         if self.options.route:
             _with_weights(resource, self._weights)
-        return Outcome("acknowledged", f"{self._where} is there, at version {resource['metadata']['resourceVersion']}")
+        return Outcome("acknowledged", f"{self._where} exists, at version {resource['metadata']['resourceVersion']}")
 
     def _read(self) -> Any:
         resource = self._get()
         return _rollout_state(resource) if self.options.rollout else _weights_by_rule(resource, self._weights)
 
-    def _execute(self, context: HookContext) -> Outcome:  # noqa: ARG002 - the patch is the same for everybody
+    def _execute(self, context: HookContext) -> Outcome:  # noqa: ARG002 - the patch does not depend on it
         resource = self._get()
         if self.options.rollout:
             return self._act(resource, self.options.rollout.do)
@@ -135,7 +135,7 @@ class Kubernetes(BaseHook[KubernetesOptions]):
         if do in ("abort", "retry"):
             if earlier["aborted"] == (do == "abort"):
                 return Outcome(
-                    "acknowledged", f"{self._where} is {'' if do == 'abort' else 'not '}aborted already", earlier
+                    "acknowledged", f"{self._where} is {'already' if do == 'abort' else 'not'} aborted", earlier
                 )
             self._patch(resource, {"status": {"abort": do == "abort"}}, "/status")
         elif status.get("currentPodHash") == status.get("stableRS"):
@@ -156,7 +156,7 @@ class Kubernetes(BaseHook[KubernetesOptions]):
                 f"{self._where} does not wait at a pause", hint="promote it at a pause step, or use promote_full"
             )
         if waits:
-            # After an analysis that decided nothing, the step that analysed is left as well.
+            # After an inconclusive analysis, the analysis step is skipped as well.
             status: Json = resource["status"]
             past: Json = {"pauseConditions": None}
             analysis = (status.get("canary") or {}).get("currentStepAnalysisRunStatus") or {}
@@ -229,7 +229,9 @@ def _rules_with(resource: Json, services: Mapping[str, int]) -> dict[str, list[J
         if {ref["name"] for ref in matching} == set(services):
             rules[str(index)] = matching
     if not rules:
-        raise HookError(f"no rule of the HTTPRoute has all of {', '.join(services)}", hint="are they named like this?")
+        raise HookError(
+            f"no rule of the HTTPRoute has all of {', '.join(services)}", hint="check the names of the services"
+        )
     return rules
 
 
@@ -254,7 +256,9 @@ def _with_rules(resource: Json, by_rule: Mapping[str, Mapping[str, int]]) -> Jso
             else {}
         )
         if not set(weights) <= set(refs):
-            raise HookError(f"rule {index} of the HTTPRoute is another than it was", hint="set its weights by hand")
+            raise HookError(
+                f"rule {index} of the HTTPRoute does not have the services that it had", hint="set its weights by hand"
+            )
         for name, weight in weights.items():
             refs[name]["weight"] = weight
     return target

@@ -32,7 +32,7 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 class NetworkOptions(HookOptions):
-    """What every hook takes that connects to somewhere."""
+    """Options of every hook that opens connections."""
 
     allow_hosts: list[str] = Field(
         default_factory=list,
@@ -52,18 +52,18 @@ class NetworkOptions(HookOptions):
 
 
 class TlsOptions(NetworkOptions):
-    """What every hook takes that speaks HTTP."""
+    """Options of every hook that sends HTTP requests."""
 
     ca: str | None = Field(None, description="File of the certificates to trust, instead of the system's.")
 
 
 class MaybeSent(Exception):
-    """The request may or may not have arrived: nobody answered it."""
+    """The request may or may not have arrived: there was no answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """What came back."""
+    """An answer."""
 
     status: int
     headers: Mapping[str, str]
@@ -76,11 +76,11 @@ class HttpResponse:
 
     @property
     def may_be_done(self) -> bool:
-        """Whether a server that refused may have acted: one that breaks may have done so first."""
+        """Whether the server may have acted before it answered with an error."""
         return self.status >= 500 and self.status != 503
 
     def parse(self) -> dict[str, Any] | None:
-        """The answer as JSON; None where it is no object."""
+        """The answer as JSON; None where it is not an object."""
         try:
             parsed = json.loads(self.text)
         except ValueError:
@@ -92,7 +92,7 @@ class HttpResponse:
 
 
 def resolve(host: str, port: int, allow: Sequence[str]) -> list[str]:
-    """The addresses of a host that may be connected to. Raises HookError where it or one of them may not."""
+    """The addresses of a host. Raises HookError where it, or one of them, may not be connected to."""
     host = host.rstrip(".").lower()
     networks = [network for entry in allow if (network := _network(entry))]
     names = {entry.rstrip(".").lower() for entry in allow if not _network(entry)}
@@ -103,7 +103,7 @@ def resolve(host: str, port: int, allow: Sequence[str]) -> list[str]:
         address_infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         raise HookError(
-            f"the name {host} cannot be resolved", hint="is it spelled like this, on this machine?"
+            f"the name {host} cannot be resolved", hint="check its spelling, and that this machine can resolve it"
         ) from None
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in address_infos))
     for address in addresses:
@@ -115,7 +115,7 @@ def resolve(host: str, port: int, allow: Sequence[str]) -> list[str]:
         else:
             refused = not listed and (is_literal or not is_public)
         if refused:
-            what = "a metadata service" if resolved in _METADATA else "that address" if is_public else "not public"
+            what = "a metadata service" if resolved in _METADATA else "a public address" if is_public else "not public"
             raise HookError(
                 f"{host} is {resolved}, which is {what} and not among allow_hosts",
                 hint=f"list the address itself if hooks may reach it: [{resolved}]",
@@ -130,7 +130,7 @@ def _network(entry: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None
 
 
 def _embedded(address: _Address) -> _Address:
-    """The address that traffic ends at: IPv4 within IPv6 is IPv4."""
+    """The address that traffic reaches: IPv4 within IPv6 is IPv4."""
     if isinstance(address, ipaddress.IPv4Address):
         return address
     if address in _NAT64:
@@ -151,9 +151,9 @@ def send(
     changes: bool = True,
     timeout_s: float | None = None,
 ) -> HttpResponse:
-    """Send a request once and read its answer, within the options' timeout or `timeout_s` for all but resolving.
+    """Send a request once and read its answer. The options' timeout, or `timeout_s`, covers all but resolving the name.
 
-    Raises HookError where it was certainly not sent, or `changes` nothing; MaybeSent where it may have been.
+    Raises HookError where it was certainly not sent, or where it changes nothing (`changes=False`); else MaybeSent.
     """
     import requests
 
@@ -170,9 +170,9 @@ def send(
         request = requests.Request(method, url, {**ours, **(headers or {})}, data=body or None).prepare()
     except ValueError as error:  # its text may hold a secret
         raise HookError(
-            f"a request to {host} cannot be written: {type(error).__name__}", hint="has a secret line breaks?"
+            f"a request to {host} cannot be written: {type(error).__name__}", hint="check the secrets for line breaks"
         ) from None
-    request.url = url  # as it was checked, and not as it was tidied
+    request.url = url  # as it was checked, not as `prepare` rewrites it
     with contextlib.closing(Adapter(LARGEST_BODY, addresses=addresses, trust=trust)) as adapter:
         try:
             response = adapter.send(request, timeout=options.timeout if timeout_s is None else timeout_s)
@@ -180,13 +180,13 @@ def send(
             if not error.reached:
                 raise HookError(f"{host}:{port} cannot be reached: {error.why}") from None
             raise (MaybeSent if changes else HookError)(f"{host} did not answer: {error.why}") from None
-    # Cut where it gets too long: whether it was accepted is said by the status.
+    # Cut where it gets too long: the status shows whether it was accepted.
     text = response.content[:LARGEST_BODY].decode("utf-8", "replace")
     return HttpResponse(response.status_code, {name.lower(): value for name, value in response.headers.items()}, text)
 
 
 def split(url: str) -> tuple[str, int]:
-    """Host and port. Raises HookError."""
+    """The host and the port of an address. Raises HookError for one that hooks may not use."""
     try:
         parts = urlsplit(url)
         port = parts.port

@@ -30,7 +30,7 @@ _WRITTEN = re.compile(r"^ {4}server \S+ (?:weight=(\d+)|(down));  # (.+)$", re.M
 class NginxOptions(HookOptions):
     """The file, its servers with their weights, and how nginx is called."""
 
-    file: Text = Field(description="The file to write; nginx includes it, and nobody else writes it.")
+    file: Text = Field(description="The file to write; nginx includes it, and only the evaluator writes it.")
     upstream: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] = Field(description="Name of the upstream in it.")
     servers: dict[Text, Annotated[str, Field(pattern=_SERVER)]] = Field(
         description="Server to address: {baseline: '10.0.0.1:8000', canary: '10.0.1.1:8000'}.", min_length=1
@@ -40,7 +40,9 @@ class NginxOptions(HookOptions):
         default_factory=list, description="More lines of the upstream block, without semicolon: [keepalive 16]."
     )
     nginx: list[Text] = Field(
-        default_factory=lambda: ["nginx"], description="How nginx is called, with -c and -p if need be.", min_length=1
+        default_factory=lambda: ["nginx"],
+        description="Command that calls nginx, with -c and -p where needed.",
+        min_length=1,
     )
     timeout: Seconds = Field(10.0, description="Longest that nginx may take to test or reload.")
 
@@ -85,7 +87,7 @@ class Nginx(BaseHook[NginxOptions]):
     def _describe_value(self, value: Any) -> str:
         return show_weights({name: 0 if down else int(weight) for weight, down, name in _WRITTEN.findall(str(value))})
 
-    def _execute(self, context: HookContext) -> Outcome:  # noqa: ARG002 - the weights are the same for everybody
+    def _execute(self, context: HookContext) -> Outcome:  # noqa: ARG002 - the weights do not depend on it
         options = self.options
         lines = [
             f"    server {address} {f'weight={options.weights[name]}' if options.weights[name] else 'down'};  # {name}"
@@ -96,7 +98,9 @@ class Nginx(BaseHook[NginxOptions]):
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - as above
         if not isinstance(earlier, str) or not earlier.startswith(MARK):
-            raise HookError("there was no file of ours before, and nothing to restore", hint="write it by hand")
+            raise HookError(
+                "there was no file of the evaluator before, so there is nothing to restore", hint="write it by hand"
+            )
         return self._install(earlier)
 
     def _install(self, text: str) -> Outcome:
@@ -124,7 +128,7 @@ class Nginx(BaseHook[NginxOptions]):
             )
         except subprocess.TimeoutExpired:
             message = f"nginx {arguments[0]} did not end within {self.options.timeout:g} s"
-            if "-s" in arguments:  # it may have been told to reload
+            if "-s" in arguments:  # it may have received the signal
                 raise MaybeSent(message) from None
             raise HookError(message) from None
         if done.returncode != 0:
@@ -134,7 +138,7 @@ class Nginx(BaseHook[NginxOptions]):
 
 
 def _replace(file: str, text: str) -> None:
-    """All of it or nothing: nginx may be reloaded by others at any moment."""
+    """Replace a file in one step: nginx may be reloaded by others at any moment."""
     path = Path(file)
     try:
         mode = path.stat().st_mode & 0o777 if path.exists() else 0o644

@@ -1,7 +1,7 @@
-"""Tell people: chat, mail and a hundred services more, through Apprise.
+"""Notify people by chat, mail and many other services, through Apprise.
 
-Apprise connects by itself. Hosts that an address names are checked before; redirects are off; but a name is resolved
-again when it is connected to. Where that matters, use the hook `webhook`.
+Apprise opens its own connections. Hosts that an address names are checked first; redirects are off; but a name is
+resolved again when it is connected to. Where that matters, use the hook `webhook`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _SERVICE = re.compile(r"([a-z0-9_+-]+)://.+", re.DOTALL)
 _LOGGERS = ("apprise", "urllib3.connectionpool")
-"""Who writes addresses, with what is secret in them, when asked to be talkative."""
+"""Loggers that write addresses, with the secrets in them, at their verbose levels."""
 
 
 def _check_address(text: str) -> str:
@@ -35,17 +35,17 @@ def _check_address(text: str) -> str:
 
 
 class NotifyOptions(NetworkOptions):
-    """Who is told, and what."""
+    """Who is notified, and of what."""
 
     to: list[Annotated[str, AfterValidator(_check_address)]] = Field(
-        description="Apprise addresses; what is secret in them as ${NAME}, written as an address needs it.",
+        description="Apprise addresses; secrets in them as ${NAME}, escaped as addresses need it.",
         min_length=1,
     )
     title: Annotated[str, AfterValidator(check_template)] = Field(
-        "${release}: ${action}", description="First line or subject; ${release} and the like are filled in."
+        "${release}: ${action}", description="First line or subject; words such as ${release} are filled in."
     )
     body: Annotated[str, AfterValidator(check_template)] = Field(
-        "${verdict}: ${baseline} to ${canary}. ${requester}: ${reason}", description="What is told.", min_length=1
+        "${verdict}: ${baseline} to ${canary}. ${requester}: ${reason}", description="The message.", min_length=1
     )
 
 
@@ -56,11 +56,11 @@ class Notify(BaseHook[NotifyOptions]):
     Options = NotifyOptions
 
     def _describe(self) -> str:
-        return f"tells {' and '.join(_service(address) for address in self.options.to)}: {self.options.title}"
+        return f"notifies {' and '.join(_service(address) for address in self.options.to)}: {self.options.title}"
 
     def _test(self) -> Outcome:
         self._recipients()
-        return Outcome("acknowledged", f"{len(self.options.to)} addresses can be used; nobody was told")
+        return Outcome("acknowledged", f"{len(self.options.to)} addresses can be used; nothing was sent")
 
     def _execute(self, context: HookContext) -> Outcome:
         words = context.words()
@@ -75,13 +75,13 @@ class Notify(BaseHook[NotifyOptions]):
         if missed:
             return Outcome(
                 "failed",
-                f"{notified} of {len(recipients)} were told, not {', '.join(missed)}",
+                f"{notified} of {len(recipients)} were notified, not {', '.join(missed)}",
                 response="\n".join(warnings),
             )
-        return Outcome("acknowledged", f"told {', '.join(_service(address) for address in self.options.to)}")
+        return Outcome("acknowledged", f"notified {', '.join(_service(address) for address in self.options.to)}")
 
-    def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - what was told stays told
-        return Outcome("failed", "what was told cannot be taken back")
+    def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - a message stays sent
+        return Outcome("failed", "a message cannot be taken back")
 
     def _recipients(self) -> list[apprise.NotifyBase]:
         import apprise
@@ -93,7 +93,8 @@ class Notify(BaseHook[NotifyOptions]):
                 recipient = apprise.Apprise.instantiate(self._secret(address), asset=asset, suppress_exceptions=True)
                 if not isinstance(recipient, apprise.NotifyBase):
                     raise HookError(
-                        f"Apprise cannot use an address of {_service(address)}", hint="see its page on that service"
+                        f"Apprise cannot use an address of {_service(address)}",
+                        hint="see Apprise's documentation of that service",
                     )
                 # An address cannot turn redirects on again.
                 recipient.redirects = False
@@ -112,7 +113,7 @@ def _service(address: str) -> str:
 
 @contextlib.contextmanager
 def _kept_clean(clean: Callable[[str], str]) -> Iterator[list[str]]:
-    """What other packages log meanwhile, without secrets, whoever it is logged for."""
+    """The warnings that other packages log meanwhile; secrets are removed from all that they log."""
     warnings: list[str] = []
 
     def tidy(record: logging.LogRecord) -> bool:

@@ -31,7 +31,7 @@ Text = Annotated[str, Field(min_length=1, max_length=10_000, pattern=r"^[^\x00-\
 
 
 class HookOptions(Section):
-    """What every hook takes."""
+    """Options of every hook."""
 
-    time_limit: Seconds = Field(30.0, description="Longest that the hook may take, with everything.")
+    time_limit: Seconds = Field(30.0, description="Longest time that the hook may take in all.")
     required: bool = Field(False, description="On: when it fails, hooks after it are not executed.")  # noqa: FBT003

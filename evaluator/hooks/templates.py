@@ -23,23 +23,23 @@ _WORD = re.compile(r"\$\{([^}]*)\}")
 
 
 def check_template(text: str) -> str:
-    """The template, if it names nothing but words of the context. Raises ValueError."""
+    """Return the template if it names only words of the context. Raises ValueError."""
     for word in _WORD.findall(text):
         if word not in WORDS:
-            raise ValueError(f"knows no ${{{word}}}; there are {', '.join(WORDS)}")
+            raise ValueError(f"cannot have ${{{word}}}; the words are {', '.join(WORDS)}")
     return text
 
 
 def fill_words(text: str, words: Mapping[str, str], escape: Callable[[str], str] = str) -> str:
-    """The words as they are, or escaped. What is filled in is not filled again."""
+    """Fill the words into a template, each escaped by `escape`; words within their values are not filled in."""
     return _WORD.sub(lambda match: escape(words[match[1]]), text)
 
 
 def fill_json(text: str, words: Mapping[str, str]) -> str:
-    """The words escaped as within a JSON string."""
+    """Fill in the words, escaped as within a JSON string."""
     return fill_words(text, words, lambda value: json.dumps(value)[1:-1])
 
 
 def fill_url(text: str, words: Mapping[str, str]) -> str:
-    """The words escaped as a part of a path or a query."""
+    """Fill in the words, escaped as a part of a path or a query."""
     return fill_words(text, words, lambda value: quote(value, safe=""))

@@ -1,4 +1,4 @@
-"""Tell a receiver what was decided, as Standard Webhooks has it: signed, with one id for all attempts.
+"""Send the decision to a receiver, as Standard Webhooks defines it: signed, with one id for all attempts.
 
 https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
@@ -26,7 +26,7 @@ from evaluator.hooks.network import HttpResponse, MaybeSent, TlsOptions, resolve
 from evaluator.hooks.options import SecretName, Text
 
 GONE = 410
-"""The receiver wants no more of it."""
+"""The receiver accepts no more messages."""
 SHORTEST_WAIT_S = 0.2
 _RETRYABLE = {408, 409, 425, 429}
 _backoff = wait_exponential(multiplier=0.5, max=60.0) + wait_random(0.0, 0.5)
@@ -35,7 +35,7 @@ _backoff = wait_exponential(multiplier=0.5, max=60.0) + wait_random(0.0, 0.5)
 class WebhookOptions(TlsOptions):
     """Where to, and the secret that signs it."""
 
-    url: Text = Field(description="Where it is posted to.")
+    url: Text = Field(description="Address that the message is posted to.")
     secret: SecretName = Field(description="Where the signing secret is: ${VARIABLE}, whose value begins with whsec_.")
 
 
@@ -54,13 +54,13 @@ class Webhook(BaseHook[WebhookOptions]):
     Options = WebhookOptions
 
     def _describe(self) -> str:
-        return f"posts what was decided to {self.options.url}, signed"
+        return f"posts the decision to {self.options.url}, signed"
 
     def _test(self) -> Outcome:
         sign(self._secret(self.options.secret), "test", 0, b"")
         host, port = split(self.options.url)
         resolve(host, port, self.options.allow_hosts)
-        return Outcome("acknowledged", f"{host} may be reached, and the secret can sign; nothing was sent")
+        return Outcome("acknowledged", f"{host} is allowed, and the secret can sign; nothing was sent")
 
     def _execute(self, context: HookContext) -> Outcome:
         return self._post(context, "release." + context.action)
@@ -99,7 +99,7 @@ class Webhook(BaseHook[WebhookOptions]):
             outcome = Outcome("failed", f"not accepted in time: {last.message}", response=last.answer)
         except HookError as error:
             outcome = Outcome("failed", error.message)
-        if outcome.state == "failed" and maybe:  # an earlier attempt may have been taken
+        if outcome.state == "failed" and maybe:  # an earlier attempt may have been accepted
             return replace(outcome, state="unknown")
         return outcome
 
@@ -130,7 +130,7 @@ class Webhook(BaseHook[WebhookOptions]):
             )
         why = "redirects are not followed" if 300 <= answer.status < 400 else "it is not sent again"
         if answer.status == GONE:
-            why = "the receiver wants no more of these"
+            why = "the receiver accepts no more messages"
         return Outcome("failed", f"the receiver {answered}; {why}", response=answer.text)
 
 
@@ -146,7 +146,7 @@ def _retry_after_s(answer: HttpResponse) -> float | None:
 
 
 def sign(secret: str, identity: str, timestamp: int, body: bytes) -> str:
-    """The header webhook-signature. Raises HookError for a secret that is none."""
+    """Return the header webhook-signature. Raises HookError for an invalid secret."""
     try:
         key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
     except (binascii.Error, ValueError):

@@ -1,4 +1,4 @@
-"""What hooks share that set weights of servers: how weights are written, and what they come to as shares."""
+"""Weights of servers, for the hooks that set them: how they are written, checked and shown."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ ServerName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za
 
 
 def check_some_traffic(weights: dict[str, int]) -> dict[str, int]:
-    """The weights, if any is more than 0. Raises ValueError."""
+    """Return the weights if any is more than 0. Raises ValueError."""
     if not any(weights.values()):
-        raise ValueError("must leave a server with more than 0: nobody would be served")
+        raise ValueError("must have a server with more than 0: otherwise no request is served")
     return weights
 
 
@@ -32,10 +32,10 @@ def show_weights(weights: Mapping[str, int]) -> str:
 
 
 def check_earlier(earlier: Any) -> dict[str, int]:
-    """Earlier weights as they were kept. Raises HookError for what cannot be restored."""
+    """Return earlier weights as they were stored. Raises HookError for what cannot be restored."""
     try:
         return _WEIGHTS.validate_python(earlier, strict=True)
     except ValidationError:
         raise HookError(
-            "there are no earlier weights that could be restored", hint="they are kept when the hook is executed"
+            "there are no earlier weights to restore", hint="they are kept when the hook is executed"
         ) from None

@@ -1,6 +1,6 @@
-"""Asking for an action, agreeing to it, taking it back, trying it again, and saying how it ended.
+"""Requesting an action, agreeing to it, cancelling it, retrying it, and resolving how it ended.
 
-Whatever is refused is refused with its reason, and the refusal is in the audit trail.
+Each refusal has its reason, and is in the audit trail.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from evaluator.store import Store
 LONGEST_REASON = 1000
 LONGEST_NOTE = 2000
 _UNSAID = ("Cc", "Cs")
-"""Categories of characters that no reason needs: controls, and halves of others."""
+"""Categories of characters that no reason needs: control characters and surrogates."""
 _VOID = (IntentState.EXPIRED, IntentState.CANCELLED)
 _VERBS = {
     Action.PROMOTE: "promoting",
@@ -60,7 +60,7 @@ _VERBS = {
 
 @dataclass(frozen=True, slots=True)
 class ActionRequest:
-    """What a person asks for."""
+    """What a person requests."""
 
     action: Action
     release: str
@@ -68,9 +68,9 @@ class ActionRequest:
 
 
 def ask(store: Store, policy: Policy, person: Person, request: ActionRequest) -> Intent:
-    """Record an intent; it is approved already where nobody else has to agree. Raises Refused, UsageError.
+    """Record an intent; it is approved at once where no other person has to agree. Raises Refused, UsageError.
 
-    What stands is returned where the same was asked for before: a double click, or two people, make one intent.
+    Returns the earlier intent where the same request is in effect: a double click, or two people, make one intent.
     """
     reason = _read_reason(request.reason)
     land_release(store, request.release)
@@ -79,7 +79,7 @@ def ask(store: Store, policy: Policy, person: Person, request: ActionRequest) ->
     with _refusals(store, person, request.release, action), store.reading():
         if not may_ask(rules, person.names, action):
             role = PersonRole.ANALYST if rules.needed(action) else PersonRole.APPROVER
-            raise Refused(why_not(rules, person, role, _VERBS[action]), hint="ask somebody who may")
+            raise Refused(why_not(rules, person, role, _VERBS[action]), hint="ask a person with that role")
         latest = find_latest(store, request.release)
         if action in PROMOTING:
             _refuse_on_grounds(store, policy, request, latest)
@@ -110,19 +110,19 @@ def ask(store: Store, policy: Policy, person: Person, request: ActionRequest) ->
 
 
 def _read_reason(text: str, *, needed: bool = True) -> str:
-    """What a person says, in one line without control characters. Raises UsageError."""
+    """A reason in one line without control characters. Raises UsageError."""
     reason = " ".join("".join(" " if category(character) in _UNSAID else character for character in text).split())
     if len(reason) > LONGEST_REASON or (needed and not reason):
         raise UsageError(
             f"the reason has more than {LONGEST_REASON} characters" if reason else "the reason is missing",
-            hint="say in a sentence why, or how you know; it stays in the audit trail",
+            hint="give the reason in one sentence; it stays in the audit trail",
         )
     return reason
 
 
 @contextmanager
 def _refusals(store: Store, person: Person, release: str, what: str, intent: str = "") -> Iterator[None]:
-    """Keep what was refused, and why."""
+    """Record a refusal and its reason in the audit trail."""
     try:
         yield
     except (Refused, UsageError) as error:
@@ -132,13 +132,13 @@ def _refusals(store: Store, person: Person, release: str, what: str, intent: str
 
 
 def _refuse_on_grounds(store: Store, policy: Policy, request: ActionRequest, latest: StoredVerdict | None) -> None:
-    """Refuse a promotion whose conditions are not met, and one against the verdict that needs none. Raises Refused."""
+    """Refuse a promotion whose conditions are not met, and an override of a GO, which needs none. Raises Refused."""
     if latest is None:
         raise Refused(f"{request.release} was not judged yet", hint=f"judge it: {policy.command(request.release)}")
     verdict = read_stored(latest)
     if request.action is Action.BREAK_GLASS:
         if verdict.word is VerdictWord.GO:
-            raise Refused(f"{request.release} is GO: no glass has to be broken", hint="promote it")
+            raise Refused(f"{request.release} is GO: it needs no override", hint="promote it")
         if not policy.promotion.hooks.get(Action.PROMOTE):
             raise Refused("the policy names no hooks that promote", hint=NO_HOOKS)
         return
@@ -151,7 +151,7 @@ def _refuse_on_grounds(store: Store, policy: Policy, request: ActionRequest, lat
         )
 
 
-# ------------------------------------------------------------------ what it comes to
+# ------------------------------------------------------------------ what an action changes
 
 
 def find_promoted(store: Store, release: str) -> tuple[Intent, ...]:
@@ -179,7 +179,7 @@ def _find_undone(store: Store, policy: Policy, request: ActionRequest) -> tuple[
         any(promotion.state is IntentState.SENT for promotion in promotions),
     )
     planned, irreversible = plan_action(store, policy, request.release, request.action, promoted)
-    # What a worker is at just now may have no hook to take back yet; it has when the rollback is executed.
+    # A promotion that is being executed may have no hook to take back yet; it has when the rollback is executed.
     if not begun and all(hook.event == ANNOUNCE for hook in planned):
         why = (
             "; ".join(irreversible)
@@ -187,11 +187,11 @@ def _find_undone(store: Store, policy: Policy, request: ActionRequest) -> tuple[
             else "no promotion of it was executed, and the policy names no hooks for rollback"
         )
         open_yet = [intent for intent in store.control.intents(request.release) if intent.state not in FINAL_STATES]
-        hint = "name hooks for rollback"
+        hint = "add hooks for rollback to the policy"
         if any(intent.action in PROMOTING for intent in open_yet):
-            hint = f"a promotion of it waits, which this cancels: evaluator hold {shlex.quote(request.release)}"
+            hint = f"cancel the promotion that waits: `evaluator hold {shlex.quote(request.release)}`"
         raise Refused(f"there is nothing to roll back for {request.release}: {why}", hint=hint)
-    # What was promoted later of the same service stands on what this one changed: it goes back first.
+    # A later promotion of the same service builds on what this one changed: it is rolled back first.
     services = set(services_of(store, request.release))
     for later in find_in_effect(store, store.control.intents()):
         if later.id in promoted or not promoted:
@@ -199,7 +199,7 @@ def _find_undone(store: Store, policy: Policy, request: ActionRequest) -> tuple[
         if services & set(services_of(store, later.release)):
             raise Refused(
                 f"{later.release} was promoted after {request.release}",
-                hint=f"roll that back first, or instead: {later.release}",
+                hint=f"roll back {later.release} first, or instead",
             )
     return promoted
 
@@ -214,37 +214,37 @@ def approve(store: Store, policy: Policy, person: Person, intent_id: str) -> Int
         _demand(policy, person, PersonRole.APPROVER, "approving")
         if intent.hooks_hash != policy.promotion.hash:
             raise Refused(
-                f"the policy's hooks or approvals have changed since {intent.id} was asked for", hint="ask for it again"
+                f"the policy's hooks or approvals have changed since {intent.id} was requested", hint="request it again"
             )
         return store.control.approve(intent.id, person)
 
 
 def cancel(store: Store, policy: Policy, person: Person, intent_id: str, reason: str) -> Intent:
-    """Take back, or turn down, an intent that was not executed yet. Raises Refused, UsageError."""
+    """Withdraw, or reject, an intent that was not executed yet. Raises Refused, UsageError."""
     intent, stated_reason = store.control.intent(intent_id), _read_reason(reason, needed=False)
     with _refusals(store, person, intent.release, f"cancel {intent.action}", intent.id):
         if not are_same_person((*person.names, person.name), (*intent.requester_names, intent.requester)):
-            _demand(policy, person, PersonRole.APPROVER, "turning down what others asked for")
+            _demand(policy, person, PersonRole.APPROVER, "rejecting the requests of others")
         return store.control.cancel(intent.id, person.name, stated_reason or "no reason given")
 
 
 def retry(store: Store, policy: Policy, person: Person, intent_id: str) -> Intent:
-    """Let hooks that failed, or of which nobody knows, be executed again, with the same keys. Raises Refused."""
+    """Let hooks that failed, or whose outcome is unknown, be executed again, with the same keys. Raises Refused."""
     intent = store.control.intent(intent_id)
-    instead = "ask for it again"
+    instead = "request it again"
     if intent.state is IntentState.UNKNOWN:
-        instead = f"say what became of its hooks, `evaluator hooks resolve {intent.id}`; then ask for it again"
+        instead = f"record how its hooks ended with `evaluator hooks resolve {intent.id}`, then request it again"
     with _refusals(store, person, intent.release, f"retry {intent.action}", intent.id):
         _demand(policy, person, PersonRole.APPROVER, "trying hooks again")
         if datetime.now(UTC) >= intent.expires_at:
             raise Refused(f"{intent.id} has expired", hint=instead)
         if later := _list_later(store, intent):
-            raise Refused(f"{later[-1].id} ({later[-1].action.label}) came after {intent.id}", hint=instead)
+            raise Refused(f"{later[-1].id} ({later[-1].action.label}) was requested after {intent.id}", hint=instead)
         return store.control.reopen(intent.id, person.name, "hooks that were not acknowledged are executed again")
 
 
 def _list_later(store: Store, intent: Intent) -> list[Intent]:
-    """What was asked for of the same release after an intent, and not taken back."""
+    """The requests for the same release after an intent that have neither expired nor been cancelled."""
     intents = store.control.intents(intent.release)
     position = [entry.id for entry in intents].index(intent.id)
     return [later for later in intents[position + 1 :] if later.state not in _VOID]
@@ -253,13 +253,13 @@ def _list_later(store: Store, intent: Intent) -> list[Intent]:
 def resolve(
     store: Store, policy: Policy, person: Person, intent_id: str, number: int, *, done: bool, reason: str
 ) -> Intent:
-    """Say of a hook (counted from 1) whether it was done, where nobody could tell. Raises Refused, UsageError."""
+    """Record whether a hook (counted from 1) was done, where that is unknown. Raises Refused, UsageError."""
     intent, reason = store.control.intent(intent_id), _read_reason(reason)
     with _refusals(store, person, intent.release, f"resolve {intent.action}", intent.id):
-        _demand(policy, person, PersonRole.ADMIN, "saying what a hook did")
+        _demand(policy, person, PersonRole.ADMIN, "resolving a hook")
         unresolved = _find_unknown(store, intent, number)
     attempted = [delivery for delivery in store.control.deliveries(intent.id) if delivery.event != ANNOUNCE]
-    missing = None  # hooks that were not reached; of another policy than that of the request they are not known
+    missing = None  # number of hooks that were not reached; unknown where the policy has changed since
     if intent.hooks_hash == policy.promotion.hash:
         planned, _irreversible = plan_action(store, policy, intent.release, intent.action, intent.undoes)
         missing = sum(hook.event != ANNOUNCE for hook in planned) - len(attempted)
@@ -275,15 +275,19 @@ def resolve(
     if IntentState.UNKNOWN in states:
         return intent
     state = IntentState.ACKNOWLEDGED if states == {IntentState.ACKNOWLEDGED} and missing == 0 else IntentState.FAILED
-    text = "hooks after it were not executed: `evaluator hooks retry` does" if missing else "every hook is known now"
+    text = (
+        "hooks after it were not executed; `evaluator hooks retry` executes them"
+        if missing
+        else "the outcome of every hook is known now"
+    )
     if missing is None:
-        text = "the policy's hooks have changed since: whether any came after it is not known"
+        text = "the policy's hooks have changed since, so it is not known whether any came after it"
     store.control.settle(intent.id, state, person.name, text)
     return store.control.intent(intent.id)
 
 
 def _find_unknown(store: Store, intent: Intent, number: int) -> Delivery:
-    """The hook that nobody knows of. Raises UnknownName, UsageError, Refused."""
+    """The hook whose outcome is unknown. Raises UnknownName, UsageError, Refused."""
     deliveries = {delivery.position + 1: delivery for delivery in store.control.deliveries(intent.id)}
     if number not in deliveries:
         raise UnknownName("hook", str(number), [str(position) for position in deliveries])
@@ -291,9 +295,9 @@ def _find_unknown(store: Store, intent: Intent, number: int) -> Delivery:
     if delivery.outcome.state is not IntentState.UNKNOWN or intent.state not in FINAL_STATES:
         raise UsageError(f"hook {number} of {intent.id} is {delivery.outcome.state}, so there is nothing to resolve")
     for later in _list_later(store, intent):
-        # The hooks of a rollback are counted by what it takes back, which must not change under it.
+        # The numbers of a rollback's hooks depend on what it takes back, which must not change meanwhile.
         if intent.id in later.undoes:
-            raise Refused(f"{later.id} takes back {intent.id}, done or not", hint=f"look at {later.id} instead")
+            raise Refused(f"{later.id} takes back {intent.id}, done or not", hint=f"see {later.id} instead")
     return delivery
 
 
@@ -315,4 +319,4 @@ def write_note(store: Store, policy: Policy, person: Person, release: str, text:
 
 def _demand(policy: Policy, person: Person, role: PersonRole, what: str) -> None:
     if not may(policy.promotion, person.names, role):
-        raise Refused(why_not(policy.promotion, person, role, what), hint="ask somebody who may")
+        raise Refused(why_not(policy.promotion, person, role, what), hint="ask a person with that role")

@@ -12,12 +12,12 @@ from evaluator.records.intents import PROMOTING, Action, Intent, IntentState
 from evaluator.store.intents import hash_text
 
 CLOCK = timedelta(minutes=1)
-"""How much the clock of who judged may be ahead of ours."""
+"""How much the clock of the machine that judged may be ahead of ours."""
 
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What is so at the moment of execution, read anew."""
+    """The state at the moment of execution, read again."""
 
     now: datetime
     latest: StoredVerdict | None
@@ -26,12 +26,12 @@ class Situation:
     hooks_hash: str
     approvers: frozenset[str]
     may_request: Collection[str]
-    """Who may ask for this action now."""
+    """Who may request this action now."""
     may_approve: Collection[str]
-    """Who may approve it now, and ask for it where it needs no approval."""
+    """Who may approve it now, or request it where it needs no approval."""
     max_age: timedelta
     overtaken_by: str = ""
-    """What came after the intent and must not be overturned by it."""
+    """Why a later request forbids the intent; empty where none does."""
 
 
 def hash_verdict(verdict: StoredVerdict) -> str:
@@ -47,21 +47,21 @@ def check_execution(intent: Intent, situation: Situation) -> None:
 
 
 def _find_obstacles(intent: Intent, situation: Situation) -> Iterator[str]:
-    """What stands against executing an intent now: its state, its people, then the verdict that it acts on."""
+    """What prevents executing an intent now: its state, its people, then the verdict that it acts on."""
     if intent.state not in (IntentState.APPROVED, IntentState.SENT):
         yield f"it is {intent.state}"
     if situation.now >= intent.expires_at:
         yield "it has expired"
     if situation.hooks_hash != intent.hooks_hash:
-        yield "the policy's hooks or approvals have changed since it was asked for"
+        yield "the policy's hooks or approvals have changed since it was requested"
     if situation.overtaken_by:
         yield situation.overtaken_by
     if intent.requester not in (situation.may_request if intent.approvals_needed else situation.may_approve):
-        yield f"{intent.requester} has no permission any more"
+        yield f"{intent.requester} no longer has permission"
     able = situation.approvers & frozenset(situation.may_approve)
     counted = able - {intent.requester} if intent.distinct else able
     if len(counted) < intent.approvals_needed:
-        yield f"{len(counted)} of {intent.approvals_needed} approvals hold"
+        yield f"{len(counted)} of {intent.approvals_needed} approvals are valid"
     if intent.action not in PROMOTING:
         return
     latest = situation.latest
@@ -72,7 +72,7 @@ def _find_obstacles(intent: Intent, situation: Situation) -> Iterator[str]:
     if age > situation.max_age:
         yield "its verdict is too old"
     if age < -CLOCK:
-        yield "its verdict is of the future: the clock was set back"
+        yield "its verdict is from the future: the clock was set back"
     if intent.action is Action.PROMOTE and latest.word != VerdictWord.GO:
         yield "the verdict is not GO"
     if situation.data_hash != intent.data_hash:

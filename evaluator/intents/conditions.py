@@ -1,4 +1,4 @@
-"""What has to be so before a release is promoted, and which releases wait for a person."""
+"""The conditions for a promotion, and which releases wait for a person."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NO_HOOKS = "add hooks to the policy, or promote it where it is deployed: docs/pr
 
 @dataclass(frozen=True, slots=True)
 class PromotionCondition:
-    """One thing that has to be so before a release is promoted; what is so instead where it is not."""
+    """One condition for a promotion: `text` describes it where it is met, `otherwise` where it is not."""
 
     text: str
     met: bool
@@ -30,12 +30,12 @@ class PromotionCondition:
 
     @property
     def description(self) -> str:
-        """What is so."""
+        """The one of the two texts that is true now."""
         return self.text if self.met else self.otherwise
 
 
 def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[PromotionCondition, ...]:
-    """Say what speaks for promoting a release now, and what against. `verdict`: its newest; `policy`: applies now."""
+    """List the conditions for promoting a release now. `verdict`: its newest; `policy`: the one that applies now."""
     release = verdict.release.id
     with store.reading():
         runs = store.data.runs(release)
@@ -61,13 +61,18 @@ def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[Pro
         PromotionCondition("the verdict is GO", word is VerdictWord.GO, verdict_text, verdict.next_action),
         PromotionCondition("nothing landed after the verdict", not stale, "data landed after the verdict", rejudge),
         PromotionCondition(
-            "no run is recorded any more", not live, "a run is still recorded", "wait, then judge again"
+            "no run is being recorded", not live, "a run is still being recorded", "wait, then judge again"
         ),
         PromotionCondition(
             "the policy is the one that judged", judges, "the policy is not the one that judged", rejudge
         ),
-        PromotionCondition("every run was complete", complete, "a run ended before its time", "load it again"),
-        PromotionCondition("its data are as they were judged", same, "its data changed, or there are newer", rejudge),
+        PromotionCondition("every run was complete", complete, "a run ended early", "load it again"),
+        PromotionCondition(
+            "its data have not changed since the verdict",
+            same,
+            "its data have changed, or there are newer data",
+            rejudge,
+        ),
         PromotionCondition(within, young, age, rejudge),
         PromotionCondition(
             "the policy names hooks that promote", hooks, "the policy names no hooks that promote", NO_HOOKS
@@ -77,7 +82,7 @@ def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[Pro
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A release that asks for a person: what for, and the command that helps, where one does."""
+    """A release that waits for a person: why, and the command that helps, where there is one."""
 
     release: str
     why: str
@@ -87,8 +92,8 @@ class Waiting:
 
 _ASKS: Mapping[str | None, str] = {
     None: "has data and was not judged yet",
-    VerdictWord.INCONCLUSIVE: "is not decided: look at what is missing",
-    VerdictWord.NO_GO: "must not be promoted: look at what became worse",
+    VerdictWord.INCONCLUSIVE: "is not decided: see what is missing",
+    VerdictWord.NO_GO: "must not be promoted: see what became worse",
     VerdictWord.GO: "is safe to promote",
 }
 
@@ -96,9 +101,9 @@ _ASKS: Mapping[str | None, str] = {
 def find_waiting(
     summaries: Sequence[ReleaseSummary], intents: Sequence[Intent], command: Callable[[str], str]
 ) -> tuple[Waiting, ...]:
-    """Name the newest release of each service that nobody has acted on since its latest verdict.
+    """Find the newest release of each service, unless an action was done on it since its latest verdict.
 
-    `command` writes the one that judges a release.
+    `command` returns the command that judges a release.
     """
     judged = {summary.release.id: summary.judged_at for summary in summaries if summary.judged_at}
     settled = {

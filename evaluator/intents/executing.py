@@ -32,13 +32,13 @@ LoadPolicy = Callable[[str], Policy]
 
 _READY = (IntentState.APPROVED, IntentState.SENT)
 _MAYBE = (IntentState.SENT, IntentState.REQUESTED)
-"""States of a hook that may have been done: begun by a worker that was killed, or unknown and asked for once more."""
-_MAY_BE_DONE = "whoever executed it was ended before it could say what came of it; it may have been done"
+"""States of a hook that may have been done: begun by a worker that was killed, or unknown and to be tried again."""
+_MAY_BE_DONE = "the process that executed it ended before the outcome was recorded; it may have been done"
 KEEP_FOR_S = 600.0
-"""How long the outcome of a hook is tried to be kept while another process holds the store."""
+"""How long to try to store a hook's outcome while another process holds the store."""
 POLL_S = 1.0
 SLOWEST_POLL_S = 15.0
-"""A store that nobody wrote to is looked at again after this: what expires does so without being written."""
+"""An unchanged store is read again after this time: requests expire without a write."""
 
 
 def name_worker() -> str:
@@ -47,16 +47,16 @@ def name_worker() -> str:
 
 
 def execute(store: Store, load: LoadPolicy, intent_id: str, worker: str, *, wait_s: float = 0.0) -> Intent:
-    """Execute an intent, or go on with one whose worker was killed; what is over, or not approved, stays as it is.
+    """Execute an intent, or continue one whose worker was killed; any other is left as it is.
 
-    `load` reads the policy of a release anew. Raises StoreBusy where another process executes an intent of the release
-    for longer than `wait_s`. A refusal is not raised: the intent ends with its reason.
+    `load` reads the current policy of a release. Raises StoreBusy where another process executes an intent of the
+    release for longer than `wait_s`. A refusal is not raised: the intent ends with its reason.
     """
     intent = store.control.intent(intent_id)
     with store.control.alone(services_of(store, intent.release), wait_s) as held:
         if not held:
             raise StoreBusy(
-                f"another process executes an intent of {intent.release} just now", hint="look at `evaluator hooks log`"
+                f"another process is executing an intent of {intent.release}", hint="see `evaluator hooks log`"
             )
         intent = store.control.intent(intent_id)
         if intent.state in _READY:
@@ -71,10 +71,10 @@ def execute_waiting(
     *,
     failed: Callable[[Intent, Exception], None] | None = None,
 ) -> tuple[Intent, ...]:
-    """Execute all that is approved, and go on with what killed workers left. What others are at is left to them.
+    """Execute all approved intents, and continue those of killed workers; skip those that another process executes.
 
     `failed` is called with each that could not be executed, so that one of them does not keep the others waiting;
-    without it what went wrong is raised.
+    without it the error is raised. Returns the intents that were executed, in their order.
     """
     store.control.expire(datetime.now(UTC))
     done = []
@@ -98,14 +98,14 @@ def run_worker(
     say: Callable[[str], None],
     poll_s: float = POLL_S,
 ) -> None:
-    """Execute what is approved until `stop`. What goes wrong is said, and tried again: a worker does not end by it."""
+    """Execute approved intents until `stop`. Errors go to `say`, and the worker goes on."""
     worker, last_stamp, idle_s = name_worker(), None, 0.0
     failures: list[str] = []
 
     def describe(error: Exception) -> str:
-        """What went wrong, without the text of errors that are not ours: it may hold anything, secrets included."""
+        """An error in words; without the text of errors that are not ours, which may hold secrets."""
         if not isinstance(error, EvaluatorError):
-            return f"it broke with {type(error).__name__}"
+            return f"it ended with an unexpected {type(error).__name__}"
         return f"{error.message} ({error.hint})" if error.hint else error.message
 
     def keep(intent: Intent, error: Exception) -> None:
@@ -154,7 +154,7 @@ class _Execution:
         self._run_all(planned, irreversible)
 
     def _end_refused(self, error: EvaluatorError) -> None:
-        """End what must not be executed, or not go on; whatever may have been done is left to a person."""
+        """End an intent that must not be executed or continued; hooks that may have been done are left to a person."""
         for delivery in self._deliveries().values():
             if delivery.outcome.state in _MAYBE:
                 outcome = replace(delivery.outcome, state=IntentState.UNKNOWN, text=_MAY_BE_DONE)
@@ -171,7 +171,7 @@ class _Execution:
         self.store.control.settle(self.intent.id, state, self.worker, text)
 
     def _run_all(self, planned: Sequence[PlannedHook], irreversible: Sequence[str]) -> None:
-        """Execute the hooks up to the first that is required and not acknowledged, and announce what came of them."""
+        """Execute the hooks up to the first that is required and not acknowledged, and announce the result."""
         hooks = [hook for hook in planned if hook.event != ANNOUNCE]
         failed_hooks: list[str] = []
         states: list[IntentState] = []
@@ -193,7 +193,7 @@ class _Execution:
         self.store.control.settle(self.intent.id, state, self.worker, "; ".join([*summary, *irreversible]))
 
     def _run_hook(self, hook: PlannedHook, *, outcome: str = "") -> IntentState:
-        """Execute a hook unless it is known what came of it; what it is about to change is kept before."""
+        """Execute a hook unless its outcome is known; the value that it is about to change is stored first."""
         delivery = self._deliveries().get(hook.position)
         state = delivery.outcome.state if delivery else IntentState.REQUESTED
         if state in FINAL_STATES:
@@ -205,7 +205,7 @@ class _Execution:
             verdict = find_latest(self.store, self.intent.release)
         context = make_context(self.intent, release, verdict, hook, outcome=outcome)
         maybe = delivery is not None and state in _MAYBE
-        # Executed once more, a hook may read what it has changed itself: the first value is what is restored.
+        # In a second attempt, a hook may read the value that it has set itself: undo restores the value read first.
         first = json.loads(delivery.outcome.undo) if delivery and maybe and delivery.outcome.undo else None
 
         def before(earlier: Any) -> None:
@@ -221,9 +221,9 @@ class _Execution:
         attempts = 0 if hook.position in self._deliveries() else 1
         state, text = IntentState(hook_outcome.state), hook_outcome.did
         if maybe and state is IntentState.FAILED:
-            # An attempt before may have been done, and a failure now does not undo it.
-            state, text = IntentState.UNKNOWN, f"{text}; an attempt before may have been done"
-        # What was read at first, with what a hook knows only once it was executed.
+            # An earlier attempt may have been done, and a failure now does not undo it.
+            state, text = IntentState.UNKNOWN, f"{text}; an earlier attempt may have been done"
+        # The value read first, with what a hook knows only after it was executed.
         restores = hook_outcome.earlier if first is None else first
         if isinstance(first, dict) and isinstance(hook_outcome.earlier, dict):
             restores = {**hook_outcome.earlier, **first}
@@ -238,9 +238,9 @@ class _Execution:
         return outcome.state
 
     def _deliver(self, delivery: Delivery) -> None:
-        """Keep where a hook stands, even if the store is busy for long: what came of it is known nowhere else.
+        """Store the state of a hook, even if the store is busy for long: its outcome is known nowhere else.
 
-        What is only about to be executed waits no longer than others: the next worker can begin as well.
+        A hook that is only about to be executed does not wait for that: the next worker can execute it.
         """
         about_to_be = delivery.outcome.state is IntentState.SENT
         deadline = time.monotonic() + (0.0 if about_to_be else KEEP_FOR_S)

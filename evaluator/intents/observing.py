@@ -1,4 +1,4 @@
-"""What is so now: the verdict, its data, the policy, and who may do what."""
+"""The current state: the verdict, its data, the policy, and who may do what."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from evaluator.records.intents import (
 from evaluator.store import Store
 
 _NOTHING_DONE = (IntentState.FAILED, IntentState.APPROVED)
-"""States of a hook that changed nothing; those that failed are approved anew when they are tried again."""
+"""States of a hook that changed nothing; failed hooks are approved again when they are tried again."""
 
 
 def observe(store: Store, policy: Policy, intent: Intent, now: datetime) -> Situation:
-    """Read anew what an intent rests on."""
+    """Read the current state of all that an intent rests on."""
     land_release(store, intent.release)
     with store.reading():
         return _read_situation(store, policy, intent, now)
@@ -55,7 +55,7 @@ def _read_situation(store: Store, policy: Policy, intent: Intent, now: datetime)
 
 
 def _people(intent: Intent, approvals: Sequence[Approval]) -> frozenset[str]:
-    """Who approved; the requester by the name that they asked under, whatever they approved as."""
+    """Who approved; the requester by the name in the request, whatever name they approved under."""
     requester_names = (*intent.requester_names, intent.requester)
     return frozenset(
         intent.requester if are_same_person((*approval.names, approval.person), requester_names) else approval.person
@@ -64,7 +64,7 @@ def _people(intent: Intent, approvals: Sequence[Approval]) -> frozenset[str]:
 
 
 def services_of(store: Store, release: str) -> tuple[str, ...]:
-    """What intents of a release act on: its services, which other releases may have as well."""
+    """The services of a release, which other releases may share; the release itself where it has none."""
     return tuple(sorted({service.name for service in store.control.release(release).services})) or (release,)
 
 
@@ -74,7 +74,7 @@ def find_in_effect(store: Store, intents: Sequence[Intent]) -> Iterator[Intent]:
         intent for intent in intents if intent.action is Action.ROLLBACK and intent.state is IntentState.ACKNOWLEDGED
     ]
     over = {name for rollback in rollbacks for name in rollback.undoes}
-    # Changed something; or a worker says that it is about to.
+    # Those that changed something, or that a worker is executing.
     begun = {
         delivery.intent
         for delivery in store.control.deliveries()
@@ -86,17 +86,17 @@ def find_in_effect(store: Store, intents: Sequence[Intent]) -> Iterator[Intent]:
 
 
 def _find_overtaking(store: Store, intent: Intent) -> str:
-    """What came after an intent and must not be overturned by it; empty where nothing did.
+    """Why a later request forbids an intent; empty where none does.
 
-    A promotion does not go on after its release was held or rolled back, and nothing that was asked for before
-    another release of the service was promoted changes what that one stands on.
+    A promotion does not continue after its release was held or rolled back. No intent changes what a later promotion
+    of another release of the service builds on.
     """
     intents = store.control.intents()
     later = intents[[entry.id for entry in intents].index(intent.id) + 1 :]
     if intent.action in PROMOTING:
         for newer in later:
             if newer.release == intent.release and newer.stops:
-                return f"{newer.id} ({newer.action.label}) was asked for after it"
+                return f"{newer.id} ({newer.action.label}) was requested after it"
     if intent.action is Action.HOLD:
         return ""
     services = set(services_of(store, intent.release))
@@ -104,7 +104,7 @@ def _find_overtaking(store: Store, intent: Intent) -> str:
         if promotion not in later:
             return ""
         if promotion.release != intent.release and services & set(services_of(store, promotion.release)):
-            return f"{promotion.release} was promoted after it was asked for ({promotion.id})"
+            return f"{promotion.release} was promoted after it was requested ({promotion.id})"
     return ""
 
 
@@ -114,7 +114,7 @@ def find_latest(store: Store, release_id: str) -> StoredVerdict | None:
 
 
 def hash_data_now(store: Store, release_id: str, judged: str) -> str:
-    """Return the hash `judged` of the data of a verdict as long as they are what a verdict would judge now, else "".
+    """Return the hash `judged` of a verdict's data as long as a verdict would judge the same data now, else "".
 
     A verdict does not list its runs: they are found again by their hash.
     """
@@ -124,13 +124,13 @@ def hash_data_now(store: Store, release_id: str, judged: str) -> str:
         if selection is None or is_live(runs):
             return ""
         judged_runs, newest = ([run.id for run in choose_runs(runs, name)] for name in (selection, "latest"))
-        # A newer load of which nothing landed would not change the hash of all, and yet nobody has judged it.
+        # A newer load of which nothing landed does not change the hash of all, but it was not judged.
         empty = store.data.content_hash(newest) == store.data.content_hash([])
     return judged if set(newest) <= set(judged_runs) and not empty else ""
 
 
 def hash_policy_now(store: Store, policy: Policy, release_id: str) -> str:
-    """Hash the policy as the judge would use it now, with what was learnt of the service."""
+    """Hash the policy as the judge would use it now, with what was learnt about the service."""
     return with_learnt(policy, store.control.learnt(service_of(store.control.release(release_id)))).hash
 
 

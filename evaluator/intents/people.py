@@ -10,15 +10,15 @@ from evaluator.policy.promotion import PromotionRules
 from evaluator.records.intents import Action, Person, PersonRole
 
 SYSTEM = "account:"
-"""Before the name of an account of this machine, where it must not be taken for a name that a login tells."""
+"""Prefix of an account of this machine, where it must not be taken for a name from a login."""
 
 _RANKS = tuple(PersonRole)
 _ALONE = {Action.HOLD: PersonRole.ANALYST}
-"""Role that may do it where no approval is asked for; approver for what is not listed."""
+"""Role that may do an action that needs no approval; approver for actions that are not listed."""
 
 
 def system_person() -> Person:
-    """Whoever runs this process, by the account that the system knows: the environment may say anything."""
+    """The person who runs this process, by the account that the system knows, not by the environment."""
     number = os.getuid()
     try:
         name = pwd.getpwuid(number).pw_name
@@ -30,8 +30,8 @@ def system_person() -> Person:
 def role_of(rules: PromotionRules, names: Sequence[str]) -> PersonRole:
     """The highest role that a person has by any of their names.
 
-    Where the policy has no `roles`, accounts of this machine may do everything (the files are theirs anyway), and who
-    signed in may read.
+    Where the policy has no `roles`, accounts of this machine may do everything (the files are theirs anyway), and
+    people who signed in may read.
     """
     if rules.roles is None:
         return PersonRole.ADMIN if any(name.startswith(SYSTEM) for name in names) else PersonRole.VIEWER
@@ -45,20 +45,20 @@ def may(rules: PromotionRules, names: Sequence[str], role: PersonRole) -> bool:
 
 
 def may_ask(rules: PromotionRules, names: Sequence[str], action: Action) -> bool:
-    """May a person ask for an action? Where it takes no approval, asking is doing."""
+    """May a person request an action? Where it needs no approval, the request is executed at once."""
     return may(rules, names, PersonRole.ANALYST) and (rules.needed(action) > 0 or may_act_alone(rules, names, action))
 
 
 def may_act_alone(rules: PromotionRules, names: Sequence[str], action: Action) -> bool:
-    """May a person do it without anybody else, where no approval is asked for?"""
+    """May a person do an action alone, where it needs no approval?"""
     return may(rules, names, _ALONE.get(action, PersonRole.APPROVER))
 
 
 def why_not(rules: PromotionRules, person: Person, role: PersonRole, what: str) -> str:
-    """What stands against it, and who can change that."""
+    """Why a person may not do something: their role, the role that it needs, and where roles are set."""
     has = role_of(rules, person.names)
-    where = "the policy has no roles" if rules.roles is None else "the policy's roles say so"
-    return f"{person.name} is {_with_article(has)}, and {what} takes {_with_article(role)} ({where})"
+    where = "the policy has no roles" if rules.roles is None else "by the policy's roles"
+    return f"{person.name} is {_with_article(has)}, and {what} needs {_with_article(role)} ({where})"
 
 
 def _with_article(role: PersonRole) -> str:

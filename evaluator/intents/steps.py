@@ -1,4 +1,4 @@
-"""What executing an intent comes to: hooks of its event in their order, and what is taken back."""
+"""The steps of an intent: the hooks of its event in their order, and what is taken back."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ class PlannedHook:
 
     @property
     def description(self) -> str:
-        """What it will do, for whoever confirms it."""
+        """What it will do, for the person who confirms it."""
         description = self.step.hook.describe()
         return f"takes back: {description}" if self.event == UNDO else description
 
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """One hook as a person is shown it before they confirm."""
+    """One hook as it is shown to the person who confirms it."""
 
     event: str
     kind: str
     description: str
     now: str
-    """What it would change, as it is now; empty where there is nothing to read."""
+    """The current value that it would change; empty where there is nothing to read."""
     required: bool
 
 
@@ -80,7 +80,7 @@ def plan_steps(
 def make_context(
     intent: Intent, release: Release, verdict: StoredVerdict | None, hook: PlannedHook, *, outcome: str = ""
 ) -> HookContext:
-    """What one hook of an intent is told. Each has a key of its own: two may go to one receiver."""
+    """The context of one hook of an intent. Each hook has a key of its own: two may go to one receiver."""
     action = Action.PROMOTE if hook.event == UNDO or intent.action is Action.BREAK_GLASS else intent.action
     return HookContext(
         release=release.id,
@@ -108,7 +108,7 @@ def _versions(release: Release, arm: str) -> str:
 def preview_steps(
     planned: Sequence[PlannedHook], release: Release, verdict: StoredVerdict | None, person: Person, until: datetime
 ) -> tuple[Preview, ...]:
-    """What would happen, in order, and what is so now. Reads, and changes nothing."""
+    """What would happen, in order, with the current values. Changes nothing."""
     draft = Intent("", "preview", release.id, Action.PROMOTE, person.name, "", "", "", "", until, until)
     return tuple(
         Preview(

@@ -1,8 +1,8 @@
-"""evaluator.yaml → validated models → the records that the rooms below work with.
+"""evaluator.yaml → validated models → the records that the packages below work with.
 
-No room below this one knows YAML. A policy may be empty: everything has a default, and the defaults together are the
-built-in policy. What was effective is plain JSON, part of every verdict, and its hash says whether two verdicts were
-judged by the same rules.
+No package below this one knows YAML. A policy may be empty: everything has a default, and the defaults together are
+the built-in policy. The effective policy is plain JSON and part of every verdict; its hash shows whether two verdicts
+were judged by the same rules.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from evaluator.wording import write_command
 __all__ = ["Policy", "load_policy", "parse_policy", "policy_schema", "with_learnt"]
 
 PRIOR_WEIGHT = 3.0
-"""Degrees of freedom that the policy's own assumption about instances counts for beside history (method B.3, B.3a)."""
+"""Degrees of freedom of the policy's own assumption about instances, when pooled with history (method B.3, B.3a)."""
 _UNION_MEMBERS = ("literal[", "dict[", "function-")
-"""How pydantic names the member of a union that it tried; it is not a key in the file."""
+"""How pydantic's names for the members of a union begin; they are not keys in the file."""
 
 PLAIN_WORDS: Mapping[str, str] = {
     "string_type": "be text (put it in quotes)",
@@ -46,7 +46,7 @@ PLAIN_WORDS: Mapping[str, str] = {
     "float_type": "be a number",
     "string_too_short": "have at least one character",
     "string_too_long": "be shorter",
-    "string_pattern_mismatch": "have only characters that are allowed and can be seen",
+    "string_pattern_mismatch": "have only characters that are allowed and visible",
     "finite_number": "be a finite number",
     "greater_than": "be more than {gt:g}",
     "greater_than_equal": "be at least {ge:g}",
@@ -55,7 +55,7 @@ PLAIN_WORDS: Mapping[str, str] = {
     "model_type": "be a mapping of keys to values",
     "model_attributes_type": "be a mapping of keys to values",
 }
-"""What is wrong, where pydantic's own words speak of its types."""
+"""What a value must be, where pydantic's own message names its types."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +72,17 @@ class Policy:
     instance_header: str
     services: tuple[str, ...] = ()
     prometheus: PrometheusSource | None = None
-    """Where metrics of readings are asked."""
+    """Where readings come from."""
     promotion: PromotionRules = field(default_factory=PromotionRules)
     """What happens after a verdict."""
     afterwards: Mapping[str, Any] = field(default_factory=dict)
     """The sections about promotion as plain JSON, every default spelled out."""
     path: str = ""
-    """Where the file is, as verdicts name it; empty where commands find it themselves, or it is the built-in one."""
+    """Path of the file, as verdicts name it; empty where commands find it themselves, or for the built-in one."""
 
     @property
     def service(self) -> str:
-        """The service that the policy is of; empty where it names none, or several."""
+        """The service that the policy names; empty where it names none, or several."""
         return self.services[0] if len(self.services) == 1 else ""
 
     def command(self, release: str, *options: str) -> str:
@@ -120,10 +120,10 @@ def policy_schema() -> dict[str, Any]:
 
 
 def with_learnt(policy: Policy, learnt: Learnt | None) -> Policy:
-    """Let history say how much instances differ, where a run cannot tell; too short a history changes nothing.
+    """Take from history how much instances differ, for runs that do not show it; a short history changes nothing.
 
-    The built-in assumption is pooled with history by degrees of freedom; one that the file states gives way only to a
-    larger one. Never below what was learnt. The effective policy and its hash are those that judged.
+    The built-in assumption is pooled with history by degrees of freedom; one that the file states is replaced only by
+    a larger one. Never below what was learnt. The effective policy and its hash are those that judge.
     """
     if learnt is None or learnt.comparisons < LEAST_COMPARISONS:
         return policy

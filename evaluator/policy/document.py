@@ -1,4 +1,4 @@
-"""YAML with places: the values of a file, and on which line each of them stands."""
+"""YAML with line numbers: the values of a file, and the line of each of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import yaml
 from evaluator.errors import PolicyError
 
 KeyPath = tuple[str | int, ...]
-"""The way to a value: keys and positions in lists."""
+"""The path to a value: keys and positions in lists."""
 
 MAX_BYTES = 1_000_000
 MAX_VALUES = 20_000

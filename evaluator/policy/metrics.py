@@ -1,4 +1,4 @@
-"""Metrics of the policy file: what all of them take. Each type reads its own options (`evaluator.metrics`)."""
+"""Metrics of the policy file: the keys that all of them take. Each type reads its own options (`evaluator.metrics`)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LEADING = ("name", "type", "role", "quantile", "endpoint", "direction", "outcome
 
 
 class MetricSection(Section):
-    """One thing that is compared. `type` says which other keys it takes."""
+    """One thing that is compared. `type` determines which other keys it takes."""
 
     name: Name = Field(description="Unique name, shown in the verdict.")
     type: str = Field(description="What is compared.", json_schema_extra={"enum": list(METRICS)})
@@ -43,7 +43,7 @@ class MetricSection(Section):
     endpoint: EndpointName | None = Field(None, description='Only this endpoint, such as "POST /checkout".')
     direction: Direction | None = Field(
         None,
-        description="Which way is better; each type knows its own, outcomes may say lower_is_better.",
+        description="Which way is better; fixed by the type, but outcomes may set lower_is_better.",
         strict=False,
     )
     margin: Amount | None = Field(
@@ -101,13 +101,13 @@ class MetricSection(Section):
         if not value or not metric or value is metric.direction:
             return None
         if not metric.any_direction:
-            raise ValueError(f"of {metric.type} is {metric.direction}")
+            raise ValueError(f"must be {metric.direction} for {metric.type}")
         return value
 
     @field_validator("margin")
     @classmethod
     def _proper_margin(cls, value: Quantity | None, info: ValidationInfo) -> Quantity | None:
-        """Bring a margin to the units of its metric, or say what it should have been."""
+        """Convert a margin to the units of its metric. Raises ValueError."""
         metric = _metric_of(info)
         if value is None or metric is None:
             return value
@@ -131,7 +131,7 @@ class MetricSection(Section):
     @field_validator("min", "max")
     @classmethod
     def _proper_limit(cls, value: Quantity | None, info: ValidationInfo) -> Quantity | None:
-        """Bring an absolute bound to the units of its metric."""
+        """Convert an absolute bound to the units of its metric. Raises ValueError."""
         metric = _metric_of(info)
         if value is None or metric is None:
             return value
@@ -167,7 +167,7 @@ class MetricSection(Section):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """Build the schema of the common keys, and for each type that of its own."""
+        """Build the schema of the common keys, and of the keys of each type."""
         plain = handler.resolve_ref_schema(handler(schema))
         for key in ("options", "metric"):
             del plain["properties"][key]
@@ -208,7 +208,7 @@ def _in_unit(amount: Quantity) -> float:
 
 
 def _metric_of(info: ValidationInfo) -> Metric | None:
-    """The metric with its options; without those that are no text where some of them are wrong."""
+    """The metric with its options; where some of them are wrong, with those that are text only."""
     kind = METRICS.get(info.data.get("type", ""))
     if kind is None or "metric" in info.data:
         return info.data.get("metric") if kind else None
@@ -217,7 +217,7 @@ def _metric_of(info: ValidationInfo) -> Metric | None:
 
 
 def _explain(mistake: Mapping[str, Any], kind: type[Metric] | None) -> Mapping[str, Any]:
-    """Say of an option that is missing or not taken what its type takes instead."""
+    """Explain an option that is missing or unknown by what its type takes."""
     key = str(mistake["loc"][0])
     if mistake["type"] == "missing" and kind is not None:
         examples = METRICS[kind.type].model_fields[key].examples or []

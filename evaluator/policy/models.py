@@ -1,6 +1,6 @@
 """The shape of evaluator.yaml. Every key has a default; an unknown key is an error.
 
-Validation happens field by field, so that an error carries the place of the key that is wrong.
+Validation happens field by field, so that an error has the line of the wrong key.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ LATER = ("rollout", "stages", "strategy")
 """Sections that are planned and not available in this version."""
 
 OF_PROMOTION = ("sensitive", "hooks", "approvals", "roles")
-"""Sections that say what happens after a verdict: not part of what judged, nor of its hash."""
+"""Sections about what happens after a verdict: not part of the rules that judge, nor of their hash."""
 
 
 class ServiceName(Section):
-    """A service that is released; its name alone says as much."""
+    """A service that is released; its name alone is enough."""
 
-    name: Name = Field(description="As in the verdict.")
+    name: Name = Field(description="Name of the service, as in the verdict.")
 
 
 AnyServiceName = Annotated[
@@ -54,28 +54,28 @@ AnyServiceName = Annotated[
 
 
 class MonitoringSection(Section):
-    """When the verdict is allowed to fall."""
+    """When the verdict may be given."""
 
     mode: Literal["auto", "fixed", "group_sequential", "anytime"] = Field(
         "auto",
         description="fixed: once, at the planned end. group_sequential: each minute up to the planned end. "
-        "anytime: each minute without one. auto: group_sequential for load runs of 5 minutes and more, fixed for "
-        "shorter ones, replicates and imported files. Of outcomes each verdict on other data is a look; auto: "
-        "group_sequential where max_units is set, else fixed for the first and anytime for those after it.",
+        "anytime: each minute, without a planned end. auto: group_sequential for load runs of 5 minutes and more, "
+        "fixed for shorter ones, replicates and imported files. For outcomes, each verdict on other data is a look; "
+        "auto: group_sequential where max_units is set, else fixed for the first look and anytime for later ones.",
     )
-    max_duration: PositiveDuration = Field(3600.0, description="When all is decided, where no end is planned.")
+    max_duration: PositiveDuration = Field(3600.0, description="Time by which all is decided, where no end is planned.")
     burn_in: AutoOrDuration = Field(None, description="No verdict before this; auto: 10 minutes or 40 buckets.")
-    early_go: bool = Field(default=False, description="GO may fall before the planned end.")
+    early_go: bool = Field(default=False, description="GO may be given before the planned end.")
     max_units: Annotated[int, Field(ge=1)] | None = Field(
         None,
-        description="Units of all arms with which a test of outcomes ends; looks before it are then group-sequential.",
+        description="Units of all arms at which a test of outcomes ends; earlier looks are group-sequential.",
     )
 
 
 class Sources(Section):
-    """Where metrics of readings are asked."""
+    """Where readings come from."""
 
-    prometheus: PrometheusSource | None = Field(None, description="A server that speaks its HTTP API.")
+    prometheus: PrometheusSource | None = Field(None, description="A server with the HTTP API of Prometheus.")
 
 
 class EndpointScan(Section):
@@ -86,18 +86,18 @@ class EndpointScan(Section):
     failure_margin: Points = Field(0.01, description="Largest rise of an endpoint's failure rate.")
     tolerance: AutoOrPercent = Field(
         None,
-        description="An endpoint that is shown to be slower by more stops a GO, at most margin. auto: the widest "
-        "margin of the latency gates (of the endpoint's own, where it has any); margin where no gate has one.",
+        description="A rise of an endpoint's response time shown to be larger than this stops a GO; at most margin. "
+        "auto: the widest margin of the latency gates (of the endpoint's own, where it has any); margin where none is.",
         validate_default=True,
     )
     failure_tolerance: AutoOrPoints = Field(
         None,
-        description="The same of its failure rate, at most failure_margin. "
+        description="The same for its failure rate; at most failure_margin. "
         "auto: the widest margin of the failure gates.",
         validate_default=True,
     )
     alpha_share: Annotated[Probability, within(0, 1, ends=False)] = Field(
-        0.2, description="Part of alpha for the scan."
+        0.2, description="Share of alpha for the scan."
     )
 
     @field_validator("tolerance", "failure_tolerance")
@@ -115,18 +115,18 @@ class EndpointScan(Section):
 
 
 class InstanceHistorySection(Section):
-    """What `evaluator calibrate` learnt from earlier runs; filled in from the store where the file says nothing."""
+    """What `evaluator calibrate` learnt from earlier runs; filled in from the store where the file does not set it."""
 
     comparisons: Annotated[int, Field(ge=0)] = Field(0, description="Comparisons of instances it rests on.")
     between_arms_latency: Percent = Field(
-        0.0, description="Spread of identical releases that a run does not show itself."
+        0.0, description="Spread between identical releases beyond what one run shows."
     )
-    between_arms_failures: Points = Field(0.0, description="The same of the failure rate.")
+    between_arms_failures: Points = Field(0.0, description="The same for the failure rate.")
     between_arms_comparisons: Annotated[int, Field(ge=0)] = Field(0, description="Identical releases it rests on.")
 
 
 class Instances(Section):
-    """Who answered, and by how much instances differ where a run cannot tell."""
+    """How instances are named, and how much they differ where a run does not show it."""
 
     header: Annotated[str, Field(min_length=1, pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")] = Field(
         "X-Instance", description="Response header that names the instance."
@@ -134,11 +134,13 @@ class Instances(Section):
     sd_latency: Percent = Field(0.05, description="Spread of latency between instances of one build.")
     sd_failures: Points = Field(0.0005, description="Spread of the failure rate between instances of one build.")
     turnover: Literal["expected"] | None = Field(
-        None, description="expected: instances of the candidate come and go by design; that is no reason against a GO."
+        None, description="expected: instances of the candidate come and go by design; that does not prevent a GO."
     )
     baseline: Annotated[int, Field(ge=1)] | None = Field(None, description="Instances behind one baseline address.")
     canary: Annotated[int, Field(ge=1)] | None = Field(None, description="Instances behind one canary address.")
-    history: InstanceHistorySection | None = Field(None, description="What earlier runs say, where there are enough.")
+    history: InstanceHistorySection | None = Field(
+        None, description="What was learnt from earlier runs, where there are enough."
+    )
 
 
 class Health(Section):
@@ -155,10 +157,12 @@ class Health(Section):
 class PolicyFile(Section):
     """evaluator.yaml, version 1."""
 
-    version: Literal[1] = Field(1, description="Of this shape of file.")
-    service: Name | None = Field(None, description="Name of the service; where the file says none, commands may.")
+    version: Literal[1] = Field(1, description="Version of the file's format.")
+    service: Name | None = Field(
+        None, description="Name of the service; where the file has none, commands may name it."
+    )
     services: list[AnyServiceName] | None = Field(
-        None, min_length=1, description="In place of service, where several are released together: [cart, shop]."
+        None, min_length=1, description="Instead of service, where several are released together: [cart, shop]."
     )
     mode: Literal["block", "shadow"] = Field(
         "block", description="shadow: store the verdict, exit 0 where it would be 1 or 3."
@@ -168,9 +172,9 @@ class PolicyFile(Section):
     )
     monitoring: MonitoringSection = Field(default_factory=MonitoringSection)
     warm_up: AutoOrDuration = Field(
-        None, description="Cut from the start: auto (until the user count is level) or a duration."
+        None, description="Time cut from the start: auto (until the user count is constant) or a duration."
     )
-    sources: Sources | None = Field(None, description="Where metrics beside those of requests come from.")
+    sources: Sources | None = Field(None, description="Where metrics other than those of requests come from.")
     metrics: list[MetricSection] = Field(
         default_factory=lambda: [MetricSection.model_validate(metric) for metric in BUILT_IN_METRICS],
         description="What is compared; the metrics of sources: {prometheus: {queries: […]}} are added.",
@@ -181,19 +185,19 @@ class PolicyFile(Section):
     health: Health = Field(default_factory=Health)
     sensitive: bool = Field(
         default=False,
-        description="Two people approve besides the one who asks; nothing of a request beyond its path is recorded.",
+        description="On: two other people approve a promotion, and only the path of each request is recorded.",
     )
     hooks: HooksSection = Field(default_factory=HooksSection)
     approvals: ApprovalsSection = Field(default_factory=ApprovalsSection)
     roles: RolesSection | None = Field(
-        None, description="Without it: everything for accounts of this machine, reading for who signs in."
+        None, description="Without it, accounts of this machine may do everything, and people who sign in may read."
     )
 
     @field_validator("services")
     @classmethod
     def _one_spelling(cls, value: list[ServiceName] | None, info: ValidationInfo) -> list[ServiceName] | None:
         if value and info.data.get("service"):
-            raise ValueError("cannot be given beside service")
+            raise ValueError("cannot be given together with service")
         _check_distinct("services", [service.name for service in value or ()])
         return value
 
@@ -227,7 +231,7 @@ def _check_distinct(what: Literal["services", "metrics"], names: list[str]) -> N
 
 
 def _ready_made(sources: Sources | None, own_names: list[str]) -> list[MetricSection]:
-    """Metrics of the sets that the policy names, but those whose name it took for its own."""
+    """Metrics of the sets that the policy names, except those whose name it uses for its own."""
     named = sources.prometheus.queries if sources and sources.prometheus else []
     metrics = [metric for name in named for metric in QUERY_SETS[name]]
     return [MetricSection.model_validate(dict(metric)) for metric in metrics if metric["name"] not in own_names]

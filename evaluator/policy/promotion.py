@@ -35,7 +35,7 @@ class _Entry:
 
     @classmethod
     def __get_pydantic_json_schema__(cls, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {"type": ["string", "object"]}  # `add_hooks` says more, once for all events
+        return {"type": ["string", "object"]}  # `add_hooks` adds the rest, once for all events
 
 
 Entry = Annotated[HookEntry, _Entry]
@@ -68,7 +68,7 @@ def _write_entry(entry: HookEntry) -> Any:
 
 
 def add_hooks(schema: JsonSchemaValue) -> JsonSchemaValue:
-    """The policy's schema with what an entry of `hooks` may be: hooks of this package, others may not be installed."""
+    """Add the entries that `hooks` may have to the policy's schema: hooks of this package. Raises UsageError."""
     from evaluator.hooks import HOOKS
 
     own_hooks = {kind: hook for kind, hook in HOOKS.items() if hook.__module__.startswith("evaluator.")}
@@ -90,7 +90,7 @@ def add_hooks(schema: JsonSchemaValue) -> JsonSchemaValue:
 
 
 def _inline(schema: Any, definitions: Mapping[str, Any] | None = None) -> Any:
-    """A schema without references: it stands within another one, whose definitions are others."""
+    """A schema without references, to be put into a schema that has other definitions."""
     definitions = schema.pop("$defs", {}) if definitions is None else definitions
     if isinstance(schema, list):
         return [_inline(part, definitions) for part in schema]
@@ -102,40 +102,44 @@ def _inline(schema: Any, definitions: Mapping[str, Any] | None = None) -> Any:
 
 
 class HooksSection(Section):
-    """What happens once an action was approved: hooks in their order."""
+    """What happens once an action is approved: hooks, in order."""
 
-    promote: Entries = Field(default_factory=list, description="Bring the candidate to everybody.")
-    hold: Entries = Field(default_factory=list, description="Stop a rollout where it is.")
+    promote: Entries = Field(default_factory=list, description="Hooks that release the candidate to all users.")
+    hold: Entries = Field(default_factory=list, description="Hooks that stop a rollout where it is.")
     rollback: Entries = Field(
         default_factory=lambda: [HookEntry(UNDO)],
-        description="Go back; undo restores what the last promotion changed, the last hook first.",
+        description="Hooks that go back; undo restores what the last promotion changed, the last hook first.",
     )
-    announce: Entries = Field(default_factory=list, description="Tell what was done, after each action.")
+    announce: Entries = Field(default_factory=list, description="Hooks that announce the result, after each action.")
 
     @field_validator("promote", "hold", "announce")
     @classmethod
     def _nothing_to_undo(cls, value: list[HookEntry]) -> list[HookEntry]:
         for index, entry in enumerate(value):
             if entry.kind == UNDO:
-                raise PydanticCustomError("no_undo", "undo stands among the hooks of rollback only", {"index": index})
+                raise PydanticCustomError(
+                    "no_undo", "undo is allowed only among the hooks of rollback", {"index": index}
+                )
         return value
 
 
 class ApprovalsSection(Section):
     """How many people have to agree to an action before its hooks are executed."""
 
-    promote: Count = Field(1, description="Approvals that a promotion takes.")
-    hold: Count = Field(0, description="Approvals that a hold takes.")
-    rollback: Count = Field(0, description="Approvals that a rollback takes.")
+    promote: Count = Field(1, description="Approvals that a promotion needs.")
+    hold: Count = Field(0, description="Approvals that a hold needs.")
+    rollback: Count = Field(0, description="Approvals that a rollback needs.")
     break_glass: AtLeastTwo = Field(
-        2, description="Approvals that a promotion against the verdict takes; two at least."
+        2, description="Approvals that a promotion against the verdict needs; two at least."
     )
     self_approval: bool = Field(
         default=True,
-        description="The requester's own approval counts where one is asked for; never where two or more are.",
+        description="The requester's own approval counts where one is needed; never where two or more are.",
     )
-    expires: PositiveDuration = Field(4 * 3600.0, description="A request that was not executed by then is void.")
-    max_age: PositiveDuration = Field(8 * 3600.0, description="Oldest verdict that is acted on.")
+    expires: PositiveDuration = Field(
+        4 * 3600.0, description="Time after which a request that was not executed is void."
+    )
+    max_age: PositiveDuration = Field(8 * 3600.0, description="Greatest age of a verdict that is acted on.")
 
 
 def _to_list(raw: Any) -> Any:
@@ -149,30 +153,30 @@ People = Annotated[
 
 
 class RolesSection(Section):
-    """Who may do what: accounts, addresses, `group:NAME` as the login tells, or `*`. Each may do all before it."""
+    """Who may do what: accounts, addresses, `group:NAME` from the login, or `*`. Each role includes those before it."""
 
     viewer: People = Field(default_factory=list, description="Reads.")
-    analyst: People = Field(default_factory=list, description="Writes notes, asks for actions, holds a release.")
+    analyst: People = Field(default_factory=list, description="Writes notes, requests actions, holds a release.")
     approver: People = Field(
-        default_factory=list, description="Approves or turns down, promotes, rolls back, tries hooks again."
+        default_factory=list, description="Approves or rejects, promotes, rolls back, tries hooks again."
     )
-    admin: People = Field(default_factory=list, description="Says how a hook ended that nobody knows of.")
+    admin: People = Field(default_factory=list, description="Resolves hooks whose outcome is unknown.")
 
 
 @dataclass(frozen=True, slots=True)
 class PromotionRules:
-    """What the policy says of promotion: hooks by event, approvals, roles."""
+    """The policy's rules for promotion: hooks by event, approvals, roles."""
 
     hooks: Mapping[str, tuple[HookEntry, ...]] = field(default_factory=dict)
     approvals: ApprovalsSection = field(default_factory=ApprovalsSection)
     roles: Mapping[str, tuple[str, ...]] | None = None
-    """Role → names; `None`: the policy says nothing of them."""
+    """Role → names; `None`: the policy has no `roles`."""
     sensitive: bool = False
     hash: str = ""
     """`sha256:…` over hooks, approvals and sensitivity: what was approved is what is executed."""
 
     def needed(self, action: Action) -> int:
-        """How many approvals an action takes."""
+        """How many approvals an action needs."""
         stated: int = getattr(self.approvals, action.value)
         promotes = action in PROMOTING
         return max(stated, 2) if self.sensitive and promotes else stated

@@ -1,8 +1,9 @@
-"""Which policy applies to a release: the one file there is, or that of its service among a folder of them.
+"""Which policy applies to a release: the one file, or the file for its service in a folder of policies.
 
 A folder has a `SERVICE.yaml` for each service, and `default.yaml` for those that have none. The services that a file
-names (`service`, `services`) count; where it names none, its own name does. Whatever leaves a choice is an error, and
-so is a slip that would leave a service to the default: a release is never judged by the policy of another service.
+names (`service`, `services`) count; where it names none, its own name does. An ambiguous choice is
+an error, and so is a slip that would leave a service to the default: a release is never judged by the policy of another
+service.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ if TYPE_CHECKING:
 
 FILE_NAME, FOLDER_NAME = "evaluator.yaml", "evaluator.policies"
 DEFAULT = "default"
-"""Name of the file of all services that have none."""
+"""Name of the file for all services that have none of their own."""
 SLIPS = (FILE_NAME, "evaluator.yml", FOLDER_NAME)
-"""Where no policy is found, names that are one of these but for their case are taken for slips."""
+"""Where no policy is found, names that differ from these only in case are taken for slips."""
 SUFFIXES = (".yaml", ".yml")
 OF_EDITORS = re.compile(r"\..*|.*~|#.*#")
-"""Names that are no policy's: hidden files, and what editors keep beside a file that they change."""
+"""Names of files that are not policies: hidden files, and the temporary and backup files of editors."""
 LIKE_A_POLICY = re.compile(r"\.ya?ml", re.IGNORECASE)
 SERVICE_KEYS = ("service", "services")
-"""Keys that say whose policy a file is."""
+"""Keys that name the services of a policy."""
 
 Services = frozenset[str]
 
@@ -54,14 +55,14 @@ def find_policy(start: Path) -> Path | None:
     _refuse_slips(start.absolute(), nearest)
     if len(nearest) > 1:
         raise PolicyError(
-            f"{nearest[0].parent}: there are {FILE_NAME} and {FOLDER_NAME}, and only one of them can apply",
+            f"{nearest[0].parent}: there are both {FILE_NAME} and {FOLDER_NAME}, but only one of them can apply",
             hint=f"move {FILE_NAME} to {FOLDER_NAME}/{DEFAULT}.yaml, or name one with --policy",
         )
     return nearest[0] if nearest else None
 
 
 def _list_nearest(start: Path) -> list[Path]:
-    """The policies of the nearest folder that has any; a link to nowhere is one, which cannot be read."""
+    """The policies of the nearest folder that has any; a broken link counts as one, which cannot be read."""
     folder = start.absolute()
     for parent in (folder, *folder.parents):
         if policies := [path for name in (FILE_NAME, FOLDER_NAME) if os.path.lexists(path := parent / name)]:
@@ -84,7 +85,7 @@ def _refuse_slips(start: Path, nearest: Sequence[Path]) -> None:
 
 
 def path_to_name(path: Path | None) -> str:
-    """Say where a policy is, as commands have to name it; empty where they find it by themselves, or it is built in."""
+    """The path of a policy as commands have to name it; empty where they find it themselves, or it is built in."""
     return "" if path is None or _list_nearest(Path.cwd()) == [path.absolute()] else str(path.absolute())
 
 
@@ -93,7 +94,7 @@ def _load(path: Path | None) -> Policy:
 
 
 def choose_policy(path: Path | None, services: Callable[[], Iterable[str]] = tuple) -> Policy:
-    """Load the policy of these services: the file at `path` whatever they are, or the one of a folder that is theirs.
+    """Load the policy of these services: the file at `path`, or the one for them in the folder at `path`.
 
     `services` is called for a folder only; `None` as `path` is the built-in policy. Services that are released
     together need one policy that names them all, unless the same applies to each of them. Raises PolicyError, and
@@ -106,18 +107,18 @@ def choose_policy(path: Path | None, services: Callable[[], Iterable[str]] = tup
     if not requested and requested not in files:
         with_policy = ", ".join(sorted({name for names in files for name in names}))
         raise PolicyError(
-            f"{path}: there is a policy for each service ({with_policy}), and the service is not known",
-            hint=f"name its policy, --policy {path}/NAME.yaml, or say which service it is: --service where data are "
-            "recorded, `evaluator data service RELEASE NAME` for what is stored",
+            f"{path}: the service is not known, and each service has its own policy ({with_policy})",
+            hint=f"choose a policy with --policy {path}/NAME.yaml, or name the service: with --service where data are "
+            "recorded, with `evaluator data service RELEASE NAME` for a stored release",
         )
     own = {files[requested]} if requested in files else {_find_own(path, files, name) for name in requested}
     if len(own) > 1:
         together = json.dumps(sorted(requested), ensure_ascii=False)
         raise PolicyError(
-            f"{path}: {' and '.join(sorted(requested))} are released together and have policies of their own: "
+            f"{path}: {' and '.join(sorted(requested))} are released together, but have separate policies: "
             + ", ".join(sorted(file.name for file in own)),
-            hint=f"write one that names them all, services: {together}, or name the one that judges with --policy; a "
-            "release that is of one alone: `evaluator data service RELEASE NAME`",
+            hint=f"write one policy with services: {together}, or choose one with --policy; if the release is of one "
+            "service only, set it with `evaluator data service RELEASE NAME`",
         )
     return _load(own.pop())
 
@@ -140,11 +141,11 @@ def _find_own(folder: Path, files: Mapping[Services, Path], name: str) -> Path:
             raise PolicyError(
                 f"{file}: this is the policy of service '{service}', and '{name}' has none: they differ only in case, "
                 "spaces or Unicode form",
-                hint="give both the same name; `evaluator data service RELEASE NAME` does for what is stored",
+                hint="give both the same name: `evaluator data service RELEASE NAME` sets that of a stored release",
             )
     if Services() not in files:
-        own = f"{folder}/{file_of(name)}" if file_of(name) else f"a file in {folder} that says `service: {name}`"
-        hint = f"write {own}, or {DEFAULT}.yaml for all others; not its name: `evaluator data service RELEASE NAME`"
+        own = f"{folder}/{file_of(name)}" if file_of(name) else f"a file in {folder} with `service: {name}`"
+        hint = f"write {own}, or {DEFAULT}.yaml for all others; or correct it: `evaluator data service RELEASE NAME`"
         raise UnknownName("policy of service", name, by_service, hint=hint)
     return files[Services()]
 
@@ -159,9 +160,9 @@ def file_of(service: str) -> str:
 
 
 def policy_of(path: Path | None, store: Store, releases: Sequence[str]) -> Policy:
-    """Load the one policy that these stored releases have by their services; no names: all that are stored.
+    """Load the one policy of these stored releases, by their services; without names, of all stored releases.
 
-    Raises PolicyError where they have several, and as `choose_policy` does.
+    Raises PolicyError where there are several, and as `choose_policy` does.
     """
     if path is None or not path.is_dir():
         return _load(path)
@@ -172,14 +173,14 @@ def policy_of(path: Path | None, store: Store, releases: Sequence[str]) -> Polic
     }
     if len(policies) > 1:
         raise PolicyError(
-            f"{path}: these releases have policies of their own: {', '.join(sorted(policies))}",
+            f"{path}: these releases have different policies: {', '.join(sorted(policies))}",
             hint="name the releases of one service, or the policy with --policy",
         )
     return next(iter(policies.values()))
 
 
 def list_policies(path: Path | None) -> Mapping[str, Policy]:
-    """Load every policy of a folder by whose it is, or the one at `path` by "". Raises PolicyError."""
+    """Load every policy of a folder, by the names of its services, or the one at `path`, by "". Raises PolicyError."""
     if path is None or not path.is_dir():
         return {"": _load(path)}
     return {_name_services(services): _load(file) for services, file in _read_folder(path).items()}
@@ -197,12 +198,12 @@ def _read_folder(folder: Path) -> Mapping[Services, Path]:
             services = _services_of(path)
         except PolicyError as error:
             hint = (
-                f"correct it: until then nobody knows whose it is, and no policy in {folder} applies; or name the one "
-                f"that does: --policy {folder}/NAME.yaml"
+                f"correct it: until then its services are unknown, and no policy in {folder} applies; or choose one "
+                f"with --policy {folder}/NAME.yaml"
             )
             raise PolicyError(error.message, hint=hint) from None
         if services in files:
-            raise PolicyError(f"{path}:1: the policy of {_name_services(services)} is {files[services]} already")
+            raise PolicyError(f"{path}:1: the policy of {_name_services(services)} is already {files[services]}")
         files[services] = path
     if not files:
         raise PolicyError(
@@ -213,14 +214,14 @@ def _read_folder(folder: Path) -> Mapping[Services, Path]:
 
 
 def _is_policy(path: Path) -> bool:
-    """Tell whether an entry of a folder is a policy of it. Raises PolicyError where it only looks like one."""
+    """Whether an entry of a folder is one of its policies. Raises PolicyError where it only looks like one."""
     if OF_EDITORS.fullmatch(path.name):
         return False
     if path.suffix in SUFFIXES and not path.is_dir():
         return True
     within = (entry.name for entry in path.rglob("*") if not OF_EDITORS.fullmatch(entry.name)) if path.is_dir() else ()
     if any(map(LIKE_A_POLICY.search, (path.name, *within))):
-        what = "policies in a subfolder are" if path.is_dir() else "it looks like a policy, and a file of this name is"
+        what = "policies in a subfolder are" if path.is_dir() else "it looks like a policy, but a file of this name is"
         hint = f"policies are {path.parent}/NAME.yaml or NAME.yml: rename it, or move it away"
         raise PolicyError(f"{path}: {what} not read", hint=hint)
     return False
@@ -240,5 +241,5 @@ def _services_of(path: Path) -> Services:
         return named or Services([path.stem])
     if named:
         line = document.line_of(tuple(naming)[:1])
-        raise PolicyError(f"{path}:{line}: {DEFAULT} is for services that have no policy, so it names none")
+        raise PolicyError(f"{path}:{line}: {DEFAULT} is for services that have no policy, so it must not name any")
     return Services()

@@ -1,4 +1,4 @@
-"""A verdict, written out for whoever reads it. One module a format, and the table that names them.
+"""A verdict in the formats of its readers. One module per format, and the table that names them.
 
 A new format is a module of this package with a function `render(Verdict, Page) -> str`, and one line in `FORMATS`.
 """
@@ -50,4 +50,4 @@ DRAWN: frozenset[str] = frozenset({"html"})
 BESIDE: Mapping[str, Callable[[Verdict, Mapping[str, str], str], None]] = Lazy(
     {"github": f"{__name__}.github:publish"}, "format"
 )
-"""What a format does beside its text: given the environment, and the path of the report for people."""
+"""What a format does in addition to its text, given the verdict, the environment, and the path of the report."""

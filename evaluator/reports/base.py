@@ -23,7 +23,7 @@ from evaluator.wording import (
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What the text is written on."""
+    """What the output can show."""
 
     width: int = 80
     color: bool = False
@@ -53,7 +53,7 @@ ASCII = str.maketrans(
 
 
 def plain_text(text: str) -> str:
-    """Show what would move the cursor, colour the terminal or turn the line round, instead of doing it."""
+    """Escape characters that would move the cursor, colour the terminal or change the direction of the text."""
     if text.isprintable():
         return text
     unsafe = ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -84,7 +84,7 @@ def align_columns(rows: Sequence[Sequence[str]], page: Page, *, indent: str = " 
 
 
 def shorten(text: str, most: int) -> str:
-    """Cut a text that is longer than `most` in the middle: the numbers of a sentence stand at its end.
+    """Cut a text that is longer than `most` in the middle: the numbers of a sentence are at its end.
 
     >>> shorten("p95 of GET /a/very/long/path rose 41 %", 24)
     'p95 of GET /a/…rose 41 %'
@@ -137,7 +137,7 @@ def is_watched(row: Comparison) -> bool:
 
 
 def is_only_shown(row: Comparison) -> bool:
-    """Has a row that decides nothing data to show?"""
+    """Does a row decide nothing, but have data to show?"""
     return is_watched(row) and not row.no_data
 
 
@@ -147,7 +147,7 @@ def mark_status(row: Comparison, shown: str = "· watched") -> str:
 
 
 def name_role(row: Comparison) -> str:
-    """What part a row has in the verdict: `gate`, `hold`, `watch`, `scan`."""
+    """The role of a row in the verdict: `gate`, `hold`, `watch`, `scan`."""
     return "scan" if row.scan else row.rule.role.value
 
 
@@ -168,7 +168,7 @@ def label_row(row: Comparison) -> str:
 
 
 def choose_endpoints(rows: list[Comparison]) -> tuple[list[Comparison], list[str]]:
-    """Pick the endpoints that decide or stand out, worst first, and say how many others there are."""
+    """Pick the endpoints that decide or stand out, worst first, and count the others."""
 
     def stands_out(row: Comparison) -> bool:
         worse = row.effect is not None and row.effect.lower > 0
@@ -206,7 +206,7 @@ def title_of(verdict: Verdict) -> str:
 
 
 def describe_data(evidence: Evidence) -> str:
-    """How much was looked at: `judged on 5 min, 84,112 + 84,590 requests, 3 + 3 instances`."""
+    """How much data was judged: `judged on 5 min, 84,112 + 84,590 requests, 3 + 3 instances`."""
     if not evidence.arms:
         return ""
     units = f"{_join_counts(arm.units for arm in evidence.arms)} units"
@@ -227,10 +227,10 @@ NOTABLE = 0.001
 
 
 def list_what_is_not_judged(verdict: Verdict) -> Iterable[str]:
-    """The part of the time that was asked for, and the rows that were read and left out.
+    """List the requested period, and the rows that were read and left out.
 
-    The latter as in `not judged of 3,600 + 3,588 rows read: 288 + 0 requests of the warm-up`. A few rows of which none
-    failed are left to the JSON.
+    The rows as in `not judged of 3,600 + 3,588 rows read: 288 + 0 requests of the warm-up`. A few rows of which none
+    failed are only in the JSON.
     """
     period = verdict.period
     if period != WHOLE:
@@ -258,11 +258,11 @@ def _join_counts(counts: Iterable[int]) -> str:
 
 
 def list_limits(verdict: Verdict) -> Mapping[str, list[str]]:
-    """Say how a verdict is limited, by the kind of limit: `part`, `incomplete`, `shadow`, `override`."""
+    """List how a verdict is limited, by the kind of limit: `part`, `incomplete`, `shadow`, `override`."""
     override = ", ".join(f"{key} {value}" for key, value in (verdict.override or {}).items())
     return {
         "part": list(list_what_is_not_judged(verdict)),
-        "incomplete": ["incomplete: a run ended before its time"] if verdict.evidence.incomplete else [],
+        "incomplete": ["incomplete: a run ended early"] if verdict.evidence.incomplete else [],
         "shadow": ["shadow mode: this verdict is stored and blocks nothing"] if verdict.mode == "shadow" else [],
         "override": [f"overridden: {override}"] if verdict.override is not None else [],
     }
@@ -279,7 +279,7 @@ def list_notes(verdict: Verdict) -> Iterable[str]:
 
 
 def command_of(verdict: Verdict, *options: str) -> str:
-    """Write the command that judges again by the same policy; policy.yaml stands for one that has no path here."""
+    """Write the command that judges again by the same policy; policy.yaml is the name of one that has no path here."""
     return write_command(verdict.release.id, *options, policy=verdict.policy_path or "policy.yaml")
 
 
@@ -287,7 +287,7 @@ def command_of(verdict: Verdict, *options: str) -> str:
 
 
 def name_check(finding: Finding) -> str:
-    """Name a health check as people say it."""
+    """Name a health check in words."""
     return finding.check.replace("_", " ")
 
 

@@ -1,4 +1,4 @@
-"""The verdict for GitHub Actions: annotations as text; job summary and outputs where the runner wants them.
+"""The verdict for GitHub Actions: annotations as text; job summary and outputs where the runner takes them.
 
 The runner names two files in its environment: $GITHUB_STEP_SUMMARY takes Markdown (1 MiB a step), $GITHUB_OUTPUT what
 later steps may read. It shows ten annotations of each kind and step.
@@ -18,7 +18,7 @@ MAX_ANNOTATIONS = 10
 MAX_MESSAGE = 2_000
 MAX_TITLE = 200
 MAX_LEAST = 10_000
-"""What is left to a summary when earlier commands of the step have filled it."""
+"""Bytes of a summary even where earlier commands of the step have filled it."""
 LEVELS = {VerdictWord.GO: "notice", VerdictWord.NO_GO: "error", VerdictWord.INCONCLUSIVE: "warning"}
 
 
@@ -42,7 +42,7 @@ def render(verdict: Verdict, page: Page) -> str:
 
 
 def publish(verdict: Verdict, environ: Mapping[str, str], report: str = "") -> None:
-    """Append the job summary and the outputs `verdict`, `reason` and `report` where the runner asks for them."""
+    """Append the job summary and the outputs `verdict`, `reason` and `report` to the files that the runner names."""
     if summary := environ.get("GITHUB_STEP_SUMMARY"):
         path = Path(summary)
         used_bytes = path.stat().st_size if path.exists() else 0
@@ -50,7 +50,7 @@ def publish(verdict: Verdict, environ: Mapping[str, str], report: str = "") -> N
     if output := environ.get("GITHUB_OUTPUT"):
         facts = {"verdict": verdict.word.value, "reason": verdict.reasons[0].text, "report": report}
         for name, text in facts.items():
-            # Between delimiters that nobody can guess, so that no text ends it early.
+            # Between random delimiters, so that no text can end it early.
             delimiter = f"evaluator_{secrets.token_hex(16)}"
             _append(Path(output), f"{name}<<{delimiter}\n{tame(text, MAX_MESSAGE)}\n{delimiter}\n")
 

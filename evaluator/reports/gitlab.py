@@ -1,7 +1,7 @@
 """The verdict as GitLab's metrics report: OpenMetrics text, which the merge request compares with the target branch.
 
 GitLab compares values as texts and knows a metric by its name and labels. So labels name no release or version, values
-have three significant digits, the order is always the same, and only what the policy asks for is listed. GitLab reads
+have three significant digits, the order is always the same, and only metrics of the policy are listed. GitLab reads
 each line as a shell would, after cutting it at the first `#`: no label contains one.
 """
 

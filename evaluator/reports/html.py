@@ -61,7 +61,7 @@ from evaluator.wording import format_count, format_duration, format_number, name
 HALF = 516
 """Width (px) of a figure in one of two columns."""
 LONGEST = 300
-"""Characters of a name or text that are shown; the JSON has the whole of it."""
+"""Characters of a name or text that are shown; the JSON has all of it."""
 MOST_ENDPOINTS = 12
 MOST_ROWS = 500
 NO_FIGURES = (
@@ -71,17 +71,17 @@ NO_FIGURES = (
 
 
 def render(verdict: Verdict, page: Page) -> str:
-    """Write the report, for whatever page. Raises UsageError where a package that draws is not installed."""
+    """Write the report; `page` does not matter. Raises UsageError where a package that draws is not installed."""
     del page
     with needs("the HTML report needs", "plots"):
         return to_html(verdict)
 
 
 def to_html(verdict: Verdict) -> str:
-    """Write the report. Without `verdict.figures` it has tables and the metrics' figure only, and says so.
+    """Write the report. Without `verdict.figures` it has only tables and the metrics' figure, with a note.
 
-    Raises InputError where figures that were read from a file are not as they are written: the verdict itself is
-    checked where it is read; its figures are no part of the contract, and are not.
+    Raises InputError where figures that were read from a file have an unexpected form: a verdict is checked when it is
+    read, but its figures are not, since they are not part of the contract.
     """
     environment = Environment(
         autoescape=True, trim_blocks=True, undefined=StrictUndefined, finalize=_finalize, keep_trailing_newline=False
@@ -108,7 +108,7 @@ def to_html(verdict: Verdict) -> str:
 
 
 def _finalize(value: Any) -> Any:
-    """Show what would move the cursor or turn the line round, and cut what nobody could read."""
+    """Escape control characters, and cut a text that is too long to read."""
     return _cut_text(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
@@ -120,7 +120,7 @@ def _cut_text(text: str) -> str:
 
 
 def _with_code(text: str) -> Markup:
-    """A sentence in which what stands between backticks is code."""
+    """A sentence in which the parts between backticks are code."""
     parts = [escape(_cut_text(part)) for part in text.split("`")]
     if len(parts) % 2 == 0:
         return escape(_cut_text(text))
@@ -216,12 +216,12 @@ class _Report:
             "anchors": {panel["key"]: panel["anchor"] for panel in panels},
             "endpoints": self.endpoints[:MOST_ROWS],
             "endpoint_summary": f"All {len(self.endpoints)} comparisons of {len(endpoints)} endpoints, "
-            "furthest beyond first",
+            "furthest beyond their margin first",
             "findings": put_worst_first(self.evidence.findings),
         }
 
     def _banner(self) -> dict[str, Any]:
-        """The answer, what decided it, how it is limited, and how much it rests on."""
+        """The answer, what decided it, how it is limited, and on how much data it rests."""
         verdict, evidence, limits = self.verdict, self.evidence, list_limits(self.verdict)
         decided = verdict.time_to_decision_s
         facts = [
@@ -271,13 +271,13 @@ class _Report:
         )
         if wide is None:
             return None
-        note = "The band is what is allowed; an interval that crosses its dashed edge is not known yet."
+        note = "The band is what is allowed; a metric whose interval crosses its dashed edge is not known yet."
         if most is not None and len(rows) > most:
             note = f"The {most} furthest beyond what is allowed, of {len(rows)}. {note}"
         return self._show(wide, narrow, note)
 
     def _panels(self) -> list[dict[str, Any]]:
-        """What is known of each gate and hold by itself."""
+        """The figures and facts of each gate and hold."""
         rows = {_key(row): row for row in self.metrics}
         panels: list[dict[str, Any]] = []
         for traced in self.figures.get("metrics", ()):
@@ -289,7 +289,7 @@ class _Report:
                 figures.append(self._show(draw_over_time(row, traced["over_time"], color=self.colors[row.arm])))
             if traced["units"]:
                 hidden = traced["units"]["hidden"]
-                note = f"{hidden} less busy ones are not shown." if hidden else ""
+                note = f"{hidden} with fewer requests are not shown." if hidden else ""
                 figures.append(self._show(draw_units(row, traced["units"], colors=self.colors), note=note))
             if figures:
                 drawn = traced["over_time"] is not None
@@ -307,7 +307,7 @@ class _Report:
         return panels
 
     def _explain(self, row: Comparison, *, drawn: bool) -> list[tuple[str, str]]:
-        """Definition, n, method and what could have been seen."""
+        """Definition, n, method and the harm that could have been detected."""
         scaled, detectable, adjusted = scale_of(row), row.detectable_effect, row.p_value_adjusted
         return [
             ("finding", "" if drawn else row.reason),
@@ -320,7 +320,7 @@ class _Report:
             ("p-value of “worse than allowed”", "" if row.p_value is None else format_number(row.p_value)),
             ("… over all gates", "" if adjusted is None else format_number(min(adjusted, 1.0))),
             (
-                "would be found with 80 % power",
+                "detectable with 80 % power",
                 "" if detectable is None else f"{format_number(detectable * scaled.factor)} {scaled.unit}",
             ),
         ]
@@ -329,7 +329,11 @@ class _Report:
         """Change by quantile and both distributions, of each candidate."""
         shapes: dict[str, list[dict[str, Any]]] = {}
         for key, draw, note in (
-            ("quantiles", draw_shift, "Each interval by itself. All requests; failures count as infinitely slow."),
+            (
+                "quantiles",
+                draw_shift,
+                "Each interval is valid by itself. All requests; failures count as infinitely slow.",
+            ),
             ("distributions", draw_distribution, ""),
         ):
             for curve in self.figures.get(key, ()):
@@ -349,13 +353,11 @@ class _Report:
         """How to read the bands and the dots."""
         traced = self.figures["metrics"]
         kinds = {metric["over_time"]["kind"] for metric in traced if metric["over_time"]}
-        once = "The runs were judged once, at the end: what the band shows before decides nothing."
-        often = (
-            "The end of each band towards “worse” may be looked at every time; the other end counts at the last look."
-        )
+        once = "The runs were judged once, at the end: the band before that decides nothing."
+        often = "The end of each band towards “worse” is valid at every look; the other end only at the last look."
         band = f"{once if kinds == {'fixed'} else often} " if kinds else ""
         unit = next((metric["units"]["of"] for metric in traced if metric["units"]), "instance")
-        return f"{band}Each dot is one {unit} as it was, whatever mix of endpoints it served."
+        return f"{band}Each dot is one {unit}, with the mix of endpoints that it served."
 
     # -------------------------------------------------------------- runs and method
 
@@ -390,7 +392,7 @@ class _Report:
         has_window = window.start and window.end
         span = f"{_format_moment(window.start)} to {_format_moment(window.end)}" if has_window else "–"
         level = f"{format_number(verdict.alpha * 100)} %"
-        monitoring = {"fixed": "one look at the end", "group_sequential": "at the looks of a calendar"}
+        monitoring = {"fixed": "one look at the end", "group_sequential": "at planned looks"}
         chosen = ["--run", runs[0]["id"]] if len(runs) == 1 else []
         return {
             "method": [

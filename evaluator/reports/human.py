@@ -36,7 +36,7 @@ from evaluator.reports.base import (
 )
 
 WIDE = 110
-"""Below this width amounts are written closer together, and absolute bounds are left to the reasons."""
+"""Below this width amounts are written closer together, and absolute bounds are shown in the reasons only."""
 LEAST_NAME = 12
 MOST_NAME = 36
 MAX_REASONS = 4
@@ -54,7 +54,7 @@ _TIED = re.compile(
 )
 """Spaces between a number and its unit, or the dots next to it: no line is broken there."""
 _LONG_WORD = re.compile(r"(\S{300})\S+")
-"""A name of thousands of characters would hide the rest of the page; JSON has the whole of it."""
+"""A name of thousands of characters would hide the rest of the page; the JSON has all of it."""
 _COMMAND = re.compile(r"(^\s*)(:)(?=:)|(##\w*)(\[)")
 """What GitHub, Azure and TeamCity take for a command in a log: `::error::`, `##[error]`, `##vso[…]`."""
 
@@ -75,7 +75,7 @@ def to_human(verdict: Verdict, *, width: int = 80, color: bool = False, unicode:
 
 
 def _disarm(match: re.Match[str]) -> str:
-    """Show the sign that makes a line of a CI log a command, instead of giving the command."""
+    """Escape the character that makes a line of a CI log a command."""
     sign = match[2] or match[4]
     return f"{match[1] or match[3] or ''}\\x{ord(sign):02x}"
 
@@ -91,7 +91,7 @@ class _Writer(Page):
         return text if self.unicode else NBSP.join(map(to_ascii, text.split(NBSP)))
 
     def paint(self, text: str, kind: VerdictWord | MetricStatus, *, bold: bool = False) -> str:
-        """Colour what has a mark or a word already: colour alone says nothing."""
+        """Colour a text that has a mark or a word as well: colour is never the only sign."""
         return click.style(text, fg=COLORS.get(kind), bold=bold or None) if self.color else text
 
     def wrap(self, text: str, first: str = "  ", following: str = "    ") -> list[str]:
@@ -166,7 +166,7 @@ def _row(row: Comparison, writer: _Writer, label_counts: Mapping[str, int]) -> _
 
 
 def _fit(rows: Sequence[_Row], writer: _Writer) -> tuple[tuple[int, ...], list[int]]:
-    """Choose the columns that the page has room for, and their widths. Only names give way, numbers never."""
+    """Choose the columns that the page has room for, and their widths. Only names are cut, numbers never."""
     full = [max(_columns(row.cells[i]) for row in rows) for i in range(len(COLUMNS))]
     for columns in COLUMN_SETS:
         spare = writer.width - sum(full[i] + 2 for i in columns[1:]) - 2
@@ -176,7 +176,7 @@ def _fit(rows: Sequence[_Row], writer: _Writer) -> tuple[tuple[int, ...], list[i
 
 
 def _arrange(row: _Row, columns: Sequence[int], widths: Sequence[int], writer: _Writer) -> list[str]:
-    """Lay out one row; a name that is too long gets a line of its own."""
+    """Arrange one row; a name that is too long gets a line of its own."""
     name, lines = row.cells[0], []
     if _columns(name) > widths[0]:
         available, dots = max(writer.width - 2, LEAST_NAME), writer.text("…")
@@ -210,7 +210,7 @@ def _columns(text: str) -> int:
 
 
 def _health(findings: Sequence[Finding], writer: _Writer) -> list[str]:
-    """Checks that are fine by name, the others with what they saw and what to do."""
+    """Passed checks by name, the others with what they found and what to do."""
     fine = [f"{HEALTH_MARKS[f.level]} {name_check(f)}" for f in findings if f.level is Level.OK]
     lines = writer.wrap("  ".join(name.replace(" ", NBSP) for name in fine), "  health  ", " " * 10) if fine else []
     for finding in put_worst_first(f for f in findings if f.level is not Level.OK):

@@ -1,6 +1,6 @@
-"""The verdict as JUnit XML: a suite an arm, a case a metric, and the case `verdict`, which passes only on GO.
+"""The verdict as JUnit XML: a suite per arm, a case per metric, and the case `verdict`, which passes only on GO.
 
-A metric that is not known yet is skipped, with the reason; that alone would leave the whole green, which is why the
+A metric that is not known yet is skipped, with the reason. With skipped cases alone the whole would be green, so the
 verdict is a case of its own: a failure on NO-GO, an error on INCONCLUSIVE, whatever the mode.
 """
 
@@ -28,7 +28,7 @@ MAX_NAME = 200
 MAX_SENTENCE = 2_000
 COUNTED = ("tests", "failures", "errors", "skipped")
 _NOT_XML = re.compile("[\ufffe\uffff]")
-"""What XML forbids and `plain_text` lets pass, since it has no meaning at all."""
+"""Characters that XML forbids and `plain_text` keeps: they have no meaning."""
 
 
 def render(verdict: Verdict, page: Page) -> str:
@@ -121,9 +121,9 @@ def _metric_case(arm: str, row: Comparison) -> ET.Element:
 
 
 def _arm_cases(arm: str, rows: Sequence[Comparison]) -> tuple[list[ET.Element], dict[str, str]]:
-    """Make a case of each metric, and of each endpoint that is shown to be worse: the scan asks nothing of the others.
+    """Make a case for each metric, and for each endpoint that is shown to be worse: the others decide nothing.
 
-    Returned with the facts of the metrics.
+    Returns the cases with the facts of the metrics.
     """
     facts: dict[str, str] = {}
     cases: list[ET.Element] = []

@@ -1,6 +1,6 @@
 """The verdict as Markdown (CommonMark with GitHub's tables): job summaries, comments, chat, wikis.
 
-Names and exception texts come from outside. Whatever they contain is shown as text: no markup, link, mention or HTML.
+Names and exception texts come from outside. All that they contain is shown as text: no markup, link, mention or HTML.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def render(verdict: Verdict, page: Page) -> str:
 
 
 def to_markdown(verdict: Verdict, most: int = MAX_BYTES) -> str:
-    """Write a verdict as Markdown of at most `most` bytes, ending without a newline; what did not fit is said."""
+    """Write a verdict as Markdown of at most `most` bytes, ending without a newline; a note marks where it was cut."""
     comparisons = verdict.evidence.comparisons
     lines = list(_head(verdict))
     for arm in dict.fromkeys(row.arm for row in comparisons):
@@ -57,7 +57,7 @@ def to_markdown(verdict: Verdict, most: int = MAX_BYTES) -> str:
     lines += [*_health(verdict.evidence.findings), *_method(verdict)]
     note = "\n*Cut here: the JSON has all of it.*"
     bytes_left = most - len(note.encode())
-    for k, line in enumerate(lines):  # the most important ones stand at the top
+    for k, line in enumerate(lines):  # the most important ones come first
         bytes_left -= len(line.encode()) + 1
         if bytes_left < 0:
             return "\n".join([*lines[:k], note])
@@ -65,7 +65,7 @@ def to_markdown(verdict: Verdict, most: int = MAX_BYTES) -> str:
 
 
 def escape(text: str, most: int = MAX_SENTENCE) -> str:
-    """Make any text stand in Markdown, in a table as well, for what it is; cut in the middle where it is longer."""
+    """Escape a text for Markdown, also in a table; cut it in the middle where it is longer than `most`."""
     text = _MARKUP.sub(r"\\\g<0>", tame(text, most).strip() or "–")
     text = text.replace("<", "&lt;").replace(">", "&gt;")
     text = _MENTION.sub("@&#8203;", text)
@@ -74,7 +74,7 @@ def escape(text: str, most: int = MAX_SENTENCE) -> str:
 
 
 def escape_but_commands(text: str) -> str:
-    """Make a sentence stand in Markdown for what it is; its commands are code, to be copied."""
+    """Escape a sentence for Markdown; its commands become code, to be copied."""
     commands = iter(_COMMAND.findall(tame(text, MAX_SENTENCE)))
     return _ESCAPED_COMMAND.sub(lambda _: f"`{next(commands)}`", escape(text))
 

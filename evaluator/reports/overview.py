@@ -16,7 +16,7 @@ def rank_comparisons(rows: Sequence[Comparison]) -> tuple[Comparison, ...]:
     """Sort by how far beyond the margin, the worst first; what has no margin or no data comes last."""
 
     def use_of_margin(row: Comparison) -> float:
-        """Share of the allowed harm that the estimate uses; what failed stands above all that did not."""
+        """Share of the allowed harm that the estimate uses; failed metrics come before all others."""
         effect, margin = row.effect, row.rule.margin
         if row.status is MetricStatus.NO_DATA and row.rule.role is not Role.WATCH:
             return 1e6
@@ -37,7 +37,7 @@ class HeatMap:
 
 
 def build_heat_map(verdicts: Sequence[Verdict]) -> HeatMap:
-    """Arrange the latest verdicts by metric; endpoints of the scan are left to the release's own page."""
+    """Arrange the latest verdicts by metric; endpoints of the scan are only on the release's own page."""
     by_release: list[tuple[Verdict, dict[str, Comparison]]] = []
     for verdict in verdicts:
         worst: dict[str, Comparison] = {}

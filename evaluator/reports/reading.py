@@ -1,4 +1,4 @@
-"""A verdict read back from its JSON, so that it can be rendered where no store is."""
+"""A verdict read back from its JSON, so that it can be rendered without a store."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def from_json(text: str, origin: str = "the input") -> Verdict:
     except ValidationError as error:
         option = ".".join(map(str, error.errors()[0]["loc"]))
         raise InputError(
-            f"{origin} is of another version of {error.title}: what its policy says of '{option}' cannot be read",
+            f"{origin} is of another version of {error.title}: the option '{option}' in its policy cannot be read",
             hint="judge the release again",
         ) from None
     except UnknownName as error:
@@ -77,7 +77,7 @@ def from_json(text: str, origin: str = "the input") -> Verdict:
 
 
 def read_stored(stored: StoredVerdict) -> Verdict:
-    """Read a verdict that was saved, with by whom the release was promoted against it. Raises InputError."""
+    """Read a saved verdict, with its override where the release was promoted against it. Raises InputError."""
     verdict = from_json(stored.json, f"the verdict of {stored.release}")
     return replace(verdict, override=stored.override) if stored.override else verdict
 
@@ -98,11 +98,11 @@ def _parse(text: str, origin: str) -> Any:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _check_schema(plain: Any, origin: str) -> None:
-    # Only who reads a verdict pays for the validator.
+    # Only reading a verdict needs the validator.
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
 
@@ -136,7 +136,7 @@ COPIED = (
     "evaluator_version",
     "override",
 )
-"""Keys that mean the same in both."""
+"""Keys that are the same in JSON and record."""
 
 
 def _to_verdict(plain: Mapping[str, Any]) -> Verdict:
@@ -211,7 +211,7 @@ def _to_comparison(plain: Mapping[str, Any], policy_metrics: Sequence[Mapping[st
 
 
 def _to_effect(plain: Mapping[str, Any]) -> Effect:
-    """An end that is null is infinite; an estimate that is null is not known, and is not made up."""
+    """An end that is null is infinite; an estimate that is null is not known, and becomes NaN."""
     unknown = {"estimate": math.nan, "lower": -math.inf, "upper": math.inf}
     numbers = {key: value if plain[key] is None else plain[key] for key, value in unknown.items()}
     return Effect(plain["kind"], **numbers)

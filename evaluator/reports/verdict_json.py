@@ -1,4 +1,4 @@
-"""The verdict as JSON: the contract with everything that acts on it (evaluator/schemas/verdict.schema.json).
+"""The verdict as JSON: the contract with all programs that act on it (evaluator/schemas/verdict.schema.json).
 
 The same verdict gives the same bytes: the order of keys is fixed, floats have 9 significant digits, and the text is
 ASCII. What is not a finite number (an interval without an upper end) is null.
@@ -22,7 +22,7 @@ SCAN_METHOD = "endpoint scan"
 
 
 def render(verdict: Verdict, page: Page) -> str:
-    """Write a verdict as JSON, for whatever page."""
+    """Write a verdict as JSON; `page` does not matter."""
     del page
     return to_json(verdict)
 
@@ -103,7 +103,7 @@ def _arm(arm: ArmSummary) -> dict[str, Any]:
 
 
 def _add_known(plain: dict[str, Any], optional: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the keys that are left out where nothing is known of them."""
+    """Add the optional keys whose value is known."""
     return plain | {key: value for key, value in optional.items() if value is not None}
 
 

@@ -1,7 +1,8 @@
 """The analysts' app, the only package that serves pages. One module a page; every read of the store is in `reads`.
 
 A page reads from top to bottom: controls, one cached read, figures. Every choice is in the address, so that a link
-shows what its sender saw. What a page says of the store is a copy: nothing here keeps it open.
+shows what its sender saw. Pages work on copies of what they read: nothing here keeps the
+store open.
 """
 
 from __future__ import annotations
@@ -29,4 +30,4 @@ PAGES: tuple[tuple[Callable[[], None], Mapping[str, str | bool]], ...] = (
     (guarded(show_promote), {"title": "Promote", "icon": ":material/rocket_launch:", "url_path": "promote"}),
     (guarded(show_audit), {"title": "Audit", "icon": ":material/history_edu:", "url_path": "audit"}),
 )
-"""What each page runs, and how it stands in the navigation."""
+"""What each page runs, and how the navigation lists it."""

@@ -25,7 +25,7 @@ _log = logging.getLogger("evaluator")
 
 @dataclass(frozen=True, slots=True)
 class IntentRecord:
-    """An intent with who agreed to it, its hooks, and what was last said of it."""
+    """An intent with its approvals, its hooks, and its latest text in the audit trail."""
 
     intent: Intent
     approvals: tuple[Approval, ...]
@@ -35,7 +35,7 @@ class IntentRecord:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What an action would do: hooks in their order, what it cannot take back, or why it cannot be told."""
+    """What an action would do: hooks in their order, what it cannot take back, or why that is not known."""
 
     steps: tuple[Preview, ...] = ()
     irreversible: tuple[str, ...] = ()
@@ -47,7 +47,7 @@ def read_intents(workspace: Workspace, release: str | None = None) -> tuple[Inte
     """Read the intents of a release, or of all, the oldest first."""
     control = open_store(workspace).control
     texts = {row.intent: row.text for row in control.audit(release) if row.intent}
-    # All at once: a read for each intent would take longer with each that was ever asked for.
+    # All at once: one read for each intent would get slower with every request.
     approvals: dict[str, list[Approval]] = {}
     deliveries: dict[str, list[Delivery]] = {}
     for approval in control.approvals():
@@ -62,9 +62,9 @@ def read_intents(workspace: Workspace, release: str | None = None) -> tuple[Inte
     )
 
 
-@st.cache_data(ttl=PREVIEW_TTL_S, max_entries=32, show_spinner="asking what is so now …", hash_funcs=KEYS)
+@st.cache_data(ttl=PREVIEW_TTL_S, max_entries=32, show_spinner="reading the current values …", hash_funcs=KEYS)
 def read_forecast(workspace: Workspace, policy: Policy, release: str, action: Action) -> Forecast:
-    """What an action would do, with what is so now; asked again every few seconds at most."""
+    """What an action would do, with the current values; they are read again after `PREVIEW_TTL_S` seconds."""
     store = open_store(workspace)
     until = datetime.now(UTC) + timedelta(seconds=PREVIEW_TTL_S)
     try:
@@ -97,7 +97,7 @@ def verify_trail(workspace: Workspace) -> tuple[str, str]:
 
 
 def start_worker() -> None:
-    """Let a thread of this server execute what is approved; one for each store, however many readers there are."""
+    """Start a thread of this server that executes approved requests: one for each store, not one for each reader."""
     workspace = find_workspace()
     if os.environ.get(NO_WORKER) != "off" and workspace.store.exists():
         _start(workspace)

@@ -1,4 +1,4 @@
-"""Audit: who did what, whether that was changed since, and which verdicts were given on what."""
+"""Audit: who did what, whether that was changed since, and which verdicts were given on which data."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def show_audit() -> None:
     word = right.selectbox("Verdict", list(WORDS), key="word", bind="query-params")
     shown = [row for row in log if name_filter.lower() in row.release.lower() and WORDS[word] in (None, row.word)]
     if not shown:
-        show_empty("No verdict is like that.", "Empty the field, or choose all verdicts.")
+        show_empty("No verdict matches.", "Clear the field, or choose all verdicts.")
         return
     head, caption = ("judged", "release", "verdict", "why", "policy", "data"), "verdicts, the newest first"
     show_table(head, map(_row, shown), caption=caption)
@@ -70,11 +70,12 @@ def _show_trail(workspace: Workspace, name_filter: str) -> None:
         show_markup('<p class="fail" role="alert"><strong>✗ {}</strong></p>', clean(wrong))
     else:
         show_markup(
-            '<p><span class="ok">✓ unchanged</span> since it was written; its head is <code>{}</code></p>', head
+            '<p><span class="ok">✓ unchanged</span> since it was written; hash of the last row: <code>{}</code></p>',
+            head,
         )
     rows = [row for row in reversed(trail) if name_filter.lower() in row.release.lower()]
     if not rows:
-        show_empty("Nothing was done to a release of that name.", "Empty the field to see all.")
+        show_empty("Nothing was done to a release of that name.", "Clear the field to see all.")
         return
     caption, linked, plain = "who did what", [], []
     for row in rows[:MOST]:

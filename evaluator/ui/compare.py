@@ -37,7 +37,7 @@ first, second = find_side(store, *{first!r}), find_side(store, *{second!r})
 for row in compare_sides(store, first, second, load_policy({policy})).comparisons:
     print(row.rule.name, row.effect, row.status)"""
 
-MARKS = {"same": ("✓ same", "ok"), "warn": ("! differs", "warn"), "refuse": ("✗ forbids it", "fail")}
+MARKS = {"same": ("✓ same", "ok"), "warn": ("! differs", "warn"), "refuse": ("✗ not comparable", "fail")}
 
 
 def show_compare() -> None:
@@ -50,9 +50,9 @@ def show_compare() -> None:
         return
     left, right = st.columns(2, gap="large")
     with left:
-        first = _choose_side(workspace, summaries, "a", "First (what it is compared with)", 1)
+        first = _choose_side(workspace, summaries, "a", "First (taken as baseline)", 1)
     with right:
-        second = _choose_side(workspace, summaries, "b", "Second (what is judged)", 0)
+        second = _choose_side(workspace, summaries, "b", "Second (taken as candidate)", 0)
     if first == second:
         show_empty("Both sides are the same.", "Choose another release, run or arm on one of them.")
         return
@@ -126,7 +126,7 @@ def _show_comparison(
         st.subheader("Endpoints", anchor="endpoints")
         show(metrics_table(endpoints[:50], second[0], caption="endpoints"))
     if curves["timeline"]:
-        st.subheader("Laid over each other", anchor="timeline")
+        st.subheader("Both over time", anchor="timeline")
         for k, figure in enumerate(draw_timeline(curves["timeline"])):
             show_figure(figure, f"compare-timeline-{k}", snippet)
     show_health(compared.findings)

@@ -9,11 +9,11 @@ import streamlit as st
 
 
 def choose(label: str, options: Sequence[str], key: str, default: str, at: Any = st) -> str:
-    """Let the reader choose; the address always says what, also where it is the default of today.
+    """Let the reader choose; the address always has the choice, also where it is the current default.
 
-    Streamlit's own binding leaves out what is a control's default; a link must show the same when a newer release has
-    landed. What the address says wins when it has changed by itself (a link, back, forward), else the control does.
-    `at`: the column that the control stands in.
+    Streamlit's own binding leaves a control's default out of the address; but a link must show the same after a newer
+    release has landed. The address wins when it has changed by itself (a link, back, forward), else the control.
+    `at`: the column of the control.
     """
     from_address, written = st.query_params.get(key), f"{key} in the address"
     if from_address in options and from_address != st.session_state.get(written):

@@ -32,7 +32,7 @@ def _write_snippet(workspace: Workspace, verdict: Verdict, draw: str) -> str:
 
 
 def show_metric(workspace: Workspace, verdict: Verdict, figures: Traced, colors: Mapping[str, str]) -> None:
-    """One metric: how its change became known, and each instance by itself."""
+    """One metric: its change over time, and each instance."""
     st.subheader("Metric by metric", anchor="metric")
     rows = {
         (row.rule.name, row.arm, row.rule.slice.endpoint): row for row in verdict.evidence.comparisons if not row.scan
@@ -63,7 +63,7 @@ def show_metric(workspace: Workspace, verdict: Verdict, figures: Traced, colors:
 
 
 def _choose(drawable: list[tuple[Traced, Comparison]]) -> tuple[Traced, Comparison]:
-    """Let the reader choose arm and metric; the address says which."""
+    """Let the reader choose arm and metric; the address has the choice."""
     arms = list(dict.fromkeys(row.arm for _, row in drawable))
     left, right = st.columns(2)
     arm = arms[0] if len(arms) == 1 else choose("Arm", arms, "arm", arms[0], right)
@@ -88,7 +88,7 @@ def _explain(row: Comparison) -> list[tuple[str, object]]:
     if detectable is None:
         return pairs
     relative = row.effect is None or row.effect.kind == "relative"
-    return [*pairs, ("found with 80 % power", format_margin(Margin(detectable, relative=relative), row.unit))]
+    return [*pairs, ("detectable with 80 % power", format_margin(Margin(detectable, relative=relative), row.unit))]
 
 
 def show_distribution(workspace: Workspace, verdict: Verdict, figures: Traced, colors: Mapping[str, str]) -> None:

@@ -83,7 +83,7 @@ def show_method(workspace: Workspace, view: ReleaseView, verdict: Verdict) -> No
     """Policy, window, hashes, and the command that gives the same verdict."""
     st.subheader("How it was judged", anchor="method")
     window = verdict.evidence.window
-    # Of a folder none is named: that it chose for this release may be another one than judged, which stands below.
+    # A folder of policies is not named: its policy for this release may differ from the one that judged, shown below.
     policy_name = "policy.yaml" if workspace.policy and workspace.policy.is_dir() else str(workspace.policy or "")
     path = verdict.policy_path or policy_name
     command = write_command(view.release.id, "--store", str(workspace.store), "--dry-run", policy=path)
@@ -99,5 +99,5 @@ def show_method(workspace: Workspace, view: ReleaseView, verdict: Verdict) -> No
             ("judge it again", Markup("<code>{}</code>").format(command)),
         ]
     )
-    with st.expander("The policy that judged, with every default", key="policy"):
+    with st.expander("The policy of this verdict, with every default", key="policy"):
         st.code(json.dumps(dict(verdict.policy), indent=2, ensure_ascii=True), language="json", wrap_lines=True)

@@ -1,4 +1,4 @@
-"""The frame around every page: style, who is reading, and what is shown where a page cannot be."""
+"""The frame around every page: style, who is reading, and what is shown where a page cannot be shown."""
 
 from __future__ import annotations
 
@@ -25,13 +25,12 @@ def open_frame(run: Callable[[], None]) -> None:
     st.html(STYLE)
     if _is_open_to_everyone():
         show_empty(
-            "This app answers to the network, and nobody has to sign in.",
-            "It shows nothing until it listens on loopback only, or asks who is there: docs/app.md says what "
-            "exposing it needs.",
+            "This app can be reached from the network without a login.",
+            "It shows nothing until it listens on loopback only, or requires a login: see docs/app.md.",
             "evaluator app --address 127.0.0.1",
         )
         return
-    start_worker()  # before anybody signs in: what was approved does not wait for a reader
+    start_worker()  # before a login: approved requests do not wait for a reader
     if not sign_in_if_asked():
         return
     run()
@@ -68,12 +67,12 @@ def guarded(body: Callable[[], None]) -> Callable[[], None]:
 
 
 def show_problem(error: Exception) -> None:
-    """Say what is wrong and what to do about it."""
+    """Show what is wrong and what to do about it."""
     if isinstance(error, EvaluatorError):
         what, hint = error.message, error.hint or ""
     else:
         what = f"This part could not be shown: unexpected {type(error).__name__}."
-        hint = "It is a fault of evaluator; the log of `evaluator app` says where."
+        hint = "This is a bug in evaluator; the log of `evaluator app` shows where."
     head = "The store is being written." if isinstance(error, StoreBusy) else what
     body = f"{what} {hint}" if isinstance(error, StoreBusy) else hint
     show_empty(head, body or "Nothing was changed.", alert=True)

@@ -1,4 +1,4 @@
-"""Who is reading: the OS user of the one who started the app, or whoever signed in through OpenID Connect."""
+"""Who is reading: the OS user that started the app, or the person who signed in through OpenID Connect."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from evaluator.records.intents import GROUP, Person
 from evaluator.ui.pieces import plain, show_empty
 
 FRESH_S = 15 * 60
-"""A login older than this is asked for again before anything is promoted."""
+"""A login older than this has to be repeated before anything is promoted."""
 CLOCK_S = 60
 """How much the provider's clock may be ahead of ours."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reader(Person):
-    """Who is reading, by all names that stand for them: name, address, `group:…`."""
+    """Who is reading, with all names of this person: name, address, `group:…`."""
 
     signed_in_at: float | None = None
-    """When the provider saw them (epoch seconds); `None`: the OS user, who has no login here."""
+    """When this person signed in (epoch seconds); `None`: the OS user, who has no login here."""
 
 
 def is_login_configured() -> bool:
@@ -41,13 +41,13 @@ def sign_in_if_asked() -> bool:
     """Ask for a login where one is configured; false while there is none."""
     if not is_login_configured() or getattr(st.user, "is_logged_in", False):
         return True
-    show_empty("Sign in to review releases.", "Who you are decides what you may do: the policy's roles say so.")
+    show_empty("Sign in to review releases.", "The policy's roles decide what you may do.")
     st.button("Sign in", type="primary", on_click=st.login, key="sign-in")
     return False
 
 
 def find_reader() -> Reader:
-    """Tell who is reading."""
+    """Find out who is reading."""
     if not is_login_configured():
         person = system_person()
         return Reader(person.name, person.names)
@@ -57,20 +57,20 @@ def find_reader() -> Reader:
 
 
 def read_claims(claims: Mapping[str, Any], *, asks_each_time: bool = False) -> Reader:
-    """What a provider says of a person.
+    """The person that a provider's claims describe.
 
-    An address counts only where the provider says that it verified it: anyone may claim one elsewhere. The time of a
-    token counts as that of the login only where the provider is told to ask each time (`prompt = "login"`).
+    An address counts only where the provider states that it verified it: otherwise anyone could claim it. The time of
+    a token counts as that of the login only where the provider has to ask each time (`prompt = "login"`).
     """
     address = str(claims.get("email") or "") if claims.get("email_verified") is True else ""
     subject = str(claims.get("sub") or "")
     groups = claims.get("groups")
     listed = [groups] if isinstance(groups, str) else groups if isinstance(groups, list | tuple) else []
-    # A subject that is written as an address is one that nobody has verified.
+    # A subject that is written as an address is an address that was not verified.
     stated = (address, subject if "@" not in subject or subject == address else "")
-    # Nobody is taken for a group, or an account of this machine, by what they are called.
+    # A name must not pass for a group, or for an account of this machine.
     own = [name for name in stated if name and not name.startswith((GROUP, SYSTEM, "*"))]
-    # Who has no name cannot be told from others: their groups let them do nothing.
+    # A person without a name cannot be distinguished from others: their groups give them no rights.
     names = [*own, *(f"{GROUP}{group}" for group in listed if isinstance(group, str))] if own else []
     signed_in_at = claims.get("auth_time") or (claims.get("iat") if asks_each_time else None)
     return Reader(
@@ -79,7 +79,7 @@ def read_claims(claims: Mapping[str, Any], *, asks_each_time: bool = False) -> R
 
 
 def is_fresh(reader: Reader, now: float | None = None) -> bool:
-    """Has this person signed in lately enough to promote?"""
+    """Has this person signed in recently enough to promote?"""
     if reader.signed_in_at is None:
         return True
     age = (time.time() if now is None else now) - reader.signed_in_at
@@ -87,7 +87,7 @@ def is_fresh(reader: Reader, now: float | None = None) -> bool:
 
 
 def demand_fresh(reader: Reader) -> None:
-    """Ask for a login anew before anything is done: a program may press a button that is shown as disabled.
+    """Require a recent login before anything is done: a program may press a button that is shown as disabled.
 
     Raises UsageError.
     """
@@ -96,7 +96,7 @@ def demand_fresh(reader: Reader) -> None:
 
 
 def show_reader(store: Path) -> None:
-    """Say below the page who is reading what."""
+    """Show below the page who reads which store."""
     reader = find_reader()
     left, right = st.columns([4, 1], vertical_alignment="center")
     left.caption(f"{plain(store)} · read by {plain(reader.name)}")

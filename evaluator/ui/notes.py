@@ -1,4 +1,4 @@
-"""Notes of people on a release: part of its evidence for people, never of its verdict."""
+"""Notes of people on a release: for readers, never part of its verdict."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from evaluator.ui.reads import Workspace, open_store, read_policy
 
 
 def show_notes(workspace: Workspace, release: str) -> None:
-    """What people wrote, the newest first, and a place to write."""
+    """The notes, the newest first, and a form to add one."""
     st.subheader("Notes", anchor="notes")
     notes = [row for row in read_trail(workspace) if row.event == "note" and row.release == release]
     if notes:
@@ -25,7 +25,7 @@ def show_notes(workspace: Workspace, release: str) -> None:
             for row in reversed(notes)
         )
     else:
-        show_empty("No notes yet.", "What was found out stays here, with its author and time.")
+        show_empty("No notes yet.", "Notes stay here, with their author and time.")
     reader = find_reader()
     policy = read_policy(workspace, release)
     able = may(policy.promotion, reader.names, PersonRole.ANALYST)
@@ -33,7 +33,7 @@ def show_notes(workspace: Workspace, release: str) -> None:
         text = st.text_area("Write a note", key="note-text", max_chars=LONGEST_NOTE, disabled=not able)
         pressed = st.form_submit_button("Add the note", disabled=not able, key="note-button")
     if not able:
-        st.caption("Writing notes takes an analyst.")
+        st.caption("Writing notes needs the role analyst.")
     if pressed:
         write_note(open_store(workspace), policy, reader, release, text)
         st.rerun()

@@ -1,4 +1,4 @@
-"""A figure with all that belongs to it: its finding, its numbers, its downloads, and how to make it again."""
+"""A figure with its finding, its numbers, its downloads, and the Python that draws it again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from evaluator.ui.pieces import clean, metrics_table, show, show_markup, show_ta
 from evaluator.wording import name_comparison
 
 HEAD = ("metric", "arm", "role", "baseline", "candidate", "change", "allowed", "status", "reason")
-"""What is handed out of a comparison."""
+"""The columns of a comparison in tables and downloads."""
 
 
 def show_metrics(
@@ -30,7 +30,7 @@ def show_metrics(
     several: bool = False,
     most: int | None = None,
 ) -> None:
-    """Show metrics in the given order, at most the first `most` of them, and hand out all."""
+    """Show metrics in the given order, at most the first `most` of them, and offer all as a download."""
     show(metrics_table(rows[:most], release_id, several=several, caption=caption))
     plain = [
         (
@@ -66,7 +66,7 @@ def hand_out(
     image: Callable[[str], bytes] | None = None,
     caption: str = "",
 ) -> None:
-    """The numbers behind what is shown: to read, to take away, and to make again."""
+    """The numbers behind what is shown: as a table, as downloads, and as Python that makes them again."""
     with st.expander("Numbers, downloads, notebook", key=f"numbers-{name}"):
         show_table(head, rows, caption=caption or name)
         with st.container(horizontal=True):

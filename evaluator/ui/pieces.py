@@ -31,7 +31,7 @@ LONGEST = 300
 FARTHEST = 3.0
 """Multiples of the margin that an interval is drawn to; what lies beyond ends in an arrow."""
 STUB = 8.0
-"""Percent of the width at which the line before an arrow begins, where all of the interval lies beyond."""
+"""Percent of the width at which the line before an arrow begins, where the whole interval lies beyond."""
 
 
 def show(part: Markup) -> None:
@@ -50,16 +50,16 @@ def show_list(items: Iterable[Markup]) -> None:
 
 
 def show_empty(what: str, why: str, command: str = "", *, alert: bool = False) -> None:
-    """Say what is not there, why, and the exact command that changes that; `alert`: it was asked for."""
+    """Show what is missing, why, and the exact command that changes that; `alert`: announced to screen readers."""
     then = Markup(" <code>{}</code>").format(command) if command else ""
     box = Markup('<div class="ev-empty" role="status"><strong>{}</strong>{}{}</div>').format(
-        clean(what), clean(why), then
+        with_code(what), with_code(why), then
     )
     show(Markup('<div role="alert">{}</div>').format(box) if alert else box)
 
 
 def clean(text: object) -> str:
-    """Text that neither moves what stands beside it nor fills the page."""
+    """Text that cannot change the layout: without control characters, at most `LONGEST` long."""
     plain = plain_text(str(text))
     return plain if len(plain) <= LONGEST else plain[: LONGEST - 1] + "…"
 
@@ -77,13 +77,13 @@ def link(page: str, text: str, *, at: str = "", **chosen: object) -> Markup:
 
 
 def address(page: str, *, at: str = "", **chosen: object) -> str:
-    """The address of a page, beside that of any other."""
+    """The address of a page, relative to any other page."""
     query = urlencode({name: str(value) for name, value in chosen.items() if value is not None})
     return f"./{page}" + (f"?{query}" if query else "") + (f"#{at}" if at else "")
 
 
 def clock(moment: datetime | None) -> Markup:
-    """A moment in UTC, in the reader's zone where the browser tells it."""
+    """A moment in the reader's time zone, where the browser names it, else in UTC."""
     if moment is None:
         return Markup("–")
     shown = moment.astimezone(_zone())
@@ -121,14 +121,14 @@ def words_of(word: VerdictWord | str | None) -> Markup:
 
 
 def with_code(text: str) -> Markup:
-    """A sentence whose commands, between backticks, look like what they are."""
+    """A sentence whose commands, between backticks, are shown as code."""
     parts = clean(text).split("`")
     marked = (Markup("<code>{}</code>").format(part) if index % 2 else part for index, part in enumerate(parts))
     return Markup("").join(marked)
 
 
 def show_definitions(pairs: Iterable[tuple[str, object]]) -> None:
-    """Put names and what they are on the page."""
+    """Put names with their values on the page."""
     rows = (Markup("<dt>{}</dt><dd>{}</dd>").format(name, _safe(value)) for name, value in pairs)
     show_markup('<dl class="ev-dl">{}</dl>', Markup("").join(rows))
 
@@ -186,7 +186,7 @@ def banner(verdict: Verdict, notes: Sequence[Markup]) -> Markup:
 
 
 def show_health(findings: Sequence[Finding]) -> None:
-    """Put each check on the page: what it saw, the worst first."""
+    """Put each check on the page with what it found, the worst first."""
     st.subheader("Was it a fair comparison?", anchor="health")
     if not findings:
         show_empty("No check was made.", "")
@@ -234,7 +234,7 @@ def name_status(row: Comparison) -> Markup:
 
 
 def css_color(color: str) -> str:
-    """A colour of the figures as the style sheet has it: light and dark."""
+    """A colour of the figures as CSS, for light and dark pages."""
     return f"light-dark({color}, {PALETTE[color]})"
 
 
@@ -275,7 +275,7 @@ def draw_interval(row: Comparison, color: str) -> Markup:
 
 
 def heat_map(heat: HeatMap) -> Markup:
-    """Releases by metrics: the verdict of each, and how each metric stands."""
+    """Releases by metrics: the verdict of each, and the status of each metric."""
     head = Markup("").join(
         Markup('<th scope="col">{}</th>').format(clean(name)) for name in ("release", "verdict", *heat.metrics)
     )
@@ -308,7 +308,7 @@ def _heat_cell(release_id: str, row: Comparison | None) -> Markup:
 
 
 def legend(arms: Mapping[str, str]) -> Markup:
-    """What the lines of the figures stand for."""
+    """Which line of the figures is which arm."""
     keys = Markup("").join(
         Markup('<span><span class="ev-key" style="color:{}{}"></span>{}</span>').format(
             color, ";border-top-style:dashed" if name == BASELINE else "", clean(name)

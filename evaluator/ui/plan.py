@@ -1,4 +1,4 @@
-"""Plan: what a test would find, how long it takes, how to roll out, and what other margins would have said."""
+"""Plan: what a test would detect, how long it takes, how to roll out, and the verdict under other margins."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def show_plan() -> None:
     st.title("Plan")
     workspace = find_workspace()
     names = [summary.release.id for summary in read_summaries(workspace)] if workspace.store.exists() else []
-    release = choose("From what is stored of", [*names, NONE], "release", (names or [NONE])[0])
+    release = choose("Based on the stored data of", [*names, NONE], "release", (names or [NONE])[0])
     release_id = None if release == NONE else release
     policy = read_policy(workspace, *filter(None, [release_id]))
     goal = _choose_goal(assumed=release_id is None)
@@ -66,7 +66,7 @@ def show_plan() -> None:
 
 
 def _choose_goal(*, assumed: bool) -> Goal:
-    """Sliders for traffic, instances and minutes, and what is to be found."""
+    """Sliders for traffic, instances and minutes, and for the rise to detect."""
 
     def slide(column: Any, label: str, key: str, low: float, high: float, value: float, **options: Any) -> float:
         chosen: float = column.slider(label, low, high, value, key=key, bind="query-params", **options)
@@ -74,12 +74,12 @@ def _choose_goal(*, assumed: bool) -> Goal:
 
     top, below = st.columns(3, gap="large"), st.columns(3, gap="large")
     minutes = slide(top[0], "Minutes of load", "minutes", 5, 240, 60, step=5)
-    instances = slide(top[1], "Instances an arm", "instances", 1, 32, 4)
-    why = None if assumed else "as the stored runs had"
-    rate = slide(top[2], "Requests a second of each arm", "rate", 1, 1000, 30, disabled=not assumed, help=why)
-    latency = slide(below[0], "Rise of latency to be found, %", "latency", 1, 50, 10)
-    failures = slide(below[1], "Rise of failures to be found, pp", "failures", 0.1, 5.0, 0.5, step=0.1)
-    power = slide(below[2], "Chance that counts as found, %", "power", 50, 99, 80)
+    instances = slide(top[1], "Instances per arm", "instances", 1, 32, 4)
+    why = None if assumed else "taken from the stored runs"
+    rate = slide(top[2], "Requests a second per arm", "rate", 1, 1000, 30, disabled=not assumed, help=why)
+    latency = slide(below[0], "Rise of latency to detect, %", "latency", 1, 50, 10)
+    failures = slide(below[1], "Rise of failures to detect, pp", "failures", 0.1, 5.0, 0.5, step=0.1)
+    power = slide(below[2], "Required chance to detect it, %", "power", 50, 99, 80)
     return Goal(
         duration_s=minutes * 60.0,
         instances=int(instances),
@@ -98,7 +98,7 @@ def _show_plan(workspace: Workspace, policy: Policy, release_id: str | None, goa
     plans = plan_gates(history, policy.rulebook, goal)
     if not plans:
         raise UsageError("the policy has no gate with a margin to plan for", hint="`evaluator policy show` prints it")
-    st.subheader("What this test would find", anchor="gates")
+    st.subheader("What this test would detect", anchor="gates")
     snippet = SNIPPET.format(
         policy=f"Path({policy.origin!r})" if workspace.policy else "",
         store=f"Store.open(Path({str(workspace.store)!r}))" if release_id else None,
@@ -107,11 +107,20 @@ def _show_plan(workspace: Workspace, policy: Policy, release_id: str | None, goa
         instances=goal.instances,
         goal=goal,
     )
-    head = ("gate", "allowed", "precision", "finds", "the rise is found", "GO if unchanged", "GO after", "of instances")
+    head = (
+        "gate",
+        "allowed",
+        "precision",
+        "detects",
+        "chance to detect",
+        "GO if unchanged",
+        "GO after",
+        "variance of instances",
+    )
     rows = [_row(plan, goal) for plan in plans]
     show_table(head, rows, caption="gates")
     hand_out("plan", head, rows, snippet, caption="gates")
-    st.subheader("What minutes buy, and what only instances buy", anchor="precision")
+    st.subheader("Precision by minutes and by instances", anchor="precision")
     around = sorted({max(2, goal.instances // 2), goal.instances, 2 * goal.instances, 4 * goal.instances})
     grids = tabulate(history, policy.rulebook, goal, [goal.duration_s * factor for factor in FACTORS], around)
     columns = st.columns(2, gap="large")
@@ -123,7 +132,7 @@ def _show_plan(workspace: Workspace, policy: Policy, release_id: str | None, goa
 
 
 @st.cache_data(
-    max_entries=32, show_spinner="rolling out 2,000 times …", hash_funcs={History: repr, Rulebook: repr, Goal: repr}
+    max_entries=32, show_spinner="simulating 2,000 rollouts …", hash_funcs={History: repr, Rulebook: repr, Goal: repr}
 )
 def _compare(history: History, rulebook: Rulebook, goal: Goal) -> tuple[Exposure, ...]:
     return compare_strategies(history, rulebook, goal)
@@ -138,7 +147,10 @@ def _say_origin(history: History) -> None:
     else:
         many = "comparison" if history.comparisons == 1 else "comparisons"
         rate = format_number(history.rate_per_s)
-        text = f"From {history.comparisons} stored {many} at {rate} requests a second an arm; the more, the surer."
+        text = (
+            f"From {history.comparisons} stored {many} at {rate} requests a second per arm; "
+            "more of them make the plan more reliable."
+        )
     missing = [f"{name}: no stored data, not planned." for name in history.missing]
     show_markup('<p class="muted">{}</p>', " ".join([text, *missing]))
 
@@ -153,7 +165,7 @@ def _row(plan: GatePlan, goal: Goal) -> tuple[str, ...]:
     if math.isfinite(plan.go_after_s):
         after = f"{format_duration(plan.go_after_s)}, {format_count(round(plan.requests))} requests"
     elif math.isfinite(plan.go_instances):
-        after = f"never; {format_number(plan.go_instances)} instances would do"
+        after = f"never; {format_number(plan.go_instances)} instances would be enough"
     return (
         name_metric(precision.rule),
         format_margin(precision.rule.margin, precision.unit),
@@ -170,7 +182,7 @@ def _row(plan: GatePlan, goal: Goal) -> tuple[str, ...]:
 
 
 def _show_what_if(workspace: Workspace, release_id: str) -> None:
-    st.subheader("What other margins would have said", anchor="margins")
+    st.subheader("The verdict under other margins", anchor="margins")
     verdict = read_past_verdict(read_release(workspace, release_id), None)
     if verdict is None:
         show_empty("It was not judged yet.", "Judge it first:", workspace.command(release_id))
@@ -196,7 +208,7 @@ def _show_what_if(workspace: Workspace, release_id: str) -> None:
 
 
 def _show_calibration(workspace: Workspace, policy: Policy, release_id: str | None, *, has_releases: bool) -> None:
-    st.subheader("Does this policy cry wolf?", anchor="calibration")
+    st.subheader("Does this policy raise false alarms?", anchor="calibration")
     if not has_releases:
         show_empty("There are no stored baselines to try it on.", "Load or import some releases first.")
         return
@@ -219,7 +231,7 @@ def _conclude(report: CalibrationReport) -> str:
         return "Too little history to know: no stored baseline can be compared with itself."
     low, high = overall.interval(overall.no_go)
     observed = f"{overall.no_go} of {overall.judged} identical releases were NO-GO ({low:.1%} to {high:.1%})"
-    verdicts = {"cries_wolf": "It cries wolf", "keeps": "False alarms are in order"}
+    verdicts = {"cries_wolf": "It raises too many false alarms", "keeps": "False alarms are within the limit"}
     if report.conclusion in verdicts:
         return f"{verdicts[report.conclusion]}: {observed}, {report.alpha:.1%} are allowed."
     needed = needed_comparisons(report.alpha)

@@ -1,4 +1,4 @@
-"""Promote: what has to be so, what would happen, who has to agree, and what became of it."""
+"""Promote: the conditions, what would happen, who has to agree, and how each request ended."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ ACTIONS = {
     "Promote": Action.PROMOTE,
     "Hold": Action.HOLD,
     "Roll back": Action.ROLLBACK,
-    "Break glass": Action.BREAK_GLASS,
+    "Override": Action.BREAK_GLASS,
 }
 MEANS = {
-    Action.PROMOTE: "Bring the candidate to everybody.",
-    Action.HOLD: "Stop it where it is; promotions that wait are cancelled.",
+    Action.PROMOTE: "Release the candidate to all users.",
+    Action.HOLD: "Stop it where it is; waiting promotions are cancelled.",
     Action.ROLLBACK: "Take back what its promotion changed, the last hook first.",
-    Action.BREAK_GLASS: "Promote against the verdict. Others have to agree, and it stays on the report for ever.",
+    Action.BREAK_GLASS: "Promote against the verdict. Others have to agree, and every later report shows it.",
 }
 
 
@@ -74,13 +74,13 @@ def show_promote() -> None:
 
 
 def _show_asking(workspace: Workspace, view: ReleaseView, verdict: Verdict | None, reader: Reader) -> None:
-    """What to do, whether it may be done, what it comes to, and the one button."""
+    """The action, its conditions, its effects, and the button."""
     policy, action = read_policy(workspace, view.release.id), _choose_action(verdict)
     st.caption(MEANS[action])
     conditions = _of_reader(policy.promotion, reader, action)
     if verdict and action is Action.PROMOTE:
         conditions = (*list_conditions(open_store(workspace), policy, verdict), *conditions)
-    st.subheader("What has to be so", anchor="conditions")
+    st.subheader("Conditions", anchor="conditions")
     show_list(
         Markup('<li><span class="status {}">{}</span> {}{}</li>').format(
             "ok" if condition.met else "fail",
@@ -100,7 +100,7 @@ def _show_asking(workspace: Workspace, view: ReleaseView, verdict: Verdict | Non
 
 
 def _choose_action(verdict: Verdict | None) -> Action:
-    """What the reader wants done; against the verdict only where there is one to go against."""
+    """The action that the reader chose; an override only where the verdict is not GO."""
     against = verdict is not None and verdict.word is not VerdictWord.GO
     names = [name for name, action in ACTIONS.items() if action is not Action.BREAK_GLASS or against]
     names = [name for name in names if verdict is not None or ACTIONS[name] is not Action.PROMOTE]
@@ -116,13 +116,13 @@ def _choose_action(verdict: Verdict | None) -> Action:
 
 
 def _of_reader(rules: PromotionRules, reader: Reader, action: Action) -> tuple[PromotionCondition, ...]:
-    """That we know who asks, and that they may."""
+    """The conditions on the reader: the role, and a recent login."""
     role = PersonRole.ANALYST if rules.needed(action) else PersonRole.APPROVER
     allowed = PromotionCondition(
-        f"you may ask for it: {reader.name} is {role_of(rules, reader.names)}",
+        f"you may request it: {reader.name} is {role_of(rules, reader.names)}",
         met=may_ask(rules, reader.names, action),
-        otherwise=why_not(rules, reader, role, f"to {action.label}"),
-        remedy="ask somebody who may; `roles` in the policy says who that is",
+        otherwise=why_not(rules, reader, role, f"the action {action.label}"),
+        remedy="ask a person with that role: `roles` in the policy lists them",
     )
     if reader.signed_in_at is None:
         return (allowed,)
@@ -136,22 +136,22 @@ def _of_reader(rules: PromotionRules, reader: Reader, action: Action) -> tuple[P
 
 
 def _show_what_happens(view: ReleaseView, rules: PromotionRules, action: Action, forecast: Forecast) -> None:
-    """From what to what each service goes, and the hooks in their order, with what is so now."""
+    """The versions of each service, and the hooks in their order, with the current values."""
     st.subheader("What would happen", anchor="changes")
     services = [
         (service.name, f"{service.baseline or '?'} → {service.canary or '?'}") for service in view.release.services
     ]
-    agreement, needed = "nobody else has to agree", rules.needed(action)
+    agreement, needed = "no other person has to agree", rules.needed(action)
     if needed:
         who = " of others" if rules.distinct(action) else "; yours counts, if you may approve"
         agreement = f"{needed} approval{'s' if needed > 1 else ''}{who}"
     show_definitions([*services, ("agreement", agreement)])
     if forecast.problem:
-        show_empty("It cannot be done as things are.", forecast.problem)
+        show_empty("This action is not possible now.", forecast.problem)
     elif not forecast.steps:
         show_empty(
             "No hook is executed.",
-            "The policy names none for this: it is only written down. `hooks` in the policy changes that.",
+            "The policy has no hook for this action, so it is only recorded. Add hooks under `hooks` in the policy.",
         )
     items = Markup("").join(
         Markup("<li><strong>{}</strong> {}{}{}</li>").format(
@@ -164,18 +164,18 @@ def _show_what_happens(view: ReleaseView, rules: PromotionRules, action: Action,
     )
     show_markup("<ol>{}</ol>", items)
     for text in forecast.irreversible:
-        show_markup('<p class="warn">Not taken back: {}</p>', clean(text))
+        show_markup('<p class="warn">Cannot be taken back: {}</p>', clean(text))
 
 
 def _show_form(workspace: Workspace, view: ReleaseView, reader: Reader, action: Action, *, ready: bool) -> None:
     release_id = view.release.id
     with st.form("ask", border=True):
-        reason = st.text_input("Why, in a sentence", key="reason", max_chars=1000)
+        reason = st.text_input("Reason, in one sentence", key="reason", max_chars=1000)
         typed = st.text_input("Type the release's name to confirm", key="typed", max_chars=300)
-        button = action.label.capitalize()
+        button = next(name for name, each in ACTIONS.items() if each is action)
         pressed = st.form_submit_button(button, type="primary", disabled=not ready, key="ask-button")
     if not ready:
-        st.caption("The button works once everything above is so.")
+        st.caption("The button works once every condition above is met.")
     if not pressed:
         return
     if typed.strip() != release_id:

@@ -1,7 +1,7 @@
-"""Every read of the store and the policy, kept as long as neither changes.
+"""Every read of the store and the policy, cached until one of them changes.
 
-The key of each is where the store is and its stamp (time and size of its files), so that a page never shows what is no
-longer so, and never opens the store for what it has read already.
+The key of each is the store's path and stamp (time and size of its files), so that a page never shows an outdated
+value, and never opens the store for a value that it has already read.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MOST = 64
 SPLITS = 4
 """How often calibration divides each stored run."""
 WAIT_S = 10.0
-"""How long a page waits for a writer before it says who that is."""
+"""How long a page waits for a writer before it reports which process that is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +67,12 @@ KEYS: dict[str | type, Callable[[Any], object]] = {
     Workspace: lambda workspace: (str(workspace.store), workspace.stamp),
     Policy: lambda policy: (policy.hash, policy.promotion.hash),
 }
-"""What a read is kept by: it is done again when the store has changed, or the policy."""
+"""Keys of the cache: a read is repeated when the store or the policy has changed."""
 KEYS_OF_VERDICT: dict[str | type, Callable[[Any], object]] = {
     Workspace: lambda workspace: str(workspace.store),
     Verdict: lambda verdict: (verdict.release.id, str(verdict.judged_at), verdict.data_hash, verdict.policy_hash),
 }
-"""The same for what a verdict was given on: that stays, whatever else is written."""
+"""Keys for the data of one verdict: they do not change, whatever else is written."""
 
 
 def find_workspace() -> Workspace:
@@ -92,7 +92,7 @@ def now() -> datetime:
 
 
 def read_policy(workspace: Workspace, *releases: str) -> Policy:
-    """Read the policy that applies to these releases, none: where no release is meant. Raises PolicyError."""
+    """Read the policy that applies to these releases; without any, to no release in particular. Raises PolicyError."""
     return policy_of(workspace.policy, open_store(workspace), releases) if releases else choose_policy(workspace.policy)
 
 
@@ -125,7 +125,7 @@ class Logged:
     override: Mapping[str, Any] | None
 
 
-@st.cache_data(max_entries=8, show_spinner="reading what was judged …", hash_funcs=KEYS)
+@st.cache_data(max_entries=8, show_spinner="reading the verdicts …", hash_funcs=KEYS)
 def read_log(workspace: Workspace) -> tuple[Logged, ...]:
     """Read the newest verdicts of all releases, the newest first."""
     log = []
@@ -150,7 +150,7 @@ class ReleaseView:
     verdicts: tuple[StoredVerdict, ...]
 
     def refuse_number(self, number: str) -> UnknownName:
-        """What is wrong with the number of a verdict that is not there."""
+        """The error for a number that no verdict has."""
         return UnknownName("verdict", number, [str(k) for k in range(len(self.verdicts))])
 
 
@@ -163,7 +163,7 @@ def read_release(workspace: Workspace, release_id: str) -> ReleaseView:
 
 
 def read_past_verdict(view: ReleaseView, number: int | None) -> Verdict | None:
-    """Read one verdict of a release, the latest where none is named; `None` where there is none yet."""
+    """Read one verdict of a release, the latest by default; `None` where there is none yet. Raises UnknownName."""
     if not view.verdicts:
         return None
     if number is not None and not 0 <= number < len(view.verdicts):
@@ -202,7 +202,7 @@ def read_figures(workspace: Workspace, verdict: Verdict, *, newest: bool) -> Map
 
 @dataclass(frozen=True, slots=True)
 class SidePair:
-    """Two sides with their fingerprints, and what they come to; `None` where they must not be compared."""
+    """Two sides with their fingerprints and their comparison; `None` where they must not be compared."""
 
     first: Side
     second: Side

@@ -36,7 +36,7 @@ from evaluator.ui.slices import show_slices
 
 LIVE_EVERY_S = 5
 HEAD_START_S = 0.1
-"""What follows the answer waits so long: a browser that is given everything at once shows it all together, later."""
+"""How long the rest of the page waits after the answer: a browser that gets everything at once shows it all later."""
 TABLE_SNIPPET = """import evaluator
 
 release = evaluator.open({store!r}).release({release!r})
@@ -69,7 +69,7 @@ def show_release() -> None:
 
 
 def choose_release(summaries: Sequence[ReleaseSummary]) -> str | None:
-    """Let the reader choose a release; the address says which. `None` while there is nothing to choose."""
+    """Let the reader choose a release; the address has the choice. `None` while there is nothing to choose."""
     names = [summary.release.id for summary in summaries]
     if not names:
         show_empty("No release has landed yet.", "A load or an import makes one; try it with", "evaluator demo")
@@ -95,7 +95,7 @@ def read_number(view: ReleaseView) -> int | None:
 
 
 def _show_answer(workspace: Workspace, release_id: str) -> None:
-    """The banner; while a run is recorded it looks again by itself, and leaves the rest of the page as it is."""
+    """The banner; while a run is recorded it refreshes by itself, and leaves the rest of the page as it is."""
     every = LIVE_EVERY_S if is_live(read_release(workspace, release_id).runs) else None
 
     @st.fragment(run_every=every)
@@ -114,9 +114,9 @@ def _draw_answer(workspace: Workspace, release_id: str) -> None:
         show_empty(what, "Judge it:", workspace.command(release_id))
         return
     show(banner(verdict, _notes(workspace, view, verdict)))
-    # What is below changes when the reader says so, not under their eyes.
+    # The rest of the page changes only when the reader asks for it.
     shown_count = st.session_state.setdefault(f"seen-{release_id}", len(view.verdicts))
-    if len(view.verdicts) != shown_count and st.button("A newer verdict is there: show all of it", key="newer"):
+    if len(view.verdicts) != shown_count and st.button("There is a newer verdict: show all of it", key="newer"):
         st.session_state[f"seen-{release_id}"] = len(view.verdicts)
         st.rerun(scope="app")
 
@@ -136,7 +136,7 @@ def _notes(workspace: Workspace, view: ReleaseView, verdict: Verdict) -> Sequenc
         notes.append(Markup('<span class="ev-badge">shadow mode</span>it blocks nothing'))
     notes += [Markup("{}").format(clean(text)) for text in list_what_is_not_judged(verdict)]
     if verdict.evidence.incomplete:
-        notes.append(Markup('<span class="ev-badge warn">incomplete</span>a run ended before its time'))
+        notes.append(Markup('<span class="ev-badge warn">incomplete</span>a run ended early'))
     if verdict.override:
         notes.append(Markup('<span class="ev-badge no_go">overridden</span>{}').format(clean(dict(verdict.override))))
     if st.query_params.get("verdict") is not None:

@@ -62,7 +62,7 @@ def _show_waiting(workspace: Workspace, summaries: Sequence[ReleaseSummary], int
     waiting = find_waiting(summaries, intents, workspace.command)
     pending = [intent for intent in intents if intent.state in _ASKS]
     if not waiting and not pending:
-        show_markup("<p>Nothing: every newest release was acted on.</p>")
+        show_markup("<p>Nothing: the newest release of each service was acted on.</p>")
         return
     items = [
         Markup("<li><strong>{}</strong> {} by {}: {} {}</li>").format(
@@ -70,14 +70,14 @@ def _show_waiting(workspace: Workspace, summaries: Sequence[ReleaseSummary], int
             intent.action.label,
             clean(intent.requester),
             _ASKS[intent.state],
-            link("promote", "look at it", at=intent.id, release=intent.release),
+            link("promote", "see the request", at=intent.id, release=intent.release),
         )
         for intent in pending
     ]
     for candidate in waiting:
         step = Markup("<code>{}</code>").format(candidate.command) if candidate.command else Markup("")
         if candidate.promotable:
-            step = link("promote", "what has to be so", release=candidate.release)
+            step = link("promote", "see its conditions", release=candidate.release)
         named = link("release", candidate.release, release=candidate.release)
         items.append(Markup("<li><strong>{}</strong> {} {}</li>").format(named, candidate.why, step))
     show_list(items)
@@ -85,7 +85,7 @@ def _show_waiting(workspace: Workspace, summaries: Sequence[ReleaseSummary], int
 
 _ASKS = {
     IntentState.REQUESTED: "waits for approval",
-    IntentState.UNKNOWN: "nobody knows whether it was done",
+    IntentState.UNKNOWN: "may or may not be done: check it",
 }
 
 
@@ -100,7 +100,7 @@ def _show_map(workspace: Workspace) -> None:
     if not verdicts:
         show_empty(
             "No judged release has that in its name.",
-            "Empty the field to see all, or judge one:",
+            "Clear the field to see all, or judge one:",
             workspace.command("RELEASE"),
         )
         return

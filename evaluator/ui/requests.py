@@ -1,4 +1,4 @@
-"""What was asked for: each intent with its hooks, and what this reader may do about it."""
+"""Requests: each intent with its hooks, and what this reader may do about it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from evaluator.ui.reads import Workspace, find_workspace, open_store, read_polic
 
 EVERY_S = 2
 QUIET_S = 10
-"""Others may ask while this reader only looks."""
+"""Seconds between refreshes while nothing is under way: another person may add a request."""
 SHOWN = 10
 MARKS = {
     IntentState.ACKNOWLEDGED: ("ok", "✓ acknowledged"),
@@ -34,27 +34,27 @@ HOOK_MARKS = {**MARKS, IntentState.SENT: ("warn", "… sent"), IntentState.REQUE
 
 
 def show_requests(workspace: Workspace, release: str, reader: Reader) -> None:
-    """The intents of a release, the newest first, and what can be done about those that are not over."""
+    """The intents of a release, the newest first, and what can be done about those that have not ended."""
     records = read_intents(workspace, release)
     shown_states = [(record.intent.id, record.intent.state) for record in records]
     under_way = any(state not in FINAL_STATES for _, state in shown_states)
-    st.subheader("What was asked for", anchor="requests")
+    st.subheader("Requests", anchor="requests")
 
     @st.fragment(run_every=EVERY_S if under_way else QUIET_S)
     def show_states() -> None:
-        """Show the state of all, and again by itself while something is under way."""
+        """Show the state of all, refreshed by itself."""
         records = read_intents(find_workspace(), release)
         if records:
             show_list(_describe(record) for record in records[: -SHOWN - 1 : -1])
         else:
-            show_empty("Nothing was asked for yet.", "Whoever promotes, holds or rolls back is listed here for ever.")
+            show_empty("No request yet.", "Each promotion, hold and rollback is listed here for ever.")
         if [(record.intent.id, record.intent.state) for record in records] != shown_states:
             st.rerun(scope="app")
 
     show_states()
     live = [record for record in records if record.intent.state not in (IntentState.EXPIRED, IntentState.CANCELLED)]
     for record in live[: -SHOWN - 1 : -1]:
-        # Of what is over only the latest can be gone on with; who waits for an answer waits still.
+        # Of requests that have ended only the latest can be tried again; those that wait for approval all wait still.
         state = record.intent.state
         if state is IntentState.REQUESTED:
             guarded(partial(_show_approval, workspace, record, reader))()
@@ -92,7 +92,7 @@ def _agreed(record: IntentRecord) -> str:
     intent, people = record.intent, ", ".join(clean(approval.person) for approval in record.approvals)
     if intent.state is IntentState.REQUESTED:
         missing = intent.approvals_needed - len(record.approvals)
-        who = ", not by who asked" if intent.distinct else ""
+        who = ", not by the requester" if intent.distinct else ""
         agreed = f"; {people} agreed" if people else ""
         until = f"{intent.expires_at:%Y-%m-%d %H:%M} UTC"
         return f"waits for {missing} of {intent.approvals_needed} approvals{who}, until {until}{agreed}"
@@ -108,7 +108,7 @@ def _hook(delivery: Delivery) -> Markup:
     )
 
 
-# ------------------------------------------------------------------ what this reader may do about the latest
+# ------------------------------------------------------------------ what this reader may do
 
 
 def _show_approval(workspace: Workspace, record: IntentRecord, reader: Reader) -> None:
@@ -118,11 +118,11 @@ def _show_approval(workspace: Workspace, record: IntentRecord, reader: Reader) -
     with st.form(f"agree-{intent.id}", border=True):
         st.markdown(f"**{intent.id}**: do you agree to {intent.action.label}?")
         if is_requester and intent.distinct:
-            st.caption("You asked for it: others have to agree.")
+            st.caption("This is your own request: others have to agree.")
         elif not may_approve:
-            st.caption("Agreeing takes an approver who signed in within the last 15 minutes.")
+            st.caption("Agreeing needs the role approver and a login of the last 15 minutes.")
         typed = st.text_input("Type the release's name to agree", key=f"typed-{intent.id}", max_chars=300)
-        reason = st.text_input("Or why not", key=f"why-{intent.id}", max_chars=300)
+        reason = st.text_input("Reason, if you do not agree", key=f"why-{intent.id}", max_chars=300)
         left, right = st.columns(2)
         agreed = left.form_submit_button(
             "Agree",
@@ -131,7 +131,7 @@ def _show_approval(workspace: Workspace, record: IntentRecord, reader: Reader) -
             key=f"yes-{intent.id}",
         )
         refused = right.form_submit_button(
-            "Take back" if is_requester else "Turn down",
+            "Withdraw" if is_requester else "Reject",
             disabled=not (is_requester or may_approve),
             key=f"no-{intent.id}",
         )
@@ -153,8 +153,8 @@ def _show_retry(workspace: Workspace, record: IntentRecord, reader: Reader) -> N
     intent, rules = record.intent, read_policy(workspace, record.intent.release).promotion
     able = may(rules, reader.names, PersonRole.APPROVER) and is_fresh(reader)
     unknown = [delivery for delivery in record.deliveries if delivery.outcome.state is IntentState.UNKNOWN]
-    with st.expander(f"{intent.id}: what now?", key=f"now-{intent.id}"):
-        st.caption("Look first at what its hooks have reached. Those that were acknowledged are not executed again.")
+    with st.expander(f"{intent.id}: what to do next", key=f"now-{intent.id}"):
+        st.caption("First check what its hooks have changed. Acknowledged hooks are not executed again.")
         if st.button("Execute the others again", disabled=not able, key=f"retry-{intent.id}"):
             demand_fresh(reader)
             retry(open_store(workspace), read_policy(workspace, intent.release), reader, intent.id)

@@ -1,4 +1,4 @@
-"""Endpoints and slices: all of them ranked, and one looked at closer."""
+"""Endpoints and slices: all of them ranked, and one in detail."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def show_slices(workspace: Workspace, view: ReleaseView, verdict: Verdict, span_
     if rows:
         _show_ranking(workspace, view, rows)
     else:
-        show_empty("The scan looked at no endpoint.", "The policy turned it off, or no endpoint had enough requests.")
+        show_empty("The scan compared no endpoint.", "The policy turned it off, or no endpoint had enough requests.")
     if any(arm.requests for arm in verdict.evidence.arms):
         _show_closer(workspace, view, verdict, span_s)
 
@@ -55,7 +55,7 @@ def _show_ranking(workspace: Workspace, view: ReleaseView, rows: list[Comparison
     chosen = [row for row in rows if (name_filter or "").lower() in (row.rule.slice.endpoint or "").lower()]
     ranked = rank_comparisons(chosen)
     if not ranked:
-        show_empty("No endpoint has that in its name.", "Empty the field to see all of them.")
+        show_empty("No endpoint has that in its name.", "Clear the field to see all of them.")
         return
     several = len({row.arm for row in rows}) > 1
     snippet = RANKING.format(store=str(workspace.store), release=view.release.id)
@@ -65,7 +65,7 @@ def _show_ranking(workspace: Workspace, view: ReleaseView, rows: list[Comparison
 
 
 def _show_closer(workspace: Workspace, view: ReleaseView, verdict: Verdict, span_s: float) -> None:
-    """One endpoint or a stretch of the load; cells are read when the reader has chosen."""
+    """One endpoint or an interval of the load; cells are read when the reader has chosen."""
     st.subheader("Look closer", anchor="closer")
     endpoints = {row.rule.slice.endpoint for row in verdict.evidence.comparisons if row.rule.slice.endpoint}
     left, right = st.columns(2)
@@ -82,7 +82,9 @@ def _show_closer(workspace: Workspace, view: ReleaseView, verdict: Verdict, span
         bind="query-params",
     )
     if endpoint == ALL and low <= 0 and high >= span_s:
-        show_empty("This is all of it, as above.", "Choose an endpoint or a stretch of the load to compare that alone.")
+        show_empty(
+            "This selects all of the load, as above.", "Choose an endpoint or a shorter interval to compare that alone."
+        )
         return
     judged = read_judgement(workspace, verdict)
     chosen = None if endpoint == ALL else endpoint
@@ -92,7 +94,7 @@ def _show_closer(workspace: Workspace, view: ReleaseView, verdict: Verdict, span
         clean(endpoint),
         format_duration(low),
         format_duration(high),
-        "" if judged.data.as_judged else ", and the data that was judged is not all there any more",
+        "" if judged.data.as_judged else ", and part of the data that was judged no longer exists",
     )
     ranked, several = rank_comparisons(rows), len({row.arm for row in rows}) > 1
     snippet = SNIPPET.format(

@@ -236,4 +236,4 @@ def test_what_people_write_is_escaped_for_the_terminal(run):
 
 def test_notes_need_an_analyst(run):
     code, _, err = run("audit", "note", "cart@1.9.0", "fine", policy="roles: {analyst: [bob]}\n")
-    assert (code, "writing notes takes an analyst" in err) == (3, True)
+    assert (code, "writing notes needs an analyst" in err) == (3, True)

@@ -26,7 +26,7 @@ from evaluator.hooks import (
 
 @dataclass
 class ForeignHook:
-    """A hook of somebody else: the protocol, and nothing of ours."""
+    """A hook of another package: the protocol, and nothing of ours."""
 
     kind: str = "told"
     does: Any = field(default_factory=lambda: lambda _context: Outcome("acknowledged", "told them"))
@@ -82,7 +82,7 @@ def test_what_a_hook_raises_is_an_outcome(does, state):
     assert run_hook(Step(ForeignHook(does=does)), make_context()).state == state
 
 
-def test_one_that_hangs_is_left_and_nobody_knows(monkeypatch):
+def test_one_that_hangs_is_abandoned_and_unknown(monkeypatch):
     monkeypatch.setattr(base, "GRACE_S", 0.1)
     ever = threading.Event()
     began = time.monotonic()
@@ -93,10 +93,12 @@ def test_one_that_hangs_is_left_and_nobody_knows(monkeypatch):
 
 
 def test_what_another_package_raises_is_not_shown():
-    assert run_hook(Step(ForeignHook(does=break_down)), make_context()).did == "told broke with RuntimeError"
+    assert (
+        run_hook(Step(ForeignHook(does=break_down)), make_context()).did == "told ended with an unexpected RuntimeError"
+    )
 
 
-def test_what_will_be_changed_is_told_before_it_is():
+def test_the_value_to_change_is_passed_on_before_it_is_changed():
     hook = ForeignHook(value={"canary": 10})
     changes = []
     outcome = run_hook(Step(hook), make_context(), lambda earlier: changes.append((earlier, len(hook.calls))))
@@ -127,7 +129,7 @@ def test_nothing_is_changed_whose_earlier_value_cannot_be_read():
     assert not hook.calls
 
 
-def test_its_limit_is_part_of_what_a_hook_is_told():
+def test_its_limit_is_part_of_a_hooks_context():
     hook = ForeignHook()
     run_hook(Step(hook, time_limit_s=2), make_context())
     assert hook.calls[0].left_s() < 2.1
@@ -165,7 +167,7 @@ def test_two_of_one_name_are_none(installed):
         list(HOOKS)
 
 
-def test_one_that_cannot_be_loaded_says_so(installed):
+def test_one_that_cannot_be_loaded_is_an_error(installed):
     installed(("told", "no.such.module:A"))
     with pytest.raises(HookError, match="cannot be loaded"):
         make_hook("told", {})

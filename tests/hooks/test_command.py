@@ -51,7 +51,7 @@ def test_it_is_given_what_is_listed_and_what_was_decided():
     assert "HIDDEN" not in names
 
 
-def test_what_it_says_of_what_it_was_given_is_not_kept():
+def test_output_that_repeats_the_environment_is_not_kept():
     hook = make_hook(
         "command",
         {"run": [sys.executable, "-c", "import os; print('got', os.environ['TOKEN'])"], "environment": ["TOKEN"]},
@@ -108,7 +108,7 @@ def test_a_test_runs_nothing(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_what_cannot_be_run_says_so(tmp_path):
+def test_what_cannot_be_run_is_an_error(tmp_path):
     assert "no program" in make_hook("command", {"run": ["no-such-thing"]}, {"PATH": PATH}).test().did
     hook = make_hook("command", {"run": ["true"], "folder": str(tmp_path / "none")}, {"PATH": PATH})
     assert "no folder" in hook.execute(make_context()).did

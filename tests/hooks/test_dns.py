@@ -135,7 +135,7 @@ def test_other_types_and_records_that_were_not_there(name, kind, values, before,
     assert hook.read()["values"] == before
 
 
-def test_whoever_changed_it_in_between_wins(server, monkeypatch):
+def test_a_change_in_between_is_not_overwritten(server, monkeypatch):
     hook, rival = hook_for(server, name="race"), hook_for(server, name="race", values=["10.9.9.9"])
     read = hook._read
 
@@ -146,7 +146,7 @@ def test_whoever_changed_it_in_between_wins(server, monkeypatch):
 
     monkeypatch.setattr(hook, "_read", read_and_lose)
     outcome = hook.execute(make_context())
-    assert (outcome.state, "somebody else" in outcome.did) == ("failed", True)
+    assert (outcome.state, "changed in the meantime" in outcome.did) == ("failed", True)
     assert ask(server, "race.shop.test", "A") == ["10.9.9.9"]
 
 

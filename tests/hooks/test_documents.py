@@ -1,4 +1,4 @@
-"""What docs/hooks.md says of options is what the models say, and its examples are accepted."""
+"""docs/hooks.md describes the options as the models do, and its examples are accepted."""
 
 import re
 from pathlib import Path

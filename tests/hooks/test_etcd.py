@@ -53,7 +53,7 @@ def test_set_and_restored(before, etcd):
     assert value_of(etcd, key) == before
 
 
-def test_whoever_wrote_in_between_is_not_overwritten(etcd, monkeypatch):
+def test_a_write_in_between_is_not_overwritten(etcd, monkeypatch):
     hook = hook_for(etcd, "/race")
     read = hook._read
 
@@ -65,7 +65,7 @@ def test_whoever_wrote_in_between_is_not_overwritten(etcd, monkeypatch):
     monkeypatch.setattr(hook, "_read", read_and_lose)
     outcome = hook.execute(make_context())
     assert outcome.state == "failed"
-    assert "somebody else" in outcome.did
+    assert "changed in the meantime" in outcome.did
     assert value_of(etcd, "/race") == "theirs"
 
 
@@ -90,7 +90,7 @@ def test_an_answer_that_is_lost_may_have_been_done(receiver):
     assert hook_for(receiver.url, "/k").execute(make_context()).state == "unknown"
 
 
-def test_who_asks_is_proved_and_not_shown(receiver):
+def test_a_login_is_used_and_not_shown(receiver):
     receiver.answers = [reply(200, b'{"token": "t0"}'), reply(200, b"{}"), reply(401, b"etcd-passw0rd is wrong")]
     hook = hook_for(receiver.url, "/k", username="root", password="${PASSWORD}")
     outcome = hook.execute(make_context())

@@ -57,7 +57,7 @@ def test_a_server_that_is_not_there_changes_nothing(proxy):
     assert hook_for(proxy).read() == {"baseline": 90, "canary": 10}
 
 
-def test_nobody_there(tmp_path):
+def test_no_server_there(tmp_path):
     hook = make_hook("haproxy", {"socket": str(tmp_path / "no"), "backend": "b", "weights": {"a": 1}})
     assert hook.test().state == "failed"
     assert "cannot be reached" in hook.execute(make_context()).did
@@ -67,7 +67,7 @@ def test_an_address_that_is_not_listed_is_refused(proxy):
     assert "allow_hosts" in hook_for(proxy, tcp=True, allow_hosts=[]).execute(make_context()).did
 
 
-def test_what_is_said_but_not_so_is_not_believed():
+def test_what_is_reported_but_not_done_is_not_acknowledged():
     """An API that accepts everything and changes nothing."""
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
 

@@ -169,14 +169,14 @@ def test_a_route_without_these_services_is_left_alone(api):
 
 
 @pytest.mark.parametrize("make", [route_hook, lambda api: rollout_hook(api, "abort")])
-def test_whoever_changed_it_meanwhile_wins(make, api):
+def test_a_change_in_between_is_not_overwritten(make, api):
     def touch():
         for resource in api.objects.values():
             resource["metadata"]["resourceVersion"] = str(int(resource["metadata"]["resourceVersion"]) + 1)
 
     api.meanwhile = touch
     outcome = make(api).execute(make_context())
-    assert (outcome.state, "somebody else" in outcome.did) == ("failed", True)
+    assert (outcome.state, "changed in the meantime" in outcome.did) == ("failed", True)
 
 
 def test_refusals_say_why_and_no_secret(api):

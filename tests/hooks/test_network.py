@@ -145,7 +145,7 @@ def test_addresses_that_cannot_be_meant_are_refused(url):
         send("GET", url, TlsOptions(allow_hosts=["a"]))
 
 
-def test_nobody_there(receiver):
+def test_no_server_there(receiver):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         with pytest.raises(HookError, match="refused"):

@@ -90,7 +90,7 @@ def test_what_cannot_be_reloaded_is_taken_back(proxy, tmp_path):
     assert file.read_text() == before
 
 
-def test_a_file_of_somebody_else_is_left_alone(proxy, tmp_path):
+def test_a_file_of_others_is_left_alone(proxy, tmp_path):
     _, options, _ = proxy
     foreign_file = tmp_path / "mine.conf"
     foreign_file.write_text("upstream shop { server 10.0.0.1; }\n")

@@ -43,7 +43,7 @@ def mail_to(mailbox):
     return f"mailto://127.0.0.1:{mailbox.port}?from=evaluator@example.org&to=team@example.org"
 
 
-def test_mail_and_chat_are_told(mailbox, receiver):
+def test_mail_and_chat_are_notified(mailbox, receiver):
     outcome = hook_for(mail_to(mailbox), address_of(receiver)).execute(make_context())
     assert outcome.state == "acknowledged", outcome
     mail = mailbox.mails[-1]
@@ -55,12 +55,12 @@ def test_mail_and_chat_are_told(mailbox, receiver):
     assert make_context().reason in json.loads(request.body)["message"]
 
 
-def test_one_that_fails_does_not_keep_the_other_from_being_told(mailbox, receiver):
+def test_one_that_fails_does_not_keep_the_other_from_being_notified(mailbox, receiver):
     receiver.answers = [reply(500, b"no")]
     before = len(mailbox.mails)
     outcome = hook_for(address_of(receiver), mail_to(mailbox)).execute(make_context())
     assert outcome.state == "failed"
-    assert "1 of 2 were told, not json" in outcome.did
+    assert "1 of 2 were notified, not json" in outcome.did
     assert len(mailbox.mails) == before + 1
 
 
@@ -85,7 +85,7 @@ def test_hosts_that_are_not_listed_are_refused(receiver, mailbox):
     assert not receiver.requests
 
 
-def test_secrets_are_neither_told_nor_logged(receiver, caplog):
+def test_secrets_are_neither_sent_nor_logged(receiver, caplog):
     receiver.answers = [reply(500, TOKEN.encode())]
     hook = hook_for(address_of(receiver))
     with caplog.at_level(logging.DEBUG):
@@ -95,7 +95,7 @@ def test_secrets_are_neither_told_nor_logged(receiver, caplog):
     assert TOKEN not in caplog.text + repr(outcome) + hook.describe() + repr(hook.test())
 
 
-def test_test_and_dry_run_tell_nobody(receiver):
+def test_test_and_dry_run_notify_nobody(receiver):
     hook = hook_for(address_of(receiver))
     assert hook.test().state == "acknowledged"
     assert hook.execute(make_context(dry_run=True)).state == "acknowledged"

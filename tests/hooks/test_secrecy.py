@@ -1,4 +1,4 @@
-"""Secrets of every kind of hook are looked for in all that it says, with a receiver that repeats what it was sent."""
+"""Secrets of every kind of hook are searched in all of its texts, with a receiver that repeats what it gets."""
 
 import base64
 import logging
@@ -42,7 +42,7 @@ def repeat(status):
 
 @pytest.mark.parametrize("status", [200, 400, 500])
 @pytest.mark.parametrize("kind", list(HOOKS))
-def test_no_secret_in_anything_that_is_said(kind, status, receiver, caplog):
+def test_no_secret_in_any_text(kind, status, receiver, caplog):
     receiver.answers = [repeat(status)]
     hook = make_hook(kind, options_for(receiver)[kind], SECRETS)
     context = make_context()

@@ -43,7 +43,7 @@ def test_what_is_refused_is_not_sent_again(status, state, receiver):
     assert (outcome.state, outcome.response, len(receiver.requests)) == (state, "no", 1)
 
 
-def test_waits_as_long_as_it_is_asked_to(receiver):
+def test_waits_as_long_as_the_receiver_requests(receiver):
     receiver.answers = [reply(429, Retry_After="1"), reply()]
     began = time.monotonic()
     assert hook_for(receiver).execute(make_context()).state == "acknowledged"
@@ -106,6 +106,6 @@ def test_a_pause_that_cannot_be_read_is_ours(pause, receiver):
     assert hook_for(receiver).execute(make_context()).state == "acknowledged"
 
 
-def test_a_refusal_after_an_attempt_that_may_have_been_taken_is_unknown(receiver):
+def test_a_refusal_after_an_attempt_that_may_have_been_accepted_is_unknown(receiver):
     receiver.answers = [lambda h, s: h.connection.close(), reply(400)]
     assert hook_for(receiver).execute(make_context()).state == "unknown"

@@ -38,7 +38,7 @@ def policy(folder):
 
 @pytest.fixture
 def person():
-    """Somebody who signed in."""
+    """A person who signed in."""
     return lambda name, *extra: Person(name, (name, *extra))
 
 
@@ -57,7 +57,7 @@ def lines(folder):
 
 @pytest.fixture
 def script():
-    """A command hook that notes what it was told, as an entry of the policy."""
+    """A command hook that writes down what it gets, as an entry of the policy."""
 
     def entry(*words: str, undo: str = "", extra: str = "", code: int = 0) -> str:
         run = f"echo {'-'.join(words)} >> HERE/out.txt; exit {code}"

@@ -44,14 +44,14 @@ def test_an_intent_whose_grounds_hold_is_executed():
         ({"latest": replace(GO, json="[]")}, "not the latest"),
         ({"max_age": timedelta(minutes=4)}, "too old"),
         ({"now": NOW - timedelta(minutes=7)}, "the clock was set back"),
-        ({"overtaken_by": "i2 (rollback) was asked for after it"}, "i2 .rollback. was asked for after it"),
+        ({"overtaken_by": "i2 (rollback) was requested after it"}, "i2 .rollback. was requested after it"),
         ({"data_hash": "sha256:x"}, "data have landed"),
         ({"policy_hash": "sha256:x"}, "policy has changed"),
         ({"hooks_hash": "sha256:x"}, "hooks or approvals have changed"),
-        ({"approvers": frozenset()}, "0 of 1 approvals hold"),
-        ({"approvers": frozenset({"ann"})}, "0 of 1 approvals hold"),
-        ({"may_approve": {"ann"}}, "0 of 1 approvals hold"),
-        ({"may_request": {"bob"}}, "ann has no permission any more"),
+        ({"approvers": frozenset()}, "0 of 1 approvals are valid"),
+        ({"approvers": frozenset({"ann"})}, "0 of 1 approvals are valid"),
+        ({"may_approve": {"ann"}}, "0 of 1 approvals are valid"),
+        ({"may_request": {"bob"}}, "ann no longer has permission"),
     ],
 )
 def test_what_changed_since_refuses_it(change, reason):
@@ -77,7 +77,7 @@ def test_against_the_verdict_only_by_break_glass(word):
 def test_holding_and_rolling_back_need_no_verdict_but_permission(action):
     intent = replace(INTENT, action=action, approvals_needed=0)
     check_execution(intent, replace(SITUATION, latest=None))
-    with pytest.raises(Refused, match="ann has no permission any more"):
+    with pytest.raises(Refused, match="ann no longer has permission"):
         check_execution(intent, replace(SITUATION, may_approve={"bob"}))
 
 
@@ -102,9 +102,9 @@ def test_approvals_are_counted_of_those_who_still_may():
     """The requester's own counts where the policy lets it; with two needed, two have to be others."""
     both = replace(SITUATION, approvers=frozenset(BOTH))
     check_execution(replace(INTENT, distinct=False, approvals_needed=2), both)
-    with pytest.raises(Refused, match="1 of 2 approvals hold"):
+    with pytest.raises(Refused, match="1 of 2 approvals are valid"):
         check_execution(replace(INTENT, approvals_needed=2), both)
-    with pytest.raises(Refused, match="1 of 2 approvals hold"):
+    with pytest.raises(Refused, match="1 of 2 approvals are valid"):
         check_execution(replace(INTENT, distinct=False, approvals_needed=2), replace(both, may_approve={"ann"}))
     check_execution(replace(INTENT, approvals_needed=0), replace(both, approvers=frozenset(), may_request=set()))
 

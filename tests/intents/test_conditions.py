@@ -1,4 +1,4 @@
-"""Each condition of a promotion, met and not met, with what is so instead."""
+"""Each condition of a promotion, met and not met, with its other text."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ YOUNG = "it was judged within the last 30 min"
         ({"word": VerdictWord.NO_GO}, "the verdict is GO", "the verdict is NO-GO", "promote cart@2"),
         ({"word": VerdictWord.INCONCLUSIVE}, "the verdict is GO", "the verdict is INCONCLUSIVE", "promote cart@2"),
         ({"stale": True}, "nothing landed after the verdict", "data landed after the verdict", AGAIN),
-        ({"live": True}, "no run is recorded any more", "a run is still recorded", "wait, then judge again"),
+        ({"live": True}, "no run is being recorded", "a run is still being recorded", "wait, then judge again"),
         (
             {"policy": "sha256:x"},
             "the policy is the one that judged",
@@ -65,17 +65,22 @@ YOUNG = "it was judged within the last 30 min"
         (
             {"evidence": Evidence(incomplete=True)},
             "every run was complete",
-            "a run ended before its time",
+            "a run ended early",
             "load it again",
         ),
-        ({"data": ""}, "its data are as they were judged", "its data changed, or there are newer", AGAIN),
+        (
+            {"data": ""},
+            "its data have not changed since the verdict",
+            "its data have changed, or there are newer data",
+            AGAIN,
+        ),
         ({"age_s": 1801.0}, YOUNG, "it was judged 30 min ago", AGAIN),
         ({"age_s": None}, YOUNG, "it is not known when it was judged", AGAIN),
         ({"age_s": -61.0}, YOUNG, "it was judged 61 s from now: the clock was set back", AGAIN),
         ({"hooks": False}, "the policy names hooks that promote", "the policy names no hooks that promote", NO_HOOKS),
     ],
 )
-def test_each_condition_says_what_is_so_instead(listed, changes, text, says, remedy):
+def test_each_condition_that_is_not_met_shows_the_other_text(listed, changes, text, says, remedy):
     assert listed(**changes) == [(text, says, remedy)]
 
 
@@ -85,6 +90,6 @@ def test_a_go_of_the_last_half_hour_meets_all(listed, age_s):
     assert listed(age_s) == []
 
 
-def test_a_condition_says_what_is_so():
+def test_a_condition_shows_the_text_that_is_true():
     assert PromotionCondition("it is", met=True, otherwise="it is not").description == "it is"
     assert PromotionCondition("it is", met=False, otherwise="it is not").description == "it is not"

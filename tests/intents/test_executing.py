@@ -77,7 +77,7 @@ def test_a_hook_that_fails_stops_the_others_where_it_is_required(
     assert ("1 after it not executed" in last_text) == bool(extra)
 
 
-def test_one_of_which_nobody_knows_stops_the_others_where_it_is_required(store, policy, action_request, script, lines):
+def test_an_unknown_outcome_stops_the_others_where_the_hook_is_required(store, policy, action_request, script, lines):
     hangs = "{command: {run: [sleep, '9'], timeout: 200ms, required: true}}"
     assert (
         promoted(store, policy(f"hooks:\n  promote: [{hangs}, {script('two')}]\n"), action_request).state
@@ -141,7 +141,7 @@ def test_a_newer_verdict_another_policy_and_lost_permission_refuse_it(
     hooks = f"hooks: {{promote: [{script('one')}]}}\n"
     may = policy(f"{hooks}roles: {{approver: [bob]}}\n")
     for text, says in (
-        (f"{hooks}roles: {{approver: [cleo]}}\n", "bob has no permission any more"),
+        (f"{hooks}roles: {{approver: [cleo]}}\n", "bob no longer has permission"),
         (f"{hooks}roles: {{approver: [bob]}}\nalpha: 0.01\n", "the policy has changed"),
         (f"hooks: {{promote: [{script('two')}]}}\nroles: {{approver: [bob]}}\n", "hooks or approvals have changed"),
     ):
@@ -172,12 +172,12 @@ def test_what_was_executed_is_not_executed_again(store, policy, action_request, 
     assert lines() == ["one"]
 
 
-def test_a_forged_approval_of_nobody_who_may_counts_for_nothing(store, policy, action_request, script, lines, person):
+def test_a_forged_approval_without_permission_does_not_count(store, policy, action_request, script, lines, person):
     rules = policy(f"hooks: {{promote: [{script('one')}]}}\nroles: {{analyst: [ana], approver: [bob]}}\n")
     intent = ask(store, rules, person("ana"), action_request())
     store.control.approve(intent.id, person("eve"))
     assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.FAILED
-    assert "0 of 1 approvals hold" in store.control.audit()[-1].text
+    assert "0 of 1 approvals are valid" in store.control.audit()[-1].text
     assert lines() == []
 
 
@@ -199,12 +199,12 @@ def test_many_workers_execute_once(store, policy, action_request, script, lines)
     assert lines() == ["one"]
 
 
-def test_who_comes_while_another_executes_is_told(store, policy, action_request, script):
+def test_a_second_process_gets_an_error_while_another_executes(store, policy, action_request, script):
     rules = policy(f"hooks: {{promote: [{script('one')}]}}\n")
     intent = ask(store, rules, system_person(), action_request())
     with store.control.alone(["cart"]) as held:
         assert held
-        with pytest.raises(StoreBusy, match=r"another process executes an intent of cart@1.9.0"):
+        with pytest.raises(StoreBusy, match=r"another process is executing an intent of cart@1.9.0"):
             execute(store, lambda _: rules, intent.id, "w")
 
 
@@ -364,11 +364,11 @@ def test_a_receiver_that_hangs_and_then_refuses_stays_unknown(store, policy, act
     assert intent.state is IntentState.UNKNOWN
     retry(store, rules, system_person(), intent.id)
     assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.UNKNOWN
-    assert "an attempt before may have been done" in outcome(store, intent).text
+    assert "an earlier attempt may have been done" in outcome(store, intent).text
     stop.set()
 
 
-def test_a_receiver_that_answers_twice_is_told_the_same_thing_once(store, policy, action_request, secret, receiver):
+def test_a_receiver_that_answers_twice_gets_the_same_key(store, policy, action_request, secret, receiver):
     rules = policy(f"hooks: {{promote: [{webhook(receiver)}, {webhook(receiver)}]}}\n")
     intent = promoted(store, rules, action_request)
     ids = [request.headers["webhook-id"] for request in receiver.requests]
@@ -399,7 +399,7 @@ def test_secrets_are_nowhere(store, folder, policy, action_request, secret, rece
     assert bare not in shown
 
 
-def test_the_approver_may_be_asked_twice_and_counts_once(store, policy, action_request, script, person):
+def test_an_approver_who_approves_twice_counts_once(store, policy, action_request, script, person):
     rules = policy(f"hooks: {{promote: [{script('one')}]}}\napprovals: {{promote: 2}}\nroles: {{approver: '*'}}\n")
     intent = ask(store, rules, person("ana"), action_request())
     approve(store, rules, person("bob"), intent.id)
@@ -411,5 +411,5 @@ def test_what_was_rolled_back_is_not_tried_again(store, policy, action_request, 
     intent = promoted(store, rules, action_request)
     back = ask(store, rules, system_person(), action_request("rollback", reason="half of it failed"))
     assert execute(store, lambda _: rules, back.id, "w").state is IntentState.ACKNOWLEDGED
-    with pytest.raises(Refused, match=r"i2 .rollback. came after i1"):
+    with pytest.raises(Refused, match=r"i2 .rollback. was requested after i1"):
         retry(store, rules, system_person(), intent.id)

@@ -1,4 +1,4 @@
-"""What came in between: nothing that was asked for before overturns what was done since."""
+"""What came in between: no earlier request undoes a later action."""
 
 import threading
 import time
@@ -57,7 +57,7 @@ def test_a_promotion_whose_worker_was_killed_does_not_go_on_after_a_rollback_or_
     later = ask(store, rules, system_person(), action_request(action, reason="carts are odd"))
     assert execute(store, lambda _: rules, later.id, "w").state is IntentState.ACKNOWLEDGED
     assert execute_waiting(store, lambda _: rules, "w")[0].state is IntentState.FAILED
-    assert f"i2 ({action}) was asked for after it; 1 hook acknowledged before" in last_said(store, intent)
+    assert f"i2 ({action}) was requested after it; 1 hook acknowledged before" in last_said(store, intent)
     assert lines() == []
 
 
@@ -88,7 +88,7 @@ def test_a_rollback_that_waited_does_not_overturn_what_another_release_was_promo
     for who in ("cleo", "ada"):
         approve(store, rules, person(who), back.id)
     assert execute(store, lambda _: rules, back.id, "w").state is IntentState.FAILED
-    assert "cart@1.6.0 was promoted after it was asked for (i3)" in last_said(store, back)
+    assert "cart@1.6.0 was promoted after it was requested (i3)" in last_said(store, back)
     assert lines() == ["one", "one"]
 
 
@@ -144,13 +144,13 @@ def test_what_came_to_nothing_does_not_stand_in_the_way_of_a_retry(store, policy
     approve(store, rules, person("cleo"), intent.id)
     assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.FAILED
     held = ask(store, rules, person("bob"), action_request("hold"))
-    with pytest.raises(Refused, match=r"i2 .hold. came after i1"):
+    with pytest.raises(Refused, match=r"i2 .hold. was requested after i1"):
         retry(store, rules, person("bob"), intent.id)
     cancel(store, rules, person("bob"), held.id, "a mistake")
     assert retry(store, rules, person("bob"), intent.id).state is IntentState.APPROVED
 
 
-def test_what_is_unknown_and_expired_says_what_to_do(store, policy, action_request, script):
+def test_an_unknown_and_expired_request_has_a_hint(store, policy, action_request, script):
     rules = policy(f"hooks: {{promote: [{script('one')}]}}\n")
     intent = ask(store, rules, system_person(), action_request())
     begin(store, intent, "unknown")
@@ -261,7 +261,7 @@ def test_one_that_cannot_be_executed_does_not_keep_the_others_waiting(store, pol
     stop.set()
     worker.join(10)
     assert store.control.intent(second.id).state is IntentState.ACKNOWLEDGED
-    assert "i1 (hold cart@1.9.0) could not be executed: it broke with ZeroDivisionError" in messages
+    assert "i1 (hold cart@1.9.0) could not be executed: it ended with an unexpected ZeroDivisionError" in messages
     assert store.control.intent("i1").state is IntentState.ACKNOWLEDGED
 
 
@@ -269,7 +269,7 @@ def test_one_that_cannot_be_executed_does_not_keep_the_others_waiting(store, pol
 
 
 def unknown(store, rules, action_request, *states):
-    """A promotion whose last hook nobody knows of."""
+    """A promotion with an unknown outcome of its last hook."""
     intent = ask(store, rules, system_person(), action_request())
     begin(store, intent, *states)
     store.control.settle(intent.id, IntentState.UNKNOWN, "w", "nobody knows")
@@ -278,7 +278,10 @@ def unknown(store, rules, action_request, *states):
 
 @pytest.mark.parametrize(
     ("done", "state", "text"),
-    [(True, "acknowledged", "every hook is known now"), (False, "failed", "every hook is known now")],
+    [
+        (True, "acknowledged", "the outcome of every hook is known now"),
+        (False, "failed", "the outcome of every hook is known now"),
+    ],
 )
 def test_the_last_hook_settles_an_intent(store, policy, action_request, script, done, state, text):
     rules = policy(f"hooks: {{promote: [{script('one', undo='back')}, {script('two', undo='back')}]}}\n")
@@ -301,14 +304,14 @@ def test_hooks_that_were_not_reached_are_named(store, policy, action_request, sc
     rules = policy(f"hooks: {{promote: [{script('one')}, {script('two')}]}}\n")
     intent = unknown(store, rules, action_request, "unknown")
     assert resolve(store, rules, system_person(), intent.id, 1, done=True, reason="I looked").state == "failed"
-    assert last_said(store, intent) == "hooks after it were not executed: `evaluator hooks retry` does"
+    assert last_said(store, intent) == "hooks after it were not executed; `evaluator hooks retry` executes them"
 
 
 def test_under_another_policy_it_is_not_known_whether_hooks_are_missing(store, policy, action_request, script):
     intent = unknown(store, policy(f"hooks: {{promote: [{script('one')}]}}\n"), action_request, "unknown")
     changed = policy(f"hooks: {{promote: [{script('one')}, {script('two')}]}}\n")
     assert resolve(store, changed, system_person(), intent.id, 1, done=True, reason="I looked").state == "failed"
-    assert "whether any came after it is not known" in last_said(store, intent)
+    assert "it is not known whether any came after it" in last_said(store, intent)
 
 
 def test_a_hook_that_is_not_there_or_is_known_is_not_resolved(store, policy, action_request, script):
@@ -368,14 +371,14 @@ def test_what_was_approved_too_late_expires(store, policy, action_request, scrip
     assert lines() == []
 
 
-def test_without_hooks_a_hold_is_done_by_being_asked_for(store, policy, action_request):
+def test_without_hooks_a_hold_is_done_by_its_request(store, policy, action_request):
     rules = policy("")
     held = ask(store, rules, system_person(), action_request("hold"))
     assert execute(store, lambda _: rules, held.id, "w").state is IntentState.ACKNOWLEDGED
     assert last_said(store, held) == "the policy names no hooks for it"
 
 
-def test_all_that_went_wrong_is_said(store, policy, action_request, script, lines):
+def test_all_errors_are_reported(store, policy, action_request, script, lines):
     rules = policy(
         f"hooks: {{promote: [{script('one', code=2)}, {script('two')}, "
         f"{script('three', code=4, extra=', required: true')}, {script('four')}, {script('five')}]}}\n"

@@ -48,20 +48,20 @@ def test_without_roles_accounts_of_this_machine_do_everything_and_others_read():
         (Action.BREAK_GLASS, 2, ["analyst", "approver", "admin"]),
     ],
 )
-def test_asking_is_doing_where_no_approval_is_asked_for(action, needed, able):
+def test_a_request_is_executed_where_no_approval_is_needed(action, needed, able):
     rules = PromotionRules(roles=ROLES, approvals=ApprovalsSection(**{action.value: needed}))
     assert [role.value for role in PersonRole if may_ask(rules, (NAMES[role],), action)] == able
     alone = ["analyst", "approver", "admin"] if action is Action.HOLD else ["approver", "admin"]
     assert [role.value for role in PersonRole if may_act_alone(rules, (NAMES[role],), action)] == alone
 
 
-def test_why_not_says_what_there_is_and_what_it_takes():
+def test_why_not_names_the_role_and_the_role_that_is_needed():
     eve, ana = Person("eve", ("eve",)), Person("ana", ("ana",))
     assert why_not(RULES, eve, PersonRole.ANALYST, "a note") == (
-        "eve is a viewer, and a note takes an analyst (the policy's roles say so)"
+        "eve is a viewer, and a note needs an analyst (by the policy's roles)"
     )
-    assert why_not(RULES, ana, PersonRole.APPROVER, "promoting").startswith("ana is an analyst, and promoting takes an")
-    assert why_not(PromotionRules(), eve, PersonRole.VIEWER, "x").endswith("takes a viewer (the policy has no roles)")
+    assert why_not(RULES, ana, PersonRole.APPROVER, "promoting").startswith("ana is an analyst, and promoting needs an")
+    assert why_not(PromotionRules(), eve, PersonRole.VIEWER, "x").endswith("needs a viewer (the policy has no roles)")
 
 
 def test_the_account_of_this_process_is_known_by_the_system(monkeypatch):

@@ -1,4 +1,4 @@
-"""What an action comes to: which hooks, in which order, with what they are given, and what is shown before."""
+"""The steps of an action: which hooks, in which order, with which values, and what is shown first."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -154,7 +154,7 @@ def test_versions_of_several_services_are_named():
 # ------------------------------------------------------------------ what is shown before
 
 
-def test_a_preview_says_what_will_happen_and_what_is_so_now(monkeypatch):
+def test_a_preview_shows_what_will_happen_and_the_current_values(monkeypatch):
     rules = PromotionRules({"promote": (run("one", undo="back", required=True), run("two"))})
     planned, _ = plan_steps(rules, Action.PROMOTE)
     monkeypatch.setattr(

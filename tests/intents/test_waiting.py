@@ -37,10 +37,10 @@ def intent(state=IntentState.ACKNOWLEDGED, *, requested_min=1, release="cart@2")
     ("changes", "waiting"),
     [
         ({}, ("is safe to promote", "", True)),
-        ({"verdict": "no_go"}, ("must not be promoted: look at what became worse", "", False)),
+        ({"verdict": "no_go"}, ("must not be promoted: see what became worse", "", False)),
         (
             {"verdict": "inconclusive"},
-            ("is not decided: look at what is missing", "evaluator verdict cart@2", False),
+            ("is not decided: see what is missing", "evaluator verdict cart@2", False),
         ),
         ({"verdict": None}, ("has data and was not judged yet", "evaluator verdict cart@2", False)),
         ({"last": 1}, ("has newer data than its verdict", "evaluator verdict cart@2", False)),
@@ -53,7 +53,7 @@ def test_what_a_release_waits_for(changes, waiting):
     assert find_waiting([summary(**changes)], []) == (Waiting("cart@2", *waiting),)
 
 
-def test_a_release_without_data_and_verdict_waits_for_nobody():
+def test_a_release_without_data_and_verdict_does_not_wait():
     assert find_waiting([summary(verdict=None, rows=0)], []) == ()
     assert find_waiting([], [intent()]) == ()
 

@@ -1,4 +1,4 @@
-"""The worker's loop: when it looks at the store, what it says, and that nothing ends it."""
+"""The worker's loop: when it reads the store, what it reports, and that no error ends it."""
 
 from types import SimpleNamespace
 
@@ -62,7 +62,7 @@ def work(monkeypatch):
     return run
 
 
-def test_a_store_that_nobody_wrote_to_is_not_opened_again(work):
+def test_an_unchanged_store_is_not_opened_again(work):
     assert work([1, 1, 1, 2, 2]) == ([1, 4], [])
 
 
@@ -72,12 +72,12 @@ def test_what_expires_is_seen_without_a_write(work):
     assert work([1] * 18)[0] == [1, 16]
 
 
-def test_what_was_executed_is_said(work):
+def test_what_was_executed_is_reported(work):
     done = [intent(), intent("i2", IntentState.FAILED)]
     assert work([1], [done])[1] == ["i1 (promote cart@2) is acknowledged", "i2 (promote cart@2) is failed"]
 
 
-def test_a_failure_is_said_and_tried_again_at_the_next_turn(work):
+def test_a_failure_is_reported_and_tried_again_at_the_next_turn(work):
     turns, messages = work([1, 1, 1], [[(intent(), UsageError("the policy is broken", hint="correct it"))], [intent()]])
     assert turns == [1, 2]
     assert messages == [
@@ -89,7 +89,7 @@ def test_a_failure_is_said_and_tried_again_at_the_next_turn(work):
 def test_neither_a_busy_store_nor_a_defect_ends_it(work):
     turns, messages = work([1, 1, 1, 1], [StoreBusy("the store is in use"), RuntimeError("key=secret"), []])
     assert turns == [1, 2, 3]
-    assert messages == ["the store is in use", "it broke with RuntimeError"]
+    assert messages == ["the store is in use", "it ended with an unexpected RuntimeError"]
 
 
 def test_without_anybody_to_say_it_to_what_went_wrong_is_raised(monkeypatch):

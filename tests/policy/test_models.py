@@ -8,12 +8,12 @@ from evaluator.policy import load_policy
     ("text", "says"),
     [
         pytest.param("monitoring: {max_duration: 0}", "must be more than 0s", id="no-time"),
-        pytest.param("service: 'a\tb'", "only characters that are allowed and can be seen", id="control"),
+        pytest.param("service: 'a\tb'", "only characters that are allowed and visible", id="control"),
         pytest.param("instances: {header: 'X Instance'}", "only characters that are allowed", id="header"),
         pytest.param(f"service: {'x' * 101}", "must be shorter", id="long"),
     ],
 )
-def test_mistakes_are_told_in_plain_words(tmp_path, text, says):
+def test_mistakes_are_reported_in_plain_words(tmp_path, text, says):
     path = tmp_path / "evaluator.yaml"
     path.write_text(text)
     with pytest.raises(PolicyError, match=rf"evaluator\.yaml:1: .*{says}"):

@@ -1,4 +1,4 @@
-"""What the policy says of outcomes."""
+"""Metrics of outcomes in the policy."""
 
 import pytest
 

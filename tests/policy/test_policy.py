@@ -189,7 +189,7 @@ MISTAKES = [
     (
         "metrics:\n  - {name: m, type: latency_mean, margin: 5%, direction: higher_is_better}",
         2,
-        "latency_mean is lower",
+        "must be lower_is_better for latency_mean",
     ),
     (
         "metrics:\n  - {name: m, type: latency_mean, margin: 5%}\n  - {name: m, type: latency_mean, margin: 9%}",
@@ -210,7 +210,7 @@ MISTAKES = [
     ("health: {coverage: 110%}", 1, "from 0 to 1"),
     ("health:\n  sample_ratio: {baseline: 1}", 2, "part for every arm"),
     ("health: {sample_ratio: {baseline: 0, canary: 1}}", 1, "above 0"),
-    ("service: a\nservices: [{name: b}]", 2, "beside service"),
+    ("service: a\nservices: [{name: b}]", 2, "together with service"),
     ("a: [1,\nb: 2", 2, "expected"),
     ("a: 1\n---\nb: 1", 2, "document"),
     ("1: 2", 1, "a key must be text"),

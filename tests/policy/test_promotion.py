@@ -60,7 +60,7 @@ def test_what_happens_afterwards_is_no_part_of_what_judged(tmp_path):
     assert with_learnt(full, Learnt(0.01, 0.001, 20, 20, df=20.0)).promotion == full.promotion
 
 
-def test_roles_are_looked_up_anew_and_change_no_agreement(tmp_path):
+def test_roles_are_looked_up_again_and_change_no_agreement(tmp_path):
     first = load_policy(write(tmp_path, FULL_POLICY)).promotion
     second = load_policy(write(tmp_path, FULL_POLICY.replace("ann@example.org", "bob@example.org"))).promotion
     assert first.hash == second.hash
@@ -83,7 +83,7 @@ MISTAKES = [
     ),
     ("hooks:\n  promote:\n    - command:\n        runs: [x]\n", 4, "no key 'runs'; did you mean 'run'?"),
     ("hooks:\n  promote:\n    - webhok: {}\n", 3, "there is no hook 'webhok'; did you mean 'webhook'?"),
-    ("hooks:\n  promote: [undo]\n", 2, "undo stands among the hooks of rollback only"),
+    ("hooks:\n  promote: [undo]\n", 2, "undo is allowed only among the hooks of rollback"),
     ("hooks:\n  promote: [{command: {run: [x]}, http: {}}]\n", 2, "must be one hook with its options"),
     ("hooks:\n  deploy: []\n", 2, "there is no key 'deploy'"),
     (

@@ -76,7 +76,9 @@ def test_a_service_without_a_policy_is_an_error(folder):
     with pytest.raises(UnknownName, match="there is no policy of service 'crat'; did you mean 'cart'") as error:
         choose(path, "crat")
     assert f"write {path}/crat.yaml, or default.yaml" in error.value.hint
-    with pytest.raises(PolicyError, match=r"a policy for each service \(cart, shop\), and the service is not known"):
+    with pytest.raises(
+        PolicyError, match=r"the service is not known, and each service has its own policy \(cart, shop\)"
+    ):
         choose(path)
 
 
@@ -90,7 +92,9 @@ def test_the_services_that_a_file_names_count_before_its_name(folder):
 
 def test_services_that_are_released_together_need_a_policy_that_names_them(folder):
     path = folder(a="alpha: 0.1\n", b="alpha: 0.2\n", default="")
-    with pytest.raises(PolicyError, match=r"a and b are released together .*: a\.yaml, b\.yaml") as error:
+    with pytest.raises(
+        PolicyError, match=r"a and b are released together, but have separate policies: a\.yaml, b\.yaml"
+    ) as error:
         choose(path, "b", "a")
     assert 'services: ["a", "b"]' in error.value.hint
     with pytest.raises(PolicyError, match=r"a\.yaml, default\.yaml"):
@@ -102,7 +106,7 @@ def test_services_that_are_released_together_need_a_policy_that_names_them(folde
 @pytest.mark.parametrize(
     ("texts", "says"),
     [
-        ({"cart": "", "other": "service: cart\n"}, r"other\.yaml:1: the policy of cart is .*cart\.yaml already"),
+        ({"cart": "", "other": "service: cart\n"}, r"other\.yaml:1: the policy of cart is already .*cart\.yaml"),
         ({"default": "alpha: 0.1\nservice: cart\n"}, r"default\.yaml:2: default is for services that have no policy"),
         ({"cart": "", "broken": "a: [\n"}, r"broken\.yaml:2: "),
         ({}, "there is no policy in this folder"),
@@ -115,7 +119,7 @@ def test_services_that_are_released_together_need_a_policy_that_names_them(folde
         ),
     ],
 )
-def test_whatever_leaves_a_choice_is_an_error(folder, texts, says):
+def test_an_ambiguous_choice_is_an_error(folder, texts, says):
     with pytest.raises(PolicyError, match=says):
         choose(folder(**texts), "a" if "x" in texts else "cart")
 
@@ -166,7 +170,7 @@ def test_a_service_that_is_no_name_of_a_file(folder):
     path = folder(cart="")
     with pytest.raises(UnknownName) as error:
         choose(path, "team/mail")
-    assert f"write a file in {path} that says `service: team/mail`" in error.value.hint
+    assert f"write a file in {path} with `service: team/mail`" in error.value.hint
     folder(mail="service: team/mail\nalpha: 0.1\n")
     assert alpha(path, "team/mail") == 0.1
     assert [file_of(name) for name in ("cart", "a/b", ".cart", "..")] == ["cart.yaml", "", "", ""]
@@ -176,7 +180,7 @@ def test_a_file_that_may_be_of_any_service_stops_all_and_says_why(folder):
     path = folder(cart="", broken="a: [\n")
     with pytest.raises(PolicyError, match=r"broken\.yaml:2") as error:
         choose(path, "cart")
-    assert f"nobody knows whose it is, and no policy in {path} applies" in error.value.hint
+    assert f"its services are unknown, and no policy in {path} applies" in error.value.hint
     assert f"--policy {path}/NAME.yaml" in error.value.hint
 
 
@@ -224,7 +228,7 @@ def test_of_stored_releases(tmp_path, folder):
         store.data.register_run(release, Run(f"run-{name}", name, f"run-{name}", "import"))
     path = folder(cart="alpha: 0.1\n", shop="alpha: 0.2\n")
     assert policy_of(path, store, ["cart@1", "cart@2"]).rulebook.alpha == 0.1
-    with pytest.raises(PolicyError, match=r"policies of their own: .*cart\.yaml, .*shop\.yaml"):
+    with pytest.raises(PolicyError, match=r"different policies: .*cart\.yaml, .*shop\.yaml"):
         policy_of(path, store, ["cart@1", "shop@1"])
     with pytest.raises(PolicyError, match="the service is not known"):
         policy_of(path, store, ["loose"])
@@ -254,7 +258,7 @@ def test_a_slip_in_the_name_of_the_only_policy_is_an_error(tmp_path, name, right
     assert find_policy(deep) == deep / "evaluator.yaml"
 
 
-def test_a_slip_below_a_policy_is_an_error_and_one_beside_it_is_not(tmp_path):
+def test_a_slip_below_a_policy_is_an_error_and_one_next_to_it_is_not(tmp_path):
     deep = tmp_path / "a"
     deep.mkdir()
     (tmp_path / "evaluator.yaml").touch()

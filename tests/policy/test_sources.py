@@ -184,7 +184,7 @@ METRIC_ERRORS = [
     ("{name: m, type: latency_mean, unit: s, margin: 5%}", "unit: is not taken by latency_mean"),
     (
         "{name: m, type: histogram_mean, query: 'a{$selector}', direction: higher_is_better, margin: 5%}",
-        "of histogram_mean is lower",
+        "must be lower_is_better for histogram_mean",
     ),
     ("{name: m, type: gauge_mean, query: 'a{$selector}', margin: 5pp}", "must be relative (5%) or absolute"),
     ("{name: m, type: gauge_meen, query: 'a{$selector}', margin: 5%}", "did you mean 'gauge_mean'"),

@@ -1,4 +1,4 @@
-"""Every format against the parser of whoever reads it, and against names that try to break out of it."""
+"""Every format against the parser of its readers, and against names that try to break out of it."""
 
 import dataclasses
 import json

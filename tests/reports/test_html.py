@@ -58,7 +58,7 @@ def pages():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_page_is_well_formed_and_asks_for_nothing(pages, kind):
+def test_a_page_is_well_formed_and_loads_nothing(pages, kind):
     page = Reader(pages[kind])
     assert not page.wrong
     assert not page.open

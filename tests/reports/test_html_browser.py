@@ -1,4 +1,4 @@
-"""The report in a real browser: nothing is asked for, nothing is complained of, nothing sticks out."""
+"""The report in a real browser: it loads nothing, logs no error, and nothing overflows."""
 
 import shutil
 

@@ -40,7 +40,7 @@ def test_numbers_keep_their_units_and_intervals(verdicts, kind, width):
         assert not re.match(r"\s*(%|ms|pp|/s)( |$)", line), line
 
 
-def test_rows_that_would_look_alike_say_what_they_differ_by(verdicts):
+def test_rows_that_would_look_the_same_show_their_difference(verdicts):
     class Slow(LatencyMean):
         short = "slow"
         beyond_ms: float
@@ -143,7 +143,7 @@ def test_a_name_of_100_kb_neither_hides_the_page_nor_takes_long(verdicts, unicod
     assert "rose 50 %" in text
 
 
-def test_what_several_metrics_want_for_is_said_once(verdicts):
+def test_a_reason_of_several_metrics_is_shown_once(verdicts):
     rows = verdicts["no_data"].evidence.comparisons
     alike = tuple(replace(row, no_data="canary has no requests") for row in rows)
     verdict = replace(

@@ -127,7 +127,7 @@ def test_options_that_a_metric_has_no_longer_are_an_error_that_says_what_to_do(o
     plain = json.loads(to_json(of_every_type))
     metric = next(candidate for candidate in plain["policy"]["metrics"] if candidate["type"] == "histogram_share")
     del metric["below"]
-    assert "another version of HistogramShare: what its policy says of 'below'" in sentence(json.dumps(plain))
+    assert "another version of HistogramShare: the option 'below' in its policy" in sentence(json.dumps(plain))
 
 
 def test_a_row_of_the_scan_is_known_by_its_method(verdicts):
@@ -169,7 +169,7 @@ def test_a_file_that_is_cut_off_anywhere_is_refused(verdicts):
         (f'{{"schema_version": {SCHEMA_VERSION + 1}}}', "has schema version 2"),
         ('{"schema_version": 1}', "is a required property"),
         ('{"schema_version": 0}', "has schema version 0"),
-        ('{"schema_version": 1, "alpha": NaN}', "NaN is no number"),
+        ('{"schema_version": 1, "alpha": NaN}', "NaN is not a JSON number"),
         ('{"schema_version": ' + "9" * 5000 + "}", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
     ],

@@ -53,7 +53,7 @@ def hostile(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def page(monkeypatch):
-    """Run a page over a store, with an address's query; the page as it stands is returned."""
+    """Run a page over a store, with an address's query; return the page."""
 
     def run(name: str, store: Path, **query: str) -> AppTest:
         monkeypatch.setenv("EVALUATOR_STORE", str(store))
@@ -75,7 +75,7 @@ def html():
 
 @pytest.fixture
 def text():
-    """All that a page says: its HTML, titles and labels."""
+    """All texts of a page: its HTML, titles and labels."""
 
     def read(test: AppTest) -> str:
         parts = [element.proto.body for element in test.get("html")]

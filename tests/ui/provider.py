@@ -19,7 +19,7 @@ PEOPLE = {
     "bob": {"sub": "u-2", "email": "bob@example.org", "email_verified": True, "groups": ["dev"]},
     "eve": {"sub": "u-3", "email": "ann@example.org", "email_verified": False, "groups": []},
 }
-"""Eve claims an address that nobody verified."""
+"""Eve claims an address that was not verified."""
 
 
 def make_provider(issuer: str) -> FastAPI:

@@ -102,7 +102,7 @@ def test_names_that_are_html_run_nothing(browser, hostile, tmp_path):
         watched.context.close()
 
 
-def test_nobody_sees_anything_before_they_sign_in(browser, store_path, tmp_path):
+def test_nothing_is_shown_before_a_login(browser, store_path, tmp_path):
     port = free_port()
     with provided(tmp_path, port), served(store_path, tmp_path, port=port) as address:
         watched = Watched(browser)
@@ -133,7 +133,7 @@ def test_a_live_release_refreshes_by_itself_and_leaves_the_reader_where_they_are
         before = page.evaluate(scroll)
         assert before > 1000
         judge(store, "cart@2.1.0")
-        newer = page.get_by_role("button", name="A newer verdict is there")
+        newer = page.get_by_role("button", name="There is a newer verdict")
         newer.wait_for(state="attached", timeout=20_000)
         assert abs(page.evaluate(scroll) - before) < 200
         newer.click()

@@ -1,4 +1,4 @@
-"""Who is reading, by what a provider says."""
+"""Who is reading, from the claims of a provider."""
 
 import pytest
 
@@ -11,13 +11,13 @@ def test_verified_address_subject_and_groups_stand_for_a_person():
     assert read_claims(CLAIMS).names == ("ann@example.org", "u-1", "group:sre")
 
 
-def test_an_address_that_nobody_verified_counts_for_nothing():
+def test_an_unverified_address_is_ignored():
     for verified in (False, "true", None):
         assert "ann@example.org" not in read_claims({**CLAIMS, "email_verified": verified}).names
     assert read_claims({"sub": "u-3", "email": "ann@example.org"}).name == "u-3"
 
 
-def test_a_subject_that_is_written_as_an_address_is_one_that_nobody_verified():
+def test_a_subject_that_is_written_as_an_address_is_an_unverified_address():
     assert "ann@example.org" not in read_claims({"sub": "ann@example.org", "groups": ["sre"]}).names
     assert read_claims({**CLAIMS, "sub": "ann@example.org"}).name == "ann@example.org"
 
@@ -43,7 +43,7 @@ def test_a_login_is_fresh_for_some_minutes():
     assert not is_fresh(reader, 1000 - CLOCK_S - 1)
 
 
-def test_the_time_of_a_token_is_that_of_a_login_only_where_one_is_asked_for_each_time():
+def test_the_time_of_a_token_is_that_of_a_login_only_where_each_time_needs_one():
     claims = {"sub": "u-1", "iat": 1000}
     assert not is_fresh(read_claims(claims), 1001)
     assert is_fresh(read_claims(claims, asks_each_time=True), 1001)

@@ -55,7 +55,7 @@ def sign_in(watched: Watched, address: str, name: str) -> Page:
 
 
 def ask_for(page: Page, button: str, reason: str, release: str = "cart@1.9.0") -> None:
-    page.get_by_label("Why, in a sentence").fill(reason)
+    page.get_by_label("Reason, in one sentence").fill(reason)
     page.get_by_label("to confirm").fill(release)
     page.get_by_test_id("stFormSubmitButton").get_by_role("button", name=button, exact=True).click()
 
@@ -84,11 +84,11 @@ def test_reviewed_promoted_by_two_people_and_rolled_back(browser, balanced, shop
             page.get_by_role("link", name="promote, hold or roll back").click()
             expect(page.get_by_text("now: baseline 90, canary 10")).to_be_visible()
             ask_for(page, "Promote", "all gates passed")
-            expect(page.get_by_text("waits for 1 of 1 approvals, not by who asked")).to_be_visible()
+            expect(page.get_by_text("waits for 1 of 1 approvals, not by the requester")).to_be_visible()
             assert split_of(balanced) == {"baseline": 90, "canary": 10}
 
             approver_page = sign_in(ann, f"{address}/", "ann")
-            approver_page.get_by_role("link", name="look at it").click()
+            approver_page.get_by_role("link", name="see the request").click()
             approver_page.get_by_label("Type the release's name to agree").fill("cart@1.9.0")
             approver_page.get_by_role("button", name="Agree").click()
             expect(approver_page.get_by_text("1 hook acknowledged")).to_be_visible()
@@ -99,7 +99,7 @@ def test_reviewed_promoted_by_two_people_and_rolled_back(browser, balanced, shop
             approver_page.get_by_text("Roll back", exact=True).click()
             expect(approver_page.get_by_text("takes back: sets the weights")).to_be_visible()
             expect(approver_page.get_by_text("now: baseline 0, canary 100")).to_be_visible()
-            ask_for(approver_page, "Rollback", "carts are odd")
+            ask_for(approver_page, "Roll back", "carts are odd")
             wait_until(lambda: split_of(balanced) == {"baseline": 90, "canary": 10})
             wait_until(lambda: len(receiver.requests) == 2)
             paths = [request.path for request in receiver.requests]
@@ -128,7 +128,7 @@ def test_double_clicks_two_tabs_and_reloads_promote_once(browser, shop, tmp_path
             tabs = [Watched(browser), Watched(browser)]
             pages = [tab.open(f"{address}/promote?release=cart@1.9.0") for tab in tabs]
             for page in pages:
-                page.get_by_label("Why, in a sentence").fill("all gates passed")
+                page.get_by_label("Reason, in one sentence").fill("all gates passed")
                 page.get_by_label("to confirm").fill("cart@1.9.0")
             for page in pages:
                 page.get_by_test_id("stFormSubmitButton").get_by_role("button", name="Promote", exact=True).dblclick()

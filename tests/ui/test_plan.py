@@ -1,4 +1,4 @@
-"""What a test would find."""
+"""What a test would detect."""
 
 
 def test_from_what_is_stored(page, store_path, text):
@@ -11,7 +11,7 @@ def test_from_what_is_stored(page, store_path, text):
     assert len(shown.get("vega_lite_chart")) == 5
 
 
-def test_without_history_it_says_that_it_assumes(page, tmp_path, text):
+def test_without_history_the_page_shows_that_it_assumes(page, tmp_path, text):
     shown = page("plan", tmp_path / "evaluator.duckdb")
     page_text = text(shown)
     assert not shown.exception
@@ -32,7 +32,7 @@ def test_false_alarms_of_this_policy(page, store_path, text):
     assert "identical releases were NO-GO" in text(shown)
 
 
-def test_a_mistake_in_the_policy_is_said_with_its_line(page, store_path, tmp_path, text, monkeypatch):
+def test_a_mistake_in_the_policy_is_shown_with_its_line(page, store_path, tmp_path, text, monkeypatch):
     policy = tmp_path / "evaluator.yaml"
     policy.write_text("alhpa: 0.1\n")
     monkeypatch.setenv("EVALUATOR_POLICY", str(policy))

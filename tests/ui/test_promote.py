@@ -23,7 +23,7 @@ def load(store):
 
 
 def press(shown, label):
-    """Press a button by what stands on it."""
+    """Press a button by its label."""
     next(element for element in shown.button if element.label == label).click()
     return shown.run()
 
@@ -42,7 +42,7 @@ def button(shown, label):
     return next(element for element in shown.button if element.label == label)
 
 
-def test_a_go_meets_every_condition_and_says_what_would_happen(page, shop, text):
+def test_a_go_meets_every_condition_and_the_page_shows_what_would_happen(page, shop, text):
     shown = page("promote", shop(HOOKS), release="cart@1.9.0")
     page_text = text(shown)
     assert not shown.exception
@@ -51,7 +51,7 @@ def test_a_go_meets_every_condition_and_says_what_would_happen(page, shop, text)
     assert "1.4.1 → 1.9.0" in page_text
     assert "runs sh -c echo promoted" in page_text
     assert "1 approval; yours counts" in page_text
-    assert "Nothing was asked for yet." in page_text
+    assert "No request yet." in page_text
     assert not button(shown, "Promote").disabled
 
 
@@ -88,7 +88,7 @@ def test_forged_releases_are_answered_in_words(page, store_path, html, forged):
 
 def test_a_forged_action_in_the_address_does_nothing(page, shop, text):
     path = shop(HOOKS)
-    for action in ("Break glass", "delete", "<i>x</i>"):
+    for action in ("Override", "delete", "<i>x</i>"):
         shown = page("promote", path, release="cart@1.9.0", action=action)
         assert not shown.exception
         assert button(shown, "Promote")
@@ -108,7 +108,7 @@ def test_an_unjudged_release_cannot_be_promoted(page, shop, text):
 # ------------------------------------------------------------------ asking
 
 
-def test_the_name_is_typed_and_a_reason_given_before_anything_is_asked_for(page, shop, html):
+def test_the_name_is_typed_and_a_reason_given_before_anything_is_requested(page, shop, html):
     path = shop(HOOKS)
     shown = page("promote", path, release="cart@1.9.0")
     fill(shown, "reason", "all gates passed")
@@ -120,7 +120,7 @@ def test_the_name_is_typed_and_a_reason_given_before_anything_is_asked_for(page,
     assert Store.open(path).control.intents() == ()
 
 
-def test_asked_executed_and_rolled_back(page, shop, text):
+def test_requested_executed_and_rolled_back(page, shop, text):
     path = shop(HOOKS)
     store = Store.open(path)
     shown = page("promote", path, release="cart@1.9.0")
@@ -137,15 +137,15 @@ def test_asked_executed_and_rolled_back(page, shop, text):
     assert "takes back: runs sh -c echo promoted" in text(shown)
     fill(shown, "reason", "carts are odd")
     fill(shown, "typed", "cart@1.9.0")
-    press(shown, "Rollback")
+    press(shown, "Roll back")
     execute_waiting(store, load(path), "w")
     assert (path.parent / "out.txt").read_text().split() == ["promoted", "back"]
 
 
-def test_who_may_not_is_told_so_and_the_button_does_not_work(page, shop, text):
+def test_without_permission_the_page_shows_why_and_the_button_does_not_work(page, shop, text):
     path = shop(f"{HOOKS}roles: {{approver: [somebody-else]}}\n")
     shown = page("promote", path, release="cart@1.9.0")
-    assert f"{ME} is a viewer, and to promote takes an analyst" in text(shown)
+    assert f"{ME} is a viewer, and the action promote needs an analyst" in text(shown)
     assert button(shown, "Promote").disabled
     intent = ask(
         Store.open(path),
@@ -156,7 +156,7 @@ def test_who_may_not_is_told_so_and_the_button_does_not_work(page, shop, text):
     assert intent.state is IntentState.APPROVED
 
 
-def test_who_asked_cannot_agree_where_two_others_have_to(page, shop, text):
+def test_the_requester_cannot_agree_where_two_others_have_to(page, shop, text):
     path = shop(f"{HOOKS}sensitive: true\n")
     store = Store.open(path)
     shown = page("promote", path, release="cart@1.9.0")
@@ -164,10 +164,10 @@ def test_who_asked_cannot_agree_where_two_others_have_to(page, shop, text):
     fill(shown, "reason", "all gates passed")
     fill(shown, "typed", "cart@1.9.0")
     shown = press(shown, "Promote")
-    assert "waits for 2 of 2 approvals, not by who asked" in text(shown)
+    assert "waits for 2 of 2 approvals, not by the requester" in text(shown)
     assert button(shown, "Agree").disabled
-    assert not button(shown, "Take back").disabled
-    press(shown, "Take back")
+    assert not button(shown, "Withdraw").disabled
+    press(shown, "Withdraw")
     assert store.control.intent("i1").state is IntentState.CANCELLED
 
 
@@ -188,7 +188,7 @@ def test_another_agrees_by_typing_the_name(page, shop, text, html):
     assert store.control.intent("i1").state is IntentState.APPROVED
 
 
-def test_what_waits_can_be_agreed_to_whatever_was_asked_for_since(page, shop, text):
+def test_a_request_that_waits_can_be_agreed_to_after_later_requests(page, shop, text):
     path = shop(f"{HOOKS}roles: {{analyst: [ana], approver: ['{ME}']}}\napprovals: {{hold: 1}}\n")
     store, policy, ana = Store.open(path), load(path)(), Person("ana", ("ana",))
     ask(store, policy, ana, ActionRequest(Action.HOLD, "cart@1.9.0", "odd carts"))
@@ -206,21 +206,21 @@ def test_a_request_is_turned_down_with_its_reason(page, shop, text):
     ask(store, load(path)(), Person("ana", ("ana",)), ActionRequest(Action.PROMOTE, "cart@1.9.0", "fine"))
     shown = page("promote", path, release="cart@1.9.0")
     fill(shown, "why-i1", "not on a Friday")
-    shown = press(shown, "Turn down")
+    shown = press(shown, "Reject")
     assert "∅ cancelled" in text(shown)
     assert "not on a Friday" in text(shown)
 
 
 def test_against_the_verdict_only_with_others(page, shop, text):
     path = shop(HOOKS)
-    shown = page("promote", path, release="cart@1.6.0", action="Break glass")
+    shown = page("promote", path, release="cart@1.6.0", action="Override")
     fill(shown, "reason", "the old one is on fire")
     fill(shown, "typed", "cart@1.6.0")
-    shown = press(shown, "Break glass")
-    assert "waits for 2 of 2 approvals, not by who asked" in text(shown)
+    shown = press(shown, "Override")
+    assert "waits for 2 of 2 approvals, not by the requester" in text(shown)
 
 
-def test_what_was_promoted_against_its_verdict_says_so_in_red(page, shop, html):
+def test_a_promotion_against_the_verdict_is_marked_in_red(page, shop, html):
     path = shop(f"{HOOKS}roles: {{approver: [ann, bob, cleo]}}\n")
     store, rules = Store.open(path), load(path)()
     people = [Person(name, (name,)) for name in ("ann", "bob", "cleo")]
@@ -247,12 +247,12 @@ def test_failed_and_unknown_hooks_are_tried_again_or_settled(page, shop, text):
     assert store.control.intent("i1").state is IntentState.ACKNOWLEDGED
 
 
-def test_what_nobody_knows_is_settled_by_an_admin_who_says_how(page, shop, text, html):
+def test_an_unknown_outcome_is_resolved_by_an_admin_with_a_reason(page, shop, text, html):
     path = shop('hooks: {promote: [{command: {run: [sh, -c, "sleep 9"], timeout: 200ms}}]}\n')
     store = Store.open(path)
     ask(store, load(path)(), Person(ME, (ME, f"account:{ME}")), ActionRequest(Action.PROMOTE, "cart@1.9.0", "fine"))
     execute_waiting(store, load(path), "w")
-    assert "nobody knows whether it was done" in text(page("releases", path))
+    assert "may or may not be done: check it" in text(page("releases", path))
     shown = page("promote", path, release="cart@1.9.0")
     assert "? unknown" in text(shown)
     assert "the reason is missing" in html(press(shown, "It was done"))
@@ -284,7 +284,7 @@ def test_a_button_that_is_shown_as_disabled_does_nothing_when_a_program_presses_
     monkeypatch.setattr("evaluator.ui.promote.find_reader", lambda: old)
     shown = page("promote", path, release="cart@1.9.0")
     fill(shown, "typed-i1", "cart@1.9.0")
-    for label in ("Agree", "Turn down"):
+    for label in ("Agree", "Reject"):
         assert button(shown, label).disabled
         assert "signed in more than 15 minutes ago" in html(force(shown, label))
     assert store.control.intent("i1").state is IntentState.REQUESTED
@@ -296,7 +296,7 @@ def test_a_note_is_written_by_who_may_whatever_the_page_has_shown(page, shop, ht
     monkeypatch.setattr("evaluator.ui.notes.may", lambda *_: True)
     shown = page("release", path, release="cart@1.6.0")
     next(element for element in shown.text_area if element.key == "note-text").input("forged")
-    assert f"{ME} is a viewer, and writing notes takes an analyst" in html(press(shown, "Add the note"))
+    assert f"{ME} is a viewer, and writing notes needs an analyst" in html(press(shown, "Add the note"))
     assert [row.event for row in Store.open(path).control.audit()] == ["refused"]
 
 

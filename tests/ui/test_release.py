@@ -90,7 +90,7 @@ def test_a_release_without_verdict_names_the_command(page, own, text):
     assert "evaluator verdict cart@2.0.0" in text(shown)
 
 
-def test_newer_data_than_the_verdict_is_said(page, own, text):
+def test_newer_data_than_the_verdict_is_shown(page, own, text):
     store = Store.open(own)
     run = store.data.runs("cart@1.6.0")[0]
     store.data.finish_run(run.id, state=RunState.COMPLETE, ended=datetime.now(UTC), facts=run.facts)
