@@ -11,12 +11,12 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 PRIVATE = {
     r"anew": "again",
-    r"beside|besides": "next to, in addition to",
+    r"beside": "next to, in addition to",
     r"cries wolf|cry wolf": "false alarms",
     r"lasting": "persistent",
     r"mend(s|ed|ing)?": "fix",
     r"nobody|somebody|whoever|whosoever": "no user, a user, the requester, another person",
-    r"somewhere|nowhere": "name the place",
+    r"somewhere": "name the place",
     r"thence|whence|hence|hitherto|thereof|wherein|therein": "plain words",
     r"told": "given, reported, known, distinguished",
     r"wander(s|ed|ing)?": "drift",

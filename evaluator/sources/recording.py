@@ -102,7 +102,7 @@ class WorkerFacts:
     in_flight: tuple[InFlight, ...] = ()
     started: float | None = None
     users_stopped: float | None = None
-    """When the users were told to stop."""
+    """When Locust began to stop the users."""
     ended: float | None = None
     plateau_start: float | None = None
     users: dict[str, int] = field(default_factory=dict)

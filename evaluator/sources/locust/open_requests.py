@@ -56,12 +56,12 @@ class OpenRequests:
         self._stopped = None
 
     def stop(self) -> None:
-        """Note that the users are told to stop: open requests do not grow older from now on."""
+        """Note that Locust stops the users: open requests do not grow older from now on."""
         if self._stopped is None:
             self._stopped = time.perf_counter()
 
     def list(self) -> tuple[InFlight, ...]:
-        """Requests that the end of their user cut off, and once the users were told to stop, those still open.
+        """Requests that the end of their user cut off, and after Locust began to stop the users, those still open.
 
         A request sent while users are being stopped had no time to be answered, and does not count.
         """

@@ -278,7 +278,7 @@ class _Process:
             self.facts.users = {arm: count for arm, count in self.users.items() if arm}
 
     def _on_test_stopping(self, **_: Any) -> None:
-        """Note when the users are told to stop; Locust may send this event more than once.
+        """Note when Locust begins to stop the users; Locust may send this event more than once.
 
         Users that had stopped by themselves (StopUser, a load shape) stopped when they were last seen.
         """
