@@ -153,7 +153,7 @@ def merge_facts(sidecars: Iterable[WorkerFacts], *, workers_expected: int | None
     """Sum up the processes of one run. Facts that no process has stay unknown.
 
     `read` is given only where every process has ended in order, because a killed one has written requests that it did
-    not count. `users_stopped` is the time when the last process told its users to stop.
+    not count. `users_stopped` is the time when the last process stopped its users.
     """
     workers = tuple(sidecars)
     recorders = [sidecar for sidecar in workers if sidecar.role != "master"]
