@@ -105,7 +105,7 @@ class _StageResult:
 
 
 @dataclass(slots=True)
-class _Outcomes:
+class _Rollouts:
     """All replications of one rollout."""
 
     alive: BoolArray
@@ -140,22 +140,22 @@ class _Rollout:
             exposed=float(worse.exposed.mean()),
         )
 
-    def _simulate(self, stages: tuple[Stage, ...], regression: float, random: np.random.Generator) -> _Outcomes:
+    def _simulate(self, stages: tuple[Stage, ...], regression: float, random: np.random.Generator) -> _Rollouts:
         none = np.zeros(self.replications, dtype=bool)
-        outcomes = _Outcomes(~none, none.copy(), none.copy(), none.copy(), np.zeros(self.replications), 0.0)
+        rollouts = _Rollouts(~none, none.copy(), none.copy(), none.copy(), np.zeros(self.replications), 0.0)
         for stage in stages:
             judged = self._judge(stage, regression, random)
             ends = np.minimum(judged.stop_s, self.goal.duration_s)
-            outcomes.exposed += outcomes.alive * stage.exposed * self.total_per_s * ends
-            outcomes.stopped |= outcomes.alive & np.isfinite(judged.stop_s)
-            outcomes.alive &= np.isinf(judged.stop_s) & (judged.go | (not stage.needs_go))
-            outcomes.seconds += self.goal.duration_s
-        outcomes.full = outcomes.alive.copy()
+            rollouts.exposed += rollouts.alive * stage.exposed * self.total_per_s * ends
+            rollouts.stopped |= rollouts.alive & np.isfinite(judged.stop_s)
+            rollouts.alive &= np.isinf(judged.stop_s) & (judged.go | (not stage.needs_go))
+            rollouts.seconds += self.goal.duration_s
+        rollouts.full = rollouts.alive.copy()
         judged = self._judge(WATCH, regression, random)
         ends = np.minimum(judged.stop_s, self.goal.duration_s)
-        outcomes.exposed += outcomes.full * self.total_per_s * ends
-        outcomes.caught = outcomes.full & np.isfinite(judged.stop_s)
-        return outcomes
+        rollouts.exposed += rollouts.full * self.total_per_s * ends
+        rollouts.caught = rollouts.full & np.isfinite(judged.stop_s)
+        return rollouts
 
     def _judge(self, stage: Stage, regression: float, random: np.random.Generator) -> _StageResult:
         """Every look of one stage in every replication."""
