@@ -50,9 +50,9 @@ def _describe(command: click.Command, context: click.Context) -> Iterator[str]:
 # ------------------------------------------------------------------ schemas
 
 
-POLICY_HEAD = """\
-# The policy: every key of evaluator.yaml
+POLICY_TITLE = "# The policy: every key of evaluator.yaml\n"
 
+POLICY_HEAD = """\
 An empty file means the defaults. An unknown key is an error that names its line and the key that was probably meant.
 `evaluator policy check` checks a policy, `evaluator policy show` prints the one that applies with all defaults, and
 `evaluator policy schema` prints the JSON Schema, by which editors complete and check the file. The options of hooks are
@@ -72,9 +72,10 @@ evaluator.policies/
 ```
 
 `evaluator init --service cart` writes the first of them. The services that a file names in `service` or `services`
-take precedence over the file's name; a service that cannot be a file name (`team/cart`) has to be named there. If
-several files name a service, the one that names it alone applies where it is released alone. Command line, app, worker
-and notebook choose by the same rules:
+take precedence over the file's name; a service that cannot be a file name (`team/cart`) has to be named there. Two
+files may name the same service: one alone, one together with others. The first applies to releases of this service
+alone, the second to releases of these services together. Command line, app, worker and notebook choose by the same
+rules:
 
 - a service without a policy is an error if there is no `default.yaml`, and so is a release without a service;
 - services that are released together need one policy that names them all, unless the same policy applies to each;
@@ -94,9 +95,9 @@ applies in the folder where it was judged. Every command that judges again names
 whole folder and shows the service of each policy; `evaluator policy show --service cart` prints one of them.
 """
 
-VERDICT_HEAD = """\
-# The verdict as JSON
+VERDICT_TITLE = "# The verdict as JSON\n"
 
+VERDICT_HEAD = """\
 `evaluator verdict RELEASE --format json`. The keys are a contract. Relative numbers are shares of 1; other numbers
 are in the unit given next to them. The same data under the same policy give the same bytes, apart from `judged_at`.
 [The JSON Schema](../evaluator/schemas/verdict.schema.json) describes all of this for programs.
@@ -110,7 +111,12 @@ def write_policy() -> str:
     """Write the reference of the policy, with the defaults of the built-in one."""
     schema = policy_schema()
     effective = {**load_policy().effective, **load_policy().afterwards}
-    parts = [POLICY_HEAD, GENERATED.format("policy"), *_tabulate("evaluator.yaml", schema, schema["$defs"], effective)]
+    parts = [
+        POLICY_TITLE,
+        GENERATED.format("policy"),
+        POLICY_HEAD,
+        *_tabulate("evaluator.yaml", schema, schema["$defs"], effective),
+    ]
     sections = {str(value.get("$ref", "")).rpartition("/")[2]: key for key, value in schema["properties"].items()}
     for name, definition in schema["$defs"].items():
         if name not in NOT_SHOWN:
@@ -125,7 +131,7 @@ def write_policy() -> str:
 def write_verdict() -> str:
     """Write the reference of the verdict's JSON."""
     schema = json.loads((files("evaluator") / "schemas" / "verdict.schema.json").read_text(encoding="utf-8"))
-    parts = [VERDICT_HEAD, GENERATED.format("verdict"), *_tabulate("The verdict", schema, {}, {})]
+    parts = [VERDICT_TITLE, GENERATED.format("verdict"), VERDICT_HEAD, *_tabulate("The verdict", schema, {}, {})]
     for name, below in schema["properties"].items():
         inner = below.get("items", below)
         if "properties" in inner:
