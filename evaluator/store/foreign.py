@@ -16,7 +16,7 @@ from evaluator.records import FilePlan, LeftOutKind
 from evaluator.store.engine import Engine, quote, quote_name
 from evaluator.store.expressions import column_name, express, is_nothing, meet, read_texts
 from evaluator.store.rollup import HIGHEST_MS
-from evaluator.store.sub_results import find_sub_results
+from evaluator.store.sub_results import write_sub_results_query
 from evaluator.textfiles import open_text
 
 GOOD = "import"
@@ -118,7 +118,13 @@ def _read(file: FilePlan, exprs: Mapping[str, str]) -> str:
     if layout.sub_results is None:
         return table
     transactions = [meet(file, rows.conditions) for rows in layout.others if rows.kind is LeftOutKind.SUMMARY]
-    return find_sub_results(file, table, exprs["ts"], exprs["response_time_ms"], " OR ".join(transactions) or "false")
+    return write_sub_results_query(
+        file,
+        table,
+        start_sql=exprs["ts"],
+        duration_ms_sql=exprs["response_time_ms"],
+        is_transaction_sql=" OR ".join(transactions) or "false",
+    )
 
 
 # ------------------------------------------------------------------ marks
