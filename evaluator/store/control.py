@@ -7,15 +7,13 @@ together with data. Each write is one short transaction, including its row in th
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
-from typing import Any
 
-from evaluator.errors import StoreError, UnknownName, UsageError
+from evaluator.errors import StoreError, UsageError
 from evaluator.records import Learnt, Release, ReleaseSummary, Service, StoredVerdict
 from evaluator.records.intents import (
     ANNOUNCE,
@@ -35,6 +33,7 @@ from evaluator.store import audit, intents
 from evaluator.store.engine import Engine
 from evaluator.store.file import StoreFile
 from evaluator.store.locks import exclusive
+from evaluator.store.releases import find_release, put_release, read_release, to_release
 
 TABLES = ("releases", "verdicts", "learnt", "intents", "approvals", "deliveries", "audit")
 """Tables that only control writes."""
@@ -63,7 +62,7 @@ class Control:
         A version or label that is given replaces the stored one of the same service or name.
         """
         with self.file.opened(write=True) as engine:
-            stored = _find_release(engine, release.id)
+            stored = find_release(engine, release.id)
             if stored is not None:
                 services = {service.name: service for service in stored.services}
                 for new in release.services:
@@ -73,7 +72,7 @@ class Control:
                 labels = {**stored.labels, **release.labels}
                 created_at = stored.created_at or release.created_at
                 release = Release(stored.id, tuple(services.values()), labels, created_at)
-            _put_release(engine, release)
+            put_release(engine, release)
 
     def set_services(self, release_id: str, names: Sequence[str], actor: str) -> None:
         """Replace the services of a release by those with `names`; those that stay keep their versions.
@@ -81,14 +80,14 @@ class Control:
         `actor` is the person in the audit trail. Raises UnknownName.
         """
         with self.file.opened(write=True) as engine:
-            stored = _read_release(engine, release_id)
+            stored = read_release(engine, release_id)
             by_name = {service.name: service for service in stored.services}
             new_service = Service("")
             if len(stored.services) == len(names) == 1:
                 # The single service was renamed, so it keeps its versions.
                 new_service = stored.services[0]
             services = tuple(by_name.get(name, replace(new_service, name=name)) for name in names)
-            _put_release(engine, replace(stored, services=services))
+            put_release(engine, replace(stored, services=services))
             text = f"{', '.join(by_name) or 'none'} → {', '.join(names)}"
             audit.add(engine, actor, "service", release_id, "", text)
 
@@ -100,9 +99,9 @@ class Control:
         policy that judges it, and data that fail to land must not change them.
         """
         with self.file.opened(write=True) as engine:
-            is_new = _find_release(engine, release.id) is None
+            is_new = find_release(engine, release.id) is None
             if is_new:
-                _put_release(engine, release)
+                put_release(engine, release)
         yield
         if not is_new:
             self.add_release(release)
@@ -110,7 +109,7 @@ class Control:
     def release(self, release_id: str) -> Release:
         """Read a release. Raises UnknownName."""
         with self.file.opened() as engine:
-            return _read_release(engine, release_id)
+            return read_release(engine, release_id)
 
     def releases(self) -> tuple[ReleaseSummary, ...]:
         """List the releases with their latest verdicts, the newest first; without counts of landed data."""
@@ -130,7 +129,7 @@ class Control:
             ).fetchall()
         return tuple(
             ReleaseSummary(
-                _to_release(row),
+                to_release(row),
                 verdict=row[4],
                 judged_at=row[5] and row[5].astimezone(UTC),
                 mode=row[6],
@@ -158,7 +157,7 @@ class Control:
         verdict judged, and how that look spent alpha; empty texts if it judged no outcomes.
         """
         with self.file.opened(write=True) as engine:
-            _read_release(engine, release_id)
+            read_release(engine, release_id)
             engine.execute(
                 """INSERT INTO store.verdicts
                     (number, release, judged_at, word, verdict, figures, outcomes_run, outcomes_paid)
@@ -169,7 +168,7 @@ class Control:
     def verdicts(self, release_id: str) -> tuple[StoredVerdict, ...]:
         """Read the verdicts of a release, the oldest first. Raises UnknownName."""
         with self.file.opened() as engine:
-            _read_release(engine, release_id)
+            read_release(engine, release_id)
             return _select_verdicts(engine, "WHERE release = ? ORDER BY number", release_id)
 
     def latest_verdicts(self) -> tuple[StoredVerdict, ...]:
@@ -191,7 +190,7 @@ class Control:
     def figures(self, release_id: str) -> str | None:
         """Read the numbers (JSON) behind the figures of a release's newest verdict; `None` without them."""
         with self.file.opened() as engine:
-            _read_release(engine, release_id)
+            read_release(engine, release_id)
             rows = engine.execute(
                 "SELECT figures FROM store.verdicts WHERE release = ? ORDER BY number DESC LIMIT 1", [release_id]
             ).fetchall()
@@ -276,7 +275,7 @@ class Control:
     def approve(self, intent_id: str, person: Person) -> Intent:
         """Add a person's approval; with the last approval that it needs, the intent itself becomes approved.
 
-        Returns the intent as it is now; a person who approved it before changes nothing. Raises UsageError if the intent
+        Returns the intent as it is now; a second approval of a person changes nothing. Raises UsageError if the intent
         cannot be approved, or not by this person.
         """
         with self.file.opened(write=True) as engine:
@@ -352,7 +351,7 @@ class Control:
     def claim(self, intent: Intent, worker: str) -> bool:
         """Claim an intent for execution by a worker, and return whether that succeeded.
 
-        It fails if the stored intent is final, or has changed since `intent` was read: of several workers, one succeeds.
+        It fails if the stored intent is final, or differs from `intent`: of several workers, one succeeds.
         """
         with self.file.opened(write=True) as engine:
             stored = intents.read(engine, intent.id)
@@ -464,40 +463,6 @@ class Control:
     def verify_audit(self) -> str:
         """Check the audit trail and return the hash of its head. Raises StoreError where it was changed."""
         return audit.verify(self.audit())
-
-
-def _put_release(engine: Engine, release: Release) -> None:
-    """Store a release; it replaces a stored one of the same id."""
-    engine.execute(
-        "INSERT OR REPLACE INTO store.releases VALUES (?, ?, ?, ?)",
-        [
-            release.id,
-            json.dumps([asdict(service) for service in release.services]),
-            json.dumps(dict(release.labels), sort_keys=True),
-            release.created_at or datetime.now(UTC),
-        ],
-    )
-
-
-def _find_release(engine: Engine, release_id: str) -> Release | None:
-    rows = engine.execute("SELECT * FROM store.releases WHERE id = ?", [release_id]).fetchall()
-    return _to_release(rows[0]) if rows else None
-
-
-def _to_release(row: Sequence[Any]) -> Release:
-    """Make a release from its row: id, services (JSON), labels (JSON), time; what follows is ignored."""
-    release_id, services_json, labels_json, created_at = row[:4]
-    services = tuple(Service(**service) for service in json.loads(services_json))
-    return Release(release_id, services, json.loads(labels_json), created_at and created_at.astimezone(UTC))
-
-
-def _read_release(engine: Engine, release_id: str) -> Release:
-    """Read a release. Raises UnknownName, which lists the releases of the store."""
-    release = _find_release(engine, release_id)
-    if release is None:
-        ids = [row[0] for row in engine.execute("SELECT id FROM store.releases").fetchall()]
-        raise UnknownName("release", release_id, ids)
-    return release
 
 
 def _select_verdicts(engine: Engine, clauses: str, parameter: str | int) -> tuple[StoredVerdict, ...]:

@@ -157,8 +157,8 @@ class StoredData:
     def keep_answers(self, run: Run, answers: Sequence[Answer], sources: Mapping[str, Any]) -> Landed:
         """Store the answers of a metrics server to one poll as a file of the run, and land them.
 
-        `sources`: what the file keeps of the server and its queries. Answers of a later poll begin after the last sample
-        of the polls before.
+        `sources`: what the file keeps of the server and its queries. Answers of a later poll begin after the last
+        sample of the polls before.
         """
         from evaluator.store.readings import write_answers  # a verdict must not wait for this import
 

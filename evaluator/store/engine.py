@@ -104,7 +104,7 @@ def _is_busy(error: BaseException) -> bool:
 
 
 def _attach_when_free(engine: Engine, statement: str, path: Path, wait_s: float) -> None:
-    """Repeat the ATTACH `statement` until the other process closes the file. Raises StoreBusy after `wait_s` seconds."""
+    """Repeat the ATTACH `statement` until the other process closes the file. Raises StoreBusy after `wait_s`."""
     # Imported only to wait: importing it takes longer than opening a store.
     from tenacity import RetryError, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
