@@ -79,9 +79,9 @@ class _Part:
 def import_files(
     store: StoreFile, control: Control, release: Release, group: str, plan: LandingPlan, arrange: ArrangeFiles
 ) -> Landed:
-    """Land the files of a plan as the runs of `group`, and return what landed; all files or none.
+    """Land the files of a plan as the runs of `group`, all or none, and return what landed.
 
-    `arrange` finds from the times of the files which of them form one run. Files that have landed before change nothing.
+    `arrange` finds from the times of the files which of them form one run. Files that landed before change nothing.
     """
     prepare_folder(store)
     remove_killed(store)
@@ -174,9 +174,9 @@ def _convert_by_sql(
 ) -> tuple[LeftOut, ...]:
     """Write the requests of a file as a segment at `path`; returns the rows left out.
 
-    All rows are written to `staged` first, each with a mark of what it is. `constants`: text of the columns run, arm and
-    service in all rows. A request after `latest` is a bad row. Raises InputError for a bad row, unless such rows are to
-    be skipped (`skip`), and if there is no request.
+    All rows are written to `staged` first, each with a mark of what it is. `constants`: text of the columns run, arm
+    and service in all rows. A request after `latest` is a bad row. Raises InputError for a bad row, unless such rows
+    are to be skipped (`skip`), and if there is no request.
     """
     file = _stage(engine, staged, file, constants, latest)
     middle = foreign.find_middle(engine, staged)
@@ -186,7 +186,7 @@ def _convert_by_sql(
         GROUP BY ALL ORDER BY n DESC, mark""",
         [str(staged)],
     ).fetchall()
-    marked = []
+    marked: list[LeftOut] = []
     for mark, rows, failures in counts_of_mark:
         if mark != foreign.GOOD:
             kind, name = foreign.split_mark(mark)
