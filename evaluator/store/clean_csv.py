@@ -88,7 +88,7 @@ def write_clean_segment(
             return _write_segment(writer, pieces, file.arm)
     except BaseException as error:
         path.unlink(missing_ok=True)
-        # Arrow rejects what it cannot parse. Any other error is one of ours or of the disk.
+        # These mean that the file is unusual: Arrow rejects what it cannot parse, or what does not fit the type.
         if isinstance(error, (_NotPlain, pa.ArrowException, OverflowError)):
             return None
         raise
@@ -195,7 +195,7 @@ def _split_file(path: Path) -> Iterator[memoryview]:
             _require_plain(end > 0 or len(text) < _MOST_PIECES * _PIECE_BYTES)
             if end:
                 yield memoryview(text)[:end]
-            remainder = text[end:]
+            remainder = text[end:]  # the start of a row that continues in the next piece
     if remainder:
         yield memoryview(remainder)
 
@@ -235,8 +235,8 @@ def _write_segment(writer: pq.ParquetWriter, pieces: Iterator[_Piece], arm: str)
     Raises _NotPlain if a row may be a sub-result, if there is no request, or if the times span more than a year.
     """
     count = summaries = failed_summaries = 0
-    firsts_us: list[int] = []
-    lasts_us: list[int] = []
+    first_times_us: list[int] = []
+    last_times_us: list[int] = []
     unwritten: list[pa.RecordBatch] = []
     labels: set[str | None] = set()
     for piece in pieces:
@@ -249,8 +249,8 @@ def _write_segment(writer: pq.ParquetWriter, pieces: Iterator[_Piece], arm: str)
             _require_plain(not has_first_part)
         if piece.first_us is not None and piece.last_us is not None:
             unwritten.append(piece.rows)
-            firsts_us.append(piece.first_us)
-            lasts_us.append(piece.last_us)
+            first_times_us.append(piece.first_us)
+            last_times_us.append(piece.last_us)
         # Each write makes a row group of the Parquet file; small groups would be slow to read.
         if sum(rows.num_rows for rows in unwritten) >= _GROUP_ROWS:
             writer.write_table(pa.Table.from_batches(unwritten).unify_dictionaries())
@@ -258,8 +258,8 @@ def _write_segment(writer: pq.ParquetWriter, pieces: Iterator[_Piece], arm: str)
     if unwritten:
         writer.write_table(pa.Table.from_batches(unwritten).unify_dictionaries())
     _require_plain(count > 0)
-    first = _EPOCH + timedelta(microseconds=min(firsts_us))
-    last = _EPOCH + timedelta(microseconds=max(lasts_us))
+    first = _EPOCH + timedelta(microseconds=min(first_times_us))
+    last = _EPOCH + timedelta(microseconds=max(last_times_us))
     _require_plain(last - first <= LONGEST)
     left_out = LeftOut(arm, LeftOutKind.SUMMARY, summaries, failed_summaries)
     return CleanSegment(count, first, last, (left_out,) if summaries else ())
@@ -318,8 +318,6 @@ class _RowConverter:
             last_us=int(times_us.max()) if rows else None,
         )
 
-    # -------------------------------------------------------------- numbers
-
     def _convert_times(self, batch: pa.RecordBatch) -> npt.NDArray[np.int64]:
         """Convert the times of requests to microseconds since 1970.
 
@@ -353,8 +351,6 @@ class _RowConverter:
         times = times if scale == 1 else times * scale
         _require_plain(bool(((times >= 0) & (times <= HIGHEST_MS)).all()))
         return pa.array(times)
-
-    # -------------------------------------------------------------- texts
 
     def _convert_endpoints(self, batch: pa.RecordBatch) -> pa.DictionaryArray:
         """Convert the names of endpoints. Raises _NotPlain if a name is missing, blank or longer than a line."""
@@ -409,7 +405,8 @@ class _RowConverter:
             source = column.sources[0]
             is_filled_sql = express(self.file, ColumnMap(target, (source,), column.kind))
             is_filled = self._evaluate_texts(batch, [source], is_filled_sql, pa.bool_())
-            texts = pa.DictionaryArray.from_arrays(is_filled.cast(pa.int32()), pa.array([None, "text"], pa.string()))
+            codes = is_filled.cast(pa.int32())
+            texts = pa.DictionaryArray.from_arrays(codes, pa.array([None, "text"], pa.string()))
             batch = batch.set_column(batch.schema.get_field_index(source), source, texts)
         return self._evaluate_texts(batch, column.sources, expression, value_type)
 
@@ -421,26 +418,7 @@ class _RowConverter:
         SQL is slow, so it evaluates each distinct combination of texts once, and the values are kept for later
         batches. Raises _NotPlain if too many combinations are possible.
         """
-        columns = [batch[source] for source in sources]
-        # The texts of each column, with null as the last, and the position in them of each row.
-        texts_of: list[list[str | None]] = [[*column.dictionary.to_pylist(), None] for column in columns]
-        codes_of = [column.indices.fill_null(len(column.dictionary)) for column in columns]
-        if len(sources) == 1:
-            combinations = [(text,) for text in texts_of[0]]
-            combination_of_row = codes_of[0]
-        else:
-            sizes = [len(texts) for texts in texts_of]
-            possible = math.prod(sizes)
-            _require_plain(possible <= _MOST_PAIRS)
-            # Number all possible combinations, and keep those that occur.
-            number_of_row = np.ravel_multi_index([codes.to_numpy(zero_copy_only=False) for codes in codes_of], sizes)
-            occurring = np.flatnonzero(np.bincount(number_of_row, minlength=possible))
-            occurring_codes = np.unravel_index(occurring, sizes)
-            text_columns = [np.array(texts, object)[at] for texts, at in zip(texts_of, occurring_codes, strict=True)]
-            combinations = list(zip(*text_columns, strict=True))
-            position_of_number = np.zeros(possible, np.int64)
-            position_of_number[occurring] = np.arange(len(occurring))
-            combination_of_row = pa.array(position_of_number[number_of_row])
+        combinations, combination_of_row = _combine_texts([batch[source] for source in sources])
         with self._lock:
             values = self._known_values.setdefault(expression, {})
             unknown = [texts for texts in combinations if texts not in values]
@@ -473,6 +451,31 @@ def _require_plain(plain: bool) -> None:  # noqa: FBT001 - it has no other argum
 
 def _repeat_text(text: str, rows: int) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), [text])
+
+
+def _combine_texts(columns: Sequence[pa.DictionaryArray]) -> tuple[list[tuple[str | None, ...]], pa.Array]:
+    """Find the distinct combinations of texts that the rows of some columns have.
+
+    Returns the combinations, a text (or `None`) for each column, and the position of each row's combination among
+    them; of a single column also texts that no row has. Raises _NotPlain if too many combinations are possible.
+    """
+    # The texts of each column, with null as the last, and for each row the position of its text.
+    texts_of: list[list[str | None]] = [[*column.dictionary.to_pylist(), None] for column in columns]
+    codes_of = [column.indices.fill_null(len(column.dictionary)) for column in columns]
+    if len(columns) == 1:
+        return [(text,) for text in texts_of[0]], codes_of[0]
+    sizes = [len(texts) for texts in texts_of]
+    possible = math.prod(sizes)
+    _require_plain(possible <= _MOST_PAIRS)
+    # Number all possible combinations, and keep those that occur.
+    number_of_row = np.ravel_multi_index([codes.to_numpy(zero_copy_only=False) for codes in codes_of], sizes)
+    occurring = np.flatnonzero(np.bincount(number_of_row, minlength=possible))
+    occurring_codes = np.unravel_index(occurring, sizes)
+    text_columns = [np.array(texts, object)[codes] for texts, codes in zip(texts_of, occurring_codes, strict=True)]
+    combinations = list(zip(*text_columns, strict=True))
+    position_of_number = np.zeros(possible, np.int64)
+    position_of_number[occurring] = np.arange(len(occurring))
+    return combinations, pa.array(position_of_number[number_of_row])
 
 
 def _join_texts(first: pa.DictionaryArray, second: pa.DictionaryArray) -> pa.DictionaryArray:

@@ -41,6 +41,7 @@ def select_rows(file: FilePlan, latest: datetime) -> str:
     """
     exprs = _expressions(file)
     exception = "'failure'" if file.sensitive else f"nullif({exprs.get('exception', 'CAST(NULL AS VARCHAR)')}, '')"
+    # Defaults: an instance without a name is the arm; a failure may have no time; status 0 means no answer.
     return f"""
         SELECT
             CAST($run AS VARCHAR) AS run, CAST($arm AS VARCHAR) AS arm, CAST($service AS VARCHAR) AS service,
@@ -50,7 +51,7 @@ def select_rows(file: FilePlan, latest: datetime) -> str:
                 WHEN ({_problem(file, exprs, latest)}) IS NOT NULL THEN {quote(_BAD)}
                 ELSE '{GOOD}'
             END AS worker,
-            ts, {_PATH if file.sensitive else "endpoint"} AS endpoint, coalesce(ms, 0) AS response_time_ms,
+            ts, {_PATH_OF_ENDPOINT if file.sensitive else "endpoint"} AS endpoint, coalesce(ms, 0) AS response_time_ms,
             {exprs.get("response_bytes", "CAST(NULL AS BIGINT)")} AS response_bytes,
             nullif({exprs.get("status_code", "CAST(NULL AS SMALLINT)")}, 0) AS status_code,
             failed,
@@ -60,7 +61,7 @@ def select_rows(file: FilePlan, latest: datetime) -> str:
         FROM ({_select_required(file, exprs)}) WHERE {_is_counted(file)}"""
 
 
-_PATH = "regexp_replace(endpoint, '[?#;].*$', '', 's')"
+_PATH_OF_ENDPOINT = "regexp_replace(endpoint, '[?#;].*$', '', 's')"
 """An endpoint without what follows its path."""
 
 

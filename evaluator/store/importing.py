@@ -192,6 +192,7 @@ def _convert_by_sql(
             kind, name = foreign.split_mark(mark)
             is_named = len(marked) < _MOST_NAMES  # the most frequent come first
             marked.append(LeftOut(file.arm, kind, rows, failures, name if is_named else ""))
+    # Rows that DuckDB could not split into columns are not among the staged ones.
     rejected = foreign.find_rejected(engine, file)
     bad_rows = sum(part.rows for part in marked if part.kind is LeftOutKind.BAD_ROW) + rejected.count
     if bad_rows and not skip:
@@ -201,7 +202,7 @@ def _convert_by_sql(
     if all(mark != foreign.GOOD for mark, *_ in counts_of_mark):
         raise _refuse_without_requests(file, left_out)
     if not marked:
-        staged.replace(path)
+        staged.replace(path)  # all staged rows are requests
         return left_out
     query = f"SELECT * FROM read_parquet({quote(staged)}) WHERE {mark_sql} = '{foreign.GOOD}'"
     with written_whole(path) as unfinished:
@@ -242,7 +243,7 @@ def _stage(engine: Engine, staged: Path, file: FilePlan, constants: Mapping[str,
         message = str(error)
         is_other_file = isinstance(error, duckdb.IOException) and "GZIP" not in message and file.path not in message
         if is_other_file or isinstance(error, duckdb.OutOfMemoryException) or str(staged) in message:
-            raise
+            raise  # not a fault of the file that is read
         hint = "fetch it again" if file.path.endswith(".gz") else "write it again with the tool that made it"
         raise InputError(f"{file.path} cannot be read: {foreign.word_rejection(message)}", hint=hint) from error
     return file
@@ -263,8 +264,8 @@ def _time_file(engine: Engine, part: _Part, plan: LandingPlan) -> FileTimes:
             "so --from and --to cannot select them",
             hint="leave --from and --to out, or cut the file",
         )
-    alone = sum(file.arm == part.file.arm for file in plan.files) == 1
-    if alone or counts_from_start(part.last):
+    is_only_file_of_arm = sum(file.arm == part.file.arm for file in plan.files) == 1
+    if is_only_file_of_arm or counts_from_start(part.last):
         return FileTimes(part.file, part.first, part.last, 0.0)
     # Inner queries: each second with a request; then also the last second before it with a request.
     [(pause_s,)] = engine.execute(

@@ -119,6 +119,7 @@ def _remove_replaced(file: StoreFile, run_id: str, folder: Path) -> None:
 
 
 def _delete(paths: Sequence[Path]) -> None:
+    """Delete files, also if some are gone. Raises StoreError."""
     try:
         for path in paths:
             path.unlink(missing_ok=True)
@@ -275,6 +276,7 @@ def draw(engine: Engine, sql: str, rows: int) -> str:
 
 
 def _explain_bad_sql(error: duckdb.Error) -> UsageError:
+    """Make the error for a query of the user that DuckDB refused."""
     return UsageError(
         f"the query cannot be run: {str(error).splitlines()[0]}", hint="`evaluator data sql 'SHOW TABLES'` lists tables"
     )

@@ -46,18 +46,20 @@ def forget_sub_results(engine: Engine, file: FilePlan) -> FilePlan:
 def write_sub_results_query(
     file: FilePlan, table: str, *, start_sql: str, duration_ms_sql: str, is_transaction_sql: str
 ) -> str:
-    """Write the query that adds `record` and `is_sub_result` to the rows of a JMeter file, which `table` (SQL) reads.
+    """Write the query that adds `record` and `is_sub_result` to the rows of a JMeter file.
 
-    `record` is the number of the row. A sub-result is a part of an earlier request, such as `Home-0` of `Home`. The
-    other arguments are SQL expressions of a row; `is_transaction_sql` is true if the row sums up several requests.
+    `record` is the number of the row; `is_sub_result` says whether the row is a part of an earlier request, such as
+    `Home-0` of `Home`. `table`: SQL query for the rows of the file. The other arguments are SQL expressions over its
+    columns; `is_transaction_sql` is true for a row that sums up several requests.
 
-    A sample of a thread ends before the next one begins. So a row within the time of an earlier row of its thread is
-    part of that row, unless the earlier row is a transaction.
+    In one thread, a request ends before the next one begins, and its parts follow it. So a row within the time of an
+    earlier row of its thread is a part of that row, unless the earlier row is a transaction.
     """
     columns = file.layout.sub_results
     if columns is None:
         raise ValueError("the layout has no columns for parts")
     label = column_name(file, columns.label)
+    # Without a column of threads, all rows count as one thread.
     thread = column_name(file, columns.thread) if columns.thread else "''"
     duration_ms = f"least(greatest(coalesce({duration_ms_sql}, 0), 0), {HIGHEST_MS})"
     in_thread = "PARTITION BY thread ORDER BY record"
@@ -75,11 +77,12 @@ def write_sub_results_query(
     with_neighbours = f"""SELECT *, max(ends) {rows_before} AS latest_end,
         coalesce(lead({label}) OVER ({in_thread}) = {label} || {quote(FIRST_PART)}, false) AS has_parts
         FROM ({with_end})"""
-    # Whether the row lies within the time of a row before, up to a difference of clocks.
+    # Whether the row lies within the time of a row before (up to a difference of clocks at the end). A part without
+    # duration may begin when that row ends.
     with_inside = f"""SELECT *, coalesce((starts < latest_end OR ends <= latest_end)
             AND ends <= latest_end + {_CLOCKS_MS * 1000}, false) AS inside
         FROM ({with_neighbours})"""
-    # Whether the last row that is not inside another, so the possible parent, has parts.
+    # The possible parent of a row is the last row so far that is not itself inside another: does it have parts?
     with_parent = f"""SELECT *, last_value(CASE WHEN starts IS NOT NULL AND NOT inside THEN has_parts END IGNORE NULLS)
             {rows_so_far} AS parent_has_parts
         FROM ({with_inside})"""
