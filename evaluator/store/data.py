@@ -148,9 +148,8 @@ class StoredData:
         is_running = run.state is RunState.RUNNING
         merge_older_than = datetime.now(UTC) - COMPACT_AFTER if is_running else None
         folder = self.segment_folder(run)
-        if (landed.segments and not is_running) or maintenance.is_compaction_due(
-            folder, landed_before, merge_older_than
-        ):
+        is_due = landed.segments > 0 and not is_running
+        if is_due or maintenance.is_compaction_due(folder, landed_before, merge_older_than):
             self.compact(run_id)
         return landed
 

@@ -178,12 +178,14 @@ def _problem(file: FilePlan, exprs: Mapping[str, str], latest: datetime, middle:
         f"coalesce(trim(CAST({column_name(file, source)} AS VARCHAR)), '') = ''"
         for source in (endpoint.sources if endpoint.kind == "text" else ())
     )
-    count, kind = file.layout.count_column, file.layout.kind_column
+    layout = file.layout
+    sums_up_several = f"TRY_CAST({column_name(file, layout.count_column)} AS DOUBLE) > 1" if layout.count_column else ""
+    lacks_kind = f"coalesce({column_name(file, layout.kind_column)}, '') = ''" if layout.kind_column else ""
     # A failure may have no response time, if its column is empty.
     return f"""
         CASE
-            {f"WHEN TRY_CAST({column_name(file, count)} AS DOUBLE) > 1 THEN 'count'" if count else ""}
-            {f"WHEN ts IS NOT NULL AND coalesce({column_name(file, kind)}, '') = '' THEN 'kind'" if kind else ""}
+            {f"WHEN {sums_up_several} THEN 'count'" if sums_up_several else ""}
+            {f"WHEN ts IS NOT NULL AND {lacks_kind} THEN 'kind'" if lacks_kind else ""}
             WHEN ts IS NULL OR ts < {_EARLIEST} THEN 'ts'
             WHEN ts > {_quote_time(latest)} THEN 'future'
             {f"WHEN {_is_far(middle)} THEN 'stray'" if middle else ""}
@@ -214,11 +216,12 @@ def find_middle(engine: Engine, staged: Path) -> datetime | None:
     Times that count from the start of a test are in 1970: if there are times since 2000, only these count.
     """
     from_requests = "FROM read_parquet(?) WHERE worker = ?"
-    first, last = engine.execute(f"SELECT min(ts), max(ts) {from_requests}", [str(staged), GOOD]).fetchall()[0]
-    if first is None or last - first <= LONGEST:
+    parameters = [str(staged), GOOD]
+    [(earliest, latest)] = engine.execute(f"SELECT min(ts), max(ts) {from_requests}", parameters).fetchall()
+    if earliest is None or latest - earliest <= LONGEST:
         return None
     query = f"SELECT quantile_disc(ts, 0.5) FILTER (ts >= {_FIRST_REAL}), quantile_disc(ts, 0.5) {from_requests}"
-    median_since_2000, median_of_all = engine.execute(query, [str(staged), GOOD]).fetchall()[0]
+    [(median_since_2000, median_of_all)] = engine.execute(query, parameters).fetchall()
     middle: datetime = median_since_2000 or median_of_all
     return middle
 

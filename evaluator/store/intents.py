@@ -120,10 +120,10 @@ def expire(engine: Engine, now: datetime) -> None:
 
 
 def find_in_effect(engine: Engine, earlier: Sequence[Intent], draft: Intent) -> Intent | None:
-    """Find the latest of the `earlier` intents of a release that requests the same as `draft` and still has effect.
+    """Find the latest of the `earlier` intents of a release, if `draft` repeats it: same action, same verdict.
 
-    The same is: the same action on the same verdict. An intent that has ended has no effect after a later intent that
-    has. `None`: `draft` is a new request.
+    Returns `None` if `draft` is a new request: if no such intent has effect, or if it has ended and another intent
+    followed it, such as a rollback after a promotion.
     """
     with_effect = [intent for intent in earlier if _has_effect(engine, intent, draft)]
     same = [i for i in with_effect if (i.action, i.verdict_hash) == (draft.action, draft.verdict_hash)]

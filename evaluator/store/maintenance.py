@@ -60,7 +60,9 @@ def is_compaction_due(
     `older_than`, segments are merged only if one of them landed before that time.
     """
     merged_names = {name for name, (file, _) in landed.items() if file is not None and f"/{MERGED_FOLDER}/" in file}
-    waiting_since = [at for name, (file, at) in landed.items() if file is not None and name not in merged_names]
+    waiting_since = [
+        landed_at for name, (file, landed_at) in landed.items() if file is not None and name not in merged_names
+    ]
     if len(waiting_since) >= _WORTH_MERGING and (older_than is None or min(waiting_since) < older_than):
         return True
     return any(path.name in merged_names for path in segment_paths(folder))
