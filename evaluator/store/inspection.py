@@ -69,9 +69,9 @@ class Inspection:
 
 
 def _inspect(file: FilePlan, stop: threading.Event) -> FileBytes:
-    """Read the bytes of a file in chunks, until `stop` is set. Raises InputError for a line that is too long.
+    """Hash the bytes of a file, and test its quotes and the length of its lines, until `stop` is set.
 
-    A file that is not what its name says raises the errors of `gzip` and of the operating system.
+    Raises InputError for a line that is too long, and the errors of `gzip` and of the operating system.
     """
     content_hash, has_plain_quotes = hashlib.sha256(), True
     is_gzip = file.path.endswith(".gz")
@@ -99,11 +99,15 @@ def _inspect(file: FilePlan, stop: threading.Event) -> FileBytes:
             while not stop.is_set() and (text := unpacked.read(_CHUNK_BYTES)):
                 chunks_without_line_end = _count_without_line_end(file, chunks_without_line_end, text)
     content = content_hash.hexdigest()
-    how_to_read: list[object] = [file.arm, [dataclasses.asdict(column) for column in file.layout.columns]]
+    return FileBytes(_hash_reading(file, content), content, has_plain_quotes)
+
+
+def _hash_reading(file: FilePlan, content: str) -> str:
+    """Hash the `content` of a file (itself a hash) together with the arm and the columns that are read from it."""
+    parts: list[object] = [content, file.arm, [dataclasses.asdict(column) for column in file.layout.columns]]
     if file.layout.others:
-        how_to_read.append([dataclasses.asdict(rows) for rows in file.layout.others])
-    description = json.dumps([content, *how_to_read], sort_keys=True)
-    return FileBytes(hashlib.sha256(description.encode()).hexdigest(), content, has_plain_quotes)
+        parts.append([dataclasses.asdict(rows) for rows in file.layout.others])
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _count_without_line_end(file: FilePlan, chunks_before: int, chunk: bytes) -> int:

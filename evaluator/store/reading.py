@@ -49,6 +49,7 @@ def read_cells(engine: Engine, run_ids: Sequence[str]) -> Cells:
     names, position_of_id = _read_names(engine, tables)
     position_of_id["run"] = np.zeros(max(codes, default=0) + 1, dtype=np.int64)
     position_of_id["run"][codes] = np.arange(len(codes))
+    # Codes of runs and ids of names become positions.
     for table, columns in tables.items():
         for kind in position_of_id.keys() & columns.keys():
             columns[kind] = position_of_id[kind][columns[kind].astype(np.int64)]
