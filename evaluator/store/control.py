@@ -220,7 +220,7 @@ class Control:
             )
 
     def learnt(self, service: str) -> Learnt | None:
-        """Read what calibration learnt of a service's instances; `None` where nothing was stored."""
+        """Read what calibration learnt of a service's instances; `None` if nothing is stored."""
         with self.file.opened() as engine:
             query = f"SELECT {', '.join(_LEARNT)} FROM store.learnt WHERE service = ?"
             rows = engine.execute(query, [service]).fetchall()
@@ -442,9 +442,9 @@ class Control:
     # -------------------------------------------------------------- audit trail
 
     def override_of(self, release: str, data_hash: str) -> Mapping[str, str] | None:
-        """Read by whom and why a release was last promoted against its verdict on these data; `None` if it never was.
+        """Read who last promoted a release against its verdict on these data, and why; `None` if nobody did.
 
-        `data_hash` identifies the data (`StoredData.content_hash`).
+        `data_hash` identifies the data (`StoredData.content_hash`). Returns texts: `by`, `approved by`, `reason`, `at`.
         """
         with self.file.opened() as engine:
             overrides = intents.read_overrides(engine, release, data_hash)
@@ -461,7 +461,7 @@ class Control:
             return audit.read(engine, release)
 
     def verify_audit(self) -> str:
-        """Check the audit trail and return the hash of its head. Raises StoreError where it was changed."""
+        """Check the audit trail and return the hash of its last row. Raises StoreError if a row was changed."""
         return audit.verify(self.audit())
 
 

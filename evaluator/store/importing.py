@@ -253,10 +253,10 @@ def _stage(engine: Engine, staged: Path, file: FilePlan, constants: Mapping[str,
 
 
 def _time_file(engine: Engine, part: _Part, plan: LandingPlan) -> FileTimes:
-    """Find when the requests of a file were made, and the longest pause (s) between two of them.
+    """Find when the requests of a file were made, and the longest pause (s) without a request.
 
-    The pause only shows which of several files of an arm form a run; it is 0 if the file is the only one of its arm, or
-    if its times do not count from 1970. Raises InputError if such times were to be cut to a period.
+    The pause helps to decide which of several files of an arm form a run. So it is not computed, but 0, for the only
+    file of an arm, and for times that do not count from 1970. Raises InputError if such times are to be cut.
     """
     if counts_from_start(part.last) and (plan.start or plan.end):
         raise InputError(
@@ -365,8 +365,7 @@ def _write(
 ) -> Landed:
     """Write the runs of all files to the store, with their cells and manifests, in one transaction.
 
-    `hashes`: hash of each file. Returns what landed; if another process has landed the same files meanwhile, what it
-    landed.
+    `hashes`: hash of each file. Returns what landed: by this process, or before by another with the same files.
     """
     parts_of_run: dict[str, list[_Part]] = {}
     parts_of_arm: dict[tuple[str, str], list[_Part]] = {}

@@ -59,7 +59,10 @@ class Inspection:
         self._pool.shutdown(cancel_futures=True)
 
     def read(self, file: FilePlan) -> FileBytes:
-        """Wait until a file has been read to its end, and return what was found. Raises InputError if it is damaged."""
+        """Wait until a file has been read to its end, and return its hashes and tests.
+
+        Raises InputError if the file is damaged or cannot be read.
+        """
         try:
             return self._results[file].result()
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -111,7 +114,7 @@ def _hash_reading(file: FilePlan, content: str) -> str:
 
 
 def _count_without_line_end(file: FilePlan, chunks_before: int, chunk: bytes) -> int:
-    """Count the chunks of a text without the end of a line: `chunks_before` and this `chunk`; 0 if it has an end.
+    """Count the chunks of a text without the end of a line: `chunks_before`, and `chunk`; 0 if `chunk` has an end.
 
     Raises InputError if they are too many.
     """

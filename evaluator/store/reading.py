@@ -126,12 +126,16 @@ def _only_chunk(column: pa.ChunkedArray) -> pa.ListArray:
 
 
 def _spread(histograms: _Columns) -> _Columns:
-    """Spread histograms, as `_read_lists` returns them, into columns with a row per bin, in the order of bins."""
+    """Spread histograms into columns with a row per bin, in the order of bins.
+
+    In `histograms`, keys have an entry per histogram; `bin` and `n` have an entry per bin, for all histograms; `start`
+    and `length` say which of these entries belong to a histogram.
+    """
     start, length = histograms["start"].astype(np.int64), histograms["length"]
     keys = [name for name in histograms if name not in {"start", "length", *_FLAT}]
     columns: _Columns = {key: np.repeat(histograms[key].astype(np.int64), length) for key in keys}
     columns |= {name: histograms[name].astype(np.int64) for name in _FLAT}
-    # Bring the entries into the order of the rows, if the rows were sorted.
+    # If the histograms were sorted, bring the entries of their bins into the same order.
     ends = np.cumsum(length)
     starts_in_order = ends - length
     if not np.array_equal(start, starts_in_order):
@@ -150,6 +154,7 @@ def _write_merging_query(engine: Engine, table: str, bucket_ratios: Mapping[int,
     columns = [row[0] for row in engine.execute(f"DESCRIBE store.{table}").fetchall()]
     cases = " ".join(f"WHEN {run_code} THEN {ratio}" for run_code, ratio in bucket_ratios.items())
     ratio_sql = f"CASE run {cases} END"
+    # Keys stay, extremes are compared, all other columns are added up.
     merged = [
         _MERGES.get(column, "sum({column}) AS {column}").format(column=column, ratio=ratio_sql) for column in columns
     ]
