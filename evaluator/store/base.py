@@ -31,7 +31,8 @@ Stamp = tuple[tuple[int, int], ...]
 def stamp_of(path: Path) -> Stamp:
     """Read the time of change (ns) and size (bytes) of each file of the store at `path`, without opening the store.
 
-    The files are the database and its write-ahead log; zeros for a file that is missing.
+    The files are the database and its write-ahead log; zeros for a file that is missing. If a later call returns the
+    same, the store has not changed.
     """
     stamps = []
     for file in (path, path.with_name(path.name + ".wal")):

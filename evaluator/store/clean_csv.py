@@ -243,6 +243,7 @@ def _write_segment(writer: pq.ParquetWriter, pieces: Iterator[_Piece], arm: str)
         count += piece.rows.num_rows
         summaries += piece.summaries
         failed_summaries += piece.failed_summaries
+        # New labels may be those of first parts, or of requests with parts, in any piece: `Home-0` is part of `Home`.
         if not piece.labels <= labels:
             labels |= piece.labels
             has_first_part = any(label is not None and label + FIRST_PART in labels for label in labels)
@@ -424,6 +425,7 @@ class _RowConverter:
             unknown = [texts for texts in combinations if texts not in values]
             if unknown:
                 names = [column_name(self.file, source) for source in sources]
+                # One row for each unknown combination: its texts, then its value.
                 unnested = ", ".join(f"unnest(CAST(? AS VARCHAR[])) AS {name}" for name in names)
                 query = f"SELECT {', '.join(names)}, {expression} FROM (SELECT {unnested})"
                 rows = self._engine.execute(query, [list(texts) for texts in zip(*unknown, strict=True)]).fetchall()
@@ -434,7 +436,7 @@ class _RowConverter:
         """Remove rows that sum up others; returns the other rows, and the number of failures among the removed."""
         is_summary = pa.array(np.zeros(batch.num_rows, bool))
         for rows in self.file.layout.others:
-            condition = meet(self.file, rows.conditions)
+            condition = meet(self.file, rows.conditions)  # a single condition
             meets = self._evaluate_texts(batch, [rows.conditions[0].column], condition, pa.bool_())
             is_summary = pc.or_(is_summary, meets)
         if not pc.any(is_summary).as_py():

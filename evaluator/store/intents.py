@@ -61,7 +61,7 @@ def add(engine: Engine, draft: Intent, number: int, *, consents: bool) -> Intent
     approved_by_requester = consents and draft.approvals_needed == 1 and not draft.distinct
     approved = draft.approvals_needed == 0 or approved_by_requester
     [(count,)] = engine.execute("SELECT count(*) FROM store.intents").fetchall()
-    # Receivers of hooks recognise an intent by its key, which is the same in every store.
+    # Receivers of hooks recognise repeated attempts by the key.
     identity = json.dumps([draft.release, draft.verdict_hash, draft.action, number])
     intent = replace(
         draft,

@@ -226,6 +226,7 @@ def write_cells(engine: Engine, run_id: str, grid_us: int, part: str = "") -> No
     """
     engine.execute(_NAMES.format(part=part))  # new names get ids
     run_code = "SELECT code FROM store.runs WHERE id = ?"
+    # `_CODES` finds the ids of the names in the cells.
     for table, cells in _INSERTS.items():
         query = f"{_CODES} SELECT ({run_code}) AS run, * FROM ({cells}) ORDER BY ALL".format(part=part)
         engine.execute(f"INSERT INTO store.{table} {query}", [run_id])

@@ -65,6 +65,7 @@ def _release_or_delete(file: StoreFile, claim: Path) -> bool:
     if folder.name in landed_folders:
         claim.unlink(missing_ok=True)
         return False
+    # Readers of request rows hold a shared lock on this file.
     with exclusive(file.empty_segment) as no_readers:
         if no_readers:
             shutil.rmtree(folder, ignore_errors=True)

@@ -45,6 +45,7 @@ def compact_run(file: StoreFile, run: Run) -> int:
     with exclusive(lock) as alone:
         if not alone:
             return 0
+        # The lock keeps the segments from being deleted meanwhile.
         with shared(file.empty_segment):
             count = _merge_small(file, run.id, folder)
         _remove_replaced(file, run.id, folder)
@@ -103,8 +104,9 @@ def _merge_small(file: StoreFile, run_id: str, folder: Path) -> int:
 def _remove_replaced(file: StoreFile, run_id: str, folder: Path) -> None:
     """Delete files of a run whose rows are in other files; none if a process reads request rows.
 
-    They are landed segments of the same name and content, and merged files that the manifest does not name (any more).
+    They are segments that landed with this name and content, and merged files that the manifest does not name.
     """
+    # Readers of request rows hold a shared lock on this file.
     with exclusive(file.empty_segment) as no_readers:
         if not no_readers:
             return
@@ -137,6 +139,7 @@ def purge_release(file: StoreFile, release_id: str) -> int:
 
     Raises StoreBusy if other processes read request rows for longer than the wait time.
     """
+    # Readers of request rows hold a shared lock on this file.
     with exclusive(file.empty_segment, file.wait_s) as no_readers:
         if not no_readers:
             raise StoreBusy(
@@ -217,7 +220,7 @@ def _copied(file: StoreFile) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="evaluator-") as folder:
         copy = Path(folder) / file.path.name
         log = file.path.with_name(file.path.name + ".wal")
-        with file.opened():
+        with file.opened():  # no process writes to the files meanwhile
             try:
                 shutil.copyfile(file.path, copy)
                 if log.exists():

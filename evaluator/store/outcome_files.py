@@ -33,7 +33,7 @@ def describe_outcomes(plan: OutcomePlan) -> tuple[SourceColumn, ...]:
                 columns.append(SourceColumn(name, "truth"))
             elif sql_type.startswith(("TIMESTAMP", "DATE", "TIME", "INTERVAL")):
                 columns.append(SourceColumn(name, "time"))
-            elif sql_type.startswith(_NUMBERS) and not sql_type.startswith("UUID"):
+            elif sql_type.startswith(_NUMBERS) and not sql_type.startswith("UUID"):  # "U…" are unsigned integers
                 columns.append(SourceColumn(name, "number"))
             else:
                 columns.append(SourceColumn(name, "text"))

@@ -110,6 +110,7 @@ def import_outcomes(
         facts = _count_rows(engine, plan, bad_rows_by_arm, labels[0])
         facts = _drop_duplicates(engine, facts, labels[0])
         facts = _sum_units(engine, columns, facts, labels[0])
+        facts = _count_missing(engine, columns, facts, labels[0])
         segments = _write_files(engine, folder, columns, labels, sha256)
         moments, skewness = _sum_arms(engine, folder / UNITS_FILE, columns, labels)
         with control.landing(release), store.attached(engine, write=True):
@@ -217,6 +218,7 @@ def _drop_duplicates(engine: Engine, facts: OutcomeFacts, baseline_label: str) -
         """SELECT avg(CAST(different_rows > 1 AS DOUBLE)) FROM (
             SELECT count(DISTINCT hash) AS different_rows FROM outcome_rows GROUP BY unit HAVING min(arm) = max(arm))"""
     ).fetchall()
+    # All rows of an arm minus its different rows.
     duplicates_by_arm = _count_by_arm(engine, baseline_label, "count(*) - count(DISTINCT (unit, hash))", "outcome_rows")
     duplicates = sum(duplicates_by_arm.values())
     is_log_of_events = (share_with_several or 0.0) > _LOG_OF_EVENTS
@@ -259,25 +261,34 @@ def _sum_units(
         "outcome_rows JOIN (SELECT unit FROM outcome_units WHERE crossed) USING (unit)",
     )
     engine.execute("DELETE FROM outcome_units WHERE crossed")
+    [(units,)] = engine.execute("SELECT count(*) FROM outcome_units").fetchall()
+    left_out = (*facts.left_out, *_left_out(crossed_rows, LeftOutKind.SEVERAL_ARMS))
+    return replace(facts, left_out=left_out, units=int(units), crossed=int(crossed_units))
+
+
+def _count_missing(
+    engine: Engine, columns: Sequence[OutcomeColumn], facts: OutcomeFacts, baseline_label: str
+) -> OutcomeFacts:
+    """Count the units without any value, in each arm, and the rows without a value of each column; add them to `facts`.
+
+    A column without missing values has no count.
+    """
     # A sum is null if no row of the unit has a value.
     units_without = ", ".join(f"count(*) - count(s{k})" for k in range(len(columns)))
+    counts_of_arms = engine.execute(
+        f"SELECT arm, {units_without} FROM outcome_units GROUP BY arm ORDER BY arm"
+    ).fetchall()
     missing: dict[str, dict[str, int]] = {column.name: {} for column in columns}
-    units = 0
-    for label, arm_units, *missing_counts in engine.execute(
-        f"SELECT arm, count(*), {units_without} FROM outcome_units GROUP BY arm ORDER BY arm"
-    ).fetchall():
-        units += int(arm_units)
-        for column, count in zip(columns, missing_counts, strict=True):
-            missing[column.name][BASELINE if label == baseline_label else label] = int(count)
+    for label, *counts in counts_of_arms:
+        arm = BASELINE if label == baseline_label else label
+        for column, count in zip(columns, counts, strict=True):
+            missing[column.name][arm] = int(count)
     rows_without = ", ".join(f"count(*) - count(v{k})" for k in range(len(columns)))
-    [missing_rows] = engine.execute(f"SELECT {rows_without} FROM outcome_rows").fetchall()
+    [row_counts] = engine.execute(f"SELECT {rows_without} FROM outcome_rows").fetchall()
     return replace(
         facts,
-        left_out=(*facts.left_out, *_left_out(crossed_rows, LeftOutKind.SEVERAL_ARMS)),
-        units=units,
-        crossed=int(crossed_units),
         missing={name: by_arm for name, by_arm in missing.items() if any(by_arm.values())},
-        missing_rows={column.name: int(count) for column, count in zip(columns, missing_rows, strict=True) if count},
+        missing_rows={column.name: int(count) for column, count in zip(columns, row_counts, strict=True) if count},
     )
 
 
@@ -336,7 +347,7 @@ def _sum_arms(
                 moments[position] = merge_moments(moments[position], moments_of(values[arm_of_unit == position]))
     expressions = ", ".join(f"coalesce(skewness({name}), 0)" for name in names)
     rows = engine.execute(f"SELECT arm, {expressions} FROM outcome_units GROUP BY arm").fetchall()
-    # The skewness of too few or equal values is NaN, and counts as 0.
+    # The skewness of too few or equal values is null or NaN, and counts as 0.
     skewness = {arm: [float(np.nan_to_num(value)) for value in values] for arm, *values in rows}
     return moments, [skewness.get(arm, [0.0] * len(names)) for arm in arms]
 

@@ -61,6 +61,7 @@ def write_sub_results_query(
     label = column_name(file, columns.label)
     # Without a column of threads, all rows count as one thread.
     thread = column_name(file, columns.thread) if columns.thread else "''"
+    # Limited, so that an end can be computed also for a bad row.
     duration_ms = f"least(greatest(coalesce({duration_ms_sql}, 0), 0), {HIGHEST_MS})"
     in_thread = "PARTITION BY thread ORDER BY record"
     rows_before = f"OVER ({in_thread} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
