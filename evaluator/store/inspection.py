@@ -150,7 +150,7 @@ def are_quotes_plain(text: bytes, delimiter: str, *, opened: bool = False) -> bo
 
 
 def hash_files(plan: LandingPlan, inspection: Inspection) -> dict[FilePlan, str]:
-    """Return file → hash of its bytes, its arm, how it is read, and the period: equal hashes mean that equal rows land."""
+    """Return file → hash of its bytes, its arm, how it is read, and the period: equal hashes mean equal rows."""
     hashes = {file: inspection.read(file).sha256 for file in plan.files}
     if plan.start is None and plan.end is None:
         return hashes
