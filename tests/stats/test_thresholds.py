@@ -35,9 +35,10 @@ from evaluator.stats.outcomes.levels import adjust_levels, linear_mean, merge_mo
 from evaluator.stats.outcomes.looks import _planned_edges, find_earlier_looks
 from evaluator.stats.outcomes.quantiles import cluster
 from evaluator.stats.outcomes.quantiles import compare_quantiles as compare_outcome_quantiles
+from evaluator.stats.shaping.blocks import EXPECTED_IN_BLOCK, MAX_BLOCK_S, choose_widths
 from evaluator.stats.shaping.groups import all_together, group_by
 from evaluator.stats.shaping.index import group_rows
-from evaluator.stats.shaping.panel import EXPECTED_IN_BLOCK, MAX_BLOCK_S, Panel, choose_widths
+from evaluator.stats.shaping.panel import Panel
 from evaluator.stats.shaping.rare import MOST_APART, OTHER_ENDPOINTS, pool_rare_endpoints
 from evaluator.stats.shaping.silence import LEAST_INSIDE, find_silence, measure_clusters
 from evaluator.stats.shaping.steps import FEWEST_OTHERS, find_steps_us
