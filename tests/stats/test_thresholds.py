@@ -443,7 +443,7 @@ def test_what_all_questions_of_a_panel_share_is_computed_once():
         64,
         4,
     ]
-    assert sequential._table.cache_info().maxsize == 1
+    assert sequential._load_table.cache_info().maxsize == 1
 
 
 def test_what_belongs_together_has_to_be_of_equal_length():

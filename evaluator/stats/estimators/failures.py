@@ -93,8 +93,7 @@ def compare_failures(
     0.1 pp), or a ratio if it is relative; `None`: is there any harm? For an arm with a single instance, the larger of
     `sd_instance` (a rate) and the share `sd_share` of the pooled rate is assumed as standard deviation. `limit`: bounds
     on the candidate's own rate. `groups`: which endpoints are compared together, `None`: all. `depth`: unless it is
-    `full`, effect and interval are NaN. `shared`: known weights and instances of a panel of the same requests.
-    `tolerance`: one more bound to test.
+    `full`, effect and interval are NaN. `shared`: weights and instances, if known. `tolerance`: one more bound to test.
     """
     strata, frame = shared or (frame_all_requests(panel) if groups is None else frame_requests(panel, groups))
     baseline, candidate = (measure_level(strata, arm, panel.failures, design) for arm in (0, 1))
@@ -109,14 +108,14 @@ def compare_failures(
     n_b, n_c = strata.effective
     binomial = share_variance(candidate.value, n_c) + share_variance(baseline.value, n_b)
     counts = _find_effective_counts(strata, rates, *_find_design_effect(uncertainty, binomial))
-    # The factor of the baseline's rate that is allowed; beyond a difference, the margin is subtracted instead.
+    # A relative margin allows a multiple of the baseline's rate; an absolute margin is subtracted.
     factor = 1 + margin.value if margin.relative else 1.0
     beyond = candidate.value - factor * baseline.value if margin.relative else difference.value - margin.value
     harm = candidate.influence - factor * baseline.influence
     effect = np.full((3, pooled.size), np.nan)
     if depth == "full":
         effect = _find_interval(counts, baseline.value, candidate.value, alpha, relative=margin.relative)
-    unit = np.where(baseline.value > 0, baseline.value, np.nan) if margin.relative else 1.0
+    unit_of_effect = np.where(baseline.value > 0, baseline.value, np.nan) if margin.relative else 1.0
     deciding = uncertainty.also(binomial).binding(alpha)
     return build_estimate(
         rates,
@@ -127,8 +126,8 @@ def compare_failures(
         harm=harm,
         position=panel.position,
         beyond=beyond,
-        detectable=(deciding.reach + Z_OF_POWER * deciding.se) / unit,
-        se=deciding.se / unit,
+        detectable=(deciding.reach + Z_OF_POWER * deciding.se) / unit_of_effect,
+        se=deciding.se / unit_of_effect,
         against_limit=_answer_limits(panel, design, strata, frame, candidate, assumed, limit),
         against_tolerance=None if tolerance is None else _answer_tolerance(counts, difference.value, tolerance),
         tolerance=None if tolerance is None else tolerance.as_difference(baseline.value),
