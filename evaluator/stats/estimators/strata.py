@@ -59,20 +59,31 @@ def build_strata(panel: Panel, n: FloatArray, groups: Groups | None = None) -> S
     """
     if groups is None:
         groups = all_together(n.shape[1])
+    # Each slot has the total of its block, and the weight v of this stratum: n_b · n_c / (n_b + n_c).
     total = panel.block_sum(n)
     # Denominators are counts; if one is 0, its numerator is 0 too.
     total_of_both = np.maximum(total[0] + total[1], 1e-300)
     weight = total[0] * total[1] / total_of_both
+    # The slot's share of its block, and the weight of one request.
     share = (n[0] + n[1]) / total_of_both
     each = weight / np.maximum(total, 1e-300)
     slot_weight = weight * share
     mass = groups.sum(slot_weight)
     volume = mass.sum(axis=1)
-    # Σ v²/n
+    # Σ v²/n over all strata of a group.
     sum_of_squares = groups.sum_totals((each * slot_weight).sum(axis=2))
-    effective = np.divide(volume**2, sum_of_squares, out=np.zeros_like(sum_of_squares), where=sum_of_squares > 0)
-    lean = None if panel.has_fine_blocks else slot_weight - each * n
-    return Strata(panel, total, weight, share, each, lean, groups, mass, volume, effective)
+    return Strata(
+        panel=panel,
+        total=total,
+        weight=weight,
+        share=share,
+        each=each,
+        lean=None if panel.has_fine_blocks else slot_weight - each * n,
+        groups=groups,
+        mass=mass,
+        volume=volume,
+        effective=np.divide(volume**2, sum_of_squares, out=np.zeros_like(sum_of_squares), where=sum_of_squares > 0),
+    )
 
 
 def standardise_levels(strata: Strata, arm: int, numerator: FloatArray) -> Levels:

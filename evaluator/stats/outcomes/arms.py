@@ -101,12 +101,12 @@ def _find_p_of_largest(size: float, loadings: FloatArray, df: float, *, two_side
         scores, weights = _find_normal_nodes(NODES)
         se_nodes, se_weights = np.sqrt(chdtri(df, t_below(-scores, np.inf)) / df), weights / weights.sum()
     # Shape (nodes of the standard error, nodes of the baseline, arms).
-    spread = np.sqrt(np.maximum(1 - loadings**2, 1e-12))
+    sd_given_baseline = np.sqrt(np.maximum(1 - loadings**2, 1e-12))
     threshold = size * se_nodes[:, None, None]
     centre = loadings * baseline_nodes[:, None]
-    p_not_exceeding = ndtr((threshold - centre) / spread)
+    p_not_exceeding = ndtr((threshold - centre) / sd_given_baseline)
     if two_sided:
-        p_not_exceeding = p_not_exceeding - ndtr((-threshold - centre) / spread)
+        p_not_exceeding = p_not_exceeding - ndtr((-threshold - centre) / sd_given_baseline)
     p_none_exceeds = p_not_exceeding.prod(axis=-1) @ (baseline_weights / baseline_weights.sum())
     return float(np.clip(1 - p_none_exceeds @ se_weights, 0.0, 1.0))
 

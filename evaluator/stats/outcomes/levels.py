@@ -294,8 +294,8 @@ def trace_harm(levels: ArmLevels, arm: int, *, margin: Margin | None, direction:
 
 def _find_welch_df(variances: FloatArray, dfs: FloatArray) -> float:
     """Return the degrees of freedom of the sum of two variances, from those of each (Welch 1947)."""
-    spread = float((variances**2 / np.maximum(dfs, 1)).sum())
-    return float(variances.sum()) ** 2 / spread if spread > 0 else float(dfs.sum())
+    denominator = float((variances**2 / np.maximum(dfs, 1)).sum())
+    return float(variances.sum()) ** 2 / denominator if denominator > 0 else float(dfs.sum())
 
 
 def _answer_limits(value: float, se: float, df: float, limit: Limit) -> tuple[Answers, ...]:

@@ -102,7 +102,7 @@ def _account_for_pair(cells: Cells, warm_up: WarmUp, panel: Panel | None, candid
     """
     moments, runs = cells.moments, len(cells.runs)
     first_bucket = np.array([warm_up.first_bucket.get(run, BEFORE_ALL) for run in range(runs)], dtype=np.int64)
-    # As in the panel: the block in which the warm-up ends is judged as a whole.
+    # As in the panel, whole blocks are judged.
     in_warm_up = moments.bucket < (first_bucket // BLOCK_BUCKETS * BLOCK_BUCKETS)[moments.run]
     has_baseline, has_candidate = (
         np.bincount(moments.run[~in_warm_up & (moments.arm == code)], minlength=runs) > 0 for code in (0, candidate)

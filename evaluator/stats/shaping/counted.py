@@ -69,7 +69,7 @@ def find_usable(
         keep &= counted.endpoint == counted.endpoints.index(endpoint)
     if first_bucket:
         first = np.array([first_bucket.get(code, BEFORE_ALL) for code in range(len(counted.runs))])
-        # Whole blocks are used. The block of the first bucket is complete even if the data begin within it.
+        # Whole blocks are used. If the data begin within a block, it counts as whole: there are no data before it.
         keep &= counted.bucket >= (first // BLOCK_BUCKETS * BLOCK_BUCKETS)[counted.run]
     of_both_arms = counted.take(keep)
     shared_buckets = _find_shared_buckets(of_both_arms)

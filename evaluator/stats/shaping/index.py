@@ -87,6 +87,7 @@ class Index:
     """
 
     def __init__(self, codes: IntArray, possible: int) -> None:
+        """Find the distinct keys among `codes`, which are all in 0 … `possible` - 1."""
         self.codes, self.possible = codes, possible
         # Position of each possible key, -1 if it is not in use; `None` if such a table would be too large.
         self._table: IntArray | None = None

@@ -426,10 +426,10 @@ class _PanelBuilder:
         )
 
     def _find_cells_of_bins(self, cells: Cells) -> IntArray:
-        """Return the flat index of each row of `cells.bins` in the panel's arrays; -1 for rows that are not in it.
+        """Return the flat index (arm, endpoint, slot) of each row of `cells.bins` in the panel's arrays.
 
-        A row is not in it if its bucket or its endpoint is not. The cells of all possible buckets and endpoints are
-        computed first, because rows are many more.
+        It is -1 if the panel lacks the bucket or the endpoint of the row. The indices of all possible buckets and
+        endpoints are computed first, because rows are many more.
         """
         rows = cells.bins
         slot = self.slots.find(np.arange(self.slots.possible))
@@ -437,7 +437,7 @@ class _PanelBuilder:
         # The bitwise or of two numbers is negative if one of them is -1.
         of_baseline = np.where((endpoint | slot) >= 0, endpoint * self.slots.size + slot, -1)
         of_candidate = np.where(of_baseline >= 0, of_baseline + self.endpoints.size * self.slots.size, -1)
-        # Index of each row in this table of shape (2, endpoints, possible slots); in place, because it is large.
+        # Position of each row in the table (2, endpoints, possible slots) of both; in place, because it is large.
         code = self._find_arm(rows) * len(cells.endpoints)
         code += rows.endpoint
         code *= slot.size

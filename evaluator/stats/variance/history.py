@@ -124,6 +124,7 @@ def add_between_arms(
     # History has the variance of a difference of two arms; a single arm has half of it.
     added = np.broadcast_to(history.between_arms * arms / 2, variance.shape)
     total = variance + added
-    spread = variance**2 / df + added**2 / history.between_arms_count
-    total_df = np.divide(total**2, spread, out=df + 0.0 * total, where=spread > 0)
+    # Satterthwaite's degrees of freedom of a sum of variances.
+    denominator = variance**2 / df + added**2 / history.between_arms_count
+    total_df = np.divide(total**2, denominator, out=df + 0.0 * total, where=denominator > 0)
     return total, total_df, np.asarray(added, float)

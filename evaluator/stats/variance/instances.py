@@ -90,7 +90,7 @@ class InstanceFrame:
         arm_n = self._sum_by_arm(self.n)
         self.omega = self.n / self._spread_to_instances(np.maximum(arm_n, 1e-300))
         effective = 1 / np.maximum(self._sum_by_arm(self.omega**2), 1e-300)
-        # 1 - Σω²: deviations from the arm's mean are that much too small. NaN for an arm with a single instance.
+        # 1 - Σω²: by this factor, squared deviations from the arm's own mean are too small. NaN for a single instance.
         self.freedom = np.where(self._sum_by_arm(self.n > 0) < 2, np.nan, 1 - 1 / effective)
         self.effective = np.where(arm_n > 0, effective, 0.0)
         # Share of each instance in its arm's requests in each block slot: (groups, instances, slots).

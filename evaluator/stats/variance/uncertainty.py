@@ -212,8 +212,9 @@ def combine(
     within = np.where(measured, arm_within, 0.0).sum(axis=0)
     time_part = np.maximum(0.0, np.maximum(time.variance, time.independent) - within)
     variance = instance_part + time_part
-    spread = instance_part**2 / instance_df + time_part**2 / time.df
-    df = np.divide(variance**2, spread, out=np.full_like(variance, time.df), where=spread > 0)
+    # Satterthwaite's degrees of freedom of a sum of variances.
+    denominator = instance_part**2 / instance_df + time_part**2 / time.df
+    df = np.divide(variance**2, denominator, out=np.full_like(variance, time.df), where=denominator > 0)
     persistent = np.maximum(0.0, instance_part - within)
     if history is not None:
         variance, df, between_arms = add_between_arms(variance, df, history, arms=len(arms))
@@ -236,8 +237,8 @@ def _find_instance_df(by_arm: FloatArray, measured: BoolArray, effective: FloatA
     if by_arm.shape[0] == 1:
         return np.asarray(df_by_arm[0])
     total = by_arm.sum(axis=0)
-    spread = (by_arm**2 / df_by_arm).sum(axis=0)
-    welch = np.divide(total**2, spread, out=df_by_arm.min(axis=0), where=spread > 0)
+    denominator = (by_arm**2 / df_by_arm).sum(axis=0)
+    welch = np.divide(total**2, denominator, out=df_by_arm.min(axis=0), where=denominator > 0)
     similar_size = measured.all(axis=0) & (effective.max(axis=0) <= 2 * effective.min(axis=0))
     df = np.where(similar_size, df_by_arm.sum(axis=0), welch)
     return np.where(measured.any(axis=0), df, PRIOR_DF)
