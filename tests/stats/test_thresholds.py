@@ -429,7 +429,7 @@ def test_what_all_questions_of_a_panel_share_is_computed_once():
     assert find_limits_ms(panel) is find_limits_ms(panel)
     assert standardise_both(panel) is standardise_both(panel)
     assert cosines(60, 5) is cosines(60, 5)
-    assert sequential._table() is sequential._table()
+    assert sequential._load_table() is sequential._load_table()
     assert _find_normal_nodes(8) is _find_normal_nodes(8)
     assert _find_planned_boundaries((0.5, 1.0), "worse") is _find_planned_boundaries((0.5, 1.0), "worse")
     # A few panels are kept, so that memory does not grow with their number.

@@ -64,7 +64,10 @@ class Estimand:
 
 
 def measure_level(strata: Strata, arm: int, numerator: FloatArray, design: Design) -> Estimand:
-    """Return the standardised level of one arm: `numerator` (2, endpoints, slots) per count of the strata."""
+    """Measure the standardised level of one arm (0 baseline, 1 candidate), and in each run if runs are replicates.
+
+    It is the mean of `numerator` (2, endpoints, slots) per request (or what else the strata count).
+    """
     standardised = standardise_levels(strata, arm, numerator[arm])
     by_run = standardise_levels_by_run(strata, arm, numerator[arm]) if design.kind == "replicates" else None
     return Estimand(standardised.level, standardised.influence, by_run)
@@ -137,7 +140,7 @@ def vary_by_instance(
 
 
 def log_bound(margin: Margin | None, sign: float, unit: float = 1.0) -> float:
-    """Return a margin as a log ratio, always positive: the log of 1 + margin, or minus that of 1 - margin.
+    """Return a margin as a log ratio, never negative: log(1 + margin) if lower is better, else -log(1 - margin).
 
     Without a margin it is 0. `sign` is 1 if lower is better, else -1; `unit` is the level that an absolute margin is
     divided by.

@@ -45,7 +45,8 @@ def compare_differences(
     """
     strata = build_strata(panel, panel.n)
     baseline, candidate = (measure_level(strata, arm, panel.totals["value"], design) for arm in (0, 1))
-    rows, difference = panel.rows, candidate - baseline
+    difference = candidate - baseline
+    rows = panel.rows
     spread = Spread(
         design,
         vary_by_instance(strata, rows.n, rows.totals["value"], difference.value, design, relative=False),

@@ -120,7 +120,8 @@ class _BoundTests:
     def compare_shares(self, baseline: int, candidate: int, limit: Limit | None = None) -> Estimate:
         """Compare the candidate's share of observations above a bound with the baseline's share above another.
 
-        `baseline` and `candidate` are the indices of these bounds; `limit` is for the candidate's share.
+        `baseline` and `candidate` are the indices of these bounds; `limit` is for the candidate's share. Observations
+        above a bound are compared as failures, without a margin: the margin is in the choice of the bounds.
         """
         return compare_failures(
             self.edges.pair(baseline, candidate),

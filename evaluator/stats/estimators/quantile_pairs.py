@@ -109,7 +109,7 @@ class PanelCurves:
         Args:
             below: Requests done by each threshold in each row of the instances, shape (thresholds, rows).
             difference: Difference of both arms, which is removed before instances are compared, shape (thresholds, 1).
-            slope: Change of the share with the logarithm of speed at each threshold, shape (thresholds,).
+            slope: Change of the share with the logarithm of time at each threshold, shape (thresholds,).
         """
         instances = self.frame.variance(below, difference, relative=False).of_group(0)
         prior = self.design.assume_variance(self.sd_instance * slope)

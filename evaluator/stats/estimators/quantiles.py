@@ -66,6 +66,7 @@ def compare_quantiles(
     quantiles = [QuantilePair(curves, question) for question in questions]
     results = [quantile.settle_without_test(depth) for quantile in quantiles]
     untested = [k for k, result in enumerate(results) if result is None]
+    # The others are tested together, a few at a time to save memory.
     for first in range(0, len(untested), MOST_TOGETHER):
         part = untested[first : first + MOST_TOGETHER]
         estimates = _Tests(curves, [quantiles[k] for k in part]).estimate(full=depth == "full")
@@ -95,7 +96,7 @@ class _Nodes:
         return np.flatnonzero(np.diff(self.quantile, prepend=-1))
 
     def interpolate(self, times_ms: FloatArray) -> Uncertainty:
-        """Return the uncertainty of D at one more time of each quantile, `times_ms` (quantiles,).
+        """Return the uncertainty of the test at one more time of each quantile, `times_ms` (quantiles,).
 
         It is interpolated between the thresholds of the quantile, over the logarithm of time. Outside them, it is that
         of the nearest threshold.
@@ -121,7 +122,7 @@ class _Tests:
         self.q_b = np.array([quantile.q_b for quantile in quantiles])
         step = np.exp(PRIOR_STEP)
         self.slope = (curves.baseline.at(self.q_b * step) - curves.baseline.at(self.q_b / step)) / (2 * PRIOR_STEP)
-        """Change of D with the logarithm of speed, shape (quantiles,)."""
+        """Change of the baseline's share of requests done with the logarithm of time, shape (quantiles,)."""
         self.levels = standardise_levels(curves.strata, 0, count_done(curves.panel, self.q_b)[:, 0])
         """Share of the baseline's requests done by its own quantiles, shape (quantiles, 1)."""
         self.rows_below = None if curves.by_run else count_done_by_row(curves.panel, self.q_b)
@@ -156,7 +157,7 @@ class _Tests:
         candidate_levels = standardise_levels(strata, 1, count_done(curves.panel, times_ms)[:, 1])
         baseline_level = self.levels.level[quantile_index]
         baseline_influence = self.levels.influence[quantile_index]
-        # The last index 0 picks the only group.
+        # All endpoints are one group: the last index 0 picks it.
         missing = Estimand(
             baseline_level[:, 0] - candidate_levels.level[:, 0],
             -(candidate_levels.influence[:, 0] - baseline_influence[:, 0]),
@@ -214,8 +215,9 @@ class _Tests:
             # From the effect to the end of the interval in the direction of harm.
             half_width = np.where(sign > 0, upper - effect, effect - lower)
             detectable = half_width * (critical + Z_OF_POWER) / critical
-            # No density is estimated, so the standard error of the quantile is derived from the interval.
-            half_width_of_se = np.where(relative, np.abs(np.log1p(sign * half_width / (1 + effect))), half_width)
+            # No density is estimated, so the standard error (of the log ratio, or in ms) is derived from the interval.
+            half_width_of_log = np.abs(np.log1p(sign * half_width / (1 + effect)))
+            se = np.where(relative, half_width_of_log, half_width) / critical
         estimate = build_estimate(
             (q_b, q_c),
             np.stack([effect, lower, upper]),
@@ -226,7 +228,7 @@ class _Tests:
             position=self.curves.panel.position,
             beyond=beyond,
             detectable=detectable,
-            se=half_width_of_se / critical,
+            se=se,
             coarse=coarse,
             loadings=compute_loadings(influence, scores, deciding.variance),
         )

@@ -57,8 +57,9 @@ def compare_typical_times(
     typical = np.exp(baseline.value), np.exp(candidate.value)
     if depth == "suspects" and are_within_bounds(*typical, margin, Limit()):
         return build_untested(*typical, 0)
-    rows, difference = panel.rows, candidate - baseline
-    count = difference.value.size
+    # Differences of mean logarithms are log ratios of geometric means.
+    difference = candidate - baseline
+    rows, count = panel.rows, difference.value.size
     spread = Spread(
         design,
         vary_by_instance(

@@ -61,7 +61,7 @@ def dunnett_p(t: FloatArray, loadings: FloatArray, df: float, alternative: Alter
 
     Args:
         t: t statistic of each candidate against the baseline, shape (arms,).
-        loadings: As `share_of_baseline` returns them, shape (arms,).
+        loadings: Loading of each difference on the shared baseline (`share_of_baseline`), shape (arms,).
         df: Degrees of freedom of the common standard error.
         alternative: `greater`: the candidate's mean is above the baseline's; `less`: it is below.
 

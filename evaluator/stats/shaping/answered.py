@@ -83,6 +83,7 @@ def _join_answers(chain: Sequence[Answer]) -> JoinedAnswers:
         nan=sum(answer.nan for answer in chain),
         duplicates=sum(answer.duplicates for answer in chain) + duplicate_series,
         notes=tuple(dict.fromkeys(text for answer in chain for text in answer.notes)),
+        # The newest answers know best what the source can tell.
         impossible=chain[-1].impossible,
         form=next((answer.form for answer in reversed(chain) if answer.form), ""),
         read=sum(_count_read(answer) for answer in chain),

@@ -59,6 +59,7 @@ def find_block_starts(run: IntArray, offset: IntArray, width: int) -> IntArray:
     `run` and `offset` are the run of each slot and its bucket within the run, shape (slots,).
     """
     block = np.zeros_like(offset) if width == WHOLE_RUN else offset // width
+    # No run or block has the number -1, so that the first slot begins a block.
     changed = (np.diff(run, prepend=-1) != 0) | (np.diff(block, prepend=-1) != 0)
     return np.asarray(np.flatnonzero(changed))
 
@@ -74,6 +75,7 @@ def number_buckets(run: IntArray, bucket: IntArray, base: IntArray, span: int) -
         base: Bucket from which those of each run are counted, shape (runs,).
         span: Buckets of the longest run.
     """
+    # A single run is the usual case: its base is one number.
     number = bucket - (base[0] - 1 if base.size == 1 else base[run] - 1)
     np.clip(number, 0, span + 1, out=number)
     if base.size > 1:

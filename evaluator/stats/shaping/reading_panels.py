@@ -118,7 +118,10 @@ def measures_the_same(query: Query, reference: Query) -> bool:
 def build_ratio_panel(
     view: ReadingView, arm: str, failures: Query, requests: Query, endpoint: str | None
 ) -> Panel | None:
-    """Build the panel of a failure rate: requests are counted, and `failures` is the counter of those that failed."""
+    """Build the panel of a failure rate from two counters: of all requests, and of those that failed.
+
+    `arm` is the candidate; `endpoint=None`: all endpoints. `None` if the arms have no usable bucket in common.
+    """
     increases = view.readings.total
     request_rows, failure_rows = view.find(requests, VALUE), view.find(failures, VALUE)
     return build_panel(
@@ -131,7 +134,11 @@ def build_ratio_panel(
 
 
 def build_mean_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
-    """Build the panel of a histogram's mean: observations are counted, and their values summed up."""
+    """Build the panel of a histogram's mean: observations are counted, and their values summed up.
+
+    `arm` is the candidate; `scale` converts the unit of the query to that of the metric; `endpoint=None`: all
+    endpoints. `None` if the arms have no usable bucket in common.
+    """
     increases = view.readings.total
     count_rows, sum_rows = view.find(query, COUNT), view.find(query, SUM)
     return build_panel(
@@ -146,7 +153,8 @@ def build_mean_panel(view: ReadingView, arm: str, query: Query, scale: float, en
 def build_share_panel(view: ReadingView, arm: str, query: Query, le: float, endpoint: str | None) -> Panel | None:
     """Build the panel of a share of a histogram: observations are counted, and those above the bound `le` fail.
 
-    A histogram counts the observations up to a bound: those above it are all observations less these.
+    A histogram counts the observations up to a bound: those above it are all observations less these. `None` if the
+    arms have no usable bucket in common.
     """
     increases = view.readings.total
     count_rows, bucket_rows = view.find(query, COUNT), view.find(query, BUCKET)
@@ -182,7 +190,8 @@ def build_rate_panel(view: ReadingView, arm: str, query: Query, scale: float, en
     """Build the panel of a counter's rate: seconds of instances are counted, and increases summed up.
 
     The rate is the ratio of both sums. An instance has a series for each endpoint, and all cover the same seconds:
-    these are counted once, but the increases of all series are added.
+    these are counted once, but the increases of all series are added. `scale` converts the unit of the query to that of
+    the metric. `None` if the arms have no usable bucket in common.
     """
     readings, rows = view.readings, view.find(query, VALUE, endpoint)
     representative_rows, group = group_by_instance(view, rows)
@@ -198,7 +207,10 @@ def build_rate_panel(view: ReadingView, arm: str, query: Query, scale: float, en
 
 
 def build_gauge_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
-    """Build the panel of a gauge's mean: samples are counted, and their values summed up."""
+    """Build the panel of a gauge's mean: samples are counted, and their values summed up.
+
+    `scale` converts the unit of the query to that of the metric. `None` if the arms have no usable bucket in common.
+    """
     readings, rows = view.readings, view.find(query, VALUE, endpoint)
     return build_panel(
         view,
@@ -212,7 +224,8 @@ def build_gauge_panel(view: ReadingView, arm: str, query: Query, scale: float, e
 def build_peak_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
     """Build the panel of a gauge's peaks: in each minute, the largest sample of each instance counts as one value.
 
-    A minute is rounded up to whole buckets. `scale` converts the unit of the query to that of the metric.
+    A minute is rounded up to whole buckets. `scale` converts the unit of the query to that of the metric. `None` if the
+    arms have no usable bucket in common.
     """
     rows = view.find(query, VALUE, endpoint)
     buckets_per_minute = math.ceil(MINUTE_S / view.readings.bucket_s)
@@ -234,12 +247,13 @@ def build_trend_panel(view: ReadingView, arm: str, query: Query, scale: float, e
 
     A panel compares the sum of its values, divided by its counts. With (t - t̄)(y - ȳ) as values and (t - t̄)² as counts,
     this ratio is the least-squares slope of the samples y over the time t. The means t̄, ȳ are those of each instance
-    in each run.
+    in each run. `scale` converts the unit of the query to that of the metric. `None` if the arms have no usable bucket
+    in common.
     """
     readings, rows = view.readings, view.find(query, VALUE, endpoint)
     if not rows.size:
         return None
-    # The slope is that of the mean of each instance in each bucket: its series may be several.
+    # An instance may have several series: the slope is that of their mean in each bucket.
     representative_rows, group = group_by_instance(view, rows)
     samples = np.bincount(group, weights=readings.n[rows], minlength=representative_rows.size)
     total = np.bincount(group, weights=readings.total[rows], minlength=representative_rows.size)
@@ -308,7 +322,7 @@ def build_panel(
         endpoint: Only this endpoint; `None`: all.
         of_instance: Whether the values belong to the instance, not to an endpoint.
         buckets: Buckets of the readings in one bucket of the panel.
-        whole_runs: As in `build_counted_panel`.
+        whole_runs: Whether each block of time is a whole run, so that levels are standardised over whole runs.
 
     Returns:
         The panel; `None` if the arms have no usable bucket in common.
