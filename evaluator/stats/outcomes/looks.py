@@ -127,6 +127,7 @@ def find_price(outcomes: Outcomes, arm: int, monitoring: Monitoring) -> LookPric
     """
     earlier = find_earlier_looks(outcomes, arm)
     units = sum(part.n for part in outcomes.moments)
+    # Group-sequential looks need the planned units; without these, looks are anytime.
     kind: Kind = "anytime" if earlier or monitoring.mode == "group_sequential" else "fixed"
     if monitoring.mode in ("fixed", "anytime"):
         kind = monitoring.mode

@@ -296,7 +296,7 @@ def _sum_by_bucket(
 
 
 def _count_time_once(samples: _Samples, codes: Mapping[str, Any], counted: BoolArray) -> BoolArray:
-    """Find the samples whose time counts: of several series with the same key, only one sample at each time.
+    """Find the samples whose step counts as observed time: of several series with the same key, one at each time.
 
     Requests by status code, for example, are several counters of one instance, but its time must count once.
     `counted` and the result have the shape (samples,); `codes` has the key of each series.
