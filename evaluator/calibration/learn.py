@@ -22,7 +22,7 @@ from evaluator.calibration.splits import only_runs
 from evaluator.records import Cells, Learnt
 from evaluator.records.arrays import FloatArray
 from evaluator.stats.estimators.contrast import Estimand
-from evaluator.stats.estimators.strata import Strata, build_strata, levels
+from evaluator.stats.estimators.strata import Strata, build_strata, standardise_levels
 from evaluator.stats.shaping.panel import build_panel
 from evaluator.stats.variance.instances import InstanceFrame, InstanceVariance
 from evaluator.stats.variance.longrun import MIN_BUCKETS, TimeVariance, time_variance
@@ -126,7 +126,7 @@ def _compare(
     strata: Strata, sums: FloatArray, exposure: FloatArray, observed: FloatArray, *, relative: bool
 ) -> _RunShift:
     """Mean latency as a log ratio, or failures as a difference of rates."""
-    by_arm = [levels(strata, arm, sums[arm]) for arm in (0, 1)]
+    by_arm = [standardise_levels(strata, arm, sums[arm]) for arm in (0, 1)]
     estimands = [Estimand(arm.level, arm.influence) for arm in by_arm]
     baseline, candidate = [estimand.log() for estimand in estimands] if relative else estimands
     difference = candidate - baseline

@@ -32,7 +32,7 @@ from evaluator.records import (
 )
 from evaluator.records.arrays import BoolArray, FloatArray
 from evaluator.stats.outcomes.arms import dunnett_p, find_posterior, probabilities_of_best, share_of_baseline
-from evaluator.stats.outcomes.joint import Errors, from_weights
+from evaluator.stats.outcomes.joint import Errors, split_by_units
 from evaluator.stats.outcomes.levels import (
     ArmLevels,
     OutcomeEstimate,
@@ -238,7 +238,7 @@ def trace_levels(pair: OutcomePair, rule: Rule, prepared: Prepared, levels: ArmL
     """Components of the error of a comparison of levels: by variables if sums were enough, else by units."""
     weights = trace_harm(levels, pair.arm, margin=rule.margin, direction=rule.direction)
     if prepared.units:
-        return from_weights(weights, prepared.units, prepared.complete)
+        return split_by_units(weights, prepared.units, prepared.complete)
     return Errors(weights @ np.eye(len(pair.outcomes.variables))[list(prepared.columns)])
 
 
