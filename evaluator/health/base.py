@@ -34,6 +34,9 @@ TOLERATED = 0.02
 END_STEPS = 2.5
 """Scrape intervals without a sample that scraping itself explains: one is late, and one failed."""
 
+LOPSIDED = 2.0
+"""Up to this multiple of the other arm's share, a share may have a cause that affects both arms."""
+
 NAMED = 3
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from evaluator.health.base import (
     END_STEPS,
+    LOPSIDED,
     TOLERATED,
     ReadingContext,
     fail,
@@ -21,7 +22,8 @@ from evaluator.health.base import (
     warn,
 )
 from evaluator.health.reading_traffic import find_still_instances
-from evaluator.records import Finding, Query, QueryFacts, QueryKind, Role, Spans
+from evaluator.records import Finding, Query, QueryFacts, QueryKind, ReadingCells, Role, Spans
+from evaluator.records.arrays import BoolArray
 from evaluator.stats.shaping.reading_panels import name_of
 from evaluator.wording import format_duration, format_number
 
@@ -185,42 +187,71 @@ def _name_late_starts(context: ReadingContext, periods: Times) -> Iterator[Findi
 
 
 def check_targets(context: ReadingContext) -> Iterable[Finding]:
-    """Targets that did not answer their scrapes, including those that never did and have no series."""
+    """Targets that did not answer their scrapes (`up` is 0), including those that never did and have no series."""
     targets, periods = context.targets, _find_periods(context)
     if targets is None or not periods:
         return
-    at_ms = (targets.bucket + 0.5) * targets.bucket_s * 1000
-    inside = np.any([(at_ms >= start) & (at_ms <= end) for start, end in periods], axis=0)
-    down = np.where(inside, targets.n - targets.total, 0.0)
-    before_end = targets.bucket * targets.bucket_s * 1000 < periods[-1][1]
-    patience_ms = END_STEPS * max((fact.step_ms for fact in targets.facts), default=0.0)
+    middle_ms = (targets.bucket + 0.5) * targets.bucket_s * 1000
+    judged = np.any([(middle_ms >= start) & (middle_ms <= end) for start, end in periods], axis=0)
+    failed_scrapes = targets.n - targets.total  # `n` counts all scrapes, `total` those with `up` = 1
     shares = []
     for code in range(len(targets.arms)):
-        of_arm = inside & (targets.arm == code)
-        scrapes = float(targets.n[of_arm].sum())
-        shares.append(float(down[of_arm].sum()) / scrapes if scrapes else 0.0)
+        rows = judged & (targets.arm == code)
+        scrapes = float(targets.n[rows].sum())
+        shares.append(float(failed_scrapes[rows].sum()) / scrapes if scrapes else 0.0)
+    worst_candidate = max(range(1, len(shares)), key=shares.__getitem__)
     for code, arm in enumerate(targets.arms):
-        others = max(shares[1:], default=0.0) if code == 0 else shares[0]
-        scraped = (targets.arm == code) & before_end
-        last_up = max(targets.bucket[scraped & (targets.total > 0)].tolist(), default=-math.inf)
-        last = max(targets.bucket[scraped].tolist(), default=last_up)
-        at_end = last > last_up and (last - last_up) * targets.bucket_s * 1000 > patience_ms
-        if shares[code] <= TOLERATED and not at_end:
+        # A candidate is compared with the baseline, the baseline with the worst candidate.
+        reference = worst_candidate if code == 0 else 0
+        failing = judged & (targets.arm == code) & (failed_scrapes > 0)
+        down_at_end = _find_down_at_end(targets, code, periods[-1][1])
+        if shares[code] <= TOLERATED and not down_at_end.any():
             continue
-        failing = (targets.arm == code) & (down > 0)
-        names = name_some([targets.instances[instance] for instance in np.unique(targets.instance[failing]).tolist()])
-        first = show_clock(float(targets.bucket[failing].min()) * targets.bucket_s * 1000)
-        text = (
-            f"targets of {arm} did not answer {format_number(shares[code] * 100)} % of their scrapes "
-            f"({format_number(others * 100)} % of the other arm's): {names}, first at {first}"
-        )
-        lopsided = shares[code] > context.rulebook.silence and shares[code] > 2 * others
+        texts = []
+        if failing.any():
+            texts.append(
+                f"targets of {arm} did not answer {format_number(shares[code] * 100)} % of their scrapes "
+                f"({format_number(shares[reference] * 100)} % of {targets.arms[reference]}'s"
+                f"{', the worst candidate' if code == 0 and len(targets.arms) > 2 else ''}): "
+                f"{_name_targets(targets, failing)}, first at {_show_first(targets, failing)}"
+            )
+        if down_at_end.any():
+            since = _show_first(targets, down_at_end)
+            if texts:
+                texts.append(f"at the end no target answers (since {since})")
+            else:  # the targets are down only between two replicates, so no judged scrape failed
+                names = _name_targets(targets, down_at_end)
+                texts.append(f"at the end no target of {arm} answers (since {since}): {names}")
+        lopsided = shares[code] > context.rulebook.silence and shares[code] > LOPSIDED * shares[reference]
         remedy = (
             "find out why they were down: the metrics server's page of targets shows why a scrape failed; "
             "to leave out targets that do not belong to the service, set sources.prometheus.selectors"
         )
-        text += "; at the end no target answers" if at_end else ""
-        yield grade("targets", text, remedy, fails=lopsided or at_end)
+        yield grade("targets", "; ".join(texts), remedy, fails=lopsided or bool(down_at_end.any()))
+
+
+def _find_down_at_end(targets: ReadingCells, code: int, end_ms: float) -> BoolArray:
+    """Mark an arm's scrapes after the last scrape that any of its targets answered, up to the judged end (rows,).
+
+    No row is marked if so short a time may be due to one late and one failed scrape. Scrapes before the load and
+    between replicates count as well: a target that is down may disappear from the metrics server before the next load.
+    """
+    scraped = (targets.arm == code) & (targets.bucket * targets.bucket_s * 1000 < end_ms)
+    last_answered = max(targets.bucket[scraped & (targets.total > 0)].tolist(), default=-math.inf)
+    unanswered: BoolArray = scraped & (targets.bucket > last_answered)
+    last_scraped = max(targets.bucket[unanswered].tolist(), default=last_answered)
+    patience_ms = END_STEPS * max((fact.step_ms for fact in targets.facts), default=0.0)
+    if unanswered.any() and (last_scraped - last_answered) * targets.bucket_s * 1000 > patience_ms:
+        return unanswered
+    return np.zeros(unanswered.size, dtype=bool)
+
+
+def _name_targets(targets: ReadingCells, rows: BoolArray) -> str:
+    return name_some([targets.instances[instance] for instance in np.unique(targets.instance[rows]).tolist()])
+
+
+def _show_first(targets: ReadingCells, rows: BoolArray) -> str:
+    return show_clock(float(targets.bucket[rows].min()) * targets.bucket_s * 1000)
 
 
 # ------------------------------------------------------------------ instances
