@@ -196,15 +196,16 @@ def _judge_arm(context: RequestContext, time: RunTime, silence: Silence) -> Iter
     share = silence.buckets / time.buckets
     # In an import, a candidate that ends well before the baseline stopped if it has fewer requests. With as many
     # requests it may be a test of a fixed number of requests, which ends earlier if they are answered faster.
-    fewer = silence.series == 1 and time.counts[1].sum() < (1 - TOLERATED) * time.counts[0].sum()
-    at_end = silence.end
-    if at_end and not time.is_load and not (fewer and at_end.buckets > TOLERATED * time.buckets):
-        at_end = None
-    if not may_be_go(context, time):
-        at_end = None
-    if share <= TOLERATED and not at_end:
+    baseline_requests, candidate_requests = time.counts.sum(axis=1)
+    has_fewer = silence.series == 1 and candidate_requests < (1 - TOLERATED) * baseline_requests
+    end_gap = silence.end  # the gap at the end of the run, if it counts as a stop
+    if end_gap and not time.is_load and not (has_fewer and end_gap.buckets > TOLERATED * time.buckets):
+        end_gap = None
+    if not may_be_go(context, time):  # a run that goes on may have more requests later
+        end_gap = None
+    if share <= TOLERATED and not end_gap:
         return
-    text = describe_gap(context, time, at_end or silence.longest, name)
+    text = describe_gap(context, time, end_gap or silence.longest, name)
     if len(silence.gaps) > 1:
         text += f"; {len(silence.gaps)} such gaps are {format_number(share * 100)} % of the run"
     if time.leaves_out_health_checks:
@@ -216,7 +217,7 @@ def _judge_arm(context: RequestContext, time: RunTime, silence: Silence) -> Iter
         remedy += f"; to judge only the time without gaps: `{write_command(context.release)} {options}`"
     else:
         remedy += ", then import the requests of a complete run"
-    yield grade(NAME, text, remedy, fails=bool(at_end) or share > context.rulebook.silence)
+    yield grade(NAME, text, remedy, fails=bool(end_gap) or share > context.rulebook.silence)
 
 
 def describe_gap(context: RequestContext, time: RunTime, gap: Gap, name: str) -> str:

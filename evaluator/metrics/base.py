@@ -167,7 +167,7 @@ class RequestMetric(MetricModel):
 
     @classmethod
     def compare_all(cls, pair: Pair, rules: Sequence[tuple[Self, Rule]]) -> tuple[Comparison, ...]:
-        """Answer several rules of this type, which may share their work."""
+        """Answer several rules of this type, which may share their work; in the order of the rules."""
         return tuple(metric.compare(pair, rule) for metric, rule in rules)
 
     def of_units(self, units: UnitTotals) -> FloatArray | None:
