@@ -109,7 +109,7 @@ class _StageResult:
 
 
 @dataclass(frozen=True, slots=True)
-class _Errors:
+class _StageErrors:
     """Standard normal errors of the estimates of one stage."""
 
     persistent: FloatArray
@@ -121,7 +121,7 @@ class _Errors:
 
 
 @dataclass(slots=True)
-class _Outcomes:
+class _SimulatedRollouts:
     """All replications of one rollout, shape (replications,)."""
 
     alive: BoolArray
@@ -167,9 +167,11 @@ class _Rollout:
             exposed=float(worse.exposed.mean()),
         )
 
-    def _simulate(self, stages: tuple[Stage, ...], regression: float, random: np.random.Generator) -> _Outcomes:
+    def _simulate(
+        self, stages: tuple[Stage, ...], regression: float, random: np.random.Generator
+    ) -> _SimulatedRollouts:
         """Roll a release with this regression (0: unchanged) out through all stages, then watch it."""
-        outcomes = _Outcomes(
+        rollouts = _SimulatedRollouts(
             alive=np.ones(self.replications, dtype=bool),
             full=np.zeros(self.replications, dtype=bool),
             stopped=np.zeros(self.replications, dtype=bool),
@@ -180,17 +182,17 @@ class _Rollout:
         for stage in stages:
             result = self._judge(stage, regression, random)
             lasted_s = np.minimum(result.stop_s, self.goal.duration_s)
-            outcomes.exposed += outcomes.alive * stage.exposed * self.total_per_s * lasted_s
-            outcomes.stopped |= outcomes.alive & np.isfinite(result.stop_s)
+            rollouts.exposed += rollouts.alive * stage.exposed * self.total_per_s * lasted_s
+            rollouts.stopped |= rollouts.alive & np.isfinite(result.stop_s)
             # A stage that needs GO and is undecided ends the rollout: a person decides.
-            outcomes.alive &= np.isinf(result.stop_s) & (result.go | (not stage.needs_go))
-            outcomes.seconds += self.goal.duration_s
-        outcomes.full = outcomes.alive.copy()
+            rollouts.alive &= np.isinf(result.stop_s) & (result.go | (not stage.needs_go))
+            rollouts.seconds += self.goal.duration_s
+        rollouts.full = rollouts.alive.copy()
         result = self._judge(WATCH, regression, random)
         lasted_s = np.minimum(result.stop_s, self.goal.duration_s)
-        outcomes.exposed += outcomes.full * self.total_per_s * lasted_s
-        outcomes.caught = outcomes.full & np.isfinite(result.stop_s)
-        return outcomes
+        rollouts.exposed += rollouts.full * self.total_per_s * lasted_s
+        rollouts.caught = rollouts.full & np.isfinite(result.stop_s)
+        return rollouts
 
     def _judge(self, stage: Stage, regression: float, random: np.random.Generator) -> _StageResult:
         """Judge one stage in every replication, at each look."""
@@ -215,15 +217,15 @@ class _Rollout:
         candidate = max(1, round(fleet * stage.compared))
         return max(1, fleet - candidate), candidate
 
-    def _draw_errors(self, random: np.random.Generator) -> _Errors:
+    def _draw_errors(self, random: np.random.Generator) -> _StageErrors:
         """Draw the errors of one stage."""
         steps = np.sqrt(np.diff(self.looks, prepend=0.0))
         path = np.cumsum(random.normal(size=(self.replications, self.looks.size)) * steps, axis=1)
         persistent, of_variance = random.normal(size=(2, self.replications))
-        return _Errors(persistent, path / np.sqrt(self.looks), of_variance)
+        return _StageErrors(persistent, path / np.sqrt(self.looks), of_variance)
 
     def _judge_gate(
-        self, gate: Precision, errors: _Errors, instances: tuple[int, int], noise: float, regression: float
+        self, gate: Precision, errors: _StageErrors, instances: tuple[int, int], noise: float, regression: float
     ) -> tuple[BoolArray, BoolArray]:
         """Judge a gate in every replication.
 
