@@ -191,8 +191,9 @@ class GaugeAbove(QueryMetric):
 
     def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:
         """Answer a rule."""
-        both = pair.of(panel)
-        return answer(both, rule, both.compare_failures(rule), method=f"score test, {both.design.kind}")
+        request_pair = pair.as_request_pair(panel)
+        estimate = request_pair.compare_failures(rule)
+        return answer(request_pair, rule, estimate, method=f"score test, {request_pair.design.kind}")
 ''',
     "evaluator/metrics/__init__.py",
     {'        "gauge_max": ': '        "gauge_above": f"{_PACKAGE}.gauge_above:GaugeAbove",\n        "gauge_max": '},

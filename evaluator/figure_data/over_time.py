@@ -31,7 +31,7 @@ def trace_over_time(requests: RequestPairs, row: Comparison) -> dict[str, Any] |
     effects: list[tuple[int, Effect]] = []
     metric = row.rule.metric
     for at_s in sorted(look for look in chosen if look < covered_s):
-        pair = requests.at(row.arm, row.rule.slice.endpoint, at_s)
+        pair = requests.find_pair(row.arm, row.rule.slice.endpoint, at_s)
         if pair is None or not isinstance(metric, RequestMetric):
             continue
         then = metric.compare(replace(pair, depth="full"), row.rule)

@@ -21,7 +21,7 @@ TAIL = 0.9995
 
 def trace_quantiles(requests: RequestPairs, arm: str) -> dict[str, Any] | None:
     """Relative change at quantiles from 1 to 99.9 %, each with an interval by itself; those that have enough data."""
-    pair = requests.at(arm)
+    pair = requests.find_pair(arm)
     if pair is None or pair.panel.slots < MIN_BUCKETS:
         return None
     fewest = min(pair.requests(0), pair.requests(1))
@@ -50,7 +50,7 @@ def trace_quantiles(requests: RequestPairs, arm: str) -> dict[str, Any] | None:
 
 def trace_distribution(requests: RequestPairs, arm: str) -> dict[str, Any] | None:
     """Share of requests that both arms have done by each of some times, evenly spread over their logarithm."""
-    pair = requests.at(arm)
+    pair = requests.find_pair(arm)
     if pair is None or not pair.successes(0) or not pair.successes(1):
         return None
     curves = standardise_both(pair.panel)

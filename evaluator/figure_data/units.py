@@ -44,7 +44,7 @@ def trace_units(requests: RequestPairs, row: Comparison) -> dict[str, Any] | Non
 
     `None` for a metric that instances do not have (throughput).
     """
-    pair = requests.at(row.arm, row.rule.slice.endpoint)
+    pair = requests.find_pair(row.arm, row.rule.slice.endpoint)
     metric = row.rule.metric
     if pair is None or not isinstance(metric, RequestMetric):
         return None
