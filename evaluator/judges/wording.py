@@ -376,7 +376,7 @@ def _answer_doubt(doubt: Reason, judged: Sequence[Comparison], evidence: Evidenc
     if doubt.code == "not_final":
         return "judge again at the planned end"
     if doubt.code == "no_gate":
-        return "give the policy a gate"
+        return "add a metric with `role: gate` to the policy"
     return f"{again} the release again"
 
 

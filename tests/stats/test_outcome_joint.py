@@ -1,4 +1,4 @@
-"""How errors of outcomes hang together: by sums, by units, and against other people's Dunnett test."""
+"""Correlations of errors of outcomes: by sums, by units, and compared with another implementation of Dunnett's test."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def make_units(seed=0, sizes=(400, 300)):
     return [rng.normal(size=(n, 3)) @ np.array([[1, 0.5, 0.2], [0, 1, 0.6], [0, 0, 1]]) for n in sizes]
 
 
-def test_sums_and_units_say_the_same():
+def test_sums_and_units_give_the_same_covariance():
     arms = make_units()
     moments = [moments_of(arm) for arm in arms]
     values = {k: tuple(arm[:, k] for arm in arms) for k in range(3)}
