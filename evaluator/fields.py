@@ -53,6 +53,7 @@ def _parse_relative(raw: Any) -> float:
 
 
 def _check_duration(seconds: float | None) -> float | None:
+    """Refuse a duration that is negative or longer than a year; None (auto) passes."""
     if seconds is not None and not 0 <= seconds <= _YEAR_S:
         raise ValueError(f"must be from 0s to one year, not {seconds:g}s")
     return seconds

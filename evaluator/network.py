@@ -150,14 +150,16 @@ class _Limited:
         exchange.reached, exchange.first_error = True, None
 
     def request(self: Any, *args: Any, **options: Any) -> None:
-        if self.sock is not None:  # an earlier exchange has opened it
+        """Send a request; on a connection that an earlier exchange has opened, the server may receive it."""
+        if self.sock is not None:
             _THREAD_DATA.exchange.reached = True
         super().request(*args, **options)  # type: ignore[misc]
 
     def getresponse(self: Any) -> Any:
+        """Read the start of the answer, within the time of the exchange."""
         exchange: _Exchange = _THREAD_DATA.exchange
         with exchange.step():
-            exchange.use(self.sock)  # also of a connection that an earlier exchange has opened
+            exchange.use(self.sock)  # which an earlier exchange may have opened
             return super().getresponse()  # type: ignore[misc]
 
 

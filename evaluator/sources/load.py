@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 from evaluator.errors import InputError, LoadError, UsageError
@@ -221,19 +221,8 @@ def run_locust(
     """
     folder.mkdir(parents=True, exist_ok=True)
     recording_path = folder / RECORDING_NAME
-    recording = Recording(
-        run=run.id,
-        release=run.release,
-        folder=folder,
-        service=plan.service,
-        header=plan.header,
-        arms=plan.arms,
-        parent_pid=os.getpid(),
-        parent_host=platform.node(),
-        sensitive=plan.sensitive,
-    )
-    recording.write(recording_path)
-    began = time.time()
+    _make_recording(plan, run, folder).write(recording_path)
+    deadline = time.time() + plan.run_time_s + OVERDUE_S
     try:
         process = subprocess.Popen(
             _build_command(plan),
@@ -249,23 +238,12 @@ def run_locust(
         raise LoadError(f"Locust cannot be started: {error.strerror}") from error
     last_lines: deque[str] = deque(maxlen=50)
 
-    def read_log() -> None:
-        if process.stderr is None:
-            return
-        with process.stderr as log:
-            for line in log:
-                text = line.rstrip()
-                if plan.sensitive and not line.startswith(STOP_MARK):
-                    # Everything except the kind of an exception may quote a request or its answer.
-                    exception = _EXCEPTION.match(line)
-                    text = exception[0] if exception else ""
-                if text:
-                    last_lines.append(text)
-                    on_line(text)
+    def keep_line(line: str) -> None:
+        last_lines.append(line)
+        on_line(line)
 
-    reader = threading.Thread(target=read_log, daemon=True)
+    reader = threading.Thread(target=_read_log, args=(process.stderr, plan.sensitive, keep_line), daemon=True)
     reader.start()
-    deadline = began + plan.run_time_s + OVERDUE_S
     stopped_by, stop_reason = _wait_for_end(process, folder, deadline, why_stop)
     reader.join(timeout=STOP_TIMEOUT_S)
     code = process.returncode
@@ -277,8 +255,38 @@ def run_locust(
         stopped_by=stopped_by,
         ended_early=stop_reason,
     )
-    trouble = next(filter(_TROUBLE.match, reversed(last_lines)), "")[:300]
+    trouble = next(filter(_TROUBLE.match, reversed(last_lines)), "")[:300]  # the last error in the log
     return replace(outcome, exit_code=code, interrupted=stopped_by == _INTERRUPTED, trouble=trouble)
+
+
+def _make_recording(plan: LoadPlan, run: Run, folder: Path) -> Recording:
+    """Make the settings by which each process of Locust records; this process is their parent."""
+    return Recording(
+        run=run.id,
+        release=run.release,
+        folder=folder,
+        service=plan.service,
+        header=plan.header,
+        arms=plan.arms,
+        parent_pid=os.getpid(),
+        parent_host=platform.node(),
+        sensitive=plan.sensitive,
+    )
+
+
+def _read_log(log: IO[str] | None, sensitive: bool, on_line: Callable[[str], None]) -> None:  # noqa: FBT001
+    """Call `on_line` with each line of a log that is not empty; `sensitive`: without texts of requests."""
+    if log is None:
+        return
+    with log:
+        for line in log:
+            text = line.rstrip()
+            if sensitive and not line.startswith(STOP_MARK):
+                # Everything except the kind of an exception may quote a request or its answer.
+                exception = _EXCEPTION.match(line)
+                text = exception[0] if exception else ""
+            if text:
+                on_line(text)
 
 
 def _find_cause(code: int, lines: Sequence[str], *, ended_on_purpose: bool) -> str:

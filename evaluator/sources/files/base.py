@@ -27,8 +27,11 @@ Written = Literal["csv", "json", "parquet", "xml"]
 
 _DELIMITERS = ",;\t|"
 _TOP = 4096
+"""Characters of the top of a file, unless its first line is longer."""
 _LONGEST_LINE = 1_000_000
+"""Characters; a file without line ends is not read as a whole."""
 ROWS_OF_HEAD = 100
+"""Rows from which the typical value of a column is chosen."""
 _NO_REQUEST = "check that the tool recorded requests"
 
 
@@ -204,14 +207,16 @@ def _open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
 # ------------------------------------------------------------------ layouts
 
 
-def require(table: Table, names: Sequence[str], what: str) -> None:
-    """Refuse a file that lacks a column of `names`; `what` describes its format ('a request log of Locust').
+def require(table: Table, names: Sequence[str], description: str) -> None:
+    """Refuse a file that lacks a column of `names`, which its format needs. Raises InputError.
 
-    Raises InputError.
+    `description`: of the format, for the message: 'a request log of Locust'.
     """
     missing = [name for name in names if name not in table.header]
     if missing:
-        raise InputError(f"{table.path} is not {what}: it has no column '{missing[0]}'", hint=_list_columns(table))
+        raise InputError(
+            f"{table.path} is not {description}: it has no column '{missing[0]}'", hint=_list_columns(table)
+        )
 
 
 def build_layout(

@@ -25,6 +25,7 @@ def refuse_xml(head: Head) -> NoReturn:
 
 
 def _claims(head: Head) -> bool:
+    """Is this a result file of JMeter?"""
     return is_jtl_xml(head.top) if head.written == "xml" else set(_COLUMNS) <= set(head.columns)
 
 
@@ -74,9 +75,10 @@ def _build_xml_layout(head: Head, column_requests: Sequence[ColumnRequest], *, t
         kind: OtherRows(kind, (Condition(KIND, "is", (kind.value,)),), DETAIL)
         for kind in (LeftOutKind.SUMMARY, LeftOutKind.PART, LeftOutKind.OTHER_KIND)
     }
-    samples = OtherRows(LeftOutKind.PART, (Condition(KIND, "is", ("",)),))
     left_out: tuple[OtherRows, ...] = tuple(others.values())
     if transactions:
+        # Transactions have the kind SUMMARY. Samples have no kind; they are now parts of the transactions.
+        samples = OtherRows(LeftOutKind.PART, (Condition(KIND, "is", ("",)),))
         left_out = (others[LeftOutKind.PART], others[LeftOutKind.OTHER_KIND], samples)
     # JMeter writes times in milliseconds; the typical value shows that.
     table = Table(head.path, JTL_XML_HEADER, {"timeStamp": 1e12})

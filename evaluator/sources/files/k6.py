@@ -36,6 +36,7 @@ def refuse_json(head: Head) -> NoReturn:
 
 
 def _claims(head: Head) -> bool:
+    """Is this a file of k6's points?"""
     if head.written == "json":
         return '"metric"' in head.top and '"data"' in head.top
     return set(_COLUMNS) <= set(head.columns)
@@ -83,11 +84,9 @@ def _map_failed(table: Table) -> ColumnMap:
     has_expected, has_status = "expected_response" in table.header, "status" in table.header
     if has_expected and has_status:
         return ColumnMap("failed", ("expected_response", "status"), "unexpected")
-    return (
-        ColumnMap("failed", ("status",), "status")
-        if has_status
-        else ColumnMap("failed", ("expected_response",), "false")
-    )
+    if has_status:
+        return ColumnMap("failed", ("status",), "status")
+    return ColumnMap("failed", ("expected_response",), "false")
 
 
 def _list_other_rows(table: Table, metric: str, value: str) -> tuple[OtherRows, ...]:

@@ -45,7 +45,9 @@ class OpenRequests:
     def __init__(self, buffer: RequestBuffer) -> None:
         self._buffer = buffer
         self._calls: dict[int, _Call] = {}
+        """The calls that have not ended, by a key that is unique for as long as a call lasts."""
         self._cut_off: list[InFlight] = []
+        """Requests that the end of their user cut off."""
         self._stopped: float | None = None
         """When Locust began to stop the users, by `time.perf_counter`."""
         self._signatures: dict[type[Any], Signature] = {}
@@ -62,7 +64,7 @@ class OpenRequests:
         if self._stopped is None:
             self._stopped = time.perf_counter()
 
-    def list(self) -> tuple[InFlight, ...]:
+    def list_in_flight(self) -> tuple[InFlight, ...]:
         """Requests that the end of their user cut off, and after Locust began to stop the users, those still open.
 
         A request sent while users are being stopped had no time to be answered, and does not count.

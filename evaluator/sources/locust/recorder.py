@@ -434,7 +434,7 @@ class _Process:
         """Bring the facts of this process up to date and write them into the run's folder."""
         facts = self.facts
         facts.read, facts.left_out = dict(self.buffer.read), self.buffer.left_out
-        facts.in_flight = self.open_requests.list()
+        facts.in_flight = self.open_requests.list_in_flight()
         if self.lags_ms:
             facts.loop_lag_ms = round(float(np.percentile(self.lags_ms, 99)), 3)
         if self.role == "local":

@@ -188,7 +188,7 @@ class Prometheus:
         window = self._to_range(start, end)
         selector = self.options.selectors[arm]
         step_s, window_s = float(self.options.step_s), (window.end_ms - window.start_ms) / 1000
-        answer = Answer(query, arm, (), window.start, window.end, step_s, ())
+        answer = Answer(query, arm, sent=(), start=window.start, end=window.end, step_s=step_s, series=())
         for part, text in parts_of(query):
             filled = fill(text, selector, step_s=step_s, window_s=window_s)
             answer = self._fetch_part(answer, part, filled, window, on_progress)
@@ -204,11 +204,11 @@ class Prometheus:
     def _explain_impossible(self, answer: Answer, window: _Range) -> str:
         """Explain why the query of an answer can match nothing on its arm; empty if it can.
 
-        If it has no series, the server is asked what it had long before, once for each query and arm.
+        If the answer has no series, the server is asked what it had long before, once for each query and arm.
         """
         query, arm = answer.query, answer.arm
         if not metric_name(query.text) or not matchers_of(query.text):
-            return ""
+            return ""  # an expression, or a query without conditions on labels: it matches whatever there is
         if answer.series:
             return find_impossible(query.text, arm, [series.labels for series in answer.series])
         key = (query.text, arm)
@@ -317,11 +317,8 @@ class Prometheus:
             series, answer_bytes = max(self._collect(collected, result, text), 1), max(reply.size, 1)
             yield reply
             start_ms = window.end_ms + gap_ms
-        steps = min(
-            POINTS_AT_A_TIME // series,
-            MOST_POINTS,
-            FIRST_STEPS * BYTES_AT_A_TIME // answer_bytes,
-        )
+        # Limits of a window, in steps: our memory, the server's points a series, the size of one answer.
+        steps = min(POINTS_AT_A_TIME // series, MOST_POINTS, FIRST_STEPS * BYTES_AT_A_TIME // answer_bytes)
         remaining = _cut(start_ms, span.end_ms, max(1, steps) * step_ms, step_ms, gap_ms)
         for number, (result, reply) in enumerate(_prefetch(self._ask, text, remaining), start=1):
             self._collect(collected, result, text)

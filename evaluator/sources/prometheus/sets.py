@@ -24,13 +24,13 @@ def _shown(name: str, kind: str, query: str, **options: Any) -> dict[str, Any]:
 _SECONDS = "http_request_duration_seconds{$selector}"
 
 
-def _red(code: str) -> Metrics:
-    """Rate, errors and duration of requests, whose status is in the label `code`."""
+def _make_request_metrics(status_label: str) -> Metrics:
+    """Make the metrics of rate, errors and duration of requests, whose status is in the label `status_label`."""
     return (
         {
             "name": "http_failures",
             "type": "counter_ratio",
-            "failures": f'http_requests_total{{$selector,{code}=~"5..|5xx"}}',
+            "failures": f'http_requests_total{{$selector,{status_label}=~"5..|5xx"}}',
             "requests": "http_requests_total{$selector}",
             "role": "gate",
             "margin": "0.1pp",
@@ -79,8 +79,8 @@ REDIS: Metrics = (
 )
 
 QUERY_SETS: Mapping[str, Metrics] = {
-    "red-http": _red("code"),
-    "red-http-status": _red("status"),
+    "red-http": _make_request_metrics("code"),
+    "red-http-status": _make_request_metrics("status"),
     "node": NODE,
     "nginx": NGINX,
     "postgres": POSTGRES,
