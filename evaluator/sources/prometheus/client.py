@@ -241,16 +241,16 @@ class Prometheus:
         except SourceError as error:
             return f"whether it could find anything on {arm} is not known: {error.message}"
 
-    def _fetch_part(self, answer: Answer, part: Part, text: str, window: _Range, on_progress: Progress) -> Answer:
-        """Fetch one part of an answer by the query `text`; returns the answer with its series and counts added."""
+    def _fetch_part(self, answer: Answer, part: Part, query_text: str, window: _Range, on_progress: Progress) -> Answer:
+        """Fetch one part of an answer by a query that is ready to send; returns the answer with its series added."""
         collected = Collected(part, self.options)
-        replies = list(self._query_windows(text, window, collected, on_progress))
+        replies = list(self._query_windows(query_text, window, collected, on_progress))
         collected_series = collected.series((window.start_ms, window.end_ms))
         warnings = [warning for reply in replies for warning in reply.warnings]
         notes = [note for reply in replies for note in reply.notes]
         return replace(
             answer,
-            sent=(*answer.sent, text),
+            sent=(*answer.sent, query_text),
             series=(*answer.series, *collected_series.series),
             warnings=tuple(dict.fromkeys((*answer.warnings, *warnings))),  # each once
             notes=tuple(dict.fromkeys((*answer.notes, *notes))),
@@ -298,14 +298,16 @@ class Prometheus:
             raise UsageError("a time has no time zone", hint="give times in UTC")
         return _Range(round(start.timestamp()) * 1000, round(end.timestamp()) * 1000)
 
-    def _query_windows(self, text: str, span: _Range, collected: Collected, on_progress: Progress) -> Iterator[Reply]:
+    def _query_windows(
+        self, query_text: str, span: _Range, collected: Collected, on_progress: Progress
+    ) -> Iterator[Reply]:
         """Send a query for one window of `span` after another, and add the samples to `collected`.
 
         A first short window shows how many series there are and how long an answer is, from which the length of the
         others follows. Yields the rest of each answer: its warnings, notes and size.
         """
         step_ms = self.options.step_s * 1000
-        if metric_name(text):
+        if metric_name(query_text):
             # Samples at their own times: the next window begins right after the last millisecond of the one before.
             start_ms, gap_ms = span.start_ms, 1
         else:
@@ -313,53 +315,56 @@ class Prometheus:
             start_ms, gap_ms = math.ceil(span.start_ms / step_ms) * step_ms, step_ms
         series, answer_bytes = 1, 1
         for window in _cut(start_ms, span.end_ms, FIRST_STEPS * step_ms, step_ms, gap_ms)[:1]:
-            result, reply = self._ask(text, window)
-            series, answer_bytes = max(self._collect(collected, result, text), 1), max(reply.size, 1)
+            result, reply = self._ask(query_text, window)
+            series, answer_bytes = max(self._collect(collected, result, query_text), 1), max(reply.size, 1)
             yield reply
             start_ms = window.end_ms + gap_ms
         # Limits of a window, in steps: our memory, the server's points a series, the size of one answer.
         steps = min(POINTS_AT_A_TIME // series, MOST_POINTS, FIRST_STEPS * BYTES_AT_A_TIME // answer_bytes)
         remaining = _cut(start_ms, span.end_ms, max(1, steps) * step_ms, step_ms, gap_ms)
-        for number, (result, reply) in enumerate(_prefetch(self._ask, text, remaining), start=1):
-            self._collect(collected, result, text)
+        for number, (result, reply) in enumerate(_prefetch(self._ask, query_text, remaining), start=1):
+            self._collect(collected, result, query_text)
             yield reply
             if len(remaining) >= _PROGRESS_FROM_WINDOWS:
-                on_progress(f"{text}: {number} of {len(remaining)} windows, {series:,} series")
+                on_progress(f"{query_text}: {number} of {len(remaining)} windows, {series:,} series")
 
-    def _collect(self, collected: Collected, result: list[Any], text: str) -> int:
-        """Add the series of one window to `collected`; returns how many there were. `text`: the query, for errors."""
+    def _collect(self, collected: Collected, result: list[Any], query_text: str) -> int:
+        """Add the series of one window to `collected`; returns how many there were. Raises SourceError.
+
+        `result`: the series as the server sent them. `query_text`: for errors.
+        """
         try:
             series = collected.add(result)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
             problem = "it has something other than series with samples"
-            raise odd_answer(self.options.shown_url, text, problem) from error
+            raise odd_answer(self.options.shown_url, query_text, problem) from error
         if series > self.options.max_series:
             raise SourceError(
-                f"{text} has {series:,} series, more than the {self.options.max_series:,} allowed",
+                f"{query_text} has {series:,} series, more than the {self.options.max_series:,} allowed",
                 hint="narrow sources.prometheus.selectors, or raise sources.prometheus.max_series",
             )
         return series
 
-    def _ask(self, text: str, window: _Range) -> _Answered:
+    def _ask(self, query_text: str, window: _Range) -> _Answered:
         """Send a query for one window; returns its series, and the rest of the answer. Raises SourceError.
 
         If the query is the name of a metric, the series have the samples as they were scraped; else a value at each
         step. Some servers send a sample between two windows twice; it counts once.
         """
-        query, result = text, None
-        if metric_name(text):
+        sent_text, result = query_text, None
+        if metric_name(query_text):
             # One ms more than the window: newer servers leave out the sample at the start of a range.
-            query = f"{text}[{window.end_ms - window.start_ms + 1}ms]"
-            result = self._client.custom_query(query, {"time": f"{window.end_ms / 1000:.3f}"})
+            sent_text = f"{query_text}[{window.end_ms - window.start_ms + 1}ms]"
+            result = self._client.custom_query(sent_text, {"time": f"{window.end_ms / 1000:.3f}"})
         else:
-            result = self._client.custom_query_range(text, window.start, window.end, str(self.options.step_s))
+            result = self._client.custom_query_range(query_text, window.start, window.end, str(self.options.step_s))
         reply = self._session.reply
         if reply.kind != "matrix":
             raise SourceError(
-                f"{query} gives a {reply.kind}, not series over time", hint="write a query that gives series"
+                f"{sent_text} gives a {reply.kind}, not series over time", hint="write a query that gives series"
             )
         if not isinstance(result, list):
-            raise odd_answer(self.options.shown_url, query, "it has no list of series")
+            raise odd_answer(self.options.shown_url, sent_text, "it has no list of series")
         return result, reply
 
 
@@ -383,12 +388,14 @@ def _cut(start_ms: int, end_ms: int, length_ms: int, step_ms: int, gap_ms: int) 
     return windows
 
 
-def _prefetch(ask: Callable[[str, _Range], _Answered], text: str, windows: Sequence[_Range]) -> Iterator[_Answered]:
+def _prefetch(
+    ask: Callable[[str, _Range], _Answered], query_text: str, windows: Sequence[_Range]
+) -> Iterator[_Answered]:
     """Yield the answer of each window in order; while the caller reads an answer, the next one is requested already."""
     with ThreadPoolExecutor(max_workers=1) as pool:
         pending: deque[Future[_Answered]] = deque()  # at most two
         for window in windows:
-            pending.append(pool.submit(ask, text, window))
+            pending.append(pool.submit(ask, query_text, window))
             if len(pending) > 1:
                 yield pending.popleft().result()
         while pending:
