@@ -109,7 +109,7 @@ class _Slots:
     """Shift of the log of response times."""
     rate: FloatArray
     """Requests per second."""
-    burst: FloatArray
+    burst_failure: FloatArray
     """Probability of failure in addition to the steady one."""
 
 
@@ -121,15 +121,15 @@ def draw_ar1(rng: np.random.Generator, process: AR1, series: int, steps: int, st
     """
     phi = math.exp(-step_s / process.time_constant_s)
     x = rng.standard_normal((series, steps)) * process.sd
-    x[:, 1:] *= math.sqrt(1 - phi * phi)
+    x[:, 1:] *= math.sqrt(1 - phi * phi)  # the steps e_t, which keep the variance of x_t the same
     lag = 1
-    while lag < steps and phi**lag > 1e-18:
+    while lag < steps and phi**lag > 1e-18:  # smaller terms vanish in a sum of floats
         x[:, lag:] += phi**lag * x[:, :-lag].copy()
         lag *= 2
     return x
 
 
-def burst(rng: np.random.Generator, bursts: Bursts, series: int, at_s: FloatArray) -> FloatArray:
+def draw_bursts(rng: np.random.Generator, bursts: Bursts, series: int, at_s: FloatArray) -> FloatArray:
     """Draw bursts and return the summed strength of those that are active, shape (series, steps).
 
     `series`: how many independent series. `at_s` (steps,): middles of steps of equal length. A burst that covers a part
@@ -162,7 +162,7 @@ def _build_slots(
     label, names, arm_of_instance = _draw_instances(scenario, rng, arm, traffic.at_s)
     # Latency: the level of the instance, what all arms share, then drifts of the arm and of the instance.
     level = rng.standard_normal(len(arm_of_instance)) * scenario.instance_sd
-    shared = draw_ar1(rng, scenario.common, 1, steps, step_s) + burst(rng, scenario.spikes, 1, traffic.at_s)
+    shared = draw_ar1(rng, scenario.common, 1, steps, step_s) + draw_bursts(rng, scenario.spikes, 1, traffic.at_s)
     log_us = level[label] + shared + traffic.log_load
     log_us += draw_ar1(rng, scenario.arm_drift, arms, steps, step_s)[arm]
     log_us += draw_ar1(rng, scenario.instance_drift, len(arm), steps, step_s)
@@ -171,8 +171,8 @@ def _build_slots(
     # Traffic drifts in all arms alike, around a mean of 1; the slots of an arm share its traffic equally.
     pace = np.exp(draw_ar1(rng, scenario.traffic, 1, steps, step_s) - scenario.traffic.sd**2 / 2)
     rate = traffic.rate[arm] * pace / slots_of_arm[arm, None]
-    burst_failure = burst(rng, scenario.shared_failures, 1, traffic.at_s)
-    burst_failure = burst_failure + burst(rng, scenario.instance_failures, len(arm), traffic.at_s)
+    burst_failure = draw_bursts(rng, scenario.shared_failures, 1, traffic.at_s)
+    burst_failure = burst_failure + draw_bursts(rng, scenario.instance_failures, len(arm), traffic.at_s)
     _apply_restarts(scenario, rng, traffic.at_s, log_us, rate)
     if scenario.wait_s is not None:
         closed_loop_rate = _pace_by_latency(
@@ -280,7 +280,7 @@ def _simulate_run(scenario: Scenario, rng: np.random.Generator, run: int) -> Req
     # From here on an item is a request; requests are in the order of slots, and so of arms, then of steps.
     arm = np.repeat(slots.arm, counts.sum(axis=1))
     log_shift = np.repeat(slots.log_us.ravel(), counts_flat)
-    burst_failure = np.repeat(slots.burst.ravel(), counts_flat)
+    burst_failure = np.repeat(slots.burst_failure.ravel(), counts_flat)
     within_step = rng.random(len(arm))
     step_us = scenario.duration_s * 1e6 / steps
     offset_us = (np.repeat(np.tile(np.arange(steps), len(slots.arm)), counts_flat) + within_step) * step_us

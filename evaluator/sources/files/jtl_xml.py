@@ -197,7 +197,7 @@ class _JtlParser:
             raise InputError(
                 f"{self.path}:{error.lineno}: the XML is broken: {problem}", hint=_HINTS.get(problem, _NO_HINT)
             ) from error
-        # Expat keeps an element in memory until its end arrives.
+        # Expat keeps a tag in memory until it is complete; a tag without an end must not fill the memory.
         if self._bytes_fed - self._parser.CurrentByteIndex > _LONGEST_TOKEN:
             line = self._parser.CurrentLineNumber
             raise InputError(f"{self.path}:{line}: one element is longer than {_LONGEST_TOKEN >> 20} MB")
