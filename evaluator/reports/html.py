@@ -34,7 +34,7 @@ from evaluator.figures import (
     rank_by_margin,
     to_svg,
 )
-from evaluator.figures.base import NARROW, WIDE, name_row, scale_of
+from evaluator.figures.base import NARROW, WIDE, choose_effect_scale, name_row
 from evaluator.records import BASELINE, Comparison, Verdict, VerdictWord
 from evaluator.reports.base import (
     HEALTH_MARKS,
@@ -283,7 +283,7 @@ class _Report:
     def _draw_changes(self, rows: Sequence[Comparison], max_rows: int | None = None) -> dict[str, Any] | None:
         """Draw the changes of the first `max_rows` comparisons (`None`: of all); `None` if none has a margin."""
         wide, narrow = (
-            draw_forest(rows[:max_rows], colors=self.colors, width=width, several=self.has_several_candidates)
+            draw_forest(rows[:max_rows], colors=self.colors, width=width, with_arms=self.has_several_candidates)
             for width in (WIDE, NARROW)
         )
         if wide is None:
@@ -314,7 +314,7 @@ class _Report:
                     {
                         "key": _identify(row),
                         "anchor": f"metric-{len(panels) + 1}",
-                        "name": name_row(row, several=self.has_several_candidates),
+                        "name": name_row(row, with_arm=self.has_several_candidates),
                         "mark": STATUS_MARKS[row.status],
                         "status": row.status.value,
                         "figures": figures,
@@ -328,7 +328,7 @@ class _Report:
 
         `with_finding` adds the reason of its status, which the figure over time has as its title.
         """
-        scaled, detectable, adjusted = scale_of(row), row.detectable_effect, row.p_value_adjusted
+        scale, detectable, adjusted = choose_effect_scale(row), row.detectable_effect, row.p_value_adjusted
         return [
             ("finding", row.reason if with_finding else ""),
             ("type", row.rule.type),
@@ -341,7 +341,7 @@ class _Report:
             ("… over all gates", "" if adjusted is None else format_number(min(adjusted, 1.0))),
             (
                 "detectable with 80 % power",
-                "" if detectable is None else f"{format_number(detectable * scaled.factor)} {scaled.unit}",
+                "" if detectable is None else f"{format_number(detectable * scale.factor)} {scale.unit}",
             ),
         ]
 

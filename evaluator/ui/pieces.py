@@ -217,7 +217,7 @@ def metrics_table(
         chosen: dict[str, object] = {"metric": row.rule.name, "arm": row.arm}
         if row.scan:
             chosen = {"endpoint": clean(row.rule.slice.endpoint)}
-        at, name = "closer" if row.scan else "metric", name_row(row, several=several)
+        at, name = "closer" if row.scan else "metric", name_row(row, with_arm=several)
         title = Markup('{}<span class="reason">{}</span>').format(
             link("release", name, at=at, release=release_id, **chosen), clean(row.reason or row.no_data or "")
         )
