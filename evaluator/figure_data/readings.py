@@ -28,6 +28,9 @@ def trace_readings(
         readings: All readings that were collected.
         axis: Axis of the load; `None`: times count from the first bucket of the readings.
         metrics: By the text of a query, the metric that uses it and its name. Means are in the unit of that metric.
+
+    Returns:
+        An entry per query, with lists of `seconds` of load and `values` for each arm (at most `MOST_POINTS`).
     """
     traced_queries = []
     for query_code, query in enumerate(readings.queries[:MOST_QUERIES] if readings.bucket.size else ()):

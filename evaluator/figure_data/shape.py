@@ -24,12 +24,13 @@ def trace_quantiles(requests: RequestPairs, arm: str) -> dict[str, Any] | None:
     """Compute the relative change of time to success at quantiles from 1 to 99.9 %, of one candidate.
 
     Each interval is valid by itself, not all of them together. Returns lists with an entry per quantile that has
-    enough data; `None` if none has.
+    enough data; `None` if none has, or if the arms have no time in common.
     """
     pair = requests.at(arm)
     if pair is None or pair.panel.slots < MIN_BUCKETS:
         return None
     fewest_requests = min(pair.requests(0), pair.requests(1))  # of baseline and candidate
+    # Enough requests must be beyond a quantile, on the side where there are fewer.
     percents = [q for q in QUANTILES if fewest_requests * min(q, 100 - q) / 100 >= MIN_BEYOND]
     answers = compare_quantiles(
         pair.panel,
@@ -58,7 +59,7 @@ def trace_distribution(requests: RequestPairs, arm: str) -> dict[str, Any] | Non
     """Compute the share of requests that baseline and candidate have done successfully by each of some times.
 
     The times (`ms`) are evenly spaced on a logarithmic axis. A median is `None` if half of an arm's requests fail.
-    Returns `None` if an arm has no successful request.
+    Returns `None` if an arm has no successful request, or if the arms have no time in common.
     """
     pair = requests.at(arm)
     if pair is None or not pair.successes(0) or not pair.successes(1):

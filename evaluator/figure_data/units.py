@@ -63,6 +63,7 @@ def trace_units(requests: RequestPairs, row: Comparison) -> dict[str, Any] | Non
     shown: list[int] = []
     for arm in (0, 1):  # baseline, candidate
         active = np.flatnonzero((units.arm == arm) & (n > 0))
+        # The busiest first; those that are shown are then sorted by name.
         busiest = active[np.argsort(-n[active], kind="stable")][:MOST_UNITS]
         shown += sorted(busiest.tolist(), key=lambda unit: units.names[unit])
     return {
@@ -81,7 +82,7 @@ def trace_units(requests: RequestPairs, row: Comparison) -> dict[str, Any] | Non
 
 
 def _take_instances(panel: Panel) -> _Units:
-    """Make the instances of both arms the units."""
+    """Take the instances of both arms as units."""
     rows = panel.rows
     # Each row of instances names the cell of its histogram: turned around, the instance of each cell.
     histogram_unit = np.zeros(rows.histogram_rows, dtype=np.int64)
@@ -91,7 +92,7 @@ def _take_instances(panel: Panel) -> _Units:
 
 
 def _take_runs(requests: RequestPairs, panel: Panel) -> _Units:
-    """Make the runs the units: first all runs of the baseline, then the same runs of the candidate."""
+    """Take the runs of each arm as units: first all runs of the baseline, then the same runs of the candidate."""
     runs = panel.runs
     run_of_slot = np.searchsorted(runs, panel.run)  # index in `runs`
     # Cells of the histograms have the shape (2 arms, endpoints, stride), and stride may exceed the number of slots.

@@ -238,6 +238,7 @@ def _layer_rows(points: list[dict[str, Any]], domain: tuple[float, float], layou
     # Only the narrow layout has the change above its interval.
     is_narrow = layout.change_y != layout.interval_y
     tick_step = 2 if is_narrow and high - low > CROWDED else 1
+    # A tick per margin, or per two; the axis ends at six margins (FARTHEST).
     ticks = [tick for tick in range(-6, 7, tick_step) if low <= tick <= high]
     tick_labels = "datum.value == 0 ? '0' : format(datum.value, '+.0%')"
     axis = alt.Axis(values=ticks, labelExpr=tick_labels, labelOverlap=True, grid=False)

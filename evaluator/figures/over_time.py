@@ -100,8 +100,10 @@ def _find_domain(row: Comparison, curve: Mapping[str, Any], scale: EffectScale) 
     """
     margin = abs(_find_margin(row, scale) or 0.0)
     last_look = keep_finite([curve["lower"][-1], curve["estimate"][-1], curve["upper"][-1]])
-    farthest = MAX_ROOM * max([margin, *(abs(value) * scale.factor for value in last_look)], default=1.0) or 1.0
+    needed = max([margin, *(abs(value) * scale.factor for value in last_look)])
+    farthest = MAX_ROOM * needed or 1.0  # an axis needs some length, also if all changes are 0
     drawn = [value * scale.factor for key in ("lower", "upper", "estimate") for value in keep_finite(curve[key])]
+    # Somewhat more than the margin, so that its edge is inside the figure.
     low, high = min([*drawn, -1.3 * margin, 0.0]), max([*drawn, 1.3 * margin, 0.0])
     return max(low, -farthest), min(high, farthest)
 

@@ -110,12 +110,12 @@ def clean_and_cut(text: str, max_characters: int) -> str:
     return shorten(plain_text(shorten(text, max_characters)), max_characters)
 
 
-def harmless_cell(text: str) -> str:
+def escape_formula(text: str) -> str:
     """Put an apostrophe before a cell of a CSV file that a spreadsheet would run as a formula.
 
     Changes with their sign, such as `+3.1 %`, stay as they are.
     """
-    # Characters after a sign that could call another program, as in `+1|cmd`.
+    # A number with its sign is harmless, unless it has characters by which a formula calls a program, as in `+1|cmd`.
     is_signed_number = text[1:2].isdigit() and not set(text) & set("|!=\"'")
     is_formula = text.startswith(("=", "@", "\t", "\r")) or (text.startswith(("+", "-")) and not is_signed_number)
     return f"'{text}" if is_formula else text

@@ -42,10 +42,10 @@ from evaluator.reports.base import (
     VERDICT_WORDS,
     Page,
     count_both,
+    escape_formula,
     format_allowed,
     format_both,
     format_effect,
-    harmless_cell,
     is_only_shown,
     list_restrictions,
     mark_status,
@@ -264,11 +264,11 @@ class _Report:
     def _embed(self, figure: Figure, narrow: Figure | None = None, note: str = "") -> dict[str, Any]:
         """Turn a figure into what the template shows: its SVG, its numbers as a table and as CSV, a name, and a note.
 
-        `narrow` is the same figure for narrow screens; `None`: the figure is as narrow already.
+        `narrow` is the same figure for narrow screens; `None`: `figure` itself fits them.
         """
         self.figure_count += 1
         name, csv_file = f"figure-{self.figure_count}", io.StringIO()
-        csv.writer(csv_file).writerows([harmless_cell(cell) for cell in row] for row in (figure.head, *figure.rows))
+        csv.writer(csv_file).writerows([escape_formula(cell) for cell in row] for row in (figure.head, *figure.rows))
         return {
             "name": name,
             "title": figure.title,
@@ -338,6 +338,7 @@ class _Report:
             ("replication", f"{row.instances[0]} + {row.instances[1]} instances or runs"),
             ("method", row.method),
             ("p-value of “worse than allowed”", "" if row.p_value is None else format_number(row.p_value)),
+            # An adjusted p-value is multiplied by the number of tests, and may exceed 1.
             ("… over all gates", "" if adjusted is None else format_number(min(adjusted, 1.0))),
             (
                 "detectable with 80 % power",

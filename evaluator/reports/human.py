@@ -87,7 +87,7 @@ class _Writer(Page):
 
     __slots__ = ()
 
-    def text(self, text: str) -> str:
+    def clean(self, text: str) -> str:
         """Make any text safe for this page: no control characters, not endless, and ASCII where the page needs that."""
         text = clean_and_cut(text, MAX_TEXT)
         # No-break spaces must survive until the lines are broken.
@@ -102,7 +102,7 @@ class _Writer(Page):
 
     def wrap(self, text: str, indent: str = "  ", next_indent: str = "    ") -> list[str]:
         """Break a sentence into lines, each with its indent; never between a number and its unit."""
-        text = _LONG_WORD.sub(rf"\1{self.text('…')}", self.text(text))
+        text = _LONG_WORD.sub(rf"\1{self.clean('…')}", self.clean(text))
         lines = textwrap.wrap(
             _TIED.sub(NBSP, text),
             max(self.width, 40),
@@ -119,9 +119,9 @@ class _Writer(Page):
 
 def _write_head(verdict: Verdict, writer: _Writer) -> list[str]:
     """Write the lines of the verdict with its release, the data it rests on, its first reasons, and its notes."""
-    word = writer.text(VERDICT_WORDS[verdict.word])
-    title = writer.text(write_title(verdict))
-    data = writer.text(describe_data(verdict.evidence))
+    word = writer.clean(VERDICT_WORDS[verdict.word])
+    title = writer.clean(write_title(verdict))
+    data = writer.clean(describe_data(verdict.evidence))
     # Measured before colouring, whose codes take no columns.
     gap = writer.width - _count_columns(f"{word}  {title}") - _count_columns(data)
     answer = f"{writer.paint(word, verdict.word, bold=True)}  {title}"
@@ -160,11 +160,12 @@ def _write_table(arm: str, comparisons: Sequence[Comparison], writer: _Writer) -
     """Write the table of one candidate's comparisons as lines: metrics, listed endpoints, the count of the others."""
     endpoint_rows, endpoint_notes = choose_endpoints([row for row in comparisons if row.scan])
     metric_rows = [row for row in comparisons if not row.scan]
-    head = _Row(tuple(writer.text(arm if column == "canary" else column) for column in COLUMNS))
+    # The column of the candidate has the name of its arm.
+    head = _Row(tuple(writer.clean(arm if column == "canary" else column) for column in COLUMNS))
     label_counts = Counter(map(label_row, comparisons))
     rows = [head, *(_make_row(row, writer, label_counts) for row in (*metric_rows, *endpoint_rows))]
     columns, widths = _choose_columns(rows, writer)
-    # A note that neighbouring rows share is written once, below the last of them.
+    # A note that neighbouring rows share is written once, below the last of them; an empty row follows the last row.
     rows = [
         replace(row, note="") if row.note == next_row.note else row
         for row, next_row in itertools.pairwise([*rows, _Row(())])
@@ -180,10 +181,11 @@ def _make_row(row: Comparison, writer: _Writer, label_counts: Mapping[str, int])
     label += row.rule.metric.note if label_counts[label] > 1 else ""
     status = mark_status(row, "·")
     if writer.width < WIDE:
-        change, margin = change.replace(" … ", "…"), margin.split(", ")[0]
+        change = change.replace(" … ", "…")
+        margin = margin.split(", ")[0]  # without limits: reasons name them
         status = status.replace("inconclusive", "unsure")
     cells = (label, name_role(row), *format_both(row), change, margin, status, count_both(row))
-    return _Row(tuple(map(writer.text, cells)), None if is_watched(row) else row.status, row.no_data or "")
+    return _Row(tuple(map(writer.clean, cells)), None if is_watched(row) else row.status, row.no_data or "")
 
 
 def _choose_columns(rows: Sequence[_Row], writer: _Writer) -> tuple[tuple[int, ...], list[int]]:
@@ -208,7 +210,7 @@ def _arrange_row(row: _Row, columns: Sequence[int], widths: Sequence[int], write
     """
     name, lines = row.cells[0], []
     if _count_columns(name) > widths[0]:
-        lines = [f"  {_cut_to_columns(name, max(writer.width - 2, LEAST_NAME), dots=writer.text('…'))}"]
+        lines = [f"  {_cut_to_columns(name, max(writer.width - 2, LEAST_NAME), dots=writer.clean('…'))}"]
         name = ""
     cells = [_pad(name, widths[0])]
     for column, width in zip(columns[1:], widths[1:], strict=True):

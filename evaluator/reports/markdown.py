@@ -111,7 +111,7 @@ def _write_table(arm: str, rows: Sequence[Comparison]) -> Iterable[str]:
     metric_rows = [row for row in rows if not row.scan]
     arm_name = escape(arm, MAX_NAME)
     yield from (f"### {arm_name}", "")
-    yield _join_cells(column or arm_name for column in HEAD)
+    yield _join_cells(column or arm_name for column in HEAD)  # the empty one is the candidate's
     yield _join_cells("---" for _ in HEAD)
     yield from (_write_row(row) for row in (*metric_rows, *endpoint_rows))
     yield ""

@@ -20,7 +20,7 @@ def rank_comparisons(rows: Sequence[Comparison]) -> tuple[Comparison, ...]:
     """
 
     def find_importance(row: Comparison) -> float:
-        """The share of the margin that is used up; large constants keep the three groups apart."""
+        """Return the share of the margin that is used up; large constants keep the groups apart."""
         effect, margin = row.effect, row.rule.margin
         if row.status is MetricStatus.NO_DATA and row.rule.role is not Role.WATCH:
             return 1e6
@@ -44,8 +44,11 @@ class HeatMap:
 
 
 def build_heat_map(verdicts: Sequence[Verdict]) -> HeatMap:
-    """Arrange verdicts, one per release and the newest first, by metric; rows of the endpoint scan are left out."""
-    worst_by_metric_of_each: list[dict[str, Comparison]] = []
+    """Arrange the latest verdicts of releases in a table by metric, without rows of the endpoint scan.
+
+    `verdicts`: one per release, the newest first. With several candidates, a cell has the one of the worst status.
+    """
+    worst_by_metric_of_each: list[dict[str, Comparison]] = []  # for each verdict: the cells by name of the metric
     for verdict in verdicts:
         worst_by_metric: dict[str, Comparison] = {}
         for row in verdict.evidence.comparisons:

@@ -91,9 +91,11 @@ def _parse(text: str, origin: str) -> Any:
         return json.loads(text.removeprefix("\N{BYTE ORDER MARK}"), parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         # An error at the very end means that the rest of the file is missing.
+        last_position = len(text.rstrip()) - 1
+        is_at_end = last_position > 0 and error.pos >= last_position
         if not text.strip():
             problem = "it is empty"
-        elif error.msg.startswith("Unterminated") or error.pos >= len(text.rstrip()) - 1 > 0:
+        elif error.msg.startswith("Unterminated") or is_at_end:
             problem = f"it is cut off in line {error.lineno}"
         else:
             problem = f"line {error.lineno}, column {error.colno}: {error.msg}"
@@ -213,7 +215,7 @@ def _to_comparison(plain: Mapping[str, Any], policy_metrics: Sequence[Mapping[st
         effect=_to_effect(effect) if effect else None,
         detectable_effect=plain["detectable_effect"],
         no_data=(plain["reason"] or "no data") if has_no_data else None,
-        scan=plain["method"].startswith(SCAN_METHOD),
+        scan=plain["method"].startswith(SCAN_METHOD),  # the JSON has no other mark of these rows
         status=status,
         p_value=plain["p_value"],
         p_value_adjusted=plain["p_value_adjusted"],
