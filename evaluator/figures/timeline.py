@@ -166,18 +166,6 @@ def _layer_strip(
     import altair as alt
 
     divisor, time_unit = choose_time_unit(end_s)
-    half_slot_s = timeline["slot_s"] / 2  # a value is drawn in the middle of its slot
-    rows = [
-        {
-            "time": (start_s + half_slot_s) / divisor,
-            "value": value,
-            "arm": line.arm,
-            "series": f"{line.arm}{line.is_median}",
-            "thin": line.is_median,
-        }
-        for line in strip.series
-        for start_s, value in zip(line.seconds, line.values, strict=True)
-    ]
     x = alt.X(
         "time:Q",
         title=f"{time_unit} of load" if with_axis else None,
@@ -191,6 +179,34 @@ def _layer_strip(
         ),
         scale=alt.Scale(domain=[0, end_s / divisor], nice=False),
     )
+    boxes = [
+        {"start": box["start"] / divisor, "end": box["end"] / divisor, "what": box["what"]}
+        for box in timeline["shaded"]
+    ]
+    shades = [alt.Chart(inline(boxes)).mark_rect(color=SHADE).encode(x="start:Q", x2="end:Q")] if boxes else []
+    lines = _draw_lines(strip, x, timeline["slot_s"], divisor, colors)
+    return alt.layer(*shades, lines, *_draw_events(timeline, divisor, end_s, with_names=with_names))
+
+
+def _draw_lines(strip: _Strip, x: Any, slot_s: float, divisor: float, colors: Mapping[str, str]) -> Any:
+    """Draw a line per series of a strip, on the axis of time `x`: the baseline's dashed, medians thin.
+
+    `slot_s`: seconds that a value stands for; `divisor`: seconds in a unit of the axis.
+    """
+    import altair as alt
+
+    half_slot_s = slot_s / 2  # a value is drawn in the middle of its slot
+    rows: list[dict[str, Any]] = [
+        {
+            "time": (start_s + half_slot_s) / divisor,
+            "value": value,
+            "arm": line.arm,
+            "series": f"{line.arm}{line.is_median}",
+            "thin": line.is_median,
+        }
+        for line in strip.series
+        for start_s, value in zip(line.seconds, line.values, strict=True)
+    ]
     values = keep_finite([row["value"] for row in rows])
     y = alt.Y(
         "value:Q",
@@ -200,7 +216,7 @@ def _layer_strip(
         axis=alt.Axis(minExtent=MARGIN_LEFT, maxExtent=MARGIN_LEFT, tickCount=4, titlePadding=2, format="~s"),
     )
     arms = list(colors)  # the baseline first: it is dashed
-    lines = (
+    return (
         alt.Chart(inline(rows))
         .mark_line(clip=True)
         .encode(
@@ -214,12 +230,6 @@ def _layer_strip(
             strokeWidth=alt.condition("datum.thin", alt.value(1), alt.value(2)),
         )
     )
-    boxes = [
-        {"start": box["start"] / divisor, "end": box["end"] / divisor, "what": box["what"]}
-        for box in timeline["shaded"]
-    ]
-    shades = [alt.Chart(inline(boxes)).mark_rect(color=SHADE).encode(x="start:Q", x2="end:Q")] if boxes else []
-    return alt.layer(*shades, lines, *_draw_events(timeline, divisor, end_s, with_names=with_names))
 
 
 def _draw_events(timeline: Mapping[str, Any], divisor: float, end_s: float, *, with_names: bool) -> list[Any]:
