@@ -35,19 +35,22 @@ class Quantity:
     unit: str
 
     def __str__(self) -> str:
-        """Canonical text: parses to an equal quantity."""
-        plain = format(self.value.normalize(), "f")
-        return f"{'0' if self.value == 0 else plain}{self.unit}"
+        """Canonical text, such as `0.1pp`: `parse_quantity` reads it as an equal quantity."""
+        number = "0" if self.value == 0 else format(self.value.normalize(), "f")  # without exponent and trailing zeros
+        return f"{number}{self.unit}"
 
 
 def parse_quantity(raw: Any) -> Quantity:
-    """Read an amount; times become milliseconds. Raises ValueError, which quotes the input."""
+    """Read an amount, a text or a number without unit; times become milliseconds.
+
+    Raises ValueError, which quotes the input.
+    """
     if isinstance(raw, Quantity):
         return raw
-    written = isinstance(raw, int | float | str) and not isinstance(raw, bool)
-    match = _QUANTITY.fullmatch(str(raw)) if written else None
+    is_text_or_number = isinstance(raw, int | float | str) and not isinstance(raw, bool)
+    match = _QUANTITY.fullmatch(str(raw)) if is_text_or_number else None
     if match is None:
-        raise ValueError(f"must be an amount such as 5%, 0.1pp or 20ms, not {_shown(raw)}")
+        raise ValueError(f"must be an amount such as 5%, 0.1pp or 20ms, not {_quote(raw)}")
     value, unit = Decimal(match[1]), match[2]
     if unit in _MILLISECONDS:
         return Quantity(value * _MILLISECONDS[unit], "ms")
@@ -55,10 +58,10 @@ def parse_quantity(raw: Any) -> Quantity:
 
 
 def parse_share(raw: Any) -> float:
-    """Read a share of 1: `5%`, `0.05pp` or a plain number. Raises ValueError."""
+    """Read a share of 1: `5%`, `5pp` and the plain number `0.05` all give 0.05. Raises ValueError."""
     quantity = parse_quantity(raw)
     if quantity.unit not in ("", "%", "pp"):
-        raise ValueError(f"must be a share such as 5% or 0.05, not {_shown(raw)}")
+        raise ValueError(f"must be a share such as 5% or 0.05, not {_quote(raw)}")
     return float(quantity.value / (100 if quantity.unit else 1))
 
 
@@ -68,18 +71,20 @@ def parse_duration_s(raw: Any) -> float:
         quantity = parse_quantity(raw)
         return float(quantity.value)
     text = raw if isinstance(raw, str) else ""
-    parts = list(_DURATION_PART.finditer(text))
-    if not parts or "".join(part[0] for part in parts).strip() != text.strip():
-        raise ValueError(f"must be a duration such as 30s, 5m or 1m30s, not {_shown(raw)}")
+    parts = list(_DURATION_PART.finditer(text))  # number and unit of each
+    is_complete = "".join(part[0] for part in parts).strip() == text.strip()  # nothing between the parts
+    if not parts or not is_complete:
+        raise ValueError(f"must be a duration such as 30s, 5m or 1m30s, not {_quote(raw)}")
     return float(sum(Decimal(part[1]) * _SECONDS[part[2]] for part in parts))
 
 
 def format_duration(seconds: float) -> str:
-    """Write a duration so that it is read back unchanged: whole minutes as `5m`, the rest in seconds."""
+    """Write a duration so that `parse_duration_s` reads it unchanged: whole minutes as `5m`, all others in seconds."""
     if seconds and seconds % 60 == 0:
         return f"{seconds / 60:.0f}m"
     return str(Quantity(Decimal(str(seconds)), "s"))
 
 
-def _shown(raw: Any) -> str:
+def _quote(raw: Any) -> str:
+    """Quote an input in an error message."""
     return "nothing" if raw is None else f"'{raw}'"

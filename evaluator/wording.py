@@ -20,46 +20,56 @@ STORE_STEP_MS = 0.001
 
 
 def write_command(release: str, *options: str, policy: str = "") -> str:
-    """Write the command that judges a release; `policy`: the file or folder for `--policy`, where one is needed.
+    """Write the command that judges a release, quoted for a shell; `policy`: the value of `--policy`, or empty.
 
     >>> write_command("cart@1 b", "--dry-run", policy="cart.yaml")
     "evaluator verdict 'cart@1 b' --dry-run --policy cart.yaml"
     """
-    return shlex.join(["evaluator", "verdict", release, *options, *(("--policy", policy) if policy else ())])
+    policy_option = ["--policy", policy] if policy else []
+    return shlex.join(["evaluator", "verdict", release, *options, *policy_option])
 
 
 def format_number(value: float, *, sign: bool = False) -> str:
-    """Three significant digits, thousands grouped, never an exponent: `0.012`, `31.4`, `1,240`.
+    """Write a number with three significant digits, thousands grouped, never an exponent: `0.012`, `31.4`, `1,240`.
+
+    `sign`: with a plus above 0. NaN is `?`.
 
     >>> format_number(0.01234), format_number(31.44), format_number(1239.6), format_number(5, sign=True)
     ('0.0123', '31.4', '1,240', '+5')
     """
     if math.isnan(value):
         return "?"
-    if math.isinf(value):
-        return ("+" if sign and value > 0 else "−" if value < 0 else "") + "∞"
-    digits = SIGNIFICANT - 1 - (math.floor(math.log10(abs(value))) if value else SIGNIFICANT - 1)
-    rounded = round(value, digits)
-    text = f"{abs(rounded):,.{min(max(digits, 0), 9)}f}"
+    if value == -math.inf:
+        return "−∞"
+    if value == math.inf:
+        return "+∞" if sign else "∞"
+    if not value:
+        return "0"
+    magnitude = math.floor(math.log10(abs(value)))  # 0: from 1 to below 10
+    decimals = SIGNIFICANT - 1 - magnitude  # negative: digits before the point are rounded as well
+    rounded = round(value, decimals)
+    text = f"{abs(rounded):,.{min(max(decimals, 0), 9)}f}"
     if "." in text:
         text = text.rstrip("0").rstrip(".")
-    if not text.strip("0."):
+    if not text.strip("0."):  # smaller than nine decimals show
         return "0"
-    return ("−" if rounded < 0 else "+" if sign else "") + text
+    if rounded < 0:
+        return "−" + text
+    return "+" + text if sign else text
 
 
 def format_count(count: int) -> str:
-    """A whole number with grouped thousands."""
+    """Write a whole number with grouped thousands: `1,200`."""
     return f"{count:,}"
 
 
 def count_of(count: int, noun: str) -> str:
-    """A number with its noun: `1 run`, `1,200 requests`."""
+    """Write a number with its noun (given in the singular): `1 run`, `1,200 requests`."""
     return f"{format_count(count)} {noun}" if count == 1 else f"{format_count(count)} {noun}s"
 
 
 def format_duration(seconds: float) -> str:
-    """`75 s`, `14 min`, `3.5 h`."""
+    """Write a duration for people, in the unit that fits: `75 s`, `14 min`, `3.5 h`."""
     if seconds < MINUTES_FROM_S:
         return f"{format_number(seconds)} s"
     if seconds < HOURS_FROM_S:
@@ -68,7 +78,10 @@ def format_duration(seconds: float) -> str:
 
 
 def format_value(value: float | None, unit: str) -> str:
-    """A metric's own value: fractions as percent, an infinite time as `failed`."""
+    """Write the value of a metric on an arm: a fraction as percent, `None` as a dash.
+
+    An infinite value is a response time that stands for a failed request, and is written as `failed`.
+    """
     if value is None:
         return "–"
     if unit == "fraction":
@@ -79,17 +92,17 @@ def format_value(value: float | None, unit: str) -> str:
 
 
 def format_change(effect: Effect, unit: str) -> str:
-    """The estimated change with its sign: `+12.4 %`, `+0.021 pp`, `−3.1 ms`."""
-    return _signed(effect.estimate, effect, unit) + _suffix(effect, unit)
+    """Write the estimated change with its sign: `+12.4 %`, `+0.021 pp`, `−3.1 ms`; `unit`: the metric's."""
+    return _format_signed(effect.estimate, effect, unit) + _find_suffix(effect, unit)
 
 
 def format_interval(effect: Effect, unit: str) -> str:
-    """The interval without unit: `+8.1 … +16.9`."""
-    return f"{_signed(effect.lower, effect, unit)} … {_signed(effect.upper, effect, unit)}"
+    """Write the interval of a change, without its unit: `+8.1 … +16.9`."""
+    return f"{_format_signed(effect.lower, effect, unit)} … {_format_signed(effect.upper, effect, unit)}"
 
 
 def format_margin(margin: Margin | None, unit: str) -> str:
-    """The harm that is allowed: `10 %`, `0.1 pp`, `20 ms`; a dash where none is set."""
+    """Write the harm that is allowed: `10 %`, `0.1 pp`, `20 ms`; a dash without a margin."""
     if margin is None:
         return "–"
     if margin.relative:
@@ -99,12 +112,14 @@ def format_margin(margin: Margin | None, unit: str) -> str:
     return f"{format_number(margin.value)} {unit}"
 
 
-def _signed(value: float, effect: Effect, unit: str) -> str:
-    percent = effect.kind == "relative" or unit == "fraction"
-    return format_number(value * 100 if percent else value, sign=True)
+def _format_signed(value: float, effect: Effect, unit: str) -> str:
+    """Write a number of an effect with its sign; relative changes and fractions times 100."""
+    is_percent = effect.kind == "relative" or unit == "fraction"
+    return format_number(value * 100 if is_percent else value, sign=True)
 
 
-def _suffix(effect: Effect, unit: str) -> str:
+def _find_suffix(effect: Effect, unit: str) -> str:
+    """The unit of a change, after a space: `%` for relative changes, `pp` for those of fractions, else the metric's."""
     if effect.kind == "relative":
         return " %"
     return " pp" if unit == "fraction" else f" {unit}"
@@ -121,8 +136,9 @@ def name_metric(rule: Rule) -> str:
 
 
 def name_comparison(comparison: Comparison) -> str:
-    """Metric and slice: `p95 of POST /orders`."""
-    name, endpoint = name_metric(comparison.rule) + comparison.rule.metric.note, comparison.rule.slice.endpoint
+    """Name the metric of a comparison, and its endpoint if it has one: `p95 of POST /orders`."""
+    name = name_metric(comparison.rule) + comparison.rule.metric.note
+    endpoint = comparison.rule.slice.endpoint
     return f"{name} of {endpoint}" if endpoint else name
 
 
@@ -152,7 +168,10 @@ _LEFT_OUT = {
 
 
 def name_left_out(kind: LeftOutKind, detail: str = "", *, count: int = 2) -> str:
-    """Name rows that are not judged: `requests of the warm-up`, `of kind grpc_req_duration`."""
+    """Name rows that are not judged: `requests of the warm-up`, `of kind grpc_req_duration`.
+
+    `detail`: what the rows are, if the kind alone does not show it; `count`: their number, which is not written.
+    """
     singular, plural = _LEFT_OUT[kind]
     if kind is LeftOutKind.NO_COUNTERPART and detail:
         return f"{'request' if count == 1 else 'requests'} without a counterpart ({detail})"
@@ -169,18 +188,20 @@ def describe_left_out(part: LeftOut) -> str:
 
 
 def list_left_out(parts: Iterable[LeftOut]) -> str:
-    """What is left out over all arms: `4 bad rows (2 failed), 7 of kind grpc_req_duration`."""
+    """Sum up over all arms what is left out, by kind: `4 bad rows (2 failed), 7 of kind grpc_req_duration`."""
     rows: Counter[tuple[LeftOutKind, str]] = Counter()
     failures: Counter[tuple[LeftOutKind, str]] = Counter()
     for part in parts:
         rows[part.kind, part.detail] += part.rows
         failures[part.kind, part.detail] += part.failures
-    alike = (LeftOut("", kind, count, failures[kind, detail], detail) for (kind, detail), count in rows.items())
-    return ", ".join(describe_left_out(part) for part in alike)
+    sums = (LeftOut("", kind, count, failures[kind, detail], detail) for (kind, detail), count in rows.items())
+    return ", ".join(describe_left_out(part) for part in sums)
 
 
 def describe_steps(steps_ms: Sequence[float], arms: Sequence[str]) -> str:
-    """The steps in which the times of two arms were recorded, and whether the load tool or this store rounded them.
+    """Describe the steps in which the times of two arms were recorded, and whether the load tool or this store rounded.
+
+    `steps_ms`: the step of each arm; `arms`: their names. If only one arm has the widest step, it is named.
 
     >>> describe_steps((0.001, 1.0), ("baseline", "canary"))
     'the load tool or its file recorded the times of canary in steps of 1 ms'
@@ -188,15 +209,22 @@ def describe_steps(steps_ms: Sequence[float], arms: Sequence[str]) -> str:
     widest = max(steps_ms)
     if widest <= STORE_STEP_MS:
         return f"this store keeps times in steps of {format_number(STORE_STEP_MS)} ms"
-    subject = "" if min(steps_ms) == widest else f"the times of {arms[list(steps_ms).index(widest)]} "
-    return f"the load tool or its file recorded {subject or 'times '}in steps of {format_number(widest)} ms"
+    times = "times"
+    if min(steps_ms) < widest:
+        times = f"the times of {arms[list(steps_ms).index(widest)]}"
+    return f"the load tool or its file recorded {times} in steps of {format_number(widest)} ms"
 
 
 def explain_coarse(steps_ms: Sequence[float], arms: Sequence[str], level_ms: float, margin: Margin) -> str:
-    """Why the recorded times are too coarse to decide about a margin, and what to do."""
+    """Why the recorded times are too coarse to decide about a margin, and what to do.
+
+    `steps_ms`: the step of each arm; `arms`: their names; `level_ms`: the baseline's value of the metric.
+    """
     step = max(steps_ms)
-    by_store = step <= STORE_STEP_MS
-    remedy = "time several calls together, so that one time is longer" if by_store else "record times in finer steps"
+    is_rounded_by_store = step <= STORE_STEP_MS
+    remedy = "record times in finer steps"
+    if is_rounded_by_store:
+        remedy = "time several calls together, so that one time is longer"
     share = format_number(100 * step / level_ms)
     return (
         f"{describe_steps(steps_ms, arms)}, {share} % of the baseline's value: too coarse to decide about a "

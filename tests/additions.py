@@ -169,7 +169,7 @@ from evaluator.metrics.base import answer
 from evaluator.metrics.reading_base import QueryMetric, ReadingPair
 from evaluator.records import Comparison, QueryKind, Rule
 from evaluator.stats.shaping.panel import Panel
-from evaluator.stats.shaping.reading_panels import VALUE, ReadingView, build_panel
+from evaluator.stats.shaping.reading_panels import VALUE, Contribution, ReadingView, build_panel
 
 
 class GaugeAbove(QueryMetric):
@@ -187,12 +187,13 @@ class GaugeAbove(QueryMetric):
         rows = view.find(self.queries[0], VALUE, endpoint)
         n = view.readings.n[rows].astype(float)
         above = n * (view.readings.total[rows] > self.above * n)
-        return build_panel(view, arm, (rows, n), failures=(rows, above), of_instance=True)
+        return build_panel(view, arm, Contribution(rows, n), failures=Contribution(rows, above), of_instance=True)
 
     def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:
         """Answer a rule."""
-        both = pair.of(panel)
-        return answer(both, rule, both.compare_failures(rule), method=f"score test, {both.design.kind}")
+        request_pair = pair.as_request_pair(panel)
+        estimate = request_pair.compare_failures(rule)
+        return answer(request_pair, rule, estimate, method=f"score test, {request_pair.design.kind}")
 ''',
     "evaluator/metrics/__init__.py",
     {'        "gauge_max": ': '        "gauge_above": f"{_PACKAGE}.gauge_above:GaugeAbove",\n        "gauge_max": '},

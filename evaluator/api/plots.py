@@ -64,7 +64,7 @@ class Plots:
         scanned = [row for row in self._rows if row.scan]
         rows = rank_by_margin(scanned)[:MOST_ENDPOINTS] if endpoints else pick_decisive(self._rows)
         several = len(self._candidates) > 1
-        figure = draw_forest(rows, colors=self._colors, width=width, several=several)
+        figure = draw_forest(rows, colors=self._colors, width=width, with_arms=several)
         if figure is None:
             raise UsageError(
                 f"no {'endpoint' if endpoints else 'metric'} has both a change and a margin, which the forest shows"

@@ -56,7 +56,8 @@ def assess_pairs(pairs: Pairs | Evidence) -> Evidence:
     measured = pairs.measure()
     measured = replace(measured, comparisons=look_back(pairs, measured.comparisons))
     context = pairs.with_comparisons(measured.comparisons)
-    return pairs.summarise(measured, tuple(finding for check in CHECKS[pairs.kind] for finding in check(context)))
+    findings = tuple(finding for check in CHECKS[pairs.kind] for finding in check(context))
+    return pairs.summarise(measured, findings)
 
 
 def assess_release(data: ReleaseData, rulebook: Rulebook, release: str = "release") -> Assessment:
@@ -67,25 +68,30 @@ def assess_release(data: ReleaseData, rulebook: Rulebook, release: str = "releas
     run, whose state and end are those of `collected`. `release`: its name, for remedies.
     """
     kinds = {kind for kind in EvidenceKind if find_rules(rulebook, kind)}
-    parts: list[Evidence] = []
+    evidence: list[Evidence] = []
     requests = None
+    # A policy without rules is assessed on requests as well, so that there is evidence of some kind.
     if EvidenceKind.REQUESTS in kinds or data.runs or not kinds or data.cells.moments.run.size:
         requests = pair_requests(data.cells, data.runs, rulebook, release, data.left_out)
-        parts.append(assess_pairs(requests))
+        evidence.append(assess_pairs(requests))
     if EvidenceKind.READINGS in kinds or data.readings is not None:
         load = requests if data.runs else None
-        client = parts[0].comparisons if load else ()
-        parts.append(assess_pairs(pair_readings(data.readings, data.collected, rulebook, release, load, client)))
+        load_comparisons = evidence[0].comparisons if load else ()
+        readings = pair_readings(data.readings, data.collected, rulebook, release, load, load_comparisons)
+        evidence.append(assess_pairs(readings))
     if EvidenceKind.OUTCOMES in kinds or data.outcomes is not None:
-        parts.append(assess_pairs(pair_outcomes(data.outcomes, rulebook, release)))
-    return Assessment(reduce(_join, parts), requests)
+        evidence.append(assess_pairs(pair_outcomes(data.outcomes, rulebook, release)))
+    return Assessment(reduce(_join, evidence), requests)
 
 
 def _join(first: Evidence, second: Evidence) -> Evidence:
-    """Join two kinds of evidence; arms of one name are one arm. The window is the first one that has a length."""
-    timed = first if first.window.seconds or not second.window.seconds else second
+    """Join two kinds of evidence; arms of one name are one arm.
+
+    What is not joined, such as the window, is taken from the first of both whose window has a length.
+    """
+    base = second if second.window.seconds and not first.window.seconds else first
     return replace(
-        timed,
+        base,
         comparisons=(*first.comparisons, *second.comparisons),
         findings=(*first.findings, *second.findings),
         arms=_join_arms(first.arms, second.arms),
@@ -97,17 +103,17 @@ def _join(first: Evidence, second: Evidence) -> Evidence:
     )
 
 
-def _join_arms(own: tuple[ArmSummary, ...], others: tuple[ArmSummary, ...]) -> tuple[ArmSummary, ...]:
-    """Join summaries by arm: a value that one kind of evidence lacks is taken from the other."""
-    arms = {arm.name: arm for arm in own}
-    for summary in others:
-        arm = arms.get(summary.name, summary)
-        arms[summary.name] = replace(
-            arm,
-            requests=arm.requests or summary.requests,
-            instances=max(arm.instances, summary.instances),
-            read=arm.read or summary.read,
-            left_out=arm.left_out or summary.left_out,
-            units=arm.units or summary.units,
+def _join_arms(first: tuple[ArmSummary, ...], second: tuple[ArmSummary, ...]) -> tuple[ArmSummary, ...]:
+    """Join the summaries of arms by two kinds of evidence: a value that the first lacks is taken from the second."""
+    joined = {summary.name: summary for summary in first}
+    for summary in second:
+        known = joined.get(summary.name, summary)
+        joined[summary.name] = replace(
+            known,
+            requests=known.requests or summary.requests,
+            instances=max(known.instances, summary.instances),
+            read=known.read or summary.read,
+            left_out=known.left_out or summary.left_out,
+            units=known.units or summary.units,
         )
-    return tuple(arms.values())
+    return tuple(joined.values())

@@ -62,7 +62,10 @@ class Pairs(Protocol):
 
 
 def find_rules(rulebook: Rulebook, kind: EvidenceKind, *, early: bool = False) -> tuple[Rule, ...]:
-    """The policy's rules on one kind of evidence; `early`: only those that a look before the last one answers."""
+    """The policy's rules on one kind of evidence; `early`: only those that a look before the last one answers.
+
+    An early look can show harm, which gates decide, or with `early_go` that all gates and holds are within.
+    """
     roles = {Role.GATE, Role.HOLD} if rulebook.monitoring.early_go else {Role.GATE}
     return tuple(rule for rule in rulebook.on(kind) if not early or rule.role in roles)
 
@@ -70,7 +73,10 @@ def find_rules(rulebook: Rulebook, kind: EvidenceKind, *, early: bool = False) -
 def answer_nothing(
     rulebook: Rulebook, kind: EvidenceKind, why: str, arms: Sequence[str] = ()
 ) -> tuple[Comparison, ...]:
-    """For each candidate and every rule on one kind of evidence, a comparison without data and the reason `why`."""
+    """For each candidate and every rule on one kind of evidence, a comparison without data and the reason `why`.
+
+    `arms`: the candidates; without any, the default name of a candidate is taken.
+    """
     rules = find_rules(rulebook, kind)
     return tuple(no_data(rule, arm, why) for arm in arms or (CANDIDATE,) for rule in rules)
 
@@ -83,31 +89,34 @@ def find_depth(rulebook: Rulebook, *, early: bool) -> Depth:
 
 
 def complete_arms(arms: Sequence[str]) -> tuple[tuple[str, ...], int]:
-    """The arms with the baseline first and at least one candidate, and the number by which codes of arms move.
+    """Complete the arms, so that the baseline comes first and there is a candidate; an arm that is added has no data.
 
-    An arm that is added has no data.
+    Returns the names, and what is to be added to the codes of arms: 1 if the baseline was added, else 0.
     """
-    shift = int(not arms or arms[0] != BASELINE)
-    names = (BASELINE, *arms) if shift else (*arms,)
-    return (names if len(names) > 1 else (*names, CANDIDATE)), shift
+    names, shift = tuple(arms), 0
+    if not names or names[0] != BASELINE:
+        names, shift = (BASELINE, *names), 1
+    if len(names) == 1:
+        names = (*names, CANDIDATE)
+    return names, shift
 
 
 def plan_runs(runs: tuple[Run, ...], monitoring: Monitoring, *, bucket_s: int, start: int, end: int) -> Calendar:
-    """The calendar of looks at runs that are judged from bucket `start` to before bucket `end`.
+    """Plan the looks at runs that are judged from bucket `start` to before bucket `end`.
 
     Several runs are judged once, when all of them are there. So are imported files, unless the policy sets a mode.
     """
-    covered = (end - start) * bucket_s
-    unwatched = monitoring.mode == "auto" and is_imported(runs)
+    covered_s = (end - start) * bucket_s
+    import_is_judged_once = monitoring.mode == "auto" and is_imported(runs)
     ended = all(run.state is not RunState.RUNNING for run in runs)
-    if len(runs) != 1 or end == start or (unwatched and ended):
-        return Calendar("fixed", (), float(covered), final=True)
+    if len(runs) != 1 or end == start or (import_is_judged_once and ended):
+        return Calendar("fixed", (), float(covered_s), final=True)
     run = runs[0]
-    planned = float(covered)
+    planned_s: float | None = float(covered_s)  # a run without a plan lasts as long as it did
     if run.planned_end is not None:
-        planned = max(run.planned_end.timestamp() - start * bucket_s, bucket_s)
+        planned_s = max(run.planned_end.timestamp() - start * bucket_s, bucket_s)
     elif run.state is RunState.RUNNING:
-        return plan_looks(monitoring, bucket_s=bucket_s, covered_s=covered, planned_s=None)
-    calendar = plan_looks(monitoring, bucket_s=bucket_s, covered_s=covered, planned_s=planned)
+        planned_s = None  # not known yet
+    calendar = plan_looks(monitoring, bucket_s=bucket_s, covered_s=covered_s, planned_s=planned_s)
     # A run that has ended gets no more data, whatever was planned.
     return calendar if run.state is RunState.RUNNING else replace(calendar, final=True)

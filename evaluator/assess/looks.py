@@ -14,88 +14,111 @@ from evaluator.stats.inference.sequential import TUNE_AT_S, anytime_p, anytime_z
 from evaluator.stats.inference.student import critical_value, t_quantile
 
 Key = tuple[str, str, str | None, bool]
+"""Rule (for the scan: unit), candidate, endpoint, and whether it belongs to the scan."""
 
 
 def look_back(pairs: Pairs, last: tuple[Comparison, ...]) -> tuple[Comparison, ...]:
-    """Add the earlier looks to each comparison, and turn its p-values into sequential ones."""
+    """Add the earlier looks to each comparison of `last`, the last look, and turn its p-values into sequential ones.
+
+    With one look only, nothing changes.
+    """
     calendar, covered_s, rulebook = pairs.calendar, pairs.covered_s, pairs.rulebook
     if calendar.kind == "fixed":
         return last
-    paths: dict[Key, list[Look]] = {}
+    paths: dict[Key, list[Look]] = {}  # the earlier looks at a comparison, in the order of time
     for at_s in calendar.interim:
         for comparison in pairs.measure(at_s).comparisons:
-            path = paths.setdefault(_key(comparison), [])
-            path.append(_look(path, comparison, calendar, at_s, rulebook.monitoring))
-    finished = (_finish(c, paths.get(_key(c), []), calendar, covered_s, rulebook.monitoring) for c in last)
-    return tuple(repeat_interval(c, calendar, covered_s, rulebook) if c.looks else c for c in finished)
+            path = paths.setdefault(_make_key(comparison), [])
+            path.append(_make_look(path, comparison, calendar, at_s, rulebook.monitoring))
+    out = []
+    for comparison in last:
+        path = paths.get(_make_key(comparison), [])
+        sequential = _finish(comparison, path, calendar, covered_s, rulebook.monitoring)
+        out.append(repeat_interval(sequential, calendar, covered_s, rulebook) if sequential.looks else sequential)
+    return tuple(out)
 
 
-def _key(comparison: Comparison) -> Key:
+def _make_key(comparison: Comparison) -> Key:
     """Key of comparisons whose looks belong together. The scan's metric of an endpoint may change between looks."""
     subject = comparison.unit if comparison.scan else comparison.rule.name
     return subject, comparison.arm, comparison.rule.slice.endpoint, comparison.scan
 
 
-def _look(path: list[Look], comparison: Comparison, calendar: Calendar, at_s: float, monitoring: Monitoring) -> Look:
-    """One look. Its p-values are at most those of the look before: a level that was crossed stays crossed."""
-    before = path[-1].p_worse if path else ()
-    bounds = comparison.deciding
-    if not bounds:  # no data at this moment: what was crossed before stays so
-        return Look(float(at_s), before)
-    persistent = np.full(len(bounds), comparison.persistent_share)
+def _make_look(
+    path: list[Look], comparison: Comparison, calendar: Calendar, at_s: float, monitoring: Monitoring
+) -> Look:
+    """Turn a comparison at one moment into a look, whose p-values hold over all looks.
+
+    p-values of "worse" are at most those of the look before, because a level that was crossed stays crossed.
+
+    Args:
+        path: The earlier looks.
+        comparison: The comparison of the first `at_s` seconds of judged data, with ordinary p-values.
+        calendar: All looks.
+        at_s: The moment of this look.
+        monitoring: Whether an early GO is possible; then p-values of "within" are computed as well.
+    """
+    p_worse_before = path[-1].p_worse if path else ()
+    questions = comparison.deciding
+    if not questions:  # no data at this moment: what was crossed before stays so
+        return Look(float(at_s), p_worse_before)
+    persistent = np.full(len(questions), comparison.persistent_share)
     fraction = min(at_s / max(calendar.planned_s, 1.0), 1.0)
-    p_values = np.array([question.p_worse for question in bounds])
-    # Ordinary p-values of this moment become p-values over all looks.
+    ordinary_p = np.array([question.p_worse for question in questions])
     if calendar.kind == "anytime":
-        worse = anytime_p(p_values, persistent, at_s, TUNE_AT_S)
+        p_worse = anytime_p(ordinary_p, persistent, at_s, TUNE_AT_S)
     else:
-        worse = sequential_p(p_values, fraction, persistent)
-    early: FloatArray | tuple[()] = ()
+        p_worse = sequential_p(ordinary_p, fraction, persistent)
+    if p_worse_before:
+        p_worse = np.minimum(p_worse, p_worse_before)
+    p_within: FloatArray | tuple[()] = ()
     if monitoring.early_go:
-        within = np.array([question.p_within for question in bounds])
-        early = sequential_p(within, fraction, persistent, "obrien_fleming")
+        ordinary_p_within = np.array([question.p_within for question in questions])
+        p_within = sequential_p(ordinary_p_within, fraction, persistent, "obrien_fleming")
     return Look(
-        float(at_s),
-        tuple(float(p) for p in (np.minimum(worse, before) if before else worse)),
-        comparison.loadings,
-        tuple(float(p) for p in early),
+        at_s=float(at_s),
+        p_worse=tuple(float(p) for p in p_worse),
+        loadings=comparison.loadings,
+        p_within=tuple(float(p) for p in p_within),
     )
 
 
 def _finish(
     comparison: Comparison, path: list[Look], calendar: Calendar, covered_s: float, monitoring: Monitoring
 ) -> Comparison:
-    """Set the sequential p-values of the last look; before the last look, those of the latest one.
+    """Set the sequential p-values of a comparison, and its earlier looks (`path`).
 
-    Data since the latest look count at the next one: otherwise each request for a verdict would add a look.
+    At the last look its own p-values count. Before that, those of the latest planned look count: data since then count
+    at the next look, because otherwise each request for a verdict would add a look.
     """
-    bounds = comparison.deciding
+    deciding = comparison.deciding
     if comparison.too_coarse:
         # The recorded times are too coarse for the margin, so earlier looks do not count for it either.
-        margins = [question.kind == "margin" for question in bounds]
-        path = [
-            replace(
-                look,
-                p_worse=tuple(1.0 if margin else p for margin, p in zip(margins, look.p_worse, strict=False)),
-            )
-            for look in path
-        ]
+        path = [replace(look, p_worse=_without_margins(comparison, look.p_worse)) for look in path]
     if calendar.final:
         at_s = covered_s if calendar.kind == "anytime" else calendar.planned_s
-        p_values = _look(path, comparison, calendar, at_s, monitoring).p_worse
+        p_worse = _make_look(path, comparison, calendar, at_s, monitoring).p_worse
     else:
-        p_values = path[-1].p_worse if path and path[-1].p_worse else (1.0,) * len(bounds)
-    last = iter(p_values)
+        p_worse = path[-1].p_worse if path and path[-1].p_worse else (1.0,) * len(deciding)
+    remaining_p = iter(p_worse)  # in the order of the deciding questions
     questions = tuple(
-        replace(question, p_worse=next(last)) if question in bounds else question for question in comparison.questions
+        replace(question, p_worse=next(remaining_p)) if question in deciding else question
+        for question in comparison.questions
     )
     return replace(comparison, questions=questions, looks=tuple(path))
 
 
-def repeat_interval(comparison: Comparison, calendar: Calendar, covered_s: float, rulebook: Rulebook) -> Comparison:
-    """The interval as the dual of the decision: its end towards "worse" is valid at every look of the calendar.
+def _without_margins(comparison: Comparison, p_worse: tuple[float, ...]) -> tuple[float, ...]:
+    """Replace the p-value of the margin by 1; `p_worse`: of the deciding questions, or empty without data."""
+    is_margin = [question.kind == "margin" for question in comparison.deciding]
+    return tuple(1.0 if margin else p for margin, p in zip(is_margin, p_worse, strict=False))
 
-    The other end decides GO, which is tested once, unless the policy sets `early_go`.
+
+def repeat_interval(comparison: Comparison, calendar: Calendar, covered_s: float, rulebook: Rulebook) -> Comparison:
+    """Widen the interval so that it agrees with the decision at every look.
+
+    The end towards better values decides "worse", which is tested at every look. The other end decides GO, which is
+    tested once, unless the policy sets `early_go`.
     """
     effect, df = comparison.effect, comparison.df
     if effect is None or not df:
@@ -106,19 +129,24 @@ def repeat_interval(comparison: Comparison, calendar: Calendar, covered_s: float
     else:
         fraction = 1.0 if calendar.final else min(covered_s / max(calendar.planned_s, 1.0), 1.0)
         z = boundary_z(rulebook.alpha, fraction, persistent)
-    once = float(t_quantile(1 - rulebook.alpha, df))
-    worse, within = critical_value(z, df) / once, 1.0
+    # Factors on the distance between the estimate and an end, from the interval of a single look.
+    critical_of_one_look = float(t_quantile(1 - rulebook.alpha, df))
+    factor_of_worse, factor_of_within = critical_value(z, df) / critical_of_one_look, 1.0
     if monitoring.early_go:
-        within = critical_value(boundary_z(rulebook.alpha, 1.0, persistent, "obrien_fleming"), df) / once
-    down, up = (worse, within) if comparison.rule.direction is Direction.LOWER else (within, worse)
-    return replace(
-        comparison,
-        effect=replace(effect, lower=_move_end(effect, effect.lower, down), upper=_move_end(effect, effect.upper, up)),
-    )
+        z_within = boundary_z(rulebook.alpha, 1.0, persistent, "obrien_fleming")
+        factor_of_within = critical_value(z_within, df) / critical_of_one_look
+    lower_factor, upper_factor = factor_of_worse, factor_of_within
+    if comparison.rule.direction is Direction.HIGHER:
+        lower_factor, upper_factor = factor_of_within, factor_of_worse
+    lower, upper = _move_end(effect, effect.lower, lower_factor), _move_end(effect, effect.upper, upper_factor)
+    return replace(comparison, effect=replace(effect, lower=lower, upper=upper))
 
 
 def _move_end(effect: Effect, end: float, factor: float) -> float:
-    """An end of the interval with its distance from the estimate multiplied; on the log scale for relative effects."""
+    """Multiply the distance of an end of the interval from the estimate; on the log scale for relative effects.
+
+    An end that is infinite, or has no logarithm (−100 %), is not moved.
+    """
     if not np.isfinite([end, effect.estimate]).all():
         return end
     if effect.kind == "absolute":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Literal
 
 from evaluator.assess.base import answer_nothing, find_rules
 from evaluator.errors import UnknownName
@@ -40,7 +39,7 @@ class OutcomePairs(OutcomeContext):
     __slots__ = ()
 
     def measure(self, at_s: int | None = None) -> Measured:
-        """Compare every candidate by every rule."""
+        """Compare every candidate by every rule; `at_s` is not used, as outcomes have no clock."""
         del at_s
         outcomes, rules = self.outcomes, find_rules(self.rulebook, self.kind)
         if len(outcomes.arms) < 2:
@@ -50,20 +49,33 @@ class OutcomePairs(OutcomeContext):
             price = find_price(outcomes, arm, self.rulebook.monitoring)
             pair = OutcomePair(outcomes, arm, self.rulebook.alpha)
             compared += [_compare(pair, metric, rule, price) for metric, rule in OutcomeMetric.among(rules)]
-        columns = {outcomes.variables.index(name): arms for name, arms in outcomes.values.items()}
-        loadings = find_loadings([result.errors for result in compared], outcomes.moments, columns)
-        return Measured(
-            tuple(replace(result.comparison, loadings=row) for result, row in zip(compared, loadings, strict=True))
-        )
+        # Values of units by the position of their variable; for each variable by arm.
+        values = {outcomes.variables.index(name): by_arm for name, by_arm in outcomes.values.items()}
+        loadings = find_loadings([result.errors for result in compared], outcomes.moments, values)
+        comparisons = [
+            replace(result.comparison, loadings=components)
+            for result, components in zip(compared, loadings, strict=True)
+        ]
+        return Measured(tuple(comparisons))
 
     def summarise(self, measured: Measured, findings: tuple[Finding, ...]) -> Evidence:
         """The evidence of outcomes. If no comparison has data, this does not count as a look."""
         accounts = {rows.arm: rows for rows in self.outcomes.facts.account()}
         arms = []
-        for code, (arm, part) in enumerate(zip(self.outcomes.arms, self.outcomes.moments, strict=True)):
+        for code, (arm, moments) in enumerate(zip(self.outcomes.arms, self.outcomes.moments, strict=True)):
             rows = accounts.get(arm, ArmRows(arm, 0, 0))
-            role: Literal["baseline", "candidate"] = "candidate" if code else "baseline"
-            arms.append(ArmSummary(arm, role, 0, 0, runs=1, units=part.n, read=rows.read, left_out=rows.left_out))
+            arms.append(
+                ArmSummary(
+                    name=arm,
+                    role="candidate" if code else "baseline",
+                    requests=0,
+                    instances=0,
+                    runs=1,
+                    units=moments.n,
+                    read=rows.read,
+                    left_out=rows.left_out,
+                )
+            )
         answered = any(comparison.questions for comparison in measured.comparisons)
         return Evidence(
             comparisons=measured.comparisons,
@@ -87,61 +99,76 @@ def pair_outcomes(outcomes: Outcomes | None, rulebook: Rulebook, release: str) -
 
 
 def _compare(pair: OutcomePair, metric: OutcomeMetric, rule: Rule, price: LookPrice) -> Compared:
-    """Answer one rule at the levels of this look: p-values over all looks, and the interval that is their dual."""
+    """Answer one rule at this look, so that p-values hold over all looks, and the interval agrees with them.
 
-    def ask(level: float) -> Compared:
-        return metric.compare(replace(pair, alpha=level or pair.alpha), rule)
-
-    worse, within = price.level(pair.alpha, "worse"), price.level(pair.alpha, "within")
-    result = ask(worse)
+    `price` gives the levels at which this look decides "worse" and "within"; 0: it may not decide that. A refused look
+    has no data.
+    """
+    worse_level, within_level = price.level(pair.alpha, "worse"), price.level(pair.alpha, "within")
+    # At level 0 the interval is not needed, so any level will do.
+    result = metric.compare(replace(pair, alpha=worse_level or pair.alpha), rule)
     comparison = result.comparison
     if comparison.effect is None or (price.kind == "fixed" and not price.refused):
         return result
     if price.refused:
         return Compared(replace(comparison, no_data=price.refused, questions=(), effect=None, detectable_effect=None))
-    for_within = result.comparison if within == worse else ask(within).comparison
+    at_within_level = comparison
+    if within_level != worse_level:
+        at_within_level = metric.compare(replace(pair, alpha=within_level or pair.alpha), rule).comparison
+    effect_of_within = at_within_level.effect or comparison.effect
     paid = replace(
         comparison,
         questions=tuple(
             replace(q, p_worse=price.pay(q.p_worse, "worse"), p_within=price.pay(q.p_within, "within"))
             for q in comparison.questions
         ),
-        effect=_join_ends(comparison.effect, for_within.effect or comparison.effect, rule.direction, (worse, within)),
-        needed_time=for_within.needed_time,
+        effect=_join_ends(comparison.effect, effect_of_within, rule.direction, worse_level, within_level),
+        needed_time=at_within_level.needed_time,
     )
     return replace(result, comparison=paid)
 
 
-def _join_ends(worse: Effect, within: Effect, direction: Direction, levels: tuple[float, float]) -> Effect:
-    """One interval of two: the end towards harm decides "within", the other one "worse"; at level 0 it is infinite."""
-    lower, upper = (worse, within) if direction is Direction.LOWER else (within, worse)
-    low, high = levels if direction is Direction.LOWER else levels[::-1]
-    return replace(worse, lower=lower.lower if low else -math.inf, upper=upper.upper if high else math.inf)
+def _join_ends(worse: Effect, within: Effect, direction: Direction, worse_level: float, within_level: float) -> Effect:
+    """Make one interval of two: the end towards harm decides "within", the other end "worse".
+
+    `worse`, `within`: the effect with the interval of the level at which each is decided; at level 0 the end is
+    infinite.
+    """
+    if direction is Direction.LOWER:  # harm is upwards
+        lower = worse.lower if worse_level else -math.inf
+        upper = within.upper if within_level else math.inf
+    else:
+        lower = within.lower if within_level else -math.inf
+        upper = worse.upper if worse_level else math.inf
+    return replace(worse, lower=lower, upper=upper)
 
 
 # ------------------------------------------------------------------ values that must be read
 
 
 def find_needs(outcomes: Outcomes, rulebook: Rulebook) -> Needs:
-    """The values that the rules need in addition to the sums. Raises UnknownName for a column that was not imported.
+    """Find the values that the rules need in addition to the sums. Raises UnknownName for a column that is missing.
 
     If a gate needs values of units, those of the other gates are read as well: sums do not show how gates are
     correlated.
     """
-    needs, of_gates = Needs(), Needs()
+    needs, needs_of_gates = Needs(), Needs()
     metrics = OutcomeMetric.among(rulebook.rules)
-    covariates = [column.name for column in outcomes.columns]
-    imported = [column.name for column in outcomes.columns if column.role == "outcome"]
+    columns = [column.name for column in outcomes.columns]  # any of them may be a covariate
+    outcome_columns = [column.name for column in outcomes.columns if column.role == "outcome"]
     for metric, rule in metrics:
-        named = ("outcome", metric.outcomes, imported), ("covariate", metric.covariate_names, covariates)
-        for noun, name, columns in ((noun, name, columns) for noun, names, columns in named for name in names):
+        hint = f"metric '{rule.name}' of the policy needs it"
+        for name in metric.outcomes:
+            if name not in outcome_columns:
+                raise UnknownName("outcome", name, outcome_columns, hint=hint)
+        for name in metric.covariate_names:
             if name not in columns:
-                raise UnknownName(noun, name, columns, hint=f"metric '{rule.name}' of the policy needs it")
-        own = metric.needs(outcomes)
-        needs |= own
-        of_gates |= own if rule.role is Role.GATE else Needs()
+                raise UnknownName("covariate", name, columns, hint=hint)
+        needs |= metric.needs(outcomes)
+        if rule.role is Role.GATE:
+            needs_of_gates |= metric.needs(outcomes)
     gates = [metric for metric, rule in metrics if rule.role is Role.GATE]
-    if of_gates == Needs() or len(gates) < 2:
+    if needs_of_gates == Needs() or len(gates) < 2:
         return needs
     names = {name for metric in gates for name in (*metric.variables, *metric.covariate_names)}
     return needs | Needs(frozenset(names & set(outcomes.variables)))

@@ -33,7 +33,7 @@ from evaluator.records import (
     Window,
 )
 from evaluator.stats.shaping.index import distinct
-from evaluator.stats.shaping.reading_panels import RunInterval, cut, keep_rows
+from evaluator.stats.shaping.reading_panels import COUNT, VALUE, RunInterval, cut, keep_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,22 +46,27 @@ class ReadingPairs(ReadingContext):
     """Panels built for one look, kept for the next."""
 
     def measure(self, at_s: int | None = None) -> Measured:
-        """Compare every candidate by every rule. `at_s`: an earlier look."""
-        book, early = self.rulebook, at_s is not None
-        before_s = None if at_s is None else self.start_s + at_s
-        depth = find_depth(book, early=early)
-        rules = find_rules(book, self.kind, early=early)
+        """Compare every candidate by every rule. `at_s`: an earlier look, at these seconds of the judged time."""
+        rulebook, early = self.rulebook, at_s is not None
         pairs = [
-            ReadingPair(self.view, arm, book.alpha, book.prior, self.panels, before_s, depth)
+            ReadingPair(
+                view=self.view,
+                arm=arm,
+                alpha=rulebook.alpha,
+                prior=rulebook.prior,
+                panels=self.panels,
+                before_s=None if at_s is None else self.start_s + at_s,
+                depth=find_depth(rulebook, early=early),
+            )
             for arm in self.view.readings.arms[1:]
         ]
-        metrics = ReadingMetric.among(rules)
-        compared = [metric.compare(pair, rule) for pair in pairs for metric, rule in metrics]
-        return Measured(_share_errors(compared))
+        metrics = ReadingMetric.among(find_rules(rulebook, self.kind, early=early))
+        comparisons = [metric.compare(pair, rule) for pair in pairs for metric, rule in metrics]
+        return Measured(_keep_common_loadings(comparisons))
 
     def summarise(self, measured: Measured, findings: tuple[Finding, ...]) -> Evidence:
-        """The evidence of readings."""
-        view, alone = self.view, not self.intervals
+        """The evidence of readings. With a load, its window and its end are those of the evidence of requests."""
+        view, without_load = self.view, not self.intervals
         cells = view.readings
         arms = tuple(
             ArmSummary(
@@ -74,9 +79,9 @@ class ReadingPairs(ReadingContext):
             for code, name in enumerate(cells.arms)
         )
         window, (start, end) = Window(), view.span
-        if alone and start != end:
-            first, last = (datetime.fromtimestamp(bucket * cells.bucket_s, UTC) for bucket in (start, end))
-            window = Window(first, last, float(np.unique(cells.bucket).size * cells.bucket_s))
+        if without_load and start != end:
+            start_time, end_time = (datetime.fromtimestamp(bucket * cells.bucket_s, UTC) for bucket in (start, end))
+            window = Window(start_time, end_time, float(np.unique(cells.bucket).size * cells.bucket_s))
         ended = self.calendar.final and all(run.state is not RunState.RUNNING for run in self.runs)
         return Evidence(
             comparisons=measured.comparisons,
@@ -85,19 +90,20 @@ class ReadingPairs(ReadingContext):
             window=window,
             incomplete=any(run.state is RunState.INCOMPLETE for run in self.runs),
             monitoring=self.calendar.kind,
-            final=ended or not alone,
-            collected=alone,
+            final=ended or not without_load,
+            collected=without_load,
         )
 
     def _count_requests(self, arm: int) -> int:
-        """Requests or observations of an arm, by the denominator of the policy's metrics that counted most."""
-        counted = [0.0]
-        queries = [rule.metric.denominator for rule in find_rules(self.rulebook, self.kind)]
-        for query in (query for query in queries if query):
-            rows = self.view.find(query, 3 if query.kind is QueryKind.HISTOGRAM else 0)
-            cells = self.view.readings
-            counted.append(float(cells.total[rows][cells.arm[rows] == arm].sum()))
-        return round(max(counted))
+        """Requests or observations of an arm (code), by the denominator of the policy's metrics that counted most."""
+        cells = self.view.readings
+        counts = [0.0]
+        for rule in find_rules(self.rulebook, self.kind):
+            query = rule.metric.denominator
+            if query is not None:
+                rows = self.view.find(query, COUNT if query.kind is QueryKind.HISTOGRAM else VALUE)
+                counts.append(float(cells.total[rows][cells.arm[rows] == arm].sum()))
+        return round(max(counts))
 
 
 def pair_readings(
@@ -122,13 +128,13 @@ def pair_readings(
         why = f"no readings were collected: `evaluator collect {release}`"
         return Evidence(answer_nothing(rulebook, EvidenceKind.READINGS, why, load.cells.arms[1:] if load else ()))
     arms, shift = complete_arms(readings.arms)
-    readings, targets = _take_out_targets(replace(readings, arms=arms, arm=readings.arm + shift), rulebook)
+    readings, targets = _separate_targets(replace(readings, arms=arms, arm=readings.arm + shift), rulebook)
     if not find_rules(rulebook, EvidenceKind.READINGS):
         ignored = warn("readings", "readings were collected, but the policy has no metric of them")
         return Evidence(findings=(ignored,))
-    readings, shared = _without_shared_instances(readings)
+    readings, shared_instances = _remove_shared_instances(readings)
     intervals = _find_judged_times(load) if load else ()
-    view = cut(readings, intervals if load else _since_the_candidate(readings))
+    view = cut(readings, intervals if load else _find_time_of_candidates(readings))
     if load and not view.run.size:
         why = "no readings lie in the time for which the load is judged"
         command = f"`evaluator collect {release} --from T --to T`, or `evaluator load {release} --collect`"
@@ -136,7 +142,7 @@ def pair_readings(
         return Evidence(answer_nothing(rulebook, EvidenceKind.READINGS, why, arms[1:]), (finding,))
     start, end = load.span if load else view.span
     bucket_s = load.cells.bucket_s if load else readings.bucket_s
-    own_calendar = plan_runs(_as_one(runs), rulebook.monitoring, bucket_s=bucket_s, start=start, end=end)
+    own_calendar = plan_runs(_join_runs(runs), rulebook.monitoring, bucket_s=bucket_s, start=start, end=end)
     return ReadingPairs(
         release=release,
         readings=readings,
@@ -149,68 +155,73 @@ def pair_readings(
         intervals=intervals,
         client=client,
         targets=targets,
-        shared_instances=shared,
+        shared_instances=shared_instances,
     )
 
 
-def _share_errors(compared: list[Comparison]) -> tuple[Comparison, ...]:
-    """Keep the loadings of comparisons of the same instances over the same buckets: only their positions agree.
+def _keep_common_loadings(comparisons: list[Comparison]) -> tuple[Comparison, ...]:
+    """Keep the loadings of comparisons of the same instances over the same buckets; remove those of all others.
 
-    Candidates of an A/B/n test are taken for independent, which is stricter than their common baseline requires.
+    Only in these the same position means the same part of the errors. Comparisons that agree in candidate, numbers of
+    instances and length of the loadings are taken for such; the largest group is kept. So candidates of an A/B/n test
+    are taken for independent, which is stricter than their common baseline requires.
     """
-    keys = [(comparison.arm, comparison.instances, len(comparison.loadings)) for comparison in compared]
-    alike = Counter(key for key, comparison in zip(keys, compared, strict=True) if comparison.loadings)
-    most = max(alike, key=alike.__getitem__, default=None)
+    keys = [(comparison.arm, comparison.instances, len(comparison.loadings)) for comparison in comparisons]
+    counts = Counter(key for key, comparison in zip(keys, comparisons, strict=True) if comparison.loadings)
+    most_frequent = max(counts, key=counts.__getitem__, default=None)
     return tuple(
-        comparison if key == most else replace(comparison, loadings=())
-        for key, comparison in zip(keys, compared, strict=True)
+        comparison if key == most_frequent else replace(comparison, loadings=())
+        for key, comparison in zip(keys, comparisons, strict=True)
     )
 
 
 def _find_judged_times(load: RequestPairs) -> tuple[RunInterval, ...]:
     """The judged time of each load run: from the end of its warm-up to its last request."""
     moments, bucket_s = load.cells.moments, load.cells.bucket_s
-    out = []
+    intervals = []
     for code in distinct(moments.run).tolist():
         buckets = moments.bucket[moments.run == code]
         start = max(load.warm_up.first_bucket.get(code, 0), int(buckets.min()))
-        out.append(
-            RunInterval(load.cells.runs[code], float(start * bucket_s), float((int(buckets.max()) + 1) * bucket_s))
-        )
-    return tuple(out)
+        end = int(buckets.max()) + 1
+        intervals.append(RunInterval(load.cells.runs[code], float(start * bucket_s), float(end * bucket_s)))
+    return tuple(intervals)
 
 
-def _since_the_candidate(readings: ReadingCells) -> tuple[RunInterval, ...] | None:
-    """The time from the first reading of a candidate on; before it, the baseline has no counterpart."""
-    theirs, own = readings.bucket[readings.arm > 0], readings.bucket[readings.arm == 0]
-    if not theirs.size or not own.size or theirs.min() <= own.min():
+def _find_time_of_candidates(readings: ReadingCells) -> tuple[RunInterval, ...] | None:
+    """Find the time from the first reading of a candidate on; before it, the baseline has no counterpart.
+
+    `None`: all of the time, as the baseline does not start earlier, or an arm has no readings.
+    """
+    candidates, baseline = readings.bucket[readings.arm > 0], readings.bucket[readings.arm == 0]
+    if not candidates.size or not baseline.size or candidates.min() <= baseline.min():
         return None
-    return (RunInterval("readings", float(theirs.min()) * readings.bucket_s, math.inf),)
+    return (RunInterval("readings", float(candidates.min()) * readings.bucket_s, math.inf),)
 
 
-def _take_out_targets(readings: ReadingCells, rulebook: Rulebook) -> tuple[ReadingCells, ReadingCells | None]:
+def _separate_targets(readings: ReadingCells, rulebook: Rulebook) -> tuple[ReadingCells, ReadingCells | None]:
     """Separate the results of scrapes (`up`) from the other readings: targets may include more than the service.
 
-    If the policy has a metric of `up`, it stays among the readings as well.
+    Returns the readings without them, and the results of scrapes; `None`: they were not collected. If the policy has a
+    metric of `up`, it stays among the readings as well.
     """
     if UP not in readings.queries:
         return readings, None
     code = readings.queries.index(UP)
-    own = readings.query == code
-    targets = replace(keep_rows(readings, own), facts=tuple(fact for fact in readings.facts if fact.query == UP))
+    is_up = readings.query == code
+    targets = replace(keep_rows(readings, is_up), facts=tuple(fact for fact in readings.facts if fact.query == UP))
     if any(UP in rule.metric.queries for rule in rulebook.rules):
         return readings, targets
-    without_targets = keep_rows(readings, ~own)
+    without_targets = keep_rows(readings, ~is_up)
     without_targets = replace(
         without_targets,
         queries=tuple(query for query in readings.queries if query != UP),
-        query=without_targets.query - (without_targets.query > code),
+        query=without_targets.query - (without_targets.query > code),  # codes of later queries move by one
         facts=tuple(fact for fact in readings.facts if fact.query != UP),
     )
     return without_targets, targets
 
 
-def _without_shared_instances(readings: ReadingCells) -> tuple[ReadingCells, tuple[str, ...]]:
+def _remove_shared_instances(readings: ReadingCells) -> tuple[ReadingCells, tuple[str, ...]]:
     """Remove the names of instances that counted both arms from their readings; returns these names too.
 
     Such an instance is a proxy. Its series distinguish the arms, but not the instances of an arm.
@@ -218,36 +229,40 @@ def _without_shared_instances(readings: ReadingCells) -> tuple[ReadingCells, tup
     if any(fact.shared for fact in readings.facts):  # then the selectors are wrong
         return readings, ()
     baseline = distinct(readings.instance[readings.arm == 0])
-    others = distinct(readings.instance[readings.arm > 0])
-    both = [code for code in np.intersect1d(baseline, others).tolist() if readings.instances[code]]
-    if not both:
+    candidates = distinct(readings.instance[readings.arm > 0])
+    shared = [code for code in np.intersect1d(baseline, candidates).tolist() if readings.instances[code]]
+    if not shared:
         return readings, ()
-    names = (*readings.instances, "")
-    instance = np.where(np.isin(readings.instance, both), len(readings.instances), readings.instance)
-    return replace(readings, instances=names, instance=instance), tuple(readings.instances[code] for code in both)
+    names, code_without_name = (*readings.instances, ""), len(readings.instances)
+    instance = np.where(np.isin(readings.instance, shared), code_without_name, readings.instance)
+    return replace(readings, instances=names, instance=instance), tuple(readings.instances[code] for code in shared)
 
 
-def _as_one(runs: tuple[Run, ...]) -> tuple[Run, ...]:
-    """Collections of one release are parts of one run, which is running while one of them is."""
+def _join_runs(runs: tuple[Run, ...]) -> tuple[Run, ...]:
+    """Join the collections of a release, which are parts of one run: it is running while one of them is.
+
+    Its planned end is the last one; `None` if that of a part is not known.
+    """
     if len(runs) < 2:
         return runs
     running = any(run.state is RunState.RUNNING for run in runs)
-    ends = [run.planned_end for run in runs]
-    planned = max((end for end in ends if end is not None), default=None)
+    planned_ends = [run.planned_end for run in runs]
+    last_end = max((end for end in planned_ends if end is not None), default=None)
     state = RunState.RUNNING if running else RunState.COMPLETE
-    return (replace(runs[-1], state=state, planned_end=None if None in ends else planned),)
+    return (replace(runs[-1], state=state, planned_end=None if None in planned_ends else last_end),)
 
 
 def count_samples(readings: ReadingCells, fact: QueryFacts, window: Window) -> Mapping[str, int]:
-    """The account of one query's samples of one arm: `read` is the sum of all other counts.
+    """Account for the samples of one query of one arm: `read` is the sum of all other counts.
 
     `not_judged`: samples outside of the judged time, or of a time without readings of the other arm.
     """
-    used = dict(fact.used)
-    # First and last bucket with readings of the other arm.
-    code = {name: code for code, name in enumerate(readings.arms)}.get(fact.arm, 0)
-    others = readings.bucket[(readings.arm > 0) if fact.arm == BASELINE else (readings.arm == 0) & (code > 0)]
-    first, last = (int(others.min()), int(others.max())) if others.size else (0, -1)
+    used = dict(fact.used)  # bucket → samples
+    # The other arm of the baseline is any candidate; that of a candidate is the baseline.
+    is_candidate = fact.arm in readings.arms[1:]
+    is_other_arm = readings.arm > 0 if fact.arm == BASELINE else (readings.arm == 0) & is_candidate
+    others = readings.bucket[is_other_arm]
+    first, last = (int(others.min()), int(others.max())) if others.size else (0, -1)  # without any, no bucket
     if window.start and window.end:
         first = max(first, math.ceil(window.start.timestamp() / readings.bucket_s))
         last = min(last, math.ceil(window.end.timestamp() / readings.bucket_s) - 1)

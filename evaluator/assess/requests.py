@@ -55,8 +55,11 @@ class RequestPairs(RequestContext):
     """First judged bucket, rounded down to the start of its block, and the bucket after the last."""
     covered_s: int
 
-    def at(self, arm: str, endpoint: str | None = None, at_s: int | None = None) -> Pair | None:
-        """The pair of a candidate and endpoint after the first `at_s` seconds of judged data (`None`: all of it)."""
+    def find_pair(self, arm: str, endpoint: str | None = None, at_s: int | None = None) -> Pair | None:
+        """Find the pair of the candidate `arm` with the baseline; `None` if they have no time in common.
+
+        `endpoint=None`: all endpoints. `at_s`: only the first seconds of judged data; `None`: all of it.
+        """
         pair = self.by_endpoint[arm, endpoint]
         if pair is None or at_s is None:
             return pair
@@ -73,7 +76,7 @@ class RequestPairs(RequestContext):
         pairs: list[Pair] = []
         scanned: list[Measured] = []
         for arm in self.cells.arms[1:]:
-            pair = self.at(arm, None, at_s)
+            pair = self.find_pair(arm, None, at_s)
             if pair is None:
                 why = self._explain_missing(arm)
                 comparisons += [no_data(rule, arm, why) for rule in rules]
@@ -89,24 +92,28 @@ class RequestPairs(RequestContext):
         )
 
     def _compare(self, all_traffic: Pair, rules: Sequence[Rule], at_s: int | None) -> list[Comparison]:
-        """Answer every rule, in the order of the rules; rules of one type and endpoint share their work."""
-        groups: dict[tuple[str, str | None], list[int]] = {}
+        """Answer every rule, in the order of the rules; rules of one type and endpoint share their work.
+
+        `all_traffic`: the pair over all endpoints, at the same look.
+        """
+        indices_by_type: dict[tuple[str, str | None], list[int]] = {}  # by type and endpoint: indices of the rules
         for index, rule in enumerate(rules):
-            groups.setdefault((rule.type, rule.slice.endpoint), []).append(index)
+            indices_by_type.setdefault((rule.type, rule.slice.endpoint), []).append(index)
         by_index: dict[int, Comparison] = {}
-        for (_, endpoint), indices in groups.items():
+        for (_, endpoint), indices in indices_by_type.items():
             metrics = RequestMetric.among([rules[index] for index in indices])
-            pair = all_traffic if endpoint is None else self.at(all_traffic.arm, endpoint, at_s)
+            pair = all_traffic if endpoint is None else self.find_pair(all_traffic.arm, endpoint, at_s)
             if pair is None:
                 why = f"{endpoint} was not called on both arms"
                 answers = tuple(no_data(rule, all_traffic.arm, why) for _, rule in metrics)
             else:
-                answers = type(metrics[0][0]).compare_all(pair, metrics)
+                metric_class = type(metrics[0][0])
+                answers = metric_class.compare_all(pair, metrics)
             by_index |= zip(indices, answers, strict=True)
         return [by_index[index] for index in range(len(rules))]
 
     def _explain_missing(self, arm: str) -> str:
-        """Which arm has no requests, or why two arms with requests cannot be compared."""
+        """Why a candidate cannot be compared: which arm has no requests, or that no run has requests of both."""
         moments = self.cells.moments
         for name in (BASELINE, arm):
             if not moments.n[moments.arm == self.cells.arms.index(name)].any():
@@ -146,14 +153,15 @@ class RequestPairs(RequestContext):
         )
 
     def _find_window(self) -> Window:
-        """From the first to the last judged bucket, and how many seconds in it have requests."""
+        """Find the judged time: from the first to the last judged bucket, and how many seconds in it have requests."""
         moments, bucket_s = self.cells.moments, self.cells.bucket_s
-        used = moments.bucket[moments.bucket >= _first_buckets(self.cells, self.warm_up)[moments.run]]
-        if not used.size:
+        judged = moments.bucket[moments.bucket >= _find_first_buckets(self.cells, self.warm_up)[moments.run]]
+        if not judged.size:
             return Window()
+        # Of each candidate's panel: slots with requests, on the arm that has more of them.
         slots = [int(active_slots(panel).sum(axis=1).max()) for panel in self.panels.values()]
-        start = datetime.fromtimestamp(int(used.min()) * bucket_s, UTC)
-        end = datetime.fromtimestamp((int(used.max()) + 1) * bucket_s, UTC)
+        start = datetime.fromtimestamp(int(judged.min()) * bucket_s, UTC)
+        end = datetime.fromtimestamp((int(judged.max()) + 1) * bucket_s, UTC)
         return Window(start, end, float(max(slots, default=0) * bucket_s))
 
 
@@ -166,10 +174,19 @@ def pair_requests(
 ) -> RequestPairs:
     """Prepare requests as they are judged, and build the panels that the rules need.
 
-    Raises UnknownName for an endpoint of a rule that was never called.
+    Args:
+        cells: The requests.
+        runs: Their runs.
+        rulebook: The policy.
+        release: Name of the release, for remedies.
+        left_out: Rows that are not in the cells, in addition to those that the runs themselves name.
+
+    Raises:
+        UnknownName: An endpoint of a rule was never called.
     """
     arms, shift = complete_arms(cells.arms)
-    cells = recode(cells, arm=1 + np.arange(len(cells.arms))) if shift else cells
+    if shift:  # the baseline was added as the first arm
+        cells = recode(cells, arm=1 + np.arange(len(cells.arms)))
     settled = settle_in_flight(replace(cells, arms=arms), runs)
     cells, names_per_arm = merge_unreplicated(settled.cells)
     rulebook = replace(rulebook, rules=find_rules(rulebook, EvidenceKind.REQUESTS))
@@ -205,48 +222,57 @@ def pair_requests(
 
 
 def _pair_endpoints(cells: Cells, rulebook: Rulebook, warm_up: WarmUp) -> dict[tuple[str, str | None], Pair | None]:
-    """The pair of every candidate with the baseline: of all endpoints, and of each endpoint that a rule names."""
-    endpoints = {None: None, **{rule.slice.endpoint: None for rule in rulebook.rules}}
+    """Pair every candidate with the baseline: over all endpoints (`None`), and for each endpoint that a rule names.
+
+    Returns candidate and endpoint → pair; `None` if the arms have no time in common.
+    """
+    # A dict is a set that keeps the order.
+    endpoints = dict.fromkeys([None, *(rule.slice.endpoint for rule in rulebook.rules)])
     cells = pool_rare_endpoints(cells, MIN_FOR_TIME, keep={name for name in endpoints if name})
     loads = cells.loads
-    judged = loads.bucket >= _first_buckets(cells, warm_up)[loads.run]
+    is_judged = loads.bucket >= _find_first_buckets(cells, warm_up)[loads.run]
     pairs: dict[tuple[str, str | None], Pair | None] = {}
     for code, arm in enumerate(cells.arms[1:], start=1):
-        counts = [loads.users[judged & (loads.arm == a)] for a in (0, code)]
-        has_users = all(users.size and users.any() for users in counts)
-        users = (float(counts[0].mean()), float(counts[1].mean())) if has_users else None
+        baseline_users, candidate_users = (loads.users[is_judged & (loads.arm == arm_code)] for arm_code in (0, code))
+        mean_users = None
+        if baseline_users.any() and candidate_users.any():
+            mean_users = float(baseline_users.mean()), float(candidate_users.mean())
         for endpoint in endpoints:
             panel = build_panel(cells, arm, endpoint=endpoint, first_bucket=warm_up.first_bucket)
             if panel is None:
                 pairs[arm, endpoint] = None
             else:
                 design = choose_design(panel, rulebook.prior)
-                pairs[arm, endpoint] = Pair(panel, design, arm, rulebook.alpha, rulebook.prior, users)
+                pairs[arm, endpoint] = Pair(panel, design, arm, rulebook.alpha, rulebook.prior, mean_users)
     return pairs
 
 
-def _first_buckets(cells: Cells, warm_up: WarmUp) -> IntArray:
-    """First bucket to use of each run, by run code."""
+def _find_first_buckets(cells: Cells, warm_up: WarmUp) -> IntArray:
+    """First judged bucket of each run, after its warm-up, shape (runs,): indexed by the code of the run."""
     return np.array([warm_up.first_bucket.get(code, 0) for code in range(len(cells.runs))], dtype=np.int64)
 
 
 def _separate_instances(comparisons: list[Comparison], pairs: list[Pair]) -> tuple[Comparison, ...]:
     """Give each candidate's instances positions of their own in the loadings; the baseline's positions are shared.
 
-    Comparisons of several candidates with one baseline are correlated by these, as in Dunnett's test.
+    Comparisons of several candidates with one baseline are correlated by the baseline's, as in Dunnett's test. The last
+    components of a comparison's loadings are those of its candidate's instances; the components of the other candidates
+    are 0.
     """
-    counts = {pair.arm: pair.design.instances[1] for pair in pairs if pair.design.kind == "instances"}
-    if len(counts) < 2:
+    instances = {pair.arm: pair.design.instances[1] for pair in pairs if pair.design.kind == "instances"}
+    if len(instances) < 2:
         return tuple(comparisons)
-    before = dict(zip(counts, accumulate(counts.values(), initial=0), strict=False))
-    total = sum(counts.values())
+    # For each candidate: how many instances the candidates before it have.
+    offsets = dict(zip(instances, accumulate(instances.values(), initial=0), strict=False))
+    total = sum(instances.values())
     out = []
     for comparison in comparisons:
-        own, row = counts.get(comparison.arm, 0), comparison.loadings
-        if row and own:
-            first = (0.0,) * before[comparison.arm]
-            last = (0.0,) * (total - len(first) - own)
-            out.append(replace(comparison, loadings=(*row[:-own], *first, *row[-own:], *last)))
+        count, loadings = instances.get(comparison.arm, 0), comparison.loadings
+        if loadings and count:
+            zeros_before = (0.0,) * offsets[comparison.arm]
+            zeros_after = (0.0,) * (total - len(zeros_before) - count)
+            shared, own = loadings[:-count], loadings[-count:]
+            out.append(replace(comparison, loadings=(*shared, *zeros_before, *own, *zeros_after)))
         else:
             out.append(comparison)
     return tuple(out)

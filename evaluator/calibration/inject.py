@@ -25,14 +25,13 @@ def slow_down(cells: Cells, arm: str, change: float) -> Cells:
     """
     code, factor = cells.arms.index(arm), 1.0 + change
     moments = cells.moments
-    own_rows = moments.arm == code
-    by = np.where(own_rows, factor, 1.0)
+    row_factor = np.where(moments.arm == code, factor, 1.0)
     slower = replace(
         moments,
-        sum_us=moments.sum_us * by,
-        sum_sq_us=moments.sum_sq_us * by**2,
-        min_us=moments.min_us * by,
-        max_us=moments.max_us * by,
+        sum_us=moments.sum_us * row_factor,
+        sum_sq_us=moments.sum_sq_us * row_factor**2,
+        min_us=moments.min_us * row_factor,
+        max_us=moments.max_us * row_factor,
     )
     shift = _Shift(cells, factor)
     return replace(
@@ -44,79 +43,101 @@ def slow_down(cells: Cells, arm: str, change: float) -> Cells:
 
 
 class _Shift:
-    """The target bins of the requests of each bin, a few neighbours, with their shares."""
+    """Where the requests of each bin go if all times are multiplied by a factor: to a few neighbouring bins."""
 
     def __init__(self, cells: Cells, factor: float) -> None:
-        used = int(max(cells.bins.bin.max(initial=0), cells.instance_bins.bin.max(initial=0)))
-        last = used + int(abs(np.log10(factor)) * BINS_PER_DECADE) + 3
+        largest = int(max(cells.bins.bin.max(initial=0), cells.instance_bins.bin.max(initial=0)))
+        last = largest + int(abs(np.log10(factor)) * BINS_PER_DECADE) + 3  # surely beyond the largest target
         limits = bin_limits_ms(last, cells.grid_us / 1000)
-        low, high = limits[: used + 1] * factor, limits[1 : used + 2] * factor
-        # Source k covers [low, high); target j begins at limits[j]. The share below each target's beginning is linear.
-        self.first: IntArray = np.asarray(np.searchsorted(limits, low, side="right") - 1, dtype=np.int64)
-        self.reach = int((np.searchsorted(limits, high, side="left") - self.first).max(initial=1)) + 1
+        # After the shift, the requests of each bin lie evenly from `low` to before `high`.
+        low, high = limits[: largest + 1] * factor, limits[1 : largest + 2] * factor
+        self.first_target: IntArray = np.asarray(np.searchsorted(limits, low, side="right") - 1, dtype=np.int64)
+        """The lowest target bin of each bin, shape (bins,)."""
+        self.targets = int((np.searchsorted(limits, high, side="left") - self.first_target).max(initial=1)) + 1
+        """Number of neighbouring target bins, the same for all bins."""
         width = np.maximum(high - low, 1e-300)
-        ends = limits[np.minimum(self.first[:, None] + np.arange(1, self.reach + 1), last + 1)]
-        done = np.clip((ends - low[:, None]) / width[:, None], 0.0, 1.0)
-        done[:, -1] = 1.0
-        self.done: FloatArray = done
+        target_ends = limits[np.minimum(self.first_target[:, None] + np.arange(1, self.targets + 1), last + 1)]
+        share_below_end = np.clip((target_ends - low[:, None]) / width[:, None], 0.0, 1.0)
+        share_below_end[:, -1] = 1.0
+        self.share_below_end: FloatArray = share_below_end
+        """Share of the requests of each bin below the end of each of its targets, shape (bins, targets)."""
 
     def apply(self, rows: Table, selected: BoolArray) -> Table:
-        """Move the rows that are `selected`; totals do not change."""
+        """Move the requests of the rows that are `selected` to their target bins; totals do not change."""
         moved = take(rows, selected)
-        parts = _divide(moved.n, self.done[moved.bin]).ravel()
-        keep = parts > 0
-        columns = {name: np.repeat(getattr(moved, name), self.reach)[keep] for name in rows.__dataclass_fields__}
-        columns["bin"] = (self.first[moved.bin][:, None] + np.arange(self.reach)).ravel()[keep]
-        columns["n"] = parts[keep]
+        # Each row becomes one row for each target; those without requests are left out.
+        counts = _divide(moved.n, self.share_below_end[moved.bin]).ravel()
+        keep = counts > 0
+        columns = {name: np.repeat(getattr(moved, name), self.targets)[keep] for name in rows.__dataclass_fields__}
+        columns["bin"] = (self.first_target[moved.bin][:, None] + np.arange(self.targets)).ravel()[keep]
+        columns["n"] = counts[keep]
         return join_rows([take(rows, ~selected), add_up(type(rows)(**columns))])
 
 
-def _divide(n: IntArray, done: FloatArray) -> IntArray:
-    """Whole numbers of requests in each target, shape (rows, targets): rounding is carried from row to row."""
+def _divide(n: IntArray, share_below_end: FloatArray) -> IntArray:
+    """Divide the requests of each row among its targets, shape (rows, targets): whole numbers with the same total.
+
+    `n`: requests of each row; `share_below_end`: their share below the end of each target, shape (rows, targets).
+    """
+    # Requests of all rows before, and of this row below the start and each end of the targets. The cumulated numbers
+    # are rounded, so that rounding errors do not add up. The last number of a row is the first of the next one.
     before = np.cumsum(n) - n
-    within = before[:, None] + n[:, None] * np.column_stack([np.zeros(n.size), done])
-    # The last column of one row and the first of the next are the same whole number.
-    return np.asarray(np.diff(np.floor(within + 0.5), axis=1), dtype=np.int64)
+    cumulated = before[:, None] + n[:, None] * np.column_stack([np.zeros(n.size), share_below_end])
+    return np.asarray(np.diff(np.floor(cumulated + 0.5), axis=1), dtype=np.int64)
 
 
 def fail_more(cells: Cells, arm: str, added: float, random: np.random.Generator) -> Cells:
     """Turn a random share `added` of the successes of `arm` into failures; their times are removed from the sums."""
     code = cells.arms.index(arm)
-    rows = cells.moments
-    passed = rows.n - rows.failures
-    lost = np.where(rows.arm == code, random.binomial(passed, added), 0)
-    kept_share = np.where(passed > 0, 1 - lost / np.maximum(passed, 1), 1.0)
-    fewer = replace(
-        rows,
-        failures=rows.failures + lost,
-        sum_us=rows.sum_us * kept_share,
-        sum_sq_us=rows.sum_sq_us * kept_share,
-        bytes=rows.bytes * kept_share,
-        bytes_sq=rows.bytes_sq * kept_share,
+    moments = cells.moments
+    successes = moments.n - moments.failures
+    new_failures = np.where(moments.arm == code, random.binomial(successes, added), 0)
+    kept_share = np.where(successes > 0, 1 - new_failures / np.maximum(successes, 1), 1.0)
+    failing = replace(
+        moments,
+        failures=moments.failures + new_failures,
+        sum_us=moments.sum_us * kept_share,
+        sum_sq_us=moments.sum_sq_us * kept_share,
+        bytes=moments.bytes * kept_share,
+        bytes_sq=moments.bytes_sq * kept_share,
     )
+    keys = ("run", "arm", "endpoint")
     return replace(
         cells,
-        moments=fewer,
-        bins=_thin(cells.bins, rows, lost, ("run", "arm", "endpoint"), random),
-        instance_bins=_thin(cells.instance_bins, rows, lost, ("run", "arm", "endpoint", "instance"), random),
+        moments=failing,
+        bins=_remove_from_bins(cells.bins, moments, new_failures, keys, random),
+        instance_bins=_remove_from_bins(cells.instance_bins, moments, new_failures, (*keys, "instance"), random),
     )
 
 
-def _thin(rows: Table, moments: Moments, lost: IntArray, keys: tuple[str, ...], random: np.random.Generator) -> Table:
-    """Remove the lost requests of every histogram from random bins of it."""
-    time_key = "block" if "block" in rows.__dataclass_fields__ else "bucket"
-    time: IntArray = moments.bucket // BLOCK_BUCKETS if time_key == "block" else moments.bucket
-    own: IntArray = getattr(rows, time_key)
-    of_moments = np.stack([*(getattr(moments, key) for key in keys), time])
-    of_rows = np.stack([*(getattr(rows, key) for key in keys), own])
-    order, starts = group_rows(np.concatenate([of_moments, of_rows], axis=1))
-    group_of = number_groups(order, starts)
-    to_remove = np.bincount(group_of[: lost.size], weights=lost, minlength=starts.size).astype(np.int64)
+def _remove_from_bins(
+    rows: Table, moments: Moments, new_failures: IntArray, keys: tuple[str, ...], random: np.random.Generator
+) -> Table:
+    """Remove requests that became failures from random bins of their histograms: those contain successes only.
+
+    Args:
+        rows: Histograms by buckets, or by blocks of buckets.
+        moments: The rows with the new failures.
+        new_failures: How many requests of each row of `moments` became failures.
+        keys: Columns that, with the time, tell which rows of both tables belong to one histogram.
+        random: Chooses the bins.
+    """
+    by_block = "block" in rows.__dataclass_fields__
+    time_of_rows: IntArray = getattr(rows, "block" if by_block else "bucket")
+    time_of_moments = moments.bucket // BLOCK_BUCKETS if by_block else moments.bucket
+    keys_of_moments = np.stack([*(getattr(moments, key) for key in keys), time_of_moments])
+    keys_of_rows = np.stack([*(getattr(rows, key) for key in keys), time_of_rows])
+    # Rows of both tables with the same keys get the same number of a histogram.
+    order, starts = group_rows(np.concatenate([keys_of_moments, keys_of_rows], axis=1))
+    histogram = number_groups(order, starts)
+    histogram_of_moments, histogram_of_rows = histogram[: new_failures.size], histogram[new_failures.size :]
+    to_remove = np.bincount(histogram_of_moments, weights=new_failures, minlength=starts.size).astype(np.int64)
     n = rows.n.copy()
-    order = np.argsort(group_of[lost.size :], kind="stable")
-    begins = np.searchsorted(group_of[lost.size :][order], np.arange(starts.size + 1))
-    for k in np.flatnonzero(to_remove):
-        bins = order[begins[k] : begins[k + 1]]
+    order = np.argsort(histogram_of_rows, kind="stable")
+    first_row = np.searchsorted(histogram_of_rows[order], np.arange(starts.size + 1))  # of each histogram, in `order`
+    for number in np.flatnonzero(to_remove):
+        bins = order[first_row[number] : first_row[number + 1]]
         if bins.size:
-            n[bins] -= random.multivariate_hypergeometric(n[bins], min(int(to_remove[k]), int(n[bins].sum())))
+            count = min(int(to_remove[number]), int(n[bins].sum()))
+            n[bins] -= random.multivariate_hypergeometric(n[bins], count)
     return take(replace(rows, n=n), n > 0)

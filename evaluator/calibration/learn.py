@@ -22,7 +22,7 @@ from evaluator.calibration.splits import only_runs
 from evaluator.records import Cells, Learnt
 from evaluator.records.arrays import FloatArray
 from evaluator.stats.estimators.contrast import Estimand
-from evaluator.stats.estimators.strata import Strata, build_strata, levels
+from evaluator.stats.estimators.strata import Strata, build_strata, standardise_levels
 from evaluator.stats.shaping.panel import build_panel
 from evaluator.stats.variance.instances import InstanceFrame, InstanceVariance
 from evaluator.stats.variance.longrun import MIN_BUCKETS, TimeVariance, time_variance
@@ -61,56 +61,63 @@ class _RunComparison:
     latency: _RunShift
     failures: _RunShift
     instances: frozenset[int]
+    """Codes of the instances of both arms."""
 
 
 def learn_instances(stored: Sequence[Cells], same_version: Sequence[bool] = ()) -> Learnt:
-    """Learn from the cells of run groups. An arm with one instance shows no differences, but replicates of it do.
+    """Learn how much instances, and whole arms, differ, from the cells of run groups.
 
-    `same_version`: for each group, whether both arms ran one version; left out: no group.
+    An arm with one instance shows no differences of instances, but replicates of it do. `same_version`: for each group,
+    whether both arms ran one version; groups beyond its end did not.
     """
-    squares: list[_Squares] = []
-    drift: list[_Squares] = []
-    runs = drift_runs = 0
-    for k, cells in enumerate(stored):
-        readable = [
+    of_instances: list[_Squares] = []
+    of_arms: list[_Squares] = []
+    runs_of_instances = runs_of_arms = 0
+    for number, cells in enumerate(stored):
+        runs = [
             run for run in _read_runs(cells) if math.isfinite(run.latency.value) and math.isfinite(run.failures.value)
         ]
-        of_instances = [item for run in readable for item in _from_instances(run)] or list(_from_replicates(readable))
-        squares += of_instances
-        runs += len(readable) if of_instances else 0
-        of_arms = list(_from_arms(readable, same_version=k < len(same_version) and same_version[k]))
-        drift += of_arms
-        drift_runs += len(readable) if of_arms else 0
+        squares = [item for run in runs for item in _learn_from_instances(run)] or list(_learn_from_replicates(runs))
+        of_instances += squares
+        runs_of_instances += len(runs) if squares else 0
+        is_same_version = number < len(same_version) and same_version[number]
+        squares = list(_learn_from_arms(runs, same_version=is_same_version))
+        of_arms += squares
+        runs_of_arms += len(runs) if squares else 0
     return Learnt(
-        sd_latency=_pool(squares, "latency"),
-        sd_failures=_pool(squares, "failures"),
-        comparisons=len(squares),
-        runs=runs,
-        df=sum(item.df for item in squares),
-        between_arms_latency=_pool(drift, "latency"),
-        between_arms_failures=_pool(drift, "failures"),
-        between_arms_comparisons=round(sum(item.df for item in drift)),
-        between_arms_runs=drift_runs,
+        sd_latency=_pool(of_instances, "latency"),
+        sd_failures=_pool(of_instances, "failures"),
+        comparisons=len(of_instances),
+        runs=runs_of_instances,
+        df=sum(item.df for item in of_instances),
+        between_arms_latency=_pool(of_arms, "latency"),
+        between_arms_failures=_pool(of_arms, "failures"),
+        between_arms_comparisons=round(sum(item.df for item in of_arms)),
+        between_arms_runs=runs_of_arms,
     )
 
 
 def _pool(squares: Sequence[_Squares], name: str) -> float | None:
+    """Pool squares to a standard deviation, weighted by their degrees of freedom; `None` without any.
+
+    `name`: `latency` or `failures`. Squares that are not finite are left out.
+    """
     weighted = [(getattr(item, name), item.df) for item in squares if math.isfinite(getattr(item, name))]
-    total = sum(df for _, df in weighted)
-    if not total:
+    total_df = sum(df for _, df in weighted)
+    if not total_df:
         return None
-    # A part may be below 0 after the variance of time is subtracted, so only the sum is cut at 0.
-    return math.sqrt(max(sum(value * df for value, df in weighted) / total, 0.0))
+    # A square may be below 0 after the variance of time is subtracted, so only their mean is cut at 0.
+    return math.sqrt(max(sum(square * df for square, df in weighted) / total_df, 0.0))
 
 
 # ------------------------------------------------------------------ runs are read
 
 
 def _read_runs(cells: Cells) -> Iterator[_RunComparison]:
-    """Each run that has both arms and enough buckets."""
+    """Yield the comparison of each run that has both arms and enough buckets."""
     for code in np.unique(cells.moments.run):
-        own_cells = only_runs(cells, int(code))
-        panel = build_panel(own_cells, cells.arms[1]) if len(cells.arms) > 1 else None
+        cells_of_run = only_runs(cells, int(code))
+        panel = build_panel(cells_of_run, cells.arms[1]) if len(cells.arms) > 1 else None
         if panel is None or panel.slots < MIN_BUCKETS:
             continue
         rows, times_ms = panel.rows, panel.totals["time_ms"]
@@ -118,18 +125,29 @@ def _read_runs(cells: Cells) -> Iterator[_RunComparison]:
         yield _RunComparison(
             latency=_compare(successes, times_ms, rows.n - rows.failures, rows.totals["time_ms"], relative=True),
             failures=_compare(all_requests, panel.failures, rows.n, rows.failures, relative=False),
-            instances=frozenset(np.unique(own_cells.moments.instance).tolist()),
+            instances=frozenset(np.unique(cells_of_run.moments.instance).tolist()),
         )
 
 
 def _compare(
     strata: Strata, sums: FloatArray, exposure: FloatArray, observed: FloatArray, *, relative: bool
 ) -> _RunShift:
-    """Mean latency as a log ratio, or failures as a difference of rates."""
-    by_arm = [levels(strata, arm, sums[arm]) for arm in (0, 1)]
-    estimands = [Estimand(arm.level, arm.influence) for arm in by_arm]
-    baseline, candidate = [estimand.log() for estimand in estimands] if relative else estimands
+    """Compare baseline and candidate in a run: means as a log ratio (`relative`), or rates as a difference.
+
+    Args:
+        strata: The requests that are counted, of both arms.
+        sums: What is averaged: times or failures, shape (2, endpoints, slots).
+        exposure: Requests of each row of an instance.
+        observed: The times or failures of each row of an instance.
+        relative: Whether the change is a log ratio.
+    """
+    by_arm = [standardise_levels(strata, arm, sums[arm]) for arm in (0, 1)]
+    estimands = [Estimand(of_arm.level, of_arm.influence) for of_arm in by_arm]
+    if relative:
+        estimands = [estimand.log() for estimand in estimands]
+    baseline, candidate = estimands
     difference = candidate - baseline
+    # The change is removed from the candidate's instances, so that only their differences remain.
     shift = np.where(np.isfinite(difference.value).all(), difference.value, 0.0)
     frame = InstanceFrame(strata.panel.rows, exposure, strata.groups)
     instances = frame.variance(observed, np.exp(shift) if relative else shift, relative=relative)
@@ -139,38 +157,50 @@ def _compare(
 # ------------------------------------------------------------------ what is learnt from runs
 
 
-def _from_instances(run: _RunComparison) -> Iterator[_Squares]:
-    slow, fail = run.latency.instances, run.failures.instances
+def _learn_from_instances(run: _RunComparison) -> Iterator[_Squares]:
+    """Learn from the instances of each arm that has several: the variance of one instance beyond that within it."""
     for arm in (0, 1):
-        effective = float(slow.effective[arm, 0])
-        if effective > 1 and np.isfinite(slow.variance[arm, 0]):
-            own = [float((part.variance - part.within)[arm, 0]) * effective for part in (slow, fail)]
-            yield _Squares(own[0], own[1], effective - 1)
+        count = float(run.latency.instances.effective[arm, 0])  # effective number of instances
+        if count > 1 and np.isfinite(run.latency.instances.variance[arm, 0]):
+            # The variance of the arm's level is that of one instance divided by their number.
+            latency, failures = (
+                float((part.variance - part.within)[arm, 0]) * count
+                for part in (run.latency.instances, run.failures.instances)
+            )
+            yield _Squares(latency, failures, count - 1)
 
 
-def _from_replicates(runs: Sequence[_RunComparison]) -> Iterator[_Squares]:
-    """Runs with one instance a side: variance of their shifts beyond time, halved, as each has two instances."""
+def _learn_from_replicates(runs: Sequence[_RunComparison]) -> Iterator[_Squares]:
+    """Learn from runs with one instance a side: the variance of their shifts beyond that by time.
+
+    It is halved, because each shift is the difference of two instances.
+    """
     if len(runs) >= 2:
-        latency, failures = _spread(runs, time_only=True)
+        latency = _find_excess_variance([run.latency for run in runs], time_only=True)
+        failures = _find_excess_variance([run.failures for run in runs], time_only=True)
         yield _Squares(latency / 2, failures / 2, float(len(runs) - 1))
 
 
-def _spread(runs: Sequence[_RunComparison], *, time_only: bool) -> Iterator[float]:
-    """Variance between runs of the shifts of latency, then of failures, minus their own (`time_only`: that by time)."""
-    for shifts in ([run.latency for run in runs], [run.failures for run in runs]):
-        own = [float(shift.time.variance[0]) if time_only else shift.variance for shift in shifts]
-        yield float(np.var([shift.value for shift in shifts], ddof=1) - np.mean(own))
+def _find_excess_variance(shifts: Sequence[_RunShift], *, time_only: bool) -> float:
+    """Variance between runs of their shifts, minus the mean variance that each run shows (`time_only`: by time)."""
+    own_variances = [float(shift.time.variance[0]) if time_only else shift.variance for shift in shifts]
+    return float(np.var([shift.value for shift in shifts], ddof=1) - np.mean(own_variances))
 
 
-def _from_arms(runs: Sequence[_RunComparison], *, same_version: bool) -> Iterator[_Squares]:
-    """Runs with several instances a side whose true change is nothing, or the same in all of them."""
+def _learn_from_arms(runs: Sequence[_RunComparison], *, same_version: bool) -> Iterator[_Squares]:
+    """Learn how whole arms drift, from runs with several instances a side.
+
+    Their true change is known to be 0 (`same_version`), or to be the same in all of them.
+    """
     several = [run for run in runs if math.isfinite(run.latency.variance) and math.isfinite(run.failures.variance)]
     if same_version:
         for run in several:
-            moved = [part.value**2 - part.variance for part in (run.latency, run.failures)]
-            yield _Squares(moved[0], moved[1], 1.0)
+            latency = run.latency.value**2 - run.latency.variance
+            failures = run.failures.value**2 - run.failures.variance
+            yield _Squares(latency, failures, 1.0)
     elif len(several) >= 2:
         # The same instances in every run have the same effect in every run, so only time makes these runs differ.
         same_instances = bool(frozenset.intersection(*(run.instances for run in several)))
-        latency, failures = _spread(several, time_only=same_instances)
+        latency = _find_excess_variance([run.latency for run in several], time_only=same_instances)
+        failures = _find_excess_variance([run.failures for run in several], time_only=same_instances)
         yield _Squares(latency, failures, float(len(several) - 1))

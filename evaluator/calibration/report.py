@@ -49,6 +49,8 @@ JudgedCases = tuple[list[VerdictWord], float]
 
 TIME_SPLITS = 4
 PAIRINGS = 4
+Z_OF_INTERVAL = 1.959963984540054
+"""Normal quantile of a 95 % interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ class Tally:
         """95 % interval of `count` as a share of the judged verdicts (Wilson, at the effective number)."""
         if not self.judged:
             return 0.0, 1.0
-        return wilson_interval(count / self.judged, self.effective, 1.959963984540054)
+        return wilson_interval(count / self.judged, self.effective, Z_OF_INTERVAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,127 +121,143 @@ class CalibrationReport:
     @property
     def conclusion(self) -> str:
         """`keeps` its false-alarm rate, `cries_wolf` (exceeds it), or `unknown`: too little history."""
-        low, high = self.overall.interval(self.overall.no_go)
         if not self.overall.judged:
             return "unknown"
-        return "cries_wolf" if low > self.alpha else "keeps" if high <= self.alpha else "unknown"
+        low, high = self.overall.interval(self.overall.no_go)
+        if low > self.alpha:
+            return "cries_wolf"
+        return "keeps" if high <= self.alpha else "unknown"
 
 
 def needed_comparisons(alpha: float) -> int:
-    """Number of comparisons without a false alarm that shows a rate of at most alpha (95 % interval)."""
-    return math.ceil(1.959963984540054**2 * (1 - alpha) / alpha)
+    """Number of comparisons without a false alarm that shows a rate of at most alpha (95 % interval of Wilson)."""
+    return math.ceil(Z_OF_INTERVAL**2 * (1 - alpha) / alpha)
 
 
 def calibrate(
     stored: Sequence[Stored], rulebook: Rulebook, *, splits: int = 6, seed: int = 1, step: Step | None = None
 ) -> CalibrationReport:
-    """Judge identical halves of stored baselines, without and with regressions. `splits`: maximum for each group.
+    """Judge identical halves of stored baselines, without and with regressions.
 
-    `step` is called with the name of the group that is judged. The same history, policy and seed give the same report.
+    `splits`: maximum for each group. `step` is called with a description of each group before it is judged. The same
+    history, policy and seed give the same report.
     """
     random = np.random.default_rng(seed)
     used: list[Stored] = []
     left_out: list[str] = []
-    for item in stored:
-        if any(run.state is not RunState.COMPLETE for run in item.runs):
-            left_out.append(f"{item.name}: a run is not complete")
-        elif not (item.cells.moments.arm == 0).any() or item.cells.arms[0] != BASELINE:
-            left_out.append(f"{item.name}: no requests of the baseline")
+    for group in stored:
+        if any(run.state is not RunState.COMPLETE for run in group.runs):
+            left_out.append(f"{group.name}: a run is not complete")
+        elif not (group.cells.moments.arm == 0).any() or group.cells.arms[0] != BASELINE:
+            left_out.append(f"{group.name}: no requests of the baseline")
         else:
-            used.append(item)
+            used.append(group)
     left_out += [
         f"{rule.name}: only metrics of requests are calibrated"
         for rule in rulebook.rules
         if rule.evidence is not EvidenceKind.REQUESTS and rule.role is not Role.WATCH
     ]
-    counted: dict[tuple[str, Injection], list[JudgedCases]] = {}
-    for item in used:
+    judged: dict[tuple[str, Injection], list[JudgedCases]] = {}
+    for group in used:
         if step:
-            step(f"{item.name}: {len(item.runs)} run{'s' if len(item.runs) != 1 else ''}")
-        for kind, worth, cases in _make_cases(item, splits, random):
-            judged = list(cases)
+            step(f"{group.name}: {len(group.runs)} run{'s' if len(group.runs) != 1 else ''}")
+        for kind, effective, cases in _make_cases(group, splits, random):
+            case_list = list(cases)  # each case is judged under every change
             for change in CHANGES:
                 words = []
-                for cells, runs in judged:
+                for cells, runs in case_list:
                     changed = slow_down(cells, CANDIDATE, change.latency) if change.latency else cells
                     if change.failures:
                         changed = fail_more(changed, CANDIDATE, change.failures, random)
                     words.append(_judge(changed, runs, rulebook))
-                counted.setdefault((kind, change), []).append((words, worth))
-    between = [([_judge(cells, runs, rulebook)], 1.0) for cells, runs in _between(used)]
-    unchanged = [case for (_, change), judged in counted.items() if change == CHANGES[0] for case in judged]
+                judged.setdefault((kind, change), []).append((words, effective))
+    no_change = CHANGES[0]
+    between = [([_judge(cells, runs, rulebook)], 1.0) for cells, runs in _pair_groups(used)]
+    unchanged = [part for (_, change), parts in judged.items() if change == no_change for part in parts]
     return CalibrationReport(
         alpha=rulebook.alpha,
-        tallies=tuple(_tally(kind, change, judged) for (kind, change), judged in counted.items()),
-        overall=_tally("all", CHANGES[0], unchanged),
-        between=_tally("between", CHANGES[0], between) if between else None,
-        learnt=learn_instances([item.cells for item in used], [item.same_version for item in used]),
-        used=tuple(item.name for item in used),
+        tallies=tuple(_tally(kind, change, parts) for (kind, change), parts in judged.items()),
+        overall=_tally("all", no_change, unchanged),
+        between=_tally("between", no_change, between) if between else None,
+        learnt=learn_instances([group.cells for group in used], [group.same_version for group in used]),
+        used=tuple(group.name for group in used),
         left_out=tuple(left_out),
     )
 
 
-def _make_cases(item: Stored, most: int, random: np.random.Generator) -> Iterator[tuple[str, float, Cases]]:
-    """Kinds of identical releases of this group: name, number of independent comparisons, and cases.
+def _make_cases(group: Stored, most: int, random: np.random.Generator) -> Iterator[tuple[str, float, Cases]]:
+    """Make identical releases of a group. Yields for each kind its name, number of independent comparisons, and cases.
 
     If both arms ran one version, the group as it ran; and its baseline, split by instances, else by replicates, else
-    by time.
+    by time. `most`: maximum number of cases of a split.
     """
     # The arms are not those of the recorded facts, so facts are left out.
-    neutral = tuple(replace(run, facts=RunFacts()) for run in item.runs)
-    if item.same_version and len(item.cells.arms) > 1:
-        yield "versions", 2.0, ((cells, neutral) for cells in both_ways(item.cells))
-    moments = only_baseline(item.cells).moments
-    by_run = [set(moments.instance[moments.run == run].tolist()) for run in np.unique(moments.run)]
-    names = [item.cells.instances[code] for code in sorted(set.intersection(*by_run))] if by_run else []
+    runs_without_facts = tuple(replace(run, facts=RunFacts()) for run in group.runs)
+    if group.same_version and len(group.cells.arms) > 1:
+        yield "versions", 2.0, ((cells, runs_without_facts) for cells in both_ways(group.cells))
+    moments = only_baseline(group.cells).moments
+    instances_by_run = [set(moments.instance[moments.run == run].tolist()) for run in np.unique(moments.run)]
+    in_all_runs = set.intersection(*instances_by_run) if instances_by_run else set()
+    names = [group.cells.instances[code] for code in sorted(in_all_runs)]
     if len(names) >= 2:
         halves = balanced_halves(names, most, random)
-        worth = float(min(len(halves), 2 * (len(names) - 1)))
-        yield "instances", worth, ((split_instances(item.cells, half), neutral) for half in halves)
+        effective = float(min(len(halves), 2 * (len(names) - 1)))
+        yield "instances", effective, ((split_instances(group.cells, half), runs_without_facts) for half in halves)
         return
-    runs = [only_runs(item.cells, k) for k in range(len(item.cells.runs))]
+    runs = [only_runs(group.cells, code) for code in range(len(group.cells.runs))]
     runs = [cells for cells in runs if (cells.moments.arm == 0).any()]
     if len(runs) >= 4:
         count = min(PAIRINGS, most)
-        yield "replicates", float(min(count, len(runs) - 1)), _pairings(runs, count, random)
+        yield "replicates", float(min(count, len(runs) - 1)), _pair_at_random(runs, count, random)
     else:
         count = min(TIME_SPLITS, most)
-        yield "time", float(count), ((split_time(item.cells, random), neutral) for _ in range(count))
+        cases = ((split_time(group.cells, random), runs_without_facts) for _ in range(count))
+        yield "time", float(count), cases
 
 
-def _pairings(runs: Sequence[Cells], count: int, random: np.random.Generator) -> Cases:
-    """Random pairs of runs, each pair as if its runs had been the arms of one run."""
+def _pair_at_random(runs: Sequence[Cells], count: int, random: np.random.Generator) -> Cases:
+    """Pair runs at random, each pair as if its runs had been the arms of one run; `count` times."""
     for _ in range(count):
         order = random.permutation(len(runs))
         pairs = [(runs[order[k]], runs[order[k + 1]]) for k in range(0, len(runs) - 1, 2)]
-        yield pair_runs(pairs, together=True), _invented(len(pairs))
+        yield pair_runs(pairs, together=True), _make_runs(len(pairs))
 
 
-def _between(used: Sequence[Stored]) -> Cases:
-    """Neighbouring groups with equal buckets, first run against first run, in both directions."""
+def _pair_groups(used: Sequence[Stored]) -> Cases:
+    """Pair neighbouring groups with equal buckets, first run against first run, in both directions."""
     for first, second in itertools.pairwise(used):
-        if first.cells.bucket_s == second.cells.bucket_s:
-            baselines = only_runs(first.cells, 0), only_runs(second.cells, 0)
-            if all((cells.moments.arm == 0).any() for cells in baselines):
-                for pair in (baselines, baselines[::-1]):
-                    yield pair_runs([pair], together=False), _invented(1)
+        if first.cells.bucket_s != second.cells.bucket_s:
+            continue
+        earlier, later = only_runs(first.cells, 0), only_runs(second.cells, 0)
+        if (earlier.moments.arm == 0).any() and (later.moments.arm == 0).any():
+            yield pair_runs([(earlier, later)], together=False), _make_runs(1)
+            yield pair_runs([(later, earlier)], together=False), _make_runs(1)
 
 
-def _invented(count: int) -> tuple[Run, ...]:
+def _make_runs(count: int) -> tuple[Run, ...]:
+    """Make the runs of cells from `pair_runs`: complete replicates named `pair-0`, `pair-1` and so on."""
     return tuple(
-        Run(f"pair-{k}", "calibration", "calibration", "import", replicate=k, state=RunState.COMPLETE)
-        for k in range(count)
+        Run(f"pair-{number}", "calibration", "calibration", "import", replicate=number, state=RunState.COMPLETE)
+        for number in range(count)
     )
 
 
 def _judge(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook) -> VerdictWord:
     """Judge one case by the whole policy, except rules on readings, on outcomes and on endpoints without requests."""
+    # Numbers of instances, and shares of the users, are those of the arms that ran, not of these halves.
     prior = replace(rulebook.prior, baseline=None, canary=None)
     on_requests = replace(rulebook, rules=rulebook.on_requests(cells.endpoints), prior=prior, sample_ratio={})
     return judge_evidence(assess(cells, runs, on_requests), on_requests, "calibration").word
 
 
 def _tally(kind: str, change: Injection, judged: Sequence[JudgedCases]) -> Tally:
-    words = [word for part, _ in judged for word in part]
-    worth = float(sum(worth for _, worth in judged))
-    return Tally(kind, change, len(words), worth, words.count(VerdictWord.NO_GO), words.count(VerdictWord.GO))
+    """Count the verdicts of one kind of comparison under one change."""
+    words = [word for words_of_part, _ in judged for word in words_of_part]
+    return Tally(
+        kind=kind,
+        change=change,
+        judged=len(words),
+        effective=float(sum(effective for _, effective in judged)),
+        no_go=words.count(VerdictWord.NO_GO),
+        go=words.count(VerdictWord.GO),
+    )

@@ -10,6 +10,7 @@ Histograms of single instances are kept by blocks only, so a split by instances 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -37,36 +38,47 @@ def only_runs(cells: Cells, run: int) -> Cells:
 
 
 def balanced_halves(names: Sequence[str], most: int, random: np.random.Generator) -> tuple[tuple[str, ...], ...]:
-    """Halves of `names` to be the candidate, each followed by its complement; at most `most`, drawn at random.
+    """Choose halves of `names` to be the candidate, each followed by its complement; at most `most`, drawn at random.
+
+    All halves if they are not more than that; in any case one half and its complement.
 
     >>> balanced_halves("abcd", 4, np.random.default_rng(1))[0:2]
     (('a', 'b'), ('c', 'd'))
     """
     size = len(names) // 2
-    chosen = list(combinations(sorted(names), size))
-    if len(names) % 2 == 0:
-        chosen = chosen[: len(chosen) // 2]
-    pairs = [(half, tuple(name for name in sorted(names) if name not in half)) for half in chosen]
+    halves = list(combinations(sorted(names), size))
+    if len(names) % 2 == 0:  # the second half of the list contains the complements of the first
+        halves = halves[: len(halves) // 2]
+    pairs = [(half, tuple(name for name in sorted(names) if name not in half)) for half in halves]
     if len(pairs) * 2 > most:
-        keep = sorted(random.choice(len(pairs), max(1, most // 2), replace=False))
-        pairs = [pairs[k] for k in keep]
+        chosen = sorted(random.choice(len(pairs), max(1, most // 2), replace=False))
+        pairs = [pairs[index] for index in chosen]
     return tuple(half for pair in pairs for half in pair)
 
 
 def split_instances(cells: Cells, candidates: Sequence[str]) -> Cells:
-    """The baseline's cells, with `candidates` of its instances as the candidate and the others as the baseline."""
-    arm_of: IntArray = np.array([name in candidates for name in cells.instances], dtype=np.int64)
+    """The baseline's cells, with `candidates` of its instances as the candidate and the others as the baseline.
+
+    Both arms get the number of users of the baseline.
+    """
+    arm_of_instance: IntArray = np.array([name in candidates for name in cells.instances], dtype=np.int64)
     baseline = only_baseline(cells)
     bins, loads = baseline.instance_bins, baseline.loads
-    arms = np.repeat(np.array([0, 1], dtype=np.int64), loads.run.size)
+    loads_of_both = LoadLevels(
+        run=np.tile(loads.run, 2),
+        arm=np.repeat(np.array([0, 1], dtype=np.int64), loads.run.size),
+        bucket=np.tile(loads.bucket, 2),
+        users=np.tile(loads.users, 2),
+    )
     halves = replace(
         baseline,
         arms=ARMS,
-        instance_bins=replace(bins, arm=arm_of[bins.instance]),
-        loads=LoadLevels(np.tile(loads.run, 2), arms, np.tile(loads.bucket, 2), np.tile(loads.users, 2)),
+        instance_bins=replace(bins, arm=arm_of_instance[bins.instance]),
+        loads=loads_of_both,
     )
+    # Histograms of instances are kept by blocks: buckets become as wide, and histograms of arms are made of them.
     wide = _add_up_all(coarsen(halves))
-    return replace(wide, moments=replace(wide.moments, arm=arm_of[wide.moments.instance]))
+    return replace(wide, moments=replace(wide.moments, arm=arm_of_instance[wide.moments.instance]))
 
 
 def both_ways(cells: Cells) -> tuple[Cells, Cells]:
@@ -76,35 +88,44 @@ def both_ways(cells: Cells) -> tuple[Cells, Cells]:
 
 
 def split_time(cells: Cells, random: np.random.Generator) -> Cells:
-    """The baseline's buckets in pairs of neighbours: one of each pair to each arm, at random.
+    """Split the baseline's buckets in pairs of neighbours: one of each pair to each arm, at random.
 
-    Each arm becomes one instance, however many there were: this shows the false alarms that time alone causes.
+    A pair becomes one bucket of twice the width. Each arm becomes one instance, however many there were: this shows the
+    false alarms that time alone causes.
     """
     baseline = only_baseline(cells)
     rows, bins, loads = baseline.moments, baseline.bins, baseline.loads
     first = int(rows.bucket.min()) // 2 if rows.bucket.size else 0
     last = int(rows.bucket.max()) // 2 if rows.bucket.size else 0
-    coin = random.integers(0, 2, last - first + 1)
+    coin = random.integers(0, 2, last - first + 1)  # of each pair: 1 exchanges its buckets
 
-    def arm_of(bucket: IntArray) -> IntArray:
+    def find_arm(bucket: IntArray) -> IntArray:
         return np.asarray((bucket + coin[bucket // 2 - first]) % 2, dtype=np.int64)
 
-    arm, half = arm_of(bins.bucket), bins.bucket // 2
-    dealt = replace(
+    arm_of_bins, pair_of_bins = find_arm(bins.bucket), bins.bucket // 2
+    split = replace(
         baseline,
         arms=ARMS,
         instances=ARMS,
         bucket_s=2 * cells.bucket_s,
-        moments=replace(rows, arm=arm_of(rows.bucket), instance=arm_of(rows.bucket), bucket=rows.bucket // 2),
-        bins=replace(bins, arm=arm, bucket=half),
-        instance_bins=InstanceBins(bins.run, arm, bins.endpoint, arm, half // BLOCK_BUCKETS, bins.bin, bins.n),
-        loads=replace(loads, arm=arm_of(loads.bucket), bucket=loads.bucket // 2),
+        moments=replace(rows, arm=find_arm(rows.bucket), instance=find_arm(rows.bucket), bucket=rows.bucket // 2),
+        bins=replace(bins, arm=arm_of_bins, bucket=pair_of_bins),
+        instance_bins=InstanceBins(
+            run=bins.run,
+            arm=arm_of_bins,
+            endpoint=bins.endpoint,
+            instance=arm_of_bins,
+            block=pair_of_bins // BLOCK_BUCKETS,
+            bin=bins.bin,
+            n=bins.n,
+        ),
+        loads=replace(loads, arm=find_arm(loads.bucket), bucket=loads.bucket // 2),
     )
-    return _add_up_all(dealt)
+    return _add_up_all(split)
 
 
 def pair_runs(runs: Sequence[tuple[Cells, Cells]], *, together: bool) -> Cells:
-    """Baselines of past runs against each other: each pair becomes a run, whose candidate is the second of the pair.
+    """Compare baselines of past runs: each pair of `runs` becomes a run, whose candidate is the second of the pair.
 
     `together`: both begin at the same time, as if they had run together; else one comes after the other. All cells
     must have the same bucket width.
@@ -112,29 +133,35 @@ def pair_runs(runs: Sequence[tuple[Cells, Cells]], *, together: bool) -> Cells:
     arms = []
     for run, pair in enumerate(runs):
         baselines = [only_baseline(cells) for cells in pair]
-        length = int(baselines[0].moments.bucket.max() - baselines[0].moments.bucket.min()) + 1
-        offset = 0 if together else -(-length // ALIGNED) * ALIGNED
-        arms += [_move(cells, arm, run, offset * arm) for arm, cells in enumerate(baselines)]
+        buckets = baselines[0].moments.bucket
+        length = int(buckets.max() - buckets.min()) + 1
+        start_of_second = 0 if together else math.ceil(length / ALIGNED) * ALIGNED
+        arms.append(_move(baselines[0], arm=0, run=run, offset=0))
+        arms.append(_move(baselines[1], arm=1, run=run, offset=start_of_second))
     return join(arms)
 
 
 def _move(cells: Cells, arm: int, run: int, offset: int) -> Cells:
-    """One baseline as arm `arm` of run `run`, its first block at `offset`."""
-    first = int(cells.moments.bucket.min()) // BLOCK_BUCKETS - offset // BLOCK_BUCKETS
-    start = first * BLOCK_BUCKETS
+    """Make a baseline the arm `arm` of run `run` (codes), and move it in time: its first block begins at `offset`.
+
+    `offset` is a bucket at the border of a block. Instances get names of their own in each run and arm.
+    """
+    blocks_back = int(cells.moments.bucket.min()) // BLOCK_BUCKETS - offset // BLOCK_BUCKETS
+    buckets_back = blocks_back * BLOCK_BUCKETS
     moved = recode(cells, run=np.full(len(cells.runs), run), arm=np.full(len(cells.arms), arm))
     return replace(
         moved,
-        runs=tuple(f"pair-{k}" for k in range(run + 1)),
+        runs=tuple(f"pair-{number}" for number in range(run + 1)),
         arms=ARMS,
         instances=tuple(f"{name}#{run}.{arm}" for name in cells.instances),
-        moments=replace(moved.moments, bucket=cells.moments.bucket - start),
-        bins=replace(moved.bins, bucket=cells.bins.bucket - start),
-        instance_bins=replace(moved.instance_bins, block=cells.instance_bins.block - first),
-        loads=replace(moved.loads, bucket=cells.loads.bucket - start),
+        moments=replace(moved.moments, bucket=cells.moments.bucket - buckets_back),
+        bins=replace(moved.bins, bucket=cells.bins.bucket - buckets_back),
+        instance_bins=replace(moved.instance_bins, block=cells.instance_bins.block - blocks_back),
+        loads=replace(moved.loads, bucket=cells.loads.bucket - buckets_back),
     )
 
 
 def _add_up_all(cells: Cells) -> Cells:
+    """Add up the rows of each table that have equal keys."""
     tables: dict[str, Any] = {table: add_up(getattr(cells, table)) for table in COUNTS}
     return replace(cells, **tables)

@@ -12,7 +12,7 @@ import click
 from evaluator.cli import Session, emit
 from evaluator.cli.terminal import rows_option, write_time
 from evaluator.reports import plain_text
-from evaluator.reports.base import harmless_cell
+from evaluator.reports.base import escape_formula
 
 COLUMNS = ("number", "at", "actor", "event", "release", "intent", "text", "hash")
 
@@ -38,7 +38,7 @@ def show(session: Session, release: str | None, format_name: str) -> None:
         sink = io.StringIO()
         writer = csv.DictWriter(sink, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows({name: harmless_cell(str(value)) for name, value in row.items()} for row in rows)
+        writer.writerows({name: escape_formula(str(value)) for name, value in row.items()} for row in rows)
         emit(sink.getvalue().rstrip("\n"))
     else:
         lines = ["  ".join(str(row[name]) for name in COLUMNS[:-1] if row[name] != "") for row in rows]

@@ -33,15 +33,19 @@ def trace_release(
     comparisons: Sequence[Comparison],
     readings: ReadingCells | None = None,
 ) -> dict[str, Any]:
-    """Trace what all figures of a release are drawn from.
+    """Compute the data of all figures of a release, as plain JSON.
 
     Args:
         requests: The requests as they were judged; `None`: there are none.
         rulebook: The policy.
-        comparisons: As judged under it.
-        readings: All that was collected.
+        comparisons: Judged by this policy.
+        readings: All readings that were collected; `None`: there are none.
+
+    Returns:
+        `metrics`: the change over time and the values of units, for each gate and hold on requests. `quantiles` and
+        `distributions`: a curve per candidate. `timeline`: `None` without requests. `readings`: an entry per query.
     """
-    traced: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "version": FIGURES_VERSION,
         "metrics": [],
         "quantiles": [],
@@ -51,11 +55,11 @@ def trace_release(
     axis: Axis | None = None
     if requests is not None and requests.cells.moments.run.size:
         axis = build_axis(requests.cells)
-        # Gates and holds on requests have curves of their own, where there are data.
-        of_requests = [row for row in comparisons if row.rule.evidence is EvidenceKind.REQUESTS]
-        drawn = [row for row in of_requests if row.must_be_within and row.effect is not None][:MOST_METRICS]
-        arms = list(dict.fromkeys(row.arm for row in drawn))
-        traced["metrics"] = [
+        # Only gates and holds that have an effect are drawn one by one.
+        on_requests = [row for row in comparisons if row.rule.evidence is EvidenceKind.REQUESTS]
+        drawn = [row for row in on_requests if row.must_be_within and row.effect is not None][:MOST_METRICS]
+        candidates = list(dict.fromkeys(row.arm for row in drawn))
+        figures["metrics"] = [
             {
                 "name": row.rule.name,
                 "arm": row.arm,
@@ -65,11 +69,12 @@ def trace_release(
             }
             for row in drawn
         ]
-        traced["quantiles"] = [curve for arm in arms if (curve := trace_quantiles(requests, arm))]
-        traced["distributions"] = [curve for arm in arms if (curve := trace_distribution(requests, arm))]
-        decided = min((row.decided_at_s for row in drawn if row.decided_at_s is not None), default=None)
-        traced["timeline"] = trace_timeline(requests, axis, decided)
+        figures["quantiles"] = [curve for arm in candidates if (curve := trace_quantiles(requests, arm))]
+        figures["distributions"] = [curve for arm in candidates if (curve := trace_distribution(requests, arm))]
+        first_decided_at_s = min((row.decided_at_s for row in drawn if row.decided_at_s is not None), default=None)
+        figures["timeline"] = trace_timeline(requests, axis, first_decided_at_s)
+    # Reversed, so that of several metrics with the same query the first in the policy remains.
     reading_rules = reversed(ReadingMetric.among(rulebook.rules))
-    metrics = {query.text: (metric, rule.name) for metric, rule in reading_rules for query in metric.queries}
-    traced["readings"] = [] if readings is None else trace_readings(readings, axis, metrics)
-    return traced
+    metric_by_query = {query.text: (metric, rule.name) for metric, rule in reading_rules for query in metric.queries}
+    figures["readings"] = [] if readings is None else trace_readings(readings, axis, metric_by_query)
+    return figures

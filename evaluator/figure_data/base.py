@@ -10,23 +10,25 @@ import numpy.typing as npt
 
 MOST_POINTS = 200
 MOST_UNITS = 40
-DIGITS = 5
+SIGNIFICANT_DIGITS = 5
 
 
-def plain(value: float | None) -> float | None:
-    """A number with five significant digits; `None` where it is not finite."""
-    return None if value is None or not math.isfinite(value) else float(f"{value:.{DIGITS}g}")
+def round_value(value: float | None) -> float | None:
+    """Round a number to five significant digits; None, NaN and infinities become `None`, since JSON has no others."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.{SIGNIFICANT_DIGITS}g}")
 
 
-def round_all(values: Iterable[float]) -> list[float | None]:
-    """Numbers with five significant digits; `None` where one is not finite."""
-    return [plain(float(value)) for value in values]
+def round_values(values: Iterable[float]) -> list[float | None]:
+    """Round each number as `round_value` does."""
+    return [round_value(float(value)) for value in values]
 
 
-def spread(count: int, most: int) -> npt.NDArray[np.int64]:
-    """Places of at most `most` of `count` things, evenly, the last among them.
+def choose_evenly(count: int, max_count: int) -> npt.NDArray[np.int64]:
+    """Choose at most `max_count` of the indexes 0 to `count` - 1, evenly spaced, the last always among them.
 
-    >>> spread(10, 3).tolist(), spread(2, 5).tolist()
+    >>> choose_evenly(10, 3).tolist(), choose_evenly(2, 5).tolist()
     ([0, 4, 9], [0, 1])
     """
-    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64)) if count else np.zeros(0, np.int64)
+    if not count:
+        return np.zeros(0, np.int64)
+    return np.unique(np.linspace(0, count - 1, min(count, max_count)).astype(np.int64))

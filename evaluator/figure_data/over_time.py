@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 from evaluator.assess.looks import repeat_interval
 from evaluator.assess.requests import RequestPairs
-from evaluator.figure_data.base import plain, spread
+from evaluator.figure_data.base import choose_evenly, round_value
 from evaluator.metrics.base import RequestMetric
 from evaluator.records import BLOCK_BUCKETS, Comparison, Effect
 from evaluator.stats.variance.longrun import MIN_BUCKETS
@@ -16,35 +17,44 @@ MOST_LOOKS = 24
 
 
 def trace_over_time(requests: RequestPairs, row: Comparison) -> dict[str, Any] | None:
-    """Estimate and interval after each of some looks, the last one as judged; `None` where several runs were judged.
+    """Repeat a comparison on the data of some earlier looks; the last point is the comparison as it was judged.
 
-    With a calendar, these are looks of the calendar, and the end of the interval towards "worse" is the one that
-    decides; its other end counts at the last look only. Without one, the run was judged at its end, and the
-    earlier points decide nothing.
+    With a calendar of looks, points are some of its looks: the end of the interval towards "worse" is valid at each of
+    them, the other end only at the last. Without a calendar, points are evenly spaced, and decide nothing.
+
+    Returns `None` without an effect, and if several runs were judged: they have no common time. Otherwise lists with an
+    entry per point: `seconds` of judged data, `estimate`, `lower` and `upper` (`None`: infinite).
     """
-    if row.effect is None or len(set(requests.cells.moments.run.tolist())) != 1:
+    is_one_run = len(set(requests.cells.moments.run.tolist())) == 1
+    if row.effect is None or not is_one_run:
         return None
-    covered_s, step = requests.covered_s, requests.cells.bucket_s * BLOCK_BUCKETS
-    looks = list(requests.calendar.interim) or list(range(-(-MIN_BUCKETS // BLOCK_BUCKETS) * step, covered_s, step))
-    chosen = {looks[index] for index in spread(len(looks), MOST_LOOKS)}
-    chosen |= {look for look in looks if row.decided_at_s == look}
+    covered_s, block_s = requests.covered_s, requests.cells.bucket_s * BLOCK_BUCKETS
+    looks_s = list(requests.calendar.interim)
+    if not looks_s:
+        # At the end of each block, from the first that has enough buckets for an interval.
+        first_look_s = math.ceil(MIN_BUCKETS / BLOCK_BUCKETS) * block_s
+        looks_s = list(range(first_look_s, covered_s, block_s))
+    chosen_s = {looks_s[index] for index in choose_evenly(len(looks_s), MOST_LOOKS)}
+    chosen_s |= {look_s for look_s in looks_s if row.decided_at_s == look_s}
     effects: list[tuple[int, Effect]] = []
     metric = row.rule.metric
-    for at_s in sorted(look for look in chosen if look < covered_s):
-        pair = requests.at(row.arm, row.rule.slice.endpoint, at_s)
+    for at_s in sorted(look_s for look_s in chosen_s if look_s < covered_s):
+        pair = requests.find_pair(row.arm, row.rule.slice.endpoint, at_s)
         if pair is None or not isinstance(metric, RequestMetric):
             continue
-        then = metric.compare(replace(pair, depth="full"), row.rule)
+        # An early look of the judge skips intervals that it does not need: `full` asks for them.
+        comparison = metric.compare(replace(pair, depth="full"), row.rule)
         if requests.calendar.kind != "fixed":
-            then = repeat_interval(then, replace(requests.calendar, final=False), float(at_s), requests.rulebook)
-        if then.effect is not None:
-            effects.append((at_s, then.effect))
+            early_calendar = replace(requests.calendar, final=False)
+            comparison = repeat_interval(comparison, early_calendar, float(at_s), requests.rulebook)
+        if comparison.effect is not None:
+            effects.append((at_s, comparison.effect))
     effects.append((covered_s, row.effect))
     return {
         "kind": requests.calendar.kind,
         "seconds": [at_s for at_s, _ in effects],
-        "estimate": [plain(effect.estimate) for _, effect in effects],
-        "lower": [plain(effect.lower) for _, effect in effects],
-        "upper": [plain(effect.upper) for _, effect in effects],
+        "estimate": [round_value(effect.estimate) for _, effect in effects],
+        "lower": [round_value(effect.lower) for _, effect in effects],
+        "upper": [round_value(effect.upper) for _, effect in effects],
         "decided_at_s": row.decided_at_s,
     }

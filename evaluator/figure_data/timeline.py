@@ -5,13 +5,14 @@ Runs follow each other without the time between them; within a run, times withou
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from evaluator.assess.requests import RequestPairs
-from evaluator.figure_data.base import MOST_POINTS, plain, round_all
+from evaluator.figure_data.base import MOST_POINTS, round_value, round_values
 from evaluator.records import Cells
 from evaluator.records.arrays import FloatArray, IntArray
 from evaluator.stats.estimators.distribution import Distribution
@@ -24,87 +25,93 @@ POINTS = 120
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """Load time in slots of `slot_s` seconds: run by run, each from a slot of its own."""
+    """An axis of load time, divided into slots of `slot_s` seconds; runs follow each other, each from a new slot."""
 
     bucket_s: int
-    merged: int
-    """Buckets in a slot."""
+    buckets_per_slot: int
     first_bucket: dict[int, int]
-    """First bucket of each run, by its code."""
+    """First bucket (since the epoch) of each run, by its code, in the order of the axis."""
     first_slot: dict[int, int]
+    """First slot of each run, by its code."""
     slots: int
+    """Number of slots."""
 
     @property
     def slot_s(self) -> int:
         """Seconds in a slot."""
-        return self.bucket_s * self.merged
+        return self.bucket_s * self.buckets_per_slot
 
-    def find(self, run: IntArray, bucket: IntArray) -> IntArray:
-        """Slot of each bucket of a run; -1 where it is in none."""
-        size = max(self.first_bucket, default=0) + 1
-        begin, offset = np.zeros(size, np.int64), np.zeros(size, np.int64)
-        for code, first in self.first_bucket.items():
-            begin[code], offset[code] = first, self.first_slot[code]
-        return np.asarray(offset[run] + (bucket - begin[run]) // self.merged)
+    def find_slots(self, run: IntArray, bucket: IntArray) -> IntArray:
+        """Find the slot of each row, given the code of its run and its bucket since the epoch; all of shape (rows,).
 
-    def ends(self) -> list[int]:
-        """The slot after the last one of each run."""
+        A bucket outside of the time of its run has a slot outside of the run's slots, which may be negative.
+        """
+        codes = max(self.first_bucket, default=0) + 1
+        first_bucket, first_slot = np.zeros(codes, np.int64), np.zeros(codes, np.int64)  # by code of a run
+        for code in self.first_bucket:
+            first_bucket[code], first_slot[code] = self.first_bucket[code], self.first_slot[code]
+        return np.asarray(first_slot[run] + (bucket - first_bucket[run]) // self.buckets_per_slot)
+
+    def end_slots(self) -> list[int]:
+        """List the slot after the last slot of each run, in the order of the axis."""
         return [*list(self.first_slot.values())[1:], self.slots]
 
     def locate(self, epoch_s: float) -> float:
-        """Load time of a moment; NaN outside of every run."""
-        for (run, slot), end in zip(self.first_slot.items(), self.ends(), strict=True):
-            at = slot * self.slot_s + epoch_s - self.first_bucket[run] * self.bucket_s
-            if slot * self.slot_s <= at < end * self.slot_s:
-                return at
+        """Return the seconds of load at a time since the epoch; NaN outside of every run."""
+        for (run, slot), end_slot in zip(self.first_slot.items(), self.end_slots(), strict=True):
+            load_s = slot * self.slot_s + epoch_s - self.first_bucket[run] * self.bucket_s
+            if slot * self.slot_s <= load_s < end_slot * self.slot_s:
+                return load_s
         return float("nan")
 
 
 def build_axis(cells: Cells) -> Axis:
-    """Put the runs one after the other, in at most `MOST_POINTS` slots where there are fewer runs than that."""
+    """Put the runs one after the other in the order of their time, on some `POINTS` slots.
+
+    Each run may add a slot, since it begins in a new one.
+    """
     moments = cells.moments
-    spans = {
-        int(run): (int(buckets.min()), int(buckets.max()) + 1)
-        for run in distinct(moments.run)
-        for buckets in [moments.bucket[moments.run == run]]
-    }
-    total = sum(end - begin for begin, end in spans.values())
-    merged = max(1, -(-total // POINTS))
-    ordered = sorted(spans, key=lambda run: spans[run])
-    sizes = [-(-(spans[run][1] - spans[run][0]) // merged) for run in ordered]
-    starts = np.concatenate([[0], np.cumsum(sizes)]).astype(int).tolist()
-    return Axis(
-        cells.bucket_s,
-        merged,
-        {run: spans[run][0] for run in ordered},
-        dict(zip(ordered, starts, strict=False)),
-        starts[-1],
-    )
+    spans: dict[int, tuple[int, int]] = {}  # by code of a run: its first bucket, and the bucket after its last
+    for run in distinct(moments.run).tolist():
+        buckets = moments.bucket[moments.run == run]
+        spans[run] = int(buckets.min()), int(buckets.max()) + 1
+    total_buckets = sum(end - begin for begin, end in spans.values())
+    buckets_per_slot = max(1, math.ceil(total_buckets / POINTS))
+    first_bucket: dict[int, int] = {}
+    first_slot: dict[int, int] = {}
+    slots = 0
+    for run in sorted(spans, key=lambda run: spans[run]):
+        begin, end = spans[run]
+        first_bucket[run], first_slot[run] = begin, slots
+        slots += math.ceil((end - begin) / buckets_per_slot)
+    return Axis(cells.bucket_s, buckets_per_slot, first_bucket, first_slot, slots)
 
 
 def trace_timeline(requests: RequestPairs, axis: Axis, decided_at_s: float | None) -> dict[str, Any] | None:
-    """Series of every arm, what is shaded and what happened; `None` where there are too many runs for one axis.
+    """Compute the series of every arm, the times that are shaded (warm-up, gaps), and what happened.
 
-    `decided_at_s`: seconds of judged data after which a gate was first shown to be worse.
+    All times are seconds of load; each series has a value per slot of `axis`. `decided_at_s`: seconds of judged data
+    after which a gate was first shown to be worse. Returns `None` if there are too many runs for one axis.
     """
     cells = requests.cells
     if axis.slots > MOST_POINTS:
         return None
     arms = [_trace_arm(cells, axis, code) for code in range(len(cells.arms))]
-    first = next(iter(axis.first_bucket.values()))
-    starts = {run: slot * axis.slot_s for run, slot in axis.first_slot.items()}
+    first_bucket = next(iter(axis.first_bucket.values()))
+    run_starts_s = {run: slot * axis.slot_s for run, slot in axis.first_slot.items()}
     warm_ups = [
-        {"start": starts[run], "end": starts[run] + seconds, "what": "warm-up"}
-        for run, seconds in requests.warm_up.cut_s.items()
-        if seconds and run in starts
+        {"start": run_starts_s[run], "end": run_starts_s[run] + warm_up_s, "what": "warm-up"}
+        for run, warm_up_s in requests.warm_up.cut_s.items()
+        if warm_up_s and run in run_starts_s
     ]
     events = _find_events(requests, axis)
     if decided_at_s is not None and len(axis.first_bucket) == 1:
-        offset = plain((requests.span[0] - first) * axis.bucket_s) or 0.0
-        events.append({"at": offset + decided_at_s, "what": "shown to be worse"})
+        # Judged data begin later than the load, after its warm-up.
+        judged_from_s = round_value((requests.span[0] - first_bucket) * axis.bucket_s) or 0.0
+        events.append({"at": judged_from_s + decided_at_s, "what": "shown to be worse"})
     return {
         "slot_s": axis.slot_s,
-        "start_epoch_s": first * cells.bucket_s,
+        "start_epoch_s": first_bucket * cells.bucket_s,
         "seconds": [slot * axis.slot_s for slot in range(axis.slots)],
         "arms": arms,
         "shaded": [*warm_ups, *_find_gaps(cells, axis, arms)],
@@ -112,88 +119,107 @@ def trace_timeline(requests: RequestPairs, axis: Axis, decided_at_s: float | Non
     }
 
 
-def _trace_arm(cells: Cells, axis: Axis, arm: int) -> dict[str, Any]:
+def _trace_arm(cells: Cells, axis: Axis, arm_code: int) -> dict[str, Any]:
+    """Compute the series of an arm, each a list with a value per slot; `None`: no value, for example no requests."""
     moments = cells.moments
-    in_arm = moments.arm == arm
-    slot = axis.find(moments.run[in_arm], moments.bucket[in_arm])
+    in_arm = moments.arm == arm_code
+    slot = axis.find_slots(moments.run[in_arm], moments.bucket[in_arm])
     n, failures = (
         np.asarray(np.bincount(slot, weights=values[in_arm], minlength=axis.slots), float)
         for values in (moments.n, moments.failures)
     )
-    p50, p95 = _quantiles(cells, axis, arm, n)
+    p50_ms, p95_ms = _find_quantiles(cells, axis, arm_code, n)
     with np.errstate(divide="ignore", invalid="ignore"):
-        share = failures / n
-    filled = np.ones(axis.slots)  # the last slot of a run may not be full
-    for (run, first), end in zip(axis.first_bucket.items(), axis.ends(), strict=True):
-        buckets = int(moments.bucket[moments.run == run].max()) + 1 - first
-        filled[end - 1] = ((buckets - 1) % axis.merged + 1) / axis.merged
+        failure_share = failures / n
+    # The last slot of a run may be filled only in part: its rate is over the time that it has.
+    filled_share = np.ones(axis.slots)
+    for (run, first_bucket), end_slot in zip(axis.first_bucket.items(), axis.end_slots(), strict=True):
+        run_buckets = int(moments.bucket[moments.run == run].max()) + 1 - first_bucket
+        buckets_in_last_slot = (run_buckets - 1) % axis.buckets_per_slot + 1
+        filled_share[end_slot - 1] = buckets_in_last_slot / axis.buckets_per_slot
     return {
-        "name": cells.arms[arm],
-        "p50_ms": round_all(p50),
-        "p95_ms": round_all(p95),
-        "failures": round_all(share),
-        "per_s": round_all(n / (axis.slot_s * filled)),
-        "users": _trace_users(cells, axis, arm),
+        "name": cells.arms[arm_code],
+        "p50_ms": round_values(p50_ms),
+        "p95_ms": round_values(p95_ms),
+        "failures": round_values(failure_share),
+        "per_s": round_values(n / (axis.slot_s * filled_share)),
+        "users": _trace_users(cells, axis, arm_code),
     }
 
 
-def _quantiles(cells: Cells, axis: Axis, arm: int, n: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Median and p95 of time to success in each slot; failures are infinitely slow, and no number is shown then."""
+def _find_quantiles(cells: Cells, axis: Axis, arm_code: int, n: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return median and p95 of time to success (ms) in each slot, each of shape (slots,).
+
+    `n`: requests of the arm in each slot. Failures count as infinitely slow: a quantile among them is infinite. NaN in
+    slots without requests.
+    """
     bins = cells.bins
-    in_arm = bins.arm == arm
-    out = np.full((2, axis.slots), np.nan)
+    in_arm = bins.arm == arm_code
+    quantiles = np.full((2, axis.slots), np.nan)  # median, p95
     if not in_arm.any():
-        return out[0], out[1]
-    width = int(bins.bin[in_arm].max()) + 1
-    key = axis.find(bins.run[in_arm], bins.bucket[in_arm]) * width + bins.bin[in_arm]
-    counts = np.bincount(key, weights=bins.n[in_arm], minlength=axis.slots * width).reshape(axis.slots, width)
-    cumulative = np.pad(np.cumsum(counts, axis=1), ((0, 0), (1, 0)))
-    limits = bin_limits_ms(width - 1, cells.grid_us / 1000)
+        return quantiles[0], quantiles[1]
+    bin_count = int(bins.bin[in_arm].max()) + 1
+    # Counts by slot and bin, in one pass over a flat index of both.
+    slot_and_bin = axis.find_slots(bins.run[in_arm], bins.bucket[in_arm]) * bin_count + bins.bin[in_arm]
+    counts = np.bincount(slot_and_bin, weights=bins.n[in_arm], minlength=axis.slots * bin_count)
+    cumulative = np.pad(np.cumsum(counts.reshape(axis.slots, bin_count), axis=1), ((0, 0), (1, 0)))
+    limits_ms = bin_limits_ms(bin_count - 1, cells.grid_us / 1000)
     for slot in np.flatnonzero(n):
-        curve = Distribution(limits, cumulative[slot] / n[slot])
-        out[:, slot] = curve.quantile(0.5), curve.quantile(0.95)
-    return out[0], out[1]
+        # Bins hold successes only, and `n` all requests: the last share is below 1 if some failed.
+        curve = Distribution(limits_ms, cumulative[slot] / n[slot])
+        quantiles[:, slot] = curve.quantile(0.5), curve.quantile(0.95)
+    return quantiles[0], quantiles[1]
 
 
-def _trace_users(cells: Cells, axis: Axis, arm: int) -> list[float | None] | None:
-    """Highest user count in each slot; `None` where users were not recorded."""
+def _trace_users(cells: Cells, axis: Axis, arm_code: int) -> list[float | None] | None:
+    """Return the highest user count of an arm in each slot (`None`: no count); `None` if no users were recorded."""
     loads = cells.loads
-    in_arm = loads.arm == arm
+    in_arm = loads.arm == arm_code
     if not in_arm.any():
         return None
-    out = np.full(axis.slots, np.nan)
-    slot = axis.find(loads.run[in_arm], loads.bucket[in_arm])
-    inside = (slot >= 0) & (slot < axis.slots)
-    np.fmax.at(out, slot[inside], loads.users[in_arm][inside].astype(float))
-    return round_all(out)
+    most_users = np.full(axis.slots, np.nan)
+    slot = axis.find_slots(loads.run[in_arm], loads.bucket[in_arm])
+    # Users may be recorded before the first request and after the last.
+    on_axis = (slot >= 0) & (slot < axis.slots)
+    np.fmax.at(most_users, slot[on_axis], loads.users[in_arm][on_axis].astype(float))
+    return round_values(most_users)
 
 
 def _find_gaps(cells: Cells, axis: Axis, arms: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Times in which an arm that has requests has none."""
-    out = []
-    for code, arm in enumerate(arms):
-        moments = cells.moments
-        in_arm = moments.arm == code
-        silent = np.ones(axis.slots, dtype=bool)
-        silent[axis.find(moments.run[in_arm], moments.bucket[in_arm])] = False
-        if silent.all():
+    """List the times in which an arm has no requests, in seconds of load; arms without any request have no gaps.
+
+    `arms` are the series of the arms, in the order of their codes.
+    """
+    gaps = []
+    moments = cells.moments
+    for arm_code, arm in enumerate(arms):
+        in_arm = moments.arm == arm_code
+        is_silent = np.ones(axis.slots, dtype=bool)
+        is_silent[axis.find_slots(moments.run[in_arm], moments.bucket[in_arm])] = False
+        if is_silent.all():
             continue
-        edges = np.flatnonzero(np.diff(np.concatenate([[0], silent.astype(np.int8), [0]])))
-        out += [
-            {"start": int(a) * axis.slot_s, "end": int(b) * axis.slot_s, "what": f"no requests on {arm['name']}"}
-            for a, b in edges.reshape(-1, 2)
+        # With a zero at both ends, each gap has two edges: its first slot, and the slot after its last.
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], is_silent.astype(np.int8), [0]])))
+        gaps += [
+            {
+                "start": int(first) * axis.slot_s,
+                "end": int(end) * axis.slot_s,
+                "what": f"no requests on {arm['name']}",
+            }
+            for first, end in edges.reshape(-1, 2)
         ]
-    return out[:MOST_POINTS]
+    return gaps[:MOST_POINTS]
 
 
 def _find_events(requests: RequestPairs, axis: Axis) -> list[dict[str, Any]]:
-    """Starts of runs where there are several, and early ends of runs."""
-    by_id = {run.id: run for run in requests.runs}
-    out: list[dict[str, Any]] = []
-    for number, ((code, slot), end) in enumerate(zip(axis.first_slot.items(), axis.ends(), strict=True), start=1):
-        run = by_id.get(requests.cells.runs[code])
+    """List the starts of runs, if there are several, and what stopped a run early; `at` in seconds of load."""
+    runs_by_id = {run.id: run for run in requests.runs}
+    events: list[dict[str, Any]] = []
+    spans = zip(axis.first_slot.items(), axis.end_slots(), strict=True)
+    for number, ((run_code, first_slot), end_slot) in enumerate(spans, start=1):
+        run = runs_by_id.get(requests.cells.runs[run_code])
         if len(axis.first_slot) > 1:
-            out.append({"at": slot * axis.slot_s, "what": f"run {number}"})
+            events.append({"at": first_slot * axis.slot_s, "what": f"run {number}"})
         if run is not None and run.facts.stopped_by:
-            out.append({"at": end * axis.slot_s, "what": f"stopped: {run.facts.stopped_by}"})
-    return out
+            events.append({"at": end_slot * axis.slot_s, "what": f"stopped: {run.facts.stopped_by}"})
+    return events

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from evaluator.assess.requests import RequestPairs
-from evaluator.figure_data.base import MOST_UNITS, plain
+from evaluator.figure_data.base import MOST_UNITS, round_value
 from evaluator.metrics.base import RequestMetric, UnitTotals
 from evaluator.records import Comparison
 from evaluator.records.arrays import FloatArray, IntArray
@@ -21,30 +21,31 @@ from evaluator.stats.shaping.panel import Panel
 
 @dataclass(frozen=True, slots=True)
 class _Units:
-    """Names and arms of instances or runs, and the unit of each row of their sums."""
+    """Instances or runs, each of one arm, with their sums and histograms. Units are numbered from 0."""
 
     names: tuple[str, ...]
     arm: IntArray
-    """Shape (units,)."""
+    """Arm of each unit, 0 for the baseline and 1 for the candidate, shape (units,)."""
     unit: IntArray
     """Unit of each row of the sums, shape (rows,)."""
     sums: Mapping[str, FloatArray]
     """`n`, `failures` and the totals of the panel, each of shape (rows,)."""
     histogram_unit: IntArray
-    """Unit of each row of the histogram."""
+    """Unit of each cell of the histograms, shape (cells,)."""
     bins: SortedBins
 
     def total(self, name: str) -> FloatArray:
-        """A sum of each unit, shape (units,)."""
+        """Add up a sum over the rows of each unit, shape (units,)."""
         return np.asarray(np.bincount(self.unit, weights=self.sums[name], minlength=self.arm.size), float)
 
 
 def trace_units(requests: RequestPairs, row: Comparison) -> dict[str, Any] | None:
-    """The value of each unit, not standardised over endpoints and time; the busiest where there are many.
+    """Compute the metric of a comparison for each unit: for each run if runs are compared, else for each instance.
 
-    `None` for a metric that instances do not have (throughput).
+    Values are over the mix of endpoints that a unit served, not standardised. Of each arm, the busiest `MOST_UNITS` are
+    returned; `hidden` counts the others. `None` for a metric that units do not have (throughput).
     """
-    pair = requests.at(row.arm, row.rule.slice.endpoint)
+    pair = requests.find_pair(row.arm, row.rule.slice.endpoint)
     metric = row.rule.metric
     if pair is None or not isinstance(metric, RequestMetric):
         return None
@@ -52,14 +53,17 @@ def trace_units(requests: RequestPairs, row: Comparison) -> dict[str, Any] | Non
     units = _take_runs(requests, pair.panel) if by_run else _take_instances(pair.panel)
     n = units.total("n")
     failures, time_ms, size = (units.total(name) for name in ("failures", "time_ms", "bytes"))
-    quantiles, done = partial(_find_quantiles, pair.panel, units, n), partial(_count_done, pair.panel, units)
+    # A metric that needs quantiles, or counts of requests within a time, calls these functions.
+    find_quantiles = partial(_find_quantiles, pair.panel, units, n)
+    count_done = partial(_count_done, pair.panel, units)
     with np.errstate(divide="ignore", invalid="ignore"):
-        values = metric.of_units(UnitTotals(n, failures, time_ms, size, quantiles, done))
+        values = metric.of_units(UnitTotals(n, failures, time_ms, size, find_quantiles, count_done))
     if values is None:
         return None
     shown: list[int] = []
-    for arm in (0, 1):
+    for arm in (0, 1):  # baseline, candidate
         active = np.flatnonzero((units.arm == arm) & (n > 0))
+        # The busiest first; those that are shown are then sorted by name.
         busiest = active[np.argsort(-n[active], kind="stable")][:MOST_UNITS]
         shown += sorted(busiest.tolist(), key=lambda unit: units.names[unit])
     return {
@@ -70,7 +74,7 @@ def trace_units(requests: RequestPairs, row: Comparison) -> dict[str, Any] | Non
                 "arm": pair.name(int(units.arm[unit])),
                 "name": units.names[unit],
                 "n": int(n[unit]),
-                "value": plain(values[unit]),
+                "value": round_value(values[unit]),
             }
             for unit in shown
         ],
@@ -78,41 +82,51 @@ def trace_units(requests: RequestPairs, row: Comparison) -> dict[str, Any] | Non
 
 
 def _take_instances(panel: Panel) -> _Units:
+    """Take the instances of both arms as units."""
     rows = panel.rows
-    owner = np.zeros(rows.histogram_rows, dtype=np.int64)
-    owner[rows.histogram] = rows.instance
+    # Each row of instances names the cell of its histogram: turned around, the instance of each cell.
+    histogram_unit = np.zeros(rows.histogram_rows, dtype=np.int64)
+    histogram_unit[rows.histogram] = rows.instance
     sums = {"n": rows.n, "failures": rows.failures, **rows.totals}
-    return _Units(rows.names, rows.instance_arm, rows.instance, sums, owner, panel.row_bins)
+    return _Units(rows.names, rows.instance_arm, rows.instance, sums, histogram_unit, panel.row_bins)
 
 
 def _take_runs(requests: RequestPairs, panel: Panel) -> _Units:
-    """Runs of the baseline first, then those of the candidate."""
+    """Take the runs of each arm as units: first all runs of the baseline, then the same runs of the candidate."""
     runs = panel.runs
-    run = np.searchsorted(runs, panel.run)
-    stride = np.append(run, np.zeros(panel.stride - run.size, run.dtype))
-    owner = np.tile(stride, len(panel.endpoints))
+    run_of_slot = np.searchsorted(runs, panel.run)  # index in `runs`
+    # Cells of the histograms have the shape (2 arms, endpoints, stride), and stride may exceed the number of slots.
+    padding = np.zeros(panel.stride - run_of_slot.size, run_of_slot.dtype)
+    run_of_cell = np.tile(np.append(run_of_slot, padding), len(panel.endpoints))
     sums = {"n": panel.n, "failures": panel.failures, **panel.totals}
     names = tuple(f"run {number} ({requests.cells.runs[code]})" for number, code in enumerate(runs.tolist(), start=1))
     return _Units(
         names * 2,
-        np.repeat([0, 1], runs.size),
-        np.concatenate([run, run + runs.size]),
-        {name: values.sum(axis=1).ravel() for name, values in sums.items()},
-        np.concatenate([owner, owner + runs.size]),
-        panel.bins,
+        arm=np.repeat([0, 1], runs.size),
+        unit=np.concatenate([run_of_slot, run_of_slot + runs.size]),
+        # Over all endpoints: shape (2 arms × slots,).
+        sums={name: values.sum(axis=1).ravel() for name, values in sums.items()},
+        histogram_unit=np.concatenate([run_of_cell, run_of_cell + runs.size]),
+        bins=panel.bins,
     )
 
 
 def _find_quantiles(panel: Panel, units: _Units, n: FloatArray, probability: float) -> FloatArray:
-    limits, owner = find_limits_ms(panel), units.histogram_unit
-    out = np.full(n.size, np.nan)
-    curves = distributions_by_row(units.bins, np.ones(owner.size), limits, owner, n.size)
-    for unit in np.flatnonzero((curves[:, -1] > 0) & (n > 0)):
-        out[unit] = Distribution(limits, curves[unit] / n[unit]).quantile(probability)
-    return out
+    """Find a quantile of the time to success (ms) of each unit; `n` are its requests, both of shape (units,).
+
+    Infinite if too many requests failed, NaN for a unit without any success.
+    """
+    limits_ms, histogram_unit = find_limits_ms(panel), units.histogram_unit
+    quantiles = np.full(n.size, np.nan)
+    # Every request counts once, and successes are added up: shape (units, limits).
+    done = distributions_by_row(units.bins, np.ones(histogram_unit.size), limits_ms, histogram_unit, n.size)
+    for unit in np.flatnonzero((done[:, -1] > 0) & (n > 0)):
+        quantiles[unit] = Distribution(limits_ms, done[unit] / n[unit]).quantile(probability)
+    return quantiles
 
 
 def _count_done(panel: Panel, units: _Units, limit_ms: float) -> FloatArray:
-    owner = units.histogram_unit
-    below = counts_below(units.bins, find_limits_ms(panel), np.array([limit_ms]), owner.size)[0]
-    return np.asarray(np.bincount(owner, weights=below, minlength=units.arm.size), float)
+    """Count the requests of each unit that succeeded within `limit_ms`, shape (units,)."""
+    histogram_unit = units.histogram_unit
+    done_of_cell = counts_below(units.bins, find_limits_ms(panel), np.array([limit_ms]), histogram_unit.size)[0]
+    return np.asarray(np.bincount(histogram_unit, weights=done_of_cell, minlength=units.arm.size), float)

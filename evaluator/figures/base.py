@@ -44,8 +44,9 @@ PALETTE: Mapping[str, str] = {
 NARROW, WIDE = 346, 1060
 """Widths (px) of a figure: on a phone and in a column, and across a page."""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-LONGEST = 60
+MAX_CHARACTERS = 60
 MINUTES_FROM_S = 150
+"""Times beyond this many seconds are shown in minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,32 +64,35 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
-class Scaled:
-    """How an effect is drawn: its factor and its unit."""
+class EffectScale:
+    """How an effect is shown: it is multiplied by `factor`, and the result is in `unit`."""
 
     factor: float
     unit: str
 
-    def text(self, value: float | None) -> str:
-        """A change with its sign and unit."""
+    def write(self, value: float | None) -> str:
+        """Write an effect with its sign and unit; a dash if it is None."""
         return "–" if value is None else f"{format_number(value * self.factor, sign=True)} {self.unit}"
 
 
-def scale(unit: str, *, relative: bool) -> Scaled:
-    """Percent for relative changes, percentage points for those of a fraction, else the metric's own unit."""
+def choose_scale(unit: str, *, relative: bool) -> EffectScale:
+    """Choose how changes of a metric in `unit` are shown.
+
+    Relative changes in percent, absolute changes of a fraction in percentage points, all others in the metric's unit.
+    """
     if relative:
-        return Scaled(100.0, "%")
-    return Scaled(100.0, "pp") if unit == "fraction" else Scaled(1.0, unit)
+        return EffectScale(100.0, "%")
+    return EffectScale(100.0, "pp") if unit == "fraction" else EffectScale(1.0, unit)
 
 
-def scale_of(row: Comparison) -> Scaled:
-    """How the effect of a comparison is drawn."""
-    return scale(row.unit, relative=row.effect is None or row.effect.kind == "relative")
+def choose_effect_scale(row: Comparison) -> EffectScale:
+    """Choose how the effect of a comparison is shown; without an effect as if it were relative."""
+    return choose_scale(row.unit, relative=row.effect is None or row.effect.kind == "relative")
 
 
-def name_row(row: Comparison, *, several: bool) -> str:
-    """Name a comparison, with its arm where there are `several`."""
-    return f"{name_comparison(row)}, {row.arm}" if several else name_comparison(row)
+def name_row(row: Comparison, *, with_arm: bool) -> str:
+    """Name a comparison: `p95 of GET /cart`, or with its arm `p95 of GET /cart, canary`."""
+    return f"{name_comparison(row)}, {row.arm}" if with_arm else name_comparison(row)
 
 
 def is_worse_upwards(row: Comparison) -> bool:
@@ -97,13 +101,16 @@ def is_worse_upwards(row: Comparison) -> bool:
 
 
 def color_arms(arms: Sequence[str]) -> dict[str, str]:
-    """A colour for each arm: grey-blue for the baseline, orange for the first candidate."""
+    """Choose a colour for each arm: grey-blue for the baseline, orange for the first candidate.
+
+    Returns the colours by arm, the baseline first (also if it is not among `arms`), then candidates in their order.
+    """
     candidates = [arm for arm in dict.fromkeys(arms) if arm != BASELINE]
-    return {BASELINE: BASE} | {arm: CANDIDATES[k % len(CANDIDATES)] for k, arm in enumerate(candidates)}
+    return {BASELINE: BASE} | {arm: CANDIDATES[index % len(CANDIDATES)] for index, arm in enumerate(candidates)}
 
 
 def inline(rows: Sequence[Mapping[str, Any]]) -> alt.InlineData:
-    """Rows as data of a chart."""
+    """Make data of a chart from rows; they become part of the chart, which needs no file."""
     import altair as alt
 
     return alt.InlineData(values=[dict(row) for row in rows])
@@ -112,9 +119,15 @@ def inline(rows: Sequence[Mapping[str, Any]]) -> alt.InlineData:
 def layer_change(
     points: Sequence[Mapping[str, Any]], x: Any, domain: tuple[float, float], unit: str, color: str
 ) -> Any:
-    """Draw a change along an axis: no change, the band of its intervals, the line of its estimates and their dots.
+    """Draw a change along an axis; returns layers: zero, the band of the intervals, the line and dots of the estimates.
 
-    points: `change`, `lower`, `upper` and `tip`, each at its place on the axis `x`.
+    Args:
+        points: Each with `change`, `lower`, `upper` (in `unit`), `tip` (text of the tooltip), and the field that `x`
+            names.
+        x: The horizontal axis, an `alt.X`.
+        domain: Lowest and highest change that is drawn.
+        unit: Unit of the change.
+        color: Colour of the arm.
     """
     import altair as alt
 
@@ -130,7 +143,7 @@ def layer_change(
 
 
 def finish(chart: Any, *, width: int, height: int) -> Any:
-    """Give a chart its size and the common look."""
+    """Give a chart its size (px, with axes and labels) and the common look."""
     import altair as alt
 
     sized = chart.properties(width=width, height=height, autosize=alt.AutoSizeParams(type="fit", contains="padding"))
@@ -138,7 +151,7 @@ def finish(chart: Any, *, width: int, height: int) -> Any:
 
 
 def style(chart: Any) -> Any:
-    """Give a chart the common look."""
+    """Give a chart the common look: font, colours and distances."""
     return (
         chart.configure(background="transparent", font=FONT, padding={"left": 2, "right": 6, "top": 6, "bottom": 2})
         .configure_view(stroke=None)
@@ -155,30 +168,34 @@ def style(chart: Any) -> Any:
     )
 
 
-def label_time(seconds: float) -> tuple[float, str]:
-    """The divisor of times up to `seconds`, and the name of their axis."""
+def choose_time_unit(seconds: float) -> tuple[float, str]:
+    """Choose the unit of an axis of time that ends at `seconds`; returns the seconds in a unit, and its name."""
     return (60.0, "minutes") if seconds > MINUTES_FROM_S else (1.0, "seconds")
 
 
-def shorten(text: str, most: int = LONGEST) -> str:
-    """Text of at most `most` characters, without control characters; `…` marks where it was cut."""
-    unsafe = ("Cc", "Cf", "Cs", "Zl", "Zp", "Co")
-    text = "".join("�" if unicodedata.category(c) in unsafe else c for c in text[: most + 1])
-    return text if len(text) <= most else text[: most - 1] + "…"
+def shorten(text: str, max_characters: int = MAX_CHARACTERS) -> str:
+    """Cut a text to `max_characters`, the last of them `…` if it was longer; control characters become `�`."""
+    # Control, format and surrogate characters, separators of lines and paragraphs, and characters of private use.
+    unsafe_categories = ("Cc", "Cf", "Cs", "Zl", "Zp", "Co")
+    # The text may be huge: one character more than is shown tells whether it must be cut.
+    text = "".join("�" if unicodedata.category(c) in unsafe_categories else c for c in text[: max_characters + 1])
+    return text if len(text) <= max_characters else text[: max_characters - 1] + "…"
 
 
-def join_words(words: Sequence[str], most: int = 3) -> str:
-    """`p95, p99 and 2 more`.
+def join_words(words: Sequence[str], max_words: int = 3) -> str:
+    """List words as in a sentence, and count those beyond the first `max_words`; empty without words.
 
     >>> join_words(["p50"]), join_words(["a", "b"]), join_words(["a", "b", "c", "d", "e"])
     ('p50', 'a and b', 'a, b, c and 2 more')
     """
-    shown = [shorten(word) for word in words[:most]]
-    if len(words) > most:
-        return f"{', '.join(shown)} and {len(words) - most} more"
-    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}" if shown else ""
+    shown = [shorten(word) for word in words[:max_words]]
+    if len(words) > max_words:
+        return f"{', '.join(shown)} and {len(words) - max_words} more"
+    if len(shown) < 2:
+        return "".join(shown)
+    return f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
-def finite(values: Sequence[float | None]) -> list[float]:
-    """The values that are finite numbers."""
+def keep_finite(values: Sequence[float | None]) -> list[float]:
+    """Return the values that are finite numbers, without None, NaN and infinities."""
     return [value for value in values if value is not None and math.isfinite(value)]

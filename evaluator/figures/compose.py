@@ -15,27 +15,34 @@ if TYPE_CHECKING:
     Chart: TypeAlias = alt.LayerChart | alt.FacetChart | alt.VConcatChart
 
 
-TITLE = 13
+TITLE_SIZE = 13
 """Size of a finding's text, px."""
-LINE = 17
-CHARACTER = 6.7
+LINE_HEIGHT = 17
+CHARACTER_WIDTH = 6.7
 """Mean width of a character of a finding, px."""
 PAPER = "white"
 """Background: the page behind may have any colour."""
-NAME = 22
-"""Room of an arm's mark and of the gap behind its name, px."""
+STROKE_WIDTH = 22
+"""Length of an arm's stroke in the legend, and of the gap after its name, px."""
+STROKE_GAP = 6
+"""Gap between the stroke of an arm and its name, px."""
 
 
 def with_finding(figure: Figure) -> alt.LayerChart | alt.FacetChart:
-    """Draw a figure with its finding above it. The room for that is added to its height."""
+    """Draw a figure with its finding above it, on white; the lines of the finding are added to its height."""
     chart, lines = figure.chart, _wrap(figure.title, float(figure.chart.width))
-    height = float(chart.height) + LINE * len(lines) + LINE / 2
-    titled: alt.LayerChart | alt.FacetChart = chart.properties(title=_entitle(lines), height=height, background=PAPER)
+    height = float(chart.height) + LINE_HEIGHT * len(lines) + LINE_HEIGHT / 2
+    titled: alt.LayerChart | alt.FacetChart = chart.properties(
+        title=_make_title(lines), height=height, background=PAPER
+    )
     return titled
 
 
 def put_below_each_other(figures: Sequence[Figure], colors: Mapping[str, str]) -> alt.VConcatChart:
-    """Draw figures of one width as one chart, each under its finding; the arms in their `colors` are at the top."""
+    """Draw figures, all of the same width, as one chart: a legend of the arms, then each figure under its finding.
+
+    `colors` are the colours of the arms by name.
+    """
     import altair as alt
 
     width = float(figures[0].chart.width)
@@ -43,37 +50,46 @@ def put_below_each_other(figures: Sequence[Figure], colors: Mapping[str, str]) -
     for figure in figures:
         part = figure.chart.copy()
         part.config = part.autosize = alt.Undefined  # only the whole chart may have these
-        parts.append(part.properties(title=_entitle(_wrap(figure.title, width))))
-    combined = alt.vconcat(_name_arms(colors), *parts, spacing=14).properties(background=PAPER)
+        parts.append(part.properties(title=_make_title(_wrap(figure.title, width))))
+    combined = alt.vconcat(_draw_legend(colors), *parts, spacing=14).properties(background=PAPER)
     stacked: alt.VConcatChart = style(combined.resolve_scale(color="independent", strokeDash="independent"))
     return stacked
 
 
-def _wrap(title: str, width: float) -> list[str]:
-    return textwrap.wrap(title, max(20, int(width / CHARACTER)))
+def _wrap(title: str, width_px: float) -> list[str]:
+    """Break a title into lines that fit the width; no line is broken before 20 characters."""
+    return textwrap.wrap(title, max(20, int(width_px / CHARACTER_WIDTH)))
 
 
-def _entitle(lines: Sequence[str]) -> Any:
+def _make_title(lines: Sequence[str]) -> Any:
+    """Make the title of a chart, an `alt.TitleParams`, from its lines."""
     import altair as alt
 
     return alt.TitleParams(
-        list(lines), anchor="start", frame="group", fontSize=TITLE, lineHeight=LINE, fontWeight="normal", color=INK
+        list(lines),
+        anchor="start",
+        frame="group",
+        fontSize=TITLE_SIZE,
+        lineHeight=LINE_HEIGHT,
+        fontWeight="normal",
+        color=INK,
     )
 
 
-def _name_arms(colors: Mapping[str, str]) -> alt.LayerChart | alt.FacetChart:
-    """One line: a stroke of each arm as it is drawn (baseline dashed), and its name."""
+def _draw_legend(colors: Mapping[str, str]) -> alt.LayerChart | alt.FacetChart:
+    """Draw a legend in one line: for each arm a stroke as in the figures (baseline dashed), and its name."""
     import altair as alt
 
-    rows, at = [], 0.0
+    rows, left = [], 0.0
     for arm, color in colors.items():
-        rows.append({"from": at, "to": at + NAME, "text": at + NAME + 6, "arm": arm, "color": color})
-        at += 2 * NAME + 6 + CHARACTER * len(arm)
+        stroke_end = left + STROKE_WIDTH
+        rows.append({"from": left, "to": stroke_end, "text": stroke_end + STROKE_GAP, "arm": arm, "color": color})
+        left = stroke_end + STROKE_GAP + CHARACTER_WIDTH * len(arm) + STROKE_WIDTH
     base = alt.Chart(inline(rows)).encode(
-        x=alt.X("from:Q", axis=None, scale=alt.Scale(domain=[0, at], nice=False)),
+        x=alt.X("from:Q", axis=None, scale=alt.Scale(domain=[0, left], nice=False)),
         color=alt.Color("color:N", scale=None, legend=None),
     )
     dashes = alt.condition(f"datum.arm == '{BASELINE}'", alt.value([5, 3]), alt.value([1, 0]))
     strokes = base.mark_rule(strokeWidth=2).encode(x2="to:Q", strokeDash=dashes)
     names = base.mark_text(align="left").encode(x="text:Q", text="arm:N")
-    return alt.layer(strokes, names).properties(width=at, height=LINE)
+    return alt.layer(strokes, names).properties(width=left, height=LINE_HEIGHT)

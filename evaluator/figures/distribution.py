@@ -14,7 +14,11 @@ TABLE_ROWS = 24
 
 
 def draw_distribution(curve: Mapping[str, Any], *, color: str, width: int = NARROW) -> Figure:
-    """Draw baseline (dashed) and one candidate; `curve` as `evaluator.figure_data` traced it."""
+    """Draw the distribution of response times of the baseline (dashed) and of one candidate.
+
+    `curve` is what `trace_distribution` returns: `ms` are times, `baseline` and `candidate` the shares of requests that
+    are done by each time, `medians_ms` the median of each arm (`None`: half of its requests fail).
+    """
     import altair as alt
 
     points = [
@@ -38,7 +42,9 @@ def draw_distribution(curve: Mapping[str, Any], *, color: str, width: int = NARR
             strokeDash=alt.StrokeDash("arm:N", legend=None, scale=alt.Scale(domain=arms, range=[[5, 3], [1, 0]])),
         )
     )
-    step = max(1, len(curve["ms"]) // TABLE_ROWS)
+    # The table has every n-th point only.
+    table_step = max(1, len(curve["ms"]) // TABLE_ROWS)
+    table_points = list(zip(curve["ms"], curve["baseline"], curve["candidate"], strict=True))[::table_step]
     medians = [
         "no time (they fail)" if median is None else format_value(median, "ms") for median in curve["medians_ms"]
     ]
@@ -51,8 +57,6 @@ def draw_distribution(curve: Mapping[str, Any], *, color: str, width: int = NARR
         head=("done by", BASELINE, curve["arm"]),
         rows=tuple(
             (format_value(ms, "ms"), f"{format_number(100 * baseline)} %", f"{format_number(100 * candidate)} %")
-            for ms, baseline, candidate in list(zip(curve["ms"], curve["baseline"], curve["candidate"], strict=True))[
-                ::step
-            ]
+            for ms, baseline, candidate in table_points
         ),
     )

@@ -20,14 +20,19 @@ if TYPE_CHECKING:
 
 FORMATS = (".svg", ".png", ".html")
 SVG = "http://www.w3.org/2000/svg"
-TIPPED = ("symbol", "point", "circle", "square", "tick", "bar")
+MARKS_WITH_TOOLTIP = ("symbol", "point", "circle", "square", "tick", "bar")
 _REFERENCE = re.compile(r"url\(#([\w-]+)\)")
+"""How an SVG refers to one of its parts: `url(#clip1)`."""
 
 
 def save_figure(chart: alt.VConcatChart, path: Path) -> None:
-    """Write a figure as SVG, PNG or one HTML file that needs no network. Raises UsageError, EvaluatorError."""
+    """Write a chart as SVG, PNG or HTML, as the ending of its file name says.
+
+    Raises UsageError for another ending, EvaluatorError if the file cannot be written.
+    """
     if path.suffix not in FORMATS:
         raise UsageError(f"a figure cannot be written as '{path.name}'", hint=f"end the name in {', '.join(FORMATS)}")
+    # The scripts that draw the chart become part of the HTML, so that it needs no network.
     options: Mapping[str, Any] = {"inline": True} if path.suffix == ".html" else {}
     try:
         chart.save(str(path), **options)
@@ -35,30 +40,34 @@ def save_figure(chart: alt.VConcatChart, path: Path) -> None:
         raise EvaluatorError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def to_image(figure: Figure, kind: str) -> bytes:
-    """Draw a figure on white, as `svg` or `png`."""
+def to_image(figure: Figure, image_format: str) -> bytes:
+    """Draw a figure on white, as the content of a file; `image_format`: `svg`, or else `png`."""
     import vl_convert
 
     spec = {**figure.chart.to_dict(), "background": "white"}
-    if kind == "svg":
+    if image_format == "svg":
         return str(vl_convert.vegalite_to_svg(spec)).encode()
     return bytes(vl_convert.vegalite_to_png(spec, scale=2))
 
 
 def to_svg(figure: Figure, name: str) -> str:
-    """Draw a figure as an SVG element of a page. `name`: unique among the figures of the page."""
+    """Draw a figure as an SVG element of a page; `name` must be unique among the figures of the page.
+
+    The element takes its size and colours from the page. It has one label for the whole, and a tooltip per mark.
+    """
     import vl_convert
 
-    # The converter has just written it, from text that it escaped.
+    # Safe to parse: the converter has just written it, from text that it escaped.
     root = ET.fromstring(vl_convert.vegalite_to_svg(figure.chart.to_dict(validate=False)))  # noqa: S314
-    _name_parts(root, name)
+    _make_ids_unique(root, name)
     for element in root.iter():
-        # The label of a mark becomes its tooltip; only the whole figure has a role and a label.
-        label, kind = element.attrib.pop("aria-label", ""), element.attrib.pop("aria-roledescription", "")
+        # The label of a mark becomes its tooltip (a `title` in SVG); only the whole figure has a role and a label.
+        label, mark_type = element.attrib.pop("aria-label", ""), element.attrib.pop("aria-roledescription", "")
         for attribute in ("role", "aria-hidden", "class", "pointer-events"):
             element.attrib.pop(attribute, None)
-        if label and any(word in kind for word in TIPPED):
+        if label and any(word in mark_type for word in MARKS_WITH_TOOLTIP):
             ET.SubElement(element, f"{{{SVG}}}title").text = label
+    # Without width and height, the view box scales to the room on the page.
     for attribute in ("width", "height", "class", "version"):
         root.attrib.pop(attribute, None)
     root.attrib.update({"role": "img", "aria-label": figure.alt})
@@ -66,16 +75,19 @@ def to_svg(figure: Figure, name: str) -> str:
     return ET.tostring(root, encoding="unicode")
 
 
-def _name_parts(root: ET.Element, name: str) -> None:
-    """Give parts and references to them names of their own: several figures may be on one page.
+def _make_ids_unique(root: ET.Element, name: str) -> None:
+    """Rename the ids of an SVG, and the references to them, to `NAME-0`, `NAME-1` …, in place.
 
-    They are numbered again, since the converter goes on counting from figure to figure.
+    Figures on one page must not share ids. Numbers start at 0 in each figure, so that the same figure always has the
+    same text; the converter counts on from figure to figure.
     """
-    names: dict[str, str] = {}
+    new_ids: dict[str, str] = {}
     for element in root.iter():
-        for key, value in list(element.attrib.items()):
-            if key == "id":
-                element.set(key, names.setdefault(value, f"{name}-{len(names)}"))
+        for attribute, value in list(element.attrib.items()):
+            if attribute == "id":
+                element.set(attribute, new_ids.setdefault(value, f"{name}-{len(new_ids)}"))
             elif "url(#" in value:
-                (part,) = _REFERENCE.findall(value)
-                element.set(key, f"url(#{names.setdefault(part, f'{name}-{len(names)}')})")
+                # A reference may come before the element that has the id.
+                (old_id,) = _REFERENCE.findall(value)
+                new_id = new_ids.setdefault(old_id, f"{name}-{len(new_ids)}")
+                element.set(attribute, f"url(#{new_id})")

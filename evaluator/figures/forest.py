@@ -26,13 +26,14 @@ from evaluator.figures.base import (
 from evaluator.records import Comparison, MetricStatus, Role
 from evaluator.wording import format_change, format_interval, format_margin, name_comparison
 
-AXIS = 46
+AXIS_HEIGHT = 46
+"""Room below the rows, px."""
 FARTHEST = 6.0
 """Margins that an interval may reach on the axis; what lies beyond is cut, and marked by an arrow."""
 CROWDED = 4.5
-"""Margins on a narrow axis from which only every other one is named."""
-MOST_DECIDING = 6
-"""Endpoints shown among the metrics because they decide."""
+"""Length (in margins) of a narrow axis from which only every other margin has a label."""
+MAX_FAILING_ENDPOINTS = 6
+"""Endpoints shown among the metrics because they are shown to be worse."""
 MARKS = {
     MetricStatus.PASS: ("✓", PASS),
     MetricStatus.FAIL: ("✗", FAIL),
@@ -43,87 +44,122 @@ MARKS = {
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """Positions in a row."""
+    """Positions of the parts of a row. Those named `_y` are shares of its height, from its top."""
 
-    row: int
-    """Height, px."""
-    between: tuple[int, int]
+    row_height: int
+    """In px."""
+    axis_ends: tuple[int, int]
     """Where the axis begins and ends, px."""
-    right: int
-    """Right edge of the change, px."""
-    name: int
+    change_right: int
+    """Right edge of the text of the change, px."""
+    name_characters: int
     """Most characters of a name."""
-    text: float
-    """Height of the name, of the change, of the interval and of the top of the band, as shares of a row."""
-    change: float
-    interval: float
-    above: float
+    name_y: float
+    change_y: float
+    interval_y: float
+    band_top_y: float
+    """Upper edge of the band of what is allowed."""
 
 
-def _arrange(width: int) -> _Layout:
-    """Names and changes next to the intervals on a wide page, above them on a narrow one."""
+def _choose_layout(width: int) -> _Layout:
+    """Place names and changes next to the intervals on a wide page, above them on a narrow one; `width` in px."""
     if width < 2 * NARROW:
-        return _Layout(60, (4, width - 14), width - 14, 44, text=0.16, change=0.42, interval=0.77, above=0.6)
-    return _Layout(30, (310, width - 330), width - 14, 38, text=0.5, change=0.5, interval=0.5, above=0.04)
+        return _Layout(
+            row_height=60,
+            axis_ends=(4, width - 14),
+            change_right=width - 14,
+            name_characters=44,
+            name_y=0.16,
+            change_y=0.42,
+            interval_y=0.77,
+            band_top_y=0.6,
+        )
+    return _Layout(
+        row_height=30,
+        axis_ends=(310, width - 330),
+        change_right=width - 14,
+        name_characters=38,
+        name_y=0.5,
+        change_y=0.5,
+        interval_y=0.5,
+        band_top_y=0.04,
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class _Used:
-    """Share of the margin that estimate and interval use: positive is harm, 1 is all that is allowed."""
+class _MarginUse:
+    """Share of the margin that the estimate and its interval use: positive is harm, 1 is all that is allowed."""
 
     estimate: float
-    least: float
-    most: float
+    lower: float
+    upper: float
 
 
 def rank_by_margin(rows: Sequence[Comparison]) -> list[Comparison]:
-    """Comparisons with a margin, those furthest beyond it first; an unknown end counts as infinite."""
-    with_share = [(used, row) for row in rows if (used := _use(row)) is not None]
-    order = sorted(
-        with_share, key=lambda entry: (entry[1].status is not MetricStatus.FAIL, -entry[0].estimate, -entry[0].most)
-    )
-    return [row for _, row in order]
+    """Sort comparisons by the share of their margin that they use: failed ones first, then the largest harm first.
+
+    Those without a margin or an estimate are left out.
+    """
+    uses = [(use, row) for row in rows if (use := _find_margin_use(row)) is not None]
+
+    def rank(entry: tuple[_MarginUse, Comparison]) -> tuple[bool, float, float]:
+        use, row = entry
+        return row.status is not MetricStatus.FAIL, -use.estimate, -use.upper
+
+    return [row for _, row in sorted(uses, key=rank)]
 
 
 def pick_decisive(rows: Sequence[Comparison]) -> list[Comparison]:
-    """The comparisons that decide: gates and holds, and the worst of the endpoints that are shown to be worse."""
+    """Pick the comparisons that decide: gates and holds, then the worst endpoints that are shown to be worse."""
     required = [row for row in rows if row.must_be_within]
     failing = [row for row in rank_by_margin([row for row in rows if row.scan]) if row.status is MetricStatus.FAIL]
-    return [*required, *failing[:MOST_DECIDING]]
+    return [*required, *failing[:MAX_FAILING_ENDPOINTS]]
 
 
-def _use(row: Comparison) -> _Used | None:
+def _find_margin_use(row: Comparison) -> _MarginUse | None:
+    """Divide the harm and its interval by the margin; `None` without an estimate, or without a margin above 0.
+
+    An end of the interval that is NaN is not known and counts as infinite.
+    """
     effect, margin = row.effect, row.rule.margin
     if effect is None or margin is None or margin.value <= 0 or math.isnan(effect.estimate):
         return None
-    ends = (effect.lower, effect.upper) if is_worse_upwards(row) else (-effect.upper, -effect.lower)
-    sign = 1 if is_worse_upwards(row) else -1
-    least, most = (end / margin.value if not math.isnan(end) else end for end in ends)
-    least = -math.inf if math.isnan(least) else least
-    most = math.inf if math.isnan(most) else most
-    return _Used(sign * effect.estimate / margin.value, least, most)
+    # A metric that gets worse when it falls is turned around: the lower end of its change is its largest harm.
+    if is_worse_upwards(row):
+        estimate, lower, upper = effect.estimate, effect.lower, effect.upper
+    else:
+        estimate, lower, upper = -effect.estimate, -effect.upper, -effect.lower
+    return _MarginUse(
+        estimate / margin.value,
+        lower=-math.inf if math.isnan(lower) else lower / margin.value,
+        upper=math.inf if math.isnan(upper) else upper / margin.value,
+    )
 
 
 def draw_forest(
-    rows: Sequence[Comparison], *, colors: Mapping[str, str], width: int = NARROW, several: bool = False
+    rows: Sequence[Comparison], *, colors: Mapping[str, str], width: int = NARROW, with_arms: bool = False
 ) -> Figure | None:
-    """Draw comparisons in the order of `rank_by_margin`; `None` where none has a margin. `several` names arms."""
+    """Draw a row per comparison, in the order of `rank_by_margin`; `None` if none has a margin and an estimate.
+
+    `colors` are the colours of the arms by name, `width` is in px; `with_arms` adds the arm to each name.
+    """
     ranked = rank_by_margin(rows)
     if not ranked:
         return None
-    used = [share for row in ranked if (share := _use(row)) is not None]
-    ends = [min(max(end, -FARTHEST), FARTHEST) for share in used for end in (share.estimate, share.least, share.most)]
-    low, high = min([*ends, -1.3]), max([*ends, 1.3])
+    uses = [use for row in ranked if (use := _find_margin_use(row)) is not None]
+    # The axis shows all intervals, but no more than FARTHEST margins, and always both edges of what is allowed (±1).
+    shown = [min(max(end, -FARTHEST), FARTHEST) for use in uses for end in (use.estimate, use.lower, use.upper)]
+    low, high = min([*shown, -1.3]), max([*shown, 1.3])
     padding = (high - low) * 0.03
     domain = low - padding, high + padding
-    layout = _arrange(width)
+    layout = _choose_layout(width)
     points = [
-        _point(index, row, share, domain, colors, layout, several=several)
-        for index, (row, share) in enumerate(zip(ranked, used, strict=True))
+        _make_point(index, row, use, domain, colors, layout, with_arm=with_arms)
+        for index, (row, use) in enumerate(zip(ranked, uses, strict=True))
     ]
-    height = layout.row * len(ranked) + AXIS
+    height = layout.row_height * len(ranked) + AXIS_HEIGHT
     return Figure(
-        finish(_layer(points, domain, layout), width=width, height=height),
+        finish(_layer_rows(points, domain, layout), width=width, height=height),
         title=_write_title(ranked),
         alt=f"One row per metric, furthest beyond its margin first: its change with interval, as a share of the harm "
         f"that is allowed. {_write_title(ranked)}.",
@@ -131,7 +167,7 @@ def draw_forest(
         rows=tuple(
             (
                 row.status.value.replace("_", " "),
-                name_row(row, several=several),
+                name_row(row, with_arm=with_arms),
                 format_change(row.effect, row.unit),
                 format_interval(row.effect, row.unit),
                 format_margin(row.rule.margin, row.unit),
@@ -142,68 +178,75 @@ def draw_forest(
     )
 
 
-def _point(
+def _make_point(
     index: int,
     row: Comparison,
-    used: _Used,
+    use: _MarginUse,
     domain: tuple[float, float],
     colors: Mapping[str, str],
     layout: _Layout,
     *,
-    several: bool,
+    with_arm: bool,
 ) -> dict[str, Any]:
+    """Make the data of row `index` of the figure: its positions, its texts and colours.
+
+    What lies outside of `domain` (in margins) is cut: an estimate is None, an end of the interval gets an arrow.
+    """
     low, high = domain
-    mark, color = MARKS[row.status] if row.rule.role is not Role.WATCH else ("·", MUTED)
+    mark, mark_color = MARKS[row.status] if row.rule.role is not Role.WATCH else ("·", MUTED)
     change = f"{format_change(row.effect, row.unit)} ({format_interval(row.effect, row.unit)})" if row.effect else ""
-    name, allowed = name_row(row, several=several), format_margin(row.rule.margin, row.unit)
+    name, allowed = name_row(row, with_arm=with_arm), format_margin(row.rule.margin, row.unit)
     return {
-        "place": index + layout.interval,
-        "text": index + layout.text,
-        "beside": index + layout.change,
-        "estimate": used.estimate if low <= used.estimate <= high else None,
-        "least": min(max(used.least, low), high),
-        "most": max(min(used.most, high), low),
-        "more": high if used.most > high else None,
-        "less": low if used.least < low else None,
+        "place": index + layout.interval_y,
+        "name_y": index + layout.name_y,
+        "change_y": index + layout.change_y,
+        "estimate": use.estimate if low <= use.estimate <= high else None,
+        "lower": min(max(use.lower, low), high),
+        "upper": max(min(use.upper, high), low),
+        # Where an arrow shows that the interval goes on to the right, and to the left.
+        "more": high if use.upper > high else None,
+        "less": low if use.lower < low else None,
         "mark": mark,
-        "mark_color": color,
+        "mark_color": mark_color,
         "color": colors.get(row.arm, INK),
-        "name": shorten(name, layout.name),
+        "name": shorten(name, layout.name_characters),
         "change": f"{change} of {allowed}",
         "tip": f"{shorten(name)}: {change}, {allowed} allowed",
     }
 
 
 def _write_title(ranked: Sequence[Comparison]) -> str:
-    """How many are beyond their margin, and which."""
-    gates = [row for row in ranked if row.rule.role is not Role.WATCH]
+    """Say how many metrics, without watched ones, are beyond their margin or not known yet, and which these are."""
+    deciding = [row for row in ranked if row.rule.role is not Role.WATCH]
+    phrases = {MetricStatus.FAIL: "shown to be worse than allowed", MetricStatus.INCONCLUSIVE: "not known yet"}
     parts = []
-    for status, phrase in (
-        (MetricStatus.FAIL, "shown to be worse than allowed"),
-        (MetricStatus.INCONCLUSIVE, "not known yet"),
-    ):
-        of_status = [row for row in gates if row.status is status]
+    for status, phrase in phrases.items():
+        of_status = [row for row in deciding if row.status is status]
         if of_status:
             names = join_words(list(dict.fromkeys(name_comparison(row) for row in of_status)))
-            parts.append(f"{len(of_status)} of {len(gates)} {phrase}: {names}")
-    return "; ".join(parts) or f"All {len(gates)} are within what is allowed"
+            parts.append(f"{len(of_status)} of {len(deciding)} {phrase}: {names}")
+    return "; ".join(parts) or f"All {len(deciding)} are within what is allowed"
 
 
-def _layer(points: list[dict[str, Any]], domain: tuple[float, float], layout: _Layout) -> Any:
+def _layer_rows(points: list[dict[str, Any]], domain: tuple[float, float], layout: _Layout) -> Any:
+    """Layer the parts of all rows, from `_make_point`: the band of what is allowed, intervals, arrows, and texts."""
     import altair as alt
 
     low, high = domain
-    vertical = alt.Scale(domain=[0, len(points)], reverse=True, nice=False)
-    y = alt.Y("place:Q", axis=None, scale=vertical)
-    horizontal = alt.Scale(domain=[low, high], nice=False, zero=False, range=list(layout.between))
-    step = 2 if layout.change != layout.interval and high - low > CROWDED else 1
-    ticks = [tick for tick in range(-6, 7, step) if low <= tick <= high]
-    names = "datum.value == 0 ? '0' : format(datum.value, '+.0%')"
-    axis = alt.Axis(values=ticks, labelExpr=names, labelOverlap=True, grid=False)
-    x = alt.X("estimate:Q", title="harm, % of what is allowed (right is worse)", axis=axis, scale=horizontal)
+    y_scale = alt.Scale(domain=[0, len(points)], reverse=True, nice=False)
+    x_scale = alt.Scale(domain=[low, high], nice=False, zero=False, range=list(layout.axis_ends))
+    # Only the narrow layout has the change above its interval.
+    is_narrow = layout.change_y != layout.interval_y
+    tick_step = 2 if is_narrow and high - low > CROWDED else 1
+    # A tick per margin, or per two; the axis ends at six margins (FARTHEST).
+    ticks = [tick for tick in range(-6, 7, tick_step) if low <= tick <= high]
+    tick_labels = "datum.value == 0 ? '0' : format(datum.value, '+.0%')"
+    axis = alt.Axis(values=ticks, labelExpr=tick_labels, labelOverlap=True, grid=False)
+    y = alt.Y("place:Q", axis=None, scale=y_scale)
+    x = alt.X("estimate:Q", title="harm, % of what is allowed (right is worse)", axis=axis, scale=x_scale)
     base = alt.Chart(inline(points)).encode(y=y)
     color = alt.Color("color:N", scale=None, legend=None)
-    whisker = base.mark_rule(strokeWidth=2.5).encode(x="least:Q", x2="most:Q", color=color)
+    intervals = base.mark_rule(strokeWidth=2.5).encode(x="lower:Q", x2="upper:Q", color=color)
     dots = base.mark_point(filled=True, size=80, opacity=1).encode(x=x, color=color, description="tip:N")
     arrows = [
         base.transform_filter(f"isValid(datum.{key})")
@@ -211,40 +254,39 @@ def _layer(points: list[dict[str, Any]], domain: tuple[float, float], layout: _L
         .encode(x=f"{key}:Q", color=color)
         for key, shape in (("more", "triangle-right"), ("less", "triangle-left"))
     ]
-    return alt.layer(
-        *_draw_allowed(len(points), vertical, layout), whisker, dots, *arrows, *_label(points, vertical, layout)
-    )
+    band = _draw_allowed(len(points), y_scale, layout)
+    return alt.layer(*band, intervals, dots, *arrows, *_draw_texts(points, y_scale, layout))
 
 
-def _draw_allowed(count: int, vertical: Any, layout: _Layout) -> list[Any]:
-    """The band of what is allowed in every row, its harmful edge, and no change."""
+def _draw_allowed(row_count: int, y_scale: Any, layout: _Layout) -> list[Any]:
+    """Draw in every row the band of what is allowed (one margin to both sides), its harmful edge, and zero."""
     import altair as alt
 
     boxes = [
-        {"least": -1, "most": 1, "edge": 1, "zero": 0, "above": k + layout.above, "below": k + 0.96}
-        for k in range(count)
+        {"lower": -1, "upper": 1, "edge": 1, "zero": 0, "top": index + layout.band_top_y, "bottom": index + 0.96}
+        for index in range(row_count)
     ]
-    rows = alt.Chart(inline(boxes)).encode(y=alt.Y("above:Q", axis=None, scale=vertical), y2="below:Q")
+    rows = alt.Chart(inline(boxes)).encode(y=alt.Y("top:Q", axis=None, scale=y_scale), y2="bottom:Q")
     return [
-        rows.mark_rect(color=BAND).encode(x="least:Q", x2="most:Q"),
+        rows.mark_rect(color=BAND).encode(x="lower:Q", x2="upper:Q"),
         rows.mark_rule(color=MUTED).encode(x="zero:Q"),
         rows.mark_rule(color=INK, strokeDash=[5, 3]).encode(x="edge:Q"),
     ]
 
 
-def _label(points: list[dict[str, Any]], vertical: Any, layout: _Layout) -> list[Any]:
-    """Mark and name at the left, the change at the right: next to the interval, or above it where there is no room."""
+def _draw_texts(points: list[dict[str, Any]], y_scale: Any, layout: _Layout) -> list[Any]:
+    """Draw the texts of every row: mark and name at its left, the change at its right."""
     import altair as alt
 
-    base = alt.Chart(inline(points)).encode(y=alt.Y("text:Q", axis=None, scale=vertical))
-    text: dict[str, Any] = {"baseline": "middle", "fontSize": 12}
-    marks = base.mark_text(align="left", fontWeight="bold", **text).encode(
+    base = alt.Chart(inline(points)).encode(y=alt.Y("name_y:Q", axis=None, scale=y_scale))
+    font: dict[str, Any] = {"baseline": "middle", "fontSize": 12}
+    marks = base.mark_text(align="left", fontWeight="bold", **font).encode(
         x=alt.value(4), text="mark:N", color=alt.Color("mark_color:N", scale=None, legend=None)
     )
-    names = base.mark_text(align="left", fontWeight="bold", color=INK, **text).encode(x=alt.value(20), text="name:N")
+    names = base.mark_text(align="left", fontWeight="bold", color=INK, **font).encode(x=alt.value(20), text="name:N")
     changes = (
         alt.Chart(inline(points))
-        .mark_text(align="right", color=INK, **text)
-        .encode(y=alt.Y("beside:Q", axis=None, scale=vertical), x=alt.value(layout.right), text="change:N")
+        .mark_text(align="right", color=INK, **font)
+        .encode(y=alt.Y("change_y:Q", axis=None, scale=y_scale), x=alt.value(layout.change_right), text="change:N")
     )
     return [marks, names, changes]

@@ -9,54 +9,59 @@ from evaluator.figures.base import (
     BAND,
     INK,
     NARROW,
+    EffectScale,
     Figure,
-    Scaled,
+    choose_effect_scale,
+    choose_time_unit,
     finish,
-    finite,
     inline,
     is_worse_upwards,
-    label_time,
+    keep_finite,
     layer_change,
-    scale_of,
 )
 from evaluator.records import Comparison
 from evaluator.wording import format_change, format_duration, format_margin, name_comparison
 
 HEIGHT = 210
-ROOM = 2.5
-"""Of the axis, in multiples of what the last interval and the margin need: early intervals may be very wide."""
+MAX_ROOM = 2.5
+"""Length of the axis, in multiples of what the last interval and the margin need: early intervals may be very wide."""
 
 
 def draw_over_time(row: Comparison, curve: Mapping[str, Any], *, color: str, width: int = NARROW) -> Figure:
-    """Draw one comparison; `curve` as `evaluator.figure_data` traced it."""
+    """Draw the change of a comparison after each look, with its interval, the margin, and the time of the decision.
+
+    `curve` is what `trace_over_time` returns: lists of `seconds`, `estimate`, `lower` and `upper` with an entry per
+    look (`None`: not known, for an end of the interval: infinite), and `decided_at_s` (`None`: not shown to be worse).
+    """
     import altair as alt
 
-    scaled = scale_of(row)
-    divisor, axis = label_time(float(curve["seconds"][-1]))
-    domain = low, high = _domain(row, curve, scaled)
-    steps = list(zip(curve["seconds"], curve["estimate"], curve["lower"], curve["upper"], strict=True))
+    scale = choose_effect_scale(row)
+    divisor, time_unit = choose_time_unit(float(curve["seconds"][-1]))
+    domain = low, high = _find_domain(row, curve, scale)
+    looks = list(zip(curve["seconds"], curve["estimate"], curve["lower"], curve["upper"], strict=True))
     points = [
         {
             "time": seconds / divisor,
-            "change": None if estimate is None else estimate * scaled.factor,
-            "lower": low if lower is None else min(max(lower * scaled.factor, low), high),
-            "upper": high if upper is None else min(max(upper * scaled.factor, low), high),
-            "tip": f"after {format_duration(seconds)}: {scaled.text(estimate)} ({scaled.text(lower)} … "
-            f"{scaled.text(upper)})",
+            "change": None if estimate is None else estimate * scale.factor,
+            "lower": low if lower is None else min(max(lower * scale.factor, low), high),
+            "upper": high if upper is None else min(max(upper * scale.factor, low), high),
+            "tip": f"after {format_duration(seconds)}: {scale.write(estimate)} ({scale.write(lower)} … "
+            f"{scale.write(upper)})",
         }
-        for seconds, estimate, lower, upper in steps
+        for seconds, estimate, lower, upper in looks
     ]
     x = alt.X(
         "time:Q",
-        title=f"{axis} of judged data",
+        title=f"{time_unit} of judged data",
         axis=alt.Axis(tickCount=6, labelFlush=False, labelOverlap=True),
         scale=alt.Scale(nice=False, zero=False),
     )
-    layers = layer_change(points, x, domain, scaled.unit, color)
-    if margin := _margin(row, scaled):
+    layers = layer_change(points, x, domain, scale.unit, color)
+    if margin := _find_margin(row, scale):
+        # Below the other layers.
         layers = [*_draw_margin(margin, format_margin(row.rule.margin, row.unit), points, domain), *layers]
-    if decided := curve.get("decided_at_s"):
-        layers += _draw_decision(decided / divisor, points, domain)
+    if decided_at_s := curve.get("decided_at_s"):
+        layers += _draw_decision(decided_at_s / divisor, points, domain)
     name = name_comparison(row)
     return Figure(
         finish(alt.layer(*layers), width=width, height=HEIGHT),
@@ -65,59 +70,78 @@ def draw_over_time(row: Comparison, curve: Mapping[str, Any], *, color: str, wid
         f"interval and the margin. {_write_title(row, curve)}.",
         head=("after", "change", "from", "to"),
         rows=tuple(
-            (format_duration(seconds), scaled.text(estimate), scaled.text(lower), scaled.text(upper))
-            for seconds, estimate, lower, upper in steps
+            (format_duration(seconds), scale.write(estimate), scale.write(lower), scale.write(upper))
+            for seconds, estimate, lower, upper in looks
         ),
     )
 
 
 def _write_title(row: Comparison, curve: Mapping[str, Any]) -> str:
-    """The finding as a sentence, in the judge's own words where there are any."""
+    """Write the finding: the judge's reason or else the change, and when the metric was shown to be worse."""
     finding = row.reason or f"{name_comparison(row)} {format_change(row.effect, row.unit) if row.effect else ''}"
-    decided = curve.get("decided_at_s")
-    return f"{finding}; shown after {format_duration(decided)}" if decided else finding
+    decided_at_s = curve.get("decided_at_s")
+    return f"{finding}; shown after {format_duration(decided_at_s)}" if decided_at_s else finding
 
 
-def _margin(row: Comparison, scaled: Scaled) -> float | None:
-    """Where the margin lies on the axis."""
+def _find_margin(row: Comparison, scale: EffectScale) -> float | None:
+    """Find the change at which the margin is used up: negative for a metric that gets worse when it falls.
+
+    `None` without a margin.
+    """
     if row.rule.margin is None:
         return None
-    return row.rule.margin.value * scaled.factor * (1 if is_worse_upwards(row) else -1)
+    return row.rule.margin.value * scale.factor * (1 if is_worse_upwards(row) else -1)
 
 
-def _domain(row: Comparison, curve: Mapping[str, Any], scaled: Scaled) -> tuple[float, float]:
-    """From what is drawn, but no wider than the last interval and the margin call for."""
-    margin = abs(_margin(row, scaled) or 0.0)
-    last = finite([curve["lower"][-1], curve["estimate"][-1], curve["upper"][-1]])
-    most = ROOM * max([margin, *(abs(value) * scaled.factor for value in last)], default=1.0) or 1.0
-    drawn = [value * scaled.factor for key in ("lower", "upper", "estimate") for value in finite(curve[key])]
+def _find_domain(row: Comparison, curve: Mapping[str, Any], scale: EffectScale) -> tuple[float, float]:
+    """Find the lowest and the highest change of the axis, on the scale of the figure.
+
+    All intervals and the margin fit, except intervals that are much wider than the last one: they are cut.
+    """
+    margin = abs(_find_margin(row, scale) or 0.0)
+    last_look = keep_finite([curve["lower"][-1], curve["estimate"][-1], curve["upper"][-1]])
+    needed = max([margin, *(abs(value) * scale.factor for value in last_look)])
+    farthest = MAX_ROOM * needed or 1.0  # an axis needs some length, also if all changes are 0
+    drawn = [value * scale.factor for key in ("lower", "upper", "estimate") for value in keep_finite(curve[key])]
+    # Somewhat more than the margin, so that its edge is inside the figure.
     low, high = min([*drawn, -1.3 * margin, 0.0]), max([*drawn, 1.3 * margin, 0.0])
-    return max(low, -most), min(high, most)
+    return max(low, -farthest), min(high, farthest)
 
 
 def _draw_margin(
     margin: float, text: str, points: Sequence[Mapping[str, Any]], domain: tuple[float, float]
 ) -> list[Any]:
+    """Draw the band of what is allowed to both sides of zero, and a dashed line with a label at its harmful edge.
+
+    `margin` is that edge, on the scale of the figure; `text` names it; `points` are those of the line of the change.
+    """
     import altair as alt
 
     begin, end = points[0]["time"], points[-1]["time"]
     box = {"x": begin, "x2": end, "y": max(-abs(margin), domain[0]), "y2": min(abs(margin), domain[1])}
     band = alt.Chart(inline([box])).mark_rect(color=BAND).encode(x="x:Q", x2="x2:Q", y="y:Q", y2="y2:Q")
-    at = alt.Chart(inline([{"y": margin, "x": begin, "text": f"{text} allowed"}]))
-    line = at.mark_rule(color=INK, strokeDash=[5, 3]).encode(y="y:Q")
-    label = at.mark_text(align="left", dx=4, dy=-6 if margin > 0 else 9, color=INK, fontSize=11).encode(
+    edge = alt.Chart(inline([{"y": margin, "x": begin, "text": f"{text} allowed"}]))
+    line = edge.mark_rule(color=INK, strokeDash=[5, 3]).encode(y="y:Q")
+    label = edge.mark_text(align="left", dx=4, dy=-6 if margin > 0 else 9, color=INK, fontSize=11).encode(
         x="x:Q", y="y:Q", text="text:N"
     )
     return [band, line, label]
 
 
-def _draw_decision(at: float, points: Sequence[Mapping[str, Any]], domain: tuple[float, float]) -> list[Any]:
+def _draw_decision(time: float, points: Sequence[Mapping[str, Any]], domain: tuple[float, float]) -> list[Any]:
+    """Draw a vertical line with a label at the time of the decision, in the unit of the axis of time."""
     import altair as alt
 
-    late = at > (points[0]["time"] + points[-1]["time"]) / 2
-    mark = alt.Chart(inline([{"x": at, "y": domain[0], "text": "decided"}]))
-    rule = mark.mark_rule(color=INK, strokeWidth=1).encode(x="x:Q")
-    label = mark.mark_text(
-        align="right" if late else "left", baseline="bottom", dx=-4 if late else 4, dy=-3, color=INK, fontSize=11
+    # In the second half of the axis, the label is at the left of the line, so that it is not cut.
+    is_late = time > (points[0]["time"] + points[-1]["time"]) / 2
+    base = alt.Chart(inline([{"x": time, "y": domain[0], "text": "decided"}]))
+    line = base.mark_rule(color=INK, strokeWidth=1).encode(x="x:Q")
+    label = base.mark_text(
+        align="right" if is_late else "left",
+        baseline="bottom",
+        dx=-4 if is_late else 4,
+        dy=-3,
+        color=INK,
+        fontSize=11,
     ).encode(x="x:Q", y="y:Q", text="text:N")
-    return [rule, label]
+    return [line, label]

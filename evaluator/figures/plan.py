@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from evaluator.figures.base import CANDIDATES, INK, NARROW, Figure, finish, inline, scale
+from evaluator.figures.base import CANDIDATES, INK, NARROW, Figure, choose_scale, finish, inline
 from evaluator.planning import Exposure, GatePlan, Grid
 from evaluator.records import Margin
 from evaluator.wording import format_count, format_duration, format_margin, format_number, name_metric
@@ -18,13 +18,17 @@ if TYPE_CHECKING:
     import altair as alt
 
 
-GOOD = "#5b7ba6"
-PANEL = {"width": 260, "height": 150}
+MARGIN_COLOR = "#5b7ba6"
+PANEL_SIZE = {"width": 260, "height": 150}
 HEIGHT = 190
 
 
 def draw_plan(plans: Sequence[GatePlan], grids: Sequence[Grid], strategies: Sequence[Exposure]) -> alt.VConcatChart:
-    """Draw a plan: precision of every gate over minutes and instances, then the exposure of each way to roll out."""
+    """Draw a plan as one chart: a panel per gate with its precision, and below them bars of the exposure.
+
+    Precision is by minutes and instances (`grids`, in the order of `plans`). Exposure is the number of requests that a
+    regression serves under each strategy, a way to roll out.
+    """
     import altair as alt
 
     panels = []
@@ -34,9 +38,9 @@ def draw_plan(plans: Sequence[GatePlan], grids: Sequence[Grid], strategies: Sequ
             f"{format_margin(rule.margin, unit)} allowed (dashed); {plan.go_chance:.0%} chance of GO if unchanged"
         )
         title = alt.TitleParams(name_metric(rule), subtitle=subtitle, anchor="start")
-        panels.append(_layer_precision(plan, grid).properties(title=title, **PANEL))
-    rows = alt.concat(*panels, columns=2).resolve_scale(color="shared")
-    data = [
+        panels.append(_layer_precision(plan, grid).properties(title=title, **PANEL_SIZE))
+    precision = alt.concat(*panels, columns=2).resolve_scale(color="shared")
+    rows = [
         {
             "rollout": row.label,
             "exposed": row.exposed,
@@ -44,15 +48,15 @@ def draw_plan(plans: Sequence[GatePlan], grids: Sequence[Grid], strategies: Sequ
         }
         for row in strategies
     ]
-    base = alt.Chart(inline(data)).encode(
+    base = alt.Chart(inline(rows)).encode(
         y=alt.Y("rollout:N", sort="x", title=None), x=alt.X("exposed:Q", title="requests served by the worse version")
     )
     labels = base.mark_text(align="left", dx=4, color=INK).encode(text="text:N")
     bars = base.mark_bar(color=CANDIDATES[0], tooltip=True)
-    title = alt.TitleParams(_say_least(strategies), anchor="start")
+    title = alt.TitleParams(_name_best(strategies), anchor="start")
     exposure = alt.layer(bars, labels).properties(title=title, width=560, height=120)
     chart: alt.VConcatChart = (
-        alt.vconcat(rows, exposure, spacing=24)
+        alt.vconcat(precision, exposure, spacing=24)
         .configure_view(stroke=None)
         .configure_axis(labelColor=INK, titleColor=INK, gridOpacity=0.4)
         .configure_legend(orient="top")
@@ -61,14 +65,16 @@ def draw_plan(plans: Sequence[GatePlan], grids: Sequence[Grid], strategies: Sequ
 
 
 def draw_precision(plan: GatePlan, grid: Grid) -> Figure:
-    """Precision of one gate by minutes and instances: half of its interval, and the margin."""
+    """Draw the precision of one gate, half of its interval, over time, with a line per number of instances."""
     precision = plan.precision
     allowed = format_margin(precision.rule.margin, precision.unit)
     title = f"{name_metric(precision.rule)}: {plan.go_chance:.0%} chance of GO if unchanged, {allowed} allowed"
 
-    def half(width: float) -> str:
-        is_known = math.isfinite(width)
-        return f"± {format_margin(Margin(width, relative=precision.relative), precision.unit)}" if is_known else "–"
+    def write_half_width(half_width: float) -> str:
+        if not math.isfinite(half_width):
+            return "–"
+        # Written in the same way as a margin, with which it is compared.
+        return f"± {format_margin(Margin(half_width, relative=precision.relative), precision.unit)}"
 
     return Figure(
         finish(_layer_precision(plan, grid).properties(title=""), width=NARROW, height=HEIGHT),
@@ -76,23 +82,26 @@ def draw_precision(plan: GatePlan, grid: Grid) -> Figure:
         alt=f"Falling lines, one for each number of instances: half of the interval over minutes. {title}.",
         head=("after", *(f"{count} + {count} instances" for count in grid.instances)),
         rows=tuple(
-            (format_duration(seconds), *map(half, widths))
-            for seconds, widths in zip(grid.seconds, grid.half_widths, strict=True)
+            (format_duration(seconds), *map(write_half_width, half_widths))
+            for seconds, half_widths in zip(grid.seconds, grid.half_widths, strict=True)
         ),
     )
 
 
 def _layer_precision(plan: GatePlan, grid: Grid) -> alt.LayerChart | alt.FacetChart:
-    """Half-width of the interval over time, a line for each number of instances; below the dashed margin is enough."""
+    """Layer half of a gate's interval over time, a line per number of instances, and the margin as a dashed line.
+
+    Where a line is below the margin, there are enough data for a GO of an unchanged release.
+    """
     import altair as alt
 
     precision = plan.precision
-    scaled, margin = scale(precision.unit, relative=precision.relative), precision.rule.margin
+    scale, margin = choose_scale(precision.unit, relative=precision.relative), precision.rule.margin
     rows = [
-        {"minutes": seconds / 60, "half": width * scaled.factor, "instances": f"{count} + {count}"}
-        for seconds, widths in zip(grid.seconds, grid.half_widths, strict=True)
-        for count, width in zip(grid.instances, widths, strict=True)
-        if math.isfinite(width)
+        {"minutes": seconds / 60, "half": half_width * scale.factor, "instances": f"{count} + {count}"}
+        for seconds, half_widths in zip(grid.seconds, grid.half_widths, strict=True)
+        for count, half_width in zip(grid.instances, half_widths, strict=True)
+        if math.isfinite(half_width)
     ]
     axis = alt.Axis(values=[seconds / 60 for seconds in grid.seconds], format="~r", labelOverlap=True)
     order = [f"{count} + {count}" for count in grid.instances]
@@ -101,18 +110,18 @@ def _layer_precision(plan: GatePlan, grid: Grid) -> alt.LayerChart | alt.FacetCh
         .mark_line(point=True)
         .encode(
             x=alt.X("minutes:Q", title="minutes", scale=alt.Scale(type="log", nice=False), axis=axis),
-            y=alt.Y("half:Q", title=f"± {scaled.unit}", scale=alt.Scale(zero=True)),
+            y=alt.Y("half:Q", title=f"± {scale.unit}", scale=alt.Scale(zero=True)),
             color=alt.Color("instances:N", title="instances", sort=order, scale=alt.Scale(scheme="oranges")),
             tooltip=["minutes:Q", "half:Q", "instances:N"],
         )
     )
-    limit = margin.value * scaled.factor if margin else 0.0
-    rule = alt.Chart(inline([{"half": limit}])).mark_rule(color=GOOD, strokeDash=[5, 3]).encode(y="half:Q")
-    return alt.layer(lines, rule)
+    allowed = margin.value * scale.factor if margin else 0.0
+    margin_line = alt.Chart(inline([{"half": allowed}])).mark_rule(color=MARGIN_COLOR, strokeDash=[5, 3])
+    return alt.layer(lines, margin_line.encode(y="half:Q"))
 
 
 def draw_exposure(strategies: Sequence[Exposure]) -> Figure:
-    """Requests that a worse version serves, by the way it is rolled out."""
+    """Draw a bar per strategy: the requests that a worse version serves if it is rolled out in this way."""
     import altair as alt
 
     rows = [
@@ -128,8 +137,8 @@ def draw_exposure(strategies: Sequence[Exposure]) -> Figure:
             description="tip:N",
         )
     )
-    least = min(row.exposed for row in strategies)
-    title = f"{_say_least(strategies)}: {format_count(round(least))}"
+    fewest_requests = min(row.exposed for row in strategies)
+    title = f"{_name_best(strategies)}: {format_count(round(fewest_requests))}"
     return Figure(
         finish(bars, width=NARROW, height=HEIGHT),
         title=title,
@@ -149,5 +158,6 @@ def draw_exposure(strategies: Sequence[Exposure]) -> Figure:
     )
 
 
-def _say_least(strategies: Sequence[Exposure]) -> str:
+def _name_best(strategies: Sequence[Exposure]) -> str:
+    """Say which strategy exposes the fewest requests."""
     return f"{min(strategies, key=lambda row: row.exposed).label} exposes the fewest requests to the regression"

@@ -6,42 +6,46 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from evaluator.figures.base import NARROW, Figure, finish, finite, layer_change
+from evaluator.figures.base import NARROW, Figure, finish, keep_finite, layer_change
 from evaluator.wording import format_number, format_value
 
 HEIGHT = 210
 LABELS = {1.0: "p1", 50.0: "p50", 90.0: "p90", 95.0: "p95", 99.0: "p99", 99.5: "p99.5", 99.9: "p99.9"}
-ROOM = 2.5
-ALIKE = 0.8
-"""The least change is at least this share of the largest, where the title states that all quantiles changed equally."""
+MAX_ROOM = 2.5
+"""Length of the axis, in multiples of the largest change: the interval of a quantile may be very wide."""
+EQUAL_SHARE = 0.8
+"""If the least change is at least this share of the largest, the title states that all quantiles changed equally."""
 
 
 def draw_shift(curve: Mapping[str, Any], *, color: str, width: int = NARROW) -> Figure:
-    """Draw one candidate; `curve` as `evaluator.figure_data` traced it.
+    """Draw the relative change of response time at each quantile, with its interval, of one candidate.
 
-    The axis is logarithmic in the share above each quantile.
+    `curve` is what `trace_quantiles` returns: lists with an entry per quantile (`percent`); an end of an interval that
+    is `None` is infinite. The axis is logarithmic in the share of requests above each quantile.
     """
     import altair as alt
 
-    domain = low, high = _domain(curve)
+    domain = low, high = _find_domain(curve)
     points = [
         {
             "place": _position(percent),
             "change": 100 * estimate,
             "lower": low if lower is None else min(max(100 * lower, low), high),
             "upper": high if upper is None else min(max(100 * upper, low), high),
-            "tip": f"p{percent:g}: {_percent(estimate)} ({_percent(lower)} … {_percent(upper)})",
+            "tip": f"p{percent:g}: {_format_percent(estimate)} ({_format_percent(lower)} … {_format_percent(upper)})",
         }
         for percent, estimate, lower, upper in zip(
             curve["percent"], curve["estimate"], curve["lower"], curve["upper"], strict=True
         )
     ]
     ticks = [_position(percent) for percent in LABELS if _position(percent) <= points[-1]["place"] + 1e-9]
-    names = " : ".join(f"datum.value < {_position(p) + 0.01:.3f} ? '{text}'" for p, text in LABELS.items()) + " : ''"
+    # An expression of the chart that finds the label of a tick: the first whose position is not below it.
+    label_choices = [f"datum.value < {_position(percent) + 0.01:.3f} ? '{text}'" for percent, text in LABELS.items()]
+    label_expression = " : ".join([*label_choices, "''"])
     x = alt.X(
         "place:Q",
         title="quantile of response time",
-        axis=alt.Axis(values=ticks, labelExpr=names),
+        axis=alt.Axis(values=ticks, labelExpr=label_expression),
         scale=alt.Scale(domain=[0, points[-1]["place"]], nice=False),
     )
     return Figure(
@@ -53,42 +57,55 @@ def draw_shift(curve: Mapping[str, Any], *, color: str, width: int = NARROW) -> 
         rows=tuple(
             (
                 f"p{percent:g}",
-                *(format_value(curve[key][k], "ms") for key in ("baseline_ms", "candidate_ms")),
-                *(_percent(curve[key][k]) for key in ("estimate", "lower", "upper")),
+                *(format_value(curve[key][index], "ms") for key in ("baseline_ms", "candidate_ms")),
+                *(_format_percent(curve[key][index]) for key in ("estimate", "lower", "upper")),
             )
-            for k, percent in enumerate(curve["percent"])
+            for index, percent in enumerate(curve["percent"])
         ),
     )
 
 
 def _position(percent: float) -> float:
+    """Place a quantile on the axis: 0 for p0, 1 for p90, 2 for p99, 3 for p99.9."""
     return -math.log10(1 - percent / 100)
 
 
-def _percent(value: float | None) -> str:
+def _format_percent(value: float | None) -> str:
+    """Write a relative change as percent, with its sign; None is an infinite end of an interval."""
     return "∞" if value is None else f"{format_number(100 * value, sign=True)} %"
 
 
 def _write_title(curve: Mapping[str, Any]) -> str:
-    """Where it moved most among what is known, and the middle."""
-    points = list(zip(curve["percent"], curve["estimate"], curve["lower"], curve["upper"], strict=True))
-    moved = [(p, e) for p, e, lower, upper in points if (lower or 0) > 0 or (upper is not None and upper < 0)]
-    if not moved:
+    """Name the quantile that changed most among those whose interval excludes 0, and the quantile in the middle."""
+    changes = dict(zip(curve["percent"], curve["estimate"], strict=True))
+    # An end of an interval that is None is infinite: it does not exclude 0.
+    shown_changes = {
+        percent: change
+        for (percent, change), lower, upper in zip(changes.items(), curve["lower"], curve["upper"], strict=True)
+        if (lower is not None and lower > 0) or (upper is not None and upper < 0)
+    }
+    if not shown_changes:
         return f"No quantile of {curve['arm']} is shown to have changed"
-    most = max(moved, key=lambda point: abs(point[1]))
-    middle = min(points, key=lambda point: abs(point[0] - 50))
-    sizes = [abs(change) for _, change in moved]
-    if len(moved) > len(points) / 2 and min(sizes) > ALIKE * max(sizes):
-        last = moved[-1]
-        ends = (middle, last)
-        return f"It changed equally everywhere: {', '.join(f'{_percent(e)} at p{p:g}' for p, e, *_ in ends)}"
-    if most[0] == middle[0]:
-        return f"It changed most in the middle: {_percent(most[1])} at p{most[0]:g}"
-    return f"It changed most at p{most[0]:g}: {_percent(most[1])}, and {_percent(middle[1])} at p{middle[0]:g}"
+
+    def write_change(percent: float) -> str:
+        return f"{_format_percent(changes[percent])} at p{percent:g}"
+
+    middle = min(changes, key=lambda percent: abs(percent - 50))
+    most_changed = max(shown_changes, key=lambda percent: abs(shown_changes[percent]))
+    sizes = [abs(change) for change in shown_changes.values()]
+    if len(shown_changes) > len(changes) / 2 and min(sizes) > EQUAL_SHARE * max(sizes):
+        highest = list(shown_changes)[-1]
+        return f"It changed equally everywhere: {write_change(middle)}, {write_change(highest)}"
+    if most_changed == middle:
+        return f"It changed most in the middle: {write_change(middle)}"
+    size = _format_percent(changes[most_changed])
+    return f"It changed most at p{most_changed:g}: {size}, and {write_change(middle)}"
 
 
-def _domain(curve: Mapping[str, Any]) -> tuple[float, float]:
-    estimates = [100 * value for value in finite(curve["estimate"])]
-    most = ROOM * max((abs(value) for value in estimates), default=1.0) + 5
-    ends = [100 * value for key in ("lower", "upper") for value in finite(curve[key])]
-    return max(min([*ends, *estimates, -2.0]), -most), min(max([*ends, *estimates, 2.0]), most)
+def _find_domain(curve: Mapping[str, Any]) -> tuple[float, float]:
+    """Find the lowest and the highest change of the axis, in percent: all intervals fit, except very wide ones."""
+    estimates = [100 * value for value in keep_finite(curve["estimate"])]
+    farthest = MAX_ROOM * max((abs(value) for value in estimates), default=1.0) + 5
+    ends = [100 * value for key in ("lower", "upper") for value in keep_finite(curve[key])]
+    # At least ±2 %, so that a tiny change does not fill the figure.
+    return max(min([*ends, *estimates, -2.0]), -farthest), min(max([*ends, *estimates, 2.0]), farthest)

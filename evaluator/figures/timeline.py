@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,50 +13,68 @@ from evaluator.figures.base import (
     NARROW,
     SHADE,
     Figure,
+    choose_time_unit,
     color_arms,
     finish,
-    finite,
     inline,
-    label_time,
+    keep_finite,
     shorten,
 )
 from evaluator.wording import format_duration, format_number, format_value
 
 HEIGHT = 130
+AXIS_HEIGHT = 18
+"""Room for the labels of the axis of time, px."""
 MARGIN_LEFT = 42
 """Room for the labels of the vertical axes, the same in all strips so that their times are aligned."""
 TABLE_ROWS = 40
 
 
 @dataclass(frozen=True, slots=True)
+class _Series:
+    """One line of a strip."""
+
+    arm: str
+    seconds: Sequence[float]
+    """Times of its values, in seconds of load."""
+    values: Sequence[float | None]
+    """In the unit of the strip; `None`: no value."""
+    is_median: bool = False
+    """A thin line next to that of p95?"""
+
+
+@dataclass(frozen=True, slots=True)
 class _Strip:
-    """One quantity over time."""
+    """One quantity over time, of all arms."""
 
     name: str
     unit: str
     title: str
-    series: tuple[tuple[str, bool, Sequence[float], Sequence[float | None]], ...]
-    """Arm, thin?, seconds, values in `unit`."""
+    series: tuple[_Series, ...]
 
 
 def draw_timeline(
     timeline: Mapping[str, Any], readings: Sequence[Mapping[str, Any]] = (), *, width: int = NARROW
 ) -> tuple[Figure, ...]:
-    """Draw one figure a strip; `timeline` and `readings` as `evaluator.figure_data` traced them."""
-    strips = _find_strips(timeline, readings)
+    """Draw what happened during the load as strips with one axis of time, a figure per strip.
+
+    `timeline` and `readings` are what `trace_timeline` and `trace_readings` return; `width` is in px.
+    """
+    strips = _make_strips(timeline, readings)
     colors = color_arms([arm["name"] for arm in timeline["arms"]])
-    end = timeline["seconds"][-1] + timeline["slot_s"] if timeline["seconds"] else 0
-    divisor, axis = label_time(end)
+    end_s = timeline["seconds"][-1] + timeline["slot_s"] if timeline["seconds"] else 0
+    divisor, time_unit = choose_time_unit(end_s)
     figures = []
-    for k, strip in enumerate(strips):
-        last = k == len(strips) - 1
-        chart = _layer(strip, timeline, colors, end, width, last=last, first=k == 0)
+    for index, strip in enumerate(strips):
+        # Events are named in the first strip, and the axis of time is below the last.
+        is_first, is_last = index == 0, index == len(strips) - 1
+        chart = _layer_strip(strip, timeline, colors, end_s, width, with_names=is_first, with_axis=is_last)
         figures.append(
             Figure(
-                finish(chart, width=width, height=HEIGHT + (18 if last else 0)),
+                finish(chart, width=width, height=HEIGHT + (AXIS_HEIGHT if is_last else 0)),
                 title=strip.title,
-                alt=f"{strip.name} of each arm over {format_duration(end)} of load. {strip.title}.",
-                head=(axis, *(f"{name}{' median' if thin else ''}" for name, thin, _, _ in strip.series)),
+                alt=f"{strip.name} of each arm over {format_duration(end_s)} of load. {strip.title}.",
+                head=(time_unit, *(f"{line.arm}{' median' if line.is_median else ''}" for line in strip.series)),
                 rows=_tabulate(strip, divisor),
             )
         )
@@ -63,100 +82,141 @@ def draw_timeline(
 
 
 def explain_timeline(timeline: Mapping[str, Any]) -> str:
-    """What a point is, and what is shaded."""
+    """Say what a point of the timeline stands for, and what is shaded."""
     kinds = ", ".join(dict.fromkeys(box["what"] for box in timeline["shaded"]))
     shaded = f" Shaded: {kinds}." if kinds else ""
     return f"Each point is {format_duration(timeline['slot_s'])} of load.{shaded}"
 
 
-def _find_strips(timeline: Mapping[str, Any], readings: Sequence[Mapping[str, Any]]) -> list[_Strip]:
-    """Latency, failures, requests and, where they were recorded, users; then the readings."""
+def _make_strips(timeline: Mapping[str, Any], readings: Sequence[Mapping[str, Any]]) -> list[_Strip]:
+    """Make the strips of latency, failures, requests and users, without those that were not recorded, then readings."""
     seconds, arms = timeline["seconds"], timeline["arms"]
 
-    def series(key: str, factor: float = 1.0, *, thin: bool = False) -> list[Any]:
-        return [
-            (arm["name"], thin, seconds, [None if value is None else value * factor for value in arm[key]])
+    def make_series(key: str, factor: float = 1.0, *, is_median: bool = False) -> tuple[_Series, ...]:
+        return tuple(
+            _Series(
+                arm["name"],
+                seconds,
+                [None if value is None else value * factor for value in arm[key]],
+                is_median=is_median,
+            )
             for arm in arms
             if arm[key]
-        ]
+        )
 
-    def peak(key: str, factor: float, unit: str) -> str:
-        """The highest value of each arm, in words."""
-        by_arm = [(arm["name"], finite(arm[key])) for arm in arms if arm[key]]
-        return ", ".join(f"{name} at most {format_number(max(v) * factor)} {unit}".strip() for name, v in by_arm if v)
+    def write_peaks(key: str, factor: float, unit: str) -> str:
+        """Write the highest value of each arm: `baseline at most 12 ms, canary at most 15 ms`."""
+        values_by_arm = {arm["name"]: keep_finite(arm[key]) for arm in arms if arm[key]}
+        return ", ".join(
+            f"{name} at most {format_number(max(values) * factor)} {unit}".strip()
+            for name, values in values_by_arm.items()
+            if values
+        )
 
+    p95_title = f"p95 (thin line: median): {write_peaks('p95_ms', 1, 'ms')}"
+    latency = (*make_series("p95_ms"), *make_series("p50_ms", is_median=True))
     strips = [
-        _Strip(
-            "p95 (thin: median)",
-            "ms",
-            f"p95 (thin line: median): {peak('p95_ms', 1, 'ms')}",
-            (*series("p95_ms"), *series("p50_ms", thin=True)),
-        ),
-        _Strip("failures", "%", f"Failures: {peak('failures', 100, '%')}", tuple(series("failures", 100.0))),
-        _Strip("requests", "/s", f"Requests: {peak('per_s', 1, '/s')}", tuple(series("per_s"))),
-        _Strip("users", "", f"Users: {peak('users', 1, '')}", tuple(series("users"))),
+        _Strip("p95 (thin: median)", "ms", p95_title, latency),
+        _Strip("failures", "%", f"Failures: {write_peaks('failures', 100, '%')}", make_series("failures", 100.0)),
+        _Strip("requests", "/s", f"Requests: {write_peaks('per_s', 1, '/s')}", make_series("per_s")),
+        _Strip("users", "", f"Users: {write_peaks('users', 1, '')}", make_series("users")),
     ]
-    strips = [strip for strip in strips if any(finite(values) for _, _, _, values in strip.series)]
+    strips = [strip for strip in strips if any(keep_finite(line.values) for line in strip.series)]
     for reading in readings:
         name = shorten(reading["name"] or reading["query"], 60)
         used_by = f" (used by {reading['metric']})" if reading.get("metric") else ""
-        rate = reading["shows"] == "per_s"
-        title = f"{name}: {'increase per second' if rate else 'mean'}{used_by}"
-        lines = tuple((arm["name"], False, arm["seconds"], arm["values"]) for arm in reading["arms"])
-        strips.append(_Strip(name, "per second" if rate else reading.get("unit", ""), title, lines))
+        is_rate = reading["shows"] == "per_s"
+        title = f"{name}: {'increase per second' if is_rate else 'mean'}{used_by}"
+        series = tuple(_Series(arm["name"], arm["seconds"], arm["values"]) for arm in reading["arms"])
+        strips.append(_Strip(name, "per second" if is_rate else reading.get("unit", ""), title, series))
     return strips
 
 
 def _tabulate(strip: _Strip, divisor: float) -> tuple[tuple[str, ...], ...]:
-    """Values at some of the moments that all series share."""
-    moments = sorted({moment for _, _, seconds, _ in strip.series for moment in seconds})
-    step = max(1, -(-len(moments) // TABLE_ROWS))
-    by_moment = [dict(zip(seconds, values, strict=True)) for _, _, seconds, values in strip.series]
+    """Write the table of a strip: at most `TABLE_ROWS` times, evenly chosen, each with the value of every series.
+
+    `divisor`: seconds in a unit of the axis of time.
+    """
+    times_s = sorted({time_s for line in strip.series for time_s in line.seconds})
+    step = max(1, math.ceil(len(times_s) / TABLE_ROWS))
+    values_by_time = [dict(zip(line.seconds, line.values, strict=True)) for line in strip.series]
     return tuple(
         (
-            format_number(moment / divisor),
-            *(format_value(series_values.get(moment), strip.unit) for series_values in by_moment),
+            format_number(time_s / divisor),
+            *(format_value(series_values.get(time_s), strip.unit) for series_values in values_by_time),
         )
-        for moment in moments[::step]
+        for time_s in times_s[::step]
     )
 
 
-def _layer(
+def _layer_strip(
     strip: _Strip,
     timeline: Mapping[str, Any],
     colors: Mapping[str, str],
-    end: float,
+    end_s: float,
     width: int,
     *,
-    last: bool,
-    first: bool,
+    with_names: bool,
+    with_axis: bool,
 ) -> Any:
+    """Layer the shaded times, the lines of all series, and the events of one strip, which ends at `end_s` of load.
+
+    `with_names` adds the names of events, `with_axis` the labels of the axis of time.
+    """
     import altair as alt
 
-    divisor, axis = label_time(end)
-    half = timeline["slot_s"] / 2
-    rows = [
-        {"time": (moment + half) / divisor, "value": value, "arm": arm, "series": f"{arm}{thin}", "thin": thin}
-        for arm, thin, seconds, values in strip.series
-        for moment, value in zip(seconds, values, strict=True)
-    ]
+    divisor, time_unit = choose_time_unit(end_s)
     x = alt.X(
         "time:Q",
-        title=f"{axis} of load" if last else None,
+        title=f"{time_unit} of load" if with_axis else None,
         axis=alt.Axis(
-            labels=last, ticks=last, grid=True, labelOverlap=True, labelFlush=True, tickCount=max(width // 60, 4)
+            labels=with_axis,
+            ticks=with_axis,
+            grid=True,
+            labelOverlap=True,
+            labelFlush=True,
+            tickCount=max(width // 60, 4),
         ),
-        scale=alt.Scale(domain=[0, end / divisor], nice=False),
+        scale=alt.Scale(domain=[0, end_s / divisor], nice=False),
     )
-    values = finite([row["value"] for row in rows])
+    boxes = [
+        {"start": box["start"] / divisor, "end": box["end"] / divisor, "what": box["what"]}
+        for box in timeline["shaded"]
+    ]
+    shades = [alt.Chart(inline(boxes)).mark_rect(color=SHADE).encode(x="start:Q", x2="end:Q")] if boxes else []
+    lines = _draw_lines(strip, x, timeline["slot_s"], divisor, colors)
+    return alt.layer(*shades, lines, *_draw_events(timeline, divisor, end_s, with_names=with_names))
+
+
+def _draw_lines(strip: _Strip, x: Any, slot_s: float, divisor: float, colors: Mapping[str, str]) -> Any:
+    """Draw a line per series of a strip, on the axis of time `x`: the baseline's dashed, medians thin.
+
+    `slot_s`: seconds that a value stands for; `divisor`: seconds in a unit of the axis.
+    """
+    import altair as alt
+
+    half_slot_s = slot_s / 2  # a value is drawn in the middle of its slot
+    rows: list[dict[str, Any]] = [
+        {
+            "time": (start_s + half_slot_s) / divisor,
+            "value": value,
+            "arm": line.arm,
+            "series": f"{line.arm}{line.is_median}",
+            "thin": line.is_median,
+        }
+        for line in strip.series
+        for start_s, value in zip(line.seconds, line.values, strict=True)
+    ]
+    values = keep_finite([row["value"] for row in rows])
     y = alt.Y(
         "value:Q",
-        scale=alt.Scale(domain=[0, 1]) if not any(values) else alt.Scale(zero=min(values) >= 0),
+        # Without any value but 0, the chart would choose an axis from −1 to 1.
+        scale=alt.Scale(zero=min(values) >= 0) if any(values) else alt.Scale(domain=[0, 1]),
         title=strip.unit or " ",  # without a title the strip would not be aligned with the others
         axis=alt.Axis(minExtent=MARGIN_LEFT, maxExtent=MARGIN_LEFT, tickCount=4, titlePadding=2, format="~s"),
     )
-    arms = list(colors)
-    lines = (
+    arms = list(colors)  # the baseline first: it is dashed
+    return (
         alt.Chart(inline(rows))
         .mark_line(clip=True)
         .encode(
@@ -170,31 +230,40 @@ def _layer(
             strokeWidth=alt.condition("datum.thin", alt.value(1), alt.value(2)),
         )
     )
-    boxes = [
-        {"start": box["start"] / divisor, "end": box["end"] / divisor, "what": box["what"]}
-        for box in timeline["shaded"]
-    ]
-    shades = [alt.Chart(inline(boxes)).mark_rect(color=SHADE).encode(x="start:Q", x2="end:Q")] if boxes else []
-    return alt.layer(*shades, lines, *_mark_events(timeline, divisor, end, named=first))
 
 
-def _mark_events(timeline: Mapping[str, Any], divisor: float, end: float, *, named: bool) -> list[Any]:
-    """A line at each event; what happened, and what is shaded first, is `named` at the top."""
+def _draw_events(timeline: Mapping[str, Any], divisor: float, end_s: float, *, with_names: bool) -> list[Any]:
+    """Draw a vertical line at each event; `with_names` writes at the top what happened, and what is shaded first.
+
+    `divisor`: seconds in a unit of the axis of time, which ends at `end_s`.
+    """
     import altair as alt
 
-    events = [(event["at"], event["what"]) for event in timeline["events"]]
-    shaded = [(box["start"], box["what"]) for box in timeline["shaded"][:1]]
-    marks = [{"at": at / divisor, "what": shorten(what, 30), "late": at > end / 2} for at, what in (*events, *shaded)]
+    def make_marks(times_and_texts: Iterable[tuple[float, str]]) -> list[dict[str, Any]]:
+        return [
+            {"at": time_s / divisor, "what": shorten(text, 30), "late": time_s > end_s / 2}
+            for time_s, text in times_and_texts
+        ]
+
+    events = make_marks((event["at"], event["what"]) for event in timeline["events"])
+    first_shaded = make_marks((box["start"], box["what"]) for box in timeline["shaded"][:1])
     layers: list[Any] = []
     if events:
-        layers = [alt.Chart(inline(marks[: len(events)])).mark_rule(color=MUTED, strokeWidth=1).encode(x="at:Q")]
-    for late in (False, True):
-        same_half = [mark for mark in marks if mark["late"] is late]
-        if named and same_half:
+        layers = [alt.Chart(inline(events)).mark_rule(color=MUTED, strokeWidth=1).encode(x="at:Q")]
+    if not with_names:
+        return layers
+    # In the second half of the axis, names are at the left of their line, so that they are not cut.
+    for is_late in (False, True):
+        same_half = [mark for mark in (*events, *first_shaded) if mark["late"] is is_late]
+        if same_half:
             layers.append(
                 alt.Chart(inline(same_half))
                 .mark_text(
-                    align="right" if late else "left", baseline="top", dx=-3 if late else 3, color=INK, fontSize=10
+                    align="right" if is_late else "left",
+                    baseline="top",
+                    dx=-3 if is_late else 3,
+                    color=INK,
+                    fontSize=10,
                 )
                 .encode(x="at:Q", y=alt.value(0), text="what:N")
             )

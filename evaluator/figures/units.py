@@ -13,29 +13,33 @@ HEIGHT = 130
 
 
 def draw_units(row: Comparison, curve: Mapping[str, Any], *, colors: Mapping[str, str], width: int = NARROW) -> Figure:
-    """Draw one comparison; `curve` as `evaluator.figure_data` traced it."""
+    """Draw the metric of a comparison for each unit, that is each instance or run, as a dot in the row of its arm.
+
+    `curve` is what `trace_units` returns: `units` with `name`, `arm`, `value` (`None`: no value) and `n` (requests);
+    `of` is the word for a unit. `colors` are the colours of the arms by name.
+    """
     import altair as alt
 
     factor, unit = (100.0, "%") if row.unit == "fraction" else (1.0, row.unit)
     arms = [BASELINE, row.arm]
     rows = tuple(
         (
-            shorten(unit_row["name"]),
-            unit_row["arm"],
-            format_value(unit_row["value"], row.unit),
-            format_count(unit_row["n"]),
+            shorten(entry["name"]),
+            entry["arm"],
+            format_value(entry["value"], row.unit),
+            format_count(entry["n"]),
         )
-        for unit_row in curve["units"]
+        for entry in curve["units"]
     )
     points = [
         {
             "arm": arm,
-            "value": unit_row["value"] * factor,
+            "value": entry["value"] * factor,
             "tip": f"{name}: {value}, {n} requests",
-            "name": unit_row["name"],
+            "name": entry["name"],
         }
-        for unit_row, (name, arm, value, n) in zip(curve["units"], rows, strict=True)
-        if unit_row["value"] is not None
+        for entry, (name, arm, value, n) in zip(curve["units"], rows, strict=True)
+        if entry["value"] is not None
     ]
     title = _write_title(row, curve)
     y = alt.Y("arm:N", title=None, sort=arms, axis=alt.Axis(labelLimit=80, ticks=False, domain=False))
@@ -62,20 +66,21 @@ def draw_units(row: Comparison, curve: Mapping[str, Any], *, colors: Mapping[str
 
 
 def _write_title(row: Comparison, curve: Mapping[str, Any]) -> str:
-    """Do the two arms' units overlap?"""
-    baseline, candidate = (
-        [unit_row["value"] for unit_row in curve["units"] if unit_row["arm"] == arm and unit_row["value"] is not None]
-        for arm in (BASELINE, row.arm)
-    )
+    """Say whether all units of the candidate are above or below all of the baseline, or else both ranges."""
+
+    def list_values(arm: str) -> list[float]:
+        return [entry["value"] for entry in curve["units"] if entry["arm"] == arm and entry["value"] is not None]
+
+    def write_range(values: list[float]) -> str:
+        return f"{format_value(min(values), row.unit)} to {format_value(max(values), row.unit)}"
+
+    baseline, candidate = list_values(BASELINE), list_values(row.arm)
     name = name_comparison(row)
     if not candidate or not baseline:
         return f"{name}: only one arm has {curve['of']}s with a value"
-    many = f"{len(candidate)} {curve['of']}{'s' if len(candidate) > 1 else ''} of {row.arm}"
-    if min(candidate) > max(baseline) or max(candidate) < min(baseline):
-        where = "above" if min(candidate) > max(baseline) else "below"
-        return f"{name}: all {many} are {where} all of baseline: it is not a single one"
-    ends, base = (
-        " to ".join(format_value(value, row.unit) for value in (min(values), max(values)))
-        for values in (candidate, baseline)
-    )
-    return f"{name}: {many} from {ends}; baseline from {base}"
+    candidate_units = f"{len(candidate)} {curve['of']}{'s' if len(candidate) > 1 else ''} of {row.arm}"
+    if min(candidate) > max(baseline):
+        return f"{name}: all {candidate_units} are above all of baseline: it is not a single one"
+    if max(candidate) < min(baseline):
+        return f"{name}: all {candidate_units} are below all of baseline: it is not a single one"
+    return f"{name}: {candidate_units} from {write_range(candidate)}; baseline from {write_range(baseline)}"

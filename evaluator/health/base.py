@@ -34,6 +34,9 @@ TOLERATED = 0.02
 END_STEPS = 2.5
 """Scrape intervals without a sample that scraping itself explains: one is late, and one failed."""
 
+LOPSIDED = 2.0
+"""Up to this multiple of the other arm's share, a share may have a cause that affects both arms."""
+
 NAMED = 3
 
 
@@ -62,7 +65,7 @@ class JudgedFailures:
 
     requests: int = 0
     failures: int = 0
-    together: float = 1.0
+    burst_size: float = 1.0
     """Mean size of a burst of failures: such a burst is as much evidence as one failure alone."""
 
 
@@ -95,17 +98,18 @@ class RequestContext(Context):
         return self.looks_paid and self.rulebook.monitoring.early_go
 
     def list_known(self, fact: str) -> list[float]:
-        """The values of one fact, of the runs that recorded it."""
+        """List the values of one field of `RunFacts`, without the runs that did not record it."""
         return [value for run in self.runs if (value := getattr(run.facts, fact)) is not None]
 
-    def count_failures(self, arm: str) -> JudgedFailures:
-        """How often the baseline's requests failed in the comparison with a candidate."""
-        panel = self.panels.get(arm)
+    def count_baseline_failures(self, candidate: str) -> JudgedFailures:
+        """Count the baseline's judged requests and failures in its comparison with a candidate; 0 without a panel."""
+        panel = self.panels.get(candidate)
         if panel is None:
             return JudgedFailures()
-        over_time = panel.failures[0].sum(axis=0)
-        together, _ = measure_clusters(over_time[None, :])
-        return JudgedFailures(int(panel.n[0].sum()), int(over_time.sum()), float(together[0]))
+        requests, failures = panel.n[0], panel.failures[0]  # 0 is the baseline: shape (endpoints, slots)
+        failures_by_slot = failures.sum(axis=0)
+        burst_sizes, _ = measure_clusters(failures_by_slot[None, :])
+        return JudgedFailures(int(requests.sum()), int(failures_by_slot.sum()), float(burst_sizes[0]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,22 +146,22 @@ Check = Callable[[Any], Iterable[Finding]]
 
 
 def ok(check: str, text: str) -> Finding:
-    """Checked and in order."""
+    """A finding that a check is in order."""
     return Finding(check, Level.OK, text)
 
 
 def fail(check: str, text: str, remedy: str = "", *, void: bool = False) -> Finding:
-    """Forbids a GO. `void`: the comparison is not valid, so a NO-GO is forbidden as well."""
+    """A finding that forbids a GO. `void`: the comparison is not valid, so a NO-GO is forbidden as well."""
     return Finding(check, Level.FAIL, text, void, remedy)
 
 
 def grade(check: str, text: str, remedy: str = "", *, fails: bool) -> Finding:
-    """A failure if `fails`, else a warning."""
+    """A finding that forbids a GO if `fails`, else a warning."""
     return Finding(check, Level.FAIL if fails else Level.WARN, text, remedy=remedy)
 
 
 def warn(check: str, text: str, remedy: str = "") -> Finding:
-    """Worth knowing; does not forbid a verdict."""
+    """A finding that is worth knowing and forbids no verdict."""
     return Finding(check, Level.WARN, text, remedy=remedy)
 
 
@@ -168,11 +172,11 @@ def name_some(names: Sequence[str]) -> str:
 
 
 def show_period(start_ms: float, end_ms: float) -> str:
-    """The options of a command that restrict it to this time (ms since the epoch)."""
-    start, end = (f"{datetime.fromtimestamp(ms // 1000, UTC):%Y-%m-%dT%H:%M:%SZ}" for ms in (start_ms, end_ms))
-    return f"--from {start} --to {end}"
+    """Write the options that restrict a command to a time (ms since the epoch): `--from 2026-…Z --to 2026-…Z`."""
+    start, end = datetime.fromtimestamp(start_ms // 1000, UTC), datetime.fromtimestamp(end_ms // 1000, UTC)
+    return f"--from {start:%Y-%m-%dT%H:%M:%SZ} --to {end:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def show_clock(ms: float) -> str:
-    """A moment (ms since the epoch) as people read it."""
+    """Write a moment (ms since the epoch) as people read it: `2026-03-02 10:09:00 UTC`."""
     return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -21,8 +21,8 @@ SAME_IN_ALL_RUNS = ("locustfile", "users", "spawn_rate", "arguments", "targets",
 
 
 def check_comparability(context: RequestContext) -> Iterable[Finding]:
-    """Users per arm over time, endpoint mix, fingerprints of replicates."""
-    findings = [finding for look in _LOOKS for finding in look(context)]
+    """Check the data, users and endpoints of the arms, and the settings of replicates; without problems one `ok`."""
+    findings = [finding for check in _CHECKS for finding in check(context)]
     if not findings and context.panels:
         findings = [ok(NAME, "same load and endpoint mix on every arm")]
     yield from findings
@@ -31,10 +31,10 @@ def check_comparability(context: RequestContext) -> Iterable[Finding]:
 def _check_distinct(context: RequestContext) -> Iterable[Finding]:
     """Detects one file given for both arms: different requests never agree to the microsecond."""
     for arm, panel in context.panels.items():
-        alike = all(
-            np.array_equal(values[0].sum(axis=1), values[1].sum(axis=1))
-            for values in (panel.n, panel.failures, panel.totals["time_ms"])
-        )
+        arrays = (panel.n, panel.failures, panel.totals["time_ms"])  # shape (arms, endpoints, slots)
+        sums_by_arm = [[values[code].sum(axis=1) for values in arrays] for code in (0, 1)]
+        alike = all(np.array_equal(baseline, candidate) for baseline, candidate in zip(*sums_by_arm, strict=True))
+        # Constant times, as of a simulated service, agree although the requests differ.
         if alike and not all(panel.constant):
             text = f"{arm} and baseline have identical requests: the same data were given for both"
             yield fail(NAME, text, f"import the requests of baseline and of {arm} again, each from its own files")
@@ -43,58 +43,67 @@ def _check_distinct(context: RequestContext) -> Iterable[Finding]:
 def _check_answers(context: RequestContext) -> Iterable[Finding]:
     """Arms on which nearly all requests fail cannot be compared: no request may have reached the release."""
     for arm, panel in context.panels.items():
-        shares = [float(panel.failures[a].sum() / max(panel.n[a].sum(), 1)) for a in (0, 1)]
-        if min(shares) > MOST_FAILURES:
-            percents = " and ".join(f"{format_number(share * 100)} %" for share in shares)
+        failure_rates = [float(panel.failures[code].sum() / max(panel.n[code].sum(), 1)) for code in (0, 1)]
+        if min(failure_rates) > MOST_FAILURES:
+            percents = " and ".join(f"{format_number(rate * 100)} %" for rate in failure_rates)
             text = f"{percents} of the requests of baseline and {arm} failed, so there is too little to compare"
             remedy = "check what both arms share: the address, a login, the column that marks failures"
             yield fail(NAME, text, remedy)
 
 
 def _check_load(context: RequestContext) -> Iterable[Finding]:
-    """Equal numbers of running users, in proportion to the configured shares."""
+    """Compare the mean number of running users of the arms, each divided by the arm's configured share."""
     loads = context.cells.loads
     shares = context.rulebook.sample_ratio
+    mean_users: dict[int, float] = {}  # by code of the arm; arms without recorded users are left out
+    for code, arm in enumerate(context.cells.arms):
+        users = loads.users[loads.arm == code]
+        if users.size:
+            mean_users[code] = float(users.mean()) / shares.get(arm, 1.0)
     for code, arm in enumerate(context.cells.arms[1:], start=1):
-        means = [
-            float(loads.users[loads.arm == a].mean()) / shares.get(context.cells.arms[a], 1.0)
-            for a in (0, code)
-            if (loads.arm == a).any()
-        ]
-        if len(means) < 2 or max(means) == 0:
+        if 0 not in mean_users or code not in mean_users:
             continue
-        difference = abs(means[1] / max(means[0], 1e-9) - 1)
+        baseline, candidate = mean_users[0], mean_users[code]
+        if max(baseline, candidate) == 0:
+            continue
+        difference = abs(candidate / max(baseline, 1e-9) - 1)
         if difference > MAX_LOAD_DIFFERENCE:
-            yield fail(NAME, f"{arm} had {means[1]:.3g} users running on average, baseline {means[0]:.3g}")
+            yield fail(NAME, f"{arm} had {candidate:.3g} users running on average, baseline {baseline:.3g}")
 
 
 def _check_missing(context: RequestContext) -> Iterable[Finding]:
     """An endpoint with many requests on baseline and none on the candidate cannot be judged, so there is no GO."""
     for arm, panel in context.panels.items():
-        totals = panel.n.sum(axis=2)
-        unasked = np.flatnonzero(totals[1] == 0)
-        share = float(totals[1].sum() / max(totals[0].sum(), 1))
-        missing = unasked[find_absent(panel.n[0][unasked], share)]
+        baseline, candidate = panel.n.sum(axis=2)  # requests by endpoint
+        without_requests = np.flatnonzero(candidate == 0)
+        share = float(candidate.sum() / max(baseline.sum(), 1))
+        # Endpoints of which the baseline has so many requests that the candidate cannot lack them by chance.
+        missing = without_requests[find_absent(panel.n[0][without_requests], share)]
         if missing.size:
-            first = missing[np.argmax(totals[0][missing])]
+            largest = missing[np.argmax(baseline[missing])]
             further = f" (and {missing.size - 1} more)" if missing.size > 1 else ""
-            text = f"{panel.endpoints[first]}{further} has {format_count(int(totals[0][first]))} requests on baseline"
+            requests = format_count(int(baseline[largest]))
+            text = f"{panel.endpoints[largest]}{further} has {requests} requests on baseline"
             remedy = "send both arms the same requests; give a renamed endpoint one name on both arms"
             yield fail(NAME, f"{text} and none on {arm}", remedy)
 
 
 def _check_mix(context: RequestContext) -> Iterable[Finding]:
-    """A different endpoint mix is weighed out of the comparison, so it is only a warning."""
+    """Warn if an endpoint's share of the requests differs between the arms.
+
+    It is only a warning, because the comparison gives each endpoint the same weight on both arms.
+    """
     for arm, panel in context.panels.items():
-        totals = panel.n.sum(axis=2)
-        counts = totals.sum(axis=1, keepdims=True)
-        shares = totals / np.maximum(counts, 1)
+        requests = panel.n.sum(axis=2)  # shape (2, endpoints): baseline and candidate
+        requests_of_arm = requests.sum(axis=1, keepdims=True)
+        shares = requests / np.maximum(requests_of_arm, 1)
         difference = np.abs(shares[1] - shares[0])
-        noise = MIX_NOISE * np.sqrt((shares * (1 - shares) / np.maximum(counts, 1)).sum(axis=0))
-        difference[totals[1] == 0] = 0.0  # `_check_missing` names these
+        # Differences of up to three standard errors may be chance.
+        noise = MIX_NOISE * np.sqrt((shares * (1 - shares) / np.maximum(requests_of_arm, 1)).sum(axis=0))
+        difference[requests[1] == 0] = 0.0  # `_check_missing` names these
         worst = int(np.argmax(difference - noise))
         if difference[worst] > max(MAX_MIX_DIFFERENCE, noise[worst]):
-            arm_share, baseline_share = (f"{share * 100:.1f} %" for share in shares[::-1, worst])
+            baseline_share, arm_share = f"{shares[0, worst] * 100:.1f} %", f"{shares[1, worst] * 100:.1f} %"
             yield warn(
                 NAME,
                 f"{panel.endpoints[worst]} is {arm_share} of {arm}'s requests and {baseline_share} of baseline's; "
@@ -103,11 +112,11 @@ def _check_mix(context: RequestContext) -> Iterable[Finding]:
 
 
 def _check_fingerprints(context: RequestContext) -> Iterable[Finding]:
-    """Replicates of one group must be the same test."""
+    """Replicates must be runs of the same test: fail if a setting that identifies a load differs between runs."""
     for key in SAME_IN_ALL_RUNS:
         values = {repr(run.fingerprint[key]) for run in context.runs if key in run.fingerprint}
         if len(values) > 1:
             yield fail(NAME, f"the runs judged together differ in {key}")
 
 
-_LOOKS = (_check_distinct, _check_answers, _check_load, _check_missing, _check_mix, _check_fingerprints)
+_CHECKS = (_check_distinct, _check_answers, _check_load, _check_missing, _check_mix, _check_fingerprints)

@@ -12,11 +12,11 @@ MORE_THAN_COUNTED = 1.01
 
 
 def check_completeness(context: RequestContext) -> Iterable[Finding]:
-    """Runs that stopped early, lost workers, or whose parent process ended."""
+    """Did every run end as planned, with all its workers, and are all planned replicates judged?"""
     runs = context.runs
-    troubles = [trouble for run in runs for trouble in _troubles(run)]
-    replicates = max((int(run.fingerprint.get("replicates", 1)) for run in runs), default=1)
-    again = f"load it again: `evaluator load {context.release} …`"
+    problems = [problem for run in runs for problem in _list_problems(run)]
+    planned_replicates = max((int(run.fingerprint.get("replicates", 1)) for run in runs), default=1)
+    load_again = f"load it again: `evaluator load {context.release} …`"
     if any(run.state is RunState.RUNNING for run in runs):
         text, remedy = "the run has not reached its planned end", "judge again when the run has ended"
         # Without monitoring a look before the planned end would raise the false-alarm rate: neither GO nor NO-GO.
@@ -24,19 +24,19 @@ def check_completeness(context: RequestContext) -> Iterable[Finding]:
             yield warn("complete", text, remedy)
         else:
             yield fail("complete", text, remedy, void=not context.looks_paid)
-    elif troubles:
-        yield fail("complete", "; ".join(dict.fromkeys(troubles)), again)
-    elif len(runs) < replicates:
-        yield warn(
-            "complete", f"{len(runs)} of {replicates} replicates: the others were not run or not selected", again
-        )
+    elif problems:
+        yield fail("complete", "; ".join(dict.fromkeys(problems)), load_again)  # each problem once
+    elif len(runs) < planned_replicates:
+        text = f"{len(runs)} of {planned_replicates} replicates: the others were not run or not selected"
+        yield warn("complete", text, load_again)
     else:
         workers = [run.facts.workers_expected or 0 for run in runs]
         text = f"all {max(workers)} workers reported to the end" if any(workers) else "every run is complete"
         yield ok("complete", text)
 
 
-def _troubles(run: Run) -> Iterable[str]:
+def _list_problems(run: Run) -> Iterable[str]:
+    """Why a run is not complete, one text for each reason."""
     facts = run.facts
     if facts.stopped_by:
         yield f"the run stopped early: {facts.stopped_by}"
@@ -52,20 +52,21 @@ def _troubles(run: Run) -> Iterable[str]:
 
 def check_coverage(context: RequestContext) -> Iterable[Finding]:
     """Compares the requests in the store with those that the load generator counted; names unreadable segments."""
-    lost = [name for run in context.runs for name in run.facts.quarantined]
-    if lost:
-        many = "segments" if len(lost) > 1 else "segment"
-        yield fail("coverage", f"{len(lost)} {many} cannot be read: {', '.join(lost[:3])}")
+    unreadable = [name for run in context.runs for name in run.facts.quarantined]
+    if unreadable:
+        noun = "segments" if len(unreadable) > 1 else "segment"
+        yield fail("coverage", f"{len(unreadable)} {noun} cannot be read: {', '.join(unreadable[:3])}")
     counted = int(sum(context.list_known("counted")))
-    if not counted:
-        if not lost and not any(part.kind is LeftOutKind.BAD_ROW for rows in context.rows for part in rows.left_out):
+    if not counted:  # no load generator counted requests: the data were imported
+        has_bad_rows = any(part.kind is LeftOutKind.BAD_ROW for rows in context.rows for part in rows.left_out)
+        if not unreadable and not has_bad_rows:
             yield ok("coverage", "every row of the files could be read")
         return
     landed = sum(run.landed for run in context.runs if run.facts.counted is not None)
     share = landed / counted
     text = f"{format_count(landed)} of {format_count(counted)} requests that Locust counted"
     if share > 1 and any(run.state is not RunState.COMPLETE for run in context.runs):
-        # A process that was killed did not report its last count.
+        # A killed process did not report its last count, so more requests than counted are no fault.
         yield ok("coverage", f"{format_count(landed)} requests, more than the {format_count(counted)} last counted")
     elif share < context.rulebook.coverage or share > MORE_THAN_COUNTED / context.rulebook.coverage:
         yield fail("coverage", text + " are recorded")

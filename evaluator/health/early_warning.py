@@ -20,12 +20,13 @@ MOST_FAILURES = 50
 def check_early_warning(context: RequestContext) -> Iterable[Finding]:
     """Warns if the candidate has more of the rare failures than its share of the requests explains."""
     for arm, panel in context.panels.items():
-        failures = [int(panel.failures[a].sum()) for a in (0, 1)]
-        if not 0 < sum(failures) <= MOST_FAILURES:
+        failures = int(panel.failures.sum())  # of baseline and candidate
+        failures_of_candidate = int(panel.failures[1].sum())
+        if not 0 < failures <= MOST_FAILURES:
             continue
         requests = panel.n.sum(axis=(1, 2))
         share = float(requests[1] / requests.sum())
-        if log_wealth_of_excess(failures[1], sum(failures), share) > -math.log(context.rulebook.alpha):
-            yield warn(
-                NAME, f"{arm} has {failures[1]} of {sum(failures)} failures with {share * 100:.0f} % of the requests"
-            )
+        # A test martingale: its wealth exceeds 1 / alpha with probability of at most alpha if there is no excess.
+        if log_wealth_of_excess(failures_of_candidate, failures, share) > -math.log(context.rulebook.alpha):
+            text = f"{arm} has {failures_of_candidate} of {failures} failures with {share * 100:.0f} % of the requests"
+            yield warn(NAME, text)

@@ -34,32 +34,36 @@ _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|(?<![A-Za-z])[0-9a-f]*\d[0-9a-f]{7,
 
 
 def is_health_check(endpoint: str) -> bool:
-    """Is this the name of a health check? A dying service may still answer those."""
+    """Is this the name of a health check, such as `GET /healthz`? A service that is failing may still answer them."""
     return _HEALTH.fullmatch(endpoint) is not None
 
 
 def check_endpoints(context: RequestContext) -> Iterable[Finding]:
     """Warns if only health checks were called, or if endpoint names seem to contain ids."""
-    for panel in [*context.panels.values()][:1]:
-        called = np.flatnonzero((panel.n.sum(axis=2) > 0).all(axis=0))
-        names = [panel.endpoints[code] for code in called]
+    first_panel = next(iter(context.panels.values()), None)
+    if first_panel is not None:
+        requests = first_panel.n.sum(axis=2)  # shape (2, endpoints)
+        called_on_both = np.flatnonzero((requests > 0).all(axis=0))
+        names = [first_panel.endpoints[code] for code in called_on_both]
         if names and all(is_health_check(name) for name in names):
-            text = f"only health checks were called on both arms ({_list(names)}): no other endpoint was judged"
+            text = f"only health checks were called on both arms ({_list_names(names)}): no other endpoint was judged"
             yield warn(NAME, text, "put load on the endpoints that users call")
     endpoints = context.cells.endpoints
     if len(endpoints) <= MANY:
         return
-    many = count_of(len(endpoints), "endpoint")
-    text = f"{many}: more than a service has, so names seem to contain parts that differ by request"
-    pattern, alike = Counter(_ID.sub("{id}", name) for name in endpoints).most_common(1)[0]
-    if alike >= ALIKE * len(endpoints):
-        examples = _list([name for name in endpoints if _ID.sub("{id}", name) == pattern])
-        share = format_number(100 * alike / len(endpoints))
-        text = f"{many}: names seem to contain ids; {share} % are {pattern}, such as {examples}"
+    count = count_of(len(endpoints), "endpoint")
+    text = f"{count}: more than a service has, so names seem to contain parts that differ by request"
+    # Names that differ only by an id have the same pattern, such as `/cart/{id}`.
+    pattern, same_pattern = Counter(_ID.sub("{id}", name) for name in endpoints).most_common(1)[0]
+    if same_pattern >= ALIKE * len(endpoints):
+        examples = _list_names([name for name in endpoints if _ID.sub("{id}", name) == pattern])
+        share = format_number(100 * same_pattern / len(endpoints))
+        text = f"{count}: names seem to contain ids; {share} % are {pattern}, such as {examples}"
     remedy = "name requests by their route: name='/cart/{id}' in Locust, or change the names in a file before importing"
     yield warn(NAME, f"{text}. Endpoints with few requests are judged together", remedy)
 
 
-def _list(names: Sequence[str]) -> str:
+def _list_names(names: Sequence[str]) -> str:
+    """The first three names, and how many more there are."""
     remaining = len(names) - SHOWN
     return ", ".join(names[:SHOWN]) + (f" and {remaining:,} more" if remaining > 0 else "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-from evaluator.health.base import JudgedFailures, RequestContext, fail, ok, warn
+from evaluator.health.base import RequestContext, fail, ok, warn
 from evaluator.records import ArmRows, Finding, LeftOut, LeftOutKind
 from evaluator.stats.inference.score import difference_z
 from evaluator.wording import describe_left_out, format_count, format_number, list_left_out
@@ -13,22 +13,27 @@ from evaluator.wording import describe_left_out, format_count, format_number, li
 NAME = "left_out"
 SURE = 0.001
 NOTABLE = 0.05
-MOST_TOGETHER = 20.0
+LARGEST_BURST = 20.0
 """Largest burst that counts as one failure: a few dozen failures are always evidence."""
 
 
 def check_left_out(context: RequestContext) -> Iterable[Finding]:
-    """Is every row that was read in the store or named, and does the baseline's rate explain their failures?"""
+    """Are rows lost, do more of the rows left out fail than the baseline explains, and are many without counterpart?
+
+    `context.rows` accounts for the rows of each arm, the baseline first.
+    """
     findings = []
-    for part in (part for rows in context.rows for part in rows.left_out if part.kind is LeftOutKind.LOST):
-        text = f"{part.arm} has {describe_left_out(part)}"
-        findings.append(fail(NAME, text, "record or import the release again under another id"))
+    for rows in context.rows:
+        for part in rows.left_out:
+            if part.kind is LeftOutKind.LOST:
+                text = f"{part.arm} has {describe_left_out(part)}"
+                findings.append(fail(NAME, text, "record or import the release again under another id"))
     for rows in context.rows[1:]:
         findings += _judge_failures(context, context.rows[0], rows)
     for rows in context.rows:
-        apart = sum(part.rows for part in rows.left_out if part.kind is LeftOutKind.NO_COUNTERPART)
-        if rows.judged and apart > NOTABLE * rows.read:
-            share = format_number(apart / rows.read * 100)
+        without_counterpart = sum(part.rows for part in rows.left_out if part.kind is LeftOutKind.NO_COUNTERPART)
+        if rows.judged and without_counterpart > NOTABLE * rows.read:
+            share = format_number(without_counterpart / rows.read * 100)
             text = f"{share} % of {rows.arm}'s requests are not judged: {list_left_out(rows.left_out)}"
             findings.append(warn(NAME, text))
     yield from findings
@@ -39,16 +44,19 @@ def check_left_out(context: RequestContext) -> Iterable[Finding]:
 
 
 def _judge_failures(context: RequestContext, baseline: ArmRows, candidate: ArmRows) -> Iterable[Finding]:
-    judged = context.count_failures(candidate.arm)
+    """Fail for each part of the candidate's rows left out that fails more often than the baseline's rows explain.
+
+    Such a part is explained by the baseline's judged requests or by its rows left out for the same reason.
+    """
+    judged = context.count_baseline_failures(candidate.arm)
     for part in candidate.left_out:
-        p_explained = _p_more_failures(part.rows, part.failures, judged.requests, judged.failures, judged.together)
+        p_value = _p_more_failures(part.rows, part.failures, judged.requests, judged.failures, judged.burst_size)
         if part.kind not in {LeftOutKind.BAD_ROW, LeftOutKind.LONE_REPLICATE}:
             # What affects these rows of both arms, such as cold caches in the warm-up, is not caused by the candidate.
-            alike = [same for same in baseline.left_out if (same.kind, same.detail) == (part.kind, part.detail)]
-            p_explained = max(
-                p_explained, *(_p_worse_than(baseline, same, candidate, part, judged) for same in alike), 0
-            )
-        if not part.failures or p_explained >= context.rulebook.alpha:
+            for baseline_part in baseline.left_out:
+                if (baseline_part.kind, baseline_part.detail) == (part.kind, part.detail):
+                    p_value = max(p_value, _p_worse_part(baseline, baseline_part, candidate, part, judged.burst_size))
+        if not part.failures or p_value >= context.rulebook.alpha:
             continue
         why = "baseline has no judged requests to explain these failures"
         if judged.requests:
@@ -64,54 +72,79 @@ def _judge_failures(context: RequestContext, baseline: ArmRows, candidate: ArmRo
         yield fail(NAME, f"{describe_left_out(part)}, of {candidate.arm}: {why}", remedy)
 
 
-def _p_worse_than(
-    baseline: ArmRows, alike: LeftOut, candidate: ArmRows, part: LeftOut, judged: JudgedFailures
+def _p_worse_part(
+    baseline: ArmRows, baseline_part: LeftOut, candidate: ArmRows, part: LeftOut, burst_size: float
 ) -> float:
-    """p-value that a part of the candidate's rows fails no more than the same part of the baseline's.
+    """p-value that `part`, of the candidate's rows, fails no more often than `baseline_part`, of the baseline's.
 
-    Failures are compared as a share of the part and as a share of all rows. The share of the part is uncertain if the
-    baseline has few such rows, and unknown for failed checks: checks that passed have no row.
+    It is the smaller p-value of two tests: failures as a share of the part, and as a share of all rows that were read.
+    The share of the part is uncertain if the baseline has few such rows, and unknown for failed checks: checks that
+    passed have no row.
     """
-    shares = (part.rows, alike.rows), (candidate.read, baseline.read)
-    return min(_p_more_failures(own, part.failures, base, alike.failures, judged.together) for own, base in shares)
+    failures, baseline_failures = part.failures, baseline_part.failures
+    return min(
+        _p_more_failures(part.rows, failures, baseline_part.rows, baseline_failures, burst_size),
+        _p_more_failures(candidate.read, failures, baseline.read, baseline_failures, burst_size),
+    )
 
 
-def _p_more_failures(rows: int, failures: int, other_rows: int, other_failures: int, together: float = 1.0) -> float:
-    """One-sided p-value of the score test that the first rows fail no more often than the others.
+def _p_more_failures(rows: int, failures: int, other_rows: int, other_failures: int, burst_size: float = 1.0) -> float:
+    """One-sided p-value of the score test that the first rows fail no more often than the other rows.
 
-    `together`: mean size of a burst of failures, by which all counts are divided.
+    Without rows on one side it is 0 if the first rows have failures, else 1. `burst_size`: mean size of a burst of
+    failures; all counts are divided by it (but at most by 20), because a burst is as much evidence as one failure.
     """
     if not rows or not other_rows:
         return 0.0 if failures else 1.0
-    together = min(together, MOST_TOGETHER)
-    x, n, x_other, n_other = (count / together for count in (failures, rows, other_failures, other_rows))
-    z = float(difference_z(x, n, x_other, n_other, 0.0))
+    burst_size = min(burst_size, LARGEST_BURST)
+    z = float(
+        difference_z(
+            failures / burst_size, rows / burst_size, other_failures / burst_size, other_rows / burst_size, 0.0
+        )
+    )
     return 0.5 * math.erfc(z / math.sqrt(2))
 
 
 def check_skipped_rows(context: RequestContext) -> Iterable[Finding]:
     """Are skipped bad rows few, and as frequent in every arm? Are rows of other kinds as frequent in every arm?"""
-    bad, of_other_kinds = (
-        {rows.arm: sum(part.rows for part in rows.left_out if part.kind is kind) for rows in context.rows}
-        for kind in (LeftOutKind.BAD_ROW, LeftOutKind.OTHER_KIND)
-    )
-    read = {rows.arm: max(rows.read, 1) for rows in context.rows}
-    tolerated = 1 - context.rulebook.coverage
+    rows_read = {rows.arm: max(rows.read, 1) for rows in context.rows}
+    yield from _judge_bad_rows(context, rows_read)
+    yield from _judge_other_kinds(context, rows_read)
+
+
+def _count_left_out(context: RequestContext, kind: LeftOutKind) -> dict[str, int]:
+    """Rows of one kind that are not judged, by arm; the baseline is first."""
+    return {rows.arm: sum(part.rows for part in rows.left_out if part.kind is kind) for rows in context.rows}
+
+
+def _judge_bad_rows(context: RequestContext, rows_read: Mapping[str, int]) -> Iterable[Finding]:
+    """Fail if bad rows are more than the policy allows, or their share differs between the arms; else warn."""
+    bad_rows = _count_left_out(context, LeftOutKind.BAD_ROW)
+    if not any(bad_rows.values()):
+        return
+    allowed_share = 1 - context.rulebook.coverage
+    text = f"rows that could not be read were skipped: {_list_shares(bad_rows, rows_read)}"
     remedy = "correct the files and import them again under another release id"
-    if any(bad.values()):
-        text = f"rows that could not be read were skipped: {_list_shares(bad, read)}"
-        if max(n / read[arm] for arm, n in bad.items()) > tolerated:
-            allowed = format_number(tolerated * 100)
-            yield fail("coverage", f"{text}; more than {allowed} % (health.coverage)", remedy)
-        elif lopsided := _find_lopsided(bad, read):
-            why = f"{text}; the shares differ, so the rows that remain are no fair sample of {lopsided[0]} and baseline"
-            yield fail("coverage", why, remedy)
-        else:
-            yield warn("coverage", text, remedy)
-    baseline = next(iter(read), "")
-    for arm in _find_lopsided(of_other_kinds, read):
-        if abs(of_other_kinds[arm] / read[arm] - of_other_kinds[baseline] / read[baseline]) > tolerated:
-            text = f"rows that are not requests differ in share: {_list_shares(of_other_kinds, read)}"
+    if max(count / rows_read[arm] for arm, count in bad_rows.items()) > allowed_share:
+        yield fail("coverage", f"{text}; more than {format_number(allowed_share * 100)} % (health.coverage)", remedy)
+    elif lopsided := _find_lopsided(bad_rows, rows_read):
+        why = f"{text}; the shares differ, so the rows that remain are no fair sample of {lopsided[0]} and baseline"
+        yield fail("coverage", why, remedy)
+    else:
+        yield warn("coverage", text, remedy)
+
+
+def _judge_other_kinds(context: RequestContext, rows_read: Mapping[str, int]) -> Iterable[Finding]:
+    """Fail if the share of rows that are not requests differs between baseline and a candidate by more than chance.
+
+    The difference must also be larger than the share of rows that may be missing by the policy (`health.coverage`).
+    """
+    counts = _count_left_out(context, LeftOutKind.OTHER_KIND)
+    baseline = next(iter(rows_read), "")  # the first arm
+    for arm in _find_lopsided(counts, rows_read):
+        difference = counts[arm] / rows_read[arm] - counts[baseline] / rows_read[baseline]
+        if abs(difference) > 1 - context.rulebook.coverage:
+            text = f"rows that are not requests differ in share: {_list_shares(counts, rows_read)}"
             remedy = f"find out what these rows of {arm} are (docs/formats.md): requests may be hidden among them"
             yield fail("coverage", text, remedy)
             break
@@ -122,21 +155,25 @@ def _list_shares(rows: Mapping[str, int], read: Mapping[str, int]) -> str:
 
 
 def _find_lopsided(rows: Mapping[str, int], read: Mapping[str, int]) -> list[str]:
-    """Candidates whose share of rows of this kind differs from the baseline's by more than chance."""
+    """List the candidates whose share `rows / read` differs from the baseline's by more than chance, in any direction.
+
+    Both arguments have a count for each arm, the baseline first.
+    """
     baseline, *candidates = rows or [""]
-    return [
-        arm
-        for arm in candidates
-        if min(
-            _p_more_failures(read[arm], rows[arm], read[baseline], rows[baseline]),
-            _p_more_failures(read[baseline], rows[baseline], read[arm], rows[arm]),
-        )
-        < SURE
-    ]
+    lopsided = []
+    for arm in candidates:
+        p_more = _p_more_failures(read[arm], rows[arm], read[baseline], rows[baseline])
+        p_fewer = _p_more_failures(read[baseline], rows[baseline], read[arm], rows[arm])
+        if min(p_more, p_fewer) < SURE:
+            lopsided.append(arm)
+    return lopsided
 
 
 def check_cut_off(context: RequestContext) -> Iterable[Finding]:
-    """Requests without an answer at the end of a load: old ones count as failed; are the rest as many on each arm?"""
+    """Requests without an answer at the end of a load: name those that count as failed, and compare the others.
+
+    The others are those that waited longer than the baseline's p99 but not so long that they count as failed.
+    """
     failed = {arm: sum(request.arm == arm for request in context.settled.failed) for arm in context.cells.arms}
     if any(failed.values()):
         each = ", ".join(f"{arm} {format_count(n)}" for arm, n in failed.items())
@@ -150,14 +187,15 @@ def check_cut_off(context: RequestContext) -> Iterable[Finding]:
     for arm in candidates:
         if not any(part.arm in {arm, baseline} for part in context.settled.cut_off):
             continue
-        # Users of one arm may act in step, so requests in flight depend on the moment; users are the trials.
-        trials = [max(users[name], late[name]) for name in (arm, baseline)]
+        # Users of one arm may act in step, so the number of requests in flight depends on the moment. The tests
+        # therefore ask which share of the users was waiting.
+        users_of_arm, users_of_baseline = max(users[arm], late[arm]), max(users[baseline], late[baseline])
         text = f"requests that had waited for more than {usual} when the load ended: {baseline} {late[baseline]} of "
-        text += f"{trials[1]} users, {arm} {late[arm]} of {trials[0]}"
-        if _p_more_failures(trials[0], late[arm], trials[1], late[baseline]) < SURE:
+        text += f"{users_of_baseline} users, {arm} {late[arm]} of {users_of_arm}"
+        if _p_more_failures(users_of_arm, late[arm], users_of_baseline, late[baseline]) < SURE:
             remedy = f"check whether {arm} had stopped answering at the end, then load again"
             yield fail("in_flight", text, remedy)
-        elif _p_more_failures(trials[1], late[baseline], trials[0], late[arm]) < SURE:
+        elif _p_more_failures(users_of_baseline, late[baseline], users_of_arm, late[arm]) < SURE:
             yield warn("in_flight", text)
         else:
             yield ok("in_flight", text)

@@ -19,7 +19,8 @@ def check_clock(context: RequestContext) -> Iterable[Finding]:
     offsets = context.list_known("clock_offset_s")
     if not offsets:
         return
-    worst, allowed = max(abs(offset) for offset in offsets), context.rulebook.max_clock_offset_s
+    worst = max(abs(offset) for offset in offsets)
+    allowed = context.rulebook.max_clock_offset_s
     if worst > allowed:
         text = f"a worker's clock is off by {worst:.3g} s, more than the {allowed:.3g} s allowed"
         yield fail("clock", text, "synchronise the machines' clocks and load again", void=True)
@@ -28,22 +29,23 @@ def check_clock(context: RequestContext) -> Iterable[Finding]:
 
 
 def check_load_generator(context: RequestContext) -> Iterable[Finding]:
-    """A saturated load generator measures itself, so the comparison is void."""
-    cpu, lag = (
-        max(context.list_known("cpu_percent"), default=None),
-        max(context.list_known("loop_lag_ms"), default=None),
-    )
-    if cpu is None and lag is None:
+    """A saturated load generator measures itself, so the comparison is void. `None`: no process reported the value."""
+    cpu_percent = max(context.list_known("cpu_percent"), default=None)
+    lag_ms = max(context.list_known("loop_lag_ms"), default=None)
+    if cpu_percent is None and lag_ms is None:
         if any(run.source == "locust" for run in context.runs):
             yield warn(NAME, "not checked: no process reported its CPU or event-loop lag")
         return
-    parts = [] if cpu is None else [f"CPU at most {cpu:.0f} % of a core"]
-    parts += [] if lag is None else [f"event loop late by {lag:.3g} ms (99th percentile)"]
+    parts = []
+    if cpu_percent is not None:
+        parts.append(f"CPU at most {cpu_percent:.0f} % of a core")
+    if lag_ms is not None:
+        parts.append(f"event loop late by {lag_ms:.3g} ms (99th percentile)")
     text = ", ".join(parts)
     remedy = "use more processes (--processes 2), fewer users, or a larger machine"
-    if (cpu or 0) >= SATURATED_PERCENT or (lag or 0) >= SATURATED_LAG_MS:
+    if (cpu_percent or 0) >= SATURATED_PERCENT or (lag_ms or 0) >= SATURATED_LAG_MS:
         yield fail(NAME, f"saturated: {text}", remedy, void=True)
-    elif (cpu or 0) >= BUSY_PERCENT or (lag or 0) >= SLOW_LAG_MS:
+    elif (cpu_percent or 0) >= BUSY_PERCENT or (lag_ms or 0) >= SLOW_LAG_MS:
         yield warn(NAME, f"busy: {text}", remedy)
     else:
         yield ok(NAME, text)

@@ -33,7 +33,7 @@ SKEWED = 355.0
 
 
 def check_units_ratio(context: OutcomeContext) -> Iterable[Finding]:
-    """χ² of the units of each arm against the configured shares (equal unless the policy sets others)."""
+    """Test the units of each arm by χ² against the configured shares (equal unless the policy sets others)."""
     arms, shares = context.outcomes.arms, context.rulebook.sample_ratio
     unnamed = [arm for arm in arms if shares and arm not in shares]
     if unnamed:
@@ -53,57 +53,69 @@ def check_units_ratio(context: OutcomeContext) -> Iterable[Finding]:
 
 
 def _suggest_ratio(context: OutcomeContext) -> str:
-    """What to do about a different split: find lost units, leave stray arms out, or configure the observed shares."""
-    arms, sizes = context.outcomes.arms, [part.n for part in context.outcomes.moments]
-    shares = context.rulebook.sample_ratio
-    expected = [sum(sizes) * shares.get(arm, 1.0) / sum(shares.get(name, 1.0) for name in arms) for arm in arms]
-    stray = [arm for arm, n, units in zip(arms, sizes, expected, strict=True) if n < MOST_STRAY * units]
-    counts = ", ".join(f"{_quote_yaml(arm)}: {max(n, 1)}" for arm, n in zip(arms, sizes, strict=True))
+    """What to do about a different split: find lost units, leave stray arms out, or configure the observed shares.
+
+    A stray arm has so few units that it is probably no arm of the test, such as a wrong value in the file.
+    """
+    arms, units = context.outcomes.arms, [part.n for part in context.outcomes.moments]
+    shares = [context.rulebook.sample_ratio.get(arm, 1.0) for arm in arms]
+    expected = [sum(units) * share / sum(shares) for share in shares]
+    stray = [arm for arm, n, n_expected in zip(arms, units, expected, strict=True) if n < MOST_STRAY * n_expected]
+    observed_shares = ", ".join(f"{_quote_yaml(arm)}: {max(n, 1)}" for arm, n in zip(arms, units, strict=True))
     remedies = ["find out why units of one arm are lost"]
+    # Leaving arms out only helps if the baseline and a candidate remain.
     if stray and arms[0] not in stray and len(arms) - len(stray) > 1:
-        query = _leave_out(context.outcomes, stray)
+        query = _write_query_without(context.outcomes, stray)
         # For a shell: double quotes if the query allows them, as it contains single ones.
-        query = f'"{query}"' if not set(query) & set('"$`\\!') else shlex.quote(query)
+        needs_escapes = set(query) & set('"$`\\!')
+        query = shlex.quote(query) if needs_escapes else f'"{query}"'
         names = " and ".join(stray)
         remedies.append(
             f"if {names} is no arm of the test, leave it out: repeat the import with `--outcomes-query {query}`"
         )
-    remedies.append(f"if these shares were intended, set `health: {{sample_ratio: {{{counts}}}}}` in the policy")
+    setting = f"health: {{sample_ratio: {{{observed_shares}}}}}"
+    remedies.append(f"if these shares were intended, set `{setting}` in the policy")
     return "; ".join(remedies)
 
 
-def _leave_out(outcomes: Outcomes, arms: list[str]) -> str:
-    """SQL for `--outcomes-query` that leaves arms out; it contains the query of the import, if there was one."""
+def _write_query_without(outcomes: Outcomes, arms: list[str]) -> str:
+    """Write SQL for `--outcomes-query` that leaves arms out; it contains the query of the import, if there was one."""
     facts = outcomes.facts
     column = facts.arm_column or "variant"
-    name = column if re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", column) else '"' + column.replace('"', '""') + '"'
-    listed = ", ".join("'" + arm.replace("'", "''") + "'" for arm in arms)
-    source = f"({facts.query.strip().rstrip(';')})" if facts.query else "outcomes"
-    return f"SELECT * FROM {source} WHERE {name} NOT IN ({listed})"  # noqa: S608 printed, never run
+    is_plain_name = re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", column)
+    column_sql = column if is_plain_name else '"' + column.replace('"', '""') + '"'
+    arms_sql = ", ".join("'" + arm.replace("'", "''") + "'" for arm in arms)
+    source_sql = f"({facts.query.strip().rstrip(';')})" if facts.query else "outcomes"
+    return f"SELECT * FROM {source_sql} WHERE {column_sql} NOT IN ({arms_sql})"  # noqa: S608 printed, never run
 
 
 def _quote_yaml(name: str) -> str:
+    """Write a name as a key of YAML: in quotes, unless it is a plain word that YAML reads as text."""
     plain = re.fullmatch("[A-Za-z_][A-Za-z0-9_-]*", name) and name.lower() not in TAKEN_BY_YAML
     return name if plain else json.dumps(name, ensure_ascii=False)
 
 
 def check_looks(context: OutcomeContext) -> Iterable[Finding]:
-    """Earlier verdicts on other outcomes of this release, and how much of alpha is left for this look."""
+    """Were other outcomes of this release judged before, and how much of alpha is left for this look?
+
+    Each look spends a part of alpha. `price` says how much this look may spend, or why it is refused.
+    """
     price = context.price
-    so_far = format_count(price.units)
+    units = format_count(price.units)
     if not price.earlier:
         planned = f" of {format_count(price.max_units)} planned" if price.max_units else ""
-        later = "it uses all of alpha" if price.kind == "fixed" else "alpha is left for later looks"
-        yield ok("outcome_looks", f"first look at outcomes of this release, at {so_far}{planned} units; {later}")
+        alpha_left = "it uses all of alpha" if price.kind == "fixed" else "alpha is left for later looks"
+        yield ok("outcome_looks", f"first look at outcomes of this release, at {units}{planned} units; {alpha_left}")
         return
-    many = count_of(len(price.earlier), "time")
-    before = ", ".join(format_count(look.units) for look in price.earlier[:MOST_NAMED])
-    before += ", …" if len(price.earlier) > MOST_NAMED else ""
-    text = f"other outcomes of this release were judged {many} before (at {before} units; now {so_far})"
-    suggested = f"monitoring: {{max_units: {max(price.units, *(look.units for look in price.earlier)) * 2}}}"
-    plan = f"for the next test, before its first look, set {suggested} (the units that you plan) or {ANYTIME}"
+    times = count_of(len(price.earlier), "time")
+    earlier_units = ", ".join(format_count(look.units) for look in price.earlier[:MOST_NAMED])
+    earlier_units += ", …" if len(price.earlier) > MOST_NAMED else ""
+    text = f"other outcomes of this release were judged {times} before (at {earlier_units} units; now {units})"
+    suggested_units = 2 * max(price.units, *(look.units for look in price.earlier))
+    suggested = f"monitoring: {{max_units: {suggested_units}}}"
+    next_test = f"for the next test, before its first look, set {suggested} (the units that you plan) or {ANYTIME}"
     if price.refused and price.kind == "fixed":
-        remedy = f"set {ANYTIME}: this look then uses what is left of alpha; {plan}"
+        remedy = f"set {ANYTIME}: this look then uses what is left of alpha; {next_test}"
         yield fail("outcome_looks", f"{text}; monitoring: {{mode: fixed}} allows one look", remedy)
     elif price.refused:
         remedy = f"judge again with more units; if {MAX_UNITS} is reached, the earlier verdict was the last"
@@ -113,7 +125,7 @@ def check_looks(context: OutcomeContext) -> Iterable[Finding]:
         yield warn(
             "outcome_looks",
             f"{text}; they used up alpha except {share} % for this look and all later ones ({HOW[price.kind]})",
-            plan,
+            next_test,
         )
     else:
         yield ok("outcome_looks", f"{text}; planned for by {HOW[price.kind]}")
@@ -134,7 +146,7 @@ def check_assignment(context: OutcomeContext) -> Iterable[Finding]:
 
 
 def check_duplicates(context: OutcomeContext) -> Iterable[Finding]:
-    """Rows that repeat another one in every column."""
+    """Warn of rows that repeat another row in every column."""
     facts = context.outcomes.facts
     if facts.duplicates:
         done = "counted once" if facts.duplicates_dropped else "kept: the file is a log of events"
@@ -144,7 +156,7 @@ def check_duplicates(context: OutcomeContext) -> Iterable[Finding]:
 
 
 def check_rows(context: OutcomeContext) -> Iterable[Finding]:
-    """Compares rows read with rows judged; bad rows must be few, and as frequent in every arm."""
+    """Compare rows read with rows judged. Bad rows must be few, and as frequent in every arm, else there is no GO."""
     facts = context.outcomes.facts
     read = sum(facts.read.values())
     if not read:
@@ -157,15 +169,17 @@ def check_rows(context: OutcomeContext) -> Iterable[Finding]:
         f"{format_count(judged)} of {format_count(read)} rows of outcomes are judged; not: {describe_left_out(facts)}"
     )
     remedy = "import without --skip-bad-rows, which names file, line and column of the first bad row, and correct them"
-    arms = [arm for arm in facts.read if arm]
-    skipped = [facts.count(LeftOutKind.BAD_ROW, arm) for arm in arms]
-    uneven = _compare_missing(skipped, [facts.read[arm] for arm in arms]) if sum(skipped) and len(arms) > 1 else 1.0
+    arms = [arm for arm in facts.read if arm]  # an empty name: rows of an unknown arm
+    bad_rows = [facts.count(LeftOutKind.BAD_ROW, arm) for arm in arms]
+    p_value = 1.0  # of the test that bad rows are as frequent in every arm
+    if sum(bad_rows) and len(arms) > 1:
+        p_value = _compare_missing(bad_rows, [facts.read[arm] for arm in arms])
     if facts.skipped_rows > (1 - context.rulebook.coverage) * read:
         least = f"{format_number(context.rulebook.coverage * 100)} %"
         why = f"{text}; more bad rows than health.coverage ({least}) allows"
         yield fail("coverage", why, remedy)
-    elif uneven < ALPHA:
-        why = f"{text}; bad rows are more frequent in one arm (p = {uneven:.1g})"
+    elif p_value < ALPHA:
+        why = f"{text}; bad rows are more frequent in one arm (p = {p_value:.1g})"
         yield fail("coverage", why, remedy)
     else:
         yield warn("coverage", text)
@@ -174,27 +188,28 @@ def check_rows(context: OutcomeContext) -> Iterable[Finding]:
 def describe_left_out(facts: OutcomeFacts) -> str:
     """Name the rows that were read and are not judged: `3 bad rows (baseline 1, treatment 2), 4 duplicates (…)`."""
     parts = []
-    for kind, noun in LEFT_OUT.items():
-        counts = {part.arm: part.rows for part in facts.left_out if part.kind is kind}
-        if counts:
-            each = ", ".join(f"{arm or 'no arm known'} {format_count(n)}" for arm, n in counts.items())
-            total = sum(counts.values())
-            named = noun if total == 1 else noun.replace("row", "rows", 1).replace("duplicate", "duplicates")
-            parts.append(f"{format_count(total)} {named} ({each})")
+    for kind, singular in LEFT_OUT.items():
+        rows_by_arm = {part.arm: part.rows for part in facts.left_out if part.kind is kind}
+        if rows_by_arm:
+            each_arm = ", ".join(f"{arm or 'no arm known'} {format_count(n)}" for arm, n in rows_by_arm.items())
+            total = sum(rows_by_arm.values())
+            plural = singular.replace("row", "rows", 1).replace("duplicate", "duplicates")
+            parts.append(f"{format_count(total)} {singular if total == 1 else plural} ({each_arm})")
     return ", ".join(parts)
 
 
 def check_missing(context: OutcomeContext) -> Iterable[Finding]:
     """Units without a value are left out of that outcome; that is fair only if they are as frequent in every arm."""
     outcomes = context.outcomes
-    used = {name for rule in context.rulebook.rules for name in (*rule.metric.outcomes, *rule.metric.covariate_names)}
-    for name, missing in outcomes.facts.missing.items():
+    metrics = [rule.metric for rule in context.rulebook.rules]
+    used = {name for metric in metrics for name in (*metric.outcomes, *metric.covariate_names)}
+    for name, missing_by_arm in outcomes.facts.missing.items():
         if name not in used:
             continue
-        lacking = [missing.get(arm, 0) for arm in outcomes.arms]
-        p_value = _compare_missing(lacking, [part.n for part in outcomes.moments])
-        each = ", ".join(f"{arm} {format_count(n)}" for arm, n in zip(outcomes.arms, lacking, strict=True))
-        text = f"units without {name}: {each}"
+        missing = [missing_by_arm.get(arm, 0) for arm in outcomes.arms]
+        p_value = _compare_missing(missing, [part.n for part in outcomes.moments])
+        each_arm = ", ".join(f"{arm} {format_count(n)}" for arm, n in zip(outcomes.arms, missing, strict=True))
+        text = f"units without {name}: {each_arm}"
         if p_value < ALPHA:
             why = f"{text}; more often in one arm (p = {p_value:.1g})"
             yield fail("missing_outcomes", why, f"find out why {name} is missing more often in one arm")
@@ -203,24 +218,28 @@ def check_missing(context: OutcomeContext) -> Iterable[Finding]:
 
 
 def _compare_missing(missing: list[int], units: list[int]) -> float:
-    """p-value of the χ² test that the share of missing units is the same in every arm."""
+    """p-value of the χ² test that the share of missing units is the same in every arm.
+
+    Both arguments have a count for each arm; `missing` are some of `units`.
+    """
     from scipy.special import chdtrc
 
-    table = np.array([missing, np.array(units) - np.array(missing)], float)
+    table = np.array([missing, np.array(units) - np.array(missing)], float)  # rows: missing, present; columns: arms
     expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / table.sum()
-    statistic = float((((table - expected) ** 2)[expected > 0] / expected[expected > 0]).sum())
-    return float(chdtrc(len(units) - 1, statistic))
+    terms = (table - expected)[expected > 0] ** 2 / expected[expected > 0]
+    degrees_of_freedom = len(units) - 1
+    return float(chdtrc(degrees_of_freedom, float(terms.sum())))
 
 
 def check_tails(context: OutcomeContext) -> Iterable[Finding]:
     """Are there enough units for the mean of a skewed outcome to be about normal?"""
     outcomes = context.outcomes
     for rule in context.rulebook.rules:
-        outcome = rule.metric.uncut_mean
+        outcome = rule.metric.uncut_mean  # the outcome whose mean is compared without cutting large values; else empty
         if outcome not in outcomes.variables:
             continue
-        column = outcomes.variables.index(outcome)
-        needed = max(SKEWED * float(skew[column]) ** 2 for skew in outcomes.skewness)
+        position = outcomes.variables.index(outcome)
+        needed = max(SKEWED * float(skewness_of_arm[position]) ** 2 for skewness_of_arm in outcomes.skewness)
         fewest = min(part.n for part in outcomes.moments)
         if fewest < needed:
             text = (

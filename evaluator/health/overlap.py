@@ -23,54 +23,58 @@ OTHER_MATCH = (
 
 def check_overlap(context: RequestContext) -> Iterable[Finding]:
     """Arms at different times forbid a GO, unless enough replicates show how much time itself matters."""
-    baseline = _find_spans(context, 0)
+    baseline_spans = _find_spans(context, 0)
     for code, arm in enumerate(context.cells.arms[1:], start=1):
         panel = context.panels.get(arm)
         if panel is None:
             yield fail(NAME, f"{arm} and baseline share no usable data")
             continue
-        spans = baseline, _find_spans(context, code)
-        findings = [*_find_lone_replicates(context, arm, *spans)]
-        if all(panel.paired.values()):
-            findings += [*_find_cut_starts(context, arm, *spans), _judge_unmatched(context, arm, panel)]
+        spans = _find_spans(context, code)
+        findings = [*_find_lone_replicates(context, arm, baseline_spans, spans)]
+        if all(panel.paired.values()):  # in every run the arms overlap in time
+            findings += _find_cut_starts(context, arm, baseline_spans, spans)
+            findings.append(_judge_unmatched(context, arm, panel))
         else:
-            findings.append(_judge_apart(context, arm, *spans))
+            findings.append(_judge_apart(context, arm, baseline_spans, spans))
+        # An `ok` is shown only if nothing else is.
         yield from [finding for finding in findings if finding.level is not Level.OK] or findings
 
 
 def _find_spans(context: RequestContext, arm: int) -> Spans:
-    """First and last bucket of an arm in each of its runs."""
+    """First and last bucket of an arm (its code) in each of its runs."""
     moments = context.cells.moments
     rows = moments.arm == arm
-    runs = distinct(moments.run[rows])
-    buckets = [moments.bucket[rows & (moments.run == run)] for run in runs]
-    return {int(run): (int(own.min()), int(own.max())) for run, own in zip(runs, buckets, strict=True)}
+    spans: Spans = {}
+    for run in distinct(moments.run[rows]):
+        buckets = moments.bucket[rows & (moments.run == run)]
+        spans[int(run)] = int(buckets.min()), int(buckets.max())
+    return spans
 
 
 def _find_lone_replicates(context: RequestContext, arm: str, baseline: Spans, candidate: Spans) -> Iterable[Finding]:
-    """Replicates of one arm only have nothing to be compared with."""
-    alone = baseline.keys() ^ candidate.keys()
-    if alone:
-        total = len(baseline.keys() | candidate.keys())
-        text = f"{len(alone)} of {total} replicates have one arm only and are not compared"
-        missing = len(baseline.keys() - candidate.keys())
-        if missing > context.rulebook.silence * total:
-            text = f"{text}; {arm} has no request in {missing} of them"
+    """Replicates with requests of one arm only cannot be compared; many without the candidate forbid a GO."""
+    lone = baseline.keys() ^ candidate.keys()
+    if lone:
+        replicates = len(baseline.keys() | candidate.keys())
+        text = f"{len(lone)} of {replicates} replicates have one arm only and are not compared"
+        without_candidate = len(baseline.keys() - candidate.keys())
+        if without_candidate > context.rulebook.silence * replicates:
+            text = f"{text}; {arm} has no request in {without_candidate} of them"
             yield fail(NAME, text, f"find out why {arm} did not answer in these replicates, or leave them out")
         else:
             yield warn(NAME, text)
 
 
 def _judge_apart(context: RequestContext, arm: str, baseline: Spans, candidate: Spans) -> Finding:
-    """Replicates whose arms did not run at the same time."""
+    """Judge replicates whose arms did not run at the same time: with three or more a warning, else no GO."""
     replicates = len(context.panels[arm].paired)
     text = f"{arm} and baseline ran at different times"
     # If arms of *different* replicates ran together, their files were not matched by their times.
     met_another = any(
-        first[0] <= second[1] and second[0] <= first[1]
-        for run, first in baseline.items()
-        for candidate_run, second in candidate.items()
-        if run != candidate_run
+        baseline_first <= candidate_last and candidate_first <= baseline_last
+        for baseline_run, (baseline_first, baseline_last) in baseline.items()
+        for candidate_run, (candidate_first, candidate_last) in candidate.items()
+        if baseline_run != candidate_run
     )
     if replicates >= ENOUGH_REPLICATES:
         return warn(
@@ -85,33 +89,43 @@ def _judge_apart(context: RequestContext, arm: str, baseline: Spans, candidate: 
     return fail(NAME, text, OTHER_MATCH if met_another else remedy)
 
 
-def _find_cut_starts(context: RequestContext, arm: str, *spans: Spans) -> Iterable[Finding]:
-    """Time before the first request of the later arm. It is not judged, except in a load, whose users ran then."""
+def _find_cut_starts(context: RequestContext, arm: str, baseline: Spans, candidate: Spans) -> Iterable[Finding]:
+    """Name long times before the first request of the later arm: they are not judged.
+
+    In a load (source `locust`) that time is judged, because its users ran on both arms.
+    """
     bucket_s = context.cells.bucket_s
-    by_id = {run.id: run for run in context.runs}
-    for code in spans[0].keys() & spans[1].keys():
-        run = by_id.get(context.cells.runs[code])
-        first = [max(span[code][0], context.warm_up.first_bucket.get(code, 0)) for span in spans]
-        last = max(span[code][1] for span in spans)
-        cut = abs(first[0] - first[1])
-        if (run is not None and run.source == "locust") or cut <= TOLERATED * (last - min(first) + 1):
+    runs_by_id = {run.id: run for run in context.runs}
+    for code in baseline.keys() & candidate.keys():
+        run = runs_by_id.get(context.cells.runs[code])
+        if run is not None and run.source == "locust":
             continue
-        early, late = (BASELINE, arm) if first[0] < first[1] else (arm, BASELINE)
-        when = f"{late}'s first request ({show_clock(max(first) * bucket_s * 1000)})"
+        warm_up_end = context.warm_up.first_bucket.get(code, 0)
+        baseline_start, candidate_start = max(baseline[code][0], warm_up_end), max(candidate[code][0], warm_up_end)
+        last = max(baseline[code][1], candidate[code][1])
+        start, later_start = sorted((baseline_start, candidate_start))
+        cut = later_start - start
+        if cut <= TOLERATED * (last - start + 1):
+            continue
+        early, late = (BASELINE, arm) if baseline_start < candidate_start else (arm, BASELINE)
+        when = f"{late}'s first request ({show_clock(later_start * bucket_s * 1000)})"
         yield warn(NAME, f"the {format_duration(cut * bucket_s)} that {early} ran before {when} are not judged")
 
 
 def _judge_unmatched(context: RequestContext, arm: str, panel: Panel) -> Finding:
-    """Requests without a counterpart at the same time on the same endpoint."""
+    """Judge the requests that have no counterpart: no request of the other arm at that time on that endpoint."""
     moments = context.cells.moments
+    # Times within ten years after 1970 cannot be dates of a test.
     if is_imported(context.runs) and moments.bucket.max() * context.cells.bucket_s < TEN_YEARS_S:
         text = "times count from the start of a test, not from 1970, so the arms are assumed to have run together"
         return warn(NAME, text)
-    total = panel.block_sum(panel.n)
-    lonely = (total[0] == 0) | (total[1] == 0)
-    # Warm-up is cut on purpose: only what the panel holds is counted.
-    worst = max(float((panel.n[a] * lonely).sum()) / max(float(panel.n[a].sum()), 1.0) for a in (0, 1))
-    if worst > MAX_DROPPED:
-        return warn(NAME, f"{worst * 100:.1f} % of an arm's requests have no counterpart at the same time and endpoint")
-    requests = [int(moments.n[moments.arm == a].sum()) for a in (0, context.cells.arms.index(arm))]
-    return ok(NAME, f"{arm} and baseline ran together, {requests[0]:,} + {requests[1]:,} requests")
+    requests_in_block = panel.block_sum(panel.n)  # shape (2, endpoints, slots): the sum of the block of each slot
+    without_counterpart = (requests_in_block[0] == 0) | (requests_in_block[1] == 0)
+    # Requests of the warm-up are left out on purpose, so only those of the panel are counted.
+    shares = [float((n * without_counterpart).sum()) / max(float(n.sum()), 1.0) for n in panel.n]
+    if max(shares) > MAX_DROPPED:
+        share = f"{max(shares) * 100:.1f} %"
+        return warn(NAME, f"{share} of an arm's requests have no counterpart at the same time and endpoint")
+    baseline = int(moments.n[moments.arm == 0].sum())
+    candidate = int(moments.n[moments.arm == context.cells.arms.index(arm)].sum())
+    return ok(NAME, f"{arm} and baseline ran together, {baseline:,} + {candidate:,} requests")

@@ -10,6 +10,7 @@ import numpy as np
 
 from evaluator.health.base import (
     END_STEPS,
+    LOPSIDED,
     TOLERATED,
     ReadingContext,
     fail,
@@ -21,11 +22,13 @@ from evaluator.health.base import (
     warn,
 )
 from evaluator.health.reading_traffic import find_still_instances
-from evaluator.records import Finding, Query, QueryFacts, QueryKind, Role, Spans
+from evaluator.records import Finding, Query, QueryFacts, QueryKind, ReadingCells, Role, Spans
+from evaluator.records.arrays import BoolArray
 from evaluator.stats.shaping.reading_panels import name_of
 from evaluator.wording import format_duration, format_number
 
 HOLE_STEPS = 1.5
+"""Scrape intervals without a sample between two samples that are no hole: the later scrape is late."""
 
 TURNED_OVER = 0.25
 """Share of an arm's instances that ended before the others."""
@@ -35,54 +38,69 @@ Times = Sequence[tuple[float, float]]
 
 
 def check_silence_of_scrapes(context: ReadingContext) -> Iterable[Finding]:
-    """Arms whose readings end early or have holes, over all of the time that was collected."""
+    """Find arms, or queries of gates and holds, whose readings end early or have holes, over all collected time."""
     periods = _find_periods(context)
     findings = [*_name_late_starts(context, periods)]
     for code, arm in enumerate(context.readings.arms):
         facts = [fact for fact in context.readings.facts if fact.arm == arm and fact.spans]
-        # Without a load, readings are expected from the arm's own first sample on (baseline: from any candidate's).
-        names = () if context.intervals else (arm,) if code else context.readings.arms[1:]
-        first_samples = [first for name in names if (first := _find_first_sample(context, name))]
-        start = min((first - step for first, step in first_samples), default=-math.inf)
-        expected = [(max(begun, start), end) for begun, end in periods]
-        worst = max((_find_silence(spans, expected) for spans in _list_spans(context, facts)), default=None)
-        if worst is not None and worst.rank:
+        arm_start_ms = _find_expected_start(context, code)
+        expected = [(max(start_ms, arm_start_ms), end_ms) for start_ms, end_ms in periods]
+        # Silences are ordered: those at the end are worse than holes, then a larger share is worse.
+        worst = max((_find_silence(sampled, expected) for sampled in _list_spans(context, facts)), default=None)
+        if worst is not None and worst.rank > 0:
             findings.append(_describe_silence(context, arm, worst, periods))
-    with_samples = {fact.arm for fact in context.readings.facts if fact.spans}
-    if not findings and with_samples >= set(context.readings.arms):
+    arms_with_samples = {fact.arm for fact in context.readings.facts if fact.spans}
+    if not findings and arms_with_samples >= set(context.readings.arms):
         findings.append(ok("silence", "every arm has readings until the end"))
     return findings
 
 
+def _find_expected_start(context: ReadingContext, code: int) -> float:
+    """Time (ms since the epoch) from which readings of an arm are expected; -inf: over all of the collected time."""
+    if context.intervals:  # the load called all arms from its start on
+        return -math.inf
+    # A candidate may have been started after the baseline. Until the first candidate started, readings of the baseline
+    # are not judged, so they are expected from then on.
+    candidates = context.readings.arms[1:]
+    arms = candidates if code == 0 else (context.readings.arms[code],)
+    first_samples = [sample for arm in arms if (sample := _find_first_sample(context, arm)) is not None]
+    # The service may have started just after the scrape before its first sample.
+    return min((first_ms - step_ms for first_ms, step_ms in first_samples), default=-math.inf)
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class _ScrapeSilence:
-    """For how much of its expected time an arm or a query had no samples."""
+    """For how much of its expected time an arm or a query had no samples. Times are ms since the epoch."""
 
     rank: int
     """0: too short for a finding, 1: holes, 2: silent at the end."""
     share: float
     seconds: float
     period_s: float
-    what: str
-    """A query; empty: the whole arm."""
+    query: str
+    """Name of a query; empty: the whole arm."""
     since_ms: float
     """Start of the longest silence."""
     until_ms: float
+    """End of that silence."""
     first_ms: float
+    """First sample."""
     last_ms: float
+    """Last sample."""
 
 
 def _describe_silence(context: ReadingContext, arm: str, silence: _ScrapeSilence, periods: Times) -> Finding:
-    who = f"{silence.what} of {arm}" if silence.what else arm
+    """Word a silence of rank 1 or 2 as a finding; `periods`: times for which readings are expected."""
+    subject = f"{silence.query} of {arm}" if silence.query else arm
     period = format_duration(silence.period_s)
     since, until = show_clock(silence.since_ms), show_clock(silence.until_ms)
     if silence.rank == 1:
-        share, long = format_number(silence.share * 100), format_duration(silence.seconds)
-        text = f"{who} is silent for {long} of {period} ({share} %), the longest from {since} to {until}"
+        share, length = format_number(silence.share * 100), format_duration(silence.seconds)
+        text = f"{subject} is silent for {length} of {period} ({share} %), the longest from {since} to {until}"
         remedy = "find out why it was not scraped; see the page of targets on the metrics server"
         return grade("silence", text, remedy, fails=silence.share > context.rulebook.silence)
-    last = format_duration((silence.until_ms - silence.since_ms) / 1000)
-    text = f"{who} falls silent at {since}: no readings in the last {last} of {period}"
+    length = format_duration((silence.until_ms - silence.since_ms) / 1000)
+    text = f"{subject} falls silent at {since}: no readings in the last {length} of {period}"
     remedy = "find out why it ended before the load did, then load again"
     if not context.intervals:
         start_ms = max(periods[0][0], silence.first_ms)
@@ -92,135 +110,187 @@ def _describe_silence(context: ReadingContext, arm: str, silence: _ScrapeSilence
 
 
 def _find_periods(context: ReadingContext) -> Times:
-    """Times for which readings are expected: those of the load, or all that was collected."""
+    """Find the times for which readings are expected: those of the load, or all that was collected; () if unknown."""
     if context.intervals:
-        # A load is known by whole buckets: it began within the first of them and ended within the last.
-        edge = context.readings.bucket_s
-        inner = ((interval.start_s + edge, interval.end_s - edge) for interval in context.intervals)
-        return tuple((start * 1000, end * 1000) for start, end in inner if start < end)
+        # A load is known by whole buckets: it began within the first of them and ended within the last. Only the
+        # buckets between are surely covered by the load.
+        edge_s = context.readings.bucket_s
+        inner = ((interval.start_s + edge_s, interval.end_s - edge_s) for interval in context.intervals)
+        return tuple((start_s * 1000, end_s * 1000) for start_s, end_s in inner if start_s < end_s)
     facts = [fact for fact in context.readings.facts if fact.end_ms]
     return [(min(fact.start_ms for fact in facts), max(fact.end_ms for fact in facts))] if facts else ()
 
 
 def _list_spans(context: ReadingContext, facts: Sequence[QueryFacts]) -> Iterator[tuple[str, Spans, float]]:
-    """Name, spans with samples and scrape interval (ms): of the arm as a whole, and of each query of a gate or hold."""
-    scraped = _scraped(context, facts)
+    """Yield name, spans with samples and scrape interval (ms) of an arm: first over all queries, with an empty name.
+
+    Then the same of each query of a gate or hold. `facts`: the facts of the arm's queries.
+    """
+    scraped = _select_scraped(context, facts)
     if not scraped:
         return
     yield "", tuple(sorted(span for fact in scraped for span in fact.spans)), max(fact.step_ms for fact in scraped)
-    deciding = {
-        q for rule in context.rulebook.rules if rule.role in (Role.GATE, Role.HOLD) for q in rule.metric.queries
-    }
-    rare = _failure_queries(context)
+    deciding_rules = [rule for rule in context.rulebook.rules if rule.role in (Role.GATE, Role.HOLD)]
+    deciding_queries = {query for rule in deciding_rules for query in rule.metric.queries}
+    failure_queries = _find_failure_queries(context)
     for fact in facts:
-        if fact.query in deciding and fact.query not in rare and not fact.nan + fact.infinite:
+        # Samples that are not finite are missing from the spans although the target was scraped.
+        if fact.query in deciding_queries and fact.query not in failure_queries and not fact.nan + fact.infinite:
             yield name_of(fact.query), fact.spans, fact.step_ms
 
 
-def _scraped(context: ReadingContext, facts: Sequence[QueryFacts]) -> list[QueryFacts]:
-    """Facts whose samples are scrapes: the value of an expression may be repeated after the last scrape."""
-    rare = _failure_queries(context)
-    counters = [fact for fact in facts if fact.query.kind is not QueryKind.GAUGE and fact.query not in rare]
-    return counters or [fact for fact in facts if fact.query not in rare] or list(facts)
+def _select_scraped(context: ReadingContext, facts: Sequence[QueryFacts]) -> list[QueryFacts]:
+    """Select the facts whose samples show best when an arm was scraped: counters without failures, if there are any.
+
+    A gauge may be an expression, whose value a server repeats after the last scrape; failures may be rare.
+    """
+    failure_queries = _find_failure_queries(context)
+    regular = [fact for fact in facts if fact.query not in failure_queries]
+    counters = [fact for fact in regular if fact.query.kind is not QueryKind.GAUGE]
+    return counters or regular or list(facts)
 
 
-def _failure_queries(context: ReadingContext) -> set[Query]:
-    """Queries of failures, which may happen late or never."""
-    by_rule = [rule.metric.queries for rule in context.rulebook.rules if len(rule.metric.queries) > 1]
-    return {queries[0] for queries in by_rule} - {queries[-1] for queries in by_rule}
+def _find_failure_queries(context: ReadingContext) -> set[Query]:
+    """Find the queries of failures, which may happen late or never: the numerators of ratios."""
+    ratios = [rule.metric.queries for rule in context.rulebook.rules if len(rule.metric.queries) > 1]
+    numerators, denominators = {queries[0] for queries in ratios}, {queries[-1] for queries in ratios}
+    return numerators - denominators
 
 
 def _find_first_sample(context: ReadingContext, arm: str) -> tuple[float, float] | None:
-    """Time of the first sample of an arm and its scrape interval (ms)."""
-    facts = _scraped(context, [fact for fact in context.readings.facts if fact.arm == arm and fact.spans])
+    """Time of the first sample of an arm (ms since the epoch) and its scrape interval (ms); `None` without samples."""
+    facts = _select_scraped(context, [fact for fact in context.readings.facts if fact.arm == arm and fact.spans])
     if not facts:
         return None
     return float(min(fact.spans[0][0] for fact in facts)), max(fact.step_ms for fact in facts)
 
 
 def _find_silence(sampled: tuple[str, Spans, float], expected: Times) -> _ScrapeSilence:
-    """For how long samples are missing in the expected times; `sampled`: name, spans and scrape interval (ms)."""
-    what, spans, step_ms = sampled
+    """Measure for how long samples are missing in the expected times.
+
+    `sampled`: name of a query (empty: the whole arm), its spans with samples and its scrape interval (ms).
+    """
+    query, spans, step_ms = sampled
     holes: list[tuple[float, float]] = []
-    total, silent, at_end = 0.0, 0.0, False
+    expected_ms, silent_ms, is_silent_at_end = 0.0, 0.0, False
     for start, end in expected:
-        total += max(end - start, 0.0)
-        edges = [start]
-        for begin, finish in sorted((max(begin, start), min(finish, end)) for begin, finish in spans if begin <= end):
-            if finish < start:
-                continue
-            if len(edges) > 1 and begin <= edges[-1]:  # spans that touch or overlap are one
-                edges[-1] = max(edges[-1], finish)
-            else:
-                edges += [begin, finish]
-        edges.append(end)
-        for before, after in zip(edges[::2], edges[1::2], strict=True):
-            steps = END_STEPS if before == start or after == end else HOLE_STEPS
-            if after - before > steps * step_ms:
-                holes.append((before, after))
-                silent += after - before - step_ms  # no sample is expected before the next scrape
-                at_end |= after == end
-    share = silent / total if total else 0.0
+        expected_ms += max(end - start, 0.0)
+        for hole_start, hole_end in _list_holes(spans, start, end):
+            steps = END_STEPS if hole_start == start or hole_end == end else HOLE_STEPS
+            if hole_end - hole_start > steps * step_ms:
+                holes.append((hole_start, hole_end))
+                silent_ms += hole_end - hole_start - step_ms  # no sample is expected before the next scrape
+                is_silent_at_end |= hole_end == end
+    share = silent_ms / expected_ms if expected_ms else 0.0
+    # The hole at the very end is shown, else the longest.
     since, until = max(holes, key=lambda hole: (hole[1] == expected[-1][1], hole[1] - hole[0]), default=(0.0, 0.0))
-    rank = 2 if at_end else int(share > TOLERATED)
+    rank = 2 if is_silent_at_end else int(share > TOLERATED)
     first, last = (float(spans[0][0]), float(spans[-1][1])) if spans else (0.0, 0.0)
-    return _ScrapeSilence(rank, share, silent / 1000, total / 1000, what, since, until, first, last)
+    return _ScrapeSilence(rank, share, silent_ms / 1000, expected_ms / 1000, query, since, until, first, last)
+
+
+def _list_holes(spans: Spans, start: float, end: float) -> list[tuple[float, float]]:
+    """List the times from `start` to `end` that no span covers (ms); the first and the last of them may be empty."""
+    edges = [start]  # in turns: start of a hole, end of a hole
+    cut_spans = sorted((max(first, start), min(last, end)) for first, last in spans if first <= end)
+    for first, last in cut_spans:
+        if last < start:
+            continue
+        if len(edges) > 1 and first <= edges[-1]:  # spans that touch or overlap have no hole between them
+            edges[-1] = max(edges[-1], last)
+        else:
+            edges += [first, last]
+    edges.append(end)
+    return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 def _name_late_starts(context: ReadingContext, periods: Times) -> Iterator[Finding]:
-    """Time before a candidate's first sample, which cannot be judged."""
+    """Warn of a long time before a candidate's first sample: without a load it is not judged."""
     if context.intervals or not periods:
         return
-    start, end = periods[0]
+    start_ms, end_ms = periods[0]
     for arm in context.readings.arms[1:]:
-        first = _find_first_sample(context, arm)
-        if first and first[0] - start > max(END_STEPS * first[1], TOLERATED * (end - start)):
-            before, collected = format_duration((first[0] - start) / 1000), format_duration((end - start) / 1000)
+        first_sample = _find_first_sample(context, arm)
+        if first_sample is None:
+            continue
+        first_ms, step_ms = first_sample
+        before_ms, collected_ms = first_ms - start_ms, end_ms - start_ms
+        if before_ms > max(END_STEPS * step_ms, TOLERATED * collected_ms):
+            before, collected = format_duration(before_ms / 1000), format_duration(collected_ms / 1000)
             text = (
-                f"{arm} has its first reading at {show_clock(first[0])}: the {before} of {collected} before that "
+                f"{arm} has its first reading at {show_clock(first_ms)}: the {before} of {collected} before that "
                 "are not judged; if it was running then, it did not answer"
             )
-            command = f"evaluator collect {context.release} {show_period(first[0], end)}"
+            command = f"evaluator collect {context.release} {show_period(first_ms, end_ms)}"
             yield warn("late_start", text, f"to judge only its own time: `{command}`")
 
 
 def check_targets(context: ReadingContext) -> Iterable[Finding]:
-    """Targets that did not answer their scrapes, including those that never did and have no series."""
+    """Targets that did not answer their scrapes (`up` is 0), including those that never did and have no series."""
     targets, periods = context.targets, _find_periods(context)
     if targets is None or not periods:
         return
-    at_ms = (targets.bucket + 0.5) * targets.bucket_s * 1000
-    inside = np.any([(at_ms >= start) & (at_ms <= end) for start, end in periods], axis=0)
-    down = np.where(inside, targets.n - targets.total, 0.0)
-    before_end = targets.bucket * targets.bucket_s * 1000 < periods[-1][1]
-    patience_ms = END_STEPS * max((fact.step_ms for fact in targets.facts), default=0.0)
+    middle_ms = (targets.bucket + 0.5) * targets.bucket_s * 1000
+    judged = np.any([(middle_ms >= start) & (middle_ms <= end) for start, end in periods], axis=0)
+    failed_scrapes = targets.n - targets.total  # `n` counts all scrapes, `total` those with `up` = 1
     shares = []
     for code in range(len(targets.arms)):
-        of_arm = inside & (targets.arm == code)
-        scrapes = float(targets.n[of_arm].sum())
-        shares.append(float(down[of_arm].sum()) / scrapes if scrapes else 0.0)
+        rows = judged & (targets.arm == code)
+        scrapes = float(targets.n[rows].sum())
+        shares.append(float(failed_scrapes[rows].sum()) / scrapes if scrapes else 0.0)
+    worst_candidate = max(range(1, len(shares)), key=shares.__getitem__)
     for code, arm in enumerate(targets.arms):
-        others = max(shares[1:], default=0.0) if code == 0 else shares[0]
-        scraped = (targets.arm == code) & before_end
-        last_up = max(targets.bucket[scraped & (targets.total > 0)].tolist(), default=-math.inf)
-        last = max(targets.bucket[scraped].tolist(), default=last_up)
-        at_end = last > last_up and (last - last_up) * targets.bucket_s * 1000 > patience_ms
-        if shares[code] <= TOLERATED and not at_end:
+        # A candidate is compared with the baseline, the baseline with the worst candidate.
+        reference = worst_candidate if code == 0 else 0
+        failing = judged & (targets.arm == code) & (failed_scrapes > 0)
+        down_at_end = _find_down_at_end(targets, code, periods[-1][1])
+        if shares[code] <= TOLERATED and not down_at_end.any():
             continue
-        failing = (targets.arm == code) & (down > 0)
-        names = name_some([targets.instances[instance] for instance in np.unique(targets.instance[failing]).tolist()])
-        first = show_clock(float(targets.bucket[failing].min()) * targets.bucket_s * 1000)
-        text = (
-            f"targets of {arm} did not answer {format_number(shares[code] * 100)} % of their scrapes "
-            f"({format_number(others * 100)} % of the other arm's): {names}, first at {first}"
-        )
-        lopsided = shares[code] > context.rulebook.silence and shares[code] > 2 * others
+        texts = []
+        if failing.any():
+            texts.append(
+                f"targets of {arm} did not answer {format_number(shares[code] * 100)} % of their scrapes "
+                f"({format_number(shares[reference] * 100)} % of {targets.arms[reference]}'s"
+                f"{', the worst candidate' if code == 0 and len(targets.arms) > 2 else ''}): "
+                f"{_name_targets(targets, failing)}, first at {_show_first(targets, failing)}"
+            )
+        if down_at_end.any():
+            since = _show_first(targets, down_at_end)
+            if texts:
+                texts.append(f"at the end no target answers (since {since})")
+            else:  # the targets are down only between two replicates, so no judged scrape failed
+                names = _name_targets(targets, down_at_end)
+                texts.append(f"at the end no target of {arm} answers (since {since}): {names}")
+        lopsided = shares[code] > context.rulebook.silence and shares[code] > LOPSIDED * shares[reference]
         remedy = (
             "find out why they were down: the metrics server's page of targets shows why a scrape failed; "
             "to leave out targets that do not belong to the service, set sources.prometheus.selectors"
         )
-        text += "; at the end no target answers" if at_end else ""
-        yield grade("targets", text, remedy, fails=lopsided or at_end)
+        yield grade("targets", "; ".join(texts), remedy, fails=lopsided or bool(down_at_end.any()))
+
+
+def _find_down_at_end(targets: ReadingCells, code: int, end_ms: float) -> BoolArray:
+    """Mark an arm's scrapes after the last scrape that any of its targets answered, up to the judged end (rows,).
+
+    No row is marked if so short a time may be due to one late and one failed scrape. Scrapes before the load and
+    between replicates count as well: a target that is down may disappear from the metrics server before the next load.
+    """
+    scraped = (targets.arm == code) & (targets.bucket * targets.bucket_s * 1000 < end_ms)
+    last_answered = max(targets.bucket[scraped & (targets.total > 0)].tolist(), default=-math.inf)
+    unanswered: BoolArray = scraped & (targets.bucket > last_answered)
+    last_scraped = max(targets.bucket[unanswered].tolist(), default=last_answered)
+    patience_ms = END_STEPS * max((fact.step_ms for fact in targets.facts), default=0.0)
+    if unanswered.any() and (last_scraped - last_answered) * targets.bucket_s * 1000 > patience_ms:
+        return unanswered
+    return np.zeros(unanswered.size, dtype=bool)
+
+
+def _name_targets(targets: ReadingCells, rows: BoolArray) -> str:
+    return name_some([targets.instances[instance] for instance in np.unique(targets.instance[rows]).tolist()])
+
+
+def _show_first(targets: ReadingCells, rows: BoolArray) -> str:
+    return show_clock(float(targets.bucket[rows].min()) * targets.bucket_s * 1000)
 
 
 # ------------------------------------------------------------------ instances
@@ -228,39 +298,43 @@ def check_targets(context: ReadingContext) -> Iterable[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class _Turnover:
-    """Instances of one arm, and those that came or ended while others were there, with the time.
+    """How many instances an arm has, and which of them came or ended while others were there.
 
     An instance that is scraped and no longer serves requests has ended as well.
     """
 
     instances: int = 0
     came: tuple[str, ...] = ()
+    """Name and time of each, as text for a finding."""
     ended: tuple[str, ...] = ()
+    """The same of those that ended."""
 
     @property
-    def share(self) -> float:
+    def share_ended(self) -> float:
         return len(self.ended) / self.instances if self.instances else 0.0
 
 
 def check_instances(context: ReadingContext) -> Iterable[Finding]:
-    """Instances that came or went while their arm went on."""
+    """Name instances that came or ended while their arm went on; fail if more of a candidate's than usual ended."""
     periods = _find_periods(context)
     if not periods:
         return
     arms = context.readings.arms
-    turned = {arm: _find_turnover(context, arm, periods[0][0], periods[-1][1]) for arm in arms}
-    for arm, turnover in turned.items():
-        parts = [f"{len(turnover.came)} came after the start ({name_some(turnover.came)})"] if turnover.came else []
-        parts += (
-            [f"{len(turnover.ended)} ended before the others ({name_some(turnover.ended)})"] if turnover.ended else []
-        )
+    turnovers = {arm: _find_turnover(context, arm, periods[0][0], periods[-1][1]) for arm in arms}
+    for arm, turnover in turnovers.items():
+        parts = []
+        if turnover.came:
+            parts.append(f"{len(turnover.came)} came after the start ({name_some(turnover.came)})")
+        if turnover.ended:
+            parts.append(f"{len(turnover.ended)} ended before the others ({name_some(turnover.ended)})")
         if parts:
             text = f"of {turnover.instances} instances of {arm}, {', '.join(parts)}; each counts while it was there"
             yield warn("instances", text)
-    baseline = turned[arms[0]]
+    baseline = turnovers[arms[0]]
     for arm in arms[1:]:
-        turnover = turned[arm]
-        lopsided = turnover.share >= TURNED_OVER and turnover.share > 2 * baseline.share
+        turnover = turnovers[arm]
+        share = turnover.share_ended
+        lopsided = share >= TURNED_OVER and share > LOPSIDED * baseline.share_ended
         if lopsided and not context.rulebook.prior.turnover_expected:
             text = (
                 f"{len(turnover.ended)} of {turnover.instances} instances of {arm} ended while the others went on "
@@ -273,24 +347,28 @@ def check_instances(context: ReadingContext) -> Iterable[Finding]:
             yield fail("turnover", text, remedy)
 
 
-def _find_turnover(context: ReadingContext, arm: str, start: float, end: float) -> _Turnover:
-    facts = _scraped(context, [fact for fact in context.readings.facts if fact.arm == arm and fact.lives])
-    lives: dict[str, tuple[int, int]] = {}
+def _find_turnover(context: ReadingContext, arm: str, start_ms: float, end_ms: float) -> _Turnover:
+    """Find the instances of an arm that came or ended between `start_ms` and `end_ms` while others were there."""
+    facts = _select_scraped(context, [fact for fact in context.readings.facts if fact.arm == arm and fact.lives])
+    lives: dict[str, tuple[int, int]] = {}  # instance → first and last sample of any query, ms
     for fact in facts:
         for name, (first, last) in fact.lives.items():
-            span = lives.get(name, (first, last))
-            lives[name] = min(span[0], first), max(span[1], last)
-    lives_inside = {name: life for name, life in lives.items() if life[0] <= end and life[1] >= start}
-    if not lives_inside:
+            known_first, known_last = lives.get(name, (first, last))
+            lives[name] = min(known_first, first), max(known_last, last)
+    lives = {name: (first, last) for name, (first, last) in lives.items() if first <= end_ms and last >= start_ms}
+    if not lives:
         return _Turnover()
-    reach = END_STEPS * max(fact.step_ms for fact in facts)
-    begun = max(min(first for first, _ in lives_inside.values()), start)
-    over = min(max(last for _, last in lives_inside.values()), end)
+    patience_ms = END_STEPS * max(fact.step_ms for fact in facts)
+    arm_start = max(min(first for first, _ in lives.values()), start_ms)
+    arm_end = min(max(last for _, last in lives.values()), end_ms)
     came = [
-        f"{name} at {show_clock(first)}" for name, (first, _) in sorted(lives_inside.items()) if first > begun + reach
+        f"{name} at {show_clock(first)}"
+        for name, (first, _) in sorted(lives.items())
+        if first > arm_start + patience_ms
     ]
-    gone = {name: show_clock(last) for name, (_, last) in lives_inside.items() if last < over - reach}
-    for (code, name), since in find_still_instances(context).items():
-        if context.readings.arms[code] == arm:
-            gone.setdefault(name, f"{show_clock(since)}, scraped since then without serving requests")
-    return _Turnover(len(lives_inside), tuple(came), tuple(f"{name} at {when}" for name, when in sorted(gone.items())))
+    end_times = {name: show_clock(last) for name, (_, last) in lives.items() if last < arm_end - patience_ms}
+    for (code, name), since_ms in find_still_instances(context).items():
+        if context.readings.arms[code] == arm and name not in end_times:
+            end_times[name] = f"{show_clock(since_ms)}, scraped since then without serving requests"
+    ended = [f"{name} at {end_time}" for name, end_time in sorted(end_times.items())]
+    return _Turnover(len(lives), tuple(came), tuple(ended))

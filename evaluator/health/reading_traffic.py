@@ -24,49 +24,58 @@ FALLEN = 0.25
 """Share of its own usual level below which an arm may count as silent."""
 
 KNOWN_BUCKETS = 8
+"""Buckets after which the usual level of an arm or instance counts as known."""
 REMEMBERED = 40
+"""Latest buckets of which the usual level is the mean."""
 LONGER_THAN_BEFORE = 2.0
+"""A pause counts only if it is longer than this multiple of any pause before it."""
 
 VALUE, COUNT = PARTS.index("value"), PARTS.index("count")
 
 
 def check_traffic(context: ReadingContext) -> Iterable[Finding]:
-    """An arm whose instances answer scrapes, and whose requests stop while the other arm's go on.
+    """Find arms whose instances answer scrapes, and whose requests stop while the other arm's go on.
 
-    If readings have endpoints, each endpoint is checked as well.
+    Each candidate is compared with the baseline, and the baseline with each candidate. If readings have endpoints and
+    no arm stops as a whole, each endpoint is checked as well.
     """
-    queries, endpoints = _request_counters(context), context.readings.endpoints
-    looked_at = {"traffic": (None,), "endpoint_silent": endpoints if len(endpoints) > 1 else ()}
-    for arm in range(1, len(context.readings.arms)):
-        for judged, reference in ((arm, 0), (0, arm)):
-            for check, names in looked_at.items():
+    queries, endpoints = _list_request_counters(context), context.readings.endpoints
+    # Name of the check → endpoints that it compares; `None`: all endpoints together.
+    endpoints_by_check = {"traffic": (None,), "endpoint_silent": endpoints if len(endpoints) > 1 else ()}
+    for candidate in range(1, len(context.readings.arms)):
+        for judged, reference in ((candidate, 0), (0, candidate)):
+            for check, names in endpoints_by_check.items():
                 pauses = [_find_pause(context, query, name, judged, reference) for query in queries for name in names]
                 worst = max((pause for pause in pauses if pause), default=None, key=_badness)
                 if worst is not None:
                     yield from _name_pause(context, check, worst, judged, reference)
-                    break
-        for query in queries[:1]:
-            yield from _name_unanswered(context, query, arm)
+                    break  # endpoints of an arm that stops as a whole need no findings of their own
+        if queries:
+            yield from _name_unanswered(context, queries[0], candidate)
 
 
-def _name_unanswered(context: ReadingContext, query: Query, arm: int) -> Iterator[Finding]:
-    """Endpoints that the baseline answered and the candidate never did, although enough requests were expected."""
+def _name_unanswered(context: ReadingContext, query: Query, candidate: int) -> Iterator[Finding]:
+    """Name endpoints that the baseline answered and the candidate never did, although enough requests were expected.
+
+    `query` counts requests; `candidate` is the code of the arm.
+    """
     readings = context.view.readings
     rows = _find_counts(context, query)
-    total = np.zeros((2, len(readings.endpoints)))
-    for row, code in enumerate((0, arm)):
+    endpoints = len(readings.endpoints)
+    requests = np.zeros((2, endpoints))  # of baseline and candidate
+    for row, code in enumerate((0, candidate)):
         rows_of_arm = rows[readings.arm[rows] == code]
-        np.add.at(total[row], readings.endpoint[rows_of_arm], readings.total[rows_of_arm])
-    every = total.sum(axis=1)
-    if not every.all():
+        np.add.at(requests[row], readings.endpoint[rows_of_arm], readings.total[rows_of_arm])
+    baseline_total, candidate_total = requests.sum(axis=1)
+    if not baseline_total or not candidate_total:
         return
-    expected = total[0] * every[1] / every[0]
-    is_answered = np.isin(np.arange(len(readings.endpoints)), readings.endpoint[rows[readings.arm[rows] == arm]])
-    never = np.flatnonzero(~is_answered & (expected >= EXPECTED))
+    expected = requests[0] * candidate_total / baseline_total
+    has_series = np.isin(np.arange(endpoints), readings.endpoint[rows[readings.arm[rows] == candidate]])
+    never = np.flatnonzero(~has_series & (expected >= EXPECTED))
     if never.size:
         names = name_some([readings.endpoints[code] for code in never.tolist()])
         text = (
-            f"{readings.arms[arm]} never answered {names}, where {format_number(float(expected[never].sum()))} "
+            f"{readings.arms[candidate]} never answered {names}, where {format_number(float(expected[never].sum()))} "
             "requests were expected from what baseline answered"
         )
         remedy = "find out whether it still has them; sources.prometheus.endpoint_label sets what an endpoint is"
@@ -83,110 +92,133 @@ class _Pause:
     start_s: float
     end_s: float
     expected: float
+    """Requests that were expected in this time."""
     grown: float
+    """Requests that were counted in this time."""
     at_end: bool
+    """Does the pause last until the end of the readings?"""
 
 
 def _badness(pause: _Pause) -> tuple[bool, float]:
+    """Sort key: a pause at the end is worse than any other, then the longer pause is worse."""
     return pause.at_end, pause.end_s - pause.start_s
 
 
 def _name_pause(context: ReadingContext, check: str, pause: _Pause, judged: int, reference: int) -> Iterator[Finding]:
-    seconds, begun_ms = pause.end_s - pause.start_s, pause.start_s * 1000
-    periods = [interval.end_s - interval.start_s for interval in context.intervals] or [context.covered_s]
-    share = seconds / sum(periods) if sum(periods) else 1.0
+    """Word a pause of the arm `judged` compared with the arm `reference` (codes); nothing if it is short and has ended.
+
+    `check`: name of the check in the finding.
+    """
+    pause_s, start_ms = pause.end_s - pause.start_s, pause.start_s * 1000
+    judged_s = context.covered_s
+    if context.intervals:
+        judged_s = sum(interval.end_s - interval.start_s for interval in context.intervals)
+    share = pause_s / judged_s if judged_s else 1.0
     if not pause.at_end and share <= TOLERATED:
         return
-    since = f"from {show_clock(begun_ms)} on" if pause.at_end else f"at {show_clock(begun_ms)}"
+    since = f"from {show_clock(start_ms)} on" if pause.at_end else f"at {show_clock(start_ms)}"
     arms = context.readings.arms
-    what = f"{pause.endpoint} of {arms[judged]}" if pause.endpoint else arms[judged]
+    subject = f"{pause.endpoint} of {arms[judged]}" if pause.endpoint else arms[judged]
     text = (
-        f"{what} answers scrapes and serves no requests {since}: {name_of(pause.query)} grew by "
-        f"{format_number(pause.grown)} in {format_duration(seconds)}, where {format_number(pause.expected)} "
+        f"{subject} answers scrapes and serves no requests {since}: {name_of(pause.query)} grew by "
+        f"{format_number(pause.grown)} in {format_duration(pause_s)}, where {format_number(pause.expected)} "
         f"were expected from what {arms[reference]} counted"
     )
     remedy = "find out why no request reached it, or why it answered none"
     if pause.at_end and not context.intervals:
-        start_ms = context.view.span[0] * context.readings.bucket_s * 1000
-        command = f"evaluator collect {context.release} {show_period(start_ms, begun_ms)}"
+        view_start_ms = context.view.span[0] * context.readings.bucket_s * 1000
+        command = f"evaluator collect {context.release} {show_period(view_start_ms, start_ms)}"
         remedy = f"find out why; only if its traffic was removed on purpose, judge the time before: `{command}`"
     yield grade(check, text, remedy, fails=pause.at_end or share > context.rulebook.silence)
 
 
 def _find_counts(context: ReadingContext, query: Query, endpoint: str | None = None) -> IntArray:
-    """Rows of the view with the increases of a counter of requests."""
+    """Find the rows (indices) of the view with increases of a counter of requests; `endpoint=None`: all endpoints."""
     return context.view.find(query, COUNT if query.kind is QueryKind.HISTOGRAM else VALUE, endpoint)
 
 
-def _shortest_s(context: ReadingContext) -> float:
-    """Longest pause (s) that scraping itself explains."""
+def _find_patience_s(context: ReadingContext) -> float:
+    """Longest pause (s) that a late and a failed scrape explain."""
     return END_STEPS * max((fact.step_ms for fact in context.readings.facts), default=0.0) / 1000
 
 
 def find_still_instances(context: ReadingContext) -> Mapping[tuple[int, str], float]:
-    """Instances whose requests stop for good while they are scraped and the arm's other instances go on.
+    """Find instances whose requests stop for good while they are scraped and the arm's other instances go on.
 
-    Returns arm and name → since when (ms). Only instances that served before, for which at least 20 requests were
-    expected since, and whose silence is more than twice as long as any pause after which an instance of either arm
-    came back.
+    Returns code of the arm and name of the instance → time since when it serves no requests (ms since the epoch). Only
+    instances that served before, for which at least 20 requests were expected since, and whose silence is more than
+    twice as long as any pause after which an instance of either arm came back.
     """
     still_since: dict[tuple[int, str], float] = {}
-    bucket_s, first = context.readings.bucket_s, context.view.span[0]
-    shortest_s = _shortest_s(context)
-    for query in _request_counters(context):
-        served = _grow_by_instance(context, query)
-        stops = {key: _find_stop(own, others) for key, (own, others) in served.items()}
-        longest = max((pause for _, pause in stops.values()), default=0)
-        for key, (lasts, _) in stops.items():
-            if lasts * bucket_s > shortest_s and lasts > LONGER_THAN_BEFORE * longest:
-                since = float((first + served[key][0].size - lasts) * bucket_s * 1000)
-                still_since[key] = min(still_since.get(key, since), since)
+    bucket_s, (_, end) = context.readings.bucket_s, context.view.span
+    patience_s = _find_patience_s(context)
+    for query in _list_request_counters(context):
+        increases = _count_by_instance(context, query)
+        stops = {key: _find_stop(own, others) for key, (own, others) in increases.items()}
+        longest_pause = max((pause for _, pause in stops.values()), default=0)
+        for key, (still_buckets, _) in stops.items():
+            if still_buckets * bucket_s > patience_s and still_buckets > LONGER_THAN_BEFORE * longest_pause:
+                since_ms = float((end - still_buckets) * bucket_s * 1000)
+                still_since[key] = min(still_since.get(key, since_ms), since_ms)
     return still_since
 
 
-def _grow_by_instance(context: ReadingContext, query: Query) -> dict[tuple[int, str], tuple[FloatArray, FloatArray]]:
-    """Increases in each bucket of the view: of each instance that is read until the end, and of its arm's others."""
+def _count_by_instance(context: ReadingContext, query: Query) -> dict[tuple[int, str], tuple[FloatArray, FloatArray]]:
+    """Requests in each bucket of the view: of each instance that is read until the end, and of its arm's others.
+
+    Returns code of the arm and name of the instance → two arrays of shape (buckets,).
+    """
     view, readings = context.view, context.view.readings
     rows = _find_counts(context, query)
     start, end = view.span
     out: dict[tuple[int, str], tuple[FloatArray, FloatArray]] = {}
     for arm in range(len(readings.arms)):
         rows_of_arm = rows[readings.arm[rows] == arm]
-        codes, instance = np.unique(readings.instance[rows_of_arm], return_inverse=True)
-        grown = np.zeros((codes.size, end - start))
-        np.add.at(grown, (instance, readings.bucket[rows_of_arm] - start), readings.total[rows_of_arm])
-        last = np.zeros(codes.size, dtype=np.int64)
-        np.maximum.at(last, instance, readings.bucket[rows_of_arm])
-        for own, code, last_bucket in zip(grown, codes.tolist(), last.tolist(), strict=True):
-            if last_bucket >= last.max() - 1:
-                out[arm, readings.instances[code]] = own, grown.sum(axis=0) - own
+        codes, position = np.unique(readings.instance[rows_of_arm], return_inverse=True)
+        increases = np.zeros((codes.size, end - start))
+        np.add.at(increases, (position, readings.bucket[rows_of_arm] - start), readings.total[rows_of_arm])
+        last_buckets = np.zeros(codes.size, dtype=np.int64)
+        np.maximum.at(last_buckets, position, readings.bucket[rows_of_arm])
+        for own, code, last_bucket in zip(increases, codes.tolist(), last_buckets.tolist(), strict=True):
+            # The last scrape of an instance may lie in the bucket before that of another instance.
+            if last_bucket >= last_buckets.max() - 1:
+                out[arm, readings.instances[code]] = own, increases.sum(axis=0) - own
     return out
 
 
 def _find_stop(own: FloatArray, others: FloatArray) -> tuple[int, int]:
-    """Buckets for which an instance has served nearly nothing at the end (0: it serves), and its longest pause before.
+    """Find since when an instance serves nearly nothing.
 
-    `own`, `others`: increases of the instance and of its arm's others, shape (buckets,).
+    `own`, `others`: requests of the instance and of its arm's other instances, shape (buckets,). Returns for how many
+    buckets at the end it has served nearly nothing (0: it serves), and the longest pause (buckets) before that.
     """
+    # Each array has the value for a stop after bucket 0, 1, …: shape (buckets,).
     before, others_before = np.cumsum(own), np.cumsum(others)
     after, others_after = before[-1] - before, others_before[-1] - others_before
-    share = np.where(others_before >= EXPECTED, before / np.maximum(others_before, 1.0), 0.0)
-    # The smaller of two expectations, by the share of its others and by its own level: either may be due to a burst.
-    level = before / np.arange(1, own.size + 1)
-    expected = np.minimum(share * others_after, level * np.arange(own.size - 1, -1, -1))
-    # Each later request is evidence that it stopped later.
+    share_of_others = np.where(others_before >= EXPECTED, before / np.maximum(others_before, 1.0), 0.0)
+    level = before / np.arange(1, own.size + 1)  # mean requests in a bucket before the stop
+    buckets_after = np.arange(own.size - 1, -1, -1)
+    # The smaller of two expectations: a burst of the others makes the first too large, an own burst the second.
+    expected = np.minimum(share_of_others * others_after, level * buckets_after)
+    # The likeliest stop has the largest excess of expected requests over those after it. A request after it weighs as
+    # much as 20 expected ones (1 / STILL), so it is evidence that the instance stopped later.
     excess = expected - after / STILL
     excess[: KNOWN_BUCKETS - 1] = -np.inf
-    at = int(np.argmax(excess))
-    stopped = bool(excess[at] >= 0 and expected[at] - after[at] >= EXPECTED)
-    served = at + 1 if stopped else own.size
-    still = own[:served] <= STILL * np.minimum(share[served - 1] * others[:served], level[served - 1])
-    pauses = np.diff(np.flatnonzero(np.concatenate(([True], ~still, [True])))) - 1
-    return own.size - served, int(pauses.max())
+    last_served = int(np.argmax(excess))
+    stopped = bool(excess[last_served] >= 0 and expected[last_served] - after[last_served] >= EXPECTED)
+    served_buckets = last_served + 1 if stopped else own.size
+    last = served_buckets - 1
+    expected_each = np.minimum(share_of_others[last] * others[:served_buckets], level[last])
+    is_still = own[:served_buckets] <= STILL * expected_each
+    # A bucket with requests is put before and after all others, so that each pause is between two such buckets.
+    serving = np.flatnonzero(np.concatenate(([True], ~is_still, [True])))
+    pauses = np.diff(serving) - 1
+    return own.size - served_buckets, int(pauses.max())
 
 
-def _request_counters(context: ReadingContext) -> list[Query]:
-    """Counters that grow with requests: denominators, and counters of metrics of which more is better."""
+def _list_request_counters(context: ReadingContext) -> list[Query]:
+    """List the counters that grow with requests: denominators, and counters of metrics of which more is better."""
+    # A dict is a set that keeps the order.
     counters: dict[Query, None] = {}
     for rule in context.rulebook.rules:
         if rule.metric.denominator:
@@ -197,33 +229,38 @@ def _request_counters(context: ReadingContext) -> list[Query]:
 
 
 def _find_pause(context: ReadingContext, query: Query, endpoint: str | None, arm: int, reference: int) -> _Pause | None:
-    """The worst pause of one arm compared with the other; `endpoint` `None`: over all endpoints."""
-    grown = _grow_by_bucket(context, query, endpoint, (arm, reference))
-    if grown is None:
+    """Find the worst pause of an arm while the arm `reference` goes on (codes of arms); `None`: there is none.
+
+    `endpoint=None`: the requests of all endpoints together.
+    """
+    counts = _count_by_bucket(context, query, endpoint, (arm, reference))
+    if counts is None:
         return None
-    first, judged_counts, reference_counts = grown
-    bucket_s = context.readings.bucket_s
-    shortest_s = _shortest_s(context)
+    first, judged_counts, reference_counts = counts
+    buckets, bucket_s = judged_counts.size, context.readings.bucket_s
+    patience_s = _find_patience_s(context)
     pauses: list[_Pause] = []
-    growth, run, longest = _GrowthRatio(), list[int](), 0
-    for at in range(judged_counts.size + 1):
-        if at < judged_counts.size and growth.is_still(float(judged_counts[at]), float(reference_counts[at])):
-            run.append(at)
+    growth = _GrowthRatio()
+    still: list[int] = []  # positions of the still buckets up to the current one
+    longest_usual = 0  # length, in buckets, of the longest interruption that was no pause
+    for position in range(buckets + 1):  # the position after the last bucket ends a pause at the end
+        if position < buckets and growth.is_still(float(judged_counts[position]), float(reference_counts[position])):
+            still.append(position)
             continue
-        if run:
-            expected, grew = growth.ratio * float(reference_counts[run].sum()), float(judged_counts[run].sum())
-            enough = len(run) > LONGER_THAN_BEFORE * longest and len(run) * bucket_s > shortest_s
-            if enough and expected - grew >= EXPECTED:
-                start, end = float((first + run[0]) * bucket_s), float((first + at) * bucket_s)
-                pauses.append(
-                    _Pause(query, endpoint or "", start, end, expected, grew, at_end=at == judged_counts.size)
-                )
+        if still:
+            expected = growth.ratio * float(reference_counts[still].sum())
+            counted = float(judged_counts[still].sum())
+            long_enough = len(still) > LONGER_THAN_BEFORE * longest_usual and len(still) * bucket_s > patience_s
+            if long_enough and expected - counted >= EXPECTED:
+                start_s, end_s = float((first + still[0]) * bucket_s), float((first + position) * bucket_s)
+                at_end = position == buckets
+                pauses.append(_Pause(query, endpoint or "", start_s, end_s, expected, counted, at_end=at_end))
             else:
-                longest = max(longest, len(run))
-                growth.add(judged_counts[run], reference_counts[run])
-            run.clear()
-        if at < judged_counts.size:
-            growth.add(judged_counts[at : at + 1], reference_counts[at : at + 1])
+                longest_usual = max(longest_usual, len(still))
+                growth.add(judged_counts[still], reference_counts[still])
+            still.clear()
+        if position < buckets:
+            growth.add(judged_counts[position : position + 1], reference_counts[position : position + 1])
     return max(pauses, default=None, key=_badness)
 
 
@@ -232,6 +269,7 @@ class _GrowthRatio:
 
     def __init__(self) -> None:
         self.latest: deque[tuple[float, float]] = deque(maxlen=REMEMBERED)
+        """Requests of both arms in the latest buckets: pairs of the judged arm and its reference."""
         self.judged = self.reference = 0.0
 
     def add(self, judged: FloatArray, reference: FloatArray) -> None:
@@ -241,27 +279,36 @@ class _GrowthRatio:
         self.reference += float(reference.sum())
 
     def is_still(self, judged: float, reference: float) -> bool:
-        """Did the arm nearly stop, compared with its own latest buckets and with what the other arm counts now?"""
+        """Did the arm nearly stop, compared with its own latest buckets and with what the other arm counts now?
+
+        `judged`, `reference`: requests of both arms in one bucket.
+        """
         if len(self.latest) < KNOWN_BUCKETS:
             return False
-        usual = sum(pair[0] for pair in self.latest) / len(self.latest)
+        usual = sum(requests for requests, _ in self.latest) / len(self.latest)
         return judged <= FALLEN * usual and judged <= STILL * self.ratio * reference
 
     @property
     def ratio(self) -> float:
-        """Least expected requests of the arm per request of the other.
+        """Least expected requests of the arm per request of the other arm; 0 if the other has too few to know.
 
         The smaller of the latest ratio and the ratio over all time: a pause of the other arm makes one of them large.
         """
-        lately = [sum(pair[position] for pair in self.latest) for position in (0, 1)]
-        sums = lately, (self.judged, self.reference)
-        return min(judged / reference if reference >= EXPECTED else 0.0 for judged, reference in sums)
+        latest_judged = sum(judged for judged, _ in self.latest)
+        latest_reference = sum(reference for _, reference in self.latest)
+        if latest_reference < EXPECTED or self.reference < EXPECTED:
+            return 0.0
+        return min(latest_judged / latest_reference, self.judged / self.reference)
 
 
-def _grow_by_bucket(
+def _count_by_bucket(
     context: ReadingContext, query: Query, endpoint: str | None, arms: tuple[int, int]
 ) -> tuple[int, FloatArray, FloatArray] | None:
-    """First bucket that both arms have, and the increases of both in each bucket from there to the last in common."""
+    """Requests of two arms in each bucket of their common time; `None`: they have no time in common.
+
+    Returns the first bucket that both arms have, and for each arm its requests from there to the last common bucket,
+    shape (buckets,).
+    """
     rows, readings = _find_counts(context, query, endpoint), context.view.readings
     rows_by_arm = [rows[readings.arm[rows] == arm] for arm in arms]
     if not all(rows_of_arm.size for rows_of_arm in rows_by_arm):
@@ -270,9 +317,9 @@ def _grow_by_bucket(
     last = min(int(readings.bucket[rows_of_arm].max()) for rows_of_arm in rows_by_arm)
     if last < first:
         return None
-    grown = []
+    counts = []
     for rows_of_arm in rows_by_arm:
         inside = rows_of_arm[(readings.bucket[rows_of_arm] >= first) & (readings.bucket[rows_of_arm] <= last)]
         weights = readings.total[inside]
-        grown.append(np.bincount(readings.bucket[inside] - first, weights=weights, minlength=last - first + 1))
-    return first, np.asarray(grown[0], float), np.asarray(grown[1], float)
+        counts.append(np.bincount(readings.bucket[inside] - first, weights=weights, minlength=last - first + 1))
+    return first, np.asarray(counts[0], float), np.asarray(counts[1], float)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from evaluator.health.base import TOLERATED, ReadingContext, fail, grade, name_some, ok, warn
+from evaluator.health.base import LOPSIDED, TOLERATED, ReadingContext, fail, grade, name_some, ok, warn
 from evaluator.records import BASELINE, Comparison, Finding, QueryFacts
 from evaluator.stats.shaping.reading_panels import measures_the_same, name_of
 from evaluator.wording import format_change, format_count, format_number, name_comparison
@@ -17,14 +17,15 @@ def check_selectors(context: ReadingContext) -> Iterable[Finding]:
     """A series of both baseline and candidate: the selectors do not distinguish the arms."""
     readings = context.readings
     for arm in readings.arms[1:]:
-        shared = [fact for fact in readings.facts if fact.arm == arm and fact.shared]
-        if shared:
-            worst = max(shared, key=lambda fact: fact.shared)
-            lives = {fact.arm: fact.lives for fact in readings.facts if fact.query == worst.query}
-            both = name_some(sorted(name for name in lives.get(arm, {}) if name in lives.get(BASELINE, {}) and name))
+        facts_with_shared = [fact for fact in readings.facts if fact.arm == arm and fact.shared]
+        if facts_with_shared:
+            worst = max(facts_with_shared, key=lambda fact: fact.shared)
+            instances = {fact.arm: fact.lives.keys() for fact in readings.facts if fact.query == worst.query}
+            shared_instances = instances.get(arm, set()) & instances.get(BASELINE, set()) - {""}
+            names = name_some(sorted(shared_instances))
             text = (
                 f"the selectors of baseline and {arm} find the same {format_count(worst.shared)} series of "
-                f"{name_of(worst.query)}{f' ({both})' if both else ''}: they do not distinguish the arms"
+                f"{name_of(worst.query)}{f' ({names})' if names else ''}: they do not distinguish the arms"
             )
             remedy = f"change sources.prometheus.selectors so that they distinguish {arm} and baseline; collect again"
             yield fail("selectors", text, remedy, void=True)
@@ -48,23 +49,26 @@ def check_shared_instances(context: ReadingContext) -> Iterable[Finding]:
 def check_series(context: ReadingContext) -> Iterable[Finding]:
     """Arms without any series, and queries that only some of the arms answer."""
     readings = context.readings
-    silent = [arm for code, arm in enumerate(readings.arms) if not (readings.arm == code).any()]
-    for arm in silent:
+    without_series = [arm for code, arm in enumerate(readings.arms) if not (readings.arm == code).any()]
+    for arm in without_series:
+        # `impossible`: why the query can have no series of this arm.
         why = next((f": {fact.impossible}" for fact in readings.facts if fact.arm == arm and fact.impossible), "")
         remedy = (
             f"if {arm} ran in that time, it never answered a scrape; if it did not, check {arm} in "
             f"sources.prometheus.selectors, then run `evaluator collect {context.release}` again"
         )
         yield fail("series", f"no query has a series of {arm}{why}", remedy)
-    lacking = 0
+    incomplete_queries = 0
     for number, query in enumerate(readings.queries):
-        arms_with_series = readings.arm[readings.query == number]
-        absent = [arm for code, arm in enumerate(readings.arms) if arm not in silent and code not in arms_with_series]
-        if not absent:
+        codes_with_series = readings.arm[readings.query == number]
+        lacking_arms = [
+            arm for code, arm in enumerate(readings.arms) if arm not in without_series and code not in codes_with_series
+        ]
+        if not lacking_arms:
             continue
-        lacking += 1
-        name, arms = query.text.strip(), " and ".join(absent)
-        facts = (fact for fact in readings.facts if fact.query == query and fact.arm in absent)
+        incomplete_queries += 1
+        name, arms = query.text.strip(), " and ".join(lacking_arms)
+        facts = (fact for fact in readings.facts if fact.query == query and fact.arm in lacking_arms)
         impossible = next((fact.impossible for fact in facts if fact.impossible), "")
         if impossible:
             yield warn("series", f"{name}: {impossible}", "check the query's labels")
@@ -73,7 +77,7 @@ def check_series(context: ReadingContext) -> Iterable[Finding]:
             yield warn("series", f"{name} never happened on {arms}, so it counts as 0")
         else:
             yield warn("series", f"{name} has no series of {arms}", "check the query's labels")
-    if not silent and not lacking:
+    if not without_series and not incomplete_queries:
         yield ok("series", f"all {len(readings.queries)} queries have series of every arm")
 
 
@@ -99,25 +103,26 @@ def check_partial(context: ReadingContext) -> Iterable[Finding]:
 
 
 def check_scrapes(context: ReadingContext) -> Iterable[Finding]:
-    """Scrapes that are missing within the series of each instance."""
-    worst = max(context.readings.facts, key=_missing_share, default=None)
-    share = _missing_share(worst) if worst else 0.0
+    """Judge the query with the largest share of scrapes missing within the series of its instances."""
+    worst = max(context.readings.facts, key=_share_missing, default=None)
+    share = _share_missing(worst) if worst else 0.0
     if worst is None or share <= TOLERATED:
         yield ok("scrapes", "no gaps")
         return
-    others = [_missing_share(fact) for fact in context.readings.facts if fact.arm != worst.arm]
+    others = [_share_missing(fact) for fact in context.readings.facts if fact.arm != worst.arm]
     text = f"{format_number(share * 100)} % of the scrapes of {name_of(worst.query)} of {worst.arm} are missing"
     text += f" ({format_number(max(others, default=0.0) * 100)} % of the other arm's)"
     remedy = f"find out why its scrapes fail, then run `evaluator collect {context.release}` again"
     yield grade("scrapes", text, remedy, fails=share > context.rulebook.silence)
 
 
-def _missing_share(fact: QueryFacts) -> float:
+def _share_missing(fact: QueryFacts) -> float:
+    """Share of the expected samples that are missing; 0 if none was expected."""
     return fact.missing / fact.expected if fact.expected else 0.0
 
 
 def check_restarts(context: ReadingContext) -> Iterable[Finding]:
-    """Counters that started again, as their process did, and counters that dropped for another reason."""
+    """Name counters that started again, as their process did, and counters that dropped for another reason (falls)."""
     for arm in context.readings.arms:
         facts = [fact for fact in context.readings.facts if fact.arm == arm]
         resets = max((fact.resets for fact in facts), default=0)
@@ -139,25 +144,15 @@ def check_restarts(context: ReadingContext) -> Iterable[Finding]:
 
 
 def check_samples(context: ReadingContext) -> Iterable[Finding]:
-    """Samples and series that were left out; all that were read must be used or named."""
+    """Name the samples and series that were left out; all samples that were read must be used or named."""
     facts = context.readings.facts
-    for kind, noun in (("nan", "not a number"), ("infinite", "infinite")):
-        shares = {arm: _left_out_share(context, arm, kind) for arm in context.readings.arms}
-        for arm, (count, share) in shares.items():
-            if count:
-                baseline_share = shares[context.readings.arms[0]][1]
-                lopsided = arm != context.readings.arms[0] and share > max(
-                    1 - context.rulebook.coverage, 2 * baseline_share
-                )
-                text = f"{format_count(count)} samples of {arm} were {noun} ({format_number(share * 100)} %); left out"
-                remedy = "check what the query divides by: the samples left out may hide a fault" if lopsided else ""
-                check = "not_a_number" if kind == "nan" else "infinite"
-                yield grade(check, text, remedy, fails=lopsided or share > context.rulebook.silence)
-    twice = sum(fact.duplicates for fact in facts)
-    if twice:
-        yield warn("duplicate_series", f"{format_count(twice)} series have the same samples as another; left out")
+    yield from _judge_not_finite(context, "nan", "not_a_number", "not a number")
+    yield from _judge_not_finite(context, "infinite", "infinite", "infinite")
+    duplicates = sum(fact.duplicates for fact in facts)
+    if duplicates:
+        yield warn("duplicate_series", f"{format_count(duplicates)} series have the same samples as another; left out")
     outside = sum(fact.outside for fact in facts)
-    if outside > sum(fact.series for fact in facts):  # one of each series may lie on the very start
+    if outside > sum(fact.series for fact in facts):  # a sample of each series may lie on the very start
         yield warn("other_times", f"{format_count(outside)} samples were outside of the requested time; left out")
     if any(fact.series and not fact.read for fact in facts):
         text = (
@@ -166,21 +161,48 @@ def check_samples(context: ReadingContext) -> Iterable[Finding]:
         remedy = f"run `evaluator collect {context.release}` again"
         yield fail("samples", text, remedy)
         return
-    named = [fact.nan + fact.infinite + fact.repeated + fact.outside + fact.falls for fact in facts]
-    lost = sum(abs(fact.read - sum(n for _, n in fact.used) - n) for fact, n in zip(facts, named, strict=True))
+    lost = 0
+    for fact in facts:
+        used = sum(samples for _, samples in fact.used)
+        left_out = fact.nan + fact.infinite + fact.repeated + fact.outside + fact.falls
+        lost += abs(fact.read - used - left_out)
     if lost:
         yield fail("samples", f"{format_count(lost)} samples were read, but are neither used nor named")
 
 
-def _left_out_share(context: ReadingContext, arm: str, kind: str) -> tuple[int, float]:
-    """How many samples of an arm were left out for one reason (`nan`, `infinite`), and the largest share of a query."""
-    facts = [fact for fact in context.readings.facts if fact.arm == arm and getattr(fact, kind)]
-    share = max((getattr(fact, kind) / max(fact.read, getattr(fact, kind)) for fact in facts), default=0.0)
-    return sum(getattr(fact, kind) for fact in facts), share
+def _judge_not_finite(context: ReadingContext, field: str, check: str, words: str) -> Iterable[Finding]:
+    """Judge the samples that were left out because they are not finite: fail if a candidate has many more of them.
+
+    Args:
+        context: The readings.
+        field: Count of these samples in `QueryFacts`: `nan` or `infinite`.
+        check: Name of the check in the findings.
+        words: What these samples are, in the findings.
+    """
+    baseline_share = _count_left_out(context, context.readings.arms[0], field)[1]
+    for code, arm in enumerate(context.readings.arms):
+        count, share = _count_left_out(context, arm, field)
+        if count:
+            least = max(1 - context.rulebook.coverage, LOPSIDED * baseline_share)
+            lopsided = code > 0 and share > least
+            text = f"{format_count(count)} samples of {arm} were {words} ({format_number(share * 100)} %); left out"
+            remedy = "check what the query divides by: the samples left out may hide a fault" if lopsided else ""
+            yield grade(check, text, remedy, fails=lopsided or share > context.rulebook.silence)
+
+
+def _count_left_out(context: ReadingContext, arm: str, field: str) -> tuple[int, float]:
+    """Count the samples of an arm that are not finite, over all queries (`field`: `nan` or `infinite`).
+
+    Returns their number, and their largest share among the samples that were read by a query.
+    """
+    facts = [fact for fact in context.readings.facts if fact.arm == arm and getattr(fact, field)]
+    # An earlier version did not store how many samples were read (0).
+    share = max((getattr(fact, field) / max(fact.read, getattr(fact, field)) for fact in facts), default=0.0)
+    return sum(getattr(fact, field) for fact in facts), share
 
 
 def check_source_clock(context: ReadingContext) -> Iterable[Finding]:
-    """The server's clock against ours: together with a load it decides which readings belong to it."""
+    """Compare the clock of the metrics server with ours: with a load, it decides which readings belong to the load."""
     offset = context.readings.sources.get("clock_offset_s")
     if not isinstance(offset, int | float):
         return
@@ -196,11 +218,18 @@ def check_source_clock(context: ReadingContext) -> Iterable[Finding]:
 def check_single_instance(context: ReadingContext) -> Iterable[Finding]:
     """With one instance a side the release cannot be distinguished from its machine (method B.3a)."""
     for arm in context.readings.arms[1:]:
-        single = [c for c in context.comparisons if c.arm == arm and not c.no_data and c.method.endswith("single")]
-        fewest = min((c.instances for c in single), key=min, default=None)
-        if fewest is not None and min(fewest) < ENOUGH:
+        # The method names what is replicated; `single`: nothing.
+        instances_of_single = [
+            comparison.instances
+            for comparison in context.comparisons
+            if comparison.arm == arm and not comparison.no_data and comparison.method.endswith("single")
+        ]
+        if not instances_of_single:
+            continue
+        baseline, candidate = min(instances_of_single, key=min)  # the comparison with the fewest instances
+        if min(baseline, candidate) < ENOUGH:
             text = (
-                f"readings of one instance a side ({arm} {fewest[1]}, baseline {fewest[0]}): "
+                f"readings of one instance a side ({arm} {candidate}, baseline {baseline}): "
                 "the release cannot be distinguished from the machine it ran on"
             )
             remedy = (
@@ -218,26 +247,40 @@ def check_bounds(context: ReadingContext) -> Iterable[Finding]:
 
 
 def check_agreement(context: ReadingContext) -> Iterable[Finding]:
-    """Do the load's clients and the server agree on the change of response times?"""
+    """Do the load's clients and the server agree on the change of response times?
 
-    def find(rows: Sequence[Comparison], p_value: Literal["p_worse", "p_within"]) -> Comparison | None:
-        """The first of some comparisons that was shown to be beyond, or within, its margin."""
-        alpha = context.rulebook.alpha
-        shown = (c for c in rows for q in c.questions if q.kind == "margin" and getattr(q, p_value) < alpha)
-        return next(shown, None)
-
+    Warn if response times are shown to be beyond their margin on the side of the load, and within it on the side of the
+    server, or the other way round.
+    """
+    alpha = context.rulebook.alpha
     for arm in context.readings.arms[1:]:
-        client = [c for c in context.client if c.arm == arm and c.rule.metric.is_response_time and not c.scan]
-        server = [c for c in context.comparisons if c.arm == arm and c.rule.metric.is_response_time]
-        slow_outside, slow_inside = find(client, "p_worse"), find(server, "p_worse")
-        if slow_outside and not slow_inside and (fine := find(server, "p_within")):
+        of_load = [c for c in context.client if c.arm == arm and c.rule.metric.is_response_time and not c.scan]
+        of_server = [c for c in context.comparisons if c.arm == arm and c.rule.metric.is_response_time]
+        slow_for_load, fine_for_load = _find_shown(of_load, "p_worse", alpha), _find_shown(of_load, "p_within", alpha)
+        slow_on_server = _find_shown(of_server, "p_worse", alpha)
+        fine_on_server = _find_shown(of_server, "p_within", alpha)
+        if slow_for_load and not slow_on_server and fine_on_server:
+            load, server = _describe_change(slow_for_load), _describe_change(fine_on_server)
             why = "check what is between them: queues, network or load balancer"
-            yield warn("disagreement", f"the load sees {_moved(slow_outside)}, the server {_moved(fine)}: {why}")
-        elif slow_inside and not slow_outside and (fine := find(client, "p_within")):
+            yield warn("disagreement", f"the load sees {load}, the server {server}: {why}")
+        elif slow_on_server and not slow_for_load and fine_for_load:
+            load, server = _describe_change(fine_for_load), _describe_change(slow_on_server)
             why = "the load does not call what is slow"
-            yield warn("disagreement", f"the server sees {_moved(slow_inside)}, the load {_moved(fine)}: {why}")
+            yield warn("disagreement", f"the server sees {server}, the load {load}: {why}")
 
 
-def _moved(comparison: Comparison) -> str:
+def _find_shown(
+    comparisons: Sequence[Comparison], p_value: Literal["p_worse", "p_within"], alpha: float
+) -> Comparison | None:
+    """Find the first comparison that is shown to be beyond (`p_worse`) or within (`p_within`) its margin."""
+    for comparison in comparisons:
+        for question in comparison.questions:
+            if question.kind == "margin" and getattr(question, p_value) < alpha:
+                return comparison
+    return None
+
+
+def _describe_change(comparison: Comparison) -> str:
+    """Describe a change: `p95 of canary at +12.4 %`."""
     change = format_change(comparison.effect, comparison.unit) if comparison.effect else "?"
     return f"{name_comparison(comparison)} of {comparison.arm} at {change}"

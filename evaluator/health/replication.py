@@ -14,7 +14,10 @@ ENOUGH = 3
 
 
 def check_replication(context: RequestContext) -> Iterable[Finding]:
-    """One instance or replicate a side forbids a GO; fewer than three make it unlikely."""
+    """One instance or replicate a side forbids a GO; fewer than three make it unlikely.
+
+    `context.designs` says for each candidate what is replicated: runs (replicates), instances, or nothing (single).
+    """
     if any(run.fingerprint.get("replicates_overlap") for run in context.runs):
         yield warn(
             NAME,
@@ -29,8 +32,8 @@ def check_replication(context: RequestContext) -> Iterable[Finding]:
             "if these are instances, load for longer; if they are requests or connections, let each instance send its "
             "own name",
         )
-    again = f"`evaluator load {context.release} --replicates 5 …`"
-    remedy = f"repeat the run with restarts, {again}, or load three instances an arm"
+    command = f"`evaluator load {context.release} --replicates 5 …`"
+    remedy = f"repeat the run with restarts, {command}, or load three instances an arm"
     if is_imported(context.runs):
         remedy = (
             "repeat the test with restarts and import all its files together under a new id, "
@@ -56,14 +59,15 @@ def check_replication(context: RequestContext) -> Iterable[Finding]:
 
 def describe_learnt(learnt: Learnt, rulebook: Rulebook) -> Finding:
     """The finding on how much instances and arms are assumed to differ, and from how many runs that was learnt."""
-    latency, failures = (format_number(100 * sd) for sd in (rulebook.prior.sd_latency, rulebook.prior.sd_failures))
+    latency, failures = format_number(100 * rulebook.prior.sd_latency), format_number(100 * rulebook.prior.sd_failures)
     basis = f"{count_of(learnt.comparisons, 'comparison')} in {count_of(learnt.runs, 'run')}"
     text = (
         f"instances are assumed to differ by {latency} % in latency and {failures} pp in failures, learnt from {basis}"
     )
-    drifts = learnt.between_arms_latency, learnt.between_arms_failures
-    if None not in drifts and learnt.between_arms_comparisons >= LEAST_COMPARISONS:
-        latency, failures = (format_number(float(f"{100 * sd:.3g}")) for sd in drifts if sd is not None)
+    # How much whole arms differ because they drift more slowly than a run lasts (standard deviations).
+    sd_latency, sd_failures = learnt.between_arms_latency, learnt.between_arms_failures
+    if sd_latency is not None and sd_failures is not None and learnt.between_arms_comparisons >= LEAST_COMPARISONS:
+        latency, failures = (format_number(float(f"{100 * sd:.3g}")) for sd in (sd_latency, sd_failures))
         basis = (
             f"{count_of(learnt.between_arms_comparisons, 'comparison')} in {count_of(learnt.between_arms_runs, 'run')}"
         )

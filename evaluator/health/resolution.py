@@ -18,17 +18,18 @@ REMEDY = (
 
 def check_resolution(context: RequestContext) -> Iterable[Finding]:
     """Warns if a step of the recorded times of an arm is more than 5 % of the baseline's mean time."""
-    by_text: dict[str, Finding] = {}
+    by_text: dict[str, Finding] = {}  # several candidates may give the same text, which is shown once
     for arm, panel in context.panels.items():
         successes = float(panel.ok[0].sum())
         mean_ms = float(panel.totals["time_ms"][0].sum()) / successes if successes else 0.0
         if mean_ms <= 0:
             continue
-        steps = steps_of(panel)
-        described, share = describe_steps(steps, ("baseline", arm)), max(steps) / mean_ms
-        finding = ok(NAME, described)
+        steps_ms = steps_of(panel)  # of baseline and candidate
+        description = describe_steps(steps_ms, ("baseline", arm))
+        share = max(steps_ms) / mean_ms
+        finding = ok(NAME, description)
         if share > COARSE_SHARE:
-            text = f"{described}, {format_number(100 * share)} % of the baseline's mean time"
+            text = f"{description}, {format_number(100 * share)} % of the baseline's mean time"
             finding = warn(NAME, text, REMEDY)
         by_text[finding.text] = finding
     yield from by_text.values()

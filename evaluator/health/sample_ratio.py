@@ -17,11 +17,14 @@ NAME = "sample_ratio"
 
 
 def check_sample_ratio(context: RequestContext) -> Iterable[Finding]:
-    """Assigned users against the configured shares (equal unless the policy sets others).
+    """Compare assigned users with the configured shares (equal unless the policy sets others).
 
-    Each run is a phase of a test that is valid at any time, as runs are judged while more of them are recorded.
+    Each run is a phase of a test that is valid at any time, as runs are judged while more of them are recorded. The
+    test gathers wealth, as in a bet against the shares: with the right shares, its log exceeds -log(ALPHA) with
+    probability of at most ALPHA.
     """
-    assigned: dict[str, int] = {}  # runs of one group have the same users, so the largest count is taken
+    # Users of each arm; runs of a group have the same users, so the largest count is taken.
+    assigned: dict[str, int] = {}
     for run in context.runs:
         for arm, users in run.facts.users.items():
             assigned[arm] = max(assigned.get(arm, 0), users)
@@ -34,13 +37,15 @@ def check_sample_ratio(context: RequestContext) -> Iterable[Finding]:
         yield fail(NAME, f"the policy's sample_ratio names no share for {', '.join(missing)}")
         return
     weights = [shares[arm] for arm in arms]
-    phases = [[run.facts.users.get(arm, 0) for arm in arms] for run in context.runs if run.facts.users]
-    wealth = sum(log_wealth_of_ratio(counts, weights) for counts in phases)
+    users_by_run = [[run.facts.users.get(arm, 0) for arm in arms] for run in context.runs if run.facts.users]
+    log_wealth = sum(log_wealth_of_ratio(users, weights) for users in users_by_run)
     text = ", ".join(f"{arm} {assigned.get(arm, 0)}" for arm in arms)
-    if wealth > -math.log(ALPHA):
-        total = sum(assigned.get(arm, 0) for arm in arms) / sum(weights)
-        expected = ", ".join(f"{arm} {total * share:.0f}" for arm, share in zip(arms, weights, strict=True))
-        level = f"p < {math.exp(max(-wealth, -700)):.1g}"
-        yield fail(NAME, f"users assigned: {text}; expected: {expected} ({level})")
+    if log_wealth > -math.log(ALPHA):
+        users_per_weight = sum(assigned.get(arm, 0) for arm in arms) / sum(weights)
+        expected = ", ".join(
+            f"{arm} {users_per_weight * weight:.0f}" for arm, weight in zip(arms, weights, strict=True)
+        )
+        p_value = math.exp(max(-log_wealth, -700))  # the limit prevents 0
+        yield fail(NAME, f"users assigned: {text}; expected: {expected} (p < {p_value:.1g})")
     else:
         yield ok(NAME, f"users assigned: {text}")

@@ -10,7 +10,7 @@ import numpy as np
 from evaluator.health.base import TOLERATED, RequestContext, fail, grade, name_some, ok, warn
 from evaluator.health.silence import RunTime, describe_gap, find_run_times, may_be_go
 from evaluator.records import BASELINE, Finding
-from evaluator.records.arrays import FloatArray
+from evaluator.records.arrays import FloatArray, IntArray
 from evaluator.stats.shaping.silence import Gap, find_silence
 from evaluator.stats.variance.instances import FEWEST_REQUESTS
 from evaluator.wording import count_of, format_duration
@@ -27,12 +27,12 @@ GROWN_UP_S = 1800.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Quiet:
+class _EndedInstance:
     """An instance that fell silent before the end of its run, for good or for a while."""
 
     name: str
     gap: Gap
-    died: str
+    why_dead: str
     """Why it counts as dead; empty if it was replaced."""
 
 
@@ -43,16 +43,18 @@ def check_turnover(context: RequestContext) -> Iterable[Finding]:
         for time in find_run_times(context, arm):
             if not may_be_go(context, time):
                 continue
+            # Of baseline and candidate: number of instances, and those that ended.
             by_role = [_find_ended(context, time, role) for role in (0, 1)]
             for name, (_, ended) in zip((BASELINE, arm), by_role, strict=True):
-                findings += _judge_dead(context, time, name, [instance for instance in ended if instance.died])
+                findings += _judge_dead(context, time, name, [instance for instance in ended if instance.why_dead])
             findings += _judge_turnover(context, arm, by_role)
     yield from dict.fromkeys(findings)
     if not findings and any(len(design.instances) for design in context.designs.values()):
         yield ok(NAME, "every instance answered until the end of its run")
 
 
-def _judge_dead(context: RequestContext, time: RunTime, name: str, dead: list[_Quiet]) -> Iterable[Finding]:
+def _judge_dead(context: RequestContext, time: RunTime, name: str, dead: list[_EndedInstance]) -> Iterable[Finding]:
+    """Name the dead instance of the arm `name` that was silent for longest; it forbids a GO only on a candidate."""
     if not dead:
         return
     worst = max(dead, key=lambda instance: (time.is_load and instance.gap.at_end, instance.gap.buckets))
@@ -61,106 +63,138 @@ def _judge_dead(context: RequestContext, time: RunTime, name: str, dead: list[_Q
     at_end = time.is_load and worst.gap.at_end
     if share > TOLERATED or at_end:
         further = f" (and {len(dead) - 1} more)" if len(dead) > 1 else ""
-        text = f"{describe_gap(context, time, worst.gap, f'instance {worst.name}{further} of {name}')}; {worst.died}"
+        instance = f"instance {worst.name}{further} of {name}"
+        text = f"{describe_gap(context, time, worst.gap, instance)}; {worst.why_dead}"
         remedy = f"check the logs of {worst.name}: it seems to have stopped answering"
         persistent = at_end or share > context.rulebook.silence
         yield grade("silence", text, remedy, fails=name != BASELINE and persistent)
 
 
-def _judge_turnover(context: RequestContext, arm: str, by_role: list[tuple[int, list[_Quiet]]]) -> Iterable[Finding]:
-    """Turnover of both arms is caused by the platform; if only the candidate's instances end, they may crash."""
-    named: list[str] = []
-    replaced = [sorted(instance.name for instance in ended if not instance.died) for _, ended in by_role]
+def _judge_turnover(
+    context: RequestContext, arm: str, by_role: list[tuple[int, list[_EndedInstance]]]
+) -> Iterable[Finding]:
+    """Turnover of both arms is caused by the platform; if only the candidate's instances end, they may crash.
+
+    `by_role`: for baseline and candidate, the number of instances and those that ended.
+    """
+    texts: list[str] = []
+    replaced = [sorted(instance.name for instance in ended if not instance.why_dead) for _, ended in by_role]
+    baseline_has_turnover = bool(replaced[0])
     for name, names, (instances, _) in zip((BASELINE, arm), replaced, by_role, strict=True):
         if not names:
             continue
-        many = f"{len(names)} of {count_of(instances, 'instance')} of {name}"
-        text = f"{many} ended and others took over: {name_some(names)}"
-        alone = name == arm and not replaced[0] and len(names) >= TOO_MANY * instances
-        if alone and not context.rulebook.prior.turnover_expected:
+        count = f"{len(names)} of {count_of(instances, 'instance')} of {name}"
+        text = f"{count} ended and others took over: {name_some(names)}"
+        only_candidate = name == arm and not baseline_has_turnover and len(names) >= TOO_MANY * instances
+        if only_candidate and not context.rulebook.prior.turnover_expected:
             remedy = (
                 f"check whether instances of {arm} crash; if they are replaced by design (autoscaling, a roll-out), "
                 "set `instances: {turnover: expected}` in the policy"
             )
             yield fail(NAME, f"{text}; no instance of baseline ended", remedy)
         else:
-            named.append(text)
-    if named:
-        yield ok(NAME, "; ".join(named))
+            texts.append(text)
+    if texts:
+        yield ok(NAME, "; ".join(texts))
 
 
-def _find_ended(context: RequestContext, time: RunTime, role: int) -> tuple[int, list[_Quiet]]:
-    """How many instances one arm has in a run, and which of them ended early or were dead for a while.
+def _find_ended(context: RequestContext, time: RunTime, role: int) -> tuple[int, list[_EndedInstance]]:
+    """How many instances an arm has in a run, and which of them ended early or were dead for a while.
 
-    A single instance is the arm itself, so it is not listed. Nor is one that paused while others took its requests.
+    `role`: 0 for the baseline, 1 for the candidate. Instances with few requests are not counted. A single instance is
+    the arm itself, so it is not listed. Nor is an instance that paused while others took its requests.
     """
     code = 0 if role == 0 else context.cells.arms.index(time.arm)
     moments = context.cells.moments
     rows = np.flatnonzero(time.rows & (moments.arm == code))
-    totals = np.asarray(np.bincount(moments.instance[rows], weights=moments.n[rows]), float)
-    chosen = np.flatnonzero(totals >= FEWEST_REQUESTS)
-    if chosen.size < 2:
-        return int(chosen.size), []
-    own, failures = (
-        time.count(rows, moments.instance, chosen, moments.bucket, weights) for weights in (moments.n, moments.failures)
-    )
+    requests = np.asarray(np.bincount(moments.instance[rows], weights=moments.n[rows]), float)
+    instances = np.flatnonzero(requests >= FEWEST_REQUESTS)
+    if instances.size < 2:
+        return int(instances.size), []
+    # Shape (instances, buckets).
+    own = time.count(rows, moments.instance, instances, moments.bucket, moments.n)
+    failures = time.count(rows, moments.instance, instances, moments.bucket, moments.failures)
     others = time.counts[role] - own
-    quiet = []
+    ended = []
     for silence in find_silence(own, others, paced_alike=False, one_hole=True):
-        name, k = context.cells.instances[chosen[silence.series]], silence.series
+        position = silence.series
+        name = context.cells.instances[instances[position]]
         gap = max(silence.gaps, key=lambda gap: (gap.at_end, gap.buckets))
-        why = _why_dead(context, time, role, name, own[k], failures[k], gap)
-        if gap.at_end or why:
-            quiet.append(_Quiet(name, gap, why))
-    return int(chosen.size), quiet
+        why_dead = _explain_death(context, time, role, name, own[position], failures[position], gap)
+        if gap.at_end or why_dead:
+            ended.append(_EndedInstance(name, gap, why_dead))
+    return int(instances.size), ended
 
 
-def _why_dead(
+def _explain_death(
     context: RequestContext, time: RunTime, role: int, name: str, own: FloatArray, failures: FloatArray, gap: Gap
 ) -> str:
-    """Why an instance that ended counts as dead, by its last requests or those that its arm lost; empty: replaced."""
+    """Why an instance that fell silent counts as dead; empty: other instances replaced it.
+
+    Args:
+        context: All data.
+        time: The run.
+        role: Its arm: 0 for the baseline, 1 for the candidate.
+        name: Name of the instance.
+        own: Its requests in each bucket of the run, shape (buckets,).
+        failures: Those of them that failed, same shape.
+        gap: The time in which it is silent.
+    """
     if any(request.instance == name for request in context.settled.failed):
         return "its last requests were never answered"
-    last = np.flatnonzero(own[: gap.start])[-2:]
+    last = np.flatnonzero(own[: gap.start])[-2:]  # the last two buckets in which it had requests
     earlier = np.delete(np.arange(gap.start), last)
-    usual = failures[earlier].sum() / max(own[earlier].sum(), 1.0)
+    own_rate = failures[earlier].sum() / max(own[earlier].sum(), 1.0)
     # Failures that other instances have at the same time, such as of a database, do not show that this one died.
-    elsewhere = time.counts.sum(axis=0)[last].sum() - own[last].sum()
-    alike = (time.failures[last].sum() - failures[last].sum()) / max(elsewhere, 1.0)
-    together = context.count_failures(time.arm).together
+    requests_of_others = time.counts.sum(axis=0)[last].sum() - own[last].sum()
+    rate_of_others = (time.failures[last].sum() - failures[last].sum()) / max(requests_of_others, 1.0)
+    burst_size = context.count_baseline_failures(time.arm).burst_size
     if (failures[last] >= MANY_FAIL * own[last]).any():
         from scipy.special import betainc  # slow to import, and rarely needed
 
-        # Chance of at least as many failures: exact binomial, as counts are small.
-        failed, answered = failures[last].sum() / together, own[last].sum() / together
-        rate = min(max(usual, alike, 0.001), 1.0)
+        # Chance of at least as many failures: exact binomial, as counts are small. A burst counts as one failure.
+        failed, answered = failures[last].sum() / burst_size, own[last].sum() / burst_size
+        rate = min(max(own_rate, rate_of_others, 0.001), 1.0)
         if betainc(failed, max(answered - failed, 0.0) + 1, rate) < BY_CHANCE:
             return "its last requests failed"
     return "" if _is_taken_over(time, role, own, gap) else "no other instance took over its requests"
 
 
 def _is_taken_over(time: RunTime, role: int, own: FloatArray, gap: Gap) -> bool:
-    """Did the arm keep its rate, relative to the other arm, when the instance ended?
+    """Did the arm keep its rate, relative to the other arm, when an instance fell silent?
 
-    The time just before the end is compared with an equally long time just after. A drop counts if it is larger than
-    twice the usual step at other moments of the run, as traffic varies by itself.
+    The time just before the gap is compared with an equally long time just after its start. A drop counts if it is
+    larger than twice the usual step at other moments of the run, as traffic varies by itself. `role`: the arm (0 or 1);
+    `own`: requests of the instance, shape (buckets,). True also if the other arm is silent, so that nothing is known.
     """
     width = min(gap.start, gap.buckets)
-    arm_passed, other_passed = (np.concatenate([[0.0], np.cumsum(time.counts[arm])]) for arm in (role, 1 - role))
-    at = np.arange(width, time.buckets - width + 1)
-    sums = [(total[at] - total[at - width], total[at + width] - total[at]) for total in (arm_passed, other_passed)]
-    if not all(part[at == gap.start].all() for part in sums[1]):
-        return True  # the other arm is silent as well, so this cannot be determined
+    moments = np.arange(width, time.buckets - width + 1)  # buckets with that much time before and after them
+    is_start = moments == gap.start
+    # Requests of the arm and of the other arm just before and just after each moment, shape (moments,).
+    before, after = _sum_around(time.counts[role], moments, width)
+    other_before, other_after = _sum_around(time.counts[1 - role], moments, width)
+    if not (other_before[is_start].all() and other_after[is_start].all()):
+        return True
     with np.errstate(divide="ignore", invalid="ignore"):
-        steps = np.log(sums[0][1] / sums[1][1]) - np.log(sums[0][0] / sums[1][0])
-    step = float(steps[at == gap.start][0])
-    elsewhere = (np.abs(at - gap.start) >= width) & (np.abs(at - gap.end) >= width)
+        steps = np.log(after / other_after) - np.log(before / other_before)
+    step = float(steps[is_start][0])
+    # Steps at moments whose time around them contains neither the start nor the end of the gap.
+    elsewhere = (np.abs(moments - gap.start) >= width) & (np.abs(moments - gap.end) >= width)
     usual = steps[elsewhere & np.isfinite(steps)]
-    noise = np.sqrt(sum(1 / max(part[at == gap.start][0], 1.0) for pair in sums for part in pair))
-    spread = max(float(np.sqrt(np.mean(usual**2))) if usual.size >= FEWEST_STEPS else 0.0, float(noise))
-    before = slice(gap.start - width, gap.start)
-    share = own[before].sum() / max(time.counts[role][before].sum(), 1.0)
+    usual_step = float(np.sqrt(np.mean(usual**2))) if usual.size >= FEWEST_STEPS else 0.0
+    # Standard error of a step, as counts are about Poisson distributed.
+    noise = np.sqrt(sum(1 / max(sums[is_start][0], 1.0) for sums in (before, after, other_before, other_after)))
+    spread = max(usual_step, float(noise))
+    just_before = slice(gap.start - width, gap.start)
+    share = own[just_before].sum() / max(time.counts[role][just_before].sum(), 1.0)
+    # Less than half of the instance's share is lost, or the drop is no larger than usual.
     return bool(step > np.log1p(-share / 2) or step > -2 * spread)
+
+
+def _sum_around(counts: FloatArray, moments: IntArray, width: int) -> tuple[FloatArray, FloatArray]:
+    """Sums of `counts` over `width` buckets before each moment, and from each moment on: shape (moments,) each."""
+    passed = np.concatenate([[0.0], np.cumsum(counts)])
+    return passed[moments] - passed[moments - width], passed[moments + width] - passed[moments]
 
 
 # ------------------------------------------------------------------ age
@@ -170,23 +204,24 @@ def check_instance_age(context: RequestContext) -> Iterable[Finding]:
     """Young instances have cold caches: if those of one arm are much younger, that may explain the difference."""
     for arm in context.cells.arms[1:]:
         for time in find_run_times(context, arm):
-            if not time.counts.sum(axis=1).all():
+            if not time.counts.sum(axis=1).all():  # an arm without requests has no ages
                 continue
-            baseline, candidate = (_mean_age_s(context, time, code) for code in (0, context.cells.arms.index(arm)))
-            young, old = sorted((baseline, candidate))
-            if young < MUCH_YOUNGER * old and old - young > LEAST_DIFFERENCE_S and young < GROWN_UP_S:
-                younger, older = (arm, BASELINE) if candidate < baseline else (BASELINE, arm)
+            baseline_s = _mean_age_s(context, time, 0)
+            candidate_s = _mean_age_s(context, time, context.cells.arms.index(arm))
+            young_s, old_s = sorted((baseline_s, candidate_s))
+            if young_s < MUCH_YOUNGER * old_s and old_s - young_s > LEAST_DIFFERENCE_S and young_s < GROWN_UP_S:
+                younger, older = (arm, BASELINE) if candidate_s < baseline_s else (BASELINE, arm)
                 yield warn(
                     "instance_age",
-                    f"instances of {younger} have been answering for {format_duration(young)} on average, those of "
-                    f"{older} for {format_duration(old)}: young instances may be slower, whatever their version",
+                    f"instances of {younger} have been answering for {format_duration(young_s)} on average, those of "
+                    f"{older} for {format_duration(old_s)}: young instances may be slower, whatever their version",
                     "let the instances of both arms answer for the same time before you compare them",
                 )
-                break
+                break  # one finding is enough, however many runs there are
 
 
 def _mean_age_s(context: RequestContext, time: RunTime, code: int) -> float:
-    """Age of an arm's instances (s since their first request), averaged over its requests in the time of the run."""
+    """Mean age (s since their first request) of an arm's instances, over its requests in the run; `code`: the arm."""
     moments = context.cells.moments
     rows = (moments.run == time.code) & (moments.arm == code)
     first = np.full(len(context.cells.instances), np.iinfo(np.int64).max)

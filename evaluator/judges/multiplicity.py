@@ -22,23 +22,25 @@ NO_CLAIM = 0.2
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjustment: reject where the adjusted value is below alpha, family-wise.
 
-    Source: Holm (1979), Scandinavian Journal of Statistics 6, 65-70. A p-value that is not a number counts as 1.
+    Returns the adjusted p-values in the order of `p_values`. A p-value that is not a number counts as 1.
+
+    Source: Holm (1979), Scandinavian Journal of Statistics 6, 65-70.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
     """
     clean = [p if p == p else 1.0 for p in p_values]  # noqa: PLR0124 the test for not-a-number
-    order = sorted(range(len(clean)), key=clean.__getitem__)
-    out = [1.0] * len(clean)
-    highest = 0.0
-    for rank, i in enumerate(order):
+    smallest_first = sorted(range(len(clean)), key=clean.__getitem__)
+    adjusted = [1.0] * len(clean)
+    highest = 0.0  # an adjusted value is never below that of a smaller p-value
+    for rank, i in enumerate(smallest_first):
         highest = max(highest, min(1.0, (len(clean) - rank) * clean[i]))
-        out[i] = highest
-    return out
+        adjusted[i] = highest
+    return adjusted
 
 
 def adjust_plausible(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjustment among the questions whose estimate lies beyond its bound (p < ½), each p doubled.
+    """Holm's adjustment among the questions whose estimate lies beyond its bound (p < ½), each p doubled; others get 1.
 
     Most of many endpoints are far within the bound and have p-values near 1. They could not have been answered
     "worse", so they need no correction. Given that it is below ½, the p-value of a question at its bound is uniform
@@ -53,55 +55,74 @@ def adjust_plausible(p_values: Sequence[float]) -> list[float]:
     [0.004, 1.0, 1.0, 1.0, 1.0]
     """
     plausible = [i for i, p in enumerate(p_values) if p < PLAUSIBLE]
-    out = [1.0] * len(p_values)
-    for i, p in zip(plausible, holm([p_values[i] / PLAUSIBLE for i in plausible]), strict=True):
-        out[i] = p
-    return out
+    adjusted = [1.0] * len(p_values)
+    conditional = [p_values[i] / PLAUSIBLE for i in plausible]
+    for i, p in zip(plausible, holm(conditional), strict=True):
+        adjusted[i] = p
+    return adjusted
 
 
 def adjust(p_values: Sequence[float], loadings: Sequence[tuple[float, ...]]) -> list[float]:
     """Step-down adjustment by the joint distribution of the estimates' errors (max-t); never above Holm's.
 
-    `loadings`: the components of each error. The sum of products of two lists is the correlation of their errors;
-    lists shorter than the longest are uncorrelated with all others. Each p-value is mapped to its normal quantile;
-    the errors are taken as jointly normal, with every correlation reduced by `CAUTION`. Metrics of one service move
-    together, so Holm's bound, which is exact only when they do not, is too strict.
+    Metrics of one service move together, so Holm's bound, which is exact only when they do not, is too strict. The
+    errors are taken as jointly normal, with every correlation reduced by `CAUTION`.
+
+    Args:
+        p_values: One for each question; NaN counts as 1.
+        loadings: The components of the error of each question. The sum of products of two lists is the correlation of
+            their errors; lists shorter than the longest are uncorrelated with all others.
+
+    Returns:
+        The adjusted p-values, in the order of the questions.
 
     Source: Westfall & Young (1993), "Resampling-Based Multiple Testing", step-down maxT; Hothorn, Bretz & Westfall
     (2008), Biometrical Journal 50, 346-363.
     """
-    bound = holm(p_values)
-    size = max((len(row) for row in loadings), default=0)
-    shared = [i for i, row in enumerate(loadings) if size and len(row) == size]
-    if len(shared) < 2 or min(p_values) > NO_CLAIM:
-        return bound
+    by_holm = holm(p_values)
+    longest = max((len(components) for components in loadings), default=0)
+    correlated = [i for i, components in enumerate(loadings) if longest and len(components) == longest]
+    if len(correlated) < 2 or min(p_values) > NO_CLAIM:
+        return by_holm
     clean = np.array([p if p == p else 1.0 for p in p_values])  # noqa: PLR0124 the test for not-a-number
-    worst = _draw(len(clean), shared, np.array([loadings[i] for i in shared]))
-    order = np.argsort(clean, kind="stable")
-    out = np.ones(clean.size)
-    highest = 0.0
-    for rank, i in enumerate(order):
+    drawn = _draw_p_values(len(clean), correlated, np.array([loadings[i] for i in correlated]))
+    smallest_first = np.argsort(clean, kind="stable")
+    by_max_t = np.ones(clean.size)
+    highest = 0.0  # an adjusted value is never below that of a smaller p-value
+    for rank, i in enumerate(smallest_first):
         if clean[i] > NO_CLAIM:
             break
         # Chance that any of the questions not yet rejected shows as small a p-value when nothing is worse.
-        joint_p = float((worst[order[rank:]].min(axis=0) <= clean[i]).mean())
+        not_rejected = smallest_first[rank:]
+        joint_p = float((drawn[not_rejected].min(axis=0) <= clean[i]).mean())
         highest = max(highest, joint_p, float(clean[i]))
-        out[i] = highest
-    return [min(joint, plain) for joint, plain in zip(out.tolist(), bound, strict=True)]
+        by_max_t[i] = highest
+    return [min(pair) for pair in zip(by_max_t.tolist(), by_holm, strict=True)]
 
 
-def _draw(count: int, shared: list[int], rows: FloatArray) -> FloatArray:
-    """p-values (questions, draws) of jointly normal errors under "nothing is worse"."""
+def _draw_p_values(questions: int, correlated: list[int], loadings: FloatArray) -> FloatArray:
+    """Draw p-values of jointly normal errors under "nothing is worse", shape (questions, draws).
+
+    Args:
+        questions: Number of questions.
+        correlated: Indices of the questions whose errors are correlated.
+        loadings: Components of the errors of these questions, shape (correlated, components). A sum of squares below 1
+            leaves a part of the error that is independent of all others.
+    """
     from scipy.special import ndtr
 
-    own = _normals(count, 0).copy()
-    part = np.clip((rows**2).sum(axis=1), 0.0, 1.0) * (1 - CAUTION)
-    unit = rows / np.sqrt(np.maximum((rows**2).sum(axis=1, keepdims=True), 1e-300))
-    common = unit @ _normals(rows.shape[1], 1)
-    own[shared] = np.sqrt(part)[:, None] * common + np.sqrt(1 - part)[:, None] * own[shared]
-    return np.asarray(ndtr(-own))
+    errors = _draw_normals(questions, 0).copy()  # independent
+    squared_norms = (loadings**2).sum(axis=1)
+    common_share = np.clip(squared_norms, 0.0, 1.0) * (1 - CAUTION)  # of the variance of each error
+    directions = loadings / np.sqrt(np.maximum(squared_norms, 1e-300))[:, None]
+    common = directions @ _draw_normals(loadings.shape[1], 1)
+    errors[correlated] = (
+        np.sqrt(common_share)[:, None] * common + np.sqrt(1 - common_share)[:, None] * errors[correlated]
+    )
+    return np.asarray(ndtr(-errors))
 
 
 @lru_cache(maxsize=8)
-def _normals(count: int, stream: int) -> FloatArray:
+def _draw_normals(count: int, stream: int) -> FloatArray:
+    """Draw standard normal numbers, shape (count, DRAWS): always the same for a stream, so that verdicts are too."""
     return np.random.default_rng((SEED, stream)).standard_normal((count, DRAWS))

@@ -50,29 +50,31 @@ def judge_evidence(evidence: Evidence, rulebook: Rulebook, release: str) -> Judg
     Several candidates (A/B/n) share one false-alarm rate, and one error rate of "within". The release is GO if one of
     them is GO (the best is named), and NO-GO if all of them are NO-GO.
     """
-    judged = _with_status(evidence.comparisons, rulebook)
+    judged = _set_status(evidence.comparisons, rulebook)
     void = [finding for finding in evidence.findings if finding.void and finding.level is Level.FAIL]
-    by_arm = _by_arm(judged)
+    by_arm = _group_by_arm(judged)
     if len(by_arm) < 2:
-        return _judge_candidate(judged, judged, evidence, rulebook, void, release)
-    # All candidates share the error rate of an early GO, so their p-values are adjusted together.
-    early: dict[str, float] = {}
+        return _judge_candidate(judged, judged, evidence, rulebook, void, release, _find_early_p(judged))
+    early_p_by_arm: dict[str, float] = {}
     if rulebook.monitoring.early_go:
-        worst = _find_worst([c for own in by_arm.values() for c in own])
-        adjusted = adjust([_early_p(by_arm[arm]) for arm in worst], _side_by_side([*worst.values()]))
-        early = dict(zip(worst, adjusted, strict=True))
-    each = {
-        arm: _judge_candidate(own, judged, evidence, rulebook, void, release, early.get(arm, 1.0))
+        # All candidates share the error rate of an early GO, so their p-values are adjusted together.
+        worst = _find_worst([comparison for own in by_arm.values() for comparison in own])
+        early_p_values = [_find_early_p(by_arm[arm]) for arm in worst]
+        adjusted = adjust(early_p_values, _align_loadings([*worst.values()]))
+        early_p_by_arm = dict(zip(worst, adjusted, strict=True))
+    judgements = {
+        arm: _judge_candidate(own, judged, evidence, rulebook, void, release, early_p_by_arm.get(arm, 1.0))
         for arm, own in by_arm.items()
     }
-    return _choose(each, release, rulebook.alpha)
+    return _choose(judgements, release, rulebook.alpha)
 
 
-def _by_arm(judged: Sequence[Comparison]) -> dict[str, list[Comparison]]:
-    out: dict[str, list[Comparison]] = {}
-    for comparison in judged:
-        out.setdefault(comparison.arm, []).append(comparison)
-    return out
+def _group_by_arm(comparisons: Sequence[Comparison]) -> dict[str, list[Comparison]]:
+    """Comparisons by their candidate, in the order in which candidates first occur."""
+    by_arm: dict[str, list[Comparison]] = {}
+    for comparison in comparisons:
+        by_arm.setdefault(comparison.arm, []).append(comparison)
+    return by_arm
 
 
 def _judge_candidate(
@@ -82,19 +84,30 @@ def _judge_candidate(
     rulebook: Rulebook,
     void: Sequence[Finding],
     release: str,
-    early: float | None = None,
+    early_p: float,
 ) -> Judgement:
-    """The judgement of one candidate by its own comparisons. `early`: p-value of an early GO (`None`: its own)."""
+    """Judge one candidate.
+
+    Args:
+        own: Its comparisons.
+        judged: The comparisons of all candidates, which the judgement contains.
+        evidence: What was measured.
+        rulebook: The policy.
+        void: Failed health checks that forbid a NO-GO as well.
+        release: Name of the release.
+        early_p: p-value of "within" at a look before the planned end; a GO is early if it is below alpha.
+    """
     broken = [c for c in own if c.status is MetricStatus.FAIL and c.rule.role is Role.GATE]
     if broken and not void:
         # Smallest p-value first; the policy's metrics before the scan's rows; limits that both arms break come last.
         broken.sort(key=lambda c: 1.0 if c.p_value_adjusted is None else c.p_value_adjusted)
         broken.sort(key=lambda c: (wording.broke_limit_as_baseline(c, rulebook.alpha), c.scan))
         reasons = tuple(wording.explain_failure(c, rulebook.alpha) for c in broken)
-        decided = min(evidence.window.seconds if c.decided_at_s is None else c.decided_at_s for c in broken)
+        # A gate that no earlier look showed to be worse was decided by all of the data.
+        decided_at_s = min(evidence.window.seconds if c.decided_at_s is None else c.decided_at_s for c in broken)
         next_action = wording.next_after_no_go(reasons, release, judged, rulebook.alpha)
-        return Judgement(VerdictWord.NO_GO, reasons, next_action, judged, decided)
-    doubts = _doubts(own, evidence, rulebook, void, _early_p(own) if early is None else early)
+        return Judgement(VerdictWord.NO_GO, reasons, next_action, judged, decided_at_s)
+    doubts = _list_doubts(own, evidence, rulebook, void, early_p)
     if doubts:
         next_action = wording.next_after_inconclusive(doubts, own, evidence, release)
         return Judgement(VerdictWord.INCONCLUSIVE, tuple(doubts), next_action, judged)
@@ -103,43 +116,49 @@ def _judge_candidate(
 
 
 def _choose(by_arm: Mapping[str, Judgement], release: str, alpha: float) -> Judgement:
-    """One judgement of several candidates."""
-    going = [arm for arm, judgement in by_arm.items() if judgement.word is VerdictWord.GO]
-    stopped = [arm for arm, judgement in by_arm.items() if judgement.word is VerdictWord.NO_GO]
-    failures = tuple(wording.name_arm(reason) for arm in stopped for reason in by_arm[arm].reasons)
-    any_judgement = next(iter(by_arm.values()))
-    if len(stopped) == len(by_arm):
-        decided = max(by_arm[arm].decided_at_s or 0.0 for arm in stopped)
-        next_action = wording.next_after_no_go(failures, release, any_judgement.comparisons, alpha)
-        return Judgement(VerdictWord.NO_GO, failures, next_action, any_judgement.comparisons, decided)
-    if going:
-        best = wording.find_best(any_judgement.comparisons, going)
-        waiting = [arm for arm in by_arm if arm not in going and arm not in stopped]
-        reasons = (wording.explain_choice(best, going, waiting, len(by_arm), by_arm[best].reasons[0]), *failures)
+    """Turn the judgements of several candidates into that of the release: GO for the best, or NO-GO if all are."""
+    go_arms = [arm for arm, judgement in by_arm.items() if judgement.word is VerdictWord.GO]
+    no_go_arms = [arm for arm, judgement in by_arm.items() if judgement.word is VerdictWord.NO_GO]
+    open_arms = [arm for arm in by_arm if arm not in go_arms and arm not in no_go_arms]
+    failures = tuple(wording.name_arm(reason) for arm in no_go_arms for reason in by_arm[arm].reasons)
+    comparisons = next(iter(by_arm.values())).comparisons  # each judgement has those of all candidates
+    if len(no_go_arms) == len(by_arm):
+        decided_at_s = max(by_arm[arm].decided_at_s or 0.0 for arm in no_go_arms)
+        next_action = wording.next_after_no_go(failures, release, comparisons, alpha)
+        return Judgement(VerdictWord.NO_GO, failures, next_action, comparisons, decided_at_s)
+    if go_arms:
+        best = wording.find_best(comparisons, go_arms)
+        choice = wording.explain_choice(best, go_arms, open_arms, len(by_arm), by_arm[best].reasons[0])
         next_action = f"promote {best} of {release}"
-        return Judgement(VerdictWord.GO, reasons, next_action, any_judgement.comparisons, by_arm[best].decided_at_s)
-    undecided = [judgement for arm, judgement in by_arm.items() if arm not in stopped]
-    doubts = tuple(dict.fromkeys(wording.name_arm(reason) for judgement in undecided for reason in judgement.reasons))
-    return Judgement(VerdictWord.INCONCLUSIVE, doubts + failures, undecided[0].next_action, any_judgement.comparisons)
+        return Judgement(VerdictWord.GO, (choice, *failures), next_action, comparisons, by_arm[best].decided_at_s)
+    doubts = [wording.name_arm(reason) for arm in open_arms for reason in by_arm[arm].reasons]
+    reasons = (*dict.fromkeys(doubts), *failures)  # each doubt once
+    return Judgement(VerdictWord.INCONCLUSIVE, reasons, by_arm[open_arms[0]].next_action, comparisons)
 
 
 # ------------------------------------------------------------------ status of each metric
 
 
-def _with_status(comparisons: Sequence[Comparison], rulebook: Rulebook) -> tuple[Comparison, ...]:
+def _set_status(comparisons: Sequence[Comparison], rulebook: Rulebook) -> tuple[Comparison, ...]:
+    """Set the status, p-values and reason of each comparison; gates and scan share the error rate alpha of "worse".
+
+    The scan gets `alpha_share` of alpha and the gates the rest. Instead of comparing p-values with a part of alpha,
+    they are divided by that part's share.
+    """
     gates = [i for i, c in enumerate(comparisons) if c.rule.role is Role.GATE and not c.scan and c.questions]
     scanned = [i for i, c in enumerate(comparisons) if c.scan and c.questions]
-    share = rulebook.scan.alpha_share if rulebook.scan.enabled and scanned else 0.0
-    decided = _decision_times(comparisons, gates, scanned, rulebook.alpha, share)
-    adjusted = {i: p / (1 - share) for i, p in _adjust_gates(comparisons, gates).items()}
-    if share:
-        p_values = adjust_plausible([_p_worse(comparisons[i], "margin") for i in scanned])
-        adjusted |= {i: p / share for i, p in zip(scanned, p_values, strict=True)}
+    scan_share = rulebook.scan.alpha_share if rulebook.scan.enabled and scanned else 0.0
+    decided_at_s = _find_decision_times(comparisons, gates, scanned, rulebook.alpha, scan_share)
+    p_worse = {i: min(1.0, p / (1 - scan_share)) for i, p in _adjust_gates(comparisons, gates).items()}
+    if scan_share:
+        adjusted = adjust_plausible([_find_p_worse(comparisons[i], "margin") for i in scanned])
+        p_worse |= {i: min(1.0, p / scan_share) for i, p in zip(scanned, adjusted, strict=True)}
+    p_within = _adjust_within(comparisons, rulebook.alpha)
+    # Trends share alpha among the gates of a candidate, so that a false trend rarely prevents its GO.
     candidates = max(len({c.arm for c in comparisons}), 1)
-    alpha, trend_alpha = rulebook.alpha, rulebook.alpha * candidates / max(len(gates), 1)
-    within = _within_any(comparisons, rulebook.alpha)
+    trend_alpha = rulebook.alpha * candidates / max(len(gates), 1)
     judged = [
-        _judge_one(c, min(1.0, adjusted[i]) if i in adjusted else None, within[i], decided.get(i), alpha, trend_alpha)
+        _judge_comparison(c, p_worse.get(i), p_within[i], decided_at_s.get(i), rulebook.alpha, trend_alpha)
         for i, c in enumerate(comparisons)
     ]
     return tuple(_tie_mean_to_failures(c, judged) for c in judged)
@@ -149,82 +168,101 @@ def _with_status(comparisons: Sequence[Comparison], rulebook: Rulebook) -> tuple
 
 
 def _p_within(comparison: Comparison) -> float:
-    """p-value against "beyond its margin or a limit"; 1 without data."""
-    is_answered = not comparison.no_data and comparison.questions
-    return max(q.p_within for q in comparison.deciding) if is_answered else 1.0
+    """p-value of "within its margin and limits" (small: shown to be within); 1 without data."""
+    if comparison.no_data or not comparison.questions:
+        return 1.0
+    return max(question.p_within for question in comparison.deciding)
 
 
 def _find_worst(comparisons: Sequence[Comparison]) -> dict[str, Comparison]:
     """For each candidate, the gate or hold with the largest p-value of "within": it decides for all of them."""
     must_be_within = [c for c in comparisons if c.must_be_within]
-    return {arm: max(own, key=_p_within) for arm, own in _by_arm(must_be_within).items()}
+    return {arm: max(own, key=_p_within) for arm, own in _group_by_arm(must_be_within).items()}
 
 
-def _within_any(comparisons: Sequence[Comparison], alpha: float) -> list[float]:
-    """p-value of "within" of each comparison, adjusted for the number of candidates.
+def _adjust_within(comparisons: Sequence[Comparison], alpha: float) -> list[float]:
+    """p-value of "within" of each comparison, adjusted for the number of candidates; in the order of `comparisons`.
 
     A candidate is within if its worst metric is (intersection-union: no correction over metrics). Any of several
     candidates may be shown to be within by luck, so candidates are corrected by step-down max-t. A metric that is not
     its candidate's worst is treated as if it were. The result is compared with alpha only, and may be above 1.
     """
-    own = [_p_within(c) for c in comparisons]
     candidates = len({c.arm for c in comparisons})
     worst = _find_worst(comparisons)
     out = []
-    for comparison, p in zip(comparisons, own, strict=True):
-        # The result lies between p and Bonferroni's p. It is computed only where alpha lies between them.
-        if comparison.scan or not p < alpha <= p * candidates:
-            out.append(p * candidates)
+    for comparison in comparisons:
+        p = _p_within(comparison)
+        # The adjusted p-value lies between p and Bonferroni's. It decides only where alpha lies between these, so only
+        # there it is computed.
+        bonferroni_p = p * candidates
+        if comparison.scan or not p < alpha <= bonferroni_p:
+            out.append(bonferroni_p)
             continue
-        arms = {**worst, comparison.arm: comparison}
-        adjusted = adjust([_p_within(c) for c in arms.values()], _side_by_side(list(arms.values())))
-        out.append(adjusted[list(arms).index(comparison.arm)])
+        by_arm = {**worst, comparison.arm: comparison}
+        adjusted = adjust([_p_within(c) for c in by_arm.values()], _align_loadings(list(by_arm.values())))
+        out.append(adjusted[list(by_arm).index(comparison.arm)])
     return out
 
 
-def _early_p(own: Sequence[Comparison]) -> float:
-    """The least level at which one look before the last shows every gate and hold to be within its margin."""
-    paths = [{look.at_s: max(look.p_within, default=1.0) for look in c.looks} for c in own if c.must_be_within]
-    shared = set.intersection(*(set(path) for path in paths)) if paths else set()
-    return min((max(path[at_s] for path in paths) for at_s in shared), default=1.0)
+def _find_early_p(own: Sequence[Comparison]) -> float:
+    """Find the p-value of an early GO of a candidate: at one look before the last, all its gates and holds are within.
 
-
-def _side_by_side(comparisons: Sequence[Comparison], looks: Sequence[Look] | None = None) -> list[tuple[float, ...]]:
-    """Give the loadings of requests, readings and outcomes positions of their own: they share no unit.
-
-    `looks`: an earlier look of each comparison, whose loadings are taken instead.
+    At each look the largest p-value of its gates and holds counts, and of all looks the smallest; 1 without such looks.
     """
-    loadings = [look.loadings for look in looks or comparisons]
+    # For each gate and hold: time of a look → p-value of "within" at that look.
+    paths = [{look.at_s: max(look.p_within, default=1.0) for look in c.looks} for c in own if c.must_be_within]
+    common_looks = set.intersection(*(set(path) for path in paths)) if paths else set()
+    return min((max(path[at_s] for path in paths) for at_s in common_looks), default=1.0)
+
+
+def _align_loadings(comparisons: Sequence[Comparison], looks: Sequence[Look] | None = None) -> list[tuple[float, ...]]:
+    """Give the loadings of requests, readings and outcomes positions of their own, because they share no unit.
+
+    Loadings of several kinds of evidence are filled up with zeros to the same length; a comparison whose loadings are
+    shorter than others of its kind gets none. `looks`: an earlier look of each comparison, whose loadings are taken
+    instead.
+    """
+    loadings = [source.loadings for source in looks or comparisons]
     kinds = [list(EvidenceKind).index(c.rule.evidence) for c in comparisons]
-    sizes = [0] * len(EvidenceKind)
-    for row, kind in zip(loadings, kinds, strict=True):
-        sizes[kind] = max(sizes[kind], len(row))
-    if sum(size > 0 for size in sizes) < 2:
+    lengths = [0] * len(EvidenceKind)  # of each kind of evidence
+    for components, kind in zip(loadings, kinds, strict=True):
+        lengths[kind] = max(lengths[kind], len(components))
+    if sum(length > 0 for length in lengths) < 2:
         return loadings
-    return [
-        (0.0,) * sum(sizes[:kind]) + row + (0.0,) * sum(sizes[kind + 1 :]) if len(row) == sizes[kind] else ()
-        for row, kind in zip(loadings, kinds, strict=True)
-    ]
+    aligned: list[tuple[float, ...]] = []
+    for components, kind in zip(loadings, kinds, strict=True):
+        before, after = (0.0,) * sum(lengths[:kind]), (0.0,) * sum(lengths[kind + 1 :])
+        aligned.append(before + components + after if len(components) == lengths[kind] else ())
+    return aligned
 
 
 # ------------------------------------------------------------------ worse, over all questions
 
 
-def _decision_times(
-    comparisons: Sequence[Comparison], gates: list[int], scanned: list[int], alpha: float, share: float
+def _find_decision_times(
+    comparisons: Sequence[Comparison], gates: list[int], scanned: list[int], alpha: float, scan_share: float
 ) -> dict[int, float]:
-    """When each comparison was first shown to be worse, among the looks before the last."""
-    out: dict[int, float] = {}
-    for members, level in ((gates, alpha * (1 - share)), (scanned, alpha * share)):
+    """Find when comparisons were first shown to be worse, among the looks before the last.
+
+    Returns index of the comparison → seconds of judged data. `gates`, `scanned`: indices of gates and of comparisons of
+    the scan; `scan_share`: the scan's share of alpha.
+    """
+    decided_at_s: dict[int, float] = {}
+    for members, level in ((gates, alpha * (1 - scan_share)), (scanned, alpha * scan_share)):
         for at_s in sorted({look.at_s for i in members for look in comparisons[i].looks}):
-            now = {i: look for i in members for look in comparisons[i].looks if look.at_s == at_s}
-            for i in _rejected(comparisons, now, level, scan=members is scanned):
-                out.setdefault(i, at_s)
-    return out
+            looks = {i: look for i in members for look in comparisons[i].looks if look.at_s == at_s}
+            for i in _find_rejected(comparisons, looks, level, scan=members is scanned):
+                decided_at_s.setdefault(i, at_s)
+    return decided_at_s
 
 
-def _rejected(comparisons: Sequence[Comparison], looks: Mapping[int, Look], level: float, *, scan: bool) -> list[int]:
-    """Comparisons with a p-value that is rejected at one look, family-wise."""
+def _find_rejected(
+    comparisons: Sequence[Comparison], looks: Mapping[int, Look], level: float, *, scan: bool
+) -> list[int]:
+    """Find the comparisons (indices) shown to be worse at one look, at a family-wise error rate of `level`.
+
+    `looks`: index of a comparison → this look at it. `scan`: they belong to the endpoint scan, not to gates.
+    """
     tests = [(i, p) for i, look in looks.items() for p in look.p_worse]
     p_values = [p for _, p in tests]
     if not any(p < level for p in p_values):
@@ -232,62 +270,79 @@ def _rejected(comparisons: Sequence[Comparison], looks: Mapping[int, Look], leve
     if scan:
         adjusted = adjust_plausible(p_values)
     else:
-        loadings = _side_by_side([comparisons[i] for i, _ in tests], [looks[i] for i, _ in tests])
+        loadings = _align_loadings([comparisons[i] for i, _ in tests], [looks[i] for i, _ in tests])
         adjusted = adjust(p_values, loadings)
     return sorted({i for (i, _), p in zip(tests, adjusted, strict=True) if p < level})
 
 
-def _p_worse(row: Comparison, kind: str) -> float:
-    """p-value of "worse" of a row of the scan. `kind`: against its margin, or against what a GO tolerates."""
-    return next(question.p_worse for question in row.questions if question.kind == kind)
+def _find_p_worse(comparison: Comparison, kind: str) -> float:
+    """p-value of "worse" of a comparison of the scan: against its `margin`, or the `tolerance` of a GO (`kind`)."""
+    return next(question.p_worse for question in comparison.questions if question.kind == kind)
 
 
-def _adjust_gates(comparisons: Sequence[Comparison], members: list[int]) -> dict[int, float]:
-    """Adjusted p-value of each gate; a metric with a margin and limits asks more than one question."""
-    loadings = dict(zip(members, _side_by_side([comparisons[i] for i in members]), strict=True))
-    tests = [(i, test.p_worse) for i in members for test in comparisons[i].questions if test.decides]
+def _adjust_gates(comparisons: Sequence[Comparison], gates: list[int]) -> dict[int, float]:
+    """Adjust the p-values of "worse" of all gates together. Returns index of a gate → adjusted p-value.
+
+    A metric with a margin and limits asks more than one question; its smallest p-value counts.
+    """
+    loadings = dict(zip(gates, _align_loadings([comparisons[i] for i in gates]), strict=True))
+    tests = [(i, question.p_worse) for i in gates for question in comparisons[i].questions if question.decides]
     adjusted = adjust([p for _, p in tests], [loadings[i] for i, _ in tests])
-    out: dict[int, float] = {}
+    smallest: dict[int, float] = {}
     for (i, _), p in zip(tests, adjusted, strict=True):
-        out[i] = min(p, out.get(i, 1.0))
-    return out
+        smallest[i] = min(p, smallest.get(i, 1.0))
+    return smallest
 
 
-def _judge_one(
+def _judge_comparison(
     comparison: Comparison,
-    adjusted: float | None,
+    p_worse: float | None,
     p_within: float,
     decided_at_s: float | None,
     alpha: float,
     trend_alpha: float,
 ) -> Comparison:
-    """Status, p-values and reason of one metric. What an earlier look showed to be worse stays so.
+    """Set status, p-values and reason of a comparison. What an earlier look showed to be worse stays so.
 
-    `alpha`: error rate of all "worse" answers, and of "within" over candidates; `trend_alpha`: that of its trend.
+    Args:
+        comparison: One rule and candidate.
+        p_worse: Its p-value of "worse", adjusted for all gates or endpoints; `None`: it is neither.
+        p_within: Its p-value of "within", adjusted for the candidates.
+        decided_at_s: Seconds of data at the earlier look that showed it to be worse; `None`: there was none.
+        alpha: Error rate of all answers "worse", and of "within" over all candidates.
+        trend_alpha: Error rate of a trend towards harm.
     """
     if comparison.no_data or not comparison.questions:
         why = comparison.no_data or "nothing was asked"
         return replace(comparison, status=MetricStatus.NO_DATA, reason=f"{name_comparison(comparison)}: {why}")
-    p_value = min(test.p_worse for test in comparison.deciding)
-    decisive = p_value if adjusted is None else adjusted
+    plain_p_worse = min(question.p_worse for question in comparison.deciding)
+    decisive_p = plain_p_worse if p_worse is None else p_worse
     shown_within = p_within < alpha
-    # Is the end of the run beyond the margin although the whole is within?
-    drift, drifts = comparison.drift, False
-    if drift and comparison.rule.margin and comparison.rule.role is not Role.WATCH:
-        drifts = drift.last_third > 0 or (drift.p_worsening < trend_alpha and drift.at_end > 0)
     status = MetricStatus.INCONCLUSIVE
-    if decisive < alpha or decided_at_s is not None:
+    if decisive_p < alpha or decided_at_s is not None:
         status = MetricStatus.FAIL
-    elif shown_within and not drifts:
+    elif shown_within and not _ends_beyond_margin(comparison, trend_alpha):
         status = MetricStatus.PASS
     return replace(
         comparison,
         status=status,
-        p_value=p_value,
-        p_value_adjusted=adjusted,
+        p_value=plain_p_worse,
+        p_value_adjusted=p_worse,
         decided_at_s=decided_at_s,
         reason=wording.explain_status(comparison, status, alpha, shown_within=shown_within),
     )
+
+
+def _ends_beyond_margin(comparison: Comparison, trend_alpha: float) -> bool:
+    """Is the end of the run beyond the margin, so that the whole run cannot pass?
+
+    Either the estimate of the last third is beyond it, or a trend that is shown to worsen ends beyond it. Both
+    distances are positive beyond the margin. Metrics that are only watched, and without a margin, have no such end.
+    """
+    drift = comparison.drift
+    if drift is None or comparison.rule.margin is None or comparison.rule.role is Role.WATCH:
+        return False
+    return drift.last_third > 0 or (drift.p_worsening < trend_alpha and drift.at_end > 0)
 
 
 def _tie_mean_to_failures(comparison: Comparison, judged: Sequence[Comparison]) -> Comparison:
@@ -305,27 +360,33 @@ def _tie_mean_to_failures(comparison: Comparison, judged: Sequence[Comparison]) 
 # ------------------------------------------------------------------ what forbids a GO
 
 
-def _doubts(
-    judged: Sequence[Comparison], evidence: Evidence, rulebook: Rulebook, void: Sequence[Finding], early: float
+def _list_doubts(
+    judged: Sequence[Comparison], evidence: Evidence, rulebook: Rulebook, void: Sequence[Finding], early_p: float
 ) -> list[Reason]:
-    """Everything that forbids a GO, the most important first; empty when nothing does."""
+    """List everything that forbids a GO of a candidate, the most important first; empty when nothing does.
+
+    `judged`: its comparisons; `void`: failed health checks that forbid a NO-GO as well; `early_p`: p-value of an early
+    GO.
+    """
     doubts = [wording.explain_health(finding) for finding in void]
     holds = [c for c in judged if c.rule.role is Role.HOLD and c.status is MetricStatus.FAIL]
     doubts += [wording.explain_hold(c, rulebook.alpha) for c in holds]
-    failed = [f for f in evidence.findings if f.level is Level.FAIL and not f.void]
+    failed_checks = [f for f in evidence.findings if f.level is Level.FAIL and not f.void]
     must_be_within = [c for c in judged if c.must_be_within]
     doubts += wording.explain_missing([c for c in must_be_within if c.status is MetricStatus.NO_DATA])
-    doubts += [wording.explain_health(finding) for finding in failed]
-    if not (evidence.final or (rulebook.monitoring.early_go and early < rulebook.alpha)):
+    doubts += [wording.explain_health(finding) for finding in failed_checks]
+    early_go = rulebook.monitoring.early_go and early_p < rulebook.alpha
+    if not evidence.final and not early_go:
         doubts.append(wording.explain_not_final(evidence))
-    if evidence.incomplete and not any(finding.check == "complete" for finding in failed):
+    if evidence.incomplete and not any(finding.check == "complete" for finding in failed_checks):
         doubts.append(Reason("incomplete", "the run did not end as planned"))
     still_open = [c for c in must_be_within if c.status is MetricStatus.INCONCLUSIVE]
     doubts += [wording.give_reason("not_shown", c.reason, c) for c in still_open]
     if rulebook.scan.enabled:
-        rows, level = [c for c in judged if c.scan and c.questions], rulebook.alpha * rulebook.scan.alpha_share
-        adjusted = adjust_plausible([_p_worse(c, "tolerance") for c in rows])
-        doubts += [wording.explain_scan_doubt(c) for c, p in zip(rows, adjusted, strict=True) if p < level]
+        scanned = [c for c in judged if c.scan and c.questions]
+        level = rulebook.alpha * rulebook.scan.alpha_share
+        adjusted = adjust_plausible([_find_p_worse(c, "tolerance") for c in scanned])
+        doubts += [wording.explain_scan_doubt(c) for c, p in zip(scanned, adjusted, strict=True) if p < level]
         if evidence.unjudged_share > MAX_UNJUDGED:
             doubts.append(wording.explain_unjudged(evidence))
     if not any(c.rule.role is Role.GATE for c in must_be_within):

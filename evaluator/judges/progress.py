@@ -9,21 +9,22 @@ from evaluator.wording import format_duration
 
 
 def describe_missing(verdict: Verdict) -> str:
-    """Say what a verdict waits for: the gate that needs longest and how much longer, or the first reason."""
+    """Say what a verdict waits for: the gate or hold that needs longest and how much longer, or the first reason."""
     undecided = {MetricStatus.INCONCLUSIVE, MetricStatus.NO_DATA}
     waiting = [row for row in verdict.evidence.comparisons if row.status in undecided and row.must_be_within]
     if not waiting:
         # The reader knows that the run goes on, so any other reason comes first.
         texts = [reason.text for reason in verdict.reasons]
-        others = [text for text in texts if not text.startswith("complete: ")]
-        return [*others, *texts, "nothing is shown yet"][0]
+        other_texts = [text for text in texts if not text.startswith("complete: ")]
+        return next(iter([*other_texts, *texts]), "nothing is shown yet")
+    # Of those without a known time, or without data, nothing is known, so they count as slowest.
     slowest = max(waiting, key=lambda row: row.needed_time or math.inf)
-    multiple, remaining = slowest.needed_time, ""
+    needed_multiple = slowest.needed_time  # of the present duration, until it would be shown to be within its margin
+    remaining = ""
     if slowest.no_data:
         remaining = f" ({slowest.no_data})"
-    elif multiple is not None and slowest.rule.evidence is not EvidenceKind.OUTCOMES:
-        # After `multiple` times the present duration it would be shown to be within its margin.
-        more_s = (multiple - 1) * verdict.evidence.window.seconds
+    elif needed_multiple is not None and slowest.rule.evidence is not EvidenceKind.OUTCOMES:
+        more_s = (needed_multiple - 1) * verdict.evidence.window.seconds
         remaining = " (more time alone will not show it to be within its margin)"
         if math.isfinite(more_s):
             remaining = f" (about {format_duration(round(max(more_s, 1.0)))} more, if the change stays as it is)"

@@ -60,18 +60,19 @@ SCAN_METRICS: Mapping[str, type[MetricModel]] = Lazy({"latency_typical": f"{_PAC
 def restore_metric(row: Mapping[str, Any], options_of_policy: Iterable[Mapping[str, Any]]) -> MetricModel:
     """The metric of a row of a verdict, with the options that the verdict's policy set.
 
-    If the policy has no metric of this name, required options are taken from the row, or are `None`. Raises
-    UnknownName for an unknown type, and ValidationError for options that the metric does not have.
+    `options_of_policy`: the metrics of that policy, as mappings. If none of them has the name and type of the row,
+    required options are taken from the row, or are `None`. Raises UnknownName for an unknown type, and ValidationError
+    for options that the metric does not have.
     """
-    name = row["type"]
-    table = SCAN_METRICS if name in SCAN_METRICS else METRICS
-    if name not in table:
-        raise UnknownName("metric type", name, METRICS)
-    kind = table[name]
-    options = next(
-        (listed for listed in options_of_policy if (listed.get("name"), listed.get("type")) == (row["name"], name)),
-        None,
-    )
-    if options is None:
-        return kind.model_construct(**{k: row.get(k) for k, field in kind.model_fields.items() if field.is_required()})
-    return kind.model_validate({k: options[k] for k in kind.model_fields if k in options})
+    type_name = row["type"]
+    table = SCAN_METRICS if type_name in SCAN_METRICS else METRICS
+    if type_name not in table:
+        raise UnknownName("metric type", type_name, METRICS)
+    metric_class = table[type_name]
+    for options in options_of_policy:
+        if options.get("name") == row["name"] and options.get("type") == type_name:
+            return metric_class.model_validate(
+                {key: options[key] for key in metric_class.model_fields if key in options}
+            )
+    required = [key for key, field in metric_class.model_fields.items() if field.is_required()]
+    return metric_class.model_construct(**{key: row.get(key) for key in required})  # without validation

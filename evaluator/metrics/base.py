@@ -81,7 +81,10 @@ class Pair:
         of: Literal["time_ms", "bytes", "value"] = "time_ms",
         floor: FloatArray | None = None,
     ) -> Estimate:
-        """Compare means under a rule; `sd_instance`: `None` for that of latency. See `compare_means`."""
+        """Compare means of `of` under a rule, with the numbers of this pair. See `compare_means`.
+
+        `sd_instance`: how much instances are assumed to differ, as a share; `None`: as they do in latency.
+        """
         return compare_means(
             self.panel,
             self.design,
@@ -100,7 +103,14 @@ class Pair:
     def compare_differences(
         self, rule: Rule, sd_instance: float, *, floor: tuple[float, float] = (0.0, 0.0), fitted: int = 0
     ) -> Estimate:
-        """Compare levels by their difference under a rule. See `compare_differences`."""
+        """Compare levels by their difference under a rule, with the numbers of this pair. See `compare_differences`.
+
+        Args:
+            rule: Gives margin, limits and direction.
+            sd_instance: How much instances are assumed to differ, in the unit of the levels.
+            floor: Least variance of the level of baseline and candidate.
+            fitted: Parameters that are fitted to the values of each instance, which cost degrees of freedom.
+        """
         return compare_differences(
             self.panel,
             self.design,
@@ -114,7 +124,10 @@ class Pair:
         )
 
     def compare_failures(self, rule: Rule, *, sd_instance: float | None = None, sd_share: float = SD_SHARE) -> Estimate:
-        """Compare failure rates under a rule; `sd_instance`: `None` for that of failures. See `compare_failures`."""
+        """Compare failure rates under a rule, with the numbers of this pair. See `compare_failures`.
+
+        `sd_instance`: how much instances are assumed to differ; `None`: as they do in failures.
+        """
         return compare_failures(
             self.panel,
             self.design,
@@ -150,15 +163,15 @@ class RequestMetric(MetricModel):
 
     @abstractmethod
     def compare(self, pair: Pair, rule: Rule) -> Comparison:
-        """Answer its rule. Without enough data it returns `Pair.no_data` instead of raising."""
+        """Answer the metric's rule. Without enough data it returns `Pair.no_data` instead of raising."""
 
     @classmethod
     def compare_all(cls, pair: Pair, rules: Sequence[tuple[Self, Rule]]) -> tuple[Comparison, ...]:
-        """Answer several rules of this type, which may share their work."""
+        """Answer several rules of this type, which may share their work; in the order of the rules."""
         return tuple(metric.compare(pair, rule) for metric, rule in rules)
 
     def of_units(self, units: UnitTotals) -> FloatArray | None:
-        """Its value of each instance or run, shape (units,); `None` for a metric without such values."""
+        """The metric's value for each instance or run, shape (units,); `None` for a metric without such values."""
         del units
         return None
 
@@ -171,7 +184,7 @@ class EndpointMetric(RequestMetric):
 
     @property
     def of_successes(self) -> bool:
-        """Does it read successful requests only?"""
+        """Does the metric count successful requests only?"""
         return True
 
     @abstractmethod
@@ -183,31 +196,36 @@ class EndpointMetric(RequestMetric):
         return check_enough(pair, successes=self.of_successes)
 
     def counted(self, panel: Panel) -> FloatArray:
-        """The numbers of requests that it reads, in the shape of `Panel.n`."""
+        """The numbers of requests that the metric counts, in the shape of `Panel.n`."""
         return panel.ok if self.of_successes else panel.n
 
     def compare(self, pair: Pair, rule: Rule) -> Comparison:
-        """Answer its rule."""
+        """Answer the metric's rule; without enough data, by a comparison without data."""
         why = self.check(pair)
         if why:
             return pair.no_data(rule, why)
-        counted = self.counted(pair.panel)
-        n = int(counted[0].sum()), int(counted[1].sum())
+        baseline, candidate = self.counted(pair.panel)
+        n = int(baseline.sum()), int(candidate.sum())
         method = f"{self.method}, {pair.design.kind}"
         return answer(pair, rule, self.estimate(pair, rule), method=method, n=n)
 
 
-def check_enough(pair: Pair, *, successes: bool, both: bool = True) -> str | None:
-    """Why a comparison cannot be made, or `None`. `both`: the candidate needs successes as well."""
+def check_enough(pair: Pair, *, successes: bool, on_both_arms: bool = True) -> str | None:
+    """Why a comparison cannot be made, or `None`.
+
+    `successes`: the metric reads successes, so there must be enough of them, and not all with the same time;
+    `on_both_arms=False`: their number matters on the baseline only.
+    """
     if pair.panel.slots < MIN_BUCKETS:
         seconds = pair.panel.slots * pair.panel.bucket_s
         return f"only {seconds} s of usable data, at least {MIN_BUCKETS * pair.panel.bucket_s} s are needed"
     for arm in (0, 1):
         if pair.requests(arm) < MIN_REQUESTS:
             return f"only {pair.requests(arm)} requests on {pair.name(arm)}, at least {MIN_REQUESTS} are needed"
-        if successes and (both or arm == 0) and pair.successes(arm) < MIN_REQUESTS:
+        if successes and (on_both_arms or arm == 0) and pair.successes(arm) < MIN_REQUESTS:
             return f"only {pair.successes(arm)} successes on {pair.name(arm)}, at least {MIN_REQUESTS} are needed"
         if successes and pair.panel.constant[arm] and pair.successes(arm) < CONSTANT_BELOW:
+            # Few equal times show no spread. Are they equal, or only rounded to the step of this store?
             all_times = f"all {pair.successes(arm)} times on {pair.name(arm)} are"
             level_ms = float(pair.panel.totals["time_ms"][arm].sum()) / pair.successes(arm)
             if level_ms * ALIKE_STEP >= STORE_STEP_MS:
@@ -246,11 +264,13 @@ def answer(
     group: int = 0,
     scan: bool = False,
 ) -> Comparison:
-    """One group of an estimate as a comparison; without finite numbers, a comparison without data.
+    """Turn one group of an estimate into a comparison; without finite numbers, into a comparison without data.
 
-    `n`: number of requests (or other units) of both arms; `None`: all requests of the pair.
+    `n`: requests (or other units) of baseline and candidate; `None`: all requests of the pair. `scan`: the comparison
+    belongs to the endpoint scan, where the tolerance is a question as well.
     """
-    g, n = group, n or (pair.requests(0), pair.requests(1))
+    g = group
+    n = n or (pair.requests(0), pair.requests(1))
     numbers = (estimate.baseline[g], estimate.against_margin.p_worse[g], estimate.against_margin.p_within[g])
     if not all(math.isfinite(number) for number in numbers):
         return pair.no_data(rule, "the data give no finite estimate")
@@ -261,8 +281,8 @@ def answer(
     limits = [answers.of_group(g) for answers in estimate.against_limit]
     questions = list_questions(rule, estimate.against_zero.of_group(g), estimate.against_margin.of_group(g), limits)
     if scan and estimate.against_tolerance is not None and estimate.tolerance is not None:
-        bound, tolerated = float(estimate.tolerance[g]), estimate.against_tolerance.of_group(g)
-        questions.append(Question("tolerance", bound, tolerated.p_worse, tolerated.p_within))
+        answers = estimate.against_tolerance.of_group(g)
+        questions.append(Question("tolerance", float(estimate.tolerance[g]), answers.p_worse, answers.p_within))
     too_coarse = estimate.coarse is not None and bool(estimate.coarse[g])
     return Comparison(
         rule=rule,
@@ -297,12 +317,16 @@ def answer(
 
 
 def _explain_step(pair: Pair, rule: Rule, level_ms: float) -> str:
+    """Why the recorded times are too coarse for the rule's margin; `level_ms`: the baseline's. Empty without margin."""
     steps = steps_of(pair.panel, rule.slice.endpoint)
     return explain_coarse(steps, (pair.name(0), pair.name(1)), level_ms, rule.margin) if rule.margin else ""
 
 
 def list_questions(rule: Rule, zero: Answers, margin: Answers, limits: Sequence[Answers]) -> list[Question]:
-    """The questions of a rule with their answers; a rule without a margin has no question of it."""
+    """List the questions of a rule with their answers: against no change, the margin if it has one, and each limit.
+
+    `limits`: answers in the order of `rule.limit.bounds`.
+    """
     questions = [Question("zero", 0.0, zero.p_worse, zero.p_within)]
     if rule.margin:
         questions.append(Question("margin", rule.margin.value, margin.p_worse, margin.p_within))

@@ -22,9 +22,9 @@ class FailureRate(EndpointMetric):
     method: ClassVar[str] = "score test"
 
     def estimate(self, pair: Pair, rule: Rule) -> Estimate:
-        """Failures of all requests."""
+        """Compare the failure rates of all requests, or of each of the pair's groups of endpoints."""
         return pair.compare_failures(rule)
 
     def of_units(self, units: UnitTotals) -> FloatArray:
-        """Failures of all requests."""
+        """Failure rate of each instance or run, shape (units,)."""
         return units.failures / units.n

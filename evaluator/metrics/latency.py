@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar, Literal, Self
 
 from evaluator.metrics.base import EndpointMetric, Pair, RequestMetric, UnitTotals, answer, check_enough
@@ -10,7 +10,8 @@ from evaluator.metrics.options import MIN_BEYOND, QuantileMetric
 from evaluator.records import Comparison, Rule
 from evaluator.records.arrays import FloatArray
 from evaluator.stats.estimators.estimate import Estimate
-from evaluator.stats.estimators.quantiles import QuantileEstimate, QuantileQuestion, compare_quantiles
+from evaluator.stats.estimators.quantile_pairs import QuantileEstimate, QuantileQuestion
+from evaluator.stats.estimators.quantiles import compare_quantiles
 from evaluator.stats.estimators.typical import compare_typical_times
 from evaluator.stats.shaping.groups import all_together
 from evaluator.wording import format_number
@@ -34,11 +35,11 @@ class LatencyMean(LatencyMetric, EndpointMetric):
     method: ClassVar[str] = "paired mean"
 
     def estimate(self, pair: Pair, rule: Rule) -> Estimate:
-        """Mean of successes."""
+        """Compare the mean response times of successes, of all endpoints or of each of the pair's groups."""
         return pair.compare_means(rule)
 
     def of_units(self, units: UnitTotals) -> FloatArray:
-        """Mean of successes."""
+        """Mean response time of successes of each instance or run (ms), shape (units,)."""
         return units.sum_ms / (units.n - units.failures)
 
 
@@ -50,7 +51,7 @@ class TypicalTime(LatencyMetric, EndpointMetric):
     method: ClassVar[str] = "typical time"
 
     def estimate(self, pair: Pair, rule: Rule) -> Estimate:
-        """Geometric mean of successes."""
+        """Compare the geometric means of the response times of successes, in each of the pair's groups of endpoints."""
         return compare_typical_times(
             pair.panel,
             pair.design,
@@ -69,57 +70,66 @@ class LatencyQuantile(QuantileMetric, LatencyMetric):
     type: ClassVar[str] = "latency_quantile"
 
     def name(self, chosen: str) -> str:
-        """`p95`."""
+        """Short name: `p95`, unless the policy chose (`chosen`) another name than `p95` or `latency_p95`."""
         # Rows of old verdicts do not contain the quantile.
         short = f"p{format_number(self.quantile * 100)}" if self.quantile else chosen
         return short if chosen in {f"latency_{short}", short} else chosen
 
     @property
     def k6_name(self) -> str:
-        """`med`, `p(95)`."""
-        return "med" if self.quantile == 0.5 else f"p({self.quantile * 100:.6g})" if self.quantile else ""
+        """Name of this statistic in k6: `med`, `p(95)`; empty if the quantile is not known."""
+        if not self.quantile:  # rows of old verdicts do not contain it
+            return ""
+        return "med" if self.quantile == 0.5 else f"p({self.quantile * 100:.6g})"
 
     def check(self, pair: Pair) -> str | None:
         """Why the pair cannot be compared, or `None`."""
-        why = check_enough(pair, successes=True, both=False)
-        smaller = min(pair.requests(0), pair.requests(1))
-        if why or smaller * self.tail >= MIN_BEYOND:
+        # The candidate needs no successes: its failures count as infinitely slow.
+        why = check_enough(pair, successes=True, on_both_arms=False)
+        if why:
             return why
+        smaller = min(pair.requests(0), pair.requests(1))
+        if smaller * self.tail >= MIN_BEYOND:
+            return None
         return f"only {smaller} requests in the smaller arm, at least {self.least} are needed for this quantile"
 
     def compare(self, pair: Pair, rule: Rule) -> Comparison:
-        """Answer its rule."""
+        """Answer the metric's rule; without enough data, by a comparison without data."""
         return self.compare_all(pair, ((self, rule),))[0]
 
     @classmethod
     def compare_all(cls, pair: Pair, rules: Sequence[tuple[Self, Rule]]) -> tuple[Comparison, ...]:
-        """Answer several rules at once."""
-        missing = [metric.check(pair) for metric, _ in rules]
+        """Answer several rules of quantiles at once, as their estimates share work; in the order of the rules."""
+        reasons = [metric.check(pair) for metric, _ in rules]  # why a rule cannot be answered; None: it can
         questions = [
             QuantileQuestion(metric.quantile, rule.margin, rule.direction, rule.limit)
-            for (metric, rule), why in zip(rules, missing, strict=True)
-            if not why
+            for (metric, rule), reason in zip(rules, reasons, strict=True)
+            if reason is None
         ]
-        answered: tuple[QuantileEstimate, ...] = ()
+        estimates: Iterator[QuantileEstimate] = iter(())
         if questions:
             sd_instance, depth = pair.prior.sd_latency, pair.depth
-            answered = compare_quantiles(
-                pair.panel, pair.design, questions, alpha=pair.alpha, sd_instance=sd_instance, depth=depth
+            estimates = iter(
+                compare_quantiles(
+                    pair.panel, pair.design, questions, alpha=pair.alpha, sd_instance=sd_instance, depth=depth
+                )
             )
-        estimates = iter(answered)
         return tuple(
-            pair.no_data(rule, why) if why else _answer(pair, rule, next(estimates))
-            for (_, rule), why in zip(rules, missing, strict=True)
+            _answer(pair, rule, next(estimates)) if reason is None else pair.no_data(rule, reason)
+            for (_, rule), reason in zip(rules, reasons, strict=True)
         )
 
     def of_units(self, units: UnitTotals) -> FloatArray:
-        """Quantile of all requests."""
+        """Quantile of the time to success of each instance or run (ms), shape (units,)."""
         return units.quantiles(self.quantile)
 
 
 def _answer(pair: Pair, rule: Rule, result: QuantileEstimate) -> Comparison:
+    """Turn the estimate of a quantile into a comparison; if the baseline has no usable quantile, without data."""
+    if result.estimate is None and result.problem == "zero":
+        return pair.no_data(
+            rule, "on baseline this quantile is 0 ms, so there is no ratio; record times in finer steps"
+        )
     if result.estimate is None:
-        zero = "on baseline this quantile is 0 ms, so there is no ratio; record times in finer steps"
-        failing = "on baseline so many requests fail that this quantile is a failed request"
-        return pair.no_data(rule, zero if result.problem == "zero" else failing)
+        return pair.no_data(rule, "on baseline so many requests fail that this quantile is a failed request")
     return answer(pair, rule, result.estimate, method=f"quantile test, {pair.design.kind}")

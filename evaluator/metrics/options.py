@@ -20,7 +20,7 @@ class MetricModel(Metric, BaseModel):
 
     @classmethod
     def among(cls, rules: Iterable[Rule]) -> list[tuple[Self, Rule]]:
-        """The rules whose metric is of this class, each with its metric."""
+        """Pairs of metric and rule, of those rules whose metric is of this class."""
         return [(rule.metric, rule) for rule in rules if isinstance(rule.metric, cls)]
 
 
@@ -38,10 +38,10 @@ class QuantileMetric(MetricModel):
 
     @field_validator("quantile")
     @classmethod
-    def _proper_quantile(cls, value: float) -> float:
+    def _check_quantile(cls, value: float) -> float:
         if not 0 < value < 1:
-            near = f"; did you mean {value / 100:g}?" if 1 <= value < 100 else ""
-            raise ValueError(f"must be between 0 and 1, not {value:g}{near}")
+            hint = f"; did you mean {value / 100:g}?" if 1 <= value < 100 else ""
+            raise ValueError(f"must be between 0 and 1, not {value:g}{hint}")
         return value
 
     @property
@@ -56,7 +56,7 @@ class QuantileMetric(MetricModel):
 
     @property
     def least(self) -> int:
-        """How many requests (observations, units) are needed in total."""
+        """How many requests (observations, units) are needed, so that enough are expected beyond the quantile."""
         return round(MIN_BEYOND / self.tail)
 
 

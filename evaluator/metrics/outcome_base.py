@@ -32,7 +32,7 @@ from evaluator.records import (
 )
 from evaluator.records.arrays import BoolArray, FloatArray
 from evaluator.stats.outcomes.arms import dunnett_p, find_posterior, probabilities_of_best, share_of_baseline
-from evaluator.stats.outcomes.joint import Errors, from_weights
+from evaluator.stats.outcomes.joint import Errors, split_by_units
 from evaluator.stats.outcomes.levels import (
     ArmLevels,
     OutcomeEstimate,
@@ -58,10 +58,12 @@ RATIO_METHOD = "ratio of sums, delta method, clustered by unit"
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Variables whose values of units, and outcomes whose values of rows, a metric reads in addition to the sums."""
+    """What a metric reads in addition to the sums over units."""
 
     values: frozenset[str] = frozenset()
+    """Variables and covariates whose values of single units it reads."""
     row_values: frozenset[str] = frozenset()
+    """Outcomes whose values of single rows it reads."""
 
     def __or__(self, other: Needs) -> Needs:
         """Return what at least one of both needs."""
@@ -74,6 +76,7 @@ class OutcomePair:
 
     outcomes: Outcomes
     arm: int
+    """Index of the candidate among the arms."""
     alpha: float
 
     @property
@@ -95,6 +98,7 @@ class Prepared:
     """Moments of all arms over the chosen variables, covariates last; `problem`: why there are none."""
 
     moments: tuple[UnitMoments, ...] = ()
+    """By arm."""
     covariates: tuple[str, ...] = ()
     note: str = ""
     """How the values were changed, to be added to the name of the method."""
@@ -102,15 +106,21 @@ class Prepared:
     columns: tuple[int, ...] = ()
     """Positions of the chosen variables among all variables."""
     units: tuple[FloatArray, ...] = ()
-    """Values of the units that were kept, by arm; empty if sums were enough."""
+    """By arm: values of the units that were kept, shape (units kept, variables); empty if sums were enough."""
     complete: tuple[BoolArray, ...] = ()
-    """Which of all units were kept, by arm."""
+    """By arm: which of all units were kept, because no value of them is missing, shape (units,)."""
 
     def find_levels(self) -> ArmLevels:
-        """Means over units of one variable, or ratios of the sums of two; adjusted for the covariates."""
-        own = len(self.columns) - len(self.covariates)
-        linear = [linear_ratio(part, 0, 1) if own == 2 else linear_mean(part, 0) for part in self.moments]
-        return adjust_levels(linear, self.moments, range(own, len(self.columns)))
+        """Find the level of each arm, adjusted for the covariates.
+
+        With one variable it is the mean over units, with two the ratio of their sums.
+        """
+        variables = len(self.columns) - len(self.covariates)  # the covariates are the last columns
+        if variables == 2:
+            linear = [linear_ratio(of_arm, 0, 1) for of_arm in self.moments]
+        else:
+            linear = [linear_mean(of_arm, 0) for of_arm in self.moments]
+        return adjust_levels(linear, self.moments, range(variables, len(self.columns)))
 
     def count(self, arm: int) -> tuple[int, int]:
         """Units of the baseline and of one arm."""
@@ -132,6 +142,7 @@ class OutcomeMetric(MetricModel):
 
     def needs(self, outcomes: Outcomes) -> Needs:
         """What it reads in addition to the sums. Sums are enough unless values are cut or missing."""
+        # The variable `x?` tells whether `x` happened: it has no values where `x` has none.
         missing = any(name.removesuffix("?") in outcomes.facts.missing for name in self.variables)
         imported = set(self.variables) <= set(outcomes.variables)
         if imported and (missing or self.cut_above is not None):
@@ -139,32 +150,47 @@ class OutcomeMetric(MetricModel):
         return Needs()
 
     def prepare(self, outcomes: Outcomes) -> Prepared:
-        """Prepare its variables and covariates: from sums, or from values if those are needed."""
+        """Select the metric's variables and covariates: from sums over units, or from values of units if it needs them.
+
+        Units without a value of one of them are left out, and large values are cut if the metric says so.
+        """
         variables, covariates = self.variables, self.covariate_names
-        lacking = ROWS in variables and outcomes.facts.missing_rows.get(self.outcome)
-        if lacking:
-            why = f"{lacking} rows have no {self.outcome}; leave them out of the file to compare by rows"
+        missing_rows = outcomes.facts.missing_rows.get(self.outcome, 0) if ROWS in variables else 0
+        if missing_rows:
+            why = f"{missing_rows} rows have no {self.outcome}; leave them out of the file to compare by rows"
             return Prepared(problem=why)
         names = [*variables, *covariates]
-        needed = self.needs(outcomes).values
-        rows = [outcomes.variables.index(name) for name in names]
-        if not needed:
-            picked = (UnitMoments(m.n, m.mean[rows], m.products[np.ix_(rows, rows)]) for m in outcomes.moments)
-            return Prepared(tuple(picked), covariates, columns=tuple(rows))
-        if not needed <= set(outcomes.values):
+        positions = [outcomes.variables.index(name) for name in names]
+        variables_with_values = self.needs(outcomes).values
+        if not variables_with_values:
+            moments = tuple(
+                UnitMoments(of_arm.n, of_arm.mean[positions], of_arm.products[np.ix_(positions, positions)])
+                for of_arm in outcomes.moments
+            )
+            return Prepared(moments, covariates, columns=tuple(positions))
+        if not variables_with_values <= set(outcomes.values):
             return Prepared(problem="it needs the values of single units, which were purged")
-        arms = [np.column_stack([outcomes.values[name][arm] for name in names]) for arm in range(len(outcomes.arms))]
-        complete = tuple(np.asarray(~np.isnan(values).any(axis=1)) for values in arms)
-        arms = [values[complete_rows] for values, complete_rows in zip(arms, complete, strict=True)]
-        note = ""
-        if self.cut_above is not None and any(values.size for values in arms):
-            # Values of the outcome (the first column) are cut at a quantile of the units of all arms together.
-            cut_at = find_quantile(np.sort(np.concatenate([values[:, 0] for values in arms])), self.cut_above)
-            for values in arms:
-                np.minimum(values[:, 0], cut_at, out=values[:, 0])
-            note = f", winsorised at {format_number(self.cut_above * 100)} % (cut to {format_number(cut_at)})"
-        moments = tuple(moments_of(values) for values in arms)
-        return Prepared(moments, covariates, note, columns=tuple(rows), units=tuple(arms), complete=complete)
+        # By arm: values of all units, shape (units, variables).
+        values_by_arm = [
+            np.column_stack([outcomes.values[name][arm] for name in names]) for arm in range(len(outcomes.arms))
+        ]
+        complete = tuple(np.asarray(~np.isnan(values).any(axis=1)) for values in values_by_arm)
+        kept = [values[is_complete] for values, is_complete in zip(values_by_arm, complete, strict=True)]
+        note = self._winsorise(kept)
+        moments = tuple(moments_of(values) for values in kept)
+        return Prepared(moments, covariates, note, columns=tuple(positions), units=tuple(kept), complete=complete)
+
+    def _winsorise(self, values_by_arm: list[FloatArray]) -> str:
+        """Cut large values of the outcome, the first column, in place; returns a note on it, empty if nothing is cut.
+
+        They are cut to the quantile `cut_above` of the units of all arms together.
+        """
+        if self.cut_above is None or not any(values.size for values in values_by_arm):
+            return ""
+        cut_at = find_quantile(np.sort(np.concatenate([values[:, 0] for values in values_by_arm])), self.cut_above)
+        for values in values_by_arm:
+            np.minimum(values[:, 0], cut_at, out=values[:, 0])
+        return f", winsorised at {format_number(self.cut_above * 100)} % (cut to {format_number(cut_at)})"
 
     @property
     def cut_above(self) -> float | None:
@@ -189,7 +215,7 @@ class RowsMetric(OutcomeMetric):
 
     @field_validator("per")
     @classmethod
-    def _only_rows(cls, value: str | None) -> str | None:
+    def _check_per(cls, value: str | None) -> str | None:
         if value not in (None, ROWS):
             raise ValueError(f"of {cls.type} can only be rows, not '{value}'")
         return value
@@ -230,23 +256,31 @@ class MeanMetric(AdjustedMetric):
         return self.winsorise
 
     def compare(self, pair: OutcomePair, rule: Rule) -> Compared:
-        """Answer a rule."""
+        """Answer a rule by comparing the levels of the arms."""
         return answer_levels(pair, rule, self.prepare(pair.outcomes), self.method)
 
 
 def trace_levels(pair: OutcomePair, rule: Rule, prepared: Prepared, levels: ArmLevels) -> Errors:
-    """Components of the error of a comparison of levels: by variables if sums were enough, else by units."""
-    weights = trace_harm(levels, pair.arm, margin=rule.margin, direction=rule.direction)
+    """Trace the error of a comparison of levels: to the means of variables if sums were enough, else to units.
+
+    Errors of several comparisons of the same units are correlated; their components tell how.
+    """
+    weights = trace_harm(levels, pair.arm, margin=rule.margin, direction=rule.direction)  # (arms, chosen variables)
     if prepared.units:
-        return from_weights(weights, prepared.units, prepared.complete)
-    return Errors(weights @ np.eye(len(pair.outcomes.variables))[list(prepared.columns)])
+        return split_by_units(weights, prepared.units, prepared.complete)
+    # Move the weights to the positions of the chosen variables among all variables.
+    chosen_to_all = np.eye(len(pair.outcomes.variables))[list(prepared.columns)]
+    return Errors(weights @ chosen_to_all)
 
 
 # ------------------------------------------------------------------ the answer
 
 
 def answer_levels(pair: OutcomePair, rule: Rule, prepared: Prepared, method: str) -> Compared:
-    """Compare levels of arms as means are; with covariates by regression with slopes of each arm."""
+    """Answer a rule by comparing the levels of baseline and candidate; `method`: its name, for the verdict.
+
+    With covariates the levels are adjusted by regression with slopes of each arm.
+    """
     if prepared.problem:
         return Compared(no_data(rule, pair.name, prepared.problem))
     levels = prepared.find_levels()
@@ -279,9 +313,16 @@ def answer_outcome(
 ) -> Compared:
     """Turn an estimate into a comparison; without finite numbers, into a comparison without data.
 
-    `trace` returns the components of the error. It is called for gates only: only these share a false-alarm rate.
+    Args:
+        pair: The pair that was compared.
+        rule: The rule to answer.
+        estimate: The estimate of its difference.
+        method: Name of the statistical method.
+        n: Units of baseline and candidate.
+        trace: Returns the components of the error. Called for gates only, because only gates share a false-alarm rate.
+        levels: Levels of all arms, for the Bayesian view of several candidates; `None`: there are none.
     """
-    why = _why_nothing(rule, estimate, n)
+    why = _explain_no_answer(rule, estimate, n)
     if why:
         return Compared(no_data(rule, pair.name, why, n=n))
     questions = list_questions(rule, estimate.against_zero, estimate.against_margin, estimate.against_limit)
@@ -296,15 +337,16 @@ def answer_outcome(
         questions=tuple(questions),
         detectable_effect=estimate.detectable if math.isfinite(estimate.detectable) else None,
         needed_time=estimate.needed,
-        view=_look(pair, rule, estimate, levels),
+        view=_find_view(pair, rule, estimate, levels),
     )
     return Compared(comparison, trace() if rule.role is Role.GATE else None)
 
 
-def _why_nothing(rule: Rule, estimate: OutcomeEstimate, n: tuple[int, int]) -> str:
+def _explain_no_answer(rule: Rule, estimate: OutcomeEstimate, n: tuple[int, int]) -> str:
+    """Why an estimate gives no answer; empty: it gives an answer. `n`: units of baseline and candidate."""
     if min(n) < MIN_UNITS:
         return f"only {min(n)} units in the smaller arm, at least {MIN_UNITS} are needed"
-    if estimate.se == 0 and estimate.df < math.inf:
+    if estimate.se == 0 and estimate.df < math.inf:  # a score test, with infinite df, needs no variation
         return "all units have the same value"
     if rule.margin and rule.margin.relative and estimate.baseline <= 0:
         return "baseline is not above 0, so there is no ratio; set an absolute margin"
@@ -314,18 +356,25 @@ def _why_nothing(rule: Rule, estimate: OutcomeEstimate, n: tuple[int, int]) -> s
     return ""
 
 
-def _look(pair: OutcomePair, rule: Rule, estimate: OutcomeEstimate, levels: ArmLevels | None) -> View:
-    sign = 1.0 if rule.direction is Direction.LOWER else -1.0
-    base = abs(estimate.baseline)
-    margin = rule.margin.value * (base if rule.margin.relative else 1.0) if rule.margin else 0.0
-    harm = sign * (estimate.candidate - estimate.baseline)
-    posterior = find_posterior(harm, estimate.se, margin, max(PRIOR_SHARE * base, estimate.se))
+def _find_view(pair: OutcomePair, rule: Rule, estimate: OutcomeEstimate, levels: ArmLevels | None) -> View:
+    """Find the Bayesian view of a comparison; with several candidates also the probability that this one is the best.
+
+    The view is only shown: it decides nothing. The prior of the harm is normal around 0.
+    """
+    harm_sign = 1.0 if rule.direction is Direction.LOWER else -1.0
+    baseline = abs(estimate.baseline)
+    margin = 0.0  # in the unit of the outcome
+    if rule.margin:
+        margin = rule.margin.value * baseline if rule.margin.relative else rule.margin.value
+    harm = harm_sign * (estimate.candidate - estimate.baseline)
+    prior_sd = max(PRIOR_SHARE * baseline, estimate.se)
+    posterior = find_posterior(harm, estimate.se, margin, prior_sd)
     view = View(posterior.p_beyond, posterior.p_better, posterior.expected_loss)
     if levels is None or levels.values.size < 3 or not np.isfinite(levels.values).all() or not (levels.own > 0).all():
         return view
-    # With several candidates: the probability of being the best, and Dunnett's p-value.
-    best = probabilities_of_best(levels.values, levels.own, highest=rule.direction is Direction.HIGHER)
+    # At least two candidates: the probability of being the best, and Dunnett's p-value.
+    p_best = probabilities_of_best(levels.values, levels.own, highest=rule.direction is Direction.HIGHER)
     loadings = share_of_baseline(float(levels.own[0]), levels.own[1:])
     t = (levels.values[[pair.arm]] - levels.values[0]) / np.sqrt(levels.own[pair.arm] + levels.own[0])
-    dunnett = dunnett_p(t, loadings, float(levels.df.sum()))
-    return replace(view, p_best=float(best[pair.arm]), p_dunnett=float(dunnett[0]))
+    p_dunnett = dunnett_p(t, loadings, float(levels.df.sum()))
+    return replace(view, p_best=float(p_best[pair.arm]), p_dunnett=float(p_dunnett[0]))

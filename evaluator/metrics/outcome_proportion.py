@@ -31,12 +31,13 @@ class OutcomeProportion(AdjustedMetric, RowsMetric):
 
     @property
     def variables(self) -> tuple[str, ...]:
-        """Variables of the outcomes that it compares."""
+        """Variables that it compares: with `per: rows` two sums, else whether the outcome happened (`x?`)."""
         return (self.outcome, ROWS) if self.per else (f"{self.outcome}?",)
 
     def compare(self, pair: OutcomePair, rule: Rule) -> Compared:
-        """Answer a rule."""
-        if not next(column.binary for column in pair.outcomes.columns if column.name == self.outcome):
+        """Answer a rule: units by a score test, or with covariates by regression; rows by the delta method."""
+        is_binary = next(column.binary for column in pair.outcomes.columns if column.name == self.outcome)
+        if not is_binary:
             return Compared(no_data(rule, pair.name, f"'{self.outcome}' has values other than 0 and 1"))
         prepared = self.prepare(pair.outcomes)
         if self.per or prepared.problem:
@@ -47,9 +48,10 @@ class OutcomeProportion(AdjustedMetric, RowsMetric):
         if self.covariates:
             return answer_levels(pair, rule, prepared, "share of units, Welch")
         levels = prepared.find_levels()
-        happened = np.rint(levels.values[[0, pair.arm]] * np.array(n))
+        # The score test takes counts: units of baseline and candidate for which the outcome happened.
+        counts = np.rint(levels.values[[0, pair.arm]] * np.array(n))
         estimate = compare_proportions(
-            (float(happened[0]), float(happened[1])),
+            (float(counts[0]), float(counts[1])),
             n,
             alpha=pair.alpha,
             margin=rule.margin,

@@ -38,27 +38,34 @@ class OutcomeQuantile(QuantileMetric, RowsMetric):
 
     @property
     def variables(self) -> tuple[str, ...]:
-        """Variables of the outcomes that it compares."""
+        """Variables that it compares; with `per: rows` also the number of rows."""
         return (self.outcome, ROWS) if self.per else (self.outcome,)
 
     def needs(self, outcomes: Outcomes) -> Needs:
-        """Values of units, or of rows."""
+        """Values of units, or with `per: rows` of rows: a quantile cannot be computed from sums."""
         del outcomes
         names = frozenset([self.outcome])
         return Needs(row_values=names) if self.per else Needs(values=names)
 
     def compare(self, pair: OutcomePair, rule: Rule) -> Compared:
-        """Answer a rule."""
-        arms = self._take(pair)
-        if arms is None:
+        """Answer a rule by a test of the candidate's share below the baseline's quantile."""
+        values = self._find_values(pair)
+        if values is None:
             return Compared(no_data(rule, pair.name, "it needs the values of single units, which were purged"))
-        n = arms[0].units, arms[1].units
+        baseline, candidate = values
+        n = baseline.units, candidate.units
         needed = max(MIN_UNITS, self.least)
         if min(n) < needed:
             why = f"only {min(n)} units in the smaller arm, at least {needed} are needed"
             return Compared(no_data(rule, pair.name, why, n=n))
         estimate = compare_quantiles(
-            *arms, self.quantile, alpha=pair.alpha, margin=rule.margin, direction=rule.direction, limit=rule.limit
+            baseline,
+            candidate,
+            self.quantile,
+            alpha=pair.alpha,
+            margin=rule.margin,
+            direction=rule.direction,
+            limit=rule.limit,
         )
         return answer_outcome(
             pair,
@@ -69,30 +76,44 @@ class OutcomeQuantile(QuantileMetric, RowsMetric):
             trace=lambda: self._trace(pair, rule, estimate),
         )
 
-    def _take(self, pair: OutcomePair) -> tuple[Clustered, Clustered] | None:
-        """Values of both arms; `None` if they were purged."""
-        rows, values = pair.outcomes.row_values.get(self.outcome), pair.outcomes.values.get(self.outcome)
-        if self.per and rows is not None:
-            baseline, candidate = (cluster(rows[arm][1], rows[arm][0]) for arm in (0, pair.arm))
-            return baseline, candidate
-        if not self.per and values is not None:
-            baseline, candidate = (cluster(values[arm][~np.isnan(values[arm])]) for arm in (0, pair.arm))
-            return baseline, candidate
-        return None
+    def _find_values(self, pair: OutcomePair) -> tuple[Clustered, Clustered] | None:
+        """Values of baseline and candidate, of units or with `per: rows` of rows; `None` if they were purged."""
+        if self.per:
+            rows = pair.outcomes.row_values.get(self.outcome)
+            if rows is None:
+                return None
+            baseline_units, baseline_values = rows[0]  # by row: number of its unit, and value
+            candidate_units, candidate_values = rows[pair.arm]
+            return cluster(baseline_values, baseline_units), cluster(candidate_values, candidate_units)
+        values = pair.outcomes.values.get(self.outcome)
+        if values is None:
+            return None
+        baseline_values, candidate_values = values[0], values[pair.arm]
+        return (
+            cluster(baseline_values[~np.isnan(baseline_values)]),
+            cluster(candidate_values[~np.isnan(candidate_values)]),
+        )
 
     def _trace(self, pair: OutcomePair, rule: Rule, estimate: OutcomeEstimate) -> Errors:
-        """Errors of the two shares whose difference is tested: below the baseline's quantile, and below it with margin.
+        """Trace the error of the two shares whose difference is tested to the units of both arms; positive is harm.
 
-        The first share is the baseline's, the second the candidate's.
+        They are the share of the baseline below its quantile, and the share of the candidate below that quantile plus
+        the margin.
         """
-        sign = 1.0 if rule.direction is Direction.LOWER else -1.0
-        moved = sign * (rule.margin.value if rule.margin else 0.0)
-        base = estimate.baseline
-        point = base * (1 + moved) if estimate.relative else base + moved
-        own = self._trace_arm(pair, pair.arm, point, strict=sign < 0)
-        return Errors(influence={0: sign * self._trace_arm(pair, 0, base, strict=False), pair.arm: -sign * own})
+        harm_sign = 1.0 if rule.direction is Direction.LOWER else -1.0
+        margin = harm_sign * (rule.margin.value if rule.margin else 0.0)
+        quantile = estimate.baseline
+        bound = quantile * (1 + margin) if estimate.relative else quantile + margin
+        baseline = self._trace_share(pair, 0, quantile, strict=False)
+        candidate = self._trace_share(pair, pair.arm, bound, strict=harm_sign < 0)
+        # More of the candidate below the bound is less harm if lower values are better.
+        return Errors(influence={0: harm_sign * baseline, pair.arm: -harm_sign * candidate})
 
-    def _trace_arm(self, pair: OutcomePair, arm: int, point: float, *, strict: bool) -> FloatArray:
+    def _trace_share(self, pair: OutcomePair, arm: int, point: float, *, strict: bool) -> FloatArray:
+        """Contribution of each unit of an arm to the error of its share of values up to `point`, shape (units,).
+
+        `strict`: values equal to `point` do not count.
+        """
         if not self.per:
             return trace_share(pair.outcomes.values[self.outcome][arm], point, strict=strict)
         unit, values = pair.outcomes.row_values[self.outcome][arm]

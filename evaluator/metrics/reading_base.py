@@ -46,7 +46,10 @@ class ReadingPair:
     alpha: float
     prior: InstancePrior
     panels: dict[Any, Any]
-    """Panels built for one look, kept for the next."""
+    """Panels over all readings by their keys, built for one look and kept for the next; `None`: there is no panel.
+
+    Under `("last", key)`: the pair of an earlier look's end (bucket) and the panel before it.
+    """
     before_s: float | None = None
     """An earlier look: only readings before this moment, seconds since the epoch; `None`: all of them."""
     depth: Depth = "full"
@@ -61,30 +64,34 @@ class ReadingPair:
         """Codes of baseline and candidate."""
         return 0, self.readings.arms.index(self.arm)
 
-    def find_or_build(self, key: tuple[Any, ...], make: Callable[[], AnyPanel | None]) -> AnyPanel | None:
-        """The panel of `key` as it was at this look; `make` builds it once for all looks."""
+    def find_or_build(self, key: tuple[Any, ...], build: Callable[[], AnyPanel | None]) -> AnyPanel | None:
+        """Find the panel of `key` as it was at this look; `None`: the arms have no time in common.
+
+        `build` builds the panel over all readings; it is called once for all looks.
+        """
         panel_key: tuple[Any, ...] = (self.arm, *key)
         if panel_key not in self.panels:
-            self.panels[panel_key] = make()
+            self.panels[panel_key] = build()
         panel: AnyPanel | None = self.panels[panel_key]
         if panel is None or self.before_s is None:
             return panel
         # Instances are known by whole blocks, so a block that has only begun counts at the next look.
-        bucket = int(self.before_s // (panel.bucket_s * BLOCK_BUCKETS)) * BLOCK_BUCKETS
-        last = self.panels.get(("last", *panel_key))
-        if last is None or last[0] != bucket:
-            last = self.panels["last", *panel_key] = (bucket, panel.before(bucket))
-        before: AnyPanel | None = last[1]
-        return before
+        end_bucket = int(self.before_s // (panel.bucket_s * BLOCK_BUCKETS)) * BLOCK_BUCKETS
+        # The cut panel is kept: at one look, several metrics read the same panel.
+        cached_key = ("last", *panel_key)
+        if cached_key not in self.panels or self.panels[cached_key][0] != end_bucket:
+            self.panels[cached_key] = (end_bucket, panel.before(end_bucket))
+        cut_panel: AnyPanel | None = self.panels[cached_key][1]
+        return cut_panel
 
     def view_at_look(self) -> ReadingView:
-        """All readings of this look, for panels that cannot be cut afterwards."""
+        """The readings up to this look, for panels that cannot be built once and then cut."""
         if self.before_s is None:
             return self.view
         return self.view.before(int(self.before_s // self.readings.bucket_s))
 
-    def of(self, panel: Panel, *, history: bool = False) -> Pair:
-        """The panel as a pair, as metrics of requests use it. `history`: use what was learnt from earlier load runs."""
+    def as_request_pair(self, panel: Panel, *, history: bool = False) -> Pair:
+        """Wrap a panel as metrics of requests use it. `history`: use what was learnt from earlier load runs."""
         prior = self.prior if history else replace(self.prior, latency=None, failures=None)
         return Pair(panel, choose_design(panel, prior), self.arm, self.alpha, prior, depth=self.depth)
 
@@ -102,14 +109,14 @@ class ReadingMetric(MetricModel):
 
     @field_validator("query", "failures", "requests", check_fields=False)
     @classmethod
-    def _comparable(cls, text: str) -> str:
-        """Refuse a query that is not comparable by increases, or that is the same for all arms."""
+    def _check_query(cls, text: str) -> str:
+        """Refuse a query that cannot select an arm's series, or whose increases cannot be computed."""
         if "$selector" not in text:
-            plain = text.partition("{")[0] if metric_name(text) else "name"
-            raise ValueError(f"needs $selector where the labels of an arm go: {plain}{{$selector}}")
+            name = text.partition("{")[0] if metric_name(text) else "name"  # empty if it is an expression
+            raise ValueError(f"needs $selector where the labels of an arm go: {name}{{$selector}}")
         if cls.kind is not QueryKind.GAUGE and not metric_name(text):
-            what = f"the {cls.kind} itself, without rate(), sum() or other functions"
-            raise ValueError(f"must be {what}: {cls.type} takes increases by itself")
+            expected = f"the {cls.kind} itself, without rate(), sum() or other functions"
+            raise ValueError(f"must be {expected}: {cls.type} takes increases by itself")
         suffix = re.search(r"_(bucket|sum|count)$", metric_name(text))
         if cls.kind is QueryKind.HISTOGRAM and suffix:
             raise ValueError(f"must be the histogram's name without {suffix[0]}")
@@ -140,7 +147,8 @@ class ReadingMetric(MetricModel):
         raise NotImplementedError
 
     def find_panel(self, pair: ReadingPair, endpoint: str | None) -> Panel | None:
-        """The panel that is compared, built once for all looks. It may depend on the metric's options."""
+        """Find the panel that is compared, built once for all looks; `endpoint=None`: all endpoints."""
+        # The panel may depend on the metric's options, so they are part of its key.
         key = (self.type, self.model_dump_json(), endpoint)
         return pair.find_or_build(key, lambda: self.build(pair.view, pair.arm, endpoint))
 
@@ -149,7 +157,7 @@ class ReadingMetric(MetricModel):
         """Answer a rule from a panel that is long enough."""
 
     def check(self, pair: ReadingPair, rule: Rule) -> str | None:
-        """Why its queries cannot be compared, or `None`."""
+        """Why its queries cannot be compared, or `None`: collected, on both arms, with the endpoint of the rule."""
         readings, endpoint = pair.readings, rule.slice.endpoint
         missing = [query for query in self.queries if query not in readings.queries]
         if missing:
@@ -157,15 +165,16 @@ class ReadingMetric(MetricModel):
         if endpoint is not None and endpoint not in readings.endpoints:
             return f"no series has the endpoint {endpoint}"
         for index, query in enumerate(self.queries):
-            answers = readings.query == readings.queries.index(query)
-            absent = [arm for arm in pair.arms if not (answers & (readings.arm == arm)).any()]
-            never = index < self.optional and measures_the_same(query, self.queries[-1])
-            names = [readings.arms[arm] for arm in (pair.arms if never else absent)]
+            rows = readings.query == readings.queries.index(query)
+            arms_without_series = [arm for arm in pair.arms if not (rows & (readings.arm == arm)).any()]
+            # Failures that never happened have no series. They count as 0 if the requests have the same name.
+            may_lack_series = index < self.optional and measures_the_same(query, self.queries[-1])
+            suspects = [readings.arms[arm] for arm in (pair.arms if may_lack_series else arms_without_series)]
             for fact in readings.facts:
-                if fact.query == query and fact.arm in names and fact.impossible:
+                if fact.query == query and fact.arm in suspects and fact.impossible:
                     return f"{query.text.strip()} cannot find anything: {fact.impossible}"
-            if absent and not never:
-                return f"{query.text.strip()} has no series of {' and '.join(names)} in the time that is judged"
+            if arms_without_series and not may_lack_series:
+                return f"{query.text.strip()} has no series of {' and '.join(suspects)} in the time that is judged"
         return None
 
     def compare(self, pair: ReadingPair, rule: Rule) -> Comparison:
@@ -207,22 +216,26 @@ class QueryMetric(ReadingMetric):
 
     @property
     def scale(self) -> float:
-        """Factor on the numbers of the query: times are shown as ms."""
+        """Factor on the numbers of the query: 1000 for seconds, as times are shown in ms; 1 without a unit of time."""
         return TIMES.get(self.unit or self.default_unit, 1.0)
 
     @property
     def scaled_unit(self) -> str:
         """Unit of the numbers of the query after scaling; empty if none is set."""
         unit = self.unit or self.default_unit
-        return "ms" if unit in TIMES else "fraction" if unit == "ratio" else unit
+        if unit in TIMES:
+            return "ms"
+        return "fraction" if unit == "ratio" else unit
 
     @property
     def value_unit(self) -> str:
-        """Unit of its values in a verdict."""
+        """Unit of its values in a verdict: that of the query, with a suffix such as `/s` for a rate."""
         unit = self.scaled_unit
         return unit if unit.endswith(self.per) else unit + self.per
 
     @property
     def amounts(self) -> Literal["share", "ms", "abs"]:
         """Unit of absolute margins and limits in the policy."""
-        return "ms" if self.scaled_unit == "ms" else "share" if self.scaled_unit == "fraction" else "abs"
+        if self.scaled_unit == "ms":
+            return "ms"
+        return "share" if self.scaled_unit == "fraction" else "abs"

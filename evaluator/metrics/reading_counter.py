@@ -17,6 +17,7 @@ from evaluator.stats.shaping.panel import Panel
 from evaluator.stats.shaping.reading_panels import ReadingView, build_rate_panel, build_ratio_panel
 
 ROUNDING = 1e-6
+"""Differences of increases up to this size are rounding errors of the server."""
 
 
 class CounterRatio(ReadingMetric):
@@ -45,12 +46,14 @@ class CounterRatio(ReadingMetric):
         return build_ratio_panel(view, arm, *self.queries, endpoint)
 
     def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:
-        """Answer a rule from a panel that is long enough."""
-        if (panel.failures.sum(axis=(1, 2)) > panel.n.sum(axis=(1, 2)) * (1 + ROUNDING)).any():
+        """Answer a rule from a panel that is long enough: compare failures per request by a score test."""
+        failures, requests = panel.failures.sum(axis=(1, 2)), panel.n.sum(axis=(1, 2))  # of both arms
+        if (failures > requests * (1 + ROUNDING)).any():
             why = "its failures grew by more than its requests, so they do not count a part of the requests"
             return no_data(rule, pair.arm, f"{why}: compare each as a counter_rate")
-        both = pair.of(panel, history=True)
-        return answer(both, rule, both.compare_failures(rule), method=f"score test, {both.design.kind}")
+        request_pair = pair.as_request_pair(panel, history=True)
+        estimate = request_pair.compare_failures(rule)
+        return answer(request_pair, rule, estimate, method=f"score test, {request_pair.design.kind}")
 
 
 class CounterRate(QueryMetric):
@@ -71,28 +74,33 @@ class CounterRate(QueryMetric):
         return build_rate_panel(view, arm, self.queries[0], self.scale, endpoint)
 
     def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:
-        """Answer a rule from a panel that is long enough."""
-        both = pair.of(panel)
-        grown = panel.totals["value"].sum(axis=(1, 2)) / self.scale
-        if rule.margin is not None and not rule.margin.relative:
-            seconds = panel.n.sum(axis=(1, 2))
-            level = float(panel.totals["value"].sum() / seconds.sum())
-            baseline, candidate = (self._chance(panel) * (self.scale / seconds) ** 2).tolist()
-            sd_instance = both.prior.sd_latency * abs(level)
-            estimate = both.compare_differences(rule, sd_instance, floor=(baseline, candidate))
-        elif (grown > 0).all():
-            estimate = both.compare_means(rule, of="value", floor=(self._chance(panel) / grown**2)[:, None])
-        else:
-            arm = "baseline" if grown[0] <= 0 else pair.arm
-            return both.no_data(rule, f"it did not grow on {arm}, so there is no ratio; set an absolute margin")
-        n = round(panel.n[0].sum()), round(panel.n[1].sum())
-        return answer(both, rule, estimate, method=f"paired rate, {both.design.kind}", n=n)
+        """Answer a rule from a panel that is long enough: by difference for an absolute margin, else by ratio.
 
-    def _chance(self, panel: Panel) -> FloatArray:
-        """Least variance of the increase of each arm, shape (2,): counts of events vary as Poisson's, even at none.
+        In the panel, `totals["value"]` is the increase in the metric's unit, and `n` the seconds of instances.
+        """
+        request_pair = pair.as_request_pair(panel)
+        # Of baseline and candidate, shape (2,).
+        increase = panel.totals["value"].sum(axis=(1, 2)) / self.scale
+        seconds = panel.n.sum(axis=(1, 2))
+        if rule.margin is not None and not rule.margin.relative:
+            rate = float(panel.totals["value"].sum() / seconds.sum())
+            baseline, candidate = (self._find_least_variance(panel) * (self.scale / seconds) ** 2).tolist()
+            sd_instance = request_pair.prior.sd_latency * abs(rate)
+            estimate = request_pair.compare_differences(rule, sd_instance, floor=(baseline, candidate))
+        elif (increase > 0).all():
+            least_relative_variance = self._find_least_variance(panel) / increase**2
+            estimate = request_pair.compare_means(rule, of="value", floor=least_relative_variance[:, None])
+        else:
+            arm = "baseline" if increase[0] <= 0 else pair.arm
+            return request_pair.no_data(rule, f"it did not grow on {arm}, so there is no ratio; set an absolute margin")
+        n = round(panel.n[0].sum()), round(panel.n[1].sum())
+        return answer(request_pair, rule, estimate, method=f"paired rate, {request_pair.design.kind}", n=n)
+
+    def _find_least_variance(self, panel: Panel) -> FloatArray:
+        """Least variance of the increase of each arm, shape (2,): numbers of events vary as Poisson's, even 0 events.
 
         A counter without whole numbers (seconds of CPU) counts no events, so its least variance is 0.
         """
-        grown = panel.totals["value"] / self.scale
-        is_count = np.abs(grown - np.rint(grown)).max() < ROUNDING
-        return np.asarray(grown.sum(axis=(1, 2)) + 0.5 if is_count else np.zeros(2))
+        increases = panel.totals["value"] / self.scale
+        counts_events = np.abs(increases - np.rint(increases)).max() < ROUNDING
+        return np.asarray(increases.sum(axis=(1, 2)) + 0.5 if counts_events else np.zeros(2))

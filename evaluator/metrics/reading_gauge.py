@@ -15,6 +15,7 @@ from evaluator.records import Comparison, QueryKind, Rule
 from evaluator.stats.estimators.estimate import Trend
 from evaluator.stats.shaping.panel import Panel
 from evaluator.stats.shaping.reading_panels import (
+    VALUE,
     ReadingView,
     build_gauge_panel,
     build_peak_panel,
@@ -47,20 +48,20 @@ class GaugeMean(GaugeMetric):
         return build_gauge_panel(view, arm, self.queries[0], self.scale, endpoint)
 
     def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:
-        """Answer a rule from a panel that is long enough."""
-        both = pair.of(panel)
-        method = f"paired mean, {both.design.kind}"
+        """Answer a rule from a panel that is long enough: by ratio, or by difference if values are not above 0."""
+        request_pair = pair.as_request_pair(panel)
+        method = f"paired mean, {request_pair.design.kind}"
         # Logarithms need values above 0 of every instance in every block.
         positive = bool((panel.rows.totals["value"][panel.rows.n > 0] > 0).all())
         relative = rule.margin is None or rule.margin.relative
         if rule.margin is not None and relative and not positive:
             why = "some of its values are 0 or negative, so there is no ratio; set an absolute margin"
-            return both.no_data(rule, why)
+            return request_pair.no_data(rule, why)
         if relative and positive:
-            return answer(both, rule, both.compare_means(rule, of="value"), method=method)
-        level = np.abs(panel.totals["value"].sum(axis=(1, 2)) / panel.n.sum(axis=(1, 2)))
-        estimate = both.compare_differences(rule, both.prior.sd_latency * float(level.max()))
-        return _as_difference(answer(both, rule, estimate, method=method))
+            return answer(request_pair, rule, request_pair.compare_means(rule, of="value"), method=method)
+        means = np.abs(panel.totals["value"].sum(axis=(1, 2)) / panel.n.sum(axis=(1, 2)))  # of both arms
+        estimate = request_pair.compare_differences(rule, request_pair.prior.sd_latency * float(means.max()))
+        return _as_difference(answer(request_pair, rule, estimate, method=method))
 
 
 class GaugeMax(GaugeMean):
@@ -84,25 +85,26 @@ class GaugeSlope(GaugeMetric):
         return build_trend_panel(pair.view_at_look(), pair.arm, self.queries[0], self.scale, endpoint)
 
     def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:
-        """Answer a rule from a panel that is long enough. Counts are those of samples."""
-        both = pair.of(panel)
+        """Answer a rule from a panel that is long enough: compare trends by their difference. Counts are of samples."""
+        request_pair = pair.as_request_pair(panel)
         if rule.margin is not None and rule.margin.relative:
             why = f"a trend may be 0, so there is no ratio; set a margin in {self.value_unit}"
-            return both.no_data(rule, why)
-        slopes = panel.totals["value"].sum(axis=(1, 2)) / panel.n.sum(axis=(1, 2))
-        estimate = both.compare_differences(rule, float(np.abs(slopes).max()), fitted=FITTED)
-        # A trend of the trend is not tested.
+            return request_pair.no_data(rule, why)
+        slopes = panel.totals["value"].sum(axis=(1, 2)) / panel.n.sum(axis=(1, 2))  # of both arms
+        # Instances are assumed to differ by as much as the larger slope.
+        estimate = request_pair.compare_differences(rule, float(np.abs(slopes).max()), fitted=FITTED)
+        # A trend of the trend is not tested: its p-value is NaN, and the distance at the end is the overall one.
         beyond = estimate.against_margin.beyond
         estimate = replace(estimate, trend=Trend(beyond, np.full(1, np.nan), beyond))
         view = pair.view_at_look()
-        rows = view.find(self.queries[0], 0, rule.slice.endpoint)
+        rows = view.find(self.queries[0], VALUE, rule.slice.endpoint)
         counts, arms = view.readings.n[rows], view.readings.arm[rows]
         baseline, candidate = (int(counts[arms == arm].sum()) for arm in pair.arms)
-        method = f"least squares, {both.design.kind}"
-        return _as_difference(answer(both, rule, estimate, method=method, n=(baseline, candidate)))
+        method = f"least squares, {request_pair.design.kind}"
+        return _as_difference(answer(request_pair, rule, estimate, method=method, n=(baseline, candidate)))
 
 
 def _as_difference(comparison: Comparison) -> Comparison:
-    """The comparison with an absolute effect, also if the rule has no margin."""
+    """The comparison with its effect marked as absolute: `answer` takes it for relative if the rule has no margin."""
     effect = comparison.effect
     return replace(comparison, effect=replace(effect, kind="absolute")) if effect else comparison

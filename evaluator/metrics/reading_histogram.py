@@ -26,7 +26,9 @@ from evaluator.stats.shaping.reading_panels import (
 )
 
 SAME = 1e-9
+"""Relative difference up to which two bounds are the same."""
 BUCKETED = {"classic", "native"}
+"""Forms of histograms that have buckets with bounds."""
 NO_BOUNDS = "its series have no bucket bound in common"
 
 
@@ -54,11 +56,13 @@ class HistogramMean(HistogramMetric):
         return build_mean_panel(view, arm, self.queries[0], self.scale, endpoint)
 
     def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:
-        """Answer a rule from a panel that is long enough."""
-        both = pair.of(panel, history=True)
-        if not (panel.totals["value"].sum(axis=(1, 2)) > 0).all():
-            return both.no_data(rule, "the sum of its observations did not grow, so there is no ratio")
-        return answer(both, rule, both.compare_means(rule, of="value"), method=f"paired mean, {both.design.kind}")
+        """Answer a rule from a panel that is long enough: compare means by their ratio."""
+        request_pair = pair.as_request_pair(panel, history=True)
+        sums = panel.totals["value"].sum(axis=(1, 2))  # of the observations of both arms
+        if not (sums > 0).all():
+            return request_pair.no_data(rule, "the sum of its observations did not grow, so there is no ratio")
+        estimate = request_pair.compare_means(rule, of="value")
+        return answer(request_pair, rule, estimate, method=f"paired mean, {request_pair.design.kind}")
 
 
 class EdgeMetric(HistogramMetric):
@@ -70,10 +74,13 @@ class EdgeMetric(HistogramMetric):
             return why
         readings, query, name = pair.readings, self.queries[0], name_of(self.queries[0])
         arms = [readings.arms[arm] for arm in pair.arms]
-        forms = {f.arm: f.form for f in readings.facts if f.query == query and f.arm in arms and f.form}
-        odd = {arm: form for arm, form in forms.items() if form not in BUCKETED}
-        if odd:
-            listed = " and ".join(f"{form} on {arm}" for arm, form in odd.items())
+        # How each arm records the query: `classic` or `native` histograms, or for example a summary.
+        forms = {
+            fact.arm: fact.form for fact in readings.facts if fact.query == query and fact.arm in arms and fact.form
+        }
+        without_bounds = {arm: form for arm, form in forms.items() if form not in BUCKETED}
+        if without_bounds:
+            listed = " and ".join(f"{form} on {arm}" for arm, form in without_bounds.items())
             return (
                 f"{name} is {listed}, which has no buckets with bounds `le`: compare its mean (histogram_mean), or let "
                 "the service record a histogram"
@@ -84,27 +91,31 @@ class EdgeMetric(HistogramMetric):
         return None
 
     def find_panel(self, pair: ReadingPair, endpoint: str | None) -> Panel | None:
-        """Build the panel of all observations."""
+        """Find the panel of all observations; `endpoint=None`: of all endpoints."""
         edges = self.find_edges(pair, endpoint)
         return edges.panel if edges else None
 
     def find_edges(self, pair: ReadingPair, endpoint: str | None) -> EdgePanel | None:
-        """Build the panels of all bounds, once for every look, quantile and bound of a histogram."""
-        (query,) = self.queries
+        """Find the panels of all bounds, built once for all looks and metrics; `None`: no bound has a panel."""
+        query = self.queries[0]
 
-        def make() -> EdgePanel | None:
-            bounds = find_bounds(pair.view, query, pair.arms)
-            panels = [build_share_panel(pair.view, pair.arm, query, le, endpoint) for le in bounds]
-            usable = [(le * self.scale, panel) for le, panel in zip(bounds, panels, strict=True) if panel is not None]
-            if not usable:
-                return None
-            # Panels are stacked, so a bound that was not scraped whenever the others were is left out.
-            usual = usable[0][1]
-            shape = usual.n.shape, usual.rows.n.size
-            usable = [part for part in usable if (part[1].n.shape, part[1].rows.n.size) == shape]
-            return stack_panels(np.array([bound for bound, _ in usable]), [panel for _, panel in usable])
+        def build() -> EdgePanel | None:
+            bounds: list[float] = []  # in the metric's unit
+            panels: list[Panel] = []
+            for le in find_bounds(pair.view, query, pair.arms):
+                panel = build_share_panel(pair.view, pair.arm, query, le, endpoint)
+                if panel is None:
+                    continue
+                # Panels are stacked, so a bound that was not scraped whenever the first was is left out.
+                is_alike = not panels or (
+                    panel.n.shape == panels[0].n.shape and panel.rows.n.size == panels[0].rows.n.size
+                )
+                if is_alike:
+                    bounds.append(le * self.scale)
+                    panels.append(panel)
+            return stack_panels(np.array(bounds), panels) if panels else None
 
-        return pair.find_or_build(("edges", query, self.scale, endpoint), make)
+        return pair.find_or_build(("edges", query, self.scale, endpoint), build)
 
 
 # ------------------------------------------------------------------ share within a bound
@@ -122,13 +133,16 @@ class HistogramShare(EdgeMetric):
 
     @field_validator("below")
     @classmethod
-    def _plain_or_time(cls, value: Quantity) -> Quantity:
+    def _check_below(cls, value: Quantity) -> Quantity:
         if value.unit not in ("", "ms"):
             raise ValueError(f"must be an amount such as 250ms, not {value}")
         return value
 
     def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:
-        """Answer a rule from a panel that is long enough. The bound must be one of the histogram's."""
+        """Answer a rule, whose bound must be one of the histogram's; `panel` is not used.
+
+        Observations beyond the bound are compared as failures are, then the result is turned into shares within it.
+        """
         del panel
         edges, below = self.find_edges(pair, rule.slice.endpoint), float(self.below.value)
         if edges is None or not edges.bounds.size:
@@ -140,28 +154,32 @@ class HistogramShare(EdgeMetric):
             why = f"{below:g} {unit} is not a bound of the histogram; the nearest are {nearest}"
             return no_data(rule, pair.arm, why)
         index = int(np.argmin(np.abs(bounds - below)))
-        both = pair.of(edges.pair(index, index))
-        baseline = edges.shares()[0]
+        request_pair = pair.as_request_pair(edges.pair(index, index))
+        baseline_shares = edges.shares()[0]  # within each bound
         # Margin and limit, expressed for the observations beyond the bound.
-        harm = rule.margin.value if rule.margin else 0.0
+        margin = rule.margin.value if rule.margin else 0.0
         if rule.margin and rule.margin.relative:
-            harm *= float(baseline[index])
+            margin *= float(baseline_shares[index])
         limit = rule.limit
-        beyond = Limit(
+        limit_beyond = Limit(
             min=None if limit.max is None else 1 - limit.max, max=None if limit.min is None else 1 - limit.min
         )
-        estimate = both.compare_failures(
-            replace(rule, margin=Margin(harm, relative=False), limit=beyond),
-            sd_instance=pair.prior.sd_latency * spread_of_share(bounds, baseline, index),
+        beyond = request_pair.compare_failures(
+            replace(rule, margin=Margin(margin, relative=False), limit=limit_beyond),
+            sd_instance=pair.prior.sd_latency * spread_of_share(bounds, baseline_shares, index),
             sd_share=0.0,
         )
-        within = _count_within(estimate, rule, baseline[index])
-        return answer(both, rule, within, method=f"score test, {both.design.kind}")
+        within = _turn_into_shares_within(beyond, rule, baseline_shares[index])
+        return answer(request_pair, rule, within, method=f"score test, {request_pair.design.kind}")
 
 
-def _count_within(estimate: Estimate, rule: Rule, share: float) -> Estimate:
-    """The estimate in shares within the bound instead of beyond it: values and effect change sign, harm does not."""
-    unit = share if rule.margin is None or rule.margin.relative else 1.0
+def _turn_into_shares_within(estimate: Estimate, rule: Rule, baseline_share: float) -> Estimate:
+    """Turn an estimate of shares beyond a bound into shares within it: the effect changes its sign, harm does not.
+
+    With a relative margin the effect is divided by `baseline_share`, the baseline's share within the bound.
+    """
+    unit = baseline_share if rule.margin is None or rule.margin.relative else 1.0
+    # The limit `max` of shares beyond the bound is `min` of those within, so the order is reversed.
     answers: tuple[GroupAnswers, ...] = estimate.against_limit
     return replace(
         estimate,
@@ -192,17 +210,18 @@ class HistogramQuantile(QuantileMetric, EdgeMetric):
         return super().check(pair, rule)
 
     def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:
-        """Answer a rule from a panel that is long enough."""
-        edges, both = self.find_edges(pair, rule.slice.endpoint), pair.of(panel)
-        smaller = min(both.requests(0), both.requests(1))
+        """Answer a rule from a panel of all observations that is long enough."""
+        edges = self.find_edges(pair, rule.slice.endpoint)
+        request_pair = pair.as_request_pair(panel)
+        smaller = min(request_pair.requests(0), request_pair.requests(1))
         if smaller < self.least:
             why = f"only {smaller} observations in the smaller arm, at least {self.least} are needed for this quantile"
-            return both.no_data(rule, why)
+            return request_pair.no_data(rule, why)
         if edges is None or not edges.bounds.size:
-            return both.no_data(rule, NO_BOUNDS)
+            return request_pair.no_data(rule, NO_BOUNDS)
         result = compare_edges(
             edges,
-            both.design,
+            request_pair.design,
             self.quantile,
             alpha=pair.alpha,
             margin=rule.margin,
@@ -211,6 +230,7 @@ class HistogramQuantile(QuantileMetric, EdgeMetric):
             depth=pair.depth,
         )
         if result.estimate is None:
-            return both.no_data(rule, result.problem)
-        method = f"shares at bucket bounds, value interpolated, {both.design.kind}"
-        return replace(answer(both, rule, result.estimate, method=method), unresolved=result.unresolved)
+            return request_pair.no_data(rule, result.problem)
+        method = f"shares at bucket bounds, value interpolated, {request_pair.design.kind}"
+        comparison = answer(request_pair, rule, result.estimate, method=method)
+        return replace(comparison, unresolved=result.unresolved)

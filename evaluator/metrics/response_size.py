@@ -22,13 +22,16 @@ class ResponseSize(EndpointMetric):
 
     def check(self, pair: Pair) -> str | None:
         """Why it cannot be compared, or `None`."""
-        recorded = all(pair.panel.totals["bytes"][arm].sum() > 0 for arm in (0, 1))
-        return super().check(pair) or (None if recorded else "response sizes were not recorded")
+        why = super().check(pair)
+        if why:
+            return why
+        recorded = all(bytes_of_arm.sum() > 0 for bytes_of_arm in pair.panel.totals["bytes"])
+        return None if recorded else "response sizes were not recorded"
 
     def estimate(self, pair: Pair, rule: Rule) -> Estimate:
-        """Mean of successes."""
+        """Compare the mean sizes of successful responses, of all endpoints or of each of the pair's groups."""
         return pair.compare_means(rule, sd_instance=SD_INSTANCE, of="bytes")
 
     def of_units(self, units: UnitTotals) -> FloatArray:
-        """Mean of successes."""
+        """Mean size of successful responses of each instance or run (bytes), shape (units,)."""
         return units.sum_bytes / (units.n - units.failures)

@@ -6,7 +6,7 @@ Endpoints with too few requests are judged together as `other endpoints`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -42,14 +42,23 @@ def scan_endpoints(pair: Pair, scan: Scan, rules: Sequence[Rule] = ()) -> Measur
     """Compare response time and failure rate of every endpoint, each against the scan's own margin.
 
     `rules`: those of the policy. Their gates set what is tolerated for an endpoint, if the scan itself does not.
+    Nothing is compared if the scan is off or the data are too short.
     """
     if not scan.enabled or pair.panel.slots < MIN_BUCKETS:
         return Measured()
-    failures = _build_scan_rule(FailureRate(), Margin(scan.failure_margin, relative=False))
-    groups = _group(pair, pair.panel.n, MIN_FOR_FAILURES)
-    tolerated = _find_tolerance(groups.names, scan.failure_tolerance, scan.failure_margin, failures, rules)
-    rows = _rows(pair, failures, groups, _estimate(pair, failures, groups, tolerated)) if groups.names else ()
-    return _with_unjudged(pair, (*_compare_times(pair, scan, rules), *rows))
+    times = _compare_times(pair, scan, rules)
+    failures = _compare_failures(pair, scan, rules)
+    return _find_unjudged(pair, (*times, *failures))
+
+
+def _compare_failures(pair: Pair, scan: Scan, rules: Sequence[Rule]) -> tuple[Comparison, ...]:
+    """Compare the failure rate of every endpoint with enough requests; the other endpoints together."""
+    scan_rule = _build_scan_rule(FailureRate(), Margin(scan.failure_margin, relative=False))
+    groups = _group_endpoints(pair, pair.panel.n, MIN_FOR_FAILURES)
+    if not groups.names:
+        return ()
+    tolerated = _find_tolerance(groups.names, scan.failure_tolerance, scan.failure_margin, scan_rule, rules)
+    return _answer_groups(pair, scan_rule, groups, _estimate(pair, scan_rule, groups, tolerated))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,98 +70,115 @@ class _ScanRule:
 
 
 def _build_scan_rule(metric: EndpointMetric, margin: Margin) -> _ScanRule:
+    """Build the rule of a metric for every endpoint; it is a gate against the scan's margin."""
     return _ScanRule(metric, Rule(metric.type, metric, Role.GATE, margin))
 
 
 @dataclass(frozen=True, slots=True)
 class _EndpointGroups:
-    """Endpoints with enough requests, each by itself, and the rest together if they have enough."""
+    """Endpoints with enough requests, each by itself, and the others together if they have enough."""
 
     names: tuple[str, ...]
+    """Name of each group: an endpoint, or `OTHER_ENDPOINTS`."""
     members: Groups
 
     def pick(self, chosen: BoolArray) -> _EndpointGroups:
-        """Some of them."""
-        names = tuple(name for name, yes in zip(self.names, chosen, strict=True) if yes)
+        """Keep the groups where `chosen` (groups,) is true."""
+        names = tuple(name for name, is_chosen in zip(self.names, chosen, strict=True) if is_chosen)
         return _EndpointGroups(names, self.members.pick(chosen))
 
 
-def _group(pair: Pair, requests: FloatArray, least: int) -> _EndpointGroups:
-    count = requests.sum(axis=2).min(axis=0)
-    enough = count >= least
-    names = [name for name, yes in zip(pair.panel.endpoints, enough, strict=True) if yes]
-    of = np.where(enough, np.cumsum(enough) - 1, -1)
-    if count[~enough].sum() >= least:
+def _group_endpoints(pair: Pair, requests: FloatArray, least: int) -> _EndpointGroups:
+    """Group the endpoints by whether both arms have at least `least` requests.
+
+    `requests`: those that are counted, shape (2, endpoints, slots).
+    """
+    fewest = requests.sum(axis=2).min(axis=0)  # on the arm with fewer of them
+    enough = fewest >= least
+    names = [name for name, is_enough in zip(pair.panel.endpoints, enough, strict=True) if is_enough]
+    group = np.where(enough, np.cumsum(enough) - 1, -1)  # of each endpoint; -1: none
+    if fewest[~enough].sum() >= least:
         if OTHER_ENDPOINTS not in names:
             names.append(OTHER_ENDPOINTS)
-        of[~enough] = names.index(OTHER_ENDPOINTS)
-    return _EndpointGroups(tuple(names), group_by(of))
+        group[~enough] = names.index(OTHER_ENDPOINTS)
+    return _EndpointGroups(tuple(names), group_by(group))
 
 
 def _find_tolerance(
     names: Sequence[str], share: float | None, most: float, scan_rule: _ScanRule, rules: Sequence[Rule]
 ) -> Tolerance:
-    """What is tolerated for each endpoint: the scan's tolerance, else the widest margin of the gates on such metrics.
+    """Find what is tolerated: the scan's tolerance, else the widest margin of the gates on such metrics.
 
     Gates of an endpoint count for it alone, those of all traffic for the other endpoints. If no gate has a margin, the
     margins of holds count. If no hold has one either, the scan's own margin is tolerated.
+
+    Args:
+        names: The groups, endpoints or `OTHER_ENDPOINTS`.
+        share: The scan's tolerance; `None`: the scan sets none.
+        most: The scan's margin, which is also the largest tolerance.
+        scan_rule: The rule for every endpoint; absolute tolerances for failure rates, relative ones for times.
+        rules: Those of the policy.
     """
     absolute = scan_rule.metric.is_failure_rate
     if share is not None:
-        shares = np.full(len(names), share)
-        return Tolerance(
-            np.zeros_like(shares) if absolute else shares, shares if absolute else np.zeros_like(shares), most
-        )
-    margins: dict[str | None, list[Margin]] = {}
+        shares, zeros = np.full(len(names), share), np.zeros(len(names))
+        return Tolerance(zeros, shares, most) if absolute else Tolerance(shares, zeros, most)
+    margins: dict[str | None, list[Margin]] = {}  # by endpoint; `None`: all traffic
     for role in (Role.GATE, Role.HOLD):
-        stated: dict[str | None, list[Margin]] = {}
+        margins_of_role: dict[str | None, list[Margin]] = {}
         for rule in rules:
-            alike = rule.metric.is_failure_rate if absolute else rule.metric.is_response_time
-            if rule.role is role and alike and rule.evidence is scan_rule.rule.evidence and rule.margin is not None:
-                stated.setdefault(rule.slice.endpoint, []).append(rule.margin)
-        margins = {**stated, **margins}
-    of_all = margins.get(None)
-    widest = [_widest(margins.get(name, of_all), most, absolute=absolute) for name in names]
-    relative, absolute_of = np.array(widest, float).reshape(-1, 2).T
-    return Tolerance(relative, absolute_of, most)
+            same_kind = rule.metric.is_failure_rate if absolute else rule.metric.is_response_time
+            same_evidence = rule.evidence is scan_rule.rule.evidence
+            if rule.role is role and same_kind and same_evidence and rule.margin is not None:
+                margins_of_role.setdefault(rule.slice.endpoint, []).append(rule.margin)
+        margins = {**margins_of_role, **margins}  # margins of gates replace those of holds
+    default = [Margin(most, relative=not absolute)]
+    margins_by_group = [margins.get(name, margins.get(None, default)) for name in names]
+    return Tolerance(
+        relative=np.array([_find_widest(listed, relative=True) for listed in margins_by_group], float),
+        absolute=np.array([_find_widest(listed, relative=False) for listed in margins_by_group], float),
+        most=most,
+    )
 
 
-def _widest(margins: Iterable[Margin] | None, most: float, *, absolute: bool) -> tuple[float, float]:
-    """The widest relative and the widest absolute margin; without any, the scan's own."""
-    if margins is None:
-        return (0.0, most) if absolute else (most, 0.0)
-    listed = [*margins]
-    relative, in_unit = (max((m.value for m in listed if m.relative is kind), default=0.0) for kind in (True, False))
-    return relative, in_unit
+def _find_widest(margins: Sequence[Margin], *, relative: bool) -> float:
+    """The widest of the relative margins, or of the absolute ones; 0 if there is none of that kind."""
+    return max((margin.value for margin in margins if margin.relative is relative), default=0.0)
 
 
 def _compare_times(pair: Pair, scan: Scan, rules: Sequence[Rule]) -> tuple[Comparison, ...]:
-    """Compare by the typical time, or by the mean if it rose by more than half of the margin and shows more harm."""
-    typical, mean = (_build_scan_rule(metric, Margin(scan.margin)) for metric in (TypicalTime(), LatencyMean()))
-    groups = _group(pair, pair.panel.ok, MIN_FOR_TIME)
+    """Compare the response time of every endpoint with enough successes; the other endpoints together.
+
+    It is compared by the typical time, or by the mean if that rose by more than half of the margin and shows more harm.
+    """
+    typical_rule = _build_scan_rule(TypicalTime(), Margin(scan.margin))
+    mean_rule = _build_scan_rule(LatencyMean(), Margin(scan.margin))
+    groups = _group_endpoints(pair, pair.panel.ok, MIN_FOR_TIME)
     if not groups.names:
         return ()
-    times_ms, ok = pair.panel.totals["time_ms"], pair.panel.ok
-    sums, counts = (groups.members.sum_totals(part.sum(axis=2)) for part in (times_ms, ok))
-    mean_rose = sums[1] / counts[1] > (1 + scan.margin / 2) * sums[0] / counts[0]
-    tolerated = _find_tolerance(groups.names, scan.tolerance, scan.margin, typical, rules)
-    rows, typical_rank = _ask_twice(pair, typical, groups, tolerated)
+    sums_ms = groups.members.sum_totals(pair.panel.totals["time_ms"].sum(axis=2))  # shape (2, groups)
+    successes = groups.members.sum_totals(pair.panel.ok.sum(axis=2))
+    mean_rose = sums_ms[1] / successes[1] > (1 + scan.margin / 2) * sums_ms[0] / successes[0]
+    tolerated = _find_tolerance(groups.names, scan.tolerance, scan.margin, typical_rule, rules)
+    comparisons, typical_ranks = _compare_with_rank(pair, typical_rule, groups, tolerated)
+    # The same for the groups whose mean rose; `index` is the number of such a group among all groups.
     tolerated_of_means = Tolerance(tolerated.relative[mean_rose], tolerated.absolute[mean_rose], tolerated.most)
-    means, mean_ranks = _ask_twice(pair, mean, groups.pick(mean_rose), tolerated_of_means)
-    for row, mean_rank, index in zip(means, mean_ranks, np.flatnonzero(mean_rose), strict=True):
-        if mean_rank < typical_rank[index]:
-            rows[index] = row
-    return tuple(rows)
+    by_mean, mean_ranks = _compare_with_rank(pair, mean_rule, groups.pick(mean_rose), tolerated_of_means)
+    for comparison, mean_rank, index in zip(by_mean, mean_ranks, np.flatnonzero(mean_rose), strict=True):
+        if mean_rank < typical_ranks[index]:
+            comparisons[index] = comparison
+    return tuple(comparisons)
 
 
-def _ask_twice(
+def _compare_with_rank(
     pair: Pair, scan_rule: _ScanRule, groups: _EndpointGroups, tolerated: Tolerance
 ) -> tuple[list[Comparison], FloatArray]:
-    """One of two answers on each group's response time, and its rank: the caller takes the answer with the lower rank.
+    """Compare the response time of each group by one of two metrics. Returns the comparisons and their ranks (groups,).
 
-    The typical time shows that all requests became slower, the mean that a few of them now hang. As two metrics are
-    compared, p-values are doubled. An answer beyond the margin ranks before one that is not; of two that are not, the
-    one with the smaller p-value of more than is tolerated.
+    The typical time shows that all requests became slower, the mean that a few of them now hang; the caller takes the
+    comparison with the lower rank. As two metrics are compared, p-values of harm are doubled. An estimate beyond the
+    margin ranks before one that is not; of two that are not, the one with the smaller p-value of more than is
+    tolerated. An estimate that is not finite ranks last.
     """
     if not groups.names:
         return [], np.ones(0)
@@ -166,21 +192,27 @@ def _ask_twice(
         against_tolerance=_double(tolerance),
     )
     harm_rank = np.where(margin.p_worse < PLAUSIBLE, margin.p_worse, PLAUSIBLE + tolerance.p_worse)
-    return [*_rows(pair, scan_rule, groups, doubled)], np.where(is_finite, harm_rank, 1 + PLAUSIBLE)
+    # Ranks of finite estimates are below 1 + PLAUSIBLE.
+    return [*_answer_groups(pair, scan_rule, groups, doubled)], np.where(is_finite, harm_rank, 1 + PLAUSIBLE)
 
 
 def _double(answers: GroupAnswers) -> GroupAnswers:
+    """The answers with doubled p-values of harm: Bonferroni's correction for two metrics."""
     return replace(answers, p_worse=np.minimum(2 * answers.p_worse, 1.0))
 
 
 def _estimate(pair: Pair, scan_rule: _ScanRule, groups: _EndpointGroups, tolerated: Tolerance) -> Estimate:
+    """Estimate the metric of all groups at once; groups without enough data have results that are not finite."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return scan_rule.metric.estimate(replace(pair, groups=groups.members, tolerance=tolerated), scan_rule.rule)
 
 
-def _rows(pair: Pair, scan_rule: _ScanRule, groups: _EndpointGroups, estimate: Estimate) -> tuple[Comparison, ...]:
-    """One comparison for each group."""
-    counted = groups.members.sum_totals(scan_rule.metric.counted(pair.panel).sum(axis=2)).T.astype(int).tolist()
+def _answer_groups(
+    pair: Pair, scan_rule: _ScanRule, groups: _EndpointGroups, estimate: Estimate
+) -> tuple[Comparison, ...]:
+    """Turn the estimate into a comparison for each group, in the order of the groups."""
+    counted = groups.members.sum_totals(scan_rule.metric.counted(pair.panel).sum(axis=2))  # shape (2, groups)
+    baseline, candidate = counted.astype(int).tolist()
     method = f"endpoint scan, {pair.design.kind}"
     return tuple(
         answer(
@@ -188,7 +220,7 @@ def _rows(pair: Pair, scan_rule: _ScanRule, groups: _EndpointGroups, estimate: E
             replace(scan_rule.rule, slice=Slice(name)),
             estimate,
             method=method,
-            n=(counted[group][0], counted[group][1]),
+            n=(baseline[group], candidate[group]),
             group=group,
             scan=True,
         )
@@ -196,17 +228,22 @@ def _rows(pair: Pair, scan_rule: _ScanRule, groups: _EndpointGroups, estimate: E
     )
 
 
-def _with_unjudged(pair: Pair, rows: tuple[Comparison, ...]) -> Measured:
-    """Keep rows with data; name the endpoints whose response time could not be judged, and their share of traffic."""
-    answered = [row.rule for row in rows if not row.no_data]
-    judged = {rule.slice.endpoint for rule in answered if rule.metric.is_response_time}
-    failing = {rule.slice.endpoint for rule in answered if rule.metric.is_failure_rate}
-    small = pair.panel.ok.sum(axis=2).min(axis=0) < MIN_FOR_TIME
-    totals = pair.panel.n.sum(axis=(0, 2))
+def _find_unjudged(pair: Pair, comparisons: tuple[Comparison, ...]) -> Measured:
+    """Find the endpoints that the scan could not judge, and their share of traffic; keep only comparisons with data.
+
+    An endpoint is judged by its response time (its own or that of the other endpoints together), or by its own failure
+    rate.
+    """
+    with_data = tuple(comparison for comparison in comparisons if not comparison.no_data)
+    rules = [comparison.rule for comparison in with_data]
+    judged_by_time = {rule.slice.endpoint for rule in rules if rule.metric.is_response_time}
+    judged_by_failures = {rule.slice.endpoint for rule in rules if rule.metric.is_failure_rate}
+    too_few = pair.panel.ok.sum(axis=2).min(axis=0) < MIN_FOR_TIME  # these endpoints are judged together
+    requests = pair.panel.n.sum(axis=(0, 2))
     unjudged = [
         (name, total)
-        for name, total, pooled in zip(pair.panel.endpoints, totals, small, strict=True)
-        if (OTHER_ENDPOINTS if pooled else name) not in judged and name not in failing
+        for name, total, is_together in zip(pair.panel.endpoints, requests, too_few, strict=True)
+        if (OTHER_ENDPOINTS if is_together else name) not in judged_by_time and name not in judged_by_failures
     ]
-    share = sum(total for _, total in unjudged) / max(totals.sum(), 1)
-    return Measured(tuple(row for row in rows if not row.no_data), float(share), tuple(name for name, _ in unjudged))
+    share = sum(total for _, total in unjudged) / max(requests.sum(), 1)
+    return Measured(with_data, float(share), tuple(name for name, _ in unjudged))

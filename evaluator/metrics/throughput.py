@@ -22,17 +22,17 @@ class Throughput(RequestMetric):
     direction: ClassVar[Direction] = Direction.HIGHER
 
     def compare(self, pair: Pair, rule: Rule) -> Comparison:
-        """Answer its rule."""
+        """Answer the metric's rule: compare requests per second, and per user if users were recorded."""
         why = check_enough(pair, successes=False)
         if why:
             return pair.no_data(rule, why)
         estimate = compare_rates(
-            pair.panel.n.sum(axis=1),
+            pair.panel.n.sum(axis=1),  # requests of all endpoints, shape (2, slots)
             pair.panel,
-            exposure=pair.users or (1.0, 1.0),
+            exposure=pair.users or (1.0, 1.0),  # mean users of each arm
             alpha=pair.alpha,
             margin=rule.margin,
             limit=rule.limit,
-            sign=-1.0 if rule.direction is Direction.HIGHER else 1.0,
+            sign=-1.0 if rule.direction is Direction.HIGHER else 1.0,  # of a change that is harm
         )
         return answer(pair, rule, estimate, method="paired rate")

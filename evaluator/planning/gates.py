@@ -80,7 +80,10 @@ class Grid:
 
 
 def find_level(history: History, rulebook: Rulebook) -> float:
-    """Level of the first question of all gates: the share of alpha of all gates, divided by the number of questions."""
+    """Level at which each gate is planned: the gates' share of alpha, divided by the number of their questions.
+
+    A margin and each limit are a question (Bonferroni).
+    """
     gates = [rule for rule in rulebook.rules if rule.role is Role.GATE]
     questions = sum((rule.margin is not None) + rule.limit.count for rule in gates)
     share = rulebook.scan.alpha_share if rulebook.scan.enabled else 0.0
@@ -89,13 +92,16 @@ def find_level(history: History, rulebook: Rulebook) -> float:
 
 def plan_gates(history: History, rulebook: Rulebook, goal: Goal) -> tuple[GatePlan, ...]:
     """Plan every gate of the history that has a margin."""
-    return tuple(_Planner(p, history, rulebook, goal).plan() for p in history.precisions if p.rule.margin)
+    with_margin = [precision for precision in history.precisions if precision.rule.margin]
+    return tuple(_Planner(precision, history, rulebook, goal).plan() for precision in with_margin)
 
 
 def noise_of_rate(history: History, goal: Goal) -> float:
-    """Factor on the moving part for another rate: less traffic increases it in proportion, more does not reduce it.
+    """Factor on the moving part of the variance for another request rate than in the history.
 
-    It is not known how much of the moving part is due to requests and how much to drift, so this is the safe side.
+    Less traffic increases it in proportion, more does not reduce it; 1 if a rate is not known.
+
+    How much of it is due to requests and how much to drift is not known, so this is the safe side.
     """
     if not goal.rate_per_s or not history.rate_per_s:
         return 1.0
@@ -103,7 +109,7 @@ def noise_of_rate(history: History, goal: Goal) -> float:
 
 
 def plan_calendar(monitoring: Monitoring, seconds: float) -> Calendar:
-    """The looks of a test that lasts this long."""
+    """The looks of a test that lasts these seconds."""
     return plan_looks(
         monitoring, bucket_s=choose_bucket_s(seconds), covered_s=seconds, planned_s=float(math.ceil(seconds))
     )
@@ -118,66 +124,76 @@ class _Planner:
         self.noise = noise_of_rate(history, goal)
         self.rate_per_s = goal.rate_per_s or history.rate_per_s
         self.shift = precision.to_scale(goal.harm(precision)) - precision.bound
+        """How far the goal's regression is beyond the margin, on the scale of the test."""
 
     def plan(self) -> GatePlan:
-        goal, p = self.goal, self.precision
-        at_goal = self._at(goal.duration_s, goal.instances)
-        after = _first_time(lambda s: self.go_chance(s, goal.instances) >= goal.power)
+        """Compute all numbers of the gate."""
+        goal = self.goal
+        go_after_s = _find_shortest_time(lambda seconds: self.go_chance(seconds, goal.instances) >= goal.power)
         return GatePlan(
-            precision=p,
+            precision=self.precision,
             half_width=self.half_width(goal.duration_s, goal.instances),
-            finds=self._smallest(),
+            finds=self._find_smallest_harm(),
             found_chance=self.found_chance(goal.duration_s, goal.instances),
             go_chance=self.go_chance(goal.duration_s, goal.instances),
-            persistent=at_goal.between_instance,
-            go_after_s=after,
-            found_after_s=_first_time(lambda s: self.found_chance(s, goal.instances) >= goal.power),
-            go_instances=_first_count(lambda m: self.go_chance(goal.duration_s, m) >= goal.power),
-            requests=after * self.rate_per_s,
+            persistent=self._forecast(goal.duration_s, goal.instances).between_instance,
+            go_after_s=go_after_s,
+            found_after_s=_find_shortest_time(lambda seconds: self.found_chance(seconds, goal.instances) >= goal.power),
+            go_instances=_find_fewest_instances(lambda count: self.go_chance(goal.duration_s, count) >= goal.power),
+            requests=go_after_s * self.rate_per_s,
         )
 
-    def _at(self, seconds: float, instances: int) -> PlannedPrecision:
+    def _forecast(self, seconds: float, instances: int) -> PlannedPrecision:
+        """Precision after these seconds with this many instances an arm; infinite `se`: too short."""
         return forecast(self.precision, seconds, (instances, instances), noise=self.noise)
 
     def half_width(self, seconds: float, instances: int) -> float:
         """One-sided half-width of the interval, as a harm."""
-        at = self._at(seconds, instances)
-        return self.precision.from_scale(float(t_quantile(1 - self.rulebook.alpha, at.df)) * at.se)
+        planned = self._forecast(seconds, instances)
+        return self.precision.from_scale(float(t_quantile(1 - self.rulebook.alpha, planned.df)) * planned.se)
 
     def go_chance(self, seconds: float, instances: int) -> float:
         """Chance that an unchanged release is shown to be within the margin; 0 with one instance a side."""
-        at = self._at(seconds, instances)
-        if instances < 2 or not math.isfinite(at.se):
+        planned = self._forecast(seconds, instances)
+        if instances < 2 or not math.isfinite(planned.se):
             return 0.0
-        critical = float(t_quantile(1 - self.rulebook.alpha, at.df))
-        return find_power(self.precision.bound, at.se, at.df, critical)
+        critical = float(t_quantile(1 - self.rulebook.alpha, planned.df))
+        return find_power(self.precision.bound, planned.se, planned.df, critical)
 
     def found_chance(self, seconds: float, instances: int, shift: float | None = None) -> float:
-        """Chance that a regression `shift` beyond the margin is shown to be worse by the last look."""
-        at = self._at(seconds, instances)
-        if not math.isfinite(at.se):
+        """Chance that a regression is shown to be worse by the last look.
+
+        `shift`: how far it is beyond the margin, on the scale of the test; `None`: the goal's regression.
+        """
+        planned = self._forecast(seconds, instances)
+        if not math.isfinite(planned.se):
             return 0.0
         shift = self.shift if shift is None else shift
-        se = at.se * self._inflation(shift + self.precision.bound)
-        null_se = at.se * self._inflation(self.precision.bound)
+        se = planned.se * self._inflate_se(shift + self.precision.bound)
+        null_se = planned.se * self._inflate_se(self.precision.bound)  # of the test, which assumes harm at the margin
         calendar = plan_calendar(self.rulebook.monitoring, seconds)
-        end_s, df, between_instance = np.array([calendar.planned_s]), np.array([at.df]), np.array([at.between_instance])
-        critical = find_criticals(calendar, end_s, self.level, df, between_instance)
-        return find_power(shift, se, at.df, float(critical[0]), null_se=null_se)
+        last_look = np.array([calendar.planned_s])
+        df, between_instance = np.array([planned.df]), np.array([planned.between_instance])
+        critical = find_criticals(calendar, last_look, self.level, df, between_instance)
+        return find_power(shift, se, planned.df, float(critical[0]), null_se=null_se)
 
-    def _inflation(self, shift: float) -> float:
-        """Factor on the standard error of an unchanged release: a higher failure rate varies more."""
+    def _inflate_se(self, harm: float) -> float:
+        """Factor on the standard error of an unchanged release: a failure rate that is higher by `harm` varies more.
+
+        1 for all other metrics, and for relative margins.
+        """
         p = self.precision
         if not p.rule.metric.is_failure_rate or p.relative or not 0 < p.baseline < 1:
             return 1.0
-        worse = min(max(p.baseline + shift, 0.0), 1.0)
-        own = p.baseline * (1 - p.baseline)
-        return math.sqrt(max(worse * (1 - worse) + own, 1e-300) / (2 * own))
+        candidate = min(max(p.baseline + harm, 0.0), 1.0)
+        baseline_variance = p.baseline * (1 - p.baseline)  # of one request (binomial)
+        candidate_variance = candidate * (1 - candidate)
+        return math.sqrt(max(candidate_variance + baseline_variance, 1e-300) / (2 * baseline_variance))
 
-    def _smallest(self) -> float:
-        """Smallest harm that is found with the goal's power, by bisection."""
+    def _find_smallest_harm(self) -> float:
+        """Smallest harm that is found with the goal's power, by bisection; infinite: not even 8 times the baseline."""
         goal, p = self.goal, self.precision
-        low, high = 0.0, 8.0 if p.relative else max(1.0, 8 * p.baseline)
+        low, high = 0.0, 8.0 if p.relative else max(1.0, 8 * p.baseline)  # distances beyond the margin
 
         def is_found(shift: float) -> bool:
             return self.found_chance(goal.duration_s, goal.instances, shift) >= goal.power
@@ -186,31 +202,42 @@ class _Planner:
             return math.inf
         for _ in range(50):
             middle = (low + high) / 2
-            low, high = (low, middle) if is_found(middle) else (middle, high)
+            if is_found(middle):
+                high = middle
+            else:
+                low = middle
         return p.from_scale(high + p.bound)
 
 
-def _first_time(enough: Callable[[float], bool]) -> float:
-    """Shortest time for which `enough` holds, to about 2 %; infinite where a week is not enough."""
-    steps = [SHORTEST_S * 1.25**k for k in range(math.ceil(math.log(LONGEST_S / SHORTEST_S, 1.25)) + 1)]
-    first = next((k for k, seconds in enumerate(steps) if enough(seconds)), None)
+def _find_shortest_time(is_enough: Callable[[float], bool]) -> float:
+    """Shortest time (s) for which `is_enough` holds, to about 2 %; infinite if a week is not enough."""
+    count = math.ceil(math.log(LONGEST_S / SHORTEST_S, 1.25)) + 1
+    steps = [SHORTEST_S * 1.25**k for k in range(count)]
+    first = next((k for k, seconds in enumerate(steps) if is_enough(seconds)), None)
     if first is None:
         return math.inf
-    low, high = (steps[first - 1] if first else steps[0]), steps[first]
+    # Bisect on the log scale between the last step that is too short and the first that is enough.
+    low, high = steps[max(first - 1, 0)], steps[first]
     for _ in range(5):
         middle = math.sqrt(low * high)
-        low, high = (low, middle) if enough(middle) else (middle, high)
+        if is_enough(middle):
+            high = middle
+        else:
+            low = middle
     return high
 
 
-def _first_count(enough: Callable[[int], bool]) -> float:
-    """Smallest number of instances for which `enough` holds; infinite where there is none."""
-    if not enough(MOST_INSTANCES):
+def _find_fewest_instances(is_enough: Callable[[int], bool]) -> float:
+    """Smallest number of instances an arm, from 2, for which `is_enough` holds, by bisection; infinite: none does."""
+    if not is_enough(MOST_INSTANCES):
         return math.inf
     low, high = 1, MOST_INSTANCES
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
+        if is_enough(middle):
+            high = middle
+        else:
+            low = middle
     return float(high)
 
 

@@ -25,14 +25,23 @@ from evaluator.stats.inference.sequential import (
 from evaluator.stats.inference.student import critical_value, t_below, t_quantile
 
 NORMAL_FROM = 1e4
+"""Degrees of freedom from which the normal distribution is used."""
 FARTHEST = 35.0
+"""Largest noncentrality: beyond it the power is 0 or 1."""
 
 
 def find_power(shift: float, se: float, df: float, critical: float, *, null_se: float | None = None) -> float:
     """Probability that the estimate lies more than `critical` standard errors above the bound.
 
-    `shift`: distance of the truth beyond the bound. `null_se`: standard error that the test uses, if it is not that of
-    the estimate (a score test takes the one at the bound). Raises UsageError without statsmodels.
+    Args:
+        shift: Distance of the truth beyond the bound.
+        se: Standard error of the estimate.
+        df: Its degrees of freedom.
+        critical: Standard errors that the test requires.
+        null_se: Standard error that the test uses, if it is not that of the estimate: a score test takes the standard
+            error at the bound.
+
+    Raises UsageError without statsmodels.
 
     >>> round(find_power(0.1, 0.04, 6, 1.9432), 3)
     0.713
@@ -41,21 +50,22 @@ def find_power(shift: float, se: float, df: float, critical: float, *, null_se: 
 
     with needs("planning needs", "stats"):
         from statsmodels.stats.power import ttest_power
-    if not se > 0:
+    if not se > 0:  # without error the answer is certain
         return float(shift > 0)
-    factor = 1.0 if null_se is None else null_se / se
+    critical_in_se = critical if null_se is None else critical * (null_se / se)  # in standard errors of the estimate
     if df >= NORMAL_FROM:
-        return float(ndtr(shift / se - critical * factor))
-    away = float(np.clip(shift / se, -FARTHEST, FARTHEST))
-    level = float(t_below(-critical * factor, df))
-    return float(np.clip(ttest_power(away, 1, level, df=df, alternative="larger"), 0.0, 1.0))
+        return float(ndtr(shift / se - critical_in_se))
+    noncentrality = float(np.clip(shift / se, -FARTHEST, FARTHEST))
+    level = float(t_below(-critical_in_se, df))  # of the test whose critical value this is
+    # With one observation, the effect size of statsmodels is the noncentrality.
+    return float(np.clip(ttest_power(noncentrality, 1, level, df=df, alternative="larger"), 0.0, 1.0))
 
 
 @lru_cache(maxsize=512)
 def worst_z(level: float, between_instance: float) -> tuple[float, ...]:
-    """Boundaries on Z that show a release to be worse, at each `GRID`th of the duration.
+    """Boundaries on Z that show a release to be worse at the error rate `level`, at each `GRID`th of the duration.
 
-    `between_instance`: share of the final variance that time does not shrink.
+    `between_instance`: share of the final variance that time does not shrink; rounded to a share with a stored table.
     """
     share = float(PERSISTENT_SHARES[np.argmin(np.abs(PERSISTENT_SHARES - between_instance))])
     fraction = np.arange(1, GRID + 1) / GRID
@@ -73,9 +83,11 @@ def find_criticals(
     if calendar.kind == "fixed":
         return np.asarray(t_quantile(1 - level, df))
     if calendar.kind == "group_sequential":
+        # The last step of the grid before each look; 1e-9 for rounding errors.
         steps = np.clip(np.floor(at_s / at_s[-1] * GRID + 1e-9).astype(int), 1, GRID) - 1
-        reach = np.array(worst_z(level, float(between_instance[-1])))[steps].tolist()
+        boundaries_z = np.array(worst_z(level, float(between_instance[-1])))[steps].tolist()
     else:
         looks = zip(at_s.tolist(), between_instance.tolist(), strict=True)
-        reach = [float(anytime_z(level, s, TUNE_AT_S, share)) for s, share in looks]
-    return np.array([critical_value(z, d) for z, d in zip(reach, df.tolist(), strict=True)])
+        boundaries_z = [float(anytime_z(level, seconds, TUNE_AT_S, share)) for seconds, share in looks]
+    # Boundaries are for normal errors: with few degrees of freedom more standard errors are needed.
+    return np.array([critical_value(z, df_of_look) for z, df_of_look in zip(boundaries_z, df.tolist(), strict=True)])

@@ -63,18 +63,20 @@ class Precision:
         return self.to_scale(margin)
 
     def to_scale(self, harm: float) -> float:
-        """Harm (0.1 = 10 % or 0.1 in the unit) on the scale of the test."""
+        """Convert harm (0.1: 10 %, or 0.1 in the unit) to the scale of the test: log ratios for relative margins."""
         if not self.relative:
             return harm
-        if self.rule.direction is Direction.HIGHER:
+        if self.rule.direction is Direction.HIGHER:  # harm is a fall, by less than 100 %
             return -math.log1p(-min(harm, 1 - 1e-12))
         return math.log1p(harm)
 
     def from_scale(self, shift: float) -> float:
-        """The harm (as in `to_scale`) of a shift on the scale of the test."""
+        """Convert a shift on the scale of the test back to harm, as `to_scale` takes it."""
         if not self.relative:
             return shift
-        return -math.expm1(-shift) if self.rule.direction is Direction.HIGHER else math.expm1(min(shift, 700.0))
+        if self.rule.direction is Direction.HIGHER:
+            return -math.expm1(-shift)
+        return math.expm1(min(shift, 700.0))  # a larger number would overflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,29 +111,31 @@ class History:
 def forecast(
     precision: Precision, seconds: float, instances: tuple[int, int], *, noise: float = 1.0
 ) -> PlannedPrecision:
-    """Precision after `seconds` with this many instances of baseline and candidate.
+    """Forecast the precision after `seconds` with this many instances of baseline and candidate.
 
     `noise`: factor on the moving part, for uneven traffic or arms that do not run together. If the run is too short,
-    the standard error is infinite.
+    the standard error is infinite. Degrees of freedom are those of Welch and Satterthwaite.
     """
     buckets = int(seconds // choose_bucket_s(seconds))
     if buckets < MIN_BUCKETS:
         return PlannedPrecision(math.inf, 1.0, 0.0)
     moving = precision.moving * precision.reference_s / seconds * noise
-    several = [count >= 2 for count in instances]
+    # A single instance shows no variance between instances, so it is assumed.
     between = sum(
-        precision.between / count if enough else max(precision.prior, precision.between)
-        for count, enough in zip(instances, several, strict=True)
+        precision.between / count if count >= 2 else max(precision.prior, precision.between) for count in instances
     )
-    inst, own = between + precision.within * moving, (1 - precision.within) * moving
-    df_inst = float(sum(instances) - 2) if all(several) else PRIOR_DF
     variance = between + moving
-    spread = inst**2 / df_inst + own**2 / _time_df(buckets)
-    df = variance**2 / spread if spread > 0 else _time_df(buckets)
+    # The variance that is estimated from instances, and the other, which is estimated over time.
+    by_instances, by_time = between + precision.within * moving, (1 - precision.within) * moving
+    df_of_instances = float(sum(instances) - 2) if min(instances) >= 2 else PRIOR_DF
+    df_of_time = _find_time_df(buckets)
+    sum_of_squares = by_instances**2 / df_of_instances + by_time**2 / df_of_time
+    df = variance**2 / sum_of_squares if sum_of_squares > 0 else df_of_time
     return PlannedPrecision(math.sqrt(variance), df, between / variance if variance > 0 else 0.0)
 
 
-def _time_df(buckets: int) -> float:
+def _find_time_df(buckets: int) -> float:
+    """Degrees of freedom of a variance over time: of batches in a short run, else of cosines."""
     return float(BATCHES - 1 if buckets < BATCH_BELOW else cosine_count(buckets))
 
 
@@ -140,25 +144,26 @@ def learn_precisions(stored: Sequence[tuple[Cells, tuple[Run, ...]]], rulebook: 
 
     Variances are averaged over comparisons, each converted to one second and one instance.
     """
-    groups = [
-        _GroupComparisons.of(assess(cells, runs, _ask_of(rulebook, cells)).comparisons, cells) for cells, runs in stored
-    ]
+    groups = []
+    for cells, runs in stored:
+        evidence = assess(cells, runs, _reduce_rulebook(rulebook, cells))
+        groups.append(_GroupComparisons.of(evidence.comparisons, cells))
     gates = [rule for rule in rulebook.rules if rule.role is Role.GATE]
-    by_gate = {rule.name: [c for s in groups for c in s.by_rule.get(rule.name, [])] for rule in gates}
+    by_gate = {rule.name: [timed for group in groups for timed in group.by_rule.get(rule.name, [])] for rule in gates}
     precisions = [_pool(rule, by_gate[rule.name], rulebook) for rule in gates if by_gate[rule.name]]
-    used = [s for s in groups if any(rule.name in s.by_rule for rule in gates)]
+    used = [group for group in groups if any(rule.name in group.by_rule for rule in gates)]
     return History(
         precisions=tuple(precisions),
         missing=tuple(rule.name for rule in gates if not by_gate[rule.name]),
-        rate_per_s=float(np.mean([s.rate_per_s for s in used])) if used else 0.0,
-        instances=max((s.instances for s in used), default=0),
+        rate_per_s=float(np.mean([group.rate_per_s for group in used])) if used else 0.0,
+        instances=max((group.instances for group in used), default=0),
         comparisons=len(used),
-        unpaired=float(np.mean([s.unpaired for s in used])) if used else 1.0,
+        unpaired=float(np.mean([group.unpaired for group in used])) if used else 1.0,
     )
 
 
-def _ask_of(rulebook: Rulebook, cells: Cells) -> Rulebook:
-    """The rules that these cells can answer, judged once, at their end."""
+def _reduce_rulebook(rulebook: Rulebook, cells: Cells) -> Rulebook:
+    """Reduce the policy to the rules that these cells can answer, judged once at their end, without endpoint scan."""
     rules, scan = rulebook.on_requests(cells.endpoints), replace(rulebook.scan, enabled=False)
     return replace(rulebook, rules=rules, monitoring=Monitoring(mode="fixed"), scan=scan)
 
@@ -169,15 +174,19 @@ _TimedComparison = tuple[Comparison, float]
 
 @dataclass(frozen=True, slots=True)
 class _GroupComparisons:
-    """One group's comparisons."""
+    """The comparisons of one run group."""
 
     by_rule: Mapping[str, list[_TimedComparison]]
     rate_per_s: float
+    """Requests per second of the arm with fewer of them."""
     instances: int
+    """Instances of the smaller arm; replicates, if those were compared."""
     unpaired: float
+    """Factor on the variance if the arms do not run at the same time."""
 
     @classmethod
     def of(cls, comparisons: Sequence[Comparison], cells: Cells) -> _GroupComparisons:
+        """Collect the comparisons with data and a standard error, and what the cells show in addition."""
         moments = cells.moments
         buckets = np.unique(np.stack([moments.run, moments.bucket]), axis=1).shape[1] if moments.run.size else 0
         seconds = int(buckets) * cells.bucket_s
@@ -185,69 +194,96 @@ class _GroupComparisons:
         for c in comparisons:
             if not c.no_data and c.se and c.df and math.isfinite(c.se):
                 by_rule.setdefault(c.rule.name, []).append((c, float(seconds)))
-        fewest = [min(c.instances) for timed in by_rule.values() for c, _ in timed]
-        requests = min((int(moments.n[moments.arm == a].sum()) for a in range(len(cells.arms))), default=0)
-        return cls(by_rule, requests / max(seconds, 1), max(fewest, default=0), _compare_unpaired(cells))
+        instances = [min(c.instances) for timed in by_rule.values() for c, _ in timed]
+        requests = min((int(moments.n[moments.arm == code].sum()) for code in range(len(cells.arms))), default=0)
+        return cls(
+            by_rule=by_rule,
+            rate_per_s=requests / max(seconds, 1),
+            instances=max(instances, default=0),
+            unpaired=_compare_unpaired(cells),
+        )
 
 
 def _compare_unpaired(cells: Cells) -> float:
     """Variance of the difference of two arms that do not run together, divided by that of two that do.
 
-    It comes from the drift of the arms' mean response times over the run: a shared drift no longer cancels.
+    It comes from the drift of the arms' mean response times over the run: a shared drift no longer cancels. At least 1;
+    1 also without enough data.
     """
     moments = cells.moments
     if not moments.run.size or len(cells.arms) < 2:
         return 1.0
+    # A slot is a bucket of a run. Times and successes of baseline and first candidate have the shape (2, slots).
     _, slot = np.unique(np.stack([moments.run, moments.bucket]), axis=1, return_inverse=True)
-    sums = np.zeros((2, int(slot.max()) + 1))
-    counts = np.zeros_like(sums)
-    pair = moments.arm < 2
-    np.add.at(sums, (moments.arm[pair], slot[pair]), moments.sum_us[pair])
-    np.add.at(counts, (moments.arm[pair], slot[pair]), (moments.n - moments.failures)[pair])
-    both = (counts > 0).all(axis=0) & (sums > 0).all(axis=0)
-    if both.sum() < MIN_BUCKETS:
+    sums_us = np.zeros((2, int(slot.max()) + 1))
+    successes = np.zeros_like(sums_us)
+    rows = moments.arm < 2
+    np.add.at(sums_us, (moments.arm[rows], slot[rows]), moments.sum_us[rows])
+    np.add.at(successes, (moments.arm[rows], slot[rows]), (moments.n - moments.failures)[rows])
+    on_both = (successes > 0).all(axis=0) & (sums_us > 0).all(axis=0)
+    if on_both.sum() < MIN_BUCKETS:
         return 1.0
-    logs = np.log(sums[:, both] / counts[:, both])
-    together = float(np.var(logs[1] - logs[0]))
-    return max(1.0, float(logs.var(axis=1).sum()) / together) if together > 0 else 1.0
+    log_means = np.log(sums_us[:, on_both] / successes[:, on_both])
+    paired_variance = float(np.var(log_means[1] - log_means[0]))
+    unpaired_variance = float(log_means.var(axis=1).sum())
+    return max(1.0, unpaired_variance / paired_variance) if paired_variance > 0 else 1.0
 
 
 def _pool(rule: Rule, timed: Sequence[_TimedComparison], rulebook: Rulebook) -> Precision:
-    """One precision from all comparisons of a gate."""
-    parts = [_take_apart(c, lasted) for c, lasted in timed]
-    seconds = float(np.mean([lasted for _, lasted in timed]))
-    baseline = float(np.mean([c.baseline.value or 0.0 for c, _ in timed]))
-    moving = float(np.mean([part[0] * lasted for part, (_, lasted) in zip(parts, timed, strict=True)])) / seconds
+    """Pool all comparisons of a gate into one precision; `timed`: comparisons with their seconds of data."""
+    comparisons, seconds = [c for c, _ in timed], [lasted_s for _, lasted_s in timed]
+    parts = [_take_apart(c, lasted_s) for c, lasted_s in timed]
+    reference_s = float(np.mean(seconds))
+    baseline = float(np.mean([c.baseline.value or 0.0 for c in comparisons]))
+    # The moving part falls with time, so it is averaged for one second.
+    moving_of_1_s = [part.moving * lasted_s for part, lasted_s in zip(parts, seconds, strict=True)]
     return Precision(
         rule=rule,
-        unit=timed[-1][0].unit,
+        unit=comparisons[-1].unit,
         baseline=baseline,
-        moving=moving,
-        reference_s=seconds,
-        between=float(np.mean([part[1] for part in parts])),
+        moving=float(np.mean(moving_of_1_s)) / reference_s,
+        reference_s=reference_s,
+        between=float(np.mean([part.between for part in parts])),
         prior=_assume_prior(rule, baseline, rulebook),
-        within=float(np.mean([part[2] for part in parts])),
+        within=float(np.mean([part.within for part in parts])),
     )
 
 
-def _take_apart(c: Comparison, seconds: float) -> tuple[float, float, float]:
-    """Moving variance, variance of one instance, and the share of the moving part that is within instances."""
+@dataclass(frozen=True, slots=True)
+class _VarianceParts:
+    """The parts of the variance of one comparison."""
+
+    moving: float
+    """What time shrinks."""
+    between: float
+    """Variance of one instance."""
+    within: float
+    """Share of the moving part that is within instances."""
+
+
+def _take_apart(c: Comparison, seconds: float) -> _VarianceParts:
+    """Split the variance of a comparison of so many seconds of data into its parts.
+
+    The share within instances is not stored. It is the share that best explains the stored degrees of freedom, by the
+    formula of Welch and Satterthwaite.
+    """
     variance = (c.se or 0.0) ** 2
-    from_instances = min(c.persistent_share, 1.0) * variance
-    moving = variance - from_instances
-    units = [max(count, 1) for count in c.instances]
-    between = from_instances / (1 / units[0] + 1 / units[1])
-    df_inst = float(sum(units) - 2) if min(units) >= 2 else PRIOR_DF
-    df_time = _time_df(max(int(seconds // choose_bucket_s(seconds)), MIN_BUCKETS))
+    persistent = min(c.persistent_share, 1.0) * variance
+    moving = variance - persistent
+    baseline, candidate = (max(count, 1) for count in c.instances)
+    between = persistent / (1 / baseline + 1 / candidate)
+    df_of_instances = float(baseline + candidate - 2) if min(baseline, candidate) >= 2 else PRIOR_DF
+    df_of_time = _find_time_df(max(int(seconds // choose_bucket_s(seconds)), MIN_BUCKETS))
     shares = np.linspace(0, 1, 101)
-    spread = (from_instances + shares * moving) ** 2 / df_inst + ((1 - shares) * moving) ** 2 / df_time
-    implied = variance**2 / np.maximum(spread, 1e-300)
-    within = float(shares[np.argmin(np.abs(implied - min(c.df or df_time, 1e9)))])
-    return moving, between, within
+    sum_of_squares = (persistent + shares * moving) ** 2 / df_of_instances + ((1 - shares) * moving) ** 2 / df_of_time
+    implied_df = variance**2 / np.maximum(sum_of_squares, 1e-300)
+    stored_df = min(c.df or df_of_time, 1e9)
+    within = float(shares[np.argmin(np.abs(implied_df - stored_df))])
+    return _VarianceParts(moving, between, within)
 
 
 def _assume_prior(rule: Rule, baseline: float, rulebook: Rulebook) -> float:
-    """Variance assumed for a single instance, as the judge does (method B.3a)."""
+    """Variance assumed for a single instance, as the judge does (method B.3a): of the log if the margin is relative."""
     if not rule.metric.is_failure_rate:
         return rulebook.prior.sd_latency**2
     sd = max(baseline / 2, rulebook.prior.sd_failures)
@@ -260,9 +296,9 @@ def assume_history(rulebook: Rulebook, *, rate_per_s: float, instances: int, see
 
     Rules for single endpoints are measured over all endpoints, as an assumed service has other ones.
     """
-    anywhere = tuple(replace(rule, slice=replace(rule.slice, endpoint=None)) for rule in rulebook.rules)
+    all_endpoints = tuple(replace(rule, slice=replace(rule.slice, endpoint=None)) for rule in rulebook.rules)
     scenario = Scenario(duration_s=SIMULATED_S, rate_per_s=rate_per_s, instances=(max(instances, 2),))
     run = (Run("assumed", "assumed", "assumed", "import", state=RunState.COMPLETE),)
     stored = [(simulate_cells(scenario, seed * 1000 + k), run) for k in range(SIMULATED)]
-    history = learn_precisions(stored, replace(rulebook, rules=anywhere))
+    history = learn_precisions(stored, replace(rulebook, rules=all_endpoints))
     return replace(history, assumed=True, comparisons=0, rate_per_s=rate_per_s, instances=instances)

@@ -32,12 +32,16 @@ REPLICATIONS = 2000
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One judged stage: the candidate's share of users and of the compared traffic, and whether it needs a GO."""
+    """One judged stage of a rollout."""
 
     exposed: float
+    """Share of the users that the candidate serves."""
     compared: float
+    """The candidate's share of the traffic that is compared."""
     needs_go: bool = False
+    """Does the rollout continue only after a GO?"""
     paired: bool = True
+    """Do both arms run at the same time?"""
 
 
 WATCH = Stage(1.0, 0.5, paired=False)
@@ -86,11 +90,11 @@ class Exposure:
 
 
 def compare_strategies(
-    hioutcomes: History, rulebook: Rulebook, goal: Goal, *, replications: int = REPLICATIONS, seed: int = 1
+    history: History, rulebook: Rulebook, goal: Goal, *, replications: int = REPLICATIONS, seed: int = 1
 ) -> tuple[Exposure, ...]:
     """Roll out an unchanged release and one with the goal's regression of latency by every strategy."""
     return tuple(
-        _Rollout(hioutcomes, rulebook, goal, replications).describe(name, strategy, seed)
+        _Rollout(history, rulebook, goal, replications).describe(name, strategy, seed)
         for name, strategy in STRATEGIES.items()
     )
 
@@ -104,28 +108,51 @@ class _StageResult:
     go: BoolArray
 
 
+@dataclass(frozen=True, slots=True)
+class _StageErrors:
+    """Standard normal errors of the estimates of one stage."""
+
+    persistent: FloatArray
+    """Between instances, shape (replications,): the same at each look."""
+    moving: FloatArray
+    """What time averages out, shape (replications, looks)."""
+    of_variance: FloatArray
+    """Of the estimated variance, shape (replications,)."""
+
+
 @dataclass(slots=True)
-class _Rollouts:
-    """All replications of one rollout."""
+class _SimulatedRollouts:
+    """All replications of one rollout, shape (replications,)."""
 
     alive: BoolArray
+    """Is it still rolled out further?"""
     full: BoolArray
+    """Was it rolled out fully?"""
     stopped: BoolArray
+    """Was it stopped before full rollout?"""
     caught: BoolArray
+    """Was it stopped in the watch after full rollout?"""
     exposed: FloatArray
+    """Requests that the candidate served."""
     seconds: float
+    """Time to full rollout."""
 
 
 class _Rollout:
-    def __init__(self, hioutcomes: History, rulebook: Rulebook, goal: Goal, replications: int) -> None:
-        self.hioutcomes, self.rulebook, self.goal, self.replications = hioutcomes, rulebook, goal, replications
-        self.level = find_level(hioutcomes, rulebook)
-        self.gates = [p for p in hioutcomes.precisions if p.rule.margin]
-        self.total_per_s = 2 * (goal.rate_per_s or hioutcomes.rate_per_s)
+    """Rollouts of one plan, simulated `replications` times."""
+
+    def __init__(self, history: History, rulebook: Rulebook, goal: Goal, replications: int) -> None:
+        self.history, self.rulebook, self.goal, self.replications = history, rulebook, goal, replications
+        self.level = find_level(history, rulebook)
+        """Error rate of "worse" of one gate."""
+        self.gates = [p for p in history.precisions if p.rule.margin]
+        self.total_per_s = 2 * (goal.rate_per_s or history.rate_per_s)
         self.calendar = plan_calendar(rulebook.monitoring, goal.duration_s)
         self.looks = np.array([*self.calendar.interim, goal.duration_s], dtype=float)
+        """Seconds of a stage at each look; the last look is at its end."""
 
     def describe(self, name: str, strategy: Strategy, seed: int) -> Exposure:
+        """Roll out an unchanged release (`same`) and one with the goal's regression (`worse`)."""
         same = self._simulate(strategy.stages, 0.0, np.random.default_rng([seed, 0]))
         worse = self._simulate(strategy.stages, self.goal.regression, np.random.default_rng([seed, 1]))
         return Exposure(
@@ -140,77 +167,94 @@ class _Rollout:
             exposed=float(worse.exposed.mean()),
         )
 
-    def _simulate(self, stages: tuple[Stage, ...], regression: float, random: np.random.Generator) -> _Rollouts:
-        none = np.zeros(self.replications, dtype=bool)
-        rollouts = _Rollouts(~none, none.copy(), none.copy(), none.copy(), np.zeros(self.replications), 0.0)
+    def _simulate(
+        self, stages: tuple[Stage, ...], regression: float, random: np.random.Generator
+    ) -> _SimulatedRollouts:
+        """Roll a release with this regression (0: unchanged) out through all stages, then watch it."""
+        rollouts = _SimulatedRollouts(
+            alive=np.ones(self.replications, dtype=bool),
+            full=np.zeros(self.replications, dtype=bool),
+            stopped=np.zeros(self.replications, dtype=bool),
+            caught=np.zeros(self.replications, dtype=bool),
+            exposed=np.zeros(self.replications),
+            seconds=0.0,
+        )
         for stage in stages:
-            judged = self._judge(stage, regression, random)
-            ends = np.minimum(judged.stop_s, self.goal.duration_s)
-            rollouts.exposed += rollouts.alive * stage.exposed * self.total_per_s * ends
-            rollouts.stopped |= rollouts.alive & np.isfinite(judged.stop_s)
-            rollouts.alive &= np.isinf(judged.stop_s) & (judged.go | (not stage.needs_go))
+            result = self._judge(stage, regression, random)
+            lasted_s = np.minimum(result.stop_s, self.goal.duration_s)
+            rollouts.exposed += rollouts.alive * stage.exposed * self.total_per_s * lasted_s
+            rollouts.stopped |= rollouts.alive & np.isfinite(result.stop_s)
+            # A stage that needs GO and is undecided ends the rollout: a person decides.
+            rollouts.alive &= np.isinf(result.stop_s) & (result.go | (not stage.needs_go))
             rollouts.seconds += self.goal.duration_s
         rollouts.full = rollouts.alive.copy()
-        judged = self._judge(WATCH, regression, random)
-        ends = np.minimum(judged.stop_s, self.goal.duration_s)
-        rollouts.exposed += rollouts.full * self.total_per_s * ends
-        rollouts.caught = rollouts.full & np.isfinite(judged.stop_s)
+        result = self._judge(WATCH, regression, random)
+        lasted_s = np.minimum(result.stop_s, self.goal.duration_s)
+        rollouts.exposed += rollouts.full * self.total_per_s * lasted_s
+        rollouts.caught = rollouts.full & np.isfinite(result.stop_s)
         return rollouts
 
     def _judge(self, stage: Stage, regression: float, random: np.random.Generator) -> _StageResult:
-        """Every look of one stage in every replication."""
-        instances = self._instances(stage)
-        noise = noise_of_rate(self.hioutcomes, self.goal) / (4 * stage.compared * (1 - stage.compared))
-        noise *= 1.0 if stage.paired else self.hioutcomes.unpaired
+        """Judge one stage in every replication, at each look."""
+        instances = self._split_instances(stage)
+        # An uneven split of the traffic increases the variance of a difference: 1 for halves.
+        noise = noise_of_rate(self.history, self.goal) / (4 * stage.compared * (1 - stage.compared))
+        noise *= 1.0 if stage.paired else self.history.unpaired
         stop_s = np.full(self.replications, np.inf)
-        go = np.full(self.replications, min(instances) >= 2)
-        errors = {True: self._draw(random), False: self._draw(random)}
+        go = np.full(self.replications, min(instances) >= 2)  # a single instance never shows a GO
+        # Gates of failures share their errors, and so do all others.
+        failure_errors, latency_errors = self._draw_errors(random), self._draw_errors(random)
         for gate in self.gates:
-            crossed, within = self._cross(gate, errors[_is_failures(gate)], instances, noise, regression)
-            stop_s = np.minimum(stop_s, np.where(crossed, self.looks, np.inf).min(axis=1))
-            go &= within
+            errors = failure_errors if gate.rule.metric.is_failure_rate else latency_errors
+            is_worse, is_within = self._judge_gate(gate, errors, instances, noise, regression)
+            stop_s = np.minimum(stop_s, np.where(is_worse, self.looks, np.inf).min(axis=1))
+            go &= is_within
         return _StageResult(stop_s, go)
 
-    def _instances(self, stage: Stage) -> tuple[int, int]:
-        """Instances of baseline and candidate: a fleet of twice the goal's, split as the traffic is."""
+    def _split_instances(self, stage: Stage) -> tuple[int, int]:
+        """Instances of baseline and candidate: twice the goal's instances in all, split as the traffic is."""
         fleet = 2 * self.goal.instances
         candidate = max(1, round(fleet * stage.compared))
         return max(1, fleet - candidate), candidate
 
-    def _draw(self, random: np.random.Generator) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Standard normal errors: between instances (replications,), moving (replications, looks), of the variance."""
+    def _draw_errors(self, random: np.random.Generator) -> _StageErrors:
+        """Draw the errors of one stage."""
         steps = np.sqrt(np.diff(self.looks, prepend=0.0))
         path = np.cumsum(random.normal(size=(self.replications, self.looks.size)) * steps, axis=1)
-        between_instance, spread = random.normal(size=(2, self.replications))
-        return between_instance, path / np.sqrt(self.looks), spread
+        persistent, of_variance = random.normal(size=(2, self.replications))
+        return _StageErrors(persistent, path / np.sqrt(self.looks), of_variance)
 
-    def _cross(
-        self,
-        gate: Precision,
-        errors: tuple[FloatArray, FloatArray, FloatArray],
-        instances: tuple[int, int],
-        noise: float,
-        regression: float,
+    def _judge_gate(
+        self, gate: Precision, errors: _StageErrors, instances: tuple[int, int], noise: float, regression: float
     ) -> tuple[BoolArray, BoolArray]:
-        """At which looks one gate is shown to be worse, and whether the last shows it to be within its margin."""
-        at = [forecast(gate, float(s), instances, noise=noise) for s in self.looks]
-        se = np.array([a.se for a in at])
-        df = np.array([a.df for a in at])
-        if not np.isfinite(se).all():
+        """Judge a gate in every replication.
+
+        Returns at which looks it is shown to be worse, shape (replications, looks), and whether the last look shows it
+        to be within its margin, shape (replications,).
+
+        Args:
+            gate: Its precision.
+            errors: The errors of its estimates.
+            instances: Instances of baseline and candidate.
+            noise: Factor on the moving part of its variance.
+            regression: Relative harm to latency; failures do not change.
+        """
+        planned = [forecast(gate, float(seconds), instances, noise=noise) for seconds in self.looks]
+        # By look, shape (looks,).
+        se, df = np.array([look.se for look in planned]), np.array([look.df for look in planned])
+        persistent_share = np.array([look.between_instance for look in planned])
+        if not np.isfinite(se).all():  # too short to decide anything
             nothing = np.zeros((self.replications, self.looks.size), dtype=bool)
             return nothing, nothing[:, 0]
-        between_instance, moving, spread = errors
-        share = np.array([a.between_instance for a in at])
-        error = np.sqrt(share) * se * between_instance[:, None] + np.sqrt(1 - share) * se * moving
-        harm = 0.0 if _is_failures(gate) else regression
+        error = np.sqrt(persistent_share) * se * errors.persistent[:, None]
+        error = error + np.sqrt(1 - persistent_share) * se * errors.moving
+        harm = 0.0 if gate.rule.metric.is_failure_rate else regression
         truth = gate.to_scale(harm if gate.relative else harm * gate.baseline)
-        # Wilson & Hilferty (1931): the cube root of chi-square over its degrees of freedom is nearly normal.
-        scatter = np.maximum(1 - 2 / (9 * df) + np.sqrt(2 / (9 * df)) * spread[:, None], 0.02) ** 1.5
-        statistic = (truth - gate.bound + error) / (se * scatter)
-        critical = find_criticals(self.calendar, self.looks, self.level, df, share)
-        within = statistic[:, -1] < -float(t_quantile(1 - self.rulebook.alpha, df[-1]))
-        return statistic > critical, within
-
-
-def _is_failures(gate: Precision) -> bool:
-    return gate.rule.metric.is_failure_rate
+        # The estimated standard error, divided by the true one. Wilson & Hilferty (1931): the cube root of chi-square
+        # over its degrees of freedom is nearly normal.
+        cube_root = 1 - 2 / (9 * df) + np.sqrt(2 / (9 * df)) * errors.of_variance[:, None]
+        estimated_se = np.maximum(cube_root, 0.02) ** 1.5
+        statistic = (truth - gate.bound + error) / (se * estimated_se)
+        critical = find_criticals(self.calendar, self.looks, self.level, df, persistent_share)
+        is_within = statistic[:, -1] < -float(t_quantile(1 - self.rulebook.alpha, df[-1]))
+        return statistic > critical, is_within

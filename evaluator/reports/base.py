@@ -56,74 +56,88 @@ def plain_text(text: str) -> str:
     """Escape characters that would move the cursor, colour the terminal or change the direction of the text."""
     if text.isprintable():
         return text
-    unsafe = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    # Control, format and surrogate characters, and separators of lines and paragraphs.
+    unsafe_categories = ("Cc", "Cf", "Cs", "Zl", "Zp")
     return "".join(
-        character.encode("unicode_escape").decode("ascii") if unicodedata.category(character) in unsafe else character
+        character.encode("unicode_escape").decode("ascii")
+        if unicodedata.category(character) in unsafe_categories
+        else character
         for character in text
     )
 
 
 def to_ascii(text: str) -> str:
-    """Write a text in ASCII only."""
+    """Write a text in ASCII only: marks and signs become similar ASCII characters, all others become escapes."""
     return text.translate(ASCII).encode("ascii", "backslashreplace").decode()
 
 
 def write_line(text: str, page: Page) -> str:
-    """Text as the page can show it."""
+    """Make a text fit to be shown on a page: control characters escaped, ASCII only where the page needs that."""
     text = plain_text(text)
     return text if page.unicode else to_ascii(text)
 
 
 def align_columns(rows: Sequence[Sequence[str]], page: Page, *, indent: str = "  ") -> list[str]:
-    """Columns of equal width, the first row as their heads; numbers are never wrapped."""
-    safe = [[write_line(cell, page) for cell in row] for row in rows]
-    widths = [max(len(row[column]) for row in safe) for column in range(len(safe[0]))]
+    """Write a table as lines of text, a line per row; each column is as wide as its longest cell.
+
+    `rows` are all rows with their cells, the first one the heads of the columns.
+    """
+    printable_rows = [[write_line(cell, page) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in printable_rows) for column in range(len(printable_rows[0]))]
     return [
-        indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in safe
+        indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in printable_rows
     ]
 
 
-def shorten(text: str, most: int) -> str:
-    """Cut a text that is longer than `most` in the middle: the numbers of a sentence are at its end.
+def shorten(text: str, max_characters: int) -> str:
+    """Cut a text that is too long in its middle, since the numbers of a sentence are at its end.
 
     >>> shorten("p95 of GET /a/very/long/path rose 41 %", 24)
     'p95 of GET /a/…rose 41 %'
     """
-    if len(text) <= most:
+    if len(text) <= max_characters:
         return text
-    tail = (most - 1) * 2 // 5
-    return f"{text[: most - 1 - tail]}…{text[len(text) - tail :]}"
+    # The dots take one character; two fifths of the others are from the end of the text.
+    tail_length = (max_characters - 1) * 2 // 5
+    head_length = max_characters - 1 - tail_length
+    return f"{text[:head_length]}…{text[len(text) - tail_length :]}"
 
 
-def tame(text: str, most: int) -> str:
-    """Make a text plain, and at most `most` characters long."""
-    return shorten(plain_text(shorten(text, most)), most)
+def clean_and_cut(text: str, max_characters: int) -> str:
+    """Escape control characters, and cut what is longer than `max_characters`."""
+    # Cut before escaping, because a text may be huge, and after it, because escapes are longer than their characters.
+    return shorten(plain_text(shorten(text, max_characters)), max_characters)
 
 
-def harmless_cell(text: str) -> str:
-    """Make text of what a spreadsheet would take for a formula; changes with their sign stay as they are."""
-    change = text[1:2].isdigit() and not set(text) & set("|!=\"'")
-    formula = text.startswith(("=", "@", "\t", "\r")) or (text.startswith(("+", "-")) and not change)
-    return f"'{text}" if formula else text
+def escape_formula(text: str) -> str:
+    """Put an apostrophe before a cell of a CSV file that a spreadsheet would run as a formula.
+
+    Changes with their sign, such as `+3.1 %`, stay as they are.
+    """
+    # A number with its sign is harmless, unless it has characters by which a formula calls a program, as in `+1|cmd`.
+    is_signed_number = text[1:2].isdigit() and not set(text) & set("|!=\"'")
+    is_formula = text.startswith(("=", "@", "\t", "\r")) or (text.startswith(("+", "-")) and not is_signed_number)
+    return f"'{text}" if is_formula else text
 
 
 # ------------------------------------------------------------------ a metric
 
 
 def format_both(row: Comparison) -> tuple[str, str]:
-    """Both arms' own values."""
+    """Write the value of the baseline and of the candidate, each with its unit; a dash for a value that is missing."""
     return format_value(row.baseline.value, row.unit), format_value(row.candidate.value, row.unit)
 
 
 def format_effect(row: Comparison) -> str:
-    """The change with its interval, signs always: `+17.8 % (+12.9 … +23)`."""
+    """Write the change with its interval, always with signs: `+17.8 % (+12.9 … +23)`; a dash without an effect."""
     if row.effect is None:
         return "–"
     return f"{format_change(row.effect, row.unit)} ({format_interval(row.effect, row.unit)})"
 
 
 def format_allowed(row: Comparison) -> str:
-    """Margin and absolute bounds: `10 %`, `0.1 pp, ≤ 1 %`."""
+    """Write what the rule allows, its margin and its limits: `10 %`, `0.1 pp, ≤ 1 %`; a dash if nothing is set."""
     margin, limit = row.rule.margin, row.rule.limit
     parts = [format_margin(margin, row.unit)] if margin else []
     parts += [f"≥ {format_value(limit.min, row.unit)}"] if limit.min is not None else []
@@ -132,18 +146,18 @@ def format_allowed(row: Comparison) -> str:
 
 
 def is_watched(row: Comparison) -> bool:
-    """Does a row decide nothing?"""
+    """Is this a metric of the role watch, which is shown and decides nothing?"""
     return row.rule.role is Role.WATCH
 
 
 def is_only_shown(row: Comparison) -> bool:
-    """Does a row decide nothing, but have data to show?"""
+    """Is this a watched metric that has data? Without data it is shown by its status, as a gate is."""
     return is_watched(row) and not row.no_data
 
 
-def mark_status(row: Comparison, shown: str = "· watched") -> str:
-    """Mark and word of a row's status; `shown` where it decides nothing."""
-    return shown if is_only_shown(row) else STATUS_MARKS[row.status]
+def mark_status(row: Comparison, watched_mark: str = "· watched") -> str:
+    """Write the status of a comparison as mark and word: `✓ pass`; `watched_mark` for a watched metric with data."""
+    return watched_mark if is_only_shown(row) else STATUS_MARKS[row.status]
 
 
 def name_role(row: Comparison) -> str:
@@ -152,7 +166,7 @@ def name_role(row: Comparison) -> str:
 
 
 def count_both(row: Comparison) -> str:
-    """What both values were computed from: `9,321 + 9,248`."""
+    """Write the number of requests (or units) behind both values, the baseline's first: `9,321 + 9,248`."""
     return f"{format_count(row.baseline.n)} + {format_count(row.candidate.n)}"
 
 
@@ -160,77 +174,97 @@ MAX_ENDPOINTS = 8
 
 
 def label_row(row: Comparison) -> str:
-    """Name a row of the table of metrics; rows of the endpoint scan are indented."""
-    endpoint = row.rule.slice.endpoint
+    """Name a row of the table of metrics, with its endpoint if there is one; rows of the endpoint scan are indented."""
+    endpoint, metric = row.rule.slice.endpoint, name_metric(row.rule)
     if row.scan:
-        return f"  {endpoint} {name_metric(row.rule)}"
-    return name_metric(row.rule) + (f" {endpoint}" if endpoint and endpoint not in row.rule.name else "")
+        return f"  {endpoint} {metric}"
+    # The policy's name of a metric may contain the endpoint already.
+    return f"{metric} {endpoint}" if endpoint and endpoint not in row.rule.name else metric
 
 
 def choose_endpoints(rows: list[Comparison]) -> tuple[list[Comparison], list[str]]:
-    """Pick the endpoints that decide or stand out, worst first, and count the others."""
+    """Choose the rows of the endpoint scan that a report lists: those that failed or look worse, the worst first.
 
+    Returns these rows, and a sentence that counts all other endpoints, in a list that is empty if there are none.
+    """
+
+    # The scan compares times and failures only: a positive change is worse.
     def stands_out(row: Comparison) -> bool:
-        worse = row.effect is not None and row.effect.lower > 0
-        return row.status is MetricStatus.FAIL or (row.status is MetricStatus.INCONCLUSIVE and worse)
+        looks_worse = row.effect is not None and row.effect.lower > 0
+        return row.status is MetricStatus.FAIL or (row.status is MetricStatus.INCONCLUSIVE and looks_worse)
 
-    def badness(row: Comparison) -> tuple[bool, float]:
+    def rank(row: Comparison) -> tuple[bool, float]:
         effect, margin = row.effect, row.rule.margin
-        size = effect.estimate / margin.value if effect and margin and margin.value else 0.0
-        return row.status is MetricStatus.FAIL, size if not math.isnan(size) else 0.0
+        share_of_margin = effect.estimate / margin.value if effect and margin and margin.value else 0.0
+        return row.status is MetricStatus.FAIL, 0.0 if math.isnan(share_of_margin) else share_of_margin
 
-    shown = sorted(filter(stands_out, rows), key=badness, reverse=True)[:MAX_ENDPOINTS]
-    names = {row.rule.slice.endpoint for row in rows} - {row.rule.slice.endpoint for row in shown}
-    unremarkable = [row for row in rows if row.rule.slice.endpoint in names]
-    if not names:
+    shown = sorted(filter(stands_out, rows), key=rank, reverse=True)[:MAX_ENDPOINTS]
+    hidden_endpoints = {row.rule.slice.endpoint for row in rows} - {row.rule.slice.endpoint for row in shown}
+    if not hidden_endpoints:
         return shown, []
-    unlisted = f"{'+' if shown else ''}{len(names)} {'more ' if shown else ''}endpoint{'s' if len(names) > 1 else ''}"
-    within = all(row.status is MetricStatus.PASS for row in unremarkable)
-    return shown, [f"{unlisted} {'within margin' if within else 'not shown to be worse'}"]
+    count = len(hidden_endpoints)
+    plural = "s" if count > 1 else ""
+    subject = f"+{count} more endpoint{plural}" if shown else f"{count} endpoint{plural}"
+    all_pass = all(row.status is MetricStatus.PASS for row in rows if row.rule.slice.endpoint in hidden_endpoints)
+    return shown, [f"{subject} {'within margin' if all_pass else 'not shown to be worse'}"]
 
 
 # ------------------------------------------------------------------ the head of a report
 
 
 def name_opponents(verdict: Verdict) -> str:
-    """What the candidates were compared with: `1.4.1`, `cart 1.4.1, pay 2.0`; empty where no version is known."""
+    """Name the baseline's versions, with their services if there are several: `1.4.1`, `cart 1.4.1, pay 2.0`.
+
+    Empty if no version is known.
+    """
     services = verdict.release.services
-    named = [f"{s.name} {s.baseline}" if len(services) > 1 else s.baseline for s in services if s.baseline]
-    return ", ".join(named)
+    has_several = len(services) > 1
+    versions = [
+        f"{service.name} {service.baseline}" if has_several else service.baseline
+        for service in services
+        if service.baseline
+    ]
+    return ", ".join(versions)
 
 
-def title_of(verdict: Verdict) -> str:
+def write_title(verdict: Verdict) -> str:
     """Name the release and what it was compared with: `cart@1.5.0 against 1.4.1`."""
     opponents = name_opponents(verdict)
     return f"{verdict.release.id} against {opponents}" if opponents else verdict.release.id
 
 
 def describe_data(evidence: Evidence) -> str:
-    """How much data was judged: `judged on 5 min, 84,112 + 84,590 requests, 3 + 3 instances`."""
-    if not evidence.arms:
+    """Say how much data was judged, the arms joined by `+`, baseline first; empty without arms.
+
+    `judged on 5 min, 84,112 + 84,590 requests, 3 + 3 instances`; for outcomes alone `judged on 1,200 + 1,180 units`.
+    """
+    arms = evidence.arms
+    if not arms:
         return ""
-    units = f"{_join_counts(arm.units for arm in evidence.arms)} units"
-    if not any(arm.requests for arm in evidence.arms) and any(arm.units for arm in evidence.arms):
+    has_units = any(arm.units for arm in arms)
+    units = f"{_join_counts(arm.units for arm in arms)} units"
+    if has_units and not any(arm.requests for arm in arms):
         return f"judged on {units}"
-    requests = _join_counts(arm.requests for arm in evidence.arms)
-    instances = " + ".join(str(arm.instances) for arm in evidence.arms)
-    many = "" if all(arm.instances == 1 for arm in evidence.arms) else "s"
-    runs = max(arm.runs for arm in evidence.arms)
+    requests = _join_counts(arm.requests for arm in arms)
+    instances = " + ".join(str(arm.instances) for arm in arms)
+    plural = "" if all(arm.instances == 1 for arm in arms) else "s"
+    runs = max(arm.runs for arm in arms)
     replicates = f" in {runs} runs" if runs > 1 else ""
     seconds = evidence.window.seconds
     duration = f"{format_duration(seconds)}, " if math.isfinite(seconds) else ""
-    text = f"judged on {duration}{requests} requests, {instances} instance{many}{replicates}"
-    return f"{text}, {units}" if any(arm.units for arm in evidence.arms) else text
+    text = f"judged on {duration}{requests} requests, {instances} instance{plural}{replicates}"
+    return f"{text}, {units}" if has_units else text
 
 
-NOTABLE = 0.001
+NOTABLE_SHARE = 0.001
+"""Share of an arm's rows below which rows that were left out are not mentioned."""
 
 
 def list_what_is_not_judged(verdict: Verdict) -> Iterable[str]:
-    """List the requested period, and the rows that were read and left out.
+    """Yield a sentence on the requested period, and a sentence on rows that were read and not judged, if there are any.
 
-    The rows as in `not judged of 3,600 + 3,588 rows read: 288 + 0 requests of the warm-up`. A few rows of which none
-    failed are only in the JSON.
+    `not judged of 3,600 + 3,588 rows read: 288 + 0 requests of the warm-up` (baseline + candidates). Kinds of rows that
+    are few in every arm and contain no failure are not mentioned.
     """
     period = verdict.period
     if period != WHOLE:
@@ -239,26 +273,30 @@ def list_what_is_not_judged(verdict: Verdict) -> Iterable[str]:
         yield f"only a part is judged: {start} {end}"
     arms = [arm for arm in verdict.evidence.arms if arm.read]
     kinds = dict.fromkeys((part.kind, part.detail) for arm in arms for part in arm.left_out)
-    parts = []
+    descriptions = []
     for kind, detail in kinds:
         parts_by_arm = [[part for part in arm.left_out if (part.kind, part.detail) == (kind, detail)] for arm in arms]
-        rows, failures = (
-            [sum(getattr(part, name) for part in parts) for parts in parts_by_arm] for name in ("rows", "failures")
-        )
-        if not any(failures) and all(n < NOTABLE * arm.read for n, arm in zip(rows, arms, strict=True)):
+        rows = [sum(part.rows for part in parts) for parts in parts_by_arm]
+        failures = [sum(part.failures for part in parts) for parts in parts_by_arm]
+        few = all(count < NOTABLE_SHARE * arm.read for count, arm in zip(rows, arms, strict=True))
+        if few and not any(failures):
             continue
         text = f"{_join_counts(rows)} {name_left_out(kind, detail)}"
-        parts.append(f"{text} ({_join_counts(failures)} failed)" if any(failures) else text)
-    if parts:
-        yield f"not judged of {_join_counts(arm.read for arm in arms)} rows read: {', '.join(parts)}"
+        descriptions.append(f"{text} ({_join_counts(failures)} failed)" if any(failures) else text)
+    if descriptions:
+        yield f"not judged of {_join_counts(arm.read for arm in arms)} rows read: {', '.join(descriptions)}"
 
 
 def _join_counts(counts: Iterable[int]) -> str:
+    """Write the counts of the arms: `3,600 + 3,588`."""
     return " + ".join(map(format_count, counts))
 
 
-def list_limits(verdict: Verdict) -> Mapping[str, list[str]]:
-    """List how a verdict is limited, by the kind of limit: `part`, `incomplete`, `shadow`, `override`."""
+def list_restrictions(verdict: Verdict) -> Mapping[str, list[str]]:
+    """List the sentences that restrict what a verdict says, by kind: `part`, `incomplete`, `shadow`, `override`.
+
+    A kind that does not apply has an empty list.
+    """
     override = ", ".join(f"{key} {value}" for key, value in (verdict.override or {}).items())
     return {
         "part": list(list_what_is_not_judged(verdict)),
@@ -269,17 +307,21 @@ def list_limits(verdict: Verdict) -> Mapping[str, list[str]]:
 
 
 def list_notes(verdict: Verdict) -> Iterable[str]:
-    """What must be known in addition to the reasons: how the verdict is limited, and what to do next."""
-    for notes in list_limits(verdict).values():
-        yield from notes
+    """Yield what a reader must know in addition to the reasons: restrictions of the verdict, and what to do next."""
+    for restrictions in list_restrictions(verdict).values():
+        yield from restrictions
     if verdict.next_action:
         yield f"next: {verdict.next_action}"
     if verdict.policy_path:
-        yield f"judged by {verdict.policy_path}; judge again by it: `{command_of(verdict)}`"
+        yield f"judged by {verdict.policy_path}; judge again by it: `{write_verdict_command(verdict)}`"
 
 
-def command_of(verdict: Verdict, *options: str) -> str:
-    """Write the command that judges again by the same policy; policy.yaml is the name of one that has no path here."""
+def write_verdict_command(verdict: Verdict, *options: str) -> str:
+    """Write the command that judges the release again by the same policy.
+
+    `options` are added to the command, for example `"--run", "20261125-1"`. If the path of the policy is not known,
+    the command names `policy.yaml`, the file in which the reader saves the policy.
+    """
     return write_command(verdict.release.id, *options, policy=verdict.policy_path or "policy.yaml")
 
 
@@ -292,6 +334,6 @@ def name_check(finding: Finding) -> str:
 
 
 def put_worst_first(findings: Iterable[Finding]) -> list[Finding]:
-    """Failed checks before warnings, and these before what is fine."""
+    """Sort health findings: failed checks first, then warnings, then passed checks."""
     order = (Level.FAIL, Level.WARN, Level.OK)
     return sorted(findings, key=lambda finding: order.index(finding.level))

@@ -11,57 +11,68 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from evaluator.records import Level, Verdict, VerdictWord
-from evaluator.reports.base import VERDICT_WORDS, Page, name_check, tame
+from evaluator.reports.base import VERDICT_WORDS, Page, clean_and_cut, name_check
 from evaluator.reports.markdown import MAX_BYTES, to_markdown
 
 MAX_ANNOTATIONS = 10
 MAX_MESSAGE = 2_000
 MAX_TITLE = 200
-MAX_LEAST = 10_000
-"""Bytes of a summary even where earlier commands of the step have filled it."""
+MIN_SUMMARY_BYTES = 10_000
+"""Room for a summary even if earlier commands of the step have filled the file."""
 LEVELS = {VerdictWord.GO: "notice", VerdictWord.NO_GO: "error", VerdictWord.INCONCLUSIVE: "warning"}
 
 
 def render(verdict: Verdict, page: Page) -> str:
-    """Write the annotations: the verdict with its reasons, then what is unhealthy; ten at most."""
+    """Write annotations, a line each: the reasons of the verdict, then failed health checks.
+
+    GitHub shows ten; if there are more, the tenth counts the others.
+    `page` is part of the interface of all formats and is not used here.
+    """
     del page
-    word, level = VERDICT_WORDS[verdict.word], LEVELS[verdict.word]
-    lines = [_command(level, f"{word} {verdict.release.id}", reason.text) for reason in verdict.reasons]
-    lines += [
-        _command("warning", name_check(finding), f"{finding.text} {finding.remedy}")
+    level, title = LEVELS[verdict.word], f"{VERDICT_WORDS[verdict.word]} {verdict.release.id}"
+    annotations = [_write_annotation(level, title, reason.text) for reason in verdict.reasons]
+    annotations += [
+        _write_annotation("warning", name_check(finding), f"{finding.text} {finding.remedy}")
         for finding in verdict.evidence.findings
         if finding.level is Level.FAIL
     ]
-    if len(lines) > MAX_ANNOTATIONS:
-        unlisted = len(lines) - MAX_ANNOTATIONS + 1
-        lines = [
-            *lines[: MAX_ANNOTATIONS - 1],
-            _command(level, "evaluator", f"{unlisted} more: the summary names them"),
-        ]
-    return "\n".join(lines)
+    if len(annotations) > MAX_ANNOTATIONS:
+        listed = annotations[: MAX_ANNOTATIONS - 1]
+        unlisted_count = len(annotations) - len(listed)
+        message = f"{unlisted_count} more: the summary names them"
+        annotations = [*listed, _write_annotation(level, "evaluator", message)]
+    return "\n".join(annotations)
 
 
 def publish(verdict: Verdict, environ: Mapping[str, str], report: str = "") -> None:
-    """Append the job summary and the outputs `verdict`, `reason` and `report` to the files that the runner names."""
-    if summary := environ.get("GITHUB_STEP_SUMMARY"):
-        path = Path(summary)
+    """Append the job summary and the outputs `verdict`, `reason` and `report` to the files that the runner names.
+
+    `environ` are the environment variables that name these files; a file that they do not name is not written.
+    `report` is the path of the written report, empty if there is none.
+    """
+    if summary_file := environ.get("GITHUB_STEP_SUMMARY"):
+        path = Path(summary_file)
         used_bytes = path.stat().st_size if path.exists() else 0
-        _append(path, to_markdown(verdict, max(MAX_BYTES - used_bytes, MAX_LEAST)) + "\n")
-    if output := environ.get("GITHUB_OUTPUT"):
-        facts = {"verdict": verdict.word.value, "reason": verdict.reasons[0].text, "report": report}
-        for name, text in facts.items():
-            # Between random delimiters, so that no text can end it early.
+        _append(path, to_markdown(verdict, max(MAX_BYTES - used_bytes, MIN_SUMMARY_BYTES)) + "\n")
+    if output_file := environ.get("GITHUB_OUTPUT"):
+        outputs = {"verdict": verdict.word.value, "reason": verdict.reasons[0].text, "report": report}
+        for name, text in outputs.items():
+            # Between random delimiters, so that no text can end the output early.
             delimiter = f"evaluator_{secrets.token_hex(16)}"
-            _append(Path(output), f"{name}<<{delimiter}\n{tame(text, MAX_MESSAGE)}\n{delimiter}\n")
+            _append(Path(output_file), f"{name}<<{delimiter}\n{clean_and_cut(text, MAX_MESSAGE)}\n{delimiter}\n")
 
 
-def _command(level: str, title: str, message: str) -> str:
-    named = _data(title, MAX_TITLE).replace(":", "%3A").replace(",", "%2C")
-    return f"::{level} title={named}::{_data(message, MAX_MESSAGE)}"
+def _write_annotation(level: str, title: str, message: str) -> str:
+    """Write the command that makes the runner show an annotation; `level`: `notice`, `warning` or `error`."""
+    # A colon or comma would end the title.
+    escaped_title = _escape(title, MAX_TITLE).replace(":", "%3A").replace(",", "%2C")
+    return f"::{level} title={escaped_title}::{_escape(message, MAX_MESSAGE)}"
 
 
-def _data(text: str, most: int) -> str:
-    return tame(text.strip(), most).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+def _escape(text: str, max_characters: int) -> str:
+    """Escape a text for a command of the runner, which decodes percent signs and ends at a line break."""
+    text = clean_and_cut(text.strip(), max_characters)
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def _append(path: Path, text: str) -> None:

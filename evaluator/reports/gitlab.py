@@ -12,36 +12,45 @@ from collections.abc import Callable
 from decimal import Decimal
 
 from evaluator.records import Comparison, MetricStatus, Verdict, VerdictWord
-from evaluator.reports.base import Page, tame
+from evaluator.reports.base import Page, clean_and_cut
 
 MAX_LABEL = 120
 
-FAMILIES: tuple[tuple[str, str, Callable[[Comparison], float | None]], ...] = (
+METRICS: tuple[tuple[str, str, Callable[[Comparison], float | None]], ...] = (
     ("evaluator_baseline_value", "value of the baseline", lambda row: row.baseline.value),
     ("evaluator_candidate_value", "value of the candidate", lambda row: row.candidate.value),
     ("evaluator_change", "candidate against baseline", lambda row: row.effect.estimate if row.effect else None),
 )
+"""Name, description and value of each OpenMetrics metric that has a sample for every comparison of the policy."""
 
 
 def render(verdict: Verdict, page: Page) -> str:
-    """Write a verdict as OpenMetrics, ending in `# EOF`."""
+    """Write a verdict as OpenMetrics, ending in `# EOF`.
+
+    The verdict is a state (1 for its word, 0 for the others); then come the count of endpoints that are shown to be
+    worse, and the values and change of each metric.
+    `page` is part of the interface of all formats and is not used here.
+    """
     del page
     comparisons = verdict.evidence.comparisons
     name = "evaluator_verdict"
     lines = [f"# TYPE {name} stateset", f"# HELP {name} the answer"]
     lines += [f'{name}{{{name}="{word.value}"}} {int(word is verdict.word)}' for word in VerdictWord]
     name = "evaluator_failing_endpoints"
-    worse = {(row.arm, row.rule.slice.endpoint) for row in comparisons if row.scan and row.status is MetricStatus.FAIL}
-    lines += [f"# TYPE {name} gauge", f"# HELP {name} endpoints shown to be worse", f"{name} {len(worse)}"]
-    for name, text, read in FAMILIES:
-        samples = {_labels(row): write_number(read(row)) for row in comparisons if not row.scan}
-        lines += [f"# TYPE {name} gauge", f"# HELP {name} {text}"]
+    # An endpoint of an arm may have failed in its time and in its failures: it counts once.
+    worse_endpoints = {
+        (row.arm, row.rule.slice.endpoint) for row in comparisons if row.scan and row.status is MetricStatus.FAIL
+    }
+    lines += [f"# TYPE {name} gauge", f"# HELP {name} endpoints shown to be worse", f"{name} {len(worse_endpoints)}"]
+    for name, description, read_value in METRICS:
+        samples = {_write_labels(row): write_number(read_value(row)) for row in comparisons if not row.scan}
+        lines += [f"# TYPE {name} gauge", f"# HELP {name} {description}"]
         lines += [f"{name}{{{labels}}} {value}" for labels, value in sorted(samples.items())]
     return "\n".join([*lines, "# EOF"])
 
 
 def write_number(value: float | None) -> str:
-    """Write three significant digits without an exponent; NaN for what is not known.
+    """Write a number as OpenMetrics: three significant digits, no exponent; `NaN` for `None` and NaN.
 
     >>> write_number(1234.5), write_number(0.00012345), write_number(-0.0), write_number(None)
     ('1230', '0.000123', '0', 'NaN')
@@ -50,11 +59,14 @@ def write_number(value: float | None) -> str:
         return "NaN"
     if math.isinf(value):
         return "+Inf" if value > 0 else "-Inf"
-    return f"{Decimal(f'{value + 0.0:.3g}'):f}"
+    rounded = f"{value + 0.0:.3g}"  # + 0.0 makes -0.0 a plain 0
+    return f"{Decimal(rounded):f}"
 
 
-def _labels(row: Comparison) -> str:
+def _write_labels(row: Comparison) -> str:
+    """Write the labels of a comparison's samples: `arm="canary",metric="p95",unit="ms"`; empty ones are left out."""
     labels = {"arm": row.arm, "endpoint": row.rule.slice.endpoint, "metric": row.rule.name, "unit": row.unit}
-    safe = {name: tame(text, MAX_LABEL).replace("#", r"\x23") for name, text in labels.items() if text}
-    escape = str.maketrans({"\\": r"\\", '"': r"\""})
-    return ",".join(f'{name}="{text.translate(escape)}"' for name, text in safe.items())
+    # GitLab takes what follows `#` for a comment.
+    safe_labels = {name: clean_and_cut(text, MAX_LABEL).replace("#", r"\x23") for name, text in labels.items() if text}
+    escapes = str.maketrans({"\\": r"\\", '"': r"\""})
+    return ",".join(f'{name}="{text.translate(escapes)}"' for name, text in safe_labels.items())

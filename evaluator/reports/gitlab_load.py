@@ -12,7 +12,7 @@ import math
 from typing import Any
 
 from evaluator.records import MetricStatus, Verdict, VerdictWord
-from evaluator.reports.base import Page, is_watched, tame
+from evaluator.reports.base import Page, clean_and_cut, is_watched
 from evaluator.reports.gitlab import write_number
 from evaluator.wording import name_comparison
 
@@ -20,18 +20,25 @@ MAX_NAME = 120
 
 
 def render(verdict: Verdict, page: Page) -> str:
-    """Write the first candidate's numbers as a k6 summary in JSON."""
+    """Write the numbers of the first candidate as JSON, in the form of the summary that k6 exports.
+
+    A check is a metric that can stop a GO, or the verdict itself.
+    `page` is part of the interface of all formats and is not used here.
+    """
     del page
     rows = [row for row in verdict.evidence.comparisons if not row.scan]
     rows = [row for row in rows if row.arm == rows[0].arm]
-    checks = {"verdict": verdict.word is VerdictWord.GO}
-    checks |= {
-        tame(name_comparison(row), MAX_NAME): row.status is MetricStatus.PASS for row in rows if not is_watched(row)
+    passed_by_check = {"verdict": verdict.word is VerdictWord.GO}
+    passed_by_check |= {
+        clean_and_cut(name_comparison(row), MAX_NAME): row.status is MetricStatus.PASS
+        for row in rows
+        if not is_watched(row)
     }
-    passes = sum(checks.values())
+    total, passes = len(passed_by_check), sum(passed_by_check.values())
     metrics: dict[str, Any] = {
-        "checks": {"fails": len(checks) - passes, "passes": passes, "value": _round(passes / len(checks))},
+        "checks": {"fails": total - passes, "passes": passes, "value": _round(passes / total)},
     }
+    # Comparisons over all endpoints, with the candidate's value.
     overall = [
         (row, value)
         for row in rows
@@ -39,22 +46,24 @@ def render(verdict: Verdict, page: Page) -> str:
     ]
     rates = [value for row, value in overall if row.rule.metric.k6_name == "rate"]
     if rates:
-        count = sum(summary.requests for summary in verdict.evidence.arms if summary.name == rows[0].arm)
+        count = sum(arm.requests for arm in verdict.evidence.arms if arm.name == rows[0].arm)
         metrics["http_reqs"] = {"count": count, "rate": _round(rates[0])}
-    times = {
+    times_ms = {
         metric.k6_name: _round(value)
         for row, value in overall
         if (metric := row.rule.metric).k6_name and metric.is_response_time
     }
-    if times:
-        metrics |= {"http_req_duration": times, "http_req_waiting": times}
+    if times_ms:
+        # GitLab shows the waiting time as time to first byte, which is not measured: it gets the whole duration.
+        metrics |= {"http_req_duration": times_ms, "http_req_waiting": times_ms}
     plain_checks = {
         name: {"name": name, "path": f"::{name}", "passes": int(passed), "fails": int(not passed)}
-        for name, passed in checks.items()
+        for name, passed in passed_by_check.items()
     }
     plain = {"metrics": metrics, "root_group": {"name": "", "path": "", "groups": {}, "checks": plain_checks}}
     return json.dumps(plain, indent=2, sort_keys=True, allow_nan=False)
 
 
 def _round(value: float) -> float:
+    """Round to three significant digits, as in the metrics report."""
     return float(write_number(value))

@@ -34,36 +34,36 @@ from evaluator.figures import (
     rank_by_margin,
     to_svg,
 )
-from evaluator.figures.base import NARROW, WIDE, name_row, scale_of
-from evaluator.records import Comparison, Verdict, VerdictWord
+from evaluator.figures.base import NARROW, WIDE, choose_effect_scale, name_row
+from evaluator.records import BASELINE, Comparison, Verdict, VerdictWord
 from evaluator.reports.base import (
     HEALTH_MARKS,
     STATUS_MARKS,
     VERDICT_WORDS,
     Page,
-    command_of,
     count_both,
+    escape_formula,
     format_allowed,
     format_both,
     format_effect,
-    harmless_cell,
     is_only_shown,
-    list_limits,
+    list_restrictions,
     mark_status,
     name_check,
     name_opponents,
     name_role,
     plain_text,
     put_worst_first,
+    write_verdict_command,
 )
 from evaluator.wording import format_count, format_duration, format_number, name_comparison
 
 HALF = 516
 """Width (px) of a figure in one of two columns."""
-LONGEST = 300
+MAX_CHARACTERS = 300
 """Characters of a name or text that are shown; the JSON has all of it."""
-MOST_ENDPOINTS = 12
-MOST_ROWS = 500
+MAX_DRAWN_ENDPOINTS = 12
+MAX_ENDPOINT_ROWS = 500
 NO_FIGURES = (
     "This report was made without the numbers behind figures over time, by quantile and by instance; "
     "`evaluator verdict --format html=PATH` makes one with them, and `--figures` adds them to the JSON."
@@ -71,35 +71,41 @@ NO_FIGURES = (
 
 
 def render(verdict: Verdict, page: Page) -> str:
-    """Write the report; `page` does not matter. Raises UsageError where a package that draws is not installed."""
+    """Return the report as HTML. `page` is part of the interface of all formats and is not used here.
+
+    Raises UsageError if a package that draws is not installed.
+    """
     del page
+    # Turns a failed import into a message that names the extra to install, `plots`.
     with needs("the HTML report needs", "plots"):
         return to_html(verdict)
 
 
 def to_html(verdict: Verdict) -> str:
-    """Write the report. Without `verdict.figures` it has only tables and the metrics' figure, with a note.
+    """Return the report as HTML. Without `verdict.figures` it has only tables, figures of the changes, and a note.
 
-    Raises InputError where figures that were read from a file have an unexpected form: a verdict is checked when it is
-    read, but its figures are not, since they are not part of the contract.
+    Raises InputError if the data of the figures have an unexpected form. They may come from a file: reading a verdict
+    checks all but its figures, which are not part of its schema.
     """
     environment = Environment(
-        autoescape=True, trim_blocks=True, undefined=StrictUndefined, finalize=_finalize, keep_trailing_newline=False
+        autoescape=True, trim_blocks=True, undefined=StrictUndefined, finalize=_clean_value, keep_trailing_newline=False
     )
     environment.filters |= FILTERS
     folder = files("evaluator.reports") / "templates"
     template = environment.from_string((folder / "report.html.j2").read_text(encoding="utf-8"))
-    # Colours of figures on a dark page.
-    rules = "".join(
-        f'svg [{kind}="{light}"]{{{kind}:{dark}}}' for light, dark in PALETTE.items() for kind in ("fill", "stroke")
+    # On a dark page, each colour of a figure is replaced by its counterpart: svg [fill="#26323f"]{fill:#e6eaee}
+    dark_rules = "".join(
+        f'svg [{attribute}="{light}"]{{{attribute}:{dark}}}'
+        for light, dark in PALETTE.items()
+        for attribute in ("fill", "stroke")
     )
     css = (folder / "report.css").read_text(encoding="utf-8")
-    css += f"@media screen and (prefers-color-scheme: dark) {{{rules}}}"
+    css += f"@media screen and (prefers-color-scheme: dark) {{{dark_rules}}}"
     try:
-        context = _Report(verdict).context()
+        context = _Report(verdict).build_context()
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         if verdict.figures is None:
-            raise
+            raise  # a bug, since there are no figures that could be at fault
         raise InputError(
             f"the figures of the verdict on {verdict.release.id} cannot be drawn: {error!r}",
             hint="make the JSON again with --figures, or leave its key `figures` out",
@@ -107,36 +113,40 @@ def to_html(verdict: Verdict) -> str:
     return template.render(css=Markup(css), **context)  # noqa: S704 our own file and colours
 
 
-def _finalize(value: Any) -> Any:
-    """Escape control characters, and cut a text that is too long to read."""
-    return _cut_text(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+def _clean_value(value: Any) -> Any:
+    """Clean a value that the template is about to write; markup and values that are no text stay as they are."""
+    return _clean_text(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _cut_text(text: str) -> str:
-    """Text as it may be shown, by line; policies and queries keep their lines."""
-    if len(text) > LONGEST and "\n" not in text:
-        text = text[: LONGEST - 1] + "…"
+def _clean_text(text: str) -> str:
+    """Escape control characters; cut a text that is too long, unless it has several lines (a policy or a query)."""
+    if len(text) > MAX_CHARACTERS and "\n" not in text:
+        text = text[: MAX_CHARACTERS - 1] + "…"
     return "\n".join(plain_text(line) for line in text.split("\n"))
 
 
-def _with_code(text: str) -> Markup:
-    """A sentence in which the parts between backticks are code."""
-    parts = [escape(_cut_text(part)) for part in text.split("`")]
+def _mark_up_code(text: str) -> Markup:
+    """Write a sentence as HTML in which parts between backticks are code."""
+    parts = [escape(_clean_text(part)) for part in text.split("`")]
+    # Parts at odd places were between backticks; an even number of parts means that a backtick has no partner.
     if len(parts) % 2 == 0:
-        return escape(_cut_text(text))
-    return Markup("").join(Markup("<code>{}</code>").format(part) if k % 2 else part for k, part in enumerate(parts))
+        return escape(_clean_text(text))
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if place % 2 else part for place, part in enumerate(parts)
+    )
 
 
-def _key(row: Comparison) -> tuple[str, str, str | None]:
+def _identify(row: Comparison) -> tuple[str, str, str | None]:
+    """Return what identifies a comparison within a verdict: rule, arm, and endpoint (`None`: all)."""
     return row.rule.name, row.arm, row.rule.slice.endpoint
 
 
 def _format_moment(moment: Any) -> str:
-    """`2026-11-25 23:50 UTC`; a dash where it is not known."""
+    """Write a UTC time, a datetime or ISO text, to the minute: `2026-11-25 23:50 UTC`; a dash if it is None."""
     if moment is None:
         return "–"
-    text = moment if isinstance(moment, str) else moment.isoformat()
-    return f"{text[:10]} {text[11:16]} UTC"
+    iso_text = moment if isinstance(moment, str) else moment.isoformat()
+    return f"{iso_text[:10]} {iso_text[11:16]} UTC"
 
 
 def _to_yaml(plain: Mapping[str, Any]) -> str:
@@ -144,8 +154,8 @@ def _to_yaml(plain: Mapping[str, Any]) -> str:
 
 
 FILTERS = {
-    "coded": _with_code,
-    "key": _key,
+    "coded": _mark_up_code,
+    "key": _identify,
     "name": name_comparison,
     "role": name_role,
     "only_shown": is_only_shown,
@@ -163,74 +173,76 @@ FILTERS = {
 
 
 class _Report:
-    """What the template needs, gathered from one verdict."""
+    """The variables of the template, gathered from one verdict."""
 
     def __init__(self, verdict: Verdict) -> None:
         self.verdict, self.evidence = verdict, verdict.evidence
-        self.figures: Mapping[str, Any] = verdict.figures or {}
+        self.figure_data: Mapping[str, Any] = verdict.figures or {}
         self.rows = list(verdict.evidence.comparisons)
-        self.metrics = [row for row in self.rows if not row.scan]
+        self.metric_rows = [row for row in self.rows if not row.scan]
+        # The ranking leaves out endpoints that cannot be drawn: they come last in the table.
         ranked = rank_by_margin([row for row in self.rows if row.scan])
-        self.endpoints = [*ranked, *(row for row in self.rows if row.scan and row not in ranked)]
-        arms = [arm.name for arm in verdict.evidence.arms] or [row.arm for row in self.rows]
-        self.colors = color_arms([*arms, *(row.arm for row in self.rows)])
-        self.several = len({row.arm for row in self.rows}) > 1
-        self.drawn = 0
+        self.endpoint_rows = [*ranked, *(row for row in self.rows if row.scan and row not in ranked)]
+        self.colors = color_arms([*(arm.name for arm in verdict.evidence.arms), *(row.arm for row in self.rows)])
+        self.has_several_candidates = len({row.arm for row in self.rows}) > 1
+        self.figure_count = 0
 
-    def context(self) -> dict[str, Any]:
-        """All that the template fills in."""
-        timeline = self.figures.get("timeline")
-        strips, panels, shapes = self._strips(), self._panels(), self._shapes()
-        endpoints = {row.rule.slice.endpoint for row in self.endpoints}
+    def build_context(self) -> dict[str, Any]:
+        """Build the values of all variables of the template."""
+        timeline = self.figure_data.get("timeline")
+        # In this order, because figures are numbered as they are drawn.
+        strips, panels, shapes = self._draw_strips(), self._draw_panels(), self._draw_shapes()
+        endpoint_names = {row.rule.slice.endpoint for row in self.endpoint_rows}
+        # Anchor, heading, and whether the report has the section.
         sections = [
             ("metrics", "Metrics", True),
-            ("distribution", "Distribution", shapes),
-            ("panels", "Metric by metric", panels),
-            ("timeline", "Timeline", strips),
-            ("endpoints", "Endpoints", self.endpoints),
+            ("distribution", "Distribution", bool(shapes)),
+            ("panels", "Metric by metric", bool(panels)),
+            ("timeline", "Timeline", bool(strips)),
+            ("endpoints", "Endpoints", bool(self.endpoint_rows)),
             ("health", "Fairness", True),
             ("history", "Runs", True),
             ("method", "How it was judged", True),
         ]
-        used = {arm.name for arm in self.evidence.arms} | {row.arm for row in self.rows}
+        shown_arms = {arm.name for arm in self.evidence.arms} | {row.arm for row in self.rows}
         return {
-            **self._banner(),
-            "forest": self._forest(pick_decisive(self.rows)),
+            **self._describe_answer(),
+            "forest": self._draw_changes(pick_decisive(self.rows)),
             "panels": panels,
             "shapes": shapes,
             "strips": strips,
-            "endpoint_forest": self._forest(self.endpoints, MOST_ENDPOINTS),
-            "no_figures": "" if self.figures else NO_FIGURES,
+            "endpoint_forest": self._draw_changes(self.endpoint_rows, MAX_DRAWN_ENDPOINTS),
+            "no_figures": "" if self.figure_data else NO_FIGURES,
             "panels_note": self._explain_panels() if panels else "",
             "timeline_note": explain_timeline(timeline) if timeline and strips else "",
-            **self._history(),
-            **self._method(),
-            "sections": [(anchor, name) for anchor, name, present in sections if present],
-            "several": self.several,
+            **self._describe_history(),
+            **self._describe_method(),
+            "sections": [(anchor, heading) for anchor, heading, is_present in sections if is_present],
+            "several": self.has_several_candidates,
             "legend": [
-                {"name": arm, "swatch": _draw_swatch(color, dashed=index == 0)}
-                for index, (arm, color) in enumerate(self.colors.items())
-                if arm in used
+                {"name": arm, "swatch": _draw_swatch(color, is_baseline=arm == BASELINE)}
+                for arm, color in self.colors.items()
+                if arm in shown_arms
             ],
-            "metrics": self.metrics,
+            "metrics": self.metric_rows,
             "anchors": {panel["key"]: panel["anchor"] for panel in panels},
-            "endpoints": self.endpoints[:MOST_ROWS],
-            "endpoint_summary": f"All {len(self.endpoints)} comparisons of {len(endpoints)} endpoints, "
+            "endpoints": self.endpoint_rows[:MAX_ENDPOINT_ROWS],
+            "endpoint_summary": f"All {len(self.endpoint_rows)} comparisons of {len(endpoint_names)} endpoints, "
             "furthest beyond their margin first",
             "findings": put_worst_first(self.evidence.findings),
         }
 
-    def _banner(self) -> dict[str, Any]:
-        """The answer, what decided it, how it is limited, and on how much data it rests."""
-        verdict, evidence, limits = self.verdict, self.evidence, list_limits(self.verdict)
-        decided = verdict.time_to_decision_s
+    def _describe_answer(self) -> dict[str, Any]:
+        """Build the variables of the head: the answer, its reasons and restrictions, and how much data it rests on."""
+        verdict, evidence, restrictions = self.verdict, self.evidence, list_restrictions(self.verdict)
+        decided_after_s = verdict.time_to_decision_s
         facts = [
             ("judged", _format_moment(verdict.judged_at)),
             ("load", format_duration(evidence.window.seconds) if evidence.window.seconds else ""),
             ("requests", " + ".join(format_count(arm.requests) for arm in evidence.arms if arm.requests)),
             ("instances", " + ".join(str(arm.instances) for arm in evidence.arms if arm.instances)),
             ("units", " + ".join(format_count(arm.units) for arm in evidence.arms if arm.units)),
-            ("decided after", format_duration(decided) if decided else ""),
+            ("decided after", format_duration(decided_after_s) if decided_after_s else ""),
         ]
         return {
             "word": VERDICT_WORDS[verdict.word],
@@ -240,7 +252,7 @@ class _Report:
             "stamps": [
                 {"loud": kind == "override", "text": text[0].upper() + text[1:]}
                 for kind in ("override", "shadow", "part", "incomplete")
-                for text in limits[kind]
+                for text in restrictions[kind]
             ],
             "reasons": [reason.text for reason in verdict.reasons],
             "next_action": verdict.next_action,
@@ -249,68 +261,76 @@ class _Report:
 
     # -------------------------------------------------------------- figures
 
-    def _show(self, figure: Figure, narrow: Figure | None = None, note: str = "") -> dict[str, Any]:
-        """A figure as the template shows it."""
-        self.drawn += 1
-        name, numbers = f"figure-{self.drawn}", io.StringIO()
-        csv.writer(numbers).writerows([harmless_cell(cell) for cell in row] for row in (figure.head, *figure.rows))
+    def _embed(self, figure: Figure, narrow: Figure | None = None, note: str = "") -> dict[str, Any]:
+        """Turn a figure into what the template shows: its SVG, its numbers as a table and as CSV, a name, and a note.
+
+        `narrow` is the same figure for narrow screens; `None`: `figure` itself fits them.
+        """
+        self.figure_count += 1
+        name, csv_file = f"figure-{self.figure_count}", io.StringIO()
+        csv.writer(csv_file).writerows([escape_formula(cell) for cell in row] for row in (figure.head, *figure.rows))
         return {
             "name": name,
             "title": figure.title,
             "note": note,
             "head": figure.head,
             "rows": figure.rows,
-            "csv": Markup(base64.b64encode(numbers.getvalue().encode()).decode()),  # noqa: S704 base64
+            "csv": Markup(base64.b64encode(csv_file.getvalue().encode()).decode()),  # noqa: S704 base64
             "svg": Markup(to_svg(figure, name)),  # noqa: S704 written by an XML writer
             "narrow": Markup(to_svg(narrow, f"{name}n")) if narrow else "",  # noqa: S704 as above
         }
 
-    def _forest(self, rows: Sequence[Comparison], most: int | None = None) -> dict[str, Any] | None:
+    def _draw_changes(self, rows: Sequence[Comparison], max_rows: int | None = None) -> dict[str, Any] | None:
+        """Draw the changes of the first `max_rows` comparisons (`None`: of all); `None` if none has a margin."""
         wide, narrow = (
-            draw_forest(rows[:most], colors=self.colors, width=width, several=self.several) for width in (WIDE, NARROW)
+            draw_forest(rows[:max_rows], colors=self.colors, width=width, with_arms=self.has_several_candidates)
+            for width in (WIDE, NARROW)
         )
         if wide is None:
             return None
         note = "The band is what is allowed; a metric whose interval crosses its dashed edge is not known yet."
-        if most is not None and len(rows) > most:
-            note = f"The {most} furthest beyond what is allowed, of {len(rows)}. {note}"
-        return self._show(wide, narrow, note)
+        if max_rows is not None and len(rows) > max_rows:
+            note = f"The {max_rows} furthest beyond what is allowed, of {len(rows)}. {note}"
+        return self._embed(wide, narrow, note)
 
-    def _panels(self) -> list[dict[str, Any]]:
-        """The figures and facts of each gate and hold."""
-        rows = {_key(row): row for row in self.metrics}
+    def _draw_panels(self) -> list[dict[str, Any]]:
+        """Draw the figures of each gate and hold, and list its facts; metrics without any figure are left out."""
+        rows = {_identify(row): row for row in self.metric_rows}
         panels: list[dict[str, Any]] = []
-        for traced in self.figures.get("metrics", ()):
-            row = rows.get((traced["name"], traced["arm"], traced["endpoint"]))
+        for metric_data in self.figure_data.get("metrics", ()):
+            row = rows.get((metric_data["name"], metric_data["arm"], metric_data["endpoint"]))
             if row is None or row.effect is None:
                 continue
+            over_time, units = metric_data["over_time"], metric_data["units"]
             figures = []
-            if traced["over_time"]:
-                figures.append(self._show(draw_over_time(row, traced["over_time"], color=self.colors[row.arm])))
-            if traced["units"]:
-                hidden = traced["units"]["hidden"]
-                note = f"{hidden} with fewer requests are not shown." if hidden else ""
-                figures.append(self._show(draw_units(row, traced["units"], colors=self.colors), note=note))
+            if over_time:
+                figures.append(self._embed(draw_over_time(row, over_time, color=self.colors[row.arm])))
+            if units:
+                note = f"{units['hidden']} with fewer requests are not shown." if units["hidden"] else ""
+                figures.append(self._embed(draw_units(row, units, colors=self.colors), note=note))
             if figures:
-                drawn = traced["over_time"] is not None
+                facts = self._list_facts(row, with_finding=over_time is None)
                 panels.append(
                     {
-                        "key": _key(row),
+                        "key": _identify(row),
                         "anchor": f"metric-{len(panels) + 1}",
-                        "name": name_row(row, several=self.several),
+                        "name": name_row(row, with_arm=self.has_several_candidates),
                         "mark": STATUS_MARKS[row.status],
                         "status": row.status.value,
                         "figures": figures,
-                        "facts": [(what, value) for what, value in self._explain(row, drawn=drawn) if value],
+                        "facts": [(name, value) for name, value in facts if value],
                     }
                 )
         return panels
 
-    def _explain(self, row: Comparison, *, drawn: bool) -> list[tuple[str, str]]:
-        """Definition, n, method and the harm that could have been detected."""
-        scaled, detectable, adjusted = scale_of(row), row.detectable_effect, row.p_value_adjusted
+    def _list_facts(self, row: Comparison, *, with_finding: bool) -> list[tuple[str, str]]:
+        """List names and values of what a comparison is based on; an empty value means that it does not apply.
+
+        `with_finding` adds the reason of its status, which the figure over time has as its title.
+        """
+        scale, detectable, adjusted = choose_effect_scale(row), row.detectable_effect, row.p_value_adjusted
         return [
-            ("finding", "" if drawn else row.reason),
+            ("finding", row.reason if with_finding else ""),
             ("type", row.rule.type),
             ("endpoint", row.rule.slice.endpoint or "all"),
             ("allowed", format_allowed(row)),
@@ -318,51 +338,54 @@ class _Report:
             ("replication", f"{row.instances[0]} + {row.instances[1]} instances or runs"),
             ("method", row.method),
             ("p-value of “worse than allowed”", "" if row.p_value is None else format_number(row.p_value)),
+            # An adjusted p-value is multiplied by the number of tests, and may exceed 1.
             ("… over all gates", "" if adjusted is None else format_number(min(adjusted, 1.0))),
             (
                 "detectable with 80 % power",
-                "" if detectable is None else f"{format_number(detectable * scaled.factor)} {scaled.unit}",
+                "" if detectable is None else f"{format_number(detectable * scale.factor)} {scale.unit}",
             ),
         ]
 
-    def _shapes(self) -> list[dict[str, Any]]:
-        """Change by quantile and both distributions, of each candidate."""
-        shapes: dict[str, list[dict[str, Any]]] = {}
-        for key, draw, note in (
-            (
-                "quantiles",
-                draw_shift,
-                "Each interval is valid by itself. All requests; failures count as infinitely slow.",
-            ),
-            ("distributions", draw_distribution, ""),
-        ):
-            for curve in self.figures.get(key, ()):
-                wide, narrow = (draw(curve, color=self.colors[curve["arm"]], width=width) for width in (HALF, NARROW))
-                shapes.setdefault(curve["arm"], []).append(self._show(wide, narrow, note))
-        return [{"arm": arm, "figures": figures} for arm, figures in shapes.items()]
+    def _draw_shapes(self) -> list[dict[str, Any]]:
+        """Draw two figures for each candidate: the change by quantile, and the distributions of both arms."""
+        shift_note = "Each interval is valid by itself. All requests; failures count as infinitely slow."
+        kinds = (("quantiles", draw_shift, shift_note), ("distributions", draw_distribution, ""))
+        figures_by_arm: dict[str, list[dict[str, Any]]] = {}
+        for key, draw, note in kinds:
+            for curve in self.figure_data.get(key, ()):
+                arm = curve["arm"]
+                wide, narrow = (draw(curve, color=self.colors[arm], width=width) for width in (HALF, NARROW))
+                figures_by_arm.setdefault(arm, []).append(self._embed(wide, narrow, note))
+        return [{"arm": arm, "figures": figures} for arm, figures in figures_by_arm.items()]
 
-    def _strips(self) -> list[dict[str, Any]]:
-        timeline = self.figures.get("timeline")
+    def _draw_strips(self) -> list[dict[str, Any]]:
+        """Draw the strips of the timeline, one above the other; empty without data of a timeline."""
+        timeline = self.figure_data.get("timeline")
         if not timeline:
             return []
-        readings = self.figures.get("readings", ())
-        wide, narrow = draw_timeline(timeline, readings, width=WIDE), draw_timeline(timeline, readings)
-        return [self._show(figure, small) for figure, small in zip(wide, narrow, strict=True)]
+        readings = self.figure_data.get("readings", ())
+        wide_strips = draw_timeline(timeline, readings, width=WIDE)
+        narrow_strips = draw_timeline(timeline, readings)
+        return [self._embed(wide, narrow) for wide, narrow in zip(wide_strips, narrow_strips, strict=True)]
 
     def _explain_panels(self) -> str:
-        """How to read the bands and the dots."""
-        traced = self.figures["metrics"]
-        kinds = {metric["over_time"]["kind"] for metric in traced if metric["over_time"]}
-        once = "The runs were judged once, at the end: the band before that decides nothing."
-        often = "The end of each band towards “worse” is valid at every look; the other end only at the last look."
-        band = f"{once if kinds == {'fixed'} else often} " if kinds else ""
-        unit = next((metric["units"]["of"] for metric in traced if metric["units"]), "instance")
-        return f"{band}Each dot is one {unit}, with the mix of endpoints that it served."
+        """Say how to read the bands of the figures over time, and the dots of the figures by instance or run."""
+        metrics = self.figure_data["metrics"]
+        monitoring_kinds = {metric["over_time"]["kind"] for metric in metrics if metric["over_time"]}
+        judged_once = "The runs were judged once, at the end: the band before that decides nothing. "
+        judged_often = (
+            "The end of each band towards “worse” is valid at every look; the other end only at the last look. "
+        )
+        band_note = ""
+        if monitoring_kinds:
+            band_note = judged_once if monitoring_kinds == {"fixed"} else judged_often
+        unit = next((metric["units"]["of"] for metric in metrics if metric["units"]), "instance")
+        return f"{band_note}Each dot is one {unit}, with the mix of endpoints that it served."
 
     # -------------------------------------------------------------- runs and method
 
-    def _history(self) -> dict[str, Any]:
-        """The arms, their runs, and other candidates of the service."""
+    def _describe_history(self) -> dict[str, Any]:
+        """Build the variables of the arms, their runs, and other candidates of the service."""
         runs = [
             {
                 "id": run["id"],
@@ -372,7 +395,7 @@ class _Report:
                 "rows": format_count(run["rows"]),
                 "users": ", ".join(f"{arm} {count}" for arm, count in run["users"].items()) or "–",
             }
-            for run in self.figures.get("runs", ())
+            for run in self.figure_data.get("runs", ())
         ]
         candidates = [
             {
@@ -381,44 +404,43 @@ class _Report:
                 "status": {"go": "pass", "no_go": "fail"}.get(candidate["verdict"], "inconclusive"),
                 "judged": _format_moment(candidate["judged_at"]),
             }
-            for candidate in self.figures.get("candidates", ())
+            for candidate in self.figure_data.get("candidates", ())
         ]
-        units = any(arm.units for arm in self.evidence.arms)
-        return {"arms": self.evidence.arms, "units": units, "runs": runs, "candidates": candidates}
+        has_units = any(arm.units for arm in self.evidence.arms)
+        return {"arms": self.evidence.arms, "units": has_units, "runs": runs, "candidates": candidates}
 
-    def _method(self) -> dict[str, Any]:
-        """How it was judged, and the command that judges it again."""
-        verdict, window, runs = self.verdict, self.evidence.window, self.figures.get("runs", ())
+    def _describe_method(self) -> dict[str, Any]:
+        """Build the variables of how the release was judged, and the command that judges it again."""
+        verdict, window, runs = self.verdict, self.evidence.window, self.figure_data.get("runs", ())
         has_window = window.start and window.end
         span = f"{_format_moment(window.start)} to {_format_moment(window.end)}" if has_window else "–"
-        level = f"{format_number(verdict.alpha * 100)} %"
+        alpha = f"{format_number(verdict.alpha * 100)} %"
         monitoring = {"fixed": "one look at the end", "group_sequential": "at planned looks"}
-        chosen = ["--run", runs[0]["id"]] if len(runs) == 1 else []
+        # Without the option, a later run of the release would be judged too.
+        run_options = ["--run", runs[0]["id"]] if len(runs) == 1 else []
         return {
             "method": [
                 ("window", span),
                 ("judge", verdict.judge),
-                ("false alarms", f"{level} over all gates together (alpha)"),
+                ("false alarms", f"{alpha} over all gates together (alpha)"),
                 ("monitoring", f"{monitoring.get(verdict.monitoring, 'at any time')} ({verdict.monitoring})"),
                 ("intervals", f"{format_number((1 - 2 * verdict.alpha) * 100)} %"),
                 ("policy", f"{verdict.policy_path} {verdict.policy_hash}".strip() or "–"),
                 ("data", verdict.data_hash or "–"),
                 ("evaluator", verdict.evaluator_version or "–"),
             ],
-            "command": command_of(verdict, *chosen),
+            "command": write_verdict_command(verdict, *run_options),
             "queries": verdict.queries,
             "policy": _to_yaml(verdict.policy) if verdict.policy else "{}",
             "version": verdict.evaluator_version,
         }
 
 
-def _draw_swatch(color: str, *, dashed: bool) -> Markup:
-    """The line and mark of an arm, for the legend."""
-    dash = ' stroke-dasharray="5 3"' if dashed else ""
-    mark = (
-        f'<rect x="13" y="2" width="8" height="8" fill="{color}"/>'
-        if dashed
-        else f'<circle cx="17" cy="6" r="4.5" fill="{color}"/>'
-    )
+def _draw_swatch(color: str, *, is_baseline: bool) -> Markup:
+    """Draw the line and mark of an arm for the legend: dashed with a square for the baseline, else with a circle."""
+    dash = ' stroke-dasharray="5 3"' if is_baseline else ""
+    square = f'<rect x="13" y="2" width="8" height="8" fill="{color}"/>'
+    circle = f'<circle cx="17" cy="6" r="4.5" fill="{color}"/>'
+    mark = square if is_baseline else circle
     line = f'<line x1="0" x2="34" y1="6" y2="6" stroke="{color}" stroke-width="2"{dash}/>'
     return Markup(f'<svg viewBox="0 0 34 12" aria-hidden="true">{line}{mark}</svg>')  # noqa: S704 our own colours

@@ -18,6 +18,7 @@ from evaluator.reports.base import (
     VERDICT_WORDS,
     Page,
     choose_endpoints,
+    clean_and_cut,
     count_both,
     describe_data,
     format_allowed,
@@ -30,15 +31,15 @@ from evaluator.reports.base import (
     name_check,
     name_role,
     put_worst_first,
-    tame,
-    title_of,
     to_ascii,
+    write_title,
 )
 
 WIDE = 110
 """Below this width amounts are written closer together, and absolute bounds are shown in the reasons only."""
 LEAST_NAME = 12
 MOST_NAME = 36
+"""Bounds of the width of the column of names, if there is not enough room for the longest."""
 MAX_REASONS = 4
 MAX_TEXT = 5_000
 COLORS: Mapping[VerdictWord | MetricStatus, str] = {
@@ -67,56 +68,65 @@ def render(verdict: Verdict, page: Page) -> str:
 def to_human(verdict: Verdict, *, width: int = 80, color: bool = False, unicode: bool = True) -> str:
     """Write a verdict for a terminal of `width` columns; without `unicode` in ASCII only. Numbers are never wrapped."""
     writer = _Writer(width, color, unicode)
-    lines = [*_head(verdict, writer), ""]
-    for arm in dict.fromkeys(row.arm for row in verdict.evidence.comparisons):
-        lines += [*_table(arm, [row for row in verdict.evidence.comparisons if row.arm == arm], writer), ""]
-    lines += _health(verdict.evidence.findings, writer)
-    return "\n".join(_COMMAND.sub(_disarm, line.rstrip()) for line in lines).rstrip()
+    comparisons = verdict.evidence.comparisons
+    lines = [*_write_head(verdict, writer), ""]
+    for arm in dict.fromkeys(row.arm for row in comparisons):
+        lines += [*_write_table(arm, [row for row in comparisons if row.arm == arm], writer), ""]
+    lines += _write_health(verdict.evidence.findings, writer)
+    return "\n".join(_COMMAND.sub(_escape_command_sign, line.rstrip()) for line in lines).rstrip()
 
 
-def _disarm(match: re.Match[str]) -> str:
-    """Escape the character that makes a line of a CI log a command."""
-    sign = match[2] or match[4]
-    return f"{match[1] or match[3] or ''}\\x{ord(sign):02x}"
+def _escape_command_sign(match: re.Match[str]) -> str:
+    """Escape the colon or bracket in a match of `_COMMAND`, so that a CI system takes the line for text."""
+    text_before, sign = match[1] or match[3] or "", match[2] or match[4]
+    return f"{text_before}\\x{ord(sign):02x}"
 
 
 class _Writer(Page):
-    """How to write on this page."""
+    """A page with methods that make text fit for it."""
 
     __slots__ = ()
 
-    def text(self, text: str) -> str:
-        """Make any text safe for this page."""
-        text = tame(text, MAX_TEXT)
+    def clean(self, text: str) -> str:
+        """Make any text safe for this page: no control characters, not endless, and ASCII where the page needs that."""
+        text = clean_and_cut(text, MAX_TEXT)
+        # No-break spaces must survive until the lines are broken.
         return text if self.unicode else NBSP.join(map(to_ascii, text.split(NBSP)))
 
-    def paint(self, text: str, kind: VerdictWord | MetricStatus, *, bold: bool = False) -> str:
-        """Colour a text that has a mark or a word as well: colour is never the only sign."""
-        return click.style(text, fg=COLORS.get(kind), bold=bold or None) if self.color else text
+    def paint(self, text: str, meaning: VerdictWord | MetricStatus, *, bold: bool = False) -> str:
+        """Colour a text by its meaning, if the page has colours.
 
-    def wrap(self, text: str, first: str = "  ", following: str = "    ") -> list[str]:
-        """Break a sentence between words, never within a number and its unit."""
-        broken = textwrap.wrap(
-            _TIED.sub(NBSP, _LONG_WORD.sub(rf"\1{self.text('…')}", self.text(text))),
+        The text itself contains a mark or a word too: colour is never the only sign.
+        """
+        return click.style(text, fg=COLORS.get(meaning), bold=bold or None) if self.color else text
+
+    def wrap(self, text: str, indent: str = "  ", next_indent: str = "    ") -> list[str]:
+        """Break a sentence into lines, each with its indent; never between a number and its unit."""
+        text = _LONG_WORD.sub(rf"\1{self.clean('…')}", self.clean(text))
+        lines = textwrap.wrap(
+            _TIED.sub(NBSP, text),
             max(self.width, 40),
-            initial_indent=first,
-            subsequent_indent=following,
+            initial_indent=indent,
+            subsequent_indent=next_indent,
             break_long_words=False,
             break_on_hyphens=False,
         )
-        return [line.replace(NBSP, " ") for line in broken]
+        return [line.replace(NBSP, " ") for line in lines]
 
 
 # ------------------------------------------------------------------ the answer
 
 
-def _head(verdict: Verdict, writer: _Writer) -> list[str]:
-    word = writer.text(VERDICT_WORDS[verdict.word])
-    title = writer.text(title_of(verdict))
-    judged = writer.text(describe_data(verdict.evidence))
-    gap = writer.width - _columns(f"{word}  {title}") - _columns(judged)
-    painted = f"{writer.paint(word, verdict.word, bold=True)}  {title}"
-    lines = [f"{painted}{' ' * gap}{judged}"] if gap >= 2 and judged else [painted, *writer.wrap(judged)]
+def _write_head(verdict: Verdict, writer: _Writer) -> list[str]:
+    """Write the lines of the verdict with its release, the data it rests on, its first reasons, and its notes."""
+    word = writer.clean(VERDICT_WORDS[verdict.word])
+    title = writer.clean(write_title(verdict))
+    data = writer.clean(describe_data(verdict.evidence))
+    # Measured before colouring, whose codes take no columns.
+    gap = writer.width - _count_columns(f"{word}  {title}") - _count_columns(data)
+    answer = f"{writer.paint(word, verdict.word, bold=True)}  {title}"
+    fits_one_line = gap >= 2 and data
+    lines = [f"{answer}{' ' * gap}{data}"] if fits_one_line else [answer, *writer.wrap(data)]
     for reason in verdict.reasons[:MAX_REASONS]:
         lines += writer.wrap(reason.text)
     if len(verdict.reasons) > MAX_REASONS:
@@ -131,61 +141,77 @@ def _head(verdict: Verdict, writer: _Writer) -> list[str]:
 COLUMNS = ("metric", "role", "baseline", "canary", "change", "margin", "status", "n")
 STATUS = COLUMNS.index("status")
 COLUMN_SETS = ((0, 1, 2, 3, 4, 5, 6, 7), (0, 1, 2, 3, 4, 5, 6), (0, 2, 3, 4, 5, 6))
-"""What is shown, from wide pages to narrow ones."""
+"""Columns that are shown, as indexes of `COLUMNS`, from wide pages to narrow ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
+    """A row of the table as text."""
+
     cells: tuple[str, ...]
+    """A cell for each of `COLUMNS`, whether it is shown or not."""
     status: MetricStatus | None = None
+    """What colours the cell of the status; `None`: no colour."""
     note: str = ""
+    """Sentence below the row."""
 
 
-def _table(arm: str, comparisons: Sequence[Comparison], writer: _Writer) -> list[str]:
-    shown, hidden = choose_endpoints([row for row in comparisons if row.scan])
-    head = _Row(tuple(writer.text(arm if column == "canary" else column) for column in COLUMNS))
+def _write_table(arm: str, comparisons: Sequence[Comparison], writer: _Writer) -> list[str]:
+    """Write the table of one candidate's comparisons as lines: metrics, listed endpoints, the count of the others."""
+    endpoint_rows, endpoint_notes = choose_endpoints([row for row in comparisons if row.scan])
+    metric_rows = [row for row in comparisons if not row.scan]
+    # The column of the candidate has the name of its arm.
+    head = _Row(tuple(writer.clean(arm if column == "canary" else column) for column in COLUMNS))
     label_counts = Counter(map(label_row, comparisons))
-    rows = [head, *(_row(row, writer, label_counts) for row in (*(r for r in comparisons if not r.scan), *shown))]
-    columns, widths = _fit(rows, writer)
+    rows = [head, *(_make_row(row, writer, label_counts) for row in (*metric_rows, *endpoint_rows))]
+    columns, widths = _choose_columns(rows, writer)
+    # A note that neighbouring rows share is written once, below the last of them; an empty row follows the last row.
     rows = [
-        replace(row, note="") if row.note == later.note else row for row, later in itertools.pairwise([*rows, _Row(())])
+        replace(row, note="") if row.note == next_row.note else row
+        for row, next_row in itertools.pairwise([*rows, _Row(())])
     ]
-    lines = [line for row in rows for line in _arrange(row, columns, widths, writer)]
-    return lines + [line for text in hidden for line in writer.wrap(text, "    ", "      ")]
+    lines = [line for row in rows for line in _arrange_row(row, columns, widths, writer)]
+    return lines + [line for note in endpoint_notes for line in writer.wrap(note, "    ", "      ")]
 
 
-def _row(row: Comparison, writer: _Writer, label_counts: Mapping[str, int]) -> _Row:
+def _make_row(row: Comparison, writer: _Writer, label_counts: Mapping[str, int]) -> _Row:
+    """Write the cells of a comparison, shorter on a narrow page; `label_counts`: how many rows have each label."""
     label, change, margin = label_row(row), format_effect(row), format_allowed(row)
+    # The metric's note tells rows of the same label apart.
     label += row.rule.metric.note if label_counts[label] > 1 else ""
     status = mark_status(row, "·")
     if writer.width < WIDE:
-        change, margin = change.replace(" … ", "…"), margin.split(", ")[0]
+        change = change.replace(" … ", "…")
+        margin = margin.split(", ")[0]  # without limits: reasons name them
         status = status.replace("inconclusive", "unsure")
     cells = (label, name_role(row), *format_both(row), change, margin, status, count_both(row))
-    return _Row(tuple(map(writer.text, cells)), None if is_watched(row) else row.status, row.no_data or "")
+    return _Row(tuple(map(writer.clean, cells)), None if is_watched(row) else row.status, row.no_data or "")
 
 
-def _fit(rows: Sequence[_Row], writer: _Writer) -> tuple[tuple[int, ...], list[int]]:
-    """Choose the columns that the page has room for, and their widths. Only names are cut, numbers never."""
-    full = [max(_columns(row.cells[i]) for row in rows) for i in range(len(COLUMNS))]
+def _choose_columns(rows: Sequence[_Row], writer: _Writer) -> tuple[tuple[int, ...], list[int]]:
+    """Choose the columns that the page has room for; returns their indexes in `COLUMNS`, and their widths.
+
+    Numbers are never cut: if even the fewest columns are too wide, the names in the first column get what is left.
+    """
+    full_widths = [max(_count_columns(row.cells[index]) for row in rows) for index in range(len(COLUMNS))]
     for columns in COLUMN_SETS:
-        spare = writer.width - sum(full[i] + 2 for i in columns[1:]) - 2
-        if spare >= full[0]:
-            return columns, [full[i] for i in columns]
-    return columns, [min(max(spare, LEAST_NAME), MOST_NAME), *(full[i] for i in columns[1:])]
+        # Two spaces precede each column, also the first.
+        name_room = writer.width - 2 - sum(full_widths[index] + 2 for index in columns[1:])
+        if name_room >= full_widths[0]:
+            return columns, [full_widths[index] for index in columns]
+    fewest = COLUMN_SETS[-1]
+    return fewest, [min(max(name_room, LEAST_NAME), MOST_NAME), *(full_widths[index] for index in fewest[1:])]
 
 
-def _arrange(row: _Row, columns: Sequence[int], widths: Sequence[int], writer: _Writer) -> list[str]:
-    """Arrange one row; a name that is too long gets a line of its own."""
+def _arrange_row(row: _Row, columns: Sequence[int], widths: Sequence[int], writer: _Writer) -> list[str]:
+    """Write a row as lines: its cells in `columns`, each padded to its width, then its note.
+
+    A name that is wider than its column gets a line of its own, above the other cells.
+    """
     name, lines = row.cells[0], []
-    if _columns(name) > widths[0]:
-        available, dots = max(writer.width - 2, LEAST_NAME), writer.text("…")
-        if _columns(name) > available:
-            ends = itertools.accumulate(map(_columns, name))
-            name = (
-                name[: sum(1 for _ in itertools.takewhile(lambda end: end <= available - _columns(dots), ends))] + dots
-            )
-        lines, name = [f"  {name}"], ""
+    if _count_columns(name) > widths[0]:
+        lines = [f"  {_cut_to_columns(name, max(writer.width - 2, LEAST_NAME), dots=writer.clean('…'))}"]
+        name = ""
     cells = [_pad(name, widths[0])]
     for column, width in zip(columns[1:], widths[1:], strict=True):
         cell = _pad(row.cells[column], width)
@@ -195,11 +221,21 @@ def _arrange(row: _Row, columns: Sequence[int], widths: Sequence[int], writer: _
 
 
 def _pad(text: str, width: int) -> str:
-    return text + " " * (width - _columns(text))
+    """Add spaces until a text takes `width` columns of a terminal."""
+    return text + " " * (width - _count_columns(text))
 
 
-def _columns(text: str) -> int:
-    """Columns that a text takes on a terminal."""
+def _cut_to_columns(text: str, columns: int, *, dots: str) -> str:
+    """Cut the end of a text that takes more than `columns` of a terminal, and write `dots` in its place."""
+    if _count_columns(text) <= columns:
+        return text
+    ends = itertools.accumulate(map(_count_columns, text))  # columns up to and with each character
+    kept_characters = sum(1 for end in ends if end <= columns - _count_columns(dots))
+    return text[:kept_characters] + dots
+
+
+def _count_columns(text: str) -> int:
+    """Count the columns that a text takes on a terminal: two for a wide character, none for a combining accent."""
     return sum(
         0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1
         for character in text
@@ -209,13 +245,15 @@ def _columns(text: str) -> int:
 # ------------------------------------------------------------------ was it fair
 
 
-def _health(findings: Sequence[Finding], writer: _Writer) -> list[str]:
-    """Passed checks by name, the others with what they found and what to do."""
-    fine = [f"{HEALTH_MARKS[f.level]} {name_check(f)}" for f in findings if f.level is Level.OK]
-    lines = writer.wrap("  ".join(name.replace(" ", NBSP) for name in fine), "  health  ", " " * 10) if fine else []
+def _write_health(findings: Sequence[Finding], writer: _Writer) -> list[str]:
+    """Write the lines of the health checks: passed ones by name, the others with what they found and the remedy."""
+    passed = [f"{HEALTH_MARKS[f.level]} {name_check(f)}" for f in findings if f.level is Level.OK]
+    names = "  ".join(name.replace(" ", NBSP) for name in passed)
+    lines = writer.wrap(names, "  health  ", " " * 10) if passed else []
     for finding in put_worst_first(f for f in findings if f.level is not Level.OK):
-        first = " " * 10 if lines else "  health  "
-        named = f"{HEALTH_MARKS[finding.level]} {name_check(finding)} – {finding.text}"
-        lines += writer.wrap(named, first, " " * 12)
+        # The word `health` stands before the first line only.
+        indent = " " * 10 if lines else "  health  "
+        text = f"{HEALTH_MARKS[finding.level]} {name_check(finding)} – {finding.text}"
+        lines += writer.wrap(text, indent, " " * 12)
         lines += writer.wrap(finding.remedy, " " * 12, " " * 12)
     return lines

@@ -9,14 +9,18 @@ from dataclasses import dataclass
 from evaluator.records import Comparison, Direction, MetricStatus, Role, Verdict
 from evaluator.wording import name_metric
 
-_BADNESS = (MetricStatus.FAIL, MetricStatus.NO_DATA, MetricStatus.INCONCLUSIVE, MetricStatus.PASS)
+_WORST_FIRST = (MetricStatus.FAIL, MetricStatus.NO_DATA, MetricStatus.INCONCLUSIVE, MetricStatus.PASS)
 
 
 def rank_comparisons(rows: Sequence[Comparison]) -> tuple[Comparison, ...]:
-    """Sort by how far beyond the margin, the worst first; what has no margin or no data comes last."""
+    """Sort comparisons, the most important first: gates and holds without data, failed metrics, then the others.
 
-    def use_of_margin(row: Comparison) -> float:
-        """Share of the allowed harm that the estimate uses; failed metrics come before all others."""
+    Failed and other metrics are each sorted by the share of their margin that the estimated harm uses up, the largest
+    share first. Those without a margin or a finite estimate come last; among equals, watched metrics come last.
+    """
+
+    def find_importance(row: Comparison) -> float:
+        """Return the share of the margin that is used up; large constants keep the groups apart."""
         effect, margin = row.effect, row.rule.margin
         if row.status is MetricStatus.NO_DATA and row.rule.role is not Role.WATCH:
             return 1e6
@@ -25,26 +29,39 @@ def rank_comparisons(rows: Sequence[Comparison]) -> tuple[Comparison, ...]:
         harm = effect.estimate if row.rule.direction is Direction.LOWER else -effect.estimate
         return harm / margin.value + (1e3 if row.status is MetricStatus.FAIL else 0.0)
 
-    return tuple(sorted(rows, key=lambda row: (-use_of_margin(row), row.rule.role is Role.WATCH)))
+    return tuple(sorted(rows, key=lambda row: (-find_importance(row), row.rule.role is Role.WATCH)))
 
 
 @dataclass(frozen=True, slots=True)
 class HeatMap:
-    """Releases (rows, the newest first) by metrics (columns): the worst arm; `None` where there is no such metric."""
+    """A table with a row per release, the newest first, and a column per metric."""
 
     metrics: tuple[str, ...]
+    """Names of the columns."""
     rows: tuple[tuple[Verdict, tuple[Comparison | None, ...]], ...]
+    """The verdict of each release with a comparison per metric, of the arm with the worst status; `None`: the release
+    does not have the metric."""
 
 
 def build_heat_map(verdicts: Sequence[Verdict]) -> HeatMap:
-    """Arrange the latest verdicts by metric; endpoints of the scan are only on the release's own page."""
-    by_release: list[tuple[Verdict, dict[str, Comparison]]] = []
+    """Arrange the latest verdicts of releases in a table by metric, without rows of the endpoint scan.
+
+    `verdicts`: one per release, the newest first. With several candidates, a cell has the one of the worst status.
+    """
+    worst_by_metric_of_each: list[dict[str, Comparison]] = []  # for each verdict: the cells by name of the metric
     for verdict in verdicts:
-        worst: dict[str, Comparison] = {}
+        worst_by_metric: dict[str, Comparison] = {}
         for row in verdict.evidence.comparisons:
+            if row.scan:
+                continue
             name = name_metric(row.rule)
-            if not row.scan and (name not in worst or _BADNESS.index(row.status) < _BADNESS.index(worst[name].status)):
-                worst[name] = row
-        by_release.append((verdict, worst))
-    metrics = tuple(dict.fromkeys(name for _, worst in by_release for name in worst))
-    return HeatMap(metrics, tuple((verdict, tuple(map(worst.get, metrics))) for verdict, worst in by_release))
+            worst = worst_by_metric.get(name)
+            if worst is None or _WORST_FIRST.index(row.status) < _WORST_FIRST.index(worst.status):
+                worst_by_metric[name] = row
+        worst_by_metric_of_each.append(worst_by_metric)
+    metrics = tuple(dict.fromkeys(name for worst_by_metric in worst_by_metric_of_each for name in worst_by_metric))
+    rows = tuple(
+        (verdict, tuple(map(worst_by_metric.get, metrics)))
+        for verdict, worst_by_metric in zip(verdicts, worst_by_metric_of_each, strict=True)
+    )
+    return HeatMap(metrics, rows)

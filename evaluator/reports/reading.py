@@ -42,14 +42,17 @@ from evaluator.records import (
     View,
     Window,
 )
-from evaluator.reports.base import tame
+from evaluator.reports.base import clean_and_cut
 from evaluator.reports.verdict_json import SCAN_METHOD, SCHEMA_VERSION
 
 HINT = "give the file that `evaluator verdict RELEASE --format json=FILE` wrote"
 
 
 def from_json(text: str, origin: str = "the input") -> Verdict:
-    """Read what `to_json` wrote; written again it is the same text. Raises InputError, which names `origin`."""
+    """Read the JSON of a verdict that `to_json` wrote; `to_json` makes the same text of it again.
+
+    Raises InputError if it is no such JSON; `origin` says in its message where the text is from.
+    """
     plain = _parse(text, origin)
     version = plain.get("schema_version") if isinstance(plain, dict) else None
     if isinstance(version, bool) or not isinstance(version, int):
@@ -83,12 +86,16 @@ def read_stored(stored: StoredVerdict) -> Verdict:
 
 
 def _parse(text: str, origin: str) -> Any:
+    """Read JSON; raises InputError that says where the JSON is wrong, or that its end is missing."""
     try:
         return json.loads(text.removeprefix("\N{BYTE ORDER MARK}"), parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
+        # An error at the very end means that the rest of the file is missing.
+        last_position = len(text.rstrip()) - 1
+        is_at_end = last_position > 0 and error.pos >= last_position
         if not text.strip():
             problem = "it is empty"
-        elif error.msg.startswith("Unterminated") or error.pos >= len(text.rstrip()) - 1 > 0:
+        elif error.msg.startswith("Unterminated") or is_at_end:
             problem = f"it is cut off in line {error.lineno}"
         else:
             problem = f"line {error.lineno}, column {error.colno}: {error.msg}"
@@ -98,10 +105,12 @@ def _parse(text: str, origin: str) -> Any:
 
 
 def _refuse_constant(name: str) -> NoReturn:
+    """Refuse NaN and Infinity, which Python reads and JSON forbids."""
     raise ValueError(f"{name} is not a JSON number")
 
 
 def _check_schema(plain: Any, origin: str) -> None:
+    """Raise InputError at the most telling place where the values are not as the schema of verdicts requires."""
     # Only reading a verdict needs the validator.
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
@@ -117,7 +126,8 @@ def _check_schema(plain: Any, origin: str) -> None:
 
 
 def _short(text: str) -> str:
-    return tame(text, 160)
+    """Make a text from a file fit for a message."""
+    return clean_and_cut(text, 160)
 
 
 # ------------------------------------------------------------------ JSON → records
@@ -140,6 +150,7 @@ COPIED = (
 
 
 def _to_verdict(plain: Mapping[str, Any]) -> Verdict:
+    """Make the record of a verdict from its JSON, which must agree with the schema."""
     window, period = plain["window"], plain.get("period")
     policy_metrics = plain["policy"].get("metrics", ())
     return Verdict(
@@ -170,6 +181,7 @@ def _to_verdict(plain: Mapping[str, Any]) -> Verdict:
 
 
 def _to_arm(plain: Mapping[str, Any]) -> ArmSummary:
+    """Make the record of an arm from its JSON; rows that were left out become records too."""
     parts = tuple(
         LeftOut(plain["name"], LeftOutKind(part["kind"]), part["rows"], part["failures"], part.get("detail", ""))
         for part in plain.get("left_out", ())
@@ -178,14 +190,16 @@ def _to_arm(plain: Mapping[str, Any]) -> ArmSummary:
 
 
 def _to_comparison(plain: Mapping[str, Any], policy_metrics: Sequence[Mapping[str, Any]]) -> Comparison:
+    """Make the record of a comparison from its JSON; `policy_metrics`: the policy's metrics, which have its options."""
     status, effect = MetricStatus(plain["status"]), plain["effect"]
-    silent = status is MetricStatus.NO_DATA and effect is None
-    kind = effect["kind"] if effect else plain.get("margin_kind", "relative")
+    has_no_data = status is MetricStatus.NO_DATA and effect is None
+    # The margin is of the same kind as the effect; without an effect the JSON states it.
+    margin_kind = effect["kind"] if effect else plain.get("margin_kind", "relative")
     rule = Rule(
         plain["name"],
         restore_metric(plain, policy_metrics),
         Role(plain["role"]),
-        None if plain["margin"] is None else Margin(plain["margin"], relative=kind == "relative"),
+        None if plain["margin"] is None else Margin(plain["margin"], relative=margin_kind == "relative"),
         Direction(plain["direction"]),
         Limit(**plain["limit"]),
         slice=Slice(_endpoint(plain["slice"])),
@@ -200,8 +214,8 @@ def _to_comparison(plain: Mapping[str, Any], policy_metrics: Sequence[Mapping[st
         instances=(plain["instances"][0], plain["instances"][1]),
         effect=_to_effect(effect) if effect else None,
         detectable_effect=plain["detectable_effect"],
-        no_data=(plain["reason"] or "no data") if silent else None,
-        scan=plain["method"].startswith(SCAN_METHOD),
+        no_data=(plain["reason"] or "no data") if has_no_data else None,
+        scan=plain["method"].startswith(SCAN_METHOD),  # the JSON has no other mark of these rows
         status=status,
         p_value=plain["p_value"],
         p_value_adjusted=plain["p_value_adjusted"],
@@ -211,9 +225,12 @@ def _to_comparison(plain: Mapping[str, Any], policy_metrics: Sequence[Mapping[st
 
 
 def _to_effect(plain: Mapping[str, Any]) -> Effect:
-    """An end that is null is infinite; an estimate that is null is not known, and becomes NaN."""
-    unknown = {"estimate": math.nan, "lower": -math.inf, "upper": math.inf}
-    numbers = {key: value if plain[key] is None else plain[key] for key, value in unknown.items()}
+    """Make the record of an effect from its JSON.
+
+    JSON has neither NaN nor infinity: an end of the interval that is null is infinite, an estimate that is null is NaN.
+    """
+    values_of_null = {"estimate": math.nan, "lower": -math.inf, "upper": math.inf}
+    numbers = {key: value if plain[key] is None else plain[key] for key, value in values_of_null.items()}
     return Effect(plain["kind"], **numbers)
 
 

@@ -22,7 +22,7 @@ SCAN_METHOD = "endpoint scan"
 
 
 def render(verdict: Verdict, page: Page) -> str:
-    """Write a verdict as JSON; `page` does not matter."""
+    """Write a verdict as JSON. `page` is part of the interface of all formats and is not used here."""
     del page
     return to_json(verdict)
 
@@ -33,6 +33,7 @@ def to_json(verdict: Verdict) -> str:
 
 
 def _to_plain(verdict: Verdict) -> dict[str, Any]:
+    """Turn a verdict into the values of its JSON, in the order of the keys of the file."""
     evidence, window = verdict.evidence, verdict.evidence.window
     seconds = window.seconds if math.isfinite(window.seconds) else None
     plain = {
@@ -44,7 +45,7 @@ def _to_plain(verdict: Verdict) -> dict[str, Any]:
                 "code": reason.code,
                 "metric": reason.metric,
                 "arm": reason.arm,
-                "slice": _slice(reason.slice),
+                "slice": _slice_to_plain(reason.slice),
                 "text": reason.text,
             }
             for reason in verdict.reasons
@@ -55,7 +56,7 @@ def _to_plain(verdict: Verdict) -> dict[str, Any]:
         "monitoring": verdict.monitoring,
         "alpha": verdict.alpha,
         "services": [dataclasses.asdict(service) for service in verdict.release.services],
-        "arms": [_arm(arm) for arm in evidence.arms],
+        "arms": [_arm_to_plain(arm) for arm in evidence.arms],
         "window": _add_known({"start": window.start, "end": window.end}, {"seconds": seconds}),
         "incomplete": evidence.incomplete,
         "mode": verdict.mode,
@@ -66,7 +67,7 @@ def _to_plain(verdict: Verdict) -> dict[str, Any]:
         "data_hash": verdict.data_hash,
         "evaluator_version": verdict.evaluator_version,
         "judged_at": verdict.judged_at,
-        "metrics": [_metric(comparison) for comparison in evidence.comparisons],
+        "metrics": [_comparison_to_plain(comparison) for comparison in evidence.comparisons],
         "health": [
             _add_known(
                 {"check": finding.check, "status": finding.level.value, "text": finding.text},
@@ -75,6 +76,7 @@ def _to_plain(verdict: Verdict) -> dict[str, Any]:
             for finding in evidence.findings
         ],
     }
+    # Keys that only some verdicts have.
     if verdict.policy_path:
         plain["policy_path"] = verdict.policy_path
     if verdict.period != WHOLE:
@@ -84,7 +86,8 @@ def _to_plain(verdict: Verdict) -> dict[str, Any]:
     return {key: _canonical(value) for key, value in plain.items()}
 
 
-def _arm(arm: ArmSummary) -> dict[str, Any]:
+def _arm_to_plain(arm: ArmSummary) -> dict[str, Any]:
+    """Turn the counts of an arm into the values of its JSON; rows left out only if the rows read are known."""
     plain: dict[str, Any] = {
         "name": arm.name,
         "role": arm.role,
@@ -103,27 +106,28 @@ def _arm(arm: ArmSummary) -> dict[str, Any]:
 
 
 def _add_known(plain: dict[str, Any], optional: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the optional keys whose value is known."""
+    """Return `plain` with those keys of `optional` whose value is not None."""
     return plain | {key: value for key, value in optional.items() if value is not None}
 
 
-def _slice(endpoint: str | None) -> dict[str, str] | None:
+def _slice_to_plain(endpoint: str | None) -> dict[str, str] | None:
     return None if endpoint is None else {"endpoint": endpoint}
 
 
-def _metric(row: Comparison) -> dict[str, Any]:
+def _comparison_to_plain(row: Comparison) -> dict[str, Any]:
+    """Turn a comparison into the values of its JSON. The candidate has the key `canary` whatever its name."""
     rule = row.rule
     plain: dict[str, Any] = {
         "name": rule.name,
         "type": rule.type,
         "role": rule.role.value,
         "arm": row.arm,
-        "slice": _slice(rule.slice.endpoint),
+        "slice": _slice_to_plain(rule.slice.endpoint),
         "status": row.status.value,
         "baseline": {"value": row.baseline.value, "n": row.baseline.n},
         "canary": {"value": row.candidate.value, "n": row.candidate.n},
         "unit": row.unit,
-        "effect": row.effect and dataclasses.asdict(row.effect),
+        "effect": dataclasses.asdict(row.effect) if row.effect else None,
         "margin": None if rule.margin is None else rule.margin.value,
         "limit": {"min": rule.limit.min, "max": rule.limit.max},
         "instances": list(row.instances),
@@ -134,17 +138,25 @@ def _metric(row: Comparison) -> dict[str, Any]:
         "detectable_effect": row.detectable_effect,
         "reason": row.reason or row.no_data or "",
     }
-    kind = None
+    # An effect says already whether the margin is relative.
+    margin_kind = None
     if rule.margin is not None and row.effect is None:
-        kind = "relative" if rule.margin.relative else "absolute"
-    view = dataclasses.asdict(row.view) if row.view else None
-    return _add_known(plain, {"quantile": getattr(rule.metric, "quantile", None), "margin_kind": kind, "view": view})
+        margin_kind = "relative" if rule.margin.relative else "absolute"
+    optional = {
+        "quantile": getattr(rule.metric, "quantile", None),
+        "margin_kind": margin_kind,
+        "view": dataclasses.asdict(row.view) if row.view else None,
+    }
+    return _add_known(plain, optional)
 
 
 def _canonical(value: Any) -> Any:
-    """Plain JSON: 9 significant digits, null for what is not finite, UTC times that end in Z."""
+    """Turn a value, also within lists and mappings, into its only JSON form, so that equal verdicts are equal bytes.
+
+    Floats get 9 significant digits (None if not finite), times become UTC texts that end in Z.
+    """
     if isinstance(value, float):
-        return float(f"{value:.9g}") + 0.0 if math.isfinite(value) else None
+        return float(f"{value:.9g}") + 0.0 if math.isfinite(value) else None  # + 0.0 makes -0.0 a plain 0.0
     if isinstance(value, datetime):
         return value.replace(tzinfo=value.tzinfo or UTC).astimezone(UTC).isoformat().replace("+00:00", "Z")
     if isinstance(value, Mapping):

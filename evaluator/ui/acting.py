@@ -31,22 +31,27 @@ class IntentRecord:
     approvals: tuple[Approval, ...]
     deliveries: tuple[Delivery, ...]
     last: str
+    """The latest text; empty without any."""
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What an action would do: hooks in their order, what it cannot take back, or why that is not known."""
+    """What an action would do, or why it is not possible."""
 
     steps: tuple[Preview, ...] = ()
+    """Hooks in the order of their execution."""
     irreversible: tuple[str, ...] = ()
+    """What cannot be taken back, as sentences."""
     problem: str = ""
+    """Why the action is not possible; empty if it is."""
 
 
 @st.cache_data(max_entries=64, show_spinner=False, hash_funcs=KEYS)
 def read_intents(workspace: Workspace, release: str | None = None) -> tuple[IntentRecord, ...]:
-    """Read the intents of a release, or of all, the oldest first."""
+    """Read the intents of a release (`None`: of all releases) with what belongs to them, the oldest first."""
     control = open_store(workspace).control
-    texts = {row.intent: row.text for row in control.audit(release) if row.intent}
+    # Rows of the audit trail are in the order of time: the last text of an intent remains.
+    latest_texts = {row.intent: row.text for row in control.audit(release) if row.intent}
     # All at once: one read for each intent would get slower with every request.
     approvals: dict[str, list[Approval]] = {}
     deliveries: dict[str, list[Delivery]] = {}
@@ -56,7 +61,10 @@ def read_intents(workspace: Workspace, release: str | None = None) -> tuple[Inte
         deliveries.setdefault(delivery.intent, []).append(delivery)
     return tuple(
         IntentRecord(
-            intent, tuple(approvals.get(intent.id, ())), tuple(deliveries.get(intent.id, ())), texts.get(intent.id, "")
+            intent,
+            tuple(approvals.get(intent.id, ())),
+            tuple(deliveries.get(intent.id, ())),
+            latest_texts.get(intent.id, ""),
         )
         for intent in control.intents(release)
     )
@@ -64,29 +72,36 @@ def read_intents(workspace: Workspace, release: str | None = None) -> tuple[Inte
 
 @st.cache_data(ttl=PREVIEW_TTL_S, max_entries=32, show_spinner="reading the current values …", hash_funcs=KEYS)
 def read_forecast(workspace: Workspace, policy: Policy, release: str, action: Action) -> Forecast:
-    """What an action would do, with the current values; they are read again after `PREVIEW_TTL_S` seconds."""
+    """Find out what an action would do, with the current values of the systems that its hooks change.
+
+    The values are read again after `PREVIEW_TTL_S` seconds. An action that is not possible gives a forecast with that
+    problem; a problem of the store itself raises StoreError.
+    """
     store = open_store(workspace)
-    until = datetime.now(UTC) + timedelta(seconds=PREVIEW_TTL_S)
+    deadline = datetime.now(UTC) + timedelta(seconds=PREVIEW_TTL_S)
+    nobody = Person("", ())  # the result is cached for all readers: it must not depend on who asks
     try:
-        planned, irreversible = plan_action(store, policy, release, action)
-        unnamed = Person("", ())
-        shown = preview_steps(planned, store.control.release(release), find_latest(store, release), unnamed, until)
+        steps, irreversible = plan_action(store, policy, release, action)
+        previews = preview_steps(steps, store.control.release(release), find_latest(store, release), nobody, deadline)
     except StoreError:
         raise
     except EvaluatorError as error:
         return Forecast(problem=error.message)
-    return Forecast(shown, irreversible)
+    return Forecast(previews, irreversible)
 
 
 @st.cache_data(max_entries=8, show_spinner="reading the audit trail …", hash_funcs=KEYS)
 def read_trail(workspace: Workspace) -> tuple[AuditRow, ...]:
-    """Read who did what, the oldest first."""
+    """Read all rows of the audit trail, who did what, the oldest first."""
     return open_store(workspace).control.audit()
 
 
 @st.cache_data(max_entries=8, show_spinner="checking the audit trail …", hash_funcs=KEYS)
 def verify_trail(workspace: Workspace) -> tuple[str, str]:
-    """The hash of the trail's head, or what is wrong with it."""
+    """Check that nobody changed the audit trail; returns the hash of its last row, and what is wrong with it.
+
+    One of both is empty.
+    """
     try:
         return open_store(workspace).control.verify_audit(), ""
     except StoreError as error:
@@ -97,16 +112,17 @@ def verify_trail(workspace: Workspace) -> tuple[str, str]:
 
 
 def start_worker() -> None:
-    """Start a thread of this server that executes approved requests: one for each store, not one for each reader."""
+    """Start the thread that executes approved requests, unless it runs or the environment turns it off."""
     workspace = find_workspace()
     if os.environ.get(NO_WORKER) != "off" and workspace.store.exists():
-        _start(workspace)
+        _start_thread(workspace)
 
 
 @st.cache_resource(
     show_spinner=False, hash_funcs={Workspace: lambda workspace: (str(workspace.store), str(workspace.policy))}
 )
-def _start(workspace: Workspace) -> threading.Thread:
+def _start_thread(workspace: Workspace) -> threading.Thread:
+    """Start a worker; the cache calls this once per store and policy, so that all readers share one thread."""
     worker = threading.Thread(
         target=run_worker,
         args=(open_store(workspace), partial(read_policy, workspace), threading.Event()),

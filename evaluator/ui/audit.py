@@ -6,8 +6,8 @@ import streamlit as st
 from markupsafe import Markup
 
 from evaluator.ui.acting import read_trail, verify_trail
-from evaluator.ui.panels import hand_out
-from evaluator.ui.pieces import clean, clock, link, show_empty, show_markup, show_table, words_of
+from evaluator.ui.panels import show_numbers
+from evaluator.ui.pieces import clean, link, mark_up_time, mark_up_verdict, show_empty, show_markup, show_table
 from evaluator.ui.reads import Logged, Workspace, find_workspace, read_log
 
 WORDS = {"all": None, "GO": "go", "NO-GO": "no_go", "INCONCLUSIVE": "inconclusive"}
@@ -25,12 +25,12 @@ control = Store.open(Path({store!r})).control
 print(control.verify_audit())
 for row in control.audit():
     print(row.at, row.actor, row.event, row.release, row.intent, row.text)"""
-MOST = 500
-"""Rows that a page shows; `evaluator audit show` has all."""
+MAX_ROWS = 500
+"""Rows of the audit trail that the page shows; `evaluator audit show` has all."""
 
 
 def show_audit() -> None:
-    """The page."""
+    """Show the page Audit: the audit trail, then the verdicts of all releases."""
     st.title("Audit")
     workspace = find_workspace()
     log = read_log(workspace)
@@ -42,22 +42,26 @@ def show_audit() -> None:
         show_empty("No verdict was given yet.", "Judge a release:", workspace.command("RELEASE"))
         return
     word = right.selectbox("Verdict", list(WORDS), key="word", bind="query-params")
-    shown = [row for row in log if name_filter.lower() in row.release.lower() and WORDS[word] in (None, row.word)]
+    chosen_word = WORDS[word]  # None: all verdicts
+    matching = [row for row in log if name_filter.lower() in row.release.lower()]
+    shown = [row for row in matching if chosen_word is None or row.word == chosen_word]
     if not shown:
         show_empty("No verdict matches.", "Clear the field, or choose all verdicts.")
         return
     head, caption = ("judged", "release", "verdict", "why", "policy", "data"), "verdicts, the newest first"
-    show_table(head, map(_row, shown), caption=caption)
-    plain = [
+    show_table(head, map(_make_row, shown), caption=caption)
+    # Downloads have the mode as well, after the verdict.
+    download_head = (*head[:3], "mode", *head[3:])
+    download_rows = [
         (row.judged_at.isoformat(), row.release, row.word, row.mode, row.why, row.policy_hash, row.data_hash)
         for row in shown
     ]
-    hand_out(
-        "audit", (*head[:3], "mode", *head[3:]), plain, SNIPPET.format(store=str(workspace.store)), caption=caption
-    )
+    snippet = SNIPPET.format(store=str(workspace.store))
+    show_numbers("audit", download_head, download_rows, snippet, caption=caption)
 
 
 def _show_trail(workspace: Workspace, name_filter: str) -> None:
+    """Show whether the audit trail is unchanged, and its rows on releases whose name contains `name_filter`."""
     st.subheader("Who did what", anchor="trail")
     trail = read_trail(workspace)
     if not trail:
@@ -65,36 +69,38 @@ def _show_trail(workspace: Workspace, name_filter: str) -> None:
             "Nothing was done yet.", "Requests, approvals, executions, refusals and notes are listed here for ever."
         )
         return
-    head, wrong = verify_trail(workspace)
-    if wrong:
-        show_markup('<p class="fail" role="alert"><strong>✗ {}</strong></p>', clean(wrong))
+    last_hash, problem = verify_trail(workspace)
+    if problem:
+        show_markup('<p class="fail" role="alert"><strong>✗ {}</strong></p>', clean(problem))
     else:
         show_markup(
             '<p><span class="ok">✓ unchanged</span> since it was written; hash of the last row: <code>{}</code></p>',
-            head,
+            last_hash,
         )
     rows = [row for row in reversed(trail) if name_filter.lower() in row.release.lower()]
     if not rows:
         show_empty("Nothing was done to a release of that name.", "Clear the field to see all.")
         return
-    caption, linked, plain = "who did what", [], []
-    for row in rows[:MOST]:
+    caption = "who did what"
+    shown_rows, download_rows = [], []
+    for row in rows[:MAX_ROWS]:
         release = link("release", row.release, release=row.release) if row.release else ""
         request = link("promote", row.intent, at=row.intent, release=row.release) if row.intent else ""
-        linked.append((clock(row.at), row.actor, row.event, release, request, row.text))
+        shown_rows.append((mark_up_time(row.at), row.actor, row.event, release, request, row.text))
         texts = (row.actor, row.event, row.release, row.intent, row.text)
-        plain.append((str(row.number), row.at.isoformat(), *texts, row.hash))
-    show_table(("when", "who", "what", "release", "request", "in words"), linked, caption=caption)
+        download_rows.append((str(row.number), row.at.isoformat(), *texts, row.hash))
+    show_table(("when", "who", "what", "release", "request", "in words"), shown_rows, caption=caption)
     columns = ("number", "at", "who", "what", "release", "request", "text", "hash")
-    hand_out("trail", columns, plain, TRAIL.format(store=str(workspace.store)), caption=caption)
+    show_numbers("trail", columns, download_rows, TRAIL.format(store=str(workspace.store)), caption=caption)
 
 
-def _row(row: Logged) -> tuple[object, ...]:
-    word = words_of(row.word)
+def _make_row(row: Logged) -> tuple[object, ...]:
+    """Make the cells of a verdict in the log; policy and data are shown by the first characters of their hash."""
+    word = mark_up_verdict(row.word)
     if row.override:
         word = Markup('{} <span class="ev-badge no_go">overridden</span> {}').format(word, clean(dict(row.override)))
     hashes = (
         Markup('<code title="{}">{}</code>').format(clean(digest), clean(digest.removeprefix("sha256:")[:12]))
         for digest in (row.policy_hash, row.data_hash)
     )
-    return clock(row.judged_at), link("release", row.release, release=row.release), word, row.why, *hashes
+    return mark_up_time(row.judged_at), link("release", row.release, release=row.release), word, row.why, *hashes

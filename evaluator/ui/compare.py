@@ -14,7 +14,7 @@ from evaluator.records import BASELINE, CANDIDATE, ReleaseSummary
 from evaluator.reports.overview import rank_comparisons
 from evaluator.ui.controls import choose
 from evaluator.ui.panels import show_figure, show_metrics
-from evaluator.ui.pieces import clean, metrics_table, show, show_empty, show_health, show_markup, show_table
+from evaluator.ui.pieces import clean, make_metrics_table, show, show_empty, show_health, show_markup, show_table
 from evaluator.ui.reads import (
     SidePair,
     Workspace,
@@ -41,7 +41,7 @@ MARKS = {"same": ("✓ same", "ok"), "warn": ("! differs", "warn"), "refuse": ("
 
 
 def show_compare() -> None:
-    """The page."""
+    """Show the page Compare: two runs or releases that the reader chooses, where their fingerprints allow it."""
     st.title("Compare")
     workspace = find_workspace()
     summaries = read_summaries(workspace)
@@ -56,7 +56,7 @@ def show_compare() -> None:
     if first == second:
         show_empty("Both sides are the same.", "Choose another release, run or arm on one of them.")
         return
-    policy = read_policy(workspace, second[0])
+    policy = read_policy(workspace, second[0])  # of the second release
     pair = read_comparison(workspace, policy, first, second)
     _show_fingerprints(pair)
     if pair.compared is not None:
@@ -64,24 +64,28 @@ def show_compare() -> None:
 
 
 def _choose_side(
-    workspace: Workspace, summaries: Sequence[ReleaseSummary], key: str, label: str, default: int
+    workspace: Workspace, summaries: Sequence[ReleaseSummary], key: str, label: str, default_index: int
 ) -> tuple[str, str, str]:
-    """Let the reader choose a release, which of its runs, and which arm."""
+    """Let the reader choose one side of the comparison; returns release, run (`latest`: the newest runs) and arm.
+
+    `key` names the choice in the address; `default_index` is the place in `summaries` of the release chosen at first.
+    """
     names = [summary.release.id for summary in summaries]
-    release_id = choose(label, names, key, names[min(default, len(names) - 1)])
+    release_id = choose(label, names, key, names[min(default_index, len(names) - 1)])
     runs = [run.id for run in read_release(workspace, release_id).runs]
     left, right = st.columns(2)
     run = left.selectbox("Runs", [NEWEST, *runs], key=f"{key}_run", bind="query-params")
-    arms = read_arms(workspace, release_id)
+    arms = read_arms(workspace, release_id)  # the baseline first: the first candidate is the default
     arm = choose("Arm", arms, f"{key}_arm", arms[min(1, len(arms) - 1)], right) if arms else CANDIDATE
     return release_id, "latest" if run in (NEWEST, None) else run, arm
 
 
 def _show_fingerprints(pair: SidePair) -> None:
+    """Show what differs between the two sides, and whether that forbids a comparison."""
     rows = pair.differences
-    forbidden = refusals(rows)
-    if forbidden:
-        reasons = "; ".join(f"{row.what}: {row.why}" for row in forbidden)
+    refusing_rows = refusals(rows)
+    if refusing_rows:
+        reasons = "; ".join(f"{row.what}: {row.why}" for row in refusing_rows)
         show_empty("These cannot be compared.", f"{reasons}. Choose two runs of one test of one service.", alert=True)
     else:
         show_markup(
@@ -90,12 +94,13 @@ def _show_fingerprints(pair: SidePair) -> None:
             "against a baseline that is under the same load at the same time.",
         )
     st.subheader("Fingerprints", anchor="fingerprints")
-    listed = []
+    table_rows = []
     for row in rows:
         values = (Markup("<code>{}</code>").format(clean(value)) for value in (row.first, row.second))
-        text, kind = MARKS[row.level]
-        listed.append((row.what, *values, Markup('<span class="status {}">{}</span>').format(kind, text), row.why))
-    show_table(("what", "first", "second", "", "what it means"), listed, caption="fingerprints")
+        mark, css_class = MARKS[row.level]
+        status = Markup('<span class="status {}">{}</span>').format(css_class, mark)
+        table_rows.append((row.what, *values, status, row.why))
+    show_table(("what", "first", "second", "", "what it means"), table_rows, caption="fingerprints")
 
 
 def _show_comparison(
@@ -106,6 +111,7 @@ def _show_comparison(
     first: tuple[str, str, str],
     second: tuple[str, str, str],
 ) -> None:
+    """Show metrics, figures and health checks of two sides; `first` and `second`: release, run and arm of each."""
     rows = rank_comparisons([row for row in compared.comparisons if not row.scan])
     st.subheader("Second against first", anchor="metrics")
     show_markup(
@@ -124,9 +130,9 @@ def _show_comparison(
     endpoints = rank_comparisons([row for row in compared.comparisons if row.scan])
     if endpoints:
         st.subheader("Endpoints", anchor="endpoints")
-        show(metrics_table(endpoints[:50], second[0], caption="endpoints"))
+        show(make_metrics_table(endpoints[:50], second[0], caption="endpoints"))
     if curves["timeline"]:
         st.subheader("Both over time", anchor="timeline")
-        for k, figure in enumerate(draw_timeline(curves["timeline"])):
-            show_figure(figure, f"compare-timeline-{k}", snippet)
+        for index, figure in enumerate(draw_timeline(curves["timeline"])):
+            show_figure(figure, f"compare-timeline-{index}", snippet)
     show_health(compared.findings)

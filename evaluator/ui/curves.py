@@ -18,7 +18,8 @@ from evaluator.ui.pieces import clean, show_definitions, show_empty, show_markup
 from evaluator.ui.reads import Workspace
 from evaluator.wording import format_margin, format_number
 
-Traced = Mapping[str, Any]
+FigureData = Mapping[str, Any]
+"""Data of the figures of a release, or of one of them, as `evaluator.figure_data.trace_release` returns them."""
 
 SNIPPET = """import evaluator
 
@@ -27,55 +28,62 @@ release.judgement().plot.{draw}"""
 
 
 def _write_snippet(workspace: Workspace, verdict: Verdict, draw: str) -> str:
-    """Python that makes a figure again in a notebook."""
+    """Write the Python that draws a figure in a notebook; `draw` is the call, such as `timeline()`."""
     return SNIPPET.format(store=str(workspace.store), release=verdict.release.id, draw=draw)
 
 
-def show_metric(workspace: Workspace, verdict: Verdict, figures: Traced, colors: Mapping[str, str]) -> None:
-    """One metric: its change over time, and each instance."""
+def show_metric(workspace: Workspace, verdict: Verdict, figures: FigureData, colors: Mapping[str, str]) -> None:
+    """Show the metric that the reader chooses: its change over time, its value per instance or run, and its facts.
+
+    `colors` are the colours of the arms by name.
+    """
     st.subheader("Metric by metric", anchor="metric")
     rows = {
         (row.rule.name, row.arm, row.rule.slice.endpoint): row for row in verdict.evidence.comparisons if not row.scan
     }
-    traced = [
-        (curve, rows.get((curve["name"], curve["arm"], curve["endpoint"]))) for curve in figures.get("metrics", ())
-    ]
-    by_row = {id(row): (curve, row) for curve, row in traced if row is not None and row.effect is not None}
-    drawable = [by_row[id(row)] for row in rank_comparisons([row for _, row in by_row.values()])]
+    drawable_rows, data_by_row = [], {}
+    for metric_data in figures.get("metrics", ()):
+        row = rows.get((metric_data["name"], metric_data["arm"], metric_data["endpoint"]))
+        if row is not None and row.effect is not None:
+            drawable_rows.append(row)
+            data_by_row[id(row)] = metric_data
+    # The most important first: it is the default choice.
+    drawable = [(data_by_row[id(row)], row) for row in rank_comparisons(drawable_rows)]
     if not drawable:
         show_empty("No metric has figures of its own.", "Gates and holds on requests have them where there is data.")
         return
-    curve, row = _choose(drawable)
+    data, row = _choose_metric(drawable)
     left, right = st.columns(2, gap="large")
     with left:
-        if curve["over_time"]:
-            figure = draw_over_time(row, curve["over_time"], color=colors[row.arm])
+        if data["over_time"]:
+            figure = draw_over_time(row, data["over_time"], color=colors[row.arm])
             draw = f"band({row.rule.name!r}, arm={row.arm!r})"
             show_figure(figure, "over-time", _write_snippet(workspace, verdict, draw))
         else:
             show_empty("No line over time.", "Several runs were judged together, each at its end.")
     with right:
-        if curve["units"]:
-            figure = draw_units(row, curve["units"], colors=colors)
+        if data["units"]:
+            figure = draw_units(row, data["units"], colors=colors)
             draw = f"units({row.rule.name!r}, arm={row.arm!r})"
             show_figure(figure, "units", _write_snippet(workspace, verdict, draw))
-        show_definitions(_explain(row))
+        show_definitions(_list_facts(row))
 
 
-def _choose(drawable: list[tuple[Traced, Comparison]]) -> tuple[Traced, Comparison]:
-    """Let the reader choose arm and metric; the address has the choice."""
+def _choose_metric(drawable: list[tuple[FigureData, Comparison]]) -> tuple[FigureData, Comparison]:
+    """Let the reader choose arm and metric among those that can be drawn; the first is the default."""
     arms = list(dict.fromkeys(row.arm for _, row in drawable))
     left, right = st.columns(2)
     arm = arms[0] if len(arms) == 1 else choose("Arm", arms, "arm", arms[0], right)
-    by_name = {row.rule.name: (curve, row) for curve, row in drawable if row.arm == arm}
+    by_name = {row.rule.name: (data, row) for data, row in drawable if row.arm == arm}
     name = choose("Metric", list(by_name), "metric", next(iter(by_name)), left)
     return by_name[name]
 
 
-def _explain(row: Comparison) -> list[tuple[str, object]]:
+def _list_facts(row: Comparison) -> list[tuple[str, object]]:
+    """List names and values of what a comparison is based on and what it found."""
     status = Markup('<span class="status {}">{}</span>').format(row.status.value, STATUS_MARKS[row.status])
     detectable = row.detectable_effect
-    pairs: list[tuple[str, object]] = [
+    facts: list[tuple[str, object]] = [
         ("status", status),
         ("why", row.reason or row.no_data or "–"),
         ("definition", f"{row.rule.type} of {row.rule.slice.endpoint or 'all endpoints'}"),
@@ -84,15 +92,18 @@ def _explain(row: Comparison) -> list[tuple[str, object]]:
         ("instances or runs", f"{row.instances[0]} + {row.instances[1]}"),
         ("method", row.method),
     ]
-    pairs += [("p-value of “worse than allowed”", format_number(row.p_value))] if row.p_value is not None else []
-    if detectable is None:
-        return pairs
-    relative = row.effect is None or row.effect.kind == "relative"
-    return [*pairs, ("detectable with 80 % power", format_margin(Margin(detectable, relative=relative), row.unit))]
+    if row.p_value is not None:
+        facts.append(("p-value of “worse than allowed”", format_number(row.p_value)))
+    if detectable is not None:
+        # Written in the same way as a margin, with which a reader compares it.
+        is_relative = row.effect is None or row.effect.kind == "relative"
+        as_margin = Margin(detectable, relative=is_relative)
+        facts.append(("detectable with 80 % power", format_margin(as_margin, row.unit)))
+    return facts
 
 
-def show_distribution(workspace: Workspace, verdict: Verdict, figures: Traced, colors: Mapping[str, str]) -> None:
-    """Where in the distribution it moved, and both distributions, of each candidate."""
+def show_distribution(workspace: Workspace, verdict: Verdict, figures: FigureData, colors: Mapping[str, str]) -> None:
+    """Show two figures for each candidate: the change at each quantile, and the distributions of both arms."""
     if not figures.get("quantiles"):
         return
     st.subheader("Where in the distribution it moved", anchor="distribution")
@@ -102,21 +113,20 @@ def show_distribution(workspace: Workspace, verdict: Verdict, figures: Traced, c
         with left:
             figure = draw_shift(curve, color=colors[arm])
             show_figure(figure, f"shift-{index}", _write_snippet(workspace, verdict, f"shift({arm!r})"))
-        both = next((distribution for distribution in figures["distributions"] if distribution["arm"] == arm), None)
-        if both is not None:
+        distribution = next((data for data in figures["distributions"] if data["arm"] == arm), None)
+        if distribution is not None:
             with right:
-                figure = draw_distribution(both, color=colors[arm])
-                show_figure(
-                    figure, f"distribution-{index}", _write_snippet(workspace, verdict, f"distribution({arm!r})")
-                )
+                figure = draw_distribution(distribution, color=colors[arm])
+                snippet = _write_snippet(workspace, verdict, f"distribution({arm!r})")
+                show_figure(figure, f"distribution-{index}", snippet)
 
 
-def show_timeline(workspace: Workspace, verdict: Verdict, figures: Traced) -> None:
-    """Latency, failures, load and readings of every arm on one axis."""
+def show_timeline(workspace: Workspace, verdict: Verdict, figures: FigureData) -> None:
+    """Show latency, failures, load and readings of every arm on one axis of time, if there are data of them."""
     timeline = figures.get("timeline")
     if not timeline:
         return
     st.subheader("What happened when", anchor="timeline")
     show_markup('<p class="muted">{}</p>', clean(explain_timeline(timeline)))
-    for k, figure in enumerate(draw_timeline(timeline, figures.get("readings", ()))):
-        show_figure(figure, f"timeline-{k}", _write_snippet(workspace, verdict, "timeline()"))
+    for index, figure in enumerate(draw_timeline(timeline, figures.get("readings", ()))):
+        show_figure(figure, f"timeline-{index}", _write_snippet(workspace, verdict, "timeline()"))

@@ -10,16 +10,26 @@ import streamlit as st
 from markupsafe import Markup
 
 from evaluator.records import ReleaseSummary, Verdict
-from evaluator.ui.pieces import clean, clock, link, show_definitions, show_empty, show_list, show_table, words_of
+from evaluator.ui.pieces import (
+    clean,
+    link,
+    mark_up_time,
+    mark_up_verdict,
+    show_definitions,
+    show_empty,
+    show_list,
+    show_table,
+)
 from evaluator.ui.reads import ReleaseView, Workspace
 from evaluator.wording import write_command
 
 
 def show_queries(verdict: Verdict) -> None:
-    """Every query as it was sent."""
+    """Show every query as it was sent to a metrics server; nothing without queries."""
     if not verdict.queries:
         return
     st.subheader("Queries", anchor="queries")
+    # The schema of verdicts does not fix the keys of a query: two usual names of each fact are tried.
     show_table(
         ("query", "of", "answered"),
         (
@@ -35,7 +45,7 @@ def show_queries(verdict: Verdict) -> None:
 
 
 def show_runs(view: ReleaseView) -> None:
-    """The runs of a release, the newest group last."""
+    """Show the runs of a release, those of the newest group last."""
     st.subheader("Runs", anchor="runs")
     if not view.runs:
         load = f"evaluator load {shlex.quote(view.release.id)} --baseline URL --canary URL"
@@ -45,7 +55,7 @@ def show_runs(view: ReleaseView) -> None:
     for run in view.runs:
         name = link("compare", run.id, a=view.release.id, a_run=run.id)
         state = f"{run.state.value}: {run.facts.stopped_by}" if run.facts.stopped_by else run.state.value
-        times = clock(run.started), clock(run.ended)
+        times = mark_up_time(run.started), mark_up_time(run.ended)
         users = ", ".join(f"{arm} {count}" for arm, count in run.facts.users.items()) or "–"
         rows.append((name, run.source, f"{run.replicate + 1}", state, *times, f"{run.landed:,}", users))
     head = ("run", "source", "replicate", "state", "started", "ended", "requests", "users")
@@ -53,13 +63,13 @@ def show_runs(view: ReleaseView) -> None:
 
 
 def show_history(view: ReleaseView, summaries: Sequence[ReleaseSummary]) -> None:
-    """Earlier verdicts of this release, and the other candidates of its service."""
+    """Show the latest verdicts of this release, and other releases that have a service in common with it."""
     st.subheader("History", anchor="history")
-    numbered = list(enumerate(view.verdicts))[-20:]
+    numbered = list(enumerate(view.verdicts))[-20:]  # the number is the place of a verdict among all
     show_list(
         Markup("<li>{} {} {}</li>").format(
-            words_of(verdict.word),
-            clock(verdict.judged_at),
+            mark_up_verdict(verdict.word),
+            mark_up_time(verdict.judged_at),
             link("release", f"verdict {number + 1}", release=view.release.id, verdict=number),
         )
         for number, verdict in reversed(numbered)
@@ -68,8 +78,8 @@ def show_history(view: ReleaseView, summaries: Sequence[ReleaseSummary]) -> None
     candidates = [
         (
             link("release", summary.release.id, release=summary.release.id),
-            words_of(summary.verdict),
-            clock(summary.judged_at),
+            mark_up_verdict(summary.verdict),
+            mark_up_time(summary.judged_at),
             link("compare", "with this one", a=summary.release.id, b=view.release.id),
         )
         for summary in summaries[:50]
@@ -80,7 +90,7 @@ def show_history(view: ReleaseView, summaries: Sequence[ReleaseSummary]) -> None
 
 
 def show_method(workspace: Workspace, view: ReleaseView, verdict: Verdict) -> None:
-    """Policy, window, hashes, and the command that gives the same verdict."""
+    """Show how a verdict came about: judge, policy, hashes, and the command that gives the same verdict."""
     st.subheader("How it was judged", anchor="method")
     window = verdict.evidence.window
     # A folder of policies is not named: its policy for this release may differ from the one that judged, shown below.
@@ -89,7 +99,7 @@ def show_method(workspace: Workspace, view: ReleaseView, verdict: Verdict) -> No
     command = write_command(view.release.id, "--store", str(workspace.store), "--dry-run", policy=path)
     show_definitions(
         [
-            ("window", Markup("{} to {}").format(clock(window.start), clock(window.end))),
+            ("window", Markup("{} to {}").format(mark_up_time(window.start), mark_up_time(window.end))),
             ("judge", f"{verdict.judge}, {verdict.monitoring} monitoring"),
             ("false alarms", f"alpha {verdict.alpha:g} over all gates together"),
             ("mode", verdict.mode),

@@ -20,8 +20,11 @@ STYLE = Path(__file__).with_name("style.css")
 _log = logging.getLogger(__name__)
 
 
-def open_frame(run: Callable[[], None]) -> None:
-    """Run a page inside the frame."""
+def open_frame(show_page: Callable[[], None]) -> None:
+    """Show a page inside the frame: its style, a login if one is required, and who is reading.
+
+    An app that the network can reach without a login shows nothing but that.
+    """
     st.html(STYLE)
     if _is_open_to_everyone():
         show_empty(
@@ -33,12 +36,12 @@ def open_frame(run: Callable[[], None]) -> None:
     start_worker()  # before a login: approved requests do not wait for a reader
     if not sign_in_if_asked():
         return
-    run()
+    show_page()
     show_reader(find_workspace().store)
 
 
 def _is_open_to_everyone() -> bool:
-    """Does the server listen beyond loopback, without a login?"""
+    """Can other machines reach this server, and does it not require a login?"""
     if is_login_configured():
         return False
     address = st.get_option("server.address")
@@ -47,16 +50,19 @@ def _is_open_to_everyone() -> bool:
     try:
         return not ipaddress.ip_address(address or "0.0.0.0").is_loopback  # noqa: S104 where Streamlit listens by itself
     except ValueError:
-        return True
+        return True  # the name of a host may be an address that others reach
 
 
-def guarded(body: Callable[[], None]) -> Callable[[], None]:
-    """Show what went wrong in a page, or a part of it, as a sentence with its remedy; a traceback goes to the log."""
+def guarded(show_part: Callable[[], None]) -> Callable[[], None]:
+    """Wrap a function that shows a page, or a part of it, so that its errors are shown as a sentence with a remedy.
 
-    @functools.wraps(body)
+    A traceback goes to the log, and the other parts of the page are shown.
+    """
+
+    @functools.wraps(show_part)
     def run() -> None:
         try:
-            body()
+            show_part()
         except EvaluatorError as error:
             show_problem(error)
         except Exception as error:  # noqa: BLE001 whatever it was: no traceback reaches a reader
@@ -67,14 +73,15 @@ def guarded(body: Callable[[], None]) -> Callable[[], None]:
 
 
 def show_problem(error: Exception) -> None:
-    """Show what is wrong and what to do about it."""
+    """Show an error as a sentence with its remedy; a store that another process writes also gets a button."""
     if isinstance(error, EvaluatorError):
-        what, hint = error.message, error.hint or ""
+        problem, hint = error.message, error.hint or ""
     else:
-        what = f"This part could not be shown: unexpected {type(error).__name__}."
+        problem = f"This part could not be shown: unexpected {type(error).__name__}."
         hint = "This is a bug in evaluator; the log of `evaluator app` shows where."
-    head = "The store is being written." if isinstance(error, StoreBusy) else what
-    body = f"{what} {hint}" if isinstance(error, StoreBusy) else hint
-    show_empty(head, body or "Nothing was changed.", alert=True)
     if isinstance(error, StoreBusy):
-        st.button("Try again", key=f"again-{abs(hash(what))}")
+        show_empty("The store is being written.", f"{problem} {hint}", alert=True)
+        # Any press runs the page again. Several parts of a page may show such a button: each needs a key of its own.
+        st.button("Try again", key=f"again-{abs(hash(problem))}")
+    else:
+        show_empty(problem, hint or "Nothing was changed.", alert=True)

@@ -13,12 +13,12 @@ import streamlit as st
 from evaluator.errors import UsageError
 from evaluator.intents import SYSTEM, system_person
 from evaluator.records.intents import GROUP, Person
-from evaluator.ui.pieces import plain, show_empty
+from evaluator.ui.pieces import escape_markdown, show_empty
 
 FRESH_S = 15 * 60
-"""A login older than this has to be repeated before anything is promoted."""
+"""A login older than this (seconds) has to be repeated before anything is promoted."""
 CLOCK_S = 60
-"""How much the provider's clock may be ahead of ours."""
+"""How much the provider's clock may be ahead of ours, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ def is_login_configured() -> bool:
 
 
 def sign_in_if_asked() -> bool:
-    """Ask for a login where one is configured; false while there is none."""
+    """Show a button to sign in if a login is required and missing; returns whether the page may be shown."""
     if not is_login_configured() or getattr(st.user, "is_logged_in", False):
         return True
     show_empty("Sign in to review releases.", "The policy's roles decide what you may do.")
@@ -47,7 +47,7 @@ def sign_in_if_asked() -> bool:
 
 
 def find_reader() -> Reader:
-    """Find out who is reading."""
+    """Find out who is reading: the person who signed in, or the OS user if no login is configured."""
     if not is_login_configured():
         person = system_person()
         return Reader(person.name, person.names)
@@ -57,48 +57,56 @@ def find_reader() -> Reader:
 
 
 def read_claims(claims: Mapping[str, Any], *, asks_each_time: bool = False) -> Reader:
-    """The person that a provider's claims describe.
+    """Read who signed in, and when, from the claims of an OpenID provider.
 
-    An address counts only where the provider states that it verified it: otherwise anyone could claim it. The time of
-    a token counts as that of the login only where the provider has to ask each time (`prompt = "login"`).
+    An email address counts only if the provider states that it verified it: otherwise anyone could claim it.
+    `asks_each_time`: must the provider ask for the login each time (`prompt = "login"`)? Only then the time of the
+    token counts as that of the login. A login without a time counts as too old.
     """
     address = str(claims.get("email") or "") if claims.get("email_verified") is True else ""
     subject = str(claims.get("sub") or "")
-    groups = claims.get("groups")
-    listed = [groups] if isinstance(groups, str) else groups if isinstance(groups, list | tuple) else []
     # A subject that is written as an address is an address that was not verified.
-    stated = (address, subject if "@" not in subject or subject == address else "")
+    if "@" in subject and subject != address:
+        subject = ""
     # A name must not pass for a group, or for an account of this machine.
-    own = [name for name in stated if name and not name.startswith((GROUP, SYSTEM, "*"))]
+    own_names = [name for name in (address, subject) if name and not name.startswith((GROUP, SYSTEM, "*"))]
+    groups = claims.get("groups")
+    if isinstance(groups, str):
+        groups = [groups]
+    elif not isinstance(groups, list | tuple):
+        groups = []
+    group_names = [f"{GROUP}{group}" for group in groups if isinstance(group, str)]
     # A person without a name cannot be distinguished from others: their groups give them no rights.
-    names = [*own, *(f"{GROUP}{group}" for group in listed if isinstance(group, str))] if own else []
+    all_names = (*own_names, *group_names) if own_names else ()
     signed_in_at = claims.get("auth_time") or (claims.get("iat") if asks_each_time else None)
     return Reader(
-        next(iter(own), "unknown"), tuple(names), float(signed_in_at) if isinstance(signed_in_at, int | float) else 0.0
+        own_names[0] if own_names else "unknown",
+        all_names,
+        float(signed_in_at) if isinstance(signed_in_at, int | float) else 0.0,
     )
 
 
 def is_fresh(reader: Reader, now: float | None = None) -> bool:
-    """Has this person signed in recently enough to promote?"""
+    """Has this person signed in recently enough to promote? `now` in epoch seconds; `None`: the present time."""
     if reader.signed_in_at is None:
-        return True
-    age = (time.time() if now is None else now) - reader.signed_in_at
-    return -CLOCK_S <= age <= FRESH_S
+        return True  # the OS user has no login
+    age_s = (time.time() if now is None else now) - reader.signed_in_at
+    return -CLOCK_S <= age_s <= FRESH_S
 
 
 def demand_fresh(reader: Reader) -> None:
-    """Require a recent login before anything is done: a program may press a button that is shown as disabled.
+    """Raise UsageError if the login of this person is too old.
 
-    Raises UsageError.
+    Called before anything is done, because a program may press a button that is shown as disabled.
     """
     if not is_fresh(reader):
         raise UsageError(f"{reader.name} signed in more than 15 minutes ago", hint="sign in again")
 
 
 def show_reader(store: Path) -> None:
-    """Show below the page who reads which store."""
+    """Show below a page which store it reads and who is reading, with a button to sign out after a login."""
     reader = find_reader()
     left, right = st.columns([4, 1], vertical_alignment="center")
-    left.caption(f"{plain(store)} · read by {plain(reader.name)}")
+    left.caption(f"{escape_markdown(store)} · read by {escape_markdown(reader.name)}")
     if reader.signed_in_at is not None:
         right.button("Sign out", on_click=st.logout, key="sign-out", type="tertiary")

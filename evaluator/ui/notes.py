@@ -9,18 +9,20 @@ from evaluator.intents import LONGEST_NOTE, may, write_note
 from evaluator.records.intents import PersonRole
 from evaluator.ui.acting import read_trail
 from evaluator.ui.identity import find_reader
-from evaluator.ui.pieces import clean, clock, show_empty, show_list
+from evaluator.ui.pieces import clean, mark_up_time, show_empty, show_list
 from evaluator.ui.reads import Workspace, open_store, read_policy
 
 
 def show_notes(workspace: Workspace, release: str) -> None:
-    """The notes, the newest first, and a form to add one."""
+    """Show the notes on a release, the newest first, and a form to add a note."""
     st.subheader("Notes", anchor="notes")
     notes = [row for row in read_trail(workspace) if row.event == "note" and row.release == release]
     if notes:
         show_list(
             Markup('<li>{}<span class="reason">{} {}</span></li>').format(
-                Markup("<br>").join(clean(line) for line in row.text.splitlines()), clean(row.actor), clock(row.at)
+                Markup("<br>").join(clean(line) for line in row.text.splitlines()),
+                clean(row.actor),
+                mark_up_time(row.at),
             )
             for row in reversed(notes)
         )
@@ -28,12 +30,12 @@ def show_notes(workspace: Workspace, release: str) -> None:
         show_empty("No notes yet.", "Notes stay here, with their author and time.")
     reader = find_reader()
     policy = read_policy(workspace, release)
-    able = may(policy.promotion, reader.names, PersonRole.ANALYST)
+    may_write = may(policy.promotion, reader.names, PersonRole.ANALYST)
     with st.form("note", border=False, clear_on_submit=True):
-        text = st.text_area("Write a note", key="note-text", max_chars=LONGEST_NOTE, disabled=not able)
-        pressed = st.form_submit_button("Add the note", disabled=not able, key="note-button")
-    if not able:
+        text = st.text_area("Write a note", key="note-text", max_chars=LONGEST_NOTE, disabled=not may_write)
+        is_pressed = st.form_submit_button("Add the note", disabled=not may_write, key="note-button")
+    if not may_write:
         st.caption("Writing notes needs the role analyst.")
-    if pressed:
+    if is_pressed:
         write_note(open_store(workspace), policy, reader, release, text)
         st.rerun()

@@ -6,14 +6,15 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import streamlit as st
 
 from evaluator.figures import PALETTE, Figure, to_image
 from evaluator.records import Comparison
-from evaluator.reports.base import format_allowed, format_both, format_effect, harmless_cell, name_role
-from evaluator.ui.pieces import clean, metrics_table, show, show_markup, show_table
+from evaluator.reports.base import escape_formula, format_allowed, format_both, format_effect, name_role
+from evaluator.ui.pieces import clean, make_metrics_table, show, show_markup, show_table
 from evaluator.wording import name_comparison
 
 HEAD = ("metric", "arm", "role", "baseline", "candidate", "change", "allowed", "status", "reason")
@@ -27,12 +28,16 @@ def show_metrics(
     snippet: str,
     *,
     caption: str = "metrics",
-    several: bool = False,
-    most: int | None = None,
+    with_arms: bool = False,
+    max_rows: int | None = None,
 ) -> None:
-    """Show metrics in the given order, at most the first `most` of them, and offer all as a download."""
-    show(metrics_table(rows[:most], release_id, several=several, caption=caption))
-    plain = [
+    """Show a table of the first `max_rows` comparisons (`None`: of all), and offer all of them as a download.
+
+    `name`: unique on the page, and the name of the file; `snippet`: Python that makes the numbers again; `with_arms`
+    adds the arm to the name of each metric in the table.
+    """
+    show(make_metrics_table(rows[:max_rows], release_id, with_arms=with_arms, caption=caption))
+    download_rows = [
         (
             name_comparison(row),
             row.arm,
@@ -45,59 +50,70 @@ def show_metrics(
         )
         for row in rows
     ]
-    hand_out(name, HEAD, plain, snippet)
+    show_numbers(name, HEAD, download_rows, snippet)
 
 
 def show_figure(figure: Figure, name: str, snippet: str) -> None:
-    """Show a figure under the finding it states."""
+    """Show a figure under its finding, and offer its numbers; `name`: unique on the page, and the name of its files."""
     show_markup('<p class="ev-figure">{}</p>', clean(figure.title))
-    spec = _paint(figure.chart.to_dict())
-    spec.pop("width", None)
+    spec = _use_page_colors(figure.chart.to_dict())
+    spec.pop("width", None)  # it takes the width of its column
     st.vega_lite_chart(spec=spec, theme=None, width="stretch", key=f"figure-{name}", alt=figure.alt)
-    hand_out(name, figure.head, figure.rows, snippet, image=lambda kind: to_image(figure, kind), caption=figure.title)
+    show_numbers(name, figure.head, figure.rows, snippet, make_image=partial(to_image, figure), caption=figure.title)
 
 
-def hand_out(
+def show_numbers(
     name: str,
     head: Sequence[str],
     rows: Sequence[Sequence[str]],
     snippet: str,
     *,
-    image: Callable[[str], bytes] | None = None,
+    make_image: Callable[[str], bytes] | None = None,
     caption: str = "",
 ) -> None:
-    """The numbers behind what is shown: as a table, as downloads, and as Python that makes them again."""
+    """Offer the numbers behind what is shown: as a table, as downloads, and as Python that makes them again.
+
+    `name`: unique on the page, and the name of the files; `make_image`: called with `svg` or `png`, returns the file;
+    `None`: there is no image.
+    """
     with st.expander("Numbers, downloads, notebook", key=f"numbers-{name}"):
         show_table(head, rows, caption=caption or name)
         with st.container(horizontal=True):
-            _offer(name, "csv", "text/csv", lambda: _to_csv(head, rows))
-            if image is not None:
-                _offer(name, "svg", "image/svg+xml", lambda: image("svg"))
-                _offer(name, "png", "image/png", lambda: image("png"))
+            _show_download(name, "csv", "text/csv", lambda: _to_csv(head, rows))
+            if make_image is not None:
+                _show_download(name, "svg", "image/svg+xml", lambda: make_image("svg"))
+                _show_download(name, "png", "image/png", lambda: make_image("png"))
         st.code(snippet, language="python", wrap_lines=True)
 
 
-def _offer(name: str, kind: str, mime: str, make: Callable[[], bytes]) -> None:
+def _show_download(name: str, extension: str, mime_type: str, make_content: Callable[[], bytes]) -> None:
+    """Show a button that downloads a file; its content is made when it is pressed, and the page is not run again."""
     st.download_button(
-        kind.upper(), make, f"{name}.{kind}", mime, key=f"get-{name}-{kind}", on_click="ignore", type="secondary"
+        extension.upper(),
+        make_content,
+        f"{name}.{extension}",
+        mime_type,
+        key=f"get-{name}-{extension}",
+        on_click="ignore",
+        type="secondary",
     )
 
 
 def _to_csv(head: Sequence[str], rows: Sequence[Sequence[str]]) -> bytes:
-    """Rows as CSV; what a spreadsheet would compute is marked as text."""
-    out = io.StringIO()
-    writer = csv.writer(out)
+    """Write rows as a CSV file for spreadsheets; a cell that would be taken for a formula becomes text."""
+    csv_file = io.StringIO()
+    writer = csv.writer(csv_file)
     writer.writerow(head)
-    writer.writerows([harmless_cell(cell) for cell in row] for row in rows)
-    return out.getvalue().encode("utf-8-sig")
+    writer.writerows([escape_formula(cell) for cell in row] for row in rows)
+    return csv_file.getvalue().encode("utf-8-sig")  # the mark at its start tells Excel that it is UTF-8
 
 
-def _paint(spec: dict[str, Any]) -> dict[str, Any]:
-    """A chart in the colours of the reader's page."""
+def _use_page_colors(spec: dict[str, Any]) -> dict[str, Any]:
+    """Replace the colours of a chart by their counterparts if the reader's page is dark."""
     if st.context.theme.type != "dark":
         return spec
     text = json.dumps(spec)
     for light, dark in PALETTE.items():
         text = text.replace(f'"{light}"', f'"{dark}"')
-    painted: dict[str, Any] = json.loads(text)
-    return painted
+    dark_spec: dict[str, Any] = json.loads(text)
+    return dark_spec

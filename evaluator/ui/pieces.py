@@ -27,73 +27,83 @@ from evaluator.reports.base import (
 from evaluator.reports.overview import HeatMap
 from evaluator.wording import format_change, format_duration, name_metric
 
-LONGEST = 300
+MAX_CHARACTERS = 300
+DAY_S = 86400
 FARTHEST = 3.0
 """Multiples of the margin that an interval is drawn to; what lies beyond ends in an arrow."""
-STUB = 8.0
-"""Percent of the width at which the line before an arrow begins, where the whole interval lies beyond."""
+MIN_LINE = 8.0
+"""Length of the line before an arrow, percent of the width, if the whole interval lies beyond the axis."""
 
 
-def show(part: Markup) -> None:
-    """Put a piece on the page."""
-    st.html(Markup('<div class="ev">{}</div>').format(part))
+def show(html: Markup) -> None:
+    """Put HTML on the page."""
+    st.html(Markup('<div class="ev">{}</div>').format(html))
 
 
 def show_markup(template: str, *values: object) -> None:
-    """Put HTML on the page in which each `{}` is filled with a value, escaped unless it is a piece."""
+    """Put HTML on the page; each `{}` of the template is filled with a value, escaped unless it is Markup."""
     show(Markup(template).format(*values))  # noqa: S704 the pages' own text
 
 
 def show_list(items: Iterable[Markup]) -> None:
-    """Put a list of `<li>` on the page."""
+    """Put a list on the page; each item is an `<li>`."""
     show_markup('<ul class="ev-list">{}</ul>', Markup("").join(items))
 
 
-def show_empty(what: str, why: str, command: str = "", *, alert: bool = False) -> None:
-    """Show what is missing, why, and the exact command that changes that; `alert`: announced to screen readers."""
-    then = Markup(" <code>{}</code>").format(command) if command else ""
+def show_empty(problem: str, advice: str, command: str = "", *, alert: bool = False) -> None:
+    """Show a box that says what is missing or wrong, what to do, and the exact command for that.
+
+    `alert`: screen readers announce the box at once.
+    """
+    command_html = Markup(" <code>{}</code>").format(command) if command else ""
     box = Markup('<div class="ev-empty" role="status"><strong>{}</strong>{}{}</div>').format(
-        with_code(what), with_code(why), then
+        mark_up_code(problem), mark_up_code(advice), command_html
     )
     show(Markup('<div role="alert">{}</div>').format(box) if alert else box)
 
 
 def clean(text: object) -> str:
-    """Text that cannot change the layout: without control characters, at most `LONGEST` long."""
+    """Make a text that cannot change the layout: control characters are escaped, and a long text is cut.
+
+    It is not escaped for HTML: `Markup.format` does that.
+    """
     plain = plain_text(str(text))
-    return plain if len(plain) <= LONGEST else plain[: LONGEST - 1] + "…"
+    return plain if len(plain) <= MAX_CHARACTERS else plain[: MAX_CHARACTERS - 1] + "…"
 
 
-def plain(text: object) -> str:
-    """Text that Markdown leaves alone, for labels and captions."""
+def escape_markdown(text: object) -> str:
+    """Escape a text for labels and captions, which Streamlit reads as Markdown."""
     return "".join(
         f"\\{character}" if character in "\\`*_{}[]()<>#+-.!|~$:" else character for character in clean(text)
     )
 
 
 def link(page: str, text: str, *, at: str = "", **chosen: object) -> Markup:
-    """A link to a page of this app with what is chosen there. `at`: the heading to go to."""
-    return Markup('<a href="{}" target="_self">{}</a>').format(address(page, at=at, **chosen), clean(text))
+    """Make a link to a page of this app; arguments as of `write_address`."""
+    return Markup('<a href="{}" target="_self">{}</a>').format(write_address(page, at=at, **chosen), clean(text))
 
 
-def address(page: str, *, at: str = "", **chosen: object) -> str:
-    """The address of a page, relative to any other page."""
+def write_address(page: str, *, at: str = "", **chosen: object) -> str:
+    """Write the address of a page, relative to any other page.
+
+    `chosen`: what is chosen on that page, by the key of its control; None is left out. `at`: the heading to go to.
+    """
     query = urlencode({name: str(value) for name, value in chosen.items() if value is not None})
     return f"./{page}" + (f"?{query}" if query else "") + (f"#{at}" if at else "")
 
 
-def clock(moment: datetime | None) -> Markup:
-    """A moment in the reader's time zone, where the browser names it, else in UTC."""
+def mark_up_time(moment: datetime | None) -> Markup:
+    """Write a time in the reader's time zone as `<time>`, with UTC as its tooltip; a dash if it is None."""
     if moment is None:
         return Markup("–")
-    shown = moment.astimezone(_zone())
+    utc, local = moment.astimezone(UTC), moment.astimezone(_find_time_zone())
     return Markup('<time datetime="{}" title="{}">{}</time>').format(
-        moment.astimezone(UTC).isoformat(), f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC", f"{shown:%Y-%m-%d %H:%M}"
+        utc.isoformat(), f"{utc:%Y-%m-%d %H:%M:%S} UTC", f"{local:%Y-%m-%d %H:%M}"
     )
 
 
-def _zone() -> tzinfo:
-    """The reader's own zone, where their browser names one that is known here."""
+def _find_time_zone() -> tzinfo:
+    """Find the time zone of the reader's browser; UTC if the browser names none, or an unknown one."""
     from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
     try:
@@ -102,72 +112,79 @@ def _zone() -> tzinfo:
         return UTC
 
 
-def since(moment: datetime | None, now: datetime) -> str:
-    """How long ago: `14 min ago`."""
+def write_age(moment: datetime | None, now: datetime) -> str:
+    """Write how long ago a moment was: `just now`, `14 min ago`, from two days on `3 days ago`."""
     if moment is None:
         return "at an unknown time"
     seconds = (now - moment).total_seconds()
-    if seconds >= 2 * 86400:
-        return f"{int(seconds // 86400)} days ago"
-    return "just now" if seconds < 10 else f"{format_duration(float(int(seconds)))} ago"
+    if seconds < 10:
+        return "just now"
+    if seconds < 2 * DAY_S:
+        return f"{format_duration(float(int(seconds)))} ago"
+    return f"{int(seconds // DAY_S)} days ago"
 
 
-def words_of(word: VerdictWord | str | None) -> Markup:
-    """A verdict's word and mark, coloured."""
+def mark_up_verdict(word: VerdictWord | str | None) -> Markup:
+    """Write the word of a verdict with its mark, coloured; `not judged` for None or an empty text."""
     if not word:
         return Markup('<span class="muted">not judged</span>')
     verdict_word = VerdictWord(word)
     return Markup('<strong class="{}">{}</strong>').format(verdict_word.value, VERDICT_WORDS[verdict_word])
 
 
-def with_code(text: str) -> Markup:
-    """A sentence whose commands, between backticks, are shown as code."""
-    parts = clean(text).split("`")
-    marked = (Markup("<code>{}</code>").format(part) if index % 2 else part for index, part in enumerate(parts))
-    return Markup("").join(marked)
+def mark_up_code(text: str) -> Markup:
+    """Write a sentence as HTML in which parts between backticks (commands) are code."""
+    parts = clean(text).split("`")  # parts at odd places were between backticks
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if place % 2 else part for place, part in enumerate(parts)
+    )
 
 
 def show_definitions(pairs: Iterable[tuple[str, object]]) -> None:
-    """Put names with their values on the page."""
-    rows = (Markup("<dt>{}</dt><dd>{}</dd>").format(name, _safe(value)) for name, value in pairs)
+    """Put names with their values on the page; values are cleaned unless they are Markup."""
+    rows = (Markup("<dt>{}</dt><dd>{}</dd>").format(name, _clean_cell(value)) for name, value in pairs)
     show_markup('<dl class="ev-dl">{}</dl>', Markup("").join(rows))
 
 
-def _safe(value: object) -> object:
+def _clean_cell(value: object) -> object:
+    """Clean a value that is no Markup."""
     return value if isinstance(value, Markup) else clean(value)
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str = "") -> Markup:
-    """Rows whose first cell names them; on a phone each row is a block."""
-    top = Markup("").join(Markup('<th scope="col">{}</th>').format(name) for name in head)
+def make_table(head: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str = "") -> Markup:
+    """Make a table; the first cell of a row is the name of the row. Values are cleaned unless they are Markup.
+
+    `caption`: what screen readers call the table. On a phone each row is a block, which repeats the heads.
+    """
+    head_cells = Markup("").join(Markup('<th scope="col">{}</th>').format(name) for name in head)
     body = []
     for row in rows:
         cells = (
-            Markup('<td data-of="{}">{}</td>').format(name, _safe(value))
+            Markup('<td data-of="{}">{}</td>').format(name, _clean_cell(value))
             for name, value in zip(head[1:], row[1:], strict=True)
         )
-        body.append(Markup('<tr><th scope="row">{}</th>{}</tr>').format(_safe(row[0]), Markup("").join(cells)))
+        body.append(Markup('<tr><th scope="row">{}</th>{}</tr>').format(_clean_cell(row[0]), Markup("").join(cells)))
     return Markup(
         '<div class="ev-scroll ev-rows" tabindex="0" role="region" aria-label="{}"><table><thead><tr>{}</tr></thead>'
         "<tbody>{}</tbody></table></div>"
-    ).format(caption or " and ".join(head[:2]), top, Markup("").join(body))
+    ).format(caption or " and ".join(head[:2]), head_cells, Markup("").join(body))
 
 
 def show_table(head: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str = "") -> None:
-    """Put a table on the page."""
-    show(table(head, rows, caption=caption))
+    """Put a table on the page; arguments as of `make_table`."""
+    show(make_table(head, rows, caption=caption))
 
 
 # ------------------------------------------------------------------ a verdict
 
 
-def banner(verdict: Verdict, notes: Sequence[Markup]) -> Markup:
-    """The answer, the reasons that decided it, and what to do next."""
+def make_banner(verdict: Verdict, notes: Sequence[Markup]) -> Markup:
+    """Make the box with the answer: the verdict, its first four reasons, what to do next, and notes below."""
     against = ", ".join(
         f"{service.name} {service.baseline}".strip() for service in verdict.release.services if service.baseline
     )
     reasons = Markup("").join(Markup("<li>{}</li>").format(clean(reason.text)) for reason in verdict.reasons[:4])
-    further = Markup('<p class="muted">and {} more reasons, below</p>').format(len(verdict.reasons) - 4)
+    unlisted = Markup('<p class="muted">and {} more reasons, below</p>').format(len(verdict.reasons) - 4)
     return Markup(
         '<section class="ev-banner is-{}" aria-label="verdict"><p><span class="word {}">{}</span>'
         '<span class="name">{}</span> <span class="muted">{}</span></p><ul>{}</ul>{}'
@@ -179,14 +196,14 @@ def banner(verdict: Verdict, notes: Sequence[Markup]) -> Markup:
         clean(verdict.release.id),
         f"against {clean(against)}" if against else "",
         reasons,
-        further if len(verdict.reasons) > 4 else "",
-        with_code(verdict.next_action or "nothing"),
+        unlisted if len(verdict.reasons) > 4 else "",
+        mark_up_code(verdict.next_action or "nothing"),
         Markup(" · ").join(notes),
     )
 
 
 def show_health(findings: Sequence[Finding]) -> None:
-    """Put each check on the page with what it found, the worst first."""
+    """Show the health checks with what they found, the worst first."""
     st.subheader("Was it a fair comparison?", anchor="health")
     if not findings:
         show_empty("No check was made.", "")
@@ -206,86 +223,102 @@ def show_health(findings: Sequence[Finding]) -> None:
 # ------------------------------------------------------------------ metrics with their intervals
 
 
-def metrics_table(
-    rows: Sequence[Comparison], release_id: str, *, several: bool = False, caption: str = "metrics"
+def make_metrics_table(
+    rows: Sequence[Comparison], release_id: str, *, with_arms: bool = False, caption: str = "metrics"
 ) -> Markup:
-    """Metrics in the given order: both values, the change with its interval drawn against the margin, the status."""
+    """Make a table of comparisons, in the given order: status, values, change, and its interval against the margin.
+
+    Each name is a link to the figures of the metric, or of the endpoint for rows of the scan; `with_arms` adds the arm.
+    """
     head = ("metric", "status", "role", "baseline", "candidate", "change", "against the margin", "allowed")
     colors = color_arms([row.arm for row in rows])
     table_rows = []
     for row in rows:
-        chosen: dict[str, object] = {"metric": row.rule.name, "arm": row.arm}
         if row.scan:
-            chosen = {"endpoint": clean(row.rule.slice.endpoint)}
-        at, name = "closer" if row.scan else "metric", name_row(row, several=several)
-        title = Markup('{}<span class="reason">{}</span>').format(
-            link("release", name, at=at, release=release_id, **chosen), clean(row.reason or row.no_data or "")
+            heading, chosen = "closer", {"endpoint": clean(row.rule.slice.endpoint)}
+        else:
+            heading, chosen = "metric", {"metric": row.rule.name, "arm": row.arm}
+        name = name_row(row, with_arm=with_arms)
+        name_cell = Markup('{}<span class="reason">{}</span>').format(
+            link("release", name, at=heading, release=release_id, **chosen), clean(row.reason or row.no_data or "")
         )
-        drawn = draw_interval(row, css_color(colors[row.arm]))
-        numbers = (*format_both(row), format_effect(row), drawn, format_allowed(row))
-        table_rows.append((title, name_status(row), name_role(row), *numbers))
-    return table(head, table_rows, caption=caption)
+        interval = draw_interval(row, to_css_color(colors[row.arm]))
+        numbers = (*format_both(row), format_effect(row), interval, format_allowed(row))
+        table_rows.append((name_cell, mark_up_status(row), name_role(row), *numbers))
+    return make_table(head, table_rows, caption=caption)
 
 
-def name_status(row: Comparison) -> Markup:
-    """Mark and word of a metric's status, coloured."""
-    kind = "watch" if is_only_shown(row) else row.status.value
-    return Markup('<span class="status {}">{}</span>').format(kind, mark_status(row, "· shown only"))
+def mark_up_status(row: Comparison) -> Markup:
+    """Write the status of a comparison with its mark, coloured."""
+    return Markup('<span class="status {}">{}</span>').format(_find_status_class(row), mark_status(row, "· shown only"))
 
 
-def css_color(color: str) -> str:
-    """A colour of the figures as CSS, for light and dark pages."""
+def _find_status_class(row: Comparison) -> str:
+    """Return the CSS class that colours a status: `watch` for a watched metric with data, else the status itself."""
+    return "watch" if is_only_shown(row) else row.status.value
+
+
+def to_css_color(color: str) -> str:
+    """Write a colour of the figures as CSS that has its counterpart for dark pages too."""
     return f"light-dark({color}, {PALETTE[color]})"
 
 
 def draw_interval(row: Comparison, color: str) -> Markup:
-    """An interval on an axis of margins: the shaded part is allowed, the dashed line is the margin."""
+    """Draw a change with its interval on an axis of margins: the shaded part is allowed, the dashed line is the margin.
+
+    Zero is in the middle. Without a margin, the axis is in multiples of the interval's farthest end. Empty if there is
+    nothing to draw.
+    """
     effect, margin = row.effect, row.rule.margin
     if effect is None or math.isnan(effect.estimate):
         return Markup("")
-    ends = [abs(end) for end in (effect.lower, effect.upper) if math.isfinite(end)]
-    unit = margin.value if margin and margin.value > 0 else max([abs(effect.estimate), *ends])
+    finite_ends = [abs(end) for end in (effect.lower, effect.upper) if math.isfinite(end)]
+    unit = margin.value if margin and margin.value > 0 else max([abs(effect.estimate), *finite_ends])
     if not math.isfinite(unit) or unit <= 0:
         return Markup("")
 
-    def at(value: float) -> float:
-        """Where a change lies, in percent of the width."""
-        held = min(max(0.0 if math.isnan(value) else value / unit, -FARTHEST), FARTHEST)
-        return 50 + 50 * held / FARTHEST
+    def place(change: float) -> float:
+        """Place a change on the axis, in percent of its width; NaN is at zero."""
+        multiple = 0.0 if math.isnan(change) else change / unit
+        return 50 + 50 * min(max(multiple, -FARTHEST), FARTHEST) / FARTHEST
 
-    zero, most = 50.0, FARTHEST * unit
-    edge = at(unit if is_worse_upwards(row) else -unit) if margin else zero
-    low, high = min(at(effect.lower), 100 - STUB), max(at(effect.upper), STUB)
-    places: list[tuple[str, float, float | None]] = [("band", min(zero, edge), abs(edge - zero)), ("zero", zero, None)]
-    places += [("edge", edge, None)] if margin else []
-    places += [("whisker", low, high - low)]
-    places += [("dot", at(effect.estimate), None)] if abs(effect.estimate) <= most else []
-    parts = [
-        Markup('<i class="{}" style="left:{}{}"></i>').format(
-            kind, f"{offset:.2f}%", "" if width is None else f";width:{width:.2f}%"
-        )
-        for kind, offset, width in places
-    ]
-    parts += [Markup('<i class="more"></i>')] if effect.upper > most else []
-    parts += [Markup('<i class="less"></i>')] if effect.lower < -most else []
+    def draw_part(css_class: str, left: float, width: float | None = None) -> Markup:
+        """Draw a part from `left`, both in percent of the width; `None`: its style sets the width."""
+        width_style = "" if width is None else f";width:{width:.2f}%"
+        return Markup('<i class="{}" style="left:{}{}"></i>').format(css_class, f"{left:.2f}%", width_style)
+
+    zero, farthest_change = 50.0, FARTHEST * unit
+    edge = place(unit if is_worse_upwards(row) else -unit) if margin else zero
+    # An interval beyond the axis still has a short line, on which its arrow stands.
+    low, high = min(place(effect.lower), 100 - MIN_LINE), max(place(effect.upper), MIN_LINE)
+    parts = [draw_part("band", min(zero, edge), abs(edge - zero)), draw_part("zero", zero)]
+    if margin:
+        parts.append(draw_part("edge", edge))
+    parts.append(draw_part("whisker", low, high - low))
+    if abs(effect.estimate) <= farthest_change:
+        parts.append(draw_part("dot", place(effect.estimate)))
+    if effect.upper > farthest_change:
+        parts.append(Markup('<i class="more"></i>'))
+    if effect.lower < -farthest_change:
+        parts.append(Markup('<i class="less"></i>'))
     label = f"{name_metric(row.rule)} {format_effect(row)}, {format_allowed(row)} allowed"
     return Markup('<div class="ev-interval" role="img" aria-label="{}" style="{}">{}</div>').format(
         clean(label), f"--canary:{color}", Markup("").join(parts)
     )
 
 
-def heat_map(heat: HeatMap) -> Markup:
-    """Releases by metrics: the verdict of each, and the status of each metric."""
+def make_heat_map(heat: HeatMap) -> Markup:
+    """Make a table with a row per release, its verdict, and the status of each metric in a column of its own."""
     head = Markup("").join(
         Markup('<th scope="col">{}</th>').format(clean(name)) for name in ("release", "verdict", *heat.metrics)
     )
     body = Markup("").join(
         Markup('<tr><th scope="row">{}</th><td>{}</td>{}</tr>').format(
             link("release", verdict.release.id, release=verdict.release.id),
-            words_of(verdict.word),
-            Markup("").join(_heat_cell(verdict.release.id, cell) for cell in cells),
+            mark_up_verdict(verdict.word),
+            Markup("").join(_make_heat_cell(verdict.release.id, row) for row in comparisons),
         )
-        for verdict, cells in heat.rows
+        for verdict, comparisons in heat.rows
     )
     return Markup(
         '<div class="ev-scroll ev-heat" tabindex="0" role="region" aria-label="releases by metrics">'
@@ -293,26 +326,27 @@ def heat_map(heat: HeatMap) -> Markup:
     ).format(head, body)
 
 
-def _heat_cell(release_id: str, row: Comparison | None) -> Markup:
+def _make_heat_cell(release_id: str, row: Comparison | None) -> Markup:
+    """Make a cell with the mark and the change of a metric, a link to its figures; a dash if it was not compared."""
     if row is None:
         return Markup('<td class="muted"><span aria-label="not measured">–</span></td>')
     change = format_change(row.effect, row.unit) if row.effect else "no data"
     label = f"{release_id}, {name_metric(row.rule)}: {row.status.value.replace('_', ' ')}, {change}"
     return Markup('<td class="{}"><a href="{}" target="_self" aria-label="{}">{}<small>{}</small></a></td>').format(
-        "watch" if is_only_shown(row) else row.status.value,
-        address("release", at="metric", release=release_id, metric=row.rule.name, arm=row.arm),
+        _find_status_class(row),
+        write_address("release", at="metric", release=release_id, metric=row.rule.name, arm=row.arm),
         clean(label),
-        mark_status(row, "·").split(" ")[0],
+        mark_status(row, "·").split(" ")[0],  # without its word
         change,
     )
 
 
-def legend(arms: Mapping[str, str]) -> Markup:
-    """Which line of the figures is which arm."""
+def make_legend(colors: Mapping[str, str]) -> Markup:
+    """Make the legend of the figures: the line and name of each arm, the baseline's dashed; `colors` by arm."""
     keys = Markup("").join(
         Markup('<span><span class="ev-key" style="color:{}{}"></span>{}</span>').format(
             color, ";border-top-style:dashed" if name == BASELINE else "", clean(name)
         )
-        for name, color in arms.items()
+        for name, color in colors.items()
     )
     return Markup('<p class="ev-legend">{}</p>').format(keys)

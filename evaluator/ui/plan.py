@@ -17,8 +17,8 @@ from evaluator.records import Margin, Rulebook
 from evaluator.reports.overview import rank_comparisons
 from evaluator.ui.controls import choose
 from evaluator.ui.frame import guarded
-from evaluator.ui.panels import hand_out, show_figure
-from evaluator.ui.pieces import link, metrics_table, show, show_empty, show_markup, show_table, words_of
+from evaluator.ui.panels import show_figure, show_numbers
+from evaluator.ui.pieces import link, make_metrics_table, mark_up_verdict, show, show_empty, show_markup, show_table
 from evaluator.ui.reads import (
     Workspace,
     find_workspace,
@@ -32,9 +32,10 @@ from evaluator.ui.reads import (
 )
 from evaluator.wording import format_count, format_duration, format_margin, format_number, name_metric
 
-NONE = "no history: assume a service"
-FACTORS = (0.25, 0.5, 1, 2, 4)
-TIMES = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
+NO_HISTORY = "no history: assume a service"
+DURATION_FACTORS = (0.25, 0.5, 1, 2, 4)
+"""Durations for which precision is shown, in multiples of the chosen one."""
+MARGIN_FACTORS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
 SNIPPET = """from pathlib import Path
 from evaluator.pipeline.hindsight import find_history
 from evaluator.planning import Goal, compare_strategies, plan_gates
@@ -51,35 +52,41 @@ for rollout in compare_strategies(history, policy.rulebook, goal):
 
 
 def show_plan() -> None:
-    """The page."""
+    """Show the page Plan: what a test detects, the verdict under other margins, and false alarms of the policy."""
     st.title("Plan")
     workspace = find_workspace()
     names = [summary.release.id for summary in read_summaries(workspace)] if workspace.store.exists() else []
-    release = choose("Based on the stored data of", [*names, NONE], "release", (names or [NONE])[0])
-    release_id = None if release == NONE else release
+    release = choose("Based on the stored data of", [*names, NO_HISTORY], "release", (names or [NO_HISTORY])[0])
+    release_id = None if release == NO_HISTORY else release
     policy = read_policy(workspace, *filter(None, [release_id]))
     goal = _choose_goal(assumed=release_id is None)
     guarded(lambda: _show_plan(workspace, policy, release_id, goal))()
     if release_id:
-        guarded(lambda: _show_what_if(workspace, release_id))()
+        guarded(lambda: _show_other_margins(workspace, release_id))()
     guarded(lambda: _show_calibration(workspace, policy, release_id, has_releases=bool(names)))()
 
 
 def _choose_goal(*, assumed: bool) -> Goal:
-    """Sliders for traffic, instances and minutes, and for the rise to detect."""
+    """Let the reader choose the length of the test, instances, the request rate, and the regression to detect.
 
-    def slide(column: Any, label: str, key: str, low: float, high: float, value: float, **options: Any) -> float:
-        chosen: float = column.slider(label, low, high, value, key=key, bind="query-params", **options)
+    `assumed`: is the service assumed? Otherwise the rate is that of the stored runs and cannot be chosen.
+    """
+
+    def slide(
+        column: Any, label: str, key: str, minimum: float, maximum: float, default: float, **options: Any
+    ) -> float:
+        """Show a slider whose choice is in the address."""
+        chosen: float = column.slider(label, minimum, maximum, default, key=key, bind="query-params", **options)
         return chosen
 
-    top, below = st.columns(3, gap="large"), st.columns(3, gap="large")
-    minutes = slide(top[0], "Minutes of load", "minutes", 5, 240, 60, step=5)
-    instances = slide(top[1], "Instances per arm", "instances", 1, 32, 4)
-    why = None if assumed else "taken from the stored runs"
-    rate = slide(top[2], "Requests a second per arm", "rate", 1, 1000, 30, disabled=not assumed, help=why)
-    latency = slide(below[0], "Rise of latency to detect, %", "latency", 1, 50, 10)
-    failures = slide(below[1], "Rise of failures to detect, pp", "failures", 0.1, 5.0, 0.5, step=0.1)
-    power = slide(below[2], "Required chance to detect it, %", "power", 50, 99, 80)
+    first_row, second_row = st.columns(3, gap="large"), st.columns(3, gap="large")
+    minutes = slide(first_row[0], "Minutes of load", "minutes", 5, 240, 60, step=5)
+    instances = slide(first_row[1], "Instances per arm", "instances", 1, 32, 4)
+    tooltip = None if assumed else "taken from the stored runs"
+    rate = slide(first_row[2], "Requests a second per arm", "rate", 1, 1000, 30, disabled=not assumed, help=tooltip)
+    latency = slide(second_row[0], "Rise of latency to detect, %", "latency", 1, 50, 10)
+    failures = slide(second_row[1], "Rise of failures to detect, pp", "failures", 0.1, 5.0, 0.5, step=0.1)
+    power = slide(second_row[2], "Required chance to detect it, %", "power", 50, 99, 80)
     return Goal(
         duration_s=minutes * 60.0,
         instances=int(instances),
@@ -91,10 +98,15 @@ def _choose_goal(*, assumed: bool) -> Goal:
 
 
 def _show_plan(workspace: Workspace, policy: Policy, release_id: str | None, goal: Goal) -> None:
+    """Show what the test detects by each gate, its precision, and the ways to roll out.
+
+    `release_id`: the release whose stored data are the basis; `None`: an assumed service. Raises UsageError if the
+    policy has no gate with a margin.
+    """
     history = read_plan_history(
         workspace, policy, release_id, rate_per_s=goal.rate_per_s or 30.0, instances=goal.instances
     )
-    _say_origin(history)
+    _show_origin(history)
     plans = plan_gates(history, policy.rulebook, goal)
     if not plans:
         raise UsageError("the policy has no gate with a margin to plan for", hint="`evaluator policy show` prints it")
@@ -117,63 +129,68 @@ def _show_plan(workspace: Workspace, policy: Policy, release_id: str | None, goa
         "GO after",
         "variance of instances",
     )
-    rows = [_row(plan, goal) for plan in plans]
+    rows = [_make_gate_row(plan, goal) for plan in plans]
     show_table(head, rows, caption="gates")
-    hand_out("plan", head, rows, snippet, caption="gates")
+    show_numbers("plan", head, rows, snippet, caption="gates")
     st.subheader("Precision by minutes and by instances", anchor="precision")
-    around = sorted({max(2, goal.instances // 2), goal.instances, 2 * goal.instances, 4 * goal.instances})
-    grids = tabulate(history, policy.rulebook, goal, [goal.duration_s * factor for factor in FACTORS], around)
+    # Around the chosen values: half as many instances to four times as many, a quarter of the time to four times.
+    instances = sorted({max(2, goal.instances // 2), goal.instances, 2 * goal.instances, 4 * goal.instances})
+    durations_s = [goal.duration_s * factor for factor in DURATION_FACTORS]
+    grids = tabulate(history, policy.rulebook, goal, durations_s, instances)
     columns = st.columns(2, gap="large")
-    for k, (plan, grid) in enumerate(zip(plans, grids, strict=True)):
-        with columns[k % 2]:
-            show_figure(draw_precision(plan, grid), f"precision-{k}", snippet)
+    for index, (plan, grid) in enumerate(zip(plans, grids, strict=True)):
+        with columns[index % 2]:
+            show_figure(draw_precision(plan, grid), f"precision-{index}", snippet)
     st.subheader("Ways to roll out, unchanged and with the regression", anchor="strategies")
-    show_figure(draw_exposure(_compare(history, policy.rulebook, goal)), "exposure", snippet)
+    show_figure(draw_exposure(_simulate_rollouts(history, policy.rulebook, goal)), "exposure", snippet)
 
 
 @st.cache_data(
     max_entries=32, show_spinner="simulating 2,000 rollouts …", hash_funcs={History: repr, Rulebook: repr, Goal: repr}
 )
-def _compare(history: History, rulebook: Rulebook, goal: Goal) -> tuple[Exposure, ...]:
+def _simulate_rollouts(history: History, rulebook: Rulebook, goal: Goal) -> tuple[Exposure, ...]:
+    """Simulate each way to roll out; the result is cached until one of the arguments changes."""
     return compare_strategies(history, rulebook, goal)
 
 
-def _say_origin(history: History) -> None:
+def _show_origin(history: History) -> None:
+    """Show where the numbers of the plan are from: an assumed service, or stored comparisons."""
     if history.assumed:
         text = (
             "Assumed, not measured: five endpoints of 40 to 250 ms, 0.1 % failures and bursts of them, load that "
             "drifts, instances that differ by 1 %. Choose a stored release to plan from your own service."
         )
     else:
-        many = "comparison" if history.comparisons == 1 else "comparisons"
+        noun = "comparison" if history.comparisons == 1 else "comparisons"
         rate = format_number(history.rate_per_s)
         text = (
-            f"From {history.comparisons} stored {many} at {rate} requests a second per arm; "
+            f"From {history.comparisons} stored {noun} at {rate} requests a second per arm; "
             "more of them make the plan more reliable."
         )
     missing = [f"{name}: no stored data, not planned." for name in history.missing]
     show_markup('<p class="muted">{}</p>', " ".join([text, *missing]))
 
 
-def _row(plan: GatePlan, goal: Goal) -> tuple[str, ...]:
+def _make_gate_row(plan: GatePlan, goal: Goal) -> tuple[str, ...]:
+    """Make the cells of a gate: its margin, precision, what it detects, and when an unchanged release is GO."""
     precision = plan.precision
 
-    def harm(value: float) -> str:
-        return format_margin(Margin(value, relative=precision.relative), precision.unit)
+    def write_harm(harm: float) -> str:
+        return format_margin(Margin(harm, relative=precision.relative), precision.unit)
 
-    after = "never"
+    go_after = "never"
     if math.isfinite(plan.go_after_s):
-        after = f"{format_duration(plan.go_after_s)}, {format_count(round(plan.requests))} requests"
+        go_after = f"{format_duration(plan.go_after_s)}, {format_count(round(plan.requests))} requests"
     elif math.isfinite(plan.go_instances):
-        after = f"never; {format_number(plan.go_instances)} instances would be enough"
+        go_after = f"never; {format_number(plan.go_instances)} instances would be enough"
     return (
         name_metric(precision.rule),
         format_margin(precision.rule.margin, precision.unit),
-        f"± {harm(plan.half_width)}",
-        f"+{harm(plan.finds)}" if math.isfinite(plan.finds) else "nothing",
-        f"{plan.found_chance:.0%} (+{harm(goal.harm(precision))})",
+        f"± {write_harm(plan.half_width)}",
+        f"+{write_harm(plan.finds)}" if math.isfinite(plan.finds) else "nothing",
+        f"{plan.found_chance:.0%} (+{write_harm(goal.harm(precision))})",
         f"{plan.go_chance:.0%}",
-        after,
+        go_after,
         f"{plan.persistent:.0%}",
     )
 
@@ -181,33 +198,38 @@ def _row(plan: GatePlan, goal: Goal) -> tuple[str, ...]:
 # ------------------------------------------------------------------ other margins
 
 
-def _show_what_if(workspace: Workspace, release_id: str) -> None:
+def _show_other_margins(workspace: Workspace, release_id: str) -> None:
+    """Show the latest verdict of a release as it would be if all margins were multiplied by a factor."""
     st.subheader("The verdict under other margins", anchor="margins")
     verdict = read_past_verdict(read_release(workspace, release_id), None)
     if verdict is None:
         show_empty("It was not judged yet.", "Judge it first:", workspace.command(release_id))
         return
     judged = read_judgement(workspace, verdict)
-    times = st.select_slider("Every margin, times", TIMES, 1.0, key="margins", bind="query-params")
-    with_margin = [rule for rule in judged.rulebook.rules if rule.margin]
-    margins = {rule.name: rule.margin.value * times for rule in with_margin if rule.margin}
-    tried = judge_under_margins(judged, margins, release_id)
+    factor = st.select_slider("Every margin, times", MARGIN_FACTORS, 1.0, key="margins", bind="query-params")
+    margins = {rule.name: rule.margin.value * factor for rule in judged.rulebook.rules if rule.margin}
+    with_other_margins = judge_under_margins(judged, margins, release_id)
     show_markup(
         "<p>{} was judged {}; with margins × {} it would be {}. Nothing is kept: a margin is changed in the policy, "
         "where others can see it.</p>",
         link("release", release_id, release=release_id),
-        words_of(verdict.word),
-        f"{times:g}",
-        words_of(tried.judgement.word),
+        mark_up_verdict(verdict.word),
+        f"{factor:g}",
+        mark_up_verdict(with_other_margins.judgement.word),
     )
-    rows = rank_comparisons([row for row in tried.evidence.comparisons if not row.scan])
-    show(metrics_table(rows, release_id, several=len({row.arm for row in rows}) > 1, caption="under these margins"))
+    rows = rank_comparisons([row for row in with_other_margins.evidence.comparisons if not row.scan])
+    show(
+        make_metrics_table(
+            rows, release_id, with_arms=len({row.arm for row in rows}) > 1, caption="under these margins"
+        )
+    )
 
 
 # ------------------------------------------------------------------ false alarms
 
 
 def _show_calibration(workspace: Workspace, policy: Policy, release_id: str | None, *, has_releases: bool) -> None:
+    """Show how often the policy gives a wrong verdict on identical halves of stored baselines, if the reader asks."""
     st.subheader("Does this policy raise false alarms?", anchor="calibration")
     if not has_releases:
         show_empty("There are no stored baselines to try it on.", "Load or import some releases first.")
@@ -218,22 +240,23 @@ def _show_calibration(workspace: Workspace, policy: Policy, release_id: str | No
         show_empty("Not tried on this page yet.", "Turn it on above, or run", "evaluator calibrate")
         return
     report = read_calibration(workspace, policy, release_id)
-    show_markup("<p><strong>{}</strong></p>", _conclude(report))
+    show_markup("<p><strong>{}</strong></p>", _write_conclusion(report))
     head = ("identical halves by", "with", "judged", "NO-GO", "GO")
-    rows = [_tally(tally) for tally in report.tallies]
+    rows = [_make_tally_row(tally) for tally in report.tallies]
     show_table(head, rows, caption="false alarms and power")
-    hand_out("calibration", head, rows, "evaluator calibrate --json", caption="false alarms and power")
+    show_numbers("calibration", head, rows, "evaluator calibrate --json", caption="false alarms and power")
 
 
-def _conclude(report: CalibrationReport) -> str:
+def _write_conclusion(report: CalibrationReport) -> str:
+    """Say whether the policy raises too many false alarms, and on how many identical releases that rests."""
     overall = report.overall
     if not overall.judged:
         return "Too little history to know: no stored baseline can be compared with itself."
     low, high = overall.interval(overall.no_go)
     observed = f"{overall.no_go} of {overall.judged} identical releases were NO-GO ({low:.1%} to {high:.1%})"
-    verdicts = {"cries_wolf": "It raises too many false alarms", "keeps": "False alarms are within the limit"}
-    if report.conclusion in verdicts:
-        return f"{verdicts[report.conclusion]}: {observed}, {report.alpha:.1%} are allowed."
+    sentences = {"cries_wolf": "It raises too many false alarms", "keeps": "False alarms are within the limit"}
+    if report.conclusion in sentences:
+        return f"{sentences[report.conclusion]}: {observed}, {report.alpha:.1%} are allowed."
     needed = needed_comparisons(report.alpha)
     return (
         f"Too little history to know whether {report.alpha:.1%} are kept: {observed}; "
@@ -241,16 +264,20 @@ def _conclude(report: CalibrationReport) -> str:
     )
 
 
-def _tally(tally: Tally) -> tuple[str, ...]:
+def _make_tally_row(tally: Tally) -> tuple[str, ...]:
+    """Make the cells of a tally: how halves were made, what was changed in one, and the shares of NO-GO and GO."""
     change = tally.change
-    regression = f"latency +{change.latency:.0%}" if change.latency else f"failures +{100 * change.failures:g} pp"
-    shares = ["–", "–"]
-    if tally.judged:
-        counts = (tally.no_go, tally.go)
-        shares = ["{:.0%} ({:.0%} to {:.0%})".format(count / tally.judged, *tally.interval(count)) for count in counts]
-    return (
-        tally.kind,
-        regression if change.latency or change.failures else "nothing changed",
-        f"{tally.judged}",
-        *shares,
-    )
+    if change.latency:
+        regression = f"latency +{change.latency:.0%}"
+    elif change.failures:
+        regression = f"failures +{100 * change.failures:g} pp"
+    else:
+        regression = "nothing changed"
+
+    def write_share(count: int) -> str:
+        if not tally.judged:
+            return "–"
+        low, high = tally.interval(count)
+        return f"{count / tally.judged:.0%} ({low:.0%} to {high:.0%})"
+
+    return tally.kind, regression, f"{tally.judged}", write_share(tally.no_go), write_share(tally.go)

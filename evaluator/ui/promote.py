@@ -14,17 +14,17 @@ from evaluator.ui.acting import Forecast, read_forecast
 from evaluator.ui.frame import guarded
 from evaluator.ui.identity import Reader, demand_fresh, find_reader, is_fresh
 from evaluator.ui.pieces import (
-    banner,
     clean,
-    clock,
     link,
+    make_banner,
+    mark_up_code,
+    mark_up_time,
     show,
     show_definitions,
     show_empty,
     show_list,
     show_markup,
-    since,
-    with_code,
+    write_age,
 )
 from evaluator.ui.reads import (
     ReleaseView,
@@ -46,7 +46,7 @@ ACTIONS = {
     "Roll back": Action.ROLLBACK,
     "Override": Action.BREAK_GLASS,
 }
-MEANS = {
+EXPLANATIONS = {
     Action.PROMOTE: "Release the candidate to all users.",
     Action.HOLD: "Stop it where it is; waiting promotions are cancelled.",
     Action.ROLLBACK: "Take back what its promotion changed, the last hook first.",
@@ -55,7 +55,7 @@ MEANS = {
 
 
 def show_promote() -> None:
-    """The page."""
+    """Show the page Promote: the verdict, a form to request an action on a release, and earlier requests."""
     st.title("Promote")
     workspace = find_workspace()
     release_id = choose_release(read_summaries(workspace))
@@ -64,20 +64,20 @@ def show_promote() -> None:
     view, reader = read_release(workspace, release_id), find_reader()
     verdict = read_past_verdict(view, None)
     if verdict is None:
-        missing = f"{clean(release_id)} was not judged yet, so nothing can be promoted."
-        show_empty(missing, "Judge it:", workspace.command(release_id))
+        problem = f"{clean(release_id)} was not judged yet, so nothing can be promoted."
+        show_empty(problem, "Judge it:", workspace.command(release_id))
     else:
-        judged = Markup("judged {} ({})").format(since(verdict.judged_at, now()), clock(verdict.judged_at))
-        show(banner(verdict, [judged, link("release", "all of the evidence", release=release_id)]))
-    guarded(lambda: _show_asking(workspace, view, verdict, reader))()
+        judged = Markup("judged {} ({})").format(write_age(verdict.judged_at, now()), mark_up_time(verdict.judged_at))
+        show(make_banner(verdict, [judged, link("release", "all of the evidence", release=release_id)]))
+    guarded(lambda: _show_action(workspace, view, verdict, reader))()
     guarded(lambda: show_requests(workspace, release_id, reader))()
 
 
-def _show_asking(workspace: Workspace, view: ReleaseView, verdict: Verdict | None, reader: Reader) -> None:
-    """The action, its conditions, its effects, and the button."""
+def _show_action(workspace: Workspace, view: ReleaseView, verdict: Verdict | None, reader: Reader) -> None:
+    """Let the reader choose an action, and show its conditions, its effects, and the form that requests it."""
     policy, action = read_policy(workspace, view.release.id), _choose_action(verdict)
-    st.caption(MEANS[action])
-    conditions = _of_reader(policy.promotion, reader, action)
+    st.caption(EXPLANATIONS[action])
+    conditions = _list_reader_conditions(policy.promotion, reader, action)
     if verdict and action is Action.PROMOTE:
         conditions = (*list_conditions(open_store(workspace), policy, verdict), *conditions)
     st.subheader("Conditions", anchor="conditions")
@@ -86,7 +86,9 @@ def _show_asking(workspace: Workspace, view: ReleaseView, verdict: Verdict | Non
             "ok" if condition.met else "fail",
             "✓ yes" if condition.met else "✗ no",
             clean(condition.description),
-            Markup('<span class="reason">{}</span>').format(with_code(condition.remedy)) if not condition.met else "",
+            Markup('<span class="reason">{}</span>').format(mark_up_code(condition.remedy))
+            if not condition.met
+            else "",
         )
         for condition in conditions
     )
@@ -94,15 +96,17 @@ def _show_asking(workspace: Workspace, view: ReleaseView, verdict: Verdict | Non
         st.button("Sign in again", on_click=st.login, key="sign-in-again", type="primary")
     forecast = read_forecast(workspace, policy, view.release.id, action)
     _show_what_happens(view, policy.promotion, action, forecast)
-    _show_form(
-        workspace, view, reader, action, ready=all(condition.met for condition in conditions) and not forecast.problem
-    )
+    is_possible = all(condition.met for condition in conditions) and not forecast.problem
+    _show_form(workspace, view, reader, action, is_possible=is_possible)
 
 
 def _choose_action(verdict: Verdict | None) -> Action:
-    """The action that the reader chose; an override only where the verdict is not GO."""
-    against = verdict is not None and verdict.word is not VerdictWord.GO
-    names = [name for name, action in ACTIONS.items() if action is not Action.BREAK_GLASS or against]
+    """Let the reader choose an action: a promotion needs a verdict, an override a verdict other than GO.
+
+    The address has the choice, which is used only when the page is opened; then the control wins.
+    """
+    is_against_verdict = verdict is not None and verdict.word is not VerdictWord.GO
+    names = [name for name, action in ACTIONS.items() if action is not Action.BREAK_GLASS or is_against_verdict]
     names = [name for name in names if verdict is not None or ACTIONS[name] is not Action.PROMOTE]
     from_address = st.query_params.get("action")
     if "action" not in st.session_state:
@@ -115,36 +119,38 @@ def _choose_action(verdict: Verdict | None) -> Action:
     return ACTIONS[chosen]
 
 
-def _of_reader(rules: PromotionRules, reader: Reader, action: Action) -> tuple[PromotionCondition, ...]:
-    """The conditions on the reader: the role, and a recent login."""
+def _list_reader_conditions(rules: PromotionRules, reader: Reader, action: Action) -> tuple[PromotionCondition, ...]:
+    """List the conditions on the reader: the role and, if people sign in here, a recent login."""
+    # If others have to approve, an analyst may request it; otherwise the requester decides alone.
     role = PersonRole.ANALYST if rules.needed(action) else PersonRole.APPROVER
-    allowed = PromotionCondition(
+    has_role = PromotionCondition(
         f"you may request it: {reader.name} is {role_of(rules, reader.names)}",
         met=may_ask(rules, reader.names, action),
         otherwise=why_not(rules, reader, role, f"the action {action.label}"),
         remedy="ask a person with that role: `roles` in the policy lists them",
     )
     if reader.signed_in_at is None:
-        return (allowed,)
-    fresh = PromotionCondition(
+        return (has_role,)
+    has_fresh_login = PromotionCondition(
         f"{reader.name} signed in within the last 15 minutes",
         met=is_fresh(reader),
         otherwise=f"{reader.name} signed in more than 15 minutes ago",
         remedy="sign in again",
     )
-    return allowed, fresh
+    return has_role, has_fresh_login
 
 
 def _show_what_happens(view: ReleaseView, rules: PromotionRules, action: Action, forecast: Forecast) -> None:
-    """The versions of each service, and the hooks in their order, with the current values."""
+    """Show what an action would change: versions of each service, hooks in their order, and who has to approve."""
     st.subheader("What would happen", anchor="changes")
     services = [
         (service.name, f"{service.baseline or '?'} → {service.canary or '?'}") for service in view.release.services
     ]
-    agreement, needed = "no other person has to agree", rules.needed(action)
-    if needed:
-        who = " of others" if rules.distinct(action) else "; yours counts, if you may approve"
-        agreement = f"{needed} approval{'s' if needed > 1 else ''}{who}"
+    approvals = rules.needed(action)
+    agreement = "no other person has to agree"
+    if approvals:
+        approvers = " of others" if rules.distinct(action) else "; yours counts, if you may approve"
+        agreement = f"{approvals} approval{'s' if approvals > 1 else ''}{approvers}"
     show_definitions([*services, ("agreement", agreement)])
     if forecast.problem:
         show_empty("This action is not possible now.", forecast.problem)
@@ -167,19 +173,23 @@ def _show_what_happens(view: ReleaseView, rules: PromotionRules, action: Action,
         show_markup('<p class="warn">Cannot be taken back: {}</p>', clean(text))
 
 
-def _show_form(workspace: Workspace, view: ReleaseView, reader: Reader, action: Action, *, ready: bool) -> None:
+def _show_form(workspace: Workspace, view: ReleaseView, reader: Reader, action: Action, *, is_possible: bool) -> None:
+    """Show the form that requests an action; its button works only if the action `is_possible`.
+
+    Raises UsageError if the name that the reader typed is not that of the release, or the login is too old.
+    """
     release_id = view.release.id
     with st.form("ask", border=True):
         reason = st.text_input("Reason, in one sentence", key="reason", max_chars=1000)
-        typed = st.text_input("Type the release's name to confirm", key="typed", max_chars=300)
-        button = next(name for name, each in ACTIONS.items() if each is action)
-        pressed = st.form_submit_button(button, type="primary", disabled=not ready, key="ask-button")
-    if not ready:
+        typed_name = st.text_input("Type the release's name to confirm", key="typed", max_chars=300).strip()
+        label = next(name for name, named_action in ACTIONS.items() if named_action is action)
+        is_pressed = st.form_submit_button(label, type="primary", disabled=not is_possible, key="ask-button")
+    if not is_possible:
         st.caption("The button works once every condition above is met.")
-    if not pressed:
+    if not is_pressed:
         return
-    if typed.strip() != release_id:
-        raise UsageError(f"{typed.strip() or 'nothing'} was typed, not {release_id}: nothing was done")
+    if typed_name != release_id:
+        raise UsageError(f"{typed_name or 'nothing'} was typed, not {release_id}: nothing was done")
     demand_fresh(reader)
     ask(open_store(workspace), read_policy(workspace, release_id), reader, ActionRequest(action, release_id, reason))
     st.rerun()

@@ -39,7 +39,8 @@ from evaluator.reports import from_json, read_stored
 from evaluator.store import Stamp, Store, stamp_of
 from evaluator.wording import write_command
 
-MOST = 64
+MAX_ENTRIES = 64
+"""Results that the cache keeps of one function."""
 SPLITS = 4
 """How often calibration divides each stored run."""
 WAIT_S = 10.0
@@ -76,13 +77,13 @@ KEYS_OF_VERDICT: dict[str | type, Callable[[Any], object]] = {
 
 
 def find_workspace() -> Workspace:
-    """Find store and policy as the command line does: EVALUATOR_STORE and EVALUATOR_POLICY, else in the folder."""
+    """Find store and policy as the command line does: by EVALUATOR_STORE and EVALUATOR_POLICY, else in the folder."""
     store = Path(os.environ.get("EVALUATOR_STORE") or "evaluator.duckdb").absolute()
     return Workspace(store, find_policy(Path.cwd()))
 
 
 def open_store(workspace: Workspace) -> Store:
-    """Check the store and return it; no connection is kept. Raises StoreError."""
+    """Check the store and return it; no connection to its database is kept. Raises StoreError."""
     return Store.open(workspace.store, wait_s=WAIT_S)
 
 
@@ -92,14 +93,16 @@ def now() -> datetime:
 
 
 def read_policy(workspace: Workspace, *releases: str) -> Policy:
-    """Read the policy that applies to these releases; without any, to no release in particular. Raises PolicyError."""
-    return policy_of(workspace.policy, open_store(workspace), releases) if releases else choose_policy(workspace.policy)
+    """Read the policy of these releases; without releases, the policy for services in general. Raises PolicyError."""
+    if releases:
+        return policy_of(workspace.policy, open_store(workspace), releases)
+    return choose_policy(workspace.policy)
 
 
 # ------------------------------------------------------------------ all releases
 
 
-@st.cache_data(max_entries=MOST, show_spinner="reading the releases …", hash_funcs=KEYS)
+@st.cache_data(max_entries=MAX_ENTRIES, show_spinner="reading the releases …", hash_funcs=KEYS)
 def read_summaries(workspace: Workspace) -> tuple[ReleaseSummary, ...]:
     """List the releases, the newest first."""
     return open_store(workspace).releases()
@@ -127,14 +130,24 @@ class Logged:
 
 @st.cache_data(max_entries=8, show_spinner="reading the verdicts …", hash_funcs=KEYS)
 def read_log(workspace: Workspace) -> tuple[Logged, ...]:
-    """Read the newest verdicts of all releases, the newest first."""
+    """Read the newest verdicts of all releases, the newest first, each with the first of its reasons."""
     log = []
     for stored in open_store(workspace).control.verdict_log():
+        # The log needs a few keys only: reading and checking whole verdicts would take long.
         plain = json.loads(stored.json)
-        why = str((plain.get("reasons") or [{}])[0].get("text", ""))
-        policy, data, mode = (str(plain.get(key) or "") for key in ("policy_hash", "data_hash", "mode"))
-        override = stored.override or plain.get("override")
-        log.append(Logged(stored.release, stored.word, stored.judged_at, why, policy, data, mode, override))
+        reasons = plain.get("reasons") or [{}]
+        log.append(
+            Logged(
+                release=stored.release,
+                word=stored.word,
+                judged_at=stored.judged_at,
+                why=str(reasons[0].get("text", "")),
+                policy_hash=str(plain.get("policy_hash") or ""),
+                data_hash=str(plain.get("data_hash") or ""),
+                mode=str(plain.get("mode") or ""),
+                override=stored.override or plain.get("override"),
+            )
+        )
     return tuple(log)
 
 
@@ -150,11 +163,11 @@ class ReleaseView:
     verdicts: tuple[StoredVerdict, ...]
 
     def refuse_number(self, number: str) -> UnknownName:
-        """The error for a number that no verdict has."""
-        return UnknownName("verdict", number, [str(k) for k in range(len(self.verdicts))])
+        """Make the error for a number that no verdict has; it lists the numbers, which count from 0."""
+        return UnknownName("verdict", number, [str(known) for known in range(len(self.verdicts))])
 
 
-@st.cache_data(max_entries=MOST, show_spinner="reading the release …", hash_funcs=KEYS)
+@st.cache_data(max_entries=MAX_ENTRIES, show_spinner="reading the release …", hash_funcs=KEYS)
 def read_release(workspace: Workspace, release_id: str) -> ReleaseView:
     """Read a release. Raises UnknownName."""
     store = open_store(workspace)
@@ -163,18 +176,22 @@ def read_release(workspace: Workspace, release_id: str) -> ReleaseView:
 
 
 def read_past_verdict(view: ReleaseView, number: int | None) -> Verdict | None:
-    """Read one verdict of a release, the latest by default; `None` where there is none yet. Raises UnknownName."""
+    """Read a verdict of a release by its place in the history, from 0 for the oldest; `number` None: the latest.
+
+    Returns `None` if the release was not judged yet. Raises UnknownName for a number that no verdict has.
+    """
     if not view.verdicts:
         return None
     if number is not None and not 0 <= number < len(view.verdicts):
         raise view.refuse_number(str(number))
     stored = view.verdicts[-1 if number is None else number]
-    verdict = _parse(stored.json)
+    verdict = _parse_verdict(stored.json)
     return replace(verdict, override=stored.override) if stored.override else verdict
 
 
-@st.cache_data(max_entries=MOST, show_spinner=False)
-def _parse(text: str) -> Verdict:
+@st.cache_data(max_entries=MAX_ENTRIES, show_spinner=False)
+def _parse_verdict(text: str) -> Verdict:
+    """Read the JSON of a verdict; cached, because checking it takes a while."""
     return from_json(text, "the stored verdict")
 
 
@@ -185,9 +202,12 @@ def read_judgement(workspace: Workspace, verdict: Verdict) -> Judged:
     return judge_again(open_store(workspace), verdict)
 
 
-@st.cache_data(max_entries=MOST, show_spinner="drawing …", hash_funcs=KEYS_OF_VERDICT)
+@st.cache_data(max_entries=MAX_ENTRIES, show_spinner="drawing …", hash_funcs=KEYS_OF_VERDICT)
 def read_figures(workspace: Workspace, verdict: Verdict, *, newest: bool) -> Mapping[str, Any]:
-    """Numbers behind the figures of a verdict: those kept with it, or computed from its cells."""
+    """Return the data of the figures of a verdict: those in the store, or computed from the cells that it judged.
+
+    `newest`: is it the latest verdict of its release? Only that one has figures in the store.
+    """
     store = open_store(workspace)
     stored_figures = store.control.figures(verdict.release.id) if newest else None
     if stored_figures:
@@ -202,27 +222,29 @@ def read_figures(workspace: Workspace, verdict: Verdict, *, newest: bool) -> Map
 
 @dataclass(frozen=True, slots=True)
 class SidePair:
-    """Two sides with their fingerprints and their comparison; `None` where they must not be compared."""
+    """Two sides with their fingerprints and their comparison."""
 
     first: Side
     second: Side
     differences: tuple[Difference, ...]
     compared: SideComparison | None
+    """`None`: their fingerprints forbid a comparison."""
 
 
 @st.cache_data(max_entries=8, show_spinner="comparing …", hash_funcs=KEYS)
 def read_comparison(
     workspace: Workspace, policy: Policy, first: tuple[str, str, str], second: tuple[str, str, str]
 ) -> SidePair:
-    """Two sides (release, run, arm) against each other, where their fingerprints allow it."""
+    """Compare two sides, each given by release, run and arm, if their fingerprints allow it."""
     store = open_store(workspace)
-    sides = find_side(store, *first), find_side(store, *second)
-    rows = differences(*sides)
-    compared = None if refusals(rows) else compare_sides(store, *sides, policy)
-    return SidePair(*sides, rows, compared)
+    (release, run, arm), (other_release, other_run, other_arm) = first, second
+    first_side, second_side = find_side(store, release, run, arm), find_side(store, other_release, other_run, other_arm)
+    found_differences = differences(first_side, second_side)
+    compared = None if refusals(found_differences) else compare_sides(store, first_side, second_side, policy)
+    return SidePair(first_side, second_side, found_differences, compared)
 
 
-@st.cache_data(max_entries=MOST, show_spinner=False, hash_funcs=KEYS)
+@st.cache_data(max_entries=MAX_ENTRIES, show_spinner=False, hash_funcs=KEYS)
 def read_arms(workspace: Workspace, release_id: str) -> tuple[str, ...]:
     """Name the arms of a release, the baseline first."""
     data = open_store(workspace).data
@@ -236,21 +258,28 @@ def read_arms(workspace: Workspace, release_id: str) -> tuple[str, ...]:
 def read_plan_history(
     workspace: Workspace, policy: Policy, release_id: str | None, *, rate_per_s: float, instances: int
 ) -> History:
-    """What a plan rests on: stored comparisons of a release and its service, or an assumed service."""
+    """Read what a plan rests on: stored comparisons of a release and its service.
+
+    Without a release an assumed service with this rate (requests a second per arm) and number of instances.
+    """
     store = open_store(workspace) if release_id else None
     return find_history(store, policy, release_id, rate_per_s=rate_per_s, instances=instances, land=False)
 
 
 def read_calibration(workspace: Workspace, policy: Policy, release_id: str | None) -> CalibrationReport:
-    """How often this policy would have stopped a stored release that changed nothing.
+    """Find out how often this policy would have stopped a stored release that changed nothing.
 
-    A policy of one service is tried on the releases of that service: those of `release_id`'s.
+    If there is a policy for each service (a folder of policies), it is tried on releases with the service of
+    `release_id` only; otherwise on all.
     """
-    of_service = release_id if workspace.policy and workspace.policy.is_dir() else None
-    names = related_releases(open_store(workspace), of_service) if of_service else ()
-    return _calibrate(workspace, policy, names)
+    has_policy_per_service = workspace.policy is not None and workspace.policy.is_dir()
+    releases: tuple[str, ...] = ()  # all
+    if release_id and has_policy_per_service:
+        releases = related_releases(open_store(workspace), release_id)
+    return _calibrate(workspace, policy, releases)
 
 
 @st.cache_data(max_entries=4, show_spinner="judging identical halves of stored runs …", hash_funcs=KEYS)
 def _calibrate(workspace: Workspace, policy: Policy, releases: tuple[str, ...]) -> CalibrationReport:
+    """Judge identical halves of the runs of these releases; empty: of all releases."""
     return calibrate_releases(open_store(workspace), releases, policy, splits=SPLITS, land=False)

@@ -21,7 +21,18 @@ from evaluator.ui.details import show_history, show_method, show_queries, show_r
 from evaluator.ui.frame import guarded
 from evaluator.ui.notes import show_notes
 from evaluator.ui.panels import show_metrics
-from evaluator.ui.pieces import banner, clean, clock, css_color, legend, link, show, show_empty, show_health, since
+from evaluator.ui.pieces import (
+    clean,
+    link,
+    make_banner,
+    make_legend,
+    mark_up_time,
+    show,
+    show_empty,
+    show_health,
+    to_css_color,
+    write_age,
+)
 from evaluator.ui.reads import (
     ReleaseView,
     Workspace,
@@ -44,7 +55,7 @@ release.judgement({number}).to_pandas()"""
 
 
 def show_release() -> None:
-    """The page."""
+    """Show the page Release: the answer, then metrics, figures, health checks, and what they rest on."""
     st.title("Release")
     workspace = find_workspace()
     release_id = choose_release(read_summaries(workspace))
@@ -57,9 +68,9 @@ def show_release() -> None:
     verdict = read_past_verdict(view, number)
     if verdict is None:
         return
-    newest = number in (None, len(view.verdicts) - 1)
+    is_newest = number in (None, len(view.verdicts) - 1)
     _show_metrics(workspace, view, verdict, number)
-    _show_figures(workspace, view, verdict, newest=newest)
+    _show_figures(workspace, view, verdict, newest=is_newest)
     show_health(verdict.evidence.findings)
     guarded(lambda: show_notes(workspace, release_id))()
     show_queries(verdict)
@@ -76,16 +87,20 @@ def choose_release(summaries: Sequence[ReleaseSummary]) -> str | None:
         return None
     from_address = st.query_params.get("release")
     if from_address is not None and from_address not in names:
-        what = str(UnknownName("release", clean(from_address), names))
-        show_empty(what, "Choose one of these, or list them:", "evaluator releases", alert=True)
+        problem = str(UnknownName("release", clean(from_address), names))
+        show_empty(problem, "Choose one of these, or list them:", "evaluator releases", alert=True)
     return choose("Release", names, "release", names[0])
 
 
 def read_number(view: ReleaseView) -> int | None:
-    """The verdict that the address names, by its place in the history; `None`: the latest. Raises UnknownName."""
+    """Read which verdict the address names, by its place in the history, from 0; `None`: the latest.
+
+    Raises UnknownName for a number that no verdict has.
+    """
     from_address = st.query_params.get("verdict")
     if from_address is None:
         return None
+    # Six digits are enough: Python refuses to convert thousands of them.
     if not from_address.isdecimal() or int(from_address[:6]) >= len(view.verdicts):
         raise view.refuse_number(clean(from_address))
     return int(from_address)
@@ -95,25 +110,27 @@ def read_number(view: ReleaseView) -> int | None:
 
 
 def _show_answer(workspace: Workspace, release_id: str) -> None:
-    """The banner; while a run is recorded it refreshes by itself, and leaves the rest of the page as it is."""
-    every = LIVE_EVERY_S if is_live(read_release(workspace, release_id).runs) else None
+    """Show the banner; while a run is recorded it refreshes by itself, and leaves the rest of the page as it is."""
+    refresh_s = LIVE_EVERY_S if is_live(read_release(workspace, release_id).runs) else None
 
-    @st.fragment(run_every=every)
-    def answer() -> None:
-        guarded(lambda: _draw_answer(find_workspace(), release_id))()
+    @st.fragment(run_every=refresh_s)
+    def show_fragment() -> None:
+        # The workspace is found again at each refresh: its stamp tells the cache what has changed.
+        guarded(lambda: _show_banner(find_workspace(), release_id))()
 
-    answer()
+    show_fragment()
 
 
-def _draw_answer(workspace: Workspace, release_id: str) -> None:
+def _show_banner(workspace: Workspace, release_id: str) -> None:
+    """Show the verdict with its notes, and a button that shows the whole page again if there is a newer verdict."""
     view = read_release(workspace, release_id)
     verdict = read_past_verdict(view, read_number(view))
     if verdict is None:
         landed = sum(run.landed for run in view.runs)
-        what = f"{clean(release_id)} was not judged yet; {landed:,} requests have landed."
-        show_empty(what, "Judge it:", workspace.command(release_id))
+        problem = f"{clean(release_id)} was not judged yet; {landed:,} requests have landed."
+        show_empty(problem, "Judge it:", workspace.command(release_id))
         return
-    show(banner(verdict, _notes(workspace, view, verdict)))
+    show(make_banner(verdict, _list_notes(workspace, view, verdict)))
     # The rest of the page changes only when the reader asks for it.
     shown_count = st.session_state.setdefault(f"seen-{release_id}", len(view.verdicts))
     if len(view.verdicts) != shown_count and st.button("There is a newer verdict: show all of it", key="newer"):
@@ -121,10 +138,10 @@ def _draw_answer(workspace: Workspace, release_id: str) -> None:
         st.rerun(scope="app")
 
 
-def _notes(workspace: Workspace, view: ReleaseView, verdict: Verdict) -> Sequence[Markup]:
-    moment = now()
+def _list_notes(workspace: Workspace, view: ReleaseView, verdict: Verdict) -> Sequence[Markup]:
+    """List the notes of the banner: how old and how large the data are, how the verdict is restricted, and links."""
     requests = " + ".join(f"{arm.requests:,}" for arm in verdict.evidence.arms if arm.requests)
-    notes = [Markup("judged {} ({})").format(since(verdict.judged_at, moment), clock(verdict.judged_at))]
+    notes = [Markup("judged {} ({})").format(write_age(verdict.judged_at, now()), mark_up_time(verdict.judged_at))]
     notes += [Markup("{} requests").format(requests)] if requests else []
     if is_live(view.runs):
         landed = sum(run.landed for run in view.runs)
@@ -149,6 +166,7 @@ def _notes(workspace: Workspace, view: ReleaseView, verdict: Verdict) -> Sequenc
 
 
 def _show_metrics(workspace: Workspace, view: ReleaseView, verdict: Verdict, number: int | None) -> None:
+    """Show the metrics of a verdict, the most important first; `number`: its place in the history, None: the latest."""
     st.subheader("Metrics, the furthest beyond its margin first", anchor="metrics")
     rows = rank_comparisons([row for row in verdict.evidence.comparisons if not row.scan])
     if not rows:
@@ -156,27 +174,32 @@ def _show_metrics(workspace: Workspace, view: ReleaseView, verdict: Verdict, num
         return
     verdict_number = -1 if number is None else number
     snippet = TABLE_SNIPPET.format(store=str(workspace.store), release=view.release.id, number=verdict_number)
-    show_metrics(rows, view.release.id, "metrics", snippet, several=len({row.arm for row in rows}) > 1)
+    show_metrics(rows, view.release.id, "metrics", snippet, with_arms=len({row.arm for row in rows}) > 1)
 
 
 def _show_figures(workspace: Workspace, view: ReleaseView, verdict: Verdict, *, newest: bool) -> None:
-    """All figures; one that fails leaves the others."""
+    """Show all figures, and endpoints in detail; a part that fails leaves the others.
+
+    `newest`: is it the latest verdict of the release?
+    """
     figures: Mapping[str, Any] = {}
 
-    def read() -> None:
+    def load_figures() -> None:
         nonlocal figures
         figures = read_figures(workspace, verdict, newest=newest)
 
-    guarded(read)()
+    guarded(load_figures)()
     if figures:
-        names = [arm.name for arm in verdict.evidence.arms] or [row.arm for row in verdict.evidence.comparisons]
-        colors = color_arms(names)
-        show(legend({name: css_color(color) for name, color in colors.items() if name in names}))
+        arms = [arm.name for arm in verdict.evidence.arms] or [row.arm for row in verdict.evidence.comparisons]
+        colors = color_arms(arms)
+        show(make_legend({arm: to_css_color(color) for arm, color in colors.items() if arm in arms}))
         guarded(lambda: show_metric(workspace, verdict, figures, colors))()
         guarded(lambda: show_distribution(workspace, verdict, figures, colors))()
         guarded(lambda: show_timeline(workspace, verdict, figures))()
     timeline = figures.get("timeline") or {}
-    span_s = (
-        timeline["seconds"][-1] + timeline["slot_s"] if timeline.get("seconds") else verdict.evidence.window.seconds
-    )
-    guarded(lambda: show_slices(workspace, view, verdict, max(float(span_s), 60.0)))()
+    if timeline.get("seconds"):
+        load_s = timeline["seconds"][-1] + timeline["slot_s"]
+    else:
+        load_s = verdict.evidence.window.seconds
+    # A control of the interval needs some length, also without any data.
+    guarded(lambda: show_slices(workspace, view, verdict, max(float(load_s), 60.0)))()

@@ -13,19 +13,19 @@ from evaluator.records.intents import Intent, IntentState
 from evaluator.reports.base import format_effect
 from evaluator.reports.overview import build_heat_map
 from evaluator.ui.acting import read_intents
-from evaluator.ui.panels import hand_out
+from evaluator.ui.panels import show_numbers
 from evaluator.ui.pieces import (
     clean,
-    clock,
-    heat_map,
     link,
+    make_heat_map,
+    mark_up_time,
+    mark_up_verdict,
     show,
     show_empty,
     show_list,
     show_markup,
     show_table,
-    since,
-    words_of,
+    write_age,
 )
 from evaluator.ui.reads import Workspace, find_workspace, now, read_latest, read_summaries
 
@@ -37,12 +37,12 @@ for verdict in Store.open(Path("{store}")).control.latest_verdicts():
 
 
 def show_releases() -> None:
-    """The page."""
+    """Show the page Releases: what waits for a person, the latest verdicts by metric, and a list of all releases."""
     st.title("Releases")
     workspace = find_workspace()
     if not workspace.store.exists():
-        what = f"There is no store at {workspace.store} yet."
-        show_empty(what, "A load or an import makes one; try it with", "evaluator demo")
+        problem = f"There is no store at {workspace.store} yet."
+        show_empty(problem, "A load or an import makes one; try it with", "evaluator demo")
         return
     summaries = read_summaries(workspace)
     if not summaries:
@@ -58,10 +58,11 @@ def show_releases() -> None:
 
 
 def _show_waiting(workspace: Workspace, summaries: Sequence[ReleaseSummary], intents: Sequence[Intent]) -> None:
+    """Show the requests that wait for a person, then the newest releases on which nobody has acted yet."""
     st.subheader("What waits for me")
-    waiting = find_waiting(summaries, intents, workspace.command)
-    pending = [intent for intent in intents if intent.state in _ASKS]
-    if not waiting and not pending:
+    waiting_releases = find_waiting(summaries, intents, workspace.command)
+    waiting_intents = [intent for intent in intents if intent.state in _WAITING_STATES]
+    if not waiting_releases and not waiting_intents:
         show_markup("<p>Nothing: the newest release of each service was acted on.</p>")
         return
     items = [
@@ -69,27 +70,28 @@ def _show_waiting(workspace: Workspace, summaries: Sequence[ReleaseSummary], int
             link("release", intent.release, release=intent.release),
             intent.action.label,
             clean(intent.requester),
-            _ASKS[intent.state],
+            _WAITING_STATES[intent.state],
             link("promote", "see the request", at=intent.id, release=intent.release),
         )
-        for intent in pending
+        for intent in waiting_intents
     ]
-    for candidate in waiting:
-        step = Markup("<code>{}</code>").format(candidate.command) if candidate.command else Markup("")
+    for candidate in waiting_releases:
+        next_step = Markup("<code>{}</code>").format(candidate.command) if candidate.command else Markup("")
         if candidate.promotable:
-            step = link("promote", "see its conditions", release=candidate.release)
-        named = link("release", candidate.release, release=candidate.release)
-        items.append(Markup("<li><strong>{}</strong> {} {}</li>").format(named, candidate.why, step))
+            next_step = link("promote", "see its conditions", release=candidate.release)
+        release = link("release", candidate.release, release=candidate.release)
+        items.append(Markup("<li><strong>{}</strong> {} {}</li>").format(release, candidate.why, next_step))
     show_list(items)
 
 
-_ASKS = {
+_WAITING_STATES = {
     IntentState.REQUESTED: "waits for approval",
     IntentState.UNKNOWN: "may or may not be done: check it",
 }
 
 
 def _show_map(workspace: Workspace) -> None:
+    """Show the latest verdict of each release by metric, for releases whose name contains what the reader types."""
     st.subheader("Releases by metrics")
     name_filter = st.text_input(
         "Releases that contain", key="q", bind="query-params", max_chars=200, placeholder="any, for example cart@"
@@ -105,37 +107,38 @@ def _show_map(workspace: Workspace) -> None:
         )
         return
     heat = build_heat_map(verdicts)
-    show(heat_map(heat))
+    show(make_heat_map(heat))
     show_markup(
         '<p class="ev-legend"><span>✓ within what is allowed</span><span>✗ shown to be worse</span>'
         "<span>? not known yet</span><span>∅ no data</span><span>· shown only</span></p>"
     )
-    rows = [
+    download_rows = [
         (
             verdict.release.id,
             verdict.word.value,
-            *("" if cell is None else f"{cell.status.value} {format_effect(cell)}" for cell in cells),
+            *("" if row is None else f"{row.status.value} {format_effect(row)}" for row in comparisons),
         )
-        for verdict, cells in heat.rows
+        for verdict, comparisons in heat.rows
     ]
     head, snippet = ("release", "verdict", *heat.metrics), SNIPPET.format(store=workspace.store)
-    hand_out("releases", head, rows, snippet, caption="releases by metrics")
+    show_numbers("releases", head, download_rows, snippet, caption="releases by metrics")
 
 
 def _show_list(summaries: Sequence[ReleaseSummary]) -> None:
+    """Show all releases as a table, judged or not."""
     st.subheader("All releases")
-    moment = now()
+    present = now()
     show_table(
         ("release", "verdict", "judged", "versions", "runs", "requests", "last run"),
         (
             (
                 link("release", summary.release.id, release=summary.release.id),
-                words_of(summary.verdict),
-                since(summary.judged_at, moment) if summary.judged_at else "–",
+                mark_up_verdict(summary.verdict),
+                write_age(summary.judged_at, present) if summary.judged_at else "–",
                 ", ".join(f"{s.name} {s.baseline or '?'} → {s.canary or '?'}" for s in summary.release.services) or "–",
                 f"{summary.runs}",
                 f"{summary.rows:,}",
-                clock(summary.last_run),
+                mark_up_time(summary.last_run),
             )
             for summary in summaries
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import streamlit as st
@@ -13,13 +14,13 @@ from evaluator.records.intents import FINAL_STATES, Delivery, Intent, IntentStat
 from evaluator.ui.acting import IntentRecord, read_intents
 from evaluator.ui.frame import guarded
 from evaluator.ui.identity import Reader, demand_fresh, is_fresh
-from evaluator.ui.pieces import clean, clock, show_empty, show_list
+from evaluator.ui.pieces import clean, mark_up_time, show_empty, show_list
 from evaluator.ui.reads import Workspace, find_workspace, open_store, read_policy
 
-EVERY_S = 2
-QUIET_S = 10
+REFRESH_S = 2
+QUIET_REFRESH_S = 10
 """Seconds between refreshes while nothing is under way: another person may add a request."""
-SHOWN = 10
+MAX_SHOWN = 10
 MARKS = {
     IntentState.ACKNOWLEDGED: ("ok", "✓ acknowledged"),
     IntentState.FAILED: ("fail", "✗ failed"),
@@ -34,77 +35,86 @@ HOOK_MARKS = {**MARKS, IntentState.SENT: ("warn", "… sent"), IntentState.REQUE
 
 
 def show_requests(workspace: Workspace, release: str, reader: Reader) -> None:
-    """The intents of a release, the newest first, and what can be done about those that have not ended."""
+    """Show the intents of a release, the newest first, and what the reader may do about those that need a person.
+
+    The list refreshes by itself; the whole page does as soon as an intent has changed its state.
+    """
     records = read_intents(workspace, release)
     shown_states = [(record.intent.id, record.intent.state) for record in records]
-    under_way = any(state not in FINAL_STATES for _, state in shown_states)
+    is_under_way = any(state not in FINAL_STATES for _, state in shown_states)
     st.subheader("Requests", anchor="requests")
 
-    @st.fragment(run_every=EVERY_S if under_way else QUIET_S)
+    @st.fragment(run_every=REFRESH_S if is_under_way else QUIET_REFRESH_S)
     def show_states() -> None:
-        """Show the state of all, refreshed by itself."""
-        records = read_intents(find_workspace(), release)
-        if records:
-            show_list(_describe(record) for record in records[: -SHOWN - 1 : -1])
+        present_records = read_intents(find_workspace(), release)
+        if present_records:
+            show_list(_make_item(record) for record in _take_newest(present_records))
         else:
             show_empty("No request yet.", "Each promotion, hold and rollback is listed here for ever.")
-        if [(record.intent.id, record.intent.state) for record in records] != shown_states:
+        if [(record.intent.id, record.intent.state) for record in present_records] != shown_states:
             st.rerun(scope="app")
 
     show_states()
-    live = [record for record in records if record.intent.state not in (IntentState.EXPIRED, IntentState.CANCELLED)]
-    for record in live[: -SHOWN - 1 : -1]:
-        # Of requests that have ended only the latest can be tried again; those that wait for approval all wait still.
+    never_executed = (IntentState.EXPIRED, IntentState.CANCELLED)
+    active = [record for record in records if record.intent.state not in never_executed]
+    for record in _take_newest(active):
         state = record.intent.state
+        # A failed request can be tried again only while no later request has replaced it.
+        can_be_retried = state is IntentState.UNKNOWN or (state is IntentState.FAILED and record is active[-1])
         if state is IntentState.REQUESTED:
             guarded(partial(_show_approval, workspace, record, reader))()
-        elif record.deliveries and (
-            state is IntentState.UNKNOWN or (record is live[-1] and state is IntentState.FAILED)
-        ):
+        elif can_be_retried and record.deliveries:
             guarded(partial(_show_retry, workspace, record, reader))()
 
 
-def _describe(record: IntentRecord) -> Markup:
-    """An intent in a line, and its hooks below."""
+def _take_newest(records: Sequence[IntentRecord]) -> Sequence[IntentRecord]:
+    """Take the last `MAX_SHOWN` records, which are the newest, and put the newest first."""
+    return records[-MAX_SHOWN:][::-1]
+
+
+def _make_item(record: IntentRecord) -> Markup:
+    """Make the list item of an intent: its action, state, requester and reason, then its hooks in their order."""
     intent = record.intent
-    style, mark = MARKS[intent.state]
-    hooks = Markup("").join(
-        _hook(delivery) for delivery in sorted(record.deliveries, key=lambda delivery: delivery.position)
-    )
+    css_class, mark = MARKS[intent.state]
+    deliveries = sorted(record.deliveries, key=lambda delivery: delivery.position)
+    hooks = Markup("").join(_make_hook_item(delivery) for delivery in deliveries)
     return Markup(
         '<li id="{}"><strong>{}</strong> <span class="status {}">{}</span>'
         '<span class="reason">{} by {} {}: {}</span><span class="reason">{}</span>{}</li>'
     ).format(
         intent.id,
         clean(intent.action.label),
-        style,
+        css_class,
         mark,
         intent.id,
         clean(intent.requester),
-        clock(intent.requested_at),
+        mark_up_time(intent.requested_at),
         clean(intent.reason),
-        _agreed(record),
+        _describe_approvals(record),
         Markup("<ol>{}</ol>").format(hooks) if hooks else "",
     )
 
 
-def _agreed(record: IntentRecord) -> str:
-    intent, people = record.intent, ", ".join(clean(approval.person) for approval in record.approvals)
+def _describe_approvals(record: IntentRecord) -> str:
+    """Say which approvals an intent waits for, or who approved it and, if it has ended, how it ended."""
+    intent, approvers = record.intent, ", ".join(clean(approval.person) for approval in record.approvals)
     if intent.state is IntentState.REQUESTED:
         missing = intent.approvals_needed - len(record.approvals)
-        who = ", not by the requester" if intent.distinct else ""
-        agreed = f"; {people} agreed" if people else ""
+        restriction = ", not by the requester" if intent.distinct else ""
+        agreed = f"; {approvers} agreed" if approvers else ""
         until = f"{intent.expires_at:%Y-%m-%d %H:%M} UTC"
-        return f"waits for {missing} of {intent.approvals_needed} approvals{who}, until {until}{agreed}"
-    last_event = clean(record.last) if intent.state in FINAL_STATES else ""
-    return "; ".join(part for part in (f"approved by {people}" if people else "", last_event) if part)
+        return f"waits for {missing} of {intent.approvals_needed} approvals{restriction}, until {until}{agreed}"
+    approved = f"approved by {approvers}" if approvers else ""
+    ending = clean(record.last) if intent.state in FINAL_STATES else ""
+    return "; ".join(filter(None, (approved, ending)))
 
 
-def _hook(delivery: Delivery) -> Markup:
-    style, mark = HOOK_MARKS[delivery.outcome.state]
+def _make_hook_item(delivery: Delivery) -> Markup:
+    """Make the list item of a hook: its event and name, its state, and what it answered."""
+    css_class, mark = HOOK_MARKS[delivery.outcome.state]
     tries = f", {delivery.attempts} attempts" if delivery.attempts > 1 else ""
     return Markup('<li>{}: {} <span class="status {}">{}</span>{}<span class="reason">{}</span></li>').format(
-        clean(delivery.event), clean(delivery.hook), style, mark, tries, clean(delivery.outcome.text)
+        clean(delivery.event), clean(delivery.hook), css_class, mark, tries, clean(delivery.outcome.text)
     )
 
 
@@ -112,6 +122,10 @@ def _hook(delivery: Delivery) -> Markup:
 
 
 def _show_approval(workspace: Workspace, record: IntentRecord, reader: Reader) -> None:
+    """Show the form to approve a request, or to reject it (to withdraw it, for the requester).
+
+    Raises UsageError if the name that the reader typed is not that of the release, or the login is too old.
+    """
     intent, rules = record.intent, read_policy(workspace, record.intent.release).promotion
     may_approve = may(rules, reader.names, PersonRole.APPROVER) and is_fresh(reader)
     is_requester = are_same_person(reader.names, (*intent.requester_names, intent.requester))
@@ -121,28 +135,29 @@ def _show_approval(workspace: Workspace, record: IntentRecord, reader: Reader) -
             st.caption("This is your own request: others have to agree.")
         elif not may_approve:
             st.caption("Agreeing needs the role approver and a login of the last 15 minutes.")
-        typed = st.text_input("Type the release's name to agree", key=f"typed-{intent.id}", max_chars=300)
+        typed_name = st.text_input("Type the release's name to agree", key=f"typed-{intent.id}", max_chars=300).strip()
         reason = st.text_input("Reason, if you do not agree", key=f"why-{intent.id}", max_chars=300)
         left, right = st.columns(2)
-        agreed = left.form_submit_button(
+        is_agreed = left.form_submit_button(
             "Agree",
             type="primary",
             disabled=not may_approve or (is_requester and intent.distinct),
             key=f"yes-{intent.id}",
         )
-        refused = right.form_submit_button(
+        is_refused = right.form_submit_button(
             "Withdraw" if is_requester else "Reject",
             disabled=not (is_requester or may_approve),
             key=f"no-{intent.id}",
         )
     store, policy = open_store(workspace), read_policy(workspace, intent.release)
-    if agreed:
-        if typed.strip() != intent.release:
-            raise UsageError(f"{typed.strip() or 'nothing'} was typed, not {intent.release}: nothing was done")
+    if is_agreed:
+        if typed_name != intent.release:
+            raise UsageError(f"{typed_name or 'nothing'} was typed, not {intent.release}: nothing was done")
         demand_fresh(reader)
         approve(store, policy, reader, intent.id)
         st.rerun()
-    if refused:
+    if is_refused:
+        # Requesters may withdraw their own request without a recent login.
         if not is_requester:
             demand_fresh(reader)
         cancel(store, policy, reader, intent.id, reason)
@@ -150,12 +165,13 @@ def _show_approval(workspace: Workspace, record: IntentRecord, reader: Reader) -
 
 
 def _show_retry(workspace: Workspace, record: IntentRecord, reader: Reader) -> None:
+    """Show a button that executes the hooks of a failed or unknown intent again, and a form per unknown hook."""
     intent, rules = record.intent, read_policy(workspace, record.intent.release).promotion
-    able = may(rules, reader.names, PersonRole.APPROVER) and is_fresh(reader)
+    may_retry = may(rules, reader.names, PersonRole.APPROVER) and is_fresh(reader)
     unknown = [delivery for delivery in record.deliveries if delivery.outcome.state is IntentState.UNKNOWN]
     with st.expander(f"{intent.id}: what to do next", key=f"now-{intent.id}"):
         st.caption("First check what its hooks have changed. Acknowledged hooks are not executed again.")
-        if st.button("Execute the others again", disabled=not able, key=f"retry-{intent.id}"):
+        if st.button("Execute the others again", disabled=not may_retry, key=f"retry-{intent.id}"):
             demand_fresh(reader)
             retry(open_store(workspace), read_policy(workspace, intent.release), reader, intent.id)
             st.rerun()
@@ -164,16 +180,19 @@ def _show_retry(workspace: Workspace, record: IntentRecord, reader: Reader) -> N
 
 
 def _show_resolution(workspace: Workspace, intent: Intent, number: int, hook: str, reader: Reader) -> None:
+    """Show the form in which an admin states whether an unknown hook was executed; `number` counts hooks from 1."""
     policy = read_policy(workspace, intent.release)
-    able = may(policy.promotion, reader.names, PersonRole.ADMIN) and is_fresh(reader)
+    may_resolve = may(policy.promotion, reader.names, PersonRole.ADMIN) and is_fresh(reader)
     with st.form(f"resolve-{intent.id}-{number}", border=False):
         reason = st.text_input(
             f"Hook {number} ({hook}): how do you know?", key=f"how-{intent.id}-{number}", max_chars=300
         )
         left, right = st.columns(2)
-        done = left.form_submit_button("It was done", disabled=not able, key=f"done-{intent.id}-{number}")
-        undone = right.form_submit_button("It was not done", disabled=not able, key=f"undone-{intent.id}-{number}")
-    if done or undone:
+        is_done = left.form_submit_button("It was done", disabled=not may_resolve, key=f"done-{intent.id}-{number}")
+        is_not_done = right.form_submit_button(
+            "It was not done", disabled=not may_resolve, key=f"undone-{intent.id}-{number}"
+        )
+    if is_done or is_not_done:
         demand_fresh(reader)
-        resolve(open_store(workspace), policy, reader, intent.id, number, done=done, reason=reason)
+        resolve(open_store(workspace), policy, reader, intent.id, number, done=is_done, reason=reason)
         st.rerun()

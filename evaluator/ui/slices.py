@@ -12,9 +12,10 @@ from evaluator.ui.pieces import clean, show_empty, show_markup
 from evaluator.ui.reads import ReleaseView, Workspace, read_judgement
 from evaluator.wording import format_duration
 
-MOST = 100
+MAX_ENDPOINTS = 100
 ALL = "all endpoints"
-STEPS = 40
+SLIDER_STEPS = 40
+MIN_STEP_S = 15.0
 SNIPPET = """from pathlib import Path
 from evaluator.pipeline.reviewing import judge_again, look_closer
 from evaluator.reports import read_stored
@@ -37,7 +38,10 @@ for row in rank_comparisons([row for row in verdict.evidence.comparisons if row.
 
 
 def show_slices(workspace: Workspace, view: ReleaseView, verdict: Verdict, span_s: float) -> None:
-    """The ranking of the scan, then the drill-down. `span_s`: how long the load was."""
+    """Show the ranking of the endpoint scan, then a closer look at the endpoint or interval that the reader chooses.
+
+    `span_s`: how long the load was, in seconds.
+    """
     st.subheader("Endpoints", anchor="endpoints")
     rows = [row for row in verdict.evidence.comparisons if row.scan]
     if rows:
@@ -49,6 +53,7 @@ def show_slices(workspace: Workspace, view: ReleaseView, verdict: Verdict, span_
 
 
 def _show_ranking(workspace: Workspace, view: ReleaseView, rows: list[Comparison]) -> None:
+    """Show the endpoints of the scan whose name contains what the reader types, furthest beyond their margin first."""
     name_filter = st.text_input(
         "Endpoints that contain", key="find", bind="query-params", max_chars=200, placeholder="any, for example POST"
     )
@@ -57,47 +62,65 @@ def _show_ranking(workspace: Workspace, view: ReleaseView, rows: list[Comparison
     if not ranked:
         show_empty("No endpoint has that in its name.", "Clear the field to see all of them.")
         return
-    several = len({row.arm for row in rows}) > 1
+    has_several_candidates = len({row.arm for row in rows}) > 1
     snippet = RANKING.format(store=str(workspace.store), release=view.release.id)
-    show_metrics(ranked, view.release.id, "endpoints", snippet, caption="endpoints", several=several, most=MOST)
-    if len(ranked) > MOST:
-        show_markup('<p class="muted">the {} furthest beyond their margin, of {}</p>', MOST, len(ranked))
+    show_metrics(
+        ranked,
+        view.release.id,
+        "endpoints",
+        snippet,
+        caption="endpoints",
+        with_arms=has_several_candidates,
+        max_rows=MAX_ENDPOINTS,
+    )
+    if len(ranked) > MAX_ENDPOINTS:
+        show_markup('<p class="muted">the {} furthest beyond their margin, of {}</p>', MAX_ENDPOINTS, len(ranked))
 
 
 def _show_closer(workspace: Workspace, view: ReleaseView, verdict: Verdict, span_s: float) -> None:
-    """One endpoint or an interval of the load; cells are read when the reader has chosen."""
+    """Compare one endpoint, or an interval of the load, as the reader chooses; `span_s`: how long the load was.
+
+    Cells are read only when the reader has chosen, since that takes a while.
+    """
     st.subheader("Look closer", anchor="closer")
     endpoints = {row.rule.slice.endpoint for row in verdict.evidence.comparisons if row.rule.slice.endpoint}
     left, right = st.columns(2)
     endpoint = left.selectbox(
         "Endpoint", [ALL, *sorted(endpoints)], key="endpoint", bind="query-params", format_func=clean
     )
-    low, high = right.slider(
+    from_s, to_s = right.slider(
         "Seconds of load",
         0.0,
         span_s,
         (0.0, span_s),
-        step=max(15.0, span_s // STEPS),
+        step=max(MIN_STEP_S, span_s // SLIDER_STEPS),
         key="window",
         bind="query-params",
     )
-    if endpoint == ALL and low <= 0 and high >= span_s:
+    if endpoint == ALL and from_s <= 0 and to_s >= span_s:
         show_empty(
             "This selects all of the load, as above.", "Choose an endpoint or a shorter interval to compare that alone."
         )
         return
     judged = read_judgement(workspace, verdict)
-    chosen = None if endpoint == ALL else endpoint
-    rows = look_closer(judged, view.release.id, endpoint=chosen, from_s=low, to_s=high)
+    chosen_endpoint = None if endpoint == ALL else endpoint
+    rows = look_closer(judged, view.release.id, endpoint=chosen_endpoint, from_s=from_s, to_s=to_s)
     show_markup(
         '<p class="muted">{} from {} to {} of load. An exploration: it decides nothing{}.</p>',
         clean(endpoint),
-        format_duration(low),
-        format_duration(high),
+        format_duration(from_s),
+        format_duration(to_s),
         "" if judged.data.as_judged else ", and part of the data that was judged no longer exists",
     )
-    ranked, several = rank_comparisons(rows), len({row.arm for row in rows}) > 1
+    has_several_candidates = len({row.arm for row in rows}) > 1
     snippet = SNIPPET.format(
-        store=str(workspace.store), release=view.release.id, endpoint=chosen, from_s=low, to_s=high
+        store=str(workspace.store), release=view.release.id, endpoint=chosen_endpoint, from_s=from_s, to_s=to_s
     )
-    show_metrics(ranked, view.release.id, "closer", snippet, caption="closer look", several=several)
+    show_metrics(
+        rank_comparisons(rows),
+        view.release.id,
+        "closer",
+        snippet,
+        caption="closer look",
+        with_arms=has_several_candidates,
+    )

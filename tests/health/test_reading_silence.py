@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from judging import assess_readings
 
+from evaluator.assess.readings import pair_readings
+from evaluator.health.reading_silence import check_targets
 from evaluator.judges import judge_evidence
 from evaluator.metrics.reading_counter import CounterRatio
 from evaluator.records import (
@@ -26,6 +28,7 @@ from evaluator.records import (
     Series,
     VerdictWord,
 )
+from evaluator.stats.shaping.reading_panels import RunInterval
 from evaluator.stats.shaping.readings import sum_up
 
 T0, STEP, SCRAPES = 1_767_571_200, 15, 240
@@ -218,9 +221,39 @@ def test_targets_that_are_down_at_the_end_are_no_pass():
     targets = (answered("baseline", 0.0, 0.0, 0.0), replace(up, series=dying))
     word, findings = judge(readings(*pods("baseline"), *pods("canary"), more=targets))
     assert word is VerdictWord.INCONCLUSIVE
-    assert "at the end no target answers" in findings["targets"].text
+    assert "at the end no target answers (since 2026-01-05 00:58:30 UTC)" in findings["targets"].text
     one_down = replace(up, series=(*up.series[:2], dying[2]))
     assert judge(readings(*pods("baseline"), *pods("canary"), more=(targets[0], one_down)))[0] is VerdictWord.GO
+
+
+def test_targets_that_are_down_between_replicates_and_never_seen_again_are_no_pass():
+    """They fail no judged scrape, and the metrics server forgets them before the second replicate."""
+    up = answered("canary", 0.0, 0.0, 0.0)
+    at = np.arange(SCRAPES + 1) / SCRAPES
+    seen, is_up = at < 0.5, at < 0.42
+    gone = tuple(replace(part, ts_ms=part.ts_ms[seen], values=is_up[seen] * 1.0) for part in up.series)
+    targets = (answered("baseline", 0.0, 0.0, 0.0), replace(up, series=gone))
+    pairs = pair_readings(readings(*pods("baseline"), *pods("canary"), more=targets), (COLLECTED,), RULEBOOK, "cart@2")
+    replicates = ((0.0, 0.4), (0.6, 1.0))
+    intervals = tuple(RunInterval(f"r{first}", T0 + first * HOUR, T0 + last * HOUR) for first, last in replicates)
+    (finding,) = check_targets(replace(pairs, intervals=intervals))
+    assert finding.level is Level.FAIL
+    assert finding.text == (
+        "at the end no target of canary answers (since 2026-01-05 00:25:15 UTC): canary-0, canary-1, canary-2"
+    )
+
+
+def test_failed_scrapes_are_compared_with_the_baseline_or_with_the_worst_candidate():
+    arms = {"baseline": 0.1, "canary": 0.04, "dark": 0.2}
+    up = [answered(arm, share) for arm, share in arms.items()]
+    pairs = pair_readings(readings(*pods("baseline"), *pods("canary")), (COLLECTED,), RULEBOOK, "cart@2")
+    targets = sum_up(up, tuple(arms), STEP)
+    texts = [finding.text.split(":")[0] for finding in check_targets(replace(pairs, targets=targets))]
+    assert texts == [
+        "targets of baseline did not answer 9.62 % of their scrapes (19.7 % of dark's, the worst candidate)",
+        "targets of canary did not answer 3.77 % of their scrapes (9.62 % of baseline's)",
+        "targets of dark did not answer 19.7 % of their scrapes (9.62 % of baseline's)",
+    ]
 
 
 def test_instances_that_come_and_go_in_both_arms_are_named_only():

@@ -33,7 +33,7 @@ def slow_down(requests, factor):
 def scan(requests, policy=None):
     rulebook = parse_policy(policy or {}).rulebook
     cells = to_cells(requests)
-    pair = pair_requests(cells, (), rulebook).at("canary")
+    pair = pair_requests(cells, (), rulebook).find_pair("canary")
     return scan_endpoints(pair, rulebook.scan, rulebook.rules).comparisons
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from evaluator.errors import UsageError
 from evaluator.simulate import AR1, SCENARIOS, Bursts, Change, Requests, Scenario, simulate
-from evaluator.simulate.requests import EPOCH_US, burst, draw_ar1
+from evaluator.simulate.requests import EPOCH_US, draw_ar1, draw_bursts
 
 NOTHING = AR1(0.0, 60.0)
 NO_BURSTS = Bursts(0.0, 30.0, 0.0, 0.0)
@@ -107,7 +107,7 @@ def test_drift_is_the_plain_recursion():
 def test_bursts_fill_their_share_of_time():
     at_s = np.arange(2.5, 3600, 5)
     bursts = Bursts(6.0, 40.0, 0.2, 0.4)
-    total = burst(np.random.default_rng(4), bursts, 600, at_s)
+    total = draw_bursts(np.random.default_rng(4), bursts, 600, at_s)
     # A spell is cut at the end of the run, so that a little is lost.
     assert total.mean() == pytest.approx(bursts.share * bursts.mean_height, rel=0.06)
 

@@ -12,7 +12,8 @@ from evaluator.records import Cells, Limit, Margin
 from evaluator.simulate import Change, Scenario, simulate, simulate_cells, to_cells
 from evaluator.stats.estimators.failures import compare_failures
 from evaluator.stats.estimators.means import compare_means
-from evaluator.stats.estimators.quantiles import MOST_TOGETHER, QuantileQuestion, compare_quantiles
+from evaluator.stats.estimators.quantile_pairs import QuantileQuestion
+from evaluator.stats.estimators.quantiles import MOST_TOGETHER, compare_quantiles
 from evaluator.stats.shaping.panel import build_panel
 from evaluator.stats.variance.uncertainty import choose_design
 

@@ -13,7 +13,8 @@ from evaluator.records import InstancePrior, InstanceSpread, Limit, Margin
 from evaluator.simulate import Scenario, simulate_cells
 from evaluator.stats.estimators.failures import compare_failures
 from evaluator.stats.estimators.means import compare_means
-from evaluator.stats.estimators.quantiles import QuantileQuestion, compare_quantiles
+from evaluator.stats.estimators.quantile_pairs import QuantileQuestion
+from evaluator.stats.estimators.quantiles import compare_quantiles
 from evaluator.stats.shaping.panel import build_panel
 from evaluator.stats.variance.history import (
     LEAST_COMPARISONS,

@@ -13,11 +13,12 @@ from numbers_of.releases import cells_of, panel_of
 from scipy.stats import t as student
 
 from evaluator.records import Cells, Direction, LoadLevels, Margin, Moments, Monitoring
-from evaluator.stats.estimators.distribution import Distribution
+from evaluator.stats.estimators.distribution import Distribution, find_limits_ms
 from evaluator.stats.estimators.edges import EdgePanel, compare_edges
-from evaluator.stats.estimators.estimate import TREND_BELOW, Tolerance, trend
+from evaluator.stats.estimators.estimate import TREND_BELOW, Tolerance, find_trend
 from evaluator.stats.estimators.frames import frame_all_requests
-from evaluator.stats.estimators.quantiles import QuantileQuestion, compare_quantiles, find_limits_ms, standardise_both
+from evaluator.stats.estimators.quantile_pairs import QuantileQuestion, standardise_both
+from evaluator.stats.estimators.quantiles import compare_quantiles
 from evaluator.stats.estimators.resolution import (
     FINE_SHARE,
     LONE_SHARE,
@@ -30,14 +31,15 @@ from evaluator.stats.inference.assignment import log_wealth_of_ratio
 from evaluator.stats.inference.calendar import SHORTEST_S, plan_looks
 from evaluator.stats.inference.sequential import boundaries
 from evaluator.stats.inference.student import load_early
-from evaluator.stats.outcomes.arms import _normal_nodes
+from evaluator.stats.outcomes.arms import _find_normal_nodes
 from evaluator.stats.outcomes.levels import adjust_levels, linear_mean, merge_moments, moments_of
-from evaluator.stats.outcomes.looks import _planned_edges, find_earlier_looks
+from evaluator.stats.outcomes.looks import _find_planned_boundaries, find_earlier_looks
 from evaluator.stats.outcomes.quantiles import cluster
 from evaluator.stats.outcomes.quantiles import compare_quantiles as compare_outcome_quantiles
+from evaluator.stats.shaping.blocks import EXPECTED_IN_BLOCK, MAX_BLOCK_S, choose_widths
 from evaluator.stats.shaping.groups import all_together, group_by
 from evaluator.stats.shaping.index import group_rows
-from evaluator.stats.shaping.panel import EXPECTED_IN_BLOCK, MAX_BLOCK_S, Panel, choose_widths
+from evaluator.stats.shaping.panel import Panel
 from evaluator.stats.shaping.rare import MOST_APART, OTHER_ENDPOINTS, pool_rare_endpoints
 from evaluator.stats.shaping.silence import LEAST_INSIDE, find_silence, measure_clusters
 from evaluator.stats.shaping.steps import FEWEST_OTHERS, find_steps_us
@@ -161,7 +163,7 @@ def test_the_error_of_a_trend_comes_from_cosines_from_thirty_slots_on(slots, by_
     noise -= noise.mean()
     slope = noise @ centred / (centred @ centred)
     residual = noise - slope * centred
-    drift = trend(noise[None], position, np.array([0.5]))
+    drift = find_trend(noise[None], position, np.array([0.5]))
     assert drift.at_end[0] == pytest.approx(0.5 + slope / 2)
     assert drift.last_third[0] == pytest.approx(0.5 + noise[position > 2 / 3].mean())
     if by_cosines:
@@ -427,17 +429,21 @@ def test_what_all_questions_of_a_panel_share_is_computed_once():
     assert find_limits_ms(panel) is find_limits_ms(panel)
     assert standardise_both(panel) is standardise_both(panel)
     assert cosines(60, 5) is cosines(60, 5)
-    assert sequential._table() is sequential._table()
-    assert _normal_nodes(8) is _normal_nodes(8)
-    assert _planned_edges((0.5, 1.0), "worse") is _planned_edges((0.5, 1.0), "worse")
+    assert sequential._load_table() is sequential._load_table()
+    assert _find_normal_nodes(8) is _find_normal_nodes(8)
+    assert _find_planned_boundaries((0.5, 1.0), "worse") is _find_planned_boundaries((0.5, 1.0), "worse")
     # A few panels are kept, so that memory does not grow with their number.
     assert [cached.cache_info().maxsize for cached in (frame_all_requests, find_limits_ms, standardise_both)] == [
         4,
         4,
         4,
     ]
-    assert [cached.cache_info().maxsize for cached in (cosines, _planned_edges, _normal_nodes)] == [64, 64, 4]
-    assert sequential._table.cache_info().maxsize == 1
+    assert [cached.cache_info().maxsize for cached in (cosines, _find_planned_boundaries, _find_normal_nodes)] == [
+        64,
+        64,
+        4,
+    ]
+    assert sequential._load_table.cache_info().maxsize == 1
 
 
 def test_columns_must_have_equal_length():
