@@ -29,6 +29,9 @@ CHUNK_BYTES = 1 << 16
 PACKED = frozenset({"gzip", "x-gzip", "deflate"})
 """Content encodings that are unpacked."""
 
+_ZLIB_OR_GZIP = 47
+"""For zlib: recognise either header (32), with the largest window (15)."""
+
 
 class ExchangeError(requests.ConnectionError):
     """No whole answer came. `reached` is false where certainly nothing was sent; `why` is a short cause for users."""
@@ -43,17 +46,19 @@ class _TooLateError(Exception):
 
 
 class _Exchange:
-    """One request and its answer, and the connection they use, which is ended when their time is over."""
+    """One request and its answer. When their time is over, the connection that they use is ended."""
 
     def __init__(self, timeout_s: float, addresses: Sequence[str]) -> None:
+        """Start the time. `timeout_s`: for the whole exchange; `addresses`: where to connect; empty: any address."""
         self.timeout_s, self.addresses = timeout_s, addresses
         self.deadline = time.monotonic() + timeout_s
         self.reached = False
-        self.trouble: Exception | None = None
+        """Whether a connection was made, so that the request may have been sent."""
+        self.first_error: Exception | None = None
         """The first error of the connection, before urllib3 and requests wrap it."""
         self._lock = threading.Lock()
-        self._guard: socket.socket | None = None
-        self._timer = threading.Timer(max(timeout_s, 0.0), self._end)
+        self._guarded_socket: socket.socket | None = None
+        self._timer = threading.Timer(max(timeout_s, 0.0), self._shut_down)
         self._timer.daemon = True
         self._timer.start()
 
@@ -63,7 +68,10 @@ class _Exchange:
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
-        """Do a part of the exchange. Raises _TooLateError for any failure after the deadline."""
+        """Do a part of the exchange in the `with` block, and keep its error for `to_exchange_error`.
+
+        Raises _TooLateError if the time is over, before the block or at its error; else the error.
+        """
         if self.left_s <= 0:
             raise _TooLateError
         try:
@@ -71,91 +79,102 @@ class _Exchange:
         except Exception as error:
             if self.left_s <= 0:
                 raise _TooLateError from None
-            self.trouble = error
+            self.first_error = error
             raise
 
-    def use(self, sock: Any) -> None:
-        """End this socket when the time is over."""
+    def guard(self, connection_socket: Any) -> None:
+        """Shut this socket down when the time is over, instead of the one before."""
         with self._lock:
-            if self._guard is not None:
-                self._guard.close()
-            self._guard = socket.socket(fileno=os.dup(sock.fileno()))  # TLS takes the other one over
+            if self._guarded_socket is not None:
+                self._guarded_socket.close()
+            # A duplicate of the same connection: TLS wraps the original socket, which then cannot be used any more.
+            self._guarded_socket = socket.socket(fileno=os.dup(connection_socket.fileno()))
         if self.left_s <= 0:
-            self._end()
+            self._shut_down()
 
     def close(self) -> None:
+        """Stop the timer. The connection stays open for a next exchange."""
         self._timer.cancel()
         with self._lock:
-            if self._guard is not None:
-                self._guard.close()
-                self._guard = None
+            if self._guarded_socket is not None:
+                self._guarded_socket.close()
+                self._guarded_socket = None
 
-    def _end(self) -> None:
+    def _shut_down(self) -> None:
+        """Shut the connection down, so that a thread that waits for it gets an error at once."""
         with self._lock, contextlib.suppress(OSError):
-            if self._guard is not None:
-                self._guard.shutdown(socket.SHUT_RDWR)
+            if self._guarded_socket is not None:
+                self._guarded_socket.shutdown(socket.SHUT_RDWR)
 
-    def fail(self, error: Exception) -> ExchangeError:
-        """The error of an exchange that failed with `error`."""
-        trouble = self.trouble or error
+    def to_exchange_error(self, error: Exception) -> ExchangeError:
+        """Make the ExchangeError of this exchange, which failed with `error`, with a short cause for users."""
+        first_error = self.first_error or error
         if self.left_s <= 0:
             why = f"no whole answer within {self.timeout_s:g} s" if self.reached else "no time was left"
             return ExchangeError("timed out", why, reached=self.reached)
         if self.reached:
-            return ExchangeError(str(error), type(trouble).__name__, reached=True)
-        cause = trouble.__cause__ or trouble.__context__ or trouble
-        why = getattr(cause, "verify_message", None) or getattr(cause, "strerror", None) or type(trouble).__name__
+            return ExchangeError(str(error), type(first_error).__name__, reached=True)
+        # The error below that of urllib3 says more: what is wrong with the certificate, or the system's message.
+        cause = first_error.__cause__ or first_error.__context__ or first_error
+        why = getattr(cause, "verify_message", None) or getattr(cause, "strerror", None) or type(first_error).__name__
         return ExchangeError(str(error), str(why), reached=False)
 
 
-_OF_THREAD = threading.local()
+_THREAD_STATE = threading.local()
+"""`exchange`: the exchange of the current thread. requests and urllib3 have no way to pass it to a connection."""
 
 
-class _Limited:
-    """The methods of a connection, within the limits of its thread's exchange."""
+class _LimitedConnection:
+    """Mixin for a connection of urllib3 that keeps it within the time and the addresses of the thread's exchange."""
 
     def _new_conn(self: Any) -> socket.socket:
-        exchange: _Exchange = _OF_THREAD.exchange
-        name, addresses = self._dns_host, exchange.addresses or [self._dns_host]
+        """Connect to the first address of the exchange that can be reached; without addresses, to the host's name."""
+        exchange: _Exchange = _THREAD_STATE.exchange
+        # urllib3 connects to `_dns_host`; the name is set again, because TLS checks it.
+        host_name, addresses = self._dns_host, exchange.addresses or [self._dns_host]
         with exchange.step():
             for address in addresses:
                 self._dns_host, self.timeout = address, max(exchange.left_s, 0.001)
                 try:
-                    sock: socket.socket = super()._new_conn()  # type: ignore[misc]
+                    new_socket: socket.socket = super()._new_conn()  # type: ignore[misc]
                     break
                 except HTTPError:
                     if address == addresses[-1]:
                         raise
                 finally:
-                    self._dns_host = name
-            exchange.use(sock)
-        return sock
+                    self._dns_host = host_name
+            exchange.guard(new_socket)
+        return new_socket
 
     def connect(self) -> None:
-        exchange: _Exchange = _OF_THREAD.exchange
+        """Connect, with TLS for https, and note that the server was reached."""
+        exchange: _Exchange = _THREAD_STATE.exchange
         with exchange.step():
             super().connect()  # type: ignore[misc]
-        exchange.reached, exchange.trouble = True, None
+        exchange.reached, exchange.first_error = True, None
 
     def request(self: Any, *args: Any, **options: Any) -> None:
-        if self.sock is not None:  # an earlier exchange has opened it
-            _OF_THREAD.exchange.reached = True
+        """Send the request, over a new connection or over one that is still open from an earlier exchange."""
+        if self.sock is not None:  # it is open, so `connect` is not called
+            _THREAD_STATE.exchange.reached = True
         super().request(*args, **options)  # type: ignore[misc]
 
     def getresponse(self: Any) -> Any:
-        exchange: _Exchange = _OF_THREAD.exchange
+        """Read the head of the answer; the connection is ended when the time is over."""
+        exchange: _Exchange = _THREAD_STATE.exchange
         with exchange.step():
-            exchange.use(self.sock)
+            exchange.guard(self.sock)  # TLS has replaced the socket, and a connection that was open has no guard yet
             return super().getresponse()  # type: ignore[misc]
 
 
 _POOLS = {
-    scheme: type("Pool", (pool,), {"ConnectionCls": type("Connection", (_Limited, connection), {})})
+    scheme: type("Pool", (pool,), {"ConnectionCls": type("Connection", (_LimitedConnection, connection), {})})
     for scheme, pool, connection in (
         ("http", HTTPConnectionPool, HTTPConnection),
         ("https", HTTPSConnectionPool, HTTPSConnection),
     )
 }
+"""Scheme → class of connection pools whose connections are limited."""
 
 
 class Adapter(HTTPAdapter):
@@ -174,58 +193,66 @@ class Adapter(HTTPAdapter):
         trust: ssl.SSLContext | None = None,
         retry: Retry | int = 0,
     ) -> None:
+        # First: the method of the superclass calls `init_poolmanager`, which needs `trust`.
         self.largest, self.addresses, self.trust = largest, addresses, trust
         super().__init__(max_retries=retry)
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
-        """Make connections that can be ended."""
+        """Let the pools of connections of requests make connections with our limits."""
         if self.trust is not None:
             options["ssl_context"] = self.trust
         super().init_poolmanager(*args, **options)
         self.poolmanager.pool_classes_by_scheme = _POOLS
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
-        """Make connections to a proxy that can be ended."""
+        """Let connections to a proxy have our limits, too, except through SOCKS, which needs a class of its own."""
         manager = super().proxy_manager_for(proxy, **options)
         if not proxy.lower().startswith("socks"):
             manager.pool_classes_by_scheme = _POOLS
         return manager
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-        """Name the certificates to trust, unless they were given."""
+        """Set the certificates of the session for a connection, unless the adapter was given `trust`."""
         if self.trust is None:
             super().cert_verify(conn, url, verify, cert)
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:  # type: ignore[override]
-        """Send it and read the answer. Raises ExchangeError; a zlib.error is its cause if it cannot be unpacked."""
-        exchange = _OF_THREAD.exchange = _Exchange(options["timeout"], self.addresses)
+        """Send a request and read the whole answer within options["timeout"] seconds.
+
+        Raises ExchangeError; its cause is a zlib.error if the answer cannot be unpacked.
+        """
+        exchange = _Exchange(options["timeout"], self.addresses)
+        _THREAD_STATE.exchange = exchange
         try:
+            # Streamed: the body is read here, within the limits, instead of by requests.
             response = super().send(request, **options | {"stream": True})
             with exchange.step():
-                response._content = self._read(response, exchange)  # noqa: SLF001 - where requests keeps what was read
+                response._content = self._read_body(response, exchange)  # noqa: SLF001 - where requests keeps a body
             response._content_consumed = True  # noqa: SLF001
         except Exception as error:
-            raise exchange.fail(error) from error
+            raise exchange.to_exchange_error(error) from error
         finally:
-            _OF_THREAD.exchange = None
+            _THREAD_STATE.exchange = None
             exchange.close()
         return response
 
-    def _read(self, response: requests.Response, exchange: _Exchange) -> bytes:
-        """The body, unpacked, up to the largest size and one byte more."""
-        packed = response.headers.get("Content-Encoding", "").strip().lower() in PACKED
-        unpack = zlib.decompressobj(wbits=47) if packed else None
+    def _read_body(self, response: requests.Response, exchange: _Exchange) -> bytes:
+        """Read and unpack the body, up to `largest` + 1 bytes. Raises _TooLateError, zlib.error."""
+        is_packed = response.headers.get("Content-Encoding", "").strip().lower() in PACKED
+        unpacker = zlib.decompressobj(wbits=_ZLIB_OR_GZIP) if is_packed else None
         pieces: list[bytes] = []
         remaining = self.largest + 1
         with contextlib.closing(response.raw):
-            for piece in response.raw.stream(CHUNK_BYTES, decode_content=False):
+            for received in response.raw.stream(CHUNK_BYTES, decode_content=False):
                 if exchange.left_s <= 0:
                     break
-                plain = unpack.decompress(piece, remaining) if unpack else piece[:remaining]
-                pieces.append(plain)
-                remaining -= len(plain)
+                # `remaining` limits what is unpacked: few bytes may become very many.
+                piece = unpacker.decompress(received, remaining) if unpacker else received[:remaining]
+                pieces.append(piece)
+                remaining -= len(piece)
                 if remaining <= 0:
                     break
-        if exchange.left_s <= 0:  # a body without a length looks whole
+        # A connection that was ended looks like the end of a body without a length.
+        if exchange.left_s <= 0:
             raise _TooLateError
         return b"".join(pieces)
