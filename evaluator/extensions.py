@@ -14,26 +14,27 @@ from evaluator.errors import EvaluatorError, UsageError
 T = TypeVar("T")
 
 
-def load_object(target: str) -> Any:
-    """Import the object that a place names: `module:name`, or `module:name.attribute`."""
-    module, _, name = target.partition(":")
+def load_object(place: str) -> Any:
+    """Import an object by its place, written `module:name` or `module:name.attribute`."""
+    module, _, name = place.partition(":")
     return attrgetter(name)(import_module(module))
 
 
 @contextmanager
-def needs(what: str, extra: str, error: type[EvaluatorError] = UsageError) -> Iterator[None]:
-    """Raise `error` where the block cannot import a package.
+def explain_missing_package(what_needs: str, extra: str, error: type[EvaluatorError] = UsageError) -> Iterator[None]:
+    """Raise `error`, with a command that installs it, if the `with` block imports a package that is not installed.
 
-    Its message begins with `what` ("plots need"), and its hint names `extra`, which installs the package. The
-    ImportError of a module of our own is a bug, and is not caught.
+    The message is `what_needs`, such as "plots need", and the name of the package; `extra` is the extra of this package
+    that installs it (empty: none). The ImportError of a module of this package is a bug, and is raised as it is.
     """
     try:
         yield
-    except ImportError as missing:
-        if (missing.name or "").partition(".")[0] == "evaluator":
+    except ImportError as import_error:
+        package = import_error.name or ""
+        if package.partition(".")[0] == "evaluator":
             raise
         hint = f"pip install 'release-evaluator[{extra}]'" if extra else None
-        raise error(f"{what} the package '{missing.name}'", hint=hint) from missing
+        raise error(f"{what_needs} the package '{import_error.name}'", hint=hint) from import_error
 
 
 class Lazy(Mapping[str, T], Generic[T]):
@@ -53,9 +54,10 @@ class Lazy(Mapping[str, T], Generic[T]):
         return self.own
 
     def __getitem__(self, name: str) -> T:
-        target = self.places[name]
-        with needs(f"the {self.noun} {name} needs", self.extra, self.error):
-            loaded: T = load_object(target)
+        """Load the object of a name. Raises KeyError, and `error` if a package that it needs is not installed."""
+        place = self.places[name]
+        with explain_missing_package(f"the {self.noun} {name} needs", self.extra, self.error):
+            loaded: T = load_object(place)
         return loaded
 
     def __contains__(self, name: object) -> bool:
@@ -91,24 +93,23 @@ class Extensions(Lazy[Any]):
         """Name → place; installed packages are searched once."""
         from importlib.metadata import entry_points
 
-        targets = dict(self.own)
-        for point in sorted(entry_points(group=self.group), key=lambda point: point.name):
-            existing = targets.setdefault(point.name, point.value)
-            if existing != point.value:
+        places = dict(self.own)
+        for entry_point in sorted(entry_points(group=self.group), key=lambda entry_point: entry_point.name):
+            place = places.setdefault(entry_point.name, entry_point.value)
+            if place != entry_point.value:  # the name has another place already
                 raise self.error(
-                    f"two packages have a {self.noun} {point.name}: {existing} and {point.value}",
+                    f"two packages have a {self.noun} {entry_point.name}: {place} and {entry_point.value}",
                     hint="uninstall one of them",
                 )
-        return targets
+        return places
 
     def __getitem__(self, name: str) -> Any:
-        target = self.places[name]
+        """Load the object of a name. Raises KeyError, and `error` for any failure to import it."""
+        place = self.places[name]
         try:
-            return load_object(target)
+            return load_object(place)
         except Exception as error:
-            also = (
-                f", or the packages that it needs: pip install 'release-evaluator[{self.extra}]'" if self.extra else ""
-            )
-            raise self.error(
-                f"the {self.noun} {name} ({target}) cannot be loaded: {error}", hint=f"install it again{also}"
-            ) from error
+            hint = "install it again"
+            if self.extra:
+                hint += f", or the packages that it needs: pip install 'release-evaluator[{self.extra}]'"
+            raise self.error(f"the {self.noun} {name} ({place}) cannot be loaded: {error}", hint=hint) from error

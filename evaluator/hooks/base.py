@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, runtime_c
 from pydantic import ValidationError
 
 from evaluator.errors import EvaluatorError, HookError, PolicyError, UnknownName
-from evaluator.extensions import Extensions, needs
+from evaluator.extensions import Extensions, explain_missing_package
 from evaluator.hooks.network import MaybeSent
 from evaluator.hooks.options import HookOptions
 from evaluator.hooks.templates import WORDS
@@ -209,7 +209,7 @@ class BaseHook(Generic[O]):
 
     def _call(self, operation: Callable[[], T]) -> T:
         """Call a method of the hook. Raises HookError if a package that it imports is not installed."""
-        with needs(f"the hook {self.kind} needs", "hooks", HookError):
+        with explain_missing_package(f"the hook {self.kind} needs", "hooks", HookError):
             return operation()
 
     def _attempt(self, operation: Callable[[], Outcome], context: HookContext | None = None) -> Outcome:

@@ -18,7 +18,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from evaluator.errors import InputError
-from evaluator.extensions import needs
+from evaluator.extensions import explain_missing_package
 from evaluator.figures import (
     PALETTE,
     Figure,
@@ -73,7 +73,7 @@ NO_FIGURES = (
 def render(verdict: Verdict, page: Page) -> str:
     """Write the report; `page` does not matter. Raises UsageError where a package that draws is not installed."""
     del page
-    with needs("the HTML report needs", "plots"):
+    with explain_missing_package("the HTML report needs", "plots"):
         return to_html(verdict)
 
 
