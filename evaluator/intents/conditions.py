@@ -45,16 +45,6 @@ def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[Pro
         is_policy_same = verdict.policy_hash == hash_policy_now(store, policy, release)
         are_data_same = bool(hash_data_now(store, release, verdict.data_hash))
     rejudge = f"judge it again: `{policy.command(release)}`"
-    max_age_s = policy.promotion.approvals.max_age
-    age_s = (datetime.now(UTC) - verdict.judged_at).total_seconds() if verdict.judged_at else math.inf
-    # A verdict from the future is of another machine, whose clock may be ahead a little.
-    is_recent = -CLOCK_TOLERANCE.total_seconds() <= age_s <= max_age_s
-    if age_s < 0:
-        age_text = f"it was judged {format_duration(round(-age_s))} from now: the clock was set back"
-    elif math.isfinite(age_s):
-        age_text = f"it was judged {format_duration(round(age_s))} ago"
-    else:
-        age_text = "it is not known when it was judged"
     word_text = verdict.word.value.replace("_", "-").upper()
     return (
         PromotionCondition(
@@ -93,18 +83,31 @@ def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[Pro
             otherwise="its data have changed, or there are newer data",
             remedy=rejudge,
         ),
-        PromotionCondition(
-            f"it was judged within the last {format_duration(max_age_s)}",
-            met=is_recent,
-            otherwise=age_text,
-            remedy=rejudge,
-        ),
+        _check_age(verdict, policy.promotion.approvals.max_age, rejudge),
         PromotionCondition(
             "the policy names hooks that promote",
             met=bool(policy.promotion.hooks.get(Action.PROMOTE)),
             otherwise="the policy names no hooks that promote",
             remedy=NO_HOOKS,
         ),
+    )
+
+
+def _check_age(verdict: Verdict, max_age_s: float, remedy: str) -> PromotionCondition:
+    """Check that a verdict is not older than `max_age_s` seconds, and not from the future."""
+    age_s = (datetime.now(UTC) - verdict.judged_at).total_seconds() if verdict.judged_at else math.inf
+    if age_s < 0:
+        age_text = f"it was judged {format_duration(round(-age_s))} from now: the clock was set back"
+    elif math.isfinite(age_s):
+        age_text = f"it was judged {format_duration(round(age_s))} ago"
+    else:
+        age_text = "it is not known when it was judged"
+    return PromotionCondition(
+        f"it was judged within the last {format_duration(max_age_s)}",
+        # The clock of the machine that judged may be ahead of ours a little.
+        met=-CLOCK_TOLERANCE.total_seconds() <= age_s <= max_age_s,
+        otherwise=age_text,
+        remedy=remedy,
     )
 
 
