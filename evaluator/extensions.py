@@ -46,6 +46,7 @@ class Lazy(Mapping[str, T], Generic[T]):
     def __init__(
         self, own: Mapping[str, str], noun: str, *, extra: str = "", error: type[EvaluatorError] = UsageError
     ) -> None:
+        """Set the objects of this package (`own`: name → place); nothing is imported yet."""
         self.own, self.noun, self.extra, self.error = own, noun, extra, error
 
     @cached_property
@@ -85,6 +86,7 @@ class Extensions(Lazy[Any]):
         extra: str = "",
         own: Mapping[str, str] | None = None,
     ) -> None:
+        """Set the objects of this package (`own`: name → place) and the group of entry points of other packages."""
         super().__init__(own or {}, noun, extra=extra, error=error)
         self.group = group
 

@@ -37,6 +37,7 @@ class SecretNames:
         """Replace each `${NAME}` in a text by the variable's value. Raises UsageError for one that is not set."""
 
         def find_value(match: re.Match[str]) -> str:
+            """Return the value of the variable that `match` names."""
             name = match[1]
             secret = environment.get(name)
             if not secret:

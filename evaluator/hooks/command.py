@@ -64,6 +64,7 @@ class Command(BaseHook[CommandOptions]):
         return f"runs {' '.join(self.options.run)}"
 
     def _test(self) -> Outcome:
+        """Check that the programs and the folder exist; runs nothing."""
         programs = [self._find_program(command[0]) for command in (self.options.run, self.options.undo) if command]
         self._check_folder()
         return Outcome("acknowledged", f"{' and '.join(programs)} can be run; nothing was")
@@ -76,6 +77,7 @@ class Command(BaseHook[CommandOptions]):
         return bool(self.options.undo)
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:
+        """Run the program of the option `undo`. Raises HookError if there is none."""
         if not self.options.undo:
             return super()._undo(context, earlier)
         return self._run(self.options.undo, context)

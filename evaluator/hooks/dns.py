@@ -56,6 +56,7 @@ class DnsOptions(NetworkOptions):
 
     @model_validator(mode="after")
     def _check_cname(self) -> Self:
+        """Check that a CNAME has one value, which is a full name; other types may have several."""
         if self.type == "CNAME" and len(self.values) > 1:
             raise ValueError("a CNAME has one value")
         if self.type == "CNAME" and not self.values[0].endswith("."):
@@ -75,6 +76,7 @@ class Dns(BaseHook[DnsOptions]):
         return f"sets {options.type} of {options.name} in {options.zone} to {values} (TTL {options.ttl} s)"
 
     def _test(self) -> Outcome:
+        """Check the values to set, and that the server accepts the key of a query; changes nothing."""
         self._make_target_records()  # raises HookError for values that the type cannot have
         records = self._read()
         return Outcome("acknowledged", f"the server accepts the key; it has {_show(records)}")

@@ -34,6 +34,7 @@ class EtcdOptions(TlsOptions):
 
     @model_validator(mode="after")
     def _check_login(self) -> Self:
+        """Check that the options have a user name and a password, or neither."""
         if (self.username is None) != (self.password is None):
             raise ValueError("needs username and password, or neither")
         return self
@@ -49,6 +50,7 @@ class Etcd(BaseHook[EtcdOptions]):
         return f"sets {self.options.key} of etcd at {self.options.url} to {self.options.value[:100]}"
 
     def _test(self) -> Outcome:
+        """Read the key, to see that etcd answers; changes nothing."""
         stored = self._read()
         return Outcome(
             "acknowledged", f"etcd answers; {self.options.key} is {'set' if stored['revision'] else 'not set'}"

@@ -34,6 +34,7 @@ class HaProxyOptions(NetworkOptions):
 
     @model_validator(mode="after")
     def _check_place(self) -> HaProxyOptions:
+        """Check that the options name either a unix socket or an address HOST:PORT."""
         if (self.socket is None) == (self.address is None):
             raise ValueError("needs socket or address, one of them")
         if self.address and not re.fullmatch(r".+:\d{1,5}", self.address):

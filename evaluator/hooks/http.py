@@ -29,6 +29,7 @@ Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
 def _check_url(text: str) -> str:
+    """Check a URL, in which words may be filled in only after the host: they must not decide where a request goes."""
     check_template(text)
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or "${" in parts.netloc or "@" in parts.netloc:
@@ -56,6 +57,7 @@ class HttpRequest(Section):
 
     @model_validator(mode="after")
     def _check_headers_and_body(self) -> Self:
+        """Check that headers can be sent, name only known words and variables, and that a JSON body is JSON."""
         for name, text in self.headers.items():
             if name.lower() in _RESERVED_HEADERS:
                 raise ValueError(f"header {name} is set by the evaluator")
@@ -100,7 +102,7 @@ class Http(BaseHook[HttpOptions]):
 
     def __init__(self, options: HttpOptions, environment: Any = None) -> None:
         super().__init__(options, environment)
-        if options.idempotent is None:
+        if options.idempotent is None:  # by the definition of HTTP, all other methods do no harm if they are repeated
             self.idempotent = options.method not in ("POST", "PATCH")
         else:
             self.idempotent = options.idempotent
@@ -126,6 +128,7 @@ class Http(BaseHook[HttpOptions]):
         return self.options.undo is not None
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:
+        """Send the request of the option `undo`. Raises HookError if there is none."""
         if self.options.undo is None:
             return super()._undo(context, earlier)
         return self._send(self.options.undo, context)

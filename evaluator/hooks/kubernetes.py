@@ -61,6 +61,7 @@ class KubernetesOptions(TlsOptions):
 
     @model_validator(mode="after")
     def _check_object(self) -> Self:
+        """Check that the options have either a Rollout or an HTTPRoute to patch."""
         if (self.rollout is None) == (self.route is None):
             raise ValueError("needs rollout or route, one of them")
         return self
@@ -74,7 +75,7 @@ class Kubernetes(BaseHook[KubernetesOptions]):
 
     def __init__(self, options: KubernetesOptions, environment: Mapping[str, str] | None = None) -> None:
         super().__init__(options, environment)
-        # Promoting twice goes two steps further.
+        # All can be repeated without harm, except `promote`: each time, the Rollout goes one step further.
         self.idempotent = options.rollout is None or options.rollout.do != "promote"
 
     def _describe(self) -> str:
@@ -83,6 +84,7 @@ class Kubernetes(BaseHook[KubernetesOptions]):
         return f"sets the weights of the HTTPRoute {self._where} to {show_weights(self._weights)}"
 
     def _test(self) -> Outcome:
+        """Check that the object exists, and that a route has the services; changes nothing."""
         resource = self._get_object()
         if self.options.route:
             _set_same_weights(resource, self._weights)  # raises HookError if no rule has the services
@@ -106,6 +108,7 @@ class Kubernetes(BaseHook[KubernetesOptions]):
         return self.options.rollout is None or self.options.rollout.do in ("abort", "retry")
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:
+        """Restore what `_read` returned before: whether a Rollout is aborted, or the weights of a route."""
         if not isinstance(earlier, dict):
             raise HookError("there is no earlier state to restore", hint="it is kept when the hook is executed")
         resource = self._get_object()

@@ -43,6 +43,7 @@ class NetworkOptions(HookOptions):
     @field_validator("allow_hosts")
     @classmethod
     def _check_allowed(cls, value: list[str]) -> list[str]:
+        """Check that each entry of allow_hosts is a name, an address or a network."""
         for entry in value:
             if not _NAME.fullmatch(entry) and not _parse_network(entry):
                 raise ValueError(

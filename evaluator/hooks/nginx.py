@@ -49,6 +49,7 @@ class NginxOptions(HookOptions):
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
+        """Check that each server has an address and a weight."""
         only_in_one = set(self.weights) ^ set(self.servers)
         if only_in_one:
             raise ValueError(f"{', '.join(sorted(only_in_one))} is in servers or in weights, but not in both")
@@ -66,6 +67,7 @@ class Nginx(BaseHook[NginxOptions]):
         return f"writes {self.options.file} with the weights {weights}, tests nginx's configuration and reloads it"
 
     def _test(self) -> Outcome:
+        """Check that the file can be written and that nginx accepts its configuration; changes nothing."""
         self._read()
         folder = Path(self.options.file).parent
         if not os.access(folder, os.W_OK):
@@ -92,6 +94,7 @@ class Nginx(BaseHook[NginxOptions]):
         return show_weights({name: 0 if down else int(weight) for weight, down, name in server_lines})
 
     def _execute(self, context: HookContext) -> Outcome:  # noqa: ARG002 - the weights do not depend on it
+        """Write a file with the servers and their weights, and let nginx reload it."""
         options = self.options
         server_lines = []
         for name, address in options.servers.items():
@@ -103,6 +106,7 @@ class Nginx(BaseHook[NginxOptions]):
         return self._install("\n".join(lines))
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - as above
+        """Write the earlier text of the file again, and let nginx reload it."""
         if not isinstance(earlier, str) or not earlier.startswith(MARK):
             raise HookError(
                 "there was no file of the evaluator before, so there is nothing to restore", hint="write it by hand"

@@ -29,6 +29,7 @@ _LOGGERS = ("apprise", "urllib3.connectionpool")
 
 
 def _check_address(text: str) -> str:
+    """Check that an Apprise address begins with its service, which must not come from a secret."""
     if not _ADDRESS.fullmatch(text):
         raise ValueError("must begin with the service, written out: slack://${SLACK_TOKEN}, mailto://mail.example.org")
     return text

@@ -64,6 +64,7 @@ class Webhook(BaseHook[WebhookOptions]):
         return f"posts the decision to {self.options.url}, signed"
 
     def _test(self) -> Outcome:
+        """Check that the host may be connected to, and that the secret can sign; sends nothing."""
         sign(self._fill_secrets(self.options.secret), "test", 0, b"")  # raises HookError for an invalid secret
         host, port = split_url(self.options.url)
         resolve_allowed(host, port, self.options.allow_hosts)
@@ -94,6 +95,7 @@ class Webhook(BaseHook[WebhookOptions]):
             return requested_s if requested_s is not None else _wait_longer(state)
 
         def attempt() -> Outcome:
+            """Send the message once, and note whether a failure may have been accepted all the same."""
             nonlocal maybe_accepted
             try:
                 return self._send_once(message_id, body, secret, context)

@@ -37,8 +37,9 @@ from evaluator.wording import write_command
 
 __all__ = ["Policy", "load_policy", "parse_policy", "policy_schema", "with_learnt"]
 
-PRIOR_WEIGHT = 3.0
-"""Degrees of freedom of the policy's own assumption about instances, when pooled with history (method B.3, B.3a)."""
+BUILT_IN_DF = 3.0
+"""Degrees of freedom that the built-in spread between instances counts for, when it is pooled with history (method B.3,
+B.3a)."""
 _UNION_MEMBER_PREFIXES = ("literal[", "dict[", "function-")
 """How pydantic's names for the members of a union begin; they are not keys in the file."""
 
@@ -179,7 +180,7 @@ def _combine_spreads(of_policy: float, built_in: float, learnt: float | None, le
         return of_policy
     if of_policy != built_in:
         return max(of_policy, learnt)
-    pooled = math.sqrt((PRIOR_WEIGHT * built_in**2 + learnt_df * learnt**2) / (PRIOR_WEIGHT + learnt_df))
+    pooled = math.sqrt((BUILT_IN_DF * built_in**2 + learnt_df * learnt**2) / (BUILT_IN_DF + learnt_df))
     return _round_to_3_digits(max(pooled, learnt))
 
 
@@ -331,7 +332,8 @@ def _explain_unknown_key(key_path: KeyPath, hook: str | None = None) -> str:
     if hook is not None:
         from evaluator.hooks import HOOKS  # a policy without hooks must not wait for them
 
-        model, sections = HOOKS[hook].Options, key_path[key_path.index(hook) + 1 : -1]
+        model = HOOKS[hook].Options
+        sections = key_path[key_path.index(hook) + 1 : -1]  # the keys between the hook and the unknown key
     # Descend from section to section to the model that lacks the key; positions in lists have no model.
     for part in sections:
         if isinstance(part, str):

@@ -103,6 +103,7 @@ class MetricSection(Section):
     @field_validator("endpoint")
     @classmethod
     def _refuse_endpoint_of_outcomes(cls, value: str | None, info: ValidationInfo) -> str | None:
+        """Refuse the key `endpoint` for a metric of outcomes, which belong to users instead of requests."""
         metric = _find_metric(info)
         if value is not None and metric and metric.evidence is EvidenceKind.OUTCOMES:
             raise ValueError(f"is not taken by {metric.type}: outcomes have no endpoint")

@@ -30,6 +30,7 @@ class _Entry:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> CoreSchema:
+        """Let pydantic read an entry by `_read_entry`, and write it by `_write_entry`."""
         return core_schema.no_info_plain_validator_function(
             _read_entry, serialization=core_schema.plain_serializer_function_ser_schema(_write_entry)
         )
@@ -131,6 +132,7 @@ class HooksSection(Section):
     @field_validator("promote", "hold", "announce")
     @classmethod
     def _refuse_undo(cls, value: list[HookEntry]) -> list[HookEntry]:
+        """Refuse the entry `undo`, which undoes a promotion, among the hooks of other events than rollback."""
         for index, entry in enumerate(value):
             if entry.kind == UNDO:
                 raise PydanticCustomError(
