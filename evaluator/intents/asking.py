@@ -74,7 +74,7 @@ def ask(store: Store, policy: Policy, person: Person, request: ActionRequest) ->
     is returned: a double click, or two people, make one intent.
     """
     reason = _read_reason(request.reason)
-    land_release(store, request.release)
+    land_release(store, request.release)  # the verdict must be on all data, also on those that have just arrived
     rules, action = policy.promotion, request.action
     undoes: tuple[str, ...] = ()
     with _audit_refusals(store, person, request.release, action), store.reading():
@@ -86,12 +86,12 @@ def ask(store: Store, policy: Policy, person: Person, request: ActionRequest) ->
             _check_promotion(store, policy, request, latest)
         if action is Action.ROLLBACK:
             undoes = _find_promotions_to_undo(store, policy, request)
-        # The intent is executed only while its verdict, data, policy and hooks are the same as now.
+        # A promotion is executed only if its verdict, data, policy and hooks are then the same as now.
         data_hash = hash_data_now(store, request.release, latest.data_hash) if latest else ""
         policy_hash = hash_policy_now(store, policy, request.release)
     now = datetime.now(UTC)
     intent = Intent(
-        id="",
+        id="",  # the store sets id and key
         key="",
         release=request.release,
         action=action,

@@ -30,7 +30,7 @@ _UNCHANGED_STATES = (IntentState.FAILED, IntentState.APPROVED)
 
 def observe(store: Store, policy: Policy, intent: Intent, now: datetime) -> Situation:
     """Read what decides now whether an intent may be executed: verdict, data, policy, and permissions of its people."""
-    land_release(store, intent.release)
+    land_release(store, intent.release)  # data that have just arrived make a verdict outdated
     with store.reading():
         return _read_situation(store, policy, intent, now)
 
