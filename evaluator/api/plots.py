@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from evaluator.errors import EvaluatorError, UnknownName, UsageError
-from evaluator.extensions import needs
+from evaluator.extensions import explain_missing_package
 from evaluator.figures import (
     Figure,
     color_arms,
@@ -53,7 +53,7 @@ class Plots:
     trace: Callable[[], Mapping[str, Any]] = field(repr=False)
 
     def __post_init__(self) -> None:
-        with needs("plots need", "plots", EvaluatorError):
+        with explain_missing_package("plots need", "plots", EvaluatorError):
             import_module("altair")
 
     def forest(self, *, endpoints: bool = False, width: int = PAGE) -> Chart:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from evaluator.errors import EvaluatorError
-from evaluator.extensions import needs
+from evaluator.extensions import explain_missing_package
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +44,7 @@ def flatten(verdict: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def to_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Rows as a data frame. Raises EvaluatorError where pandas is not installed."""
-    with needs("data frames need", "notebook", EvaluatorError):
+    with explain_missing_package("data frames need", "notebook", EvaluatorError):
         import pandas as pd
 
     return pd.DataFrame(list(rows))

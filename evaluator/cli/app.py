@@ -16,7 +16,7 @@ import click
 import evaluator as package
 from evaluator.cli import Session
 from evaluator.errors import EvaluatorError
-from evaluator.extensions import needs
+from evaluator.extensions import explain_missing_package
 
 OPTIONS: Mapping[str, str] = {
     "server.headless": "true",
@@ -45,7 +45,7 @@ def command(session: Session, address: str, port: int, no_worker: bool) -> int:
     By default only this machine can reach it. With another --address users have to sign in: docs/app.md describes how
     to configure a login. Ctrl-C ends it.
     """
-    with needs("the app needs", "app,plots"):
+    with explain_missing_package("the app needs", "app,plots"):
         version("streamlit")
     session.say(f"http://{address}:{port} shows {session.store_path}; Ctrl-C ends it")
     if not _is_loopback(address):

@@ -16,7 +16,7 @@ from evaluator.cli.amounts import DURATION, SHARE
 from evaluator.cli.gathering import gathered
 from evaluator.cli.terminal import make_page
 from evaluator.errors import UsageError
-from evaluator.extensions import needs
+from evaluator.extensions import explain_missing_package
 from evaluator.pipeline.hindsight import find_history
 from evaluator.planning import Exposure, GatePlan, Goal, Grid, History, compare_strategies, plan_gates, tabulate
 from evaluator.records import Margin
@@ -76,7 +76,7 @@ def command(
     grids = tabulate(history, policy.rulebook, goal, [goal.duration_s * f for f in FACTORS], around)
     strategies = compare_strategies(history, policy.rulebook, goal)
     if plot is not None:
-        with needs("drawing needs", "plots"):
+        with explain_missing_package("drawing needs", "plots"):
             from evaluator.figures import draw_plan, save_figure
 
             save_figure(draw_plan(plans, grids, strategies), plot)
