@@ -79,9 +79,10 @@ def load_release(
 def _load_once(store: Store, run: Run, plan: LoadPlan, rule: StopRule | None, say: Say, on_line: Say) -> bool:
     """Run and land one replicate; returns whether NO-GO was shown by `rule`, so that no other replicate follows.
 
-    Raises LoadError if the run is incomplete or has no requests, and KeyboardInterrupt if the user ended it.
+    `rule`: `None` if the load is not judged. `say` receives messages, `on_line` each line of Locust's log. Raises
+    LoadError if the run is incomplete or has no requests, and KeyboardInterrupt if the user ended it.
     """
-    with _kept_up(store, run, say), judging_meanwhile(store, run, rule, say) as why_stop:
+    with _landing_hourly(store, run, say), judging_meanwhile(store, run, rule, say) as why_stop:
         outcome = run_locust(plan, run, store.data.segment_folder(run), on_line, why_stop)
     finish_run(store, run, outcome)
     say(_describe_landing(store.data.land_segments(run.id)))
@@ -96,9 +97,11 @@ def _load_once(store: Store, run: Run, plan: LoadPlan, rule: StopRule | None, sa
         )
     if not rows:
         raise _explain_no_requests(run, outcome)
-    if outcome.facts.ended_early or rule is None:
-        return bool(outcome.facts.ended_early)
-    # The first of several runs went to its end: if it is NO-GO by itself, the others are left out.
+    if outcome.facts.ended_early:
+        return True  # NO-GO was shown while it ran
+    if rule is None:
+        return False
+    # The run went to its end. If it is the first of several, and NO-GO by itself, the others are left out.
     why = rule.judge_run(store, run)
     if why:
         others = f"{rule.replicates - 1} further run{'s' if rule.replicates > 2 else ''}"
@@ -131,11 +134,12 @@ def _explain_no_requests(run: Run, outcome: RunOutcome) -> LoadError:
 
 
 @contextmanager
-def _kept_up(store: Store, run: Run, say: Say) -> Iterator[None]:
+def _landing_hourly(store: Store, run: Run, say: Say) -> Iterator[None]:
     """While the block runs, land and compact the run every hour in a thread, so that its folder stays small."""
     block_ended = Event()
 
     def keep_up() -> None:
+        """Land and compact at intervals; if that fails, only report it, because the end of the run lands all."""
         lower_priority()
         while not block_ended.wait(KEEP_UP_S):
             try:
@@ -155,6 +159,7 @@ def _kept_up(store: Store, run: Run, say: Say) -> Iterator[None]:
 
 
 def _describe_landing(landed: Landed) -> str:
+    """Describe how many requests have landed, and how many segments could not be read."""
     text = f"landed {landed.rows} requests in {landed.segments} segments"
     if landed.quarantined:
         text += f"; {len(landed.quarantined)} could not be read"

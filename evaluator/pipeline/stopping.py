@@ -93,6 +93,7 @@ def judging_meanwhile(store: Store, run: Run, rule: StopRule | None, say: Say) -
     watch = Watch(rule.subject(store, run), rule.policy, time.monotonic, block_ended.wait, stop=block_ended.is_set)
 
     def judge() -> None:
+        """Judge until there is a verdict or the block ends; an error ends only the judging, not the load."""
         nonlocal why_stop
         lower_priority()
         try:

@@ -231,7 +231,7 @@ class Watch:
         self._verdict = verdict
         self._judged_at = self.clock()
         self._judged_states, self._judged_series, self._judged_rows = _list_states(runs), series_open, rows
-        progress = verdict.evidence.progress
+        progress = verdict.evidence.progress  # `None` without a calendar of looks
         pause_s = progress.next_s - progress.covered_s + SETTLE_S if progress else SOONEST_S
         self._due = self._judged_at + min(max(pause_s, SOONEST_S), LATEST_S)
         self.status = _describe_status(verdict, series_open=series_open)
@@ -240,7 +240,7 @@ class Watch:
         has_outcomes = any(run.kind is EvidenceKind.OUTCOMES for run in runs)
         lacks_outcomes = bool(find_rules(self.policy.rulebook, EvidenceKind.OUTCOMES)) and not has_outcomes
         if series_open or (is_undecided and (is_running or lacks_outcomes)):
-            return None
+            return None  # more data will come, which may decide
         if is_running and self._decision is not verdict.word:
             # The last data of a look may not have landed yet: a new decision is judged again, after they have.
             self._decision = verdict.word
