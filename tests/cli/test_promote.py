@@ -107,7 +107,7 @@ def test_a_person_types_the_name(run, typed, code):
     os.close(ours)
     os.close(theirs)
     assert process.returncode == code
-    assert b"Type cart@1.9.0 to promote it" in err
+    assert b"Type cart@1.9.0 to confirm: promote" in err
     assert len(lines(run)) == (code == 0)
 
 
