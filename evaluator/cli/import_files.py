@@ -153,7 +153,7 @@ def _find_incomparable(plan: LandingPlan) -> Iterable[str]:
 
 def describe_landed(release: str, landed: Landed) -> str:
     """Describe what an import of requests has landed, in one line."""
-    if not landed.rows:
+    if not landed.rows:  # the same files had landed before
         files = "this file has" if landed.already == 1 else f"these {landed.already} files have"
         further = f" and {len(landed.runs) - 1} more" if len(landed.runs) > 1 else ""
         return f"{release}: {files} landed already (run {landed.runs[0]}{further}); no row was added"
@@ -161,11 +161,11 @@ def describe_landed(release: str, landed: Landed) -> str:
         f"{release}: {count_of(landed.rows, 'request')} from {count_of(landed.segments, 'file')}"
         f" in {count_of(len(landed.runs), 'run')}"
     )
-    numbers = landed.parts  # of files that an arm has in a run, the smallest first
-    if len(numbers) == 1 and numbers != (1,):
-        text += f" of {count_of(numbers[0], 'file')} an arm"
-    elif len(numbers) > 1:
-        text += f" of {numbers[0]} to {numbers[-1]} files an arm"
+    file_counts = landed.parts  # numbers of files that an arm has in a run: each that occurs, the smallest first
+    if len(file_counts) > 1:
+        text += f" of {file_counts[0]} to {file_counts[-1]} files an arm"
+    elif file_counts and file_counts[0] > 1:
+        text += f" of {count_of(file_counts[0], 'file')} an arm"
     if landed.why:
         text += f" ({landed.why})"
     if landed.left_out:

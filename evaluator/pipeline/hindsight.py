@@ -21,22 +21,25 @@ NEWEST_GROUPS = 20
 
 
 def read_history(store: Store, release_ids: Sequence[str], *, land: bool) -> tuple[Stored, ...]:
-    """Read the newest run groups (at most NEWEST_GROUPS) with requests of some releases, the oldest group first.
+    """Read the newest run groups (at most NEWEST_GROUPS) of some releases that have requests, the oldest group first.
 
     `release_ids`: the newest release first, as the store lists them. `land`: land waiting segments before.
     """
-    groups: dict[str, tuple[str, list[Run]]] = {}  # id of a group: its release, its runs
+    release_of_group: dict[str, str] = {}
+    runs_of_group: dict[str, list[Run]] = {}
     for release_id in reversed(release_ids):
         if land:
             land_release(store, release_id)
         for run in store.data.runs(release_id):
             if run.kind is EvidenceKind.REQUESTS and run.landed:
-                groups.setdefault(run.group, (release_id, []))[1].append(run)
-    # The sort is stable: groups of one second stay in the order of their releases.
-    newest_groups = sorted(groups, key=lambda group: group[:TIME_OF_ID])[-NEWEST_GROUPS:]
+                release_of_group.setdefault(run.group, release_id)
+                runs_of_group.setdefault(run.group, []).append(run)
+    # By the time at the start of each id. The sort is stable: groups of one second stay in the order of their releases.
+    newest_groups = sorted(runs_of_group, key=lambda group: group[:TIME_OF_ID])[-NEWEST_GROUPS:]
     history = []
     for group in newest_groups:
-        release_id, runs = groups[group]
+        release_id, runs = release_of_group[group], runs_of_group[group]
+        # If both arms ran one version, their difference shows what identical releases differ by.
         services = store.control.release(release_id).services
         same_version = bool(services) and all(s.baseline and s.baseline == s.canary for s in services)
         cells = store.data.read_cells([run.id for run in runs])
@@ -67,7 +70,10 @@ def find_history(
 
 
 def related_releases(store: Store, release_id: str) -> tuple[str, ...]:
-    """List all releases of this release's service, itself included; it alone if it has no service or several."""
+    """List the releases of the same service as this release, which is among them.
+
+    A release without a service, or with several, is listed alone.
+    """
     service = service_of(store.control.release(release_id))
     related = [summary.release.id for summary in store.releases() if service and service_of(summary.release) == service]
     return tuple(dict.fromkeys((*related, release_id)))
