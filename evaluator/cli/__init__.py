@@ -158,9 +158,10 @@ def _set_path(ctx: click.Context, param: click.Parameter, value: Path | None) ->
 
 
 def _raise_verbosity(ctx: click.Context, _param: click.Parameter, value: int) -> None:
-    """Store the count of `-v` in the session, and show log messages accordingly: -v infos, -vv debugging.
+    """Add `value`, the number of `-v`, to the verbosity of the session, and show log messages accordingly.
 
-    It adds up, because the option may come before and after the sub-command. Negative for `-q`: only errors.
+    1: information, 2: debugging, -1 (`-q`): only errors. Added, because the option may come before and after the
+    sub-command.
     """
     session = ctx.ensure_object(Session)
     session.verbosity += value
@@ -181,9 +182,10 @@ def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> N
 
 
 def _make_common_options(*, environment: bool) -> list[click.Option]:
-    """Make the options that may come before or after the sub-command. `environment`: read variables if not given.
+    """Make the options that may come before or after the sub-command.
 
-    Only the options before the sub-command do so: otherwise a variable would replace what is given there.
+    `environment`: an option that is not given takes its value from an environment variable. This is for those before
+    the sub-command only: after it, the variable would replace a value that is given before it.
     """
 
     def option(*names: str, envvar: str | None = None, **settings: Any) -> click.Option:
