@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def flatten(verdict: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The metrics of a verdict's JSON as flat rows."""
+    """Return a row without nested values for each metric of a verdict's JSON. A missing effect gives `None`."""
     for metric in verdict["metrics"]:
         effect = metric["effect"] or {}
         yield {
@@ -43,7 +43,7 @@ def flatten(verdict: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def to_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Rows as a data frame. Raises EvaluatorError where pandas is not installed."""
+    """Make a data frame from rows (column → value). Raises EvaluatorError if pandas is not installed."""
     with explain_missing_package("data frames need", "notebook", EvaluatorError):
         import pandas as pd
 
