@@ -30,16 +30,19 @@ COMPLETION = "_EVALUATOR_COMPLETE"
 
 
 class _Interrupts:
-    """Remembers Ctrl-C: an extension module that it interrupts may raise another error than KeyboardInterrupt."""
+    """Records Ctrl-C: an extension module that it interrupts may raise another error than KeyboardInterrupt."""
 
     def __init__(self) -> None:
-        self.seen = False
+        self.pressed = False
+        """Was Ctrl-C pressed since `listen`?"""
 
     def listen(self) -> None:
-        signal.signal(signal.SIGINT, self._on_signal)
+        """Record Ctrl-C from now on, in place of what has handled it before."""
+        signal.signal(signal.SIGINT, self._record)
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.seen = True
+    def _record(self, number: int, frame: FrameType | None) -> None:
+        """Record the signal, then raise KeyboardInterrupt as Python does."""
+        self.pressed = True
         signal.default_int_handler(number, frame)
 
 
@@ -52,31 +55,32 @@ def run(args: Sequence[str], *, listen: bool = False) -> int:
         logging.basicConfig(format="evaluator: %(message)s", stream=sys.stderr)
         with evaluator.make_context("evaluator", list(args), obj=session) as ctx:
             result = evaluator.invoke(ctx)
-        code = result if isinstance(result, int) else 0
+        exit_code = result if isinstance(result, int) else 0
         flush()
-    except click.exceptions.Exit as leaving:
-        code = leaving.exit_code
+    except click.exceptions.Exit as leaving:  # --help and --version end by it
+        exit_code = leaving.exit_code
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - no error shows a traceback or exits with 1
-        interrupted = interrupts.seen or isinstance(error, KeyboardInterrupt | click.Abort)
-        code = _explain(KeyboardInterrupt() if interrupted else error, session)
-    return code
+        interrupted = interrupts.pressed or isinstance(error, KeyboardInterrupt | click.Abort)
+        exit_code = _show_error(KeyboardInterrupt() if interrupted else error, session)
+    return exit_code
 
 
 def main() -> None:
-    """Console script."""
+    """Run the command line of this process, and end the process with the exit code."""
     _open_closed_streams()
-    if instruction := os.environ.get(COMPLETION):
+    instruction = os.environ.get(COMPLETION)
+    if instruction:  # a shell asks how to complete a command line
         from click.shell_completion import shell_complete
 
         sys.exit(shell_complete(evaluator, {}, "evaluator", COMPLETION, instruction))
-    code = run(sys.argv[1:], listen=True)
+    exit_code = run(sys.argv[1:], listen=True)
     # All output is written: Ctrl-C during Python's shutdown must not change the exit code.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if code == INTERRUPTED:
-        # If Ctrl-C interrupted code that was run from a string, Python would end by signal instead.
+    if exit_code == INTERRUPTED:
+        # After Ctrl-C in code that was run from a string, `sys.exit` would end the process by the signal instead.
         sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
+        os._exit(exit_code)
+    sys.exit(exit_code)
 
 
 def _open_closed_streams() -> None:
@@ -89,52 +93,54 @@ def _open_closed_streams() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
-        if getattr(sys, name) is None:
+        if getattr(sys, name) is None:  # Python has no stream for a descriptor that was closed at its start
             mode = "w" if descriptor else "r"
             setattr(sys, name, os.fdopen(descriptor, mode, encoding="utf-8", closefd=False))
 
 
-def _complain(message: str, hint: str | None = None) -> None:
+def _print_error(message: str, hint: str | None = None) -> None:
+    """Print an error and its hint to stderr. If that fails, send all further output to stderr nowhere."""
     try:
-        click.echo(f"{click.style('Error:', fg='red')} {_tame(message)}", err=True, color=wants_color(sys.stderr))
+        label = click.style("Error:", fg="red")
+        click.echo(f"{label} {_mask_control_characters(message)}", err=True, color=wants_color(sys.stderr))
         if hint:
-            click.echo(f"Hint: {_tame(hint)}", err=True)
+            click.echo(f"Hint: {_mask_control_characters(hint)}", err=True)
     except OSError:  # stderr on a full disk, for example: the exit code still shows the error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
-def _tame(text: str) -> str:
-    """Make control characters in quoted names and values harmless for the terminal."""
+def _mask_control_characters(text: str) -> str:
+    """Make control characters, which quoted names and values may contain, harmless for the terminal. Lines stay."""
     if text.replace("\n", "").isprintable():
         return text
-    from evaluator.reports.base import plain_text
+    from evaluator.reports.base import plain_text  # a slow import, and most messages need none
 
     return "\n".join(plain_text(line) for line in text.split("\n"))
 
 
-def _explain(error: BaseException, session: Session) -> int:
-    """Show the error in one sentence, with a hint, and return its exit code."""
-    if session.verbosity > 1:
+def _show_error(error: BaseException, session: Session) -> int:
+    """Print an error in one sentence, with a hint, and return its exit code."""
+    if session.verbosity > 1:  # -vv
         click.echo("".join(traceback.format_exception(error)), err=True)
     match error:
         case KeyboardInterrupt():
-            _complain("interrupted; what was recorded stays")
+            _print_error("interrupted; what was recorded stays")
             return INTERRUPTED
         case EvaluatorError():
-            _complain(error.message, error.hint)
+            _print_error(error.message, error.hint)
             return error.exit_code
         case click.UsageError():
             error.show()
             return WRONG_USAGE
         case click.ClickException():
-            _complain(error.format_message())
+            _print_error(error.format_message())
             return WRONG_USAGE
         case OSError(strerror=str(reason)):
-            _complain(f"{reason}: {error.filename}" if error.filename else reason)
+            _print_error(f"{reason}: {error.filename}" if error.filename else reason)
         case _:
             text = " ".join(str(error).split()) or "no message"
             hint = "this is a bug in evaluator; -vv shows the traceback"
-            _complain(f"unexpected {type(error).__name__}: {text}", hint)
+            _print_error(f"unexpected {type(error).__name__}: {text}", hint)
     return COULD_NOT_EVALUATE
 
 

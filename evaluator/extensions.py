@@ -15,38 +15,38 @@ T = TypeVar("T")
 
 
 def load_object(place: str) -> Any:
-    """Import the object that a place names: `module:name`, or `module:name.attribute`."""
+    """Import an object by its place, written `module:name` or `module:name.attribute`."""
     module, _, name = place.partition(":")
     return attrgetter(name)(import_module(module))
 
 
 @contextmanager
-def needs(what: str, extra: str, error: type[EvaluatorError] = UsageError) -> Iterator[None]:
-    """Raise `error` if the `with` block cannot import a package of another project.
+def explain_missing_package(what_needs: str, extra: str, error: type[EvaluatorError] = UsageError) -> Iterator[None]:
+    """Raise `error`, with a command that installs it, if the `with` block imports a package that is not installed.
 
-    Its message begins with `what` ("plots need"), and its hint names `extra`, the extra of this package that installs
-    what is missing. The ImportError of a module of our own is a bug, and is not caught.
+    The message is `what_needs`, such as "plots need", and the name of the package; `extra` is the extra of this package
+    that installs it (empty: none). The ImportError of a module of this package is a bug, and is raised as it is.
     """
     try:
         yield
     except ImportError as import_error:
-        missing = import_error.name or ""
-        if missing.partition(".")[0] == "evaluator":
+        package = import_error.name or ""
+        if package.partition(".")[0] == "evaluator":
             raise
         hint = f"pip install 'release-evaluator[{extra}]'" if extra else None
-        raise error(f"{what} the package '{import_error.name}'", hint=hint) from import_error
+        raise error(f"{what_needs} the package '{import_error.name}'", hint=hint) from import_error
 
 
 class Lazy(Mapping[str, T], Generic[T]):
     """Name → the object at its place `module:name`, imported on first use.
 
-    `own`: name → place of our objects. `noun` is what has the names ("hook"). If a package is missing, `error` is
-    raised and names `extra`, which installs it.
+    `noun` is what has the names ("hook"). Where a package is missing, `error` is raised and names `extra`.
     """
 
     def __init__(
         self, own: Mapping[str, str], noun: str, *, extra: str = "", error: type[EvaluatorError] = UsageError
     ) -> None:
+        """Set the objects of this package (`own`: name → place); nothing is imported yet."""
         self.own, self.noun, self.extra, self.error = own, noun, extra, error
 
     @cached_property
@@ -55,8 +55,9 @@ class Lazy(Mapping[str, T], Generic[T]):
         return self.own
 
     def __getitem__(self, name: str) -> T:
+        """Load the object of a name. Raises KeyError, and `error` if a package that it needs is not installed."""
         place = self.places[name]
-        with needs(f"the {self.noun} {name} needs", self.extra, self.error):
+        with explain_missing_package(f"the {self.noun} {name} needs", self.extra, self.error):
             loaded: T = load_object(place)
         return loaded
 
@@ -71,9 +72,9 @@ class Lazy(Mapping[str, T], Generic[T]):
 
 
 class Extensions(Lazy[Any]):
-    """Name → object: our own objects (`own`: name → place), then the entry points of `group` in other packages.
+    """Our own objects, then the entry points of `group` in other packages.
 
-    Raises `error` if two objects have the same name, or if an object cannot be loaded.
+    Raises `error` where two have one name, and where one cannot be loaded.
     """
 
     def __init__(
@@ -85,27 +86,27 @@ class Extensions(Lazy[Any]):
         extra: str = "",
         own: Mapping[str, str] | None = None,
     ) -> None:
+        """Set the objects of this package (`own`: name → place) and the group of entry points of other packages."""
         super().__init__(own or {}, noun, extra=extra, error=error)
         self.group = group
 
     @cached_property
     def places(self) -> Mapping[str, str]:
-        """Name → place; installed packages are searched once. Raises `error` if two have the same name."""
+        """Name → place; installed packages are searched once."""
         from importlib.metadata import entry_points
 
         places = dict(self.own)
         for entry_point in sorted(entry_points(group=self.group), key=lambda entry_point: entry_point.name):
-            # A package that is installed in two places declares the same place twice, which is no conflict.
-            existing_place = places.setdefault(entry_point.name, entry_point.value)
-            if existing_place != entry_point.value:
+            place = places.setdefault(entry_point.name, entry_point.value)
+            if place != entry_point.value:  # the name has another place already
                 raise self.error(
-                    f"two packages have a {self.noun} {entry_point.name}: {existing_place} and {entry_point.value}",
+                    f"two packages have a {self.noun} {entry_point.name}: {place} and {entry_point.value}",
                     hint="uninstall one of them",
                 )
         return places
 
     def __getitem__(self, name: str) -> Any:
-        """Import the object with this name. Raises `error` with a hint, whatever its module raises."""
+        """Load the object of a name. Raises KeyError, and `error` for any failure to import it."""
         place = self.places[name]
         try:
             return load_object(place)

@@ -29,9 +29,12 @@ CHUNK_BYTES = 1 << 16
 PACKED = frozenset({"gzip", "x-gzip", "deflate"})
 """Content encodings that are unpacked."""
 
+_ZLIB_OR_GZIP = 47
+"""For zlib: recognise either header (32), with the largest window (15)."""
+
 
 class ExchangeError(requests.ConnectionError):
-    """No whole answer came. `reached` is false if certainly nothing was sent; `why` is a short cause for users."""
+    """No whole answer came. `reached` is false where certainly nothing was sent; `why` is a short cause for users."""
 
     def __init__(self, text: str, why: str, *, reached: bool) -> None:
         super().__init__(text)
@@ -43,30 +46,32 @@ class _TooLateError(Exception):
 
 
 class _Exchange:
-    """One request and its answer, and the connection they use, which is ended when their time is over."""
+    """One request and its answer. When their time is over, the connection that they use is ended."""
 
     def __init__(self, timeout_s: float, addresses: Sequence[str]) -> None:
-        """Start the time of an exchange. Only `addresses` are connected to; if empty, the name is resolved."""
+        """Start the time. `timeout_s`: for the whole exchange; `addresses`: where to connect; empty: any address."""
         self.timeout_s, self.addresses = timeout_s, addresses
-        self.deadline_s = time.monotonic() + timeout_s
+        self.deadline = time.monotonic() + timeout_s
         self.reached = False
-        """May the server have received the request?"""
+        """Whether a connection was made, so that the request may have been sent."""
         self.first_error: Exception | None = None
         """The first error of the connection, before urllib3 and requests wrap it."""
         self._lock = threading.Lock()
-        self._socket_copy: socket.socket | None = None
-        """A second handle of the socket in use, by which the timer's thread can end it."""
-        self._timer = threading.Timer(max(timeout_s, 0.0), self._end_connection)
+        self._guarded_socket: socket.socket | None = None
+        self._timer = threading.Timer(max(timeout_s, 0.0), self._shut_down)
         self._timer.daemon = True
         self._timer.start()
 
     @property
     def left_s(self) -> float:
-        return self.deadline_s - time.monotonic()
+        return self.deadline - time.monotonic()
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
-        """Do a part of the exchange in a `with` block. Raises _TooLateError for any failure after the deadline."""
+        """Do a part of the exchange in the `with` block, and keep its error for `to_exchange_error`.
+
+        Raises _TooLateError if the time is over, before the block or at its error; else the error.
+        """
         if self.left_s <= 0:
             raise _TooLateError
         try:
@@ -77,59 +82,58 @@ class _Exchange:
             self.first_error = error
             raise
 
-    def use(self, used_socket: Any) -> None:
-        """Use a socket, in the place of any before: it is ended when the time is over, or now if it is over already."""
+    def guard(self, connection_socket: Any) -> None:
+        """Shut this socket down when the time is over, instead of the one before."""
         with self._lock:
-            if self._socket_copy is not None:
-                self._socket_copy.close()
-            # TLS takes the handle of the socket over, so a copy of the handle is kept.
-            self._socket_copy = socket.socket(fileno=os.dup(used_socket.fileno()))
+            if self._guarded_socket is not None:
+                self._guarded_socket.close()
+            # A duplicate of the same connection: TLS wraps the original socket, which then cannot be used any more.
+            self._guarded_socket = socket.socket(fileno=os.dup(connection_socket.fileno()))
         if self.left_s <= 0:
-            self._end_connection()
+            self._shut_down()
 
     def close(self) -> None:
-        """Stop the timer: from now on the connection is not ended any more."""
+        """Stop the timer. The connection stays open for a next exchange."""
         self._timer.cancel()
         with self._lock:
-            if self._socket_copy is not None:
-                self._socket_copy.close()
-                self._socket_copy = None
+            if self._guarded_socket is not None:
+                self._guarded_socket.close()
+                self._guarded_socket = None
 
-    def _end_connection(self) -> None:
-        """Shut the connection down, which also ends a read that waits in another thread."""
+    def _shut_down(self) -> None:
+        """Shut the connection down, so that a thread that waits for it gets an error at once."""
         with self._lock, contextlib.suppress(OSError):
-            if self._socket_copy is not None:
-                self._socket_copy.shutdown(socket.SHUT_RDWR)
+            if self._guarded_socket is not None:
+                self._guarded_socket.shutdown(socket.SHUT_RDWR)
 
-    def make_error(self, error: Exception) -> ExchangeError:
-        """Make the error of this exchange, which failed with `error`."""
+    def to_exchange_error(self, error: Exception) -> ExchangeError:
+        """Make the ExchangeError of this exchange, which failed with `error`, with a short cause for users."""
         first_error = self.first_error or error
         if self.left_s <= 0:
             why = f"no whole answer within {self.timeout_s:g} s" if self.reached else "no time was left"
             return ExchangeError("timed out", why, reached=self.reached)
         if self.reached:
             return ExchangeError(str(error), type(first_error).__name__, reached=True)
-        # The system's own words are in the error below that of urllib3: of the certificate, or of the socket.
+        # The error below that of urllib3 says more: what is wrong with the certificate, or the system's message.
         cause = first_error.__cause__ or first_error.__context__ or first_error
         why = getattr(cause, "verify_message", None) or getattr(cause, "strerror", None) or type(first_error).__name__
         return ExchangeError(str(error), str(why), reached=False)
 
 
-_THREAD_DATA = threading.local()
-"""Its `exchange` is the exchange of each thread; connections of urllib3 cannot be given it otherwise."""
+_THREAD_STATE = threading.local()
+"""`exchange`: the exchange of the current thread. requests and urllib3 have no way to pass it to a connection."""
 
 
-class _Limited:
-    """The methods of a connection, within the limits of its thread's exchange."""
+class _LimitedConnection:
+    """Mixin for a connection of urllib3 that keeps it within the time and the addresses of the thread's exchange."""
 
     def _new_conn(self: Any) -> socket.socket:
-        """Open a socket: to the first address of the exchange that accepts one."""
-        exchange: _Exchange = _THREAD_DATA.exchange
-        host_name = self._dns_host
-        addresses = exchange.addresses or [host_name]
+        """Connect to the first address of the exchange that can be reached; without addresses, to the host's name."""
+        exchange: _Exchange = _THREAD_STATE.exchange
+        # urllib3 connects to `_dns_host`; the name is set again, because TLS checks it.
+        host_name, addresses = self._dns_host, exchange.addresses or [self._dns_host]
         with exchange.step():
             for address in addresses:
-                # urllib3 connects to `_dns_host`; afterwards the name is needed for the Host header and TLS.
                 self._dns_host, self.timeout = address, max(exchange.left_s, 0.001)
                 try:
                     new_socket: socket.socket = super()._new_conn()  # type: ignore[misc]
@@ -139,37 +143,38 @@ class _Limited:
                         raise
                 finally:
                     self._dns_host = host_name
-            exchange.use(new_socket)
+            exchange.guard(new_socket)
         return new_socket
 
     def connect(self) -> None:
-        """Connect, with TLS; from then on the server may receive the request."""
-        exchange: _Exchange = _THREAD_DATA.exchange
+        """Connect, with TLS for https, and note that the server was reached."""
+        exchange: _Exchange = _THREAD_STATE.exchange
         with exchange.step():
             super().connect()  # type: ignore[misc]
         exchange.reached, exchange.first_error = True, None
 
     def request(self: Any, *args: Any, **options: Any) -> None:
-        """Send a request; on a connection that an earlier exchange has opened, the server may receive it."""
-        if self.sock is not None:
-            _THREAD_DATA.exchange.reached = True
+        """Send the request, over a new connection or over one that is still open from an earlier exchange."""
+        if self.sock is not None:  # it is open, so `connect` is not called
+            _THREAD_STATE.exchange.reached = True
         super().request(*args, **options)  # type: ignore[misc]
 
     def getresponse(self: Any) -> Any:
-        """Read the start of the answer, within the time of the exchange."""
-        exchange: _Exchange = _THREAD_DATA.exchange
+        """Read the head of the answer; the connection is ended when the time is over."""
+        exchange: _Exchange = _THREAD_STATE.exchange
         with exchange.step():
-            exchange.use(self.sock)  # which an earlier exchange may have opened
+            exchange.guard(self.sock)  # TLS has replaced the socket, and a connection that was open has no guard yet
             return super().getresponse()  # type: ignore[misc]
 
 
 _POOLS = {
-    scheme: type("Pool", (pool,), {"ConnectionCls": type("Connection", (_Limited, connection), {})})
+    scheme: type("Pool", (pool,), {"ConnectionCls": type("Connection", (_LimitedConnection, connection), {})})
     for scheme, pool, connection in (
         ("http", HTTPConnectionPool, HTTPConnection),
         ("https", HTTPSConnectionPool, HTTPSConnection),
     )
 }
+"""Scheme → class of connection pools whose connections are limited."""
 
 
 class Adapter(HTTPAdapter):
@@ -188,65 +193,66 @@ class Adapter(HTTPAdapter):
         trust: ssl.SSLContext | None = None,
         retry: Retry | int = 0,
     ) -> None:
+        # First: the method of the superclass calls `init_poolmanager`, which needs `trust`.
         self.largest, self.addresses, self.trust = largest, addresses, trust
         super().__init__(max_retries=retry)
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
-        """Make a pool whose connections can be ended; called by `requests`."""
+        """Let the pools of connections of requests make connections with our limits."""
         if self.trust is not None:
             options["ssl_context"] = self.trust
         super().init_poolmanager(*args, **options)
         self.poolmanager.pool_classes_by_scheme = _POOLS
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
-        """Make connections to a proxy that can be ended; not to a SOCKS proxy, which has classes of its own."""
+        """Let connections to a proxy have our limits, too, except through SOCKS, which needs a class of its own."""
         manager = super().proxy_manager_for(proxy, **options)
         if not proxy.lower().startswith("socks"):
             manager.pool_classes_by_scheme = _POOLS
         return manager
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-        """Let `requests` set the certificates to trust, unless this adapter was given `trust`."""
+        """Set the certificates of the session for a connection, unless the adapter was given `trust`."""
         if self.trust is None:
             super().cert_verify(conn, url, verify, cert)
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:  # type: ignore[override]
-        """Send a request and read the whole answer, whose `content` is unpacked and at most `largest` + 1 bytes.
+        """Send a request and read the whole answer within options["timeout"] seconds.
 
         Raises ExchangeError; its cause is a zlib.error if the answer cannot be unpacked.
         """
         exchange = _Exchange(options["timeout"], self.addresses)
-        _THREAD_DATA.exchange = exchange
+        _THREAD_STATE.exchange = exchange
         try:
+            # Streamed: the body is read here, within the limits, instead of by requests.
             response = super().send(request, **options | {"stream": True})
             with exchange.step():
-                # `requests` keeps the body that it has read in these attributes.
-                response._content = self._read_body(response, exchange)  # noqa: SLF001
+                response._content = self._read_body(response, exchange)  # noqa: SLF001 - where requests keeps a body
             response._content_consumed = True  # noqa: SLF001
         except Exception as error:
-            raise exchange.make_error(error) from error
+            raise exchange.to_exchange_error(error) from error
         finally:
-            _THREAD_DATA.exchange = None
+            _THREAD_STATE.exchange = None
             exchange.close()
         return response
 
     def _read_body(self, response: requests.Response, exchange: _Exchange) -> bytes:
-        """Read the body of an answer, unpacked, up to the largest size and one byte more. Raises _TooLateError."""
+        """Read and unpack the body, up to `largest` + 1 bytes. Raises _TooLateError, zlib.error."""
         is_packed = response.headers.get("Content-Encoding", "").strip().lower() in PACKED
-        # 32 + 15: both gzip and zlib are recognised by their headers.
-        unpacker = zlib.decompressobj(wbits=47) if is_packed else None
+        unpacker = zlib.decompressobj(wbits=_ZLIB_OR_GZIP) if is_packed else None
         pieces: list[bytes] = []
         remaining = self.largest + 1
         with contextlib.closing(response.raw):
-            for piece in response.raw.stream(CHUNK_BYTES, decode_content=False):
+            for received in response.raw.stream(CHUNK_BYTES, decode_content=False):
                 if exchange.left_s <= 0:
                     break
-                plain = unpacker.decompress(piece, remaining) if unpacker else piece[:remaining]
-                pieces.append(plain)
-                remaining -= len(plain)
+                # `remaining` limits what is unpacked: few bytes may become very many.
+                piece = unpacker.decompress(received, remaining) if unpacker else received[:remaining]
+                pieces.append(piece)
+                remaining -= len(piece)
                 if remaining <= 0:
                     break
-        # A body without a length ends where the connection ends, so a body that was cut off here looks whole.
+        # A connection that was ended looks like the end of a body without a length.
         if exchange.left_s <= 0:
             raise _TooLateError
         return b"".join(pieces)

@@ -22,31 +22,32 @@ class SecretNames:
     """How the settings of one part of the policy name secrets, and what needs them."""
 
     pattern: re.Pattern[str]
-    """How a variable is named, with its `${…}`; the only group is the name of the variable."""
+    """A name with `${…}` around it; its only group is the name of the variable."""
     example: str
     needed_by: str
     export_where: str
 
     def check(self, text: str) -> str:
-        """Return the text if it names a variable and has nothing else in it. Raises ValueError if not."""
+        """Return the text if it is the name of a variable, `${NAME}`, and nothing else. Raises ValueError."""
         if not self.pattern.fullmatch(text):
             raise ValueError(f"must name an environment variable, such as {self.example}; secrets do not belong here")
         return text
 
     def reveal(self, text: str, environment: Mapping[str, str]) -> str:
-        """Replace each `${NAME}` in a text by the value of the variable. Raises UsageError if it is empty or unset."""
+        """Replace each `${NAME}` in a text by the variable's value. Raises UsageError for one that is not set."""
 
-        def look_up(match: re.Match[str]) -> str:
-            variable = match[1]
-            secret = environment.get(variable)
+        def find_value(match: re.Match[str]) -> str:
+            """Return the value of the variable that `match` names."""
+            name = match[1]
+            secret = environment.get(name)
             if not secret:
                 raise UsageError(
-                    f"the environment variable {variable} is not set, and {self.needed_by} needs it",
-                    hint=f"export {variable}=… {self.export_where}",
+                    f"the environment variable {name} is not set, and {self.needed_by} needs it",
+                    hint=f"export {name}=… {self.export_where}",
                 )
             return secret
 
-        return self.pattern.sub(look_up, text)
+        return self.pattern.sub(find_value, text)
 
 
 OF_HOOKS = SecretNames(re.compile(r"\$\{([A-Z_][A-Z0-9_]*)\}"), "${HOOK_TOKEN}", "a hook", "where hooks are executed")
@@ -61,14 +62,14 @@ OF_SOURCES = SecretNames(
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:
-    """Replace secrets in a text by `[secret]`, in each of their spellings: plain, in JSON, in a URL, in base64."""
+    """Replace secrets in a text by `[secret]`, also where they are escaped for JSON or a URL, or in base64."""
     spellings = set()
     for secret in secrets:
-        in_base64 = base64.b64encode(secret.encode()).decode()
         in_json = json.dumps(secret)[1:-1]
-        without_prefix = secret.removeprefix("whsec_")  # of the secrets of webhooks
-        spellings |= {secret, without_prefix, in_base64, in_json, quote(secret, safe=""), quote_plus(secret)}
-    # The longest first: a spelling may contain another, and its rest would stay.
+        in_base64 = base64.b64encode(secret.encode()).decode()
+        key_of_webhook = secret.removeprefix("whsec_")
+        spellings |= {secret, in_json, in_base64, key_of_webhook, quote(secret, safe=""), quote_plus(secret)}
+    # The longest first: a spelling may contain another one, whose replacement would leave the rest of it.
     for spelling in sorted(spellings - {""}, key=len, reverse=True):
         text = text.replace(spelling, SHOWN)
     return text

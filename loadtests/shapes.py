@@ -13,9 +13,11 @@ class Ramp(LoadTestShape):
     hold_s = 60.0
 
     def tick(self) -> tuple[int, float] | None:
-        """Return the number of users at this time and their spawn rate, or `None` at the end."""
-        passed_s: float = self.get_run_time()  # type: ignore[no-untyped-call]
-        if passed_s > self.ramp_s + self.hold_s:
+        """Return the number of users at this time and the users to start per second; `None` ends the load."""
+        elapsed_s: float = self.get_run_time()  # type: ignore[no-untyped-call]
+        if elapsed_s > self.ramp_s + self.hold_s:
             return None
-        share = min(1.0, passed_s / self.ramp_s) if self.ramp_s else 1.0
-        return max(1, round(self.users * share)), max(1.0, self.users / max(self.ramp_s, 1.0))
+        share = min(1.0, elapsed_s / self.ramp_s) if self.ramp_s else 1.0
+        users_now = max(1, round(self.users * share))
+        spawn_rate = max(1.0, self.users / max(self.ramp_s, 1.0))
+        return users_now, spawn_rate

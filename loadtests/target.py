@@ -35,8 +35,11 @@ SPREAD = 0.25
 """Standard deviation of the logarithm of a latency: the 99th percentile is 1.8 medians."""
 
 TAIL_SHARE = 0.015
+"""Share of the requests that the regression `tail` slows down."""
 LEAK_GROWTH = 0.4
+"""Relative growth of the latency at the end of the regression `leak`."""
 PARENT_CHECK_S = 1.0
+"""How often (s) it is checked that the parent process still runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +89,13 @@ class Metrics:
         self._write = generate_latest
 
     def count(self, endpoint: str, status: int, seconds: float) -> None:
-        """Count one request."""
+        """Count one request, such as `GET /products`, and the time of its answer."""
         method, handler = endpoint.split(" ", 1)
         self._requests.labels(method, handler, str(status)).inc()
         self._seconds.labels(method, handler).observe(seconds)
 
     def page(self) -> bytes:
-        """Write the page that Prometheus reads."""
+        """Return the page that Prometheus reads."""
         return bytes(self._write(self._registry))
 
 
@@ -108,45 +111,54 @@ class Shop:
         leak_over_s: float,
         metrics: Metrics | None = None,
     ) -> None:
-        self.instance, self.version, self.regression, self.leak_over_s = instance, version, regression, leak_over_s
+        """Behave with one of REGRESSIONS; instances with the same `seed` and name draw the same latencies."""
+        self.instance = instance
+        self.version = version
+        self.regression = regression
+        self.leak_over_s = leak_over_s
+        """Time (s) in which the leak grows to its full size."""
         self._metrics = metrics
         self._random = random.Random(f"{seed}/{instance}")
-        self._slow = REGRESSIONS[regression]
+        self._slow_down = REGRESSIONS[regression]
         self._failure_share = FAILURE_SHARE.get(regression, 0.0)
-        self._first: float | None = None
+        self._first_request_at: float | None = None
+        """Monotonic time (s) of the first request; `None` before it."""
 
     def answer(self, method: str, path: str) -> tuple[float, bytes]:
-        """Return the seconds to wait and the response to send."""
-        endpoint = _endpoint(method, path)
+        """Return the seconds to wait, and the HTTP response to send then."""
+        endpoint = _name_endpoint(method, path)
         if self._metrics and endpoint == "GET /metrics":
-            return 0.0, self._send_page(200, "text/plain; version=0.0.4", self._metrics.page())
+            return 0.0, self._build_response(200, "text/plain; version=0.0.4", self._metrics.page())
         if endpoint not in LATENCY_MS:
-            return 0.0, self._response(404, {"error": "no such page"})
+            return 0.0, self._build_json_response(404, {"error": "no such page"})
         now = time.monotonic()
-        if self._first is None:
-            self._first = now
-        draw = Draw(endpoint, self._random.gauss(), (now - self._first) / self.leak_over_s)
-        seconds = LATENCY_MS[endpoint] / 1000 * math.exp(SPREAD * draw.z) * self._slow(draw)
+        if self._first_request_at is None:
+            self._first_request_at = now
+        draw = Draw(endpoint, z=self._random.gauss(), age=(now - self._first_request_at) / self.leak_over_s)
+        seconds = LATENCY_MS[endpoint] / 1000 * math.exp(SPREAD * draw.z) * self._slow_down(draw)
         failed = self._random.random() < self._failure_share
         if self._metrics:
             self._metrics.count(endpoint, 500 if failed else 200, seconds)
         if failed:
-            return seconds, self._response(500, {"error": "out of luck"})
-        return seconds, self._response(200, {"endpoint": endpoint, "version": self.version})
+            return seconds, self._build_json_response(500, {"error": "out of luck"})
+        return seconds, self._build_json_response(200, {"endpoint": endpoint, "version": self.version})
 
-    def _response(self, status: int, body: dict[str, str]) -> bytes:
-        return self._send_page(status, "application/json", json.dumps(body).encode())
+    def _build_json_response(self, status: int, body: dict[str, str]) -> bytes:
+        return self._build_response(status, "application/json", json.dumps(body).encode())
 
-    def _send_page(self, status: int, kind: str, content: bytes) -> bytes:
+    def _build_response(self, status: int, content_type: str, content: bytes) -> bytes:
+        """Build an HTTP response, in whose header the instance and its version name themselves."""
         head = (
-            f"HTTP/1.1 {status} {'OK' if status == 200 else 'Error'}\r\nContent-Type: {kind}\r\n"
+            f"HTTP/1.1 {status} {'OK' if status == 200 else 'Error'}\r\nContent-Type: {content_type}\r\n"
             f"Content-Length: {len(content)}\r\nX-Instance: {self.instance}\r\nX-Version: {self.version}\r\n\r\n"
         )
         return head.encode() + content
 
 
-def _endpoint(method: str, path: str) -> str:
-    return f"{method} {re.sub('^/products/[^/]+$', '/products/{id}', path.partition('?')[0])}"
+def _name_endpoint(method: str, path: str) -> str:
+    """Return method and route: the path without its query, and with `{id}` in place of the id of a product."""
+    route = re.sub("^/products/[^/]+$", "/products/{id}", path.partition("?")[0])
+    return f"{method} {route}"
 
 
 class Connection(asyncio.Protocol):
@@ -154,8 +166,9 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, shop: Shop) -> None:
         self._shop = shop
-        self._waiting = b""
-        self._busy = False
+        self._received = b""
+        """Data that were received and not answered yet."""
+        self._is_answering = False
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -164,32 +177,35 @@ class Connection(asyncio.Protocol):
             self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Collect data until a request is complete."""
-        self._waiting += data
-        if not self._busy:
-            self._next()
+        """Collect data, and answer as soon as they are a complete request."""
+        self._received += data
+        if not self._is_answering:
+            self._answer_next()
 
-    def _next(self) -> None:
-        head, separator, rest = self._waiting.partition(b"\r\n\r\n")
+    def _answer_next(self) -> None:
+        """Take a request from the data that were received, and plan its answer; do nothing if it is incomplete."""
+        head, separator, after_head = self._received.partition(b"\r\n\r\n")
         length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
-        body = int(length[1]) if length else 0
-        if not separator or len(rest) < body:
+        body_length = int(length[1]) if length else 0
+        if not separator or len(after_head) < body_length:
             return
-        self._waiting = rest[body:]
-        self._busy = True
-        method, path, *_ = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
+        self._received = after_head[body_length:]
+        self._is_answering = True
+        request_line = head.split(b"\r\n", 1)[0].decode("latin-1")
+        method, path, *_ = request_line.split(" ")
         seconds, response = self._shop.answer(method, path)
         asyncio.get_running_loop().call_later(seconds, self._send, response)
 
     def _send(self, response: bytes) -> None:
-        self._busy = False
+        """Send an answer, unless the client has gone, then answer the request that has come meanwhile."""
+        self._is_answering = False
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(response)
-            self._next()
+            self._answer_next()
 
 
 async def serve(shop: Shop, port: int, parent: int | None) -> None:
-    """Serve on loopback until SIGTERM, or until the parent has ended."""
+    """Serve on loopback until SIGTERM or Ctrl-C, or until the process `parent` (`None`: any) has ended."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Connection(shop), "127.0.0.1", port, backlog=1024)
     stop = asyncio.Event()
@@ -216,10 +232,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--metrics", action="store_true", help="count requests for Prometheus under /metrics")
     parser.add_argument("--parent", type=int, help="end when this process, the parent, has ended")
-    given = parser.parse_args(arguments)
-    metrics = Metrics() if given.metrics else None
-    shop = Shop(given.instance, given.version, given.regression, given.seed, given.leak_over, metrics)
-    asyncio.run(serve(shop, given.port, given.parent))
+    options = parser.parse_args(arguments)
+    metrics = Metrics() if options.metrics else None
+    shop = Shop(options.instance, options.version, options.regression, options.seed, options.leak_over, metrics)
+    asyncio.run(serve(shop, options.port, options.parent))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from evaluator.errors import HookError, UsageError
-from evaluator.extensions import Lazy, load_object, needs
+from evaluator.extensions import Lazy, explain_missing_package, load_object
 
 
 def test_an_object_is_found_by_its_place():
@@ -36,7 +36,7 @@ def test_a_missing_package_is_named_with_the_extra_that_has_it():
 
 
 def test_a_fault_of_our_own_is_not_taken_for_a_missing_package():
-    with pytest.raises(ModuleNotFoundError), needs("the report needs", "plots"):
+    with pytest.raises(ModuleNotFoundError), explain_missing_package("the report needs", "plots"):
         load_object("evaluator.no_such_module:render")
 
 

@@ -54,19 +54,19 @@ def node(tree):
 
 def test_before_the_first_tag_commits_are_counted(repository):
     commit(repository, "two")
-    assert version._ask_git(repository) == built(repository) == f"0.0.1.dev2+g{node(repository)}"
+    assert version._read_git_version(repository) == built(repository) == f"0.0.1.dev2+g{node(repository)}"
 
 
 def test_a_tag_is_the_version(repository):
     git(repository, "tag", "v1.4.0")
-    assert version._ask_git(repository) == built(repository) == "1.4.0"
+    assert version._read_git_version(repository) == built(repository) == "1.4.0"
 
 
 def test_after_a_tag_it_is_a_development_version_of_the_next(repository):
     git(repository, "tag", "v1.4.9")
     commit(repository, "two")
     git(repository, "tag", "nightly-2026.11.26")  # not a version
-    assert version._ask_git(repository) == built(repository) == f"1.4.10.dev1+g{node(repository)}"
+    assert version._read_git_version(repository) == built(repository) == f"1.4.10.dev1+g{node(repository)}"
 
 
 @pytest.mark.parametrize("tag", ["v1.4.0", None])
@@ -74,7 +74,7 @@ def test_uncommitted_changes_are_in_the_version(repository, tag):
     if tag:
         git(repository, "tag", tag)
     (repository / "file").write_text("changed")
-    asked, said_by_build = version._ask_git(repository), built(repository)
+    asked, said_by_build = version._read_git_version(repository), built(repository)
     assert asked.endswith(f"+g{node(repository)}.dirty")
     assert asked.split("+")[0] == said_by_build.split("+")[0]
 
@@ -84,26 +84,26 @@ def test_a_shallow_clone_without_tags_has_a_version(repository, tmp_path_factory
     commit(repository, "two")
     clone = tmp_path_factory.mktemp("clone")
     git(clone, "clone", "-q", "--depth=1", "--no-tags", repository.as_uri(), clone)
-    assert version._ask_git(clone) == built(clone) == f"0.0.1.dev1+g{node(clone)}"
+    assert version._read_git_version(clone) == built(clone) == f"0.0.1.dev1+g{node(clone)}"
 
 
 def test_another_repository_in_the_environment_is_not_asked(repository, monkeypatch):
     git(repository, "tag", "v1.4.0")
     monkeypatch.setenv("GIT_DIR", str(ROOT / ".git"))
-    assert version._ask_git(repository) == "1.4.0"
+    assert version._read_git_version(repository) == "1.4.0"
 
 
 def test_without_git_it_is_what_was_installed(tmp_path, monkeypatch):
     (tmp_path / ".git").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert version._ask_git(tmp_path) is None
+    assert version._read_git_version(tmp_path) is None
     monkeypatch.setattr(version, "TREE", tmp_path)
-    assert version.find_version.__wrapped__() == version._ask_metadata()
+    assert version.find_version.__wrapped__() == version._read_installed_version()
 
 
 def test_a_folder_that_was_never_installed_says_so(monkeypatch):
     monkeypatch.setattr(version, "DISTRIBUTION", "never-installed")
-    assert version._ask_metadata() == "0.0.0"
+    assert version._read_installed_version() == "0.0.0"
 
 
 def test_a_copied_folder_is_built_without_git(tmp_path):

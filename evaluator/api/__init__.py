@@ -35,5 +35,5 @@ __all__ = ["ReleaseJudgement", "Snapshot", "StoredRelease", "open"]
 
 
 def open(path: str | Path = "evaluator.duckdb") -> Snapshot:  # noqa: A001 - `evaluator.open` is how it is meant to read
-    """Open the store at `path` for reading. Raises StoreError where there is none."""
+    """Open the store at `path` for reading. Raises StoreError if there is none."""
     return Snapshot(Store.open(Path(path)))

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 WIDTH = 110
 """Width (characters) of a printed judgement."""
 
+MOST_REASONS = 4
+"""Number of reasons that a notebook displays at most."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReleaseJudgement:
@@ -52,19 +55,22 @@ class ReleaseJudgement:
         return self.verdict.evidence.comparisons
 
     def __getitem__(self, name: str) -> Comparison:
-        """A metric of the policy by its name. Raises UnknownName.
+        """Return the comparison of a metric of the policy by its name; with several candidates, that of the first.
+
+        Raises UnknownName.
 
         >>> effect = release.compare()["latency_p50"].effect
         >>> 0.1 < effect.lower < effect.estimate < effect.upper
         True
         """
+        # Reversed, because a later entry replaces an earlier entry of the same name.
         by_name = {row.rule.name: row for row in reversed(self.comparisons) if not row.scan}
         if name not in by_name:
             raise UnknownName("metric", name, by_name)
         return by_name[name]
 
     def to_dict(self) -> dict[str, Any]:
-        """The verdict as a dictionary with the keys of its JSON.
+        """Return the verdict as a dictionary with the keys of its JSON.
 
         >>> release.compare().to_dict()["verdict"]
         'no_go'
@@ -73,7 +79,7 @@ class ReleaseJudgement:
         return plain
 
     def to_pandas(self) -> pd.DataFrame:
-        """A row for each comparison.
+        """Return a data frame with a row for each comparison.
 
         >>> frame = release.compare().to_pandas()
         >>> frame.loc[frame["status"] == "fail", "metric"].tolist()[:2]
@@ -82,7 +88,7 @@ class ReleaseJudgement:
         return to_frame(list(flatten(self.to_dict())))
 
     def to_arrow(self) -> pa.Table:
-        """A row for each comparison.
+        """Return an Arrow table with a row for each comparison.
 
         >>> release.compare().to_arrow().column_names[:3]
         ['release', 'metric', 'type']
@@ -95,13 +101,23 @@ class ReleaseJudgement:
         return to_human(self.verdict, width=WIDTH)
 
     def _repr_html_(self) -> str:
+        """Return HTML, by which notebooks display a judgement: verdict, first reasons, and a table of comparisons."""
         head = f"<b>{VERDICT_WORDS[self.verdict.word]}</b> {html.escape(self.verdict.release.id)}"
-        reasons = "".join(f"<li>{html.escape(reason.text)}</li>" for reason in self.verdict.reasons[:4])
+        reasons = "".join(f"<li>{html.escape(reason.text)}</li>" for reason in self.verdict.reasons[:MOST_REASONS])
         titles = ("metric", "arm", "baseline", "canary", "change", "margin", "status")
-        top = "".join(f"<th>{title}</th>" for title in titles)
+        title_cells = "".join(f"<th>{title}</th>" for title in titles)
         rows = ""
-        for row in self.comparisons:
-            change = format_effect(row), format_allowed(row), STATUS_MARKS[row.status]
-            cells = (name_comparison(row), row.arm, *format_both(row), *change)
-            rows += "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
-        return f"<p>{head}</p><ul>{reasons}</ul><table><thead><tr>{top}</tr></thead><tbody>{rows}</tbody></table>"
+        for comparison in self.comparisons:
+            baseline, candidate = format_both(comparison)
+            texts = (
+                name_comparison(comparison),
+                comparison.arm,
+                baseline,
+                candidate,
+                format_effect(comparison),
+                format_allowed(comparison),
+                STATUS_MARKS[comparison.status],
+            )
+            rows += "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in texts) + "</tr>"
+        table = f"<table><thead><tr>{title_cells}</tr></thead><tbody>{rows}</tbody></table>"
+        return f"<p>{head}</p><ul>{reasons}</ul>{table}"

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from evaluator.errors import EvaluatorError, UnknownName, UsageError
-from evaluator.extensions import needs
+from evaluator.extensions import explain_missing_package
 from evaluator.figures import (
     Figure,
     color_arms,
@@ -53,63 +53,68 @@ class Plots:
     trace: Callable[[], Mapping[str, Any]] = field(repr=False)
 
     def __post_init__(self) -> None:
-        with needs("plots need", "plots", EvaluatorError):
+        """Raise EvaluatorError, with the way to install it, if altair is missing."""
+        with explain_missing_package("plots need", "plots", EvaluatorError):
             import_module("altair")
 
     def forest(self, *, endpoints: bool = False, width: int = PAGE) -> Chart:
-        """Every change against its margin, the worst first: the policy's metrics, or the `endpoints` of the scan.
+        """Draw each change against its margin, the worst first: of the policy's metrics, or of the scanned `endpoints`.
 
-        Raises UsageError where none has a margin and a change.
+        Raises UsageError if none has a margin and a change.
         """
-        scanned = [row for row in self._rows if row.scan]
-        rows = rank_by_margin(scanned)[:MOST_ENDPOINTS] if endpoints else pick_decisive(self._rows)
-        several = len(self._candidates) > 1
-        figure = draw_forest(rows, colors=self._colors, width=width, with_arms=several)
+        if endpoints:
+            rows = rank_by_margin([row for row in self._rows if row.scan])[:MOST_ENDPOINTS]
+        else:
+            rows = pick_decisive(self._rows)
+        has_several_candidates = len(self._candidates) > 1
+        figure = draw_forest(rows, colors=self._colors, width=width, with_arms=has_several_candidates)
         if figure is None:
             raise UsageError(
                 f"no {'endpoint' if endpoints else 'metric'} has both a change and a margin, which the forest shows"
             )
-        return put_below_each_other([figure], self._colors) if several else with_finding(figure)
+        # Several candidates need the legend of colours that `put_below_each_other` adds.
+        return put_below_each_other([figure], self._colors) if has_several_candidates else with_finding(figure)
 
     def band(self, metric: str | None = None, *, arm: str | None = None, width: int = COLUMN) -> Chart:
-        """The change of a metric after each look, with its interval, the margin, and the decision.
+        """Draw the change of a metric after each look, with its interval, the margin, and the decision.
 
-        Without a name: the metric that is furthest beyond its margin. Raises UnknownName, and UsageError for a metric
-        without this line: one with the role watch, one of readings or outcomes, or one of several runs judged together.
+        `metric`: by default the metric that is furthest beyond its margin. Raises UnknownName, and UsageError for a
+        metric without this line: with the role watch, of readings or outcomes, or of several runs judged together.
         """
-        row, curve = self._find("over_time", "line over time", metric, arm)
+        row, curve = self._find_curve("over_time", "line over time", metric, arm)
         return with_finding(draw_over_time(row, curve, color=self._colors[row.arm], width=width))
 
     def units(self, metric: str | None = None, *, arm: str | None = None, width: int = COLUMN) -> Chart:
-        """A metric for each instance (for each run where there is one instance): is a single pod the cause?
+        """Draw a metric for each instance (for each run if there is one instance): is a single pod the cause?
 
-        Without a name: the metric that is furthest beyond its margin. Raises as `band` does.
+        `metric`: by default the metric that is furthest beyond its margin. Raises UnknownName, and UsageError for a
+        metric without these values.
         """
-        row, curve = self._find("units", "value by instance", metric, arm)
+        row, curve = self._find_curve("units", "value by instance", metric, arm)
         return with_finding(draw_units(row, curve, colors=self._colors, width=width))
 
     def shift(self, arm: str | None = None, *, width: int = COLUMN) -> Chart:
-        """The change of the response time at every quantile, for each candidate.
+        """Draw the change of the response time at every quantile, of one candidate (`arm`) or of each.
 
-        Raises UnknownName, and UsageError where no requests were judged.
+        Raises UnknownName for an unknown candidate, and UsageError if no requests were judged.
         """
         return self._draw_each("quantiles", draw_shift, arm, width)
 
     def distribution(self, arm: str | None = None, *, width: int = COLUMN) -> Chart:
-        """The distribution functions of response times of baseline and candidate, for each candidate.
+        """Draw the distribution functions of response times of the baseline and of one candidate (`arm`) or each.
 
-        Raises as `shift` does.
+        Raises UnknownName for an unknown candidate, and UsageError if no requests were judged.
         """
         return self._draw_each("distributions", draw_distribution, arm, width)
 
     def timeline(self, *, width: int = PAGE) -> Chart:
-        """Latency, failures, load and readings of every arm on one time axis.
+        """Draw latency, failures, load and readings of every arm on one time axis.
 
-        Raises UsageError where no requests were judged.
+        Raises UsageError if no requests were judged.
         """
         curves = self.trace()
         if not curves["timeline"]:
-            raise self._nothing("timeline")
+            raise self._explain_missing("timeline")
         figures = draw_timeline(curves["timeline"], curves["readings"], width=width)
         return put_below_each_other(figures, color_arms([arm["name"] for arm in curves["timeline"]["arms"]]))
 
@@ -128,38 +133,51 @@ class Plots:
         return color_arms([*(arm.name for arm in self.verdict.evidence.arms), *self._candidates])
 
     def _draw_each(self, key: str, draw: Callable[..., Figure], arm: str | None, width: int) -> Chart:
-        """One figure a candidate, below each other."""
+        """Draw a figure for `arm`, or for each candidate (`None`), below each other.
+
+        `key`: the part of the traced data with a curve for each candidate. `draw`: the function that draws one curve.
+        """
         self._check_arm(arm)
         curves = [curve for curve in self.trace()[key] if arm in (None, curve["arm"])]
         if not curves:
-            raise self._nothing("distribution")
+            raise self._explain_missing("distribution")
         figures = [draw(curve, color=self._colors[curve["arm"]], width=width) for curve in curves]
-        shown = (BASELINE, *(curve["arm"] for curve in curves))
-        return put_below_each_other(figures, {name: self._colors[name] for name in shown})
+        shown_arms = (BASELINE, *(curve["arm"] for curve in curves))
+        return put_below_each_other(figures, {name: self._colors[name] for name in shown_arms})
 
-    def _find(self, key: str, what: str, metric: str | None, arm: str | None) -> tuple[Comparison, Mapping[str, Any]]:
-        """The comparison of that name that has a curve of this kind, the worst where several have."""
+    def _find_curve(
+        self, key: str, label: str, metric: str | None, arm: str | None
+    ) -> tuple[Comparison, Mapping[str, Any]]:
+        """Find the comparison, of those with a curve of the kind `key`, that is worst by its margin; and this curve.
+
+        `metric` and `arm` limit the choice; `None`: any. `label` names the kind of curve in the message of UsageError,
+        which is raised if there is none. Raises UnknownName for an unknown metric or arm.
+        """
         self._check_arm(arm)
-        own = [row for row in self._rows if not row.scan and arm in (None, row.arm)]
-        names = {row.rule.name for row in own}
+        of_policy = [row for row in self._rows if not row.scan and arm in (None, row.arm)]
+        names = {row.rule.name for row in of_policy}
         if metric is not None and metric not in names:
             raise UnknownName("metric", metric, names)
-        traced = {(curve["name"], curve["arm"], curve["endpoint"]): curve[key] for curve in self.trace()["metrics"]}
-        drawable = [row for row in own if metric in (None, row.rule.name) and traced.get(_key(row))]
+        curves = {(curve["name"], curve["arm"], curve["endpoint"]): curve[key] for curve in self.trace()["metrics"]}
+        with_curve = [row for row in of_policy if curves.get(_identify(row))]
+        drawable = [row for row in with_curve if metric in (None, row.rule.name)]
         if not drawable:
-            names_traced = dict.fromkeys(row.rule.name for row in own if traced.get(_key(row)))
-            hint = f"there is one for {', '.join(names_traced)}" if names_traced else None
-            raise UsageError(f"there is no {what} for {metric or 'any metric'}", hint=hint)
-        row = (rank_by_margin(drawable) or drawable)[0]
-        return row, traced[_key(row)]
+            other_names = dict.fromkeys(row.rule.name for row in with_curve)
+            hint = f"there is one for {', '.join(other_names)}" if other_names else None
+            raise UsageError(f"there is no {label} for {metric or 'any metric'}", hint=hint)
+        # Without any margin there is no order by it: then the first is taken.
+        chosen = (rank_by_margin(drawable) or drawable)[0]
+        return chosen, curves[_identify(chosen)]
 
     def _check_arm(self, arm: str | None) -> None:
+        """Raise UnknownName if `arm` is no candidate; `None`, any candidate, is allowed."""
         if arm is not None and arm not in self._candidates:
             raise UnknownName("candidate", arm, self._candidates)
 
-    def _nothing(self, what: str) -> UsageError:
+    def _explain_missing(self, what: str) -> UsageError:
         return UsageError(f"there is no {what} of {self.verdict.release.id}: none of its requests were judged")
 
 
-def _key(row: Comparison) -> tuple[str, str, str | None]:
+def _identify(row: Comparison) -> tuple[str, str, str | None]:
+    """Return name, arm and endpoint (`None`: all) of a comparison, by which its curves are found."""
     return row.rule.name, row.arm, row.rule.slice.endpoint

@@ -40,7 +40,7 @@ class Snapshot:
         return tuple(summary.release.id for summary in self.store.releases())
 
     def release(self, name: str) -> StoredRelease:
-        """Return one release. Raises UnknownName."""
+        """Return one release. Raises UnknownName if it is not stored."""
         return StoredRelease(self.store, self.store.control.release(name).id)
 
     def sql(self, query: str, parameters: Sequence[object] = ()) -> Relation:
@@ -54,7 +54,7 @@ class Snapshot:
         return self.store.data.relate(query, parameters)
 
     def results(self) -> pd.DataFrame:
-        """All metrics of all stored verdicts, a row each, as a data frame for analyses over releases.
+        """Return a data frame with a row for each metric of each stored verdict, for analyses over releases.
 
         >>> frame = store.results()
         >>> frame.loc[frame["metric"] == "latency_p95", ["release", "verdict", "status"]].values.tolist()
@@ -93,7 +93,9 @@ class StoredRelease:
         return self.store.data.runs(self.name)
 
     def cells(self, runs: str = "latest") -> Cells:
-        """The cells of its requests: the sums from which all comparisons are computed.
+        """Return the cells of its requests: the sums from which all comparisons are computed.
+
+        `runs`: `latest` (the newest run group), `all`, or the id of a run or group.
 
         >>> cells = release.cells()
         >>> cells.arms, len(cells.instances)
@@ -102,7 +104,7 @@ class StoredRelease:
         return self.store.data.read_cells([run.id for run in choose_runs(self.runs, runs)])
 
     def verdicts(self) -> pd.DataFrame:
-        """All stored verdicts, a row each, the oldest first.
+        """Return a data frame with a row for each stored verdict, the oldest first.
 
         >>> release.verdicts()["verdict"].tolist()
         ['no_go']
@@ -111,25 +113,28 @@ class StoredRelease:
         return to_frame([{"judged_at": row.judged_at, "verdict": row.word, "json": row.json} for row in stored])
 
     def judgement(self, number: int = -1) -> ReleaseJudgement:
-        """Return a stored verdict by its place in `verdicts`; the newest by default.
+        """Return a stored verdict by its position in `verdicts()`; by default the newest.
 
-        Raises UsageError where there is none.
+        Raises UsageError if there is none.
 
         >>> release.judgement().verdict.reasons[0].code
         'regression'
         """
         stored = self.store.control.verdicts(self.name)
         if not -len(stored) <= number < len(stored):
-            description = (
-                f"verdict {number} of {self.name}; {len(stored)} are stored"
-                if stored
-                else f"verdict of {self.name} yet"
-            )
+            if stored:
+                description = f"verdict {number} of {self.name}; {len(stored)} are stored"
+            else:
+                description = f"verdict of {self.name} yet"
             command = write_command(self.name, policy=path_to_name(find_policy(Path.cwd())))
             raise UsageError(f"there is no {description}", hint=f"judge it with `{command}`, or with `compare()` here")
-        drawn = self.store.control.figures(self.name) if number in (-1, len(stored) - 1) else None
+        # Only the data of the newest verdict's figures are stored.
+        is_newest = number in (-1, len(stored) - 1)
+        figures_json = self.store.control.figures(self.name) if is_newest else None
         verdict = from_json(stored[number].json, f"the verdict of {self.name}")
-        return ReleaseJudgement(verdict, functools.cache(functools.partial(_trace_again, self.store, verdict, drawn)))
+        # Most judgements are only read: the data of figures are computed at first use, and once.
+        trace = functools.partial(_trace_stored, self.store, verdict, figures_json)
+        return ReleaseJudgement(verdict, functools.cache(trace))
 
     def compare(
         self,
@@ -158,19 +163,20 @@ class StoredRelease:
         >>> {row.rule.slice.endpoint for row in part.comparisons if row.scan}
         {'GET /endpoint/000'}
         """
-        chosen = self._policy(
-            policy, {**settings, **({"metrics": [dict(metric) for metric in metrics]} if metrics else {})}
-        )
+        if metrics:
+            settings["metrics"] = [dict(metric) for metric in metrics]
         cut = functools.partial(narrow, start=start, end=end, endpoints=endpoints, instances=instances)
         verdict, judged = judge_runs(
             self.store,
             self.store.control.release(self.name),
             choose_runs(self.runs, runs),
-            chosen,
+            self._choose_policy(policy, settings),
             judged_at=datetime.now(UTC),
             cut=cut,
         )
-        return ReleaseJudgement(verdict, functools.cache(functools.partial(_trace, self.store, verdict, judged)))
+        # Most judgements are only read: the data of figures are computed at first use, and once.
+        trace = functools.partial(_trace_figures, self.store, verdict, judged)
+        return ReleaseJudgement(verdict, functools.cache(trace))
 
     def sql(self, query: str, parameters: Sequence[object] = ()) -> Relation:
         """Query a copy of the store in which `requests` and `readings` are those of this release. Raises UsageError.
@@ -180,8 +186,11 @@ class StoredRelease:
         """
         return self.store.data.relate(query, parameters, release=self.name)
 
-    def _policy(self, source: str | Path | Mapping[str, Any] | None, settings: Mapping[str, Any]) -> Policy:
-        """The given policy, else the one that applies to the release here, with `settings` in place of its own keys."""
+    def _choose_policy(self, source: str | Path | Mapping[str, Any] | None, settings: Mapping[str, Any]) -> Policy:
+        """Load the policy at the path `source`, or with this content; `None`: the policy that applies to the release.
+
+        `settings` replace the values of keys of the policy.
+        """
         if isinstance(source, Mapping):
             return parse_policy({**source, **settings})
         policy = policy_of(Path(source) if source is not None else find_policy(Path.cwd()), self.store, [self.name])
@@ -191,19 +200,23 @@ class StoredRelease:
         return f"<release {self.name}: {count_of(len(self.runs), 'run')}>"
 
 
-def _trace(store: Store, verdict: Verdict, judged: Judged) -> Mapping[str, Any]:
+def _trace_figures(store: Store, verdict: Verdict, judged: Judged) -> Mapping[str, Any]:
     """Compute the data of a verdict's figures from the data that it judged."""
     from evaluator.pipeline.drawing import trace_figures  # most judgements are only read
 
     return trace_figures(store, verdict.release, judged.data, judged.requests, judged.rulebook, judged.evidence)
 
 
-def _trace_again(store: Store, verdict: Verdict, drawn: str | None) -> Mapping[str, Any]:
-    """The data of a stored verdict's figures: stored with it (`drawn`, JSON), or computed from what it judged."""
+def _trace_stored(store: Store, verdict: Verdict, figures_json: str | None) -> Mapping[str, Any]:
+    """Return the data of a stored verdict's figures.
+
+    `figures_json`: as stored with the verdict; `None`: compute them from the data that it judged. Raises UsageError if
+    these data have changed or are gone.
+    """
     from evaluator.pipeline.reviewing import judge_again  # only stored verdicts need it
 
-    if drawn is not None:
-        figures: Mapping[str, Any] = json.loads(drawn)
+    if figures_json is not None:
+        figures: Mapping[str, Any] = json.loads(figures_json)
         return figures
     judged = judge_again(store, verdict)
     if not judged.data.as_judged:
@@ -211,4 +224,4 @@ def _trace_again(store: Store, verdict: Verdict, drawn: str | None) -> Mapping[s
             f"the verdict of {verdict.release.id} cannot be drawn: the data that it judged have changed or are gone",
             hint="judge the present data with `compare()`",
         )
-    return _trace(store, verdict, judged)
+    return _trace_figures(store, verdict, judged)

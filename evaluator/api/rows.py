@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from evaluator.errors import EvaluatorError
-from evaluator.extensions import needs
+from evaluator.extensions import explain_missing_package
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 def flatten(verdict: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The metrics of a verdict's JSON as flat rows."""
+    """Return a row without nested values for each metric of a verdict's JSON. A missing effect gives `None`."""
     for metric in verdict["metrics"]:
         effect = metric["effect"] or {}
         yield {
@@ -43,8 +43,8 @@ def flatten(verdict: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def to_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Rows as a data frame. Raises EvaluatorError where pandas is not installed."""
-    with needs("data frames need", "notebook", EvaluatorError):
+    """Make a data frame from rows (column → value). Raises EvaluatorError if pandas is not installed."""
+    with explain_missing_package("data frames need", "notebook", EvaluatorError):
         import pandas as pd
 
     return pd.DataFrame(list(rows))

@@ -85,18 +85,19 @@ class Session:
         from evaluator.policy.selection import choose_policy
 
         def find_services() -> list[str]:
+            """List the services that the policy has to be for: the given one, and those stored with the release."""
+            services = [service or ""]
             if release is None:
-                return [service or ""]
+                return services
             if service is None:
                 from evaluator.pipeline.landing import land_release
 
+                # A load that the user started by Locust itself is stored, with its service, only when it lands.
                 land_release(self.open_store(), release)
             stored = self.find_release(release)
-            return (
-                [service or "", *(stored_service.name for stored_service in stored.services)]
-                if stored
-                else [service or ""]
-            )
+            if stored is not None:
+                services += [stored_service.name for stored_service in stored.services]
+            return services
 
         return choose_policy(self.find_policy(), find_services)
 
@@ -107,9 +108,9 @@ class Session:
         return self.policy_path or find_policy(Path.cwd())
 
     def find_release(self, name: str) -> Release | None:
-        """Return a release from the store; `None` where it is not stored."""
-        stored = self.open_store().releases() if self.store_path.exists() else ()
-        return next((summary.release for summary in stored if summary.release.id == name), None)
+        """Return a release from the store; `None` if it is not stored, or there is no store."""
+        summaries = self.open_store().releases() if self.store_path.exists() else ()
+        return next((summary.release for summary in summaries if summary.release.id == name), None)
 
     def say(self, text: str) -> None:
         """Show progress on stderr, unless `-q` was given."""
@@ -126,11 +127,11 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a sub-command and give it the common options."""
+        """Import a sub-command and give it the common options; `None` if there is no such sub-command."""
         del ctx
         if cmd_name not in COMMANDS:
             return None
-        target = COMMANDS[cmd_name][0]
+        target, _ = COMMANDS[cmd_name]  # a module, or `module:object`
         command: click.Command = load_object(target if ":" in target else f"{target}:command")
         _add_common_options(command)
         return command
@@ -138,7 +139,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the sub-command, or suggest the one that was probably meant."""
+        """Find the sub-command. Raises UnknownName, which suggests the name that was probably meant."""
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
             raise UnknownName("command", args[0], COMMANDS, hint="`evaluator --help` lists the commands")
         return super().resolve_command(ctx, args)
@@ -151,21 +152,28 @@ class LazyGroup(click.Group):
 
 
 def _set_path(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:
+    """Store the value of `--store` or `--policy` in the session: its `store_path` or `policy_path`."""
     if value is not None:
         setattr(ctx.ensure_object(Session), f"{param.name}_path", value)
 
 
-def _louder(ctx: click.Context, _param: click.Parameter, value: int) -> None:
+def _raise_verbosity(ctx: click.Context, _param: click.Parameter, value: int) -> None:
+    """Add `value`, the number of `-v`, to the verbosity of the session, and show log messages accordingly.
+
+    1: information, 2: debugging, -1 (`-q`): only errors. Added, because the option may come before and after the
+    sub-command.
+    """
     session = ctx.ensure_object(Session)
     session.verbosity += value
     logging.getLogger("evaluator").setLevel(logging.WARNING - 10 * session.verbosity)
 
 
-def _quieter(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-    _louder(ctx, param, -1 if value else 0)
+def _lower_verbosity(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    _raise_verbosity(ctx, param, -1 if value else 0)
 
 
 def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    """Print the version and end, if `--version` is given."""
     if value:
         from evaluator.version import find_version
 
@@ -173,10 +181,15 @@ def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> N
         ctx.exit()
 
 
-def _common_options(*, environment: bool) -> list[click.Option]:
-    """Make the options that may come before or after the sub-command; only those before it read the environment."""
+def _make_common_options(*, environment: bool) -> list[click.Option]:
+    """Make the options that may come before or after the sub-command.
+
+    `environment`: an option that is not given takes its value from an environment variable. This is for those before
+    the sub-command only: after it, the variable would replace a value that is given before it.
+    """
 
     def option(*names: str, envvar: str | None = None, **settings: Any) -> click.Option:
+        # Their values are in the session; the functions of commands do not receive them.
         return click.Option(
             names, expose_value=False, envvar=envvar if environment else None, show_envvar=environment, **settings
         )
@@ -191,19 +204,25 @@ def _common_options(*, environment: bool) -> list[click.Option]:
             "evaluator.policies upwards, else the built-in one]",
             **path,
         ),
-        option("-v", "--verbose", count=True, callback=_louder, help="Show more messages; -vv shows tracebacks."),
-        option("-q", "--quiet", is_flag=True, callback=_quieter, help="Show only the result."),
+        option(
+            "-v", "--verbose", count=True, callback=_raise_verbosity, help="Show more messages; -vv shows tracebacks."
+        ),
+        option("-q", "--quiet", is_flag=True, callback=_lower_verbosity, help="Show only the result."),
     ]
 
 
 def _add_common_options(command: click.Command) -> None:
-    """Let `evaluator verdict X --store S` mean the same as `evaluator --store S verdict X`."""
+    """Let `evaluator verdict X --store S` mean the same as `evaluator --store S verdict X`.
+
+    An option of the command itself that has the same name stays.
+    """
     if isinstance(command, click.Group):
         for child in command.commands.values():
             _add_common_options(child)
         return
     used_names = {name for param in command.params for name in (*param.opts, *param.secondary_opts)}
-    command.params += [o for o in _common_options(environment=False) if not used_names & set(o.opts)]
+    common_options = _make_common_options(environment=False)
+    command.params += [option for option in common_options if not used_names & set(option.opts)]
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -221,7 +240,7 @@ def evaluator(ctx: click.Context) -> None:
     ctx.ensure_object(Session)
 
 
-evaluator.params[:0] = _common_options(environment=True)
+evaluator.params[:0] = _make_common_options(environment=True)
 
 
 def wants_color(stream: IO[str]) -> bool:
@@ -235,15 +254,17 @@ def wants_color(stream: IO[str]) -> bool:
 
 def emit(text: str) -> None:
     """Write a result to stdout; a reader that has closed the pipe (`| head`) is not an error."""
-    _ignore_gone_reader(lambda: click.echo(text, color=True))
+    # Colours are in the text only if they are wanted, so click has nothing to remove.
+    _ignore_closed_pipe(lambda: click.echo(text, color=True))
 
 
 def flush() -> None:
     """Flush stdout; a reader that has closed the pipe is not an error."""
-    _ignore_gone_reader(sys.stdout.flush)
+    _ignore_closed_pipe(sys.stdout.flush)
 
 
-def _ignore_gone_reader(write: Callable[[], None]) -> None:
+def _ignore_closed_pipe(write: Callable[[], None]) -> None:
+    """Call `write`, which writes to stdout. If the reader of stdout has ended, send all further output nowhere."""
     try:
         write()
     except BrokenPipeError:

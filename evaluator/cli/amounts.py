@@ -31,6 +31,7 @@ class Amount(click.ParamType[Value], Generic[Value]):
 
 
 def _parse_share(text: str) -> float:
+    """Convert `10%`, `0.5pp` or 0.1 to a share of 1. Raises ValueError unless it is above 0 and below 10 (1000 %)."""
     share = parse_share(text)
     if not 0 < share < 10:
         raise ValueError(f"must be above 0 and below 1000%, not '{text}'")
@@ -38,7 +39,10 @@ def _parse_share(text: str) -> float:
 
 
 def _parse_moment(text: str) -> datetime:
-    """Convert a time to UTC. Raises ValueError, also for a time without a zone: it is ambiguous."""
+    """Convert a time such as `2026-11-25T10:00:00+01:00`, `now` or `-1h` (an hour ago) to UTC.
+
+    Raises ValueError for anything else, and for a time without a zone, which is ambiguous.
+    """
     text = text.strip()
     if text == "now":
         return datetime.now(UTC)

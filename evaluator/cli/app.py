@@ -16,7 +16,7 @@ import click
 import evaluator as package
 from evaluator.cli import Session
 from evaluator.errors import EvaluatorError
-from evaluator.extensions import needs
+from evaluator.extensions import explain_missing_package
 
 OPTIONS: Mapping[str, str] = {
     "server.headless": "true",
@@ -45,40 +45,41 @@ def command(session: Session, address: str, port: int, no_worker: bool) -> int:
     By default only this machine can reach it. With another --address users have to sign in: docs/app.md describes how
     to configure a login. Ctrl-C ends it.
     """
-    with needs("the app needs", "app,plots"):
-        version("streamlit")
+    with explain_missing_package("the app needs", "app,plots"):
+        version("streamlit")  # fails if it is not installed
     session.say(f"http://{address}:{port} shows {session.store_path}; Ctrl-C ends it")
     if not _is_loopback(address):
         session.say("other machines can reach this address: users have to sign in first (docs/app.md)")
     options = {**OPTIONS, "server.address": address, "server.port": str(port)}
-    words = [sys.executable, "-m", "streamlit", "run", str(find_app()), *(f"--{k}={v}" for k, v in options.items())]
+    flags = [f"--{option}={value}" for option, value in options.items()]
     environment = {**os.environ, "EVALUATOR_STORE": str(session.store_path.absolute())}
     if session.policy_path is not None:
         environment["EVALUATOR_POLICY"] = str(session.policy_path.absolute())
     if no_worker:
         environment["EVALUATOR_APP_WORKER"] = "off"
-    return _run(words, environment)
+    return _run_server([sys.executable, "-m", "streamlit", "run", str(find_app()), *flags], environment)
 
 
 def find_app() -> Path:
     """Find app.py: next to the package in a checkout, inside it in an installation. Raises EvaluatorError."""
-    beside = Path(package.__file__).parent.parent / "app.py"
-    within = Path(str(files("evaluator") / "starter" / "app.py"))
-    app_path = next((path for path in (within, beside) if path.is_file()), None)
-    if app_path is None:
-        raise EvaluatorError("app.py is missing from this installation", hint="install release-evaluator again")
-    return app_path
+    in_checkout = Path(package.__file__).parent.parent / "app.py"
+    in_installation = Path(str(files("evaluator") / "starter" / "app.py"))
+    for path in (in_installation, in_checkout):
+        if path.is_file():
+            return path
+    raise EvaluatorError("app.py is missing from this installation", hint="install release-evaluator again")
 
 
 def _is_loopback(address: str) -> bool:
+    """Can only this machine reach the address? Any name except `localhost` counts as reachable by others."""
     try:
         return address == "localhost" or ipaddress.ip_address(address).is_loopback
     except ValueError:
         return False
 
 
-def _run(words: list[str], environment: Mapping[str, str]) -> int:
-    """Run the server until it ends, or Ctrl-C ends both."""
+def _run_server(words: list[str], environment: Mapping[str, str]) -> int:
+    """Run the command `words` until it ends; returns 0. Ctrl-C ends it, too. Raises EvaluatorError if it fails."""
     with subprocess.Popen(words, env=environment) as server:
         try:
             code = server.wait()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from evaluator.cli import Session, emit
-from evaluator.cli.promote import describe_intents, follow
+from evaluator.cli.promote import describe_intents, execute_or_wait
 from evaluator.records.intents import Intent, IntentState
 from evaluator.reports import plain_text
 
@@ -21,7 +21,9 @@ def command(session: Session, intent: str | None, queue: bool) -> int:
     store = session.open_store()
     if intent is None:
         waiting = [requested for requested in store.control.intents() if requested.state is IntentState.REQUESTED]
-        emit("\n".join(map(_ask, waiting, describe_intents(store, waiting))) or "no request waits for approval")
+        descriptions = describe_intents(store, waiting)
+        lines = [_add_request(*request) for request in zip(descriptions, waiting, strict=True)]
+        emit("\n".join(lines) or "no request waits for approval")
         return 0
     policy = session.load_policy(store.control.intent(intent).release)
     approved = approve(store, policy, system_person(), intent)
@@ -29,10 +31,11 @@ def command(session: Session, intent: str | None, queue: bool) -> int:
         count = len(store.control.approvals(approved.id))
         emit(f"{approved.id}: {count} of {approved.approvals_needed} approvals")
         return 0
-    return follow(session, store, approved.id, wait_s=None, queue=queue)
+    return execute_or_wait(session, store, approved.id, wait_s=None, queue=queue)
 
 
-def _ask(intent: Intent, description: str) -> str:
+def _add_request(description: str, intent: Intent) -> str:
+    """Add who requested an intent, and why, to its description."""
     return f"{description}, requested by {plain_text(intent.requester)}: {plain_text(intent.reason)}"
 
 

@@ -30,7 +30,7 @@ def show(session: Session, release: str | None, format_name: str) -> None:
     """List requests, approvals, executions and notes (of RELEASE, or of all releases), the oldest first."""
     store = session.open_store()
     if release is not None:
-        store.control.release(release)
+        store.control.release(release)  # raises UnknownName
     rows = [{**asdict(row), "at": write_time(row.at)} for row in store.control.audit(release)]
     if format_name == "json":
         emit(json.dumps(rows, indent=1))
@@ -41,7 +41,8 @@ def show(session: Session, release: str | None, format_name: str) -> None:
         writer.writerows({name: escape_formula(str(value)) for name, value in row.items()} for row in rows)
         emit(sink.getvalue().rstrip("\n"))
     else:
-        lines = ["  ".join(str(row[name]) for name in COLUMNS[:-1] if row[name] != "") for row in rows]
+        shown_columns = [name for name in COLUMNS if name != "hash"]
+        lines = ["  ".join(str(row[name]) for name in shown_columns if row[name] != "") for row in rows]
         emit("\n".join(map(plain_text, lines)) or "the audit trail has no entries yet")
 
 

@@ -48,17 +48,17 @@ def command(
     if run_time is not None and not follow:
         raise UsageError("--run-time needs --follow", hint="give the window with --from and --to")
     policy = session.load_policy(release, service=subject.service)
-    named = subject.to_release(session, release, policy.service)
+    target_release = subject.to_release(session, release, policy.service)
     store = session.open_store(create=True)
     if follow:
-        run, rows = follow_release(store, named, policy, start=start, seconds=run_time, say=session.say)
+        run, rows = follow_release(store, target_release, policy, start=start, seconds=run_time, say=session.say)
     elif start is None:
-        run, rows = collect_load(store, named, policy, say=session.say)
+        run, rows = collect_load(store, target_release, policy, say=session.say)
     else:
         interval = CollectionInterval(start, end or datetime.now(UTC))
         if interval.seconds <= 0:
             raise UsageError(f"--from {start:%Y-%m-%dT%H:%M:%SZ} is not before --to", hint="swap them")
-        run, rows = collect_release(store, named, policy, interval, say=session.say)
+        run, rows = collect_release(store, target_release, policy, interval, say=session.say)
     emit(f"{release}: {count_of(rows, 'reading')} in run {run.id}")
     session.say(f"next: {policy.command(release)}")
     return 0

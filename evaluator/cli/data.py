@@ -30,12 +30,12 @@ def query_store(session: Session, query: str | None, format_name: str) -> int:
     It can use the tables of the store (CONTRIBUTING.md, "What is stored"), and the view `requests` with every request
     row.
     """
-    text = query if query is not None else _read_stdin()
+    sql = query if query is not None else _read_query()
     store = session.open_store()
     if format_name == "table":
-        emit(store.data.render(text))
+        emit(store.data.render(sql))
         return 0
-    table = store.data.query(text)
+    table = store.data.query(sql)
     if format_name == "json":
         emit(json.dumps(table.to_pylist(), default=str, indent=1))
         return 0
@@ -47,13 +47,14 @@ def query_store(session: Session, query: str | None, format_name: str) -> int:
     return 0
 
 
-def _read_stdin() -> str:
+def _read_query() -> str:
+    """Read a query from stdin. Raises UsageError if there is none."""
     if sys.stdin.isatty():
         click.echo("enter one query, then Ctrl-D:", err=True)
-    text = sys.stdin.read().strip()
-    if not text:
+    sql = sys.stdin.read().strip()
+    if not sql:
         raise UsageError("there is no query", hint="for example: evaluator data sql 'SELECT count(*) FROM requests'")
-    return text
+    return sql
 
 
 @command.command("export")
@@ -77,7 +78,7 @@ def set_service(session: Session, release: str, names: tuple[str, ...]) -> int:
     """Set the service of RELEASE, or several services released together; it decides which policy applies."""
     from evaluator.intents import system_person
 
-    check_names(Release(release, tuple(map(Service, names))))
+    check_names(Release(release, tuple(map(Service, names))))  # raises UsageError
     session.open_store().control.set_services(release, list(dict.fromkeys(names)), system_person().name)
     emit(f"{release} is a release of {' and '.join(names)}")
     return 0
@@ -90,7 +91,7 @@ def set_service(session: Session, release: str, names: tuple[str, ...]) -> int:
 def purge_release(session: Session, release: str, yes: bool) -> int:
     """Delete the request rows of RELEASE; its cells and verdicts stay, so it can still be judged."""
     store = session.open_store()
-    store.control.release(release)
+    store.control.release(release)  # raises UnknownName
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError("purging needs a confirmation, and stdin is not a terminal", hint="confirm with --yes")

@@ -45,22 +45,22 @@ def command(session: Session, regression: str, prometheus: bool, seconds: int) -
     from evaluator.sources.load import LoadPlan, wait_for_targets
     from evaluator.store import Store
 
-    path = DEMO_STORE if session.store_path == DEFAULT_STORE else session.store_path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    store = Store.open(path, create=True)
+    store_path = DEMO_STORE if session.store_path == DEFAULT_STORE else session.store_path
+    folder = store_path.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    store = Store.open(store_path, create=True)
     name = f"shop@{CANARY_VERSION}" + ("" if regression == "none" else f"-{regression}")
     release = Release(name, (Service("shop", BASELINE_VERSION, CANARY_VERSION),))
     versions = [("baseline", BASELINE_VERSION, "none"), ("canary", CANARY_VERSION, regression)]
     session.say(f"starting {INSTANCES} + {INSTANCES} instances of the sample service (regression: {regression})")
     with contextlib.ExitStack() as stack:
-        shop = start_arms(versions, instances=INSTANCES, leak_over_s=seconds, metrics=prometheus)
-        arms = stack.enter_context(shop)
+        arms = stack.enter_context(start_arms(versions, instances=INSTANCES, leak_over_s=seconds, metrics=prometheus))
         policy_path = session.policy_path or find_loadtests() / "evaluator.yaml"
         if prometheus:
-            url = stack.enter_context(start_prometheus(arms, path.parent / "prometheus"))
-            text = (find_loadtests() / "evaluator-prometheus.yaml").read_text(encoding="utf-8")
-            policy_path = path.parent / "evaluator.yaml"
-            policy_path.write_text(text.replace("http://127.0.0.1:9090", url), encoding="utf-8")
+            url = stack.enter_context(start_prometheus(arms, folder / "prometheus"))
+            policy_text = (find_loadtests() / "evaluator-prometheus.yaml").read_text(encoding="utf-8")
+            policy_path = folder / "evaluator.yaml"
+            policy_path.write_text(policy_text.replace("http://127.0.0.1:9090", url), encoding="utf-8")
             session.say(f"started a Prometheus at {url}; its metrics are in the policy {policy_path}")
         policy = choose_policy(policy_path, lambda: ["shop"])
         plan = LoadPlan(arms, find_loadtests() / "locustfile.py", USERS, SPAWN_RATE, seconds, service="shop")
@@ -72,10 +72,10 @@ def command(session: Session, regression: str, prometheus: bool, seconds: int) -
 
             collect_load(store, release, policy, say=session.say)
     verdict = judge_release(store, release.id, policy, judged_at=datetime.now(UTC), figures=True)
-    code = JudgeOptions().answer(verdict)
-    session.say(_write_report(verdict, path.parent))
-    session.say(f"details: {policy.command(release.id, '--store', str(path), '--format', 'json')}")
-    return code
+    exit_code = JudgeOptions().answer(verdict)
+    session.say(_write_report(verdict, folder))
+    session.say(f"details: {policy.command(release.id, '--store', str(store_path), '--format', 'json')}")
+    return exit_code
 
 
 def _write_report(verdict: Verdict, folder: Path) -> str:

@@ -11,21 +11,29 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def with_options(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
-    """Give a command these options, in the order of its help."""
-    return lambda command: functools.reduce(lambda decorated, option: option(decorated), reversed(options), command)
+    """Return a decorator that gives a command these options, in the order of its help."""
+
+    def decorate(command: Command) -> Command:
+        # As with a stack of decorators, the last option is applied first.
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 def gathered(name: str, record: Callable[..., Any], *options: Callable[[Any], Any]) -> Callable[[Command], Command]:
-    """Give a command these options, in the order of its help; it receives a `record` of their values as `name`.
+    """Return a decorator that gives a command these options, and passes their values as one record.
 
-    A parameter of `record` takes the value of the option of its name, which is one of these or was declared above them;
-    a parameter without an option keeps its default.
+    The command receives `record(…)` as the argument `name`. A parameter of `record` takes the value of the option of
+    the same name, from these options or those of a decorator above; a parameter without an option keeps its default.
     """
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
         def call(*args: Any, **keywords: Any) -> Any:
-            values = {name: keywords.pop(name) for name in inspect.signature(record).parameters if name in keywords}
+            parameters = inspect.signature(record).parameters
+            values = {parameter: keywords.pop(parameter) for parameter in parameters if parameter in keywords}
             return command(*args, **{name: record(**values)}, **keywords)
 
         return with_options(*options)(call)  # type: ignore[return-value]

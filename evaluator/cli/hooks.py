@@ -10,7 +10,7 @@ from types import FrameType
 import click
 
 from evaluator.cli import Session, emit
-from evaluator.cli.promote import describe_intents, follow
+from evaluator.cli.promote import describe_intents, execute_or_wait
 from evaluator.cli.terminal import write_time
 from evaluator.errors import HookError
 from evaluator.reports import plain_text
@@ -31,25 +31,29 @@ def test(session: Session, event: str | None) -> int:
     from evaluator.policy.selection import list_policies
     from evaluator.records.intents import UNDO
 
-    entries = []
+    labelled_entries = []
     for service, policy in list_policies(session.find_policy()).items():
-        hooks = policy.promotion.hooks
-        if event is not None and event not in hooks:
-            raise UnknownName("event", event, hooks)
-        prefix = f"{policy.origin}: " if service else ""
-        for name in [name for name in hooks if event in (None, name)]:
-            entries += [(f"{prefix}{name}", entry) for entry in hooks[name] if entry.kind != UNDO]
-    if not entries:
+        entries_of_event = policy.promotion.hooks
+        if event is not None and event not in entries_of_event:
+            raise UnknownName("event", event, entries_of_event)
+        origin = f"{policy.origin}: " if service else ""  # needed if each service has its own policy
+        for event_name, entries in entries_of_event.items():
+            if event in (None, event_name):
+                # An entry `undo` is no hook: it takes back what the hooks of the last promotion changed.
+                labelled_entries += [(f"{origin}{event_name}", entry) for entry in entries if entry.kind != UNDO]
+    if not labelled_entries:
         session.say("the policy names no hooks" + (f" for {event}" if event else ""))
-    failed = 0
-    for name, entry in entries:
+    failed_count = 0
+    for label, entry in labelled_entries:
         hook = make_step(entry.kind, entry.options).hook
         outcome = hook.test()
-        failed += outcome.state != "acknowledged"
-        mark = "ok" if outcome.state == "acknowledged" else "FAILED"
-        emit(f"{mark:6}  {name}: {hook.describe()}\n        {outcome.did}")
-    if failed:
-        raise HookError(f"{failed} of {len(entries)} hooks could not be executed", hint="the cause of each is above")
+        has_failed = outcome.state != "acknowledged"
+        failed_count += has_failed
+        mark = "FAILED" if has_failed else "ok"
+        emit(f"{mark:6}  {label}: {hook.describe()}\n        {outcome.did}")
+    if failed_count:
+        message = f"{failed_count} of {len(labelled_entries)} hooks could not be executed"
+        raise HookError(message, hint="the cause of each is above")
     return 0
 
 
@@ -61,7 +65,7 @@ def log(session: Session, release: str | None, as_json: bool) -> None:
     """List intents and the results of their hooks (of RELEASE, or of all releases), the oldest first."""
     store = session.open_store()
     if release is not None:
-        store.control.release(release)
+        store.control.release(release)  # raises UnknownName
     intents = store.control.intents(release)
     if as_json:
         intent_ids = {intent.id for intent in intents}
@@ -94,13 +98,13 @@ def retry(session: Session, intent: str, queue: bool) -> int:
 
     A hook whose outcome is unknown may have been done. Check that first; if it was, use `resolve` instead.
     """
-    from evaluator.intents import retry as take_up
+    from evaluator.intents import retry as retry_intent  # this command has the same name
     from evaluator.intents import system_person
 
     store = session.open_store()
     policy = session.load_policy(store.control.intent(intent).release)
-    retried = take_up(store, policy, system_person(), intent)
-    return follow(session, store, retried.id, wait_s=None, queue=queue)
+    retried = retry_intent(store, policy, system_person(), intent)
+    return execute_or_wait(session, store, retried.id, wait_s=None, queue=queue)
 
 
 @command.command("resolve")
@@ -111,13 +115,14 @@ def retry(session: Session, intent: str, queue: bool) -> int:
 @click.pass_obj
 def resolve(session: Session, intent: str, number: int, known: str, reason: str) -> None:
     """Record whether HOOK (its number in the log) of INTENT was done, if its outcome is unknown."""
-    from evaluator.intents import resolve as settle
+    from evaluator.intents import resolve as resolve_hook  # this command has the same name
     from evaluator.intents import system_person
 
     store = session.open_store()
     policy = session.load_policy(store.control.intent(intent).release)
-    settled = settle(store, policy, system_person(), intent, number, done=known == "done", reason=reason)
-    emit(*describe_intents(store, [settled]))
+    was_done = known == "done"
+    resolved = resolve_hook(store, policy, system_person(), intent, number, done=was_done, reason=reason)
+    emit(*describe_intents(store, [resolved]))
 
 
 @command.command("worker")
@@ -135,15 +140,15 @@ def worker(session: Session, once: bool) -> int:
     store = session.open_store()
     list_policies(session.find_policy())  # a mistake in a policy is reported at the start
     if once:
-        done = execute_waiting(store, session.load_policy, name_worker())
-        emit("\n".join(describe_intents(store, done)) or "no intent waits for execution")
+        executed = execute_waiting(store, session.load_policy, name_worker())
+        emit("\n".join(describe_intents(store, executed)) or "no intent waits for execution")
         return 0
     stop = threading.Event()
 
-    def end(_number: int, _frame: FrameType | None) -> None:
+    def stop_worker(_number: int, _frame: FrameType | None) -> None:
         stop.set()
 
-    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGTERM, stop_worker)  # completes the intent that is being executed
     session.say(f"{name_worker()} executes intents of {session.store_path}; Ctrl-C ends it")
     run_worker(store, session.load_policy, stop, say=lambda text: emit(plain_text(text)))
     return 0

@@ -88,62 +88,73 @@ def command(
 
     if not outcomes and (outcomes_query or outcome_options != OutcomeOptions()):
         raise UsageError("options about outcomes need --outcomes FILE")
-    files = _collect_arms(baseline, canary, arms)
+    files = _list_files_by_arm(baseline, canary, arms)
     if not files and (files_are or start or end):
         raise UsageError("--files-are, --from and --to need request files: --baseline FILE and --canary FILE")
     policy = session.load_policy(release, service=subject.service)
-    plan = None if outcomes and not files else plan_landing(
-        files, format=format_name, columns=columns, skip_bad_rows=skip_bad_rows, service=subject.service,
-        sensitive=policy.promotion.sensitive, files_are=files_are, start=start, end=end,
-    )  # fmt: skip
-    named = subject.to_release(session, release)
+    plan = None
+    if files or not outcomes:  # with neither, `plan_landing` raises InputError
+        plan = plan_landing(
+            files, format=format_name, columns=columns, skip_bad_rows=skip_bad_rows, service=subject.service,
+            sensitive=policy.promotion.sensitive, files_are=files_are, start=start, end=end)  # fmt: skip
+    target_release = subject.to_release(session, release)
     store = session.open_store(create=True)
     if plan:
-        _say_doubts(session, _find_doubts(plan))
-        landed = import_release(store, named, plan)
-        _say_doubts(session, landed.doubts)
-        emit(describe(release, landed))
+        _show_warnings(session, _find_incomparable(plan))
+        landed_requests = import_release(store, target_release, plan)
+        _show_warnings(session, landed_requests.doubts)
+        emit(describe_landed(release, landed_requests))
     if outcomes:
-        landed, facts, read = import_outcomes(
-            store, named, outcomes, outcome_options, query=outcomes_query, skip_bad_rows=skip_bad_rows
+        landed_outcomes, facts, outcome_plan = import_outcomes(
+            store, target_release, outcomes, outcome_options, query=outcomes_query, skip_bad_rows=skip_bad_rows
         )
-        emit(describe_outcomes(release, landed, facts, read))
-        if hint := describe_next_step(policy, store, landed):
+        emit(describe_outcomes(release, landed_outcomes, facts, outcome_plan))
+        if hint := describe_next_step(policy, store, landed_outcomes):
             session.say(hint)
     session.say(f"next: {policy.command(release)}")
     return 0
 
 
-def _collect_arms(baseline: Iterable[str], canary: Iterable[str], extra_arms: Iterable[str]) -> dict[str, list[str]]:
-    arms: dict[str, list[str]] = {BASELINE: list(baseline), CANDIDATE: list(canary)}
-    for text in extra_arms:
+def _list_files_by_arm(
+    baseline: Iterable[str], canary: Iterable[str], further_arms: Iterable[str]
+) -> dict[str, list[str]]:
+    """List the files of each arm that has any, from the values of `--baseline`, `--canary` and `--arm`.
+
+    `further_arms`: texts NAME=FILE[,FILE…]. Comma lists stay as they are. Raises UsageError for any other text.
+    """
+    files_by_arm: dict[str, list[str]] = {BASELINE: list(baseline), CANDIDATE: list(canary)}
+    for text in further_arms:
         name, equals, files = text.partition("=")
         if not (name and equals and files):
             raise UsageError(f"--arm {text} is not NAME=FILE[,FILE…]")
-        arms.setdefault(name, []).append(files)
-    return {name: files for name, files in arms.items() if files}
+        files_by_arm.setdefault(name, []).append(files)
+    return {name: files for name, files in files_by_arm.items() if files}
 
 
-def _say_doubts(session: Session, doubts: Iterable[str]) -> None:
-    for doubt in doubts:
-        session.say(f"warning: {doubt}")
+def _show_warnings(session: Session, warnings: Iterable[str]) -> None:
+    """Show each warning on stderr."""
+    for warning in warnings:
+        session.say(f"warning: {warning}")
 
 
-def _find_doubts(plan: LandingPlan) -> Iterable[str]:
-    """Describe what can be imported but not judged."""
-    counts = Counter(Path(path).resolve() for path, _ in {(file.path, file.arm) for file in plan.files})
-    for path, count in counts.items():
-        if count > 1:
+def _find_incomparable(plan: LandingPlan) -> Iterable[str]:
+    """Find what can be imported but not compared, and describe it: one file for several arms, and an arm alone."""
+    paths_of_arms = {(file.arm, file.path) for file in plan.files}
+    arms_with_file = Counter(Path(path).resolve() for _, path in paths_of_arms)
+    for path, arm_count in arms_with_file.items():
+        if arm_count > 1:
             yield f"{path} is given for several arms, and the same requests cannot show a difference"
-    files = Counter(file.arm for file in plan.files)
-    if BASELINE not in files or len(files) < 2:
-        arm = CANDIDATE if BASELINE in files else BASELINE
-        yield f"nothing to compare without {arm}; give all arms in one import, since each import is judged alone"
+    arms = {file.arm for file in plan.files}
+    if BASELINE not in arms or len(arms) < 2:
+        missing_arm = CANDIDATE if BASELINE in arms else BASELINE
+        yield (
+            f"nothing to compare without {missing_arm}; give all arms in one import, since each import is judged alone"
+        )
 
 
-def describe(release: str, landed: Landed) -> str:
-    """Describe what an import of requests has landed."""
-    if not landed.rows:
+def describe_landed(release: str, landed: Landed) -> str:
+    """Describe what an import of requests has landed, in one line."""
+    if not landed.rows:  # the same files had landed before
         files = "this file has" if landed.already == 1 else f"these {landed.already} files have"
         further = f" and {len(landed.runs) - 1} more" if len(landed.runs) > 1 else ""
         return f"{release}: {files} landed already (run {landed.runs[0]}{further}); no row was added"
@@ -151,8 +162,11 @@ def describe(release: str, landed: Landed) -> str:
         f"{release}: {count_of(landed.rows, 'request')} from {count_of(landed.segments, 'file')}"
         f" in {count_of(len(landed.runs), 'run')}"
     )
-    if (parts := landed.parts) and set(parts) != {1}:
-        text += f" of {count_of(parts[0], 'file') if len(parts) == 1 else f'{parts[0]} to {parts[-1]} files'} an arm"
+    file_counts = landed.parts  # numbers of files that an arm has in a run: each that occurs, the smallest first
+    if len(file_counts) > 1:
+        text += f" of {file_counts[0]} to {file_counts[-1]} files an arm"
+    elif file_counts and file_counts[0] > 1:
+        text += f" of {count_of(file_counts[0], 'file')} an arm"
     if landed.why:
         text += f" ({landed.why})"
     if landed.left_out:

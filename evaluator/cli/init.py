@@ -39,14 +39,14 @@ def command(session: Session, folder: Path, url: str, service: str) -> None:
     if service and not file_of(service):
         hint = f"write a file in {folder / FOLDER_NAME} with the line `service: {service}`"
         raise UsageError(f"--service {service} cannot be the name of a file", hint=hint)
-    policy = folder / FOLDER_NAME / file_of(service) if service else folder / FILE_NAME
+    policy_path = folder / FOLDER_NAME / file_of(service) if service else folder / FILE_NAME
     locustfile = folder / LOCUSTFILE
-    if os.path.lexists(policy):
+    if os.path.lexists(policy_path):
         raise InputError(
-            f"{policy} exists already; nothing was written", hint="give another folder: `evaluator init DIR`"
+            f"{policy_path} exists already; nothing was written", hint="give another folder: `evaluator init DIR`"
         )
     if url:
-        _write({policy: _of_prometheus(session, url)})
+        _write_new_files({policy_path: _make_reading_policy(session, url)})
         session.say("next: check selectors and margins, then run `evaluator collect RELEASE --from -1h`")
         return
     outcomes = None
@@ -55,38 +55,44 @@ def command(session: Session, folder: Path, url: str, service: str) -> None:
 
         outcomes = find_outcomes(session.open_store())
     if outcomes is not None:
-        _write({policy: _of_outcomes(outcomes)})
-        command = write_command("RELEASE", policy=path_to_name(policy))
-        session.say(f"next: check the margins, then run `{command}`")
+        _write_new_files({policy_path: _make_outcome_policy(outcomes)})
+        next_command = write_command("RELEASE", policy=path_to_name(policy_path))
+        session.say(f"next: check the margins, then run `{next_command}`")
         return
-    written = {policy: _read(FILE_NAME)}
+    texts_by_path = {policy_path: _read_starter(FILE_NAME)}
     if not locustfile.exists():
-        written[locustfile] = _read("locustfile.py.template")
-    _write(written)
-    if locustfile not in written:
+        texts_by_path[locustfile] = _read_starter("locustfile.py.template")
+    _write_new_files(texts_by_path)
+    if locustfile not in texts_by_path:
         session.say(f"{locustfile} exists already and was not changed")
     session.say("next: evaluator load RELEASE --baseline URL --canary URL --locustfile locustfile.py")
 
 
-def _write(texts: Mapping[Path, str]) -> None:
-    for path, text in texts.items():
+def _write_new_files(texts_by_path: Mapping[Path, str]) -> None:
+    """Write each text to its path, and print the path. Raises FileExistsError: no file is overwritten."""
+    for path, text in texts_by_path.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
         emit(str(path))
 
 
-def _read(name: str) -> str:
+def _read_starter(name: str) -> str:
+    """Read a file of those to start from, which are part of the package."""
     return (files("evaluator") / "starter" / name).read_text(encoding="utf-8")
 
 
-def _of_prometheus(session: Session, url: str) -> str:
-    """Write the built-in policy with metrics of a server in place of those of requests. Raises SourceError."""
+def _make_reading_policy(session: Session, url: str) -> str:
+    """Return the built-in policy (YAML) with metrics of the server at `url` in place of those of requests.
+
+    Raises SourceError if the server does not answer or has no metrics of a ready-made set, and PolicyError for an
+    address that a policy may not contain.
+    """
     from evaluator.policy import parse_policy
     from evaluator.sources.prometheus import PrometheusSource, connect, look_around
 
     placeholders = {"baseline": 'version="1.4"', "canary": 'version="1.5"'}
-    # An address that a policy may not contain, for example one with a password, is refused before connecting.
+    # An address with a password, for example, is refused before connecting.
     parse_policy({"sources": {"prometheus": {"url": url, "selectors": placeholders}}}, origin="--prometheus")
     with connect(PrometheusSource(url=url, selectors=placeholders)) as server:
         discovery = look_around(server)
@@ -102,21 +108,29 @@ def _of_prometheus(session: Session, url: str) -> str:
         )
     else:
         session.say("no label distinguishes two versions: write the selectors yourself")
-    chosen = discovery.selectors or placeholders
-    selectors = "".join(f"      {arm}: {json.dumps(selector)}\n" for arm, selector in chosen.items())
-    source = (
+    chosen_selectors = discovery.selectors or placeholders
+    selectors = "".join(f"      {arm}: {json.dumps(selector)}\n" for arm, selector in chosen_selectors.items())
+    sources_section = (
         f"sources:\n  prometheus:\n    url: {json.dumps(url)}\n    step: 15s   # the scrape interval\n"
         f"    selectors:\n{selectors}    queries: [{', '.join(discovery.sets)}]\n"
     )
-    text = re.sub(r"^# sources:\n(#   .*\n)+", lambda _: source, _read(FILE_NAME), flags=re.MULTILINE)
-    return re.sub(r"^metrics:\n(  - .*\n)+", "metrics: []   # those of the queries below\n", text, flags=re.MULTILINE)
+    # Replacements are functions, so that a backslash in the text is not read as an escape.
+    policy = _read_starter(FILE_NAME)
+    policy = re.sub(r"^# sources:\n(#   .*\n)+", lambda _: sources_section, policy, flags=re.MULTILINE)
+    metrics_section = "metrics: []   # those of the queries below\n"
+    return re.sub(r"^metrics:\n(  - .*\n)+", lambda _: metrics_section, policy, flags=re.MULTILINE)
 
 
-def _of_outcomes(outcomes: Outcomes) -> str:
-    """Write the built-in policy with metrics of these outcomes in place of those of requests."""
+def _make_outcome_policy(outcomes: Outcomes) -> str:
+    """Return the built-in policy (YAML) with metrics of these outcomes in place of those of requests.
+
+    Arms are expected to have equally many units.
+    """
     from evaluator.pipeline.importing import suggest_metrics
 
     lines = "".join(f"  - {metric}\n" for metric in suggest_metrics(outcomes))
-    text = re.sub(r"(?<=^metrics:\n)(  - .*\n)+", lambda _: lines, _read(FILE_NAME), flags=re.MULTILINE)
+    policy = _read_starter(FILE_NAME)
+    # The replacement is a function, so that a backslash in a name is not read as an escape.
+    policy = re.sub(r"(?<=^metrics:\n)(  - .*\n)+", lambda _: lines, policy, flags=re.MULTILINE)
     shares = ", ".join(f"{arm}: 1" for arm in outcomes.arms)
-    return text.replace("sample_ratio: configured}", f"sample_ratio: {{{shares}}}}}")
+    return policy.replace("sample_ratio: configured}", f"sample_ratio: {{{shares}}}}}")

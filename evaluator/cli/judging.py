@@ -56,19 +56,26 @@ class JudgeOptions:
         0 GO, 1 NO-GO, 3 INCONCLUSIVE; 0 where `--fail-on` does not name it, or in shadow mode.
         """
         write_outputs(verdict, self.outputs, figures=self.figures)
-        return 0 if verdict.mode == "shadow" or verdict.word not in self.failing else CODES[verdict.word]
+        if verdict.mode == "shadow" or verdict.word not in self.failing:
+            return 0
+        return CODES[verdict.word]
 
 
-def _check_options(
+def _make_judge_options(
     runs: str, formats: tuple[str, ...], figures: bool, fail_on: str, exit_zero: bool, dry_run: bool
 ) -> JudgeOptions:
+    """Check the values of the options on the command line. Raises UnknownName and UsageError.
+
+    `fail_on`: names of verdicts, separated by commas. `formats`: texts F[=PATH].
+    """
     names = [name.strip().lower().replace("_", "-") for name in fail_on.split(",") if name.strip()]
     for name in names:
         if name not in FAILING:
             raise UnknownName("verdict", name, FAILING, hint="`--fail-on` takes no-go, inconclusive, or both")
     failing = () if exit_zero else tuple(FAILING[name] for name in names)
-    return JudgeOptions(runs, tuple(parse_formats(formats)), failing, not dry_run, figures)
+    outputs = tuple(parse_formats(formats))
+    return JudgeOptions(runs, outputs, failing, keep=not dry_run, figures=figures)
 
 
-judging_options = gathered("options", _check_options, *_OPTIONS)
+judging_options = gathered("options", _make_judge_options, *_OPTIONS)
 """Gives a command the options of all commands that end with a verdict; it receives them as `options`."""

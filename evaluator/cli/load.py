@@ -83,13 +83,13 @@ def command(
     from evaluator.sources.load import LoadPlan
 
     policy = session.load_policy(release, service=subject.service)
+    arms = parse_arms(options.baseline, options.canary, options.arms, subject.baseline_version, subject.canary_version)
+    all_within_10_s = max(1.0, options.users / 10)
     plan = LoadPlan(
-        arms=parse_arms(
-            options.baseline, options.canary, options.arms, subject.baseline_version, subject.canary_version
-        ),
+        arms=arms,
         locustfile=options.locustfile,
         users=options.users,
-        spawn_rate=options.spawn_rate if options.spawn_rate is not None else max(1.0, options.users / 10),
+        spawn_rate=options.spawn_rate if options.spawn_rate is not None else all_within_10_s,
         run_time_s=options.run_time,
         processes=options.processes,
         header=policy.instance_header,
@@ -97,13 +97,13 @@ def command(
         sensitive=policy.promotion.sensitive,
         arguments=locust_args,
     )
-    named = subject.to_release(session, release, policy.service)
+    target_release = subject.to_release(session, release, policy.service)
     store = session.open_store(create=True)
     if options.collect:
         check_source(policy)  # before the load, not after it
     runs = load_release(
         store,
-        named,
+        target_release,
         plan,
         replicates=options.replicates,
         restart_command=options.restart_command,
@@ -113,7 +113,7 @@ def command(
     )
     emit(describe_runs(release, runs))
     if options.collect:
-        run, rows = collect_load(store, named, policy, say=session.say)
+        run, rows = collect_load(store, target_release, policy, say=session.say)
         emit(f"{release}: {count_of(rows, 'reading')} in run {run.id}")
     session.say(f"next: {policy.command(release)}")
     return 0
@@ -122,15 +122,19 @@ def command(
 def parse_arms(
     baseline: str, canary: str | None, extra_arms: Iterable[str], baseline_version: str = "", canary_version: str = ""
 ) -> tuple[Arm, ...]:
-    """Turn the options into arms, the baseline first. Raises UsageError."""
-    arms = [Arm(BASELINE, _split("--baseline", baseline), baseline_version)]
+    """Make the arms from the values of `--baseline`, `--canary` and `--arm`, the baseline first.
+
+    `baseline`, `canary`: comma lists of URLs. `extra_arms`: texts NAME=URL[,URL…]. Raises UsageError for any other
+    text, for an arm that is given twice, and if there is only one arm.
+    """
+    arms = [Arm(BASELINE, _split_urls("--baseline", baseline), baseline_version)]
     if canary is not None:
-        arms.append(Arm(CANDIDATE, _split("--canary", canary), canary_version))
+        arms.append(Arm(CANDIDATE, _split_urls("--canary", canary), canary_version))
     for text in extra_arms:
         name, equals, urls = text.partition("=")
         if not (name and equals):
             raise UsageError(f"--arm {text} is not NAME=URL[,URL…]")
-        arms.append(Arm(name, _split(f"--arm {name}", urls)))
+        arms.append(Arm(name, _split_urls(f"--arm {name}", urls)))
     repeated = [name for name, count in Counter(arm.name for arm in arms).items() if count > 1]
     if repeated:
         raise UsageError(f"arm '{repeated[0]}' is given twice", hint="list its instances with commas")
@@ -139,15 +143,20 @@ def parse_arms(
     return tuple(arms)
 
 
-def _split(option: str, urls: str) -> tuple[str, ...]:
-    parts = tuple(dict.fromkeys(part.strip().rstrip("/") for part in urls.split(",") if part.strip()))
-    if not parts:
+def _split_urls(option: str, comma_list: str) -> tuple[str, ...]:
+    """Split a comma list of URLs; each is returned once, without a slash at its end.
+
+    Raises UsageError for an empty list; `option` names it in the message.
+    """
+    urls = tuple(dict.fromkeys(url.strip().rstrip("/") for url in comma_list.split(",") if url.strip()))
+    if not urls:
         raise UsageError(f"{option} names no URL")
-    return parts
+    return urls
 
 
 def describe_runs(release: str, runs: Sequence[Run]) -> str:
     """Sum up what was recorded, in one line."""
     rows = sum(run.landed for run in runs)
-    ended = next((f"ended early: {run.facts.ended_early}" for run in runs if run.facts.ended_early), "complete")
-    return f"{release}: {count_of(rows, 'request')} in {count_of(len(runs), 'run')}, {ended}"
+    reasons = [run.facts.ended_early for run in runs if run.facts.ended_early]
+    ending = f"ended early: {reasons[0]}" if reasons else "complete"
+    return f"{release}: {count_of(rows, 'request')} in {count_of(len(runs), 'run')}, {ending}"

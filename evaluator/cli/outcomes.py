@@ -60,35 +60,43 @@ OUTCOME_OPTIONS = (
 
 
 def describe_outcomes(release: str, landed: Landed, facts: OutcomeFacts, plan: OutcomePlan) -> str:
-    """Describe what an import of outcomes has landed."""
+    """Describe what an import of outcomes has landed, in one line: units, columns, and rows that are not judged.
+
+    `facts`: counts of its rows and units. `plan`: how its columns were read.
+    """
     from evaluator.health.outcomes import describe_left_out  # numpy is not needed before something has landed
 
     if landed.already:
         return f"{release}: these outcomes have landed already (run {', '.join(landed.runs)}); no row was added"
-    names = ", ".join(column.name for column in plan.columns if column.role == "outcome")
+    outcomes = ", ".join(column.name for column in plan.columns if column.role == "outcome")
     covariates = ", ".join(column.name for column in plan.columns if column.role == "covariate")
-    judged = sum(arm.judged for arm in facts.account())
-    text = f"{release}: outcomes of {facts.units} units ({plan.unit}) in {judged} rows, arms by {plan.arm}: {names}"
-    text += f"; covariates {covariates}" if covariates else ""
-    text += f"; {facts.crossed} units in several arms left out" if facts.crossed else ""
-    text += f"; {facts.duplicates} duplicated rows kept" if facts.duplicates and not facts.duplicates_dropped else ""
+    judged_rows = sum(arm.judged for arm in facts.account())
+    text = f"{release}: outcomes of {facts.units} units ({plan.unit}) in {judged_rows} rows, arms by {plan.arm}: "
+    text += outcomes
+    if covariates:
+        text += f"; covariates {covariates}"
+    if facts.crossed:
+        text += f"; {facts.crossed} units in several arms left out"
+    if facts.duplicates and not facts.duplicates_dropped:
+        text += f"; {facts.duplicates} duplicated rows kept"
     if facts.left_out:
         text += f"; {sum(facts.read.values())} rows read, not judged: {describe_left_out(facts)}"
     return text
 
 
 def describe_next_step(policy: Policy, store: Store, landed: Landed) -> str:
-    """Describe what to do before the first verdict on outcomes; empty where there is nothing to do.
+    """Describe what to do before the first verdict on outcomes; empty if there is nothing to do.
 
-    Without a metric of outcomes in the policy: which metrics would judge them. With one: what the first verdict costs,
-    unless the policy plans its looks.
+    If the policy has no metric of outcomes, this is to add some; suggestions are listed. Otherwise it is to plan the
+    looks at outcomes, unless the policy does so or these outcomes had landed before.
     """
     if not policy.rulebook.on(EvidenceKind.OUTCOMES):
         from evaluator.pipeline.importing import find_outcomes, suggest_metrics
 
         outcomes = find_outcomes(store)
+        suggestions = suggest_metrics(outcomes) if outcomes else ()
         message = "the policy has no metric of outcomes; `evaluator init` writes one with these (check the margins):"
-        return "\n  - ".join([message, *(suggest_metrics(outcomes) if outcomes else ())])
+        return "\n  - ".join([message, *suggestions])
     monitoring = policy.rulebook.monitoring
     if landed.already or monitoring.mode != "auto" or monitoring.max_units is not None:
         return ""

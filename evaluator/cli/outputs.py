@@ -12,7 +12,7 @@ from evaluator.cli import emit
 from evaluator.cli.terminal import FILE_PAGE, make_page
 from evaluator.errors import UnknownName, UsageError
 from evaluator.records import Verdict
-from evaluator.reports import BESIDE, DRAWN, FORMATS
+from evaluator.reports import BESIDE, DRAWN, FORMATS, Page
 
 FORMAT_HELP = f"{', '.join(FORMATS)}; to stdout, or to a file. May be repeated.  [default: human]"
 
@@ -24,7 +24,11 @@ READABLE = ("html", "markdown", "human")
 
 
 def parse_formats(format_options: Sequence[str]) -> list[Output]:
-    """Split `F[=PATH]` into outputs. Raises UsageError for one that cannot be written."""
+    """Split texts `F[=PATH]` into format and path; without any, the format `human` goes to stdout.
+
+    Raises UnknownName for an unknown format, and UsageError for a path that cannot be written, or for two formats that
+    go to stdout or to one file.
+    """
     outputs = [_parse_format(text) for text in format_options or ("human",)]
     if len([name for name, path in outputs if path is None]) > 1:
         raise UsageError("two formats cannot both go to stdout", hint="give all but one a path: --format json=FILE")
@@ -36,23 +40,29 @@ def parse_formats(format_options: Sequence[str]) -> list[Output]:
 
 
 def write_outputs(verdict: Verdict, outputs: Sequence[Output], *, figures: bool = True) -> None:
-    """Write a verdict in every requested format, files first: those that stdout names exist then.
+    """Write a verdict in every requested format. A path `None` is stdout.
 
-    Without `figures` only formats that draw figures receive their data.
+    `figures`: include the data of its figures in every format. Formats that draw figures receive them in any case.
     """
-    bare = verdict if figures else replace(verdict, figures=None)
-    for name, path in sorted(outputs, key=lambda output: output[1] is None):
-        shown = verdict if name in DRAWN else bare
-        text = FORMATS[name](shown, make_page() if path is None else FILE_PAGE)
-        if path is None:
-            emit(text)
-        else:
-            _write(path, text + "\n")
+
+    def render(name: str, page: Page) -> str:
+        shown = verdict if figures or name in DRAWN else replace(verdict, figures=None)
+        return FORMATS[name](shown, page)
+
+    files = [(name, path) for name, path in outputs if path is not None]
+    stdout_formats = [name for name, path in outputs if path is None]
+    for name, path in files:
+        _replace_file(path, render(name, FILE_PAGE) + "\n")
+    # After the files: the text on stdout may name them.
+    for name in stdout_formats:
+        emit(render(name, make_page()))
+    # Some formats do more than to write their text, such as to publish it.
     for name in dict.fromkeys(name for name, _ in outputs if name in BESIDE):
-        BESIDE[name](verdict, os.environ, _report(outputs))
+        BESIDE[name](verdict, os.environ, _find_report(files))
 
 
 def _parse_format(text: str) -> Output:
+    """Split `F[=PATH]` into a format and a path; `None` is stdout. Raises UnknownName, UsageError."""
     name, separator, target = text.partition("=")
     if name not in FORMATS:
         raise UnknownName("format", name, FORMATS)
@@ -66,14 +76,20 @@ def _parse_format(text: str) -> Output:
     return name, path
 
 
-def _report(outputs: Sequence[Output]) -> str:
-    files = [(name, path) for name, path in outputs if path is not None and name not in BESIDE]
-    files.sort(key=lambda output: READABLE.index(output[0]) if output[0] in READABLE else len(READABLE))
-    return str(files[0][1]) if files else ""
+def _find_report(files: Sequence[tuple[str, Path]]) -> str:
+    """Return the path of the file that a person would open first; empty without files. `files`: format and path."""
+    paths_by_format = {name: path for name, path in reversed(files) if name not in BESIDE}
+    for name in (*READABLE, *(name for name, _ in files)):
+        if name in paths_by_format:
+            return str(paths_by_format[name])
+    return ""
 
 
-def _write(path: Path, text: str) -> None:
-    """Write next to the file and replace it at the end: a reader finds all of the old text or all of the new."""
+def _replace_file(path: Path, text: str) -> None:
+    """Write a file so that readers always find all of the old text or all of the new.
+
+    The text goes to a temporary file in the same folder, which replaces the file at the end.
+    """
     if _is_special(path):
         path.write_text(text, encoding="utf-8", newline="\n")
         return
@@ -86,7 +102,8 @@ def _write(path: Path, text: str) -> None:
     try:
         with file:
             file.write(text)
-        unfinished.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
+        # Temporary files are private. The mode of the old file stays; a new file has the usual mode.
+        unfinished.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_read_umask())
         unfinished.replace(path)
     except BaseException:
         unfinished.unlink(missing_ok=True)
@@ -98,7 +115,8 @@ def _is_special(path: Path) -> bool:
     return path.exists() and not path.is_file()
 
 
-def _umask() -> int:
+def _read_umask() -> int:
+    """Return the bits of the mode that new files of this process do not get. Reading it is possible only by setting."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -16,7 +16,7 @@ from evaluator.cli.amounts import DURATION, SHARE
 from evaluator.cli.gathering import gathered
 from evaluator.cli.terminal import make_page
 from evaluator.errors import UsageError
-from evaluator.extensions import needs
+from evaluator.extensions import explain_missing_package
 from evaluator.pipeline.hindsight import find_history
 from evaluator.planning import Exposure, GatePlan, Goal, Grid, History, compare_strategies, plan_gates, tabulate
 from evaluator.records import Margin
@@ -25,6 +25,7 @@ from evaluator.reports.base import align_columns, write_line
 from evaluator.wording import format_count, format_duration, format_margin, format_number, name_metric
 
 FACTORS = (0.25, 0.5, 1, 2, 4)
+"""Durations in the grid, as multiples of the planned one."""
 
 
 @click.command("plan")
@@ -67,16 +68,17 @@ def command(
             hint="run `evaluator plan RELEASE`, or `evaluator plan --rate 30` for 30 requests per second",
         )
     store = session.open_store() if release else None
-    rate = goal.rate_per_s or 0.0
-    history = find_history(store, policy, release, rate_per_s=rate, instances=per_arm or goal.instances)
-    many = per_arm or history.instances
-    goal = replace(goal, instances=many)
+    rate_per_s = goal.rate_per_s or 0.0
+    history = find_history(store, policy, release, rate_per_s=rate_per_s, instances=per_arm or goal.instances)
+    instances = per_arm or history.instances
+    goal = replace(goal, instances=instances)
     plans = plan_gates(history, policy.rulebook, goal)
-    around = sorted({max(2, many // 2), max(many, 1), 2 * many, 4 * many})
-    grids = tabulate(history, policy.rulebook, goal, [goal.duration_s * f for f in FACTORS], around)
+    durations_s = [goal.duration_s * factor for factor in FACTORS]
+    instance_counts = sorted({max(2, instances // 2), max(instances, 1), 2 * instances, 4 * instances})
+    grids = tabulate(history, policy.rulebook, goal, durations_s, instance_counts)
     strategies = compare_strategies(history, policy.rulebook, goal)
     if plot is not None:
-        with needs("drawing needs", "plots"):
+        with explain_missing_package("drawing needs", "plots"):
             from evaluator.figures import draw_plan, save_figure
 
             save_figure(draw_plan(plans, grids, strategies), plot)
@@ -84,27 +86,40 @@ def command(
         emit(json.dumps(_to_plain(history, goal, plans, grids, strategies), indent=2))
         return
     page = make_page()
-    lines = [*_head(release, history, goal), "", *_gates(plans, goal, page), "", *_grid(plans, grids, page), ""]
-    lines += [*_strategies(strategies, goal, page), "", *_notes(history)]
+    lines = [
+        *_write_head(release, history, goal),
+        "",
+        *_write_gates(plans, goal, page),
+        "",
+        *_write_grid(plans, grids, page),
+        "",
+        *_write_strategies(strategies, goal, page),
+        "",
+        *_write_notes(history),
+    ]
+    # Indented lines are rows of tables and notes, which are as wide as they have to be.
     emit("\n".join(line if line.startswith("  ") else write_line(line, page) for line in lines))
 
 
 # ------------------------------------------------------------------ for people
 
 
-def _head(release: str | None, history: History, goal: Goal) -> Iterator[str]:
-    rate = goal.rate_per_s or history.rate_per_s
-    what = f"{format_duration(goal.duration_s)}, {goal.instances} + {goal.instances} instances"
-    yield f"plan{f' for {release}' if release else ''}: {what}, {format_number(rate)} requests/s an arm"
+def _write_head(release: str | None, history: History, goal: Goal) -> Iterator[str]:
+    """Write which test is planned, and which data the plan is based on."""
+    title = f"plan for {release}" if release else "plan"
+    size = f"{format_duration(goal.duration_s)}, {goal.instances} + {goal.instances} instances"
+    rate = format_number(goal.rate_per_s or history.rate_per_s)
+    yield f"{title}: {size}, {rate} requests/s an arm"
     if history.assumed:
         yield "  assumed, not measured: five endpoints of 40 to 250 ms, 0.1 % failures and bursts of them, load that"
         yield "  drifts, instances that differ by 1 %; `evaluator plan RELEASE` measures your own service"
     else:
-        many = "comparison" if history.comparisons == 1 else "comparisons"
-        yield f"  from {history.comparisons} stored {many}; more of them make the plan more reliable"
+        noun = "comparison" if history.comparisons == 1 else "comparisons"
+        yield f"  from {history.comparisons} stored {noun}; more of them make the plan more reliable"
 
 
-def _gates(plans: Sequence[GatePlan], goal: Goal, page: Page) -> list[str]:
+def _write_gates(plans: Sequence[GatePlan], goal: Goal, page: Page) -> list[str]:
+    """Write a table with a row for each gate: what the test detects, and how likely and how soon GO is."""
     head = (
         "gate",
         "margin",
@@ -118,60 +133,66 @@ def _gates(plans: Sequence[GatePlan], goal: Goal, page: Page) -> list[str]:
     )
     rows = []
     for plan in plans:
-        rule, go_after = plan.precision.rule, "never"
+        rule = plan.precision.rule
         if math.isfinite(plan.go_after_s):
             go_after = f"{format_duration(plan.go_after_s)}, {format_count(round(plan.requests))} requests"
         elif math.isfinite(plan.go_instances):
             go_after = f"never; {format_number(plan.go_instances)} instances would be enough"
+        else:
+            go_after = "never"
         rows.append(
             (
                 name_metric(rule),
-                _harm(plan, rule.margin.value if rule.margin else 0.0),
-                f"± {_harm(plan, plan.half_width)}",
-                f"+{_harm(plan, plan.finds)}" if math.isfinite(plan.finds) else "nothing",
-                f"+{_harm(plan, goal.harm(plan.precision))}",
-                _percent(plan.found_chance),
-                _percent(plan.go_chance),
+                _write_harm(plan, rule.margin.value if rule.margin else 0.0),
+                f"± {_write_harm(plan, plan.half_width)}",
+                f"+{_write_harm(plan, plan.finds)}" if math.isfinite(plan.finds) else "nothing",
+                f"+{_write_harm(plan, goal.harm(plan.precision))}",
+                _write_percent(plan.found_chance),
+                _write_percent(plan.go_chance),
                 go_after,
-                _percent(plan.persistent),
+                _write_percent(plan.persistent),
             )
         )
     return align_columns([head, *rows], page)
 
 
-def _harm(plan: GatePlan, value: float) -> str:
-    return format_margin(Margin(value, relative=plan.precision.relative), plan.precision.unit)
+def _write_harm(plan: GatePlan, harm: float) -> str:
+    """Write a harm to a gate as its margin is written: in percent if relative (0.1 = 10 %), else in its unit."""
+    return format_margin(Margin(harm, relative=plan.precision.relative), plan.precision.unit)
 
 
-def _percent(share: float) -> str:
+def _write_percent(share: float) -> str:
     return f"{format_number(round(share * 100))} %"
 
 
-def _grid(plans: Sequence[GatePlan], grids: Sequence[Grid], page: Page) -> list[str]:
-    """Precision of the gate that is hardest to pass, over minutes and instances."""
+def _write_grid(plans: Sequence[GatePlan], grids: Sequence[Grid], page: Page) -> list[str]:
+    """Write the precision of the gate that is hardest to pass: a row a duration, a column a number of instances.
+
+    `grids` are of the same gates as `plans`, in the same order.
+    """
     if not plans:
         return []
-    at, plan = min(enumerate(plans), key=lambda item: item[1].go_chance)
-    grid = grids[at]
+    plan, grid = min(zip(plans, grids, strict=True), key=lambda plan_and_grid: plan_and_grid[0].go_chance)
     head = ("", *(f"{count} + {count} instances" for count in grid.instances))
-    rows = [
-        (format_duration(seconds), *(f"± {_harm(plan, width)}" if math.isfinite(width) else "–" for width in widths))
-        for seconds, widths in zip(grid.seconds, grid.half_widths, strict=True)
-    ]
+    rows = []
+    for seconds, half_widths in zip(grid.seconds, grid.half_widths, strict=True):
+        cells = [f"± {_write_harm(plan, width)}" if math.isfinite(width) else "–" for width in half_widths]
+        rows.append((format_duration(seconds), *cells))
     title = f"precision of {name_metric(plan.precision.rule)}, the hardest gate, by minutes and instances"
     return [title, *align_columns([head, *rows], page)]
 
 
-def _strategies(strategies: Sequence[Exposure], goal: Goal, page: Page) -> list[str]:
+def _write_strategies(strategies: Sequence[Exposure], goal: Goal, page: Page) -> list[str]:
+    """Write a table with a row for each way to roll out: its result for an unchanged and for a worse release."""
     head = ("rollout", "unchanged: full after", "completed", "stopped", "worse: stopped before", "after it", "exposed")
     rows = [
         (
             row.label,
-            _full_after(row.full_after_s),
-            _percent(row.completes),
+            _write_full_after(row.full_after_s),
+            _write_percent(row.completes),
             f"{format_number(round(row.false_stop * 100, 1))} %",
-            _percent(row.stopped),
-            _percent(row.caught_after),
+            _write_percent(row.stopped),
+            _write_percent(row.caught_after),
             f"{format_count(round(row.exposed))} requests",
         )
         for row in strategies
@@ -180,11 +201,15 @@ def _strategies(strategies: Sequence[Exposure], goal: Goal, page: Page) -> list[
     return [title, *align_columns([head, *rows], page)]
 
 
-def _full_after(seconds: float) -> str:
-    return "–" if math.isnan(seconds) else format_duration(seconds) if seconds else "at once"
+def _write_full_after(seconds: float) -> str:
+    """Write after which time a release is rolled out fully; a dash for NaN: it never is."""
+    if math.isnan(seconds):
+        return "–"
+    return format_duration(seconds) if seconds else "at once"
 
 
-def _notes(history: History) -> Iterator[str]:
+def _write_notes(history: History) -> Iterator[str]:
+    """Explain the columns of the tables, and name the gates that could not be planned."""
     yield "  precision: half of the interval. chance: that the rise is NO-GO. exposed: requests that the worse version"
     yield "  serves until it is stopped, or until the watch after full rollout ends."
     yield "  Chances are for the gate alone and leave out the check of the run's last third; see docs/planning.md."
@@ -202,10 +227,12 @@ def _to_plain(
     grids: Sequence[Grid],
     strategies: Sequence[Exposure],
 ) -> dict[str, Any]:
+    """Return the plan as values of JSON; a number that is not finite becomes null."""
     goal = replace(goal, rate_per_s=goal.rate_per_s or history.rate_per_s)
     gates = []
     for plan in plans:
         precision = plan.precision
+        plan_numbers = {name: getattr(plan, name) for name in plan.__dataclass_fields__ if name != "precision"}
         gates.append(
             {
                 "name": precision.rule.name,
@@ -214,7 +241,7 @@ def _to_plain(
                 "baseline": precision.baseline,
                 "unit": precision.unit,
                 "regression": goal.harm(precision),
-                **{name: getattr(plan, name) for name in plan.__dataclass_fields__ if name != "precision"},
+                **plan_numbers,
                 "variance": {
                     "moving": precision.moving,
                     "reference_s": precision.reference_s,
@@ -231,13 +258,15 @@ def _to_plain(
         "grids": [asdict(grid) for grid in grids],
         "strategies": [asdict(row) for row in strategies],
     }
-    return _finite(plain)  # type: ignore[no-any-return]
+    return _replace_infinite(plain)  # type: ignore[no-any-return]
 
 
-def _finite(value: Any) -> Any:
-    """Null for what is not finite: JSON has no infinity."""
+def _replace_infinite(value: Any) -> Any:
+    """Replace each infinite number and NaN within a value by `None`, because JSON has neither. Tuples become lists."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
+        return {key: _replace_infinite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_replace_infinite(inner) for inner in value]
+    return value

@@ -26,14 +26,15 @@ def check(session: Session, files: tuple[Path, ...]) -> None:
     for file in files or (session.find_policy(),):
         for service, policy in list_policies(file).items():
             gates = ", ".join(rule.name for rule in policy.rulebook.rules if rule.role == "gate")
-            emit(f"{policy.origin}: ok; {f'for {service}; ' if service else ''}gates: {gates}")
+            for_service = f"for {service}; " if service else ""  # named if each service has its own policy
+            emit(f"{policy.origin}: ok; {for_service}gates: {gates}")
 
 
 @command.command("show")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--format",
-    "form",
+    "format_name",
     type=click.Choice(["yaml", "json"]),
     default="yaml",
     show_default=True,
@@ -41,11 +42,11 @@ def check(session: Session, files: tuple[Path, ...]) -> None:
 )
 @service_option("Print the policy of this service, where each service has its own.")
 @click.pass_obj
-def show(session: Session, file: Path | None, form: str, service: str) -> None:
+def show(session: Session, file: Path | None, format_name: str, service: str) -> None:
     """Print the policy that applies, with every default. The output is itself a policy."""
     policy = choose_policy(file or session.find_policy(), lambda: [service])
     document = {**policy.effective, **policy.afterwards}
-    if form == "json":
+    if format_name == "json":
         emit(json.dumps(document, indent=2, ensure_ascii=False))
         return
     import yaml

@@ -48,7 +48,7 @@ def command(session: Session, /, release: str, break_glass: bool, **options: Any
     allowed, or not yet done, 4 a hook failed or its outcome is unknown.
     """
     action = Action.BREAK_GLASS if break_glass else Action.PROMOTE
-    return _act(session, action, release, **options)
+    return _request_action(session, action, release, **options)
 
 
 @click.command("hold")
@@ -56,7 +56,7 @@ def command(session: Session, /, release: str, break_glass: bool, **options: Any
 @click.pass_obj
 def hold(session: Session, /, release: str, **options: Any) -> int:
     """Hold RELEASE: cancel promotions that wait, and execute the policy's hooks for hold."""
-    return _act(session, Action.HOLD, release, **options)
+    return _request_action(session, Action.HOLD, release, **options)
 
 
 @click.command("rollback")
@@ -64,10 +64,10 @@ def hold(session: Session, /, release: str, **options: Any) -> int:
 @click.pass_obj
 def rollback(session: Session, /, release: str, **options: Any) -> int:
     """Take back what the last promotion of RELEASE changed, and execute the policy's hooks for rollback."""
-    return _act(session, Action.ROLLBACK, release, **options)
+    return _request_action(session, Action.ROLLBACK, release, **options)
 
 
-def _act(
+def _request_action(
     session: Session,
     action: Action,
     release: str,
@@ -78,17 +78,24 @@ def _act(
     queue: bool,
     wait_s: float | None,
 ) -> int:
+    """Request an action on a release, after a confirmation, and execute it if it is allowed. Returns the exit code.
+
+    `yes`: do not ask for the confirmation. `dry_run`: only show what would happen. `queue`, `wait_s`: as
+    `execute_or_wait`. Raises UsageError without a confirmation, and the errors of `ask` if the action is not allowed.
+    """
     from evaluator.intents import ActionRequest, ask, system_person
 
     store, person = session.open_store(), system_person()
-    store.control.release(release)
+    store.control.release(release)  # raises UnknownName
     policy = session.load_policy(release)
     if dry_run:
-        emit(_describe(session, store, action, release))
+        emit(_describe_action(session, store, action, release))
         return 0
     if not yes:
-        session.say(_describe(session, store, action, release))
-    request = ActionRequest(action, release, reason or ("the verdict is GO" if action is Action.PROMOTE else ""))
+        session.say(_describe_action(session, store, action, release))
+    default_reason = "the verdict is GO" if action is Action.PROMOTE else ""
+    request = ActionRequest(action, release, reason or default_reason)
+    # Without a reason `ask` refuses the request, so a confirmation would be in vain.
     if not yes and request.reason:
         if not sys.stdin.isatty():
             raise UsageError(
@@ -103,43 +110,45 @@ def _act(
         missing = intent.approvals_needed - len(store.control.approvals(intent.id))
         who = "people other than " + intent.requester if intent.distinct else "people who may approve"
         until = f"{intent.expires_at:%Y-%m-%d %H:%M} UTC"
-        of_all = f"{missing} more of {intent.approvals_needed} approvals by {who}"
-        session.say(f"waits until {until} for {of_all}: `evaluator approve {intent.id}`")
-    return follow(session, store, intent.id, wait_s=wait_s, queue=queue)
+        approvals = f"{missing} more of {intent.approvals_needed} approvals by {who}"
+        session.say(f"waits until {until} for {approvals}: `evaluator approve {intent.id}`")
+    return execute_or_wait(session, store, intent.id, wait_s=wait_s, queue=queue)
 
 
-def _describe(session: Session, store: Store, action: Action, release: str) -> str:
-    """Describe what would happen, in order, with the current values."""
+def _describe_action(session: Session, store: Store, action: Action, release: str) -> str:
+    """Describe what an action on a release would do: its steps in order, with the values that they would replace."""
     from datetime import UTC, datetime, timedelta
 
     from evaluator.intents import find_latest, plan_action, preview_steps, system_person
     from evaluator.reports import plain_text
 
     policy, verdict = session.load_policy(release), find_latest(store, release)
-    planned, irreversible = plan_action(store, policy, release, action)
-    until = datetime.now(UTC) + timedelta(minutes=1)
-    shown = preview_steps(planned, store.control.release(release), verdict, system_person(), until)
+    planned_hooks, irreversible = plan_action(store, policy, release, action)
+    expiry = datetime.now(UTC) + timedelta(minutes=1)  # of an intent that is never stored; any time will do
+    steps = preview_steps(planned_hooks, store.control.release(release), verdict, system_person(), expiry)
     word = verdict.word.replace("_", "-").upper() if verdict else "not judged"
     lines = [f"{action.label} {plain_text(release)} (verdict: {word})"]
-    for number, step in enumerate(shown, 1):
-        now = f" (now: {plain_text(step.now)})" if step.now else ""
-        lines.append(
-            f"  {number}. {step.event}: {plain_text(step.description)}{now}{', required' if step.required else ''}"
-        )
+    for number, step in enumerate(steps, 1):
+        current_value = f" (now: {plain_text(step.now)})" if step.now else ""
+        required = ", required" if step.required else ""
+        lines.append(f"  {number}. {step.event}: {plain_text(step.description)}{current_value}{required}")
     lines += [f"  not taken back: {plain_text(text)}" for text in irreversible]
-    needed = policy.promotion.needed(action)
-    if not shown:
+    approvals_needed = policy.promotion.needed(action)
+    if not steps:
         lines.append("  no hook is executed: the policy names none for it")
-    if needed:
+    if approvals_needed:
         exclusion = ", not by the requester" if policy.promotion.distinct(action) else ""
-        lines.append(f"  needs {needed} approval{'s' if needed > 1 else ''}{exclusion}")
+        lines.append(f"  needs {approvals_needed} approval{'s' if approvals_needed > 1 else ''}{exclusion}")
     return "\n".join(lines)
 
 
-def follow(session: Session, store: Store, intent_id: str, *, wait_s: float | None, queue: bool = False) -> int:
-    """Execute an intent, or wait until another process has executed it; show the result and return the exit code.
+def execute_or_wait(
+    session: Session, store: Store, intent_id: str, *, wait_s: float | None, queue: bool = False
+) -> int:
+    """Execute an intent, show its state and return the exit code.
 
-    `wait_s`: how long to wait (s), `None`: do not wait. `queue`: leave the execution to the app or a worker.
+    `queue`: leave the execution to the app or a worker. `wait_s`: how long to wait (s) for approvals, or until another
+    process has executed it; `None`: do not wait.
     """
     from evaluator.intents import execute, name_worker
 
@@ -148,36 +157,39 @@ def follow(session: Session, store: Store, intent_id: str, *, wait_s: float | No
         intent = store.control.intent(intent_id)
         if intent.state in (IntentState.APPROVED, IntentState.SENT) and not queue:
             intent = execute(store, session.load_policy, intent_id, name_worker(), wait_s=LOCK_WAIT_S)
-        left_s = deadline - time.monotonic()
-        if intent.state in FINAL_STATES or left_s <= 0:
+        remaining_s = deadline - time.monotonic()
+        if intent.state in FINAL_STATES or remaining_s <= 0:
             break
-        time.sleep(min(POLL_S, left_s))
+        time.sleep(min(POLL_S, remaining_s))
     emit(*describe_intents(store, [intent]))
     if intent.state in (IntentState.FAILED, IntentState.UNKNOWN):
         if not store.control.deliveries(intent.id):
             session.say("nothing was executed: fix the cause above, then request it again")
             return 3
         session.say(f"check what was changed, then run `evaluator hooks retry {intent.id}` or `evaluator rollback`")
-    left_to_others = queue and wait_s is None and intent.state in (IntentState.APPROVED, IntentState.SENT)
-    return 0 if left_to_others else EXIT_CODES.get(intent.state, 3)
+    is_queued = queue and wait_s is None and intent.state in (IntentState.APPROVED, IntentState.SENT)
+    return 0 if is_queued else EXIT_CODES.get(intent.state, 3)
 
 
 def describe_intents(store: Store, intents: Sequence[Intent]) -> list[str]:
-    """Describe the state of each intent and of its hooks. Reads all of them at once: their number only grows."""
+    """Describe the state of each intent and of its hooks: a text of several lines for each."""
     from evaluator.reports import plain_text
 
-    alone = intents[0] if len(intents) == 1 else None
-    why = {row.intent: row.text for row in store.control.audit(alone.release if alone else None)}
-    deliveries: dict[str, list[Delivery]] = {intent.id: [] for intent in intents}
-    for delivery in store.control.deliveries(alone.id if alone else None):
-        if delivery.intent in deliveries:
-            deliveries[delivery.intent].append(delivery)
+    # Read in two queries, not in two for each intent. `None` reads all that are stored.
+    single = intents[0] if len(intents) == 1 else None
+    audit_rows = store.control.audit(single.release if single else None)
+    deliveries = store.control.deliveries(single.id if single else None)
+    last_event_of = {row.intent: row.text for row in audit_rows}  # a later row replaces an earlier row
+    deliveries_of: dict[str, list[Delivery]] = {intent.id: [] for intent in intents}
+    for delivery in deliveries:
+        if delivery.intent in deliveries_of:
+            deliveries_of[delivery.intent].append(delivery)
     texts = []
     for intent in intents:
         head = f"{intent.id} {intent.action.label} {plain_text(intent.release)}: {intent.state}"
-        reason = why.get(intent.id, "")
+        reason = last_event_of.get(intent.id, "")
         lines = [f"{head}: {plain_text(reason)}" if intent.state in FINAL_STATES and reason else head]
-        for delivery in sorted(deliveries[intent.id], key=lambda delivery: delivery.position):
+        for delivery in sorted(deliveries_of[intent.id], key=lambda delivery: delivery.position):
             hook = f"  {delivery.position + 1}. {delivery.event}: {delivery.hook}  {delivery.outcome.state}"
             lines.append(plain_text(f"{hook}: {delivery.outcome.text}" if delivery.outcome.text else hook))
         texts.append("\n".join(lines))

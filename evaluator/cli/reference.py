@@ -23,28 +23,30 @@ GENERATED = "Written by `python -m evaluator.cli.reference {}`; do not edit.\n"
 
 
 def write_commands() -> str:
-    """Write the reference of the whole command line."""
+    """Write the reference of the whole command line, from the `--help` of each command."""
     with click.Context(evaluator, info_name="evaluator", terminal_width=100, max_content_width=100) as context:
-        parts = ["# Commands\n", GENERATED.format("commands"), *_describe(evaluator, context)]
+        parts = ["# Commands\n", GENERATED.format("commands"), _write_help(evaluator, context)]
         for name in COMMANDS:
-            parts += _describe_below(name, evaluator.get_command(context, name), context)
+            parts += _write_command(name, evaluator.get_command(context, name), context)
     return "\n".join(parts).rstrip()
 
 
-def _describe_below(name: str, command: click.Command | None, parent: click.Context) -> Iterator[str]:
+def _write_command(name: str, command: click.Command | None, parent: click.Context) -> Iterator[str]:
+    """Write the help of a command, and of all its sub-commands; nothing for `None`."""
     if command is None:
         return
     with click.Context(command, parent=parent, info_name=name, terminal_width=100, max_content_width=100) as context:
-        yield from _describe(command, context)
+        yield _write_help(command, context)
         if isinstance(command, click.Group):
             for child in command.list_commands(context):
-                yield from _describe_below(child, command.get_command(context, child), context)
+                yield from _write_command(child, command.get_command(context, child), context)
 
 
-def _describe(command: click.Command, context: click.Context) -> Iterator[str]:
+def _write_help(command: click.Command, context: click.Context) -> str:
+    """Write the help of one command as a section of Markdown."""
     formatter = context.make_formatter()
     command.format_help(context, formatter)
-    yield f"## {context.command_path}\n\n```\n{formatter.getvalue().rstrip()}\n```\n"
+    return f"## {context.command_path}\n\n```\n{formatter.getvalue().rstrip()}\n```\n"
 
 
 # ------------------------------------------------------------------ schemas
@@ -108,101 +110,118 @@ NOT_SHOWN = ("HookEntry", "Direction")
 
 
 def write_policy() -> str:
-    """Write the reference of the policy, with the defaults of the built-in one."""
+    """Write the reference of the policy, from its JSON Schema, with the values of the built-in policy as defaults.
+
+    A table of the keys of the file, then a table for each definition of the schema.
+    """
     schema = policy_schema()
-    effective = {**load_policy().effective, **load_policy().afterwards}
-    parts = [
-        POLICY_TITLE,
-        GENERATED.format("policy"),
-        POLICY_HEAD,
-        *_tabulate("evaluator.yaml", schema, schema["$defs"], effective),
-    ]
-    sections = {str(value.get("$ref", "")).rpartition("/")[2]: key for key, value in schema["properties"].items()}
-    for name, definition in schema["$defs"].items():
+    definitions = schema["$defs"]
+    built_in = {**load_policy().effective, **load_policy().afterwards}
+    head = [POLICY_TITLE, GENERATED.format("policy"), POLICY_HEAD]
+    tables = [*_tabulate_keys("evaluator.yaml", schema, definitions, built_in)]
+    key_of_definition = {_name_definition(value): key for key, value in schema["properties"].items()}
+    for name, definition in definitions.items():
         if name not in NOT_SHOWN:
-            defaults = effective.get(sections.get(name, ""), {})
-            parts += [
-                *_tabulate(f"`{name}`", definition, schema["$defs"], defaults),
-                *_tabulate_types(definition.get("allOf", ())),
-            ]
-    return "\n".join(parts).rstrip()
+            defaults = built_in.get(key_of_definition.get(name, ""), {})
+            tables += _tabulate_keys(f"`{name}`", definition, definitions, defaults)
+            tables += _tabulate_keys_of_types(definition.get("allOf", ()))
+    return "\n".join([*head, *tables]).rstrip()
 
 
 def write_verdict() -> str:
-    """Write the reference of the verdict's JSON."""
+    """Write the reference of the verdict's JSON, from its JSON Schema.
+
+    A table of its keys, then a table for each key that holds an object or a list of objects.
+    """
     schema = json.loads((files("evaluator") / "schemas" / "verdict.schema.json").read_text(encoding="utf-8"))
-    parts = [VERDICT_TITLE, GENERATED.format("verdict"), VERDICT_HEAD, *_tabulate("The verdict", schema, {}, {})]
-    for name, below in schema["properties"].items():
-        inner = below.get("items", below)
+    parts = [VERDICT_TITLE, GENERATED.format("verdict"), VERDICT_HEAD, *_tabulate_keys("The verdict", schema, {}, {})]
+    for key, value in schema["properties"].items():
+        is_list = "items" in value
+        inner = value["items"] if is_list else value
         if "properties" in inner:
-            parts += _tabulate(f"`{name}`" + ("[]" if "items" in below else ""), inner, {}, {})
+            parts += _tabulate_keys(f"`{key}`" + ("[]" if is_list else ""), inner, {}, {})
     return "\n".join(parts).rstrip()
 
 
-def _tabulate(
-    title: str, schema: Mapping[str, Any], defined: Mapping[str, Any], defaults: Mapping[str, Any]
+def _tabulate_keys(
+    title: str, schema: Mapping[str, Any], definitions: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> Iterator[str]:
-    has_definitions = bool(defined)
+    """Write a section of Markdown with a table of the keys of an object.
+
+    `schema`: the JSON Schema of the object. `definitions`: those that it refers to; without any, the table has no
+    column of defaults. `defaults`: key → default value, if it differs from that of the schema.
+    """
+    has_defaults = bool(definitions)
     yield f"## {title}\n"
     if schema.get("description"):
         yield f"{schema['description']}\n"
-    yield "| key | is | " + ("default | |\n| --- | --- | --- | --- |" if has_definitions else "|\n| --- | --- | --- |")
+    yield "| key | is | " + ("default | |\n| --- | --- | --- | --- |" if has_defaults else "|\n| --- | --- | --- |")
     for key, value in schema["properties"].items():
-        description = value.get("description") or _resolve(value, defined).get("description", "")
-        default = f" {_default(value, defaults.get(key))} |" if has_definitions else ""
-        yield f"| `{key}` | {_kind(value)} |{default} {_cell(description)} |"
+        definition = definitions.get(_name_definition(value), {})
+        description = value.get("description") or definition.get("description", "")
+        default = f" {_write_default(value, defaults.get(key))} |" if has_defaults else ""
+        yield f"| `{key}` | {_describe_type(value)} |{default} {_to_cell(description)} |"
     yield ""
 
 
-def _tabulate_types(cases: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Write the keys that depend on the type, with equal ones in one row."""
-    rows: dict[tuple[str, str, str], list[str]] = {}
+def _tabulate_keys_of_types(cases: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Write a table of the keys that only some types (of a metric, for example) have.
+
+    `cases`: the conditions of the schema: if the key `type` has this value, then there are these keys. A key that is
+    described equally for several types has one row.
+    """
+    types_of_row: dict[tuple[str, str, str], list[str]] = {}
     for case in cases:
+        type_name = case["if"]["properties"]["type"]["const"]
         for key, value in case["then"]["properties"].items():
-            row = key, _kind(value), _cell(value["description"])
-            rows.setdefault(row, []).append(f"`{case['if']['properties']['type']['const']}`")
-    if rows:
+            row = key, _describe_type(value), _to_cell(value["description"])
+            types_of_row.setdefault(row, []).append(f"`{type_name}`")
+    if types_of_row:
         yield "Keys of some types only:\n\n| key | of | is | |\n| --- | --- | --- | --- |"
-        yield from (
-            f"| `{key}` | {', '.join(types)} | {kind} | {description} |"
-            for (key, kind, description), types in rows.items()
-        )
+        for (key, value_type, description), types in types_of_row.items():
+            yield f"| `{key}` | {', '.join(types)} | {value_type} | {description} |"
         yield ""
 
 
-def _resolve(value: Mapping[str, Any], defined: Mapping[str, Any]) -> Mapping[str, Any]:
-    name = str(value.get("$ref", "")).rpartition("/")[2]
-    definition: Mapping[str, Any] = defined.get(name, {})
-    return definition
+def _name_definition(value: Mapping[str, Any]) -> str:
+    """Return the name of the definition that a value of the schema refers to; empty if it refers to none."""
+    return str(value.get("$ref", "")).rpartition("/")[2]
 
 
-def _kind(value: Mapping[str, Any]) -> str:
-    """Describe the type of a value in a few words."""
+def _describe_type(value: Mapping[str, Any]) -> str:
+    """Describe the type of a value of the schema in a few words, or by its examples."""
     if "$ref" in value:
-        return f"`{value['$ref'].rpartition('/')[2]}`"
+        return f"`{_name_definition(value)}`"
     if "enum" in value or "const" in value:
-        return ", ".join(f"`{_plain(constant)}`" for constant in value.get("enum", [value.get("const")]))
+        constants = value.get("enum", [value.get("const")])
+        return ", ".join(f"`{_to_text(constant)}`" for constant in constants)
     if "anyOf" in value:
-        return " or ".join(dict.fromkeys(_kind(variant) for variant in value["anyOf"] if variant.get("type") != "null"))
-    kinds = value.get("type", "")
-    words = [kinds] if isinstance(kinds, str) else [kind for kind in kinds if kind != "null"]
-    if words == ["array"]:
-        return f"list of {_kind(value.get('items', {}))}"
-    examples = ", ".join(f"`{_plain(example)}`" for example in value.get("examples", []))
-    return examples or " or ".join(words) or "any"
+        variants = [_describe_type(variant) for variant in value["anyOf"] if variant.get("type") != "null"]
+        return " or ".join(dict.fromkeys(variants))
+    types = value.get("type", "")
+    types = [types] if isinstance(types, str) else [name for name in types if name != "null"]
+    if types == ["array"]:
+        return f"list of {_describe_type(value.get('items', {}))}"
+    examples = ", ".join(f"`{_to_text(example)}`" for example in value.get("examples", []))
+    return examples or " or ".join(types) or "any"
 
 
-def _default(value: Mapping[str, Any], effective: Any) -> str:
-    default = value.get("default") if effective is None else effective
-    short = isinstance(default, str | int | float | bool) or (isinstance(default, list) and len(str(default)) < 40)
-    return f"`{_plain(default)}`" if short else ""
+def _write_default(value: Mapping[str, Any], built_in: Any) -> str:
+    """Write the default of a key: the value of the built-in policy, or that of the schema if this is `None`.
+
+    Empty for objects and long lists, which do not fit in a cell.
+    """
+    default = value.get("default") if built_in is None else built_in
+    is_short = isinstance(default, str | int | float | bool) or (isinstance(default, list) and len(str(default)) < 40)
+    return f"`{_to_text(default)}`" if is_short else ""
 
 
-def _plain(value: Any) -> str:
+def _to_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _cell(text: str) -> str:
+def _to_cell(text: str) -> str:
+    """Write a text in one line that fits into a cell of a Markdown table."""
     return " ".join(text.replace("|", "\\|").split())
 
 

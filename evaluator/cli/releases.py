@@ -25,25 +25,30 @@ def command(session: Session, as_json: bool) -> None:
     if as_json:
         emit(json.dumps([_to_plain(summary) for summary in releases], indent=2))
     elif releases:
-        emit("\n".join(align_columns([HEAD, *(_row(summary) for summary in releases)], make_page(), indent="")))
-        if shadowed := sum(summary.shadow_verdicts for summary in releases):
-            blocked = sum(summary.would_have_blocked for summary in releases)
-            noun = "verdict" if shadowed == 1 else "verdicts"
-            session.say(f"{shadowed} {noun} in shadow mode, of which {blocked} would have blocked")
+        rows = [_make_row(summary) for summary in releases]
+        emit("\n".join(align_columns([HEAD, *rows], make_page(), indent="")))
+        shadow_count = sum(summary.shadow_verdicts for summary in releases)
+        if shadow_count:
+            blocked_count = sum(summary.would_have_blocked for summary in releases)
+            noun = "verdict" if shadow_count == 1 else "verdicts"
+            session.say(f"{shadow_count} {noun} in shadow mode, of which {blocked_count} would have blocked")
     else:
         session.say("no releases yet; `evaluator load` or `evaluator import` creates one")
 
 
-def _row(summary: ReleaseSummary) -> tuple[str, ...]:
+def _make_row(summary: ReleaseSummary) -> tuple[str, ...]:
+    """Make the row of a release in the table, with the columns of HEAD."""
     release = summary.release
     versions = [f"{s.name} {s.baseline or '?'} → {s.canary or '?'}" for s in release.services]
     verdict = VERDICT_WORDS[VerdictWord(summary.verdict)] if summary.verdict else "–"
-    verdict += " (shadow)" if summary.mode == "shadow" else ""
-    when = f"{summary.last_run.astimezone(UTC):%Y-%m-%d %H:%M}" if summary.last_run else "–"
-    return release.id, ", ".join(versions) or "–", verdict, str(summary.runs), f"{summary.rows:,}", when
+    if summary.mode == "shadow":
+        verdict += " (shadow)"
+    last_run = f"{summary.last_run.astimezone(UTC):%Y-%m-%d %H:%M}" if summary.last_run else "–"
+    return release.id, ", ".join(versions) or "–", verdict, str(summary.runs), f"{summary.rows:,}", last_run
 
 
 def _to_plain(summary: ReleaseSummary) -> dict[str, object]:
+    """Return what is known about a release as values of JSON, for programs."""
     release = summary.release
     return {
         "release": release.id,

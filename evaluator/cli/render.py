@@ -22,10 +22,11 @@ def command(file: str, formats: tuple[str, ...]) -> None:
     Exit code 0 for every verdict, since nothing is judged; 2 if the file is not a verdict.
     """
     outputs = parse_formats(formats)
-    write_outputs(_read(file), outputs)
+    write_outputs(_read_verdict(file), outputs)
 
 
-def _read(file: str) -> Verdict:
+def _read_verdict(file: str) -> Verdict:
+    """Read a verdict from a file of JSON, or from stdin if `file` is `-`. Raises InputError."""
     origin = "stdin" if file == "-" else file
     try:
         content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()

@@ -39,16 +39,21 @@ def command(session: Session, releases: tuple[str, ...], as_json: bool) -> None:
         keys = ("release", "old", "new", "changed", "why", "old_why", "same_data")
         emit(json.dumps([{key: getattr(row, key) for key in keys} for row in replayed], indent=2))
     elif replayed:
-        emit("\n".join(_write(replayed, str(path or "the built-in policy"), make_page())))
+        emit("\n".join(_write_table(replayed, str(path or "the built-in policy"), make_page())))
     else:
         session.say(f"no release was judged yet; `{write_command('RELEASE', policy=path_to_name(path))}` judges one")
 
 
-def _write(replayed: Sequence[Replayed], origin: str, page: Page) -> Iterator[str]:
+def _write_table(replayed: Sequence[Replayed], origin: str, page: Page) -> Iterator[str]:
+    """Write the old and the new verdict of each release, then the reasons of those that change.
+
+    `origin`: the name of the new policy.
+    """
     changed = [row for row in replayed if row.changed]
     yield write_line(f"{len(changed)} of {len(replayed)} verdicts would change under {origin}", page)
     yield ""
-    yield from align_columns([HEAD, *((row.release, _word(row.old), _word(row.new)) for row in replayed)], page)
+    rows = [(row.release, _write_word(row.old), _write_word(row.new)) for row in replayed]
+    yield from align_columns([HEAD, *rows], page)
     for row in changed:
         yield ""
         yield write_line(f"  {row.release}: {row.why}", page)
@@ -61,5 +66,5 @@ def _write(replayed: Sequence[Replayed], origin: str, page: Page) -> Iterator[st
             )
 
 
-def _word(word: VerdictWord | None) -> str:
+def _write_word(word: VerdictWord | None) -> str:
     return VERDICT_WORDS[word] if word else "–"

@@ -31,34 +31,39 @@ class Subject:
     labels: tuple[str, ...]
 
     def to_release(self, session: Session, name: str, service: str = "") -> Release:
-        """Make the release, and show a message if a stored one gains a service. Raises UsageError.
+        """Make the release `name` from these options; if it is stored and gains a service, show a message.
 
-        `service`: its service if the options name none.
+        `service`: its service if the options name none, which may be empty. Raises UsageError for a bad label.
         """
         service = self.service or service
-        values = (service, self.baseline_version, self.canary_version)
         stored = session.find_release(name)
-        stored_services = (
-            [stored_service.name for stored_service in stored.services if stored_service.name] if stored else []
-        )
+        stored_services = [known.name for known in stored.services if known.name] if stored else []
         if stored and service and service not in stored_services:
             message = f"{name} is a release of {' and '.join([*stored_services, service])} from now on"
-            alone = f"evaluator data service {shlex.quote(name)} NAME"
-            session.say(f"{message}, released together; to set one alone: `{alone}`" if stored_services else message)
-        return Release(name, (Service(*values),) if any(values) else (), parse_labels(self.labels))
+            if stored_services:
+                set_alone = f"evaluator data service {shlex.quote(name)} NAME"
+                message += f", released together; to set one alone: `{set_alone}`"
+            session.say(message)
+        has_service = service or self.baseline_version or self.canary_version
+        services = (Service(service, self.baseline_version, self.canary_version),) if has_service else ()
+        return Release(name, services, parse_labels(self.labels))
 
 
 def service_option(text: str) -> Callable[[Any], Any]:
-    """Return the option for the one service of a command."""
+    """Return the option `--service`, with `text` as its help. Its value is a name; empty if it is not given.
 
-    def only(_ctx: click.Context, _param: click.Parameter, names: tuple[str, ...]) -> str:
+    It may be repeated only so that a repetition can be refused: click would silently take the last value.
+    """
+
+    def take_single(_ctx: click.Context, _param: click.Parameter, names: tuple[str, ...]) -> str:
+        """Return the value of the option; empty if it is not given. Raises UsageError if it is repeated."""
         if len(names) > 1:
             raise UsageError(
                 "--service is given more than once", hint="give one service; `evaluator data service` sets several"
             )
-        return "".join(names)
+        return names[0] if names else ""
 
-    return click.option("--service", multiple=True, callback=only, help=text)
+    return click.option("--service", multiple=True, callback=take_single, help=text)
 
 
 def subject_options(service_help: str) -> Callable[[Command], Command]:
@@ -67,9 +72,11 @@ def subject_options(service_help: str) -> Callable[[Command], Command]:
 
 
 def parse_labels(labels: tuple[str, ...]) -> dict[str, str]:
-    """Turn `k=v` texts into a mapping. Raises UsageError."""
-    pairs = [label.partition("=") for label in labels]
-    for key, equals, value in pairs:
+    """Turn texts `K=V` into a mapping. Raises UsageError for any other text."""
+    value_of: dict[str, str] = {}
+    for label in labels:
+        key, equals, value = label.partition("=")
         if not (key and equals):
-            raise UsageError(f"--label {key}{equals}{value} is not K=V")
-    return {key: value for key, _, value in pairs}
+            raise UsageError(f"--label {label} is not K=V")
+        value_of[key] = value
+    return value_of

@@ -20,7 +20,7 @@ Command = TypeVar("Command", bound=Callable[..., object])
 
 
 def rows_option(what: str) -> Callable[[Command], Command]:
-    """`--format` of commands that list rows."""
+    """Return the option `--format` of a command that prints rows. `what`: their name and a verb, such as `rows are`."""
     return click.option(
         "--format",
         "format_name",
@@ -43,6 +43,7 @@ def write_time(time: datetime) -> str:
 
 
 def _takes_unicode(stream: TextIO) -> bool:
+    """Can the encoding of a stream express all special characters that reports use?"""
     try:
         "✓✗∅…−–·∞≤≥µ".encode(stream.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):

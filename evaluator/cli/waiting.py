@@ -28,17 +28,21 @@ PLAIN_EVERY_S = 30.0
 def await_verdict(
     session: Session, release: str, policy: Policy, options: JudgeOptions, wait_s: float | None
 ) -> Verdict:
-    """Wait for the verdict of a release. Keep it if `options` ask for it and the release exists by then."""
-    opened: list[Store] = []
+    """Wait until the verdict of a release is decided, at most `wait_s` seconds (`None`: forever), and return it.
+
+    The status is shown meanwhile. The verdict is stored if `options` ask for that and the release exists by then.
+    """
+    opened_store: Store | None = None
 
     def open_store() -> Store | None:
-        """Open the store once it is there, and only once."""
-        if not opened and session.store_path.exists():
-            opened.append(session.open_store())
-        return opened[0] if opened else None
+        """Open the store at the first call at which it exists; `None` before."""
+        nonlocal opened_store
+        if opened_store is None and session.store_path.exists():
+            opened_store = session.open_store()
+        return opened_store
 
     line = StatusLine(say=session.say if session.verbosity >= 0 else None)
-    # Judging has a low priority: the load generator goes first.
+    # Judgements run in a thread of low priority: the load generator, perhaps on the same machine, goes first.
     with ThreadPoolExecutor(max_workers=1, initializer=lower_priority) as pool:
         subject = StoredSubject(
             open_store,
@@ -76,32 +80,38 @@ class StatusLine:
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._say, self._clock = say, clock
+        """Show nothing if `say`, which shows a message, is `None`. `stream`: by default stderr."""
+        self._say = say
+        self._clock = clock
         self._stream = stream or sys.stderr
-        plain = os.environ.get("NO_COLOR") or os.environ.get("CI") or os.environ.get("TERM") == "dumb"
-        self._live = say is not None and self._stream.isatty() and not plain
-        self._shown = 0
-        self._said_at: float | None = None
+        only_plain = os.environ.get("NO_COLOR") or os.environ.get("CI") or os.environ.get("TERM") == "dumb"
+        self._is_live = say is not None and self._stream.isatty() and not only_plain
+        self._shown_width = 0
+        """Length of the text that is on the line now."""
+        self._last_shown_at: float | None = None
+        """`clock` at the last message, if there is no live line."""
 
     def show(self, text: str) -> None:
         """Show the current status."""
         if self._say is None:
             return
-        if self._live:
-            self._write(plain_text(text)[: shutil.get_terminal_size((80, 24)).columns - 1])
-        elif self._said_at is None or self._clock() - self._said_at >= PLAIN_EVERY_S:
-            self._said_at = self._clock()
+        if self._is_live:
+            columns = shutil.get_terminal_size((80, 24)).columns
+            self._write_line(plain_text(text)[: columns - 1])
+        elif self._last_shown_at is None or self._clock() - self._last_shown_at >= PLAIN_EVERY_S:
+            self._last_shown_at = self._clock()
             self._say(plain_text(text))
 
     def close(self, last: str | None = None) -> None:
         """Remove the live line, and show a last message."""
-        if self._shown:
-            self._write("")
-            self._shown = 0
+        if self._shown_width:
+            self._write_line("")
         if last is not None and self._say is not None:
             self._say(plain_text(last))
 
-    def _write(self, text: str) -> None:
-        self._stream.write("\r" + text.ljust(self._shown) + ("\r" if not text else ""))
+    def _write_line(self, text: str) -> None:
+        """Replace the text of the live line; an empty text leaves the cursor at its start."""
+        # Spaces overwrite the rest of a longer text that was shown before.
+        self._stream.write("\r" + text.ljust(self._shown_width) + ("\r" if not text else ""))
         self._stream.flush()
-        self._shown = len(text)
+        self._shown_width = len(text)

@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, runtime_c
 from pydantic import ValidationError
 
 from evaluator.errors import EvaluatorError, HookError, PolicyError, UnknownName
-from evaluator.extensions import Extensions, needs
+from evaluator.extensions import Extensions, explain_missing_package
 from evaluator.hooks.network import MaybeSent
 from evaluator.hooks.options import HookOptions
 from evaluator.hooks.templates import WORDS
@@ -71,11 +71,11 @@ class HookContext:
     dry_run: bool = False
 
     def words(self) -> dict[str, str]:
-        """The words that templates fill in and receivers get: no secrets."""
+        """Return the fields that templates may name and receivers get, by their name; none is a secret."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name in WORDS}
 
     def left_s(self) -> float:
-        """Seconds until it expires; negative afterwards."""
+        """Seconds until the intent expires; negative afterwards."""
         return (self.expires_at - datetime.now(UTC)).total_seconds()
 
 
@@ -144,38 +144,42 @@ class BaseHook(Generic[O]):
 
     def describe(self) -> str:
         """What will happen, in one sentence."""
-        return self._clean(self._describe())
+        return self._remove_secrets(self._describe())
 
     def execute(self, context: HookContext) -> Outcome:
-        """Do it, unless it is a dry run or too late."""
+        """Execute the hook, unless it is a dry run or the intent has expired."""
         if context.dry_run:
             return Outcome("acknowledged", f"dry run, nothing was done: {self.describe()}")
         return self._attempt(lambda: self._execute(context), context)
 
     def undo(self, context: HookContext, earlier: Json) -> Outcome:
-        """Restore the earlier value."""
+        """Restore the value from before the execution, as `read` returned it; None: there was none."""
         if context.dry_run:
             return Outcome("acknowledged", f"dry run, nothing was undone: {self.describe()}")
-        if earlier is None and type(self)._read is not BaseHook._read:  # noqa: SLF001 - its own
+        reads_value = type(self)._read is not BaseHook._read  # noqa: SLF001 - the hook's own method
+        if earlier is None and reads_value:
             return Outcome("failed", "nothing was there before, or it was not kept: there is nothing to restore")
         return self._attempt(lambda: self._undo(context, earlier), context)
 
     def read(self) -> Json:
-        """The value that it changes. Raises EvaluatorError."""
+        """Read the value that the hook changes; None if it changes none. Raises HookError without secrets."""
         try:
             return self._call(self._read)
         except EvaluatorError as error:
-            raise HookError(self._clean(error.message), hint=self._clean(error.hint or "") or None) from None
+            message, hint = self._remove_secrets(error.message), self._remove_secrets(error.hint or "")
+            raise HookError(message, hint=hint or None) from None
         except MaybeSent as error:
-            raise HookError(self._clean(str(error))) from None
+            raise HookError(self._remove_secrets(str(error))) from None
 
     def can_undo(self) -> bool:
-        """Whether `undo` takes back what it did."""
-        return type(self)._undo is not BaseHook._undo  # noqa: SLF001 - its own
+        """Whether `undo` takes back what the hook did: the class has an `_undo` of its own."""
+        return type(self)._undo is not BaseHook._undo  # noqa: SLF001 - the hook's own method
 
     def describe_value(self, value: Json) -> str:
-        """A value that `read` returned, in words; empty where there is none."""
-        return "" if value is None else _shorten(self._clean(self._describe_value(value)), LONGEST_VALUE)
+        """Describe a value that `read` returned, shortened and without secrets; empty for None."""
+        if value is None:
+            return ""
+        return _shorten(self._remove_secrets(self._describe_value(value)), LONGEST_VALUE)
 
     def _describe_value(self, value: Json) -> str:
         return json.dumps(value, ensure_ascii=False)
@@ -199,15 +203,20 @@ class BaseHook(Generic[O]):
     def _test(self) -> Outcome:
         raise NotImplementedError
 
-    def _secret(self, text: str) -> str:
+    def _fill_secrets(self, text: str) -> str:
+        """Put the values of environment variables in place of their names `${NAME}`. Raises UsageError."""
         return OF_HOOKS.reveal(text, self.environment)
 
     def _call(self, operation: Callable[[], T]) -> T:
-        with needs(f"the hook {self.kind} needs", "hooks", HookError):
+        """Call a method of the hook. Raises HookError if a package that it imports is not installed."""
+        with explain_missing_package(f"the hook {self.kind} needs", "hooks", HookError):
             return operation()
 
     def _attempt(self, operation: Callable[[], Outcome], context: HookContext | None = None) -> Outcome:
-        """The outcome of an operation, without secrets. An operation without a context changes nothing."""
+        """Return the outcome of an operation, also for an error that it raises; secrets are removed.
+
+        `context` None: the operation is a test, which changes nothing, so that its outcome is never unknown.
+        """
         if context and context.left_s() <= 0:
             return Outcome(
                 "failed", f"{self.kind} was not executed: the intent expired at {context.expires_at:%H:%M:%S}"
@@ -215,24 +224,27 @@ class BaseHook(Generic[O]):
         try:
             outcome = self._call(operation)
         except EvaluatorError as error:
-            outcome = _failed(error)
+            outcome = _to_failed_outcome(error)
         except MaybeSent as error:
-            outcome = (
-                Outcome("unknown", f"{error}; it may have been done") if context else Outcome("failed", str(error))
-            )
-        response = _shorten(self._clean(outcome.response), LONGEST_RESPONSE)
-        return replace(outcome, did=self._clean(outcome.did), response=response)
+            if context:
+                outcome = Outcome("unknown", f"{error}; it may have been done")
+            else:
+                outcome = Outcome("failed", str(error))
+        response = _shorten(self._remove_secrets(outcome.response), LONGEST_RESPONSE)
+        return replace(outcome, did=self._remove_secrets(outcome.did), response=response)
 
-    def _clean(self, text: str) -> str:
-        named = OF_HOOKS.pattern.findall(self.options.model_dump_json())
-        return redact(text, [value for name in named if (value := self.environment.get(name))])
+    def _remove_secrets(self, text: str) -> str:
+        """Replace the values of all environment variables that the hook's options name as `${NAME}`."""
+        variables = OF_HOOKS.pattern.findall(self.options.model_dump_json())
+        return redact(text, [value for name in variables if (value := self.environment.get(name))])
 
 
-def _failed(error: EvaluatorError) -> Outcome:
+def _to_failed_outcome(error: EvaluatorError) -> Outcome:
     return Outcome("failed", f"{error.message} ({error.hint})" if error.hint else error.message)
 
 
 def _shorten(text: str, longest: int) -> str:
+    """Cut a text after `longest` characters, and add how many it had."""
     return text if len(text) <= longest else f"{text[:longest]}… ({len(text)} characters)"
 
 
@@ -244,11 +256,15 @@ HOOKS: Mapping[str, Any] = Extensions(GROUP, "hook", HookError, extra="hooks")
 
 
 def make_hook(kind: str, options: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Hook:
-    """Make a hook of a kind from its options in the policy. Raises UnknownName, PolicyError or HookError."""
+    """Make a hook of a kind, such as `webhook`, from its options in the policy.
+
+    `environment`: the variables that hold its secrets; None: those of this process. Raises UnknownName, PolicyError or
+    HookError.
+    """
     if kind not in HOOKS:
         raise UnknownName("hook", kind, HOOKS)
     hook_class = HOOKS[kind]
-    hook = hook_class(_validate(kind, hook_class.Options, options), environment)
+    hook = hook_class(_read_options(kind, hook_class.Options, options), environment)
     if not isinstance(hook, Hook):
         raise HookError(
             f"{hook_class.__module__}.{hook_class.__name__} is not a hook", hint="docs/hooks.md lists what a hook needs"
@@ -256,13 +272,14 @@ def make_hook(kind: str, options: Mapping[str, Any], environment: Mapping[str, s
     return hook
 
 
-def _validate(kind: str, model: type[O], options: Mapping[str, Any]) -> O:
+def _read_options(kind: str, model: type[O], options: Mapping[str, Any]) -> O:
+    """Read the options of a hook by their model. Raises PolicyError, which names the first wrong option."""
     try:
         return model.model_validate(dict(options))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in (kind, *first["loc"]))
-        raise PolicyError(f"hook {where}: {first['msg'].removeprefix('Value error, ')}") from None
+        first_mistake = error.errors(include_url=False, include_input=False)[0]
+        key_path = ".".join(str(part) for part in (kind, *first_mistake["loc"]))
+        raise PolicyError(f"hook {key_path}: {first_mistake['msg'].removeprefix('Value error, ')}") from None
 
 
 # ------------------------------------------------------------------ executing
@@ -278,70 +295,82 @@ class Step:
 
 
 def make_step(kind: str, options: Mapping[str, Any]) -> Step:
-    """Make a hook with its time limit from its options in the policy. Raises as `make_hook`."""
-    common = _validate(kind, HookOptions, {k: v for k, v in options.items() if k in HookOptions.model_fields})
+    """Make a hook with its time limit from its options in the policy. Raises the errors of `make_hook`."""
+    common_options = {name: value for name, value in options.items() if name in HookOptions.model_fields}
+    common = _read_options(kind, HookOptions, common_options)
     return Step(make_hook(kind, options), common.required, common.time_limit)
 
 
-def run_hook(step: Step, context: HookContext, before: Callable[[Json], None] = lambda _earlier: None) -> Outcome:
+def run_hook(
+    step: Step, context: HookContext, store_earlier: Callable[[Json], None] = lambda _earlier: None
+) -> Outcome:
     """Execute a hook within its time limit.
 
-    `before` is called with the value that the hook is about to change, so that it can be kept first. If it raises,
-    nothing is executed.
+    First the value that the hook will change is read and passed to `store_earlier`. If it cannot be read, the outcome
+    is failed; if `store_earlier` raises, so does this function. In both cases nothing is executed.
     """
-    bounded, earlier = _bounded(step, context), None
+    limited_context = _limit_time(step, context)
+    earlier = None
     if not context.dry_run:
-        earlier = _within(step, bounded, step.hook.read)
-        if isinstance(earlier, _Lost):
+        earlier = _call_in_time(step, limited_context, step.hook.read)
+        if isinstance(earlier, _FailedCall):
             return replace(earlier.outcome, state="failed")
-        before(earlier)
-    done = _within(step, bounded, lambda: step.hook.execute(bounded))
-    outcome = done.outcome if isinstance(done, _Lost) else done
+        store_earlier(earlier)
+    result = _call_in_time(step, limited_context, lambda: step.hook.execute(limited_context))
+    outcome = result.outcome if isinstance(result, _FailedCall) else result
+    # A hook may know the earlier value better than `read`: then its outcome has it already.
     return outcome if outcome.earlier is not None else replace(outcome, earlier=earlier)
 
 
 def describe_current(step: Step, context: HookContext) -> str:
-    """The current value that a hook would change, in words; or why it cannot be read. Changes nothing."""
-    state = _within(step, _bounded(step, context), step.hook.read)
-    return f"cannot be read: {state.outcome.did}" if isinstance(state, _Lost) else step.hook.describe_value(state)
+    """Describe the current value that a hook would change, or say why it cannot be read. Changes nothing."""
+    value = _call_in_time(step, _limit_time(step, context), step.hook.read)
+    if isinstance(value, _FailedCall):
+        return f"cannot be read: {value.outcome.did}"
+    return step.hook.describe_value(value)
 
 
 def undo_hook(step: Step, context: HookContext, earlier: Json) -> Outcome:
-    """Restore the value from before a hook was executed, within the hook's time limit."""
-    bounded = _bounded(step, context)
-    done = _within(step, bounded, lambda: step.hook.undo(bounded, earlier))
-    return done.outcome if isinstance(done, _Lost) else done
+    """Restore the value from before a hook was executed (`earlier`), within the hook's time limit."""
+    limited_context = _limit_time(step, context)
+    result = _call_in_time(step, limited_context, lambda: step.hook.undo(limited_context, earlier))
+    return result.outcome if isinstance(result, _FailedCall) else result
 
 
-def _bounded(step: Step, context: HookContext) -> HookContext:
+def _limit_time(step: Step, context: HookContext) -> HookContext:
+    """Return a context that expires at the hook's time limit from now, but not later than the intent."""
     limit = datetime.now(UTC) + timedelta(seconds=step.time_limit_s)
     return replace(context, expires_at=min(context.expires_at, limit))
 
 
 @dataclass(frozen=True, slots=True)
-class _Lost:
+class _FailedCall:
     """The outcome of a call that raised or did not return in time."""
 
     outcome: Outcome
 
 
-def _within(step: Step, bounded: HookContext, call: Callable[[], T]) -> T | _Lost:
-    """The result of a call, within the time of its context."""
-    late = f"{step.hook.kind} did not end within {step.time_limit_s:g} s; it may still be running"
-    result: list[T | _Lost] = []
+def _call_in_time(step: Step, context: HookContext, call: Callable[[], T]) -> T | _FailedCall:
+    """Call a method of a hook and return its result; a _FailedCall if it raises, or runs until the context expires.
+
+    It runs in a thread of its own, which goes on if it is late: a thread cannot be stopped.
+    """
+    result: list[T | _FailedCall] = []  # stays empty if the call is late
 
     def work() -> None:
         try:
             result.append(call())
         except EvaluatorError as error:
-            result.append(_Lost(_failed(error)))
+            result.append(_FailedCall(_to_failed_outcome(error)))
         except Exception as error:  # noqa: BLE001 - whatever another package raises is an outcome
-            # Its text may hold anything, secrets included; its kind cannot.
-            result.append(
-                _Lost(Outcome("unknown", f"{step.hook.kind} ended with an unexpected {type(error).__name__}"))
-            )
+            # The error's text may hold anything, also secrets; its type cannot.
+            text = f"{step.hook.kind} ended with an unexpected {type(error).__name__}"
+            result.append(_FailedCall(Outcome("unknown", text)))
 
     worker = threading.Thread(target=work, daemon=True, name=f"hook {step.hook.kind}")
     worker.start()
-    worker.join(max(bounded.left_s(), 0.0) + GRACE_S)
-    return result[0] if result else _Lost(Outcome("unknown", late))
+    worker.join(max(context.left_s(), 0.0) + GRACE_S)
+    if result:
+        return result[0]
+    text = f"{step.hook.kind} did not end within {step.time_limit_s:g} s; it may still be running"
+    return _FailedCall(Outcome("unknown", text))

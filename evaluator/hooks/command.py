@@ -19,7 +19,8 @@ from evaluator.hooks.options import HookOptions, Seconds
 from evaluator.hooks.templates import check_template, fill_words
 from evaluator.secrecy import redact
 
-_TO_END_S = 2.0
+_TIME_TO_END_S = 2.0
+"""How long a program may take to end after a signal."""
 _SHORTEST_SECRET = 4
 Argument = Annotated[str, Field(max_length=100_000, pattern=r"^[^\x00]*$")]
 
@@ -40,7 +41,8 @@ class CommandOptions(HookOptions):
 
     @field_validator("run", "undo")
     @classmethod
-    def _known_words(cls, value: list[str]) -> list[str]:
+    def _check_arguments(cls, value: list[str]) -> list[str]:
+        """Check that arguments name only known words, and that the program itself names none."""
         for argument in value:
             check_template(argument)
         if value and (not value[0] or "${" in value[0]):
@@ -62,8 +64,9 @@ class Command(BaseHook[CommandOptions]):
         return f"runs {' '.join(self.options.run)}"
 
     def _test(self) -> Outcome:
-        programs = [self._find(argv[0]) for argv in (self.options.run, self.options.undo) if argv]
-        self._folder()
+        """Check that the programs and the folder exist; runs nothing."""
+        programs = [self._find_program(command[0]) for command in (self.options.run, self.options.undo) if command]
+        self._check_folder()
         return Outcome("acknowledged", f"{' and '.join(programs)} can be run; nothing was")
 
     def _execute(self, context: HookContext) -> Outcome:
@@ -74,52 +77,68 @@ class Command(BaseHook[CommandOptions]):
         return bool(self.options.undo)
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:
+        """Run the program of the option `undo`. Raises HookError if there is none."""
         if not self.options.undo:
             return super()._undo(context, earlier)
         return self._run(self.options.undo, context)
 
-    def _find(self, program: str) -> str:
+    def _find_program(self, program: str) -> str:
+        """Return the path of a program, searched for in the hook's PATH. Raises HookError."""
         executable = shutil.which(program, path=self.environment.get("PATH", os.defpath))
         if not executable:
             raise HookError(f"there is no program {program} that can be run", hint="name it with its whole path")
         return executable
 
-    def _folder(self) -> str | None:
+    def _check_folder(self) -> str | None:
+        """Return the folder to run the program in; None: the current one. Raises HookError if it does not exist."""
         folder = self.options.folder
         if folder and not Path(folder).is_dir():
             raise HookError(f"there is no folder {folder} to run {self.options.run[0]} in")
         return folder
 
-    def _run(self, argv: list[str], context: HookContext) -> Outcome:
-        words = context.words()
+    def _run(self, template: list[str], context: HookContext) -> Outcome:
+        """Run a program and return its outcome with the end of its output. Raises HookError if it cannot be started.
+
+        `template`: the program and its arguments, into which words of the context are filled.
+        """
+        program, words = template[0], context.words()
         names = ["PATH", *self.options.environment]
         variables = {name: self.environment[name] for name in names if name in self.environment}
         variables |= {f"EVALUATOR_{word.upper()}": value for word, value in words.items()}
-        command = [self._find(argv[0]), *(fill_words(argument, words) for argument in argv[1:])]
+        command = [self._find_program(program), *(fill_words(argument, words) for argument in template[1:])]
         limit_s = min(self.options.timeout, context.left_s())
         with tempfile.TemporaryFile() as output:
-            code = _run_for(command, limit_s, output, variables, self._folder())
-            # Secrets are removed first: half of one, at the edge of the kept part, would not be recognised.
-            # The end is kept: programs write errors last.
-            output.seek(max(output.seek(0, os.SEEK_END) - 4 * LONGEST_RESPONSE, 0))
-            response = self._clean(output.read().decode("utf-8", "replace"))[-LONGEST_RESPONSE:].strip()
-        if code is None or code < 0:
-            how = f"after {limit_s:.1f} s" if code is None else f"by signal {-code}"
+            exit_code = _run_for(command, limit_s, output, variables, self._check_folder())
+            # Only the end is kept, because programs write errors last. Secrets are removed from a longer part before it
+            # is cut: half of a secret, at the edge, would not be recognised. A character has up to 4 bytes.
+            size = output.seek(0, os.SEEK_END)
+            output.seek(max(size - 4 * LONGEST_RESPONSE, 0))
+            text = output.read().decode("utf-8", "replace")
+            response = self._remove_secrets(text)[-LONGEST_RESPONSE:].strip()
+        if exit_code is None or exit_code < 0:
+            how = f"after {limit_s:.1f} s" if exit_code is None else f"by signal {-exit_code}"
+            # A program that may be run again needs no person who finds out whether it was done.
             state: State = "failed" if self.options.idempotent else "unknown"
-            return Outcome(state, f"{argv[0]} was ended {how}", response=response)
-        return Outcome("acknowledged" if code == 0 else "failed", f"{argv[0]} ended with {code}", response=response)
+            return Outcome(state, f"{program} was ended {how}", response=response)
+        state = "acknowledged" if exit_code == 0 else "failed"
+        return Outcome(state, f"{program} ended with {exit_code}", response=response)
 
-    def _clean(self, text: str) -> str:
-        """Any variable that was passed to it may be a secret."""
-        values_passed = [self.environment.get(name, "") for name in self.options.environment]
+    def _remove_secrets(self, text: str) -> str:
+        """Replace secrets of the options, and the values of all variables that are passed to the program."""
+        passed_values = [self.environment.get(name, "") for name in self.options.environment]
         # A flag such as CI=1 is not a secret, and its value occurs in many lines.
-        return redact(super()._clean(text), [value for value in values_passed if len(value) >= _SHORTEST_SECRET])
+        secrets = [value for value in passed_values if len(value) >= _SHORTEST_SECRET]
+        return redact(super()._remove_secrets(text), secrets)
 
 
 def _run_for(
     command: list[str], limit_s: float, output: IO[bytes], variables: dict[str, str], folder: str | None
 ) -> int | None:
-    """The exit code, or None where it was cut off. Raises HookError where it could not be started."""
+    """Run a program for `limit_s` seconds at most, and write all its output to `output`.
+
+    Returns the exit code: negative for the number of a signal that ended it, None if it was ended at the time limit.
+    `variables`: its whole environment. Raises HookError if it cannot be started.
+    """
     try:
         process = subprocess.Popen(
             command,
@@ -137,10 +156,10 @@ def _run_for(
     try:
         return process.wait(limit_s)
     except subprocess.TimeoutExpired:
-        # It is ended with all that it started, by SIGTERM first. What is left of one that ended by itself may run on.
-        for sign in (signal.SIGTERM, signal.SIGKILL):
+        # The session is ended, so also all that the program started: first by the signal that lets it clean up.
+        for signal_number in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, sign)
+                os.killpg(process.pid, signal_number)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_TO_END_S)
+                process.wait(_TIME_TO_END_S)
         return None

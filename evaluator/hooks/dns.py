@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from evaluator.errors import HookError
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
-from evaluator.hooks.network import MaybeSent, NetworkOptions, resolve
+from evaluator.hooks.network import MaybeSent, NetworkOptions, resolve_allowed
 from evaluator.hooks.options import SecretName, Text
 
 if TYPE_CHECKING:
@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     import dns.update
 
 
-_BAD_KEY = "check that name, algorithm and secret of the key are those of the server"
+_KEY_HINT = "check that name, algorithm and secret of the key are those of the server"
 Records = dict[str, Any]
+"""`values`: sorted texts, none if there is no record; `ttl`: seconds."""
 
 
-def _host_and_port(text: str) -> str:
+def _check_host_and_port(text: str) -> str:
     host, _, port = text.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise ValueError(f"must be HOST:PORT, such as ns1.example.org:53, not {text}")
@@ -38,7 +39,9 @@ def _host_and_port(text: str) -> str:
 class DnsOptions(NetworkOptions):
     """The record set, and the server that takes updates of its zone."""
 
-    server: Annotated[Text, AfterValidator(_host_and_port)] = Field(description="HOST:PORT of the zone's primary.")
+    server: Annotated[Text, AfterValidator(_check_host_and_port)] = Field(
+        description="HOST:PORT of the zone's primary."
+    )
     zone: Text = Field(description="The zone: example.org.")
     name: Text = Field(description="The name within it, or @ for the zone itself.")
     type: Literal["A", "AAAA", "CNAME", "TXT"] = Field("A", description="A, AAAA, CNAME or TXT.")
@@ -52,7 +55,8 @@ class DnsOptions(NetworkOptions):
     wait: bool = Field(False, description="On: the hook ends when the earlier TTL has run out.")  # noqa: FBT003
 
     @model_validator(mode="after")
-    def _sound(self) -> Self:
+    def _check_cname(self) -> Self:
+        """Check that a CNAME has one value, which is a full name; other types may have several."""
         if self.type == "CNAME" and len(self.values) > 1:
             raise ValueError("a CNAME has one value")
         if self.type == "CNAME" and not self.values[0].endswith("."):
@@ -72,73 +76,84 @@ class Dns(BaseHook[DnsOptions]):
         return f"sets {options.type} of {options.name} in {options.zone} to {values} (TTL {options.ttl} s)"
 
     def _test(self) -> Outcome:
-        self._target_records()
+        """Check the values to set, and that the server accepts the key of a query; changes nothing."""
+        self._make_target_records()  # raises HookError for values that the type cannot have
         records = self._read()
         return Outcome("acknowledged", f"the server accepts the key; it has {_show(records)}")
 
     def _read(self) -> Records:
-        """`values` and `ttl` as the server has them; no values where there is no such record."""
+        """Read `values` and `ttl` (s) of the records as the server has them; no values if there is no such record."""
         import dns.flags
         import dns.message
         import dns.rcode
         import dns.rdataclass
         import dns.rdatatype
 
-        name, kind = self._name(), dns.rdatatype.from_text(self.options.type)
-        query = dns.message.make_query(name, kind)
-        query.flags &= ~dns.flags.RD
+        name, record_type = self._parse_name(), dns.rdatatype.from_text(self.options.type)
+        query = dns.message.make_query(name, record_type)
+        query.flags &= ~dns.flags.RD  # only what this server has itself, no recursion to others
         answer = self._ask(query, changes=False)
         if answer.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
-            raise HookError(f"the name server refused the query: {dns.rcode.to_text(answer.rcode())}", hint=_BAD_KEY)
-        rrset = answer.get_rrset(answer.answer, name, dns.rdataclass.IN, kind)
-        return {"values": sorted(r.to_text() for r in rrset), "ttl": rrset.ttl} if rrset else {"values": [], "ttl": 0}
+            raise HookError(f"the name server refused the query: {dns.rcode.to_text(answer.rcode())}", hint=_KEY_HINT)
+        record_set = answer.get_rrset(answer.answer, name, dns.rdataclass.IN, record_type)
+        if not record_set:
+            return {"values": [], "ttl": 0}
+        return {"values": sorted(record.to_text() for record in record_set), "ttl": record_set.ttl}
 
     def _describe_value(self, value: Any) -> str:
         return _show(value)
 
     def _execute(self, context: HookContext) -> Outcome:
-        return self._change(self._read(), self._target_records(), context)
+        return self._change(self._read(), self._make_target_records(), context)
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:
         return self._change(self._read(), earlier, context)
 
     def _change(self, earlier: Records, target: Records, context: HookContext) -> Outcome:
+        """Change the records from `earlier` to `target`, read them back, and wait for the TTL if the options say so.
+
+        Raises HookError; MaybeSent if it is not certain that the server has them.
+        """
         if earlier == target:
             return Outcome("acknowledged", f"the server has {_show(target)} already", earlier)
         self._update(earlier, target)
         try:
-            now = self._read()
+            current = self._read()
         except HookError as error:
             raise MaybeSent(f"the records cannot be read back: {error.message}") from None
-        if now != target:
-            raise MaybeSent(f"the server accepted the update, but it has {_show(now)}")
-        until = datetime.now(UTC) + timedelta(seconds=earlier["ttl"])
-        description = f"the server has {_show(now)}; before it had {_show(earlier)}"
+        if current != target:
+            raise MaybeSent(f"the server accepted the update, but it has {_show(current)}")
+        # Resolvers may have read the earlier records just before the change, and keep them for their TTL.
+        effective_at = datetime.now(UTC) + timedelta(seconds=earlier["ttl"])
+        description = f"the server has {_show(current)}; before it had {_show(earlier)}"
         if self.options.wait and earlier["ttl"] < context.left_s():
             time.sleep(earlier["ttl"])
-            return Outcome("acknowledged", f"{description}; the earlier TTL has run out", earlier, effective_at=until)
-        return Outcome(
-            "acknowledged",
-            f"{description}; resolvers may use that until {until:%H:%M:%S} UTC",
-            earlier,
-            effective_at=until,
-        )
+            text = f"{description}; the earlier TTL has run out"
+        else:
+            text = f"{description}; resolvers may use that until {effective_at:%H:%M:%S} UTC"
+        return Outcome("acknowledged", text, earlier, effective_at=effective_at)
 
     def _update(self, earlier: Records, target: Records) -> None:
+        """Send an update that the server refuses if it does not have the `earlier` records any more.
+
+        Raises HookError if the server refuses it, MaybeSent if it may have been done.
+        """
         import dns.rcode
         import dns.update
 
         update = dns.update.UpdateMessage(self.options.zone)
-        name = self._name()
+        name = self._parse_name()
+        # The prerequisite: it compares the records, without their TTL.
         if earlier["values"]:
-            update.present(name, *self._rdataset(earlier))  # records alone: a prerequisite has no TTL
+            update.present(name, *self._to_rdataset(earlier))
         else:
             update.absent(name, self.options.type)
         if target["values"]:
-            update.replace(name, self._rdataset(target))
+            update.replace(name, self._to_rdataset(target))
         else:
             update.delete(name, self.options.type)
         rcode = dns.rcode.to_text(self._ask(update, changes=True).rcode())
+        # These codes say that the prerequisite is not met.
         if rcode in ("NXRRSET", "YXRRSET", "NXDOMAIN", "YXDOMAIN"):
             raise HookError(
                 f"{self.options.name} was changed in the meantime; nothing was done", hint="check its records"
@@ -151,7 +166,8 @@ class Dns(BaseHook[DnsOptions]):
                 hint=f"check that the key may update {self.options.zone}",
             )
 
-    def _name(self) -> Any:
+    def _parse_name(self) -> Any:
+        """Return the full DNS name of the records. Raises HookError if it is invalid or outside the zone."""
         import dns.exception
         import dns.name
 
@@ -164,7 +180,8 @@ class Dns(BaseHook[DnsOptions]):
             raise HookError(f"{self.options.name} is not within {self.options.zone}")
         return name
 
-    def _rdataset(self, records: Records) -> dns.rdataset.Rdataset:
+    def _to_rdataset(self, records: Records) -> dns.rdataset.Rdataset:
+        """Convert records for the DNS library. Raises HookError for values that the record type cannot have."""
         import dns.exception
         import dns.rdataset
 
@@ -176,39 +193,44 @@ class Dns(BaseHook[DnsOptions]):
                 hint="names end with a dot, texts are in quotes",
             ) from None
 
-    def _target_records(self) -> Records:
-        """The records to set, as the server will return them."""
-        rdataset = self._rdataset({"values": self.options.values, "ttl": self.options.ttl})
+    def _make_target_records(self) -> Records:
+        """Make the records to set, written as the server will return them, so that they can be compared."""
+        rdataset = self._to_rdataset({"values": self.options.values, "ttl": self.options.ttl})
         return {"values": sorted(record.to_text() for record in rdataset), "ttl": self.options.ttl}
 
     def _ask(self, message: dns.message.Message, *, changes: bool) -> dns.message.Message:
+        """Sign a message with the key, send it to the server and return its answer.
+
+        `changes`: it is an update. Raises HookError; without a valid answer to an update MaybeSent.
+        """
         import dns.exception
         import dns.query
         import dns.tsigkeyring
 
         options = self.options
         host, _, port = options.server.rpartition(":")
-        address = resolve(host.strip("[]"), int(port), options.allow_hosts)[0]
-        secret = self._secret(options.key_secret)
+        address = resolve_allowed(host.strip("[]"), int(port), options.allow_hosts)[0]
+        secret = self._fill_secrets(options.key_secret)
         try:
             message.use_tsig(dns.tsigkeyring.from_text({options.key_name: (options.key_algorithm, secret)}))
         except ValueError:
             raise HookError("the key is not base64", hint="use the key's secret as the server has it") from None
-        lost: Callable[[str], Exception] = MaybeSent if changes else HookError
+        no_answer_error: Callable[[str], Exception] = MaybeSent if changes else HookError
         try:
             return dns.query.tcp(message, address, options.timeout, int(port))
         except ConnectionRefusedError:
             raise HookError(f"{options.server} cannot be reached: connection refused") from None
         except dns.exception.DNSException as error:
-            kind = type(error).__name__
-            if kind in ("PeerBadKey", "PeerBadSignature", "PeerBadTime", "PeerBadTruncation"):
-                raise HookError(f"{options.server} does not accept the key: {kind}", hint=_BAD_KEY) from None
-            raise lost(f"{options.server} did not give a valid DNS answer: {kind}") from None
+            error_name = type(error).__name__
+            if error_name in ("PeerBadKey", "PeerBadSignature", "PeerBadTime", "PeerBadTruncation"):
+                raise HookError(f"{options.server} does not accept the key: {error_name}", hint=_KEY_HINT) from None
+            raise no_answer_error(f"{options.server} did not give a valid DNS answer: {error_name}") from None
         except (OSError, EOFError) as error:
-            raise lost(f"{options.server} did not answer: {type(error).__name__}") from None
+            raise no_answer_error(f"{options.server} did not answer: {type(error).__name__}") from None
 
 
 def _show(records: Records) -> str:
+    """Write records for people: `10.0.0.1, 10.0.0.2 (TTL 60 s)`."""
     if not records["values"]:
         return "no record"
     return f"{', '.join(records['values'])} (TTL {records['ttl']} s)"

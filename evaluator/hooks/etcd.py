@@ -18,7 +18,7 @@ from evaluator.hooks.network import MaybeSent, TlsOptions, send
 from evaluator.hooks.options import SecretName, Text
 from evaluator.hooks.templates import check_template, fill_words
 
-_LOGIN = "auth/authenticate"
+_LOGIN_PATH = "auth/authenticate"
 
 
 class EtcdOptions(TlsOptions):
@@ -34,6 +34,7 @@ class EtcdOptions(TlsOptions):
 
     @model_validator(mode="after")
     def _check_login(self) -> Self:
+        """Check that the options have a user name and a password, or neither."""
         if (self.username is None) != (self.password is None):
             raise ValueError("needs username and password, or neither")
         return self
@@ -49,13 +50,14 @@ class Etcd(BaseHook[EtcdOptions]):
         return f"sets {self.options.key} of etcd at {self.options.url} to {self.options.value[:100]}"
 
     def _test(self) -> Outcome:
+        """Read the key, to see that etcd answers; changes nothing."""
         stored = self._read()
         return Outcome(
             "acknowledged", f"etcd answers; {self.options.key} is {'set' if stored['revision'] else 'not set'}"
         )
 
     def _read(self) -> dict[str, Any]:
-        """`value` (None where there is no key) and `revision` (0 where there is none)."""
+        """Read the key: `value` and `revision` of its last change; None and 0 if there is no such key."""
         entries = self._ask("kv/range", {"key": _encode(self.options.key)}).get("kvs") or []
         if not entries:
             return {"value": None, "revision": 0}
@@ -69,32 +71,39 @@ class Etcd(BaseHook[EtcdOptions]):
         return "no such key" if value["value"] is None else str(value["value"])
 
     def _execute(self, context: HookContext) -> Outcome:
+        """Set the key. The earlier value of the outcome also has `ours`, the revision of our change, for undo."""
         earlier, value = self._read(), fill_words(self.options.value, context.words())
         if earlier["value"] == value:
-            # After a killed attempt the value may be ours. With its revision, undo does not overwrite later changes.
-            return Outcome(
-                "acknowledged", f"{self.options.key} has this value already", {**earlier, "ours": earlier["revision"]}
-            )
-        revision = self._swap(earlier["revision"], value)
+            # An attempt that was killed may have set it. With its revision, undo does not overwrite later changes.
+            with_our_revision = {**earlier, "ours": earlier["revision"]}
+            return Outcome("acknowledged", f"{self.options.key} has this value already", with_our_revision)
+        revision = self._set_if_unchanged(earlier["revision"], value)
         return Outcome(
             "acknowledged", f"{self.options.key} was set at revision {revision}", {**earlier, "ours": revision}
         )
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - the earlier value does not depend on it
-        now = self._read()
-        if now["value"] == earlier["value"]:
+        """Restore the earlier value, unless the key was changed after us. Raises HookError if it was."""
+        current = self._read()
+        if current["value"] == earlier["value"]:
             return Outcome("acknowledged", f"{self.options.key} has its earlier value already")
-        revision = self._swap(earlier.get("ours", now["revision"]), earlier["value"])
-        return Outcome("acknowledged", f"{self.options.key} was restored at revision {revision}", now)
+        # Without `ours`, the execution did not end: whether the key was changed after it is then not known.
+        our_revision = earlier.get("ours", current["revision"])
+        revision = self._set_if_unchanged(our_revision, earlier["value"])
+        return Outcome("acknowledged", f"{self.options.key} was restored at revision {revision}", current)
 
-    def _swap(self, revision: int, value: str | None) -> int:
-        """Set, or delete, if the key is still at a revision. Returns the new revision; raises HookError."""
+    def _set_if_unchanged(self, revision: int, value: str | None) -> int:
+        """Set the key, or delete it for None, if its last change was at `revision` (0: it does not exist).
+
+        Returns the new revision. Raises HookError if the key was changed since, and nothing is done.
+        """
         key = _encode(self.options.key)
-        act = {"request_delete_range": {"key": key}}
-        if value is not None:
-            act = {"request_put": {"key": key, "value": _encode(value)}}
-        compare = {"key": key, "target": "MOD", "result": "EQUAL", "mod_revision": str(revision)}
-        answer = self._ask("kv/txn", {"compare": [compare], "success": [act], "failure": []}, changes=True)
+        if value is None:
+            change: dict[str, Any] = {"request_delete_range": {"key": key}}
+        else:
+            change = {"request_put": {"key": key, "value": _encode(value)}}
+        is_unchanged = {"key": key, "target": "MOD", "result": "EQUAL", "mod_revision": str(revision)}
+        answer = self._ask("kv/txn", {"compare": [is_unchanged], "success": [change], "failure": []}, changes=True)
         if not answer.get("succeeded"):
             raise HookError(
                 f"{self.options.key} was changed in the meantime; nothing was done",
@@ -103,18 +112,24 @@ class Etcd(BaseHook[EtcdOptions]):
         return int(answer["header"]["revision"])
 
     def _ask(self, path: str, message: dict[str, Any], *, changes: bool = False) -> dict[str, Any]:
+        """Send a message to a path of etcd's API and return the answer.
+
+        `changes`: the message changes the key. Raises HookError; MaybeSent if it may have been changed.
+        """
         headers = {"Content-Type": "application/json"}
-        if self.options.username and path != _LOGIN:
-            login = {"name": self.options.username, "password": self._secret(self.options.password or "")}
-            headers["Authorization"] = str(self._ask(_LOGIN, login)["token"])
+        if self.options.username and path != _LOGIN_PATH:
+            login = {"name": self.options.username, "password": self._fill_secrets(self.options.password or "")}
+            headers["Authorization"] = str(self._ask(_LOGIN_PATH, login)["token"])
         url = f"{self.options.url.rstrip('/')}/v3/{path}"
         body = json.dumps(message).encode()
         answer = send("POST", url, self.options, body, headers, changes=changes)
         content = answer.parse()
         if answer.ok and content is not None:
             return content
-        may_be_done = changes and (answer.ok or answer.status >= 500)
-        raise (MaybeSent if may_be_done else HookError)(f"etcd answered {answer.status}: {answer.text[:200]}")
+        text = f"etcd answered {answer.status}: {answer.text[:200]}"
+        if changes and (answer.ok or answer.status >= 500):
+            raise MaybeSent(text)
+        raise HookError(text)
 
 
 def _encode(text: str) -> str:

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from evaluator.errors import HookError
 from evaluator.hooks.base import BaseHook, HookContext, Outcome, State
-from evaluator.hooks.network import MaybeSent, NetworkOptions, resolve
+from evaluator.hooks.network import MaybeSent, NetworkOptions, resolve_allowed
 from evaluator.hooks.options import Text
 from evaluator.hooks.weights import ServerName, Weights, check_earlier, show_weights
 
@@ -33,7 +33,8 @@ class HaProxyOptions(NetworkOptions):
     weights: Weights = Field(description="Server to weight, 0 to 256: {baseline: 0, canary: 100}.")
 
     @model_validator(mode="after")
-    def _one_place(self) -> HaProxyOptions:
+    def _check_place(self) -> HaProxyOptions:
+        """Check that the options name either a unix socket or an address HOST:PORT."""
         if (self.socket is None) == (self.address is None):
             raise ValueError("needs socket or address, one of them")
         if self.address and not re.fullmatch(r".+:\d{1,5}", self.address):
@@ -58,32 +59,41 @@ class HaProxy(BaseHook[HaProxyOptions]):
         return Outcome("acknowledged", f"HAProxy answers; the weights are {show_weights(self._read())}")
 
     def _read(self) -> dict[str, int]:
-        return {server: self._weight(server) for server in self.options.weights}
+        return {server: self._read_weight(server) for server in self.options.weights}
 
     def _describe_value(self, value: Any) -> str:
         return show_weights(value)
 
     def _execute(self, context: HookContext) -> Outcome:  # noqa: ARG002 - the weights do not depend on it
-        return self._set(self.options.weights, self._read())
+        return self._set_weights(self.options.weights, self._read())
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - as above
-        return self._set(check_earlier(earlier), self._read())
+        return self._set_weights(check_earlier(earlier), self._read())
 
-    def _set(self, weights: dict[str, int], earlier: dict[str, int]) -> Outcome:
+    def _set_weights(self, weights: dict[str, int], earlier: dict[str, int]) -> Outcome:
+        """Set the weights of servers, and read them back to see whether they were set.
+
+        `weights`, `earlier`: server → weight to set, and weight before. Raises HookError, MaybeSent.
+        """
         # The largest weight is set first, and all in one line: at no moment are all servers at 0.
-        most_first = sorted(weights.items(), key=lambda server: -server[1])
-        answer = self._send(";".join(f"set weight {self.options.backend}/{name} {w}" for name, w in most_first))
+        largest_first = sorted(weights.items(), key=lambda item: -item[1])
+        backend = self.options.backend
+        answer = self._send(";".join(f"set weight {backend}/{server} {weight}" for server, weight in largest_first))
         try:
-            now = {server: self._weight(server) for server in weights}
+            current = {server: self._read_weight(server) for server in weights}
         except HookError as error:
             raise MaybeSent(f"the weights cannot be read back: {error.message}") from None
-        if now != weights:
-            state: State = "failed" if now == {s: earlier.get(s) for s in weights} else "unknown"
-            return Outcome(state, f"the weights are {show_weights(now)} after setting them", earlier, answer)
-        was = show_weights({server: earlier[server] for server in weights if server in earlier})
-        return Outcome("acknowledged", f"the weights are {show_weights(now)}; they were {was}", earlier, answer)
+        if current != weights:
+            is_unchanged = current == {server: earlier.get(server) for server in weights}
+            state: State = "failed" if is_unchanged else "unknown"
+            return Outcome(state, f"the weights are {show_weights(current)} after setting them", earlier, answer)
+        earlier_text = show_weights({server: earlier[server] for server in weights if server in earlier})
+        return Outcome(
+            "acknowledged", f"the weights are {show_weights(current)}; they were {earlier_text}", earlier, answer
+        )
 
-    def _weight(self, server: str) -> int:
+    def _read_weight(self, server: str) -> int:
+        """Read the weight of a server of the backend. Raises HookError if HAProxy does not report it."""
         answer = self._send(f"get weight {self.options.backend}/{server}")
         match = _WEIGHT.search(answer)
         if not match:
@@ -93,16 +103,21 @@ class HaProxy(BaseHook[HaProxyOptions]):
             )
         return int(match[1])
 
-    def _send(self, line: str) -> str:
+    def _send(self, commands: str) -> str:
+        """Send a line of commands to HAProxy and return its answer; empty: it has done them.
+
+        The timeout of the options covers all parts of the answer. Raises HookError if it cannot be connected to, and
+        MaybeSent if the connection fails afterwards.
+        """
         deadline = time.monotonic() + self.options.timeout
-        with contextlib.closing(self._connect()) as sock:
+        with contextlib.closing(self._connect()) as connection:
             try:
-                sock.sendall(line.encode() + b"\n")
+                connection.sendall(commands.encode() + b"\n")
                 answer = b""
                 while len(answer) < _LONGEST_ANSWER:
-                    sock.settimeout(max(deadline - time.monotonic(), 0.001))
-                    part = sock.recv(4096)
-                    if not part:
+                    connection.settimeout(max(deadline - time.monotonic(), 0.001))
+                    part = connection.recv(4096)
+                    if not part:  # HAProxy closes the connection after its answer
                         break
                     answer += part
                 return answer.decode("utf-8", "replace").strip()
@@ -110,19 +125,21 @@ class HaProxy(BaseHook[HaProxyOptions]):
                 raise MaybeSent(f"HAProxy did not answer: {type(error).__name__}") from None
 
     def _connect(self) -> socket.socket:
+        """Open a connection to HAProxy's unix socket, or to its address if `allow_hosts` lists it. Raises HookError."""
         options = self.options
         try:
             if options.socket:
-                sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-                sock.settimeout(options.timeout)
-                with contextlib.ExitStack() as stack:
-                    stack.callback(sock.close)
-                    sock.connect(options.socket)
-                    stack.pop_all()
-                return sock
+                connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                connection.settimeout(options.timeout)
+                try:
+                    connection.connect(options.socket)
+                except BaseException:
+                    connection.close()
+                    raise
+                return connection
             host, _, port = str(options.address).rpartition(":")
-            checked = resolve(host.strip("[]"), int(port), options.allow_hosts)
-            return socket.create_connection((checked[0], int(port)), options.timeout)
+            addresses = resolve_allowed(host.strip("[]"), int(port), options.allow_hosts)
+            return socket.create_connection((addresses[0], int(port)), options.timeout)
         except OSError as error:
             where = options.socket or options.address
             raise HookError(f"HAProxy cannot be reached at {where}: {error.strerror or type(error).__name__}") from None

@@ -15,19 +15,21 @@ from pydantic import AfterValidator, Field, model_validator
 from evaluator.errors import HookError
 from evaluator.fields import Section
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
-from evaluator.hooks.network import TlsOptions, resolve, send, split
+from evaluator.hooks.network import TlsOptions, resolve_allowed, send, split_url
 from evaluator.hooks.options import Text
 from evaluator.hooks.templates import WORDS, check_template, fill_json, fill_url
 from evaluator.secrecy import OF_HOOKS, SECRET_HEADERS
 
-_OURS = ("host", "content-length", "transfer-encoding", "connection", "accept-encoding")
+_RESERVED_HEADERS = ("host", "content-length", "transfer-encoding", "connection", "accept-encoding")
+"""Headers that the evaluator sets itself."""
 _FORM = "application/x-www-form-urlencoded"
 _PRINTABLE = "".join(map(chr, range(32, 127)))
-_ANY = re.compile(r"\$\{([^}]*)\}")
+_WORD_OR_SECRET = re.compile(r"\$\{([^}]*)\}")
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
 def _check_url(text: str) -> str:
+    """Check a URL, in which words may be filled in only after the host: they must not decide where a request goes."""
     check_template(text)
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or "${" in parts.netloc or "@" in parts.netloc:
@@ -48,26 +50,32 @@ class HttpRequest(Section):
     @property
     def content_type(self) -> str:
         """Type of the body: JSON, unless a header names another."""
-        return next((v for k, v in self.headers.items() if k.lower() == "content-type"), "application/json")
+        for name, value in self.headers.items():
+            if name.lower() == "content-type":
+                return value
+        return "application/json"
 
     @model_validator(mode="after")
-    def _sound(self) -> Self:
+    def _check_headers_and_body(self) -> Self:
+        """Check that headers can be sent, name only known words and variables, and that a JSON body is JSON."""
         for name, text in self.headers.items():
-            if name.lower() in _OURS:
+            if name.lower() in _RESERVED_HEADERS:
                 raise ValueError(f"header {name} is set by the evaluator")
             if not re.fullmatch(r"[A-Za-z0-9-]+", name) or any(char not in _PRINTABLE for char in text):
                 raise ValueError(f"header {name} has characters that headers cannot have")
-            named = _ANY.findall(text)
-            odd = next((w for w in named if w not in WORDS and not OF_HOOKS.pattern.fullmatch(f"${{{w}}}")), None)
-            if odd is not None:
-                raise ValueError(f"header {name} names ${{{odd}}}, which is neither a word nor a variable in capitals")
-            if SECRET_HEADERS.search(name) and not named:
+            placeholders = _WORD_OR_SECRET.findall(text)  # names within ${…}
+            for placeholder in placeholders:
+                if placeholder not in WORDS and not OF_HOOKS.pattern.fullmatch(f"${{{placeholder}}}"):
+                    raise ValueError(
+                        f"header {name} names ${{{placeholder}}}, which is neither a word nor a variable in capitals"
+                    )
+            if SECRET_HEADERS.search(name) and not placeholders:
                 raise ValueError(
                     f"header {name} must name an environment variable, such as ${{TOKEN}}: no secrets here"
                 )
         if self.body and "json" in self.content_type:
             try:
-                json.loads(fill_json(self.body, dict.fromkeys(WORDS, "x")))
+                json.loads(fill_json(self.body, dict.fromkeys(WORDS, "x")))  # with any text in place of the words
             except ValueError:
                 raise ValueError('body is not JSON: words must be within quotes, such as "${canary}"') from None
         return self
@@ -94,17 +102,22 @@ class Http(BaseHook[HttpOptions]):
 
     def __init__(self, options: HttpOptions, environment: Any = None) -> None:
         super().__init__(options, environment)
-        stated = options.idempotent
-        self.idempotent = options.method not in ("POST", "PATCH") if stated is None else stated
+        if options.idempotent is None:  # by the definition of HTTP, all other methods do no harm if they are repeated
+            self.idempotent = options.method not in ("POST", "PATCH")
+        else:
+            self.idempotent = options.idempotent
 
     def _describe(self) -> str:
         return f"sends {self.options.method} {self.options.url}"
 
     def _test(self) -> Outcome:
+        """Check that the secrets of both requests are set, and that their hosts may be connected to."""
         for request in filter(None, (self.options, self.options.undo)):
             for text in request.headers.values():
-                self._secret(text if OF_HOOKS.pattern.search(text) else "")
-            resolve(*split(request.url.split("${")[0]), self.options.allow_hosts)
+                self._fill_secrets(text)  # raises UsageError for a variable that is not set
+            url_before_words = request.url.split("${")[0]  # has the host, which names no words
+            host, port = split_url(url_before_words)
+            resolve_allowed(host, port, self.options.allow_hosts)
         return Outcome("acknowledged", "the host is allowed, and the secrets are set; nothing was sent")
 
     def _execute(self, context: HookContext) -> Outcome:
@@ -115,19 +128,26 @@ class Http(BaseHook[HttpOptions]):
         return self.options.undo is not None
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:
+        """Send the request of the option `undo`. Raises HookError if there is none."""
         if self.options.undo is None:
             return super()._undo(context, earlier)
         return self._send(self.options.undo, context)
 
     def _send(self, request: HttpRequest, context: HookContext) -> Outcome:
+        """Send a request with the words of the context and the secrets filled in, and judge the answer.
+
+        Raises HookError, MaybeSent.
+        """
         words = context.words()
         fill_body = fill_url if _FORM in request.content_type else fill_json
 
         def fill(match: re.Match[str]) -> str:
-            return quote(words[match[1]], safe=_PRINTABLE) if match[1] in words else self._secret(match[0])
+            """Return the value of the word `${word}`, or of the variable `${NAME}`."""
+            name = match[1]
+            return quote(words[name], safe=_PRINTABLE) if name in words else self._fill_secrets(match[0])
 
-        # In one pass: the value of a word is not looked up as a secret.
-        headers = {name: _ANY.sub(fill, text) for name, text in request.headers.items()}
+        # Both are filled in at once: a word whose value contains ${NAME} must not reveal that secret.
+        headers = {name: _WORD_OR_SECRET.sub(fill, text) for name, text in request.headers.items()}
         if any(char not in _PRINTABLE for text in headers.values() for char in text):
             raise HookError("a secret has line breaks or other characters that a header cannot have")
         if request.body and not any(name.lower() == "content-type" for name in headers):
@@ -135,9 +155,9 @@ class Http(BaseHook[HttpOptions]):
         url, body = fill_url(request.url, words), fill_body(request.body, words).encode()
         limit_s = min(self.options.timeout, context.left_s())
         answer = send(request.method, url, self.options, body, headers, timeout_s=limit_s)
-        accepted = answer.status in self.options.accept if self.options.accept else answer.ok
+        is_accepted = answer.status in self.options.accept if self.options.accept else answer.ok
         message = f"the answer was {answer.status}"
-        if not accepted:
+        if not is_accepted:
             return Outcome("unknown" if answer.may_be_done else "failed", message, response=answer.text)
         if self.options.contains and self.options.contains not in answer.text:
             return Outcome("failed", f"{message}, without '{self.options.contains}'", response=answer.text)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -60,7 +60,8 @@ class KubernetesOptions(TlsOptions):
     route: RoutePatch | None = Field(None, description="A Gateway API HTTPRoute: {name, weights}.")
 
     @model_validator(mode="after")
-    def _one_thing(self) -> Self:
+    def _check_object(self) -> Self:
+        """Check that the options have either a Rollout or an HTTPRoute to patch."""
         if (self.rollout is None) == (self.route is None):
             raise ValueError("needs rollout or route, one of them")
         return self
@@ -74,7 +75,7 @@ class Kubernetes(BaseHook[KubernetesOptions]):
 
     def __init__(self, options: KubernetesOptions, environment: Mapping[str, str] | None = None) -> None:
         super().__init__(options, environment)
-        # Promoting twice goes two steps further.
+        # All can be repeated without harm, except `promote`: each time, the Rollout goes one step further.
         self.idempotent = options.rollout is None or options.rollout.do != "promote"
 
     def _describe(self) -> str:
@@ -83,33 +84,38 @@ class Kubernetes(BaseHook[KubernetesOptions]):
         return f"sets the weights of the HTTPRoute {self._where} to {show_weights(self._weights)}"
 
     def _test(self) -> Outcome:
-        resource = self._get()
+        """Check that the object exists, and that a route has the services; changes nothing."""
+        resource = self._get_object()
         if self.options.route:
-            _with_weights(resource, self._weights)
+            _set_same_weights(resource, self._weights)  # raises HookError if no rule has the services
         return Outcome("acknowledged", f"{self._where} exists, at version {resource['metadata']['resourceVersion']}")
 
     def _read(self) -> Any:
-        resource = self._get()
-        return _rollout_state(resource) if self.options.rollout else _weights_by_rule(resource, self._weights)
+        """Read the state of the Rollout, or the route's weights by rule and service."""
+        resource = self._get_object()
+        if self.options.rollout:
+            return _read_rollout_state(resource)
+        return _read_weights(resource, self._weights)
 
     def _execute(self, context: HookContext) -> Outcome:  # noqa: ARG002 - the patch does not depend on it
-        resource = self._get()
+        resource = self._get_object()
         if self.options.rollout:
-            return self._act(resource, self.options.rollout.do)
-        return self._set_weights(resource, _with_weights(resource, self._weights))
+            return self._change_rollout(resource, self.options.rollout.do)
+        return self._change_route(resource, _set_same_weights(resource, self._weights))
 
     def can_undo(self) -> bool:
-        """All but a promotion of an Argo Rollout, which is aborted instead."""
+        """Whether `undo` works: for all but a promotion of an Argo Rollout, which is aborted instead."""
         return self.options.rollout is None or self.options.rollout.do in ("abort", "retry")
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:
+        """Restore what `_read` returned before: whether a Rollout is aborted, or the weights of a route."""
         if not isinstance(earlier, dict):
             raise HookError("there is no earlier state to restore", hint="it is kept when the hook is executed")
-        resource = self._get()
+        resource = self._get_object()
         if self.options.route:
-            return self._set_weights(resource, _with_rules(resource, earlier))
+            return self._change_route(resource, _set_weights(resource, earlier))
         if self.options.rollout and self.options.rollout.do in ("abort", "retry"):
-            return self._act(resource, "abort" if earlier.get("aborted") else "retry")
+            return self._change_rollout(resource, "abort" if earlier.get("aborted") else "retry")
         return super()._undo(context, earlier)
 
     @property
@@ -117,87 +123,111 @@ class Kubernetes(BaseHook[KubernetesOptions]):
         return dict(self.options.route.weights) if self.options.route else {}
 
     @property
+    def _name(self) -> str:
+        patch = self.options.rollout or self.options.route
+        return patch.name if patch else ""
+
+    @property
     def _where(self) -> str:
-        named = self.options.rollout or self.options.route
-        return f"{self.options.namespace}/{named.name if named else ''}"
+        return f"{self.options.namespace}/{self._name}"
 
     @property
     def _path(self) -> str:
-        api, plural = ("argoproj.io/v1alpha1", "rollouts")
+        """Path of the object in the API."""
+        api, plural = "argoproj.io/v1alpha1", "rollouts"
         if self.options.route:
             api, plural = "gateway.networking.k8s.io/v1", "httproutes"
-        return f"/apis/{api}/namespaces/{self.options.namespace}/{plural}/{self._where.partition('/')[2]}"
+        return f"/apis/{api}/namespaces/{self.options.namespace}/{plural}/{self._name}"
 
     # -------------------------------------------------------------- Argo Rollouts
 
-    def _act(self, resource: Json, do: str) -> Outcome:
-        earlier, status = _rollout_state(resource), resource.get("status") or {}
+    def _change_rollout(self, resource: Json, do: str) -> Outcome:
+        """Promote, abort or retry a Rollout (`do`: as in the options), unless it is in that state already.
+
+        `resource`: the Rollout as it was read. Raises HookError, MaybeSent.
+        """
+        earlier, status = _read_rollout_state(resource), resource.get("status") or {}
         if do in ("abort", "retry"):
             if earlier["aborted"] == (do == "abort"):
                 return Outcome(
                     "acknowledged", f"{self._where} is {'already' if do == 'abort' else 'not'} aborted", earlier
                 )
             self._patch(resource, {"status": {"abort": do == "abort"}}, "/status")
-        elif status.get("currentPodHash") == status.get("stableRS"):
+        elif status.get("currentPodHash") == status.get("stableRS"):  # the current version is the stable one
             return Outcome("acknowledged", f"{self._where} is fully promoted already", earlier)
         elif do == "promote_full":
             self._patch(resource, {"status": {"promoteFull": True}}, "/status")
         else:
-            self._go_on(resource)
+            self._end_pause(resource)
         return Outcome("acknowledged", f"the API accepted {do} of {self._where}", earlier)
 
-    def _go_on(self, resource: Json) -> None:
-        paused, waits = (
-            (resource.get("spec") or {}).get("paused"),
-            (resource.get("status") or {}).get("pauseConditions"),
-        )
-        if not paused and not waits:
+    def _end_pause(self, resource: Json) -> None:
+        """Let a Rollout that waits at a pause go on to its next step. Raises HookError if it does not wait, MaybeSent.
+
+        A Rollout can wait for two reasons: conditions in its status, and the field `paused` in its spec. Both are
+        cleared, each by a patch of its own, because status and spec cannot be patched together.
+        """
+        is_paused_by_spec = (resource.get("spec") or {}).get("paused")
+        pause_conditions = (resource.get("status") or {}).get("pauseConditions")
+        if not is_paused_by_spec and not pause_conditions:
             raise HookError(
                 f"{self._where} does not wait at a pause", hint="promote it at a pause step, or use promote_full"
             )
-        if waits:
-            # After an inconclusive analysis, the analysis step is skipped as well.
+        if pause_conditions:
             status: Json = resource["status"]
-            past: Json = {"pauseConditions": None}
+            new_status: Json = {"pauseConditions": None}
+            # After an inconclusive analysis, the analysis step is skipped as well.
             analysis = (status.get("canary") or {}).get("currentStepAnalysisRunStatus") or {}
             if analysis.get("status") == "Inconclusive" and status.get("currentStepIndex") is not None:
-                past |= {"controllerPause": False, "currentStepIndex": status["currentStepIndex"] + 1}
-            resource = self._patch(resource, {"status": past}, "/status")
-        if not paused:
+                new_status |= {"controllerPause": False, "currentStepIndex": status["currentStepIndex"] + 1}
+            resource = self._patch(resource, {"status": new_status}, "/status")
+        if not is_paused_by_spec:
             return
         try:
             self._patch(resource, {"spec": {"paused": False}})
         except HookError as error:
-            if not waits:
+            if not pause_conditions:
                 raise
+            # The first patch has changed something.
             raise MaybeSent(f"its pause conditions were cleared, but it is still paused: {error.message}") from None
 
     # -------------------------------------------------------------- HTTPRoute
 
-    def _set_weights(self, resource: Json, target: Json) -> Outcome:
-        earlier = _weights_by_rule(resource, self._weights)
+    def _change_route(self, resource: Json, target: Json) -> Outcome:
+        """Patch the weights of a route, unless they are set already; `target` is `resource` with the new weights.
+
+        Raises HookError; MaybeSent if the API answers with other weights.
+        """
+        earlier_weights = _read_weights(resource, self._weights)
+        target_weights = _read_weights(target, self._weights)
         if target["spec"]["rules"] != resource["spec"]["rules"]:
-            now = self._patch(resource, {"spec": {"rules": target["spec"]["rules"]}})
-            if _weights_by_rule(now, self._weights) != _weights_by_rule(target, self._weights):
+            patched = self._patch(resource, {"spec": {"rules": target["spec"]["rules"]}})
+            if _read_weights(patched, self._weights) != target_weights:
                 raise MaybeSent("the API accepted the weights, and answered with others")
-        weights_text = "; ".join(
-            f"rule {rule}: {show_weights(w)}" for rule, w in _weights_by_rule(target, self._weights).items()
-        )
-        return Outcome("acknowledged", f"the weights of {self._where} are set ({weights_text})", earlier)
+        weights_text = "; ".join(f"rule {rule}: {show_weights(weights)}" for rule, weights in target_weights.items())
+        return Outcome("acknowledged", f"the weights of {self._where} are set ({weights_text})", earlier_weights)
 
     # -------------------------------------------------------------- the API
 
-    def _get(self) -> Json:
+    def _get_object(self) -> Json:
+        """Read the Rollout or HTTPRoute from the API."""
         return self._ask("GET", self._path)
 
     def _patch(self, resource: Json, change: Json, subresource: str = "") -> Json:
+        """Patch the object if it is still as in `resource`; returns the changed object. Raises HookError, MaybeSent.
+
+        `subresource`: "/status", or empty for the object itself.
+        """
         version = {"metadata": {"resourceVersion": resource["metadata"]["resourceVersion"]}}
         return self._ask("PATCH", self._path + subresource, version | change)
 
     def _ask(self, method: str, path: str, change: Json | None = None) -> Json:
-        """The object that the API answers with. Raises HookError; where it may have been changed, MaybeSent."""
+        """Send a request to the API, with a patch or without (None), and return the object that it answers.
+
+        Raises HookError; MaybeSent if the object may have been changed.
+        """
         options = self.options
-        headers = {"Authorization": f"Bearer {self._secret(options.token)}", "Accept": "application/json"}
+        headers = {"Authorization": f"Bearer {self._fill_secrets(options.token)}", "Accept": "application/json"}
         body = b""
         if change is not None:
             headers["Content-Type"] = "application/merge-patch+json"
@@ -213,52 +243,64 @@ class Kubernetes(BaseHook[KubernetesOptions]):
         raise HookError(message, hint=_HINTS.get(answer.status))
 
 
-def _rollout_state(resource: Json) -> Json:
+def _read_rollout_state(resource: Json) -> Json:
+    """Return what people are shown of a Rollout: whether it is aborted, the index of its step, and why it waits."""
     status = resource.get("status") or {}
-    waits = [condition.get("reason") for condition in status.get("pauseConditions") or []]
-    step = status.get("currentStepIndex")
-    return {"aborted": bool(status.get("abort")), "step": step, "waits": waits}
+    wait_reasons = [condition.get("reason") for condition in status.get("pauseConditions") or []]
+    return {"aborted": bool(status.get("abort")), "step": status.get("currentStepIndex"), "waits": wait_reasons}
 
 
-def _rules_with(resource: Json, services: Mapping[str, int]) -> dict[str, list[Json]]:
-    """Index of each rule that has all of the services → its references to them."""
-    rules: dict[str, list[Json]] = {}
+def _find_references(resource: Json, services: Collection[str]) -> dict[str, list[Json]]:
+    """Map the index of each rule of an HTTPRoute that has all of the services to its references to them.
+
+    The index is text, because JSON keys are. A reference is {name, weight, …}. Raises HookError if no rule has them.
+    """
+    references_by_rule: dict[str, list[Json]] = {}
     for index, rule in enumerate((resource.get("spec") or {}).get("rules") or []):
-        refs = [ref for ref in rule.get("backendRefs") or [] if ref.get("kind", "Service") == "Service"]
-        matching = [ref for ref in refs if ref.get("name") in services and not ref.get("group")]
-        if {ref["name"] for ref in matching} == set(services):
-            rules[str(index)] = matching
-    if not rules:
+        # A reference may also be to another kind of object than a Kubernetes service.
+        references = [
+            reference
+            for reference in rule.get("backendRefs") or []
+            if reference.get("kind", "Service") == "Service" and not reference.get("group")
+        ]
+        matching = [reference for reference in references if reference.get("name") in services]
+        if {reference["name"] for reference in matching} == set(services):
+            references_by_rule[str(index)] = matching
+    if not references_by_rule:
         raise HookError(
             f"no rule of the HTTPRoute has all of {', '.join(services)}", hint="check the names of the services"
         )
-    return rules
+    return references_by_rule
 
 
-def _weights_by_rule(resource: Json, services: Mapping[str, int]) -> dict[str, dict[str, int]]:
-    """Where no weight is written, it is 1."""
-    rules = _rules_with(resource, services)
-    return {index: {ref["name"]: ref.get("weight", 1) for ref in refs} for index, refs in rules.items()}
+def _read_weights(resource: Json, services: Collection[str]) -> dict[str, dict[str, int]]:
+    """Read weights: index of the rule (as text) → service → weight. A weight that is not written is 1."""
+    return {
+        index: {reference["name"]: reference.get("weight", 1) for reference in references}
+        for index, references in _find_references(resource, services).items()
+    }
 
 
-def _with_weights(resource: Json, weights: dict[str, int]) -> Json:
-    return _with_rules(resource, dict.fromkeys(_rules_with(resource, weights), weights))
+def _set_same_weights(resource: Json, weights: dict[str, int]) -> Json:
+    """Return a copy of an HTTPRoute with the same weights (service → weight) in each rule that has all services."""
+    return _set_weights(resource, dict.fromkeys(_find_references(resource, weights), weights))
 
 
-def _with_rules(resource: Json, by_rule: Mapping[str, Mapping[str, int]]) -> Json:
-    """The object with weights set rule by rule. Raises HookError where a rule has changed its services."""
+def _set_weights(resource: Json, weights_by_rule: Mapping[str, Mapping[str, int]]) -> Json:
+    """Return a copy of an HTTPRoute with other weights: index of the rule (as text) → service → weight.
+
+    Raises HookError if a rule does not have these services.
+    """
     target = copy.deepcopy(resource)
     rules = target["spec"]["rules"]
-    for index, weights in by_rule.items():
-        refs = (
-            {ref["name"]: ref for ref in (rules[int(index)].get("backendRefs") or [])}
-            if int(index) < len(rules)
-            else {}
-        )
-        if not set(weights) <= set(refs):
+    for index, weights in weights_by_rule.items():
+        references: dict[str, Json] = {}
+        if int(index) < len(rules):
+            references = {reference["name"]: reference for reference in rules[int(index)].get("backendRefs") or []}
+        if not set(weights) <= set(references):
             raise HookError(
                 f"rule {index} of the HTTPRoute does not have the services that it had", hint="set its weights by hand"
             )
-        for name, weight in weights.items():
-            refs[name]["weight"] = weight
+        for service, weight in weights.items():
+            references[service]["weight"] = weight
     return target

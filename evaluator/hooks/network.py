@@ -42,9 +42,10 @@ class NetworkOptions(HookOptions):
 
     @field_validator("allow_hosts")
     @classmethod
-    def _names_or_networks(cls, value: list[str]) -> list[str]:
+    def _check_allowed(cls, value: list[str]) -> list[str]:
+        """Check that each entry of allow_hosts is a name, an address or a network."""
         for entry in value:
-            if not _NAME.fullmatch(entry) and not _network(entry):
+            if not _NAME.fullmatch(entry) and not _parse_network(entry):
                 raise ValueError(
                     f"takes names, addresses and networks, without scheme, port or wildcard, not {entry[:80]}"
                 )
@@ -71,16 +72,16 @@ class HttpResponse:
 
     @property
     def ok(self) -> bool:
-        """Whether it was accepted; a redirect is not."""
+        """Whether the request was accepted; a redirect does not count."""
         return 200 <= self.status < 300
 
     @property
     def may_be_done(self) -> bool:
-        """Whether the server may have acted before it answered with an error."""
+        """Whether the server may have acted before it answered with an error; 503 says that it could not act."""
         return self.status >= 500 and self.status != 503
 
     def parse(self) -> dict[str, Any] | None:
-        """The answer as JSON; None where it is not an object."""
+        """Parse the answer as a JSON object; None if it is not JSON, or another value."""
         try:
             parsed = json.loads(self.text)
         except ValueError:
@@ -91,13 +92,18 @@ class HttpResponse:
 # ------------------------------------------------------------------ where to
 
 
-def resolve(host: str, port: int, allow: Sequence[str]) -> list[str]:
-    """The addresses of a host. Raises HookError where it, or one of them, may not be connected to."""
+def resolve_allowed(host: str, port: int, allow: Sequence[str]) -> list[str]:
+    """Resolve a host to its addresses, after checking that hooks may connect to it. Raises HookError if they may not.
+
+    `allow`: the option allow_hosts: names, addresses and networks. A name must be listed, and each of its addresses
+    must be public or listed. An address given as host must be listed. The address of a cloud's metadata service, which
+    hands out credentials, must be listed by itself, not by a network around it.
+    """
     host = host.rstrip(".").lower()
-    networks = [network for entry in allow if (network := _network(entry))]
-    names = {entry.rstrip(".").lower() for entry in allow if not _network(entry)}
-    is_literal = _network(host) is not None and "/" not in host
-    if not is_literal and host not in names:
+    allowed_networks = [network for entry in allow if (network := _parse_network(entry))]
+    allowed_names = {entry.rstrip(".").lower() for entry in allow if not _parse_network(entry)}
+    is_address = _parse_network(host) is not None and "/" not in host
+    if not is_address and host not in allowed_names:
         raise HookError(f"{host} is not among allow_hosts", hint=f"list it there if hooks may reach it: [{host}]")
     try:
         address_infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -105,37 +111,46 @@ def resolve(host: str, port: int, allow: Sequence[str]) -> list[str]:
         raise HookError(
             f"the name {host} cannot be resolved", hint="check its spelling, and that this machine can resolve it"
         ) from None
-    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in address_infos))
+    # An entry of getaddrinfo ends with (address, port, …); the same address can have several entries.
+    addresses = list(dict.fromkeys(str(info[4][0]) for info in address_infos))
     for address in addresses:
-        resolved = _embedded(ipaddress.ip_address(address))
-        is_public = resolved.is_global and not resolved.is_multicast and not resolved.is_reserved
-        listed = [network for network in networks if resolved in network]
-        if resolved in _METADATA:
-            refused = not any(network.num_addresses == 1 for network in listed)
+        reached = _find_reached_address(ipaddress.ip_address(address))
+        is_public = reached.is_global and not reached.is_multicast and not reached.is_reserved
+        networks_around = [network for network in allowed_networks if reached in network]
+        if reached in _METADATA:
+            is_refused = not any(network.num_addresses == 1 for network in networks_around)
+            what = "a metadata service"
         else:
-            refused = not listed and (is_literal or not is_public)
-        if refused:
-            what = "a metadata service" if resolved in _METADATA else "a public address" if is_public else "not public"
+            is_refused = not networks_around and (is_address or not is_public)
+            what = "a public address" if is_public else "not public"
+        if is_refused:
             raise HookError(
-                f"{host} is {resolved}, which is {what} and not among allow_hosts",
-                hint=f"list the address itself if hooks may reach it: [{resolved}]",
+                f"{host} is {reached}, which is {what} and not among allow_hosts",
+                hint=f"list the address itself if hooks may reach it: [{reached}]",
             )
     return addresses
 
 
-def _network(entry: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+def _parse_network(entry: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    """Parse an address (as a network of one) or a network such as 10.0.0.0/8; None for anything else."""
     with contextlib.suppress(ValueError):
         return ipaddress.ip_network(entry, strict=False)
     return None
 
 
-def _embedded(address: _Address) -> _Address:
-    """The address that traffic reaches: IPv4 within IPv6 is IPv4."""
+def _find_reached_address(address: _Address) -> _Address:
+    """Return the address that traffic to `address` reaches: the IPv4 address within an IPv6 address that has one.
+
+    Otherwise a private IPv4 address could be hidden in a public IPv6 address.
+    """
     if isinstance(address, ipaddress.IPv4Address):
         return address
     if address in _NAT64:
-        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else address)
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)  # its last 32 bits
+    embedded = address.ipv4_mapped or address.sixtofour
+    if embedded is None and address.teredo:
+        _server, embedded = address.teredo
+    return embedded or address
 
 
 # ------------------------------------------------------------------ sending
@@ -151,23 +166,25 @@ def send(
     changes: bool = True,
     timeout_s: float | None = None,
 ) -> HttpResponse:
-    """Send a request once and read its answer. The options' timeout, or `timeout_s`, covers all but resolving the name.
+    """Send an HTTP request once and read its answer, which may have any status.
 
-    Raises HookError where it was certainly not sent, or where it changes nothing (`changes=False`); else MaybeSent.
+    `changes`: the request changes something; without an answer it is then not known whether it did. `timeout_s`, or
+    the options' timeout for None, is for connecting, sending and reading. Raises MaybeSent if a request that changes
+    something may have arrived, and HookError for all other failures.
     """
     import requests
 
     from evaluator.network import Adapter, ExchangeError
 
-    host, port = split(url)
-    addresses = resolve(host, port, options.allow_hosts)
+    host, port = split_url(url)
+    addresses = resolve_allowed(host, port, options.allow_hosts)
     try:
         trust = ssl.create_default_context(cafile=options.ca) if url.lower().startswith("https") else None
     except OSError:
         raise HookError(f"the certificates to trust cannot be read from {options.ca}") from None
-    ours = {"User-Agent": "release-evaluator", "Accept-Encoding": "identity"}
+    all_headers = {"User-Agent": "release-evaluator", "Accept-Encoding": "identity", **(headers or {})}
     try:
-        request = requests.Request(method, url, {**ours, **(headers or {})}, data=body or None).prepare()
+        request = requests.Request(method, url, all_headers, data=body or None).prepare()
     except ValueError as error:  # its text may hold a secret
         raise HookError(
             f"a request to {host} cannot be written: {type(error).__name__}", hint="check the secrets for line breaks"
@@ -179,14 +196,15 @@ def send(
         except ExchangeError as error:
             if not error.reached:
                 raise HookError(f"{host}:{port} cannot be reached: {error.why}") from None
-            raise (MaybeSent if changes else HookError)(f"{host} did not answer: {error.why}") from None
-    # Cut where it gets too long: the status shows whether it was accepted.
+            message = f"{host} did not answer: {error.why}"
+            raise (MaybeSent(message) if changes else HookError(message)) from None
+    # An answer that is too long is cut, not refused: its status shows whether the request was accepted.
     text = response.content[:LARGEST_BODY].decode("utf-8", "replace")
     return HttpResponse(response.status_code, {name.lower(): value for name, value in response.headers.items()}, text)
 
 
-def split(url: str) -> tuple[str, int]:
-    """The host and the port of an address. Raises HookError for one that hooks may not use."""
+def split_url(url: str) -> tuple[str, int]:
+    """Return the host and the port of a URL. Raises HookError if hooks must not use it, as with a password in it."""
     try:
         parts = urlsplit(url)
         port = parts.port

@@ -24,7 +24,8 @@ from evaluator.hooks.weights import Weights, show_weights
 
 MARK = "# Written by the release evaluator. Changes are lost."
 _SERVER = r"^(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:]+\])(?::\d{1,5})?$"
-_WRITTEN = re.compile(r"^ {4}server \S+ (?:weight=(\d+)|(down));  # (.+)$", re.MULTILINE)
+_SERVER_LINE = re.compile(r"^ {4}server \S+ (?:weight=(\d+)|(down));  # (.+)$", re.MULTILINE)
+"""A line of a written file. Groups: weight, `down`, name of the server."""
 
 
 class NginxOptions(HookOptions):
@@ -47,10 +48,11 @@ class NginxOptions(HookOptions):
     timeout: Seconds = Field(10.0, description="Longest that nginx may take to test or reload.")
 
     @model_validator(mode="after")
-    def _same_names(self) -> Self:
-        unknown = set(self.weights) ^ set(self.servers)
-        if unknown:
-            raise ValueError(f"{', '.join(sorted(unknown))} is in servers or in weights, but not in both")
+    def _check_names(self) -> Self:
+        """Check that each server has an address and a weight."""
+        only_in_one = set(self.weights) ^ set(self.servers)
+        if only_in_one:
+            raise ValueError(f"{', '.join(sorted(only_in_one))} is in servers or in weights, but not in both")
         return self
 
 
@@ -61,18 +63,20 @@ class Nginx(BaseHook[NginxOptions]):
     Options = NginxOptions
 
     def _describe(self) -> str:
-        shares = show_weights(self.options.weights)
-        return f"writes {self.options.file} with the weights {shares}, tests nginx's configuration and reloads it"
+        weights = show_weights(self.options.weights)
+        return f"writes {self.options.file} with the weights {weights}, tests nginx's configuration and reloads it"
 
     def _test(self) -> Outcome:
+        """Check that the file can be written and that nginx accepts its configuration; changes nothing."""
         self._read()
         folder = Path(self.options.file).parent
         if not os.access(folder, os.W_OK):
             raise HookError(f"{folder} cannot be written to")
-        self._run("-t")
+        self._run_nginx("-t")
         return Outcome("acknowledged", "nginx accepts its configuration as it is; nothing was written")
 
     def _read(self) -> str | None:
+        """Read the file; None if there is none. Raises HookError if the evaluator did not write it."""
         path = Path(self.options.file)
         try:
             text = path.read_text(encoding="utf-8")
@@ -85,18 +89,24 @@ class Nginx(BaseHook[NginxOptions]):
         return text
 
     def _describe_value(self, value: Any) -> str:
-        return show_weights({name: 0 if down else int(weight) for weight, down, name in _WRITTEN.findall(str(value))})
+        """Describe the weights in the text of a file (`value`)."""
+        server_lines = _SERVER_LINE.findall(str(value))
+        return show_weights({name: 0 if down else int(weight) for weight, down, name in server_lines})
 
     def _execute(self, context: HookContext) -> Outcome:  # noqa: ARG002 - the weights do not depend on it
+        """Write a file with the servers and their weights, and let nginx reload it."""
         options = self.options
-        lines = [
-            f"    server {address} {f'weight={options.weights[name]}' if options.weights[name] else 'down'};  # {name}"
-            for name, address in options.servers.items()
-        ]
-        settings = [f"    {line};" for line in options.settings]
-        return self._install("\n".join([MARK, f"upstream {options.upstream} {{", *lines, *settings, "}", ""]))
+        server_lines = []
+        for name, address in options.servers.items():
+            weight = options.weights[name]
+            state = f"weight={weight}" if weight else "down"  # nginx has no weight 0
+            server_lines.append(f"    server {address} {state};  # {name}")
+        setting_lines = [f"    {setting};" for setting in options.settings]
+        lines = [MARK, f"upstream {options.upstream} {{", *server_lines, *setting_lines, "}", ""]
+        return self._install("\n".join(lines))
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - as above
+        """Write the earlier text of the file again, and let nginx reload it."""
         if not isinstance(earlier, str) or not earlier.startswith(MARK):
             raise HookError(
                 "there was no file of the evaluator before, so there is nothing to restore", hint="write it by hand"
@@ -104,26 +114,34 @@ class Nginx(BaseHook[NginxOptions]):
         return self._install(earlier)
 
     def _install(self, text: str) -> Outcome:
+        """Write the file, test nginx's configuration, and reload nginx.
+
+        Raises HookError if nginx refuses it, after the earlier file was put back; MaybeSent if nginx may reload it.
+        """
         earlier = self._read()
-        _replace(self.options.file, text)
+        _replace_file(self.options.file, text)
         try:
-            self._run("-t")
-            output = self._run("-s", "reload")
+            self._run_nginx("-t")
+            output = self._run_nginx("-s", "reload")
         except HookError:
             if earlier is None:
                 Path(self.options.file).unlink(missing_ok=True)
             else:
-                _replace(self.options.file, earlier)
+                _replace_file(self.options.file, earlier)
             raise
         return Outcome("acknowledged", f"nginx has reloaded {self.options.file}", earlier, output)
 
-    def _run(self, *arguments: str) -> str:
+    def _run_nginx(self, *arguments: str) -> str:
+        """Run nginx with arguments and return what it writes to stderr, where all its messages go.
+
+        Raises HookError if it fails; MaybeSent if it does not end in time after it may have sent a signal (-s).
+        """
         command = [*self.options.nginx, *arguments]
         executable = shutil.which(command[0], path=self.environment.get("PATH", os.defpath))
         if not executable:
             raise HookError(f"there is no program {command[0]}", hint="name it with its whole path in nginx: […]")
         try:
-            done = subprocess.run(
+            process = subprocess.run(
                 [executable, *command[1:]], check=False, capture_output=True, text=True, timeout=self.options.timeout
             )
         except subprocess.TimeoutExpired:
@@ -131,23 +149,26 @@ class Nginx(BaseHook[NginxOptions]):
             if "-s" in arguments:  # it may have received the signal
                 raise MaybeSent(message) from None
             raise HookError(message) from None
-        if done.returncode != 0:
-            error_text = " ".join(done.stderr.split())[-500:]
-            raise HookError(f"nginx {' '.join(arguments)} ended with {done.returncode}: {error_text}")
-        return done.stderr
+        if process.returncode != 0:
+            error_text = " ".join(process.stderr.split())[-500:]
+            raise HookError(f"nginx {' '.join(arguments)} ended with {process.returncode}: {error_text}")
+        return process.stderr
 
 
-def _replace(file: str, text: str) -> None:
-    """Replace a file in one step: nginx may be reloaded by others at any moment."""
+def _replace_file(file: str, text: str) -> None:
+    """Replace the content of a file in one step, keeping its permissions. Raises HookError.
+
+    nginx may be reloaded by others at any moment: it must not read half a file.
+    """
     path = Path(file)
     try:
-        mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        permissions = path.stat().st_mode & 0o777 if path.exists() else 0o644
+        handle, temporary_file = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
-        Path(temporary).chmod(mode)
-        Path(temporary).replace(path)
+        Path(temporary_file).chmod(permissions)
+        Path(temporary_file).replace(path)
     except OSError as error:
         raise HookError(f"{path} cannot be written: {error.strerror}") from None

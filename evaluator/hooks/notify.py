@@ -16,20 +16,21 @@ from pydantic import AfterValidator, Field
 
 from evaluator.errors import HookError
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
-from evaluator.hooks.network import NetworkOptions, resolve
+from evaluator.hooks.network import NetworkOptions, resolve_allowed
 from evaluator.hooks.templates import check_template, fill_words
 
 if TYPE_CHECKING:
     import apprise
 
 
-_SERVICE = re.compile(r"([a-z0-9_+-]+)://.+", re.DOTALL)
+_ADDRESS = re.compile(r"([a-z0-9_+-]+)://.+", re.DOTALL)
 _LOGGERS = ("apprise", "urllib3.connectionpool")
 """Loggers that write addresses, with the secrets in them, at their verbose levels."""
 
 
 def _check_address(text: str) -> str:
-    if not _SERVICE.fullmatch(text):
+    """Check that an Apprise address begins with its service, which must not come from a secret."""
+    if not _ADDRESS.fullmatch(text):
         raise ValueError("must begin with the service, written out: slack://${SLACK_TOKEN}, mailto://mail.example.org")
     return text
 
@@ -56,77 +57,91 @@ class Notify(BaseHook[NotifyOptions]):
     Options = NotifyOptions
 
     def _describe(self) -> str:
-        return f"notifies {' and '.join(_service(address) for address in self.options.to)}: {self.options.title}"
+        return f"notifies {' and '.join(_read_service(address) for address in self.options.to)}: {self.options.title}"
 
     def _test(self) -> Outcome:
-        self._recipients()
+        self._make_recipients()
         return Outcome("acknowledged", f"{len(self.options.to)} addresses can be used; nothing was sent")
 
     def _execute(self, context: HookContext) -> Outcome:
+        """Send the message to each address; the outcome is failed if any was not notified."""
         words = context.words()
-        title, body = (fill_words(text, words) for text in (self.options.title, self.options.body))
-        recipients = self._recipients()
-        missed: list[str] = []
-        with _kept_clean(self._clean) as warnings:
+        body = fill_words(self.options.body, words)
+        # A line break in the subject of a mail would begin another header.
+        title = fill_words(self.options.title, words).replace("\n", " ").replace("\r", " ")
+        recipients = self._make_recipients()
+        not_notified: list[str] = []
+        with _collect_warnings(self._remove_secrets) as warnings:
             for address, recipient in zip(self.options.to, recipients, strict=True):
-                if not recipient.notify(body=body, title=title.replace("\n", " ").replace("\r", " ")):
-                    missed.append(_service(address))
-        notified = len(recipients) - len(missed)
-        if missed:
+                if not recipient.notify(body=body, title=title):
+                    not_notified.append(_read_service(address))
+        if not_notified:
             return Outcome(
                 "failed",
-                f"{notified} of {len(recipients)} were notified, not {', '.join(missed)}",
+                f"{len(recipients) - len(not_notified)} of {len(recipients)} were notified, "
+                f"not {', '.join(not_notified)}",
                 response="\n".join(warnings),
             )
-        return Outcome("acknowledged", f"notified {', '.join(_service(address) for address in self.options.to)}")
+        return Outcome("acknowledged", f"notified {', '.join(_read_service(address) for address in self.options.to)}")
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - a message stays sent
         return Outcome("failed", "a message cannot be taken back")
 
-    def _recipients(self) -> list[apprise.NotifyBase]:
+    def _make_recipients(self) -> list[apprise.NotifyBase]:
+        """Make Apprise's object for each address, whose `notify` sends a message. Raises HookError, UsageError.
+
+        Each host is checked against `allow_hosts`, and redirects, which could lead to another host, are off.
+        """
         import apprise
 
         asset = apprise.AppriseAsset(http_redirects=False, app_id="release-evaluator", app_desc="release evaluator")
         recipients = []
-        with _kept_clean(self._clean):
+        with _collect_warnings(self._remove_secrets):  # its messages have the addresses with their secrets
             for address in self.options.to:
-                recipient = apprise.Apprise.instantiate(self._secret(address), asset=asset, suppress_exceptions=True)
+                recipient = apprise.Apprise.instantiate(
+                    self._fill_secrets(address), asset=asset, suppress_exceptions=True
+                )
                 if not isinstance(recipient, apprise.NotifyBase):
                     raise HookError(
-                        f"Apprise cannot use an address of {_service(address)}",
+                        f"Apprise cannot use an address of {_read_service(address)}",
                         hint="see Apprise's documentation of that service",
                     )
-                # An address cannot turn redirects on again.
+                # An address can have an option that turns redirects on: off again.
                 recipient.redirects = False
                 host = getattr(recipient, "smtp_host", None) or recipient.host
+                # Services without a host in their addresses have a fixed one.
                 if "host" in recipient.template_tokens and host:
-                    resolve(host, recipient.port or 443, self.options.allow_hosts)
+                    resolve_allowed(host, recipient.port or 443, self.options.allow_hosts)
                 limit_s = self.options.timeout
                 recipient.socket_connect_timeout = recipient.socket_read_timeout = limit_s
                 recipients.append(recipient)
         return recipients
 
 
-def _service(address: str) -> str:
+def _read_service(address: str) -> str:
+    """Return the service of an Apprise address, such as `slack`; it is no secret."""
     return address.split("://", maxsplit=1)[0]
 
 
 @contextlib.contextmanager
-def _kept_clean(clean: Callable[[str], str]) -> Iterator[list[str]]:
-    """The warnings that other packages log meanwhile; secrets are removed from all that they log."""
+def _collect_warnings(remove_secrets: Callable[[str], str]) -> Iterator[list[str]]:
+    """Remove secrets from all that Apprise and its HTTP client log within the block.
+
+    Yields a list to which their warnings and errors are added.
+    """
     warnings: list[str] = []
 
-    def tidy(record: logging.LogRecord) -> bool:
-        record.msg, record.args = clean(record.getMessage()), ()
+    def clean_record(record: logging.LogRecord) -> bool:
+        record.msg, record.args = remove_secrets(record.getMessage()), ()
         if record.levelno >= logging.WARNING:
             warnings.append(record.msg)
-        return True
+        return True  # it is logged
 
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     for logger in loggers:
-        logger.addFilter(tidy)
+        logger.addFilter(clean_record)
     try:
         yield warnings
     finally:
         for logger in loggers:
-            logger.removeFilter(tidy)
+            logger.removeFilter(clean_record)

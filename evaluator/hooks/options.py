@@ -14,6 +14,7 @@ _LONGEST_S = 86400.0
 
 
 def _parse_seconds(raw: Any) -> float:
+    """Read a duration such as `30s` as seconds. Raises ValueError, also for more than a day."""
     seconds = parse_duration_s(raw)
     if not 0 < seconds <= _LONGEST_S:
         raise ValueError(f"must be more than 0s and at most a day, not {seconds:g}s")

@@ -31,15 +31,15 @@ def check_template(text: str) -> str:
 
 
 def fill_words(text: str, words: Mapping[str, str], escape: Callable[[str], str] = str) -> str:
-    """Fill the words into a template, each escaped by `escape`; words within their values are not filled in."""
+    """Replace each `${word}` of a template by its escaped value. A `${word}` within a value stays as it is."""
     return _WORD.sub(lambda match: escape(words[match[1]]), text)
 
 
 def fill_json(text: str, words: Mapping[str, str]) -> str:
-    """Fill in the words, escaped as within a JSON string."""
+    """Replace each `${word}` by its value, escaped as within a JSON string (the quotes are in the template)."""
     return fill_words(text, words, lambda value: json.dumps(value)[1:-1])
 
 
 def fill_url(text: str, words: Mapping[str, str]) -> str:
-    """Fill in the words, escaped as a part of a path or a query."""
+    """Replace each `${word}` by its value, escaped as a part of a URL's path or query."""
     return fill_words(text, words, lambda value: quote(value, safe=""))

@@ -22,14 +22,15 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exp
 
 from evaluator.errors import HookError
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
-from evaluator.hooks.network import HttpResponse, MaybeSent, TlsOptions, resolve, send, split
+from evaluator.hooks.network import HttpResponse, MaybeSent, TlsOptions, resolve_allowed, send, split_url
 from evaluator.hooks.options import SecretName, Text
 
 GONE = 410
 """The receiver accepts no more messages."""
 SHORTEST_WAIT_S = 0.2
-_RETRYABLE = {408, 409, 425, 429}
-_backoff = wait_exponential(multiplier=0.5, max=60.0) + wait_random(0.0, 0.5)
+_RETRYABLE_STATUSES = {408, 409, 425, 429}
+_wait_longer = wait_exponential(multiplier=0.5, max=60.0) + wait_random(0.0, 0.5)
+"""Seconds until the next attempt: twice as many each time."""
 
 
 class WebhookOptions(TlsOptions):
@@ -40,11 +41,17 @@ class WebhookOptions(TlsOptions):
 
 
 class _RetryableFailure(Exception):
-    """Not accepted yet."""
+    """The message was not accepted yet, but may be in another attempt.
 
-    def __init__(self, message: str, *, wait_s: float | None = None, answer: str = "", sent: bool = True) -> None:
+    `wait_s`: how long the receiver wants us to wait; None: it does not say. `answer`: its text. `maybe_accepted`: the
+    receiver may have the message all the same.
+    """
+
+    def __init__(
+        self, message: str, *, wait_s: float | None = None, answer: str = "", maybe_accepted: bool = True
+    ) -> None:
         super().__init__(message)
-        self.message, self.wait_s, self.answer, self.sent = message, wait_s, answer, sent
+        self.message, self.wait_s, self.answer, self.maybe_accepted = message, wait_s, answer, maybe_accepted
 
 
 class Webhook(BaseHook[WebhookOptions]):
@@ -57,9 +64,10 @@ class Webhook(BaseHook[WebhookOptions]):
         return f"posts the decision to {self.options.url}, signed"
 
     def _test(self) -> Outcome:
-        sign(self._secret(self.options.secret), "test", 0, b"")
-        host, port = split(self.options.url)
-        resolve(host, port, self.options.allow_hosts)
+        """Check that the host may be connected to, and that the secret can sign; sends nothing."""
+        sign(self._fill_secrets(self.options.secret), "test", 0, b"")  # raises HookError for an invalid secret
+        host, port = split_url(self.options.url)
+        resolve_allowed(host, port, self.options.allow_hosts)
         return Outcome("acknowledged", f"{host} is allowed, and the secret can sign; nothing was sent")
 
     def _execute(self, context: HookContext) -> Outcome:
@@ -68,23 +76,31 @@ class Webhook(BaseHook[WebhookOptions]):
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - the receiver knows what was
         return self._post(context, f"release.{context.action}.undone", "-undo")
 
-    def _post(self, context: HookContext, kind: str, suffix: str = "") -> Outcome:
-        identity = context.idempotency_key + suffix
-        body = json.dumps({"type": kind, "timestamp": datetime.now(UTC).isoformat(), "data": context.words()}).encode()
-        secret = self._secret(self.options.secret)
-        maybe = False
+    def _post(self, context: HookContext, event_type: str, id_suffix: str = "") -> Outcome:
+        """Post the decision until it is accepted, refused for good, or the context expires.
+
+        `event_type`: such as `release.promote`. The message has the same id in all attempts, so that the receiver
+        accepts it once; `id_suffix` makes another id.
+        """
+        message_id = context.idempotency_key + id_suffix
+        message = {"type": event_type, "timestamp": datetime.now(UTC).isoformat(), "data": context.words()}
+        body = json.dumps(message).encode()
+        secret = self._fill_secrets(self.options.secret)
+        maybe_accepted = False  # in any attempt so far
 
         def wait_s(state: RetryCallState) -> float:
+            """Seconds until the next attempt: as many as the receiver asks for, else longer each time."""
             error = state.outcome.exception() if state.outcome else None
             requested_s = error.wait_s if isinstance(error, _RetryableFailure) else None
-            return requested_s if requested_s is not None else _backoff(state)
+            return requested_s if requested_s is not None else _wait_longer(state)
 
         def attempt() -> Outcome:
-            nonlocal maybe
+            """Send the message once, and note whether a failure may have been accepted all the same."""
+            nonlocal maybe_accepted
             try:
-                return self._send_once(identity, body, secret, context)
+                return self._send_once(message_id, body, secret, context)
             except _RetryableFailure as failure:
-                maybe = maybe or failure.sent
+                maybe_accepted = maybe_accepted or failure.maybe_accepted
                 raise
 
         try:
@@ -95,21 +111,25 @@ class Webhook(BaseHook[WebhookOptions]):
                 sleep=time.sleep,
                 reraise=True,
             )(attempt)
-        except _RetryableFailure as last:
-            outcome = Outcome("failed", f"not accepted in time: {last.message}", response=last.answer)
+        except _RetryableFailure as last_failure:
+            outcome = Outcome("failed", f"not accepted in time: {last_failure.message}", response=last_failure.answer)
         except HookError as error:
             outcome = Outcome("failed", error.message)
-        if outcome.state == "failed" and maybe:  # an earlier attempt may have been accepted
+        if outcome.state == "failed" and maybe_accepted:
             return replace(outcome, state="unknown")
         return outcome
 
-    def _send_once(self, identity: str, body: bytes, secret: str, context: HookContext) -> Outcome:
-        now = int(time.time())
+    def _send_once(self, message_id: str, body: bytes, secret: str, context: HookContext) -> Outcome:
+        """Post the message once, signed: acknowledged if it is accepted, failed if it is refused for good.
+
+        Raises _RetryableFailure if another attempt may help, and HookError if it cannot be sent at all.
+        """
+        timestamp = int(time.time())
         headers = {
             "Content-Type": "application/json",
-            "webhook-id": identity,
-            "webhook-timestamp": str(now),
-            "webhook-signature": sign(secret, identity, now, body),
+            "webhook-id": message_id,
+            "webhook-timestamp": str(timestamp),
+            "webhook-signature": sign(secret, message_id, timestamp, body),
         }
         options = self.options
         limit_s = max(min(options.timeout, context.left_s()), 0.01)
@@ -118,35 +138,42 @@ class Webhook(BaseHook[WebhookOptions]):
         except MaybeSent as error:
             raise _RetryableFailure(str(error)) from None
         except HookError as error:
-            if "cannot be reached" not in error.message:
+            if "cannot be reached" not in error.message:  # a mistake in the options: it would fail again
                 raise
-            raise _RetryableFailure(error.message, sent=False) from None
-        answered = f"answered {answer.status}"
+            raise _RetryableFailure(error.message, maybe_accepted=False) from None
+        text = f"the receiver answered {answer.status}"
         if answer.ok:
-            return Outcome("acknowledged", f"the receiver {answered}", response=answer.text)
-        if answer.status in _RETRYABLE or answer.status >= 500:
+            return Outcome("acknowledged", text, response=answer.text)
+        if answer.status in _RETRYABLE_STATUSES or answer.status >= 500:
             raise _RetryableFailure(
-                f"the receiver {answered}", wait_s=_retry_after_s(answer), answer=answer.text, sent=answer.may_be_done
+                text, wait_s=_read_retry_after_s(answer), answer=answer.text, maybe_accepted=answer.may_be_done
             )
-        why = "redirects are not followed" if 300 <= answer.status < 400 else "it is not sent again"
         if answer.status == GONE:
             why = "the receiver accepts no more messages"
-        return Outcome("failed", f"the receiver {answered}; {why}", response=answer.text)
+        elif 300 <= answer.status < 400:
+            why = "redirects are not followed"
+        else:
+            why = "it is not sent again"
+        return Outcome("failed", f"{text}; {why}", response=answer.text)
 
 
-def _retry_after_s(answer: HttpResponse) -> float | None:
+def _read_retry_after_s(answer: HttpResponse) -> float | None:
+    """Read the header Retry-After, a number of seconds or a date, as seconds from now; None without a valid one."""
     header = answer.headers.get("retry-after", "").strip()
     if re.fullmatch(r"[0-9]{1,9}", header):
         return max(float(header), SHORTEST_WAIT_S)
     try:
-        at = parsedate_to_datetime(header).astimezone(UTC)
+        retry_at = parsedate_to_datetime(header).astimezone(UTC)
     except (ValueError, TypeError, OverflowError):
         return None
-    return max((at - datetime.now(UTC)).total_seconds(), SHORTEST_WAIT_S)
+    return max((retry_at - datetime.now(UTC)).total_seconds(), SHORTEST_WAIT_S)
 
 
-def sign(secret: str, identity: str, timestamp: int, body: bytes) -> str:
-    """Return the header webhook-signature. Raises HookError for an invalid secret."""
+def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
+    """Return the header webhook-signature of a message, as Standard Webhooks defines it.
+
+    `secret`: whsec_ and the key in base64. `timestamp`: seconds since 1970. Raises HookError for an invalid secret.
+    """
     try:
         key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
     except (binascii.Error, ValueError):
@@ -156,5 +183,6 @@ def sign(secret: str, identity: str, timestamp: int, body: bytes) -> str:
             "the signing secret is not one of Standard Webhooks",
             hint='it is whsec_ and 24 to 64 random bytes in base64: echo "whsec_$(openssl rand -base64 32)"',
         )
-    signed = f"{identity}.{timestamp}.".encode() + body
-    return "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+    signed = f"{message_id}.{timestamp}.".encode() + body
+    signature = hmac.new(key, signed, hashlib.sha256).digest()
+    return "v1," + base64.b64encode(signature).decode()

@@ -27,12 +27,12 @@ _WEIGHTS: TypeAdapter[dict[str, int]] = TypeAdapter(Weights)
 
 
 def show_weights(weights: Mapping[str, int]) -> str:
-    """Weights for people: `baseline 1, canary 9`."""
+    """Write weights for people: `baseline 1, canary 9`."""
     return ", ".join(f"{name} {weight}" for name, weight in weights.items())
 
 
 def check_earlier(earlier: Any) -> dict[str, int]:
-    """Return earlier weights as they were stored. Raises HookError for what cannot be restored."""
+    """Check that a stored value holds weights of servers, and return them. Raises HookError."""
     try:
         return _WEIGHTS.validate_python(earlier, strict=True)
     except ValidationError:

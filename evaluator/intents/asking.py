@@ -20,7 +20,7 @@ from evaluator.intents.observing import (
     find_latest,
     hash_data_now,
     hash_policy_now,
-    read_undone,
+    read_deliveries_to_undo,
     services_of,
 )
 from evaluator.intents.people import may, may_ask, why_not
@@ -47,10 +47,10 @@ from evaluator.store import Store
 
 LONGEST_REASON = 1000
 LONGEST_NOTE = 2000
-_UNSAID = ("Cc", "Cs")
-"""Categories of characters that no reason needs: control characters and surrogates."""
-_VOID = (IntentState.EXPIRED, IntentState.CANCELLED)
-_VERBS = {
+_INVISIBLE_CATEGORIES = ("Cc", "Cs")
+"""Unicode categories of characters that no text of a person needs: control characters and surrogates."""
+_VOID_STATES = (IntentState.EXPIRED, IntentState.CANCELLED)
+_ACTION_AS_ACTIVITY = {
     Action.PROMOTE: "promoting",
     Action.HOLD: "holding",
     Action.ROLLBACK: "rolling back",
@@ -68,28 +68,30 @@ class ActionRequest:
 
 
 def ask(store: Store, policy: Policy, person: Person, request: ActionRequest) -> Intent:
-    """Record an intent; it is approved at once where no other person has to agree. Raises Refused, UsageError.
+    """Record the intent of a person who requests an action. Raises Refused, UsageError.
 
-    Returns the earlier intent where the same request is in effect: a double click, or two people, make one intent.
+    It is approved at once if no other person has to agree. If the same request is in effect already, the earlier intent
+    is returned: a double click, or two people, make one intent.
     """
     reason = _read_reason(request.reason)
-    land_release(store, request.release)
+    land_release(store, request.release)  # the verdict must be on all data, also on those that have just arrived
     rules, action = policy.promotion, request.action
     undoes: tuple[str, ...] = ()
-    with _refusals(store, person, request.release, action), store.reading():
+    with _audit_refusals(store, person, request.release, action), store.reading():
         if not may_ask(rules, person.names, action):
             role = PersonRole.ANALYST if rules.needed(action) else PersonRole.APPROVER
-            raise Refused(why_not(rules, person, role, _VERBS[action]), hint="ask a person with that role")
+            raise Refused(why_not(rules, person, role, _ACTION_AS_ACTIVITY[action]), hint="ask a person with that role")
         latest = find_latest(store, request.release)
         if action in PROMOTING:
-            _refuse_on_grounds(store, policy, request, latest)
+            _check_promotion(store, policy, request, latest)
         if action is Action.ROLLBACK:
-            undoes = _find_undone(store, policy, request)
+            undoes = _find_promotions_to_undo(store, policy, request)
+        # A promotion is executed only if its verdict, data, policy and hooks are then the same as now.
         data_hash = hash_data_now(store, request.release, latest.data_hash) if latest else ""
         policy_hash = hash_policy_now(store, policy, request.release)
     now = datetime.now(UTC)
     intent = Intent(
-        id="",
+        id="",  # the store sets id and key
         key="",
         release=request.release,
         action=action,
@@ -106,13 +108,15 @@ def ask(store: Store, policy: Policy, person: Person, request: ActionRequest) ->
         hooks_hash=rules.hash,
         undoes=undoes,
     )
+    # An approver who requests an action agrees to it, too.
     return store.control.request(intent, consents=may(rules, person.names, PersonRole.APPROVER))
 
 
-def _read_reason(text: str, *, needed: bool = True) -> str:
-    """A reason in one line without control characters. Raises UsageError."""
-    reason = " ".join("".join(" " if category(character) in _UNSAID else character for character in text).split())
-    if len(reason) > LONGEST_REASON or (needed and not reason):
+def _read_reason(text: str, *, required: bool = True) -> str:
+    """Make a reason one line without control characters. Raises UsageError if it is too long or missing."""
+    visible = "".join(" " if category(character) in _INVISIBLE_CATEGORIES else character for character in text)
+    reason = " ".join(visible.split())
+    if len(reason) > LONGEST_REASON or (required and not reason):
         raise UsageError(
             f"the reason has more than {LONGEST_REASON} characters" if reason else "the reason is missing",
             hint="give the reason in one sentence; it stays in the audit trail",
@@ -121,18 +125,25 @@ def _read_reason(text: str, *, needed: bool = True) -> str:
 
 
 @contextmanager
-def _refusals(store: Store, person: Person, release: str, what: str, intent: str = "") -> Iterator[None]:
-    """Record a refusal and its reason in the audit trail."""
+def _audit_refusals(store: Store, person: Person, release: str, activity: str, intent_id: str = "") -> Iterator[None]:
+    """Write a refusal inside the `with` block to the audit trail, then raise it: Refused, UsageError.
+
+    `activity`: what the person tried, such as "approve promote".
+    """
     try:
         yield
     except (Refused, UsageError) as error:
-        if not isinstance(error, UnknownName):
-            store.control.note(person.name, "refused", release, f"{what}: {error.message}", intent)
+        if not isinstance(error, UnknownName):  # a typing mistake is no refusal
+            store.control.note(person.name, "refused", release, f"{activity}: {error.message}", intent_id)
         raise
 
 
-def _refuse_on_grounds(store: Store, policy: Policy, request: ActionRequest, latest: StoredVerdict | None) -> None:
-    """Refuse a promotion whose conditions are not met, and an override of a GO, which needs none. Raises Refused."""
+def _check_promotion(store: Store, policy: Policy, request: ActionRequest, latest: StoredVerdict | None) -> None:
+    """Check that a release may be promoted on its latest verdict (None: it has none). Raises Refused.
+
+    A promotion needs all conditions. A promotion against the verdict (break-glass) needs none of them, but a verdict
+    other than GO, and hooks that promote.
+    """
     if latest is None:
         raise Refused(f"{request.release} was not judged yet", hint=f"judge it: {policy.command(request.release)}")
     verdict = read_stored(latest)
@@ -155,63 +166,67 @@ def _refuse_on_grounds(store: Store, policy: Policy, request: ActionRequest, lat
 
 
 def find_promoted(store: Store, release: str) -> tuple[Intent, ...]:
-    """Promotions of a release that may have changed something and were not rolled back since, the newest first."""
+    """Find the promotions of a release that may have changed something and were not rolled back, the newest first."""
     return tuple(find_in_effect(store, store.control.intents(release)))
 
 
 def plan_action(
     store: Store, policy: Policy, release: str, action: Action, undoes: Sequence[str] | None = None
 ) -> tuple[tuple[PlannedHook, ...], tuple[str, ...]]:
-    """Hooks that an action would execute, and what it cannot take back. Raises PolicyError or HookError.
+    """Plan the hooks of an action: returns them, and sentences about what a rollback cannot undo.
 
-    `undoes`: what a rollback takes back; by default what is in effect.
+    `undoes`: ids of the promotions that a rollback undoes, the newest first; None: those of the release that are in
+    effect. Raises PolicyError or HookError.
     """
     if undoes is None:
         undoes = [promotion.id for promotion in find_promoted(store, release)] if action is Action.ROLLBACK else []
-    return plan_steps(policy.promotion, action, read_undone(store, undoes))
+    return plan_steps(policy.promotion, action, read_deliveries_to_undo(store, undoes))
 
 
-def _find_undone(store: Store, policy: Policy, request: ActionRequest) -> tuple[str, ...]:
-    """The promotions that a rollback takes back. Raises Refused where it would do nothing, or undo a later one."""
+def _find_promotions_to_undo(store: Store, policy: Policy, request: ActionRequest) -> tuple[str, ...]:
+    """Find the ids of the promotions that a rollback undoes, the newest first; empty if its own hooks do all.
+
+    Raises Refused if it would do nothing, or if another release of the service was promoted later.
+    """
     promotions = find_promoted(store, request.release)
-    promoted, begun = (
-        tuple(promotion.id for promotion in promotions),
-        any(promotion.state is IntentState.SENT for promotion in promotions),
-    )
-    planned, irreversible = plan_action(store, policy, request.release, request.action, promoted)
-    # A promotion that is being executed may have no hook to take back yet; it has when the rollback is executed.
-    if not begun and all(hook.event == ANNOUNCE for hook in planned):
+    promotion_ids = tuple(promotion.id for promotion in promotions)
+    is_being_executed = any(promotion.state is IntentState.SENT for promotion in promotions)
+    planned, irreversible = plan_action(store, policy, request.release, request.action, promotion_ids)
+    # A promotion that is being executed may have no hook to undo yet; it has when the rollback is executed.
+    if not is_being_executed and all(hook.event == ANNOUNCE for hook in planned):
         why = (
             "; ".join(irreversible)
             if irreversible
             else "no promotion of it was executed, and the policy names no hooks for rollback"
         )
-        open_yet = [intent for intent in store.control.intents(request.release) if intent.state not in FINAL_STATES]
+        intents = store.control.intents(request.release)
         hint = "add hooks for rollback to the policy"
-        if any(intent.action in PROMOTING for intent in open_yet):
+        if any(intent.action in PROMOTING and intent.state not in FINAL_STATES for intent in intents):
             hint = f"cancel the promotion that waits: `evaluator hold {shlex.quote(request.release)}`"
         raise Refused(f"there is nothing to roll back for {request.release}: {why}", hint=hint)
+    if not promotion_ids:
+        return ()
     # A later promotion of the same service builds on what this one changed: it is rolled back first.
     services = set(services_of(store, request.release))
-    for later in find_in_effect(store, store.control.intents()):
-        if later.id in promoted or not promoted:
+    for promotion in find_in_effect(store, store.control.intents()):  # the newest first
+        if promotion.id in promotion_ids:
             break
-        if services & set(services_of(store, later.release)):
+        if services & set(services_of(store, promotion.release)):
             raise Refused(
-                f"{later.release} was promoted after {request.release}",
-                hint=f"roll back {later.release} first, or instead",
+                f"{promotion.release} was promoted after {request.release}",
+                hint=f"roll back {promotion.release} first, or instead",
             )
-    return promoted
+    return promotion_ids
 
 
 # ------------------------------------------------------------------ agreeing, and the rest
 
 
 def approve(store: Store, policy: Policy, person: Person, intent_id: str) -> Intent:
-    """Agree to an intent. Raises Refused, UsageError."""
+    """Add a person's approval to an intent; it is approved with the last that it needs. Raises Refused, UsageError."""
     intent = store.control.intent(intent_id)
-    with _refusals(store, person, intent.release, f"approve {intent.action}", intent.id):
-        _demand(policy, person, PersonRole.APPROVER, "approving")
+    with _audit_refusals(store, person, intent.release, f"approve {intent.action}", intent.id):
+        _require_role(policy, person, PersonRole.APPROVER, "approving")
         if intent.hooks_hash != policy.promotion.hash:
             raise Refused(
                 f"the policy's hooks or approvals have changed since {intent.id} was requested", hint="request it again"
@@ -220,103 +235,122 @@ def approve(store: Store, policy: Policy, person: Person, intent_id: str) -> Int
 
 
 def cancel(store: Store, policy: Policy, person: Person, intent_id: str, reason: str) -> Intent:
-    """Withdraw, or reject, an intent that was not executed yet. Raises Refused, UsageError."""
-    intent, stated_reason = store.control.intent(intent_id), _read_reason(reason, needed=False)
-    with _refusals(store, person, intent.release, f"cancel {intent.action}", intent.id):
+    """Cancel an intent that was not executed yet. Raises Refused, UsageError.
+
+    Requesters may withdraw their own; an approver may reject any.
+    """
+    intent = store.control.intent(intent_id)
+    one_line_reason = _read_reason(reason, required=False)
+    with _audit_refusals(store, person, intent.release, f"cancel {intent.action}", intent.id):
         if not are_same_person((*person.names, person.name), (*intent.requester_names, intent.requester)):
-            _demand(policy, person, PersonRole.APPROVER, "rejecting the requests of others")
-        return store.control.cancel(intent.id, person.name, stated_reason or "no reason given")
+            _require_role(policy, person, PersonRole.APPROVER, "rejecting the requests of others")
+        return store.control.cancel(intent.id, person.name, one_line_reason or "no reason given")
 
 
 def retry(store: Store, policy: Policy, person: Person, intent_id: str) -> Intent:
-    """Let hooks that failed, or whose outcome is unknown, be executed again, with the same keys. Raises Refused."""
+    """Let a worker execute hooks that failed, or whose outcome is unknown, again; returns the reopened intent.
+
+    The hooks get the same idempotency keys as before. Raises Refused, also if the intent has expired or the same
+    release has a later request.
+    """
     intent = store.control.intent(intent_id)
-    instead = "request it again"
+    hint = "request it again"
     if intent.state is IntentState.UNKNOWN:
-        instead = f"record how its hooks ended with `evaluator hooks resolve {intent.id}`, then request it again"
-    with _refusals(store, person, intent.release, f"retry {intent.action}", intent.id):
-        _demand(policy, person, PersonRole.APPROVER, "trying hooks again")
+        hint = f"record how its hooks ended with `evaluator hooks resolve {intent.id}`, then request it again"
+    with _audit_refusals(store, person, intent.release, f"retry {intent.action}", intent.id):
+        _require_role(policy, person, PersonRole.APPROVER, "trying hooks again")
         if datetime.now(UTC) >= intent.expires_at:
-            raise Refused(f"{intent.id} has expired", hint=instead)
-        if later := _list_later(store, intent):
-            raise Refused(f"{later[-1].id} ({later[-1].action.label}) was requested after {intent.id}", hint=instead)
+            raise Refused(f"{intent.id} has expired", hint=hint)
+        if later_intents := _list_later(store, intent):
+            newest = later_intents[-1]
+            raise Refused(f"{newest.id} ({newest.action.label}) was requested after {intent.id}", hint=hint)
         return store.control.reopen(intent.id, person.name, "hooks that were not acknowledged are executed again")
 
 
 def _list_later(store: Store, intent: Intent) -> list[Intent]:
-    """The requests for the same release after an intent that have neither expired nor been cancelled."""
+    """List later intents of the same release, the oldest first, without those that expired or were cancelled."""
     intents = store.control.intents(intent.release)
     position = [entry.id for entry in intents].index(intent.id)
-    return [later for later in intents[position + 1 :] if later.state not in _VOID]
+    return [later for later in intents[position + 1 :] if later.state not in _VOID_STATES]
 
 
 def resolve(
     store: Store, policy: Policy, person: Person, intent_id: str, number: int, *, done: bool, reason: str
 ) -> Intent:
-    """Record whether a hook (counted from 1) was done, where that is unknown. Raises Refused, UsageError."""
+    """Record whether a hook whose outcome is unknown was done; `number` counts the hooks of the intent from 1.
+
+    Returns the intent: it ends as acknowledged or failed once no outcome is unknown. Raises Refused, UsageError.
+    """
     intent, reason = store.control.intent(intent_id), _read_reason(reason)
-    with _refusals(store, person, intent.release, f"resolve {intent.action}", intent.id):
-        _demand(policy, person, PersonRole.ADMIN, "resolving a hook")
-        unresolved = _find_unknown(store, intent, number)
+    with _audit_refusals(store, person, intent.release, f"resolve {intent.action}", intent.id):
+        _require_role(policy, person, PersonRole.ADMIN, "resolving a hook")
+        unresolved = _find_unresolved(store, intent, number)
     attempted = [delivery for delivery in store.control.deliveries(intent.id) if delivery.event != ANNOUNCE]
-    missing = None  # number of hooks that were not reached; unknown where the policy has changed since
+    not_reached = None  # number of hooks that were never begun; None: unknown, since the policy's hooks have changed
     if intent.hooks_hash == policy.promotion.hash:
         planned, _irreversible = plan_action(store, policy, intent.release, intent.action, intent.undoes)
-        missing = sum(hook.event != ANNOUNCE for hook in planned) - len(attempted)
-    state = IntentState.ACKNOWLEDGED if done else IntentState.FAILED
-    outcome = HookOutcome(
-        state, f"{person.name} says: {reason}", unresolved.outcome.undo if done else "", unresolved.outcome.response
+        not_reached = sum(hook.event != ANNOUNCE for hook in planned) - len(attempted)
+    hook_outcome = HookOutcome(
+        state=IntentState.ACKNOWLEDGED if done else IntentState.FAILED,
+        text=f"{person.name} says: {reason}",
+        undo=unresolved.outcome.undo if done else "",  # a hook that did nothing leaves nothing to undo
+        response=unresolved.outcome.response,
     )
     store.control.deliver(
-        replace(unresolved, attempts=0, outcome=outcome, at=datetime.now(UTC)), intent.release, person.name
+        replace(unresolved, attempts=0, outcome=hook_outcome, at=datetime.now(UTC)), intent.release, person.name
     )
     hook_deliveries = [delivery for delivery in store.control.deliveries(intent.id) if delivery.event != ANNOUNCE]
     states = {delivery.outcome.state for delivery in hook_deliveries}
     if IntentState.UNKNOWN in states:
         return intent
-    state = IntentState.ACKNOWLEDGED if states == {IntentState.ACKNOWLEDGED} and missing == 0 else IntentState.FAILED
-    text = (
-        "hooks after it were not executed; `evaluator hooks retry` executes them"
-        if missing
-        else "the outcome of every hook is known now"
-    )
-    if missing is None:
+    intent_state = IntentState.FAILED
+    if states == {IntentState.ACKNOWLEDGED} and not_reached == 0:
+        intent_state = IntentState.ACKNOWLEDGED
+    if not_reached is None:
         text = "the policy's hooks have changed since, so it is not known whether any came after it"
-    store.control.settle(intent.id, state, person.name, text)
+    elif not_reached:
+        text = "hooks after it were not executed; `evaluator hooks retry` executes them"
+    else:
+        text = "the outcome of every hook is known now"
+    store.control.settle(intent.id, intent_state, person.name, text)
     return store.control.intent(intent.id)
 
 
-def _find_unknown(store: Store, intent: Intent, number: int) -> Delivery:
-    """The hook whose outcome is unknown. Raises UnknownName, UsageError, Refused."""
+def _find_unresolved(store: Store, intent: Intent, number: int) -> Delivery:
+    """Find the delivery of hook `number` (counted from 1), whose outcome a person may resolve.
+
+    Raises UnknownName, UsageError if its outcome is known or not final, and Refused if a later rollback undoes it.
+    """
     deliveries = {delivery.position + 1: delivery for delivery in store.control.deliveries(intent.id)}
     if number not in deliveries:
-        raise UnknownName("hook", str(number), [str(position) for position in deliveries])
+        raise UnknownName("hook", str(number), [str(known_number) for known_number in deliveries])
     delivery = deliveries[number]
     if delivery.outcome.state is not IntentState.UNKNOWN or intent.state not in FINAL_STATES:
         raise UsageError(f"hook {number} of {intent.id} is {delivery.outcome.state}, so there is nothing to resolve")
     for later in _list_later(store, intent):
-        # The numbers of a rollback's hooks depend on what it takes back, which must not change meanwhile.
+        # The numbers of a rollback's hooks depend on which hooks were done: that must not change after its request.
         if intent.id in later.undoes:
             raise Refused(f"{later.id} takes back {intent.id}, done or not", hint=f"see {later.id} instead")
     return delivery
 
 
 def write_note(store: Store, policy: Policy, person: Person, release: str, text: str) -> AuditRow:
-    """Add a note to a release. Raises UsageError, Refused, UnknownName."""
-    lines = "".join(
-        character if character == "\n" or category(character) not in _UNSAID else " " for character in text
+    """Add a note about a release to the audit trail. Raises UsageError, Refused, UnknownName."""
+    note = "".join(
+        " " if category(character) in _INVISIBLE_CATEGORIES and character != "\n" else character for character in text
     ).strip()
-    if not lines or len(lines) > LONGEST_NOTE:
+    if not note or len(note) > LONGEST_NOTE:
         raise UsageError(
-            f"the note has more than {LONGEST_NOTE} characters" if lines else "the note is empty",
+            f"the note has more than {LONGEST_NOTE} characters" if note else "the note is empty",
             hint='for example: evaluator audit note cart@1.5.0 "slow disk in pod 3"',
         )
-    store.control.release(release)
-    with _refusals(store, person, release, "note"):
-        _demand(policy, person, PersonRole.ANALYST, "writing notes")
-    return store.control.note(person.name, "note", release, lines)
+    store.control.release(release)  # raises UnknownName
+    with _audit_refusals(store, person, release, "note"):
+        _require_role(policy, person, PersonRole.ANALYST, "writing notes")
+    return store.control.note(person.name, "note", release, note)
 
 
-def _demand(policy: Policy, person: Person, role: PersonRole, what: str) -> None:
+def _require_role(policy: Policy, person: Person, role: PersonRole, activity: str) -> None:
+    """Raise Refused if the policy does not give a person this role, or a higher one, which `activity` needs."""
     if not may(policy.promotion, person.names, role):
-        raise Refused(why_not(policy.promotion, person, role, what), hint="ask a person with that role")
+        raise Refused(why_not(policy.promotion, person, role, activity), hint="ask a person with that role")

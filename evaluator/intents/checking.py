@@ -11,7 +11,7 @@ from evaluator.records import StoredVerdict, VerdictWord
 from evaluator.records.intents import PROMOTING, Action, Intent, IntentState
 from evaluator.store.intents import hash_text
 
-CLOCK = timedelta(minutes=1)
+CLOCK_TOLERANCE = timedelta(minutes=1)
 """How much the clock of the machine that judged may be ahead of ours."""
 
 
@@ -41,13 +41,17 @@ def hash_verdict(verdict: StoredVerdict) -> str:
 
 def check_execution(intent: Intent, situation: Situation) -> None:
     """Refuse an intent whose grounds no longer hold, with the reason. Raises Refused."""
-    reason = next(_find_obstacles(intent, situation), "")
-    if reason:
-        raise Refused(f"{intent.id} ({intent.action} {intent.release}) is not executed: {reason}")
+    obstacle = next(_find_obstacles(intent, situation), "")
+    if obstacle:
+        raise Refused(f"{intent.id} ({intent.action} {intent.release}) is not executed: {obstacle}")
 
 
 def _find_obstacles(intent: Intent, situation: Situation) -> Iterator[str]:
-    """What prevents executing an intent now: its state, its people, then the verdict that it acts on."""
+    """Yield each reason why an intent must not be executed now; none if it may.
+
+    First its state and its people; for a promotion also its verdict, which must be the latest and still hold.
+    """
+    # A worker that was killed leaves an intent in the state SENT: it is continued.
     if intent.state not in (IntentState.APPROVED, IntentState.SENT):
         yield f"it is {intent.state}"
     if situation.now >= intent.expires_at:
@@ -56,12 +60,15 @@ def _find_obstacles(intent: Intent, situation: Situation) -> Iterator[str]:
         yield "the policy's hooks or approvals have changed since it was requested"
     if situation.overtaken_by:
         yield situation.overtaken_by
-    if intent.requester not in (situation.may_request if intent.approvals_needed else situation.may_approve):
+    permitted_people = situation.may_request if intent.approvals_needed else situation.may_approve
+    if intent.requester not in permitted_people:
         yield f"{intent.requester} no longer has permission"
-    able = situation.approvers & frozenset(situation.may_approve)
-    counted = able - {intent.requester} if intent.distinct else able
-    if len(counted) < intent.approvals_needed:
-        yield f"{len(counted)} of {intent.approvals_needed} approvals are valid"
+    # Only people who may still approve count, and not the requester if others have to agree.
+    valid_approvers = situation.approvers & frozenset(situation.may_approve)
+    if intent.distinct:
+        valid_approvers -= {intent.requester}
+    if len(valid_approvers) < intent.approvals_needed:
+        yield f"{len(valid_approvers)} of {intent.approvals_needed} approvals are valid"
     if intent.action not in PROMOTING:
         return
     latest = situation.latest
@@ -71,7 +78,7 @@ def _find_obstacles(intent: Intent, situation: Situation) -> Iterator[str]:
     age = situation.now - latest.judged_at
     if age > situation.max_age:
         yield "its verdict is too old"
-    if age < -CLOCK:
+    if age < -CLOCK_TOLERANCE:
         yield "its verdict is from the future: the clock was set back"
     if intent.action is Action.PROMOTE and latest.word != VerdictWord.GO:
         yield "the verdict is not GO"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from evaluator.intents.checking import CLOCK
+from evaluator.intents.checking import CLOCK_TOLERANCE
 from evaluator.intents.observing import hash_data_now, hash_policy_now
 from evaluator.pipeline.runs import is_live, is_stale
 from evaluator.policy import Policy
@@ -30,53 +30,84 @@ class PromotionCondition:
 
     @property
     def description(self) -> str:
-        """The one of the two texts that is true now."""
+        """`text` if the condition is met, else `otherwise`."""
         return self.text if self.met else self.otherwise
 
 
 def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[PromotionCondition, ...]:
-    """List the conditions for promoting a release now. `verdict`: its newest; `policy`: the one that applies now."""
+    """List the conditions for promoting a release now, met or not.
+
+    `verdict`: the newest of the release; `policy`: the one that applies to it now.
+    """
     release = verdict.release.id
     with store.reading():
         runs = store.data.runs(release)
-        judges = verdict.policy_hash == hash_policy_now(store, policy, release)
-        same = bool(hash_data_now(store, release, verdict.data_hash))
-    rejudge, complete = f"judge it again: `{policy.command(release)}`", not verdict.evidence.incomplete
-    word, live, stale = verdict.word, is_live(runs), is_stale(runs, verdict.judged_at)
-    now = datetime.now(UTC)
-    age_s = (now - verdict.judged_at).total_seconds() if verdict.judged_at else math.inf
-    max_age_s = policy.promotion.approvals.max_age
-    within, young = (
-        f"it was judged within the last {format_duration(max_age_s)}",
-        -CLOCK.total_seconds() <= age_s <= max_age_s,
-    )
-    age = "it is not known when it was judged"
-    if math.isfinite(age_s):
-        age = f"it was judged {format_duration(round(age_s))} ago"
-    if age_s < 0:
-        age = f"it was judged {format_duration(round(-age_s))} from now: the clock was set back"
-    hooks = bool(policy.promotion.hooks.get(Action.PROMOTE))
-    verdict_text = f"the verdict is {word.value.replace('_', '-').upper()}"
+        is_policy_same = verdict.policy_hash == hash_policy_now(store, policy, release)
+        are_data_same = bool(hash_data_now(store, release, verdict.data_hash))
+    rejudge = f"judge it again: `{policy.command(release)}`"
+    word_text = verdict.word.value.replace("_", "-").upper()
     return (
-        PromotionCondition("the verdict is GO", word is VerdictWord.GO, verdict_text, verdict.next_action),
-        PromotionCondition("nothing landed after the verdict", not stale, "data landed after the verdict", rejudge),
         PromotionCondition(
-            "no run is being recorded", not live, "a run is still being recorded", "wait, then judge again"
+            "the verdict is GO",
+            met=verdict.word is VerdictWord.GO,
+            otherwise=f"the verdict is {word_text}",
+            remedy=verdict.next_action,
         ),
         PromotionCondition(
-            "the policy is the one that judged", judges, "the policy is not the one that judged", rejudge
+            "nothing landed after the verdict",
+            met=not is_stale(runs, verdict.judged_at),
+            otherwise="data landed after the verdict",
+            remedy=rejudge,
         ),
-        PromotionCondition("every run was complete", complete, "a run ended early", "load it again"),
+        PromotionCondition(
+            "no run is being recorded",
+            met=not is_live(runs),
+            otherwise="a run is still being recorded",
+            remedy="wait, then judge again",
+        ),
+        PromotionCondition(
+            "the policy is the one that judged",
+            met=is_policy_same,
+            otherwise="the policy is not the one that judged",
+            remedy=rejudge,
+        ),
+        PromotionCondition(
+            "every run was complete",
+            met=not verdict.evidence.incomplete,
+            otherwise="a run ended early",
+            remedy="load it again",
+        ),
         PromotionCondition(
             "its data have not changed since the verdict",
-            same,
-            "its data have changed, or there are newer data",
-            rejudge,
+            met=are_data_same,
+            otherwise="its data have changed, or there are newer data",
+            remedy=rejudge,
         ),
-        PromotionCondition(within, young, age, rejudge),
+        _check_age(verdict, policy.promotion.approvals.max_age, rejudge),
         PromotionCondition(
-            "the policy names hooks that promote", hooks, "the policy names no hooks that promote", NO_HOOKS
+            "the policy names hooks that promote",
+            met=bool(policy.promotion.hooks.get(Action.PROMOTE)),
+            otherwise="the policy names no hooks that promote",
+            remedy=NO_HOOKS,
         ),
+    )
+
+
+def _check_age(verdict: Verdict, max_age_s: float, remedy: str) -> PromotionCondition:
+    """Check that a verdict is not older than `max_age_s` seconds, and not from the future."""
+    age_s = (datetime.now(UTC) - verdict.judged_at).total_seconds() if verdict.judged_at else math.inf
+    if age_s < 0:
+        age_text = f"it was judged {format_duration(round(-age_s))} from now: the clock was set back"
+    elif math.isfinite(age_s):
+        age_text = f"it was judged {format_duration(round(age_s))} ago"
+    else:
+        age_text = "it is not known when it was judged"
+    return PromotionCondition(
+        f"it was judged within the last {format_duration(max_age_s)}",
+        # The clock of the machine that judged may be ahead of ours a little.
+        met=-CLOCK_TOLERANCE.total_seconds() <= age_s <= max_age_s,
+        otherwise=age_text,
+        remedy=remedy,
     )
 
 
@@ -90,40 +121,45 @@ class Waiting:
     promotable: bool = False
 
 
-_ASKS: Mapping[str | None, str] = {
+_WHY_WAITING: Mapping[str | None, str] = {
     None: "has data and was not judged yet",
     VerdictWord.INCONCLUSIVE: "is not decided: see what is missing",
     VerdictWord.NO_GO: "must not be promoted: see what became worse",
     VerdictWord.GO: "is safe to promote",
 }
+"""Latest verdict → why a release waits for a person; None: it has no verdict."""
 
 
 def find_waiting(
     summaries: Sequence[ReleaseSummary], intents: Sequence[Intent], command: Callable[[str], str]
 ) -> tuple[Waiting, ...]:
-    """Find the newest release of each service, unless an action was done on it since its latest verdict.
+    """Find releases that wait for a person: the newest of each service, unless its latest verdict was acted on.
 
-    `command` returns the command that judges a release.
+    `summaries`: of all releases, the newest first. `command` writes the command that judges a release. Releases without
+    data and verdict do not wait.
     """
-    judged = {summary.release.id: summary.judged_at for summary in summaries if summary.judged_at}
-    settled = {
+    judged_at = {summary.release.id: summary.judged_at for summary in summaries if summary.judged_at}
+    acted_on = {
         intent.release
         for intent in intents
         if intent.state is IntentState.ACKNOWLEDGED
-        and intent.release in judged
-        and intent.requested_at >= judged[intent.release]
+        and intent.release in judged_at
+        and intent.requested_at >= judged_at[intent.release]
     }
-    newest: dict[object, ReleaseSummary] = {}
+    newest: dict[object, ReleaseSummary] = {}  # by the services; a release without any counts alone
     for summary in summaries:
         services = frozenset(service.name for service in summary.release.services)
         newest.setdefault(services or summary.release.id, summary)
     waiting = []
     for summary in newest.values():
-        if summary.release.id in settled or not (summary.rows or summary.verdict):
+        if summary.release.id in acted_on or not (summary.rows or summary.verdict):
             continue
-        newer = summary.verdict and summary.last_run and summary.judged_at and summary.last_run > summary.judged_at
-        word = None if newer or not summary.verdict else VerdictWord(summary.verdict)
-        why = "has newer data than its verdict" if newer else _ASKS[word]
-        judge = command(summary.release.id) if word in (None, VerdictWord.INCONCLUSIVE) else ""
-        waiting.append(Waiting(summary.release.id, why, judge, promotable=word is VerdictWord.GO))
+        has_newer_data = (
+            summary.verdict and summary.last_run and summary.judged_at and summary.last_run > summary.judged_at
+        )
+        # A verdict on older data counts as none.
+        word = None if has_newer_data or not summary.verdict else VerdictWord(summary.verdict)
+        why = "has newer data than its verdict" if has_newer_data else _WHY_WAITING[word]
+        judge_command = command(summary.release.id) if word in (None, VerdictWord.INCONCLUSIVE) else ""
+        waiting.append(Waiting(summary.release.id, why, judge_command, promotable=word is VerdictWord.GO))
     return tuple(waiting)

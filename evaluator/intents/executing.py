@@ -20,7 +20,7 @@ from typing import Any
 from evaluator.errors import EvaluatorError, StoreBusy
 from evaluator.hooks import run_hook, undo_hook
 from evaluator.intents.checking import check_execution
-from evaluator.intents.observing import find_latest, observe, read_undone, services_of
+from evaluator.intents.observing import find_latest, observe, read_deliveries_to_undo, services_of
 from evaluator.intents.steps import PlannedHook, make_context, plan_steps
 from evaluator.policy import Policy
 from evaluator.records.intents import ANNOUNCE, FINAL_STATES, UNDO, Delivery, HookOutcome, Intent, IntentState
@@ -30,10 +30,11 @@ from evaluator.wording import count_of
 LoadPolicy = Callable[[str], Policy]
 """Reads the policy that applies to a release, by its name."""
 
-_READY = (IntentState.APPROVED, IntentState.SENT)
-_MAYBE = (IntentState.SENT, IntentState.REQUESTED)
+_EXECUTABLE_STATES = (IntentState.APPROVED, IntentState.SENT)
+"""States of an intent that is executed: approved, or begun by a worker that was killed."""
+_MAY_BE_DONE_STATES = (IntentState.SENT, IntentState.REQUESTED)
 """States of a hook that may have been done: begun by a worker that was killed, or unknown and to be tried again."""
-_MAY_BE_DONE = "the process that executed it ended before the outcome was recorded; it may have been done"
+_MAY_BE_DONE_TEXT = "the process that executed it ended before the outcome was recorded; it may have been done"
 KEEP_FOR_S = 600.0
 """How long to try to store a hook's outcome while another process holds the store."""
 POLL_S = 1.0
@@ -47,19 +48,20 @@ def name_worker() -> str:
 
 
 def execute(store: Store, load: LoadPolicy, intent_id: str, worker: str, *, wait_s: float = 0.0) -> Intent:
-    """Execute an intent, or continue one whose worker was killed; any other is left as it is.
+    """Execute an approved intent, or continue one whose worker was killed. Returns the intent with its new state.
 
-    `load` reads the current policy of a release. Raises StoreBusy where another process executes an intent of the
-    release for longer than `wait_s`. A refusal is not raised: the intent ends with its reason.
+    An intent in another state is returned as it is. `load` reads the current policy of a release; `worker` is the name
+    of this process. A refusal is not raised: the intent ends with its reason. Raises StoreBusy if another process
+    executes an intent of the same services for longer than `wait_s` seconds.
     """
     intent = store.control.intent(intent_id)
-    with store.control.alone(services_of(store, intent.release), wait_s) as held:
-        if not held:
+    with store.control.alone(services_of(store, intent.release), wait_s) as is_locked:
+        if not is_locked:
             raise StoreBusy(
                 f"another process is executing an intent of {intent.release}", hint="see `evaluator hooks log`"
             )
-        intent = store.control.intent(intent_id)
-        if intent.state in _READY:
+        intent = store.control.intent(intent_id)  # another process may have executed it meanwhile
+        if intent.state in _EXECUTABLE_STATES:
             _Execution(store, worker, intent).run(load)
         return store.control.intent(intent_id)
 
@@ -73,21 +75,21 @@ def execute_waiting(
 ) -> tuple[Intent, ...]:
     """Execute all approved intents, and continue those of killed workers; skip those that another process executes.
 
-    `failed` is called with each that could not be executed, so that one of them does not keep the others waiting;
-    without it the error is raised. Returns the intents that were executed, in their order.
+    An intent whose execution raises an error is passed to `failed` with the error, and the next one follows; without
+    `failed` the error is raised. Returns the executed intents, the oldest first.
     """
     store.control.expire(datetime.now(UTC))
-    done = []
+    executed = []
     for intent in store.control.waiting():
         try:
-            done.append(execute(store, load, intent.id, worker))
+            executed.append(execute(store, load, intent.id, worker))
         except StoreBusy:
             continue
         except Exception as error:  # hooks of other packages raise anything
             if failed is None:
                 raise
             failed(intent, error)
-    return tuple(done)
+    return tuple(executed)
 
 
 def run_worker(
@@ -98,52 +100,60 @@ def run_worker(
     say: Callable[[str], None],
     poll_s: float = POLL_S,
 ) -> None:
-    """Execute approved intents until `stop`. Errors go to `say`, and the worker goes on."""
+    """Execute approved intents until `stop` is set, whenever the store has changed; checks that every `poll_s` seconds.
+
+    `say` is called with a sentence for each executed intent and each error. Errors do not end the worker.
+    """
     worker, last_stamp, idle_s = name_worker(), None, 0.0
     failures: list[str] = []
 
     def describe(error: Exception) -> str:
-        """An error in words; without the text of errors that are not ours, which may hold secrets."""
+        """Describe an error; without the text of errors of other packages, which may hold secrets."""
         if not isinstance(error, EvaluatorError):
             return f"it ended with an unexpected {type(error).__name__}"
         return f"{error.message} ({error.hint})" if error.hint else error.message
 
-    def keep(intent: Intent, error: Exception) -> None:
+    def add_failure(intent: Intent, error: Exception) -> None:
         failures.append(f"{intent.id} ({intent.action} {intent.release}) could not be executed: {describe(error)}")
 
     while not stop.is_set():
-        stamp = stamp_of(store.path)
+        stamp = stamp_of(store.path)  # changes with each write to the store
         if stamp != last_stamp or idle_s >= SLOWEST_POLL_S:
             last_stamp, idle_s = stamp, 0.0
+            failures.clear()
             try:
-                for intent in execute_waiting(store, load, worker, failed=keep):
+                for intent in execute_waiting(store, load, worker, failed=add_failure):
                     say(f"{intent.id} ({intent.action} {intent.release}) is {intent.state}")
             except Exception as error:  # noqa: BLE001 - a worker that ends leaves everything waiting
                 failures.append(describe(error))
             for failure in failures:
                 say(failure)
-            last_stamp = None if failures else last_stamp
-            failures.clear()
+            if failures:
+                last_stamp = None  # try again at the next poll, also if nothing is written
         idle_s += poll_s
         stop.wait(poll_s)
 
 
 @dataclass(slots=True)
 class _Execution:
-    """One intent under its release's lock."""
+    """The execution of one intent by this process, which holds the lock of its services."""
 
     store: Store
     worker: str
     intent: Intent
 
     def run(self, load: LoadPolicy) -> None:
+        """Check that the intent may still be executed, claim it, and execute its hooks. Raises StoreBusy.
+
+        If it may not, it ends with the reason. Nothing is done if another worker claims it first.
+        """
         control = self.store.control
         try:
             policy = load(self.intent.release)
             check_execution(self.intent, observe(self.store, policy, self.intent, datetime.now(UTC)))
-            undone = read_undone(self.store, self.intent.undoes)
-            planned, irreversible = plan_steps(policy.promotion, self.intent.action, undone)
-        except StoreBusy:
+            to_undo = read_deliveries_to_undo(self.store, self.intent.undoes)
+            planned, irreversible = plan_steps(policy.promotion, self.intent.action, to_undo)
+        except StoreBusy:  # no refusal: the intent can be executed later
             raise
         except EvaluatorError as error:
             self._end_refused(error)
@@ -154,24 +164,34 @@ class _Execution:
         self._run_all(planned, irreversible)
 
     def _end_refused(self, error: EvaluatorError) -> None:
-        """End an intent that must not be executed or continued; hooks that may have been done are left to a person."""
-        for delivery in self._deliveries().values():
-            if delivery.outcome.state in _MAYBE:
-                outcome = replace(delivery.outcome, state=IntentState.UNKNOWN, text=_MAY_BE_DONE)
-                self._deliver(replace(delivery, attempts=0, outcome=outcome))
+        """End an intent that must not be executed or continued, because of `error`.
+
+        Hooks that an earlier attempt may have done become unknown, so that a person resolves them; hooks that were to
+        be tried again become failed. The intent is unknown if a hook is, expired if it expired before its first hook,
+        and failed otherwise.
+        """
+        for delivery in self._read_deliveries().values():
+            if delivery.outcome.state in _MAY_BE_DONE_STATES:
+                outcome = replace(delivery.outcome, state=IntentState.UNKNOWN, text=_MAY_BE_DONE_TEXT)
+                self._store_delivery(replace(delivery, attempts=0, outcome=outcome))
             elif delivery.outcome.state is IntentState.APPROVED:
                 outcome = replace(delivery.outcome, state=IntentState.FAILED, text="it was not executed again")
-                self._deliver(replace(delivery, attempts=0, outcome=outcome))
-        states = [delivery.outcome.state for delivery in self._deliveries().values()]
-        state = IntentState.UNKNOWN if IntentState.UNKNOWN in states else IntentState.FAILED
-        if not states and datetime.now(UTC) >= self.intent.expires_at:
-            state = IntentState.EXPIRED
-        done = states.count(IntentState.ACKNOWLEDGED)
-        text = f"{error.message}; {count_of(done, 'hook')} acknowledged before" if done else error.message
-        self.store.control.settle(self.intent.id, state, self.worker, text)
+                self._store_delivery(replace(delivery, attempts=0, outcome=outcome))
+        hook_states = [delivery.outcome.state for delivery in self._read_deliveries().values()]
+        intent_state = IntentState.UNKNOWN if IntentState.UNKNOWN in hook_states else IntentState.FAILED
+        if not hook_states and datetime.now(UTC) >= self.intent.expires_at:
+            intent_state = IntentState.EXPIRED
+        text = error.message
+        if acknowledged := hook_states.count(IntentState.ACKNOWLEDGED):
+            text = f"{error.message}; {count_of(acknowledged, 'hook')} acknowledged before"
+        self.store.control.settle(self.intent.id, intent_state, self.worker, text)
 
     def _run_all(self, planned: Sequence[PlannedHook], irreversible: Sequence[str]) -> None:
-        """Execute the hooks up to the first that is required and not acknowledged, and announce the result."""
+        """Execute the hooks of an action in order, announce the result, and end the intent with a summary.
+
+        A required hook that is not acknowledged stops the execution: the hooks after it are left out, except those that
+        announce. `irreversible`: sentences about what a rollback cannot undo, for the summary.
+        """
         hooks = [hook for hook in planned if hook.event != ANNOUNCE]
         failed_hooks: list[str] = []
         states: list[IntentState] = []
@@ -181,70 +201,88 @@ class _Execution:
                 failed_hooks.append(f"hook {hook.position + 1} ({hook.entry.kind}) {states[-1]}")
                 if hook.step.required:
                     break
-        state = IntentState.ACKNOWLEDGED
+        intent_state = IntentState.ACKNOWLEDGED
         summary = [f"{count_of(len(states), 'hook')} acknowledged" if states else "the policy names no hooks for it"]
         if failed_hooks:
-            state = IntentState.UNKNOWN if IntentState.UNKNOWN in states else IntentState.FAILED
-            not_executed = len(hooks) - len(states)
-            summary = [*failed_hooks, f"{not_executed} after it not executed"] if not_executed else failed_hooks
+            intent_state = IntentState.UNKNOWN if IntentState.UNKNOWN in states else IntentState.FAILED
+            summary = failed_hooks
+            if not_executed := len(hooks) - len(states):
+                summary = [*failed_hooks, f"{not_executed} after it not executed"]
         for hook in planned:
             if hook.event == ANNOUNCE:
-                self._run_hook(hook, outcome=state)
-        self.store.control.settle(self.intent.id, state, self.worker, "; ".join([*summary, *irreversible]))
+                self._run_hook(hook, outcome=intent_state)
+        self.store.control.settle(self.intent.id, intent_state, self.worker, "; ".join([*summary, *irreversible]))
 
     def _run_hook(self, hook: PlannedHook, *, outcome: str = "") -> IntentState:
-        """Execute a hook unless its outcome is known; the value that it is about to change is stored first."""
-        delivery = self._deliveries().get(hook.position)
+        """Execute a hook and store its outcome; returns its state. A hook whose outcome is known is not executed again.
+
+        Before the hook changes a value, the value is stored, so that it can be restored even if this process is killed.
+        `outcome`: how the action ended, for a hook that announces it.
+        """
+        delivery = self._read_deliveries().get(hook.position)  # of an earlier attempt
         state = delivery.outcome.state if delivery else IntentState.REQUESTED
         if state in FINAL_STATES:
             return state
         if delivery and state is IntentState.SENT and not hook.step.hook.idempotent:
-            return self._keep(hook, replace(delivery.outcome, state=IntentState.UNKNOWN, text=_MAY_BE_DONE), attempts=0)
+            may_be_done = replace(delivery.outcome, state=IntentState.UNKNOWN, text=_MAY_BE_DONE_TEXT)
+            return self._store_outcome(hook, may_be_done, attempts=0)
         with self.store.reading():
             release = self.store.control.release(self.intent.release)
             verdict = find_latest(self.store, self.intent.release)
         context = make_context(self.intent, release, verdict, hook, outcome=outcome)
-        maybe = delivery is not None and state in _MAYBE
         # In a second attempt, a hook may read the value that it has set itself: undo restores the value read first.
-        first = json.loads(delivery.outcome.undo) if delivery and maybe and delivery.outcome.undo else None
+        may_be_done_before = delivery is not None and state in _MAY_BE_DONE_STATES
+        first_value = None
+        if delivery and may_be_done_before and delivery.outcome.undo:
+            first_value = json.loads(delivery.outcome.undo)
 
-        def before(earlier: Any) -> None:
-            value_before = earlier if first is None else first
-            self._keep(hook, HookOutcome(IntentState.SENT, "", _to_json(value_before)), attempts=1)
+        def store_earlier_value(earlier: Any) -> None:
+            to_restore = earlier if first_value is None else first_value
+            self._store_outcome(hook, HookOutcome(IntentState.SENT, "", _to_json(to_restore)), attempts=1)
 
         if hook.event == UNDO:
-            before(None)
+            store_earlier_value(None)
             hook_outcome = undo_hook(hook.step, context, hook.earlier)
         else:
-            hook_outcome = run_hook(hook.step, context, before)
-        # A hook whose value could not be read was not executed: `before` has not counted it.
-        attempts = 0 if hook.position in self._deliveries() else 1
+            hook_outcome = run_hook(hook.step, context, store_earlier_value)
+        # `store_earlier_value` has counted the attempt, unless the value could not be read and it was never called.
+        attempts = 0 if hook.position in self._read_deliveries() else 1
         state, text = IntentState(hook_outcome.state), hook_outcome.did
-        if maybe and state is IntentState.FAILED:
+        if may_be_done_before and state is IntentState.FAILED:
             # An earlier attempt may have been done, and a failure now does not undo it.
             state, text = IntentState.UNKNOWN, f"{text}; an earlier attempt may have been done"
-        # The value read first, with what a hook knows only after it was executed.
-        restores = hook_outcome.earlier if first is None else first
-        if isinstance(first, dict) and isinstance(hook_outcome.earlier, dict):
-            restores = {**hook_outcome.earlier, **first}
-        undo = "" if state is IntentState.FAILED else _to_json(restores)
-        return self._keep(hook, HookOutcome(state, text, undo, hook_outcome.response), attempts=attempts)
+        to_restore = hook_outcome.earlier if first_value is None else first_value
+        if isinstance(first_value, dict) and isinstance(hook_outcome.earlier, dict):
+            # Some hooks add keys after the execution, which the value read first does not have.
+            to_restore = {**hook_outcome.earlier, **first_value}
+        undo = "" if state is IntentState.FAILED else _to_json(to_restore)  # a failed hook changed nothing
+        return self._store_outcome(hook, HookOutcome(state, text, undo, hook_outcome.response), attempts=attempts)
 
-    def _keep(self, hook: PlannedHook, outcome: HookOutcome, *, attempts: int) -> IntentState:
-        options, now = json.dumps(dict(hook.entry.options), sort_keys=True), datetime.now(UTC)
-        self._deliver(
-            Delivery(self.intent.id, hook.position, hook.entry.kind, attempts, outcome, now, hook.event, options)
+    def _store_outcome(self, hook: PlannedHook, outcome: HookOutcome, *, attempts: int) -> IntentState:
+        """Store the outcome of a hook and return its state. `attempts` are added to the earlier ones."""
+        self._store_delivery(
+            Delivery(
+                intent=self.intent.id,
+                position=hook.position,
+                hook=hook.entry.kind,
+                attempts=attempts,
+                outcome=outcome,
+                at=datetime.now(UTC),
+                event=hook.event,
+                options=json.dumps(dict(hook.entry.options), sort_keys=True),
+            )
         )
         return outcome.state
 
-    def _deliver(self, delivery: Delivery) -> None:
-        """Store the state of a hook, even if the store is busy for long: its outcome is known nowhere else.
+    def _store_delivery(self, delivery: Delivery) -> None:
+        """Store the state of a hook. Raises StoreBusy if another process holds the store for too long.
 
-        A hook that is only about to be executed does not wait for that: the next worker can execute it.
+        The outcome of an executed hook is known nowhere else, so storing it is tried for KEEP_FOR_S. For a hook that is
+        only about to be executed (SENT) it is tried once: the hook is then left to the next worker.
         """
-        about_to_be = delivery.outcome.state is IntentState.SENT
-        deadline = time.monotonic() + (0.0 if about_to_be else KEEP_FOR_S)
-        while True:
+        is_executed = delivery.outcome.state is not IntentState.SENT
+        deadline = time.monotonic() + (KEEP_FOR_S if is_executed else 0.0)
+        while True:  # each attempt waits for the store
             try:
                 self.store.control.deliver(delivery, self.intent.release, self.worker)
             except StoreBusy:
@@ -253,9 +291,11 @@ class _Execution:
             else:
                 return
 
-    def _deliveries(self) -> Mapping[int, Delivery]:
+    def _read_deliveries(self) -> Mapping[int, Delivery]:
+        """Read the intent's hooks that were begun, by their position."""
         return {delivery.position: delivery for delivery in self.store.control.deliveries(self.intent.id)}
 
 
 def _to_json(value: Any) -> str:
+    """Write a value as JSON; None, of a hook without a value, as empty text."""
     return "" if value is None else json.dumps(value, sort_keys=True)

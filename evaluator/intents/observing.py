@@ -24,38 +24,44 @@ from evaluator.records.intents import (
 )
 from evaluator.store import Store
 
-_NOTHING_DONE = (IntentState.FAILED, IntentState.APPROVED)
+_UNCHANGED_STATES = (IntentState.FAILED, IntentState.APPROVED)
 """States of a hook that changed nothing; failed hooks are approved again when they are tried again."""
 
 
 def observe(store: Store, policy: Policy, intent: Intent, now: datetime) -> Situation:
-    """Read the current state of all that an intent rests on."""
-    land_release(store, intent.release)
+    """Read what decides now whether an intent may be executed: verdict, data, policy, and permissions of its people."""
+    land_release(store, intent.release)  # data that have just arrived make a verdict outdated
     with store.reading():
         return _read_situation(store, policy, intent, now)
 
 
 def _read_situation(store: Store, policy: Policy, intent: Intent, now: datetime) -> Situation:
+    """Read the situation of an intent from a store that is open for reading."""
     latest, rules = find_latest(store, intent.release), policy.promotion
-    alone = intent.approvals_needed == 0 and may_act_alone(rules, intent.requester_names, intent.action)
     approvals = store.control.approvals(intent.id)
-    able = _people(intent, [approval for approval in approvals if may(rules, approval.names, PersonRole.APPROVER)])
+    valid_approvals = [approval for approval in approvals if may(rules, approval.names, PersonRole.APPROVER)]
+    may_approve = _list_approvers(intent, valid_approvals)
+    if intent.approvals_needed == 0 and may_act_alone(rules, intent.requester_names, intent.action):
+        may_approve |= {intent.requester}
     return Situation(
         now=now,
         latest=latest,
         data_hash=hash_data_now(store, intent.release, latest.data_hash) if latest else "",
         policy_hash=hash_policy_now(store, policy, intent.release),
         hooks_hash=rules.hash,
-        approvers=_people(intent, approvals),
+        approvers=_list_approvers(intent, approvals),
         may_request={intent.requester} if may_ask(rules, intent.requester_names, intent.action) else set(),
-        may_approve=able | ({intent.requester} if alone else set()),
+        may_approve=may_approve,
         max_age=timedelta(seconds=rules.approvals.max_age),
-        overtaken_by=_find_overtaking(store, intent),
+        overtaken_by=_explain_overtaking(store, intent),
     )
 
 
-def _people(intent: Intent, approvals: Sequence[Approval]) -> frozenset[str]:
-    """Who approved; the requester by the name in the request, whatever name they approved under."""
+def _list_approvers(intent: Intent, approvals: Sequence[Approval]) -> frozenset[str]:
+    """List the names of the people who approved an intent.
+
+    A requester who approved under another name (an account instead of an address) is listed by the name of the request.
+    """
     requester_names = (*intent.requester_names, intent.requester)
     return frozenset(
         intent.requester if are_same_person((*approval.names, approval.person), requester_names) else approval.person
@@ -64,44 +70,53 @@ def _people(intent: Intent, approvals: Sequence[Approval]) -> frozenset[str]:
 
 
 def services_of(store: Store, release: str) -> tuple[str, ...]:
-    """The services of a release, which other releases may share; the release itself where it has none."""
-    return tuple(sorted({service.name for service in store.control.release(release).services})) or (release,)
+    """Names of the services of a release, sorted; the release's own name if it has no service."""
+    names = {service.name for service in store.control.release(release).services}
+    return tuple(sorted(names)) or (release,)
 
 
 def find_in_effect(store: Store, intents: Sequence[Intent]) -> Iterator[Intent]:
-    """Promotions that may have changed something, or are about to, and were not rolled back, the newest first."""
-    rollbacks = [
-        intent for intent in intents if intent.action is Action.ROLLBACK and intent.state is IntentState.ACKNOWLEDGED
-    ]
-    over = {name for rollback in rollbacks for name in rollback.undoes}
-    # Those that changed something, or that a worker is executing.
-    begun = {
+    """Yield the promotions that may have changed something, or are being executed, and were not rolled back.
+
+    `intents`: those to search, with their rollbacks, the oldest first. Yields the newest first.
+    """
+    rolled_back = {
+        promotion_id
+        for intent in intents
+        if intent.action is Action.ROLLBACK and intent.state is IntentState.ACKNOWLEDGED
+        for promotion_id in intent.undoes
+    }
+    changed_something = {
         delivery.intent
         for delivery in store.control.deliveries()
-        if delivery.event != ANNOUNCE and delivery.outcome.state not in _NOTHING_DONE
-    } | {intent.id for intent in intents if intent.state is IntentState.SENT}
+        if delivery.event != ANNOUNCE and delivery.outcome.state not in _UNCHANGED_STATES
+    }
+    being_executed = {intent.id for intent in intents if intent.state is IntentState.SENT}
     for intent in reversed(intents):
-        if intent.action in PROMOTING and intent.id not in over and intent.id in begun:
+        if intent.action not in PROMOTING or intent.id in rolled_back:
+            continue
+        if intent.id in changed_something or intent.id in being_executed:
             yield intent
 
 
-def _find_overtaking(store: Store, intent: Intent) -> str:
-    """Why a later request forbids an intent; empty where none does.
+def _explain_overtaking(store: Store, intent: Intent) -> str:
+    """Say why a later request forbids to execute an intent; empty if none does.
 
-    A promotion does not continue after its release was held or rolled back. No intent changes what a later promotion
-    of another release of the service builds on.
+    A promotion is not executed after its release was held or rolled back. A promotion or a rollback is not executed
+    after another release of the same service was promoted: it would change what that promotion is based on.
     """
-    intents = store.control.intents()
-    later = intents[[entry.id for entry in intents].index(intent.id) + 1 :]
+    intents = store.control.intents()  # the oldest first
+    position = [entry.id for entry in intents].index(intent.id)
+    later_intents = intents[position + 1 :]
     if intent.action in PROMOTING:
-        for newer in later:
-            if newer.release == intent.release and newer.stops:
-                return f"{newer.id} ({newer.action.label}) was requested after it"
+        for later in later_intents:
+            if later.release == intent.release and later.stops:
+                return f"{later.id} ({later.action.label}) was requested after it"
     if intent.action is Action.HOLD:
         return ""
     services = set(services_of(store, intent.release))
-    for promotion in find_in_effect(store, intents):
-        if promotion not in later:
+    for promotion in find_in_effect(store, intents):  # the newest first
+        if promotion not in later_intents:
             return ""
         if promotion.release != intent.release and services & set(services_of(store, promotion.release)):
             return f"{promotion.release} was promoted after it was requested ({promotion.id})"
@@ -114,30 +129,35 @@ def find_latest(store: Store, release_id: str) -> StoredVerdict | None:
 
 
 def hash_data_now(store: Store, release_id: str, judged: str) -> str:
-    """Return the hash `judged` of a verdict's data as long as a verdict would judge the same data now, else "".
+    """Check whether a verdict on a release would judge the same data now as its verdict on data with hash `judged`.
 
-    A verdict does not list its runs: they are found again by their hash.
+    Returns `judged` if it would, else "": data have changed, a run is still recorded, or a newer run was not judged.
     """
     with store.reading():
         runs = store.data.runs(release_id)
-        selection = find_judged(store, release_id, judged)
+        selection = find_judged(store, release_id, judged)  # a verdict lists no runs: their hash shows which they were
         if selection is None or is_live(runs):
             return ""
-        judged_runs, newest = ([run.id for run in choose_runs(runs, name)] for name in (selection, "latest"))
-        # A newer load of which nothing landed does not change the hash of all, but it was not judged.
-        empty = store.data.content_hash(newest) == store.data.content_hash([])
-    return judged if set(newest) <= set(judged_runs) and not empty else ""
+        judged_runs = {run.id for run in choose_runs(runs, selection)}
+        newest_runs = [run.id for run in choose_runs(runs, "latest")]
+        # A newer run of which nothing landed does not change the hash of the data, but it was not judged.
+        is_newest_empty = store.data.content_hash(newest_runs) == store.data.content_hash([])
+    return judged if set(newest_runs) <= judged_runs and not is_newest_empty else ""
 
 
 def hash_policy_now(store: Store, policy: Policy, release_id: str) -> str:
-    """Hash the policy as the judge would use it now, with what was learnt about the service."""
-    return with_learnt(policy, store.control.learnt(service_of(store.control.release(release_id)))).hash
+    """Hash the policy as the judge would use it now, with what was learnt about the release's service."""
+    learnt = store.control.learnt(service_of(store.control.release(release_id)))
+    return with_learnt(policy, learnt).hash
 
 
-def read_undone(store: Store, undoes: Sequence[str]) -> tuple[Delivery, ...]:
-    """Deliveries of the promotions that are taken back: the newest promotion first, its last hook first."""
+def read_deliveries_to_undo(store: Store, promotion_ids: Sequence[str]) -> tuple[Delivery, ...]:
+    """Read the executed hooks of promotions in the order in which they are undone: of each, the last hook first.
+
+    `promotion_ids`: ids of the promotions, the newest first.
+    """
     return tuple(
         delivery
-        for intent in undoes
-        for delivery in sorted(store.control.deliveries(intent), key=lambda delivery: -delivery.position)
+        for promotion_id in promotion_ids
+        for delivery in sorted(store.control.deliveries(promotion_id), key=lambda delivery: -delivery.position)
     )

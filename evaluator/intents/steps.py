@@ -14,7 +14,8 @@ from evaluator.policy.promotion import PromotionRules
 from evaluator.records import Release, StoredVerdict
 from evaluator.records.intents import ANNOUNCE, UNDO, Action, Delivery, HookEntry, Intent, IntentState, Person
 
-_MAYBE_DONE = (IntentState.ACKNOWLEDGED, IntentState.UNKNOWN, IntentState.SENT)
+_MAYBE_DONE_STATES = (IntentState.ACKNOWLEDGED, IntentState.UNKNOWN, IntentState.SENT)
+"""States of a hook that changed something, or may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class PlannedHook:
 
     @property
     def description(self) -> str:
-        """What it will do, for the person who confirms it."""
+        """What the hook will do, for the person who confirms it."""
         description = self.step.hook.describe()
         return f"takes back: {description}" if self.event == UNDO else description
 
@@ -47,32 +48,35 @@ class Preview:
 
 
 def plan_steps(
-    rules: PromotionRules, action: Action, undone: Sequence[Delivery] = ()
+    rules: PromotionRules, action: Action, to_undo: Sequence[Delivery] = ()
 ) -> tuple[tuple[PlannedHook, ...], tuple[str, ...]]:
-    """The hooks that an action executes, and in words what of the last promotion cannot be taken back.
+    """Plan the hooks of an action, in order: those of its event, then those that announce it.
 
-    `undone`: deliveries that a rollback takes back, in the order in which it does. Raises PolicyError, UnknownName or
-    HookError for a hook that cannot be made any more.
+    `to_undo`: executed hooks of earlier promotions, in the order of undoing; they take the place of the entry `undo` of
+    a rollback. Returns the hooks, and a sentence about each hook that cannot be undone. Raises PolicyError, UnknownName
+    or HookError for a hook that cannot be made any more.
     """
     event = Action.PROMOTE if action is Action.BREAK_GLASS else action
-    entries: list[tuple[str, HookEntry, Any]] = []
+    entries: list[tuple[str, HookEntry, Any]] = []  # event, hook, earlier value to restore
     irreversible: list[str] = []
-    changed = [delivery for delivery in undone if delivery.event != ANNOUNCE and delivery.outcome.state in _MAYBE_DONE]
     for entry in rules.hooks.get(event, ()):
         if entry.kind != UNDO:
             entries.append((event, entry, None))
             continue
-        for delivery in changed:
-            earlier = HookEntry(delivery.hook, json.loads(delivery.options))
-            hook = make_step(earlier.kind, earlier.options).hook
+        for delivery in to_undo:
+            if delivery.event == ANNOUNCE or delivery.outcome.state not in _MAYBE_DONE_STATES:
+                continue
+            executed_entry = HookEntry(delivery.hook, json.loads(delivery.options))
+            hook = make_step(executed_entry.kind, executed_entry.options).hook
             if hook.can_undo():
-                entries.append((UNDO, earlier, json.loads(delivery.outcome.undo) if delivery.outcome.undo else None))
+                earlier_value = json.loads(delivery.outcome.undo) if delivery.outcome.undo else None
+                entries.append((UNDO, executed_entry, earlier_value))
             else:
                 irreversible.append(f"{hook.kind} ({hook.describe()}) cannot be undone")
     entries += [(ANNOUNCE, entry, None) for entry in rules.hooks.get(ANNOUNCE, ())]
     planned = (
-        PlannedHook(position, name, entry, make_step(entry.kind, entry.options), earlier)
-        for position, (name, entry, earlier) in enumerate(entries)
+        PlannedHook(position, event_name, entry, make_step(entry.kind, entry.options), earlier_value)
+        for position, (event_name, entry, earlier_value) in enumerate(entries)
     )
     return tuple(planned), tuple(irreversible)
 
@@ -80,25 +84,34 @@ def plan_steps(
 def make_context(
     intent: Intent, release: Release, verdict: StoredVerdict | None, hook: PlannedHook, *, outcome: str = ""
 ) -> HookContext:
-    """The context of one hook of an intent. Each hook has a key of its own: two may go to one receiver."""
-    action = Action.PROMOTE if hook.event == UNDO or intent.action is Action.BREAK_GLASS else intent.action
+    """Write what a hook of an intent, and the program that it calls, learn about the intent.
+
+    `outcome`: how the action ended (acknowledged, failed or unknown), for a hook that announces it; else empty.
+    """
+    # Hooks know no break-glass: it is a promotion. A hook that is undone gets the action that it executed.
+    is_promotion = hook.event == UNDO or intent.action is Action.BREAK_GLASS
+    action = Action.PROMOTE if is_promotion else intent.action
+    # The key is the same in each attempt, but differs between hooks: two of them may call the same receiver.
+    key_parts = [intent.key, str(hook.position)]
+    if outcome:
+        key_parts.append(outcome)
     return HookContext(
         release=release.id,
         action=cast("Any", action.value),
         verdict=verdict.word if verdict else "",
         verdict_hash=hash_verdict(verdict) if verdict else "",
-        baseline=_versions(release, "baseline"),
-        canary=_versions(release, "canary"),
+        baseline=_write_versions(release, "baseline"),
+        canary=_write_versions(release, "canary"),
         requester=intent.requester,
         reason=intent.reason,
-        idempotency_key="-".join([intent.key, str(hook.position), *([outcome] if outcome else [])]),
+        idempotency_key="-".join(key_parts),
         expires_at=intent.expires_at,
         outcome=outcome,
     )
 
 
-def _versions(release: Release, arm: str) -> str:
-    """The version of the one service, or `name=version` of each."""
+def _write_versions(release: Release, arm: str) -> str:
+    """Write the version of the release's service in an arm (`baseline`, `canary`); of several: `name=version,…`."""
     services = release.services
     if len(services) == 1:
         return str(getattr(services[0], arm))
@@ -108,15 +121,31 @@ def _versions(release: Release, arm: str) -> str:
 def preview_steps(
     planned: Sequence[PlannedHook], release: Release, verdict: StoredVerdict | None, person: Person, until: datetime
 ) -> tuple[Preview, ...]:
-    """What would happen, in order, with the current values. Changes nothing."""
-    draft = Intent("", "preview", release.id, Action.PROMOTE, person.name, "", "", "", "", until, until)
+    """Describe the hooks of an action in order, each with the current value that it would change. Changes nothing.
+
+    `person`: who looks at it. Values are read until the time `until`.
+    """
+    # Reading a value needs the context of an intent, which does not exist yet.
+    draft = Intent(
+        id="",
+        key="preview",
+        release=release.id,
+        action=Action.PROMOTE,
+        requester=person.name,
+        reason="",
+        verdict_hash="",
+        data_hash="",
+        policy_hash="",
+        requested_at=until,
+        expires_at=until,
+    )
     return tuple(
         Preview(
-            hook.event,
-            hook.entry.kind,
-            hook.description,
-            describe_current(hook.step, make_context(draft, release, verdict, hook)),
-            hook.step.required,
+            event=hook.event,
+            kind=hook.entry.kind,
+            description=hook.description,
+            now=describe_current(hook.step, make_context(draft, release, verdict, hook)),
+            required=hook.step.required,
         )
         for hook in planned
     )

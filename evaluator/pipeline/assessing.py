@@ -25,31 +25,35 @@ class Judged:
 
 
 def read_data(store: Store, runs: tuple[Run, ...], rulebook: Rulebook) -> ReleaseData:
-    """Read what the metrics of `rulebook` need of `runs`: all their requests, the newest outcomes, the newest readings.
+    """Read the data that the metrics of `rulebook` are computed from.
 
-    The sums of outcomes are read first: they show which single values the metrics need.
+    Of `runs` (oldest first), all that have requests are read, the newest that has outcomes, and the newest that has
+    readings.
     """
-    loads = tuple(run for run in runs if run.kind is EvidenceKind.REQUESTS)
-    newest = {run.kind: run for run in runs}
-    imported, collected = newest.get(EvidenceKind.OUTCOMES), newest.get(EvidenceKind.READINGS)
-    outcomes = store.data.read_outcomes(imported) if imported else None
-    if imported and outcomes:
-        needs = find_needs(outcomes, rulebook)
-        if needs.values or needs.row_values:
-            outcomes = store.data.read_outcomes(imported, values=needs.values, row_values=needs.row_values)
+    request_runs = tuple(run for run in runs if run.kind is EvidenceKind.REQUESTS)
+    newest_by_kind = {run.kind: run for run in runs}  # a later run replaces an earlier run of its kind
+    outcome_run = newest_by_kind.get(EvidenceKind.OUTCOMES)
+    reading_run = newest_by_kind.get(EvidenceKind.READINGS)
+    outcomes = store.data.read_outcomes(outcome_run) if outcome_run else None
+    if outcome_run and outcomes:
+        # The sums, read above, suffice for most metrics, and show which metrics need the value of each unit, too.
+        needed = find_needs(outcomes, rulebook)
+        if needed.values or needed.row_values:
+            outcomes = store.data.read_outcomes(outcome_run, values=needed.values, row_values=needed.row_values)
     return ReleaseData(
-        runs=loads,
-        cells=store.data.read_cells([run.id for run in loads]),
+        runs=request_runs,
+        cells=store.data.read_cells([run.id for run in request_runs]),
         outcomes=outcomes,
-        readings=store.data.read_readings(collected) if collected else None,
-        collected=(collected,) if collected else (),
+        readings=store.data.read_readings(reading_run) if reading_run else None,
+        collected=(reading_run,) if reading_run else (),
     )
 
 
 def judge_data(data: ReleaseData, rulebook: Rulebook, release_id: str, findings: tuple[Finding, ...] = ()) -> Judged:
-    """Assess data under `rulebook` and judge them; `findings`: further findings about their health."""
+    """Assess data under `rulebook` and judge them, with `findings` added to the findings of the health checks."""
     assessment = assess_release(data, rulebook, release_id)
     evidence = replace(assessment.evidence, findings=(*assessment.evidence.findings, *findings))
     judgement = judge_evidence(evidence, rulebook, release_id)
+    # The judge returns the comparisons with the status of each.
     evidence = replace(evidence, comparisons=judgement.comparisons)
     return Judged(data, rulebook, evidence, judgement, assessment.requests)

@@ -49,36 +49,39 @@ class CollectionInterval:
 
     @property
     def seconds(self) -> float:
-        """How long it lasts."""
+        """Length of the interval (s)."""
         return (self.end - self.start).total_seconds()
 
 
 def find_load_interval(store: Store, release_id: str) -> CollectionInterval | None:
-    """Find when the newest load of a release ran; `None` where it has none."""
+    """Find from when to when the newest load of a release ran, with all its replicates.
+
+    Returns `None` if the release is unknown or was never loaded. A load that still runs ends now.
+    """
     try:
-        runs = [run for run in store.data.runs(release_id) if run.source == "locust"]
+        loads = [run for run in store.data.runs(release_id) if run.source == "locust"]
     except UnknownName:
         return None
-    newest = [run for run in runs if run.group == runs[-1].group]
-    starts = [run.started for run in newest if run.started]
+    replicates = [run for run in loads if run.group == loads[-1].group]
+    starts = [run.started for run in replicates if run.started]
     if not starts:
         return None
-    ends = [run.ended or datetime.now(UTC) for run in newest]
+    ends = [run.ended or datetime.now(UTC) for run in replicates]
     return CollectionInterval(min(starts), max(ends))
 
 
 def collect_release(
     store: Store, release: Release, policy: Policy, interval: CollectionInterval, *, say: Say = say_nothing
 ) -> tuple[Run, int]:
-    """Collect a window of readings as a run of its own; returns the run and how many readings landed.
+    """Collect the readings of `interval` as a new run. Returns the run and the number of readings stored.
 
-    Waits until the server shows its last scrape. An arm without readings is stored as silent, and the cause is shown.
-    Raises UsageError for a window that is too short or ends too late, and SourceError if the server does not answer all
-    queries: then nothing lands.
+    Waits until the server shows the last scrape of the interval. An arm without readings is stored without them, and
+    `say` receives the cause. Raises UsageError for an interval that is too short or ends too late, and SourceError if
+    the server does not answer all queries: then nothing is stored.
     """
     check_names(release)
-    with connect(_server(policy)) as source:
-        queries = _queries(policy)
+    with connect(_require_server(policy)) as source:
+        queries = _list_queries(policy)
         step_s = source.options.step_s
         if interval.seconds < step_s:
             raise UsageError(
@@ -94,7 +97,8 @@ def collect_release(
             say(f"waiting {wait_s:.0f} s for the last scrapes")
             time.sleep(wait_s)
         run = _new_run(release, source, interval)
-        answers = _explain_silent_arms(source, _fetch(source, queries, interval, say), interval, say)
+        answers = _fetch_answers(source, queries, interval, say)
+        answers = _explain_silent_arms(source, answers, interval, say)
         store.data.register_run(release, run, bucket_s=choose_reading_bucket_s(interval.seconds, step_s))
         landed = store.data.keep_answers(run, answers, source.describe())
     store.data.finish_run(run.id, state=RunState.COMPLETE, ended=interval.end, facts=RunFacts())
@@ -104,30 +108,40 @@ def collect_release(
 def _explain_silent_arms(
     source: Prometheus, answers: Sequence[Answer], interval: CollectionInterval, say: Say
 ) -> list[Answer]:
-    """Explain each arm without series (it never answered, or its selector is wrong) by what the server has instead."""
-    out = list(answers)
+    """Explain why an arm has no series: its targets were never scraped, or its selector is wrong.
+
+    Returns all answers; for each such arm, one of its answers has the explanation in `impossible`. An arm with any
+    series, except those of `up`, is not explained.
+    """
+    explained_answers = list(answers)
     for arm in source.options.selectors:
-        positions = [position for position, answer in enumerate(out) if answer.arm == arm and answer.query != UP]
-        if any(out[position].series for position in positions):
+        of_arm = [number for number, answer in enumerate(answers) if answer.arm == arm and answer.query != UP]
+        if any(answers[number].series for number in of_arm):
             continue
-        # The server can list the labels of a series' name, but not those of an expression.
-        explained = min(positions, key=lambda position: out[position].query.kind is QueryKind.GAUGE)
-        why = source.explain_nothing(out[explained].query, arm, interval.start, interval.end)
-        out[explained] = replace(out[explained], impossible=why)
+        # An explanation lists the labels that exist under a query's name of series. Gauges come last, because their
+        # queries are often expressions without such a name.
+        of_arm.sort(key=lambda number: answers[number].query.kind is QueryKind.GAUGE)
+        explained = of_arm[0]
+        why = source.explain_nothing(answers[explained].query, arm, interval.start, interval.end)
+        explained_answers[explained] = replace(answers[explained], impossible=why)
         say(f"{arm} has no readings: {why}")
-    return out
+    return explained_answers
 
 
 def check_source(policy: Policy) -> None:
-    """Check that the policy's server answers and that the policy has queries. Raises what collecting would raise."""
-    _queries(policy)
-    connect(_server(policy)).close()
+    """Check that the policy has queries and that its metrics server answers.
+
+    Raises the same errors as a collection: UsageError, SourceError.
+    """
+    _list_queries(policy)
+    connect(_require_server(policy)).close()
 
 
 def collect_load(store: Store, release: Release, policy: Policy, *, say: Say = say_nothing) -> tuple[Run, int]:
-    """Collect the window of the newest load of a release, with a scrape before and after it.
+    """Collect the readings of the newest load of a release, from one scrape before it to one scrape after it.
 
-    Raises UsageError for a release without a load, and what `collect_release` raises.
+    Returns the run and the number of readings stored. Raises UsageError for a release without a load, and the errors of
+    `collect_release`.
     """
     check_names(release)
     interval = find_load_interval(store, release.id)
@@ -136,10 +150,9 @@ def collect_load(store: Store, release: Release, policy: Policy, *, say: Say = s
             f"there is no window to collect: {release.id} has no load",
             hint="give a window with --from and --to, such as --from -1h, or load the release first",
         )
-    step = timedelta(seconds=_server(policy).step_s)
-    return collect_release(
-        store, release, policy, CollectionInterval(interval.start - step, interval.end + step), say=say
-    )
+    one_scrape = timedelta(seconds=_require_server(policy).step_s)
+    widened = CollectionInterval(interval.start - one_scrape, interval.end + one_scrape)
+    return collect_release(store, release, policy, widened, say=say)
 
 
 def follow_release(
@@ -151,21 +164,23 @@ def follow_release(
     seconds: float | None = None,
     say: Say = say_nothing,
 ) -> tuple[Run, int]:
-    """Collect readings as they come for `seconds` (default: the policy's longest duration).
+    """Collect readings as they come, from `start` on (default: now) for `seconds`.
 
-    Each poll begins where the last one ended, so a server that does not answer for a while causes neither gaps nor
-    duplicates. Readings stay stored whatever ends the collection: KeyboardInterrupt, a server that does not come back
-    (SourceError), SIGKILL. Returns the run and how many readings landed.
+    Without `seconds`, it lasts as long as the policy's longest duration. Returns the run and the number of readings
+    stored. Each poll begins where the last one ended, so a server that does not answer for a while causes neither gaps
+    nor duplicates. Readings stay stored whatever ends the collection: KeyboardInterrupt, a server that does not come
+    back (SourceError), SIGKILL.
     """
     check_names(release)
-    with connect(_server(policy)) as source:
+    with connect(_require_server(policy)) as source:
         step_s = source.options.step_s
-        begin = _floor(start or datetime.now(UTC), step_s)
-        lasts = seconds if seconds is not None else policy.rulebook.monitoring.max_duration_s
-        run = _new_run(release, source, CollectionInterval(begin, begin + timedelta(seconds=lasts)))
-        store.data.register_run(release, run, bucket_s=choose_reading_bucket_s(lasts, step_s))
-        follower = _Follower(store, run, source, _queries(policy), say)
-        stopped_by = "the collection was interrupted"
+        first_scrape = _round_down(start or datetime.now(UTC), step_s)
+        duration_s = seconds if seconds is not None else policy.rulebook.monitoring.max_duration_s
+        interval = CollectionInterval(first_scrape, first_scrape + timedelta(seconds=duration_s))
+        run = _new_run(release, source, interval)
+        store.data.register_run(release, run, bucket_s=choose_reading_bucket_s(duration_s, step_s))
+        follower = _Follower(store, run, source, _list_queries(policy), say)
+        stopped_by = "the collection was interrupted"  # stays if an exception ends follow()
         try:
             stopped_by = follower.follow()
         finally:
@@ -177,22 +192,29 @@ def follow_release(
 
 
 class _Follower:
-    """Polls until the run's planned end."""
+    """Polls a metrics server until the run's planned end."""
 
     def __init__(self, store: Store, run: Run, source: Prometheus, queries: Sequence[Query], say: Say) -> None:
-        self.store, self.run, self.source, self.queries, self.say = store, run, source, queries, say
+        self.store = store
+        self.run = run
+        self.source = source
+        self.queries = queries
+        self.say = say
         self.step_s = source.options.step_s
         self.rows = 0
+        """Number of readings stored."""
         self.until = run.started or datetime.now(UTC)
+        """Readings are stored up to this time."""
         self.failed_since: float | None = None
+        """Monotonic time (s) of the first of the latest failed polls; `None` after an answer."""
 
     def follow(self) -> str:
-        """Poll to the end. Returns why it ended early; empty when it did not."""
-        end, settle = self.run.planned_end, timedelta(seconds=SETTLE_STEPS * self.step_s)
+        """Poll to the planned end of the run. Returns why polling ended early; empty if it did not."""
+        end = self.run.planned_end
+        settle = timedelta(seconds=SETTLE_STEPS * self.step_s)  # the newest scrapes may not be visible to queries yet
         while end and self.until < end:
             try:
-                # The newest scrapes may not be visible to queries yet.
-                self._poll(min(end, _floor(self.source.latest() - settle, self.step_s)))
+                self._poll(min(end, _round_down(self.source.latest() - settle, self.step_s)))
             except SourceError as error:
                 now = time.monotonic()
                 if self.failed_since is None:
@@ -204,34 +226,38 @@ class _Follower:
         return ""
 
     def _poll(self, end: datetime) -> None:
+        """Fetch and store the readings from the end of the last poll to `end`. Raises SourceError."""
         if end <= self.until:
             return
-        answers = _fetch(self.source, self.queries, CollectionInterval(self.until, end), say_nothing)
+        answers = _fetch_answers(self.source, self.queries, CollectionInterval(self.until, end), say_nothing)
         if self.failed_since is not None:
             self.say("the server answers again; continuing where the last answer ended")
         self.failed_since = None
         if self.rows:
-            answers = [_after(answer, self.until) for answer in answers]
+            # Both ends of an interval are included: the samples at its start are stored already.
+            answers = [_drop_samples_until(answer, self.until) for answer in answers]
         landed = self.store.data.keep_answers(self.run, answers, self.source.describe())
         self.rows += landed.rows
         self.until = end
         self.say(f"{landed.rows} readings until {end:%H:%M:%S} UTC")
 
 
-def _after(answer: Answer, moment: datetime) -> Answer:
-    """Leave out samples that an earlier poll has returned already."""
-    moment_ms = round(moment.timestamp() * 1000)
-    trimmed, repeated = [], 0
+def _drop_samples_until(answer: Answer, stored_until: datetime) -> Answer:
+    """Leave out the samples that an earlier poll has stored: those at `stored_until` and before. Counts them, too."""
+    stored_until_ms = round(stored_until.timestamp() * 1000)
+    series_with_new_samples = []
+    repeated = 0
     for series in answer.series:
-        is_new = series.ts_ms > moment_ms
-        trimmed.append(replace(series, ts_ms=series.ts_ms[is_new], values=series.values[is_new]))
+        is_new = series.ts_ms > stored_until_ms
         repeated += int((~is_new).sum())
-    remaining = tuple(series for series in trimmed if series.ts_ms.size)
-    return replace(answer, series=remaining, repeated=answer.repeated + repeated)
+        if is_new.any():
+            new_samples = replace(series, ts_ms=series.ts_ms[is_new], values=series.values[is_new])
+            series_with_new_samples.append(new_samples)
+    return replace(answer, series=tuple(series_with_new_samples), repeated=answer.repeated + repeated)
 
 
-def _server(policy: Policy) -> PrometheusSource:
-    """Return the policy's metrics server. Raises UsageError where it names none."""
+def _require_server(policy: Policy) -> PrometheusSource:
+    """Return the metrics server that the policy names. Raises UsageError if it names none."""
     if policy.prometheus is None:
         raise UsageError(
             "the policy names no metrics server",
@@ -240,8 +266,11 @@ def _server(policy: Policy) -> PrometheusSource:
     return policy.prometheus
 
 
-def _queries(policy: Policy) -> tuple[Query, ...]:
-    """Return each query of the policy's metrics once, and the query for which targets answered their scrapes."""
+def _list_queries(policy: Policy) -> tuple[Query, ...]:
+    """List each query of the policy's metrics once, and `up`, which shows which targets answered their scrapes.
+
+    Raises UsageError if no metric of the policy has a query.
+    """
     queries = dict.fromkeys(query for rule in policy.rulebook.rules for query in rule.metric.queries)
     if not queries:
         raise UsageError(
@@ -251,16 +280,20 @@ def _queries(policy: Policy) -> tuple[Query, ...]:
     return tuple(dict.fromkeys((*queries, UP)))
 
 
-def _fetch(source: Prometheus, queries: Iterable[Query], interval: CollectionInterval, say: Say) -> list[Answer]:
-    out = []
+def _fetch_answers(
+    source: Prometheus, queries: Iterable[Query], interval: CollectionInterval, say: Say
+) -> list[Answer]:
+    """Send each query for each arm; `say` receives the progress. Raises SourceError."""
+    answers = []
     pairs = [(query, arm) for query in queries for arm in source.options.selectors]
     for number, (query, arm) in enumerate(pairs, start=1):
         say(f"{number} of {len(pairs)}: {arm}: {query.text}")
-        out.append(source.fetch(query, arm, interval.start, interval.end, on_progress=say))
-    return out
+        answers.append(source.fetch(query, arm, interval.start, interval.end, on_progress=say))
+    return answers
 
 
 def _new_run(release: Release, source: Prometheus, interval: CollectionInterval) -> Run:
+    """Describe a new run of readings, not yet stored; host and process show later whether it is still collected."""
     run_id = new_run_id()
     return Run(
         id=run_id,
@@ -273,5 +306,6 @@ def _new_run(release: Release, source: Prometheus, interval: CollectionInterval)
     )
 
 
-def _floor(moment: datetime, step_s: float) -> datetime:
+def _round_down(moment: datetime, step_s: float) -> datetime:
+    """Return the last multiple of `step_s` seconds since the epoch that is not after `moment`."""
     return datetime.fromtimestamp(moment.timestamp() // step_s * step_s, UTC)

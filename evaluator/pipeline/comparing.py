@@ -63,7 +63,11 @@ class SideComparison:
 
 
 def find_side(store: Store, release_id: str, selection: str, arm: str) -> Side:
-    """Find the runs of one side: `latest`, `all`, or the id of a run or group. Raises UnknownName, UsageError."""
+    """Find the runs of one side of a comparison: those of the release that have requests.
+
+    `selection`: `latest` (the newest run group), `all`, or the id of a run or group. Raises UnknownName for an unknown
+    release or run, and UsageError if there are no requests.
+    """
     release = store.control.release(release_id)
     chosen = choose_runs(store.data.runs(release_id), selection)
     loads = tuple(run for run in chosen if run.kind is EvidenceKind.REQUESTS and run.landed)
@@ -73,26 +77,34 @@ def find_side(store: Store, release_id: str, selection: str, arm: str) -> Side:
             f"no requests have landed of {label}",
             hint=f"`evaluator load {release_id}` or `evaluator import` lands some",
         )
-    return Side(label, release_id, frozenset(service.name for service in release.services), loads, arm)
+    services = frozenset(service.name for service in release.services)
+    return Side(label, release_id, services=services, runs=loads, arm=arm)
 
 
 def differences(first: Side, second: Side) -> tuple[Difference, ...]:
-    """Compare the fingerprints of both sides key by key; differences that forbid the comparison come first."""
-    first_facts, second_facts = (_gather(side.runs) for side in (first, second))
+    """Compare the services and the fingerprints of both sides; one row for each key, also for equal values.
+
+    The fingerprint of a run describes its test: locustfile, users, machine … Differences that forbid the comparison
+    come first, equal values last.
+    """
+    first_values = _join_fingerprints(first.runs)
+    second_values = _join_fingerprints(second.runs)
     rows = [_compare_services(first, second)]
-    for key in dict.fromkeys([*first_facts, *second_facts]):
+    for key in dict.fromkeys([*first_values, *second_values]):
         if key in UNSAID:
             continue
-        level: Literal["same", "warn", "refuse"] = "warn"
-        why = "may change the numbers by itself"
-        if first_facts.get(key) == second_facts.get(key):
+        level: Literal["same", "warn", "refuse"]
+        if first_values.get(key) == second_values.get(key):
             level, why = "same", ""
-        elif key not in first_facts or key not in second_facts:
-            why = "recorded on one side only"
+        elif key not in first_values or key not in second_values:
+            level, why = "warn", "recorded on one side only"
         elif key in MUST_MATCH:
             level, why = "refuse", "they were different tests"
-        texts = [facts.get(key) or "not recorded" for facts in (first_facts, second_facts)]
-        rows.append(Difference(key, texts[0], texts[1], level, why))
+        else:
+            level, why = "warn", "may change the numbers by itself"
+        first_text = first_values.get(key) or "not recorded"
+        second_text = second_values.get(key) or "not recorded"
+        rows.append(Difference(key, first_text, second_text, level, why))
     order = {"refuse": 0, "warn": 1, "same": 2}
     return tuple(sorted(rows, key=lambda row: order[row.level]))
 
@@ -102,18 +114,27 @@ def refusals(rows: Sequence[Difference]) -> tuple[Difference, ...]:
     return tuple(row for row in rows if row.level == "refuse")
 
 
-def _gather(runs: Sequence[Run]) -> dict[str, str]:
-    """Join the fingerprints of a side's runs; several values of a key are separated by slashes."""
-    values_of: dict[str, dict[str, None]] = {}
+def _join_fingerprints(runs: Sequence[Run]) -> dict[str, str]:
+    """Return the values of each key of the runs' fingerprints as text; values that differ are separated by slashes."""
+    texts_by_key: dict[str, list[str]] = {}
     for run in runs:
         for key, value in run.fingerprint.items():
-            text = "–" if value is None else " ".join(map(str, value)) if isinstance(value, list) else str(value)
-            values_of.setdefault(key, {})[text] = None
-    return {key: " / ".join(values) for key, values in values_of.items()}
+            if value is None:
+                text = "–"
+            elif isinstance(value, list):
+                text = " ".join(map(str, value))
+            else:
+                text = str(value)
+            texts = texts_by_key.setdefault(key, [])
+            if text not in texts:
+                texts.append(text)
+    return {key: " / ".join(texts) for key, texts in texts_by_key.items()}
 
 
 def _compare_services(first: Side, second: Side) -> Difference:
-    first_names, second_names = (", ".join(sorted(side.services)) or "not known" for side in (first, second))
+    """Compare the services of both sides: those without a common service cannot be compared, unless one is unknown."""
+    first_names = ", ".join(sorted(first.services)) or "not known"
+    second_names = ", ".join(sorted(second.services)) or "not known"
     if first.services and second.services and not first.services & second.services:
         return Difference("service", first_names, second_names, "refuse", "different services do different work")
     if first_names == second_names:
@@ -122,42 +143,53 @@ def _compare_services(first: Side, second: Side) -> Difference:
 
 
 def compare_sides(store: Store, first: Side, second: Side, policy: Policy) -> SideComparison:
-    """Compare the second side with the first under a policy. They did not run together: common disturbances stay.
+    """Compare the second side, as the candidate, with the first, as the baseline, by the metrics of a policy.
 
-    Raises UsageError if the fingerprints forbid it or an arm has no requests, and UnknownName for an unknown arm.
+    The sides did not run at the same time, so disturbances do not cancel as they do between arms of one run. Raises
+    UsageError if the fingerprints forbid the comparison or an arm has no requests, and UnknownName for an unknown arm.
     """
     forbidden = refusals(differences(first, second))
     if forbidden:
         differing = "; ".join(f"{row.what}: {row.first} against {row.second}" for row in forbidden)
         raise UsageError(f"these cannot be compared: {differing}", hint="compare runs of one test of one service")
-    both = store.data.read_cells(list(dict.fromkeys([*first.run_ids, *second.run_ids])))
-    sides = [_only(both, side) for side in (first, second)]
-    called = [{cells.endpoints[code] for code in np.unique(cells.moments.endpoint)} for cells in sides]
-    if not called[0] & called[1]:
+    cells_of_both = store.data.read_cells(list(dict.fromkeys([*first.run_ids, *second.run_ids])))
+    first_cells, second_cells = _pick_cells(cells_of_both, first), _pick_cells(cells_of_both, second)
+    if not _list_endpoints(first_cells) & _list_endpoints(second_cells):
         raise UsageError("these cannot be compared: they have no endpoint in common", hint="compare runs of one test")
-    cells = pair_runs([(sides[0], sides[1])], together=False)
+    # Times are shifted so that the second side begins after the end of the first.
+    cells = pair_runs([(first_cells, second_cells)], together=False)
     rules = policy.rulebook.on_requests(cells.endpoints)
+    # All data are there, so the comparison is a single look: no alpha is kept for further looks.
     rulebook = replace(policy.rulebook, rules=rules, monitoring=Monitoring(mode="fixed"))
     runs = (Run(cells.runs[0], second.release, "compare", "import", state=RunState.COMPLETE),)
     judged = judge_data(ReleaseData(runs, cells), rulebook, second.release)
     evidence = judged.evidence
     figures = trace_release(judged.requests, rulebook, evidence.comparisons)
     figures["timeline"] = None
-    if all(len(side.runs) == 1 for side in (first, second)):
-        together = pair_requests(pair_runs([(sides[0], sides[1])], together=True), runs, rulebook)
-        figures["timeline"] = trace_release(together, rulebook, ())["timeline"]
+    if len(first.runs) == 1 and len(second.runs) == 1:
+        # The timeline shows both runs above each other, from a common start; it is drawn only for one run a side.
+        superposed = pair_runs([(first_cells, second_cells)], together=True)
+        figures["timeline"] = trace_release(pair_requests(superposed, runs, rulebook), rulebook, ())["timeline"]
     return SideComparison(evidence.comparisons, evidence.findings, figures)
 
 
-def _only(cells: Cells, side: Side) -> Cells:
-    """Pick the cells of a side's arm, named as the baseline of a comparison."""
+def _list_endpoints(cells: Cells) -> set[str]:
+    """List the endpoints that have requests; the names in `cells.endpoints` include others."""
+    return {cells.endpoints[code] for code in np.unique(cells.moments.endpoint)}
+
+
+def _pick_cells(cells: Cells, side: Side) -> Cells:
+    """Pick the cells of a side's runs and arm. The arm becomes the baseline, because `pair_runs` pairs baselines.
+
+    Raises UnknownName for an unknown arm, and UsageError if it has no requests.
+    """
     if side.arm not in cells.arms:
         raise UnknownName("arm", side.arm, cells.arms)
-    arm = cells.arms.index(side.arm)
-    runs = [code for code, run in enumerate(cells.runs) if run in set(side.run_ids)]
-
-    as_baseline = np.zeros(len(cells.arms), dtype=np.int64)
-    picked = replace(recode(where(cells, run=runs, arm=[arm]), arm=as_baseline), arms=(BASELINE, CANDIDATE))
+    arm_code = cells.arms.index(side.arm)
+    run_codes = [code for code, run in enumerate(cells.runs) if run in set(side.run_ids)]
+    all_arms_as_baseline = np.zeros(len(cells.arms), dtype=np.int64)  # new code of each arm
+    picked = recode(where(cells, run=run_codes, arm=[arm_code]), arm=all_arms_as_baseline)
+    picked = replace(picked, arms=(BASELINE, CANDIDATE))
     if not picked.moments.run.size:
         raise UsageError(f"{side.label} has no requests on {side.arm}", hint="choose another arm")
     return picked

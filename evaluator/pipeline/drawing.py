@@ -23,9 +23,13 @@ def trace_figures(
     rulebook: Rulebook,
     evidence: Evidence,
 ) -> Mapping[str, Any]:
-    """Compute the data of a release's figures (plain JSON) from `data`, with `requests` and `evidence` as judged."""
+    """Compute the data (plain JSON) of all figures of a verdict.
+
+    `data` are what was judged, `requests` its requests as they were compared (`None`: there are none), `evidence` the
+    result. One figure lists earlier verdicts on other releases of the same services.
+    """
     services = {service.name for service in release.services}
-    earlier = [
+    judged_before = [
         summary
         for summary in store.releases()
         if summary.release.id != release.id
@@ -55,6 +59,6 @@ def trace_figures(
                 "verdict": summary.verdict,
                 "judged_at": summary.judged_at.isoformat() if summary.judged_at else None,
             }
-            for summary in earlier[:MOST_CANDIDATES]
+            for summary in judged_before[:MOST_CANDIDATES]
         ],
     }

@@ -15,42 +15,52 @@ from evaluator.records import EvidenceKind, Run
 from evaluator.store import Store
 
 TIME_OF_ID = 16
+"""Length of the time at the start of a group's id, to the second."""
 NEWEST_GROUPS = 20
+"""Number of run groups that are read at most."""
 
 
 def read_history(store: Store, release_ids: Sequence[str], *, land: bool) -> tuple[Stored, ...]:
-    """Read the newest run groups of requests of some releases, the oldest group first.
+    """Read the newest run groups (at most NEWEST_GROUPS) of some releases that have requests, the oldest group first.
 
-    `release_ids`: the newest release first, as the store lists them. `land`: land waiting segments first.
+    `release_ids`: the newest release first, as the store lists them. `land`: land waiting segments before.
     """
-    groups: dict[str, tuple[str, list[Run]]] = {}
+    release_of_group: dict[str, str] = {}
+    runs_of_group: dict[str, list[Run]] = {}
     for release_id in reversed(release_ids):
         if land:
             land_release(store, release_id)
         for run in store.data.runs(release_id):
             if run.kind is EvidenceKind.REQUESTS and run.landed:
-                groups.setdefault(run.group, (release_id, []))[1].append(run)
-    # Ids of groups begin with the second in which they were made; those of one second stay in the order of releases.
-    newest = sorted(groups, key=lambda group: group[:TIME_OF_ID])[-NEWEST_GROUPS:]
-    stored = []
-    for name, runs in (groups[group] for group in newest):
-        services = store.control.release(name).services
-        one_version = bool(services) and all(s.baseline and s.baseline == s.canary for s in services)
-        stored.append(Stored(name, store.data.read_cells([run.id for run in runs]), tuple(runs), one_version))
-    return tuple(stored)
+                release_of_group.setdefault(run.group, release_id)
+                runs_of_group.setdefault(run.group, []).append(run)
+    # By the time at the start of each id. The sort is stable: groups of one second stay in the order of their releases.
+    newest_groups = sorted(runs_of_group, key=lambda group: group[:TIME_OF_ID])[-NEWEST_GROUPS:]
+    history = []
+    for group in newest_groups:
+        release_id, runs = release_of_group[group], runs_of_group[group]
+        # If both arms ran one version, their difference shows what identical releases differ by.
+        services = store.control.release(release_id).services
+        same_version = bool(services) and all(s.baseline and s.baseline == s.canary for s in services)
+        cells = store.data.read_cells([run.id for run in runs])
+        history.append(Stored(release_id, cells, tuple(runs), same_version=same_version))
+    return tuple(history)
 
 
 def find_history(
     store: Store | None, policy: Policy, release_id: str | None, *, rate_per_s: float, instances: int, land: bool = True
 ) -> History:
-    """Find the history for a plan: the stored runs of a release and its service, or without a release an assumed one.
+    """Find how precise earlier comparisons were, from which a plan derives how long to test.
 
-    Raises UsageError where no stored runs can be compared.
+    This is measured on the stored runs of the release and of others of its service. Without a store or a release it is
+    assumed, for `rate_per_s` requests a second and `instances`, both of each arm. `land`: land waiting segments before.
+    Raises UsageError if no stored runs can be compared.
     """
     if store is None or release_id is None:
         return assume_history(policy.rulebook, rate_per_s=rate_per_s, instances=instances)
-    stored = [s for s in read_history(store, related_releases(store, release_id), land=land) if len(s.cells.arms) > 1]
-    history = learn_precisions([(item.cells, item.runs) for item in stored], policy.rulebook)
+    run_groups = read_history(store, related_releases(store, release_id), land=land)
+    with_candidate = [(group.cells, group.runs) for group in run_groups if len(group.cells.arms) > 1]
+    history = learn_precisions(with_candidate, policy.rulebook)
     if not history.precisions:
         raise UsageError(
             f"no stored runs of '{release_id}' or its service can be compared under this policy",
@@ -60,7 +70,10 @@ def find_history(
 
 
 def related_releases(store: Store, release_id: str) -> tuple[str, ...]:
-    """Return this release and all others of its service."""
+    """List the releases of the same service as this release, which is among them.
+
+    A release without a service, or with several, is listed alone.
+    """
     service = service_of(store.control.release(release_id))
     related = [summary.release.id for summary in store.releases() if service and service_of(summary.release) == service]
     return tuple(dict.fromkeys((*related, release_id)))
@@ -76,19 +89,22 @@ def calibrate_releases(
     land: bool = True,
     say: Say = say_nothing,
 ) -> CalibrationReport:
-    """Calibrate `policy` on the baselines of stored releases (no names: all); with `save` store what was learnt.
+    """Calibrate `policy` on the stored runs of some releases: baselines are split and compared with themselves.
 
-    `splits`: comparisons made from each run. Raises UsageError where `save` is set for releases of several services.
+    `release_ids`: empty for all releases. `splits`: comparisons made from each run group at most. `save`: store how
+    much instances and arms differ, for later verdicts on the same service. `land`: land waiting segments before.
+    Raises UsageError if `save` is set and the releases belong to several services.
     """
     releases = tuple(release_ids) or tuple(summary.release.id for summary in store.releases())
     services = {service_of(store.control.release(release_id)) for release_id in releases}
     if save and len(services) > 1:
-        named = ", ".join(sorted(service or "none" for service in services))
+        service_names = ", ".join(sorted(service or "none" for service in services))
         raise UsageError(
-            f"--save stores what was learnt for one service, and these releases belong to several: {named}",
+            f"--save stores what was learnt for one service, and these releases belong to several: {service_names}",
             hint="name the releases of one service",
         )
     report = calibrate(read_history(store, releases, land=land), policy.rulebook, splits=splits, step=say)
     if save and services:
-        store.control.save_learnt(services.pop(), report.learnt)
+        (service,) = services
+        store.control.save_learnt(service, report.learnt)
     return report

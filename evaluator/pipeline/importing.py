@@ -32,9 +32,9 @@ from evaluator.store.outcome_files import describe_outcomes
 def import_release(store: Store, release: Release, plan: LandingPlan) -> Landed:
     """Land the files of a plan as a new run group. If they have landed already, only update services and labels.
 
-    Raises InputError.
+    Raises InputError for files that cannot be read.
     """
-    check_names(release, {file.arm: None for file in plan.files})
+    check_names(release, dict.fromkeys(file.arm for file in plan.files))
     landed = store.data.land_files(release, new_run_id(), plan, arrange_files)
     if landed.already:
         store.control.add_release(release)
@@ -50,9 +50,10 @@ def import_outcomes(
     query: str = "",
     skip_bad_rows: bool = False,
 ) -> tuple[Landed, OutcomeFacts, OutcomePlan]:
-    """Land outcomes of units as a new run group. If they have landed already, only update services and labels.
+    """Land a table with the outcomes of units (such as users) as a new run. `query`: SQL that makes it from the files.
 
-    Raises InputError.
+    If it has landed already, only services and labels of the release are updated. Returns the result of the landing,
+    the counts of units and rows, and how the columns were read. Raises InputError for a table that cannot be read.
     """
     check_names(release)
     plan = plan_outcomes(files, options, describe_outcomes, query=query, skip_bad_rows=skip_bad_rows)
@@ -72,29 +73,39 @@ def import_outcomes(
 
 
 def find_outcomes(store: Store) -> Outcomes | None:
-    """Read the outcomes of the newest release; `None` where it has none."""
-    newest = next(iter(store.releases()), None)
-    runs = store.data.runs(newest.release.id) if newest else ()
-    run = next((run for run in reversed(runs) if run.kind is EvidenceKind.OUTCOMES), None)
-    return store.data.read_outcomes(run) if run else None
+    """Read the newest outcomes of the newest release; `None` if there is no release or it has no outcomes."""
+    summaries = store.releases()  # the newest first
+    if not summaries:
+        return None
+    outcome_runs = [run for run in store.data.runs(summaries[0].release.id) if run.kind is EvidenceKind.OUTCOMES]
+    return store.data.read_outcomes(outcome_runs[-1]) if outcome_runs else None
 
 
 def suggest_metrics(outcomes: Outcomes) -> tuple[str, ...]:
-    """Write a metric of the policy for each outcome. The margins are guesses: only a user knows the tolerated harm."""
+    """Write a metric of the policy (a line of YAML) for each outcome.
+
+    The margins are guesses: only a user knows the tolerated harm.
+    """
 
     def to_yaml(name: str) -> str:
         """Write a name in YAML, quoted where it could be read as another type."""
-        return name if re.fullmatch("[a-z][a-z0-9_]*", name) and name not in _YAML_WORDS else json.dumps(name)
+        is_plain = re.fullmatch("[a-z][a-z0-9_]*", name) and name not in _YAML_WORDS
+        return name if is_plain else json.dumps(name)
 
     covariates = [column.name for column in outcomes.columns if column.role == "covariate"]
     metrics = []
     for column in outcomes.columns:
         if column.role != "outcome":
             continue
-        name, own = to_yaml(column.name), [to_yaml(covariate) for covariate in covariates if column.name in covariate]
-        adjustment = f", covariates: [{', '.join(own)}]" if own else ""
-        kind, margin = (OutcomeProportion, "1pp") if column.binary else (OutcomeMean, "2%")
-        metrics.append(f"{{name: {name}, type: {kind.type}, outcome: {name}, margin: {margin}{adjustment}}}")
+        name = to_yaml(column.name)
+        # A covariate with the name of the outcome in its own, such as `revenue_before`, is probably its earlier value.
+        own_covariates = [to_yaml(covariate) for covariate in covariates if column.name in covariate]
+        adjustment = f", covariates: [{', '.join(own_covariates)}]" if own_covariates else ""
+        if column.binary:
+            metric_type, margin = OutcomeProportion.type, "1pp"
+        else:
+            metric_type, margin = OutcomeMean.type, "2%"
+        metrics.append(f"{{name: {name}, type: {metric_type}, outcome: {name}, margin: {margin}{adjustment}}}")
     return tuple(metrics)
 
 

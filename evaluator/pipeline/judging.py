@@ -39,13 +39,13 @@ def judge_release(
     figures: bool = False,
     period: Period = WHOLE,
 ) -> Verdict:
-    """Land waiting segments, assess the chosen runs and judge them; the verdict is stored unless `save` is off.
+    """Land waiting segments, assess the chosen runs and judge them. `save`: store the verdict.
 
-    `runs`: `latest` (the newest run group), `all`, or the id of a run or group. Raises UnknownName for anything else.
-    `figures`: also compute and store the data of the figures, which takes longer than the verdict itself.
-    `period`: judge only the data in this period. Raises UsageError where it has none.
+    `runs`: `latest` (the newest run group), `all`, or the id of a run or group; raises UnknownName for anything else.
+    `figures`: also compute the data of the figures, which takes longer than the verdict itself.
+    `period`: judge only the data in this period; raises UsageError if it has none.
     """
-    load_early()
+    load_early()  # a slow import, in a thread while data land
     land_release(store, release_id)
     with store.reading():
         stored_runs, release = store.data.runs(release_id), store.control.release(release_id)
@@ -68,51 +68,64 @@ def judge_runs(
     cut: Callable[[Cells], Cells] = lambda cells: cells,
     period: Period = WHOLE,
 ) -> tuple[Verdict, Judged]:
-    """Assess runs as they have landed and judge them; nothing is written. `cut` narrows their requests.
+    """Assess stored runs of a release and judge them; nothing is written.
 
-    Returns the verdict, and the data and evidence that it is based on, from which figures are drawn.
+    `period` limits requests and readings, and `cut` the requests further; what they leave out is counted as such. The
+    policy is completed by what calibration learnt from earlier runs of the service: how much instances differ. Returns
+    the verdict, and the data and evidence that it is based on, from which figures are drawn.
     """
     with store.reading():
         learnt = store.control.learnt(service_of(release))
         data = read_data(store, runs, policy.rulebook)
         data_hash = store.data.content_hash([run.id for run in runs])
-        # A promotion that overrode a verdict on these data counts for all later verdicts on them, too.
+        # If a person promoted against an earlier verdict on the same data, later verdicts on them state it, too.
         override = store.control.override_of(release.id, data_hash)
-    own, policy = policy, with_learnt(policy, learnt)
-    part = cut(narrow(data.cells, start=period.start, end=period.end))
-    left_out = (*find_lost_rows(data.cells, data.runs), *find_cut_rows(data.cells, part))
-    if period != WHOLE:
-        loads, waiting = cut_in_flight(data.cells, data.runs, period)
-        readings = data.readings and cut_readings(data.readings, period.start, period.end)
-        data, left_out = replace(data, runs=loads, readings=readings), (*left_out, *waiting)
-    findings = (describe_learnt(learnt, policy.rulebook),) if learnt is not None and policy is not own else ()
-    judged = judge_data(replace(data, cells=part, left_out=left_out), policy.rulebook, release.id, findings)
+    completed_policy = with_learnt(policy, learnt)
+    rulebook = completed_policy.rulebook
+    # A short history changes nothing: then `with_learnt` returns the policy itself.
+    has_changed = completed_policy is not policy
+    findings = (describe_learnt(learnt, rulebook),) if learnt is not None and has_changed else ()
+    narrowed = _narrow_data(data, period, cut)
+    judged = judge_data(narrowed, rulebook, release.id, findings)
     verdict = replace(
-        to_verdict(release, policy, judged.evidence, judged.judgement, data_hash, judged_at),
-        queries=_list_queries(data.readings, judged.evidence.window),
+        to_verdict(release, completed_policy, judged.evidence, judged.judgement, data_hash, judged_at),
+        queries=_list_queries(narrowed.readings, judged.evidence.window),
         override=override,
         period=period,
     )
     return verdict, judged
 
 
+def _narrow_data(data: ReleaseData, period: Period, cut: Callable[[Cells], Cells]) -> ReleaseData:
+    """Keep the requests and readings in `period`, and of these requests what `cut` keeps.
+
+    `left_out` of the result counts the rows that are not kept, and those that were lost before.
+    """
+    cells = cut(narrow(data.cells, start=period.start, end=period.end))
+    left_out = (*find_lost_rows(data.cells, data.runs), *find_cut_rows(data.cells, cells))
+    if period == WHOLE:
+        return replace(data, cells=cells, left_out=left_out)
+    # Requests without an answer when the load ended are facts of their run, not rows of the cells.
+    runs, in_flight_outside = cut_in_flight(data.cells, data.runs, period)
+    readings = None if data.readings is None else cut_readings(data.readings, period.start, period.end)
+    return replace(data, runs=runs, cells=cells, readings=readings, left_out=(*left_out, *in_flight_outside))
+
+
 def to_verdict(
     release: Release, policy: Policy, evidence: Evidence, judgement: Judgement, data_hash: str, judged_at: datetime
 ) -> Verdict:
-    """Make a verdict from a judgement, the release, its evidence, the policy, and the hash of the data.
+    """Make a verdict from a judgement and what it is based on."""
 
-    Commands in its texts that judge again name this policy.
-    """
-
-    def by_policy(text: str) -> str:
+    def name_policy(text: str) -> str:
+        """Add the file of the policy to each command in a text that judges the release again."""
         return text.replace(f"`{write_command(release.id)}", f"`{policy.command(release.id)}")
 
-    findings = tuple(replace(finding, remedy=by_policy(finding.remedy)) for finding in evidence.findings)
+    findings = tuple(replace(finding, remedy=name_policy(finding.remedy)) for finding in evidence.findings)
     return Verdict(
         release=release,
         word=judgement.word,
         reasons=judgement.reasons,
-        next_action=by_policy(judgement.next_action),
+        next_action=name_policy(judgement.next_action),
         evidence=replace(evidence, findings=findings),
         judge=JUDGE,
         monitoring=evidence.monitoring,
@@ -129,7 +142,10 @@ def to_verdict(
 
 
 def _list_queries(readings: ReadingCells | None, window: Window) -> tuple[Mapping[str, Any], ...]:
-    """List the queries to a metrics server as sent, with its warnings and notes, and how its samples were used."""
+    """List the queries to a metrics server: each as sent for an arm, the server's warnings, the use of its samples.
+
+    Each is an entry of the verdict's JSON. Empty without readings.
+    """
     if readings is None:
         return ()
     return tuple(
@@ -147,7 +163,10 @@ def _list_queries(readings: ReadingCells | None, window: Window) -> tuple[Mappin
 
 
 def add_figures(store: Store, verdict: Verdict, policy: Policy, runs: str) -> Verdict:
-    """Add figures to a verdict that has none, from the runs that it judged."""
+    """Add the data of figures to a verdict that has none.
+
+    `runs` selects the runs that it judged: `latest`, `all`, or the id of a run or group. Nothing is stored.
+    """
     rulebook = with_learnt(policy, store.control.learnt(service_of(verdict.release))).rulebook
     data = read_data(store, choose_runs(store.data.runs(verdict.release.id), runs), rulebook)
     requests = pair_requests(data.cells, data.runs, rulebook)
@@ -157,6 +176,7 @@ def add_figures(store: Store, verdict: Verdict, policy: Policy, runs: str) -> Ve
 def _with_figures(
     store: Store, verdict: Verdict, data: ReleaseData, requests: RequestPairs | None, rulebook: Rulebook
 ) -> Verdict:
+    """Add the data of figures to a verdict; `data`, `requests` and `rulebook` are those by which it was given."""
     from evaluator.pipeline.drawing import trace_figures  # most verdicts have no figures
 
     figures = trace_figures(store, verdict.release, data, requests, rulebook, verdict.evidence)
@@ -164,9 +184,13 @@ def _with_figures(
 
 
 def keep_verdict(store: Store, verdict: Verdict) -> None:
-    """Store a verdict in the history of its release, with its figures."""
-    when = verdict.judged_at or datetime.now(UTC)
-    figures = None if verdict.figures is None else json.dumps(verdict.figures, separators=(",", ":"), allow_nan=False)
-    text = to_json(replace(verdict, figures=None))
+    """Store a verdict in the history of its release. The data of its figures are large: they are stored separately."""
+    judged_at = verdict.judged_at or datetime.now(UTC)
+    verdict_json = to_json(replace(verdict, figures=None))
+    figures_json = None
+    if verdict.figures is not None:
+        figures_json = json.dumps(verdict.figures, separators=(",", ":"), allow_nan=False)
     outcomes = verdict.evidence.outcomes_run, verdict.evidence.outcomes_paid
-    store.control.save_verdict(verdict.release.id, text, when, verdict.word.value, figures, outcomes=outcomes)
+    store.control.save_verdict(
+        verdict.release.id, verdict_json, judged_at, verdict.word.value, figures_json, outcomes=outcomes
+    )

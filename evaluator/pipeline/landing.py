@@ -16,17 +16,18 @@ from evaluator.store import Store
 
 
 def land_release(store: Store, release_id: str) -> tuple[Landed, ...]:
-    """Land all recorded segments of a release, so that a killed load loses nothing.
+    """Land all recorded segments of a release, so that a killed load loses nothing. Returns a result for each load.
 
-    Runs of recorders that were started by hand are registered; runs whose recorder or collection died are marked
-    incomplete. Raises UnknownName for a release without any data.
+    Loads that users started by Locust itself, not by `evaluator load`, are registered as runs; runs whose load or
+    collection was killed are marked incomplete. Raises UnknownName for a release without any data.
     """
     try:
         runs = store.data.runs(release_id)
     except UnknownName:
-        runs = ()
-    if _adopt_recordings(store, release_id, {run.id for run in runs}) or not runs:
-        runs = store.data.runs(release_id)
+        runs = ()  # perhaps there are recordings of it that no run is registered for
+    has_adopted = _adopt_recordings(store, release_id, {run.id for run in runs})
+    if has_adopted or not runs:
+        runs = store.data.runs(release_id)  # raises UnknownName if there is still nothing
     for run in runs:
         if run.kind is EvidenceKind.READINGS and run.state is RunState.RUNNING and _is_abandoned(run):
             store.data.land_readings(run)
@@ -36,51 +37,56 @@ def land_release(store: Store, release_id: str) -> tuple[Landed, ...]:
 
 
 def _adopt_recordings(store: Store, release_id: str, registered: Collection[str]) -> bool:
-    """Register the runs of recorders that were started by hand; returns whether there were any."""
-    adopted = False
+    """Register a run for each recording of a release that users started by Locust itself, not by `evaluator load`.
+
+    `registered`: ids of the runs that the store has. Returns whether any run was added.
+    """
+    has_adopted = False
     for path in sorted(store.file.run_folder(release_id, "_").parent.glob(f"*/{MANIFEST_NAME}")):
         manifest = RunManifest.read(path)
         if manifest.release != release_id or manifest.run in registered:
             continue
         started = utc(manifest.started)
+        planned_end = started + timedelta(seconds=manifest.run_time_s) if manifest.run_time_s else None
         run = Run(
             id=manifest.run,
             release=manifest.release,
             group=manifest.run,
             source="locust",
             started=started,
-            planned_end=started + timedelta(seconds=manifest.run_time_s) if manifest.run_time_s else None,
+            planned_end=planned_end,
             fingerprint=manifest.fingerprint,
         )
         services = (Service(manifest.service),) if manifest.service else ()
         store.data.register_run(Release(manifest.release, services), run)
-        adopted = True
-    return adopted
+        has_adopted = True
+    return has_adopted
 
 
 def _is_abandoned(run: Run) -> bool:
-    """Has the process that collects ended? One on another machine is assumed to run."""
+    """Has the process ended that collects the readings of this run? One on another machine is assumed to run."""
     pid = run.fingerprint.get("pid")
     return run.fingerprint.get("host") == platform.node() and pid is not None and not is_alive(int(pid))
 
 
 def _land_load(store: Store, run: Run) -> Landed:
-    """Land the segments of a run; finish the run if its recorder has ended without finishing it."""
+    """Land the segments of a run of requests, and store how the run ended if its processes ended without doing so."""
     folder = store.data.segment_folder(run)
     age_s = (datetime.now(UTC) - run.started).total_seconds() if run.started else math.inf
     # A run that was just registered may have no files yet.
-    begins = age_s < QUIET_S and not any(folder.glob("*"))
-    if run.state is RunState.RUNNING and not is_recording(folder) and not begins:
+    is_beginning = age_s < QUIET_S and not any(folder.glob("*"))
+    if run.state is RunState.RUNNING and not is_recording(folder) and not is_beginning:
         planned_s = (run.planned_end - run.started).total_seconds() if run.planned_end and run.started else None
-        # A recorder started by hand ends its run itself; under `load`, an unfinished run means that `load` was killed.
-        by_hand = run.group == run.id and not run.fingerprint.get("targets")
-        stopped_by = "" if by_hand else "the load was killed"
+        # `evaluator load` stores the end of its runs, so if that is missing, it was killed. For a load that a user
+        # started by Locust itself, which has no targets in its fingerprint, the files show whether it was cut off.
+        is_users_own = run.group == run.id and not run.fingerprint.get("targets")
+        stopped_by = "" if is_users_own else "the load was killed"
         finish_run(store, run, read_outcome(folder, run_time_s=planned_s, stopped_by=stopped_by))
     return store.data.land_segments(run.id)
 
 
 def finish_run(store: Store, run: Run, outcome: RunOutcome) -> None:
-    """Store how a run ended."""
+    """Store how a run of requests ended."""
     store.data.finish_run(
         run.id,
         state=outcome.state,
@@ -91,14 +97,16 @@ def finish_run(store: Store, run: Run, outcome: RunOutcome) -> None:
 
 
 def with_present_facts(store: Store, run: Run) -> Run:
-    """Add the facts that the processes of a running load have recorded so far: saturation, clock offsets.
+    """Add the facts that the processes of a running load have recorded so far, such as their CPU use and clock offsets.
 
-    The count of requests is left out: the newest have not landed yet, so it would not match the store.
+    Returns any other run unchanged. The load generator's count of requests is left out: the newest requests have not
+    landed yet, so it would not match the store.
     """
     folder = store.data.segment_folder(run)
     if run.source != "locust" or run.state is not RunState.RUNNING or not run.started or not folder.is_dir():
         return run
     planned_s = (run.planned_end - run.started).total_seconds() if run.planned_end else None
     outcome = read_outcome(folder, run_time_s=planned_s)
+    # The run goes on, so it was not stopped; which segments are quarantined is known to the store only.
     facts = replace(outcome.facts, counted=None, stopped_by="", quarantined=run.facts.quarantined)
     return replace(run, facts=facts, planned_end=outcome.planned_end or run.planned_end)

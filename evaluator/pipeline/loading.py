@@ -37,12 +37,13 @@ def load_release(
     say: Say = say_nothing,
     on_line: Say = say_nothing,
 ) -> tuple[Run, ...]:
-    """Run a load test against all arms, `replicates` times, and land it. Returns the runs as stored.
+    """Run a load test against all arms, `replicates` times, and land its requests. Returns the runs as stored.
 
-    `say` receives progress messages, `on_line` each line of Locust's log. Every run is registered before its load
-    starts, and lands after it, whatever ended it. With a policy in `stop_on_no_go` the load is judged while it runs,
-    and ends when NO-GO is shown; further replicates are left out. Raises LoadError if a run is incomplete, and
-    KeyboardInterrupt if the user ended it; recorded requests stay stored.
+    `restart_command` runs before each further replicate. `say` receives progress messages, `on_line` each line of
+    Locust's log. Every run is registered before its load starts, and lands after it, whatever ended it. With a policy
+    in `stop_on_no_go` the first run is judged by it while it runs, and the load ends when NO-GO is shown, without
+    further replicates. Raises LoadError if a run is incomplete, and KeyboardInterrupt if the user ended it; recorded
+    requests stay stored.
     """
     check_names(release, (arm.name for arm in plan.arms))
     if replicates < 1:
@@ -69,18 +70,23 @@ def load_release(
         )
         store.data.register_run(release, run)
         say(f"run {replicate + 1} of {replicates}: {run.id}")
-        if _load_once(store, run, plan, rule, say, on_line):
+        no_go_shown = _load_once(store, run, plan, rule, say, on_line)
+        if no_go_shown:
             break
     return tuple(run for run in store.data.runs(release.id) if run.group == group)
 
 
 def _load_once(store: Store, run: Run, plan: LoadPlan, rule: StopRule | None, say: Say, on_line: Say) -> bool:
-    """Run and land one load; returns whether NO-GO was shown, so that no other replicate follows."""
-    with _kept_up(store, run, say), judging_meanwhile(store, run, rule, say) as why_stop:
+    """Run and land one replicate; returns whether NO-GO was shown by `rule`, so that no other replicate follows.
+
+    `rule`: `None` if the load is not judged. `say` receives messages, `on_line` each line of Locust's log. Raises
+    LoadError if the run is incomplete or has no requests, and KeyboardInterrupt if the user ended it.
+    """
+    with _landing_hourly(store, run, say), judging_meanwhile(store, run, rule, say) as why_stop:
         outcome = run_locust(plan, run, store.data.segment_folder(run), on_line, why_stop)
     finish_run(store, run, outcome)
     say(_describe_landing(store.data.land_segments(run.id)))
-    # A process that watched the run may have landed some of it already.
+    # Asked from the store: a process that watched the run may have landed some of its requests already.
     rows = next(stored.landed for stored in store.data.runs(run.release) if stored.id == run.id)
     if outcome.interrupted:
         raise KeyboardInterrupt
@@ -90,10 +96,12 @@ def _load_once(store: Store, run: Run, plan: LoadPlan, rule: StopRule | None, sa
             hint=f"the {rows} requests recorded until then are in the store",
         )
     if not rows:
-        raise _describe_nothing(run, outcome)
-    if outcome.facts.ended_early or rule is None:
-        return bool(outcome.facts.ended_early)
-    # If the first of several runs is NO-GO alone, the others are left out, and the run names the reason.
+        raise _explain_no_requests(run, outcome)
+    if outcome.facts.ended_early:
+        return True  # NO-GO was shown while it ran
+    if rule is None:
+        return False
+    # The run went to its end. If it is the first of several, and NO-GO by itself, the others are left out.
     why = rule.judge_run(store, run)
     if why:
         others = f"{rule.replicates - 1} further run{'s' if rule.replicates > 2 else ''}"
@@ -102,19 +110,20 @@ def _load_once(store: Store, run: Run, plan: LoadPlan, rule: StopRule | None, sa
     return bool(why)
 
 
-def _describe_nothing(run: Run, outcome: RunOutcome) -> LoadError:
-    """Explain why a load that ran to its end has recorded no request."""
-    waiting = Counter(request.arm for request in outcome.facts.in_flight)
-    if waiting:
-        arms = ", ".join(f"{count} of {arm}" for arm, count in sorted(waiting.items()))
+def _explain_no_requests(run: Run, outcome: RunOutcome) -> LoadError:
+    """Return an error that explains why a load that ran to its end has recorded no request."""
+    unanswered_by_arm = Counter(request.arm for request in outcome.facts.in_flight)
+    if unanswered_by_arm:
+        arms = ", ".join(f"{count} of {arm}" for arm, count in sorted(unanswered_by_arm.items()))
         return LoadError(
             f"no request of run {run.id} was answered: all were still waiting when it ended ({arms})",
             hint="check with one request by hand that the targets are the service and that it answers",
         )
-    if unsaid := sum(part.rows for part in outcome.facts.left_out):
+    rows_left_out = sum(part.rows for part in outcome.facts.left_out)
+    if rows_left_out:
         kinds = ", ".join(sorted({part.detail for part in outcome.facts.left_out}))
         return LoadError(
-            f"run {run.id} has no request that can be judged: {unsaid} {kinds}",
+            f"run {run.id} has no request that can be judged: {rows_left_out} {kinds}",
             hint="check the tasks of the locustfile; -v shows Locust's log",
         )
     why = f": {outcome.trouble}" if outcome.trouble else ""
@@ -125,13 +134,14 @@ def _describe_nothing(run: Run, outcome: RunOutcome) -> LoadError:
 
 
 @contextmanager
-def _kept_up(store: Store, run: Run, say: Say) -> Iterator[None]:
-    """While the block runs, land and compact the run every hour, so that its folder stays small."""
-    over = Event()
+def _landing_hourly(store: Store, run: Run, say: Say) -> Iterator[None]:
+    """While the block runs, land and compact the run every hour in a thread, so that its folder stays small."""
+    block_ended = Event()
 
     def keep_up() -> None:
+        """Land and compact at intervals; if that fails, only report it, because the end of the run lands all."""
         lower_priority()
-        while not over.wait(KEEP_UP_S):
+        while not block_ended.wait(KEEP_UP_S):
             try:
                 landed = store.data.land_segments(run.id)
                 store.data.compact(run.id)
@@ -144,13 +154,16 @@ def _kept_up(store: Store, run: Run, say: Say) -> Iterator[None]:
     try:
         yield
     finally:
-        over.set()
+        block_ended.set()
         keeper.join()
 
 
 def _describe_landing(landed: Landed) -> str:
+    """Describe how many requests have landed, and how many segments could not be read."""
     text = f"landed {landed.rows} requests in {landed.segments} segments"
-    return text + (f"; {len(landed.quarantined)} could not be read" if landed.quarantined else "")
+    if landed.quarantined:
+        text += f"; {len(landed.quarantined)} could not be read"
+    return text
 
 
 def _check_command(command: str) -> None:
@@ -166,15 +179,17 @@ def _check_command(command: str) -> None:
 
 
 def _restart_targets(command: str, plan: LoadPlan) -> None:
-    """Run the user's command, then wait until every target accepts connections. Raises LoadError."""
+    """Run the user's command that restarts the targets, then wait until every target accepts connections.
+
+    Raises LoadError if the command fails or a target does not come back.
+    """
     words = shlex.split(command)
     try:
-        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        result = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     except OSError as error:
         raise LoadError(f"the restart command '{command}' cannot be run: {error.strerror}") from error
-    if done.returncode != 0:
-        lines = (done.stderr or done.stdout).strip().splitlines()
-        raise LoadError(
-            f"the restart command '{command}' ended with exit code {done.returncode}: {(lines or ['no output'])[-1]}"
-        )
+    if result.returncode != 0:
+        lines = (result.stderr or result.stdout).strip().splitlines()
+        last_line = lines[-1] if lines else "no output"
+        raise LoadError(f"the restart command '{command}' ended with exit code {result.returncode}: {last_line}")
     wait_for_targets(plan.targets)

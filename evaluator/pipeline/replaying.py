@@ -40,22 +40,31 @@ def replay_releases(
 ) -> tuple[Replayed, ...]:
     """Judge stored releases again, on the runs of their latest verdict; the new verdicts are not stored.
 
-    `load` returns the policy for the name of a release. Without `release_ids`: every release that has a verdict. Raises
-    UnknownName for an unknown release.
+    Without `release_ids`: every release that has a verdict. `load` returns the policy for the name of a release. A
+    release that this policy cannot judge has no new verdict. Raises UnknownName for an unknown release.
     """
-    out = []
+    replayed = []
     for name in release_ids or [summary.release.id for summary in store.releases() if summary.verdict]:
         say(f"judging {name}")
-        verdicts = store.control.verdicts(name)
-        old = read_stored(verdicts[-1]) if verdicts else None
-        runs = find_judged(store, name, old.data_hash) if old else "latest"
-        word, why = None, ""
+        stored_verdicts = store.control.verdicts(name)
+        old = read_stored(stored_verdicts[-1]) if stored_verdicts else None
+        # `None`: the data of the old verdict have changed or are gone. Then the newest runs are judged.
+        selection = find_judged(store, name, old.data_hash) if old else "latest"
+        new_word: VerdictWord | None
         try:
-            verdict = judge_release(store, name, load(name), runs=runs or "latest", judged_at=now, save=False)
+            new = judge_release(store, name, load(name), runs=selection or "latest", judged_at=now, save=False)
         except UsageError as error:
-            why = error.message
+            new_word, new_why = None, error.message
         else:
-            word, why = verdict.word, verdict.reasons[0].text
-        old_why = old.reasons[0].text if old and old.reasons else ""
-        out.append(Replayed(name, old.word if old else None, word, why, old_why, runs is not None))
-    return tuple(out)
+            new_word, new_why = new.word, new.reasons[0].text
+        replayed.append(
+            Replayed(
+                release=name,
+                old=old.word if old else None,
+                new=new_word,
+                why=new_why,
+                old_why=old.reasons[0].text if old and old.reasons else "",
+                same_data=selection is not None,
+            )
+        )
+    return tuple(replayed)

@@ -18,7 +18,11 @@ from evaluator.store import Store
 
 
 def judge_again(store: Store, verdict: Verdict) -> Judged:
-    """Read the data of a verdict and judge them again by its own policy. Raises UnknownName for an unknown release."""
+    """Read the data of a verdict and judge them again by its own policy.
+
+    If these data have changed or are gone, the newest runs are judged, and `data.as_judged` of the result is false.
+    Raises UnknownName for an unknown release.
+    """
     release_id = verdict.release.id
     selection = find_judged(store, release_id, verdict.data_hash)
     rulebook = parse_policy(verdict.policy, origin="the stored policy").rulebook
@@ -27,7 +31,11 @@ def judge_again(store: Store, verdict: Verdict) -> Judged:
 
 
 def judge_under_margins(judged: Judged, margins: Mapping[str, float], release_id: str) -> Judged:
-    """Judge the same data under other margins, by name of the metric (0.1 = 10 %, or absolute)."""
+    """Judge the same data under other margins. `margins`: name of a metric → its margin.
+
+    A relative margin is a share (0.1 = 10 %), an absolute margin is in the unit of the metric. A metric that has no
+    margin gets none.
+    """
     rules = tuple(
         replace(rule, margin=Margin(margins[rule.name], relative=rule.margin.relative))
         if rule.margin and rule.name in margins
@@ -40,15 +48,20 @@ def judge_under_margins(judged: Judged, margins: Mapping[str, float], release_id
 def look_closer(
     judged: Judged, release_id: str, *, endpoint: str | None, from_s: float, to_s: float
 ) -> tuple[Comparison, ...]:
-    """Compare one endpoint (`None`: all) in an interval of each run (s from its start). To explore: never a verdict."""
+    """Compare one endpoint (`None`: all) in an interval of each run, from `from_s` to `to_s` seconds after its start.
+
+    This is for exploring the data of a verdict, not for a new verdict: nothing is left out at the start as warm-up, no
+    endpoints are scanned, and runs count as complete.
+    """
     cells = cut_each_run(judged.data.cells, from_s, to_s)
     cells = narrow(cells, endpoints=[endpoint] if endpoint in cells.endpoints else None)
+    # Only this endpoint is left in the cells, so its rules can read all of them.
     rules = tuple(
         replace(rule, slice=replace(rule.slice, endpoint=None))
         for rule in judged.rulebook.on_requests([endpoint] if endpoint else [])
     )
     scan = replace(judged.rulebook.scan, enabled=False)
-    monitoring = replace(judged.rulebook.monitoring, mode="fixed")
+    monitoring = replace(judged.rulebook.monitoring, mode="fixed")  # a single look
     rulebook = replace(judged.rulebook, rules=rules, scan=scan, warm_up_s=0.0, monitoring=monitoring)
     runs = tuple(replace(run, state=RunState.COMPLETE) for run in judged.data.runs)
     return judge_data(ReleaseData(runs, cells), rulebook, release_id).evidence.comparisons

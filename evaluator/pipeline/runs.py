@@ -12,7 +12,7 @@ from evaluator.store import Store
 
 
 def service_of(release: Release) -> str:
-    """Name of a release's service; empty where it has none, or several."""
+    """Return the name of a release's service; empty if it has none, or several."""
     return release.services[0].name if len(release.services) == 1 else ""
 
 
@@ -22,16 +22,16 @@ def is_stored(store: Store, release_id: str) -> bool:
 
 
 def choose_runs(runs: tuple[Run, ...], selection: str) -> tuple[Run, ...]:
-    """Pick the runs to judge together: the newest group, all of them, or one run or group by its id.
+    """Pick the runs to judge together from the runs of a release, the oldest first.
 
-    The newest groups of outcomes and of readings are judged with the newest of requests: they are for other metrics.
-    Raises UnknownName for an unknown run.
+    `selection`: `all`, the id of a run or of a run group, or `latest`: the newest group of requests, of outcomes and of
+    readings, because each of these kinds is for other metrics. Raises UnknownName for an unknown run.
     """
     if selection == "all" or not runs:
         return runs
     if selection == "latest":
-        newest = {run.kind: run.group for run in runs}
-        return tuple(run for run in runs if run.group in newest.values())
+        newest_group_of_kind = {run.kind: run.group for run in runs}  # a later run replaces an earlier run
+        return tuple(run for run in runs if run.group in newest_group_of_kind.values())
     chosen = tuple(run for run in runs if selection in {run.id, run.group})
     if not chosen:
         raise UnknownName("run", selection, ["all", "latest", *(run.id for run in runs)])
@@ -39,16 +39,21 @@ def choose_runs(runs: tuple[Run, ...], selection: str) -> tuple[Run, ...]:
 
 
 def find_judged(store: Store, release_id: str, data_hash: str) -> str | None:
-    """Find what a verdict judged by the hash of its data: `latest`, `all`, a group or a run; `None` if none has it."""
+    """Find which runs a verdict judged, by the hash of its data.
+
+    Returns a selection for `choose_runs`: `latest`, `all`, or the id of a group or run; `None` if these data are gone.
+    """
     runs = store.data.runs(release_id)
-    for name in ["latest", "all", *dict.fromkeys(name for run in runs for name in (run.group, run.id))]:
-        if store.data.content_hash([run.id for run in choose_runs(runs, name)]) == data_hash:
-            return name
+    ids = dict.fromkeys(run_or_group for run in runs for run_or_group in (run.group, run.id))
+    for selection in ["latest", "all", *ids]:
+        chosen = choose_runs(runs, selection)
+        if store.data.content_hash([run.id for run in chosen]) == data_hash:
+            return selection
     return None
 
 
 def is_live(runs: Sequence[Run]) -> bool:
-    """Is one of these runs still recorded?"""
+    """Is any of these runs still being recorded?"""
     return any(run.state is RunState.RUNNING for run in runs)
 
 
@@ -58,11 +63,14 @@ def is_stale(runs: Sequence[Run], judged_at: datetime | None) -> bool:
 
 
 def is_series_open(store: Store, runs: Sequence[Run]) -> bool:
-    """Are replicates still to come: fewer runs than planned, none incomplete, and the process that runs them alive?"""
+    """Are further replicates of the newest load still to come?
+
+    So it is if there are fewer than planned, none has ended before its time, and the process that starts them is alive.
+    """
     loads = [run for run in runs if run.source == "locust"]
     if not loads or any(run.state is RunState.INCOMPLETE or run.facts.ended_early for run in loads):
         return False
-    last = loads[-1]
-    if sum(run.group == last.group for run in loads) >= int(last.fingerprint.get("replicates", 1)):
-        return False
-    return is_parent_alive(store.data.segment_folder(last))
+    newest = loads[-1]
+    replicates_begun = sum(run.group == newest.group for run in loads)
+    replicates_planned = int(newest.fingerprint.get("replicates", 1))
+    return replicates_begun < replicates_planned and is_parent_alive(store.data.segment_folder(newest))

@@ -19,7 +19,9 @@ ROWS = 200_000
 def land_simulated(
     store: Store, release: Release, requests: Requests, answers: Sequence[Answer] = ()
 ) -> tuple[Run, ...]:
-    """Land simulated requests as a run group, and `answers` as a run of readings; returns the runs.
+    """Land simulated requests as a run group, and simulated answers of a metrics server as a run of readings.
+
+    Returns all these runs as stored.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -32,12 +34,12 @@ def land_simulated(
     """
     check_names(release, dict.fromkeys(requests.arms[1:]))
     group = new_run_id()
-    ids = [group if number == 0 else f"{group}-{number + 1}" for number in range(len(requests.runs))]
-    named = replace(requests, runs=tuple(ids))
+    run_ids = [group if number == 0 else f"{group}-{number + 1}" for number in range(len(requests.runs))]
     runs = []
-    for number, run_id in enumerate(ids):
-        at_us = requests.ts_us[requests.run == number]
-        started, ended = (datetime.fromtimestamp(int(at) / 1e6, UTC) for at in (at_us.min(), at_us.max()))
+    for number, run_id in enumerate(run_ids):
+        times_us = requests.ts_us[requests.run == number]
+        started = datetime.fromtimestamp(int(times_us.min()) / 1e6, UTC)
+        ended = datetime.fromtimestamp(int(times_us.max()) / 1e6, UTC)
         run = Run(
             id=run_id,
             release=release.id,
@@ -46,23 +48,27 @@ def land_simulated(
             replicate=number,
             started=started,
             planned_end=ended,
-            fingerprint={"simulated": True, "replicates": len(ids)},
+            fingerprint={"simulated": True, "replicates": len(run_ids)},
         )
         store.data.register_run(release, run)
         runs.append(run)
-    to_parquet(named, store.data.segment_folder(runs[0]).parent, rows=ROWS)
+    # Each run is written to the folder named by its id.
+    requests_of_runs = replace(requests, runs=tuple(run_ids))
+    to_parquet(requests_of_runs, store.data.segment_folder(runs[0]).parent, rows=ROWS)
     for number, run in enumerate(runs):
         store.data.land_segments(run.id)
-        users: dict[str, int] = {}
+        users: dict[str, int] = {}  # arm: the most users that it had at a time
         if requests.users is not None:
             for arm, name in enumerate(requests.arms):
                 users[name] = int(requests.users[(requests.run == number) & (requests.arm == arm)].max())
         store.data.finish_run(run.id, state=RunState.COMPLETE, ended=run.planned_end, facts=RunFacts(users=users))
-    landed = {*ids, *([_land_answers(store, release, answers)] if answers else [])}
-    return tuple(run for run in store.data.runs(release.id) if run.id in landed)
+    if answers:
+        run_ids.append(_land_answers(store, release, answers))
+    return tuple(run for run in store.data.runs(release.id) if run.id in run_ids)
 
 
 def _land_answers(store: Store, release: Release, answers: Sequence[Answer]) -> str:
+    """Land the answers of a metrics server as a complete run; returns its id."""
     start, end = min(answer.start for answer in answers), max(answer.end for answer in answers)
     run_id = new_run_id()
     run = Run(run_id, release.id, run_id, READING_SOURCE, started=start, planned_end=end)

@@ -34,20 +34,26 @@ class StopRule:
         return spent_by_first(self.policy.rulebook.alpha, self.replicates)
 
     def why_stop(self, verdict: Verdict) -> str:
-        """Return why a load is to be stopped; empty if it is not."""
-        gates = [row for row in verdict.evidence.comparisons if row.rule.role is Role.GATE]
-        shown = any(row.p_value_adjusted is not None and row.p_value_adjusted < self.level for row in gates)
-        if verdict.word is not VerdictWord.NO_GO or not shown:
+        """Return why a load is to be stopped after this verdict on its first run; empty if it is not.
+
+        The verdict has to be NO-GO, and a gate has to show a regression at the level of this rule.
+        """
+        gates = [comparison for comparison in verdict.evidence.comparisons if comparison.rule.role is Role.GATE]
+        p_values = [gate.p_value_adjusted for gate in gates if gate.p_value_adjusted is not None]
+        if verdict.word is not VerdictWord.NO_GO or not any(p_value < self.level for p_value in p_values):
             return ""
-        after = verdict.time_to_decision_s or verdict.evidence.window.seconds
-        return f"NO-GO was shown after {format_duration(after)}: {verdict.reasons[0].text}"
+        load_s = verdict.time_to_decision_s or verdict.evidence.window.seconds
+        return f"NO-GO was shown after {format_duration(load_s)}: {verdict.reasons[0].text}"
 
     def subject(self, store: Store, run: Run) -> StoredSubject:
-        """The run to watch: it is NO-GO only if this rule stops it."""
+        """Return what a `Watch` waits for: the verdict on this run, which is NO-GO only if this rule stops the load."""
         return _FirstRun(lambda: store, store.path, run.release, self.policy, run.id, rule=self)
 
     def judge_run(self, store: Store, run: Run) -> str:
-        """Return why a series is to be stopped after its first run; empty if it is not, or for a single run."""
+        """Judge a run that has ended. Returns why no further replicate is to follow; empty if replicates may follow.
+
+        Only the first of several runs is judged.
+        """
         if self.replicates == 1 or run.replicate:
             return ""
         return self.why_stop(self.subject(store, run).judge())
@@ -60,10 +66,12 @@ class _FirstRun(StoredSubject):
     rule: StopRule = field(kw_only=True)
 
     def series_open(self, runs: Sequence[Run]) -> bool:
+        """Return that no replicates are to come: this run is judged without them."""
         del runs
         return False
 
     def judge(self) -> Verdict:
+        """Judge the run; a NO-GO that does not stop the load is INCONCLUSIVE, so that the load goes on."""
         verdict = StoredSubject.judge(self)
         if verdict.word is VerdictWord.NO_GO and not self.rule.why_stop(verdict):
             return replace(verdict, word=VerdictWord.INCONCLUSIVE)
@@ -72,26 +80,33 @@ class _FirstRun(StoredSubject):
 
 @contextmanager
 def judging_meanwhile(store: Store, run: Run, rule: StopRule | None, say: Say) -> Iterator[Callable[[], str]]:
-    """Judge `run` while the block runs; yields a function that returns why to stop it, empty until then."""
+    """While the block runs, judge `run` again and again in a thread.
+
+    Yields a function that returns why the load is to be stopped; empty as long as it is not. Only the first replicate
+    is judged, and none without a rule.
+    """
     if rule is None or run.replicate:
         yield lambda: ""
         return
-    over, why = Event(), [""]
-    watch = Watch(rule.subject(store, run), rule.policy, time.monotonic, over.wait, stop=over.is_set)
+    block_ended = Event()
+    why_stop = ""
+    watch = Watch(rule.subject(store, run), rule.policy, time.monotonic, block_ended.wait, stop=block_ended.is_set)
 
     def judge() -> None:
+        """Judge until there is a verdict or the block ends; an error ends only the judging, not the load."""
+        nonlocal why_stop
         lower_priority()
         try:
             verdict = watch.run()
         except (EvaluatorError, OSError) as error:
             say(f"the load continues, but is no longer judged while it runs: {error}")
         else:
-            why[0] = rule.why_stop(verdict) if verdict else ""
+            why_stop = rule.why_stop(verdict) if verdict else ""
 
     thread = Thread(target=judge, daemon=True)
     thread.start()
     try:
-        yield lambda: why[0]
+        yield lambda: why_stop
     finally:
-        over.set()
+        block_ended.set()
         thread.join()

@@ -49,7 +49,7 @@ Signature = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True, slots=True)
 class StoredSubject:
-    """A release in a store that may not be there yet."""
+    """A release to watch, in a store that may not exist yet."""
 
     open_store: Callable[[], Store | None]
     store_path: Path
@@ -60,20 +60,24 @@ class StoredSubject:
     """How to run a judgement, for example in a thread of low priority."""
 
     def signature(self) -> Signature:
-        """Time, size and inode of the store's files and of the folder of each run."""
-        files = [self.store_path, self.store_path.with_name(self.store_path.name + ".wal")]
-        folder = run_folder(data_folder(self.store_path), self.release, "_").parent
-        return tuple(_stamp(path) for path in [*files, *sorted(folder.glob("*"))])
+        """Return time, size and inode of the store's file, of its log, and of the folder of each run.
+
+        If it is unchanged, nothing has been recorded or stored since.
+        """
+        store_files = [self.store_path, self.store_path.with_name(self.store_path.name + ".wal")]
+        release_folder = run_folder(data_folder(self.store_path), self.release, "_").parent
+        return tuple(_read_stamp(path) for path in [*store_files, *sorted(release_folder.glob("*"))])
 
     def land(self) -> tuple[Run, ...]:
         """Land waiting segments and return the runs to judge; none if store, release or run do not exist yet."""
-        return self._read(land=True)
+        return self._read_runs(land=True)
 
     def peek(self) -> tuple[Run, ...]:
         """Return the runs to judge, as stored, without landing."""
-        return self._read(land=False)
+        return self._read_runs(land=False)
 
-    def _read(self, *, land: bool) -> tuple[Run, ...]:
+    def _read_runs(self, *, land: bool) -> tuple[Run, ...]:
+        """Return the runs to judge, after landing if `land`; none if store, release or run do not exist yet."""
         store = self.open_store()
         if store is None:
             return ()
@@ -87,12 +91,12 @@ class StoredSubject:
             return ()
 
     def series_open(self, runs: Sequence[Run]) -> bool:
-        """Is the process alive that started these runs, and will it start more?"""
+        """Are replicates of these runs still to come?"""
         store = self.open_store()
         return store is not None and is_series_open(store, runs)
 
     def judge(self) -> Verdict:
-        """Judge without storing the verdict. Raises UnknownName."""
+        """Judge without storing the verdict. Raises UnknownName for an unknown release or run."""
         store = self.open_store()
         if store is None:
             return self.judge_nothing()
@@ -102,15 +106,16 @@ class StoredSubject:
         )
 
     def judge_nothing(self) -> Verdict:
-        """Return INCONCLUSIVE without evidence."""
+        """Return INCONCLUSIVE without evidence: the verdict on a release that does not exist yet."""
         evidence = Evidence((), (), (), Window(None, None), final=False)
-        load = f"load it: `evaluator load {self.release} …`"
-        judgement = Judgement(VerdictWord.INCONCLUSIVE, (), next_action=load, comparisons=())
-        nothing = f"sha256:{hashlib.sha256().hexdigest()}"
-        return to_verdict(Release(self.release), self.policy, evidence, judgement, nothing, datetime.now(UTC))
+        next_action = f"load it: `evaluator load {self.release} …`"
+        judgement = Judgement(VerdictWord.INCONCLUSIVE, (), next_action=next_action, comparisons=())
+        hash_of_no_data = f"sha256:{hashlib.sha256().hexdigest()}"
+        return to_verdict(Release(self.release), self.policy, evidence, judgement, hash_of_no_data, datetime.now(UTC))
 
 
-def _stamp(path: Path) -> tuple[int, ...]:
+def _read_stamp(path: Path) -> tuple[int, ...]:
+    """Return the time of the last change (ns), size and inode of a file; empty if there is no such file."""
     try:
         stat = path.stat()
     except OSError:
@@ -138,97 +143,128 @@ class Watch:
     _verdict: Verdict | None = None
     _files: Signature = ()
     """Signature of the files at the last landing."""
-    _key: tuple[object, ...] = ()
-    """Whether a series was open at the last judgement, and its runs with their states."""
-    _rows: int = 0
-    _word: VerdictWord | None = None
+    _judged_states: tuple[object, ...] = ()
+    """Ids and states of the runs at the last judgement."""
+    _judged_series: bool | None = None
+    """Whether replicates were still to come at the last judgement; `None`: judge again as soon as data have landed."""
+    _judged_rows: int = 0
+    """Number of rows at the last judgement."""
+    _decision: VerdictWord | None = None
+    """The last GO or NO-GO during a run; it counts when the next judgement confirms it."""
     _judged_at: float = -math.inf
+    """`clock` at the last judgement."""
     _landed_at: float = -math.inf
+    """`clock` at the last landing."""
     _due: float = -math.inf
-    """When the next look is."""
-    _trouble: StoreBusy | None = None
+    """`clock` at the next look."""
+    _busy: StoreBusy | None = None
+    """Why the last attempt to read the store failed; `None`: it did not."""
 
     def run(self) -> Verdict | None:
-        """Wait; returns the final verdict, `None` if `stop` ended it. Raises StoreBusy if it was busy at the end."""
+        """Wait for the final verdict and return it; `None` if `stop` ended the wait.
+
+        At the deadline, the verdict on the data until then is final. Raises StoreBusy if the store cannot be read then.
+        """
         deadline = math.inf if self.wait_s is None else self.clock() + self.wait_s
         while not self.stop():
             try:
-                verdict, self._trouble = self._look(), None
+                verdict = self._look()
+                self._busy = None
             except StoreBusy as error:
-                verdict, self._trouble, self._files = None, error, ()
+                verdict = None
+                self._busy = error
+                self._files = ()  # so that the next look tries again
                 self.status = f"the store is busy, trying again: {error.message}"
             if verdict is not None:
                 return verdict
             remaining_s = deadline - self.clock()
             if remaining_s <= 0:
-                return self._give_up()
-            self._say(remaining_s)
+                return self._judge_at_deadline()
+            self._report_progress(remaining_s)
             self.sleep(min(POLL_S, remaining_s))
         return None
 
     def _look(self) -> Verdict | None:
-        """Land and judge if anything has changed; returns a final verdict, or `None`."""
-        if not self._is_stirring():
+        """Land if files have changed, and judge if a run began or ended, or a look is due and there are new data.
+
+        Returns the verdict if it is final; otherwise `None`.
+        """
+        if not self._must_land():
             return None
         self._landed_at = self.clock()
         runs = self.subject.land()
-        series, rows = self.subject.series_open(runs), sum(run.landed for run in runs)
+        series_open = self.subject.series_open(runs)
+        rows = sum(run.landed for run in runs)
+        runs_changed = series_open != self._judged_series or _list_states(runs) != self._judged_states
         verdict = None
-        if not rows and (not runs or series or is_live(runs)):
+        if not rows and (not runs or series_open or is_live(runs)):
             self.status = "waiting for the first requests" if runs else "waiting for the release"
-        elif (series, *_key(runs)) != self._key or (rows != self._rows and self.clock() >= self._due):
-            verdict = self._judge(runs, rows, series=series)
-        # Ignore what this process itself has written.
+        elif runs_changed or (rows != self._judged_rows and self.clock() >= self._due):
+            verdict = self._judge(runs, rows, series_open=series_open)
+        # Taken after landing and judging, so that what this process has written itself is no change.
         self._files = self.subject.signature()
         return verdict
 
-    def _is_stirring(self) -> bool:
-        """Have relevant files changed? Until a look is due, only a run that began or ended is relevant."""
+    def _must_land(self) -> bool:
+        """Return whether to open the store now: every PULSE_S, and otherwise only if relevant files have changed.
+
+        Until a look is due, new requests are irrelevant; a run that began or ended is not.
+        """
         if self.clock() >= self._landed_at + PULSE_S:
             return True
-        files, before = self.subject.signature(), self._files
+        files = self.subject.signature()
         if self._verdict is None or self.clock() >= self._due:
-            return files != before
-        if files[:STORE_FILES] == before[:STORE_FILES]:
+            return files != self._files
+        # New requests change the folders of runs; the store itself changes when a run begins or ends.
+        if files[:STORE_FILES] == self._files[:STORE_FILES]:
             return False
         self._files = files
-        return _key(self.subject.peek()) != self._key[1:]
+        return _list_states(self.subject.peek()) != self._judged_states
 
-    def _judge(self, runs: Sequence[Run], rows: int, *, series: bool) -> Verdict | None:
-        """Judge runs with `rows` requests; returns a final verdict or `None`. `series`: replicates will follow."""
+    def _judge(self, runs: Sequence[Run], rows: int, *, series_open: bool) -> Verdict | None:
+        """Judge runs that have `rows` rows, and set when the next look is due.
+
+        Returns the verdict if it is final; otherwise `None`. `series_open`: replicates are still to come.
+        """
         verdict = self.subject.judge()
         self.judged += 1
-        self._verdict, self._judged_at = verdict, self.clock()
-        self._key, self._rows = (series, *_key(runs)), rows
-        progress = verdict.evidence.progress
-        pause = progress.next_s - progress.covered_s + SETTLE_S if progress else SOONEST_S
-        self._due = self._judged_at + min(max(pause, SOONEST_S), LATEST_S)
-        self.status = _describe(verdict, series=series)
-        running, undecided = is_live(runs), verdict.word is VerdictWord.INCONCLUSIVE
-        imported = any(run.kind is EvidenceKind.OUTCOMES for run in runs)
-        asks_outcomes = bool(find_rules(self.policy.rulebook, EvidenceKind.OUTCOMES)) and not imported
-        if series or (undecided and (running or asks_outcomes)):
+        self._verdict = verdict
+        self._judged_at = self.clock()
+        self._judged_states, self._judged_series, self._judged_rows = _list_states(runs), series_open, rows
+        progress = verdict.evidence.progress  # `None` without a calendar of looks
+        pause_s = progress.next_s - progress.covered_s + SETTLE_S if progress else SOONEST_S
+        self._due = self._judged_at + min(max(pause_s, SOONEST_S), LATEST_S)
+        self.status = _describe_status(verdict, series_open=series_open)
+        is_running = is_live(runs)
+        is_undecided = verdict.word is VerdictWord.INCONCLUSIVE
+        has_outcomes = any(run.kind is EvidenceKind.OUTCOMES for run in runs)
+        lacks_outcomes = bool(find_rules(self.policy.rulebook, EvidenceKind.OUTCOMES)) and not has_outcomes
+        if series_open or (is_undecided and (is_running or lacks_outcomes)):
+            return None  # more data will come, which may decide
+        if is_running and self._decision is not verdict.word:
+            # The last data of a look may not have landed yet: a new decision is judged again, after they have.
+            self._decision = verdict.word
+            self._due = self.clock() + SETTLE_S
+            self._judged_rows = -1  # judge again even if no rows are added
             return None
-        if running and self._word is not verdict.word:
-            # The last data of a look may not have landed yet: a new decision is judged again.
-            self._word, self._due, self._rows = verdict.word, self.clock() + SETTLE_S, -1
-            return None
-        if _key(self.subject.peek()) != _key(runs):
-            # A run that began or ended during the judgement has to be judged, too.
-            self._key = ()
+        if _list_states(self.subject.peek()) != _list_states(runs):
+            # A run began or ended during the judgement: the runs have to be judged again.
+            self._judged_states, self._judged_series = (), None
             return None
         return verdict
 
-    def _give_up(self) -> Verdict:
-        """Judge at the deadline; an INCONCLUSIVE verdict names what is missing."""
-        if self._trouble is not None:
-            raise self._trouble
+    def _judge_at_deadline(self) -> Verdict:
+        """Judge what there is at the deadline; an INCONCLUSIVE verdict names what is missing as its first reason."""
+        if self._busy is not None:
+            raise self._busy
         runs = self.subject.land()
         verdict = self.subject.judge() if runs else self.subject.judge_nothing()
         if not runs:
             missing = "there is no such release in the store"
         elif self.subject.series_open(runs):
-            verdict, missing = replace(verdict, word=VerdictWord.INCONCLUSIVE), "replicates are still to come"
+            # The verdict on only a part of the planned replicates decides nothing.
+            verdict = replace(verdict, word=VerdictWord.INCONCLUSIVE)
+            missing = "replicates are still to come"
         elif verdict.word is not VerdictWord.INCONCLUSIVE:
             return verdict
         else:
@@ -236,26 +272,29 @@ class Watch:
         text = f"the deadline passed after {format_duration(self.wait_s or 0.0)}: {missing}"
         return replace(verdict, reasons=(Reason("deadline", text), *verdict.reasons), time_to_decision_s=None)
 
-    def _say(self, remaining_s: float) -> None:
-        """Report how much of the planned time is judged while the run goes on, and what the watch waits for."""
-        judged = ""
+    def _report_progress(self, remaining_s: float) -> None:
+        """Report the status: how much of the planned time has passed, what is awaited, the seconds to the deadline."""
+        elapsed = ""
         evidence = self._verdict.evidence if self._verdict else None
         if evidence and evidence.progress and not evidence.final:
             elapsed_s = evidence.progress.covered_s + self.clock() - self._judged_at
             planned = format_duration(round(evidence.progress.planned_s))
-            judged = f"{format_duration(round(elapsed_s))} of {planned}: "
+            elapsed = f"{format_duration(round(elapsed_s))} of {planned}: "
         deadline = f"; deadline in {format_duration(round(remaining_s))}" if math.isfinite(remaining_s) else ""
-        self.report(f"{judged}{self.status}{deadline}")
+        self.report(f"{elapsed}{self.status}{deadline}")
 
 
-def _key(runs: Sequence[Run]) -> tuple[object, ...]:
+def _list_states(runs: Sequence[Run]) -> tuple[object, ...]:
+    """List the id and state of each run: it changes when a run begins or ends."""
     return tuple((run.id, run.state) for run in runs)
 
 
-def _describe(verdict: Verdict, *, series: bool) -> str:
-    if series:
+def _describe_status(verdict: Verdict, *, series_open: bool) -> str:
+    """Describe what a watch waits for, or what was decided. `series_open`: replicates are still to come."""
+    if series_open:
         return "replicates are still to come"
     if verdict.word is VerdictWord.INCONCLUSIVE:
         return describe_missing(verdict)
-    after = verdict.time_to_decision_s
-    return VERDICT_WORDS[verdict.word] + (f", decided after {format_duration(after)} of load" if after else "")
+    decision = VERDICT_WORDS[verdict.word]
+    load_s = verdict.time_to_decision_s
+    return f"{decision}, decided after {format_duration(load_s)} of load" if load_s else decision

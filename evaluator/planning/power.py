@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from evaluator.extensions import needs
+from evaluator.extensions import explain_missing_package
 from evaluator.records.arrays import FloatArray
 from evaluator.stats.inference.calendar import Calendar
 from evaluator.stats.inference.sequential import (
@@ -48,7 +48,7 @@ def find_power(shift: float, se: float, df: float, critical: float, *, null_se: 
     """
     from scipy.special import ndtr
 
-    with needs("planning needs", "stats"):
+    with explain_missing_package("planning needs", "stats"):
         from statsmodels.stats.power import ttest_power
     if not se > 0:  # without error the answer is certain
         return float(shift > 0)

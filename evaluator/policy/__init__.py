@@ -22,7 +22,13 @@ from evaluator.errors import PolicyError, UnknownName
 from evaluator.policy.building import build
 from evaluator.policy.document import Document, KeyPath, read_document
 from evaluator.policy.metrics import to_rule
-from evaluator.policy.models import LATER, OF_PROMOTION, InstanceHistorySection, Instances, PolicyFile
+from evaluator.policy.models import (
+    PLANNED_SECTIONS,
+    PROMOTION_SECTIONS,
+    InstanceHistorySection,
+    Instances,
+    PolicyFile,
+)
 from evaluator.policy.promotion import PromotionRules, add_hooks, to_rules
 from evaluator.records import InstancePrior, InstanceSpread, Learnt, Monitoring, Rulebook, Scan
 from evaluator.sources.prometheus.options import PrometheusSource
@@ -31,9 +37,10 @@ from evaluator.wording import write_command
 
 __all__ = ["Policy", "load_policy", "parse_policy", "policy_schema", "with_learnt"]
 
-PRIOR_WEIGHT = 3.0
-"""Degrees of freedom of the policy's own assumption about instances, when pooled with history (method B.3, B.3a)."""
-_UNION_MEMBERS = ("literal[", "dict[", "function-")
+BUILT_IN_DF = 3.0
+"""Degrees of freedom that the built-in spread between instances counts for, when it is pooled with history (method B.3,
+B.3a)."""
+_UNION_MEMBER_PREFIXES = ("literal[", "dict[", "function-")
 """How pydantic's names for the members of a union begin; they are not keys in the file."""
 
 PLAIN_WORDS: Mapping[str, str] = {
@@ -82,7 +89,7 @@ class Policy:
 
     @property
     def service(self) -> str:
-        """The service that the policy names; empty where it names none, or several."""
+        """The service that the policy names; empty if it names none or several."""
         return self.services[0] if len(self.services) == 1 else ""
 
     def command(self, release: str, *options: str) -> str:
@@ -101,15 +108,20 @@ def load_policy(path: Path | None = None) -> Policy:
 def parse_policy(
     values: Mapping[str, Any], *, origin: str = "policy", lines: Mapping[KeyPath, int] | None = None
 ) -> Policy:
-    """Make a policy of the content of a policy file, such as the effective one of a verdict. Raises PolicyError."""
+    """Make a policy of the content of a policy file, such as the effective policy of a verdict.
+
+    `origin` is the file's name and `lines` has its line numbers, both for error messages. Raises PolicyError.
+    """
     return _load(Document(origin, dict(values), lines or {}))
 
 
 def _load(document: Document) -> Policy:
+    """Validate the content of a policy file and make a policy of it. Raises PolicyError: one line per mistake."""
     try:
         file = PolicyFile.model_validate(document.values)
     except ValidationError as error:
-        raise PolicyError(_describe(document, error), hint="`evaluator policy show` prints a whole policy") from None
+        message = _describe_mistakes(document, error)
+        raise PolicyError(message, hint="`evaluator policy show` prints a whole policy") from None
     return _to_policy(file, document.name)
 
 
@@ -120,77 +132,94 @@ def policy_schema() -> dict[str, Any]:
 
 
 def with_learnt(policy: Policy, learnt: Learnt | None) -> Policy:
-    """Take from history how much instances differ, for runs that do not show it; a short history changes nothing.
+    """Return the policy with the spread between instances that earlier runs of the service showed.
 
-    The built-in assumption is pooled with history by degrees of freedom; one that the file states is replaced only by
-    a larger one. Never below what was learnt. The effective policy and its hash are those that judge.
+    Runs with too few instances are judged by this spread. It is never below the learnt spread: a spread that the file
+    states gives way only to a larger one; the built-in spread is pooled with the learnt one by degrees of freedom.
+    Returns the same policy if nothing, or too little, was learnt. Else its effective form and hash include the change.
     """
     if learnt is None or learnt.comparisons < LEAST_COMPARISONS:
         return policy
     prior, built_in = policy.rulebook.prior, InstancePrior()
-    latency = _weigh(prior.sd_latency, built_in.sd_latency, learnt.sd_latency, learnt.df)
-    failures = _weigh(prior.sd_failures, built_in.sd_failures, learnt.sd_failures, learnt.df)
     file = PolicyFile.model_validate(policy.effective)
-    history = file.instances.history or _to_history(learnt)
-    update = {"sd_latency": latency, "sd_failures": failures, "history": history}
-    instances = file.instances.model_copy(update=update)
-    judging = _to_policy(file.model_copy(update={"instances": instances}), policy.origin)
-    promotion_rules = {name: getattr(policy, name) for name in ("promotion", "afterwards", "path")}
-    return replace(judging, **promotion_rules)
+    learnt_values = {
+        "sd_latency": _combine_spreads(prior.sd_latency, built_in.sd_latency, learnt.sd_latency, learnt.df),
+        "sd_failures": _combine_spreads(prior.sd_failures, built_in.sd_failures, learnt.sd_failures, learnt.df),
+        "history": file.instances.history or _to_history(learnt),
+    }
+    instances = file.instances.model_copy(update=learnt_values)
+    with_learnt_values = _to_policy(file.model_copy(update={"instances": instances}), policy.origin)
+    # The effective policy has only the rules that judge; the rest is taken from the original.
+    return replace(with_learnt_values, promotion=policy.promotion, afterwards=policy.afterwards, path=policy.path)
 
 
 def _to_history(learnt: Learnt) -> InstanceHistorySection | None:
+    """Write what was learnt as the policy's section `history`; None if a spread between instances is not known."""
     if learnt.sd_latency is None or learnt.sd_failures is None:
         return None
     return InstanceHistorySection(
         comparisons=learnt.comparisons,
-        between_arms_latency=_round(learnt.between_arms_latency or 0.0),
-        between_arms_failures=_round(learnt.between_arms_failures or 0.0),
+        between_arms_latency=_round_to_3_digits(learnt.between_arms_latency or 0.0),
+        between_arms_failures=_round_to_3_digits(learnt.between_arms_failures or 0.0),
         between_arms_comparisons=learnt.between_arms_comparisons,
     )
 
 
-def _round(value: float) -> float:
-    """As it is written in the effective policy."""
+def _round_to_3_digits(value: float) -> float:
+    """Round to three significant digits, as learnt values are written in the effective policy."""
     return float(f"{value:.3g}")
 
 
-def _weigh(stated: float, built_in: float, learnt: float | None, df: float) -> float:
+def _combine_spreads(of_policy: float, built_in: float, learnt: float | None, learnt_df: float) -> float:
+    """Combine the policy's spread between instances with the learnt one; all three are standard deviations.
+
+    A built-in spread that the policy keeps is pooled with the learnt one, as variances by degrees of freedom. Another
+    spread is kept unless the learnt one is larger. The result is never below the learnt spread. `learnt` None: unknown.
+    """
     if learnt is None:
-        return stated
-    if stated != built_in:
-        return max(stated, learnt)
-    pooled = math.sqrt((PRIOR_WEIGHT * stated**2 + df * learnt**2) / (PRIOR_WEIGHT + df))
-    return _round(max(pooled, learnt))
+        return of_policy
+    if of_policy != built_in:
+        return max(of_policy, learnt)
+    pooled = math.sqrt((BUILT_IN_DF * built_in**2 + learnt_df * learnt**2) / (BUILT_IN_DF + learnt_df))
+    return _round_to_3_digits(max(pooled, learnt))
 
 
 # ------------------------------------------------------------------ models → records
 
 
 def _to_policy(file: PolicyFile, origin: str) -> Policy:
+    """Make the policy of a validated file. `origin`: the file's path, or `built-in`."""
     settings = _without_nulls(file.model_dump(mode="json"))
-    effective = {key: value for key, value in settings.items() if key not in OF_PROMOTION}
+    effective = {key: value for key, value in settings.items() if key not in PROMOTION_SECTIONS}
+    # Sorted keys and no spaces: the hash depends on the values only.
     canonical = json.dumps(effective, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    services = [service.name for service in file.services or ()]
+    if not services and file.service:
+        services = [file.service]
     return Policy(
         rulebook=_to_rulebook(file),
         effective=effective,
         hash="sha256:" + hashlib.sha256(canonical.encode()).hexdigest(),
         origin=origin,
         instance_header=file.instances.header,
-        services=tuple(s.name for s in file.services or ()) or ((file.service,) if file.service else ()),
+        services=tuple(services),
         prometheus=file.sources.prometheus if file.sources else None,
         promotion=to_rules(file.hooks, file.approvals, file.roles, sensitive=file.sensitive),
-        afterwards={key: value for key, value in settings.items() if key in OF_PROMOTION},
+        afterwards={key: value for key, value in settings.items() if key in PROMOTION_SECTIONS},
     )
 
 
 def _without_nulls(value: Any) -> Any:
+    """Copy a JSON value without the keys of mappings whose value is null, at every depth."""
     if isinstance(value, dict):
         return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
-    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [_without_nulls(inner) for inner in value]
+    return value
 
 
 def _to_rulebook(file: PolicyFile) -> Rulebook:
+    """Make the rules of the judge; keys of the file with the same name as a field are taken by `build`."""
     health = file.health
     return build(
         Rulebook,
@@ -207,100 +236,134 @@ def _to_rulebook(file: PolicyFile) -> Rulebook:
 
 
 def _to_prior(section: Instances) -> InstancePrior:
-    earlier = section.history
+    """Make the assumption about instances of the section `instances`; without `history`, nothing was learnt."""
+    history = section.history
     latency = failures = None
-    if earlier is not None:
-        latency = build(InstanceSpread, earlier, sd=section.sd_latency, between_arms=earlier.between_arms_latency)
-        failures = build(InstanceSpread, earlier, sd=section.sd_failures, between_arms=earlier.between_arms_failures)
-    expected = section.turnover == "expected"
-    return build(InstancePrior, section, latency=latency, failures=failures, turnover_expected=expected)
+    if history is not None:
+        latency = build(InstanceSpread, history, sd=section.sd_latency, between_arms=history.between_arms_latency)
+        failures = build(InstanceSpread, history, sd=section.sd_failures, between_arms=history.between_arms_failures)
+    turnover_expected = section.turnover == "expected"
+    return build(InstancePrior, section, latency=latency, failures=failures, turnover_expected=turnover_expected)
 
 
 def _to_shares(ratio: str | Mapping[str, float]) -> Mapping[str, float]:
+    """Share of each arm, summing to 1, from parts such as {baseline: 9, canary: 1}.
+
+    Empty for the word `configured`: the shares are then those with which the run was configured.
+    """
     if isinstance(ratio, str):
         return {}
     total = sum(ratio.values())
-    return {arm: parts / total for arm, parts in ratio.items()}
+    return {arm: part / total for arm, part in ratio.items()}
 
 
 # ------------------------------------------------------------------ what is wrong, and where
 
 
-def _describe(document: Document, error: ValidationError) -> str:
-    problems = []
-    for mistake in _flatten(error.errors(include_url=False)):
+def _describe_mistakes(document: Document, error: ValidationError) -> str:
+    """Write one line per mistake, `file:line: key: what is wrong`, in the order of the file."""
+    problems: set[tuple[int, str, str]] = set()  # line, key, sentence; a set: a union reports a mistake several times
+    for mistake in _locate_option_mistakes(error.errors(include_url=False)):
         context = mistake.get("ctx", {})
-        key_path: KeyPath = mistake["loc"] + ((context["index"],) if "index" in context else ())
-        key_path = tuple(k for k in key_path if not (isinstance(k, str) and k.startswith(_UNION_MEMBERS)))
-        problems.append((document.line_of(key_path), _path(key_path), _sentence(key_path, mistake, context)))
-    lines = [f"{document.name}:{line}: {f'{path}: ' if path else ''}{text}" for line, path, text in sorted({*problems})]
-    return "\n".join(lines)
+        key_path: KeyPath = mistake["loc"]
+        if "index" in context:  # a check of a whole list names the wrong item by its position
+            key_path = (*key_path, context["index"])
+        key_path = tuple(
+            part for part in key_path if not (isinstance(part, str) and part.startswith(_UNION_MEMBER_PREFIXES))
+        )
+        sentence = _write_sentence(key_path, mistake, context)
+        problems.add((document.line_of(key_path), _write_key_path(key_path), sentence))
+    return "\n".join(
+        f"{document.name}:{line}: {key}: {sentence}" if key else f"{document.name}:{line}: {sentence}"
+        for line, key, sentence in sorted(problems)
+    )
 
 
-def _flatten(mistakes: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
-    """All mistakes, those in the options of a metric or a hook at their place in the file."""
+def _locate_option_mistakes(mistakes: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
+    """Replace each mistake about the options of a metric or hook by the mistakes of its options.
+
+    Mistakes are dictionaries of pydantic; `loc` becomes the path to the option in the file, and `hook` the hook's name.
+    All other mistakes are returned as they are.
+    """
     for mistake in mistakes:
         if mistake["type"] == "metric_options":
-            key_path = mistake["loc"][:-1]
-            yield from ({**part, "loc": (*key_path, *part["loc"])} for part in mistake["ctx"]["mistakes"])
-            continue
-        if mistake["type"] != "hook_options":
+            # A metric's options are keys of the metric itself, not of the field that reads them.
+            metric_path = mistake["loc"][:-1]
+            for option_mistake in mistake["ctx"]["mistakes"]:
+                yield {**option_mistake, "loc": (*metric_path, *option_mistake["loc"])}
+        elif mistake["type"] == "hook_options":
+            hook = mistake["ctx"]["kind"]
+            for option_mistake in mistake["ctx"]["mistakes"]:
+                yield {**option_mistake, "loc": (*mistake["loc"], hook, *option_mistake["loc"]), "hook": hook}
+        else:
             yield mistake
-            continue
-        kind, within = mistake["ctx"]["kind"], mistake["ctx"]["mistakes"]
-        yield from ({**part, "loc": (*mistake["loc"], kind, *part["loc"]), "hook": kind} for part in within)
 
 
-def _path(key_path: KeyPath) -> str:
-    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in key_path).lstrip(".")
+def _write_key_path(key_path: KeyPath) -> str:
+    """Write a path to a value as text, such as `metrics[0].margin`."""
+    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in key_path]
+    return "".join(parts).lstrip(".")
 
 
-def _sentence(key_path: KeyPath, mistake: Mapping[str, Any], context: Mapping[str, Any]) -> str:
+def _write_sentence(key_path: KeyPath, mistake: Mapping[str, Any], context: Mapping[str, Any]) -> str:
+    """Say in plain words what is wrong with the value at `key_path`.
+
+    `mistake` is an error of pydantic, and `context` its values for the message (`ctx`).
+    """
     kind, value = str(mistake["type"]), mistake["input"]
     if kind == "extra_forbidden":
-        return _unknown_key(key_path, mistake.get("hook"))
+        return _explain_unknown_key(key_path, mistake.get("hook"))
     if kind in ("literal_error", "enum"):
-        return _not_one_of(value, context["expected"])
+        return _explain_wrong_choice(value, context["expected"])
     if kind in PLAIN_WORDS:
-        return f"must {PLAIN_WORDS[kind].format(**context)}, not {_kind_of(value)}"
+        return f"must {PLAIN_WORDS[kind].format(**context)}, not {_describe_value(value)}"
     if kind == "missing":
         return "is missing"
     return str(context.get("error", mistake["msg"])).removeprefix("Value error, ")
 
 
-def _unknown_key(key_path: KeyPath, hook: str | None = None) -> str:
+def _explain_unknown_key(key_path: KeyPath, hook: str | None = None) -> str:
+    """Say that the last key of `key_path` does not exist, with those that do. `hook`: its hook, if it is an option."""
     key = str(key_path[-1])
-    if len(key_path) == 1 and key in LATER:
+    if len(key_path) == 1 and key in PLANNED_SECTIONS:
         return "is not available in this version; remove it"
     model: type[BaseModel] = PolicyFile
     sections = key_path[:-1]
     if hook is not None:
         from evaluator.hooks import HOOKS  # a policy without hooks must not wait for them
 
-        model, sections = HOOKS[hook].Options, key_path[key_path.index(hook) + 1 : -1]
+        model = HOOKS[hook].Options
+        sections = key_path[key_path.index(hook) + 1 : -1]  # the keys between the hook and the unknown key
+    # Descend from section to section to the model that lacks the key; positions in lists have no model.
     for part in sections:
         if isinstance(part, str):
-            model = _models_in(model.model_fields[part].annotation)[0]
+            model = _list_models(model.model_fields[part].annotation)[0]
     return UnknownName("key", key, list(model.model_fields)).message
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
+def _list_models(annotation: Any) -> list[type[BaseModel]]:
+    """List the pydantic models in a type annotation, such as [Section] for `list[Section] | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for inner in get_args(annotation) for model in _models_in(inner)]
+    return [model for argument in get_args(annotation) for model in _list_models(argument)]
 
 
-def _not_one_of(value: Any, expected: str) -> str:
+def _explain_wrong_choice(value: Any, expected: str) -> str:
+    """Say that a value is none of the `expected` ones ("'gate', 'hold' or 'watch'"), with the most similar of them."""
     options = [option.strip("' ") for option in expected.replace(" or ", ", ").split(",")]
-    near = difflib.get_close_matches(str(value), options, n=1)
-    return f"must be {expected}, not {_kind_of(value)}" + (f"; did you mean '{near[0]}'?" if near else "")
+    similar = difflib.get_close_matches(str(value), options, n=1)
+    suggestion = f"; did you mean '{similar[0]}'?" if similar else ""
+    return f"must be {expected}, not {_describe_value(value)}{suggestion}"
 
 
-def _kind_of(value: Any) -> str:
+def _describe_value(value: Any) -> str:
+    """Name a value of the policy file for an error message: nothing, a mapping, a list, or the value itself."""
     if value is None:
         return "nothing"
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list):
         return "a list" if value else "an empty list"
-    return str(value).lower() if isinstance(value, bool) else f"'{value}'"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"'{value}'"

@@ -15,11 +15,13 @@ Record = TypeVar("Record", bound="DataclassInstance")
 
 
 def build(record: type[Record], section: BaseModel, **explicit: Any) -> Record:
-    """Build a record of a section's values; `explicit` are those that the section has in another shape, or not at all.
+    """Build a record from a section of the policy.
 
-    A field takes the value of its name, and a field in seconds (`timeout_s`) the duration that the file names without
-    its unit (`timeout`). What the record has no field for is left out.
+    Each field takes the section's value of the same name; a field in seconds (`timeout_s`) also takes a duration that
+    the section names without unit (`timeout`). Values without such a field are left out. `explicit`: further fields by
+    name; they replace values of the section.
     """
-    names = {field.name for field in dataclasses.fields(record)}
-    values = {name if name in names else f"{name}_s": value for name, value in section}
-    return record(**{name: value for name, value in values.items() if name in names} | explicit)
+    field_names = {field.name for field in dataclasses.fields(record)}
+    values = {key if key in field_names else f"{key}_s": value for key, value in section}
+    of_fields = {name: value for name, value in values.items() if name in field_names}
+    return record(**of_fields | explicit)

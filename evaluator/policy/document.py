@@ -27,7 +27,7 @@ class Document:
     lines: Mapping[KeyPath, int]
 
     def line_of(self, key_path: KeyPath) -> int:
-        """Line of a value, or of the nearest thing around it that is written in the file."""
+        """Find the line of a value. For a value that the file does not write: of the section around it, else 1."""
         while key_path and key_path not in self.lines:
             key_path = key_path[:-1]
         return self.lines.get(key_path, 1)
@@ -52,9 +52,10 @@ def read_document(path: Path) -> Document:
 
 
 def _read_text(path: Path) -> str:
+    """Read a UTF-8 file. Raises PolicyError if it cannot be read, is too large, or is not UTF-8."""
     try:
         with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+            raw = file.read(MAX_BYTES + 1)  # one byte more shows that it is too large
     except OSError as error:
         raise PolicyError(
             f"{path}: the policy cannot be read: {(error.strerror or str(error)).lower()}",
@@ -70,6 +71,7 @@ def _read_text(path: Path) -> str:
 
 
 def _parse(name: str, text: str) -> Document:
+    """Parse YAML into values and their lines. `name`: of the file, for messages. Raises PolicyError, yaml errors."""
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()
@@ -79,26 +81,30 @@ def _parse(name: str, text: str) -> Document:
             kind = "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
             raise PolicyError(f"{name}:{_line(node)}: a policy is a mapping of keys to values, not {kind}")
         lines: dict[KeyPath, int] = {}
-        _walk(name, node, (), lines)
+        _add_lines(name, node, (), lines)
         return Document(name, loader.construct_document(node), lines)
     finally:
         loader.dispose()
 
 
-def _walk(name: str, node: yaml.Node, key_path: KeyPath, lines: dict[KeyPath, int]) -> None:
-    """Note the line of everything below `node`. Aliases are walked where they are used, so the count is bounded."""
+def _add_lines(name: str, node: yaml.Node, key_path: KeyPath, lines: dict[KeyPath, int]) -> None:
+    """Add to `lines` the line of every key and list item below `node`, which is at `key_path`.
+
+    Raises PolicyError for keys that are not text or are repeated, and for too many values.
+    """
+    # An alias is visited at each use, so a small file could have an enormous number of values.
     if len(lines) > MAX_VALUES:
         raise PolicyError(f"{name}:{_line(node)}: more than {MAX_VALUES:,} values, so not a policy")
     if isinstance(node, yaml.SequenceNode):
         for position, item in enumerate(node.value):
             lines[*key_path, position] = _line(item)
-            _walk(name, item, (*key_path, position), lines)
+            _add_lines(name, item, (*key_path, position), lines)
     if not isinstance(node, yaml.MappingNode):
         return
     first_lines: dict[str, int] = {}
     for key_node, value_node in node.value:
         line, key = _line(key_node), key_node.value
-        if key_node.tag == "tag:yaml.org,2002:merge":
+        if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *alias` is no key of its own
             continue
         if key_node.tag != "tag:yaml.org,2002:str":
             raise PolicyError(f"{name}:{line}: a key must be text, not {key!r}", hint="put it in quotes")
@@ -106,8 +112,9 @@ def _walk(name: str, node: yaml.Node, key_path: KeyPath, lines: dict[KeyPath, in
             raise PolicyError(f"{name}:{line}: the key '{key}' is given twice, first on line {first_lines[key]}")
         first_lines[key] = line
         lines[*key_path, key] = line
-        _walk(name, value_node, (*key_path, key), lines)
+        _add_lines(name, value_node, (*key_path, key), lines)
 
 
 def _line(node: yaml.Node) -> int:
+    """Line where a node begins, counted from 1."""
     return int(node.start_mark.line) + 1

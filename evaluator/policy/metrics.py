@@ -25,7 +25,7 @@ from evaluator.metrics import METRICS
 from evaluator.quantities import Quantity
 from evaluator.records import Direction, EvidenceKind, Limit, Margin, Metric, Role, Rule, Slice
 
-LEADING = ("name", "type", "role", "quantile", "endpoint", "direction", "outcome", "per")
+LEADING_KEYS = ("name", "type", "role", "quantile", "endpoint", "direction", "outcome", "per")
 """Keys that come first in the effective policy; further options follow, and then the bounds."""
 
 
@@ -56,48 +56,64 @@ class MetricSection(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _set_options_apart(cls, raw: Any) -> Any:
+    def _separate_options(cls, raw: Any) -> Any:
+        """Move the keys that not every metric has to `options`, and to `metric`, which reads them by the type."""
         if not isinstance(raw, Mapping):
             return raw
-        own = {key: value for key, value in raw.items() if key in _COMMON}
-        options = {key: value for key, value in raw.items() if key not in _COMMON}
-        return {**own, "options": options, "metric": options}
+        common = {key: value for key, value in raw.items() if key in _COMMON_KEYS}
+        options = {key: value for key, value in raw.items() if key not in _COMMON_KEYS}
+        return {**common, "options": options, "metric": options}
 
     @field_validator("type")
     @classmethod
-    def _known_type(cls, value: str) -> str:
+    def _check_type(cls, value: str) -> str:
         if value not in METRICS:
             raise ValueError(UnknownName("metric type", value, METRICS).message)
         return value
 
     @field_validator("metric", mode="plain")
     @classmethod
-    def _read_options(cls, value: Any, info: ValidationInfo) -> Metric:
-        kind = METRICS.get(info.data.get("type", ""))
-        excused = {key for metric in METRICS.values() for key in metric.model_fields} if kind is None else set()
-        mistakes: list[Any] = [{"type": "extra_forbidden", "loc": (key,), "input": value[key]} for key in value]
-        if kind is not None:
+    def _build_metric(cls, options: Any, info: ValidationInfo) -> Metric:
+        """Build the metric of the section's type from the options. Raises PydanticCustomError with all mistakes.
+
+        A type that does not exist is reported elsewhere: here, options that no type has are mistakes, and without any
+        the result is a bare Metric.
+        """
+        metric_class = METRICS.get(info.data.get("type", ""))
+        mistakes: list[Any]
+        if metric_class is None:
+            known = {key for each_class in METRICS.values() for key in each_class.model_fields}
+            mistakes = [
+                {"type": "extra_forbidden", "loc": (key,), "input": option}
+                for key, option in options.items()
+                if key not in known
+            ]
+        else:
             try:
-                return kind.model_validate({key: option for key, option in value.items() if option is not None})
+                return metric_class.model_validate(
+                    {key: option for key, option in options.items() if option is not None}
+                )
             except ValidationError as error:
                 mistakes = [*error.errors(include_url=False)]
-        mistakes = [_explain(mistake, kind) for mistake in mistakes if mistake["loc"][0] not in excused]
         if mistakes:
-            raise PydanticCustomError("metric_options", "options of a metric", {"mistakes": mistakes})
+            explained = [_explain_option_mistake(mistake, metric_class) for mistake in mistakes]
+            raise PydanticCustomError("metric_options", "options of a metric", {"mistakes": explained})
         return Metric()
 
     @field_validator("endpoint")
     @classmethod
-    def _not_of_outcomes(cls, value: str | None, info: ValidationInfo) -> str | None:
-        metric = _metric_of(info)
+    def _refuse_endpoint_of_outcomes(cls, value: str | None, info: ValidationInfo) -> str | None:
+        """Refuse the key `endpoint` for a metric of outcomes, which belong to users instead of requests."""
+        metric = _find_metric(info)
         if value is not None and metric and metric.evidence is EvidenceKind.OUTCOMES:
             raise ValueError(f"is not taken by {metric.type}: outcomes have no endpoint")
         return value
 
     @field_validator("direction")
     @classmethod
-    def _own_direction(cls, value: Direction | None, info: ValidationInfo) -> Direction | None:
-        metric = _metric_of(info)
+    def _read_direction(cls, value: Direction | None, info: ValidationInfo) -> Direction | None:
+        """Return the direction only if it differs from the metric's own. Raises ValueError if it must not differ."""
+        metric = _find_metric(info)
         if not value or not metric or value is metric.direction:
             return None
         if not metric.any_direction:
@@ -106,23 +122,25 @@ class MetricSection(Section):
 
     @field_validator("margin")
     @classmethod
-    def _proper_margin(cls, value: Quantity | None, info: ValidationInfo) -> Quantity | None:
-        """Convert a margin to the units of its metric. Raises ValueError."""
-        metric = _metric_of(info)
+    def _normalise_margin(cls, value: Quantity | None, info: ValidationInfo) -> Quantity | None:
+        """Give a margin the unit `%` (relative) or the absolute unit of its metric. Raises ValueError."""
+        metric = _find_metric(info)
         if value is None or metric is None:
             return value
         number, unit, amounts = value.value, value.unit, metric.amounts
-        absolute = "pp" if amounts == "share" else amounts
-        higher = (info.data.get("direction") or metric.direction) is Direction.HIGHER
+        absolute_unit = "pp" if amounts == "share" else amounts
+        higher_is_better = (info.data.get("direction") or metric.direction) is Direction.HIGHER
         if number < 0:
             raise ValueError(f"must not be negative, got {value}")
         if unit == "" and number == 0:
             unit = "%"
+        # Without unit, 0.05 means 5 %, unless it could as well be percentage points or a value of the metric.
         if unit == "" and amounts not in ("share", "abs") and number < 1:
             number, unit = number * 100, "%"
-        if unit not in ("%", absolute):
-            raise ValueError(f"must be relative (5%) or absolute (such as 5{absolute}), not {value}")
-        if (unit == "pp" and number > 100) or (unit == "%" and number >= 100 and higher):
+        if unit not in ("%", absolute_unit):
+            raise ValueError(f"must be relative (5%) or absolute (such as 5{absolute_unit}), not {value}")
+        # A value that should be high cannot fall by more than 100 %, and a share cannot rise by more than 100 pp.
+        if (unit == "pp" and number > 100) or (unit == "%" and number >= 100 and higher_is_better):
             raise ValueError(f"must be below 100{unit}, got {value}")
         if unit == "%" and number > 1000:
             raise ValueError(f"must be at most 1000%, got {value}")
@@ -130,16 +148,16 @@ class MetricSection(Section):
 
     @field_validator("min", "max")
     @classmethod
-    def _proper_limit(cls, value: Quantity | None, info: ValidationInfo) -> Quantity | None:
-        """Convert an absolute bound to the units of its metric. Raises ValueError."""
-        metric = _metric_of(info)
+    def _normalise_limit(cls, value: Quantity | None, info: ValidationInfo) -> Quantity | None:
+        """Give `min` or `max` the unit of its metric, or `%` for a metric that is a share. Raises ValueError."""
+        metric = _find_metric(info)
         if value is None or metric is None:
             return value
         number, unit, amounts = value.value, value.unit, metric.amounts
         if number < 0 and amounts != "abs":
             raise ValueError(f"must not be negative, got {value}")
         if amounts == "share":
-            number = number if unit else number * 100
+            number = number if unit else number * 100  # without unit, 0.05 means 5 %
             if unit not in ("", "%", "pp") or number > 100:
                 raise ValueError(f"must be a share from 0% to 100%, not {value}")
             return Quantity(number, "%")
@@ -149,40 +167,49 @@ class MetricSection(Section):
 
     @field_validator("max")
     @classmethod
-    def _something_to_decide_by(cls, value: Quantity | None, info: ValidationInfo) -> Quantity | None:
-        low = info.data.get("min")
-        if value and low and value.value < low.value:
-            raise ValueError(f"must not be below min ({low}), got {value}")
-        judged = info.data.get("role") != "watch" and {"type", "role", "margin", "min"} <= info.data.keys()
-        if judged and value is None and low is None and info.data["margin"] is None:
+    def _check_bounds(cls, value: Quantity | None, info: ValidationInfo) -> Quantity | None:
+        """Check that `max` is not below `min`, and that a gate or hold has a margin, a min or a max."""
+        lowest = info.data.get("min")
+        if value and lowest and value.value < lowest.value:
+            raise ValueError(f"must not be below min ({lowest}), got {value}")
+        # Keys that are missing in `info.data` have mistakes of their own; then it is not known what the section sets.
+        if not {"type", "role", "margin", "min"} <= info.data.keys():
+            return value
+        has_bound = value is not None or lowest is not None or info.data["margin"] is not None
+        if info.data["role"] != "watch" and not has_bound:
             raise ValueError(f"a {info.data['role']} needs a margin, a min or a max; or give it role: watch")
         return value
 
     @model_serializer(mode="wrap")
-    def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        plain = write(self)
-        options = plain.pop("metric")
-        merged = plain | options
-        return {key: merged[key] for key in dict.fromkeys((*LEADING, *options, *plain)) if key in merged}
+    def _write_with_options(self, write_fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write the section as in a policy file: the options among the other keys, the most important keys first."""
+        common = write_fields(self)
+        options = common.pop("metric")
+        merged = common | options
+        return {key: merged[key] for key in dict.fromkeys((*LEADING_KEYS, *options, *common)) if key in merged}
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         """Build the schema of the common keys, and of the keys of each type."""
-        plain = handler.resolve_ref_schema(handler(schema))
+        common = handler.resolve_ref_schema(handler(schema))
+        # These two fields are no keys of the file: its options are written among the common keys.
         for key in ("options", "metric"):
-            del plain["properties"][key]
-            plain["required"].remove(key)
-        del plain["additionalProperties"]
-        of_types = []
-        for name, kind in METRICS.items():
-            own = kind.model_json_schema()
-            if own["properties"]:
-                then = {key: own[key] for key in ("properties", "required") if key in own}
-                of_types.append({"if": {"properties": {"type": {"const": name}}, "required": ["type"]}, "then": then})
-        return {**plain, "allOf": of_types, "unevaluatedProperties": False}
+            del common["properties"][key]
+            common["required"].remove(key)
+        # Would refuse the options; unevaluatedProperties refuses only what no part of the schema knows.
+        del common["additionalProperties"]
+        schemas_by_type = []
+        for name, metric_class in METRICS.items():
+            options = metric_class.model_json_schema()
+            if options["properties"]:
+                is_type = {"properties": {"type": {"const": name}}, "required": ["type"]}
+                then = {key: options[key] for key in ("properties", "required") if key in options}
+                schemas_by_type.append({"if": is_type, "then": then})
+        return {**common, "allOf": schemas_by_type, "unevaluatedProperties": False}
 
 
-_COMMON = MetricSection.model_fields.keys() - {"options", "metric"}
+_COMMON_KEYS = MetricSection.model_fields.keys() - {"options", "metric"}
+"""Keys of the policy file that every metric has."""
 
 
 def to_rule(section: MetricSection) -> Rule:
@@ -192,42 +219,52 @@ def to_rule(section: MetricSection) -> Rule:
         name=section.name,
         metric=metric,
         role=Role(section.role),
-        margin=None if margin is None else Margin(_in_unit(margin), relative=margin.unit == "%"),
+        margin=None if margin is None else Margin(_to_float(margin), relative=margin.unit == "%"),
         direction=section.direction or metric.direction,
         limit=Limit(
-            min=None if section.min is None else _in_unit(section.min),
-            max=None if section.max is None else _in_unit(section.max),
+            min=None if section.min is None else _to_float(section.min),
+            max=None if section.max is None else _to_float(section.max),
         ),
         slice=Slice(endpoint=section.endpoint),
     )
 
 
-def _in_unit(amount: Quantity) -> float:
-    """Shares of 1 for percentages and percentage points, the metric's own unit for the rest."""
+def _to_float(amount: Quantity) -> float:
+    """Convert percentages and percentage points to shares of 1; other amounts keep the metric's unit."""
     return float(amount.value / 100 if amount.unit in ("%", "pp") else amount.value)
 
 
-def _metric_of(info: ValidationInfo) -> Metric | None:
-    """The metric with its options; where some of them are wrong, with those that are text only."""
-    kind = METRICS.get(info.data.get("type", ""))
-    if kind is None or "metric" in info.data:
-        return info.data.get("metric") if kind else None
+def _find_metric(info: ValidationInfo) -> Metric | None:
+    """Find the metric that the section has so far, for checks of its later keys; None if its type is wrong.
+
+    If an option is wrong, the metric has only those options that are text: they suffice to know its unit and direction.
+    """
+    metric_class = METRICS.get(info.data.get("type", ""))
+    if metric_class is None:
+        return None
+    if "metric" in info.data:
+        metric: Metric | None = info.data["metric"]
+        return metric
     texts: dict[str, Any] = {key: value for key, value in info.data["options"].items() if isinstance(value, str)}
-    return kind.model_construct(**texts)
+    return metric_class.model_construct(**texts)
 
 
-def _explain(mistake: Mapping[str, Any], kind: type[Metric] | None) -> Mapping[str, Any]:
-    """Explain an option that is missing or unknown by what its type takes."""
+def _explain_option_mistake(mistake: Mapping[str, Any], metric_class: type[Metric] | None) -> Mapping[str, Any]:
+    """Replace pydantic's message for an option that is missing or unknown by the options that the type takes.
+
+    `mistake`: an error of pydantic; other mistakes are returned unchanged. `metric_class` None: the type is unknown.
+    """
     key = str(mistake["loc"][0])
-    if mistake["type"] == "missing" and kind is not None:
-        examples = METRICS[kind.type].model_fields[key].examples or []
-        text = f"is missing: {kind.type} needs one, such as {', or '.join(map(str, examples))}"
+    if mistake["type"] == "missing" and metric_class is not None:
+        examples = METRICS[metric_class.type].model_fields[key].examples or []
+        message = f"is missing: {metric_class.type} needs one, such as {', or '.join(map(str, examples))}"
     elif mistake["type"] == "extra_forbidden":
-        accepted = set() if kind is None else METRICS[kind.type].model_fields.keys()
-        others = {option for metric in METRICS.values() for option in metric.model_fields}
-        text = UnknownName("key", key, [*_COMMON, *(accepted or others)]).message
-        if kind is not None and key in others:
-            text = kind.refused.get(key, "is not taken by {type}").format(type=kind.type)
+        accepted = set() if metric_class is None else METRICS[metric_class.type].model_fields.keys()
+        of_any_type = {option for each_class in METRICS.values() for option in each_class.model_fields}
+        if metric_class is not None and key in of_any_type:
+            message = metric_class.refused.get(key, "is not taken by {type}").format(type=metric_class.type)
+        else:
+            message = UnknownName("key", key, [*_COMMON_KEYS, *(accepted or of_any_type)]).message
     else:
         return mistake
-    return {**mistake, "type": "value_error", "msg": text}
+    return {**mistake, "type": "value_error", "msg": message}

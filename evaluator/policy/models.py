@@ -39,10 +39,10 @@ def _describe(metric: Mapping[str, Any]) -> str:
     return f"{metric['name']} ({' '.join(str(metric[key]) for key in ('role', 'margin') if key in metric)})"
 
 
-LATER = ("rollout", "stages", "strategy")
+PLANNED_SECTIONS = ("rollout", "stages", "strategy")
 """Sections that are planned and not available in this version."""
 
-OF_PROMOTION = ("sensitive", "hooks", "approvals", "roles")
+PROMOTION_SECTIONS = ("sensitive", "hooks", "approvals", "roles")
 """Sections about what happens after a verdict: not part of the rules that judge, nor of their hash."""
 
 
@@ -109,14 +109,15 @@ class EndpointScan(Section):
 
     @field_validator("tolerance", "failure_tolerance")
     @classmethod
-    def _at_most_the_margin(cls, value: float | None, info: ValidationInfo) -> float | None:
+    def _check_tolerance(cls, value: float | None, info: ValidationInfo) -> float | None:
+        """Check that a tolerance, a share of 1, is between 0 and its margin; None (`auto`) always is."""
         key, unit = ("margin", "%") if info.field_name == "tolerance" else ("failure_margin", "pp")
-        most = info.data.get(key)
+        margin = info.data.get(key)  # None if the margin has a mistake of its own
         if value is not None and value < 0:
             raise ValueError(f"must not be negative, got {value * 100:g}{unit}")
-        if value is not None and most is not None and value > most:
+        if value is not None and margin is not None and value > margin:
             raise ValueError(
-                f"must be at most {key} ({most * 100:g}{unit}), got {value * 100:g}{unit}: beyond {key} it is NO-GO"
+                f"must be at most {key} ({margin * 100:g}{unit}), got {value * 100:g}{unit}: beyond {key} it is NO-GO"
             )
         return value
 
@@ -204,7 +205,8 @@ class PolicyFile(Section):
 
     @field_validator("services")
     @classmethod
-    def _one_spelling(cls, value: list[ServiceName] | None, info: ValidationInfo) -> list[ServiceName] | None:
+    def _check_services(cls, value: list[ServiceName] | None, info: ValidationInfo) -> list[ServiceName] | None:
+        """Check that the file has only one of the keys `service` and `services`, and each service once."""
         if value and info.data.get("service"):
             raise ValueError("cannot be given together with service")
         _check_distinct("services", [service.name for service in value or ()])
@@ -212,26 +214,32 @@ class PolicyFile(Section):
 
     @field_validator("metrics")
     @classmethod
-    def _distinct_and_deciding(cls, value: list[MetricSection], info: ValidationInfo) -> list[MetricSection]:
+    def _complete_metrics(cls, value: list[MetricSection], info: ValidationInfo) -> list[MetricSection]:
+        """Add the metrics of the sets that `sources` names, and check all.
+
+        Names are distinct, readings have a source, and at least one metric is a gate. Raises ValueError,
+        PydanticCustomError.
+        """
         sources: Sources | None = info.data.get("sources")
-        for index, metric in enumerate(value):
-            if metric.metric.evidence is EvidenceKind.READINGS and not (sources and sources.prometheus):
+        for index, section in enumerate(value):
+            if section.metric.evidence is EvidenceKind.READINGS and not (sources and sources.prometheus):
                 raise PydanticCustomError(
                     "no_source",
                     "{type} needs {source}",
-                    {"type": metric.type, "index": index, "source": "sources: {prometheus: …}"},
+                    {"type": section.type, "index": index, "source": "sources: {prometheus: …}"},
                 )
-        names = [metric.name for metric in value]
+        names = [section.name for section in value]
         _check_distinct("metrics", names)
-        value = [*value, *_ready_made(sources, names)]
-        if not value:
+        sections = [*value, *_build_ready_made(sources, names)]
+        if not sections:
             raise ValueError("must have at least one entry, not an empty list")
-        if not any(metric.role == "gate" for metric in value):
+        if not any(section.role == "gate" for section in sections):
             raise ValueError("no metric has the role gate, so nothing could ever be GO or NO-GO")
-        return value
+        return sections
 
 
 def _check_distinct(what: Literal["services", "metrics"], names: list[str]) -> None:
+    """Raise PydanticCustomError for the first name that occurs a second time; `index` is its position in the list."""
     for index, name in enumerate(names):
         if name in names[:index]:
             raise PydanticCustomError(
@@ -239,8 +247,11 @@ def _check_distinct(what: Literal["services", "metrics"], names: list[str]) -> N
             )
 
 
-def _ready_made(sources: Sources | None, own_names: list[str]) -> list[MetricSection]:
-    """Metrics of the sets that the policy names, except those whose name it uses for its own."""
-    named = sources.prometheus.queries if sources and sources.prometheus else []
-    metrics = [metric for name in named for metric in QUERY_SETS[name]]
+def _build_ready_made(sources: Sources | None, own_names: list[str]) -> list[MetricSection]:
+    """Build the metrics of the query sets that `sources` names, such as `node`.
+
+    A metric of a set is left out if the policy has a metric of that name (`own_names`): its own replaces it.
+    """
+    set_names = sources.prometheus.queries if sources and sources.prometheus else []
+    metrics = [metric for name in set_names for metric in QUERY_SETS[name]]
     return [MetricSection.model_validate(dict(metric)) for metric in metrics if metric["name"] not in own_names]

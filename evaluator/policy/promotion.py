@@ -16,7 +16,8 @@ from evaluator.errors import EvaluatorError, UnknownName, UsageError
 from evaluator.fields import PositiveDuration, Section, within
 from evaluator.records.intents import ANNOUNCE, PROMOTING, UNDO, Action, HookEntry, PersonRole
 
-_EVENTS = (Action.PROMOTE, Action.HOLD, Action.ROLLBACK)
+_HOOK_ACTIONS = (Action.PROMOTE, Action.HOLD, Action.ROLLBACK)
+"""Actions that have hooks in the policy."""
 MOST_APPROVALS = 6
 Count = Annotated[int, within(0, MOST_APPROVALS), Field(json_schema_extra={"minimum": 0, "maximum": MOST_APPROVALS})]
 AtLeastTwo = Annotated[
@@ -29,6 +30,7 @@ class _Entry:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> CoreSchema:
+        """Let pydantic read an entry by `_read_entry`, and write it by `_write_entry`."""
         return core_schema.no_info_plain_validator_function(
             _read_entry, serialization=core_schema.plain_serializer_function_ser_schema(_write_entry)
         )
@@ -43,6 +45,10 @@ Entries = Annotated[list[Entry], Field(max_length=20)]
 
 
 def _read_entry(raw: Any) -> HookEntry:
+    """Read `undo`, or a mapping of the hook's name to its options, which the hook's own model checks.
+
+    Raises ValueError, and PydanticCustomError `hook_options` with the mistakes in the options.
+    """
     from evaluator.hooks import HOOKS  # a policy without hooks must not wait for them
 
     if raw == UNDO:
@@ -68,11 +74,15 @@ def _write_entry(entry: HookEntry) -> Any:
 
 
 def add_hooks(schema: JsonSchemaValue) -> JsonSchemaValue:
-    """Add the entries that `hooks` may have to the policy's schema: hooks of this package. Raises UsageError."""
+    """Add to the policy's JSON Schema what an entry under `hooks` may be: `undo`, or one hook with its options.
+
+    Only hooks of this package are added, not those of other installed packages. Changes and returns `schema`. Raises
+    UsageError if no hook is installed.
+    """
     from evaluator.hooks import HOOKS
 
-    own_hooks = {kind: hook for kind, hook in HOOKS.items() if hook.__module__.startswith("evaluator.")}
-    if not own_hooks:
+    built_in_hooks = {kind: hook for kind, hook in HOOKS.items() if hook.__module__.startswith("evaluator.")}
+    if not built_in_hooks:
         raise UsageError(
             "the schema would have no hooks: the evaluator runs from a tree that is not installed",
             hint="install it first: .ci/install in a checkout, else pip install .",
@@ -81,7 +91,9 @@ def add_hooks(schema: JsonSchemaValue) -> JsonSchemaValue:
         "type": "object",
         "minProperties": 1,
         "maxProperties": 1,
-        "properties": {kind: _inline(hook.Options.model_json_schema()) for kind, hook in own_hooks.items()},
+        "properties": {
+            kind: _replace_references(hook.Options.model_json_schema()) for kind, hook in built_in_hooks.items()
+        },
     }
     schema["$defs"]["HookEntry"] = {"anyOf": [{"const": UNDO}, one_hook]}
     for event in schema["$defs"][HooksSection.__name__]["properties"].values():
@@ -89,16 +101,21 @@ def add_hooks(schema: JsonSchemaValue) -> JsonSchemaValue:
     return schema
 
 
-def _inline(schema: Any, definitions: Mapping[str, Any] | None = None) -> Any:
-    """A schema without references, to be put into a schema that has other definitions."""
-    definitions = schema.pop("$defs", {}) if definitions is None else definitions
+def _replace_references(schema: Any, definitions: Mapping[str, Any] | None = None) -> Any:
+    """Replace each `$ref` of a JSON Schema by its definition, so that the schema can become part of another one.
+
+    `definitions`: name → definition; None at the top level, where they are taken from `schema`.
+    """
+    if definitions is None:
+        definitions = schema.pop("$defs", {})
     if isinstance(schema, list):
-        return [_inline(part, definitions) for part in schema]
+        return [_replace_references(part, definitions) for part in schema]
     if not isinstance(schema, dict):
         return schema
     if "$ref" in schema:
-        return _inline(dict(definitions[schema["$ref"].rpartition("/")[2]]), definitions)
-    return {key: _inline(value, definitions) for key, value in schema.items()}
+        name = schema["$ref"].removeprefix("#/$defs/")
+        return _replace_references(dict(definitions[name]), definitions)
+    return {key: _replace_references(value, definitions) for key, value in schema.items()}
 
 
 class HooksSection(Section):
@@ -114,7 +131,8 @@ class HooksSection(Section):
 
     @field_validator("promote", "hold", "announce")
     @classmethod
-    def _nothing_to_undo(cls, value: list[HookEntry]) -> list[HookEntry]:
+    def _refuse_undo(cls, value: list[HookEntry]) -> list[HookEntry]:
+        """Refuse the entry `undo`, which undoes a promotion, among the hooks of other events than rollback."""
         for index, entry in enumerate(value):
             if entry.kind == UNDO:
                 raise PydanticCustomError(
@@ -176,25 +194,30 @@ class PromotionRules:
     """`sha256:…` over hooks, approvals and sensitivity: what was approved is what is executed."""
 
     def needed(self, action: Action) -> int:
-        """How many approvals an action needs."""
-        stated: int = getattr(self.approvals, action.value)
-        promotes = action in PROMOTING
-        return max(stated, 2) if self.sensitive and promotes else stated
+        """How many approvals an action needs; a promotion under a sensitive policy needs two at least."""
+        of_action: int = getattr(self.approvals, action.value)
+        if self.sensitive and action in PROMOTING:
+            return max(of_action, 2)
+        return of_action
 
     def distinct(self, action: Action) -> bool:
-        """Whether the requester's own approval does not count."""
+        """Whether approvals have to come from people other than the requester: the requester's own does not count."""
         return self.needed(action) > 1 or not self.approvals.self_approval
 
 
 def to_rules(
     hooks: HooksSection, approvals: ApprovalsSection, roles: RolesSection | None, *, sensitive: bool
 ) -> PromotionRules:
-    """The sections as records, with the hash of what people agree to."""
-    by_event = {name: tuple(getattr(hooks, name)) for name in (*_EVENTS, ANNOUNCE)}
-    agreed = [hooks.model_dump(mode="json"), approvals.model_dump(mode="json"), sensitive]
-    canonical = json.dumps(agreed, sort_keys=True, separators=(",", ":"), default=str)
+    """Make the rules for promotion of the policy's sections. `roles` None: the policy has no such section.
+
+    The hash covers what an approval is based on: the hooks, the rules of approval and the sensitivity, not the roles.
+    """
+    hooks_by_event = {event: tuple(getattr(hooks, event)) for event in (*_HOOK_ACTIONS, ANNOUNCE)}
+    hashed = [hooks.model_dump(mode="json"), approvals.model_dump(mode="json"), sensitive]
+    # Sorted keys and no spaces: the hash depends on the values only.
+    canonical = json.dumps(hashed, sort_keys=True, separators=(",", ":"), default=str)
     return PromotionRules(
-        hooks=by_event,
+        hooks=hooks_by_event,
         approvals=approvals,
         roles=None if roles is None else {role.value: tuple(getattr(roles, role.value)) for role in PersonRole},
         sensitive=sensitive,

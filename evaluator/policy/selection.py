@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 FILE_NAME, FOLDER_NAME = "evaluator.yaml", "evaluator.policies"
 DEFAULT = "default"
 """Name of the file for all services that have none of their own."""
-SLIPS = (FILE_NAME, "evaluator.yml", FOLDER_NAME)
-"""Where no policy is found, names that differ from these only in case are taken for slips."""
+SIMILAR_NAMES = (FILE_NAME, "evaluator.yml", FOLDER_NAME)
+"""Where no policy is found, names that differ from these only in case are taken for mistakes."""
 SUFFIXES = (".yaml", ".yml")
-OF_EDITORS = re.compile(r"\..*|.*~|#.*#")
+IGNORED_NAMES = re.compile(r"\..*|.*~|#.*#")
 """Names of files that are not policies: hidden files, and the temporary and backup files of editors."""
-LIKE_A_POLICY = re.compile(r"\.ya?ml", re.IGNORECASE)
+YAML_IN_NAME = re.compile(r"\.ya?ml", re.IGNORECASE)
 SERVICE_KEYS = ("service", "services")
 """Keys that name the services of a policy."""
 
@@ -45,14 +45,15 @@ Services = frozenset[str]
 
 
 def find_policy(start: Path) -> Path | None:
-    """Find what EVALUATOR_POLICY names, else the nearest evaluator.yaml or evaluator.policies in `start` or above it.
+    """Find the policy that EVALUATOR_POLICY names, else the nearest one in `start` or a folder above it.
 
-    Raises PolicyError where a folder has both, or a policy on the way has a name that is not read.
+    Returns the path of an evaluator.yaml or of a folder evaluator.policies; None if there is none. Raises PolicyError
+    if one folder has both, or if a nearer file looks like a policy but has a name that is not read (evaluator.yml).
     """
-    if named := os.environ.get("EVALUATOR_POLICY"):
-        return Path(named)
+    if path_of_environment := os.environ.get("EVALUATOR_POLICY"):
+        return Path(path_of_environment)
     nearest = _list_nearest(start)
-    _refuse_slips(start.absolute(), nearest)
+    _refuse_similar_names(start.absolute(), nearest)
     if len(nearest) > 1:
         raise PolicyError(
             f"{nearest[0].parent}: there are both {FILE_NAME} and {FOLDER_NAME}, but only one of them can apply",
@@ -62,115 +63,153 @@ def find_policy(start: Path) -> Path | None:
 
 
 def _list_nearest(start: Path) -> list[Path]:
-    """The policies of the nearest folder that has any; a broken link counts as one, which cannot be read."""
+    """List the policies in `start`, else in the nearest folder above that has any: evaluator.yaml, evaluator.policies.
+
+    Empty if no folder has any. A broken link is listed, too: loading it then fails, so that no other policy applies.
+    """
     folder = start.absolute()
     for parent in (folder, *folder.parents):
-        if policies := [path for name in (FILE_NAME, FOLDER_NAME) if os.path.lexists(path := parent / name)]:
+        candidates = (parent / FILE_NAME, parent / FOLDER_NAME)
+        if policies := [path for path in candidates if os.path.lexists(path)]:
             return policies
     return []
 
 
-def _refuse_slips(start: Path, nearest: Sequence[Path]) -> None:
-    """Refuse a name such as evaluator.yml next to `start`, or above it and below the policies `nearest`."""
+def _refuse_similar_names(start: Path, nearest: Sequence[Path]) -> None:
+    """Raise PolicyError for a name such as evaluator.yml in `start` or above it, up to the folder of `nearest`.
+
+    `nearest`: the policies of one folder; empty: there is none, and all folders above are searched.
+    """
     for folder in (start, *start.parents):
         if nearest and folder == nearest[0].parent:
             return
         with suppress(OSError):  # a folder above that may not be listed
             for path in folder.iterdir():
-                if path.name.lower() in SLIPS:
-                    right = FOLDER_NAME if path.name.lower() == FOLDER_NAME else FILE_NAME
+                if path.name.lower() in SIMILAR_NAMES:
+                    proper_name = FOLDER_NAME if path.name.lower() == FOLDER_NAME else FILE_NAME
                     raise PolicyError(
-                        f"{path} is not read as a policy", hint=f"call it {right}, or name it with --policy"
+                        f"{path} is not read as a policy", hint=f"call it {proper_name}, or name it with --policy"
                     )
 
 
 def path_to_name(path: Path | None) -> str:
-    """The path of a policy as commands have to name it; empty where they find it themselves, or it is built in."""
-    return "" if path is None or _list_nearest(Path.cwd()) == [path.absolute()] else str(path.absolute())
+    """Return the path that a command must name with --policy, from the current folder, to use the policy at `path`.
+
+    Empty if no command must: they find this policy themselves, or it is the built-in one (None).
+    """
+    if path is None or _list_nearest(Path.cwd()) == [path.absolute()]:
+        return ""
+    return str(path.absolute())
 
 
 def _load(path: Path | None) -> Policy:
+    """Load a policy file (None: the built-in policy), with the path by which commands name it. Raises PolicyError."""
     return replace(load_policy(path), path=path_to_name(path))
 
 
 def choose_policy(path: Path | None, services: Callable[[], Iterable[str]] = tuple) -> Policy:
-    """Load the policy of these services: the file at `path`, or the one for them in the folder at `path`.
+    """Load the policy for services that are released together.
 
-    `services` is called for a folder only; `None` as `path` is the built-in policy. Services that are released
-    together need one policy that names them all, unless the same applies to each of them. Raises PolicyError, and
-    UnknownName for a service that has no policy where there is no default.
+    `path`: a policy file, which applies to all services; a folder of policies, from which the one for these services is
+    chosen; None: the built-in policy. `services` returns their names; it is called for a folder only. In a folder, one
+    policy must name all of them together, or the same policy must apply to each of them alone. Raises PolicyError, and
+    UnknownName for a service without a policy if there is no default.
     """
     if path is None or not path.is_dir():
         return _load(path)
     files = _read_folder(path)
     requested = Services(filter(None, services()))
+    # Without services, only the default can apply; its key in `files` is the empty set, too.
     if not requested and requested not in files:
-        with_policy = ", ".join(sorted({name for names in files for name in names}))
+        services_with_policy = ", ".join(sorted({name for names in files for name in names}))
         raise PolicyError(
-            f"{path}: the service is not known, and each service has its own policy ({with_policy})",
+            f"{path}: the service is not known, and each service has its own policy ({services_with_policy})",
             hint=f"choose a policy with --policy {path}/NAME.yaml, or name the service: with --service where data are "
             "recorded, with `evaluator data service RELEASE NAME` for a stored release",
         )
-    own = {files[requested]} if requested in files else {_find_own(path, files, name) for name in requested}
-    if len(own) > 1:
+    if requested in files:
+        applicable = {files[requested]}
+    else:
+        applicable = {_find_file(path, files, service) for service in requested}
+    if len(applicable) > 1:
         together = json.dumps(sorted(requested), ensure_ascii=False)
         raise PolicyError(
             f"{path}: {' and '.join(sorted(requested))} are released together, but have separate policies: "
-            + ", ".join(sorted(file.name for file in own)),
+            + ", ".join(sorted(file.name for file in applicable)),
             hint=f"write one policy with services: {together}, or choose one with --policy; if the release is of one "
             "service only, set it with `evaluator data service RELEASE NAME`",
         )
-    return _load(own.pop())
+    return _load(applicable.pop())
 
 
-def _find_own(folder: Path, files: Mapping[Services, Path], name: str) -> Path:
-    """Find the policy of a service: its own, else the one that names it among others, else the default."""
-    if (own_file := files.get(Services([name]))) is not None:
+def _find_file(folder: Path, files: Mapping[Services, Path], service: str) -> Path:
+    """Find the policy file of a service: its own, else one that names it among others, else the default.
+
+    `files`: services → the file for them in `folder`; the default's key is the empty set. Raises PolicyError for an
+    ambiguous choice, and UnknownName if there is neither a policy for the service nor a default.
+    """
+    if (own_file := files.get(Services([service]))) is not None:
         return own_file
-    named = [file for names, file in files.items() if name in names]
-    if len(named) > 1:
+    shared_files = [file for names, file in files.items() if service in names]
+    if len(shared_files) > 1:
         raise PolicyError(
-            f"{folder}: {name} is named by several policies: {', '.join(file.name for file in named)}",
-            hint=f"write {name}.yaml for releases of {name} alone",
+            f"{folder}: {service} is named by several policies: {', '.join(file.name for file in shared_files)}",
+            hint=f"write {service}.yaml for releases of {service} alone",
         )
-    if named:
-        return named[0]
-    by_service = {service: file for names, file in files.items() for service in names}
-    for service, file in by_service.items():
-        if _fold(service) == _fold(name):
+    if shared_files:
+        return shared_files[0]
+    file_by_service = {name: file for names, file in files.items() for name in names}
+    # A name that is only written differently must not silently get the default.
+    for other_service, file in file_by_service.items():
+        if _fold(other_service) == _fold(service):
             raise PolicyError(
-                f"{file}: this is the policy of service '{service}', and '{name}' has none: they differ only in case, "
-                "spaces or Unicode form",
+                f"{file}: this is the policy of service '{other_service}', and '{service}' has none: they differ only "
+                "in case, spaces or Unicode form",
                 hint="give both the same name: `evaluator data service RELEASE NAME` sets that of a stored release",
             )
     if Services() not in files:
-        own = f"{folder}/{file_of(name)}" if file_of(name) else f"a file in {folder} with `service: {name}`"
-        hint = f"write {own}, or {DEFAULT}.yaml for all others; or correct it: `evaluator data service RELEASE NAME`"
-        raise UnknownName("policy of service", name, by_service, hint=hint)
+        file_name = file_of(service)
+        to_write = f"{folder}/{file_name}" if file_name else f"a file in {folder} with `service: {service}`"
+        raise UnknownName(
+            "policy of service",
+            service,
+            file_by_service,
+            hint=f"write {to_write}, or {DEFAULT}.yaml for all others; or correct it: "
+            "`evaluator data service RELEASE NAME`",
+        )
     return files[Services()]
 
 
 def _fold(name: str) -> str:
+    """Return a form of a name that is equal for names that differ only in case, outer spaces or Unicode form."""
     return unicodedata.normalize("NFKC", name).casefold().strip()
 
 
 def file_of(service: str) -> str:
-    """Name the file of a service's policy; empty where no file has that name."""
-    return "" if Path(service).name != service or OF_EDITORS.fullmatch(service) else f"{service}.yaml"
+    """Return the file name of a service's policy; empty if no such file can exist, as for `a/b`, or is ignored."""
+    if Path(service).name != service or IGNORED_NAMES.fullmatch(service):
+        return ""
+    return f"{service}.yaml"
 
 
 def policy_of(path: Path | None, store: Store, releases: Sequence[str]) -> Policy:
-    """Load the one policy of these stored releases, by their services; without names, of all stored releases.
+    """Load the policy that applies to all of these stored releases, by their services.
 
-    Raises PolicyError where there are several, and as `choose_policy` does.
+    `path`: as in `choose_policy`. `releases`: their names; empty: all stored releases. Raises PolicyError if different
+    policies apply to them, and the errors of `choose_policy`.
     """
     if path is None or not path.is_dir():
         return _load(path)
     names = releases or [summary.release.id for summary in store.releases()]
-    services = {Services(s.name for s in store.control.release(name).services) for name in names} or {Services()}
-    policies = {
-        policy.origin: policy for policy in (choose_policy(path, partial(Services, names)) for names in services)
+    services_of_releases = {
+        Services(service.name for service in store.control.release(name).services) for name in names
     }
+    if not services_of_releases:
+        services_of_releases = {Services()}
+    policies: dict[str, Policy] = {}  # by the path of the file
+    for services in services_of_releases:
+        policy = choose_policy(path, partial(Services, services))
+        policies[policy.origin] = policy
     if len(policies) > 1:
         raise PolicyError(
             f"{path}: these releases have different policies: {', '.join(sorted(policies))}",
@@ -180,22 +219,29 @@ def policy_of(path: Path | None, store: Store, releases: Sequence[str]) -> Polic
 
 
 def list_policies(path: Path | None) -> Mapping[str, Policy]:
-    """Load every policy of a folder, by the names of its services, or the one at `path`, by "". Raises PolicyError."""
+    """Load every policy of the folder at `path`; the keys name their services, such as "cart and shop".
+
+    A file, or None for the built-in policy, gives one policy with the key "". Raises PolicyError.
+    """
     if path is None or not path.is_dir():
         return {"": _load(path)}
     return {_name_services(services): _load(file) for services, file in _read_folder(path).items()}
 
 
 def _name_services(services: Services) -> str:
+    """Name the services of a policy for people; no services: it is the default."""
     return " and ".join(sorted(services)) or "all other services"
 
 
 def _read_folder(folder: Path) -> Mapping[Services, Path]:
-    """Map the services of each policy to its file; no services: the default. Raises PolicyError."""
+    """Map the services of each policy in a folder to its file; the empty set is the key of the default.
+
+    Raises PolicyError if a file cannot be read, if two are for the same services, or if there is none.
+    """
     files: dict[Services, Path] = {}
     for path in filter(_is_policy, sorted(folder.iterdir())):
         try:
-            services = _services_of(path)
+            services = _read_services(path)
         except PolicyError as error:
             hint = (
                 f"correct it: until then its services are unknown, and no policy in {folder} applies; or choose one "
@@ -214,32 +260,42 @@ def _read_folder(folder: Path) -> Mapping[Services, Path]:
 
 
 def _is_policy(path: Path) -> bool:
-    """Whether an entry of a folder is one of its policies. Raises PolicyError where it only looks like one."""
-    if OF_EDITORS.fullmatch(path.name):
+    """Whether a file of a policy folder is a policy.
+
+    Raises PolicyError for a file that only looks like one (cart.yaml.txt), and for a subfolder with such files: what a
+    person takes for a policy must not be left out silently.
+    """
+    if IGNORED_NAMES.fullmatch(path.name):
         return False
     if path.suffix in SUFFIXES and not path.is_dir():
         return True
-    within = (entry.name for entry in path.rglob("*") if not OF_EDITORS.fullmatch(entry.name)) if path.is_dir() else ()
-    if any(map(LIKE_A_POLICY.search, (path.name, *within))):
+    names = [path.name]
+    if path.is_dir():
+        names += [entry.name for entry in path.rglob("*") if not IGNORED_NAMES.fullmatch(entry.name)]
+    if any(YAML_IN_NAME.search(name) for name in names):
         what = "policies in a subfolder are" if path.is_dir() else "it looks like a policy, but a file of this name is"
         hint = f"policies are {path.parent}/NAME.yaml or NAME.yml: rename it, or move it away"
         raise PolicyError(f"{path}: {what} not read", hint=hint)
     return False
 
 
-def _services_of(path: Path) -> Services:
-    """Names of the services whose policy a file is; none for the default. Its other values are not checked."""
+def _read_services(path: Path) -> Services:
+    """Read for which services a policy file is: those that it names, else the file's own name; none for the default.
+
+    Only these keys of the file are checked. Raises PolicyError if the default names services.
+    """
     document = read_document(path)
-    naming = {
+    # A misspelled key (`servce`) is kept, so that parsing refuses it: else the file's name would count as the service.
+    service_settings = {
         key: value
         for key, value in document.values.items()
         if key in SERVICE_KEYS
         or (key not in PolicyFile.model_fields and get_close_matches(key.casefold(), SERVICE_KEYS))
     }
-    named = Services(parse_policy(naming, origin=document.name, lines=document.lines).services)
+    services = Services(parse_policy(service_settings, origin=document.name, lines=document.lines).services)
     if path.stem != DEFAULT:
-        return named or Services([path.stem])
-    if named:
-        line = document.line_of(tuple(naming)[:1])
+        return services or Services([path.stem])
+    if services:
+        line = document.line_of(tuple(service_settings)[:1])
         raise PolicyError(f"{path}:{line}: {DEFAULT} is for services that have no policy, so it must not name any")
     return Services()

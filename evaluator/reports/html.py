@@ -18,7 +18,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from evaluator.errors import InputError
-from evaluator.extensions import needs
+from evaluator.extensions import explain_missing_package
 from evaluator.figures import (
     PALETTE,
     Figure,
@@ -76,8 +76,7 @@ def render(verdict: Verdict, page: Page) -> str:
     Raises UsageError if a package that draws is not installed.
     """
     del page
-    # Turns a failed import into a message that names the extra to install, `plots`.
-    with needs("the HTML report needs", "plots"):
+    with explain_missing_package("the HTML report needs", "plots"):
         return to_html(verdict)
 
 

@@ -34,7 +34,7 @@ def test_the_configuration_of_a_checkout_says_what_the_command_says():
 def test_store_policy_and_address_are_passed_on(monkeypatch, tmp_path):
     arguments = {}
     monkeypatch.setattr(
-        app, "_run", lambda words, environment: arguments.update(words=words, environment=environment) or 0
+        app, "_run_server", lambda words, environment: arguments.update(words=words, environment=environment) or 0
     )
     monkeypatch.chdir(tmp_path)
     assert run(["--store", "s.duckdb", "--policy", "p.yaml", "app", "--port", "8777"]) == 0
@@ -46,7 +46,7 @@ def test_store_policy_and_address_are_passed_on(monkeypatch, tmp_path):
 
 
 def test_listening_to_the_network_is_reported(monkeypatch, capsys):
-    monkeypatch.setattr(app, "_run", lambda _words, _environment: 0)
+    monkeypatch.setattr(app, "_run_server", lambda _words, _environment: 0)
     assert run(["app", "--address", "0.0.0.0"]) == 0
     assert "users have to sign in first" in capsys.readouterr().err
 

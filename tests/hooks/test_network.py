@@ -10,7 +10,7 @@ from metrics_servers import program
 
 from evaluator.errors import HookError
 from evaluator.hooks import network
-from evaluator.hooks.network import MaybeSent, NetworkOptions, TlsOptions, resolve, send
+from evaluator.hooks.network import MaybeSent, NetworkOptions, TlsOptions, resolve_allowed, send
 
 LOOPBACK = TlsOptions(allow_hosts=["127.0.0.1"])
 
@@ -39,19 +39,19 @@ PRIVATE = [
 def test_names_that_lead_inside_are_refused(address, monkeypatch):
     resolver(monkeypatch, [address])
     with pytest.raises(HookError, match="not among allow_hosts"):
-        resolve("hooks.example.org", 443, ["hooks.example.org"])
+        resolve_allowed("hooks.example.org", 443, ["hooks.example.org"])
 
 
 @pytest.mark.parametrize("address", PRIVATE)
 def test_addresses_that_lead_inside_are_refused(address):
     with pytest.raises(HookError, match="not among allow_hosts"):
-        resolve(address, 443, ["hooks.example.org"])
+        resolve_allowed(address, 443, ["hooks.example.org"])
 
 
 def test_one_address_inside_is_one_too_many(monkeypatch):
     resolver(monkeypatch, ["93.184.215.14", "10.0.0.1"])
     with pytest.raises(HookError, match=r"10\.0\.0\.1"):
-        resolve("hooks.example.org", 443, ["hooks.example.org"])
+        resolve_allowed("hooks.example.org", 443, ["hooks.example.org"])
 
 
 @pytest.mark.parametrize(
@@ -60,20 +60,20 @@ def test_one_address_inside_is_one_too_many(monkeypatch):
 def test_names_that_are_not_listed_are_refused_before_they_are_resolved(host, monkeypatch):
     hosts = resolver(monkeypatch, ["93.184.215.14"])
     with pytest.raises(HookError, match="is not among allow_hosts"):
-        resolve(host, 443, ["hooks.example.org"])
+        resolve_allowed(host, 443, ["hooks.example.org"])
     assert not hosts
 
 
 def test_what_is_listed_is_reached(monkeypatch):
     resolver(monkeypatch, ["10.0.0.9"])
-    assert resolve("Hooks.Example.org.", 443, ["hooks.example.org", "10.0.0.0/8"]) == ["10.0.0.9"]
+    assert resolve_allowed("Hooks.Example.org.", 443, ["hooks.example.org", "10.0.0.0/8"]) == ["10.0.0.9"]
 
 
 def test_a_wide_network_does_not_list_the_metadata_service(monkeypatch):
     resolver(monkeypatch, ["169.254.169.254"])
     with pytest.raises(HookError, match="metadata"):
-        resolve("m", 80, ["m", "0.0.0.0/0"])
-    assert resolve("m", 80, ["m", "169.254.169.254"])
+        resolve_allowed("m", 80, ["m", "0.0.0.0/0"])
+    assert resolve_allowed("m", 80, ["m", "169.254.169.254"])
 
 
 def test_the_address_that_was_checked_is_the_one_connected_to(receiver, monkeypatch):

@@ -237,7 +237,7 @@ def test_a_store_that_is_busy_does_not_end_the_load(store, new_run, monkeypatch)
     messages = []
     monkeypatch.setattr(loading, "KEEP_UP_S", 0.01)
     monkeypatch.setattr(StoredData, "land_segments", busy)
-    with loading._kept_up(store, new_run(), messages.append):
+    with loading._landing_hourly(store, new_run(), messages.append):
         while len(messages) < 2:
             time.sleep(0.01)
     assert messages[0] == "not landed yet: the store is kept open"

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from evaluator.cli.import_files import describe
+from evaluator.cli.import_files import describe_landed
 from evaluator.errors import InputError
 from evaluator.pipeline.importing import import_release
 from evaluator.records import LeftOut, LeftOutKind, Release
@@ -217,7 +217,7 @@ def test_other_metrics_of_k6_are_named(land):
 def test_an_import_reports_what_it_left_out(land):
     others = point("grpc_req_duration", status="14") * 2 + point("dropped_iterations", 1) + point()
     landed, _ = land(point(status="200") + others, "k.json", skip_bad_rows=True)
-    assert describe("cart@2", landed) == (
+    assert describe_landed("cart@2", landed) == (
         "cart@2: 1 request from 1 file in 1 run; left out: 2 of kind grpc_req_duration (2 failed), 1 bad row,"
         " 1 of kind dropped_iterations (1 failed)"
     )

@@ -25,7 +25,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from evaluator.errors import SourceError, UsageError
-from evaluator.extensions import needs
+from evaluator.extensions import explain_missing_package
 from evaluator.records import Answer, Part, Query, QueryKind, metric_name
 from evaluator.secrecy import OF_SOURCES
 from evaluator.sources.prometheus.absence import Labels, explain_labels, find_form, find_impossible
@@ -101,7 +101,7 @@ class Prometheus:
         """How far the server's clock is ahead of ours."""
         self.hidden_s = 0.0
         """For how long it hides new samples (VictoriaMetrics: half a minute)."""
-        with needs("asking Prometheus needs", "prometheus", SourceError):
+        with explain_missing_package("asking Prometheus needs", "prometheus", SourceError):
             from prometheus_api_client import PrometheusConnect
 
             from evaluator.sources.prometheus.transport import QuerySession
