@@ -30,7 +30,7 @@ from evaluator.wording import count_of, list_left_out
     default="auto",
     show_default=True,
     metavar="FORMAT",
-    help="auto, or a name in docs/formats.md.",
+    help="auto, locust, jtl, jtl-transactions, k6, csv, parquet, or a source of another package.",
 )
 @click.option(
     "--column",
@@ -72,7 +72,8 @@ def command(
     """Import request files as runs of RELEASE, or outcomes of units.
 
     Several files of one arm are parts of one run if they overlap in time, or if one continues where another ends. They
-    are one run each if 5 seconds or more lie between them, or if their times count from the start of a test.
+    are one run each if at least 5 seconds, and at least twice the longest pause within them, lie between them, or if
+    their times count from the start of a test.
 
     A request row needs ts, endpoint, response_time_ms and failed; instance, response_bytes, status_code, exception and
     user_count are optional. UNIT is s, ms, us or ns for times (ts: also iso). For failed it is failure (true is a

@@ -52,9 +52,9 @@ def _write_help(command: click.Command, context: click.Context) -> str:
 # ------------------------------------------------------------------ schemas
 
 
-POLICY_HEAD = """\
-# The policy: every key of evaluator.yaml
+POLICY_TITLE = "# The policy: every key of evaluator.yaml\n"
 
+POLICY_HEAD = """\
 An empty file means the defaults. An unknown key is an error that names its line and the key that was probably meant.
 `evaluator policy check` checks a policy, `evaluator policy show` prints the one that applies with all defaults, and
 `evaluator policy schema` prints the JSON Schema, by which editors complete and check the file. The options of hooks are
@@ -74,9 +74,10 @@ evaluator.policies/
 ```
 
 `evaluator init --service cart` writes the first of them. The services that a file names in `service` or `services`
-take precedence over the file's name; a service that cannot be a file name (`team/cart`) has to be named there. If
-several files name a service, the one that names it alone applies where it is released alone. Command line, app, worker
-and notebook choose by the same rules:
+take precedence over the file's name; a service that cannot be a file name (`team/cart`) has to be named there. Two
+files may name the same service: one alone, one together with others. The first applies to releases of this service
+alone, the second to releases of these services together. Command line, app, worker and notebook choose by the same
+rules:
 
 - a service without a policy is an error if there is no `default.yaml`, and so is a release without a service;
 - services that are released together need one policy that names them all, unless the same policy applies to each;
@@ -96,9 +97,9 @@ applies in the folder where it was judged. Every command that judges again names
 whole folder and shows the service of each policy; `evaluator policy show --service cart` prints one of them.
 """
 
-VERDICT_HEAD = """\
-# The verdict as JSON
+VERDICT_TITLE = "# The verdict as JSON\n"
 
+VERDICT_HEAD = """\
 `evaluator verdict RELEASE --format json`. The keys are a contract. Relative numbers are shares of 1; other numbers
 are in the unit given next to them. The same data under the same policy give the same bytes, apart from `judged_at`.
 [The JSON Schema](../evaluator/schemas/verdict.schema.json) describes all of this for programs.
@@ -116,7 +117,7 @@ def write_policy() -> str:
     schema = policy_schema()
     definitions = schema["$defs"]
     built_in = {**load_policy().effective, **load_policy().afterwards}
-    head = [POLICY_HEAD, GENERATED.format("policy")]
+    head = [POLICY_TITLE, GENERATED.format("policy"), POLICY_HEAD]
     tables = [*_tabulate_keys("evaluator.yaml", schema, definitions, built_in)]
     key_of_definition = {_name_definition(value): key for key, value in schema["properties"].items()}
     for name, definition in definitions.items():
@@ -133,7 +134,7 @@ def write_verdict() -> str:
     A table of its keys, then a table for each key that holds an object or a list of objects.
     """
     schema = json.loads((files("evaluator") / "schemas" / "verdict.schema.json").read_text(encoding="utf-8"))
-    parts = [VERDICT_HEAD, GENERATED.format("verdict"), *_tabulate_keys("The verdict", schema, {}, {})]
+    parts = [VERDICT_TITLE, GENERATED.format("verdict"), VERDICT_HEAD, *_tabulate_keys("The verdict", schema, {}, {})]
     for key, value in schema["properties"].items():
         is_list = "items" in value
         inner = value["items"] if is_list else value

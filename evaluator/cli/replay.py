@@ -28,7 +28,7 @@ def command(session: Session, releases: tuple[str, ...], as_json: bool) -> None:
     """Judge stored releases again under the current policy: which verdicts would change, and why.
 
     Without RELEASE: all releases that have a verdict. Each is judged on the runs of its latest verdict; the new verdict
-    is not stored. Give another policy with --policy.
+    is not stored. Give another policy with --policy. The exit code is 0, also if verdicts would change.
     """
     path = session.find_policy()
     list_policies(path)  # reports a mistake in a policy before anything is judged

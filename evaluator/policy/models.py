@@ -5,7 +5,8 @@ Validation happens field by field, so that an error has the line of the wrong ke
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -31,6 +32,12 @@ from evaluator.policy.promotion import ApprovalsSection, HooksSection, RolesSect
 from evaluator.records import EvidenceKind
 from evaluator.sources.prometheus.options import PrometheusSource
 from evaluator.sources.prometheus.sets import QUERY_SETS
+
+
+def _describe(metric: Mapping[str, Any]) -> str:
+    """Describe a built-in metric in a few words."""
+    return f"{metric['name']} ({' '.join(str(metric[key]) for key in ('role', 'margin') if key in metric)})"
+
 
 PLANNED_SECTIONS = ("rollout", "stages", "strategy")
 """Sections that are planned and not available in this version."""
@@ -86,14 +93,14 @@ class EndpointScan(Section):
     failure_margin: Points = Field(0.01, description="Largest rise of an endpoint's failure rate.")
     tolerance: AutoOrPercent = Field(
         None,
-        description="A rise of an endpoint's response time shown to be larger than this stops a GO; at most margin. "
-        "auto: the widest margin of the latency gates (of the endpoint's own, where it has any); margin where none is.",
+        description="An endpoint whose response time is shown to rise by more than this prevents a GO; at most margin. "
+        "auto: the widest margin of the latency gates of this endpoint; if it has none, of those over all traffic; if "
+        "these have none, margin. Holds count where no gate has a margin.",
         validate_default=True,
     )
     failure_tolerance: AutoOrPoints = Field(
         None,
-        description="The same for its failure rate; at most failure_margin. "
-        "auto: the widest margin of the failure gates.",
+        description="The same for its failure rate; at most failure_margin. auto: likewise, of the failure gates.",
         validate_default=True,
     )
     alpha_share: Annotated[Probability, within(0, 1, ends=False)] = Field(
@@ -178,7 +185,9 @@ class PolicyFile(Section):
     sources: Sources | None = Field(None, description="Where metrics other than those of requests come from.")
     metrics: list[MetricSection] = Field(
         default_factory=lambda: [MetricSection.model_validate(metric) for metric in BUILT_IN_METRICS],
-        description="What is compared; the metrics of sources: {prometheus: {queries: […]}} are added.",
+        description="What is compared; this replaces the built-in metrics: "
+        + "; ".join(map(_describe, BUILT_IN_METRICS))
+        + ". The metrics of sources: {prometheus: {queries: […]}} are added.",
         validate_default=True,
     )
     endpoint_scan: EndpointScan = Field(default_factory=EndpointScan)
