@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test check servers notebooks bench bench-arena lock audit clean
 
-# Two candidates of the sample service under real load: a healthy one that earns its GO, and one that must not pass.
+# Two candidates of the sample service under real load: a healthy one that is GO, and one that must not pass.
 demo: $(READY)
 	$(BIN)/evaluator demo
 	@echo

@@ -14,32 +14,34 @@ from evaluator.errors import EvaluatorError, UsageError
 T = TypeVar("T")
 
 
-def load_object(target: str) -> Any:
+def load_object(place: str) -> Any:
     """Import the object that a place names: `module:name`, or `module:name.attribute`."""
-    module, _, name = target.partition(":")
+    module, _, name = place.partition(":")
     return attrgetter(name)(import_module(module))
 
 
 @contextmanager
 def needs(what: str, extra: str, error: type[EvaluatorError] = UsageError) -> Iterator[None]:
-    """Raise `error` where the block cannot import a package.
+    """Raise `error` if the `with` block cannot import a package of another project.
 
-    Its message begins with `what` ("plots need"), and its hint names `extra`, which installs the package. The
-    ImportError of a module of our own is a bug, and is not caught.
+    Its message begins with `what` ("plots need"), and its hint names `extra`, the extra of this package that installs
+    what is missing. The ImportError of a module of our own is a bug, and is not caught.
     """
     try:
         yield
-    except ImportError as missing:
-        if (missing.name or "").partition(".")[0] == "evaluator":
+    except ImportError as import_error:
+        missing = import_error.name or ""
+        if missing.partition(".")[0] == "evaluator":
             raise
         hint = f"pip install 'release-evaluator[{extra}]'" if extra else None
-        raise error(f"{what} the package '{missing.name}'", hint=hint) from missing
+        raise error(f"{what} the package '{import_error.name}'", hint=hint) from import_error
 
 
 class Lazy(Mapping[str, T], Generic[T]):
     """Name → the object at its place `module:name`, imported on first use.
 
-    `noun` is what has the names ("hook"). Where a package is missing, `error` is raised and names `extra`.
+    `own`: name → place of our objects. `noun` is what has the names ("hook"). If a package is missing, `error` is
+    raised and names `extra`, which installs it.
     """
 
     def __init__(
@@ -53,9 +55,9 @@ class Lazy(Mapping[str, T], Generic[T]):
         return self.own
 
     def __getitem__(self, name: str) -> T:
-        target = self.places[name]
+        place = self.places[name]
         with needs(f"the {self.noun} {name} needs", self.extra, self.error):
-            loaded: T = load_object(target)
+            loaded: T = load_object(place)
         return loaded
 
     def __contains__(self, name: object) -> bool:
@@ -69,9 +71,9 @@ class Lazy(Mapping[str, T], Generic[T]):
 
 
 class Extensions(Lazy[Any]):
-    """Our own objects, then the entry points of `group` in other packages.
+    """Name → object: our own objects (`own`: name → place), then the entry points of `group` in other packages.
 
-    Raises `error` where two have one name, and where one cannot be loaded.
+    Raises `error` if two objects have the same name, or if an object cannot be loaded.
     """
 
     def __init__(
@@ -88,27 +90,27 @@ class Extensions(Lazy[Any]):
 
     @cached_property
     def places(self) -> Mapping[str, str]:
-        """Name → place; installed packages are searched once."""
+        """Name → place; installed packages are searched once. Raises `error` if two have the same name."""
         from importlib.metadata import entry_points
 
-        targets = dict(self.own)
-        for point in sorted(entry_points(group=self.group), key=lambda point: point.name):
-            existing = targets.setdefault(point.name, point.value)
-            if existing != point.value:
+        places = dict(self.own)
+        for entry_point in sorted(entry_points(group=self.group), key=lambda entry_point: entry_point.name):
+            # A package that is installed in two places declares the same place twice, which is no conflict.
+            existing_place = places.setdefault(entry_point.name, entry_point.value)
+            if existing_place != entry_point.value:
                 raise self.error(
-                    f"two packages have a {self.noun} {point.name}: {existing} and {point.value}",
+                    f"two packages have a {self.noun} {entry_point.name}: {existing_place} and {entry_point.value}",
                     hint="uninstall one of them",
                 )
-        return targets
+        return places
 
     def __getitem__(self, name: str) -> Any:
-        target = self.places[name]
+        """Import the object with this name. Raises `error` with a hint, whatever its module raises."""
+        place = self.places[name]
         try:
-            return load_object(target)
+            return load_object(place)
         except Exception as error:
-            also = (
-                f", or the packages that it needs: pip install 'release-evaluator[{self.extra}]'" if self.extra else ""
-            )
-            raise self.error(
-                f"the {self.noun} {name} ({target}) cannot be loaded: {error}", hint=f"install it again{also}"
-            ) from error
+            hint = "install it again"
+            if self.extra:
+                hint += f", or the packages that it needs: pip install 'release-evaluator[{self.extra}]'"
+            raise self.error(f"the {self.noun} {name} ({place}) cannot be loaded: {error}", hint=hint) from error

@@ -18,7 +18,7 @@ def _amount_schema(*examples: str) -> WithJsonSchema:
 
 
 def within(low: float, high: float, *, ends: bool = True) -> AfterValidator:
-    """Refuse numbers outside of `low` to `high`; with `ends` these two are allowed."""
+    """Make a validator that refuses numbers outside `low` to `high`; with `ends` these two are allowed."""
 
     def check(value: float) -> float:
         if (low <= value <= high) if ends else (low < value < high):
@@ -30,8 +30,11 @@ def within(low: float, high: float, *, ends: bool = True) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _or_auto(parse: Callable[[Any], float], write: Callable[[float], str]) -> list[Any]:
-    """How a value that may be `auto` (`None`) is read and written."""
+def _read_or_auto(parse: Callable[[Any], float], write: Callable[[float], str]) -> list[Any]:
+    """Make the reader and the writer of a value that may be `auto` in the file, and is None then.
+
+    `parse` and `write` are those of any other value.
+    """
     return [
         BeforeValidator(lambda raw: None if raw in ("auto", None) else parse(raw)),
         PlainSerializer(lambda value: "auto" if value is None else write(value)),
@@ -39,6 +42,10 @@ def _or_auto(parse: Callable[[Any], float], write: Callable[[float], str]) -> li
 
 
 def _parse_relative(raw: Any) -> float:
+    """Read a change relative to baseline as a share: '10%' and 0.1 both give 0.1. Raises ValueError for another unit.
+
+    The caller handles `auto`.
+    """
     quantity = parse_quantity(raw)
     if quantity.unit not in ("", "%"):
         raise ValueError(f"must be auto or relative to baseline, such as 10%, not {quantity}")
@@ -46,6 +53,7 @@ def _parse_relative(raw: Any) -> float:
 
 
 def _check_duration(seconds: float | None) -> float | None:
+    """Refuse a duration that is negative or longer than a year; None (auto) passes."""
     if seconds is not None and not 0 <= seconds <= _YEAR_S:
         raise ValueError(f"must be from 0s to one year, not {seconds:g}s")
     return seconds
@@ -58,6 +66,10 @@ def _check_positive(seconds: float) -> float:
 
 
 def _parse_ratio(raw: Any) -> Any:
+    """Read how the traffic is divided: `configured`, or a part for every arm, such as {baseline: 9, canary: 1}.
+
+    Parts are numbers above 0 and need no particular sum. Raises ValueError.
+    """
     if raw == "configured":
         return raw
     if not isinstance(raw, dict) or len(raw) < 2:
@@ -69,18 +81,19 @@ def _parse_ratio(raw: Any) -> Any:
 
 
 def _parse_points(raw: Any) -> float:
+    """Read percentage points as a difference of shares: '1pp' and 0.01 both give 0.01. Raises ValueError for `%`."""
     quantity = parse_quantity(raw)
     if quantity.unit == "%":
         raise ValueError(f"is in percentage points: write {Quantity(quantity.value, 'pp')} instead of {quantity}")
     return parse_share(quantity)
 
 
-def _write_percent(value: float) -> str:
-    return str(Quantity(Decimal(str(value)) * 100, "%"))
+def _write_percent(share: float) -> str:
+    return str(Quantity(Decimal(str(share)) * 100, "%"))
 
 
-def _write_points(value: float) -> str:
-    return str(Quantity(Decimal(str(value)) * 100, "pp"))
+def _write_points(difference: float) -> str:
+    return str(Quantity(Decimal(str(difference)) * 100, "pp"))
 
 
 _percent = [BeforeValidator(parse_share), PlainSerializer(_write_percent), _amount_schema("25%", "0.25")]
@@ -95,12 +108,12 @@ Duration = Annotated[float, *_duration, AfterValidator(_check_duration)]
 PositiveDuration = Annotated[float, *_duration, AfterValidator(_check_duration), AfterValidator(_check_positive)]
 AutoOrDuration = Annotated[
     float | None,
-    *_or_auto(parse_duration_s, format_duration),
+    *_read_or_auto(parse_duration_s, format_duration),
     AfterValidator(_check_duration),
     _amount_schema("auto", "30s"),
 ]
-AutoOrPercent = Annotated[float | None, *_or_auto(_parse_relative, _write_percent), _amount_schema("auto", "10%")]
-AutoOrPoints = Annotated[float | None, *_or_auto(_parse_points, _write_points), _amount_schema("auto", "0.2pp")]
+AutoOrPercent = Annotated[float | None, *_read_or_auto(_parse_relative, _write_percent), _amount_schema("auto", "10%")]
+AutoOrPoints = Annotated[float | None, *_read_or_auto(_parse_points, _write_points), _amount_schema("auto", "0.2pp")]
 Ratio = Annotated[
     Literal["configured"] | dict[str, float],
     BeforeValidator(_parse_ratio),

@@ -22,30 +22,31 @@ class SecretNames:
     """How the settings of one part of the policy name secrets, and what needs them."""
 
     pattern: re.Pattern[str]
-    """A name in its `${…}`; its only group is the name of the variable."""
+    """How a variable is named, with its `${…}`; the only group is the name of the variable."""
     example: str
     needed_by: str
     export_where: str
 
     def check(self, text: str) -> str:
-        """The text, if it is a name and nothing else. Raises ValueError."""
+        """Return the text if it names a variable and has nothing else in it. Raises ValueError if not."""
         if not self.pattern.fullmatch(text):
             raise ValueError(f"must name an environment variable, such as {self.example}; secrets do not belong here")
         return text
 
     def reveal(self, text: str, environment: Mapping[str, str]) -> str:
-        """Put the values of variables in place of their names. Raises UsageError for one that is not set."""
+        """Replace each `${NAME}` in a text by the value of the variable. Raises UsageError if it is empty or unset."""
 
-        def value(match: re.Match[str]) -> str:
-            secret = environment.get(match[1])
+        def look_up(match: re.Match[str]) -> str:
+            variable = match[1]
+            secret = environment.get(variable)
             if not secret:
                 raise UsageError(
-                    f"the environment variable {match[1]} is not set, and {self.needed_by} needs it",
-                    hint=f"export {match[1]}=… {self.export_where}",
+                    f"the environment variable {variable} is not set, and {self.needed_by} needs it",
+                    hint=f"export {variable}=… {self.export_where}",
                 )
             return secret
 
-        return self.pattern.sub(value, text)
+        return self.pattern.sub(look_up, text)
 
 
 OF_HOOKS = SecretNames(re.compile(r"\$\{([A-Z_][A-Z0-9_]*)\}"), "${HOOK_TOKEN}", "a hook", "where hooks are executed")
@@ -60,12 +61,14 @@ OF_SOURCES = SecretNames(
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:
-    """Replace secrets in a text, in each of their forms: plain, quoted, escaped, in base64."""
-    spelled = set()
+    """Replace secrets in a text by `[secret]`, in each of their spellings: plain, in JSON, in a URL, in base64."""
+    spellings = set()
     for secret in secrets:
-        encoded = base64.b64encode(secret.encode()).decode()
-        spelled |= {secret, secret.removeprefix("whsec_"), encoded, json.dumps(secret)[1:-1]}
-        spelled |= {quote(secret, safe=""), quote_plus(secret)}
-    for spelling in sorted(spelled - {""}, key=len, reverse=True):
+        in_base64 = base64.b64encode(secret.encode()).decode()
+        in_json = json.dumps(secret)[1:-1]
+        without_prefix = secret.removeprefix("whsec_")  # of the secrets of webhooks
+        spellings |= {secret, without_prefix, in_base64, in_json, quote(secret, safe=""), quote_plus(secret)}
+    # The longest first: a spelling may contain another, and its rest would stay.
+    for spelling in sorted(spellings - {""}, key=len, reverse=True):
         text = text.replace(spelling, SHOWN)
     return text

@@ -81,14 +81,14 @@ def data_folder(store: Path) -> Path:
 
 
 def run_folder(data: Path, release: str, run: str) -> Path:
-    """Folder of one run's segments."""
+    """Folder of one run's segments, in the folder `data` of a store."""
     return data / slug(release) / slug(run)
 
 
 def slug(name: str) -> str:
     """Make a folder name of any name: readable, and different names stay different."""
-    safe = re.sub(r"[^A-Za-z0-9._@-]+", "_", name).lstrip(".")[:80]
-    return safe if safe == name else f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    safe_name = re.sub(r"[^A-Za-z0-9._@-]+", "_", name).lstrip(".")[:80]
+    return safe_name if safe_name == name else f"{safe_name}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def segment_name(worker: str, seq: int) -> str:
@@ -102,18 +102,24 @@ def segment_paths(folder: Path) -> tuple[Path, ...]:
 
 
 def make_table(schema: pa.Schema, columns: Mapping[str, Sequence[Any] | pa.Array | None], rows: int) -> pa.Table:
-    """Build a table of a schema; a single text fills all rows, and a nullable column that is left out is null."""
+    """Build a table of `rows` rows with the columns of a schema.
+
+    `columns`: values by name of column; a text fills all rows, and a nullable column that is None or left out is null.
+    """
     arrays = []
     for field in schema:
         values: Any = columns.get(field.name)
         if values is None:
-            values = pa.nulls(rows, field.type)
+            array = pa.nulls(rows, field.type)
         elif isinstance(values, str):
-            values = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), rows), [values])
-        elif not isinstance(values, pa.Array) or values.type != field.type:
-            is_name = pa.types.is_dictionary(field.type)
-            values = pa.array(values, pa.string()).dictionary_encode() if is_name else pa.array(values, field.type)
-        arrays.append(values)
+            array = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), rows), [values])
+        elif isinstance(values, pa.Array) and values.type == field.type:
+            array = values
+        elif pa.types.is_dictionary(field.type):  # a column of names
+            array = pa.array(values, pa.string()).dictionary_encode()
+        else:
+            array = pa.array(values, field.type)
+        arrays.append(array)
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
@@ -130,24 +136,26 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 class SegmentWriter:
-    """Numbered segments of one worker in one folder.
+    """Writes numbered segments of one worker into one folder.
 
-    Raises OSError where the folder cannot be written (a full disk, a missing permission); earlier segments stay.
+    Raises OSError if the folder cannot be written (a full disk, a missing permission); earlier segments stay.
     """
 
     def __init__(self, folder: Path, worker: str) -> None:
         self.folder, self.worker = folder, worker
         self.rows = 0
+        """Rows written."""
         self._unsynced: list[Path] = []
+        """Segments that may not be on the disk yet."""
         folder.mkdir(parents=True, exist_ok=True)
-        self._seq = _next_number(folder, worker)
+        self._next_seq = _find_free_number(folder, worker)
 
     def write(self, table: pa.Table) -> Path:
-        """Write one segment; it is whole when it appears."""
-        path = self.folder / segment_name(self.worker, self._seq)
+        """Write a table as the next segment, which is whole when it appears. Returns its path."""
+        path = self.folder / segment_name(self.worker, self._next_seq)
         with written_whole(path) as unfinished:
-            _write(table, unfinished)
-        self._seq += 1
+            _write_parquet(table, unfinished)
+        self._next_seq += 1
         self.rows += table.num_rows
         self._unsynced.append(path)
         return path
@@ -155,32 +163,33 @@ class SegmentWriter:
     @staticmethod
     def warm_up(table: pa.Table) -> None:
         """Write a sample into memory, because the first Parquet write of a process blocks it for most of a second."""
-        _write(table, pa.BufferOutputStream())
+        _write_parquet(table, pa.BufferOutputStream())
 
     def close(self) -> None:
         """Flush all segments to the disk."""
         for path in [*self._unsynced, self.folder]:
-            _sync(path)
+            _flush_to_disk(path)
         self._unsynced.clear()
 
 
-def _next_number(folder: Path, worker: str) -> int:
-    numbers = [
-        int(m["seq"]) for p in segment_paths(folder) if (m := _PATTERN.fullmatch(p.name)) and m["worker"] == worker
-    ]
+def _find_free_number(folder: Path, worker: str) -> int:
+    """The first number from which on no segment of a worker in `folder` has been numbered, now or in the past."""
+    matches = [_PATTERN.fullmatch(path.name) for path in segment_paths(folder)]
+    used = [int(match["seq"]) for match in matches if match and match["worker"] == worker]
     # Merged segments are deleted, so their numbers are not known. A worker writes at most one segment a second:
     # no used number is as high as the current time.
-    first = int(time.time()) if (folder / MERGED_FOLDER).exists() else 0
-    return max([*numbers, first - 1]) + 1
+    lowest = int(time.time()) if (folder / MERGED_FOLDER).exists() else 0
+    return max([lowest, *(number + 1 for number in used)])
 
 
-def _write(table: pa.Table, sink: Path | pa.NativeFile) -> None:
+def _write_parquet(table: pa.Table, sink: Path | pa.NativeFile) -> None:
     # Times rarely repeat: a dictionary of them would take a third of the time to write, and more space than the times.
     repeated = [name for name in table.column_names if name not in ("ts", "response_time_ms")]
     pq.write_table(table, sink, compression="lz4", write_statistics=False, store_schema=True, use_dictionary=repeated)
 
 
-def _sync(path: Path) -> None:
+def _flush_to_disk(path: Path) -> None:
+    """Wait until a file, or the list of files in a folder, is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -189,7 +198,7 @@ def _sync(path: Path) -> None:
 
 
 def read_segment(path: Path) -> pa.Table:
-    """Read one segment. Raises SourceError where the file is not a segment."""
+    """Read one segment, with the columns of REQUEST_SCHEMA. Raises SourceError if the file is not a segment."""
     try:
         with pq.ParquetFile(path) as file:
             table = file.read()
@@ -199,7 +208,7 @@ def read_segment(path: Path) -> pa.Table:
 
 
 def count_rows(path: Path) -> int:
-    """Rows of a segment, from its footer alone. Raises SourceError where the file is not a segment."""
+    """Count the rows of a segment, from its footer alone. Raises SourceError if the file is not a segment."""
     try:
         with pq.ParquetFile(path) as file:
             names, rows = file.schema_arrow.names, int(file.metadata.num_rows)
@@ -216,25 +225,26 @@ def _unreadable(path: Path, error: Exception) -> SourceError:
 
 
 def compact(paths: Iterable[Path], folder: Path, *, worker: str, min_bytes: int = MERGED_BYTES) -> dict[Path, Path]:
-    """Merge segments into files of at least `min_bytes` (the last may be smaller); the segments stay unchanged.
+    """Merge the segments `paths` into files in `folder` of at least `min_bytes` (the last may be smaller).
 
-    The merged files get numbers of `worker` that no file in `folder` has. Memory holds about one row group. Returns
-    segment → the merged file that holds its rows, in the order of the segments.
+    The segments stay unchanged. The merged files are named after `worker`, with numbers that no file in `folder` has.
+    Memory holds about one row group. Returns segment → the merged file that holds its rows, in the order of the
+    segments.
     """
-    queue = list(paths)
-    merged: dict[Path, Path] = {}
-    while queue:
-        path = folder / segment_name(worker, _next_number(folder, worker))
-        used = 0
-        with written_whole(path) as unfinished:
+    waiting = list(paths)
+    merged_file_of: dict[Path, Path] = {}
+    while waiting:
+        merged_file = folder / segment_name(worker, _find_free_number(folder, worker))
+        taken = 0  # segments that are in this file
+        with written_whole(merged_file) as unfinished:
             with unfinished.open("wb") as sink, pq.ParquetWriter(sink, REQUEST_SCHEMA, compression="zstd") as writer:
-                while used < len(queue) and (used == 0 or sink.tell() < min_bytes):
-                    group: list[pa.Table] = []
-                    while used < len(queue) and sum(table.num_rows for table in group) < _MERGED_GROUP_ROWS:
-                        group.append(read_segment(queue[used]))
-                        used += 1
-                    writer.write_table(pa.concat_tables(group), row_group_size=_MERGED_GROUP_ROWS)
-            _sync(unfinished)
-        merged |= dict.fromkeys(queue[:used], path)
-        del queue[:used]
-    return merged
+                while taken < len(waiting) and (taken == 0 or sink.tell() < min_bytes):
+                    row_group: list[pa.Table] = []
+                    while taken < len(waiting) and sum(table.num_rows for table in row_group) < _MERGED_GROUP_ROWS:
+                        row_group.append(read_segment(waiting[taken]))
+                        taken += 1
+                    writer.write_table(pa.concat_tables(row_group), row_group_size=_MERGED_GROUP_ROWS)
+            _flush_to_disk(unfinished)
+        merged_file_of |= dict.fromkeys(waiting[:taken], merged_file)
+        del waiting[:taken]
+    return merged_file_of

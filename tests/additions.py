@@ -169,7 +169,7 @@ from evaluator.metrics.base import answer
 from evaluator.metrics.reading_base import QueryMetric, ReadingPair
 from evaluator.records import Comparison, QueryKind, Rule
 from evaluator.stats.shaping.panel import Panel
-from evaluator.stats.shaping.reading_panels import VALUE, ReadingView, build_panel
+from evaluator.stats.shaping.reading_panels import VALUE, Contribution, ReadingView, build_panel
 
 
 class GaugeAbove(QueryMetric):
@@ -187,7 +187,7 @@ class GaugeAbove(QueryMetric):
         rows = view.find(self.queries[0], VALUE, endpoint)
         n = view.readings.n[rows].astype(float)
         above = n * (view.readings.total[rows] > self.above * n)
-        return build_panel(view, arm, (rows, n), failures=(rows, above), of_instance=True)
+        return build_panel(view, arm, Contribution(rows, n), failures=Contribution(rows, above), of_instance=True)
 
     def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:
         """Answer a rule."""

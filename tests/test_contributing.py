@@ -314,10 +314,8 @@ def test_a_command(changed):
 
 
 def test_a_strategy(changed):
-    plan = ("plan", "--rate", "30")
-    rows = [line for line in changed.evaluator(*plan).splitlines() if line.strip().startswith("dark launch")]
-    assert len(rows) == 1
-    changed.evaluator(*plan, "--plot", "plan.svg")
+    text = changed.evaluator("plan", "--rate", "30", "--plot", "plan.svg")
+    assert len([line for line in text.splitlines() if line.strip().startswith("dark launch")]) == 1
     assert "dark launch" in (changed.folder / "plan.svg").read_text()
 
 

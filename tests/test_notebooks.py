@@ -61,15 +61,15 @@ def test_the_repository_keeps_no_outputs(name):
     _, notebook = pair(name)
     kept = [cell.source for cell in notebook.cells if cell.get("outputs") or cell.get("execution_count")]
     assert kept == [], "clear the outputs before a commit: a reader runs it, and its history stays readable"
-    assert len((NOTEBOOKS / f"{name}.py").read_text().splitlines()) < 130
+    lines = len((NOTEBOOKS / f"{name}.py").read_text().splitlines())
+    assert lines < 130, "an alarm: a longer notebook is read by few; give a higher limit its reason here"
 
 
-@pytest.mark.parametrize("name", SAID)
-def test_scripts_run(name, tmp_path):
-    command = [sys.executable, "-W", "error", str(NOTEBOOKS / f"{name}.py")]
+def test_a_script_runs(tmp_path):
+    """One of them: the others have the same cells as notebooks that are run below."""
+    command = [sys.executable, "-W", "error", str(NOTEBOOKS / "planning.py")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    assert list(tmp_path.iterdir()) == [], "what a notebook makes is gone with it"
 
 
 @pytest.mark.parametrize("name", SAID)
@@ -79,6 +79,7 @@ def test_notebooks_run_and_draw(name, tmp_path):
         notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     )
     client.execute()
+    assert list(tmp_path.iterdir()) == [], "a notebook removes the files that it makes"
     outputs = [one for cell in notebook.cells for one in cell.get("outputs", [])]
     assert [one for one in outputs if one.output_type == "stream" and one.name == "stderr"] == []
     texts = [one.get("text") or one.get("data", {}).get("text/plain", "") for one in outputs]

@@ -22,7 +22,7 @@ from evaluator.calibration.splits import only_runs
 from evaluator.records import Cells, Learnt
 from evaluator.records.arrays import FloatArray
 from evaluator.stats.estimators.contrast import Estimand
-from evaluator.stats.estimators.strata import Strata, build_strata, levels
+from evaluator.stats.estimators.strata import Strata, build_strata, standardise_levels
 from evaluator.stats.shaping.panel import build_panel
 from evaluator.stats.variance.instances import InstanceFrame, InstanceVariance
 from evaluator.stats.variance.longrun import MIN_BUCKETS, TimeVariance, time_variance
@@ -141,7 +141,7 @@ def _compare(
         observed: The times or failures of each row of an instance.
         relative: Whether the change is a log ratio.
     """
-    by_arm = [levels(strata, arm, sums[arm]) for arm in (0, 1)]
+    by_arm = [standardise_levels(strata, arm, sums[arm]) for arm in (0, 1)]
     estimands = [Estimand(of_arm.level, of_arm.influence) for of_arm in by_arm]
     if relative:
         estimands = [estimand.log() for estimand in estimands]

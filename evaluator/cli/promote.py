@@ -94,7 +94,8 @@ def _act(
             raise UsageError(
                 f"{action.label} needs a confirmation, and stdin is not a terminal", hint="confirm with --yes"
             )
-        typed = click.prompt(f"Type {release} to {action.label} it", default="", show_default=False, err=True).strip()
+        prompt = f"Type {release} to confirm: {action.label}"
+        typed = click.prompt(prompt, default="", show_default=False, err=True).strip()
         if typed != release:
             raise UsageError(f"{typed or 'nothing'} was typed, not {release}: nothing was done")
     intent = ask(store, policy, person, request)

@@ -8,7 +8,8 @@ import numpy as np
 
 from evaluator.assess.requests import RequestPairs
 from evaluator.figure_data.base import plain, round_all
-from evaluator.stats.estimators.quantiles import QuantileQuestion, compare_quantiles, standardise_both
+from evaluator.stats.estimators.quantile_pairs import QuantileQuestion, standardise_both
+from evaluator.stats.estimators.quantiles import compare_quantiles
 from evaluator.stats.variance.longrun import MIN_BUCKETS
 
 QUANTILES = (1, 2, 5, *range(10, 90, 5), 90, 92, 94, 95, 96, 97, 98, 99, 99.5, 99.9)

@@ -58,10 +58,10 @@ def _judge_failures(context: RequestContext, baseline: ArmRows, candidate: ArmRo
                     p_value = max(p_value, _p_worse_part(baseline, baseline_part, candidate, part, judged.burst_size))
         if not part.failures or p_value >= context.rulebook.alpha:
             continue
-        why = "baseline has no judged requests that could explain them"
+        why = "baseline has no judged requests to explain these failures"
         if judged.requests:
             rate = format_number(judged.failures / judged.requests * 100)
-            why = f"more than the {rate} % of baseline's judged requests that failed can explain"
+            why = f"the failure rate of baseline's judged requests ({rate} %) does not explain these failures"
         remedy = f"check these failures of {part.arm}; "
         remedy += "they are judged only if both arms have requests of that endpoint at that time"
         if part.kind is LeftOutKind.WARM_UP:

@@ -212,7 +212,7 @@ def check_missing(context: OutcomeContext) -> Iterable[Finding]:
         text = f"units without {name}: {each_arm}"
         if p_value < ALPHA:
             why = f"{text}; more often in one arm (p = {p_value:.1g})"
-            yield fail("missing_outcomes", why, f"find out why {name} is missing more in one arm")
+            yield fail("missing_outcomes", why, f"find out why {name} is missing more often in one arm")
         else:
             yield warn("missing_outcomes", f"{text}; as often in every arm")
 

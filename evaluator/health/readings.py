@@ -74,7 +74,7 @@ def check_series(context: ReadingContext) -> Iterable[Finding]:
             yield warn("series", f"{name}: {impossible}", "check the query's labels")
         elif any(measures_the_same(query, counter) for counter in readings.queries if counter != query):
             # Libraries create such a counter at its first event.
-            yield warn("series", f"{name} never happened on {arms}: taken as 0")
+            yield warn("series", f"{name} never happened on {arms}, so it counts as 0")
         else:
             yield warn("series", f"{name} has no series of {arms}", "check the query's labels")
     if not without_series and not incomplete_queries:

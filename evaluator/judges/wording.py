@@ -420,7 +420,7 @@ def _advise_on_doubt(doubt: Reason, judged: Sequence[Comparison], evidence: Evid
     if doubt.code == "not_final":
         return "judge again at the planned end"
     if doubt.code == "no_gate":
-        return "give the policy a gate"
+        return "add a metric with `role: gate` to the policy"
     return f"{verb} the release again"
 
 

@@ -10,7 +10,8 @@ from evaluator.metrics.options import MIN_BEYOND, QuantileMetric
 from evaluator.records import Comparison, Rule
 from evaluator.records.arrays import FloatArray
 from evaluator.stats.estimators.estimate import Estimate
-from evaluator.stats.estimators.quantiles import QuantileEstimate, QuantileQuestion, compare_quantiles
+from evaluator.stats.estimators.quantile_pairs import QuantileEstimate, QuantileQuestion
+from evaluator.stats.estimators.quantiles import compare_quantiles
 from evaluator.stats.estimators.typical import compare_typical_times
 from evaluator.stats.shaping.groups import all_together
 from evaluator.wording import format_number

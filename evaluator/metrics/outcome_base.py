@@ -32,7 +32,7 @@ from evaluator.records import (
 )
 from evaluator.records.arrays import BoolArray, FloatArray
 from evaluator.stats.outcomes.arms import dunnett_p, find_posterior, probabilities_of_best, share_of_baseline
-from evaluator.stats.outcomes.joint import Errors, from_weights
+from evaluator.stats.outcomes.joint import Errors, split_by_units
 from evaluator.stats.outcomes.levels import (
     ArmLevels,
     OutcomeEstimate,
@@ -267,7 +267,7 @@ def trace_levels(pair: OutcomePair, rule: Rule, prepared: Prepared, levels: ArmL
     """
     weights = trace_harm(levels, pair.arm, margin=rule.margin, direction=rule.direction)  # (arms, chosen variables)
     if prepared.units:
-        return from_weights(weights, prepared.units, prepared.complete)
+        return split_by_units(weights, prepared.units, prepared.complete)
     # Move the weights to the positions of the chosen variables among all variables.
     chosen_to_all = np.eye(len(pair.outcomes.variables))[list(prepared.columns)]
     return Errors(weights @ chosen_to_all)

@@ -183,7 +183,7 @@ class ReadingMetric(MetricModel):
             return no_data(rule, pair.arm, why)
         panel = self.find_panel(pair, rule.slice.endpoint)
         if panel is None:
-            return no_data(rule, pair.arm, f"baseline and {pair.arm} share no time in which both were read")
+            return no_data(rule, pair.arm, f"baseline and {pair.arm} have no readings of the same time")
         if panel.slots < MIN_BUCKETS:
             seconds, needed = panel.slots * panel.bucket_s, MIN_BUCKETS * panel.bucket_s
             return no_data(rule, pair.arm, f"only {seconds} s of usable readings, at least {needed} s are needed")

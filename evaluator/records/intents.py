@@ -29,8 +29,8 @@ class Action(StrEnum):
 
     @property
     def label(self) -> str:
-        """For people."""
-        return self.value.replace("_", " ")
+        """Name of the action for people."""
+        return "override" if self is Action.BREAK_GLASS else self.value
 
 
 PROMOTING = (Action.PROMOTE, Action.BREAK_GLASS)

@@ -113,7 +113,7 @@ class OutcomeFacts:
 
 @dataclass(frozen=True, slots=True)
 class UnitMoments:
-    """Units of one arm summed up. Moments of two parts can be added; their size does not depend on the units."""
+    """Units of one arm summed up. Moments of two parts can be merged; their size does not grow with the units."""
 
     n: int
     """Units."""

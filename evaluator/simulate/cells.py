@@ -37,62 +37,76 @@ def simulate_cells(scenario: Scenario, seed: int) -> Cells:
 
 
 def to_cells(requests: Requests, bucket_s: int | None = None) -> Cells:
-    """Roll up as the store does: the same request rows give equal cells there and here.
+    """Roll up requests to cells as the store does: the same request rows give equal cells there and here.
 
     Sums are exact integers. Names that no request uses are left out. The others are numbered in alphabetical order
     (baseline first). Requests without the name of an instance count as one instance with the name of their arm.
     `bucket_s=None`: chosen from the duration of the longest run.
     """
-    if "" in requests.instances:
-        arms = len(requests.instances) + requests.arm
-        named = np.where(requests.instance == requests.instances.index(""), arms, requests.instance)
-        requests = replace(requests, instances=requests.instances + requests.arms, instance=named)
-    requests = _sort_names(requests)
-    spans = [float(np.ptp(requests.ts_us[requests.run == run])) for run in np.unique(requests.run)]
-    width = bucket_s or choose_bucket_s(max(spans, default=0.0) / 1e6)
-    bucket = np.floor_divide(requests.ts_us, width * 1_000_000)
-    ok = ~requests.failed
-    passed_us = requests.response_us[ok]
-    run, arm, endpoint, instance, when = (
-        column[ok] for column in (requests.run, requests.arm, requests.endpoint, requests.instance, bucket)
-    )
-    ones = np.ones(passed_us.size, dtype=np.int64)
-    bins = np.floor(BINS_PER_DECADE * np.log10(np.maximum(passed_us, 1))).astype(np.int64)
-    users: IntArray = np.zeros(0, dtype=np.int64) if requests.users is None else requests.users
-    with_users = slice(None, users.size)
+    requests = _sort_names(_name_instances(requests))
+    spans_us = [float(np.ptp(requests.ts_us[requests.run == run])) for run in np.unique(requests.run)]
+    bucket_s = bucket_s or choose_bucket_s(max(spans_us, default=0.0) / 1e6)
+    bucket = np.floor_divide(requests.ts_us, bucket_s * 1_000_000)
+    # Histograms are of successes only. Each of these columns has an item a success.
+    succeeded = ~requests.failed
+    success_us = requests.response_us[succeeded]
+    run, arm, endpoint = requests.run[succeeded], requests.arm[succeeded], requests.endpoint[succeeded]
+    instance, success_bucket = requests.instance[succeeded], bucket[succeeded]
+    bins = np.floor(BINS_PER_DECADE * np.log10(np.maximum(success_us, 1))).astype(np.int64)
+    ones = np.ones(success_us.size, dtype=np.int64)
+    if requests.users is None:
+        none = np.zeros(0, dtype=np.int64)
+        loads = LoadLevels(none, none, none, none)
+    else:
+        loads = LoadLevels(requests.run, requests.arm, bucket, requests.users)
     return Cells(
         runs=requests.runs,
         arms=requests.arms,
         endpoints=requests.endpoints,
         instances=requests.instances,
-        bucket_s=width,
-        grid_us=max(1, int(np.gcd.reduce(passed_us, initial=0))),
+        bucket_s=bucket_s,
+        grid_us=max(1, int(np.gcd.reduce(success_us, initial=0))),
         moments=_sum_moments(requests, bucket),
-        bins=add_up(Bins(run, arm, endpoint, when, bins, ones)),
-        instance_bins=add_up(InstanceBins(run, arm, endpoint, instance, when // BLOCK_BUCKETS, bins, ones)),
-        loads=add_up(LoadLevels(requests.run[with_users], requests.arm[with_users], bucket[with_users], users)),
+        bins=add_up(Bins(run, arm, endpoint, success_bucket, bins, ones)),
+        instance_bins=add_up(InstanceBins(run, arm, endpoint, instance, success_bucket // BLOCK_BUCKETS, bins, ones)),
+        loads=add_up(loads),
         failure_kinds=_count_failures(requests),
     )
 
 
+def _name_instances(requests: Requests) -> Requests:
+    """Give requests without the name of an instance the name of their arm."""
+    if "" not in requests.instances:
+        return requests
+    # The names of the arms follow those of the instances.
+    code_of_arm_name = len(requests.instances) + requests.arm
+    is_unnamed = requests.instance == requests.instances.index("")
+    instance = np.where(is_unnamed, code_of_arm_name, requests.instance)
+    return replace(requests, instances=requests.instances + requests.arms, instance=instance)
+
+
 def _sort_names(requests: Requests) -> Requests:
     """Keep only names that occur (and `baseline`), baseline first, the others in alphabetical order; update codes."""
-    columns: dict[str, Any] = {}
+    changed: dict[str, Any] = {}
     for column in ("arm", "endpoint", "instance", "exception"):
         names, codes = getattr(requests, f"{column}s"), getattr(requests, column)
         counts = np.bincount(codes, minlength=len(names))
         used = {name for name, count in zip(names, counts, strict=True) if count or name == BASELINE}
-        order = sorted(used, key=lambda name: (name != BASELINE, name))
-        if tuple(order) == names:
+        ordered = tuple(sorted(used, key=lambda name: (name != BASELINE, name)))
+        if ordered == names:
             continue
-        positions = {name: position for position, name in enumerate(order)}
-        columns[f"{column}s"] = tuple(order)
-        columns[column] = np.array([positions.get(name, -1) for name in names], dtype=np.int64)[codes]
-    return replace(requests, **columns)
+        new_codes = {name: code for code, name in enumerate(ordered)}
+        changed[f"{column}s"] = ordered
+        # -1 for a name that no request uses, so no code is -1.
+        changed[column] = np.array([new_codes.get(name, -1) for name in names], dtype=np.int64)[codes]
+    return replace(requests, **changed)
 
 
 def _sum_squares(group_of: IntArray, values: IntArray, groups: int) -> FloatArray:
-    """Σ values², rounded once: the upper and lower halves of the squares are summed separately, each exactly."""
+    """Sum the squares of the values in each group, shape (groups,); `group_of` is the group of each value.
+
+    The sums are rounded once: the upper and lower halves of the squares (64 bits) are summed separately, each exactly.
+    """
     squares = values.astype(np.uint64) ** 2
     upper = np.bincount(group_of, weights=squares >> np.uint64(32), minlength=groups)
     lower = np.bincount(group_of, weights=squares & np.uint64(0xFFFFFFFF), minlength=groups)
@@ -100,38 +114,44 @@ def _sum_squares(group_of: IntArray, values: IntArray, groups: int) -> FloatArra
 
 
 def _sum_moments(requests: Requests, bucket: IntArray) -> Moments:
-    columns = np.stack([requests.run, requests.arm, requests.endpoint, requests.instance, bucket])
-    order, starts = group_rows(columns)
-    keys, group_of = columns[:, order[starts]], number_groups(order, starts)
-    groups, ok = starts.size, ~requests.failed
-    passed, response_us, size = group_of[ok], requests.response_us[ok], requests.response_bytes[ok]
-    low, high = np.full(groups, np.inf), np.full(groups, -np.inf)
-    np.minimum.at(low, passed, response_us)
-    np.maximum.at(high, passed, response_us)
-    low[np.isinf(low)] = high[np.isinf(high)] = np.nan
-    run, arm, endpoint, instance, number = keys
+    """Count and sum the requests of each cell: run × arm × endpoint × instance × bucket.
+
+    `bucket`: the bucket of each request. Times and sizes are of successes; extremes are NaN in a cell without any.
+    """
+    keys = np.stack([requests.run, requests.arm, requests.endpoint, requests.instance, bucket])
+    order, starts = group_rows(keys)
+    cell_of = number_groups(order, starts)
+    cells, succeeded = starts.size, ~requests.failed
+    cell_of_success = cell_of[succeeded]
+    response_us, response_bytes = requests.response_us[succeeded], requests.response_bytes[succeeded]
+    min_us, max_us = np.full(cells, np.inf), np.full(cells, -np.inf)
+    np.minimum.at(min_us, cell_of_success, response_us)
+    np.maximum.at(max_us, cell_of_success, response_us)
+    min_us[np.isinf(min_us)] = np.nan
+    max_us[np.isinf(max_us)] = np.nan
+    run, arm, endpoint, instance, bucket_of_cell = keys[:, order[starts]]
     return Moments(
         run,
         arm,
         endpoint,
         instance,
-        number,
-        n=np.bincount(group_of, minlength=groups),
-        failures=np.bincount(group_of[requests.failed], minlength=groups),
-        sum_us=np.bincount(passed, weights=response_us, minlength=groups).astype(float),
-        sum_sq_us=_sum_squares(passed, response_us, groups),
-        min_us=low,
-        max_us=high,
-        bytes=np.bincount(passed, weights=size, minlength=groups).astype(float),
-        bytes_sq=_sum_squares(passed, size, groups),
+        bucket_of_cell,
+        n=np.bincount(cell_of, minlength=cells),
+        failures=np.bincount(cell_of[requests.failed], minlength=cells),
+        sum_us=np.bincount(cell_of_success, weights=response_us, minlength=cells).astype(float),
+        sum_sq_us=_sum_squares(cell_of_success, response_us, cells),
+        min_us=min_us,
+        max_us=max_us,
+        bytes=np.bincount(cell_of_success, weights=response_bytes, minlength=cells).astype(float),
+        bytes_sq=_sum_squares(cell_of_success, response_bytes, cells),
     )
 
 
 def _count_failures(requests: Requests) -> FailureKinds:
-    bad = requests.failed
+    """Count the failures of each run, arm, endpoint, status and text of exception."""
     columns = (requests.run, requests.arm, requests.endpoint, requests.status, requests.exception)
-    rows = np.stack([column[bad] for column in columns])
-    order, starts = group_rows(rows)
-    run, arm, endpoint, status, exception = rows[:, order[starts]]
-    n = np.diff(np.append(starts, order.size))
-    return FailureKinds(run, arm, endpoint, status, tuple(requests.exceptions[code] for code in exception), n)
+    keys = np.stack([column[requests.failed] for column in columns])
+    order, starts = group_rows(keys)
+    run, arm, endpoint, status, exception = keys[:, order[starts]]
+    counts = np.diff(np.append(starts, order.size))
+    return FailureKinds(run, arm, endpoint, status, tuple(requests.exceptions[code] for code in exception), counts)

@@ -159,7 +159,8 @@ class Scenario:
     """Number of minutes whose requests are lost, each in one arm chosen at random."""
 
     def __post_init__(self) -> None:
-        checks = (
+        """Refuse values that contradict each other. Raises UsageError."""
+        checks = (  # whether it is wrong, and what is wrong
             (not 1 <= len(self.changes) <= 25, "no candidate, or more than 25"),
             (self.duration_s <= 0 or self.replicates < 1, "no duration or no run"),
             (self.rate_per_s <= 0 or self.endpoints < 1, "no traffic"),
@@ -176,15 +177,15 @@ class Scenario:
             (not 0 <= self.start_offset_s < self.duration_s, "a candidate that starts after the end"),
             (self.grid_us < 1, "a grid below 1 µs"),
         )
-        wrong = next((text for failed, text in checks if failed), "")
-        if wrong:
-            raise UsageError(f"a release with {wrong} cannot be simulated", hint="change the scenario")
+        problem = next((text for is_wrong, text in checks if is_wrong), "")
+        if problem:
+            raise UsageError(f"a release with {problem} cannot be simulated", hint="change the scenario")
 
     @property
     def arms(self) -> tuple[str, ...]:
-        """Names of the arms, baseline first."""
-        letters = ("", *(f"_{chr(98 + k)}" for k in range(len(self.changes) - 1)))
-        return (BASELINE, *(f"canary{letter}" for letter in letters))
+        """Names of the arms, baseline first; candidates are canary, canary_b, canary_c and so on."""
+        endings = ("", *(f"_{chr(ord('b') + number)}" for number in range(len(self.changes) - 1)))
+        return (BASELINE, *(f"canary{ending}" for ending in endings))
 
     def count_instances(self, arm: int) -> int:
         """Return how many instances the arm with this number (0: baseline) has at the same time."""

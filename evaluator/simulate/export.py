@@ -18,36 +18,38 @@ def to_parquet(requests: Requests, folder: Path, *, service: str = "", rows: int
     Returns the paths of the segments. Raises OSError if the folder cannot be written.
     """
     paths: list[Path] = []
-    for code, run in enumerate(requests.runs):
-        chosen = np.flatnonzero(requests.run == code)
-        chosen = chosen[np.argsort(requests.ts_us[chosen], kind="stable")]
+    for run_code, run in enumerate(requests.runs):
+        of_run = np.flatnonzero(requests.run == run_code)
+        by_time = of_run[np.argsort(requests.ts_us[of_run], kind="stable")]
         writer = SegmentWriter(folder / run, "simulate")
-        pieces = [chosen[start : start + rows] for start in range(0, len(chosen), rows)]
+        pieces = [by_time[start : start + rows] for start in range(0, len(by_time), rows)]
         paths += [writer.write(_make_table(requests, piece, service)) for piece in pieces]
         writer.close()
     return tuple(paths)
 
 
 def _make_table(requests: Requests, rows: IntArray, service: str) -> pa.Table:
+    """Build the table of a segment from the requests with these row numbers."""
     exception, status = requests.exception[rows], requests.status[rows]
     columns = {
-        "run": _name(requests.runs, requests.run[rows]),
-        "arm": _name(requests.arms, requests.arm[rows]),
+        "run": _to_name_array(requests.runs, requests.run[rows]),
+        "arm": _to_name_array(requests.arms, requests.arm[rows]),
         "service": service,
-        "instance": _name(requests.instances, requests.instance[rows]),
+        "instance": _to_name_array(requests.instances, requests.instance[rows]),
         "worker": "simulate",
         "ts": pa.array(requests.ts_us[rows]).cast(pa.timestamp("us", tz="UTC")),
-        "endpoint": _name(requests.endpoints, requests.endpoint[rows]),
+        "endpoint": _to_name_array(requests.endpoints, requests.endpoint[rows]),
         "response_time_ms": pa.array(requests.response_us[rows] / 1000.0),
         "response_bytes": pa.array(requests.response_bytes[rows]),
-        "status_code": pa.array(status, pa.int16(), mask=status < 0),
+        "status_code": pa.array(status, pa.int16(), mask=status < 0),  # -1: no response
         "failed": pa.array(requests.failed[rows]),
-        "exception": _name(requests.exceptions, exception, missing=exception == 0),
+        "exception": _to_name_array(requests.exceptions, exception, is_null=exception == 0),
     }
     if requests.users is not None:
         columns["user_count"] = pa.array(requests.users[rows], pa.int32())
     return make_table(REQUEST_SCHEMA, columns, len(rows))
 
 
-def _name(names: tuple[str, ...], codes: IntArray, missing: BoolArray | None = None) -> pa.Array:
-    return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32(), mask=missing), pa.array(names, pa.string()))
+def _to_name_array(names: tuple[str, ...], codes: IntArray, is_null: BoolArray | None = None) -> pa.Array:
+    """The name of each row, as a dictionary array, from the row's index into `names`; null where `is_null`."""
+    return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32(), mask=is_null), pa.array(names, pa.string()))

@@ -42,23 +42,26 @@ class Traffic:
 
 
 def build_version(scenario: Scenario, change: Change) -> Version:
-    """Return the version of one arm under `change`."""
-    low, high = scenario.median_ms
-    medians = (
-        np.geomspace(low, high, scenario.endpoints) if scenario.endpoints > 1 else np.array([math.sqrt(low * high)])
-    )
+    """Compute what one arm does on average under `change`: its endpoints from fast and frequent to slow and rare."""
+    fastest_ms, slowest_ms = scenario.median_ms
+    if scenario.endpoints > 1:
+        medians_ms = np.geomspace(fastest_ms, slowest_ms, scenario.endpoints)
+    else:
+        medians_ms = np.array([math.sqrt(fastest_ms * slowest_ms)])
     shares = np.arange(1, scenario.endpoints + 1, dtype=np.float64) ** -scenario.zipf
     shares /= shares.sum()
-    weights = np.sqrt(medians)
-    failure = scenario.failure_rate * weights / (shares @ weights)
-    log_us = np.log(medians * 1000.0) + math.log1p(change.latency)
+    # Slower endpoints fail more; over all requests the failure rate is that of the scenario.
+    relative_failure = np.sqrt(medians_ms)
+    failure = scenario.failure_rate * relative_failure / (shares @ relative_failure)
+    log_us = np.log(medians_ms * 1000.0) + math.log1p(change.latency)
     log_us[change.endpoint_index] += math.log1p(change.endpoint)
-    tilted = shares * (medians / np.exp(np.mean(np.log(medians)))) ** change.mix
+    geometric_mean_ms = np.exp(np.mean(np.log(medians_ms)))
+    changed_shares = shares * (medians_ms / geometric_mean_ms) ** change.mix
     return Version(
-        shares=tilted / tilted.sum(),
+        shares=changed_shares / changed_shares.sum(),
         log_us=log_us,
         failure=np.clip(failure * change.failures + change.failures_added, 0.0, 1.0),
-        bytes=(500.0 + 40.0 * medians) * (1.0 + change.bytes),
+        bytes=(500.0 + 40.0 * medians_ms) * (1.0 + change.bytes),  # larger responses take longer
     )
 
 
@@ -68,26 +71,30 @@ def build_versions(scenario: Scenario) -> tuple[Version, ...]:
 
 
 def build_traffic(scenario: Scenario) -> Traffic:
-    """Return the expected open-loop traffic of each arm over one run."""
-    # The time grid: about 1 s in short runs, 5 s in long ones.
-    steps = max(1, math.ceil(scenario.duration_s / (1.0 if scenario.duration_s <= 900 else 5.0)))
+    """Compute the expected open-loop traffic of each arm over one run, on a grid of time steps."""
+    longest_step_s = 1.0 if scenario.duration_s <= 900 else 5.0
+    steps = max(1, math.ceil(scenario.duration_s / longest_step_s))
     candidates = len(scenario.changes)
     at_s = (np.arange(steps) + 0.5) * scenario.duration_s / steps
+    # Relative load of all arms together, from trend and daily swing, shape (steps,).
     load = (1 + scenario.load_trend * at_s / scenario.duration_s) * (
         1 + scenario.swing * np.sin(2 * np.pi * at_s / DAY_S)
     )
-    phase = np.minimum((at_s / scenario.duration_s * len(scenario.split)).astype(np.int64), len(scenario.split) - 1)
-    share = np.asarray(scenario.split)[phase]
-    weights = np.stack([1 - share] + [share] * candidates)
-    weights *= (1 + candidates) / weights.sum(axis=0)
-    present = np.ones((1 + candidates, steps))
-    present[1:] = at_s >= scenario.start_offset_s
+    # Each phase of the split has the same length. An arm has weight 1 if the traffic is split evenly.
+    phases = len(scenario.split)
+    phase = np.minimum((at_s / scenario.duration_s * phases).astype(np.int64), phases - 1)
+    candidate_share = np.asarray(scenario.split)[phase]
+    arm_weights = np.stack([1 - candidate_share] + [candidate_share] * candidates)
+    arm_weights *= (1 + candidates) / arm_weights.sum(axis=0)
+    # Share of an arm's traffic that has started: candidates may start late, and users are spawned over some time.
+    started = np.ones((1 + candidates, steps))
+    started[1:] = at_s >= scenario.start_offset_s
     if scenario.spawn_s > 0:
-        present *= np.minimum(1.0, at_s / scenario.spawn_s)
-    weights *= present
+        started *= np.minimum(1.0, at_s / scenario.spawn_s)
+    arm_weights *= started
     return Traffic(
         at_s,
-        scenario.rate_per_s * load * weights,
+        scenario.rate_per_s * load * arm_weights,
         scenario.load_latency * np.log(load),
-        (scenario.users or 0) * weights,
+        (scenario.users or 0) * arm_weights,
     )

@@ -25,6 +25,8 @@ from evaluator.simulate.design import Scenario
 from evaluator.simulate.layout import Version, build_traffic, build_versions
 
 TIME_PARTS = 48
+"""A run whose level moves is divided into so many parts."""
+
 HEIGHTS = (0.1127016654, 0.5, 0.8872983346)
 HEIGHT_WEIGHTS = (5 / 18, 8 / 18, 5 / 18)
 """Three-point Gauss rule for a uniform height of spikes."""
@@ -32,21 +34,21 @@ HEIGHT_WEIGHTS = (5 / 18, 8 / 18, 5 / 18)
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """One arm's mixture: rows of equal length, one per endpoint × time × spike × cache."""
+    """One arm's mixture: arrays of equal length, an item for each part: endpoint × time × spike × cache."""
 
     log_us: FloatArray
+    """Center of the part's response times: log of µs."""
     weight: FloatArray
+    """Share of the part; the sum is 1."""
     passing: FloatArray
     """Probability that a request does not fail, if it is not given up for slowness."""
     bytes: FloatArray
+    """Mean size of a response."""
 
 
 @functools.lru_cache(maxsize=256)
 def find_threshold(scenario: Scenario, quantile: float) -> float:
-    """Return the log of the time (µs) within which this share of baseline's requests is answered, failed or not.
-
-    Infinite for a quantile of 1 or more.
-    """
+    """Find a quantile of baseline's response times, failed or not, as the log of µs; infinite for 1 or more."""
     if quantile >= 1:
         return math.inf
     baseline = build_versions(scenario)[0]
@@ -58,62 +60,86 @@ def find_threshold(scenario: Scenario, quantile: float) -> float:
 
 
 def _mix_parts(scenario: Scenario, version: Version, weight: FloatArray, arm: int) -> _Parts:
-    """Endpoint × time × spike × cache, flattened; `weight` has shape (endpoints, times)."""
-    traffic, share = build_traffic(scenario), 1 - math.exp(-scenario.spikes.share)
+    """Build the mixture of one arm (0: baseline) as a flat list of its parts; parts without weight are left out.
+
+    `weight`: of each endpoint and part of the run, shape (endpoints, times).
+    """
+    traffic = build_traffic(scenario)
     leak = scenario.changes[arm - 1].leak if arm else 0.0
-    moving = _average_in_time(scenario, traffic.log_load + np.log1p(leak * traffic.at_s / scenario.duration_s))
+    shift_in_time = _average_in_time(scenario, traffic.log_load + np.log1p(leak * traffic.at_s / scenario.duration_s))
+    # Probability that any spike is active, as the number of active spikes is a Poisson number.
+    spike_probability = 1 - math.exp(-scenario.spikes.share)
     heights = scenario.spikes.low + (scenario.spikes.high - scenario.spikes.low) * np.array(HEIGHTS)
-    spike, spike_weight = np.append(0.0, heights), np.append(1 - share, share * np.array(HEIGHT_WEIGHTS))
-    cache = np.array([0.0, math.log(scenario.cache_factor)])
+    spike_shift = np.append(0.0, heights)
+    spike_weight = np.append(1 - spike_probability, spike_probability * np.array(HEIGHT_WEIGHTS))
+    cache_shift = np.array([0.0, math.log(scenario.cache_factor)])
     cache_weight = np.array([1 - scenario.cache_hit, scenario.cache_hit])
-    extra = sum(bursts.share * bursts.mean_height for bursts in (scenario.shared_failures, scenario.instance_failures))
-    grids = np.broadcast_arrays(
-        version.log_us[:, None, None, None] + moving[:, None, None] + spike[:, None] + cache,
+    burst_failure = sum(
+        bursts.share * bursts.mean_height for bursts in (scenario.shared_failures, scenario.instance_failures)
+    )
+    # Axes: endpoint, time, spike, cache.
+    log_us, weights, passing, sizes = np.broadcast_arrays(
+        version.log_us[:, None, None, None] + shift_in_time[:, None, None] + spike_shift[:, None] + cache_shift,
         weight[:, :, None, None] * spike_weight[:, None] * cache_weight,
-        np.clip(1 - version.failure - extra, 0.0, 1.0)[:, None, None, None],
+        np.clip(1 - version.failure - burst_failure, 0.0, 1.0)[:, None, None, None],
         version.bytes[:, None, None, None],
     )
-    used = grids[1].ravel() > 0
-    log_us, weights, passing, sizes = (grid.ravel()[used] for grid in grids)
-    return _Parts(log_us, weights, passing, sizes)
+    is_used = weights.ravel() > 0
+    return _Parts(log_us.ravel()[is_used], weights.ravel()[is_used], passing.ravel()[is_used], sizes.ravel()[is_used])
 
 
 def _weigh_strata(scenario: Scenario, baseline: Version, candidate: Version, number: int) -> FloatArray:
-    """Mantel–Haenszel weights of endpoint × time, shape (endpoints, times), Σ = 1."""
-    rate = np.stack([_average_in_time(scenario, row) for row in build_traffic(scenario).rate])
+    """Mantel–Haenszel weights of endpoint × time, shape (endpoints, times), Σ = 1; `number`: of the candidate, from 0.
+
+    The weight of a stratum is n_b · n_c / (n_b + n_c), with the requests of baseline and of the candidate in it.
+    """
+    rate = np.stack([_average_in_time(scenario, arm_rate) for arm_rate in build_traffic(scenario).rate])
     n_b = np.outer(baseline.shares, rate[0])
     n_c = np.outer(candidate.shares, rate[number + 1])
     total = n_b + n_c
-    v = np.divide(n_b * n_c, total, out=np.zeros_like(total), where=total > 0)
-    return np.asarray(v / v.sum(), dtype=np.float64)
+    weights = np.divide(n_b * n_c, total, out=np.zeros_like(total), where=total > 0)
+    return np.asarray(weights / weights.sum(), dtype=np.float64)
 
 
-def _average_in_time(scenario: Scenario, steps: FloatArray) -> FloatArray:
-    moving = scenario.load_trend or scenario.swing or any(change.leak for change in scenario.changes)
-    return np.array([part.mean() for part in np.array_split(steps, min(TIME_PARTS, len(steps)) if moving else 1)])
+def _average_in_time(scenario: Scenario, values: FloatArray) -> FloatArray:
+    """Means of a series (steps,) over the parts of the run; a single part if nothing moves within the run."""
+    is_moving = scenario.load_trend or scenario.swing or any(change.leak for change in scenario.changes)
+    parts = min(TIME_PARTS, len(values)) if is_moving else 1
+    return np.array([part.mean() for part in np.array_split(values, parts)])
 
 
 def _find_sd(scenario: Scenario) -> float:
-    """Standard deviation of log times within a part."""
+    """Standard deviation of log times within a part: of independent variations, whose variances add up."""
     drifts = (scenario.common, scenario.arm_drift, scenario.instance_drift)
     return math.sqrt(scenario.sigma**2 + scenario.instance_sd**2 + sum(process.sd**2 for process in drifts))
 
 
 def _find_share(scenario: Scenario, parts: _Parts, log_us: float) -> FloatArray:
-    """Share of each part's requests that are answered within exp(log_us) µs, failed or not."""
+    """Share of each part's requests that are answered within exp(log_us) µs, failed or not, shape (parts,).
+
+    On the log scale the times of usual requests are normal; those in the tail are a normal plus an exponential with the
+    rate `tail_index`.
+    """
     if math.isinf(log_us):
         return np.ones_like(parts.log_us)
     sd, rate = _find_sd(scenario), scenario.tail_index
-    apart = (log_us - parts.log_us - math.log(scenario.tail_factor)) / sd
-    exponent = np.minimum(rate * sd * (rate * sd / 2 - apart), 700.0)
-    stretched = ndtr(apart) - np.exp(exponent) * ndtr(apart - rate * sd)
-    plain = ndtr((log_us - parts.log_us) / sd)
-    return np.asarray((1 - scenario.tail_share) * plain + scenario.tail_share * stretched, dtype=np.float64)
+    z_usual = (log_us - parts.log_us) / sd
+    z_tail = (log_us - parts.log_us - math.log(scenario.tail_factor)) / sd
+    exponent = np.minimum(rate * sd * (rate * sd / 2 - z_tail), 700.0)  # exp of more than 709 overflows
+    share_of_tail = ndtr(z_tail) - np.exp(exponent) * ndtr(z_tail - rate * sd)
+    share_of_usual = ndtr(z_usual)
+    return np.asarray(
+        (1 - scenario.tail_share) * share_of_usual + scenario.tail_share * share_of_tail, dtype=np.float64
+    )
 
 
 def _bisect(share: Callable[[float], float], target: float, parts: _Parts) -> float:
+    """Find by bisection the log time (µs) at which a growing share of requests reaches `target`."""
     low, high = float(parts.log_us.min()) - 10.0, float(parts.log_us.max()) + 30.0
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if share(middle) < target else (low, middle)
+        if share(middle) < target:
+            low = middle
+        else:
+            high = middle
     return low

@@ -35,31 +35,38 @@ class Scrapes:
 
 
 def scrape(requests: Requests, scrapes: Scrapes | None = None, seed: int = 0) -> tuple[Answer, ...]:
-    """Return counters of requests and failures and a histogram of response times (s), by instance and endpoint.
+    """Scrape the counters that the instances would have kept while they answered the requests.
+
+    These are counters of requests and failures, and a histogram of response times (s), by instance and endpoint.
+    Returns an answer for each query and arm. `scrapes=None`: the defaults.
 
     A request counts when it starts. Scrapes come at the end of each step, a millisecond before the next step begins, so
-    that a bucket of readings holds the same requests as the same bucket of requests. `scrapes=None`: the defaults.
+    that a bucket of readings holds the same requests as the same bucket of requests.
     """
     scrapes = scrapes or Scrapes()
     rng = np.random.default_rng(seed)
     step_ms = scrapes.step_s * 1000
-    first, last = int(requests.ts_us.min()) // (step_ms * 1000), int(requests.ts_us.max()) // (step_ms * 1000) + 1
-    at_ms = np.arange(first, last + 1) * step_ms - 1
+    first_step = int(requests.ts_us.min()) // (step_ms * 1000)
+    last_step = int(requests.ts_us.max()) // (step_ms * 1000) + 1
+    at_ms = np.arange(first_step, last_step + 1) * step_ms - 1
     series: dict[tuple[Query, str], list[Series]] = {}
-    pods = np.unique(np.column_stack([requests.arm, requests.instance]), axis=0).tolist()
-    restarted = set(rng.permutation(len(pods))[: scrapes.restarts].tolist())
-    for number, (arm, instance) in enumerate(pods):
-        name = requests.arms[arm]
-        if not scrapes.arms or name in scrapes.arms:
-            reset = int(rng.integers(at_ms.size // 3, at_ms.size * 2 // 3)) if number in restarted else None
-            scraped = rng.random(at_ms.size) >= scrapes.missing
-            scraped[[0, -1]] = True
-            for query, own in _scrape_instance(requests, arm, instance, scrapes, at_ms, reset, scraped):
-                series.setdefault((query, name), []).append(own)
-    start, end = (datetime.fromtimestamp(int(at) / 1000, UTC) for at in (at_ms[0], at_ms[-1]))
+    instances = np.unique(np.column_stack([requests.arm, requests.instance]), axis=0).tolist()
+    restarted = set(rng.permutation(len(instances))[: scrapes.restarts].tolist())
+    for number, (arm, instance) in enumerate(instances):
+        arm_name = requests.arms[arm]
+        if scrapes.arms and arm_name not in scrapes.arms:
+            continue
+        # A restart in the middle third of the run.
+        reset = int(rng.integers(at_ms.size // 3, at_ms.size * 2 // 3)) if number in restarted else None
+        is_scraped = rng.random(at_ms.size) >= scrapes.missing
+        is_scraped[[0, -1]] = True
+        for query, instance_series in _scrape_instance(requests, arm, instance, scrapes, at_ms, reset, is_scraped):
+            series.setdefault((query, arm_name), []).append(instance_series)
+    start = datetime.fromtimestamp(int(at_ms[0]) / 1000, UTC)
+    end = datetime.fromtimestamp(int(at_ms[-1]) / 1000, UTC)
     return tuple(
-        Answer(query, name, (query.text,), start, end, float(scrapes.step_s), tuple(instance_series))
-        for (query, name), instance_series in series.items()
+        Answer(query, arm_name, (query.text,), start, end, float(scrapes.step_s), tuple(arm_series))
+        for (query, arm_name), arm_series in series.items()
     )
 
 
@@ -70,38 +77,41 @@ def _scrape_instance(
     scrapes: Scrapes,
     at_ms: IntArray,
     reset: int | None,
-    scraped: BoolArray,
+    is_scraped: BoolArray,
 ) -> Iterator[tuple[Query, Series]]:
+    """Yield each series of one instance of an arm, with its query.
+
+    `at_ms`: times of the scrapes. `reset`: index of the scrape after which the counters start again from 0; None:
+    never. `is_scraped`: which scrapes succeed.
+    """
     of_instance = (requests.arm == arm) & (requests.instance == instance_code)
     instance = requests.instances[instance_code] or requests.arms[arm]
-    for code in np.unique(requests.endpoint[of_instance]).tolist():
-        rows = np.flatnonzero(of_instance & (requests.endpoint == code))
+    for endpoint_code in np.unique(requests.endpoint[of_instance]).tolist():
+        endpoint = requests.endpoints[endpoint_code]
+        rows = np.flatnonzero(of_instance & (requests.endpoint == endpoint_code))
         rows = rows[np.argsort(requests.ts_us[rows], kind="stable")]
-        until = np.searchsorted(requests.ts_us[rows], at_ms * 1000, side="right")
+        counted = np.searchsorted(requests.ts_us[rows], at_ms * 1000, side="right")  # requests before each scrape
         seconds = requests.response_us[rows] / 1e6
-        labels = {"handler": requests.endpoints[code], "instance": instance}
-
-        def count(weights: FloatArray, until: IntArray = until) -> FloatArray:
-            total = np.append(0.0, np.cumsum(weights))[until]
-            if reset is None:
-                return total
-            return np.where(np.arange(total.size) > reset, total - total[reset], total)
-
-        for query, part, le, weights in _parts(requests.failed[rows], seconds, scrapes.bounds_s):
-            own = labels | ({"le": f"{le:g}"} if part == "bucket" else {})
-            values = count(weights)
-            yield query, Series(own, instance, requests.endpoints[code], part, le, at_ms[scraped], values[scraped])
+        for query, part, le, increments in _list_increments(requests.failed[rows], seconds, scrapes.bounds_s):
+            values = np.append(0.0, np.cumsum(increments))[counted]
+            if reset is not None:
+                values = np.where(np.arange(values.size) > reset, values - values[reset], values)
+            labels = {"handler": endpoint, "instance": instance} | ({"le": f"{le:g}"} if part == "bucket" else {})
+            yield query, Series(labels, instance, endpoint, part, le, at_ms[is_scraped], values[is_scraped])
 
 
-def _parts(
+def _list_increments(
     failed: BoolArray, seconds: FloatArray, bounds_s: Sequence[float]
 ) -> Iterator[tuple[Query, Part, float, FloatArray]]:
-    """What each counter adds for each request."""
-    every = np.ones(seconds.size)
+    """List by how much each request increases each counter, from whether it failed and its response time.
+
+    Yields query, part, upper bound of a bucket (s; NaN for other parts) and increments, shape (requests,).
+    """
+    ones = np.ones(seconds.size)
     nan = float("nan")
-    yield REQUESTS, "value", nan, every
+    yield REQUESTS, "value", nan, ones
     yield FAILURES, "value", nan, failed.astype(float)
-    yield DURATION, "count", nan, every
+    yield DURATION, "count", nan, ones
     yield DURATION, "sum", nan, seconds
     for le in (*bounds_s, float("inf")):
         yield DURATION, "bucket", le, (seconds <= le).astype(float)

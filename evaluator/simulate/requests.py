@@ -20,7 +20,13 @@ PAUSE_S = 300
 """Shortest time between the runs of a group."""
 
 RESTART_S = 20.0
+"""An instance that restarts is silent for this long."""
+
+WARM_UP_S = 20.0
+"""Time constant with which an instance becomes fast again after a restart."""
+
 FAILED = ("", "HTTP 500", "HTTP 503")
+"""Exceptions of simulated requests; the first means success."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,23 +70,26 @@ def simulate(scenario: Scenario, seed: int) -> Requests:
 
 
 def merge_requests(parts: list[Requests]) -> Requests:
-    """Join the rows of parts with the same arms, endpoints and exceptions; runs and instances may differ."""
+    """Join the rows of parts with the same arms, endpoints and exceptions; runs and instances may differ.
+
+    Users are kept only if all parts have them.
+    """
     if len(parts) == 1:
         return parts[0]
     runs = tuple(dict.fromkeys(name for part in parts for name in part.runs))
     instances = tuple(dict.fromkeys(name for part in parts for name in part.instances))
-    positions = {name: position for position, name in enumerate(instances)}
-    moved = []
+    instance_codes = {name: code for code, name in enumerate(instances)}
+    recoded = []  # the parts with codes that index the joined names
     for part in parts:
-        run = np.array([runs.index(name) for name in part.runs], dtype=np.int64)
-        instance = np.array([positions[name] for name in part.instances], dtype=np.int64)
-        moved.append(replace(part, run=run[part.run], instance=instance[part.instance]))
+        new_run = np.array([runs.index(name) for name in part.runs], dtype=np.int64)
+        new_instance = np.array([instance_codes[name] for name in part.instances], dtype=np.int64)
+        recoded.append(replace(part, run=new_run[part.run], instance=new_instance[part.instance]))
     columns: dict[str, Any] = {
-        field.name: np.concatenate([getattr(part, field.name) for part in moved])
+        field.name: np.concatenate([getattr(part, field.name) for part in recoded])
         for field in fields(Requests)
-        if all(isinstance(getattr(part, field.name), np.ndarray) for part in moved)
+        if all(isinstance(getattr(part, field.name), np.ndarray) for part in recoded)
     }
-    return replace(moved[0], **{"users": None, "runs": runs, "instances": instances} | columns)
+    return replace(recoded[0], **{"users": None, "runs": runs, "instances": instances} | columns)
 
 
 # ------------------------------------------------------------------ processes
@@ -88,111 +97,133 @@ def merge_requests(parts: list[Requests]) -> Requests:
 
 @dataclass(frozen=True, slots=True)
 class _Slots:
-    """Places for instances, all arms in a row. Matrices have shape (slots, steps)."""
+    """Places for instances, all arms in a row. Matrices have shape (slots, steps of the time grid)."""
 
     arm: IntArray
+    """Arm of each slot."""
     label: IntArray
-    """Number of the instance in the slot."""
+    """Number of the instance that is in the slot, at each step."""
     names: tuple[str, ...]
+    """Name of each instance."""
     log_us: FloatArray
+    """Shift of the log of response times."""
     rate: FloatArray
-    burst: FloatArray
+    """Requests per second."""
+    burst_failure: FloatArray
     """Probability of failure in addition to the steady one."""
 
 
 def draw_ar1(rng: np.random.Generator, process: AR1, series: int, steps: int, step_s: float) -> FloatArray:
-    """Draw independent stationary AR(1) series, shape (series, steps).
+    """Draw independent stationary AR(1) series, shape (series, steps), with a step of `step_s`.
 
     The recursion x_t = φ x_{t-1} + e_t is summed by doubling: (1 + φB)(1 + φ²B²)(1 + φ⁴B⁴) … e; B shifts by one step.
+    The first value has the variance of the process, so that no series has to settle.
     """
     phi = math.exp(-step_s / process.time_constant_s)
     x = rng.standard_normal((series, steps)) * process.sd
-    x[:, 1:] *= math.sqrt(1 - phi * phi)
+    x[:, 1:] *= math.sqrt(1 - phi * phi)  # the steps e_t, which keep the variance of x_t the same
     lag = 1
-    while lag < steps and phi**lag > 1e-18:
+    while lag < steps and phi**lag > 1e-18:  # smaller terms vanish in a sum of floats
         x[:, lag:] += phi**lag * x[:, :-lag].copy()
         lag *= 2
     return x
 
 
-def burst(rng: np.random.Generator, bursts: Bursts, series: int, at_s: FloatArray) -> FloatArray:
-    """Draw bursts and return the summed strength of those active, shape (series, steps).
+def draw_bursts(rng: np.random.Generator, bursts: Bursts, series: int, at_s: FloatArray) -> FloatArray:
+    """Draw bursts and return the summed strength of those that are active, shape (series, steps).
 
-    `at_s` (steps,) are the middles of the steps. A burst that covers a part of a step counts with this part.
+    `series`: how many independent series. `at_s` (steps,): middles of steps of equal length. A burst that covers a part
+    of a step counts with this part.
     """
-    total = np.zeros((series, len(at_s)))
+    strength = np.zeros((series, len(at_s)))
     step_s = 2 * at_s[0]
-    edges = np.append(at_s - at_s[0], at_s[-1] + at_s[0])
+    edges_s = np.append(at_s - at_s[0], at_s[-1] + at_s[0])  # starts of the steps, and the end of the last
+    duration_s = edges_s[-1]
     for row in range(series):
-        for _ in range(rng.poisson(bursts.per_hour * edges[-1] / 3600.0)):
-            start, length = rng.uniform(0, edges[-1]), rng.exponential(bursts.mean_s)
+        for _ in range(rng.poisson(bursts.per_hour * duration_s / 3600.0)):
+            start_s, length_s = rng.uniform(0, duration_s), rng.exponential(bursts.mean_s)
             height = rng.uniform(bursts.low, bursts.high)
-            covered = np.minimum(edges[1:], start + length) - np.maximum(edges[:-1], start)
-            total[row] += height * np.clip(covered, 0.0, step_s) / step_s
-    return total
+            covered_s = np.minimum(edges_s[1:], start_s + length_s) - np.maximum(edges_s[:-1], start_s)
+            strength[row] += height * np.clip(covered_s, 0.0, step_s) / step_s
+    return strength
 
 
 def _build_slots(
     scenario: Scenario, rng: np.random.Generator, traffic: Traffic, versions: tuple[Version, ...]
 ) -> _Slots:
+    """Draw all processes of one run for each slot: latency, rate and bursts of failures, on the time grid.
+
+    The order of the draws decides the numbers of a seed.
+    """
     arms, steps = len(versions), len(traffic.at_s)
     step_s = scenario.duration_s / steps
-    sizes = [scenario.count_instances(arm) for arm in range(arms)]
-    arm = np.repeat(np.arange(arms), sizes)
-    label, names, arm_of_name = _draw_lives(scenario, rng, arm, traffic.at_s)
-    level = rng.standard_normal(len(arm_of_name)) * scenario.instance_sd
-    shared = draw_ar1(rng, scenario.common, 1, steps, step_s) + burst(rng, scenario.spikes, 1, traffic.at_s)
+    slots_of_arm = np.array([scenario.count_instances(arm) for arm in range(arms)])
+    arm = np.repeat(np.arange(arms), slots_of_arm)
+    label, names, arm_of_instance = _draw_instances(scenario, rng, arm, traffic.at_s)
+    # Latency: the level of the instance, what all arms share, then drifts of the arm and of the instance.
+    level = rng.standard_normal(len(arm_of_instance)) * scenario.instance_sd
+    shared = draw_ar1(rng, scenario.common, 1, steps, step_s) + draw_bursts(rng, scenario.spikes, 1, traffic.at_s)
     log_us = level[label] + shared + traffic.log_load
     log_us += draw_ar1(rng, scenario.arm_drift, arms, steps, step_s)[arm]
     log_us += draw_ar1(rng, scenario.instance_drift, len(arm), steps, step_s)
-    for number, change in enumerate(scenario.changes, start=1):
-        log_us[arm == number] += np.log1p(change.leak * traffic.at_s / scenario.duration_s)
+    for candidate, change in enumerate(scenario.changes, start=1):
+        log_us[arm == candidate] += np.log1p(change.leak * traffic.at_s / scenario.duration_s)
+    # Traffic drifts in all arms alike, around a mean of 1; the slots of an arm share its traffic equally.
     pace = np.exp(draw_ar1(rng, scenario.traffic, 1, steps, step_s) - scenario.traffic.sd**2 / 2)
-    rate = traffic.rate[arm] * pace / np.asarray(sizes)[arm, None]
-    failing = burst(rng, scenario.shared_failures, 1, traffic.at_s)
-    failing = failing + burst(rng, scenario.instance_failures, len(arm), traffic.at_s)
-    _restart(scenario, rng, traffic.at_s, log_us, rate)
+    rate = traffic.rate[arm] * pace / slots_of_arm[arm, None]
+    burst_failure = draw_bursts(rng, scenario.shared_failures, 1, traffic.at_s)
+    burst_failure = burst_failure + draw_bursts(rng, scenario.instance_failures, len(arm), traffic.at_s)
+    _apply_restarts(scenario, rng, traffic.at_s, log_us, rate)
     if scenario.wait_s is not None:
-        rate = _pace_by_latency(scenario, traffic, versions, arm=arm, log_us=log_us, sizes=np.asarray(sizes)) * (
-            rate > 0
+        closed_loop_rate = _pace_by_latency(
+            scenario, traffic, versions, arm=arm, log_us=log_us, slots_of_arm=slots_of_arm
         )
+        rate = closed_loop_rate * (rate > 0)  # nothing where the instance is silent
     _lose_minutes(scenario, rng, traffic.at_s, arm, rate)
-    return _Slots(arm, label, names, log_us, rate, failing)
+    return _Slots(arm, label, names, log_us, rate, burst_failure)
 
 
-def _draw_lives(
+def _draw_instances(
     scenario: Scenario, rng: np.random.Generator, arm: IntArray, at_s: FloatArray
 ) -> tuple[IntArray, tuple[str, ...], list[int]]:
-    """Draw which instance is in which slot: its number, shape (slots, steps), the names, and the arm of each name."""
+    """Draw which instance is in which slot at each step; with a lifetime, instances follow one another in a slot.
+
+    `arm`: arm of each slot; `at_s`: middles of the steps. Returns the number of the instance, shape (slots, steps), the
+    name of each instance, and the arm of each instance.
+    """
     label = np.zeros((len(arm), len(at_s)), dtype=np.int64)
-    owners: list[int] = []
-    for slot, owner in enumerate(arm):
-        changes = np.zeros(0)
+    arm_of_instance: list[int] = []
+    for slot, slot_arm in enumerate(arm):
+        replaced_s = np.zeros(0)
         if scenario.lifetime_s is not None:
-            low, high = scenario.lifetime_s
-            lives = rng.uniform(low, high, size=math.ceil(scenario.duration_s / low) + 1)
-            lives[0] *= rng.uniform()
-            changes = np.cumsum(lives)
-            changes = changes[changes < scenario.duration_s]
-        label[slot] = len(owners) + np.searchsorted(changes, at_s, side="right")
-        owners += [int(owner)] * (len(changes) + 1)
-    arms, born = scenario.arms, dict.fromkeys(range(len(scenario.arms)), 0)
+            shortest_s, longest_s = scenario.lifetime_s
+            lifetimes_s = rng.uniform(shortest_s, longest_s, size=math.ceil(scenario.duration_s / shortest_s) + 1)
+            lifetimes_s[0] *= rng.uniform()  # the first instance started before the run
+            replaced_s = np.cumsum(lifetimes_s)
+            replaced_s = replaced_s[replaced_s < scenario.duration_s]
+        label[slot] = len(arm_of_instance) + np.searchsorted(replaced_s, at_s, side="right")
+        arm_of_instance += [int(slot_arm)] * (len(replaced_s) + 1)
+    instances_of_arm = dict.fromkeys(range(len(scenario.arms)), 0)
     names: list[str] = []
-    for owner in owners:
-        born[owner] += 1
-        names.append(f"{arms[owner]}-{born[owner]}")
-    return label, tuple(names), owners
+    for instance_arm in arm_of_instance:
+        instances_of_arm[instance_arm] += 1
+        names.append(f"{scenario.arms[instance_arm]}-{instances_of_arm[instance_arm]}")
+    return label, tuple(names), arm_of_instance
 
 
-def _restart(
+def _apply_restarts(
     scenario: Scenario, rng: np.random.Generator, at_s: FloatArray, log_us: FloatArray, rate: FloatArray
 ) -> None:
+    """Let some slots, chosen at random, restart once: no requests for a time, then slow ones. Changes both arrays.
+
+    `log_us`, `rate`: shape (slots, steps). After a restart a slot is twice as slow, which decays over 20 s.
+    """
     slots = rng.permutation(len(rate))[: scenario.restarts]
-    for slot, share in zip(slots, rng.uniform(0.2, 0.8, size=len(slots)), strict=True):
-        since = at_s - share * scenario.duration_s
-        rate[slot, (since >= 0) & (since < RESTART_S)] = 0.0
-        back = since >= RESTART_S
-        log_us[slot, back] += np.log1p(np.exp(-(since[back] - RESTART_S) / 20.0))
+    for slot, share_of_run in zip(slots, rng.uniform(0.2, 0.8, size=len(slots)), strict=True):
+        since_s = at_s - share_of_run * scenario.duration_s
+        rate[slot, (since_s >= 0) & (since_s < RESTART_S)] = 0.0
+        is_back = since_s >= RESTART_S
+        log_us[slot, is_back] += np.log1p(np.exp(-(since_s[is_back] - RESTART_S) / WARM_UP_S))
 
 
 def _pace_by_latency(
@@ -202,58 +233,76 @@ def _pace_by_latency(
     *,
     arm: IntArray,
     log_us: FloatArray,
-    sizes: IntArray,
+    slots_of_arm: IntArray,
 ) -> FloatArray:
-    """Requests per second of each slot if users wait for their answers (steps are longer than requests).
+    """Requests per second of each slot, shape (slots, steps), if users wait for a response, then for `wait_s`.
 
-    A change of the tail alone is ignored: it hardly changes the pace.
+    `arm`: arm of each slot; `log_us`: its shift of log response times, shape (slots, steps). Steps are longer than
+    requests. A change of the tail alone is ignored: it hardly changes the pace.
     """
-    tail = scenario.tail_share * scenario.tail_factor * scenario.tail_index / (scenario.tail_index - 1)
-    body, modes = 1 - scenario.tail_share + tail, 1 - scenario.cache_hit * (1 - scenario.cache_factor)
-    medians = [float(version.shares @ np.exp(version.log_us)) for version in versions]
-    mean_s = np.array([median * body * modes * math.exp(scenario.sigma**2 / 2) / 1e6 for median in medians])
-    return traffic.users[arm] / sizes[arm, None] / ((scenario.wait_s or 0.0) + mean_s[arm, None] * np.exp(log_us))
+    # By what the tail (with the mean of a Pareto distribution) and the cache multiply the mean response time.
+    mean_in_tail = scenario.tail_share * scenario.tail_factor * scenario.tail_index / (scenario.tail_index - 1)
+    tail_effect = 1 - scenario.tail_share + mean_in_tail
+    cache_effect = 1 - scenario.cache_hit * (1 - scenario.cache_factor)
+    medians_us = [float(version.shares @ np.exp(version.log_us)) for version in versions]
+    mean_s = np.array(
+        [median * tail_effect * cache_effect * math.exp(scenario.sigma**2 / 2) / 1e6 for median in medians_us]
+    )
+    users = traffic.users[arm] / slots_of_arm[arm, None]
+    return users / ((scenario.wait_s or 0.0) + mean_s[arm, None] * np.exp(log_us))
 
 
 def _lose_minutes(
     scenario: Scenario, rng: np.random.Generator, at_s: FloatArray, arm: IntArray, rate: FloatArray
 ) -> None:
+    """Set the rate to 0 in some minutes, each in one arm, both chosen at random. Changes `rate`, shape (slots, steps).
+
+    `arm`: arm of each slot; `at_s`: middles of the steps.
+    """
     minutes = max(1, int(scenario.duration_s // 60))
-    lost = rng.permutation(minutes)[: scenario.missing_minutes]
-    for minute, owner in zip(lost, rng.integers(0, arm.max() + 1, size=len(lost)), strict=True):
-        rate[np.ix_(arm == owner, (at_s // 60).astype(np.int64) == minute)] = 0.0
+    lost_minutes = rng.permutation(minutes)[: scenario.missing_minutes]
+    lost_arms = rng.integers(0, arm.max() + 1, size=len(lost_minutes))
+    minute_of_step = (at_s // 60).astype(np.int64)
+    for lost_minute, lost_arm in zip(lost_minutes, lost_arms, strict=True):
+        rate[np.ix_(arm == lost_arm, minute_of_step == lost_minute)] = 0.0
 
 
 def _simulate_run(scenario: Scenario, rng: np.random.Generator, run: int) -> Requests:
+    """Draw the requests of run number `run`: first the processes on a time grid, then each request of each step.
+
+    The order of the draws decides the numbers of a seed.
+    """
     versions, traffic = build_versions(scenario), build_traffic(scenario)
     slots = _build_slots(scenario, rng, traffic, versions)
     steps = len(traffic.at_s)
     counts = rng.poisson(slots.rate * (scenario.duration_s / steps))
-    per_slot, flat = counts.sum(axis=1), counts.ravel()
-    arm = np.repeat(slots.arm, per_slot)
-    base = np.repeat(slots.log_us.ravel(), flat)
-    burst_p = np.repeat(slots.burst.ravel(), flat)
-    within = rng.random(len(arm))
+    counts_flat = counts.ravel()
+    # From here on an item is a request; requests are in the order of slots, and so of arms, then of steps.
+    arm = np.repeat(slots.arm, counts.sum(axis=1))
+    log_shift = np.repeat(slots.log_us.ravel(), counts_flat)
+    burst_failure = np.repeat(slots.burst_failure.ravel(), counts_flat)
+    within_step = rng.random(len(arm))
     step_us = scenario.duration_s * 1e6 / steps
-    offset_us = (np.repeat(np.tile(np.arange(steps), len(slots.arm)), flat) + within) * step_us
+    offset_us = (np.repeat(np.tile(np.arange(steps), len(slots.arm)), counts_flat) + within_step) * step_us
+    # Runs start at whole pauses, at least a pause after the end of the run before.
     start_us = EPOCH_US + run * math.ceil((scenario.duration_s + PAUSE_S) / PAUSE_S) * PAUSE_S * 1_000_000
     skew_us = (arm > 0) * round(scenario.clock_skew_s * 1e6)
-    # Requests are ordered by arm, and each arm has its own shares of endpoints.
-    drawn = np.split(rng.random(len(arm)), np.cumsum(np.bincount(arm, minlength=len(versions)))[:-1])
-    edges = [np.cumsum(version.shares)[:-1] for version in versions]
-    endpoint = np.concatenate([np.searchsorted(edge, u, side="right") for edge, u in zip(edges, drawn, strict=True)])
-    log_us = base + np.stack([version.log_us for version in versions])[arm, endpoint]
+    endpoint = _draw_endpoints(rng, arm, versions)
+    log_us = log_shift + np.stack([version.log_us for version in versions])[arm, endpoint]
     log_us += scenario.sigma * rng.standard_normal(len(log_us))
     tail = np.flatnonzero(rng.random(len(log_us)) < scenario.tail_share)
+    # The log of a Pareto number is exponential.
     log_us[tail] += math.log(scenario.tail_factor) + rng.exponential(1 / scenario.tail_index, size=len(tail))
     if scenario.cache_hit > 0:
         log_us[rng.random(len(log_us)) < scenario.cache_hit] += math.log(scenario.cache_factor)
-    given_up = _slow_tails(scenario, arm, log_us)
+    is_given_up = _slow_tails(scenario, arm, log_us)
     response_us = np.rint(np.exp(log_us) / scenario.grid_us).astype(np.int64) * scenario.grid_us
-    steady = np.stack([version.failure for version in versions])[arm, endpoint]
+    steady_failure = np.stack([version.failure for version in versions])[arm, endpoint]
     uniform = rng.random(len(arm))
-    exception = np.where(uniform < steady, 1, np.where((uniform < steady + burst_p) | given_up, 2, 0))
-    sizes = np.stack([version.bytes for version in versions])[arm, endpoint]
+    # Index of FAILED: 1 for steady failures, 2 for bursts and requests that are given up, 0 for successes.
+    fails_in_burst = (uniform < steady_failure + burst_failure) | is_given_up
+    exception = np.where(uniform < steady_failure, 1, np.where(fails_in_burst, 2, 0))
+    mean_bytes = np.stack([version.bytes for version in versions])[arm, endpoint]
     return Requests(
         runs=tuple(f"run-{number}" for number in range(scenario.replicates)),
         arms=scenario.arms,
@@ -263,25 +312,44 @@ def _simulate_run(scenario: Scenario, rng: np.random.Generator, run: int) -> Req
         run=np.full(len(arm), run),
         arm=arm,
         endpoint=endpoint,
-        instance=np.repeat(slots.label.ravel(), flat) if scenario.labelled else np.zeros(len(arm), dtype=np.int64),
+        instance=np.repeat(slots.label.ravel(), counts_flat)
+        if scenario.labelled
+        else np.zeros(len(arm), dtype=np.int64),
         ts_us=start_us + offset_us.astype(np.int64) + skew_us,
         response_us=response_us,
         failed=exception > 0,
-        response_bytes=np.rint(sizes * (0.8 + 0.4 * within)).astype(np.int64),
+        response_bytes=np.rint(mean_bytes * (0.8 + 0.4 * within_step)).astype(np.int64),  # 80 to 120 % of the mean
         status=np.array([200, 500, 503])[exception],
         exception=exception,
         users=None
         if scenario.users is None
-        else np.repeat(np.rint(traffic.users[slots.arm]).astype(np.int64).ravel(), flat),
+        else np.repeat(np.rint(traffic.users[slots.arm]).astype(np.int64).ravel(), counts_flat),
     )
 
 
+def _draw_endpoints(rng: np.random.Generator, arm: IntArray, versions: tuple[Version, ...]) -> IntArray:
+    """Draw the endpoint of each request by the shares of its arm's version; `arm` (of each request) is ascending."""
+    uniform = rng.random(len(arm))
+    uniform_by_arm = np.split(uniform, np.cumsum(np.bincount(arm, minlength=len(versions)))[:-1])
+    endpoints = []
+    for version, arm_uniform in zip(versions, uniform_by_arm, strict=True):
+        upper_edges = np.cumsum(version.shares)[:-1]
+        endpoints.append(np.searchsorted(upper_edges, arm_uniform, side="right"))
+    return np.concatenate(endpoints)
+
+
 def _slow_tails(scenario: Scenario, arm: IntArray, log_us: FloatArray) -> BoolArray:
-    """Make the slowest requests of candidates slower, in place; return which requests are given up."""
-    given_up = np.zeros(len(arm), dtype=np.bool_)
-    for number, change in enumerate(scenario.changes, start=1):
-        rows = np.flatnonzero(arm == number) if change.tail > 1 or change.shed > 0 else np.zeros(0, dtype=np.int64)
-        given_up[rows] = log_us[rows] > find_threshold(scenario, 1 - change.shed)
-        slow = rows[log_us[rows] > find_threshold(scenario, change.tail_quantile)] if change.tail > 1 else rows[:0]
-        log_us[slow] += math.log(change.tail)
-    return given_up
+    """Make the slowest requests of candidates slower, as their change says; return which requests are given up.
+
+    `arm` and `log_us` (log of the response time, µs; changed in place) are of each request. Thresholds are quantiles of
+    baseline's response times.
+    """
+    is_given_up = np.zeros(len(arm), dtype=np.bool_)
+    for candidate, change in enumerate(scenario.changes, start=1):
+        rows = np.flatnonzero(arm == candidate)
+        if change.shed > 0:
+            is_given_up[rows] = log_us[rows] > find_threshold(scenario, 1 - change.shed)
+        if change.tail > 1:
+            slow = rows[log_us[rows] > find_threshold(scenario, change.tail_quantile)]
+            log_us[slow] += math.log(change.tail)
+    return is_given_up

@@ -11,22 +11,26 @@ Lanes = Mapping[str, tuple[tuple[str, ...], ...]]
 
 
 def interleave(originals: Iterator[str | None], lanes: Lanes, workers: int) -> Iterator[str | None]:
-    """Turn a sequence of user classes into blocks of copies, one for each arm.
+    """Replace each user class of a sequence by a block of its copies, one for each arm.
+
+    `originals`: names of classes in the order of spawning; None (no user to spawn now) is passed on. `lanes`: the
+    copies of each class by arm and instance. Yields names of copies.
 
     Users go to the workers in turn, so with a fixed order of arms a worker could get one arm only and its hiccups
     would look like that arm's. The order is turned by one whenever the pattern of arms and workers repeats. Each
     class counts its own blocks, so that every instance gets the same mix of classes.
     """
-    blocks: Counter[str] = Counter()
+    blocks_of: Counter[str] = Counter()
     spawned = 0
     for original in originals:
         if original is None:
             yield None
             continue
-        arms = lanes[original]
-        turn = spawned // lcm(len(arms), max(workers, 1))
-        for position in range(len(arms)):
-            copies = arms[(position + turn) % len(arms)]
-            yield copies[blocks[original] % len(copies)]
-        blocks[original] += 1
-        spawned += len(arms)
+        copies_by_arm = lanes[original]
+        arms = len(copies_by_arm)
+        first_arm = spawned // lcm(arms, max(workers, 1))
+        for position in range(arms):
+            instance_copies = copies_by_arm[(first_arm + position) % arms]
+            yield instance_copies[blocks_of[original] % len(instance_copies)]
+        blocks_of[original] += 1
+        spawned += arms

@@ -13,7 +13,7 @@ from evaluator.version import run_git
 
 
 def describe_environment(files: Iterable[Path]) -> dict[str, Any]:
-    """Describe the machine and the files of a load: hash, revision, host, cores."""
+    """Describe the locustfiles of a load (their hash and git revision) and this machine (host, cores, Python)."""
     paths = tuple(files)
     folder = paths[0].parent if paths else Path()
     return {
@@ -27,7 +27,7 @@ def describe_environment(files: Iterable[Path]) -> dict[str, Any]:
 
 
 def hash_files(paths: Iterable[Path]) -> str:
-    """Hash the contents of files in their order; a file that cannot be read counts as its name."""
+    """Hash the contents of files in their order; of a file that cannot be read, its name is hashed instead."""
     digest = hashlib.sha256()
     for path in paths:
         try:

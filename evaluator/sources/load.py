@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 from evaluator.errors import InputError, LoadError, UsageError
@@ -102,7 +102,7 @@ def check_plan(plan: LoadPlan) -> None:
     if plan.processes < 1:
         raise UsageError(f"processes must be at least 1, not {plan.processes}")
     for url in plan.targets:
-        _address(url)
+        _parse_address(url)
     reserved = [argument for argument in plan.arguments if argument.split("=")[0] in _RESERVED]
     if reserved:
         raise UsageError(f"'{reserved[0]}' is set by evaluator load itself", hint="use the options of evaluator load")
@@ -111,43 +111,52 @@ def check_plan(plan: LoadPlan) -> None:
 
 
 def _check_locustfile(plan: LoadPlan) -> None:
+    """Let Locust list the user classes of the locustfile, and explain why it cannot.
+
+    Raises InputError for a locustfile that does not work, UsageError for arguments that Locust refuses, and LoadError
+    if Locust is killed.
+    """
     if not plan.locustfile.is_file():
         raise InputError(
             f"there is no locustfile '{plan.locustfile}'", hint="`evaluator init` writes one to start from"
         )
     command = [sys.executable, "-m", "locust", "-f", str(plan.locustfile), "--list", *plan.arguments]
     try:
-        done = subprocess.run(
+        listing = subprocess.run(
             command, capture_output=True, text=True, timeout=_IMPORT_TIMEOUT_S, check=False, env=_environment(None)
         )
     except subprocess.TimeoutExpired:
         raise InputError(f"locustfile '{plan.locustfile}' was not imported within {_IMPORT_TIMEOUT_S:g} s") from None
-    if done.returncode < 0:
-        raise LoadError(f"Locust was killed by {signal.Signals(-done.returncode).name} while it read the locustfile")
-    if done.returncode != 0:
-        reason = _last_line(done.stderr.splitlines())
-        _, refused, why = reason.partition(": error: ")
-        if refused:
+    code = listing.returncode
+    if code < 0:  # the number of a signal, negated
+        raise LoadError(f"Locust was killed by {signal.Signals(-code).name} while it read the locustfile")
+    if code != 0:
+        reason = _find_last_line(listing.stderr.splitlines())
+        _, argument_error, explanation = reason.partition(": error: ")  # as argparse writes it
+        if argument_error:
             raise UsageError(
-                f"Locust refuses its arguments: {why}",
+                f"Locust refuses its arguments: {explanation}",
                 hint="arguments after -- go to Locust: `locust --help` lists them",
             )
-        numbers = re.findall(rf'File ".*{re.escape(plan.locustfile.name)}", line (\d+)', done.stderr)
-        where = f"{plan.locustfile}:{numbers[-1]}: " if numbers else ""
+        # The last line of the locustfile in the traceback is where it failed.
+        line_numbers = re.findall(rf'File ".*{re.escape(plan.locustfile.name)}", line (\d+)', listing.stderr)
+        where = f"{plan.locustfile}:{line_numbers[-1]}: " if line_numbers else ""
         raise InputError(f"{where}locustfile '{plan.locustfile}' cannot be imported: {reason}")
-    if len(done.stdout.strip().splitlines()) <= 1:
+    # The first line is a title.
+    if len(listing.stdout.strip().splitlines()) <= 1:
         raise InputError(f"locustfile '{plan.locustfile}' has no user class", hint="write a class of users into it")
 
 
-def _last_line(lines: Iterable[str]) -> str:
+def _find_last_line(lines: Iterable[str]) -> str:
+    """The last line that is not empty, at most 300 characters of it; "no reason given" if there is none."""
     return next((line.strip()[:300] for line in reversed([*lines]) if line.strip()), "no reason given")
 
 
 def check_targets(targets: Sequence[str]) -> None:
-    """Connect to each address once. Raises LoadError that names the one that refuses."""
+    """Connect to each address once. Raises LoadError that names the first address that refuses."""
     for url in targets:
         try:
-            socket.create_connection(_address(url), timeout=CONNECT_TIMEOUT_S).close()
+            socket.create_connection(_parse_address(url), timeout=CONNECT_TIMEOUT_S).close()
         except OSError as error:
             reason = error.strerror or str(error)
             raise LoadError(
@@ -156,7 +165,7 @@ def check_targets(targets: Sequence[str]) -> None:
 
 
 def wait_for_targets(targets: Sequence[str], timeout_s: float = 60.0) -> None:
-    """Wait until every address accepts connections. Raises LoadError that names the one that does not."""
+    """Wait until every address accepts connections. After `timeout_s`, raises LoadError that names one that refuses."""
     from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
     retrying = Retrying(
@@ -168,7 +177,8 @@ def wait_for_targets(targets: Sequence[str], timeout_s: float = 60.0) -> None:
     retrying(check_targets, targets)
 
 
-def _address(url: str) -> tuple[str, int]:
+def _parse_address(url: str) -> tuple[str, int]:
+    """Host and port of an http or https URL. Raises UsageError for anything else."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -180,7 +190,7 @@ def _address(url: str) -> tuple[str, int]:
 
 
 def fingerprint(plan: LoadPlan) -> dict[str, Any]:
-    """Describe what makes this load comparable with another."""
+    """Describe what must be equal in two loads for them to be comparable: plan, locustfile, machine, Locust."""
     return {
         **describe_environment([plan.locustfile]),
         "users": plan.users,
@@ -205,18 +215,17 @@ def run_locust(
 ) -> RunOutcome:
     """Run one load test to its end and return how it went; an interrupt ends it early and is reported, not raised.
 
-    `on_line` is called with each line of Locust's log. As soon as `why_stop` returns a reason, the load is ended in
-    order, and on purpose. Raises LoadError where no process can be started.
+    The processes of Locust write requests and facts of the run into `folder`. `on_line` is called with each line of
+    Locust's log. As soon as `why_stop` returns a reason (a text that is not empty), the load is ended in order, and
+    counts as complete. Raises LoadError if no process can be started.
     """
     folder.mkdir(parents=True, exist_ok=True)
     recording_path = folder / RECORDING_NAME
-    parent = os.getpid(), platform.node()
-    identity = run.id, run.release, folder, plan.service, plan.header, plan.arms
-    Recording(*identity, *parent, sensitive=plan.sensitive).write(recording_path)
-    began = time.time()
+    _make_recording(plan, run, folder).write(recording_path)
+    deadline = time.time() + plan.run_time_s + OVERDUE_S
     try:
         process = subprocess.Popen(
-            _command(plan),
+            _build_command(plan),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -227,46 +236,74 @@ def run_locust(
         )
     except OSError as error:
         raise LoadError(f"Locust cannot be started: {error.strerror}") from error
-    lines: deque[str] = deque(maxlen=50)
+    last_lines: deque[str] = deque(maxlen=50)
 
-    def read_log() -> None:
-        if process.stderr is None:
-            return
-        with process.stderr as log:
-            for line in log:
-                text = line.rstrip()
-                if plan.sensitive and not line.startswith(STOP_MARK):
-                    # Everything except the kind of an exception may quote a request or its answer.
-                    kind = _EXCEPTION.match(line)
-                    text = kind[0] if kind else ""
-                if text:
-                    lines.append(text)
-                    on_line(text)
+    def keep_line(line: str) -> None:
+        last_lines.append(line)
+        on_line(line)
 
-    reader = threading.Thread(target=read_log, daemon=True)
+    reader = threading.Thread(target=_read_log, args=(process.stderr, plan.sensitive, keep_line), daemon=True)
     reader.start()
-    stopped_by, early = _wait(process, folder, began + plan.run_time_s + OVERDUE_S, why_stop)
+    stopped_by, stop_reason = _wait_for_end(process, folder, deadline, why_stop)
     reader.join(timeout=STOP_TIMEOUT_S)
     code = process.returncode
-    stopped_by = stopped_by or _find_cause(code, lines, ended_on_purpose=bool(early))
+    stopped_by = stopped_by or _find_cause(code, last_lines, ended_on_purpose=bool(stop_reason))
     outcome = read_outcome(
-        folder, run_time_s=plan.run_time_s, workers_expected=plan.processes, stopped_by=stopped_by, ended_early=early
+        folder,
+        run_time_s=plan.run_time_s,
+        workers_expected=plan.processes,
+        stopped_by=stopped_by,
+        ended_early=stop_reason,
     )
-    trouble = next(filter(_TROUBLE.match, reversed(lines)), "")[:300]
+    trouble = next(filter(_TROUBLE.match, reversed(last_lines)), "")[:300]  # the last error in the log
     return replace(outcome, exit_code=code, interrupted=stopped_by == _INTERRUPTED, trouble=trouble)
 
 
+def _make_recording(plan: LoadPlan, run: Run, folder: Path) -> Recording:
+    """Make the settings by which each process of Locust records; this process is their parent."""
+    return Recording(
+        run=run.id,
+        release=run.release,
+        folder=folder,
+        service=plan.service,
+        header=plan.header,
+        arms=plan.arms,
+        parent_pid=os.getpid(),
+        parent_host=platform.node(),
+        sensitive=plan.sensitive,
+    )
+
+
+def _read_log(log: IO[str] | None, sensitive: bool, on_line: Callable[[str], None]) -> None:  # noqa: FBT001
+    """Call `on_line` with each line of a log that is not empty; `sensitive`: without texts of requests."""
+    if log is None:
+        return
+    with log:
+        for line in log:
+            text = line.rstrip()
+            if sensitive and not line.startswith(STOP_MARK):
+                # Everything except the kind of an exception may quote a request or its answer.
+                exception = _EXCEPTION.match(line)
+                text = exception[0] if exception else ""
+            if text:
+                on_line(text)
+
+
 def _find_cause(code: int, lines: Sequence[str], *, ended_on_purpose: bool) -> str:
-    """What ended Locust: the recorder, a signal or an error. Its exit code after a stop on purpose does not count."""
-    marked = next((line.removeprefix(STOP_MARK) for line in lines if line.startswith(STOP_MARK)), "")
-    if marked or ended_on_purpose or code == 0:
-        return marked
-    if code < 0:
+    """Find what ended Locust before its time: the recorder, a signal or an error; empty if nothing did.
+
+    `lines`: the last lines of its log. Its exit code after a stop on purpose does not count.
+    """
+    reason_of_recorder = next((line.removeprefix(STOP_MARK) for line in lines if line.startswith(STOP_MARK)), "")
+    if reason_of_recorder or ended_on_purpose or code == 0:
+        return reason_of_recorder
+    if code < 0:  # the number of a signal, negated
         return f"Locust was killed by {signal.Signals(-code).name}"
-    return f"Locust ended with code {code}: {_last_line(lines)}"
+    return f"Locust ended with code {code}: {_find_last_line(lines)}"
 
 
-def _command(plan: LoadPlan) -> list[str]:
+def _build_command(plan: LoadPlan) -> list[str]:
+    """The command line of Locust, whose users are those of all arms together."""
     arms = len(plan.arms)
     command = [sys.executable, "-m", "evaluator.sources.locust", "-f", str(plan.locustfile)]
     command += ["--headless", "--only-summary", "--exit-code-on-error", "0"]
@@ -279,15 +316,18 @@ def _command(plan: LoadPlan) -> list[str]:
 
 
 def free_port() -> int:
-    """A free port of loopback."""
+    """Find a port of loopback that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def _environment(recording_path: Path | None) -> dict[str, str]:
+    """The environment of a Locust that records as the file says; without a file, of one that records nothing."""
     environment = {name: value for name, value in os.environ.items() if name != RECORDING_VARIABLE}
-    return environment | ({RECORDING_VARIABLE: str(recording_path.resolve())} if recording_path else {})
+    if recording_path is not None:
+        environment[RECORDING_VARIABLE] = str(recording_path.resolve())
+    return environment
 
 
 _INTERRUPTED = "interrupted"
@@ -295,16 +335,20 @@ _EXCEPTION = re.compile(r"[\w.]*(Error|Exception)\b")
 _TROUBLE = re.compile(rf"{_EXCEPTION.pattern}|.*/ERROR/")
 
 
-def _wait(
+def _wait_for_end(
     process: subprocess.Popen[str], folder: Path, deadline: float, why_stop: Callable[[], str]
 ) -> tuple[str, str]:
-    """Wait for the end, or end the process; returns what went wrong, and why it was ended early on purpose."""
+    """Wait until Locust ends, or end it: after the deadline (epoch, s), or as soon as `why_stop` gives a reason.
+
+    Returns what went wrong, and why it was ended early on purpose; both are empty if it ended by itself.
+    """
     try:
         while process.poll() is None:
             time.sleep(0.1)
-            if why := why_stop():
+            if stop_reason := why_stop():
                 _end(process)
-                return "", why
+                return "", stop_reason
+            # A load shape, not the run time, decides when a shaped load ends.
             if time.time() > deadline and not any(facts.shaped for facts in read_worker_facts(folder)):
                 _end(process)
                 return "Locust did not end in time", ""
@@ -330,10 +374,10 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 def _kill_group(process: subprocess.Popen[str]) -> None:
-    """Kill workers that outlive their leader, after the time that an orphan needs to finish writing."""
-    with contextlib.suppress(ProcessLookupError):
+    """Kill workers that outlive their leader, after the three seconds that an orphan may need to finish writing."""
+    with contextlib.suppress(ProcessLookupError):  # raised as soon as no process of the group is left
         for _ in range(30):
-            os.killpg(process.pid, 0)
+            os.killpg(process.pid, 0)  # signal 0 only asks whether the group exists
             time.sleep(0.1)
         os.killpg(process.pid, signal.SIGKILL)
 
@@ -349,16 +393,22 @@ def read_outcome(
     stopped_by: str = "",
     ended_early: str = "",
 ) -> RunOutcome:
-    """Find how a run went from the facts that its processes wrote. Raises SourceError where they cannot be read."""
+    """Determine how a run went from the facts that its processes wrote into `folder`.
+
+    `run_time_s`: the planned length, None if none was planned. `stopped_by`: what went wrong, as far as the caller
+    knows; `ended_early`: why the load was ended on purpose. Any cause that stopped it makes the run incomplete.
+    `exit_code` and `trouble` of the result are left to the caller.
+    Raises SourceError if the facts cannot be read.
+    """
     sidecars = read_worker_facts(folder)
     facts = merge_facts(sidecars, workers_expected=workers_expected)
     leader = next((process for process in sidecars if process.role != "worker"), None)
     started = utc(leader.started) if leader and leader.started else None
     shaped = leader is not None and leader.shaped
     planned_end = started + timedelta(seconds=run_time_s) if started and run_time_s and not shaped else None
-    ended = max((utc(process.ended) for process in sidecars if process.ended), default=_last_touched(folder))
+    ended = max((utc(process.ended) for process in sidecars if process.ended), default=_read_last_change(folder))
     expected = facts.workers_expected or 1
-    closed = sum(process.closed for process in sidecars if process.role != "master")
+    closed = sum(process.closed for process in sidecars if process.role != "master")  # a master records no requests
     reason = stopped_by or facts.stopped_by
     if not reason and closed < expected:
         reason = f"{expected - closed} of {expected} load generator processes did not report at the end"
@@ -374,42 +424,51 @@ def read_outcome(
     )
 
 
-def _last_touched(folder: Path) -> datetime:
+def _read_last_change(folder: Path) -> datetime:
+    """When a file of a folder was last changed; now if it has none."""
     return utc(max((path.stat().st_mtime for path in folder.glob("*")), default=time.time()))
 
 
 def is_recording(folder: Path) -> bool:
-    """Whether any process of a run still works: it lives, or (on another machine) the run was written to just now."""
-    if time.time() - _last_touched(folder).timestamp() > QUIET_S:
+    """Whether a run is still being recorded: written to just now, and by a process that has not ended.
+
+    A process on another machine cannot be asked: it counts as running until it has closed its facts.
+    """
+    if time.time() - _read_last_change(folder).timestamp() > QUIET_S:
         return False
-    sidecars = read_worker_facts(folder)
-    local_pids = [sidecar.pid for sidecar in sidecars if sidecar.host == platform.node() and not sidecar.closed]
-    runs_elsewhere = any(sidecar.host != platform.node() and not sidecar.closed for sidecar in sidecars)
+    unclosed = [sidecar for sidecar in read_worker_facts(folder) if not sidecar.closed]
+    if any(sidecar.host != platform.node() for sidecar in unclosed):
+        return True
+    pids = [sidecar.pid for sidecar in unclosed]
     recording_path = folder / RECORDING_NAME
-    if recording_path.exists() and (parent := Recording.read(recording_path).parent_pid):
-        local_pids.append(parent)
-    return runs_elsewhere or any(is_alive(pid) for pid in local_pids)
+    if recording_path.exists() and (parent_pid := Recording.read(recording_path).parent_pid):
+        pids.append(parent_pid)
+    return any(is_alive(pid) for pid in pids)
 
 
 def is_parent_alive(folder: Path) -> bool:
-    """Whether the process that started a run still works; one on another machine is assumed to."""
+    """Whether the process that started the run of a folder still runs; on another machine it is assumed to run."""
     recording_path = folder / RECORDING_NAME
     recording = Recording.read(recording_path) if recording_path.exists() else None
     if recording is None or recording.parent_pid is None:
         return False
-    return recording.parent_host not in {"", platform.node()} or is_alive(recording.parent_pid)
+    is_elsewhere = recording.parent_host not in {"", platform.node()}
+    return is_elsewhere or is_alive(recording.parent_pid)
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process on this machine still runs."""
+    """Whether a process on this machine still runs; a zombie does not."""
     try:
-        os.kill(pid, 0)
+        os.kill(pid, 0)  # signal 0 only asks whether the process exists
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
-    try:  # a zombie has ended, but is not collected yet: in a container without init that never happens
+        return True  # it exists, and is of another user
+    # A zombie has ended, but its parent has not collected it: in a container without init that never happens.
+    try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return True
-    return stat.rpartition(")")[2].split()[:1] != ["Z"]
+        return True  # the system has no /proc, or hides it
+    # The line is `pid (name) state …`; the name may hold parentheses.
+    state = stat.rpartition(")")[2].split()[:1]
+    return state != ["Z"]

@@ -12,7 +12,7 @@ from typing import Literal
 
 from evaluator.errors import InputError, UnknownName
 from evaluator.records import OutcomeColumn, OutcomeOptions, OutcomePlan, SourceColumn
-from evaluator.sources.files.base import find_delimiter, refuse_twice, starts_with
+from evaluator.sources.files.base import find_delimiter, refuse_repeated_column, starts_with
 from evaluator.sources.files.planning import expand_files
 from evaluator.textfiles import open_bytes, open_text
 
@@ -38,6 +38,7 @@ _NO_OUTCOME = re.compile("timestamp|time|ts|date|day|hour|unnamed.*", re.IGNOREC
 """Times, and the row numbers that pandas leaves in a file."""
 _KINDS = {"": None, "binary": True, "numeric": False}
 _CHUNK = 1 << 20
+_LONGEST_LINE = 1_000_000
 ROWS = "rows"
 """`--unit rows`: every row is a unit of its own."""
 
@@ -50,7 +51,11 @@ def plan_outcomes(
     query: str = "",
     skip_bad_rows: bool = False,
 ) -> OutcomePlan:
-    """Plan the landing of outcome files, given as paths, globs and comma lists. Raises InputError and UnknownName."""
+    """Plan the landing of outcome files: which column is the unit, the arm, an outcome, a covariate.
+
+    `files`: paths, globs and comma lists. `describe` lists the columns of the files, or of `query`, an SQL query over
+    them. Raises InputError and UnknownName.
+    """
     paths = tuple(str(path) for path in expand_files(files, "outcomes"))
     for path in paths:
         if path.endswith(".gz"):
@@ -60,17 +65,27 @@ def plan_outcomes(
         raise InputError("files of outcomes must be all CSV or all Parquet")
     reader: Literal["csv", "parquet"] = "csv" if "csv" in readers else "parquet"
     header, delimiter = _read_header(Path(paths[0])) if reader == "csv" else ((), ",")
-    plan = OutcomePlan(paths, reader, "", "", (), query, options.baseline_arm, skip_bad_rows, header, delimiter)
-    columns = {column.name: column for column in describe(plan)}
-    unit = (
-        ROWS
-        if options.unit == ROWS
-        else _choose(options.unit, _UNITS, columns, "--unit", "the unit (a user, a session)")
+    # The columns are chosen once they are known; the plan without them is enough to list them.
+    plan = OutcomePlan(
+        paths,
+        reader,
+        unit="",
+        arm="",
+        columns=(),
+        query=query,
+        baseline=options.baseline_arm,
+        skip_bad_rows=skip_bad_rows,
+        header=header,
+        delimiter=delimiter,
     )
-    arm = _choose(options.arm_column, _ARMS, columns, "--arm-column", "the arm")
+    columns = {column.name: column for column in describe(plan)}
+    unit = ROWS
+    if options.unit != ROWS:
+        unit = _choose_column(options.unit, _UNITS, columns, "--unit", "the unit (a user, a session)")
+    arm = _choose_column(options.arm_column, _ARMS, columns, "--arm-column", "the arm")
     if unit == arm:
         raise InputError(f"column '{unit}' cannot be both the unit and the arm")
-    return replace(plan, unit=unit, arm=arm, columns=_choose_columns(options, columns, {unit, arm}))
+    return replace(plan, unit=unit, arm=arm, columns=_choose_value_columns(options, columns, {unit, arm}))
 
 
 def _check_compressed(path: Path) -> None:
@@ -86,70 +101,84 @@ def _check_compressed(path: Path) -> None:
 
 
 def _read_header(path: Path) -> tuple[tuple[str, ...], str]:
-    """Read the first line of a CSV file: its columns and their delimiter."""
+    """Read the first line of a CSV file. Returns the names of its columns, and their delimiter. Raises InputError."""
     try:
         with open_text(path) as file:
-            top = file.readline(1_000_000)
+            header_line = file.readline(_LONGEST_LINE)
     except (UnicodeDecodeError, OSError) as error:
         why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error
         raise InputError(f"{path} cannot be read as text: {why}", hint="give UTF-8 CSV or Parquet") from error
-    delimiter = find_delimiter(top)
+    delimiter = find_delimiter(header_line)
     try:
-        header = tuple(name.strip() for name in next(csv.reader([top], delimiter=delimiter), []))
+        header = tuple(name.strip() for name in next(csv.reader([header_line], delimiter=delimiter), []))
     except csv.Error as error:
         raise InputError(
             f"{path}:1: the header line cannot be read: {error}", hint="give CSV with column names, or Parquet"
         ) from error
-    if not top.strip() or "\0" in top:
+    if not header_line.strip() or "\0" in header_line:
         raise InputError(f"{path} has no header line", hint="give CSV with column names, or Parquet")
-    refuse_twice(path, header)
+    refuse_repeated_column(path, header)
     return header, delimiter
 
 
-def _choose(option_value: str, usual: Sequence[str], columns: dict[str, SourceColumn], option: str, what: str) -> str:
-    """Find one column: the one of the option, or the first usual name in the file."""
+def _choose_column(
+    option_value: str, usual_names: Sequence[str], columns: dict[str, SourceColumn], option: str, purpose: str
+) -> str:
+    """Choose the column that serves a purpose ("the arm"): the one that the option names, else the first usual name.
+
+    `columns`: those of the file, by name. `option`: its name for the error. Raises UnknownName and InputError.
+    """
     if option_value:
         if option_value not in columns:
             raise UnknownName("column in the file", option_value, columns)
         return option_value
-    lower = {name.strip().lower().replace(" ", "_").replace("-", "_"): name for name in columns}
-    usual_column = next((lower[name] for name in usual if name in lower), None)
+    by_plain_name = {name.strip().lower().replace(" ", "_").replace("-", "_"): name for name in columns}
+    usual_column = next((by_plain_name[name] for name in usual_names if name in by_plain_name), None)
     if usual_column is None:
         raise InputError(
-            f"no column is clearly {what}; the columns are {', '.join(columns)[:300]}",
+            f"no column is clearly {purpose}; the columns are {', '.join(columns)[:300]}",
             hint=f"name it with {option}"
             + (", or use --unit rows if each row is a unit" if option == "--unit" else ""),
         )
     return usual_column
 
 
-def _choose_columns(
+def _choose_value_columns(
     options: OutcomeOptions, columns: dict[str, SourceColumn], key_columns: set[str]
 ) -> tuple[OutcomeColumn, ...]:
+    """Choose outcomes and covariates: those that the options name, else the columns of numbers that are left.
+
+    `columns`: those of the file, by name. `key_columns`: the unit and the arm, which are neither. Of the numbers left
+    over, names such as `pre_orders` are covariates, measured before the test. Raises UnknownName and InputError.
+    """
     unknown = next((name for name in options.covariates if name not in columns), None)
     if unknown is not None:
         raise UnknownName("column in the file", unknown, columns)
     covariates = list(options.covariates)
     outcomes = [_parse_outcome(text, columns) for text in options.outcome_names]
-    free = [column for column in columns.values() if column.name not in key_columns | set(covariates)]
     numbers = [
-        column for column in free if column.kind in ("number", "truth") and not _NO_OUTCOME.fullmatch(column.name)
+        name
+        for name, column in columns.items()
+        if name not in key_columns | set(covariates)
+        and column.kind in ("number", "truth")
+        and not _NO_OUTCOME.fullmatch(name)
     ]
     if not options.outcome_names:
-        outcomes = [OutcomeColumn(column.name) for column in numbers if not _looks_before(column.name)]
+        outcomes = [OutcomeColumn(name) for name in numbers if not _is_covariate_name(name)]
     if not options.covariates:
-        named = {column.name for column in outcomes}
-        covariates = [c.name for c in numbers if _looks_before(c.name) and c.name not in named]
+        outcome_names = {column.name for column in outcomes}
+        covariates = [name for name in numbers if _is_covariate_name(name) and name not in outcome_names]
     names = [*(column.name for column in outcomes), *covariates]
     if not outcomes:
         raise InputError(
             "no column holds an outcome: there is no other column of numbers", hint="name one with --outcome"
         )
-    twice = next((name for name in names if names.count(name) > 1 or name in key_columns), None)
-    if twice is not None:
+    reused = next((name for name in names if names.count(name) > 1 or name in key_columns), None)
+    if reused is not None:
         raise InputError(
-            f"column '{twice}' is used twice", hint="use each column once: unit, arm, outcome or covariate"
+            f"column '{reused}' is used twice", hint="use each column once: unit, arm, outcome or covariate"
         )
+    # Metrics use `rows` for the number of rows, and `NAME?` for whether an outcome was ever 1.
     reserved = next((name for name in names if name == ROWS or name.endswith("?")), None)
     if reserved is not None:
         raise InputError(
@@ -159,6 +188,7 @@ def _choose_columns(
 
 
 def _parse_outcome(text: str, columns: dict[str, SourceColumn]) -> OutcomeColumn:
+    """Parse a value of `--outcome`, COLUMN[:binary|numeric]. Raises UnknownName."""
     if text in columns:
         return OutcomeColumn(text)
     name, _, kind = text.rpartition(":")
@@ -169,6 +199,6 @@ def _parse_outcome(text: str, columns: dict[str, SourceColumn]) -> OutcomeColumn
     return OutcomeColumn(name, binary=_KINDS[kind])
 
 
-def _looks_before(name: str) -> bool:
+def _is_covariate_name(name: str) -> bool:
     """Whether the name of a column shows that it was measured before the test."""
     return name.lower().startswith(_COVARIATE_MARKS) or name.lower().endswith(_COVARIATE_ENDS)

@@ -49,7 +49,7 @@ class Recording:
     """Only the path of a request is kept."""
 
     def write(self, path: Path) -> None:
-        """Write it as JSON for the processes of the run."""
+        """Write the recording as JSON for the processes of the run."""
         values = asdict(self) | {"folder": str(self.folder), "arms": [asdict(arm) for arm in self.arms]}
         path.write_text(json.dumps(values, indent=1), encoding="utf-8")
 
@@ -73,7 +73,7 @@ class RunManifest:
     fingerprint: dict[str, Any]
 
     def write(self, folder: Path) -> None:
-        """Write it into the run's folder. Raises OSError."""
+        """Write the manifest into the run's folder. Raises OSError."""
         (folder / MANIFEST_NAME).write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
 
     @classmethod
@@ -121,7 +121,7 @@ class WorkerFacts:
     """The process ended in order: everything it recorded is in its segments."""
 
     def write(self, folder: Path) -> None:
-        """Replace the sidecar. Raises OSError."""
+        """Replace the process's file of facts in the run's folder, at once for every reader. Raises OSError."""
         path = folder / f"facts-{self.worker}.json"
         unfinished = path.with_name(path.name + ".tmp")
         unfinished.write_text(json.dumps(asdict(self)), encoding="utf-8")
@@ -129,9 +129,10 @@ class WorkerFacts:
 
 
 def read_worker_facts(folder: Path) -> tuple[WorkerFacts, ...]:
-    """Read all sidecars of a run; a damaged one (after a power failure) gives a process without facts.
+    """Read the facts of all processes of a run, from the sidecars in its folder.
 
-    Raises SourceError for one that cannot be read at all.
+    A damaged sidecar (after a power failure) gives a process without facts. Raises SourceError for a sidecar that
+    cannot be read at all.
     """
     sidecars = []
     for path in sorted(folder.glob("facts-*.json")):
@@ -150,46 +151,52 @@ def read_worker_facts(folder: Path) -> tuple[WorkerFacts, ...]:
 
 
 def merge_facts(sidecars: Iterable[WorkerFacts], *, workers_expected: int | None = None) -> RunFacts:
-    """Sum up the processes of one run. Facts that no process has stay unknown.
+    """Sum up the facts of all processes of one run. Facts that no process has stay None or empty.
 
-    `read` is given only where every process has ended in order, because a killed one has written requests that it did
-    not count. `users_stopped` is the time when the last process stopped its users.
+    `workers_expected` of the caller precedes the number that the leader knows. `read` is given only if every process
+    has ended in order, because a killed process has written requests that it did not count. `users_stopped` is the time
+    when the last process stopped its users.
     """
-    workers = tuple(sidecars)
-    recorders = [sidecar for sidecar in workers if sidecar.role != "master"]
-    leader = next((sidecar for sidecar in workers if sidecar.role != "worker"), None)
-    plateau = leader.plateau_start if leader else None
+    processes = tuple(sidecars)
+    # The leader is a master, or the only process. A master records no requests.
+    recorders = [process for process in processes if process.role != "master"]
+    leader = next((process for process in processes if process.role != "worker"), None)
     expected = workers_expected or (leader.workers_expected if leader else None)
-    closed = sum(sidecar.closed for sidecar in recorders)
+    closed = sum(process.closed for process in recorders)
+    all_closed = closed == len(recorders) >= (expected or 1)
     # A master waits half a second for last reports; what its workers counted may be more.
-    counted = [sidecar.counted for sidecar in recorders if sidecar.counted is not None]
-    counts = [leader.counted if leader else None, sum(counted) if counted else None]
+    worker_counts = [process.counted for process in recorders if process.counted is not None]
+    leader_counts = [leader.counted] if leader and leader.counted is not None else []
+    counted = max([*leader_counts, *([sum(worker_counts)] if worker_counts else [])], default=None)
     read: Counter[str] = Counter()
-    for sidecar in recorders:
-        read.update(sidecar.read)
-    left_out = sum_left_out(part for sidecar in recorders for part in sidecar.left_out)
-    stopped = _highest(sidecar.users_stopped for sidecar in recorders) or (leader.users_stopped if leader else None)
+    for process in recorders:
+        read.update(process.read)
+    left_out = sum_left_out(part for process in recorders for part in process.left_out)
+    plateau_start = leader.plateau_start if leader else None
+    users_stopped = _find_highest(process.users_stopped for process in recorders)
+    users_stopped = users_stopped or (leader.users_stopped if leader else None)
     return RunFacts(
         workers_expected=expected,
         workers_seen=closed,
-        counted=max((count for count in counts if count is not None), default=None),
+        counted=counted,
         users=leader.users if leader else {},
-        cpu_percent=_highest(sidecar.cpu_percent for sidecar in workers),
-        loop_lag_ms=_highest(sidecar.loop_lag_ms for sidecar in recorders),
+        cpu_percent=_find_highest(process.cpu_percent for process in processes),
+        loop_lag_ms=_find_highest(process.loop_lag_ms for process in recorders),
         clock_offset_s=leader.clock_offset_s if leader else None,
-        pacing=next((sidecar.pacing for sidecar in recorders if sidecar.pacing), None),
+        pacing=next((process.pacing for process in recorders if process.pacing), None),
         target_users=leader.target_users if leader else None,
-        plateau_start=None if plateau is None else utc(plateau),
-        users_stopped=None if stopped is None else utc(stopped),
-        read=dict(read) if closed == len(recorders) >= (expected or 1) else {},
+        plateau_start=None if plateau_start is None else utc(plateau_start),
+        users_stopped=None if users_stopped is None else utc(users_stopped),
+        read=dict(read) if all_closed else {},
         left_out=tuple(sorted(left_out, key=lambda part: (part.arm, part.kind, part.detail))),
-        in_flight=tuple(request for sidecar in recorders for request in sidecar.in_flight),
-        orphaned=any(sidecar.orphaned for sidecar in workers),
-        stopped_by=next((sidecar.stopped_by for sidecar in workers if sidecar.stopped_by), ""),
+        in_flight=tuple(request for process in recorders for request in process.in_flight),
+        orphaned=any(process.orphaned for process in processes),
+        stopped_by=next((process.stopped_by for process in processes if process.stopped_by), ""),
     )
 
 
-def _highest(values: Iterable[float | None]) -> float | None:
+def _find_highest(values: Iterable[float | None]) -> float | None:
+    """The highest value that is not None; None if all are."""
     return max((value for value in values if value is not None), default=None)
 
 

@@ -62,6 +62,7 @@ class RequestBuffer:
         self.read: Counter[str] = Counter()
         """Requests of each arm that were taken out or left out."""
         self._left_out: Counter[tuple[str, LeftOutKind, str, bool]] = Counter()
+        """(arm, kind, detail, whether it failed) → number of requests left out."""
 
     def __len__(self) -> int:
         """Requests that wait."""
@@ -69,32 +70,31 @@ class RequestBuffer:
 
     @property
     def left_out(self) -> tuple[LeftOut, ...]:
-        """Requests that are in no table, by arm and kind."""
-        counts = self._left_out
-        return tuple(
-            LeftOut(arm, kind, counts[arm, kind, detail, False] + failures, failures, detail)
-            for arm, kind, detail in sorted({key[:3] for key in counts})
-            for failures in [counts[arm, kind, detail, True]]
-        )
+        """Requests that are in no table: how many of each arm, kind and detail, and how many of these failed."""
+        left_out = []
+        for arm, kind, detail in sorted({(arm, kind, detail) for arm, kind, detail, _ in self._left_out}):
+            failures = self._left_out[arm, kind, detail, True]
+            successes = self._left_out[arm, kind, detail, False]
+            left_out.append(LeftOut(arm, kind, successes + failures, failures, detail))
+        return tuple(left_out)
 
     def begin(self) -> None:
-        """Count from 0: a run begins."""
+        """Count from 0, because a run begins."""
         self.read.clear()
         self._left_out.clear()
 
     def leave_out(self, arm: str, kind: LeftOutKind, detail: str, *, failed: bool, rows: int = 1) -> None:
-        """Count requests that no table will hold."""
+        """Count `rows` requests of an arm as left out: no table will hold them."""
         self.read[arm] += rows
         self._left_out[arm, kind, detail, failed] += rows
 
     def listen(self) -> Callable[..., None]:
-        """Make the listener; everything it needs is bound to local names."""
-        keep, header, now, describe = (
-            self._values.extend,
-            self.header,
-            self.clock,
-            _name if self.sensitive else _describe,
-        )
+        """Make the listener of Locust's `request` event, which keeps the values of each request.
+
+        It is called for every request, so everything it needs is bound to local names.
+        """
+        keep, header, now = self._values.extend, self.header, self.clock
+        describe_failure = _name_exception if self.sensitive else _describe_exception
 
         def record(
             request_type: Any = None,
@@ -121,7 +121,7 @@ class RequestBuffer:
             except Exception:  # noqa: BLE001 - a client's objects may do anything; the request still counts
                 instance = None
             # Any exception means that the request failed, even an empty text; only None and False do not.
-            failure = None if exception is None or exception is False else describe(exception)
+            failure = None if exception is None or exception is False else describe_failure(exception)
             values = request_type, name, response_time, response_length, start, status, failure, context, instance
             keep(values)
 
@@ -132,67 +132,70 @@ class RequestBuffer:
         self._values.clear()
 
     def take(self, constants: Mapping[str, str], users: Mapping[str, int]) -> pa.Table:
-        """Take everything out as a table; `constants` are run, service and worker, `users` the users of each arm.
+        """Take all requests out, as a table with a row a request.
 
-        A failed request without a usable time is a row with the time 0; any other without one is left out.
+        `constants`: values that all rows share: run, service and worker. `users`: users of each arm, now. A failed
+        request without a usable response time is a row with the time 0; a success without a usable time is left out.
         """
         columns = [self._values[number::_COLUMNS] for number in range(_COLUMNS)]
         self.clear()
-        methods, names, raw_times, sizes, starts, statuses, exceptions, contexts, instances = columns
+        methods, names, raw_times, sizes, raw_starts, statuses, exceptions, contexts, instances = columns
         if set(map(type, contexts)) != {dict}:
-            contexts = [_mapping(context) for context in contexts]
-        arms = self._arms(contexts)
+            contexts = [_to_mapping(context) for context in contexts]
+        arms = self._read_arms(contexts)
         if self.sensitive:
-            names, contexts = _paths(names), [_NO_CONTEXT] * len(contexts)
+            names, contexts = _cut_to_paths(names), [_NO_CONTEXT] * len(contexts)
         failures = pa.array(exceptions, pa.string())
         failed = failures.is_valid().to_numpy(zero_copy_only=False)
-        times = _numbers(raw_times)
-        usable = (times >= 0) & (times <= _LONGEST_MS)  # NaN is neither
-        times[~usable] = 0.0
+        times_ms = _to_numbers(raw_times)
+        has_time = (times_ms >= 0) & (times_ms <= _LONGEST_MS)  # false for NaN
+        times_ms[~has_time] = 0.0
         # A request with an impossible start has ended within the last second: its start follows from that.
-        claimed, now = _numbers(starts), self.clock()
-        likely = now - times / 1000
-        believable = (claimed > likely - EARLIEST_S) & (claimed < now + LATEST_S)
-        micros: npt.NDArray[np.int64] = np.rint(np.where(believable, claimed, likely) * 1e6).astype(np.int64)
+        starts_s, now_s = _to_numbers(raw_starts), self.clock()
+        likely_starts_s = now_s - times_ms / 1000
+        is_believable = (starts_s > likely_starts_s - EARLIEST_S) & (starts_s < now_s + LATEST_S)
+        starts_s = np.where(is_believable, starts_s, likely_starts_s)
+        starts_us: npt.NDArray[np.int64] = np.rint(starts_s * 1e6).astype(np.int64)
+        # Users are counted by arm; each row gets the count of its arm, null for an arm without users.
+        users_of_arms = pa.array([users.get(arm) for arm in arms.dictionary.to_pylist()], pa.int32())
         table = make_table(
             REQUEST_SCHEMA,
             {
                 **constants,
                 "arm": arms,
-                "instance": _texts(instances, arms.to_pylist),
-                "ts": pa.array(micros).cast(pa.timestamp("us", tz="UTC")),
-                "endpoint": _endpoints(methods, names),
-                "response_time_ms": pa.array(times),
-                "response_bytes": pa.array(_integers(sizes, 0, _HIGHEST_SIZE), pa.int64()),
-                "status_code": pa.array(_integers(statuses, 1, _HIGHEST_STATUS), pa.int16()),
+                "instance": _to_texts(instances, arms.to_pylist),
+                "ts": pa.array(starts_us).cast(pa.timestamp("us", tz="UTC")),
+                "endpoint": _join_endpoints(methods, names),
+                "response_time_ms": pa.array(times_ms),
+                "response_bytes": pa.array(_keep_integers(sizes, 0, _HIGHEST_SIZE), pa.int64()),
+                "status_code": pa.array(_keep_integers(statuses, 1, _HIGHEST_STATUS), pa.int16()),
                 "failed": pa.array(failed),
                 "exception": failures.dictionary_encode(),
-                "user_count": pa.array([users.get(arm) for arm in arms.dictionary.to_pylist()], pa.int32()).take(
-                    arms.indices
-                ),
-                "context": _extras(contexts),
+                "user_count": users_of_arms.take(arms.indices),
+                "context": _keep_further_keys(contexts),
             },
-            len(times),
+            len(times_ms),
         )
-        recorded = usable | failed
-        for arm, rows in _count(arms, ~recorded).items():
+        is_row = has_time | failed
+        for arm, rows in _count_by_arm(arms, ~is_row).items():
             self.leave_out(arm, LeftOutKind.BAD_ROW, NO_TIME, failed=False, rows=rows)
-        self.read.update(_count(arms, recorded))
-        return table if recorded.all() else table.filter(pa.array(recorded))
+        self.read.update(_count_by_arm(arms, is_row))
+        return table if is_row.all() else table.filter(pa.array(is_row))
 
     def identify(self, method: Any, name: Any, context: Any) -> tuple[str, str, str]:
         """Arm, instance and endpoint of a request without a response, as its row would have them."""
-        mapping = _mapping(context)
-        arms = self._arms([mapping])
-        instances = _texts([mapping.get("instance")], arms.to_pylist)
-        endpoints = _endpoints([method], _paths([name]) if self.sensitive else [name])
+        mapping = _to_mapping(context)
+        arms = self._read_arms([mapping])
+        instances = _to_texts([mapping.get("instance")], arms.to_pylist)
+        endpoints = _join_endpoints([method], _cut_to_paths([name]) if self.sensitive else [name])
         return arms[0].as_py(), instances[0].as_py(), endpoints[0].as_py()
 
-    def _arms(self, contexts: list[Mapping[str, Any]]) -> pa.Array:
-        return _texts([context.get("arm") for context in contexts], lambda: repeat(self.arm))
+    def _read_arms(self, contexts: list[Mapping[str, Any]]) -> pa.Array:
+        """The arm that each context names, else the buffer's own; as a dictionary array."""
+        return _to_texts([context.get("arm") for context in contexts], lambda: repeat(self.arm))
 
 
-def _mapping(context: Any) -> Mapping[str, Any]:
+def _to_mapping(context: Any) -> Mapping[str, Any]:
     """The context of a request; empty for a value that is no mapping."""
     if type(context) is dict:
         return context
@@ -202,42 +205,47 @@ def _mapping(context: Any) -> Mapping[str, Any]:
         return _NO_CONTEXT
 
 
-def _count(arms: pa.Array, chosen: npt.NDArray[np.bool_]) -> dict[str, int]:
-    """Rows of each arm among the chosen ones, of arms that have any."""
+def _count_by_arm(arms: pa.Array, chosen: npt.NDArray[np.bool_]) -> dict[str, int]:
+    """Count the chosen rows of each arm; an arm without any is left out.
+
+    `arms`: arm of each row, as a dictionary array. `chosen`: mask of rows.
+    """
     counts = np.bincount(arms.indices.to_numpy()[chosen], minlength=len(arms.dictionary))
     return {arm: int(rows) for arm, rows in zip(arms.dictionary.to_pylist(), counts, strict=True) if rows}
 
 
-def _describe(exception: Any) -> str:
+def _describe_exception(exception: Any) -> str:
+    """Class and text of an exception, or any other value as text, cut to the length that is stored."""
     if isinstance(exception, BaseException):
-        return _encodable(f"{type(exception).__name__}: {_encodable(exception, '')}")[:EXCEPTION_CHARS]
-    return _encodable(exception)[:EXCEPTION_CHARS]
+        return _to_text(f"{type(exception).__name__}: {_to_text(exception, '')}")[:EXCEPTION_CHARS]
+    return _to_text(exception)[:EXCEPTION_CHARS]
 
 
-def _name(exception: Any) -> str:
-    """The kind of an exception, because its text may quote a request or its answer."""
+def _name_exception(exception: Any) -> str:
+    """The class of an exception only, because its text may quote a request or its answer."""
     return type(exception).__name__ if isinstance(exception, BaseException) else "failure"
 
 
-def _paths(names: list[Any]) -> list[str]:
-    texts = [_encodable(name) for name in names]
-    path_of = {name: re.split("[?#;]", name, maxsplit=1)[0] for name in set(texts)}
-    return [path_of[name] for name in texts]
+def _cut_to_paths(names: list[Any]) -> list[str]:
+    """Names of requests as texts, without anything after the path; each distinct name is cut once."""
+    texts = [_to_text(name) for name in names]
+    path_of = {text: re.split("[?#;]", text, maxsplit=1)[0] for text in set(texts)}
+    return [path_of[text] for text in texts]
 
 
-def _extras(contexts: list[Mapping[str, Any]]) -> pa.Array | None:
-    """Keys of the contexts that have no column of their own; `None` where there are none."""
+def _keep_further_keys(contexts: list[Mapping[str, Any]]) -> pa.Array | None:
+    """The part of each context that has no column of its own, as maps of texts; None if no context has such keys."""
     if ARM_KEYS.issuperset(set().union(*contexts)):
         return None
-    pairs = [
-        [(_encodable(key), _encodable(value)) for key, value in context.items() if key not in ARM_KEYS] or None
+    further_pairs = [
+        [(_to_text(key), _to_text(value)) for key, value in context.items() if key not in ARM_KEYS] or None
         for context in contexts
     ]
-    return pa.array(pairs, pa.map_(pa.string(), pa.string()))
+    return pa.array(further_pairs, pa.map_(pa.string(), pa.string()))
 
 
-def _integers(values: list[Any], low: int, high: int) -> list[int | None]:
-    """Whole numbers from `low` to `high`, None for anything else; each distinct value is checked once."""
+def _keep_integers(values: list[Any], low: int, high: int) -> list[int | None]:
+    """Keep whole numbers from `low` to `high`; anything else becomes None."""
 
     def clean(value: Any) -> int | None:
         is_whole = isinstance(value, int) and not isinstance(value, bool)
@@ -245,60 +253,72 @@ def _integers(values: list[Any], low: int, high: int) -> list[int | None]:
 
     if not set(map(type, values)) <= {int, type(None)}:
         return [clean(value) for value in values]
+    # The usual case, made fast: few distinct values, all of them good.
     cleaned = {value: clean(value) for value in set(values)}
-    if all(value is new for value, new in cleaned.items()):
+    if all(value is kept for value, kept in cleaned.items()):
         return values
     return [cleaned[value] for value in values]
 
 
-def _endpoints(methods: list[Any], names: list[Any]) -> pa.Array:
+def _join_endpoints(methods: list[Any], names: list[Any]) -> pa.Array:
+    """Join the method and the name of each request to its endpoint; returns a dictionary array of texts."""
     try:
-        codes, pairs = _enumerate(zip(methods, names, strict=True))
-    except TypeError:
-        return _endpoints([_encodable(method) for method in methods], [_encodable(name) for name in names])
-    texts = [f"{_encodable(method)} {_encodable(name)}" for method, name in pairs]
-    return pa.DictionaryArray.from_arrays(codes, pa.array(texts, pa.string()))
+        codes, pairs = _number_values(zip(methods, names, strict=True))
+    except TypeError:  # a value that cannot be a key: as text it can
+        return _join_endpoints([_to_text(method) for method in methods], [_to_text(name) for name in names])
+    endpoints = [f"{_to_text(method)} {_to_text(name)}" for method, name in pairs]
+    return pa.DictionaryArray.from_arrays(codes, pa.array(endpoints, pa.string()))
 
 
-def _enumerate(values: Iterable[Any]) -> tuple[pa.Array, list[Any]]:
-    """Each value as its number in the order of first appearance, and the values. Raises TypeError for lists."""
-    numbers: defaultdict[Any, int] = defaultdict(count().__next__)
-    codes = np.fromiter(map(numbers.__getitem__, values), np.int32)
-    return pa.array(codes), list(numbers)
+def _number_values(values: Iterable[Any]) -> tuple[pa.Array, list[Any]]:
+    """Number the distinct values in the order of first appearance.
+
+    Returns the number of each value, and the distinct values. Raises TypeError for a value that cannot be a key.
+    """
+    number_of: defaultdict[Any, int] = defaultdict(count().__next__)  # a key that is not known gets the next number
+    codes = np.fromiter(map(number_of.__getitem__, values), np.int32)
+    return pa.array(codes), list(number_of)
 
 
-def _encodable(value: Any, otherwise: str | None = None) -> str:
-    """A value as text that can be stored; its kind where it has no text."""
+def _to_text(value: Any, fallback: str | None = None) -> str:
+    """A value as text that can be stored; if it has none, `fallback`, or else the name of its class."""
     try:
         return str(value).encode(errors="replace").decode()
     except Exception:  # noqa: BLE001 - a client's object may do anything when asked for its text
-        return type(value).__name__ if otherwise is None else otherwise
+        return type(value).__name__ if fallback is None else fallback
 
 
-def _texts(values: list[Any], otherwise: Callable[[], Iterable[str]]) -> pa.Array:
-    """Values as texts; one that is None or empty is replaced by the text of `otherwise` in its place."""
+def _to_texts(values: list[Any], make_defaults: Callable[[], Iterable[str]]) -> pa.Array:
+    """Values as a dictionary array of texts; None and an empty text are replaced by the default at the same position.
+
+    `make_defaults` returns a default for each value, and is called only if one is needed.
+    """
     try:
-        codes, distinct = _enumerate(values)
+        codes, distinct = _number_values(values)
         if set(map(type, distinct)) == {str} and all(distinct):
             return pa.DictionaryArray.from_arrays(codes, pa.array(distinct, pa.string()))
     except (pa.ArrowException, TypeError, UnicodeError):
         pass  # a value is of an odd type: cleaned one by one
-    texts = ["" if value is None else _encodable(value) for value in values]
-    filled = [text or default for text, default in zip(texts, otherwise(), strict=False)]
+    texts = ["" if value is None else _to_text(value) for value in values]
+    filled = [text or default for text, default in zip(texts, make_defaults(), strict=False)]
     return pa.array(filled, pa.string()).dictionary_encode()
 
 
-def _numbers(values: list[Any]) -> npt.NDArray[np.float64]:
-    """Numbers, with NaN for any other value."""
+def _to_numbers(values: list[Any]) -> npt.NDArray[np.float64]:
+    """Values as numbers, NaN for anything that is not a number; the usual types are converted all at once."""
     if set(map(type, values)) <= _NUMBERS:
         try:
             return np.array(values, dtype=np.float64)
         except OverflowError:
-            pass  # a whole number beyond all floats: cleaned one by one
-    return np.array([_number(value) for value in values], dtype=np.float64)
+            pass  # a whole number beyond all floats: converted one by one
+    return np.array([_to_number(value) for value in values], dtype=np.float64)
 
 
-def _number(value: Any) -> float:
+def _to_number(value: Any) -> float:
+    """A value as a number; NaN if it cannot be converted.
+
+    NaN also for booleans and texts: float() would accept some of them, but they are no measured times.
+    """
     if value is None or isinstance(value, bool | str | bytes):
         return np.nan
     try:

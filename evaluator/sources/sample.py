@@ -37,26 +37,29 @@ def find_loadtests() -> Path:
 def start_arms(
     versions: Sequence[tuple[str, str, str]], *, instances: int, leak_over_s: float, metrics: bool = False
 ) -> Iterator[tuple[Arm, ...]]:
-    """Start `instances` of each (arm, version, regression) on loopback; they end with the block or with this process.
+    """Start instances of the sample service on loopback; they end with the `with` block, or with this process.
 
-    With `metrics` they count their requests for Prometheus.
+    `versions`: (arm, version, regression) of each arm. `instances`: number of them in each arm. `leak_over_s`: time
+    over which the regression `leak` grows. With `metrics` they count their requests for Prometheus.
     """
     with contextlib.ExitStack() as stack:
         arms = []
-        for name, version, regression in versions:
-            extra = ["--metrics"] if metrics else []
-            options = ["--version", version, "--regression", regression, "--leak-over", str(leak_over_s), *extra]
+        for arm_name, version, regression in versions:
+            options = ["--version", version, "--regression", regression, "--leak-over", str(leak_over_s)]
+            if metrics:
+                options.append("--metrics")
             ports = [free_port() for _ in range(instances)]
             for number, port in enumerate(ports, start=1):
                 program = [sys.executable, str(find_loadtests() / "target.py"), "--port", str(port)]
-                instance = ["--instance", f"{name}-{number}", *options, "--parent", str(os.getpid())]
-                stack.enter_context(_started([*program, *instance]))
-            arms.append(Arm(name, tuple(f"http://127.0.0.1:{port}" for port in ports), version))
+                instance = ["--instance", f"{arm_name}-{number}", *options, "--parent", str(os.getpid())]
+                stack.enter_context(_start_process([*program, *instance]))
+            arms.append(Arm(arm_name, tuple(f"http://127.0.0.1:{port}" for port in ports), version))
         yield tuple(arms)
 
 
 @contextlib.contextmanager
-def _started(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+def _start_process(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a process that ends with the `with` block, or is killed if it does not end in time."""
     # A session of its own: Ctrl-C ends the load first and the services after it.
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
@@ -84,20 +87,21 @@ def start_prometheus(arms: Sequence[Arm], folder: Path) -> Iterator[str]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     config = folder / "prometheus.yml"
-    every = {"scrape_interval": f"{SCRAPE_S}s", "scrape_timeout": f"{SCRAPE_S}s"}
+    timing = {"scrape_interval": f"{SCRAPE_S}s", "scrape_timeout": f"{SCRAPE_S}s"}
     targets = [
         {"targets": [url.removeprefix("http://") for url in arm.urls], "labels": {"arm": arm.name}} for arm in arms
     ]
-    scraped = {"global": every, "scrape_configs": [{"job_name": "shop", "static_configs": targets}]}
-    config.write_text(yaml.safe_dump(scraped), encoding="utf-8")
+    settings = {"global": timing, "scrape_configs": [{"job_name": "shop", "static_configs": targets}]}
+    config.write_text(yaml.safe_dump(settings), encoding="utf-8")
     address = f"127.0.0.1:{free_port()}"
     options = [f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address={address}"]
-    with _started([program, *options]) as process:
+    with _start_process([program, *options]) as process:
         _wait_until_ready(f"http://{address}", process)
         yield f"http://{address}"
 
 
 def _wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
+    """Wait until Prometheus answers. Raises SourceError if it takes too long, or its process has ended."""
     import requests
     from prometheus_api_client import PrometheusConnect
 

@@ -14,26 +14,29 @@ _START = "sha256:" + "0" * 64
 
 
 def add(engine: Engine, actor: str, event: str, release: str, intent: str, text: str) -> AuditRow:
-    """Add a row after the last."""
-    last = engine.execute("SELECT number, hash FROM store.audit ORDER BY number DESC LIMIT 1").fetchall()
-    number, previous = (int(last[0][0]) + 1, str(last[0][1])) if last else (0, _START)
-    at = datetime.now(UTC)
-    digest = _hash(previous, number, at, actor, event, release, intent, text)
-    row = AuditRow(number, at, actor, event, release, intent, text, digest)
+    """Add a row at the end of the audit trail; its hash covers its content and the hash of the row before."""
+    last_rows = engine.execute("SELECT number, hash FROM store.audit ORDER BY number DESC LIMIT 1").fetchall()
+    number, previous_hash = 0, _START
+    if last_rows:
+        number, previous_hash = int(last_rows[0][0]) + 1, str(last_rows[0][1])
+    now = datetime.now(UTC)
+    row_hash = _hash_row(previous_hash, number, now, actor, event, release, intent, text)
+    row = AuditRow(number, now, actor, event, release, intent, text, row_hash)
     engine.execute(
         "INSERT INTO store.audit VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        [number, at, actor, event, release, intent, text, digest],
+        [number, now, actor, event, release, intent, text, row_hash],
     )
     return row
 
 
-def _hash(previous: str, number: int, at: datetime, *texts: str) -> str:
-    plain = json.dumps([previous, number, at.astimezone(UTC).isoformat(), *texts], ensure_ascii=True)
-    return "sha256:" + hashlib.sha256(plain.encode()).hexdigest()
+def _hash_row(previous_hash: str, number: int, at: datetime, *texts: str) -> str:
+    """Hash a row of the audit trail together with the hash of the row before; `texts`: its other columns, in order."""
+    content = json.dumps([previous_hash, number, at.astimezone(UTC).isoformat(), *texts], ensure_ascii=True)
+    return "sha256:" + hashlib.sha256(content.encode()).hexdigest()
 
 
 def read(engine: Engine, release: str | None = None) -> tuple[AuditRow, ...]:
-    """Read the trail, the oldest first; with `release`, only its rows."""
+    """Read the audit trail, the oldest row first; with `release` (a name), only the rows of that release."""
     rows = engine.execute(
         """SELECT number, happened_at, actor, event, release, intent, text, hash FROM store.audit
         WHERE ? IS NULL OR release = ? ORDER BY number""",
@@ -43,14 +46,19 @@ def read(engine: Engine, release: str | None = None) -> tuple[AuditRow, ...]:
 
 
 def verify(rows: tuple[AuditRow, ...]) -> str:
-    """Check the whole chain and return the hash of its head. Raises StoreError naming the first row that is wrong."""
-    previous = _START
+    """Check that each row hashes the one before, and return the hash of the last row.
+
+    `rows` are the whole trail. Raises StoreError, which names the first row that was changed.
+    """
+    previous_hash = _START
     for position, row in enumerate(rows):
-        expected = _hash(previous, position, row.at, row.actor, row.event, row.release, row.intent, row.text)
-        if row.number != position or expected != row.hash:
+        expected_hash = _hash_row(
+            previous_hash, position, row.at, row.actor, row.event, row.release, row.intent, row.text
+        )
+        if row.number != position or expected_hash != row.hash:
             raise StoreError(
                 f"the audit trail was changed: row {position} is not what was written",
                 hint="compare with an export or a backup of the store",
             )
-        previous = row.hash
-    return previous
+        previous_hash = row.hash
+    return previous_hash

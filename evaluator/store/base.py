@@ -29,7 +29,11 @@ Stamp = tuple[tuple[int, int], ...]
 
 
 def stamp_of(path: Path) -> Stamp:
-    """Time (ns) and size of the files of the store at `path`, without opening it; zeros for a file that is missing."""
+    """Read the time of change (ns) and size (bytes) of each file of the store at `path`, without opening the store.
+
+    The files are the database and its write-ahead log; zeros for a file that is missing. If a later call returns the
+    same, the store has not changed.
+    """
     stamps = []
     for file in (path, path.with_name(path.name + ".wal")):
         try:
@@ -55,7 +59,10 @@ class Store:
 
     @classmethod
     def open(cls, path: Path, *, create: bool = False, wait_s: float = WAIT_S) -> Self:
-        """Check the store at `path` and bring its schema up to date; with `create` make it where there is none."""
+        """Check the store at `path` and bring its schema up to date; with `create`, make a store that does not exist.
+
+        `wait_s`: how long each use of the store waits for another process to close the file.
+        """
         path = Path(path).absolute()
         file = StoreFile(path, wait_s)
         if path.is_dir():
@@ -89,6 +96,6 @@ class Store:
     def releases(self) -> tuple[ReleaseSummary, ...]:
         """List the releases with what has landed and the latest verdict, the newest first."""
         with self.reading():
-            landed = self.data.count_landed()
+            counts_of_release = self.data.count_landed()
             summaries = self.control.releases()
-        return tuple(replace(summary, **landed.get(summary.release.id, {})) for summary in summaries)
+        return tuple(replace(summary, **counts_of_release.get(summary.release.id, {})) for summary in summaries)

@@ -71,21 +71,24 @@ class _NotPlain(Exception):
 def write_clean_segment(
     engine: Engine, file: FilePlan, path: Path, constants: Mapping[str, str], latest: datetime
 ) -> CleanSegment | None:
-    """Write the rows of a CSV file as a segment at `path`; `None`, and no file, where it is not plain.
+    """Write the requests of a CSV file as a segment (Parquet) at `path`.
 
-    `constants` are run, arm and service; `engine` evaluates texts. Raises OSError where nothing can be written.
+    Returns `None`, and writes no segment, if any row or value of the file is unusual and must be read by `foreign`.
+    `constants`: text of the columns run, arm and service in all rows. `engine` evaluates SQL over texts. A request
+    after `latest` is unusual. Raises OSError if the segment cannot be written.
     """
-    kinds = _find_kinds(file)
-    if kinds is None:
+    column_types = _find_column_types(file)
+    if column_types is None:
         return None
     try:
         with (
             pq.ParquetWriter(path, REQUEST_SCHEMA, **_HOW_WRITTEN) as writer,
-            closing(_convert(_Rows(engine, file, constants, latest), kinds)) as pieces,
+            closing(_convert_pieces(_RowConverter(engine, file, constants, latest), column_types)) as pieces,
         ):
-            return _write(writer, pieces, file.arm)
+            return _write_segment(writer, pieces, file.arm)
     except BaseException as error:
         path.unlink(missing_ok=True)
+        # These mean that the file is unusual: Arrow rejects what it cannot parse, or what does not fit the type.
         if isinstance(error, (_NotPlain, pa.ArrowException, OverflowError)):
             return None
         raise
@@ -98,10 +101,11 @@ _HOW_WRITTEN: Mapping[str, Any] = {
 }
 
 
-def _find_kinds(file: FilePlan) -> dict[str, pa.DataType] | None:
-    """Find the type that each column of the file is read as; `None` where the file cannot be read this way.
+def _find_column_types(file: FilePlan) -> dict[str, pa.DataType] | None:
+    """Find the Arrow type of each column of the file that is needed: its name in the file → type.
 
-    Rows that are no requests must be summaries that the text of one column identifies.
+    `None` if this module cannot read the layout: only plain CSV, whose rows are requests or summaries that the text of
+    one column identifies.
     """
     layout = file.layout
     if layout.reader != "csv" or layout.rewrite is not None or file.path.endswith(".gz"):
@@ -109,88 +113,102 @@ def _find_kinds(file: FilePlan) -> dict[str, pa.DataType] | None:
     for rows in layout.others:
         if rows.kind is not LeftOutKind.SUMMARY or len(rows.conditions) != 1 or rows.failed or rows.detail_column:
             return None
-    sources = [(condition.column, _TEXT) for rows in layout.others for condition in rows.conditions]
-    sources += [(layout.sub_results.label, _TEXT)] if layout.sub_results else []
-    sources += [(layout.count_column, pa.float64())] if layout.count_column else []
+    uses = [(condition.column, _TEXT) for rows in layout.others for condition in rows.conditions]
+    if layout.sub_results:
+        uses.append((layout.sub_results.label, _TEXT))
+    if layout.count_column:
+        uses.append((layout.count_column, pa.float64()))
     for column in layout.columns:
         if column.kind in _OF_TEXT:
-            kind = _TEXT
+            column_type = _TEXT
         elif column.kind == "instant":
-            kind = _INSTANT if column.unit == "iso" else pa.float64()
+            column_type = _INSTANT if column.unit == "iso" else pa.float64()
         elif column.kind == "number":
-            kind = pa.float64()
+            column_type = pa.float64()
         elif column.kind == "integer":
-            kind = _TYPES[column.target]
+            column_type = _TYPES[column.target]
         else:
             return None
-        sources += [(name, kind) for name in column.sources]
-    kinds = dict(sources)
-    return kinds if all(kinds[name] == kind for name, kind in sources) else None
+        uses += [(source, column_type) for source in column.sources]
+    types = dict(uses)
+    # A column that two uses need as different types cannot be read once.
+    return types if all(types[source] == column_type for source, column_type in uses) else None
 
 
 # ------------------------------------------------------------------ pieces of a file, side by side
 
 
-def _convert(rows: _Rows, kinds: Mapping[str, pa.DataType]) -> Generator[_Piece]:
+def _convert_pieces(converter: _RowConverter, column_types: Mapping[str, pa.DataType]) -> Generator[_Piece]:
     """Convert the pieces of a file in threads, a few ahead of the consumer, and yield them in order."""
-    waiting: deque[Future[_Piece]] = deque()
+    in_work: deque[Future[_Piece]] = deque()
     with ThreadPoolExecutor(_THREADS) as pool:
         try:
-            for number, text in enumerate(_split(Path(rows.file.path))):
-                waiting.append(pool.submit(_convert_piece, rows, kinds, text, header=number == 0))
-                if len(waiting) > _THREADS + 1:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+            for number, text in enumerate(_split_file(Path(converter.file.path))):
+                future = pool.submit(_convert_piece, converter, column_types, text, has_header=number == 0)
+                in_work.append(future)
+                # Not more: each piece takes memory until the consumer has it.
+                if len(in_work) > _THREADS + 1:
+                    yield in_work.popleft().result()
+            while in_work:
+                yield in_work.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _convert_piece(rows: _Rows, kinds: Mapping[str, pa.DataType], text: memoryview, *, header: bool) -> _Piece:
-    layout = rows.file.layout
+def _convert_piece(
+    converter: _RowConverter, column_types: Mapping[str, pa.DataType], text: memoryview, *, has_header: bool
+) -> _Piece:
+    """Parse the CSV text of whole rows and convert them to request rows.
+
+    `has_header`: the first row of `text` is the header of the file. Raises ArrowException if Arrow cannot parse the
+    text as `column_types` (name of a column → type), and _NotPlain for an unusual row.
+    """
+    layout = converter.file.layout
     table = pa.csv.read_csv(
         pa.BufferReader(pa.py_buffer(text)),
         pa.csv.ReadOptions(
             use_threads=False,
-            block_size=len(text) + 1,
+            block_size=len(text) + 1,  # one block, so one batch
             column_names=list(layout.header),
-            skip_rows_after_names=int(header),
+            skip_rows_after_names=1 if has_header else 0,
         ),
         pa.csv.ParseOptions(delimiter=layout.delimiter, newlines_in_values=True),
         pa.csv.ConvertOptions(
-            column_types=dict(kinds),
-            include_columns=list(kinds),
+            column_types=dict(column_types),
+            include_columns=list(column_types),
             null_values=[""],
             strings_can_be_null=True,
             timestamp_parsers=[pa.csv.ISO8601],
         ),
     )
     batches = table.combine_chunks().to_batches()
-    return rows.convert(batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema))
+    return converter.convert(batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema))
 
 
-def _split(path: Path) -> Iterator[memoryview]:
-    """Cut a file after line ends that are outside of quotes. Raises _NotPlain where a row is too long."""
+def _split_file(path: Path) -> Iterator[memoryview]:
+    """Yield a CSV file in pieces of whole rows. Raises _NotPlain if a row is longer than `_MOST_PIECES` pieces."""
     remainder = b""
     with path.open("rb") as opened:
         while piece := opened.read(_PIECE_BYTES):
             text = remainder + piece
-            end = _find_end(text)
-            _demand(end > 0 or len(text) < _MOST_PIECES * _PIECE_BYTES)
+            end = _find_end_of_rows(text)
+            _require_plain(end > 0 or len(text) < _MOST_PIECES * _PIECE_BYTES)
             if end:
                 yield memoryview(text)[:end]
-            remainder = text[end:]
+            remainder = text[end:]  # the start of a row that continues in the next piece
     if remainder:
         yield memoryview(remainder)
 
 
-def _find_end(text: bytes) -> int:
-    """Find the end of the last whole row, where every opened quote is closed; 0 where there is none."""
+def _find_end_of_rows(text: bytes) -> int:
+    """Find where the last whole row of CSV text ends: the position after its line end; 0 if no row is whole."""
     end = text.rfind(b"\n") + 1
     if b'"' not in text:
         return end
+    # After an odd number of quotes, a quote is open, so this line end is inside of a value: go back before that quote.
     while end and text.count(b'"', 0, end) % 2:
-        end = text.rfind(b"\n", 0, text.rfind(b'"', 0, end)) + 1
+        last_quote = text.rfind(b'"', 0, end)
+        end = text.rfind(b"\n", 0, last_quote) + 1
     return end
 
 
@@ -199,214 +217,283 @@ def _find_end(text: bytes) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Request rows of a part of the file; instants in microseconds, `None` without rows."""
+    """Request rows of a part of the file, and how many summaries were removed from them."""
 
     rows: pa.RecordBatch
     summaries: int
     failed_summaries: int
     labels: frozenset[str | None] = frozenset()
-    """Labels of requests, which identify the parts of other requests."""
+    """Labels of all rows, if labels identify sub-results."""
     first_us: int | None = None
+    """Time of the first request, in microseconds since 1970; `None` without requests."""
     last_us: int | None = None
 
 
-def _write(writer: pq.ParquetWriter, pieces: Iterator[_Piece], arm: str) -> CleanSegment:
+def _write_segment(writer: pq.ParquetWriter, pieces: Iterator[_Piece], arm: str) -> CleanSegment:
+    """Write the request rows of all pieces of a file of `arm`, and sum up what was written.
+
+    Raises _NotPlain if a row may be a sub-result, if there is no request, or if the times span more than a year.
+    """
     count = summaries = failed_summaries = 0
-    firsts: list[int] = []
-    lasts: list[int] = []
-    waiting: list[pa.RecordBatch] = []
+    first_times_us: list[int] = []
+    last_times_us: list[int] = []
+    unwritten: list[pa.RecordBatch] = []
     labels: set[str | None] = set()
     for piece in pieces:
-        count, summaries = count + piece.rows.num_rows, summaries + piece.summaries
+        count += piece.rows.num_rows
+        summaries += piece.summaries
         failed_summaries += piece.failed_summaries
+        # New labels may be those of first parts, or of requests with parts, in any piece: `Home-0` is part of `Home`.
         if not piece.labels <= labels:
             labels |= piece.labels
-            _demand(not any(label is not None and label + FIRST_PART in labels for label in labels))
+            has_first_part = any(label is not None and label + FIRST_PART in labels for label in labels)
+            _require_plain(not has_first_part)
         if piece.first_us is not None and piece.last_us is not None:
-            waiting.append(piece.rows)
-            firsts.append(piece.first_us)
-            lasts.append(piece.last_us)
-        if sum(rows.num_rows for rows in waiting) >= _GROUP_ROWS:
-            writer.write_table(pa.Table.from_batches(waiting).unify_dictionaries())
-            waiting.clear()
-    if waiting:
-        writer.write_table(pa.Table.from_batches(waiting).unify_dictionaries())
-    _demand(count > 0)
-    first, last = (_EPOCH + timedelta(microseconds=micros) for micros in (min(firsts), max(lasts)))
-    _demand(last - first <= LONGEST)
+            unwritten.append(piece.rows)
+            first_times_us.append(piece.first_us)
+            last_times_us.append(piece.last_us)
+        # Each write makes a row group of the Parquet file; small groups would be slow to read.
+        if sum(rows.num_rows for rows in unwritten) >= _GROUP_ROWS:
+            writer.write_table(pa.Table.from_batches(unwritten).unify_dictionaries())
+            unwritten.clear()
+    if unwritten:
+        writer.write_table(pa.Table.from_batches(unwritten).unify_dictionaries())
+    _require_plain(count > 0)
+    first = _EPOCH + timedelta(microseconds=min(first_times_us))
+    last = _EPOCH + timedelta(microseconds=max(last_times_us))
+    _require_plain(last - first <= LONGEST)
     left_out = LeftOut(arm, LeftOutKind.SUMMARY, summaries, failed_summaries)
     return CleanSegment(count, first, last, (left_out,) if summaries else ())
 
 
-class _Rows:
-    """Rows of one file become request rows, batch by batch."""
+class _RowConverter:
+    """Converts rows of one file to request rows, batch by batch."""
 
     def __init__(self, engine: Engine, file: FilePlan, constants: Mapping[str, str], latest: datetime) -> None:
         self.file = file
-        self._engine, self._lock = engine, Lock()
+        self._engine = engine
+        # Converting threads share the engine and the cache.
+        self._lock = Lock()
         self._constants = {**constants, "worker": GOOD}
         self._columns = {column.target: column for column in file.layout.columns}
         self._latest_us = int(latest.timestamp() * 1e6)
-        self._known: dict[str, dict[tuple[str | None, ...], Any]] = {}
+        # Cache: SQL expression → texts of its columns → value.
+        self._known_values: dict[str, dict[tuple[str | None, ...], Any]] = {}
 
     def convert(self, batch: pa.RecordBatch) -> _Piece:
-        """Make request rows, without the rows that sum up others. Raises _NotPlain for a row that would be bad."""
-        rows_read, layout = batch.num_rows, self.file.layout
+        """Convert rows of the file to request rows, without summaries. Raises _NotPlain for a row that may be bad."""
+        layout = self.file.layout
+        # Compared later with the labels of all other rows, to see whether a row may be a sub-result.
         labels = frozenset(batch[layout.sub_results.label].dictionary.to_pylist() if layout.sub_results else ())
-        batch, failed_summaries = self._leave_summaries_out(batch) if layout.others else (batch, 0)
-        rows, summaries = batch.num_rows, rows_read - batch.num_rows
-        failed = self._settle(batch, "failed", pa.bool_())
-        _demand(failed is not None and failed.null_count == 0)
-        # No row may sum up several requests.
-        _demand(not layout.count_column or not pc.any(pc.greater(batch[layout.count_column], 1.0)).as_py())
-        micros = self._instants(batch)
-        endpoints: Any = self._texts(batch, "endpoint")
-        _demand(endpoints.null_count == 0)
-        _demand(all(text is None or (text.strip() and "\n" not in text) for text in endpoints.dictionary.to_pylist()))
-        arm = self._constants["arm"]
-        instances = self._texts(batch, "instance")
-        if instances is None:
-            instances = _repeat(arm, rows)
-        elif instances.null_count:
-            instances = instances.cast(pa.string()).fill_null(arm).dictionary_encode()
-        exceptions = self._texts(batch, "exception")
-        if exceptions is not None:
-            codes = pc.if_else(failed, exceptions.indices, pa.scalar(None, pa.int32()))
-            exceptions = pa.DictionaryArray.from_arrays(codes, exceptions.dictionary)
+        rows_read, failed_summaries = batch.num_rows, 0
+        if layout.others:
+            batch, failed_summaries = self._remove_summaries(batch)
+        rows = batch.num_rows
+        if layout.count_column:
+            sums_up_several = pc.greater(batch[layout.count_column], 1.0)
+            _require_plain(not pc.any(sums_up_several).as_py())
+        failed = self._evaluate_column(batch, "failed", pa.bool_())
+        _require_plain(failed is not None and failed.null_count == 0)
+        times_us = self._convert_times(batch)
         columns = {
-            **{name: _repeat(value, rows) for name, value in self._constants.items()},
-            "ts": pa.array(micros).view(_INSTANT),
-            "endpoint": endpoints,
-            "response_time_ms": self._times(batch, failed),
+            **{name: _repeat_text(value, rows) for name, value in self._constants.items()},
+            "ts": pa.array(times_us).view(_INSTANT),
+            "endpoint": self._convert_endpoints(batch),
+            "response_time_ms": self._convert_durations(batch, failed),
             "failed": failed,
-            "instance": instances,
-            "exception": exceptions,
-            "status_code": self._settle(batch, "status_code", pa.int16()),
+            "instance": self._convert_instances(batch),
+            "exception": self._convert_exceptions(batch, failed),
+            "status_code": self._evaluate_column(batch, "status_code", pa.int16()),
         }
         for name in ("response_bytes", "user_count"):
             if name in self._columns:
                 columns[name] = batch[self._columns[name].sources[0]]
-        filled = [pa.nulls(rows, f.type) if columns.get(f.name) is None else columns[f.name] for f in REQUEST_SCHEMA]
-        converted = pa.RecordBatch.from_arrays(filled, schema=REQUEST_SCHEMA)
-        limits = (int(micros.min()), int(micros.max())) if rows else ()
-        return _Piece(converted, summaries, failed_summaries, labels, *limits)
+        # A column that the file does not have is null.
+        arrays = [pa.nulls(rows, f.type) if columns.get(f.name) is None else columns[f.name] for f in REQUEST_SCHEMA]
+        return _Piece(
+            pa.RecordBatch.from_arrays(arrays, schema=REQUEST_SCHEMA),
+            summaries=rows_read - rows,
+            failed_summaries=failed_summaries,
+            labels=labels,
+            first_us=int(times_us.min()) if rows else None,
+            last_us=int(times_us.max()) if rows else None,
+        )
 
-    # -------------------------------------------------------------- numbers
+    def _convert_times(self, batch: pa.RecordBatch) -> npt.NDArray[np.int64]:
+        """Convert the times of requests to microseconds since 1970.
 
-    def _instants(self, batch: pa.RecordBatch) -> npt.NDArray[np.int64]:
+        Raises _NotPlain if a time is missing, before 1970 or after the latest that is allowed.
+        """
         column = self._columns["ts"]
         values = batch[column.sources[0]]
-        _demand(values.null_count == 0)
+        _require_plain(values.null_count == 0)
         if column.unit == "iso":
             micros = values.cast(pa.int64()).to_numpy()
         else:
-            # floor(x + 0.5) is how SQL rounds a positive number; NaN and infinity are out of range.
+            # floor(x + 0.5) is how SQL rounds a positive number; NaN and infinity fail the test of the range.
             micros = np.floor(values.to_numpy() * MICROS[column.unit] + 0.5)
-        _demand(bool(((micros >= 0) & (micros <= self._latest_us)).all()))
+        _require_plain(bool(((micros >= 0) & (micros <= self._latest_us)).all()))
         in_range: npt.NDArray[np.int64] = micros.astype(np.int64, copy=False)
         return in_range
 
-    def _times(self, batch: pa.RecordBatch, failed: pa.Array) -> pa.Array:
+    def _convert_durations(self, batch: pa.RecordBatch, failed: pa.Array) -> pa.Array:
+        """Convert the response times to milliseconds; 0 for a failure without a time.
+
+        Raises _NotPlain if a success has no time, or if a time is not in the accepted range.
+        """
         column = self._columns["response_time_ms"]
         values = batch[column.sources[0]]
         if values.null_count:
-            # A failure may have no time, a success must have one.
-            _demand(not pc.any(pc.and_not(values.is_null(), failed)).as_py())
+            is_success_without_time = pc.and_not(values.is_null(), failed)
+            _require_plain(not pc.any(is_success_without_time).as_py())
             values = values.fill_null(0.0)
         times = values.to_numpy()
         scale = SCALES[column.unit]
         times = times if scale == 1 else times * scale
-        _demand(bool(((times >= 0) & (times <= HIGHEST_MS)).all()))
+        _require_plain(bool(((times >= 0) & (times <= HIGHEST_MS)).all()))
         return pa.array(times)
 
-    # -------------------------------------------------------------- texts
+    def _convert_endpoints(self, batch: pa.RecordBatch) -> pa.DictionaryArray:
+        """Convert the names of endpoints. Raises _NotPlain if a name is missing, blank or longer than a line."""
+        endpoints: Any = self._join_sources(batch, "endpoint")
+        _require_plain(endpoints.null_count == 0)
+        for name in endpoints.dictionary.to_pylist():
+            _require_plain(name is None or (bool(name.strip()) and "\n" not in name))
+        return endpoints
 
-    def _texts(self, batch: pa.RecordBatch, target: str) -> pa.DictionaryArray | None:
-        """Join the sources of a text; where there are several, all must have a value. `None` without a source."""
+    def _convert_instances(self, batch: pa.RecordBatch) -> pa.DictionaryArray:
+        """Convert the names of instances; a row without one gets the name of the arm."""
+        arm = self._constants["arm"]
+        instances = self._join_sources(batch, "instance")
+        if instances is None:
+            return _repeat_text(arm, batch.num_rows)
+        if instances.null_count:
+            return instances.cast(pa.string()).fill_null(arm).dictionary_encode()
+        return instances
+
+    def _convert_exceptions(self, batch: pa.RecordBatch, failed: pa.Array) -> pa.DictionaryArray | None:
+        """Convert the texts of exceptions; null for a success, whatever text the file has. `None` without a column."""
+        exceptions = self._join_sources(batch, "exception")
+        if exceptions is None:
+            return None
+        codes = pc.if_else(failed, exceptions.indices, pa.scalar(None, pa.int32()))
+        return pa.DictionaryArray.from_arrays(codes, exceptions.dictionary)
+
+    def _join_sources(self, batch: pa.RecordBatch, target: str) -> pa.DictionaryArray | None:
+        """Join, with spaces, the columns of the file that make the text column `target` of a request row.
+
+        `None` if the file has no column for it. Raises _NotPlain if there are several columns and a value is missing.
+        """
         if target not in self._columns:
             return None
-        names = self._columns[target].sources
-        text = batch[names[0]]
-        for name in names[1:]:
-            text = _join(text, batch[name])
-        return text
+        first_source, *other_sources = self._columns[target].sources
+        texts = batch[first_source]
+        for source in other_sources:
+            texts = _join_texts(texts, batch[source])
+        return texts
 
-    def _settle(self, batch: pa.RecordBatch, target: str, kind: pa.DataType) -> pa.Array | None:
-        """Evaluate texts as `foreign` does; `None` where the file has no such column."""
+    def _evaluate_column(self, batch: pa.RecordBatch, target: str, value_type: pa.DataType) -> pa.Array | None:
+        """Evaluate the SQL that makes the column `target` of a request row; `None` if the file has no column for it."""
         column = self._columns.get(target)
         if column is None:
             return None
         expression = express(self.file, column)
+        if target == "status_code":
+            expression = f"nullif({expression}, 0)"  # 0: no answer
         if column.kind == "filled" and len(column.sources) > 1:
-            # It only matters whether the first text is empty, and each one may be different.
-            filled = express(self.file, ColumnMap(target, column.sources[:1], column.kind))
-            is_text = self._evaluate(batch, column.sources[:1], filled, pa.bool_())
-            texts = pa.DictionaryArray.from_arrays(is_text.cast(pa.int32()), pa.array([None, "text"], pa.string()))
-            batch = batch.set_column(batch.schema.get_field_index(column.sources[0]), column.sources[0], texts)
-        return self._evaluate(
-            batch, column.sources, f"nullif({expression}, 0)" if target == "status_code" else expression, kind
-        )
+            # The expression only tests whether the first text is empty. Texts may all differ, so there would be too
+            # many combinations of sources: replace each text that is not empty by the same word.
+            source = column.sources[0]
+            is_filled_sql = express(self.file, ColumnMap(target, (source,), column.kind))
+            is_filled = self._evaluate_texts(batch, [source], is_filled_sql, pa.bool_())
+            codes = is_filled.cast(pa.int32())
+            texts = pa.DictionaryArray.from_arrays(codes, pa.array([None, "text"], pa.string()))
+            batch = batch.set_column(batch.schema.get_field_index(source), source, texts)
+        return self._evaluate_texts(batch, column.sources, expression, value_type)
 
-    def _evaluate(self, batch: pa.RecordBatch, sources: Sequence[str], expression: str, kind: pa.DataType) -> pa.Array:
-        """Evaluate an expression of text columns, each combination of their values once."""
-        columns = [batch[name] for name in sources]
-        texts: list[list[str | None]] = [[*column.dictionary.to_pylist(), None] for column in columns]
-        codes = [column.indices.fill_null(len(column.dictionary)) for column in columns]
-        if len(sources) == 1:
-            combined = [(text,) for text in texts[0]]
-            positions = codes[0]
-        else:
-            sizes = [len(words) for words in texts]
-            _demand(math.prod(sizes) <= _MOST_PAIRS)
-            cells = np.ravel_multi_index([each.to_numpy(zero_copy_only=False) for each in codes], sizes)
-            met = np.flatnonzero(np.bincount(cells, minlength=math.prod(sizes)))
-            indices = np.unravel_index(met, sizes)
-            combined = list(
-                zip(*(np.array(words, object)[k] for words, k in zip(texts, indices, strict=True)), strict=True)
-            )
-            position_of = np.zeros(math.prod(sizes), np.int64)
-            position_of[met] = np.arange(len(met))
-            positions = pa.array(position_of[cells])
+    def _evaluate_texts(
+        self, batch: pa.RecordBatch, sources: Sequence[str], expression: str, value_type: pa.DataType
+    ) -> pa.Array:
+        """Evaluate a SQL expression of the text columns `sources` in each row; returns an array of `value_type`.
+
+        SQL is slow, so it evaluates each distinct combination of texts once, and the values are kept for later
+        batches. Raises _NotPlain if too many combinations are possible.
+        """
+        combinations, combination_of_row = _combine_texts([batch[source] for source in sources])
         with self._lock:
-            values = self._known.setdefault(expression, {})
-            if fresh := [texts for texts in combined if texts not in values]:
-                names = [column_name(self.file, name) for name in sources]
+            values = self._known_values.setdefault(expression, {})
+            unknown = [texts for texts in combinations if texts not in values]
+            if unknown:
+                names = [column_name(self.file, source) for source in sources]
+                # One row for each unknown combination: its texts, then its value.
                 unnested = ", ".join(f"unnest(CAST(? AS VARCHAR[])) AS {name}" for name in names)
                 query = f"SELECT {', '.join(names)}, {expression} FROM (SELECT {unnested})"
-                rows = self._engine.execute(query, [list(words) for words in zip(*fresh, strict=True)]).fetchall()
+                rows = self._engine.execute(query, [list(texts) for texts in zip(*unknown, strict=True)]).fetchall()
                 values.update((tuple(texts), value) for *texts, value in rows)
-        return pa.array([values[texts] for texts in combined], kind).take(positions)
+        return pa.array([values[texts] for texts in combinations], value_type).take(combination_of_row)
 
-    def _leave_summaries_out(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, int]:
-        """Leave out rows that sum up others, and count the failures among them."""
+    def _remove_summaries(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, int]:
+        """Remove rows that sum up others; returns the other rows, and the number of failures among the removed."""
         is_summary = pa.array(np.zeros(batch.num_rows, bool))
         for rows in self.file.layout.others:
-            meets = meet(self.file, rows.conditions)
-            is_summary = pc.or_(is_summary, self._evaluate(batch, [rows.conditions[0].column], meets, pa.bool_()))
+            condition = meet(self.file, rows.conditions)  # a single condition
+            meets = self._evaluate_texts(batch, [rows.conditions[0].column], condition, pa.bool_())
+            is_summary = pc.or_(is_summary, meets)
         if not pc.any(is_summary).as_py():
             return batch, 0
-        failed = self._settle(batch.filter(is_summary), "failed", pa.bool_())
+        failed = self._evaluate_column(batch.filter(is_summary), "failed", pa.bool_())
         return batch.filter(pc.invert(is_summary)), int(pc.sum(failed).as_py() or 0)
 
 
-def _demand(plain: bool) -> None:  # noqa: FBT001 - it has no other argument
+def _require_plain(plain: bool) -> None:  # noqa: FBT001 - it has no other argument
+    """Raise _NotPlain unless the condition holds: `foreign` then reads the file."""
     if not plain:
         raise _NotPlain
 
 
-def _repeat(text: str, rows: int) -> pa.DictionaryArray:
+def _repeat_text(text: str, rows: int) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), [text])
 
 
-def _join(first: pa.DictionaryArray, second: pa.DictionaryArray) -> pa.DictionaryArray:
-    """Join two texts with a space; each combination is written once."""
-    width = len(second.dictionary)
-    _demand(first.null_count == second.null_count == 0 and len(first.dictionary) * width <= _MOST_PAIRS)
+def _combine_texts(columns: Sequence[pa.DictionaryArray]) -> tuple[list[tuple[str | None, ...]], pa.Array]:
+    """Find the distinct combinations of texts that the rows of some columns have.
+
+    Returns the combinations, a text (or `None`) for each column, and the position of each row's combination among
+    them; of a single column also texts that no row has. Raises _NotPlain if too many combinations are possible.
+    """
+    # The texts of each column, with null as the last, and for each row the position of its text.
+    texts_of: list[list[str | None]] = [[*column.dictionary.to_pylist(), None] for column in columns]
+    codes_of = [column.indices.fill_null(len(column.dictionary)) for column in columns]
+    if len(columns) == 1:
+        return [(text,) for text in texts_of[0]], codes_of[0]
+    sizes = [len(texts) for texts in texts_of]
+    possible = math.prod(sizes)
+    _require_plain(possible <= _MOST_PAIRS)
+    # Number all possible combinations, and keep those that occur.
+    number_of_row = np.ravel_multi_index([codes.to_numpy(zero_copy_only=False) for codes in codes_of], sizes)
+    occurring = np.flatnonzero(np.bincount(number_of_row, minlength=possible))
+    occurring_codes = np.unravel_index(occurring, sizes)
+    text_columns = [np.array(texts, object)[codes] for texts, codes in zip(texts_of, occurring_codes, strict=True)]
+    combinations = list(zip(*text_columns, strict=True))
+    position_of_number = np.zeros(possible, np.int64)
+    position_of_number[occurring] = np.arange(len(occurring))
+    return combinations, pa.array(position_of_number[number_of_row])
+
+
+def _join_texts(first: pa.DictionaryArray, second: pa.DictionaryArray) -> pa.DictionaryArray:
+    """Join the texts of two columns in each row, with a space between.
+
+    Builds the dictionary from all combinations of texts, so no row is joined alone. Raises _NotPlain if a text is
+    missing, if there are too many combinations, or if two combinations give the same text.
+    """
+    first_count, second_count = len(first.dictionary), len(second.dictionary)
+    _require_plain(first.null_count == second.null_count == 0 and first_count * second_count <= _MOST_PAIRS)
+    # The combination of texts i and j is at i * second_count + j.
     texts = pc.binary_join_element_wise(
-        first.dictionary.take(pa.array(np.repeat(np.arange(len(first.dictionary)), width))),
-        second.dictionary.take(pa.array(np.tile(np.arange(width), len(first.dictionary)))),
+        first.dictionary.take(pa.array(np.repeat(np.arange(first_count), second_count))),
+        second.dictionary.take(pa.array(np.tile(np.arange(second_count), first_count))),
         " ",
     )
-    _demand(len(texts.unique()) == len(texts))
-    codes: npt.NDArray[np.int32] = first.indices.to_numpy() * np.int32(width) + second.indices.to_numpy()
+    _require_plain(len(texts.unique()) == len(texts))
+    codes: npt.NDArray[np.int32] = first.indices.to_numpy() * np.int32(second_count) + second.indices.to_numpy()
     return pa.DictionaryArray.from_arrays(pa.array(codes), texts)

@@ -7,15 +7,13 @@ together with data. Each write is one short transaction, including its row in th
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
-from typing import Any
 
-from evaluator.errors import StoreError, UnknownName, UsageError
+from evaluator.errors import StoreError, UsageError
 from evaluator.records import Learnt, Release, ReleaseSummary, Service, StoredVerdict
 from evaluator.records.intents import (
     ANNOUNCE,
@@ -35,6 +33,7 @@ from evaluator.store import audit, intents
 from evaluator.store.engine import Engine
 from evaluator.store.file import StoreFile
 from evaluator.store.locks import exclusive
+from evaluator.store.releases import find_release, put_release, read_release, to_release
 
 TABLES = ("releases", "verdicts", "learnt", "intents", "approvals", "deliveries", "audit")
 """Tables that only control writes."""
@@ -58,42 +57,51 @@ class Control:
     # -------------------------------------------------------------- releases
 
     def add_release(self, release: Release) -> None:
-        """Add a release, or add its services and labels to the stored ones."""
+        """Store a release; if it is stored already, add its services and labels to the stored ones.
+
+        A version or label that is given replaces the stored one of the same service or name.
+        """
         with self.file.opened(write=True) as engine:
-            stored = _find_release(engine, release.id)
+            stored = find_release(engine, release.id)
             if stored is not None:
                 services = {service.name: service for service in stored.services}
                 for new in release.services:
-                    old = services.get(new.name) or services.pop("", new)  # a service without a name until now
+                    # A service without a name until now is this one, so its versions go over to it.
+                    old = services.get(new.name) or services.pop("", new)
                     services[new.name] = Service(new.name, new.baseline or old.baseline, new.canary or old.canary)
                 labels = {**stored.labels, **release.labels}
                 created_at = stored.created_at or release.created_at
                 release = Release(stored.id, tuple(services.values()), labels, created_at)
-            _put_release(engine, release)
+            put_release(engine, release)
 
     def set_services(self, release_id: str, names: Sequence[str], actor: str) -> None:
-        """Replace the services of a release; those that stay keep their versions. Raises UnknownName."""
+        """Replace the services of a release by those with `names`; those that stay keep their versions.
+
+        `actor` is the person in the audit trail. Raises UnknownName.
+        """
         with self.file.opened(write=True) as engine:
-            stored = _read_release(engine, release_id)
+            stored = read_release(engine, release_id)
             by_name = {service.name: service for service in stored.services}
-            # A single service that is renamed keeps its versions as well.
-            renamed = stored.services[0] if len(stored.services) == len(names) == 1 else Service("")
-            services = tuple(by_name.get(name, replace(renamed, name=name)) for name in names)
-            _put_release(engine, replace(stored, services=services))
+            new_service = Service("")
+            if len(stored.services) == len(names) == 1:
+                # The single service was renamed, so it keeps its versions.
+                new_service = stored.services[0]
+            services = tuple(by_name.get(name, replace(new_service, name=name)) for name in names)
+            put_release(engine, replace(stored, services=services))
             text = f"{', '.join(by_name) or 'none'} → {', '.join(names)}"
             audit.add(engine, actor, "service", release_id, "", text)
 
     @contextmanager
     def landing(self, release: Release) -> Iterator[None]:
-        """Record a release around the landing of its data, which happens inside.
+        """Store a release around the landing of its data, which is the body of the `with` statement.
 
-        A new release is added before. A stored one gains services and labels only afterwards: its services choose the
+        A new release is stored before. A stored one gains services and labels only afterwards: its services choose the
         policy that judges it, and data that fail to land must not change them.
         """
         with self.file.opened(write=True) as engine:
-            is_new = _find_release(engine, release.id) is None
+            is_new = find_release(engine, release.id) is None
             if is_new:
-                _put_release(engine, release)
+                put_release(engine, release)
         yield
         if not is_new:
             self.add_release(release)
@@ -101,11 +109,13 @@ class Control:
     def release(self, release_id: str) -> Release:
         """Read a release. Raises UnknownName."""
         with self.file.opened() as engine:
-            return _read_release(engine, release_id)
+            return read_release(engine, release_id)
 
     def releases(self) -> tuple[ReleaseSummary, ...]:
         """List the releases with their latest verdicts, the newest first; without counts of landed data."""
         with self.file.opened() as engine:
+            # `mode` is part of the JSON of a verdict. Per release: its latest verdict (largest number), how many
+            # verdicts were in shadow mode, and how many of these were not GO.
             rows = engine.execute(
                 """SELECT r.id, r.services, r.labels, r.created_at, v.word, v.judged_at, v.mode, coalesce(v.shadow, 0),
                     coalesce(v.blocked, 0)
@@ -119,7 +129,7 @@ class Control:
             ).fetchall()
         return tuple(
             ReleaseSummary(
-                _to_release(row),
+                to_release(row),
                 verdict=row[4],
                 judged_at=row[5] and row[5].astimezone(UTC),
                 mode=row[6],
@@ -141,13 +151,13 @@ class Control:
         *,
         outcomes: tuple[str, str] = ("", ""),
     ) -> None:
-        """Store a verdict with its evidence, and the numbers behind its figures where they were requested.
+        """Store a verdict: its word (`go`, `no-go`, …) and its JSON with the evidence. Verdicts are never overwritten.
 
-        `outcomes`: the run whose outcomes it judged, and how that look spent alpha; empty without outcomes.
-        Verdicts are never overwritten.
+        `figures`: the numbers behind its figures (JSON), if they were requested. `outcomes`: the run whose outcomes the
+        verdict judged, and how that look spent alpha; empty texts if it judged no outcomes.
         """
         with self.file.opened(write=True) as engine:
-            _read_release(engine, release_id)
+            read_release(engine, release_id)
             engine.execute(
                 """INSERT INTO store.verdicts
                     (number, release, judged_at, word, verdict, figures, outcomes_run, outcomes_paid)
@@ -158,7 +168,7 @@ class Control:
     def verdicts(self, release_id: str) -> tuple[StoredVerdict, ...]:
         """Read the verdicts of a release, the oldest first. Raises UnknownName."""
         with self.file.opened() as engine:
-            _read_release(engine, release_id)
+            read_release(engine, release_id)
             return _select_verdicts(engine, "WHERE release = ? ORDER BY number", release_id)
 
     def latest_verdicts(self) -> tuple[StoredVerdict, ...]:
@@ -180,7 +190,7 @@ class Control:
     def figures(self, release_id: str) -> str | None:
         """Read the numbers (JSON) behind the figures of a release's newest verdict; `None` without them."""
         with self.file.opened() as engine:
-            _read_release(engine, release_id)
+            read_release(engine, release_id)
             rows = engine.execute(
                 "SELECT figures FROM store.verdicts WHERE release = ? ORDER BY number DESC LIMIT 1", [release_id]
             ).fetchall()
@@ -189,7 +199,7 @@ class Control:
     def outcome_looks(self, release_id: str) -> Mapping[str, str]:
         """Read the runs whose outcomes the verdicts of a release judged, in the order of their first verdicts.
 
-        Returns run → how the first look at it spent alpha.
+        Returns run → how the first look at its outcomes spent alpha.
         """
         with self.file.opened() as engine:
             rows = engine.execute(
@@ -210,7 +220,7 @@ class Control:
             )
 
     def learnt(self, service: str) -> Learnt | None:
-        """Read what calibration learnt of a service's instances; `None` where nothing was stored."""
+        """Read what calibration learnt of a service's instances; `None` if nothing is stored."""
         with self.file.opened() as engine:
             query = f"SELECT {', '.join(_LEARNT)} FROM store.learnt WHERE service = ?"
             rows = engine.execute(query, [service]).fetchall()
@@ -219,29 +229,33 @@ class Control:
     # -------------------------------------------------------------- intents
 
     def request(self, draft: Intent, *, consents: bool = False) -> Intent:
-        """Store an intent with its key; a repeated request returns the intent that is already in effect.
+        """Store the intent `draft` and return it; a repeated request returns the intent that is already in effect.
 
-        It is approved at once where it needs no approval, or only the requester's own (`consents`). A hold or a
-        rollback cancels promotions of the release that were not executed yet. A rollback also undoes promotions that a
-        worker has begun since `draft` was made.
+        The intent is approved at once if it needs no approval, or only one and the requester gives it (`consents`). A
+        hold or a rollback cancels promotions of the release that were not executed yet. A rollback also undoes
+        promotions that a worker has begun since `draft` was made.
         """
         with self.file.opened(write=True) as engine:
             intents.expire(engine, draft.requested_at)
-            of_release = intents.select(engine, "WHERE release = ?", [draft.release])
-            standing = intents.find_standing(engine, of_release, draft)
-            if standing is not None:
-                audit.add(engine, draft.requester, "repeated", draft.release, standing.id, draft.action)
-                return standing
+            earlier = intents.select(engine, "WHERE release = ?", [draft.release])
+            in_effect = intents.find_in_effect(engine, earlier, draft)
+            if in_effect is not None:
+                audit.add(engine, draft.requester, "repeated", draft.release, in_effect.id, draft.action)
+                return in_effect
             if draft.action in (Action.HOLD, Action.ROLLBACK):
-                for intent in of_release:
+                for intent in earlier:
                     if intent.state in intents.OPEN and intent.action in PROMOTING:
                         why = f"{draft.action}: {draft.reason}"
                         intents.end(engine, intent, IntentState.CANCELLED, draft.requester, why)
             if draft.action is Action.ROLLBACK:
-                sent = [intent for intent in reversed(of_release) if intent.state is IntentState.SENT]
-                begun = [intent.id for intent in sent if intent.action in PROMOTING]
-                draft = replace(draft, undoes=(*(name for name in begun if name not in draft.undoes), *draft.undoes))
-            return intents.add(engine, draft, len(of_release), consents=consents)
+                # The newest first, as they are undone.
+                newly_begun = [
+                    intent.id
+                    for intent in reversed(earlier)
+                    if intent.state is IntentState.SENT and intent.action in PROMOTING and intent.id not in draft.undoes
+                ]
+                draft = replace(draft, undoes=(*newly_begun, *draft.undoes))
+            return intents.add(engine, draft, len(earlier), consents=consents)
 
     def intent(self, intent_id: str) -> Intent:
         """Read an intent. Raises UnknownName."""
@@ -249,17 +263,21 @@ class Control:
             return intents.read(engine, intent_id)
 
     def intents(self, release: str | None = None) -> tuple[Intent, ...]:
-        """Read the intents, the oldest first; with `release`, only its intents."""
+        """Read the intents, the oldest first; with `release` (a name), only those of that release."""
         with self.file.opened() as engine:
             return intents.select(engine, "WHERE ? IS NULL OR release = ?", [release, release])
 
     def waiting(self) -> tuple[Intent, ...]:
-        """Read the intents that are approved, or were begun, the oldest first."""
+        """Read the intents that wait for a worker or whose execution was begun, the oldest first."""
         with self.file.opened() as engine:
             return intents.select(engine, "WHERE state IN (?, ?)", [IntentState.APPROVED, IntentState.SENT])
 
     def approve(self, intent_id: str, person: Person) -> Intent:
-        """Add a person's approval; the intent is approved with the last that it needs. Raises UsageError."""
+        """Add a person's approval; with the last approval that it needs, the intent itself becomes approved.
+
+        Returns the intent as it is now; a second approval of a person changes nothing. Raises UsageError if the intent
+        cannot be approved, or not by this person.
+        """
         with self.file.opened(write=True) as engine:
             intent = intents.read(engine, intent_id)
             names = (*person.names, person.name)
@@ -276,13 +294,13 @@ class Control:
             if any(are_same_person(names, (*approval.names, approval.person)) for approval in approvals):
                 audit.add(engine, person.name, "repeated", intent.release, intent.id, f"approve {intent.action}")
                 return intent
-            intents.consent(engine, intent, person.name, person.names)
+            intents.add_approval(engine, intent, person.name, person.names)
             if len(intents.read_approvals(engine, intent.id)) < intent.approvals_needed:
                 return intent
             return intents.move(engine, intent, IntentState.APPROVED, "")
 
     def approvals(self, intent_id: str | None = None) -> tuple[Approval, ...]:
-        """Read the approvals of an intent, or of all."""
+        """Read the approvals of an intent; `None`: of all intents."""
         with self.file.opened() as engine:
             return intents.read_approvals(engine, intent_id)
 
@@ -296,6 +314,7 @@ class Control:
 
     def expire(self, now: datetime) -> None:
         """Mark intents that were not executed in time as expired."""
+        # Look first: without overdue intents, nothing has to be written, which would lock the store.
         with self.file.opened() as engine:
             overdue = intents.select(engine, intents.OVERDUE, [*intents.OPEN, now])
         if overdue:
@@ -304,16 +323,17 @@ class Control:
 
     @contextmanager
     def alone(self, targets: Sequence[str], wait_s: float = 0.0) -> Iterator[bool]:
-        """Lock targets for the execution of intents; yields whether all were locked within `wait_s`.
+        """Lock targets of hooks for the body of the `with` statement; yields whether all were locked within `wait_s`.
 
-        The operating system releases the locks of a process that was killed, so its intents can be continued at once.
-        Raises StoreError.
+        So no two processes change a target at the same time. The operating system releases the locks of a process that
+        was killed, so its intents can be continued at once. Raises StoreError.
         """
         folder = self.file.folder / ".promotion"
         deadline = time.monotonic() + wait_s
         with ExitStack() as locks:
             # All processes lock in the same order, so that no two wait for each other.
             for target in sorted(targets):
+                # A target may have characters that a file name must not have.
                 path = folder / f"{hashlib.sha256(target.encode()).hexdigest()[:24]}.lock"
                 try:
                     folder.mkdir(parents=True, exist_ok=True)
@@ -329,20 +349,25 @@ class Control:
             yield True
 
     def claim(self, intent: Intent, worker: str) -> bool:
-        """Claim an intent for execution if it is unchanged; of several workers that try, one succeeds."""
+        """Claim an intent for execution by a worker, and return whether that succeeded.
+
+        It fails if the stored intent is final, or differs from `intent`: of several workers, one succeeds.
+        """
         with self.file.opened(write=True) as engine:
-            now = intents.read(engine, intent.id)
-            if (now.state, now.claimed_by) != (intent.state, intent.claimed_by) or now.state in FINAL_STATES:
+            stored = intents.read(engine, intent.id)
+            is_changed = (stored.state, stored.claimed_by) != (intent.state, intent.claimed_by)
+            if is_changed or stored.state in FINAL_STATES:
                 return False
-            intents.move(engine, now, IntentState.SENT, worker)
-            audit.add(engine, worker, "claimed", now.release, now.id, now.action)
+            intents.move(engine, stored, IntentState.SENT, worker)
+            audit.add(engine, worker, "claimed", stored.release, stored.id, stored.action)
             return True
 
     def reopen(self, intent_id: str, actor: str, text: str) -> Intent:
-        """Reopen an intent that failed, or whose outcome is unknown. Raises UsageError.
+        """Reopen an intent that failed, or whose result is unknown, so that a worker executes it again.
 
-        Its failed hooks become `approved` again, because they changed nothing. Its unknown ones become `requested`: the
+        Failed hooks of the intent become `approved`, because they changed nothing. Unknown ones become `requested`: the
         result of the next attempt does not show what the last one did. The end of the intent is announced again.
+        `text` goes into the audit trail. Raises UsageError for an intent in another state.
         """
         with self.file.opened(write=True) as engine:
             intent = intents.read(engine, intent_id)
@@ -356,29 +381,44 @@ class Control:
             return intents.move(engine, intent, IntentState.APPROVED, "")
 
     def settle(self, intent_id: str, state: IntentState, actor: str, text: str) -> None:
-        """Store how an intent ended."""
+        """Store how an intent ended: its final state, by whom and why."""
         with self.file.opened(write=True) as engine:
             intents.end(engine, intents.read(engine, intent_id), state, actor, text)
 
     def deliver(self, delivery: Delivery, release: str, actor: str) -> None:
-        """Store the state of one hook of an intent; its `attempts` are added to the earlier ones."""
+        """Store the state of one hook of an intent; the attempts of `delivery` are added to the stored ones.
+
+        `release` and `actor` go into the audit trail.
+        """
         outcome = delivery.outcome
-        hook = [delivery.intent, delivery.position, delivery.hook, delivery.attempts]
-        details = [delivery.at, delivery.event, delivery.options]
+        # In the order of the columns `_DELIVERY`.
+        values = [
+            delivery.intent,
+            delivery.position,
+            delivery.hook,
+            delivery.attempts,
+            outcome.state,
+            outcome.text,
+            outcome.undo,
+            outcome.response,
+            delivery.at,
+            delivery.event,
+            delivery.options,
+        ]
         with self.file.opened(write=True) as engine:
             engine.execute(
                 f"""INSERT INTO store.deliveries ({_DELIVERY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
                 ON CONFLICT (intent, position) DO UPDATE SET attempts = attempts + excluded.attempts,
                     state = excluded.state, text = excluded.text, undo = excluded.undo, response = excluded.response,
                     happened_at = excluded.happened_at""",
-                [*hook, outcome.state, outcome.text, outcome.undo, outcome.response, *details],
+                values,
             )
             name = f"{delivery.position + 1}. {delivery.event}: {delivery.hook}"
             text = f"{name}: {outcome.text}" if outcome.text else name
             audit.add(engine, actor, f"hook {outcome.state}", release, delivery.intent, text)
 
     def deliveries(self, intent_id: str | None = None) -> tuple[Delivery, ...]:
-        """Read the states of the hooks of an intent, or of all."""
+        """Read the states of the hooks of an intent; `None`: of all intents."""
         with self.file.opened() as engine:
             rows = engine.execute(
                 f"""SELECT {_DELIVERY} FROM store.deliveries
@@ -390,21 +430,25 @@ class Control:
                 intent,
                 position,
                 hook,
-                tries,
-                HookOutcome(IntentState(state), *texts),
+                attempts,
+                HookOutcome(IntentState(state), text, undo, response),
                 at.astimezone(UTC),
                 event,
                 options,
             )
-            for intent, position, hook, tries, state, *texts, at, event, options in rows
+            for intent, position, hook, attempts, state, text, undo, response, at, event, options in rows
         )
 
     # -------------------------------------------------------------- audit trail
 
     def override_of(self, release: str, data_hash: str) -> Mapping[str, str] | None:
-        """By whom and why a release was promoted on these data against its verdict; `None` where it was not."""
+        """Read who last promoted a release against its verdict on these data, and why; `None` if nobody did.
+
+        `data_hash` identifies the data (`StoredData.content_hash`). Returns texts: `by`, `approved by`, `reason`, `at`.
+        """
         with self.file.opened() as engine:
-            return next(reversed(intents.read_overrides(engine, release, data_hash).values()), None)
+            overrides = intents.read_overrides(engine, release, data_hash)
+        return list(overrides.values())[-1] if overrides else None
 
     def note(self, actor: str, event: str, release: str, text: str, intent: str = "") -> AuditRow:
         """Add a row to the audit trail: a note on a release, or a refusal."""
@@ -417,49 +461,23 @@ class Control:
             return audit.read(engine, release)
 
     def verify_audit(self) -> str:
-        """Check the audit trail and return the hash of its head. Raises StoreError where it was changed."""
+        """Check the audit trail and return the hash of its last row. Raises StoreError if a row was changed."""
         return audit.verify(self.audit())
 
 
-def _put_release(engine: Engine, release: Release) -> None:
-    engine.execute(
-        "INSERT OR REPLACE INTO store.releases VALUES (?, ?, ?, ?)",
-        [
-            release.id,
-            json.dumps([asdict(service) for service in release.services]),
-            json.dumps(dict(release.labels), sort_keys=True),
-            release.created_at or datetime.now(UTC),
-        ],
-    )
+def _select_verdicts(engine: Engine, clauses: str, parameter: str | int) -> tuple[StoredVerdict, ...]:
+    """Read verdicts as they were saved, and who promoted against them.
 
-
-def _find_release(engine: Engine, release_id: str) -> Release | None:
-    rows = engine.execute("SELECT * FROM store.releases WHERE id = ?", [release_id]).fetchall()
-    return _to_release(rows[0]) if rows else None
-
-
-def _to_release(row: Sequence[Any]) -> Release:
-    services = tuple(Service(**service) for service in json.loads(row[1]))
-    return Release(row[0], services, json.loads(row[2]), row[3] and row[3].astimezone(UTC))
-
-
-def _read_release(engine: Engine, release_id: str) -> Release:
-    release = _find_release(engine, release_id)
-    if release is None:
-        ids = [row[0] for row in engine.execute("SELECT id FROM store.releases").fetchall()]
-        raise UnknownName("release", release_id, ids)
-    return release
-
-
-def _select_verdicts(engine: Engine, which: str, value: str | int) -> tuple[StoredVerdict, ...]:
-    """Read verdicts as they were saved, and who promoted against them."""
+    `clauses`: the end of the query (JOIN, WHERE, ORDER, LIMIT), where the table of verdicts is `v`, with one
+    `parameter`.
+    """
     rows = engine.execute(
-        f"SELECT v.release, v.word, v.judged_at, v.verdict FROM store.verdicts AS v {which}", [value]
+        f"SELECT v.release, v.word, v.judged_at, v.verdict FROM store.verdicts AS v {clauses}", [parameter]
     ).fetchall()
-    overrides = intents.read_overrides(engine)
-    return tuple(
-        StoredVerdict(
-            release, word, at.astimezone(UTC), text, overrides.get(intents.hash_text(text)) if overrides else None
-        )
-        for release, word, at, text in rows
-    )
+    override_of_verdict = intents.read_overrides(engine)
+    verdicts = []
+    for release, word, judged_at, verdict_json in rows:
+        # Without overrides, no verdict has to be hashed.
+        override = override_of_verdict.get(intents.hash_text(verdict_json)) if override_of_verdict else None
+        verdicts.append(StoredVerdict(release, word, judged_at.astimezone(UTC), verdict_json, override))
+    return tuple(verdicts)

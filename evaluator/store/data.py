@@ -56,9 +56,9 @@ class StoredData:
     # -------------------------------------------------------------- runs
 
     def register_run(self, release: Release, run: Run, *, bucket_s: int | None = None) -> None:
-        """Store a run before its load starts; its release and group are added where they are new.
+        """Store a run before its load starts, and its release and group if they are new.
 
-        `bucket_s`: length of a bucket; chosen from the planned duration where it is not given.
+        `bucket_s`: length of a bucket; `None`: chosen from the planned duration of the run.
         """
         planned_s = (run.planned_end - run.started).total_seconds() if run.planned_end and run.started else None
         prepare_folder(self.file)
@@ -74,7 +74,10 @@ class StoredData:
         facts: RunFacts,
         planned_end: datetime | None = None,
     ) -> None:
-        """Store how a run ended. Raises UnknownName."""
+        """Store the state, times and facts of a run that has ended. `None` leaves a stored time as it is.
+
+        Raises UnknownName.
+        """
         with self.file.opened(write=True) as engine:
             read_run(engine, run_id)
             engine.execute(
@@ -89,9 +92,9 @@ class StoredData:
             return read_runs(engine, release_id)
 
     def count_landed(self) -> Mapping[str, Mapping[str, Any]]:
-        """Count groups, runs and rows of each release, and find when its last run began: fields of ReleaseSummary.
+        """Count groups, runs and rows of each release, and find when its last run began.
 
-        Samples of a metrics server do not count as rows.
+        Returns id of the release → fields of ReleaseSummary. Samples of a metrics server do not count as rows.
         """
         with self.file.opened() as engine:
             rows = engine.execute(
@@ -103,8 +106,13 @@ class StoredData:
                 GROUP BY release"""
             ).fetchall()
         return {
-            row[0]: {"groups": row[1], "runs": row[2], "rows": row[3], "last_run": row[4] and row[4].astimezone(UTC)}
-            for row in rows
+            release: {
+                "groups": group_count,
+                "runs": run_count,
+                "rows": row_count,
+                "last_run": last_run and last_run.astimezone(UTC),
+            }
+            for release, group_count, run_count, row_count, last_run in rows
         }
 
     def content_hash(self, run_ids: Sequence[str]) -> str:
@@ -125,27 +133,31 @@ class StoredData:
         return self.file.run_folder(run.release, run.id)
 
     def land_segments(self, run_id: str) -> Landed:
-        """Roll up the segments of a run that have not landed. It can be repeated safely, also after it was killed.
+        """Land the segments of a run that have not landed yet. A call can be repeated safely, also after a kill.
 
-        Segments that cannot be read are quarantined by name. Those of a run that has ended are merged into large files;
-        those of a running one are merged an hour after they landed.
+        Segments that cannot be read are quarantined. Landed segments are merged into large files: at once if the run
+        has ended, an hour after they landed if it is running.
         """
         with self.file.opened() as engine:
             run, bucket_s = read_run(engine, run_id), read_bucket_s(engine, run_id)
             rows = engine.execute("SELECT name, file, landed_at FROM store.segments WHERE run = ?", [run_id]).fetchall()
-        stored = {name: (file, landed_at.astimezone(UTC)) for name, file, landed_at in rows}
+        landed_before = {name: (file, landed_at.astimezone(UTC)) for name, file, landed_at in rows}
+        # The lock keeps the request rows from being deleted meanwhile.
         with shared(self.file.empty_segment):
-            landed = land(self.file, run, bucket_s, stored)
-        since = datetime.now(UTC) - COMPACT_AFTER if run.state is RunState.RUNNING else None
+            landed = land(self.file, run, bucket_s, landed_before)
+        is_running = run.state is RunState.RUNNING
+        merge_older_than = datetime.now(UTC) - COMPACT_AFTER if is_running else None
         folder = self.segment_folder(run)
-        if (landed.segments and since is None) or maintenance.is_compaction_due(folder, stored, since):
+        is_due = landed.segments > 0 and not is_running
+        if is_due or maintenance.is_compaction_due(folder, landed_before, merge_older_than):
             self.compact(run_id)
         return landed
 
     def keep_answers(self, run: Run, answers: Sequence[Answer], sources: Mapping[str, Any]) -> Landed:
-        """Store the answers of one poll of a metrics server as a file of the run, and land them.
+        """Store the answers of a metrics server to one poll as a file of the run, and land them.
 
-        Answers of later polls begin after the last sample of earlier ones.
+        `sources`: what the file keeps of the server and its queries. Answers of a later poll begin after the last
+        sample of the polls before.
         """
         from evaluator.store.readings import write_answers  # a verdict must not wait for this import
 
@@ -153,29 +165,32 @@ class StoredData:
         return self.land_readings(run)
 
     def land_readings(self, run: Run) -> Landed:
-        """Sum up the readings of a run that have not landed. It can be repeated safely, also after it was killed."""
+        """Land the readings of a run that have not landed yet. A call can be repeated safely, also after a kill."""
         from evaluator.store.readings import land_readings
 
         return land_readings(self.file, run)
 
     def collected_until(self, run: Run) -> datetime | None:
-        """The time until which the readings of a run have been collected; `None` where there are none."""
+        """Read until when the readings of a run have been collected; `None` if it has no readings."""
         from evaluator.store.readings import covered_until
 
         return covered_until(self.segment_folder(run))
 
     def land_files(self, release: Release, group: str, plan: LandingPlan, arrange: ArrangeFiles) -> Landed:
-        """Land the files of a plan as the runs of one group; all of them or none.
+        """Land all files of a plan as the runs of one group, or none of them.
 
         `arrange` finds from the times of the files which of them form one run. Raises InputError for a file with rows
-        that cannot be used. Landing the same files again changes nothing.
+        that cannot be used, unless the plan skips them. Landing the same files again changes nothing.
         """
         from evaluator.store.importing import import_files  # a verdict must not wait for this import
 
         return import_files(self.file, self.control, release, group, plan, arrange)
 
     def land_outcomes(self, release: Release, run: Run, plan: OutcomePlan) -> tuple[Landed, OutcomeFacts]:
-        """Land outcomes of units as `run`; the same files, read in the same way, change nothing. Raises InputError."""
+        """Land the files of outcomes of a plan as `run`. Raises InputError.
+
+        The same files, read in the same way, change nothing when they land again.
+        """
         from evaluator.store.outcomes import import_outcomes
 
         return import_outcomes(self.file, self.control, release, run, plan)
@@ -183,20 +198,23 @@ class StoredData:
     # -------------------------------------------------------------- reading
 
     def read_cells(self, run_ids: Sequence[str]) -> Cells:
-        """Copy the cells of runs into memory."""
+        """Read the cells of runs, with the runs in the order of `run_ids`."""
         with self.file.opened() as engine:
             return read_cells(engine, run_ids)
 
     def read_outcomes(
         self, run: Run, *, values: Collection[str] = (), row_values: Collection[str] = ()
     ) -> Outcomes | None:
-        """Read the outcomes of a run, with the requested values of units and rows; `None` where it has none."""
+        """Read the outcomes of a run; `None` if it has none.
+
+        `values` and `row_values`: names of variables and outcomes whose values of each unit, and of each row, are read.
+        """
         with self.file.reading(), self.file.opened() as engine:
             looks = self.control.outcome_looks(run.release)
             return read_outcomes(engine, run.id, self.segment_folder(run), looks, values=values, row_values=row_values)
 
     def read_readings(self, run: Run) -> ReadingCells | None:
-        """Read the cells of a run's readings; `None` where it has none."""
+        """Read the cells of a run's readings; `None` if it has no readings."""
         from evaluator.store.readings import read_readings
 
         with self.file.opened() as engine:
@@ -226,7 +244,10 @@ class StoredData:
             return maintenance.run_sql(engine, sql, parameters).to_arrow_table()
 
     def relate(self, sql: str, parameters: Sequence[object] = (), *, release: str | None = None) -> Relation:
-        """Run a query over a copy that lives as long as the relation; with `release`, over its rows only."""
+        """Run a query over a copy of the store, which lives as long as the returned relation.
+
+        With `release` (a name), the query sees only the rows of that release.
+        """
         return maintenance.relate(self.file, sql, parameters, release)
 
     def render(self, sql: str, rows: int = 40) -> str:

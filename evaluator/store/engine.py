@@ -28,13 +28,15 @@ _BUSY = ("Could not set lock", "Unique file handle conflict")
 
 @contextmanager
 def open_engine(*, search: Path | None = None, read: Path | None = None) -> Iterator[Engine]:
-    """Open a private engine: in memory, or read-only on the file `read`; relative paths are searched in `search`.
+    """Open a private engine: in memory, or read-only on the file `read`. Queries find relative paths in `search`.
 
-    An error of DuckDB inside becomes a StoreError, or an InputError for a damaged gzip file.
+    An error of DuckDB in the body of the `with` statement becomes a StoreError, or an InputError for a damaged gzip
+    file.
     """
     with tempfile.TemporaryDirectory(prefix="evaluator-") as spill:
         try:
-            with duckdb.connect(str(read) if read else ":memory:", read_only=read is not None) as engine:
+            path = str(read) if read else ":memory:"
+            with duckdb.connect(path, read_only=read is not None) as engine:
                 _configure(engine, spill, search)
                 yield engine
         except duckdb.Error as error:
@@ -42,7 +44,10 @@ def open_engine(*, search: Path | None = None, read: Path | None = None) -> Iter
 
 
 def open_shared(path: Path, *, search: Path) -> Engine:
-    """Open an engine on `path`, read-only, that lives as long as a reference to it or to one of its relations."""
+    """Open an engine on the file `path`, read-only. Queries find relative paths in `search`.
+
+    The engine closes when nothing refers to it or to one of its relations, so it cannot delete a folder for spilling.
+    """
     try:
         engine: Engine = duckdb.connect(str(path), read_only=True)
         _configure(engine, str(Path(tempfile.gettempdir()) / f"evaluator-spill-{os.getpid()}"), search)
@@ -52,6 +57,7 @@ def open_shared(path: Path, *, search: Path) -> Engine:
 
 
 def _configure(engine: Engine, spill: str, search: Path | None) -> None:
+    """Limit the memory of an engine, and set the folders for spilling and for relative paths."""
     engine.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
     engine.execute(f"SET temp_directory = {quote(spill)}")
     engine.execute("SET preserve_insertion_order = false")
@@ -62,9 +68,10 @@ def _configure(engine: Engine, spill: str, search: Path | None) -> None:
 
 @contextmanager
 def attach(engine: Engine, path: Path, *, write: bool, wait_s: float) -> Iterator[None]:
-    """Attach the file at `path` to `engine` as `store`, and detach it; wait for other processes up to `wait_s`.
+    """Attach the file at `path` to `engine` as the database `store` for the body of the `with` statement.
 
-    Raises StoreBusy, which names the process that keeps the file open, or StoreError.
+    Waits up to `wait_s` seconds for a process that keeps the file open. Raises StoreBusy, which names that process, or
+    StoreError.
     """
     # Without the type, DuckDB would read a file that is called .csv or .xlsx as that format.
     options = "" if write else ", READ_ONLY"
@@ -79,24 +86,25 @@ def attach(engine: Engine, path: Path, *, write: bool, wait_s: float) -> Iterato
                 raise
             _attach_when_free(engine, statement, path, wait_s)
     except duckdb.Error as error:
-        raise _not_attached(path, error, write=write) from error
+        raise _explain_not_attached(path, error, write=write) from error
     try:
         yield
     finally:
         try:
             engine.execute("DETACH store")
         except duckdb.Error as error:
-            # Committed changes are safe in the log; the next opening of the file applies them.
+            # A full disk does no harm here: committed changes are in the log, which the next opening applies.
             if _DISK_FULL not in str(error):
                 raise
 
 
 def _is_busy(error: BaseException) -> bool:
+    """Whether DuckDB refused a file because another connection or process has it open."""
     return isinstance(error, duckdb.Error) and any(text in str(error) for text in _BUSY)
 
 
 def _attach_when_free(engine: Engine, statement: str, path: Path, wait_s: float) -> None:
-    """Retry until the other process closes the file. Raises StoreBusy."""
+    """Repeat the ATTACH `statement` until the other process closes the file. Raises StoreBusy after `wait_s`."""
     # Imported only to wait: importing it takes longer than opening a store.
     from tenacity import RetryError, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
@@ -109,27 +117,24 @@ def _attach_when_free(engine: Engine, statement: str, path: Path, wait_s: float)
         retrying(engine.execute, statement)
     except RetryError as error:
         holder = _HOLDER.search(str(error.last_attempt.exception()))
-        owner = (
-            f"process {holder['pid']} ({Path(holder['process']).name})" if holder else "another part of this process"
-        )
+        owner = "another part of this process"  # DuckDB names only other processes
+        if holder:
+            owner = f"process {holder['pid']} ({Path(holder['process']).name})"
         raise StoreBusy(
             f"the store {path} has been kept open by {owner} for more than {wait_s:g} s",
             hint="close the program that has it open, such as a DuckDB shell, and try again",
         ) from error
 
 
-def _not_attached(path: Path, error: duckdb.Error, *, write: bool) -> StoreError:
+def _explain_not_attached(path: Path, error: duckdb.Error, *, write: bool) -> StoreError:
+    """Make the error for a store that DuckDB could not attach; `write`: it was opened to write."""
     text = _first_line(error)
     if "Permission denied" in text or "Read-only file system" in text:
-        only_reading = (
-            "; without write permission, use only `evaluator verdict --dry-run` and `evaluator releases`"
-            if write
-            else ""
-        )
-        verb = "written" if write else "read"
-        return StoreError(
-            f"the store {path} cannot be {verb}: permission denied", hint=f"check its permissions{only_reading}"
-        )
+        verb, hint = "read", "check its permissions"
+        if write:
+            verb = "written"
+            hint += "; without write permission, use only `evaluator verdict --dry-run` and `evaluator releases`"
+        return StoreError(f"the store {path} cannot be {verb}: permission denied", hint=hint)
     if "not a valid DuckDB database" in text:
         return StoreError(f"{path} is not a store: it is not a DuckDB file", hint="give another path with --store")
     if "version number" in text:
@@ -151,9 +156,10 @@ def transaction(engine: Engine) -> Iterator[None]:
 
 
 def _translate(error: duckdb.Error) -> EvaluatorError:
+    """Make the error that a user sees from an error of DuckDB."""
     text = " ".join(str(error).split())
-    file = _FILE.search(text)
-    name = file[1] if file else "a file"
+    file_match = _FILE.search(text)
+    name = file_match[1] if file_match else "a file"
     if _DISK_FULL in text:
         return StoreError(f"the disk is full: {name} could not be written", hint="free some space and try again")
     if "Permission denied" in text or "Read-only file system" in text:
@@ -164,6 +170,7 @@ def _translate(error: duckdb.Error) -> EvaluatorError:
 
 
 def _first_line(error: duckdb.Error) -> str:
+    """Return the first paragraph of a message of DuckDB on one line, shortened."""
     return " ".join(str(error).split("\n\n", maxsplit=1)[0].split())[:300]
 
 

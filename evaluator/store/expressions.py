@@ -18,7 +18,10 @@ MICROS = {"s": 1_000_000.0, "ms": 1000.0, "us": 1.0, "ns": 0.001}
 def read_texts(
     paths: Sequence[str], delimiter: str, header: Sequence[str], on_error: Literal["store_rejects", "ignore_errors"]
 ) -> str:
-    """Write the table of CSV files with the columns of `header`, all of them as text."""
+    """Write the call of DuckDB's `read_csv` that reads CSV files with the columns `header`, each as text.
+
+    `on_error`: rows that cannot be split are stored in the table `reject_errors`, or ignored.
+    """
     columns = ", ".join(f"{quote(name)}: 'VARCHAR'" for name in header)
     return f"""read_csv(
         {quote_all(paths)}, auto_detect = false, header = true, delim = {quote(delimiter)}, quote = '"', escape = '"',
@@ -26,28 +29,32 @@ def read_texts(
 
 
 def column_name(file: FilePlan, source: str) -> str:
-    """Name a column of the file as queries do."""
+    """Return the name of a column of the file in queries: c0, c1, … by its position in the header."""
     return f"c{file.layout.header.index(source)}"
 
 
 def express(file: FilePlan, column: ColumnMap) -> str:
-    """Write the expression that makes a column of the request row; NULL where the file has no value for it."""
+    """Write the SQL expression that makes a column of a request row from columns of the file.
+
+    It is NULL where the file has no value that can be read.
+    """
     names = [column_name(file, source) for source in column.sources]
     if column.kind == "instant":
-        return _instant(names[0], column.unit)
+        return _express_time(names[0], column.unit)
     if column.kind == "ended":
-        spent = f"to_microseconds(CAST(round(coalesce(TRY_CAST({names[1]} AS DOUBLE), 0) * 1000) AS BIGINT))"
-        return f"({_instant(names[0], column.unit)}) - {spent}"
+        # The time of the end (first source) minus the milliseconds that the request took (second source).
+        duration = f"to_microseconds(CAST(round(coalesce(TRY_CAST({names[1]} AS DOUBLE), 0) * 1000) AS BIGINT))"
+        return f"({_express_time(names[0], column.unit)}) - {duration}"
     if column.kind == "route":
-        return _route(names)
+        return _express_route(names)
     if column.kind == "filled":
-        return _filled(names)
+        return _express_failure_by_text(names)
     if column.target == "status_code":
-        return f"TRY_CAST({_status(names[0])} AS SMALLINT)"
+        return f"TRY_CAST({_express_status(names[0])} AS SMALLINT)"
     return _EXPRESSIONS[column.kind].format(
         name=names[0],
-        true=_true(names[0]),
-        status_fails=_status_fails(names[-1]),
+        true=_express_boolean(names[0]),
+        status_fails=_express_failure_by_status(names[-1]),
         texts=", ".join(f"CAST({name} AS VARCHAR)" for name in names),
         integer=_INTEGERS.get(column.target),
         scale=SCALES.get(column.unit),
@@ -69,22 +76,25 @@ _EXPRESSIONS = {
 _INTEGERS = {"response_bytes": "BIGINT", "user_count": "INTEGER"}
 
 
-def _true(name: str) -> str:
-    """Write the expression for a boolean, in any of its spellings."""
+def _express_boolean(name: str) -> str:
+    """Write the expression for a boolean, in any of its spellings; NULL for another text."""
     text = f"lower(trim(CAST({name} AS VARCHAR)))"
     return f"""(CASE WHEN {text} IN ('true', 't', 'yes', 'y', 'on', '1', '1.0') THEN true
         WHEN {text} IN ('false', 'f', 'no', 'n', 'off', '0', '0.0') THEN false END)"""
 
 
-def _status(name: str) -> str:
-    """Write the expression for a status of HTTP, which may be followed by words (`200 OK`)."""
+def _express_status(name: str) -> str:
+    """Write the expression for an HTTP status as a number, from texts such as `200`, `200 OK` and `HTTP/1.1 200 OK`."""
     pattern = quote(r"^\s*(HTTP/\S+\s+)?(\d{1,5})(\.0*)?(\s.*)?$")
     return f"TRY_CAST(regexp_extract(CAST({name} AS VARCHAR), {pattern}, 2) AS INTEGER)"
 
 
-def _status_fails(name: str) -> str:
-    """Write the expression for failure by status: 0 is no answer; NULL for a text that is no status of HTTP."""
-    status = _status(name)
+def _express_failure_by_status(name: str) -> str:
+    """Write the expression for whether a request failed by its status; NULL for a text that is no HTTP status.
+
+    Failures are 0 (no answer) and 400 and above.
+    """
+    status = _express_status(name)
     return f"(CASE WHEN {status} = 0 OR {status} >= 400 THEN true WHEN {status} >= 100 THEN false END)"
 
 
@@ -92,32 +102,42 @@ _WORDS_FOR_NOTHING = "'null', 'none', 'nan', 'na', 'n/a', '-'"
 _METHODS = "('GET', 'POST', 'PUT', 'PATCH', 'DELETE', 'HEAD', 'OPTIONS', 'TRACE', 'CONNECT')"
 
 
-def _filled(names: list[str]) -> str:
-    """Write the expression for failure by a text, or by a status where there is one."""
+def _express_failure_by_text(names: list[str]) -> str:
+    """Write the expression for whether a request failed: because it has a text of an error, or by its status.
+
+    `names`: columns of the text, of the status, and of the HTTP method. The last, or the last two, may be missing.
+    """
     text = f"coalesce(CAST({names[0]} AS VARCHAR), '')"
-    filled = f"({text} <> '' AND lower(trim({text})) NOT IN ({_WORDS_FOR_NOTHING}))"
+    has_text = f"({text} <> '' AND lower(trim({text})) NOT IN ({_WORDS_FOR_NOTHING}))"
     if len(names) == 1:
-        return filled
-    fails = _status_fails(names[1])
-    of_http = f"coalesce(upper(CAST({names[2]} AS VARCHAR)) IN {_METHODS}, false)" if len(names) > 2 else "false"
-    by_number = f"coalesce({_status(names[1])} >= 400, false)"
-    return f"(CASE WHEN {filled} THEN true WHEN {of_http} THEN {fails} ELSE {by_number} END)"
+        return has_text
+    # An HTTP request without a status is unknown (NULL); a request of another protocol has none, and is a success.
+    is_http = f"coalesce(upper(CAST({names[2]} AS VARCHAR)) IN {_METHODS}, false)" if len(names) > 2 else "false"
+    http_fails = _express_failure_by_status(names[1])
+    other_fails = f"coalesce({_express_status(names[1])} >= 400, false)"
+    return f"(CASE WHEN {has_text} THEN true WHEN {is_http} THEN {http_fails} ELSE {other_fails} END)"
 
 
-def _route(names: list[str]) -> str:
-    """Write the expression for a method and a path; a name that is no URL stays as it is."""
-    filled = [f"nullif({name}, '')" for name in names[1:]]
-    target = f"coalesce({', '.join(filled)})"
-    path = f"regexp_replace(regexp_replace({target}, '^[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*', ''), '[?#].*$', '')"
-    is_url = f"regexp_matches({target}, '^[A-Za-z][A-Za-z0-9+.-]*://')"
-    shown = f"CASE WHEN {is_url} THEN coalesce(nullif({path}, ''), '/') ELSE {target} END"
-    return f"CASE WHEN {target} IS NOT NULL THEN concat_ws(' ', nullif({names[0]}, ''), {shown}) END"
+def _express_route(names: list[str]) -> str:
+    """Write the expression for a method and a path, such as `GET /cart`.
+
+    `names`: columns of the method and of the URL; the first URL that is not empty counts. A URL loses its host and its
+    query; a text that is no URL stays as it is.
+    """
+    urls = [f"nullif({name}, '')" for name in names[1:]]
+    url = f"coalesce({', '.join(urls)})"
+    path = f"regexp_replace(regexp_replace({url}, '^[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*', ''), '[?#].*$', '')"
+    is_url = f"regexp_matches({url}, '^[A-Za-z][A-Za-z0-9+.-]*://')"
+    shown = f"CASE WHEN {is_url} THEN coalesce(nullif({path}, ''), '/') ELSE {url} END"
+    return f"CASE WHEN {url} IS NOT NULL THEN concat_ws(' ', nullif({names[0]}, ''), {shown}) END"
 
 
 _LAST_MICROS = 9e18
+"""Longest time (us) since 1970 that fits into 64 bits, rounded down."""
 
 
-def _instant(name: str, unit: str) -> str:
+def _express_time(name: str, unit: str) -> str:
+    """Write the expression for a time: a text (`iso`), or a number of `unit` since 1970. NULL if it is out of range."""
     if unit == "iso":
         return f"TRY_CAST({name} AS TIMESTAMPTZ)"
     micros = f"TRY_CAST({name} AS DOUBLE) * {MICROS[unit]}"
@@ -131,11 +151,12 @@ def is_nothing(name: str) -> str:
 
 
 def meet(file: FilePlan, conditions: tuple[Condition, ...]) -> str:
-    """Write the condition that a row meets all of `conditions`."""
-    return " AND ".join(f"coalesce({_test(file, condition)}, false)" for condition in conditions)
+    """Write the SQL condition that a row meets all `conditions`; a value that cannot be tested does not meet it."""
+    return " AND ".join(f"coalesce({_write_test(file, condition)}, false)" for condition in conditions)
 
 
-def _test(file: FilePlan, condition: Condition) -> str:
+def _write_test(file: FilePlan, condition: Condition) -> str:
+    """Write the SQL condition for one test of a column; NULL if the column has no value."""
     column = column_name(file, condition.column)
     if condition.test in {"starts", "starts_not"}:
         starts = " OR ".join(f"starts_with(coalesce({column}, ''), {quote(text)})" for text in condition.texts)
@@ -143,4 +164,5 @@ def _test(file: FilePlan, condition: Condition) -> str:
     if condition.test == "nonzero":
         return f"TRY_CAST({column} AS DOUBLE) <> 0"
     texts = ", ".join(quote(text) for text in condition.texts)
-    return f"{column} {'NOT ' if condition.test == 'is_not' else ''}IN ({texts})"
+    comparison = "NOT IN" if condition.test == "is_not" else "IN"
+    return f"{column} {comparison} ({texts})"

@@ -50,17 +50,18 @@ class StoreFile:
 
         Raises StoreBusy where another process keeps the file, StoreError where it cannot be used.
         """
-        if (engine := _READ.get().get(self.path)) is not None:
+        engine_for_reading = _READ.get().get(self.path)
+        if engine_for_reading is not None:
             if write:
                 raise StoreError(f"the store {self.path} cannot be written while it is read")
-            yield engine
+            yield engine_for_reading
             return
         with open_engine(search=self.path.parent) as engine, self.attached(engine, write=write):
             yield engine
 
     @contextmanager
     def attached(self, engine: Engine, *, write: bool = False) -> Iterator[None]:
-        """Attach the file to an engine that is open already, to read from it or for one transaction."""
+        """Attach the file, as the database `store`, to an open engine: to read from it or for one transaction."""
         with (
             attach(engine, self.path, write=write, wait_s=self.wait_s),
             transaction(engine) if write else nullcontext(),
@@ -69,9 +70,9 @@ class StoreFile:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Open the file once for all reads inside; writers wait meanwhile."""
+        """Open the file once for all reads in the body of the `with` statement; writers wait meanwhile."""
         if self.path in _READ.get():
-            yield
+            yield  # an outer `reading` has opened it
             return
         with self.opened() as engine:
             token = _READ.set({**_READ.get(), self.path: engine})

@@ -16,7 +16,7 @@ from evaluator.records import FilePlan, LeftOutKind
 from evaluator.store.engine import Engine, quote, quote_name
 from evaluator.store.expressions import column_name, express, is_nothing, meet, read_texts
 from evaluator.store.rollup import HIGHEST_MS
-from evaluator.store.sub_results import find_sub_results
+from evaluator.store.sub_results import write_sub_results_query
 from evaluator.textfiles import open_text
 
 GOOD = "import"
@@ -27,18 +27,21 @@ _BAD = f"{LeftOutKind.BAD_ROW}{_SEPARATOR}"
 
 
 def split_mark(mark: str) -> tuple[LeftOutKind, str]:
-    """Split the mark of a row that is no request into its kind and the name of the row."""
+    """Split the mark of a row that is no request into the kind of the row and its name, which may be empty."""
     kind, _, detail = mark.partition(_SEPARATOR)
     return LeftOutKind(kind), detail
 
 
 def select_rows(file: FilePlan, latest: datetime) -> str:
-    """Write the query for all rows of a file; `run`, `arm` and `service` are its parameters.
+    """Write the query that makes rows of the request schema from all rows of a file.
 
-    Texts of sensitive requests that may quote a request or its answer are dropped.
+    Its parameters are `run`, `arm` and `service`. The column `worker` marks each row: a request, a bad row, or another
+    kind of row. A request after `latest` is bad. Texts of sensitive requests that may quote a request or its answer are
+    dropped.
     """
     exprs = _expressions(file)
     exception = "'failure'" if file.sensitive else f"nullif({exprs.get('exception', 'CAST(NULL AS VARCHAR)')}, '')"
+    # Defaults: an instance without a name is the arm; a failure may have no time; status 0 means no answer.
     return f"""
         SELECT
             CAST($run AS VARCHAR) AS run, CAST($arm AS VARCHAR) AS arm, CAST($service AS VARCHAR) AS service,
@@ -48,27 +51,31 @@ def select_rows(file: FilePlan, latest: datetime) -> str:
                 WHEN ({_problem(file, exprs, latest)}) IS NOT NULL THEN {quote(_BAD)}
                 ELSE '{GOOD}'
             END AS worker,
-            ts, {_PATH if file.sensitive else "endpoint"} AS endpoint, coalesce(ms, 0) AS response_time_ms,
+            ts, {_PATH_OF_ENDPOINT if file.sensitive else "endpoint"} AS endpoint, coalesce(ms, 0) AS response_time_ms,
             {exprs.get("response_bytes", "CAST(NULL AS BIGINT)")} AS response_bytes,
             nullif({exprs.get("status_code", "CAST(NULL AS SMALLINT)")}, 0) AS status_code,
             failed,
             CASE WHEN failed THEN {exception} END AS exception,
             {exprs.get("user_count", "CAST(NULL AS INTEGER)")} AS user_count,
             CAST(NULL AS MAP(VARCHAR, VARCHAR)) AS context
-        FROM ({_select_required(file, exprs)}) WHERE {_counts(file)}"""
+        FROM ({_select_required(file, exprs)}) WHERE {_is_counted(file)}"""
 
 
-_PATH = "regexp_replace(endpoint, '[?#;].*$', '', 's')"
+_PATH_OF_ENDPOINT = "regexp_replace(endpoint, '[?#;].*$', '', 's')"
 """An endpoint without what follows its path."""
 
 
 def _expressions(file: FilePlan) -> dict[str, str]:
-    """Target → its expression over the columns of a file."""
+    """Return column of a request row → SQL expression that makes it from columns of the file."""
     return {column.target: express(file, column) for column in file.layout.columns}
 
 
 def _select_required(file: FilePlan, exprs: Mapping[str, str]) -> str:
-    """Write the query that adds the required columns, under their own names, to those of the file."""
+    """Write the query that adds the required columns of a request (`ts`, `endpoint`, `ms`, `failed`) to the file's.
+
+    `exprs`: column of a request row → SQL expression over columns of the file.
+    """
+    # Some rows that are no requests have their own way to show failure.
     cases = [
         f"WHEN {meet(file, rows.conditions)} THEN {express(file, rows.failed)}"
         for rows in file.layout.others
@@ -79,17 +86,21 @@ def _select_required(file: FilePlan, exprs: Mapping[str, str]) -> str:
         SELECT
             {exprs["ts"]} AS ts, {exprs["endpoint"]} AS endpoint, {exprs["response_time_ms"]} AS ms,
             {failed} AS failed, raw.*
-        FROM ({_read(file, exprs)}) AS raw"""
+        FROM ({_select_raw(file, exprs)}) AS raw"""
 
 
-def _counts(file: FilePlan) -> str:
-    """Write the condition for rows that count: all except those about a request that has its own row."""
-    described = [f"NOT ({meet(file, rows.conditions)})" for rows in file.layout.others if rows.kind is None]
-    return " AND ".join(described) or "true"
+def _is_counted(file: FilePlan) -> str:
+    """Write the condition for rows that count as read: all except those that only describe another row."""
+    conditions = [f"NOT ({meet(file, rows.conditions)})" for rows in file.layout.others if rows.kind is None]
+    return " AND ".join(conditions) or "true"
 
 
-def _read(file: FilePlan, exprs: Mapping[str, str]) -> str:
-    """Write the query that reads a file; its columns come out as c0, c1, … so that no name clashes with ours."""
+def _select_raw(file: FilePlan, exprs: Mapping[str, str]) -> str:
+    """Write the query that reads the needed columns of a file, and adds `is_sub_result` if the layout asks for it.
+
+    The columns are named c0, c1, … by their position, so that no name clashes with ours. `exprs`: column of a request
+    row → SQL expression over them.
+    """
     layout = file.layout
     used = {source for column in layout.columns for source in column.sources}
     used |= {condition.column for rows in layout.others for condition in rows.conditions}
@@ -102,7 +113,8 @@ def _read(file: FilePlan, exprs: Mapping[str, str]) -> str:
     if layout.reader == "parquet":
         return f"SELECT {renamed} FROM read_parquet({quote(file.rewritten or file.path)})"
     if layout.reader == "k6":
-        # A line that is no JSON has NULL everywhere. Definitions are no points.
+        # A line that is no JSON has NULL everywhere. A line of type Metric only defines a metric: an empty name makes
+        # it a row that does not count.
         tags = [quote_name(name) for name in layout.header if name not in ("metric", "time", "value")]
         struct = ", ".join(f"{tag} VARCHAR" for tag in tags)
         picked = ", ".join(f"data.tags.{tag} AS {tag}" for tag in tags)
@@ -118,7 +130,13 @@ def _read(file: FilePlan, exprs: Mapping[str, str]) -> str:
     if layout.sub_results is None:
         return table
     transactions = [meet(file, rows.conditions) for rows in layout.others if rows.kind is LeftOutKind.SUMMARY]
-    return find_sub_results(file, table, exprs["ts"], exprs["response_time_ms"], " OR ".join(transactions) or "false")
+    return write_sub_results_query(
+        file,
+        table,
+        start_sql=exprs["ts"],
+        duration_ms_sql=exprs["response_time_ms"],
+        is_transaction_sql=" OR ".join(transactions) or "false",
+    )
 
 
 # ------------------------------------------------------------------ marks
@@ -127,48 +145,60 @@ _EARLIEST = "TIMESTAMPTZ '1970-01-01 00:00:00+00'"
 
 
 def _mark_others(file: FilePlan) -> str:
-    """Write the cases of rows that are no requests, with their kind and name."""
+    """Write the WHEN branches of a CASE that mark rows that are no requests: with their kind and name.
+
+    Empty if all rows are requests.
+    """
     cases = []
     for rows in file.layout.others:
         if rows.kind is not None:
-            detail = f"coalesce(left({column_name(file, rows.detail_column)}, 60), '')" if rows.detail_column else "''"
-            cases.append(f"WHEN {meet(file, rows.conditions)} THEN {quote(rows.kind + _SEPARATOR)} || {detail}")
+            name = f"coalesce(left({column_name(file, rows.detail_column)}, 60), '')" if rows.detail_column else "''"
+            cases.append(f"WHEN {meet(file, rows.conditions)} THEN {quote(rows.kind + _SEPARATOR)} || {name}")
     if file.layout.sub_results is not None:
         cases.append(f"WHEN is_sub_result THEN {quote(LeftOutKind.PART + _SEPARATOR)}")
     return " ".join(cases)
 
 
 def _problem(file: FilePlan, exprs: Mapping[str, str], latest: datetime, middle: datetime | None = None) -> str:
-    """Write the expression for the problem of a row, mostly the name of a target; NULL where the row is good."""
-    source = {column.target: column_name(file, column.sources[0]) for column in file.layout.columns}
+    """Write the expression for what makes a row bad; NULL for a good row.
+
+    Its value is the name of a column of a request row, or a key of `_REASONS`. `exprs`: column of a request row → SQL
+    expression. `latest`: latest time that is allowed. `middle`: time from which no request may be far; `None`: no test.
+    """
+    source_of = {column.target: column_name(file, column.sources[0]) for column in file.layout.columns}
+    # An optional column may be empty, but not hold what cannot be read.
     optional = " ".join(
-        f"WHEN {exprs[target]} IS NULL AND nullif(CAST({source[target]} AS VARCHAR), '') IS NOT NULL THEN '{target}'"
+        f"WHEN {exprs[target]} IS NULL AND nullif(CAST({source_of[target]} AS VARCHAR), '') IS NOT NULL THEN '{target}'"
         for target in ("response_bytes", "user_count")
         if target in exprs
     )
-    names = next(column for column in file.layout.columns if column.target == "endpoint")
-    unnamed = " OR ".join(
+    # Of a name that several columns make, none may be empty.
+    endpoint = next(column for column in file.layout.columns if column.target == "endpoint")
+    has_empty_part = " OR ".join(
         f"coalesce(trim(CAST({column_name(file, source)} AS VARCHAR)), '') = ''"
-        for source in (names.sources if names.kind == "text" else ())
+        for source in (endpoint.sources if endpoint.kind == "text" else ())
     )
-    count, kind = file.layout.count_column, file.layout.kind_column
+    layout = file.layout
+    sums_up_several = f"TRY_CAST({column_name(file, layout.count_column)} AS DOUBLE) > 1" if layout.count_column else ""
+    lacks_kind = f"coalesce({column_name(file, layout.kind_column)}, '') = ''" if layout.kind_column else ""
+    # A failure may have no response time, if its column is empty.
     return f"""
         CASE
-            {f"WHEN TRY_CAST({column_name(file, count)} AS DOUBLE) > 1 THEN 'count'" if count else ""}
-            {f"WHEN ts IS NOT NULL AND coalesce({column_name(file, kind)}, '') = '' THEN 'kind'" if kind else ""}
+            {f"WHEN {sums_up_several} THEN 'count'" if sums_up_several else ""}
+            {f"WHEN ts IS NOT NULL AND {lacks_kind} THEN 'kind'" if lacks_kind else ""}
             WHEN ts IS NULL OR ts < {_EARLIEST} THEN 'ts'
-            WHEN ts > {_instant(latest)} THEN 'future'
+            WHEN ts > {_quote_time(latest)} THEN 'future'
             {f"WHEN {_is_far(middle)} THEN 'stray'" if middle else ""}
-            WHEN coalesce(trim(endpoint), '') = '' OR {unnamed or "false"} THEN 'endpoint'
+            WHEN coalesce(trim(endpoint), '') = '' OR {has_empty_part or "false"} THEN 'endpoint'
             WHEN contains(endpoint, chr(10)) THEN 'lines'
             WHEN failed IS NULL THEN 'failed'
-            WHEN ms IS NULL AND NOT (failed AND {is_nothing(source["response_time_ms"])}) THEN 'response_time_ms'
+            WHEN ms IS NULL AND NOT (failed AND {is_nothing(source_of["response_time_ms"])}) THEN 'response_time_ms'
             WHEN NOT (isfinite(ms) AND ms BETWEEN 0 AND {HIGHEST_MS}) THEN 'response_time_ms'
             {optional}
         END"""
 
 
-def _instant(time: datetime) -> str:
+def _quote_time(time: datetime) -> str:
     return f"TIMESTAMPTZ '{time.isoformat()}'"
 
 
@@ -181,27 +211,31 @@ _FIRST_REAL = "TIMESTAMPTZ '2000-01-01 00:00:00+00'"
 
 
 def find_middle(engine: Engine, staged: Path) -> datetime | None:
-    """Find the median time of the requests of a file; `None` where all are within a year.
+    """Find the median time of the requests in a staged file; `None` if all of them are within a year.
 
-    Times that count from the start of a test are in 1970: where there are times since 2000, only these count.
+    Times that count from the start of a test are in 1970: if there are times since 2000, only these count.
     """
-    chosen = "FROM read_parquet(?) WHERE worker = ?"
-    first, last = engine.execute(f"SELECT min(ts), max(ts) {chosen}", [str(staged), GOOD]).fetchall()[0]
-    if first is None or last - first <= LONGEST:
+    from_requests = "FROM read_parquet(?) WHERE worker = ?"
+    parameters = [str(staged), GOOD]
+    [(earliest, latest)] = engine.execute(f"SELECT min(ts), max(ts) {from_requests}", parameters).fetchall()
+    if earliest is None or latest - earliest <= LONGEST:
         return None
-    query = f"SELECT quantile_disc(ts, 0.5) FILTER (ts >= {_FIRST_REAL}), quantile_disc(ts, 0.5) {chosen}"
-    real, any_time = engine.execute(query, [str(staged), GOOD]).fetchall()[0]
-    middle: datetime = real or any_time
+    query = f"SELECT quantile_disc(ts, 0.5) FILTER (ts >= {_FIRST_REAL}), quantile_disc(ts, 0.5) {from_requests}"
+    [(median_since_2000, median_of_all)] = engine.execute(query, parameters).fetchall()
+    middle: datetime = median_since_2000 or median_of_all
     return middle
 
 
 def _is_far(middle: datetime) -> str:
-    """Write the condition that a request is too far from the others."""
-    return f"ts NOT BETWEEN {_instant(middle - LONGEST)} AND {_instant(middle + LONGEST)}"
+    """Write the condition that a request is more than a year from `middle`, the median time of its file."""
+    return f"ts NOT BETWEEN {_quote_time(middle - LONGEST)} AND {_quote_time(middle + LONGEST)}"
 
 
 def mark_strays(middle: datetime | None) -> str:
-    """Write the expression for the mark of a staged row, including rows that are too far from the others."""
+    """Write the expression for the final mark of a staged row: a request that is far from `middle` is a bad row.
+
+    `middle`: median time of the file; `None`: the marks stay as they are.
+    """
     if middle is None:
         return "worker"
     return f"CASE WHEN worker = '{GOOD}' AND {_is_far(middle)} THEN {quote(_BAD)} ELSE worker END"
@@ -222,10 +256,10 @@ class Rejected:
 
 
 def find_rejected(engine: Engine, file: FilePlan) -> Rejected:
-    """Read which rows the last reading of a CSV file rejected, and clear that list.
+    """Read which rows of a CSV file DuckDB could not split when it last read the file, and clear DuckDB's list of them.
 
-    A quote that is never closed swallows the rows after it, which are counted. Raises InputError where they are too
-    many to count.
+    A quote that is never closed swallows the rows after it, and these are counted, too. Raises InputError if they are
+    too many to count.
     """
     if file.layout.reader != "csv":
         return Rejected()
@@ -237,18 +271,19 @@ def find_rejected(engine: Engine, file: FilePlan) -> Rejected:
     engine.execute("DROP TABLE reject_scans")
     if not rows:
         return Rejected()
+    # Row → how many rows it swallowed, itself included. DuckDB may list several errors of one row.
     counts = {}
-    for line, _, message, kind, text in rows:
-        swallows = kind == "UNQUOTED VALUE"
-        if swallows and len(text) >= _SHOWN_OF_LINE:
-            line_number = find_line(Path(file.path), file.layout.delimiter, int(line))
+    for record, _, message, error_type, text in rows:
+        swallows_rows = error_type == "UNQUOTED VALUE"
+        if swallows_rows and len(text) >= _SHOWN_OF_LINE:
+            line_number = find_line(Path(file.path), file.layout.delimiter, int(record))
             raise InputError(
                 f"{file.path}:{line_number}: {word_rejection(message)}; the end of its row cannot be found",
                 hint="fix the file: --skip-bad-rows could not read the rows after it either",
             )
-        counts[line] = sum(1 for row in text.splitlines() if row.strip()) if swallows else 1
-    line, column, message, _, _ = rows[0]
-    return Rejected(sum(counts.values()), int(line), column, word_rejection(message))
+        counts[record] = sum(1 for line in text.splitlines() if line.strip()) if swallows_rows else 1
+    first_record, column, message, _, _ = rows[0]
+    return Rejected(sum(counts.values()), int(first_record), column, word_rejection(message))
 
 
 _SHOWN_OF_LINE = 10_000
@@ -257,39 +292,46 @@ _SHOWN_OF_LINE = 10_000
 
 def word_rejection(message: str) -> str:
     """Reword the message of DuckDB's CSV reader about a row that it cannot split."""
-    counts = re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message)
-    if counts:
-        expected, actual = (int(number) for number in counts.groups())
+    wrong_number = re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message)
+    if wrong_number:
+        expected, actual = int(wrong_number[1]), int(wrong_number[2])
         return f"the row has {actual} value{'s' if actual != 1 else ''}, the header {expected}"
     if "unterminated quote" in message.lower():
         return "a quote is opened and never closed, here or in a row before"
-    first = message.split("Possible fixes", maxsplit=1)[0].split("\n\n", maxsplit=1)[0]
-    return " ".join(re.sub(r"^(\w+ )+Error: ", "", first).split())[:200]
+    # Of any other message, the first paragraph without its prefix ("CSV Error: ") and without advice.
+    first_paragraph = message.split("Possible fixes", maxsplit=1)[0].split("\n\n", maxsplit=1)[0]
+    return " ".join(re.sub(r"^(\w+ )+Error: ", "", first_paragraph).split())[:200]
 
 
-def find_bad_row(
+def refuse_bad_rows(
     engine: Engine, file: FilePlan, latest: datetime, middle: datetime | None, rejected: Rejected, count: int
 ) -> InputError:
-    """Describe the first bad row of a file: file, line, column and value."""
+    """Make the error for the bad rows of a file: where the first is (file, line, column), its value, and the `count`.
+
+    `latest` and `middle` are the times by which requests were marked as bad; `rejected`: rows without columns.
+    """
     if rejected.count:
-        where = f"{file.path}:{find_line(Path(file.path), file.layout.delimiter, rejected.record)}"
-        text = f"{where}: {rejected.reason}" + (f" (column '{rejected.column}')" if rejected.column else "")
+        position = f"{file.path}:{find_line(Path(file.path), file.layout.delimiter, rejected.record)}"
+        text = f"{position}: {rejected.reason}" + (f" (column '{rejected.column}')" if rejected.column else "")
     else:
         text = _describe_bad_value(engine, file, latest, middle)
     return refuse_rows(text, f"{count} rows of this file" if count > 1 else "")
 
 
-def refuse_rows(first: str, all_rows: str) -> InputError:
-    """Make the error for bad rows: what is wrong with the first, and `all_rows`, how many there are."""
+def refuse_rows(first_problem: str, all_rows: str) -> InputError:
+    """Make the error for bad rows: what is wrong with the first, and how many there are ("5 rows"; empty: only one)."""
     total_note = f"; {all_rows} cannot be used" if all_rows else ""
     return InputError(
-        f"{first}{total_note}; nothing was imported", hint="fix the file, or leave such rows out with --skip-bad-rows"
+        f"{first_problem}{total_note}; nothing was imported",
+        hint="fix the file, or leave such rows out with --skip-bad-rows",
     )
 
 
 def _describe_bad_value(engine: Engine, file: FilePlan, latest: datetime, middle: datetime | None) -> str:
+    """Say where the first bad row of a file is, which value makes it bad and why. The file is read again."""
     layout, exprs = file.layout, _expressions(file)
-    # The sources that a message is about.
+    # Problem → columns of the file that the message is about. Only the first source of `ended` is a time, and only the
+    # first two of `filled` show failure.
     shown = {column.target: column.sources[: {"ended": 1, "filled": 2}.get(column.kind)] for column in layout.columns}
     shown |= {
         "stray": shown["ts"],
@@ -298,31 +340,32 @@ def _describe_bad_value(engine: Engine, file: FilePlan, latest: datetime, middle
         "count": (layout.count_column,),
         "kind": (layout.kind_column,),
     }
-    values = " ".join(
+    value_cases = " ".join(
         f"WHEN '{problem}' THEN concat_ws(' ', {', '.join(column_name(file, source) for source in sources)})"
         for problem, sources in shown.items()
         if all(sources)
     )
     line = column_name(file, layout.line_column) if layout.line_column else "number"
-    number = "record" if layout.sub_results and layout.reader == "csv" else "row_number() OVER ()"
+    row_number = "record" if layout.sub_results and layout.reader == "csv" else "row_number() OVER ()"
+    # Rows get their numbers before any row is removed. Then only requests remain, whose mark is empty, with their
+    # problems.
+    numbered = f"SELECT *, {row_number} AS number FROM ({_select_required(file, exprs)})"
+    requests = f"""SELECT *, {_problem(file, exprs, latest, middle)} AS problem FROM ({numbered})
+        WHERE {_is_counted(file)} AND CASE {_mark_others(file)} WHEN true THEN '' END = ''"""
     engine.execute("SET preserve_insertion_order = true")
     rows = engine.execute(
-        f"""SELECT {line}, problem, CASE problem {values} END
-        FROM (
-            SELECT *, {_problem(file, exprs, latest, middle)} AS problem FROM (
-                SELECT *, {number} AS number FROM ({_select_required(file, exprs)}))
-            WHERE {_counts(file)} AND CASE {_mark_others(file)} WHEN true THEN '' END = '')
+        f"""SELECT {line}, problem, CASE problem {value_cases} END FROM ({requests})
         WHERE problem IS NOT NULL ORDER BY number LIMIT 1"""
     ).fetchall()
     engine.execute("SET preserve_insertion_order = false")
     number, problem, value = rows[0]
     value = value or ""
     if layout.line_column or layout.reader == "k6":
-        position = f"{int(number)}"
+        position = f"{int(number)}"  # already the number of a line
     elif layout.reader == "parquet":
         position = f"row {number}"
     else:
-        position = f"{find_line(Path(file.path), layout.delimiter, int(number) + 1)}"
+        position = f"{find_line(Path(file.path), layout.delimiter, int(number) + 1)}"  # the header is record 1
     if layout.reader == "k6" and not value and problem == "ts":
         return f"{file.path}:{position}: the line is not a point of k6"
     in_one_line = value.replace("\r", "\\r").replace("\n", "\\n")
@@ -334,11 +377,16 @@ def _describe_bad_value(engine: Engine, file: FilePlan, latest: datetime, middle
 
 
 def _give_reason(problem: str, value: str, middle: datetime | None) -> str:
+    """Say why a value makes a row bad: `problem` is a key of `_REASONS`, `stray` or `failed`.
+
+    `middle`: the median time of the file, if the row is too far from it.
+    """
     if problem == "stray" and middle is not None:
         return f"a year or more from the other times of the file, around {middle:%Y-%m-%d}"
     if problem == "failed" and not value.strip():
         return "so it is not known whether the request failed"
-    if re.fullmatch(r"\s*\d[\d.,' \u00a0]*\s*", value) and re.search(r"[,' \u00a0]", value.strip()):
+    is_number = re.fullmatch(r"\s*\d[\d.,' \u00a0]*\s*", value)
+    if is_number and re.search(r"[,' \u00a0]", value.strip()):
         return f"{_REASONS[problem]}: write numbers with a decimal point and no separator of thousands"
     return _REASONS[problem]
 
@@ -358,7 +406,10 @@ _REASONS = {
 
 
 def find_line(path: Path, delimiter: str, record: int) -> int:
-    """Find the line on which a record begins, as quoted values may span lines; `record` where it cannot be found."""
+    """Find the number of the line on which a record of a CSV file begins: quoted values may span several lines.
+
+    `record`: number of the record from 1, the header included; it is returned if the file cannot be read.
+    """
     try:
         with open_text(path, errors="replace") as opened:
             reader = csv.reader(opened, delimiter=delimiter)

@@ -79,25 +79,33 @@ class _Part:
 def import_files(
     store: StoreFile, control: Control, release: Release, group: str, plan: LandingPlan, arrange: ArrangeFiles
 ) -> Landed:
-    """Land the files of a plan as the runs of `group`. Files that have landed before change nothing."""
+    """Land the files of a plan as the runs of `group`, all or none, and return what landed.
+
+    `arrange` finds from the times of the files which of them form one run. Files that landed before change nothing.
+    """
     prepare_folder(store)
     remove_killed(store)
     with Inspection(plan.files) as inspection:
-        if landed := find_landed(store, release.id, plan, inspection):
-            return landed
-        staged = Run(group, release.id, group, "import")
+        landed_before = find_landed(store, release.id, plan, inspection)
+        if landed_before is not None:
+            return landed_before
+        # Which run a file belongs to is known once it is read, so all files first go into the folder of one run.
+        first_run = Run(group, release.id, group, "import")
         folder = store.run_folder(release.id, group)
         with landing_in(store, [folder]), open_engine() as engine:
-            parts = [_convert(engine, folder, plan, inspection, staged, file) for file in plan.files]
-            same = find_same(plan.files, inspection)
+            parts = [_convert(engine, folder, plan, inspection, first_run, file) for file in plan.files]
+            same_content = find_same(plan.files, inspection)
             arranged = arrange(plan, [_time_file(engine, part, plan) for part in parts])
             parts = _count_period(engine, plan, parts)
-            runs = _make_runs(staged, arranged, {part.file for part in parts if part.rows})
-            folders = {run.id: store.run_folder(release.id, run.id) for run in runs.values()}
-            with landing_in(store, [folder for name, folder in folders.items() if name != group]):
-                moved = [_move(engine, folders[runs[part.file].id], plan, part, runs[part.file]) for part in parts]
+            run_of_file = _make_runs(first_run, arranged, {part.file for part in parts if part.rows})
+            folders = {run.id: store.run_folder(release.id, run.id) for run in run_of_file.values()}
+            with landing_in(store, [folder for run_id, folder in folders.items() if run_id != group]):
+                moved = []
+                for part in parts:
+                    run = run_of_file[part.file]
+                    moved.append(_move(engine, folders[run.id], plan, part, run))
                 landed = _write(engine, store, control, release, moved, hash_files(plan, inspection))
-            return dataclasses.replace(landed, why=arranged.why, doubts=(*same, *arranged.doubts))
+            return dataclasses.replace(landed, why=arranged.why, doubts=(*same_content, *arranged.doubts))
 
 
 # ------------------------------------------------------------------ a file becomes a segment
@@ -106,23 +114,28 @@ def import_files(
 def _convert(
     engine: Engine, folder: Path, plan: LandingPlan, inspection: Inspection, run: Run, file: FilePlan
 ) -> _Part:
-    """Make a segment of one file: in one pass where it has no fault, else by SQL, which finds the fault."""
+    """Write the requests of one file as a segment of `run` into `folder`: fast if it has no fault, else by SQL.
+
+    Raises InputError for a fault, which only the SQL finds, and StoreError if the segment cannot be written.
+    """
     path = folder / segment_name(file.arm, file.number)
     staged = path.with_name(path.name + ".tmp")
     unit = next(column.unit for column in file.layout.columns if column.target == "ts")
     latest = datetime.now(UTC) + (AHEAD_LOCAL if unit == "iso" else AHEAD)
     constants = {"run": run.id, "arm": file.arm, "service": plan.service}
     try:
+        # Only the SQL drops the texts of sensitive requests.
         clean = None if file.sensitive else write_clean_segment(engine, file, staged, constants, latest)
         if clean is not None and inspection.read(file).has_plain_quotes:
             staged.replace(path)
             return _Part(run, file, path, clean.rows, clean.first, clean.last, clean.left_out)
-        with _rewritten(file) as readable:
-            left_out = _convert_any(engine, staged, path, readable, constants, latest, skip=plan.skip_bad_rows)
+        with _temporarily_rewritten(file) as readable:
+            left_out = _convert_by_sql(engine, staged, path, readable, constants, latest, skip=plan.skip_bad_rows)
         query = "SELECT count(*), min(ts), max(ts) FROM read_parquet(?)"
         [(rows, first, last)] = engine.execute(query, [str(path)]).fetchall()
         return _Part(run, file, path, rows, first.astimezone(UTC), last.astimezone(UTC), left_out)
     except InputError:
+        # A damaged file may look as if it had bad rows: then this raises the InputError that names the damage.
         inspection.read(file)
         raise
     except OSError as error:
@@ -130,8 +143,11 @@ def _convert(
 
 
 @contextmanager
-def _rewritten(file: FilePlan) -> Iterator[FilePlan]:
-    """Rewrite a file that the engine cannot read as Parquet; the copy is deleted at the end."""
+def _temporarily_rewritten(file: FilePlan) -> Iterator[FilePlan]:
+    """Yield the plan of a file with a Parquet copy, if the engine cannot read its format; else the plan unchanged.
+
+    The copy is deleted when the `with` statement ends. Raises InputError if the file cannot be rewritten.
+    """
     if file.layout.rewrite is None:
         yield file
         return
@@ -146,7 +162,7 @@ def _rewritten(file: FilePlan) -> Iterator[FilePlan]:
         yield dataclasses.replace(file, rewritten=str(target))
 
 
-def _convert_any(
+def _convert_by_sql(
     engine: Engine,
     staged: Path,
     path: Path,
@@ -156,70 +172,80 @@ def _convert_any(
     *,
     skip: bool,
 ) -> tuple[LeftOut, ...]:
-    """Write the requests of a file as a segment at `path`, through `staged`; returns the rows left out.
+    """Write the requests of a file as a segment at `path`; returns the rows left out.
 
-    Raises InputError where a row is bad, unless such rows are to be skipped, and where there is no request.
+    All rows are written to `staged` first, each with a mark of what it is. `constants`: text of the columns run, arm
+    and service in all rows. A request after `latest` is a bad row. Raises InputError for a bad row, unless such rows
+    are to be skipped (`skip`), and if there is no request.
     """
     file = _stage(engine, staged, file, constants, latest)
     middle = foreign.find_middle(engine, staged)
-    mark = foreign.mark_strays(middle)
-    rows = engine.execute(
-        f"""SELECT {mark} AS mark, count(*) AS n, count(*) FILTER (failed) FROM read_parquet(?)
+    mark_sql = foreign.mark_strays(middle)
+    counts_of_mark = engine.execute(
+        f"""SELECT {mark_sql} AS mark, count(*) AS n, count(*) FILTER (failed) FROM read_parquet(?)
         GROUP BY ALL ORDER BY n DESC, mark""",
         [str(staged)],
     ).fetchall()
-    others = [(*foreign.split_mark(name), n, failed) for name, n, failed in rows if name != foreign.GOOD]
-    marked = [
-        LeftOut(file.arm, kind, n, failed, detail if k < _MOST_NAMES else "")
-        for k, (kind, detail, n, failed) in enumerate(others)
-    ]
+    marked: list[LeftOut] = []
+    for mark, rows, failures in counts_of_mark:
+        if mark != foreign.GOOD:
+            kind, name = foreign.split_mark(mark)
+            is_named = len(marked) < _MOST_NAMES  # the most frequent come first
+            marked.append(LeftOut(file.arm, kind, rows, failures, name if is_named else ""))
+    # Rows that DuckDB could not split into columns are not among the staged ones.
     rejected = foreign.find_rejected(engine, file)
-    bad = sum(part.rows for part in marked if part.kind is LeftOutKind.BAD_ROW) + rejected.count
-    if bad and not skip:
-        raise foreign.find_bad_row(engine, file, latest, middle, rejected, bad)
-    refused = [LeftOut(file.arm, LeftOutKind.BAD_ROW, rejected.count)] if rejected.count else []
-    left_out = (*sum_left_out(marked), *refused)
-    if all(name != foreign.GOOD for name, *_ in rows):
-        count = sum(part.rows for part in left_out)
-        if not count:
-            text = f"{file.path} has no request"
-        elif {part.kind for part in left_out} == {LeftOutKind.SUMMARY}:
-            text = f"{file.path} has no single request: all {count:,} rows sum up transactions"
-        else:
-            text = f"{file.path} has no request that can be used; its {count:,} rows are {list_left_out(left_out)}"
-        hint = file.layout.advice if left_out else "check that the tool recorded requests"
-        raise InputError(text, hint=hint or None)
+    bad_rows = sum(part.rows for part in marked if part.kind is LeftOutKind.BAD_ROW) + rejected.count
+    if bad_rows and not skip:
+        raise foreign.refuse_bad_rows(engine, file, latest, middle, rejected, bad_rows)
+    rejected_rows = [LeftOut(file.arm, LeftOutKind.BAD_ROW, rejected.count)] if rejected.count else []
+    left_out = (*sum_left_out(marked), *rejected_rows)
+    if all(mark != foreign.GOOD for mark, *_ in counts_of_mark):
+        raise _refuse_without_requests(file, left_out)
     if not marked:
-        staged.replace(path)
+        staged.replace(path)  # all staged rows are requests
         return left_out
-    query = f"SELECT * FROM read_parquet({quote(staged)}) WHERE {mark} = '{foreign.GOOD}'"
+    query = f"SELECT * FROM read_parquet({quote(staged)}) WHERE {mark_sql} = '{foreign.GOOD}'"
     with written_whole(path) as unfinished:
         engine.execute(f"COPY ({query}) TO {quote(unfinished)} (FORMAT parquet)")
     staged.unlink()
     return left_out
 
 
-def _stage(engine: Engine, staged: Path, file: FilePlan, constants: Mapping[str, str], latest: datetime) -> FilePlan:
-    """Write all rows of a file with their marks; returns the file as it was read.
+def _refuse_without_requests(file: FilePlan, left_out: Sequence[LeftOut]) -> InputError:
+    """Make the error for a file none of whose rows is a request; `left_out`: what its rows are instead."""
+    count = sum(part.rows for part in left_out)
+    if not count:
+        text = f"{file.path} has no request"
+    elif {part.kind for part in left_out} == {LeftOutKind.SUMMARY}:
+        text = f"{file.path} has no single request: all {count:,} rows sum up transactions"
+    else:
+        text = f"{file.path} has no request that can be used; its {count:,} rows are {list_left_out(left_out)}"
+    hint = file.layout.advice if left_out else "check that the tool recorded requests"
+    return InputError(text, hint=hint or None)
 
-    An error of DuckDB about the file becomes an InputError; one about `staged` does not.
+
+def _stage(engine: Engine, staged: Path, file: FilePlan, constants: Mapping[str, str], latest: datetime) -> FilePlan:
+    """Write all rows of a file, each with a mark of what it is, to the Parquet file `staged`.
+
+    Returns the plan of the file as it was read: without a search for sub-results that it does not need. An error of
+    DuckDB about the file becomes an InputError; an error about `staged` does not.
     """
     try:
         if file.layout.reader == "csv":
             file = forget_sub_results(engine, file)
-        # The order of the rows shows which of them are parts of a request.
+        # Sub-results are recognised by the order of the rows. In any other file, order costs time for nothing.
         engine.execute(f"SET preserve_insertion_order = {'true' if file.layout.sub_results else 'false'}")
         engine.execute(
             f"COPY ({foreign.select_rows(file, latest)}) TO {quote(staged)} (FORMAT parquet)", dict(constants)
         )
         engine.execute("SET preserve_insertion_order = false")
     except duckdb.Error as error:
-        if isinstance(error, duckdb.IOException) and "GZIP" not in str(error) and file.path not in str(error):
-            raise
-        if isinstance(error, duckdb.OutOfMemoryException) or str(staged) in str(error):
-            raise
+        message = str(error)
+        is_other_file = isinstance(error, duckdb.IOException) and "GZIP" not in message and file.path not in message
+        if is_other_file or isinstance(error, duckdb.OutOfMemoryException) or str(staged) in message:
+            raise  # not a fault of the file that is read
         hint = "fetch it again" if file.path.endswith(".gz") else "write it again with the tool that made it"
-        raise InputError(f"{file.path} cannot be read: {foreign.word_rejection(str(error))}", hint=hint) from error
+        raise InputError(f"{file.path} cannot be read: {foreign.word_rejection(message)}", hint=hint) from error
     return file
 
 
@@ -227,17 +253,21 @@ def _stage(engine: Engine, staged: Path, file: FilePlan, constants: Mapping[str,
 
 
 def _time_file(engine: Engine, part: _Part, plan: LandingPlan) -> FileTimes:
-    """Find when the requests of a file were made, and its longest pause where that matters."""
+    """Find when the requests of a file were made, and the longest pause (s) without a request.
+
+    The pause helps to decide which of several files of an arm form a run. So it is not computed, but 0, for the only
+    file of an arm, and for times that do not count from 1970. Raises InputError if such times are to be cut.
+    """
     if counts_from_start(part.last) and (plan.start or plan.end):
         raise InputError(
             f"the times of {part.file.path} count from the start of a test, not from 1970, "
             "so --from and --to cannot select them",
             hint="leave --from and --to out, or cut the file",
         )
-    alone = sum(file.arm == part.file.arm for file in plan.files) == 1
-    if alone or counts_from_start(part.last):
+    is_only_file_of_arm = sum(file.arm == part.file.arm for file in plan.files) == 1
+    if is_only_file_of_arm or counts_from_start(part.last):
         return FileTimes(part.file, part.first, part.last, 0.0)
-    # The longest time between two requests, to the second.
+    # Inner queries: each second with a request; then also the last second before it with a request.
     [(pause_s,)] = engine.execute(
         """SELECT coalesce(max(second - before), 0) FROM (
             SELECT second, lag(second) OVER (ORDER BY second) AS before
@@ -248,26 +278,30 @@ def _time_file(engine: Engine, part: _Part, plan: LandingPlan) -> FileTimes:
 
 
 def _count_period(engine: Engine, plan: LandingPlan, parts: Sequence[_Part]) -> list[_Part]:
-    """Count the rows of each file in the requested period. Raises InputError where an arm has none."""
+    """Count the rows of each file in the requested period, and those outside, without deleting them yet.
+
+    Returns the parts with the counts and times of the period. Raises InputError if an arm has no request in it.
+    """
     counted = []
     for part in parts:
         if (plan.start is None or plan.start <= part.first) and (plan.end is None or part.last < plan.end):
-            counted.append(part)
+            counted.append(part)  # all rows are in the period
             continue
-        [(rows, outside, failures, first, last)] = engine.execute(
+        [(rows, outside, failures_outside, first, last)] = engine.execute(
             f"""SELECT
                 count(*) FILTER (inside), count(*) FILTER (NOT inside), count(*) FILTER (NOT inside AND failed),
                 min(ts) FILTER (inside), max(ts) FILTER (inside)
             FROM (SELECT ts, failed, {_INSIDE} AS inside FROM read_parquet($path))""",
             {"path": str(part.path), "start": plan.start, "end": plan.end},
         ).fetchall()
-        period = {"first": first.astimezone(UTC), "last": last.astimezone(UTC)} if rows else {}
-        left_out = LeftOut(part.file.arm, LeftOutKind.OUTSIDE_PERIOD, outside, failures)
-        counted.append(dataclasses.replace(part, rows=rows, outside=left_out, **period))
+        times = {"first": first.astimezone(UTC), "last": last.astimezone(UTC)} if rows else {}
+        left_out = LeftOut(part.file.arm, LeftOutKind.OUTSIDE_PERIOD, outside, failures_outside)
+        counted.append(dataclasses.replace(part, rows=rows, outside=left_out, **times))
     for arm in dict.fromkeys(part.file.arm for part in parts):
         if not any(part.rows for part in counted if part.file.arm == arm):
-            own = [part for part in parts if part.file.arm == arm]
-            first, last = min(part.first for part in own), max(part.last for part in own)
+            parts_of_arm = [part for part in parts if part.file.arm == arm]
+            first = min(part.first for part in parts_of_arm)
+            last = max(part.last for part in parts_of_arm)
             raise InputError(
                 f"no request of {arm} is in the period of --from and --to: the requests of its files were made from "
                 f"{first:%Y-%m-%dT%H:%M:%SZ} to {last:%Y-%m-%dT%H:%M:%SZ}",
@@ -276,26 +310,36 @@ def _count_period(engine: Engine, plan: LandingPlan, parts: Sequence[_Part]) -> 
     return counted
 
 
-def _make_runs(staged: Run, arranged: FileRuns, filled: Collection[FilePlan]) -> dict[FilePlan, Run]:
-    """Assign a run to each file. Files of a run without requests in the period go to the first run."""
-    used = [files for files in arranged.runs if any(file in filled for file in files)]
-    unused = [file for files in arranged.runs if files not in used for file in files]
-    runs: dict[FilePlan, Run] = {}
-    for k, files in enumerate([(*used[0], *unused), *used[1:]]):
-        paths = {arm: [file.path for file in files if file.arm == arm] for arm in dict.fromkeys(f.arm for f in files)}
+def _make_runs(first_run: Run, arranged: FileRuns, filled: Collection[FilePlan]) -> dict[FilePlan, Run]:
+    """Return file → its run: `first_run`, or a further replicate of it.
+
+    `filled`: files with requests in the requested period. A run without such a file is not made; its files go to the
+    first run, which reports their rows as left out.
+    """
+    runs_with_requests = [files for files in arranged.runs if any(file in filled for file in files)]
+    other_files = [file for files in arranged.runs if files not in runs_with_requests for file in files]
+    files_of_runs = [(*runs_with_requests[0], *other_files), *runs_with_requests[1:]]
+    run_of_file: dict[FilePlan, Run] = {}
+    for replicate, files in enumerate(files_of_runs):
+        paths: dict[str, list[str]] = {}
+        for file in files:
+            paths.setdefault(file.arm, []).append(file.path)
         fingerprint: dict[str, object] = {"files": paths}
         if arranged.declared:
             fingerprint["files_are"] = arranged.declared
         if arranged.overlapping:
             fingerprint["replicates_overlap"] = True
-        name = f"{staged.id}-{k + 1}" if k else staged.id
-        run = dataclasses.replace(staged, id=name, replicate=k, fingerprint=fingerprint)
-        runs |= dict.fromkeys(files, run)
-    return runs
+        run_id = f"{first_run.id}-{replicate + 1}" if replicate else first_run.id
+        run = dataclasses.replace(first_run, id=run_id, replicate=replicate, fingerprint=fingerprint)
+        run_of_file |= dict.fromkeys(files, run)
+    return run_of_file
 
 
 def _move(engine: Engine, folder: Path, plan: LandingPlan, part: _Part, run: Run) -> _Part:
-    """Write the run into the rows of a segment, and cut it to the requested period."""
+    """Move a segment into the `folder` of its run, write the run into its rows, and cut it to the requested period.
+
+    A segment that is in that folder and wholly in the period stays as it is.
+    """
     path = folder / part.path.name
     if path == part.path and part.outside is None:
         return dataclasses.replace(part, run=run)
@@ -319,50 +363,58 @@ def _write(
     parts: Sequence[_Part],
     hashes: Mapping[FilePlan, str],
 ) -> Landed:
-    """Roll the segments of each run up, and write all runs with their cells and manifests in one transaction."""
-    of_run = {run.id: [part for part in parts if part.run.id == run.id] for run in (part.run for part in parts)}
-    runs = sorted((_close_run(own) for own in of_run.values()), key=lambda run: run.replicate)
-    of_arm: dict[tuple[str, str], list[_Part]] = {}
+    """Write the runs of all files to the store, with their cells and manifests, in one transaction.
+
+    `hashes`: hash of each file. Returns what landed: by this process, or before by another with the same files.
+    """
+    parts_of_run: dict[str, list[_Part]] = {}
+    parts_of_arm: dict[tuple[str, str], list[_Part]] = {}
     for part in parts:
+        parts_of_run.setdefault(part.run.id, []).append(part)
         if part.rows:
-            of_arm.setdefault((part.run.id, part.file.arm), []).append(part)
-    spans = [max(part.last for part in own) - min(part.first for part in own) for own in of_arm.values()]
-    bucket_s = choose_bucket_s(max(spans).total_seconds())
-    grids = {}
-    for k, run in enumerate(runs):
-        roll_up(engine, [part.path for part in of_run[run.id]], bucket_s, f"_{k}")
-        grids[run.id] = find_grid_us(engine, f"_{k}")
+            parts_of_arm.setdefault((part.run.id, part.file.arm), []).append(part)
+    runs = sorted((_complete_run(run_parts) for run_parts in parts_of_run.values()), key=lambda run: run.replicate)
+    # All runs of a group have buckets of one length, chosen for the longest arm.
+    durations = [max(part.last for part in arm) - min(part.first for part in arm) for arm in parts_of_arm.values()]
+    bucket_s = choose_bucket_s(max(durations).total_seconds())
+    # Each run is rolled up into tables of its own, with this suffix, before the store is locked.
+    suffixes = {run.id: f"_{position}" for position, run in enumerate(runs)}
+    grids_us = {}
+    for run in runs:
+        roll_up(engine, [part.path for part in parts_of_run[run.id]], bucket_s, suffixes[run.id])
+        grids_us[run.id] = find_grid_us(engine, suffixes[run.id])
     with control.landing(release), store.attached(engine, write=True):
-        if landed := match_landed(engine, release.id, hashes):
-            return landed
-        for k, run in enumerate(runs):
+        landed_meanwhile = match_landed(engine, release.id, hashes)
+        if landed_meanwhile is not None:
+            return landed_meanwhile
+        for run in runs:
             add_run(engine, run, bucket_s)
-            write_cells(engine, run.id, grids[run.id], f"_{k}")
-            segments = [Segment(part.path, part.rows, hashes[part.file]) for part in of_run[run.id]]
+            write_cells(engine, run.id, grids_us[run.id], suffixes[run.id])
+            segments = [Segment(part.path, part.rows, hashes[part.file]) for part in parts_of_run[run.id]]
             write_manifest(engine, store, run.id, segments)
     return Landed(
         rows=sum(part.rows for part in parts),
         segments=len(parts),
         left_out=sum_left_out(left_out for part in parts for left_out in part.left_out),
         runs=tuple(run.id for run in runs),
-        parts=tuple(sorted({len(own) for own in of_arm.values()})),
+        parts=tuple(sorted({len(arm_parts) for arm_parts in parts_of_arm.values()})),
     )
 
 
-def _close_run(parts: Sequence[_Part]) -> Run:
-    """Complete a run from its files: when it began and ended, which rows were read and left out."""
+def _complete_run(parts: Sequence[_Part]) -> Run:
+    """Complete the run of some files: when it began and ended, and how many rows were read and left out."""
     run = parts[0].run
-    filled = [part for part in parts if part.rows]
-    last = max(part.last for part in filled)
-    read: Counter[str] = Counter()
+    with_rows = [part for part in parts if part.rows]
+    last = max(part.last for part in with_rows)
+    read_by_arm: Counter[str] = Counter()
     for part in parts:
-        read[part.file.arm] += part.rows + sum(left_out.rows for left_out in part.left_out)
+        read_by_arm[part.file.arm] += part.rows + sum(left_out.rows for left_out in part.left_out)
     left_out = sum_left_out(left_out for part in parts for left_out in part.left_out)
     return dataclasses.replace(
         run,
-        started=min(part.first for part in filled),
+        started=min(part.first for part in with_rows),
         planned_end=run.planned_end or last,
         ended=last,
         state=RunState.COMPLETE,
-        facts=dataclasses.replace(run.facts, read=dict(read), left_out=left_out),
+        facts=dataclasses.replace(run.facts, read=dict(read_by_arm), left_out=left_out),
     )

@@ -44,7 +44,7 @@ class FileBytes:
 
 
 class Inspection:
-    """Reads files in a separate thread."""
+    """Reads the bytes of files in a separate thread, while the files are converted."""
 
     def __init__(self, files: Sequence[FilePlan]) -> None:
         self._stop = threading.Event()
@@ -59,7 +59,10 @@ class Inspection:
         self._pool.shutdown(cancel_futures=True)
 
     def read(self, file: FilePlan) -> FileBytes:
-        """Wait until the file has been read to its end. Raises InputError where it is cut short or damaged."""
+        """Wait until a file has been read to its end, and return its hashes and tests.
+
+        Raises InputError if the file is damaged or cannot be read.
+        """
         try:
             return self._results[file].result()
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -69,62 +72,85 @@ class Inspection:
 
 
 def _inspect(file: FilePlan, stop: threading.Event) -> FileBytes:
-    content, plain = hashlib.sha256(), True
-    before, chunk, quotes, endless = b"\n", b"", 0, 0
-    packed = file.path.endswith(".gz")
+    """Hash the bytes of a file, and test its quotes and the length of its lines, until `stop` is set.
+
+    Raises InputError for a line that is too long, and the errors of `gzip` and of the operating system.
+    """
+    content_hash, has_plain_quotes = hashlib.sha256(), True
+    is_gzip = file.path.endswith(".gz")
+    # Quotes of a chunk are tested once the byte after it is known; `byte_before` is the last byte of the chunk before.
+    byte_before, chunk = b"\n", b""
+    quotes = 0
+    chunks_without_line_end = 0
     with Path(file.path).open("rb") as opened:
         while not stop.is_set():
-            after = opened.read(_CHUNK_BYTES)
-            content.update(after)
-            text = before + chunk + (after[:1] or b"\n")
-            plain = plain and are_quotes_plain(text, file.layout.delimiter, opened=quotes % 2 == 1)
+            next_chunk = opened.read(_CHUNK_BYTES)
+            content_hash.update(next_chunk)
+            text = byte_before + chunk + (next_chunk[:1] or b"\n")
+            is_quote_open = quotes % 2 == 1
+            has_plain_quotes = has_plain_quotes and are_quotes_plain(text, file.layout.delimiter, opened=is_quote_open)
             quotes += chunk.count(b'"')
-            endless = 0 if packed else _count_endless(file, endless, after)
-            if not after:
+            if not is_gzip:
+                chunks_without_line_end = _count_without_line_end(file, chunks_without_line_end, next_chunk)
+            if not next_chunk:
                 break
-            before, chunk = chunk[-1:] or before, after
-    if packed:
+            byte_before = chunk[-1:] or byte_before
+            chunk = next_chunk
+    if is_gzip:
+        # Also tests the checksum at the end of the data.
         with gzip.open(file.path) as unpacked:
             while not stop.is_set() and (text := unpacked.read(_CHUNK_BYTES)):
-                endless = _count_endless(file, endless, text)
-    columns = [dataclasses.asdict(column) for column in file.layout.columns]
-    others = [dataclasses.asdict(rows) for rows in file.layout.others]
-    described = json.dumps([content.hexdigest(), file.arm, columns, *([others] if others else [])], sort_keys=True)
-    return FileBytes(hashlib.sha256(described.encode()).hexdigest(), content.hexdigest(), plain)
+                chunks_without_line_end = _count_without_line_end(file, chunks_without_line_end, text)
+    content = content_hash.hexdigest()
+    return FileBytes(_hash_reading(file, content), content, has_plain_quotes)
 
 
-def _count_endless(file: FilePlan, endless: int, chunk: bytes) -> int:
-    """Count the chunks of a text since the end of a line. Raises InputError where they are too many."""
+def _hash_reading(file: FilePlan, content: str) -> str:
+    """Hash the `content` of a file (itself a hash) together with the arm and the columns that are read from it."""
+    parts: list[object] = [content, file.arm, [dataclasses.asdict(column) for column in file.layout.columns]]
+    if file.layout.others:
+        parts.append([dataclasses.asdict(rows) for rows in file.layout.others])
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _count_without_line_end(file: FilePlan, chunks_before: int, chunk: bytes) -> int:
+    """Count the chunks of a text without the end of a line: `chunks_before`, and `chunk`; 0 if `chunk` has an end.
+
+    Raises InputError if they are too many.
+    """
     if file.layout.reader not in ("csv", "k6") or b"\n" in chunk or b"\r" in chunk:
         return 0
-    if endless == _LONGEST_LINE:
+    if chunks_before == _LONGEST_LINE:
         raise InputError(
             f"{file.path} has a line that is longer than {_LONGEST_LINE * _CHUNK_BYTES >> 20} MB",
             hint="write each request on a line of its own",
         )
-    return endless + 1
+    return chunks_before + 1
 
 
 def are_quotes_plain(text: bytes, delimiter: str, *, opened: bool = False) -> bool:
     """Whether each quote opens a value at its start, closes it at its end, or is one of a pair.
 
-    The first and last byte only give the neighbours of the others; `opened`: a quote before this text is still open.
+    The first and the last byte of `text` are not tested: they are the neighbours of the others. `opened`: a quote
+    before this text is still open.
     """
     if b'"' not in text[1:-1]:
         return True
     codes = np.frombuffer(text, np.uint8)
-    at = np.flatnonzero(codes[1:-1] == ord('"')) + 1
-    edges = np.zeros(256, dtype=bool)
-    edges[[ord(mark) for mark in (delimiter, "\n", "\r", '"')]] = True
-    opens = (np.arange(len(at)) + int(opened)) % 2 == 0
-    return bool(np.where(opens, edges[codes[at - 1]], edges[codes[at + 1]]).all())
+    quotes = np.flatnonzero(codes[1:-1] == ord('"')) + 1  # positions in the text
+    # Byte → whether it may be outside of a value, next to its quote.
+    is_edge = np.zeros(256, dtype=bool)
+    is_edge[[ord(mark) for mark in (delimiter, "\n", "\r", '"')]] = True
+    # Quotes open and close in turn: an edge is before a quote that opens, and after a quote that closes.
+    opens = (np.arange(len(quotes)) + int(opened)) % 2 == 0
+    return bool(np.where(opens, is_edge[codes[quotes - 1]], is_edge[codes[quotes + 1]]).all())
 
 
 # ------------------------------------------------------------------ files that landed before, or have the same content
 
 
 def hash_files(plan: LandingPlan, inspection: Inspection) -> dict[FilePlan, str]:
-    """Hash each file together with the period that is read of it."""
+    """Return file → hash of its bytes, its arm, how it is read, and the period: equal hashes mean equal rows."""
     hashes = {file: inspection.read(file).sha256 for file in plan.files}
     if plan.start is None and plan.end is None:
         return hashes
@@ -133,39 +159,44 @@ def hash_files(plan: LandingPlan, inspection: Inspection) -> dict[FilePlan, str]
 
 
 def find_same(files: Sequence[FilePlan], inspection: Inspection) -> list[str]:
-    """Point out files of several arms with the same content. Raises InputError for two such files of one arm."""
+    """Return a sentence for each file with the content of a file of another arm.
+
+    Raises InputError for two files of one arm with the same content.
+    """
     doubts = []
-    by_content: dict[str, FilePlan] = {}
-    by_arm: dict[tuple[str, str], FilePlan] = {}
+    first_with_content: dict[str, FilePlan] = {}
+    first_of_arm_with_content: dict[tuple[str, str], FilePlan] = {}
     for file in files:
         content = inspection.read(file).content
-        twin = by_arm.setdefault((file.arm, content), file)
-        if twin is not file:
+        same_in_arm = first_of_arm_with_content.setdefault((file.arm, content), file)
+        if same_in_arm is not file:
             raise InputError(
-                f"{twin.path} and {file.path} have the same content: their requests would count twice",
+                f"{same_in_arm.path} and {file.path} have the same content: their requests would count twice",
                 hint="give one of them",
             )
-        first = by_content.setdefault(content, file)
-        if first.path != file.path:
-            doubts.append(f"{first.path} and {file.path} have the same content, so they cannot show a difference")
+        same = first_with_content.setdefault(content, file)
+        # The same path in two arms is the comparison of a file with itself, which the user meant.
+        if same.path != file.path:
+            doubts.append(f"{same.path} and {file.path} have the same content, so they cannot show a difference")
     return doubts
 
 
 def find_landed(store: StoreFile, release_id: str, plan: LandingPlan, inspection: Inspection) -> Landed | None:
-    """Find the runs of a release in which the files of a plan have landed; `None` where none has landed.
+    """Find what landed earlier from the files of a plan in a release; `None` if none of them has landed.
 
-    Raises InputError where only some have.
+    Raises InputError if only some of them have.
     """
     with store.opened() as engine:
         if not engine.execute("SELECT 1 FROM store.runs WHERE release = ? LIMIT 1", [release_id]).fetchall():
-            return None  # a file need not be hashed before it is read
+            return None  # without runs, the hashes need not be waited for
     hashes = hash_files(plan, inspection)
     with store.opened() as engine:
         landed = match_landed(engine, release_id, hashes)
     if landed is None:
         return None
-    as_declared = {"parts": len(landed.runs) == 1, "replicates": landed.parts == (1,)}
-    if plan.files_are is None or as_declared[plan.files_are]:
+    # Parts are all in one run; replicates are one file of each arm in a run.
+    landed_as = {"parts": len(landed.runs) == 1, "replicates": landed.parts == (1,)}
+    if plan.files_are is None or landed_as[plan.files_are]:
         return landed
     doubt = (
         f"the files have landed before, not as {plan.files_are}; import them under another release id to change that"
@@ -174,27 +205,32 @@ def find_landed(store: StoreFile, release_id: str, plan: LandingPlan, inspection
 
 
 def match_landed(engine: Engine, release_id: str, hashes: Mapping[FilePlan, str]) -> Landed | None:
-    """Find these files where they landed as one group, in any order and in any runs.
+    """Find the run group of a release in which all these files have landed, in any order and in any runs.
 
-    `None` where none has landed. Raises InputError where only some have.
+    `hashes`: hash of each file. `None` if none of them has landed. Raises InputError if only some have.
     """
     rows = engine.execute(
         """SELECT runs."group", runs.id, sha256, rows FROM store.segments
         JOIN store.runs ON runs.id = segments.run WHERE release = ? ORDER BY runs."group", replicate, sha256""",
         [release_id],
     ).fetchall()
-    arms = {sha256: file.arm for file, sha256 in hashes.items()}
-    for group in dict.fromkeys(row[0] for row in rows):
-        own = [(run, sha256, count) for of, run, sha256, count in rows if of == group]
-        if arms.keys() <= {sha256 for _, sha256, _ in own}:
-            counts = Counter((run, arms[sha256]) for run, sha256, count in own if sha256 in arms and count)
-            runs = tuple(dict.fromkeys(run for run, *_ in own))
-            return Landed(already=len(hashes), runs=runs, parts=tuple(sorted(set(counts.values()))))
-    landed = {sha256: run for _, run, sha256, _ in rows}
+    arm_of_hash = {sha256: file.arm for file, sha256 in hashes.items()}
+    segments_of_group: dict[str, list[tuple[str, str, int]]] = {}
+    for group, run, sha256, row_count in rows:
+        segments_of_group.setdefault(group, []).append((run, sha256, row_count))
+    for segments in segments_of_group.values():
+        if arm_of_hash.keys() <= {sha256 for _, sha256, _ in segments}:
+            # How many of the files, except those without rows, each arm has in each run.
+            files_of_arm = Counter(
+                (run, arm_of_hash[sha256]) for run, sha256, row_count in segments if sha256 in arm_of_hash and row_count
+            )
+            runs = tuple(dict.fromkeys(run for run, _, _ in segments))
+            return Landed(already=len(hashes), runs=runs, parts=tuple(sorted(set(files_of_arm.values()))))
+    run_of_hash = {sha256: run for _, run, sha256, _ in rows}
     for file, sha256 in hashes.items():
-        if sha256 in landed:
+        if sha256 in run_of_hash:
             raise InputError(
-                f"{file.path} has been imported into '{release_id}' already (run {landed[sha256]});"
+                f"{file.path} has been imported into '{release_id}' already (run {run_of_hash[sha256]});"
                 " together with the other files it would count twice",
                 hint="give only the new files, or import all of them under another release id",
             )

@@ -27,10 +27,11 @@ _BEGUN = (IntentState.SENT, IntentState.ACKNOWLEDGED, IntentState.UNKNOWN)
 OVERDUE = "WHERE state IN (?, ?) AND expires_at <= ?"
 
 
-def select(engine: Engine, where: str, values: Sequence[Any]) -> tuple[Intent, ...]:
-    """Read intents, the oldest first."""
+def select(engine: Engine, where: str, parameters: Sequence[Any]) -> tuple[Intent, ...]:
+    """Read the intents that meet `where`, a WHERE clause with `parameters`; the oldest first."""
+    # Ids are i1, i2, …, i10: by length first, they are in the order of their numbers.
     rows = engine.execute(
-        f"SELECT {_COLUMNS} FROM store.intents {where} ORDER BY length(id), id", list(values)
+        f"SELECT {_COLUMNS} FROM store.intents {where} ORDER BY length(id), id", list(parameters)
     ).fetchall()
     intents = []
     for row in rows:
@@ -52,15 +53,21 @@ def read(engine: Engine, intent_id: str) -> Intent:
 
 
 def add(engine: Engine, draft: Intent, number: int, *, consents: bool) -> Intent:
-    """Add an intent, which is the release's `number`-th; `consents`: its requester approves it as well."""
-    agreed = draft.approvals_needed == 0 or (consents and draft.approvals_needed == 1 and not draft.distinct)
+    """Store `draft` as an intent with an id, a key and a state, and return it.
+
+    `number`: how many intents the release already has. `consents`: the requester also approves it, which counts unless
+    approvals must come from other persons.
+    """
+    approved_by_requester = consents and draft.approvals_needed == 1 and not draft.distinct
+    approved = draft.approvals_needed == 0 or approved_by_requester
     [(count,)] = engine.execute("SELECT count(*) FROM store.intents").fetchall()
+    # Receivers of hooks recognise repeated attempts by the key.
     identity = json.dumps([draft.release, draft.verdict_hash, draft.action, number])
     intent = replace(
         draft,
         id=f"i{count + 1}",
         key="evt_" + hashlib.sha256(identity.encode()).hexdigest()[:32],
-        state=IntentState.APPROVED if agreed else IntentState.REQUESTED,
+        state=IntentState.APPROVED if approved else IntentState.REQUESTED,
     )
     columns = [getattr(intent, name) for name in Intent.__slots__]
     engine.execute(
@@ -69,13 +76,13 @@ def add(engine: Engine, draft: Intent, number: int, *, consents: bool) -> Intent
     )
     text = f"{intent.action}: {intent.reason} ({intent.verdict_hash or 'no verdict'})"
     audit.add(engine, intent.requester, "requested", intent.release, intent.id, text)
-    if agreed and draft.approvals_needed:
-        consent(engine, intent, intent.requester, intent.requester_names)
+    if approved_by_requester:
+        add_approval(engine, intent, intent.requester, intent.requester_names)
     return intent
 
 
-def consent(engine: Engine, intent: Intent, person: str, names: Sequence[str]) -> None:
-    """Add a person's approval."""
+def add_approval(engine: Engine, intent: Intent, person: str, names: Sequence[str]) -> None:
+    """Store a person's approval of an intent; `names`: other names of the person."""
     engine.execute(
         "INSERT OR IGNORE INTO store.approvals (intent, person, happened_at, names) VALUES (?, ?, ?, ?)",
         [intent.id, person, datetime.now(UTC), list(names)],
@@ -84,7 +91,7 @@ def consent(engine: Engine, intent: Intent, person: str, names: Sequence[str]) -
 
 
 def read_approvals(engine: Engine, intent_id: str | None) -> tuple[Approval, ...]:
-    """Read who approved an intent, or all of them."""
+    """Read the approvals of an intent, the oldest first; `None`: of all intents."""
     rows = engine.execute(
         """SELECT intent, person, happened_at, names FROM store.approvals
         WHERE ? IS NULL OR intent = ? ORDER BY happened_at, person""",
@@ -94,13 +101,13 @@ def read_approvals(engine: Engine, intent_id: str | None) -> tuple[Approval, ...
 
 
 def move(engine: Engine, intent: Intent, state: IntentState, claimed_by: str) -> Intent:
-    """Give an intent another state, and who executes it."""
+    """Store the state of an intent and which worker executes it (empty: none), and return the changed intent."""
     engine.execute("UPDATE store.intents SET state = ?, claimed_by = ? WHERE id = ?", [state, claimed_by, intent.id])
     return replace(intent, state=state, claimed_by=claimed_by)
 
 
 def end(engine: Engine, intent: Intent, state: IntentState, actor: str, text: str) -> Intent:
-    """Note how an intent ended."""
+    """Store the final state of an intent, with a row in the audit trail, and return the changed intent."""
     audit.add(engine, actor, state, intent.release, intent.id, text)
     return move(engine, intent, state, intent.claimed_by)
 
@@ -112,25 +119,33 @@ def expire(engine: Engine, now: datetime) -> None:
         end(engine, intent, IntentState.EXPIRED, "evaluator", text)
 
 
-def find_standing(engine: Engine, of_release: Sequence[Intent], draft: Intent) -> Intent | None:
-    """Find an intent of the release that requests the same: open, begun, or done and the latest one.
+def find_in_effect(engine: Engine, earlier: Sequence[Intent], draft: Intent) -> Intent | None:
+    """Find the latest of the `earlier` intents of a release, if `draft` repeats it: same action, same verdict.
 
-    A failed one counts only if it began, has not expired and has the same hooks: then it can be tried again.
+    Returns `None` if `draft` is a new request: if no such intent has effect, or if it has ended and another intent
+    followed it, such as a rollback after a promotion.
     """
-    live = []
-    for intent in of_release:
-        if intent.state is IntentState.FAILED:
-            void = draft.requested_at >= intent.expires_at or intent.hooks_hash != draft.hooks_hash
-            begun = "SELECT 1 FROM store.deliveries WHERE intent = ? LIMIT 1"
-            void = void or not engine.execute(begun, [intent.id]).fetchall()
-        else:
-            void = intent.state in (IntentState.EXPIRED, IntentState.CANCELLED)
-        if not void:
-            live.append(intent)
-    same = [i for i in live if (i.action, i.verdict_hash) == (draft.action, draft.verdict_hash)]
-    if not same or (same[-1].state in FINAL_STATES and same[-1] is not live[-1]):
+    with_effect = [intent for intent in earlier if _has_effect(engine, intent, draft)]
+    same = [i for i in with_effect if (i.action, i.verdict_hash) == (draft.action, draft.verdict_hash)]
+    if not same:
         return None
-    return same[-1]
+    latest = same[-1]
+    if latest.state in FINAL_STATES and latest is not with_effect[-1]:
+        return None
+    return latest
+
+
+def _has_effect(engine: Engine, intent: Intent, draft: Intent) -> bool:
+    """Whether an intent has effect when `draft` is requested: neither expired nor cancelled.
+
+    A failed intent has effect only if it can be tried again: it began, has not expired, and has the hooks of `draft`.
+    """
+    if intent.state is not IntentState.FAILED:
+        return intent.state not in (IntentState.EXPIRED, IntentState.CANCELLED)
+    if draft.requested_at >= intent.expires_at or intent.hooks_hash != draft.hooks_hash:
+        return False
+    rows = engine.execute("SELECT 1 FROM store.deliveries WHERE intent = ? LIMIT 1", [intent.id]).fetchall()
+    return bool(rows)
 
 
 def hash_text(text: str) -> str:
@@ -141,10 +156,12 @@ def hash_text(text: str) -> str:
 def read_overrides(
     engine: Engine, release: str | None = None, data_hash: str | None = None
 ) -> dict[str, Mapping[str, str]]:
-    """Hash of a verdict → by whom, when and why a release was promoted against it, the oldest first.
+    """Read by whom, when and why releases were promoted against their verdicts (break-glass), the oldest first.
 
-    With `release`, only its promotions on the data of `data_hash`, against any verdict.
+    Returns hash of the verdict → texts by their names. With `release`, only promotions of that release on the data with
+    `data_hash`, whatever the verdict.
     """
+    # Only intents whose execution began: by their state, or because a hook of them was executed.
     rows = engine.execute(
         """SELECT i.verdict_hash, i.requester, i.reason, i.requested_at, string_agg(a.person, ', ' ORDER BY a.person)
         FROM store.intents AS i LEFT JOIN store.approvals AS a ON a.intent = i.id
@@ -155,11 +172,11 @@ def read_overrides(
         [Action.BREAK_GLASS, *_BEGUN, release, release, data_hash],
     ).fetchall()
     return {
-        row[0]: {
-            "by": row[1],
-            "approved by": row[4] or "no other person",
-            "reason": row[2],
-            "at": f"{row[3].astimezone(UTC):%Y-%m-%d %H:%M} UTC",
+        verdict_hash: {
+            "by": requester,
+            "approved by": approvers or "no other person",
+            "reason": reason,
+            "at": f"{requested_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC",
         }
-        for row in rows
+        for verdict_hash, requester, reason, requested_at, approvers in rows
     }

@@ -46,37 +46,45 @@ def hash_file(path: Path) -> str:
 
 
 def land(file: StoreFile, run: Run, bucket_s: int, landed_names: Collection[str]) -> Landed:
-    """Land the segments of a run that are not among `landed_names`. Landing them again changes nothing."""
+    """Land the segments in the folder of a run, except those with `landed_names`, which have landed before.
+
+    Returns what landed now. A segment that cannot be read is quarantined. Landing segments again changes nothing.
+    """
     folder = file.run_folder(run.release, run.id)
-    fresh = [path for path in segment_paths(folder) if path.name not in landed_names]
+    inspected = [_inspect(path) for path in segment_paths(folder) if path.name not in landed_names]
+    new_segments = [segment for segment in inspected if segment is not None]
     landed = Landed(already=len(landed_names), runs=(run.id,))
-    for batch in _batches([segment for path in fresh if (segment := _inspect(path)) is not None]):
+    for batch in _split_into_batches(new_segments):
         segments = _land_batch(file, run, bucket_s, batch)
-        good = [segment for segment in segments if not segment.problem]
-        bad = tuple(segment.path.name for segment in segments if segment.problem)
+        readable = [segment for segment in segments if not segment.problem]
+        unreadable = tuple(segment.path.name for segment in segments if segment.problem)
         landed = replace(
             landed,
-            rows=landed.rows + sum(segment.rows for segment in good),
-            segments=landed.segments + len(good),
-            quarantined=landed.quarantined + bad,
+            rows=landed.rows + sum(segment.rows for segment in readable),
+            segments=landed.segments + len(readable),
+            quarantined=landed.quarantined + unreadable,
         )
     return landed
 
 
-def _batches(segments: Sequence[Segment]) -> list[list[Segment]]:
+def _split_into_batches(segments: Sequence[Segment]) -> list[list[Segment]]:
+    """Split segments into batches of at most `_BATCH_SEGMENTS` segments and, if possible, `_BATCH_ROWS` rows."""
     batches: list[list[Segment]] = []
-    rows = 0
+    rows_of_batch = 0
     for segment in segments:
-        rows += segment.rows
-        if not batches or len(batches[-1]) == _BATCH_SEGMENTS or rows > _BATCH_ROWS:
+        rows_of_batch += segment.rows
+        if not batches or len(batches[-1]) == _BATCH_SEGMENTS or rows_of_batch > _BATCH_ROWS:
             batches.append([])
-            rows = segment.rows
+            rows_of_batch = segment.rows
         batches[-1].append(segment)
     return batches
 
 
 def _inspect(path: Path) -> Segment | None:
-    """Read a segment's footer and hash its bytes; `None` where another process landed and merged it just now."""
+    """Count the rows of a segment and hash its bytes; note the problem of a segment that is no Parquet file.
+
+    `None` if the file is gone, because another process has just landed and merged it. Raises StoreError.
+    """
     try:
         sha256 = hash_file(path)
     except FileNotFoundError:
@@ -90,9 +98,10 @@ def _inspect(path: Path) -> Segment | None:
 
 
 def _land_batch(file: StoreFile, run: Run, bucket_s: int, segments: list[Segment]) -> list[Segment]:
-    """Land segments, and note the problem of each that cannot be read; skip those that another process landed first.
+    """Land segments of a run in one transaction, except those that another process has landed meanwhile.
 
-    Unreadable ones are renamed, so that they can be inspected but break no reader of the folder.
+    Returns the segments that landed, and with their problems those that cannot be read. These are renamed, so that
+    they can be inspected but break no reader of the folder.
     """
     with open_engine() as engine:
         while segments:
@@ -100,31 +109,33 @@ def _land_batch(file: StoreFile, run: Run, bucket_s: int, segments: list[Segment
             grid_us = find_grid_us(engine)
             with file.attached(engine, write=True):
                 rows = engine.execute("SELECT name FROM store.segments WHERE run = ?", [run.id]).fetchall()
-                landed = {name for (name,) in rows} & {segment.path.name for segment in segments}
-                if not landed:
+                landed_meanwhile = {name for (name,) in rows} & {segment.path.name for segment in segments}
+                if not landed_meanwhile:
                     write_cells(engine, run.id, grid_us)
                     write_manifest(engine, file, run.id, segments)
-            if not landed:
+            if not landed_meanwhile:
                 for segment in segments:
                     if segment.problem:
                         segment.path.rename(segment.path.with_name(segment.path.name + ".unreadable"))
                 break
-            segments = [segment for segment in segments if segment.path.name not in landed]
+            # The roll-up includes rows that must not count twice, so the other segments are rolled up again.
+            segments = [segment for segment in segments if segment.path.name not in landed_meanwhile]
     return segments
 
 
 def _roll_up_readable(engine: Engine, file: StoreFile, segments: list[Segment], bucket_s: int) -> list[Segment]:
-    """Roll up the readable segments; returns all segments, with the problems found."""
+    """Roll up the segments that can be read; returns all segments, the others with their problem and 0 rows."""
     while True:
-        good = [segment.path for segment in segments if not segment.problem]
+        readable = [segment.path for segment in segments if not segment.problem]
         failure = None
         try:
-            roll_up(engine, good or [file.empty_segment], bucket_s)
+            roll_up(engine, readable or [file.empty_segment], bucket_s)
             if count_rolled_up(engine) == sum(segment.rows for segment in segments):
                 return segments
         except duckdb.Error as error:
             failure = error
-        problems = {path: _find_problem(engine, path) for path in good}
+        # It failed, or left rows out: test each segment alone, then roll up again without those with a problem.
+        problems = {path: _find_problem(engine, path) for path in readable}
         if failure is not None and not any(problems.values()):
             raise failure
         segments = [
@@ -134,10 +145,10 @@ def _roll_up_readable(engine: Engine, file: StoreFile, segments: list[Segment], 
 
 
 def _find_problem(engine: Engine, path: Path) -> str:
-    """Find why a segment cannot be rolled up; empty where it can."""
+    """Say why a segment cannot be rolled up with all its rows; empty if it can."""
     try:
-        roll_up(engine, [path], 1)
-        bad = engine.execute(
+        roll_up(engine, [path], bucket_s=1)
+        bad_times = engine.execute(
             """SELECT response_time_ms FROM read_parquet(?)
             WHERE NOT (isfinite(response_time_ms) AND response_time_ms BETWEEN 0 AND ?) LIMIT 1""",
             [str(path), HIGHEST_MS],
@@ -145,20 +156,22 @@ def _find_problem(engine: Engine, path: Path) -> str:
         missing = count_rows(path) - count_rolled_up(engine)
     except duckdb.Error as error:
         return " ".join(str(error).split())[:200]
-    if bad:
-        return f"segment {path} has a response time of {bad[0][0]} ms"
+    if bad_times:
+        return f"segment {path} has a response time of {bad_times[0][0]} ms"
     return f"segment {path} has {missing} rows without a response time" if missing else ""
 
 
 def write_manifest(engine: Engine, file: StoreFile, run_id: str, segments: Sequence[Segment]) -> None:
-    """Note in the attached store which segments its cells are made of, and which could not be read."""
+    """Write to the attached store which segments the cells of a run are made of, and which could not be read."""
     now = datetime.now(UTC)
     for segment in segments:
-        bad = segment.problem
-        file_of_rows = None if bad else segment.path.relative_to(file.folder).as_posix()
-        state = ["quarantined" if bad else "landed", bad or None, now]
-        row = [run_id, segment.path.name, file_of_rows, segment.sha256, segment.rows, *state]
-        engine.execute("INSERT INTO store.segments VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+        problem = segment.problem
+        state = "quarantined" if problem else "landed"
+        file_of_rows = None if problem else segment.path.relative_to(file.folder).as_posix()
+        engine.execute(
+            "INSERT INTO store.segments VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [run_id, segment.path.name, file_of_rows, segment.sha256, segment.rows, state, problem or None, now],
+        )
 
 
 _NAMES = """
@@ -207,12 +220,17 @@ _INSERTS = {
 
 
 def write_cells(engine: Engine, run_id: str, grid_us: int, part: str = "") -> None:
-    """Add the cells just rolled up (into `part`) to the attached store. Call it inside a transaction."""
-    engine.execute(_NAMES.format(part=part))
-    code = "SELECT code FROM store.runs WHERE id = ?"
-    for table, rows in _INSERTS.items():
-        query = f"{_CODES} SELECT ({code}) AS run, * FROM ({rows}) ORDER BY ALL".format(part=part)
+    """Add the cells of a run that were just rolled up to the attached store. Call it inside a transaction.
+
+    `part`: suffix of the tables with the cells. `grid_us`: largest step (µs) of which all their times are multiples.
+    """
+    engine.execute(_NAMES.format(part=part))  # new names get ids
+    run_code = "SELECT code FROM store.runs WHERE id = ?"
+    # `_CODES` finds the ids of the names in the cells.
+    for table, cells in _INSERTS.items():
+        query = f"{_CODES} SELECT ({run_code}) AS run, * FROM ({cells}) ORDER BY ALL".format(part=part)
         engine.execute(f"INSERT INTO store.{table} {query}", [run_id])
+    # The number of landings shows whether cells have to be merged when they are read.
     engine.execute(
         "UPDATE store.runs SET landings = landings + 1, grid_us = gcd(grid_us, ?) WHERE id = ?", [grid_us, run_id]
     )

@@ -23,48 +23,52 @@ _log = logging.getLogger("evaluator")
 
 @contextmanager
 def landing_in(file: StoreFile, folders: Iterable[Path]) -> Iterator[None]:
-    """Make the folders of runs that are about to land; afterwards delete those whose run is not in the store.
+    """Make the `folders` of runs that land in the body of the `with` statement; delete those whose run did not land.
 
-    Raises StoreError where they cannot be made.
+    Raises StoreError if a folder cannot be made.
     """
     claims = [folder / CLAIM for folder in folders]
-    with ExitStack() as held:
+    with ExitStack() as held_claims:
         for claim in claims:
             try:
-                held.enter_context(claimed(claim.parent))
+                held_claims.enter_context(claimed(claim.parent))
             except OSError as error:
                 raise StoreError(f"{claim.parent} cannot be written: {error.strerror}") from error
         try:
             yield
         finally:
-            with suppress(StoreError):  # the store is in use: the next import does it
+            with suppress(StoreError):  # the store is in use: the next import deletes them
                 for claim in claims:
-                    _settle(replace(file, wait_s=1.0), claim)
+                    _release_or_delete(replace(file, wait_s=1.0), claim)
 
 
 def remove_killed(file: StoreFile) -> None:
-    """Delete the files of imports that were killed before they landed, and log it."""
+    """Delete the files of imports that were killed before they landed, and log a warning for each."""
     for claim in sorted(file.folder.glob(f"*/*/{CLAIM}")):
-        with exclusive(claim) as dead:
-            size = sum(path.stat().st_size for path in claim.parent.glob("*")) if dead else 0
-            if dead and _settle(file, claim):
+        # A living import holds the lock on its claim; the lock of a killed one is free.
+        with exclusive(claim) as was_killed:
+            if not was_killed:
+                continue
+            size = sum(path.stat().st_size for path in claim.parent.glob("*"))
+            if _release_or_delete(file, claim):
                 _log.warning("removed %s (%.1f MB): its import was killed before it landed", claim.parent, size / 1e6)
 
 
-def _settle(file: StoreFile, claim: Path) -> bool:
-    """Release the claim on a folder that landed, or delete the folder; returns whether it was deleted.
+def _release_or_delete(file: StoreFile, claim: Path) -> bool:
+    """Delete the folder of a claim if its run did not land; else only the claim. Returns whether the folder is deleted.
 
-    It is not deleted while request rows are being read: the next import does it.
+    The folder stays while request rows are read, because a reader may have its files open: the next import deletes it.
     """
     folder = claim.parent
     with file.opened() as engine:
-        landed = {slug(run) for (run,) in engine.execute("SELECT id FROM store.runs").fetchall()}
-    if folder.name in landed:
+        landed_folders = {slug(run) for (run,) in engine.execute("SELECT id FROM store.runs").fetchall()}
+    if folder.name in landed_folders:
         claim.unlink(missing_ok=True)
         return False
-    with exclusive(file.empty_segment) as alone:
-        if alone:
+    # Readers of request rows hold a shared lock on this file.
+    with exclusive(file.empty_segment) as no_readers:
+        if no_readers:
             shutil.rmtree(folder, ignore_errors=True)
-            with suppress(OSError):  # other runs of the release are in it
+            with suppress(OSError):  # the folder of the release has other runs
                 folder.parent.rmdir()
-        return alone
+        return no_readers

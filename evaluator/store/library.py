@@ -8,21 +8,22 @@ import threading
 __all__: list[str] = []
 
 
-def _import_whole() -> None:
-    """Import it, and deliver a Ctrl-C afterwards; only the main thread receives signals."""
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or before is None:
+def _import_duckdb() -> None:
+    """Import DuckDB while a Ctrl-C is held back, and deliver the Ctrl-C afterwards."""
+    handler = signal.getsignal(signal.SIGINT)
+    # Only the main thread receives signals. A handler that was not set in Python (`None`) could not be restored.
+    if threading.current_thread() is not threading.main_thread() or handler is None:
         import duckdb
 
         return
-    received: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, _frame: received.append(number))
+    received_signals: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _frame: received_signals.append(number))
     try:
         import duckdb  # noqa: F401 - only the import matters
     finally:
-        signal.signal(signal.SIGINT, before)
-    if received:
+        signal.signal(signal.SIGINT, handler)
+    if received_signals:
         signal.raise_signal(signal.SIGINT)
 
 
-_import_whole()
+_import_duckdb()

@@ -17,7 +17,10 @@ _STEP_S = 0.02
 
 @contextmanager
 def shared(path: Path) -> Iterator[None]:
-    """Hold a shared lock on `path`; wait while another process holds it exclusively. No file, no lock."""
+    """Hold a shared lock on the file `path`; wait while another process has an exclusive lock on it.
+
+    If the file does not exist, nothing is locked.
+    """
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:
@@ -32,7 +35,10 @@ def shared(path: Path) -> Iterator[None]:
 
 @contextmanager
 def exclusive(path: Path, wait_s: float = 0.0) -> Iterator[bool]:
-    """Hold an exclusive lock on `path`; yields whether it was obtained within `wait_s`."""
+    """Hold an exclusive lock on the file `path`; yields whether the lock was obtained within `wait_s` seconds.
+
+    Without the lock, also because the file does not exist, the body of the `with` statement still runs.
+    """
     try:
         handle = os.open(path, os.O_RDWR)
     except OSError:
@@ -55,25 +61,31 @@ def exclusive(path: Path, wait_s: float = 0.0) -> Iterator[bool]:
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Make a folder and claim it until the block ends. Deleting the file CLAIM marks the files of the folder as landed.
+    """Make a folder and hold a lock on the file CLAIM in it, until the body of the `with` statement ends.
 
-    A process that is killed leaves the file without the lock: its folder may be deleted. Raises OSError.
+    The caller deletes that file when the files of the folder have landed. A process that is killed leaves the file
+    without a lock, which shows that its folder may be deleted. Raises OSError.
     """
-    handle = _claim(folder)
+    handle = _lock_claim(folder)
     try:
         yield
     finally:
         os.close(handle)
 
 
-def _claim(folder: Path) -> int:
+def _lock_claim(folder: Path) -> int:
+    """Make a folder with the file CLAIM, lock that file and return its open handle.
+
+    Repeats this until no other process has deleted the folder or the file meanwhile.
+    """
     path = folder / CLAIM
     while True:
         folder.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):  # another process removed an empty folder just now
+        with suppress(FileNotFoundError):  # the folder was deleted before the file was made
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             fcntl.flock(handle, fcntl.LOCK_EX)
-            with suppress(FileNotFoundError):
-                if os.path.samestat(path.stat(), os.fstat(handle)):
-                    return handle  # the open file is still the one of that name
+            with suppress(FileNotFoundError):  # the file was deleted before it was locked
+                is_same_file = os.path.samestat(path.stat(), os.fstat(handle))
+                if is_same_file:
+                    return handle
             os.close(handle)

@@ -31,10 +31,10 @@ _WORTH_MERGING = 2
 def compact_run(file: StoreFile, run: Run) -> int:
     """Merge the landed segments of a run into large files; the manifest keeps the original names and hashes.
 
-    One transaction points the manifest to the merged files. Merged files that are still small are merged again. If the
-    process is killed before the transaction, unused merged files stay; if it is killed after it, the small files stay,
-    and do not land again because the manifest has their names. The next compaction deletes both. Files that a reader
-    may still need stay until it ends. Returns how many files were merged; 0 where another process compacts the run.
+    Returns how many files were merged; 0 also if another process compacts the run. One transaction points the manifest
+    to the merged files. Merged files that are still small are merged again. If the process is killed before the
+    transaction, unused merged files stay; if it is killed after it, the small files stay, and do not land again because
+    the manifest has their names. The next compaction deletes both. Files that a reader may have open stay as well.
     """
     folder = file.run_folder(run.release, run.id)
     lock = folder / _LOCK
@@ -45,26 +45,35 @@ def compact_run(file: StoreFile, run: Run) -> int:
     with exclusive(lock) as alone:
         if not alone:
             return 0
+        # The lock keeps the segments from being deleted meanwhile.
         with shared(file.empty_segment):
             count = _merge_small(file, run.id, folder)
         _remove_replaced(file, run.id, folder)
     return count
 
 
-def is_compaction_due(folder: Path, places: Mapping[str, tuple[str | None, datetime]], since: datetime | None) -> bool:
-    """Whether segments in `folder` wait to be merged, or merged ones to be deleted.
+def is_compaction_due(
+    folder: Path, landed: Mapping[str, tuple[str | None, datetime]], older_than: datetime | None
+) -> bool:
+    """Whether segments in `folder` wait to be merged, or wait to be deleted because they were merged.
 
-    `places`: segment → its file and time of landing. With `since`, a merge is due only if one landed before that time.
+    `landed`: name of a segment → the file with its rows now (`None`: quarantined or purged), and when it landed. With
+    `older_than`, segments are merged only if one of them landed before that time.
     """
-    elsewhere = {name for name, (file, _) in places.items() if file is not None and f"/{MERGED_FOLDER}/" in file}
-    waiting = [at for name, (file, at) in places.items() if file is not None and name not in elsewhere]
-    if len(waiting) >= _WORTH_MERGING and (since is None or min(waiting) < since):
+    merged_names = {name for name, (file, _) in landed.items() if file is not None and f"/{MERGED_FOLDER}/" in file}
+    waiting_since = [
+        landed_at for name, (file, landed_at) in landed.items() if file is not None and name not in merged_names
+    ]
+    if len(waiting_since) >= _WORTH_MERGING and (older_than is None or min(waiting_since) < older_than):
         return True
-    return any(path.name in elsewhere for path in segment_paths(folder))
+    return any(path.name in merged_names for path in segment_paths(folder))
 
 
 def _merge_small(file: StoreFile, run_id: str, folder: Path) -> int:
-    """Merge the small files of a run, and store the new file of each; returns how many were merged."""
+    """Merge the small files of a run into files below `folder`, and write to the manifest where rows are now.
+
+    Returns how many files were merged; 0 if there are too few small ones. The small files stay.
+    """
     with file.opened() as engine:
         rows = engine.execute(
             "SELECT DISTINCT file FROM store.segments WHERE run = ? AND state = 'landed' ORDER BY file", [run_id]
@@ -80,37 +89,41 @@ def _merge_small(file: StoreFile, run_id: str, folder: Path) -> int:
         merged = compact(small, folder / MERGED_FOLDER, worker="merged")
     except OSError as error:
         raise StoreError(f"the segments in {folder} cannot be merged: {error.strerror}") from error
-    moved = {
-        source.relative_to(file.folder).as_posix(): path.relative_to(file.folder).as_posix()
-        for source, path in merged.items()
-    }
+    old_names = [path.relative_to(file.folder).as_posix() for path in merged]
+    new_names = [path.relative_to(file.folder).as_posix() for path in merged.values()]
     with file.opened(write=True) as engine:
         engine.execute(
             """UPDATE store.segments SET file = moved.new
             FROM (SELECT unnest(?) AS old, unnest(?) AS new) AS moved
             WHERE run = ? AND state = 'landed' AND file = moved.old""",
-            [list(moved), list(moved.values()), run_id],
+            [old_names, new_names, run_id],
         )
     return len(small)
 
 
 def _remove_replaced(file: StoreFile, run_id: str, folder: Path) -> None:
-    """Delete files of a run whose rows are in other files, unless request rows are being read."""
-    with exclusive(file.empty_segment) as alone:
-        if not alone:
+    """Delete files of a run whose rows are in other files; none if a process reads request rows.
+
+    They are segments that landed with this name and content, and merged files that the manifest does not name.
+    """
+    # Readers of request rows hold a shared lock on this file.
+    with exclusive(file.empty_segment) as no_readers:
+        if not no_readers:
             return
         with file.opened() as engine:
             rows = engine.execute(
                 "SELECT name, sha256, file FROM store.segments WHERE run = ? AND state <> 'quarantined'", [run_id]
             ).fetchall()
-        hashes = {name: sha256 for name, sha256, _ in rows}
-        current = {file.folder / name for *_, name in rows if name is not None}
-        old = [path for path in segment_paths(folder) if hashes.get(path.name) == hash_file(path)]
-        old += [*(folder / MERGED_FOLDER).glob("*.parquet"), *(folder / MERGED_FOLDER).glob("*.tmp")]
-        _delete([path for path in old if path not in current])
+        hash_of_landed = {name: sha256 for name, sha256, _ in rows}
+        in_use = {file.folder / name for *_, name in rows if name is not None}
+        candidates = [path for path in segment_paths(folder) if hash_of_landed.get(path.name) == hash_file(path)]
+        candidates += (folder / MERGED_FOLDER).glob("*.parquet")
+        candidates += (folder / MERGED_FOLDER).glob("*.tmp")
+        _delete([path for path in candidates if path not in in_use])
 
 
 def _delete(paths: Sequence[Path]) -> None:
+    """Delete files, also if some are gone. Raises StoreError."""
     try:
         for path in paths:
             path.unlink(missing_ok=True)
@@ -124,10 +137,11 @@ def _delete(paths: Sequence[Path]) -> None:
 def purge_release(file: StoreFile, release_id: str) -> int:
     """Delete the landed request rows of a release and return how many; cells, hashes and verdicts stay.
 
-    Raises StoreBusy where request rows are being read for longer than the wait time.
+    Raises StoreBusy if other processes read request rows for longer than the wait time.
     """
-    with exclusive(file.empty_segment, file.wait_s) as alone:
-        if not alone:
+    # Readers of request rows hold a shared lock on this file.
+    with exclusive(file.empty_segment, file.wait_s) as no_readers:
+        if not no_readers:
             raise StoreBusy(
                 f"request rows of the store {file.path} have been read for more than {file.wait_s:g} s",
                 hint="wait for the query to end and try again",
@@ -143,8 +157,10 @@ def purge_release(file: StoreFile, release_id: str) -> int:
                 WHERE state = 'landed' AND run IN (SELECT id FROM store.runs WHERE release = ?)""",
                 [release_id],
             )
-        as_recorded = {file.run_folder(release_id, run) / name for run, name, *_ in landed}
-        _delete(sorted(as_recorded | {file.folder / name for _, _, name, _ in landed}))
+        # The small files of merged segments may not have been deleted yet.
+        recorded_files = {file.run_folder(release_id, run) / name for run, name, _, _ in landed}
+        current_files = {file.folder / file_name for _, _, file_name, _ in landed}
+        _delete(sorted(recorded_files | current_files))
         return sum(rows for *_, rows in landed)
 
 
@@ -173,7 +189,10 @@ EXPORTED: Mapping[str, str] = {
 
 
 def export_release(file: StoreFile, release_id: str, folder: Path) -> tuple[Path, ...]:
-    """Write what is stored of a release as Parquet files into `folder`, which must not hold any of them."""
+    """Write what is stored of a release as Parquet files into `folder`, and return their paths.
+
+    Raises UsageError if one of the files exists already, StoreError if they cannot be written.
+    """
     paths = {name: folder / f"{name}.parquet" for name in EXPORTED}
     existing = next((path for path in paths.values() if path.exists()), None)
     if existing is not None:
@@ -194,11 +213,14 @@ def export_release(file: StoreFile, release_id: str, folder: Path) -> tuple[Path
 
 @contextmanager
 def _copied(file: StoreFile) -> Iterator[Path]:
-    """Copy the store, so that a long query does not block writers."""
+    """Copy the DuckDB file, and yield the copy: a long query on it does not block writers.
+
+    The copy is deleted when the `with` statement ends.
+    """
     with tempfile.TemporaryDirectory(prefix="evaluator-") as folder:
         copy = Path(folder) / file.path.name
         log = file.path.with_name(file.path.name + ".wal")
-        with file.opened():
+        with file.opened():  # no process writes to the files meanwhile
             try:
                 shutil.copyfile(file.path, copy)
                 if log.exists():
@@ -210,7 +232,7 @@ def _copied(file: StoreFile) -> Iterator[Path]:
 
 @contextmanager
 def open_snapshot(file: StoreFile) -> Iterator[Engine]:
-    """Open a copy of the store; `requests` reads the segments, which are not deleted meanwhile."""
+    """Open a copy of the DuckDB file. Its view `requests` reads the segments, which are not deleted meanwhile."""
     with (
         shared(file.empty_segment),
         _copied(file) as copy,
@@ -222,15 +244,16 @@ def open_snapshot(file: StoreFile) -> Iterator[Engine]:
 def relate(file: StoreFile, sql: str, parameters: Sequence[Any], release: str | None) -> Relation:
     """Run a query over a copy of the store. The copy lives as long as the relation, and blocks no other process.
 
-    With `release` the views `requests` and `readings` show rows of that release only. Raises UsageError for bad SQL.
+    With `release` (a name), the views `requests` and `readings` show only its rows. Raises UsageError for bad SQL.
     """
     with _copied(file) as copy:
-        # The file is deleted with its folder, but the engine that has it open can still read it. A relation keeps its
-        # connection open.
+        # The copy is deleted when this block ends, but the engine that has it open can still read it. The relation
+        # keeps the engine open.
         engine = open_shared(copy, search=file.path.parent)
     if release is not None:
         [(database,)] = engine.execute("SELECT current_database()").fetchall()
         for view in VIEWS:
+            # A temporary view hides the view of the same name in the database.
             engine.execute(
                 f"""CREATE TEMP VIEW {view} AS SELECT * FROM {quote_name(database)}.main.{view}
                 WHERE run IN (SELECT id FROM runs WHERE release = {quote(release)})"""
@@ -239,11 +262,11 @@ def relate(file: StoreFile, sql: str, parameters: Sequence[Any], release: str | 
 
 
 def run_sql(engine: Engine, sql: str, parameters: Sequence[Any] = ()) -> Relation:
-    """Run a query. Raises UsageError where it cannot be run, or has no result."""
+    """Run a query. Raises UsageError if it cannot be run, or if it has no result, as a statement that changes data."""
     try:
         relation = engine.sql(sql, params=list(parameters)) if parameters else engine.sql(sql)
     except duckdb.Error as error:
-        raise _bad_sql(error) from error
+        raise _explain_bad_sql(error) from error
     if relation is None:
         raise UsageError("the query has no result", hint="use SELECT, DESCRIBE, SHOW or SUMMARIZE")
     return relation
@@ -254,10 +277,11 @@ def draw(engine: Engine, sql: str, rows: int) -> str:
     try:
         return str(run_sql(engine, sql).limit(rows))
     except duckdb.Error as error:
-        raise _bad_sql(error) from error
+        raise _explain_bad_sql(error) from error
 
 
-def _bad_sql(error: duckdb.Error) -> UsageError:
+def _explain_bad_sql(error: duckdb.Error) -> UsageError:
+    """Make the error for a query of the user that DuckDB refused."""
     return UsageError(
         f"the query cannot be run: {str(error).splitlines()[0]}", hint="`evaluator data sql 'SHOW TABLES'` lists tables"
     )

@@ -125,7 +125,10 @@ VIEWS = {"requests": ".parquet", "readings": READINGS_SUFFIX}
 
 
 def read_version(engine: Engine, path: Path) -> int:
-    """Read the schema version of the attached store; 0 where it is empty. Raises StoreError for another database."""
+    """Read the schema version of the attached store; 0 for a new file without tables.
+
+    Raises StoreError for a database that is no store (`path` names it), and for a store of a newer version.
+    """
     tables = engine.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = 'store'").fetchall()
     if not tables:
         return 0
@@ -143,7 +146,10 @@ def read_version(engine: Engine, path: Path) -> int:
 
 
 def bring_up_to_date(file: StoreFile) -> None:
-    """Apply the steps that the store is missing, after a backup copy; all of them where there is no file yet."""
+    """Bring the schema of a store to the newest version, after a backup copy; make the store if there is no file.
+
+    Raises StoreError for a file that is no store, or cannot be written.
+    """
     path = file.path
     version = 0
     if path.exists():
@@ -160,6 +166,7 @@ def bring_up_to_date(file: StoreFile) -> None:
     with open_engine(search=path.parent) as engine, attach(engine, path, write=True, wait_s=file.wait_s):
         engine.execute("USE store")  # views must not name the catalogue: the file is opened under other names too
         with transaction(engine):
+            # The version is read again, because another process may have upgraded the store meanwhile.
             for step in MIGRATIONS[read_version(engine, path) :]:
                 for statement in step:
                     engine.execute(statement)
@@ -172,17 +179,20 @@ def bring_up_to_date(file: StoreFile) -> None:
                     FROM read_parquet({quote(f"{file.folder.name}/**/*{suffix}")}, filename = true)
                     WHERE regexp_extract(filename, '[^/]+/[^/]+/(merged/)?[^/]+$') IN (SELECT file FROM segments)"""
                 )
-        engine.execute("USE memory")
+        engine.execute("USE memory")  # the database in use cannot be detached
 
 
 def prepare_folder(file: StoreFile) -> None:
-    """Make the folder of segments, with an empty file for each view. Raises StoreError where that is impossible."""
+    """Make the folder of segments, with a file without rows for each view: a view needs at least one file.
+
+    Raises StoreError if the folder or a file cannot be written.
+    """
     empty_readings = file.folder / f"schema{READINGS_SUFFIX}"
     try:
         file.folder.mkdir(parents=True, exist_ok=True)
-        for empty, schema in ((file.empty_segment, REQUEST_SCHEMA), (empty_readings, READING_SCHEMA)):
-            if not empty.exists():
-                with written_whole(empty) as unfinished:
+        for path, schema in ((file.empty_segment, REQUEST_SCHEMA), (empty_readings, READING_SCHEMA)):
+            if not path.exists():
+                with written_whole(path) as unfinished:
                     pq.write_table(schema.empty_table(), unfinished)
     except OSError as error:
         raise StoreError(

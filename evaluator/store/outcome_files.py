@@ -25,15 +25,15 @@ _MISSING = "('', 'na', 'n/a', 'nan', 'null', 'none')"
 
 
 def describe_outcomes(plan: OutcomePlan) -> tuple[SourceColumn, ...]:
-    """List the columns of files of outcomes, or of a query over them (as table `outcomes`). Raises InputError."""
+    """List the columns of files of outcomes, or of the result of a query over them. Raises InputError."""
     columns = []
     with open_engine() as engine:
-        for name, kind in _describe(engine, plan):
-            if kind == "BOOLEAN":
+        for name, sql_type in _describe(engine, plan):
+            if sql_type == "BOOLEAN":
                 columns.append(SourceColumn(name, "truth"))
-            elif kind.startswith(("TIMESTAMP", "DATE", "TIME", "INTERVAL")):
+            elif sql_type.startswith(("TIMESTAMP", "DATE", "TIME", "INTERVAL")):
                 columns.append(SourceColumn(name, "time"))
-            elif kind.startswith(_NUMBERS) and not kind.startswith("UUID"):
+            elif sql_type.startswith(_NUMBERS) and not sql_type.startswith("UUID"):  # "U…" are unsigned integers
                 columns.append(SourceColumn(name, "number"))
             else:
                 columns.append(SourceColumn(name, "text"))
@@ -41,15 +41,16 @@ def describe_outcomes(plan: OutcomePlan) -> tuple[SourceColumn, ...]:
 
 
 def _describe(engine: Engine, plan: OutcomePlan) -> list[tuple[str, str]]:
-    """List names and natural types of columns."""
+    """List name and SQL type of each column, as DuckDB recognises them. Raises InputError."""
     try:
-        rows = engine.execute(f"DESCRIBE {_typed_source(plan)}").fetchall()
+        rows = engine.execute(f"DESCRIBE {_select_typed(plan)}").fetchall()
     except duckdb.Error as error:
-        raise _unreadable(plan, error) from error
-    return [(str(row[0]), str(row[1])) for row in rows]
+        raise _explain_unreadable(plan, error) from error
+    return [(str(name), str(sql_type)) for name, sql_type, *_ in rows]
 
 
-def _unreadable(plan: OutcomePlan, error: duckdb.Error) -> InputError:
+def _explain_unreadable(plan: OutcomePlan, error: duckdb.Error) -> InputError:
+    """Make the error for files, or a query over them, that DuckDB refused."""
     text = " ".join(str(error).split())[:300]
     if plan.query:
         return InputError(
@@ -59,8 +60,11 @@ def _unreadable(plan: OutcomePlan, error: duckdb.Error) -> InputError:
     return InputError(f"{plan.paths[0]} cannot be read: {text}", hint="give CSV or Parquet files")
 
 
-def _typed_source(plan: OutcomePlan) -> str:
-    """Write the query whose columns have their natural types."""
+def _select_typed(plan: OutcomePlan) -> str:
+    """Write the query for all columns of the files, with the types that DuckDB recognises.
+
+    If the plan has a query of the user, that query runs over the files as the table `outcomes`.
+    """
     if plan.reader == "parquet":
         table = f"SELECT * FROM read_parquet({quote_all(plan.paths)})"
     else:
@@ -68,42 +72,49 @@ def _typed_source(plan: OutcomePlan) -> str:
         lenient = "" if plan.query else ", ignore_errors = true"
         table = f"""SELECT * FROM read_csv({quote_all(plan.paths)}, header = true, delim = {quote(plan.delimiter)},
             quote = '"', escape = '"', nullstr = {quote_all(_NULLS)}{lenient})"""
-    return f"WITH outcomes AS ({table}) SELECT * FROM ({plan.query.strip().rstrip(';')})" if plan.query else table
+    if not plan.query:
+        return table
+    return f"WITH outcomes AS ({table}) SELECT * FROM ({plan.query.strip().rstrip(';')})"
 
 
 def _mark_rows(plan: OutcomePlan, names: Sequence[str]) -> str:
-    """Write the query for all rows with their values, and in `problem_` the column that makes a row bad.
+    """Write the query that adds to all rows of the files what is read of them, and which column makes a row bad.
 
-    Columns of a CSV are read as text, so that each value can be checked.
+    It adds `unit_`, `arm_` and `hash_` (of all columns, `names`); `v0`, `v1`, … for the columns of the plan, as
+    numbers; and `problem_`, the name of the first bad column, NULL for a good row. The values of a CSV file are read as
+    texts, so that each can be checked.
     """
     if plan.reader == "parquet" or plan.query:
-        source = _typed_source(plan)
+        source = _select_typed(plan)
     else:
         source = f"SELECT * FROM {read_texts(plan.paths, plan.delimiter, plan.header, 'store_rejects')}"
-    name_of = "nullif(trim(CAST({} AS VARCHAR)), '')".format
-    unit = "CAST(row_number() OVER () AS VARCHAR)" if plan.unit == _EACH_ROW else name_of(quote_name(plan.unit))
-    every = ", ".join(f"CAST({quote_name(name)} AS VARCHAR)" for name in names)
-    values, bad = "", ""
+    unit = f"nullif(trim(CAST({quote_name(plan.unit)} AS VARCHAR)), '')"
+    if plan.unit == _EACH_ROW:
+        unit = "CAST(row_number() OVER () AS VARCHAR)"
+    arm = f"nullif(trim(CAST({quote_name(plan.arm)} AS VARCHAR)), '')"
+    all_columns = ", ".join(f"CAST({quote_name(name)} AS VARCHAR)" for name in names)
+    values, problem_cases = "", ""
     for k, column in enumerate(plan.columns):
         name = quote_name(column.name)
         text = f"lower(trim(CAST({name} AS VARCHAR)))"
-        outside = f" OR (v{k} <> 0 AND v{k} <> 1)" if column.binary else ""
+        not_binary = f" OR (v{k} <> 0 AND v{k} <> 1)" if column.binary else ""
         values += f""", CASE WHEN {text} IN {_MISSING} THEN NULL WHEN {text} = 'true' THEN 1.0
             WHEN {text} = 'false' THEN 0.0 ELSE TRY_CAST({name} AS DOUBLE) END AS v{k}"""
-        bad += f""" WHEN (v{k} IS NULL AND {text} NOT IN {_MISSING}) OR isinf(v{k}) OR isnan(v{k}){outside}
+        problem_cases += f""" WHEN (v{k} IS NULL AND {text} NOT IN {_MISSING}) OR isinf(v{k}) OR isnan(v{k}){not_binary}
             THEN {quote(column.name)}"""
+    with_values = f"SELECT *, {unit} AS unit_, {arm} AS arm_, hash({all_columns}) AS hash_ {values} FROM ({source})"
     return f"""
-        SELECT *, CASE WHEN unit_ IS NULL THEN {quote(plan.unit)} WHEN arm_ IS NULL THEN {quote(plan.arm)} {bad} END
-            AS problem_
-        FROM (
-            SELECT *, {unit} AS unit_, {name_of(quote_name(plan.arm))} AS arm_, hash({every}) AS hash_ {values}
-            FROM ({source}))"""
+        SELECT *, CASE WHEN unit_ IS NULL THEN {quote(plan.unit)} WHEN arm_ IS NULL THEN {quote(plan.arm)}
+            {problem_cases} END AS problem_
+        FROM ({with_values})"""
 
 
 def read_rows(engine: Engine, plan: OutcomePlan) -> Mapping[str, int]:
-    """Read all rows into the table `outcome_rows`; returns the rows that were skipped, by arm (`""`: not known).
+    """Read the usable rows of the files into the table `outcome_rows`.
 
-    Raises InputError for a bad row, unless such rows are to be skipped.
+    Its columns are unit, arm, hash (of all columns of the file), problem (NULL), and v0, v1, … for the columns of the
+    plan. Returns arm, as the files name it → bad rows, which were skipped (`""`: rows of an unknown arm). Raises
+    InputError for a bad row, unless the plan skips such rows.
     """
     query = _mark_rows(plan, [name for name, _ in _describe(engine, plan)])
     values = "".join(f", v{k}" for k in range(len(plan.columns)))
@@ -113,8 +124,8 @@ def read_rows(engine: Engine, plan: OutcomePlan) -> Mapping[str, int]:
             {values} FROM ({query})"""
         )
     except duckdb.Error as error:
-        raise _unreadable(plan, error) from error
-    # The rows that the CSV reader could not split.
+        raise _explain_unreadable(plan, error) from error
+    # The rows that the CSV reader could not split: file, number of the row with the header as 1, and message.
     rejected = []
     if plan.reader != "parquet" and not plan.query:
         rejected = engine.execute(
@@ -124,31 +135,37 @@ def read_rows(engine: Engine, plan: OutcomePlan) -> Mapping[str, int]:
     rows = engine.execute(
         "SELECT coalesce(arm, ''), count(*) FROM outcome_rows WHERE problem IS NOT NULL GROUP BY 1 ORDER BY 1"
     ).fetchall()
-    bad = {str(arm): int(count) for arm, count in rows}
+    bad_rows_by_arm = {str(arm): int(count) for arm, count in rows}
     if rejected:
-        bad[""] = bad.get("", 0) + len(rejected)
-    if bad and not plan.skip_bad_rows:
+        bad_rows_by_arm[""] = bad_rows_by_arm.get("", 0) + len(rejected)
+    if bad_rows_by_arm and not plan.skip_bad_rows:
         if rejected:
-            path, record, why = rejected[0]
-            text = f"{path}:{find_line(Path(path), plan.delimiter, int(record))}: {word_rejection(str(why))}"
+            path, record, message = rejected[0]
+            line = find_line(Path(path), plan.delimiter, int(record))
+            first_problem = f"{path}:{line}: {word_rejection(str(message))}"
         else:
-            text = _describe_bad_value(engine, plan, query)
-        count = sum(bad.values())
-        raise refuse_rows(text, f"{count} rows" if count > 1 else "")
+            first_problem = _describe_bad_value(engine, plan, query)
+        count = sum(bad_rows_by_arm.values())
+        raise refuse_rows(first_problem, f"{count} rows" if count > 1 else "")
     engine.execute("DELETE FROM outcome_rows WHERE problem IS NOT NULL")
-    return bad
+    return bad_rows_by_arm
 
 
 def _describe_bad_value(engine: Engine, plan: OutcomePlan, query: str) -> str:
+    """Say where the first bad row is (file, line, column), which value makes it bad and why.
+
+    `query` gives all rows of the files with `problem_`, the name of their bad column. The files are read again.
+    """
     unit = [plan.unit] if plan.unit != _EACH_ROW else []
-    used = dict.fromkeys([*unit, plan.arm, *(column.name for column in plan.columns)])
-    cases = " ".join(f"WHEN {quote(name)} THEN CAST({quote_name(name)} AS VARCHAR)" for name in used)
+    used_columns = dict.fromkeys([*unit, plan.arm, *(column.name for column in plan.columns)])
+    value_cases = " ".join(f"WHEN {quote(name)} THEN CAST({quote_name(name)} AS VARCHAR)" for name in used_columns)
     engine.execute("SET preserve_insertion_order = true")
+    # File by file, because the number of a row is counted within its file.
     for path in plan.paths:
-        of_file = query.replace(quote_all(plan.paths), quote_all([path]))
+        query_of_file = query.replace(quote_all(plan.paths), quote_all([path]))
+        numbered = f"SELECT *, row_number() OVER () AS number FROM ({query_of_file})"
         rows = engine.execute(
-            f"""SELECT number, problem_, CASE problem_ {cases} END FROM (
-                SELECT *, row_number() OVER () AS number FROM ({of_file}))
+            f"""SELECT number, problem_, CASE problem_ {value_cases} END FROM ({numbered})
             WHERE problem_ IS NOT NULL ORDER BY number LIMIT 1"""
         ).fetchall()
         if not rows:
@@ -159,7 +176,7 @@ def _describe_bad_value(engine: Engine, plan: OutcomePlan, query: str) -> str:
         elif plan.reader == "parquet":
             position = f"row {number}"
         else:
-            position = f"{find_line(Path(path), plan.delimiter, number + 1)}"
+            position = f"{find_line(Path(path), plan.delimiter, number + 1)}"  # the header is record 1
         problem = "not a name"
         if column not in (plan.unit, plan.arm):
             binary = next(column_plan.binary for column_plan in plan.columns if column_plan.name == column)

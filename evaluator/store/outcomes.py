@@ -59,7 +59,11 @@ _BATCH_ROWS = 200_000
 
 
 def name_variables(columns: Sequence[OutcomeColumn]) -> dict[str, str]:
-    """Name the variables of a unit in the order of its moments: column of `outcome_units` → variable."""
+    """Name the variables of a unit, in the order of its moments: column of the table `outcome_units` → variable.
+
+    Column `n` has the rows of the unit; `s0`, `s1`, … the sum (of a covariate: the mean) of each outcome; `a0`, `a1`, …
+    whether a binary outcome was ever 1.
+    """
     names = {"n": "rows"}
     for k, column in enumerate(columns):
         names[f"s{k}"] = column.name
@@ -74,15 +78,19 @@ def name_variables(columns: Sequence[OutcomeColumn]) -> dict[str, str]:
 def import_outcomes(
     store: StoreFile, control: Control, release: Release, run: Run, plan: OutcomePlan
 ) -> tuple[Landed, OutcomeFacts]:
-    """Land outcomes as `run`; the same files, read in the same way, change nothing. Raises InputError."""
-    contents = []
+    """Land the files of outcomes of a plan as `run`. Raises InputError.
+
+    Returns what landed, and counts of rows and units. Files that have landed in `release` before, read in the same way,
+    change nothing.
+    """
+    file_hashes = []
     for path in plan.paths:
         try:
-            contents.append(hash_file(Path(path)))
+            file_hashes.append(hash_file(Path(path)))
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    how = asdict(replace(plan, paths=()))
-    sha256 = hashlib.sha256(json.dumps([contents, how], sort_keys=True).encode()).hexdigest()
+    how_to_read = asdict(replace(plan, paths=()))
+    sha256 = hashlib.sha256(json.dumps([file_hashes, how_to_read], sort_keys=True).encode()).hexdigest()
     prepare_folder(store)
     remove_killed(store)
     with store.opened() as engine:
@@ -92,29 +100,34 @@ def import_outcomes(
             [release.id, sha256],
         ).fetchall()
     if rows:
-        return Landed(already=1, runs=(rows[0][0],)), facts_from_json(rows[0][1])
+        earlier_run, facts_json = rows[0]
+        return Landed(already=1, runs=(earlier_run,)), facts_from_json(facts_json)
     folder = store.run_folder(release.id, run.id)
     with landing_in(store, [folder]), open_engine() as engine:
-        bad = read_rows(engine, plan)
-        columns = _settle_binary(engine, plan)
-        arms = _order_arms(engine, plan)
-        facts = _count_rows(engine, plan, bad, arms[0])
-        facts = _drop_duplicates(engine, facts, arms[0])
-        facts = _sum_units(engine, columns, facts, arms[0])
-        segments = _write_files(engine, folder, columns, arms, sha256)
-        moments, skewness = _sum_arms(engine, folder / UNITS_FILE, columns, arms)
+        bad_rows_by_arm = read_rows(engine, plan)
+        columns = _decide_binary(engine, plan)
+        labels = _order_arms(engine, plan)  # arms as the files name them, the baseline first
+        facts = _count_rows(engine, plan, bad_rows_by_arm, labels[0])
+        facts = _drop_duplicates(engine, facts, labels[0])
+        facts = _sum_units(engine, columns, facts, labels[0])
+        facts = _count_missing(engine, columns, facts, labels[0])
+        segments = _write_files(engine, folder, columns, labels, sha256)
+        moments, skewness = _sum_arms(engine, folder / UNITS_FILE, columns, labels)
         with control.landing(release), store.attached(engine, write=True):
-            add_run(engine, run, 1)
+            add_run(engine, run, bucket_s=1)  # outcomes have no buckets
             write_manifest(engine, store, run.id, segments)
-            plain = json.dumps([asdict(column) for column in columns])
+            columns_json = json.dumps([asdict(column) for column in columns])
             variables = list(name_variables(columns).values())
             engine.execute(
-                "INSERT INTO store.outcomes VALUES (?, ?, ?, ?)", [run.id, plain, variables, json.dumps(asdict(facts))]
+                "INSERT INTO store.outcomes VALUES (?, ?, ?, ?)",
+                [run.id, columns_json, variables, json.dumps(asdict(facts))],
             )
-            for k, (arm, part, skew) in enumerate(zip((BASELINE, *arms[1:]), moments, skewness, strict=True)):
-                sums = [part.n, part.mean.tolist(), part.products.ravel().tolist(), skew]
+            arms = (BASELINE, *labels[1:])
+            for position, arm in enumerate(arms):
+                of_arm = moments[position]
+                sums = [of_arm.n, of_arm.mean.tolist(), of_arm.products.ravel().tolist(), skewness[position]]
                 engine.execute(
-                    "INSERT INTO store.outcome_moments VALUES (?, ?, ?, ?, ?, ?, ?)", [run.id, arm, k, *sums]
+                    "INSERT INTO store.outcome_moments VALUES (?, ?, ?, ?, ?, ?, ?)", [run.id, arm, position, *sums]
                 )
     return Landed(rows=facts.rows, segments=1, runs=(run.id,)), facts
 
@@ -122,18 +135,22 @@ def import_outcomes(
 # ------------------------------------------------------------------ rows become units
 
 
-def _settle_binary(engine: Engine, plan: OutcomePlan) -> tuple[OutcomeColumn, ...]:
-    """Determine which outcomes are binary: those declared binary, and those with only 0 and 1."""
-    checks = ", ".join(f"coalesce(bool_and(v{k} IN (0, 1)), false)" for k in range(len(plan.columns)))
-    only = engine.execute(f"SELECT {checks} FROM outcome_rows").fetchall()[0]
+def _decide_binary(engine: Engine, plan: OutcomePlan) -> tuple[OutcomeColumn, ...]:
+    """Return the columns of the plan with `binary` set: as declared, or true if all values in the rows are 0 or 1."""
+    # A column without any value is not binary.
+    tests = ", ".join(f"coalesce(bool_and(v{k} IN (0, 1)), false)" for k in range(len(plan.columns)))
+    [has_only_0_and_1] = engine.execute(f"SELECT {tests} FROM outcome_rows").fetchall()
     return tuple(
-        replace(column, binary=bool(only[k]) if column.binary is None else column.binary)
+        replace(column, binary=bool(has_only_0_and_1[k])) if column.binary is None else column
         for k, column in enumerate(plan.columns)
     )
 
 
 def _order_arms(engine: Engine, plan: OutcomePlan) -> tuple[str, ...]:
-    """List the values of the arm column, the baseline first. Raises InputError and UnknownName."""
+    """List the values of the arm column, the baseline first.
+
+    Raises InputError and UnknownName if they cannot be the arms, or if it is not clear which is the baseline.
+    """
     arms = [row[0] for row in engine.execute("SELECT DISTINCT arm FROM outcome_rows ORDER BY arm").fetchall()]
     if not arms:
         raise InputError(f"{plan.paths[0]} has no row that can be used")
@@ -144,8 +161,12 @@ def _order_arms(engine: Engine, plan: OutcomePlan) -> tuple[str, ...]:
         )
     baseline = plan.baseline
     if not baseline:
-        usual = ([arm for arm in arms if arm.strip().lower() == name] for name in _BASELINES)
-        baseline = next((matching[0] for matching in usual if len(matching) == 1), "")
+        # The first usual name of a baseline that exactly one arm has.
+        for usual_name in _BASELINES:
+            matching = [arm for arm in arms if arm.strip().lower() == usual_name]
+            if len(matching) == 1:
+                baseline = matching[0]
+                break
     if not baseline:
         raise InputError(
             f"none of the arms {', '.join(arms)} of {plan.paths[0]} is clearly the baseline",
@@ -158,35 +179,50 @@ def _order_arms(engine: Engine, plan: OutcomePlan) -> tuple[str, ...]:
     return (baseline, *(arm for arm in arms if arm != baseline))
 
 
-def _count_by_arm(engine: Engine, baseline: str, count: str, table: str) -> dict[str, int]:
-    """Evaluate `count` in each arm of a table; the arms have the names that they are judged by."""
-    rows = engine.execute(f"SELECT arm, {count} FROM {table} GROUP BY arm ORDER BY arm").fetchall()
-    return {BASELINE if arm == baseline else str(arm): int(number) for arm, number in rows}
+def _count_by_arm(engine: Engine, baseline_label: str, count_sql: str, table_sql: str) -> dict[str, int]:
+    """Evaluate `count_sql`, such as `count(*)`, in each arm of a table.
+
+    Returns arm → count; the arm that the files call `baseline_label` gets the name under which it is judged.
+    """
+    rows = engine.execute(f"SELECT arm, {count_sql} FROM {table_sql} GROUP BY arm ORDER BY arm").fetchall()
+    return {BASELINE if label == baseline_label else str(label): int(count) for label, count in rows}
 
 
-def _left_out(counts: Mapping[str, int], kind: LeftOutKind) -> tuple[LeftOut, ...]:
-    return tuple(LeftOut(arm, kind, count) for arm, count in counts.items() if count)
+def _left_out(counts_by_arm: Mapping[str, int], kind: LeftOutKind) -> tuple[LeftOut, ...]:
+    return tuple(LeftOut(arm, kind, count) for arm, count in counts_by_arm.items() if count)
 
 
-def _count_rows(engine: Engine, plan: OutcomePlan, bad: Mapping[str, int], baseline: str) -> OutcomeFacts:
-    """Count the rows read of each arm, including the skipped ones."""
-    skipped = {BASELINE if arm == baseline else arm: count for arm, count in bad.items()}
-    read = _count_by_arm(engine, baseline, "count(*)", "outcome_rows")
-    for arm, count in skipped.items():
+def _count_rows(
+    engine: Engine, plan: OutcomePlan, bad_rows_by_label: Mapping[str, int], baseline_label: str
+) -> OutcomeFacts:
+    """Count the rows read of each arm: the usable ones in `outcome_rows`, and the bad ones, which were skipped.
+
+    The arm that the files call `baseline_label` gets the name under which it is judged.
+    """
+    bad_rows = {BASELINE if label == baseline_label else label: count for label, count in bad_rows_by_label.items()}
+    read = _count_by_arm(engine, baseline_label, "count(*)", "outcome_rows")
+    for arm, count in bad_rows.items():
         read[arm] = read.get(arm, 0) + count
-    left_out = _left_out(skipped, LeftOutKind.BAD_ROW)
+    left_out = _left_out(bad_rows, LeftOutKind.BAD_ROW)
     return OutcomeFacts(read, left_out, arm_column=plan.arm, query=plan.query)
 
 
-def _drop_duplicates(engine: Engine, facts: OutcomeFacts, baseline: str) -> OutcomeFacts:
-    """Count rows that repeat another in every column; leave them out unless the rows are a log of events."""
-    several = engine.execute(
-        """SELECT avg(CAST(k > 1 AS DOUBLE)) FROM (
-            SELECT count(DISTINCT hash) AS k FROM outcome_rows GROUP BY unit HAVING min(arm) = max(arm))"""
-    ).fetchall()[0][0]
-    counts = _count_by_arm(engine, baseline, "count(*) - count(DISTINCT (unit, hash))", "outcome_rows")
-    duplicates = sum(counts.values())
-    drop = bool(duplicates) and (several or 0.0) <= _LOG_OF_EVENTS
+def _drop_duplicates(engine: Engine, facts: OutcomeFacts, baseline_label: str) -> OutcomeFacts:
+    """Count rows of `outcome_rows` that repeat another row in every column, and add the counts to `facts`.
+
+    Duplicates are deleted, unless the rows are a log of events, where equal rows may be two events: many units have
+    several different rows.
+    """
+    # Different rows of each unit that is in one arm; then the share of units with more than one.
+    [(share_with_several,)] = engine.execute(
+        """SELECT avg(CAST(different_rows > 1 AS DOUBLE)) FROM (
+            SELECT count(DISTINCT hash) AS different_rows FROM outcome_rows GROUP BY unit HAVING min(arm) = max(arm))"""
+    ).fetchall()
+    # All rows of an arm minus its different rows.
+    duplicates_by_arm = _count_by_arm(engine, baseline_label, "count(*) - count(DISTINCT (unit, hash))", "outcome_rows")
+    duplicates = sum(duplicates_by_arm.values())
+    is_log_of_events = (share_with_several or 0.0) > _LOG_OF_EVENTS
+    drop = bool(duplicates) and not is_log_of_events
     if drop:
         names = [row[0] for row in engine.execute("DESCRIBE outcome_rows").fetchall() if row[0] not in _KEYS]
         values = ", ".join(f"any_value({name}) AS {name}" for name in names)
@@ -194,63 +230,89 @@ def _drop_duplicates(engine: Engine, facts: OutcomeFacts, baseline: str) -> Outc
             f"""CREATE OR REPLACE TEMP TABLE outcome_rows AS
             SELECT {", ".join(_KEYS)}, {values} FROM outcome_rows GROUP BY {", ".join(_KEYS)}"""
         )
-        facts = replace(facts, left_out=(*facts.left_out, *_left_out(counts, LeftOutKind.DUPLICATE)))
+        facts = replace(facts, left_out=(*facts.left_out, *_left_out(duplicates_by_arm, LeftOutKind.DUPLICATE)))
     return replace(facts, duplicates=duplicates, duplicates_dropped=drop)
 
 
-def _sum_units(engine: Engine, columns: Sequence[OutcomeColumn], facts: OutcomeFacts, baseline: str) -> OutcomeFacts:
-    """Make one row a unit in `outcome_units`; units of several arms are counted and left out."""
-    how = {"n": "count(*)"}
+def _sum_units(
+    engine: Engine, columns: Sequence[OutcomeColumn], facts: OutcomeFacts, baseline_label: str
+) -> OutcomeFacts:
+    """Make the table `outcome_units`, a row a unit, from `outcome_rows`, and add its counts to `facts`.
+
+    Its columns are the unit, its arm, and the variables of `name_variables`. A unit in several arms (crossed) is
+    counted and left out.
+    """
+    # Column of a unit → its SQL over the rows of the unit, whose values are v0, v1, …
+    sql_of = {"n": "count(*)"}
     for k, column in enumerate(columns):
-        how |= {f"s{k}": f"avg(v{k})" if column.role == "covariate" else f"sum(v{k})", f"a{k}": f"max(v{k})"}
-    sums = ", ".join(f"{how[name]} AS {name}" for name in name_variables(columns))
+        sql_of[f"s{k}"] = f"avg(v{k})" if column.role == "covariate" else f"sum(v{k})"
+        sql_of[f"a{k}"] = f"max(v{k})"
+    sums = ", ".join(f"{sql_of[name]} AS {name}" for name in name_variables(columns))
     engine.execute(
         f"""CREATE TEMP TABLE outcome_units AS
         SELECT unit, min(arm) AS arm, min(arm) <> max(arm) AS crossed, {sums}
         FROM outcome_rows GROUP BY unit"""
     )
-    crossed = int(engine.execute("SELECT count(*) FROM outcome_units WHERE crossed").fetchall()[0][0])
-    several = _count_by_arm(
-        engine, baseline, "count(*)", "outcome_rows JOIN (SELECT unit FROM outcome_units WHERE crossed) USING (unit)"
+    [(crossed_units,)] = engine.execute("SELECT count(*) FROM outcome_units WHERE crossed").fetchall()
+    crossed_rows = _count_by_arm(
+        engine,
+        baseline_label,
+        "count(*)",
+        "outcome_rows JOIN (SELECT unit FROM outcome_units WHERE crossed) USING (unit)",
     )
     engine.execute("DELETE FROM outcome_units WHERE crossed")
-    counts = ", ".join(f"count(*) - count(s{k})" for k in range(len(columns)))
-    rows = engine.execute(f"SELECT arm, count(*), {counts} FROM outcome_units GROUP BY arm ORDER BY arm").fetchall()
-    missing = {
-        column.name: {BASELINE if row[0] == baseline else row[0]: int(row[k + 2]) for row in rows}
-        for k, column in enumerate(columns)
-        if any(row[k + 2] for row in rows)
-    }
-    nulls = ", ".join(f"count(*) - count(v{k})" for k in range(len(columns)))
-    lacking = engine.execute(f"SELECT {nulls} FROM outcome_rows").fetchall()[0]
+    [(units,)] = engine.execute("SELECT count(*) FROM outcome_units").fetchall()
+    left_out = (*facts.left_out, *_left_out(crossed_rows, LeftOutKind.SEVERAL_ARMS))
+    return replace(facts, left_out=left_out, units=int(units), crossed=int(crossed_units))
+
+
+def _count_missing(
+    engine: Engine, columns: Sequence[OutcomeColumn], facts: OutcomeFacts, baseline_label: str
+) -> OutcomeFacts:
+    """Count the units without any value, in each arm, and the rows without a value of each column; add them to `facts`.
+
+    A column without missing values has no count.
+    """
+    # A sum is null if no row of the unit has a value.
+    units_without = ", ".join(f"count(*) - count(s{k})" for k in range(len(columns)))
+    counts_of_arms = engine.execute(
+        f"SELECT arm, {units_without} FROM outcome_units GROUP BY arm ORDER BY arm"
+    ).fetchall()
+    missing: dict[str, dict[str, int]] = {column.name: {} for column in columns}
+    for label, *counts in counts_of_arms:
+        arm = BASELINE if label == baseline_label else label
+        for column, count in zip(columns, counts, strict=True):
+            missing[column.name][arm] = int(count)
+    rows_without = ", ".join(f"count(*) - count(v{k})" for k in range(len(columns)))
+    [row_counts] = engine.execute(f"SELECT {rows_without} FROM outcome_rows").fetchall()
     return replace(
         facts,
-        left_out=(*facts.left_out, *_left_out(several, LeftOutKind.SEVERAL_ARMS)),
-        units=sum(int(row[1]) for row in rows),
-        crossed=crossed,
-        missing=missing,
-        missing_rows={column.name: int(lacking[k]) for k, column in enumerate(columns) if lacking[k]},
+        missing={name: by_arm for name, by_arm in missing.items() if any(by_arm.values())},
+        missing_rows={column.name: int(count) for column, count in zip(columns, row_counts, strict=True) if count},
     )
 
 
 def _write_files(
     engine: Engine, folder: Path, columns: Sequence[OutcomeColumn], arms: Sequence[str], sha256: str
 ) -> list[Segment]:
-    """Write rows and units as Parquet; a missing value of a covariate becomes the mean of all units."""
-    rows = ", ".join(f"v{k} AS {quote_name(column.name)}" for k, column in enumerate(columns))
-    means = {
+    """Write the tables of rows and units as Parquet files into `folder`; returns both files as segments.
+
+    The arm is written as its position in `arms`. A missing value of a covariate becomes the mean of all units.
+    """
+    row_values = ", ".join(f"v{k} AS {quote_name(column.name)}" for k, column in enumerate(columns))
+    filled_covariates = {
         f"s{k}": f"coalesce(s{k}, (SELECT avg(s{k}) FROM outcome_units), 0)"
         for k, column in enumerate(columns)
         if column.role == "covariate"
     }
-    units = ", ".join(
-        f"CAST({means.get(name, name)} AS DOUBLE) AS {quote_name(variable)}"
+    unit_values = ", ".join(
+        f"CAST({filled_covariates.get(name, name)} AS DOUBLE) AS {quote_name(variable)}"
         for name, variable in name_variables(columns).items()
     )
     position = f"CAST(list_position({quote_all(arms)}, arm) - 1 AS INTEGER)"
     queries = {
-        ROWS_FILE: f"SELECT unit AS unit_, {position} AS arm_, {rows} FROM outcome_rows ORDER BY arm_, unit_",
-        UNITS_FILE: f"SELECT unit AS unit_, {position} AS arm_, {units} FROM outcome_units ORDER BY arm_, unit_",
+        ROWS_FILE: f"SELECT unit AS unit_, {position} AS arm_, {row_values} FROM outcome_rows ORDER BY arm_, unit_",
+        UNITS_FILE: f"SELECT unit AS unit_, {position} AS arm_, {unit_values} FROM outcome_units ORDER BY arm_, unit_",
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -259,8 +321,9 @@ def _write_files(
                 engine.execute(f"COPY ({query}) TO {quote(unfinished)} (FORMAT parquet)")
     except OSError as error:
         raise StoreError(f"{folder} cannot be written: {error.strerror}") from error
-    count = int(engine.execute("SELECT count(*) FROM outcome_rows").fetchall()[0][0])
-    return [Segment(folder / ROWS_FILE, count, sha256), Segment(folder / UNITS_FILE, 0, sha256)]
+    [(row_count,)] = engine.execute("SELECT count(*) FROM outcome_rows").fetchall()
+    # The units count no rows: their rows are those of the other file.
+    return [Segment(folder / ROWS_FILE, int(row_count), sha256), Segment(folder / UNITS_FILE, 0, sha256)]
 
 
 # ------------------------------------------------------------------ units become sums
@@ -269,30 +332,36 @@ def _write_files(
 def _sum_arms(
     engine: Engine, units: Path, columns: Sequence[OutcomeColumn], arms: Sequence[str]
 ) -> tuple[list[UnitMoments], list[list[float]]]:
-    """Sum up the file of units: moments and skewness of the variables in each arm, in the order of `arms`."""
+    """Sum up the units of each arm, in the order of `arms`: moments, and the skewness of each variable.
+
+    Variables are in the order of `name_variables`. The file `units` has a row a unit; a missing value counts as 0.
+    """
     names = name_variables(columns)
     moments = [moments_of(np.zeros((0, len(names)))) for _ in arms]
     with pq.ParquetFile(units) as file:
         for batch in file.iter_batches(_BATCH_ROWS, columns=["arm_", *names.values()]):
-            codes, *columns_of = (batch[name].to_numpy(zero_copy_only=False) for name in ("arm_", *names.values()))
-            values = np.nan_to_num(np.column_stack(columns_of))
-            for code in np.unique(codes):
-                moments[code] = merge_moments(moments[code], moments_of(values[codes == code]))
+            arm_of_unit = batch["arm_"].to_numpy(zero_copy_only=False)
+            variables = [batch[variable].to_numpy(zero_copy_only=False) for variable in names.values()]
+            values = np.nan_to_num(np.column_stack(variables))  # shape (units, variables)
+            for position in np.unique(arm_of_unit):
+                moments[position] = merge_moments(moments[position], moments_of(values[arm_of_unit == position]))
     expressions = ", ".join(f"coalesce(skewness({name}), 0)" for name in names)
     rows = engine.execute(f"SELECT arm, {expressions} FROM outcome_units GROUP BY arm").fetchall()
-    skewness = {row[0]: [float(np.nan_to_num(value)) for value in row[1:]] for row in rows}
+    # The skewness of too few or equal values is null or NaN, and counts as 0.
+    skewness = {arm: [float(np.nan_to_num(value)) for value in values] for arm, *values in rows}
     return moments, [skewness.get(arm, [0.0] * len(names)) for arm in arms]
 
 
 def facts_from_json(text: str) -> OutcomeFacts:
     """Read facts as they were stored. Older stores did not count rows by arm: these become rows of an unknown arm."""
-    plain: dict[str, Any] = json.loads(text)
-    skipped, rows = plain.pop("skipped_rows", 0), plain.pop("rows", 0)
-    plain.setdefault("read", {"": rows + skipped})
-    left_out = left_out_from_plain(plain.get("left_out", ()))
-    if skipped:
-        left_out = (*left_out, LeftOut("", LeftOutKind.BAD_ROW, skipped))
-    return OutcomeFacts(**{**plain, "left_out": left_out})
+    fields: dict[str, Any] = json.loads(text)
+    # Only older stores have these two.
+    skipped_rows, rows = fields.pop("skipped_rows", 0), fields.pop("rows", 0)
+    fields.setdefault("read", {"": rows + skipped_rows})
+    left_out = left_out_from_plain(fields.pop("left_out", ()))
+    if skipped_rows:
+        left_out = (*left_out, LeftOut("", LeftOutKind.BAD_ROW, skipped_rows))
+    return OutcomeFacts(**fields, left_out=left_out)
 
 
 # ------------------------------------------------------------------ sums are read
@@ -307,57 +376,69 @@ def read_outcomes(
     values: Collection[str] = (),
     row_values: Collection[str] = (),
 ) -> Outcomes | None:
-    """Read the outcomes of a run; `None` where it has none.
+    """Read the outcomes of a run from the attached store; `None` if it has none.
 
-    `looks`: run whose outcomes were judged → how that look spent alpha, in the order of judging. `values` and
-    `row_values` name variables and outcomes whose values are read; those purged or unknown are left out.
+    `folder`: folder of the run's files. `looks`: run whose outcomes were judged → how that look spent alpha, in the
+    order of judging. `values` and `row_values`: names of variables and outcomes whose values of each unit and row are
+    read; those purged or unknown are left out.
     """
     stored = engine.execute("SELECT columns, variables, facts FROM store.outcomes WHERE run = ?", [run]).fetchall()
     if not stored:
         return None
-    rows = engine.execute(
+    columns_json, variables, facts_json = stored[0]
+    columns = tuple(OutcomeColumn(**column) for column in json.loads(columns_json))
+    arms, moments, skewness = [], [], []
+    for arm, n, mean, products, arm_skewness in engine.execute(
         "SELECT arm, n, mean, products, skewness FROM store.outcome_moments WHERE run = ? ORDER BY position", [run]
-    ).fetchall()
-    variables = tuple(stored[0][1])
-    width = len(variables)
-    columns = tuple(OutcomeColumn(**column) for column in json.loads(stored[0][0]))
-    names = [name for name in variables if name in values]
-    outcomes = [column.name for column in columns if column.name in row_values and column.role == "outcome"]
+    ).fetchall():
+        arms.append(arm)
+        # Products are stored as one list, row by row.
+        square = np.array(products).reshape(len(variables), len(variables))
+        moments.append(UnitMoments(int(n), np.array(mean), square))
+        skewness.append(np.array(arm_skewness))
+    unit_names = [name for name in variables if name in values]
+    row_names = [column.name for column in columns if column.name in row_values and column.role == "outcome"]
     return Outcomes(
         run=run,
-        arms=tuple(row[0] for row in rows),
+        arms=tuple(arms),
         columns=columns,
-        variables=variables,
-        moments=tuple(
-            UnitMoments(int(row[1]), np.array(row[2]), np.array(row[3]).reshape(width, width)) for row in rows
-        ),
-        skewness=tuple(np.array(row[4]) for row in rows),
-        facts=facts_from_json(stored[0][2]),
-        values=_read_units(folder / UNITS_FILE, names, len(rows)),
-        row_values=_read_rows(engine, folder / ROWS_FILE, outcomes, folder / UNITS_FILE, len(rows)),
+        variables=tuple(variables),
+        moments=tuple(moments),
+        skewness=tuple(skewness),
+        facts=facts_from_json(facts_json),
+        values=_read_unit_values(folder / UNITS_FILE, unit_names, len(arms)),
+        row_values=_read_row_values(engine, folder / ROWS_FILE, row_names, folder / UNITS_FILE, len(arms)),
         looks=_read_looks(engine, run, looks),
     )
 
 
 def _read_looks(engine: Engine, run: str, looks: Mapping[str, str]) -> tuple[OutcomeLook, ...]:
-    """Read the outcomes that were judged before `run` was first judged."""
-    earlier = list(itertools.takewhile(lambda name: name != run, looks))
+    """Read sums of the outcomes that were judged before `run` was first judged.
+
+    `looks`: run whose outcomes were judged → how that look spent alpha, in the order of judging.
+    """
+    earlier_runs = list(itertools.takewhile(lambda judged_run: judged_run != run, looks))
     rows = engine.execute(
         """SELECT o.run, o.variables, m.arm, m.n, m.mean, m.products
         FROM store.outcomes AS o JOIN store.outcome_moments AS m ON m.run = o.run
         WHERE o.run IN (SELECT unnest(?)) ORDER BY list_position(?, o.run), m.position""",
-        [earlier, earlier],
+        [earlier_runs, earlier_runs],
     ).fetchall()
-    out: dict[str, OutcomeLook] = {}
-    for name, variables, arm, n, mean, products in rows:
-        square = np.array(products).reshape(len(variables), len(variables)).diagonal()
-        sums = {v: (float(n), float(mean[k]), float(square[k])) for k, v in enumerate(variables)}
-        look = out.get(name, OutcomeLook(name, 0, {}, looks[name]))
-        out[name] = replace(look, units=look.units + int(n), sums={**look.sums, arm: sums})
-    return tuple(out.values())
+    look_of: dict[str, OutcomeLook] = {}
+    # A row is one arm of one run. The diagonal of the products has the sums of squared deviations.
+    for look_run, variables, arm, n, mean, products in rows:
+        squares = np.array(products).reshape(len(variables), len(variables)).diagonal()
+        sums = {name: (float(n), float(mean[k]), float(squares[k])) for k, name in enumerate(variables)}
+        look = look_of.get(look_run, OutcomeLook(look_run, 0, {}, looks[look_run]))
+        look_of[look_run] = replace(look, units=look.units + int(n), sums={**look.sums, arm: sums})
+    return tuple(look_of.values())
 
 
-def _read_units(path: Path, names: list[str], arms: int) -> dict[str, tuple[np.ndarray, ...]]:
+def _read_unit_values(path: Path, names: list[str], arms: int) -> dict[str, tuple[np.ndarray, ...]]:
+    """Read variables of all units: name → one array of values for each of the `arms` (their number).
+
+    Empty if the file was purged.
+    """
     if not names or not path.exists():
         return {}
     try:
@@ -365,27 +446,37 @@ def _read_units(path: Path, names: list[str], arms: int) -> dict[str, tuple[np.n
             table = file.read(["arm_", *names])
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error}") from error
-    codes = table["arm_"].to_numpy()
-    return {name: tuple(table[name].to_numpy()[codes == arm].astype(float) for arm in range(arms)) for name in names}
+    arm_of_unit = table["arm_"].to_numpy()
+    return {
+        name: tuple(table[name].to_numpy()[arm_of_unit == arm].astype(float) for arm in range(arms)) for name in names
+    }
 
 
-def _read_rows(
-    engine: Engine, path: Path, names: list[str], units: Path, arms: int
+def _read_row_values(
+    engine: Engine, rows_file: Path, names: list[str], units_file: Path, arms: int
 ) -> dict[str, tuple[tuple[np.ndarray, np.ndarray], ...]]:
-    if not names or not path.exists() or not units.exists():
+    """Read outcomes of all rows: name → for each of the `arms` (their number), two arrays with an entry a row.
+
+    The first has the index of the row's unit among the units of the arm, the second the value. Rows without a value and
+    rows of units that were left out are not read. Empty if a file was purged.
+    """
+    if not names or not rows_file.exists() or not units_file.exists():
         return {}
-    out = {}
+    values_of = {}
     for name in names:
         column = quote_name(name)
+        # The file of units is in the order of arms, so a unit's index is its place minus the first place of its arm.
         table = engine.execute(
-            f"""SELECT r.arm_, u.place - u.first AS unit, r.{column} AS value
-            FROM read_parquet({quote(path)}) AS r
+            f"""SELECT r.arm_, u.place - u.first_of_arm AS unit, r.{column} AS value
+            FROM read_parquet({quote(rows_file)}) AS r
             JOIN (
-                SELECT unit_, file_row_number AS place, min(file_row_number) OVER (PARTITION BY arm_) AS first
-                FROM read_parquet({quote(units)}, file_row_number = true)) AS u ON r.unit_ = u.unit_
+                SELECT unit_, file_row_number AS place, min(file_row_number) OVER (PARTITION BY arm_) AS first_of_arm
+                FROM read_parquet({quote(units_file)}, file_row_number = true)) AS u ON r.unit_ = u.unit_
             WHERE r.{column} IS NOT NULL
             ORDER BY ALL"""
         ).fetchnumpy()
-        masks = [table["arm_"] == arm for arm in range(arms)]
-        out[name] = tuple((table["unit"][rows].astype(np.int64), table["value"][rows].astype(float)) for rows in masks)
-    return out
+        in_arm = [table["arm_"] == arm for arm in range(arms)]
+        values_of[name] = tuple(
+            (table["unit"][mask].astype(np.int64), table["value"][mask].astype(float)) for mask in in_arm
+        )
+    return values_of

@@ -27,39 +27,46 @@ _SPREAD = {"bin_lists": "bins", "instance_bin_lists": "instance_bins"}
 
 
 def read_cells(engine: Engine, run_ids: Sequence[str]) -> Cells:
-    """Read the cells of runs from the attached store, in the order of `run_ids`."""
+    """Read the cells of runs from the attached store, with the runs in the order of `run_ids`.
+
+    Buckets have the length of the longest among the runs. In the store, columns hold ids of runs and names; in the
+    result, positions in `runs`, `arms`, `endpoints` and `instances`.
+    """
     rows = engine.execute(
         """SELECT runs.id, code, landings, grid_us, bucket_s
         FROM store.runs JOIN store.groups ON groups.id = runs."group" WHERE runs.id IN (SELECT unnest(?))
         ORDER BY list_position(?, runs.id)""",
         [list(run_ids), list(run_ids)],
     ).fetchall()
-    bucket_s = max((row[4] for row in rows), default=1)
-    codes = [row[1] for row in rows]
-    in_parts = any(landings > 1 or own_bucket_s != bucket_s for _, _, landings, _, own_bucket_s in rows)
-    steps = {row[1]: bucket_s // row[4] for row in rows} if in_parts else None
-    tables = {table: _read_table(engine, table, steps, codes) for table in _KEYS}
-    names = _read_names(engine, tables)
-    positions = {kind: named[1] for kind, named in names.items()}
-    positions["run"] = np.zeros(max(codes, default=0) + 1, dtype=np.int64)
-    positions["run"][codes] = np.arange(len(codes))
+    runs = tuple(run_id for run_id, *_ in rows)
+    codes = [code for _, code, *_ in rows]
+    grids_us = [grid_us for *_, grid_us, _ in rows]
+    bucket_s = max((run_bucket_s for *_, run_bucket_s in rows), default=1)
+    # A cell has several rows in the store if its run landed in parts, or if its buckets become longer.
+    has_parts = any(landings > 1 or run_bucket_s != bucket_s for _, _, landings, _, run_bucket_s in rows)
+    bucket_ratios = {code: bucket_s // run_bucket_s for _, code, _, _, run_bucket_s in rows} if has_parts else None
+    tables = {table: _read_table(engine, table, bucket_ratios, codes) for table in _KEYS}
+    names, position_of_id = _read_names(engine, tables)
+    position_of_id["run"] = np.zeros(max(codes, default=0) + 1, dtype=np.int64)
+    position_of_id["run"][codes] = np.arange(len(codes))
+    # Codes of runs and ids of names become positions.
     for table, columns in tables.items():
-        for kind in positions.keys() & columns.keys():
-            columns[kind] = positions[kind][columns[kind].astype(np.int64)]
+        for kind in position_of_id.keys() & columns.keys():
+            columns[kind] = position_of_id[kind][columns[kind].astype(np.int64)]
         tables[table] = _sort(columns, _KEYS[table])
-    failure_kinds = _typed(tables["failure_kinds"])
-    exceptions = tuple(names["exception"][0][code] for code in failure_kinds.pop("exception"))
+    failure_kinds = _to_numbers(tables["failure_kinds"])
+    exceptions = tuple(names["exception"][position] for position in failure_kinds.pop("exception"))
     return Cells(
-        runs=tuple(row[0] for row in rows),
-        arms=names["arm"][0],
-        endpoints=names["endpoint"][0],
-        instances=names["instance"][0],
+        runs=runs,
+        arms=names["arm"],
+        endpoints=names["endpoint"],
+        instances=names["instance"],
         bucket_s=bucket_s,
-        grid_us=math.gcd(*(row[3] for row in rows)) or 1,
-        moments=Moments(**_typed(tables["moments"], floats=_MOMENT_FLOATS)),
+        grid_us=math.gcd(*grids_us) or 1,
+        moments=Moments(**_to_numbers(tables["moments"], floats=_MOMENT_FLOATS)),
         bins=Bins(**_spread(tables["bin_lists"])),
         instance_bins=InstanceBins(**_spread(tables["instance_bin_lists"])),
-        loads=LoadLevels(**_typed(tables["loads"])),
+        loads=LoadLevels(**_to_numbers(tables["loads"])),
         failure_kinds=FailureKinds(**failure_kinds, exception=exceptions),
     )
 
@@ -67,15 +74,21 @@ def read_cells(engine: Engine, run_ids: Sequence[str]) -> Cells:
 _MOMENT_FLOATS = frozenset({"sum_us", "sum_sq_us", "min_us", "max_us", "bytes", "bytes_sq"})
 
 
-def _read_table(engine: Engine, table: str, steps: Mapping[int, int] | None, codes: Sequence[int]) -> _Columns:
+def _read_table(engine: Engine, table: str, bucket_ratios: Mapping[int, int] | None, codes: Sequence[int]) -> _Columns:
+    """Read the rows of a table of cells of the runs with `codes`: column → array.
+
+    `bucket_ratios`: code of a run → how many of its buckets become one; cells with several rows are then merged.
+    `None`: each cell has one row. Histograms are read as `_read_lists` returns them.
+    """
     where = f"run IN ({', '.join(map(str, codes)) or 'NULL'})"
-    if steps is None:
+    if bucket_ratios is None:
         query = f"SELECT * FROM store.{table} WHERE {where}"
     else:
-        query = _merging(engine, _SPREAD.get(table, table), steps, where)
+        query = _write_merging_query(engine, _SPREAD.get(table, table), bucket_ratios, where)
     if table not in _SPREAD:
         return dict(engine.execute(query).fetchnumpy())
-    if steps is not None:
+    if bucket_ratios is not None:
+        # Merged histograms have a row per bin: make lists of them, as in the table.
         query = f"""
             SELECT * EXCLUDE (bin, n), list(bin ORDER BY bin) AS bins, list(n ORDER BY bin) AS counts
             FROM ({query}) GROUP BY ALL"""
@@ -83,14 +96,19 @@ def _read_table(engine: Engine, table: str, steps: Mapping[int, int] | None, cod
 
 
 def _read_lists(engine: Engine, query: str) -> _Columns:
-    """Read rows of bins and counts: their keys, where the bins of each row start, and how many there are."""
+    """Read histograms, a row each with the lists `bins` and `counts`, without a copy of the lists.
+
+    Returns the keys of the rows; `bin` and `n`, the lists of all rows in one array each; and `start` and `length`, the
+    part of each row in these two arrays.
+    """
     table = engine.sql(query).to_arrow_table().combine_chunks()
-    bins, counts = (_only_chunk(table[name]) for name in ("bins", "counts"))
+    bins, counts = _only_chunk(table["bins"]), _only_chunk(table["counts"])
     keys = [name for name in table.column_names if name not in {"bins", "counts"}]
     columns: _Columns = {key: _as_numpy(_only_chunk(table[key])) for key in keys}
-    ends = _as_numpy(bins.offsets)
-    flat: _Columns = {"bin": _as_numpy(bins.values), "n": _as_numpy(counts.values)}
-    return columns | {"start": ends[:-1], "length": np.diff(ends)} | flat
+    offsets = _as_numpy(bins.offsets)
+    columns |= {"start": offsets[:-1], "length": np.diff(offsets)}
+    columns |= {"bin": _as_numpy(bins.values), "n": _as_numpy(counts.values)}
+    return columns
 
 
 def _as_numpy(column: pa.Array) -> npt.NDArray[Any]:
@@ -99,37 +117,52 @@ def _as_numpy(column: pa.Array) -> npt.NDArray[Any]:
 
 
 _FLAT = frozenset({"bin", "n"})
+"""Columns of histograms with an entry per bin, not per row."""
 
 
 def _only_chunk(column: pa.ChunkedArray) -> pa.ListArray:
+    """Return the chunk of a column whose chunks were combined, as an array; empty for a column without rows."""
     return cast("pa.ListArray", column.chunk(0) if column.num_chunks else pa.array([], column.type))
 
 
-def _spread(rows: _Columns) -> _Columns:
-    """Spread rows of bins and counts into columns with one row per bin, in the order of bins."""
-    start, length = rows["start"].astype(np.int64), rows["length"]
-    keys = [name for name in rows if name not in {"start", "length", *_FLAT}]
-    columns: _Columns = {key: np.repeat(rows[key].astype(np.int64), length) for key in keys}
+def _spread(histograms: _Columns) -> _Columns:
+    """Spread histograms into columns with a row per bin, in the order of bins.
+
+    In `histograms`, keys have an entry per histogram; `bin` and `n` have an entry per bin, for all histograms; `start`
+    and `length` say which of these entries belong to a histogram.
+    """
+    start, length = histograms["start"].astype(np.int64), histograms["length"]
+    keys = [name for name in histograms if name not in {"start", "length", *_FLAT}]
+    columns: _Columns = {key: np.repeat(histograms[key].astype(np.int64), length) for key in keys}
+    columns |= {name: histograms[name].astype(np.int64) for name in _FLAT}
+    # If the histograms were sorted, bring the entries of their bins into the same order.
     ends = np.cumsum(length)
-    columns |= {name: rows[name].astype(np.int64) for name in _FLAT}
-    if not np.array_equal(start, np.concatenate(([0], ends[:-1]))[: len(start)]):
-        at = np.repeat(start - (ends - length), length) + np.arange(ends[-1])
-        columns |= {name: columns[name][at] for name in _FLAT}
+    starts_in_order = ends - length
+    if not np.array_equal(start, starts_in_order):
+        source = np.repeat(start - starts_in_order, length) + np.arange(ends[-1])
+        columns |= {name: columns[name][source] for name in _FLAT}
     # Sorted by bin, in linear time; the rows of one bin keep their order.
     order = np.argsort(columns["bin"].astype(np.int16), kind="stable")
     return {name: column[order] for name, column in columns.items()}
 
 
-def _merging(engine: Engine, table: str, steps: Mapping[int, int], where: str) -> str:
-    """Write the query that adds up parts of cells and widens buckets to the widest of the runs."""
+def _write_merging_query(engine: Engine, table: str, bucket_ratios: Mapping[int, int], where: str) -> str:
+    """Write the query that merges all rows of a cell into one, after several buckets of a run have become one.
+
+    `bucket_ratios`: code of a run → how many of its buckets become one. `where`: condition on rows of `table`.
+    """
     columns = [row[0] for row in engine.execute(f"DESCRIBE store.{table}").fetchall()]
-    step = "CASE run " + " ".join(f"WHEN {run} THEN {step}" for run, step in steps.items()) + " END"
-    chosen = [_MERGES.get(column, "sum({column}) AS {column}").format(column=column, step=step) for column in columns]
-    return f"SELECT {', '.join(chosen)} FROM store.{table} WHERE {where} GROUP BY ALL"
+    cases = " ".join(f"WHEN {run_code} THEN {ratio}" for run_code, ratio in bucket_ratios.items())
+    ratio_sql = f"CASE run {cases} END"
+    # Keys stay, extremes are compared, all other columns are added up.
+    merged = [
+        _MERGES.get(column, "sum({column}) AS {column}").format(column=column, ratio=ratio_sql) for column in columns
+    ]
+    return f"SELECT {', '.join(merged)} FROM store.{table} WHERE {where} GROUP BY ALL"
 
 
 _MERGES = {
-    **dict.fromkeys(("bucket", "block"), "{column} // {step} AS {column}"),
+    **dict.fromkeys(("bucket", "block"), "{column} // {ratio} AS {column}"),
     **dict.fromkeys(("run", "arm", "endpoint", "instance", "bin", "status", "exception"), "{column}"),
     **dict.fromkeys(("n", "failures"), "CAST(sum({column}) AS BIGINT) AS {column}"),
     **dict.fromkeys(("max_us", "users"), "max({column}) AS {column}"),
@@ -138,44 +171,56 @@ _MERGES = {
 """Column → how parts of a cell are merged; others are summed up."""
 
 
-def _read_names(engine: Engine, tables: Mapping[str, _Columns]) -> dict[str, tuple[tuple[str, ...], npt.NDArray[Any]]]:
-    """Read the names that are in use by kind, in alphabetical order, the baseline arm first; and id → its position."""
+def _read_names(engine: Engine, tables: Mapping[str, _Columns]) -> tuple[dict[str, tuple[str, ...]], _Columns]:
+    """Read the names of arms, endpoints, instances and exceptions that occur in `tables`, the cells.
+
+    Returns two dictionaries by kind (`arm`, …): the names in alphabetical order, the baseline arm first; and an array
+    with the position of a name at the index of its id in the store.
+    """
     rows = engine.execute("SELECT id, kind, name FROM store.names").fetchall()
-    names: dict[str, tuple[tuple[str, ...], npt.NDArray[Any]]] = {}
+    highest_id = max((name_id for name_id, _, _ in rows), default=0)
+    names: dict[str, tuple[str, ...]] = {}
+    position_of_id: _Columns = {}
     for kind in ("arm", "endpoint", "instance", "exception"):
         column = tables["failure_kinds" if kind == "exception" else "moments"][kind]
-        used = {int(code) for code in np.unique(column)}
-        by_id = {row[0]: row[2] for row in rows if row[1] == kind and row[0] in used}
-        first = {BASELINE} if kind == "arm" else set()
-        ordered = sorted(first) + sorted(set(by_id.values()) - first)
-        numbers = {name: number for number, name in enumerate(ordered)}
-        positions = np.zeros(max((row[0] for row in rows), default=0) + 1, dtype=np.int64)
-        for identity, name in by_id.items():
-            positions[identity] = numbers[name]
-        names[kind] = tuple(ordered), positions
-    return names
+        used_ids = {int(name_id) for name_id in np.unique(column)}
+        name_of_id = {name_id: name for name_id, row_kind, name in rows if row_kind == kind and name_id in used_ids}
+        # The baseline is an arm even if it has no cells.
+        always_first = [BASELINE] if kind == "arm" else []
+        names[kind] = (*always_first, *sorted(set(name_of_id.values()) - set(always_first)))
+        position_of_name = {name: position for position, name in enumerate(names[kind])}
+        position_of_id[kind] = np.zeros(highest_id + 1, dtype=np.int64)
+        for name_id, name in name_of_id.items():
+            position_of_id[kind][name_id] = position_of_name[name]
+    return names, position_of_id
 
 
 def _sort(columns: _Columns, keys: Sequence[str]) -> _Columns:
-    """Sort rows by their keys, so that the order of landing does not matter."""
+    """Sort rows by the columns `keys`, the first most important: the order in which segments landed is arbitrary."""
+    # Combine the keys of a row into one number, like the digits of a number.
     combined = np.zeros(len(columns["run"]), dtype=np.int64)
     for key in keys:
         values = columns[key].astype(np.int64)
-        low = int(values.min()) if len(values) else 0
-        combined = combined * (int(values.max(initial=low)) - low + 1) + (values - low)
+        lowest = int(values.min()) if len(values) else 0
+        highest = int(values.max(initial=lowest))
+        combined = combined * (highest - lowest + 1) + (values - lowest)
     if np.all(combined[1:] >= combined[:-1]):
         return columns
     order = np.argsort(combined, kind="stable")
-    flat = _FLAT if "start" in columns else frozenset[str]()
-    return {name: column if name in flat else column[order] for name, column in columns.items()}
+    # The bins of histograms stay where they are: `start` of each row refers to their places.
+    unsorted = _FLAT if "start" in columns else frozenset[str]()
+    return {name: column if name in unsorted else column[order] for name, column in columns.items()}
 
 
-def _typed(columns: _Columns, *, floats: frozenset[str] = frozenset()) -> dict[str, npt.NDArray[Any]]:
-    """Turn columns into plain numbers, with NaN for nulls: extremes of cells without a success."""
-    typed = {}
+def _to_numbers(columns: _Columns, *, floats: frozenset[str] = frozenset()) -> dict[str, npt.NDArray[Any]]:
+    """Convert columns to int64, or to float64 those named in `floats`; a null becomes NaN.
+
+    Only the extremes of cells without a success are null.
+    """
+    numbers = {}
     for name, column in columns.items():
         plain = column
         if isinstance(column, np.ma.MaskedArray):
             plain = np.where(column.mask, np.nan, column.data) if column.mask.any() else column.data
-        typed[name] = plain.astype(np.float64 if name in floats else np.int64, copy=False)
-    return typed
+        numbers[name] = plain.astype(np.float64 if name in floats else np.int64, copy=False)
+    return numbers

@@ -39,16 +39,20 @@ _COLUMNS = ("query", "arm", "instance", "endpoint", "bucket", "part", "le", "n",
 
 
 def write_answers(folder: Path, run: str, answers: Sequence[Answer], sources: Mapping[str, Any]) -> Path:
-    """Write the answers of one poll as the next file of the run's folder. Raises StoreError."""
+    """Write the answers to one poll as a Parquet file into the folder of a run, and return its path.
+
+    Samples become rows. The answers without samples, and `sources` (what is known of the servers), become metadata of
+    the file. Raises StoreError.
+    """
     # No two polls of a run begin at the same time, so this name is unique.
-    first_ms = int(min((answer.start.timestamp() for answer in answers), default=0.0) * 1000)
+    start_ms = int(min((answer.start.timestamp() for answer in answers), default=0.0) * 1000)
     tables = [_series_table(run, answer, series) for answer in answers for series in answer.series]
     metadata = {_ANSWERS: json.dumps([_to_plain(answer) for answer in answers]), _SOURCES: json.dumps(dict(sources))}
-    joined = pa.concat_tables(tables) if tables else READING_SCHEMA.empty_table()
-    table = joined.unify_dictionaries().cast(READING_SCHEMA).replace_schema_metadata(metadata)
+    all_rows = pa.concat_tables(tables) if tables else READING_SCHEMA.empty_table()
+    table = all_rows.unify_dictionaries().cast(READING_SCHEMA).replace_schema_metadata(metadata)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"poll-{first_ms:014d}{READINGS_SUFFIX}"
+        path = folder / f"poll-{start_ms:014d}{READINGS_SUFFIX}"
         with written_whole(path) as unfinished:
             pq.write_table(table, unfinished, compression="zstd")
     except OSError as error:
@@ -56,11 +60,13 @@ def write_answers(folder: Path, run: str, answers: Sequence[Answer], sources: Ma
     return path
 
 
-def _find(folder: Path) -> list[Path]:
+def _find_polls(folder: Path) -> list[Path]:
+    """List the files of polls in a folder; their names give them the order of time."""
     return sorted(folder.glob(f"poll-*{READINGS_SUFFIX}"))
 
 
 def _series_table(run: str, answer: Answer, series: Series) -> pa.Table:
+    """Make a table with a row for each sample of a series."""
     columns = {
         "run": run,
         "query": answer.query.text,
@@ -80,14 +86,18 @@ _DESCRIBED = tuple(field.name for field in fields(Answer) if field.name not in (
 
 
 def _to_plain(answer: Answer) -> dict[str, Any]:
-    """Describe an answer without its series, for JSON."""
+    """Convert an answer without its series to values that JSON can hold."""
     plain = {"query": answer.query.text, "kind": answer.query.kind.value}
     plain |= {name: getattr(answer, name) for name in _DESCRIBED}
-    return plain | {"start": answer.start.isoformat(), "end": answer.end.isoformat()}
+    plain |= {"start": answer.start.isoformat(), "end": answer.end.isoformat()}
+    return plain
 
 
 def _from_plain(plain: Mapping[str, Any]) -> Answer:
-    """Make an answer without its series; fields that earlier versions did not write have their defaults."""
+    """Make an answer without its series from values of JSON.
+
+    Fields that earlier versions did not write have their defaults.
+    """
     values = {name: plain[name] for name in _DESCRIBED if name in plain}
     values |= {name: tuple(plain.get(name, ())) for name in ("sent", "warnings", "notes")}
     values |= {name: datetime.fromisoformat(plain[name]) for name in ("start", "end")}
@@ -95,21 +105,27 @@ def _from_plain(plain: Mapping[str, Any]) -> Answer:
 
 
 def read_answers(paths: Sequence[Path]) -> tuple[tuple[Answer, ...], dict[str, Any]]:
-    """Read polls back as one answer per query and arm, and the description of their source. Raises StoreError."""
-    tables = [_read(path) for path in paths]
+    """Read the files of polls, in the order of time, as one answer per query and arm.
+
+    Returns the answers, and what the last file says about its sources. Raises StoreError.
+    """
+    tables = [_read_poll(path) for path in paths]
     sources: dict[str, Any] = json.loads(tables[-1].schema.metadata[_SOURCES]) if tables else {}
-    merged: dict[Key, Answer] = {}
+    answer_of: dict[Key, Answer] = {}
     for table in tables:
         for plain in json.loads(table.schema.metadata[_ANSWERS]):
             answer = _from_plain(plain)
             key = answer.query.text, answer.arm
-            merged[key] = _join(merged[key], answer) if key in merged else answer
-    bare = [table.replace_schema_metadata(None) for table in tables]
-    series = _split(pa.concat_tables(bare)) if bare else {}
-    return tuple(replace(answer, series=tuple(series.get(key, ()))) for key, answer in merged.items()), sources
+            answer_of[key] = _join(answer_of[key], answer) if key in answer_of else answer
+    # Tables can be joined only without their metadata, which differ.
+    without_metadata = [table.replace_schema_metadata(None) for table in tables]
+    series_of = _split_into_series(pa.concat_tables(without_metadata)) if without_metadata else {}
+    answers = tuple(replace(answer, series=tuple(series_of.get(key, ()))) for key, answer in answer_of.items())
+    return answers, sources
 
 
-def _read(path: Path) -> pa.Table:
+def _read_poll(path: Path) -> pa.Table:
+    """Read the file of a poll. Raises StoreError."""
     try:
         return pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
@@ -118,50 +134,63 @@ def _read(path: Path) -> pa.Table:
         ) from error
 
 
-def _join(first: Answer, second: Answer) -> Answer:
-    """Join the answers of two polls, the later second."""
-    joined: dict[str, Any] = {}
+def _join(earlier: Answer, later: Answer) -> Answer:
+    """Join the answers to one query in two polls: one answer with the counts and texts of both, without series."""
+    fields_of_both: dict[str, Any] = {}
     for name in ("sent", "warnings", "notes"):
-        joined[name] = tuple(dict.fromkeys((*getattr(first, name), *getattr(second, name))))
+        fields_of_both[name] = tuple(dict.fromkeys((*getattr(earlier, name), *getattr(later, name))))
     for name in ("nan", "infinite", "repeated", "outside"):
-        joined[name] = getattr(first, name) + getattr(second, name)
+        fields_of_both[name] = getattr(earlier, name) + getattr(later, name)
     return replace(
-        first,
-        start=min(first.start, second.start),
-        end=max(first.end, second.end),
-        duplicates=max(first.duplicates, second.duplicates),
-        read=None if first.read is None or second.read is None else first.read + second.read,
-        impossible=second.impossible,
-        form=second.form or first.form,
-        **joined,
+        earlier,
+        start=min(earlier.start, later.start),
+        end=max(earlier.end, later.end),
+        duplicates=max(earlier.duplicates, later.duplicates),  # the same series in each poll
+        read=None if earlier.read is None or later.read is None else earlier.read + later.read,
+        impossible=later.impossible,
+        form=later.form or earlier.form,
+        **fields_of_both,
     )
 
 
 _SERIES = ("query", "arm", "part", "le", "instance", "endpoint", "labels")
 
 
-def _split(table: pa.Table) -> dict[Key, list[Series]]:
-    """Split rows by series, each in the order of time."""
+def _split_into_series(table: pa.Table) -> dict[Key, list[Series]]:
+    """Split a table with a row a sample into series: query and arm → their series, each in the order of time."""
+    if not table.num_rows:
+        return {}
     table = table.unify_dictionaries().combine_chunks()
-    codes = {name: _codes(table[name]) for name in _SERIES}
-    ts = table["ts"].cast(pa.int64()).to_numpy()
-    order = np.lexsort((ts, *(codes[name] for name in reversed(_SERIES))))
-    ts, values = ts[order], table["value"].to_numpy()[order]
-    changed = np.zeros(order.size, dtype=bool)
-    for column in codes.values():
-        changed[1:] |= np.diff(column[order]) != 0
-    starts = np.append(np.flatnonzero(changed), order.size) if order.size else np.array([0])
-    firsts = np.concatenate([[0], starts[:-1]]) if order.size else np.array([], dtype=np.int64)
-    labelled = table.select(_SERIES).take(pa.array(order[firsts])).to_pylist() if order.size else []
-    out: dict[Key, list[Series]] = {}
-    for row, first, end in zip(labelled, firsts, starts, strict=False):
-        le = float("nan") if row["le"] is None else row["le"]
-        named = json.loads(row["labels"]), row["instance"], row["endpoint"], row["part"], le
-        out.setdefault((row["query"], row["arm"]), []).append(Series(*named, ts[first:end], values[first:end]))
-    return out
+    codes_of = {name: _encode(table[name]) for name in _SERIES}
+    ts_ms = table["ts"].cast(pa.int64()).to_numpy()
+    # Sort by the columns that identify a series, then by time (`lexsort` takes the most important key last). A series
+    # starts at the first row, and where any of these columns changes.
+    order = np.lexsort((ts_ms, *(codes_of[name] for name in reversed(_SERIES))))
+    ts_ms, values = ts_ms[order], table["value"].to_numpy()[order]
+    is_start = np.zeros(order.size, dtype=bool)
+    is_start[0] = True
+    for codes in codes_of.values():
+        is_start[1:] |= np.diff(codes[order]) != 0
+    starts = np.flatnonzero(is_start)
+    ends = np.append(starts[1:], order.size)
+    first_rows = table.select(_SERIES).take(pa.array(order[starts])).to_pylist()
+    series_of: dict[Key, list[Series]] = {}
+    for row, start, end in zip(first_rows, starts, ends, strict=True):
+        series = Series(
+            labels=json.loads(row["labels"]),
+            instance=row["instance"],
+            endpoint=row["endpoint"],
+            part=row["part"],
+            le=float("nan") if row["le"] is None else row["le"],
+            ts_ms=ts_ms[start:end],
+            values=values[start:end],
+        )
+        series_of.setdefault((row["query"], row["arm"]), []).append(series)
+    return series_of
 
 
-def _codes(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+def _encode(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """Return a code for each value of a column; equal values, also two nulls, have the same code."""
     array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
     if not pa.types.is_dictionary(array.type):
         array = pc.dictionary_encode(array, null_encoding="encode")
@@ -172,36 +201,37 @@ def _codes(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
 
 
 def land_readings(file: StoreFile, run: Run) -> Landed:
-    """Sum up all readings of a run, and add new files to the manifest. Landing them again changes nothing.
+    """Make the cells of a run from the files of all its polls, and add new files to the manifest.
 
-    Raises StoreError for a file that cannot be read.
+    Returns what landed now. Without a new file, nothing changes. Raises StoreError for a file that cannot be read.
     """
-    paths = _find(file.run_folder(run.release, run.id))
+    paths = _find_polls(file.run_folder(run.release, run.id))
     with file.opened() as engine:
         rows = engine.execute("SELECT name, state FROM store.segments WHERE run = ?", [run.id]).fetchall()
         bucket_s = read_bucket_s(engine, run.id)
-    stored = dict(rows)
-    fresh = [path for path in paths if path.name not in stored]
-    landed = Landed(already=len(stored), runs=(run.id,))
-    if not fresh:
+    state_of_landed = dict(rows)
+    new_paths = [path for path in paths if path.name not in state_of_landed]
+    landed = Landed(already=len(state_of_landed), runs=(run.id,))
+    if not new_paths:
         return landed
-    if "purged" in stored.values():
+    if "purged" in state_of_landed.values():
         raise StoreError(
             f"readings of run {run.id} were purged, so no more can be added to it",
             hint="collect again, which makes a new run",
         )
     answers, sources = read_answers(paths)
-    names = dict.fromkeys(answer.arm for answer in answers)
-    arms = tuple(sorted(names, key=lambda name: (name != BASELINE, list(names).index(name))))
+    # The baseline first, the others in the order of the answers: `sorted` keeps the order of equal keys.
+    arms = tuple(sorted(dict.fromkeys(answer.arm for answer in answers), key=lambda arm: arm != BASELINE))
     cells = replace(sum_up(answers, arms, bucket_s), sources=sources)
-    segments = [Segment(path, pq.ParquetFile(path).metadata.num_rows, hash_file(path)) for path in fresh]
+    segments = [Segment(path, pq.ParquetFile(path).metadata.num_rows, hash_file(path)) for path in new_paths]
     with file.opened(write=True) as engine:
-        _write(engine, run.id, cells)
+        _replace_cells(engine, run.id, cells)
         write_manifest(engine, file, run.id, segments)
     return replace(landed, rows=sum(segment.rows for segment in segments), segments=len(segments))
 
 
-def _write(engine: Engine, run: str, cells: ReadingCells) -> None:
+def _replace_cells(engine: Engine, run: str, cells: ReadingCells) -> None:
+    """Replace the stored cells of a run's readings, and the names and facts that belong to them."""
     facts = [asdict(facts) | {"query": [facts.query.text, facts.query.kind.value]} for facts in cells.facts]
     engine.execute("DELETE FROM store.reading_cells WHERE run = ?", [run])
     engine.execute(
@@ -217,14 +247,13 @@ def _write(engine: Engine, run: str, cells: ReadingCells) -> None:
             json.dumps(dict(cells.sources)),
         ],
     )
-    rows = pa.table({name: getattr(cells, name) for name in _COLUMNS})
-    engine.register("fresh_cells", rows)
-    engine.execute(f"INSERT INTO store.reading_cells SELECT ? AS run, {', '.join(_COLUMNS)} FROM fresh_cells", [run])
-    engine.unregister("fresh_cells")
+    engine.register("new_cells", pa.table({name: getattr(cells, name) for name in _COLUMNS}))
+    engine.execute(f"INSERT INTO store.reading_cells SELECT ? AS run, {', '.join(_COLUMNS)} FROM new_cells", [run])
+    engine.unregister("new_cells")
 
 
 def read_readings(engine: Engine, run: str) -> ReadingCells | None:
-    """Read the cells of a run's readings; `None` where it has none."""
+    """Read the cells of a run's readings; `None` if it has no readings."""
     stored = engine.execute(
         """SELECT bucket_s, queries, arms, instances, endpoints, facts, sources FROM store.readings_of
         WHERE run = ?""",
@@ -236,8 +265,8 @@ def read_readings(engine: Engine, run: str) -> ReadingCells | None:
     rows = engine.execute(
         f"SELECT {', '.join(_COLUMNS)} FROM store.reading_cells WHERE run = ? ORDER BY ALL", [run]
     ).fetchnumpy()
-    real = {"le", "seconds", "total", "peak"}
-    columns = {name: np.asarray(rows[name], dtype=float if name in real else np.int64) for name in _COLUMNS}
+    floats = {"le", "seconds", "total", "peak"}
+    columns = {name: np.asarray(rows[name], dtype=float if name in floats else np.int64) for name in _COLUMNS}
     return ReadingCells(
         queries=tuple(Query(text, QueryKind(kind)) for text, kind in json.loads(queries)),
         arms=tuple(arms),
@@ -250,21 +279,23 @@ def read_readings(engine: Engine, run: str) -> ReadingCells | None:
     )
 
 
-def _facts_from_plain(plain: dict[str, Any]) -> QueryFacts:
+def _facts_from_plain(plain: Mapping[str, Any]) -> QueryFacts:
+    """Make the facts of a query from values of JSON; fields that only earlier versions had are ignored."""
     text, kind = plain["query"]
-    field_names = {field.name for field in fields(QueryFacts)} - {"query"}  # earlier versions stored others
-    plain = {name: value for name, value in plain.items() if name in field_names}
-    texts = {name: tuple(plain.get(name, ())) for name in ("sent", "warnings", "notes")}
-    used = tuple((bucket, samples) for bucket, samples in plain.get("used", ()))
-    spans = tuple((start, end) for start, end in plain.get("spans", ()))
-    lives = {name: (first, last) for name, (first, last) in plain.get("lives", {}).items()}
-    return QueryFacts(Query(text, QueryKind(kind)), **plain | texts | {"used": used, "spans": spans, "lives": lives})
+    field_names = {field.name for field in fields(QueryFacts)} - {"query"}
+    values = {name: value for name, value in plain.items() if name in field_names}
+    # JSON has lists where the record has tuples.
+    values |= {name: tuple(values.get(name, ())) for name in ("sent", "warnings", "notes")}
+    values["used"] = tuple((bucket, samples) for bucket, samples in values.get("used", ()))
+    values["spans"] = tuple((start, end) for start, end in values.get("spans", ()))
+    values["lives"] = {instance: (first, last) for instance, (first, last) in values.get("lives", {}).items()}
+    return QueryFacts(Query(text, QueryKind(kind)), **values)
 
 
 def covered_until(folder: Path) -> datetime | None:
-    """The time until which the files in a folder were collected; `None` where there are none. Raises StoreError."""
-    paths = _find(folder)
+    """Read until when the polls in a folder collected readings; `None` if it has no polls. Raises StoreError."""
+    paths = _find_polls(folder)
     if not paths:
         return None
-    described = json.loads(pq.read_schema(paths[-1]).metadata[_ANSWERS])
-    return max(datetime.fromisoformat(answer["end"]) for answer in described).astimezone(UTC)
+    last_answers = json.loads(pq.read_schema(paths[-1]).metadata[_ANSWERS])
+    return max(datetime.fromisoformat(answer["end"]) for answer in last_answers).astimezone(UTC)

@@ -132,34 +132,43 @@ STEPS = (*MOMENTS_STEPS, _CODED, _BINS, _INSTANCE_BINS, "DROP TABLE coded", _FAI
 
 
 def roll_up(engine: Engine, paths: Sequence[Path], bucket_s: int, part: str = "", steps: Sequence[str] = STEPS) -> None:
-    """Roll the rows of one run's segments up into temporary tables: `series<part>` and `cells_<name><part>`.
+    """Roll the rows of a run's segments up into temporary tables: `series{part}` and `cells_{name}{part}`.
 
-    Rows whose time is NaN, negative or infinite are left out: compare `count_rows` with the count of the segments.
+    `part` is a suffix that keeps several runs apart. Rows whose response time is NaN, negative or infinite are left
+    out: compare `count_rows` with the count of the segments.
     """
-    values = {"bucket_s": bucket_s, "paths": quote_all(paths), "highest_ms": HIGHEST_MS, "part": part}
-    values |= {"block_buckets": BLOCK_BUCKETS, "pack": _PACK}
+    parameters = {
+        "bucket_s": bucket_s,
+        "paths": quote_all(paths),
+        "highest_ms": HIGHEST_MS,
+        "part": part,
+        "block_buckets": BLOCK_BUCKETS,
+        "pack": _PACK,
+    }
     engine.execute(f"SET perfect_ht_threshold = {_DIRECT_BITS}")
     try:
         for step in steps:
-            engine.execute(step.format(**values, wide="BIGINT"))
-    except duckdb.OutOfRangeException:  # a square beyond 64 bits: a request of an hour, a response of gigabytes
+            engine.execute(step.format(**parameters, wide="BIGINT"))
+    except duckdb.OutOfRangeException:
+        # A square exceeds 64 bits: a request of an hour, a response of gigabytes. 128 bits are slower.
         for step in steps:
-            engine.execute(step.format(**values, wide="HUGEINT"))
+            engine.execute(step.format(**parameters, wide="HUGEINT"))
 
 
 def count_rows(engine: Engine, part: str = "") -> int:
-    """Count the rows that were rolled up."""
+    """Count the rows that were rolled up into the tables with the suffix `part`."""
     return int(engine.execute(f"SELECT coalesce(sum(n), 0) FROM cells_moments{part}").fetchall()[0][0])
 
 
 def find_grid_us(engine: Engine, part: str = "") -> int:
-    """Find the largest step (µs) of which all times just rolled up are multiples; 0 where there are no times.
+    """Find the largest step (µs) of which all response times just rolled up are multiples; 0 if there are none.
 
-    Extremes and sums give an upper bound at no cost; the rows are read again only where that bound is above 1.
+    `part`: suffix of the tables. Extremes and sums of cells give an upper bound at no cost; the rows are read again
+    only if that bound is above 1.
     """
     rows = engine.execute(f"SELECT min_us, max_us, sum_us FROM cells_moments{part} WHERE n > failures").fetchall()
-    bound = math.gcd(*(int(value) for row in rows for value in row))
-    if bound <= 1:
-        return bound
-    remainders = engine.execute(f"SELECT DISTINCT us % {bound} FROM request_rows WHERE NOT failed").fetchall()
-    return math.gcd(bound, *(int(row[0]) for row in remainders))
+    bound_us = math.gcd(*(int(value) for row in rows for value in row))
+    if bound_us <= 1:
+        return bound_us
+    remainders = engine.execute(f"SELECT DISTINCT us % {bound_us} FROM request_rows WHERE NOT failed").fetchall()
+    return math.gcd(bound_us, *(int(remainder) for (remainder,) in remainders))

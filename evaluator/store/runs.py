@@ -28,7 +28,10 @@ _TIMES = ("plateau_start", "users_stopped")
 
 
 def add_run(engine: Engine, run: Run, bucket_s: int) -> None:
-    """Add a run, and its group with the bucket length if it is new. Raises StoreError where the run's id is taken."""
+    """Store a run and, if its group is new, the group with the length (s) of its buckets.
+
+    Raises StoreError if a run with this id is in the store.
+    """
     engine.execute(
         """INSERT OR IGNORE INTO store.groups
         SELECT ?, coalesce(max(number), -1) + 1, ?, ?, ? FROM store.groups""",
@@ -36,12 +39,23 @@ def add_run(engine: Engine, run: Run, bucket_s: int) -> None:
     )
     if engine.execute("SELECT 1 FROM store.runs WHERE id = ?", [run.id]).fetchall():
         raise StoreError(f"run '{run.id}' is in the store already")
-    identity = [run.id, run.release, run.group, run.source, run.replicate]
-    fingerprint = json.dumps(dict(run.fingerprint), sort_keys=True, default=str)
+    # The next free code stands for the run in cells. The zeros: it has no landings yet, and no grid of times.
     engine.execute(
         """INSERT INTO store.runs
         SELECT ?, coalesce(max(code), -1) + 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0 FROM store.runs""",
-        [*identity, run.started, run.planned_end, run.ended, run.state.value, fingerprint, facts_to_json(run.facts)],
+        [
+            run.id,
+            run.release,
+            run.group,
+            run.source,
+            run.replicate,
+            run.started,
+            run.planned_end,
+            run.ended,
+            run.state.value,
+            json.dumps(dict(run.fingerprint), sort_keys=True, default=str),
+            facts_to_json(run.facts),
+        ],
     )
 
 
@@ -66,37 +80,42 @@ def read_run(engine: Engine, run_id: str) -> Run:
 
 
 def _to_run(row: Sequence[Any]) -> Run:
-    started, planned_end, ended = (moment and moment.astimezone(UTC) for moment in row[5:8])
-    facts = _facts_from_json(row[10])
+    """Make a run from a row of the query `_RUNS`."""
+    run_id, release, group, source, replicate, started, planned_end, ended, state, *details = row
+    fingerprint_json, facts_json, landed_rows, quarantined = details
+    facts = _facts_from_json(facts_json)
+    # Both the facts and the manifest may name quarantined segments.
+    all_quarantined = tuple(sorted({*facts.quarantined, *(quarantined or ())}))
     return Run(
-        id=row[0],
-        release=row[1],
-        group=row[2],
-        source=row[3],
-        replicate=row[4],
-        started=started,
-        planned_end=planned_end,
-        ended=ended,
-        state=RunState(row[8]),
-        fingerprint=json.loads(row[9]),
-        facts=dataclasses.replace(facts, quarantined=tuple(sorted({*facts.quarantined, *(row[12] or ())}))),
-        landed=row[11],
+        id=run_id,
+        release=release,
+        group=group,
+        source=source,
+        replicate=replicate,
+        started=started and started.astimezone(UTC),
+        planned_end=planned_end and planned_end.astimezone(UTC),
+        ended=ended and ended.astimezone(UTC),
+        state=RunState(state),
+        fingerprint=json.loads(fingerprint_json),
+        facts=dataclasses.replace(facts, quarantined=all_quarantined),
+        landed=landed_rows,
     )
 
 
 def facts_to_json(facts: RunFacts) -> str:
-    """Write facts as the JSON that is stored."""
-    plain = dataclasses.asdict(facts)
+    """Write the facts of a run as the JSON that is stored; times become texts."""
+    values = dataclasses.asdict(facts)
     for name in _TIMES:
-        plain[name] = plain[name].isoformat() if plain[name] else None
-    plain["users"], plain["read"] = dict(facts.users), dict(facts.read)
-    return json.dumps(plain, sort_keys=True)
+        values[name] = values[name].isoformat() if values[name] else None
+    values["users"], values["read"] = dict(facts.users), dict(facts.read)
+    return json.dumps(values, sort_keys=True)
 
 
 def _facts_from_json(text: str) -> RunFacts:
-    plain: Mapping[str, Any] = json.loads(text)
+    """Read the facts of a run from the JSON that is stored; names that RunFacts no longer has are ignored."""
+    stored: Mapping[str, Any] = json.loads(text)
     field_names = {field.name for field in dataclasses.fields(RunFacts)}
-    values = {name: value for name, value in plain.items() if name in field_names}
+    values = {name: value for name, value in stored.items() if name in field_names}
     for name in _TIMES:
         if values.get(name):
             values[name] = datetime.fromisoformat(values[name])
@@ -107,5 +126,5 @@ def _facts_from_json(text: str) -> RunFacts:
 
 
 def left_out_from_plain(parts: Iterable[Mapping[str, Any]]) -> tuple[LeftOut, ...]:
-    """Make LeftOut records of JSON objects."""
+    """Make LeftOut records from JSON objects."""
     return tuple(LeftOut(**{**part, "kind": LeftOutKind(part["kind"])}) for part in parts)

@@ -23,7 +23,7 @@ NOT_ASKED = ("__main__.py", "cli", "pipeline", "reports", "sources", "store")
 
 
 def fingerprint() -> str:
-    """Compute a digest of the code that decides the result of a trial. Comments and formatting do not count.
+    """Compute a digest of the code that decides the result of a trial; strings count, comments and formatting do not.
 
     Results of different code are kept apart.
     """

@@ -181,17 +181,19 @@ def test_the_demo_ends_with_a_verdict_and_a_store(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NO_COLOR", "1")
     # 20 % slower is nine standard errors beyond what is allowed even in these few seconds.
-    assert run(["demo", "--seconds", "15", "--regression", "latency"]) == 1
+    code = run(["demo", "--seconds", "15", "--regression", "latency"])
     captured = capsys.readouterr()
-    assert captured.out.startswith("NO-GO")
+    # Where other tests leave the load generator no processor, the verdict has to be undecided for that reason.
+    saturated = "load_generator: saturated" in captured.out
+    assert (code, captured.out.split("  ")[0]) == ((3, "INCONCLUSIVE ?") if saturated else (1, "NO-GO ✗"))
     assert "shop@1.5.0-latency" in captured.out
     store = Store.open(Path("demo/evaluator.duckdb"))
     (verdict,) = store.control.verdicts("shop@1.5.0-latency")
-    assert verdict.word == "no_go"
+    assert verdict.word == ("inconclusive" if saturated else "no_go")
     assert json.loads(verdict.json)["release"] == "shop@1.5.0-latency"
     page = Path("demo/shop@1.5.0-latency.html").read_text(encoding="utf-8")
     assert page.startswith("<!DOCTYPE html>")
-    assert "NO-GO ✗" in page
+    assert ("INCONCLUSIVE ?" if saturated else "NO-GO ✗") in page
     assert str(Path("demo/shop@1.5.0-latency.html")) in captured.err
     assert json.loads(store.control.figures("shop@1.5.0-latency") or "{}")["timeline"]
     assert not [process for process in psutil.Process(os.getpid()).children() if "1.5.0" in process.cmdline()]

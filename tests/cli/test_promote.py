@@ -107,7 +107,7 @@ def test_a_person_types_the_name(run, typed, code):
     os.close(ours)
     os.close(theirs)
     assert process.returncode == code
-    assert b"Type cart@1.9.0 to promote it" in err
+    assert b"Type cart@1.9.0 to confirm: promote" in err
     assert len(lines(run)) == (code == 0)
 
 
@@ -201,7 +201,7 @@ def test_against_the_verdict(run):
     code, _, err = run("promote", "cart@1.6.0", "--break-glass", "--yes", policy=HOOKS)
     assert (code, "the reason is missing" in err) == (2, True)
     code, out, _ = run("promote", "cart@1.6.0", "--break-glass", "--yes", "--reason", "the old one is on fire")
-    assert (code, out) == (3, "i1 break glass cart@1.6.0: requested\n")
+    assert (code, out) == (3, "i1 override cart@1.6.0: requested\n")
 
 
 def test_waiting_ends_with_its_time(run):

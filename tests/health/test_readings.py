@@ -91,7 +91,7 @@ def test_a_query_that_only_one_arm_answers_is_named(requests):
     readings = sum_up(some, ("baseline", "canary"), 15)
     texts = [finding.text for finding in find(readings) if finding.check == "series"]
     assert texts == [
-        f"{FAILURES.text} never happened on canary: taken as 0",
+        f"{FAILURES.text} never happened on canary, so it counts as 0",
         f"{DURATION.text} has no series of canary",
     ]
     assert "has no series of canary" in measure(readings)[0].no_data

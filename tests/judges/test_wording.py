@@ -558,7 +558,7 @@ def test_outcomes_with_requests_wait_for_time():
         ),
         (Reason("unjudged_endpoints", ""), "load more requests of these endpoints on both arms"),
         (Reason("not_final", ""), "judge again at the planned end"),
-        (Reason("no_gate", ""), "give the policy a gate"),
+        (Reason("no_gate", ""), "add a metric with `role: gate` to the policy"),
         (Reason("incomplete", ""), "load the release again"),
     ],
 )

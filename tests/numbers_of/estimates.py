@@ -9,20 +9,16 @@ from typing import Any
 import numpy as np
 
 from evaluator.records import Direction, InstancePrior, InstanceSpread, Limit, Margin
-from evaluator.stats.estimators.contrast import log_bound, looks_well
+from evaluator.stats.estimators.contrast import are_within_bounds, log_bound
+from evaluator.stats.estimators.distribution import find_limits_ms
 from evaluator.stats.estimators.estimate import Estimate, Tolerance
 from evaluator.stats.estimators.failures import compare_failures
 from evaluator.stats.estimators.means import compare_means
-from evaluator.stats.estimators.quantiles import (
-    QuantileEstimate,
-    QuantileQuestion,
-    compare_quantiles,
-    find_limits_ms,
-    standardise_both,
-)
+from evaluator.stats.estimators.quantile_pairs import QuantileEstimate, QuantileQuestion, standardise_both
+from evaluator.stats.estimators.quantiles import compare_quantiles
 from evaluator.stats.estimators.rates import active_slots, compare_rates
 from evaluator.stats.estimators.resolution import find_doubt_ms, find_quantile_doubt_ms, step_of_arms_ms, steps_of
-from evaluator.stats.estimators.strata import build_strata, levels, run_levels
+from evaluator.stats.estimators.strata import build_strata, standardise_levels, standardise_levels_by_run
 from evaluator.stats.estimators.typical import compare_typical_times
 from evaluator.stats.shaping.groups import all_together, group_by
 from evaluator.stats.variance.instances import InstanceFrame
@@ -234,9 +230,9 @@ def _strata(name: str) -> Any:
     times = panel.totals["time_ms"]
     rows = panel.rows
     return {part: getattr(strata, part) for part in parts} | {
-        "levels": [levels(strata, arm, times[arm]) for arm in (0, 1)],
-        "stacked": levels(strata, 1, np.stack([times[1], panel.failures[1]])),
-        "runs": [run_levels(strata, arm, times[arm]) for arm in (0, 1)],
+        "levels": [standardise_levels(strata, arm, times[arm]) for arm in (0, 1)],
+        "stacked": standardise_levels(strata, 1, np.stack([times[1], panel.failures[1]])),
+        "runs": [standardise_levels_by_run(strata, arm, times[arm]) for arm in (0, 1)],
         "instances": InstanceFrame(rows, rows.n, groups).variance(
             np.stack([rows.failures, rows.n * 0.7]),
             np.array([[0.01] * groups.count, [0.0] * groups.count]),
@@ -263,7 +259,7 @@ def _bounds() -> Any:
     return {
         "log": [log_bound(margin, sign, 1.5) for margin in margins for sign in (1.0, -1.0)],
         "well": [
-            looks_well(np.array([1.0]), np.array([value]), margin, limit, sign)
+            are_within_bounds(np.array([1.0]), np.array([value]), margin, limit, sign)
             for value in (0.8, 1.0, 1.05, 1.1, 1.3)
             for margin in margins
             for limit in (Limit(), Limit(max=1.05), Limit(min=1.0))

@@ -12,11 +12,11 @@ from evaluator.stats.estimators.estimate import (
     Answers,
     GroupAnswers,
     Tolerance,
-    ask,
+    build_untested,
+    compute_answers,
+    compute_loadings,
     decide_nothing,
-    load,
-    not_worse,
-    trend,
+    find_trend,
 )
 from evaluator.stats.inference.assignment import log_wealth_of_excess, log_wealth_of_ratio
 from evaluator.stats.inference.calendar import plan_looks
@@ -234,16 +234,16 @@ def _answers() -> Any:
     tolerance = Tolerance(np.array([0.1, 0.3, 0.0]), np.array([0.02, 0.0, 0.5]), 0.4)
     level = np.array([0.1, 2.0, 0.0])
     return {
-        "plain": ask(beyond, uncertainty),
-        "doubt": ask(beyond, uncertainty, doubt),
-        "no doubt": ask(beyond, uncertainty, 0 * doubt),
-        "nothing": decide_nothing(ask(beyond, uncertainty), np.array([True, False])),
+        "plain": compute_answers(beyond, uncertainty),
+        "doubt": compute_answers(beyond, uncertainty, doubt),
+        "no doubt": compute_answers(beyond, uncertainty, 0 * doubt),
+        "nothing": decide_nothing(compute_answers(beyond, uncertainty), np.array([True, False])),
         "of group": GroupAnswers(beyond, beyond + 1, beyond + 2).of_group(1),
         "answers": [Answers.of(1.3), Answers.of(-0.4, 3.0), Answers.of(NAN)],
         "ratio": tolerance.as_ratio(level),
         "difference": tolerance.as_difference(level),
-        "not worse": not_worse(np.array([1.0, 2.0]), np.array([0.9, 1.5]), 2),
-        "group": not_worse(np.array([1.0, 2.0]), np.array([0.9, 1.5]), 1).of_group(1),
+        "not worse": build_untested(np.array([1.0, 2.0]), np.array([0.9, 1.5]), 2),
+        "group": build_untested(np.array([1.0, 2.0]), np.array([0.9, 1.5]), 1).of_group(1),
     }
 
 
@@ -252,14 +252,14 @@ def _trends() -> Any:
     for slots in (1, 2, 3, 8, 29, 30, 31, 90):
         position = (np.arange(slots) + 0.5) / slots
         influence = _waves(2, slots) + np.array([[0.0], [0.3]]) * (position - 0.5)
-        out[f"trend {slots}"] = trend(influence, position, np.array([0.1, -0.2]))
-    out["no late slot"] = trend(_waves(1, 4), np.array([0.1, 0.2, 0.3, 0.6]), np.array([1.0]))
-    out["still"] = trend(np.zeros((1, 9)), np.linspace(0, 1, 9), np.array([1.0]))
+        out[f"trend {slots}"] = find_trend(influence, position, np.array([0.1, -0.2]))
+    out["no late slot"] = find_trend(_waves(1, 4), np.array([0.1, 0.2, 0.3, 0.6]), np.array([1.0]))
+    out["still"] = find_trend(np.zeros((1, 9)), np.linspace(0, 1, 9), np.array([1.0]))
     scores = np.random.default_rng(3).normal(size=(5, 2))
     for slots in (8, 40):
         waves = _waves(2, slots)
-        out[f"loadings {slots}"] = load(waves, None, np.array([3.0, 0.0]))
-        out[f"loadings with instances {slots}"] = load(waves, scores, np.array([3.0, 1e-6]))
+        out[f"loadings {slots}"] = compute_loadings(waves, None, np.array([3.0, 0.0]))
+        out[f"loadings with instances {slots}"] = compute_loadings(waves, scores, np.array([3.0, 1e-6]))
     return out
 
 

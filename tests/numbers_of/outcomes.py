@@ -15,7 +15,7 @@ from evaluator.stats.outcomes.arms import (
     probabilities_of_best,
     share_of_baseline,
 )
-from evaluator.stats.outcomes.joint import Errors, find_loadings, from_weights, trace_share
+from evaluator.stats.outcomes.joint import Errors, find_loadings, split_by_units, trace_share
 from evaluator.stats.outcomes.levels import (
     adjust_levels,
     compare_levels,
@@ -177,13 +177,13 @@ def _joint() -> Any:
         np.where(values[0][:, 1] > 3, NAN, values[0][:, 1]), 2.0, strict=False, unit=unit[0], units=25
     )
     complete = [arm[:, 1] < 4 for arm in values]
-    winsorised = from_weights(weights[0], [arm[few] for arm, few in zip(values, complete, strict=True)], complete)
+    winsorised = split_by_units(weights[0], [arm[few] for arm, few in zip(values, complete, strict=True)], complete)
     quantile = Errors(influence={0: share[0], 1: -share[2]})
     errors = [*(Errors(row) for row in weights), None, winsorised, quantile, Errors(np.zeros((3, 5)))]
     by_variable = {k: tuple(arm[:, k] for arm in values) for k in range(len(VARIABLES))}
     small = [*moments[:2], moments_of(values[2][:1])]
     return {
-        "influence of two arms": sorted(from_weights(weights[2], values, [few | True for few in complete]).influence),
+        "influence of two arms": sorted(split_by_units(weights[2], values, [few | True for few in complete]).influence),
         "influence": [winsorised.influence[arm] for arm in sorted(winsorised.influence)],
         "shares": share,
         "clustered": clustered,

@@ -24,12 +24,13 @@ from evaluator.records import (
 )
 from evaluator.stats.shaping.account import account_for_rows, find_cut_rows, find_lost_rows
 from evaluator.stats.shaping.bins import bin_limits_ms, mean_logs
+from evaluator.stats.shaping.blocks import choose_widths
 from evaluator.stats.shaping.cells import add_up, coarsen, join, recode, where
 from evaluator.stats.shaping.groups import group_by
 from evaluator.stats.shaping.in_flight import cut_in_flight, settle_in_flight
 from evaluator.stats.shaping.index import Index, distinct, group_rows, number_groups, rows_of_each
 from evaluator.stats.shaping.narrow import cut_each_run, narrow
-from evaluator.stats.shaping.panel import Panel, build_panel, choose_widths
+from evaluator.stats.shaping.panel import Panel, build_panel
 from evaluator.stats.shaping.rare import pool_rare_endpoints
 from evaluator.stats.shaping.silence import Silence, find_absent, find_silence, measure_clusters
 from evaluator.stats.shaping.steps import find_steps_us

@@ -37,7 +37,7 @@ def assert_equal(first, second) -> None:
         "errx3",
     ],
 )
-def test_store_rolls_up_alike(name, tmp_path):
+def test_store_rolls_up_to_equal_cells(name, tmp_path):
     design = replace(SCENARIOS[name], duration_s=min(SCENARIOS[name].duration_s, 600.0))
     requests = simulate(design, 5)
     store = Store.open(tmp_path / "evaluator.duckdb", create=True)

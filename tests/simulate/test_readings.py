@@ -1,4 +1,4 @@
-"""What is scraped of simulated requests is what the requests say."""
+"""Scraped readings of simulated requests agree with the requests."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def rows(readings, query, part="value", le=None):
 
 
 @pytest.mark.parametrize("scrapes", [Scrapes(), Scrapes(restarts=5)])
-def test_counters_say_what_the_cells_of_the_requests_say(requests, scrapes):
+def test_counters_agree_with_the_cells_of_the_requests(requests, scrapes):
     readings, cells = simulate_readings(requests, scrapes, seed=4), to_cells(requests, 15)
     assert readings.instances == cells.instances
     moments = cells.moments
@@ -45,7 +45,7 @@ def test_counters_say_what_the_cells_of_the_requests_say(requests, scrapes):
         assert table(columns, readings.total[own]) == table(keys, values)
 
 
-def test_histograms_say_what_the_requests_say(requests):
+def test_histograms_agree_with_the_requests(requests):
     readings = simulate_readings(requests)
     assert readings.total[rows(readings, DURATION, "sum")].sum() == pytest.approx(requests.response_us.sum() / 1e6)
     within = readings.total[rows(readings, DURATION, "bucket", 0.1)].sum()
@@ -54,7 +54,7 @@ def test_histograms_say_what_the_requests_say(requests):
     assert everything == readings.total[rows(readings, DURATION, "count")].sum() == len(requests)
 
 
-def test_what_goes_wrong_is_seen(requests):
+def test_restarts_and_missing_scrapes_are_counted(requests):
     facts = simulate_readings(requests, Scrapes(restarts=3, missing=0.2), seed=1).facts
     assert sum(fact.resets for fact in facts if fact.query == REQUESTS) == 3
     lost = [fact for fact in facts if fact.query == REQUESTS]

@@ -1,4 +1,4 @@
-"""The generator: same seed same rows, dependence with the moments that the design asks for, defects that are there."""
+"""The generator: the same seed gives the same rows, dependence has the moments of the design, defects are present."""
 
 import math
 from dataclasses import fields, replace
@@ -8,7 +8,7 @@ import pytest
 
 from evaluator.errors import UsageError
 from evaluator.simulate import AR1, SCENARIOS, Bursts, Change, Requests, Scenario, simulate
-from evaluator.simulate.requests import EPOCH_US, burst, draw_ar1
+from evaluator.simulate.requests import EPOCH_US, draw_ar1, draw_bursts
 
 NOTHING = AR1(0.0, 60.0)
 NO_BURSTS = Bursts(0.0, 30.0, 0.0, 0.0)
@@ -46,8 +46,8 @@ def test_other_seed_other_rows():
     assert len(first) != len(second) or not np.array_equal(first.response_us, second.response_us)
 
 
-def test_change_leaves_the_draws_alone():
-    """The same seed gives a scenario and its null the same luck, so that few replications show a difference."""
+def test_change_does_not_alter_the_draws():
+    """The same seed gives a scenario and its null the same random draws, so that a few releases show a difference."""
     null, changed = (simulate(replace(d, duration_s=300.0), 3) for d in (SCENARIOS["AA"], SCENARIOS["mean+10%"]))
     canary = null.arm == 1
     assert np.array_equal(null.ts_us, changed.ts_us)
@@ -56,7 +56,7 @@ def test_change_leaves_the_draws_alone():
 
 
 @pytest.mark.parametrize("name", [n for n, d in SCENARIOS.items() if d.rate_per_s * d.duration_s <= 120_000])
-def test_scenario_gives_sane_rows(name):
+def test_scenario_gives_plausible_rows(name):
     design = SCENARIOS[name]
     requests = simulate(design, 11)
     assert requests.arms[0] == "baseline"
@@ -70,7 +70,7 @@ def test_scenario_gives_sane_rows(name):
     assert requests.failed.mean() < 0.03
 
 
-def test_traffic_is_what_was_asked_for():
+def test_traffic_has_the_requested_rate():
     requests = simulate(replace(QUIET, rate_per_s=50.0, duration_s=1200.0), 2)
     counts = np.bincount(requests.arm)
     assert counts == pytest.approx(60_000, rel=4 / math.sqrt(60_000))
@@ -107,7 +107,7 @@ def test_drift_is_the_plain_recursion():
 def test_bursts_fill_their_share_of_time():
     at_s = np.arange(2.5, 3600, 5)
     bursts = Bursts(6.0, 40.0, 0.2, 0.4)
-    total = burst(np.random.default_rng(4), bursts, 600, at_s)
+    total = draw_bursts(np.random.default_rng(4), bursts, 600, at_s)
     # A spell is cut at the end of the run, so that a little is lost.
     assert total.mean() == pytest.approx(bursts.share * bursts.mean_height, rel=0.06)
 
@@ -228,7 +228,7 @@ def test_spawning_users():
     assert requests.users.max() == 60
 
 
-def test_replicates_draw_instances_anew():
+def test_replicates_draw_new_instances():
     requests = simulate(replace(QUIET, replicates=5, duration_s=300.0, instances=(1,), instance_sd=0.2, endpoints=1), 1)
     assert requests.runs == ("run-0", "run-1", "run-2", "run-3", "run-4")
     assert requests.instances == ("baseline-1", "canary-1")

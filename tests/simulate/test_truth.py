@@ -96,7 +96,7 @@ def test_failures_at_the_margin(name):
     assert derive_truth(SCENARIOS[name]).failures == pytest.approx(0.001, abs=1e-12)
 
 
-def test_errors_times_three_leave_bursts_alone():
+def test_errors_times_three_do_not_change_bursts():
     truth = derive_truth(SCENARIOS["errx3"])
     assert truth.failures == pytest.approx(0.002)
     assert truth.failure_rate[0] > 0.001

@@ -18,7 +18,7 @@ def test_wealth_is_the_ratio_of_two_likelihoods():
 
 
 @pytest.mark.parametrize("share", [0.5, 0.1, 0.01])
-def test_an_early_warning_is_rarely_false_however_often_one_looks(share):
+def test_an_early_warning_is_rarely_false_for_any_number_of_looks(share):
     rng = np.random.default_rng(4)
     false = 0
     for _ in range(400):
@@ -32,7 +32,7 @@ def test_five_against_none_is_a_warning_and_two_against_none_is_not():
 
 
 @pytest.mark.parametrize("shares", [(0.5, 0.5), (0.99, 0.01), (0.5, 0.25, 0.25)])
-def test_the_sample_ratio_is_rarely_doubted_however_often_one_looks(shares):
+def test_the_sample_ratio_is_rarely_rejected_for_any_number_of_looks(shares):
     rng = np.random.default_rng(4)
     false = 0
     for _ in range(300):
@@ -41,7 +41,7 @@ def test_the_sample_ratio_is_rarely_doubted_however_often_one_looks(shares):
     assert false <= 3  # nominal 0.1 %
 
 
-def test_a_ramp_is_no_mismatch_when_its_phases_are_told_apart():
+def test_a_ramp_is_no_mismatch_if_its_phases_are_separate():
     """1 % then 50 %: right in each phase, wrong against either share alone."""
     phases = [([9900, 100], [0.99, 0.01]), ([5000, 5000], [0.5, 0.5])]
     assert sum(log_wealth_of_ratio(counts, shares) for counts, shares in phases) < 0
@@ -57,5 +57,5 @@ def test_a_ramp_is_no_mismatch_when_its_phases_are_told_apart():
         pytest.param([65, 55], False, id="chance among a hundred"),
     ],
 )
-def test_a_broken_router_is_found(counts, broken):
+def test_a_broken_router_is_detected(counts, broken):
     assert (log_wealth_of_ratio(counts, [0.5, 0.5]) > math.log(1000)) is broken

@@ -23,7 +23,7 @@ from evaluator.stats.inference.calendar import plan_looks
         ("auto", 700, None, 720),
     ],
 )
-def test_the_next_look_is_told(mode, covered_s, planned_s, due_s):
+def test_the_next_look_is_known(mode, covered_s, planned_s, due_s):
     calendar = plan_looks(Monitoring(mode), bucket_s=5, covered_s=covered_s, planned_s=planned_s)
     assert calendar.next_s == due_s
     assert all(look <= covered_s for look in calendar.interim)

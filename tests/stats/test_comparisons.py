@@ -12,7 +12,8 @@ from evaluator.records import Cells, Limit, Margin
 from evaluator.simulate import Change, Scenario, simulate, simulate_cells, to_cells
 from evaluator.stats.estimators.failures import compare_failures
 from evaluator.stats.estimators.means import compare_means
-from evaluator.stats.estimators.quantiles import MOST_TOGETHER, QuantileQuestion, compare_quantiles
+from evaluator.stats.estimators.quantile_pairs import QuantileQuestion
+from evaluator.stats.estimators.quantiles import MOST_TOGETHER, compare_quantiles
 from evaluator.stats.shaping.panel import build_panel
 from evaluator.stats.variance.uncertainty import choose_design
 
@@ -147,13 +148,13 @@ def test_another_endpoint_mix_is_no_regression():
 
 
 def test_slow_instances_widen_the_interval_of_the_release():
-    """What instances of one version differ by is no evidence about the version."""
+    """The difference of instances of one version is no evidence about the version."""
     calm, wild = (_mean(simulate_cells(replace(SMALL, duration_s=900.0, instance_sd=sd), 6)) for sd in (0.0, 0.1))
     assert wild.upper[0] - wild.lower[0] > 3 * (calm.upper[0] - calm.lower[0])
     assert wild.persistent[0] > 0.8
 
 
-def test_one_instance_a_side_is_assumed_to_differ():
+def test_one_instance_on_each_arm_is_assumed_to_differ():
     panel, design = _panel(simulate_cells(replace(SMALL, instances=(1,), instance_sd=0.0), 6))
     assert design.kind == "single"
     estimate = compare_means(panel, design, alpha=ALPHA, margin=Margin(0.1), sd_instance=0.05)
@@ -181,7 +182,7 @@ ONE_A_SIDE = replace(SMALL, instances=(1,))
         pytest.param(replace(ONE_A_SIDE, duration_s=60.0, replicates=5), id="replicates"),
     ],
 )
-def test_quantiles_asked_together_are_answered_as_if_asked_alone(design, depth):
+def test_quantiles_compared_together_give_the_same_as_alone(design, depth):
     slower = replace(design, failure_rate=0.004, changes=(Change(tail=3, tail_quantile=0.9),))
     questions = (
         QuantileQuestion(0.5, Margin(0.05)),
@@ -265,7 +266,7 @@ def test_the_order_of_the_rows_does_not_matter():
         assert getattr(shuffled_rows, name) == pytest.approx(getattr(in_order, name), rel=1e-9), name
 
 
-def test_a_quantile_is_never_surer_than_that_many_independent_requests_would_be():
+def test_a_quantile_is_never_more_certain_than_with_independent_requests():
     """The same ten times in every bucket of every instance: nothing varies over time, and still chance remains."""
     requests = simulate(replace(SMALL, duration_s=200.0, endpoints=1), 1)
     buckets, instances, each = 40, 2, 10

@@ -1,4 +1,4 @@
-"""Endpoints put together: sums are those of a matrix of 0 and 1, without one."""
+"""Groups of endpoints: sums equal those with a matrix of 0 and 1, which is not built."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_memory_of_the_scan_grows_with_endpoints_not_with_their_square():
     assert peak < 200e6
 
 
-def test_thousands_of_rare_endpoints_are_laid_out_as_one():
+def test_thousands_of_rare_endpoints_are_pooled_into_one():
     cells = simulate_cells(Scenario(duration_s=60.0, rate_per_s=600.0, endpoints=4000, zipf=1.0), 1)
     pooled = pool_rare_endpoints(cells, 60, keep={"GET /endpoint/3999"})
     assert len(cells.endpoints) > MOST_APART > len(pooled.endpoints)

@@ -12,7 +12,7 @@ from evaluator.stats.shaping.histogram import SortedBins, sort_bins, sum_by_cell
 CELLS = 12
 OF_BASELINE = 6
 LIMITS = np.arange(10.0)
-"""Bin k lies between k and k + 1 ms."""
+"""Bin k is between k and k + 1 ms."""
 
 
 def _draw(seed: int, rows: int = 400) -> tuple[Bins, np.ndarray]:
@@ -60,7 +60,7 @@ def test_without_rows_nothing_is_counted():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_counts_do_not_depend_on_what_was_asked_before(seed):
+def test_counts_do_not_depend_on_earlier_counts(seed):
     """Thresholds up and down, many more than are remembered, some within a bin and some beyond the last."""
     sorted_bins, rows, cell = _sort(seed)
     for times in np.random.default_rng(seed).uniform(0, 10, (15, 4)):

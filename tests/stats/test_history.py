@@ -1,4 +1,4 @@
-"""History pooled with a run: what it must do whatever the numbers, and what it does for coverage."""
+"""History pooled with a run: properties for all numbers, and its effect on coverage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from evaluator.records import InstancePrior, InstanceSpread, Limit, Margin
 from evaluator.simulate import Scenario, simulate_cells
 from evaluator.stats.estimators.failures import compare_failures
 from evaluator.stats.estimators.means import compare_means
-from evaluator.stats.estimators.quantiles import QuantileQuestion, compare_quantiles
+from evaluator.stats.estimators.quantile_pairs import QuantileQuestion
+from evaluator.stats.estimators.quantiles import compare_quantiles
 from evaluator.stats.shaping.panel import build_panel
 from evaluator.stats.variance.history import (
     LEAST_COMPARISONS,
@@ -39,7 +40,7 @@ def arms(values):
 
 
 @given(st.tuples(positive, positive), st.tuples(sizes, sizes), positive, st.integers(0, 100))
-def test_the_pooled_spread_lies_between_those_that_are_pooled(variance, effective, instance, count):
+def test_the_pooled_spread_is_between_those_that_are_pooled(variance, effective, instance, count):
     own = [v * m for v, m in zip(variance, effective, strict=True)]
     pooled = pool_instances(arms(variance), arms((0, 0)), arms(effective), history(instance, count))
     each = pooled.variance[:, 0] * np.array(effective)
@@ -79,8 +80,8 @@ def test_a_single_instance_borrows_from_the_other_arm_and_from_history():
     assert alone.variance.ravel().tolist() == pytest.approx([0.01, 0.01])
 
 
-def test_drift_of_this_run_is_added_to_what_is_on_file():
-    """On file is what lasts; an instance that drifts in this run shows that on top."""
+def test_drift_of_this_run_is_added_to_history():
+    """History has the persistent part only; the drift of an instance in this run is added to it."""
     still = pool_instances(arms((0.02, 0.02)), arms((0, 0)), arms((4, 4)), history(0.0))
     moving = pool_instances(arms((0.02, 0.02)), arms((0.02, 0.02)), arms((4, 4)), history(0.0))
     assert still.variance[0, 0] == pytest.approx(0.02 * 6 / 16)
@@ -98,7 +99,7 @@ def test_drift_only_widens(variance, df, drift, count):
     assert single[0] == pytest.approx(variance + drift / 2)
 
 
-def test_drift_that_is_not_known_adds_nothing():
+def test_unknown_drift_adds_nothing():
     variance, df = np.array([0.1, 0.0]), np.array([6.0, 6.0])
     for on_file in (history(), history(between_arms=np.array([1.0]), between_arms_count=LEAST_COMPARISONS - 1)):
         widened = add_between_arms(variance, df, on_file)
@@ -137,14 +138,14 @@ def coverage(effect, uncertainty):
 
 
 def learn(rng, count, *, instance_sd, between_arms_sd):
-    """What `count` stored comparisons say: each saw three degrees of freedom of instances and one of drift."""
+    """History of `count` stored comparisons, each with three degrees of freedom of instances and one of drift."""
     instance = instance_sd**2 * rng.chisquare(3 * count) / (3 * count)
     drift = between_arms_sd**2 * rng.chisquare(count) / count
     return InstanceHistory(np.array([instance]), count, np.array([drift]), count)
 
 
 @pytest.mark.parametrize("instances", [2, 4])
-def test_instances_on_file_narrow_the_interval_and_keep_its_coverage(instances):
+def test_history_of_instances_narrows_the_interval_and_keeps_its_coverage(instances):
     rng = np.random.default_rng(1)
     effect, time, observed = simulate(rng, instances=instances, instance_sd=0.03, minutes_sd=0.008, between_arms_sd=0.0)
     alone = coverage(effect, combine(time, observed, np.full((2, RUNS), 0.05**2)))
@@ -173,7 +174,7 @@ def test_drift_slower_than_the_run_is_covered_with_history_only():
 
 
 def test_an_arm_with_one_instance_keeps_the_assumption():
-    """History is not lent to it: what is assumed of one machine has few degrees of freedom."""
+    """It gets no history: the assumption about one machine has few degrees of freedom."""
     time = TimeVariance(np.array([1e-4]), 12.0, np.array([0.0]), 240)
     single = InstanceVariance(
         np.array([[np.nan], [0.01]]), np.zeros((2, 1)), np.array([[1.0], [4.0]]), np.zeros((5, 1))
@@ -186,7 +187,7 @@ def test_an_arm_with_one_instance_keeps_the_assumption():
 
 @pytest.mark.parametrize("margin", [None, Margin(5.0, relative=False)], ids=["log scale", "milliseconds"])
 def test_history_reaches_every_metric(margin):
-    """With history on file of instances that differ more than these, every interval is wider, on any scale."""
+    """With history of instances that differ more than these, every interval is wider, on any scale."""
     panel = build_panel(simulate_cells(replace(Scenario(), duration_s=300.0, instances=(2,)), 1), "canary")
     on_file = InstanceSpread(0.2, 50, 0.1, 50)
     plain, informed = (choose_design(panel, InstancePrior(latency=one, failures=one)) for one in (None, on_file))
@@ -203,7 +204,7 @@ def test_history_reaches_every_metric(margin):
     assert all(wide > narrow for wide, narrow in zip(widths(informed), widths(plain), strict=True))
 
 
-def test_nothing_is_on_file_of_sizes():
+def test_sizes_have_no_history():
     panel = build_panel(simulate_cells(replace(Scenario(), duration_s=300.0, instances=(2,)), 1), "canary")
     on_file = InstanceSpread(0.2, 50, 0.1, 50)
     plain, informed = (

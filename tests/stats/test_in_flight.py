@@ -76,7 +76,7 @@ def at(age_s):
         pytest.param(Period(end=at(10)), [], LeftOut("canary", LeftOutKind.OUTSIDE_PERIOD, 2, 1), id="to"),
     ],
 )
-def test_what_waited_outside_of_the_part_that_is_judged_is_named_with_its_failures(period, kept, cut):
+def test_requests_in_flight_outside_the_period_are_named_with_their_failures(period, kept, cut):
     run = replace(RUN, id=CELLS.runs[0], facts=RunFacts(in_flight=(waiting(30.0), waiting(2.0)), users_stopped=at(0)))
     (part,), left_out = cut_in_flight(CELLS, (run,), period)
     assert [one.age_s for one in part.facts.in_flight] == kept

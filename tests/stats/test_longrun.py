@@ -39,13 +39,13 @@ def test_one_sided_size_is_held_under_dependence(length, phi, most):
 
 
 def test_an_iid_test_would_not_hold_it():
-    """The reason for the whole module: with memory, sd/√n cries wolf."""
+    """The reason for the whole module: with dependence over time, sd/√n gives false alarms."""
     series = _autoregressive(np.random.default_rng(11), 4000, 240, 0.7)
     t = series.mean(axis=1) / (series.std(axis=1) / np.sqrt(240))
     assert (t > t_quantile(0.95, 239)).mean() > 0.2
 
 
-def test_too_few_buckets_say_nothing():
+def test_with_too_few_buckets_the_variance_is_unknown():
     assert np.isnan(time_variance(np.ones((3, 7))).variance).all()
 
 

@@ -1,4 +1,4 @@
-"""A part of a release is judged as if only that had been recorded."""
+"""A part of a release is judged as if only this part had been recorded."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def assert_same_panel(cells, expected):
     assert cells.endpoints == expected.endpoints
 
 
-def test_a_stretch_of_time_is_whole_blocks():
+def test_an_interval_of_time_is_whole_blocks():
     block_us = CELLS.bucket_s * BLOCK_BUCKETS * 1_000_000
     first = int(REQUESTS.ts_us.min() // block_us + 2) * block_us
     last = first + 3 * block_us
@@ -68,19 +68,19 @@ def test_some_instances_have_blocks_for_buckets():
     np.testing.assert_allclose(panel.by_cell(np.bincount(panel.bins.cell, panel.bins.n, panel.n.size)), panel.ok)
 
 
-def test_what_is_not_there_is_named():
+def test_unknown_names_are_refused():
     with pytest.raises(UnknownName, match="no endpoint 'GET /endpoint/01'; did you mean"):
         narrow(CELLS, endpoints=["GET /endpoint/01"])
     with pytest.raises(UnknownName, match="no instance"):
         narrow(CELLS, instances=["nobody"])
 
 
-def test_an_empty_stretch_is_refused():
+def test_an_empty_interval_is_refused():
     with pytest.raises(UsageError, match="empty"):
         narrow(CELLS, start=datetime(2026, 1, 2, tzinfo=UTC), end=datetime(2026, 1, 1, tzinfo=UTC))
 
 
-def test_a_stretch_of_each_run():
+def test_an_interval_of_each_run():
     block_us = CELLS.bucket_s * BLOCK_BUCKETS * 1_000_000
     first = int(REQUESTS.ts_us.min() // block_us) * block_us
     inside = (REQUESTS.ts_us >= first + block_us) & (REQUESTS.ts_us < first + 4 * block_us)
@@ -98,14 +98,14 @@ def keep_instances(replicating, scraps):
     return select(keep)
 
 
-def test_two_instances_and_a_scrap_are_instances():
+def test_two_instances_and_a_few_requests_of_others_are_instances():
     cells = keep_instances(2, 1)
     cells_merged, merged = merge_unreplicated(cells)
     assert merged == {}
     assert cells_merged is cells
 
 
-def test_one_instance_and_a_scrap_are_one():
+def test_one_instance_and_a_few_requests_of_others_are_one():
     cells = keep_instances(1, 1)
     cells_merged, merged = merge_unreplicated(cells)
     assert merged == dict.fromkeys(cells.arms, 2)

@@ -54,7 +54,7 @@ def test_a_difference_is_named_with_both_numbers():
     ]
 
 
-def test_many_numbers_are_told_apart_from_others_with_the_same_sum():
+def test_many_numbers_differ_from_others_with_the_same_sum():
     values = np.arange(1.0, 31.0)
     turned, unknown = values[::-1].copy(), np.where(values == 7, np.nan, values)
     expected = list_fields({"a": values})

@@ -1,4 +1,4 @@
-"""How errors of outcomes hang together: by sums, by units, and against other people's Dunnett test."""
+"""Correlations of errors of outcomes: by sums, by units, and compared with another implementation of Dunnett's test."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from evaluator.judges.multiplicity import adjust
-from evaluator.stats.outcomes.joint import Errors, find_loadings, from_weights, trace_share
+from evaluator.stats.outcomes.joint import Errors, find_loadings, split_by_units, trace_share
 from evaluator.stats.outcomes.levels import moments_of
 
 
@@ -21,14 +21,14 @@ def make_units(seed=0, sizes=(400, 300)):
     return [rng.normal(size=(n, 3)) @ np.array([[1, 0.5, 0.2], [0, 1, 0.6], [0, 0, 1]]) for n in sizes]
 
 
-def test_sums_and_units_say_the_same():
+def test_sums_and_units_give_the_same_covariance():
     arms = make_units()
     moments = [moments_of(arm) for arm in arms]
     values = {k: tuple(arm[:, k] for arm in arms) for k in range(3)}
     complete = [np.ones(arm.shape[0], bool) for arm in arms]
     weights = [np.outer([-1.0, 1.0], row) for row in np.eye(3)]
     by_sums = [Errors(row) for row in weights]
-    by_units = [from_weights(row, arms, complete) for row in weights]
+    by_units = [split_by_units(row, arms, complete) for row in weights]
     expected = correlations(find_loadings(by_sums, moments))
     centred = [arm - arm.mean(axis=0) for arm in arms]
     plain = sum(c.T @ c / c.shape[0] / (c.shape[0] - 1) for c in centred)
@@ -43,7 +43,7 @@ def test_without_values_sums_and_units_share_nothing():
     moments = [moments_of(arm) for arm in arms]
     complete = [np.ones(arm.shape[0], bool) for arm in arms]
     weights = [np.outer([-1.0, 1.0], row) for row in np.eye(3)]
-    mixed = [Errors(weights[0]), from_weights(weights[1], arms, complete), Errors(weights[2]), None]
+    mixed = [Errors(weights[0]), split_by_units(weights[1], arms, complete), Errors(weights[2]), None]
     rows = find_loadings(mixed, moments)
     assert rows[3] == ()
     correlation = correlations(rows[:3])
@@ -61,7 +61,7 @@ def test_the_same_question_twice_is_one_question():
 def test_missing_units_are_left_out_of_what_they_have_no_value_of():
     arms = make_units()
     complete = [np.arange(arm.shape[0]) % 3 > 0 for arm in arms]
-    errors = from_weights(
+    errors = split_by_units(
         np.outer([-1.0, 1.0], [1.0, 0, 0]), [a[k] for a, k in zip(arms, complete, strict=True)], complete
     )
     for arm in (0, 1):

@@ -1,4 +1,4 @@
-"""What a look at outcomes costs, by what was looked at before."""
+"""The cost of a look at outcomes depends on the looks before it."""
 
 from dataclasses import replace
 
@@ -87,7 +87,7 @@ def price(data, looks, monitoring, arm=1):
     return find_price(make(data, looks), arm, monitoring)
 
 
-def test_the_first_look_takes_all_of_alpha_where_no_other_was_planned():
+def test_the_first_look_spends_all_of_alpha_if_no_other_is_planned():
     for monitoring in (AUTO, FIXED):
         first = price(draw(500), (), monitoring)
         assert (first.kind, first.refused, first.level(ALPHA, "worse"), first.pay(0.03, "within")) == (
@@ -98,7 +98,7 @@ def test_the_first_look_takes_all_of_alpha_where_no_other_was_planned():
         )
 
 
-def test_looks_that_nobody_planned_share_a_tenth_of_alpha():
+def test_unplanned_looks_share_a_tenth_of_alpha():
     data = draw(500)
     second = price(data, [look_at(cut(data, 200))], AUTO)
     assert (second.kind, second.share, len(second.earlier)) == ("anytime", UNPLANNED_SHARE, 1)
@@ -136,7 +136,7 @@ def test_the_same_data_are_the_same_look():
     assert find_earlier_looks(make(data[:2], [again]), 1) == ()
     fewer = replace(again, sums={arm: {"rows": own["rows"], "spent": own["spent"]} for arm, own in again.sums.items()})
     assert find_earlier_looks(make(data, [fewer]), 1) == ()
-    # Where only one arm changed, whoever is compared with it is looked at again; the other is not.
+    # If only one arm changed, only comparisons with this arm have a new look.
     changed = [data[0], data[1][:-1], data[2]]
     assert [len(find_earlier_looks(make(changed, [again]), arm)) for arm in (1, 2)] == [1, 0]
     # A look at other arms is none at this one.
@@ -176,7 +176,7 @@ def test_after_the_planned_end_nothing_is_left():
 @pytest.mark.parametrize("monitoring", [AUTO, ANYTIME, Monitoring(max_units=2000)], ids=["auto", "anytime", "planned"])
 @pytest.mark.parametrize("rule", RULES, ids=[rule.name for rule in RULES])
 def test_the_interval_is_the_dual_of_the_decision(monitoring, rule):
-    """Its end says "worse" or "within" exactly where the p-value over all looks does."""
+    """Its end shows "worse" or "within" exactly if the p-value over all looks does."""
     decisions = set()
     for harm in (0.6, 0.35, 0.25, 0.17, 0.0, -0.12, -0.2, -0.35, -0.6):
         data = draw(700, harm=harm, seed=3)

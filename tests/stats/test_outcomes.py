@@ -346,7 +346,7 @@ def test_ratio_without_denominator_is_not_a_number():
     assert math.isnan(estimate.against_zero.p_worse)
 
 
-def test_covariates_that_say_nothing_new_change_nothing():
+def test_redundant_covariates_change_nothing():
     arms = [np.column_stack([arm, arm[:, 1], np.ones(len(arm))]) for arm in make_arms()]
     moments = [moments_of(arm) for arm in arms]
     levels = [linear_mean(part, 0) for part in moments]
@@ -362,7 +362,7 @@ MONTE_CARLO = 3.5 * math.sqrt(0.05 * 0.95 / REPLICATES)
 
 
 def unit_rows(rng, units, level):
-    """Skewed values, several rows a unit, rows of one unit alike; and a covariate that goes with them."""
+    """Skewed values, several similar rows for each unit, and a covariate that is correlated with them."""
     own = rng.lognormal(0, 0.5, units)
     rows = rng.poisson(2 * own, units) + 1
     unit = np.repeat(np.arange(units), rows)
@@ -419,7 +419,7 @@ def test_size_of_proportions_at_the_margin():
 
 
 def test_rows_are_not_units():
-    """What a test on rows would do to the same releases: the reason for all of this."""
+    """The result of a test on rows for the same releases: the reason to use units."""
     rng = np.random.default_rng(7)
     false = 0
     for _ in range(300):

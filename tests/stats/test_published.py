@@ -50,7 +50,7 @@ def without_correction(entry) -> float:
     return critical(entry) * math.sqrt((total - 1) / total)
 
 
-def test_entries_are_told_apart_and_cited():
+def test_entries_are_distinct_and_cited():
     assert len({entry["id"] for entry in ENTRIES}) == len(ENTRIES) == 81
     assert all(entry["citation"] and entry["published"] for entry in ENTRIES)
 

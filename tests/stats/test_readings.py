@@ -52,7 +52,7 @@ def test_counters_need_not_be_whole():
 
 
 def test_the_first_value_of_a_fresh_instance_does_not_count():
-    """It may have run for hours before anybody scraped it."""
+    """It may have run for hours before the first scrape."""
     fresh = series([7000, 7004], "b", first=20)
     cells = sum_up([answer(series([0, 1, 2, 3]), fresh)], ARMS, 10)
     b = cells.instance == cells.instances.index("b")
@@ -70,7 +70,7 @@ def test_a_counter_that_appears_on_an_instance_already_scraped_began_at_zero():
 
 @pytest.mark.parametrize(("first", "counts"), [(20, True), (25, True), (26, False), (50, False)])
 def test_a_counter_that_appears_after_scrapes_were_missed_may_be_older(first, counts):
-    """The instance answered 10 s after the start; up to one and a half steps later nobody missed a scrape."""
+    """The instance answered 10 s after the start; no scrape is missing up to one and a half steps later."""
     late = series([5, 7], first=first, code="500")
     cells = sum_up([answer(series([10, 20]), late)], ARMS, 1)
     expected = {10: 10.0, first: 5.0, first + STEP: 2.0}
@@ -108,7 +108,7 @@ def test_a_sum_of_negative_observations_falls_without_a_restart():
     assert totals(cells, "sum") == {10: -1.0, 20: 2.0}
 
 
-def test_a_gauge_counts_after_the_start_of_its_stretch():
+def test_a_gauge_counts_after_the_start_of_its_interval():
     cells = sum_up([answer(series([9, 1, 5]), query=GAUGE)], ARMS, 100)
     assert (cells.n.tolist(), cells.total.tolist(), cells.peak.tolist()) == ([2], [6.0], [5.0])
     assert cells.seconds.tolist() == [0.0]
@@ -123,7 +123,7 @@ def test_what_the_source_left_out_is_kept_as_fact():
 
 
 def test_when_instances_and_their_arm_were_seen_is_kept():
-    """A scrape that one instance missed is no hole of the arm; one that all missed is."""
+    """A scrape that one instance missed is no gap of the arm; a scrape that all missed is."""
     both = series([0, 1, None, None, 4, 5]), series([0, 1, 2], "b")
     fact = sum_up([answer(*both, start=-20, end=90)], ARMS, 10).facts[0]
     assert fact.lives == {"a": (T0 * 1000, (T0 + 50) * 1000), "b": (T0 * 1000, (T0 + 20) * 1000)}
@@ -140,8 +140,8 @@ def test_a_drop_by_less_than_half_is_no_restart_and_its_step_is_left_out():
     assert cells.seconds.tolist() == [10.0, 10.0]
 
 
-def test_the_highest_counter_that_drops_tells_a_restart_from_another_server():
-    """A counter of few failures may lose all it had, or nearly nothing; the requests beside it know what happened."""
+def test_the_highest_counter_that_drops_distinguishes_a_restart_from_another_server():
+    """A counter of few failures may lose everything or almost nothing; the counter of requests shows what happened."""
     failures = Query('requests_total{$selector,code="500"}', QueryKind.COUNTER)
     cases = {
         (40_000, 39_700, 1, 0): ({10: 0.0}, 0, 1),  # the other server had not seen the failure yet
@@ -195,7 +195,7 @@ samples = st.lists(st.none() | st.integers(0, 40), min_size=1, max_size=12)
     st.integers(0, 3),
 )
 def test_samples_read_are_samples_used_and_samples_named(query, polls, nan, infinite):
-    """Whatever is dropped, told twice, missing or of another poll."""
+    """Whichever samples are dropped, repeated, missing or of another poll."""
     part = "count" if query is HISTOGRAM else "value"
     answers = []
     for number, (one, other) in enumerate(polls):

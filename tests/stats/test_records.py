@@ -1,4 +1,4 @@
-"""Records are values: what holds one may rely on it."""
+"""Records are values: they never change."""
 
 from __future__ import annotations
 

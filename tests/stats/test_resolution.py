@@ -1,4 +1,4 @@
-"""The step in which times were recorded: what it hides decides nothing, in either direction."""
+"""The step in which times were recorded: a difference that it may hide decides nothing, in either direction."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_whole_microseconds_of_the_store_decide_nothing_and_are_not_blamed_on_th
     assert "more requests do not help" in judged.next_action
 
 
-def test_few_times_stored_as_one_number_are_not_said_to_be_equal():
+def test_a_few_times_stored_as_one_number_do_not_count_as_equal():
     _, p50, _ = compare(normal(3.70, 0.02), normal(5.28, 0.02), 0.02, rate_per_s=0.3, instances=(1,))
     assert p50.status is MetricStatus.NO_DATA
     assert "stored as 0.004 ms" in p50.reason
@@ -125,7 +125,7 @@ def test_the_ticks_of_a_slow_clock_are_steps(baseline, canary):
 
 
 @pytest.mark.parametrize("odd", ["cut off at 1 ms", "one in a thousand is recorded finely"])
-def test_a_few_times_beside_the_step_do_not_make_all_the_others_fine(odd):
+def test_a_few_times_off_the_step_do_not_make_the_others_fine(odd):
     """18 % more is no change where times are written in steps of 100 ms."""
 
     def written(median):
@@ -154,7 +154,7 @@ def test_two_frequent_times_are_no_step_of_those_that_spread():
         assert not p50.too_coarse
 
 
-def test_the_coarser_of_two_arms_rules():
+def test_the_coarser_of_two_arms_decides():
     """The baseline in microseconds, the candidate cut off to milliseconds: half a step faster than it is."""
     times = lognormal(15_000, 0.45), lognormal(15_000, 0.45, 1000, np.floor)
     _, p50, mean = compare(*times, 0.05)
@@ -167,7 +167,7 @@ def test_the_coarser_of_two_arms_rules():
     assert slower.effect.lower < 0.06 < slower.effect.upper
 
 
-def test_a_limit_is_decided_whatever_the_step():
+def test_a_limit_is_decided_with_any_step():
     times = lognormal(15_000, 0.45, 1000), lognormal(15_000, 0.45, 1000)
     _, p50, _ = compare(*times, 0.02, limit=400.0)
     assert p50.status is OPEN
@@ -191,13 +191,13 @@ def test_an_earlier_look_decides_nothing_either():
 
 
 def test_narrow_times_of_a_benchmark_are_still_decided():
-    """A standard deviation of 0.5 %: all times lie in one bin of the histogram, 2 % wide."""
+    """A standard deviation of 0.5 %: all times are in one bin of the histogram, which is 2 % wide."""
     for slower, expected in ((1.0, PASS), (1.05, FAIL)):
         _, p50, _ = compare(normal(819_000, 4000), normal(819_000 * slower, 4000), 0.02, **REPLICATES)
         assert p50.status is expected
 
 
-def test_what_lies_within_one_bin_is_not_called_within_a_narrower_margin():
+def test_times_within_one_bin_are_not_shown_to_be_within_a_narrower_margin():
     """+1.8 % within one bin: without allowance it reads as no change at all."""
     _, p50, _ = compare(normal(15_210, 5), normal(15_478, 5), 0.01)
     assert p50.status is OPEN

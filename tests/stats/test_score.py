@@ -118,8 +118,8 @@ def test_one_sample_score_is_wilson():
 
 
 @pytest.mark.parametrize(("interval", "test"), [(difference_interval, difference_z), (ratio_interval, ratio_z)])
-def test_limits_found_together_are_those_found_alone(interval, test):
-    """Easy and hard cases in one search: what is found first stays where its test turns."""
+def test_limits_computed_together_are_those_computed_alone(interval, test):
+    """Easy and hard cases in one search: a limit that is found early does not change."""
     x_c, n_c = np.array([3.0, 56, 0.2, 1e5]), np.array([2e4, 70, 900, 1e9])
     x_b, n_b = np.array([1.0, 48, 0.7, 9e4]), np.array([3e3, 80, 1e4, 1e9])
     low, high = interval(x_c, n_c, x_b, n_b, 1.645)

@@ -110,7 +110,7 @@ def share_called_different(case: Case) -> float:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_broken_variance_cries_wolf_and_the_real_one_does_not(case, monkeypatch):
+def test_a_broken_variance_gives_false_alarms_and_the_real_one_does_not(case, monkeypatch):
     real = share_called_different(case)
     monkeypatch.setattr(contrast, "combine", case.broken)
     broken = share_called_different(case)

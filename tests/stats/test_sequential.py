@@ -10,7 +10,7 @@ from evaluator.stats.inference.sequential import (
     ALPHAS,
     GRID,
     PERSISTENT_SHARES,
-    _table,
+    _load_table,
     anytime_critical,
     anytime_p,
     boundaries,
@@ -47,7 +47,7 @@ def test_the_shipped_table_is_what_the_recursion_gives(kind):
         [boundaries(information(fraction, persistent), spent(kind, alpha, fraction)) for alpha in ALPHAS]
         for persistent in PERSISTENT_SHARES
     ]
-    assert np.allclose(_table()[kind], table, atol=2e-5)
+    assert np.allclose(_load_table()[kind], table, atol=2e-5)
 
 
 @pytest.mark.parametrize("persistent", [0.0, 0.3, 0.8])

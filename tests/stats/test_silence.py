@@ -1,4 +1,4 @@
-"""Times without requests: what chance, clusters and pacing explain, and what they do not."""
+"""Times without requests: which ones chance, clusters and pacing explain, and which are silence."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def poisson(random, rate):
 
 
 def clusters(random, size, per_bucket):
-    """Sessions of requests that come together, at random moments."""
+    """Sessions of requests that come together, at random times."""
     counts = np.zeros(BUCKETS)
     np.add.at(counts, random.integers(BUCKETS, size=random.poisson(per_bucket * BUCKETS)), random.poisson(size))
     return counts
@@ -58,7 +58,7 @@ ALIKE = {
 
 
 @pytest.mark.parametrize("kind", ALIKE)
-def test_arms_that_are_alike_are_rarely_silent(kind):
+def test_equal_arms_are_rarely_silent(kind):
     """At most 2 % of releases; 8 of 150 would be seen in fewer than 1 of 1,000 tries."""
     assert count_silent(ALIKE[kind]) <= 7
 
@@ -68,12 +68,12 @@ def test_an_arm_that_dies_is_silent(kind):
     assert count_silent(ALIKE[kind], dies=0.7) == 150
 
 
-def test_a_rare_arm_is_found_when_what_is_missing_is_no_chance():
+def test_silence_of_a_rare_arm_is_detected_if_it_is_not_chance():
     assert count_silent(lambda random: poisson(random, 4.0), dies=0.75) >= 149
     assert count_silent(lambda random: poisson(random, 0.2), dies=0.75) == 0
 
 
-def test_the_gap_says_where_it_is_and_what_was_to_be_expected():
+def test_the_gap_has_its_position_and_expected_requests():
     own, reference = np.full(BUCKETS, 5.0), np.full(BUCKETS, 10.0)
     own[20:30] = 0
     own[50:] = 0
@@ -81,7 +81,7 @@ def test_the_gap_says_where_it_is_and_what_was_to_be_expected():
     assert [(gap.start, gap.end, gap.at_end) for gap in silence.gaps] == [(20, 30, False), (50, 60, True)]
     assert silence.end == silence.gaps[1]
     assert silence.buckets == 20
-    # 200 requests beside 500 of the reference outside of each gap, and 100 inside.
+    # 200 requests, 500 of the reference outside of each gap, and 100 inside.
     assert silence.gaps[0].expected == pytest.approx(200 / 500 * 100)
 
 
@@ -92,7 +92,7 @@ def test_the_start_of_the_run_is_an_edge_as_well():
     assert (silence.gaps[0].start, silence.gaps[0].end, silence.end) == (0, 15, None)
 
 
-def test_a_time_in_which_the_reference_is_silent_too_says_nothing():
+def test_a_time_in_which_the_reference_is_silent_too_is_no_evidence():
     both = np.full(BUCKETS, 20.0)
     both[30:50] = 0
     assert find_silence(both[None], both[None]) == []
@@ -100,13 +100,13 @@ def test_a_time_in_which_the_reference_is_silent_too_says_nothing():
     assert alone.gaps[0].buckets == 20
 
 
-def test_an_arm_that_comes_and_goes_is_not_its_own_excuse():
-    """Off for half of the time while the baseline goes on: the arm's gaps are usual for itself only."""
+def test_an_arm_that_comes_and_goes_does_not_excuse_its_own_gaps():
+    """Off for half of the time while the baseline continues: the gaps are usual for this arm only."""
     own = np.where(np.arange(BUCKETS) % 16 < 8, 20.0, 0.0)
     assert silent_share(own, np.full(BUCKETS, 20.0)) > 0.4
 
 
-def test_series_are_told_apart():
+def test_series_are_separate():
     own = np.full((3, BUCKETS), 5.0)
     own[1, 30:] = 0
     own[2] = 0
@@ -123,7 +123,7 @@ def test_more_series_than_are_taken_at_a_time():
 
 def test_absent_series():
     reference = np.vstack([np.full(BUCKETS, 0.3), np.eye(1, BUCKETS)[0] * 40, np.full(BUCKETS, 1 / BUCKETS)])
-    # 18 requests one by one; 40 in one burst, which say little; and a single one.
+    # 18 requests one by one; 40 in one burst, with little information; and a single one.
     assert find_absent(reference, share=1.0).tolist() == [True, False, False]
     # Where the candidate gets one request in a hundred, a few on baseline are none on the candidate.
     assert find_absent(np.full((1, BUCKETS), 5.0), share=0.01).tolist() == [False]

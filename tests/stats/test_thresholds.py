@@ -1,4 +1,4 @@
-"""What happens at a threshold, one below it and one above: by hand, from what the documentation of each says."""
+"""Results at each threshold, just below and just above it, computed by hand from its documentation."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from numbers_of.releases import cells_of, panel_of
 from scipy.stats import t as student
 
 from evaluator.records import Cells, Direction, LoadLevels, Margin, Moments, Monitoring
-from evaluator.stats.estimators.distribution import Distribution
+from evaluator.stats.estimators.distribution import Distribution, find_limits_ms
 from evaluator.stats.estimators.edges import EdgePanel, compare_edges
-from evaluator.stats.estimators.estimate import TREND_BELOW, Tolerance, trend
+from evaluator.stats.estimators.estimate import TREND_BELOW, Tolerance, find_trend
 from evaluator.stats.estimators.frames import frame_all_requests
-from evaluator.stats.estimators.quantiles import QuantileQuestion, compare_quantiles, find_limits_ms, standardise_both
+from evaluator.stats.estimators.quantile_pairs import QuantileQuestion, standardise_both
+from evaluator.stats.estimators.quantiles import compare_quantiles
 from evaluator.stats.estimators.resolution import (
     FINE_SHARE,
     LONE_SHARE,
@@ -30,14 +31,15 @@ from evaluator.stats.inference.assignment import log_wealth_of_ratio
 from evaluator.stats.inference.calendar import SHORTEST_S, plan_looks
 from evaluator.stats.inference.sequential import boundaries
 from evaluator.stats.inference.student import load_early
-from evaluator.stats.outcomes.arms import _normal_nodes
+from evaluator.stats.outcomes.arms import _find_normal_nodes
 from evaluator.stats.outcomes.levels import adjust_levels, linear_mean, merge_moments, moments_of
-from evaluator.stats.outcomes.looks import _planned_edges, find_earlier_looks
+from evaluator.stats.outcomes.looks import _find_planned_boundaries, find_earlier_looks
 from evaluator.stats.outcomes.quantiles import cluster
 from evaluator.stats.outcomes.quantiles import compare_quantiles as compare_outcome_quantiles
+from evaluator.stats.shaping.blocks import EXPECTED_IN_BLOCK, MAX_BLOCK_S, choose_widths
 from evaluator.stats.shaping.groups import all_together, group_by
 from evaluator.stats.shaping.index import group_rows
-from evaluator.stats.shaping.panel import EXPECTED_IN_BLOCK, MAX_BLOCK_S, Panel, choose_widths
+from evaluator.stats.shaping.panel import Panel
 from evaluator.stats.shaping.rare import MOST_APART, OTHER_ENDPOINTS, pool_rare_endpoints
 from evaluator.stats.shaping.silence import LEAST_INSIDE, find_silence, measure_clusters
 from evaluator.stats.shaping.steps import FEWEST_OTHERS, find_steps_us
@@ -57,7 +59,7 @@ def test_the_thresholds_are_those_that_are_documented():
 
 @pytest.mark.parametrize(("buckets", "silent"), [(5, False), (6, True), (7, True)])
 def test_three_requests_of_the_reference_in_a_gap_are_evidence(buckets, silent):
-    """Half a request in each bucket: 2.5, 3 and 3.5 inside. A thousand of the series in each bucket beside the gap."""
+    """Half a request in each bucket: 2.5, 3 and 3.5 inside. A thousand of the series in each bucket outside the gap."""
     own = np.full((1, 60), 1000.0)
     own[0, 20 : 20 + buckets] = 0
     silences = find_silence(own, np.full((1, 60), 0.5))
@@ -82,8 +84,8 @@ def test_the_evidence_of_a_gap_is_hypergeometric():
 
 
 @pytest.mark.parametrize("paced_alike", [True, False])
-def test_one_hole_is_said_by_the_caller(paced_alike):
-    """Dense but for one hole that is most of the run: only `one_hole` takes it for a dense series."""
+def test_the_caller_sets_one_hole(paced_alike):
+    """Dense except for one gap that is most of the run: only `one_hole` treats it as a dense series."""
     counts = np.zeros((1, 100))
     counts[0, :10], counts[0, 90:] = 30.0, 30.0
     (apart,), (dense,) = measure_clusters(counts)[0], measure_clusters(counts, one_hole=True)[0]
@@ -161,7 +163,7 @@ def test_the_error_of_a_trend_comes_from_cosines_from_thirty_slots_on(slots, by_
     noise -= noise.mean()
     slope = noise @ centred / (centred @ centred)
     residual = noise - slope * centred
-    drift = trend(noise[None], position, np.array([0.5]))
+    drift = find_trend(noise[None], position, np.array([0.5]))
     assert drift.at_end[0] == pytest.approx(0.5 + slope / 2)
     assert drift.last_third[0] == pytest.approx(0.5 + noise[position > 2 / 3].mean())
     if by_cosines:
@@ -246,13 +248,13 @@ def _with_steps(steps_us: list[list[int]], ok: list[list[float]]) -> Panel:
 
 
 @pytest.mark.parametrize(("coarse", "step_ms"), [(24.0, 0.001), (25.0, 10.0), (26.0, 10.0)])
-def test_a_quarter_of_the_requests_rules_the_step_of_an_arm(coarse, step_ms):
+def test_a_quarter_of_the_requests_decides_the_step_of_an_arm(coarse, step_ms):
     panel = _with_steps([[1, 10_000], [1, 1]], [[100 - coarse, coarse], [10, 10]])
     assert step_of_arms_ms(panel).tolist() == [step_ms, 0.001]
 
 
 def test_half_of_the_coarser_step_is_in_doubt_where_arms_differ():
-    """What spreads over many steps hides nothing but whether a tool rounds or cuts off."""
+    """Times on many steps leave one doubt only: whether a tool rounds or cuts off."""
     panel = panel_of("steps of 10 and 1 ms")
     alike = replace(panel, steps_us=np.full((2, 2), 1000))
     apart = replace(panel, steps_us=np.array([[1000, 1000], [1, 1000]]))
@@ -267,7 +269,7 @@ def test_half_of_the_coarser_step_is_in_doubt_where_arms_differ():
 
 @pytest.mark.parametrize(("factor", "doubtful"), [(0.99, True), (1.0, False), (1.01, False)])
 def test_a_step_of_two_thousandths_of_the_mean_hides_nothing(factor, doubtful):
-    """All requests sit on one step: half of it is in doubt for each arm, unless the step is that small."""
+    """All requests are on one step: half of it is in doubt for each arm, unless the step is this small."""
     panel = panel_of("both constant")
     mean_ms = 20.0 / FINE_SHARE * factor  # steps of 20 ms
     totals = dict(panel.totals) | {"time_ms": panel.ok * mean_ms}
@@ -300,7 +302,7 @@ def test_seven_other_rows_make_a_step(others, step_us):
 
 @pytest.mark.parametrize(("fine", "step_us"), [(19, 3000), (20, 3000), (21, 1)])
 def test_half_of_the_rows_on_a_step_make_it_the_step(fine, step_us):
-    """Of forty rows; those that lie off it are of times one apart."""
+    """Of forty rows; the others have times one apart."""
     low = np.concatenate([3000 * (7 + np.arange(40 - fine)), 101 + np.arange(fine)])
     high = low + np.where(np.arange(40) < 40 - fine, 3000, 1)
     steps_us = find_steps_us(_rows(low, high), np.zeros(40, int), (2, 1), grid_us=1)
@@ -339,7 +341,7 @@ def test_a_quantile_between_bounds_is_interpolated_and_its_change_is_a_ratio_or_
     assert edges.shares() == pytest.approx(np.array([[0.25, 0.75, 1.0], [0.1, 0.4, 0.8]]))
     assert (estimate.baseline[0], estimate.candidate[0]) == pytest.approx((15.0, 25.0))
     assert estimate.effect[0] == pytest.approx(10.0 if margin and not margin.relative else 25 / 15 - 1)
-    # More than 60 % of the candidate lies above 20, where the baseline has 25 %: it is slower, at the bound itself.
+    # More than 60 % of the candidate is above 20, and 25 % of the baseline: it is slower, at the bound itself.
     assert estimate.against_zero.p_worse[0] < 1e-6
     # Nothing shows it to be more than 50 % above 20 but the bound of 40, within which is 80 % of it.
     if margin and margin.relative:
@@ -411,7 +413,7 @@ def test_an_interval_reaches_a_million_times_the_baseline_and_no_further(far, up
     assert estimate.effect < 0.02
 
 
-def test_moments_of_nobody_change_nothing():
+def test_moments_without_units_change_nothing():
     some, none = moments_of(np.arange(6.0).reshape(3, 2)), moments_of(np.zeros((0, 2)))
     assert merge_moments(some, none) is some
     assert merge_moments(none, some) is some
@@ -427,20 +429,24 @@ def test_what_all_questions_of_a_panel_share_is_computed_once():
     assert find_limits_ms(panel) is find_limits_ms(panel)
     assert standardise_both(panel) is standardise_both(panel)
     assert cosines(60, 5) is cosines(60, 5)
-    assert sequential._table() is sequential._table()
-    assert _normal_nodes(8) is _normal_nodes(8)
-    assert _planned_edges((0.5, 1.0), "worse") is _planned_edges((0.5, 1.0), "worse")
+    assert sequential._load_table() is sequential._load_table()
+    assert _find_normal_nodes(8) is _find_normal_nodes(8)
+    assert _find_planned_boundaries((0.5, 1.0), "worse") is _find_planned_boundaries((0.5, 1.0), "worse")
     # A few panels are kept, so that memory does not grow with their number.
     assert [cached.cache_info().maxsize for cached in (frame_all_requests, find_limits_ms, standardise_both)] == [
         4,
         4,
         4,
     ]
-    assert [cached.cache_info().maxsize for cached in (cosines, _planned_edges, _normal_nodes)] == [64, 64, 4]
-    assert sequential._table.cache_info().maxsize == 1
+    assert [cached.cache_info().maxsize for cached in (cosines, _find_planned_boundaries, _find_normal_nodes)] == [
+        64,
+        64,
+        4,
+    ]
+    assert sequential._load_table.cache_info().maxsize == 1
 
 
-def test_what_belongs_together_has_to_be_of_equal_length():
+def test_columns_must_have_equal_length():
     ones = np.ones(1)
     moments = [moments_of(np.ones((3, 1)))] * 2
     outcomes = make_outcomes([np.ones((9, 5))] * 2)
@@ -455,7 +461,7 @@ def test_what_belongs_together_has_to_be_of_equal_length():
             ask()
 
 
-def test_the_quantiles_of_the_normal_distribution_are_loaded_beside_other_work():
+def test_the_quantiles_of_the_normal_distribution_are_loaded_in_a_thread():
     before = set(threading.enumerate())
     load_early()
     for thread in set(threading.enumerate()) - before:

@@ -1,4 +1,4 @@
-"""Geometric means of response times: what they are, and what they do not mind."""
+"""Geometric means of response times: their values, and what does not change them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_ratio_is_that_of_geometric_means():
     assert estimate.baseline[0] == pytest.approx(np.exp(logs[0]) / 1000, rel=0.02)
 
 
-def test_a_change_of_every_time_is_found_as_it_is():
+def test_a_change_of_every_time_is_estimated_exactly():
     requests = simulate(ONE_ENDPOINT, 3)
     slower = replace(requests, response_us=np.where(requests.arm == 1, requests.response_us * 2, requests.response_us))
     before, after = (compare(to_cells(simulated)).effect[0] for simulated in (requests, slower))
@@ -61,8 +61,8 @@ def test_the_unit_of_times_does_not_matter():
     assert thousandfold.against_margin.p_worse == pytest.approx(plain.against_margin.p_worse, rel=0.05, abs=1e-6)
 
 
-def test_a_few_requests_that_hang_do_not_hide_that_all_became_slower():
-    """One of fifty baseline requests takes thirty seconds for reasons of its own; the candidate is twice as slow."""
+def test_a_few_very_slow_requests_do_not_hide_that_all_became_slower():
+    """One of fifty baseline requests takes thirty seconds for another reason; the candidate is twice as slow."""
     requests = simulate(
         replace(ONE_ENDPOINT, duration_s=75.0, rate_per_s=3.0, instances=(1,), changes=(Change(latency=1.0),)), 5
     )
@@ -87,7 +87,7 @@ def test_an_early_look_at_what_is_not_worse_computes_nothing():
 
 
 @pytest.mark.parametrize("replicates", [1, 4])
-def test_identical_versions_are_not_called_worse_too_often(replicates):
+def test_identical_versions_are_not_shown_to_be_worse_too_often(replicates):
     """At margin 0 and 5 %: at most 13 of 120 (12 has a probability of 1 %)."""
     design = replace(ONE_ENDPOINT, duration_s=120.0, replicates=replicates, instances=(4,) if replicates == 1 else (1,))
     wrong = [

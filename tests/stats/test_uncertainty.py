@@ -33,8 +33,8 @@ def test_a_claim_that_holds_against_all_bounds_is_not_made_too_often(phi, alpha)
     assert _share_called_worse(estimate, uncertainty, alpha) <= alpha * 1.1 + 3 * np.sqrt(alpha / SERIES)
 
 
-def test_the_quantile_of_few_cosines_is_not_put_on_what_is_known_well():
-    """The larger variance with the smaller degrees of freedom would be safe too, and see much less."""
+def test_a_variance_that_is_known_well_does_not_get_the_quantile_of_few_cosines():
+    """The larger variance with the smaller degrees of freedom would be safe too, and detect much less."""
     series = _autoregressive(0.0, 40)[:, 0]
     estimate = series.mean(axis=1)
     time = time_variance(series - estimate[:, None])
@@ -49,7 +49,7 @@ def test_the_quantile_of_few_cosines_is_not_put_on_what_is_known_well():
 
 
 @pytest.mark.parametrize("shared", [0.0, 0.3], ids=["alike", "replicates that differ"])
-def test_replicates_are_not_called_worse_too_often(shared):
+def test_replicates_are_not_shown_to_be_worse_too_often(shared):
     """Five replicates of ten buckets; the level of a replicate differs, which only the replicates can show."""
     rng = np.random.default_rng(6)
     series = _autoregressive(0.0, 10, runs=5) + shared * rng.normal(size=(SERIES, 5, 1))
@@ -76,7 +76,7 @@ def test_one_more_bound_makes_no_claim_easier():
     assert with_bound.reach(0.05)[1] == uncertainty.reach(0.05)[1]
 
 
-def test_without_variance_the_sign_decides_and_an_unknown_one_says_nothing():
+def test_without_variance_the_sign_decides_and_an_unknown_variance_gives_nan():
     uncertainty = Uncertainty(np.zeros((1, 3)), np.full((1, 3), 4.0), np.zeros(3))
     assert [p.tolist() for p in uncertainty.p_values(np.array([0.1, 0.0, -0.1]))] == [[0.0, 0.5, 1.0], [1.0, 0.5, 0.0]]
     assert np.isnan(uncertainty.also(np.array([np.nan] * 3)).p_values(np.array([0.1, 0.0, -0.1]))).all()

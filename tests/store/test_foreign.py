@@ -188,7 +188,7 @@ def test_points_that_do_not_show_failure_are_refused(land):
         land(point() * 3, "k.json")
     with pytest.raises(InputError, match="has no request that can be used; its 3 rows are 3 bad rows"):
         land(point() * 3, "k.json", skip_bad_rows=True)
-    with pytest.raises(InputError, match="it has no column 'status' or 'expected_response'"):
+    with pytest.raises(InputError, match=r"k\.csv has no column 'status' or 'expected_response', so it is not known"):
         land("metric_name,timestamp,metric_value,method,name\nhttp_req_duration,1790000000,3,GET,/\n", "k.csv")
 
 

@@ -12,7 +12,7 @@ from evaluator.store import base
 from evaluator.store.control import TABLES, Control
 
 MODULES = {path.stem: path.read_text() for path in Path(base.__file__).parent.glob("*.py")}
-OF_CONTROL = {"control", "intents", "audit"}
+OF_CONTROL = {"control", "releases", "intents", "audit"}
 
 
 def tables_of(name):

@@ -27,8 +27,11 @@ Written = Literal["csv", "json", "parquet", "xml"]
 
 _DELIMITERS = ",;\t|"
 _TOP = 4096
+"""Characters of the top of a file, unless its first line is longer."""
 _LONGEST_LINE = 1_000_000
+"""Characters; a file without line ends is not read as a whole."""
 ROWS_OF_HEAD = 100
+"""Rows from which the typical value of a column is chosen."""
 _NO_REQUEST = "check that the tool recorded requests"
 
 
@@ -69,57 +72,62 @@ class FileFormat:
 
 
 def read_head(path: Path) -> Head:
-    """Read the top of a file. Raises InputError for a file that is neither text nor Parquet."""
+    """Read the top of a file, compressed or not. Raises InputError for a file that is neither text nor Parquet."""
     if starts_with(path, b"PAR1"):
-        with _parquet(path) as file:
+        with _open_parquet(path) as file:
             return Head(path, "parquet", columns=tuple(file.schema_arrow.names))
-    with _opened(path, errors="replace") as text:
+    with _open_checked_text(path, errors="replace") as text:
         is_xml = text.read(200).lstrip().startswith("<")
-    # XML declares its own encoding.
-    with _opened(path, errors="replace" if is_xml else "strict") as text:
-        line = text.readline(_LONGEST_LINE)
-        top = line + text.read(max(_TOP - len(line), 0))
-    first = top.lstrip()[:1]
-    if first in ("<", "{", "["):
-        return Head(path, "xml" if first == "<" else "json", top)
+    # Text must be UTF-8, except XML, which declares its own encoding.
+    with _open_checked_text(path, errors="replace" if is_xml else "strict") as text:
+        first_line = text.readline(_LONGEST_LINE)
+        top = first_line + text.read(max(_TOP - len(first_line), 0))
+    first_character = top.lstrip()[:1]
+    if first_character == "<":
+        return Head(path, "xml", top)
+    if first_character in ("{", "["):
+        return Head(path, "json", top)
     try:
-        names = next(csv.reader([line], delimiter=find_delimiter(line)), [])
+        column_names = next(csv.reader([first_line], delimiter=find_delimiter(first_line)), [])
     except csv.Error:
-        names = []
-    return Head(path, "csv", top, tuple(name.strip() for name in names))
+        column_names = []  # any text: it may be a log of another tool
+    return Head(path, "csv", top, tuple(name.strip() for name in column_names))
 
 
 def read_table(head: Head) -> Table:
-    """Read the columns of a file and the first of its rows. Raises InputError."""
+    """Read the columns of a CSV or Parquet file, and a typical value of each. Raises InputError, also without rows."""
     if head.written != "parquet":
         return _read_csv(head.path)
-    with _parquet(head.path) as file:
-        rows = next(file.iter_batches(batch_size=ROWS_OF_HEAD), None)
-    if rows is None or not rows.num_rows:
+    with _open_parquet(head.path) as file:
+        first_rows = next(file.iter_batches(batch_size=ROWS_OF_HEAD), None)
+    if first_rows is None or not first_rows.num_rows:
         raise InputError(f"{head.path} has columns but no rows", hint=_NO_REQUEST)
-    columns = rows.to_pydict()
-    return Table(head.path, tuple(columns), {name: _typical(values) for name, values in columns.items()})
+    columns = first_rows.to_pydict()
+    return Table(head.path, tuple(columns), {name: _choose_typical(values) for name, values in columns.items()})
 
 
 def starts_with(path: Path, magic: bytes) -> bool:
-    """Whether a file begins with these bytes."""
+    """Whether a file begins with the bytes `magic`."""
     with path.open("rb") as file:
         return file.read(len(magic)) == magic
 
 
 def find_delimiter(line: str) -> str:
-    """The most frequent delimiter of a line."""
+    """The delimiter (comma, semicolon, tab, bar) that is most frequent in a line; a comma if it has none."""
     return max(_DELIMITERS, key=line.count)
 
 
 @contextmanager
-def _opened(path: Path, errors: str = "strict") -> Iterator[TextIO]:
-    """Open a text, compressed or not; any error in it becomes an InputError."""
+def _open_checked_text(path: Path, errors: str = "strict") -> Iterator[TextIO]:
+    """Open a text, compressed or not; an error of reading, also within the `with` block, becomes an InputError.
+
+    `errors`: what to do with bytes that are not UTF-8, as for `open`.
+    """
     try:
         with open_text(path, errors) as file:
             yield file
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        if not starts_with(path, b"\x1f\x8b"):
+        if not starts_with(path, b"\x1f\x8b"):  # the magic number of gzip
             raise InputError(
                 f"{path} is not compressed, though its name ends in .gz", hint="rename it without .gz"
             ) from error
@@ -136,13 +144,14 @@ _VALUE = re.compile(r"[+-]?\d[\d\s.,:/TZ+-]*|true|false|null", re.IGNORECASE)
 
 
 def _read_csv(path: Path) -> Table:
+    """Read the header of a CSV file and a typical value of each column from its first rows. Raises InputError."""
     rows: list[list[str]] = []
-    with _opened(path) as file:
-        top = file.readline(_LONGEST_LINE)
-        if "\0" in top:
+    with _open_checked_text(path) as file:
+        header_line = file.readline(_LONGEST_LINE)
+        if "\0" in header_line:
             raise InputError(f"{path} is not text", hint="give text or Parquet")
-        lines = itertools.chain([top], iter(lambda: file.readline(_LONGEST_LINE), ""))
-        reader = csv.reader(lines, delimiter=find_delimiter(top))
+        lines = itertools.chain([header_line], iter(lambda: file.readline(_LONGEST_LINE), ""))
+        reader = csv.reader(lines, delimiter=find_delimiter(header_line))
         try:
             for row in itertools.islice(reader, ROWS_OF_HEAD + 1):
                 rows.append(row)  # noqa: PERF402 what was read before an error stays
@@ -153,35 +162,41 @@ def _read_csv(path: Path) -> Table:
     header = tuple(name.strip() for name in rows[0]) if rows else ()
     if not any(header):
         raise InputError(f"{path} starts with an empty line", hint="a line of column names must come first")
+    # One name may look like a value by chance; if the first one does, or several do, the line is a row of data.
     values = [name for name in header if _VALUE.fullmatch(name)]
     if values and (header[0] in values or len(values) > 1):
         raise InputError(
             f"{path} has no header line: it starts with '{header[0][:80]}'",
             hint="for JMeter set jmeter.save.saveservice.print_field_names=true; else add a line of column names",
         )
-    refuse_twice(path, header)
+    refuse_repeated_column(path, header)
     if len(rows) < 2:
         raise InputError(f"{path} has a header but no rows", hint=_NO_REQUEST)
     columns = itertools.zip_longest(*rows[1:], fillvalue="")
-    typical = {name: _typical(column) for name, column in zip(rows[0], columns, strict=False)}
-    return Table(path, header, typical, find_delimiter(top))
+    typical = {name: _choose_typical(values) for name, values in zip(rows[0], columns, strict=False)}
+    return Table(path, header, typical, find_delimiter(header_line))
 
 
-def refuse_twice(path: Path, header: Sequence[str]) -> None:
+def refuse_repeated_column(path: Path, header: Sequence[str]) -> None:
     """Refuse a header that has a column twice. Raises InputError."""
-    twice = next((name for name in header if header.count(name) > 1), None)
-    if twice is not None:
-        raise InputError(f"{path}:1: column '{twice}' appears twice")
+    repeated_name = next((name for name in header if header.count(name) > 1), None)
+    if repeated_name is not None:
+        raise InputError(f"{path}:1: column '{repeated_name}' appears twice")
 
 
-def _typical(values: Sequence[object]) -> object:
-    """The first value in the most frequent unit, so that one bad row does not decide the unit."""
+def _choose_typical(values: Sequence[object]) -> object:
+    """Choose the value from which the unit of a column is determined, should the column hold times.
+
+    It is the first value in the most frequent unit, so that one bad row does not decide.
+    """
     units = [determine_instant_unit(value) for value in values]
-    return values[units.index(Counter(units).most_common(1)[0][0])]
+    [(most_frequent_unit, _)] = Counter(units).most_common(1)
+    return values[units.index(most_frequent_unit)]
 
 
 @contextmanager
-def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
+def _open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file; an error of reading, also within the `with` block, becomes an InputError."""
     try:
         with pq.ParquetFile(path) as file:
             yield file
@@ -192,11 +207,16 @@ def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
 # ------------------------------------------------------------------ layouts
 
 
-def require(table: Table, names: Sequence[str], what: str) -> None:
-    """Refuse a file that lacks a column of the format that was named. Raises InputError."""
+def require(table: Table, names: Sequence[str], description: str) -> None:
+    """Refuse a file that lacks a column of `names`, which its format needs. Raises InputError.
+
+    `description`: of the format, for the message: 'a request log of Locust'.
+    """
     missing = [name for name in names if name not in table.header]
     if missing:
-        raise InputError(f"{table.path} is not {what}: it has no column '{missing[0]}'", hint=_known_columns(table))
+        raise InputError(
+            f"{table.path} is not {description}: it has no column '{missing[0]}'", hint=_list_columns(table)
+        )
 
 
 def build_layout(
@@ -206,23 +226,25 @@ def build_layout(
     column_requests: Sequence[ColumnRequest],
     optional: Sequence[ColumnMap] = (),
 ) -> FileLayout:
-    """Build the layout of a text table from the columns its format knows and those requested. Raises InputError.
+    """Build the layout of a table whose format is `name`: which of its columns make which column of a request row.
 
-    A column of `optional` is used only if its source exists.
+    `columns`: those of the format. `optional`: further ones, used only if the file has them. `column_requests` (of
+    `--column`) override both. Raises InputError if a required column is not known.
     """
     requested = {request.target: map_column(request, table.header, table.typical) for request in column_requests}
     present = (column for column in optional if column.sources[0] in table.header)
     by_target = {column.target: column for column in (*columns, *present)} | requested
     missing = [target for target in REQUIRED if target not in by_target]
     if missing:
-        raise InputError(f"{table.path} has no column '{missing[0]}'", hint=_known_columns(table))
-    if by_target["failed"].kind == "filled" and len(by_target["failed"].sources) == 1 and "status_code" in by_target:
+        raise InputError(f"{table.path} has no column '{missing[0]}'", hint=_list_columns(table))
+    failed = by_target["failed"]
+    if failed.kind == "filled" and len(failed.sources) == 1 and "status_code" in by_target:
         # An answer with an error status is a failure, even if the text of the failure is empty.
-        sources = (*by_target["failed"].sources, *by_target["status_code"].sources)
-        by_target["failed"] = replace(by_target["failed"], sources=sources)
+        by_target["failed"] = replace(failed, sources=(*failed.sources, *by_target["status_code"].sources))
     ordered = tuple(by_target[target] for target in TARGETS if target in by_target)
     return FileLayout(name, "csv", ordered, table.delimiter, table.header)
 
 
-def _known_columns(table: Table) -> str:
+def _list_columns(table: Table) -> str:
+    """A hint that lists the columns of a file."""
     return f"its columns are {', '.join(table.header)[:300]}; name others with --column TARGET=SOURCE"

@@ -35,7 +35,7 @@ class ColumnRequest:
 
 
 def parse_columns(texts: Sequence[str]) -> tuple[ColumnRequest, ...]:
-    """Parse the values of `--column`. Raises InputError and UnknownName."""
+    """Parse the values of `--column`, each TARGET=SOURCE[:UNIT]. Raises InputError and UnknownName."""
     column_requests = []
     for text in texts:
         target, equals, source_text = text.partition("=")
@@ -48,20 +48,24 @@ def parse_columns(texts: Sequence[str]) -> tuple[ColumnRequest, ...]:
             raise UnknownName("column of a request row", target, TARGETS)
         source, colon, unit = source_text.rpartition(":")
         units = {"ts": INSTANT_UNITS, "response_time_ms": TIME_UNITS, "failed": tuple(FAILED_UNITS)}.get(target, ())
-        has_unit = colon and unit in units
-        column_requests.append(ColumnRequest(target, source, unit) if has_unit else ColumnRequest(target, source_text))
+        if colon and unit in units:
+            column_requests.append(ColumnRequest(target, source, unit))
+        else:  # a colon without a unit after it is part of the column's name
+            column_requests.append(ColumnRequest(target, source_text))
     targets = [request.target for request in column_requests]
-    twice = next((target for target in targets if targets.count(target) > 1), None)
-    if twice:
-        raise InputError(f"--column names '{twice}' twice")
+    repeated_target = next((target for target in targets if targets.count(target) > 1), None)
+    if repeated_target:
+        raise InputError(f"--column names '{repeated_target}' twice")
     return tuple(column_requests)
 
 
 def map_column(request: ColumnRequest, header: Sequence[str], typical: Mapping[str, object]) -> ColumnMap:
-    """Make the mapping of one column; `typical` is a row of the file, by which the unit of `ts` is determined.
+    """Make the mapping of one column from a `--column`.
 
-    Raises UnknownName where the file has no such column.
+    `header`: columns of the file; `typical`: a typical value of each, by which the unit of `ts` is determined if the
+    request has none. Raises UnknownName where the file has no such column.
     """
+    # SOURCE is a column, or several joined by `+`.
     sources = (request.source,) if request.source in header else tuple(request.source.split("+"))
     for source in sources:
         if source not in header:
@@ -84,9 +88,12 @@ _SINCE_EPOCH = ((1e11, "s"), (1e14, "ms"), (1e17, "us"))
 
 
 def determine_instant_unit(value: object) -> str:
-    """Determine the unit of an instant by its size; anything that is no number is taken for ISO 8601."""
+    """Determine the unit of a time since 1970 by its size: s, ms, us or ns; iso (8601) if it is not a number."""
     try:
         size = abs(float(str(value)))
     except ValueError:
         return "iso"
-    return next((unit for limit, unit in _SINCE_EPOCH if size < limit), "ns")
+    for limit, unit in _SINCE_EPOCH:
+        if size < limit:
+            return unit
+    return "ns"

@@ -25,43 +25,75 @@ def refuse_xml(head: Head) -> NoReturn:
 
 
 def _claims(head: Head) -> bool:
+    """Is this a result file of JMeter?"""
     return is_jtl_xml(head.top) if head.written == "xml" else set(_COLUMNS) <= set(head.columns)
 
 
 def _build_layout(head: Head, column_requests: Sequence[ColumnRequest], *, transactions: bool) -> FileLayout:
+    """Build the layout of a JMeter result file, CSV or XML. Raises InputError.
+
+    A row is a sample (one request) or a transaction, which sums up the samples inside it. `transactions` False: samples
+    are the requests, and transactions are left out as summaries; True: transactions are the requests, and samples are
+    left out as their parts.
+    """
     if head.written == "csv":
-        table = read_table(head)
-        layout = _build_table_layout(table, column_requests)
-        parts = SubResults("label", "threadName" if "threadName" in table.header else "")
-        count = "SampleCount" if "SampleCount" in table.header else ""
-        layout = replace(layout, count_column=count, sub_results=None if transactions else parts)
-        others: tuple[OtherRows, ...] = ()
-        # Transactions are recognised by JMeter's message, whichever other columns it saves.
-        if "responseMessage" in table.header:
-            test = Condition("responseMessage", "starts_not" if transactions else "starts", (TRANSACTION,))
-            others = (OtherRows(LeftOutKind.PART if transactions else LeftOutKind.SUMMARY, (test,)),)
-        elif transactions:
-            raise InputError(
-                f"{head.path} has no column 'responseMessage', by which transactions are recognised",
-                hint="let JMeter save it: jmeter.save.saveservice.response_message=true",
-            )
+        layout = _build_csv_layout(head, column_requests, transactions=transactions)
     else:
         if not _claims(head):
             refuse_xml(head)
-        layout = _build_table_layout(Table(head.path, JTL_XML_HEADER, {"timeStamp": 1e12}), column_requests)
-        layout = replace(
-            layout, reader="parquet", rewrite=rewrite_jtl_xml, line_column=LINE, count_column="SampleCount"
-        )
-        kinds = (LeftOutKind.SUMMARY, LeftOutKind.PART, LeftOutKind.OTHER_KIND)
-        others = tuple(OtherRows(kind, (Condition(KIND, "is", (kind.value,)),), DETAIL) for kind in kinds)
-        if transactions:
-            others = (*others[1:], OtherRows(LeftOutKind.PART, (Condition(KIND, "is", ("",)),)))
+        layout = _build_xml_layout(head, column_requests, transactions=transactions)
     if transactions:
-        return replace(layout, format="jtl-transactions", others=others)
-    return replace(layout, others=others, advice="to judge the transactions themselves, give --format jtl-transactions")
+        return replace(layout, format="jtl-transactions")
+    return replace(layout, advice="to judge the transactions themselves, give --format jtl-transactions")
+
+
+def _build_csv_layout(head: Head, column_requests: Sequence[ColumnRequest], *, transactions: bool) -> FileLayout:
+    """The layout of a CSV, whose transactions are recognised by JMeter's message, whichever other columns it saves."""
+    table = read_table(head)
+    layout = _build_table_layout(table, column_requests)
+    others: tuple[OtherRows, ...] = ()
+    if "responseMessage" in table.header:
+        test = Condition("responseMessage", "starts_not" if transactions else "starts", (TRANSACTION,))
+        others = (OtherRows(LeftOutKind.PART if transactions else LeftOutKind.SUMMARY, (test,)),)
+    elif transactions:
+        raise InputError(
+            f"{head.path} has no column 'responseMessage', by which transactions are recognised",
+            hint="let JMeter save it: jmeter.save.saveservice.response_message=true",
+        )
+    sub_results = SubResults("label", "threadName" if "threadName" in table.header else "")
+    return replace(
+        layout,
+        others=others,
+        count_column="SampleCount" if "SampleCount" in table.header else "",
+        sub_results=None if transactions else sub_results,
+    )
+
+
+def _build_xml_layout(head: Head, column_requests: Sequence[ColumnRequest], *, transactions: bool) -> FileLayout:
+    """The layout of XML, which is rewritten as a table whose column KIND says why a row is not a request."""
+    others = {
+        kind: OtherRows(kind, (Condition(KIND, "is", (kind.value,)),), DETAIL)
+        for kind in (LeftOutKind.SUMMARY, LeftOutKind.PART, LeftOutKind.OTHER_KIND)
+    }
+    left_out: tuple[OtherRows, ...] = tuple(others.values())
+    if transactions:
+        # Transactions have the kind SUMMARY. Samples have no kind; they are now parts of the transactions.
+        samples = OtherRows(LeftOutKind.PART, (Condition(KIND, "is", ("",)),))
+        left_out = (others[LeftOutKind.PART], others[LeftOutKind.OTHER_KIND], samples)
+    # JMeter writes times in milliseconds; the typical value shows that.
+    table = Table(head.path, JTL_XML_HEADER, {"timeStamp": 1e12})
+    return replace(
+        _build_table_layout(table, column_requests),
+        reader="parquet",
+        rewrite=rewrite_jtl_xml,
+        line_column=LINE,
+        count_column="SampleCount",
+        others=left_out,
+    )
 
 
 def _build_table_layout(table: Table, column_requests: Sequence[ColumnRequest]) -> FileLayout:
+    """Map the columns that CSV and XML have in common. Raises InputError."""
     require(table, _COLUMNS, "a JMeter result file")
     columns = (
         ColumnMap("ts", ("timeStamp",), "instant", determine_instant_unit(table.typical.get("timeStamp"))),

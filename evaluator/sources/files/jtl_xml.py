@@ -93,10 +93,10 @@ def is_jtl_xml(top: str) -> bool:
 
 
 def rewrite_jtl_xml(source: Path, target: Path) -> None:
-    """Write the samples of `source` as Parquet into `target`, all as text. Raises InputError with file:line.
+    """Write the samples of `source` as Parquet into `target`, all values as text. Raises InputError with file:line.
 
-    A sample inside a transaction is a request; one inside another sample (a redirect, an embedded resource) is part of
-    it. Another element in the place of a sample is also a row.
+    A sample inside a transaction is a request; a sample inside another sample (a redirect, an embedded resource) is
+    part of it. Another element in the place of a sample is also a row. The column `kind` distinguishes them.
     """
     with pq.ParquetWriter(target, _SCHEMA) as writer, open_bytes(source) as opened:
         reader = _JtlParser(source)
@@ -114,35 +114,44 @@ _DECLARED = re.compile(rb"""^<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]+)["'
 _ILLEGAL = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
 _REFERENCE = re.compile("&#(x[0-9a-fA-F]+|[0-9]+);")
 _OPEN_REFERENCE = re.compile("&[#0-9a-zA-Z]{0,30}$")
+"""A reference that the end of a chunk cuts off."""
 _REPLACEMENT = "\ufffd"
 
 
 def _read_characters(path: Path, opened: IO[bytes]) -> Iterator[str]:
-    """Read a file as characters that XML allows. Raises InputError for an encoding that does not exist."""
+    """Read a file as pieces of text, with a replacement in the place of each character that XML does not allow.
+
+    Raises InputError for an encoding that does not exist.
+    """
     chunk = opened.read(_CHUNK_BYTES)
-    declared = _DECLARED.match(chunk)
-    name = declared[1].decode("ascii") if declared else "utf-8"
-    if name.lower() in ("utf-8", "utf8"):
-        name = "utf-8-sig"
+    declaration = _DECLARED.match(chunk)
+    encoding = declaration[1].decode("ascii") if declaration else "utf-8"
+    if encoding.lower() in ("utf-8", "utf8"):
+        encoding = "utf-8-sig"  # also skips a byte order mark
     try:
-        decoder = codecs.getincrementaldecoder(name)(errors="replace")
+        decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
     except LookupError as error:
-        raise InputError(f"{path}:1: there is no encoding '{name}'", hint="JMeter writes UTF-8") from error
-    carried = ""
+        raise InputError(f"{path}:1: there is no encoding '{encoding}'", hint="JMeter writes UTF-8") from error
+    unfinished = ""
     while chunk:
-        text = carried + decoder.decode(chunk)
+        text = unfinished + decoder.decode(chunk)
         chunk = opened.read(_CHUNK_BYTES)
-        cut = _OPEN_REFERENCE.search(text) if chunk else None
-        end = cut.start() if cut else len(text)
-        yield _REFERENCE.sub(_check_reference, _ILLEGAL.sub(_REPLACEMENT, text[:end]))
-        carried = text[end:]
+        # A reference (&#31;) that the end of the chunk cuts off waits for the next chunk.
+        cut_reference = _OPEN_REFERENCE.search(text) if chunk else None
+        end = cut_reference.start() if cut_reference else len(text)
+        yield _REFERENCE.sub(_replace_illegal_reference, _ILLEGAL.sub(_REPLACEMENT, text[:end]))
+        unfinished = text[end:]
 
 
-def _check_reference(reference: re.Match[str]) -> str:
-    digits = reference[1]
-    code = int(digits[1:], 16) if digits[0] == "x" else int(digits)
-    legal = code <= 0x10FFFF and not _ILLEGAL.match(chr(code))
-    return reference[0] if legal else _REPLACEMENT
+def _replace_illegal_reference(reference: re.Match[str]) -> str:
+    """Keep a reference to a character (&#9; or &#x1F600;) that XML allows; return the replacement for any other.
+
+    Group 1 of the match is the number of the character: decimal, or hexadecimal after an x.
+    """
+    number = reference[1]
+    code = int(number[1:], 16) if number[0] == "x" else int(number)
+    is_legal = code <= 0x10FFFF and not _ILLEGAL.match(chr(code))
+    return reference[0] if is_legal else _REPLACEMENT
 
 
 # ------------------------------------------------------------------ elements
@@ -165,19 +174,22 @@ class _JtlParser:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[_Row] = []
+        """Rows of the elements that have ended, until `take` takes them."""
         self._open: list[_Element] = []
-        self._fed = 0
+        """The elements that have not ended, from the root to the innermost."""
+        self._bytes_fed = 0
         # The characters are decoded already, whatever encoding the file declares.
         self._parser = expat.ParserCreate("utf-8")
         self._parser.buffer_text = True
-        self._parser.StartDoctypeDeclHandler = self._refuse
-        self._parser.StartElementHandler = self._start
-        self._parser.EndElementHandler = self._end
+        self._parser.StartDoctypeDeclHandler = self._refuse_document_type
+        self._parser.StartElementHandler = self._start_element
+        self._parser.EndElementHandler = self._end_element
         self._parser.CharacterDataHandler = self._add_text
 
     def feed(self, text: str, *, final: bool = False) -> None:
+        """Parse the next piece of the file; `final`: the file ends with it. Raises InputError with file:line."""
         encoded = text.encode()
-        self._fed += len(encoded)
+        self._bytes_fed += len(encoded)
         try:
             self._parser.Parse(encoded, final)
         except expat.ExpatError as error:
@@ -185,51 +197,59 @@ class _JtlParser:
             raise InputError(
                 f"{self.path}:{error.lineno}: the XML is broken: {problem}", hint=_HINTS.get(problem, _NO_HINT)
             ) from error
-        if self._fed - self._parser.CurrentByteIndex > _LONGEST_TOKEN:
+        # Expat keeps a tag in memory until it is complete; a tag without an end must not fill the memory.
+        if self._bytes_fed - self._parser.CurrentByteIndex > _LONGEST_TOKEN:
             line = self._parser.CurrentLineNumber
             raise InputError(f"{self.path}:{line}: one element is longer than {_LONGEST_TOKEN >> 20} MB")
 
     def take(self) -> pa.Table:
+        """Take the rows of the elements that have ended out of the parser, as a table of texts."""
         rows, self.rows = self.rows, []
         return pa.Table.from_pylist(rows, schema=_SCHEMA)
 
-    def _refuse(self, *_: object) -> None:
+    def _refuse_document_type(self, *_: object) -> None:
         line = self._parser.CurrentLineNumber
         raise InputError(f"{self.path}:{line}: a document type is not allowed; JMeter writes none")
 
-    def _start(self, name: str, attributes: dict[str, str]) -> None:
+    def _start_element(self, name: str, attributes: dict[str, str]) -> None:
+        """Open an element: the root, a sample or transaction, an unknown element in the place of one, or any other."""
         parent = self._open[-1] if self._open else None
+        looks_like_sample = len(_SAMPLE_ATTRIBUTES & attributes.keys()) > 1
         if parent is None:
             self._open.append(_Element("root"))
-        elif name in _SAMPLES or (parent.role != "other" and len(_SAMPLE_ATTRIBUTES & attributes.keys()) > 1):
+        elif name in _SAMPLES or (looks_like_sample and parent.role != "other"):
             message = attributes.get("rm", "")
             is_transaction = message.startswith(TRANSACTION)
-            is_part = any(element.role in ("sample", "unknown") for element in self._open)
-            kind = LeftOutKind.PART if is_part else LeftOutKind.SUMMARY if is_transaction else ""
             row: _Row = {column: attributes.get(key) for key, column in _ATTRIBUTES.items()}
-            row |= {"failureMessage": message, KIND: kind, DETAIL: "", LINE: self._line()}
+            row |= {"failureMessage": message, KIND: "", DETAIL: "", LINE: self._current_line()}
+            if any(element.role in ("sample", "unknown") for element in self._open):
+                row[KIND] = LeftOutKind.PART
+            elif is_transaction:
+                row[KIND] = LeftOutKind.SUMMARY
             self._open.append(_Element("transaction" if is_transaction else "sample", row))
         elif parent.role == "root" or (parent.role == "transaction" and name not in _OF_SAMPLE):
-            row = {KIND: LeftOutKind.OTHER_KIND, DETAIL: name, LINE: self._line()}
+            row = {KIND: LeftOutKind.OTHER_KIND, DETAIL: name, LINE: self._current_line()}
             self._open.append(_Element("unknown", row))
         else:
-            is_read = name in _CHILDREN if parent.role == "unknown" else name == "failureMessage"
-            self._open.append(_Element("other", text=[] if is_read else None))
+            # Of the children of an unknown element those that would make it a sample are read.
+            is_text_read = name in _CHILDREN if parent.role == "unknown" else name == "failureMessage"
+            self._open.append(_Element("other", text=[] if is_text_read else None))
 
-    def _line(self) -> str:
+    def _current_line(self) -> str:
         return str(self._parser.CurrentLineNumber)
 
     def _add_text(self, text: str) -> None:
+        """Add text to the innermost element, if its text is read and is not too long yet."""
         element = self._open[-1]
         if element.text is not None and sum(map(len, element.text)) < _LONGEST_TEXT:
             element.text.append(text[:_LONGEST_TEXT])
 
-    def _end(self, name: str) -> None:
+    def _end_element(self, name: str) -> None:
+        """Close the innermost element: keep the row of a sample, or add the text of another element to its sample."""
         element = self._open.pop()
         if element.text is not None:
-            # The text of a child describes the sample around it.
             text = "".join(element.text).strip()
-            owner = next(element for element in reversed(self._open) if element.role != "other")
+            owner = next(outer for outer in reversed(self._open) if outer.role != "other")
             if owner.role == "unknown":
                 owner.row[_CHILDREN[name]] = text
             elif owner.role != "root" and text:
@@ -237,6 +257,7 @@ class _JtlParser:
         elif element.role in ("transaction", "sample"):
             self.rows.append(element.row)
         elif element.role == "unknown":
+            # With all that a request needs it is a sample of a sampler that has a class of its own.
             if all(element.row.get(column) is not None for column in ("timeStamp", "elapsed", "label", "success")):
                 element.row |= {KIND: "", DETAIL: ""}
             self.rows.append(element.row)

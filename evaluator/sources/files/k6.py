@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, NoReturn
+from typing import NoReturn
 
 from evaluator.errors import InputError
 from evaluator.records import ColumnMap, Condition, FileLayout, LeftOutKind, OtherRows
@@ -36,16 +36,18 @@ def refuse_json(head: Head) -> NoReturn:
 
 
 def _claims(head: Head) -> bool:
+    """Is this a file of k6's points?"""
     if head.written == "json":
         return '"metric"' in head.top and '"data"' in head.top
     return set(_COLUMNS) <= set(head.columns)
 
 
 def _build_layout(head: Head, column_requests: Sequence[ColumnRequest]) -> FileLayout:
+    """Build the layout of k6's points, of which only those of http_req_duration are requests. Raises InputError."""
     if head.written == "json":
         if not _claims(head):
             refuse_json(head)
-        metric, time, value, unit = "metric", "time", "value", "iso"
+        metric, time, value, time_unit = "metric", "time", "value", "iso"
         table = Table(head.path, (metric, time, value, *_TAGS), {})
     else:
         metric, time, value = _COLUMNS
@@ -57,35 +59,55 @@ def _build_layout(head: Head, column_requests: Sequence[ColumnRequest]) -> FileL
                 "failed",
                 hint="let k6 write one of these tags, with --system-tags",
             )
-        unit = determine_instant_unit(table.typical.get(time))
-    names = tuple(name for name in ("name", "url") if name in table.header)
-    judged = tuple(name for name in ("expected_response", "status") if name in table.header)
+        time_unit = determine_instant_unit(table.typical.get(time))
+    endpoint_columns = tuple(name for name in ("name", "url") if name in table.header)
     # A point of http_req_duration is written when the request has ended.
     columns = (
-        ColumnMap("ts", (time, value), "ended", unit),
-        ColumnMap("endpoint", ("method", *names), "route"),
+        ColumnMap("ts", (time, value), "ended", time_unit),
+        ColumnMap("endpoint", ("method", *endpoint_columns), "route"),
         ColumnMap("response_time_ms", (value,), "number", "ms"),
-        ColumnMap("failed", judged, "unexpected" if len(judged) > 1 else "status" if "status" in judged else "false"),
+        _map_failed(table),
     )
     optional = (ColumnMap("status_code", ("status",), "integer"), ColumnMap("exception", ("error",), "text"))
     layout = build_layout("k6", table, columns, column_requests, optional)
+    return replace(
+        layout,
+        reader="k6" if head.written == "json" else "csv",
+        others=_list_other_rows(table, metric, value),
+        kind_column=metric,
+        advice=f"record requests over HTTP: of k6, only points of {_METRIC} are judged",
+    )
+
+
+def _map_failed(table: Table) -> ColumnMap:
+    """How a failure is recognised: by k6's tag `expected_response`, by the status, or by both if the file has both."""
+    has_expected, has_status = "expected_response" in table.header, "status" in table.header
+    if has_expected and has_status:
+        return ColumnMap("failed", ("expected_response", "status"), "unexpected")
+    if has_status:
+        return ColumnMap("failed", ("status",), "status")
+    return ColumnMap("failed", ("expected_response",), "false")
+
+
+def _list_other_rows(table: Table, metric: str, value: str) -> tuple[OtherRows, ...]:
+    """The points that are not requests over HTTP: gRPC, browser, websockets, checks, metrics of a script.
+
+    `metric`, `value`: names of the columns with the name of a point's metric and its value. The first entry that a
+    point meets decides; a kind of None means that the point is not counted, as it only describes others.
+    """
 
     def is_one_of(*names: str) -> Condition:
         return Condition(metric, "is", names)
 
-    # Points that are no requests over HTTP: gRPC, browser, websockets, failed checks, metrics of a script.
-    by_status = ColumnMap("failed", ("status",), "nonzero") if "status" in table.header else None
-    others = (
+    failed_by_status = ColumnMap("failed", ("status",), "nonzero") if "status" in table.header else None
+    return (
         OtherRows(None, (is_one_of(*_DESCRIBING),)),
-        OtherRows(None, (is_one_of("checks"), Condition(value, "nonzero"))),
+        OtherRows(None, (is_one_of("checks"), Condition(value, "nonzero"))),  # a check that passed
         OtherRows(LeftOutKind.OTHER_KIND, (is_one_of("checks"),), metric, ColumnMap("failed", (value,), "zero")),
         OtherRows(LeftOutKind.OTHER_KIND, (is_one_of(*_FAILING),), metric, ColumnMap("failed", (value,), "nonzero")),
-        OtherRows(LeftOutKind.OTHER_KIND, (is_one_of(_GRPC),), metric, by_status),
+        OtherRows(LeftOutKind.OTHER_KIND, (is_one_of(_GRPC),), metric, failed_by_status),
         OtherRows(LeftOutKind.OTHER_KIND, (Condition(metric, "is_not", (_METRIC,)),), metric),
     )
-    advice = f"record requests over HTTP: of k6, only points of {_METRIC} are judged"
-    reader: Literal["csv", "k6"] = "k6" if head.written == "json" else "csv"
-    return replace(layout, reader=reader, others=others, kind_column=metric, advice=advice)
 
 
 K6 = FileFormat(_build_layout, frozenset({"csv", "json"}), _claims)

@@ -15,17 +15,18 @@ _HISTORY = {"User Count", "Total Request Count", "Total Failure Count"}
 
 
 def refuse_aggregates(head: Head) -> None:
-    """Refuse Locust's statistics. Raises InputError."""
-    for columns, name in ((_STATS, "_stats.csv"), (_HISTORY, "_stats_history.csv")):
+    """Refuse Locust's files of statistics, which hold no single requests. Raises InputError."""
+    for columns, file_name in ((_STATS, "_stats.csv"), (_HISTORY, "_stats_history.csv")):
         if columns <= set(head.columns):
             raise InputError(
-                f"{head.path} is Locust's {name}: its percentiles are rounded to two digits and the arms are merged,"
-                " so it cannot be compared",
+                f"{head.path} is Locust's {file_name}: its percentiles are rounded to two digits and the arms are "
+                "merged, so it cannot be compared",
                 hint="record with `evaluator load`, or import the file of Locust's CsvRequestLogger",
             )
 
 
 def _build_layout(head: Head, column_requests: Sequence[ColumnRequest]) -> FileLayout:
+    """Build the layout of a request log. A request failed if it has an exception or a status of 400 and above."""
     table = read_table(head)
     require(table, _COLUMNS, "a request log of Locust")
     columns = (

@@ -19,7 +19,7 @@ def refuse_other_tools(head: Head) -> None:
         raise InputError(f"{head.path} is {tool}, which cannot be imported", hint=_HINTS.get(tool, _GENERAL))
 
 
-def _has(*names: str) -> Callable[[Head], bool]:
+def _has_columns(*names: str) -> Callable[[Head], bool]:
     return lambda head: head.written == "csv" and set(names) <= set(head.columns)
 
 
@@ -33,9 +33,9 @@ _TOOLS = {
         ("RUN\t", "REQUEST\t", "ASSERTION\t", "USER\t", "GROUP\t")
     ),
     "an access log": lambda head: _ACCESS_LOG.match(head.top) is not None,
-    _SUMMARY_OF_JMETER: _has("Label", "# Samples"),
-    "a plot file of ApacheBench (ab -g)": _has("starttime", "seconds", "ttime"),
-    "a CSV of hey": _has("response-time", "DNS+dialup", "status-code"),
+    _SUMMARY_OF_JMETER: _has_columns("Label", "# Samples"),
+    "a plot file of ApacheBench (ab -g)": _has_columns("starttime", "seconds", "ttime"),
+    "a CSV of hey": _has_columns("response-time", "DNS+dialup", "status-code"),
     "JSON of Vegeta": _has_keys("attack", "seq", "latency"),
     "a report of Artillery": _has_keys("aggregate", "intermediate"),
     "a HAR file of a browser": _has_keys("log", "creator", "version"),

@@ -25,20 +25,22 @@ def plan_landing(
     start: datetime | None = None,
     end: datetime | None = None,
 ) -> LandingPlan:
-    """Plan the landing of files, given by arm as paths, globs and comma lists.
+    """Plan the landing of request files: the arm of each file, and how it is read.
 
-    How several files of one arm form runs is found from their times when they land (`arrange_files`), unless
-    `files_are` sets it. Only requests from `start` on and before `end` land. `columns` are texts like
-    `response_time_ms=elapsed:ms`. Raises InputError for a file that cannot be used, UnknownName for a column or format
-    that does not exist, and UsageError where `start` is not before `end`.
+    `arms`: for each arm its files, as paths, globs and comma lists. `columns`: values of `--column`, such as
+    `response_time_ms=elapsed:ms`. How several files of one arm form runs is determined from their times when they land
+    (`arrange_files`), unless `files_are` sets it. Only requests from `start` on and before `end` land.
+
+    Raises InputError for a file that cannot be used, UnknownName for a column or format that does not exist, and
+    UsageError if `start` is not before `end`.
     """
     if start is not None and end is not None and start >= end:
         raise UsageError(f"--from {start:%Y-%m-%dT%H:%M:%SZ} is not before --to", hint="swap them")
-    mapping = parse_columns(columns)
+    column_requests = parse_columns(columns)
     files = [
-        FilePlan(str(path), arm, number, recognise(path, format, mapping), sensitive=sensitive)
-        for arm, values in arms.items()
-        for number, path in enumerate(expand_files(values, arm))
+        FilePlan(str(path), arm, number, recognise(path, format, column_requests), sensitive=sensitive)
+        for arm, paths in arms.items()
+        for number, path in enumerate(expand_files(paths, arm))
     ]
     if not files:
         raise InputError("no files were given", hint="give them with --baseline FILE and --canary FILE")
@@ -48,22 +50,26 @@ def plan_landing(
 
 
 def expand_files(values: Sequence[str], arm: str) -> tuple[Path, ...]:
-    """Resolve paths, globs and comma lists of one arm to files, in the order given. Raises InputError."""
-    paths = [path for value in values for path in _expand(value)]
-    twice = next((path for k, path in enumerate(paths) if path in paths[:k]), None)
-    if twice is not None:
+    """Resolve paths, globs and comma lists (`values`) of one arm to files, in the order given.
+
+    Raises InputError for a file that is missing, empty, a directory, or given twice.
+    """
+    paths = [path for value in values for path in _expand_value(value)]
+    repeated_path = next((path for index, path in enumerate(paths) if path in paths[:index]), None)
+    if repeated_path is not None:
         raise InputError(
-            f"{twice} is given twice for arm '{arm}'", hint="its requests would count twice: give each file once"
+            f"{repeated_path} is given twice for arm '{arm}'",
+            hint="its requests would count twice: give each file once",
         )
     for path in paths:
         if path.is_dir():
             raise InputError(f"{path} is a directory", hint=f"give its files, for example '{path}/*.csv'")
         try:
             with path.open("rb") as file:
-                first = file.read(1)
+                first_byte = file.read(1)
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror}") from error
-        if not first:
+        if not first_byte:
             raise InputError(
                 f"{path} is empty",
                 hint="the tool that wrote it has probably recorded nothing; leave it out if there was nothing to "
@@ -72,11 +78,12 @@ def expand_files(values: Sequence[str], arm: str) -> tuple[Path, ...]:
     return tuple(paths)
 
 
-def _expand(value: str) -> list[Path]:
+def _expand_value(value: str) -> list[Path]:
+    """Resolve one path, glob or comma list to paths; a file whose name has a comma comes first. Raises InputError."""
     if Path(value).exists():
         return [Path(value)]
     if "," in value:
-        return [path for part in value.split(",") if part.strip() for path in _expand(part.strip())]
+        return [path for part in value.split(",") if part.strip() for path in _expand_value(part.strip())]
     if not glob.has_magic(value):
         raise InputError(f"there is no file {value}", hint="check the path")
     paths = sorted(Path(name) for name in glob.glob(value, recursive=True))  # noqa: PTH207 - a pattern, not a folder

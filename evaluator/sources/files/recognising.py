@@ -8,7 +8,7 @@ from pathlib import Path
 from evaluator.errors import InputError, SourceError, UnknownName
 from evaluator.extensions import Extensions
 from evaluator.records import FileLayout
-from evaluator.sources.files.base import FileFormat, read_head
+from evaluator.sources.files.base import FileFormat, Head, read_head
 from evaluator.sources.files.columns import ColumnRequest
 from evaluator.sources.files.jtl import refuse_xml
 from evaluator.sources.files.k6 import refuse_json
@@ -34,19 +34,22 @@ SOURCES: Mapping[str, FileFormat] = Extensions(
 
 
 def recognise(path: Path, format: str, column_requests: Sequence[ColumnRequest]) -> FileLayout:  # noqa: A002
-    """Find out what a file is and how it is read. Raises InputError, UnknownName and SourceError."""
+    """Determine the format of a file and build its layout: how its columns become those of a request row.
+
+    `format`: name of a format, or `auto`: the first format that claims the file, else the general format of CSV or
+    Parquet. Raises InputError for a file that cannot be read by it, UnknownName and SourceError.
+    """
     if format != "auto" and format not in SOURCES:
         raise UnknownName("format", format, ["auto", *SOURCES])
     head = read_head(path)
     if head.written == "csv":
         refuse_aggregates(head)
-    candidates = ((name, source) for name, source in SOURCES.items() if head.written in source.written)
-    name = next((name for name, source in candidates if source.claims(head)), "") if format == "auto" else format
-    fits = name != "" and head.written in SOURCES[name].written
-    if not fits or name == head.written:
+    name = _find_claiming_format(head) if format == "auto" else format
+    can_read = name != "" and head.written in SOURCES[name].written
+    # A file that only the general format would read, or none, may be of a tool whose files cannot be imported.
+    if not can_read or name == head.written:
         refuse_other_tools(head)
-    if not fits:
-        # A file that no format claims, or that is not written like the named one, is read as any CSV or Parquet.
+    if not can_read:
         if name == "parquet":
             raise InputError(f"{path} is not a Parquet file", hint="leave --format out to have it recognised")
         if head.written == "xml":
@@ -57,5 +60,13 @@ def recognise(path: Path, format: str, column_requests: Sequence[ColumnRequest])
             raise InputError(
                 f"{path} is not a file of format '{name}'", hint="leave --format out to have it recognised"
             )
-        name = head.written
+        name = head.written  # the general format: csv or parquet
     return SOURCES[name].build_layout(head, column_requests)
+
+
+def _find_claiming_format(head: Head) -> str:
+    """Name of the first format that claims a file; empty if none does."""
+    for name, source in SOURCES.items():
+        if head.written in source.written and source.claims(head):
+            return name
+    return ""

@@ -15,6 +15,7 @@ from evaluator.sources.files.columns import TARGETS, ColumnRequest
 
 
 def _build_csv_layout(head: Head, column_requests: Sequence[ColumnRequest]) -> FileLayout:
+    """Map the columns named by `--column`, and further columns that have the name of a column of the request row."""
     table = read_table(head)
     requested = {column_request.target for column_request in column_requests}
     unrequested = (ColumnRequest(name, name) for name in TARGETS if name in table.header and name not in requested)
@@ -22,14 +23,15 @@ def _build_csv_layout(head: Head, column_requests: Sequence[ColumnRequest]) -> F
 
 
 def _build_parquet_layout(head: Head, column_requests: Sequence[ColumnRequest]) -> FileLayout:
+    """Map the columns as for CSV. Raises InputError for a column of a type that would be read wrongly."""
     layout = _build_csv_layout(head, column_requests)
     schema = pq.read_schema(head.path)
     for source in (source for column in layout.columns for source in column.sources):
-        kind = schema.field(source).type
-        if pa.types.is_duration(kind) or pa.types.is_nested(kind):
+        arrow_type = schema.field(source).type
+        if pa.types.is_duration(arrow_type) or pa.types.is_nested(arrow_type):
             # The engine would read any duration as milliseconds, whatever its unit, and a list as a text.
             raise InputError(
-                f"{head.path}: column '{source}' is of type {kind}",
+                f"{head.path}: column '{source}' is of type {arrow_type}",
                 hint="write times as numbers (--column response_time_ms=COLUMN:UNIT sets their unit), names as text",
             )
     return replace(layout, format="parquet", reader="parquet")

@@ -45,12 +45,16 @@ class OpenRequests:
     def __init__(self, buffer: RequestBuffer) -> None:
         self._buffer = buffer
         self._calls: dict[int, _Call] = {}
+        """The calls that have not ended, by a key that is unique for as long as a call lasts."""
         self._cut_off: list[InFlight] = []
+        """Requests that the end of their user cut off."""
         self._stopped: float | None = None
+        """When Locust began to stop the users, by `time.perf_counter`."""
         self._signatures: dict[type[Any], Signature] = {}
+        """Class of clients → parameters of its method `request`."""
 
     def begin(self) -> None:
-        """Drop the requests of the run before."""
+        """Forget the requests of the run before."""
         self._calls.clear()
         self._cut_off.clear()
         self._stopped = None
@@ -60,22 +64,27 @@ class OpenRequests:
         if self._stopped is None:
             self._stopped = time.perf_counter()
 
-    def list(self) -> tuple[InFlight, ...]:
+    def list_in_flight(self) -> tuple[InFlight, ...]:
         """Requests that the end of their user cut off, and after Locust began to stop the users, those still open.
 
         A request sent while users are being stopped had no time to be answered, and does not count.
         """
-        stopped = self._stopped
-        still_open = () if stopped is None else [call for call in list(self._calls.values()) if call[0] < stopped]
+        if self._stopped is None:
+            return tuple(self._cut_off)
+        still_open = [call for call in list(self._calls.values()) if self._was_sent_before_stop(call)]
         return (*self._cut_off, *map(self._describe, still_open))
 
     def watch(self, session: type[Any], response: type[Any]) -> None:
-        """Watch a class of clients and the class of its responses. This is permanent, as a process records once."""
+        """Watch a class of clients and the class of its responses, by replacing methods of these classes.
+
+        This is permanent, as a process records once.
+        """
         self._signatures[session] = signature(session.request)
         session.request = self._watch_request(session.request)
         response.__exit__ = self._watch_exit(response.__exit__)
 
     def _watch_request(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Make a replacement for a client's method `request` that keeps each call in `_calls` until it has ended."""
         calls, now = self._calls, time.perf_counter
 
         # This is called for every request, so it packs and unpacks as little as possible.
@@ -89,8 +98,9 @@ class OpenRequests:
                 else:
                     response = original(session, method, url)
             except BaseException as error:
+                # The call is gone if a new run has begun in the meantime.
                 if call := calls.pop(key, None):
-                    self._end_broken(call, error)
+                    self._record_broken_call(call, error)
                 raise
             if "stream" in options and options["stream"] and options.get("catch_response"):
                 # The body is read in the `with` block, which ends the request.
@@ -102,31 +112,43 @@ class OpenRequests:
         return request
 
     def _watch_exit(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Make a replacement for a response's `__exit__` that counts requests whose `with` block raised an error."""
+
         @wraps(original)
-        def leave(response: Any, kind: Any, error: Any, trace: Any) -> Any:
+        def leave_block(response: Any, error_class: Any, error: Any, trace: Any) -> Any:
             call = self._calls.pop(vars(response).get(_KEY, 0), None)
-            handled = original(response, kind, error, trace)
+            is_handled = original(response, error_class, error, trace)
             # Locust reports a request whose block raised nothing, or had set the outcome before.
-            if kind is not None and not handled and getattr(response, "_manual_result", None) is None:
+            if error_class is not None and not is_handled and getattr(response, "_manual_result", None) is None:
                 if call and isinstance(error, _STOPPED):
-                    self._end_broken(call, error)
+                    self._record_broken_call(call, error)
                 else:
-                    self._leave_out(response, error)
-            return handled
+                    self._leave_out_answered(response, error)
+            return is_handled
 
-        return leave
+        return leave_block
 
-    def _end_broken(self, call: _Call, error: BaseException) -> None:
-        """Count a call that raised what Locust does not count as a failure, so that no event reports it."""
+    def _was_sent_before_stop(self, call: _Call) -> bool:
+        began = call[0]
+        return self._stopped is None or began < self._stopped
+
+    def _record_broken_call(self, call: _Call, error: BaseException) -> None:
+        """Record a call that raised an exception that Locust does not count as a failure, so that no event reports it.
+
+        A call that the end of its user cut off is in flight; any other is left out, as a failure.
+        """
         if isinstance(error, _STOPPED):
-            if self._stopped is None or call[0] < self._stopped:
+            if self._was_sent_before_stop(call):
                 self._cut_off.append(self._describe(call))
-        elif not isinstance(error, _TURNED):  # those come from a listener of the event
-            arm, _, _ = self._name(call)
-            self._buffer.leave_out(arm, LeftOutKind.OTHER_KIND, _detail(error), failed=True)
+        elif not isinstance(error, _TURNED):  # those are raised by a listener of the event, which has reported the call
+            arm, _, _ = self._identify(call)
+            self._buffer.leave_out(arm, LeftOutKind.OTHER_KIND, _describe_missing_event(error), failed=True)
 
-    def _leave_out(self, response: Any, error: BaseException) -> None:
-        """Count a request that was answered, but whose block ended with an exception: Locust does not count it."""
+    def _leave_out_answered(self, response: Any, error: BaseException) -> None:
+        """Leave out a request that was answered, but whose `with` block ended with an exception, as Locust does.
+
+        It failed, unless the exception only ended the user or the task: then the status of the response decides.
+        """
         meta = response.request_meta
         arm, _, _ = self._buffer.identify(meta.get("request_type"), meta.get("name"), meta.get("context"))
         failed = True
@@ -134,42 +156,47 @@ class OpenRequests:
             with contextlib.suppress(Exception):  # each client and locustfile raises its own for a failure
                 response.raise_for_status()
                 failed = False
-        self._buffer.leave_out(arm, LeftOutKind.OTHER_KIND, _detail(error), failed=failed)
+        self._buffer.leave_out(arm, LeftOutKind.OTHER_KIND, _describe_missing_event(error), failed=failed)
 
     def _describe(self, call: _Call) -> InFlight:
-        begun, now = call[0], time.perf_counter()
+        """A call as a request in flight: what it is, when it was sent (epoch, s), its age (s) at the stop or now."""
+        began, now = call[0], time.perf_counter()
         end = now if self._stopped is None else self._stopped
-        started_s = time.time() - (now - begun)
-        return InFlight(*self._name(call), round(started_s, 6), round(max(end - begun, 0.0), 6))
+        sent_s = time.time() - (now - began)  # `began` is of a clock that does not count from 1970
+        return InFlight(*self._identify(call), round(sent_s, 6), round(max(end - began, 0.0), 6))
 
-    def _name(self, call: _Call) -> tuple[str, str, str]:
-        """Arm, instance and endpoint, by the rules of Locust's clients."""
+    def _identify(self, call: _Call) -> tuple[str, str, str]:
+        """Arm, instance and endpoint of a call, as Locust's client would report them."""
         _, session, method, url, arguments, options = call
         try:
-            of_class = next(signature for cls, signature in self._signatures.items() if isinstance(session, cls))
-            passed = of_class.bind(session, method, url, *arguments, **options).arguments
+            client_signature = next(known for cls, known in self._signatures.items() if isinstance(session, cls))
+            parameters = client_signature.bind(session, method, url, *arguments, **options).arguments
         except TypeError:
-            passed = {"method": method, "url": url, **options}  # a call that the client itself refuses
-        name = passed.get("name") or session.request_name or _find_name(session, passed)
-        context = passed.get("context") or {}
+            parameters = {"method": method, "url": url, **options}  # a call that the client itself refuses
+        name = parameters.get("name") or session.request_name or _derive_name(session, parameters)
+        context = parameters.get("context") or {}
         with contextlib.suppress(Exception):  # code of a locustfile; only its context is lost
             context = {**session.user.context(), **context} if session.user else context
-        return self._buffer.identify(passed.get("method"), name, context)
+        return self._buffer.identify(parameters.get("method"), name, context)
 
 
-def _find_name(session: Any, passed: Mapping[str, Any]) -> Any:
-    url: Any = passed.get("url")
+def _derive_name(session: Any, parameters: Mapping[str, Any]) -> Any:
+    """The name that a client gives to a request without one: its URL, or the path that is really sent.
+
+    `parameters`: what the client's `request` was called with.
+    """
+    url: Any = parameters.get("url")
     if not isinstance(session, HttpSession):
         return url
-    # It names a request by the path that it really sends, including the query.
+    # HttpSession names a request by the path that it really sends, including the query.
     prepared = requests.PreparedRequest()
     try:
         full_url = url if absolute_http_url_regexp.match(url) else f"{session.base_url}{url}"
-        prepared.prepare_url(full_url, merge_setting(passed.get("kwargs", {}).get("params"), session.params))
+        prepared.prepare_url(full_url, merge_setting(parameters.get("kwargs", {}).get("params"), session.params))
     except (requests.RequestException, TypeError, ValueError):
         return url
     return prepared.path_url
 
 
-def _detail(error: BaseException) -> str:
+def _describe_missing_event(error: BaseException) -> str:
     return f"{NO_EVENT}: {type(error).__name__}"

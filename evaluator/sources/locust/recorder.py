@@ -70,6 +70,7 @@ class Recorder:
         header: str = DEFAULT_HEADER,
         sensitive: bool = False,
     ) -> None:
+        """Register with Locust, or pass the settings on to the recorder of this process if it has one already."""
         self.sensitive = sensitive
         self.settings: dict[str, str] = {
             "release": release, "arm": arm, "service": service, "store": store, "header": header
@@ -87,6 +88,7 @@ class Recorder:
         events.init.add_listener(self._start)
 
     def _add_options(self, parser: LocustArgumentParser) -> None:
+        """Add the options `--evaluator-…`; under `evaluator load`, a file has all settings instead."""
         if RECORDING_VARIABLE in os.environ:
             return
         for name, text in _OPTIONS.items():
@@ -110,21 +112,26 @@ class Recorder:
         )
 
     def _start(self, environment: Environment, runner: Runner, **_: Any) -> None:
-        forked = os.getpid() != self._pid
+        """Start to record once Locust has its environment; each process that Locust forks calls this, too.
+
+        Under `evaluator load`, a file says what to record; else the options do, and without them Locust is ended.
+        """
+        # A process records only as long as its parent runs: the leader that forked it, or `evaluator load`.
+        is_forked = os.getpid() != self._pid
+        parent_pid = self._pid if is_forked else None
+        recording = None
         if RECORDING_VARIABLE in os.environ:
             recording = Recording.read(Path(os.environ[RECORDING_VARIABLE]))
-            parent = self._pid if forked else recording.parent_pid
+            parent_pid = parent_pid or recording.parent_pid
             use_arms(environment, recording)
         else:
-            recording = None
-            parent = self._pid if forked else None
-            options = _options(environment)
+            options = _get_options(environment)
             if not options.evaluator_release:
-                _refuse("release: give --evaluator-release NAME or Recorder(release=NAME)")
+                _refuse_unknown("release: give --evaluator-release NAME or Recorder(release=NAME)")
             untagged = [cls.__name__ for cls in environment.user_classes if cls.context is User.context]
             if not options.evaluator_arm and untagged:
-                _refuse(f"arm of {untagged[0]}: give --evaluator-arm, or 'arm' in its context()")
-        self._process = _Process(environment, runner, recording, parent)
+                _refuse_unknown(f"arm of {untagged[0]}: give --evaluator-arm, or 'arm' in its context()")
+        self._process = _Process(environment, runner, recording, parent_pid)
         self._process.listen()
         # Imported objects stay: leave them out of every full garbage collection.
         gc.collect()
@@ -142,12 +149,14 @@ _OPTIONS: Mapping[str, str] = {
 }
 
 
-def _refuse(unknown: str) -> None:
+def _refuse_unknown(unknown: str) -> None:
+    """End Locust with a message that the recorder does not know the release or the arm."""
     sys.stderr.write(f"evaluator: the recorder does not know the {unknown}\n")
     sys.exit(WRONG_CALL)
 
 
-def _options(environment: Environment) -> Namespace:
+def _get_options(environment: Environment) -> Namespace:
+    """The options of Locust's command line; none where Locust is used as a library."""
     return environment.parsed_options or Namespace()
 
 
@@ -158,28 +167,36 @@ class _Process:
     """What one Locust process records: requests where users run, counts and workers on a master."""
 
     def __init__(
-        self, environment: Environment, runner: Runner, recording: Recording | None, parent: int | None
+        self, environment: Environment, runner: Runner, recording: Recording | None, parent_pid: int | None
     ) -> None:
+        """Prepare to record; `recording` None: the options say what; `parent_pid`: it is ended with this process."""
         self.environment, self.runner = environment, runner
-        self.given, self.recording = recording, recording
-        self.parent = parent
+        self.given_recording = recording
+        """Settings of `evaluator load`; None: made from the options when a run starts."""
+        self.recording = recording
+        """Settings of the current run."""
+        self.parent_pid = parent_pid
         self.worker = f"{re.sub('[^A-Za-z0-9]+', '-', platform.node())[:40]}-{os.getpid()}"
         self.role: Any = "worker" if isinstance(runner, WorkerRunner) else "local"
         if isinstance(runner, MasterRunner):
             self.role = "master"
         self.facts = self._new_facts()
-        options = _options(environment)
+        options = _get_options(environment)
         self.buffer = RequestBuffer(
             header=recording.header if recording else options.evaluator_header,
             arm=UNASSIGNED if recording else options.evaluator_arm or UNASSIGNED,
             sensitive=recording.sensitive if recording else options.evaluator_sensitive,
         )
-        self.open = OpenRequests(self.buffer)
+        self.open_requests = OpenRequests(self.buffer)
         self.writer: SegmentWriter | None = None
         self.arm_of = {cls.__name__: getattr(cls, "evaluator_arm", "") for cls in environment.user_classes}
+        """Name of a user class → its arm; empty if the context of each request names it."""
         self.users: Counter[str] = Counter()
+        """Running users of each arm."""
         self.users_seen: float | None = None
-        self.clocks: dict[str, float] = {}
+        """When users were last seen running."""
+        self.clock_offsets_s: dict[str, float] = {}
+        """On a master: worker → how far its clock is behind."""
         self.lags_ms: list[float] = []
         self.cpu = psutil.Process()
         self.running = False
@@ -188,7 +205,7 @@ class _Process:
         """Register with Locust, and do the first Parquet write before the load starts."""
         events: Any = self.environment.events  # whose methods have no types
         events.test_start.add_listener(self._on_test_start)
-        events.spawning_complete.add_listener(self._on_plateau)
+        events.spawning_complete.add_listener(self._on_all_spawned)
         events.test_stopping.add_listener(self._on_test_stopping)
         events.test_stop.add_listener(self._on_test_stop)
         events.quit.add_listener(self._on_quit)
@@ -203,9 +220,9 @@ class _Process:
             sample.listen()("GET", "/", 1.0, 1, exception=OSError("sample"), context={"arm": "a", "k": "v"})
             SegmentWriter.warm_up(sample.take({"run": "", "service": "", "worker": ""}, {}))
             events.request.add_listener(record)
-            self.open.watch(locust.clients.HttpSession, locust.clients.ResponseContextManager)
-            fast = locust.contrib.fasthttp
-            self.open.watch(fast.FastHttpSession, fast.ResponseContextManager)
+            self.open_requests.watch(locust.clients.HttpSession, locust.clients.ResponseContextManager)
+            fasthttp = locust.contrib.fasthttp
+            self.open_requests.watch(fasthttp.FastHttpSession, fasthttp.ResponseContextManager)
         if self.role == "worker":
             events.report_to_master.add_listener(self._on_report)
             self.runner.register_message("evaluator-users", self._on_users)
@@ -219,31 +236,34 @@ class _Process:
     # -------------------------------------------------------------- life of a run
 
     def _on_test_start(self, **_: Any) -> None:
+        """Begin a run: reset what was recorded of the run before, and write the first facts into the run's folder."""
         self.facts = self._new_facts()
-        self.recording = self.given or self._make_recording()
+        self.recording = self.given_recording or self._make_recording()
         self.buffer.begin()
-        self.open.begin()
+        self.open_requests.begin()
         self.facts.started = time.time()
         self.users_seen = self.facts.started
-        names = [getattr(cls.wait_time, "__qualname__", "") for cls in self.environment.user_classes]
-        is_open = names and all(name.startswith(("constant_throughput.", "constant_pacing.")) for name in names)
-        self.facts.pacing = "open" if is_open else "closed"
+        # The load is open if every user waits for the next turn of a fixed rate, however long a response takes.
+        wait_names = [getattr(cls.wait_time, "__qualname__", "") for cls in self.environment.user_classes]
+        has_fixed_rate = [name.startswith(("constant_throughput.", "constant_pacing.")) for name in wait_names]
+        self.facts.pacing = "open" if has_fixed_rate and all(has_fixed_rate) else "closed"
         self.facts.shaped = self.environment.shape_class is not None
-        self.cpu.cpu_percent()
+        self.cpu.cpu_percent()  # the next call gives the share since this one
         self.lags_ms.clear()
         try:
             self.recording.folder.mkdir(parents=True, exist_ok=True)
             if self.role != "master":
                 self.writer = SegmentWriter(self.recording.folder, self.worker)
-            if self.role != "worker" and not self.given:
-                self._describe_run(self.recording)
+            if self.role != "worker" and not self.given_recording:
+                self._write_manifest(self.recording)
             self.facts.write(self.recording.folder)
         except OSError as error:
             self._give_up(error)
         self.running = True
 
     def _make_recording(self) -> Recording:
-        options = _options(self.environment)
+        """Make the settings of a run from the options; its id is new, and the same in all processes of the run."""
+        options = _get_options(self.environment)
         if self.role != "worker":
             # Locust sends the options of the master to its workers before they start.
             options.evaluator_run = new_run_id()
@@ -251,8 +271,9 @@ class _Process:
         folder = run_folder(data_folder(Path(options.evaluator_store)), options.evaluator_release, run)
         return Recording(run, options.evaluator_release, folder, options.evaluator_service, options.evaluator_header)
 
-    def _describe_run(self, recording: Recording) -> None:
-        options = _options(self.environment)
+    def _write_manifest(self, recording: Recording) -> None:
+        """Describe the run in its folder, so that it can be registered in the store later. Raises OSError."""
+        options = _get_options(self.environment)
         manifest = RunManifest(
             run=recording.run,
             release=recording.release,
@@ -268,13 +289,18 @@ class _Process:
         )
         manifest.write(recording.folder)
 
-    def _on_plateau(self, user_count: int, **_: Any) -> None:
+    def _on_all_spawned(self, user_count: int, **_: Any) -> None:
+        """Note the users of each arm once all requested users run; with several steps, at the largest number.
+
+        A worker sees its own users only, so this is left to the master.
+        """
         if self.role == "worker":
             return
         self._count_users()
-        target = max(user_count, self.facts.target_users or 0)
-        if target != self.facts.target_users:
-            self.facts.target_users, self.facts.plateau_start = target, time.time()
+        most_users = max(user_count, self.facts.target_users or 0)
+        if most_users != self.facts.target_users:
+            self.facts.target_users = most_users
+            self.facts.plateau_start = time.time()
             self.facts.users = {arm: count for arm, count in self.users.items() if arm}
 
     def _on_test_stopping(self, **_: Any) -> None:
@@ -283,11 +309,12 @@ class _Process:
         Users that had stopped by themselves (StopUser, a load shape) stopped when they were last seen.
         """
         if self.running and self.facts.users_stopped is None:
-            gone = self.users_seen if not self.runner.user_count else None
-            self.facts.users_stopped = gone or time.time()
-            self.open.stop()
+            last_seen = self.users_seen if not self.runner.user_count else None
+            self.facts.users_stopped = last_seen or time.time()
+            self.open_requests.stop()
 
     def _on_test_stop(self, **_: Any) -> None:
+        """Close the run; a master goes on, as reports of its workers still arrive."""
         if self.running:
             self._close()
             self.running = self.role == "master"
@@ -298,6 +325,7 @@ class _Process:
         self.running = False
 
     def _close(self) -> None:
+        """Write the last requests and facts of the run, and mark the facts as complete."""
         self._flush()
         self.facts.ended = time.time()
         self.facts.closed = not self.facts.stopped_by
@@ -309,14 +337,17 @@ class _Process:
         self._write_facts()
 
     def _give_up(self, error: Exception) -> None:
-        """Stop the run: a load that is not recorded proves nothing. What was recorded stays."""
+        """Stop the run after an error of writing: a load that is not recorded proves nothing. What was recorded stays.
+
+        A worker asks its master to stop the run.
+        """
         if self.facts.stopped_by:
             return
         where = self.recording.folder if self.recording else "the recording"
         # Arrow writes the error number of the system into its own message.
-        number = re.search(r"\[errno (\d+)\]", str(error))
-        cause = os.strerror(int(number[1])) if number else getattr(error, "strerror", None) or str(error)
-        reason = f"cannot write to {where}: {cause}"
+        error_number = re.search(r"\[errno (\d+)\]", str(error))
+        system_text = os.strerror(int(error_number[1])) if error_number else getattr(error, "strerror", None)
+        reason = f"cannot write to {where}: {system_text or error}"
         self.facts.closed = False
         self.writer = None
         if self.role == "worker":
@@ -326,21 +357,26 @@ class _Process:
             self._stop(reason)
 
     def _stop(self, reason: str) -> None:
+        """Stop the run of all processes, and print why. Locust quits; with a web page it waits for another run."""
         self.facts.stopped_by = reason
         sys.stderr.write(f"{STOP_MARK}{reason}\n")
         sys.stderr.flush()
         self.environment.process_exit_code = COULD_NOT_RECORD
-        gevent.spawn(self.runner.quit if _options(self.environment).headless else self.runner.stop)
+        gevent.spawn(self.runner.quit if _get_options(self.environment).headless else self.runner.stop)
 
     # -------------------------------------------------------------- every second
 
     def _keep_flushing(self) -> None:
-        due = time.monotonic()
-        sampled = due
+        """Each second, count the users and write the requests of this second; each five seconds, write the facts.
+
+        Ends this process if its parent has ended.
+        """
+        next_flush = last_sample = time.monotonic()
         while True:
-            due = max(due + FLUSH_S, time.monotonic())
-            gevent.sleep(due - time.monotonic())
-            if self.parent is not None and os.getppid() != self.parent:
+            # A flush that is late delays the next one, so that flushes do not pile up.
+            next_flush = max(next_flush + FLUSH_S, time.monotonic())
+            gevent.sleep(next_flush - time.monotonic())
+            if self.parent_pid is not None and os.getppid() != self.parent_pid:
                 self._end_orphan()
             if not self.running:
                 continue
@@ -348,8 +384,8 @@ class _Process:
             if self.runner.user_count:
                 self.users_seen = time.time()
             self._flush()
-            if time.monotonic() - sampled >= SAMPLE_S:
-                sampled = time.monotonic()
+            if time.monotonic() - last_sample >= SAMPLE_S:
+                last_sample = time.monotonic()
                 self.facts.cpu_percent = max(self.cpu.cpu_percent(), self.facts.cpu_percent or 0.0)
                 if self.role == "worker":
                     self.runner.send_message("evaluator-clock", {"at": time.time()})
@@ -359,49 +395,57 @@ class _Process:
                 self._write_facts()
 
     def _flush(self) -> None:
+        """Write the requests that wait in the buffer; without a segment to write to, drop them."""
         if not len(self.buffer):
             return
         recording = self.recording
         if self.writer is None or recording is None:
             self.buffer.clear()
             return
-        names = {"run": recording.run, "service": recording.service, "worker": self.worker}
+        constants = {"run": recording.run, "service": recording.service, "worker": self.worker}
         try:
-            self.writer.write(self.buffer.take(names, self.users))
+            self.writer.write(self.buffer.take(constants, self.users))
         except (OSError, ValueError, TypeError, OverflowError) as error:
             self._give_up(error)
             return
         self.facts.rows = self.writer.rows
 
     def _count_users(self) -> None:
+        """Count the running users of each arm, over all processes; a master sends the counts to its workers."""
         if isinstance(self.runner, MasterRunner):
-            counts = self._by_arm(self.runner.reported_user_classes_count)
+            counts = self._sum_by_arm(self.runner.reported_user_classes_count)
             self.runner.send_message("evaluator-users", dict(counts))
             self.users = counts
         elif isinstance(self.runner, WorkerRunner):
-            # The counts of the master are a second old; a worker's own users are a current lower bound.
-            self.users |= self._by_arm(self.runner.user_classes_count)
+            # The counts of the master are a second old; a worker's own users are a current lower bound. `|` takes the
+            # larger count of each arm.
+            self.users |= self._sum_by_arm(self.runner.user_classes_count)
         else:
-            self.users = self._by_arm(self.runner.user_classes_count)
+            self.users = self._sum_by_arm(self.runner.user_classes_count)
 
-    def _by_arm(self, counts: Mapping[str, int]) -> Counter[str]:
-        total: Counter[str] = Counter()
-        for name, count in counts.items():
-            total[self.arm_of.get(name) or self.buffer.arm] += count
-        return total
+    def _sum_by_arm(self, counts: Mapping[str, int]) -> Counter[str]:
+        """Sum the users of classes (by name) over the classes of each arm."""
+        users: Counter[str] = Counter()
+        for class_name, count in counts.items():
+            users[self.arm_of.get(class_name) or self.buffer.arm] += count
+        return users
 
     def _write_facts(self) -> None:
+        """Bring the facts of this process up to date and write them into the run's folder."""
         facts = self.facts
-        facts.read, facts.left_out, facts.in_flight = dict(self.buffer.read), self.buffer.left_out, self.open.list()
+        facts.read, facts.left_out = dict(self.buffer.read), self.buffer.left_out
+        facts.in_flight = self.open_requests.list_in_flight()
         if self.lags_ms:
             facts.loop_lag_ms = round(float(np.percentile(self.lags_ms, 99)), 3)
         if self.role == "local":
+            # With --reset-stats Locust's own count begins again after the start.
             facts.counted = None if self.environment.reset_stats else self.environment.stats.total.num_requests
             facts.workers_expected, facts.clock_offset_s = 1, 0.0
         elif self.role == "master":
             connected = self.runner.worker_index_max if isinstance(self.runner, MasterRunner) else 0
-            facts.workers_expected = max(_options(self.environment).expect_workers, connected)
-            facts.clock_offset_s = round(max(map(abs, self.clocks.values())), 4) if self.clocks else None
+            facts.workers_expected = max(_get_options(self.environment).expect_workers, connected)
+            offsets_s = [abs(offset_s) for offset_s in self.clock_offsets_s.values()]
+            facts.clock_offset_s = round(max(offsets_s), 4) if offsets_s else None
         if self.recording is None:
             return
         try:
@@ -410,6 +454,7 @@ class _Process:
             self._give_up(error)
 
     def _measure_lag(self) -> None:
+        """Measure how much later than requested a sleep ends (ms): a busy process is late, also with its requests."""
         while True:
             before = time.perf_counter()
             gevent.sleep(LAG_STEP_S)
@@ -419,6 +464,7 @@ class _Process:
     # -------------------------------------------------------------- other processes
 
     def _end_orphan(self) -> None:
+        """End this process, whose parent has ended: in order if the load was over, else as an interrupted run."""
         if self.running and self.facts.users_stopped is not None:
             # Locust's leader does not wait for users who stop slowly (--stop-timeout); the load was over by then.
             self.facts.counted = (self.facts.counted or 0) + self.environment.stats.total.num_requests
@@ -428,22 +474,25 @@ class _Process:
         self.facts.stopped_by = self.facts.stopped_by or "the process that started the load has ended"
         if self.running:
             self._flush()
-            self.open.stop()
+            self.open_requests.stop()
             self._write_facts()
         # An orderly shutdown would wait for the parent, which has ended.
         os._exit(COULD_NOT_RECORD)
 
     def _on_report(self, data: Mapping[str, Any], **_: Any) -> None:
+        """Add up the requests that a worker reports to its master; worker and master both count them."""
         self.facts.counted = (self.facts.counted or 0) + int(data["stats_total"]["num_requests"])
         if self.role == "worker" and self.facts.ended is not None:
-            self._write_facts()
+            self._write_facts()  # the last report comes after the end of the run
 
     def _on_users(self, msg: Any, **_: Any) -> None:
         self.users = Counter(msg.data)
 
     def _on_clock(self, msg: Any, **_: Any) -> None:
-        offset = time.time() - float(msg.data["at"])
-        self.clocks[msg.node_id] = min(offset, self.clocks.get(msg.node_id, offset), key=abs)
+        """Compare a worker's clock with ours: of all its messages, the smallest offset, as each also took some time."""
+        offset_s = time.time() - float(msg.data["at"])
+        known_offset_s = self.clock_offsets_s.get(msg.node_id, offset_s)
+        self.clock_offsets_s[msg.node_id] = min(offset_s, known_offset_s, key=abs)
 
     def _on_worker_gave_up(self, msg: Any, **_: Any) -> None:
         if not self.facts.stopped_by:

@@ -17,23 +17,29 @@ from evaluator.sources.recording import Recording
 
 
 def use_arms(environment: Environment, recording: Recording) -> None:
-    """Replace the user classes by their copies for each arm, spawned in equal numbers."""
+    """Replace the user classes of Locust by copies for each arm of the recording, spawned in equal numbers."""
     if not recording.arms:
         return
     originals = list(environment.user_classes)
-    lanes = make_arm_users(originals, recording.arms, recording.release)
-    environment.user_classes = [copy for arms in lanes.values() for copies in arms for copy in copies]
+    copies = make_arm_users(originals, recording.arms, recording.release)
+    environment.user_classes = [copy for by_arm in copies.values() for by_url in by_arm for copy in by_url]
     environment.host = None  # it would override the hosts of the copies
-    names = {name: tuple(tuple(copy.__name__ for copy in copies) for copies in arms) for name, arms in lanes.items()}
-    environment.dispatcher_class = type("Dispatcher", (PairedDispatcher,), {"lanes": names, "originals": originals})
+    lanes = {
+        original: tuple(tuple(copy.__name__ for copy in by_url) for by_url in by_arm)
+        for original, by_arm in copies.items()
+    }
+    environment.dispatcher_class = type("Dispatcher", (PairedDispatcher,), {"lanes": lanes, "originals": originals})
     if environment.shape_class is not None:
-        _shape_all_arms(environment.shape_class, lanes, len(recording.arms))
+        _shape_all_arms(environment.shape_class, copies, len(recording.arms))
 
 
 def make_arm_users(
     user_classes: Sequence[type[User]], arms: Sequence[Arm], release: str
 ) -> dict[str, tuple[tuple[type[User], ...], ...]]:
-    """Make a copy of each user class for each instance of each arm: its host set, its context tagged."""
+    """Make a copy of each user class for each instance (URL) of each arm: its host set, its context tagged.
+
+    Returns the name of each class → for each arm → for each of its URLs the copy.
+    """
     return {
         cls.__name__: tuple(tuple(_copy_user(cls, arm, url, release) for url in arm.urls) for arm in arms)
         for cls in user_classes
@@ -41,13 +47,17 @@ def make_arm_users(
 
 
 def _copy_user(cls: type[User], arm: Arm, url: str, release: str) -> type[User]:
+    """Make a subclass of a user class that sends to `url`, and whose requests carry arm, release and instance.
+
+    The address is the instance only where the arm has several; one address may be in front of several instances.
+    """
     tags = {"arm": arm.name, "release": release}
     if len(arm.urls) > 1:
         tags["instance"] = urlsplit(url).netloc
-    plain = cls.context is User.context
+    has_no_context = cls.context is User.context
 
     def context(self: User) -> dict[str, Any]:
-        return tags if plain else {**cls.context(self), **tags}
+        return tags if has_no_context else {**cls.context(self), **tags}
 
     name = f"{cls.__name__}_{arm.name}_{arm.urls.index(url)}"
     attributes = {"host": url, "context": context, "evaluator_arm": arm.name, "__module__": cls.__module__}
@@ -56,21 +66,25 @@ def _copy_user(cls: type[User], arm: Arm, url: str, release: str) -> type[User]:
     return copy
 
 
-def _shape_all_arms(shape: LoadTestShape, lanes: Mapping[str, Any], arms: int) -> None:
-    """Make the users of a shape count per arm, as `--users` does."""
+def _shape_all_arms(shape: LoadTestShape, copies: Mapping[str, Any], arms: int) -> None:
+    """Let a load shape count its users for each of `arms` arms, as `--users` does, and name the copied classes.
+
+    `copies`: name of a class → for each arm → its copies. A shape with `use_common_options` uses `--users` anyway.
+    """
     if shape.use_common_options:
         return
-    tick: Callable[[], Any] = shape.tick
+    original_tick: Callable[[], Any] = shape.tick
 
-    def tick_all() -> Any:
-        target = tick()
-        if target is None:
+    def tick_all_arms() -> Any:
+        target = original_tick()
+        if target is None:  # the shape has ended
             return None
-        users, rate, *classes = target
-        copies = [copy for cls in (classes or [None])[0] or () for lane in lanes[cls.__name__] for copy in lane]
-        return (users * arms, rate * arms, copies) if copies else (users * arms, rate * arms)
+        users, rate, *further = target
+        classes = further[0] if further else None  # the shape may restrict the classes of users
+        class_copies = [copy for cls in classes or () for by_url in copies[cls.__name__] for copy in by_url]
+        return (users * arms, rate * arms, class_copies) if class_copies else (users * arms, rate * arms)
 
-    shape.tick = tick_all  # type: ignore[method-assign]
+    shape.tick = tick_all_arms  # type: ignore[method-assign]
 
 
 class PairedDispatcher(UsersDispatcher):
@@ -82,28 +96,39 @@ class PairedDispatcher(UsersDispatcher):
     def new_dispatch(
         self, target_user_count: int, spawn_rate: float, user_classes: list[type[User]] | None = None
     ) -> None:
-        """Start a cycle whose steps are whole blocks."""
+        """Start to spawn users up to a number, in steps of one user (or several) for every arm."""
         super().new_dispatch(target_user_count, spawn_rate, user_classes)
         arms = len(next(iter(self.lanes.values())))
-        step = max(self._user_count_per_dispatch_iteration // arms, 1) * arms
-        self._user_count_per_dispatch_iteration = step
-        self._wait_between_dispatch = step / spawn_rate
+        users_per_step = max(self._user_count_per_dispatch_iteration // arms, 1) * arms
+        self._user_count_per_dispatch_iteration = users_per_step
+        self._wait_between_dispatch = users_per_step / spawn_rate
 
     def _user_gen(self) -> Iterator[str | None]:
-        return interleave(self._original_gen(), self.lanes, len(self._worker_nodes))
+        return interleave(self._choose_originals(), self.lanes, len(self._worker_nodes))
 
-    def _original_gen(self) -> Iterator[str | None]:
+    def _choose_originals(self) -> Iterator[str | None]:
+        """Choose the user class of each next block, without end: by weight, as Locust's own dispatcher does.
+
+        Classes with `fixed_count` come first, whenever Locust asks for them, until so many of their users run.
+        """
         requested = {cls.__name__ for cls in self._user_classes}
-        classes = [cls for cls in self.originals if requested & {n for lane in self.lanes[cls.__name__] for n in lane}]
-        weighted = _kl_generator((cls.__name__, cls.weight) for cls in classes if not cls.fixed_count)
+        classes = [
+            cls
+            for cls in self.originals
+            if any(name in requested for by_url in self.lanes[cls.__name__] for name in by_url)
+        ]
+        by_weight = _kl_generator((cls.__name__, cls.weight) for cls in classes if not cls.fixed_count)
         while True:
             if self._try_dispatch_fixed:
                 self._try_dispatch_fixed = False
                 missing = {}
                 for cls in classes:
                     if cls.fixed_count:  # users on the first arm; the others have as many
-                        running = sum(map(self._get_user_current_count, self.lanes[cls.__name__][0]))
+                        copies_of_first_arm = self.lanes[cls.__name__][0]
+                        running = sum(self._get_user_current_count(name) for name in copies_of_first_arm)
                         missing[cls.__name__] = cls.fixed_count - running
-                yield from (name for name, count in missing.items() for _ in range(count))
+                for name, count in missing.items():
+                    for _ in range(count):
+                        yield name
             else:
-                yield next(weighted)
+                yield next(by_weight)

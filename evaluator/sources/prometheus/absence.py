@@ -30,66 +30,77 @@ _VOCABULARIES: tuple[frozenset[str], ...] = (
 def find_impossible(
     query: str,
     arm: str,
-    own: Sequence[Labels],
-    look_back: Callable[[], Sequence[Labels]] = lambda: (),
-    of_others: Callable[[], Sequence[Labels]] = lambda: (),
+    arm_series: Sequence[Labels],
+    list_matches_anywhere: Callable[[], Sequence[Labels]] = lambda: (),
+    list_series_of_others: Callable[[], Sequence[Labels]] = lambda: (),
 ) -> str:
-    """Explain why a query can match nothing on an arm, whatever happens there; empty where it can, or is not known.
+    """Explain why a query can match nothing on an arm, whatever happens there; empty if it can, or if it is not known.
 
-    `own`: the series of its metric on the arm. `look_back`: series that match it on any arm, over a longer time.
-    `of_others`: the series of its metric on the other arms, over that time. A value that they never had may be this
-    arm's name for the value in the query.
+    `arm_series`: labels of the series that the query's metric has on the arm. Two lists are fetched only if they are
+    needed, and cover a longer time: `list_matches_anywhere`, the series on any arm that match the query, and
+    `list_series_of_others`, the series of its metric on the other arms.
     """
-    name = metric_name(query)
-    if not own or not name:
+    metric = metric_name(query)
+    if not arm_series or not metric:
         return ""
-    names = sorted({label for labels in own for label in labels} - {"__name__", "le"})
+    label_names = sorted({label for labels in arm_series for label in labels} - {"__name__", "le"})
     for matcher in matchers_of(query):
-        if matcher.label not in names:
-            return f"no series of {name} on {arm} has the label {matcher.label}; they have {', '.join(names)}"
+        if matcher.label not in label_names:
+            return f"no series of {metric} on {arm} has the label {matcher.label}; they have {', '.join(label_names)}"
     for matcher in matchers_of(query):
         label = matcher.label
-        values = {labels[label] for labels in own if label in labels}
+        values = {labels[label] for labels in arm_series if label in labels}
+        # Where one status code was seen, any other may appear, so these values are possible, too.
         vocabularies = [vocabulary for vocabulary in _VOCABULARIES if values and values <= vocabulary]
         if any(matcher.fits(value) for value in values.union(*vocabularies)):
             continue
         shown = list_some(sorted(values))
-        if not look_back():
-            return f"no series of {name} ever had {matcher.text}; on {arm} its {label} is {shown}"
-        unseen = values - {labels[label] for labels in of_others() if label in labels}
+        if not list_matches_anywhere():
+            return f"no series of {metric} ever had {matcher.text}; on {arm} its {label} is {shown}"
+        # A value that no other arm ever had may be this arm's name for the value in the query.
+        unseen = values - {labels[label] for labels in list_series_of_others() if label in labels}
         if unseen:
             return (
-                f"no series of {name} on {arm} has {matcher.text}; its {label} is {shown}, and "
+                f"no series of {metric} on {arm} has {matcher.text}; its {label} is {shown}, and "
                 f"{list_some(sorted(unseen))} was never seen on another arm: it may be its name for {matcher.value}"
             )
     return ""
 
 
-def find_form(answer: Answer, labels: Callable[[], Sequence[Labels]]) -> str:
-    """Find the form of an answer to a histogram's query; empty where it has no series. `labels`: of its bare name."""
+def find_form(answer: Answer, list_series_by_name: Callable[[], Sequence[Labels]]) -> str:
+    """Find the form of the histogram in an answer (native, classic, …); empty if the answer has no series.
+
+    `list_series_by_name`: fetches the labels of the series that have the query's own name, without `_bucket`, `_sum` or
+    `_count`.
+    """
     if not answer.series:
         return ""
     if any("vmrange" in series.labels for series in answer.series):
         return "VictoriaMetrics' buckets (vmrange)"
-    if len(answer.sent) > len(("bucket", "sum", "count")):
+    if len(answer.sent) > len(("bucket", "sum", "count")):  # the fourth query asks for a native histogram
         return "native"
     if any(series.part == "bucket" for series in answer.series):
         return "classic"
-    return "a summary (quantile)" if any("quantile" in names for names in labels()) else "a sum without buckets"
+    if any("quantile" in labels for labels in list_series_by_name()):
+        return "a summary (quantile)"
+    return "a sum without buckets"
 
 
-def explain_labels(name: str, query: str, series: Sequence[Labels]) -> str:
-    """Describe the labels that a metric has: those that the query names, or all."""
+def explain_labels(metric: str, query: str, series: Sequence[Labels]) -> str:
+    """Explain why a query found nothing: which values its labels have in `series`, those of its metric.
+
+    If the query names none of these labels, all labels are listed.
+    """
     if not series:
-        return f"there is no metric {name} in that window: is it scraped, and is this its full name?"
-    by_label: dict[str, set[str]] = {}
+        return f"there is no metric {metric} in that window: is it scraped, and is this its full name?"
+    values_of: dict[str, set[str]] = {}
     for labels in series:
         for label, value in labels.items():
-            by_label.setdefault(label, set()).add(value)
-    by_label.pop("__name__", None)
-    requested = [label for label in sorted(by_label) if re.search(rf"\b{label}\s*[=!]", query)] or sorted(by_label)
-    shown = "; ".join(f"{label} is {list_some(sorted(by_label[label]))}" for label in requested)
-    return f"{name} exists, but with other labels: {shown}"
+            values_of.setdefault(label, set()).add(value)
+    values_of.pop("__name__", None)
+    in_query = [label for label in sorted(values_of) if re.search(rf"\b{label}\s*[=!]", query)]
+    shown = "; ".join(f"{label} is {list_some(sorted(values_of[label]))}" for label in in_query or sorted(values_of))
+    return f"{metric} exists, but with other labels: {shown}"
 
 
 def list_some(names: Sequence[str]) -> str:

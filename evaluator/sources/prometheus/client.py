@@ -65,7 +65,7 @@ _PROGRESS_FROM_WINDOWS = 3
 
 
 def connect(options: PrometheusSource) -> Prometheus:
-    """Reach the server and learn its clock. Raises SourceError, or UsageError for a secret that is not set."""
+    """Connect to the server and learn its clock. Raises SourceError, or UsageError for a secret that is not set."""
     source = Prometheus(options)
     try:
         source.learn_clock()
@@ -95,6 +95,7 @@ class Prometheus:
     """A metrics server that is queried for readings."""
 
     def __init__(self, options: PrometheusSource) -> None:
+        """Prepare the session without a query. Raises UsageError for a secret that is not set."""
         self.options = options
         self.clock_offset_s = 0.0
         """How far the server's clock is ahead of ours."""
@@ -106,6 +107,7 @@ class Prometheus:
             from evaluator.sources.prometheus.transport import QuerySession
 
         def reveal(text: str | None) -> str:
+            """Replace ${VARIABLE} by the secret in the environment."""
             return OF_SOURCES.reveal(text or "", os.environ)
 
         headers = {name: reveal(value) for name, value in options.headers.items()}
@@ -123,7 +125,8 @@ class Prometheus:
             timeout=options.timeout,
             method="POST",
         )
-        self._seen: dict[tuple[str, str], str] = {}
+        self._why_impossible: dict[tuple[str, str], str] = {}
+        """(query, arm) → why it can match nothing, as the search far back in time has shown."""
 
     def __enter__(self) -> Self:
         return self
@@ -141,24 +144,26 @@ class Prometheus:
 
     def learn_clock(self) -> None:
         """Compare the server's clock with ours, and learn for how long it hides new samples. Raises SourceError."""
-        before = datetime.now(UTC).timestamp()
+        sent_s = datetime.now(UTC).timestamp()
         result = self._client.custom_query("time()")
-        middle = (before + datetime.now(UTC).timestamp()) / 2
-        try:  # a scalar, or the one sample of a vector
-            evaluated = float((result[0]["value"] if isinstance(result[0], dict) else result)[1])
+        our_clock_s = (sent_s + datetime.now(UTC).timestamp()) / 2
+        try:  # a scalar, or the one sample of a vector: [time of the evaluation, value]
+            sample = result[0]["value"] if isinstance(result[0], dict) else result
+            evaluated_s = float(sample[1])
         except (KeyError, IndexError, TypeError, ValueError):
-            evaluated = math.nan
-        if not math.isfinite(evaluated):
+            evaluated_s = math.nan
+        if not math.isfinite(evaluated_s):
             raise odd_answer(self.options.shown_url, "time()", "it has no time")
+        # The latest time that the server evaluates may be behind its clock, which the header Date shows.
         try:
-            written = parsedate_to_datetime(self._session.reply.date).timestamp()
+            header_s = parsedate_to_datetime(self._session.reply.date).timestamp()
         except (TypeError, ValueError, OverflowError):
-            written = None
-        # The header has whole seconds: it was up to one second ago when it was written.
-        clock = evaluated if written is None else written + 0.5
-        offset = clock - middle
-        self.clock_offset_s = round(offset, 1) if abs(offset) > CLOCK_STEP_S else 0.0
-        self.hidden_s = round(max(clock - evaluated - CLOCK_STEP_S, 0.0), 1)
+            header_s = None
+        # The header is cut to whole seconds, half a second on average.
+        server_clock_s = evaluated_s if header_s is None else header_s + 0.5
+        offset_s = server_clock_s - our_clock_s
+        self.clock_offset_s = round(offset_s, 1) if abs(offset_s) > CLOCK_STEP_S else 0.0
+        self.hidden_s = round(max(server_clock_s - evaluated_s - CLOCK_STEP_S, 0.0), 1)
 
     def describe(self) -> Mapping[str, Any]:
         """What makes two collections comparable, and where they came from. No secrets."""
@@ -175,69 +180,80 @@ class Prometheus:
     def fetch(
         self, query: Query, arm: str, start: datetime, end: datetime, *, on_progress: Progress = lambda _: None
     ) -> Answer:
-        """Fetch all samples of a query for one arm from `start` to `end`, both included.
+        """Fetch all samples of a query for one arm from `start` to `end`, both included, by as many queries as needed.
 
-        An answer without samples has no series. Raises SourceError where the server does not answer, and UsageError for
-        times without a zone.
+        `on_progress` is called with a sentence after each window of a long fetch. An answer without samples has no
+        series. Raises SourceError if the server does not answer, and UsageError for times without a zone.
         """
-        window = self._window(start, end)
+        window = self._to_range(start, end)
         selector = self.options.selectors[arm]
-        step_s, seconds = float(self.options.step_s), (window.end_ms - window.start_ms) / 1000
-        answer = Answer(query, arm, (), window.start, window.end, step_s, ())
+        step_s, window_s = float(self.options.step_s), (window.end_ms - window.start_ms) / 1000
+        answer = Answer(query, arm, sent=(), start=window.start, end=window.end, step_s=step_s, series=())
         for part, text in parts_of(query):
-            filled = fill(text, selector, step_s=step_s, window_s=seconds)
-            answer = self._add(answer, part, filled, window, on_progress)
-        if query.kind is QueryKind.HISTOGRAM and not answer.series:  # a native one has only its own series
-            filled = fill(query.text, selector, step_s=step_s, window_s=seconds)
-            answer = self._add(answer, "value", filled, window, on_progress)
-        # The real interval of samples: the median, where it is longer than the step of the policy.
-        series_times = [series.ts_ms for series in answer.series if series.ts_ms.size > 2]
-        steps = [float(statistics.median(ts_ms[1:] - ts_ms[:-1])) / 1000 for ts_ms in series_times]
-        answer = replace(answer, step_s=max(step_s, round(statistics.median(steps) if steps else step_s)))
-        # The form of a histogram, and whether a query that found nothing could have found something.
+            filled = fill(text, selector, step_s=step_s, window_s=window_s)
+            answer = self._fetch_part(answer, part, filled, window, on_progress)
+        if query.kind is QueryKind.HISTOGRAM and not answer.series:  # a native histogram has only its own series
+            filled = fill(query.text, selector, step_s=step_s, window_s=window_s)
+            answer = self._fetch_part(answer, "value", filled, window, on_progress)
+        answer = replace(answer, step_s=_find_real_step(answer, step_s))
         if query.kind is QueryKind.HISTOGRAM:
             plain = fill(query.text, selector, step_s=self.options.step_s, window_s=0)
             return replace(answer, form=find_form(answer, lambda: self.labels_of(plain, window.start, window.end)))
+        return replace(answer, impossible=self._explain_impossible(answer, window))
+
+    def _explain_impossible(self, answer: Answer, window: _Range) -> str:
+        """Explain why the query of an answer can match nothing on its arm; empty if it can.
+
+        If the answer has no series, the server is asked what it had long before, once for each query and arm.
+        """
+        query, arm = answer.query, answer.arm
         if not metric_name(query.text) or not matchers_of(query.text):
-            return answer
+            return ""  # an expression, or a query without conditions on labels: it matches whatever there is
         if answer.series:
-            return replace(answer, impossible=find_impossible(query.text, arm, [s.labels for s in answer.series]))
+            return find_impossible(query.text, arm, [series.labels for series in answer.series])
         key = (query.text, arm)
-        if key not in self._seen:  # once a collection: it looks far back
-            self._seen[key] = self._look_back(query, arm, window)
-        return replace(answer, impossible=self._seen[key])
+        if key not in self._why_impossible:
+            self._why_impossible[key] = self._look_back(query, arm, window)
+        return self._why_impossible[key]
 
     def _look_back(self, query: Query, arm: str, window: _Range) -> str:
-        """Why a query could match nothing on an arm; that the server does not answer this is a reason, too."""
-        selectors, metric = self.options.selectors, f"{metric_name(query.text)}{{$selector}}"
-        own, *others = (
-            fill(metric, selectors[name], step_s=0, window_s=0)
-            for name in sorted(selectors, key=lambda name: name != arm)
-        )
+        """Explain why a query without series can match nothing on an arm, by the series of the seven days before.
+
+        Returns an empty text if it can; a sentence also if the server does not answer this.
+        """
+
+        def list_metric_of(arm_name: str, period: _Range) -> list[Labels]:
+            metric = f"{metric_name(query.text)}{{$selector}}"
+            filled = fill(metric, self.options.selectors[arm_name], step_s=0, window_s=0)
+            return self.labels_of(filled, period.start, period.end)
+
         anywhere = fill(query.text, "", step_s=0, window_s=0)
-        longer = _Range(window.start_ms - round(LOOK_BACK.total_seconds() * 1000), window.end_ms)
+        long_period = _Range(window.start_ms - round(LOOK_BACK.total_seconds() * 1000), window.end_ms)
+        other_arms = [name for name in self.options.selectors if name != arm]
         try:
             return find_impossible(
                 query.text,
                 arm,
-                self.labels_of(own, window.start, window.end),
-                lambda: self.labels_of(anywhere, longer.start, longer.end),
-                lambda: [labels for text in others for labels in self.labels_of(text, longer.start, longer.end)],
+                list_metric_of(arm, window),
+                lambda: self.labels_of(anywhere, long_period.start, long_period.end),
+                lambda: [labels for name in other_arms for labels in list_metric_of(name, long_period)],
             )
         except SourceError as error:
             return f"whether it could find anything on {arm} is not known: {error.message}"
 
-    def _add(self, answer: Answer, part: Part, text: str, window: _Range, on_progress: Progress) -> Answer:
-        """Ask one more query of the same answer."""
+    def _fetch_part(self, answer: Answer, part: Part, query_text: str, window: _Range, on_progress: Progress) -> Answer:
+        """Fetch one part of an answer by a query that is ready to send; returns the answer with its series added."""
         collected = Collected(part, self.options)
-        replies = list(self._windows(text, window, collected, on_progress))
+        replies = list(self._query_windows(query_text, window, collected, on_progress))
         collected_series = collected.series((window.start_ms, window.end_ms))
+        warnings = [warning for reply in replies for warning in reply.warnings]
+        notes = [note for reply in replies for note in reply.notes]
         return replace(
             answer,
-            sent=(*answer.sent, text),
+            sent=(*answer.sent, query_text),
             series=(*answer.series, *collected_series.series),
-            warnings=tuple(dict.fromkeys((*answer.warnings, *(text for reply in replies for text in reply.warnings)))),
-            notes=tuple(dict.fromkeys((*answer.notes, *(text for reply in replies for text in reply.notes)))),
+            warnings=tuple(dict.fromkeys((*answer.warnings, *warnings))),  # each once
+            notes=tuple(dict.fromkeys((*answer.notes, *notes))),
             read=(answer.read or 0) + collected.read,
             nan=answer.nan + collected.nan,
             infinite=answer.infinite + collected.infinite,
@@ -249,23 +265,26 @@ class Prometheus:
     def explain_nothing(self, query: Query, arm: str, start: datetime, end: datetime) -> str:
         """Explain a query without series for an arm: what was sent, and which labels exist. Raises SourceError."""
         selector = self.options.selectors[arm]
-        _, text = parts_of(query)[0]
-        filled = fill(text, selector, step_s=self.options.step_s, window_s=0)
-        name = metric_name(filled)
-        message = f"the server has no series for {filled}"
-        if not name:
+        _, first_text = parts_of(query)[0]
+        sent_text = fill(first_text, selector, step_s=self.options.step_s, window_s=0)
+        metric = metric_name(sent_text)
+        message = f"the server has no series for {sent_text}"
+        if not metric:  # an expression
             return f"{message}; does {selector} select anything in that time?"
-        return f"{message}; {explain_labels(name, filled, self.labels_of(name, start, end))}"
+        return f"{message}; {explain_labels(metric, sent_text, self.labels_of(metric, start, end))}"
 
     def metric_names(self, start: datetime, end: datetime) -> frozenset[str]:
         """The names of all metrics that had series in a window. Raises SourceError."""
-        window = self._window(start, end)
+        window = self._to_range(start, end)
         bounds = {"start": window.start.timestamp(), "end": window.end.timestamp()}
         return frozenset(map(str, self._client.all_metrics(bounds)))
 
     def labels_of(self, name: str, start: datetime, end: datetime) -> list[Labels]:
-        """The labels of each series that a metric had in a window; none where there is no such metric."""
-        window = self._window(start, end)
+        """The labels of each series that a metric had in a window; none if there is no such metric.
+
+        `name`: of the metric, also with label matchers. Raises SourceError.
+        """
+        window = self._to_range(start, end)
         series = self._client.get_series(window.start, window.end, {"match[]": name})
         if not isinstance(series, list) or not all(isinstance(labels, dict) for labels in series):
             raise odd_answer(self.options.shown_url, name, "it is not a list of series")
@@ -273,83 +292,110 @@ class Prometheus:
 
     # -------------------------------------------------------------- windows
 
-    def _window(self, start: datetime, end: datetime) -> _Range:
+    def _to_range(self, start: datetime, end: datetime) -> _Range:
+        """Two times, rounded to whole seconds, as a range. Raises UsageError for a time without a zone."""
         if start.tzinfo is None or end.tzinfo is None:
             raise UsageError("a time has no time zone", hint="give times in UTC")
         return _Range(round(start.timestamp()) * 1000, round(end.timestamp()) * 1000)
 
-    def _windows(self, text: str, span: _Range, collected: Collected, on_progress: Progress) -> Iterator[Reply]:
-        """Query window by window; yields the rest of each answer."""
-        raw, step_ms = bool(metric_name(text)), self.options.step_s * 1000
-        gap = 1 if raw else step_ms
-        start = span.start_ms if raw else -(-span.start_ms // step_ms) * step_ms
-        first = _cut(start, span.end_ms, FIRST_STEPS * step_ms, step_ms, gap)[:1]
-        series, size = 1, 1
-        for window in first:
-            result, reply = self._ask(text, window)
-            series, size = max(self._take(collected, result, text), 1), max(reply.size, 1)
+    def _query_windows(
+        self, query_text: str, span: _Range, collected: Collected, on_progress: Progress
+    ) -> Iterator[Reply]:
+        """Send a query for one window of `span` after another, and add the samples to `collected`.
+
+        A first short window shows how many series there are and how long an answer is, from which the length of the
+        others follows. Yields the rest of each answer: its warnings, notes and size.
+        """
+        step_ms = self.options.step_s * 1000
+        if metric_name(query_text):
+            # Samples at their own times: the next window begins right after the last millisecond of the one before.
+            start_ms, gap_ms = span.start_ms, 1
+        else:
+            # An expression is evaluated at whole steps: the first at or after the start.
+            start_ms, gap_ms = math.ceil(span.start_ms / step_ms) * step_ms, step_ms
+        series, answer_bytes = 1, 1
+        for window in _cut(start_ms, span.end_ms, FIRST_STEPS * step_ms, step_ms, gap_ms)[:1]:
+            result, reply = self._ask(query_text, window)
+            series, answer_bytes = max(self._collect(collected, result, query_text), 1), max(reply.size, 1)
             yield reply
-            start = window.end_ms + gap
-        points = min(POINTS_AT_A_TIME // series, MOST_POINTS, FIRST_STEPS * BYTES_AT_A_TIME // size)
-        remaining = _cut(start, span.end_ms, max(1, points) * step_ms, step_ms, gap)
-        for number, (result, reply) in enumerate(_prefetch(self._ask, text, remaining), start=1):
-            self._take(collected, result, text)
+            start_ms = window.end_ms + gap_ms
+        # Limits of a window, in steps: our memory, the server's points a series, the size of one answer.
+        steps = min(POINTS_AT_A_TIME // series, MOST_POINTS, FIRST_STEPS * BYTES_AT_A_TIME // answer_bytes)
+        remaining = _cut(start_ms, span.end_ms, max(1, steps) * step_ms, step_ms, gap_ms)
+        for number, (result, reply) in enumerate(_prefetch(self._ask, query_text, remaining), start=1):
+            self._collect(collected, result, query_text)
             yield reply
             if len(remaining) >= _PROGRESS_FROM_WINDOWS:
-                on_progress(f"{text}: {number} of {len(remaining)} windows, {series:,} series")
+                on_progress(f"{query_text}: {number} of {len(remaining)} windows, {series:,} series")
 
-    def _take(self, collected: Collected, result: list[Any], text: str) -> int:
-        """Add the series of one window; returns how many there were."""
+    def _collect(self, collected: Collected, result: list[Any], query_text: str) -> int:
+        """Add the series of one window to `collected`; returns how many there were. Raises SourceError.
+
+        `result`: the series as the server sent them. `query_text`: for errors.
+        """
         try:
             series = collected.add(result)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            why = "it has something other than series with samples"
-            raise odd_answer(self.options.shown_url, text, why) from error
+            problem = "it has something other than series with samples"
+            raise odd_answer(self.options.shown_url, query_text, problem) from error
         if series > self.options.max_series:
             raise SourceError(
-                f"{text} has {series:,} series, more than the {self.options.max_series:,} allowed",
+                f"{query_text} has {series:,} series, more than the {self.options.max_series:,} allowed",
                 hint="narrow sources.prometheus.selectors, or raise sources.prometheus.max_series",
             )
         return series
 
-    def _ask(self, text: str, window: _Range) -> _Answered:
-        """Samples as they were scraped where the query is the name of a metric, else values at each step.
+    def _ask(self, query_text: str, window: _Range) -> _Answered:
+        """Send a query for one window; returns its series, and the rest of the answer. Raises SourceError.
 
-        Some servers send a sample between two windows twice; it counts once.
+        If the query is the name of a metric, the series have the samples as they were scraped; else a value at each
+        step. Some servers send a sample between two windows twice; it counts once.
         """
-        query, result = text, None
-        if metric_name(text):
+        sent_text, result = query_text, None
+        if metric_name(query_text):
             # One ms more than the window: newer servers leave out the sample at the start of a range.
-            query = f"{text}[{window.end_ms - window.start_ms + 1}ms]"
-            result = self._client.custom_query(query, {"time": f"{window.end_ms / 1000:.3f}"})
+            sent_text = f"{query_text}[{window.end_ms - window.start_ms + 1}ms]"
+            result = self._client.custom_query(sent_text, {"time": f"{window.end_ms / 1000:.3f}"})
         else:
-            result = self._client.custom_query_range(text, window.start, window.end, str(self.options.step_s))
+            result = self._client.custom_query_range(query_text, window.start, window.end, str(self.options.step_s))
         reply = self._session.reply
         if reply.kind != "matrix":
             raise SourceError(
-                f"{query} gives a {reply.kind}, not series over time", hint="write a query that gives series"
+                f"{sent_text} gives a {reply.kind}, not series over time", hint="write a query that gives series"
             )
         if not isinstance(result, list):
-            raise odd_answer(self.options.shown_url, query, "it has no list of series")
+            raise odd_answer(self.options.shown_url, sent_text, "it has no list of series")
         return result, reply
 
 
+def _find_real_step(answer: Answer, step_s: float) -> float:
+    """The real interval of samples (s): the median of the series' medians, but at least the step of the policy."""
+    series_times = [series.ts_ms for series in answer.series if series.ts_ms.size > 2]
+    medians_s = [float(statistics.median(ts_ms[1:] - ts_ms[:-1])) / 1000 for ts_ms in series_times]
+    return max(step_s, round(statistics.median(medians_s) if medians_s else step_s))
+
+
 def _cut(start_ms: int, end_ms: int, length_ms: int, step_ms: int, gap_ms: int) -> list[_Range]:
-    """Cut an interval into windows; `gap_ms` is between the end of one and the start of the next."""
-    out = []
+    """Cut an interval, both ends included, into windows of a length; `gap_ms` is between the end and the next start.
+
+    A window ends one step before its length is full, as its first and last point both belong to it.
+    """
+    windows = []
     while start_ms <= end_ms:
-        end = min(start_ms + length_ms - step_ms, end_ms)
-        out.append(_Range(start_ms, end))
-        start_ms = end + gap_ms
-    return out
+        window = _Range(start_ms, min(start_ms + length_ms - step_ms, end_ms))
+        windows.append(window)
+        start_ms = window.end_ms + gap_ms
+    return windows
 
 
-def _prefetch(ask: Callable[[str, _Range], _Answered], text: str, windows: Sequence[_Range]) -> Iterator[_Answered]:
-    """Request the next window while the last one is read."""
+def _prefetch(
+    ask: Callable[[str, _Range], _Answered], query_text: str, windows: Sequence[_Range]
+) -> Iterator[_Answered]:
+    """Yield the answer of each window in order; while the caller reads an answer, the next one is requested already."""
     with ThreadPoolExecutor(max_workers=1) as pool:
-        pending: deque[Future[_Answered]] = deque()
+        pending: deque[Future[_Answered]] = deque()  # at most two
         for window in windows:
-            pending.append(pool.submit(ask, text, window))
+            pending.append(pool.submit(ask, query_text, window))
             if len(pending) > 1:
                 yield pending.popleft().result()
         while pending:

@@ -22,7 +22,7 @@ _LONGEST = 300
 
 
 def unreachable(url: str, error: Exception, timeout_s: float) -> SourceError:
-    """The error of a server that cannot be reached, or does not answer in time."""
+    """Make the error of a server that cannot be reached, or does not answer in time; the text of `error` says why."""
     text = str(error)
     if isinstance(error.__cause__, zlib.error):
         return SourceError(
@@ -51,16 +51,19 @@ def unreachable(url: str, error: Exception, timeout_s: float) -> SourceError:
     )
 
 
-def odd_answer(url: str, query: str, why: str) -> SourceError:
-    """The error of an answer that is JSON, but not an answer of the API."""
+def odd_answer(url: str, query: str, problem: str) -> SourceError:
+    """Make the error of an answer that is JSON, but not an answer of the API; `problem`: such as "it has no time"."""
     return SourceError(
-        f"{url} gave an answer to {query[:_LONGEST]} that cannot be read: {why}",
+        f"{url} gave an answer to {query[:_LONGEST]} that cannot be read: {problem}",
         hint="check that sources.prometheus.url is a server with the query API of Prometheus",
     )
 
 
 def read_notes(answer: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    """Read the notes in an answer: `warnings` are about missing data, `infos` are hints on names."""
+    """Read the notes of the server in an answer; none for a key that is missing.
+
+    `key`: `warnings` are about missing data, `infos` are hints on names.
+    """
     notes = answer.get(key)
     if isinstance(notes, str):
         return (notes,)
@@ -70,8 +73,12 @@ def read_notes(answer: Mapping[str, Any], key: str) -> tuple[str, ...]:
 
 
 def check_answer(url: str, response: requests.Response, query: str | None) -> dict[str, Any]:
-    """Read the JSON of an answer, to a query or to something else. Raises SourceError for anything else."""
-    status, sent = response.status_code, query or urlsplit(response.url).path.rpartition("/")[2]
+    """Read the JSON of a successful answer; `query` is None if the request was not a query, but for example for labels.
+
+    Returns the whole answer, whose result is in `data`. Raises SourceError for an error, or for another page.
+    """
+    status = response.status_code
+    request_text = query or urlsplit(response.url).path.rpartition("/")[2]
     if status in _REDIRECTS:
         raise SourceError(
             f"{url} redirects to {response.headers.get('Location', 'another page')}, perhaps a login page",
@@ -92,33 +99,37 @@ def check_answer(url: str, response: requests.Response, query: str | None) -> di
     answer = _read_json(url, response.content, status)
     if answer.get("status") != "success" or status != HTTPStatus.OK:
         message = str(answer.get("error", f"status {status}"))[:_LONGEST]
-        raise SourceError(f"the server refused a query ({status}): {message}", hint=f"the query was: {sent[:_LONGEST]}")
+        raise SourceError(
+            f"the server refused a query ({status}): {message}", hint=f"the query was: {request_text[:_LONGEST]}"
+        )
     data = answer.get("data")
     if data is None or (query is not None and not (data and isinstance(data, dict))):
-        raise odd_answer(url, sent, "it has no data")
+        raise odd_answer(url, request_text, "it has no data")
     if query is not None and "result" not in data:
-        raise odd_answer(url, sent, "it has no list of series")
+        raise odd_answer(url, request_text, "it has no list of series")
     return answer
 
 
 def _read_json(url: str, body: bytes, status: int) -> dict[str, Any]:
+    """Read an answer as JSON, with the samples of each series as arrays. Raises SourceError for anything else."""
     skeleton, samples = lift_samples(body)
-    was_on = gc.isenabled()
-    gc.disable()  # the collector would scan all samples repeatedly, for most of the time
+    was_collecting = gc.isenabled()
+    gc.disable()  # the garbage collector would scan all samples repeatedly, for most of the time
     try:
         answer = json.loads(skeleton)
         for series in answer["data"]["result"] if samples else ():
             if "values" in series:
+                # The skeleton has the number of the series in the place of its samples.
                 series["values"] = samples[series["values"]]
-    except (ValueError, KeyError, TypeError, IndexError):  # also where something other than series had samples
+    except (ValueError, KeyError, TypeError, IndexError):  # also if something other than series had samples
         answer = None
     finally:
-        if was_on:
+        if was_collecting:
             gc.enable()
     if isinstance(answer, dict):
         return answer
-    what = "an HTML page" if body[:200].lstrip().startswith(b"<") else "something else"
+    page = "an HTML page" if body[:200].lstrip().startswith(b"<") else "something else"
     raise SourceError(
-        f"{url} answered with {what} instead of JSON (status {status})",
+        f"{url} answered with {page} instead of JSON (status {status})",
         hint="give the address of Prometheus itself, not of a login or a dashboard",
     )

@@ -28,35 +28,44 @@ class Surroundings:
 
 
 def look_around(server: Prometheus) -> Surroundings:
-    """Find which sets have series in the last hour, and the label by which two versions differ. Raises SourceError.
+    """Find which sets of metrics have series in the last hour, and the label by which two versions differ.
 
-    A set has series where its first metric has some with the labels that its query names. A set whose series do not
-    distinguish the versions is left out: it could not be compared.
+    A set has series if its first metric has some with the labels that its query names. A set whose series do not
+    distinguish the versions is left out: it could not be compared. Raises SourceError.
     """
-    # Times are sent in whole seconds: a series that began in this one counts.
+    # Times are sent in whole seconds: a series that began in the current second counts.
     end = server.latest() + timedelta(seconds=1)
-    window = end - WINDOW, end
-    metric_names = server.metric_names(*window)
-    sets = {}
-    for name, metrics in QUERY_SETS.items():
-        text = str(metrics[0].get("failures") or metrics[0]["query"])
-        metric = metric_name(text.replace("$selector,", "").replace("$selector", ""))
-        label_names = re.findall(r"([a-z_]+)\s*[=!]~?", text.partition("{")[2])
-        series = server.labels_of(metric, *window) if metric in metric_names else []
-        if fitting := [labels for labels in series if all(label in labels for label in label_names)]:
-            sets[name] = fitting
-    label, old, new = next((versions for series in sets.values() if (versions := _find_versions(series))), ("", "", ""))
-    if not label:
-        return Surroundings(tuple(sets), {})
-    both = {old, new}
-    usable = [name for name, series in sets.items() if both <= {labels.get(label, "") for labels in series}]
-    return Surroundings(tuple(usable), {"baseline": f'{label}="{old}"', "canary": f'{label}="{new}"'})
+    start = end - WINDOW
+    metric_names = server.metric_names(start, end)
+    series_of_sets = {}
+    for set_name, metrics in QUERY_SETS.items():
+        query = str(metrics[0].get("failures") or metrics[0]["query"])
+        metric = metric_name(query.replace("$selector,", "").replace("$selector", ""))
+        label_names = re.findall(r"([a-z_]+)\s*[=!]~?", query.partition("{")[2])
+        series = server.labels_of(metric, start, end) if metric in metric_names else []
+        fitting = [labels for labels in series if all(label in labels for label in label_names)]
+        if fitting:
+            series_of_sets[set_name] = fitting
+    versions = next(filter(None, map(_find_versions, series_of_sets.values())), None)
+    if versions is None:
+        return Surroundings(tuple(series_of_sets), {})
+    label, old, new = versions
+    comparable = [
+        set_name
+        for set_name, series in series_of_sets.items()
+        if {old, new} <= {labels.get(label, "") for labels in series}
+    ]
+    return Surroundings(tuple(comparable), {"baseline": f'{label}="{old}"', "canary": f'{label}="{new}"'})
 
 
 def _find_versions(series: Sequence[Mapping[str, str]]) -> tuple[str, str, str] | None:
-    """The label by which versions differ, the old value and the new one."""
+    """Find the label by which two versions differ: its name, the old value and the new value; None if there is none.
+
+    A value such as `stable` is old and one such as `canary` new; else the last two, in the order of versions, are.
+    `series`: the labels of each series.
+    """
     for label in LABELS:
-        values = sorted({labels[label] for labels in series if labels.get(label)}, key=_age)
+        values = sorted({labels[label] for labels in series if labels.get(label)}, key=_to_version_key)
         if len(values) > 1:
             old = next((value for value in values if value.lower() in OLD), values[-2])
             new = next((value for value in reversed(values) if value.lower() in NEW and value != old), values[-1])
@@ -65,6 +74,8 @@ def _find_versions(series: Sequence[Mapping[str, str]]) -> tuple[str, str, str] 
     return None
 
 
-def _age(value: str) -> list[tuple[int, int, str]]:
-    """Sort 1.9 before 1.10."""
-    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in re.split(r"(\d+)", value) if part]
+def _to_version_key(version: str) -> list[tuple[int, int, str]]:
+    """A key that sorts versions by their numbers: 1.9 before 1.10."""
+    parts = [part for part in re.split(r"(\d+)", version) if part]
+    # Each part as (whether it is a number, the number, the text): texts sort before numbers.
+    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts]

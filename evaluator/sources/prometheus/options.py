@@ -81,7 +81,8 @@ class PrometheusSource(Section):
 
     @field_validator("url")
     @classmethod
-    def _whole_address(cls, value: str) -> str:
+    def _check_url(cls, value: str) -> str:
+        """Refuse an address without scheme or host, or with a password in it."""
         parts = urlsplit(value)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"must be an address such as http://prometheus:9090, not '{value}'")
@@ -91,7 +92,8 @@ class PrometheusSource(Section):
 
     @field_validator("selectors")
     @classmethod
-    def _with_baseline(cls, value: dict[str, str]) -> dict[str, str]:
+    def _check_selectors(cls, value: dict[str, str]) -> dict[str, str]:
+        """Refuse selectors (arm → label matchers) without baseline, that are no matchers, or equal for two arms."""
         if "baseline" not in value:
             raise ValueError("must have the arm baseline")
         for arm, selector in value.items():
@@ -103,14 +105,14 @@ class PrometheusSource(Section):
 
     @field_validator("step")
     @classmethod
-    def _whole_seconds(cls, value: float) -> float:
+    def _check_whole_seconds(cls, value: float) -> float:
         if value != int(value):
             raise ValueError(f"must be whole seconds, not {value:g}s")
         return value
 
     @field_validator("queries")
     @classmethod
-    def _known_sets(cls, value: list[str]) -> list[str]:
+    def _check_set_names(cls, value: list[str]) -> list[str]:
         for name in value:
             if name not in QUERY_SETS:
                 raise ValueError(UnknownName("set of queries", name, QUERY_SETS).message)
@@ -118,7 +120,8 @@ class PrometheusSource(Section):
 
     @field_validator("headers")
     @classmethod
-    def _no_secrets(cls, value: dict[str, str]) -> dict[str, str]:
+    def _refuse_secrets(cls, value: dict[str, str]) -> dict[str, str]:
+        """Refuse a header for secrets (Authorization, …) whose value does not name an environment variable."""
         for name, text in value.items():
             if SECRET_HEADERS.search(name) and not OF_SOURCES.pattern.search(text):
                 raise ValueError(f"of {name} must name an environment variable, such as ${{TOKEN}}: no secrets here")
@@ -126,7 +129,7 @@ class PrometheusSource(Section):
 
     @field_validator("auth")
     @classmethod
-    def _one_way(cls, value: Auth) -> Auth:
+    def _refuse_two_ways(cls, value: Auth) -> Auth:
         if value.bearer and value.basic:
             raise ValueError("takes bearer or basic, not both")
         return value

@@ -12,56 +12,65 @@ _MATCHER = re.compile(rf"([a-zA-Z_][a-zA-Z0-9_]*)\s*(=~|!~|!=|=)\s*({QUOTED})")
 
 @dataclass(frozen=True, slots=True)
 class Matcher:
-    """One condition on a label: `code=~"5.."`."""
+    """A condition on a label: `code=~"5.."`."""
 
     label: str
-    how: str
+    operator: str
+    """`=` and `!=` compare texts, `=~` and `!~` match a pattern."""
     value: str
 
     @property
     def text(self) -> str:
-        """As it is written in a query."""
-        return f'{self.label}{self.how}"{self.value}"'
+        """The condition as it is written in a query."""
+        return f'{self.label}{self.operator}"{self.value}"'
 
     def fits(self, value: str) -> bool | None:
-        """Does it select this value? `None` where its pattern cannot be read here."""
-        if self.how in ("=", "!="):
-            return (value == self.value) == (self.how == "=")
+        """Does the condition select this value of the label? None if Python cannot read its pattern."""
+        if self.operator == "=":
+            return value == self.value
+        if self.operator == "!=":
+            return value != self.value
         try:
-            return bool(re.fullmatch(self.value, value)) == (self.how == "=~")
+            matches = re.fullmatch(self.value, value) is not None
         except re.error:
             return None
+        return matches if self.operator == "=~" else not matches
 
 
 def matchers_of(text: str) -> tuple[Matcher, ...]:
     """The conditions of a plain query, without those of `$selector`.
 
     >>> matchers_of('x{$selector,code=~"5.."}')
-    (Matcher(label='code', how='=~', value='5..'),)
+    (Matcher(label='code', operator='=~', value='5..'),)
     """
-    match = PLAIN_QUERY.fullmatch(text)
-    labels = (match["labels"] or "") if match else ""
-    return tuple(Matcher(label, how, _unquote(quoted)) for label, how, quoted in _MATCHER.findall(labels))
+    query = PLAIN_QUERY.fullmatch(text)
+    conditions = (query["labels"] or "") if query else ""
+    return tuple(Matcher(label, operator, _unquote(quoted)) for label, operator, quoted in _MATCHER.findall(conditions))
 
 
 def _unquote(quoted: str) -> str:
+    """The value of a quoted text; a backslash escapes the next character, except between backticks."""
     return quoted[1:-1] if quoted[0] == "`" else re.sub(r"\\(.)", r"\1", quoted[1:-1])
 
 
 def fill(text: str, selector: str, *, step_s: float, window_s: float) -> str:
-    """Put the arm's selector, the step and the window into a query."""
+    """Replace `$selector`, `$step` and `$window` in a query; an empty selector leaves no comma behind."""
     conditions = selector.strip().strip("{}").strip().strip(",")
     filled = text.replace("$selector", conditions)
-    filled = re.sub(r"\{\s*,|,\s*,", lambda match: match[0][0], filled)
+    filled = re.sub(r"\{\s*,", "{", filled)
+    filled = re.sub(r",\s*,", ",", filled)
     filled = re.sub(r",\s*\}", "}", filled)
     return filled.replace("$step", f"{step_s:g}s").replace("$window", f"{window_s:g}s")
 
 
 def parts_of(query: Query) -> tuple[tuple[Part, str], ...]:
-    """The queries that are sent for a query: three for a histogram."""
+    """The queries that are sent for a query of the policy, each with the part that it asks for.
+
+    A histogram has three: NAME_bucket, NAME_sum and NAME_count, with the labels of the query.
+    """
     if query.kind is not QueryKind.HISTOGRAM:
         return (("value", query.text),)
     name = metric_name(query.text)
-    start = query.text.index(name) + len(name)
-    tail = query.text[start:]
-    return tuple((part, f"{name}_{part}{tail}") for part in ("bucket", "sum", "count"))
+    name_end = query.text.index(name) + len(name)
+    labels = query.text[name_end:]
+    return tuple((part, f"{name}_{part}{labels}") for part in ("bucket", "sum", "count"))

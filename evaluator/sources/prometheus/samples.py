@@ -23,16 +23,21 @@ _COLUMNS = {"ts": pa.float64(), "value": pa.float64()}
 
 
 def lift_samples(body: bytes) -> tuple[bytes, list[Lifted]]:
-    """Take the samples out of an answer: `"values":[[1,"2"],…]` becomes `"values":K`; the K-th series is returned."""
+    """Take the samples out of an answer: `"values":[[1,"2"],…]` of the K-th series becomes `"values":K`.
+
+    Returns the remaining JSON and the samples of each series; the answer as it is, and no samples, if it has another
+    form.
+    """
     head, *pieces = body.split(_OPENING)
-    parts = [piece.partition(_CLOSING) for piece in pieces]
-    if not parts or not all(closed for _, closed, _ in parts):
+    parts = [piece.partition(_CLOSING) for piece in pieces]  # samples, closing brackets, JSON up to the next samples
+    if not parts or not all(closing for _, closing, _ in parts):
         return body, []
-    texts = [text for text, _, _ in parts]
-    sizes = [text.count(_BETWEEN) + 1 for text in texts]
+    sample_texts = [text for text, _, _ in parts]
+    sizes = [text.count(_BETWEEN) + 1 for text in sample_texts]
     try:
+        # Without brackets and quotes the samples are a CSV file: a row a sample.
         table = csv.read_csv(
-            pa.BufferReader(b"\n".join(texts).replace(_BETWEEN, b"\n").replace(b'"', b"")),
+            pa.BufferReader(b"\n".join(sample_texts).replace(_BETWEEN, b"\n").replace(b'"', b"")),
             read_options=csv.ReadOptions(column_names=list(_COLUMNS), use_threads=False),
             convert_options=csv.ConvertOptions(column_types=_COLUMNS, null_values=[]),
         )
@@ -40,8 +45,8 @@ def lift_samples(body: bytes) -> tuple[bytes, list[Lifted]]:
         return body, []
     if table.num_rows != sum(sizes):
         return body, []
-    ts, values = (table[name].to_numpy() for name in _COLUMNS)
+    times_s, values = table["ts"].to_numpy(), table["value"].to_numpy()
     ends = np.cumsum(sizes)
-    series = [(ts[end - size : end], values[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
-    skeleton = [b'"values":%d%s' % (number, tail) for number, (_, _, tail) in enumerate(parts)]
-    return b"".join([head, *skeleton]), series
+    series = [(times_s[end - size : end], values[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
+    numbered = [b'"values":%d%s' % (number, tail) for number, (_, _, tail) in enumerate(parts)]
+    return b"".join([head, *numbered]), series

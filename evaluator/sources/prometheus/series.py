@@ -17,6 +17,7 @@ from evaluator.sources.prometheus.samples import Lifted
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 Key = tuple[tuple[str, str], ...]
+"""The labels of a series as sorted pairs of name and value, without `le` and the name of the metric."""
 
 LATEST_S = 1e11
 """No time of a sample is later than that (the year 5138)."""
@@ -49,99 +50,126 @@ class Collected:
     infinite: int = 0
 
     def add(self, result: Iterable[Mapping[str, Any]]) -> int:
-        """Add the result of one window; returns how many series it had."""
+        """Add the result of one window, as the API gives it; returns how many series it had.
+
+        Raises TypeError, ValueError or another built-in error for a result of another form.
+        """
         count = 0
         for series in result:
             count += 1
             labels = series["metric"]
             if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
                 raise TypeError("labels must be texts")
-            if series.get("histograms"):  # count, sum and its own buckets at once
-                for unfolded in unfold_native(list(series["histograms"])):
-                    self._add(labels, *unfolded)
+            if series.get("histograms"):  # native histograms: count, sum and all buckets in each sample
+                for part, le, ts_ms, values in unfold_native(list(series["histograms"])):
+                    self._add_samples(labels, part, le, ts_ms, values)
             if len(series.get("values", ())):
                 is_bucket = self.part == "bucket" and "le" in labels
                 # The same NaN object for all series without a bound, because it is part of a key.
                 le = float(labels["le"].replace("+Inf", "inf")) if is_bucket else math.nan
-                self._add(labels, self.part, le, *_to_arrays(series["values"]))
+                ts_ms, values = _to_arrays(series["values"])
+                self._add_samples(labels, self.part, le, ts_ms, values)
         return count
 
-    def _add(self, labels: Mapping[str, str], part: Part, le: float, ts_ms: IntArray, values: FloatArray) -> None:
+    def _add_samples(
+        self, labels: Mapping[str, str], part: Part, le: float, ts_ms: IntArray, values: FloatArray
+    ) -> None:
+        """Add samples of one series; those that are NaN or infinite are only counted.
+
+        `le`: upper bound of a bucket, NaN for any other part.
+        """
         self.read += values.size
-        real = np.isfinite(values)
-        if not real.all():
+        is_finite = np.isfinite(values)
+        if not is_finite.all():
             nan = int(np.isnan(values).sum())
             self.nan += nan
-            self.infinite += int((~real).sum()) - nan
-            ts_ms, values = ts_ms[real], values[real]
+            self.infinite += int((~is_finite).sum()) - nan
+            ts_ms, values = ts_ms[is_finite], values[is_finite]
         key = tuple(sorted((name, value) for name, value in labels.items() if name not in ("le", "__name__")))
         self.labels.setdefault(key, labels)
         self.samples.setdefault((key, part, le), []).append((ts_ms, values))
 
     def series(self, window_ms: tuple[int, int]) -> CollectedSeries:
-        """All series, each in the order of time, and how much was left out of them."""
+        """Join the samples of all windows to series, each in the order of time, and count what is left out of them.
+
+        `window_ms`: first and last time of the samples to keep. Series that differ only in the labels of a pair of
+        servers are duplicates.
+        """
+        start_ms, end_ms = window_ms
+        options = self.options
         unique: dict[tuple[Key, Part, float], Series] = {}
-        options, duplicates, repeated, outside = self.options, 0, 0, 0
-        for (key, part, le), samples in self.samples.items():
-            all_ms, all_values = (np.concatenate(column) for column in zip(*samples, strict=True))
-            inside = (all_ms >= window_ms[0]) & (all_ms <= window_ms[1])
-            ts_ms, first = np.unique(all_ms[inside], return_index=True)
-            repeated += int(inside.sum()) - ts_ms.size
-            outside += int((~inside).sum())
+        duplicates = repeated = outside = 0
+        for (key, part, le), pieces in self.samples.items():
+            all_ts_ms = np.concatenate([piece_ts_ms for piece_ts_ms, _ in pieces])
+            all_values = np.concatenate([piece_values for _, piece_values in pieces])
+            is_inside = (all_ts_ms >= start_ms) & (all_ts_ms <= end_ms)
+            # Of samples at the same time, the first stays.
+            ts_ms, first_indices = np.unique(all_ts_ms[is_inside], return_index=True)
+            repeated += int(is_inside.sum()) - ts_ms.size
+            outside += int((~is_inside).sum())
             if not ts_ms.size:
                 continue
-            labels, values = self.labels[key], all_values[inside][first]
+            values = all_values[is_inside][first_indices]
+            labels = self.labels[key]
             endpoint = labels.get(options.endpoint_label, "") if options.endpoint_label else ""
-            shown = {name: value for name, value in labels.items() if name not in ("le", "__name__")}
-            series = Series(shown, labels.get(options.instance_label, ""), endpoint, part, le, ts_ms, values)
-            own = tuple(item for item in key if item[0] not in options.replica_labels)
-            earlier = unique.get((own, part, le))
-            if earlier is not None:
+            shown_labels = {name: value for name, value in labels.items() if name not in ("le", "__name__")}
+            series = Series(shown_labels, labels.get(options.instance_label, ""), endpoint, part, le, ts_ms, values)
+            key_of_pair = tuple((name, value) for name, value in key if name not in options.replica_labels)
+            other_series = unique.get((key_of_pair, part, le))
+            if other_series is not None:
                 duplicates += 1
                 # Of two duplicates the one with more samples stays.
-                fewer, series = sorted((earlier, series), key=lambda candidate: candidate.ts_ms.size)
+                fewer, series = sorted((other_series, series), key=lambda candidate: candidate.ts_ms.size)
                 repeated += fewer.ts_ms.size
-            unique[own, part, le] = series
+            unique[key_of_pair, part, le] = series
         return CollectedSeries(tuple(unique.values()), duplicates, repeated, outside)
 
 
 def unfold_native(samples: Sequence[Any]) -> list[tuple[Part, float, IntArray, FloatArray]]:
-    """A native histogram as the series of a classic one: part, bound, times and values of each.
+    """Turn the samples of a native histogram into the series of a classic one.
 
-    A server sends only buckets with observations, and may join neighbours at any time. So a bound is used only where no
-    bucket ever spans it; the count up to it is the sum of the buckets that end there or before.
+    `samples`: pairs of a time (s) and a histogram, as the API gives them. Returns part, upper bound (NaN for count and
+    sum), times (ms) and values of each series.
+
+    A server sends only buckets with observations, and may join neighbours at any time. So a bound is used only if no
+    bucket ever spans it; the count up to a bound is the sum of the buckets that end there or before.
     """
-    ts_ms = np.array([round(float(moment) * 1000) for moment, _ in samples], dtype=np.int64)
+    ts_ms = np.array([round(float(time_s) * 1000) for time_s, _ in samples], dtype=np.int64)
     histograms = [histogram for _, histogram in samples]
-    count, total = (np.array([float(histogram[key]) for histogram in histograms]) for key in ("count", "sum"))
-    # Lower bound, upper bound and count of each bucket, for each moment.
-    buckets = [
+    counts = np.array([float(histogram["count"]) for histogram in histograms])
+    sums = np.array([float(histogram["sum"]) for histogram in histograms])
+    # For each time an array (buckets, 3): lower bound, upper bound and count of each bucket.
+    buckets_over_time = [
         np.array([bucket[1:4] for bucket in histogram.get("buckets") or ()], dtype=float).reshape(-1, 3)
         for histogram in histograms
     ]
-    bounds = np.unique(np.concatenate([rows[:, :2].ravel() for rows in buckets]))
+    bounds = np.unique(np.concatenate([buckets[:, :2].ravel() for buckets in buckets_over_time]))
     bounds = bounds[np.isfinite(bounds)]
-    crossed = np.zeros(bounds.size, dtype=bool)
-    for rows in buckets:
-        crossed |= ((rows[:, 0][:, None] < bounds) & (bounds < rows[:, 1][:, None])).any(axis=0)
+    is_spanned = np.zeros(bounds.size, dtype=bool)
+    for buckets in buckets_over_time:
+        lower, upper = buckets[:, 0][:, None], buckets[:, 1][:, None]
+        is_spanned |= ((lower < bounds) & (bounds < upper)).any(axis=0)
     unfolded: list[tuple[Part, float, IntArray, FloatArray]] = [
-        ("count", math.nan, ts_ms, count),
-        ("sum", math.nan, ts_ms, total),
-        ("bucket", math.inf, ts_ms, count),
+        ("count", math.nan, ts_ms, counts),
+        ("sum", math.nan, ts_ms, sums),
+        ("bucket", math.inf, ts_ms, counts),
     ]
-    for bound in bounds[~crossed].tolist():
-        below = np.array([rows[rows[:, 1] <= bound, 2].sum() for rows in buckets])
-        unfolded.append(("bucket", bound, ts_ms, below))
+    for bound in bounds[~is_spanned].tolist():
+        counts_below = np.array([buckets[buckets[:, 1] <= bound, 2].sum() for buckets in buckets_over_time])
+        unfolded.append(("bucket", bound, ts_ms, counts_below))
     return unfolded
 
 
-def _to_arrays(values: list[Any] | Lifted) -> tuple[IntArray, FloatArray]:
-    """Times (ms) and numbers, from pairs of a time (s) and a number in quotes where they have not been read yet."""
-    if isinstance(values, tuple):
-        ts, numbers = values
+def _to_arrays(samples: list[Any] | Lifted) -> tuple[IntArray, FloatArray]:
+    """Times (ms) and values of the samples of a series. Raises ValueError for a time that is not possible.
+
+    `samples`: arrays of times (s) and values, or, if they could not be read as such, pairs of a time and a text.
+    """
+    if isinstance(samples, tuple):
+        times_s, values = samples
     else:
-        ts = np.array([float(pair[0]) for pair in values])
-        numbers = np.array([float(pair[1]) for pair in values])
-    if not (np.abs(ts) < LATEST_S).all():
+        times_s = np.array([float(pair[0]) for pair in samples])
+        values = np.array([float(pair[1]) for pair in samples])
+    if not (np.abs(times_s) < LATEST_S).all():
         raise ValueError("a sample without a time")
-    return np.round(ts * 1000).astype(np.int64), numbers
+    return np.round(times_s * 1000).astype(np.int64), values

@@ -51,10 +51,12 @@ class QuerySession(requests.Session):
     """Queries one server: by POST as PrometheusConnect does, or by GET once POST was refused."""
 
     def __init__(self, options: PrometheusSource) -> None:
-        # A server that is restarting is asked up to three times.
+        """Prepare a session with the TLS options. Raises SourceError for a file of certificates that does not exist."""
+        # A server that is restarting is asked up to three times. Queries change nothing, so all methods (None) are
+        # repeated, also POST. No redirect is followed.
         retry = Retry(total=2, backoff_factor=0.2, allowed_methods=None, status_forcelist=(502, 503, 504), redirect=0)
         self._adapter = Adapter(LARGEST_ANSWER, retry=retry)
-        super().__init__()
+        super().__init__()  # calls `mount`, which needs the adapter
         tls = options.tls
         for path in (tls.ca, tls.cert, tls.key):
             if path and not Path(path).exists():
@@ -63,13 +65,15 @@ class QuerySession(requests.Session):
         if tls.cert:
             self.cert = (tls.cert, tls.key) if tls.key else tls.cert
         self._options = options
-        self._gets_only = False
-        self._of_thread = threading.local()
+        self._uses_get = False
+        """Set once the server has refused a POST and answered the same query by GET."""
+        self._thread_data = threading.local()
+        """Its `reply` is the last answer of each thread, as windows are requested by a thread of their own."""
 
     @property
     def reply(self) -> Reply:
-        """The last answer of this thread, without its result."""
-        reply: Reply = self._of_thread.reply
+        """The last answer that this thread received, without its result."""
+        reply: Reply = self._thread_data.reply
         return reply
 
     def mount(self, prefix: str, adapter: Any) -> None:  # noqa: ARG002 - PrometheusConnect brings one without limits
@@ -82,24 +86,29 @@ class QuerySession(requests.Session):
     def request(  # type: ignore[override]
         self, method: str, url: str, params: Mapping[str, Any] | None = None, **options: Any
     ) -> requests.Response:
-        """Send a request and check the answer, whose `json()` returns what was read. Raises SourceError."""
-        form, shown = dict(params or {}), self._options.shown_url
+        """Send a request and check the answer, whose `json()` then returns what was read here. Raises SourceError.
+
+        PrometheusConnect calls this with the query in `params`; warnings and notes of the answer are in `reply`.
+        """
+        parameters, shown_url = dict(params or {}), self._options.shown_url
         try:
-            if method == "POST" and not self._gets_only:
+            if method == "POST" and not self._uses_get:
                 # As a form: long queries do not fit into the URL, where PrometheusConnect puts them.
-                response = super().request("POST", url, data=form, **options)
-                if response.status_code in _POST_REFUSED and not _is_of_the_api(response.content):
-                    retried = super().request("GET", url, params=form, **options)
-                    if _is_of_the_api(retried.content):
-                        self._gets_only, response = True, retried
+                response = super().request("POST", url, data=parameters, **options)
+                if response.status_code in _POST_REFUSED and not _is_api_answer(response.content):
+                    # A proxy may have refused the POST, not the server.
+                    get_response = super().request("GET", url, params=parameters, **options)
+                    if _is_api_answer(get_response.content):
+                        self._uses_get = True
+                        response = get_response
             else:
-                response = super().request("GET", url, params=form, **options)
+                response = super().request("GET", url, params=parameters, **options)
         except requests.RequestException as error:
-            raise unreachable(shown, error, self._options.timeout) from None
-        packing = response.headers.get("Content-Encoding", "identity").strip().lower()
-        if packing not in {"", "identity", *PACKED}:
+            raise unreachable(shown_url, error, self._options.timeout) from None
+        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding not in {"", "identity", *PACKED}:
             raise SourceError(
-                f"the metrics server compresses its answers as {packing[:40]}, which was not requested",
+                f"the metrics server compresses its answers as {encoding[:40]}, which was not requested",
                 hint="let the proxy in front of it respect Accept-Encoding: identity",
             )
         if len(response.content) > LARGEST_ANSWER:
@@ -107,19 +116,19 @@ class QuerySession(requests.Session):
                 f"the metrics server sent more than {LARGEST_ANSWER >> 20} MiB in one answer",
                 hint="narrow sources.prometheus.selectors, or lower sources.prometheus.max_series",
             )
-        answer = check_answer(shown, response, form.get("query"))
+        answer = check_answer(shown_url, response, parameters.get("query"))
         warnings = read_notes(answer, "warnings")
         if answer.get("isPartial"):
             warnings = (*warnings, "the answer is partial: a part of the storage did not answer")
         kind = answer["data"].get("resultType") if isinstance(answer["data"], dict) else ""
         date = response.headers.get("Date", "")
-        self._of_thread.reply = Reply(str(kind), warnings, read_notes(answer, "infos"), date, len(response.content))
+        self._thread_data.reply = Reply(str(kind), warnings, read_notes(answer, "infos"), date, len(response.content))
         response.json = lambda **_: answer  # type: ignore[method-assign]
         return response
 
 
-def _is_of_the_api(body: bytes) -> bool:
-    """Did the API itself answer, even with an error?"""
+def _is_api_answer(body: bytes) -> bool:
+    """Is this an answer of the API itself, even an error, and not of a proxy?"""
     try:
         answer = json.loads(body)
     except ValueError:

@@ -12,8 +12,16 @@ import numpy as np
 
 from evaluator.records import Limit, Margin
 from evaluator.records.arrays import BoolArray, FloatArray
-from evaluator.stats.estimators.estimate import Z_OF_POWER, Estimate, GroupAnswers, ask, decide_nothing, load, trend
-from evaluator.stats.estimators.strata import Strata, levels, run_levels
+from evaluator.stats.estimators.estimate import (
+    Z_OF_POWER,
+    Estimate,
+    GroupAnswers,
+    compute_answers,
+    compute_loadings,
+    decide_nothing,
+    find_trend,
+)
+from evaluator.stats.estimators.strata import Strata, standardise_levels, standardise_levels_by_run
 from evaluator.stats.variance.history import InstanceHistory
 from evaluator.stats.variance.instances import InstanceFrame, InstanceVariance
 from evaluator.stats.variance.longrun import time_variance
@@ -43,10 +51,9 @@ class Estimand:
     """Value in each run, shape (groups, runs), if runs are replicates."""
 
     def __sub__(self, other: Estimand) -> Estimand:
-        """Return the difference of two levels."""
+        """Return the difference of two levels, and of their influences."""
         with np.errstate(invalid="ignore"):
-            both = self.by_run is not None and other.by_run is not None
-            by_run = self.by_run - other.by_run if both else None  # type: ignore[operator]
+            by_run = None if self.by_run is None or other.by_run is None else self.by_run - other.by_run
             return Estimand(self.value - other.value, self.influence - other.influence, by_run)
 
     def log(self) -> Estimand:
@@ -57,9 +64,12 @@ class Estimand:
 
 
 def measure_level(strata: Strata, arm: int, numerator: FloatArray, design: Design) -> Estimand:
-    """Return the standardised level of one arm: `numerator` (2, endpoints, slots) per count of the strata."""
-    standardised = levels(strata, arm, numerator[arm])
-    by_run = run_levels(strata, arm, numerator[arm]) if design.kind == "replicates" else None
+    """Measure the standardised level of one arm (0 baseline, 1 candidate), and in each run if runs are replicates.
+
+    It is the mean of `numerator` (2, endpoints, slots) per request (or what else the strata count).
+    """
+    standardised = standardise_levels(strata, arm, numerator[arm])
+    by_run = standardise_levels_by_run(strata, arm, numerator[arm]) if design.kind == "replicates" else None
     return Estimand(standardised.level, standardised.influence, by_run)
 
 
@@ -80,11 +90,12 @@ class Spread:
     """Number of slow cosines that the level itself has removed from its influences."""
 
     def find_uncertainty(self, of: Estimand, arms: tuple[int, ...] = (0, 1)) -> tuple[FloatArray, Uncertainty]:
-        """Return the value (groups,) and its uncertainty. With replicates, the value is their mean.
+        """Return the value of an estimand (groups,) and its uncertainty. With replicates, the value is their mean.
 
-        `arms` are the arms that `of` contains: both, or one.
+        `arms` are the arms whose levels `of` contains: both (a difference), or one (0 baseline, 1 candidate).
         """
         time = time_variance(of.influence)
+        # The level has removed `fitted` cosines: the variance is the mean over the others.
         df = max(time.df - self.fitted, 1.0)
         time = replace(time, variance=time.variance * (time.df / df), df=df)
         value = of.value
@@ -94,7 +105,9 @@ class Spread:
             uncertainty = time_only(time)
         else:
             uncertainty = combine(time, self.instances, self.prior, arms=arms, history=self.history)
-        return value, uncertainty if self.floor is None else uncertainty.also(self.floor[list(arms)].sum(axis=0))
+        if self.floor is not None:
+            uncertainty = uncertainty.also(self.floor[list(arms)].sum(axis=0))
+        return value, uncertainty
 
     def find_scores(self, of: Estimand, sign: float = 1.0) -> FloatArray | None:
         """Return the contribution of each replicate or instance to the error, shape (units, groups).
@@ -103,8 +116,8 @@ class Spread:
         """
         if of.by_run is not None:
             return np.asarray(sign * centre(of.by_run).T)
-        repeated = self.design is not None and self.design.kind == "instances"
-        return sign * self.instances.scores if repeated and self.instances else None
+        has_instances = self.design is not None and self.design.kind == "instances"
+        return sign * self.instances.scores if has_instances and self.instances else None
 
 
 def vary_by_instance(
@@ -112,7 +125,13 @@ def vary_by_instance(
 ) -> InstanceVariance | None:
     """Return the variance between instances of a rate observed / exposure; `None` if the design has replicates.
 
-    `exposure` and `observed` have shape (rows,); `effect` and `relative` are those of `InstanceFrame.variance`.
+    Args:
+        strata: Weights of the comparison.
+        exposure: Denominator of each row of the instances (requests, or successes), shape (rows,).
+        observed: Numerator of each row (sum of times, failures), shape (rows,).
+        effect: Candidate against baseline, shape (groups,); it is removed before instances are compared.
+        design: What is replicated.
+        relative: Whether the effect is a factor, and the variance is that of the logarithm; else a difference.
     """
     if design.kind == "replicates":
         return None
@@ -121,39 +140,55 @@ def vary_by_instance(
 
 
 def log_bound(margin: Margin | None, sign: float, unit: float = 1.0) -> float:
-    """Return a margin as a log ratio; positive is harm. Without a margin it is 0.
+    """Return a margin as a log ratio, never negative: log(1 + margin) if lower is better, else -log(1 - margin).
 
-    `sign` is 1 if lower is better, else -1; `unit` is the level that an absolute margin is divided by.
+    Without a margin it is 0. `sign` is 1 if lower is better, else -1; `unit` is the level that an absolute margin is
+    divided by.
     """
     if margin is None:
         return 0.0
     share = margin.value if margin.relative else margin.value / unit
-    return float(np.log1p(share) if sign > 0 else -np.log1p(-min(share, 1 - 1e-12)))
+    if sign > 0:
+        return float(np.log1p(share))
+    # A tolerated fall by 100 % or more has no logarithm.
+    return float(-np.log1p(-min(share, 1 - 1e-12)))
 
 
-def looks_well(
+def are_within_bounds(
     baseline: FloatArray, candidate: FloatArray, margin: Margin | None, limit: Limit, sign: float = 1.0
 ) -> bool:
-    """Are all estimates within their margin and limits? Levels have shape (groups,)."""
+    """Are the levels of all groups within the margin and the limits, whatever their uncertainty?
+
+    Levels have shape (groups,). `margin=None`: no harm is allowed. `sign` is 1 if lower is better, else -1.
+    """
     allowed = 0.0 if margin is None else margin.value
-    bound = baseline * (1 + sign * allowed) if margin is None or margin.relative else baseline + sign * allowed
+    relative = margin is None or margin.relative
+    bound = baseline * (1 + sign * allowed) if relative else baseline + sign * allowed
     within = sign * (candidate - bound) <= 0
-    for direction, absolute in limit.bounds:
-        within &= direction * (candidate - absolute) <= 0
+    # The sign of a limit is 1 for a maximum, -1 for a minimum.
+    for limit_sign, limit_value in limit.bounds:
+        within &= limit_sign * (candidate - limit_value) <= 0
     return bool(within.all())
 
 
-def ask_limits(candidate: Estimand, spread: Spread, limit: Limit, *, log: bool = False) -> tuple[GroupAnswers, ...]:
-    """Test the candidate's own level against `max` and `min`; `log`: the level is a logarithm."""
+def answer_limits(candidate: Estimand, spread: Spread, limit: Limit, *, log: bool = False) -> tuple[GroupAnswers, ...]:
+    """Test the candidate's own level against the limits: one answer for each of `max` and `min` that is set.
+
+    `log`: the level is a logarithm, and limits are converted.
+    """
     if not limit.count:
         return ()
     value, uncertainty = spread.find_uncertainty(candidate, arms=(1,))
-    scaled = [(sign, np.log(max(bound, LEAST_LIMIT)) if log else bound) for sign, bound in limit.bounds]
-    return tuple(ask(sign * (value - bound), uncertainty) for sign, bound in scaled)
+    answers = []
+    # The sign is 1 for a maximum, -1 for a minimum, so that positive distances are beyond the limit.
+    for sign, bound in limit.bounds:
+        bound_on_scale = np.log(max(bound, LEAST_LIMIT)) if log else bound
+        answers.append(compute_answers(sign * (value - bound_on_scale), uncertainty))
+    return tuple(answers)
 
 
 def contrast(
-    levels_of: tuple[FloatArray, FloatArray],
+    shown_levels: tuple[FloatArray, FloatArray],
     difference: Estimand,
     spread: Spread,
     position: FloatArray,
@@ -169,50 +204,49 @@ def contrast(
 ) -> Estimate:
     """Compare the levels of baseline and candidate by t on the scale of `difference` (method B.2, B.3).
 
-    Args:
-        levels_of: Levels of baseline and candidate to show, each (groups,).
-        difference: Candidate minus baseline; of logarithms if `relative`.
-        spread: Their variance in addition to variation over time.
-        position: Position of each slot within its run, 0 to 1, shape (slots,).
-        alpha: One-sided level of the interval.
-        bound: The margin on the scale of the test.
-        sign: 1 if lower is better, -1 if higher is.
-        relative: Whether the effect is a ratio.
-        doubt: How much rounding may have moved the difference, on the scale of the test, (groups,). If it is at least
-            the margin, nothing is decided.
-        tolerance: One more bound to test, as a relative harm, (groups,).
-        against_limit: Answers of the candidate's own limits.
-        joint: Whether to keep the parts of the errors (`Estimate.loadings`).
+    `shown_levels`: levels of baseline and candidate to show, each (groups,). `difference`: candidate minus baseline, of
+    logarithms if the effect is a ratio (`relative`). `spread`: variance in addition to variation over time. `position`
+    (slots,): position of each slot within its run, 0 to 1. `alpha`: one-sided level of the interval. `bound`: the
+    margin on the scale of the test, not negative. `sign`: 1 if lower is better, -1 if higher is. `doubt` (groups,): how
+    much rounding may have moved the difference; if it is at least the margin, nothing is decided. `tolerance`
+    (groups,): one more bound to test, as a relative harm, if lower is better. `against_limit`: answers of the
+    candidate's own limits. `joint`: whether to keep the parts of the errors (`Estimate.loadings`).
     """
+    # `theta` is the effect on the scale of the test; times `sign`, positive is harm.
     theta, uncertainty = spread.find_uncertainty(difference)
-    hidden = np.zeros(theta.size) if doubt is None else doubt
+    doubt = np.zeros(theta.size) if doubt is None else doubt
     deciding = uncertainty.binding(alpha)
-    half, detectable = deciding.reach + hidden, deciding.reach + Z_OF_POWER * deciding.se + hidden
-    coarse = (hidden >= bound) & (hidden > 0) & (bound > 0)
-    effect = np.stack([theta, theta - half, theta + half])
+    half_width = deciding.reach + doubt
+    detectable = deciding.reach + Z_OF_POWER * deciding.se + doubt
+    coarse = (doubt >= bound) & (doubt > 0) & (bound > 0)
+    effect = np.stack([theta, theta - half_width, theta + half_width])
+    beyond = sign * theta - bound
     harm = sign * difference.influence
-    return conclude(
-        levels_of,
+    against_tolerance = None
+    if tolerance is not None:
+        against_tolerance = compute_answers(theta - np.log1p(tolerance), uncertainty, doubt)
+    return build_estimate(
+        shown_levels,
         np.expm1(effect) if relative else effect,
-        decide_nothing(ask(sign * theta - bound, uncertainty, hidden), coarse),
-        ask(sign * theta, uncertainty, hidden),
+        decide_nothing(compute_answers(beyond, uncertainty, doubt), coarse),
+        compute_answers(sign * theta, uncertainty, doubt),
         deciding,
         harm=harm,
         position=position,
-        doubt=hidden,
-        beyond=sign * theta - bound,
+        doubt=doubt,
+        beyond=beyond,
         detectable=np.expm1(detectable) if relative else detectable,
         se=deciding.se,
         against_limit=against_limit,
-        against_tolerance=None if tolerance is None else ask(theta - np.log1p(tolerance), uncertainty, hidden),
+        against_tolerance=against_tolerance,
         tolerance=tolerance,
         coarse=coarse,
-        loadings=load(harm, spread.find_scores(difference, sign), deciding.variance) if joint else None,
+        loadings=compute_loadings(harm, spread.find_scores(difference, sign), deciding.variance) if joint else None,
     )
 
 
-def conclude(
-    levels_of: tuple[FloatArray, FloatArray],
+def build_estimate(
+    shown_levels: tuple[FloatArray, FloatArray],
     effect: FloatArray,
     against_margin: GroupAnswers,
     against_zero: GroupAnswers,
@@ -230,28 +264,31 @@ def conclude(
     coarse: BoolArray | None = None,
     loadings: FloatArray | None = None,
 ) -> Estimate:
-    """Build an estimate from its answers and the bound that decides (method B.2, B.3).
+    """Build an estimate from its answers and the variance that decides (method B.2, B.3).
 
-    `levels_of`: levels to show, each (groups,). `effect` (3, groups): the estimate and its interval. `deciding`: the
-    bound at the level of the interval. `harm` (groups, slots): influence on `beyond` (groups,), the distance beyond the
-    margin on the scale of the test; `doubt`: how much rounding may have moved it. `position` (slots,): position of each
-    slot within its run, 0 to 1. The other arguments become the fields of `Estimate` with the same name.
+    It adds the trend, and how much more time is needed. `shown_levels`: levels of baseline and candidate, each
+    (groups,). `effect` (3, groups): the effect, and the lower and upper end of its interval. `deciding`: the variance
+    that decides at the level of the interval. `beyond` (groups,): distance beyond the margin on the scale of the test;
+    `harm` (groups, slots): influence of each slot on it; `doubt`: how much rounding may have moved it. `position`
+    (slots,): position of each slot within its run, 0 to 1. The other arguments become the fields of `Estimate` with the
+    same name.
     """
     variance = deciding.variance
-    # The estimate is shown to be within the margin once the rest of the variance is this small; never if negative.
-    spare = (np.maximum(-beyond - doubt, 0.0) / deciding.critical) ** 2 - deciding.persistent
+    # More time shrinks only a part of the variance. The estimate is shown to be within the margin once this part is
+    # as small as `allowed`; never if that is negative.
     shrinking = variance - deciding.persistent
+    allowed = (np.maximum(-beyond - doubt, 0.0) / deciding.critical) ** 2 - deciding.persistent
     return Estimate(
-        baseline=levels_of[0],
-        candidate=levels_of[1],
+        baseline=shown_levels[0],
+        candidate=shown_levels[1],
         effect=effect[0],
         lower=effect[1],
         upper=effect[2],
         against_margin=against_margin,
         against_zero=against_zero,
-        trend=trend(harm, position, beyond),
+        trend=find_trend(harm, position, beyond),
         detectable=detectable,
-        needed=np.where(spare > 0, shrinking / np.where(spare > 0, spare, 1.0), np.inf),
+        needed=np.where(allowed > 0, shrinking / np.where(allowed > 0, allowed, 1.0), np.inf),
         persistent=np.divide(deciding.persistent, variance, out=np.zeros_like(variance), where=variance > 0),
         se=se,
         df=deciding.df,

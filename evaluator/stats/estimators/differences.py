@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from evaluator.records import Direction, Limit
-from evaluator.stats.estimators.contrast import Spread, ask_limits, contrast, measure_level, vary_by_instance
+from evaluator.stats.estimators.contrast import Spread, answer_limits, contrast, measure_level, vary_by_instance
 from evaluator.stats.estimators.estimate import Estimate
 from evaluator.stats.estimators.strata import build_strata
 from evaluator.stats.shaping.panel import Panel
@@ -27,9 +27,10 @@ def compare_differences(
     floor: tuple[float, float] = (0.0, 0.0),
     fitted: int = 0,
 ) -> Estimate:
-    """Compare the total `value` per count of both arms (method B.2, B.3; trends: B.7).
+    """Compare the values of both arms by their difference: of each arm, the sum of values divided by what is counted.
 
-    Margin, limits and `sd_instance` have the unit of the value. If nothing varies, the answer is exact.
+    Margin, limits and `sd_instance` have the unit of the value. If nothing varies, the answer is exact (method B.2,
+    B.3; trends: B.7).
 
     Args:
         panel: Baseline and candidate, with the total `value`.
@@ -44,7 +45,8 @@ def compare_differences(
     """
     strata = build_strata(panel, panel.n)
     baseline, candidate = (measure_level(strata, arm, panel.totals["value"], design) for arm in (0, 1))
-    rows, difference = panel.rows, candidate - baseline
+    difference = candidate - baseline
+    rows = panel.rows
     spread = Spread(
         design,
         vary_by_instance(strata, rows.n, rows.totals["value"], difference.value, design, relative=False),
@@ -61,5 +63,5 @@ def compare_differences(
         bound=margin,
         sign=1.0 if direction is Direction.LOWER else -1.0,
         relative=False,
-        against_limit=ask_limits(candidate, spread, limit or Limit()),
+        against_limit=answer_limits(candidate, spread, limit or Limit()),
     )

@@ -33,42 +33,54 @@ class Distribution:
 
     def quantile(self, probability: float) -> float:
         """Return the smallest time (ms) by which this share of requests is done; infinite if too many failed."""
+        # So written, it is true if the share is NaN.
         if not self.cumulative[-1] >= probability:
             return float("inf")
         k = int(np.searchsorted(self.cumulative, probability, side="left"))
         if k == 0:
             return float(self.limits[0])
-        low, high = self.cumulative[k - 1], self.cumulative[k]
-        return float(self.limits[k - 1] + (probability - low) / (high - low) * (self.limits[k] - self.limits[k - 1]))
+        share_before, share_after = self.cumulative[k - 1], self.cumulative[k]
+        position = (probability - share_before) / (share_after - share_before)
+        return float(self.limits[k - 1] + position * (self.limits[k] - self.limits[k - 1]))
 
 
 def standardised_distributions(bins: SortedBins, weight: FloatArray, limits: FloatArray) -> FloatArray:
-    """Return the cumulative share of each arm at each limit, shape (2, limits).
+    """Return the cumulative share of requests of each arm at each limit of the bins, shape (2, limits).
 
-    `weight` (cells,) is the contribution of one request of a cell; NaN for cells after this look.
+    `weight` (cells,) is the contribution of one request of a cell; NaN for cells that are later than the judged period.
     """
     mass, starts = np.take(weight, bins.cell), bins.starts
     mass *= bins.n
-    counted = mass >= 0
-    # Rows after the look are left out: they would change the order of summation, and so the last bit of sums.
-    if not counted.all():
-        rows = np.flatnonzero(counted)
-        mass, starts = mass[rows], np.searchsorted(rows, starts)
-    used = np.flatnonzero(np.diff(starts))
-    by_bin = np.zeros(2 * (limits.size - 1))
-    by_bin[used] = np.add.reduceat(mass, starts[used])
+    is_judged = mass >= 0
+    # Later rows are left out: they would change the order of summation, and so the last bit of sums.
+    if not is_judged.all():
+        judged_rows = np.flatnonzero(is_judged)
+        mass, starts = mass[judged_rows], np.searchsorted(judged_rows, starts)
+    # Rows are in the order of bins and, within a bin, of arms.
+    with_rows = np.flatnonzero(np.diff(starts))
+    mass_by_bin_and_arm = np.zeros(2 * (limits.size - 1))
+    mass_by_bin_and_arm[with_rows] = np.add.reduceat(mass, starts[with_rows])
     shares = np.zeros((2, limits.size))
-    np.cumsum(by_bin.reshape(-1, 2).T, axis=1, out=shares[:, 1:])
+    np.cumsum(mass_by_bin_and_arm.reshape(-1, 2).T, axis=1, out=shares[:, 1:])
     return shares
 
 
 def distributions_by_row(
     bins: SortedBins, weight: FloatArray, limits: FloatArray, row: IntArray, rows: int
 ) -> FloatArray:
-    """Return the same for each row separately, shape (rows, limits); `row` (cells,) is the row of each cell."""
-    width = limits.size - 1
-    key = row[bins.cell] * width + np.repeat(np.arange(bins.sizes.size), bins.sizes)
-    mass = np.bincount(key, weights=bins.n * weight[bins.cell], minlength=rows * width).reshape(rows, width)
+    """Return the cumulative share of requests at each limit of the bins, by sets of cells: shape (rows, limits).
+
+    Args:
+        bins: The histograms.
+        weight: Contribution of one request of each cell, shape (cells,).
+        limits: Limits of the bins, shape (bins + 1,).
+        row: The set (0 … rows - 1) that each cell belongs to, shape (cells,).
+        rows: Number of sets.
+    """
+    bin_count = limits.size - 1
+    row_bin = np.repeat(np.arange(bins.sizes.size), bins.sizes)
+    key = row[bins.cell] * bin_count + row_bin
+    mass = np.bincount(key, weights=bins.n * weight[bins.cell], minlength=rows * bin_count).reshape(rows, bin_count)
     return np.pad(np.cumsum(mass, axis=1), ((0, 0), (1, 0)))
 
 
@@ -85,43 +97,55 @@ def count_done(panel: Panel, times_ms: FloatArray) -> FloatArray:
 
 
 def count_done_by_row(panel: Panel, times_ms: FloatArray) -> FloatArray:
-    """Count the same in each instance row of both arms: shape (times, rows)."""
+    """Count the requests done successfully by each of these times in each instance row: shape (times, rows)."""
     rows = panel.rows
     below = counts_below(panel.row_bins, find_limits_ms(panel), times_ms, rows.histogram_rows)
+    # The panel of an earlier time has fewer rows than the histogram.
     return below if rows.n.size == rows.histogram_rows else np.take(below, rows.histogram, axis=1)
 
 
 def counts_below(bins: SortedBins, limits: FloatArray, times_ms: FloatArray, cells: int) -> FloatArray:
-    """Count the requests done by each of `times_ms` in each cell: shape (times, cells). Partial counts are reused."""
-    out = np.empty((times_ms.size, cells))
-    inside = np.searchsorted(limits, times_ms, side="right") - 1
-    last = np.minimum(inside + 1, limits.size - 1)
-    width = limits[last] - limits[inside]
-    share = np.divide(times_ms - limits[inside], width, out=np.zeros(times_ms.size), where=width > 0)
+    """Count the requests done by each of `times_ms` in each cell of a histogram: shape (times, cells).
+
+    All bins before a time count, and a share of the bin that contains it: requests are assumed to be spread evenly.
+    `limits` (bins + 1,) are the limits of the bins in ms.
+    """
+    counts = np.empty((times_ms.size, cells))
+    bin_of_time = np.searchsorted(limits, times_ms, side="right") - 1
+    end_of_bin = np.minimum(bin_of_time + 1, limits.size - 1)
+    width = limits[end_of_bin] - limits[bin_of_time]
+    share_of_bin = np.divide(times_ms - limits[bin_of_time], width, out=np.zeros(times_ms.size), where=width > 0)
+    # The first row of each bin; times after the last bin have no rows.
     starts = bins.starts[::2]
-    begin, end = (np.minimum(k, starts.size - 1) for k in (inside, inside + 1))
-    rows = list(zip(starts[begin].tolist(), starts[end].tolist(), strict=True))
-    for i in np.argsort(times_ms).tolist():  # increasing, so that each continues from the last
-        first, behind = rows[i]
-        out[i] = _counts_before(bins, first, cells)
-        np.add.at(out[i], bins.cell[first:behind], bins.n[first:behind] * share[i])
-    return out
+    first_rows = starts[np.minimum(bin_of_time, starts.size - 1)].tolist()
+    end_rows = starts[np.minimum(bin_of_time + 1, starts.size - 1)].tolist()
+    # In the order of times, so that the counts of each continue from those of the time before, which are cached.
+    for i in np.argsort(times_ms).tolist():
+        rows = slice(first_rows[i], end_rows[i])
+        counts[i] = _count_before(bins, first_rows[i], cells)
+        np.add.at(counts[i], bins.cell[rows], bins.n[rows] * share_of_bin[i])
+    return counts
 
 
 MOST_KEPT = 8
+"""Largest number of rows whose counts are cached."""
 
 
-def _counts_before(bins: SortedBins, row: int, cells: int) -> FloatArray:
-    """Requests of each cell in the rows before this one, computed from the nearest cached row."""
-    nearest = min((0, *bins.passed), key=lambda counted_row: abs(counted_row - row))
+def _count_before(bins: SortedBins, row: int, cells: int) -> FloatArray:
+    """Count the requests of each cell in all rows before `row`, shape (cells,).
+
+    The counts are computed from those of the nearest cached row, and are cached for the next call.
+    """
+    nearest = min((0, *bins.passed), key=lambda cached_row: abs(cached_row - row))
     counts = bins.passed[nearest] if nearest else np.zeros(cells)
     if row == nearest:
         return counts
     between = slice(min(row, nearest), max(row, nearest))
-    step = np.bincount(bins.cell[between], weights=bins.n[between], minlength=cells)
+    difference = np.bincount(bins.cell[between], weights=bins.n[between], minlength=cells)
     # Counts are integers: subtracting rows is exact.
-    counts = counts + step if row > nearest else counts - step
+    counts = counts + difference if row > nearest else counts - difference
     while len(bins.passed) >= MOST_KEPT:
-        del bins.passed[next(iter(bins.passed))]
+        oldest = next(iter(bins.passed))
+        del bins.passed[oldest]
     bins.passed[row] = counts
     return counts

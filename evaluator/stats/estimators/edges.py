@@ -24,7 +24,7 @@ from evaluator.records.arrays import FloatArray
 from evaluator.stats.estimators.estimate import Depth, Estimate, GroupAnswers
 from evaluator.stats.estimators.failures import compare_failures
 from evaluator.stats.estimators.frames import frame_all_requests
-from evaluator.stats.estimators.strata import levels
+from evaluator.stats.estimators.strata import standardise_levels
 from evaluator.stats.shaping.panel import Panel
 from evaluator.stats.variance.uncertainty import Design
 
@@ -50,7 +50,7 @@ class EdgePanel:
         return self.panel.bucket_s
 
     def before(self, bucket: int) -> EdgePanel | None:
-        """Return the panel before this bucket, the first of a block; `None` if an arm had no data yet."""
+        """Return the panel before `bucket`, the first bucket of a block; `None` if an arm had no data before it."""
         panel = self.panel.before(bucket)
         if panel is None:
             return None
@@ -59,7 +59,10 @@ class EdgePanel:
         return EdgePanel(panel, self.bounds, above, self.row_above[:, earlier_rows])
 
     def pair(self, baseline: int, candidate: int) -> Panel:
-        """Build a panel whose failures are the observations above a bound: one for each arm, given by its index."""
+        """Build a panel whose failures are observations above a bound.
+
+        `baseline` and `candidate` are the indices (in `bounds`) of the bound of each arm.
+        """
         rows = self.panel.rows
         failures = np.stack([self.above[baseline, 0], self.above[candidate, 1]])
         row_failures = np.where(rows.arm == 1, self.row_above[candidate], self.row_above[baseline])
@@ -68,7 +71,7 @@ class EdgePanel:
     def shares(self) -> FloatArray:
         """Return the standardised share of observations within each bound, shape (2, bounds)."""
         strata, _ = frame_all_requests(self.panel)
-        return np.stack([1 - levels(strata, arm, self.above[:, arm]).level[:, 0] for arm in (0, 1)])
+        return np.stack([1 - standardise_levels(strata, arm, self.above[:, arm]).level[:, 0] for arm in (0, 1)])
 
 
 def stack_panels(bounds: FloatArray, panels: list[Panel]) -> EdgePanel:
@@ -114,8 +117,12 @@ class _BoundTests:
         """Is the effect a ratio?"""
         return self.margin is None or self.margin.relative
 
-    def ask(self, baseline: int, candidate: int, limit: Limit | None = None) -> Estimate:
-        """Compare the shares above two bounds (by their index)."""
+    def compare_shares(self, baseline: int, candidate: int, limit: Limit | None = None) -> Estimate:
+        """Compare the candidate's share of observations above a bound with the baseline's share above another.
+
+        `baseline` and `candidate` are the indices of these bounds; `limit` is for the candidate's share. Observations
+        above a bound are compared as failures, without a margin: the margin is in the choice of the bounds.
+        """
         return compare_failures(
             self.edges.pair(baseline, candidate),
             self.design,
@@ -128,8 +135,8 @@ class _BoundTests:
             shared=frame_all_requests(self.edges.panel),
         )
 
-    def reach(self, bound: float) -> float:
-        """Return this bound plus the margin."""
+    def add_margin(self, bound: float) -> float:
+        """Return this bound plus the margin, in the metric's unit."""
         if self.margin is None:
             return bound
         return bound * (1 + self.margin.value) if self.margin.relative else bound + self.margin.value
@@ -163,168 +170,225 @@ def compare_edges(
         the margin is relative.
     """
     shares = edges.shares()
-    reached = np.flatnonzero(shares[0] >= probability)
-    if not reached.size:
+    # Bounds at or above the baseline's quantile.
+    at_or_above = np.flatnonzero(shares[0] >= probability)
+    if not at_or_above.size:
         largest = edges.bounds[-1] if edges.bounds.size else 0.0
         return EdgeEstimate(None, problem=f"on baseline it is above the largest bound of the histogram, {largest:g}")
-    upper = int(reached[0])
+    upper = int(at_or_above[0])
     if edges.bounds[upper] <= 0 and (margin is None or margin.relative):
         return EdgeEstimate(
             None, problem="on baseline it is 0 or negative, so there is no ratio: give it an absolute margin"
         )
-    quantiles = tuple(_interpolate(edges.bounds, arm, probability) for arm in shares)
-    spread = sd_instance * spread_of_share(edges.bounds, shares[0], upper)
-    tests = _BoundTests(
-        edges, design, probability, margin, alpha, shares, (quantiles[0], quantiles[1]), upper, spread, depth
+    quantiles = (
+        _interpolate_quantile(edges.bounds, shares[0], probability),
+        _interpolate_quantile(edges.bounds, shares[1], probability),
     )
+    sd_of_share = sd_instance * spread_of_share(edges.bounds, shares[0], upper)
+    tests = _BoundTests(edges, design, probability, margin, alpha, shares, quantiles, upper, sd_of_share, depth)
     return _answer(tests, limit)
 
 
 def spread_of_share(bounds: FloatArray, shares: FloatArray, index: int) -> float:
-    """Return the change of the share within a bound per relative change of scale, from the bucket below the bound.
+    """Return by how much the share of observations within a bound rises if all of them become faster by a small factor.
 
-    `bounds` and `shares` have shape (bounds,); `index` is the bound.
+    It is the rise for a factor of 1 + x, divided by x, estimated from the bucket below the bound.
+
+    Args:
+        bounds: Upper bounds of the histogram, shape (bounds,).
+        shares: Share of observations within each bound, shape (bounds,).
+        index: Index of the bound.
     """
     if index == 0 or bounds[index - 1] <= 0:
         return float(shares[index])
     return float((shares[index] - shares[index - 1]) / np.log(bounds[index] / bounds[index - 1]))
 
 
-def _interpolate(bounds: FloatArray, shares: FloatArray, probability: float) -> float:
-    """Interpolate as Prometheus does: evenly within the bucket; at most the largest bound."""
+def _interpolate_quantile(bounds: FloatArray, shares: FloatArray, probability: float) -> float:
+    """Interpolate a quantile as Prometheus does: evenly within its bucket; at most the largest bound.
+
+    `shares` are the shares of observations within each of `bounds`, both of shape (bounds,). The first bucket begins
+    at 0.
+    """
     index = int(np.searchsorted(shares, probability))
     if index >= bounds.size:
         return float(bounds[-1])
-    low, below = (float(bounds[index - 1]), float(shares[index - 1])) if index else (0.0, 0.0)
-    if bounds[index] <= 0 and not index:
+    if index == 0 and bounds[index] <= 0:
         return float(bounds[index])
-    inside = (probability - below) / max(float(shares[index]) - below, 1e-300)
-    return low + (float(bounds[index]) - low) * min(max(inside, 0.0), 1.0)
+    lower_bound = float(bounds[index - 1]) if index else 0.0
+    share_below = float(shares[index - 1]) if index else 0.0
+    position = (probability - share_below) / max(float(shares[index]) - share_below, 1e-300)
+    return lower_bound + (float(bounds[index]) - lower_bound) * min(max(position, 0.0), 1.0)
 
 
 def _answer(tests: _BoundTests, limit: Limit) -> EdgeEstimate:
+    """Test the quantile against the margin, zero and the limits at bounds of the histogram: one estimate, one group.
+
+    Between bounds nothing is known. So the candidate is shown to be worse at a bound that is certainly the margin above
+    the baseline's quantile, and to be within the margin at a bound that is certainly no more than the margin above it.
+    """
     bounds, upper = tests.edges.bounds, tests.upper
-    # "Worse" is tested at the first bound that is at least the margin above the bound at the baseline's quantile,
-    # "within" at the last bound that is at most the margin above the bound below this quantile.
-    least_bound = tests.reach(float(bounds[upper]))
-    worse_at = np.flatnonzero(bounds >= least_bound - SAME * abs(least_bound))
-    within_at = upper - 1
+    # The baseline's quantile is between the bounds `upper - 1` and `upper`. "Worse" is tested at the first bound that
+    # is at least the margin above `upper`, "within" at the last bound that is at most the margin above `upper - 1`.
+    least_worse = tests.add_margin(float(bounds[upper]))
+    worse_bounds = np.flatnonzero(bounds >= least_worse - SAME * abs(least_worse))
+    within_bound = upper - 1
     if upper:
-        allowed = tests.reach(float(bounds[upper - 1]))
-        within_at = int(np.flatnonzero(bounds <= allowed + SAME * abs(allowed))[-1])
-    resolved = within_at > upper - 1
-    at_all = tests.ask(upper, upper)
-    worse = None if not worse_at.size else at_all if worse_at[0] == upper else tests.ask(upper, int(worse_at[0]))
-    within = tests.ask(upper - 1, within_at) if resolved else None
-    shown = within or worse or at_all
+        most_within = tests.add_margin(float(bounds[upper - 1]))
+        within_bound = int(np.flatnonzero(bounds <= most_within + SAME * abs(most_within))[-1])
+    # A bound below the baseline's quantile cannot show that the candidate is no slower than allowed.
+    resolved = within_bound > upper - 1
+    any_harm = tests.compare_shares(upper, upper)
+    worse = None
+    if worse_bounds.size:
+        worse = any_harm if worse_bounds[0] == upper else tests.compare_shares(upper, int(worse_bounds[0]))
+    within = tests.compare_shares(upper - 1, within_bound) if resolved else None
+    shown = within or worse or any_harm
     # Nothing is shown if there is no such bound, or if the candidate's own quantile is on the other side of it.
     p_worse = p_within = np.ones(1)
-    if worse and tests.shares[1][worse_at[0]] < tests.probability:
+    if worse and tests.shares[1][worse_bounds[0]] < tests.probability:
         p_worse = worse.against_zero.p_worse
-    if within and tests.shares[1][within_at] >= tests.probability:
+    if within and tests.shares[1][within_bound] >= tests.probability:
         p_within = within.against_zero.p_within
-    against = GroupAnswers(shown.against_zero.beyond, p_worse, p_within)
+    against_margin = GroupAnswers(shown.against_zero.beyond, p_worse, p_within)
     baseline, candidate = tests.quantiles
     effect = candidate / baseline - 1 if tests.relative else candidate - baseline
-    lower, upper_end = _interval(tests, effect) if tests.depth == "full" else (np.nan, np.nan)
-    ones = np.ones(1)
+    effect_lower, effect_upper = _find_interval(tests, effect) if tests.depth == "full" else (np.nan, np.nan)
+    one_group = np.ones(1)
     return EdgeEstimate(
         replace(
             shown,
-            baseline=baseline * ones,
-            candidate=candidate * ones,
-            effect=effect * ones,
-            lower=lower * ones,
-            upper=upper_end * ones,
-            against_margin=against if tests.margin else at_all.against_zero,
-            against_zero=at_all.against_zero,
-            detectable=_find_detectable(tests, at_all) * ones,
-            se=np.nan * ones,
-            against_limit=_limits(tests, limit),
-            loadings=(worse or at_all).loadings,
+            baseline=baseline * one_group,
+            candidate=candidate * one_group,
+            effect=effect * one_group,
+            lower=effect_lower * one_group,
+            upper=effect_upper * one_group,
+            against_margin=against_margin if tests.margin else any_harm.against_zero,
+            against_zero=any_harm.against_zero,
+            detectable=_find_detectable(tests, any_harm) * one_group,
+            se=np.nan * one_group,
+            against_limit=_answer_limits(tests, limit),
+            loadings=(worse or any_harm).loadings,
         ),
-        unresolved=_explain(tests) if tests.margin and not resolved else "",
+        unresolved=_explain_unresolved(tests) if tests.margin and not resolved else "",
     )
 
 
-def _interval(tests: _BoundTests, effect: float) -> tuple[float, float]:
-    """The interval of changes that the bounds do not exclude: its ends are ratios (or differences) of bounds."""
+def _find_interval(tests: _BoundTests, effect: float) -> tuple[float, float]:
+    """Find the lowest and the highest effect that no test at a bound rejects; `effect` itself is always between them.
+
+    The lower end comes from the last bound that the candidate's quantile is shown to exceed, the upper end from the
+    first bound that it is shown not to exceed. Without such a bound, an end is that of all possible effects.
+    """
     bounds, upper, alpha = tests.edges.bounds, tests.upper, tests.alpha
-    above = _last(lambda e: float(tests.ask(upper, e).against_zero.p_worse[0]) < alpha, bounds.size - 1)
-    low = -1.0 if tests.relative else -float(bounds[upper])
-    lower = low if above is None else _change(tests, bounds[above], bounds[upper])
-    high = np.inf
+    last_bound = bounds.size - 1
+
+    def is_exceeded(bound: int) -> bool:
+        return float(tests.compare_shares(upper, bound).against_zero.p_worse[0]) < alpha
+
+    def is_not_exceeded(bound: int) -> bool:
+        return float(tests.compare_shares(upper - 1, bound).against_zero.p_within[0]) < alpha
+
+    lower = -1.0 if tests.relative else -float(bounds[upper])
+    exceeded = _find_last(is_exceeded, last_bound)
+    if exceeded is not None:
+        lower = _express_change(tests, bounds[exceeded], bounds[upper])
+    higher = np.inf
     if upper > 0:
-        under = upper - 1
-        count = bounds.size - 1
-        inside = _last(lambda k: float(tests.ask(under, count - k).against_zero.p_within[0]) < alpha, count)
-        if inside is not None:
-            high = _change(tests, bounds[count - inside], bounds[under])
-    return min(lower, effect), max(high, effect)
+        # The first bound is the last in reverse order.
+        bounds_above = _find_last(lambda k: is_not_exceeded(last_bound - k), last_bound)
+        if bounds_above is not None:
+            higher = _express_change(tests, bounds[last_bound - bounds_above], bounds[upper - 1])
+    return min(lower, effect), max(higher, effect)
 
 
-def _change(tests: _BoundTests, to: float, since: float) -> float:
+def _express_change(tests: _BoundTests, value: float, reference: float) -> float:
+    """Express the change from `reference` to `value` as the effect is shown: relative, or as a difference."""
     if not tests.relative:
-        return float(to - since)
-    return float(to / since - 1) if since > 0 else np.inf
+        return float(value - reference)
+    return float(value / reference - 1) if reference > 0 else np.inf
 
 
-def _last(holds: Callable[[int], bool], last: int) -> int | None:
-    """The last index up to `last` for which `holds` is true, if it is true up to some index and false after it."""
-    first = 0
-    if not holds(first):
+def _find_last(holds: Callable[[int], bool], last: int) -> int | None:
+    """Find the last of the indices 0 … `last` for which `holds` is true, by bisection; `None` if there is none.
+
+    `holds` must be true up to some index and false after it.
+    """
+    if not holds(0):
         return None
-    while first < last:
-        middle = (first + last + 1) // 2
-        first, last = (middle, last) if holds(middle) else (first, middle - 1)
-    return first
+    low, high = 0, last
+    while low < high:
+        middle = (low + high + 1) // 2
+        if holds(middle):
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
-def _find_detectable(tests: _BoundTests, at_all: Estimate) -> float:
-    """Slowdown that would be detected at the bound, from the baseline's own (interpolated) distribution."""
-    detectable_share = float(at_all.detectable[0])
+def _find_detectable(tests: _BoundTests, any_harm: Estimate) -> float:
+    """Find the smallest slowdown that is detected at the bound above the baseline's quantile; NaN if none is.
+
+    `any_harm` compares the shares above this bound. The share that it can detect is converted to a slowdown by the
+    baseline's own (interpolated) distribution: such a slowdown lifts this share of observations above the bound.
+    """
+    detectable_share = float(any_harm.detectable[0])
     share_before = float(tests.shares[0][tests.upper]) - detectable_share
     if not np.isfinite(detectable_share) or share_before <= 0:
         return np.nan
     bound = float(tests.edges.bounds[tests.upper])
-    before = _interpolate(tests.edges.bounds, tests.shares[0], share_before)
-    return _change(tests, bound, before) if before > 0 else np.nan
+    lifted_to_bound = _interpolate_quantile(tests.edges.bounds, tests.shares[0], share_before)
+    return _express_change(tests, bound, lifted_to_bound) if lifted_to_bound > 0 else np.nan
 
 
-def _limits(tests: _BoundTests, limit: Limit) -> tuple[GroupAnswers, ...]:
-    """Test absolute limits at the bounds next to them: "beyond" at the one outside, "within" at the one inside."""
-    bounds, by_limit = tests.edges.bounds, []
-    share = Limit(max=1 - tests.probability)
-    for sign, bound in limit.bounds:
-        below, above = bounds[bounds <= bound * (1 + SAME)].size - 1, int(np.sum(bounds < bound * (1 - SAME)))
-        inner, outer = (below, above) if sign > 0 else (above, below)
-        p_values = []
-        for at, beyond in ((outer, True), (inner, False)):
-            # p-value of "the candidate's quantile is above this bound", or of "it is below".
-            estimate = tests.ask(at, at, share) if 0 <= at < bounds.size else None
-            above_it = beyond == (sign > 0)
-            if estimate is None:
-                p_values.append(np.ones(1))
-            else:
-                answers = estimate.against_limit[0]
-                p_values.append(answers.p_worse if above_it else answers.p_within)
-        by_limit.append(GroupAnswers(np.zeros(1), *p_values))
-    return tuple(by_limit)
+def _answer_limits(tests: _BoundTests, limit: Limit) -> tuple[GroupAnswers, ...]:
+    """Test the candidate's own quantile against `max` and `min`, at the bounds of the histogram next to each limit.
+
+    It is shown to be beyond a limit at the next bound outside, and within at the next bound inside.
+    """
+    bounds = tests.edges.bounds
+    answers = []
+    # The sign is 1 for `max`, -1 for `min`.
+    for sign, limit_value in limit.bounds:
+        last_below = int(np.sum(bounds <= limit_value * (1 + SAME))) - 1
+        first_above = int(np.sum(bounds < limit_value * (1 - SAME)))
+        if sign > 0:
+            p_worse = _test_against_bound(tests, first_above, above=True)
+            p_within = _test_against_bound(tests, last_below, above=False)
+        else:
+            p_worse = _test_against_bound(tests, last_below, above=False)
+            p_within = _test_against_bound(tests, first_above, above=True)
+        answers.append(GroupAnswers(np.zeros(1), p_worse, p_within))
+    return tuple(answers)
 
 
-def _explain(tests: _BoundTests) -> str:
-    """Explain which bounds could show it to be within the margin."""
+def _test_against_bound(tests: _BoundTests, index: int, *, above: bool) -> FloatArray:
+    """Return the p-value (1,) of "the candidate's quantile is above this bound", or of "it is at most this bound".
+
+    It is 1, so that nothing is shown, if the histogram has no bound of this index.
+    """
+    if not 0 <= index < tests.edges.bounds.size:
+        return np.ones(1)
+    # The quantile is above a bound if more than 1 - p of all observations are.
+    share_above = Limit(max=1 - tests.probability)
+    answers = tests.compare_shares(index, index, share_above).against_limit[0]
+    return answers.p_worse if above else answers.p_within
+
+
+def _explain_unresolved(tests: _BoundTests) -> str:
+    """Explain to a user which bounds of the histogram could show the quantile to be within the margin."""
     bounds, margin = tests.edges.bounds, tests.margin
     high, quantile = float(bounds[tests.upper]), tests.quantiles[0]
     low = float(bounds[tests.upper - 1]) if tests.upper else 0.0
     allowed = margin.value if margin else 0.0
+    # Two bounds around the baseline's quantile that are the margin apart; the first may exist.
     if tests.relative:
         start = max(low, quantile / (1 + allowed))
-        near = start * (1 + allowed)
+        end = start * (1 + allowed)
     else:
         start = max(low, quantile - allowed)
-        near = start + allowed
-    suggested_bounds = f"{start:.3g} and {near:.3g}" if start > low else f"{near:.3g}"
+        end = start + allowed
+    suggested_bounds = f"{start:.3g} and {end:.3g}" if start > low else f"{end:.3g}"
     return (
         f"it is between the bounds {low:g} and {high:g} of the histogram, which are further apart than the margin: "
         f"add bounds such as {suggested_bounds}, or judge the share of observations below {high:g} (histogram_share)"

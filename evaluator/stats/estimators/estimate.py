@@ -17,8 +17,9 @@ Z_OF_POWER = 0.8416212335729143
 """Normal quantile of 80 %, the power at which an effect counts as detectable."""
 
 Depth = Literal["full", "answers", "suspects"]
-"""What is computed: all; all but intervals; only answers for estimates beyond their bound (see `not_worse`)."""
+"""What is computed: all; all but intervals; only answers for estimates beyond their bound (see `build_untested`)."""
 TREND_BELOW = 30
+"""With fewer slots, the standard error of a trend comes from its residuals, not from cosines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Answers:
 
     @classmethod
     def of(cls, statistic: float, df: float = math.inf) -> Self:
-        """Compute both from a t statistic that is positive beyond the bound; NaN gives NaN."""
+        """Compute both p-values from a t statistic that is positive beyond the bound; NaN gives NaN."""
         return cls(float(t_below(-statistic, df)), float(t_below(statistic, df)))
 
 
@@ -60,12 +61,12 @@ class Tolerance:
     """Largest tolerance: relative in `as_ratio`, in the metric's unit in `as_difference`."""
 
     def as_ratio(self, baseline: FloatArray) -> FloatArray:
-        """Return it relative to the levels `baseline` (groups,)."""
-        own = np.divide(self.absolute, baseline, out=np.zeros_like(self.absolute), where=baseline > 0)
-        return np.minimum(np.maximum(self.relative, own), self.most)
+        """Return the tolerance relative to the levels `baseline`; all arrays have shape (groups,)."""
+        absolute_as_ratio = np.divide(self.absolute, baseline, out=np.zeros_like(self.absolute), where=baseline > 0)
+        return np.minimum(np.maximum(self.relative, absolute_as_ratio), self.most)
 
     def as_difference(self, baseline: FloatArray) -> FloatArray:
-        """Return it as a difference to the levels `baseline` (groups,)."""
+        """Return the tolerance as a difference to the levels `baseline`; all arrays have shape (groups,)."""
         return np.minimum(np.maximum(self.relative * baseline, self.absolute), self.most)
 
 
@@ -110,14 +111,17 @@ class Estimate:
     coarse: BoolArray | None = None
     """Is the recorded step of the times too coarse for the margin? Then the margin decides nothing."""
     loadings: FloatArray | None = None
-    """Parts of the errors, shape (groups, parts): dot products of two rows are correlations (see `load`)."""
+    """Parts of the errors, shape (groups, parts): dot products of two rows are correlations (`compute_loadings`)."""
 
     def of_group(self, group: int) -> Estimate:
-        """Return the estimate of one group."""
+        """Return the estimate of one group; its arrays have shape (1,)."""
 
         def pick(part: Any) -> Any:
-            if part is None or isinstance(part, np.ndarray):
-                return part if part is None else part[group : group + 1]
+            """Pick the group in an array, in each element of a tuple, or in each field of a record."""
+            if part is None:
+                return None
+            if isinstance(part, np.ndarray):
+                return part[group : group + 1]
             if isinstance(part, tuple):
                 return tuple(pick(element) for element in part)
             return type(part)(*(pick(getattr(part, name)) for name in part.__dataclass_fields__))
@@ -125,39 +129,53 @@ class Estimate:
         return Estimate(*(pick(getattr(self, name)) for name in self.__dataclass_fields__))
 
 
-def not_worse(baseline: FloatArray, candidate: FloatArray, limits: int) -> Estimate:
-    """Return the answer of an early look at which all estimates are within their bounds, so that no p-value is small.
+def build_untested(baseline: FloatArray, candidate: FloatArray, limits: int) -> Estimate:
+    """Build an estimate without any test, for an early look at which all levels are within their bounds.
 
-    Variances were not computed: p-values are 1, as upper bounds, and the other results are NaN. `baseline` and
-    `candidate` are the levels (groups,); `limits` is the number of limits.
+    Such a look cannot find harm, so no variance is computed: p-values are 1, and the other results are NaN.
+
+    Args:
+        baseline: Levels of the baseline, shape (groups,).
+        candidate: Levels of the candidate, shape (groups,).
+        limits: Number of limits, which get an answer each.
     """
-    nothing = np.full(baseline.shape, np.nan)
-    answers = GroupAnswers(nothing, np.ones(baseline.shape), np.ones(baseline.shape))
+    unknown = np.full(baseline.shape, np.nan)
+    answers = GroupAnswers(unknown, np.ones(baseline.shape), np.ones(baseline.shape))
     return Estimate(
         baseline=baseline,
         candidate=candidate,
-        effect=nothing,
-        lower=nothing,
-        upper=nothing,
+        effect=unknown,
+        lower=unknown,
+        upper=unknown,
         against_margin=answers,
         against_zero=answers,
-        trend=Trend(nothing, nothing, nothing),
-        detectable=nothing,
-        needed=nothing,
+        trend=Trend(unknown, unknown, unknown),
+        detectable=unknown,
+        needed=unknown,
         persistent=np.zeros(baseline.shape),
-        se=nothing,
-        df=nothing,
+        se=unknown,
+        df=unknown,
         against_limit=(answers,) * limits,
         against_tolerance=answers,
-        tolerance=nothing,
+        tolerance=unknown,
     )
 
 
-def ask(beyond: FloatArray, uncertainty: Uncertainty, doubt: FloatArray | None = None) -> GroupAnswers:
-    """Test `beyond` (groups,) against 0. `doubt` (groups,): it may be wrong by this much in each direction."""
+def compute_answers(beyond: FloatArray, uncertainty: Uncertainty, doubt: FloatArray | None = None) -> GroupAnswers:
+    """Test whether the estimates are beyond their bounds, or within.
+
+    Args:
+        beyond: Distance of each estimate beyond its bound, on the scale of the test, shape (groups,).
+        uncertainty: Uncertainty of this distance.
+        doubt: How far rounding may have moved the distance, in each direction, shape (groups,); `None`: not at all.
+    """
     if doubt is None or not doubt.any():
-        return GroupAnswers(beyond, *uncertainty.p_values(beyond))
-    return GroupAnswers(beyond, uncertainty.p_values(beyond - doubt)[0], uncertainty.p_values(beyond + doubt)[1])
+        p_worse, p_within = uncertainty.p_values(beyond)
+    else:
+        # Each claim is tested against the direction of the doubt that is against it.
+        p_worse, _ = uncertainty.p_values(beyond - doubt)
+        _, p_within = uncertainty.p_values(beyond + doubt)
+    return GroupAnswers(beyond, p_worse, p_within)
 
 
 def decide_nothing(answers: GroupAnswers, undecided: BoolArray) -> GroupAnswers:
@@ -167,27 +185,29 @@ def decide_nothing(answers: GroupAnswers, undecided: BoolArray) -> GroupAnswers:
     )
 
 
-def load(influence: FloatArray, scores: FloatArray | None, variance: FloatArray) -> FloatArray:
-    """Return the parts of each standardised error that other estimates may share, shape (groups, parts) (method B.5).
+def compute_loadings(influence: FloatArray, scores: FloatArray | None, variance: FloatArray) -> FloatArray:
+    """Split the standardised error of each estimate into parts, shape (groups, parts) (method B.5).
 
-    The sum of squares of a row is at most 1; the rest is shared with no other estimate.
+    The dot product of the rows of two estimates is the correlation of their errors. The sum of squares of a row is at
+    most 1; what is missing to 1 is shared with no other estimate.
 
     Args:
         influence: Influence of each slot, shape (groups, slots): the parts from time are its cosines.
-        scores: Contributions of replicates or instances, shape (units, groups), `None` if unknown.
+        scores: Contributions of replicates or instances, shape (units, groups); `None` if unknown.
         variance: Variance of each estimate, shape (groups,).
     """
-    safe = np.where(variance > 0, variance, np.inf)[:, None]
-    time = time_scores(influence) / np.sqrt(safe)
+    positive_variance = np.where(variance > 0, variance, np.inf)[:, None]
+    parts_of_time = time_scores(influence) / np.sqrt(positive_variance)
     if scores is None:
-        return time
-    not_from_time = np.clip(1 - (time**2).sum(axis=1, keepdims=True), 0.0, 1.0)
-    unit = scores.T / np.sqrt(np.maximum((scores**2).sum(axis=0), 1e-300))[:, None]
-    return np.concatenate([time, unit * np.sqrt(not_from_time)], axis=1)
+        return parts_of_time
+    # Replicates or instances have the rest of the variance, in proportion to their contributions.
+    share_of_units = np.clip(1 - (parts_of_time**2).sum(axis=1, keepdims=True), 0.0, 1.0)
+    unit_vectors = scores.T / np.sqrt(np.maximum((scores**2).sum(axis=0), 1e-300))[:, None]
+    return np.concatenate([parts_of_time, unit_vectors * np.sqrt(share_of_units)], axis=1)
 
 
-def trend(influence: FloatArray, position: FloatArray, beyond: FloatArray) -> Trend:
-    """Find the last third and the linear trend of `beyond` (method B.5, drift).
+def find_trend(influence: FloatArray, position: FloatArray, beyond: FloatArray) -> Trend:
+    """Find how the distance beyond the bound drifts: its last third and its linear trend (method B.5, drift).
 
     The standard error of the trend comes from the cosines of the residual, without the first, which is similar to a
     line.
@@ -198,24 +218,25 @@ def trend(influence: FloatArray, position: FloatArray, beyond: FloatArray) -> Tr
         beyond: Distance beyond the bound over the whole run, shape (groups,).
     """
     slots = influence.shape[-1]
-    late = position > 2 / 3
-    last = beyond + (influence[:, late].mean(axis=-1) if late.any() else 0.0)
+    in_last_third = position > 2 / 3
+    last_third = beyond + (influence[:, in_last_third].mean(axis=-1) if in_last_third.any() else 0.0)
     middle = position.mean()
     centred = position - middle
     squares = float((centred**2).sum())
     if squares <= 0:
-        nothing = np.full(beyond.shape, np.nan)
-        return Trend(last, nothing, beyond)
+        # All slots are at the same position: there is no trend.
+        return Trend(last_third, p_worsening=np.full(beyond.shape, np.nan), at_end=beyond)
     slope = influence @ centred / squares
     residual = influence - slope[:, None] * centred
     if slots < TREND_BELOW:
         df = BATCHES - 2
-        density = (residual**2).sum(axis=-1) / max(slots - 2, 1)
+        slot_variance = (residual**2).sum(axis=-1) / max(slots - 2, 1)
     else:
         count = cosine_count(slots)
-        loadings = residual @ cosines(slots, count)[1:].T
+        projections = residual @ cosines(slots, count)[1:].T
         df = count - 1
-        density = np.maximum((loadings**2).mean(axis=-1), residual.var(axis=-1))
-    se = np.sqrt(density / squares)
+        # The variance of slow waves, which is that of independent slots if there are no waves.
+        slot_variance = np.maximum((projections**2).mean(axis=-1), residual.var(axis=-1))
+    se = np.sqrt(slot_variance / squares)
     t = np.divide(slope, se, out=np.zeros_like(slope), where=se > 0)
-    return Trend(last, t_below(-t, df), beyond + slope * (1 - middle))
+    return Trend(last_third, p_worsening=t_below(-t, df), at_end=beyond + slope * (1 - middle))

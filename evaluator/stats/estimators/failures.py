@@ -12,8 +12,16 @@ import numpy as np
 
 from evaluator.records import Limit, Margin
 from evaluator.records.arrays import FloatArray
-from evaluator.stats.estimators.contrast import Estimand, Spread, conclude, looks_well, measure_level
-from evaluator.stats.estimators.estimate import Z_OF_POWER, Depth, Estimate, GroupAnswers, Tolerance, load, not_worse
+from evaluator.stats.estimators.contrast import Estimand, Spread, are_within_bounds, build_estimate, measure_level
+from evaluator.stats.estimators.estimate import (
+    Z_OF_POWER,
+    Depth,
+    Estimate,
+    GroupAnswers,
+    Tolerance,
+    build_untested,
+    compute_loadings,
+)
 from evaluator.stats.estimators.frames import frame_all_requests, frame_requests
 from evaluator.stats.estimators.strata import Strata
 from evaluator.stats.inference.score import (
@@ -37,13 +45,32 @@ SD_SHARE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class _Counts:
-    """Effective counts: adjusted for the mix and divided by the design effect of each bound: shape (bounds, groups)."""
+    """Effective counts, which a test of independent requests may use: shape (variances, groups).
+
+    They are adjusted for the mix of endpoints and divided by the design effect, which differs between the variances of
+    an `Uncertainty`.
+    """
 
     x_c: FloatArray
+    """Failures of the candidate."""
     n_c: FloatArray
+    """Requests of the candidate."""
     x_b: FloatArray
+    """Failures of the baseline."""
     n_b: FloatArray
+    """Requests of the baseline."""
     df: FloatArray
+    """Degrees of freedom of the variance; infinite if it is that of independent requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class _AssumedSd:
+    """Standard deviation of the rate assumed for an arm with a single instance: the larger of two."""
+
+    least: float
+    """A rate."""
+    share: float
+    """A share of the arm's rate."""
 
 
 def compare_failures(
@@ -62,49 +89,49 @@ def compare_failures(
 ) -> Estimate:
     """Compare failure rates, standardised over endpoints and time (method B.2, failures by score).
 
-    `alpha` is the one-sided level of the interval. `margin` is a difference of rates (0.001 = 0.1 pp), or a ratio if it
-    is relative; without one, the question is whether there is any harm. For an arm with a single instance, the assumed
-    standard deviation is the pooled rate times `sd_share`, at least `sd_instance` (a rate). `groups`: which endpoints
-    are compared together, `None` for all. Unless `depth` is full, effect and interval are NaN. `shared`: the frames of
-    a panel of the same requests. `tolerance`: one more bound. `limit` is for the candidate's own rate.
+    `alpha`: one-sided level of the interval. `margin`: largest harm that is tolerated, a difference of rates (0.001 is
+    0.1 pp), or a ratio if it is relative; `None`: is there any harm? For an arm with a single instance, the larger of
+    `sd_instance` (a rate) and the share `sd_share` of the pooled rate is assumed as standard deviation. `limit`: bounds
+    on the candidate's own rate. `groups`: which endpoints are compared together, `None`: all. `depth`: unless it is
+    `full`, effect and interval are NaN. `shared`: weights and instances, if known. `tolerance`: one more bound to test.
     """
     strata, frame = shared or (frame_all_requests(panel) if groups is None else frame_requests(panel, groups))
     baseline, candidate = (measure_level(strata, arm, panel.failures, design) for arm in (0, 1))
-    shown, difference, limit = (baseline.value, candidate.value), candidate - baseline, limit or Limit()
+    rates, difference, limit = (baseline.value, candidate.value), candidate - baseline, limit or Limit()
     margin = margin or Margin(0.0, relative=False)
-    if depth == "suspects" and looks_well(*shown, margin, limit):
-        return not_worse(*shown, limit.count)
+    if depth == "suspects" and are_within_bounds(*rates, margin, limit):
+        return build_untested(*rates, limit.count)
     pooled = (baseline.value + candidate.value) / 2
-    assumed = sd_instance, sd_share
+    assumed = _AssumedSd(sd_instance, sd_share)
     spread = _find_spread(panel, design, frame, difference.value, pooled, assumed)
     _, uncertainty = spread.find_uncertainty(difference)
     n_b, n_c = strata.effective
     binomial = share_variance(candidate.value, n_c) + share_variance(baseline.value, n_b)
-    deff, df = _design_effect(uncertainty, binomial)
-    counts = _Counts(candidate.value * n_c / deff, n_c / deff, baseline.value * n_b / deff, n_b / deff, df)
-    bound = 1 + margin.value if margin.relative else 1.0
-    beyond = candidate.value - bound * baseline.value if margin.relative else difference.value - margin.value
-    harm = candidate.influence - bound * baseline.influence
+    counts = _find_effective_counts(strata, rates, *_find_design_effect(uncertainty, binomial))
+    # A relative margin allows a multiple of the baseline's rate; an absolute margin is subtracted.
+    factor = 1 + margin.value if margin.relative else 1.0
+    beyond = candidate.value - factor * baseline.value if margin.relative else difference.value - margin.value
+    harm = candidate.influence - factor * baseline.influence
     effect = np.full((3, pooled.size), np.nan)
     if depth == "full":
-        effect = _interval(counts, baseline.value, candidate.value, alpha, relative=margin.relative)
-    unit = np.where(baseline.value > 0, baseline.value, np.nan) if margin.relative else 1.0
+        effect = _find_interval(counts, baseline.value, candidate.value, alpha, relative=margin.relative)
+    unit_of_effect = np.where(baseline.value > 0, baseline.value, np.nan) if margin.relative else 1.0
     deciding = uncertainty.also(binomial).binding(alpha)
-    return conclude(
-        shown,
+    return build_estimate(
+        rates,
         effect,
-        _ask(counts, beyond, margin.value, relative=margin.relative),
-        _ask(counts, difference.value, 0.0, relative=False),
+        _answer(counts, beyond, margin.value, relative=margin.relative),
+        _answer(counts, difference.value, 0.0, relative=False),
         deciding,
         harm=harm,
         position=panel.position,
         beyond=beyond,
-        detectable=(deciding.reach + Z_OF_POWER * deciding.se) / unit,
-        se=deciding.se / unit,
-        against_limit=_limits(panel, design, strata, frame, candidate, assumed, limit),
-        against_tolerance=None if tolerance is None else _ask_tolerance(counts, difference.value, tolerance),
+        detectable=(deciding.reach + Z_OF_POWER * deciding.se) / unit_of_effect,
+        se=deciding.se / unit_of_effect,
+        against_limit=_answer_limits(panel, design, strata, frame, candidate, assumed, limit),
+        against_tolerance=None if tolerance is None else _answer_tolerance(counts, difference.value, tolerance),
         tolerance=None if tolerance is None else tolerance.as_difference(baseline.value),
-        loadings=load(harm, spread.find_scores(difference), deciding.variance),
+        loadings=compute_loadings(harm, spread.find_scores(difference), deciding.variance),
     )
 
 
@@ -114,57 +141,105 @@ def _find_spread(
     frame: InstanceFrame,
     difference: FloatArray,
     rate: FloatArray,
-    assumed: tuple[float, float],
+    assumed: _AssumedSd,
 ) -> Spread:
-    """Variance of rates; `assumed`: smallest standard deviation of a single instance, and its share of the rate."""
-    least, share = assumed
-    replicates = design.kind == "replicates"
-    instances = None if replicates else frame.variance(panel.rows.failures, difference, relative=False)
-    prior = design.assume_variance(np.maximum(rate * share, least))
+    """Find how much failure rates vary between instances.
+
+    Args:
+        panel: Baseline and candidate.
+        design: What is replicated; with replicates, instances are not compared.
+        frame: Instances of the panel, by groups.
+        difference: Difference of the rates of both arms, which is removed before instances are compared, (groups,).
+        rate: Rate to which an assumed share refers, shape (groups,).
+        assumed: Standard deviation of an arm with a single instance.
+    """
+    has_replicates = design.kind == "replicates"
+    instances = None if has_replicates else frame.variance(panel.rows.failures, difference, relative=False)
+    prior = design.assume_variance(np.maximum(rate * assumed.share, assumed.least))
     return Spread(design, instances, prior, on_scale(design.failures, np.ones(rate.size)))
 
 
-def _design_effect(uncertainty: Uncertainty, binomial: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Each bound as a multiple of the binomial variance, at least 1, and its degrees of freedom."""
-    deff = np.maximum(1.0, uncertainty.variance / binomial)
-    return deff, np.where(deff > 1, uncertainty.df, np.inf)
+def _find_design_effect(uncertainty: Uncertainty, binomial: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return each variance as a multiple of that of independent requests, at least 1, and its degrees of freedom.
+
+    `binomial` (groups,) is the variance of independent requests. Both results have the shape (variances, groups). A
+    variance that is no larger than the binomial is known: its degrees of freedom are infinite.
+    """
+    design_effect = np.maximum(1.0, uncertainty.variance / binomial)
+    return design_effect, np.where(design_effect > 1, uncertainty.df, np.inf)
 
 
-def _ask_tolerance(counts: _Counts, difference: FloatArray, tolerance: Tolerance) -> GroupAnswers:
-    """Worse than the wider of two bounds means worse than both: the larger of two p-values.
+def _find_effective_counts(
+    strata: Strata, rates: tuple[FloatArray, FloatArray], design_effect: FloatArray, df: FloatArray
+) -> _Counts:
+    """Divide the requests and failures of both arms by the design effect of each variance.
 
+    `rates` are those of baseline and candidate, each (groups,); `design_effect` and `df` are of `_find_design_effect`.
+    """
+    (baseline, candidate), (n_b, n_c) = rates, strata.effective
+    return _Counts(
+        x_c=candidate * n_c / design_effect,
+        n_c=n_c / design_effect,
+        x_b=baseline * n_b / design_effect,
+        n_b=n_b / design_effect,
+        df=df,
+    )
+
+
+def _answer_tolerance(counts: _Counts, difference: FloatArray, tolerance: Tolerance) -> GroupAnswers:
+    """Test whether the candidate's rate is beyond the harm that is tolerated: the wider of two bounds.
+
+    Beyond the wider bound means beyond both, so its p-value is the larger of two; within it means within one of them.
     The relative bound is tested as a ratio: as a difference it would be as uncertain as the baseline's rate.
     """
     absolute = np.minimum(tolerance.absolute, tolerance.most)
-    answers = _ask(counts, difference - absolute, absolute, relative=False)
+    as_difference = _answer(counts, difference - absolute, absolute, relative=False)
     if not tolerance.relative.any():
-        return answers
-    as_ratio = _ask(counts, difference, tolerance.relative, relative=True)
-    worse = np.maximum(answers.p_worse, as_ratio.p_worse)
-    return GroupAnswers(answers.beyond, worse, np.minimum(answers.p_within, as_ratio.p_within))
+        return as_difference
+    as_ratio = _answer(counts, difference, tolerance.relative, relative=True)
+    p_worse = np.maximum(as_difference.p_worse, as_ratio.p_worse)
+    p_within = np.minimum(as_difference.p_within, as_ratio.p_within)
+    return GroupAnswers(as_difference.beyond, p_worse, p_within)
 
 
-def _ask(counts: _Counts, beyond: FloatArray, bound: FloatArray | float, *, relative: bool) -> GroupAnswers:
-    test, at = (ratio_z, 1 + bound) if relative else (difference_z, bound)
+def _answer(counts: _Counts, beyond: FloatArray, bound: FloatArray | float, *, relative: bool) -> GroupAnswers:
+    """Test the candidate's rate against the baseline's by score.
+
+    Args:
+        counts: Effective counts of both arms.
+        beyond: Distance beyond the bound, to show with the answers, shape (groups,).
+        bound: The bound: a difference of rates, or if `relative` an increase as a share of the baseline's rate.
+        relative: Whether the ratio of both rates is tested.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
-        z = test(counts.x_c, counts.n_c, counts.x_b, counts.n_b, at)
-    return _test_all_bounds(beyond, z, counts.df)
+        if relative:
+            z = ratio_z(counts.x_c, counts.n_c, counts.x_b, counts.n_b, 1 + bound)
+        else:
+            z = difference_z(counts.x_c, counts.n_c, counts.x_b, counts.n_b, bound)
+    return _test_all_variances(beyond, z, counts.df)
 
 
-def _test_all_bounds(beyond: FloatArray, z: FloatArray, df: FloatArray) -> GroupAnswers:
-    """p-values of a claim that must hold for all bounds (first axis)."""
+def _test_all_variances(beyond: FloatArray, z: FloatArray, df: FloatArray) -> GroupAnswers:
+    """Compute p-values of claims that must hold with each variance: the largest over the first axis.
+
+    `z` and `df` have the shape (variances, groups); a positive `z` is beyond the bound.
+    """
     return GroupAnswers(beyond, t_below(-z, df).max(axis=0), t_below(z, df).max(axis=0))
 
 
-def _interval(
+def _find_interval(
     counts: _Counts, baseline: FloatArray, candidate: FloatArray, alpha: float, *, relative: bool
 ) -> FloatArray:
-    """The effect, and the lowest and highest effect that the test does not reject, shape (3, groups)."""
+    """Return the effect, and the lowest and highest effect that the test does not reject, shape (3, groups).
+
+    `baseline` and `candidate` are the rates (groups,). If `relative`, the effect is their ratio minus 1.
+    """
     critical = t_quantile(1 - alpha, counts.df)
-    # The bounds differ only in their design effect, which does not change the restricted estimates. So the statistics
-    # differ only by the root of (requests - 1), and the same bound is the widest on both sides.
+    # The variances differ only in their design effect, which does not change the restricted estimates. So the
+    # statistics differ only by the root of (requests - 1), and the same variance is the widest on both sides.
     total = counts.n_c + counts.n_b
-    widest = np.argmax(critical**2 / np.maximum(total - 1, 1e-12), axis=0), np.arange(total.shape[1])
+    widest_variance = np.argmax(critical**2 / np.maximum(total - 1, 1e-12), axis=0)
+    widest = widest_variance, np.arange(total.shape[1])
     x_c, n_c, x_b, n_b = (values[widest] for values in (counts.x_c, counts.n_c, counts.x_b, counts.n_b))
     with np.errstate(divide="ignore", invalid="ignore"):
         if relative:
@@ -174,22 +249,32 @@ def _interval(
     return np.stack([candidate - baseline, low, high])
 
 
-def _limits(
+def _answer_limits(
     panel: Panel,
     design: Design,
     strata: Strata,
     frame: InstanceFrame,
     candidate: Estimand,
-    assumed: tuple[float, float],
+    assumed: _AssumedSd,
     limit: Limit,
 ) -> tuple[GroupAnswers, ...]:
-    """Test the candidate's own rate against `max` and `min`."""
+    """Test the candidate's own failure rate against the limit: one answer for each of `max` and `min` that is set.
+
+    As for a comparison, counts are divided by the design effect of each variance. `candidate` is the candidate's rate
+    (groups,) with its influences; `assumed` is the standard deviation of an arm with a single instance.
+    """
     if not limit.count:
         return ()
-    rate, n = candidate.value, strata.effective[1]
-    spread = _find_spread(panel, design, frame, np.zeros(rate.size), rate, assumed)
-    deff, df = _design_effect(spread.find_uncertainty(candidate, arms=(1,))[1], share_variance(rate, n))
-    return tuple(
-        _test_all_bounds(sign * (rate - bound), sign * one_sample_z(rate * n / deff, n / deff, bound), df)
-        for sign, bound in limit.bounds
-    )
+    rate = candidate.value
+    _, n = strata.effective
+    # The baseline is not compared: there is no difference to remove.
+    no_difference = np.zeros(rate.size)
+    spread = _find_spread(panel, design, frame, no_difference, rate, assumed)
+    _, uncertainty = spread.find_uncertainty(candidate, arms=(1,))
+    design_effect, df = _find_design_effect(uncertainty, share_variance(rate, n))
+    answers = []
+    # The sign is 1 for a maximum, -1 for a minimum, so that positive distances are beyond the limit.
+    for sign, bound in limit.bounds:
+        z = one_sample_z(rate * n / design_effect, n / design_effect, bound)
+        answers.append(_test_all_variances(sign * (rate - bound), sign * z, df))
+    return tuple(answers)

@@ -18,5 +18,5 @@ def frame_requests(panel: Panel, groups: Groups) -> tuple[Strata, InstanceFrame]
 
 @lru_cache(maxsize=4)
 def frame_all_requests(panel: Panel) -> tuple[Strata, InstanceFrame]:
-    """Build the same with all endpoints in one group."""
+    """Build strata and instances with all requests as denominator, for all endpoints in one group."""
     return frame_requests(panel, all_together(len(panel.endpoints)))

@@ -11,14 +11,14 @@ from evaluator.records import Direction, Limit, Margin
 from evaluator.records.arrays import FloatArray
 from evaluator.stats.estimators.contrast import (
     Spread,
-    ask_limits,
+    answer_limits,
+    are_within_bounds,
     contrast,
     log_bound,
-    looks_well,
     measure_level,
     vary_by_instance,
 )
-from evaluator.stats.estimators.estimate import Depth, Estimate, Tolerance, not_worse
+from evaluator.stats.estimators.estimate import Depth, Estimate, Tolerance, build_untested
 from evaluator.stats.estimators.resolution import find_doubt_ms, log_doubt
 from evaluator.stats.estimators.strata import build_strata
 from evaluator.stats.shaping.groups import Groups
@@ -44,18 +44,18 @@ def compare_means(
 ) -> Estimate:
     """Compare means of successes, standardised over endpoints and time (method B.2, B.3; Mantel & Haenszel 1959).
 
-    `alpha`: one-sided level of the interval. `margin=None`: is there any harm? `sd_instance`: relative deviation
-    (sd) assumed for an arm with a single instance. `groups`: which endpoints are compared together, `None`: all. `of`:
-    times (ms), sizes (bytes) or `value`. `floor` (2, groups): smallest possible variance of the log of each arm's mean.
-    `tolerance`: one more bound for a relative margin. `limit`: for the candidate's own mean. Rounding of times is
-    allowed for in each direction (`resolution.find_doubt_ms`).
+    `alpha`: one-sided level of the interval. `margin`: largest harm that is tolerated, `None`: is there any harm?
+    `sd_instance`: relative standard deviation assumed for an arm with a single instance. `direction`: which way is
+    better. `limit`: bounds on the candidate's own mean. `groups`: which endpoints are compared together, `None`: all.
+    `of`: what is averaged, times (ms), sizes (bytes) or `value`. `floor` (2, groups): smallest possible variance of the
+    logarithm of each arm's mean. `tolerance`: one more bound to test, if the margin is relative.
     """
     strata = build_strata(panel, panel.ok, groups)
     baseline, candidate = (measure_level(strata, arm, panel.totals[of], design) for arm in (0, 1))
-    shown = baseline.value, candidate.value
+    means = baseline.value, candidate.value
     sign, limit = (1.0 if direction is Direction.LOWER else -1.0), limit or Limit()
-    if depth == "suspects" and looks_well(*shown, margin, limit, sign):
-        return not_worse(*shown, limit.count)
+    if depth == "suspects" and are_within_bounds(*means, margin, limit, sign):
+        return build_untested(*means, limit.count)
     log_ratio = candidate.log() - baseline.log()
     ratio = np.exp(np.where(np.isfinite(log_ratio.value), log_ratio.value, 0.0))
     rows = panel.rows
@@ -66,16 +66,16 @@ def compare_means(
         on_scale(design.latency, np.ones(ratio.size)) if of != "bytes" else None,
         floor,
     )
-    against_limit = ask_limits(candidate.log(), spread, limit, log=True)
+    against_limit = answer_limits(candidate.log(), spread, limit, log=True)
     doubt = find_doubt_ms(panel, strata.groups) if of == "time_ms" else np.zeros(ratio.size)
     if margin is None or margin.relative:
         difference, bound, relative = log_ratio, log_bound(margin, sign), True
         doubt = log_doubt(doubt, baseline.value)
     else:
         difference, bound, relative = candidate - baseline, margin.value, False
-        spread = _as_difference(spread, np.stack(shown))
+        spread = _convert_to_difference(spread, np.stack(means))
     return contrast(
-        shown,
+        means,
         difference,
         spread,
         panel.position,
@@ -89,15 +89,19 @@ def compare_means(
     )
 
 
-def _as_difference(spread: Spread, level: FloatArray) -> Spread:
-    """Convert the spread of logarithms to that of levels (2, groups)."""
-    square = level**2
+def _convert_to_difference(spread: Spread, level: FloatArray) -> Spread:
+    """Convert the spread of logarithms of levels to that of the levels themselves, `level` (2, groups).
+
+    By the delta method, variances are multiplied by the square of the level.
+    """
+    factor = level**2
     instances, history = spread.instances, spread.history
+    if instances is not None:
+        instances = replace(instances, variance=instances.variance * factor, within=instances.within * factor)
     return replace(
         spread,
-        instances=instances
-        and replace(instances, variance=instances.variance * square, within=instances.within * square),
-        prior=None if spread.prior is None else spread.prior * square,
-        history=history and history.times(level[0]),
-        floor=None if spread.floor is None else spread.floor * square,
+        instances=instances,
+        prior=None if spread.prior is None else spread.prior * factor,
+        history=None if history is None else history.times(level[0]),
+        floor=None if spread.floor is None else spread.floor * factor,
     )

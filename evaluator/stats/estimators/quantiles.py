@@ -9,82 +9,32 @@ with two modes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from evaluator.records import Direction, Limit, Margin
 from evaluator.records.arrays import FloatArray, IntArray
-from evaluator.stats.estimators.contrast import Estimand, Spread, conclude
-from evaluator.stats.estimators.distribution import (
-    Distribution,
-    count_done,
-    count_done_by_row,
-    distributions_by_row,
-    find_limits_ms,
-    standardised_distributions,
-)
+from evaluator.stats.estimators.contrast import Estimand, Spread, build_estimate
+from evaluator.stats.estimators.distribution import count_done, count_done_by_row
 from evaluator.stats.estimators.estimate import (
     Z_OF_POWER,
     Depth,
     Estimate,
     GroupAnswers,
-    ask,
+    compute_answers,
+    compute_loadings,
     decide_nothing,
-    load,
-    not_worse,
 )
-from evaluator.stats.estimators.frames import frame_all_requests
-from evaluator.stats.estimators.resolution import find_quantile_doubt_ms, step_of_arms_ms
-from evaluator.stats.estimators.strata import Strata, levels
+from evaluator.stats.estimators.quantile_pairs import PanelCurves, QuantileEstimate, QuantilePair, QuantileQuestion
+from evaluator.stats.estimators.strata import standardise_levels
 from evaluator.stats.inference.score import share_variance
 from evaluator.stats.shaping.panel import Panel
-from evaluator.stats.variance.history import on_scale
 from evaluator.stats.variance.uncertainty import Design, Uncertainty
 
 PRIOR_STEP = 0.05
-NEGLIGIBLE = 1e-4
-"""Rounding below this share of a quantile is ignored."""
-SLACK = 1e-9
-"""A step counts as wider than the margin only if the relative difference is larger."""
-
+"""Change of the logarithm of a time over which the slope of the baseline's distribution is measured."""
 MOST_TOGETHER = 8
 """Quantiles that are tested together, each with two thresholds: more of them need more memory and save little time."""
-
-
-@dataclass(frozen=True, slots=True)
-class QuantileQuestion:
-    """Which quantile is compared, and with which margin and limits."""
-
-    probability: float
-    margin: Margin | None = None
-    direction: Direction = Direction.LOWER
-    limit: Limit = field(default_factory=Limit)
-
-    @property
-    def sign(self) -> float:
-        """1 if higher is worse, else -1."""
-        return 1.0 if self.direction is Direction.LOWER else -1.0
-
-    @property
-    def relative(self) -> bool:
-        """Is the effect a ratio?"""
-        return self.margin is None or self.margin.relative
-
-    def edge(self, quantile_ms: float) -> float:
-        """Return the baseline's quantile plus the margin (ms)."""
-        bound = self.sign * (0.0 if self.margin is None else self.margin.value)
-        return quantile_ms * (1 + bound) if self.relative else quantile_ms + bound
-
-
-@dataclass(frozen=True, slots=True)
-class QuantileEstimate:
-    """The estimate, or why there is none: the baseline's own quantile is a failure, or a time of 0."""
-
-    estimate: Estimate | None
-    problem: Literal["failing", "zero"] | None = None
 
 
 def compare_quantiles(
@@ -112,337 +62,226 @@ def compare_quantiles(
     Returns:
         One result for each question.
     """
-    work = _Work(panel, design, sd_instance, alpha)
-    quantiles = [_Quantile(work, question) for question in questions]
-    settled = [quantile.settle(depth) for quantile in quantiles]
-    unsettled = [quantile for quantile, without_test in zip(quantiles, settled, strict=True) if without_test is None]
-    parts = (unsettled[first : first + MOST_TOGETHER] for first in range(0, len(unsettled), MOST_TOGETHER))
-    tested = (answer for part in parts for answer in _Tests(work, part).estimate(full=depth == "full"))
-    return tuple(without_test or next(tested) for without_test in settled)
-
-
-class _Work:
-    """What all quantiles of a panel share."""
-
-    def __init__(self, panel: Panel, design: Design, sd_instance: float, alpha: float) -> None:
-        self.panel, self.design = panel, design
-        self.sd_instance, self.alpha = sd_instance, alpha
-        self.strata, self.frame = frame_all_requests(panel)
-        self.limits_ms = find_limits_ms(panel)
-        self.baseline, self.candidate = standardise_both(panel)
-        self.by_run = self._distribute_runs() if design.kind == "replicates" else None
-        self.steps_ms = step_of_arms_ms(panel)
-
-    def _distribute_runs(self) -> tuple[list[Distribution], list[Distribution]]:
-        """Distributions of each run by itself, of baseline and candidate."""
-        run = np.unique(self.panel.run, return_inverse=True)[1]
-        runs = int(run.max()) + 1
-        mass = (self.strata.weight * self.strata.share).sum(axis=0)
-        volume = np.bincount(run, weights=mass, minlength=runs)
-        row = np.tile(np.append(run, np.zeros(self.panel.stride - run.size, run.dtype)), self.panel.n.shape[1])
-        safe = np.where(volume > 0, volume, np.nan)
-        weights = _weights(self.panel, self.strata, 1.0, 0.0)
-        owner = np.concatenate([row, row + runs])
-        curves = distributions_by_row(self.panel.bins, weights, self.limits_ms, owner, 2 * runs)
-        curves /= np.tile(safe, 2)[:, None]
-        by_run = [Distribution(self.limits_ms, curve) for curve in curves]
-        return by_run[:runs], by_run[runs:]
-
-    def spread(self, below: FloatArray, difference: FloatArray, slope: FloatArray) -> Spread:
-        """Variance of D between instances at some thresholds, shape (2, thresholds).
-
-        `below` (thresholds, rows): requests done by each threshold; `difference` (thresholds, 1): effect that is
-        removed before instances are compared; `slope` (thresholds,): change of D with the logarithm of speed.
-        """
-        parts = self.frame.variance(below, difference, relative=False).of_group(0)
-        prior = self.design.assume_variance(self.sd_instance * slope)
-        return Spread(self.design, parts, prior, on_scale(self.design.latency, slope))
-
-
-class _Quantile:
-    """One quantile of both arms, and all that needs no variance."""
-
-    def __init__(self, work: _Work, question: QuantileQuestion) -> None:
-        self.work, self.question, self.p = work, question, question.probability
-        self.q_b = work.baseline.quantile(self.p)
-        self.q_c = work.candidate.quantile(self.p)
-        if work.by_run:
-            self._pool_runs(*work.by_run)
-        self.edge = question.edge(self.q_b)
-        allowance, step = abs(self.edge - self.q_b), float(work.steps_ms.max())
-        self.coarse = 0 < allowance * (1 + SLACK) < step
-        self.doubt = step
-        """How much (ms) rounding to steps, or to bins, may have moved the difference."""
-        if not self.coarse:
-            of_baseline, of_candidate = work.steps_ms.tolist()
-            baseline_doubt = find_quantile_doubt_ms(work.baseline, self.q_b, of_baseline)
-            candidate_doubt = find_quantile_doubt_ms(work.candidate, self.q_c, of_candidate)
-            unequal_steps = max(of_baseline, of_candidate) / 2 if of_baseline != of_candidate else 0.0
-            doubt = baseline_doubt + candidate_doubt + unequal_steps
-            self.doubt = doubt if doubt > NEGLIGIBLE * self.q_b else 0.0
-
-    def _pool_runs(self, baseline: list[Distribution], candidate: list[Distribution]) -> None:
-        """Set the baseline quantile of each run, their geometric mean, and the mean ratio over the runs."""
-        self.run_q_b = np.array([curve.quantile(self.p) for curve in baseline])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            logs = np.log([curve.quantile(self.p) for curve in candidate]) - np.log(self.run_q_b)
-        # A replicate in which the baseline's own quantile is a failure is not used.
-        usable = np.isfinite(self.run_q_b) & (self.run_q_b > 0)
-        self.q_b = float(np.exp(np.log(self.run_q_b[usable]).mean())) if usable.any() else float(self.run_q_b.max())
-        self.q_c = self.q_b * float(np.exp(logs[usable].mean())) if usable.any() else float("nan")
-
-    def settle(self, depth: Depth) -> QuantileEstimate | None:
-        """Return the result if it needs no test (no estimate is possible, or nothing is suspect), else `None`."""
-        question = self.question
-        if not 0 < self.q_b < np.inf:
-            return QuantileEstimate(None, "failing" if self.q_b > 0 else "zero")
-        harmless = self.coarse or question.sign * float(self.distance(np.array([self.edge]))[0]) <= 0
-        harmless &= all(sign * (self.q_c - bound) <= 0 for sign, bound in question.limit.bounds)
-        if depth == "suspects" and harmless:
-            return QuantileEstimate(not_worse(np.array([self.q_b]), np.array([self.q_c]), question.limit.count))
-        return None
-
-    def distance(self, times_ms: FloatArray) -> FloatArray:
-        """Return D at these times, shape (thresholds,)."""
-        if self.work.by_run:
-            return np.asarray(np.nanmean(self.run_distances(times_ms), axis=0))
-        return np.asarray(self.p - self.work.candidate.at(times_ms))
-
-    def run_distances(self, times_ms: FloatArray) -> FloatArray:
-        """Return D of each run, at times in proportion to its own baseline quantile: shape (runs, thresholds)."""
-        factor = times_ms / self.q_b
-        curves = self.work.by_run[1] if self.work.by_run else []
-        return np.stack(
-            [
-                self.p - curve.at(q * factor) if np.isfinite(q) else np.full(times_ms.size, np.nan)
-                for curve, q in zip(curves, self.run_q_b, strict=True)
-            ]
-        )
-
-    def solve(self, times_ms: FloatArray, reach: FloatArray) -> tuple[float, float]:
-        """Return the lowest and highest time (ms) that is not rejected; `reach` is interpolated between thresholds."""
-        order = np.argsort(times_ms, kind="stable")
-        limits = self.work.limits_ms
-        grid = np.sort(np.concatenate([limits[limits > 0], times_ms]))
-        grid = grid[(grid > self.q_b / 100) & (grid < self.q_b * 100)]
-        half = np.interp(np.log(grid), np.log(times_ms[order]), reach[order])
-        distance = self.distance(grid)
-        # The last place where D + half is not below 0 is the first one from above.
-        last = _first_below(grid[::-1], -(distance + half)[::-1], float("inf"))
-        return _first_below(grid, distance - half, 0.0), last
-
-    def around(self, time_ms: float) -> tuple[float, float]:
-        """The times (ms) at which "worse" and "within" are tested for a bound, moved by the doubt from rounding."""
-        hidden = self.question.sign * self.doubt
-        return max(time_ms + hidden, time_ms / 100), max(time_ms - hidden, time_ms / 100)
-
-    def nodes(self, *, full: bool) -> FloatArray:
-        """Thresholds (ms) to test, the one of the margin first."""
-        thresholds = [self.edge] if not self.doubt else [self.edge, *self.around(self.edge), *self.around(self.q_b)]
-        return np.array([*thresholds, self.q_c] if full and np.isfinite(self.q_c) else thresholds)
+    curves = PanelCurves(panel, design, sd_instance, alpha)
+    quantiles = [QuantilePair(curves, question) for question in questions]
+    results = [quantile.settle_without_test(depth) for quantile in quantiles]
+    untested = [k for k, result in enumerate(results) if result is None]
+    # The others are tested together, a few at a time to save memory.
+    for first in range(0, len(untested), MOST_TOGETHER):
+        part = untested[first : first + MOST_TOGETHER]
+        estimates = _Tests(curves, [quantiles[k] for k in part]).estimate(full=depth == "full")
+        for k, estimate in zip(part, estimates, strict=True):
+            results[k] = estimate
+    return tuple(result for result in results if result is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class _Nodes:
-    """The test at some thresholds. Arrays have shape (thresholds,) unless stated otherwise."""
+    """The tests of several quantiles, each at several thresholds. Arrays have shape (thresholds,) unless stated."""
 
-    of: IntArray
+    quantile: IntArray
     """Index of the quantile of each threshold; increasing."""
     times_ms: FloatArray
+    """The thresholds."""
     uncertainty: Uncertainty
+    """Uncertainty of D at each threshold."""
     influence: FloatArray
-    """Shape (thresholds, slots)."""
+    """Influence of each slot on D, shape (thresholds, slots)."""
     scores: FloatArray
     """Contributions of instances or replicates to the error, shape (thresholds, units); no units in a single design."""
 
     @property
     def first(self) -> IntArray:
-        """The first threshold of each quantile."""
-        return np.flatnonzero(np.diff(self.of, prepend=-1))
+        """The first threshold of each quantile, shape (quantiles,)."""
+        return np.flatnonzero(np.diff(self.quantile, prepend=-1))
 
-    def around(self, times_ms: FloatArray) -> Uncertainty:
-        """Uncertainty at one more threshold of each quantile: interpolated; outside the nodes, that of the nearest."""
-        at_nodes, logs, at = self.uncertainty, np.log(self.times_ms), np.log(times_ms)
+    def interpolate(self, times_ms: FloatArray) -> Uncertainty:
+        """Return the uncertainty of the test at one more time of each quantile, `times_ms` (quantiles,).
+
+        It is interpolated between the thresholds of the quantile, over the logarithm of time. Outside them, it is that
+        of the nearest threshold.
+        """
+        at_nodes, log_thresholds, log_times = self.uncertainty, np.log(self.times_ms), np.log(times_ms)
+        # All numbers of an uncertainty as rows: variances, degrees of freedom, the persistent part.
         rows = np.vstack([at_nodes.variance, at_nodes.df, at_nodes.persistent[None, :]])
-        out = np.empty((rows.shape[0], times_ms.size))
-        for k, of_quantile in enumerate(self.of == np.arange(times_ms.size)[:, None]):
-            nodes = np.flatnonzero(of_quantile)
-            nodes = nodes[np.argsort(logs[nodes], kind="stable")]
-            out[:, k] = [np.interp(at[k], logs[nodes], row) for row in rows[:, nodes]]
-        bounds = at_nodes.variance.shape[0]
-        return Uncertainty(out[:bounds], out[bounds:-1], out[-1])
+        interpolated = np.empty((rows.shape[0], times_ms.size))
+        for k in range(times_ms.size):
+            nodes = np.flatnonzero(self.quantile == k)
+            nodes = nodes[np.argsort(log_thresholds[nodes], kind="stable")]
+            interpolated[:, k] = [np.interp(log_times[k], log_thresholds[nodes], row) for row in rows[:, nodes]]
+        variances = at_nodes.variance.shape[0]
+        return Uncertainty(interpolated[:variances], interpolated[variances:-1], interpolated[-1])
 
 
 class _Tests:
     """The tests of several quantiles at all their thresholds, computed together."""
 
-    def __init__(self, work: _Work, quantiles: Sequence[_Quantile]) -> None:
-        self.work, self.quantiles = work, quantiles
+    def __init__(self, curves: PanelCurves, quantiles: Sequence[QuantilePair]) -> None:
+        """Count what the baseline has done by its own quantiles, and how steep its distribution is there."""
+        self.curves, self.quantiles = curves, quantiles
         self.q_b = np.array([quantile.q_b for quantile in quantiles])
         step = np.exp(PRIOR_STEP)
-        faster, slower = (work.baseline.at(quantile) for quantile in (self.q_b / step, self.q_b * step))
-        self.slope = (slower - faster) / (2 * PRIOR_STEP)
-        """Change of D with the logarithm of speed."""
-        self.levels = levels(work.strata, 0, count_done(work.panel, self.q_b)[:, 0])
-        """Share of the baseline's requests done by its own quantiles."""
-        self.rows_below = None if work.by_run else count_done_by_row(work.panel, self.q_b)
+        self.slope = (curves.baseline.at(self.q_b * step) - curves.baseline.at(self.q_b / step)) / (2 * PRIOR_STEP)
+        """Change of the baseline's share of requests done with the logarithm of time, shape (quantiles,)."""
+        self.levels = standardise_levels(curves.strata, 0, count_done(curves.panel, self.q_b)[:, 0])
+        """Share of the baseline's requests done by its own quantiles, shape (quantiles, 1)."""
+        self.rows_below = None if curves.by_run else count_done_by_row(curves.panel, self.q_b)
+        """The same as counts of each row of the instances, (quantiles, rows); `None` if runs are replicates."""
 
     def estimate(self, *, full: bool) -> list[QuantileEstimate]:
         """Return the estimate of each quantile, with intervals if `full`."""
-        nodes = self._test([quantile.nodes(full=full) for quantile in self.quantiles])
-        ends = np.full((2, len(self.quantiles)), np.nan)
+        nodes = self._test([quantile.choose_thresholds(full=full) for quantile in self.quantiles])
+        interval_ms = np.full((2, len(self.quantiles)), np.nan)
         if full:
-            # The interval (ms) of each of the candidate's quantiles: thresholds that are not rejected at ±alpha.
-            ends = self._solve(nodes)
-            time_pairs = [pair[np.isfinite(pair) & (pair > 0)] for pair in ends.T]
-            if any(pair.size for pair in time_pairs):
-                ends = self._solve(nodes, self._test(time_pairs))
-        together = self._put_together(nodes, ends)
+            # Variances are interpolated between thresholds, so the ends that were found are tested as well, and the
+            # intervals are computed again with them.
+            interval_ms = self._find_intervals(nodes)
+            ends_to_test = [ends[np.isfinite(ends) & (ends > 0)] for ends in interval_ms.T]
+            if any(ends.size for ends in ends_to_test):
+                interval_ms = self._find_intervals(nodes, self._test(ends_to_test))
+        estimate = self._put_together(nodes, interval_ms)
         return [
-            QuantileEstimate(replace(together.of_group(k), against_limit=self._limits(k)))
+            QuantileEstimate(replace(estimate.of_group(k), against_limit=self._answer_limits(k)))
             for k in range(len(self.quantiles))
         ]
 
-    def _test(self, times: Sequence[FloatArray]) -> _Nodes:
-        """Test each quantile at these thresholds (ms)."""
-        work, strata = self.work, self.work.strata
-        of, at = np.repeat(np.arange(len(times)), [thresholds.size for thresholds in times]), np.concatenate(times)
-        candidate_levels, baseline_levels = levels(strata, 1, count_done(work.panel, at)[:, 1]), self.levels
-        level = baseline_levels.level[of]
+    def _test(self, thresholds_ms: Sequence[FloatArray]) -> _Nodes:
+        """Find how uncertain each quantile's test is at its thresholds (ms).
+
+        What is tested is D, the baseline's share of requests done by its own quantile, minus the candidate's share done
+        by the threshold.
+        """
+        curves, strata = self.curves, self.curves.strata
+        quantile_index = np.repeat(np.arange(len(thresholds_ms)), [thresholds.size for thresholds in thresholds_ms])
+        times_ms = np.concatenate(thresholds_ms)
+        candidate_levels = standardise_levels(strata, 1, count_done(curves.panel, times_ms)[:, 1])
+        baseline_level = self.levels.level[quantile_index]
+        baseline_influence = self.levels.influence[quantile_index]
+        # All endpoints are one group: the last index 0 picks it.
         missing = Estimand(
-            level[:, 0] - candidate_levels.level[:, 0],
-            -(candidate_levels.influence[:, 0] - baseline_levels.influence[of, 0]),
+            baseline_level[:, 0] - candidate_levels.level[:, 0],
+            -(candidate_levels.influence[:, 0] - baseline_influence[:, 0]),
         )
         n_b, n_c = strata.effective[:, 0]
-        binomial = share_variance(candidate_levels.level[:, 0], n_c) + share_variance(level[:, 0], n_b)
+        binomial = share_variance(candidate_levels.level[:, 0], n_c) + share_variance(baseline_level[:, 0], n_b)
         if self.rows_below is None:
-            distances = [quantile.run_distances(t) for quantile, t in zip(self.quantiles, times, strict=True)]
-            by_run = np.concatenate(distances, axis=1).T
-            missing, spread = replace(missing, by_run=by_run), Spread()
+            distances = [
+                quantile.find_run_distances(times)
+                for quantile, times in zip(self.quantiles, thresholds_ms, strict=True)
+            ]
+            missing, spread = replace(missing, by_run=np.concatenate(distances, axis=1).T), Spread()
         else:
-            below, of_baseline = count_done_by_row(work.panel, at), int(np.searchsorted(work.panel.rows.arm, 1))
-            below[:, :of_baseline] = self.rows_below[of, :of_baseline]
-            spread = work.spread(below, candidate_levels.level - level, self.slope[of])
+            # Rows of the baseline come first; they are counted at the baseline's quantile.
+            below = count_done_by_row(curves.panel, times_ms)
+            baseline_rows = int(np.searchsorted(curves.panel.rows.arm, 1))
+            below[:, :baseline_rows] = self.rows_below[quantile_index, :baseline_rows]
+            difference = candidate_levels.level - baseline_level
+            spread = curves.find_spread(below, difference, self.slope[quantile_index])
         _, uncertainty = spread.find_uncertainty(missing)
         # `below` falls if an instance is slower, so its scores get the opposite sign.
-        scores = spread.find_scores(missing, sign=1.0 if work.by_run else -1.0)
-        node_scores = np.zeros((at.size, 0)) if scores is None else scores.T
-        return _Nodes(of, at, uncertainty.also(binomial), missing.influence, node_scores)
+        scores = spread.find_scores(missing, sign=1.0 if curves.by_run else -1.0)
+        node_scores = np.zeros((times_ms.size, 0)) if scores is None else scores.T
+        return _Nodes(quantile_index, times_ms, uncertainty.also(binomial), missing.influence, node_scores)
 
-    def _put_together(self, nodes: _Nodes, ends: FloatArray) -> Estimate:
-        """Put everything on the scale of the effect, one group for each quantile; `ends` (2, quantiles) are times."""
-        quantiles, alpha, q_b = self.quantiles, self.work.alpha, self.q_b
+    def _put_together(self, nodes: _Nodes, interval_ms: FloatArray) -> Estimate:
+        """Build an estimate with one group for each quantile, on the scale of the effect (a ratio or ms).
+
+        Args:
+            nodes: The tests; the first threshold of each quantile is that of its margin.
+            interval_ms: Lower and upper end of the interval of the candidate's quantile, shape (2, quantiles).
+        """
+        quantiles, alpha, q_b = self.quantiles, self.curves.alpha, self.q_b
         sign = np.array([quantile.question.sign for quantile in quantiles])
         relative = np.array([quantile.question.relative for quantile in quantiles])
         q_c = np.array([quantile.q_c for quantile in quantiles])
         doubt = np.array([quantile.doubt for quantile in quantiles])
-        times = np.stack([np.maximum(ends[0] - doubt, 0.0), q_c, ends[1] + doubt])
-        effect = np.where(relative, times / q_b - 1, times - q_b)
+        coarse = np.array([quantile.coarse for quantile in quantiles])
+        lower_ms, upper_ms = np.maximum(interval_ms[0] - doubt, 0.0), interval_ms[1] + doubt
+        lower, effect, upper = (np.where(relative, times / q_b - 1, times - q_b) for times in (lower_ms, q_c, upper_ms))
         at_nodes, first = nodes.uncertainty, nodes.first
         at_margin = Uncertainty(at_nodes.variance[:, first], at_nodes.df[:, first], at_nodes.persistent[first])
-        edges = [quantile.edge for quantile in quantiles]
-        beyond = self._distances(edges)
-        coarse = np.array([quantile.coarse for quantile in quantiles])
+        edges = np.array([quantile.edge for quantile in quantiles])
+        beyond = self._find_distances(edges)
         if doubt.any():
-            against_margin, against_zero = (self._ask_around(nodes, at) for at in (edges, q_b))
+            against_margin, against_zero = self._answer_with_doubt(nodes, edges), self._answer_with_doubt(nodes, q_b)
         else:
-            against_margin, against_zero = ask(beyond, at_margin), ask(self._distances(q_b), nodes.around(q_b))
+            against_margin = compute_answers(beyond, at_margin)
+            against_zero = compute_answers(self._find_distances(q_b), nodes.interpolate(q_b))
         influence = sign[:, None] * nodes.influence[first]
         scores = sign * nodes.scores[first].T
         deciding = at_margin.binding(alpha)
-        reach = deciding.critical
+        critical = deciding.critical
         with np.errstate(divide="ignore", invalid="ignore"):
-            harm = np.where(sign > 0, effect[2] - effect[1], effect[1] - effect[0])
-            detectable = harm * (reach + Z_OF_POWER) / reach
-            # No density is estimated, so the standard error of the quantile is derived from the interval.
-            width = np.where(relative, np.abs(np.log1p(sign * harm / (1 + effect[1]))), harm)
-        estimate = conclude(
+            # From the effect to the end of the interval in the direction of harm.
+            half_width = np.where(sign > 0, upper - effect, effect - lower)
+            detectable = half_width * (critical + Z_OF_POWER) / critical
+            # No density is estimated, so the standard error (of the log ratio, or in ms) is derived from the interval.
+            half_width_of_log = np.abs(np.log1p(sign * half_width / (1 + effect)))
+            se = np.where(relative, half_width_of_log, half_width) / critical
+        estimate = build_estimate(
             (q_b, q_c),
-            effect[[1, 0, 2]],
+            np.stack([effect, lower, upper]),
             decide_nothing(against_margin, coarse),
             decide_nothing(against_zero, coarse),
             deciding,
             harm=influence,
-            position=self.work.panel.position,
+            position=self.curves.panel.position,
             beyond=beyond,
             detectable=detectable,
-            se=width / reach,
+            se=se,
             coarse=coarse,
-            loadings=load(influence, scores, deciding.variance),
+            loadings=compute_loadings(influence, scores, deciding.variance),
         )
         return replace(estimate, needed=np.where(coarse, np.inf, estimate.needed))
 
-    def _distances(self, times_ms: Sequence[float] | FloatArray) -> FloatArray:
-        """Distance of each quantile beyond its threshold; positive is worse."""
+    def _find_distances(self, times_ms: FloatArray) -> FloatArray:
+        """Return how much worse the candidate is at the time of each quantile, both of shape (quantiles,).
+
+        It is D, the missing share of requests (`QuantilePair.find_distance`), with the sign that positive is worse.
+        """
         return np.array(
             [
-                quantile.question.sign * float(quantile.distance(np.array([time]))[0])
+                quantile.question.sign * float(quantile.find_distance(np.array([time]))[0])
                 for quantile, time in zip(self.quantiles, times_ms, strict=True)
             ]
         )
 
-    def _ask_around(self, nodes: _Nodes, times_ms: Sequence[float] | FloatArray) -> GroupAnswers:
-        """Test each quantile against its threshold, with the doubt from rounding in each direction."""
-        shifted = [quantile.around(float(time)) for quantile, time in zip(self.quantiles, times_ms, strict=True)]
-        (worse, within) = (ask(self._distances(at), nodes.around(np.array(at))) for at in zip(*shifted, strict=True))
-        return GroupAnswers(self._distances(times_ms), worse.p_worse, within.p_within)
+    def _answer_with_doubt(self, nodes: _Nodes, times_ms: FloatArray) -> GroupAnswers:
+        """Test each quantile against its own time (quantiles,), with the doubt from rounding against each claim."""
+        pairs = zip(self.quantiles, times_ms.tolist(), strict=True)
+        worse_times, within_times = np.array([quantile.shift_by_doubt(time) for quantile, time in pairs]).T
+        worse = compute_answers(self._find_distances(worse_times), nodes.interpolate(worse_times))
+        within = compute_answers(self._find_distances(within_times), nodes.interpolate(within_times))
+        return GroupAnswers(self._find_distances(times_ms), worse.p_worse, within.p_within)
 
-    def _solve(self, *nodes: _Nodes) -> FloatArray:
-        of, times = (np.concatenate([getattr(part, name) for part in nodes]) for name in ("of", "times_ms"))
-        reach = np.concatenate([part.uncertainty.reach(self.work.alpha) for part in nodes])
-        solved = [quantile.solve(times[of == k], reach[of == k]) for k, quantile in enumerate(self.quantiles)]
-        return np.array(solved).T
+    def _find_intervals(self, *all_nodes: _Nodes) -> FloatArray:
+        """Return the lower and upper end (ms) of the interval of each quantile by all tests: shape (2, quantiles)."""
+        quantile_index = np.concatenate([nodes.quantile for nodes in all_nodes])
+        times_ms = np.concatenate([nodes.times_ms for nodes in all_nodes])
+        reach = np.concatenate([nodes.uncertainty.reach(self.curves.alpha) for nodes in all_nodes])
+        intervals = []
+        for k, quantile in enumerate(self.quantiles):
+            of_quantile = quantile_index == k
+            intervals.append(quantile.find_interval(times_ms[of_quantile], reach[of_quantile]))
+        return np.array(intervals).T
 
-    def _limits(self, k: int) -> tuple[GroupAnswers, ...]:
-        """Test the candidate's own quantile against `max` and `min` (ms)."""
-        work, p = self.work, self.quantiles[k].p
+    def _answer_limits(self, k: int) -> tuple[GroupAnswers, ...]:
+        """Test the candidate's own quantile number `k` against its limits (ms), one answer for each that is set."""
+        curves, p = self.curves, self.quantiles[k].p
         answers = []
-        for sign, bound in self.quantiles[k].question.limit.bounds:
-            at = np.array([bound])
-            own = levels(work.strata, 1, count_done(work.panel, at)[:, 1])
-            missing, spread = Estimand(p - own.level[:, 0], own.influence[:, 0]), Spread()
-            if work.by_run:
-                by_run = np.stack([p - curve.at(at) for curve in work.by_run[1]], axis=-1)
+        # The sign is 1 for a maximum, -1 for a minimum, so that positive distances are beyond the limit.
+        for sign, bound_ms in self.quantiles[k].question.limit.bounds:
+            times_ms = np.array([bound_ms])
+            done = standardise_levels(curves.strata, 1, count_done(curves.panel, times_ms)[:, 1])
+            missing, spread = Estimand(p - done.level[:, 0], done.influence[:, 0]), Spread()
+            if curves.by_run:
+                by_run = np.stack([p - curve.at(times_ms) for curve in curves.by_run[1]], axis=-1)
                 missing = replace(missing, by_run=by_run)
             else:
-                spread = work.spread(count_done_by_row(work.panel, at), np.zeros((1, 1)), self.slope[[k]])
+                # Only the candidate is tested: there is no difference to remove.
+                no_difference = np.zeros((1, 1))
+                spread = curves.find_spread(count_done_by_row(curves.panel, times_ms), no_difference, self.slope[[k]])
             distance, uncertainty = spread.find_uncertainty(missing, arms=(1,))
-            floor = share_variance(own.level[:, 0], work.strata.effective[1, 0])
-            answers.append(ask(sign * distance, uncertainty.also(floor)))
+            binomial = share_variance(done.level[:, 0], curves.strata.effective[1, 0])
+            answers.append(compute_answers(sign * distance, uncertainty.also(binomial)))
         return tuple(answers)
-
-
-@lru_cache(maxsize=4)
-def standardise_both(panel: Panel) -> tuple[Distribution, Distribution]:
-    """Return the standardised distributions of time to success of baseline and candidate, for all quantiles."""
-    strata = frame_all_requests(panel)[0]
-    limits = find_limits_ms(panel)
-    curves = standardised_distributions(panel.bins, _weights(panel, strata, strata.volume[0], np.nan), limits)
-    return Distribution(limits, curves[0]), Distribution(limits, curves[1])
-
-
-def _weights(panel: Panel, strata: Strata, volume: FloatArray | float, after: float) -> FloatArray:
-    """Contribution of one request of each histogram cell to the standardised distribution, v / (V n).
-
-    Cells after the look get the value `after`.
-    """
-    each = np.full((2, len(panel.endpoints), panel.stride), after)
-    each[..., : panel.slots] = strata.each
-    return np.asarray(each.ravel() / volume)
-
-
-def _first_below(grid: FloatArray, values: FloatArray, default: float) -> float:
-    """First place where `values` is no longer above 0, by linear interpolation; `default` if it never was above.
-
-    >>> _first_below(np.array([1.0, 2.0, 3.0]), np.array([2.0, 1.0, -1.0]), 0.0)
-    2.5
-    """
-    below = np.flatnonzero(values <= 0)
-    if not below.size:
-        return float(grid[-1])
-    k = int(below[0])
-    if k == 0:
-        return default
-    low, high = values[k - 1], values[k]
-    share = low / (low - high) if low != high else 0.5
-    return float(grid[k - 1] + share * (grid[k] - grid[k - 1]))

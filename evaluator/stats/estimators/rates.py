@@ -8,7 +8,7 @@ import numpy as np
 
 from evaluator.records import Limit, Margin
 from evaluator.records.arrays import BoolArray, FloatArray
-from evaluator.stats.estimators.contrast import Estimand, Spread, ask_limits, contrast, log_bound
+from evaluator.stats.estimators.contrast import Estimand, Spread, answer_limits, contrast, log_bound
 from evaluator.stats.estimators.estimate import Estimate
 from evaluator.stats.shaping.panel import Panel
 
@@ -32,44 +32,51 @@ def compare_rates(
         events: Events in each slot, shape (2, slots).
         panel: Baseline and candidate.
         alpha: One-sided level of the interval.
-        margin: Largest harm that is tolerated; an absolute one is divided by the baseline's rate. `None`: none is.
+        margin: Largest harm that is tolerated; an absolute margin is divided by the baseline's rate. `None`: no harm.
         limit: Bounds on the candidate's own rate, per second.
-        sign: 1 if lower is better, -1 if higher is.
-        exposure: What the rates of the arms are divided by before they are compared (users of each arm).
+        sign: 1 if a lower rate is better, -1 if a higher rate is.
+        exposure: What the rates of baseline and candidate are divided by before they are compared (users of each arm).
     """
     active = active_slots(panel)
-    ran, totals = active.sum(axis=1, keepdims=True), events.sum(axis=1, keepdims=True)
-    rates = totals / (ran * panel.bucket_s)
+    active_count, totals = active.sum(axis=1, keepdims=True), events.sum(axis=1, keepdims=True)
+    rates = totals / (active_count * panel.bucket_s)
     # Influence of each slot on the logarithm of each arm's rate, (2, slots); mean 0.
-    influence = np.where(active, (events / (totals / ran) - 1) * panel.slots / ran, 0.0)
-    own = [Estimand(np.log(rates[arm]), influence[[arm]]) for arm in (0, 1)]
-    shares = [replace(estimand, value=np.log(rates[arm] / exposure[arm])) for arm, estimand in enumerate(own)]
+    influence = np.where(active, (events / (totals / active_count) - 1) * panel.slots / active_count, 0.0)
+    log_rates = [Estimand(np.log(rates[arm]), influence[[arm]]) for arm in (0, 1)]
+    baseline, candidate = (replace(log_rates[arm], value=np.log(rates[arm] / exposure[arm])) for arm in (0, 1))
     estimate = contrast(
         (rates[0], rates[1]),
-        shares[1] - shares[0],
+        candidate - baseline,
         Spread(),
         panel.position,
         alpha=alpha,
         bound=log_bound(margin, sign, float(rates[0, 0])),
         sign=sign,
         relative=True,
-        against_limit=ask_limits(own[1], Spread(), limit, log=True),
+        against_limit=answer_limits(log_rates[1], Spread(), limit, log=True),
         joint=False,
     )
     if margin is None or margin.relative:
         return estimate
-    in_unit = {name: getattr(estimate, name) * rates[0] for name in ("effect", "lower", "upper", "se")}
-    return replace(estimate, **in_unit)
+    # An absolute margin: the effect is shown as a difference of rates, too.
+    per_second = {name: getattr(estimate, name) * rates[0] for name in ("effect", "lower", "upper", "se")}
+    return replace(estimate, **per_second)
 
 
 def active_slots(panel: Panel) -> BoolArray:
-    """Find when each arm ran, shape (2, slots): always, or in runs whose arms did not overlap, from first to last."""
+    """Find the slots in which each arm ran, shape (2, slots).
+
+    In a run whose arms overlapped in time, both ran in all slots. In other runs, each arm ran from its first to its
+    last slot with requests.
+    """
     active = np.ones((2, panel.slots), dtype=bool)
-    for run in (code for code, paired in panel.paired.items() if not paired):
+    for run, arms_overlapped in panel.paired.items():
+        if arms_overlapped:
+            continue
         slots_of_run = np.flatnonzero(panel.run == run)
         for arm in (0, 1):
-            busy = np.flatnonzero(panel.n[arm][:, slots_of_run].sum(axis=0))
             active[arm, slots_of_run] = False
-            if busy.size:
-                active[arm, slots_of_run[busy[0] : busy[-1] + 1]] = True
+            with_requests = np.flatnonzero(panel.n[arm][:, slots_of_run].sum(axis=0))
+            if with_requests.size:
+                active[arm, slots_of_run[with_requests[0] : with_requests[-1] + 1]] = True
     return active

@@ -23,23 +23,28 @@ FINE_SHARE = 0.002
 
 
 def step_of_arms_ms(panel: Panel) -> FloatArray:
-    """Return the step of each arm's times (ms), shape (2,): the coarsest with at least a quarter of its requests."""
-    ok = panel.ok.sum(axis=2)
-    out = np.empty(2)
+    """Return the step (ms) in which the times of baseline and candidate were recorded, shape (2,).
+
+    Endpoints have their own steps. An arm's step is the coarsest such that at least a quarter of the arm's successes
+    are of endpoints with this step or a coarser step.
+    """
+    successes = panel.ok.sum(axis=2)
+    arm_steps_ms = np.empty(2)
     for arm in (0, 1):
-        order = np.argsort(-panel.steps_us[arm], kind="stable")
-        reached = np.cumsum(ok[arm][order]) >= LONE_SHARE * max(float(ok[arm].sum()), 1.0)
-        out[arm] = panel.steps_us[arm][order[int(np.argmax(reached))]] / 1000
-    return out
+        coarsest_first = np.argsort(-panel.steps_us[arm], kind="stable")
+        enough = np.cumsum(successes[arm][coarsest_first]) >= LONE_SHARE * max(float(successes[arm].sum()), 1.0)
+        first_enough = int(np.argmax(enough))
+        arm_steps_ms[arm] = panel.steps_us[arm][coarsest_first[first_enough]] / 1000
+    return arm_steps_ms
 
 
 def steps_of(panel: Panel, endpoint: str | None = None) -> tuple[float, float]:
     """Return the step (ms) of the times of baseline and candidate, of one endpoint or (`None`) of all requests."""
     if endpoint in panel.endpoints:
-        of_arms = panel.steps_us[:, panel.endpoints.index(endpoint)] / 1000
+        steps_ms = panel.steps_us[:, panel.endpoints.index(endpoint)] / 1000
     else:
-        of_arms = step_of_arms_ms(panel)
-    return float(of_arms[0]), float(of_arms[1])
+        steps_ms = step_of_arms_ms(panel)
+    return float(steps_ms[0]), float(steps_ms[1])
 
 
 def find_doubt_ms(panel: Panel, groups: Groups) -> FloatArray:
@@ -48,15 +53,16 @@ def find_doubt_ms(panel: Panel, groups: Groups) -> FloatArray:
     For each arm this is half a step for requests on a single step, and nothing for requests on several steps. If the
     arms have different steps, half of the larger one is added, because a tool may round or cut off.
     """
-    steps, ok = panel.steps_us / 1000, panel.ok.sum(axis=2)
-    wide = steps.max(axis=0)
-    mean = panel.totals["time_ms"].sum(axis=(0, 2)) / np.maximum(ok.sum(axis=0), 1)
-    coarse = (wide > FINE_SHARE * mean) & (ok > 0).all(axis=0)
-    if not coarse.any():
+    steps_ms, successes = panel.steps_us / 1000, panel.ok.sum(axis=2)
+    larger_step = steps_ms.max(axis=0)
+    mean = panel.totals["time_ms"].sum(axis=(0, 2)) / np.maximum(successes.sum(axis=0), 1)
+    is_coarse = (larger_step > FINE_SHARE * mean) & (successes > 0).all(axis=0)
+    if not is_coarse.any():
         return np.zeros(groups.count)
-    apart = np.where(steps[0] != steps[1], wide / 2, 0.0)
-    doubt = np.where(coarse, _lone_ms(panel, coarse).sum(axis=0) + apart, 0.0)
-    weight = ok[0] * ok[1] / np.maximum(ok[0] + ok[1], 1)
+    from_unequal_steps = np.where(steps_ms[0] != steps_ms[1], larger_step / 2, 0.0)
+    doubt = np.where(is_coarse, _find_hidden_ms(panel, is_coarse).sum(axis=0) + from_unequal_steps, 0.0)
+    # Endpoints have the weights of the comparison of means.
+    weight = successes[0] * successes[1] / np.maximum(successes[0] + successes[1], 1)
     total = groups.sum_totals(weight)
     return np.divide(groups.sum_totals(weight * doubt), total, out=np.zeros(groups.count), where=total > 0)
 
@@ -66,53 +72,67 @@ def log_doubt(doubt: FloatArray, level: FloatArray) -> FloatArray:
     return np.asarray(np.log1p(np.divide(doubt, level, out=np.zeros_like(doubt), where=level > 0)))
 
 
-def _lone_ms(panel: Panel, coarse: BoolArray) -> FloatArray:
-    """How far (ms) the mean time of each arm and endpoint may be off because requests are on single steps.
+def _find_hidden_ms(panel: Panel, is_coarse: BoolArray) -> FloatArray:
+    """Find how far (ms) the mean time of each arm and endpoint may be off because requests are on single steps.
 
-    Shape (2, endpoints).
+    Only a step with at least the share `LONE_SHARE` of an endpoint's requests hides something; how much depends on its
+    two neighbours. Endpoints for which `is_coarse` (endpoints,) is false get 0. Returns shape (2, endpoints).
     """
-    bins, shape = panel.bins, panel.steps_us.shape
+    bins = panel.bins
+    # Arm × endpoint, slot and bin of each row of the histogram.
     owner, slot = np.divmod(bins.cell, panel.stride)
-    bin_of = np.repeat(np.arange(bins.sizes.size), bins.sizes)
-    out = np.zeros(panel.steps_us.size)
-    for step_us in np.unique(panel.steps_us[:, coarse]):
-        of_step = ((panel.steps_us == step_us) & coarse).ravel()
-        rows = np.flatnonzero(of_step[owner] & (slot < panel.slots))
-        # Bins without a multiple of the step have no width; the others are adjacent to each other.
-        rank = np.cumsum(np.diff(bin_limits_ms(bins.last, step_us / 1000)) > 0)
-        ranks = int(rank[-1]) + 2
-        key, group = np.unique(owner[rows] * ranks + rank[bin_of[rows]], return_inverse=True)
+    row_bin = np.repeat(np.arange(bins.sizes.size), bins.sizes)
+    hidden_ms = np.zeros(panel.steps_us.size)
+    for step_us in np.unique(panel.steps_us[:, is_coarse]):
+        has_step = ((panel.steps_us == step_us) & is_coarse).ravel()
+        rows = np.flatnonzero(has_step[owner] & (slot < panel.slots))
+        # Bins without a multiple of the step have no width. The others are numbered: adjacent steps differ by 1.
+        step_number = np.cumsum(np.diff(bin_limits_ms(bins.last, step_us / 1000)) > 0)
+        numbers = int(step_number[-1]) + 2
+        # Requests of each owner on each step, in the order of owners and steps.
+        key, group = np.unique(owner[rows] * numbers + step_number[row_bin[rows]], return_inverse=True)
         count: FloatArray = np.bincount(group, weights=bins.n[rows], minlength=key.size).astype(float)
-        cell = key // ranks
-        share = count / np.maximum(np.bincount(cell, weights=count, minlength=out.size), 1)[cell]
-        adjoining = count.copy()
-        follows = np.flatnonzero(np.diff(key) == 1)
-        adjoining[follows] += count[follows + 1]
-        adjoining[follows + 1] += count[follows]
-        among = count / np.maximum(adjoining, 1)
-        hidden = np.where(share >= LONE_SHARE, share * _hidden(among), 0.0)
-        out += np.bincount(cell, weights=hidden, minlength=out.size) * step_us / 1000
-    return out.reshape(shape)
+        key_owner = key // numbers
+        owner_count = np.bincount(key_owner, weights=count, minlength=hidden_ms.size)
+        share_of_owner = count / np.maximum(owner_count, 1)[key_owner]
+        count_with_neighbours = count.copy()
+        has_next = np.flatnonzero(np.diff(key) == 1)
+        count_with_neighbours[has_next] += count[has_next + 1]
+        count_with_neighbours[has_next + 1] += count[has_next]
+        share_of_neighbours = count / np.maximum(count_with_neighbours, 1)
+        hidden_part = np.where(
+            share_of_owner >= LONE_SHARE, share_of_owner * _find_hidden_part(share_of_neighbours), 0.0
+        )
+        hidden_ms += np.bincount(key_owner, weights=hidden_part, minlength=hidden_ms.size) * step_us / 1000
+    return hidden_ms.reshape(panel.steps_us.shape)
 
 
-def _hidden(among: FloatArray) -> FloatArray:
-    """Part of a step that rounding may hide (0 to 1/2), from the step's share `among` itself and its neighbours."""
-    return np.asarray(np.maximum(1 - 0.5 / np.maximum(among, 1e-300), 0.0))
+def _find_hidden_part(share: FloatArray) -> FloatArray:
+    """Return the part of a step (0 to 1/2) by which rounding to it may hide a change.
+
+    `share`: requests on the step, divided by those on the step and both its neighbours. If all are on it, half a step
+    is hidden; if at most half of them are, nothing.
+    """
+    return np.asarray(np.maximum(1 - 0.5 / np.maximum(share, 1e-300), 0.0))
 
 
 def find_quantile_doubt_ms(curve: Distribution, quantile_ms: float, step_ms: float) -> float:
     """Find how much (ms) the quantile of one arm may be off, because many requests are on the same step.
 
-    Times within one bin of the histogram cannot be distinguished, so a step is at least as wide as its bin.
+    Times within one bin of the histogram cannot be distinguished, so a step is at least as wide as its bin. `curve` is
+    the distribution of the arm's times, `quantile_ms` its quantile, `step_ms` the step of its recorded times.
     """
     limits = curve.limits
     if not np.isfinite(quantile_ms) or quantile_ms >= limits[-1]:
         return 0.0
-    behind = int(np.searchsorted(limits, quantile_ms, side="right"))
-    low, width = float(limits[behind - 1]), float(limits[behind] - limits[behind - 1])
+    next_limit = int(np.searchsorted(limits, quantile_ms, side="right"))
+    start, width = float(limits[next_limit - 1]), float(limits[next_limit] - limits[next_limit - 1])
     if step_ms > width:
-        low, width = float((np.floor(quantile_ms / step_ms + 0.5) - 0.5) * step_ms), step_ms
-    before, within, after = np.diff(curve.at(low + width * np.arange(-1.0, 3.0))).tolist()
-    if within < LONE_SHARE * float(curve.cumulative[-1]):
+        # A recorded time stands for the interval of half a step around it.
+        nearest_multiple = np.floor(quantile_ms / step_ms + 0.5)
+        start, width = float((nearest_multiple - 0.5) * step_ms), step_ms
+    # Shares of the step before, of the step with the quantile, and of the step after.
+    before, on_step, after = np.diff(curve.at(start + width * np.arange(-1.0, 3.0))).tolist()
+    if on_step < LONE_SHARE * float(curve.cumulative[-1]):
         return 0.0
-    return width * float(_hidden(np.array(within / (before + within + after))))
+    return width * float(_find_hidden_part(np.array(on_step / (before + on_step + after))))

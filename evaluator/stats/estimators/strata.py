@@ -34,9 +34,9 @@ class Strata:
     groups: Groups
     """Which endpoints are compared together."""
     mass: FloatArray
-    """Part of the slot in V, shape (groups, slots)."""
+    """Weight of the slot: its share of the weights v of its blocks, shape (groups, slots)."""
     volume: FloatArray
-    """V = Σ v, shape (groups,)."""
+    """V = Σ v over all blocks, shape (groups,)."""
     effective: FloatArray
     """n* = V² / Σ(v²/n): binomial sample size with the variance of the weighted level, shape (2, groups)."""
 
@@ -53,46 +53,71 @@ class Levels:
 
 
 def build_strata(panel: Panel, n: FloatArray, groups: Groups | None = None) -> Strata:
-    """Compute the weights of the denominator `n` (2, endpoints, slots); `groups=None`: all endpoints in one group."""
+    """Compute the weights of strata from the denominator `n` (requests, or successes), shape (2, endpoints, slots).
+
+    A stratum is an endpoint × time block. `groups=None`: all endpoints in one group.
+    """
     if groups is None:
         groups = all_together(n.shape[1])
+    # Each slot has the total of its block, and the weight v of this stratum: n_b · n_c / (n_b + n_c).
     total = panel.block_sum(n)
     # Denominators are counts; if one is 0, its numerator is 0 too.
-    both = np.maximum(total[0] + total[1], 1e-300)
-    weight = total[0] * total[1] / both
-    share = (n[0] + n[1]) / both
+    total_of_both = np.maximum(total[0] + total[1], 1e-300)
+    weight = total[0] * total[1] / total_of_both
+    # The slot's share of its block, and the weight of one request.
+    share = (n[0] + n[1]) / total_of_both
     each = weight / np.maximum(total, 1e-300)
-    part = weight * share
-    mass = groups.sum(part)
+    slot_weight = weight * share
+    mass = groups.sum(slot_weight)
     volume = mass.sum(axis=1)
-    spread = groups.sum_totals((each * part).sum(axis=2))
-    effective = np.divide(volume**2, spread, out=np.zeros_like(spread), where=spread > 0)
-    lean = None if panel.has_fine_blocks else part - each * n
-    return Strata(panel, total, weight, share, each, lean, groups, mass, volume, effective)
+    # Σ v²/n over all strata of a group.
+    sum_of_squares = groups.sum_totals((each * slot_weight).sum(axis=2))
+    return Strata(
+        panel=panel,
+        total=total,
+        weight=weight,
+        share=share,
+        each=each,
+        lean=None if panel.has_fine_blocks else slot_weight - each * n,
+        groups=groups,
+        mass=mass,
+        volume=volume,
+        effective=np.divide(volume**2, sum_of_squares, out=np.zeros_like(sum_of_squares), where=sum_of_squares > 0),
+    )
 
 
-def levels(strata: Strata, arm: int, numerator: FloatArray) -> Levels:
-    """Return the standardised level of one arm: `numerator` (..., endpoints, slots) per count of the denominator."""
-    parts = strata.each[arm] * numerator
+def standardise_levels(strata: Strata, arm: int, numerator: FloatArray) -> Levels:
+    """Compute the standardised level of one arm (0 baseline, 1 candidate) and the influence of each slot on it.
+
+    The level is the mean of `numerator` (..., endpoints, slots) per count of the denominator in each stratum, weighted
+    by the strata. It is NaN for a group without a stratum that both arms have.
+    """
+    slot_parts = strata.each[arm] * numerator
     if strata.lean is not None:
-        parts += strata.lean[arm] * _block_means(strata, arm, numerator)
-    added = strata.groups.sum(parts)
+        # Within a block, a slot counts by the requests of both arms: this changes influences, not the level.
+        slot_parts += strata.lean[arm] * _find_block_means(strata, arm, numerator)
+    group_parts = strata.groups.sum(slot_parts)
     volume = np.where(strata.volume > 0, strata.volume, np.nan)
-    level = added.sum(axis=-1) / volume
-    influence = (strata.panel.slots / volume)[:, None] * (added - level[..., None] * strata.mass)
+    level = group_parts.sum(axis=-1) / volume
+    influence = (strata.panel.slots / volume)[:, None] * (group_parts - level[..., None] * strata.mass)
     return Levels(level, influence)
 
 
-def run_levels(strata: Strata, arm: int, numerator: FloatArray) -> FloatArray:
-    """Return the standardised level of one arm in each run separately, shape (groups, runs); NaN without requests."""
-    weighted = strata.groups.sum(_block_means(strata, arm, numerator) * strata.weight * strata.share)
+def standardise_levels_by_run(strata: Strata, arm: int, numerator: FloatArray) -> FloatArray:
+    """Return the standardised level of one arm in each run separately, shape (groups, runs); NaN without requests.
+
+    `numerator` has the shape (endpoints, slots).
+    """
+    weighted = strata.groups.sum(_find_block_means(strata, arm, numerator) * strata.weight * strata.share)
+    # The first slot of each run.
     starts = np.flatnonzero(np.diff(strata.panel.run, prepend=-1))
     volume = np.add.reduceat(strata.mass, starts, axis=-1)
     sums = np.add.reduceat(weighted, starts, axis=-1)
     return np.divide(sums, volume, out=np.full_like(sums, np.nan), where=volume > 0)
 
 
-def _block_means(strata: Strata, arm: int, numerator: FloatArray) -> FloatArray:
+def _find_block_means(strata: Strata, arm: int, numerator: FloatArray) -> FloatArray:
+    """Return the arm's mean of `numerator` per count in the block of each slot, same shape; 0 without counts."""
     total = strata.total[arm]
     sums = strata.panel.block_sum(numerator)
     return np.asarray(np.divide(sums, total, out=np.zeros_like(sums), where=total > 0))

@@ -10,8 +10,15 @@ from __future__ import annotations
 import numpy as np
 
 from evaluator.records import Limit, Margin
-from evaluator.stats.estimators.contrast import Spread, contrast, log_bound, looks_well, measure_level, vary_by_instance
-from evaluator.stats.estimators.estimate import Depth, Estimate, Tolerance, not_worse
+from evaluator.stats.estimators.contrast import (
+    Spread,
+    are_within_bounds,
+    contrast,
+    log_bound,
+    measure_level,
+    vary_by_instance,
+)
+from evaluator.stats.estimators.estimate import Depth, Estimate, Tolerance, build_untested
 from evaluator.stats.estimators.resolution import find_doubt_ms, log_doubt
 from evaluator.stats.estimators.strata import build_strata
 from evaluator.stats.shaping.groups import Groups
@@ -48,10 +55,11 @@ def compare_typical_times(
     strata = build_strata(panel, panel.ok, groups)
     baseline, candidate = (measure_level(strata, arm, panel.totals["log_time_ms"], design) for arm in (0, 1))
     typical = np.exp(baseline.value), np.exp(candidate.value)
-    if depth == "suspects" and looks_well(*typical, margin, Limit()):
-        return not_worse(*typical, 0)
-    rows, difference = panel.rows, candidate - baseline
-    count = difference.value.size
+    if depth == "suspects" and are_within_bounds(*typical, margin, Limit()):
+        return build_untested(*typical, 0)
+    # Differences of mean logarithms are log ratios of geometric means.
+    difference = candidate - baseline
+    rows, count = panel.rows, difference.value.size
     spread = Spread(
         design,
         vary_by_instance(

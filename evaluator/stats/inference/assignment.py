@@ -17,10 +17,11 @@ CONCENTRATIONS = (10.0, 100.0, 1000.0, 10_000.0)
 
 
 def log_wealth_of_ratio(counts: Sequence[int], shares: Sequence[float]) -> float:
-    """Return the log wealth against "units are assigned in these shares" (Lindon & Malek 2022).
+    """Return the log of the wealth of a bet against "units are assigned in these shares" (Lindon & Malek 2022).
 
-    It is the log of an average of multinomial-Dirichlet Bayes factors. If shares change during a ramp, add the log
-    wealths of its phases.
+    The bet starts with a wealth of 1 (log 0). If the shares are right, the wealth exceeds 1/alpha with a probability of
+    at most alpha, at any time. It is an average of multinomial-Dirichlet Bayes factors. If shares change during a ramp,
+    add the log wealths of its phases.
 
     Args:
         counts: Units of each arm.
@@ -29,21 +30,23 @@ def log_wealth_of_ratio(counts: Sequence[int], shares: Sequence[float]) -> float
     >>> log_wealth_of_ratio([500, 500], [0.5, 0.5]) < 0 < log_wealth_of_ratio([600, 400], [0.5, 0.5])
     True
     """
-    bets, total = [], sum(shares)
+    log_wealths, total = [], sum(shares)
     for concentration in CONCENTRATIONS:
-        wealth = math.lgamma(concentration) - math.lgamma(concentration + sum(counts))
+        log_wealth = math.lgamma(concentration) - math.lgamma(concentration + sum(counts))
         for count, share in zip(counts, shares, strict=True):
             prior = concentration * share / total
-            wealth += math.lgamma(prior + count) - math.lgamma(prior) - count * math.log(share / total)
-        bets.append(wealth)
-    best = max(bets)
-    return best + math.log(sum(math.exp(bet - best) for bet in bets) / len(bets))
+            log_wealth += math.lgamma(prior + count) - math.lgamma(prior) - count * math.log(share / total)
+        log_wealths.append(log_wealth)
+    # The log of the mean; divided by the largest wealth, so that no exponential overflows.
+    largest = max(log_wealths)
+    return largest + math.log(sum(math.exp(log_wealth - largest) for log_wealth in log_wealths) / len(log_wealths))
 
 
 def log_wealth_of_excess(failures: int, total: int, share: float) -> float:
-    """Return the log wealth against "at most this share of all failures is the candidate's" (Ramdas et al. 2023).
+    """Return the log of the wealth of a bet against "at most this share of all failures is the candidate's".
 
-    It bets uniformly on all larger shares.
+    The bet starts with a wealth of 1 (log 0). If the claim is true, the wealth exceeds 1/alpha with a probability of at
+    most alpha, at any time (Ramdas et al. 2023). It bets uniformly on all larger shares.
 
     Args:
         failures: Failures of the candidate.
@@ -57,9 +60,11 @@ def log_wealth_of_excess(failures: int, total: int, share: float) -> float:
         return 0.0
     from scipy.special import betaincc
 
-    above = float(betaincc(failures + 1, total - failures + 1, share))
-    if above <= 0:
+    # The likelihood of the failures, averaged over all shares above `share`, divided by the likelihood at `share`. Its
+    # integral over all shares is a beta function, of which `part_above` lies above `share`.
+    part_above = float(betaincc(failures + 1, total - failures + 1, share))
+    if part_above <= 0:
         return -math.inf
-    area = math.lgamma(failures + 1) + math.lgamma(total - failures + 1) - math.lgamma(total + 2)
-    null = failures * math.log(share) + (total - failures) * math.log1p(-share)
-    return area + math.log(above) - math.log1p(-share) - null
+    log_integral = math.lgamma(failures + 1) + math.lgamma(total - failures + 1) - math.lgamma(total + 2)
+    log_likelihood = failures * math.log(share) + (total - failures) * math.log1p(-share)
+    return log_integral + math.log(part_above) - math.log1p(-share) - log_likelihood

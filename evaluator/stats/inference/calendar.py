@@ -17,8 +17,10 @@ from evaluator.stats.inference.sequential import GRID
 Kind = Literal["fixed", "group_sequential", "anytime"]
 
 EVERY_S = 60
+"""Least time between two looks."""
 BURN_IN_S = 600
 BURN_IN_BUCKETS = 40
+"""Unless the policy sets it, the first look is after this time or this number of buckets, whichever is shorter."""
 SHORTEST_S = 300
 """A shorter run is judged at its end only: no one could act on an earlier look."""
 
@@ -50,23 +52,36 @@ def plan_looks(monitoring: Monitoring, *, bucket_s: int, covered_s: float, plann
         covered_s: Seconds of judged data until now.
         planned_s: Seconds of judged data that the source plans (after warm-up); `None`: no end is planned.
     """
-    kind: Kind = "anytime" if planned_s is None else "group_sequential" if planned_s >= SHORTEST_S else "fixed"
-    kind = kind if monitoring.mode == "auto" else monitoring.mode
-    end = monitoring.max_duration_s if planned_s is None else planned_s
-    final = covered_s >= end - bucket_s
+    kind: Kind
+    if monitoring.mode != "auto":
+        kind = monitoring.mode
+    elif planned_s is None:
+        kind = "anytime"
+    else:
+        kind = "group_sequential" if planned_s >= SHORTEST_S else "fixed"
+    end_s = monitoring.max_duration_s if planned_s is None else planned_s
+    final = covered_s >= end_s - bucket_s
     if kind == "fixed":
-        return Calendar(kind, (), end, final, math.inf if final else end)
-    burn_in = monitoring.burn_in_s
-    if burn_in is None:
-        burn_in = min(BURN_IN_S, BURN_IN_BUCKETS * bucket_s)
-    # A minute, or more if the calendar would have more looks than the table of boundaries; whole blocks.
-    block, longest = bucket_s * BLOCK_BUCKETS, end if kind == "group_sequential" else EVERY_S * GRID
-    step = int(-(-max(EVERY_S, longest / GRID) // block) * block)
-    looks = np.arange(step, min(covered_s, end - step / 2) + 1e-6, step)
-    interim = tuple(int(look) for look in looks[looks >= burn_in])
+        return Calendar(kind, (), end_s, final, next_s=math.inf if final else end_s)
+    burn_in_s = monitoring.burn_in_s
+    if burn_in_s is None:
+        burn_in_s = min(BURN_IN_S, BURN_IN_BUCKETS * bucket_s)
+    # A minute, or more if the calendar would have more looks than the table of boundaries; in whole blocks.
+    least_step_s = max(EVERY_S, end_s / GRID) if kind == "group_sequential" else EVERY_S
+    step_s = _round_up(least_step_s, bucket_s * BLOCK_BUCKETS)
+    # No look shortly before the last look.
+    last_interim_s = end_s - step_s / 2
+    looks = np.arange(step_s, min(covered_s, last_interim_s) + 1e-6, step_s)
+    interim = tuple(int(look) for look in looks[looks >= burn_in_s])
     if kind == "group_sequential" and not interim and final:
-        return Calendar("fixed", (), end, final)
-    following = (max(covered_s // step + 1, -(-burn_in // step))) * step
-    if kind == "group_sequential" and following > end - step / 2:
-        following = math.inf if final else end
-    return Calendar(kind, interim, end, final, following)
+        return Calendar("fixed", (), end_s, final)
+    next_s: float = max(covered_s // step_s * step_s + step_s, _round_up(burn_in_s, step_s))
+    if kind == "group_sequential" and next_s > last_interim_s:
+        next_s = math.inf if final else end_s
+    return Calendar(kind, interim, end_s, final, next_s)
+
+
+def _round_up(time_s: float, unit_s: int) -> int:
+    """Round a time up to a multiple of `unit_s`."""
+    # `//` rounds down; of the negative time, it rounds up.
+    return int(-(-time_s // unit_s)) * unit_s

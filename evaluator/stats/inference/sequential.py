@@ -29,6 +29,7 @@ ALPHAS = np.concatenate([np.geomspace(1e-8, 0.1, 36), [0.2, 0.35, 0.5]])
 
 STEP = 0.01
 LOWEST = -6.0
+"""The grid on which boundaries are computed: from `LOWEST` to its opposite, in cells of `STEP`."""
 HALF = 0.3
 """Confidence sequences are used for levels below this; they are defined below one half, and useless near it."""
 TUNE_AT_S = 1800.0
@@ -53,15 +54,15 @@ def spent(kind: Spending, alpha: float, fraction: FloatArray) -> FloatArray:
 
 
 def spent_by_first(alpha: float, runs: int) -> float:
-    """Return the alpha that the first of several equal `runs` may spend: α·t^1.5, with its share t of the data.
+    """Return the alpha that may be spent on the first of several equal `runs`: α·t^1.5, where t = 1 / `runs`.
 
-    It is less than the α·t of looks within a run, because a stop there never shows whether the other runs agree.
+    It is less than the α·t of looks within a run: after a stop, nobody knows whether the other runs would have agreed.
     """
     return float(alpha * runs**-1.5)
 
 
 def information(fraction: FloatArray, persistent: float) -> FloatArray:
-    """Return the information at each fraction of the duration, relative to the end.
+    """Return the information (1 / variance) at each fraction of the duration, relative to that at the end.
 
     `persistent` is the share of the final variance that time does not shrink.
     """
@@ -87,47 +88,56 @@ def boundaries(info: FloatArray, spend: FloatArray) -> FloatArray:
     """
     from scipy.special import ndtr
 
+    # The score begins at 0 and has the variance `info` at each look. `mass` is its distribution in the cells of `grid`.
     grid = np.arange(LOWEST, -LOWEST, STEP)
-    reach = np.arange(-grid.size, grid.size + 1) * STEP
-    out = np.empty(info.size)
-    before, already = 0.0, 0.0
+    steps = np.arange(-grid.size, grid.size + 1) * STEP
+    boundary_of_look = np.empty(info.size)
+    info_before, spent_before = 0.0, 0.0
     mass = np.zeros(grid.size)
     mass[np.argmin(np.abs(grid))] = 1.0
-    for k, (now, total) in enumerate(zip(info, spend, strict=True)):
-        sd = np.sqrt(max(now - before, 1e-12))
-        near = np.abs(reach) < 8 * sd + 2 * STEP
-        kernel = ndtr((reach[near] + STEP / 2) / sd) - ndtr((reach[near] - STEP / 2) / sd)
+    for k, (info_now, spent_now) in enumerate(zip(info, spend, strict=True)):
+        # Add the normal increment since the look before.
+        sd = np.sqrt(max(info_now - info_before, 1e-12))
+        increments = steps[np.abs(steps) < 8 * sd + 2 * STEP]
+        kernel = ndtr((increments + STEP / 2) / sd) - ndtr((increments - STEP / 2) / sd)
         mass = np.convolve(mass, kernel)[(kernel.size - 1) // 2 :][: grid.size]
-        edge = _edge(grid, mass, total - already)
-        out[k] = min(edge / np.sqrt(now), NEVER)
+        edge = _find_edge(grid, mass, spent_now - spent_before)
+        boundary_of_look[k] = min(edge / np.sqrt(info_now), NEVER)
         # Keep the mass below the edge, and a part of the cell with the edge.
         mass = mass * np.clip((edge - (grid - STEP / 2)) / STEP, 0.0, 1.0)
-        before, already = now, total
-    return out
+        info_before, spent_before = info_now, spent_now
+    return boundary_of_look
 
 
-def _edge(grid: FloatArray, mass: FloatArray, spend: float) -> float:
-    """The value with mass `spend` above it, by linear interpolation within a cell."""
+def _find_edge(grid: FloatArray, mass: FloatArray, spend: float) -> float:
+    """Find the value that leaves the mass `spend` above it, by linear interpolation within a cell.
+
+    `mass` is that of the cells of width `STEP` around the points of `grid`. If there is nothing to spend, the value is
+    `NEVER`; if more than all mass is to be spent, it is the lowest point.
+    """
     if spend < 1e-14:
         return NEVER
-    above = np.cumsum(mass[::-1])[::-1]
-    k = int(np.searchsorted(-above, -spend, side="right")) - 1
+    mass_from_cell = np.cumsum(mass[::-1])[::-1]
+    # The last cell from which on there is at least this mass.
+    k = int(np.searchsorted(-mass_from_cell, -spend, side="right")) - 1
     if k < 0:
         return float(grid[0])
-    beyond = above[k + 1] if k + 1 < grid.size else 0.0
-    share = (above[k] - spend) / max(mass[k], 1e-300)
-    return float(grid[k] - STEP / 2 + min(share, 1.0) * STEP) if above[k] > beyond else float(grid[k])
+    mass_after_cell = mass_from_cell[k + 1] if k + 1 < grid.size else 0.0
+    if mass_from_cell[k] <= mass_after_cell:
+        return float(grid[k])
+    share_of_cell = (mass_from_cell[k] - spend) / max(mass[k], 1e-300)
+    return float(grid[k] - STEP / 2 + min(share_of_cell, 1.0) * STEP)
 
 
 @lru_cache(maxsize=1)
-def _table() -> dict[str, FloatArray]:
-    """Kind of spending → boundaries, shape (persistent shares, alphas, looks)."""
+def _load_table() -> dict[str, FloatArray]:
+    """Load the table of boundaries on Z: kind of spending → shape (persistent shares, alphas, looks)."""
     with (files("evaluator.stats.inference") / "boundaries.npz").open("rb") as file, np.load(file) as loaded:
         return {name: np.asarray(loaded[name], dtype=float) for name in loaded.files}
 
 
 def sequential_p(p_value: FloatArray, fraction: float, persistent: FloatArray, kind: Spending = "linear") -> FloatArray:
-    """Return the lowest alpha over all looks at which this look would have crossed its boundary.
+    """Return the lowest alpha, as a level of all looks together, at which this look would have crossed its boundary.
 
     The smallest of these over all looks is the sequential p-value.
 
@@ -141,11 +151,13 @@ def sequential_p(p_value: FloatArray, fraction: float, persistent: FloatArray, k
 
     # The ordinary p-value may have few degrees of freedom: its normal equivalent is compared with the boundary.
     z = np.minimum(-ndtri(np.clip(p_value, 1e-300, 1.0)), NEVER - 1)
-    out = np.empty(z.shape)
+    lowest_alpha = np.ones(z.shape)
     for i in np.ndindex(z.shape):
-        edges = _edges(fraction, float(persistent[i]), kind)
-        out[i] = np.exp(np.interp(-z[i], -edges, np.log(ALPHAS))) if z[i] > edges[-1] else 1.0
-    return np.where(np.isnan(p_value), np.nan, out)
+        boundary_by_alpha = _find_boundaries(fraction, float(persistent[i]), kind)
+        if z[i] > boundary_by_alpha[-1]:
+            # Boundaries fall with alpha; interpolation needs rising values.
+            lowest_alpha[i] = np.exp(np.interp(-z[i], -boundary_by_alpha, np.log(ALPHAS)))
+    return np.where(np.isnan(p_value), np.nan, lowest_alpha)
 
 
 def boundary_z(level: float, fraction: float, persistent: float, kind: Spending = "linear") -> float:
@@ -156,18 +168,27 @@ def boundary_z(level: float, fraction: float, persistent: float, kind: Spending 
     >>> round(boundary_z(0.05, 1.0, 0.0), 2), round(boundary_z(0.05, 1.0, 0.0, "obrien_fleming"), 2)
     (2.14, 1.89)
     """
-    return float(np.interp(np.log(level), np.log(ALPHAS), _edges(fraction, persistent, kind)))
+    return float(np.interp(np.log(level), np.log(ALPHAS), _find_boundaries(fraction, persistent, kind)))
 
 
-def _edges(fraction: float, persistent: float, kind: Spending) -> FloatArray:
-    """Boundaries at each of `ALPHAS`; `persistent` is the share of the variance at this look."""
+def _find_boundaries(fraction: float, persistent: float, kind: Spending) -> FloatArray:
+    """Return the boundary on Z of a look for each of `ALPHAS`, from the table, shape (alphas,).
+
+    Args:
+        fraction: Share of the planned duration at the look; it is rounded down to a look of the table.
+        persistent: Share of the variance at the look that time does not shrink. The table needs the share of the final
+            variance, and is interpolated between its shares.
+        kind: How alpha is spent.
+    """
     look = min(max(int(np.floor(fraction * GRID + 1e-9)), 1), GRID) - 1
-    share = min(persistent / max(persistent + (1 - persistent) * fraction, 1e-12), float(PERSISTENT_SHARES[-1]))
-    table = _table()[kind][:, :, look]
-    at = int(np.searchsorted(PERSISTENT_SHARES, share, side="right")) - 1
-    upper = min(at + 1, PERSISTENT_SHARES.size - 1)
-    part = (share - PERSISTENT_SHARES[at]) / max(PERSISTENT_SHARES[upper] - PERSISTENT_SHARES[at], 1e-12)
-    return np.asarray((1 - part) * table[at] + part * table[upper])
+    share_at_end = persistent / max(persistent + (1 - persistent) * fraction, 1e-12)
+    share_at_end = min(share_at_end, float(PERSISTENT_SHARES[-1]))
+    table = _load_table()[kind][:, :, look]
+    lower = int(np.searchsorted(PERSISTENT_SHARES, share_at_end, side="right")) - 1
+    upper = min(lower + 1, PERSISTENT_SHARES.size - 1)
+    distance = max(PERSISTENT_SHARES[upper] - PERSISTENT_SHARES[lower], 1e-12)
+    weight_of_upper = (share_at_end - PERSISTENT_SHARES[lower]) / distance
+    return np.asarray((1 - weight_of_upper) * table[lower] + weight_of_upper * table[upper])
 
 
 def anytime_critical(alpha: FloatArray | float, elapsed_s: float, tune_at_s: float) -> FloatArray:
@@ -180,37 +201,43 @@ def anytime_critical(alpha: FloatArray | float, elapsed_s: float, tune_at_s: flo
     """
     alpha = np.asarray(alpha, dtype=float)
     log = -2 * np.log(2 * alpha)
+    # u = t·ρ², with the ρ for which the sequence is narrowest at `tune_at_s` (Appendix B).
     u = (log + np.log(log + 1)) * elapsed_s / tune_at_s
     return np.asarray(np.sqrt(2 * (u + 1) / u * np.log1p(np.sqrt(u + 1) / (2 * alpha))))
 
 
 def anytime_z(level: FloatArray | float, elapsed_s: float, tune_at_s: float, persistent: float) -> FloatArray:
-    """Return the boundary on Z of the confidence sequence, with the share `persistent` of the variance.
+    """Return the boundary on Z of the confidence sequence; time does not shrink the share `persistent` of the variance.
 
-    The shrinking part of the variance gets the sequence's boundary, the persistent part the normal quantile; the two
-    half-widths add in quadrature. The other arguments are those of `anytime_critical`.
+    The shrinking part gets the sequence's boundary, the persistent part the normal quantile; the two half-widths add in
+    quadrature. The other arguments are those of `anytime_critical`.
     """
     from scipy.special import ndtri
 
-    moving = anytime_critical(level, elapsed_s, tune_at_s)
-    return np.asarray(np.sqrt(moving**2 * (1 - persistent) + ndtri(1 - np.asarray(level)) ** 2 * persistent))
+    sequence_z = anytime_critical(level, elapsed_s, tune_at_s)
+    normal_z = ndtri(1 - np.asarray(level))
+    return np.asarray(np.sqrt(sequence_z**2 * (1 - persistent) + normal_z**2 * persistent))
 
 
 def anytime_p(p_value: FloatArray, persistent: FloatArray, elapsed_s: float, tune_at_s: float) -> FloatArray:
-    """Return the lowest level at which the confidence sequence excludes "not beyond the bound" at this time.
+    """Return the lowest level at which a confidence sequence rejects the hypothesis of these p-values at this time.
+
+    It is 1 if the sequence does not reject it at any level. Other times than this look may be looked at as well.
 
     Args:
         p_value: Ordinary p-values of this look; NaN stays NaN.
         persistent: Share of the variance that time does not shrink, same shape as `p_value`.
-        elapsed_s: As in `anytime_critical`.
-        tune_at_s: As in `anytime_critical`.
+        elapsed_s: Seconds of data (or another measure of information).
+        tune_at_s: Where the sequence is narrowest, in the same unit.
     """
     from scipy.special import ndtri
 
     z = np.minimum(-ndtri(np.clip(p_value, 1e-300, 1.0)), NEVER)
     levels = ALPHAS[ALPHAS < HALF]
-    out = np.empty(z.shape)
+    lowest_level = np.ones(z.shape)
     for i in np.ndindex(z.shape):
-        reach = anytime_z(levels, elapsed_s, tune_at_s, float(persistent[i]))
-        out[i] = np.exp(np.interp(-z[i], -reach, np.log(levels))) if z[i] > reach[-1] else 1.0
-    return np.where(np.isnan(p_value), np.nan, out)
+        boundary_by_level = anytime_z(levels, elapsed_s, tune_at_s, float(persistent[i]))
+        if z[i] > boundary_by_level[-1]:
+            # Boundaries fall with the level; interpolation needs rising values.
+            lowest_level[i] = np.exp(np.interp(-z[i], -boundary_by_level, np.log(levels)))
+    return np.where(np.isnan(p_value), np.nan, lowest_level)

@@ -38,7 +38,10 @@ def t_quantile(probability: FloatArray | float, df: FloatArray | float) -> Float
 
 
 def critical_value(z: float, df: float) -> float:
-    """Return the boundary of a t statistic with `df` degrees of freedom that has the level of a normal boundary `z`."""
+    """Return the boundary of a t statistic that is exceeded as often as `z` by a normal variable.
+
+    The t statistic has `df` degrees of freedom.
+    """
     from scipy.special import ndtr
 
     return -float(t_quantile(float(ndtr(-z)), df))

@@ -20,6 +20,7 @@ from evaluator.stats.inference.student import t_below
 Alternative = Literal["two-sided", "greater", "less"]
 
 NODES = 64
+"""Points at which an integral over a normal variable is evaluated."""
 LARGEST_DF = 1e6
 """From this number of degrees of freedom on, the standard error counts as known."""
 
@@ -45,10 +46,11 @@ def compare_assignment(counts: Sequence[int], shares: Sequence[float]) -> float:
 
 
 def share_of_baseline(baseline_variance: float, variances: FloatArray) -> FloatArray:
-    """Return the loading of each contrast on the shared baseline, shape (arms,).
+    """Return the loading of each candidate's difference on the shared baseline, shape (candidates,).
 
-    The correlation of two contrasts is the product of their loadings. The arguments are the variances of the levels of
-    the baseline and of each candidate.
+    It is the square root of the baseline's share of the variance of the difference. The correlation of two differences
+    is the product of their loadings. The arguments are the variances of the levels of the baseline and of each
+    candidate.
     """
     total = np.asarray(variances, float) + baseline_variance
     return np.sqrt(np.divide(baseline_variance, total, out=np.zeros_like(total), where=total > 0))
@@ -59,7 +61,7 @@ def dunnett_p(t: FloatArray, loadings: FloatArray, df: float, alternative: Alter
 
     Args:
         t: t statistic of each candidate against the baseline, shape (arms,).
-        loadings: As `share_of_baseline` returns them, shape (arms,).
+        loadings: Loading of each difference on the shared baseline (`share_of_baseline`), shape (arms,).
         df: Degrees of freedom of the common standard error.
         alternative: `greater`: the candidate's mean is above the baseline's; `less`: it is below.
 
@@ -68,35 +70,53 @@ def dunnett_p(t: FloatArray, loadings: FloatArray, df: float, alternative: Alter
     [0.6201, 0.0058]
     """
     t = np.asarray(t, float)
-    sizes = np.abs(t) if alternative == "two-sided" else t if alternative == "greater" else -t
-    return np.array([_exceeds(float(size), loadings, df, two_sided=alternative == "two-sided") for size in sizes])
+    # Each statistic so that large values speak for the alternative.
+    sizes = {"two-sided": np.abs(t), "greater": t, "less": -t}[alternative]
+    two_sided = alternative == "two-sided"
+    return np.array([_find_p_of_largest(float(size), loadings, df, two_sided=two_sided) for size in sizes])
 
 
-def _exceeds(size: float, loadings: FloatArray, df: float, *, two_sided: bool) -> float:
-    """P(the largest statistic > size), integrated over the shared baseline (normal) and standard error (chi)."""
+def _find_p_of_largest(size: float, loadings: FloatArray, df: float, *, two_sided: bool) -> float:
+    """Return the probability that the largest of all statistics exceeds `size`, if no candidate differs.
+
+    Given the shared baseline (normal) and the shared standard error (χ), the statistics are independent; the result is
+    the integral over both. NaN stays NaN.
+
+    Args:
+        size: The statistic; if `two_sided`, its absolute value.
+        loadings: Loading of each statistic on the shared baseline, shape (arms,).
+        df: Degrees of freedom of the standard error.
+        two_sided: Whether absolute values are compared.
+    """
     from scipy.special import chdtri, ndtr
 
-    if not math.isfinite(size):
-        return math.nan if math.isnan(size) else (0.0 if size > 0 else 1.0)
-    shared, weights = _normal_nodes(NODES)
-    # Nodes and masses of sqrt(χ²/df). With normal scores of χ² the integrand is smooth at both ends.
-    scales, masses = np.ones(1), np.ones(1)
+    if math.isnan(size):
+        return math.nan
+    if math.isinf(size):
+        return 0.0 if size > 0 else 1.0
+    baseline_nodes, baseline_weights = _find_normal_nodes(NODES)
+    # Nodes of the standard error, sqrt(χ²/df). With normal scores of χ² the integrand is smooth at both ends.
+    se_nodes, se_weights = np.ones(1), np.ones(1)
     if df <= LARGEST_DF:
-        scores, masses = _normal_nodes(NODES)
-        scales, masses = np.sqrt(chdtri(df, t_below(-scores, np.inf)) / df), masses / masses.sum()
-    spread = np.sqrt(np.maximum(1 - loadings**2, 1e-12))
-    reach = size * scales[:, None, None]
-    centre = loadings * shared[:, None]
-    inside = ndtr((reach - centre) / spread)
+        scores, weights = _find_normal_nodes(NODES)
+        se_nodes, se_weights = np.sqrt(chdtri(df, t_below(-scores, np.inf)) / df), weights / weights.sum()
+    # Shape (nodes of the standard error, nodes of the baseline, arms).
+    sd_given_baseline = np.sqrt(np.maximum(1 - loadings**2, 1e-12))
+    threshold = size * se_nodes[:, None, None]
+    centre = loadings * baseline_nodes[:, None]
+    p_not_exceeding = ndtr((threshold - centre) / sd_given_baseline)
     if two_sided:
-        inside = inside - ndtr((-reach - centre) / spread)
-    within = inside.prod(axis=-1) @ (weights / weights.sum())
-    return float(np.clip(1 - within @ masses, 0.0, 1.0))
+        p_not_exceeding = p_not_exceeding - ndtr((-threshold - centre) / sd_given_baseline)
+    p_none_exceeds = p_not_exceeding.prod(axis=-1) @ (baseline_weights / baseline_weights.sum())
+    return float(np.clip(1 - p_none_exceeds @ se_weights, 0.0, 1.0))
 
 
 @lru_cache(maxsize=4)
-def _normal_nodes(count: int) -> tuple[FloatArray, FloatArray]:
-    """Nodes and weights of an integral over a normal variable; cached, because they cost an eigenvalue problem."""
+def _find_normal_nodes(count: int) -> tuple[FloatArray, FloatArray]:
+    """Return nodes and weights of an integral over a normal variable, both of shape (count,).
+
+    They are cached, because they cost an eigenvalue problem. The weights do not sum to 1.
+    """
     return np.polynomial.hermite_e.hermegauss(count)
 
 
@@ -107,15 +127,17 @@ def probabilities_of_best(values: FloatArray, variances: FloatArray, *, highest:
     """
     sign = 1.0 if highest else -1.0
     se = np.sqrt(np.maximum(np.asarray(variances, float), 1e-300))
-    nodes, weights = _normal_nodes(4 * NODES - 1)
+    nodes, weights = _find_normal_nodes(4 * NODES - 1)
     level = sign * np.asarray(values, float)
-    out = np.empty(level.size)
+    probabilities = np.empty(level.size)
     for arm in range(level.size):
-        others = np.arange(level.size) != arm
-        points = level[arm] + se[arm] * nodes
-        below = t_below((points[:, None] - level[others]) / se[others], np.inf).prod(axis=1)
-        out[arm] = below @ weights / weights.sum()
-    return np.asarray(out / out.sum())
+        is_other = np.arange(level.size) != arm
+        # The probability that all other arms are below this arm, averaged over its possible levels.
+        possible_levels = level[arm] + se[arm] * nodes
+        z = (possible_levels[:, None] - level[is_other]) / se[is_other]
+        others_below = t_below(z, np.inf).prod(axis=1)
+        probabilities[arm] = others_below @ weights / weights.sum()
+    return np.asarray(probabilities / probabilities.sum())
 
 
 # ------------------------------------------------------------------ the Bayesian view
@@ -141,14 +163,15 @@ def find_posterior(harm: float, se: float, margin: float, prior_sd: float) -> Po
     """
     if not (math.isfinite(harm) and math.isfinite(se) and prior_sd > 0):
         return Posterior(math.nan, math.nan, math.nan)
-    weight = prior_sd**2 / (prior_sd**2 + se**2)
-    centre, spread = harm * weight, math.sqrt(weight) * se
-    if spread <= 0:
-        return Posterior(float(centre > margin), float(centre <= 0), max(centre, 0.0))
-    z = centre / spread
+    weight_of_data = prior_sd**2 / (prior_sd**2 + se**2)
+    mean, sd = harm * weight_of_data, math.sqrt(weight_of_data) * se
+    if sd <= 0:
+        # The harm is known exactly.
+        return Posterior(p_beyond=float(mean > margin), p_better=float(mean <= 0), expected_loss=max(mean, 0.0))
+    z = mean / sd
     density = math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
     return Posterior(
-        p_beyond=float(t_below((centre - margin) / spread, np.inf)),
+        p_beyond=float(t_below((mean - margin) / sd, np.inf)),
         p_better=float(t_below(-z, np.inf)),
-        expected_loss=spread * (density + z * float(t_below(z, np.inf))),
+        expected_loss=sd * (density + z * float(t_below(z, np.inf))),
     )

@@ -32,32 +32,35 @@ class Errors:
     """Arm → contribution of each of its units to the error, shape (units,); other arms contribute nothing."""
 
 
-def from_weights(weights: FloatArray, values: Sequence[FloatArray], complete: Sequence[BoolArray]) -> Errors:
-    """Compute the errors by units from weights on the means of the units that were kept.
+def split_by_units(weights: FloatArray, values: Sequence[FloatArray], complete: Sequence[BoolArray]) -> Errors:
+    """Split the error of a comparison into contributions of units, from its weights on the means of the variables.
+
+    Only some units were compared (those with all values): the means are theirs, and the others contribute 0.
 
     Args:
-        weights: Shape (arms, variables).
-        values: For each arm, the variables of the units that were kept, shape (units kept, variables).
-        complete: For each arm, which of all its units were kept, shape (units,).
+        weights: Derivative of the error by each mean, shape (arms, variables).
+        values: For each arm, the variables of the units that were compared, shape (units compared, variables).
+        complete: For each arm, which of all its units were compared, shape (units,).
     """
     influence = {}
-    for arm, row in enumerate(weights):
-        if row.any() and values[arm].shape[0]:
-            own = np.zeros(complete[arm].size)
-            own[complete[arm]] = (values[arm] - values[arm].mean(axis=0)) @ row / values[arm].shape[0]
-            influence[arm] = own
+    for arm, arm_weights in enumerate(weights):
+        units_compared = values[arm].shape[0]
+        if arm_weights.any() and units_compared:
+            of_all_units = np.zeros(complete[arm].size)
+            of_all_units[complete[arm]] = (values[arm] - values[arm].mean(axis=0)) @ arm_weights / units_compared
+            influence[arm] = of_all_units
     return Errors(influence=influence)
 
 
 def trace_share(
     values: FloatArray, point: float, *, strict: bool, unit: IntArray | None = None, units: int = 0
 ) -> FloatArray:
-    """Return the influence of each unit on the share of values at or below `point`, shape (units,).
+    """Return the influence of each unit on the share of values at or below `point`, shape (units,); its sum is 0.
 
     Args:
         values: Values, shape (values,); NaN is no value.
         point: The threshold.
-        strict: Whether values equal to `point` do not count.
+        strict: Whether only values below `point` count, not those equal to it.
         unit: Unit of each value, 0 … `units` - 1; `None`: one value for each unit.
         units: Number of units, if `unit` is given.
     """
@@ -76,60 +79,68 @@ def find_loadings(
     """Compute a row of loadings for each comparison; the dot product of two rows is the correlation of their errors.
 
     Args:
-        errors: Errors of each comparison, `None` if it has none; its row is then empty.
+        errors: Errors of each comparison, `None` if they are unknown; its row is then empty.
         moments: Moments of all variables, for each arm.
-        values: Variable → for each arm, its value of each unit, if they were read. They are needed for correlations
-            between errors by weights and errors by units; without them these count as 0.
+        values: Index of a variable → for each arm, the value of each unit (units,), if it was read. They are needed for
+            correlations between errors by weights and errors by units; without them these count as 0.
     """
     positions = [i for i, error in enumerate(errors) if error is not None]
-    out: list[tuple[float, ...]] = [() for _ in errors]
-    covariance = _covariance([error for error in errors if error is not None], moments, values or {})
-    for i, row in zip(positions, _factor(covariance), strict=True):
-        out[i] = tuple(row.tolist())
-    return out
+    loadings: list[tuple[float, ...]] = [() for _ in errors]
+    covariance = _find_covariance([error for error in errors if error is not None], moments, values or {})
+    for i, row in zip(positions, _factor_correlations(covariance), strict=True):
+        loadings[i] = tuple(row.tolist())
+    return loadings
 
 
-def _covariance(
+def _find_covariance(
     errors: Sequence[Errors], moments: Sequence[UnitMoments], values: Mapping[int, tuple[FloatArray, ...]]
 ) -> FloatArray:
-    """Covariance of all errors; 0 between an error by weights and one by units if the values were not read."""
-    total = np.zeros((len(errors), len(errors)))
-    by_sums = [i for i, error in enumerate(errors) if error.weights is not None]
+    """Return the covariance of all errors, shape (errors, errors): the sum over arms, which are independent.
+
+    Errors are given by weights on means, or by contributions of units. Between an error by weights and an error by
+    units, it needs the values of the units: it is 0 if a variable is missing in `values`.
+    """
+    covariance = np.zeros((len(errors), len(errors)))
+    by_weights = [i for i, error in enumerate(errors) if error.weights is not None]
     by_units = [i for i, error in enumerate(errors) if error.weights is None]
     for arm, part in enumerate(moments):
         if part.n < 2:
             continue
-        weights = [error.weights[arm] for error in errors if error.weights is not None]
-        if weights:
-            rows = np.stack(weights)
-            total[np.ix_(by_sums, by_sums)] += rows @ part.products @ rows.T / (part.n * (part.n - 1))
-        traced = {i: errors[i].influence[arm] for i in by_units if arm in errors[i].influence}
-        scale = part.n / (part.n - 1)
-        for i, influence in traced.items():
-            for j, second in traced.items():
-                total[i, j] += scale * float(influence @ second)
-            for j, row in zip(by_sums, weights, strict=True):
+        all_weights = [error.weights[arm] for error in errors if error.weights is not None]
+        if all_weights:
+            stacked = np.stack(all_weights)
+            covariance[np.ix_(by_weights, by_weights)] += stacked @ part.products @ stacked.T / (part.n * (part.n - 1))
+        influences = {i: errors[i].influence[arm] for i in by_units if arm in errors[i].influence}
+        # As in the variance of a sample, products are divided by n - 1, not by n.
+        correction = part.n / (part.n - 1)
+        for i, influence in influences.items():
+            for j, other_influence in influences.items():
+                covariance[i, j] += correction * float(influence @ other_influence)
+            for j, weights in zip(by_weights, all_weights, strict=True):
+                variables = np.flatnonzero(weights).tolist()
+                if not all(k in values for k in variables):
+                    continue
                 # Σ over units of influence × the unit's contribution to Σ weights · mean. The sum of influences is 0,
                 # so means cancel.
-                used = np.flatnonzero(row).tolist()
-                if not all(k in values for k in used):
-                    continue
-                shared = scale * float(sum(row[k] * float(influence @ values[k][arm]) for k in used)) / part.n
-                total[i, j] += shared
-                total[j, i] += shared
-    return total
+                products = sum(weights[k] * float(influence @ values[k][arm]) for k in variables)
+                mixed = correction * float(products) / part.n
+                covariance[i, j] += mixed
+                covariance[j, i] += mixed
+    return covariance
 
 
-def _factor(covariance: FloatArray) -> FloatArray:
-    """Lower triangular rows of unit length whose dot products are the correlations (Cholesky, also if singular).
+def _factor_correlations(covariance: FloatArray) -> FloatArray:
+    """Return rows of unit length whose dot products are the correlations (Cholesky, also if singular).
 
-    An error with variance 0 gets a row of zeros.
+    `covariance` and the result, a lower triangle, have the shape (errors, errors). An error with variance 0 gets a row
+    of zeros.
     """
     sd = np.sqrt(np.diag(covariance))
-    unit = np.divide(1.0, sd, out=np.zeros_like(sd), where=sd > 0)
-    correlation = covariance * np.outer(unit, unit)
+    inverse_sd = np.divide(1.0, sd, out=np.zeros_like(sd), where=sd > 0)
+    correlation = covariance * np.outer(inverse_sd, inverse_sd)
     rows: FloatArray = np.zeros((sd.size, sd.size))
     for j in range(sd.size):
+        # What the errors before do not explain. If nothing is left, column j stays 0.
         residual = correlation[j, j] - float(rows[j, :j] @ rows[j, :j])
         if residual > NOTHING_LEFT:
             rows[j, j] = np.sqrt(residual)

@@ -60,8 +60,8 @@ def moments_of(values: FloatArray) -> UnitMoments:
     """Compute the moments of one arm; `values` has shape (units, variables)."""
     values = np.asarray(values, dtype=float)
     if not values.shape[0]:
-        width = values.shape[1]
-        return UnitMoments(0, np.zeros(width), np.zeros((width, width)))
+        variables = values.shape[1]
+        return UnitMoments(0, np.zeros(variables), np.zeros((variables, variables)))
     mean = values.mean(axis=0)
     centred = values - mean
     return UnitMoments(values.shape[0], mean, centred.T @ centred)
@@ -90,24 +90,25 @@ class Linear:
 
 
 def linear_mean(moments: UnitMoments, variable: int) -> Linear:
-    """Return the mean of one variable (by its index) over units."""
+    """Return the mean of one variable (given by its index) over the units of an arm, with its derivatives."""
     weights = np.zeros(moments.mean.size)
     weights[variable] = 1.0
     return Linear(float(moments.mean[variable]), weights)
 
 
 def linear_ratio(moments: UnitMoments, numerator: int, denominator: int) -> Linear:
-    """Return Σ numerator / Σ denominator over units, by the delta method (Deng, Knoblich & Lu 2018).
+    """Return Σ numerator / Σ denominator over units, with its derivatives (delta method: Deng, Knoblich & Lu 2018).
 
     Both variables are given by their index. The value is NaN if the denominator is not positive.
     """
-    below = float(moments.mean[denominator])
+    mean_denominator = float(moments.mean[denominator])
     weights = np.zeros(moments.mean.size)
-    if below <= 0:
+    if mean_denominator <= 0:
         return Linear(math.nan, weights)
-    ratio = float(moments.mean[numerator]) / below
-    weights[numerator] += 1.0 / below
-    weights[denominator] -= ratio / below
+    ratio = float(moments.mean[numerator]) / mean_denominator
+    # Both may be the same variable.
+    weights[numerator] += 1.0 / mean_denominator
+    weights[denominator] -= ratio / mean_denominator
     return Linear(ratio, weights)
 
 
@@ -139,56 +140,78 @@ def adjust_levels(levels: Sequence[Linear], moments: Sequence[UnitMoments], cova
         covariates: Indices of the covariates; without any, levels do not change.
     """
     columns = list(covariates)
-    total = sum(part.n for part in moments)
-    centre = sum((part.n * part.mean[columns] for part in moments), np.zeros(len(columns))) / max(total, 1)
-    spread = sum((part.products[np.ix_(columns, columns)] for part in moments), np.zeros((len(columns), len(columns))))
-    fits = [_fit(level, part, columns, centre) for level, part in zip(levels, moments, strict=True)]
+    units = sum(part.n for part in moments)
+    common_means = sum((part.n * part.mean[columns] for part in moments), np.zeros(len(columns))) / max(units, 1)
+    covariate_products = sum(
+        (part.products[np.ix_(columns, columns)] for part in moments), np.zeros((len(columns), len(columns)))
+    )
+    fits = [_fit_covariates(level, part, columns, common_means) for level, part in zip(levels, moments, strict=True)]
     slopes = np.array([fit.slopes for fit in fits]).reshape(len(fits), len(columns))
-    own = np.array([fit.variance for fit in fits])
-    shared = slopes @ (spread / max(total - len(moments), 1)) @ slopes.T / max(total, 1)
-    raw = float(sum(fit.unadjusted for fit in fits))
+    variances = np.array([fit.variance for fit in fits])
+    # The common means are uncertain too, and all arms share this error.
+    covariance_of_covariates = covariate_products / max(units - len(moments), 1)
+    shared_covariance = slopes @ covariance_of_covariates @ slopes.T / max(units, 1)
+    unadjusted = float(sum(fit.unadjusted for fit in fits))
     # The value of an arm depends on its own means, and if adjusted also on the covariates of all arms.
-    shares = np.array([part.n for part in moments]) / max(total, 1)
+    arm_shares = np.array([part.n for part in moments]) / max(units, 1)
     weights = np.zeros((len(levels), len(levels), levels[0].weights.size))
     for arm, level in enumerate(levels):
         weights[arm, arm] = level.weights
         weights[arm, arm, columns] -= slopes[arm]
-        weights[arm][:, columns] += np.outer(shares, slopes[arm])
+        weights[arm][:, columns] += np.outer(arm_shares, slopes[arm])
     return ArmLevels(
         values=np.array([fit.value for fit in fits]),
-        covariance=np.diag(own) + shared,
-        own=own,
+        covariance=np.diag(variances) + shared_covariance,
+        own=variances,
         df=np.array([fit.df for fit in fits]),
-        explained=1 - float(own.sum()) / raw if raw > 0 else 0.0,
+        explained=1 - float(variances.sum()) / unadjusted if unadjusted > 0 else 0.0,
         weights=weights,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
+    """The level of one arm, adjusted to the common means of the covariates."""
+
     value: float
     variance: float
+    """Variance of the value, if the common means were known."""
     unadjusted: float
+    """Variance of the level without adjustment."""
     df: float
+    """Degrees of freedom of the variance."""
     slopes: FloatArray
+    """Change of the level with each covariate, shape (covariates,)."""
 
 
-def _fit(level: Linear, moments: UnitMoments, columns: list[int], centre: FloatArray) -> _Fit:
+def _fit_covariates(level: Linear, moments: UnitMoments, columns: list[int], common_means: FloatArray) -> _Fit:
+    """Adjust the level of one arm by a least-squares fit to its covariates (Lin 2013).
+
+    Args:
+        level: Level of the arm, linear in the means of its variables.
+        moments: Moments of the arm.
+        columns: Indices of the covariates among the variables.
+        common_means: Means of the covariates over all arms, to which the level is adjusted, shape (covariates,).
+    """
     n = moments.n
     squares = float(level.weights @ moments.products @ level.weights)
     unadjusted = squares / max(n - 1, 1) / max(n, 1)
     if not columns:
         return _Fit(level.value, unadjusted, unadjusted, float(n - 1), np.zeros(0))
-    within = moments.products[np.ix_(columns, columns)]
-    across = moments.products[columns] @ level.weights
-    # Least squares of minimum norm: redundant covariates share a slope, constant ones get 0.
-    scale = np.sqrt(np.diag(within))
+    # Products of the covariates with each other, and with the level.
+    covariate_products = moments.products[np.ix_(columns, columns)]
+    level_products = moments.products[columns] @ level.weights
+    # Least squares of minimum norm: redundant covariates share a slope, constant covariates get 0. They are divided by
+    # their spread, so that the tolerance for redundancy does not depend on their units.
+    scale = np.sqrt(np.diag(covariate_products))
     scale = np.where(scale > 0, scale, 1.0)
-    solved, _, rank, _ = np.linalg.lstsq(within / np.outer(scale, scale), across / scale, rcond=1e-10)
-    slopes = solved / scale
+    scaled_slopes, _, rank, _ = np.linalg.lstsq(
+        covariate_products / np.outer(scale, scale), level_products / scale, rcond=1e-10
+    )
+    slopes = scaled_slopes / scale
     df = n - 1 - int(rank)
-    residual_squares = max(squares - float(slopes @ across), 0.0)
-    value = level.value - float(slopes @ (moments.mean[columns] - centre))
+    residual_squares = max(squares - float(slopes @ level_products), 0.0)
+    value = level.value - float(slopes @ (moments.mean[columns] - common_means))
     return _Fit(value, residual_squares / max(df, 1) / max(n, 1), unadjusted, float(df), slopes)
 
 
@@ -218,57 +241,74 @@ def compare_levels(
         direction: Which way is better.
         limit: Bounds on the candidate's own value.
     """
-    own, own_df = levels.own[[0, arm]], levels.df[[0, arm]]
-    spread = float((own**2 / np.maximum(own_df, 1)).sum())
-    df = float(own.sum()) ** 2 / spread if spread > 0 else float(own_df.sum())
-    values, covariance = levels.values[[0, arm]], levels.covariance[np.ix_([0, arm], [0, arm])]
-    relative = margin.relative if margin else values[0] > 0
+    pair = [0, arm]
+    df = _find_welch_df(levels.own[pair], levels.df[pair])
+    values, covariance = levels.values[pair], levels.covariance[np.ix_(pair, pair)]
+    baseline, candidate = (float(level) for level in values)
+    relative = margin.relative if margin else baseline > 0
     sign = 1.0 if direction is Direction.LOWER else -1.0
     critical = float(t_quantile(1 - alpha, df))
-    difference = np.array([-1.0, 1.0])
-    se = _find_se(covariance, difference)
-    limit = limit or Limit()
+    # Weights of baseline and candidate in what is tested.
+    difference, candidate_alone = np.array([-1.0, 1.0]), np.array([0.0, 1.0])
+    se, se_candidate = _find_se(covariance, difference), _find_se(covariance, candidate_alone)
     bound = margin.value if margin else 0.0
-    # How far the candidate is beyond the bound (positive is harm), and the standard error of this distance.
-    weights = np.array([-(1 + sign * bound) if relative else -1.0, 1.0])
-    beyond = sign * float(weights @ values) - (0.0 if relative else bound)
-    se_beyond = _find_se(covariance, weights)
-    base, value = (float(level) for level in values)
-    se_own = _find_se(covariance, np.array([0.0, 1.0]))
+    # How far the candidate is beyond the margin (positive is harm), and the standard error of this distance.
+    against_bound = np.array([-(1 + sign * bound) if relative else -1.0, 1.0])
+    beyond = sign * float(against_bound @ values) - (0.0 if relative else bound)
+    se_beyond = _find_se(covariance, against_bound)
     if relative:
-        effect, (lower, upper) = value / _scale(base, relative=True) - 1, _fieller(values, covariance, critical)
+        effect = candidate / _find_reference(baseline, relative=True) - 1
+        lower, upper = _find_relative_interval(values, covariance, critical)
     else:
-        effect, lower, upper = value - base, value - base - critical * se, value - base + critical * se
-    spoiled = relative and not base > 0
+        effect = candidate - baseline
+        lower, upper = effect - critical * se, effect + critical * se
+    has_no_ratio = relative and not baseline > 0
     return OutcomeEstimate(
-        baseline=base,
-        candidate=value,
+        baseline=baseline,
+        candidate=candidate,
         relative=relative,
         effect=effect,
         lower=lower,
         upper=upper,
         against_zero=_answer(sign * float(difference @ values), se, df),
-        against_margin=_answer(math.nan if spoiled else beyond, se_beyond, df),
-        against_limit=tuple(_answer(harm * (value - at), se_own, float(own_df[1])) for harm, at in limit.bounds),
+        against_margin=_answer(math.nan if has_no_ratio else beyond, se_beyond, df),
+        against_limit=_answer_limits(candidate, se_candidate, float(levels.df[arm]), limit or Limit()),
         se=se,
         df=df,
-        detectable=(critical + Z_OF_POWER) * se / _scale(base, relative=relative),
+        detectable=(critical + Z_OF_POWER) * se / _find_reference(baseline, relative=relative),
         needed=(critical * se_beyond / -beyond) ** 2 if beyond < 0 else math.inf,
     )
 
 
 def trace_harm(levels: ArmLevels, arm: int, *, margin: Margin | None, direction: Direction) -> FloatArray:
-    """Return the derivative of the harm of arm `arm` beyond its margin by the means of the variables.
+    """Return how the harm of a candidate beyond its margin depends on the means of the variables, to first order.
 
-    Shape (arms, variables). The arguments are those of `compare_levels`.
+    `arm` is the index of the candidate; the other arguments are those of `compare_levels`. Returns the derivatives by
+    the mean of each variable of each arm, shape (arms, variables).
     """
     relative = margin.relative if margin else levels.values[0] > 0
     sign = 1.0 if direction is Direction.LOWER else -1.0
-    against = 1 + sign * margin.value if margin and relative else 1.0
-    return np.asarray(sign * (levels.weights[arm] - against * levels.weights[0]))
+    factor = 1 + sign * margin.value if margin and relative else 1.0
+    return np.asarray(sign * (levels.weights[arm] - factor * levels.weights[0]))
+
+
+def _find_welch_df(variances: FloatArray, dfs: FloatArray) -> float:
+    """Return the degrees of freedom of the sum of two variances, from those of each (Welch 1947)."""
+    denominator = float((variances**2 / np.maximum(dfs, 1)).sum())
+    return float(variances.sum()) ** 2 / denominator if denominator > 0 else float(dfs.sum())
+
+
+def _answer_limits(value: float, se: float, df: float, limit: Limit) -> tuple[Answers, ...]:
+    """Test a value with its standard error against its limits by t: one answer for each limit that is set."""
+    # The sign of a limit is 1 for a maximum, -1 for a minimum, so that positive distances are beyond it.
+    return tuple(_answer(sign * (value - limit_value), se, df) for sign, limit_value in limit.bounds)
 
 
 def _answer(beyond: float, se: float, df: float) -> Answers:
+    """Test a distance beyond a bound by t; NaN gives NaN.
+
+    With a standard error of 0, the sign of the distance decides.
+    """
     if math.isnan(beyond) or math.isnan(se):
         return Answers(math.nan, math.nan)
     exact = 0.0 if abs(beyond) < 1e-12 else math.copysign(math.inf, beyond)
@@ -276,21 +316,32 @@ def _answer(beyond: float, se: float, df: float) -> Answers:
     return Answers.of(t, df)
 
 
-def _scale(base: float, *, relative: bool) -> float:
-    """The value that a change is relative to; NaN if it is not above 0."""
-    return 1.0 if not relative else base if base > 0 else math.nan
+def _find_reference(baseline: float, *, relative: bool) -> float:
+    """Return the value that a change is divided by: the baseline's, or 1 for a difference.
+
+    It is NaN if the change is relative and the baseline is not above 0.
+    """
+    if not relative:
+        return 1.0
+    return baseline if baseline > 0 else math.nan
 
 
 def _find_se(covariance: FloatArray, weights: FloatArray) -> float:
+    """Return the standard error of the sum of levels with these weights (arms,); `covariance` is that of the levels."""
     return math.sqrt(max(float(weights @ covariance @ weights), 0.0))
 
 
-def _fieller(values: FloatArray, covariance: FloatArray, critical: float) -> tuple[float, float]:
-    """The interval of changes candidate / baseline - 1 that are not rejected; infinite if the baseline may be 0."""
-    base, candidate = values.tolist()
+def _find_relative_interval(values: FloatArray, covariance: FloatArray, critical: float) -> tuple[float, float]:
+    """Return the lowest and highest change candidate / baseline - 1 that the test does not reject (Fieller 1954).
+
+    They are infinite if the baseline may be 0. `values` are baseline and candidate, `covariance` (2, 2) is theirs, and
+    `critical` is the quantile of the test.
+    """
+    baseline, candidate = values.tolist()
     squared = critical**2
-    a = base**2 - squared * float(covariance[0, 0])
-    b = base * candidate - squared * float(covariance[0, 1])
+    # A ratio r is not rejected if (candidate - r · baseline)² ≤ critical² · its variance: a·r² - 2·b·r + c ≤ 0.
+    a = baseline**2 - squared * float(covariance[0, 0])
+    b = baseline * candidate - squared * float(covariance[0, 1])
     c = candidate**2 - squared * float(covariance[1, 1])
     if a <= 0:
         return -math.inf, math.inf
@@ -324,30 +375,35 @@ def compare_proportions(
     p_b, p_c = x_b / n_b, x_c / n_c
     relative = margin.relative if margin else p_b > 0
     sign = 1.0 if direction is Direction.LOWER else -1.0
-    bound = margin.value if margin else 0.0
-
-    def ask_at(harm: float) -> float:
-        z = ratio_z(x_c, n_c, x_b, n_b, 1 + sign * harm) if relative else difference_z(x_c, n_c, x_b, n_b, sign * harm)
-        return sign * float(z)
-
+    bound = sign * (margin.value if margin else 0.0)
     critical = float(t_quantile(1 - alpha, np.inf))
-    low, high = (ratio_interval if relative else difference_interval)(x_c, n_c, x_b, n_b, critical)
+    if relative:
+        effect = p_c / _find_reference(p_b, relative=True) - 1
+        lowest_ratio, highest_ratio = ratio_interval(x_c, n_c, x_b, n_b, critical)
+        lower, upper = float(lowest_ratio) - 1, float(highest_ratio) - 1
+        z_beyond = sign * float(ratio_z(x_c, n_c, x_b, n_b, 1 + bound))
+    else:
+        effect = p_c - p_b
+        lower, upper = (float(end) for end in difference_interval(x_c, n_c, x_b, n_b, critical))
+        z_beyond = sign * float(difference_z(x_c, n_c, x_b, n_b, bound))
     se = math.sqrt(float(share_variance(p_b, n_b) + share_variance(p_c, n_c)))
-    at_bound = ask_at(bound)
+    # The sign of a limit is 1 for a maximum, -1 for a minimum, so that positive statistics are beyond it.
+    against_limit = tuple(
+        Answers.of(limit_sign * float(one_sample_z(x_c, n_c, limit_value)))
+        for limit_sign, limit_value in (limit or Limit()).bounds
+    )
     return OutcomeEstimate(
         baseline=p_b,
         candidate=p_c,
         relative=relative,
-        effect=p_c / _scale(p_b, relative=True) - 1 if relative else p_c - p_b,
-        lower=float(low) - (1 if relative else 0),
-        upper=float(high) - (1 if relative else 0),
+        effect=effect,
+        lower=lower,
+        upper=upper,
         against_zero=Answers.of(sign * float(difference_z(x_c, n_c, x_b, n_b, 0.0))),
-        against_margin=Answers.of(math.nan if relative and not p_b else at_bound),
-        against_limit=tuple(
-            Answers.of(harm * float(one_sample_z(x_c, n_c, at))) for harm, at in (limit or Limit()).bounds
-        ),
+        against_margin=Answers.of(math.nan if relative and not p_b else z_beyond),
+        against_limit=against_limit,
         se=se,
         df=math.inf,
-        detectable=(critical + Z_OF_POWER) * se / _scale(p_b, relative=relative),
-        needed=(critical / at_bound) ** 2 if at_bound < 0 else math.inf,
+        detectable=(critical + Z_OF_POWER) * se / _find_reference(p_b, relative=relative),
+        needed=(critical / z_beyond) ** 2 if z_beyond < 0 else math.inf,
     )

@@ -50,7 +50,7 @@ class LookPrice:
 
     @property
     def paid(self) -> str:
-        """How it spends alpha, as the store keeps it; another plan has another text."""
+        """How the look spends alpha, as the store keeps it; another plan of group-sequential looks has another text."""
         return f"{self.kind}:{self.max_units}" if self.kind == "group_sequential" else self.kind
 
     def pay(self, p_value: float, claim: Claim) -> float:
@@ -62,11 +62,13 @@ class LookPrice:
 
         if self.kind == "fixed" or math.isnan(p_value):
             return p_value
-        levels, edges = self._edges(claim)
+        levels, boundary_by_level = self._find_boundaries(claim)
         z = min(float(-ndtri(min(max(p_value, 1e-300), 1.0))), NEVER - 1)
-        if z <= edges[-1]:
+        if z <= boundary_by_level[-1]:
             return 1.0
-        return min(1.0, float(np.exp(np.interp(-z, -edges, np.log(levels)))) / self.share)
+        # Boundaries fall with the level; interpolation needs rising values.
+        lowest_alpha = float(np.exp(np.interp(-z, -boundary_by_level, np.log(levels))))
+        return min(1.0, lowest_alpha / self.share)
 
     def level(self, alpha: float, claim: Claim) -> float:
         """Return the ordinary level at which this look decides; 0 if it may not decide.
@@ -77,32 +79,39 @@ class LookPrice:
 
         if self.kind == "fixed":
             return alpha
-        levels, edges = self._edges(claim)
-        z = float(np.interp(np.log(alpha * self.share), np.log(levels), edges))
+        levels, boundary_by_level = self._find_boundaries(claim)
+        z = float(np.interp(np.log(alpha * self.share), np.log(levels), boundary_by_level))
         return float(ndtr(-z)) if z < FURTHEST else 0.0
 
-    def _edges(self, claim: Claim) -> tuple[FloatArray, FloatArray]:
-        """Increasing levels over all looks, and the boundary on Z of this look for each."""
+    def _find_boundaries(self, claim: Claim) -> tuple[FloatArray, FloatArray]:
+        """Return levels over all looks, rising, and the boundary on Z of this look for each; both (levels,)."""
         if self.kind == "anytime":
             levels = ALPHAS[ALPHAS < HALF]
-            first = self.earlier[0].units if self.earlier else self.units
-            return levels, np.asarray(anytime_z(levels, self.units, first, 0.0))
-        # Shares of the planned units; a look without more units than one before does not count.
-        rising: list[float] = []
+            units_of_first = self.earlier[0].units if self.earlier else self.units
+            return levels, np.asarray(anytime_z(levels, self.units, units_of_first, 0.0))
+        # Shares of the planned units; a look without more units than the look before does not count.
+        fractions: list[float] = []
         for units in (*(look.units for look in self.earlier), self.units):
-            part = min(units / (self.max_units or 1), 1.0)
-            if not rising or part > rising[-1]:
-                rising.append(part)
-        return ALPHAS, np.array(_planned_edges(tuple(rising), claim))
+            fraction = min(units / (self.max_units or 1), 1.0)
+            if not fractions or fraction > fractions[-1]:
+                fractions.append(fraction)
+        return ALPHAS, np.array(_find_planned_boundaries(tuple(fractions), claim))
 
 
 @lru_cache(maxsize=64)
-def _planned_edges(fractions: tuple[float, ...], claim: Claim) -> tuple[float, ...]:
-    """Boundary of the last of these looks for each of `ALPHAS`: "worse" spends α·t, "within" nearly all at the end."""
-    parts = np.array(fractions)
+def _find_planned_boundaries(fractions: tuple[float, ...], claim: Claim) -> tuple[float, ...]:
+    """Return the boundary on Z of the last of several looks, for each of `ALPHAS` in rising order.
+
+    `fractions` are the shares of the planned units at each look. The claim "worse" spends α in proportion to them,
+    "within" nearly all of it at the end.
+    """
+    shares = np.array(fractions)
     kind: Literal["linear", "obrien_fleming"] = "linear" if claim == "worse" else "obrien_fleming"
-    edges = [float(boundaries(parts / parts[-1], spent(kind, float(alpha), parts))[-1]) for alpha in ALPHAS]
-    return tuple(np.minimum.accumulate(edges).tolist())
+    last_boundaries = [
+        float(boundaries(shares / shares[-1], spent(kind, float(alpha), shares))[-1]) for alpha in ALPHAS
+    ]
+    # Numerical errors must not let a boundary rise with alpha.
+    return tuple(np.minimum.accumulate(last_boundaries).tolist())
 
 
 def find_price(outcomes: Outcomes, arm: int, monitoring: Monitoring) -> LookPrice:
@@ -118,25 +127,31 @@ def find_price(outcomes: Outcomes, arm: int, monitoring: Monitoring) -> LookPric
     """
     earlier = find_earlier_looks(outcomes, arm)
     units = sum(part.n for part in outcomes.moments)
+    # Group-sequential looks need the planned units; without these, looks are anytime.
     kind: Kind = "anytime" if earlier or monitoring.mode == "group_sequential" else "fixed"
     if monitoring.mode in ("fixed", "anytime"):
         kind = monitoring.mode
     elif monitoring.max_units is not None:
         kind = "group_sequential"
     price = LookPrice(kind, units, earlier, 1.0, monitoring.max_units)
+    # If earlier looks spent alpha in another way, only the share for unplanned looks is left.
     share = 1.0 if all(look.paid == price.paid for look in earlier) else UNPLANNED_SHARE
-    refused, most = "", max((look.units for look in earlier), default=0)
+    refused = ""
+    most_units = max((look.units for look in earlier), default=0)
     if earlier and kind == "fixed":
         refused = "other outcomes of this release were judged before, and monitoring: {mode: fixed} allows one look"
-    elif earlier and kind == "group_sequential" and min(units, price.max_units or 0) <= most:
-        refused = f"the alpha that may be spent at {units:,} units was already spent at {most:,} units"
+    elif earlier and kind == "group_sequential" and min(units, price.max_units or 0) <= most_units:
+        refused = f"the alpha that may be spent at {units:,} units was already spent at {most_units:,} units"
     return replace(price, share=share, refused=refused)
 
 
 def find_dearest(outcomes: Outcomes, monitoring: Monitoring) -> LookPrice:
-    """Return the price of the candidate with most looks before; a refused one comes first."""
-    arms = range(1, len(outcomes.arms))
-    prices = [find_price(outcomes, arm, monitoring) for arm in arms] or [LookPrice("fixed", 0)]
+    """Return the highest price of all candidates: a look that is refused, else that with most looks before.
+
+    Without a candidate, it is a fixed look at 0 units.
+    """
+    candidates = range(1, len(outcomes.arms))
+    prices = [find_price(outcomes, arm, monitoring) for arm in candidates] or [LookPrice("fixed", 0)]
     return max(prices, key=lambda price: (bool(price.refused), len(price.earlier)))
 
 
@@ -153,23 +168,25 @@ def find_earlier_looks(outcomes: Outcomes, arm: int) -> tuple[OutcomeLook, ...]:
         }
         for name, part in zip(outcomes.arms, outcomes.moments, strict=True)
     }
-    own = OutcomeLook(outcomes.run, sum(part.n for part in outcomes.moments), sums)
-    out: list[OutcomeLook] = []
+    present_look = OutcomeLook(outcomes.run, sum(part.n for part in outcomes.moments), sums)
+    distinct_looks: list[OutcomeLook] = []
     for look in outcomes.looks:
-        if all(name in look.sums for name in names) and not any(
-            _is_same(look, judged, names) for judged in (own, *out)
+        has_both_arms = all(name in look.sums for name in names)
+        if has_both_arms and not any(
+            _has_same_data(look, distinct, names) for distinct in (present_look, *distinct_looks)
         ):
-            out.append(look)
-    return tuple(out)
+            distinct_looks.append(look)
+    return tuple(distinct_looks)
 
 
-def _is_same(look: OutcomeLook, earlier: OutcomeLook, arms: Sequence[str]) -> bool:
-    """Do these arms have the same units with the same values in both looks, for all variables of both?"""
+def _has_same_data(look: OutcomeLook, other: OutcomeLook, arms: Sequence[str]) -> bool:
+    """Do these arms have the same sums in both looks, for all variables that both looks have?"""
     for arm in arms:
-        sums, earlier_sums = look.sums[arm], earlier.sums.get(arm, {})
-        shared = sums.keys() & earlier_sums.keys()
-        if len(shared) < 2:  # `rows` alone does not show values
+        sums, other_sums = look.sums[arm], other.sums.get(arm, {})
+        shared = sums.keys() & other_sums.keys()
+        # The variable `rows` alone does not show values.
+        if len(shared) < 2:
             return False
-        if not all(np.allclose(sums[name], earlier_sums[name], rtol=SAME, atol=0.0) for name in shared):
+        if not all(np.allclose(sums[name], other_sums[name], rtol=SAME, atol=0.0) for name in shared):
             return False
     return True

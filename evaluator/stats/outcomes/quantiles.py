@@ -21,7 +21,9 @@ from evaluator.stats.inference.student import t_quantile
 from evaluator.stats.outcomes.levels import OutcomeEstimate
 
 STEPS = 60
+"""Bisections of the search for an end of the interval."""
 WIDEST = 2.0**20
+"""If changes up to this multiple of the first step are not rejected, the interval has no end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +36,15 @@ class Clustered:
 
 
 def cluster(values: FloatArray, unit: IntArray | None = None) -> Clustered:
-    """Sort values with their units; both have shape (values,). `unit` may have any numbers; values must not be NaN."""
+    """Sort values, and number their units; both have the shape (values,). Values must not be NaN.
+
+    `unit` is the unit of each value, any number; `None`: each value is a unit.
+    """
     order = np.argsort(values, kind="stable")
     if unit is None:
         return Clustered(values[order], None, int(values.size))
-    names, codes = np.unique(unit, return_inverse=True)
-    return Clustered(values[order], codes[order].astype(np.int64), int(names.size))
+    distinct_units, codes = np.unique(unit, return_inverse=True)
+    return Clustered(values[order], codes[order].astype(np.int64), int(distinct_units.size))
 
 
 def find_quantile(values: FloatArray, probability: float) -> float:
@@ -80,82 +85,110 @@ def compare_quantiles(
     test = _Test(baseline, candidate, probability, q_b, relative=relative and q_b > 0)
     effect = q_c / q_b - 1 if test.relative else q_c - q_b
     critical = float(t_quantile(1 - alpha, np.inf))
-    lower, upper = test.interval(effect, critical)
-    beyond = sign * test.z(sign * (margin.value if margin else 0.0), sign)
+    lower, upper = test.find_interval(effect, critical)
+    z_beyond = sign * test.find_z(sign * (margin.value if margin else 0.0), sign)
+    # No density is estimated, so the standard error is derived from the interval.
     se = (upper - lower) / (2 * critical)
-    spoiled = relative and q_b <= 0
+    has_no_ratio = relative and q_b <= 0
+    # A limit has no error: the variance of the baseline's share is 0. Its sign is 1 for a maximum, -1 for a minimum.
+    against_limit = tuple(
+        Answers.of(limit_sign * test.find_z_at(limit_value, 0.0, limit_sign))
+        for limit_sign, limit_value in (limit or Limit()).bounds
+    )
     return OutcomeEstimate(
         baseline=q_b,
         candidate=q_c,
         relative=relative,
-        effect=math.nan if spoiled else effect,
+        effect=math.nan if has_no_ratio else effect,
         lower=lower,
         upper=upper,
-        against_zero=Answers.of(sign * test.z(0.0, sign)),
-        against_margin=Answers.of(math.nan if spoiled else beyond),
-        against_limit=tuple(
-            Answers.of(harm * test.z_at(bound, 0.0, harm)) for harm, bound in (limit or Limit()).bounds
-        ),
+        against_zero=Answers.of(sign * test.find_z(0.0, sign)),
+        against_margin=Answers.of(math.nan if has_no_ratio else z_beyond),
+        against_limit=against_limit,
         se=se * (q_b if test.relative else 1.0),
         df=math.inf,
         detectable=(critical + Z_OF_POWER) * se,
-        needed=(critical / beyond) ** 2 if beyond < 0 else math.inf,
+        needed=(critical / z_beyond) ** 2 if z_beyond < 0 else math.inf,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Test:
+    """The test of one quantile at any change from the baseline's to the candidate's."""
+
     baseline: Clustered
     candidate: Clustered
     probability: float
     q_b: float
+    """Quantile of the baseline."""
     relative: bool
+    """Are changes relative to `q_b`?"""
 
-    def z(self, change: float, sign: float) -> float:
-        """Standardised difference of `probability` and the candidate's share up to the changed baseline quantile."""
+    def find_z(self, change: float, sign: float) -> float:
+        """Return the statistic of "the candidate's quantile is the baseline's with this change"; positive is above.
+
+        `sign` is that of `find_z_at`.
+        """
         point = self.q_b * (1 + change) if self.relative else self.q_b + change
-        return self.z_at(point, _variance(self.baseline, self.q_b, strict=False), sign)
+        return self.find_z_at(point, _find_share_variance(self.baseline, self.q_b, strict=False), sign)
 
-    def z_at(self, point: float, variance: float, sign: float) -> float:
-        """As `z`, at a fixed point. If lower is worse, values equal to the point do not count as below."""
+    def find_z_at(self, point: float, variance: float, sign: float) -> float:
+        """Return the statistic of "the candidate's quantile is at `point`"; positive if it is above.
+
+        It is the probability of the quantile minus the candidate's share of values at or below the point, divided by
+        its standard error. `variance` is that of the baseline's share, which is added. With a `sign` of -1 (harm is
+        below the point), values equal to the point do not count as below.
+        """
         strict = sign < 0
-        share = _count(self.candidate, point, strict=strict) / self.candidate.values.size
+        share = _count_up_to(self.candidate, point, strict=strict) / self.candidate.values.size
         # The denominator is never 0, because `share_variance` never is.
-        return (self.probability - share) / math.sqrt(_variance(self.candidate, point, strict=strict) + variance)
+        se = math.sqrt(_find_share_variance(self.candidate, point, strict=strict) + variance)
+        return (self.probability - share) / se
 
-    def interval(self, effect: float, critical: float) -> tuple[float, float]:
-        """The smallest and the largest change that is not rejected."""
+    def find_interval(self, effect: float, critical: float) -> tuple[float, float]:
+        """Return the smallest and the largest change that the test does not reject at ±`critical`."""
         scale = 1.0 if self.relative else max(abs(self.q_b), abs(effect), 1e-9)
-        lower = self._search(effect, -scale, lambda change: self.z(change, 1.0) > critical)
-        upper = self._search(effect, scale, lambda change: self.z(change, -1.0) < -critical)
+        lower = _search_end(effect, -scale, lambda change: self.find_z(change, 1.0) > critical)
+        upper = _search_end(effect, scale, lambda change: self.find_z(change, -1.0) < -critical)
         return lower, upper
 
-    def _search(self, start: float, step: float, rejects: Callable[[float], bool]) -> float:
-        """Move away from `start` until the test rejects, then bisect."""
-        inside, outside = start, start + step / 64
-        while not rejects(outside):
-            inside, outside = outside, start + (outside - start) * 2
-            if abs(outside - start) > WIDEST * abs(step):
-                return math.copysign(math.inf, step)
-        for _ in range(STEPS):
-            middle = (inside + outside) / 2
-            inside, outside = (inside, middle) if rejects(middle) else (middle, outside)
-        return (inside + outside) / 2
+
+def _search_end(start: float, step: float, rejects: Callable[[float], bool]) -> float:
+    """Find the change beyond which a test rejects, in the direction of `step` from `start`.
+
+    The distance is doubled until the test rejects, then bisected. The result is infinite if it never rejects.
+    """
+    inside, outside = start, start + step / 64
+    while not rejects(outside):
+        inside, outside = outside, start + (outside - start) * 2
+        if abs(outside - start) > WIDEST * abs(step):
+            return math.copysign(math.inf, step)
+    for _ in range(STEPS):
+        middle = (inside + outside) / 2
+        if rejects(middle):
+            outside = middle
+        else:
+            inside = middle
+    return (inside + outside) / 2
 
 
-def _count(arm: Clustered, point: float, *, strict: bool) -> int:
+def _count_up_to(arm: Clustered, point: float, *, strict: bool) -> int:
+    """Count the values at or below `point`; with `strict`, only those below."""
     return int(np.searchsorted(arm.values, point, side="left" if strict else "right"))
 
 
-def _variance(arm: Clustered, point: float, *, strict: bool) -> float:
-    """Variance of the share at or below `point`, with units as observations; never below that of half a value."""
-    count, size = _count(arm, point, strict=strict), max(arm.values.size, 1)
+def _find_share_variance(arm: Clustered, point: float, *, strict: bool) -> float:
+    """Return the variance of the share of values at or below `point` (`strict`: below), with units as observations.
+
+    It is at least the binomial variance of as many values as there are units, which is never 0.
+    """
+    count, size = _count_up_to(arm, point, strict=strict), max(arm.values.size, 1)
     share = count / size
-    plain = float(share_variance(share, size))
+    binomial = float(share_variance(share, size))
     if arm.unit is None:
-        return plain
-    below = np.bincount(arm.unit[:count], minlength=arm.units)
-    rows = np.bincount(arm.unit, minlength=arm.units)
-    residual = below - share * rows
+        return binomial
+    values_below = np.bincount(arm.unit[:count], minlength=arm.units)
+    values_of_unit = np.bincount(arm.unit, minlength=arm.units)
+    residual = values_below - share * values_of_unit
     clustered = float(residual @ residual) * arm.units / max(arm.units - 1, 1) / size**2
-    return max(clustered, plain / max(float(rows.mean()), 1.0))
+    return max(clustered, binomial / max(float(values_of_unit.mean()), 1.0))

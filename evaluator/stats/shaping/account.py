@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from evaluator.records import BLOCK_BUCKETS, ArmRows, Cells, LeftOut, LeftOutKind, Run, RunState
-from evaluator.records.arrays import BoolArray
+from evaluator.records.arrays import BoolArray, IntArray
+from evaluator.stats.shaping.index import BEFORE_ALL
 from evaluator.stats.shaping.panel import Panel
 from evaluator.stats.shaping.window import WarmUp
 
@@ -34,95 +35,109 @@ def account_for_rows(
         One account for each arm, in the order of the arms; empty without a candidate. The baseline is compared with
         each candidate: its account is that of the comparison that judges most of its rows.
     """
-    elsewhere = [*(part for run in runs for part in run.facts.left_out), *others]
-    accounts: list[ArmRows] = []
-    baselines: list[ArmRows] = []
+    left_out_before = [*(part for run in runs for part in run.facts.left_out), *others]
+    baseline_accounts: list[ArmRows] = []
+    candidate_accounts: list[ArmRows] = []
     for code, arm in enumerate(cells.arms[1:], start=1):
         baseline, candidate = _account_for_pair(cells, warm_up, panels.get(arm), code)
-        baselines.append(_with_left_out(baseline, elsewhere))
-        accounts.append(_with_left_out(candidate, elsewhere))
-    return (max(baselines, key=lambda rows: rows.judged), *accounts) if baselines else ()
+        baseline_accounts.append(_add_left_out(baseline, left_out_before))
+        candidate_accounts.append(_add_left_out(candidate, left_out_before))
+    if not baseline_accounts:
+        return ()
+    return (max(baseline_accounts, key=lambda account: account.judged), *candidate_accounts)
 
 
 def find_lost_rows(cells: Cells, runs: Sequence[Run]) -> tuple[LeftOut, ...]:
     """Find rows that the sources of ended runs counted, but that neither landed nor were named as left out.
 
     Returns:
-        The difference of each arm that has one; its `detail` is set if more rows landed than were read. Empty while a
-        run is running, or if a source did not count.
+        For each arm whose counts differ, the difference, always positive; its `detail` is set if more rows landed than
+        were read. Empty while a run is running, or if a source did not count.
     """
     if any(run.state is RunState.RUNNING or not run.facts.read for run in runs):
         return ()
-    parts = []
+    lost = []
     for code, arm in enumerate(cells.arms):
         read = sum(run.facts.read.get(arm, 0) for run in runs)
-        named = sum(part.rows for run in runs for part in run.facts.left_out if part.arm == arm)
+        left_out = sum(part.rows for run in runs for part in run.facts.left_out if part.arm == arm)
         landed = int(cells.moments.n[cells.moments.arm == code].sum())
-        if read != landed + named:
-            detail = "" if read > landed + named else "more than were read"
-            parts.append(LeftOut(arm, LeftOutKind.LOST, abs(read - landed - named), detail=detail))
-    return tuple(parts)
+        if read != landed + left_out:
+            detail = "" if read > landed + left_out else "more than were read"
+            lost.append(LeftOut(arm, LeftOutKind.LOST, abs(read - landed - left_out), detail=detail))
+    return tuple(lost)
 
 
 def find_cut_rows(cells: Cells, part: Cells) -> tuple[LeftOut, ...]:
     """Count the rows of each arm of `cells` that are not in `part`, a period of the same cells."""
-    out = []
+    cut = []
     for code, arm in enumerate(cells.arms):
-        before, after = (_count(table, table.moments.arm == code) for table in (cells, part))
-        if before[0] > after[0]:
-            out.append(LeftOut(arm, LeftOutKind.OUTSIDE_PERIOD, before[0] - after[0], before[1] - after[1]))
-    return tuple(out)
+        counts = _count_requests(cells, cells.moments.arm == code)
+        counts_in_part = _count_requests(part, part.moments.arm == code)
+        rows, failures = (counts - counts_in_part).tolist()
+        if rows > 0:
+            cut.append(LeftOut(arm, LeftOutKind.OUTSIDE_PERIOD, rows, failures))
+    return tuple(cut)
 
 
-def _with_left_out(rows: ArmRows, elsewhere: Sequence[LeftOut]) -> ArmRows:
-    """Add what was left out before and sum up by kind. Rows of unknown arm are added to each arm."""
-    added = [part for part in elsewhere if part.arm in {rows.arm, ""} and part.rows]
+def _add_left_out(account: ArmRows, left_out_before: Sequence[LeftOut]) -> ArmRows:
+    """Add the rows of the account's arm that were left out before, and sum up the rows of equal kind and detail.
+
+    Rows whose arm is unknown ("") are added to the account of each arm. Kinds are in the order of `LeftOutKind`.
+    """
+    added = [part for part in left_out_before if part.arm in {account.arm, ""} and part.rows]
     sums: dict[tuple[str, LeftOutKind, str], tuple[int, int]] = {}
-    for part in (*rows.left_out, *added):
-        before, failures = sums.get((part.arm, part.kind, part.detail), (0, 0))
-        sums[part.arm, part.kind, part.detail] = before + part.rows, failures + part.failures
+    for part in (*account.left_out, *added):
+        rows, failures = sums.get((part.arm, part.kind, part.detail), (0, 0))
+        sums[part.arm, part.kind, part.detail] = rows + part.rows, failures + part.failures
+    summed = [LeftOut(arm, kind, *counts, detail) for (arm, kind, detail), counts in sums.items()]
     order = list(LeftOutKind)
-    ordered = sorted(sums.items(), key=lambda item: (order.index(item[0][1]), item[0]))
-    left_out = tuple(LeftOut(arm, kind, *counts, detail) for (arm, kind, detail), counts in ordered)
-    return ArmRows(rows.arm, rows.read + sum(part.rows for part in added), rows.judged, left_out)
+    summed.sort(key=lambda part: (order.index(part.kind), part.arm, part.detail))
+    return ArmRows(account.arm, account.read + sum(part.rows for part in added), account.judged, tuple(summed))
 
 
-def _account_for_pair(cells: Cells, warm_up: WarmUp, panel: Panel | None, code: int) -> tuple[ArmRows, ArmRows]:
-    """Account for the baseline and one candidate."""
-    moments = cells.moments
-    first = np.array([warm_up.first_bucket.get(run, -(2**62)) for run in range(len(cells.runs))], dtype=np.int64)
-    early = moments.bucket < (first // BLOCK_BUCKETS * BLOCK_BUCKETS)[moments.run]
-    with_arm = [np.bincount(moments.run[~early & (moments.arm == a)], minlength=len(cells.runs)) > 0 for a in (0, code)]
-    alone = ~early & ~(with_arm[0] & with_arm[1])[moments.run]
+def _account_for_pair(cells: Cells, warm_up: WarmUp, panel: Panel | None, candidate: int) -> tuple[ArmRows, ArmRows]:
+    """Account for the baseline (arm 0) and for the arm `candidate`; `panel` is `None` if nothing can be compared.
+
+    Counts have the shape (2,): requests and failures. A row is left out for the first reason that applies.
+    """
+    moments, runs = cells.moments, len(cells.runs)
+    first_bucket = np.array([warm_up.first_bucket.get(run, BEFORE_ALL) for run in range(runs)], dtype=np.int64)
+    # As in the panel, whole blocks are judged.
+    in_warm_up = moments.bucket < (first_bucket // BLOCK_BUCKETS * BLOCK_BUCKETS)[moments.run]
+    has_baseline, has_candidate = (
+        np.bincount(moments.run[~in_warm_up & (moments.arm == code)], minlength=runs) > 0 for code in (0, candidate)
+    )
+    in_lone_run = ~in_warm_up & ~(has_baseline & has_candidate)[moments.run]
     judged, unmatched = np.zeros((2, 2), dtype=int), np.zeros((2, 2), dtype=int)
     if panel is not None:
-        total = panel.block_sum(panel.n)
-        matched = (total > 0).all(axis=0)
+        # An endpoint is compared in the blocks of time in which both arms have requests of it.
+        matched = (panel.block_sum(panel.n) > 0).all(axis=0)
         for arm in (0, 1):
             for column, counts in enumerate((panel.n[arm], panel.failures[arm])):
                 judged[arm, column] = counts[matched].sum()
                 unmatched[arm, column] = counts[~matched].sum()
-    out = []
-    for arm, a in enumerate((0, code)):
-        of_arm = moments.arm == a
-        read, warm, lone = (_count(cells, of_arm & rows) for rows in (np.ones_like(early), early, alone))
-        unlike = int(unmatched[arm, 0]), int(unmatched[arm, 1])
-        apart = (
-            read[0] - warm[0] - lone[0] - unlike[0] - int(judged[arm, 0]),
-            read[1] - warm[1] - lone[1] - unlike[1] - int(judged[arm, 1]),
-        )
-        name = cells.arms[a]
+    accounts = []
+    for arm, code in enumerate((0, candidate)):
+        of_arm = moments.arm == code
+        read = _count_requests(cells, of_arm)
+        warm = _count_requests(cells, of_arm & in_warm_up)
+        lone = _count_requests(cells, of_arm & in_lone_run)
+        # The panel has no other rows: these are of a time or of endpoints that the other arm lacks.
+        not_in_panel = read - warm - lone - unmatched[arm] - judged[arm]
+        name = cells.arms[code]
+        unmatched_rows, unmatched_failures = unmatched[arm].tolist()
+        lone_kind = LeftOutKind.LONE_REPLICATE if runs > 1 else LeftOutKind.NO_COUNTERPART
         parts = (
-            LeftOut(name, LeftOutKind.WARM_UP, *warm),
-            LeftOut(name, LeftOutKind.LONE_REPLICATE if len(cells.runs) > 1 else LeftOutKind.NO_COUNTERPART, *lone),
-            LeftOut(name, LeftOutKind.NO_COUNTERPART, *apart),
-            LeftOut(name, LeftOutKind.NO_COUNTERPART, *unlike, NOT_AT_THE_SAME_TIME),
+            LeftOut(name, LeftOutKind.WARM_UP, *warm.tolist()),
+            LeftOut(name, lone_kind, *lone.tolist()),
+            LeftOut(name, LeftOutKind.NO_COUNTERPART, *not_in_panel.tolist()),
+            LeftOut(name, LeftOutKind.NO_COUNTERPART, unmatched_rows, unmatched_failures, NOT_AT_THE_SAME_TIME),
         )
         left_out = tuple(part for part in parts if part.rows)
-        out.append(ArmRows(name, read[0], int(judged[arm, 0]), left_out))
-    return out[0], out[1]
+        accounts.append(ArmRows(name, int(read[0]), int(judged[arm, 0]), left_out))
+    return accounts[0], accounts[1]
 
 
-def _count(cells: Cells, rows: BoolArray) -> tuple[int, int]:
-    """Requests and failures of some rows."""
-    return int(cells.moments.n[rows].sum()), int(cells.moments.failures[rows].sum())
+def _count_requests(cells: Cells, rows: BoolArray) -> IntArray:
+    """Count the requests and the failures in the rows where `rows` is true: shape (2,)."""
+    return np.array([cells.moments.n[rows].sum(), cells.moments.failures[rows].sum()], dtype=np.int64)

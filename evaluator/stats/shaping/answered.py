@@ -12,7 +12,7 @@ from evaluator.records import Answer, Query, QueryFacts, QueryKind, Series, Span
 from evaluator.records.arrays import FloatArray, IntArray
 
 LONGEST_STEP = 1.5
-"""Scrape intervals: in a longer step between two samples, a scrape is missing."""
+"""In scrape intervals: if two adjacent samples are further apart, a scrape between them is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +38,18 @@ class JoinedAnswers:
 
 
 Identity = tuple[frozenset[tuple[str, str]], str, str, str, str]
+"""Labels, instance, endpoint, part and bound (as text) of a series."""
 
 
-def stitch(alike: Sequence[Answer]) -> list[JoinedAnswers]:
-    """Join answers of one query and arm; answers with a gap between them stay apart."""
+def stitch(answers: Sequence[Answer]) -> list[JoinedAnswers]:
+    """Join all adjacent or overlapping answers of one query and arm, in the order of time.
+
+    A gap of more than `LONGEST_STEP` between two answers begins the next `JoinedAnswers`.
+    """
     chains: list[list[Answer]] = []
-    for answer in sorted(alike, key=lambda answer: (answer.start, answer.end)):
-        reach = LONGEST_STEP * answer.step_s
-        if chains and (answer.start - max(part.end for part in chains[-1])).total_seconds() <= reach:
+    for answer in sorted(answers, key=lambda answer: (answer.start, answer.end)):
+        longest_gap_s = LONGEST_STEP * answer.step_s
+        if chains and (answer.start - max(part.end for part in chains[-1])).total_seconds() <= longest_gap_s:
             chains[-1].append(answer)
         else:
             chains.append([answer])
@@ -53,19 +57,20 @@ def stitch(alike: Sequence[Answer]) -> list[JoinedAnswers]:
 
 
 def _join_answers(chain: Sequence[Answer]) -> JoinedAnswers:
-    series: dict[Identity, list[Series]] = {}
-    repeated = 0
+    """Join adjacent answers, in the order of time, series by series; their facts are added up."""
+    parts_by_identity: dict[Identity, list[Series]] = {}
+    duplicate_series = 0
     for answer in chain:
         identities: set[Identity] = set()
-        for part in answer.series:
-            key = _identify(part)
-            repeated += key in identities
-            identities.add(key)
-            if part.ts_ms.size:
-                series.setdefault(key, []).append(part)
-    tracks = tuple(_join_series(parts) for parts in series.values())
-    met = sum(part.ts_ms.size for parts in series.values() for part in parts)
-    lost = met - sum(track.ts_ms.size for track in tracks)
+        for series in answer.series:
+            identity = _identify(series)
+            duplicate_series += identity in identities
+            identities.add(identity)
+            if series.ts_ms.size:
+                parts_by_identity.setdefault(identity, []).append(series)
+    tracks = tuple(_join_series(parts) for parts in parts_by_identity.values())
+    samples = sum(part.ts_ms.size for parts in parts_by_identity.values() for part in parts)
+    repeated_samples = samples - sum(track.ts_ms.size for track in tracks)
     start_ms = round(min(answer.start for answer in chain).timestamp() * 1000)
     end_ms = round(max(answer.end for answer in chain).timestamp() * 1000)
     step_ms = max(answer.step_s for answer in chain) * 1000
@@ -73,22 +78,17 @@ def _join_answers(chain: Sequence[Answer]) -> JoinedAnswers:
         chain[0].query,
         chain[0].arm,
         sent=tuple(dict.fromkeys(text for answer in chain for text in answer.sent)),
-        series=len(series),
+        series=len(parts_by_identity),
         warnings=tuple(dict.fromkeys(text for answer in chain for text in answer.warnings)),
         nan=sum(answer.nan for answer in chain),
-        duplicates=sum(answer.duplicates for answer in chain) + repeated,
+        duplicates=sum(answer.duplicates for answer in chain) + duplicate_series,
         notes=tuple(dict.fromkeys(text for answer in chain for text in answer.notes)),
+        # The newest answers know best what the source can tell.
         impossible=chain[-1].impossible,
         form=next((answer.form for answer in reversed(chain) if answer.form), ""),
-        read=sum(
-            sum(int(part.ts_ms.size) for part in answer.series)
-            + (answer.nan + answer.infinite + answer.repeated + answer.outside)
-            if answer.read is None
-            else answer.read
-            for answer in chain
-        ),
+        read=sum(_count_read(answer) for answer in chain),
         infinite=sum(answer.infinite for answer in chain),
-        repeated=sum(answer.repeated for answer in chain) + lost,
+        repeated=sum(answer.repeated for answer in chain) + repeated_samples,
         outside=sum(answer.outside for answer in chain),
         start_ms=start_ms,
         end_ms=end_ms,
@@ -97,32 +97,45 @@ def _join_answers(chain: Sequence[Answer]) -> JoinedAnswers:
     return JoinedAnswers(chain[0].query, chain[0].arm, start_ms, end_ms, step_ms, tracks, facts)
 
 
+def _count_read(answer: Answer) -> int:
+    """Count the samples that were read: as the source counted them, else those in the answer and those left out."""
+    if answer.read is not None:
+        return answer.read
+    samples = sum(int(series.ts_ms.size) for series in answer.series)
+    return samples + answer.nan + answer.infinite + answer.repeated + answer.outside
+
+
 def _identify(series: Series) -> Identity:
+    # The bound as text, because NaN (no bound) is not equal to itself.
     return (*identify_group(series), series.part, repr(float(series.le)))
 
 
 def identify_group(series: Series) -> tuple[frozenset[tuple[str, str]], str, str]:
-    """Return what all counters of one histogram share: labels without `le` and name, instance and endpoint."""
+    """Return what the counters of one histogram have in common: labels (except `le` and name), instance, endpoint."""
     labels = frozenset((key, value) for key, value in series.labels.items() if key not in {"le", "__name__"})
     return labels, series.instance, series.endpoint
 
 
 def _join_series(parts: Sequence[Series]) -> Track:
-    """Join the samples of one series in the order of time; of two samples at the same time, keep the later answer's."""
+    """Join the samples of one series, given as its part of each answer, in the order of time.
+
+    Of two samples at the same time, that of the later answer is kept.
+    """
     if len(parts) == 1:
         return Track(parts[0], np.asarray(parts[0].ts_ms), np.asarray(parts[0].values, float))
-    ts = np.concatenate([part.ts_ms for part in parts])
+    ts_ms = np.concatenate([part.ts_ms for part in parts])
     values = np.concatenate([part.values for part in parts])
-    order = np.argsort(ts, kind="stable")
-    ts, values = ts[order], values[order]
-    last = np.append(ts[1:] != ts[:-1], True)
-    return Track(parts[0], ts[last], np.asarray(values[last], float))
+    # The sort is stable: of samples at the same time, the last is of the last answer.
+    order = np.argsort(ts_ms, kind="stable")
+    ts_ms, values = ts_ms[order], values[order]
+    last_at_time = np.append(ts_ms[1:] != ts_ms[:-1], True)
+    return Track(parts[0], ts_ms[last_at_time], np.asarray(values[last_at_time], float))
 
 
 def find_scrapes(all_joined: Sequence[JoinedAnswers]) -> dict[str, dict[str, IntArray]]:
-    """Find when each instance of each arm answered a scrape, over all counters: arm → instance → times (ms).
+    """Find when each instance of each arm answered a scrape: arm → instance → times (ms) of samples of any counter.
 
-    Gauges do not count: their values may be at the steps of a query, when no scrape took place.
+    Gauges are ignored: their values may be at the steps of a query, when no scrape took place.
     """
     scrapes: dict[str, dict[str, IntArray]] = {}
     for joined in all_joined:
@@ -138,43 +151,53 @@ def find_scrapes(all_joined: Sequence[JoinedAnswers]) -> dict[str, dict[str, Int
     return scrapes
 
 
-_PLAIN = re.compile(r"\s*[a-zA-Z_:][\w:]*\s*(\{[^{}]*\})?\s*")
+_PLAIN_SELECTOR = re.compile(r"\s*[a-zA-Z_:][\w:]*\s*(\{[^{}]*\})?\s*")
 
 
 def count_shared(all_joined: Sequence[JoinedAnswers], baseline: str) -> list[int]:
-    """Count the series of each joined answer that the baseline has too, with the same labels: they are the same series.
+    """Count the series of each candidate that are in fact series of the baseline, one count for each joined answer.
 
-    Expressions drop labels. So two series of an expression are the same only if they have equal values at all times,
-    and the values vary.
+    Series of a plain selector are the same if their labels are. Expressions drop labels: so series of an expression
+    with the same labels are the same only if they name an instance and have equal values at all times, and if the
+    values vary. The count of an answer of the baseline is 0.
     """
-    of_baseline: dict[Query, dict[Identity, list[Track]]] = {}
+    baseline_tracks: dict[Query, dict[Identity, list[Track]]] = {}
     for joined in all_joined:
         if joined.arm == baseline:
             for track in joined.tracks:
-                of_baseline.setdefault(joined.query, {}).setdefault(_identify(track.series), []).append(track)
+                baseline_tracks.setdefault(joined.query, {}).setdefault(_identify(track.series), []).append(track)
     counts = []
     for joined in all_joined:
-        references = of_baseline.get(joined.query, {}) if joined.arm != baseline else {}
-        plain = _PLAIN.fullmatch(joined.query.text) is not None
+        references = baseline_tracks.get(joined.query, {}) if joined.arm != baseline else {}
+        is_plain = _PLAIN_SELECTOR.fullmatch(joined.query.text) is not None
         shared = 0
         for track in joined.tracks:
-            alike = references.get(_identify(track.series), ())
-            named = bool(track.series.instance) and bool(np.ptp(track.values))
-            shared += any(
-                plain
-                or (named and np.array_equal(track.ts_ms, same.ts_ms) and np.array_equal(track.values, same.values))
-                for same in alike
-            )
+            same_labels = references.get(_identify(track.series), ())
+            shared += any(is_plain or _has_same_values(track, reference) for reference in same_labels)
         counts.append(shared)
     return counts
 
 
+def _has_same_values(track: Track, reference: Track) -> bool:
+    """Does a track of a named instance vary, and equal the reference at all times?"""
+    return (
+        bool(track.series.instance)
+        and bool(np.ptp(track.values))
+        and np.array_equal(track.ts_ms, reference.ts_ms)
+        and np.array_equal(track.values, reference.values)
+    )
+
+
 Drops = Mapping[tuple[str, str, int], tuple[float, float]]
-"""Arm, instance and time (ms) → value before and after the drop of a counter; of several, the highest before."""
+"""(Arm, instance, time in ms) → value before and after the drop of a counter; of several counters that drop at the same
+time, those of the counter with the highest value before."""
 
 
 def find_drops(all_joined: Sequence[JoinedAnswers]) -> Drops:
-    """Find when counters dropped. The sum of a histogram is ignored, because it may drop without a restart."""
+    """Find where counters dropped, and how deep, for each arm, instance and time (see `Drops`).
+
+    The sum of a histogram is ignored, because it may drop without a restart.
+    """
     drops: dict[tuple[str, str, int], tuple[float, float]] = {}
     for joined in all_joined:
         if joined.query.kind is QueryKind.GAUGE:
@@ -182,17 +205,18 @@ def find_drops(all_joined: Sequence[JoinedAnswers]) -> Drops:
         for track in joined.tracks:
             if joined.query.kind is QueryKind.HISTOGRAM and track.series.part == "sum":
                 continue
-            for at in np.flatnonzero(np.diff(track.values) < 0).tolist():
-                key = joined.arm, track.series.instance, int(track.ts_ms[at + 1])
-                before, after = float(track.values[at]), float(track.values[at + 1])
+            for last in np.flatnonzero(np.diff(track.values) < 0).tolist():
+                # `last` is the last sample before the drop.
+                key = joined.arm, track.series.instance, int(track.ts_ms[last + 1])
+                before, after = float(track.values[last]), float(track.values[last + 1])
                 if key not in drops or before > drops[key][0]:
                     drops[key] = before, after
     return drops
 
 
 def find_spans(joined: JoinedAnswers) -> Spans:
-    """Return the intervals (ms) in which at least one series had a sample at each step."""
-    times = np.unique(np.concatenate([track.ts_ms for track in joined.tracks]))
-    breaks = np.flatnonzero(np.diff(times) > LONGEST_STEP * joined.step_ms)
-    starts, ends = np.append(0, breaks + 1), np.append(breaks, times.size - 1)
-    return tuple(zip(times[starts].tolist(), times[ends].tolist(), strict=True))
+    """Return the intervals (start and end in ms) in which at least one series had a sample at each step."""
+    times_ms = np.unique(np.concatenate([track.ts_ms for track in joined.tracks]))
+    last_before_gap = np.flatnonzero(np.diff(times_ms) > LONGEST_STEP * joined.step_ms)
+    starts, ends = np.append(0, last_before_gap + 1), np.append(last_before_gap, times_ms.size - 1)
+    return tuple(zip(times_ms[starts].tolist(), times_ms[ends].tolist(), strict=True))

@@ -12,15 +12,17 @@ from evaluator.records.arrays import FloatArray
 
 
 def bin_limits_ms(last: int, grid_ms: float) -> FloatArray:
-    """Return the limits (ms) of bins 0 … `last`, with each grid point spread over its interval: shape (last + 2,).
+    """Return the limits (ms) of bins 0 … `last`, shape (last + 2,), if times are recorded in steps of `grid_ms`.
 
-    The limits never fall. A bin without a grid point has width 0.
+    A recorded time stands for the interval of half a step around it, so limits lie half a step below a multiple of the
+    step. The limits never fall. A bin that contains no multiple of the step has width 0.
     """
     grid_us = grid_ms * 1000
     edges = bin_edges_us(0, last)
     edges[0] = 0.0
-    first_point = np.ceil(edges / grid_us * (1 - 1e-12))
-    limits = (first_point - 0.5) * grid_us
+    # Reduced a little before rounding up, so that rounding errors do not move an edge at a multiple to the next one.
+    first_multiple = np.ceil(edges / grid_us * (1 - 1e-12))
+    limits = (first_multiple - 0.5) * grid_us
     limits[0] = 0.0
     return np.maximum.accumulate(limits) / 1000
 
@@ -28,11 +30,13 @@ def bin_limits_ms(last: int, grid_ms: float) -> FloatArray:
 def mean_logs(last: int, grid_ms: float) -> FloatArray:
     """Return the mean logarithm of the times (ms) in bins 0 … `last`, shape (last + 1,); 0 for a bin of width 0.
 
-    Times are assumed to be spread evenly over their bin.
+    Times are assumed to be recorded in steps of `grid_ms` and to be spread evenly over their bin.
 
     >>> mean_logs(345, 0.001)[345].round(3)  # 1.00 to 1.02 ms
     np.float64(0.01)
     """
     limits = bin_limits_ms(last, grid_ms)
-    width, area = np.diff(limits), np.diff(limits * np.log(np.where(limits > 0, limits, 1.0)))
-    return np.divide(area, width, out=np.ones_like(width), where=width > 0) - 1
+    width = np.diff(limits)
+    # The integral of log t is t · log t - t, whose difference over the width is that of t · log t, less 1.
+    rise = np.diff(limits * np.log(np.where(limits > 0, limits, 1.0)))
+    return np.divide(rise, width, out=np.ones_like(width), where=width > 0) - 1

@@ -21,7 +21,7 @@ TABLES = (*COUNTS, "failure_kinds")
 SUMMED = {"n", "failures", "sum_us", "sum_sq_us", "min_us", "max_us", "bytes", "bytes_sq", "users"}
 """Columns that are not part of a row's key."""
 MERGED_BY = {"min_us": np.fmin, "max_us": np.fmax, "users": np.maximum}
-"""How to merge such columns of equal keys; the others are added."""
+"""How to merge these columns in rows of equal keys; other columns of `SUMMED` are added."""
 
 _NONE: IntArray = np.zeros(0, dtype=np.int64)
 NO_FAILURES = FailureKinds(_NONE, _NONE, _NONE, _NONE, (), _NONE)
@@ -29,46 +29,52 @@ NO_FAILURES = FailureKinds(_NONE, _NONE, _NONE, _NONE, (), _NONE)
 
 
 def take(rows: Rows, keep: BoolArray) -> Rows:
-    """Return the rows where `keep` (rows,) is true; if all are, the same object."""
+    """Return the rows of a table where `keep` (rows,) is true; the same object if `keep` is true everywhere."""
     if keep.all():
         return rows
-    chosen = np.flatnonzero(keep)
-    values: dict[str, Any] = {}
+    kept_rows = np.flatnonzero(keep)
+    columns: dict[str, Any] = {}
     for field in fields(rows):
         column = getattr(rows, field.name)
-        values[field.name] = tuple(column[i] for i in chosen) if isinstance(column, tuple) else column[chosen]
-    return replace(rows, **values)
+        columns[field.name] = tuple(column[i] for i in kept_rows) if isinstance(column, tuple) else column[kept_rows]
+    return replace(rows, **columns)
 
 
 def where(cells: Cells, **codes: Sequence[int]) -> Cells:
-    """Keep the rows with one of these codes in each of these columns. A column that a table lacks does not matter.
+    """Keep the rows of all tables whose code in each named column is listed. Columns that a table lacks are ignored.
 
-    `where(cells, run=[0], arm=[0, 1])` keeps the first two arms in the first run. Names stay.
+    `where(cells, run=[0], arm=[0, 1])` keeps the first two arms in the first run. The tuples of names do not change.
     """
-    chosen: dict[str, Any] = {}
+    tables: dict[str, Any] = {}
     for table in TABLES:
         rows = getattr(cells, table)
         matches = [np.isin(getattr(rows, column), listed) for column, listed in codes.items() if hasattr(rows, column)]
         if matches:
-            chosen[table] = take(rows, np.logical_and.reduce(matches))
-    return replace(cells, **chosen)
+            tables[table] = take(rows, np.logical_and.reduce(matches))
+    return replace(cells, **tables)
 
 
 def recode(cells: Cells, **codes: IntArray) -> Cells:
-    """Replace each code k of these columns by element k of the given array.
+    """Replace each code k in the named columns of all tables by element k of the column's array in `codes`.
 
-    `recode(cells, arm=1 - np.arange(2))` swaps the arms. Names stay.
+    `recode(cells, arm=np.array([1, 0]))` swaps the arms. The tuples of names do not change.
     """
-    changed: dict[str, Any] = {}
+    tables: dict[str, Any] = {}
     for table in TABLES:
         rows = getattr(cells, table)
-        columns = {column: code[getattr(rows, column)] for column, code in codes.items() if hasattr(rows, column)}
-        changed[table] = replace(rows, **columns)
-    return replace(cells, **changed)
+        columns = {
+            column: new_codes[getattr(rows, column)] for column, new_codes in codes.items() if hasattr(rows, column)
+        }
+        tables[table] = replace(rows, **columns)
+    return replace(cells, **tables)
 
 
 def coarsen(cells: Cells) -> Cells:
-    """Make blocks the buckets of the cells: histograms of blocks exist for each instance. Equal keys are not added."""
+    """Make the blocks of `cells` its buckets, so that `bins` are exact for any selection of instances.
+
+    The histograms come from `instance_bins`, which has a row for each instance and block. Rows that now have equal keys
+    are not added up.
+    """
     rows = cells.instance_bins
     return replace(
         cells,
@@ -81,30 +87,37 @@ def coarsen(cells: Cells) -> Cells:
 
 
 def add_up(rows: Summed) -> Summed:
-    """Add up the rows of equal keys. Returns one row for each key, in the order of keys; histograms by bin first."""
+    """Merge the rows of equal keys: counts and sums are added, extremes are extremes of all (`MERGED_BY`).
+
+    Returns one row for each key, in the order of the keys; histograms are ordered by bin first.
+    """
     keys = [field.name for field in fields(rows) if field.name not in SUMMED]
-    columns = np.stack([getattr(rows, key) for key in sorted(keys, key=lambda key: key != "bin")])
-    order, starts = group_rows(columns)
-    values: dict[str, Any] = {key: getattr(rows, key)[order[starts]] for key in keys}
+    bin_first = sorted(keys, key=lambda key: key != "bin")
+    order, starts = group_rows(np.stack([getattr(rows, key) for key in bin_first]))
+    columns: dict[str, Any] = {key: getattr(rows, key)[order[starts]] for key in keys}
     for field in fields(rows):
         if field.name in SUMMED:
             column = getattr(rows, field.name)[order]
-            values[field.name] = MERGED_BY.get(field.name, np.add).reduceat(column, starts) if starts.size else column
-    return replace(rows, **values)
+            merge = MERGED_BY.get(field.name, np.add)
+            columns[field.name] = merge.reduceat(column, starts) if starts.size else column
+    return replace(rows, **columns)
 
 
 def join(parts: Sequence[Cells]) -> Cells:
-    """Join cells of the same arms and runs. Endpoints of one name are the same; instances of two parts never are.
+    """Join cells of the same arms and runs.
 
-    Kinds of failures are left out.
+    Endpoints with the same name are the same endpoint. Instances of two parts are different instances, even if they
+    have the same name. Kinds of failures are left out.
     """
     endpoints = tuple(dict.fromkeys(name for part in parts for name in part.endpoints))
-    moved, first = [], 0
+    recoded_parts = []
+    instances_before = 0
     for part in parts:
-        code = np.array([endpoints.index(name) for name in part.endpoints], dtype=np.int64)
-        moved.append(recode(part, endpoint=code, instance=first + np.arange(len(part.instances))))
-        first += len(part.instances)
-    tables: dict[str, Any] = {table: join_rows([getattr(part, table) for part in moved]) for table in COUNTS}
+        endpoint_codes = np.array([endpoints.index(name) for name in part.endpoints], dtype=np.int64)
+        instance_codes = instances_before + np.arange(len(part.instances))
+        recoded_parts.append(recode(part, endpoint=endpoint_codes, instance=instance_codes))
+        instances_before += len(part.instances)
+    tables: dict[str, Any] = {table: join_rows([getattr(part, table) for part in recoded_parts]) for table in COUNTS}
     return replace(
         parts[0],
         runs=max((part.runs for part in parts), key=len),

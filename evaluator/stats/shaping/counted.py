@@ -9,10 +9,12 @@ import numpy as np
 
 from evaluator.records import BLOCK_BUCKETS
 from evaluator.records.arrays import BoolArray, FloatArray, IntArray
-from evaluator.stats.shaping.index import rows_of_each
+from evaluator.stats.shaping.index import BEFORE_ALL, rows_of_each
 
 MIN_OVERLAP = 0.5
+"""Arms overlap if they share at least this part of the time that the shorter arm covers."""
 RARELY_EMPTY = 3.0
+"""Expected requests of an interval that is rarely empty: in 5 % of cases (exp(-3)) if requests are independent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Counted:
     totals: Mapping[str, FloatArray]
 
     def take(self, keep: BoolArray) -> Counted:
-        """Return the rows where `keep` (rows,) is true; if all are, the same object."""
+        """Return the rows where `keep` (rows,) is true; the same object if `keep` is true everywhere."""
         if keep.all():
             return self
         rows = np.flatnonzero(keep)
@@ -58,64 +60,72 @@ def find_usable(
         first_bucket: Run code → first bucket to use; `None`: all buckets.
 
     Returns:
-        Which rows are usable, shape (rows,), and run code → did its arms overlap in time? If they did, only buckets
-        from the later start to the earlier end of both arms are usable. `None` if no row is usable.
+        Which rows are usable, shape (rows,), and: run code → did its arms overlap in time? If they did, only buckets
+        from the later start to the earlier end of both arms are usable. Runs with one arm only are not usable. `None`
+        if no row is usable.
     """
     keep = (counted.arm == 0) | (counted.arm == counted.arms.index(candidate))
     if endpoint is not None:
         keep &= counted.endpoint == counted.endpoints.index(endpoint)
     if first_bucket:
-        first = np.array([first_bucket.get(code, -(2**62)) for code in range(len(counted.runs))])
-        # A block that the start of the data cuts counts as whole: no data come before it.
+        first = np.array([first_bucket.get(code, BEFORE_ALL) for code in range(len(counted.runs))])
+        # Whole blocks are used. If the data begin within a block, it counts as whole: there are no data before it.
         keep &= counted.bucket >= (first // BLOCK_BUCKETS * BLOCK_BUCKETS)[counted.run]
-    chosen = counted.take(keep)
-    shared = _find_shared(chosen)
-    usable = np.zeros(chosen.run.size, dtype=bool)
-    for run, ends in shared.items():
-        usable_of_run = chosen.run == run
+    of_both_arms = counted.take(keep)
+    shared_buckets = _find_shared_buckets(of_both_arms)
+    usable = np.zeros(of_both_arms.run.size, dtype=bool)
+    for run, ends in shared_buckets.items():
+        usable_of_run = of_both_arms.run == run
         if ends is not None:
-            usable_of_run &= (chosen.bucket >= ends[0]) & (chosen.bucket <= ends[1])
+            first_shared, last_shared = ends
+            usable_of_run &= (of_both_arms.bucket >= first_shared) & (of_both_arms.bucket <= last_shared)
         usable |= usable_of_run
     if not usable.any():
         return None
     keep[keep] = usable
-    return keep, {run: ends is not None for run, ends in shared.items()}
+    return keep, {run: ends is not None for run, ends in shared_buckets.items()}
 
 
-def _find_shared(counted: Counted) -> dict[int, tuple[int, int] | None]:
-    """For each run with both arms: the first and last bucket that both cover; `None` if they did not overlap.
+def _find_shared_buckets(counted: Counted) -> dict[int, tuple[int, int] | None]:
+    """Find the first and the last bucket that both arms of each run cover: run → (first, last).
 
-    They overlap if the time that both cover is at least half of the time that the shorter arm covers: a canary of an
-    hour overlaps with a baseline of a day. `_cover` decides from an arm's rate what the arm covers.
+    Runs with only one arm are missing. The value is `None` if the arms did not overlap in time. They overlap if the
+    time that both cover is at least half of the time that the shorter arm covers: a canary of an hour overlaps with a
+    baseline of a day. `_find_covered` decides from an arm's rate which buckets it covers.
     """
-    out: dict[int, tuple[int, int] | None] = {}
+    shared: dict[int, tuple[int, int] | None] = {}
     for run, rows in rows_of_each(counted.run):
-        bucket, candidate, n = counted.bucket[rows], counted.arm[rows] != 0, counted.n[rows]
+        bucket, is_candidate, n = counted.bucket[rows], counted.arm[rows] != 0, counted.n[rows]
         first, last = int(bucket.min()), int(bucket.max())
-        position = 2 * (bucket - first)
-        position += candidate
-        counts = np.bincount(position, weights=n, minlength=2 * (last - first + 1)).reshape(-1, 2)
+        # Counts of each bucket and arm, shape (buckets, 2), from one number for each pair of bucket and arm.
+        cell = 2 * (bucket - first)
+        cell += is_candidate
+        counts = np.bincount(cell, weights=n, minlength=2 * (last - first + 1)).reshape(-1, 2)
         if not counts.sum(axis=0).all():
             continue
-        covered = np.stack([_cover(np.asarray(count, float)) for count in counts.T])
-        together = int(covered.all(axis=0).sum())
-        used = [first + np.flatnonzero(count) for count in counts.T]
-        ends = max(int(at[0]) for at in used), min(int(at[-1]) for at in used)
-        overlap = together >= MIN_OVERLAP * int(covered.sum(axis=1).min()) and ends[0] <= ends[1]
-        out[run] = ends if overlap else None
-    return out
+        covered = np.stack([_find_covered(np.asarray(arm_counts, float)) for arm_counts in counts.T])
+        covered_by_both = int(covered.all(axis=0).sum())
+        covered_by_shorter = int(covered.sum(axis=1).min())
+        occupied = [first + np.flatnonzero(arm_counts) for arm_counts in counts.T]
+        later_start = max(int(buckets[0]) for buckets in occupied)
+        earlier_end = min(int(buckets[-1]) for buckets in occupied)
+        overlap = covered_by_both >= MIN_OVERLAP * covered_by_shorter and later_start <= earlier_end
+        shared[run] = (later_start, earlier_end) if overlap else None
+    return shared
 
 
-def _cover(counts: FloatArray) -> BoolArray:
-    """The buckets that an arm covers: those with requests, and those around them in which 3 requests are expected.
+def _find_covered(counts: FloatArray) -> BoolArray:
+    """Find the buckets that an arm covers, from its requests in each bucket; both have the shape (buckets,).
 
-    An interval with 3 expected requests is empty in one of twenty cases if requests are independent; clusters leave it
-    empty more often.
+    These are the buckets with requests, and the buckets before and after them, as many as contain `RARELY_EMPTY`
+    requests at the arm's mean rate: so few empty buckets are no sign that the arm paused. (Requests in clusters leave
+    them empty more often.) Nothing before the first or after the last request is covered.
     """
-    used = np.flatnonzero(counts)
-    mean = counts.sum() / (used[-1] - used[0] + 1)
+    occupied = np.flatnonzero(counts)
+    mean = counts.sum() / (occupied[-1] - occupied[0] + 1)
     reach = max(int(np.ceil(RARELY_EMPTY / mean)), 1)
-    edges = np.zeros(counts.size + 1)
-    np.add.at(edges, np.maximum(used - reach, used[0]), 1)
-    np.add.at(edges, np.minimum(used + reach, used[-1]) + 1, -1)
-    return np.asarray(np.cumsum(edges[:-1]) > 0)
+    # Each bucket with requests covers an interval: add 1 where it begins and -1 after its end, and sum up.
+    changes = np.zeros(counts.size + 1)
+    np.add.at(changes, np.maximum(occupied - reach, occupied[0]), 1)
+    np.add.at(changes, np.minimum(occupied + reach, occupied[-1]) + 1, -1)
+    return np.asarray(np.cumsum(changes[:-1]) > 0)

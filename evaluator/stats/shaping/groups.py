@@ -25,6 +25,7 @@ class Groups:
     def sum(self, values: FloatArray) -> FloatArray:
         """Sum `values` (..., endpoints, n) over the endpoints of each group: (..., groups, n)."""
         if self.count == 1 and self.order.size == self.of.size:
+            # The only group has all endpoints: a product of matrices is the fastest sum.
             return np.asarray(np.ones((1, self.of.size)) @ values)
         if not self.count:
             return np.zeros((*values.shape[:-2], 0, values.shape[-1]))
@@ -35,9 +36,11 @@ class Groups:
         return self.sum(values[..., None])[..., 0]
 
     def pick(self, chosen: BoolArray) -> Groups:
-        """Keep the groups where `chosen` (groups,) is true, with new numbers."""
-        number = np.append(np.where(chosen, np.cumsum(chosen) - 1, -1), -1)
-        return group_by(number[self.of])
+        """Keep the groups where `chosen` (groups,) is true, and number them from 0 in the same order."""
+        new_number = np.where(chosen, np.cumsum(chosen) - 1, -1)
+        # The last element is for endpoints without a group: their -1 is the index of the last element.
+        new_number = np.append(new_number, -1)
+        return group_by(new_number[self.of])
 
 
 def group_by(of: IntArray) -> Groups:
@@ -48,7 +51,8 @@ def group_by(of: IntArray) -> Groups:
     [10.0, 1001.0]
     """
     order = np.argsort(of, kind="stable")
-    order = order[np.searchsorted(of[order], 0) :]
+    in_no_group = np.searchsorted(of[order], 0)
+    order = order[in_no_group:]
     starts = np.flatnonzero(np.diff(of[order], prepend=-1))
     return Groups(of, int(starts.size), order, starts)
 

@@ -38,33 +38,39 @@ NO_BINS = SortedBins(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(1, dtype
 """For data without single times."""
 
 
-def sort_bins(rows: Bins | InstanceBins, cell: IntArray, of_baseline: int, arms: BoolArray | None) -> SortedBins:
-    """Sort the histogram rows of two arms by bin.
+def sort_bins(
+    rows: Bins | InstanceBins, cell: IntArray, baseline_cells: int, of_both_arms: BoolArray | None
+) -> SortedBins:
+    """Sort the histogram rows of two arms by bin, and within a bin the baseline's rows first.
 
     Args:
         rows: The histogram.
         cell: Cell of each row, shape (rows,); rows with -1 are dropped.
-        of_baseline: Number of cells of the baseline, which come first.
-        arms: Which rows belong to the two arms, shape (rows,); `None`: all.
+        baseline_cells: Number of cells of the baseline; cells from this number on are the candidate's.
+        of_both_arms: Which rows belong to the two arms, shape (rows,); `None`: all.
     """
     bins, n = rows.bin, rows.n
-    keep = cell >= 0 if arms is None else (cell >= 0) & arms
+    keep = cell >= 0 if of_both_arms is None else (cell >= 0) & of_both_arms
     if not keep.all():
         bins, n, cell = bins[keep], n[keep], cell[keep]
+    # 2 · bin for the baseline, 2 · bin + 1 for the candidate. A small type, because it is sorted faster.
     key = bins.astype(np.int16)
     key *= 2
-    key += cell >= of_baseline
+    key += cell >= baseline_cells
     if (key[1:] < key[:-1]).any():
         order = np.argsort(key, kind="stable")
         key, n, cell = key[order], n[order], cell[order]
-    ends = np.arange(key[-1] // 2 * 2 + 3 if key.size else 1, dtype=np.int16)
-    return SortedBins(cell, n.astype(float), np.searchsorted(key, ends))
+    # All keys up to the candidate's of the last bin, and the key after it, where the rows end.
+    last_bin = int(key[-1]) // 2 if key.size else -1
+    all_keys = np.arange(2 * (last_bin + 1) + 1, dtype=np.int16)
+    return SortedBins(cell, n.astype(float), np.searchsorted(key, all_keys))
 
 
 def sum_by_cell(bins: SortedBins, values: FloatArray, cells: int) -> FloatArray:
-    """Sum the value of each request's bin over the requests of each cell.
+    """Give each request the value of its bin, and sum these values over the requests of each cell.
 
-    `values` has one value for each bin, up to the last in use or more. Returns shape (cells,).
+    `values` has the shape (bins,), with at least all bins in use; `cells` is the number of cells. Returns shape
+    (cells,).
     """
     sizes = bins.sizes
     weights = np.repeat(values[: sizes.size], sizes)

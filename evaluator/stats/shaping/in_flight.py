@@ -13,8 +13,10 @@ from evaluator.stats.shaping.cells import join_rows
 
 LEAST_AGE_S = 10.0
 TIMES_SLOWEST = 3.0
+"""A request counts as failed if it waited longer than both `LEAST_AGE_S` and this multiple of the slowest quantile."""
 SLOWEST = 0.999
 USUAL = 0.99
+"""Quantiles of the baseline's response times: of the slowest requests, and of usual requests."""
 NO_ANSWER = "no answer when the load ended"
 """Name of these failures among the kinds of failures."""
 
@@ -40,50 +42,59 @@ def settle_in_flight(cells: Cells, runs: Sequence[Run]) -> Settled:
 
     Each failure counts in the bucket in which its request began. The other requests in flight are left out.
     """
-    waiting = [(run.id, request) for run in runs for request in run.facts.in_flight]
-    usual_s, slowest_s = (_baseline_quantile_s(cells, share) for share in (USUAL, SLOWEST))
-    patience_s = max(LEAST_AGE_S, TIMES_SLOWEST * slowest_s)
-    old = [(run, request) for run, request in waiting if request.age_s > patience_s]
-    young = Counter(request.arm for _, request in waiting if request.age_s <= patience_s)
+    in_flight = [(run.id, request) for run in runs for request in run.facts.in_flight]
+    usual_s = _find_baseline_quantile_s(cells, USUAL)
+    patience_s = max(LEAST_AGE_S, TIMES_SLOWEST * _find_baseline_quantile_s(cells, SLOWEST))
+    timed_out = [(run, request) for run, request in in_flight if request.age_s > patience_s]
+    cut_off = Counter(request.arm for _, request in in_flight if request.age_s <= patience_s)
     return Settled(
-        cells=_add_failures(cells, old),
+        cells=_add_failures(cells, timed_out),
         patience_s=patience_s,
-        failed=tuple(request for _, request in old),
-        cut_off=tuple(LeftOut(arm, LeftOutKind.CUT_OFF, count) for arm, count in sorted(young.items())),
+        failed=tuple(request for _, request in timed_out),
+        cut_off=tuple(LeftOut(arm, LeftOutKind.CUT_OFF, count) for arm, count in sorted(cut_off.items())),
         usual_s=usual_s,
-        late=Counter(request.arm for _, request in waiting if usual_s < request.age_s <= patience_s),
+        late=Counter(request.arm for _, request in in_flight if usual_s < request.age_s <= patience_s),
     )
 
 
 def cut_in_flight(cells: Cells, runs: Sequence[Run], period: Period) -> tuple[tuple[Run, ...], tuple[LeftOut, ...]]:
-    """Cut the requests in flight of runs to a period.
+    """Remove the requests in flight that are outside a period.
 
-    A request is outside the period if it began before the period. All requests are outside if the period ends before
-    the users were stopped. `cells` must be those of all the time, so that a request outside the period that had waited
-    too long is counted as a failure, as it is for all the time.
+    A request is outside if it began before the period. All requests of a run are outside if the period ends before its
+    users were stopped: the requests were in flight at that later time. `cells` must not be cut to the period, because
+    the time after which a request counts as failed is found from all requests.
 
     Returns:
-        The runs with the requests in flight of the period only, and the requests outside it, by arm.
+        The runs with the requests in flight of the period only; and for each arm, how many requests were removed, and
+        how many of these had waited so long that they count as failures.
     """
     patience_s = settle_in_flight(cells, runs).patience_s
     start_s = period.start.timestamp() if period.start else -float("inf")
-    cut, rows, failures = [], Counter[str](), Counter[str]()
+    cut_runs = []
+    removed, removed_failures = Counter[str](), Counter[str]()
     for run in runs:
         stopped = run.facts.users_stopped
-        early = period.end is not None and stopped is not None and stopped > period.end
-        in_flight = tuple(request for request in run.facts.in_flight if not early and request.started_s >= start_s)
+        ends_before_stop = period.end is not None and stopped is not None and stopped > period.end
+        in_flight = tuple(
+            request for request in run.facts.in_flight if not ends_before_stop and request.started_s >= start_s
+        )
         for request in run.facts.in_flight:
             if request not in in_flight:
-                rows[request.arm] += 1
-                failures[request.arm] += request.age_s > patience_s
-        facts = replace(run.facts, in_flight=in_flight, users_stopped=period.end if early else stopped)
-        cut.append(replace(run, facts=facts))
-    kind = LeftOutKind.OUTSIDE_PERIOD
-    return tuple(cut), tuple(LeftOut(arm, kind, n, failures[arm]) for arm, n in sorted(rows.items()))
+                removed[request.arm] += 1
+                removed_failures[request.arm] += request.age_s > patience_s
+        facts = replace(run.facts, in_flight=in_flight, users_stopped=period.end if ends_before_stop else stopped)
+        cut_runs.append(replace(run, facts=facts))
+    left_out = tuple(
+        LeftOut(arm, LeftOutKind.OUTSIDE_PERIOD, count, removed_failures[arm]) for arm, count in sorted(removed.items())
+    )
+    return tuple(cut_runs), left_out
 
 
-def _baseline_quantile_s(cells: Cells, share: float) -> float:
-    """A quantile of the baseline's successes, s: the upper edge of its bin; 0 without successes."""
+def _find_baseline_quantile_s(cells: Cells, share: float) -> float:
+    """Find the quantile `share` of the response times of the baseline's successes, in s; 0 without successes.
+
+    It is the upper edge of the histogram bin that contains the quantile.
+    """
     of_baseline = cells.bins.arm == 0
     bins, counts = cells.bins.bin[of_baseline], cells.bins.n[of_baseline]
     if not bins.size:
@@ -94,16 +105,18 @@ def _baseline_quantile_s(cells: Cells, share: float) -> float:
     return float(bin_edges_us(quantile_bin, quantile_bin)[1]) / 1e6
 
 
-def _add_failures(cells: Cells, old: Sequence[tuple[str, InFlight]]) -> Cells:
-    """Add each of these requests as a failure; new names are appended to the known ones."""
-    requests = [(run, request) for run, request in old if run in cells.runs]
+def _add_failures(cells: Cells, timed_out: Sequence[tuple[str, InFlight]]) -> Cells:
+    """Add requests, each with the name of its run, as failures; requests of runs without cells are ignored.
+
+    Arms, endpoints and instances that the cells do not know are appended to their names.
+    """
+    requests = [(run, request) for run, request in timed_out if run in cells.runs]
     if not requests:
         return cells
-    arms, endpoints, instances = (
-        tuple(dict.fromkeys((*names, *(getattr(request, kind) for _, request in requests))))
-        for names, kind in ((cells.arms, "arm"), (cells.endpoints, "endpoint"), (cells.instances, "instance"))
-    )
-    keys = Counter(
+    arms = tuple(dict.fromkeys((*cells.arms, *(request.arm for _, request in requests))))
+    endpoints = tuple(dict.fromkeys((*cells.endpoints, *(request.endpoint for _, request in requests))))
+    instances = tuple(dict.fromkeys((*cells.instances, *(request.instance for _, request in requests))))
+    counts_by_key = Counter(
         (
             cells.runs.index(run),
             arms.index(request.arm),
@@ -113,9 +126,11 @@ def _add_failures(cells: Cells, old: Sequence[tuple[str, InFlight]]) -> Cells:
         )
         for run, request in requests
     )
-    run_code, arm, endpoint, instance, bucket = np.array(list(keys), dtype=np.int64).T
-    n = np.array(list(keys.values()), dtype=np.int64)
-    nothing, unknown = np.zeros(n.size), np.full(n.size, np.nan)
+    run_code, arm, endpoint, instance, bucket = np.array(list(counts_by_key), dtype=np.int64).T
+    n = np.array(list(counts_by_key.values()), dtype=np.int64)
+    # They have no response times: nothing is added to sums, and there is no minimum and maximum.
+    zeros, no_times = np.zeros(n.size), np.full(n.size, np.nan)
+    no_status = -1
     added = Moments(
         run=run_code,
         arm=arm,
@@ -124,12 +139,12 @@ def _add_failures(cells: Cells, old: Sequence[tuple[str, InFlight]]) -> Cells:
         bucket=bucket,
         n=n,
         failures=n,
-        sum_us=nothing,
-        sum_sq_us=nothing,
-        min_us=unknown,
-        max_us=unknown,
-        bytes=nothing,
-        bytes_sq=nothing,
+        sum_us=zeros,
+        sum_sq_us=zeros,
+        min_us=no_times,
+        max_us=no_times,
+        bytes=zeros,
+        bytes_sq=zeros,
     )
     kinds = cells.failure_kinds
     return replace(
@@ -142,7 +157,7 @@ def _add_failures(cells: Cells, old: Sequence[tuple[str, InFlight]]) -> Cells:
             run=np.append(kinds.run, run_code),
             arm=np.append(kinds.arm, arm),
             endpoint=np.append(kinds.endpoint, endpoint),
-            status=np.append(kinds.status, np.full(n.size, -1)),
+            status=np.append(kinds.status, np.full(n.size, no_status)),
             exception=kinds.exception + (NO_ANSWER,) * n.size,
             n=np.append(kinds.n, n),
         ),

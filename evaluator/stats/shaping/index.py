@@ -10,6 +10,8 @@ LARGEST_TABLE = 20_000_000
 """Up to this number of possible keys, a table of all of them is quicker than sorting."""
 MOST_CODES = 2.0**62
 """Up to this number of combinations, each combination of codes fits in one integer."""
+BEFORE_ALL, AFTER_ALL = -(2**62), 2**62
+"""Numbers of a bucket or block before all data, and after all data."""
 
 
 def distinct(codes: IntArray) -> IntArray:
@@ -22,8 +24,12 @@ def distinct(codes: IntArray) -> IntArray:
 
 
 def rows_of_each(codes: IntArray) -> list[tuple[int, BoolArray | slice]]:
-    """Return each distinct code with a mask of its rows; with only one code, a slice of all rows (nothing is copied).
+    """Return each distinct code with a mask that selects its rows.
 
+    If there is only one code, a slice of all rows takes the place of the mask: a slice copies no data.
+
+    >>> [(code, mask.tolist()) for code, mask in rows_of_each(np.array([2, 5, 2]))]
+    [(2, [True, False, True]), (5, [False, True, False])]
     >>> rows_of_each(np.array([2, 2]))
     [(2, slice(None, None, None))]
     """
@@ -34,9 +40,13 @@ def rows_of_each(codes: IntArray) -> list[tuple[int, BoolArray | slice]]:
 
 
 def group_rows(columns: IntArray) -> tuple[IntArray, IntArray]:
-    """Sort rows by their keys. Returns the order of the rows, and the index in it where each distinct key begins.
+    """Sort rows by their keys; rows of equal keys keep their order.
 
-    `columns` has shape (keys, rows); the first key is the most significant. Rows of equal keys keep their order.
+    `columns` has the shape (columns of the key, rows); the first column is the most significant.
+
+    Returns:
+        Indices of the rows in sorted order, shape (rows,), and the positions in this order at which a new key begins,
+        shape (distinct keys,).
 
     >>> group_rows(np.array([[1, 0, 1, 0], [5, 7, 5, 6]]))
     (array([3, 1, 0, 2]), array([0, 1, 2]))
@@ -46,10 +56,11 @@ def group_rows(columns: IntArray) -> tuple[IntArray, IntArray]:
     least = columns.min(axis=1)
     ranges = columns.max(axis=1) - least + 1
     if float(np.prod(ranges.astype(np.float64))) < MOST_CODES:
+        # The columns are combined into one integer for each row: sorting one column is faster.
         code = np.zeros(columns.shape[1], dtype=np.int64)
-        for column, low, size in zip(columns, least, ranges, strict=True):
-            code *= size
-            code += column - low
+        for column, column_least, column_range in zip(columns, least, ranges, strict=True):
+            code *= column_range
+            code += column - column_least
         order = np.argsort(code, kind="stable")
         changes = np.diff(code[order]) != 0
     else:
@@ -59,9 +70,10 @@ def group_rows(columns: IntArray) -> tuple[IntArray, IntArray]:
 
 
 def number_groups(order: IntArray, starts: IntArray) -> IntArray:
-    """Return the group of each row, from the order and the starts that `group_rows` returns."""
+    """Return the number of the group (0, 1, …) of each row, from the order and the starts that `group_rows` returns."""
     group = np.empty_like(order)
-    group[order] = np.repeat(np.arange(starts.size), np.diff(np.append(starts, order.size)))
+    sizes = np.diff(np.append(starts, order.size))
+    group[order] = np.repeat(np.arange(starts.size), sizes)
     return group
 
 
@@ -75,7 +87,9 @@ class Index:
     """
 
     def __init__(self, codes: IntArray, possible: int) -> None:
+        """Find the distinct keys among `codes`, which are all in 0 … `possible` - 1."""
         self.codes, self.possible = codes, possible
+        # Position of each possible key, -1 if it is not in use; `None` if such a table would be too large.
         self._table: IntArray | None = None
         if possible <= LARGEST_TABLE:
             used = np.zeros(possible, dtype=bool)
@@ -96,5 +110,5 @@ class Index:
         """Return the position of each of these keys; -1 for a key that is not in use, or is itself -1."""
         if self._table is not None:
             return np.take(self._table, keys)
-        at = np.minimum(np.searchsorted(self.keys, keys), self.keys.size - 1)
-        return np.where(self.keys[at] == keys, at, -1)
+        position = np.minimum(np.searchsorted(self.keys, keys), self.keys.size - 1)
+        return np.where(self.keys[position] == keys, position, -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import datetime
@@ -13,7 +14,7 @@ from evaluator.errors import UnknownName, UsageError
 from evaluator.records import BLOCK_BUCKETS, Cells, ReadingCells
 from evaluator.records.arrays import BoolArray, IntArray
 from evaluator.stats.shaping.cells import COUNTS, NO_FAILURES, coarsen, take, where
-from evaluator.stats.shaping.index import distinct
+from evaluator.stats.shaping.index import AFTER_ALL, BEFORE_ALL, distinct
 from evaluator.stats.shaping.reading_panels import keep_rows
 
 
@@ -25,10 +26,11 @@ def narrow(
     endpoints: Collection[str] | None = None,
     instances: Collection[str] | None = None,
 ) -> Cells:
-    """Keep the requests of an interval of time, of some endpoints, of some instances; `None`: of all.
+    """Keep the requests of an interval of time, of some endpoints, of some instances; `None`: no such restriction.
 
-    Time is cut to whole blocks of four buckets, including those of `start` and `end`. Single instances have histograms
-    of whole blocks only: with `instances`, blocks become the buckets.
+    Time is cut to whole blocks of four buckets, and the blocks that contain `start` and `end` are kept as a whole.
+    Histograms of single instances are stored by block, not by bucket. So if `instances` is set, the buckets of the
+    returned cells are blocks.
 
     Raises:
         UnknownName: for an endpoint or instance that the cells do not have.
@@ -38,8 +40,8 @@ def narrow(
         cells = where(cells, endpoint=_find_codes("endpoint", cells.endpoints, endpoints))
     if start is not None or end is not None:
         block_s = cells.bucket_s * BLOCK_BUCKETS
-        first = -(2**62) if start is None else int(start.timestamp() // block_s)
-        last = 2**62 if end is None else int(-(-end.timestamp() // block_s)) - 1
+        first = BEFORE_ALL if start is None else math.floor(start.timestamp() / block_s)
+        last = AFTER_ALL if end is None else math.ceil(end.timestamp() / block_s) - 1
         if first > last:
             raise UsageError("the interval of time is empty", hint="set an end that is later than the start")
         cells = _keep_blocks(cells, lambda _, block: (block >= first) & (block <= last))
@@ -49,6 +51,7 @@ def narrow(
 
 
 def _find_codes(kind: str, all_names: tuple[str, ...], names: Collection[str]) -> list[int]:
+    """Return the code of each of `names`: its position in `all_names`. `kind` is a word for an error message."""
     for name in names:
         if name not in all_names:
             raise UnknownName(kind, name, all_names)
@@ -56,27 +59,42 @@ def _find_codes(kind: str, all_names: tuple[str, ...], names: Collection[str]) -
 
 
 def cut_readings(readings: ReadingCells, start: datetime | None, end: datetime | None) -> ReadingCells:
-    """Keep the readings of the whole buckets between two times. The facts by query stay those of all the time."""
+    """Keep the readings of the buckets that lie completely between two times; `None`: no limit.
+
+    The facts of each query (`ReadingCells.facts`) are not cut: they remain those of the whole time.
+    """
     keep = np.ones(readings.bucket.size, dtype=bool)
     if start is not None:
-        keep &= readings.bucket >= -(-start.timestamp() // readings.bucket_s)
+        keep &= readings.bucket >= math.ceil(start.timestamp() / readings.bucket_s)
     if end is not None:
-        keep &= readings.bucket < end.timestamp() // readings.bucket_s
+        keep &= readings.bucket < math.floor(end.timestamp() / readings.bucket_s)
     return keep_rows(readings, keep)
 
 
 def cut_each_run(cells: Cells, from_s: float, to_s: float) -> Cells:
-    """Keep what is `from_s` to `to_s` seconds after the start of each run, in whole blocks of four buckets."""
+    """Keep what is `from_s` to `to_s` seconds after the start of each run, in whole blocks of four buckets.
+
+    Blocks that contain `from_s` or `to_s` are kept as a whole. A run starts with the block of its first request.
+    """
     block_s = cells.bucket_s * BLOCK_BUCKETS
-    first, end = int(from_s // block_s), int(-(-to_s // block_s))
-    starts = np.zeros(max(len(cells.runs), 1), dtype=np.int64)
+    # Blocks since the start of the run, from `first` to before `end`: `from_s` rounded down, `to_s` rounded up.
+    first, end = int(from_s // block_s), -int(-to_s // block_s)
+    start_blocks = np.zeros(max(len(cells.runs), 1), dtype=np.int64)
     for run in distinct(cells.moments.run):
-        starts[run] = cells.moments.bucket[cells.moments.run == run].min() // BLOCK_BUCKETS
-    return _keep_blocks(cells, lambda run, block: (block - starts[run] >= first) & (block - starts[run] < end))
+        start_blocks[run] = cells.moments.bucket[cells.moments.run == run].min() // BLOCK_BUCKETS
+
+    def keep(run: IntArray, block: IntArray) -> BoolArray:
+        since_start = block - start_blocks[run]
+        return (since_start >= first) & (since_start < end)
+
+    return _keep_blocks(cells, keep)
 
 
 def _keep_blocks(cells: Cells, keep: Callable[[IntArray, IntArray], BoolArray]) -> Cells:
-    """Keep the blocks for which `keep(run, block)` is true. Kinds of failures are left out: they are per run only."""
+    """Keep the rows for whose run and block, arrays of shape (rows,), `keep(run, block)` is true.
+
+    Kinds of failures are left out, because they are counted for whole runs only.
+    """
     tables: dict[str, Any] = {}
     for table in COUNTS:
         rows = getattr(cells, table)

@@ -21,13 +21,15 @@ def pool_rare_endpoints(cells: Cells, least: int, keep: Collection[str] = ()) ->
     """Pool all endpoints with fewer than `least` requests on some arm into one, if there are more than `MOST_APART`.
 
     So many endpoints usually have ids in their names, and are really one endpoint. Endpoints in `keep` are not pooled.
+    The pooled endpoint comes last and is called `OTHER_ENDPOINTS`.
     """
-    size, moments = len(cells.endpoints), cells.moments
-    if size <= MOST_APART:
+    endpoints, moments = len(cells.endpoints), cells.moments
+    if endpoints <= MOST_APART:
         return cells
-    counts = np.bincount(moments.arm * size + moments.endpoint, weights=moments.n, minlength=len(cells.arms) * size)
-    rare = counts.reshape(-1, size).min(axis=0) < least
-    rare &= np.array([name not in keep for name in cells.endpoints])
-    apart = [name for name, pooled in zip(cells.endpoints, rare, strict=True) if not pooled]
-    code: IntArray = np.where(rare, len(apart), np.cumsum(~rare) - 1)
-    return replace(recode(cells, endpoint=code), endpoints=(*apart, OTHER_ENDPOINTS))
+    cell = moments.arm * endpoints + moments.endpoint
+    requests = np.bincount(cell, weights=moments.n, minlength=len(cells.arms) * endpoints).reshape(-1, endpoints)
+    pooled = requests.min(axis=0) < least
+    pooled &= np.array([name not in keep for name in cells.endpoints])
+    apart = [name for name, is_pooled in zip(cells.endpoints, pooled, strict=True) if not is_pooled]
+    new_code: IntArray = np.where(pooled, len(apart), np.cumsum(~pooled) - 1)
+    return replace(recode(cells, endpoint=new_code), endpoints=(*apart, OTHER_ENDPOINTS))

@@ -6,10 +6,11 @@ counter was seen, or the samples of a gauge.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -46,19 +47,22 @@ class ReadingView:
 
     @property
     def span(self) -> tuple[int, int]:
-        """First bucket with readings, and the bucket after the last; both 0 without readings."""
+        """The first bucket with readings, and the bucket after the last with readings; (0, 0) without readings."""
         bucket = self.readings.bucket
         return (int(bucket.min()), int(bucket.max()) + 1) if bucket.size else (0, 0)
 
     def find(self, query: Query, part: int, endpoint: str | None = None) -> IntArray:
-        """Return the indices of the rows of one part of a query, of one endpoint or (`None`) of all."""
+        """Return the indices of the rows of a query's part (`VALUE`, `BUCKET`, `SUM`, `COUNT`).
+
+        `endpoint`: only rows of this endpoint; `None`: of all endpoints. An unknown query or endpoint has no rows.
+        """
         readings = self.readings
         if query not in readings.queries or (endpoint is not None and endpoint not in readings.endpoints):
             return np.zeros(0, dtype=np.int64)
-        chosen = (readings.query == readings.queries.index(query)) & (readings.part == part)
+        matches = (readings.query == readings.queries.index(query)) & (readings.part == part)
         if endpoint is not None:
-            chosen &= readings.endpoint == readings.endpoints.index(endpoint)
-        return np.flatnonzero(chosen)
+            matches &= readings.endpoint == readings.endpoints.index(endpoint)
+        return np.flatnonzero(matches)
 
     def before(self, bucket: int) -> ReadingView:
         """Return the readings before this bucket."""
@@ -67,20 +71,24 @@ class ReadingView:
 
 
 def cut(readings: ReadingCells, intervals: Sequence[RunInterval] | None) -> ReadingView:
-    """Keep the buckets that are completely within one of the intervals; `None`: keep everything, as one run."""
+    """Keep the buckets that lie completely within an interval; each interval becomes a run.
+
+    Where intervals overlap, a bucket belongs to the first of them. `None`: keep everything, as one run.
+    """
     if intervals is None:
         return ReadingView(readings, ("readings",), np.zeros(readings.bucket.size, dtype=np.int64))
-    run = np.full(readings.bucket.size, -1)
-    start = readings.bucket * readings.bucket_s
+    in_no_run = -1
+    run = np.full(readings.bucket.size, in_no_run)
+    start_s = readings.bucket * readings.bucket_s
     for code, interval in enumerate(intervals):
-        inside = (start >= interval.start_s) & (start + readings.bucket_s <= interval.end_s) & (run < 0)
-        run[inside] = code
-    keep = run >= 0
+        inside = (start_s >= interval.start_s) & (start_s + readings.bucket_s <= interval.end_s)
+        run[inside & (run == in_no_run)] = code
+    keep = run != in_no_run
     return ReadingView(keep_rows(readings, keep), tuple(interval.run for interval in intervals), run[keep])
 
 
 def keep_rows(readings: ReadingCells, keep: BoolArray) -> ReadingCells:
-    """Keep the rows where `keep` (rows,) is true; names and facts stay."""
+    """Keep the rows where `keep` (rows,) is true; names and facts (all that is not an array) do not change."""
     columns: dict[str, Any] = {
         field.name: column[keep]
         for field in fields(readings)
@@ -91,6 +99,7 @@ def keep_rows(readings: ReadingCells, keep: BoolArray) -> ReadingCells:
 
 def name_of(query: Query) -> str:
     """Return the name of the series in a query; the whole text if the query is not a plain selector."""
+    # A plain selector is a name alone, or a name before labels in {} or a range in [].
     match = re.match(r"\s*([a-zA-Z_:][\w:]*)\s*(\{|\[|$)", query.text)
     return match.group(1) if match else query.text.strip()
 
@@ -109,97 +118,171 @@ def measures_the_same(query: Query, reference: Query) -> bool:
 def build_ratio_panel(
     view: ReadingView, arm: str, failures: Query, requests: Query, endpoint: str | None
 ) -> Panel | None:
-    """Build the panel of a failure rate: requests are counted, and `failures` is the counter of those that failed."""
-    total, below, above = view.readings.total, view.find(requests, VALUE), view.find(failures, VALUE)
-    return build_panel(view, arm, (below, total[below]), failures=(above, total[above]), endpoint=endpoint)
+    """Build the panel of a failure rate from two counters: of all requests, and of those that failed.
+
+    `arm` is the candidate; `endpoint=None`: all endpoints. `None` if the arms have no usable bucket in common.
+    """
+    increases = view.readings.total
+    request_rows, failure_rows = view.find(requests, VALUE), view.find(failures, VALUE)
+    return build_panel(
+        view,
+        arm,
+        Contribution(request_rows, increases[request_rows]),
+        failures=Contribution(failure_rows, increases[failure_rows]),
+        endpoint=endpoint,
+    )
 
 
 def build_mean_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
-    """Build the panel of a histogram's mean: observations are counted, and their values summed up."""
-    total, counts, sums = view.readings.total, view.find(query, COUNT), view.find(query, SUM)
-    return build_panel(view, arm, (counts, total[counts]), values=(sums, total[sums] * scale), endpoint=endpoint)
+    """Build the panel of a histogram's mean: observations are counted, and their values summed up.
+
+    `arm` is the candidate; `scale` converts the unit of the query to that of the metric; `endpoint=None`: all
+    endpoints. `None` if the arms have no usable bucket in common.
+    """
+    increases = view.readings.total
+    count_rows, sum_rows = view.find(query, COUNT), view.find(query, SUM)
+    return build_panel(
+        view,
+        arm,
+        Contribution(count_rows, increases[count_rows]),
+        values=Contribution(sum_rows, increases[sum_rows] * scale),
+        endpoint=endpoint,
+    )
 
 
 def build_share_panel(view: ReadingView, arm: str, query: Query, le: float, endpoint: str | None) -> Panel | None:
-    """Build the panel of a share: observations are counted, and those above the bound `le` count as failures."""
-    total, counts, buckets = view.readings.total, view.find(query, COUNT), view.find(query, BUCKET)
-    buckets = buckets[view.readings.le[buckets] == le]
-    above = np.append(counts, buckets), np.append(total[counts], -total[buckets])
-    return build_panel(view, arm, (counts, total[counts]), failures=above, endpoint=endpoint)
+    """Build the panel of a share of a histogram: observations are counted, and those above the bound `le` fail.
+
+    A histogram counts the observations up to a bound: those above it are all observations less these. `None` if the
+    arms have no usable bucket in common.
+    """
+    increases = view.readings.total
+    count_rows, bucket_rows = view.find(query, COUNT), view.find(query, BUCKET)
+    bucket_rows = bucket_rows[view.readings.le[bucket_rows] == le]
+    above = Contribution(np.append(count_rows, bucket_rows), np.append(increases[count_rows], -increases[bucket_rows]))
+    return build_panel(view, arm, Contribution(count_rows, increases[count_rows]), failures=above, endpoint=endpoint)
 
 
 def find_bounds(view: ReadingView, query: Query, arms: Sequence[int]) -> FloatArray:
-    """Return the finite upper bounds that all series of the histogram have on these arms, in the unit of the query."""
+    """Return the finite upper bounds that all series of the histogram have in common, in the unit of the query.
+
+    Args:
+        view: The readings that are judged.
+        query: The query of the histogram.
+        arms: Codes of the arms whose series count. There is a series for each arm, instance and endpoint.
+
+    Returns:
+        The bounds in rising order, shape (bounds,).
+    """
     readings = view.readings
     rows = view.find(query, BUCKET)
     rows = rows[np.isin(readings.arm[rows], arms) & np.isfinite(readings.le[rows])]
     if not rows.size:
         return np.zeros(0)
-    owner = (readings.arm[rows] * len(readings.instances) + readings.instance[rows]) * len(readings.endpoints)
-    owner = owner + readings.endpoint[rows]
-    pairs = np.unique(np.column_stack([readings.le[rows], owner]), axis=0)
-    bounds, owners = np.unique(pairs[:, 0], return_counts=True)
-    return np.asarray(bounds[owners == np.unique(owner).size], float)
+    series = (readings.arm[rows] * len(readings.instances) + readings.instance[rows]) * len(readings.endpoints)
+    series = series + readings.endpoint[rows]
+    distinct_pairs = np.unique(np.column_stack([readings.le[rows], series]), axis=0)
+    bounds, series_with_bound = np.unique(distinct_pairs[:, 0], return_counts=True)
+    return np.asarray(bounds[series_with_bound == np.unique(series).size], float)
 
 
 def build_rate_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
-    """Build the panel of a counter's rate: seconds of instances are counted, increases summed over endpoints."""
+    """Build the panel of a counter's rate: seconds of instances are counted, and increases summed up.
+
+    The rate is the ratio of both sums. An instance has a series for each endpoint, and all cover the same seconds:
+    these are counted once, but the increases of all series are added. `scale` converts the unit of the query to that of
+    the metric. `None` if the arms have no usable bucket in common.
+    """
     readings, rows = view.readings, view.find(query, VALUE, endpoint)
-    first, cell = group_by_instance(view, rows)
-    seconds = np.zeros(first.size)
-    np.maximum.at(seconds, cell, readings.seconds[rows])
-    grown = rows, readings.total[rows] * scale
-    return build_panel(view, arm, (first, seconds), values=grown, of_instance=True)
+    representative_rows, group = group_by_instance(view, rows)
+    seconds = np.zeros(representative_rows.size)
+    np.maximum.at(seconds, group, readings.seconds[rows])
+    return build_panel(
+        view,
+        arm,
+        Contribution(representative_rows, seconds),
+        values=Contribution(rows, readings.total[rows] * scale),
+        of_instance=True,
+    )
 
 
 def build_gauge_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
-    """Build the panel of a gauge's mean: samples are counted, and their values summed up."""
+    """Build the panel of a gauge's mean: samples are counted, and their values summed up.
+
+    `scale` converts the unit of the query to that of the metric. `None` if the arms have no usable bucket in common.
+    """
     readings, rows = view.readings, view.find(query, VALUE, endpoint)
-    values = rows, readings.total[rows] * scale
-    return build_panel(view, arm, (rows, readings.n[rows].astype(float)), values=values, of_instance=True)
+    return build_panel(
+        view,
+        arm,
+        Contribution(rows, readings.n[rows].astype(float)),
+        values=Contribution(rows, readings.total[rows] * scale),
+        of_instance=True,
+    )
 
 
 def build_peak_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
-    """Build the panel of peaks: the largest sample of each instance in each minute (or bucket, if that is longer)."""
+    """Build the panel of a gauge's peaks: in each minute, the largest sample of each instance counts as one value.
+
+    A minute is rounded up to whole buckets. `scale` converts the unit of the query to that of the metric. `None` if the
+    arms have no usable bucket in common.
+    """
     rows = view.find(query, VALUE, endpoint)
-    buckets = -(-MINUTE_S // view.readings.bucket_s)
-    first, cell = group_by_instance(view, rows, buckets)
-    peaks = np.full(first.size, -np.inf)
-    np.maximum.at(peaks, cell, view.readings.peak[rows] * scale)
+    buckets_per_minute = math.ceil(MINUTE_S / view.readings.bucket_s)
+    representative_rows, group = group_by_instance(view, rows, buckets_per_minute)
+    peaks = np.full(representative_rows.size, -np.inf)
+    np.maximum.at(peaks, group, view.readings.peak[rows] * scale)
     return build_panel(
-        view, arm, (first, np.ones(first.size)), values=(first, peaks), of_instance=True, buckets=buckets
+        view,
+        arm,
+        Contribution(representative_rows, np.ones(representative_rows.size)),
+        values=Contribution(representative_rows, peaks),
+        of_instance=True,
+        buckets=buckets_per_minute,
     )
 
 
 def build_trend_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
-    """Build the panel of a gauge's trend per hour: Σ(t - t̄)(y - ȳ) over Σ(t - t̄)², with means of each instance.
+    """Build the panel of a gauge's trend: the change per hour, in the unit of the metric.
 
-    The ratio of these sums, the level of an arm, is then its least-squares slope, and so are the influences.
+    A panel compares the sum of its values, divided by its counts. With (t - t̄)(y - ȳ) as values and (t - t̄)² as counts,
+    this ratio is the least-squares slope of the samples y over the time t. The means t̄, ȳ are those of each instance
+    in each run. `scale` converts the unit of the query to that of the metric. `None` if the arms have no usable bucket
+    in common.
     """
     readings, rows = view.readings, view.find(query, VALUE, endpoint)
     if not rows.size:
         return None
-    first, cell = group_by_instance(view, rows)
-    samples = np.bincount(cell, weights=readings.n[rows], minlength=first.size)
-    total = np.bincount(cell, weights=readings.total[rows], minlength=first.size)
-    bucket = readings.bucket[first]
+    # An instance may have several series: the slope is that of their mean in each bucket.
+    representative_rows, group = group_by_instance(view, rows)
+    samples = np.bincount(group, weights=readings.n[rows], minlength=representative_rows.size)
+    total = np.bincount(group, weights=readings.total[rows], minlength=representative_rows.size)
+    mean = total * scale / np.maximum(samples, 1)
+    bucket = readings.bucket[representative_rows]
     hours = (bucket - bucket.min()) * (readings.bucket_s / HOUR_S)
-    owner = (view.run[first] * len(readings.arms) + readings.arm[first]) * len(readings.instances)
-    _, instance = np.unique(owner + readings.instance[first], return_inverse=True)
+    run_and_arm = view.run[representative_rows] * len(readings.arms) + readings.arm[representative_rows]
+    instance_key = run_and_arm * len(readings.instances) + readings.instance[representative_rows]
+    _, instance = np.unique(instance_key, return_inverse=True)
     counts = np.maximum(np.bincount(instance), 1)
-    centred, deviation = (
-        column - (np.bincount(instance, weights=column) / counts)[instance]
-        for column in (hours, total * scale / np.maximum(samples, 1))
-    )
+
+    def subtract_instance_mean(column: FloatArray) -> FloatArray:
+        return np.asarray(column - (np.bincount(instance, weights=column) / counts)[instance], float)
+
+    time_deviation, value_deviation = subtract_instance_mean(hours), subtract_instance_mean(mean)
     return build_panel(
-        view, arm, (first, centred**2), values=(first, centred * deviation), of_instance=True, whole_runs=True
+        view,
+        arm,
+        Contribution(representative_rows, time_deviation**2),
+        values=Contribution(representative_rows, time_deviation * value_deviation),
+        of_instance=True,
+        whole_runs=True,
     )
 
 
 def group_by_instance(view: ReadingView, rows: IntArray, buckets: int = 1) -> tuple[IntArray, IntArray]:
-    """Group rows by run × arm × instance × interval of `buckets` buckets.
+    """Group rows (indices of readings) by run × arm × instance × interval of `buckets` buckets.
 
-    Returns the first row of each group, shape (groups,), and the group of each row.
+    Returns one of `rows` that represents each group, shape (groups,), and the number of the group of each row, (rows,).
     """
     readings = view.readings
     keys = (view.run, readings.arm, readings.instance, readings.bucket // buckets)
@@ -207,17 +290,22 @@ def group_by_instance(view: ReadingView, rows: IntArray, buckets: int = 1) -> tu
     return rows[order[starts]], number_groups(order, starts)
 
 
-Part = tuple[IntArray, FloatArray]
-"""Rows of the readings, and the amount that each row adds; both shape (rows,)."""
+class Contribution(NamedTuple):
+    """What rows of the readings add to a panel; the arrays have the shape (rows,)."""
+
+    rows: IntArray
+    """Indices of the rows."""
+    amounts: FloatArray
+    """The amount that each of these rows adds."""
 
 
 def build_panel(
     view: ReadingView,
     arm: str,
-    n: Part,
+    n: Contribution,
     *,
-    failures: Part | None = None,
-    values: Part | None = None,
+    failures: Contribution | None = None,
+    values: Contribution | None = None,
     endpoint: str | None = None,
     of_instance: bool = False,
     buckets: int = 1,
@@ -234,19 +322,19 @@ def build_panel(
         endpoint: Only this endpoint; `None`: all.
         of_instance: Whether the values belong to the instance, not to an endpoint.
         buckets: Buckets of the readings in one bucket of the panel.
-        whole_runs: As in `build_counted_panel`.
+        whole_runs: Whether each block of time is a whole run, so that levels are standardised over whole runs.
 
     Returns:
         The panel; `None` if the arms have no usable bucket in common.
     """
     readings = view.readings
-    parts = (n, failures, values)
-    rows = np.concatenate([part[0] for part in parts if part])
-    # What each part adds is 0 in the rows of the others.
-    columns = [
-        np.concatenate([part[1] if k == column else np.zeros(part[1].size) for k, part in enumerate(parts) if part])
-        for column in range(len(parts))
-    ]
+    parts = [part for part in (n, failures, values) if part is not None]
+    rows = np.concatenate([part.rows for part in parts])
+
+    def put_into_column(added: Contribution | None) -> FloatArray:
+        """Return what each of `rows` adds to one column: rows of the other parts add 0."""
+        return np.concatenate([part.amounts if part is added else np.zeros(part.rows.size) for part in parts])
+
     counted = Counted(
         runs=view.runs,
         arms=readings.arms,
@@ -258,8 +346,8 @@ def build_panel(
         endpoint=np.zeros_like(rows) if of_instance else readings.endpoint[rows],
         instance=readings.instance[rows],
         bucket=readings.bucket[rows] // buckets,
-        n=columns[0],
-        failures=columns[1],
-        totals={"value": columns[2]},
+        n=put_into_column(n),
+        failures=put_into_column(failures),
+        totals={"value": put_into_column(values)},
     )
     return build_counted_panel(counted, arm, endpoint=endpoint, whole_runs=whole_runs)

@@ -48,14 +48,18 @@ CODES = ("query", "arm", "instance", "endpoint", "bucket", "part")
 KEY = (*CODES, "le")
 SUMS = ("n", "seconds", "total")
 Names = Mapping[str, tuple[Any, ...]]
+"""Column (`query`, `arm`, `instance`, `endpoint`) → names; the codes of the column are positions in them."""
 Table = Mapping[str, Any]
+"""Column of `ReadingCells` → its values, shape (rows,)."""
 
 
 def choose_reading_bucket_s(seconds: float | None, step_s: float) -> int:
-    """Choose the bucket (s): as for requests, rounded up to a multiple of the step, so that all have equal scrapes.
+    """Choose the length of a bucket (s) of readings.
+
+    It is that of requests, rounded up to a multiple of the step, so that all buckets contain equally many scrapes.
 
     Args:
-        seconds: Planned or recorded duration; `None`: unknown.
+        seconds: Planned or recorded duration of the run; `None`: unknown.
         step_s: Time between two scrapes.
 
     >>> choose_reading_bucket_s(3600, 1), choose_reading_bucket_s(3600, 10)
@@ -66,7 +70,7 @@ def choose_reading_bucket_s(seconds: float | None, step_s: float) -> int:
 
 
 def sum_up(answers: Sequence[Answer], arms: Sequence[str], bucket_s: int) -> ReadingCells:
-    """Sum up the answers of a source.
+    """Sum up the answers of a metrics server in buckets of `bucket_s` seconds.
 
     Answers of one query and arm that adjoin or overlap are read as one. Across a gap between two answers nothing is
     counted. `arms[0]` is the baseline.
@@ -74,10 +78,10 @@ def sum_up(answers: Sequence[Answer], arms: Sequence[str], bucket_s: int) -> Rea
     Raises:
         ValueError: for an answer of an arm that is not among `arms`.
     """
-    alike: dict[tuple[Query, str], list[Answer]] = {}
+    answers_by_query_and_arm: dict[tuple[Query, str], list[Answer]] = {}
     for answer in answers:
-        alike.setdefault((answer.query, answer.arm), []).append(answer)
-    all_joined = [joined for group in alike.values() for joined in stitch(group)]
+        answers_by_query_and_arm.setdefault((answer.query, answer.arm), []).append(answer)
+    all_joined = [joined for group in answers_by_query_and_arm.values() for joined in stitch(group)]
     scrapes = find_scrapes(all_joined)
     queries = tuple(dict.fromkeys(answer.query for answer in answers))
     names: Names = {
@@ -88,12 +92,12 @@ def sum_up(answers: Sequence[Answer], arms: Sequence[str], bucket_s: int) -> Rea
     }
     drops = find_drops(all_joined)
     shared = count_shared(all_joined, arms[0] if arms else "")
-    parts = [
-        _sum_joined(replace(joined, facts=replace(joined.facts, shared=count)), scrapes, drops, names, bucket_s)
-        for joined, count in zip(all_joined, shared, strict=True)
-    ]
-    facts = _join_facts([part[1] for part in parts])
-    return _assemble(names, bucket_s, [part[0] for part in parts], facts)
+    tables, all_facts = [], []
+    for joined, count in zip(all_joined, shared, strict=True):
+        table, facts = _sum_joined(joined, scrapes, drops, names, bucket_s)
+        tables.append(table)
+        all_facts.append(replace(facts, shared=count))
+    return _assemble(names, bucket_s, tables, _join_facts(all_facts))
 
 
 # ------------------------------------------------------------------ joined answers become rows
@@ -114,9 +118,18 @@ class _Samples:
 def _sum_joined(
     joined: JoinedAnswers, scrapes: Mapping[str, Mapping[str, IntArray]], drops: Drops, names: Names, bucket_s: int
 ) -> tuple[Table, QueryFacts]:
+    """Sum up joined answers by series and bucket. Returns a table with a row for each of both, and the facts.
+
+    Args:
+        joined: Joined answers of one query and arm.
+        scrapes: Arm → instance → times (ms) at which it answered a scrape.
+        drops: When counters dropped.
+        names: Names of which the codes of the table are positions.
+        bucket_s: Length of a bucket.
+    """
     tracks = joined.tracks
     if not tracks:
-        return _empty(), joined.facts
+        return _make_empty_table(), joined.facts
     sizes = np.array([track.ts_ms.size for track in tracks])
     samples = _Samples(
         ts=np.concatenate([track.ts_ms for track in tracks]),
@@ -124,167 +137,205 @@ def _sum_joined(
         firsts=np.cumsum(sizes) - sizes,
         track=np.repeat(np.arange(sizes.size), sizes),
     )
-    facts = _count(joined, sizes)
+    facts = _complete_facts(joined, sizes)
     if joined.query.kind is QueryKind.GAUGE:
-        counted = used = samples.ts > joined.start_ms
-        grown, step_ms = samples.values, np.zeros(samples.ts.size)
+        # A sample at the start belongs to the interval before.
+        used = samples.ts > joined.start_ms
+        amounts = _Amounts(samples.values, step_ms=np.zeros(samples.ts.size), counted=used)
         facts = replace(facts, outside=facts.outside + int((~used).sum()))
     else:
         growth = _find_growth(joined, samples, scrapes.get(joined.arm, {}), drops)
-        grown, step_ms, counted, used = growth.grown, growth.step_ms, growth.counted, ~growth.left_out
+        used, amounts = ~growth.left_out, growth.amounts
         facts = replace(facts, resets=growth.resets, falls=int(growth.left_out.sum()))
-    # The key of each series without the bucket; codes index `names`.
-    codes_of = {column: {name: code for code, name in enumerate(names[column])} for column in ("instance", "endpoint")}
-    series = [track.series for track in tracks]
+    # The key of each series without the bucket; codes are positions in `names`.
+    instance_codes = {name: code for code, name in enumerate(names["instance"])}
+    endpoint_codes = {name: code for code, name in enumerate(names["endpoint"])}
+    all_series = [track.series for track in tracks]
     codes = {
         "query": np.full(sizes.size, names["query"].index(joined.query)),
         "arm": np.full(sizes.size, names["arm"].index(joined.arm)),
-        "instance": np.array([codes_of["instance"][part.instance] for part in series]),
-        "endpoint": np.array([codes_of["endpoint"][part.endpoint] for part in series]),
-        "part": np.array([PARTS.index(part.part) for part in series]),
-        "le": np.array([part.le if part.part == "bucket" else np.nan for part in series], float),
+        "instance": np.array([instance_codes[series.instance] for series in all_series]),
+        "endpoint": np.array([endpoint_codes[series.endpoint] for series in all_series]),
+        "part": np.array([PARTS.index(series.part) for series in all_series]),
+        "le": np.array([series.le if series.part == "bucket" else np.nan for series in all_series], float),
     }
-    table = _by_bucket(samples, codes, grown, step_ms, counted, bucket_s, gauge=joined.query.kind is QueryKind.GAUGE)
-    buckets, samples_of = np.unique(samples.ts[used] // (bucket_s * 1000), return_counts=True)
-    pairs = zip(buckets.tolist(), samples_of.tolist(), strict=True)
-    return table, replace(facts, used=tuple(pairs))
+    table = _sum_by_bucket(samples, codes, amounts, bucket_s, gauge=joined.query.kind is QueryKind.GAUGE)
+    buckets, samples_in_bucket = np.unique(samples.ts[used] // (bucket_s * 1000), return_counts=True)
+    return table, replace(facts, used=tuple(zip(buckets.tolist(), samples_in_bucket.tolist(), strict=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Amounts:
+    """What each sample adds to its bucket, shape (samples,)."""
+
+    values: FloatArray
+    """Of counters the increase since the sample before, of gauges the value."""
+    step_ms: FloatArray
+    """Time since the sample before; 0 for gauges."""
+    counted: BoolArray
+    """Does the sample count?"""
 
 
 @dataclass(frozen=True, slots=True)
 class _Growth:
-    """The result for each sample of counters."""
+    """The result for the samples of counters."""
 
-    grown: FloatArray
-    """Increase since the sample before."""
-    step_ms: FloatArray
-    """Time since the sample before."""
-    counted: BoolArray
+    amounts: _Amounts
     left_out: BoolArray
-    """Is it below the sample before, without a restart?"""
+    """Is a sample below the sample before, without a restart? Shape (samples,)."""
     resets: int
+    """Restarts: instances × times at which a counter began again at 0."""
 
 
 def _find_growth(joined: JoinedAnswers, samples: _Samples, scrapes: Mapping[str, IntArray], drops: Drops) -> _Growth:
-    """Find the increase of each sample since the sample before, and whether it counts."""
-    grown = np.diff(samples.values, prepend=0.0)
+    """Find the increase of each sample since the sample before, and whether it counts.
+
+    `scrapes` are the times (ms) at which each instance of the arm answered a scrape; `drops` tell restarts from other
+    drops, by all counters of an instance.
+    """
+    increases = np.diff(samples.values, prepend=0.0)
     step_ms = np.diff(samples.ts, prepend=0).astype(float)
+    # The first sample of a series has no sample before.
     counted = np.ones(samples.ts.size, dtype=bool)
     counted[samples.firsts] = False
-    instances = [part.series.instance for part in joined.tracks]
+    instances = [track.series.instance for track in joined.tracks]
     restarted, left_out = np.zeros_like(counted), np.zeros_like(counted)
-    for row in np.flatnonzero((grown < 0) & counted).tolist():
+    for row in np.flatnonzero((increases < 0) & counted).tolist():
         drop = drops.get((joined.arm, instances[samples.track[row]], int(samples.ts[row])))
-        if drop is not None:  # the sum of a histogram may fall by itself
-            (restarted if drop[1] < RESTARTED * drop[0] else left_out)[row] = True
+        if drop is None:
+            # The sum of a histogram may fall without a restart: its negative increase counts.
+            continue
+        before, after = drop
+        if after < RESTARTED * before:
+            restarted[row] = True
+        else:
+            left_out[row] = True
     if restarted.any():
-        restarted = _restart_together(joined, samples, restarted)
-        grown = np.where(restarted, samples.values, grown)
+        restarted = _spread_to_histogram(joined, samples, restarted)
+        # After a restart, the counter has counted its new value from 0.
+        increases = np.where(restarted, samples.values, increases)
     if left_out.any():
-        left_out = _restart_together(joined, samples, left_out)
+        left_out = _spread_to_histogram(joined, samples, left_out)
         counted &= ~left_out
     # Counters that did not exist when their instance was scraped before: their first value counts.
-    reach = LONGEST_STEP * joined.step_ms
-    late = np.flatnonzero(samples.ts[samples.firsts] > joined.start_ms)
-    for track in late.tolist():
-        at = int(samples.firsts[track])
-        first = int(samples.ts[at])
-        times = scrapes[instances[track]]
-        before = int(np.searchsorted(times, first))
-        latest = int(times[before - 1]) if before else -1
-        if latest >= max(first - reach, joined.start_ms):
-            grown[at], step_ms[at], counted[at] = samples.values[at], float(first - latest), True
-    again = np.flatnonzero(restarted)
-    events = set(zip((instances[k] for k in samples.track[again]), samples.ts[again].tolist(), strict=True))
-    return _Growth(
-        np.where(counted, grown, 0.0), np.where(counted, step_ms, 0.0), counted, left_out, resets=len(events)
-    )
+    longest_step_ms = LONGEST_STEP * joined.step_ms
+    late_tracks = np.flatnonzero(samples.ts[samples.firsts] > joined.start_ms)
+    for track in late_tracks.tolist():
+        row = int(samples.firsts[track])
+        first_ms = int(samples.ts[row])
+        scrape_times = scrapes[instances[track]]
+        scrapes_before = int(np.searchsorted(scrape_times, first_ms))
+        if not scrapes_before:
+            continue
+        last_scrape_ms = int(scrape_times[scrapes_before - 1])
+        if last_scrape_ms >= max(first_ms - longest_step_ms, joined.start_ms):
+            increases[row] = samples.values[row]
+            step_ms[row] = float(first_ms - last_scrape_ms)
+            counted[row] = True
+    restarted_rows = np.flatnonzero(restarted)
+    restarted_instances = [instances[track] for track in samples.track[restarted_rows]]
+    resets = set(zip(restarted_instances, samples.ts[restarted_rows].tolist(), strict=True))
+    amounts = _Amounts(np.where(counted, increases, 0.0), np.where(counted, step_ms, 0.0), counted)
+    return _Growth(amounts, left_out, resets=len(resets))
 
 
-def _restart_together(joined: JoinedAnswers, samples: _Samples, restarted: BoolArray) -> BoolArray:
-    """Let all counters of a histogram restart (or drop) when its count or one of its buckets does."""
+def _spread_to_histogram(joined: JoinedAnswers, samples: _Samples, has_event: BoolArray) -> BoolArray:
+    """Give an event (a restart or a drop) of the count or of a bucket of a histogram to all counters of the histogram.
+
+    `has_event` and the result have the shape (samples,): the event of a counter's sample gives the same event to the
+    samples of the other counters at the same time. Queries of other kinds do not change.
+    """
     if joined.query.kind is not QueryKind.HISTOGRAM:
-        return restarted
-    out = restarted.copy()
-    groups: dict[Any, list[int]] = {}
-    for series in {int(track) for track in samples.track[np.flatnonzero(restarted)]}:
-        groups.setdefault(identify_group(joined.tracks[series].series), [])
-    for series, track in enumerate(joined.tracks):
-        key = identify_group(track.series)
-        if key in groups:
-            groups[key].append(series)
+        return has_event
+    spread = has_event.copy()
+    # Histograms with an event → numbers of their series.
+    members_by_histogram: dict[Any, list[int]] = {}
+    for number in {int(track) for track in samples.track[np.flatnonzero(has_event)]}:
+        members_by_histogram.setdefault(identify_group(joined.tracks[number].series), [])
+    for number, track in enumerate(joined.tracks):
+        histogram = identify_group(track.series)
+        if histogram in members_by_histogram:
+            members_by_histogram[histogram].append(number)
     ends = np.append(samples.firsts[1:], samples.ts.size)
-    for members in groups.values():
-        counts = [series for series in members if joined.tracks[series].series.part != "sum"] or members
-        rows = np.concatenate([np.arange(samples.firsts[series], ends[series]) for series in counts])
-        times = np.unique(samples.ts[rows[restarted[rows]]])
-        for series in members:
-            own = slice(samples.firsts[series] + 1, ends[series])
-            out[own] = np.isin(samples.ts[own], times)
-    return out
+    for members in members_by_histogram.values():
+        # The sum may fall by itself: it decides only if the histogram has nothing else.
+        deciding = [number for number in members if joined.tracks[number].series.part != "sum"] or members
+        rows = np.concatenate([np.arange(samples.firsts[number], ends[number]) for number in deciding])
+        event_times = np.unique(samples.ts[rows[has_event[rows]]])
+        for number in members:
+            after_first = slice(samples.firsts[number] + 1, ends[number])
+            spread[after_first] = np.isin(samples.ts[after_first], event_times)
+    return spread
 
 
-def _by_bucket(
-    samples: _Samples,
-    codes: Mapping[str, Any],
-    grown: FloatArray,
-    step_ms: FloatArray,
-    counted: BoolArray,
-    bucket_s: int,
-    *,
-    gauge: bool,
+def _sum_by_bucket(
+    samples: _Samples, codes: Mapping[str, Any], amounts: _Amounts, bucket_s: int, *, gauge: bool
 ) -> Table:
-    """One row for each series and bucket with a sample that counts."""
+    """Sum up the samples of each series and bucket. Returns a row for each of both that has a sample that counts.
+
+    `codes` are the columns of the key without the bucket, with one element for each series.
+    """
+    counted = amounts.counted
     bucket = samples.ts // (bucket_s * 1000)
     starts = np.union1d(np.flatnonzero(bucket[1:] != bucket[:-1]) + 1, samples.firsts)
-    covering = counted if gauge else _cover_once(samples, codes, counted)
+    counts_time = counted if gauge else _count_time_once(samples, codes, counted)
     track = samples.track[starts]
+    if gauge:
+        peak = np.maximum.reduceat(np.where(counted, amounts.values, -np.inf), starts)
+    else:
+        peak = np.full(starts.size, np.nan)
     table = {name: codes[name][track] for name in codes} | {
         "bucket": bucket[starts],
-        "n": np.add.reduceat(covering, starts, dtype=np.int64),
-        "seconds": np.add.reduceat(np.where(covering, step_ms, 0.0), starts) / 1000,
-        "total": np.add.reduceat(np.where(counted, grown, 0.0), starts),
-        "peak": np.maximum.reduceat(np.where(counted, grown, -np.inf), starts)
-        if gauge
-        else np.full(starts.size, np.nan),
+        "n": np.add.reduceat(counts_time, starts, dtype=np.int64),
+        "seconds": np.add.reduceat(np.where(counts_time, amounts.step_ms, 0.0), starts) / 1000,
+        "total": np.add.reduceat(np.where(counted, amounts.values, 0.0), starts),
+        "peak": peak,
     }
-    used = np.logical_or.reduceat(counted, starts)
-    return {name: column[used] for name, column in table.items()}
+    has_counted = np.logical_or.reduceat(counted, starts)
+    return {name: column[has_counted] for name, column in table.items()}
 
 
-def _cover_once(samples: _Samples, codes: Mapping[str, Any], counted: BoolArray) -> BoolArray:
-    """Which samples count time: of several series with the same key, only one at each time does.
+def _count_time_once(samples: _Samples, codes: Mapping[str, Any], counted: BoolArray) -> BoolArray:
+    """Find the samples whose step counts as observed time: of several series with the same key, one at each time.
 
     Requests by status code, for example, are several counters of one instance, but its time must count once.
+    `counted` and the result have the shape (samples,); `codes` has the key of each series.
     """
     columns = (codes["instance"].tolist(), codes["endpoint"].tolist(), codes["part"].tolist(), codes["le"].tolist())
-    key = [(instance, endpoint, part, repr(le)) for instance, endpoint, part, le in zip(*columns, strict=True)]
+    # The bound as text, because NaN (no bound) is not equal to itself.
+    keys = [(instance, endpoint, part, repr(le)) for instance, endpoint, part, le in zip(*columns, strict=True)]
     ends = np.append(samples.firsts[1:], samples.ts.size)
     sizes = ends - samples.firsts
-    covering = counted.copy()
-    for _, group in groupby(sorted(range(len(key)), key=key.__getitem__), key=key.__getitem__):
-        longest, *others = sorted(group, key=lambda series: -sizes[series])
-        times = _moments(samples, counted, longest, ends)
-        for series in others:
-            own = slice(samples.firsts[series], ends[series])
-            if sizes[series] == times.size + 1 and np.array_equal(samples.ts[own][1:], times):
-                covering[own] = False
+    counts_time = counted.copy()
+
+    def find_counted_times(number: int) -> IntArray:
+        rows = slice(samples.firsts[number], ends[number])
+        return samples.ts[rows][counted[rows]]
+
+    for _, series_of_key in groupby(sorted(range(len(keys)), key=keys.__getitem__), key=keys.__getitem__):
+        longest, *others = sorted(series_of_key, key=lambda number: -sizes[number])
+        times = find_counted_times(longest)
+        for number in others:
+            rows = slice(samples.firsts[number], ends[number])
+            # The usual case, quickly: the same times, of which the first sample has no increase.
+            if sizes[number] == times.size + 1 and np.array_equal(samples.ts[rows][1:], times):
+                counts_time[rows] = False
                 continue
-            again = np.isin(samples.ts[own], times)
-            covering[own] &= ~again
-            if not again[1:].all():
-                times = np.union1d(times, _moments(samples, counted, series, ends))
-    return covering
+            is_repeated = np.isin(samples.ts[rows], times)
+            counts_time[rows] &= ~is_repeated
+            if not is_repeated[1:].all():
+                times = np.union1d(times, find_counted_times(number))
+    return counts_time
 
 
-def _moments(samples: _Samples, counted: BoolArray, series: int, ends: IntArray) -> IntArray:
-    own = slice(samples.firsts[series], ends[series])
-    return samples.ts[own][counted[own]]
+def _complete_facts(joined: JoinedAnswers, sizes: IntArray) -> QueryFacts:
+    """Add to the facts: samples expected and missing, and when the series and the instances were seen.
 
-
-def _count(joined: JoinedAnswers, sizes: IntArray) -> QueryFacts:
-    """Count expected and missing samples, and find when the series and the instances were seen."""
-    spans = np.array([track.ts_ms[-1] - track.ts_ms[0] for track in joined.tracks])
-    expected = np.maximum(np.rint(spans / joined.step_ms).astype(np.int64) + 1, sizes)
+    `sizes` are the samples of each series, shape (series,).
+    """
+    spans_ms = np.array([track.ts_ms[-1] - track.ts_ms[0] for track in joined.tracks])
+    expected = np.maximum(np.rint(spans_ms / joined.step_ms).astype(np.int64) + 1, sizes)
+    # Instance → first and last time (ms) at which it was seen.
     lives: dict[str, tuple[int, int]] = {}
     for track in joined.tracks:
         first, last = lives.get(track.series.instance, (int(track.ts_ms[0]), int(track.ts_ms[-1])))
@@ -301,13 +352,16 @@ def _count(joined: JoinedAnswers, sizes: IntArray) -> QueryFacts:
 # ------------------------------------------------------------------ rows become cells
 
 
-def _empty() -> Table:
+def _make_empty_table() -> Table:
     codes = {name: np.zeros(0, dtype=np.int64) for name in (*CODES, "n")}
     return codes | {name: np.zeros(0) for name in ("le", "seconds", "total", "peak")}
 
 
 def _join_facts(facts: Iterable[QueryFacts]) -> tuple[QueryFacts, ...]:
-    """One entry for each query and arm: counts are added, numbers of series are the largest of all intervals."""
+    """Join the facts of all intervals of each query and arm into one entry.
+
+    Counts of samples are added. Counts of series are the largest of all intervals, because they are the same series.
+    """
     joined: dict[tuple[Query, str], QueryFacts] = {}
     added = ("nan", "duplicates", "resets", "expected", "missing", "read", "infinite", "repeated", "outside", "falls")
     for fact in facts:
@@ -339,8 +393,8 @@ def _join_facts(facts: Iterable[QueryFacts]) -> tuple[QueryFacts, ...]:
 
 
 def _assemble(names: Names, bucket_s: int, tables: Sequence[Table], facts: tuple[QueryFacts, ...]) -> ReadingCells:
-    """Add up the rows of equal keys, in the order of keys."""
-    tables = tables or [_empty()]
+    """Build the cells from the rows of all tables: rows of equal keys are added up, in the order of their keys."""
+    tables = tables or [_make_empty_table()]
     columns = {name: np.concatenate([table[name] for table in tables]) for name in (*KEY, *SUMS, "peak")}
     # NaN cannot be sorted; -inf is never the bound of a bucket.
     le = np.where(np.isnan(columns["le"]), -np.inf, columns["le"])
@@ -349,9 +403,10 @@ def _assemble(names: Names, bucket_s: int, tables: Sequence[Table], facts: tuple
     )
     columns = {name: column[order] for name, column in columns.items()}
     le = le[order]
-    new = np.ones(le.size, dtype=bool)
-    new[1:] = np.any([column[1:] != column[:-1] for column in (*(columns[name] for name in CODES), le)], axis=0)
-    starts = np.flatnonzero(new)
+    is_new_key = np.ones(le.size, dtype=bool)
+    key_columns = (*(columns[name] for name in CODES), le)
+    is_new_key[1:] = np.any([column[1:] != column[:-1] for column in key_columns], axis=0)
+    starts = np.flatnonzero(is_new_key)
     keys: dict[str, Any] = {name: columns[name][starts] for name in KEY}
     sums: dict[str, Any] = {
         name: np.add.reduceat(columns[name], starts) if starts.size else columns[name] for name in SUMS

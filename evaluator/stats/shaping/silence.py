@@ -24,7 +24,9 @@ USUAL = 0.9
 LEAST_INSIDE = 3.0
 """With fewer requests of the reference, a gap has no evidence; this saves time for rare series with many small gaps."""
 MOSTLY = 0.5
+"""A series is mostly empty if less than this share of its buckets has requests."""
 FEWEST_WINDOWS = 7
+"""Least number of windows from which a variance is computed."""
 LONGEST_PACE = 24
 """Largest number of buckets in a window."""
 PACED = 0.1
@@ -89,6 +91,7 @@ def find_silence(
     (Gap(start=6, end=10, expected=37.33, at_end=True),)
     """
     if len(counts) > SERIES_AT_A_TIME:
+        # Many series are searched in parts, to save memory.
         parts = (slice(first, first + SERIES_AT_A_TIME) for first in range(0, len(counts), SERIES_AT_A_TIME))
         return [
             replace(silence, series=part.start + silence.series)
@@ -96,76 +99,97 @@ def find_silence(
             for silence in find_silence(counts[part], reference[part], paced_alike=paced_alike, one_hole=one_hole)
         ]
     buckets = counts.shape[1]
-    series, start, end = _gaps(counts > 0)
+    # `series`, `start`, `end`, `inside` and `evidence` have one element for each gap.
+    series, start, end = _find_gaps(counts > 0)
     if not series.size:
         return []
-    passed = np.concatenate([np.zeros((len(counts), 1)), np.cumsum(reference, axis=1)], axis=1)
-    inside = passed[series, end] - passed[series, start]
-    reference_total = passed[:, -1]
+    # Requests of the reference before each bucket, shape (series, buckets + 1).
+    reference_before = np.concatenate([np.zeros((len(counts), 1)), np.cumsum(reference, axis=1)], axis=1)
+    inside = reference_before[series, end] - reference_before[series, start]
+    reference_total = reference_before[:, -1]
     total = counts.sum(axis=1)
     clusters, pace = measure_clusters(reference if paced_alike else counts, one_hole=one_hole)
-    evidence = _evidence_of_none(inside, total[series], reference_total[series], clusters[series])
-    usual = _usual_gap(counts > 0)
+    evidence = _compute_evidence(inside, total[series], reference_total[series], clusters[series])
+    usual_gap = _find_usual_gaps(counts > 0)
     if paced_alike:
-        usual = np.minimum(usual, _usual_gap(reference > 0))
-    silent = (evidence >= SURE) & (end - start > np.maximum(2 * usual, pace)[series])
-    out: dict[int, list[Gap]] = {}
+        usual_gap = np.minimum(usual_gap, _find_usual_gaps(reference > 0))
+    silent = (evidence >= SURE) & (end - start > np.maximum(2 * usual_gap, pace)[series])
+    gaps_of_series: dict[int, list[Gap]] = {}
     for k in np.flatnonzero(silent):
         outside = max(reference_total[series[k]] - inside[k], 1.0)
         expected = float(round(inside[k] * total[series[k]] / outside, 2))
-        gap = Gap(int(start[k]), int(end[k]), expected, bool(end[k] == buckets))
-        out.setdefault(int(series[k]), []).append(gap)
-    return [Silence(code, tuple(gaps)) for code, gaps in sorted(out.items())]
+        gap = Gap(int(start[k]), int(end[k]), expected, at_end=bool(end[k] == buckets))
+        gaps_of_series.setdefault(int(series[k]), []).append(gap)
+    return [Silence(code, tuple(gaps)) for code, gaps in sorted(gaps_of_series.items())]
 
 
 def find_absent(reference: FloatArray, share: float) -> BoolArray:
-    """Find the series whose requests cannot be missing completely by chance.
+    """Find the series whose complete lack of requests would be no chance, because the reference has so many of them.
 
     Args:
-        reference: Requests of the same series in the reference, shape (series, buckets).
+        reference: Requests of the same series in the reference (the other arm), shape (series, buckets).
         share: Requests of the whole arm per request of the whole reference.
 
     Returns:
-        True for each series that cannot be without any request by chance, shape (series,).
+        True for each series that cannot lack all requests by chance, shape (series,).
 
     >>> find_absent(np.array([[5.0] * 4, [2.0] * 4]), share=1.0).tolist()
     [True, False]
     """
     clusters, _ = measure_clusters(reference)
+    # A request is of the reference with probability 1 / (1 + share); -log of the probability that all requests are.
     return np.asarray(reference.sum(axis=1) * np.log1p(share) / clusters >= SURE)
 
 
-def _evidence_of_none(
-    inside: FloatArray, series_total: FloatArray, reference: FloatArray, clusters: FloatArray
+def _compute_evidence(
+    inside: FloatArray, series_total: FloatArray, reference_total: FloatArray, clusters: FloatArray
 ) -> FloatArray:
-    """Minus the log of the probability that no request of the series is in a gap with `inside` of the reference's.
+    """Return minus the log of the probability that chance alone leaves a gap without any request of the series.
 
-    Hypergeometric: of all requests of series and reference, `inside` are in the gap, and none of them is the series'.
+    The probability is hypergeometric: of all requests of series and reference, `inside` are in the gap, and all of
+    these are of the reference. Requests are divided by the size of a cluster, because a cluster is one random event.
+
+    Args:
+        inside: Requests of the reference in each gap, shape (gaps,).
+        series_total: Requests of the gap's series in the whole run, shape (gaps,).
+        reference_total: Requests of its reference in the whole run, shape (gaps,).
+        clusters: Size of a cluster, shape (gaps,).
+
+    Returns:
+        The evidence of each gap, shape (gaps,); 0 if `inside` is less than `LEAST_INSIDE`.
     """
-    series_total, inside, reference = series_total / clusters, inside / clusters, reference / clusters
-    outside = np.maximum(reference - inside, 0.0)
+    series_total, inside, reference_total = series_total / clusters, inside / clusters, reference_total / clusters
+    outside = np.maximum(reference_total - inside, 0.0)
     evidence = np.zeros(inside.size)
     for k in np.flatnonzero(inside >= LEAST_INSIDE):
-        n, m, others = float(reference[k]), float(series_total[k]), float(outside[k])
+        n, m, n_outside = float(reference_total[k]), float(series_total[k]), float(outside[k])
+        # -log [n! (m + n_outside)! / ((n + m)! n_outside!)]
         evidence[k] = (
-            math.lgamma(n + m + 1) + math.lgamma(others + 1) - math.lgamma(n + 1) - math.lgamma(m + others + 1)
+            math.lgamma(n + m + 1) + math.lgamma(n_outside + 1) - math.lgamma(n + 1) - math.lgamma(m + n_outside + 1)
         )
     return evidence
 
 
-def _gaps(occupied: BoolArray) -> tuple[IntArray, IntArray, IntArray]:
-    """Find all gaps of series with at least one request: number of the series, first bucket, bucket after the gap."""
+def _find_gaps(occupied: BoolArray) -> tuple[IntArray, IntArray, IntArray]:
+    """Find all intervals of empty buckets in series with at least one request.
+
+    `occupied` is true for buckets with requests, shape (series, buckets).
+
+    Returns:
+        The series, the first bucket and the bucket after the last of each gap, all of shape (gaps,).
+    """
     rows, buckets = occupied.shape
+    # An occupied bucket is added at both ends of each series, so that no gap continues in the next series when the
+    # array is read as one sequence. In this sequence, a gap lies between occupied buckets that are not adjacent.
     padded = np.ones((rows, buckets + 2), dtype=bool)
     padded[:, 1:-1] = occupied
-    # A bucket that counts as occupied is added at both ends of each series, so that no gap continues in the next one.
-    at = np.flatnonzero(padded)
-    before, after = at[:-1], at[1:]
+    occupied_positions = np.flatnonzero(padded)
+    before, after = occupied_positions[:-1], occupied_positions[1:]
     is_gap = after - before > 1
     series, start = np.divmod(before[is_gap], buckets + 2)
     end = after[is_gap] % (buckets + 2) - 1
-    active = np.take(np.asarray(occupied.any(axis=1)), series)
-    return series[active], start[active], end[active]
+    has_requests = np.take(np.asarray(occupied.any(axis=1)), series)
+    return series[has_requests], start[has_requests], end[has_requests]
 
 
 def measure_clusters(counts: FloatArray, *, one_hole: bool = False) -> tuple[FloatArray, IntArray]:
@@ -186,52 +210,69 @@ def measure_clusters(counts: FloatArray, *, one_hole: bool = False) -> tuple[Flo
     """
     rows, buckets = counts.shape
     total = np.maximum(counts.sum(axis=1), 1e-9)
-    size = _dispersion(counts, total, 1)
-    paced, pace = size, np.zeros(rows, dtype=np.int64)
+    size = _compute_dispersion(counts, total, 1)
+    # Of all widths of windows, the pace is the width with the least dispersion.
+    paced_size, pace = size, np.zeros(rows, dtype=np.int64)
     for width in range(2, min(buckets // FEWEST_WINDOWS, LONGEST_PACE) + 1):
-        dispersion = _dispersion(counts, total, width)
-        pace = np.where(dispersion < paced, width, pace)
-        paced = np.minimum(paced, dispersion)
+        dispersion = _compute_dispersion(counts, total, width)
+        pace = np.where(dispersion < paced_size, width, pace)
+        paced_size = np.minimum(paced_size, dispersion)
     occupied = counts > 0
-    series, start, end = _gaps(occupied)
+    series, start, end = _find_gaps(occupied)
     inner = (start > 0) & (end < buckets)
-    groups = 1 + np.bincount(series[inner], minlength=rows)
+    groups_of_buckets = 1 + np.bincount(series[inner], minlength=rows)
+    # Buckets from the first to the last with requests.
     span = buckets - occupied.argmax(axis=1) - occupied[:, ::-1].argmax(axis=1)
     if one_hole:
-        longest = np.zeros(rows, dtype=np.int64)
-        np.maximum.at(longest, series[inner], (end - start)[inner])
-        span = span - longest
-    grouped = np.where(occupied.sum(axis=1) < MOSTLY * span, np.maximum(size, total / groups), size)
-    keep_pace = (size > 1) & (paced < PACED * size)
-    return np.maximum(np.where(keep_pace, paced, grouped), 1.0), np.where(keep_pace, pace, 0)
+        longest_gap = np.zeros(rows, dtype=np.int64)
+        np.maximum.at(longest_gap, series[inner], (end - start)[inner])
+        span = span - longest_gap
+    mostly_empty = occupied.sum(axis=1) < MOSTLY * span
+    unpaced_size = np.where(mostly_empty, np.maximum(size, total / groups_of_buckets), size)
+    has_pace = (size > 1) & (paced_size < PACED * size)
+    return np.maximum(np.where(has_pace, paced_size, unpaced_size), 1.0), np.where(has_pace, pace, 0)
 
 
-def _dispersion(counts: FloatArray, total: FloatArray, width: int) -> FloatArray:
-    """Variance of the counts in windows of this width, divided by that of independent requests."""
+def _compute_dispersion(counts: FloatArray, total: FloatArray, width: int) -> FloatArray:
+    """Return the variance of the counts in windows of `width` buckets, divided by that of independent requests.
+
+    The variance comes from differences of adjacent windows. Independent requests have a variance equal to their mean.
+
+    Args:
+        counts: Requests, shape (series, buckets).
+        total: Their sum over all buckets, shape (series,).
+        width: Buckets in a window; the buckets after the last complete window are ignored.
+    """
     rows, buckets = counts.shape
     full_windows = buckets // width
     windows = counts[:, : full_windows * width].reshape(rows, full_windows, width).sum(axis=2)
-    squares = (np.diff(windows, axis=1) ** 2).sum(axis=1)
-    return np.asarray(squares / (2 * max(full_windows - 1, 1)) / (total * width / buckets))
+    squared_differences = (np.diff(windows, axis=1) ** 2).sum(axis=1)
+    variance = squared_differences / (2 * max(full_windows - 1, 1))
+    mean = total * width / buckets
+    return np.asarray(variance / mean)
 
 
-def _usual_gap(occupied: BoolArray) -> FloatArray:
-    """Length of the usual gap of each series: a high quantile of the gaps after its buckets with requests.
+def _find_usual_gaps(occupied: BoolArray) -> FloatArray:
+    """Return the length of the usual gap of each series, in buckets: shape (series,).
 
-    The quantile is rounded down to one of the lengths, so that a single long gap is not its own usual gap.
+    Each bucket with requests is followed by a gap, of length 0 if the next bucket has requests too. The usual gap is
+    the quantile `USUAL` of these lengths, rounded down to one of them, so that a single long gap is not usual.
+
+    `occupied` is true for buckets with requests, shape (series, buckets).
     """
-    counts = occupied.sum(axis=1)
-    out = np.zeros(counts.size)
-    series, start, end = _gaps(occupied)
+    occupied_buckets = occupied.sum(axis=1)
+    usual_gap = np.zeros(occupied_buckets.size)
+    series, start, end = _find_gaps(occupied)
     # The gap before the first request does not follow a bucket with requests.
     series, length = series[start > 0], (end - start)[start > 0]
     order = np.lexsort((length, series))
     series, length = series[order], length[order]
-    gaps = np.bincount(series, minlength=counts.size)
-    last = np.cumsum(gaps)
-    for code in np.flatnonzero((gaps > 0) & (counts > 1)):
-        # All other buckets with requests are followed by one with requests: their gaps have length 0.
-        rank = math.floor(USUAL * (counts[code] - 1)) - (counts[code] - gaps[code])
+    gaps = np.bincount(series, minlength=occupied_buckets.size)
+    end_of_series = np.cumsum(gaps)
+    for code in np.flatnonzero((gaps > 0) & (occupied_buckets > 1)):
+        # The gaps of length 0 come before those in `length`.
+        gaps_of_length_0 = occupied_buckets[code] - gaps[code]
+        rank = math.floor(USUAL * (occupied_buckets[code] - 1)) - gaps_of_length_0
         if rank >= 0:
-            out[code] = length[last[code] - gaps[code] + rank]
-    return out
+            usual_gap[code] = length[end_of_series[code] - gaps[code] + rank]
+    return usual_gap

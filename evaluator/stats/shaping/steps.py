@@ -31,12 +31,12 @@ def find_steps_us(moments: Moments, cell: IntArray, shape: tuple[int, int], grid
 
     Args:
         moments: Extremes and sums of times (µs).
-        cell: Index of each row's arm and endpoint in the flattened shape, (rows,).
+        cell: Arm × endpoint of each row, numbered arm · endpoints + endpoint, shape (rows,).
         shape: (2, endpoints).
-        grid_us: Step of all times.
+        grid_us: Step (µs) of which all times are multiples; the steps found are multiples of it.
 
     Returns:
-        The steps, of `shape`.
+        The steps (µs), shape (2, endpoints).
 
     >>> ten = np.arange(10)
     >>> rows = Moments(*(ten for _ in range(5)), n=ten * 0 + 1, failures=ten * 0, sum_us=ten * 3000.0,
@@ -50,60 +50,95 @@ def find_steps_us(moments: Moments, cell: IntArray, shape: tuple[int, int], grid
     numbers, cell = numbers[:, recorded], cell[recorded]
     order = np.argsort(cell, kind="stable")
     numbers, cell = numbers[:, order], cell[order]
+    # Larger numbers than 2^53 are not exact as floats.
     integral = (numbers == np.rint(numbers)).all(axis=0) & (np.abs(numbers).max(axis=0, initial=0) < 2**53)
-    divisor = np.gcd.reduce(np.where(integral, numbers, grid_us).astype(np.int64), axis=0)
+    row_divisor = np.gcd.reduce(np.where(integral, numbers, grid_us).astype(np.int64), axis=0)
+    extremes = numbers[:2]
     arm = cell // shape[1]
-    of_arms = _divide(divisor, numbers, arm, np.full(2, grid_us), grid_us)
-    steps = _divide(divisor, numbers, cell, np.repeat(of_arms, shape[1]), grid_us).reshape(shape)
-    ticks = [_find_tick_us(numbers[:2, arm == code].ravel(), int(of_arms[code])) for code in (0, 1)]
+    arm_steps = _find_divisors(row_divisor, extremes, arm, np.full(2, grid_us), grid_us)
+    steps = _find_divisors(row_divisor, extremes, cell, np.repeat(arm_steps, shape[1]), grid_us).reshape(shape)
+    ticks = [_find_tick_us(extremes[:, arm == code].ravel(), int(arm_steps[code])) for code in (0, 1)]
     return np.asarray(np.maximum(steps, np.array(ticks, dtype=np.int64)[:, None]))
 
 
 def _find_tick_us(extremes: FloatArray, step_us: int) -> int:
-    """The tick whose multiples, rounded to `step_us`, are all these times, if they are few; 0 without a tick."""
+    """Find the tick (µs) of a slow clock: all times are multiples of the tick, rounded to `step_us`.
+
+    `extremes` are the minima and maxima (µs) of all rows. Returns 0 if no tick explains all of them, or if they have
+    too many distinct values to be sure (`FEWEST_EXTREMES`, `PER_TICK`).
+    """
     values = np.unique(extremes)
     if values.size < 2 or extremes.size < max(FEWEST_EXTREMES, PER_TICK * values.size):
         return 0
-    rough = float(np.diff(values).min())
-    if rough < 2 * step_us:
+    smallest_difference = float(np.diff(values).min())
+    if smallest_difference < 2 * step_us:
         return 0
     # Each larger value gives a more exact tick, because it contains more ticks.
-    tick = rough
+    tick = smallest_difference
     for value in values[values > 0]:
-        tick = value / max(round(value / tick), 1)
-    near = np.abs(values - np.rint(values / tick) * tick) <= step_us
-    return round(tick) if near.all() else 0
+        ticks_in_value = max(round(value / tick), 1)
+        tick = value / ticks_in_value
+    near_multiple = np.abs(values - np.rint(values / tick) * tick) <= step_us
+    return round(tick) if near_multiple.all() else 0
 
 
-def _divide(divisor: IntArray, numbers: FloatArray, owner: IntArray, otherwise: IntArray, grid_us: int) -> IntArray:
-    """Common divisor of all rows of each owner (sorted), or of most of them; else its `otherwise`: shape (owners,)."""
-    out = otherwise.astype(np.int64)
+def _find_divisors(
+    row_divisor: IntArray, extremes: FloatArray, owner: IntArray, default: IntArray, grid_us: int
+) -> IntArray:
+    """Find the common divisor (µs) of all rows of each owner, or a larger one that most of its rows have.
+
+    Most means at least the share `MOST`. A divisor counts only if it is a multiple of the grid, and if enough rows have
+    different extremes: otherwise it is chance (`FEWEST_OTHERS`).
+
+    Args:
+        row_divisor: Greatest common divisor of the numbers of each row, shape (rows,).
+        extremes: Minimum and maximum of each row, shape (2, rows).
+        owner: Number of the owner (an arm, or an arm × endpoint) of each row, in rising order, shape (rows,).
+        default: Divisor of each owner for which no divisor counts, shape (owners,).
+        grid_us: Step (µs) of which all times are multiples.
+
+    Returns:
+        The divisor of each owner, shape (owners,).
+    """
+    divisors = default.astype(np.int64)
     if not owner.size:
-        return out
+        return divisors
+    # Arrays with one element for each owner that has rows; `position` is the index of each row's owner in them.
     starts = np.flatnonzero(np.diff(owner, prepend=-1))
-    first = np.repeat(starts, np.diff(np.append(starts, owner.size)))
-    others = np.add.reduceat((numbers[:2] != numbers[:2, first]).any(axis=0).astype(np.int64), starts)
-    common = np.gcd.reduceat(divisor, starts)
+    rows = np.diff(np.append(starts, owner.size))
+    position = np.repeat(np.arange(starts.size), rows)
+
+    unlike_first = (extremes != extremes[:, starts[position]]).any(axis=0)
+    others = np.add.reduceat(unlike_first.astype(np.int64), starts)
+    common = np.gcd.reduceat(row_divisor, starts)
     sure = (others >= FEWEST_OTHERS) & (common > 0) & (common % grid_us == 0)
-    out[owner[starts[sure]]] = common[sure]
-    usual = _most_frequent(divisor, owner)
-    alike = divisor % usual[np.searchsorted(starts, first)] == 0
-    shares = np.add.reduceat(alike.astype(float), starts) / np.diff(np.append(starts, owner.size))
-    last_alike = np.maximum.reduceat(np.where(alike, np.arange(owner.size), -1), starts)[np.searchsorted(starts, first)]
-    differs = alike & (numbers[:2] != numbers[:2, last_alike]).any(axis=0)
-    others = np.add.reduceat(differs.astype(np.int64), starts)
-    most = (shares >= MOST) & (others >= FEWEST_OTHERS) & (usual % grid_us == 0)
-    out[owner[starts[most]]] = np.maximum(out[owner[starts[most]]], usual[most])
-    return out
+    divisors[owner[starts[sure]]] = common[sure]
+
+    frequent = _find_most_frequent(row_divisor, owner)
+    is_multiple = row_divisor % frequent[position] == 0
+    shares = np.add.reduceat(is_multiple.astype(float), starts) / rows
+    last_multiple = np.maximum.reduceat(np.where(is_multiple, np.arange(owner.size), -1), starts)
+    unlike_last = is_multiple & (extremes != extremes[:, last_multiple[position]]).any(axis=0)
+    others = np.add.reduceat(unlike_last.astype(np.int64), starts)
+    of_most = (shares >= MOST) & (others >= FEWEST_OTHERS) & (frequent % grid_us == 0)
+    owners_of_most = owner[starts[of_most]]
+    divisors[owners_of_most] = np.maximum(divisors[owners_of_most], frequent[of_most])
+    return divisors
 
 
-def _most_frequent(divisor: IntArray, owner: IntArray) -> IntArray:
-    """The most frequent divisor among the rows of each owner (sorted), shape (owners,); 1 instead of 0."""
-    order = np.lexsort((divisor, owner))
-    ordered, row_owner = divisor[order], owner[order]
-    begins = np.flatnonzero((np.diff(ordered, prepend=-1) != 0) | (np.diff(row_owner, prepend=-1) != 0))
-    counts, row_owner = np.diff(np.append(begins, ordered.size)), row_owner[begins]
-    rising = np.lexsort((counts, row_owner))
-    last = rising[np.flatnonzero(np.diff(row_owner[rising], append=-1))]
-    frequent: IntArray = np.maximum(ordered[begins][last], 1)
+def _find_most_frequent(row_divisor: IntArray, owner: IntArray) -> IntArray:
+    """Find the most frequent divisor among the rows of each owner; of equally frequent divisors, the largest.
+
+    `row_divisor` and `owner` have the shape (rows,), and owners are in rising order. Returns a divisor for each owner
+    that has rows, in this order; 1 instead of 0.
+    """
+    order = np.lexsort((row_divisor, owner))
+    divisor, divisor_owner = row_divisor[order], owner[order]
+    # One element for each pair of owner and divisor, with the number of its rows.
+    starts = np.flatnonzero((np.diff(divisor, prepend=-1) != 0) | (np.diff(divisor_owner, prepend=-1) != 0))
+    counts = np.diff(np.append(starts, divisor.size))
+    divisor, divisor_owner = divisor[starts], divisor_owner[starts]
+    by_count = np.lexsort((counts, divisor_owner))
+    last_of_owner = by_count[np.flatnonzero(np.diff(divisor_owner[by_count], append=-1))]
+    frequent: IntArray = np.maximum(divisor[last_of_owner], 1)
     return frequent

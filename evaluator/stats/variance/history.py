@@ -37,7 +37,7 @@ class InstanceHistory:
     """Comparisons of identical releases that it is based on."""
 
     def times(self, scale: FloatArray) -> InstanceHistory:
-        """Return the same on another scale; `scale` (groups,) is the present unit in the new unit."""
+        """Return the history on another scale: values of the present scale are multiplied by `scale` (groups,)."""
         between_arms = None if self.between_arms is None else self.between_arms * scale**2
         return replace(self, instance=self.instance * scale**2, between_arms=between_arms)
 
@@ -87,21 +87,20 @@ def pool_instances(variance: FloatArray, within: FloatArray, effective: FloatArr
     >>> import numpy as np
     >>> history = InstanceHistory(np.array([0.01]), count=12)
     >>> two = np.full((2, 1), 2.0)  # two instances on each arm with a variance of 0.04: 0.02 for each level
-    >>> found = pool_instances(np.full((2, 1), 0.02), np.zeros((2, 1)), two, history)
-    >>> found.variance.ravel().round(4).tolist(), found.df.tolist()  # (10 · 0.01 + 2 · 0.04) / 12 / 2
+    >>> pooled = pool_instances(np.full((2, 1), 0.02), np.zeros((2, 1)), two, history)
+    >>> pooled.variance.ravel().round(4).tolist(), pooled.df.tolist()  # (10 · 0.01 + 2 · 0.04) / 12 / 2
     ([0.0075, 0.0075], [12.0])
     """
     measured = np.isfinite(variance)
-    weight = np.where(measured, np.maximum(effective - 1, 0.0), 0.0)
-    weight_of_run = weight.sum(axis=0)
-    measured_squares = (weight * np.where(measured, variance * effective, 0.0)).sum(axis=0)
-    within_instance = (weight * np.where(measured, within * effective, 0.0)).sum(axis=0)
-    within_instance = np.divide(
-        within_instance, weight_of_run, out=np.zeros_like(weight_of_run), where=weight_of_run > 0
-    )
-    df = weight_of_run + history.weight
-    total = history.weight * (history.instance + within_instance) + measured_squares
-    instance_variance = np.divide(total, df, out=np.full_like(df, np.nan), where=df > 0)
+    # m_a - 1 of each arm, and the sums over arms of the formula.
+    arm_df = np.where(measured, np.maximum(effective - 1, 0.0), 0.0)
+    run_df = arm_df.sum(axis=0)
+    squares_of_run = (arm_df * np.where(measured, variance * effective, 0.0)).sum(axis=0)
+    squares_within = (arm_df * np.where(measured, within * effective, 0.0)).sum(axis=0)
+    variance_within = np.divide(squares_within, run_df, out=np.zeros_like(run_df), where=run_df > 0)
+    df = run_df + history.weight
+    squares = history.weight * (history.instance + variance_within) + squares_of_run
+    instance_variance = np.divide(squares, df, out=np.full_like(df, np.nan), where=df > 0)
     return Pooled(instance_variance / np.maximum(effective, 1.0), df)
 
 
@@ -122,7 +121,10 @@ def add_between_arms(
     """
     if history.between_arms is None or history.between_arms_count < LEAST_COMPARISONS:
         return variance, df, np.zeros_like(variance)
-    part = np.broadcast_to(history.between_arms * arms / 2, variance.shape)
-    total = variance + part
-    spread = variance**2 / df + part**2 / history.between_arms_count
-    return total, np.divide(total**2, spread, out=df + 0.0 * total, where=spread > 0), np.asarray(part, float)
+    # History has the variance of a difference of two arms; a single arm has half of it.
+    added = np.broadcast_to(history.between_arms * arms / 2, variance.shape)
+    total = variance + added
+    # Satterthwaite's degrees of freedom of a sum of variances.
+    denominator = variance**2 / df + added**2 / history.between_arms_count
+    total_df = np.divide(total**2, denominator, out=df + 0.0 * total, where=denominator > 0)
+    return total, total_df, np.asarray(added, float)

@@ -26,14 +26,14 @@ FEWEST_BLOCKS = 3
 def find_replicating(requests: FloatArray) -> BoolArray:
     """Find which instances of one arm replicate it (method B.8): at least 30 requests and 5 % of an equal share.
 
-    So names that differ with each request do not count as instances. `requests` has shape (instances,).
+    So names that differ with each request do not count as instances. `requests` are those of each instance, shape
+    (instances,); so is the result.
 
     >>> find_replicating(np.array([5000.0, 4000.0, 100.0, 12.0])).tolist()
     [True, True, False, False]
     """
-    used = np.count_nonzero(requests)
-    equal = requests.sum() / max(used, 1)
-    return np.asarray((requests >= FEWEST_REQUESTS) & (requests >= LEAST_SHARE * equal))
+    equal_share = requests.sum() / max(np.count_nonzero(requests), 1)
+    return np.asarray((requests >= FEWEST_REQUESTS) & (requests >= LEAST_SHARE * equal_share))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class InstanceVariance:
     is its variance."""
 
     def of_group(self, group: int) -> InstanceVariance:
-        """Return the same for one group, shape (2, ...)."""
+        """Return the variance of one group; the axis of the groups, the last, is dropped."""
         return InstanceVariance(*(getattr(self, name)[..., group] for name in self.__dataclass_fields__))
 
 
@@ -65,66 +65,76 @@ class InstanceFrame:
     """
 
     def __init__(self, rows: InstanceRows, exposure: FloatArray, groups: Groups) -> None:
+        """Compute what does not depend on the compared values: keys of the rows, weights and shares of instances."""
         self.rows = rows
+        # Group of each row. Rows of endpoints in no group (-1) are counted as 0 in group 0.
         group = np.take(groups.of, rows.endpoint)
         self.group = np.maximum(group, 0)
-        self.outside = None if (groups.of >= 0).all() else group < 0
-        self.exposure: FloatArray = self._of_members(exposure)
+        self.in_no_group = None if (groups.of >= 0).all() else group < 0
+        self.exposure: FloatArray = self._zero_outside_groups(exposure)
         self.shape = (groups.count, rows.instance_arm.size)
-        self.key: IntArray = np.asarray(self.group * self.shape[1] + rows.instance)
-        self.at = self.key * rows.slots + rows.slot
+        self.instance_key: IntArray = np.asarray(self.group * self.shape[1] + rows.instance)
+        self.slot_key = self.instance_key * rows.slots + rows.slot
         # With one group, the rows of an instance are adjacent, also those of an instance and block: sums are faster.
-        self.adjoin = groups.count == 1
-        self.first_of_instance, self.first_at = (
-            np.flatnonzero(np.diff(key, prepend=-1)) if self.adjoin else None for key in (self.key, self.at)
-        )
+        self.rows_adjoin = groups.count == 1
+        self.first_of_instance = self.first_of_slot = None
+        if self.rows_adjoin:
+            self.first_of_instance = np.flatnonzero(np.diff(self.instance_key, prepend=-1))
+            self.first_of_slot = np.flatnonzero(np.diff(self.slot_key, prepend=-1))
         self.arm_starts = np.searchsorted(rows.instance_arm, (0, 1))
-        self.stratum_n = _summed(rows.stratum, self.exposure, (rows.strata,))
-        self.n = self._by_instance(self.exposure)
+        self.stratum_n = _sum_by_key(rows.stratum, self.exposure, (rows.strata,))
+        self.n = self._sum_by_instance(self.exposure)
         self.leverage = self._find_leverage()
-        self.candidate: FloatArray = np.where(rows.arm == 1, self.exposure, 0.0)
-        total = self._by_arm(self.n)
-        self.omega = self.n / self._of_own_arm(np.maximum(total, 1e-300))
-        effective = 1 / np.maximum(self._by_arm(self.omega**2), 1e-300)
-        self.freedom = np.where(self._by_arm(self.n > 0) < 2, np.nan, 1 - 1 / effective)
-        self.effective = np.where(total > 0, effective, 0.0)
+        self.candidate_exposure: FloatArray = np.where(rows.arm == 1, self.exposure, 0.0)
+        # Weight of each instance in the level of its arm, (groups, instances).
+        arm_n = self._sum_by_arm(self.n)
+        self.omega = self.n / self._spread_to_instances(np.maximum(arm_n, 1e-300))
+        effective = 1 / np.maximum(self._sum_by_arm(self.omega**2), 1e-300)
+        # 1 - Σω²: by this factor, squared deviations from the arm's own mean are too small. NaN for a single instance.
+        self.freedom = np.where(self._sum_by_arm(self.n > 0) < 2, np.nan, 1 - 1 / effective)
+        self.effective = np.where(arm_n > 0, effective, 0.0)
         # Share of each instance in its arm's requests in each block slot: (groups, instances, slots).
-        at = self._by_slot(self.exposure)
-        together = np.maximum(self._by_arm(at, axis=1), 1e-300)
-        self.share: FloatArray = np.asarray(at / self._of_own_arm(together, axis=1))
+        slot_n = self._sum_by_slot(self.exposure)
+        arm_slot_n = np.maximum(self._sum_by_arm(slot_n, axis=1), 1e-300)
+        self.share: FloatArray = np.asarray(slot_n / self._spread_to_instances(arm_slot_n, axis=1))
 
-    def _of_members(self, values: FloatArray) -> FloatArray:
-        """The values (..., rows), with 0 for endpoints in no group."""
-        return values if self.outside is None else np.where(self.outside, 0.0, values)
+    def _zero_outside_groups(self, values: FloatArray) -> FloatArray:
+        """Return the values (..., rows), with 0 in the rows of endpoints that are in no group."""
+        return values if self.in_no_group is None else np.where(self.in_no_group, 0.0, values)
 
-    def _by_arm(self, values: FloatArray | BoolArray, axis: int = -1) -> FloatArray:
-        """Sum over the instances of each arm: the axis of the instances becomes one of 2."""
+    def _sum_by_arm(self, values: FloatArray | BoolArray, axis: int = -1) -> FloatArray:
+        """Sum over the instances of each arm: the axis of the instances becomes an axis of the two arms."""
         return np.add.reduceat(values, self.arm_starts, axis=axis, dtype=float)
 
-    def _of_own_arm(self, values: FloatArray, axis: int = -1) -> FloatArray:
-        """Give each instance the value of its arm: the axis of 2 becomes one of the instances."""
+    def _spread_to_instances(self, values: FloatArray, axis: int = -1) -> FloatArray:
+        """Give each instance the value of its arm: the axis of the two arms becomes an axis of the instances."""
         return np.take(values, self.rows.instance_arm, axis=axis)
 
-    def _by_instance(self, values: FloatArray) -> FloatArray:
-        """Sum to the shape (..., groups, instances)."""
-        return _summed(self.key, values, self.shape, self.first_of_instance)
+    def _sum_by_instance(self, values: FloatArray) -> FloatArray:
+        """Sum the values (..., rows) of each group and instance: shape (..., groups, instances)."""
+        return _sum_by_key(self.instance_key, values, self.shape, self.first_of_instance)
 
-    def _by_slot(self, values: FloatArray) -> FloatArray:
-        """Sum to the shape (..., groups, instances, slots)."""
-        return _summed(self.at, values, (*self.shape, self.rows.slots), self.first_at)
+    def _sum_by_slot(self, values: FloatArray) -> FloatArray:
+        """Sum the values (..., rows) of each group, instance and block slot: (..., groups, instances, slots)."""
+        return _sum_by_key(self.slot_key, values, (*self.shape, self.rows.slots), self.first_of_slot)
 
     def _find_leverage(self) -> FloatArray:
-        """Factor 1/(1-h) for an instance that was alone in its arm in a stratum: it pulled the level towards itself."""
+        """Find the factor by which each instance's deviation appears too small, shape (groups, instances).
+
+        An instance is compared with the level of both arms in its strata (endpoint × time block). If it is alone in its
+        arm in a stratum, it pulls this level towards itself: with a share h of the requests, the factor is 1 / (1 - h).
+        The factor of an instance is the mean over its requests.
+        """
         rows = self.rows
-        cell = rows.stratum * 2 + rows.arm
-        present = np.bincount(cell, weights=self.exposure > 0, minlength=rows.strata * 2)
-        if not (present == 1).any():
+        stratum_and_arm = rows.stratum * 2 + rows.arm
+        instances = np.bincount(stratum_and_arm, weights=self.exposure > 0, minlength=rows.strata * 2)
+        if not (instances == 1).any():
             return np.ones(self.shape)
-        alone = present[cell] == 1
+        is_alone = instances[stratum_and_arm] == 1
         share = self.exposure / np.maximum(self.stratum_n[rows.stratum], 1e-300)
-        factor = np.where(alone, 1 / np.maximum(1 - share, 0.05), 1.0)
-        summed = self._by_instance(self.exposure * factor)
-        return np.asarray(np.divide(summed, self.n, out=np.ones(self.shape), where=self.n > 0))
+        factor = np.where(is_alone, 1 / np.maximum(1 - share, 0.05), 1.0)
+        weighted = self._sum_by_instance(self.exposure * factor)
+        return np.asarray(np.divide(weighted, self.n, out=np.ones(self.shape), where=self.n > 0))
 
     def variance(self, observed: FloatArray, effect: FloatArray, *, relative: bool) -> InstanceVariance:
         """Compute the variance between instances of a rate observed / exposure (method B.3, instances).
@@ -135,58 +145,75 @@ class InstanceFrame:
             relative: Whether the effect is a factor, and the variance is that of the logarithm; else a difference.
         """
         rows = self.rows
-        shift = effect if self.adjoin else np.take(effect, self.group, axis=-1)
-        alike = observed / np.where(rows.arm == 1, shift, 1.0) if relative else observed - self.candidate * shift
-        adjusted = self._of_members(alike)
-        level = _summed(rows.stratum, adjusted, (rows.strata,)) / np.maximum(self.stratum_n, 1e-300)
+        row_effect = effect if self.rows_adjoin else np.take(effect, self.group, axis=-1)
+        if relative:
+            without_effect = observed / np.where(rows.arm == 1, row_effect, 1.0)
+        else:
+            without_effect = observed - self.candidate_exposure * row_effect
+        adjusted = self._zero_outside_groups(without_effect)
+        # What each row would have at the level of its stratum, over both arms.
+        level = _sum_by_key(rows.stratum, adjusted, (rows.strata,)) / np.maximum(self.stratum_n, 1e-300)
         expected = np.take(level, rows.stratum, axis=-1)
         expected *= self.exposure
-        residual = self._by_slot(adjusted - expected)
+        residual = self._sum_by_slot(adjusted - expected)
         if relative:
-            base = self._by_instance(expected)
+            base = self._sum_by_instance(expected)
+            total = self._sum_by_instance(adjusted)
             # The deviation is 0 if an instance had no requests.
-            summed = self._by_instance(adjusted)
-            ok = (summed > 0) & (base > 0)
-            deviation = np.log(np.where(ok, summed, 1.0) / np.where(ok, base, 1.0))
+            has_log = (total > 0) & (base > 0)
+            deviation = np.log(np.where(has_log, total, 1.0) / np.where(has_log, base, 1.0))
         else:
             base = self.n
             deviation = np.divide(residual.sum(axis=-1), base, out=np.zeros(residual.shape[:-1]), where=base > 0)
         deviation = deviation * self.leverage
-        within = self._within(residual, base)
-        centre = self._of_own_arm(self._by_arm(self.omega * deviation))
-        scores = self.omega * (deviation - centre) / self._of_own_arm(np.sqrt(self.freedom))
-        variance = self._by_arm(scores**2)
+        within = self._find_variance_within(residual, base)
+        arm_mean = self._spread_to_instances(self._sum_by_arm(self.omega * deviation))
+        scores = self.omega * (deviation - arm_mean) / self._spread_to_instances(np.sqrt(self.freedom))
+        variance = self._sum_by_arm(scores**2)
         effective = np.empty_like(variance)
         effective[...] = self.effective
+        # The last axis, of arms or instances, becomes the first.
         parts = (variance, within / self.freedom, effective, np.where(np.isnan(scores), 0.0, scores))
         last = variance.ndim - 1
         return InstanceVariance(*(part.transpose(last, *range(last)) for part in parts))
 
-    def _within(self, residual: FloatArray, base: FloatArray) -> FloatArray:
-        """Sum over instances of the variance of their own drift, without what all instances of the arm share.
+    def _find_variance_within(self, residual: FloatArray, base: FloatArray) -> FloatArray:
+        """Return the variance of each arm's level from the drift of its single instances over time, (..., groups, 2).
 
-        Shape (..., groups, 2).
+        The drift that all instances of the arm share is not included.
+
+        Args:
+            residual: Deviation of each instance in each block slot, shape (..., groups, instances, slots).
+            base: What a deviation of each instance is relative to, shape (..., groups, instances).
         """
         slots = residual.shape[-1]
         if slots < FEWEST_BLOCKS:
             return np.zeros((*residual.shape[:-2], 2))
-        u = residual / self._of_own_arm(np.maximum(self._by_arm(base), 1e-300))[..., None]
-        own = u - self.share * self._of_own_arm(self._by_arm(u, axis=-2), axis=-2)
+        arm_base = self._spread_to_instances(np.maximum(self._sum_by_arm(base), 1e-300))
+        drift = residual / arm_base[..., None]
+        arm_drift = self._spread_to_instances(self._sum_by_arm(drift, axis=-2), axis=-2)
+        single_drift = drift - self.share * arm_drift
         if slots < MIN_BUCKETS:
             # Too few blocks to see dependence: use the variance of independent blocks, which is the smallest possible.
-            return self._by_arm(own.var(axis=-1, ddof=1) * slots)
-        return self._by_arm((time_scores(own) ** 2).sum(axis=-1) * slots**2)
+            return self._sum_by_arm(single_drift.var(axis=-1, ddof=1) * slots)
+        return self._sum_by_arm((time_scores(single_drift) ** 2).sum(axis=-1) * slots**2)
 
 
-def _summed(key: IntArray, values: FloatArray, shape: tuple[int, ...], firsts: IntArray | None = None) -> FloatArray:
-    """Sum the values (..., rows) of each key, in the shape (..., *shape).
+def _sum_by_key(
+    key: IntArray, values: FloatArray, shape: tuple[int, ...], firsts: IntArray | None = None
+) -> FloatArray:
+    """Sum the values (..., rows) of each key: shape (..., *shape).
 
-    `firsts`: the first row of each key, if the rows of a key are adjacent; this is faster.
+    Args:
+        key: Key of each row, a flat index in `shape`, shape (rows,).
+        values: Values of the rows.
+        shape: Shape of all keys.
+        firsts: The first row of each key, if the rows of a key are adjacent; this is faster. `None`: they are not.
     """
-    size, lead = int(np.prod(shape)), values.shape[:-1]
+    keys, leading_shape = int(np.prod(shape)), values.shape[:-1]
     if firsts is not None:
-        out = np.zeros((*lead, size))
-        out[..., key[firsts]] = np.add.reduceat(values, firsts, axis=-1)
-        return out.reshape(*lead, *shape)
-    sums = [np.bincount(key, weights=row, minlength=size) for row in values.reshape(-1, key.size)]
-    return np.asarray(sums, float).reshape(*lead, *shape)
+        sums = np.zeros((*leading_shape, keys))
+        sums[..., key[firsts]] = np.add.reduceat(values, firsts, axis=-1)
+        return sums.reshape(*leading_shape, *shape)
+    counted = [np.bincount(key, weights=row, minlength=keys) for row in values.reshape(-1, key.size)]
+    return np.asarray(counted, float).reshape(*leading_shape, *shape)

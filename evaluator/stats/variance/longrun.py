@@ -41,15 +41,16 @@ class TimeVariance:
 
 
 def cosine_count(buckets: int) -> int:
-    """Return the number of cosines for a series of `buckets` values."""
+    """Return the number of cosines for a series of `buckets` values: 0.3 · buckets^(2/3), at least seven."""
     return max(BATCHES - 1, round(0.3 * float(buckets ** (2 / 3))))
 
 
 @lru_cache(maxsize=64)
 def cosines(buckets: int, count: int) -> FloatArray:
-    """Return orthonormal cosines of the frequencies 1…`count`, shape (count, buckets)."""
-    grid = (np.arange(buckets) + 0.5) / buckets
-    return np.asarray(np.sqrt(2 / buckets) * np.cos(np.pi * np.arange(1, count + 1)[:, None] * grid))
+    """Return orthonormal cosines with 1 … `count` half-waves over the series, shape (count, buckets)."""
+    time = (np.arange(buckets) + 0.5) / buckets
+    half_waves = np.arange(1, count + 1)[:, None]
+    return np.asarray(np.sqrt(2 / buckets) * np.cos(np.pi * half_waves * time))
 
 
 def time_variance(influence: FloatArray) -> TimeVariance:
@@ -65,19 +66,20 @@ def time_variance(influence: FloatArray) -> TimeVariance:
     """
     buckets = influence.shape[-1]
     if buckets < MIN_BUCKETS:
-        nothing = np.full(influence.shape[:-1], np.nan)
-        return TimeVariance(nothing, 1.0, nothing, buckets)
+        unknown = np.full(influence.shape[:-1], np.nan)
+        return TimeVariance(unknown, 1.0, unknown, buckets)
     scores = time_scores(influence)
-    count = scores.shape[-1]
-    df = BATCHES - 1 if buckets < BATCH_BELOW else count
+    # The deviations of batches have one degree of freedom less than batches: their mean is subtracted.
+    df = BATCHES - 1 if buckets < BATCH_BELOW else scores.shape[-1]
     independent = influence.var(axis=-1, ddof=1) / buckets
     return TimeVariance((scores**2).sum(axis=-1), float(df), independent, buckets)
 
 
 def time_scores(influence: FloatArray) -> FloatArray:
-    """Return the contribution of each cosine (or batch), shape (..., cosines): the sum of squares is the variance.
+    """Split the error of a mean over time into contributions of cosines, or of batches if there are few buckets.
 
-    `influence` has shape (..., buckets).
+    `influence` has the shape (..., buckets). Returns shape (..., cosines): the sum of squares is the variance of the
+    mean.
     """
     buckets = influence.shape[-1]
     if buckets < BATCH_BELOW:

@@ -14,29 +14,34 @@ from evaluator.stats.variance.instances import find_replicating
 def merge_unreplicated(cells: Cells) -> tuple[Cells, dict[str, int]]:
     """Merge all instances of an arm into one if fewer than two of them replicate it (see `find_replicating`).
 
+    The merged instance has the name of the arm.
+
     Returns:
         The cells, and arm → number of its instance names, for each arm that was merged.
     """
-    moments = cells.moments
-    merged: dict[str, int] = {}
-    instance_of: dict[int, int] = {}
+    moments, bins = cells.moments, cells.instance_bins
     names = cells.instances
-    for code, arm in enumerate(cells.arms):
-        of_arm = moments.arm == code
+    names_merged: dict[str, int] = {}
+    instance_of_arm: dict[int, int] = {}
+    for arm_code, arm in enumerate(cells.arms):
+        of_arm = moments.arm == arm_code
         requests = np.bincount(moments.instance[of_arm], weights=moments.n[of_arm])
-        used = int(np.count_nonzero(requests))
-        if used > 1 and find_replicating(np.asarray(requests, float)).sum() < 2:
-            names = names if arm in names else (*names, arm)
-            merged[arm], instance_of[code] = used, names.index(arm)
-    if not merged:
-        return cells, merged
-    moments, rows = cells.moments, cells.instance_bins
-    instance, row_instance = moments.instance.copy(), rows.instance.copy()
-    for arm_code, code in instance_of.items():
-        instance[moments.arm == arm_code] = row_instance[rows.arm == arm_code] = code
-    return replace(
+        names_of_arm = int(np.count_nonzero(requests))
+        if names_of_arm > 1 and find_replicating(np.asarray(requests, float)).sum() < 2:
+            if arm not in names:
+                names = (*names, arm)
+            names_merged[arm] = names_of_arm
+            instance_of_arm[arm_code] = names.index(arm)
+    if not names_merged:
+        return cells, names_merged
+    moments_instance, bins_instance = moments.instance.copy(), bins.instance.copy()
+    for arm_code, instance in instance_of_arm.items():
+        moments_instance[moments.arm == arm_code] = instance
+        bins_instance[bins.arm == arm_code] = instance
+    merged_cells = replace(
         cells,
         instances=names,
-        moments=add_up(replace(moments, instance=instance)),
-        instance_bins=add_up(replace(rows, instance=row_instance)),
-    ), merged
+        moments=add_up(replace(moments, instance=moments_instance)),
+        instance_bins=add_up(replace(bins, instance=bins_instance)),
+    )
+    return merged_cells, names_merged

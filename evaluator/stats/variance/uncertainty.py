@@ -33,18 +33,20 @@ Replication = Literal["replicates", "instances", "single"]
 
 @dataclass(frozen=True, slots=True)
 class Uncertainty:
-    """Variances of an estimate and their degrees of freedom, shape (bounds, groups). A claim must hold for all."""
+    """Several variances of an estimate and their degrees of freedom. A claim must pass the test of each variance."""
 
     variance: FloatArray
+    """Shape (variances, groups)."""
     df: FloatArray
+    """Degrees of freedom of each variance, shape (variances, groups)."""
     persistent: FloatArray
     """The part of the variance that more time does not shrink, shape (groups,)."""
 
     def p_values(self, distance: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return p-values of "not above the bound" and "not below the bound", each of shape (groups,).
+        """Return the one-sided p-values of "not above the bound" and "not below the bound", each of shape (groups,).
 
-        `distance` (groups,) is how far the estimate is above the bound. With variance 0 its sign decides; an unknown
-        variance gives NaN.
+        They are the largest over all variances. `distance` (groups,) is how far the estimate is above the bound. With a
+        variance of 0 its sign decides; an unknown variance gives NaN.
         """
         variance, df = self.variance, self.df
         exact = np.where(np.abs(distance) < 1e-12, 0.0, np.copysign(np.inf, distance))
@@ -57,21 +59,27 @@ class Uncertainty:
         return np.asarray((t_quantile(1 - alpha, self.df) * np.sqrt(self.variance)).max(axis=0))
 
     def binding(self, alpha: float) -> Binding:
-        """Return the bound with the widest interval at this level: it decides."""
+        """Return, for each group, the variance with the widest interval at the one-sided level `alpha`.
+
+        It decides at this level, because a claim must pass the test of each variance.
+        """
         critical = t_quantile(1 - alpha, self.df)
         widest = np.argmax(critical * np.sqrt(self.variance), axis=0)
-        at = widest, np.arange(widest.size)
-        variance = self.variance[at]
-        return Binding(variance, self.df[at], critical[at], np.minimum(self.persistent, variance))
+        # Index of the element that decides in each group of arrays (variances, groups).
+        chosen = widest, np.arange(widest.size)
+        variance = self.variance[chosen]
+        # A part cannot be larger than the whole variance.
+        persistent = np.minimum(self.persistent, variance)
+        return Binding(variance, self.df[chosen], critical[chosen], persistent)
 
     def also(self, variance: FloatArray, df: float = np.inf) -> Uncertainty:
-        """Return the same with one more bound: `variance` (groups,) with `df` degrees of freedom."""
-        return _stack_bounds([*zip(self.variance, self.df, strict=True), (variance, df)], self.persistent)
+        """Return this uncertainty with one more `variance` (groups,), which has `df` degrees of freedom."""
+        return _stack_variances([*zip(self.variance, self.df, strict=True), (variance, df)], self.persistent)
 
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """The bound that decides at a level, for each group. Arrays have shape (groups,)."""
+    """The variance that decides at a level, for each group. Arrays have shape (groups,)."""
 
     variance: FloatArray
     df: FloatArray
@@ -107,56 +115,64 @@ class Design:
     """The same for failures."""
 
     def assume_variance(self, sd: FloatArray) -> FloatArray:
-        """Return the variance to assume for the level of an arm with a single label, shape (2, groups).
+        """Return the variance to assume for the level of an arm whose requests name a single instance, (2, groups).
 
-        `sd` (groups,) is the standard deviation of one instance. If the policy sets several instances behind a label,
-        it is the variance of their mean.
+        `sd` (groups,) is the standard deviation of one instance. If the policy declares that several instances are
+        behind this name, it is the variance of their mean.
         """
-        return np.stack([sd**2 / (count or 1) for count in self.declared])
+        return np.stack([sd**2 / (declared_count or 1) for declared_count in self.declared])
 
     @property
     def behind(self) -> tuple[int, int]:
-        """Replicates, or instances, of baseline and candidate, to show with a metric."""
+        """Replicates, or instances (seen or declared), of baseline and candidate, to show with a metric."""
         if self.kind == "replicates":
             return self.runs, self.runs
-        (baseline, candidate), (of_baseline, of_candidate) = self.instances, self.declared
-        return max(baseline, of_baseline or 0), max(candidate, of_candidate or 0)
+        seen_baseline, seen_candidate = self.instances
+        declared_baseline, declared_candidate = self.declared
+        return max(seen_baseline, declared_baseline or 0), max(seen_candidate, declared_candidate or 0)
 
 
 def choose_design(panel: Panel, prior: InstancePrior | None = None) -> Design:
     """Choose what is replicated: runs if they have at least as many degrees of freedom as instances, else instances.
 
-    With one run and a single instance on an arm, the design is `single` (method B.3a). `prior=None`: the defaults.
+    With one run and a single instance on an arm, the design is `single` (method B.3a). `prior`: what the policy assumes
+    of instances; `None`: the defaults.
     """
     prior = prior or InstancePrior()
     runs = int(panel.runs.size)
     requests = np.bincount(panel.rows.instance, weights=panel.rows.n, minlength=panel.rows.instance_arm.size)
     instances = [max(int(find_replicating(requests[panel.rows.instance_arm == arm]).sum()), 1) for arm in (0, 1)]
-    fewest = min(instances)
-    if runs >= 2 and (fewest < 2 or runs - 1 >= sum(instances) - 2):
+    has_instances = min(instances) >= 2
+    df_of_runs, df_of_instances = runs - 1, sum(instances) - 2
+    if runs >= 2 and (not has_instances or df_of_runs >= df_of_instances):
         kind: Replication = "replicates"
     else:
-        kind = "instances" if fewest >= 2 else "single"
+        kind = "instances" if has_instances else "single"
     declared = prior.baseline, prior.canary
     return Design(kind, runs, (instances[0], instances[1]), declared, prior.latency, prior.failures)
 
 
-def _stack_bounds(bounds: Sequence[tuple[FloatArray, FloatArray | float]], persistent: FloatArray) -> Uncertainty:
-    """Stack variances and their degrees of freedom, each (groups,) or one for all groups."""
-    variance, df = (np.empty((len(bounds), persistent.size)) for _ in range(2))
-    for row, bound in enumerate(bounds):
-        variance[row], df[row] = bound
+VarianceWithDf = tuple[FloatArray, FloatArray | float]
+"""A variance (groups,) and its degrees of freedom: (groups,), or one number for all groups."""
+
+
+def _stack_variances(variances: Sequence[VarianceWithDf], persistent: FloatArray) -> Uncertainty:
+    """Build an uncertainty from several variances, and the persistent part (groups,)."""
+    variance = np.empty((len(variances), persistent.size))
+    df = np.empty_like(variance)
+    for row, (row_variance, row_df) in enumerate(variances):
+        variance[row], df[row] = row_variance, row_df
     return Uncertainty(variance, df, persistent)
 
 
-def _of_time(time: TimeVariance) -> list[tuple[FloatArray, FloatArray | float]]:
-    """Variation over time alone, as two bounds."""
+def _list_time_variances(time: TimeVariance) -> list[VarianceWithDf]:
+    """Return both variances of variation over time alone: with dependence in time, and of independent buckets."""
     return [(time.variance, time.df), (time.independent, time.buckets - 1.0)]
 
 
 def time_only(time: TimeVariance) -> Uncertainty:
-    """Return the uncertainty if only variation over time counts."""
-    return _stack_bounds(_of_time(time), np.zeros_like(time.variance))
+    """Return the uncertainty of an estimate if only its variation over time counts; no part of it is persistent."""
+    return _stack_variances(_list_time_variances(time), np.zeros_like(time.variance))
 
 
 def combine(
@@ -178,58 +194,69 @@ def combine(
         history: What earlier runs showed: it is pooled with the instances of this run, and the variance between whole
             arms that one run does not show is added.
     """
-    chosen = slice(arms[0], arms[-1] + 1)
-    measured = np.isfinite(instance.variance[chosen])
-    effective = instance.effective[chosen]
-    by_arm = np.where(measured, instance.variance[chosen], prior[chosen])
-    instance_df = _instance_df(by_arm, measured, effective)
+    in_estimate = slice(arms[0], arms[-1] + 1)
+    arm_variance, arm_within = instance.variance[in_estimate], instance.within[in_estimate]
+    effective = instance.effective[in_estimate]
+    # An arm with a single instance has no measured variance (NaN).
+    measured = np.isfinite(arm_variance)
+    by_arm = np.where(measured, arm_variance, prior[in_estimate])
+    instance_df = _find_instance_df(by_arm, measured, effective)
     # The assumption about a single instance is not pooled with history: it keeps its few degrees of freedom.
     if history is not None and history.weight:
-        pooled = pool_instances(instance.variance[chosen], instance.within[chosen], effective, history)
+        pooled = pool_instances(arm_variance, arm_within, effective, history)
         all_measured = measured.all(axis=0)
-        by_arm, instance_df = (
-            np.where(all_measured, pooled.variance, by_arm),
-            np.where(all_measured, pooled.df, instance_df),
-        )
+        by_arm = np.where(all_measured, pooled.variance, by_arm)
+        instance_df = np.where(all_measured, pooled.df, instance_df)
     instance_part = by_arm.sum(axis=0)
-    within = np.where(measured, instance.within[chosen], 0.0).sum(axis=0)
+    # The drift within instances is a part of both, and counts once.
+    within = np.where(measured, arm_within, 0.0).sum(axis=0)
     time_part = np.maximum(0.0, np.maximum(time.variance, time.independent) - within)
     variance = instance_part + time_part
-    spread = instance_part**2 / instance_df + time_part**2 / time.df
-    df = np.divide(variance**2, spread, out=np.full_like(variance, time.df), where=spread > 0)
+    # Satterthwaite's degrees of freedom of a sum of variances.
+    denominator = instance_part**2 / instance_df + time_part**2 / time.df
+    df = np.divide(variance**2, denominator, out=np.full_like(variance, time.df), where=denominator > 0)
     persistent = np.maximum(0.0, instance_part - within)
     if history is not None:
-        variance, df, slow = add_between_arms(variance, df, history, arms=len(arms))
-        persistent = persistent + slow
-    return _stack_bounds([(variance, df), *_of_time(time)], persistent)
+        variance, df, between_arms = add_between_arms(variance, df, history, arms=len(arms))
+        persistent = persistent + between_arms
+    return _stack_variances([(variance, df), *_list_time_variances(time)], persistent)
 
 
-def _instance_df(by_arm: FloatArray, measured: BoolArray, effective: FloatArray) -> FloatArray:
-    """Degrees of freedom: pooled over arms of similar size; Welch's if sizes differ twofold or one arm is assumed."""
+def _find_instance_df(by_arm: FloatArray, measured: BoolArray, effective: FloatArray) -> FloatArray:
+    """Return the degrees of freedom of the variance between instances, summed over arms, shape (groups,).
+
+    They are added for arms of similar size. Welch's formula is used if sizes differ more than twofold, or if the
+    variance of one arm is assumed. If that of all arms is assumed, they are `PRIOR_DF`.
+
+    Args:
+        by_arm: Variance of each arm's level due to its instances, shape (arms, groups).
+        measured: Is it measured (else it is assumed)? Same shape.
+        effective: Effective number of instances, same shape.
+    """
     df_by_arm = np.where(measured, np.maximum(effective - 1, 0.05), PRIOR_DF)
     if by_arm.shape[0] == 1:
         return np.asarray(df_by_arm[0])
     total = by_arm.sum(axis=0)
-    spread = (by_arm**2 / df_by_arm).sum(axis=0)
-    welch = np.divide(total**2, spread, out=df_by_arm.min(axis=0), where=spread > 0)
-    like = measured.all(axis=0) & (effective.max(axis=0) <= 2 * effective.min(axis=0))
-    pooled = np.where(like, df_by_arm.sum(axis=0), welch)
-    return np.where(~measured.any(axis=0), PRIOR_DF, pooled)
+    denominator = (by_arm**2 / df_by_arm).sum(axis=0)
+    welch = np.divide(total**2, denominator, out=df_by_arm.min(axis=0), where=denominator > 0)
+    similar_size = measured.all(axis=0) & (effective.max(axis=0) <= 2 * effective.min(axis=0))
+    df = np.where(similar_size, df_by_arm.sum(axis=0), welch)
+    return np.where(measured.any(axis=0), df, PRIOR_DF)
 
 
 def centre(values: FloatArray) -> FloatArray:
-    """Subtract the mean over the last axis; values that are not finite become 0."""
+    """Subtract the mean of the finite values over the last axis; values that are not finite become 0."""
     finite = np.isfinite(values)
-    clean = np.where(finite, values, 0.0)
-    mean = clean.sum(axis=-1, keepdims=True) / np.maximum(finite.sum(axis=-1, keepdims=True), 1)
-    return np.where(finite, clean - mean, 0.0)
+    finite_or_0 = np.where(finite, values, 0.0)
+    mean = finite_or_0.sum(axis=-1, keepdims=True) / np.maximum(finite.sum(axis=-1, keepdims=True), 1)
+    return np.where(finite, finite_or_0 - mean, 0.0)
 
 
 def replicate_uncertainty(values: FloatArray, time: TimeVariance) -> tuple[FloatArray, Uncertainty]:
     """Return the mean over replicates and its uncertainty: sd / √R with R - 1 degrees of freedom (method B.3).
 
     The uncertainty is never less than that from variation over time within the replicates. `values` has shape
-    (groups, replicates); replicates without a finite value are left out.
+    (groups, replicates); replicates without a finite value are left out. With fewer than two, the variance is NaN.
     """
     finite = np.isfinite(values)
     count = finite.sum(axis=-1)
@@ -237,4 +264,5 @@ def replicate_uncertainty(values: FloatArray, time: TimeVariance) -> tuple[Float
     squares = (centre(values) ** 2).sum(axis=-1)
     variance = np.where(count >= 2, squares / np.maximum(count - 1, 1) / np.maximum(count, 1), np.nan)
     df = np.maximum(count - 1, 1).astype(float)
-    return mean, _stack_bounds([(variance, df), *_of_time(time)], variance)
+    # More time in the same replicates does not shrink the variance between them: all of it is persistent.
+    return mean, _stack_variances([(variance, df), *_list_time_variances(time)], persistent=variance)

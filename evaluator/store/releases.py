@@ -1,0 +1,48 @@
+"""Releases as rows, and back. Every function works on the attached store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from evaluator.errors import UnknownName
+from evaluator.records import Release, Service
+from evaluator.store.engine import Engine
+
+
+def put_release(engine: Engine, release: Release) -> None:
+    """Store a release; it replaces a stored one of the same id."""
+    engine.execute(
+        "INSERT OR REPLACE INTO store.releases VALUES (?, ?, ?, ?)",
+        [
+            release.id,
+            json.dumps([asdict(service) for service in release.services]),
+            json.dumps(dict(release.labels), sort_keys=True),
+            release.created_at or datetime.now(UTC),
+        ],
+    )
+
+
+def find_release(engine: Engine, release_id: str) -> Release | None:
+    """Read a release; `None` if it is not in the store."""
+    rows = engine.execute("SELECT * FROM store.releases WHERE id = ?", [release_id]).fetchall()
+    return to_release(rows[0]) if rows else None
+
+
+def to_release(row: Sequence[Any]) -> Release:
+    """Make a release from its row: id, services (JSON), labels (JSON), time; what follows is ignored."""
+    release_id, services_json, labels_json, created_at = row[:4]
+    services = tuple(Service(**service) for service in json.loads(services_json))
+    return Release(release_id, services, json.loads(labels_json), created_at and created_at.astimezone(UTC))
+
+
+def read_release(engine: Engine, release_id: str) -> Release:
+    """Read a release. Raises UnknownName, which lists the releases of the store."""
+    release = find_release(engine, release_id)
+    if release is None:
+        ids = [row[0] for row in engine.execute("SELECT id FROM store.releases").fetchall()]
+        raise UnknownName("release", release_id, ids)
+    return release
