@@ -167,9 +167,7 @@ class _Rollout:
             exposed=float(worse.exposed.mean()),
         )
 
-    def _simulate(
-        self, stages: tuple[Stage, ...], regression: float, random: np.random.Generator
-    ) -> _Rollouts:
+    def _simulate(self, stages: tuple[Stage, ...], regression: float, random: np.random.Generator) -> _Rollouts:
         """Roll a release with this regression (0: unchanged) out through all stages, then watch it."""
         rollouts = _Rollouts(
             alive=np.ones(self.replications, dtype=bool),
