@@ -68,7 +68,7 @@ class Axis:
 def build_axis(cells: Cells) -> Axis:
     """Put the runs one after the other in the order of their time, on some `POINTS` slots.
 
-    Each run may add a slot, since it begins in a new one.
+    Each run may add a slot, since it begins in a new slot.
     """
     moments = cells.moments
     spans: dict[int, tuple[int, int]] = {}  # by code of a run: its first bucket, and the bucket after its last

@@ -31,7 +31,7 @@ TABLE_ROWS = 40
 
 
 @dataclass(frozen=True, slots=True)
-class _Series:
+class _Line:
     """One line of a strip."""
 
     arm: str
@@ -50,7 +50,7 @@ class _Strip:
     name: str
     unit: str
     title: str
-    series: tuple[_Series, ...]
+    series: tuple[_Line, ...]
 
 
 def draw_timeline(
@@ -92,9 +92,9 @@ def _make_strips(timeline: Mapping[str, Any], readings: Sequence[Mapping[str, An
     """Make the strips of latency, failures, requests and users, without those that were not recorded, then readings."""
     seconds, arms = timeline["seconds"], timeline["arms"]
 
-    def make_series(key: str, factor: float = 1.0, *, is_median: bool = False) -> tuple[_Series, ...]:
+    def make_series(key: str, factor: float = 1.0, *, is_median: bool = False) -> tuple[_Line, ...]:
         return tuple(
-            _Series(
+            _Line(
                 arm["name"],
                 seconds,
                 [None if value is None else value * factor for value in arm[key]],
@@ -127,7 +127,7 @@ def _make_strips(timeline: Mapping[str, Any], readings: Sequence[Mapping[str, An
         used_by = f" (used by {reading['metric']})" if reading.get("metric") else ""
         is_rate = reading["shows"] == "per_s"
         title = f"{name}: {'increase per second' if is_rate else 'mean'}{used_by}"
-        series = tuple(_Series(arm["name"], arm["seconds"], arm["values"]) for arm in reading["arms"])
+        series = tuple(_Line(arm["name"], arm["seconds"], arm["values"]) for arm in reading["arms"])
         strips.append(_Strip(name, "per second" if is_rate else reading.get("unit", ""), title, series))
     return strips
 

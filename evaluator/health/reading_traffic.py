@@ -150,7 +150,7 @@ def find_still_instances(context: ReadingContext) -> Mapping[tuple[int, str], fl
     twice as long as any pause after which an instance of either arm came back.
     """
     still_since: dict[tuple[int, str], float] = {}
-    bucket_s, (_, end) = context.readings.bucket_s, context.view.span
+    bucket_s, end = context.readings.bucket_s, context.view.span[1]  # the bucket after the last
     patience_s = _find_patience_s(context)
     for query in _list_request_counters(context):
         increases = _count_by_instance(context, query)

@@ -87,10 +87,10 @@ def find_run_times(context: RequestContext, arm: str) -> list[RunTime]:
     runs_by_id = {run.id: run for run in context.runs}
     is_health_check_by_endpoint = np.array([is_health_check(name) for name in context.cells.endpoints], dtype=bool)
     out = []
-    for number in distinct(moments.run).tolist():
-        run = runs_by_id.get(context.cells.runs[number])
-        rows = (moments.run == number) & ((moments.arm == 0) | (moments.arm == code))
-        rows &= moments.bucket >= context.warm_up.first_bucket.get(number, 0)
+    for run_code in distinct(moments.run).tolist():
+        run = runs_by_id.get(context.cells.runs[run_code])
+        rows = (moments.run == run_code) & ((moments.arm == 0) | (moments.arm == code))
+        rows &= moments.bucket >= context.warm_up.first_bucket.get(run_code, 0)
         others = rows & ~is_health_check_by_endpoint[moments.endpoint]  # rows that are no health checks
         both_have_others = all((others & (moments.arm == arm_code)).any() for arm_code in (0, code))
         leaves_out_health_checks = both_have_others and bool((rows & ~others).any())
@@ -115,7 +115,7 @@ def find_run_times(context: RequestContext, arm: str) -> list[RunTime]:
         out.append(
             RunTime(
                 run=run,
-                code=number,
+                code=run_code,
                 arm=arm,
                 first=first,
                 end=end,

@@ -153,9 +153,9 @@ def _explain_death(
         from scipy.special import betainc  # slow to import, and rarely needed
 
         # Chance of at least as many failures: exact binomial, as counts are small. A burst counts as one failure.
-        failed, answered = failures[last].sum() / burst_size, own[last].sum() / burst_size
+        bursts, requests = failures[last].sum() / burst_size, own[last].sum() / burst_size
         rate = min(max(own_rate, rate_of_others, 0.001), 1.0)
-        if betainc(failed, max(answered - failed, 0.0) + 1, rate) < BY_CHANCE:
+        if betainc(bursts, max(requests - bursts, 0.0) + 1, rate) < BY_CHANCE:
             return "its last requests failed"
     return "" if _is_taken_over(time, role, own, gap) else "no other instance took over its requests"
 

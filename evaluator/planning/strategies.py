@@ -121,7 +121,7 @@ class _StageErrors:
 
 
 @dataclass(slots=True)
-class _SimulatedRollouts:
+class _Rollouts:
     """All replications of one rollout, shape (replications,)."""
 
     alive: BoolArray
@@ -167,11 +167,9 @@ class _Rollout:
             exposed=float(worse.exposed.mean()),
         )
 
-    def _simulate(
-        self, stages: tuple[Stage, ...], regression: float, random: np.random.Generator
-    ) -> _SimulatedRollouts:
+    def _simulate(self, stages: tuple[Stage, ...], regression: float, random: np.random.Generator) -> _Rollouts:
         """Roll a release with this regression (0: unchanged) out through all stages, then watch it."""
-        rollouts = _SimulatedRollouts(
+        rollouts = _Rollouts(
             alive=np.ones(self.replications, dtype=bool),
             full=np.zeros(self.replications, dtype=bool),
             stopped=np.zeros(self.replications, dtype=bool),

@@ -37,6 +37,8 @@ _HIGHEST_STATUS = 32767
 _HIGHEST_SIZE = 2**63 - 1
 
 _COLUMNS = 9
+"""Values that the listener keeps of each request."""
+
 _NO_CONTEXT: Mapping[str, Any] = {}
 _NUMBERS = {float, int}
 
@@ -137,6 +139,7 @@ class RequestBuffer:
         `constants`: values that all rows share: run, service and worker. `users`: users of each arm, now. A failed
         request without a usable response time is a row with the time 0; a success without a usable time is left out.
         """
+        # The values of one request follow those of another, so every ninth value is of the same column.
         columns = [self._values[number::_COLUMNS] for number in range(_COLUMNS)]
         self.clear()
         methods, names, raw_times, sizes, raw_starts, statuses, exceptions, contexts, instances = columns
@@ -146,7 +149,7 @@ class RequestBuffer:
         if self.sensitive:
             names, contexts = _cut_to_paths(names), [_NO_CONTEXT] * len(contexts)
         failures = pa.array(exceptions, pa.string())
-        failed = failures.is_valid().to_numpy(zero_copy_only=False)
+        failed = failures.is_valid().to_numpy(zero_copy_only=False)  # a text of failure is set, even if empty
         times_ms = _to_numbers(raw_times)
         has_time = (times_ms >= 0) & (times_ms <= _LONGEST_MS)  # false for NaN
         times_ms[~has_time] = 0.0

@@ -442,7 +442,7 @@ class Control:
     # -------------------------------------------------------------- audit trail
 
     def override_of(self, release: str, data_hash: str) -> Mapping[str, str] | None:
-        """Read who last promoted a release against its verdict on these data, and why; `None` if nobody did.
+        """Read who last promoted a release against its verdict on these data, and why; `None` if that did not happen.
 
         `data_hash` identifies the data (`StoredData.content_hash`). Returns texts: `by`, `approved by`, `reason`, `at`.
         """

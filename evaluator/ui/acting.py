@@ -98,7 +98,7 @@ def read_trail(workspace: Workspace) -> tuple[AuditRow, ...]:
 
 @st.cache_data(max_entries=8, show_spinner="checking the audit trail …", hash_funcs=KEYS)
 def verify_trail(workspace: Workspace) -> tuple[str, str]:
-    """Check that nobody changed the audit trail; returns the hash of its last row, and what is wrong with it.
+    """Check that the audit trail was not changed; returns the hash of its last row, and what is wrong with it.
 
     One of both is empty.
     """

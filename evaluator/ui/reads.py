@@ -239,9 +239,9 @@ def read_comparison(
     store = open_store(workspace)
     (release, run, arm), (other_release, other_run, other_arm) = first, second
     first_side, second_side = find_side(store, release, run, arm), find_side(store, other_release, other_run, other_arm)
-    found_differences = differences(first_side, second_side)
-    compared = None if refusals(found_differences) else compare_sides(store, first_side, second_side, policy)
-    return SidePair(first_side, second_side, found_differences, compared)
+    fingerprint_differences = differences(first_side, second_side)
+    compared = None if refusals(fingerprint_differences) else compare_sides(store, first_side, second_side, policy)
+    return SidePair(first_side, second_side, fingerprint_differences, compared)
 
 
 @st.cache_data(max_entries=MAX_ENTRIES, show_spinner=False, hash_funcs=KEYS)

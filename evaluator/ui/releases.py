@@ -58,7 +58,7 @@ def show_releases() -> None:
 
 
 def _show_waiting(workspace: Workspace, summaries: Sequence[ReleaseSummary], intents: Sequence[Intent]) -> None:
-    """Show the requests that wait for a person, then the newest releases on which nobody has acted yet."""
+    """Show the requests that wait for a person, then the newest releases that wait for a decision."""
     st.subheader("What waits for me")
     waiting_releases = find_waiting(summaries, intents, workspace.command)
     waiting_intents = [intent for intent in intents if intent.state in _WAITING_STATES]

@@ -53,7 +53,7 @@ def test_the_restricted_estimate_is_where_the_likelihood_is_highest(c):
 
     x_c, n_c, x_b, n_b = (np.array([float(v)]) for v in c)
     delta = np.array([0.03])
-    p_b, p_c = _DifferenceTest(x_c, n_c, x_b, n_b).restricted(delta)
+    p_b, p_c = _DifferenceTest(x_c, n_c, x_b, n_b).find_restricted(delta)
 
     def log_likelihood(p):
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -56,7 +56,7 @@ def spent(kind: Spending, alpha: float, fraction: FloatArray) -> FloatArray:
 def spent_by_first(alpha: float, runs: int) -> float:
     """Return the alpha that may be spent on the first of several equal `runs`: α·t^1.5, where t = 1 / `runs`.
 
-    It is less than the α·t of looks within a run: after a stop, nobody knows whether the other runs would have agreed.
+    It is less than the α·t of looks within a run: after a stop, it stays unknown whether other runs agree.
     """
     return float(alpha * runs**-1.5)
 
