@@ -11,7 +11,7 @@ from evaluator.intents.checking import CLOCK_TOLERANCE
 from evaluator.intents.observing import hash_data_now, hash_policy_now
 from evaluator.pipeline.runs import is_live, is_stale
 from evaluator.policy import Policy
-from evaluator.records import ReleaseSummary, Verdict, VerdictWord
+from evaluator.records import WHOLE, ReleaseSummary, Verdict, VerdictWord
 from evaluator.records.intents import Action, Intent, IntentState
 from evaluator.store import Store
 from evaluator.wording import format_duration
@@ -52,6 +52,12 @@ def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[Pro
             met=verdict.word is VerdictWord.GO,
             otherwise=f"the verdict is {word_text}",
             remedy=verdict.next_action,
+        ),
+        PromotionCondition(
+            "the verdict is on the whole time",
+            met=verdict.period == WHOLE,
+            otherwise="the verdict is on a part of the time (--from, --to)",
+            remedy=rejudge,
         ),
         PromotionCondition(
             "nothing landed after the verdict",

@@ -17,7 +17,19 @@ from evaluator.pipeline.assessing import Judged, judge_data, read_data
 from evaluator.pipeline.landing import land_release, with_present_facts
 from evaluator.pipeline.runs import choose_runs, service_of
 from evaluator.policy import Policy, with_learnt
-from evaluator.records import WHOLE, Cells, Evidence, Period, ReadingCells, Release, Rulebook, Run, Verdict, Window
+from evaluator.records import (
+    WHOLE,
+    Cells,
+    Evidence,
+    Period,
+    ReadingCells,
+    Release,
+    Rulebook,
+    Run,
+    Verdict,
+    VerdictWord,
+    Window,
+)
 from evaluator.reports import to_json
 from evaluator.stats.inference.student import load_early
 from evaluator.stats.shaping.account import find_cut_rows, find_lost_rows
@@ -93,6 +105,9 @@ def judge_runs(
         override=override,
         period=period,
     )
+    if verdict.word is VerdictWord.GO and period != WHOLE:
+        whole = f"a part of the time is GO, which promotes nothing; judge the whole: `{policy.command(release.id)}`"
+        verdict = replace(verdict, next_action=whole)
     return verdict, judged
 
 

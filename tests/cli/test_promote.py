@@ -237,3 +237,18 @@ def test_what_people_write_is_escaped_for_the_terminal(run):
 def test_notes_need_an_analyst(run):
     code, _, err = run("audit", "note", "cart@1.9.0", "fine", policy="roles: {analyst: [bob]}\n")
     assert (code, "writing notes needs an analyst" in err) == (3, True)
+
+
+def test_a_go_on_a_part_of_the_time_promotes_nothing(run):
+    run("--version", policy=HOOKS)
+    window = json.loads(run("verdict", "cart@1.9.0", "--format", "json")[1])["window"]
+    code, out, _ = run("verdict", "cart@1.9.0", "--from", window["start"])
+    assert (code, out[:4]) == (0, "GO ✓")
+    assert (
+        "next: a part of the time is GO, which promotes nothing; judge the whole: `evaluator verdict cart@1.9.0`"
+        in " ".join(out.split())
+    )
+    code, _, err = run("promote", "cart@1.9.0", "--reason", "only the good part", "--yes")
+    assert (code, "the verdict is on a part of the time (--from, --to)" in err) == (3, True)
+    assert run("verdict", "cart@1.9.0")[0] == 0
+    assert run("promote", "cart@1.9.0", "--reason", "all of it", "--yes")[0] == 0

@@ -10,7 +10,7 @@ import pytest
 
 from evaluator.intents import conditions
 from evaluator.intents.conditions import NO_HOOKS, PromotionCondition, list_conditions
-from evaluator.records import Evidence, Release, Verdict, VerdictWord
+from evaluator.records import Evidence, Period, Release, Verdict, VerdictWord
 from evaluator.records.intents import Action
 
 GO = Verdict(Release("cart@2"), VerdictWord.GO, (), "promote cart@2", Evidence(), "native", "fixed", 0.05)
@@ -40,7 +40,7 @@ def listed(monkeypatch):
         )
         store = SimpleNamespace(data=SimpleNamespace(runs=lambda release: ()), reading=nullcontext)
         listed = list_conditions(store, rules, Verdict(**(fields | current)))
-        assert len(listed) == 8
+        assert len(listed) == 9
         return [(condition.text, condition.description, condition.remedy) for condition in listed if not condition.met]
 
     return unmet
@@ -54,6 +54,12 @@ YOUNG = "it was judged within the last 30 min"
     [
         ({"word": VerdictWord.NO_GO}, "the verdict is GO", "the verdict is NO-GO", "promote cart@2"),
         ({"word": VerdictWord.INCONCLUSIVE}, "the verdict is GO", "the verdict is INCONCLUSIVE", "promote cart@2"),
+        (
+            {"period": Period(None, datetime(2026, 3, 1, tzinfo=UTC))},
+            "the verdict is on the whole time",
+            "the verdict is on a part of the time (--from, --to)",
+            AGAIN,
+        ),
         ({"stale": True}, "nothing landed after the verdict", "data landed after the verdict", AGAIN),
         ({"live": True}, "no run is being recorded", "a run is still being recorded", "wait, then judge again"),
         (
