@@ -350,13 +350,16 @@ LONGER: dict[str, str] = {}
 
 
 def measure_lengths():
-    """Lines of each module (limit 500) and of each function (limit 60)."""
+    """Lines of each module (limit 500) and of each function without its docstring (limit 60)."""
     for path in MODULES:
         text, name = path.read_text(encoding="utf-8"), str(path.relative_to(ROOT))
         yield name, len(text.splitlines()), 500
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                yield f"{name}: {node.name}", node.end_lineno - node.lineno + 1, 60
+                lines = node.end_lineno - node.lineno + 1
+                if ast.get_docstring(node, clean=False) is not None:
+                    lines -= node.body[0].end_lineno - node.body[0].lineno + 1
+                yield f"{name}: {node.name}", lines, 60
 
 
 def test_longer_modules_and_functions_have_a_reason():

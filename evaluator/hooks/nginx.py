@@ -36,7 +36,7 @@ class NginxOptions(HookOptions):
     servers: dict[Text, Annotated[str, Field(pattern=_SERVER)]] = Field(
         description="Server to address: {baseline: '10.0.0.1:8000', canary: '10.0.1.1:8000'}.", min_length=1
     )
-    weights: Weights = Field(description="Server to weight; 0 takes it out: {baseline: 1, canary: 9}.")
+    weights: Weights = Field(description="Weight of each server, such as {baseline: 1, canary: 9}; 0 sends it nothing.")
     settings: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_ .=:-]*$")]] = Field(
         default_factory=list, description="More lines of the upstream block, without semicolon: [keepalive 16]."
     )
