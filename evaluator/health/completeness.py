@@ -9,6 +9,7 @@ from evaluator.records import Finding, LeftOutKind, Run, RunState
 from evaluator.wording import format_count
 
 MORE_THAN_COUNTED = 1.01
+"""Requests in the store per request that the load generator counted, above which some are stored twice."""
 
 
 def check_completeness(context: RequestContext) -> Iterable[Finding]:
@@ -36,7 +37,7 @@ def check_completeness(context: RequestContext) -> Iterable[Finding]:
 
 
 def _list_problems(run: Run) -> Iterable[str]:
-    """Why a run is not complete, one text for each reason."""
+    """Yield why a run is not complete, one text for each reason."""
     facts = run.facts
     if facts.stopped_by:
         yield f"the run stopped early: {facts.stopped_by}"
@@ -51,7 +52,10 @@ def _list_problems(run: Run) -> Iterable[str]:
 
 
 def check_coverage(context: RequestContext) -> Iterable[Finding]:
-    """Compares the requests in the store with those that the load generator counted; names unreadable segments."""
+    """Compare the requests in the store with those that the load generator counted; name unreadable segments (files).
+
+    Too few requests in the store were lost; clearly more than counted were stored twice.
+    """
     unreadable = [name for run in context.runs for name in run.facts.quarantined]
     if unreadable:
         noun = "segments" if len(unreadable) > 1 else "segment"

@@ -15,7 +15,7 @@ ENOUGH_REPLICATES = 3
 MAX_DROPPED = 0.05
 TEN_YEARS_S = 10 * 365 * 86400
 Spans = dict[int, tuple[int, int]]
-"""By run: first and last bucket."""
+"""Number of a run → first and last bucket of an arm in it."""
 OTHER_MATCH = (
     "import the files again under another release id: an import now matches the runs of both arms by their times"
 )
@@ -24,12 +24,12 @@ OTHER_MATCH = (
 def check_overlap(context: RequestContext) -> Iterable[Finding]:
     """Arms at different times forbid a GO, unless enough replicates show how much time itself matters."""
     baseline_spans = _find_spans(context, 0)
-    for code, arm in enumerate(context.cells.arms[1:], start=1):
+    for arm_code, arm in enumerate(context.cells.arms[1:], start=1):
         panel = context.panels.get(arm)
         if panel is None:
             yield fail(NAME, f"{arm} and baseline share no usable data")
             continue
-        spans = _find_spans(context, code)
+        spans = _find_spans(context, arm_code)
         findings = [*_find_lone_replicates(context, arm, baseline_spans, spans)]
         if all(panel.paired.values()):  # in every run the arms overlap in time
             findings += _find_cut_starts(context, arm, baseline_spans, spans)
@@ -40,19 +40,22 @@ def check_overlap(context: RequestContext) -> Iterable[Finding]:
         yield from [finding for finding in findings if finding.level is not Level.OK] or findings
 
 
-def _find_spans(context: RequestContext, arm: int) -> Spans:
-    """First and last bucket of an arm (its code) in each of its runs."""
+def _find_spans(context: RequestContext, arm_code: int) -> Spans:
+    """Find the first and the last bucket of an arm in each run in which it has requests."""
     moments = context.cells.moments
-    rows = moments.arm == arm
+    rows = moments.arm == arm_code
     spans: Spans = {}
-    for run in distinct(moments.run[rows]):
-        buckets = moments.bucket[rows & (moments.run == run)]
-        spans[int(run)] = int(buckets.min()), int(buckets.max())
+    for run_number in distinct(moments.run[rows]):
+        buckets = moments.bucket[rows & (moments.run == run_number)]
+        spans[int(run_number)] = int(buckets.min()), int(buckets.max())
     return spans
 
 
 def _find_lone_replicates(context: RequestContext, arm: str, baseline: Spans, candidate: Spans) -> Iterable[Finding]:
-    """Replicates with requests of one arm only cannot be compared; many without the candidate forbid a GO."""
+    """Name replicates (runs) with requests of one arm only: they are not compared. Many without `arm` forbid a GO.
+
+    `baseline`, `candidate`: the spans of the two arms; `arm`: name of the candidate.
+    """
     lone = baseline.keys() ^ candidate.keys()
     if lone:
         replicates = len(baseline.keys() | candidate.keys())
@@ -96,15 +99,17 @@ def _find_cut_starts(context: RequestContext, arm: str, baseline: Spans, candida
     """
     bucket_s = context.cells.bucket_s
     runs_by_id = {run.id: run for run in context.runs}
-    for code in baseline.keys() & candidate.keys():
-        run = runs_by_id.get(context.cells.runs[code])
+    for run_number in baseline.keys() & candidate.keys():
+        run = runs_by_id.get(context.cells.runs[run_number])
         if run is not None and run.source == "locust":
             continue
-        warm_up_end = context.warm_up.first_bucket.get(code, 0)
-        baseline_start, candidate_start = max(baseline[code][0], warm_up_end), max(candidate[code][0], warm_up_end)
-        last = max(baseline[code][1], candidate[code][1])
+        warm_up_end = context.warm_up.first_bucket.get(run_number, 0)
+        baseline_first, baseline_last = baseline[run_number]
+        candidate_first, candidate_last = candidate[run_number]
+        baseline_start, candidate_start = max(baseline_first, warm_up_end), max(candidate_first, warm_up_end)
+        last = max(baseline_last, candidate_last)
         start, later_start = sorted((baseline_start, candidate_start))
-        cut = later_start - start
+        cut = later_start - start  # buckets
         if cut <= TOLERATED * (last - start + 1):
             continue
         early, late = (BASELINE, arm) if baseline_start < candidate_start else (arm, BASELINE)

@@ -42,6 +42,7 @@ def check_replication(context: RequestContext) -> Iterable[Finding]:
         )
     for arm, design in context.designs.items():
         units = "replicates" if design.kind == "replicates" else "instances"
+        # Replicates, or instances (seen in the data, or declared by the policy), of the arm with fewer of them.
         fewest = min(design.behind)
         if design.kind == "single" and fewest < ENOUGH:
             text = (
