@@ -69,6 +69,7 @@ def _write_title(row: Comparison, curve: Mapping[str, Any]) -> str:
     """Say whether all units of the candidate are above or below all of the baseline, or else both ranges."""
 
     def list_values(arm: str) -> list[float]:
+        """List the values of the units of an arm, without those that have none."""
         return [entry["value"] for entry in curve["units"] if entry["arm"] == arm and entry["value"] is not None]
 
     def write_range(values: list[float]) -> str:

@@ -182,7 +182,8 @@ def _compare_with_rank(
     `scan_rule` has the metric: the typical time or the mean. The typical time shows that all requests became slower,
     the mean that a few of them now hang; the caller takes the comparison with the lower rank. As two metrics are
     compared, p-values of harm are doubled. An estimate beyond the margin ranks before one that is not; of two that are
-    not, the one with the smaller p-value of more than is tolerated. An estimate that is not finite ranks last.
+    not, that with the smaller p-value of "worse than is tolerated" ranks first. An estimate that is not finite ranks
+    last.
     """
     if not groups.names:
         return [], np.ones(0)

@@ -267,7 +267,8 @@ class _Report:
         """
         self.figure_count += 1
         name, csv_file = f"figure-{self.figure_count}", io.StringIO()
-        csv.writer(csv_file).writerows([escape_formula(cell) for cell in row] for row in (figure.head, *figure.rows))
+        table = (figure.head, *figure.rows)
+        csv.writer(csv_file).writerows([escape_formula(cell) for cell in row] for row in table)
         return {
             "name": name,
             "title": figure.title,
@@ -297,7 +298,7 @@ class _Report:
         rows = {_identify(row): row for row in self.metric_rows}
         panels: list[dict[str, Any]] = []
         for metric_data in self.figure_data.get("metrics", ()):
-            row = rows.get((metric_data["name"], metric_data["arm"], metric_data["endpoint"]))
+            row = rows.get((metric_data["name"], metric_data["arm"], metric_data["endpoint"]))  # as `_identify` returns
             if row is None or row.effect is None:
                 continue
             over_time, units = metric_data["over_time"], metric_data["units"]
