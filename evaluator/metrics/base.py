@@ -290,11 +290,7 @@ def answer(
     # Without a margin shares are compared as a difference, all other metrics as a ratio.
     relative = unit != "fraction" if rule.margin is None else rule.margin.relative
     candidate = float(estimate.candidate[g])  # not finite: a quantile that became a failed request
-    limits = [answers.of_group(g) for answers in estimate.against_limit]
-    questions = list_questions(rule, estimate.against_zero.of_group(g), estimate.against_margin.of_group(g), limits)
-    if scan and estimate.against_tolerance is not None and estimate.tolerance is not None:
-        answers = estimate.against_tolerance.of_group(g)
-        questions.append(Question("tolerance", float(estimate.tolerance[g]), answers.p_worse, answers.p_within))
+    trend = estimate.trend
     too_coarse = estimate.coarse is not None and bool(estimate.coarse[g])
     return Comparison(
         rule=rule,
@@ -310,12 +306,8 @@ def answer(
             float(estimate.lower[g]),
             float(estimate.upper[g]),
         ),
-        questions=tuple(questions),
-        drift=Drift(
-            float(estimate.trend.last_third[g]),
-            float(estimate.trend.p_worsening[g]),
-            float(estimate.trend.at_end[g]),
-        ),
+        questions=tuple(_list_group_questions(rule, estimate, g, scan=scan)),
+        drift=Drift(float(trend.last_third[g]), float(trend.p_worsening[g]), float(trend.at_end[g])),
         detectable_effect=_finite(estimate.detectable[g]),
         needed_time=float(estimate.needed[g]),
         persistent_share=float(estimate.persistent[g]),
@@ -326,6 +318,20 @@ def answer(
         too_coarse=too_coarse,
         scan=scan,
     )
+
+
+def _list_group_questions(rule: Rule, estimate: Estimate, group: int, *, scan: bool) -> list[Question]:
+    """List the questions of a rule with the answers of one group of an estimate (its index).
+
+    `scan`: the group is an endpoint of the scan, for which the tolerance of a GO is a question as well.
+    """
+    limits = [answers.of_group(group) for answers in estimate.against_limit]
+    zero, margin = estimate.against_zero.of_group(group), estimate.against_margin.of_group(group)
+    questions = list_questions(rule, zero, margin, limits)
+    if scan and estimate.against_tolerance is not None and estimate.tolerance is not None:
+        answers = estimate.against_tolerance.of_group(group)
+        questions.append(Question("tolerance", float(estimate.tolerance[group]), answers.p_worse, answers.p_within))
+    return questions
 
 
 def _explain_step(pair: Pair, rule: Rule, level_ms: float) -> str:
