@@ -103,6 +103,7 @@ def rank_by_margin(rows: Sequence[Comparison]) -> list[Comparison]:
     uses = [(use, row) for row in rows if (use := _find_margin_use(row)) is not None]
 
     def rank(entry: tuple[_MarginUse, Comparison]) -> tuple[bool, float, float]:
+        """Return what to sort by, the smallest first."""
         use, row = entry
         return row.status is not MetricStatus.FAIL, -use.estimate, -use.upper
 

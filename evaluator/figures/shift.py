@@ -90,6 +90,7 @@ def _write_title(curve: Mapping[str, Any]) -> str:
         return f"No quantile of {curve['arm']} is shown to have changed"
 
     def write_change(percent: float) -> str:
+        """Write the change at a quantile: `+12.4 % at p95`."""
         return f"{_format_percent(changes[percent])} at p{percent:g}"
 
     middle = min(changes, key=lambda percent: abs(percent - 50))

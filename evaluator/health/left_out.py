@@ -156,6 +156,7 @@ def _judge_other_kinds(context: RequestContext, rows_read: Mapping[str, int]) ->
 
 
 def _list_shares(rows: Mapping[str, int], read: Mapping[str, int]) -> str:
+    """Write how many rows of each arm are affected: `baseline 3 of 1,200, canary 0 of 1,180`; both by arm."""
     return ", ".join(f"{arm} {format_count(n)} of {format_count(read[arm])}" for arm, n in rows.items())
 
 

@@ -216,8 +216,9 @@ def _list_holes(spans: Spans, start: float, end: float) -> list[tuple[float, flo
     edges = [start]  # in turns: start of a hole, end of a hole (where a span starts)
     cut_spans = sorted((max(first, start), min(last, end)) for first, last in spans if first <= end)
     for first, last in cut_spans:
-        if last < start:
+        if last < start:  # the span ended before that time
             continue
+        # Unless it is the very first, the last edge is the end of the span before.
         if len(edges) > 1 and first <= edges[-1]:  # spans that touch or overlap have no hole between them
             edges[-1] = max(edges[-1], last)
         else:
@@ -237,6 +238,7 @@ def _name_late_starts(context: ReadingContext, periods: Times) -> Iterator[Findi
             continue
         first_ms, step_ms = first_sample
         before_ms, collected_ms = first_ms - start_ms, end_ms - start_ms
+        # A late start that scraping explains, or that is a small part of the time, is not named.
         if before_ms > max(END_STEPS * step_ms, TOLERATED * collected_ms):
             before, collected = format_duration(before_ms / 1000), format_duration(collected_ms / 1000)
             text = (
@@ -315,10 +317,12 @@ def _find_down_at_end(targets: ReadingCells, arm_code: int, end_ms: float) -> Bo
 
 
 def _name_targets(targets: ReadingCells, rows: BoolArray) -> str:
+    """Name the first targets (instances) of the rows that are True in `rows`, shape (rows,)."""
     return name_some([targets.instances[instance] for instance in np.unique(targets.instance[rows]).tolist()])
 
 
 def _show_first(targets: ReadingCells, rows: BoolArray) -> str:
+    """Write the time of the first bucket of the rows that are True in `rows`, shape (rows,)."""
     return show_clock(float(targets.bucket[rows].min()) * targets.bucket_s * 1000)
 
 

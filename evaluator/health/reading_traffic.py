@@ -191,15 +191,18 @@ def _count_by_instance(context: ReadingContext, query: Query) -> dict[tuple[int,
 
 
 def _find_stop(own: FloatArray, others: FloatArray) -> tuple[int, int]:
-    """Find since when an instance serves nearly nothing.
+    """Find since when an instance serves nearly nothing, although its arm's other instances go on.
 
-    `own`, `others`: requests of the instance and of its arm's other instances, shape (buckets,). Returns for how many
-    buckets at the end it has served nearly nothing (0: it serves), and the longest pause (buckets) before that.
+    `own`, `others`: requests of the instance and of its arm's other instances in each bucket, shape (buckets,).
+
+    Returns for how many buckets at the end it has served nearly nothing (0: it serves), and the longest pause (buckets)
+    before that.
     """
     # Every bucket may be the last in which the instance served. Each array has a value for a stop after bucket 0, 1, …:
     # shape (buckets,).
     before, others_before = np.cumsum(own), np.cumsum(others)
     after, others_after = before[-1] - before, others_before[-1] - others_before
+    # Requests of the instance per request of the others; 0: the others have too few to know.
     share_of_others = np.where(others_before >= EXPECTED, before / np.maximum(others_before, 1.0), 0.0)
     level = before / np.arange(1, own.size + 1)  # mean requests in a bucket before the stop
     buckets_after = np.arange(own.size - 1, -1, -1)
@@ -209,17 +212,21 @@ def _find_stop(own: FloatArray, others: FloatArray) -> tuple[int, int]:
     # much as 20 expected ones (1 / IDLE), so it is evidence that the instance stopped later.
     excess = expected - after / IDLE
     excess[: KNOWN_BUCKETS - 1] = -np.inf  # the level is not known yet, so no stop is found there
-    last_served = int(np.argmax(excess))
-    stopped = bool(excess[last_served] >= 0 and expected[last_served] - after[last_served] >= EXPECTED)
-    served_buckets = last_served + 1 if stopped else own.size
-    # The longest pause before the stop, by the share and level that the instance had until then.
-    last = served_buckets - 1
-    expected_each = np.minimum(share_of_others[last] * others[:served_buckets], level[last])  # in each bucket
-    is_idle = own[:served_buckets] <= IDLE * expected_each
+    likeliest = int(np.argmax(excess))
+    stopped = bool(excess[likeliest] >= 0 and expected[likeliest] - after[likeliest] >= EXPECTED)
+    last_served = likeliest if stopped else own.size - 1
+    served_buckets = last_served + 1
+    # Until the stop, in each bucket: the smaller of the same two expectations.
+    expected_each = np.minimum(share_of_others[last_served] * others[:served_buckets], level[last_served])
+    return own.size - served_buckets, _find_longest_pause(own[:served_buckets], expected_each)
+
+
+def _find_longest_pause(requests: FloatArray, expected: FloatArray) -> int:
+    """Find the most successive buckets with nearly no requests, compared with those expected; both shape (buckets,)."""
+    is_idle = requests <= IDLE * expected
     # A bucket with requests is put before and after all others, so that each pause is between two such buckets.
     serving = np.flatnonzero(np.concatenate(([True], ~is_idle, [True])))
-    pauses = np.diff(serving) - 1
-    return own.size - served_buckets, int(pauses.max())
+    return int((np.diff(serving) - 1).max())
 
 
 def _list_request_counters(context: ReadingContext) -> list[Query]:
@@ -251,12 +258,12 @@ def _find_pause(
     counts = _count_by_bucket(context, query, endpoint, (judged, reference))
     if counts is None:
         return None
-    first, judged_counts, reference_counts = counts
+    first_bucket, judged_counts, reference_counts = counts  # requests from that bucket on, shape (buckets,) each
     buckets, bucket_s = judged_counts.size, context.readings.bucket_s
     patience_s = _find_patience_s(context)
     pauses: list[_Pause] = []
-    growth = _GrowthRatio()
-    idle: list[int] = []  # positions of the idle buckets up to the current one
+    growth = _GrowthRatio()  # what is known of both arms from the buckets before
+    idle: list[int] = []  # positions of the successive idle buckets just before the current one
     longest_usual = 0  # length, in buckets, of the longest interruption that was no pause
     for position in range(buckets + 1):  # the position after the last bucket ends a pause at the end
         if position < buckets and growth.is_idle(float(judged_counts[position]), float(reference_counts[position])):
@@ -265,9 +272,9 @@ def _find_pause(
         if idle:
             expected = growth.ratio * float(reference_counts[idle].sum())
             counted = float(judged_counts[idle].sum())
-            long_enough = len(idle) > LONGER_THAN_BEFORE * longest_usual and len(idle) * bucket_s > patience_s
-            if long_enough and expected - counted >= EXPECTED:
-                start_s, end_s = float((first + idle[0]) * bucket_s), float((first + position) * bucket_s)
+            is_long_enough = len(idle) > LONGER_THAN_BEFORE * longest_usual and len(idle) * bucket_s > patience_s
+            if is_long_enough and expected - counted >= EXPECTED:
+                start_s, end_s = float((first_bucket + idle[0]) * bucket_s), float((first_bucket + position) * bucket_s)
                 at_end = position == buckets
                 pauses.append(_Pause(query, endpoint or "", start_s, end_s, expected, counted, at_end=at_end))
             else:  # the idle buckets are usual traffic, from which the ratio is learnt too

@@ -314,18 +314,18 @@ def _judge_endpoints(context: RequestContext, run_time: RunTime, arm_silence: Si
     """
     silent: list[tuple[float, str, Gap]] = []  # of each silent endpoint: share of the run, name, longest gap
     for endpoints, candidate, baseline in _count_by_endpoint(context, run_time):
-        for silence in find_silence(candidate, baseline):
+        for silence in find_silence(candidate, baseline):  # an endpoint is silent while the baseline still answers it
             # An endpoint counts from the first to the last request of the baseline: it may be called at the start only.
             requested = np.flatnonzero(baseline[silence.series])
-            first, requested_until = int(requested[0]), int(requested[-1]) + 1
+            requested_from, requested_until = int(requested[0]), int(requested[-1]) + 1
             gaps = []  # those that are not within a gap of the whole arm
             for gap in silence.gaps:
-                start, end = max(gap.start, first), min(gap.end, requested_until)
+                start, end = max(gap.start, requested_from), min(gap.end, requested_until)
                 if not any(arm_gap.start <= start and end <= arm_gap.end for arm_gap in arm_silence.gaps):
                     gaps.append(replace(gap, start=start, end=end, at_end=end == run_time.buckets))
             buckets = sum(gap.buckets for gap in gaps)
             if buckets > TOLERATED * run_time.buckets:
-                longest = max(gaps, key=lambda gap: (gap.at_end, gap.buckets))
+                longest = max(gaps, key=lambda gap: (gap.at_end, gap.buckets))  # rather the gap at the end
                 silent.append((buckets / run_time.buckets, endpoints[silence.series], longest))
     if not silent:
         return

@@ -167,7 +167,8 @@ def _explain_death(
     if (failures[last] >= MANY_FAIL * own_counts[last]).any():
         from scipy.special import betainc  # slow to import, and rarely needed
 
-        # Chance of at least as many failures: exact binomial, as counts are small. A burst counts as one failure.
+        # Chance of at least so many failures at the usual rate: exact binomial (an incomplete beta function), as counts
+        # are small. A burst counts as one failure.
         bursts, requests = failures[last].sum() / burst_size, own_counts[last].sum() / burst_size
         rate = min(max(own_rate, rate_of_others, 0.001), 1.0)
         if betainc(bursts, max(requests - bursts, 0.0) + 1, rate) < BY_CHANCE:
@@ -178,9 +179,9 @@ def _explain_death(
 def _is_taken_over(run_time: RunTime, role: int, own_counts: FloatArray, gap: Gap) -> bool:
     """Did the arm keep its rate of requests, relative to the other arm, when an instance fell silent?
 
-    The time just before the gap is compared with an equally long time just after its start. A drop counts if it is
-    larger than twice the usual step at other moments of the run, as traffic varies by itself. True also if the other
-    arm is silent, so that nothing is known.
+    Then other instances took over. The time just before the gap is compared with an equally long time just after its
+    start. A drop counts if it is larger than twice the usual step at other moments of the run, as traffic varies by
+    itself. True also if the other arm is silent, so that nothing is known.
 
     Args:
         run_time: The run.
@@ -199,18 +200,18 @@ def _is_taken_over(run_time: RunTime, role: int, own_counts: FloatArray, gap: Ga
     with np.errstate(divide="ignore", invalid="ignore"):
         # Change of the ratio of both arms' requests at each moment, as a log; below 0: the arm lost requests.
         steps = np.log(after / other_after) - np.log(before / other_before)
-    step = float(steps[is_start][0])
+    step_at_start = float(steps[is_start][0])  # when the instance fell silent
     # Steps at moments whose time around them contains neither the start nor the end of the gap.
     elsewhere = (np.abs(moments - gap.start) >= width) & (np.abs(moments - gap.end) >= width)
-    usual = steps[elsewhere & np.isfinite(steps)]
-    usual_step = float(np.sqrt(np.mean(usual**2))) if usual.size >= FEWEST_STEPS else 0.0
+    usual_steps = steps[elsewhere & np.isfinite(steps)]
+    usual_step = float(np.sqrt(np.mean(usual_steps**2))) if usual_steps.size >= FEWEST_STEPS else 0.0
     # Standard error of a step: the log of a count varies by about 1/√count (Poisson).
     noise = np.sqrt(sum(1 / max(sums[is_start][0], 1.0) for sums in (before, after, other_before, other_after)))
     typical_step = max(usual_step, float(noise))
     just_before = slice(gap.start - width, gap.start)
     share_of_arm = own_counts[just_before].sum() / max(run_time.counts[role][just_before].sum(), 1.0)
     # Less than half of the instance's share is lost, or the drop is no larger than usual.
-    return bool(step > np.log1p(-share_of_arm / 2) or step > -2 * typical_step)
+    return bool(step_at_start > np.log1p(-share_of_arm / 2) or step_at_start > -2 * typical_step)
 
 
 def _sum_around(counts: FloatArray, moments: IntArray, width: int) -> tuple[FloatArray, FloatArray]:

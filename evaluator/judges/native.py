@@ -89,7 +89,7 @@ def _judge_candidate(
     release: str,
     early_p: float,
 ) -> Judgement:
-    """Judge one candidate.
+    """Judge one candidate: NO-GO if a gate or endpoint is shown to be worse; else GO, or INCONCLUSIVE with any doubt.
 
     Args:
         own: Its comparisons.
@@ -102,8 +102,8 @@ def _judge_candidate(
     """
     broken = [c for c in own if c.status is MetricStatus.FAIL and c.rule.role is Role.GATE]
     if broken and not void:
-        # Smallest p-value first; the policy's metrics before the scan's rows; limits that both arms break come last.
-        # The second sort keeps the order of the first among equals.
+        # The smallest p-value comes first. This order is kept among equals when the policy's metrics are put before the
+        # scan's, and limits that the baseline breaks as well last.
         broken.sort(key=lambda c: 1.0 if c.p_value_adjusted is None else c.p_value_adjusted)
         broken.sort(key=lambda c: (wording.broke_limit_as_baseline(c, rulebook.alpha), c.scan))
         reasons = tuple(wording.explain_failure(c, rulebook.alpha) for c in broken)
@@ -183,17 +183,18 @@ def _p_within(comparison: Comparison) -> float:
 
 
 def _find_worst(comparisons: Sequence[Comparison]) -> dict[str, Comparison]:
-    """For each candidate, the gate or hold with the largest p-value of "within": it decides for all of them."""
+    """Find for each candidate the gate or hold with the largest p-value of "within": it decides for all of them."""
     must_be_within = [c for c in comparisons if c.must_be_within]
     return {arm: max(own, key=_p_within) for arm, own in _group_by_arm(must_be_within).items()}
 
 
 def _adjust_within(comparisons: Sequence[Comparison], alpha: float) -> list[float]:
-    """p-value of "within" of each comparison, adjusted for the number of candidates; in the order of `comparisons`.
+    """Adjust the p-value of "within" of each comparison for the number of candidates; in the order of `comparisons`.
 
-    A candidate is within if its worst metric is (intersection-union: no correction over metrics). Any of several
-    candidates may be shown to be within by luck, so candidates are corrected by step-down max-t. A metric that is not
-    its candidate's worst is treated as if it were. The result is compared with alpha only, and may be above 1.
+    A candidate is within if its worst metric is: no correction over metrics is needed (intersection-union test). Any of
+    several candidates may be shown to be within by luck, so p-values are corrected for candidates (step-down max-t, see
+    `adjust`). A metric that is not its candidate's worst is treated as if it were. The result is compared with alpha
+    only, and may be above 1.
     """
     candidates = len({c.arm for c in comparisons})
     worst_by_arm = _find_worst(comparisons)

@@ -101,7 +101,7 @@ def _breaks_limit(comparison: Comparison, value: float | None) -> bool:
 
 
 def _broke_limit(comparison: Comparison, alpha: float) -> bool:
-    """Is a broken limit to be reported, rather than the margin? It is if its p-value is smaller.
+    """Is a broken limit to be reported, rather than the margin? It is if its p-value of "worse" is smaller.
 
     If the baseline breaks the limits too, a margin that is broken at the level alpha is reported nevertheless.
     """
@@ -145,7 +145,7 @@ def _became_failure(comparison: Comparison) -> bool:
 
 
 def explain_hold(comparison: Comparison, alpha: float) -> Reason:
-    """The reason of a hold that is shown to be beyond its margin: it forbids a GO, and never causes a rollback."""
+    """Give the reason of a hold that is shown to be beyond its margin: it forbids a GO, and never causes a rollback."""
     return give_reason(
         "hold_breached", f"{_describe_change(comparison, alpha)}, {_describe_excess(comparison)}", comparison
     )
@@ -168,7 +168,7 @@ def explain_missing(missing: Sequence[Comparison]) -> list[Reason]:
 
 
 def explain_health(finding: Finding) -> Reason:
-    """The reason of a failed health check."""
+    """Give the reason of a failed health check."""
     return Reason("health", f"{finding.check}: {finding.text}")
 
 
@@ -224,7 +224,7 @@ def explain_scan_doubt(comparison: Comparison) -> Reason:
 
 
 def explain_unjudged(evidence: Evidence) -> Reason:
-    """The reason of too much traffic on endpoints that could not be judged."""
+    """Give the reason of too much traffic on endpoints that could not be judged."""
     names = name_some(evidence.unjudged_endpoints)
     share = format_number(evidence.unjudged_share * 100)
     text = f"{share} % of the traffic is on endpoints that have too few requests, or none on one arm: {names}"
@@ -232,7 +232,7 @@ def explain_unjudged(evidence: Evidence) -> Reason:
 
 
 def explain_not_final(evidence: Evidence) -> Reason:
-    """The reason of a look before the last, at which no GO is given."""
+    """Give the reason of a look before the last, at which no GO is given."""
     duration = format_duration(evidence.window.seconds)
     return Reason("not_final", f"nothing is shown to be worse after {duration}; a GO is given at the planned end only")
 
@@ -288,7 +288,7 @@ def find_best(judged: Sequence[Comparison], go_arms: Sequence[str]) -> str:
 def explain_choice(
     best: str, go_arms: Sequence[str], open_arms: Sequence[str], candidates: int, reason: Reason
 ) -> Reason:
-    """Why this candidate of several was chosen.
+    """Give the reason why this candidate of several was chosen.
 
     Args:
         best: The chosen candidate.

@@ -357,4 +357,5 @@ def list_questions(rule: Rule, zero: Answers, margin: Answers, limits: Sequence[
 
 
 def _finite(value: float) -> float | None:
+    """Return a number as a plain float; `None` if it is not finite."""
     return float(value) if math.isfinite(value) else None

@@ -87,10 +87,11 @@ class OutcomePair:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One answer, and the components of its error; `None`: not a gate, or without data."""
+    """One answer, and the components of its error."""
 
     comparison: Comparison
     errors: Errors | None = None
+    """`None`: it is not a gate, or has no data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +143,11 @@ class OutcomeMetric(MetricModel):
         """Answer a rule."""
 
     def needs(self, outcomes: Outcomes) -> Needs:
-        """What it reads in addition to the sums. Sums are enough unless values are cut or missing."""
+        """Find what it reads in addition to the sums over units, which are enough unless values are cut or missing."""
         # The variable `x?` tells whether `x` happened: it has no values where `x` has none.
         has_missing = any(name.removesuffix("?") in outcomes.facts.missing for name in self.variables)
-        imported = set(self.variables) <= set(outcomes.variables)
-        if imported and (has_missing or self.cut_above is not None):
+        are_imported = set(self.variables) <= set(outcomes.variables)
+        if are_imported and (has_missing or self.cut_above is not None):
             return Needs(frozenset([*self.variables, *self.covariate_names]))
         return Needs()
 
@@ -162,7 +163,7 @@ class OutcomeMetric(MetricModel):
         if missing_rows:
             why = f"{missing_rows} rows have no {self.outcome}; leave them out of the file to compare by rows"
             return Prepared(problem=why)
-        names = [*variables, *covariates]
+        names = [*variables, *covariates]  # of the columns of all arrays below
         positions = [outcomes.variables.index(name) for name in names]
         variables_with_values = self.needs(outcomes).values
         if not variables_with_values:
@@ -177,6 +178,7 @@ class OutcomeMetric(MetricModel):
         values_by_arm = [
             np.column_stack([outcomes.values[name][arm] for name in names]) for arm in range(len(outcomes.arms))
         ]
+        # By arm: which units have all values, shape (units,); the others are left out.
         complete = tuple(np.asarray(~np.isnan(values).any(axis=1)) for values in values_by_arm)
         kept = [values[is_complete] for values, is_complete in zip(values_by_arm, complete, strict=True)]
         note = self._winsorise(kept)
@@ -220,6 +222,7 @@ class RowsMetric(OutcomeMetric):
     @field_validator("per")
     @classmethod
     def _check_per(cls, value: str | None) -> str | None:
+        """Refuse another value than `rows`; `None`: units are compared."""
         if value not in (None, ROWS):
             raise ValueError(f"of {cls.type} can only be rows, not '{value}'")
         return value

@@ -136,6 +136,7 @@ class HistogramShare(EdgeMetric):
     @field_validator("below")
     @classmethod
     def _check_below(cls, value: Quantity) -> Quantity:
+        """Refuse an amount of another unit than a time or a plain number."""
         if value.unit not in ("", "ms"):
             raise ValueError(f"must be an amount such as 250ms, not {value}")
         return value

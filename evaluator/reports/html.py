@@ -149,6 +149,7 @@ def _format_moment(moment: Any) -> str:
 
 
 def _to_yaml(plain: Mapping[str, Any]) -> str:
+    """Write plain values, such as a policy, as YAML in their own order."""
     return str(yaml.safe_dump(dict(plain), sort_keys=False, allow_unicode=True))
 
 
@@ -175,6 +176,7 @@ class _Report:
     """The variables of the template, gathered from one verdict."""
 
     def __init__(self, verdict: Verdict) -> None:
+        """Sort the rows of the verdict (comparisons) into metrics and endpoints of the scan; choose colours of arms."""
         self.verdict, self.evidence = verdict, verdict.evidence
         self.figure_data: Mapping[str, Any] = verdict.figures or {}
         self.rows = list(verdict.evidence.comparisons)

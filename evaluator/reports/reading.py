@@ -235,8 +235,10 @@ def _to_effect(plain: Mapping[str, Any]) -> Effect:
 
 
 def _endpoint(plain: Mapping[str, str] | None) -> str | None:
+    """Read the endpoint of a slice (`{"endpoint": "GET /cart"}`, or null); `None`: all endpoints."""
     return None if plain is None else plain["endpoint"]
 
 
 def _time(text: str | None) -> datetime | None:
+    """Read a time in ISO 8601; `None`: there is none."""
     return None if text is None else datetime.fromisoformat(text)
