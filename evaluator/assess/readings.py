@@ -164,8 +164,8 @@ def _keep_common_loadings(comparisons: list[Comparison]) -> tuple[Comparison, ..
 
     Loadings are the components of an estimate's error, by which the correlation of two comparisons is computed. Only in
     these comparisons the same position means the same component. Comparisons that agree in candidate, numbers of
-    instances and length of the loadings are taken for such; the largest group is kept. So candidates of an A/B/n test
-    are taken for independent, which is stricter than their common baseline requires.
+    instances and length of the loadings count as such; the largest group keeps its loadings. So several candidates
+    count as independent, which is stricter than their common baseline requires.
     """
     keys = [(comparison.arm, comparison.instances, len(comparison.loadings)) for comparison in comparisons]
     counts = Counter(key for key, comparison in zip(keys, comparisons, strict=True) if comparison.loadings)

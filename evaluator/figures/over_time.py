@@ -37,7 +37,8 @@ def draw_over_time(row: Comparison, curve: Mapping[str, Any], *, color: str, wid
 
     scale = choose_effect_scale(row)
     divisor, time_unit = choose_time_unit(float(curve["seconds"][-1]))
-    domain = low, high = _find_domain(row, curve, scale)
+    domain = _find_domain(row, curve, scale)
+    low, high = domain  # what lies beyond is cut; an infinite end of an interval (None) ends there
     looks = list(zip(curve["seconds"], curve["estimate"], curve["lower"], curve["upper"], strict=True))
     points = [
         {

@@ -25,7 +25,8 @@ def draw_shift(curve: Mapping[str, Any], *, color: str, width: int = NARROW) -> 
     """
     import altair as alt
 
-    domain = low, high = _find_domain(curve)
+    domain = _find_domain(curve)
+    low, high = domain  # what lies beyond is cut; an infinite end of an interval (None) ends there
     points = [
         {
             "place": _position(percent),

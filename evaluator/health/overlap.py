@@ -22,7 +22,10 @@ OTHER_MATCH = (
 
 
 def check_overlap(context: RequestContext) -> Iterable[Finding]:
-    """Arms at different times forbid a GO, unless enough replicates show how much time itself matters."""
+    """Fail if the arms ran at different times, unless enough replicates show how much time itself matters.
+
+    Warn of replicates, times and requests of one arm that the other arm does not have.
+    """
     baseline_spans = _find_spans(context, 0)
     for arm_code, arm in enumerate(context.cells.arms[1:], start=1):
         panel = context.panels.get(arm)
@@ -36,7 +39,7 @@ def check_overlap(context: RequestContext) -> Iterable[Finding]:
             findings.append(_judge_unmatched(context, arm, panel))
         else:
             findings.append(_judge_apart(context, arm, baseline_spans, spans))
-        # An `ok` is shown only if nothing else is.
+        # Findings that are in order are shown only if there are no others.
         yield from [finding for finding in findings if finding.level is not Level.OK] or findings
 
 
@@ -124,10 +127,14 @@ def _judge_unmatched(context: RequestContext, arm: str, panel: Panel) -> Finding
     if is_imported(context.runs) and moments.bucket.max() * context.cells.bucket_s < TEN_YEARS_S:
         text = "times count from the start of a test, not from 1970, so the arms are assumed to have run together"
         return warn(NAME, text)
-    requests_in_block = panel.block_sum(panel.n)  # shape (2, endpoints, slots): the sum of the block of each slot
+    # Shape (2, endpoints, slots): for each slot, the requests of its block (some successive slots). A request has a
+    # counterpart if the other arm has any of that endpoint in its block.
+    requests_in_block = panel.block_sum(panel.n)
     without_counterpart = (requests_in_block[0] == 0) | (requests_in_block[1] == 0)
     # Requests of the warm-up are left out on purpose, so only those of the panel are counted.
-    shares = [float((n * without_counterpart).sum()) / max(float(n.sum()), 1.0) for n in panel.n]
+    shares = [  # of baseline and candidate
+        float((requests * without_counterpart).sum()) / max(float(requests.sum()), 1.0) for requests in panel.n
+    ]
     if max(shares) > MAX_DROPPED:
         share = f"{max(shares) * 100:.1f} %"
         return warn(NAME, f"{share} of an arm's requests have no counterpart at the same time and endpoint")

@@ -282,7 +282,8 @@ def _find_pause(
                 growth.add(judged_counts[idle], reference_counts[idle])
             idle.clear()
         if position < buckets:
-            growth.add(judged_counts[position : position + 1], reference_counts[position : position + 1])
+            this_bucket = slice(position, position + 1)  # `add` takes arrays
+            growth.add(judged_counts[this_bucket], reference_counts[this_bucket])
     return max(pauses, default=None, key=_badness)
 
 

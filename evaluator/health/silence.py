@@ -79,8 +79,8 @@ class RunTime:
         positions = np.full(max(int(codes.max()), int(chosen.max())) + 1, -1)
         positions[chosen] = np.arange(chosen.size)
         used = rows[positions[codes[rows]] >= 0]
-        key = positions[codes[used]] * self.buckets + buckets[used] - self.first
-        counts = np.bincount(key, weights=n[used], minlength=chosen.size * self.buckets)
+        flat_index = positions[codes[used]] * self.buckets + buckets[used] - self.first  # in the result, row after row
+        counts = np.bincount(flat_index, weights=n[used], minlength=chosen.size * self.buckets)
         return np.asarray(counts, float).reshape(chosen.size, self.buckets)
 
 

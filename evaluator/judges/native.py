@@ -339,7 +339,8 @@ def _judge_comparison(
 
     Args:
         comparison: One rule and candidate.
-        p_worse: Its p-value of "worse", adjusted for all gates or endpoints; `None`: it is neither.
+        p_worse: Its p-value of "worse", adjusted for all gates, or for all endpoints of the scan; `None`: it is neither
+            a gate nor of the scan, so its own p-value counts.
         p_within: Its p-value of "within", adjusted for the candidates.
         decided_at_s: Seconds of data at the earlier look that showed it to be worse; `None`: there was none.
         alpha: Error rate of all answers "worse", and of "within" over all candidates.
@@ -348,6 +349,7 @@ def _judge_comparison(
     if comparison.no_data or not comparison.questions:
         why = comparison.no_data or "nothing was asked"
         return replace(comparison, status=MetricStatus.NO_DATA, reason=f"{name_comparison(comparison)}: {why}")
+    # The smallest p-value of the questions that decide (the margin and limits): one broken bound is enough.
     plain_p_worse = min(question.p_worse for question in comparison.deciding)
     decisive_p = plain_p_worse if p_worse is None else p_worse
     shown_within = p_within < alpha
