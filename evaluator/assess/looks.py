@@ -129,6 +129,7 @@ def repeat_interval(comparison: Comparison, calendar: Calendar, covered_s: float
     if effect is None or not df:
         return comparison
     monitoring, persistent = rulebook.monitoring, comparison.persistent_share
+    # The bound that a standardised estimate must pass at this look, so that all looks share the error rate alpha.
     if calendar.kind == "anytime":
         z = float(anytime_z(rulebook.alpha, covered_s, TUNE_AT_S, persistent))
     else:

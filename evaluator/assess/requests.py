@@ -86,9 +86,9 @@ class RequestPairs(RequestContext):
             scanned.append(scan_endpoints(pair, self.rulebook.scan, self.rulebook.rules))
             comparisons += scanned[-1].comparisons
         return Measured(
-            _separate_instances(comparisons, pairs),
-            max((scan.unjudged_share for scan in scanned), default=0.0),
-            tuple(sorted({name for scan in scanned for name in scan.unjudged})),
+            comparisons=_separate_instances(comparisons, pairs),
+            unjudged_share=max((scan.unjudged_share for scan in scanned), default=0.0),
+            unjudged=tuple(sorted({name for scan in scanned for name in scan.unjudged})),
         )
 
     def _compare(self, all_traffic: Pair, rules: Sequence[Rule], at_s: int | None) -> list[Comparison]:

@@ -9,7 +9,8 @@ from evaluator.records import Finding, LeftOutKind, Run, RunState
 from evaluator.wording import format_count
 
 MORE_THAN_COUNTED = 1.01
-"""Requests in the store per request that the load generator counted, above which some are stored twice."""
+"""Requests in the store per request that the load generator counted (if no count may be missing), above which some are
+stored twice."""
 
 
 def check_completeness(context: RequestContext) -> Iterable[Finding]:
@@ -66,12 +67,13 @@ def check_coverage(context: RequestContext) -> Iterable[Finding]:
         if not unreadable and not has_bad_rows:
             yield ok("coverage", "every row of the files could be read")
         return
-    landed = sum(run.landed for run in context.runs if run.facts.counted is not None)
+    landed = sum(run.landed for run in context.runs if run.facts.counted is not None)  # requests in the store
     share = landed / counted
     text = f"{format_count(landed)} of {format_count(counted)} requests that Locust counted"
     if share > 1 and any(run.state is not RunState.COMPLETE for run in context.runs):
         # A killed process did not report its last count, so more requests than counted are no fault.
         yield ok("coverage", f"{format_count(landed)} requests, more than the {format_count(counted)} last counted")
+    # As much as may be lost by the policy may be missing from the count as well.
     elif share < context.rulebook.coverage or share > MORE_THAN_COUNTED / context.rulebook.coverage:
         yield fail("coverage", text + " are recorded")
     else:

@@ -184,7 +184,8 @@ def _count_by_instance(context: ReadingContext, query: Query) -> dict[tuple[int,
         last_buckets = np.zeros(codes.size, dtype=np.int64)
         np.maximum.at(last_buckets, position, readings.bucket[rows_of_arm])
         for own, code, last_bucket in zip(increases, codes.tolist(), last_buckets.tolist(), strict=True):
-            # The last scrape of an instance may lie in the bucket before that of another instance.
+            # An instance that ended earlier is left out. The last scrape of two instances at the end may lie in two
+            # adjacent buckets.
             if last_bucket >= last_buckets.max() - 1:
                 out[arm_code, readings.instances[code]] = own, increases.sum(axis=0) - own
     return out

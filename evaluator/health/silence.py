@@ -238,7 +238,7 @@ def _judge_arm(context: RequestContext, run_time: RunTime, silence: Silence) -> 
     """
     if not silence.gaps:
         return
-    name = (BASELINE, run_time.arm)[silence.series]
+    name = (BASELINE, run_time.arm)[silence.series]  # series 0 is the baseline, 1 the candidate
     share = silence.buckets / run_time.buckets
     # In an import, a candidate that ends well before the baseline stopped if it has fewer requests. With as many
     # requests it may be a test of a fixed number of requests, which ends earlier if they are answered faster.

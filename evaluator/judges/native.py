@@ -243,11 +243,11 @@ def _align_loadings(comparisons: Sequence[Comparison], looks: Sequence[Look] | N
         The loadings of each comparison.
     """
     loadings = [source.loadings for source in looks or comparisons]
-    kinds = [list(EvidenceKind).index(c.rule.evidence) for c in comparisons]  # as numbers 0, 1, 2
+    kinds = [list(EvidenceKind).index(c.rule.evidence) for c in comparisons]  # 0: the first kind of evidence, …
     lengths = [0] * len(EvidenceKind)  # length of the loadings of each kind; 0: it has none
     for components, kind in zip(loadings, kinds, strict=True):
         lengths[kind] = max(lengths[kind], len(components))
-    if sum(length > 0 for length in lengths) < 2:
+    if sum(length > 0 for length in lengths) < 2:  # of one kind: nothing to align
         return loadings
     aligned: list[tuple[float, ...]] = []
     for components, kind in zip(loadings, kinds, strict=True):

@@ -60,6 +60,7 @@ class GaugeMean(GaugeMetric):
         if relative and is_positive:
             return answer(request_pair, rule, request_pair.compare_means(rule, of="value"), method=method)
         means = np.abs(panel.totals["value"].sum(axis=(1, 2)) / panel.n.sum(axis=(1, 2)))  # of both arms
+        # Instances are assumed to differ by as large a share as in latency.
         estimate = request_pair.compare_differences(rule, request_pair.prior.sd_latency * float(means.max()))
         return _as_difference(answer(request_pair, rule, estimate, method=method))
 
@@ -90,7 +91,8 @@ class GaugeSlope(GaugeMetric):
         if rule.margin is not None and rule.margin.relative:
             why = f"a trend may be 0, so there is no ratio; set a margin in {self.value_unit}"
             return request_pair.no_data(rule, why)
-        slopes = panel.totals["value"].sum(axis=(1, 2)) / panel.n.sum(axis=(1, 2))  # of both arms
+        # Of both arms. In a panel of trends, the sum of `value` per weight `n` is a slope.
+        slopes = panel.totals["value"].sum(axis=(1, 2)) / panel.n.sum(axis=(1, 2))
         # Instances are assumed to differ by as much as the larger slope.
         estimate = request_pair.compare_differences(rule, float(np.abs(slopes).max()), fitted=FITTED)
         # Whether the trend itself changes within the run is not tested: the p-value of that is NaN, and the distance

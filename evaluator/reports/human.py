@@ -169,11 +169,11 @@ def _write_table(arm: str, comparisons: Sequence[Comparison], writer: _Writer) -
     rows = [head, *(_make_row(row, writer, label_counts) for row in (*metric_rows, *endpoint_rows))]
     columns, widths = _choose_columns(rows, writer)
     # A note that neighbouring rows share is written once, below the last of them; an empty row follows the last row.
-    rows = [
+    rows_with_notes = [
         replace(row, note="") if row.note == next_row.note else row
         for row, next_row in itertools.pairwise([*rows, _Row(())])
     ]
-    lines = [line for row in rows for line in _arrange_row(row, columns, widths, writer)]
+    lines = [line for row in rows_with_notes for line in _arrange_row(row, columns, widths, writer)]
     return lines + [line for note in endpoint_notes for line in writer.wrap(note, "    ", "      ")]
 
 
