@@ -231,13 +231,14 @@ def _pair_endpoints(cells: Cells, rulebook: Rulebook, warm_up: WarmUp) -> dict[t
     endpoints = dict.fromkeys([None, *(rule.slice.endpoint for rule in rulebook.rules)])
     cells = pool_rare_endpoints(cells, MIN_FOR_TIME, keep={name for name in endpoints if name})
     loads = cells.loads
+    # Rows with numbers of users of judged time, after the warm-up of their run.
     is_judged = loads.bucket >= _find_first_buckets(cells, warm_up)[loads.run]
     pairs: dict[tuple[str, str | None], Pair | None] = {}
     for candidate_code, arm in enumerate(cells.arms[1:], start=1):
         baseline_users, candidate_users = (
             loads.users[is_judged & (loads.arm == arm_code)] for arm_code in (0, candidate_code)
         )
-        mean_users = None
+        mean_users = None  # not recorded
         if baseline_users.any() and candidate_users.any():
             mean_users = float(baseline_users.mean()), float(candidate_users.mean())
         for endpoint in endpoints:

@@ -20,9 +20,9 @@ NAME = "sample_ratio"
 def check_sample_ratio(context: RequestContext) -> Iterable[Finding]:
     """Compare assigned users with the configured shares (equal unless the policy sets others).
 
-    Every run starts and assigns its users itself, so each run is new evidence. The evidence is the wealth of somebody
-    who bets 1 against the shares: if they are right, the product of the wealths of all runs exceeds 1 / ALPHA with
-    probability of at most ALPHA, however many runs are still to come.
+    Every run starts and assigns its users itself, so each run is new evidence. It is measured as a wealth: what a bet
+    of 1 against the shares becomes. If the shares are right, the product of the wealths of all runs exceeds 1 / ALPHA
+    with probability of at most ALPHA, however many runs are still to come.
     """
     # Only for the text: the most users that an arm had in any run. Their sum over runs would be more than ran at once.
     most_users: dict[str, int] = {}
