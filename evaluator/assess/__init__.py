@@ -67,7 +67,7 @@ def assess_release(data: ReleaseData, rulebook: Rulebook, release: str = "releas
     Readings of a release with load runs count only in the judged time of those runs. Without load runs they are one
     run, whose state and end are those of `collected`. `release`: its name, for remedies.
     """
-    kinds = {kind for kind in EvidenceKind if find_rules(rulebook, kind)}
+    kinds = {kind for kind in EvidenceKind if find_rules(rulebook, kind)}  # those that the policy needs
     evidence: list[Evidence] = []
     requests = None
     # A policy without rules is assessed on requests as well, so that there is evidence of some kind.
@@ -76,7 +76,7 @@ def assess_release(data: ReleaseData, rulebook: Rulebook, release: str = "releas
         evidence.append(assess_pairs(requests))
     if EvidenceKind.READINGS in kinds or data.readings is not None:
         load = requests if data.runs else None
-        load_comparisons = evidence[0].comparisons if load else ()
+        load_comparisons = evidence[0].comparisons if load else ()  # the evidence of requests comes first
         readings = pair_readings(data.readings, data.collected, rulebook, release, load, load_comparisons)
         evidence.append(assess_pairs(readings))
     if EvidenceKind.OUTCOMES in kinds or data.outcomes is not None:
@@ -87,7 +87,8 @@ def assess_release(data: ReleaseData, rulebook: Rulebook, release: str = "releas
 def _join(first: Evidence, second: Evidence) -> Evidence:
     """Join two kinds of evidence; arms of one name are one arm.
 
-    What is not joined, such as the window, is taken from the first of both whose window has a length.
+    What is not joined, such as the window, is taken from the first, unless only the second has a window of some length
+    (outcomes have none).
     """
     base = second if second.window.seconds and not first.window.seconds else first
     return replace(
@@ -104,7 +105,10 @@ def _join(first: Evidence, second: Evidence) -> Evidence:
 
 
 def _join_arms(first: tuple[ArmSummary, ...], second: tuple[ArmSummary, ...]) -> tuple[ArmSummary, ...]:
-    """Join the summaries of arms by two kinds of evidence: a value that the first lacks is taken from the second."""
+    """Join the summaries of arms by two kinds of evidence: a value that the first lacks is taken from the second.
+
+    A value that is not known is 0 or empty, so `or` takes the other.
+    """
     joined = {summary.name: summary for summary in first}
     for summary in second:
         known = joined.get(summary.name, summary)

@@ -73,7 +73,7 @@ def find_rules(rulebook: Rulebook, kind: EvidenceKind, *, early: bool = False) -
 def answer_nothing(
     rulebook: Rulebook, kind: EvidenceKind, why: str, arms: Sequence[str] = ()
 ) -> tuple[Comparison, ...]:
-    """For each candidate and every rule on one kind of evidence, a comparison without data and the reason `why`.
+    """Make a comparison without data for each candidate and every rule on one kind of evidence; `why`: the reason.
 
     `arms`: the candidates; without any, the default name of a candidate is taken.
     """
@@ -82,7 +82,10 @@ def answer_nothing(
 
 
 def find_depth(rulebook: Rulebook, *, early: bool) -> Depth:
-    """How much of an estimate is computed: all of it at the last look, before it only what can decide."""
+    """Choose how much of an estimate is computed: all of it at the last look, before it only what can decide.
+
+    An early look decides NO-GO by what may be worse (`suspects`), and with `early_go` also GO (`answers`).
+    """
     if not early:
         return "full"
     return "answers" if rulebook.monitoring.early_go else "suspects"
@@ -91,22 +94,23 @@ def find_depth(rulebook: Rulebook, *, early: bool) -> Depth:
 def complete_arms(arms: Sequence[str]) -> tuple[tuple[str, ...], int]:
     """Complete the arms, so that the baseline comes first and there is a candidate; an arm that is added has no data.
 
-    Returns the names, and what is to be added to the codes of arms: 1 if the baseline was added, else 0.
+    Returns the names, and what is to be added to the codes of arms (positions in the names): 1 if the baseline was
+    added, else 0.
     """
-    names, shift = tuple(arms), 0
+    names, code_shift = tuple(arms), 0
     if not names or names[0] != BASELINE:
-        names, shift = (BASELINE, *names), 1
+        names, code_shift = (BASELINE, *names), 1
     if len(names) == 1:
         names = (*names, CANDIDATE)
-    return names, shift
+    return names, code_shift
 
 
 def plan_runs(runs: tuple[Run, ...], monitoring: Monitoring, *, bucket_s: int, start: int, end: int) -> Calendar:
-    """Plan the looks at runs that are judged from bucket `start` to before bucket `end`.
+    """Plan the looks (verdicts on growing data) at runs that are judged from bucket `start` to before bucket `end`.
 
     Several runs are judged once, when all of them are there. So are imported files, unless the policy sets a mode.
     """
-    covered_s = (end - start) * bucket_s
+    covered_s = (end - start) * bucket_s  # judged time until now
     import_is_judged_once = monitoring.mode == "auto" and is_imported(runs)
     ended = all(run.state is not RunState.RUNNING for run in runs)
     if len(runs) != 1 or end == start or (import_is_judged_once and ended):
@@ -114,7 +118,7 @@ def plan_runs(runs: tuple[Run, ...], monitoring: Monitoring, *, bucket_s: int, s
     run = runs[0]
     planned_s: float | None = float(covered_s)  # a run without a plan lasts as long as it did
     if run.planned_end is not None:
-        planned_s = max(run.planned_end.timestamp() - start * bucket_s, bucket_s)
+        planned_s = max(run.planned_end.timestamp() - start * bucket_s, bucket_s)  # at least one bucket
     elif run.state is RunState.RUNNING:
         planned_s = None  # not known yet
     calendar = plan_looks(monitoring, bucket_s=bucket_s, covered_s=covered_s, planned_s=planned_s)

@@ -14,7 +14,7 @@ from evaluator.stats.inference.sequential import TUNE_AT_S, anytime_p, anytime_z
 from evaluator.stats.inference.student import critical_value, t_quantile
 
 Key = tuple[str, str, str | None, bool]
-"""Rule (for the scan: unit), candidate, endpoint, and whether it belongs to the scan."""
+"""Name of the rule (for the scan: unit), candidate, endpoint (`None`: all), and whether it belongs to the scan."""
 
 
 def look_back(pairs: Pairs, last: tuple[Comparison, ...]) -> tuple[Comparison, ...]:
@@ -25,45 +25,49 @@ def look_back(pairs: Pairs, last: tuple[Comparison, ...]) -> tuple[Comparison, .
     calendar, covered_s, rulebook = pairs.calendar, pairs.covered_s, pairs.rulebook
     if calendar.kind == "fixed":
         return last
-    paths: dict[Key, list[Look]] = {}  # the earlier looks at a comparison, in the order of time
+    looks_by_key: dict[Key, list[Look]] = {}  # the earlier looks at a comparison, in the order of time
     for at_s in calendar.interim:
         for comparison in pairs.measure(at_s).comparisons:
-            path = paths.setdefault(_make_key(comparison), [])
-            path.append(_make_look(path, comparison, calendar, at_s, rulebook.monitoring))
+            looks = looks_by_key.setdefault(_make_key(comparison), [])
+            looks.append(_make_look(looks, comparison, calendar, at_s, rulebook.monitoring))
     out = []
     for comparison in last:
-        path = paths.get(_make_key(comparison), [])
-        sequential = _finish(comparison, path, calendar, covered_s, rulebook.monitoring)
+        looks = looks_by_key.get(_make_key(comparison), [])
+        sequential = _finish(comparison, looks, calendar, covered_s, rulebook.monitoring)
         out.append(repeat_interval(sequential, calendar, covered_s, rulebook) if sequential.looks else sequential)
     return tuple(out)
 
 
 def _make_key(comparison: Comparison) -> Key:
-    """Key of comparisons whose looks belong together. The scan's metric of an endpoint may change between looks."""
+    """Make the key that comparisons share whose looks belong together.
+
+    The scan compares an endpoint's time by one of two metrics, which may change between looks: both have one unit.
+    """
     subject = comparison.unit if comparison.scan else comparison.rule.name
     return subject, comparison.arm, comparison.rule.slice.endpoint, comparison.scan
 
 
 def _make_look(
-    path: list[Look], comparison: Comparison, calendar: Calendar, at_s: float, monitoring: Monitoring
+    earlier_looks: list[Look], comparison: Comparison, calendar: Calendar, at_s: float, monitoring: Monitoring
 ) -> Look:
     """Turn a comparison at one moment into a look, whose p-values hold over all looks.
 
     p-values of "worse" are at most those of the look before, because a level that was crossed stays crossed.
 
     Args:
-        path: The earlier looks.
+        earlier_looks: The looks before, in the order of time.
         comparison: The comparison of the first `at_s` seconds of judged data, with ordinary p-values.
         calendar: All looks.
         at_s: The moment of this look.
         monitoring: Whether an early GO is possible; then p-values of "within" are computed as well.
     """
-    p_worse_before = path[-1].p_worse if path else ()
+    p_worse_before = earlier_looks[-1].p_worse if earlier_looks else ()  # of each deciding question
     questions = comparison.deciding
     if not questions:  # no data at this moment: what was crossed before stays so
         return Look(float(at_s), p_worse_before)
-    persistent = np.full(len(questions), comparison.persistent_share)
-    fraction = min(at_s / max(calendar.planned_s, 1.0), 1.0)
+    # The arrays have an element for each deciding question.
+    persistent = np.full(len(questions), comparison.persistent_share)  # share of the variance that time does not shrink
+    fraction = min(at_s / max(calendar.planned_s, 1.0), 1.0)  # of the planned data
     ordinary_p = np.array([question.p_worse for question in questions])
     if calendar.kind == "anytime":
         p_worse = anytime_p(ordinary_p, persistent, at_s, TUNE_AT_S)
@@ -84,9 +88,9 @@ def _make_look(
 
 
 def _finish(
-    comparison: Comparison, path: list[Look], calendar: Calendar, covered_s: float, monitoring: Monitoring
+    comparison: Comparison, earlier_looks: list[Look], calendar: Calendar, covered_s: float, monitoring: Monitoring
 ) -> Comparison:
-    """Set the sequential p-values of a comparison, and its earlier looks (`path`).
+    """Set the sequential p-values of a comparison, and its earlier looks.
 
     At the last look its own p-values count. Before that, those of the latest planned look count: data since then count
     at the next look, because otherwise each request for a verdict would add a look.
@@ -94,22 +98,23 @@ def _finish(
     deciding = comparison.deciding
     if comparison.too_coarse:
         # The recorded times are too coarse for the margin, so earlier looks do not count for it either.
-        path = [replace(look, p_worse=_without_margins(comparison, look.p_worse)) for look in path]
+        earlier_looks = [replace(look, p_worse=_without_margins(comparison, look.p_worse)) for look in earlier_looks]
     if calendar.final:
         at_s = covered_s if calendar.kind == "anytime" else calendar.planned_s
-        p_worse = _make_look(path, comparison, calendar, at_s, monitoring).p_worse
+        p_worse = _make_look(earlier_looks, comparison, calendar, at_s, monitoring).p_worse
     else:
-        p_worse = path[-1].p_worse if path and path[-1].p_worse else (1.0,) * len(deciding)
+        latest_p_worse = earlier_looks[-1].p_worse if earlier_looks else ()
+        p_worse = latest_p_worse or (1.0,) * len(deciding)  # no planned look, or no data at it: nothing is shown
     remaining_p = iter(p_worse)  # in the order of the deciding questions
     questions = tuple(
         replace(question, p_worse=next(remaining_p)) if question in deciding else question
         for question in comparison.questions
     )
-    return replace(comparison, questions=questions, looks=tuple(path))
+    return replace(comparison, questions=questions, looks=tuple(earlier_looks))
 
 
 def _without_margins(comparison: Comparison, p_worse: tuple[float, ...]) -> tuple[float, ...]:
-    """Replace the p-value of the margin by 1; `p_worse`: of the deciding questions, or empty without data."""
+    """Replace the p-value of the margin by 1; `p_worse`: of each deciding question, or empty without data."""
     is_margin = [question.kind == "margin" for question in comparison.deciding]
     return tuple(1.0 if margin else p for margin, p in zip(is_margin, p_worse, strict=False))
 
@@ -124,12 +129,13 @@ def repeat_interval(comparison: Comparison, calendar: Calendar, covered_s: float
     if effect is None or not df:
         return comparison
     monitoring, persistent = rulebook.monitoring, comparison.persistent_share
+    # The bound that a standardised estimate must pass at this look, so that all looks share the error rate alpha.
     if calendar.kind == "anytime":
         z = float(anytime_z(rulebook.alpha, covered_s, TUNE_AT_S, persistent))
     else:
         fraction = 1.0 if calendar.final else min(covered_s / max(calendar.planned_s, 1.0), 1.0)
         z = boundary_z(rulebook.alpha, fraction, persistent)
-    # Factors on the distance between the estimate and an end, from the interval of a single look.
+    # By these factors the distance between the estimate and an end of the interval grows, from that of a single look.
     critical_of_one_look = float(t_quantile(1 - rulebook.alpha, df))
     factor_of_worse, factor_of_within = critical_value(z, df) / critical_of_one_look, 1.0
     if monitoring.early_go:
@@ -143,9 +149,9 @@ def repeat_interval(comparison: Comparison, calendar: Calendar, covered_s: float
 
 
 def _move_end(effect: Effect, end: float, factor: float) -> float:
-    """Multiply the distance of an end of the interval from the estimate; on the log scale for relative effects.
+    """Multiply the distance of an end of the interval from the estimate by `factor`; on the log scale if relative.
 
-    An end that is infinite, or has no logarithm (−100 %), is not moved.
+    Returns the new end. An end that is infinite, or has no logarithm (−100 %), is not moved.
     """
     if not np.isfinite([end, effect.estimate]).all():
         return end

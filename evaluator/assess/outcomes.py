@@ -44,12 +44,12 @@ class OutcomePairs(OutcomeContext):
         outcomes, rules = self.outcomes, find_rules(self.rulebook, self.kind)
         if len(outcomes.arms) < 2:
             return Measured(answer_nothing(self.rulebook, self.kind, f"only {outcomes.arms[0]} has outcomes"))
-        compared = []
+        compared = []  # answers of all rules with the components of their errors
         for arm in range(1, len(outcomes.arms)):
             price = find_price(outcomes, arm, self.rulebook.monitoring)
             pair = OutcomePair(outcomes, arm, self.rulebook.alpha)
             compared += [_compare(pair, metric, rule, price) for metric, rule in OutcomeMetric.among(rules)]
-        # Values of units by the position of their variable; for each variable by arm.
+        # Position of a variable → for each arm, the values of its units.
         values = {outcomes.variables.index(name): by_arm for name, by_arm in outcomes.values.items()}
         loadings = find_loadings([result.errors for result in compared], outcomes.moments, values)
         comparisons = [
@@ -62,12 +62,12 @@ class OutcomePairs(OutcomeContext):
         """The evidence of outcomes. If no comparison has data, this does not count as a look."""
         accounts = {rows.arm: rows for rows in self.outcomes.facts.account()}
         arms = []
-        for code, (arm, moments) in enumerate(zip(self.outcomes.arms, self.outcomes.moments, strict=True)):
+        for arm_code, (arm, moments) in enumerate(zip(self.outcomes.arms, self.outcomes.moments, strict=True)):
             rows = accounts.get(arm, ArmRows(arm, 0, 0))
             arms.append(
                 ArmSummary(
                     name=arm,
-                    role="candidate" if code else "baseline",
+                    role="candidate" if arm_code else "baseline",
                     requests=0,
                     instances=0,
                     runs=1,
@@ -101,8 +101,8 @@ def pair_outcomes(outcomes: Outcomes | None, rulebook: Rulebook, release: str) -
 def _compare(pair: OutcomePair, metric: OutcomeMetric, rule: Rule, price: LookPrice) -> Compared:
     """Answer one rule at this look, so that p-values hold over all looks, and the interval agrees with them.
 
-    `price` gives the levels at which this look decides "worse" and "within"; 0: it may not decide that. A refused look
-    has no data.
+    Every look takes a part of the error rate alpha. `price` gives the levels at which this look decides "worse" and
+    "within"; 0: nothing is left, so it may not decide that. A refused look gives a comparison without data.
     """
     worse_level, within_level = price.level(pair.alpha, "worse"), price.level(pair.alpha, "within")
     # At level 0 the interval is not needed, so any level will do.
@@ -112,7 +112,7 @@ def _compare(pair: OutcomePair, metric: OutcomeMetric, rule: Rule, price: LookPr
         return result
     if price.refused:
         return Compared(replace(comparison, no_data=price.refused, questions=(), effect=None, detectable_effect=None))
-    at_within_level = comparison
+    at_within_level = comparison  # the same with the interval of the level of "within"
     if within_level != worse_level:
         at_within_level = metric.compare(replace(pair, alpha=within_level or pair.alpha), rule).comparison
     effect_of_within = at_within_level.effect or comparison.effect
@@ -168,7 +168,7 @@ def find_needs(outcomes: Outcomes, rulebook: Rulebook) -> Needs:
         if rule.role is Role.GATE:
             needs_of_gates |= metric.needs(outcomes)
     gates = [metric for metric, rule in metrics if rule.role is Role.GATE]
-    if needs_of_gates == Needs() or len(gates) < 2:
+    if needs_of_gates == Needs() or len(gates) < 2:  # sums are enough, or no correlation is needed
         return needs
     names = {name for metric in gates for name in (*metric.variables, *metric.covariate_names)}
     return needs | Needs(frozenset(names & set(outcomes.variables)))

@@ -71,14 +71,14 @@ class ReadingPairs(ReadingContext):
         arms = tuple(
             ArmSummary(
                 name=name,
-                role="candidate" if code else "baseline",
-                requests=self._count_requests(code),
-                instances=int(distinct(cells.instance[cells.arm == code]).size),
-                runs=int(distinct(view.run[cells.arm == code]).size),
+                role="candidate" if arm_code else "baseline",
+                requests=self._count_requests(arm_code),
+                instances=int(distinct(cells.instance[cells.arm == arm_code]).size),
+                runs=int(distinct(view.run[cells.arm == arm_code]).size),
             )
-            for code, name in enumerate(cells.arms)
+            for arm_code, name in enumerate(cells.arms)
         )
-        window, (start, end) = Window(), view.span
+        window, (start, end) = Window(), view.span  # first judged bucket, and the bucket after the last
         if without_load and start != end:
             start_time, end_time = (datetime.fromtimestamp(bucket * cells.bucket_s, UTC) for bucket in (start, end))
             window = Window(start_time, end_time, float(np.unique(cells.bucket).size * cells.bucket_s))
@@ -94,15 +94,15 @@ class ReadingPairs(ReadingContext):
             collected=without_load,
         )
 
-    def _count_requests(self, arm: int) -> int:
-        """Requests or observations of an arm (code), by the denominator of the policy's metrics that counted most."""
+    def _count_requests(self, arm_code: int) -> int:
+        """Count the requests or observations of an arm: those of the policy's denominator that counted most; or 0."""
         cells = self.view.readings
         counts = [0.0]
         for rule in find_rules(self.rulebook, self.kind):
             query = rule.metric.denominator
             if query is not None:
                 rows = self.view.find(query, COUNT if query.kind is QueryKind.HISTOGRAM else VALUE)
-                counts.append(float(cells.total[rows][cells.arm[rows] == arm].sum()))
+                counts.append(float(cells.total[rows][cells.arm[rows] == arm_code].sum()))
         return round(max(counts))
 
 
@@ -127,8 +127,8 @@ def pair_readings(
     if readings is None:
         why = f"no readings were collected: `evaluator collect {release}`"
         return Evidence(answer_nothing(rulebook, EvidenceKind.READINGS, why, load.cells.arms[1:] if load else ()))
-    arms, shift = complete_arms(readings.arms)
-    readings, targets = _separate_targets(replace(readings, arms=arms, arm=readings.arm + shift), rulebook)
+    arms, code_shift = complete_arms(readings.arms)
+    readings, targets = _separate_targets(replace(readings, arms=arms, arm=readings.arm + code_shift), rulebook)
     if not find_rules(rulebook, EvidenceKind.READINGS):
         ignored = warn("readings", "readings were collected, but the policy has no metric of them")
         return Evidence(findings=(ignored,))
@@ -162,9 +162,10 @@ def pair_readings(
 def _keep_common_loadings(comparisons: list[Comparison]) -> tuple[Comparison, ...]:
     """Keep the loadings of comparisons of the same instances over the same buckets; remove those of all others.
 
-    Only in these the same position means the same part of the errors. Comparisons that agree in candidate, numbers of
-    instances and length of the loadings are taken for such; the largest group is kept. So candidates of an A/B/n test
-    are taken for independent, which is stricter than their common baseline requires.
+    Loadings are the components of an estimate's error, by which the correlation of two comparisons is computed. Only in
+    these comparisons the same position means the same component. Comparisons that agree in candidate, numbers of
+    instances and length of the loadings count as such; the largest group keeps its loadings. So several candidates
+    count as independent, which is stricter than their common baseline requires.
     """
     keys = [(comparison.arm, comparison.instances, len(comparison.loadings)) for comparison in comparisons]
     counts = Counter(key for key, comparison in zip(keys, comparisons, strict=True) if comparison.loadings)
@@ -176,14 +177,14 @@ def _keep_common_loadings(comparisons: list[Comparison]) -> tuple[Comparison, ..
 
 
 def _find_judged_times(load: RequestPairs) -> tuple[RunInterval, ...]:
-    """The judged time of each load run: from the end of its warm-up to its last request."""
+    """Find the judged time of each load run: from the end of its warm-up to its last request."""
     moments, bucket_s = load.cells.moments, load.cells.bucket_s
     intervals = []
-    for code in distinct(moments.run).tolist():
-        buckets = moments.bucket[moments.run == code]
-        start = max(load.warm_up.first_bucket.get(code, 0), int(buckets.min()))
+    for run_number in distinct(moments.run).tolist():
+        buckets = moments.bucket[moments.run == run_number]
+        start = max(load.warm_up.first_bucket.get(run_number, 0), int(buckets.min()))
         end = int(buckets.max()) + 1
-        intervals.append(RunInterval(load.cells.runs[code], float(start * bucket_s), float(end * bucket_s)))
+        intervals.append(RunInterval(load.cells.runs[run_number], float(start * bucket_s), float(end * bucket_s)))
     return tuple(intervals)
 
 
@@ -206,8 +207,8 @@ def _separate_targets(readings: ReadingCells, rulebook: Rulebook) -> tuple[Readi
     """
     if UP not in readings.queries:
         return readings, None
-    code = readings.queries.index(UP)
-    is_up = readings.query == code
+    up_code = readings.queries.index(UP)
+    is_up = readings.query == up_code
     targets = replace(keep_rows(readings, is_up), facts=tuple(fact for fact in readings.facts if fact.query == UP))
     if any(UP in rule.metric.queries for rule in rulebook.rules):
         return readings, targets
@@ -215,7 +216,7 @@ def _separate_targets(readings: ReadingCells, rulebook: Rulebook) -> tuple[Readi
     without_targets = replace(
         without_targets,
         queries=tuple(query for query in readings.queries if query != UP),
-        query=without_targets.query - (without_targets.query > code),  # codes of later queries move by one
+        query=without_targets.query - (without_targets.query > up_code),  # codes of later queries move by one
         facts=tuple(fact for fact in readings.facts if fact.query != UP),
     )
     return without_targets, targets
@@ -230,12 +231,14 @@ def _remove_shared_instances(readings: ReadingCells) -> tuple[ReadingCells, tupl
         return readings, ()
     baseline = distinct(readings.instance[readings.arm == 0])
     candidates = distinct(readings.instance[readings.arm > 0])
-    shared = [code for code in np.intersect1d(baseline, candidates).tolist() if readings.instances[code]]
-    if not shared:
+    # Codes of instances that both arms have; series without a name of their instance are no such instance.
+    shared_codes = [code for code in np.intersect1d(baseline, candidates).tolist() if readings.instances[code]]
+    if not shared_codes:
         return readings, ()
+    shared_names = tuple(readings.instances[code] for code in shared_codes)
     names, code_without_name = (*readings.instances, ""), len(readings.instances)
-    instance = np.where(np.isin(readings.instance, shared), code_without_name, readings.instance)
-    return replace(readings, instances=names, instance=instance), tuple(readings.instances[code] for code in shared)
+    instance = np.where(np.isin(readings.instance, shared_codes), code_without_name, readings.instance)
+    return replace(readings, instances=names, instance=instance), shared_names
 
 
 def _join_runs(runs: tuple[Run, ...]) -> tuple[Run, ...]:

@@ -74,7 +74,7 @@ class RequestPairs(RequestContext):
         rules = find_rules(self.rulebook, self.kind, early=at_s is not None)
         comparisons: list[Comparison] = []
         pairs: list[Pair] = []
-        scanned: list[Measured] = []
+        scanned: list[Measured] = []  # results of the endpoint scan, by candidate
         for arm in self.cells.arms[1:]:
             pair = self.find_pair(arm, None, at_s)
             if pair is None:
@@ -86,9 +86,9 @@ class RequestPairs(RequestContext):
             scanned.append(scan_endpoints(pair, self.rulebook.scan, self.rulebook.rules))
             comparisons += scanned[-1].comparisons
         return Measured(
-            _separate_instances(comparisons, pairs),
-            max((scan.unjudged_share for scan in scanned), default=0.0),
-            tuple(sorted({name for scan in scanned for name in scan.unjudged})),
+            comparisons=_separate_instances(comparisons, pairs),
+            unjudged_share=max((scan.unjudged_share for scan in scanned), default=0.0),
+            unjudged=tuple(sorted({name for scan in scanned for name in scan.unjudged})),
         )
 
     def _compare(self, all_traffic: Pair, rules: Sequence[Rule], at_s: int | None) -> list[Comparison]:
@@ -101,19 +101,19 @@ class RequestPairs(RequestContext):
             indices_by_type.setdefault((rule.type, rule.slice.endpoint), []).append(index)
         by_index: dict[int, Comparison] = {}
         for (_, endpoint), indices in indices_by_type.items():
-            metrics = RequestMetric.among([rules[index] for index in indices])
+            metrics = RequestMetric.among([rules[index] for index in indices])  # pairs of metric and rule
             pair = all_traffic if endpoint is None else self.find_pair(all_traffic.arm, endpoint, at_s)
             if pair is None:
                 why = f"{endpoint} was not called on both arms"
                 answers = tuple(no_data(rule, all_traffic.arm, why) for _, rule in metrics)
             else:
-                metric_class = type(metrics[0][0])
+                metric_class = type(metrics[0][0])  # all are of one type
                 answers = metric_class.compare_all(pair, metrics)
             by_index |= zip(indices, answers, strict=True)
         return [by_index[index] for index in range(len(rules))]
 
     def _explain_missing(self, arm: str) -> str:
-        """Why a candidate cannot be compared: which arm has no requests, or that no run has requests of both."""
+        """Say why a candidate cannot be compared: which arm has no requests, or that no run has requests of both."""
         moments = self.cells.moments
         for name in (BASELINE, arm):
             if not moments.n[moments.arm == self.cells.arms.index(name)].any():
@@ -124,15 +124,15 @@ class RequestPairs(RequestContext):
         """The evidence of requests."""
         calendar, moments = self.calendar, self.cells.moments
         arms = []
-        for code, account in enumerate(self.rows):
-            of_arm = moments.arm == code
-            requests = np.bincount(moments.instance[of_arm], weights=moments.n[of_arm])
+        for arm_code, account in enumerate(self.rows):
+            of_arm = moments.arm == arm_code
+            requests_by_instance = np.bincount(moments.instance[of_arm], weights=moments.n[of_arm])
             arms.append(
                 ArmSummary(
                     name=account.arm,
-                    role="candidate" if code else "baseline",
+                    role="candidate" if arm_code else "baseline",
                     requests=account.judged,
-                    instances=int(np.count_nonzero(requests)),
+                    instances=int(np.count_nonzero(requests_by_instance)),
                     runs=int(distinct(moments.run[of_arm]).size),
                     read=account.read,
                     left_out=account.left_out,
@@ -155,10 +155,11 @@ class RequestPairs(RequestContext):
     def _find_window(self) -> Window:
         """Find the judged time: from the first to the last judged bucket, and how many seconds in it have requests."""
         moments, bucket_s = self.cells.moments, self.cells.bucket_s
-        judged = moments.bucket[moments.bucket >= _find_first_buckets(self.cells, self.warm_up)[moments.run]]
+        first_bucket_of_row = _find_first_buckets(self.cells, self.warm_up)[moments.run]  # that of its run
+        judged = moments.bucket[moments.bucket >= first_bucket_of_row]
         if not judged.size:
             return Window()
-        # Of each candidate's panel: slots with requests, on the arm that has more of them.
+        # Of each candidate's panel: slots (buckets of its runs) with requests, on the arm that has more of them.
         slots = [int(active_slots(panel).sum(axis=1).max()) for panel in self.panels.values()]
         start = datetime.fromtimestamp(int(judged.min()) * bucket_s, UTC)
         end = datetime.fromtimestamp((int(judged.max()) + 1) * bucket_s, UTC)
@@ -184,8 +185,8 @@ def pair_requests(
     Raises:
         UnknownName: An endpoint of a rule was never called.
     """
-    arms, shift = complete_arms(cells.arms)
-    if shift:  # the baseline was added as the first arm
+    arms, code_shift = complete_arms(cells.arms)
+    if code_shift:  # the baseline was added as the first arm
         cells = recode(cells, arm=1 + np.arange(len(cells.arms)))
     settled = settle_in_flight(replace(cells, arms=arms), runs)
     cells, names_per_arm = merge_unreplicated(settled.cells)
@@ -199,7 +200,7 @@ def pair_requests(
     by_endpoint = _pair_endpoints(cells, rulebook, warm_up)
     all_traffic = {arm: pair for (arm, endpoint), pair in by_endpoint.items() if pair and endpoint is None}
     panels = {arm: pair.panel for arm, pair in all_traffic.items()}
-    start = end = 0
+    start = end = 0  # first judged bucket, and the bucket after the last
     if cells.moments.bucket.size:
         start = min(warm_up.first_bucket.values()) // BLOCK_BUCKETS * BLOCK_BUCKETS
         end = int(cells.moments.bucket.max()) + 1
@@ -230,11 +231,14 @@ def _pair_endpoints(cells: Cells, rulebook: Rulebook, warm_up: WarmUp) -> dict[t
     endpoints = dict.fromkeys([None, *(rule.slice.endpoint for rule in rulebook.rules)])
     cells = pool_rare_endpoints(cells, MIN_FOR_TIME, keep={name for name in endpoints if name})
     loads = cells.loads
+    # Rows with numbers of users of judged time, after the warm-up of their run.
     is_judged = loads.bucket >= _find_first_buckets(cells, warm_up)[loads.run]
     pairs: dict[tuple[str, str | None], Pair | None] = {}
-    for code, arm in enumerate(cells.arms[1:], start=1):
-        baseline_users, candidate_users = (loads.users[is_judged & (loads.arm == arm_code)] for arm_code in (0, code))
-        mean_users = None
+    for candidate_code, arm in enumerate(cells.arms[1:], start=1):
+        baseline_users, candidate_users = (
+            loads.users[is_judged & (loads.arm == arm_code)] for arm_code in (0, candidate_code)
+        )
+        mean_users = None  # not recorded
         if baseline_users.any() and candidate_users.any():
             mean_users = float(baseline_users.mean()), float(candidate_users.mean())
         for endpoint in endpoints:
@@ -248,30 +252,32 @@ def _pair_endpoints(cells: Cells, rulebook: Rulebook, warm_up: WarmUp) -> dict[t
 
 
 def _find_first_buckets(cells: Cells, warm_up: WarmUp) -> IntArray:
-    """First judged bucket of each run, after its warm-up, shape (runs,): indexed by the code of the run."""
-    return np.array([warm_up.first_bucket.get(code, 0) for code in range(len(cells.runs))], dtype=np.int64)
+    """Return the first judged bucket of each run, after its warm-up, shape (runs,); 0 for a run without requests."""
+    first_buckets = [warm_up.first_bucket.get(run_number, 0) for run_number in range(len(cells.runs))]
+    return np.array(first_buckets, dtype=np.int64)
 
 
 def _separate_instances(comparisons: list[Comparison], pairs: list[Pair]) -> tuple[Comparison, ...]:
     """Give each candidate's instances positions of their own in the loadings; the baseline's positions are shared.
 
-    Comparisons of several candidates with one baseline are correlated by the baseline's, as in Dunnett's test. The last
-    components of a comparison's loadings are those of its candidate's instances; the components of the other candidates
-    are 0.
+    Loadings are the components of an estimate's error, by position; the same position in two comparisons must mean the
+    same source of error, such as one instance. Comparisons of several candidates with one baseline are correlated by
+    the baseline's instances, as in Dunnett's test. The last components of a comparison's loadings are those of its
+    candidate's instances; at the positions of other candidates it gets 0.
     """
     instances = {pair.arm: pair.design.instances[1] for pair in pairs if pair.design.kind == "instances"}
     if len(instances) < 2:
         return tuple(comparisons)
-    # For each candidate: how many instances the candidates before it have.
+    # For each candidate: how many instances the candidates before it have. `accumulate` also yields the total, unused.
     offsets = dict(zip(instances, accumulate(instances.values(), initial=0), strict=False))
     total = sum(instances.values())
     out = []
     for comparison in comparisons:
-        count, loadings = instances.get(comparison.arm, 0), comparison.loadings
-        if loadings and count:
+        own_instances, loadings = instances.get(comparison.arm, 0), comparison.loadings
+        if loadings and own_instances:
             zeros_before = (0.0,) * offsets[comparison.arm]
-            zeros_after = (0.0,) * (total - len(zeros_before) - count)
-            shared, own = loadings[:-count], loadings[-count:]
+            zeros_after = (0.0,) * (total - len(zeros_before) - own_instances)
+            shared, own = loadings[:-own_instances], loadings[-own_instances:]
             out.append(replace(comparison, loadings=(*shared, *zeros_before, *own, *zeros_after)))
         else:
             out.append(comparison)

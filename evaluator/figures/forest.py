@@ -103,6 +103,7 @@ def rank_by_margin(rows: Sequence[Comparison]) -> list[Comparison]:
     uses = [(use, row) for row in rows if (use := _find_margin_use(row)) is not None]
 
     def rank(entry: tuple[_MarginUse, Comparison]) -> tuple[bool, float, float]:
+        """Return what to sort by, the smallest first."""
         use, row = entry
         return row.status is not MetricStatus.FAIL, -use.estimate, -use.upper
 
@@ -146,7 +147,7 @@ def draw_forest(
     ranked = rank_by_margin(rows)
     if not ranked:
         return None
-    uses = [use for row in ranked if (use := _find_margin_use(row)) is not None]
+    uses = [use for row in ranked if (use := _find_margin_use(row)) is not None]  # every ranked row has one
     # The axis shows all intervals, but no more than FARTHEST margins, and always both edges of what is allowed (±1).
     shown = [min(max(end, -FARTHEST), FARTHEST) for use in uses for end in (use.estimate, use.lower, use.upper)]
     low, high = min([*shown, -1.3]), max([*shown, 1.3])

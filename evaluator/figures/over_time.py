@@ -37,7 +37,8 @@ def draw_over_time(row: Comparison, curve: Mapping[str, Any], *, color: str, wid
 
     scale = choose_effect_scale(row)
     divisor, time_unit = choose_time_unit(float(curve["seconds"][-1]))
-    domain = low, high = _find_domain(row, curve, scale)
+    domain = _find_domain(row, curve, scale)
+    low, high = domain  # what lies beyond is cut; an infinite end of an interval (None) ends there
     looks = list(zip(curve["seconds"], curve["estimate"], curve["lower"], curve["upper"], strict=True))
     points = [
         {
@@ -101,7 +102,8 @@ def _find_domain(row: Comparison, curve: Mapping[str, Any], scale: EffectScale) 
     margin = abs(_find_margin(row, scale) or 0.0)
     last_look = keep_finite([curve["lower"][-1], curve["estimate"][-1], curve["upper"][-1]])
     needed = max([margin, *(abs(value) * scale.factor for value in last_look)])
-    farthest = MAX_ROOM * needed or 1.0  # an axis needs some length, also if all changes are 0
+    # An axis needs some length, also if all changes are 0.
+    farthest = MAX_ROOM * needed if needed else 1.0
     drawn = [value * scale.factor for key in ("lower", "upper", "estimate") for value in keep_finite(curve[key])]
     # Somewhat more than the margin, so that its edge is inside the figure.
     low, high = min([*drawn, -1.3 * margin, 0.0]), max([*drawn, 1.3 * margin, 0.0])
@@ -117,7 +119,7 @@ def _draw_margin(
     """
     import altair as alt
 
-    begin, end = points[0]["time"], points[-1]["time"]
+    begin, end = points[0]["time"], points[-1]["time"]  # the band is as long as the line of the change
     box = {"x": begin, "x2": end, "y": max(-abs(margin), domain[0]), "y2": min(abs(margin), domain[1])}
     band = alt.Chart(inline([box])).mark_rect(color=BAND).encode(x="x:Q", x2="x2:Q", y="y:Q", y2="y2:Q")
     edge = alt.Chart(inline([{"y": margin, "x": begin, "text": f"{text} allowed"}]))
@@ -128,13 +130,17 @@ def _draw_margin(
     return [band, line, label]
 
 
-def _draw_decision(time: float, points: Sequence[Mapping[str, Any]], domain: tuple[float, float]) -> list[Any]:
-    """Draw a vertical line with a label at the time of the decision, in the unit of the axis of time."""
+def _draw_decision(decided_at: float, points: Sequence[Mapping[str, Any]], domain: tuple[float, float]) -> list[Any]:
+    """Draw a vertical line with a label at the time of the decision.
+
+    `decided_at` is in the unit of the axis of time, `domain` has the ends of the axis of changes; `points` are those of
+    the line of the change.
+    """
     import altair as alt
 
     # In the second half of the axis, the label is at the left of the line, so that it is not cut.
-    is_late = time > (points[0]["time"] + points[-1]["time"]) / 2
-    base = alt.Chart(inline([{"x": time, "y": domain[0], "text": "decided"}]))
+    is_late = decided_at > (points[0]["time"] + points[-1]["time"]) / 2
+    base = alt.Chart(inline([{"x": decided_at, "y": domain[0], "text": "decided"}]))
     line = base.mark_rule(color=INK, strokeWidth=1).encode(x="x:Q")
     label = base.mark_text(
         align="right" if is_late else "left",

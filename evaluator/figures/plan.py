@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MARGIN_COLOR = "#5b7ba6"
 PANEL_SIZE = {"width": 260, "height": 150}
+"""Of a panel of a gate, px."""
 HEIGHT = 190
 
 
@@ -71,6 +72,7 @@ def draw_precision(plan: GatePlan, grid: Grid) -> Figure:
     title = f"{name_metric(precision.rule)}: {plan.go_chance:.0%} chance of GO if unchanged, {allowed} allowed"
 
     def write_half_width(half_width: float) -> str:
+        """Write half of an interval, such as `± 3.1 %`; a dash if it is not finite."""
         if not math.isfinite(half_width):
             return "–"
         # Written in the same way as a margin, with which it is compared.

@@ -25,7 +25,8 @@ def draw_shift(curve: Mapping[str, Any], *, color: str, width: int = NARROW) -> 
     """
     import altair as alt
 
-    domain = low, high = _find_domain(curve)
+    domain = _find_domain(curve)
+    low, high = domain  # what lies beyond is cut; an infinite end of an interval (None) ends there
     points = [
         {
             "place": _position(percent),
@@ -39,7 +40,8 @@ def draw_shift(curve: Mapping[str, Any], *, color: str, width: int = NARROW) -> 
         )
     ]
     ticks = [_position(percent) for percent in LABELS if _position(percent) <= points[-1]["place"] + 1e-9]
-    # An expression of the chart that finds the label of a tick: the first whose position is not below it.
+    # An expression of the chart that finds the label of a tick (`datum.value`): the first whose position is not below
+    # it, with some room for rounding.
     label_choices = [f"datum.value < {_position(percent) + 0.01:.3f} ? '{text}'" for percent, text in LABELS.items()]
     label_expression = " : ".join([*label_choices, "''"])
     x = alt.X(
@@ -66,7 +68,7 @@ def draw_shift(curve: Mapping[str, Any], *, color: str, width: int = NARROW) -> 
 
 
 def _position(percent: float) -> float:
-    """Place a quantile on the axis: 0 for p0, 1 for p90, 2 for p99, 3 for p99.9."""
+    """Place a quantile (0 to below 100) on the axis: 0 for p0, 1 for p90, 2 for p99, 3 for p99.9."""
     return -math.log10(1 - percent / 100)
 
 
@@ -77,6 +79,7 @@ def _format_percent(value: float | None) -> str:
 
 def _write_title(curve: Mapping[str, Any]) -> str:
     """Name the quantile that changed most among those whose interval excludes 0, and the quantile in the middle."""
+    # Quantile, in percent → its relative change.
     changes = dict(zip(curve["percent"], curve["estimate"], strict=True))
     # An end of an interval that is None is infinite: it does not exclude 0.
     shown_changes = {
@@ -88,13 +91,14 @@ def _write_title(curve: Mapping[str, Any]) -> str:
         return f"No quantile of {curve['arm']} is shown to have changed"
 
     def write_change(percent: float) -> str:
+        """Write the change at a quantile: `+12.4 % at p95`."""
         return f"{_format_percent(changes[percent])} at p{percent:g}"
 
     middle = min(changes, key=lambda percent: abs(percent - 50))
     most_changed = max(shown_changes, key=lambda percent: abs(shown_changes[percent]))
     sizes = [abs(change) for change in shown_changes.values()]
     if len(shown_changes) > len(changes) / 2 and min(sizes) > EQUAL_SHARE * max(sizes):
-        highest = list(shown_changes)[-1]
+        highest = list(shown_changes)[-1]  # quantiles are in rising order
         return f"It changed equally everywhere: {write_change(middle)}, {write_change(highest)}"
     if most_changed == middle:
         return f"It changed most in the middle: {write_change(middle)}"
@@ -105,6 +109,7 @@ def _write_title(curve: Mapping[str, Any]) -> str:
 def _find_domain(curve: Mapping[str, Any]) -> tuple[float, float]:
     """Find the lowest and the highest change of the axis, in percent: all intervals fit, except very wide ones."""
     estimates = [100 * value for value in keep_finite(curve["estimate"])]
+    # Intervals are cut here; 5 % more, so that a tiny change leaves some room.
     farthest = MAX_ROOM * max((abs(value) for value in estimates), default=1.0) + 5
     ends = [100 * value for key in ("lower", "upper") for value in keep_finite(curve[key])]
     # At least ±2 %, so that a tiny change does not fill the figure.

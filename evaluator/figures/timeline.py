@@ -93,6 +93,7 @@ def _make_strips(timeline: Mapping[str, Any], readings: Sequence[Mapping[str, An
     seconds, arms = timeline["seconds"], timeline["arms"]
 
     def make_series(key: str, factor: float = 1.0, *, is_median: bool = False) -> tuple[_Line, ...]:
+        """Make a line of each arm that has values of `key`, multiplied by `factor`."""
         return tuple(
             _Line(
                 arm["name"],
@@ -240,6 +241,7 @@ def _draw_events(timeline: Mapping[str, Any], divisor: float, end_s: float, *, w
     import altair as alt
 
     def make_marks(times_and_texts: Iterable[tuple[float, str]]) -> list[dict[str, Any]]:
+        """Make the data of marks from times (seconds of load) and texts."""
         return [
             {"at": time_s / divisor, "what": shorten(text, 30), "late": time_s > end_s / 2}
             for time_s, text in times_and_texts

@@ -69,9 +69,11 @@ def _write_title(row: Comparison, curve: Mapping[str, Any]) -> str:
     """Say whether all units of the candidate are above or below all of the baseline, or else both ranges."""
 
     def list_values(arm: str) -> list[float]:
+        """List the values of the units of an arm, without those that have none."""
         return [entry["value"] for entry in curve["units"] if entry["arm"] == arm and entry["value"] is not None]
 
     def write_range(values: list[float]) -> str:
+        """Write the least and the largest value: `12 ms to 15 ms`."""
         return f"{format_value(min(values), row.unit)} to {format_value(max(values), row.unit)}"
 
     baseline, candidate = list_values(BASELINE), list_values(row.arm)

@@ -13,9 +13,11 @@ from evaluator.wording import format_count, format_number
 
 NAME = "comparability"
 MOST_FAILURES = 0.95
+"""Failure rate of both arms above which there is too little to compare."""
 MAX_LOAD_DIFFERENCE = 0.05
 MAX_MIX_DIFFERENCE = 0.02
 MIX_NOISE = 3.0
+"""Standard errors by which an endpoint's shares on both arms may differ by chance."""
 SAME_IN_ALL_RUNS = ("locustfile", "users", "spawn_rate", "arguments", "targets", "host", "cores")
 """Keys of a load's fingerprint that must be equal."""
 
@@ -29,10 +31,11 @@ def check_comparability(context: RequestContext) -> Iterable[Finding]:
 
 
 def _check_distinct(context: RequestContext) -> Iterable[Finding]:
-    """Detects one file given for both arms: different requests never agree to the microsecond."""
+    """Fail if one file was given for both arms: different requests never agree to the microsecond."""
     for arm, panel in context.panels.items():
-        arrays = (panel.n, panel.failures, panel.totals["time_ms"])  # shape (arms, endpoints, slots)
-        sums_by_arm = [[values[code].sum(axis=1) for values in arrays] for code in (0, 1)]
+        arrays = (panel.n, panel.failures, panel.totals["time_ms"])  # shape (2, endpoints, slots): both arms
+        # Of baseline and candidate: requests, failures and time of each endpoint.
+        sums_by_arm = [[values[role].sum(axis=1) for values in arrays] for role in (0, 1)]
         alike = all(np.array_equal(baseline, candidate) for baseline, candidate in zip(*sums_by_arm, strict=True))
         # Constant times, as of a simulated service, agree although the requests differ.
         if alike and not all(panel.constant):
@@ -41,9 +44,9 @@ def _check_distinct(context: RequestContext) -> Iterable[Finding]:
 
 
 def _check_answers(context: RequestContext) -> Iterable[Finding]:
-    """Arms on which nearly all requests fail cannot be compared: no request may have reached the release."""
+    """Fail if nearly all requests fail on both arms: possibly none has reached the release, so nothing is compared."""
     for arm, panel in context.panels.items():
-        failure_rates = [float(panel.failures[code].sum() / max(panel.n[code].sum(), 1)) for code in (0, 1)]
+        failure_rates = [float(panel.failures[role].sum() / max(panel.n[role].sum(), 1)) for role in (0, 1)]
         if min(failure_rates) > MOST_FAILURES:
             percents = " and ".join(f"{format_number(rate * 100)} %" for rate in failure_rates)
             text = f"{percents} of the requests of baseline and {arm} failed, so there is too little to compare"
@@ -56,14 +59,14 @@ def _check_load(context: RequestContext) -> Iterable[Finding]:
     loads = context.cells.loads
     shares = context.rulebook.sample_ratio
     mean_users: dict[int, float] = {}  # by code of the arm; arms without recorded users are left out
-    for code, arm in enumerate(context.cells.arms):
-        users = loads.users[loads.arm == code]
+    for arm_code, arm in enumerate(context.cells.arms):
+        users = loads.users[loads.arm == arm_code]
         if users.size:
-            mean_users[code] = float(users.mean()) / shares.get(arm, 1.0)
-    for code, arm in enumerate(context.cells.arms[1:], start=1):
-        if 0 not in mean_users or code not in mean_users:
+            mean_users[arm_code] = float(users.mean()) / shares.get(arm, 1.0)
+    for arm_code, arm in enumerate(context.cells.arms[1:], start=1):
+        if 0 not in mean_users or arm_code not in mean_users:  # 0: the baseline
             continue
-        baseline, candidate = mean_users[0], mean_users[code]
+        baseline, candidate = mean_users[0], mean_users[arm_code]
         if max(baseline, candidate) == 0:
             continue
         difference = abs(candidate / max(baseline, 1e-9) - 1)
@@ -74,7 +77,7 @@ def _check_load(context: RequestContext) -> Iterable[Finding]:
 def _check_missing(context: RequestContext) -> Iterable[Finding]:
     """An endpoint with many requests on baseline and none on the candidate cannot be judged, so there is no GO."""
     for arm, panel in context.panels.items():
-        baseline, candidate = panel.n.sum(axis=2)  # requests by endpoint
+        baseline, candidate = panel.n.sum(axis=2)  # requests of each arm by endpoint, shape (endpoints,)
         without_requests = np.flatnonzero(candidate == 0)
         share = float(candidate.sum() / max(baseline.sum(), 1))
         # Endpoints of which the baseline has so many requests that the candidate cannot lack them by chance.
@@ -100,7 +103,7 @@ def _check_mix(context: RequestContext) -> Iterable[Finding]:
         difference = np.abs(shares[1] - shares[0])
         # Differences of up to three standard errors may be chance.
         noise = MIX_NOISE * np.sqrt((shares * (1 - shares) / np.maximum(requests_of_arm, 1)).sum(axis=0))
-        difference[requests[1] == 0] = 0.0  # `_check_missing` names these
+        difference[requests[1] == 0] = 0.0  # the candidate lacks these endpoints, which has a finding of its own
         worst = int(np.argmax(difference - noise))
         if difference[worst] > max(MAX_MIX_DIFFERENCE, noise[worst]):
             baseline_share, arm_share = f"{shares[0, worst] * 100:.1f} %", f"{shares[1, worst] * 100:.1f} %"

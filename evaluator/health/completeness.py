@@ -9,6 +9,8 @@ from evaluator.records import Finding, LeftOutKind, Run, RunState
 from evaluator.wording import format_count
 
 MORE_THAN_COUNTED = 1.01
+"""Requests in the store per request that the load generator counted (if no count may be missing), above which some are
+stored twice."""
 
 
 def check_completeness(context: RequestContext) -> Iterable[Finding]:
@@ -36,7 +38,7 @@ def check_completeness(context: RequestContext) -> Iterable[Finding]:
 
 
 def _list_problems(run: Run) -> Iterable[str]:
-    """Why a run is not complete, one text for each reason."""
+    """Yield why a run is not complete, one text for each reason."""
     facts = run.facts
     if facts.stopped_by:
         yield f"the run stopped early: {facts.stopped_by}"
@@ -51,7 +53,10 @@ def _list_problems(run: Run) -> Iterable[str]:
 
 
 def check_coverage(context: RequestContext) -> Iterable[Finding]:
-    """Compares the requests in the store with those that the load generator counted; names unreadable segments."""
+    """Compare the requests in the store with those that the load generator counted; name unreadable segments (files).
+
+    Too few requests in the store were lost; clearly more than counted were stored twice.
+    """
     unreadable = [name for run in context.runs for name in run.facts.quarantined]
     if unreadable:
         noun = "segments" if len(unreadable) > 1 else "segment"
@@ -62,12 +67,13 @@ def check_coverage(context: RequestContext) -> Iterable[Finding]:
         if not unreadable and not has_bad_rows:
             yield ok("coverage", "every row of the files could be read")
         return
-    landed = sum(run.landed for run in context.runs if run.facts.counted is not None)
+    landed = sum(run.landed for run in context.runs if run.facts.counted is not None)  # requests in the store
     share = landed / counted
     text = f"{format_count(landed)} of {format_count(counted)} requests that Locust counted"
     if share > 1 and any(run.state is not RunState.COMPLETE for run in context.runs):
         # A killed process did not report its last count, so more requests than counted are no fault.
         yield ok("coverage", f"{format_count(landed)} requests, more than the {format_count(counted)} last counted")
+    # As much as may be lost by the policy may be missing from the count as well.
     elif share < context.rulebook.coverage or share > MORE_THAN_COUNTED / context.rulebook.coverage:
         yield fail("coverage", text + " are recorded")
     else:

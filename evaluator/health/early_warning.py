@@ -18,15 +18,15 @@ MOST_FAILURES = 50
 
 
 def check_early_warning(context: RequestContext) -> Iterable[Finding]:
-    """Warns if the candidate has more of the rare failures than its share of the requests explains."""
+    """Warn if the candidate has more of the rare failures than its share of the requests explains."""
     for arm, panel in context.panels.items():
         failures = int(panel.failures.sum())  # of baseline and candidate
         failures_of_candidate = int(panel.failures[1].sum())
         if not 0 < failures <= MOST_FAILURES:
             continue
-        requests = panel.n.sum(axis=(1, 2))
+        requests = panel.n.sum(axis=(1, 2))  # of baseline and candidate
         share = float(requests[1] / requests.sum())
-        # A test martingale: its wealth exceeds 1 / alpha with probability of at most alpha if there is no excess.
+        # The wealth of a bet on an excess: without any, the chance that it ever exceeds 1 / alpha is at most alpha.
         if log_wealth_of_excess(failures_of_candidate, failures, share) > -math.log(context.rulebook.alpha):
             text = f"{arm} has {failures_of_candidate} of {failures} failures with {share * 100:.0f} % of the requests"
             yield warn(NAME, text)

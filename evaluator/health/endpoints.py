@@ -39,12 +39,12 @@ def is_health_check(endpoint: str) -> bool:
 
 
 def check_endpoints(context: RequestContext) -> Iterable[Finding]:
-    """Warns if only health checks were called, or if endpoint names seem to contain ids."""
+    """Warn if only health checks were called, or if endpoint names seem to contain ids."""
     first_panel = next(iter(context.panels.values()), None)
     if first_panel is not None:
         requests = first_panel.n.sum(axis=2)  # shape (2, endpoints)
         called_on_both = np.flatnonzero((requests > 0).all(axis=0))
-        names = [first_panel.endpoints[code] for code in called_on_both]
+        names = [first_panel.endpoints[endpoint_code] for endpoint_code in called_on_both]
         if names and all(is_health_check(name) for name in names):
             text = f"only health checks were called on both arms ({_list_names(names)}): no other endpoint was judged"
             yield warn(NAME, text, "put load on the endpoints that users call")

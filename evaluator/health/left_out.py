@@ -12,7 +12,9 @@ from evaluator.wording import describe_left_out, format_count, format_number, li
 
 NAME = "left_out"
 SURE = 0.001
+"""p-value below which a difference between the arms is not chance."""
 NOTABLE = 0.05
+"""Share of an arm's rows without counterpart above which they are named."""
 LARGEST_BURST = 20.0
 """Largest burst that counts as one failure: a few dozen failures are always evidence."""
 
@@ -23,23 +25,23 @@ def check_left_out(context: RequestContext) -> Iterable[Finding]:
     `context.rows` accounts for the rows of each arm, the baseline first.
     """
     findings = []
-    for rows in context.rows:
-        for part in rows.left_out:
+    for rows_of_arm in context.rows:
+        for part in rows_of_arm.left_out:
             if part.kind is LeftOutKind.LOST:
                 text = f"{part.arm} has {describe_left_out(part)}"
                 findings.append(fail(NAME, text, "record or import the release again under another id"))
-    for rows in context.rows[1:]:
-        findings += _judge_failures(context, context.rows[0], rows)
-    for rows in context.rows:
-        without_counterpart = sum(part.rows for part in rows.left_out if part.kind is LeftOutKind.NO_COUNTERPART)
-        if rows.judged and without_counterpart > NOTABLE * rows.read:
-            share = format_number(without_counterpart / rows.read * 100)
-            text = f"{share} % of {rows.arm}'s requests are not judged: {list_left_out(rows.left_out)}"
+    for candidate_rows in context.rows[1:]:
+        findings += _judge_failures(context, context.rows[0], candidate_rows)
+    for rows_of_arm in context.rows:
+        without_counterpart = sum(part.rows for part in rows_of_arm.left_out if part.kind is LeftOutKind.NO_COUNTERPART)
+        if rows_of_arm.judged and without_counterpart > NOTABLE * rows_of_arm.read:
+            share = format_number(without_counterpart / rows_of_arm.read * 100)
+            text = f"{share} % of {rows_of_arm.arm}'s requests are not judged: {list_left_out(rows_of_arm.left_out)}"
             findings.append(warn(NAME, text))
     yield from findings
     if not findings and context.rows:
-        judged = " + ".join(format_count(rows.judged) for rows in context.rows)
-        read = " + ".join(format_count(rows.read) for rows in context.rows)
+        judged = " + ".join(format_count(rows_of_arm.judged) for rows_of_arm in context.rows)
+        read = " + ".join(format_count(rows_of_arm.read) for rows_of_arm in context.rows)
         yield ok(NAME, f"{judged} of {read} rows are judged, the others are named")
 
 
@@ -75,7 +77,7 @@ def _judge_failures(context: RequestContext, baseline: ArmRows, candidate: ArmRo
 def _p_worse_part(
     baseline: ArmRows, baseline_part: LeftOut, candidate: ArmRows, part: LeftOut, burst_size: float
 ) -> float:
-    """p-value that `part`, of the candidate's rows, fails no more often than `baseline_part`, of the baseline's.
+    """Return a p-value: small if `part`, of the candidate's rows, fails more often than the baseline's `baseline_part`.
 
     It is the smaller p-value of two tests: failures as a share of the part, and as a share of all rows that were read.
     The share of the part is uncertain if the baseline has few such rows, and unknown for failed checks: checks that
@@ -89,9 +91,9 @@ def _p_worse_part(
 
 
 def _p_more_failures(rows: int, failures: int, other_rows: int, other_failures: int, burst_size: float = 1.0) -> float:
-    """One-sided p-value of the score test that the first rows fail no more often than the other rows.
+    """Return the one-sided p-value of a score test: small if the rows fail more often than the other rows.
 
-    Without rows on one side it is 0 if the first rows have failures, else 1. `burst_size`: mean size of a burst of
+    Without rows on one side it is 0 if the rows have failures, else 1. `burst_size`: mean size of a burst of
     failures; all counts are divided by it (but at most by 20), because a burst is as much evidence as one failure.
     """
     if not rows or not other_rows:
@@ -107,14 +109,17 @@ def _p_more_failures(rows: int, failures: int, other_rows: int, other_failures: 
 
 def check_skipped_rows(context: RequestContext) -> Iterable[Finding]:
     """Are skipped bad rows few, and as frequent in every arm? Are rows of other kinds as frequent in every arm?"""
-    rows_read = {rows.arm: max(rows.read, 1) for rows in context.rows}
+    rows_read = {rows_of_arm.arm: max(rows_of_arm.read, 1) for rows_of_arm in context.rows}  # at least 1, to divide by
     yield from _judge_bad_rows(context, rows_read)
     yield from _judge_other_kinds(context, rows_read)
 
 
 def _count_left_out(context: RequestContext, kind: LeftOutKind) -> dict[str, int]:
-    """Rows of one kind that are not judged, by arm; the baseline is first."""
-    return {rows.arm: sum(part.rows for part in rows.left_out if part.kind is kind) for rows in context.rows}
+    """Count the rows of one kind that are not judged, by arm; the baseline is first."""
+    return {
+        rows_of_arm.arm: sum(part.rows for part in rows_of_arm.left_out if part.kind is kind)
+        for rows_of_arm in context.rows
+    }
 
 
 def _judge_bad_rows(context: RequestContext, rows_read: Mapping[str, int]) -> Iterable[Finding]:
@@ -151,6 +156,7 @@ def _judge_other_kinds(context: RequestContext, rows_read: Mapping[str, int]) ->
 
 
 def _list_shares(rows: Mapping[str, int], read: Mapping[str, int]) -> str:
+    """Write how many rows of each arm are affected: `baseline 3 of 1,200, canary 0 of 1,180`; both by arm."""
     return ", ".join(f"{arm} {format_count(n)} of {format_count(read[arm])}" for arm, n in rows.items())
 
 
@@ -159,7 +165,7 @@ def _find_lopsided(rows: Mapping[str, int], read: Mapping[str, int]) -> list[str
 
     Both arguments have a count for each arm, the baseline first.
     """
-    baseline, *candidates = rows or [""]
+    baseline, *candidates = rows or [""]  # without arms there are no candidates
     lopsided = []
     for arm in candidates:
         p_more = _p_more_failures(read[arm], rows[arm], read[baseline], rows[baseline])
@@ -170,9 +176,9 @@ def _find_lopsided(rows: Mapping[str, int], read: Mapping[str, int]) -> list[str
 
 
 def check_cut_off(context: RequestContext) -> Iterable[Finding]:
-    """Requests without an answer at the end of a load: name those that count as failed, and compare the others.
+    """Judge requests without an answer at the end of a load: name those that count as failed, compare late ones.
 
-    The others are those that waited longer than the baseline's p99 but not so long that they count as failed.
+    Late ones waited longer than the baseline's p99, but not so long that they count as failed.
     """
     failed = {arm: sum(request.arm == arm for request in context.settled.failed) for arm in context.cells.arms}
     if any(failed.values()):
@@ -189,6 +195,7 @@ def check_cut_off(context: RequestContext) -> Iterable[Finding]:
             continue
         # Users of one arm may act in step, so the number of requests in flight depends on the moment. The tests
         # therefore ask which share of the users was waiting.
+        # A user waits for one request at most, so there are at least as many users as late requests.
         users_of_arm, users_of_baseline = max(users[arm], late[arm]), max(users[baseline], late[baseline])
         text = f"requests that had waited for more than {usual} when the load ended: {baseline} {late[baseline]} of "
         text += f"{users_of_baseline} users, {arm} {late[arm]} of {users_of_arm}"

@@ -29,7 +29,8 @@ def check_clock(context: RequestContext) -> Iterable[Finding]:
 
 
 def check_load_generator(context: RequestContext) -> Iterable[Finding]:
-    """A saturated load generator measures itself, so the comparison is void. `None`: no process reported the value."""
+    """Judge the CPU and the event loop of the load's processes: a saturated load measures itself, which is void."""
+    # `None`: no process reported the value.
     cpu_percent = max(context.list_known("cpu_percent"), default=None)
     lag_ms = max(context.list_known("loop_lag_ms"), default=None)
     if cpu_percent is None and lag_ms is None:

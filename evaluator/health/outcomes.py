@@ -15,15 +15,18 @@ from evaluator.stats.outcomes.arms import compare_assignment
 from evaluator.wording import count_of, format_count, format_number
 
 ALPHA = 0.001
+"""p-value below which a difference between the arms is not chance."""
 MOST_CROSSED = 0.01
+"""Largest share of units in several arms with which a GO is possible."""
 MOST_STRAY = 0.05
 """An arm with less than this share of its expected units is probably not an arm of the test."""
 MOST_NAMED = 5
 LEFT_OUT = {
-    LeftOutKind.BAD_ROW: "bad row",
-    LeftOutKind.DUPLICATE: "duplicate",
-    LeftOutKind.SEVERAL_ARMS: "row of a unit in several arms",
+    LeftOutKind.BAD_ROW: ("bad row", "bad rows"),
+    LeftOutKind.DUPLICATE: ("duplicate", "duplicates"),
+    LeftOutKind.SEVERAL_ARMS: ("row of a unit in several arms", "rows of a unit in several arms"),
 }
+"""What a row is that is not judged: singular and plural."""
 TAKEN_BY_YAML = ("true", "false", "yes", "no", "on", "off", "null", "y", "n")
 ANYTIME = "monitoring: {mode: anytime}"
 MAX_UNITS = "monitoring.max_units"
@@ -40,24 +43,25 @@ def check_units_ratio(context: OutcomeContext) -> Iterable[Finding]:
         text = f"health.sample_ratio names no share for {', '.join(unnamed)}"
         yield fail("sample_ratio", text, _suggest_ratio(context))
         return
-    counts = [part.n for part in context.outcomes.moments]
+    units_by_arm = [moments_of_arm.n for moments_of_arm in context.outcomes.moments]
     weights = np.array([shares.get(arm, 1.0) for arm in arms])
-    p_value = compare_assignment(counts, weights.tolist())
-    text = "units: " + ", ".join(f"{arm} {format_count(n)}" for arm, n in zip(arms, counts, strict=True))
+    p_value = compare_assignment(units_by_arm, weights.tolist())
+    text = "units: " + ", ".join(f"{arm} {format_count(n)}" for arm, n in zip(arms, units_by_arm, strict=True))
     if p_value >= ALPHA:
         yield ok("sample_ratio", text)
         return
-    expected = sum(counts) * weights / weights.sum()
+    expected = sum(units_by_arm) * weights / weights.sum()
     text += "; expected: " + ", ".join(f"{arm} {n:,.0f}" for arm, n in zip(arms, expected, strict=True))
     yield fail("sample_ratio", f"{text} (p = {p_value:.1g})", _suggest_ratio(context))
 
 
 def _suggest_ratio(context: OutcomeContext) -> str:
-    """What to do about a different split: find lost units, leave stray arms out, or configure the observed shares.
+    """Say what to do about other shares than configured: find lost units, leave stray arms out, or set these shares.
 
     A stray arm has so few units that it is probably no arm of the test, such as a wrong value in the file.
     """
-    arms, units = context.outcomes.arms, [part.n for part in context.outcomes.moments]
+    arms = context.outcomes.arms
+    units = [moments_of_arm.n for moments_of_arm in context.outcomes.moments]
     shares = [context.rulebook.sample_ratio.get(arm, 1.0) for arm in arms]
     expected = [sum(units) * share / sum(shares) for share in shares]
     stray = [arm for arm, n, n_expected in zip(arms, units, expected, strict=True) if n < MOST_STRAY * n_expected]
@@ -79,7 +83,10 @@ def _suggest_ratio(context: OutcomeContext) -> str:
 
 
 def _write_query_without(outcomes: Outcomes, arms: list[str]) -> str:
-    """Write SQL for `--outcomes-query` that leaves arms out; it contains the query of the import, if there was one."""
+    """Write SQL for `--outcomes-query` that leaves arms out.
+
+    It selects from the query of the import, if there was one, else from the table `outcomes`. Names are quoted.
+    """
     facts = outcomes.facts
     column = facts.arm_column or "variant"
     is_plain_name = re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", column)
@@ -98,7 +105,8 @@ def _quote_yaml(name: str) -> str:
 def check_looks(context: OutcomeContext) -> Iterable[Finding]:
     """Were other outcomes of this release judged before, and how much of alpha is left for this look?
 
-    Each look spends a part of alpha. `price` says how much this look may spend, or why it is refused.
+    Each look spends a part of alpha, the false-alarm rate. `context.price` has the earlier looks, the share of alpha
+    that this look may spend (1: no earlier look took any), or why it is refused.
     """
     price = context.price
     units = format_count(price.units)
@@ -120,7 +128,7 @@ def check_looks(context: OutcomeContext) -> Iterable[Finding]:
     elif price.refused:
         remedy = f"judge again with more units; if {MAX_UNITS} is reached, the earlier verdict was the last"
         yield fail("outcome_looks", f"{text}; {price.refused}", remedy)
-    elif price.share < 1:
+    elif price.share < 1:  # earlier looks took a part of alpha that was not planned for
         share = format_number(context.rulebook.alpha * price.share * 100)
         yield warn(
             "outcome_looks",
@@ -164,16 +172,17 @@ def check_rows(context: OutcomeContext) -> Iterable[Finding]:
     if not facts.left_out:
         yield ok("coverage", f"all {format_count(read)} rows of outcomes are judged")
         return
-    judged = sum(arm.judged for arm in facts.account())
+    judged = sum(account.judged for account in facts.account())
     text = (
         f"{format_count(judged)} of {format_count(read)} rows of outcomes are judged; not: {describe_left_out(facts)}"
     )
     remedy = "import without --skip-bad-rows, which names file, line and column of the first bad row, and correct them"
-    arms = [arm for arm in facts.read if arm]  # an empty name: rows of an unknown arm
-    bad_rows = [facts.count(LeftOutKind.BAD_ROW, arm) for arm in arms]
+    arm_names = [arm for arm in facts.read if arm]  # an empty name: rows of an unknown arm
+    bad_rows_by_arm = [facts.count(LeftOutKind.BAD_ROW, arm) for arm in arm_names]
     p_value = 1.0  # of the test that bad rows are as frequent in every arm
-    if sum(bad_rows) and len(arms) > 1:
-        p_value = _compare_missing(bad_rows, [facts.read[arm] for arm in arms])
+    if sum(bad_rows_by_arm) and len(arm_names) > 1:
+        p_value = _test_equal_share(bad_rows_by_arm, [facts.read[arm] for arm in arm_names])
+    # All bad rows, those of unknown arm included.
     if facts.skipped_rows > (1 - context.rulebook.coverage) * read:
         least = f"{format_number(context.rulebook.coverage * 100)} %"
         why = f"{text}; more bad rows than health.coverage ({least}) allows"
@@ -188,18 +197,21 @@ def check_rows(context: OutcomeContext) -> Iterable[Finding]:
 def describe_left_out(facts: OutcomeFacts) -> str:
     """Name the rows that were read and are not judged: `3 bad rows (baseline 1, treatment 2), 4 duplicates (…)`."""
     parts = []
-    for kind, singular in LEFT_OUT.items():
+    for kind, (singular, plural) in LEFT_OUT.items():
+        # There is at most one part of a kind and arm.
         rows_by_arm = {part.arm: part.rows for part in facts.left_out if part.kind is kind}
         if rows_by_arm:
             each_arm = ", ".join(f"{arm or 'no arm known'} {format_count(n)}" for arm, n in rows_by_arm.items())
             total = sum(rows_by_arm.values())
-            plural = singular.replace("row", "rows", 1).replace("duplicate", "duplicates")
             parts.append(f"{format_count(total)} {singular if total == 1 else plural} ({each_arm})")
     return ", ".join(parts)
 
 
 def check_missing(context: OutcomeContext) -> Iterable[Finding]:
-    """Units without a value are left out of that outcome; that is fair only if they are as frequent in every arm."""
+    """Compare the shares of units without the value of an outcome, which are left out: they must be alike in all arms.
+
+    Only outcomes and covariates that a metric of the policy uses are compared.
+    """
     outcomes = context.outcomes
     metrics = [rule.metric for rule in context.rulebook.rules]
     used = {name for metric in metrics for name in (*metric.outcomes, *metric.covariate_names)}
@@ -207,7 +219,7 @@ def check_missing(context: OutcomeContext) -> Iterable[Finding]:
         if name not in used:
             continue
         missing = [missing_by_arm.get(arm, 0) for arm in outcomes.arms]
-        p_value = _compare_missing(missing, [part.n for part in outcomes.moments])
+        p_value = _test_equal_share(missing, [moments_of_arm.n for moments_of_arm in outcomes.moments])
         each_arm = ", ".join(f"{arm} {format_count(n)}" for arm, n in zip(outcomes.arms, missing, strict=True))
         text = f"units without {name}: {each_arm}"
         if p_value < ALPHA:
@@ -217,17 +229,18 @@ def check_missing(context: OutcomeContext) -> Iterable[Finding]:
             yield warn("missing_outcomes", f"{text}; as often in every arm")
 
 
-def _compare_missing(missing: list[int], units: list[int]) -> float:
-    """p-value of the χ² test that the share of missing units is the same in every arm.
+def _test_equal_share(affected: list[int], total: list[int]) -> float:
+    """Return the p-value of the χ² test that the share `affected / total` is the same in every arm.
 
-    Both arguments have a count for each arm; `missing` are some of `units`.
+    Both arguments have a count for each arm: of units or rows that lack something, and of all of them.
     """
-    from scipy.special import chdtrc
+    from scipy.special import chdtrc  # the upper tail of the χ² distribution
 
-    table = np.array([missing, np.array(units) - np.array(missing)], float)  # rows: missing, present; columns: arms
-    expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / table.sum()
+    # Rows: affected, not affected; columns: arms.
+    table = np.array([affected, np.array(total) - np.array(affected)], float)
+    expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / table.sum()  # the counts if all shares are the same
     terms = (table - expected)[expected > 0] ** 2 / expected[expected > 0]
-    degrees_of_freedom = len(units) - 1
+    degrees_of_freedom = len(total) - 1
     return float(chdtrc(degrees_of_freedom, float(terms.sum())))
 
 
@@ -239,8 +252,9 @@ def check_tails(context: OutcomeContext) -> Iterable[Finding]:
         if outcome not in outcomes.variables:
             continue
         position = outcomes.variables.index(outcome)
+        # Of the arm that needs most, by the skewness of its values; compared with the arm that has the fewest units.
         needed = max(SKEWED * float(skewness_of_arm[position]) ** 2 for skewness_of_arm in outcomes.skewness)
-        fewest = min(part.n for part in outcomes.moments)
+        fewest = min(moments_of_arm.n for moments_of_arm in outcomes.moments)
         if fewest < needed:
             text = (
                 f"{outcome} is so skewed that a mean needs about {format_count(round(needed))} units an arm; "

@@ -15,44 +15,50 @@ ENOUGH_REPLICATES = 3
 MAX_DROPPED = 0.05
 TEN_YEARS_S = 10 * 365 * 86400
 Spans = dict[int, tuple[int, int]]
-"""By run: first and last bucket."""
+"""Number of a run → first and last bucket of an arm in it."""
 OTHER_MATCH = (
     "import the files again under another release id: an import now matches the runs of both arms by their times"
 )
 
 
 def check_overlap(context: RequestContext) -> Iterable[Finding]:
-    """Arms at different times forbid a GO, unless enough replicates show how much time itself matters."""
+    """Fail if the arms ran at different times, unless enough replicates show how much time itself matters.
+
+    Warn of replicates, times and requests of one arm that the other arm does not have.
+    """
     baseline_spans = _find_spans(context, 0)
-    for code, arm in enumerate(context.cells.arms[1:], start=1):
+    for arm_code, arm in enumerate(context.cells.arms[1:], start=1):
         panel = context.panels.get(arm)
         if panel is None:
             yield fail(NAME, f"{arm} and baseline share no usable data")
             continue
-        spans = _find_spans(context, code)
+        spans = _find_spans(context, arm_code)
         findings = [*_find_lone_replicates(context, arm, baseline_spans, spans)]
         if all(panel.paired.values()):  # in every run the arms overlap in time
             findings += _find_cut_starts(context, arm, baseline_spans, spans)
             findings.append(_judge_unmatched(context, arm, panel))
         else:
             findings.append(_judge_apart(context, arm, baseline_spans, spans))
-        # An `ok` is shown only if nothing else is.
+        # Findings that are in order are shown only if there are no others.
         yield from [finding for finding in findings if finding.level is not Level.OK] or findings
 
 
-def _find_spans(context: RequestContext, arm: int) -> Spans:
-    """First and last bucket of an arm (its code) in each of its runs."""
+def _find_spans(context: RequestContext, arm_code: int) -> Spans:
+    """Find the first and the last bucket of an arm in each run in which it has requests."""
     moments = context.cells.moments
-    rows = moments.arm == arm
+    rows = moments.arm == arm_code
     spans: Spans = {}
-    for run in distinct(moments.run[rows]):
-        buckets = moments.bucket[rows & (moments.run == run)]
-        spans[int(run)] = int(buckets.min()), int(buckets.max())
+    for run_number in distinct(moments.run[rows]):
+        buckets = moments.bucket[rows & (moments.run == run_number)]
+        spans[int(run_number)] = int(buckets.min()), int(buckets.max())
     return spans
 
 
 def _find_lone_replicates(context: RequestContext, arm: str, baseline: Spans, candidate: Spans) -> Iterable[Finding]:
-    """Replicates with requests of one arm only cannot be compared; many without the candidate forbid a GO."""
+    """Name replicates (runs) with requests of one arm only: they are not compared. Many without `arm` forbid a GO.
+
+    `baseline`, `candidate`: the spans of the two arms; `arm`: name of the candidate.
+    """
     lone = baseline.keys() ^ candidate.keys()
     if lone:
         replicates = len(baseline.keys() | candidate.keys())
@@ -96,15 +102,17 @@ def _find_cut_starts(context: RequestContext, arm: str, baseline: Spans, candida
     """
     bucket_s = context.cells.bucket_s
     runs_by_id = {run.id: run for run in context.runs}
-    for code in baseline.keys() & candidate.keys():
-        run = runs_by_id.get(context.cells.runs[code])
+    for run_number in baseline.keys() & candidate.keys():
+        run = runs_by_id.get(context.cells.runs[run_number])
         if run is not None and run.source == "locust":
             continue
-        warm_up_end = context.warm_up.first_bucket.get(code, 0)
-        baseline_start, candidate_start = max(baseline[code][0], warm_up_end), max(candidate[code][0], warm_up_end)
-        last = max(baseline[code][1], candidate[code][1])
+        warm_up_end = context.warm_up.first_bucket.get(run_number, 0)
+        baseline_first, baseline_last = baseline[run_number]
+        candidate_first, candidate_last = candidate[run_number]
+        baseline_start, candidate_start = max(baseline_first, warm_up_end), max(candidate_first, warm_up_end)
+        last = max(baseline_last, candidate_last)
         start, later_start = sorted((baseline_start, candidate_start))
-        cut = later_start - start
+        cut = later_start - start  # buckets
         if cut <= TOLERATED * (last - start + 1):
             continue
         early, late = (BASELINE, arm) if baseline_start < candidate_start else (arm, BASELINE)
@@ -119,10 +127,14 @@ def _judge_unmatched(context: RequestContext, arm: str, panel: Panel) -> Finding
     if is_imported(context.runs) and moments.bucket.max() * context.cells.bucket_s < TEN_YEARS_S:
         text = "times count from the start of a test, not from 1970, so the arms are assumed to have run together"
         return warn(NAME, text)
-    requests_in_block = panel.block_sum(panel.n)  # shape (2, endpoints, slots): the sum of the block of each slot
+    # Shape (2, endpoints, slots): for each slot, the requests of its block (some successive slots). A request has a
+    # counterpart if the other arm has any of that endpoint in its block.
+    requests_in_block = panel.block_sum(panel.n)
     without_counterpart = (requests_in_block[0] == 0) | (requests_in_block[1] == 0)
     # Requests of the warm-up are left out on purpose, so only those of the panel are counted.
-    shares = [float((n * without_counterpart).sum()) / max(float(n.sum()), 1.0) for n in panel.n]
+    shares = [  # of baseline and candidate
+        float((requests * without_counterpart).sum()) / max(float(requests.sum()), 1.0) for requests in panel.n
+    ]
     if max(shares) > MAX_DROPPED:
         share = f"{max(shares) * 100:.1f} %"
         return warn(NAME, f"{share} of an arm's requests have no counterpart at the same time and endpoint")

@@ -21,7 +21,7 @@ from evaluator.health.base import (
     show_period,
     warn,
 )
-from evaluator.health.reading_traffic import find_still_instances
+from evaluator.health.reading_traffic import find_idle_instances
 from evaluator.records import Finding, Query, QueryFacts, QueryKind, ReadingCells, Role, Spans
 from evaluator.records.arrays import BoolArray
 from evaluator.stats.shaping.reading_panels import name_of
@@ -34,16 +34,16 @@ TURNED_OVER = 0.25
 """Share of an arm's instances that ended before the others."""
 
 Times = Sequence[tuple[float, float]]
-"""Starts and ends, ms since the epoch."""
+"""Intervals in the order of time: start and end of each, ms since the epoch."""
 
 
 def check_silence_of_scrapes(context: ReadingContext) -> Iterable[Finding]:
     """Find arms, or queries of gates and holds, whose readings end early or have holes, over all collected time."""
     periods = _find_periods(context)
     findings = [*_name_late_starts(context, periods)]
-    for code, arm in enumerate(context.readings.arms):
+    for arm_code, arm in enumerate(context.readings.arms):
         facts = [fact for fact in context.readings.facts if fact.arm == arm and fact.spans]
-        arm_start_ms = _find_expected_start(context, code)
+        arm_start_ms = _find_expected_start(context, arm_code)
         expected = [(max(start_ms, arm_start_ms), end_ms) for start_ms, end_ms in periods]
         # Silences are ordered: those at the end are worse than holes, then a larger share is worse.
         worst = max((_find_silence(sampled, expected) for sampled in _list_spans(context, facts)), default=None)
@@ -55,14 +55,17 @@ def check_silence_of_scrapes(context: ReadingContext) -> Iterable[Finding]:
     return findings
 
 
-def _find_expected_start(context: ReadingContext, code: int) -> float:
-    """Time (ms since the epoch) from which readings of an arm are expected; -inf: over all of the collected time."""
+def _find_expected_start(context: ReadingContext, arm_code: int) -> float:
+    """Find when readings of an arm are expected from (ms since the epoch); -inf: over all of the collected time.
+
+    `arm_code`: 0 for the baseline.
+    """
     if context.intervals:  # the load called all arms from its start on
         return -math.inf
     # A candidate may have been started after the baseline. Until the first candidate started, readings of the baseline
     # are not judged, so they are expected from then on.
     candidates = context.readings.arms[1:]
-    arms = candidates if code == 0 else (context.readings.arms[code],)
+    arms = candidates if arm_code == 0 else (context.readings.arms[arm_code],)
     first_samples = [sample for arm in arms if (sample := _find_first_sample(context, arm)) is not None]
     # The service may have started just after the scrape before its first sample.
     return min((first_ms - step_ms for first_ms, step_ms in first_samples), default=-math.inf)
@@ -75,8 +78,11 @@ class _ScrapeSilence:
     rank: int
     """0: too short for a finding, 1: holes, 2: silent at the end."""
     share: float
-    seconds: float
-    period_s: float
+    """Share of the expected time without samples."""
+    silent_s: float
+    """Time without samples, s."""
+    expected_s: float
+    """Time for which samples were expected, s."""
     query: str
     """Name of a query; empty: the whole arm."""
     since_ms: float
@@ -92,10 +98,10 @@ class _ScrapeSilence:
 def _describe_silence(context: ReadingContext, arm: str, silence: _ScrapeSilence, periods: Times) -> Finding:
     """Word a silence of rank 1 or 2 as a finding; `periods`: times for which readings are expected."""
     subject = f"{silence.query} of {arm}" if silence.query else arm
-    period = format_duration(silence.period_s)
+    period = format_duration(silence.expected_s)
     since, until = show_clock(silence.since_ms), show_clock(silence.until_ms)
     if silence.rank == 1:
-        share, length = format_number(silence.share * 100), format_duration(silence.seconds)
+        share, length = format_number(silence.share * 100), format_duration(silence.silent_s)
         text = f"{subject} is silent for {length} of {period} ({share} %), the longest from {since} to {until}"
         remedy = "find out why it was not scraped; see the page of targets on the metrics server"
         return grade("silence", text, remedy, fails=silence.share > context.rulebook.silence)
@@ -122,9 +128,10 @@ def _find_periods(context: ReadingContext) -> Times:
 
 
 def _list_spans(context: ReadingContext, facts: Sequence[QueryFacts]) -> Iterator[tuple[str, Spans, float]]:
-    """Yield name, spans with samples and scrape interval (ms) of an arm: first over all queries, with an empty name.
+    """Yield what shows when an arm was scraped: name of a query, its spans with samples, its scrape interval (ms).
 
-    Then the same of each query of a gate or hold. `facts`: the facts of the arm's queries.
+    First all queries together, with an empty name, then each query of a gate or hold by itself. A span is the time of
+    the first and the last of successive samples (ms). `facts`: the facts of the arm's queries.
     """
     scraped = _select_scraped(context, facts)
     if not scraped:
@@ -151,14 +158,18 @@ def _select_scraped(context: ReadingContext, facts: Sequence[QueryFacts]) -> lis
 
 
 def _find_failure_queries(context: ReadingContext) -> set[Query]:
-    """Find the queries of failures, which may happen late or never: the numerators of ratios."""
+    """Find the queries of failures, which may happen late or never: the numerators of ratios.
+
+    The queries of a ratio are its numerator and its denominator. A numerator of one ratio that is the denominator of
+    another counts requests, so it is no query of failures.
+    """
     ratios = [rule.metric.queries for rule in context.rulebook.rules if len(rule.metric.queries) > 1]
     numerators, denominators = {queries[0] for queries in ratios}, {queries[-1] for queries in ratios}
     return numerators - denominators
 
 
 def _find_first_sample(context: ReadingContext, arm: str) -> tuple[float, float] | None:
-    """Time of the first sample of an arm (ms since the epoch) and its scrape interval (ms); `None` without samples."""
+    """Find the first sample of an arm: its time (ms since the epoch) and scrape interval (ms); `None`: no samples."""
     facts = _select_scraped(context, [fact for fact in context.readings.facts if fact.arm == arm and fact.spans])
     if not facts:
         return None
@@ -171,31 +182,43 @@ def _find_silence(sampled: tuple[str, Spans, float], expected: Times) -> _Scrape
     `sampled`: name of a query (empty: the whole arm), its spans with samples and its scrape interval (ms).
     """
     query, spans, step_ms = sampled
-    holes: list[tuple[float, float]] = []
-    expected_ms, silent_ms, is_silent_at_end = 0.0, 0.0, False
+    holes: list[tuple[float, float]] = []  # start and end, ms
+    expected_ms = silent_ms = 0.0
+    is_silent_at_end = False
     for start, end in expected:
         expected_ms += max(end - start, 0.0)
         for hole_start, hole_end in _list_holes(spans, start, end):
-            steps = END_STEPS if hole_start == start or hole_end == end else HOLE_STEPS
-            if hole_end - hole_start > steps * step_ms:
+            tolerated_steps = END_STEPS if hole_start == start or hole_end == end else HOLE_STEPS
+            if hole_end - hole_start > tolerated_steps * step_ms:
                 holes.append((hole_start, hole_end))
                 silent_ms += hole_end - hole_start - step_ms  # no sample is expected before the next scrape
                 is_silent_at_end |= hole_end == end
     share = silent_ms / expected_ms if expected_ms else 0.0
-    # The hole at the very end is shown, else the longest.
+    # The hole at the very end is shown, else the longest. Without holes, and without samples, times are 0.
     since, until = max(holes, key=lambda hole: (hole[1] == expected[-1][1], hole[1] - hole[0]), default=(0.0, 0.0))
     rank = 2 if is_silent_at_end else int(share > TOLERATED)
-    first, last = (float(spans[0][0]), float(spans[-1][1])) if spans else (0.0, 0.0)
-    return _ScrapeSilence(rank, share, silent_ms / 1000, expected_ms / 1000, query, since, until, first, last)
+    first_ms, last_ms = (float(spans[0][0]), float(spans[-1][1])) if spans else (0.0, 0.0)
+    return _ScrapeSilence(
+        rank=rank,
+        share=share,
+        silent_s=silent_ms / 1000,
+        expected_s=expected_ms / 1000,
+        query=query,
+        since_ms=since,
+        until_ms=until,
+        first_ms=first_ms,
+        last_ms=last_ms,
+    )
 
 
 def _list_holes(spans: Spans, start: float, end: float) -> list[tuple[float, float]]:
     """List the times from `start` to `end` that no span covers (ms); the first and the last of them may be empty."""
-    edges = [start]  # in turns: start of a hole, end of a hole
+    edges = [start]  # in turns: start of a hole, end of a hole (where a span starts)
     cut_spans = sorted((max(first, start), min(last, end)) for first, last in spans if first <= end)
     for first, last in cut_spans:
-        if last < start:
+        if last < start:  # the span ended before that time
             continue
+        # Unless it is the very first, the last edge is the end of the span before.
         if len(edges) > 1 and first <= edges[-1]:  # spans that touch or overlap have no hole between them
             edges[-1] = max(edges[-1], last)
         else:
@@ -215,6 +238,7 @@ def _name_late_starts(context: ReadingContext, periods: Times) -> Iterator[Findi
             continue
         first_ms, step_ms = first_sample
         before_ms, collected_ms = first_ms - start_ms, end_ms - start_ms
+        # A late start that scraping explains, or that is a small part of the time, is not named.
         if before_ms > max(END_STEPS * step_ms, TOLERATED * collected_ms):
             before, collected = format_duration(before_ms / 1000), format_duration(collected_ms / 1000)
             text = (
@@ -226,32 +250,37 @@ def _name_late_starts(context: ReadingContext, periods: Times) -> Iterator[Findi
 
 
 def check_targets(context: ReadingContext) -> Iterable[Finding]:
-    """Targets that did not answer their scrapes (`up` is 0), including those that never did and have no series."""
+    """Name targets of an arm that did not answer their scrapes (`up` is 0); a target is an address that is scraped.
+
+    Targets that never answered are included; they have no other series. More failed scrapes than in the other arm, or
+    no answer at the end, forbid a GO.
+    """
     targets, periods = context.targets, _find_periods(context)
     if targets is None or not periods:
         return
     middle_ms = (targets.bucket + 0.5) * targets.bucket_s * 1000
     judged = np.any([(middle_ms >= start) & (middle_ms <= end) for start, end in periods], axis=0)
     failed_scrapes = targets.n - targets.total  # `n` counts all scrapes, `total` those with `up` = 1
-    shares = []
-    for code in range(len(targets.arms)):
-        rows = judged & (targets.arm == code)
+    shares = []  # of each arm: share of its scrapes that failed
+    for arm_code in range(len(targets.arms)):
+        rows = judged & (targets.arm == arm_code)
         scrapes = float(targets.n[rows].sum())
         shares.append(float(failed_scrapes[rows].sum()) / scrapes if scrapes else 0.0)
     worst_candidate = max(range(1, len(shares)), key=shares.__getitem__)
-    for code, arm in enumerate(targets.arms):
+    for arm_code, arm in enumerate(targets.arms):
         # A candidate is compared with the baseline, the baseline with the worst candidate.
-        reference = worst_candidate if code == 0 else 0
-        failing = judged & (targets.arm == code) & (failed_scrapes > 0)
-        down_at_end = _find_down_at_end(targets, code, periods[-1][1])
-        if shares[code] <= TOLERATED and not down_at_end.any():
+        reference = worst_candidate if arm_code == 0 else 0
+        failing = judged & (targets.arm == arm_code) & (failed_scrapes > 0)
+        last_end_ms = periods[-1][1]
+        down_at_end = _find_down_at_end(targets, arm_code, last_end_ms)
+        if shares[arm_code] <= TOLERATED and not down_at_end.any():
             continue
         texts = []
         if failing.any():
             texts.append(
-                f"targets of {arm} did not answer {format_number(shares[code] * 100)} % of their scrapes "
+                f"targets of {arm} did not answer {format_number(shares[arm_code] * 100)} % of their scrapes "
                 f"({format_number(shares[reference] * 100)} % of {targets.arms[reference]}'s"
-                f"{', the worst candidate' if code == 0 and len(targets.arms) > 2 else ''}): "
+                f"{', the worst candidate' if arm_code == 0 and len(targets.arms) > 2 else ''}): "
                 f"{_name_targets(targets, failing)}, first at {_show_first(targets, failing)}"
             )
         if down_at_end.any():
@@ -261,7 +290,8 @@ def check_targets(context: ReadingContext) -> Iterable[Finding]:
             else:  # the targets are down only between two replicates, so no judged scrape failed
                 names = _name_targets(targets, down_at_end)
                 texts.append(f"at the end no target of {arm} answers (since {since}): {names}")
-        lopsided = shares[code] > context.rulebook.silence and shares[code] > LOPSIDED * shares[reference]
+        share = shares[arm_code]
+        lopsided = share > context.rulebook.silence and share > LOPSIDED * shares[reference]
         remedy = (
             "find out why they were down: the metrics server's page of targets shows why a scrape failed; "
             "to leave out targets that do not belong to the service, set sources.prometheus.selectors"
@@ -269,13 +299,14 @@ def check_targets(context: ReadingContext) -> Iterable[Finding]:
         yield grade("targets", "; ".join(texts), remedy, fails=lopsided or bool(down_at_end.any()))
 
 
-def _find_down_at_end(targets: ReadingCells, code: int, end_ms: float) -> BoolArray:
-    """Mark an arm's scrapes after the last scrape that any of its targets answered, up to the judged end (rows,).
+def _find_down_at_end(targets: ReadingCells, arm_code: int, end_ms: float) -> BoolArray:
+    """Mark the rows of an arm after the last scrape that any of its targets answered, up to `end_ms`: shape (rows,).
 
     No row is marked if so short a time may be due to one late and one failed scrape. Scrapes before the load and
     between replicates count as well: a target that is down may disappear from the metrics server before the next load.
     """
-    scraped = (targets.arm == code) & (targets.bucket * targets.bucket_s * 1000 < end_ms)
+    scraped = (targets.arm == arm_code) & (targets.bucket * targets.bucket_s * 1000 < end_ms)
+    # Buckets. Without an answered scrape (-inf) all rows are unanswered; without an unanswered row both are equal.
     last_answered = max(targets.bucket[scraped & (targets.total > 0)].tolist(), default=-math.inf)
     unanswered: BoolArray = scraped & (targets.bucket > last_answered)
     last_scraped = max(targets.bucket[unanswered].tolist(), default=last_answered)
@@ -286,10 +317,12 @@ def _find_down_at_end(targets: ReadingCells, code: int, end_ms: float) -> BoolAr
 
 
 def _name_targets(targets: ReadingCells, rows: BoolArray) -> str:
+    """Name the first targets (instances) of the rows that are True in `rows`, shape (rows,)."""
     return name_some([targets.instances[instance] for instance in np.unique(targets.instance[rows]).tolist()])
 
 
 def _show_first(targets: ReadingCells, rows: BoolArray) -> str:
+    """Write the time of the first bucket of the rows that are True in `rows`, shape (rows,)."""
     return show_clock(float(targets.bucket[rows].min()) * targets.bucket_s * 1000)
 
 
@@ -307,10 +340,11 @@ class _Turnover:
     came: tuple[str, ...] = ()
     """Name and time of each, as text for a finding."""
     ended: tuple[str, ...] = ()
-    """The same of those that ended."""
+    """Name and time of each, as text for a finding."""
 
     @property
     def share_ended(self) -> float:
+        """Share of the instances that ended; 0 without instances."""
         return len(self.ended) / self.instances if self.instances else 0.0
 
 
@@ -348,27 +382,37 @@ def check_instances(context: ReadingContext) -> Iterable[Finding]:
 
 
 def _find_turnover(context: ReadingContext, arm: str, start_ms: float, end_ms: float) -> _Turnover:
-    """Find the instances of an arm that came or ended between `start_ms` and `end_ms` while others were there."""
+    """Find the instances of an arm that came or ended between `start_ms` and `end_ms` while others were there.
+
+    Without any instance in that time, the result is empty.
+    """
     facts = _select_scraped(context, [fact for fact in context.readings.facts if fact.arm == arm and fact.lives])
     lives: dict[str, tuple[int, int]] = {}  # instance → first and last sample of any query, ms
     for fact in facts:
         for name, (first, last) in fact.lives.items():
             known_first, known_last = lives.get(name, (first, last))
             lives[name] = min(known_first, first), max(known_last, last)
-    lives = {name: (first, last) for name, (first, last) in lives.items() if first <= end_ms and last >= start_ms}
-    if not lives:
+    lives_in_window = {
+        name: (first, last) for name, (first, last) in lives.items() if first <= end_ms and last >= start_ms
+    }
+    if not lives_in_window:
         return _Turnover()
+    # An instance whose first or last sample is within this time of the arm's start or end did not come or end.
     patience_ms = END_STEPS * max(fact.step_ms for fact in facts)
-    arm_start = max(min(first for first, _ in lives.values()), start_ms)
-    arm_end = min(max(last for _, last in lives.values()), end_ms)
+    arm_start_ms = max(min(first for first, _ in lives_in_window.values()), start_ms)
+    arm_end_ms = min(max(last for _, last in lives_in_window.values()), end_ms)
     came = [
         f"{name} at {show_clock(first)}"
-        for name, (first, _) in sorted(lives.items())
-        if first > arm_start + patience_ms
+        for name, (first, _) in sorted(lives_in_window.items())
+        if first > arm_start_ms + patience_ms
     ]
-    end_times = {name: show_clock(last) for name, (_, last) in lives.items() if last < arm_end - patience_ms}
-    for (code, name), since_ms in find_still_instances(context).items():
-        if context.readings.arms[code] == arm and name not in end_times:
+    # Name of an instance that ended → its time, as text.
+    end_times = {
+        name: show_clock(last) for name, (_, last) in lives_in_window.items() if last < arm_end_ms - patience_ms
+    }
+    # Idle instances are scraped until the end of the judged time, so they lie in the window.
+    for (arm_code, name), since_ms in find_idle_instances(context).items():
+        if context.readings.arms[arm_code] == arm and name not in end_times:
             end_times[name] = f"{show_clock(since_ms)}, scraped since then without serving requests"
     ended = [f"{name} at {end_time}" for name, end_time in sorted(end_times.items())]
-    return _Turnover(len(lives), tuple(came), tuple(ended))
+    return _Turnover(instances=len(lives_in_window), came=tuple(came), ended=tuple(ended))

@@ -14,13 +14,14 @@ ENOUGH = 3
 
 
 def check_selectors(context: ReadingContext) -> Iterable[Finding]:
-    """A series of both baseline and candidate: the selectors do not distinguish the arms."""
+    """Fail if a series belongs to baseline and candidate: the selectors do not distinguish the arms."""
     readings = context.readings
     for arm in readings.arms[1:]:
         facts_with_shared = [fact for fact in readings.facts if fact.arm == arm and fact.shared]
         if facts_with_shared:
             worst = max(facts_with_shared, key=lambda fact: fact.shared)
             instances = {fact.arm: fact.lives.keys() for fact in readings.facts if fact.query == worst.query}
+            # Names of instances that both arms have; a series without a name of its instance has an empty one.
             shared_instances = instances.get(arm, set()) & instances.get(BASELINE, set()) - {""}
             names = name_some(sorted(shared_instances))
             text = (
@@ -32,7 +33,7 @@ def check_selectors(context: ReadingContext) -> Iterable[Finding]:
 
 
 def check_shared_instances(context: ReadingContext) -> Iterable[Finding]:
-    """Instances that count both arms: proxies in front of them, or a load balancer."""
+    """Warn of instances that count requests of both arms: proxies in front of them, or a load balancer."""
     names = context.shared_instances
     if names:
         text = (
@@ -47,9 +48,9 @@ def check_shared_instances(context: ReadingContext) -> Iterable[Finding]:
 
 
 def check_series(context: ReadingContext) -> Iterable[Finding]:
-    """Arms without any series, and queries that only some of the arms answer."""
+    """Name arms without any series (no GO), and queries that only some of the arms answer."""
     readings = context.readings
-    without_series = [arm for code, arm in enumerate(readings.arms) if not (readings.arm == code).any()]
+    without_series = [arm for arm_code, arm in enumerate(readings.arms) if not (readings.arm == arm_code).any()]
     for arm in without_series:
         # `impossible`: why the query can have no series of this arm.
         why = next((f": {fact.impossible}" for fact in readings.facts if fact.arm == arm and fact.impossible), "")
@@ -59,10 +60,12 @@ def check_series(context: ReadingContext) -> Iterable[Finding]:
         )
         yield fail("series", f"no query has a series of {arm}{why}", remedy)
     incomplete_queries = 0
-    for number, query in enumerate(readings.queries):
-        codes_with_series = readings.arm[readings.query == number]
+    for query_number, query in enumerate(readings.queries):
+        codes_with_series = set(readings.arm[readings.query == query_number].tolist())  # of arms
         lacking_arms = [
-            arm for code, arm in enumerate(readings.arms) if arm not in without_series and code not in codes_with_series
+            arm
+            for arm_code, arm in enumerate(readings.arms)
+            if arm not in without_series and arm_code not in codes_with_series
         ]
         if not lacking_arms:
             continue
@@ -82,7 +85,10 @@ def check_series(context: ReadingContext) -> Iterable[Finding]:
 
 
 def check_form(context: ReadingContext) -> Iterable[Finding]:
-    """Queries that return no histogram, and histograms that are recorded differently on the two arms."""
+    """Warn of histogram queries that return no histogram, and of histograms that the arms record differently.
+
+    A form is how an arm records a query: `classic`, `native`, or for example a summary.
+    """
     for query in context.readings.queries:
         forms = {fact.arm: fact.form for fact in context.readings.facts if fact.query == query and fact.form}
         if len(set(forms.values())) > 1 or set(forms.values()) - {"classic", "native"}:
@@ -91,7 +97,7 @@ def check_form(context: ReadingContext) -> Iterable[Finding]:
 
 
 def check_partial(context: ReadingContext) -> Iterable[Finding]:
-    """The server's own warnings: part of the data may be missing. Its hints are only shown."""
+    """Fail if the server added warnings to its answers: part of the data may be missing. Its notes are only shown."""
     notes = dict.fromkeys(text for fact in context.readings.facts for text in fact.notes)
     if notes:
         yield ok("server_notes", f"the server notes: {'; '.join(notes)}")
@@ -122,7 +128,7 @@ def _share_missing(fact: QueryFacts) -> float:
 
 
 def check_restarts(context: ReadingContext) -> Iterable[Finding]:
-    """Name counters that started again, as their process did, and counters that dropped for another reason (falls)."""
+    """Name counters that started again, as their process did (resets), and those that dropped otherwise (falls)."""
     for arm in context.readings.arms:
         facts = [fact for fact in context.readings.facts if fact.arm == arm]
         resets = max((fact.resets for fact in facts), default=0)
@@ -161,7 +167,7 @@ def check_samples(context: ReadingContext) -> Iterable[Finding]:
         remedy = f"run `evaluator collect {context.release}` again"
         yield fail("samples", text, remedy)
         return
-    lost = 0
+    lost = 0  # samples that are missing from the account of their query, or counted twice
     for fact in facts:
         used = sum(samples for _, samples in fact.used)
         left_out = fact.nan + fact.infinite + fact.repeated + fact.outside + fact.falls
@@ -218,7 +224,7 @@ def check_source_clock(context: ReadingContext) -> Iterable[Finding]:
 def check_single_instance(context: ReadingContext) -> Iterable[Finding]:
     """With one instance a side the release cannot be distinguished from its machine (method B.3a)."""
     for arm in context.readings.arms[1:]:
-        # The method names what is replicated; `single`: nothing.
+        # Instances of baseline and candidate, of each comparison whose method says that nothing is replicated.
         instances_of_single = [
             comparison.instances
             for comparison in context.comparisons
@@ -240,7 +246,7 @@ def check_single_instance(context: ReadingContext) -> Iterable[Finding]:
 
 
 def check_bounds(context: ReadingContext) -> Iterable[Finding]:
-    """Histograms too coarse for the margin that is set on them."""
+    """Warn of histograms whose buckets are too coarse for the margin that is set on them."""
     for comparison in context.comparisons:
         if comparison.unresolved:
             yield warn("bucket_bounds", f"{name_comparison(comparison)}: {comparison.unresolved}")
@@ -256,7 +262,8 @@ def check_agreement(context: ReadingContext) -> Iterable[Finding]:
     for arm in context.readings.arms[1:]:
         of_load = [c for c in context.client if c.arm == arm and c.rule.metric.is_response_time and not c.scan]
         of_server = [c for c in context.comparisons if c.arm == arm and c.rule.metric.is_response_time]
-        slow_for_load, fine_for_load = _find_shown(of_load, "p_worse", alpha), _find_shown(of_load, "p_within", alpha)
+        slow_for_load = _find_shown(of_load, "p_worse", alpha)
+        fine_for_load = _find_shown(of_load, "p_within", alpha)
         slow_on_server = _find_shown(of_server, "p_worse", alpha)
         fine_on_server = _find_shown(of_server, "p_within", alpha)
         if slow_for_load and not slow_on_server and fine_on_server:
@@ -272,7 +279,10 @@ def check_agreement(context: ReadingContext) -> Iterable[Finding]:
 def _find_shown(
     comparisons: Sequence[Comparison], p_value: Literal["p_worse", "p_within"], alpha: float
 ) -> Comparison | None:
-    """Find the first comparison that is shown to be beyond (`p_worse`) or within (`p_within`) its margin."""
+    """Find the first comparison that is shown to be beyond (`p_worse`) or within (`p_within`) its margin.
+
+    `None`: none is shown to be so, at the error rate `alpha`.
+    """
     for comparison in comparisons:
         for question in comparison.questions:
             if question.kind == "margin" and getattr(question, p_value) < alpha:

@@ -42,6 +42,7 @@ def check_replication(context: RequestContext) -> Iterable[Finding]:
         )
     for arm, design in context.designs.items():
         units = "replicates" if design.kind == "replicates" else "instances"
+        # Replicates, or instances (seen in the data, or declared by the policy), of the arm with fewer of them.
         fewest = min(design.behind)
         if design.kind == "single" and fewest < ENOUGH:
             text = (
@@ -58,19 +59,22 @@ def check_replication(context: RequestContext) -> Iterable[Finding]:
 
 
 def describe_learnt(learnt: Learnt, rulebook: Rulebook) -> Finding:
-    """The finding on how much instances and arms are assumed to differ, and from how many runs that was learnt."""
+    """Make the finding on how much instances and arms are assumed to differ, and from how many runs that was learnt."""
     latency, failures = format_number(100 * rulebook.prior.sd_latency), format_number(100 * rulebook.prior.sd_failures)
     basis = f"{count_of(learnt.comparisons, 'comparison')} in {count_of(learnt.runs, 'run')}"
     text = (
         f"instances are assumed to differ by {latency} % in latency and {failures} pp in failures, learnt from {basis}"
     )
-    # How much whole arms differ because they drift more slowly than a run lasts (standard deviations).
+    # How much whole arms differ because they drift more slowly than a run lasts (standard deviations); `None`: unknown.
     sd_latency, sd_failures = learnt.between_arms_latency, learnt.between_arms_failures
     if sd_latency is not None and sd_failures is not None and learnt.between_arms_comparisons >= LEAST_COMPARISONS:
-        latency, failures = (format_number(float(f"{100 * sd:.3g}")) for sd in (sd_latency, sd_failures))
-        basis = (
+        # Rounded first, so that the text is the same if the last digits of a number are not.
+        drift_latency, drift_failures = (format_number(float(f"{100 * sd:.3g}")) for sd in (sd_latency, sd_failures))
+        drift_basis = (
             f"{count_of(learnt.between_arms_comparisons, 'comparison')} in {count_of(learnt.between_arms_runs, 'run')}"
         )
-        text += f"; whole arms are assumed to drift by {latency} % in latency and {failures} pp in failures from run "
-        text += f"to run, learnt from {basis}"
+        text += (
+            f"; whole arms are assumed to drift by {drift_latency} % in latency and {drift_failures} pp in failures "
+        )
+        text += f"from run to run, learnt from {drift_basis}"
     return ok("history", text)

@@ -17,10 +17,10 @@ REMEDY = (
 
 
 def check_resolution(context: RequestContext) -> Iterable[Finding]:
-    """Warns if a step of the recorded times of an arm is more than 5 % of the baseline's mean time."""
+    """Warn if a step of the recorded times of an arm is more than 5 % of the baseline's mean time."""
     by_text: dict[str, Finding] = {}  # several candidates may give the same text, which is shown once
     for arm, panel in context.panels.items():
-        successes = float(panel.ok[0].sum())
+        successes = float(panel.ok[0].sum())  # of the baseline
         mean_ms = float(panel.totals["time_ms"][0].sum()) / successes if successes else 0.0
         if mean_ms <= 0:
             continue

@@ -17,8 +17,11 @@ from evaluator.wording import count_of, format_duration
 
 NAME = "turnover"
 TOO_MANY = 0.25
+"""Share of a candidate's instances whose end forbids a GO, if no instance of the baseline ended."""
 BY_CHANCE = 0.0005
+"""Chance below which an instance's last failures are not due to the usual failure rate."""
 FEWEST_STEPS = 8
+"""Steps of the traffic that are needed to know its usual step."""
 MANY_FAIL = 0.2
 """Share of failures among an instance's last requests. Bursts of a few percent also happen without an end."""
 MUCH_YOUNGER = 0.5
@@ -40,31 +43,34 @@ def check_turnover(context: RequestContext) -> Iterable[Finding]:
     """An instance that ends while its arm keeps its rate is turnover; if its requests are lost, it is silence."""
     findings: list[Finding] = []
     for arm in context.cells.arms[1:]:
-        for time in find_run_times(context, arm):
-            if not may_be_go(context, time):
+        for run_time in find_run_times(context, arm):
+            if not may_be_go(context, run_time):
                 continue
-            # Of baseline and candidate: number of instances, and those that ended.
-            by_role = [_find_ended(context, time, role) for role in (0, 1)]
+            # For baseline and candidate: number of instances, and those that ended.
+            by_role = [_find_ended(context, run_time, role) for role in (0, 1)]
             for name, (_, ended) in zip((BASELINE, arm), by_role, strict=True):
-                findings += _judge_dead(context, time, name, [instance for instance in ended if instance.why_dead])
+                findings += _judge_dead(context, run_time, name, [instance for instance in ended if instance.why_dead])
             findings += _judge_turnover(context, arm, by_role)
-    yield from dict.fromkeys(findings)
+    yield from dict.fromkeys(findings)  # each finding once: of the baseline, every candidate gives the same
     if not findings and any(len(design.instances) for design in context.designs.values()):
         yield ok(NAME, "every instance answered until the end of its run")
 
 
-def _judge_dead(context: RequestContext, time: RunTime, name: str, dead: list[_EndedInstance]) -> Iterable[Finding]:
-    """Name the dead instance of the arm `name` that was silent for longest; it forbids a GO only on a candidate."""
+def _judge_dead(context: RequestContext, run_time: RunTime, name: str, dead: list[_EndedInstance]) -> Iterable[Finding]:
+    """Name the dead instance of an arm that was silent for longest; it forbids a GO only on a candidate.
+
+    `name`: name of the arm; `dead`: its dead instances. A short silence that ended is not named.
+    """
     if not dead:
         return
-    worst = max(dead, key=lambda instance: (time.is_load and instance.gap.at_end, instance.gap.buckets))
-    share = worst.gap.buckets / time.buckets
+    worst = max(dead, key=lambda instance: (run_time.is_load and instance.gap.at_end, instance.gap.buckets))
+    share = worst.gap.buckets / run_time.buckets
     # In a load users were there until the end. A restart in between is measured like every other hole.
-    at_end = time.is_load and worst.gap.at_end
+    at_end = run_time.is_load and worst.gap.at_end
     if share > TOLERATED or at_end:
         further = f" (and {len(dead) - 1} more)" if len(dead) > 1 else ""
         instance = f"instance {worst.name}{further} of {name}"
-        text = f"{describe_gap(context, time, worst.gap, instance)}; {worst.why_dead}"
+        text = f"{describe_gap(context, run_time, worst.gap, instance)}; {worst.why_dead}"
         remedy = f"check the logs of {worst.name}: it seems to have stopped answering"
         persistent = at_end or share > context.rulebook.silence
         yield grade("silence", text, remedy, fails=name != BASELINE and persistent)
@@ -73,19 +79,22 @@ def _judge_dead(context: RequestContext, time: RunTime, name: str, dead: list[_E
 def _judge_turnover(
     context: RequestContext, arm: str, by_role: list[tuple[int, list[_EndedInstance]]]
 ) -> Iterable[Finding]:
-    """Turnover of both arms is caused by the platform; if only the candidate's instances end, they may crash.
+    """Judge instances that ended and were replaced: if only the candidate's instances end, they may crash.
+
+    If instances of the baseline end as well, the platform is the cause, which is in order.
 
     `by_role`: for baseline and candidate, the number of instances and those that ended.
     """
     texts: list[str] = []
+    # Names of the instances of baseline and candidate that ended and were replaced by others.
     replaced = [sorted(instance.name for instance in ended if not instance.why_dead) for _, ended in by_role]
     baseline_has_turnover = bool(replaced[0])
-    for name, names, (instances, _) in zip((BASELINE, arm), replaced, by_role, strict=True):
-        if not names:
+    for name, replaced_of_arm, (instances, _) in zip((BASELINE, arm), replaced, by_role, strict=True):
+        if not replaced_of_arm:
             continue
-        count = f"{len(names)} of {count_of(instances, 'instance')} of {name}"
-        text = f"{count} ended and others took over: {name_some(names)}"
-        only_candidate = name == arm and not baseline_has_turnover and len(names) >= TOO_MANY * instances
+        count = f"{len(replaced_of_arm)} of {count_of(instances, 'instance')} of {name}"
+        text = f"{count} ended and others took over: {name_some(replaced_of_arm)}"
+        only_candidate = name == arm and not baseline_has_turnover and len(replaced_of_arm) >= TOO_MANY * instances
         if only_candidate and not context.rulebook.prior.turnover_expected:
             remedy = (
                 f"check whether instances of {arm} crash; if they are replaced by design (autoscaling, a roll-out), "
@@ -98,103 +107,122 @@ def _judge_turnover(
         yield ok(NAME, "; ".join(texts))
 
 
-def _find_ended(context: RequestContext, time: RunTime, role: int) -> tuple[int, list[_EndedInstance]]:
-    """How many instances an arm has in a run, and which of them ended early or were dead for a while.
+def _find_ended(context: RequestContext, run_time: RunTime, role: int) -> tuple[int, list[_EndedInstance]]:
+    """Count the instances of an arm in a run, and list those that ended early or were dead for a while.
 
     `role`: 0 for the baseline, 1 for the candidate. Instances with few requests are not counted. A single instance is
     the arm itself, so it is not listed. Nor is an instance that paused while others took its requests.
     """
-    code = 0 if role == 0 else context.cells.arms.index(time.arm)
+    arm_code = 0 if role == 0 else context.cells.arms.index(run_time.arm)
     moments = context.cells.moments
-    rows = np.flatnonzero(time.rows & (moments.arm == code))
-    requests = np.asarray(np.bincount(moments.instance[rows], weights=moments.n[rows]), float)
-    instances = np.flatnonzero(requests >= FEWEST_REQUESTS)
+    rows = np.flatnonzero(run_time.rows & (moments.arm == arm_code))
+    requests_by_instance = np.asarray(np.bincount(moments.instance[rows], weights=moments.n[rows]), float)
+    instances = np.flatnonzero(requests_by_instance >= FEWEST_REQUESTS)
     if instances.size < 2:
         return int(instances.size), []
-    # Shape (instances, buckets).
-    own = time.count(rows, moments.instance, instances, moments.bucket, moments.n)
-    failures = time.count(rows, moments.instance, instances, moments.bucket, moments.failures)
-    others = time.counts[role] - own
+    # Requests and failures of each instance, and requests of the arm's other instances: shape (instances, buckets).
+    own_counts = run_time.count(rows, moments.instance, instances, moments.bucket, moments.n)
+    failures = run_time.count(rows, moments.instance, instances, moments.bucket, moments.failures)
+    counts_of_others = run_time.counts[role] - own_counts
     ended = []
-    for silence in find_silence(own, others, paced_alike=False, one_hole=True):
+    for silence in find_silence(own_counts, counts_of_others, paced_alike=False, one_hole=True):
         position = silence.series
         name = context.cells.instances[instances[position]]
         gap = max(silence.gaps, key=lambda gap: (gap.at_end, gap.buckets))
-        why_dead = _explain_death(context, time, role, name, own[position], failures[position], gap)
+        why_dead = _explain_death(context, run_time, role, name, own_counts[position], failures[position], gap)
         if gap.at_end or why_dead:
             ended.append(_EndedInstance(name, gap, why_dead))
     return int(instances.size), ended
 
 
 def _explain_death(
-    context: RequestContext, time: RunTime, role: int, name: str, own: FloatArray, failures: FloatArray, gap: Gap
+    context: RequestContext,
+    run_time: RunTime,
+    role: int,
+    name: str,
+    own_counts: FloatArray,
+    failures: FloatArray,
+    gap: Gap,
 ) -> str:
-    """Why an instance that fell silent counts as dead; empty: other instances replaced it.
+    """Say why an instance that fell silent counts as dead; empty: other instances replaced it.
 
     Args:
         context: All data.
-        time: The run.
+        run_time: The run.
         role: Its arm: 0 for the baseline, 1 for the candidate.
         name: Name of the instance.
-        own: Its requests in each bucket of the run, shape (buckets,).
-        failures: Those of them that failed, same shape.
+        own_counts: Its requests in each bucket of the run, shape (buckets,).
+        failures: Its failures in each bucket, same shape.
         gap: The time in which it is silent.
     """
     if any(request.instance == name for request in context.settled.failed):
         return "its last requests were never answered"
-    last = np.flatnonzero(own[: gap.start])[-2:]  # the last two buckets in which it had requests
+    last = np.flatnonzero(own_counts[: gap.start])[-2:]  # the last two buckets in which it had requests
     earlier = np.delete(np.arange(gap.start), last)
-    own_rate = failures[earlier].sum() / max(own[earlier].sum(), 1.0)
+    own_rate = failures[earlier].sum() / max(own_counts[earlier].sum(), 1.0)  # failure rate before these two buckets
     # Failures that other instances have at the same time, such as of a database, do not show that this one died.
-    requests_of_others = time.counts.sum(axis=0)[last].sum() - own[last].sum()
-    rate_of_others = (time.failures[last].sum() - failures[last].sum()) / max(requests_of_others, 1.0)
-    burst_size = context.count_baseline_failures(time.arm).burst_size
-    if (failures[last] >= MANY_FAIL * own[last]).any():
+    requests_of_others = run_time.counts.sum(axis=0)[last].sum() - own_counts[last].sum()
+    rate_of_others = (run_time.failures[last].sum() - failures[last].sum()) / max(requests_of_others, 1.0)
+    burst_size = context.count_baseline_failures(run_time.arm).burst_size
+    if (failures[last] >= MANY_FAIL * own_counts[last]).any():
         from scipy.special import betainc  # slow to import, and rarely needed
 
-        # Chance of at least as many failures: exact binomial, as counts are small. A burst counts as one failure.
-        bursts, requests = failures[last].sum() / burst_size, own[last].sum() / burst_size
+        # Chance of at least so many failures at the usual rate: exact binomial (an incomplete beta function), as counts
+        # are small. A burst counts as one failure.
+        bursts, requests = failures[last].sum() / burst_size, own_counts[last].sum() / burst_size
         rate = min(max(own_rate, rate_of_others, 0.001), 1.0)
         if betainc(bursts, max(requests - bursts, 0.0) + 1, rate) < BY_CHANCE:
             return "its last requests failed"
-    return "" if _is_taken_over(time, role, own, gap) else "no other instance took over its requests"
+    return "" if _is_taken_over(run_time, role, own_counts, gap) else "no other instance took over its requests"
 
 
-def _is_taken_over(time: RunTime, role: int, own: FloatArray, gap: Gap) -> bool:
-    """Did the arm keep its rate, relative to the other arm, when an instance fell silent?
+def _is_taken_over(run_time: RunTime, role: int, own_counts: FloatArray, gap: Gap) -> bool:
+    """Did the arm keep its rate of requests, relative to the other arm, when an instance fell silent?
 
-    The time just before the gap is compared with an equally long time just after its start. A drop counts if it is
-    larger than twice the usual step at other moments of the run, as traffic varies by itself. `role`: the arm (0 or 1);
-    `own`: requests of the instance, shape (buckets,). True also if the other arm is silent, so that nothing is known.
+    Then other instances took over. The time just before the gap is compared with an equally long time just after its
+    start. A drop counts if it is larger than twice the usual step at other moments of the run, as traffic varies by
+    itself. True also if the other arm is silent, so that nothing is known.
+
+    Args:
+        run_time: The run.
+        role: The arm of the instance: 0 for the baseline, 1 for the candidate.
+        own_counts: Requests of the instance, shape (buckets,).
+        gap: The time in which the instance is silent.
     """
-    width = min(gap.start, gap.buckets)
-    moments = np.arange(width, time.buckets - width + 1)  # buckets with that much time before and after them
+    width = min(gap.start, gap.buckets)  # of the time before and after, in buckets
+    moments = np.arange(width, run_time.buckets - width + 1)  # buckets with that much time before and after them
     is_start = moments == gap.start
     # Requests of the arm and of the other arm just before and just after each moment, shape (moments,).
-    before, after = _sum_around(time.counts[role], moments, width)
-    other_before, other_after = _sum_around(time.counts[1 - role], moments, width)
+    before, after = _sum_around(run_time.counts[role], moments, width)
+    other_before, other_after = _sum_around(run_time.counts[1 - role], moments, width)
     if not (other_before[is_start].all() and other_after[is_start].all()):
         return True
     with np.errstate(divide="ignore", invalid="ignore"):
+        # Change of the ratio of both arms' requests at each moment, as a log; below 0: the arm lost requests.
         steps = np.log(after / other_after) - np.log(before / other_before)
-    step = float(steps[is_start][0])
+    step_at_start = float(steps[is_start][0])  # when the instance fell silent
     # Steps at moments whose time around them contains neither the start nor the end of the gap.
     elsewhere = (np.abs(moments - gap.start) >= width) & (np.abs(moments - gap.end) >= width)
-    usual = steps[elsewhere & np.isfinite(steps)]
-    usual_step = float(np.sqrt(np.mean(usual**2))) if usual.size >= FEWEST_STEPS else 0.0
-    # Standard error of a step, as counts are about Poisson distributed.
+    usual_steps = steps[elsewhere & np.isfinite(steps)]
+    usual_step = float(np.sqrt(np.mean(usual_steps**2))) if usual_steps.size >= FEWEST_STEPS else 0.0
+    # Standard error of a step: the log of a count varies by about 1/√count (Poisson).
     noise = np.sqrt(sum(1 / max(sums[is_start][0], 1.0) for sums in (before, after, other_before, other_after)))
-    spread = max(usual_step, float(noise))
+    typical_step = max(usual_step, float(noise))
     just_before = slice(gap.start - width, gap.start)
-    share = own[just_before].sum() / max(time.counts[role][just_before].sum(), 1.0)
+    share_of_arm = own_counts[just_before].sum() / max(run_time.counts[role][just_before].sum(), 1.0)
     # Less than half of the instance's share is lost, or the drop is no larger than usual.
-    return bool(step > np.log1p(-share / 2) or step > -2 * spread)
+    return bool(step_at_start > np.log1p(-share_of_arm / 2) or step_at_start > -2 * typical_step)
 
 
 def _sum_around(counts: FloatArray, moments: IntArray, width: int) -> tuple[FloatArray, FloatArray]:
-    """Sums of `counts` over `width` buckets before each moment, and from each moment on: shape (moments,) each."""
-    passed = np.concatenate([[0.0], np.cumsum(counts)])
-    return passed[moments] - passed[moments - width], passed[moments + width] - passed[moments]
+    """Sum `counts` over the `width` buckets before each moment, and over those from it on: shape (moments,) each.
+
+    `counts` has shape (buckets,); `moments` are numbers of buckets, each with `width` buckets on both sides.
+    """
+    sum_before = np.concatenate([[0.0], np.cumsum(counts)])  # the sum of all buckets before bucket 0, 1, …
+    before = sum_before[moments] - sum_before[moments - width]
+    after = sum_before[moments + width] - sum_before[moments]
+    return before, after
 
 
 # ------------------------------------------------------------------ age
@@ -203,11 +231,11 @@ def _sum_around(counts: FloatArray, moments: IntArray, width: int) -> tuple[Floa
 def check_instance_age(context: RequestContext) -> Iterable[Finding]:
     """Young instances have cold caches: if those of one arm are much younger, that may explain the difference."""
     for arm in context.cells.arms[1:]:
-        for time in find_run_times(context, arm):
-            if not time.counts.sum(axis=1).all():  # an arm without requests has no ages
+        for run_time in find_run_times(context, arm):
+            if not run_time.counts.sum(axis=1).all():  # an arm without requests has no ages
                 continue
-            baseline_s = _mean_age_s(context, time, 0)
-            candidate_s = _mean_age_s(context, time, context.cells.arms.index(arm))
+            baseline_s = _mean_age_s(context, run_time, 0)
+            candidate_s = _mean_age_s(context, run_time, context.cells.arms.index(arm))
             young_s, old_s = sorted((baseline_s, candidate_s))
             if young_s < MUCH_YOUNGER * old_s and old_s - young_s > LEAST_DIFFERENCE_S and young_s < GROWN_UP_S:
                 younger, older = (arm, BASELINE) if candidate_s < baseline_s else (BASELINE, arm)
@@ -220,12 +248,15 @@ def check_instance_age(context: RequestContext) -> Iterable[Finding]:
                 break  # one finding is enough, however many runs there are
 
 
-def _mean_age_s(context: RequestContext, time: RunTime, code: int) -> float:
-    """Mean age (s since their first request) of an arm's instances, over its requests in the run; `code`: the arm."""
+def _mean_age_s(context: RequestContext, run_time: RunTime, arm_code: int) -> float:
+    """Return the mean age of the instances that answered the requests of an arm in a run, in seconds.
+
+    The age of an instance is the time since its first request in the run, warm-up included.
+    """
     moments = context.cells.moments
-    rows = (moments.run == time.code) & (moments.arm == code)
-    first = np.full(len(context.cells.instances), np.iinfo(np.int64).max)
-    np.minimum.at(first, moments.instance[rows], moments.bucket[rows])
-    rows &= (moments.bucket >= time.first) & (moments.bucket < time.end)
-    ages = moments.bucket[rows] - first[moments.instance[rows]]
+    rows = (moments.run == run_time.run_number) & (moments.arm == arm_code)
+    first_bucket = np.full(len(context.cells.instances), np.iinfo(np.int64).max)  # of each instance
+    np.minimum.at(first_bucket, moments.instance[rows], moments.bucket[rows])
+    rows &= (moments.bucket >= run_time.first) & (moments.bucket < run_time.end)
+    ages = moments.bucket[rows] - first_bucket[moments.instance[rows]]  # in buckets, shape (selected rows,)
     return float(np.average(ages, weights=moments.n[rows])) * context.cells.bucket_s

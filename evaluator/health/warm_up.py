@@ -12,7 +12,7 @@ NAME = "warm_up"
 
 
 def check_warm_up(context: RequestContext) -> Iterable[Finding]:
-    """Says what was cut; warns if nothing was, because users were not recorded or their number was never level."""
+    """Say what was cut; warn if nothing was, because users were not recorded or their number was never level."""
     warm_up = context.warm_up
     longest = max(warm_up.cut_s.values(), default=0)
     if warm_up.unknown:

@@ -54,7 +54,7 @@ def adjust_plausible(p_values: Sequence[float]) -> list[float]:
     >>> adjust_plausible([0.002, 0.97, 0.9, 0.99, 0.8])
     [0.004, 1.0, 1.0, 1.0, 1.0]
     """
-    plausible = [i for i, p in enumerate(p_values) if p < PLAUSIBLE]
+    plausible = [i for i, p in enumerate(p_values) if p < PLAUSIBLE]  # their positions
     adjusted = [1.0] * len(p_values)
     conditional = [p_values[i] / PLAUSIBLE for i in plausible]
     for i, p in zip(plausible, holm(conditional), strict=True):
@@ -70,8 +70,8 @@ def adjust(p_values: Sequence[float], loadings: Sequence[tuple[float, ...]]) -> 
 
     Args:
         p_values: One for each question; NaN counts as 1.
-        loadings: The components of the error of each question. The sum of products of two lists is the correlation of
-            their errors; lists shorter than the longest are uncorrelated with all others.
+        loadings: The components of the error of each question, one tuple for each. The sum of products of two tuples is
+            the correlation of their errors; a question with fewer components than others counts as uncorrelated.
 
     Returns:
         The adjusted p-values, in the order of the questions.
@@ -80,18 +80,20 @@ def adjust(p_values: Sequence[float], loadings: Sequence[tuple[float, ...]]) -> 
     (2008), Biometrical Journal 50, 346-363.
     """
     by_holm = holm(p_values)
+    # Positions of the questions whose correlations are known.
     longest = max((len(components) for components in loadings), default=0)
     correlated = [i for i, components in enumerate(loadings) if longest and len(components) == longest]
     if len(correlated) < 2 or min(p_values) > NO_CLAIM:
         return by_holm
     clean = np.array([p if p == p else 1.0 for p in p_values])  # noqa: PLR0124 the test for not-a-number
+    # Shape (questions, draws): p-values as they occur together if nothing is worse.
     drawn = _draw_p_values(len(clean), correlated, np.array([loadings[i] for i in correlated]))
     smallest_first = np.argsort(clean, kind="stable")
     by_max_t = np.ones(clean.size)
     highest = 0.0  # an adjusted value is never below that of a smaller p-value
     for rank, i in enumerate(smallest_first):
         if clean[i] > NO_CLAIM:
-            break
+            break  # all larger p-values keep Holm's
         # Chance that any of the questions not yet rejected shows as small a p-value when nothing is worse.
         not_rejected = smallest_first[rank:]
         joint_p = float((drawn[not_rejected].min(axis=0) <= clean[i]).mean())
@@ -111,11 +113,11 @@ def _draw_p_values(questions: int, correlated: list[int], loadings: FloatArray) 
     """
     from scipy.special import ndtr
 
-    errors = _draw_normals(questions, 0).copy()  # independent
+    errors = _draw_normals(questions, 0).copy()  # independent of each other
     squared_norms = (loadings**2).sum(axis=1)
     common_share = np.clip(squared_norms, 0.0, 1.0) * (1 - CAUTION)  # of the variance of each error
     directions = loadings / np.sqrt(np.maximum(squared_norms, 1e-300))[:, None]
-    common = directions @ _draw_normals(loadings.shape[1], 1)
+    common = directions @ _draw_normals(loadings.shape[1], 1)  # the correlated part, of variance 1
     errors[correlated] = (
         np.sqrt(common_share)[:, None] * common + np.sqrt(1 - common_share)[:, None] * errors[correlated]
     )

@@ -30,6 +30,7 @@ JUDGE = "native"
 """Name of this judge in a verdict."""
 
 MAX_UNJUDGED = 0.05
+"""Largest share of traffic on endpoints that could not be judged with which a GO is possible."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +52,19 @@ def judge_evidence(evidence: Evidence, rulebook: Rulebook, release: str) -> Judg
     them is GO (the best is named), and NO-GO if all of them are NO-GO.
     """
     judged = _set_status(evidence.comparisons, rulebook)
+    # Failed health checks that make the comparison invalid: they forbid a NO-GO as well as a GO.
     void = [finding for finding in evidence.findings if finding.void and finding.level is Level.FAIL]
     by_arm = _group_by_arm(judged)
-    if len(by_arm) < 2:
+    if len(by_arm) < 2:  # one candidate, or none: no comparison at all
         return _judge_candidate(judged, judged, evidence, rulebook, void, release, _find_early_p(judged))
     early_p_by_arm: dict[str, float] = {}
     if rulebook.monitoring.early_go:
-        # All candidates share the error rate of an early GO, so their p-values are adjusted together.
-        worst = _find_worst([comparison for own in by_arm.values() for comparison in own])
-        early_p_values = [_find_early_p(by_arm[arm]) for arm in worst]
-        adjusted = adjust(early_p_values, _align_loadings([*worst.values()]))
-        early_p_by_arm = dict(zip(worst, adjusted, strict=True))
+        # All candidates share the error rate of an early GO, so their p-values are adjusted together. The correlation
+        # of two candidates is taken to be that of their worst comparisons.
+        worst_by_arm = _find_worst([comparison for own in by_arm.values() for comparison in own])
+        early_p_values = [_find_early_p(by_arm[arm]) for arm in worst_by_arm]
+        adjusted = adjust(early_p_values, _align_loadings([*worst_by_arm.values()]))
+        early_p_by_arm = dict(zip(worst_by_arm, adjusted, strict=True))
     judgements = {
         arm: _judge_candidate(own, judged, evidence, rulebook, void, release, early_p_by_arm.get(arm, 1.0))
         for arm, own in by_arm.items()
@@ -70,7 +73,7 @@ def judge_evidence(evidence: Evidence, rulebook: Rulebook, release: str) -> Judg
 
 
 def _group_by_arm(comparisons: Sequence[Comparison]) -> dict[str, list[Comparison]]:
-    """Comparisons by their candidate, in the order in which candidates first occur."""
+    """Group comparisons by their candidate, in the order in which candidates first occur."""
     by_arm: dict[str, list[Comparison]] = {}
     for comparison in comparisons:
         by_arm.setdefault(comparison.arm, []).append(comparison)
@@ -86,7 +89,7 @@ def _judge_candidate(
     release: str,
     early_p: float,
 ) -> Judgement:
-    """Judge one candidate.
+    """Judge one candidate: NO-GO if a gate or endpoint is shown to be worse; else GO, or INCONCLUSIVE with any doubt.
 
     Args:
         own: Its comparisons.
@@ -99,7 +102,8 @@ def _judge_candidate(
     """
     broken = [c for c in own if c.status is MetricStatus.FAIL and c.rule.role is Role.GATE]
     if broken and not void:
-        # Smallest p-value first; the policy's metrics before the scan's rows; limits that both arms break come last.
+        # The smallest p-value comes first. This order is kept among equals when the policy's metrics are put before the
+        # scan's, and limits that the baseline breaks as well last.
         broken.sort(key=lambda c: 1.0 if c.p_value_adjusted is None else c.p_value_adjusted)
         broken.sort(key=lambda c: (wording.broke_limit_as_baseline(c, rulebook.alpha), c.scan))
         reasons = tuple(wording.explain_failure(c, rulebook.alpha) for c in broken)
@@ -116,7 +120,10 @@ def _judge_candidate(
 
 
 def _choose(by_arm: Mapping[str, Judgement], release: str, alpha: float) -> Judgement:
-    """Turn the judgements of several candidates into that of the release: GO for the best, or NO-GO if all are."""
+    """Turn the judgements of several candidates into that of the release: GO for the best, or NO-GO if all are.
+
+    `by_arm`: candidate → its judgement. Otherwise it is INCONCLUSIVE, with the next action of the first open candidate.
+    """
     go_arms = [arm for arm, judgement in by_arm.items() if judgement.word is VerdictWord.GO]
     no_go_arms = [arm for arm, judgement in by_arm.items() if judgement.word is VerdictWord.NO_GO]
     open_arms = [arm for arm in by_arm if arm not in go_arms and arm not in no_go_arms]
@@ -143,7 +150,7 @@ def _set_status(comparisons: Sequence[Comparison], rulebook: Rulebook) -> tuple[
     """Set the status, p-values and reason of each comparison; gates and scan share the error rate alpha of "worse".
 
     The scan gets `alpha_share` of alpha and the gates the rest. Instead of comparing p-values with a part of alpha,
-    they are divided by that part's share.
+    they are divided by that part's share. All dicts and lists of numbers `i` refer to positions in `comparisons`.
     """
     gates = [i for i, c in enumerate(comparisons) if c.rule.role is Role.GATE and not c.scan and c.questions]
     scanned = [i for i, c in enumerate(comparisons) if c.scan and c.questions]
@@ -154,7 +161,8 @@ def _set_status(comparisons: Sequence[Comparison], rulebook: Rulebook) -> tuple[
         adjusted = adjust_plausible([_find_p_worse(comparisons[i], "margin") for i in scanned])
         p_worse |= {i: min(1.0, p / scan_share) for i, p in zip(scanned, adjusted, strict=True)}
     p_within = _adjust_within(comparisons, rulebook.alpha)
-    # Trends share alpha among the gates of a candidate, so that a false trend rarely prevents its GO.
+    # Trends share alpha among the gates of a candidate, so that a false trend rarely prevents its GO. `gates` are those
+    # of all candidates, so alpha is multiplied by the number of candidates.
     candidates = max(len({c.arm for c in comparisons}), 1)
     trend_alpha = rulebook.alpha * candidates / max(len(gates), 1)
     judged = [
@@ -168,39 +176,42 @@ def _set_status(comparisons: Sequence[Comparison], rulebook: Rulebook) -> tuple[
 
 
 def _p_within(comparison: Comparison) -> float:
-    """p-value of "within its margin and limits" (small: shown to be within); 1 without data."""
+    """Return the p-value of "within its margin and limits" (small: shown to be within); 1 without data."""
     if comparison.no_data or not comparison.questions:
         return 1.0
     return max(question.p_within for question in comparison.deciding)
 
 
 def _find_worst(comparisons: Sequence[Comparison]) -> dict[str, Comparison]:
-    """For each candidate, the gate or hold with the largest p-value of "within": it decides for all of them."""
+    """Find for each candidate the gate or hold with the largest p-value of "within": it decides for all of them."""
     must_be_within = [c for c in comparisons if c.must_be_within]
     return {arm: max(own, key=_p_within) for arm, own in _group_by_arm(must_be_within).items()}
 
 
 def _adjust_within(comparisons: Sequence[Comparison], alpha: float) -> list[float]:
-    """p-value of "within" of each comparison, adjusted for the number of candidates; in the order of `comparisons`.
+    """Adjust the p-value of "within" of each comparison for the number of candidates; in the order of `comparisons`.
 
-    A candidate is within if its worst metric is (intersection-union: no correction over metrics). Any of several
-    candidates may be shown to be within by luck, so candidates are corrected by step-down max-t. A metric that is not
-    its candidate's worst is treated as if it were. The result is compared with alpha only, and may be above 1.
+    A candidate is within if its worst metric is: no correction over metrics is needed (intersection-union test). Any of
+    several candidates may be shown to be within by luck, so p-values are corrected for candidates (step-down max-t, see
+    `adjust`). A metric that is not its candidate's worst is treated as if it were. The result is compared with alpha
+    only, and may be above 1.
     """
     candidates = len({c.arm for c in comparisons})
-    worst = _find_worst(comparisons)
+    worst_by_arm = _find_worst(comparisons)
     out = []
     for comparison in comparisons:
         p = _p_within(comparison)
         # The adjusted p-value lies between p and Bonferroni's. It decides only where alpha lies between these, so only
-        # there it is computed.
+        # there it is computed. Comparisons of the scan decide no GO.
         bonferroni_p = p * candidates
         if comparison.scan or not p < alpha <= bonferroni_p:
             out.append(bonferroni_p)
             continue
-        by_arm = {**worst, comparison.arm: comparison}
-        adjusted = adjust([_p_within(c) for c in by_arm.values()], _align_loadings(list(by_arm.values())))
-        out.append(adjusted[list(by_arm).index(comparison.arm)])
+        # The comparison takes the place of its candidate's worst.
+        deciding_by_arm = {**worst_by_arm, comparison.arm: comparison}
+        deciding = list(deciding_by_arm.values())
+        adjusted = adjust([_p_within(c) for c in deciding], _align_loadings(deciding))
+        out.append(adjusted[list(deciding_by_arm).index(comparison.arm)])
     return out
 
 
@@ -208,6 +219,7 @@ def _find_early_p(own: Sequence[Comparison]) -> float:
     """Find the p-value of an early GO of a candidate: at one look before the last, all its gates and holds are within.
 
     At each look the largest p-value of its gates and holds counts, and of all looks the smallest; 1 without such looks.
+    `own`: the comparisons of the candidate.
     """
     # For each gate and hold: time of a look → p-value of "within" at that look.
     paths = [{look.at_s: max(look.p_within, default=1.0) for look in c.looks} for c in own if c.must_be_within]
@@ -216,23 +228,32 @@ def _find_early_p(own: Sequence[Comparison]) -> float:
 
 
 def _align_loadings(comparisons: Sequence[Comparison], looks: Sequence[Look] | None = None) -> list[tuple[float, ...]]:
-    """Give the loadings of requests, readings and outcomes positions of their own, because they share no unit.
+    """Make the loadings of comparisons of several kinds of evidence as long as each other, so that they can be used.
 
-    Loadings of several kinds of evidence are filled up with zeros to the same length; a comparison whose loadings are
-    shorter than others of its kind gets none. `looks`: an earlier look of each comparison, whose loadings are taken
-    instead.
+    The loadings of a comparison split the error of its estimate into components (minutes, instances, units); the sum of
+    products of two comparisons' loadings is the correlation of their errors. Kinds of evidence have no component in
+    common: each gets positions of its own, and zeros at those of the others. A comparison whose loadings are shorter
+    than others of its kind gets none (an empty tuple), and counts as not correlated.
+
+    Args:
+        comparisons: The comparisons.
+        looks: An earlier look at each comparison, whose loadings are taken instead; `None`: those of the last look.
+
+    Returns:
+        The loadings of each comparison.
     """
     loadings = [source.loadings for source in looks or comparisons]
-    kinds = [list(EvidenceKind).index(c.rule.evidence) for c in comparisons]
-    lengths = [0] * len(EvidenceKind)  # of each kind of evidence
+    kinds = [list(EvidenceKind).index(c.rule.evidence) for c in comparisons]  # 0: the first kind of evidence, …
+    lengths = [0] * len(EvidenceKind)  # length of the loadings of each kind; 0: it has none
     for components, kind in zip(loadings, kinds, strict=True):
         lengths[kind] = max(lengths[kind], len(components))
-    if sum(length > 0 for length in lengths) < 2:
+    if sum(length > 0 for length in lengths) < 2:  # of one kind: nothing to align
         return loadings
     aligned: list[tuple[float, ...]] = []
     for components, kind in zip(loadings, kinds, strict=True):
-        before, after = (0.0,) * sum(lengths[:kind]), (0.0,) * sum(lengths[kind + 1 :])
-        aligned.append(before + components + after if len(components) == lengths[kind] else ())
+        zeros_before, zeros_after = (0.0,) * sum(lengths[:kind]), (0.0,) * sum(lengths[kind + 1 :])
+        is_complete = len(components) == lengths[kind]
+        aligned.append((*zeros_before, *components, *zeros_after) if is_complete else ())
     return aligned
 
 
@@ -248,11 +269,12 @@ def _find_decision_times(
     the scan; `scan_share`: the scan's share of alpha.
     """
     decided_at_s: dict[int, float] = {}
-    for members, level in ((gates, alpha * (1 - scan_share)), (scanned, alpha * scan_share)):
+    level_of_gates, level_of_scan = alpha * (1 - scan_share), alpha * scan_share
+    for members, level, is_scan in ((gates, level_of_gates, False), (scanned, level_of_scan, True)):
         for at_s in sorted({look.at_s for i in members for look in comparisons[i].looks}):
             looks = {i: look for i in members for look in comparisons[i].looks if look.at_s == at_s}
-            for i in _find_rejected(comparisons, looks, level, scan=members is scanned):
-                decided_at_s.setdefault(i, at_s)
+            for i in _find_rejected(comparisons, looks, level, scan=is_scan):
+                decided_at_s.setdefault(i, at_s)  # the first such look counts
     return decided_at_s
 
 
@@ -263,6 +285,7 @@ def _find_rejected(
 
     `looks`: index of a comparison → this look at it. `scan`: they belong to the endpoint scan, not to gates.
     """
+    # A comparison has a test for each of its deciding questions.
     tests = [(i, p) for i, look in looks.items() for p in look.p_worse]
     p_values = [p for _, p in tests]
     if not any(p < level for p in p_values):
@@ -276,22 +299,32 @@ def _find_rejected(
 
 
 def _find_p_worse(comparison: Comparison, kind: str) -> float:
-    """p-value of "worse" of a comparison of the scan: against its `margin`, or the `tolerance` of a GO (`kind`)."""
+    """Return a comparison's p-value of "worse" by its question of one `kind`: `margin`, or for the scan `tolerance`."""
     return next(question.p_worse for question in comparison.questions if question.kind == kind)
 
 
 def _adjust_gates(comparisons: Sequence[Comparison], gates: list[int]) -> dict[int, float]:
-    """Adjust the p-values of "worse" of all gates together. Returns index of a gate → adjusted p-value.
+    """Adjust the p-values of "worse" for the number of tests of all gates (step-down max-t, family-wise).
 
-    A metric with a margin and limits asks more than one question; its smallest p-value counts.
+    Each question that decides (the margin, a limit) is a test. Tests whose errors are correlated are corrected for
+    less; the correlations follow from the loadings of the gates: components of an estimate's error, whose sum of
+    products with those of another gate is the correlation of both.
+
+    Args:
+        comparisons: All comparisons.
+        gates: Indices of the gates among them.
+
+    Returns:
+        Index of a gate → the smallest adjusted p-value of its tests. A gate without a deciding question is left out.
     """
-    loadings = dict(zip(gates, _align_loadings([comparisons[i] for i in gates]), strict=True))
+    loadings_by_gate = dict(zip(gates, _align_loadings([comparisons[i] for i in gates]), strict=True))
+    # Of each test: the index of its gate, and its p-value.
     tests = [(i, question.p_worse) for i in gates for question in comparisons[i].questions if question.decides]
-    adjusted = adjust([p for _, p in tests], [loadings[i] for i, _ in tests])
-    smallest: dict[int, float] = {}
+    adjusted = adjust([p for _, p in tests], [loadings_by_gate[i] for i, _ in tests])
+    smallest_p: dict[int, float] = {}
     for (i, _), p in zip(tests, adjusted, strict=True):
-        smallest[i] = min(p, smallest.get(i, 1.0))
-    return smallest
+        smallest_p[i] = min(p, smallest_p.get(i, 1.0))
+    return smallest_p
 
 
 def _judge_comparison(
@@ -306,7 +339,8 @@ def _judge_comparison(
 
     Args:
         comparison: One rule and candidate.
-        p_worse: Its p-value of "worse", adjusted for all gates or endpoints; `None`: it is neither.
+        p_worse: Its p-value of "worse", adjusted for all gates, or for all endpoints of the scan; `None`: it is neither
+            a gate nor of the scan, so its own p-value counts.
         p_within: Its p-value of "within", adjusted for the candidates.
         decided_at_s: Seconds of data at the earlier look that showed it to be worse; `None`: there was none.
         alpha: Error rate of all answers "worse", and of "within" over all candidates.
@@ -315,6 +349,7 @@ def _judge_comparison(
     if comparison.no_data or not comparison.questions:
         why = comparison.no_data or "nothing was asked"
         return replace(comparison, status=MetricStatus.NO_DATA, reason=f"{name_comparison(comparison)}: {why}")
+    # The smallest p-value of the questions that decide (the margin and limits): one broken bound is enough.
     plain_p_worse = min(question.p_worse for question in comparison.deciding)
     decisive_p = plain_p_worse if p_worse is None else p_worse
     shown_within = p_within < alpha
@@ -336,8 +371,9 @@ def _judge_comparison(
 def _ends_beyond_margin(comparison: Comparison, trend_alpha: float) -> bool:
     """Is the end of the run beyond the margin, so that the whole run cannot pass?
 
-    Either the estimate of the last third is beyond it, or a trend that is shown to worsen ends beyond it. Both
-    distances are positive beyond the margin. Metrics that are only watched, and without a margin, have no such end.
+    Either the estimate of the last third of the run is beyond it, or a trend that is shown to worsen ends beyond it.
+    `Drift` has the distance of both from the margin, positive beyond it. `False` without a margin, and for metrics that
+    are only watched.
     """
     drift = comparison.drift
     if drift is None or comparison.rule.margin is None or comparison.rule.role is Role.WATCH:
@@ -369,8 +405,8 @@ def _list_doubts(
     GO.
     """
     doubts = [wording.explain_health(finding) for finding in void]
-    holds = [c for c in judged if c.rule.role is Role.HOLD and c.status is MetricStatus.FAIL]
-    doubts += [wording.explain_hold(c, rulebook.alpha) for c in holds]
+    broken_holds = [c for c in judged if c.rule.role is Role.HOLD and c.status is MetricStatus.FAIL]
+    doubts += [wording.explain_hold(c, rulebook.alpha) for c in broken_holds]
     failed_checks = [f for f in evidence.findings if f.level is Level.FAIL and not f.void]
     must_be_within = [c for c in judged if c.must_be_within]
     doubts += wording.explain_missing([c for c in must_be_within if c.status is MetricStatus.NO_DATA])
@@ -383,6 +419,7 @@ def _list_doubts(
     still_open = [c for c in must_be_within if c.status is MetricStatus.INCONCLUSIVE]
     doubts += [wording.give_reason("not_shown", c.reason, c) for c in still_open]
     if rulebook.scan.enabled:
+        # An endpoint that is shown to be worse than is tolerated in a GO, though not than the scan's margin (NO-GO).
         scanned = [c for c in judged if c.scan and c.questions]
         level = rulebook.alpha * rulebook.scan.alpha_share
         adjusted = adjust_plausible([_find_p_worse(c, "tolerance") for c in scanned])

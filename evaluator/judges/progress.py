@@ -11,15 +11,16 @@ from evaluator.wording import format_duration
 def describe_missing(verdict: Verdict) -> str:
     """Say what a verdict waits for: the gate or hold that needs longest and how much longer, or the first reason."""
     undecided = {MetricStatus.INCONCLUSIVE, MetricStatus.NO_DATA}
-    waiting = [row for row in verdict.evidence.comparisons if row.status in undecided and row.must_be_within]
+    waiting = [c for c in verdict.evidence.comparisons if c.status in undecided and c.must_be_within]
     if not waiting:
         # The reader knows that the run goes on, so any other reason comes first.
         texts = [reason.text for reason in verdict.reasons]
         other_texts = [text for text in texts if not text.startswith("complete: ")]
         return next(iter([*other_texts, *texts]), "nothing is shown yet")
-    # Of those without a known time, or without data, nothing is known, so they count as slowest.
-    slowest = max(waiting, key=lambda row: row.needed_time or math.inf)
-    needed_multiple = slowest.needed_time  # of the present duration, until it would be shown to be within its margin
+    # Of those without a known time (None), or without data, nothing is known, so they count as slowest.
+    slowest = max(waiting, key=lambda c: c.needed_time or math.inf)
+    # Multiple of the present duration until it would be shown to be within its margin; inf: never.
+    needed_multiple = slowest.needed_time
     remaining = ""
     if slowest.no_data:
         remaining = f" ({slowest.no_data})"

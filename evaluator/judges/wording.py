@@ -42,7 +42,7 @@ SHORTEST_REPEAT = 1.25
 
 
 def give_reason(code: str, text: str, comparison: Comparison) -> Reason:
-    """A reason that is about one comparison."""
+    """Make a reason that is about one comparison; `code`: what kind of reason it is, for programs."""
     return Reason(code, text, comparison.rule.name, comparison.arm, comparison.rule.slice.endpoint)
 
 
@@ -58,7 +58,7 @@ def _describe_change(comparison: Comparison, alpha: float) -> str:
     if math.isinf(effect.estimate):
         share = format_number(100 * comparison.rule.metric.share_above)
         return f"{name} became a failure: more than {share} % of the requests of {comparison.arm} fail"
-    size = format_change(effect, comparison.unit).lstrip("+−")
+    size = format_change(effect, comparison.unit).lstrip("+−")  # the verb says the sign
     unit = size.rsplit(" ", 1)[1]
     verb = "rose" if effect.estimate > 0 else "fell"
     change = "did not change" if size.startswith("0 ") else f"{verb} {size}"
@@ -101,7 +101,7 @@ def _breaks_limit(comparison: Comparison, value: float | None) -> bool:
 
 
 def _broke_limit(comparison: Comparison, alpha: float) -> bool:
-    """Is a broken limit to be reported, rather than the margin? It is if its p-value is smaller.
+    """Is a broken limit to be reported, rather than the margin? It is if its p-value of "worse" is smaller.
 
     If the baseline breaks the limits too, a margin that is broken at the level alpha is reported nevertheless.
     """
@@ -122,7 +122,7 @@ def _describe_baseline_beyond(comparison: Comparison) -> str:
 
 
 def explain_failure(comparison: Comparison, alpha: float) -> Reason:
-    """The reason of a gate, or of an endpoint of the scan, that is shown to be beyond its margin or limit."""
+    """Give the reason of a gate, or of an endpoint of the scan, that is shown to be beyond its margin or limit."""
     if _broke_limit(comparison, alpha):
         value = format_value(comparison.candidate.value, comparison.unit)
         name = name_comparison(comparison)
@@ -145,14 +145,14 @@ def _became_failure(comparison: Comparison) -> bool:
 
 
 def explain_hold(comparison: Comparison, alpha: float) -> Reason:
-    """The reason of a hold that is shown to be beyond its margin: it forbids a GO, and never causes a rollback."""
+    """Give the reason of a hold that is shown to be beyond its margin: it forbids a GO, and never causes a rollback."""
     return give_reason(
         "hold_breached", f"{_describe_change(comparison, alpha)}, {_describe_excess(comparison)}", comparison
     )
 
 
 def explain_missing(missing: Sequence[Comparison]) -> list[Reason]:
-    """The reasons of a candidate's gates and holds that could not be compared: one for each cause."""
+    """Give the reasons of a candidate's gates and holds that could not be compared: one for each cause."""
     by_cause: dict[str, list[Comparison]] = {}
     for comparison in missing:
         by_cause.setdefault(comparison.no_data or comparison.reason, []).append(comparison)
@@ -168,7 +168,7 @@ def explain_missing(missing: Sequence[Comparison]) -> list[Reason]:
 
 
 def explain_health(finding: Finding) -> Reason:
-    """The reason of a failed health check."""
+    """Give the reason of a failed health check."""
     return Reason("health", f"{finding.check}: {finding.text}")
 
 
@@ -209,7 +209,7 @@ def explain_status(comparison: Comparison, status: MetricStatus, alpha: float, *
 
 
 def explain_scan_doubt(comparison: Comparison) -> Reason:
-    """The reason of an endpoint that is shown to be worse than a GO tolerates, but not than the scan's margin."""
+    """Give the reason of an endpoint that is shown to be worse than a GO tolerates, but not than the scan's margin."""
     effect = comparison.effect
     size = format_change(effect, comparison.unit) if effect else "worse"
     interval = f" ({format_interval(effect, comparison.unit)})" if effect else ""
@@ -224,7 +224,7 @@ def explain_scan_doubt(comparison: Comparison) -> Reason:
 
 
 def explain_unjudged(evidence: Evidence) -> Reason:
-    """The reason of too much traffic on endpoints that could not be judged."""
+    """Give the reason of too much traffic on endpoints that could not be judged."""
     names = name_some(evidence.unjudged_endpoints)
     share = format_number(evidence.unjudged_share * 100)
     text = f"{share} % of the traffic is on endpoints that have too few requests, or none on one arm: {names}"
@@ -232,13 +232,13 @@ def explain_unjudged(evidence: Evidence) -> Reason:
 
 
 def explain_not_final(evidence: Evidence) -> Reason:
-    """The reason of a look before the last, at which no GO is given."""
+    """Give the reason of a look before the last, at which no GO is given."""
     duration = format_duration(evidence.window.seconds)
     return Reason("not_final", f"nothing is shown to be worse after {duration}; a GO is given at the planned end only")
 
 
 def explain_go(judged: Sequence[Comparison], evidence: Evidence) -> Reason:
-    """The reason of a GO: margins and limits that are kept, the metric closest to its margin, and the data judged."""
+    """Give the reason of a GO: margins and limits that are kept, the metric closest to its margin, the data judged."""
     passed = [c for c in judged if c.status is MetricStatus.PASS and c.must_be_within]
     with_margin = [c for c in passed if c.rule.margin and c.effect]
     with_limit = [c for c in passed if c.rule.limit.count]
@@ -260,7 +260,7 @@ def explain_go(judged: Sequence[Comparison], evidence: Evidence) -> Reason:
         margin = format_margin(closest.rule.margin, closest.unit)
         clauses.append(f"closest: {name_comparison(closest)} {change} of {margin} allowed")
     units = sum(arm.units for arm in evidence.arms)
-    data = []
+    data = []  # what was judged, as texts
     if evidence.window.seconds or not units:
         kind = "readings" if evidence.collected else "load"
         data.append(f"{format_duration(evidence.window.seconds)} of {kind}")
@@ -288,7 +288,7 @@ def find_best(judged: Sequence[Comparison], go_arms: Sequence[str]) -> str:
 def explain_choice(
     best: str, go_arms: Sequence[str], open_arms: Sequence[str], candidates: int, reason: Reason
 ) -> Reason:
-    """Why this candidate of several was chosen.
+    """Give the reason why this candidate of several was chosen.
 
     Args:
         best: The chosen candidate.
@@ -312,7 +312,7 @@ def name_arm(reason: Reason) -> Reason:
 
 
 def _share_of_margin_used(comparison: Comparison) -> float:
-    """Share of the margin that the harmful end of the interval uses: 1 at the margin; infinite without a margin."""
+    """Compute the share of the margin that the harmful end of the interval uses: 1 at the margin; inf without one."""
     effect, margin = comparison.effect, comparison.rule.margin
     if effect is None or margin is None or margin.value == 0:
         return math.inf
@@ -324,12 +324,14 @@ def _share_of_margin_used(comparison: Comparison) -> float:
 
 
 def next_after_no_go(reasons: Sequence[Reason], release: str, judged: Sequence[Comparison], alpha: float) -> str:
-    """What to do after a NO-GO: which arm or endpoint to fix, or what both arms share. `judged`: all comparisons."""
+    """Say what to do after a NO-GO: which arm or endpoint to fix, or what both share. `judged`: all comparisons."""
     first = reasons[0]
     broken: Comparison | None = None  # the comparison that the first reason is about, if it broke a limit
     if first.code == "limit":
-        by_place = {(c.rule.name, c.arm, c.rule.slice.endpoint): c for c in judged if not c.scan}
-        broken = by_place.get((first.metric or "", first.arm or "", first.slice))
+        by_subject = {(c.rule.name, c.arm, c.rule.slice.endpoint): c for c in judged if not c.scan}
+        broken = by_subject.get(
+            (first.metric or "", first.arm or "", first.slice)
+        )  # of a reason, slice is the endpoint
     if broken is not None and broke_limit_as_baseline(broken, alpha):
         return (
             f"{_describe_baseline_beyond(broken)}, so a rollback does not help: check what both arms share, or set the "
@@ -342,7 +344,7 @@ def next_after_no_go(reasons: Sequence[Reason], release: str, judged: Sequence[C
 def next_after_inconclusive(
     doubts: Sequence[Reason], judged: Sequence[Comparison], evidence: Evidence, release: str
 ) -> str:
-    """What to do after INCONCLUSIVE: what is missing, with the command where there is one.
+    """Say what to do after INCONCLUSIVE: what is missing, with the command where there is one.
 
     `doubts`: the reasons that forbid a GO, the most important first; `judged`: the candidate's comparisons.
     """
@@ -372,6 +374,7 @@ def _advise_more_data(doubts: Sequence[Reason], judged: Sequence[Comparison], ev
     """
     open_metrics = {(doubt.metric, doubt.arm) for doubt in doubts if doubt.code == "not_shown"}
     waiting = [c for c in judged if (c.rule.name, c.arm) in open_metrics and not c.scan and c.needed_time is not None]
+    # Without open metrics it is the first doubt that must be removed.
     if not waiting:
         return _advise_on_doubt(doubts[0], judged, evidence)
     multiple = max(c.needed_time for c in waiting if c.needed_time is not None)

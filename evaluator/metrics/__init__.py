@@ -58,7 +58,7 @@ SCAN_METRICS: Mapping[str, type[MetricModel]] = Lazy({"latency_typical": f"{_PAC
 
 
 def restore_metric(row: Mapping[str, Any], options_of_policy: Iterable[Mapping[str, Any]]) -> MetricModel:
-    """The metric of a row of a verdict, with the options that the verdict's policy set.
+    """Restore the metric of a row of a verdict's JSON, with the options that the verdict's policy set.
 
     `options_of_policy`: the metrics of that policy, as mappings. If none of them has the name and type of the row,
     required options are taken from the row, or are `None`. Raises UnknownName for an unknown type, and ValidationError

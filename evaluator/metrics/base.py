@@ -43,10 +43,14 @@ class Pair:
     """Baseline and one candidate arm, prepared: the input of a metric."""
 
     panel: Panel
+    """Requests of both arms, by endpoint and slot (a bucket of a run)."""
     design: Design
+    """What is replicated: runs, instances, or nothing."""
     arm: str
+    """Name of the candidate."""
     alpha: float
     prior: InstancePrior
+    """How much instances are assumed to differ, if the data name a single one."""
     users: tuple[float, float] | None = None
     """Mean users of baseline and candidate; `None`: not recorded."""
     depth: Depth = "full"
@@ -57,19 +61,19 @@ class Pair:
     """An additional bound against which each of these groups is tested."""
 
     def requests(self, arm: int) -> int:
-        """Requests of baseline (0) or candidate (1)."""
+        """Count the requests of baseline (`arm` 0) or candidate (1)."""
         return int(self.panel.n[arm].sum())
 
     def successes(self, arm: int) -> int:
-        """Successful requests of baseline (0) or candidate (1)."""
+        """Count the successful requests of baseline (`arm` 0) or candidate (1)."""
         return int(self.panel.ok[arm].sum())
 
     def name(self, arm: int) -> str:
-        """The arm's name."""
+        """Return the name of baseline (`arm` 0) or candidate (1)."""
         return self.arm if arm else "baseline"
 
     def no_data(self, rule: Rule, why: str) -> Comparison:
-        """A comparison without data, with the reason `why`."""
+        """Make a comparison without data, with the reason `why`."""
         n = self.requests(0), self.requests(1)
         return no_data(rule, self.arm, why, n=n, instances=self.design.behind)
 
@@ -83,7 +87,9 @@ class Pair:
     ) -> Estimate:
         """Compare means of `of` under a rule, with the numbers of this pair. See `compare_means`.
 
-        `sd_instance`: how much instances are assumed to differ, as a share; `None`: as they do in latency.
+        `of`: response time (ms), response size, or the value of a reading. `sd_instance`: how much instances are
+        assumed to differ, as a share; `None`: as they do in latency. `floor`: least relative variance of the mean of
+        each arm, shape (2, groups).
         """
         return compare_means(
             self.panel,
@@ -108,7 +114,7 @@ class Pair:
         Args:
             rule: Gives margin, limits and direction.
             sd_instance: How much instances are assumed to differ, in the unit of the levels.
-            floor: Least variance of the level of baseline and candidate.
+            floor: Least variance of the level (mean) of baseline and candidate.
             fitted: Parameters that are fitted to the values of each instance, which cost degrees of freedom.
         """
         return compare_differences(
@@ -126,7 +132,7 @@ class Pair:
     def compare_failures(self, rule: Rule, *, sd_instance: float | None = None, sd_share: float = SD_SHARE) -> Estimate:
         """Compare failure rates under a rule, with the numbers of this pair. See `compare_failures`.
 
-        `sd_instance`: how much instances are assumed to differ; `None`: as they do in failures.
+        `sd_instance`: how much instances are assumed to differ, as a fraction; `None`: as they do in failures.
         """
         return compare_failures(
             self.panel,
@@ -211,7 +217,7 @@ class EndpointMetric(RequestMetric):
 
 
 def check_enough(pair: Pair, *, successes: bool, on_both_arms: bool = True) -> str | None:
-    """Why a comparison cannot be made, or `None`.
+    """Say why a comparison cannot be made: too little time, or too few requests; `None`: it can be made.
 
     `successes`: the metric reads successes, so there must be enough of them, and not all with the same time;
     `on_both_arms=False`: their number matters on the baseline only.
@@ -240,7 +246,7 @@ def check_enough(pair: Pair, *, successes: bool, on_both_arms: bool = True) -> s
 def no_data(
     rule: Rule, arm: str, why: str, *, n: tuple[int, int] = (0, 0), instances: tuple[int, int] = (0, 0)
 ) -> Comparison:
-    """A comparison without data, with the reason `why`. `n`: requests, observations or units of both arms."""
+    """Make a comparison without data; `why`: the reason; `n`: requests, observations or units of both arms."""
     return Comparison(
         rule=rule,
         arm=arm,
@@ -266,8 +272,14 @@ def answer(
 ) -> Comparison:
     """Turn one group of an estimate into a comparison; without finite numbers, into a comparison without data.
 
-    `n`: requests (or other units) of baseline and candidate; `None`: all requests of the pair. `scan`: the comparison
-    belongs to the endpoint scan, where the tolerance is a question as well.
+    Args:
+        pair: The pair that was compared.
+        rule: The rule to answer.
+        estimate: Its arrays have an element for each group of endpoints.
+        method: Name of the statistical method.
+        n: Requests (or other units) of baseline and candidate; `None`: all requests of the pair.
+        group: Index of the group; 0 if all requests were compared together.
+        scan: Whether the comparison belongs to the endpoint scan, where the tolerance is a question as well.
     """
     g = group
     n = n or (pair.requests(0), pair.requests(1))
@@ -277,12 +289,8 @@ def answer(
     unit = rule.metric.value_unit
     # Without a margin shares are compared as a difference, all other metrics as a ratio.
     relative = unit != "fraction" if rule.margin is None else rule.margin.relative
-    candidate = float(estimate.candidate[g])
-    limits = [answers.of_group(g) for answers in estimate.against_limit]
-    questions = list_questions(rule, estimate.against_zero.of_group(g), estimate.against_margin.of_group(g), limits)
-    if scan and estimate.against_tolerance is not None and estimate.tolerance is not None:
-        answers = estimate.against_tolerance.of_group(g)
-        questions.append(Question("tolerance", float(estimate.tolerance[g]), answers.p_worse, answers.p_within))
+    candidate = float(estimate.candidate[g])  # not finite: a quantile that became a failed request
+    trend = estimate.trend
     too_coarse = estimate.coarse is not None and bool(estimate.coarse[g])
     return Comparison(
         rule=rule,
@@ -298,12 +306,8 @@ def answer(
             float(estimate.lower[g]),
             float(estimate.upper[g]),
         ),
-        questions=tuple(questions),
-        drift=Drift(
-            float(estimate.trend.last_third[g]),
-            float(estimate.trend.p_worsening[g]),
-            float(estimate.trend.at_end[g]),
-        ),
+        questions=tuple(_list_group_questions(rule, estimate, g, scan=scan)),
+        drift=Drift(float(trend.last_third[g]), float(trend.p_worsening[g]), float(trend.at_end[g])),
         detectable_effect=_finite(estimate.detectable[g]),
         needed_time=float(estimate.needed[g]),
         persistent_share=float(estimate.persistent[g]),
@@ -316,8 +320,25 @@ def answer(
     )
 
 
+def _list_group_questions(rule: Rule, estimate: Estimate, group: int, *, scan: bool) -> list[Question]:
+    """List the questions of a rule with the answers of one group of an estimate (its index).
+
+    `scan`: the group is an endpoint of the scan, for which the tolerance of a GO is a question as well.
+    """
+    limits = [answers.of_group(group) for answers in estimate.against_limit]
+    zero, margin = estimate.against_zero.of_group(group), estimate.against_margin.of_group(group)
+    questions = list_questions(rule, zero, margin, limits)
+    if scan and estimate.against_tolerance is not None and estimate.tolerance is not None:
+        answers = estimate.against_tolerance.of_group(group)
+        questions.append(Question("tolerance", float(estimate.tolerance[group]), answers.p_worse, answers.p_within))
+    return questions
+
+
 def _explain_step(pair: Pair, rule: Rule, level_ms: float) -> str:
-    """Why the recorded times are too coarse for the rule's margin; `level_ms`: the baseline's. Empty without margin."""
+    """Say why the recorded times are too coarse for the rule's margin; empty without margin.
+
+    `level_ms`: the baseline's value of the metric.
+    """
     steps = steps_of(pair.panel, rule.slice.endpoint)
     return explain_coarse(steps, (pair.name(0), pair.name(1)), level_ms, rule.margin) if rule.margin else ""
 
@@ -325,7 +346,7 @@ def _explain_step(pair: Pair, rule: Rule, level_ms: float) -> str:
 def list_questions(rule: Rule, zero: Answers, margin: Answers, limits: Sequence[Answers]) -> list[Question]:
     """List the questions of a rule with their answers: against no change, the margin if it has one, and each limit.
 
-    `limits`: answers in the order of `rule.limit.bounds`.
+    `zero`, `margin`, `limits`: the p-values of these questions; `limits` in the order of `rule.limit.bounds`.
     """
     questions = [Question("zero", 0.0, zero.p_worse, zero.p_within)]
     if rule.margin:
@@ -336,4 +357,5 @@ def list_questions(rule: Rule, zero: Answers, margin: Answers, limits: Sequence[
 
 
 def _finite(value: float) -> float | None:
+    """Return a number as a plain float; `None` if it is not finite."""
     return float(value) if math.isfinite(value) else None

@@ -70,7 +70,7 @@ class LatencyQuantile(QuantileMetric, LatencyMetric):
     type: ClassVar[str] = "latency_quantile"
 
     def name(self, chosen: str) -> str:
-        """Short name: `p95`, unless the policy chose (`chosen`) another name than `p95` or `latency_p95`."""
+        """Return the short name, such as `p95`, unless the policy's name (`chosen`) is not `p95` or `latency_p95`."""
         # Rows of old verdicts do not contain the quantile.
         short = f"p{format_number(self.quantile * 100)}" if self.quantile else chosen
         return short if chosen in {f"latency_{short}", short} else chosen
@@ -100,13 +100,13 @@ class LatencyQuantile(QuantileMetric, LatencyMetric):
     @classmethod
     def compare_all(cls, pair: Pair, rules: Sequence[tuple[Self, Rule]]) -> tuple[Comparison, ...]:
         """Answer several rules of quantiles at once, as their estimates share work; in the order of the rules."""
-        reasons = [metric.check(pair) for metric, _ in rules]  # why a rule cannot be answered; None: it can
+        reasons = [metric.check(pair) for metric, _ in rules]  # of each rule: why it cannot be answered; None: it can
         questions = [
             QuantileQuestion(metric.quantile, rule.margin, rule.direction, rule.limit)
             for (metric, rule), reason in zip(rules, reasons, strict=True)
             if reason is None
         ]
-        estimates: Iterator[QuantileEstimate] = iter(())
+        estimates: Iterator[QuantileEstimate] = iter(())  # of the rules that can be answered, in their order
         if questions:
             sd_instance, depth = pair.prior.sd_latency, pair.depth
             estimates = iter(

@@ -39,6 +39,7 @@ class QuantileMetric(MetricModel):
     @field_validator("quantile")
     @classmethod
     def _check_quantile(cls, value: float) -> float:
+        """Refuse a value that is no quantile, such as a percentage."""
         if not 0 < value < 1:
             hint = f"; did you mean {value / 100:g}?" if 1 <= value < 100 else ""
             raise ValueError(f"must be between 0 and 1, not {value:g}{hint}")
@@ -61,6 +62,7 @@ class QuantileMetric(MetricModel):
 
 
 def _check_winsorise(value: float) -> float:
+    """Refuse a quantile, at which large values are cut, that is not an upper one."""
     if not 0.5 <= value < 1:
         raise ValueError(f"must be from 50% to below 100%, such as 99.9%, not {value * 100:g}%")
     return value

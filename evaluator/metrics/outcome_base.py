@@ -87,10 +87,11 @@ class OutcomePair:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One answer, and the components of its error; `None`: not a gate, or without data."""
+    """One answer, and the components of its error."""
 
     comparison: Comparison
     errors: Errors | None = None
+    """`None`: it is not a gate, or has no data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +112,12 @@ class Prepared:
     """By arm: which of all units were kept, because no value of them is missing, shape (units,)."""
 
     def find_levels(self) -> ArmLevels:
-        """Find the level of each arm, adjusted for the covariates.
+        """Find the level of each arm (the value that is compared), adjusted for the covariates.
 
         With one variable it is the mean over units, with two the ratio of their sums.
         """
         variables = len(self.columns) - len(self.covariates)  # the covariates are the last columns
+        # A level as a linear function of the means of the variables, which is what the adjustment needs.
         if variables == 2:
             linear = [linear_ratio(of_arm, 0, 1) for of_arm in self.moments]
         else:
@@ -123,7 +125,7 @@ class Prepared:
         return adjust_levels(linear, self.moments, range(variables, len(self.columns)))
 
     def count(self, arm: int) -> tuple[int, int]:
-        """Units of the baseline and of one arm."""
+        """Count the units of the baseline and of one arm (its position among the arms)."""
         return self.moments[0].n, self.moments[arm].n
 
 
@@ -141,25 +143,27 @@ class OutcomeMetric(MetricModel):
         """Answer a rule."""
 
     def needs(self, outcomes: Outcomes) -> Needs:
-        """What it reads in addition to the sums. Sums are enough unless values are cut or missing."""
+        """Find what it reads in addition to the sums over units, which are enough unless values are cut or missing."""
         # The variable `x?` tells whether `x` happened: it has no values where `x` has none.
-        missing = any(name.removesuffix("?") in outcomes.facts.missing for name in self.variables)
-        imported = set(self.variables) <= set(outcomes.variables)
-        if imported and (missing or self.cut_above is not None):
+        has_missing = any(name.removesuffix("?") in outcomes.facts.missing for name in self.variables)
+        are_imported = set(self.variables) <= set(outcomes.variables)
+        if are_imported and (has_missing or self.cut_above is not None):
             return Needs(frozenset([*self.variables, *self.covariate_names]))
         return Needs()
 
     def prepare(self, outcomes: Outcomes) -> Prepared:
         """Select the metric's variables and covariates: from sums over units, or from values of units if it needs them.
 
-        Units without a value of one of them are left out, and large values are cut if the metric says so.
+        The sums of an arm are its moments: number of units, mean of each variable, and products of deviations. Units
+        without a value of one of them are left out, and large values are cut if the metric says so.
         """
         variables, covariates = self.variables, self.covariate_names
+        # A mean over rows divides by the number of rows, which must then all have a value.
         missing_rows = outcomes.facts.missing_rows.get(self.outcome, 0) if ROWS in variables else 0
         if missing_rows:
             why = f"{missing_rows} rows have no {self.outcome}; leave them out of the file to compare by rows"
             return Prepared(problem=why)
-        names = [*variables, *covariates]
+        names = [*variables, *covariates]  # of the columns of all arrays below
         positions = [outcomes.variables.index(name) for name in names]
         variables_with_values = self.needs(outcomes).values
         if not variables_with_values:
@@ -174,6 +178,7 @@ class OutcomeMetric(MetricModel):
         values_by_arm = [
             np.column_stack([outcomes.values[name][arm] for name in names]) for arm in range(len(outcomes.arms))
         ]
+        # By arm: which units have all values, shape (units,); the others are left out.
         complete = tuple(np.asarray(~np.isnan(values).any(axis=1)) for values in values_by_arm)
         kept = [values[is_complete] for values, is_complete in zip(values_by_arm, complete, strict=True)]
         note = self._winsorise(kept)
@@ -183,7 +188,8 @@ class OutcomeMetric(MetricModel):
     def _winsorise(self, values_by_arm: list[FloatArray]) -> str:
         """Cut large values of the outcome, the first column, in place; returns a note on it, empty if nothing is cut.
 
-        They are cut to the quantile `cut_above` of the units of all arms together.
+        They are cut to the quantile `cut_above` of the units of all arms together. `values_by_arm`: for each arm an
+        array of shape (units, variables).
         """
         if self.cut_above is None or not any(values.size for values in values_by_arm):
             return ""
@@ -216,6 +222,7 @@ class RowsMetric(OutcomeMetric):
     @field_validator("per")
     @classmethod
     def _check_per(cls, value: str | None) -> str | None:
+        """Refuse another value than `rows`; `None`: units are compared."""
         if value not in (None, ROWS):
             raise ValueError(f"of {cls.type} can only be rows, not '{value}'")
         return value
@@ -263,13 +270,14 @@ class MeanMetric(AdjustedMetric):
 def trace_levels(pair: OutcomePair, rule: Rule, prepared: Prepared, levels: ArmLevels) -> Errors:
     """Trace the error of a comparison of levels: to the means of variables if sums were enough, else to units.
 
-    Errors of several comparisons of the same units are correlated; their components tell how.
+    Errors of several comparisons of the same units are correlated; the components of the errors tell how. A weight says
+    how much the compared harm grows with the mean of one variable on one arm.
     """
     weights = trace_harm(levels, pair.arm, margin=rule.margin, direction=rule.direction)  # (arms, chosen variables)
     if prepared.units:
         return split_by_units(weights, prepared.units, prepared.complete)
-    # Move the weights to the positions of the chosen variables among all variables.
-    chosen_to_all = np.eye(len(pair.outcomes.variables))[list(prepared.columns)]
+    # Move the weights to the positions of the chosen variables among all variables; the others get 0.
+    chosen_to_all = np.eye(len(pair.outcomes.variables))[list(prepared.columns)]  # (chosen variables, all variables)
     return Errors(weights @ chosen_to_all)
 
 
@@ -343,7 +351,7 @@ def answer_outcome(
 
 
 def _explain_no_answer(rule: Rule, estimate: OutcomeEstimate, n: tuple[int, int]) -> str:
-    """Why an estimate gives no answer; empty: it gives an answer. `n`: units of baseline and candidate."""
+    """Say why an estimate gives no answer; empty: it gives an answer. `n`: units of baseline and candidate."""
     if min(n) < MIN_UNITS:
         return f"only {min(n)} units in the smaller arm, at least {MIN_UNITS} are needed"
     if estimate.se == 0 and estimate.df < math.inf:  # a score test, with infinite df, needs no variation
@@ -359,7 +367,14 @@ def _explain_no_answer(rule: Rule, estimate: OutcomeEstimate, n: tuple[int, int]
 def _find_view(pair: OutcomePair, rule: Rule, estimate: OutcomeEstimate, levels: ArmLevels | None) -> View:
     """Find the Bayesian view of a comparison; with several candidates also the probability that this one is the best.
 
-    The view is only shown: it decides nothing. The prior of the harm is normal around 0.
+    The view is only shown: it decides nothing. Before the test, the harm (change for the worse, in the outcome's unit)
+    is assumed to be normal around 0; the posterior is that assumption corrected by the estimate.
+
+    Args:
+        pair: Baseline and candidate.
+        rule: Gives margin and direction.
+        estimate: The estimate of their difference.
+        levels: Levels of all arms; `None`: there are none, and the view is of this candidate alone.
     """
     harm_sign = 1.0 if rule.direction is Direction.LOWER else -1.0
     baseline = abs(estimate.baseline)
@@ -370,11 +385,13 @@ def _find_view(pair: OutcomePair, rule: Rule, estimate: OutcomeEstimate, levels:
     prior_sd = max(PRIOR_SHARE * baseline, estimate.se)
     posterior = find_posterior(harm, estimate.se, margin, prior_sd)
     view = View(posterior.p_beyond, posterior.p_better, posterior.expected_loss)
+    # `levels.own`: the variance of the level of each arm.
     if levels is None or levels.values.size < 3 or not np.isfinite(levels.values).all() or not (levels.own > 0).all():
         return view
-    # At least two candidates: the probability of being the best, and Dunnett's p-value.
+    # At least two candidates: the probability of being the best, and Dunnett's p-value, which is adjusted for comparing
+    # several candidates with one baseline. Their estimates are correlated through the baseline, as `loadings` say.
     p_best = probabilities_of_best(levels.values, levels.own, highest=rule.direction is Direction.HIGHER)
     loadings = share_of_baseline(float(levels.own[0]), levels.own[1:])
-    t = (levels.values[[pair.arm]] - levels.values[0]) / np.sqrt(levels.own[pair.arm] + levels.own[0])
+    t = (levels.values[[pair.arm]] - levels.values[0]) / np.sqrt(levels.own[pair.arm] + levels.own[0])  # shape (1,)
     p_dunnett = dunnett_p(t, loadings, float(levels.df.sum()))
     return replace(view, p_best=float(p_best[pair.arm]), p_dunnett=float(p_dunnett[0]))

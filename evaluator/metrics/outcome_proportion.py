@@ -47,7 +47,7 @@ class OutcomeProportion(AdjustedMetric, RowsMetric):
             return Compared(no_data(rule, pair.name, "an arm has no units", n=n))
         if self.covariates:
             return answer_levels(pair, rule, prepared, "share of units, Welch")
-        levels = prepared.find_levels()
+        levels = prepared.find_levels()  # of all arms: the share of units for which the outcome happened
         # The score test takes counts: units of baseline and candidate for which the outcome happened.
         counts = np.rint(levels.values[[0, pair.arm]] * np.array(n))
         estimate = compare_proportions(

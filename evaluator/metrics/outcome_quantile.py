@@ -77,7 +77,10 @@ class OutcomeQuantile(QuantileMetric, RowsMetric):
         )
 
     def _find_values(self, pair: OutcomePair) -> tuple[Clustered, Clustered] | None:
-        """Values of baseline and candidate, of units or with `per: rows` of rows; `None` if they were purged."""
+        """Find the values of baseline and candidate, of units or with `per: rows` of rows; `None`: they were purged.
+
+        Values are clustered by unit: rows of one unit are not independent. Units without a value (NaN) are left out.
+        """
         if self.per:
             rows = pair.outcomes.row_values.get(self.outcome)
             if rows is None:
@@ -95,10 +98,10 @@ class OutcomeQuantile(QuantileMetric, RowsMetric):
         )
 
     def _trace(self, pair: OutcomePair, rule: Rule, estimate: OutcomeEstimate) -> Errors:
-        """Trace the error of the two shares whose difference is tested to the units of both arms; positive is harm.
+        """Trace the error of the tested difference to single units of both arms; positive is harm.
 
-        They are the share of the baseline below its quantile, and the share of the candidate below that quantile plus
-        the margin.
+        The difference is that of two shares: of the baseline below its quantile, and of the candidate below that
+        quantile plus the margin. What a unit adds to the error (its influence) shows how comparisons are correlated.
         """
         harm_sign = 1.0 if rule.direction is Direction.LOWER else -1.0
         margin = harm_sign * (rule.margin.value if rule.margin else 0.0)
@@ -110,9 +113,9 @@ class OutcomeQuantile(QuantileMetric, RowsMetric):
         return Errors(influence={0: harm_sign * baseline, pair.arm: -harm_sign * candidate})
 
     def _trace_share(self, pair: OutcomePair, arm: int, point: float, *, strict: bool) -> FloatArray:
-        """Contribution of each unit of an arm to the error of its share of values up to `point`, shape (units,).
+        """Compute what each unit of an arm adds to the error of its share of values up to `point`, shape (units,).
 
-        `strict`: values equal to `point` do not count.
+        `arm`: its position among the arms. `strict`: values equal to `point` do not count.
         """
         if not self.per:
             return trace_share(pair.outcomes.values[self.outcome][arm], point, strict=strict)

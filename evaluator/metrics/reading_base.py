@@ -48,7 +48,7 @@ class ReadingPair:
     panels: dict[Any, Any]
     """Panels over all readings by their keys, built for one look and kept for the next; `None`: there is no panel.
 
-    Under `("last", key)`: the pair of an earlier look's end (bucket) and the panel before it.
+    Under `("last", *key)`: the pair of an earlier look's end (bucket) and the panel that was cut there.
     """
     before_s: float | None = None
     """An earlier look: only readings before this moment, seconds since the epoch; `None`: all of them."""
@@ -61,13 +61,14 @@ class ReadingPair:
 
     @property
     def arms(self) -> tuple[int, int]:
-        """Codes of baseline and candidate."""
+        """Codes (positions among the arms) of baseline and candidate."""
         return 0, self.readings.arms.index(self.arm)
 
     def find_or_build(self, key: tuple[Any, ...], build: Callable[[], AnyPanel | None]) -> AnyPanel | None:
         """Find the panel of `key` as it was at this look; `None`: the arms have no time in common.
 
-        `build` builds the panel over all readings; it is called once for all looks.
+        `key` identifies the panel for this candidate. `build` builds it over all readings, and is called once for all
+        looks; for an earlier look, the panel is cut at its end.
         """
         panel_key: tuple[Any, ...] = (self.arm, *key)
         if panel_key not in self.panels:
@@ -91,7 +92,10 @@ class ReadingPair:
         return self.view.before(int(self.before_s // self.readings.bucket_s))
 
     def as_request_pair(self, panel: Panel, *, history: bool = False) -> Pair:
-        """Wrap a panel as metrics of requests use it. `history`: use what was learnt from earlier load runs."""
+        """Wrap a panel as metrics of requests use it.
+
+        `history`: use what earlier load runs of the service showed about differences between instances.
+        """
         prior = self.prior if history else replace(self.prior, latency=None, failures=None)
         return Pair(panel, choose_design(panel, prior), self.arm, self.alpha, prior, depth=self.depth)
 
@@ -157,7 +161,7 @@ class ReadingMetric(MetricModel):
         """Answer a rule from a panel that is long enough."""
 
     def check(self, pair: ReadingPair, rule: Rule) -> str | None:
-        """Why its queries cannot be compared, or `None`: collected, on both arms, with the endpoint of the rule."""
+        """Say why its queries cannot be compared; `None`: both arms have series of them, for the rule's endpoint."""
         readings, endpoint = pair.readings, rule.slice.endpoint
         missing = [query for query in self.queries if query not in readings.queries]
         if missing:
@@ -169,6 +173,7 @@ class ReadingMetric(MetricModel):
             arms_without_series = [arm for arm in pair.arms if not (rows & (readings.arm == arm)).any()]
             # Failures that never happened have no series. They count as 0 if the requests have the same name.
             may_lack_series = index < self.optional and measures_the_same(query, self.queries[-1])
+            # Arms whose query may be at fault: then the server said why it can match nothing (`fact.impossible`).
             suspects = [readings.arms[arm] for arm in (pair.arms if may_lack_series else arms_without_series)]
             for fact in readings.facts:
                 if fact.query == query and fact.arm in suspects and fact.impossible:
@@ -187,8 +192,8 @@ class ReadingMetric(MetricModel):
         if panel.slots < MIN_BUCKETS:
             seconds, needed = panel.slots * panel.bucket_s, MIN_BUCKETS * panel.bucket_s
             return no_data(rule, pair.arm, f"only {seconds} s of usable readings, at least {needed} s are needed")
-        for index, arm in enumerate(("baseline", pair.arm)):
-            count = float(panel.n[index].sum())
+        for role, arm in enumerate(("baseline", pair.arm)):
+            count = float(panel.n[role].sum())
             if self.noun and count < MIN_COUNTED:
                 why = f"only {count:.0f} {self.noun} on {arm}, at least {MIN_COUNTED} are needed"
                 return no_data(rule, pair.arm, why)

@@ -79,14 +79,17 @@ class CounterRate(QueryMetric):
         In the panel, `totals["value"]` is the increase in the metric's unit, and `n` the seconds of instances.
         """
         request_pair = pair.as_request_pair(panel)
-        # Of baseline and candidate, shape (2,).
+        # Of baseline and candidate, shape (2,): the increase in the query's own unit, and the seconds of instances.
         increase = panel.totals["value"].sum(axis=(1, 2)) / self.scale
         seconds = panel.n.sum(axis=(1, 2))
         if rule.margin is not None and not rule.margin.relative:
             rate = float(panel.totals["value"].sum() / seconds.sum())
-            baseline, candidate = (self._find_least_variance(panel) * (self.scale / seconds) ** 2).tolist()
+            # The least variance of an increase becomes that of a rate, in the metric's unit.
+            least_variance = self._find_least_variance(panel) * (self.scale / seconds) ** 2
+            least_of_baseline, least_of_candidate = least_variance.tolist()
             sd_instance = request_pair.prior.sd_latency * abs(rate)
-            estimate = request_pair.compare_differences(rule, sd_instance, floor=(baseline, candidate))
+            floor = least_of_baseline, least_of_candidate
+            estimate = request_pair.compare_differences(rule, sd_instance, floor=floor)
         elif (increase > 0).all():
             least_relative_variance = self._find_least_variance(panel) / increase**2
             estimate = request_pair.compare_means(rule, of="value", floor=least_relative_variance[:, None])
@@ -97,9 +100,11 @@ class CounterRate(QueryMetric):
         return answer(request_pair, rule, estimate, method=f"paired rate, {request_pair.design.kind}", n=n)
 
     def _find_least_variance(self, panel: Panel) -> FloatArray:
-        """Least variance of the increase of each arm, shape (2,): numbers of events vary as Poisson's, even 0 events.
+        """Find the least variance of the increase of each arm, shape (2,), in the query's own unit (squared).
 
-        A counter without whole numbers (seconds of CPU) counts no events, so its least variance is 0.
+        A number of events varies by chance: its variance is about the number itself (Poisson), and half an event more,
+        so that 0 events are not certain. A counter without whole numbers (seconds of CPU) counts no events, so its
+        least variance is 0.
         """
         increases = panel.totals["value"] / self.scale
         counts_events = np.abs(increases - np.rint(increases)).max() < ROUNDING

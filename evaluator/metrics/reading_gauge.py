@@ -52,14 +52,15 @@ class GaugeMean(GaugeMetric):
         request_pair = pair.as_request_pair(panel)
         method = f"paired mean, {request_pair.design.kind}"
         # Logarithms need values above 0 of every instance in every block.
-        positive = bool((panel.rows.totals["value"][panel.rows.n > 0] > 0).all())
+        is_positive = bool((panel.rows.totals["value"][panel.rows.n > 0] > 0).all())
         relative = rule.margin is None or rule.margin.relative
-        if rule.margin is not None and relative and not positive:
+        if rule.margin is not None and relative and not is_positive:
             why = "some of its values are 0 or negative, so there is no ratio; set an absolute margin"
             return request_pair.no_data(rule, why)
-        if relative and positive:
+        if relative and is_positive:
             return answer(request_pair, rule, request_pair.compare_means(rule, of="value"), method=method)
         means = np.abs(panel.totals["value"].sum(axis=(1, 2)) / panel.n.sum(axis=(1, 2)))  # of both arms
+        # Instances are assumed to differ by as large a share as in latency.
         estimate = request_pair.compare_differences(rule, request_pair.prior.sd_latency * float(means.max()))
         return _as_difference(answer(request_pair, rule, estimate, method=method))
 
@@ -90,10 +91,12 @@ class GaugeSlope(GaugeMetric):
         if rule.margin is not None and rule.margin.relative:
             why = f"a trend may be 0, so there is no ratio; set a margin in {self.value_unit}"
             return request_pair.no_data(rule, why)
-        slopes = panel.totals["value"].sum(axis=(1, 2)) / panel.n.sum(axis=(1, 2))  # of both arms
+        # Of both arms. In a panel of trends, the sum of `value` per weight `n` is a slope.
+        slopes = panel.totals["value"].sum(axis=(1, 2)) / panel.n.sum(axis=(1, 2))
         # Instances are assumed to differ by as much as the larger slope.
         estimate = request_pair.compare_differences(rule, float(np.abs(slopes).max()), fitted=FITTED)
-        # A trend of the trend is not tested: its p-value is NaN, and the distance at the end is the overall one.
+        # Whether the trend itself changes within the run is not tested: the p-value of that is NaN, and the distance
+        # from the margin at the end of the run is the overall one.
         beyond = estimate.against_margin.beyond
         estimate = replace(estimate, trend=Trend(beyond, np.full(1, np.nan), beyond))
         view = pair.view_at_look()

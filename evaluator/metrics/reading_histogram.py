@@ -69,7 +69,7 @@ class EdgeMetric(HistogramMetric):
     """A metric that is decided at the bucket bounds of the histogram."""
 
     def check(self, pair: ReadingPair, rule: Rule) -> str | None:
-        """Why it cannot be compared, or `None`: a quantile or a share needs buckets with bounds."""
+        """Say why it cannot be compared, or `None`: a quantile or a share needs buckets with bounds, on both arms."""
         if why := super().check(pair, rule):
             return why
         readings, query, name = pair.readings, self.queries[0], name_of(self.queries[0])
@@ -100,13 +100,15 @@ class EdgeMetric(HistogramMetric):
         query = self.queries[0]
 
         def build() -> EdgePanel | None:
+            """Stack a panel for each bound `le` of the histogram: the share of observations up to it."""
             bounds: list[float] = []  # in the metric's unit
             panels: list[Panel] = []
             for le in find_bounds(pair.view, query, pair.arms):
                 panel = build_share_panel(pair.view, pair.arm, query, le, endpoint)
                 if panel is None:
                     continue
-                # Panels are stacked, so a bound that was not scraped whenever the first was is left out.
+                # Panels are stacked, so a bound whose panel has another shape than the first, because it was not
+                # scraped at the same times, is left out.
                 is_alike = not panels or (
                     panel.n.shape == panels[0].n.shape and panel.rows.n.size == panels[0].rows.n.size
                 )
@@ -134,6 +136,7 @@ class HistogramShare(EdgeMetric):
     @field_validator("below")
     @classmethod
     def _check_below(cls, value: Quantity) -> Quantity:
+        """Refuse an amount of another unit than a time or a plain number."""
         if value.unit not in ("", "ms"):
             raise ValueError(f"must be an amount such as 250ms, not {value}")
         return value
@@ -154,9 +157,9 @@ class HistogramShare(EdgeMetric):
             why = f"{below:g} {unit} is not a bound of the histogram; the nearest are {nearest}"
             return no_data(rule, pair.arm, why)
         index = int(np.argmin(np.abs(bounds - below)))
-        request_pair = pair.as_request_pair(edges.pair(index, index))
+        request_pair = pair.as_request_pair(edges.pair(index, index))  # both arms at the same bound
         baseline_shares = edges.shares()[0]  # within each bound
-        # Margin and limit, expressed for the observations beyond the bound.
+        # Margin and limits, as absolute ones of the share beyond the bound (1 - share within it).
         margin = rule.margin.value if rule.margin else 0.0
         if rule.margin and rule.margin.relative:
             margin *= float(baseline_shares[index])
@@ -176,10 +179,11 @@ class HistogramShare(EdgeMetric):
 def _turn_into_shares_within(estimate: Estimate, rule: Rule, baseline_share: float) -> Estimate:
     """Turn an estimate of shares beyond a bound into shares within it: the effect changes its sign, harm does not.
 
-    With a relative margin the effect is divided by `baseline_share`, the baseline's share within the bound.
+    So the p-values stay as they are. With a relative margin, or none, the effect is relative: it is divided by
+    `baseline_share`, the baseline's share within the bound.
     """
-    unit = baseline_share if rule.margin is None or rule.margin.relative else 1.0
-    # The limit `max` of shares beyond the bound is `min` of those within, so the order is reversed.
+    unit = baseline_share if rule.margin is None or rule.margin.relative else 1.0  # of the effect
+    # The limit `max` of shares beyond the bound is the limit `min` of those within, so the order of the limits turns.
     answers: tuple[GroupAnswers, ...] = estimate.against_limit
     return replace(
         estimate,

@@ -89,19 +89,22 @@ class _EndpointGroups:
 
 
 def _group_endpoints(pair: Pair, requests: FloatArray, least: int) -> _EndpointGroups:
-    """Group the endpoints by whether both arms have at least `least` requests.
+    """Group the endpoints: each with at least `least` requests on both arms by itself, the others together.
 
-    `requests`: those that are counted, shape (2, endpoints, slots).
+    The others are left out if they are too few even together. `requests`: those that are counted, shape (2, endpoints,
+    slots).
     """
-    fewest = requests.sum(axis=2).min(axis=0)  # on the arm with fewer of them
-    enough = fewest >= least
-    names = [name for name, is_enough in zip(pair.panel.endpoints, enough, strict=True) if is_enough]
-    group = np.where(enough, np.cumsum(enough) - 1, -1)  # of each endpoint; -1: none
-    if fewest[~enough].sum() >= least:
+    fewest = requests.sum(axis=2).min(axis=0)  # of each endpoint, on the arm with fewer of them
+    has_enough = fewest >= least
+    names = [name for name, is_enough in zip(pair.panel.endpoints, has_enough, strict=True) if is_enough]
+    # Number of the group of each endpoint: endpoints with enough requests are counted; -1: in no group.
+    group_numbers = np.where(has_enough, np.cumsum(has_enough) - 1, -1)
+    if fewest[~has_enough].sum() >= least:
+        # The panel may have this endpoint already, from rare endpoints that were pooled before.
         if OTHER_ENDPOINTS not in names:
             names.append(OTHER_ENDPOINTS)
-        group[~enough] = names.index(OTHER_ENDPOINTS)
-    return _EndpointGroups(tuple(names), group_by(group))
+        group_numbers[~has_enough] = names.index(OTHER_ENDPOINTS)
+    return _EndpointGroups(tuple(names), group_by(group_numbers))
 
 
 def _find_tolerance(
@@ -158,6 +161,7 @@ def _compare_times(pair: Pair, scan: Scan, rules: Sequence[Rule]) -> tuple[Compa
         return ()
     sums_ms = groups.members.sum_totals(pair.panel.totals["time_ms"].sum(axis=2))  # shape (2, groups)
     successes = groups.members.sum_totals(pair.panel.ok.sum(axis=2))
+    # Shape (groups,): did the mean of the candidate rise by more than half of the margin?
     mean_rose = sums_ms[1] / successes[1] > (1 + scan.margin / 2) * sums_ms[0] / successes[0]
     tolerated = _find_tolerance(groups.names, scan.tolerance, scan.margin, typical_rule, rules)
     comparisons, typical_ranks = _compare_with_rank(pair, typical_rule, groups, tolerated)
@@ -165,7 +169,7 @@ def _compare_times(pair: Pair, scan: Scan, rules: Sequence[Rule]) -> tuple[Compa
     tolerated_of_means = Tolerance(tolerated.relative[mean_rose], tolerated.absolute[mean_rose], tolerated.most)
     by_mean, mean_ranks = _compare_with_rank(pair, mean_rule, groups.pick(mean_rose), tolerated_of_means)
     for comparison, mean_rank, index in zip(by_mean, mean_ranks, np.flatnonzero(mean_rose), strict=True):
-        if mean_rank < typical_ranks[index]:
+        if mean_rank < typical_ranks[index]:  # a lower rank is more harm
             comparisons[index] = comparison
     return tuple(comparisons)
 
@@ -175,10 +179,11 @@ def _compare_with_rank(
 ) -> tuple[list[Comparison], FloatArray]:
     """Compare the response time of each group by one of two metrics. Returns the comparisons and their ranks (groups,).
 
-    The typical time shows that all requests became slower, the mean that a few of them now hang; the caller takes the
-    comparison with the lower rank. As two metrics are compared, p-values of harm are doubled. An estimate beyond the
-    margin ranks before one that is not; of two that are not, the one with the smaller p-value of more than is
-    tolerated. An estimate that is not finite ranks last.
+    `scan_rule` has the metric: the typical time or the mean. The typical time shows that all requests became slower,
+    the mean that a few of them now hang; the caller takes the comparison with the lower rank. As two metrics are
+    compared, p-values of harm are doubled. An estimate beyond the margin ranks before one that is not; of two that are
+    not, that with the smaller p-value of "worse than is tolerated" ranks first. An estimate that is not finite ranks
+    last.
     """
     if not groups.names:
         return [], np.ones(0)
@@ -191,6 +196,7 @@ def _compare_with_rank(
         against_zero=_double(estimate.against_zero),
         against_tolerance=_double(tolerance),
     )
+    # p-values are between 0 and 1, and PLAUSIBLE is the p-value of an estimate exactly at its bound.
     harm_rank = np.where(margin.p_worse < PLAUSIBLE, margin.p_worse, PLAUSIBLE + tolerance.p_worse)
     # Ranks of finite estimates are below 1 + PLAUSIBLE.
     return [*_answer_groups(pair, scan_rule, groups, doubled)], np.where(is_finite, harm_rank, 1 + PLAUSIBLE)
@@ -240,6 +246,7 @@ def _find_unjudged(pair: Pair, comparisons: tuple[Comparison, ...]) -> Measured:
     judged_by_failures = {rule.slice.endpoint for rule in rules if rule.metric.is_failure_rate}
     too_few = pair.panel.ok.sum(axis=2).min(axis=0) < MIN_FOR_TIME  # these endpoints are judged together
     requests = pair.panel.n.sum(axis=(0, 2))
+    # Name and requests of both arms.
     unjudged = [
         (name, total)
         for name, total, is_together in zip(pair.panel.endpoints, requests, too_few, strict=True)

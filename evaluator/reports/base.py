@@ -26,6 +26,7 @@ class Page:
     """What the output can show."""
 
     width: int = 80
+    """In columns of a terminal."""
     color: bool = False
     unicode: bool = True
 
@@ -190,10 +191,12 @@ def choose_endpoints(rows: list[Comparison]) -> tuple[list[Comparison], list[str
 
     # The scan compares times and failures only: a positive change is worse.
     def stands_out(row: Comparison) -> bool:
+        """Did the endpoint fail, or is it open although its whole interval is worse than no change?"""
         looks_worse = row.effect is not None and row.effect.lower > 0
         return row.status is MetricStatus.FAIL or (row.status is MetricStatus.INCONCLUSIVE and looks_worse)
 
     def rank(row: Comparison) -> tuple[bool, float]:
+        """Return what to sort by: failed endpoints are larger than others, then by the share of the margin used."""
         effect, margin = row.effect, row.rule.margin
         share_of_margin = effect.estimate / margin.value if effect and margin and margin.value else 0.0
         return row.status is MetricStatus.FAIL, 0.0 if math.isnan(share_of_margin) else share_of_margin
@@ -271,18 +274,19 @@ def list_what_is_not_judged(verdict: Verdict) -> Iterable[str]:
         start = f"from {period.start:%Y-%m-%d %H:%M:%S} UTC" if period.start else "from the start"
         end = f"to {period.end:%Y-%m-%d %H:%M:%S} UTC" if period.end else "to the end"
         yield f"only a part is judged: {start} {end}"
-    arms = [arm for arm in verdict.evidence.arms if arm.read]
+    arms = [arm for arm in verdict.evidence.arms if arm.read]  # those whose rows were counted
+    # What was left out of any arm, each kind once.
     kinds = dict.fromkeys((part.kind, part.detail) for arm in arms for part in arm.left_out)
     descriptions = []
     for kind, detail in kinds:
         parts_by_arm = [[part for part in arm.left_out if (part.kind, part.detail) == (kind, detail)] for arm in arms]
-        rows = [sum(part.rows for part in parts) for parts in parts_by_arm]
-        failures = [sum(part.failures for part in parts) for parts in parts_by_arm]
-        few = all(count < NOTABLE_SHARE * arm.read for count, arm in zip(rows, arms, strict=True))
-        if few and not any(failures):
+        rows_by_arm = [sum(part.rows for part in parts) for parts in parts_by_arm]
+        failures_by_arm = [sum(part.failures for part in parts) for parts in parts_by_arm]
+        are_few = all(rows < NOTABLE_SHARE * arm.read for rows, arm in zip(rows_by_arm, arms, strict=True))
+        if are_few and not any(failures_by_arm):
             continue
-        text = f"{_join_counts(rows)} {name_left_out(kind, detail)}"
-        descriptions.append(f"{text} ({_join_counts(failures)} failed)" if any(failures) else text)
+        text = f"{_join_counts(rows_by_arm)} {name_left_out(kind, detail)}"
+        descriptions.append(f"{text} ({_join_counts(failures_by_arm)} failed)" if any(failures_by_arm) else text)
     if descriptions:
         yield f"not judged of {_join_counts(arm.read for arm in arms)} rows read: {', '.join(descriptions)}"
 

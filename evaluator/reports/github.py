@@ -76,5 +76,6 @@ def _escape(text: str, max_characters: int) -> str:
 
 
 def _append(path: Path, text: str) -> None:
+    """Add a text to the end of a file, with the same line ends on every system."""
     with path.open("a", encoding="utf-8", newline="\n") as file:
         file.write(text)

@@ -17,33 +17,41 @@ from evaluator.reports.base import Page, clean_and_cut
 MAX_LABEL = 120
 
 METRICS: tuple[tuple[str, str, Callable[[Comparison], float | None]], ...] = (
-    ("evaluator_baseline_value", "value of the baseline", lambda row: row.baseline.value),
-    ("evaluator_candidate_value", "value of the candidate", lambda row: row.candidate.value),
-    ("evaluator_change", "candidate against baseline", lambda row: row.effect.estimate if row.effect else None),
+    ("evaluator_baseline_value", "value of the baseline", lambda comparison: comparison.baseline.value),
+    ("evaluator_candidate_value", "value of the candidate", lambda comparison: comparison.candidate.value),
+    (
+        "evaluator_change",
+        "candidate against baseline",
+        lambda comparison: comparison.effect.estimate if comparison.effect else None,
+    ),
 )
 """Name, description and value of each OpenMetrics metric that has a sample for every comparison of the policy."""
 
 
 def render(verdict: Verdict, page: Page) -> str:
-    """Write a verdict as OpenMetrics, ending in `# EOF`.
+    """Write a verdict as OpenMetrics (GitLab's metrics report reads it), ending in `# EOF`.
 
     The verdict is a state (1 for its word, 0 for the others); then come the count of endpoints that are shown to be
     worse, and the values and change of each metric.
     `page` is part of the interface of all formats and is not used here.
     """
     del page
-    comparisons = verdict.evidence.comparisons
-    name = "evaluator_verdict"
-    lines = [f"# TYPE {name} stateset", f"# HELP {name} the answer"]
-    lines += [f'{name}{{{name}="{word.value}"}} {int(word is verdict.word)}' for word in VerdictWord]
-    name = "evaluator_failing_endpoints"
+    # Comparisons of the endpoint scan are only counted, if they failed; they have no samples of their own.
+    of_scan = [comparison for comparison in verdict.evidence.comparisons if comparison.scan]
+    of_policy = [comparison for comparison in verdict.evidence.comparisons if not comparison.scan]
+    state = "evaluator_verdict"
+    lines = [f"# TYPE {state} stateset", f"# HELP {state} the answer"]
+    lines += [f'{state}{{{state}="{word.value}"}} {int(word is verdict.word)}' for word in VerdictWord]
     # An endpoint of an arm may have failed in its time and in its failures: it counts once.
     worse_endpoints = {
-        (row.arm, row.rule.slice.endpoint) for row in comparisons if row.scan and row.status is MetricStatus.FAIL
+        (comparison.arm, comparison.rule.slice.endpoint)
+        for comparison in of_scan
+        if comparison.status is MetricStatus.FAIL
     }
-    lines += [f"# TYPE {name} gauge", f"# HELP {name} endpoints shown to be worse", f"{name} {len(worse_endpoints)}"]
+    count = "evaluator_failing_endpoints"
+    lines += [f"# TYPE {count} gauge", f"# HELP {count} endpoints shown to be worse", f"{count} {len(worse_endpoints)}"]
     for name, description, read_value in METRICS:
-        samples = {_write_labels(row): write_number(read_value(row)) for row in comparisons if not row.scan}
+        samples = {_write_labels(comparison): write_number(read_value(comparison)) for comparison in of_policy}
         lines += [f"# TYPE {name} gauge", f"# HELP {name} {description}"]
         lines += [f"{name}{{{labels}}} {value}" for labels, value in sorted(samples.items())]
     return "\n".join([*lines, "# EOF"])
@@ -63,9 +71,14 @@ def write_number(value: float | None) -> str:
     return f"{Decimal(rounded):f}"
 
 
-def _write_labels(row: Comparison) -> str:
+def _write_labels(comparison: Comparison) -> str:
     """Write the labels of a comparison's samples: `arm="canary",metric="p95",unit="ms"`; empty ones are left out."""
-    labels = {"arm": row.arm, "endpoint": row.rule.slice.endpoint, "metric": row.rule.name, "unit": row.unit}
+    labels = {
+        "arm": comparison.arm,
+        "endpoint": comparison.rule.slice.endpoint,
+        "metric": comparison.rule.name,
+        "unit": comparison.unit,
+    }
     # GitLab takes what follows `#` for a comment.
     safe_labels = {name: clean_and_cut(text, MAX_LABEL).replace("#", r"\x23") for name, text in labels.items() if text}
     escapes = str.maketrans({"\\": r"\\", '"': r"\""})

@@ -26,32 +26,34 @@ def render(verdict: Verdict, page: Page) -> str:
     `page` is part of the interface of all formats and is not used here.
     """
     del page
-    rows = [row for row in verdict.evidence.comparisons if not row.scan]
-    rows = [row for row in rows if row.arm == rows[0].arm]
+    of_policy = [comparison for comparison in verdict.evidence.comparisons if not comparison.scan]
+    candidate = of_policy[0].arm if of_policy else ""
+    comparisons = [comparison for comparison in of_policy if comparison.arm == candidate]
     passed_by_check = {"verdict": verdict.word is VerdictWord.GO}
     passed_by_check |= {
-        clean_and_cut(name_comparison(row), MAX_NAME): row.status is MetricStatus.PASS
-        for row in rows
-        if not is_watched(row)
+        clean_and_cut(name_comparison(comparison), MAX_NAME): comparison.status is MetricStatus.PASS
+        for comparison in comparisons
+        if not is_watched(comparison)
     }
     total, passes = len(passed_by_check), sum(passed_by_check.values())
     metrics: dict[str, Any] = {
         "checks": {"fails": total - passes, "passes": passes, "value": _round(passes / total)},
     }
-    # Comparisons over all endpoints, with the candidate's value.
+    # Metric and value of the candidate, of comparisons over all endpoints.
     overall = [
-        (row, value)
-        for row in rows
-        if (value := row.candidate.value) is not None and math.isfinite(value) and not row.rule.slice.endpoint
+        (comparison.rule.metric, value)
+        for comparison in comparisons
+        if (value := comparison.candidate.value) is not None
+        and math.isfinite(value)
+        and not comparison.rule.slice.endpoint
     ]
-    rates = [value for row, value in overall if row.rule.metric.k6_name == "rate"]
+    # `k6_name`: under which name k6 reports the metric; empty: it does not.
+    rates = [value for metric, value in overall if metric.k6_name == "rate"]
     if rates:
-        count = sum(arm.requests for arm in verdict.evidence.arms if arm.name == rows[0].arm)
+        count = sum(arm.requests for arm in verdict.evidence.arms if arm.name == candidate)
         metrics["http_reqs"] = {"count": count, "rate": _round(rates[0])}
     times_ms = {
-        metric.k6_name: _round(value)
-        for row, value in overall
-        if (metric := row.rule.metric).k6_name and metric.is_response_time
+        metric.k6_name: _round(value) for metric, value in overall if metric.k6_name and metric.is_response_time
     }
     if times_ms:
         # GitLab shows the waiting time as time to first byte, which is not measured: it gets the whole duration.

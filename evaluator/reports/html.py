@@ -149,6 +149,7 @@ def _format_moment(moment: Any) -> str:
 
 
 def _to_yaml(plain: Mapping[str, Any]) -> str:
+    """Write plain values, such as a policy, as YAML in their own order."""
     return str(yaml.safe_dump(dict(plain), sort_keys=False, allow_unicode=True))
 
 
@@ -175,6 +176,7 @@ class _Report:
     """The variables of the template, gathered from one verdict."""
 
     def __init__(self, verdict: Verdict) -> None:
+        """Sort the rows of the verdict (comparisons) into metrics and endpoints of the scan; choose colours of arms."""
         self.verdict, self.evidence = verdict, verdict.evidence
         self.figure_data: Mapping[str, Any] = verdict.figures or {}
         self.rows = list(verdict.evidence.comparisons)
@@ -267,7 +269,8 @@ class _Report:
         """
         self.figure_count += 1
         name, csv_file = f"figure-{self.figure_count}", io.StringIO()
-        csv.writer(csv_file).writerows([escape_formula(cell) for cell in row] for row in (figure.head, *figure.rows))
+        table = (figure.head, *figure.rows)
+        csv.writer(csv_file).writerows([escape_formula(cell) for cell in row] for row in table)
         return {
             "name": name,
             "title": figure.title,
@@ -297,7 +300,7 @@ class _Report:
         rows = {_identify(row): row for row in self.metric_rows}
         panels: list[dict[str, Any]] = []
         for metric_data in self.figure_data.get("metrics", ()):
-            row = rows.get((metric_data["name"], metric_data["arm"], metric_data["endpoint"]))
+            row = rows.get((metric_data["name"], metric_data["arm"], metric_data["endpoint"]))  # as `_identify` returns
             if row is None or row.effect is None:
                 continue
             over_time, units = metric_data["over_time"], metric_data["units"]

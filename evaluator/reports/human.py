@@ -77,7 +77,10 @@ def to_human(verdict: Verdict, *, width: int = 80, color: bool = False, unicode:
 
 
 def _escape_command_sign(match: re.Match[str]) -> str:
-    """Escape the colon or bracket in a match of `_COMMAND`, so that a CI system takes the line for text."""
+    """Escape the colon or bracket in a match of `_COMMAND`, so that a CI system takes the line for text.
+
+    The pattern has two alternatives, each with two groups: what stands before the sign, and the sign.
+    """
     text_before, sign = match[1] or match[3] or "", match[2] or match[4]
     return f"{text_before}\\x{ord(sign):02x}"
 
@@ -166,18 +169,18 @@ def _write_table(arm: str, comparisons: Sequence[Comparison], writer: _Writer) -
     rows = [head, *(_make_row(row, writer, label_counts) for row in (*metric_rows, *endpoint_rows))]
     columns, widths = _choose_columns(rows, writer)
     # A note that neighbouring rows share is written once, below the last of them; an empty row follows the last row.
-    rows = [
+    rows_with_notes = [
         replace(row, note="") if row.note == next_row.note else row
         for row, next_row in itertools.pairwise([*rows, _Row(())])
     ]
-    lines = [line for row in rows for line in _arrange_row(row, columns, widths, writer)]
+    lines = [line for row in rows_with_notes for line in _arrange_row(row, columns, widths, writer)]
     return lines + [line for note in endpoint_notes for line in writer.wrap(note, "    ", "      ")]
 
 
 def _make_row(row: Comparison, writer: _Writer, label_counts: Mapping[str, int]) -> _Row:
     """Write the cells of a comparison, shorter on a narrow page; `label_counts`: how many rows have each label."""
     label, change, margin = label_row(row), format_effect(row), format_allowed(row)
-    # The metric's note tells rows of the same label apart.
+    # The metric's note, such as at which quantile values are cut, tells rows of the same label apart.
     label += row.rule.metric.note if label_counts[label] > 1 else ""
     status = mark_status(row, "·")
     if writer.width < WIDE:
@@ -191,7 +194,8 @@ def _make_row(row: Comparison, writer: _Writer, label_counts: Mapping[str, int])
 def _choose_columns(rows: Sequence[_Row], writer: _Writer) -> tuple[tuple[int, ...], list[int]]:
     """Choose the columns that the page has room for; returns their indexes in `COLUMNS`, and their widths.
 
-    Numbers are never cut: if even the fewest columns are too wide, the names in the first column get what is left.
+    The first column, the names, is always shown. Numbers are never cut: if even the fewest columns are too wide, the
+    names get what is left.
     """
     full_widths = [max(_count_columns(row.cells[index]) for row in rows) for index in range(len(COLUMNS))]
     for columns in COLUMN_SETS:
@@ -199,7 +203,7 @@ def _choose_columns(rows: Sequence[_Row], writer: _Writer) -> tuple[tuple[int, .
         name_room = writer.width - 2 - sum(full_widths[index] + 2 for index in columns[1:])
         if name_room >= full_widths[0]:
             return columns, [full_widths[index] for index in columns]
-    fewest = COLUMN_SETS[-1]
+    fewest = COLUMN_SETS[-1]  # `name_room` is now what it leaves for the names
     return fewest, [min(max(name_room, LEAST_NAME), MOST_NAME), *(full_widths[index] for index in fewest[1:])]
 
 
@@ -213,6 +217,7 @@ def _arrange_row(row: _Row, columns: Sequence[int], widths: Sequence[int], write
         lines = [f"  {_cut_to_columns(name, max(writer.width - 2, LEAST_NAME), dots=writer.clean('…'))}"]
         name = ""
     cells = [_pad(name, widths[0])]
+    # Padded before colouring, whose codes take no columns.
     for column, width in zip(columns[1:], widths[1:], strict=True):
         cell = _pad(row.cells[column], width)
         cells.append(writer.paint(cell, row.status) if column == STATUS and row.status else cell)

@@ -85,7 +85,10 @@ def _make_verdict_suite(verdict: Verdict) -> ET.Element:
 
 
 def _make_suite(verdict: Verdict, name: str, cases: Sequence[ET.Element], facts: dict[str, str]) -> ET.Element:
-    """Make a suite of `cases`, named after the release and `name`; `facts` become its properties."""
+    """Make a suite of `cases`, named after the release and `name`; `facts` become its properties.
+
+    A case that has no element `failure`, `error` or `skipped` passed.
+    """
     outcome_counts = [sum(case.find(tag) is not None for case in cases) for tag in ("failure", "error", "skipped")]
     suite = ET.Element("testsuite", {"name": _clean(f"{verdict.release.id} {name}", MAX_NAME)})
     for attribute, count in zip(COUNT_ATTRIBUTES, (len(cases), *outcome_counts), strict=True):

@@ -128,6 +128,7 @@ def _write_row(row: Comparison) -> str:
 
 
 def _join_cells(cells: Iterable[str]) -> str:
+    """Write the cells of a row of a table as its line: `| p95 | gate |`."""
     return f"| {' | '.join(cells)} |"
 
 

@@ -20,7 +20,10 @@ def rank_comparisons(rows: Sequence[Comparison]) -> tuple[Comparison, ...]:
     """
 
     def find_importance(row: Comparison) -> float:
-        """Return the share of the margin that is used up; large constants keep the groups apart."""
+        """Return the share of the margin that is used up; large constants keep the groups apart.
+
+        First come gates and holds without data, then failed metrics; last, what has no such share.
+        """
         effect, margin = row.effect, row.rule.margin
         if row.status is MetricStatus.NO_DATA and row.rule.role is not Role.WATCH:
             return 1e6
@@ -48,7 +51,7 @@ def build_heat_map(verdicts: Sequence[Verdict]) -> HeatMap:
 
     `verdicts`: one per release, the newest first. With several candidates, a cell has the one of the worst status.
     """
-    worst_by_metric_of_each: list[dict[str, Comparison]] = []  # for each verdict: the cells by name of the metric
+    cells_by_verdict: list[dict[str, Comparison]] = []  # for each verdict: name of the metric → comparison
     for verdict in verdicts:
         worst_by_metric: dict[str, Comparison] = {}
         for row in verdict.evidence.comparisons:
@@ -58,10 +61,10 @@ def build_heat_map(verdicts: Sequence[Verdict]) -> HeatMap:
             worst = worst_by_metric.get(name)
             if worst is None or _WORST_FIRST.index(row.status) < _WORST_FIRST.index(worst.status):
                 worst_by_metric[name] = row
-        worst_by_metric_of_each.append(worst_by_metric)
-    metrics = tuple(dict.fromkeys(name for worst_by_metric in worst_by_metric_of_each for name in worst_by_metric))
+        cells_by_verdict.append(worst_by_metric)
+    metrics = tuple(dict.fromkeys(name for cells in cells_by_verdict for name in cells))  # each name once
     rows = tuple(
-        (verdict, tuple(map(worst_by_metric.get, metrics)))
-        for verdict, worst_by_metric in zip(verdicts, worst_by_metric_of_each, strict=True)
+        (verdict, tuple(cells.get(name) for name in metrics))
+        for verdict, cells in zip(verdicts, cells_by_verdict, strict=True)
     )
     return HeatMap(metrics, rows)

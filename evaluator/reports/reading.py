@@ -193,7 +193,7 @@ def _to_comparison(plain: Mapping[str, Any], policy_metrics: Sequence[Mapping[st
     """Make the record of a comparison from its JSON; `policy_metrics`: the policy's metrics, which have its options."""
     status, effect = MetricStatus(plain["status"]), plain["effect"]
     has_no_data = status is MetricStatus.NO_DATA and effect is None
-    # The margin is of the same kind as the effect; without an effect the JSON states it.
+    # The margin is of the same kind (relative or absolute) as the effect; without an effect the JSON states it.
     margin_kind = effect["kind"] if effect else plain.get("margin_kind", "relative")
     rule = Rule(
         plain["name"],
@@ -235,8 +235,10 @@ def _to_effect(plain: Mapping[str, Any]) -> Effect:
 
 
 def _endpoint(plain: Mapping[str, str] | None) -> str | None:
+    """Read the endpoint of a slice (`{"endpoint": "GET /cart"}`, or null); `None`: all endpoints."""
     return None if plain is None else plain["endpoint"]
 
 
 def _time(text: str | None) -> datetime | None:
+    """Read a time in ISO 8601; `None`: there is none."""
     return None if text is None else datetime.fromisoformat(text)

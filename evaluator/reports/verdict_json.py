@@ -111,6 +111,7 @@ def _add_known(plain: dict[str, Any], optional: Mapping[str, Any]) -> dict[str, 
 
 
 def _slice_to_plain(endpoint: str | None) -> dict[str, str] | None:
+    """Turn an endpoint into the value of its JSON; `None`: all endpoints."""
     return None if endpoint is None else {"endpoint": endpoint}
 
 
