@@ -30,7 +30,7 @@ import numpy as np
 from evaluator.records import PARTS, Answer, Query, QueryFacts, QueryKind, ReadingCells, choose_bucket_s
 from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 from evaluator.stats.shaping.answered import (
-    LONGEST_STEP,
+    MOST_STEPS_APART,
     Drops,
     JoinedAnswers,
     count_shared,
@@ -218,7 +218,7 @@ def _find_growth(joined: JoinedAnswers, samples: _Samples, scrapes: Mapping[str,
         left_out = _spread_to_histogram(joined, samples, left_out)
         counted &= ~left_out
     # Counters that did not exist when their instance was scraped before: their first value counts.
-    longest_step_ms = LONGEST_STEP * joined.step_ms
+    longest_step_ms = MOST_STEPS_APART * joined.step_ms
     late_tracks = np.flatnonzero(samples.ts[samples.firsts] > joined.start_ms)
     for track in late_tracks.tolist():
         row = int(samples.firsts[track])
