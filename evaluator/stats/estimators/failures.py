@@ -95,6 +95,7 @@ def compare_failures(
     on the candidate's own rate. `groups`: which endpoints are compared together, `None`: all. `depth`: unless it is
     `full`, effect and interval are NaN. `shared`: weights and instances, if known. `tolerance`: one more bound to test.
     """
+    # The weights of endpoints and times, and the requests of each instance.
     strata, frame = shared or (frame_all_requests(panel) if groups is None else frame_requests(panel, groups))
     baseline, candidate = (measure_level(strata, arm, panel.failures, design) for arm in (0, 1))
     rates, difference, limit = (baseline.value, candidate.value), candidate - baseline, limit or Limit()
@@ -105,14 +106,16 @@ def compare_failures(
     assumed = _AssumedSd(sd_instance, sd_share)
     spread = _find_spread(panel, design, frame, difference.value, pooled, assumed)
     _, uncertainty = spread.find_uncertainty(difference)
+    # The variance of the difference if all requests were independent. What the data show in addition (the design
+    # effect) divides the counts, so that the score test, which is for independent requests, is valid.
     n_b, n_c = strata.effective
     binomial = share_variance(candidate.value, n_c) + share_variance(baseline.value, n_b)
     counts = _find_effective_counts(strata, rates, *_find_design_effect(uncertainty, binomial))
-    # A relative margin allows a multiple of the baseline's rate; an absolute margin is subtracted.
+    # A relative margin allows a multiple (`factor`) of the baseline's rate; an absolute margin is subtracted.
     factor = 1 + margin.value if margin.relative else 1.0
     beyond = candidate.value - factor * baseline.value if margin.relative else difference.value - margin.value
-    harm = candidate.influence - factor * baseline.influence
-    effect = np.full((3, pooled.size), np.nan)
+    harm_influence = candidate.influence - factor * baseline.influence
+    effect = np.full((3, pooled.size), np.nan)  # with both ends of its interval
     if depth == "full":
         effect = _find_interval(counts, baseline.value, candidate.value, alpha, relative=margin.relative)
     unit_of_effect = np.where(baseline.value > 0, baseline.value, np.nan) if margin.relative else 1.0
@@ -123,7 +126,7 @@ def compare_failures(
         _answer(counts, beyond, margin.value, relative=margin.relative),
         _answer(counts, difference.value, 0.0, relative=False),
         deciding,
-        harm=harm,
+        harm=harm_influence,
         position=panel.position,
         beyond=beyond,
         detectable=(deciding.reach + Z_OF_POWER * deciding.se) / unit_of_effect,
@@ -131,7 +134,7 @@ def compare_failures(
         against_limit=_answer_limits(panel, design, strata, frame, candidate, assumed, limit),
         against_tolerance=None if tolerance is None else _answer_tolerance(counts, difference.value, tolerance),
         tolerance=None if tolerance is None else tolerance.as_difference(baseline.value),
-        loadings=compute_loadings(harm, spread.find_scores(difference), deciding.variance),
+        loadings=compute_loadings(harm_influence, spread.find_scores(difference), deciding.variance),
     )
 
 
@@ -235,11 +238,12 @@ def _find_interval(
     `baseline` and `candidate` are the rates (groups,). If `relative`, the effect is their ratio minus 1.
     """
     critical = t_quantile(1 - alpha, counts.df)
-    # The variances differ only in their design effect, which does not change the restricted estimates. So the
-    # statistics differ only by the root of (requests - 1), and the same variance is the widest on both sides.
+    # The interval must pass the test with each variance, so it is the widest of their intervals. The variances differ
+    # only in their design effect, which changes no rate. So the statistics differ only by the root of (requests - 1),
+    # and the same variance is the widest on both sides.
     total = counts.n_c + counts.n_b
     widest_variance = np.argmax(critical**2 / np.maximum(total - 1, 1e-12), axis=0)
-    widest = widest_variance, np.arange(total.shape[1])
+    widest = widest_variance, np.arange(total.shape[1])  # index of one element for each group
     x_c, n_c, x_b, n_b = (values[widest] for values in (counts.x_c, counts.n_c, counts.x_b, counts.n_b))
     with np.errstate(divide="ignore", invalid="ignore"):
         if relative:

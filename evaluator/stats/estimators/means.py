@@ -57,16 +57,19 @@ def compare_means(
     if depth == "suspects" and are_within_bounds(*means, margin, limit, sign):
         return build_untested(*means, limit.count)
     log_ratio = candidate.log() - baseline.log()
+    # The effect that is removed before instances are compared: none (1) if it is unknown.
     ratio = np.exp(np.where(np.isfinite(log_ratio.value), log_ratio.value, 0.0))
     rows = panel.rows
     spread = Spread(
         design,
         vary_by_instance(strata, rows.n - rows.failures, rows.totals[of], ratio, design, relative=True),
         design.assume_variance(np.full(ratio.size, sd_instance)),
+        # Earlier runs show how much latency differs between instances, not sizes.
         on_scale(design.latency, np.ones(ratio.size)) if of != "bytes" else None,
         floor,
     )
     against_limit = answer_limits(candidate.log(), spread, limit, log=True)
+    # How far rounding may have moved the difference; only times are rounded.
     doubt = find_doubt_ms(panel, strata.groups) if of == "time_ms" else np.zeros(ratio.size)
     if margin is None or margin.relative:
         difference, bound, relative = log_ratio, log_bound(margin, sign), True

@@ -87,14 +87,15 @@ class PanelCurves:
 
         They are NaN for a run without requests that can be compared.
         """
+        # Runs are numbered from 0: `run` is that of each slot.
         _, run = np.unique(self.panel.run, return_inverse=True)
         runs = int(run.max()) + 1
         slot_weight = (self.strata.weight * self.strata.share).sum(axis=0)
-        volume = np.bincount(run, weights=slot_weight, minlength=runs)
+        volume = np.bincount(run, weights=slot_weight, minlength=runs)  # sum of the weights of each run
         # The run of each cell of the histograms of one arm. Slots later than the panel have weight 0 in any run.
         run_of_all_slots = np.append(run, np.zeros(self.panel.stride - run.size, run.dtype))
         run_of_cell = np.tile(run_of_all_slots, self.panel.n.shape[1])
-        arm_and_run = np.concatenate([run_of_cell, run_of_cell + runs])
+        arm_and_run = np.concatenate([run_of_cell, run_of_cell + runs])  # runs of the candidate follow the baseline's
         weights = _weigh_cells(self.panel, self.strata, volume=1.0, later=0.0)
         curves = distributions_by_row(self.panel.bins, weights, self.limits_ms, arm_and_run, 2 * runs)
         curves /= np.tile(np.where(volume > 0, volume, np.nan), 2)[:, None]
@@ -117,10 +118,10 @@ class PanelCurves:
 
 
 class QuantilePair:
-    """One quantile of both arms (`q_b`, `q_c`, in ms), and all that needs no variance.
+    """One quantile of baseline and candidate (`q_b`, `q_c`, in ms), and all that needs no variance.
 
-    D at a time is the probability of the quantile minus the candidate's share of requests done by that time: positive
-    if the candidate's quantile is later.
+    It is tested by shares of requests: D at a time is the probability of the quantile (0.95 for p95) minus the
+    candidate's share of requests done by that time. D is positive if the candidate's quantile is later.
     """
 
     def __init__(self, curves: PanelCurves, question: QuantileQuestion) -> None:
@@ -132,7 +133,7 @@ class QuantilePair:
             self._pool_runs(*curves.by_run)
         self.edge = question.add_margin(self.q_b)
         allowance, largest_step = abs(self.edge - self.q_b), float(curves.steps_ms.max())
-        self.coarse = 0 < allowance * (1 + SLACK) < largest_step
+        self.coarse = 0 < allowance * (1 + SLACK) < largest_step  # a step hides the margin
         self.doubt = largest_step
         """How much (ms) rounding to steps, or to bins, may have moved the difference."""
         if not self.coarse:
@@ -153,6 +154,7 @@ class QuantilePair:
         self.run_q_b = np.array([curve.quantile(self.p) for curve in baseline])
         usable = np.isfinite(self.run_q_b) & (self.run_q_b > 0)
         if not usable.any():
+            # Infinite or 0: `settle_without_test` then returns this as a problem.
             self.q_b, self.q_c = float(self.run_q_b.max()), float("nan")
             return
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -168,9 +170,11 @@ class QuantilePair:
         question = self.question
         if not 0 < self.q_b < np.inf:
             return QuantileEstimate(None, "failing" if self.q_b > 0 else "zero")
-        harmless = self.coarse or question.sign * float(self.find_distance(np.array([self.edge]))[0]) <= 0
-        harmless &= all(sign * (self.q_c - bound) <= 0 for sign, bound in question.limit.bounds)
-        if depth == "suspects" and harmless:
+        # With a coarse step, the margin decides nothing anyway.
+        within_margin = self.coarse or question.sign * float(self.find_distance(np.array([self.edge]))[0]) <= 0
+        # The sign of a limit is 1 for a maximum, -1 for a minimum.
+        within_limits = all(sign * (self.q_c - bound) <= 0 for sign, bound in question.limit.bounds)
+        if depth == "suspects" and within_margin and within_limits:
             return QuantileEstimate(build_untested(np.array([self.q_b]), np.array([self.q_c]), question.limit.count))
         return None
 
@@ -191,6 +195,7 @@ class QuantilePair:
         """
         factors = times_ms / self.q_b
         candidate_curves = self.curves.by_run[1] if self.curves.by_run else []
+        # For each run, the baseline's quantile of this run (`q_b`) takes the place of the mean quantile.
         return np.stack(
             [
                 self.p - curve.at(q_b * factors) if np.isfinite(q_b) else np.full(times_ms.size, np.nan)
@@ -207,13 +212,14 @@ class QuantilePair:
         """
         order = np.argsort(times_ms, kind="stable")
         limits = self.curves.limits_ms
-        grid = np.sort(np.concatenate([limits[limits > 0], times_ms]))
-        grid = grid[(grid > self.q_b / 100) & (grid < self.q_b * 100)]
+        # Times (ms) at which D is compared with `reach`: D is linear between the limits of bins.
+        candidate_times = np.sort(np.concatenate([limits[limits > 0], times_ms]))
+        grid = candidate_times[(candidate_times > self.q_b / 100) & (candidate_times < self.q_b * 100)]
         half_width = np.interp(np.log(grid), np.log(times_ms[order]), reach[order])
         distance = self.find_distance(grid)
         # D falls with time. The last time at which D + half_width is not below 0 is the first in reverse order.
-        lowest = _find_first_below(grid, distance - half_width, 0.0)
-        highest = _find_first_below(grid[::-1], -(distance + half_width)[::-1], float("inf"))
+        lowest = _find_first_below(grid, distance - half_width, default=0.0)
+        highest = _find_first_below(grid[::-1], -(distance + half_width)[::-1], default=float("inf"))
         return lowest, highest
 
     def shift_by_doubt(self, time_ms: float) -> tuple[float, float]:
@@ -248,7 +254,8 @@ def standardise_both(panel: Panel) -> tuple[Distribution, Distribution]:
 def _weigh_cells(panel: Panel, strata: Strata, *, volume: FloatArray | float, later: float) -> FloatArray:
     """Return what one request of each histogram cell adds to the standardised distribution: shape (cells,).
 
-    It is v / (V n), with `volume` as V. The histogram may have later slots than the panel: their cells get `later`.
+    It is the weight of one request in its stratum (v / n), divided by `volume`, the sum of all weights. At an earlier
+    look, the histogram has later slots than the panel: their cells get the weight `later`.
     """
     weights = np.full((2, len(panel.endpoints), panel.stride), later)
     weights[..., : panel.slots] = strata.each
@@ -263,12 +270,12 @@ def _find_first_below(grid: FloatArray, values: FloatArray, default: float) -> f
     >>> _find_first_below(np.array([1.0, 2.0, 3.0]), np.array([2.0, 1.0, -1.0]), 0.0)
     2.5
     """
-    not_above = np.flatnonzero(values <= 0)
-    if not not_above.size:
+    is_not_above = values <= 0
+    if not is_not_above.any():
         return float(grid[-1])
-    k = int(not_above[0])
-    if k == 0:
+    first = int(np.argmax(is_not_above))  # the first true element
+    if first == 0:
         return default
-    last_above, value = values[k - 1], values[k]
-    position = last_above / (last_above - value) if last_above != value else 0.5
-    return float(grid[k - 1] + position * (grid[k] - grid[k - 1]))
+    value_before, value = values[first - 1], values[first]
+    position = value_before / (value_before - value) if value_before != value else 0.5
+    return float(grid[first - 1] + position * (grid[first] - grid[first - 1]))

@@ -65,12 +65,12 @@ def compare_quantiles(
     curves = PanelCurves(panel, design, sd_instance, alpha)
     quantiles = [QuantilePair(curves, question) for question in questions]
     results = [quantile.settle_without_test(depth) for quantile in quantiles]
-    untested = [k for k, result in enumerate(results) if result is None]
-    # The others are tested together, a few at a time to save memory.
-    for first in range(0, len(untested), MOST_TOGETHER):
-        part = untested[first : first + MOST_TOGETHER]
-        estimates = _Tests(curves, [quantiles[k] for k in part]).estimate(full=depth == "full")
-        for k, estimate in zip(part, estimates, strict=True):
+    needs_test = [k for k, result in enumerate(results) if result is None]
+    # These are tested together, a few at a time to save memory.
+    for first in range(0, len(needs_test), MOST_TOGETHER):
+        tested_together = needs_test[first : first + MOST_TOGETHER]
+        estimates = _Tests(curves, [quantiles[k] for k in tested_together]).estimate(full=depth == "full")
+        for k, estimate in zip(tested_together, estimates, strict=True):
             results[k] = estimate
     return tuple(result for result in results if result is not None)
 
@@ -91,8 +91,8 @@ class _Nodes:
     """Contributions of instances or replicates to the error, shape (thresholds, units); no units in a single design."""
 
     @property
-    def first(self) -> IntArray:
-        """The first threshold of each quantile, shape (quantiles,)."""
+    def first_thresholds(self) -> IntArray:
+        """Index of the first threshold of each quantile, that of its margin: shape (quantiles,)."""
         return np.flatnonzero(np.diff(self.quantile, prepend=-1))
 
     def interpolate(self, times_ms: FloatArray) -> Uncertainty:
@@ -101,15 +101,15 @@ class _Nodes:
         It is interpolated between the thresholds of the quantile, over the logarithm of time. Outside them, it is that
         of the nearest threshold.
         """
-        at_nodes, log_thresholds, log_times = self.uncertainty, np.log(self.times_ms), np.log(times_ms)
-        # All numbers of an uncertainty as rows: variances, degrees of freedom, the persistent part.
-        rows = np.vstack([at_nodes.variance, at_nodes.df, at_nodes.persistent[None, :]])
+        at_thresholds, log_thresholds, log_times = self.uncertainty, np.log(self.times_ms), np.log(times_ms)
+        # All numbers of an uncertainty as rows, all interpolated alike: variances, degrees of freedom, persistent part.
+        rows = np.vstack([at_thresholds.variance, at_thresholds.df, at_thresholds.persistent[None, :]])
         interpolated = np.empty((rows.shape[0], times_ms.size))
         for k in range(times_ms.size):
-            nodes = np.flatnonzero(self.quantile == k)
-            nodes = nodes[np.argsort(log_thresholds[nodes], kind="stable")]
-            interpolated[:, k] = [np.interp(log_times[k], log_thresholds[nodes], row) for row in rows[:, nodes]]
-        variances = at_nodes.variance.shape[0]
+            of_quantile = np.flatnonzero(self.quantile == k)
+            rising = of_quantile[np.argsort(log_thresholds[of_quantile], kind="stable")]
+            interpolated[:, k] = [np.interp(log_times[k], log_thresholds[rising], row) for row in rows[:, rising]]
+        variances = at_thresholds.variance.shape[0]
         return Uncertainty(interpolated[:variances], interpolated[variances:-1], interpolated[-1])
 
 
@@ -157,7 +157,7 @@ class _Tests:
         candidate_levels = standardise_levels(strata, 1, count_done(curves.panel, times_ms)[:, 1])
         baseline_level = self.levels.level[quantile_index]
         baseline_influence = self.levels.influence[quantile_index]
-        # All endpoints are one group: the last index 0 picks it.
+        # D: the share that the candidate lacks. All endpoints are one group: the last index 0 picks it.
         missing = Estimand(
             baseline_level[:, 0] - candidate_levels.level[:, 0],
             -(candidate_levels.influence[:, 0] - baseline_influence[:, 0]),
@@ -197,8 +197,9 @@ class _Tests:
         doubt = np.array([quantile.doubt for quantile in quantiles])
         coarse = np.array([quantile.coarse for quantile in quantiles])
         lower_ms, upper_ms = np.maximum(interval_ms[0] - doubt, 0.0), interval_ms[1] + doubt
+        # Times of the candidate's quantile as changes from the baseline's: relative, or in ms.
         lower, effect, upper = (np.where(relative, times / q_b - 1, times - q_b) for times in (lower_ms, q_c, upper_ms))
-        at_nodes, first = nodes.uncertainty, nodes.first
+        at_nodes, first = nodes.uncertainty, nodes.first_thresholds
         at_margin = Uncertainty(at_nodes.variance[:, first], at_nodes.df[:, first], at_nodes.persistent[first])
         edges = np.array([quantile.edge for quantile in quantiles])
         beyond = self._find_distances(edges)
@@ -207,7 +208,8 @@ class _Tests:
         else:
             against_margin = compute_answers(beyond, at_margin)
             against_zero = compute_answers(self._find_distances(q_b), nodes.interpolate(q_b))
-        influence = sign[:, None] * nodes.influence[first]
+        # By how much each slot, and each instance or replicate, moves the harm at the margin.
+        harm_influence = sign[:, None] * nodes.influence[first]
         scores = sign * nodes.scores[first].T
         deciding = at_margin.binding(alpha)
         critical = deciding.critical
@@ -224,13 +226,13 @@ class _Tests:
             decide_nothing(against_margin, coarse),
             decide_nothing(against_zero, coarse),
             deciding,
-            harm=influence,
+            harm=harm_influence,
             position=self.curves.panel.position,
             beyond=beyond,
             detectable=detectable,
             se=se,
             coarse=coarse,
-            loadings=compute_loadings(influence, scores, deciding.variance),
+            loadings=compute_loadings(harm_influence, scores, deciding.variance),
         )
         return replace(estimate, needed=np.where(coarse, np.inf, estimate.needed))
 
@@ -271,6 +273,7 @@ class _Tests:
         answers = []
         # The sign is 1 for a maximum, -1 for a minimum, so that positive distances are beyond the limit.
         for sign, bound_ms in self.quantiles[k].question.limit.bounds:
+            # As in `_test`, but the quantile's probability itself takes the place of the baseline's share.
             times_ms = np.array([bound_ms])
             done = standardise_levels(curves.strata, 1, count_done(curves.panel, times_ms)[:, 1])
             missing, spread = Estimand(p - done.level[:, 0], done.influence[:, 0]), Spread()

@@ -55,7 +55,8 @@ class Levels:
 def build_strata(panel: Panel, n: FloatArray, groups: Groups | None = None) -> Strata:
     """Compute the weights of strata from the denominator `n` (requests, or successes), shape (2, endpoints, slots).
 
-    A stratum is an endpoint × time block. `groups=None`: all endpoints in one group.
+    A stratum is an endpoint × time block. Both arms get the same weight in each stratum, so that neither another mix of
+    endpoints nor a traffic ramp looks like a change. `groups=None`: all endpoints in one group.
     """
     if groups is None:
         groups = all_together(n.shape[1])
@@ -67,10 +68,11 @@ def build_strata(panel: Panel, n: FloatArray, groups: Groups | None = None) -> S
     # The slot's share of its block, and the weight of one request.
     share = (n[0] + n[1]) / total_of_both
     each = weight / np.maximum(total, 1e-300)
+    # A block's weight, divided among its slots: summed over slots, it is the weight of all strata.
     slot_weight = weight * share
     mass = groups.sum(slot_weight)
     volume = mass.sum(axis=1)
-    # Σ v²/n over all strata of a group.
+    # Σ v²/n over all strata of a group, for each arm.
     sum_of_squares = groups.sum_totals((each * slot_weight).sum(axis=2))
     return Strata(
         panel=panel,
@@ -99,6 +101,7 @@ def standardise_levels(strata: Strata, arm: int, numerator: FloatArray) -> Level
     group_parts = strata.groups.sum(slot_parts)
     volume = np.where(strata.volume > 0, strata.volume, np.nan)
     level = group_parts.sum(axis=-1) / volume
+    # What a slot adds to the level, beyond what its weight alone would add at this level; scaled to a mean over slots.
     influence = (strata.panel.slots / volume)[:, None] * (group_parts - level[..., None] * strata.mass)
     return Levels(level, influence)
 
@@ -109,7 +112,7 @@ def standardise_levels_by_run(strata: Strata, arm: int, numerator: FloatArray) -
     `numerator` has the shape (endpoints, slots).
     """
     weighted = strata.groups.sum(_find_block_means(strata, arm, numerator) * strata.weight * strata.share)
-    # The first slot of each run.
+    # The first slot of each run; slots are in the order of runs.
     starts = np.flatnonzero(np.diff(strata.panel.run, prepend=-1))
     volume = np.add.reduceat(strata.mass, starts, axis=-1)
     sums = np.add.reduceat(weighted, starts, axis=-1)
