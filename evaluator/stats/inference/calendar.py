@@ -60,7 +60,7 @@ def plan_looks(monitoring: Monitoring, *, bucket_s: int, covered_s: float, plann
     else:
         kind = "group_sequential" if planned_s >= SHORTEST_S else "fixed"
     end_s = monitoring.max_duration_s if planned_s is None else planned_s
-    final = covered_s >= end_s - bucket_s
+    final = covered_s >= end_s - bucket_s  # the last bucket may be incomplete
     if kind == "fixed":
         return Calendar(kind, (), end_s, final, next_s=math.inf if final else end_s)
     burn_in_s = monitoring.burn_in_s
@@ -71,9 +71,11 @@ def plan_looks(monitoring: Monitoring, *, bucket_s: int, covered_s: float, plann
     step_s = _round_up(least_step_s, bucket_s * BLOCK_BUCKETS)
     # No look shortly before the last look.
     last_interim_s = end_s - step_s / 2
+    # 1e-6: a look exactly at the end of the range is included.
     looks = np.arange(step_s, min(covered_s, last_interim_s) + 1e-6, step_s)
     interim = tuple(int(look) for look in looks[looks >= burn_in_s])
     if kind == "group_sequential" and not interim and final:
+        # The only look is the last one, as in the fixed mode.
         return Calendar("fixed", (), end_s, final)
     next_s: float = max(covered_s // step_s * step_s + step_s, _round_up(burn_in_s, step_s))
     if kind == "group_sequential" and next_s > last_interim_s:
