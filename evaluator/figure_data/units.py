@@ -39,14 +39,14 @@ class _Units:
         return np.asarray(np.bincount(self.unit, weights=self.sums[name], minlength=self.arm.size), float)
 
 
-def trace_units(requests: RequestPairs, row: Comparison) -> dict[str, Any] | None:
+def trace_units(requests: RequestPairs, comparison: Comparison) -> dict[str, Any] | None:
     """Compute the metric of a comparison for each unit: for each run if runs are compared, else for each instance.
 
     Values are over the mix of endpoints that a unit served, not standardised. Of each arm, the busiest `MOST_UNITS` are
     returned; `hidden` counts the others. `None` for a metric that units do not have (throughput).
     """
-    pair = requests.find_pair(row.arm, row.rule.slice.endpoint)
-    metric = row.rule.metric
+    pair = requests.find_pair(comparison.arm, comparison.rule.slice.endpoint)
+    metric = comparison.rule.metric
     if pair is None or not isinstance(metric, RequestMetric):
         return None
     by_run = pair.design.kind == "replicates"

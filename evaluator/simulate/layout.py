@@ -75,12 +75,13 @@ def build_traffic(scenario: Scenario) -> Traffic:
     longest_step_s = 1.0 if scenario.duration_s <= 900 else 5.0
     steps = max(1, math.ceil(scenario.duration_s / longest_step_s))
     candidates = len(scenario.changes)
-    at_s = (np.arange(steps) + 0.5) * scenario.duration_s / steps
+    at_s = (np.arange(steps) + 0.5) * scenario.duration_s / steps  # the middle of each step
     # Relative load of all arms together, from trend and daily swing, shape (steps,).
     load = (1 + scenario.load_trend * at_s / scenario.duration_s) * (
         1 + scenario.swing * np.sin(2 * np.pi * at_s / DAY_S)
     )
-    # Each phase of the split has the same length. An arm has weight 1 if the traffic is split evenly.
+    # Each phase of the split has the same length. `candidate_share` (steps,): of each candidate against baseline. An
+    # arm has weight 1 if the traffic is split evenly.
     phases = len(scenario.split)
     phase = np.minimum((at_s / scenario.duration_s * phases).astype(np.int64), phases - 1)
     candidate_share = np.asarray(scenario.split)[phase]

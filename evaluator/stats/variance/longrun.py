@@ -78,6 +78,7 @@ def time_variance(influence: FloatArray) -> TimeVariance:
 def time_scores(influence: FloatArray) -> FloatArray:
     """Split the error of a mean over time into contributions of cosines, or of batches if there are few buckets.
 
+    Neighbouring buckets are alike, so they are no independent observations; slow cosines and long batches nearly are.
     `influence` has the shape (..., buckets). Returns shape (..., cosines): the sum of squares is the variance of the
     mean.
     """
