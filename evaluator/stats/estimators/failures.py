@@ -108,7 +108,7 @@ def compare_failures(
     _, uncertainty = spread.find_uncertainty(difference)
     # The variance of the difference if all requests were independent. What the data show in addition (the design
     # effect) divides the counts, so that the score test, which is for independent requests, is valid.
-    n_b, n_c = strata.effective
+    n_b, n_c = strata.effective_n
     binomial = share_variance(candidate.value, n_c) + share_variance(baseline.value, n_b)
     counts = _find_effective_counts(strata, rates, *_find_design_effect(uncertainty, binomial))
     # A relative margin allows a multiple (`factor`) of the baseline's rate; an absolute margin is subtracted.
@@ -179,7 +179,7 @@ def _find_effective_counts(
 
     `rates` are those of baseline and candidate, each (groups,); `design_effect` and `df` are of `_find_design_effect`.
     """
-    (baseline, candidate), (n_b, n_c) = rates, strata.effective
+    (baseline, candidate), (n_b, n_c) = rates, strata.effective_n
     return _Counts(
         x_c=candidate * n_c / design_effect,
         n_c=n_c / design_effect,
@@ -270,7 +270,7 @@ def _answer_limits(
     if not limit.count:
         return ()
     rate = candidate.value
-    _, n = strata.effective
+    _, n = strata.effective_n
     # The baseline is not compared: there is no difference to remove.
     no_difference = np.zeros(rate.size)
     spread = _find_spread(panel, design, frame, no_difference, rate, assumed)

@@ -90,15 +90,15 @@ class PanelCurves:
         # Runs are numbered from 0: `run` is that of each slot.
         _, run = np.unique(self.panel.run, return_inverse=True)
         runs = int(run.max()) + 1
-        slot_weight = (self.strata.weight * self.strata.share).sum(axis=0)
-        volume = np.bincount(run, weights=slot_weight, minlength=runs)  # sum of the weights of each run
+        slot_weight = (self.strata.block_weight * self.strata.slot_share).sum(axis=0)
+        weight_of_run = np.bincount(run, weights=slot_weight, minlength=runs)  # sum of the weights of each run
         # The run of each cell of the histograms of one arm. Slots later than the panel have weight 0 in any run.
         run_of_all_slots = np.append(run, np.zeros(self.panel.stride - run.size, run.dtype))
         run_of_cell = np.tile(run_of_all_slots, self.panel.n.shape[1])
         arm_and_run = np.concatenate([run_of_cell, run_of_cell + runs])  # runs of the candidate follow the baseline's
-        weights = _weigh_cells(self.panel, self.strata, volume=1.0, later=0.0)
+        weights = _weigh_cells(self.panel, self.strata, total_weight=1.0, later=0.0)
         curves = distributions_by_row(self.panel.bins, weights, self.limits_ms, arm_and_run, 2 * runs)
-        curves /= np.tile(np.where(volume > 0, volume, np.nan), 2)[:, None]
+        curves /= np.tile(np.where(weight_of_run > 0, weight_of_run, np.nan), 2)[:, None]
         distributions = [Distribution(self.limits_ms, curve) for curve in curves]
         return distributions[:runs], distributions[runs:]
 
@@ -246,20 +246,20 @@ def standardise_both(panel: Panel) -> tuple[Distribution, Distribution]:
     """Return the standardised distributions of time to success of baseline and candidate, for all quantiles."""
     strata, _ = frame_all_requests(panel)
     limits = find_limits_ms(panel)
-    weights = _weigh_cells(panel, strata, volume=strata.volume[0], later=np.nan)
+    weights = _weigh_cells(panel, strata, total_weight=strata.total_weight[0], later=np.nan)
     curves = standardised_distributions(panel.bins, weights, limits)
     return Distribution(limits, curves[0]), Distribution(limits, curves[1])
 
 
-def _weigh_cells(panel: Panel, strata: Strata, *, volume: FloatArray | float, later: float) -> FloatArray:
+def _weigh_cells(panel: Panel, strata: Strata, *, total_weight: FloatArray | float, later: float) -> FloatArray:
     """Return what one request of each histogram cell adds to the standardised distribution: shape (cells,).
 
-    It is the weight of one request in its stratum (v / n), divided by `volume`, the sum of all weights. At an earlier
+    It is the weight of one request in its stratum, divided by `total_weight`, the sum of all weights. At an earlier
     look, the histogram has later slots than the panel: their cells get the weight `later`.
     """
     weights = np.full((2, len(panel.endpoints), panel.stride), later)
-    weights[..., : panel.slots] = strata.each
-    return np.asarray(weights.ravel() / volume)
+    weights[..., : panel.slots] = strata.request_weight
+    return np.asarray(weights.ravel() / total_weight)
 
 
 def _find_first_below(grid: FloatArray, values: FloatArray, default: float) -> float:

@@ -162,7 +162,7 @@ class _Tests:
             baseline_level[:, 0] - candidate_levels.level[:, 0],
             -(candidate_levels.influence[:, 0] - baseline_influence[:, 0]),
         )
-        n_b, n_c = strata.effective[:, 0]
+        n_b, n_c = strata.effective_n[:, 0]
         binomial = share_variance(candidate_levels.level[:, 0], n_c) + share_variance(baseline_level[:, 0], n_b)
         if self.rows_below is None:
             distances = [
@@ -285,6 +285,6 @@ class _Tests:
                 no_difference = np.zeros((1, 1))
                 spread = curves.find_spread(count_done_by_row(curves.panel, times_ms), no_difference, self.slope[[k]])
             distance, uncertainty = spread.find_uncertainty(missing, arms=(1,))
-            binomial = share_variance(done.level[:, 0], curves.strata.effective[1, 0])
+            binomial = share_variance(done.level[:, 0], curves.strata.effective_n[1, 0])
             answers.append(compute_answers(sign * distance, uncertainty.also(binomial)))
         return tuple(answers)
