@@ -292,12 +292,7 @@ def _simulate_run(scenario: Scenario, rng: np.random.Generator, run: int) -> Req
     skew_us = (arm > 0) * round(scenario.clock_skew_s * 1e6)  # the clocks of candidates are ahead
     endpoint = _draw_endpoints(rng, arm, versions)
     log_us = log_shift + np.stack([version.log_us for version in versions])[arm, endpoint]
-    log_us += scenario.sigma * rng.standard_normal(len(log_us))
-    in_tail = np.flatnonzero(rng.random(len(log_us)) < scenario.tail_share)
-    # The log of a Pareto number is exponential.
-    log_us[in_tail] += math.log(scenario.tail_factor) + rng.exponential(1 / scenario.tail_index, size=len(in_tail))
-    if scenario.cache_hit > 0:
-        log_us[rng.random(len(log_us)) < scenario.cache_hit] += math.log(scenario.cache_factor)
+    _vary_times(scenario, rng, log_us)
     is_given_up = _slow_tails(scenario, arm, log_us)
     response_us = np.rint(np.exp(log_us) / scenario.grid_us).astype(np.int64) * scenario.grid_us
     steady_failure = np.stack([version.failure for version in versions])[arm, endpoint]
@@ -341,6 +336,19 @@ def _draw_endpoints(rng: np.random.Generator, arm: IntArray, versions: tuple[Ver
         upper_edges = np.cumsum(version.shares)[:-1]
         endpoints.append(np.searchsorted(upper_edges, arm_uniform, side="right"))
     return np.concatenate(endpoints)
+
+
+def _vary_times(scenario: Scenario, rng: np.random.Generator, log_us: FloatArray) -> None:
+    """Vary the response times of single requests: at random, in the tail, and by cache hits. Changes `log_us`.
+
+    `log_us` (requests,) is the log of the median response time (µs) of each request.
+    """
+    log_us += scenario.sigma * rng.standard_normal(len(log_us))
+    in_tail = np.flatnonzero(rng.random(len(log_us)) < scenario.tail_share)
+    # The log of a Pareto number is exponential.
+    log_us[in_tail] += math.log(scenario.tail_factor) + rng.exponential(1 / scenario.tail_index, size=len(in_tail))
+    if scenario.cache_hit > 0:
+        log_us[rng.random(len(log_us)) < scenario.cache_hit] += math.log(scenario.cache_factor)
 
 
 def _slow_tails(scenario: Scenario, arm: IntArray, log_us: FloatArray) -> BoolArray:

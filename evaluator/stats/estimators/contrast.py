@@ -238,7 +238,6 @@ def contrast(
         loadings = compute_loadings(harm_influence, spread.find_scores(difference, sign), deciding.variance)
     return build_estimate(
         shown_levels,
-        # A log ratio is shown as a relative change.
         np.expm1(effect) if relative else effect,
         decide_nothing(compute_answers(beyond, uncertainty, doubt), coarse),
         compute_answers(sign * theta, uncertainty, doubt),

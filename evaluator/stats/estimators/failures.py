@@ -95,7 +95,6 @@ def compare_failures(
     on the candidate's own rate. `groups`: which endpoints are compared together, `None`: all. `depth`: unless it is
     `full`, effect and interval are NaN. `shared`: weights and instances, if known. `tolerance`: one more bound to test.
     """
-    # The weights of endpoints and times, and the requests of each instance.
     strata, frame = shared or (frame_all_requests(panel) if groups is None else frame_requests(panel, groups))
     baseline, candidate = (measure_level(strata, arm, panel.failures, design) for arm in (0, 1))
     rates, difference, limit = (baseline.value, candidate.value), candidate - baseline, limit or Limit()
@@ -106,13 +105,11 @@ def compare_failures(
     assumed = _AssumedSd(sd_instance, sd_share)
     spread = _find_spread(panel, design, frame, difference.value, pooled, assumed)
     _, uncertainty = spread.find_uncertainty(difference)
-    # The variance of the difference if all requests were independent. What the data show in addition (the design
-    # effect) divides the counts, so that the score test, which is for independent requests, is valid.
+    # The score test is for independent requests (variance `binomial`), so counts are divided by the design effect.
     n_b, n_c = strata.effective_n
     binomial = share_variance(candidate.value, n_c) + share_variance(baseline.value, n_b)
     counts = _find_effective_counts(strata, rates, *_find_design_effect(uncertainty, binomial))
-    # A relative margin allows a multiple (`factor`) of the baseline's rate; an absolute margin is subtracted.
-    factor = 1 + margin.value if margin.relative else 1.0
+    factor = 1 + margin.value if margin.relative else 1.0  # the multiple of the baseline's rate that is allowed
     beyond = candidate.value - factor * baseline.value if margin.relative else difference.value - margin.value
     harm_influence = candidate.influence - factor * baseline.influence
     effect = np.full((3, pooled.size), np.nan)  # with both ends of its interval
