@@ -121,7 +121,10 @@ def trace_timeline(requests: RequestPairs, axis: Axis, decided_at_s: float | Non
 
 
 def _trace_arm(cells: Cells, axis: Axis, arm_code: int) -> dict[str, Any]:
-    """Compute the series of an arm, each a list with a value per slot; `None`: no value, for example no requests."""
+    """Compute the series of an arm, each a list with a value per slot, an interval of the axis.
+
+    `None` is no value, for example without requests. Failures are a share, `per_s` are requests per second.
+    """
     moments = cells.moments
     in_arm = moments.arm == arm_code
     slot = axis.find_slots(moments.run[in_arm], moments.bucket[in_arm])

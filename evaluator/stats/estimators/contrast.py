@@ -137,7 +137,7 @@ def vary_by_instance(
         exposure: Denominator of each row of the instances (requests, or successes), shape (rows,).
         observed: Numerator of each row (sum of times, failures), shape (rows,).
         effect: Candidate against baseline, shape (groups,); it is removed before instances are compared.
-        design: What is replicated.
+        design: What is replicated: whole runs, instances within runs, or nothing.
         relative: Whether the effect is a factor, and the variance is that of the logarithm; else a difference.
     """
     if design.kind == "replicates":

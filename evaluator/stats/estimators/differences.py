@@ -34,7 +34,7 @@ def compare_differences(
 
     Args:
         panel: Baseline and candidate, with the total `value`.
-        design: What is replicated.
+        design: What is replicated: whole runs, instances within runs, or nothing.
         alpha: One-sided level of the interval.
         margin: Largest absolute harm that is tolerated.
         sd_instance: Standard deviation assumed for an arm with a single instance.

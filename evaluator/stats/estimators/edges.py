@@ -157,13 +157,14 @@ def compare_edges(
 
     Args:
         edges: Observations above each bound.
-        design: What is replicated.
+        design: What is replicated: whole runs, instances within runs, or nothing.
         probability: The quantile, 0 to 1.
         alpha: One-sided level of the interval.
         margin: Largest harm that is tolerated; `None`: the question is whether there is any harm.
         sd_instance: Relative standard deviation assumed for an arm with a single instance.
         limit: Bounds on the candidate's own quantile.
-        depth: What is computed.
+        depth: What is computed: all (`full`), all but intervals (`answers`), or tests only if a level is beyond its
+            bound (`suspects`).
 
     Returns:
         The estimate; or the problem, if the baseline's quantile is above the largest bound, or if it is not above 0 and
@@ -374,7 +375,7 @@ def _test_against_bound(tests: _BoundTests, index: int, *, above: bool) -> Float
     """
     if not 0 <= index < tests.edges.bounds.size:
         return np.ones(1)
-    # The quantile is above a bound if more than 1 - p of all observations are.
+    # A quantile (of 0.95) is above a bound if more than 1 - 0.95 of all observations are.
     share_above = Limit(max=1 - tests.probability)
     answers = tests.compare_shares(index, index, share_above).against_limit[0]
     return answers.p_worse if above else answers.p_within

@@ -92,7 +92,7 @@ def _find_spread(strata: Strata, design: Design, of: Averaged, ratio: FloatArray
 
     Args:
         strata: Weights of the comparison.
-        design: What is replicated.
+        design: What is replicated: whole runs, instances within runs, or nothing.
         of: What is averaged.
         ratio: Candidate's mean divided by the baseline's, which is removed before instances are compared, (groups,).
         sd_instance: Relative standard deviation assumed for an arm with a single instance.

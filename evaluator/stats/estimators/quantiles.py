@@ -53,7 +53,7 @@ def compare_quantiles(
 
     Args:
         panel: Baseline and candidate.
-        design: What is replicated.
+        design: What is replicated: whole runs, instances within runs, or nothing.
         questions: Quantiles with their margins and limits.
         alpha: One-sided level of the interval.
         sd_instance: Relative standard deviation assumed for an arm with a single instance.

@@ -192,5 +192,6 @@ def _find_share_variance(arm: Clustered, point: float, *, strict: bool) -> float
     values_below = np.bincount(arm.unit[:count], minlength=arm.units)
     values_of_unit = np.bincount(arm.unit, minlength=arm.units)
     residual = values_below - share * values_of_unit
+    # The variance of a ratio of sums over units (delta method).
     clustered = float(residual @ residual) * arm.units / max(arm.units - 1, 1) / size**2
     return max(clustered, binomial / max(float(values_of_unit.mean()), 1.0))

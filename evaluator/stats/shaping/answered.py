@@ -58,8 +58,8 @@ def stitch(answers: Sequence[Answer]) -> list[JoinedAnswers]:
 
 def _join_answers(chain: Sequence[Answer]) -> JoinedAnswers:
     """Join adjacent answers, in the order of time, series by series; their facts are added up."""
-    parts_by_identity: dict[Identity, list[Series]] = {}
-    duplicate_series = 0
+    parts_by_identity: dict[Identity, list[Series]] = {}  # of each series, its samples in each answer
+    duplicate_series = 0  # that occur more than once in one answer
     for answer in chain:
         identities: set[Identity] = set()
         for series in answer.series:
@@ -71,6 +71,7 @@ def _join_answers(chain: Sequence[Answer]) -> JoinedAnswers:
                 parts_by_identity.setdefault(identity, []).append(series)
     tracks = tuple(_join_series(parts) for parts in parts_by_identity.values())
     samples = sum(part.ts_ms.size for parts in parts_by_identity.values() for part in parts)
+    # Samples at a time that two answers share.
     repeated_samples = samples - sum(track.ts_ms.size for track in tracks)
     start_ms = round(min(answer.start for answer in chain).timestamp() * 1000)
     end_ms = round(max(answer.end for answer in chain).timestamp() * 1000)
@@ -158,9 +159,9 @@ _PLAIN_SELECTOR = re.compile(r"\s*[a-zA-Z_:][\w:]*\s*(\{[^{}]*\})?\s*")
 def count_shared(all_joined: Sequence[JoinedAnswers], baseline: str) -> list[int]:
     """Count the series of each candidate that are in fact series of the baseline, one count for each joined answer.
 
-    Series of a plain selector are the same if their labels are. Expressions drop labels: so series of an expression
-    with the same labels are the same only if they name an instance and have equal values at all times, and if the
-    values vary. The count of an answer of the baseline is 0.
+    Then the query does not distinguish the arms. Series of a plain selector are the same if their labels are.
+    Expressions drop labels: so series of an expression with the same labels are the same only if they name an instance
+    and have equal values at all times, and if the values vary. The count of an answer of the baseline is 0.
     """
     baseline_tracks: dict[Query, dict[Identity, list[Track]]] = {}
     for joined in all_joined:

@@ -117,6 +117,7 @@ def _add_failures(cells: Cells, timed_out: Sequence[tuple[str, InFlight]]) -> Ce
     arms = tuple(dict.fromkeys((*cells.arms, *(request.arm for _, request in requests))))
     endpoints = tuple(dict.fromkeys((*cells.endpoints, *(request.endpoint for _, request in requests))))
     instances = tuple(dict.fromkeys((*cells.instances, *(request.instance for _, request in requests))))
+    # Run, arm, endpoint, instance (codes) and bucket → number of requests.
     counts_by_key = Counter(
         (
             cells.runs.index(run),

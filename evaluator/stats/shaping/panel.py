@@ -158,6 +158,7 @@ class Panel:
             return None
         # Copies, not views: sums then equal, to the last bit, those of the time when no more data had landed.
         n, failures = (np.ascontiguousarray(values[:, :, :slots]) for values in (self.n, self.failures))
+        # Fewer data may need wider blocks.
         widths = choose_widths(n, self.bucket_s) if all(self.paired.values()) else self.widths
         run, offset = self.run[:slots], self.offset[:slots]
         return replace(

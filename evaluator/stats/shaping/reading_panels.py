@@ -329,6 +329,7 @@ def build_panel(
         The panel; `None` if the arms have no usable bucket in common.
     """
     readings = view.readings
+    # The rows of all parts, one part after the other: a reading that is in two parts has two rows, which are added up.
     parts = [part for part in (n, failures, values) if part is not None]
     rows = np.concatenate([part.rows for part in parts])
 

@@ -79,6 +79,9 @@ def find_silence(
 ) -> list[Silence]:
     """Find the silences of each series, in the order of the series; series without silence are left out.
 
+    A silence is a gap in which the reference had so many requests that chance does not explain it (requests come in
+    clusters, which count as one), and that is longer than usual gaps and than the pace of users.
+
     Args:
         counts: Requests of each series in each bucket of the run, shape (series, buckets).
         reference: Requests of the reference of each series, same shape; a constant means time itself.
@@ -107,14 +110,14 @@ def find_silence(
     # Requests of the reference before each bucket, shape (series, buckets + 1).
     reference_before = np.concatenate([np.zeros((len(counts), 1)), np.cumsum(reference, axis=1)], axis=1)
     inside = reference_before[series, end] - reference_before[series, start]
-    # Of each series, shape (series,).
+    # From here to the usual gap: of each series, shape (series,). `pace` and gaps are in buckets.
     reference_total = reference_before[:, -1]
     total = counts.sum(axis=1)
     clusters, pace = measure_clusters(reference if paced_alike else counts, one_hole=one_hole)
-    evidence = _compute_evidence(inside, total[series], reference_total[series], clusters[series])
     usual_gap = _find_usual_gaps(counts > 0)
     if paced_alike:
         usual_gap = np.minimum(usual_gap, _find_usual_gaps(reference > 0))
+    evidence = _compute_evidence(inside, total[series], reference_total[series], clusters[series])
     is_silence = (evidence >= SURE) & (end - start > np.maximum(2 * usual_gap, pace)[series])
     gaps_of_series: dict[int, list[Gap]] = {}
     for k in np.flatnonzero(is_silence):
