@@ -125,16 +125,16 @@ class QuantilePair:
     """
 
     def __init__(self, curves: PanelCurves, question: QuantileQuestion) -> None:
-        """Find both quantiles, the time that the margin allows (`edge`), and the doubt from rounding."""
-        self.curves, self.question, self.p = curves, question, question.probability
-        self.q_b = curves.baseline.quantile(self.p)
-        self.q_c = curves.candidate.quantile(self.p)
+        """Find both quantiles, the time that the margin allows (`allowed_ms`), and the doubt from rounding."""
+        self.curves, self.question, self.probability = curves, question, question.probability
+        self.q_b = curves.baseline.quantile(self.probability)
+        self.q_c = curves.candidate.quantile(self.probability)
         if curves.by_run:
             self._pool_runs(*curves.by_run)
-        self.edge = question.add_margin(self.q_b)
-        allowance, largest_step = abs(self.edge - self.q_b), float(curves.steps_ms.max())
+        self.allowed_ms = question.add_margin(self.q_b)
+        allowance, largest_step = abs(self.allowed_ms - self.q_b), float(curves.steps_ms.max())
         self.coarse = 0 < allowance * (1 + SLACK) < largest_step  # a step hides the margin
-        self.doubt = largest_step
+        self.doubt_ms = largest_step
         """How much (ms) rounding to steps, or to bins, may have moved the difference."""
         if not self.coarse:
             baseline_step, candidate_step = curves.steps_ms.tolist()
@@ -143,23 +143,23 @@ class QuantilePair:
             # A tool may round or cut off, so equal times may be recorded half a step apart.
             unequal_steps = largest_step / 2 if baseline_step != candidate_step else 0.0
             doubt = baseline_doubt + candidate_doubt + unequal_steps
-            self.doubt = doubt if doubt > NEGLIGIBLE * self.q_b else 0.0
+            self.doubt_ms = doubt if doubt > NEGLIGIBLE * self.q_b else 0.0
 
     def _pool_runs(self, baseline: list[Distribution], candidate: list[Distribution]) -> None:
         """Replace the quantiles by means over runs: `q_b` by the geometric mean, `q_c` by the mean ratio times `q_b`.
 
-        `baseline` and `candidate` are the distributions of each run. `run_q_b` keeps the baseline's quantile of each
+        `baseline` and `candidate` are the distributions of each run. `q_b_by_run` keeps the baseline's quantile of each
         run. A run in which this quantile is a failure (infinite) or 0 is not used.
         """
-        self.run_q_b = np.array([curve.quantile(self.p) for curve in baseline])
-        usable = np.isfinite(self.run_q_b) & (self.run_q_b > 0)
+        self.q_b_by_run = np.array([curve.quantile(self.probability) for curve in baseline])
+        usable = np.isfinite(self.q_b_by_run) & (self.q_b_by_run > 0)
         if not usable.any():
             # Infinite or 0: `settle_without_test` then returns this as a problem.
-            self.q_b, self.q_c = float(self.run_q_b.max()), float("nan")
+            self.q_b, self.q_c = float(self.q_b_by_run.max()), float("nan")
             return
         with np.errstate(divide="ignore", invalid="ignore"):
-            log_ratios = np.log([curve.quantile(self.p) for curve in candidate]) - np.log(self.run_q_b)
-        self.q_b = float(np.exp(np.log(self.run_q_b[usable]).mean()))
+            log_ratios = np.log([curve.quantile(self.probability) for curve in candidate]) - np.log(self.q_b_by_run)
+        self.q_b = float(np.exp(np.log(self.q_b_by_run[usable]).mean()))
         self.q_c = self.q_b * float(np.exp(log_ratios[usable].mean()))
 
     def settle_without_test(self, depth: Depth) -> QuantileEstimate | None:
@@ -171,7 +171,7 @@ class QuantilePair:
         if not 0 < self.q_b < np.inf:
             return QuantileEstimate(None, "failing" if self.q_b > 0 else "zero")
         # With a coarse step, the margin decides nothing anyway.
-        within_margin = self.coarse or question.sign * float(self.find_distance(np.array([self.edge]))[0]) <= 0
+        within_margin = self.coarse or question.sign * float(self.find_distance(np.array([self.allowed_ms]))[0]) <= 0
         # The sign of a limit is 1 for a maximum, -1 for a minimum.
         within_limits = all(sign * (self.q_c - bound) <= 0 for sign, bound in question.limit.bounds)
         if depth == "suspects" and within_margin and within_limits:
@@ -185,7 +185,7 @@ class QuantilePair:
         """
         if self.curves.by_run:
             return np.asarray(np.nanmean(self.find_run_distances(times_ms), axis=0))
-        return np.asarray(self.p - self.curves.candidate.at(times_ms))
+        return np.asarray(self.probability - self.curves.candidate.at(times_ms))
 
     def find_run_distances(self, times_ms: FloatArray) -> FloatArray:
         """Return the quantile's probability minus the candidate's share of requests done, in each run: (runs, times).
@@ -198,8 +198,8 @@ class QuantilePair:
         # For each run, the baseline's quantile of this run (`q_b`) takes the place of the mean quantile.
         return np.stack(
             [
-                self.p - curve.at(q_b * factors) if np.isfinite(q_b) else np.full(times_ms.size, np.nan)
-                for curve, q_b in zip(candidate_curves, self.run_q_b, strict=True)
+                self.probability - curve.at(q_b * factors) if np.isfinite(q_b) else np.full(times_ms.size, np.nan)
+                for curve, q_b in zip(candidate_curves, self.q_b_by_run, strict=True)
             ]
         )
 
@@ -227,15 +227,15 @@ class QuantilePair:
 
         Each is moved by the doubt from rounding in the direction that makes its claim harder to show.
         """
-        shift = self.question.sign * self.doubt
+        shift = self.question.sign * self.doubt_ms
         # Times stay positive, because their logarithms are used.
         return max(time_ms + shift, time_ms / 100), max(time_ms - shift, time_ms / 100)
 
     def choose_thresholds(self, *, full: bool) -> FloatArray:
         """Return the thresholds (ms) to test, that of the margin first; with `full`, also the candidate's quantile."""
-        thresholds = [self.edge]
-        if self.doubt:
-            thresholds += [*self.shift_by_doubt(self.edge), *self.shift_by_doubt(self.q_b)]
+        thresholds = [self.allowed_ms]
+        if self.doubt_ms:
+            thresholds += [*self.shift_by_doubt(self.allowed_ms), *self.shift_by_doubt(self.q_b)]
         if full and np.isfinite(self.q_c):
             thresholds.append(self.q_c)
         return np.array(thresholds)

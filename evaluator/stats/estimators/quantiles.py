@@ -194,17 +194,18 @@ class _Tests:
         sign = np.array([quantile.question.sign for quantile in quantiles])
         relative = np.array([quantile.question.relative for quantile in quantiles])
         q_c = np.array([quantile.q_c for quantile in quantiles])
-        doubt = np.array([quantile.doubt for quantile in quantiles])
+        doubt = np.array([quantile.doubt_ms for quantile in quantiles])
         coarse = np.array([quantile.coarse for quantile in quantiles])
         lower_ms, upper_ms = np.maximum(interval_ms[0] - doubt, 0.0), interval_ms[1] + doubt
         # Times of the candidate's quantile as changes from the baseline's: relative, or in ms.
         lower, effect, upper = (np.where(relative, times / q_b - 1, times - q_b) for times in (lower_ms, q_c, upper_ms))
         at_nodes, first = nodes.uncertainty, nodes.first_thresholds
         at_margin = Uncertainty(at_nodes.variance[:, first], at_nodes.df[:, first], at_nodes.persistent[first])
-        edges = np.array([quantile.edge for quantile in quantiles])
-        beyond = self._find_distances(edges)
+        allowed_ms = np.array([quantile.allowed_ms for quantile in quantiles])
+        beyond = self._find_distances(allowed_ms)
         if doubt.any():
-            against_margin, against_zero = self._answer_with_doubt(nodes, edges), self._answer_with_doubt(nodes, q_b)
+            against_margin = self._answer_with_doubt(nodes, allowed_ms)
+            against_zero = self._answer_with_doubt(nodes, q_b)
         else:
             against_margin = compute_answers(beyond, at_margin)
             against_zero = compute_answers(self._find_distances(q_b), nodes.interpolate(q_b))
@@ -269,16 +270,16 @@ class _Tests:
 
     def _answer_limits(self, k: int) -> tuple[GroupAnswers, ...]:
         """Test the candidate's own quantile number `k` against its limits (ms), one answer for each that is set."""
-        curves, p = self.curves, self.quantiles[k].p
+        curves, probability = self.curves, self.quantiles[k].probability
         answers = []
         # The sign is 1 for a maximum, -1 for a minimum, so that positive distances are beyond the limit.
         for sign, bound_ms in self.quantiles[k].question.limit.bounds:
             # As in `_test`, but the quantile's probability itself takes the place of the baseline's share.
             times_ms = np.array([bound_ms])
             done = standardise_levels(curves.strata, 1, count_done(curves.panel, times_ms)[:, 1])
-            missing, spread = Estimand(p - done.level[:, 0], done.influence[:, 0]), Spread()
+            missing, spread = Estimand(probability - done.level[:, 0], done.influence[:, 0]), Spread()
             if curves.by_run:
-                by_run = np.stack([p - curve.at(times_ms) for curve in curves.by_run[1]], axis=-1)
+                by_run = np.stack([probability - curve.at(times_ms) for curve in curves.by_run[1]], axis=-1)
                 missing = replace(missing, by_run=by_run)
             else:
                 # Only the candidate is tested: there is no difference to remove.

@@ -71,15 +71,16 @@ class LookPrice:
         return min(1.0, lowest_alpha / self.share)
 
     def level(self, alpha: float, claim: Claim) -> float:
-        """Return the ordinary level at which this look decides; 0 if it may not decide.
+        """Return the level of an ordinary test that decides as this look does; 0 if it may not decide.
 
-        The interval of this level agrees with the decision.
+        `alpha` is the error rate of all looks together. An interval of the returned level agrees with the decision.
         """
         from scipy.special import ndtr
 
         if self.kind == "fixed":
             return alpha
         levels, boundary_by_level = self._find_boundaries(claim)
+        # The boundary at this alpha, and the level of an ordinary test with this boundary.
         z = float(np.interp(np.log(alpha * self.share), np.log(levels), boundary_by_level))
         return float(ndtr(-z)) if z < FURTHEST else 0.0
 
@@ -142,7 +143,7 @@ def find_price(outcomes: Outcomes, arm: int, monitoring: Monitoring) -> LookPric
     # `paid` says how a look spends alpha. If earlier looks spent it in another way, only the share for unplanned looks
     # is left.
     share = 1.0 if all(look.paid == price.paid for look in earlier) else UNPLANNED_SHARE
-    refused = ""
+    refused = ""  # why the look may decide nothing
     most_units = max((look.units for look in earlier), default=0)
     if earlier and kind == "fixed":
         refused = "other outcomes of this release were judged before, and monitoring: {mode: fixed} allows one look"
@@ -178,10 +179,10 @@ def find_earlier_looks(outcomes: Outcomes, arm: int) -> tuple[OutcomeLook, ...]:
     present_look = OutcomeLook(outcomes.run, sum(of_arm.n for of_arm in outcomes.moments), sums)
     distinct_looks: list[OutcomeLook] = []
     for look in outcomes.looks:
-        has_both_arms = all(name in look.sums for name in names)
-        if has_both_arms and not any(
-            _has_same_data(look, distinct, names) for distinct in (present_look, *distinct_looks)
-        ):
+        if not all(name in look.sums for name in names):
+            continue
+        already_counted = (present_look, *distinct_looks)
+        if not any(_has_same_data(look, counted_look, names) for counted_look in already_counted):
             distinct_looks.append(look)
     return tuple(distinct_looks)
 
