@@ -88,7 +88,13 @@ def build_axis(cells: Cells) -> Axis:
         begin, end = spans[run]
         first_bucket_by_run[run], first_slot_by_run[run] = begin, slots
         slots += math.ceil((end - begin) / buckets_per_slot)
-    return Axis(cells.bucket_s, buckets_per_slot, first_bucket_by_run, first_slot_by_run, slots)
+    return Axis(
+        bucket_s=cells.bucket_s,
+        buckets_per_slot=buckets_per_slot,
+        first_bucket_by_run=first_bucket_by_run,
+        first_slot_by_run=first_slot_by_run,
+        slots=slots,
+    )
 
 
 def trace_timeline(requests: RequestPairs, axis: Axis, decided_at_s: float | None) -> dict[str, Any] | None:
@@ -221,7 +227,7 @@ def _find_events(requests: RequestPairs, axis: Axis) -> list[dict[str, Any]]:
     events: list[dict[str, Any]] = []
     spans = zip(axis.first_slot_by_run.items(), axis.end_slots(), strict=True)
     for number, ((run_code, first_slot), end_slot) in enumerate(spans, start=1):
-        run = runs_by_id.get(requests.cells.runs[run_code])
+        run = runs_by_id.get(requests.cells.runs[run_code])  # `None`: only its cells are known
         if len(axis.first_slot_by_run) > 1:
             events.append({"at": first_slot * axis.slot_s, "what": f"run {number}"})
         if run is not None and run.facts.stopped_by:

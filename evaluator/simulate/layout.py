@@ -71,7 +71,10 @@ def build_versions(scenario: Scenario) -> tuple[Version, ...]:
 
 
 def build_traffic(scenario: Scenario) -> Traffic:
-    """Compute the expected open-loop traffic of each arm over one run, on a grid of time steps."""
+    """Compute the expected traffic of each arm over one run, on a grid of time steps.
+
+    It is that of an open loop: users who do not wait for responses.
+    """
     longest_step_s = 1.0 if scenario.duration_s <= 900 else 5.0
     steps = max(1, math.ceil(scenario.duration_s / longest_step_s))
     candidates = len(scenario.changes)
@@ -85,6 +88,7 @@ def build_traffic(scenario: Scenario) -> Traffic:
     phases = len(scenario.split)
     phase = np.minimum((at_s / scenario.duration_s * phases).astype(np.int64), phases - 1)
     candidate_share = np.asarray(scenario.split)[phase]
+    # Shape (arms, steps).
     arm_weights = np.stack([1 - candidate_share] + [candidate_share] * candidates)
     arm_weights *= (1 + candidates) / arm_weights.sum(axis=0)
     # Share of an arm's traffic that has started: candidates may start late, and users are spawned over some time.
@@ -95,7 +99,7 @@ def build_traffic(scenario: Scenario) -> Traffic:
     arm_weights *= started
     return Traffic(
         at_s,
-        scenario.rate_per_s * load * arm_weights,
-        scenario.load_latency * np.log(load),
-        (scenario.users or 0) * arm_weights,
+        rate=scenario.rate_per_s * load * arm_weights,
+        log_load=scenario.load_latency * np.log(load),
+        users=(scenario.users or 0) * arm_weights,
     )

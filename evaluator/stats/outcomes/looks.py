@@ -139,7 +139,7 @@ def find_price(outcomes: Outcomes, arm: int, monitoring: Monitoring) -> LookPric
     else:
         # Group-sequential looks need the planned units; without these, looks are anytime.
         kind = "anytime" if earlier or monitoring.mode == "group_sequential" else "fixed"
-    price = LookPrice(kind, units, earlier, 1.0, monitoring.max_units)
+    price = LookPrice(kind, units, earlier, share=1.0, max_units=monitoring.max_units)
     # `paid` says how a look spends alpha. If earlier looks spent it in another way, only the share for unplanned looks
     # is left.
     share = 1.0 if all(look.paid == price.paid for look in earlier) else UNPLANNED_SHARE
@@ -158,7 +158,7 @@ def find_dearest(outcomes: Outcomes, monitoring: Monitoring) -> LookPrice:
     Without a candidate, it is a fixed look at 0 units.
     """
     candidates = range(1, len(outcomes.arms))
-    prices = [find_price(outcomes, arm, monitoring) for arm in candidates] or [LookPrice("fixed", 0)]
+    prices = [find_price(outcomes, arm, monitoring) for arm in candidates] or [LookPrice("fixed", units=0)]
     return max(prices, key=lambda price: (bool(price.refused), len(price.earlier)))
 
 

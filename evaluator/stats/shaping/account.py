@@ -92,7 +92,8 @@ def _add_left_out(account: ArmRows, left_out_before: Sequence[LeftOut]) -> ArmRo
     summed = [LeftOut(arm, kind, *counts, detail) for (arm, kind, detail), counts in sums.items()]
     order = list(LeftOutKind)
     summed.sort(key=lambda part: (order.index(part.kind), part.arm, part.detail))
-    return ArmRows(account.arm, account.read + sum(part.rows for part in added), account.judged, tuple(summed))
+    read = account.read + sum(part.rows for part in added)
+    return ArmRows(account.arm, read=read, judged=account.judged, left_out=tuple(summed))
 
 
 def _account_for_pair(cells: Cells, warm_up: WarmUp, panel: Panel | None, candidate: int) -> tuple[ArmRows, ArmRows]:
@@ -131,6 +132,7 @@ def _account_for_pair(cells: Cells, warm_up: WarmUp, panel: Panel | None, candid
         name = cells.arms[arm_code]
         unmatched_rows, unmatched_failures = unmatched[arm].tolist()
         lone_kind = LeftOutKind.LONE_REPLICATE if runs > 1 else LeftOutKind.NO_COUNTERPART
+        # Each with its rows and how many of these failed.
         parts = (
             LeftOut(name, LeftOutKind.WARM_UP, *warm.tolist()),
             LeftOut(name, lone_kind, *lone.tolist()),
@@ -138,7 +140,7 @@ def _account_for_pair(cells: Cells, warm_up: WarmUp, panel: Panel | None, candid
             LeftOut(name, LeftOutKind.NO_COUNTERPART, unmatched_rows, unmatched_failures, NOT_AT_THE_SAME_TIME),
         )
         left_out = tuple(part for part in parts if part.rows)
-        accounts.append(ArmRows(name, int(read[0]), int(judged[arm, 0]), left_out))
+        accounts.append(ArmRows(name, read=int(read[0]), judged=int(judged[arm, 0]), left_out=left_out))
     return accounts[0], accounts[1]
 
 

@@ -140,6 +140,7 @@ def choose_design(panel: Panel, prior: InstancePrior | None = None) -> Design:
     """
     prior = prior or InstancePrior()
     runs = int(panel.runs.size)
+    # Requests of each instance; then the instances of each arm that have enough of them, at least 1.
     requests = np.bincount(panel.rows.instance, weights=panel.rows.n, minlength=panel.rows.instance_arm.size)
     instances = [max(int(find_replicating(requests[panel.rows.instance_arm == arm]).sum()), 1) for arm in (0, 1)]
     has_instances = min(instances) >= 2
@@ -148,8 +149,14 @@ def choose_design(panel: Panel, prior: InstancePrior | None = None) -> Design:
         kind: Replication = "replicates"
     else:
         kind = "instances" if has_instances else "single"
-    declared = prior.baseline, prior.canary
-    return Design(kind, runs, (instances[0], instances[1]), declared, prior.latency, prior.failures)
+    return Design(
+        kind,
+        runs,
+        instances=(instances[0], instances[1]),
+        declared=(prior.baseline, prior.canary),
+        latency=prior.latency,
+        failures=prior.failures,
+    )
 
 
 VarianceWithDf = tuple[FloatArray, FloatArray | float]
