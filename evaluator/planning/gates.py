@@ -122,6 +122,7 @@ class _Planner:
     """The computations for one gate."""
 
     def __init__(self, precision: Precision, history: History, rulebook: Rulebook, goal: Goal) -> None:
+        """Find what all computations share: error rate, effect of the request rate, size of the regression."""
         self.precision, self.rulebook, self.goal = precision, rulebook, goal
         self.level = find_level(history, rulebook)
         self.noise = noise_of_rate(history, goal)

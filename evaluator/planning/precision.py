@@ -229,7 +229,7 @@ def _compare_unpaired(cells: Cells) -> float:
     on_both = (successes > 0).all(axis=0) & (sums_us > 0).all(axis=0)
     if on_both.sum() < MIN_BUCKETS:
         return 1.0
-    log_means = np.log(sums_us[:, on_both] / successes[:, on_both])
+    log_means = np.log(sums_us[:, on_both] / successes[:, on_both])  # of the response times of each arm and slot
     paired_variance = float(np.var(log_means[1] - log_means[0]))
     unpaired_variance = float(log_means.var(axis=1).sum())
     return max(1.0, unpaired_variance / paired_variance) if paired_variance > 0 else 1.0

@@ -142,17 +142,18 @@ class _Rollout:
     """Rollouts of one plan, simulated `replications` times."""
 
     def __init__(self, history: History, rulebook: Rulebook, goal: Goal, replications: int) -> None:
+        """Find what all strategies share: the gates, their error rate, the traffic, and the looks of a stage."""
         self.history, self.rulebook, self.goal, self.replications = history, rulebook, goal, replications
         self.level = find_level(history, rulebook)
         """Error rate of "worse" of one gate."""
         self.gates = [p for p in history.precisions if p.rule.margin]
-        self.total_per_s = 2 * (goal.rate_per_s or history.rate_per_s)
+        self.total_per_s = 2 * (goal.rate_per_s or history.rate_per_s)  # requests of both arms
         self.calendar = plan_calendar(rulebook.monitoring, goal.duration_s)
         self.looks = np.array([*self.calendar.interim, goal.duration_s], dtype=float)
         """Seconds of a stage at each look; the last look is at its end."""
 
     def describe(self, name: str, strategy: Strategy, seed: int) -> Exposure:
-        """Roll out an unchanged release (`same`) and one with the goal's regression (`worse`)."""
+        """Roll out an unchanged release (`same`) and one with the goal's regression (`worse`) by this strategy."""
         # Each release has random numbers of its own: the same for every strategy.
         same = self._simulate(strategy.stages, 0.0, np.random.default_rng([seed, 0]))
         worse = self._simulate(strategy.stages, self.goal.regression, np.random.default_rng([seed, 1]))
@@ -169,7 +170,10 @@ class _Rollout:
         )
 
     def _simulate(self, stages: tuple[Stage, ...], regression: float, random: np.random.Generator) -> _Rollouts:
-        """Roll a release with this regression (0: unchanged) out through all stages, then watch it."""
+        """Roll a release with this regression (0: unchanged) out through all stages, then watch it.
+
+        Every array has an element for each replication; a replication without an end by NO-GO has an infinite `stop_s`.
+        """
         rollouts = _Rollouts(
             alive=np.ones(self.replications, dtype=bool),
             full=np.zeros(self.replications, dtype=bool),
@@ -199,7 +203,7 @@ class _Rollout:
         instances = self._split_instances(stage)
         # An uneven split of the traffic increases the variance of a difference: 1 for halves.
         noise = noise_of_rate(self.history, self.goal) / (4 * stage.compared * (1 - stage.compared))
-        noise *= 1.0 if stage.paired else self.history.unpaired
+        noise *= 1.0 if stage.paired else self.history.unpaired  # arms that do not run together vary more
         stop_s = np.full(self.replications, np.inf)
         go = np.full(self.replications, min(instances) >= 2)  # a single instance never shows a GO
         # Gates of failures share their errors, and so do all others.

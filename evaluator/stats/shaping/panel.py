@@ -278,7 +278,8 @@ class _PanelBuilder:
             longest = max(longest, int(bucket.max() - self.base[run]) + 1)
         self.span = math.ceil(longest / ALIGNED) * ALIGNED
         self.blocks = self.span // BLOCK_BUCKETS
-        # Each `Index` numbers those of its possible keys that occur.
+        # Each `Index` numbers those of its possible keys that occur: slots (bucket of a run), block slots (block of a
+        # run), endpoints, and at last the rows of `InstanceRows` (arm × instance × block × endpoint).
         runs, block = len(counted.runs), counted.bucket // BLOCK_BUCKETS
         self.slots = Index(number_buckets(counted.run, counted.bucket, self.base, self.span), runs * (self.span + 2))
         self.block_slots = Index(self._number_blocks(counted.run, block), runs * (self.blocks + 2))
@@ -288,9 +289,9 @@ class _PanelBuilder:
         arm = self._find_arm(counted)
         arm_and_endpoint = arm * self.endpoints.size + self.endpoints.find(counted.endpoint)
         # Flat index of each row of `counted` in an array of shape `self.shape`.
-        self.cell = arm_and_endpoint * self.slots.size + self.slots.find(self.slots.codes)
+        self.cell_of_row = arm_and_endpoint * self.slots.size + self.slots.find(self.slots.codes)
         possible_instance_rows = 2 * len(counted.instances) * self.block_slots.possible * len(counted.endpoints)
-        self.rows = Index(self._number_instance_rows(counted, block), possible_instance_rows)
+        self.instance_rows = Index(self._number_instance_rows(counted, block), possible_instance_rows)
 
     def _find_arm(self, rows: Counted | Moments | Bins | InstanceBins) -> IntArray:
         """Return the arm of each row in the panel: 0 for the baseline, 1 for a candidate, whatever its code."""
@@ -319,7 +320,8 @@ class _PanelBuilder:
         counted = self.counted
 
         def sum_by_cell_of_panel(values: FloatArray | IntArray) -> FloatArray:
-            summed = np.bincount(self.cell, weights=values, minlength=int(np.prod(self.shape)))
+            """Sum the values (rows,) of each arm, endpoint and slot: shape (2, endpoints, slots)."""
+            summed = np.bincount(self.cell_of_row, weights=values, minlength=int(np.prod(self.shape)))
             return np.asarray(summed, float).reshape(self.shape)
 
         # Run, and bucket within the run, of each slot: the reverse of `number_buckets`.
@@ -358,10 +360,11 @@ class _PanelBuilder:
 
     def _build_instance_rows(self, widths: IntArray) -> InstanceRows:
         """Add up the rows of each instance × block × endpoint; `widths` are block widths, shape (endpoints,)."""
-        counted, index = self.counted, self.rows
+        counted, index = self.counted, self.instance_rows
         row = index.find(index.codes)  # row of the result to which each row of `counted` is added
 
         def sum_by_row(values: FloatArray | IntArray) -> FloatArray:
+            """Sum the values of all rows of `counted` that are added to each row of the result."""
             return np.asarray(np.bincount(row, weights=values, minlength=index.size), float)
 
         # Of each row of the result: arm and instance (as one number), block, and endpoint. This is the reverse of
@@ -411,7 +414,7 @@ class _PanelBuilder:
         instance_bins = cells.instance_bins
         row_bins = sort_bins(
             instance_bins,
-            self.rows.find(self._number_instance_rows(instance_bins, instance_bins.block)),
+            self.instance_rows.find(self._number_instance_rows(instance_bins, instance_bins.block)),
             baseline_cells=int(np.searchsorted(panel.rows.arm, 1)),
             of_both_arms=np.isin(instance_bins.arm, both_arms) if has_other_arms else None,
         )
@@ -428,7 +431,7 @@ class _PanelBuilder:
             rows=replace(panel.rows, totals=row_totals),
             grid_ms=grid_ms,
             # `cell // slots` is the arm × endpoint of each row.
-            steps_us=find_steps_us(moments, self.cell // self.slots.size, self.shape[:2], cells.grid_us),
+            steps_us=find_steps_us(moments, self.cell_of_row // self.slots.size, self.shape[:2], cells.grid_us),
             constant=(self._is_constant(moments, 0), self._is_constant(moments, 1)),
             bins=bins,
             row_bins=row_bins,

@@ -107,10 +107,10 @@ def sum_up(answers: Sequence[Answer], arms: Sequence[str], bucket_s: int) -> Rea
 class _Samples:
     """Samples of all series of joined answers, one series after the other."""
 
-    ts: IntArray
-    """Time of each sample, ms since the epoch."""
+    ts_ms: IntArray
+    """Time of each sample, since the epoch."""
     values: FloatArray
-    firsts: IntArray
+    first_samples: IntArray
     """Index of the first sample of each series."""
     track: IntArray
     """Number of the series of each sample: its position in the tracks of the joined answers."""
@@ -131,21 +131,22 @@ def _sum_joined(
     tracks = joined.tracks
     if not tracks:
         return _make_empty_table(), joined.facts
-    sizes = np.array([track.ts_ms.size for track in tracks])
+    sizes = np.array([track.ts_ms.size for track in tracks])  # samples of each series
     samples = _Samples(
-        ts=np.concatenate([track.ts_ms for track in tracks]),
+        ts_ms=np.concatenate([track.ts_ms for track in tracks]),
         values=np.concatenate([track.values for track in tracks]),
-        firsts=np.cumsum(sizes) - sizes,
+        first_samples=np.cumsum(sizes) - sizes,
         track=np.repeat(np.arange(sizes.size), sizes),
     )
     facts = _complete_facts(joined, sizes)
     if joined.query.kind is QueryKind.GAUGE:
         # A sample at the start belongs to the interval before.
-        used = samples.ts > joined.start_ms
-        amounts = _Amounts(samples.values, step_ms=np.zeros(samples.ts.size), counted=used)
+        used = samples.ts_ms > joined.start_ms
+        amounts = _Amounts(samples.values, step_ms=np.zeros(samples.ts_ms.size), counted=used)
         facts = replace(facts, outside=facts.outside + int((~used).sum()))
     else:
         growth = _find_growth(joined, samples, scrapes.get(joined.arm, {}), drops)
+        # The first sample of a counter is used, too: the increase of the next sample needs it.
         used, amounts = ~growth.left_out, growth.amounts
         facts = replace(facts, resets=growth.resets, falls=int(growth.left_out.sum()))
     # The key of each series without the bucket; codes are positions in `names`.
@@ -161,7 +162,8 @@ def _sum_joined(
         "le": np.array([series.le if series.part == "bucket" else np.nan for series in all_series], float),
     }
     table = _sum_by_bucket(samples, codes, amounts, bucket_s, gauge=joined.query.kind is QueryKind.GAUGE)
-    buckets, samples_in_bucket = np.unique(samples.ts[used] // (bucket_s * 1000), return_counts=True)
+    # Facts: how many samples were used in each bucket.
+    buckets, samples_in_bucket = np.unique(samples.ts_ms[used] // (bucket_s * 1000), return_counts=True)
     return table, replace(facts, used=tuple(zip(buckets.tolist(), samples_in_bucket.tolist(), strict=True)))
 
 
@@ -201,14 +203,14 @@ def _find_growth(joined: JoinedAnswers, samples: _Samples, scrapes: Mapping[str,
         drops: (Arm, instance, time) → value before and after the drop that decides; it may be that of another counter.
     """
     increases = np.diff(samples.values, prepend=0.0)  # that of the first sample of a series has no meaning
-    step_ms = np.diff(samples.ts, prepend=0).astype(float)
+    step_ms = np.diff(samples.ts_ms, prepend=0).astype(float)
     # The first sample of a series has no sample before.
-    counted = np.ones(samples.ts.size, dtype=bool)
-    counted[samples.firsts] = False
+    counted = np.ones(samples.ts_ms.size, dtype=bool)
+    counted[samples.first_samples] = False
     instances = [track.series.instance for track in joined.tracks]
     restarted, left_out = np.zeros_like(counted), np.zeros_like(counted)
     for row in np.flatnonzero((increases < 0) & counted).tolist():  # `row` is the index of a sample
-        drop = drops.get((joined.arm, instances[samples.track[row]], int(samples.ts[row])))
+        drop = drops.get((joined.arm, instances[samples.track[row]], int(samples.ts_ms[row])))
         if drop is None:
             # The sum of a histogram may fall without a restart: its negative increase counts.
             continue
@@ -226,10 +228,10 @@ def _find_growth(joined: JoinedAnswers, samples: _Samples, scrapes: Mapping[str,
         counted &= ~left_out
     # Counters that did not exist when their instance was scraped before: their first value counts.
     longest_step_ms = MOST_STEPS_APART * joined.step_ms
-    late_tracks = np.flatnonzero(samples.ts[samples.firsts] > joined.start_ms)
+    late_tracks = np.flatnonzero(samples.ts_ms[samples.first_samples] > joined.start_ms)
     for track in late_tracks.tolist():
-        row = int(samples.firsts[track])
-        first_ms = int(samples.ts[row])
+        row = int(samples.first_samples[track])
+        first_ms = int(samples.ts_ms[row])
         scrape_times_ms = scrapes[instances[track]]
         scrapes_before = int(np.searchsorted(scrape_times_ms, first_ms))
         if not scrapes_before:
@@ -242,7 +244,7 @@ def _find_growth(joined: JoinedAnswers, samples: _Samples, scrapes: Mapping[str,
     # Several counters of an instance that restart at one time are one restart.
     restarted_rows = np.flatnonzero(restarted)
     restarted_instances = [instances[track] for track in samples.track[restarted_rows]]
-    resets = set(zip(restarted_instances, samples.ts[restarted_rows].tolist(), strict=True))
+    resets = set(zip(restarted_instances, samples.ts_ms[restarted_rows].tolist(), strict=True))
     amounts = _Amounts(np.where(counted, increases, 0.0), np.where(counted, step_ms, 0.0), counted)
     return _Growth(amounts, left_out, resets=len(resets))
 
@@ -264,17 +266,17 @@ def _spread_to_histogram(joined: JoinedAnswers, samples: _Samples, has_event: Bo
         histogram = identify_group(track.series)
         if histogram in series_of_histogram:
             series_of_histogram[histogram].append(series_number)
-    ends = np.append(samples.firsts[1:], samples.ts.size)  # index after the last sample of each series
+    ends = np.append(samples.first_samples[1:], samples.ts_ms.size)  # index after the last sample of each series
     for all_series in series_of_histogram.values():
         # The sum may fall by itself: it decides only if the histogram has nothing else.
         without_sum = [series for series in all_series if joined.tracks[series].series.part != "sum"]
         deciding_series = without_sum or all_series
-        rows = np.concatenate([np.arange(samples.firsts[series], ends[series]) for series in deciding_series])
-        event_times_ms = np.unique(samples.ts[rows[has_event[rows]]])
+        rows = np.concatenate([np.arange(samples.first_samples[series], ends[series]) for series in deciding_series])
+        event_times_ms = np.unique(samples.ts_ms[rows[has_event[rows]]])
         for series in all_series:
             # The first sample has no sample before from which it could drop.
-            after_first = slice(samples.firsts[series] + 1, ends[series])
-            spread[after_first] = np.isin(samples.ts[after_first], event_times_ms)
+            after_first = slice(samples.first_samples[series] + 1, ends[series])
+            spread[after_first] = np.isin(samples.ts_ms[after_first], event_times_ms)
     return spread
 
 
@@ -287,9 +289,9 @@ def _sum_by_bucket(
     is a gauge, which has a peak in each bucket (NaN for counters).
     """
     counted = amounts.counted
-    bucket = samples.ts // (bucket_s * 1000)
+    bucket = samples.ts_ms // (bucket_s * 1000)
     # Index of the first sample of each row of the result: where the bucket or the series changes.
-    starts = np.union1d(np.flatnonzero(bucket[1:] != bucket[:-1]) + 1, samples.firsts)
+    starts = np.union1d(np.flatnonzero(bucket[1:] != bucket[:-1]) + 1, samples.first_samples)
     counts_time = counted if gauge else _count_time_once(samples, codes, counted)
     track = samples.track[starts]
     if gauge:
@@ -317,24 +319,24 @@ def _count_time_once(samples: _Samples, codes: Mapping[str, Any], counted: BoolA
     columns = (codes["instance"].tolist(), codes["endpoint"].tolist(), codes["part"].tolist(), codes["le"].tolist())
     # The bound as text, because NaN (no bound) is not equal to itself.
     keys = [(instance, endpoint, part, repr(le)) for instance, endpoint, part, le in zip(*columns, strict=True)]
-    ends = np.append(samples.firsts[1:], samples.ts.size)
-    sizes = ends - samples.firsts
+    ends = np.append(samples.first_samples[1:], samples.ts_ms.size)
+    sizes = ends - samples.first_samples
     counts_time = counted.copy()
 
     def find_counted_times(series: int) -> IntArray:
-        rows = slice(samples.firsts[series], ends[series])
-        return samples.ts[rows][counted[rows]]
+        rows = slice(samples.first_samples[series], ends[series])
+        return samples.ts_ms[rows][counted[rows]]
 
     for _, series_of_key in groupby(sorted(range(len(keys)), key=keys.__getitem__), key=keys.__getitem__):
         longest, *others = sorted(series_of_key, key=lambda series: -sizes[series])
         times_so_far = find_counted_times(longest)  # of the series of this key that were visited
         for series in others:
-            rows = slice(samples.firsts[series], ends[series])
+            rows = slice(samples.first_samples[series], ends[series])
             # The usual case, quickly: the same times, of which the first sample has no increase.
-            if sizes[series] == times_so_far.size + 1 and np.array_equal(samples.ts[rows][1:], times_so_far):
+            if sizes[series] == times_so_far.size + 1 and np.array_equal(samples.ts_ms[rows][1:], times_so_far):
                 counts_time[rows] = False
                 continue
-            is_repeated = np.isin(samples.ts[rows], times_so_far)
+            is_repeated = np.isin(samples.ts_ms[rows], times_so_far)
             counts_time[rows] &= ~is_repeated
             if not is_repeated[1:].all():
                 times_so_far = np.union1d(times_so_far, find_counted_times(series))
