@@ -123,6 +123,7 @@ class CalibrationReport:
         """`keeps` its false-alarm rate, `cries_wolf` (exceeds it), or `unknown`: too little history."""
         if not self.overall.judged:
             return "unknown"
+        # The 95 % interval of the rate of false alarms, all of which are NO-GO.
         low, high = self.overall.interval(self.overall.no_go)
         if low > self.alpha:
             return "cries_wolf"
@@ -227,7 +228,10 @@ def _pair_at_random(runs: Sequence[Cells], count: int, random: np.random.Generat
 
 
 def _pair_groups(used: Sequence[Stored]) -> Cases:
-    """Pair neighbouring groups with equal buckets, first run against first run, in both directions."""
+    """Pair the baselines of neighbouring groups, first run with first run, and yield each pair in both directions.
+
+    Groups with buckets of different widths are not paired.
+    """
     for first, second in itertools.pairwise(used):
         if first.cells.bucket_s != second.cells.bucket_s:
             continue
@@ -254,7 +258,10 @@ def _judge(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook) -> VerdictWo
 
 
 def _tally(kind: str, change: Injection, judged: Sequence[JudgedCases]) -> Tally:
-    """Count the verdicts of one kind of comparison under one change."""
+    """Count the verdicts of one kind of comparison under one change.
+
+    `judged`: for each group, its verdicts, and the number of independent comparisons that they count for.
+    """
     words = [word for words_of_part, _ in judged for word in words_of_part]
     return Tally(
         kind=kind,

@@ -88,7 +88,14 @@ def _take_instances(panel: Panel) -> _Units:
     histogram_unit = np.zeros(rows.histogram_rows, dtype=np.int64)
     histogram_unit[rows.histogram] = rows.instance
     sums = {"n": rows.n, "failures": rows.failures, **rows.totals}
-    return _Units(rows.names, rows.instance_arm, rows.instance, sums, histogram_unit, panel.row_bins)
+    return _Units(
+        rows.names,
+        arm=rows.instance_arm,
+        unit=rows.instance,
+        sums=sums,
+        histogram_unit=histogram_unit,
+        bins=panel.row_bins,
+    )
 
 
 def _take_runs(requests: RequestPairs, panel: Panel) -> _Units:

@@ -112,7 +112,7 @@ def noise_of_rate(history: History, goal: Goal) -> float:
 
 
 def plan_calendar(monitoring: Monitoring, seconds: float) -> Calendar:
-    """The looks of a test that lasts these seconds."""
+    """Plan the looks of a test that lasts `seconds`, all of which are due at its end."""
     return plan_looks(
         monitoring, bucket_s=choose_bucket_s(seconds), covered_s=seconds, planned_s=float(math.ceil(seconds))
     )
@@ -165,6 +165,7 @@ class _Planner:
         if instances < 2 or not math.isfinite(planned.se):
             return 0.0
         critical = float(t_quantile(1 - self.rulebook.alpha, planned.df))
+        # An unchanged release is as far within the margin as the margin is wide.
         return find_power(self.precision.bound, planned.se, planned.df, critical)
 
     def found_chance(self, seconds: float, instances: int, shift: float | None = None) -> float:

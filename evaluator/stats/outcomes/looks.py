@@ -87,6 +87,7 @@ class LookPrice:
     def _find_boundaries(self, claim: Claim) -> tuple[FloatArray, FloatArray]:
         """Return levels over all looks, rising, and the boundary on Z of this look for each; both (levels,)."""
         if self.kind == "anytime":
+            # The confidence sequence is narrowest at the units of the first look.
             levels = ALPHAS[ALPHAS < HALF]
             units_of_first = self.earlier[0].units if self.earlier else self.units
             return levels, np.asarray(anytime_z(levels, self.units, units_of_first, 0.0))

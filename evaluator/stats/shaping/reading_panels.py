@@ -210,7 +210,8 @@ def build_rate_panel(view: ReadingView, arm: str, query: Query, scale: float, en
 def build_gauge_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
     """Build the panel of a gauge's mean: samples are counted, and their values summed up.
 
-    `scale` converts the unit of the query to that of the metric. `None` if the arms have no usable bucket in common.
+    `arm` is the candidate; `scale` converts the unit of the query to that of the metric. `None` if the arms have no
+    usable bucket in common.
     """
     readings, rows = view.readings, view.find(query, VALUE, endpoint)
     return build_panel(
@@ -225,8 +226,8 @@ def build_gauge_panel(view: ReadingView, arm: str, query: Query, scale: float, e
 def build_peak_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
     """Build the panel of a gauge's peaks: in each minute, the largest sample of each instance counts as one value.
 
-    A minute is rounded up to whole buckets. `scale` converts the unit of the query to that of the metric. `None` if the
-    arms have no usable bucket in common.
+    A minute is rounded up to whole buckets. `arm` is the candidate; `scale` converts the unit of the query to that of
+    the metric. `None` if the arms have no usable bucket in common.
     """
     rows = view.find(query, VALUE, endpoint)
     buckets_per_minute = math.ceil(MINUTE_S / view.readings.bucket_s)

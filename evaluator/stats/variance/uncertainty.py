@@ -267,9 +267,9 @@ def replicate_uncertainty(values: FloatArray, time: TimeVariance) -> tuple[Float
     The uncertainty is never less than that from variation over time within the replicates. `values` has shape
     (groups, replicates); replicates without a finite value are left out. With fewer than two, the variance is NaN.
     """
-    finite = np.isfinite(values)
-    count = finite.sum(axis=-1)
-    mean = np.where(count > 0, np.where(finite, values, 0.0).sum(axis=-1) / np.maximum(count, 1), np.nan)
+    is_finite = np.isfinite(values)
+    count = is_finite.sum(axis=-1)  # replicates that are used, by group
+    mean = np.where(count > 0, np.where(is_finite, values, 0.0).sum(axis=-1) / np.maximum(count, 1), np.nan)
     squares = (centre(values) ** 2).sum(axis=-1)
     variance = np.where(count >= 2, squares / np.maximum(count - 1, 1) / np.maximum(count, 1), np.nan)
     df = np.maximum(count - 1, 1).astype(float)
