@@ -23,9 +23,9 @@ def slow_down(cells: Cells, arm: str, change: float) -> Cells:
     Sums are exact. A bin is shifted as if its requests were spread evenly over it (or over its grid points), so
     histograms are exact to the width of a bin, 2 %.
     """
-    code, factor = cells.arms.index(arm), 1.0 + change
+    arm_code, factor = cells.arms.index(arm), 1.0 + change
     moments = cells.moments
-    row_factor = np.where(moments.arm == code, factor, 1.0)
+    row_factor = np.where(moments.arm == arm_code, factor, 1.0)
     slower = replace(
         moments,
         sum_us=moments.sum_us * row_factor,
@@ -37,8 +37,8 @@ def slow_down(cells: Cells, arm: str, change: float) -> Cells:
     return replace(
         cells,
         moments=slower,
-        bins=shift.apply(cells.bins, cells.bins.arm == code),
-        instance_bins=shift.apply(cells.instance_bins, cells.instance_bins.arm == code),
+        bins=shift.apply(cells.bins, cells.bins.arm == arm_code),
+        instance_bins=shift.apply(cells.instance_bins, cells.instance_bins.arm == arm_code),
     )
 
 
@@ -46,8 +46,10 @@ class _Shift:
     """Where the requests of each bin go if all times are multiplied by a factor: to a few neighbouring bins."""
 
     def __init__(self, cells: Cells, factor: float) -> None:
+        """Find the target bins of each bin of `cells`, and how the requests of a bin are divided among them."""
         largest = int(max(cells.bins.bin.max(initial=0), cells.instance_bins.bin.max(initial=0)))
         last = largest + int(abs(np.log10(factor)) * BINS_PER_DECADE) + 3  # surely beyond the largest target
+        # Times in ms: bin k lies between the limits k and k + 1.
         limits = bin_limits_ms(last, cells.grid_us / 1000)
         # After the shift, the requests of each bin lie evenly from `low` to before `high`.
         low, high = limits[: largest + 1] * factor, limits[1 : largest + 2] * factor
@@ -87,11 +89,14 @@ def _divide(n: IntArray, share_below_end: FloatArray) -> IntArray:
 
 
 def fail_more(cells: Cells, arm: str, added: float, random: np.random.Generator) -> Cells:
-    """Turn a random share `added` of the successes of `arm` into failures; their times are removed from the sums."""
-    code = cells.arms.index(arm)
+    """Turn a random share `added` of the successes of `arm` into failures; their times are removed from the sums.
+
+    Which requests of a row fail is not known, so its sums shrink in proportion.
+    """
+    arm_code = cells.arms.index(arm)
     moments = cells.moments
     successes = moments.n - moments.failures
-    new_failures = np.where(moments.arm == code, random.binomial(successes, added), 0)
+    new_failures = np.where(moments.arm == arm_code, random.binomial(successes, added), 0)
     kept_share = np.where(successes > 0, 1 - new_failures / np.maximum(successes, 1), 1.0)
     failing = replace(
         moments,
@@ -133,11 +138,12 @@ def _remove_from_bins(
     histogram_of_moments, histogram_of_rows = histogram[: new_failures.size], histogram[new_failures.size :]
     to_remove = np.bincount(histogram_of_moments, weights=new_failures, minlength=starts.size).astype(np.int64)
     n = rows.n.copy()
-    order = np.argsort(histogram_of_rows, kind="stable")
-    first_row = np.searchsorted(histogram_of_rows[order], np.arange(starts.size + 1))  # of each histogram, in `order`
+    rows_by_histogram = np.argsort(histogram_of_rows, kind="stable")
+    # Where the rows of each histogram begin in this order, and where the last one ends.
+    first_row = np.searchsorted(histogram_of_rows[rows_by_histogram], np.arange(starts.size + 1))
     for number in np.flatnonzero(to_remove):
-        bins = order[first_row[number] : first_row[number + 1]]
-        if bins.size:
-            count = min(int(to_remove[number]), int(n[bins].sum()))
-            n[bins] -= random.multivariate_hypergeometric(n[bins], count)
+        bin_rows = rows_by_histogram[first_row[number] : first_row[number + 1]]
+        if bin_rows.size:
+            count = min(int(to_remove[number]), int(n[bin_rows].sum()))
+            n[bin_rows] -= random.multivariate_hypergeometric(n[bin_rows], count)
     return take(replace(rows, n=n), n > 0)

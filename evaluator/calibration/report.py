@@ -123,6 +123,7 @@ class CalibrationReport:
         """`keeps` its false-alarm rate, `cries_wolf` (exceeds it), or `unknown`: too little history."""
         if not self.overall.judged:
             return "unknown"
+        # The 95 % interval of the rate of false alarms, all of which are NO-GO.
         low, high = self.overall.interval(self.overall.no_go)
         if low > self.alpha:
             return "cries_wolf"
@@ -161,6 +162,7 @@ def calibrate(
     for group in used:
         if step:
             step(f"{group.name}: {len(group.runs)} run{'s' if len(group.runs) != 1 else ''}")
+        # `effective`: number of independent comparisons that the cases of a kind count for.
         for kind, effective, cases in _make_cases(group, splits, random):
             case_list = list(cases)  # each case is judged under every change
             for change in CHANGES:
@@ -171,6 +173,7 @@ def calibrate(
                         changed = fail_more(changed, CANDIDATE, change.failures, random)
                     words.append(_judge(changed, runs, rulebook))
                 judged.setdefault((kind, change), []).append((words, effective))
+    # Past baselines against each other: each pair counts as one independent comparison.
     no_change = CHANGES[0]
     between = [([_judge(cells, runs, rulebook)], 1.0) for cells, runs in _pair_groups(used)]
     unchanged = [part for (_, change), parts in judged.items() if change == no_change for part in parts]
@@ -201,11 +204,12 @@ def _make_cases(group: Stored, most: int, random: np.random.Generator) -> Iterat
     names = [group.cells.instances[code] for code in sorted(in_all_runs)]
     if len(names) >= 2:
         halves = balanced_halves(names, most, random)
+        # Halves share instances: n instances have no more than n - 1 independent differences, each in both directions.
         effective = float(min(len(halves), 2 * (len(names) - 1)))
         yield "instances", effective, ((split_instances(group.cells, half), runs_without_facts) for half in halves)
         return
-    runs = [only_runs(group.cells, code) for code in range(len(group.cells.runs))]
-    runs = [cells for cells in runs if (cells.moments.arm == 0).any()]
+    all_runs = [only_runs(group.cells, run_code) for run_code in range(len(group.cells.runs))]
+    runs = [cells for cells in all_runs if (cells.moments.arm == 0).any()]  # those with a baseline
     if len(runs) >= 4:
         count = min(PAIRINGS, most)
         yield "replicates", float(min(count, len(runs) - 1)), _pair_at_random(runs, count, random)
@@ -224,7 +228,10 @@ def _pair_at_random(runs: Sequence[Cells], count: int, random: np.random.Generat
 
 
 def _pair_groups(used: Sequence[Stored]) -> Cases:
-    """Pair neighbouring groups with equal buckets, first run against first run, in both directions."""
+    """Pair the baselines of neighbouring groups, first run with first run, and yield each pair in both directions.
+
+    Groups with buckets of different widths are not paired.
+    """
     for first, second in itertools.pairwise(used):
         if first.cells.bucket_s != second.cells.bucket_s:
             continue
@@ -251,7 +258,10 @@ def _judge(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook) -> VerdictWo
 
 
 def _tally(kind: str, change: Injection, judged: Sequence[JudgedCases]) -> Tally:
-    """Count the verdicts of one kind of comparison under one change."""
+    """Count the verdicts of one kind of comparison under one change.
+
+    `judged`: for each group, its verdicts, and the number of independent comparisons that they count for.
+    """
     words = [word for words_of_part, _ in judged for word in words_of_part]
     return Tally(
         kind=kind,

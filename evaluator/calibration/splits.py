@@ -45,7 +45,7 @@ def balanced_halves(names: Sequence[str], most: int, random: np.random.Generator
     >>> balanced_halves("abcd", 4, np.random.default_rng(1))[0:2]
     (('a', 'b'), ('c', 'd'))
     """
-    size = len(names) // 2
+    size = len(names) // 2  # of a half; of an odd number, the complement has one more
     halves = list(combinations(sorted(names), size))
     if len(names) % 2 == 0:  # the second half of the list contains the complements of the first
         halves = halves[: len(halves) // 2]
@@ -95,12 +95,14 @@ def split_time(cells: Cells, random: np.random.Generator) -> Cells:
     """
     baseline = only_baseline(cells)
     rows, bins, loads = baseline.moments, baseline.bins, baseline.loads
-    first = int(rows.bucket.min()) // 2 if rows.bucket.size else 0
-    last = int(rows.bucket.max()) // 2 if rows.bucket.size else 0
-    coin = random.integers(0, 2, last - first + 1)  # of each pair: 1 exchanges its buckets
+    # Buckets 2k and 2k + 1 are the pair k.
+    first_pair = int(rows.bucket.min()) // 2 if rows.bucket.size else 0
+    last_pair = int(rows.bucket.max()) // 2 if rows.bucket.size else 0
+    is_exchanged = random.integers(0, 2, last_pair - first_pair + 1)  # of each pair: 0 or 1
 
     def find_arm(bucket: IntArray) -> IntArray:
-        return np.asarray((bucket + coin[bucket // 2 - first]) % 2, dtype=np.int64)
+        """Return the arm of each bucket: 0 for even and 1 for odd buckets, or the reverse if the pair is exchanged."""
+        return np.asarray((bucket + is_exchanged[bucket // 2 - first_pair]) % 2, dtype=np.int64)
 
     arm_of_bins, pair_of_bins = find_arm(bins.bucket), bins.bucket // 2
     split = replace(
@@ -130,15 +132,15 @@ def pair_runs(runs: Sequence[tuple[Cells, Cells]], *, together: bool) -> Cells:
     `together`: both begin at the same time, as if they had run together; else one comes after the other. All cells
     must have the same bucket width.
     """
-    arms = []
+    moved_arms = []
     for run, pair in enumerate(runs):
-        baselines = [only_baseline(cells) for cells in pair]
-        buckets = baselines[0].moments.bucket
-        length = int(buckets.max() - buckets.min()) + 1
-        start_of_second = 0 if together else math.ceil(length / ALIGNED) * ALIGNED
-        arms.append(_move(baselines[0], arm=0, run=run, offset=0))
-        arms.append(_move(baselines[1], arm=1, run=run, offset=start_of_second))
-    return join(arms)
+        baseline, candidate = (only_baseline(cells) for cells in pair)
+        buckets = baseline.moments.bucket
+        length = int(buckets.max() - buckets.min()) + 1  # in buckets
+        start_of_candidate = 0 if together else math.ceil(length / ALIGNED) * ALIGNED
+        moved_arms.append(_move(baseline, arm=0, run=run, offset=0))
+        moved_arms.append(_move(candidate, arm=1, run=run, offset=start_of_candidate))
+    return join(moved_arms)
 
 
 def _move(cells: Cells, arm: int, run: int, offset: int) -> Cells:
@@ -148,6 +150,7 @@ def _move(cells: Cells, arm: int, run: int, offset: int) -> Cells:
     """
     blocks_back = int(cells.moments.bucket.min()) // BLOCK_BUCKETS - offset // BLOCK_BUCKETS
     buckets_back = blocks_back * BLOCK_BUCKETS
+    # Whatever the codes of run and arm were, they become `run` and `arm`.
     moved = recode(cells, run=np.full(len(cells.runs), run), arm=np.full(len(cells.arms), arm))
     return replace(
         moved,

@@ -56,24 +56,29 @@ def trace_release(
     if requests is not None and requests.cells.moments.run.size:
         axis = build_axis(requests.cells)
         # Only gates and holds that have an effect are drawn one by one.
-        on_requests = [row for row in comparisons if row.rule.evidence is EvidenceKind.REQUESTS]
-        drawn = [row for row in on_requests if row.must_be_within and row.effect is not None][:MOST_METRICS]
-        candidates = list(dict.fromkeys(row.arm for row in drawn))
+        on_requests = [comparison for comparison in comparisons if comparison.rule.evidence is EvidenceKind.REQUESTS]
+        drawn = [
+            comparison for comparison in on_requests if comparison.must_be_within and comparison.effect is not None
+        ][:MOST_METRICS]
+        candidates = list(dict.fromkeys(comparison.arm for comparison in drawn))
         figures["metrics"] = [
             {
-                "name": row.rule.name,
-                "arm": row.arm,
-                "endpoint": row.rule.slice.endpoint,
-                "over_time": trace_over_time(requests, row),
-                "units": trace_units(requests, row),
+                "name": comparison.rule.name,
+                "arm": comparison.arm,
+                "endpoint": comparison.rule.slice.endpoint,
+                "over_time": trace_over_time(requests, comparison),
+                "units": trace_units(requests, comparison),
             }
-            for row in drawn
+            for comparison in drawn
         ]
         figures["quantiles"] = [curve for arm in candidates if (curve := trace_quantiles(requests, arm))]
         figures["distributions"] = [curve for arm in candidates if (curve := trace_distribution(requests, arm))]
-        first_decided_at_s = min((row.decided_at_s for row in drawn if row.decided_at_s is not None), default=None)
+        first_decided_at_s = min(
+            (comparison.decided_at_s for comparison in drawn if comparison.decided_at_s is not None), default=None
+        )
         figures["timeline"] = trace_timeline(requests, axis, first_decided_at_s)
-    # Reversed, so that of several metrics with the same query the first in the policy remains.
+    # Text of a query → the metric that uses it, and the name of its rule. Reversed, so that of several metrics with the
+    # same query the first in the policy remains.
     reading_rules = reversed(ReadingMetric.among(rulebook.rules))
     metric_by_query = {query.text: (metric, rule.name) for metric, rule in reading_rules for query in metric.queries}
     figures["readings"] = [] if readings is None else trace_readings(readings, axis, metric_by_query)

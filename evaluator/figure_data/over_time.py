@@ -16,7 +16,7 @@ from evaluator.stats.variance.longrun import MIN_BUCKETS
 MOST_LOOKS = 24
 
 
-def trace_over_time(requests: RequestPairs, row: Comparison) -> dict[str, Any] | None:
+def trace_over_time(requests: RequestPairs, comparison: Comparison) -> dict[str, Any] | None:
     """Repeat a comparison on the data of some earlier looks; the last point is the comparison as it was judged.
 
     With a calendar of looks, points are some of its looks: the end of the interval towards "worse" is valid at each of
@@ -26,7 +26,7 @@ def trace_over_time(requests: RequestPairs, row: Comparison) -> dict[str, Any] |
     entry per point: `seconds` of judged data, `estimate`, `lower` and `upper` (`None`: infinite).
     """
     is_one_run = len(set(requests.cells.moments.run.tolist())) == 1
-    if row.effect is None or not is_one_run:
+    if comparison.effect is None or not is_one_run:
         return None
     covered_s, block_s = requests.covered_s, requests.cells.bucket_s * BLOCK_BUCKETS
     looks_s = list(requests.calendar.interim)
@@ -35,26 +35,28 @@ def trace_over_time(requests: RequestPairs, row: Comparison) -> dict[str, Any] |
         first_look_s = math.ceil(MIN_BUCKETS / BLOCK_BUCKETS) * block_s
         looks_s = list(range(first_look_s, covered_s, block_s))
     chosen_s = {looks_s[index] for index in choose_evenly(len(looks_s), MOST_LOOKS)}
-    chosen_s |= {look_s for look_s in looks_s if row.decided_at_s == look_s}
+    # The look that decided is always among them.
+    chosen_s |= {look_s for look_s in looks_s if comparison.decided_at_s == look_s}
     effects: list[tuple[int, Effect]] = []
-    metric = row.rule.metric
+    metric = comparison.rule.metric
     for at_s in sorted(look_s for look_s in chosen_s if look_s < covered_s):
-        pair = requests.find_pair(row.arm, row.rule.slice.endpoint, at_s)
+        pair = requests.find_pair(comparison.arm, comparison.rule.slice.endpoint, at_s)
         if pair is None or not isinstance(metric, RequestMetric):
             continue
         # An early look of the judge skips intervals that it does not need: `full` asks for them.
-        comparison = metric.compare(replace(pair, depth="full"), row.rule)
+        repeated = metric.compare(replace(pair, depth="full"), comparison.rule)
         if requests.calendar.kind != "fixed":
+            # The interval is then wider, so that it is valid at each of several looks.
             early_calendar = replace(requests.calendar, final=False)
-            comparison = repeat_interval(comparison, early_calendar, float(at_s), requests.rulebook)
-        if comparison.effect is not None:
-            effects.append((at_s, comparison.effect))
-    effects.append((covered_s, row.effect))
+            repeated = repeat_interval(repeated, early_calendar, float(at_s), requests.rulebook)
+        if repeated.effect is not None:
+            effects.append((at_s, repeated.effect))
+    effects.append((covered_s, comparison.effect))
     return {
         "kind": requests.calendar.kind,
         "seconds": [at_s for at_s, _ in effects],
         "estimate": [round_value(effect.estimate) for _, effect in effects],
         "lower": [round_value(effect.lower) for _, effect in effects],
         "upper": [round_value(effect.upper) for _, effect in effects],
-        "decided_at_s": row.decided_at_s,
+        "decided_at_s": comparison.decided_at_s,
     }

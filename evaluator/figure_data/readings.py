@@ -39,15 +39,16 @@ def trace_readings(
         arms = []
         for arm_code, arm in enumerate(readings.arms):
             buckets, values = _find_series(readings, query_code, query, arm_code)
+            # Increases of counters per second are shown as they are, not in the unit of a metric.
             values = values * (metric.scale if metric and not is_counter else 1.0)
             epoch_s = buckets * float(readings.bucket_s)
             first_epoch_s = float(readings.bucket.min() * readings.bucket_s)
             load_s = np.array([axis.locate(time) if axis else time - first_epoch_s for time in epoch_s])
-            on_axis = np.isfinite(load_s)
-            step = max(1, math.ceil(on_axis.sum() / MOST_POINTS))
-            seconds, values = round_values(load_s[on_axis][::step]), values[on_axis][::step]
-            if seconds:
-                arms.append({"name": arm, "seconds": seconds, "values": round_values(values)})
+            on_axis = np.isfinite(load_s)  # NaN: outside of every run
+            every = max(1, math.ceil(on_axis.sum() / MOST_POINTS))  # only each so many-th point is kept
+            seconds, kept_values = load_s[on_axis][::every], values[on_axis][::every]
+            if seconds.size:
+                arms.append({"name": arm, "seconds": round_values(seconds), "values": round_values(kept_values)})
         if arms:
             traced_queries.append(
                 {

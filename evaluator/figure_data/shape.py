@@ -67,6 +67,7 @@ def trace_distribution(requests: RequestPairs, arm: str) -> dict[str, Any] | Non
         return None
     curves = standardise_both(pair.panel)  # baseline, candidate
     success_shares = [float(curve.cumulative[-1]) for curve in curves]
+    # Failures are never done, so the shares of all requests end at the success share.
     first_ms = min(c.quantile(FIRST_SHARE * success) for c, success in zip(curves, success_shares, strict=True))
     last_ms = max(c.quantile(LAST_SHARE * success) for c, success in zip(curves, success_shares, strict=True))
     # A logarithmic axis needs a start above 0 and an end beyond it, also if all times are equal.

@@ -29,10 +29,10 @@ class Axis:
 
     bucket_s: int
     buckets_per_slot: int
-    first_bucket: dict[int, int]
+    first_bucket_by_run: dict[int, int]
     """First bucket (since the epoch) of each run, by its code, in the order of the axis."""
-    first_slot: dict[int, int]
-    """First slot of each run, by its code."""
+    first_slot_by_run: dict[int, int]
+    """First slot on the axis of each run, by its code, in the order of the axis."""
     slots: int
     """Number of slots."""
 
@@ -46,21 +46,25 @@ class Axis:
 
         A bucket outside of the time of its run has a slot outside of the run's slots, which may be negative.
         """
-        codes = max(self.first_bucket, default=0) + 1
-        first_bucket, first_slot = np.zeros(codes, np.int64), np.zeros(codes, np.int64)  # by code of a run
-        for code in self.first_bucket:
-            first_bucket[code], first_slot[code] = self.first_bucket[code], self.first_slot[code]
-        return np.asarray(first_slot[run] + (bucket - first_bucket[run]) // self.buckets_per_slot)
+        # Both dictionaries as arrays, whose index is the code of a run.
+        highest_code = max(self.first_bucket_by_run, default=0)
+        first_buckets, first_slots = np.zeros(highest_code + 1, np.int64), np.zeros(highest_code + 1, np.int64)
+        for run_code, first_bucket in self.first_bucket_by_run.items():
+            first_buckets[run_code] = first_bucket
+            first_slots[run_code] = self.first_slot_by_run[run_code]
+        return np.asarray(first_slots[run] + (bucket - first_buckets[run]) // self.buckets_per_slot)
 
     def end_slots(self) -> list[int]:
         """List the slot after the last slot of each run, in the order of the axis."""
-        return [*list(self.first_slot.values())[1:], self.slots]
+        # A run ends where the next one begins.
+        return [*list(self.first_slot_by_run.values())[1:], self.slots]
 
     def locate(self, epoch_s: float) -> float:
         """Return the seconds of load at a time since the epoch; NaN outside of every run."""
-        for (run, slot), end_slot in zip(self.first_slot.items(), self.end_slots(), strict=True):
-            load_s = slot * self.slot_s + epoch_s - self.first_bucket[run] * self.bucket_s
-            if slot * self.slot_s <= load_s < end_slot * self.slot_s:
+        for (run, first_slot), end_slot in zip(self.first_slot_by_run.items(), self.end_slots(), strict=True):
+            run_start_s, run_end_s = first_slot * self.slot_s, end_slot * self.slot_s  # on the axis
+            load_s = run_start_s + epoch_s - self.first_bucket_by_run[run] * self.bucket_s
+            if run_start_s <= load_s < run_end_s:
                 return load_s
         return float("nan")
 
@@ -77,50 +81,56 @@ def build_axis(cells: Cells) -> Axis:
         spans[run] = int(buckets.min()), int(buckets.max()) + 1
     total_buckets = sum(end - begin for begin, end in spans.values())
     buckets_per_slot = max(1, math.ceil(total_buckets / POINTS))
-    first_bucket: dict[int, int] = {}
-    first_slot: dict[int, int] = {}
-    slots = 0
+    first_bucket_by_run: dict[int, int] = {}
+    first_slot_by_run: dict[int, int] = {}
+    slots = 0  # of the runs so far
     for run in sorted(spans, key=lambda run: spans[run]):
         begin, end = spans[run]
-        first_bucket[run], first_slot[run] = begin, slots
+        first_bucket_by_run[run], first_slot_by_run[run] = begin, slots
         slots += math.ceil((end - begin) / buckets_per_slot)
-    return Axis(cells.bucket_s, buckets_per_slot, first_bucket, first_slot, slots)
+    return Axis(
+        bucket_s=cells.bucket_s,
+        buckets_per_slot=buckets_per_slot,
+        first_bucket_by_run=first_bucket_by_run,
+        first_slot_by_run=first_slot_by_run,
+        slots=slots,
+    )
 
 
 def trace_timeline(requests: RequestPairs, axis: Axis, decided_at_s: float | None) -> dict[str, Any] | None:
     """Compute the series of every arm, the times that are shaded (warm-up, gaps), and what happened.
 
-    All times are seconds of load; each series has a value per slot of `axis`. `decided_at_s`: seconds of judged data
-    after which a gate was first shown to be worse. Returns `None` if there are too many runs for one axis.
+    All times but `start_epoch_s` are seconds on `axis`; each series has a value per slot of the axis. `decided_at_s`:
+    seconds of judged data after which a gate was first shown to be worse; `None`: not shown. Returns `None` if there
+    are too many runs for one axis.
     """
     cells = requests.cells
     if axis.slots > MOST_POINTS:
         return None
-    arms = [_trace_arm(cells, axis, code) for code in range(len(cells.arms))]
-    first_bucket = next(iter(axis.first_bucket.values()))
-    run_starts_s = {run: slot * axis.slot_s for run, slot in axis.first_slot.items()}
+    arms = [_trace_arm(cells, axis, arm_code) for arm_code in range(len(cells.arms))]
+    run_starts_s = {run: first_slot * axis.slot_s for run, first_slot in axis.first_slot_by_run.items()}
     warm_ups = [
         {"start": run_starts_s[run], "end": run_starts_s[run] + warm_up_s, "what": "warm-up"}
         for run, warm_up_s in requests.warm_up.cut_s.items()
         if warm_up_s and run in run_starts_s
     ]
-    events = _find_events(requests, axis)
-    if decided_at_s is not None and len(axis.first_bucket) == 1:
-        # Judged data begin later than the load, after its warm-up.
-        judged_from_s = round_value((requests.span[0] - first_bucket) * axis.bucket_s) or 0.0
-        events.append({"at": judged_from_s + decided_at_s, "what": "shown to be worse"})
+    first_bucket_of_axis = next(iter(axis.first_bucket_by_run.values()))
     return {
         "slot_s": axis.slot_s,
-        "start_epoch_s": first_bucket * cells.bucket_s,
+        # The first run's start; a time in a later run cannot be computed from it.
+        "start_epoch_s": first_bucket_of_axis * axis.bucket_s,
         "seconds": [slot * axis.slot_s for slot in range(axis.slots)],
         "arms": arms,
         "shaded": [*warm_ups, *_find_gaps(cells, axis, arms)],
-        "events": events,
+        "events": [*_find_events(requests, axis), *_find_decision(requests, axis, decided_at_s)],
     }
 
 
 def _trace_arm(cells: Cells, axis: Axis, arm_code: int) -> dict[str, Any]:
-    """Compute the series of an arm, each a list with a value per slot; `None`: no value, for example no requests."""
+    """Compute the series of an arm, each a list with a value per slot, an interval of the axis.
+
+    `None` is no value, for example without requests. Failures are a share, `per_s` are requests per second.
+    """
     moments = cells.moments
     in_arm = moments.arm == arm_code
     slot = axis.find_slots(moments.run[in_arm], moments.bucket[in_arm])
@@ -133,7 +143,7 @@ def _trace_arm(cells: Cells, axis: Axis, arm_code: int) -> dict[str, Any]:
         failure_share = failures / n
     # The last slot of a run may be filled only in part: its rate is over the time that it has.
     filled_share = np.ones(axis.slots)
-    for (run, first_bucket), end_slot in zip(axis.first_bucket.items(), axis.end_slots(), strict=True):
+    for (run, first_bucket), end_slot in zip(axis.first_bucket_by_run.items(), axis.end_slots(), strict=True):
         run_buckets = int(moments.bucket[moments.run == run].max()) + 1 - first_bucket
         buckets_in_last_slot = (run_buckets - 1) % axis.buckets_per_slot + 1
         filled_share[end_slot - 1] = buckets_in_last_slot / axis.buckets_per_slot
@@ -215,11 +225,25 @@ def _find_events(requests: RequestPairs, axis: Axis) -> list[dict[str, Any]]:
     """List the starts of runs, if there are several, and what stopped a run early; `at` in seconds of load."""
     runs_by_id = {run.id: run for run in requests.runs}
     events: list[dict[str, Any]] = []
-    spans = zip(axis.first_slot.items(), axis.end_slots(), strict=True)
+    spans = zip(axis.first_slot_by_run.items(), axis.end_slots(), strict=True)
     for number, ((run_code, first_slot), end_slot) in enumerate(spans, start=1):
-        run = runs_by_id.get(requests.cells.runs[run_code])
-        if len(axis.first_slot) > 1:
+        run = runs_by_id.get(requests.cells.runs[run_code])  # `None`: only its cells are known
+        if len(axis.first_slot_by_run) > 1:
             events.append({"at": first_slot * axis.slot_s, "what": f"run {number}"})
         if run is not None and run.facts.stopped_by:
             events.append({"at": end_slot * axis.slot_s, "what": f"stopped: {run.facts.stopped_by}"})
     return events
+
+
+def _find_decision(requests: RequestPairs, axis: Axis, decided_at_s: float | None) -> list[dict[str, Any]]:
+    """Place on the axis when a gate was first shown to be worse; `decided_at_s`: seconds of judged data, or `None`.
+
+    The result has one event, or none: with several runs, seconds of judged data have no known place on the axis.
+    """
+    if decided_at_s is None or len(axis.first_bucket_by_run) != 1:
+        return []
+    (first_bucket,) = axis.first_bucket_by_run.values()
+    first_judged_bucket, _ = requests.span  # later than the first bucket of the load: after the warm-up
+    # The number is finite, so `round_value` gives no `None`.
+    judged_from_s = round_value((first_judged_bucket - first_bucket) * axis.bucket_s) or 0.0
+    return [{"at": judged_from_s + decided_at_s, "what": "shown to be worse"}]

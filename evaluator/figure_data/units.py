@@ -39,14 +39,14 @@ class _Units:
         return np.asarray(np.bincount(self.unit, weights=self.sums[name], minlength=self.arm.size), float)
 
 
-def trace_units(requests: RequestPairs, row: Comparison) -> dict[str, Any] | None:
+def trace_units(requests: RequestPairs, comparison: Comparison) -> dict[str, Any] | None:
     """Compute the metric of a comparison for each unit: for each run if runs are compared, else for each instance.
 
     Values are over the mix of endpoints that a unit served, not standardised. Of each arm, the busiest `MOST_UNITS` are
     returned; `hidden` counts the others. `None` for a metric that units do not have (throughput).
     """
-    pair = requests.find_pair(row.arm, row.rule.slice.endpoint)
-    metric = row.rule.metric
+    pair = requests.find_pair(comparison.arm, comparison.rule.slice.endpoint)
+    metric = comparison.rule.metric
     if pair is None or not isinstance(metric, RequestMetric):
         return None
     by_run = pair.design.kind == "replicates"
@@ -88,7 +88,14 @@ def _take_instances(panel: Panel) -> _Units:
     histogram_unit = np.zeros(rows.histogram_rows, dtype=np.int64)
     histogram_unit[rows.histogram] = rows.instance
     sums = {"n": rows.n, "failures": rows.failures, **rows.totals}
-    return _Units(rows.names, rows.instance_arm, rows.instance, sums, histogram_unit, panel.row_bins)
+    return _Units(
+        rows.names,
+        arm=rows.instance_arm,
+        unit=rows.instance,
+        sums=sums,
+        histogram_unit=histogram_unit,
+        bins=panel.row_bins,
+    )
 
 
 def _take_runs(requests: RequestPairs, panel: Panel) -> _Units:

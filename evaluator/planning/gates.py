@@ -80,14 +80,18 @@ class Grid:
 
 
 def find_level(history: History, rulebook: Rulebook) -> float:
-    """Level at which each gate is planned: the gates' share of alpha, divided by the number of their questions.
+    """Return the error rate at which each gate is planned: the gates' share of alpha, divided by their questions.
 
-    A margin and each limit are a question (Bonferroni).
+    The margin of a gate and each of its limits are a question, and all of them share alpha (Bonferroni).
     """
     gates = [rule for rule in rulebook.rules if rule.role is Role.GATE]
-    questions = sum((rule.margin is not None) + rule.limit.count for rule in gates)
-    share = rulebook.scan.alpha_share if rulebook.scan.enabled else 0.0
-    return rulebook.alpha * (1 - share) / max(questions, len(history.precisions), 1)
+    margins = sum(1 for rule in gates if rule.margin is not None)
+    limits = sum(rule.limit.count for rule in gates)
+    planned_gates = len(history.precisions)
+    # Each planned gate counts at least once, even if neither a margin nor a limit of it is set; never divide by 0.
+    questions = max(margins + limits, planned_gates, 1)
+    scan_share = rulebook.scan.alpha_share if rulebook.scan.enabled else 0.0
+    return rulebook.alpha * (1 - scan_share) / questions
 
 
 def plan_gates(history: History, rulebook: Rulebook, goal: Goal) -> tuple[GatePlan, ...]:
@@ -97,11 +101,10 @@ def plan_gates(history: History, rulebook: Rulebook, goal: Goal) -> tuple[GatePl
 
 
 def noise_of_rate(history: History, goal: Goal) -> float:
-    """Factor on the moving part of the variance for another request rate than in the history.
+    """Return the factor on the part of the variance that time shrinks, if the test has another request rate.
 
-    Less traffic increases it in proportion, more does not reduce it; 1 if a rate is not known.
-
-    How much of it is due to requests and how much to drift is not known, so this is the safe side.
+    Less traffic than in the history increases this part in proportion, more traffic does not reduce it: how much of it
+    is due to requests and how much to drift is not known, so this is the safe side. 1 if a rate is not known.
     """
     if not goal.rate_per_s or not history.rate_per_s:
         return 1.0
@@ -109,7 +112,7 @@ def noise_of_rate(history: History, goal: Goal) -> float:
 
 
 def plan_calendar(monitoring: Monitoring, seconds: float) -> Calendar:
-    """The looks of a test that lasts these seconds."""
+    """Plan the looks of a test that lasts `seconds`, all of which are due at its end."""
     return plan_looks(
         monitoring, bucket_s=choose_bucket_s(seconds), covered_s=seconds, planned_s=float(math.ceil(seconds))
     )
@@ -119,6 +122,7 @@ class _Planner:
     """The computations for one gate."""
 
     def __init__(self, precision: Precision, history: History, rulebook: Rulebook, goal: Goal) -> None:
+        """Find what all computations share: error rate, effect of the request rate, size of the regression."""
         self.precision, self.rulebook, self.goal = precision, rulebook, goal
         self.level = find_level(history, rulebook)
         self.noise = noise_of_rate(history, goal)
@@ -144,7 +148,7 @@ class _Planner:
         )
 
     def _forecast(self, seconds: float, instances: int) -> PlannedPrecision:
-        """Precision after these seconds with this many instances an arm; infinite `se`: too short."""
+        """Precision after these seconds with this many instances an arm; `se` is infinite if the time is too short."""
         return forecast(self.precision, seconds, (instances, instances), noise=self.noise)
 
     def half_width(self, seconds: float, instances: int) -> float:
@@ -153,47 +157,59 @@ class _Planner:
         return self.precision.from_scale(float(t_quantile(1 - self.rulebook.alpha, planned.df)) * planned.se)
 
     def go_chance(self, seconds: float, instances: int) -> float:
-        """Chance that an unchanged release is shown to be within the margin; 0 with one instance a side."""
+        """Chance that an unchanged release is shown to be within the margin.
+
+        0 with one instance an arm, since such a run cannot show it, and 0 if the time is too short.
+        """
         planned = self._forecast(seconds, instances)
         if instances < 2 or not math.isfinite(planned.se):
             return 0.0
         critical = float(t_quantile(1 - self.rulebook.alpha, planned.df))
+        # An unchanged release is as far within the margin as the margin is wide.
         return find_power(self.precision.bound, planned.se, planned.df, critical)
 
     def found_chance(self, seconds: float, instances: int, shift: float | None = None) -> float:
         """Chance that a regression is shown to be worse by the last look.
 
-        `shift`: how far it is beyond the margin, on the scale of the test; `None`: the goal's regression.
+        `shift`: how far it is beyond the margin, on the scale of the test; `None`: the goal's regression. 0 if the
+        time is too short.
         """
         planned = self._forecast(seconds, instances)
         if not math.isfinite(planned.se):
             return 0.0
         shift = self.shift if shift is None else shift
-        se = planned.se * self._inflate_se(shift + self.precision.bound)
+        se = planned.se * self._inflate_se(shift + self.precision.bound)  # if the regression is there
         null_se = planned.se * self._inflate_se(self.precision.bound)  # of the test, which assumes harm at the margin
         calendar = plan_calendar(self.rulebook.monitoring, seconds)
-        last_look = np.array([calendar.planned_s])
+        # The critical value of the last look, which is higher than that of a single look; arrays of one look.
+        last_look_s = np.array([calendar.planned_s])
         df, between_instance = np.array([planned.df]), np.array([planned.between_instance])
-        critical = find_criticals(calendar, last_look, self.level, df, between_instance)
+        critical = find_criticals(calendar, last_look_s, self.level, df, between_instance)
         return find_power(shift, se, planned.df, float(critical[0]), null_se=null_se)
 
     def _inflate_se(self, harm: float) -> float:
-        """Factor on the standard error of an unchanged release: a failure rate that is higher by `harm` varies more.
+        """Return the factor on the standard error of an unchanged release if the failure rate is higher by `harm`.
 
-        1 for all other metrics, and for relative margins.
+        A higher rate varies more. 1 for all other metrics, and for relative margins.
         """
-        p = self.precision
-        if not p.rule.metric.is_failure_rate or p.relative or not 0 < p.baseline < 1:
+        precision = self.precision
+        baseline_rate = precision.baseline
+        if not precision.rule.metric.is_failure_rate or precision.relative or not 0 < baseline_rate < 1:
             return 1.0
-        candidate = min(max(p.baseline + harm, 0.0), 1.0)
-        baseline_variance = p.baseline * (1 - p.baseline)  # of one request (binomial)
-        candidate_variance = candidate * (1 - candidate)
+        candidate_rate = min(max(baseline_rate + harm, 0.0), 1.0)
+        baseline_variance = baseline_rate * (1 - baseline_rate)  # of one request (binomial)
+        candidate_variance = candidate_rate * (1 - candidate_rate)
+        # An unchanged release has the baseline's variance in both arms.
         return math.sqrt(max(candidate_variance + baseline_variance, 1e-300) / (2 * baseline_variance))
 
     def _find_smallest_harm(self) -> float:
-        """Smallest harm that is found with the goal's power, by bisection; infinite: not even 8 times the baseline."""
-        goal, p = self.goal, self.precision
-        low, high = 0.0, 8.0 if p.relative else max(1.0, 8 * p.baseline)  # distances beyond the margin
+        """Return the smallest harm that is found with the goal's power, by bisection.
+
+        Infinite if not even a harm of about 8 times the baseline is found.
+        """
+        goal, precision = self.goal, self.precision
+        # The range of the search, as distances beyond the margin on the scale of the test.
+        low, high = 0.0, 8.0 if precision.relative else max(1.0, 8 * precision.baseline)
 
         def is_found(shift: float) -> bool:
             return self.found_chance(goal.duration_s, goal.instances, shift) >= goal.power
@@ -206,18 +222,19 @@ class _Planner:
                 high = middle
             else:
                 low = middle
-        return p.from_scale(high + p.bound)
+        return precision.from_scale(high + precision.bound)
 
 
 def _find_shortest_time(is_enough: Callable[[float], bool]) -> float:
     """Shortest time (s) for which `is_enough` holds, to about 2 %; infinite if a week is not enough."""
+    # Try times from a minute to a week, each 25 % longer than the one before.
     count = math.ceil(math.log(LONGEST_S / SHORTEST_S, 1.25)) + 1
-    steps = [SHORTEST_S * 1.25**k for k in range(count)]
-    first = next((k for k, seconds in enumerate(steps) if is_enough(seconds)), None)
-    if first is None:
+    times_s = [SHORTEST_S * 1.25**k for k in range(count)]
+    first_enough = next((k for k, time_s in enumerate(times_s) if is_enough(time_s)), None)
+    if first_enough is None:
         return math.inf
-    # Bisect on the log scale between the last step that is too short and the first that is enough.
-    low, high = steps[max(first - 1, 0)], steps[first]
+    # Bisect on the log scale between the last time that is too short and the first that is enough.
+    low, high = times_s[max(first_enough - 1, 0)], times_s[first_enough]
     for _ in range(5):
         middle = math.sqrt(low * high)
         if is_enough(middle):
@@ -231,7 +248,7 @@ def _find_fewest_instances(is_enough: Callable[[int], bool]) -> float:
     """Smallest number of instances an arm, from 2, for which `is_enough` holds, by bisection; infinite: none does."""
     if not is_enough(MOST_INSTANCES):
         return math.inf
-    low, high = 1, MOST_INSTANCES
+    low, high = 1, MOST_INSTANCES  # `low` is never enough (or not allowed), `high` always is
     while high - low > 1:
         middle = (low + high) // 2
         if is_enough(middle):
@@ -251,7 +268,7 @@ def tabulate(
             name=planner.precision.rule.name,
             seconds=tuple(seconds),
             instances=tuple(instances),
-            half_widths=tuple(tuple(planner.half_width(s, m) for m in instances) for s in seconds),
+            half_widths=tuple(tuple(planner.half_width(time_s, count) for count in instances) for time_s in seconds),
         )
         for planner in planners
     )

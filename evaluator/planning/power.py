@@ -31,7 +31,7 @@ FARTHEST = 35.0
 
 
 def find_power(shift: float, se: float, df: float, critical: float, *, null_se: float | None = None) -> float:
-    """Probability that the estimate lies more than `critical` standard errors above the bound.
+    """Return the power: the probability that the estimate lies more than `critical` standard errors above the bound.
 
     Args:
         shift: Distance of the truth beyond the bound.
@@ -63,9 +63,10 @@ def find_power(shift: float, se: float, df: float, critical: float, *, null_se: 
 
 @lru_cache(maxsize=512)
 def worst_z(level: float, between_instance: float) -> tuple[float, ...]:
-    """Boundaries on Z that show a release to be worse at the error rate `level`, at each `GRID`th of the duration.
+    """Return the boundaries on Z that show a release to be worse, at each `GRID`th of the duration, shape (`GRID`,).
 
-    `between_instance`: share of the final variance that time does not shrink; rounded to a share with a stored table.
+    `level`: error rate of all looks together. `between_instance`: share of the final variance that time does not
+    shrink; rounded to a share with a stored table.
     """
     share = float(PERSISTENT_SHARES[np.argmin(np.abs(PERSISTENT_SHARES - between_instance))])
     fraction = np.arange(1, GRID + 1) / GRID
@@ -75,10 +76,11 @@ def worst_z(level: float, between_instance: float) -> tuple[float, ...]:
 def find_criticals(
     calendar: Calendar, at_s: FloatArray, level: float, df: FloatArray, between_instance: FloatArray
 ) -> FloatArray:
-    """How many standard errors each look needs to show a release to be worse at `level`, shape (looks,).
+    """Return how many standard errors each look needs to show a release to be worse at `level`, shape (looks,).
 
-    `at_s`: seconds of data, the last one at the planned end; `df`: degrees of freedom of the standard error;
-    `between_instance`: share of its variance that time does not shrink. All have shape (looks,).
+    `level`: error rate of all looks together. `at_s`: seconds of data, the last one at the planned end; `df`: degrees
+    of freedom of the standard error; `between_instance`: share of its variance that time does not shrink. All have
+    shape (looks,).
     """
     if calendar.kind == "fixed":
         return np.asarray(t_quantile(1 - level, df))

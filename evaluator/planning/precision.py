@@ -113,8 +113,9 @@ def forecast(
 ) -> PlannedPrecision:
     """Forecast the precision after `seconds` with this many instances of baseline and candidate.
 
-    `noise`: factor on the moving part, for uneven traffic or arms that do not run together. If the run is too short,
-    the standard error is infinite. Degrees of freedom are those of Welch and Satterthwaite.
+    The variance has a moving part, which shrinks with time, and a part between instances, which only more instances
+    shrink. `noise`: factor on the moving part, for uneven traffic or arms that do not run together. If the run is too
+    short, the standard error is infinite.
     """
     buckets = int(seconds // choose_bucket_s(seconds))
     if buckets < MIN_BUCKETS:
@@ -129,26 +130,29 @@ def forecast(
     by_instances, by_time = between + precision.within * moving, (1 - precision.within) * moving
     df_of_instances = float(sum(instances) - 2) if min(instances) >= 2 else PRIOR_DF
     df_of_time = _find_time_df(buckets)
+    # Degrees of freedom of a sum of variances that are known with unequal precision (Welch and Satterthwaite).
     sum_of_squares = by_instances**2 / df_of_instances + by_time**2 / df_of_time
     df = variance**2 / sum_of_squares if sum_of_squares > 0 else df_of_time
     return PlannedPrecision(math.sqrt(variance), df, between / variance if variance > 0 else 0.0)
 
 
 def _find_time_df(buckets: int) -> float:
-    """Degrees of freedom of a variance over time: of batches in a short run, else of cosines."""
+    """Degrees of freedom of a variance over time: in a short run it is that of a few batches, else of cosines."""
     return float(BATCHES - 1 if buckets < BATCH_BELOW else cosine_count(buckets))
 
 
 def learn_precisions(stored: Sequence[tuple[Cells, tuple[Run, ...]]], rulebook: Rulebook) -> History:
-    """Split the variance of stored comparisons into its parts; `stored`: cells and runs of run groups.
+    """Learn the precision of each gate from stored comparisons; `stored`: cells and runs of run groups.
 
-    Variances are averaged over comparisons, each converted to one second and one instance.
+    The variance of each comparison is split into its parts. These are averaged over comparisons, each converted to one
+    second and one instance.
     """
     groups = []
     for cells, runs in stored:
         evidence = assess(cells, runs, _reduce_rulebook(rulebook, cells))
         groups.append(_GroupComparisons.of(evidence.comparisons, cells))
     gates = [rule for rule in rulebook.rules if rule.role is Role.GATE]
+    # Name of a gate → its comparisons in all groups.
     by_gate = {rule.name: [timed for group in groups for timed in group.by_rule.get(rule.name, [])] for rule in gates}
     precisions = [_pool(rule, by_gate[rule.name], rulebook) for rule in gates if by_gate[rule.name]]
     used = [group for group in groups if any(rule.name in group.by_rule for rule in gates)]
@@ -188,14 +192,16 @@ class _GroupComparisons:
     def of(cls, comparisons: Sequence[Comparison], cells: Cells) -> _GroupComparisons:
         """Collect the comparisons with data and a standard error, and what the cells show in addition."""
         moments = cells.moments
+        # Distinct pairs of run and bucket.
         buckets = np.unique(np.stack([moments.run, moments.bucket]), axis=1).shape[1] if moments.run.size else 0
         seconds = int(buckets) * cells.bucket_s
         by_rule: dict[str, list[_TimedComparison]] = {}
         for c in comparisons:
             if not c.no_data and c.se and c.df and math.isfinite(c.se):
                 by_rule.setdefault(c.rule.name, []).append((c, float(seconds)))
-        instances = [min(c.instances) for timed in by_rule.values() for c, _ in timed]
-        requests = min((int(moments.n[moments.arm == code].sum()) for code in range(len(cells.arms))), default=0)
+        instances = [min(c.instances) for timed in by_rule.values() for c, _ in timed]  # of the smaller arm
+        requests_by_arm = [int(moments.n[moments.arm == arm_code].sum()) for arm_code in range(len(cells.arms))]
+        requests = min(requests_by_arm, default=0)
         return cls(
             by_rule=by_rule,
             rate_per_s=requests / max(seconds, 1),
@@ -205,10 +211,10 @@ class _GroupComparisons:
 
 
 def _compare_unpaired(cells: Cells) -> float:
-    """Variance of the difference of two arms that do not run together, divided by that of two that do.
+    """Return how much more the difference of two arms varies if they do not run at the same time: a factor.
 
-    It comes from the drift of the arms' mean response times over the run: a shared drift no longer cancels. At least 1;
-    1 also without enough data.
+    It is applied to the variance. It comes from the drift of the arms' mean response times over the run: a shared drift
+    no longer cancels. At least 1; 1 also without enough data.
     """
     moments = cells.moments
     if not moments.run.size or len(cells.arms) < 2:
@@ -217,13 +223,13 @@ def _compare_unpaired(cells: Cells) -> float:
     _, slot = np.unique(np.stack([moments.run, moments.bucket]), axis=1, return_inverse=True)
     sums_us = np.zeros((2, int(slot.max()) + 1))
     successes = np.zeros_like(sums_us)
-    rows = moments.arm < 2
-    np.add.at(sums_us, (moments.arm[rows], slot[rows]), moments.sum_us[rows])
-    np.add.at(successes, (moments.arm[rows], slot[rows]), (moments.n - moments.failures)[rows])
+    of_pair = moments.arm < 2  # baseline and first candidate
+    np.add.at(sums_us, (moments.arm[of_pair], slot[of_pair]), moments.sum_us[of_pair])
+    np.add.at(successes, (moments.arm[of_pair], slot[of_pair]), (moments.n - moments.failures)[of_pair])
     on_both = (successes > 0).all(axis=0) & (sums_us > 0).all(axis=0)
     if on_both.sum() < MIN_BUCKETS:
         return 1.0
-    log_means = np.log(sums_us[:, on_both] / successes[:, on_both])
+    log_means = np.log(sums_us[:, on_both] / successes[:, on_both])  # of the response times of each arm and slot
     paired_variance = float(np.var(log_means[1] - log_means[0]))
     unpaired_variance = float(log_means.var(axis=1).sum())
     return max(1.0, unpaired_variance / paired_variance) if paired_variance > 0 else 1.0
@@ -233,7 +239,7 @@ def _pool(rule: Rule, timed: Sequence[_TimedComparison], rulebook: Rulebook) -> 
     """Pool all comparisons of a gate into one precision; `timed`: comparisons with their seconds of data."""
     comparisons, seconds = [c for c, _ in timed], [lasted_s for _, lasted_s in timed]
     parts = [_take_apart(c, lasted_s) for c, lasted_s in timed]
-    reference_s = float(np.mean(seconds))
+    reference_s = float(np.mean(seconds))  # the duration to which the pooled variance refers
     baseline = float(np.mean([c.baseline.value or 0.0 for c in comparisons]))
     # The moving part falls with time, so it is averaged for one second.
     moving_of_1_s = [part.moving * lasted_s for part, lasted_s in zip(parts, seconds, strict=True)]
@@ -262,19 +268,21 @@ class _VarianceParts:
 
 
 def _take_apart(c: Comparison, seconds: float) -> _VarianceParts:
-    """Split the variance of a comparison of so many seconds of data into its parts.
+    """Split the variance of a comparison into its parts; `seconds`: how much data it has.
 
-    The share within instances is not stored. It is the share that best explains the stored degrees of freedom, by the
-    formula of Welch and Satterthwaite.
+    The share of the moving part that is within instances is not stored. But the degrees of freedom, which are, depend
+    on it (formula of Welch and Satterthwaite, as in `forecast`): so the share that explains them best is searched.
     """
     variance = (c.se or 0.0) ** 2
     persistent = min(c.persistent_share, 1.0) * variance
     moving = variance - persistent
-    baseline, candidate = (max(count, 1) for count in c.instances)
-    between = persistent / (1 / baseline + 1 / candidate)
-    df_of_instances = float(baseline + candidate - 2) if min(baseline, candidate) >= 2 else PRIOR_DF
+    baseline_instances, candidate_instances = (max(count, 1) for count in c.instances)
+    between = persistent / (1 / baseline_instances + 1 / candidate_instances)
+    # An arm with one instance has an assumed variance.
+    has_several = min(baseline_instances, candidate_instances) >= 2
+    df_of_instances = float(baseline_instances + candidate_instances - 2) if has_several else PRIOR_DF
     df_of_time = _find_time_df(max(int(seconds // choose_bucket_s(seconds)), MIN_BUCKETS))
-    shares = np.linspace(0, 1, 101)
+    shares = np.linspace(0, 1, 101)  # that are tried
     sum_of_squares = (persistent + shares * moving) ** 2 / df_of_instances + ((1 - shares) * moving) ** 2 / df_of_time
     implied_df = variance**2 / np.maximum(sum_of_squares, 1e-300)
     stored_df = min(c.df or df_of_time, 1e9)

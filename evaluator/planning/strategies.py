@@ -142,17 +142,19 @@ class _Rollout:
     """Rollouts of one plan, simulated `replications` times."""
 
     def __init__(self, history: History, rulebook: Rulebook, goal: Goal, replications: int) -> None:
+        """Find what all strategies share: the gates, their error rate, the traffic, and the looks of a stage."""
         self.history, self.rulebook, self.goal, self.replications = history, rulebook, goal, replications
         self.level = find_level(history, rulebook)
         """Error rate of "worse" of one gate."""
         self.gates = [p for p in history.precisions if p.rule.margin]
-        self.total_per_s = 2 * (goal.rate_per_s or history.rate_per_s)
+        self.total_per_s = 2 * (goal.rate_per_s or history.rate_per_s)  # requests of both arms
         self.calendar = plan_calendar(rulebook.monitoring, goal.duration_s)
         self.looks = np.array([*self.calendar.interim, goal.duration_s], dtype=float)
         """Seconds of a stage at each look; the last look is at its end."""
 
     def describe(self, name: str, strategy: Strategy, seed: int) -> Exposure:
-        """Roll out an unchanged release (`same`) and one with the goal's regression (`worse`)."""
+        """Roll out an unchanged release (`same`) and one with the goal's regression (`worse`) by this strategy."""
+        # Each release has random numbers of its own: the same for every strategy.
         same = self._simulate(strategy.stages, 0.0, np.random.default_rng([seed, 0]))
         worse = self._simulate(strategy.stages, self.goal.regression, np.random.default_rng([seed, 1]))
         return Exposure(
@@ -168,7 +170,10 @@ class _Rollout:
         )
 
     def _simulate(self, stages: tuple[Stage, ...], regression: float, random: np.random.Generator) -> _Rollouts:
-        """Roll a release with this regression (0: unchanged) out through all stages, then watch it."""
+        """Roll a release with this regression (0: unchanged) out through all stages, then watch it.
+
+        Every array has an element for each replication; a replication without an end by NO-GO has an infinite `stop_s`.
+        """
         rollouts = _Rollouts(
             alive=np.ones(self.replications, dtype=bool),
             full=np.zeros(self.replications, dtype=bool),
@@ -183,7 +188,8 @@ class _Rollout:
             rollouts.exposed += rollouts.alive * stage.exposed * self.total_per_s * lasted_s
             rollouts.stopped |= rollouts.alive & np.isfinite(result.stop_s)
             # A stage that needs GO and is undecided ends the rollout: a person decides.
-            rollouts.alive &= np.isinf(result.stop_s) & (result.go | (not stage.needs_go))
+            may_continue = result.go if stage.needs_go else np.ones(self.replications, dtype=bool)
+            rollouts.alive &= np.isinf(result.stop_s) & may_continue
             rollouts.seconds += self.goal.duration_s
         rollouts.full = rollouts.alive.copy()
         result = self._judge(WATCH, regression, random)
@@ -193,11 +199,11 @@ class _Rollout:
         return rollouts
 
     def _judge(self, stage: Stage, regression: float, random: np.random.Generator) -> _StageResult:
-        """Judge one stage in every replication, at each look."""
+        """Judge one stage in every replication, at each look; `regression`: relative harm to latency."""
         instances = self._split_instances(stage)
         # An uneven split of the traffic increases the variance of a difference: 1 for halves.
         noise = noise_of_rate(self.history, self.goal) / (4 * stage.compared * (1 - stage.compared))
-        noise *= 1.0 if stage.paired else self.history.unpaired
+        noise *= 1.0 if stage.paired else self.history.unpaired  # arms that do not run together vary more
         stop_s = np.full(self.replications, np.inf)
         go = np.full(self.replications, min(instances) >= 2)  # a single instance never shows a GO
         # Gates of failures share their errors, and so do all others.
@@ -205,20 +211,22 @@ class _Rollout:
         for gate in self.gates:
             errors = failure_errors if gate.rule.metric.is_failure_rate else latency_errors
             is_worse, is_within = self._judge_gate(gate, errors, instances, noise, regression)
+            # The first look at which any gate is worse stops the stage; a GO needs all gates to be within.
             stop_s = np.minimum(stop_s, np.where(is_worse, self.looks, np.inf).min(axis=1))
             go &= is_within
         return _StageResult(stop_s, go)
 
     def _split_instances(self, stage: Stage) -> tuple[int, int]:
-        """Instances of baseline and candidate: twice the goal's instances in all, split as the traffic is."""
-        fleet = 2 * self.goal.instances
-        candidate = max(1, round(fleet * stage.compared))
-        return max(1, fleet - candidate), candidate
+        """Return the instances of baseline and candidate: twice the goal's in all, split as the traffic is."""
+        all_instances = 2 * self.goal.instances
+        candidate = max(1, round(all_instances * stage.compared))
+        return max(1, all_instances - candidate), candidate
 
     def _draw_errors(self, random: np.random.Generator) -> _StageErrors:
-        """Draw the errors of one stage."""
-        steps = np.sqrt(np.diff(self.looks, prepend=0.0))
-        path = np.cumsum(random.normal(size=(self.replications, self.looks.size)) * steps, axis=1)
+        """Draw the errors of the estimates of one stage, in every replication."""
+        # The error of a mean over time follows a random walk: the sum of independent steps, divided by its sd.
+        sd_of_steps = np.sqrt(np.diff(self.looks, prepend=0.0))
+        path = np.cumsum(random.normal(size=(self.replications, self.looks.size)) * sd_of_steps, axis=1)
         persistent, of_variance = random.normal(size=(2, self.replications))
         return _StageErrors(persistent, path / np.sqrt(self.looks), of_variance)
 
@@ -242,10 +250,12 @@ class _Rollout:
         se, df = np.array([look.se for look in planned]), np.array([look.df for look in planned])
         persistent_share = np.array([look.between_instance for look in planned])
         if not np.isfinite(se).all():  # too short to decide anything
-            nothing = np.zeros((self.replications, self.looks.size), dtype=bool)
-            return nothing, nothing[:, 0]
-        error = np.sqrt(persistent_share) * se * errors.persistent[:, None]
-        error = error + np.sqrt(1 - persistent_share) * se * errors.moving
+            never_worse = np.zeros((self.replications, self.looks.size), dtype=bool)
+            never_within = np.zeros(self.replications, dtype=bool)
+            return never_worse, never_within
+        # Of the estimate at each look, shape (replications, looks): a part that stays, and one that time averages out.
+        persistent_error = np.sqrt(persistent_share) * se * errors.persistent[:, None]
+        error = persistent_error + np.sqrt(1 - persistent_share) * se * errors.moving
         harm = 0.0 if gate.rule.metric.is_failure_rate else regression
         truth = gate.to_scale(harm if gate.relative else harm * gate.baseline)
         # The estimated standard error, divided by the true one. Wilson & Hilferty (1931): the cube root of chi-square

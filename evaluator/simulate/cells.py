@@ -47,7 +47,7 @@ def to_cells(requests: Requests, bucket_s: int | None = None) -> Cells:
     spans_us = [float(np.ptp(requests.ts_us[requests.run == run])) for run in np.unique(requests.run)]
     bucket_s = bucket_s or choose_bucket_s(max(spans_us, default=0.0) / 1e6)
     bucket = np.floor_divide(requests.ts_us, bucket_s * 1_000_000)
-    # Histograms are of successes only. Each of these columns has an item a success.
+    # Histograms are of successes only. Each of these columns has an item for each success.
     succeeded = ~requests.failed
     success_us = requests.response_us[succeeded]
     run, arm, endpoint = requests.run[succeeded], requests.arm[succeeded], requests.endpoint[succeeded]
@@ -65,7 +65,7 @@ def to_cells(requests: Requests, bucket_s: int | None = None) -> Cells:
         endpoints=requests.endpoints,
         instances=requests.instances,
         bucket_s=bucket_s,
-        grid_us=max(1, int(np.gcd.reduce(success_us, initial=0))),
+        grid_us=max(1, int(np.gcd.reduce(success_us, initial=0))),  # the step of which all times are multiples
         moments=_sum_moments(requests, bucket),
         bins=add_up(Bins(run, arm, endpoint, success_bucket, bins, ones)),
         instance_bins=add_up(InstanceBins(run, arm, endpoint, instance, success_bucket // BLOCK_BUCKETS, bins, ones)),
@@ -120,24 +120,24 @@ def _sum_moments(requests: Requests, bucket: IntArray) -> Moments:
     """
     keys = np.stack([requests.run, requests.arm, requests.endpoint, requests.instance, bucket])
     order, starts = group_rows(keys)
-    cell_of = number_groups(order, starts)
+    cell_of_request = number_groups(order, starts)
     cells, succeeded = starts.size, ~requests.failed
-    cell_of_success = cell_of[succeeded]
+    cell_of_success = cell_of_request[succeeded]
     response_us, response_bytes = requests.response_us[succeeded], requests.response_bytes[succeeded]
     min_us, max_us = np.full(cells, np.inf), np.full(cells, -np.inf)
     np.minimum.at(min_us, cell_of_success, response_us)
     np.maximum.at(max_us, cell_of_success, response_us)
     min_us[np.isinf(min_us)] = np.nan
     max_us[np.isinf(max_us)] = np.nan
-    run, arm, endpoint, instance, bucket_of_cell = keys[:, order[starts]]
+    run, arm, endpoint, instance, bucket_of_cell = keys[:, order[starts]]  # of the first request of each cell
     return Moments(
         run,
         arm,
         endpoint,
         instance,
         bucket_of_cell,
-        n=np.bincount(cell_of, minlength=cells),
-        failures=np.bincount(cell_of[requests.failed], minlength=cells),
+        n=np.bincount(cell_of_request, minlength=cells),
+        failures=np.bincount(cell_of_request[requests.failed], minlength=cells),
         sum_us=np.bincount(cell_of_success, weights=response_us, minlength=cells).astype(float),
         sum_sq_us=_sum_squares(cell_of_success, response_us, cells),
         min_us=min_us,
@@ -152,6 +152,6 @@ def _count_failures(requests: Requests) -> FailureKinds:
     columns = (requests.run, requests.arm, requests.endpoint, requests.status, requests.exception)
     keys = np.stack([column[requests.failed] for column in columns])
     order, starts = group_rows(keys)
-    run, arm, endpoint, status, exception = keys[:, order[starts]]
+    run, arm, endpoint, status, exception = keys[:, order[starts]]  # of the first failure of each kind
     counts = np.diff(np.append(starts, order.size))
     return FailureKinds(run, arm, endpoint, status, tuple(requests.exceptions[code] for code in exception), counts)

@@ -160,7 +160,7 @@ class Scenario:
 
     def __post_init__(self) -> None:
         """Refuse values that contradict each other. Raises UsageError."""
-        checks = (  # whether it is wrong, and what is wrong
+        checks = (  # pairs: whether it is wrong, and what is wrong ("a release with …")
             (not 1 <= len(self.changes) <= 25, "no candidate, or more than 25"),
             (self.duration_s <= 0 or self.replicates < 1, "no duration or no run"),
             (self.rate_per_s <= 0 or self.endpoints < 1, "no traffic"),

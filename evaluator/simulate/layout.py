@@ -71,19 +71,24 @@ def build_versions(scenario: Scenario) -> tuple[Version, ...]:
 
 
 def build_traffic(scenario: Scenario) -> Traffic:
-    """Compute the expected open-loop traffic of each arm over one run, on a grid of time steps."""
+    """Compute the expected traffic of each arm over one run, on a grid of time steps.
+
+    It is that of an open loop: users who do not wait for responses.
+    """
     longest_step_s = 1.0 if scenario.duration_s <= 900 else 5.0
     steps = max(1, math.ceil(scenario.duration_s / longest_step_s))
     candidates = len(scenario.changes)
-    at_s = (np.arange(steps) + 0.5) * scenario.duration_s / steps
+    at_s = (np.arange(steps) + 0.5) * scenario.duration_s / steps  # the middle of each step
     # Relative load of all arms together, from trend and daily swing, shape (steps,).
     load = (1 + scenario.load_trend * at_s / scenario.duration_s) * (
         1 + scenario.swing * np.sin(2 * np.pi * at_s / DAY_S)
     )
-    # Each phase of the split has the same length. An arm has weight 1 if the traffic is split evenly.
+    # Each phase of the split has the same length. `candidate_share` (steps,): of each candidate against baseline. An
+    # arm has weight 1 if the traffic is split evenly.
     phases = len(scenario.split)
     phase = np.minimum((at_s / scenario.duration_s * phases).astype(np.int64), phases - 1)
     candidate_share = np.asarray(scenario.split)[phase]
+    # Shape (arms, steps).
     arm_weights = np.stack([1 - candidate_share] + [candidate_share] * candidates)
     arm_weights *= (1 + candidates) / arm_weights.sum(axis=0)
     # Share of an arm's traffic that has started: candidates may start late, and users are spawned over some time.
@@ -94,7 +99,7 @@ def build_traffic(scenario: Scenario) -> Traffic:
     arm_weights *= started
     return Traffic(
         at_s,
-        scenario.rate_per_s * load * arm_weights,
-        scenario.load_latency * np.log(load),
-        (scenario.users or 0) * arm_weights,
+        rate=scenario.rate_per_s * load * arm_weights,
+        log_load=scenario.load_latency * np.log(load),
+        users=(scenario.users or 0) * arm_weights,
     )

@@ -60,9 +60,10 @@ def find_threshold(scenario: Scenario, quantile: float) -> float:
 
 
 def _mix_parts(scenario: Scenario, version: Version, weight: FloatArray, arm: int) -> _Parts:
-    """Build the mixture of one arm (0: baseline) as a flat list of its parts; parts without weight are left out.
+    """Build the distribution of one arm's response times as a mixture; parts without weight are left out.
 
-    `weight`: of each endpoint and part of the run, shape (endpoints, times).
+    A part is an endpoint × a part of the run × a height of spikes (or none) × cached or not; all are in one flat list.
+    `arm`: 0 for the baseline. `weight`: of each endpoint and part of the run, shape (endpoints, times).
     """
     traffic = build_traffic(scenario)
     leak = scenario.changes[arm - 1].leak if arm else 0.0
@@ -70,10 +71,11 @@ def _mix_parts(scenario: Scenario, version: Version, weight: FloatArray, arm: in
     # Probability that any spike is active, as the number of active spikes is a Poisson number.
     spike_probability = 1 - math.exp(-scenario.spikes.share)
     heights = scenario.spikes.low + (scenario.spikes.high - scenario.spikes.low) * np.array(HEIGHTS)
-    spike_shift = np.append(0.0, heights)
+    spike_shift = np.append(0.0, heights)  # of log times: without a spike, and for each height
     spike_weight = np.append(1 - spike_probability, spike_probability * np.array(HEIGHT_WEIGHTS))
     cache_shift = np.array([0.0, math.log(scenario.cache_factor)])
     cache_weight = np.array([1 - scenario.cache_hit, scenario.cache_hit])
+    # Expected failure rate from bursts.
     burst_failure = sum(
         bursts.share * bursts.mean_height for bursts in (scenario.shared_failures, scenario.instance_failures)
     )
@@ -89,33 +91,34 @@ def _mix_parts(scenario: Scenario, version: Version, weight: FloatArray, arm: in
 
 
 def _weigh_strata(scenario: Scenario, baseline: Version, candidate: Version, number: int) -> FloatArray:
-    """Mantel–Haenszel weights of endpoint × time, shape (endpoints, times), Σ = 1; `number`: of the candidate, from 0.
+    """Return the weights that the judge gives to endpoint × time, shape (endpoints, times), whose sum is 1.
 
-    The weight of a stratum is n_b · n_c / (n_b + n_c), with the requests of baseline and of the candidate in it.
+    The weight of such a stratum is n_b · n_c / (n_b + n_c) (Mantel–Haenszel), with the requests of baseline and of the
+    candidate in it. `number`: of the candidate, from 0.
     """
-    rate = np.stack([_average_in_time(scenario, arm_rate) for arm_rate in build_traffic(scenario).rate])
-    n_b = np.outer(baseline.shares, rate[0])
-    n_c = np.outer(candidate.shares, rate[number + 1])
+    rate_by_arm = [_average_in_time(scenario, arm_rate) for arm_rate in build_traffic(scenario).rate]
+    n_b = np.outer(baseline.shares, rate_by_arm[0])
+    n_c = np.outer(candidate.shares, rate_by_arm[number + 1])
     total = n_b + n_c
     weights = np.divide(n_b * n_c, total, out=np.zeros_like(total), where=total > 0)
     return np.asarray(weights / weights.sum(), dtype=np.float64)
 
 
 def _average_in_time(scenario: Scenario, values: FloatArray) -> FloatArray:
-    """Means of a series (steps,) over the parts of the run; a single part if nothing moves within the run."""
+    """Return the means of a series (steps,) over the parts of the run; a single part if nothing moves within it."""
     is_moving = scenario.load_trend or scenario.swing or any(change.leak for change in scenario.changes)
     parts = min(TIME_PARTS, len(values)) if is_moving else 1
     return np.array([part.mean() for part in np.array_split(values, parts)])
 
 
 def _find_sd(scenario: Scenario) -> float:
-    """Standard deviation of log times within a part: of independent variations, whose variances add up."""
+    """Return the standard deviation of log times within a part: of independent variations, whose variances add up."""
     drifts = (scenario.common, scenario.arm_drift, scenario.instance_drift)
     return math.sqrt(scenario.sigma**2 + scenario.instance_sd**2 + sum(process.sd**2 for process in drifts))
 
 
 def _find_share(scenario: Scenario, parts: _Parts, log_us: float) -> FloatArray:
-    """Share of each part's requests that are answered within exp(log_us) µs, failed or not, shape (parts,).
+    """Return the share of each part's requests that are answered within exp(log_us) µs, failed or not: (parts,).
 
     On the log scale the times of usual requests are normal; those in the tail are a normal plus an exponential with the
     rate `tail_index`.
@@ -123,6 +126,7 @@ def _find_share(scenario: Scenario, parts: _Parts, log_us: float) -> FloatArray:
     if math.isinf(log_us):
         return np.ones_like(parts.log_us)
     sd, rate = _find_sd(scenario), scenario.tail_index
+    # In standard deviations, from the centre of usual requests and of those in the tail.
     z_usual = (log_us - parts.log_us) / sd
     z_tail = (log_us - parts.log_us - math.log(scenario.tail_factor)) / sd
     exponent = np.minimum(rate * sd * (rate * sd / 2 - z_tail), 700.0)  # exp of more than 709 overflows
@@ -135,6 +139,7 @@ def _find_share(scenario: Scenario, parts: _Parts, log_us: float) -> FloatArray:
 
 def _bisect(share: Callable[[float], float], target: float, parts: _Parts) -> float:
     """Find by bisection the log time (µs) at which a growing share of requests reaches `target`."""
+    # Surely below and above: the parts are within a few units of their centres, the tail reaches higher.
     low, high = float(parts.log_us.min()) - 10.0, float(parts.log_us.max()) + 30.0
     for _ in range(60):
         middle = (low + high) / 2

@@ -51,16 +51,17 @@ def scrape(requests: Requests, scrapes: Scrapes | None = None, seed: int = 0) ->
     at_ms = np.arange(first_step, last_step + 1) * step_ms - 1
     series: dict[tuple[Query, str], list[Series]] = {}
     instances = np.unique(np.column_stack([requests.arm, requests.instance]), axis=0).tolist()
-    restarted = set(rng.permutation(len(instances))[: scrapes.restarts].tolist())
-    for number, (arm, instance) in enumerate(instances):
-        arm_name = requests.arms[arm]
+    restarted_numbers = set(rng.permutation(len(instances))[: scrapes.restarts].tolist())
+    for number, (arm_code, instance_code) in enumerate(instances):
+        arm_name = requests.arms[arm_code]
         if scrapes.arms and arm_name not in scrapes.arms:
             continue
-        # A restart in the middle third of the run.
-        reset = int(rng.integers(at_ms.size // 3, at_ms.size * 2 // 3)) if number in restarted else None
+        # The scrape after which the counters restart, in the middle third of the run.
+        reset = int(rng.integers(at_ms.size // 3, at_ms.size * 2 // 3)) if number in restarted_numbers else None
         is_scraped = rng.random(at_ms.size) >= scrapes.missing
-        is_scraped[[0, -1]] = True
-        for query, instance_series in _scrape_instance(requests, arm, instance, scrapes, at_ms, reset, is_scraped):
+        is_scraped[[0, -1]] = True  # never miss the first and the last scrape
+        scraped = _scrape_instance(requests, arm_code, instance_code, scrapes, at_ms, reset, is_scraped)
+        for query, instance_series in scraped:
             series.setdefault((query, arm_name), []).append(instance_series)
     start = datetime.fromtimestamp(int(at_ms[0]) / 1000, UTC)
     end = datetime.fromtimestamp(int(at_ms[-1]) / 1000, UTC)
@@ -72,7 +73,7 @@ def scrape(requests: Requests, scrapes: Scrapes | None = None, seed: int = 0) ->
 
 def _scrape_instance(
     requests: Requests,
-    arm: int,
+    arm_code: int,
     instance_code: int,
     scrapes: Scrapes,
     at_ms: IntArray,
@@ -84,8 +85,9 @@ def _scrape_instance(
     `at_ms`: times of the scrapes. `reset`: index of the scrape after which the counters start again from 0; None:
     never. `is_scraped`: which scrapes succeed.
     """
-    of_instance = (requests.arm == arm) & (requests.instance == instance_code)
-    instance = requests.instances[instance_code] or requests.arms[arm]
+    of_instance = (requests.arm == arm_code) & (requests.instance == instance_code)
+    # An instance without a name has that of its arm.
+    instance = requests.instances[instance_code] or requests.arms[arm_code]
     for endpoint_code in np.unique(requests.endpoint[of_instance]).tolist():
         endpoint = requests.endpoints[endpoint_code]
         rows = np.flatnonzero(of_instance & (requests.endpoint == endpoint_code))
@@ -93,7 +95,7 @@ def _scrape_instance(
         counted = np.searchsorted(requests.ts_us[rows], at_ms * 1000, side="right")  # requests before each scrape
         seconds = requests.response_us[rows] / 1e6
         for query, part, le, increments in _list_increments(requests.failed[rows], seconds, scrapes.bounds_s):
-            values = np.append(0.0, np.cumsum(increments))[counted]
+            values = np.append(0.0, np.cumsum(increments))[counted]  # of the counter at each scrape
             if reset is not None:
                 values = np.where(np.arange(values.size) > reset, values - values[reset], values)
             labels = {"handler": endpoint, "instance": instance} | ({"le": f"{le:g}"} if part == "bucket" else {})

@@ -120,13 +120,14 @@ def draw_ar1(rng: np.random.Generator, process: AR1, series: int, steps: int, st
     The first value has the variance of the process, so that no series has to settle.
     """
     phi = math.exp(-step_s / process.time_constant_s)
-    x = rng.standard_normal((series, steps)) * process.sd
-    x[:, 1:] *= math.sqrt(1 - phi * phi)  # the steps e_t, which keep the variance of x_t the same
+    # First the steps e_t, whose size keeps the variance of x_t the same; each loop applies one factor.
+    series_values = rng.standard_normal((series, steps)) * process.sd
+    series_values[:, 1:] *= math.sqrt(1 - phi * phi)
     lag = 1
     while lag < steps and phi**lag > 1e-18:  # smaller terms vanish in a sum of floats
-        x[:, lag:] += phi**lag * x[:, :-lag].copy()
+        series_values[:, lag:] += phi**lag * series_values[:, :-lag].copy()
         lag *= 2
-    return x
+    return series_values
 
 
 def draw_bursts(rng: np.random.Generator, bursts: Bursts, series: int, at_s: FloatArray) -> FloatArray:
@@ -136,7 +137,7 @@ def draw_bursts(rng: np.random.Generator, bursts: Bursts, series: int, at_s: Flo
     of a step counts with this part.
     """
     strength = np.zeros((series, len(at_s)))
-    step_s = 2 * at_s[0]
+    step_s = 2 * at_s[0]  # the first middle is half a step after the start
     edges_s = np.append(at_s - at_s[0], at_s[-1] + at_s[0])  # starts of the steps, and the end of the last
     duration_s = edges_s[-1]
     for row in range(series):
@@ -194,7 +195,7 @@ def _draw_instances(
     label = np.zeros((len(arm), len(at_s)), dtype=np.int64)
     arm_of_instance: list[int] = []
     for slot, slot_arm in enumerate(arm):
-        replaced_s = np.zeros(0)
+        replaced_s = np.zeros(0)  # times at which an instance is replaced by the next one
         if scenario.lifetime_s is not None:
             shortest_s, longest_s = scenario.lifetime_s
             lifetimes_s = rng.uniform(shortest_s, longest_s, size=math.ceil(scenario.duration_s / shortest_s) + 1)
@@ -248,7 +249,7 @@ def _pace_by_latency(
     mean_s = np.array(
         [median * tail_effect * cache_effect * math.exp(scenario.sigma**2 / 2) / 1e6 for median in medians_us]
     )
-    users = traffic.users[arm] / slots_of_arm[arm, None]
+    users = traffic.users[arm] / slots_of_arm[arm, None]  # of each slot
     return users / ((scenario.wait_s or 0.0) + mean_s[arm, None] * np.exp(log_us))
 
 
@@ -273,6 +274,7 @@ def _simulate_run(scenario: Scenario, rng: np.random.Generator, run: int) -> Req
     The order of the draws decides the numbers of a seed.
     """
     versions, traffic = build_versions(scenario), build_traffic(scenario)
+    # A slot is the place of one instance. Its arrays, and `counts`, have the shape (slots, steps of the time grid).
     slots = _build_slots(scenario, rng, traffic, versions)
     steps = len(traffic.at_s)
     counts = rng.poisson(slots.rate * (scenario.duration_s / steps))
@@ -281,20 +283,16 @@ def _simulate_run(scenario: Scenario, rng: np.random.Generator, run: int) -> Req
     arm = np.repeat(slots.arm, counts.sum(axis=1))
     log_shift = np.repeat(slots.log_us.ravel(), counts_flat)
     burst_failure = np.repeat(slots.burst_failure.ravel(), counts_flat)
-    within_step = rng.random(len(arm))
+    within_step = rng.random(len(arm))  # position within the step, 0 to 1
     step_us = scenario.duration_s * 1e6 / steps
-    offset_us = (np.repeat(np.tile(np.arange(steps), len(slots.arm)), counts_flat) + within_step) * step_us
+    step_of_request = np.repeat(np.tile(np.arange(steps), len(slots.arm)), counts_flat)
+    offset_us = (step_of_request + within_step) * step_us  # from the start of the run
     # Runs start at whole pauses, at least a pause after the end of the run before.
     start_us = EPOCH_US + run * math.ceil((scenario.duration_s + PAUSE_S) / PAUSE_S) * PAUSE_S * 1_000_000
-    skew_us = (arm > 0) * round(scenario.clock_skew_s * 1e6)
+    skew_us = (arm > 0) * round(scenario.clock_skew_s * 1e6)  # the clocks of candidates are ahead
     endpoint = _draw_endpoints(rng, arm, versions)
     log_us = log_shift + np.stack([version.log_us for version in versions])[arm, endpoint]
-    log_us += scenario.sigma * rng.standard_normal(len(log_us))
-    tail = np.flatnonzero(rng.random(len(log_us)) < scenario.tail_share)
-    # The log of a Pareto number is exponential.
-    log_us[tail] += math.log(scenario.tail_factor) + rng.exponential(1 / scenario.tail_index, size=len(tail))
-    if scenario.cache_hit > 0:
-        log_us[rng.random(len(log_us)) < scenario.cache_hit] += math.log(scenario.cache_factor)
+    _vary_times(scenario, rng, log_us)
     is_given_up = _slow_tails(scenario, arm, log_us)
     response_us = np.rint(np.exp(log_us) / scenario.grid_us).astype(np.int64) * scenario.grid_us
     steady_failure = np.stack([version.failure for version in versions])[arm, endpoint]
@@ -303,6 +301,12 @@ def _simulate_run(scenario: Scenario, rng: np.random.Generator, run: int) -> Req
     fails_in_burst = (uniform < steady_failure + burst_failure) | is_given_up
     exception = np.where(uniform < steady_failure, 1, np.where(fails_in_burst, 2, 0))
     mean_bytes = np.stack([version.bytes for version in versions])[arm, endpoint]
+    instance = np.zeros(len(arm), dtype=np.int64)  # all without a name
+    if scenario.labelled:
+        instance = np.repeat(slots.label.ravel(), counts_flat)
+    users = None
+    if scenario.users is not None:
+        users = np.repeat(np.rint(traffic.users[slots.arm]).astype(np.int64).ravel(), counts_flat)
     return Requests(
         runs=tuple(f"run-{number}" for number in range(scenario.replicates)),
         arms=scenario.arms,
@@ -312,18 +316,14 @@ def _simulate_run(scenario: Scenario, rng: np.random.Generator, run: int) -> Req
         run=np.full(len(arm), run),
         arm=arm,
         endpoint=endpoint,
-        instance=np.repeat(slots.label.ravel(), counts_flat)
-        if scenario.labelled
-        else np.zeros(len(arm), dtype=np.int64),
+        instance=instance,
         ts_us=start_us + offset_us.astype(np.int64) + skew_us,
         response_us=response_us,
         failed=exception > 0,
         response_bytes=np.rint(mean_bytes * (0.8 + 0.4 * within_step)).astype(np.int64),  # 80 to 120 % of the mean
         status=np.array([200, 500, 503])[exception],
         exception=exception,
-        users=None
-        if scenario.users is None
-        else np.repeat(np.rint(traffic.users[slots.arm]).astype(np.int64).ravel(), counts_flat),
+        users=users,
     )
 
 
@@ -336,6 +336,19 @@ def _draw_endpoints(rng: np.random.Generator, arm: IntArray, versions: tuple[Ver
         upper_edges = np.cumsum(version.shares)[:-1]
         endpoints.append(np.searchsorted(upper_edges, arm_uniform, side="right"))
     return np.concatenate(endpoints)
+
+
+def _vary_times(scenario: Scenario, rng: np.random.Generator, log_us: FloatArray) -> None:
+    """Vary the response times of single requests: at random, in the tail, and by cache hits. Changes `log_us`.
+
+    `log_us` (requests,) is the log of the median response time (µs) of each request.
+    """
+    log_us += scenario.sigma * rng.standard_normal(len(log_us))
+    in_tail = np.flatnonzero(rng.random(len(log_us)) < scenario.tail_share)
+    # The log of a Pareto number is exponential.
+    log_us[in_tail] += math.log(scenario.tail_factor) + rng.exponential(1 / scenario.tail_index, size=len(in_tail))
+    if scenario.cache_hit > 0:
+        log_us[rng.random(len(log_us)) < scenario.cache_hit] += math.log(scenario.cache_factor)
 
 
 def _slow_tails(scenario: Scenario, arm: IntArray, log_us: FloatArray) -> BoolArray:

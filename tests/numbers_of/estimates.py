@@ -226,10 +226,19 @@ def _strata(name: str) -> Any:
     panel = panel_of(name)
     groups = group_by(np.array([0, -1, *[1] * (len(panel.endpoints) - 2)]))
     strata = build_strata(panel, panel.ok, groups)
-    parts = ("weight", "share", "each", "lean", "mass", "volume", "effective")
+    # Name in the stored numbers → field.
+    parts = {
+        "weight": "block_weight",
+        "share": "slot_share",
+        "each": "request_weight",
+        "lean": "weight_shift",
+        "mass": "slot_weight",
+        "volume": "total_weight",
+        "effective": "effective_n",
+    }
     times = panel.totals["time_ms"]
     rows = panel.rows
-    return {part: getattr(strata, part) for part in parts} | {
+    return {name: getattr(strata, field) for name, field in parts.items()} | {
         "levels": [standardise_levels(strata, arm, times[arm]) for arm in (0, 1)],
         "stacked": standardise_levels(strata, 1, np.stack([times[1], panel.failures[1]])),
         "runs": [standardise_levels_by_run(strata, arm, times[arm]) for arm in (0, 1)],

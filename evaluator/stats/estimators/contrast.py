@@ -46,7 +46,7 @@ class Estimand:
     value: FloatArray
     """Shape (groups,)."""
     influence: FloatArray
-    """Shape (groups, slots), with mean 0."""
+    """By how much each slot moves the value, times the number of slots: shape (groups, slots), with mean 0."""
     by_run: FloatArray | None = None
     """Value in each run, shape (groups, runs), if runs are replicates."""
 
@@ -57,7 +57,10 @@ class Estimand:
             return Estimand(self.value - other.value, self.influence - other.influence, by_run)
 
     def log(self) -> Estimand:
-        """Return the logarithm of a level; influences follow by the delta method."""
+        """Return the logarithm of a level; influences are divided by the level, the derivative of log (delta method).
+
+        A level of 0 becomes -inf.
+        """
         with np.errstate(divide="ignore", invalid="ignore"):
             by_run = None if self.by_run is None else np.log(self.by_run)
             return Estimand(np.log(self.value), self.influence / self.value[:, None], by_run)
@@ -66,7 +69,8 @@ class Estimand:
 def measure_level(strata: Strata, arm: int, numerator: FloatArray, design: Design) -> Estimand:
     """Measure the standardised level of one arm (0 baseline, 1 candidate), and in each run if runs are replicates.
 
-    It is the mean of `numerator` (2, endpoints, slots) per request (or what else the strata count).
+    The level is the mean of `numerator` per request (or per what else the strata count), weighted so that both arms
+    have the same mix of endpoints and of times. `numerator` has the shape (2, endpoints, slots), baseline first.
     """
     standardised = standardise_levels(strata, arm, numerator[arm])
     by_run = standardise_levels_by_run(strata, arm, numerator[arm]) if design.kind == "replicates" else None
@@ -89,33 +93,36 @@ class Spread:
     fitted: int = 0
     """Number of slow cosines that the level itself has removed from its influences."""
 
-    def find_uncertainty(self, of: Estimand, arms: tuple[int, ...] = (0, 1)) -> tuple[FloatArray, Uncertainty]:
+    def find_uncertainty(self, estimand: Estimand, arms: tuple[int, ...] = (0, 1)) -> tuple[FloatArray, Uncertainty]:
         """Return the value of an estimand (groups,) and its uncertainty. With replicates, the value is their mean.
 
-        `arms` are the arms whose levels `of` contains: both (a difference), or one (0 baseline, 1 candidate).
+        `arms` are the arms whose levels the estimand contains: both (a difference), or one (0 baseline, 1 candidate).
         """
-        time = time_variance(of.influence)
-        # The level has removed `fitted` cosines: the variance is the mean over the others.
-        df = max(time.df - self.fitted, 1.0)
-        time = replace(time, variance=time.variance * (time.df / df), df=df)
-        value = of.value
-        if of.by_run is not None:
-            value, uncertainty = replicate_uncertainty(of.by_run, time)
+        all_cosines = time_variance(estimand.influence)
+        # The variance over time is a mean over slow cosines (waves over the run). The level itself has removed `fitted`
+        # of them, which are 0 now: the mean is over the others.
+        df = max(all_cosines.df - self.fitted, 1.0)
+        time = replace(all_cosines, variance=all_cosines.variance * (all_cosines.df / df), df=df)
+        value = estimand.value
+        if estimand.by_run is not None:
+            value, uncertainty = replicate_uncertainty(estimand.by_run, time)
         elif self.instances is None or self.prior is None:
             uncertainty = time_only(time)
         else:
             uncertainty = combine(time, self.instances, self.prior, arms=arms, history=self.history)
         if self.floor is not None:
+            # A claim must then also pass the test with the smallest possible variance.
             uncertainty = uncertainty.also(self.floor[list(arms)].sum(axis=0))
         return value, uncertainty
 
-    def find_scores(self, of: Estimand, sign: float = 1.0) -> FloatArray | None:
-        """Return the contribution of each replicate or instance to the error, shape (units, groups).
+    def find_scores(self, estimand: Estimand, sign: float = 1.0) -> FloatArray | None:
+        """Return the contribution of each replicate or instance to the error of the estimand, shape (units, groups).
 
-        `None` if the design has neither. `sign` is 1 if a positive error is harm, else -1.
+        Two metrics to which the same units contribute have correlated errors. `None` if the design has neither
+        replicates nor instances. `sign` is 1 if a positive error is harm, else -1.
         """
-        if of.by_run is not None:
-            return np.asarray(sign * centre(of.by_run).T)
+        if estimand.by_run is not None:
+            return np.asarray(sign * centre(estimand.by_run).T)
         has_instances = self.design is not None and self.design.kind == "instances"
         return sign * self.instances.scores if has_instances and self.instances else None
 
@@ -130,7 +137,7 @@ def vary_by_instance(
         exposure: Denominator of each row of the instances (requests, or successes), shape (rows,).
         observed: Numerator of each row (sum of times, failures), shape (rows,).
         effect: Candidate against baseline, shape (groups,); it is removed before instances are compared.
-        design: What is replicated.
+        design: What is replicated: whole runs, instances within runs, or nothing.
         relative: Whether the effect is a factor, and the variance is that of the logarithm; else a difference.
     """
     if design.kind == "replicates":
@@ -147,11 +154,11 @@ def log_bound(margin: Margin | None, sign: float, unit: float = 1.0) -> float:
     """
     if margin is None:
         return 0.0
-    share = margin.value if margin.relative else margin.value / unit
+    relative_margin = margin.value if margin.relative else margin.value / unit
     if sign > 0:
-        return float(np.log1p(share))
+        return float(np.log1p(relative_margin))
     # A tolerated fall by 100 % or more has no logarithm.
-    return float(-np.log1p(-min(share, 1 - 1e-12)))
+    return float(-np.log1p(-min(relative_margin, 1 - 1e-12)))
 
 
 def are_within_bounds(
@@ -164,21 +171,21 @@ def are_within_bounds(
     allowed = 0.0 if margin is None else margin.value
     relative = margin is None or margin.relative
     bound = baseline * (1 + sign * allowed) if relative else baseline + sign * allowed
-    within = sign * (candidate - bound) <= 0
+    is_within = sign * (candidate - bound) <= 0
     # The sign of a limit is 1 for a maximum, -1 for a minimum.
     for limit_sign, limit_value in limit.bounds:
-        within &= limit_sign * (candidate - limit_value) <= 0
-    return bool(within.all())
+        is_within &= limit_sign * (candidate - limit_value) <= 0
+    return bool(is_within.all())
 
 
 def answer_limits(candidate: Estimand, spread: Spread, limit: Limit, *, log: bool = False) -> tuple[GroupAnswers, ...]:
     """Test the candidate's own level against the limits: one answer for each of `max` and `min` that is set.
 
-    `log`: the level is a logarithm, and limits are converted.
+    `log`: the level is a logarithm, and limits are converted; a limit of 0 becomes that of `LEAST_LIMIT`.
     """
     if not limit.count:
         return ()
-    value, uncertainty = spread.find_uncertainty(candidate, arms=(1,))
+    value, uncertainty = spread.find_uncertainty(candidate, arms=(1,))  # without the baseline's variance
     answers = []
     # The sign is 1 for a maximum, -1 for a minimum, so that positive distances are beyond the limit.
     for sign, bound in limit.bounds:
@@ -215,23 +222,27 @@ def contrast(
     # `theta` is the effect on the scale of the test; times `sign`, positive is harm.
     theta, uncertainty = spread.find_uncertainty(difference)
     doubt = np.zeros(theta.size) if doubt is None else doubt
-    deciding = uncertainty.binding(alpha)
+    deciding = uncertainty.binding(alpha)  # of several variances, the one with the widest interval
     half_width = deciding.reach + doubt
     detectable = deciding.reach + Z_OF_POWER * deciding.se + doubt
+    # Where rounding alone may be as large as the margin, the margin decides nothing.
     coarse = (doubt >= bound) & (doubt > 0) & (bound > 0)
-    effect = np.stack([theta, theta - half_width, theta + half_width])
+    effect = np.stack([theta, theta - half_width, theta + half_width])  # with both ends of its interval
     beyond = sign * theta - bound
-    harm = sign * difference.influence
+    harm_influence = sign * difference.influence
     against_tolerance = None
     if tolerance is not None:
         against_tolerance = compute_answers(theta - np.log1p(tolerance), uncertainty, doubt)
+    loadings = None
+    if joint:
+        loadings = compute_loadings(harm_influence, spread.find_scores(difference, sign), deciding.variance)
     return build_estimate(
         shown_levels,
         np.expm1(effect) if relative else effect,
         decide_nothing(compute_answers(beyond, uncertainty, doubt), coarse),
         compute_answers(sign * theta, uncertainty, doubt),
         deciding,
-        harm=harm,
+        harm=harm_influence,
         position=position,
         doubt=doubt,
         beyond=beyond,
@@ -241,7 +252,7 @@ def contrast(
         against_tolerance=against_tolerance,
         tolerance=tolerance,
         coarse=coarse,
-        loadings=compute_loadings(harm, spread.find_scores(difference, sign), deciding.variance) if joint else None,
+        loadings=loadings,
     )
 
 
@@ -274,10 +285,13 @@ def build_estimate(
     same name.
     """
     variance = deciding.variance
-    # More time shrinks only a part of the variance. The estimate is shown to be within the margin once this part is
-    # as small as `allowed`; never if that is negative.
+    # More time shrinks only a part of the variance, in proportion. The estimate is shown to be within the margin once
+    # its distance to the margin is the half-width of the interval, so once the shrinking part is as small as
+    # `allowed`; never if that is negative.
     shrinking = variance - deciding.persistent
     allowed = (np.maximum(-beyond - doubt, 0.0) / deciding.critical) ** 2 - deciding.persistent
+    needed = np.where(allowed > 0, shrinking / np.where(allowed > 0, allowed, 1.0), np.inf)
+    persistent_share = np.divide(deciding.persistent, variance, out=np.zeros_like(variance), where=variance > 0)
     return Estimate(
         baseline=shown_levels[0],
         candidate=shown_levels[1],
@@ -288,8 +302,8 @@ def build_estimate(
         against_zero=against_zero,
         trend=find_trend(harm, position, beyond),
         detectable=detectable,
-        needed=np.where(allowed > 0, shrinking / np.where(allowed > 0, allowed, 1.0), np.inf),
-        persistent=np.divide(deciding.persistent, variance, out=np.zeros_like(variance), where=variance > 0),
+        needed=needed,
+        persistent=persistent_share,
         se=se,
         df=deciding.df,
         against_limit=against_limit,

@@ -27,21 +27,22 @@ def compare_differences(
     floor: tuple[float, float] = (0.0, 0.0),
     fitted: int = 0,
 ) -> Estimate:
-    """Compare the values of both arms by their difference: of each arm, the sum of values divided by what is counted.
+    """Compare both arms by the difference of their levels. A level is the sum of an arm's values by what is counted.
 
     Margin, limits and `sd_instance` have the unit of the value. If nothing varies, the answer is exact (method B.2,
     B.3; trends: B.7).
 
     Args:
         panel: Baseline and candidate, with the total `value`.
-        design: What is replicated.
+        design: What is replicated: whole runs, instances within runs, or nothing.
         alpha: One-sided level of the interval.
         margin: Largest absolute harm that is tolerated.
         sd_instance: Standard deviation assumed for an arm with a single instance.
         direction: Which way is better.
         limit: Bounds on the candidate's own level.
         floor: Smallest possible variance of the level of baseline and candidate.
-        fitted: Number of slow cosines that the level itself has removed from its influences; two for a line.
+        fitted: Number of slow cosines (waves over the run) that the level itself has removed from its influences: two
+            if the level is the slope of a line.
     """
     strata = build_strata(panel, panel.n)
     baseline, candidate = (measure_level(strata, arm, panel.totals["value"], design) for arm in (0, 1))

@@ -33,7 +33,7 @@ class Distribution:
 
     def quantile(self, probability: float) -> float:
         """Return the smallest time (ms) by which this share of requests is done; infinite if too many failed."""
-        # So written, it is true if the share is NaN.
+        # With `not`, a NaN share gives infinity too.
         if not self.cumulative[-1] >= probability:
             return float("inf")
         k = int(np.searchsorted(self.cumulative, probability, side="left"))
@@ -49,17 +49,18 @@ def standardised_distributions(bins: SortedBins, weight: FloatArray, limits: Flo
 
     `weight` (cells,) is the contribution of one request of a cell; NaN for cells that are later than the judged period.
     """
+    # What each row of the histogram contributes, and the first row of each bin and arm.
     mass, starts = np.take(weight, bins.cell), bins.starts
     mass *= bins.n
-    is_judged = mass >= 0
+    is_judged = mass >= 0  # false for NaN
     # Later rows are left out: they would change the order of summation, and so the last bit of sums.
     if not is_judged.all():
         judged_rows = np.flatnonzero(is_judged)
         mass, starts = mass[judged_rows], np.searchsorted(judged_rows, starts)
-    # Rows are in the order of bins and, within a bin, of arms.
-    with_rows = np.flatnonzero(np.diff(starts))
+    # Rows are in the order of bins and, within a bin, of arms. `reduceat` needs at least one row for each sum.
+    has_rows = np.flatnonzero(np.diff(starts))
     mass_by_bin_and_arm = np.zeros(2 * (limits.size - 1))
-    mass_by_bin_and_arm[with_rows] = np.add.reduceat(mass, starts[with_rows])
+    mass_by_bin_and_arm[has_rows] = np.add.reduceat(mass, starts[has_rows])
     shares = np.zeros((2, limits.size))
     np.cumsum(mass_by_bin_and_arm.reshape(-1, 2).T, axis=1, out=shares[:, 1:])
     return shares
@@ -78,8 +79,9 @@ def distributions_by_row(
         rows: Number of sets.
     """
     bin_count = limits.size - 1
-    row_bin = np.repeat(np.arange(bins.sizes.size), bins.sizes)
-    key = row[bins.cell] * bin_count + row_bin
+    # The bin of each row of the histogram, and one number for its set and bin.
+    bin_of_row = np.repeat(np.arange(bins.sizes.size), bins.sizes)
+    key = row[bins.cell] * bin_count + bin_of_row
     mass = np.bincount(key, weights=bins.n * weight[bins.cell], minlength=rows * bin_count).reshape(rows, bin_count)
     return np.pad(np.cumsum(mass, axis=1), ((0, 0), (1, 0)))
 
@@ -115,15 +117,15 @@ def counts_below(bins: SortedBins, limits: FloatArray, times_ms: FloatArray, cel
     end_of_bin = np.minimum(bin_of_time + 1, limits.size - 1)
     width = limits[end_of_bin] - limits[bin_of_time]
     share_of_bin = np.divide(times_ms - limits[bin_of_time], width, out=np.zeros(times_ms.size), where=width > 0)
-    # The first row of each bin; times after the last bin have no rows.
-    starts = bins.starts[::2]
-    first_rows = starts[np.minimum(bin_of_time, starts.size - 1)].tolist()
-    end_rows = starts[np.minimum(bin_of_time + 1, starts.size - 1)].tolist()
+    # The first row of each bin (of both arms: every second start); times after the last bin have no rows.
+    bin_starts = bins.starts[::2]
+    first_rows = bin_starts[np.minimum(bin_of_time, bin_starts.size - 1)].tolist()
+    end_rows = bin_starts[np.minimum(bin_of_time + 1, bin_starts.size - 1)].tolist()
     # In the order of times, so that the counts of each continue from those of the time before, which are cached.
     for i in np.argsort(times_ms).tolist():
-        rows = slice(first_rows[i], end_rows[i])
+        rows_of_bin = slice(first_rows[i], end_rows[i])
         counts[i] = _count_before(bins, first_rows[i], cells)
-        np.add.at(counts[i], bins.cell[rows], bins.n[rows] * share_of_bin[i])
+        np.add.at(counts[i], bins.cell[rows_of_bin], bins.n[rows_of_bin] * share_of_bin[i])
     return counts
 
 
@@ -134,7 +136,8 @@ MOST_KEPT = 8
 def _count_before(bins: SortedBins, row: int, cells: int) -> FloatArray:
     """Count the requests of each cell in all rows before `row`, shape (cells,).
 
-    The counts are computed from those of the nearest cached row, and are cached for the next call.
+    The counts are computed from those of the nearest cached row (or from row 0, before which there is nothing), and are
+    cached for the next call.
     """
     nearest = min((0, *bins.passed), key=lambda cached_row: abs(cached_row - row))
     counts = bins.passed[nearest] if nearest else np.zeros(cells)

@@ -157,13 +157,14 @@ def compare_edges(
 
     Args:
         edges: Observations above each bound.
-        design: What is replicated.
+        design: What is replicated: whole runs, instances within runs, or nothing.
         probability: The quantile, 0 to 1.
         alpha: One-sided level of the interval.
         margin: Largest harm that is tolerated; `None`: the question is whether there is any harm.
         sd_instance: Relative standard deviation assumed for an arm with a single instance.
         limit: Bounds on the candidate's own quantile.
-        depth: What is computed.
+        depth: What is computed: all (`full`), all but intervals (`answers`), or tests only if a level is beyond its
+            bound (`suspects`).
 
     Returns:
         The estimate; or the problem, if the baseline's quantile is above the largest bound, or if it is not above 0 and
@@ -228,23 +229,25 @@ def _answer(tests: _BoundTests, limit: Limit) -> EdgeEstimate:
     the baseline's quantile, and to be within the margin at a bound that is certainly no more than the margin above it.
     """
     bounds, upper = tests.edges.bounds, tests.upper
-    # The baseline's quantile is between the bounds `upper - 1` and `upper`. "Worse" is tested at the first bound that
-    # is at least the margin above `upper`, "within" at the last bound that is at most the margin above `upper - 1`.
+    # The baseline's quantile is between the bounds `upper - 1` and `upper` (indices). "Worse" is tested at the first
+    # bound that is at least the margin above `upper`, "within" at the last bound that is at most the margin above
+    # `upper - 1`.
     least_worse = tests.add_margin(float(bounds[upper]))
     worse_bounds = np.flatnonzero(bounds >= least_worse - SAME * abs(least_worse))
     within_bound = upper - 1
     if upper:
         most_within = tests.add_margin(float(bounds[upper - 1]))
         within_bound = int(np.flatnonzero(bounds <= most_within + SAME * abs(most_within))[-1])
-    # A bound below the baseline's quantile cannot show that the candidate is no slower than allowed.
+    # Without another bound than `upper - 1` itself, which is below the baseline's quantile, "within" cannot be shown.
     resolved = within_bound > upper - 1
     any_harm = tests.compare_shares(upper, upper)
     worse = None
     if worse_bounds.size:
         worse = any_harm if worse_bounds[0] == upper else tests.compare_shares(upper, int(worse_bounds[0]))
     within = tests.compare_shares(upper - 1, within_bound) if resolved else None
+    # Variance and trend that are shown: of the test that can decide, else of the other.
     shown = within or worse or any_harm
-    # Nothing is shown if there is no such bound, or if the candidate's own quantile is on the other side of it.
+    # Nothing is shown (p = 1) if there is no such bound, or if the candidate's own quantile is on its other side.
     p_worse = p_within = np.ones(1)
     if worse and tests.shares[1][worse_bounds[0]] < tests.probability:
         p_worse = worse.against_zero.p_worse
@@ -284,9 +287,11 @@ def _find_interval(tests: _BoundTests, effect: float) -> tuple[float, float]:
     last_bound = bounds.size - 1
 
     def is_exceeded(bound: int) -> bool:
+        """Is the candidate's quantile shown to be above the bound with this index?"""
         return float(tests.compare_shares(upper, bound).against_zero.p_worse[0]) < alpha
 
     def is_not_exceeded(bound: int) -> bool:
+        """Is it shown to be no higher than the bound with this index?"""
         return float(tests.compare_shares(upper - 1, bound).against_zero.p_within[0]) < alpha
 
     lower = -1.0 if tests.relative else -float(bounds[upper])
@@ -295,10 +300,10 @@ def _find_interval(tests: _BoundTests, effect: float) -> tuple[float, float]:
         lower = _express_change(tests, bounds[exceeded], bounds[upper])
     higher = np.inf
     if upper > 0:
-        # The first bound is the last in reverse order.
-        bounds_above = _find_last(lambda k: is_not_exceeded(last_bound - k), last_bound)
-        if bounds_above is not None:
-            higher = _express_change(tests, bounds[last_bound - bounds_above], bounds[upper - 1])
+        # The first bound that is not exceeded is the last in reverse order.
+        reverse_index = _find_last(lambda k: is_not_exceeded(last_bound - k), last_bound)
+        if reverse_index is not None:
+            higher = _express_change(tests, bounds[last_bound - reverse_index], bounds[upper - 1])
     return min(lower, effect), max(higher, effect)
 
 
@@ -350,6 +355,7 @@ def _answer_limits(tests: _BoundTests, limit: Limit) -> tuple[GroupAnswers, ...]
     answers = []
     # The sign is 1 for `max`, -1 for `min`.
     for sign, limit_value in limit.bounds:
+        # Indices of the bounds next to the limit, both of the same bound if the limit is a bound.
         last_below = int(np.sum(bounds <= limit_value * (1 + SAME))) - 1
         first_above = int(np.sum(bounds < limit_value * (1 - SAME)))
         if sign > 0:
@@ -369,7 +375,7 @@ def _test_against_bound(tests: _BoundTests, index: int, *, above: bool) -> Float
     """
     if not 0 <= index < tests.edges.bounds.size:
         return np.ones(1)
-    # The quantile is above a bound if more than 1 - p of all observations are.
+    # A quantile (of 0.95) is above a bound if more than 1 - 0.95 of all observations are.
     share_above = Limit(max=1 - tests.probability)
     answers = tests.compare_shares(index, index, share_above).against_limit[0]
     return answers.p_worse if above else answers.p_within
@@ -378,10 +384,10 @@ def _test_against_bound(tests: _BoundTests, index: int, *, above: bool) -> Float
 def _explain_unresolved(tests: _BoundTests) -> str:
     """Explain to a user which bounds of the histogram could show the quantile to be within the margin."""
     bounds, margin = tests.edges.bounds, tests.margin
-    high, quantile = float(bounds[tests.upper]), tests.quantiles[0]
+    high, quantile = float(bounds[tests.upper]), tests.quantiles[0]  # of the baseline
     low = float(bounds[tests.upper - 1]) if tests.upper else 0.0
     allowed = margin.value if margin else 0.0
-    # Two bounds around the baseline's quantile that are the margin apart; the first may exist.
+    # Two bounds around the baseline's quantile that are the margin apart; the first may be a bound that exists.
     if tests.relative:
         start = max(low, quantile / (1 + allowed))
         end = start * (1 + allowed)

@@ -117,7 +117,7 @@ class Estimate:
         """Return the estimate of one group; its arrays have shape (1,)."""
 
         def pick(part: Any) -> Any:
-            """Pick the group in an array, in each element of a tuple, or in each field of a record."""
+            """Pick the group in an array, in each element of a tuple, or in each field of a record of arrays."""
             if part is None:
                 return None
             if isinstance(part, np.ndarray):
@@ -186,13 +186,14 @@ def decide_nothing(answers: GroupAnswers, undecided: BoolArray) -> GroupAnswers:
 
 
 def compute_loadings(influence: FloatArray, scores: FloatArray | None, variance: FloatArray) -> FloatArray:
-    """Split the standardised error of each estimate into parts, shape (groups, parts) (method B.5).
+    """Compute the loadings of each estimate: its standardised error, split into parts, shape (groups, parts).
 
-    The dot product of the rows of two estimates is the correlation of their errors. The sum of squares of a row is at
-    most 1; what is missing to 1 is shared with no other estimate.
+    Several metrics are tested together, and their errors are correlated, since they come from the same times and
+    instances: the dot product of the rows of two estimates is the correlation of their errors. The sum of squares of a
+    row is at most 1; what is missing to 1 is shared with no other estimate (method B.5).
 
     Args:
-        influence: Influence of each slot, shape (groups, slots): the parts from time are its cosines.
+        influence: Influence of each slot, shape (groups, slots). The parts from time are its weights on slow cosines.
         scores: Contributions of replicates or instances, shape (units, groups); `None` if unknown.
         variance: Variance of each estimate, shape (groups,).
     """
@@ -202,15 +203,17 @@ def compute_loadings(influence: FloatArray, scores: FloatArray | None, variance:
         return parts_of_time
     # Replicates or instances have the rest of the variance, in proportion to their contributions.
     share_of_units = np.clip(1 - (parts_of_time**2).sum(axis=1, keepdims=True), 0.0, 1.0)
-    unit_vectors = scores.T / np.sqrt(np.maximum((scores**2).sum(axis=0), 1e-300))[:, None]
-    return np.concatenate([parts_of_time, unit_vectors * np.sqrt(share_of_units)], axis=1)
+    length_of_scores = np.sqrt(np.maximum((scores**2).sum(axis=0), 1e-300))
+    unit_length_scores = scores.T / length_of_scores[:, None]
+    return np.concatenate([parts_of_time, unit_length_scores * np.sqrt(share_of_units)], axis=1)
 
 
 def find_trend(influence: FloatArray, position: FloatArray, beyond: FloatArray) -> Trend:
     """Find how the distance beyond the bound drifts: its last third and its linear trend (method B.5, drift).
 
-    The standard error of the trend comes from the cosines of the residual, without the first, which is similar to a
-    line.
+    The trend is the least-squares line through the influences. Its standard error comes from the residual: neighbouring
+    slots are alike, so the residual is measured by its slow waves (cosines), without the first, which is similar to a
+    line. In a short run, slots count as independent.
 
     Args:
         influence: Influence of each slot on `beyond`, shape (groups, slots).
@@ -220,13 +223,13 @@ def find_trend(influence: FloatArray, position: FloatArray, beyond: FloatArray) 
     slots = influence.shape[-1]
     in_last_third = position > 2 / 3
     last_third = beyond + (influence[:, in_last_third].mean(axis=-1) if in_last_third.any() else 0.0)
-    middle = position.mean()
-    centred = position - middle
+    mean_position = position.mean()
+    centred = position - mean_position
     squares = float((centred**2).sum())
     if squares <= 0:
         # All slots are at the same position: there is no trend.
         return Trend(last_third, p_worsening=np.full(beyond.shape, np.nan), at_end=beyond)
-    slope = influence @ centred / squares
+    slope = influence @ centred / squares  # shape (groups,), per run
     residual = influence - slope[:, None] * centred
     if slots < TREND_BELOW:
         df = BATCHES - 2
@@ -235,8 +238,8 @@ def find_trend(influence: FloatArray, position: FloatArray, beyond: FloatArray) 
         count = cosine_count(slots)
         projections = residual @ cosines(slots, count)[1:].T
         df = count - 1
-        # The variance of slow waves, which is that of independent slots if there are no waves.
+        # The variance of one slot by slow waves; at least that of independent slots, which it is without waves.
         slot_variance = np.maximum((projections**2).mean(axis=-1), residual.var(axis=-1))
     se = np.sqrt(slot_variance / squares)
     t = np.divide(slope, se, out=np.zeros_like(slope), where=se > 0)
-    return Trend(last_third, p_worsening=t_below(-t, df), at_end=beyond + slope * (1 - middle))
+    return Trend(last_third, p_worsening=t_below(-t, df), at_end=beyond + slope * (1 - mean_position))

@@ -105,14 +105,14 @@ def compare_failures(
     assumed = _AssumedSd(sd_instance, sd_share)
     spread = _find_spread(panel, design, frame, difference.value, pooled, assumed)
     _, uncertainty = spread.find_uncertainty(difference)
-    n_b, n_c = strata.effective
+    # The score test is for independent requests (variance `binomial`), so counts are divided by the design effect.
+    n_b, n_c = strata.effective_n
     binomial = share_variance(candidate.value, n_c) + share_variance(baseline.value, n_b)
     counts = _find_effective_counts(strata, rates, *_find_design_effect(uncertainty, binomial))
-    # A relative margin allows a multiple of the baseline's rate; an absolute margin is subtracted.
-    factor = 1 + margin.value if margin.relative else 1.0
+    factor = 1 + margin.value if margin.relative else 1.0  # the multiple of the baseline's rate that is allowed
     beyond = candidate.value - factor * baseline.value if margin.relative else difference.value - margin.value
-    harm = candidate.influence - factor * baseline.influence
-    effect = np.full((3, pooled.size), np.nan)
+    harm_influence = candidate.influence - factor * baseline.influence
+    effect = np.full((3, pooled.size), np.nan)  # with both ends of its interval
     if depth == "full":
         effect = _find_interval(counts, baseline.value, candidate.value, alpha, relative=margin.relative)
     unit_of_effect = np.where(baseline.value > 0, baseline.value, np.nan) if margin.relative else 1.0
@@ -123,7 +123,7 @@ def compare_failures(
         _answer(counts, beyond, margin.value, relative=margin.relative),
         _answer(counts, difference.value, 0.0, relative=False),
         deciding,
-        harm=harm,
+        harm=harm_influence,
         position=panel.position,
         beyond=beyond,
         detectable=(deciding.reach + Z_OF_POWER * deciding.se) / unit_of_effect,
@@ -131,7 +131,7 @@ def compare_failures(
         against_limit=_answer_limits(panel, design, strata, frame, candidate, assumed, limit),
         against_tolerance=None if tolerance is None else _answer_tolerance(counts, difference.value, tolerance),
         tolerance=None if tolerance is None else tolerance.as_difference(baseline.value),
-        loadings=compute_loadings(harm, spread.find_scores(difference), deciding.variance),
+        loadings=compute_loadings(harm_influence, spread.find_scores(difference), deciding.variance),
     )
 
 
@@ -176,7 +176,7 @@ def _find_effective_counts(
 
     `rates` are those of baseline and candidate, each (groups,); `design_effect` and `df` are of `_find_design_effect`.
     """
-    (baseline, candidate), (n_b, n_c) = rates, strata.effective
+    (baseline, candidate), (n_b, n_c) = rates, strata.effective_n
     return _Counts(
         x_c=candidate * n_c / design_effect,
         n_c=n_c / design_effect,
@@ -235,11 +235,12 @@ def _find_interval(
     `baseline` and `candidate` are the rates (groups,). If `relative`, the effect is their ratio minus 1.
     """
     critical = t_quantile(1 - alpha, counts.df)
-    # The variances differ only in their design effect, which does not change the restricted estimates. So the
-    # statistics differ only by the root of (requests - 1), and the same variance is the widest on both sides.
+    # The interval must pass the test with each variance, so it is the widest of their intervals. The variances differ
+    # only in their design effect, which changes no rate. So the statistics differ only by the root of (requests - 1),
+    # and the same variance is the widest on both sides.
     total = counts.n_c + counts.n_b
     widest_variance = np.argmax(critical**2 / np.maximum(total - 1, 1e-12), axis=0)
-    widest = widest_variance, np.arange(total.shape[1])
+    widest = widest_variance, np.arange(total.shape[1])  # index of one element for each group
     x_c, n_c, x_b, n_b = (values[widest] for values in (counts.x_c, counts.n_c, counts.x_b, counts.n_b))
     with np.errstate(divide="ignore", invalid="ignore"):
         if relative:
@@ -266,7 +267,7 @@ def _answer_limits(
     if not limit.count:
         return ()
     rate = candidate.value
-    _, n = strata.effective
+    _, n = strata.effective_n
     # The baseline is not compared: there is no difference to remove.
     no_difference = np.zeros(rate.size)
     spread = _find_spread(panel, design, frame, no_difference, rate, assumed)

@@ -20,11 +20,14 @@ from evaluator.stats.estimators.contrast import (
 )
 from evaluator.stats.estimators.estimate import Depth, Estimate, Tolerance, build_untested
 from evaluator.stats.estimators.resolution import find_doubt_ms, log_doubt
-from evaluator.stats.estimators.strata import build_strata
+from evaluator.stats.estimators.strata import Strata, build_strata
 from evaluator.stats.shaping.groups import Groups
 from evaluator.stats.shaping.panel import Panel
 from evaluator.stats.variance.history import on_scale
 from evaluator.stats.variance.uncertainty import Design
+
+Averaged = Literal["time_ms", "bytes", "value"]
+"""What is averaged: the name of a total of the panel."""
 
 
 def compare_means(
@@ -38,7 +41,7 @@ def compare_means(
     limit: Limit | None = None,
     groups: Groups | None = None,
     depth: Depth = "full",
-    of: Literal["time_ms", "bytes", "value"] = "time_ms",
+    of: Averaged = "time_ms",
     floor: FloatArray | None = None,
     tolerance: Tolerance | None = None,
 ) -> Estimate:
@@ -57,16 +60,11 @@ def compare_means(
     if depth == "suspects" and are_within_bounds(*means, margin, limit, sign):
         return build_untested(*means, limit.count)
     log_ratio = candidate.log() - baseline.log()
+    # The effect that is removed before instances are compared: none (1) if it is unknown.
     ratio = np.exp(np.where(np.isfinite(log_ratio.value), log_ratio.value, 0.0))
-    rows = panel.rows
-    spread = Spread(
-        design,
-        vary_by_instance(strata, rows.n - rows.failures, rows.totals[of], ratio, design, relative=True),
-        design.assume_variance(np.full(ratio.size, sd_instance)),
-        on_scale(design.latency, np.ones(ratio.size)) if of != "bytes" else None,
-        floor,
-    )
+    spread = replace(_find_spread(strata, design, of, ratio, sd_instance), floor=floor)
     against_limit = answer_limits(candidate.log(), spread, limit, log=True)
+    # How far rounding may have moved the difference; only times are rounded.
     doubt = find_doubt_ms(panel, strata.groups) if of == "time_ms" else np.zeros(ratio.size)
     if margin is None or margin.relative:
         difference, bound, relative = log_ratio, log_bound(margin, sign), True
@@ -86,6 +84,26 @@ def compare_means(
         doubt=doubt,
         tolerance=tolerance.as_ratio(baseline.value) if tolerance and relative else None,
         against_limit=against_limit,
+    )
+
+
+def _find_spread(strata: Strata, design: Design, of: Averaged, ratio: FloatArray, sd_instance: float) -> Spread:
+    """Find how much the logarithm of each arm's mean varies between instances.
+
+    Args:
+        strata: Weights of the comparison.
+        design: What is replicated: whole runs, instances within runs, or nothing.
+        of: What is averaged.
+        ratio: Candidate's mean divided by the baseline's, which is removed before instances are compared, (groups,).
+        sd_instance: Relative standard deviation assumed for an arm with a single instance.
+    """
+    rows = strata.panel.rows
+    return Spread(
+        design,
+        vary_by_instance(strata, rows.n - rows.failures, rows.totals[of], ratio, design, relative=True),
+        design.assume_variance(np.full(ratio.size, sd_instance)),
+        # Earlier runs show how much latency differs between instances, not sizes.
+        on_scale(design.latency, np.ones(ratio.size)) if of != "bytes" else None,
     )
 
 

@@ -87,17 +87,18 @@ class PanelCurves:
 
         They are NaN for a run without requests that can be compared.
         """
+        # Runs are numbered from 0: `run` is that of each slot.
         _, run = np.unique(self.panel.run, return_inverse=True)
         runs = int(run.max()) + 1
-        slot_weight = (self.strata.weight * self.strata.share).sum(axis=0)
-        volume = np.bincount(run, weights=slot_weight, minlength=runs)
+        slot_weight = (self.strata.block_weight * self.strata.slot_share).sum(axis=0)
+        weight_of_run = np.bincount(run, weights=slot_weight, minlength=runs)  # sum of the weights of each run
         # The run of each cell of the histograms of one arm. Slots later than the panel have weight 0 in any run.
         run_of_all_slots = np.append(run, np.zeros(self.panel.stride - run.size, run.dtype))
         run_of_cell = np.tile(run_of_all_slots, self.panel.n.shape[1])
-        arm_and_run = np.concatenate([run_of_cell, run_of_cell + runs])
-        weights = _weigh_cells(self.panel, self.strata, volume=1.0, later=0.0)
+        arm_and_run = np.concatenate([run_of_cell, run_of_cell + runs])  # runs of the candidate follow the baseline's
+        weights = _weigh_cells(self.panel, self.strata, total_weight=1.0, later=0.0)
         curves = distributions_by_row(self.panel.bins, weights, self.limits_ms, arm_and_run, 2 * runs)
-        curves /= np.tile(np.where(volume > 0, volume, np.nan), 2)[:, None]
+        curves /= np.tile(np.where(weight_of_run > 0, weight_of_run, np.nan), 2)[:, None]
         distributions = [Distribution(self.limits_ms, curve) for curve in curves]
         return distributions[:runs], distributions[runs:]
 
@@ -117,23 +118,23 @@ class PanelCurves:
 
 
 class QuantilePair:
-    """One quantile of both arms (`q_b`, `q_c`, in ms), and all that needs no variance.
+    """One quantile of baseline and candidate (`q_b`, `q_c`, in ms), and all that needs no variance.
 
-    D at a time is the probability of the quantile minus the candidate's share of requests done by that time: positive
-    if the candidate's quantile is later.
+    It is tested by shares of requests: D at a time is the probability of the quantile (0.95 for p95) minus the
+    candidate's share of requests done by that time. D is positive if the candidate's quantile is later.
     """
 
     def __init__(self, curves: PanelCurves, question: QuantileQuestion) -> None:
-        """Find both quantiles, the time that the margin allows (`edge`), and the doubt from rounding."""
-        self.curves, self.question, self.p = curves, question, question.probability
-        self.q_b = curves.baseline.quantile(self.p)
-        self.q_c = curves.candidate.quantile(self.p)
+        """Find both quantiles, the time that the margin allows (`allowed_ms`), and the doubt from rounding."""
+        self.curves, self.question, self.probability = curves, question, question.probability
+        self.q_b = curves.baseline.quantile(self.probability)
+        self.q_c = curves.candidate.quantile(self.probability)
         if curves.by_run:
             self._pool_runs(*curves.by_run)
-        self.edge = question.add_margin(self.q_b)
-        allowance, largest_step = abs(self.edge - self.q_b), float(curves.steps_ms.max())
-        self.coarse = 0 < allowance * (1 + SLACK) < largest_step
-        self.doubt = largest_step
+        self.allowed_ms = question.add_margin(self.q_b)
+        allowance, largest_step = abs(self.allowed_ms - self.q_b), float(curves.steps_ms.max())
+        self.coarse = 0 < allowance * (1 + SLACK) < largest_step  # a step hides the margin
+        self.doubt_ms = largest_step
         """How much (ms) rounding to steps, or to bins, may have moved the difference."""
         if not self.coarse:
             baseline_step, candidate_step = curves.steps_ms.tolist()
@@ -142,22 +143,23 @@ class QuantilePair:
             # A tool may round or cut off, so equal times may be recorded half a step apart.
             unequal_steps = largest_step / 2 if baseline_step != candidate_step else 0.0
             doubt = baseline_doubt + candidate_doubt + unequal_steps
-            self.doubt = doubt if doubt > NEGLIGIBLE * self.q_b else 0.0
+            self.doubt_ms = doubt if doubt > NEGLIGIBLE * self.q_b else 0.0
 
     def _pool_runs(self, baseline: list[Distribution], candidate: list[Distribution]) -> None:
         """Replace the quantiles by means over runs: `q_b` by the geometric mean, `q_c` by the mean ratio times `q_b`.
 
-        `baseline` and `candidate` are the distributions of each run. `run_q_b` keeps the baseline's quantile of each
+        `baseline` and `candidate` are the distributions of each run. `q_b_by_run` keeps the baseline's quantile of each
         run. A run in which this quantile is a failure (infinite) or 0 is not used.
         """
-        self.run_q_b = np.array([curve.quantile(self.p) for curve in baseline])
-        usable = np.isfinite(self.run_q_b) & (self.run_q_b > 0)
+        self.q_b_by_run = np.array([curve.quantile(self.probability) for curve in baseline])
+        usable = np.isfinite(self.q_b_by_run) & (self.q_b_by_run > 0)
         if not usable.any():
-            self.q_b, self.q_c = float(self.run_q_b.max()), float("nan")
+            # Infinite or 0: `settle_without_test` then returns this as a problem.
+            self.q_b, self.q_c = float(self.q_b_by_run.max()), float("nan")
             return
         with np.errstate(divide="ignore", invalid="ignore"):
-            log_ratios = np.log([curve.quantile(self.p) for curve in candidate]) - np.log(self.run_q_b)
-        self.q_b = float(np.exp(np.log(self.run_q_b[usable]).mean()))
+            log_ratios = np.log([curve.quantile(self.probability) for curve in candidate]) - np.log(self.q_b_by_run)
+        self.q_b = float(np.exp(np.log(self.q_b_by_run[usable]).mean()))
         self.q_c = self.q_b * float(np.exp(log_ratios[usable].mean()))
 
     def settle_without_test(self, depth: Depth) -> QuantileEstimate | None:
@@ -168,9 +170,11 @@ class QuantilePair:
         question = self.question
         if not 0 < self.q_b < np.inf:
             return QuantileEstimate(None, "failing" if self.q_b > 0 else "zero")
-        harmless = self.coarse or question.sign * float(self.find_distance(np.array([self.edge]))[0]) <= 0
-        harmless &= all(sign * (self.q_c - bound) <= 0 for sign, bound in question.limit.bounds)
-        if depth == "suspects" and harmless:
+        # With a coarse step, the margin decides nothing anyway.
+        within_margin = self.coarse or question.sign * float(self.find_distance(np.array([self.allowed_ms]))[0]) <= 0
+        # The sign of a limit is 1 for a maximum, -1 for a minimum.
+        within_limits = all(sign * (self.q_c - bound) <= 0 for sign, bound in question.limit.bounds)
+        if depth == "suspects" and within_margin and within_limits:
             return QuantileEstimate(build_untested(np.array([self.q_b]), np.array([self.q_c]), question.limit.count))
         return None
 
@@ -181,7 +185,7 @@ class QuantilePair:
         """
         if self.curves.by_run:
             return np.asarray(np.nanmean(self.find_run_distances(times_ms), axis=0))
-        return np.asarray(self.p - self.curves.candidate.at(times_ms))
+        return np.asarray(self.probability - self.curves.candidate.at(times_ms))
 
     def find_run_distances(self, times_ms: FloatArray) -> FloatArray:
         """Return the quantile's probability minus the candidate's share of requests done, in each run: (runs, times).
@@ -191,10 +195,11 @@ class QuantilePair:
         """
         factors = times_ms / self.q_b
         candidate_curves = self.curves.by_run[1] if self.curves.by_run else []
+        # For each run, the baseline's quantile of this run (`q_b`) takes the place of the mean quantile.
         return np.stack(
             [
-                self.p - curve.at(q_b * factors) if np.isfinite(q_b) else np.full(times_ms.size, np.nan)
-                for curve, q_b in zip(candidate_curves, self.run_q_b, strict=True)
+                self.probability - curve.at(q_b * factors) if np.isfinite(q_b) else np.full(times_ms.size, np.nan)
+                for curve, q_b in zip(candidate_curves, self.q_b_by_run, strict=True)
             ]
         )
 
@@ -207,13 +212,14 @@ class QuantilePair:
         """
         order = np.argsort(times_ms, kind="stable")
         limits = self.curves.limits_ms
-        grid = np.sort(np.concatenate([limits[limits > 0], times_ms]))
-        grid = grid[(grid > self.q_b / 100) & (grid < self.q_b * 100)]
+        # Times (ms) at which D is compared with `reach`: D is linear between the limits of bins.
+        candidate_times = np.sort(np.concatenate([limits[limits > 0], times_ms]))
+        grid = candidate_times[(candidate_times > self.q_b / 100) & (candidate_times < self.q_b * 100)]
         half_width = np.interp(np.log(grid), np.log(times_ms[order]), reach[order])
         distance = self.find_distance(grid)
         # D falls with time. The last time at which D + half_width is not below 0 is the first in reverse order.
-        lowest = _find_first_below(grid, distance - half_width, 0.0)
-        highest = _find_first_below(grid[::-1], -(distance + half_width)[::-1], float("inf"))
+        lowest = _find_first_below(grid, distance - half_width, default=0.0)
+        highest = _find_first_below(grid[::-1], -(distance + half_width)[::-1], default=float("inf"))
         return lowest, highest
 
     def shift_by_doubt(self, time_ms: float) -> tuple[float, float]:
@@ -221,15 +227,15 @@ class QuantilePair:
 
         Each is moved by the doubt from rounding in the direction that makes its claim harder to show.
         """
-        shift = self.question.sign * self.doubt
+        shift = self.question.sign * self.doubt_ms
         # Times stay positive, because their logarithms are used.
         return max(time_ms + shift, time_ms / 100), max(time_ms - shift, time_ms / 100)
 
     def choose_thresholds(self, *, full: bool) -> FloatArray:
         """Return the thresholds (ms) to test, that of the margin first; with `full`, also the candidate's quantile."""
-        thresholds = [self.edge]
-        if self.doubt:
-            thresholds += [*self.shift_by_doubt(self.edge), *self.shift_by_doubt(self.q_b)]
+        thresholds = [self.allowed_ms]
+        if self.doubt_ms:
+            thresholds += [*self.shift_by_doubt(self.allowed_ms), *self.shift_by_doubt(self.q_b)]
         if full and np.isfinite(self.q_c):
             thresholds.append(self.q_c)
         return np.array(thresholds)
@@ -240,19 +246,20 @@ def standardise_both(panel: Panel) -> tuple[Distribution, Distribution]:
     """Return the standardised distributions of time to success of baseline and candidate, for all quantiles."""
     strata, _ = frame_all_requests(panel)
     limits = find_limits_ms(panel)
-    weights = _weigh_cells(panel, strata, volume=strata.volume[0], later=np.nan)
+    weights = _weigh_cells(panel, strata, total_weight=strata.total_weight[0], later=np.nan)
     curves = standardised_distributions(panel.bins, weights, limits)
     return Distribution(limits, curves[0]), Distribution(limits, curves[1])
 
 
-def _weigh_cells(panel: Panel, strata: Strata, *, volume: FloatArray | float, later: float) -> FloatArray:
+def _weigh_cells(panel: Panel, strata: Strata, *, total_weight: FloatArray | float, later: float) -> FloatArray:
     """Return what one request of each histogram cell adds to the standardised distribution: shape (cells,).
 
-    It is v / (V n), with `volume` as V. The histogram may have later slots than the panel: their cells get `later`.
+    It is the weight of one request in its stratum, divided by `total_weight`, the sum of all weights. At an earlier
+    look, the histogram has later slots than the panel: their cells get the weight `later`.
     """
     weights = np.full((2, len(panel.endpoints), panel.stride), later)
-    weights[..., : panel.slots] = strata.each
-    return np.asarray(weights.ravel() / volume)
+    weights[..., : panel.slots] = strata.request_weight
+    return np.asarray(weights.ravel() / total_weight)
 
 
 def _find_first_below(grid: FloatArray, values: FloatArray, default: float) -> float:
@@ -263,12 +270,12 @@ def _find_first_below(grid: FloatArray, values: FloatArray, default: float) -> f
     >>> _find_first_below(np.array([1.0, 2.0, 3.0]), np.array([2.0, 1.0, -1.0]), 0.0)
     2.5
     """
-    not_above = np.flatnonzero(values <= 0)
-    if not not_above.size:
+    is_not_above = values <= 0
+    if not is_not_above.any():
         return float(grid[-1])
-    k = int(not_above[0])
-    if k == 0:
+    first = int(np.argmax(is_not_above))  # the first true element
+    if first == 0:
         return default
-    last_above, value = values[k - 1], values[k]
-    position = last_above / (last_above - value) if last_above != value else 0.5
-    return float(grid[k - 1] + position * (grid[k] - grid[k - 1]))
+    value_before, value = values[first - 1], values[first]
+    position = value_before / (value_before - value) if value_before != value else 0.5
+    return float(grid[first - 1] + position * (grid[first] - grid[first - 1]))

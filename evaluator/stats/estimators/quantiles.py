@@ -53,7 +53,7 @@ def compare_quantiles(
 
     Args:
         panel: Baseline and candidate.
-        design: What is replicated.
+        design: What is replicated: whole runs, instances within runs, or nothing.
         questions: Quantiles with their margins and limits.
         alpha: One-sided level of the interval.
         sd_instance: Relative standard deviation assumed for an arm with a single instance.
@@ -65,12 +65,12 @@ def compare_quantiles(
     curves = PanelCurves(panel, design, sd_instance, alpha)
     quantiles = [QuantilePair(curves, question) for question in questions]
     results = [quantile.settle_without_test(depth) for quantile in quantiles]
-    untested = [k for k, result in enumerate(results) if result is None]
-    # The others are tested together, a few at a time to save memory.
-    for first in range(0, len(untested), MOST_TOGETHER):
-        part = untested[first : first + MOST_TOGETHER]
-        estimates = _Tests(curves, [quantiles[k] for k in part]).estimate(full=depth == "full")
-        for k, estimate in zip(part, estimates, strict=True):
+    needs_test = [k for k, result in enumerate(results) if result is None]
+    # These are tested together, a few at a time to save memory.
+    for first in range(0, len(needs_test), MOST_TOGETHER):
+        tested_together = needs_test[first : first + MOST_TOGETHER]
+        estimates = _Tests(curves, [quantiles[k] for k in tested_together]).estimate(full=depth == "full")
+        for k, estimate in zip(tested_together, estimates, strict=True):
             results[k] = estimate
     return tuple(result for result in results if result is not None)
 
@@ -91,8 +91,8 @@ class _Nodes:
     """Contributions of instances or replicates to the error, shape (thresholds, units); no units in a single design."""
 
     @property
-    def first(self) -> IntArray:
-        """The first threshold of each quantile, shape (quantiles,)."""
+    def first_thresholds(self) -> IntArray:
+        """Index of the first threshold of each quantile, that of its margin: shape (quantiles,)."""
         return np.flatnonzero(np.diff(self.quantile, prepend=-1))
 
     def interpolate(self, times_ms: FloatArray) -> Uncertainty:
@@ -101,15 +101,15 @@ class _Nodes:
         It is interpolated between the thresholds of the quantile, over the logarithm of time. Outside them, it is that
         of the nearest threshold.
         """
-        at_nodes, log_thresholds, log_times = self.uncertainty, np.log(self.times_ms), np.log(times_ms)
-        # All numbers of an uncertainty as rows: variances, degrees of freedom, the persistent part.
-        rows = np.vstack([at_nodes.variance, at_nodes.df, at_nodes.persistent[None, :]])
+        at_thresholds, log_thresholds, log_times = self.uncertainty, np.log(self.times_ms), np.log(times_ms)
+        # All numbers of an uncertainty as rows, all interpolated alike: variances, degrees of freedom, persistent part.
+        rows = np.vstack([at_thresholds.variance, at_thresholds.df, at_thresholds.persistent[None, :]])
         interpolated = np.empty((rows.shape[0], times_ms.size))
         for k in range(times_ms.size):
-            nodes = np.flatnonzero(self.quantile == k)
-            nodes = nodes[np.argsort(log_thresholds[nodes], kind="stable")]
-            interpolated[:, k] = [np.interp(log_times[k], log_thresholds[nodes], row) for row in rows[:, nodes]]
-        variances = at_nodes.variance.shape[0]
+            of_quantile = np.flatnonzero(self.quantile == k)
+            rising = of_quantile[np.argsort(log_thresholds[of_quantile], kind="stable")]
+            interpolated[:, k] = [np.interp(log_times[k], log_thresholds[rising], row) for row in rows[:, rising]]
+        variances = at_thresholds.variance.shape[0]
         return Uncertainty(interpolated[:variances], interpolated[variances:-1], interpolated[-1])
 
 
@@ -157,12 +157,12 @@ class _Tests:
         candidate_levels = standardise_levels(strata, 1, count_done(curves.panel, times_ms)[:, 1])
         baseline_level = self.levels.level[quantile_index]
         baseline_influence = self.levels.influence[quantile_index]
-        # All endpoints are one group: the last index 0 picks it.
+        # D: the share that the candidate lacks. All endpoints are one group: the last index 0 picks it.
         missing = Estimand(
             baseline_level[:, 0] - candidate_levels.level[:, 0],
             -(candidate_levels.influence[:, 0] - baseline_influence[:, 0]),
         )
-        n_b, n_c = strata.effective[:, 0]
+        n_b, n_c = strata.effective_n[:, 0]
         binomial = share_variance(candidate_levels.level[:, 0], n_c) + share_variance(baseline_level[:, 0], n_b)
         if self.rows_below is None:
             distances = [
@@ -194,20 +194,23 @@ class _Tests:
         sign = np.array([quantile.question.sign for quantile in quantiles])
         relative = np.array([quantile.question.relative for quantile in quantiles])
         q_c = np.array([quantile.q_c for quantile in quantiles])
-        doubt = np.array([quantile.doubt for quantile in quantiles])
+        doubt = np.array([quantile.doubt_ms for quantile in quantiles])
         coarse = np.array([quantile.coarse for quantile in quantiles])
         lower_ms, upper_ms = np.maximum(interval_ms[0] - doubt, 0.0), interval_ms[1] + doubt
+        # Times of the candidate's quantile as changes from the baseline's: relative, or in ms.
         lower, effect, upper = (np.where(relative, times / q_b - 1, times - q_b) for times in (lower_ms, q_c, upper_ms))
-        at_nodes, first = nodes.uncertainty, nodes.first
+        at_nodes, first = nodes.uncertainty, nodes.first_thresholds
         at_margin = Uncertainty(at_nodes.variance[:, first], at_nodes.df[:, first], at_nodes.persistent[first])
-        edges = np.array([quantile.edge for quantile in quantiles])
-        beyond = self._find_distances(edges)
+        allowed_ms = np.array([quantile.allowed_ms for quantile in quantiles])
+        beyond = self._find_distances(allowed_ms)
         if doubt.any():
-            against_margin, against_zero = self._answer_with_doubt(nodes, edges), self._answer_with_doubt(nodes, q_b)
+            against_margin = self._answer_with_doubt(nodes, allowed_ms)
+            against_zero = self._answer_with_doubt(nodes, q_b)
         else:
             against_margin = compute_answers(beyond, at_margin)
             against_zero = compute_answers(self._find_distances(q_b), nodes.interpolate(q_b))
-        influence = sign[:, None] * nodes.influence[first]
+        # By how much each slot, and each instance or replicate, moves the harm at the margin.
+        harm_influence = sign[:, None] * nodes.influence[first]
         scores = sign * nodes.scores[first].T
         deciding = at_margin.binding(alpha)
         critical = deciding.critical
@@ -224,13 +227,13 @@ class _Tests:
             decide_nothing(against_margin, coarse),
             decide_nothing(against_zero, coarse),
             deciding,
-            harm=influence,
+            harm=harm_influence,
             position=self.curves.panel.position,
             beyond=beyond,
             detectable=detectable,
             se=se,
             coarse=coarse,
-            loadings=compute_loadings(influence, scores, deciding.variance),
+            loadings=compute_loadings(harm_influence, scores, deciding.variance),
         )
         return replace(estimate, needed=np.where(coarse, np.inf, estimate.needed))
 
@@ -267,21 +270,22 @@ class _Tests:
 
     def _answer_limits(self, k: int) -> tuple[GroupAnswers, ...]:
         """Test the candidate's own quantile number `k` against its limits (ms), one answer for each that is set."""
-        curves, p = self.curves, self.quantiles[k].p
+        curves, probability = self.curves, self.quantiles[k].probability
         answers = []
         # The sign is 1 for a maximum, -1 for a minimum, so that positive distances are beyond the limit.
         for sign, bound_ms in self.quantiles[k].question.limit.bounds:
+            # As in `_test`, but the quantile's probability itself takes the place of the baseline's share.
             times_ms = np.array([bound_ms])
             done = standardise_levels(curves.strata, 1, count_done(curves.panel, times_ms)[:, 1])
-            missing, spread = Estimand(p - done.level[:, 0], done.influence[:, 0]), Spread()
+            missing, spread = Estimand(probability - done.level[:, 0], done.influence[:, 0]), Spread()
             if curves.by_run:
-                by_run = np.stack([p - curve.at(times_ms) for curve in curves.by_run[1]], axis=-1)
+                by_run = np.stack([probability - curve.at(times_ms) for curve in curves.by_run[1]], axis=-1)
                 missing = replace(missing, by_run=by_run)
             else:
                 # Only the candidate is tested: there is no difference to remove.
                 no_difference = np.zeros((1, 1))
                 spread = curves.find_spread(count_done_by_row(curves.panel, times_ms), no_difference, self.slope[[k]])
             distance, uncertainty = spread.find_uncertainty(missing, arms=(1,))
-            binomial = share_variance(done.level[:, 0], curves.strata.effective[1, 0])
+            binomial = share_variance(done.level[:, 0], curves.strata.effective_n[1, 0])
             answers.append(compute_answers(sign * distance, uncertainty.also(binomial)))
         return tuple(answers)

@@ -38,11 +38,13 @@ def compare_rates(
         exposure: What the rates of baseline and candidate are divided by before they are compared (users of each arm).
     """
     active = active_slots(panel)
+    # Of each arm, shape (2, 1).
     active_count, totals = active.sum(axis=1, keepdims=True), events.sum(axis=1, keepdims=True)
     rates = totals / (active_count * panel.bucket_s)
     # Influence of each slot on the logarithm of each arm's rate, (2, slots); mean 0.
     influence = np.where(active, (events / (totals / active_count) - 1) * panel.slots / active_count, 0.0)
     log_rates = [Estimand(np.log(rates[arm]), influence[[arm]]) for arm in (0, 1)]
+    # Rates per user are compared; the candidate's limits are for its rate itself.
     baseline, candidate = (replace(log_rates[arm], value=np.log(rates[arm] / exposure[arm])) for arm in (0, 1))
     estimate = contrast(
         (rates[0], rates[1]),

@@ -28,12 +28,13 @@ def step_of_arms_ms(panel: Panel) -> FloatArray:
     Endpoints have their own steps. An arm's step is the coarsest such that at least a quarter of the arm's successes
     are of endpoints with this step or a coarser step.
     """
-    successes = panel.ok.sum(axis=2)
+    successes = panel.ok.sum(axis=2)  # shape (2, endpoints)
     arm_steps_ms = np.empty(2)
     for arm in (0, 1):
         coarsest_first = np.argsort(-panel.steps_us[arm], kind="stable")
-        enough = np.cumsum(successes[arm][coarsest_first]) >= LONE_SHARE * max(float(successes[arm].sum()), 1.0)
-        first_enough = int(np.argmax(enough))
+        quarter = LONE_SHARE * max(float(successes[arm].sum()), 1.0)
+        is_enough = np.cumsum(successes[arm][coarsest_first]) >= quarter
+        first_enough = int(np.argmax(is_enough))  # the first true element; 0 without successes
         arm_steps_ms[arm] = panel.steps_us[arm][coarsest_first[first_enough]] / 1000
     return arm_steps_ms
 
@@ -53,10 +54,10 @@ def find_doubt_ms(panel: Panel, groups: Groups) -> FloatArray:
     For each arm this is half a step for requests on a single step, and nothing for requests on several steps. If the
     arms have different steps, half of the larger one is added, because a tool may round or cut off.
     """
-    steps_ms, successes = panel.steps_us / 1000, panel.ok.sum(axis=2)
+    steps_ms, successes = panel.steps_us / 1000, panel.ok.sum(axis=2)  # both of shape (2, endpoints)
     larger_step = steps_ms.max(axis=0)
-    mean = panel.totals["time_ms"].sum(axis=(0, 2)) / np.maximum(successes.sum(axis=0), 1)
-    is_coarse = (larger_step > FINE_SHARE * mean) & (successes > 0).all(axis=0)
+    mean_ms = panel.totals["time_ms"].sum(axis=(0, 2)) / np.maximum(successes.sum(axis=0), 1)
+    is_coarse = (larger_step > FINE_SHARE * mean_ms) & (successes > 0).all(axis=0)
     if not is_coarse.any():
         return np.zeros(groups.count)
     from_unequal_steps = np.where(steps_ms[0] != steps_ms[1], larger_step / 2, 0.0)
@@ -79,24 +80,25 @@ def _find_hidden_ms(panel: Panel, is_coarse: BoolArray) -> FloatArray:
     two neighbours. Endpoints for which `is_coarse` (endpoints,) is false get 0. Returns shape (2, endpoints).
     """
     bins = panel.bins
-    # Arm × endpoint, slot and bin of each row of the histogram.
+    # Of each row of the histogram: its owner (arm × endpoint, as one number), its slot, and its bin.
     owner, slot = np.divmod(bins.cell, panel.stride)
-    row_bin = np.repeat(np.arange(bins.sizes.size), bins.sizes)
-    hidden_ms = np.zeros(panel.steps_us.size)
+    bin_of_row = np.repeat(np.arange(bins.sizes.size), bins.sizes)
+    hidden_ms = np.zeros(panel.steps_us.size)  # of each owner
     for step_us in np.unique(panel.steps_us[:, is_coarse]):
         has_step = ((panel.steps_us == step_us) & is_coarse).ravel()
         rows = np.flatnonzero(has_step[owner] & (slot < panel.slots))
         # Bins without a multiple of the step have no width. The others are numbered: adjacent steps differ by 1.
-        step_number = np.cumsum(np.diff(bin_limits_ms(bins.last, step_us / 1000)) > 0)
-        numbers = int(step_number[-1]) + 2
-        # Requests of each owner on each step, in the order of owners and steps.
-        key, group = np.unique(owner[rows] * numbers + step_number[row_bin[rows]], return_inverse=True)
-        count: FloatArray = np.bincount(group, weights=bins.n[rows], minlength=key.size).astype(float)
-        key_owner = key // numbers
+        step_of_bin = np.cumsum(np.diff(bin_limits_ms(bins.last, step_us / 1000)) > 0)
+        # One more than there are steps, so that the last step of an owner does not adjoin the first of the next.
+        steps = int(step_of_bin[-1]) + 2
+        # Requests of each owner on each step: an element for each `key`, in the order of owners and steps.
+        key, key_of_row = np.unique(owner[rows] * steps + step_of_bin[bin_of_row[rows]], return_inverse=True)
+        count: FloatArray = np.bincount(key_of_row, weights=bins.n[rows], minlength=key.size).astype(float)
+        key_owner = key // steps
         owner_count = np.bincount(key_owner, weights=count, minlength=hidden_ms.size)
         share_of_owner = count / np.maximum(owner_count, 1)[key_owner]
         count_with_neighbours = count.copy()
-        has_next = np.flatnonzero(np.diff(key) == 1)
+        has_next = np.flatnonzero(np.diff(key) == 1)  # keys whose next step has requests too
         count_with_neighbours[has_next] += count[has_next + 1]
         count_with_neighbours[has_next + 1] += count[has_next]
         share_of_neighbours = count / np.maximum(count_with_neighbours, 1)
@@ -128,10 +130,10 @@ def find_quantile_doubt_ms(curve: Distribution, quantile_ms: float, step_ms: flo
     next_limit = int(np.searchsorted(limits, quantile_ms, side="right"))
     start, width = float(limits[next_limit - 1]), float(limits[next_limit] - limits[next_limit - 1])
     if step_ms > width:
-        # A recorded time stands for the interval of half a step around it.
+        # A recorded time, a multiple of the step, stands for the interval of half a step on each side of it.
         nearest_multiple = np.floor(quantile_ms / step_ms + 0.5)
         start, width = float((nearest_multiple - 0.5) * step_ms), step_ms
-    # Shares of the step before, of the step with the quantile, and of the step after.
+    # Shares of requests on the step before, on the step with the quantile, and on the step after.
     before, on_step, after = np.diff(curve.at(start + width * np.arange(-1.0, 3.0))).tolist()
     if on_step < LONE_SHARE * float(curve.cumulative[-1]):
         return 0.0

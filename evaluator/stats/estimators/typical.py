@@ -44,13 +44,14 @@ def compare_typical_times(
 
     Args:
         panel: Baseline and candidate.
-        design: What is replicated.
+        design: What is replicated: whole runs, instances within runs, or nothing.
         alpha: One-sided level of the interval.
         margin: Largest relative harm that is tolerated; `None`: the question is whether there is any harm.
         sd_instance: Relative standard deviation assumed for an arm with a single instance.
         groups: Which endpoints are compared together.
-        depth: What is computed.
-        tolerance: One more bound to test.
+        depth: What is computed: all (`full`), all but intervals (`answers`), or tests only if a level is beyond its
+            bound (`suspects`).
+        tolerance: One more bound to test: the harm that is tolerated in a GO.
     """
     strata = build_strata(panel, panel.ok, groups)
     baseline, candidate = (measure_level(strata, arm, panel.totals["log_time_ms"], design) for arm in (0, 1))

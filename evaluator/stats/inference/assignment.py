@@ -19,9 +19,10 @@ CONCENTRATIONS = (10.0, 100.0, 1000.0, 10_000.0)
 def log_wealth_of_ratio(counts: Sequence[int], shares: Sequence[float]) -> float:
     """Return the log of the wealth of a bet against "units are assigned in these shares" (Lindon & Malek 2022).
 
-    The bet starts with a wealth of 1 (log 0). If the shares are right, the wealth exceeds 1/alpha with a probability of
-    at most alpha, at any time. It is an average of multinomial-Dirichlet Bayes factors. If shares change during a ramp,
-    add the log wealths of its phases.
+    Wealth is evidence that may be looked at at any time: it starts at 1 (log 0), grows if the shares are wrong, and if
+    they are right it exceeds 1/alpha with a probability of at most alpha. It is an average of multinomial-Dirichlet
+    Bayes factors (how much more likely the counts are if the shares are random). If shares change during a ramp, add
+    the log wealths of its phases.
 
     Args:
         counts: Units of each arm.
@@ -30,12 +31,12 @@ def log_wealth_of_ratio(counts: Sequence[int], shares: Sequence[float]) -> float
     >>> log_wealth_of_ratio([500, 500], [0.5, 0.5]) < 0 < log_wealth_of_ratio([600, 400], [0.5, 0.5])
     True
     """
-    log_wealths, total = [], sum(shares)
+    log_wealths, sum_of_shares = [], sum(shares)
     for concentration in CONCENTRATIONS:
         log_wealth = math.lgamma(concentration) - math.lgamma(concentration + sum(counts))
         for count, share in zip(counts, shares, strict=True):
-            prior = concentration * share / total
-            log_wealth += math.lgamma(prior + count) - math.lgamma(prior) - count * math.log(share / total)
+            prior = concentration * share / sum_of_shares  # parameter of this arm
+            log_wealth += math.lgamma(prior + count) - math.lgamma(prior) - count * math.log(share / sum_of_shares)
         log_wealths.append(log_wealth)
     # The log of the mean; divided by the largest wealth, so that no exponential overflows.
     largest = max(log_wealths)
@@ -45,8 +46,8 @@ def log_wealth_of_ratio(counts: Sequence[int], shares: Sequence[float]) -> float
 def log_wealth_of_excess(failures: int, total: int, share: float) -> float:
     """Return the log of the wealth of a bet against "at most this share of all failures is the candidate's".
 
-    The bet starts with a wealth of 1 (log 0). If the claim is true, the wealth exceeds 1/alpha with a probability of at
-    most alpha, at any time (Ramdas et al. 2023). It bets uniformly on all larger shares.
+    Wealth is evidence that may be looked at at any time: it starts at 1 (log 0), and if the claim is true, it exceeds
+    1/alpha with a probability of at most alpha (Ramdas et al. 2023). The bet is on all larger shares, uniformly.
 
     Args:
         failures: Failures of the candidate.

@@ -41,10 +41,11 @@ class Calendar:
 
 
 def plan_looks(monitoring: Monitoring, *, bucket_s: int, covered_s: float, planned_s: float | None) -> Calendar:
-    """Plan the looks of a run (method B.4).
+    """Plan the looks of a run: the times at which it is judged (method B.4).
 
-    The mode `auto` means: group-sequential if an end is planned and the run is long enough to act before it; fixed if
-    the planned run is too short; anytime without a planned end.
+    `fixed`: only at the end. `group_sequential`: also before the planned end, and all looks share alpha. `anytime`: at
+    any time, without a planned end. The mode `auto` means: group-sequential if an end is planned and the run is long
+    enough to act before it; fixed if the planned run is too short; anytime without a planned end.
 
     Args:
         monitoring: What the policy sets.
@@ -60,10 +61,10 @@ def plan_looks(monitoring: Monitoring, *, bucket_s: int, covered_s: float, plann
     else:
         kind = "group_sequential" if planned_s >= SHORTEST_S else "fixed"
     end_s = monitoring.max_duration_s if planned_s is None else planned_s
-    final = covered_s >= end_s - bucket_s
+    final = covered_s >= end_s - bucket_s  # the last bucket may be incomplete
     if kind == "fixed":
-        return Calendar(kind, (), end_s, final, next_s=math.inf if final else end_s)
-    burn_in_s = monitoring.burn_in_s
+        return Calendar(kind, interim=(), planned_s=end_s, final=final, next_s=math.inf if final else end_s)
+    burn_in_s = monitoring.burn_in_s  # no look is earlier
     if burn_in_s is None:
         burn_in_s = min(BURN_IN_S, BURN_IN_BUCKETS * bucket_s)
     # A minute, or more if the calendar would have more looks than the table of boundaries; in whole blocks.
@@ -71,14 +72,17 @@ def plan_looks(monitoring: Monitoring, *, bucket_s: int, covered_s: float, plann
     step_s = _round_up(least_step_s, bucket_s * BLOCK_BUCKETS)
     # No look shortly before the last look.
     last_interim_s = end_s - step_s / 2
+    # 1e-6: a look exactly at the end of the range is included.
     looks = np.arange(step_s, min(covered_s, last_interim_s) + 1e-6, step_s)
     interim = tuple(int(look) for look in looks[looks >= burn_in_s])
     if kind == "group_sequential" and not interim and final:
-        return Calendar("fixed", (), end_s, final)
+        # The only look is the last one, as in the fixed mode.
+        return Calendar("fixed", interim=(), planned_s=end_s, final=final)
+    # The next step after now, but not before the burn-in; if that is too near to the end, the last look is the next.
     next_s: float = max(covered_s // step_s * step_s + step_s, _round_up(burn_in_s, step_s))
     if kind == "group_sequential" and next_s > last_interim_s:
         next_s = math.inf if final else end_s
-    return Calendar(kind, interim, end_s, final, next_s)
+    return Calendar(kind, interim=interim, planned_s=end_s, final=final, next_s=next_s)
 
 
 def _round_up(time_s: float, unit_s: int) -> int:

@@ -36,7 +36,10 @@ class _DifferenceTest:
     """The score test of p_c - p_b at any difference. What does not depend on the difference is computed once."""
 
     def __init__(self, x_c: Number, n_c: Number, x_b: Number, n_b: Number) -> None:
-        """Prepare the test of failures `x` of `n` requests of candidate (`_c`) and baseline (`_b`)."""
+        """Prepare the test of failures `x` of `n` requests of candidate (`_c`) and baseline (`_b`).
+
+        `inflation` is the small-sample factor N / (N - 1) of Miettinen & Nurminen on the variance.
+        """
         self.x_c, self.n_c, self.x_b, self.n_b = (np.asarray(v, dtype=float) for v in (x_c, n_c, x_b, n_b))
         self.total, self.failures = self.n_c + self.n_b, self.x_c + self.x_b
         self.estimate = self.x_c / self.n_c - self.x_b / self.n_b
@@ -55,7 +58,7 @@ class _DifferenceTest:
         """Return p_b and p_c with the maximum likelihood under p_c - p_b = `delta`.
 
         p_b is the root of a cubic l3·p³ + l2·p² + l1·p + l0 with l3 = `total`, in the trigonometric form that Miettinen
-        & Nurminen give.
+        & Nurminen give; the names are theirs.
         """
         l2 = self._l2_by_delta * delta - self.total - self.failures
         l1 = (self.n_b * delta - self.total - self._twice_x_b) * delta + self.failures
@@ -97,7 +100,7 @@ def one_sample_z(x: Number, n: Number, bound: Number) -> FloatArray:
 
 
 def share_variance(share: Number, n: Number) -> FloatArray:
-    """Return the binomial variance of a `share` of `n` requests or units.
+    """Return the binomial variance of a `share` of `n` requests or units: that of independent events.
 
     Half an event and half a non-event are added, so that it is never 0.
     """
@@ -146,7 +149,8 @@ def difference_interval(
     >>> round(float(low), 4), round(float(high), 4)  # Miettinen-Nurminen, as published
     (0.0528, 0.3382)
     """
-    # The first axis of all arrays is the lower and the upper limit.
+    # The first axis of all arrays is the lower and the upper end. At the lower end the statistic is +critical, at the
+    # upper end -critical.
     sign = _make_signs_of_ends(x_c, n_c, x_b, n_b, critical)
     target = sign * critical
     test = _DifferenceTest(x_c, n_c, x_b, n_b)
@@ -159,12 +163,12 @@ def difference_interval(
     reach = 1.5 * critical * np.sqrt(variance) + critical**2 * (1 / np.asarray(n_c) + 1 / np.asarray(n_b))
     outer = np.clip(estimate - sign * reach, -1.0, 1.0)
     at_outer = test.find_z(outer) - target
-    is_outside = sign * at_outer > 0
+    is_outside = sign * at_outer > 0  # the test rejects at `outer`, so the end is between it and the estimate
     if not is_outside.all():
-        outer = np.where(is_outside, outer, -sign)
+        outer = np.where(is_outside, outer, -sign)  # the end of the range: -1 for the lower end, 1 for the upper
         at_outer = test.find_z(outer) - target
-    # At the estimate the statistic is 0. The range of the lower limit is from `outer` to the estimate, that of the
-    # upper limit from the estimate to `outer`.
+    # At the estimate the statistic is 0. The lower end is searched from `outer` to the estimate, the upper end from the
+    # estimate to `outer`.
     is_lower, at_estimate = sign > 0, -target
     low, at_low = np.where(is_lower, outer, estimate), np.where(is_lower, at_outer, at_estimate)
     high, at_high = np.where(is_lower, estimate, outer), np.where(is_lower, at_estimate, at_outer)
@@ -214,7 +218,7 @@ def _find_crossing(
     element is a search by itself: the Pegasus variant of false position (Dowell & Jarratt 1972, BIT 12, 503-508), or
     bisection where this gives no number. Elements that are found do not change while the search continues for others.
     """
-    # The range is from `other` to `last`, the point computed last; `at_…` are the values there.
+    # The result is between `other` and `last`, the point computed last; `at_…` are the values there, of opposite sign.
     starts_at_low = at_high > 0
     other, at_other = np.where(starts_at_low, high, low), np.where(starts_at_low, at_high, at_low)
     last, at_last = np.where(starts_at_low, low, high), np.where(starts_at_low, at_low, at_high)
@@ -222,9 +226,9 @@ def _find_crossing(
     with np.errstate(divide="ignore", invalid="ignore"):
         for _ in range(STEPS):
             # Where the line through both points is 0, if that is between them; else the middle.
-            cut = (other * at_last - last * at_other) / (at_last - at_other)
-            inside = (cut - other) * (cut - last) < 0
-            new = np.where(searching, np.where(inside, cut, (other + last) / 2), last)
+            zero_of_line = (other * at_last - last * at_other) / (at_last - at_other)
+            inside = (zero_of_line - other) * (zero_of_line - last) < 0
+            new = np.where(searching, np.where(inside, zero_of_line, (other + last) / 2), last)
             at_new = find_z(new) - target
             # If the sign changed, the result is between `last` and `new`. Else `other` stays, and Pegasus reduces its
             # value, so that the next line ends nearer to it.

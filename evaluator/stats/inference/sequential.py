@@ -39,12 +39,13 @@ NEVER = 40.0
 
 
 def spent(kind: Spending, alpha: float, fraction: FloatArray) -> FloatArray:
-    """Return the alpha spent by each `fraction` t of the planned duration (Lan & DeMets 1983).
+    """Return how much of the error rate alpha looks may have spent by each `fraction` t of the planned duration.
 
-    `linear` is α·t. `obrien_fleming` is 2(1 - Φ(z_{α/2}/√t)): it keeps nearly all alpha for the end, and with few
-    degrees of freedom it cannot stop even large harm early. On 60 simulated releases α·t detected harm one or two
-    minutes earlier than α·t^1.5, without a visible cost (+3 % after an hour: 57 against 58 %). docs/accuracy.md
-    compares looks with a single look at the end.
+    Each look may be wrong, so all looks together share alpha (Lan & DeMets 1983). `linear` is α·t. `obrien_fleming`
+    is 2(1 - Φ(z_{α/2}/√t)): it keeps nearly all alpha for the end, and with few degrees of freedom it cannot stop
+    even large harm early. On 60 simulated releases α·t detected harm one or two minutes earlier than α·t^1.5,
+    without a visible cost (+3 % after an hour: 57 against 58 %). docs/accuracy.md compares looks with a single look
+    at the end.
     """
     if kind == "linear":
         return np.asarray(alpha * fraction)
@@ -70,9 +71,10 @@ def information(fraction: FloatArray, persistent: float) -> FloatArray:
 
 
 def boundaries(info: FloatArray, spend: FloatArray) -> FloatArray:
-    """Compute one-sided boundaries on Z for several looks (Armitage, McPherson & Rowe 1969).
+    """Compute one-sided boundaries on Z (the standardised estimate) for several looks, so that alpha is not exceeded.
 
-    The distribution of the score process, given that it has not stopped, is computed from look to look on a grid.
+    The distribution of the score process, given that it has not stopped, is computed from look to look on a grid
+    (Armitage, McPherson & Rowe 1969).
 
     Args:
         info: Information at each look, increasing, the last is 1; shape (looks,).
@@ -88,7 +90,8 @@ def boundaries(info: FloatArray, spend: FloatArray) -> FloatArray:
     """
     from scipy.special import ndtr
 
-    # The score begins at 0 and has the variance `info` at each look. `mass` is its distribution in the cells of `grid`.
+    # The score (Z · √info) begins at 0 and has the variance `info` at each look. `mass` is its distribution in the
+    # cells of `grid`: the probability of each.
     grid = np.arange(LOWEST, -LOWEST, STEP)
     steps = np.arange(-grid.size, grid.size + 1) * STEP
     boundary_of_look = np.empty(info.size)
@@ -98,9 +101,10 @@ def boundaries(info: FloatArray, spend: FloatArray) -> FloatArray:
     for k, (info_now, spent_now) in enumerate(zip(info, spend, strict=True)):
         # Add the normal increment since the look before.
         sd = np.sqrt(max(info_now - info_before, 1e-12))
-        increments = steps[np.abs(steps) < 8 * sd + 2 * STEP]
+        increments = steps[np.abs(steps) < 8 * sd + 2 * STEP]  # larger ones have no probability
         kernel = ndtr((increments + STEP / 2) / sd) - ndtr((increments - STEP / 2) / sd)
         mass = np.convolve(mass, kernel)[(kernel.size - 1) // 2 :][: grid.size]
+        # The score above which the alpha of this look lies.
         edge = _find_edge(grid, mass, spent_now - spent_before)
         boundary_of_look[k] = min(edge / np.sqrt(info_now), NEVER)
         # Keep the mass below the edge, and a part of the cell with the edge.
@@ -117,8 +121,8 @@ def _find_edge(grid: FloatArray, mass: FloatArray, spend: float) -> float:
     """
     if spend < 1e-14:
         return NEVER
-    mass_from_cell = np.cumsum(mass[::-1])[::-1]
-    # The last cell from which on there is at least this mass.
+    mass_from_cell = np.cumsum(mass[::-1])[::-1]  # of each cell and all cells above it; falling
+    # The last cell from which on there is at least this mass. Negated, because `searchsorted` needs rising values.
     k = int(np.searchsorted(-mass_from_cell, -spend, side="right")) - 1
     if k < 0:
         return float(grid[0])
@@ -150,6 +154,7 @@ def sequential_p(p_value: FloatArray, fraction: float, persistent: FloatArray, k
     from scipy.special import ndtri
 
     # The ordinary p-value may have few degrees of freedom: its normal equivalent is compared with the boundary.
+    # Below `NEVER`, so that no p-value crosses a boundary where nothing may be spent.
     z = np.minimum(-ndtri(np.clip(p_value, 1e-300, 1.0)), NEVER - 1)
     lowest_alpha = np.ones(z.shape)
     for i in np.ndindex(z.shape):
@@ -180,7 +185,8 @@ def _find_boundaries(fraction: float, persistent: float, kind: Spending) -> Floa
             variance, and is interpolated between its shares.
         kind: How alpha is spent.
     """
-    look = min(max(int(np.floor(fraction * GRID + 1e-9)), 1), GRID) - 1
+    look = min(max(int(np.floor(fraction * GRID + 1e-9)), 1), GRID) - 1  # index in the table
+    # Until the end, the other part of the variance shrinks to this fraction, so the persistent share grows.
     share_at_end = persistent / max(persistent + (1 - persistent) * fraction, 1e-12)
     share_at_end = min(share_at_end, float(PERSISTENT_SHARES[-1]))
     table = _load_table()[kind][:, :, look]
@@ -194,15 +200,17 @@ def _find_boundaries(fraction: float, persistent: float, kind: Spending) -> Floa
 def anytime_critical(alpha: FloatArray | float, elapsed_s: float, tune_at_s: float) -> FloatArray:
     """Return the half-width of a one-sided confidence sequence in standard errors (Waudby-Smith et al. 2024).
 
+    The interval of this half-width is valid at all times of a run together, so a run may be looked at at any time.
+
     Args:
         alpha: One-sided level, below one half.
         elapsed_s: Seconds of data (or another measure of information).
         tune_at_s: Where the sequence is narrowest, in the same unit.
     """
     alpha = np.asarray(alpha, dtype=float)
-    log = -2 * np.log(2 * alpha)
-    # u = t·ρ², with the ρ for which the sequence is narrowest at `tune_at_s` (Appendix B).
-    u = (log + np.log(log + 1)) * elapsed_s / tune_at_s
+    log_alpha = -2 * np.log(2 * alpha)
+    # u = t·ρ², with the ρ for which the sequence is narrowest at `tune_at_s` (formulas and names of Appendix B).
+    u = (log_alpha + np.log(log_alpha + 1)) * elapsed_s / tune_at_s
     return np.asarray(np.sqrt(2 * (u + 1) / u * np.log1p(np.sqrt(u + 1) / (2 * alpha))))
 
 

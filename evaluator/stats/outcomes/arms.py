@@ -48,9 +48,9 @@ def compare_assignment(counts: Sequence[int], shares: Sequence[float]) -> float:
 def share_of_baseline(baseline_variance: float, variances: FloatArray) -> FloatArray:
     """Return the loading of each candidate's difference on the shared baseline, shape (candidates,).
 
-    It is the square root of the baseline's share of the variance of the difference. The correlation of two differences
-    is the product of their loadings. The arguments are the variances of the levels of the baseline and of each
-    candidate.
+    Differences of several candidates to one baseline are correlated: the correlation of two of them is the product of
+    their loadings. A loading is the square root of the baseline's share of the variance of the difference. The
+    arguments are the variances of the levels of the baseline and of each candidate.
     """
     total = np.asarray(variances, float) + baseline_variance
     return np.sqrt(np.divide(baseline_variance, total, out=np.zeros_like(total), where=total > 0))
@@ -70,7 +70,7 @@ def dunnett_p(t: FloatArray, loadings: FloatArray, df: float, alternative: Alter
     [0.6201, 0.0058]
     """
     t = np.asarray(t, float)
-    # Each statistic so that large values speak for the alternative.
+    # Turned so that large values always speak for the alternative.
     sizes = {"two-sided": np.abs(t), "greater": t, "less": -t}[alternative]
     two_sided = alternative == "two-sided"
     return np.array([_find_p_of_largest(float(size), loadings, df, two_sided=two_sided) for size in sizes])
@@ -95,7 +95,8 @@ def _find_p_of_largest(size: float, loadings: FloatArray, df: float, *, two_side
     if math.isinf(size):
         return 0.0 if size > 0 else 1.0
     baseline_nodes, baseline_weights = _find_normal_nodes(NODES)
-    # Nodes of the standard error, sqrt(χ²/df). With normal scores of χ² the integrand is smooth at both ends.
+    # Nodes of the estimated standard error divided by the true one, sqrt(χ²/df): a single node 1 if it is known. With
+    # normal scores of χ² the integrand is smooth at both ends.
     se_nodes, se_weights = np.ones(1), np.ones(1)
     if df <= LARGEST_DF:
         scores, weights = _find_normal_nodes(NODES)
@@ -105,7 +106,7 @@ def _find_p_of_largest(size: float, loadings: FloatArray, df: float, *, two_side
     threshold = size * se_nodes[:, None, None]
     centre = loadings * baseline_nodes[:, None]
     p_not_exceeding = ndtr((threshold - centre) / sd_given_baseline)
-    if two_sided:
+    if two_sided:  # the statistic must not be below -threshold either
         p_not_exceeding = p_not_exceeding - ndtr((-threshold - centre) / sd_given_baseline)
     p_none_exceeds = p_not_exceeding.prod(axis=-1) @ (baseline_weights / baseline_weights.sum())
     return float(np.clip(1 - p_none_exceeds @ se_weights, 0.0, 1.0))
@@ -125,7 +126,7 @@ def probabilities_of_best(values: FloatArray, variances: FloatArray, *, highest:
 
     `values` and `variances` of all arms have shape (arms,). `highest`: whether the best value is the highest.
     """
-    sign = 1.0 if highest else -1.0
+    sign = 1.0 if highest else -1.0  # so that the highest level is the best
     se = np.sqrt(np.maximum(np.asarray(variances, float), 1e-300))
     nodes, weights = _find_normal_nodes(4 * NODES - 1)
     level = sign * np.asarray(values, float)
@@ -156,10 +157,10 @@ class Posterior:
 
 
 def find_posterior(harm: float, se: float, margin: float, prior_sd: float) -> Posterior:
-    """Compute the posterior of a harm, estimated as N(harm, se²), with the prior N(0, prior_sd²).
+    """Compute what to believe of a harm after the data, if before them it was normal around 0 with sd `prior_sd`.
 
-    It is shown, and decides nothing. All arguments have the outcome's unit. Without a finite estimate or a positive
-    `prior_sd` all results are NaN.
+    The estimate is normal around the true harm, with the standard error `se`. The result is shown, and decides nothing.
+    All arguments have the outcome's unit. Without a finite estimate or a positive `prior_sd` all results are NaN.
     """
     if not (math.isfinite(harm) and math.isfinite(se) and prior_sd > 0):
         return Posterior(math.nan, math.nan, math.nan)
@@ -173,5 +174,6 @@ def find_posterior(harm: float, se: float, margin: float, prior_sd: float) -> Po
     return Posterior(
         p_beyond=float(t_below((mean - margin) / sd, np.inf)),
         p_better=float(t_below(-z, np.inf)),
+        # The mean of a normal variable where it is above 0, and 0 elsewhere.
         expected_loss=sd * (density + z * float(t_below(z, np.inf))),
     )

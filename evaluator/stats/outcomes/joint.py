@@ -35,7 +35,8 @@ class Errors:
 def split_by_units(weights: FloatArray, values: Sequence[FloatArray], complete: Sequence[BoolArray]) -> Errors:
     """Split the error of a comparison into contributions of units, from its weights on the means of the variables.
 
-    Only some units were compared (those with all values): the means are theirs, and the others contribute 0.
+    The error is the sum of the contributions. Only some units were compared (those with all values): the means are
+    theirs, and the other units contribute 0.
 
     Args:
         weights: Derivative of the error by each mean, shape (arms, variables).
@@ -46,9 +47,9 @@ def split_by_units(weights: FloatArray, values: Sequence[FloatArray], complete: 
     for arm, arm_weights in enumerate(weights):
         units_compared = values[arm].shape[0]
         if arm_weights.any() and units_compared:
-            of_all_units = np.zeros(complete[arm].size)
-            of_all_units[complete[arm]] = (values[arm] - values[arm].mean(axis=0)) @ arm_weights / units_compared
-            influence[arm] = of_all_units
+            contributions = np.zeros(complete[arm].size)
+            contributions[complete[arm]] = (values[arm] - values[arm].mean(axis=0)) @ arm_weights / units_compared
+            influence[arm] = contributions
     return Errors(influence=influence)
 
 
@@ -56,6 +57,8 @@ def trace_share(
     values: FloatArray, point: float, *, strict: bool, unit: IntArray | None = None, units: int = 0
 ) -> FloatArray:
     """Return the influence of each unit on the share of values at or below `point`, shape (units,); its sum is 0.
+
+    The influence is how much the unit moves the share from what it is over all units.
 
     Args:
         values: Values, shape (values,); NaN is no value.
@@ -65,9 +68,10 @@ def trace_share(
         units: Number of units, if `unit` is given.
     """
     is_value = ~np.isnan(values)
-    below = (values < point) if strict else (values <= point)
+    is_below = (values < point) if strict else (values <= point)
     count = max(int(is_value.sum()), 1)
-    influence = np.where(is_value, below - below[is_value].sum() / count, 0.0) / count
+    share_below = is_below[is_value].sum() / count
+    influence = np.where(is_value, is_below - share_below, 0.0) / count
     return np.asarray(influence if unit is None else np.bincount(unit, weights=influence, minlength=units), float)
 
 
@@ -78,16 +82,18 @@ def find_loadings(
 ) -> list[tuple[float, ...]]:
     """Compute a row of loadings for each comparison; the dot product of two rows is the correlation of their errors.
 
+    Comparisons that are tested together need these correlations: metrics share their units, candidates the baseline.
+
     Args:
         errors: Errors of each comparison, `None` if they are unknown; its row is then empty.
         moments: Moments of all variables, for each arm.
         values: Index of a variable → for each arm, the value of each unit (units,), if it was read. They are needed for
             correlations between errors by weights and errors by units; without them these count as 0.
     """
-    positions = [i for i, error in enumerate(errors) if error is not None]
+    known_errors = {i: error for i, error in enumerate(errors) if error is not None}
     loadings: list[tuple[float, ...]] = [() for _ in errors]
-    covariance = _find_covariance([error for error in errors if error is not None], moments, values or {})
-    for i, row in zip(positions, _factor_correlations(covariance), strict=True):
+    covariance = _find_covariance(list(known_errors.values()), moments, values or {})
+    for i, row in zip(known_errors, _factor_correlations(covariance), strict=True):
         loadings[i] = tuple(row.tolist())
     return loadings
 
@@ -103,19 +109,23 @@ def _find_covariance(
     covariance = np.zeros((len(errors), len(errors)))
     by_weights = [i for i, error in enumerate(errors) if error.weights is not None]
     by_units = [i for i, error in enumerate(errors) if error.weights is None]
-    for arm, part in enumerate(moments):
-        if part.n < 2:
+    for arm, arm_moments in enumerate(moments):
+        n = arm_moments.n
+        if n < 2:
             continue
+        # Between two errors by weights: from the covariance of the means.
         all_weights = [error.weights[arm] for error in errors if error.weights is not None]
         if all_weights:
             stacked = np.stack(all_weights)
-            covariance[np.ix_(by_weights, by_weights)] += stacked @ part.products @ stacked.T / (part.n * (part.n - 1))
+            covariance[np.ix_(by_weights, by_weights)] += stacked @ arm_moments.products @ stacked.T / (n * (n - 1))
         influences = {i: errors[i].influence[arm] for i in by_units if arm in errors[i].influence}
         # As in the variance of a sample, products are divided by n - 1, not by n.
-        correction = part.n / (part.n - 1)
+        correction = n / (n - 1)
         for i, influence in influences.items():
+            # Between two errors by units.
             for j, other_influence in influences.items():
                 covariance[i, j] += correction * float(influence @ other_influence)
+            # Between an error by units and one by weights.
             for j, weights in zip(by_weights, all_weights, strict=True):
                 variables = np.flatnonzero(weights).tolist()
                 if not all(k in values for k in variables):
@@ -123,17 +133,17 @@ def _find_covariance(
                 # Σ over units of influence × the unit's contribution to Σ weights · mean. The sum of influences is 0,
                 # so means cancel.
                 products = sum(weights[k] * float(influence @ values[k][arm]) for k in variables)
-                mixed = correction * float(products) / part.n
+                mixed = correction * float(products) / n
                 covariance[i, j] += mixed
                 covariance[j, i] += mixed
     return covariance
 
 
 def _factor_correlations(covariance: FloatArray) -> FloatArray:
-    """Return rows of unit length whose dot products are the correlations (Cholesky, also if singular).
+    """Return rows of unit length whose dot products are the correlations of the errors (Cholesky factor).
 
-    `covariance` and the result, a lower triangle, have the shape (errors, errors). An error with variance 0 gets a row
-    of zeros.
+    `covariance` and the result, a lower triangle, have the shape (errors, errors). It may be singular: one error may be
+    a combination of others. An error with variance 0 gets a row of zeros.
     """
     sd = np.sqrt(np.diag(covariance))
     inverse_sd = np.divide(1.0, sd, out=np.zeros_like(sd), where=sd > 0)

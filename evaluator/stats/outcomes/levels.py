@@ -68,7 +68,10 @@ def moments_of(values: FloatArray) -> UnitMoments:
 
 
 def merge_moments(first: UnitMoments, second: UnitMoments) -> UnitMoments:
-    """Merge the moments of two disjoint sets of units (Chan, Golub & LeVeque 1983)."""
+    """Merge the moments of two disjoint sets of units (Chan, Golub & LeVeque 1983).
+
+    `products` are sums of products of deviations from the mean, so the distance of both means is added to them.
+    """
     n = first.n + second.n
     if not first.n or not second.n:
         return first if first.n else second
@@ -132,7 +135,9 @@ class ArmLevels:
 def adjust_levels(levels: Sequence[Linear], moments: Sequence[UnitMoments], covariates: Sequence[int]) -> ArmLevels:
     """Adjust the level of each arm to the covariate means of all arms together (Lin 2013).
 
-    Each arm has its own slopes. The uncertainty of the common covariate means is included: it matters if slopes differ.
+    A covariate (such as a user's activity before the test) explains a part of the differences between units, and what
+    remains varies less. Each arm has its own slopes. The uncertainty of the common covariate means is included: it
+    matters if slopes differ.
 
     Args:
         levels: Level of each arm, baseline first.
@@ -140,12 +145,15 @@ def adjust_levels(levels: Sequence[Linear], moments: Sequence[UnitMoments], cova
         covariates: Indices of the covariates; without any, levels do not change.
     """
     columns = list(covariates)
-    units = sum(part.n for part in moments)
-    common_means = sum((part.n * part.mean[columns] for part in moments), np.zeros(len(columns))) / max(units, 1)
+    units = sum(of_arm.n for of_arm in moments)
+    # Over all arms: the mean of each covariate, and the products of covariates within arms.
+    common_means = sum((of_arm.n * of_arm.mean[columns] for of_arm in moments), np.zeros(len(columns))) / max(units, 1)
     covariate_products = sum(
-        (part.products[np.ix_(columns, columns)] for part in moments), np.zeros((len(columns), len(columns)))
+        (of_arm.products[np.ix_(columns, columns)] for of_arm in moments), np.zeros((len(columns), len(columns)))
     )
-    fits = [_fit_covariates(level, part, columns, common_means) for level, part in zip(levels, moments, strict=True)]
+    fits = [
+        _fit_covariates(level, of_arm, columns, common_means) for level, of_arm in zip(levels, moments, strict=True)
+    ]
     slopes = np.array([fit.slopes for fit in fits]).reshape(len(fits), len(columns))
     variances = np.array([fit.variance for fit in fits])
     # The common means are uncertain too, and all arms share this error.
@@ -153,7 +161,7 @@ def adjust_levels(levels: Sequence[Linear], moments: Sequence[UnitMoments], cova
     shared_covariance = slopes @ covariance_of_covariates @ slopes.T / max(units, 1)
     unadjusted = float(sum(fit.unadjusted for fit in fits))
     # The value of an arm depends on its own means, and if adjusted also on the covariates of all arms.
-    arm_shares = np.array([part.n for part in moments]) / max(units, 1)
+    arm_shares = np.array([of_arm.n for of_arm in moments]) / max(units, 1)
     weights = np.zeros((len(levels), len(levels), levels[0].weights.size))
     for arm, level in enumerate(levels):
         weights[arm, arm] = level.weights
@@ -194,7 +202,7 @@ def _fit_covariates(level: Linear, moments: UnitMoments, columns: list[int], com
         common_means: Means of the covariates over all arms, to which the level is adjusted, shape (covariates,).
     """
     n = moments.n
-    squares = float(level.weights @ moments.products @ level.weights)
+    squares = float(level.weights @ moments.products @ level.weights)  # of deviations from the level, over units
     unadjusted = squares / max(n - 1, 1) / max(n, 1)
     if not columns:
         return _Fit(level.value, unadjusted, unadjusted, float(n - 1), np.zeros(0))
@@ -209,7 +217,7 @@ def _fit_covariates(level: Linear, moments: UnitMoments, columns: list[int], com
         covariate_products / np.outer(scale, scale), level_products / scale, rcond=1e-10
     )
     slopes = scaled_slopes / scale
-    df = n - 1 - int(rank)
+    df = n - 1 - int(rank)  # `rank` slopes were fitted
     residual_squares = max(squares - float(slopes @ level_products), 0.0)
     value = level.value - float(slopes @ (moments.mean[columns] - common_means))
     return _Fit(value, residual_squares / max(df, 1) / max(n, 1), unadjusted, float(df), slopes)
@@ -241,7 +249,7 @@ def compare_levels(
         direction: Which way is better.
         limit: Bounds on the candidate's own value.
     """
-    pair = [0, arm]
+    pair = [0, arm]  # indices of baseline and candidate
     df = _find_welch_df(levels.own[pair], levels.df[pair])
     values, covariance = levels.values[pair], levels.covariance[np.ix_(pair, pair)]
     baseline, candidate = (float(level) for level in values)
@@ -288,6 +296,7 @@ def trace_harm(levels: ArmLevels, arm: int, *, margin: Margin | None, direction:
     """
     relative = margin.relative if margin else levels.values[0] > 0
     sign = 1.0 if direction is Direction.LOWER else -1.0
+    # The harm is the candidate's level minus this multiple of the baseline's; an absolute margin is a constant.
     factor = 1 + sign * margin.value if margin and relative else 1.0
     return np.asarray(sign * (levels.weights[arm] - factor * levels.weights[0]))
 
@@ -375,7 +384,7 @@ def compare_proportions(
     p_b, p_c = x_b / n_b, x_c / n_c
     relative = margin.relative if margin else p_b > 0
     sign = 1.0 if direction is Direction.LOWER else -1.0
-    bound = sign * (margin.value if margin else 0.0)
+    bound = sign * (margin.value if margin else 0.0)  # as a change of the candidate
     critical = float(t_quantile(1 - alpha, np.inf))
     if relative:
         effect = p_c / _find_reference(p_b, relative=True) - 1

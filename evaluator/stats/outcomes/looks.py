@@ -66,30 +66,33 @@ class LookPrice:
         z = min(float(-ndtri(min(max(p_value, 1e-300), 1.0))), NEVER - 1)
         if z <= boundary_by_level[-1]:
             return 1.0
-        # Boundaries fall with the level; interpolation needs rising values.
+        # Which level has the boundary z? Boundaries fall with the level; interpolation needs rising values.
         lowest_alpha = float(np.exp(np.interp(-z, -boundary_by_level, np.log(levels))))
         return min(1.0, lowest_alpha / self.share)
 
     def level(self, alpha: float, claim: Claim) -> float:
-        """Return the ordinary level at which this look decides; 0 if it may not decide.
+        """Return the level of an ordinary test that decides as this look does; 0 if it may not decide.
 
-        The interval of this level agrees with the decision.
+        `alpha` is the error rate of all looks together. An interval of the returned level agrees with the decision.
         """
         from scipy.special import ndtr
 
         if self.kind == "fixed":
             return alpha
         levels, boundary_by_level = self._find_boundaries(claim)
+        # The boundary at this alpha, and the level of an ordinary test with this boundary.
         z = float(np.interp(np.log(alpha * self.share), np.log(levels), boundary_by_level))
         return float(ndtr(-z)) if z < FURTHEST else 0.0
 
     def _find_boundaries(self, claim: Claim) -> tuple[FloatArray, FloatArray]:
         """Return levels over all looks, rising, and the boundary on Z of this look for each; both (levels,)."""
         if self.kind == "anytime":
+            # The confidence sequence is narrowest at the units of the first look.
             levels = ALPHAS[ALPHAS < HALF]
             units_of_first = self.earlier[0].units if self.earlier else self.units
             return levels, np.asarray(anytime_z(levels, self.units, units_of_first, 0.0))
-        # Shares of the planned units; a look without more units than the look before does not count.
+        # Shares of the planned units at each look; a look without more units than the look before does not count.
+        # Without planned units (0 or None) any share is 1.
         fractions: list[float] = []
         for units in (*(look.units for look in self.earlier), self.units):
             fraction = min(units / (self.max_units or 1), 1.0)
@@ -107,8 +110,10 @@ def _find_planned_boundaries(fractions: tuple[float, ...], claim: Claim) -> tupl
     """
     shares = np.array(fractions)
     kind: Literal["linear", "obrien_fleming"] = "linear" if claim == "worse" else "obrien_fleming"
+    # Information is in proportion to units; that of the last look is 1.
+    information_of_look = shares / shares[-1]
     last_boundaries = [
-        float(boundaries(shares / shares[-1], spent(kind, float(alpha), shares))[-1]) for alpha in ALPHAS
+        float(boundaries(information_of_look, spent(kind, float(alpha), shares))[-1]) for alpha in ALPHAS
     ]
     # Numerical errors must not let a boundary rise with alpha.
     return tuple(np.minimum.accumulate(last_boundaries).tolist())
@@ -127,16 +132,19 @@ def find_price(outcomes: Outcomes, arm: int, monitoring: Monitoring) -> LookPric
     """
     earlier = find_earlier_looks(outcomes, arm)
     units = sum(part.n for part in outcomes.moments)
-    # Group-sequential looks need the planned units; without these, looks are anytime.
-    kind: Kind = "anytime" if earlier or monitoring.mode == "group_sequential" else "fixed"
+    kind: Kind
     if monitoring.mode in ("fixed", "anytime"):
         kind = monitoring.mode
     elif monitoring.max_units is not None:
         kind = "group_sequential"
-    price = LookPrice(kind, units, earlier, 1.0, monitoring.max_units)
-    # If earlier looks spent alpha in another way, only the share for unplanned looks is left.
+    else:
+        # Group-sequential looks need the planned units; without these, looks are anytime.
+        kind = "anytime" if earlier or monitoring.mode == "group_sequential" else "fixed"
+    price = LookPrice(kind, units, earlier, share=1.0, max_units=monitoring.max_units)
+    # `paid` says how a look spends alpha. If earlier looks spent it in another way, only the share for unplanned looks
+    # is left.
     share = 1.0 if all(look.paid == price.paid for look in earlier) else UNPLANNED_SHARE
-    refused = ""
+    refused = ""  # why the look may decide nothing
     most_units = max((look.units for look in earlier), default=0)
     if earlier and kind == "fixed":
         refused = "other outcomes of this release were judged before, and monitoring: {mode: fixed} allows one look"
@@ -151,7 +159,7 @@ def find_dearest(outcomes: Outcomes, monitoring: Monitoring) -> LookPrice:
     Without a candidate, it is a fixed look at 0 units.
     """
     candidates = range(1, len(outcomes.arms))
-    prices = [find_price(outcomes, arm, monitoring) for arm in candidates] or [LookPrice("fixed", 0)]
+    prices = [find_price(outcomes, arm, monitoring) for arm in candidates] or [LookPrice("fixed", units=0)]
     return max(prices, key=lambda price: (bool(price.refused), len(price.earlier)))
 
 
@@ -161,20 +169,21 @@ def find_earlier_looks(outcomes: Outcomes, arm: int) -> tuple[OutcomeLook, ...]:
     Looks at the same data count once; looks at the present data do not count.
     """
     names = outcomes.arms[0], outcomes.arms[arm]
+    # Arm → variable → number of units, mean, and sum of squared deviations: as the store keeps them of each look.
     sums = {
         name: {
-            variable: (float(part.n), float(part.mean[k]), float(part.products[k, k]))
+            variable: (float(of_arm.n), float(of_arm.mean[k]), float(of_arm.products[k, k]))
             for k, variable in enumerate(outcomes.variables)
         }
-        for name, part in zip(outcomes.arms, outcomes.moments, strict=True)
+        for name, of_arm in zip(outcomes.arms, outcomes.moments, strict=True)
     }
-    present_look = OutcomeLook(outcomes.run, sum(part.n for part in outcomes.moments), sums)
+    present_look = OutcomeLook(outcomes.run, sum(of_arm.n for of_arm in outcomes.moments), sums)
     distinct_looks: list[OutcomeLook] = []
     for look in outcomes.looks:
-        has_both_arms = all(name in look.sums for name in names)
-        if has_both_arms and not any(
-            _has_same_data(look, distinct, names) for distinct in (present_look, *distinct_looks)
-        ):
+        if not all(name in look.sums for name in names):
+            continue
+        already_counted = (present_look, *distinct_looks)
+        if not any(_has_same_data(look, counted_look, names) for counted_look in already_counted):
             distinct_looks.append(look)
     return tuple(distinct_looks)
 

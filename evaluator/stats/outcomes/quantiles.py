@@ -148,6 +148,7 @@ class _Test:
     def find_interval(self, effect: float, critical: float) -> tuple[float, float]:
         """Return the smallest and the largest change that the test does not reject at ±`critical`."""
         scale = 1.0 if self.relative else max(abs(self.q_b), abs(effect), 1e-9)
+        # z falls with the change: it is above `critical` for changes that are too small, below it for too large ones.
         lower = _search_end(effect, -scale, lambda change: self.find_z(change, 1.0) > critical)
         upper = _search_end(effect, scale, lambda change: self.find_z(change, -1.0) < -critical)
         return lower, upper
@@ -187,8 +188,10 @@ def _find_share_variance(arm: Clustered, point: float, *, strict: bool) -> float
     binomial = float(share_variance(share, size))
     if arm.unit is None:
         return binomial
+    # Of each unit: its values below the point, and all its values. The first `count` values are those below.
     values_below = np.bincount(arm.unit[:count], minlength=arm.units)
     values_of_unit = np.bincount(arm.unit, minlength=arm.units)
     residual = values_below - share * values_of_unit
+    # The variance of a ratio of sums over units (delta method).
     clustered = float(residual @ residual) * arm.units / max(arm.units - 1, 1) / size**2
     return max(clustered, binomial / max(float(values_of_unit.mean()), 1.0))

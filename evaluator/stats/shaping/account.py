@@ -38,8 +38,8 @@ def account_for_rows(
     left_out_before = [*(part for run in runs for part in run.facts.left_out), *others]
     baseline_accounts: list[ArmRows] = []
     candidate_accounts: list[ArmRows] = []
-    for code, arm in enumerate(cells.arms[1:], start=1):
-        baseline, candidate = _account_for_pair(cells, warm_up, panels.get(arm), code)
+    for arm_code, arm in enumerate(cells.arms[1:], start=1):
+        baseline, candidate = _account_for_pair(cells, warm_up, panels.get(arm), arm_code)
         baseline_accounts.append(_add_left_out(baseline, left_out_before))
         candidate_accounts.append(_add_left_out(candidate, left_out_before))
     if not baseline_accounts:
@@ -57,10 +57,10 @@ def find_lost_rows(cells: Cells, runs: Sequence[Run]) -> tuple[LeftOut, ...]:
     if any(run.state is RunState.RUNNING or not run.facts.read for run in runs):
         return ()
     lost = []
-    for code, arm in enumerate(cells.arms):
+    for arm_code, arm in enumerate(cells.arms):
         read = sum(run.facts.read.get(arm, 0) for run in runs)
         left_out = sum(part.rows for run in runs for part in run.facts.left_out if part.arm == arm)
-        landed = int(cells.moments.n[cells.moments.arm == code].sum())
+        landed = int(cells.moments.n[cells.moments.arm == arm_code].sum())
         if read != landed + left_out:
             detail = "" if read > landed + left_out else "more than were read"
             lost.append(LeftOut(arm, LeftOutKind.LOST, abs(read - landed - left_out), detail=detail))
@@ -70,9 +70,9 @@ def find_lost_rows(cells: Cells, runs: Sequence[Run]) -> tuple[LeftOut, ...]:
 def find_cut_rows(cells: Cells, part: Cells) -> tuple[LeftOut, ...]:
     """Count the rows of each arm of `cells` that are not in `part`, a period of the same cells."""
     cut = []
-    for code, arm in enumerate(cells.arms):
-        counts = _count_requests(cells, cells.moments.arm == code)
-        counts_in_part = _count_requests(part, part.moments.arm == code)
+    for arm_code, arm in enumerate(cells.arms):
+        counts = _count_requests(cells, cells.moments.arm == arm_code)
+        counts_in_part = _count_requests(part, part.moments.arm == arm_code)
         rows, failures = (counts - counts_in_part).tolist()
         if rows > 0:
             cut.append(LeftOut(arm, LeftOutKind.OUTSIDE_PERIOD, rows, failures))
@@ -92,41 +92,47 @@ def _add_left_out(account: ArmRows, left_out_before: Sequence[LeftOut]) -> ArmRo
     summed = [LeftOut(arm, kind, *counts, detail) for (arm, kind, detail), counts in sums.items()]
     order = list(LeftOutKind)
     summed.sort(key=lambda part: (order.index(part.kind), part.arm, part.detail))
-    return ArmRows(account.arm, account.read + sum(part.rows for part in added), account.judged, tuple(summed))
+    read = account.read + sum(part.rows for part in added)
+    return ArmRows(account.arm, read=read, judged=account.judged, left_out=tuple(summed))
 
 
 def _account_for_pair(cells: Cells, warm_up: WarmUp, panel: Panel | None, candidate: int) -> tuple[ArmRows, ArmRows]:
-    """Account for the baseline (arm 0) and for the arm `candidate`; `panel` is `None` if nothing can be compared.
+    """Account for the rows of the baseline and of the candidate, whose arm has the code `candidate`.
 
-    Counts have the shape (2,): requests and failures. A row is left out for the first reason that applies.
+    A row is left out for the first reason that applies: it is of the warm-up, of a run that only one of both arms has,
+    or without a counterpart in the other arm. `panel` has what is compared; `None`: nothing can be.
     """
     moments, runs = cells.moments, len(cells.runs)
-    first_bucket = np.array([warm_up.first_bucket.get(run, BEFORE_ALL) for run in range(runs)], dtype=np.int64)
-    # As in the panel, whole blocks are judged.
-    in_warm_up = moments.bucket < (first_bucket // BLOCK_BUCKETS * BLOCK_BUCKETS)[moments.run]
-    has_baseline, has_candidate = (
-        np.bincount(moments.run[~in_warm_up & (moments.arm == code)], minlength=runs) > 0 for code in (0, candidate)
+    first_by_run = np.array([warm_up.first_bucket.get(run, BEFORE_ALL) for run in range(runs)], dtype=np.int64)
+    # Reasons of each row of `moments`. As in the panel, whole blocks are judged.
+    in_warm_up = moments.bucket < (first_by_run // BLOCK_BUCKETS * BLOCK_BUCKETS)[moments.run]
+    run_has_baseline, run_has_candidate = (
+        np.bincount(moments.run[~in_warm_up & (moments.arm == arm_code)], minlength=runs) > 0
+        for arm_code in (0, candidate)
     )
-    in_lone_run = ~in_warm_up & ~(has_baseline & has_candidate)[moments.run]
+    in_lone_run = ~in_warm_up & ~(run_has_baseline & run_has_candidate)[moments.run]
+    # Of baseline and candidate (rows): requests and failures (columns).
     judged, unmatched = np.zeros((2, 2), dtype=int), np.zeros((2, 2), dtype=int)
     if panel is not None:
         # An endpoint is compared in the blocks of time in which both arms have requests of it.
-        matched = (panel.block_sum(panel.n) > 0).all(axis=0)
+        is_matched = (panel.block_sum(panel.n) > 0).all(axis=0)
         for arm in (0, 1):
             for column, counts in enumerate((panel.n[arm], panel.failures[arm])):
-                judged[arm, column] = counts[matched].sum()
-                unmatched[arm, column] = counts[~matched].sum()
+                judged[arm, column] = counts[is_matched].sum()
+                unmatched[arm, column] = counts[~is_matched].sum()
     accounts = []
-    for arm, code in enumerate((0, candidate)):
-        of_arm = moments.arm == code
+    for arm, arm_code in enumerate((0, candidate)):  # number in the panel, and code in the cells
+        of_arm = moments.arm == arm_code
+        # Requests and failures, shape (2,).
         read = _count_requests(cells, of_arm)
         warm = _count_requests(cells, of_arm & in_warm_up)
         lone = _count_requests(cells, of_arm & in_lone_run)
-        # The panel has no other rows: these are of a time or of endpoints that the other arm lacks.
+        # What else was read is not in the panel: it is of a time or of endpoints that the other arm lacks.
         not_in_panel = read - warm - lone - unmatched[arm] - judged[arm]
-        name = cells.arms[code]
+        name = cells.arms[arm_code]
         unmatched_rows, unmatched_failures = unmatched[arm].tolist()
         lone_kind = LeftOutKind.LONE_REPLICATE if runs > 1 else LeftOutKind.NO_COUNTERPART
+        # Each with its rows and how many of these failed.
         parts = (
             LeftOut(name, LeftOutKind.WARM_UP, *warm.tolist()),
             LeftOut(name, lone_kind, *lone.tolist()),
@@ -134,7 +140,7 @@ def _account_for_pair(cells: Cells, warm_up: WarmUp, panel: Panel | None, candid
             LeftOut(name, LeftOutKind.NO_COUNTERPART, unmatched_rows, unmatched_failures, NOT_AT_THE_SAME_TIME),
         )
         left_out = tuple(part for part in parts if part.rows)
-        accounts.append(ArmRows(name, int(read[0]), int(judged[arm, 0]), left_out))
+        accounts.append(ArmRows(name, read=int(read[0]), judged=int(judged[arm, 0]), left_out=left_out))
     return accounts[0], accounts[1]
 
 

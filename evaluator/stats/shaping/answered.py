@@ -11,8 +11,8 @@ import numpy as np
 from evaluator.records import Answer, Query, QueryFacts, QueryKind, Series, Spans
 from evaluator.records.arrays import FloatArray, IntArray
 
-LONGEST_STEP = 1.5
-"""In scrape intervals: if two adjacent samples are further apart, a scrape between them is missing."""
+MOST_STEPS_APART = 1.5
+"""If two adjacent samples are further apart than so many steps, a scrape between them is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +44,11 @@ Identity = tuple[frozenset[tuple[str, str]], str, str, str, str]
 def stitch(answers: Sequence[Answer]) -> list[JoinedAnswers]:
     """Join all adjacent or overlapping answers of one query and arm, in the order of time.
 
-    A gap of more than `LONGEST_STEP` between two answers begins the next `JoinedAnswers`.
+    A gap of more than `MOST_STEPS_APART` steps between two answers begins the next `JoinedAnswers`.
     """
     chains: list[list[Answer]] = []
     for answer in sorted(answers, key=lambda answer: (answer.start, answer.end)):
-        longest_gap_s = LONGEST_STEP * answer.step_s
+        longest_gap_s = MOST_STEPS_APART * answer.step_s
         if chains and (answer.start - max(part.end for part in chains[-1])).total_seconds() <= longest_gap_s:
             chains[-1].append(answer)
         else:
@@ -58,18 +58,20 @@ def stitch(answers: Sequence[Answer]) -> list[JoinedAnswers]:
 
 def _join_answers(chain: Sequence[Answer]) -> JoinedAnswers:
     """Join adjacent answers, in the order of time, series by series; their facts are added up."""
-    parts_by_identity: dict[Identity, list[Series]] = {}
-    duplicate_series = 0
+    parts_by_identity: dict[Identity, list[Series]] = {}  # of each series, its samples in each answer
+    duplicate_series = 0  # that occur more than once in one answer
     for answer in chain:
         identities: set[Identity] = set()
         for series in answer.series:
             identity = _identify(series)
-            duplicate_series += identity in identities
+            if identity in identities:
+                duplicate_series += 1
             identities.add(identity)
             if series.ts_ms.size:
                 parts_by_identity.setdefault(identity, []).append(series)
     tracks = tuple(_join_series(parts) for parts in parts_by_identity.values())
     samples = sum(part.ts_ms.size for parts in parts_by_identity.values() for part in parts)
+    # Samples at a time that two answers share.
     repeated_samples = samples - sum(track.ts_ms.size for track in tracks)
     start_ms = round(min(answer.start for answer in chain).timestamp() * 1000)
     end_ms = round(max(answer.end for answer in chain).timestamp() * 1000)
@@ -127,9 +129,9 @@ def _join_series(parts: Sequence[Series]) -> Track:
     values = np.concatenate([part.values for part in parts])
     # The sort is stable: of samples at the same time, the last is of the last answer.
     order = np.argsort(ts_ms, kind="stable")
-    ts_ms, values = ts_ms[order], values[order]
-    last_at_time = np.append(ts_ms[1:] != ts_ms[:-1], True)
-    return Track(parts[0], ts_ms[last_at_time], np.asarray(values[last_at_time], float))
+    sorted_ts_ms, sorted_values = ts_ms[order], values[order]
+    is_last_at_time = np.append(sorted_ts_ms[1:] != sorted_ts_ms[:-1], True)
+    return Track(parts[0], sorted_ts_ms[is_last_at_time], np.asarray(sorted_values[is_last_at_time], float))
 
 
 def find_scrapes(all_joined: Sequence[JoinedAnswers]) -> dict[str, dict[str, IntArray]]:
@@ -157,9 +159,9 @@ _PLAIN_SELECTOR = re.compile(r"\s*[a-zA-Z_:][\w:]*\s*(\{[^{}]*\})?\s*")
 def count_shared(all_joined: Sequence[JoinedAnswers], baseline: str) -> list[int]:
     """Count the series of each candidate that are in fact series of the baseline, one count for each joined answer.
 
-    Series of a plain selector are the same if their labels are. Expressions drop labels: so series of an expression
-    with the same labels are the same only if they name an instance and have equal values at all times, and if the
-    values vary. The count of an answer of the baseline is 0.
+    Then the query does not distinguish the arms. Series of a plain selector are the same if their labels are.
+    Expressions drop labels: so series of an expression with the same labels are the same only if they name an instance
+    and have equal values at all times, and if the values vary. The count of an answer of the baseline is 0.
     """
     baseline_tracks: dict[Query, dict[Identity, list[Track]]] = {}
     for joined in all_joined:
@@ -173,7 +175,8 @@ def count_shared(all_joined: Sequence[JoinedAnswers], baseline: str) -> list[int
         shared = 0
         for track in joined.tracks:
             same_labels = references.get(_identify(track.series), ())
-            shared += any(is_plain or _has_same_values(track, reference) for reference in same_labels)
+            if any(is_plain or _has_same_values(track, reference) for reference in same_labels):
+                shared += 1
         counts.append(shared)
     return counts
 
@@ -205,18 +208,23 @@ def find_drops(all_joined: Sequence[JoinedAnswers]) -> Drops:
         for track in joined.tracks:
             if joined.query.kind is QueryKind.HISTOGRAM and track.series.part == "sum":
                 continue
-            for last in np.flatnonzero(np.diff(track.values) < 0).tolist():
-                # `last` is the last sample before the drop.
-                key = joined.arm, track.series.instance, int(track.ts_ms[last + 1])
-                before, after = float(track.values[last]), float(track.values[last + 1])
+            for last_before in np.flatnonzero(np.diff(track.values) < 0).tolist():
+                # `last_before` is the index of the last sample before the drop.
+                key = joined.arm, track.series.instance, int(track.ts_ms[last_before + 1])
+                before, after = float(track.values[last_before]), float(track.values[last_before + 1])
+                # Of several counters that drop at this time, the one with the highest value before is kept.
                 if key not in drops or before > drops[key][0]:
                     drops[key] = before, after
     return drops
 
 
 def find_spans(joined: JoinedAnswers) -> Spans:
-    """Return the intervals (start and end in ms) in which at least one series had a sample at each step."""
+    """Return the intervals, each (start, end) in ms, in which the samples of all tracks together have no gap.
+
+    A gap is longer than `MOST_STEPS_APART` steps.
+    """
     times_ms = np.unique(np.concatenate([track.ts_ms for track in joined.tracks]))
-    last_before_gap = np.flatnonzero(np.diff(times_ms) > LONGEST_STEP * joined.step_ms)
+    # Indices in `times_ms`: the last sample before each gap, then the first and the last sample of each interval.
+    last_before_gap = np.flatnonzero(np.diff(times_ms) > MOST_STEPS_APART * joined.step_ms)
     starts, ends = np.append(0, last_before_gap + 1), np.append(last_before_gap, times_ms.size - 1)
     return tuple(zip(times_ms[starts].tolist(), times_ms[ends].tolist(), strict=True))

@@ -21,8 +21,8 @@ def choose_widths(n: FloatArray, bucket_s: int) -> IntArray:
 
     `n` are requests, shape (2, endpoints, slots). Returns the widths in buckets, shape (endpoints,), at most 5 minutes.
     """
-    expected_in_bucket = n.sum(axis=2).min(axis=0) / n.shape[2]
-    widest = 1
+    expected_in_bucket = n.sum(axis=2).min(axis=0) / n.shape[2]  # of the smaller arm, by endpoint
+    widest = 1  # in buckets: a power of two
     while widest * 2 * bucket_s <= MAX_BLOCK_S and widest < ALIGNED:
         widest *= 2
     needed = EXPECTED_IN_BLOCK / np.maximum(expected_in_bucket, 1e-9)
@@ -47,7 +47,7 @@ def number_strata(widths: IntArray, endpoint: IntArray, slot: IntArray, slot_blo
     """
     width_in_blocks = np.where(widths == WHOLE_RUN, blocks, np.maximum(1, widths // BLOCK_BUCKETS))
     run, block = np.divmod(slot_block, blocks)
-    # Shape (endpoints, slots).
+    # A number for each time block of each run, shape (endpoints, slots).
     time_block = run * blocks + block // width_in_blocks[:, None]
     codes = time_block * widths.size + np.arange(widths.size)[:, None]
     return Index(codes[endpoint, slot], (int(slot_block.max()) + 1) * widths.size)
@@ -75,7 +75,7 @@ def number_buckets(run: IntArray, bucket: IntArray, base: IntArray, span: int) -
         base: Bucket from which those of each run are counted, shape (runs,).
         span: Buckets of the longest run.
     """
-    # A single run is the usual case: its base is one number.
+    # The 1 keeps 0 free for buckets before the base. A single run is the usual case: its base is one number.
     number = bucket - (base[0] - 1 if base.size == 1 else base[run] - 1)
     np.clip(number, 0, span + 1, out=number)
     if base.size > 1:

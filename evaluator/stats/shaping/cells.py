@@ -91,14 +91,16 @@ def add_up(rows: Summed) -> Summed:
 
     Returns one row for each key, in the order of the keys; histograms are ordered by bin first.
     """
-    keys = [field.name for field in fields(rows) if field.name not in SUMMED]
-    bin_first = sorted(keys, key=lambda key: key != "bin")
-    order, starts = group_rows(np.stack([getattr(rows, key) for key in bin_first]))
-    columns: dict[str, Any] = {key: getattr(rows, key)[order[starts]] for key in keys}
+    key_columns = [field.name for field in fields(rows) if field.name not in SUMMED]
+    bin_first = sorted(key_columns, key=lambda name: name != "bin")
+    # The sorted order of the rows, and where in this order each new key begins.
+    order, starts = group_rows(np.stack([getattr(rows, name) for name in bin_first]))
+    columns: dict[str, Any] = {name: getattr(rows, name)[order[starts]] for name in key_columns}
     for field in fields(rows):
         if field.name in SUMMED:
             column = getattr(rows, field.name)[order]
             merge = MERGED_BY.get(field.name, np.add)
+            # `reduceat` cannot take a table without rows.
             columns[field.name] = merge.reduceat(column, starts) if starts.size else column
     return replace(rows, **columns)
 
@@ -120,9 +122,10 @@ def join(parts: Sequence[Cells]) -> Cells:
     tables: dict[str, Any] = {table: join_rows([getattr(part, table) for part in recoded_parts]) for table in COUNTS}
     return replace(
         parts[0],
-        runs=max((part.runs for part in parts), key=len),
+        runs=max((part.runs for part in parts), key=len),  # a part may lack the last runs
         endpoints=endpoints,
         instances=tuple(name for part in parts for name in part.instances),
+        # The largest step of which the times of all parts are multiples.
         grid_us=int(np.gcd.reduce([part.grid_us for part in parts])),
         failure_kinds=NO_FAILURES,
         **tables,

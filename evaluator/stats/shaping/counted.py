@@ -68,21 +68,21 @@ def find_usable(
     if endpoint is not None:
         keep &= counted.endpoint == counted.endpoints.index(endpoint)
     if first_bucket:
-        first = np.array([first_bucket.get(code, BEFORE_ALL) for code in range(len(counted.runs))])
+        first_by_run = np.array([first_bucket.get(run, BEFORE_ALL) for run in range(len(counted.runs))])
         # Whole blocks are used. If the data begin within a block, it counts as whole: there are no data before it.
-        keep &= counted.bucket >= (first // BLOCK_BUCKETS * BLOCK_BUCKETS)[counted.run]
+        keep &= counted.bucket >= (first_by_run // BLOCK_BUCKETS * BLOCK_BUCKETS)[counted.run]
     of_both_arms = counted.take(keep)
     shared_buckets = _find_shared_buckets(of_both_arms)
     usable = np.zeros(of_both_arms.run.size, dtype=bool)
     for run, ends in shared_buckets.items():
         usable_of_run = of_both_arms.run == run
-        if ends is not None:
+        if ends is not None:  # the arms overlapped; else all rows of the run are usable
             first_shared, last_shared = ends
             usable_of_run &= (of_both_arms.bucket >= first_shared) & (of_both_arms.bucket <= last_shared)
         usable |= usable_of_run
     if not usable.any():
         return None
-    keep[keep] = usable
+    keep[keep] = usable  # `usable` is about the kept rows only
     return keep, {run: ends is not None for run, ends in shared_buckets.items()}
 
 
@@ -97,18 +97,19 @@ def _find_shared_buckets(counted: Counted) -> dict[int, tuple[int, int] | None]:
     for run, rows in rows_of_each(counted.run):
         bucket, is_candidate, n = counted.bucket[rows], counted.arm[rows] != 0, counted.n[rows]
         first, last = int(bucket.min()), int(bucket.max())
-        # Counts of each bucket and arm, shape (buckets, 2), from one number for each pair of bucket and arm.
-        cell = 2 * (bucket - first)
-        cell += is_candidate
-        counts = np.bincount(cell, weights=n, minlength=2 * (last - first + 1)).reshape(-1, 2)
+        # Counts of each bucket and arm, shape (buckets, 2), from one number for each pair of bucket and arm: even for
+        # the baseline, odd for the candidate.
+        bucket_and_arm = 2 * (bucket - first)
+        bucket_and_arm += is_candidate
+        counts = np.bincount(bucket_and_arm, weights=n, minlength=2 * (last - first + 1)).reshape(-1, 2)
         if not counts.sum(axis=0).all():
-            continue
+            continue  # an arm has no requests
         covered = np.stack([_find_covered(np.asarray(arm_counts, float)) for arm_counts in counts.T])
         covered_by_both = int(covered.all(axis=0).sum())
         covered_by_shorter = int(covered.sum(axis=1).min())
-        occupied = [first + np.flatnonzero(arm_counts) for arm_counts in counts.T]
-        later_start = max(int(buckets[0]) for buckets in occupied)
-        earlier_end = min(int(buckets[-1]) for buckets in occupied)
+        buckets_with_requests = [first + np.flatnonzero(arm_counts) for arm_counts in counts.T]
+        later_start = max(int(buckets[0]) for buckets in buckets_with_requests)
+        earlier_end = min(int(buckets[-1]) for buckets in buckets_with_requests)
         overlap = covered_by_both >= MIN_OVERLAP * covered_by_shorter and later_start <= earlier_end
         shared[run] = (later_start, earlier_end) if overlap else None
     return shared
@@ -117,13 +118,14 @@ def _find_shared_buckets(counted: Counted) -> dict[int, tuple[int, int] | None]:
 def _find_covered(counts: FloatArray) -> BoolArray:
     """Find the buckets that an arm covers, from its requests in each bucket; both have the shape (buckets,).
 
-    These are the buckets with requests, and the buckets before and after them, as many as contain `RARELY_EMPTY`
-    requests at the arm's mean rate: so few empty buckets are no sign that the arm paused. (Requests in clusters leave
-    them empty more often.) Nothing before the first or after the last request is covered.
+    `counts` has at least one request. A bucket is covered if it has requests, or if a bucket with requests is so near
+    that fewer than about `RARELY_EMPTY` requests were to be expected in between: so few empty buckets are no sign that
+    the arm paused. Requests that come in clusters leave more buckets empty, so these may look like a pause. Nothing
+    before the first or after the last request is covered.
     """
-    occupied = np.flatnonzero(counts)
-    mean = counts.sum() / (occupied[-1] - occupied[0] + 1)
-    reach = max(int(np.ceil(RARELY_EMPTY / mean)), 1)
+    occupied = np.flatnonzero(counts)  # indices of the buckets with requests
+    requests_per_bucket = counts.sum() / (occupied[-1] - occupied[0] + 1)
+    reach = max(int(np.ceil(RARELY_EMPTY / requests_per_bucket)), 1)  # in buckets
     # Each bucket with requests covers an interval: add 1 where it begins and -1 after its end, and sum up.
     changes = np.zeros(counts.size + 1)
     np.add.at(changes, np.maximum(occupied - reach, occupied[0]), 1)

@@ -50,9 +50,9 @@ def group_by(of: IntArray) -> Groups:
     >>> groups.sum_totals(np.array([1.0, 10.0, 100.0, 1000.0])).tolist()
     [10.0, 1001.0]
     """
-    order = np.argsort(of, kind="stable")
-    in_no_group = np.searchsorted(of[order], 0)
-    order = order[in_no_group:]
+    by_group = np.argsort(of, kind="stable")  # endpoints without a group (-1) come first
+    without_group = np.searchsorted(of[by_group], 0)
+    order = by_group[without_group:]
     starts = np.flatnonzero(np.diff(of[order], prepend=-1))
     return Groups(of, int(starts.size), order, starts)
 

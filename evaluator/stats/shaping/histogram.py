@@ -53,7 +53,7 @@ def sort_bins(
     keep = cell >= 0 if of_both_arms is None else (cell >= 0) & of_both_arms
     if not keep.all():
         bins, n, cell = bins[keep], n[keep], cell[keep]
-    # 2 · bin for the baseline, 2 · bin + 1 for the candidate. A small type, because it is sorted faster.
+    # 2 · bin for the baseline, 2 · bin + 1 for the candidate (true is added as 1). A small type is sorted faster.
     key = bins.astype(np.int16)
     key *= 2
     key += cell >= baseline_cells

@@ -42,7 +42,7 @@ def settle_in_flight(cells: Cells, runs: Sequence[Run]) -> Settled:
 
     Each failure counts in the bucket in which its request began. The other requests in flight are left out.
     """
-    in_flight = [(run.id, request) for run in runs for request in run.facts.in_flight]
+    in_flight = [(run.id, request) for run in runs for request in run.facts.in_flight]  # pairs (run, request)
     usual_s = _find_baseline_quantile_s(cells, USUAL)
     patience_s = max(LEAST_AGE_S, TIMES_SLOWEST * _find_baseline_quantile_s(cells, SLOWEST))
     timed_out = [(run, request) for run, request in in_flight if request.age_s > patience_s]
@@ -75,14 +75,15 @@ def cut_in_flight(cells: Cells, runs: Sequence[Run], period: Period) -> tuple[tu
     for run in runs:
         stopped = run.facts.users_stopped
         ends_before_stop = period.end is not None and stopped is not None and stopped > period.end
-        in_flight = tuple(
+        in_period = tuple(
             request for request in run.facts.in_flight if not ends_before_stop and request.started_s >= start_s
         )
         for request in run.facts.in_flight:
-            if request not in in_flight:
+            if request not in in_period:
                 removed[request.arm] += 1
-                removed_failures[request.arm] += request.age_s > patience_s
-        facts = replace(run.facts, in_flight=in_flight, users_stopped=period.end if ends_before_stop else stopped)
+                if request.age_s > patience_s:
+                    removed_failures[request.arm] += 1
+        facts = replace(run.facts, in_flight=in_period, users_stopped=period.end if ends_before_stop else stopped)
         cut_runs.append(replace(run, facts=facts))
     left_out = tuple(
         LeftOut(arm, LeftOutKind.OUTSIDE_PERIOD, count, removed_failures[arm]) for arm, count in sorted(removed.items())
@@ -100,8 +101,8 @@ def _find_baseline_quantile_s(cells: Cells, share: float) -> float:
     if not bins.size:
         return 0.0
     order = np.argsort(bins, kind="stable")
-    reached = np.cumsum(counts[order])
-    quantile_bin = int(bins[order][np.searchsorted(reached, share * reached[-1])])
+    counts_up_to = np.cumsum(counts[order])
+    quantile_bin = int(bins[order][np.searchsorted(counts_up_to, share * counts_up_to[-1])])
     return float(bin_edges_us(quantile_bin, quantile_bin)[1]) / 1e6
 
 
@@ -116,6 +117,7 @@ def _add_failures(cells: Cells, timed_out: Sequence[tuple[str, InFlight]]) -> Ce
     arms = tuple(dict.fromkeys((*cells.arms, *(request.arm for _, request in requests))))
     endpoints = tuple(dict.fromkeys((*cells.endpoints, *(request.endpoint for _, request in requests))))
     instances = tuple(dict.fromkeys((*cells.instances, *(request.instance for _, request in requests))))
+    # Run, arm, endpoint, instance (codes) and bucket → number of requests.
     counts_by_key = Counter(
         (
             cells.runs.index(run),
@@ -130,7 +132,7 @@ def _add_failures(cells: Cells, timed_out: Sequence[tuple[str, InFlight]]) -> Ce
     n = np.array(list(counts_by_key.values()), dtype=np.int64)
     # They have no response times: nothing is added to sums, and there is no minimum and maximum.
     zeros, no_times = np.zeros(n.size), np.full(n.size, np.nan)
-    no_status = -1
+    no_status = -1  # no response came
     added = Moments(
         run=run_code,
         arm=arm,

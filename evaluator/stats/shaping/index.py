@@ -57,14 +57,14 @@ def group_rows(columns: IntArray) -> tuple[IntArray, IntArray]:
     ranges = columns.max(axis=1) - least + 1
     if float(np.prod(ranges.astype(np.float64))) < MOST_CODES:
         # The columns are combined into one integer for each row: sorting one column is faster.
-        code = np.zeros(columns.shape[1], dtype=np.int64)
+        combined = np.zeros(columns.shape[1], dtype=np.int64)
         for column, column_least, column_range in zip(columns, least, ranges, strict=True):
-            code *= column_range
-            code += column - column_least
-        order = np.argsort(code, kind="stable")
-        changes = np.diff(code[order]) != 0
+            combined *= column_range
+            combined += column - column_least
+        order = np.argsort(combined, kind="stable")
+        changes = np.diff(combined[order]) != 0
     else:
-        order = np.lexsort(columns[::-1])
+        order = np.lexsort(columns[::-1])  # the last column of `lexsort` is the most significant
         changes = (np.diff(columns[:, order], axis=1) != 0).any(axis=0)
     return order, np.flatnonzero(np.append(True, changes))
 

@@ -44,6 +44,7 @@ def narrow(
         last = AFTER_ALL if end is None else math.ceil(end.timestamp() / block_s) - 1
         if first > last:
             raise UsageError("the interval of time is empty", hint="set an end that is later than the start")
+        # Of all runs alike: the run, the first argument, is not used.
         cells = _keep_blocks(cells, lambda _, block: (block >= first) & (block <= last))
     if instances is not None:
         cells = coarsen(where(cells, instance=_find_codes("instance", cells.instances, instances)))
@@ -77,17 +78,18 @@ def cut_each_run(cells: Cells, from_s: float, to_s: float) -> Cells:
     Blocks that contain `from_s` or `to_s` are kept as a whole. A run starts with the block of its first request.
     """
     block_s = cells.bucket_s * BLOCK_BUCKETS
-    # Blocks since the start of the run, from `first` to before `end`: `from_s` rounded down, `to_s` rounded up.
+    # Blocks since the start of the run, from `first` to before `end`: `from_s` rounded down, `to_s` rounded up (`//`
+    # rounds down; of the negative time, it rounds up).
     first, end = int(from_s // block_s), -int(-to_s // block_s)
-    start_blocks = np.zeros(max(len(cells.runs), 1), dtype=np.int64)
+    start_blocks = np.zeros(max(len(cells.runs), 1), dtype=np.int64)  # first block of each run, by its code
     for run in distinct(cells.moments.run):
         start_blocks[run] = cells.moments.bucket[cells.moments.run == run].min() // BLOCK_BUCKETS
 
-    def keep(run: IntArray, block: IntArray) -> BoolArray:
+    def is_in_interval(run: IntArray, block: IntArray) -> BoolArray:
         since_start = block - start_blocks[run]
         return (since_start >= first) & (since_start < end)
 
-    return _keep_blocks(cells, keep)
+    return _keep_blocks(cells, is_in_interval)
 
 
 def _keep_blocks(cells: Cells, keep: Callable[[IntArray, IntArray], BoolArray]) -> Cells:

@@ -72,7 +72,7 @@ class InstanceRows:
 
         `widths` are the block widths of the earlier panel, shape (endpoints,). They define the strata of its rows.
         """
-        slots = int(np.searchsorted(self.slot_block, block))
+        slots = int(np.searchsorted(self.slot_block, block))  # how many block slots lie before
         earlier = np.flatnonzero(self.slot < slots)
         columns = ("arm", "instance", "endpoint", "slot", "n", "failures", "histogram")
         earlier_columns = {name: getattr(self, name)[earlier] for name in columns}
@@ -158,6 +158,7 @@ class Panel:
             return None
         # Copies, not views: sums then equal, to the last bit, those of the time when no more data had landed.
         n, failures = (np.ascontiguousarray(values[:, :, :slots]) for values in (self.n, self.failures))
+        # Fewer data may need wider blocks.
         widths = choose_widths(n, self.bucket_s) if all(self.paired.values()) else self.widths
         run, offset = self.run[:slots], self.offset[:slots]
         return replace(
@@ -267,7 +268,8 @@ class _PanelBuilder:
         `paired`: run code → did its arms overlap in time?
         """
         self.counted, self.paired = counted, paired
-        # Bucket from which the buckets of each run are counted, and buckets of the longest run: multiples of `ALIGNED`.
+        # `base`: bucket from which the buckets of each run are counted. `span`: buckets of the longest run. Both are
+        # multiples of `ALIGNED`, so that blocks begin at the same buckets whatever part of a run is read.
         self.base = np.zeros(len(counted.runs), dtype=np.int64)
         longest = 0
         for run, rows in rows_of_each(counted.run):
@@ -276,24 +278,27 @@ class _PanelBuilder:
             longest = max(longest, int(bucket.max() - self.base[run]) + 1)
         self.span = math.ceil(longest / ALIGNED) * ALIGNED
         self.blocks = self.span // BLOCK_BUCKETS
-        # Each `Index` numbers those of its possible keys that occur.
+        # Each `Index` numbers those of its possible keys that occur: slots (bucket of a run), block slots (block of a
+        # run), endpoints, and at last the rows of `InstanceRows` (arm × instance × block × endpoint).
         runs, block = len(counted.runs), counted.bucket // BLOCK_BUCKETS
         self.slots = Index(number_buckets(counted.run, counted.bucket, self.base, self.span), runs * (self.span + 2))
         self.block_slots = Index(self._number_blocks(counted.run, block), runs * (self.blocks + 2))
         self.endpoints = Index(counted.endpoint, len(counted.endpoints))
-        # The dense arrays of the panel, and the flat index of each row in them.
+        # The shape of the dense arrays of the panel.
         self.shape = (2, self.endpoints.size, self.slots.size)
         arm = self._find_arm(counted)
         arm_and_endpoint = arm * self.endpoints.size + self.endpoints.find(counted.endpoint)
-        self.cell = arm_and_endpoint * self.slots.size + self.slots.find(self.slots.codes)
+        # Flat index of each row of `counted` in an array of shape `self.shape`.
+        self.cell_of_row = arm_and_endpoint * self.slots.size + self.slots.find(self.slots.codes)
         possible_instance_rows = 2 * len(counted.instances) * self.block_slots.possible * len(counted.endpoints)
-        self.rows = Index(self._number_instance_rows(counted, block), possible_instance_rows)
+        self.instance_rows = Index(self._number_instance_rows(counted, block), possible_instance_rows)
 
     def _find_arm(self, rows: Counted | Moments | Bins | InstanceBins) -> IntArray:
         """Return the arm of each row in the panel: 0 for the baseline, 1 for a candidate, whatever its code."""
         return rows.arm if len(self.counted.arms) == 2 else np.minimum(rows.arm, 1)
 
     def _number_blocks(self, run: IntArray, block: IntArray) -> IntArray:
+        """Number the blocks of all runs, as `number_buckets` does; all arrays have shape (rows,)."""
         return number_buckets(run, block, self.base // BLOCK_BUCKETS, self.blocks)
 
     def _number_instance_rows(self, rows: Counted | InstanceBins, block: IntArray) -> IntArray:
@@ -301,35 +306,37 @@ class _PanelBuilder:
 
         `block` is the block of each row, shape (rows,). Rows of equal keys get the same number.
         """
-        # In place, because the arrays are large.
-        code = self._find_arm(rows) * len(self.counted.instances)
-        code += rows.instance
-        code *= self.block_slots.possible
-        code += self._number_blocks(rows.run, block)
-        code *= len(self.counted.endpoints)
-        code += rows.endpoint
-        return code
+        # One number whose digits are arm, instance, block and endpoint. In place, because the arrays are large.
+        number = self._find_arm(rows) * len(self.counted.instances)
+        number += rows.instance
+        number *= self.block_slots.possible
+        number += self._number_blocks(rows.run, block)
+        number *= len(self.counted.endpoints)
+        number += rows.endpoint
+        return number
 
     def build(self, *, whole_runs: bool) -> Panel:
         """Build the panel without histograms; with `whole_runs`, each block of time is a whole run."""
         counted = self.counted
 
         def sum_by_cell_of_panel(values: FloatArray | IntArray) -> FloatArray:
-            summed = np.bincount(self.cell, weights=values, minlength=int(np.prod(self.shape)))
+            """Sum the values (rows,) of each arm, endpoint and slot: shape (2, endpoints, slots)."""
+            summed = np.bincount(self.cell_of_row, weights=values, minlength=int(np.prod(self.shape)))
             return np.asarray(summed, float).reshape(self.shape)
 
-        # The reverse of `number_buckets`.
+        # Run, and bucket within the run, of each slot: the reverse of `number_buckets`.
         run, offset = self.slots.keys // (self.span + 2), self.slots.keys % (self.span + 2) - 1
         position = np.zeros(run.size)
-        for code in distinct(run):
-            of_run = run == code
+        for run_code in distinct(run):
+            of_run = run == run_code
             since_start = offset[of_run] - offset[of_run].min()
             position[of_run] = (since_start + 0.5) / (since_start.max() + 1)
         n = sum_by_cell_of_panel(counted.n)
+        # If the arms of a run did not overlap in time, they can be compared over whole runs only.
         has_time_blocks = all(self.paired.values()) and not whole_runs
         widths = choose_widths(n, counted.bucket_s) if has_time_blocks else np.full(n.shape[1], WHOLE_RUN)
         return Panel(
-            endpoints=tuple(counted.endpoints[code] for code in self.endpoints.keys),
+            endpoints=tuple(counted.endpoints[endpoint_code] for endpoint_code in self.endpoints.keys),
             bucket_s=counted.bucket_s,
             run=run,
             offset=offset,
@@ -343,6 +350,7 @@ class _PanelBuilder:
             block_starts={int(width): find_block_starts(run, offset, int(width)) for width in distinct(widths)},
             paired=self.paired,
             rows=self._build_instance_rows(widths),
+            # `add_histograms` sets the following for requests.
             grid_ms=0.0,
             steps_us=np.zeros(self.shape[:2], dtype=np.int64),
             constant=(False, False),
@@ -352,19 +360,22 @@ class _PanelBuilder:
 
     def _build_instance_rows(self, widths: IntArray) -> InstanceRows:
         """Add up the rows of each instance × block × endpoint; `widths` are block widths, shape (endpoints,)."""
-        counted, index = self.counted, self.rows
-        row = index.find(index.codes)
+        counted, index = self.counted, self.instance_rows
+        row = index.find(index.codes)  # row of the result to which each row of `counted` is added
 
         def sum_by_row(values: FloatArray | IntArray) -> FloatArray:
+            """Sum the values of all rows of `counted` that are added to each row of the result."""
             return np.asarray(np.bincount(row, weights=values, minlength=index.size), float)
 
-        # The reverse of `_number_instance_rows`: `instance` is arm × instance.
+        # Of each row of the result: arm and instance (as one number), block, and endpoint. This is the reverse of
+        # `_number_instance_rows`.
         instance_and_block, endpoint = np.divmod(index.keys, len(counted.endpoints))
-        instance, block = np.divmod(instance_and_block, self.block_slots.possible)
-        instances = Index(instance, 2 * len(counted.instances))
+        arm_and_instance, block = np.divmod(instance_and_block, self.block_slots.possible)
+        instances = Index(arm_and_instance, 2 * len(counted.instances))
         instance_arm = instances.keys // len(counted.instances)
-        row_instance, row_slot = instances.find(instance), self.block_slots.find(block)
+        row_instance, row_slot = instances.find(arm_and_instance), self.block_slots.find(block)
         row_endpoint = self.endpoints.find(endpoint)
+        # Run and block of each block slot, without the free numbers at both ends of a run (`number_buckets`).
         run, numbered_block = np.divmod(self.block_slots.keys, self.blocks + 2)
         slot_block = run * self.blocks + numbered_block - 1
         strata = number_strata(widths, row_endpoint, row_slot, slot_block, self.blocks)
@@ -378,7 +389,7 @@ class _PanelBuilder:
             failures=sum_by_row(counted.failures),
             totals={name: sum_by_row(values) for name, values in counted.totals.items()},
             instance_arm=instance_arm,
-            names=tuple(counted.instances[code % len(counted.instances)] for code in instances.keys),
+            names=tuple(counted.instances[key % len(counted.instances)] for key in instances.keys),
             histogram=np.arange(index.size),
             histogram_rows=index.size,
             slot_block=slot_block,
@@ -403,23 +414,24 @@ class _PanelBuilder:
         instance_bins = cells.instance_bins
         row_bins = sort_bins(
             instance_bins,
-            self.rows.find(self._number_instance_rows(instance_bins, instance_bins.block)),
+            self.instance_rows.find(self._number_instance_rows(instance_bins, instance_bins.block)),
             baseline_cells=int(np.searchsorted(panel.rows.arm, 1)),
             of_both_arms=np.isin(instance_bins.arm, both_arms) if has_other_arms else None,
         )
         grid_ms = cells.grid_us / 1000
-        logs = mean_logs(max(bins.last, row_bins.last), grid_ms)
+        mean_log_of_bin = mean_logs(max(bins.last, row_bins.last), grid_ms)
 
         def name_totals(totals: Mapping[str, FloatArray], log_time_ms: FloatArray) -> dict[str, FloatArray]:
             return {"time_ms": totals["time_us"] / 1000, "bytes": totals["bytes"], "log_time_ms": log_time_ms}
 
-        row_totals = name_totals(panel.rows.totals, sum_by_cell(row_bins, logs, panel.rows.n.size))
+        row_totals = name_totals(panel.rows.totals, sum_by_cell(row_bins, mean_log_of_bin, panel.rows.n.size))
         return replace(
             panel,
-            totals=name_totals(panel.totals, sum_by_cell(bins, logs, panel.n.size).reshape(self.shape)),
+            totals=name_totals(panel.totals, sum_by_cell(bins, mean_log_of_bin, panel.n.size).reshape(self.shape)),
             rows=replace(panel.rows, totals=row_totals),
             grid_ms=grid_ms,
-            steps_us=find_steps_us(moments, self.cell // self.slots.size, self.shape[:2], cells.grid_us),
+            # `cell // slots` is the arm × endpoint of each row.
+            steps_us=find_steps_us(moments, self.cell_of_row // self.slots.size, self.shape[:2], cells.grid_us),
             constant=(self._is_constant(moments, 0), self._is_constant(moments, 1)),
             bins=bins,
             row_bins=row_bins,
@@ -432,17 +444,18 @@ class _PanelBuilder:
         endpoints are computed first, because rows are many more.
         """
         rows = cells.bins
+        # Position in the panel of each possible bucket, and of each endpoint as a column; -1: not in the panel.
         slot = self.slots.find(np.arange(self.slots.possible))
         endpoint = self.endpoints.find(np.arange(len(cells.endpoints)))[:, None]
         # The bitwise or of two numbers is negative if one of them is -1.
         of_baseline = np.where((endpoint | slot) >= 0, endpoint * self.slots.size + slot, -1)
         of_candidate = np.where(of_baseline >= 0, of_baseline + self.endpoints.size * self.slots.size, -1)
         # Position of each row in the table (2, endpoints, possible slots) of both; in place, because it is large.
-        code = self._find_arm(rows) * len(cells.endpoints)
-        code += rows.endpoint
-        code *= slot.size
-        code += number_buckets(rows.run, rows.bucket, self.base, self.span)
-        return np.take(np.stack([of_baseline, of_candidate]), code)
+        table_position = self._find_arm(rows) * len(cells.endpoints)
+        table_position += rows.endpoint
+        table_position *= slot.size
+        table_position += number_buckets(rows.run, rows.bucket, self.base, self.span)
+        return np.take(np.stack([of_baseline, of_candidate]), table_position)
 
     def _is_constant(self, moments: Moments, arm: int) -> bool:
         """Are all response times of successes of an arm (0 baseline, 1 candidate) equal? False without successes."""

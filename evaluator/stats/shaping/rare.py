@@ -26,10 +26,12 @@ def pool_rare_endpoints(cells: Cells, least: int, keep: Collection[str] = ()) ->
     endpoints, moments = len(cells.endpoints), cells.moments
     if endpoints <= MOST_APART:
         return cells
-    cell = moments.arm * endpoints + moments.endpoint
-    requests = np.bincount(cell, weights=moments.n, minlength=len(cells.arms) * endpoints).reshape(-1, endpoints)
-    pooled = requests.min(axis=0) < least
-    pooled &= np.array([name not in keep for name in cells.endpoints])
-    apart = [name for name, is_pooled in zip(cells.endpoints, pooled, strict=True) if not is_pooled]
-    new_code: IntArray = np.where(pooled, len(apart), np.cumsum(~pooled) - 1)
-    return replace(recode(cells, endpoint=new_code), endpoints=(*apart, OTHER_ENDPOINTS))
+    # Requests of each arm and endpoint, shape (arms, endpoints), from one number for each pair of both.
+    arm_and_endpoint = moments.arm * endpoints + moments.endpoint
+    requests = np.bincount(arm_and_endpoint, weights=moments.n, minlength=len(cells.arms) * endpoints)
+    is_pooled = requests.reshape(-1, endpoints).min(axis=0) < least
+    is_pooled &= np.array([name not in keep for name in cells.endpoints])
+    kept_names = [name for name, pooled in zip(cells.endpoints, is_pooled, strict=True) if not pooled]
+    # The kept endpoints are numbered from 0 in their order, the pooled endpoint follows them.
+    new_code: IntArray = np.where(is_pooled, len(kept_names), np.cumsum(~is_pooled) - 1)
+    return replace(recode(cells, endpoint=new_code), endpoints=(*kept_names, OTHER_ENDPOINTS))

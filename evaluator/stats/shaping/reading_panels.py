@@ -80,9 +80,9 @@ def cut(readings: ReadingCells, intervals: Sequence[RunInterval] | None) -> Read
     in_no_run = -1
     run = np.full(readings.bucket.size, in_no_run)
     start_s = readings.bucket * readings.bucket_s
-    for code, interval in enumerate(intervals):
-        inside = (start_s >= interval.start_s) & (start_s + readings.bucket_s <= interval.end_s)
-        run[inside & (run == in_no_run)] = code
+    for run_code, interval in enumerate(intervals):
+        is_inside = (start_s >= interval.start_s) & (start_s + readings.bucket_s <= interval.end_s)
+        run[is_inside & (run == in_no_run)] = run_code
     keep = run != in_no_run
     return ReadingView(keep_rows(readings, keep), tuple(interval.run for interval in intervals), run[keep])
 
@@ -175,12 +175,13 @@ def find_bounds(view: ReadingView, query: Query, arms: Sequence[int]) -> FloatAr
         The bounds in rising order, shape (bounds,).
     """
     readings = view.readings
-    rows = view.find(query, BUCKET)
-    rows = rows[np.isin(readings.arm[rows], arms) & np.isfinite(readings.le[rows])]
+    bucket_rows = view.find(query, BUCKET)
+    rows = bucket_rows[np.isin(readings.arm[bucket_rows], arms) & np.isfinite(readings.le[bucket_rows])]
     if not rows.size:
         return np.zeros(0)
-    series = (readings.arm[rows] * len(readings.instances) + readings.instance[rows]) * len(readings.endpoints)
-    series = series + readings.endpoint[rows]
+    # One number for the arm, instance and endpoint of each row.
+    arm_and_instance = readings.arm[rows] * len(readings.instances) + readings.instance[rows]
+    series = arm_and_instance * len(readings.endpoints) + readings.endpoint[rows]
     distinct_pairs = np.unique(np.column_stack([readings.le[rows], series]), axis=0)
     bounds, series_with_bound = np.unique(distinct_pairs[:, 0], return_counts=True)
     return np.asarray(bounds[series_with_bound == np.unique(series).size], float)
@@ -196,7 +197,7 @@ def build_rate_panel(view: ReadingView, arm: str, query: Query, scale: float, en
     readings, rows = view.readings, view.find(query, VALUE, endpoint)
     representative_rows, group = group_by_instance(view, rows)
     seconds = np.zeros(representative_rows.size)
-    np.maximum.at(seconds, group, readings.seconds[rows])
+    np.maximum.at(seconds, group, readings.seconds[rows])  # counted once: the largest of the group
     return build_panel(
         view,
         arm,
@@ -209,7 +210,8 @@ def build_rate_panel(view: ReadingView, arm: str, query: Query, scale: float, en
 def build_gauge_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
     """Build the panel of a gauge's mean: samples are counted, and their values summed up.
 
-    `scale` converts the unit of the query to that of the metric. `None` if the arms have no usable bucket in common.
+    `arm` is the candidate; `scale` converts the unit of the query to that of the metric. `None` if the arms have no
+    usable bucket in common.
     """
     readings, rows = view.readings, view.find(query, VALUE, endpoint)
     return build_panel(
@@ -224,8 +226,8 @@ def build_gauge_panel(view: ReadingView, arm: str, query: Query, scale: float, e
 def build_peak_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
     """Build the panel of a gauge's peaks: in each minute, the largest sample of each instance counts as one value.
 
-    A minute is rounded up to whole buckets. `scale` converts the unit of the query to that of the metric. `None` if the
-    arms have no usable bucket in common.
+    A minute is rounded up to whole buckets. `arm` is the candidate; `scale` converts the unit of the query to that of
+    the metric. `None` if the arms have no usable bucket in common.
     """
     rows = view.find(query, VALUE, endpoint)
     buckets_per_minute = math.ceil(MINUTE_S / view.readings.bucket_s)
@@ -328,6 +330,7 @@ def build_panel(
         The panel; `None` if the arms have no usable bucket in common.
     """
     readings = view.readings
+    # The rows of all parts, one part after the other: a reading that is in two parts has two rows, which are added up.
     parts = [part for part in (n, failures, values) if part is not None]
     rows = np.concatenate([part.rows for part in parts])
 

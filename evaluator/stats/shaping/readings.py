@@ -30,7 +30,7 @@ import numpy as np
 from evaluator.records import PARTS, Answer, Query, QueryFacts, QueryKind, ReadingCells, choose_bucket_s
 from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 from evaluator.stats.shaping.answered import (
-    LONGEST_STEP,
+    MOST_STEPS_APART,
     Drops,
     JoinedAnswers,
     count_shared,
@@ -93,10 +93,10 @@ def sum_up(answers: Sequence[Answer], arms: Sequence[str], bucket_s: int) -> Rea
     drops = find_drops(all_joined)
     shared = count_shared(all_joined, arms[0] if arms else "")
     tables, all_facts = [], []
-    for joined, count in zip(all_joined, shared, strict=True):
+    for joined, shared_series in zip(all_joined, shared, strict=True):
         table, facts = _sum_joined(joined, scrapes, drops, names, bucket_s)
         tables.append(table)
-        all_facts.append(replace(facts, shared=count))
+        all_facts.append(replace(facts, shared=shared_series))
     return _assemble(names, bucket_s, tables, _join_facts(all_facts))
 
 
@@ -107,18 +107,19 @@ def sum_up(answers: Sequence[Answer], arms: Sequence[str], bucket_s: int) -> Rea
 class _Samples:
     """Samples of all series of joined answers, one series after the other."""
 
-    ts: IntArray
+    ts_ms: IntArray
+    """Time of each sample, since the epoch."""
     values: FloatArray
-    firsts: IntArray
+    first_samples: IntArray
     """Index of the first sample of each series."""
     track: IntArray
-    """Number of the series of each sample."""
+    """Number of the series of each sample: its position in the tracks of the joined answers."""
 
 
 def _sum_joined(
     joined: JoinedAnswers, scrapes: Mapping[str, Mapping[str, IntArray]], drops: Drops, names: Names, bucket_s: int
 ) -> tuple[Table, QueryFacts]:
-    """Sum up joined answers by series and bucket. Returns a table with a row for each of both, and the facts.
+    """Sum up joined answers by series and bucket. Returns a table with a row for each series and bucket, and the facts.
 
     Args:
         joined: Joined answers of one query and arm.
@@ -130,21 +131,22 @@ def _sum_joined(
     tracks = joined.tracks
     if not tracks:
         return _make_empty_table(), joined.facts
-    sizes = np.array([track.ts_ms.size for track in tracks])
+    sizes = np.array([track.ts_ms.size for track in tracks])  # samples of each series
     samples = _Samples(
-        ts=np.concatenate([track.ts_ms for track in tracks]),
+        ts_ms=np.concatenate([track.ts_ms for track in tracks]),
         values=np.concatenate([track.values for track in tracks]),
-        firsts=np.cumsum(sizes) - sizes,
+        first_samples=np.cumsum(sizes) - sizes,
         track=np.repeat(np.arange(sizes.size), sizes),
     )
     facts = _complete_facts(joined, sizes)
     if joined.query.kind is QueryKind.GAUGE:
         # A sample at the start belongs to the interval before.
-        used = samples.ts > joined.start_ms
-        amounts = _Amounts(samples.values, step_ms=np.zeros(samples.ts.size), counted=used)
+        used = samples.ts_ms > joined.start_ms
+        amounts = _Amounts(samples.values, step_ms=np.zeros(samples.ts_ms.size), counted=used)
         facts = replace(facts, outside=facts.outside + int((~used).sum()))
     else:
         growth = _find_growth(joined, samples, scrapes.get(joined.arm, {}), drops)
+        # The first sample of a counter is used, too: the increase of the next sample needs it.
         used, amounts = ~growth.left_out, growth.amounts
         facts = replace(facts, resets=growth.resets, falls=int(growth.left_out.sum()))
     # The key of each series without the bucket; codes are positions in `names`.
@@ -160,7 +162,8 @@ def _sum_joined(
         "le": np.array([series.le if series.part == "bucket" else np.nan for series in all_series], float),
     }
     table = _sum_by_bucket(samples, codes, amounts, bucket_s, gauge=joined.query.kind is QueryKind.GAUGE)
-    buckets, samples_in_bucket = np.unique(samples.ts[used] // (bucket_s * 1000), return_counts=True)
+    # Facts: how many samples were used in each bucket.
+    buckets, samples_in_bucket = np.unique(samples.ts_ms[used] // (bucket_s * 1000), return_counts=True)
     return table, replace(facts, used=tuple(zip(buckets.tolist(), samples_in_bucket.tolist(), strict=True)))
 
 
@@ -190,18 +193,24 @@ class _Growth:
 def _find_growth(joined: JoinedAnswers, samples: _Samples, scrapes: Mapping[str, IntArray], drops: Drops) -> _Growth:
     """Find the increase of each sample since the sample before, and whether it counts.
 
-    `scrapes` are the times (ms) at which each instance of the arm answered a scrape; `drops` tell restarts from other
-    drops, by all counters of an instance.
+    A drop to less than half is a restart: the counter has counted its new value from 0. Samples after a smaller drop
+    are left out. The first sample of a series counts only if the counter is new.
+
+    Args:
+        joined: Joined answers of one query and arm.
+        samples: Their samples, one series after the other.
+        scrapes: Instance → times (ms) at which it answered a scrape of any counter.
+        drops: (Arm, instance, time) → value before and after the drop that decides; it may be that of another counter.
     """
-    increases = np.diff(samples.values, prepend=0.0)
-    step_ms = np.diff(samples.ts, prepend=0).astype(float)
+    increases = np.diff(samples.values, prepend=0.0)  # that of the first sample of a series has no meaning
+    step_ms = np.diff(samples.ts_ms, prepend=0).astype(float)
     # The first sample of a series has no sample before.
-    counted = np.ones(samples.ts.size, dtype=bool)
-    counted[samples.firsts] = False
+    counted = np.ones(samples.ts_ms.size, dtype=bool)
+    counted[samples.first_samples] = False
     instances = [track.series.instance for track in joined.tracks]
     restarted, left_out = np.zeros_like(counted), np.zeros_like(counted)
-    for row in np.flatnonzero((increases < 0) & counted).tolist():
-        drop = drops.get((joined.arm, instances[samples.track[row]], int(samples.ts[row])))
+    for row in np.flatnonzero((increases < 0) & counted).tolist():  # `row` is the index of a sample
+        drop = drops.get((joined.arm, instances[samples.track[row]], int(samples.ts_ms[row])))
         if drop is None:
             # The sum of a histogram may fall without a restart: its negative increase counts.
             continue
@@ -218,23 +227,24 @@ def _find_growth(joined: JoinedAnswers, samples: _Samples, scrapes: Mapping[str,
         left_out = _spread_to_histogram(joined, samples, left_out)
         counted &= ~left_out
     # Counters that did not exist when their instance was scraped before: their first value counts.
-    longest_step_ms = LONGEST_STEP * joined.step_ms
-    late_tracks = np.flatnonzero(samples.ts[samples.firsts] > joined.start_ms)
+    longest_step_ms = MOST_STEPS_APART * joined.step_ms
+    late_tracks = np.flatnonzero(samples.ts_ms[samples.first_samples] > joined.start_ms)
     for track in late_tracks.tolist():
-        row = int(samples.firsts[track])
-        first_ms = int(samples.ts[row])
-        scrape_times = scrapes[instances[track]]
-        scrapes_before = int(np.searchsorted(scrape_times, first_ms))
+        row = int(samples.first_samples[track])
+        first_ms = int(samples.ts_ms[row])
+        scrape_times_ms = scrapes[instances[track]]
+        scrapes_before = int(np.searchsorted(scrape_times_ms, first_ms))
         if not scrapes_before:
             continue
-        last_scrape_ms = int(scrape_times[scrapes_before - 1])
+        last_scrape_ms = int(scrape_times_ms[scrapes_before - 1])  # before the first sample
         if last_scrape_ms >= max(first_ms - longest_step_ms, joined.start_ms):
             increases[row] = samples.values[row]
             step_ms[row] = float(first_ms - last_scrape_ms)
             counted[row] = True
+    # Several counters of an instance that restart at one time are one restart.
     restarted_rows = np.flatnonzero(restarted)
     restarted_instances = [instances[track] for track in samples.track[restarted_rows]]
-    resets = set(zip(restarted_instances, samples.ts[restarted_rows].tolist(), strict=True))
+    resets = set(zip(restarted_instances, samples.ts_ms[restarted_rows].tolist(), strict=True))
     amounts = _Amounts(np.where(counted, increases, 0.0), np.where(counted, step_ms, 0.0), counted)
     return _Growth(amounts, left_out, resets=len(resets))
 
@@ -248,36 +258,40 @@ def _spread_to_histogram(joined: JoinedAnswers, samples: _Samples, has_event: Bo
     if joined.query.kind is not QueryKind.HISTOGRAM:
         return has_event
     spread = has_event.copy()
-    # Histograms with an event → numbers of their series.
-    members_by_histogram: dict[Any, list[int]] = {}
-    for number in {int(track) for track in samples.track[np.flatnonzero(has_event)]}:
-        members_by_histogram.setdefault(identify_group(joined.tracks[number].series), [])
-    for number, track in enumerate(joined.tracks):
+    # Each histogram with an event → numbers of all its series (count, sum and buckets).
+    series_of_histogram: dict[Any, list[int]] = {}
+    for series_number in {int(track) for track in samples.track[np.flatnonzero(has_event)]}:
+        series_of_histogram.setdefault(identify_group(joined.tracks[series_number].series), [])
+    for series_number, track in enumerate(joined.tracks):
         histogram = identify_group(track.series)
-        if histogram in members_by_histogram:
-            members_by_histogram[histogram].append(number)
-    ends = np.append(samples.firsts[1:], samples.ts.size)
-    for members in members_by_histogram.values():
+        if histogram in series_of_histogram:
+            series_of_histogram[histogram].append(series_number)
+    ends = np.append(samples.first_samples[1:], samples.ts_ms.size)  # index after the last sample of each series
+    for all_series in series_of_histogram.values():
         # The sum may fall by itself: it decides only if the histogram has nothing else.
-        deciding = [number for number in members if joined.tracks[number].series.part != "sum"] or members
-        rows = np.concatenate([np.arange(samples.firsts[number], ends[number]) for number in deciding])
-        event_times = np.unique(samples.ts[rows[has_event[rows]]])
-        for number in members:
-            after_first = slice(samples.firsts[number] + 1, ends[number])
-            spread[after_first] = np.isin(samples.ts[after_first], event_times)
+        without_sum = [series for series in all_series if joined.tracks[series].series.part != "sum"]
+        deciding_series = without_sum or all_series
+        rows = np.concatenate([np.arange(samples.first_samples[series], ends[series]) for series in deciding_series])
+        event_times_ms = np.unique(samples.ts_ms[rows[has_event[rows]]])
+        for series in all_series:
+            # The first sample has no sample before from which it could drop.
+            after_first = slice(samples.first_samples[series] + 1, ends[series])
+            spread[after_first] = np.isin(samples.ts_ms[after_first], event_times_ms)
     return spread
 
 
 def _sum_by_bucket(
     samples: _Samples, codes: Mapping[str, Any], amounts: _Amounts, bucket_s: int, *, gauge: bool
 ) -> Table:
-    """Sum up the samples of each series and bucket. Returns a row for each of both that has a sample that counts.
+    """Sum up the samples of each series and bucket. Returns a row for each series and bucket with a sample that counts.
 
-    `codes` are the columns of the key without the bucket, with one element for each series.
+    `codes` are the columns of the key without the bucket, with one element for each series. `gauge`: whether the query
+    is a gauge, which has a peak in each bucket (NaN for counters).
     """
     counted = amounts.counted
-    bucket = samples.ts // (bucket_s * 1000)
-    starts = np.union1d(np.flatnonzero(bucket[1:] != bucket[:-1]) + 1, samples.firsts)
+    bucket = samples.ts_ms // (bucket_s * 1000)
+    # Index of the first sample of each row of the result: where the bucket or the series changes.
+    starts = np.union1d(np.flatnonzero(bucket[1:] != bucket[:-1]) + 1, samples.first_samples)
     counts_time = counted if gauge else _count_time_once(samples, codes, counted)
     track = samples.track[starts]
     if gauge:
@@ -301,30 +315,31 @@ def _count_time_once(samples: _Samples, codes: Mapping[str, Any], counted: BoolA
     Requests by status code, for example, are several counters of one instance, but its time must count once.
     `counted` and the result have the shape (samples,); `codes` has the key of each series.
     """
+    # The key of each series, and the range of its samples.
     columns = (codes["instance"].tolist(), codes["endpoint"].tolist(), codes["part"].tolist(), codes["le"].tolist())
     # The bound as text, because NaN (no bound) is not equal to itself.
     keys = [(instance, endpoint, part, repr(le)) for instance, endpoint, part, le in zip(*columns, strict=True)]
-    ends = np.append(samples.firsts[1:], samples.ts.size)
-    sizes = ends - samples.firsts
+    ends = np.append(samples.first_samples[1:], samples.ts_ms.size)
+    sizes = ends - samples.first_samples
     counts_time = counted.copy()
 
-    def find_counted_times(number: int) -> IntArray:
-        rows = slice(samples.firsts[number], ends[number])
-        return samples.ts[rows][counted[rows]]
+    def find_counted_times(series: int) -> IntArray:
+        rows = slice(samples.first_samples[series], ends[series])
+        return samples.ts_ms[rows][counted[rows]]
 
     for _, series_of_key in groupby(sorted(range(len(keys)), key=keys.__getitem__), key=keys.__getitem__):
-        longest, *others = sorted(series_of_key, key=lambda number: -sizes[number])
-        times = find_counted_times(longest)
-        for number in others:
-            rows = slice(samples.firsts[number], ends[number])
+        longest, *others = sorted(series_of_key, key=lambda series: -sizes[series])
+        times_so_far = find_counted_times(longest)  # of the series of this key that were visited
+        for series in others:
+            rows = slice(samples.first_samples[series], ends[series])
             # The usual case, quickly: the same times, of which the first sample has no increase.
-            if sizes[number] == times.size + 1 and np.array_equal(samples.ts[rows][1:], times):
+            if sizes[series] == times_so_far.size + 1 and np.array_equal(samples.ts_ms[rows][1:], times_so_far):
                 counts_time[rows] = False
                 continue
-            is_repeated = np.isin(samples.ts[rows], times)
+            is_repeated = np.isin(samples.ts_ms[rows], times_so_far)
             counts_time[rows] &= ~is_repeated
             if not is_repeated[1:].all():
-                times = np.union1d(times, find_counted_times(number))
+                times_so_far = np.union1d(times_so_far, find_counted_times(series))
     return counts_time
 
 
@@ -334,15 +349,18 @@ def _complete_facts(joined: JoinedAnswers, sizes: IntArray) -> QueryFacts:
     `sizes` are the samples of each series, shape (series,).
     """
     spans_ms = np.array([track.ts_ms[-1] - track.ts_ms[0] for track in joined.tracks])
+    # A sample at each step from the first to the last; never fewer than there are.
     expected = np.maximum(np.rint(spans_ms / joined.step_ms).astype(np.int64) + 1, sizes)
     # Instance → first and last time (ms) at which it was seen.
     lives: dict[str, tuple[int, int]] = {}
     for track in joined.tracks:
-        first, last = lives.get(track.series.instance, (int(track.ts_ms[0]), int(track.ts_ms[-1])))
-        lives[track.series.instance] = min(first, int(track.ts_ms[0])), max(last, int(track.ts_ms[-1]))
+        track_first, track_last = int(track.ts_ms[0]), int(track.ts_ms[-1])
+        first, last = lives.get(track.series.instance, (track_first, track_last))
+        lives[track.series.instance] = min(first, track_first), max(last, track_last)
     return replace(
         joined.facts,
         expected=int(expected.sum()),
+        # Samples without a usable number were answered, so they are not missing.
         missing=max(int((expected - sizes).sum()) - joined.facts.nan - joined.facts.infinite, 0),
         spans=find_spans(joined),
         lives=lives,
@@ -367,11 +385,11 @@ def _join_facts(facts: Iterable[QueryFacts]) -> tuple[QueryFacts, ...]:
     for fact in facts:
         facts_so_far = joined.setdefault((fact.query, fact.arm), fact)
         if facts_so_far is fact:
-            continue
-        lives = dict(facts_so_far.lives)
-        for name, (first, last) in fact.lives.items():
-            life = lives.get(name, (first, last))
-            lives[name] = min(life[0], first), max(life[1], last)
+            continue  # the first interval of this query and arm
+        lives = dict(facts_so_far.lives)  # instance → first and last time (ms) at which it was seen
+        for instance, (first_ms, last_ms) in fact.lives.items():
+            first_so_far_ms, last_so_far_ms = lives.get(instance, (first_ms, last_ms))
+            lives[instance] = min(first_so_far_ms, first_ms), max(last_so_far_ms, last_ms)
         joined[fact.query, fact.arm] = replace(
             facts_so_far,
             sent=tuple(dict.fromkeys((*facts_so_far.sent, *fact.sent))),
@@ -394,20 +412,21 @@ def _join_facts(facts: Iterable[QueryFacts]) -> tuple[QueryFacts, ...]:
 
 def _assemble(names: Names, bucket_s: int, tables: Sequence[Table], facts: tuple[QueryFacts, ...]) -> ReadingCells:
     """Build the cells from the rows of all tables: rows of equal keys are added up, in the order of their keys."""
-    tables = tables or [_make_empty_table()]
-    columns = {name: np.concatenate([table[name] for table in tables]) for name in (*KEY, *SUMS, "peak")}
-    # NaN cannot be sorted; -inf is never the bound of a bucket.
-    le = np.where(np.isnan(columns["le"]), -np.inf, columns["le"])
-    order = np.lexsort(
-        (columns["bucket"], le, *(columns[name] for name in ("part", "endpoint", "instance", "arm", "query")))
-    )
-    columns = {name: column[order] for name, column in columns.items()}
-    le = le[order]
-    is_new_key = np.ones(le.size, dtype=bool)
-    key_columns = (*(columns[name] for name in CODES), le)
+    tables = tables or [_make_empty_table()]  # without any table, the columns are empty
+    unsorted = {name: np.concatenate([table[name] for table in tables]) for name in (*KEY, *SUMS, "peak")}
+    # NaN (no bound) cannot be sorted and is not equal to itself; -inf is never the bound of a bucket.
+    unsorted_le = np.where(np.isnan(unsorted["le"]), -np.inf, unsorted["le"])
+    # The last of these columns is the most significant.
+    least_to_most = ("part", "endpoint", "instance", "arm", "query")
+    order = np.lexsort((unsorted["bucket"], unsorted_le, *(unsorted[name] for name in least_to_most)))
+    columns = {name: column[order] for name, column in unsorted.items()}
+    sortable_le = unsorted_le[order]
+    is_new_key = np.ones(sortable_le.size, dtype=bool)
+    key_columns = (*(columns[name] for name in CODES), sortable_le)
     is_new_key[1:] = np.any([column[1:] != column[:-1] for column in key_columns], axis=0)
     starts = np.flatnonzero(is_new_key)
     keys: dict[str, Any] = {name: columns[name][starts] for name in KEY}
+    # `reduceat` cannot take columns without rows.
     sums: dict[str, Any] = {
         name: np.add.reduceat(columns[name], starts) if starts.size else columns[name] for name in SUMS
     }

@@ -79,6 +79,9 @@ def find_silence(
 ) -> list[Silence]:
     """Find the silences of each series, in the order of the series; series without silence are left out.
 
+    A silence is a gap in which the reference had so many requests that chance does not explain it (requests come in
+    clusters, which count as one), and that is longer than usual gaps and than the pace of users.
+
     Args:
         counts: Requests of each series in each bucket of the run, shape (series, buckets).
         reference: Requests of the reference of each series, same shape; a constant means time itself.
@@ -99,28 +102,31 @@ def find_silence(
             for silence in find_silence(counts[part], reference[part], paced_alike=paced_alike, one_hole=one_hole)
         ]
     buckets = counts.shape[1]
-    # `series`, `start`, `end`, `inside` and `evidence` have one element for each gap.
+    # These have one element for each gap: its series, its first bucket and the bucket after it, then `inside` (requests
+    # of the reference in it) and `evidence`.
     series, start, end = _find_gaps(counts > 0)
     if not series.size:
         return []
     # Requests of the reference before each bucket, shape (series, buckets + 1).
     reference_before = np.concatenate([np.zeros((len(counts), 1)), np.cumsum(reference, axis=1)], axis=1)
     inside = reference_before[series, end] - reference_before[series, start]
+    # From here to the usual gap: of each series, shape (series,). `pace` and gaps are in buckets.
     reference_total = reference_before[:, -1]
     total = counts.sum(axis=1)
     clusters, pace = measure_clusters(reference if paced_alike else counts, one_hole=one_hole)
-    evidence = _compute_evidence(inside, total[series], reference_total[series], clusters[series])
     usual_gap = _find_usual_gaps(counts > 0)
     if paced_alike:
         usual_gap = np.minimum(usual_gap, _find_usual_gaps(reference > 0))
-    silent = (evidence >= SURE) & (end - start > np.maximum(2 * usual_gap, pace)[series])
+    evidence = _compute_evidence(inside, total[series], reference_total[series], clusters[series])
+    is_silence = (evidence >= SURE) & (end - start > np.maximum(2 * usual_gap, pace)[series])
     gaps_of_series: dict[int, list[Gap]] = {}
-    for k in np.flatnonzero(silent):
+    for k in np.flatnonzero(is_silence):
+        # Outside of the gap, the series had `total` requests for `outside` requests of the reference.
         outside = max(reference_total[series[k]] - inside[k], 1.0)
         expected = float(round(inside[k] * total[series[k]] / outside, 2))
         gap = Gap(int(start[k]), int(end[k]), expected, at_end=bool(end[k] == buckets))
         gaps_of_series.setdefault(int(series[k]), []).append(gap)
-    return [Silence(code, tuple(gaps)) for code, gaps in sorted(gaps_of_series.items())]
+    return [Silence(series_number, tuple(gaps)) for series_number, gaps in sorted(gaps_of_series.items())]
 
 
 def find_absent(reference: FloatArray, share: float) -> BoolArray:
@@ -156,13 +162,15 @@ def _compute_evidence(
         clusters: Size of a cluster, shape (gaps,).
 
     Returns:
-        The evidence of each gap, shape (gaps,); 0 if `inside` is less than `LEAST_INSIDE`.
+        The evidence of each gap, shape (gaps,); 0 if fewer than `LEAST_INSIDE` clusters of the reference are inside.
     """
-    series_total, inside, reference_total = series_total / clusters, inside / clusters, reference_total / clusters
-    outside = np.maximum(reference_total - inside, 0.0)
+    # The same as numbers of clusters.
+    series_clusters, reference_clusters = series_total / clusters, reference_total / clusters
+    clusters_inside = inside / clusters
+    clusters_outside = np.maximum(reference_clusters - clusters_inside, 0.0)
     evidence = np.zeros(inside.size)
-    for k in np.flatnonzero(inside >= LEAST_INSIDE):
-        n, m, n_outside = float(reference_total[k]), float(series_total[k]), float(outside[k])
+    for k in np.flatnonzero(clusters_inside >= LEAST_INSIDE):
+        n, m, n_outside = float(reference_clusters[k]), float(series_clusters[k]), float(clusters_outside[k])
         # -log [n! (m + n_outside)! / ((n + m)! n_outside!)]
         evidence[k] = (
             math.lgamma(n + m + 1) + math.lgamma(n_outside + 1) - math.lgamma(n + 1) - math.lgamma(m + n_outside + 1)
@@ -210,22 +218,23 @@ def measure_clusters(counts: FloatArray, *, one_hole: bool = False) -> tuple[Flo
     """
     rows, buckets = counts.shape
     total = np.maximum(counts.sum(axis=1), 1e-9)
-    size = _compute_dispersion(counts, total, 1)
+    size = _compute_dispersion(counts, total, width=1)
     # Of all widths of windows, the pace is the width with the least dispersion.
     paced_size, pace = size, np.zeros(rows, dtype=np.int64)
     for width in range(2, min(buckets // FEWEST_WINDOWS, LONGEST_PACE) + 1):
-        dispersion = _compute_dispersion(counts, total, width)
+        dispersion = _compute_dispersion(counts, total, width)  # shape (series,)
         pace = np.where(dispersion < paced_size, width, pace)
         paced_size = np.minimum(paced_size, dispersion)
     occupied = counts > 0
     series, start, end = _find_gaps(occupied)
-    inner = (start > 0) & (end < buckets)
-    groups_of_buckets = 1 + np.bincount(series[inner], minlength=rows)
+    # Gaps between the first and the last request; they divide the buckets with requests into groups.
+    is_inner = (start > 0) & (end < buckets)
+    groups_of_buckets = 1 + np.bincount(series[is_inner], minlength=rows)
     # Buckets from the first to the last with requests.
     span = buckets - occupied.argmax(axis=1) - occupied[:, ::-1].argmax(axis=1)
     if one_hole:
         longest_gap = np.zeros(rows, dtype=np.int64)
-        np.maximum.at(longest_gap, series[inner], (end - start)[inner])
+        np.maximum.at(longest_gap, series[is_inner], (end - start)[is_inner])
         span = span - longest_gap
     mostly_empty = occupied.sum(axis=1) < MOSTLY * span
     unpaced_size = np.where(mostly_empty, np.maximum(size, total / groups_of_buckets), size)
@@ -264,15 +273,16 @@ def _find_usual_gaps(occupied: BoolArray) -> FloatArray:
     usual_gap = np.zeros(occupied_buckets.size)
     series, start, end = _find_gaps(occupied)
     # The gap before the first request does not follow a bucket with requests.
-    series, length = series[start > 0], (end - start)[start > 0]
-    order = np.lexsort((length, series))
-    series, length = series[order], length[order]
-    gaps = np.bincount(series, minlength=occupied_buckets.size)
-    end_of_series = np.cumsum(gaps)
-    for code in np.flatnonzero((gaps > 0) & (occupied_buckets > 1)):
-        # The gaps of length 0 come before those in `length`.
-        gaps_of_length_0 = occupied_buckets[code] - gaps[code]
-        rank = math.floor(USUAL * (occupied_buckets[code] - 1)) - gaps_of_length_0
+    follows_requests = start > 0
+    gap_series, gap_length = series[follows_requests], (end - start)[follows_requests]
+    sorted_lengths = gap_length[np.lexsort((gap_length, gap_series))]  # by series, then by length
+    gaps_of_series = np.bincount(gap_series, minlength=occupied_buckets.size)
+    end_of_series = np.cumsum(gaps_of_series)  # index in `sorted_lengths`
+    for k in np.flatnonzero((gaps_of_series > 0) & (occupied_buckets > 1)):
+        # Rank of the quantile among the series' gaps in `sorted_lengths`; those of length 0, which are not in it, come
+        # before them. A negative rank is one of these.
+        gaps_of_length_0 = occupied_buckets[k] - gaps_of_series[k]
+        rank = math.floor(USUAL * (occupied_buckets[k] - 1)) - gaps_of_length_0
         if rank >= 0:
-            usual_gap[code] = length[end_of_series[code] - gaps[code] + rank]
+            usual_gap[k] = sorted_lengths[end_of_series[k] - gaps_of_series[k] + rank]
     return usual_gap

@@ -45,20 +45,21 @@ def find_steps_us(moments: Moments, cell: IntArray, shape: tuple[int, int], grid
     array([[3000, 3000],
            [1000, 1000]])
     """
-    numbers = np.stack([moments.min_us, moments.max_us, moments.sum_us])
-    recorded = np.flatnonzero((moments.n > moments.failures) & np.isfinite(numbers).all(axis=0))
-    numbers, cell = numbers[:, recorded], cell[recorded]
-    order = np.argsort(cell, kind="stable")
-    numbers, cell = numbers[:, order], cell[order]
-    # Larger numbers than 2^53 are not exact as floats.
-    integral = (numbers == np.rint(numbers)).all(axis=0) & (np.abs(numbers).max(axis=0, initial=0) < 2**53)
-    row_divisor = np.gcd.reduce(np.where(integral, numbers, grid_us).astype(np.int64), axis=0)
+    all_numbers = np.stack([moments.min_us, moments.max_us, moments.sum_us])
+    # Rows with times, in the order of their cells.
+    with_times = np.flatnonzero((moments.n > moments.failures) & np.isfinite(all_numbers).all(axis=0))
+    rows = with_times[np.argsort(cell[with_times], kind="stable")]
+    numbers, cell = all_numbers[:, rows], cell[rows]
+    # Larger numbers than 2^53 are not exact as floats. The grid as divisor says nothing about the step.
+    is_integral = (numbers == np.rint(numbers)).all(axis=0) & (np.abs(numbers).max(axis=0, initial=0) < 2**53)
+    row_divisor = np.gcd.reduce(np.where(is_integral, numbers, grid_us).astype(np.int64), axis=0)
     extremes = numbers[:2]
     arm = cell // shape[1]
-    arm_steps = _find_divisors(row_divisor, extremes, arm, np.full(2, grid_us), grid_us)
-    steps = _find_divisors(row_divisor, extremes, cell, np.repeat(arm_steps, shape[1]), grid_us).reshape(shape)
-    ticks = [_find_tick_us(extremes[:, arm == code].ravel(), int(arm_steps[code])) for code in (0, 1)]
-    return np.asarray(np.maximum(steps, np.array(ticks, dtype=np.int64)[:, None]))
+    arm_steps_us = _find_divisors(row_divisor, extremes, arm, np.full(2, grid_us), grid_us)
+    steps_us = _find_divisors(row_divisor, extremes, cell, np.repeat(arm_steps_us, shape[1]), grid_us).reshape(shape)
+    # The tick of each arm; 0 without a tick.
+    ticks_us = [_find_tick_us(extremes[:, arm == k].ravel(), int(arm_steps_us[k])) for k in (0, 1)]
+    return np.asarray(np.maximum(steps_us, np.array(ticks_us, dtype=np.int64)[:, None]))
 
 
 def _find_tick_us(extremes: FloatArray, step_us: int) -> int:
@@ -74,12 +75,12 @@ def _find_tick_us(extremes: FloatArray, step_us: int) -> int:
     if smallest_difference < 2 * step_us:
         return 0
     # Each larger value gives a more exact tick, because it contains more ticks.
-    tick = smallest_difference
+    tick_us = smallest_difference
     for value in values[values > 0]:
-        ticks_in_value = max(round(value / tick), 1)
-        tick = value / ticks_in_value
-    near_multiple = np.abs(values - np.rint(values / tick) * tick) <= step_us
-    return round(tick) if near_multiple.all() else 0
+        ticks_in_value = max(round(value / tick_us), 1)
+        tick_us = value / ticks_in_value
+    near_multiple = np.abs(values - np.rint(values / tick_us) * tick_us) <= step_us
+    return round(tick_us) if near_multiple.all() else 0
 
 
 def _find_divisors(
@@ -105,24 +106,27 @@ def _find_divisors(
         return divisors
     # Arrays with one element for each owner that has rows; `position` is the index of each row's owner in them.
     starts = np.flatnonzero(np.diff(owner, prepend=-1))
-    rows = np.diff(np.append(starts, owner.size))
-    position = np.repeat(np.arange(starts.size), rows)
+    rows_of_owner = np.diff(np.append(starts, owner.size))
+    position = np.repeat(np.arange(starts.size), rows_of_owner)
 
+    # The divisor that all rows of an owner have.
     unlike_first = (extremes != extremes[:, starts[position]]).any(axis=0)
     others = np.add.reduceat(unlike_first.astype(np.int64), starts)
     common = np.gcd.reduceat(row_divisor, starts)
-    sure = (others >= FEWEST_OTHERS) & (common > 0) & (common % grid_us == 0)
-    divisors[owner[starts[sure]]] = common[sure]
+    is_sure = (others >= FEWEST_OTHERS) & (common > 0) & (common % grid_us == 0)
+    divisors[owner[starts[is_sure]]] = common[is_sure]
 
+    # The divisor that most rows have: larger, if a few other rows spoil the common one. Again, rows with other extremes
+    # than one row with this divisor (the last) show that it is no chance.
     frequent = _find_most_frequent(row_divisor, owner)
     is_multiple = row_divisor % frequent[position] == 0
-    shares = np.add.reduceat(is_multiple.astype(float), starts) / rows
+    shares = np.add.reduceat(is_multiple.astype(float), starts) / rows_of_owner
     last_multiple = np.maximum.reduceat(np.where(is_multiple, np.arange(owner.size), -1), starts)
     unlike_last = is_multiple & (extremes != extremes[:, last_multiple[position]]).any(axis=0)
-    others = np.add.reduceat(unlike_last.astype(np.int64), starts)
-    of_most = (shares >= MOST) & (others >= FEWEST_OTHERS) & (frequent % grid_us == 0)
-    owners_of_most = owner[starts[of_most]]
-    divisors[owners_of_most] = np.maximum(divisors[owners_of_most], frequent[of_most])
+    others_of_most = np.add.reduceat(unlike_last.astype(np.int64), starts)
+    is_of_most = (shares >= MOST) & (others_of_most >= FEWEST_OTHERS) & (frequent % grid_us == 0)
+    owners = owner[starts[is_of_most]]
+    divisors[owners] = np.maximum(divisors[owners], frequent[is_of_most])
     return divisors
 
 
@@ -132,13 +136,14 @@ def _find_most_frequent(row_divisor: IntArray, owner: IntArray) -> IntArray:
     `row_divisor` and `owner` have the shape (rows,), and owners are in rising order. Returns a divisor for each owner
     that has rows, in this order; 1 instead of 0.
     """
-    order = np.lexsort((row_divisor, owner))
-    divisor, divisor_owner = row_divisor[order], owner[order]
+    order = np.lexsort((row_divisor, owner))  # by owner, then by divisor
+    sorted_divisor, sorted_owner = row_divisor[order], owner[order]
     # One element for each pair of owner and divisor, with the number of its rows.
-    starts = np.flatnonzero((np.diff(divisor, prepend=-1) != 0) | (np.diff(divisor_owner, prepend=-1) != 0))
-    counts = np.diff(np.append(starts, divisor.size))
-    divisor, divisor_owner = divisor[starts], divisor_owner[starts]
-    by_count = np.lexsort((counts, divisor_owner))
-    last_of_owner = by_count[np.flatnonzero(np.diff(divisor_owner[by_count], append=-1))]
-    frequent: IntArray = np.maximum(divisor[last_of_owner], 1)
+    starts = np.flatnonzero((np.diff(sorted_divisor, prepend=-1) != 0) | (np.diff(sorted_owner, prepend=-1) != 0))
+    counts = np.diff(np.append(starts, sorted_divisor.size))
+    pair_divisor, pair_owner = sorted_divisor[starts], sorted_owner[starts]
+    # By owner, then by count. The sort is stable: of equal counts, the largest divisor is the last.
+    by_count = np.lexsort((counts, pair_owner))
+    last_of_owner = by_count[np.flatnonzero(np.diff(pair_owner[by_count], append=-1))]
+    frequent: IntArray = np.maximum(pair_divisor[last_of_owner], 1)
     return frequent

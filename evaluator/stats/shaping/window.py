@@ -35,27 +35,32 @@ class WarmUp:
 
 
 def find_warm_up(cells: Cells, fixed_s: float | None) -> WarmUp:
-    """Find the warm-up of each run: `fixed_s` seconds, or (`None`) the time until its user count is level."""
+    """Find the warm-up of each run: `fixed_s` seconds, or (`None`) the time until its user count is level.
+
+    Nothing is cut if the user count is not known, or was not level after a third of the run.
+    """
     first_bucket: dict[int, int] = {}
     cut_s: dict[int, int] = {}
     never_level, unknown = [], []
     for run, rows in rows_of_each(cells.moments.run):
         buckets = cells.moments.bucket[rows]
-        begin, end = int(buckets.min()), int(buckets.max())
+        first, last = int(buckets.min()), int(buckets.max())
+        # `level_bucket`: the bucket from which the load is level; `None` if there is none.
         if fixed_s is not None:
-            level_bucket: int | None = begin + int(np.ceil(fixed_s / cells.bucket_s))
+            level_bucket: int | None = first + int(np.ceil(fixed_s / cells.bucket_s))
         else:
             level_bucket = _find_plateau(cells, run)
             if level_bucket is None:
                 unknown.append(run)
-            elif level_bucket - begin > (end - begin + 1) * LATEST_SHARE:
+            elif level_bucket - first > (last - first + 1) * LATEST_SHARE:
                 never_level.append(run)
                 level_bucket = None
-        if level_bucket is None or level_bucket <= begin:
-            first_bucket[run], cut_s[run] = begin, 0
+        if level_bucket is None or level_bucket <= first:
+            first_bucket[run], cut_s[run] = first, 0
             continue
+        # Rounded up to a whole block.
         first_bucket[run] = math.ceil(level_bucket / BLOCK_BUCKETS) * BLOCK_BUCKETS
-        cut_s[run] = (first_bucket[run] - begin) * cells.bucket_s
+        cut_s[run] = (first_bucket[run] - first) * cells.bucket_s
     return WarmUp(first_bucket, cut_s, tuple(never_level), tuple(unknown))
 
 
@@ -67,11 +72,13 @@ def _find_plateau(cells: Cells, run: int) -> int | None:
     of_run = cells.loads.run == run
     if not of_run.any():
         return None
-    buckets, slot = np.unique(cells.loads.bucket[of_run], return_inverse=True)
+    # `column` is the position of each row's bucket in `buckets`.
+    buckets, column = np.unique(cells.loads.bucket[of_run], return_inverse=True)
     arms = np.unique(cells.loads.arm[of_run])
     users = np.zeros((arms.size, buckets.size))
-    users[np.searchsorted(arms, cells.loads.arm[of_run]), slot] = cells.loads.users[of_run]
-    # An arm without a request in a bucket has no count there, but still the users of the bucket before.
+    users[np.searchsorted(arms, cells.loads.arm[of_run]), column] = cells.loads.users[of_run]
+    # An arm without a request in a bucket has no count there (0), but still the users of the bucket before: while users
+    # only increase, the largest count so far.
     total = np.maximum.accumulate(users, axis=1).sum(axis=0)
     first_level = int(np.flatnonzero(total >= LEVEL_SHARE * total.max())[0])
     # The bucket in which the plateau is reached also has requests from before; only the first bucket has none.

@@ -92,7 +92,7 @@ def pool_instances(variance: FloatArray, within: FloatArray, effective: FloatArr
     ([0.0075, 0.0075], [12.0])
     """
     measured = np.isfinite(variance)
-    # m_a - 1 of each arm, and the sums over arms of the formula.
+    # m_a - 1 of each arm; then the sums over arms of the formula, each of shape (groups,).
     arm_df = np.where(measured, np.maximum(effective - 1, 0.0), 0.0)
     run_df = arm_df.sum(axis=0)
     squares_of_run = (arm_df * np.where(measured, variance * effective, 0.0)).sum(axis=0)
@@ -113,7 +113,7 @@ def add_between_arms(
         variance: What the run shows, shape (groups,).
         df: Its degrees of freedom, shape (groups,).
         history: What earlier runs showed; with too few comparisons nothing is added.
-        arms: 2 for a comparison of two arms, 1 for a level against a limit.
+        arms: How many arms the estimate has: 2 for a comparison, 1 for a level against a limit.
 
     Returns:
         Variance, degrees of freedom, and the added part, each (groups,). The added part is persistent: more minutes of
@@ -124,7 +124,7 @@ def add_between_arms(
     # History has the variance of a difference of two arms; a single arm has half of it.
     added = np.broadcast_to(history.between_arms * arms / 2, variance.shape)
     total = variance + added
-    # Satterthwaite's degrees of freedom of a sum of variances.
+    # Degrees of freedom of a sum of variances that are known with unequal precision (Satterthwaite's formula).
     denominator = variance**2 / df + added**2 / history.between_arms_count
     total_df = np.divide(total**2, denominator, out=df + 0.0 * total, where=denominator > 0)
     return total, total_df, np.asarray(added, float)

@@ -67,7 +67,7 @@ class InstanceFrame:
     def __init__(self, rows: InstanceRows, exposure: FloatArray, groups: Groups) -> None:
         """Compute what does not depend on the compared values: keys of the rows, weights and shares of instances."""
         self.rows = rows
-        # Group of each row. Rows of endpoints in no group (-1) are counted as 0 in group 0.
+        # Group of each row. Rows of endpoints in no group (-1) get group 0 and zeros as values, which change no sum.
         group = np.take(groups.of, rows.endpoint)
         self.group = np.maximum(group, 0)
         self.in_no_group = None if (groups.of >= 0).all() else group < 0
@@ -82,21 +82,23 @@ class InstanceFrame:
             self.first_of_instance = np.flatnonzero(np.diff(self.instance_key, prepend=-1))
             self.first_of_slot = np.flatnonzero(np.diff(self.slot_key, prepend=-1))
         self.arm_starts = np.searchsorted(rows.instance_arm, (0, 1))
+        # Requests of each stratum, of both arms, shape (strata,); of each group and instance, (groups, instances).
         self.stratum_n = _sum_by_key(rows.stratum, self.exposure, (rows.strata,))
         self.n = self._sum_by_instance(self.exposure)
-        self.leverage = self._find_leverage()
+        self.leverage_factor = self._find_leverage()
         self.candidate_exposure: FloatArray = np.where(rows.arm == 1, self.exposure, 0.0)
         # Weight of each instance in the level of its arm, (groups, instances).
         arm_n = self._sum_by_arm(self.n)
-        self.omega = self.n / self._spread_to_instances(np.maximum(arm_n, 1e-300))
-        effective = 1 / np.maximum(self._sum_by_arm(self.omega**2), 1e-300)
-        # 1 - Σω²: by this factor, squared deviations from the arm's own mean are too small. NaN for a single instance.
-        self.freedom = np.where(self._sum_by_arm(self.n > 0) < 2, np.nan, 1 - 1 / effective)
+        self.weight_in_arm = self.n / self._spread_to_instances(np.maximum(arm_n, 1e-300))
+        effective = 1 / np.maximum(self._sum_by_arm(self.weight_in_arm**2), 1e-300)
+        # 1 - Σω² (ω: weight in the arm): by this factor, squared deviations from the arm's own mean are too small. NaN
+        # for a single instance.
+        self.mean_correction = np.where(self._sum_by_arm(self.n > 0) < 2, np.nan, 1 - 1 / effective)
         self.effective = np.where(arm_n > 0, effective, 0.0)
         # Share of each instance in its arm's requests in each block slot: (groups, instances, slots).
         slot_n = self._sum_by_slot(self.exposure)
         arm_slot_n = np.maximum(self._sum_by_arm(slot_n, axis=1), 1e-300)
-        self.share: FloatArray = np.asarray(slot_n / self._spread_to_instances(arm_slot_n, axis=1))
+        self.share_of_arm: FloatArray = np.asarray(slot_n / self._spread_to_instances(arm_slot_n, axis=1))
 
     def _zero_outside_groups(self, values: FloatArray) -> FloatArray:
         """Return the values (..., rows), with 0 in the rows of endpoints that are in no group."""
@@ -145,6 +147,7 @@ class InstanceFrame:
             relative: Whether the effect is a factor, and the variance is that of the logarithm; else a difference.
         """
         rows = self.rows
+        # The effect of each row's group; with one group, it is the same for all rows.
         row_effect = effect if self.rows_adjoin else np.take(effect, self.group, axis=-1)
         if relative:
             without_effect = observed / np.where(rows.arm == 1, row_effect, 1.0)
@@ -156,6 +159,7 @@ class InstanceFrame:
         expected = np.take(level, rows.stratum, axis=-1)
         expected *= self.exposure
         residual = self._sum_by_slot(adjusted - expected)
+        # How much each instance differs from what is expected of it, (..., groups, instances): relative, or as a rate.
         if relative:
             base = self._sum_by_instance(expected)
             total = self._sum_by_instance(adjusted)
@@ -165,15 +169,17 @@ class InstanceFrame:
         else:
             base = self.n
             deviation = np.divide(residual.sum(axis=-1), base, out=np.zeros(residual.shape[:-1]), where=base > 0)
-        deviation = deviation * self.leverage
+        deviation = deviation * self.leverage_factor
         within = self._find_variance_within(residual, base)
-        arm_mean = self._spread_to_instances(self._sum_by_arm(self.omega * deviation))
-        scores = self.omega * (deviation - arm_mean) / self._spread_to_instances(np.sqrt(self.freedom))
+        # The arm's level is the mean of its instances with these weights. So each moves it by its weight times its
+        # deviation from the arm's mean (its score). The variance of the level is the sum of the squares.
+        arm_mean = self._spread_to_instances(self._sum_by_arm(self.weight_in_arm * deviation))
+        scores = self.weight_in_arm * (deviation - arm_mean) / self._spread_to_instances(np.sqrt(self.mean_correction))
         variance = self._sum_by_arm(scores**2)
         effective = np.empty_like(variance)
         effective[...] = self.effective
-        # The last axis, of arms or instances, becomes the first.
-        parts = (variance, within / self.freedom, effective, np.where(np.isnan(scores), 0.0, scores))
+        # The last axis, of arms or instances, becomes the first. Scores are NaN for an arm with a single instance.
+        parts = (variance, within / self.mean_correction, effective, np.where(np.isnan(scores), 0.0, scores))
         last = variance.ndim - 1
         return InstanceVariance(*(part.transpose(last, *range(last)) for part in parts))
 
@@ -190,9 +196,9 @@ class InstanceFrame:
         if slots < FEWEST_BLOCKS:
             return np.zeros((*residual.shape[:-2], 2))
         arm_base = self._spread_to_instances(np.maximum(self._sum_by_arm(base), 1e-300))
-        drift = residual / arm_base[..., None]
+        drift = residual / arm_base[..., None]  # what the instance moves the arm's level in each block slot
         arm_drift = self._spread_to_instances(self._sum_by_arm(drift, axis=-2), axis=-2)
-        single_drift = drift - self.share * arm_drift
+        single_drift = drift - self.share_of_arm * arm_drift
         if slots < MIN_BUCKETS:
             # Too few blocks to see dependence: use the variance of independent blocks, which is the smallest possible.
             return self._sum_by_arm(single_drift.var(axis=-1, ddof=1) * slots)

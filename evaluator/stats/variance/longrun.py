@@ -67,17 +67,20 @@ def time_variance(influence: FloatArray) -> TimeVariance:
     buckets = influence.shape[-1]
     if buckets < MIN_BUCKETS:
         unknown = np.full(influence.shape[:-1], np.nan)
-        return TimeVariance(unknown, 1.0, unknown, buckets)
+        return TimeVariance(variance=unknown, df=1.0, independent=unknown, buckets=buckets)
     scores = time_scores(influence)
-    # The deviations of batches have one degree of freedom less than batches: their mean is subtracted.
+    # `scores` are those of cosines, or of batches in a short series. Batches have one degree of freedom less than there
+    # are batches, because their mean is subtracted.
     df = BATCHES - 1 if buckets < BATCH_BELOW else scores.shape[-1]
     independent = influence.var(axis=-1, ddof=1) / buckets
-    return TimeVariance((scores**2).sum(axis=-1), float(df), independent, buckets)
+    variance = (scores**2).sum(axis=-1)
+    return TimeVariance(variance, float(df), independent, buckets)
 
 
 def time_scores(influence: FloatArray) -> FloatArray:
     """Split the error of a mean over time into contributions of cosines, or of batches if there are few buckets.
 
+    Neighbouring buckets are alike, so they are no independent observations; slow cosines and long batches nearly are.
     `influence` has the shape (..., buckets). Returns shape (..., cosines): the sum of squares is the variance of the
     mean.
     """
@@ -87,6 +90,7 @@ def time_scores(influence: FloatArray) -> FloatArray:
         sizes = np.diff(np.append(starts, buckets))
         means = np.add.reduceat(influence, starts, axis=-1) / sizes
         deviations = means - influence.mean(axis=-1, keepdims=True)
+        # The factor corrects the variance for the mean that is subtracted.
         return np.asarray(sizes / buckets * deviations * np.sqrt(BATCHES / (BATCHES - 1)))
     count = cosine_count(buckets)
     return np.asarray(influence @ cosines(buckets, count).T / np.sqrt(count * buckets))

@@ -50,8 +50,8 @@ class Uncertainty:
         """
         variance, df = self.variance, self.df
         exact = np.where(np.abs(distance) < 1e-12, 0.0, np.copysign(np.inf, distance))
-        t = np.where(variance > 0, distance / np.sqrt(np.where(variance > 0, variance, 1.0)), exact)
-        t = np.where(np.isnan(variance), np.nan, t)
+        t_or_exact = np.where(variance > 0, distance / np.sqrt(np.where(variance > 0, variance, 1.0)), exact)
+        t = np.where(np.isnan(variance), np.nan, t_or_exact)
         return t_below(-t, df).max(axis=0), t_below(t, df).max(axis=0)
 
     def reach(self, alpha: float) -> FloatArray:
@@ -140,6 +140,7 @@ def choose_design(panel: Panel, prior: InstancePrior | None = None) -> Design:
     """
     prior = prior or InstancePrior()
     runs = int(panel.runs.size)
+    # Requests of each instance; then the instances of each arm that have enough of them, at least 1.
     requests = np.bincount(panel.rows.instance, weights=panel.rows.n, minlength=panel.rows.instance_arm.size)
     instances = [max(int(find_replicating(requests[panel.rows.instance_arm == arm]).sum()), 1) for arm in (0, 1)]
     has_instances = min(instances) >= 2
@@ -148,8 +149,14 @@ def choose_design(panel: Panel, prior: InstancePrior | None = None) -> Design:
         kind: Replication = "replicates"
     else:
         kind = "instances" if has_instances else "single"
-    declared = prior.baseline, prior.canary
-    return Design(kind, runs, (instances[0], instances[1]), declared, prior.latency, prior.failures)
+    return Design(
+        kind,
+        runs,
+        instances=(instances[0], instances[1]),
+        declared=(prior.baseline, prior.canary),
+        latency=prior.latency,
+        failures=prior.failures,
+    )
 
 
 VarianceWithDf = tuple[FloatArray, FloatArray | float]
@@ -194,7 +201,7 @@ def combine(
         history: What earlier runs showed: it is pooled with the instances of this run, and the variance between whole
             arms that one run does not show is added.
     """
-    in_estimate = slice(arms[0], arms[-1] + 1)
+    in_estimate = slice(arms[0], arms[-1] + 1)  # the rows of these arms
     arm_variance, arm_within = instance.variance[in_estimate], instance.within[in_estimate]
     effective = instance.effective[in_estimate]
     # An arm with a single instance has no measured variance (NaN).
@@ -204,7 +211,7 @@ def combine(
     # The assumption about a single instance is not pooled with history: it keeps its few degrees of freedom.
     if history is not None and history.weight:
         pooled = pool_instances(arm_variance, arm_within, effective, history)
-        all_measured = measured.all(axis=0)
+        all_measured = measured.all(axis=0)  # of each group: has no arm a single instance?
         by_arm = np.where(all_measured, pooled.variance, by_arm)
         instance_df = np.where(all_measured, pooled.df, instance_df)
     instance_part = by_arm.sum(axis=0)
@@ -212,7 +219,7 @@ def combine(
     within = np.where(measured, arm_within, 0.0).sum(axis=0)
     time_part = np.maximum(0.0, np.maximum(time.variance, time.independent) - within)
     variance = instance_part + time_part
-    # Satterthwaite's degrees of freedom of a sum of variances.
+    # Degrees of freedom of a sum of variances that are known with unequal precision (Satterthwaite's formula).
     denominator = instance_part**2 / instance_df + time_part**2 / time.df
     df = np.divide(variance**2, denominator, out=np.full_like(variance, time.df), where=denominator > 0)
     persistent = np.maximum(0.0, instance_part - within)
@@ -233,11 +240,13 @@ def _find_instance_df(by_arm: FloatArray, measured: BoolArray, effective: FloatA
         measured: Is it measured (else it is assumed)? Same shape.
         effective: Effective number of instances, same shape.
     """
+    # Above 0, even if one instance answered nearly all requests.
     df_by_arm = np.where(measured, np.maximum(effective - 1, 0.05), PRIOR_DF)
     if by_arm.shape[0] == 1:
         return np.asarray(df_by_arm[0])
     total = by_arm.sum(axis=0)
     denominator = (by_arm**2 / df_by_arm).sum(axis=0)
+    # Degrees of freedom of a sum of variances that are known with unequal precision.
     welch = np.divide(total**2, denominator, out=df_by_arm.min(axis=0), where=denominator > 0)
     similar_size = measured.all(axis=0) & (effective.max(axis=0) <= 2 * effective.min(axis=0))
     df = np.where(similar_size, df_by_arm.sum(axis=0), welch)
@@ -258,9 +267,9 @@ def replicate_uncertainty(values: FloatArray, time: TimeVariance) -> tuple[Float
     The uncertainty is never less than that from variation over time within the replicates. `values` has shape
     (groups, replicates); replicates without a finite value are left out. With fewer than two, the variance is NaN.
     """
-    finite = np.isfinite(values)
-    count = finite.sum(axis=-1)
-    mean = np.where(count > 0, np.where(finite, values, 0.0).sum(axis=-1) / np.maximum(count, 1), np.nan)
+    is_finite = np.isfinite(values)
+    count = is_finite.sum(axis=-1)  # replicates that are used, by group
+    mean = np.where(count > 0, np.where(is_finite, values, 0.0).sum(axis=-1) / np.maximum(count, 1), np.nan)
     squares = (centre(values) ** 2).sum(axis=-1)
     variance = np.where(count >= 2, squares / np.maximum(count - 1, 1) / np.maximum(count, 1), np.nan)
     df = np.maximum(count - 1, 1).astype(float)
