@@ -175,11 +175,11 @@ class SegmentWriter:
 def _find_free_number(folder: Path, worker: str) -> int:
     """The first number from which on no segment of a worker in `folder` has been numbered, now or in the past."""
     matches = [_PATTERN.fullmatch(path.name) for path in segment_paths(folder)]
-    used = [int(match["seq"]) for match in matches if match and match["worker"] == worker]
+    used_numbers = [int(match["seq"]) for match in matches if match and match["worker"] == worker]
     # Merged segments are deleted, so their numbers are not known. A worker writes at most one segment a second:
     # no used number is as high as the current time.
     lowest = int(time.time()) if (folder / MERGED_FOLDER).exists() else 0
-    return max([lowest, *(number + 1 for number in used)])
+    return max([lowest, *(number + 1 for number in used_numbers)])
 
 
 def _write_parquet(table: pa.Table, sink: Path | pa.NativeFile) -> None:
@@ -232,10 +232,10 @@ def compact(paths: Iterable[Path], folder: Path, *, worker: str, min_bytes: int 
     segments.
     """
     waiting = list(paths)
-    merged_file_of: dict[Path, Path] = {}
+    merged_file_by_segment: dict[Path, Path] = {}
     while waiting:
         merged_file = folder / segment_name(worker, _find_free_number(folder, worker))
-        taken = 0  # segments that are in this file
+        taken = 0  # how many of the segments are in this file
         with written_whole(merged_file) as unfinished:
             with unfinished.open("wb") as sink, pq.ParquetWriter(sink, REQUEST_SCHEMA, compression="zstd") as writer:
                 while taken < len(waiting) and (taken == 0 or sink.tell() < min_bytes):
@@ -245,6 +245,6 @@ def compact(paths: Iterable[Path], folder: Path, *, worker: str, min_bytes: int 
                         taken += 1
                     writer.write_table(pa.concat_tables(row_group), row_group_size=_MERGED_GROUP_ROWS)
             _flush_to_disk(unfinished)
-        merged_file_of |= dict.fromkeys(waiting[:taken], merged_file)
+        merged_file_by_segment |= dict.fromkeys(waiting[:taken], merged_file)
         del waiting[:taken]
-    return merged_file_of
+    return merged_file_by_segment

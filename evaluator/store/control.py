@@ -131,7 +131,7 @@ class Control:
             ReleaseSummary(
                 to_release(row),
                 verdict=row[4],
-                judged_at=row[5] and row[5].astimezone(UTC),
+                judged_at=row[5] and row[5].astimezone(UTC),  # NULL without a verdict
                 mode=row[6],
                 shadow_verdicts=row[7],
                 would_have_blocked=row[8],

@@ -33,7 +33,7 @@ def split_mark(mark: str) -> tuple[LeftOutKind, str]:
 
 
 def select_rows(file: FilePlan, latest: datetime) -> str:
-    """Write the query that makes rows of the request schema from all rows of a file.
+    """Write the SQL query that makes rows of the request schema from all rows of a file.
 
     Its parameters are `run`, `arm` and `service`. The column `worker` marks each row: a request, a bad row, or another
     kind of row. A request after `latest` is bad. Texts of sensitive requests that may quote a request or its answer are
@@ -165,6 +165,7 @@ def _problem(file: FilePlan, exprs: Mapping[str, str], latest: datetime, middle:
     Its value is the name of a column of a request row, or a key of `_REASONS`. `exprs`: column of a request row → SQL
     expression. `latest`: latest time that is allowed. `middle`: time from which no request may be far; `None`: no test.
     """
+    # Column of a request row → name of the first column of the file that it is made from.
     source_of = {column.target: column_name(file, column.sources[0]) for column in file.layout.columns}
     # An optional column may be empty, but not hold what cannot be read.
     optional = " ".join(
@@ -172,7 +173,7 @@ def _problem(file: FilePlan, exprs: Mapping[str, str], latest: datetime, middle:
         for target in ("response_bytes", "user_count")
         if target in exprs
     )
-    # Of a name that several columns make, none may be empty.
+    # A name that is made of several columns needs a text in each.
     endpoint = next(column for column in file.layout.columns if column.target == "endpoint")
     has_empty_part = " OR ".join(
         f"coalesce(trim(CAST({column_name(file, source)} AS VARCHAR)), '') = ''"
@@ -181,7 +182,7 @@ def _problem(file: FilePlan, exprs: Mapping[str, str], latest: datetime, middle:
     layout = file.layout
     sums_up_several = f"TRY_CAST({column_name(file, layout.count_column)} AS DOUBLE) > 1" if layout.count_column else ""
     lacks_kind = f"coalesce({column_name(file, layout.kind_column)}, '') = ''" if layout.kind_column else ""
-    # A failure may have no response time, if its column is empty.
+    # Of several problems, the first counts. A failure may have no response time, if its column is empty.
     return f"""
         CASE
             {f"WHEN {sums_up_several} THEN 'count'" if sums_up_several else ""}
@@ -271,8 +272,8 @@ def find_rejected(engine: Engine, file: FilePlan) -> Rejected:
     engine.execute("DROP TABLE reject_scans")
     if not rows:
         return Rejected()
-    # Row → how many rows it swallowed, itself included. DuckDB may list several errors of one row.
-    counts = {}
+    # Number of a row → how many rows it swallowed, itself included. DuckDB may list several errors of one row.
+    rows_by_record = {}
     for record, _, message, error_type, text in rows:
         swallows_rows = error_type == "UNQUOTED VALUE"
         if swallows_rows and len(text) >= _SHOWN_OF_LINE:
@@ -281,9 +282,9 @@ def find_rejected(engine: Engine, file: FilePlan) -> Rejected:
                 f"{file.path}:{line_number}: {word_rejection(message)}; the end of its row cannot be found",
                 hint="fix the file: --skip-bad-rows could not read the rows after it either",
             )
-        counts[record] = sum(1 for line in text.splitlines() if line.strip()) if swallows_rows else 1
+        rows_by_record[record] = sum(1 for line in text.splitlines() if line.strip()) if swallows_rows else 1
     first_record, column, message, _, _ = rows[0]
-    return Rejected(sum(counts.values()), int(first_record), column, word_rejection(message))
+    return Rejected(sum(rows_by_record.values()), int(first_record), column, word_rejection(message))
 
 
 _SHOWN_OF_LINE = 10_000
@@ -330,19 +331,20 @@ def refuse_rows(first_problem: str, all_rows: str) -> InputError:
 def _describe_bad_value(engine: Engine, file: FilePlan, latest: datetime, middle: datetime | None) -> str:
     """Say where the first bad row of a file is, which value makes it bad and why. The file is read again."""
     layout, exprs = file.layout, _expressions(file)
-    # Problem → columns of the file that the message is about. Only the first source of `ended` is a time, and only the
-    # first two of `filled` show failure.
-    shown = {column.target: column.sources[: {"ended": 1, "filled": 2}.get(column.kind)] for column in layout.columns}
-    shown |= {
-        "stray": shown["ts"],
-        "future": shown["ts"],
-        "lines": shown["endpoint"],
+    # Problem → columns of the file that the message is about: all sources of a column, except that only the first
+    # source of `ended` is a time, and only the first two of `filled` show failure.
+    shown_sources = {"ended": 1, "filled": 2}
+    columns_by_problem = {column.target: column.sources[: shown_sources.get(column.kind)] for column in layout.columns}
+    columns_by_problem |= {
+        "stray": columns_by_problem["ts"],
+        "future": columns_by_problem["ts"],
+        "lines": columns_by_problem["endpoint"],
         "count": (layout.count_column,),
         "kind": (layout.kind_column,),
     }
     value_cases = " ".join(
         f"WHEN '{problem}' THEN concat_ws(' ', {', '.join(column_name(file, source) for source in sources)})"
-        for problem, sources in shown.items()
+        for problem, sources in columns_by_problem.items()
         if all(sources)
     )
     line = column_name(file, layout.line_column) if layout.line_column else "number"
@@ -373,7 +375,7 @@ def _describe_bad_value(engine: Engine, file: FilePlan, latest: datetime, middle
     reason = _give_reason(problem, value, middle)
     if layout.reader == "k6" and problem == "failed":
         reason += " (k6 writes expected_response and status unless --system-tags leaves them out)"
-    return f"{file.path}:{position}: column '{' + '.join(shown[problem])}' has {shown_value}, {reason}"
+    return f"{file.path}:{position}: column '{' + '.join(columns_by_problem[problem])}' has {shown_value}, {reason}"
 
 
 def _give_reason(problem: str, value: str, middle: datetime | None) -> str:

@@ -63,7 +63,7 @@ _MOST_NAMES = 20
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One file that has become a segment: its rows in the requested period, and their times."""
+    """One file that has become a segment: its rows in the requested period, and the times of the first and the last."""
 
     run: Run
     file: FilePlan
@@ -97,14 +97,14 @@ def import_files(
             same_content = find_same(plan.files, inspection)
             arranged = arrange(plan, [_time_file(engine, part, plan) for part in parts])
             parts = _count_period(engine, plan, parts)
-            run_of_file = _make_runs(first_run, arranged, {part.file for part in parts if part.rows})
-            folders = {run.id: store.run_folder(release.id, run.id) for run in run_of_file.values()}
-            with landing_in(store, [folder for run_id, folder in folders.items() if run_id != group]):
-                moved = []
+            run_by_file = _make_runs(first_run, arranged, {part.file for part in parts if part.rows})
+            folder_by_run = {run.id: store.run_folder(release.id, run.id) for run in run_by_file.values()}
+            with landing_in(store, [folder for run_id, folder in folder_by_run.items() if run_id != group]):
+                moved_parts = []
                 for part in parts:
-                    run = run_of_file[part.file]
-                    moved.append(_move(engine, folders[run.id], plan, part, run))
-                landed = _write(engine, store, control, release, moved, hash_files(plan, inspection))
+                    run = run_by_file[part.file]
+                    moved_parts.append(_move(engine, folder_by_run[run.id], plan, part, run))
+                landed = _write(engine, store, control, release, moved_parts, hash_files(plan, inspection))
             return dataclasses.replace(landed, why=arranged.why, doubts=(*same_content, *arranged.doubts))
 
 
@@ -186,11 +186,12 @@ def _convert_by_sql(
         GROUP BY ALL ORDER BY n DESC, mark""",
         [str(staged)],
     ).fetchall()
+    # A mark is `GOOD`, or the kind and name of rows that are no requests.
     marked: list[LeftOut] = []
     for mark, rows, failures in counts_of_mark:
         if mark != foreign.GOOD:
             kind, name = foreign.split_mark(mark)
-            is_named = len(marked) < _MOST_NAMES  # the most frequent come first
+            is_named = len(marked) < _MOST_NAMES  # the most frequent come first; the others are summed up below
             marked.append(LeftOut(file.arm, kind, rows, failures, name if is_named else ""))
     # Rows that DuckDB could not split into columns are not among the staged ones.
     rejected = foreign.find_rejected(engine, file)
@@ -267,7 +268,7 @@ def _time_file(engine: Engine, part: _Part, plan: LandingPlan) -> FileTimes:
     is_only_file_of_arm = sum(file.arm == part.file.arm for file in plan.files) == 1
     if is_only_file_of_arm or counts_from_start(part.last):
         return FileTimes(part.file, part.first, part.last, 0.0)
-    # Inner queries: each second with a request; then also the last second before it with a request.
+    # Inner queries: each second (since 1970) with a request; then also the second with a request before it.
     [(pause_s,)] = engine.execute(
         """SELECT coalesce(max(second - before), 0) FROM (
             SELECT second, lag(second) OVER (ORDER BY second) AS before
@@ -313,26 +314,26 @@ def _count_period(engine: Engine, plan: LandingPlan, parts: Sequence[_Part]) -> 
 def _make_runs(first_run: Run, arranged: FileRuns, filled: Collection[FilePlan]) -> dict[FilePlan, Run]:
     """Return file → its run: `first_run`, or a further replicate of it.
 
-    `filled`: files with requests in the requested period. A run without such a file is not made; its files go to the
-    first run, which reports their rows as left out.
+    `arranged`: the files of each run. `filled`: files with requests in the requested period. A run without such a file
+    is not made; its files go to the first run, which reports their rows as left out.
     """
     runs_with_requests = [files for files in arranged.runs if any(file in filled for file in files)]
     other_files = [file for files in arranged.runs if files not in runs_with_requests for file in files]
     files_of_runs = [(*runs_with_requests[0], *other_files), *runs_with_requests[1:]]
-    run_of_file: dict[FilePlan, Run] = {}
+    run_by_file: dict[FilePlan, Run] = {}
     for replicate, files in enumerate(files_of_runs):
-        paths: dict[str, list[str]] = {}
+        paths_by_arm: dict[str, list[str]] = {}
         for file in files:
-            paths.setdefault(file.arm, []).append(file.path)
-        fingerprint: dict[str, object] = {"files": paths}
+            paths_by_arm.setdefault(file.arm, []).append(file.path)
+        fingerprint: dict[str, object] = {"files": paths_by_arm}
         if arranged.declared:
             fingerprint["files_are"] = arranged.declared
         if arranged.overlapping:
             fingerprint["replicates_overlap"] = True
         run_id = f"{first_run.id}-{replicate + 1}" if replicate else first_run.id
         run = dataclasses.replace(first_run, id=run_id, replicate=replicate, fingerprint=fingerprint)
-        run_of_file |= dict.fromkeys(files, run)
-    return run_of_file
+        run_by_file |= dict.fromkeys(files, run)
+    return run_by_file
 
 
 def _move(engine: Engine, folder: Path, plan: LandingPlan, part: _Part, run: Run) -> _Part:
@@ -367,54 +368,57 @@ def _write(
 
     `hashes`: hash of each file. Returns what landed: by this process, or before by another with the same files.
     """
-    parts_of_run: dict[str, list[_Part]] = {}
-    parts_of_arm: dict[tuple[str, str], list[_Part]] = {}
+    parts_by_run: dict[str, list[_Part]] = {}
+    parts_by_run_and_arm: dict[tuple[str, str], list[_Part]] = {}  # only those with rows
     for part in parts:
-        parts_of_run.setdefault(part.run.id, []).append(part)
+        parts_by_run.setdefault(part.run.id, []).append(part)
         if part.rows:
-            parts_of_arm.setdefault((part.run.id, part.file.arm), []).append(part)
-    runs = sorted((_complete_run(run_parts) for run_parts in parts_of_run.values()), key=lambda run: run.replicate)
-    # All runs of a group have buckets of one length, chosen for the longest arm.
-    durations = [max(part.last for part in arm) - min(part.first for part in arm) for arm in parts_of_arm.values()]
+            parts_by_run_and_arm.setdefault((part.run.id, part.file.arm), []).append(part)
+    runs = sorted((_complete_run(run_parts) for run_parts in parts_by_run.values()), key=lambda run: run.replicate)
+    # All runs of a group have buckets of one length, chosen for the arm with the longest time in a run.
+    durations = [
+        max(part.last for part in arm_parts) - min(part.first for part in arm_parts)
+        for arm_parts in parts_by_run_and_arm.values()
+    ]
     bucket_s = choose_bucket_s(max(durations).total_seconds())
     # Each run is rolled up into tables of its own, with this suffix, before the store is locked.
-    suffixes = {run.id: f"_{position}" for position, run in enumerate(runs)}
-    grids_us = {}
+    suffix_by_run = {run.id: f"_{position}" for position, run in enumerate(runs)}
+    grid_us_by_run = {}  # largest step of which all times of the cells are multiples
     for run in runs:
-        roll_up(engine, [part.path for part in parts_of_run[run.id]], bucket_s, suffixes[run.id])
-        grids_us[run.id] = find_grid_us(engine, suffixes[run.id])
+        roll_up(engine, [part.path for part in parts_by_run[run.id]], bucket_s, suffix_by_run[run.id])
+        grid_us_by_run[run.id] = find_grid_us(engine, suffix_by_run[run.id])
     with control.landing(release), store.attached(engine, write=True):
         landed_meanwhile = match_landed(engine, release.id, hashes)
         if landed_meanwhile is not None:
             return landed_meanwhile
         for run in runs:
             add_run(engine, run, bucket_s)
-            write_cells(engine, run.id, grids_us[run.id], suffixes[run.id])
-            segments = [Segment(part.path, part.rows, hashes[part.file]) for part in parts_of_run[run.id]]
+            write_cells(engine, run.id, grid_us_by_run[run.id], suffix_by_run[run.id])
+            segments = [Segment(part.path, part.rows, hashes[part.file]) for part in parts_by_run[run.id]]
             write_manifest(engine, store, run.id, segments)
     return Landed(
         rows=sum(part.rows for part in parts),
         segments=len(parts),
         left_out=sum_left_out(left_out for part in parts for left_out in part.left_out),
         runs=tuple(run.id for run in runs),
-        parts=tuple(sorted({len(arm_parts) for arm_parts in parts_of_arm.values()})),
+        parts=tuple(sorted({len(arm_parts) for arm_parts in parts_by_run_and_arm.values()})),
     )
 
 
 def _complete_run(parts: Sequence[_Part]) -> Run:
     """Complete the run of some files: when it began and ended, and how many rows were read and left out."""
     run = parts[0].run
-    with_rows = [part for part in parts if part.rows]
-    last = max(part.last for part in with_rows)
-    read_by_arm: Counter[str] = Counter()
+    parts_with_rows = [part for part in parts if part.rows]
+    last = max(part.last for part in parts_with_rows)
+    rows_read_by_arm: Counter[str] = Counter()
     for part in parts:
-        read_by_arm[part.file.arm] += part.rows + sum(left_out.rows for left_out in part.left_out)
+        rows_read_by_arm[part.file.arm] += part.rows + sum(left_out.rows for left_out in part.left_out)
     left_out = sum_left_out(left_out for part in parts for left_out in part.left_out)
     return dataclasses.replace(
         run,
-        started=min(part.first for part in with_rows),
+        started=min(part.first for part in parts_with_rows),
         planned_end=run.planned_end or last,
         ended=last,
         state=RunState.COMPLETE,
-        facts=dataclasses.replace(run.facts, read=dict(read_by_arm), left_out=left_out),
+        facts=dataclasses.replace(run.facts, read=dict(rows_read_by_arm), left_out=left_out),
     )

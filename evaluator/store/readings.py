@@ -111,16 +111,16 @@ def read_answers(paths: Sequence[Path]) -> tuple[tuple[Answer, ...], dict[str, A
     """
     tables = [_read_poll(path) for path in paths]
     sources: dict[str, Any] = json.loads(tables[-1].schema.metadata[_SOURCES]) if tables else {}
-    answer_of: dict[Key, Answer] = {}
+    answer_by_key: dict[Key, Answer] = {}  # query and arm → answer
     for table in tables:
         for plain in json.loads(table.schema.metadata[_ANSWERS]):
             answer = _from_plain(plain)
             key = answer.query.text, answer.arm
-            answer_of[key] = _join(answer_of[key], answer) if key in answer_of else answer
+            answer_by_key[key] = _join(answer_by_key[key], answer) if key in answer_by_key else answer
     # Tables can be joined only without their metadata, which differ.
     without_metadata = [table.replace_schema_metadata(None) for table in tables]
-    series_of = _split_into_series(pa.concat_tables(without_metadata)) if without_metadata else {}
-    answers = tuple(replace(answer, series=tuple(series_of.get(key, ()))) for key, answer in answer_of.items())
+    series_by_key = _split_into_series(pa.concat_tables(without_metadata)) if without_metadata else {}
+    answers = tuple(replace(answer, series=tuple(series_by_key.get(key, ()))) for key, answer in answer_by_key.items())
     return answers, sources
 
 
@@ -136,7 +136,7 @@ def _read_poll(path: Path) -> pa.Table:
 
 def _join(earlier: Answer, later: Answer) -> Answer:
     """Join the answers to one query in two polls: one answer with the counts and texts of both, without series."""
-    fields_of_both: dict[str, Any] = {}
+    fields_of_both: dict[str, Any] = {}  # texts are listed once, counts are added up
     for name in ("sent", "warnings", "notes"):
         fields_of_both[name] = tuple(dict.fromkeys((*getattr(earlier, name), *getattr(later, name))))
     for name in ("nan", "infinite", "repeated", "outside"):
@@ -148,7 +148,7 @@ def _join(earlier: Answer, later: Answer) -> Answer:
         duplicates=max(earlier.duplicates, later.duplicates),  # the same series in each poll
         read=None if earlier.read is None or later.read is None else earlier.read + later.read,
         impossible=later.impossible,
-        form=later.form or earlier.form,
+        form=later.form or earlier.form,  # empty for a poll without series
         **fields_of_both,
     )
 
@@ -161,20 +161,20 @@ def _split_into_series(table: pa.Table) -> dict[Key, list[Series]]:
     if not table.num_rows:
         return {}
     table = table.unify_dictionaries().combine_chunks()
-    codes_of = {name: _encode(table[name]) for name in _SERIES}
+    codes_by_column = {name: _encode(table[name]) for name in _SERIES}
     ts_ms = table["ts"].cast(pa.int64()).to_numpy()
     # Sort by the columns that identify a series, then by time (`lexsort` takes the most important key last). A series
     # starts at the first row, and where any of these columns changes.
-    order = np.lexsort((ts_ms, *(codes_of[name] for name in reversed(_SERIES))))
+    order = np.lexsort((ts_ms, *(codes_by_column[name] for name in reversed(_SERIES))))
     ts_ms, values = ts_ms[order], table["value"].to_numpy()[order]
     is_start = np.zeros(order.size, dtype=bool)
     is_start[0] = True
-    for codes in codes_of.values():
+    for codes in codes_by_column.values():
         is_start[1:] |= np.diff(codes[order]) != 0
     starts = np.flatnonzero(is_start)
     ends = np.append(starts[1:], order.size)
     first_rows = table.select(_SERIES).take(pa.array(order[starts])).to_pylist()
-    series_of: dict[Key, list[Series]] = {}
+    series_by_key: dict[Key, list[Series]] = {}
     for row, start, end in zip(first_rows, starts, ends, strict=True):
         series = Series(
             labels=json.loads(row["labels"]),
@@ -185,8 +185,8 @@ def _split_into_series(table: pa.Table) -> dict[Key, list[Series]]:
             ts_ms=ts_ms[start:end],
             values=values[start:end],
         )
-        series_of.setdefault((row["query"], row["arm"]), []).append(series)
-    return series_of
+        series_by_key.setdefault((row["query"], row["arm"]), []).append(series)
+    return series_by_key
 
 
 def _encode(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
@@ -209,12 +209,12 @@ def land_readings(file: StoreFile, run: Run) -> Landed:
     with file.opened() as engine:
         rows = engine.execute("SELECT name, state FROM store.segments WHERE run = ?", [run.id]).fetchall()
         bucket_s = read_bucket_s(engine, run.id)
-    state_of_landed = dict(rows)
-    new_paths = [path for path in paths if path.name not in state_of_landed]
-    landed = Landed(already=len(state_of_landed), runs=(run.id,))
+    state_by_name = dict(rows)  # of the files that have landed
+    new_paths = [path for path in paths if path.name not in state_by_name]
+    landed = Landed(already=len(state_by_name), runs=(run.id,))
     if not new_paths:
         return landed
-    if "purged" in state_of_landed.values():
+    if "purged" in state_by_name.values():
         raise StoreError(
             f"readings of run {run.id} were purged, so no more can be added to it",
             hint="collect again, which makes a new run",

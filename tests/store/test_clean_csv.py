@@ -145,8 +145,8 @@ def test_stray_quotes_are_seen(text, plain):
 
 
 def test_a_quote_that_was_opened_before_is_closed_at_the_end_of_a_value():
-    assert are_quotes_plain(b'\nb",c\n', ",", opened=True)
-    assert not are_quotes_plain(b'\nb,"c\n', ",", opened=True)
+    assert are_quotes_plain(b'\nb",c\n', ",", starts_open=True)
+    assert not are_quotes_plain(b'\nb,"c\n', ",", starts_open=True)
 
 
 @pytest.mark.parametrize("chunk_bytes", [7, 1 << 20])
