@@ -143,7 +143,7 @@ class RequestBuffer:
         columns = [self._values[number::_COLUMNS] for number in range(_COLUMNS)]
         self.clear()
         methods, names, raw_times, sizes, raw_starts, statuses, exceptions, contexts, instances = columns
-        if set(map(type, contexts)) != {dict}:
+        if set(map(type, contexts)) != {dict}:  # usually all are dictionaries
             contexts = [_to_mapping(context) for context in contexts]
         arms = self._read_arms(contexts)
         if self.sensitive:
@@ -151,7 +151,7 @@ class RequestBuffer:
         failures = pa.array(exceptions, pa.string())
         failed = failures.is_valid().to_numpy(zero_copy_only=False)  # a text of failure is set, even if empty
         times_ms = _to_numbers(raw_times)
-        has_time = (times_ms >= 0) & (times_ms <= _LONGEST_MS)  # false for NaN
+        has_time = (times_ms >= 0) & (times_ms <= _LONGEST_MS)  # false for NaN, so for what is no number
         times_ms[~has_time] = 0.0
         # A request with an impossible start has ended within the last second: its start follows from that.
         starts_s, now_s = _to_numbers(raw_starts), self.clock()
@@ -232,8 +232,8 @@ def _name_exception(exception: Any) -> str:
 def _cut_to_paths(names: list[Any]) -> list[str]:
     """Names of requests as texts, without anything after the path; each distinct name is cut once."""
     texts = [_to_text(name) for name in names]
-    path_of = {text: re.split("[?#;]", text, maxsplit=1)[0] for text in set(texts)}
-    return [path_of[text] for text in texts]
+    path_by_name = {text: re.split("[?#;]", text, maxsplit=1)[0] for text in set(texts)}
+    return [path_by_name[text] for text in texts]
 
 
 def _keep_further_keys(contexts: list[Mapping[str, Any]]) -> pa.Array | None:
@@ -257,10 +257,10 @@ def _keep_integers(values: list[Any], low: int, high: int) -> list[int | None]:
     if not set(map(type, values)) <= {int, type(None)}:
         return [clean(value) for value in values]
     # The usual case, made fast: few distinct values, all of them good.
-    cleaned = {value: clean(value) for value in set(values)}
-    if all(value is kept for value, kept in cleaned.items()):
+    cleaned_by_value = {value: clean(value) for value in set(values)}
+    if all(value is cleaned for value, cleaned in cleaned_by_value.items()):
         return values
-    return [cleaned[value] for value in values]
+    return [cleaned_by_value[value] for value in values]
 
 
 def _join_endpoints(methods: list[Any], names: list[Any]) -> pa.Array:
@@ -278,9 +278,10 @@ def _number_values(values: Iterable[Any]) -> tuple[pa.Array, list[Any]]:
 
     Returns the number of each value, and the distinct values. Raises TypeError for a value that cannot be a key.
     """
-    number_of: defaultdict[Any, int] = defaultdict(count().__next__)  # a key that is not known gets the next number
-    codes = np.fromiter(map(number_of.__getitem__, values), np.int32)
-    return pa.array(codes), list(number_of)
+    # A key that is not known gets the next number.
+    number_by_value: defaultdict[Any, int] = defaultdict(count().__next__)
+    codes = np.fromiter(map(number_by_value.__getitem__, values), np.int32)
+    return pa.array(codes), list(number_by_value)
 
 
 def _to_text(value: Any, fallback: str | None = None) -> str:

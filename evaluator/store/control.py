@@ -129,14 +129,14 @@ class Control:
             ).fetchall()
         return tuple(
             ReleaseSummary(
-                to_release(row),
-                verdict=row[4],
-                judged_at=row[5] and row[5].astimezone(UTC),  # NULL without a verdict
-                mode=row[6],
-                shadow_verdicts=row[7],
-                would_have_blocked=row[8],
+                to_release(release_row),
+                verdict=word,
+                judged_at=judged_at and judged_at.astimezone(UTC),  # NULL without a verdict
+                mode=mode,
+                shadow_verdicts=shadow,
+                would_have_blocked=blocked,
             )
-            for row in rows
+            for *release_row, word, judged_at, mode, shadow, blocked in rows
         )
 
     # -------------------------------------------------------------- verdicts

@@ -47,6 +47,7 @@ def parse_columns(texts: Sequence[str]) -> tuple[ColumnRequest, ...]:
         if target not in TARGETS:
             raise UnknownName("column of a request row", target, TARGETS)
         source, colon, unit = source_text.rpartition(":")
+        # The column of a request row decides which units it may have; most have none.
         units = {"ts": INSTANT_UNITS, "response_time_ms": TIME_UNITS, "failed": tuple(FAILED_UNITS)}.get(target, ())
         if colon and unit in units:
             column_requests.append(ColumnRequest(target, source, unit))

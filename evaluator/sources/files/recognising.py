@@ -44,7 +44,7 @@ def recognise(path: Path, format: str, column_requests: Sequence[ColumnRequest])
     head = read_head(path)
     if head.written == "csv":
         refuse_aggregates(head)
-    name = _find_claiming_format(head) if format == "auto" else format
+    name = _find_claiming_format(head) if format == "auto" else format  # empty: no format claims the file
     can_read = name != "" and head.written in SOURCES[name].written
     # A file that only the general format would read, or none, may be of a tool whose files cannot be imported.
     if not can_read or name == head.written:

@@ -325,8 +325,10 @@ def _find_counterparts(baseline: _ArmRuns, arm: _ArmRuns) -> dict[int, int]:
     ]
     if not ran_together:
         return by_order
-    if len(baseline.groups) == len(arm.groups) and all(number == other for number, other in ran_together):
-        # Also the runs that did not overlap follow the order of the others.
+    if len(baseline.groups) == len(arm.groups) and all(
+        number == baseline_number for number, baseline_number in ran_together
+    ):
+        # All pairs that overlapped are in order, so the runs that did not overlap follow it, too.
         return by_order
     counterparts: dict[int, int] = {}
     for number, baseline_number in ran_together:  # each run of both arms is paired once, with the earliest
@@ -344,6 +346,7 @@ def _find_shifts(arms: Sequence[_ArmRuns]) -> Iterator[str]:
         start_shift_s = (min(span.first for span in arm.files) - baseline_start).total_seconds()
         end_shift_s = (max(span.last for span in arm.files) - baseline_end).total_seconds()
         half_hours = round(start_shift_s / HALF_HOUR_S)
+        # Another time zone shifts start and end by the same half hours, to within a minute.
         deviation_s = max(abs(shift_s - half_hours * HALF_HOUR_S) for shift_s in (start_shift_s, end_shift_s))
         if 0 < abs(half_hours) <= FARTHEST_ZONES and deviation_s <= SAME_START_S:
             direction = "after" if half_hours > 0 else "before"

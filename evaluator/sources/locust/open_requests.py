@@ -103,7 +103,7 @@ class OpenRequests:
                     self._record_broken_call(call, error)
                 raise
             if "stream" in options and options["stream"] and options.get("catch_response"):
-                # The body is read in the `with` block, which ends the request.
+                # The body is read in the `with` block, which ends the request: `__exit__` removes the call by its key.
                 setattr(response, _KEY, key)
             else:
                 calls.pop(key, None)
@@ -130,7 +130,7 @@ class OpenRequests:
 
     def _was_sent_before_stop(self, call: _Call) -> bool:
         began = call[0]
-        return self._stopped is None or began < self._stopped
+        return self._stopped is None or began < self._stopped  # None: Locust does not stop the users
 
     def _record_broken_call(self, call: _Call, error: BaseException) -> None:
         """Record a call that raised an exception that Locust does not count as a failure, so that no event reports it.

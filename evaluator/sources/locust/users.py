@@ -24,6 +24,7 @@ def use_arms(environment: Environment, recording: Recording) -> None:
     copies = make_arm_users(originals, recording.arms, recording.release)
     environment.user_classes = [copy for by_arm in copies.values() for by_url in by_arm for copy in by_url]
     environment.host = None  # it would override the hosts of the copies
+    # Name of an original class → for each arm the names of its copies.
     lanes = {
         original: tuple(tuple(copy.__name__ for copy in by_url) for by_url in by_arm)
         for original, by_arm in copies.items()
@@ -79,10 +80,11 @@ def _shape_all_arms(shape: LoadTestShape, copies: Mapping[str, Any], arms: int) 
         target = original_tick()
         if target is None:  # the shape has ended
             return None
-        users, rate, *further = target
+        users, spawn_rate, *further = target
         classes = further[0] if further else None  # the shape may restrict the classes of users
         class_copies = [copy for cls in classes or () for by_url in copies[cls.__name__] for copy in by_url]
-        return (users * arms, rate * arms, class_copies) if class_copies else (users * arms, rate * arms)
+        totals = users * arms, spawn_rate * arms
+        return (*totals, class_copies) if class_copies else totals
 
     shape.tick = tick_all_arms  # type: ignore[method-assign]
 
@@ -99,7 +101,7 @@ class PairedDispatcher(UsersDispatcher):
         """Start to spawn users up to a number, in steps of one user (or several) for every arm."""
         super().new_dispatch(target_user_count, spawn_rate, user_classes)
         arms = len(next(iter(self.lanes.values())))
-        users_per_step = max(self._user_count_per_dispatch_iteration // arms, 1) * arms
+        users_per_step = max(self._user_count_per_dispatch_iteration // arms, 1) * arms  # as many for every arm
         self._user_count_per_dispatch_iteration = users_per_step
         self._wait_between_dispatch = users_per_step / spawn_rate
 
@@ -121,14 +123,14 @@ class PairedDispatcher(UsersDispatcher):
         while True:
             if self._try_dispatch_fixed:
                 self._try_dispatch_fixed = False
-                missing = {}
+                missing_by_class = {}
                 for cls in classes:
                     if cls.fixed_count:  # users on the first arm; the others have as many
                         copies_of_first_arm = self.lanes[cls.__name__][0]
                         running = sum(self._get_user_current_count(name) for name in copies_of_first_arm)
-                        missing[cls.__name__] = cls.fixed_count - running
-                for name, count in missing.items():
+                        missing_by_class[cls.__name__] = cls.fixed_count - running
+                for class_name, count in missing_by_class.items():
                     for _ in range(count):
-                        yield name
+                        yield class_name
             else:
                 yield next(by_weight)

@@ -199,17 +199,19 @@ class Prometheus:
         if query.kind is QueryKind.HISTOGRAM:
             plain = fill(query.text, selector, step_s=self.options.step_s, window_s=0)
             return replace(answer, form=find_form(answer, lambda: self.labels_of(plain, window.start, window.end)))
-        return replace(answer, impossible=self._explain_impossible(answer, window))
+        return replace(answer, impossible=self._explain_unmatchable(answer, window))
 
-    def _explain_impossible(self, answer: Answer, window: _Range) -> str:
-        """Explain why the query of an answer can match nothing on its arm; empty if it can.
+    def _explain_unmatchable(self, answer: Answer, window: _Range) -> str:
+        """Explain which condition on a label in an answer's query nothing on its arm can meet; empty if there is none.
 
-        If the answer has no series, the server is asked what it had long before, once for each query and arm.
+        With series in the answer, it is a condition on a label that none of them has (`code!="500"` without a label
+        `code`). Without series, the server is asked, once for each query and arm, which labels and values the series of
+        the metric had in the window and in the seven days before.
         """
         query, arm = answer.query, answer.arm
         if not metric_name(query.text) or not matchers_of(query.text):
             return ""  # an expression, or a query without conditions on labels: it matches whatever there is
-        if answer.series:
+        if answer.series:  # they meet all conditions, so only the label of a condition may be missing
             return find_impossible(query.text, arm, [series.labels for series in answer.series])
         key = (query.text, arm)
         if key not in self._why_impossible:
@@ -254,7 +256,7 @@ class Prometheus:
             series=(*answer.series, *collected_series.series),
             warnings=tuple(dict.fromkeys((*answer.warnings, *warnings))),  # each once
             notes=tuple(dict.fromkeys((*answer.notes, *notes))),
-            read=(answer.read or 0) + collected.read,
+            read=(answer.read or 0) + collected.read,  # None before the first part
             nan=answer.nan + collected.nan,
             infinite=answer.infinite + collected.infinite,
             repeated=answer.repeated + collected_series.repeated,
@@ -307,19 +309,21 @@ class Prometheus:
         others follows. Yields the rest of each answer: its warnings, notes and size.
         """
         step_ms = self.options.step_s * 1000
-        if metric_name(query_text):
+        if metric_name(query_text):  # empty for an expression
             # Samples at their own times: the next window begins right after the last millisecond of the one before.
             start_ms, gap_ms = span.start_ms, 1
         else:
             # An expression is evaluated at whole steps: the first at or after the start.
             start_ms, gap_ms = math.ceil(span.start_ms / step_ms) * step_ms, step_ms
-        series, answer_bytes = 1, 1
-        for window in _cut(start_ms, span.end_ms, FIRST_STEPS * step_ms, step_ms, gap_ms)[:1]:
+        series, answer_bytes = 1, 1  # at least 1, as the limits below are divided by them
+        first_windows = _cut(start_ms, span.end_ms, FIRST_STEPS * step_ms, step_ms, gap_ms)[:1]
+        for window in first_windows:  # one window, or none if no step is in `span`
             result, reply = self._ask(query_text, window)
             series, answer_bytes = max(self._collect(collected, result, query_text), 1), max(reply.size, 1)
             yield reply
             start_ms = window.end_ms + gap_ms
-        # Limits of a window, in steps: our memory, the server's points a series, the size of one answer.
+        # Limits of a window, in steps: our memory, the server's points a series, the size of one answer (by the bytes
+        # that each step of the first window took).
         steps = min(POINTS_AT_A_TIME // series, MOST_POINTS, FIRST_STEPS * BYTES_AT_A_TIME // answer_bytes)
         remaining = _cut(start_ms, span.end_ms, max(1, steps) * step_ms, step_ms, gap_ms)
         for number, (result, reply) in enumerate(_prefetch(self._ask, query_text, remaining), start=1):
