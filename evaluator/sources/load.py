@@ -348,20 +348,20 @@ def _wait_for_end(
         while process.poll() is None:
             time.sleep(0.1)
             if stop_reason := why_stop():
-                _end(process)
+                _end_locust(process)
                 return "", stop_reason
             # A load shape, not the run time, decides when a shaped load ends.
             if time.time() > deadline and not any(facts.shaped for facts in read_worker_facts(folder)):
-                _end(process)
+                _end_locust(process)
                 return "Locust did not end in time", ""
     except KeyboardInterrupt:
-        _end(process)
+        _end_locust(process)
         return _INTERRUPTED, ""
     _kill_group(process)
     return "", ""
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _end_locust(process: subprocess.Popen[str]) -> None:
     """Ask Locust to end in order, then kill it."""
     try:
         process.terminate()

@@ -77,7 +77,7 @@ class RequestBuffer:
         for arm, kind, detail in sorted({(arm, kind, detail) for arm, kind, detail, _ in self._left_out}):
             failures = self._left_out[arm, kind, detail, True]
             successes = self._left_out[arm, kind, detail, False]
-            left_out.append(LeftOut(arm, kind, successes + failures, failures, detail))
+            left_out.append(LeftOut(arm, kind, rows=successes + failures, failures=failures, detail=detail))
         return tuple(left_out)
 
     def begin(self) -> None:

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from evaluator.records import ColumnMap, FilePlan, LeftOut, LeftOutKind
 from evaluator.segments import REQUEST_SCHEMA
 from evaluator.store.engine import Engine
-from evaluator.store.expressions import MICROS, SCALES, column_name, express, meet
+from evaluator.store.expressions import MICROS, SCALES, column_name, express, write_condition
 from evaluator.store.foreign import GOOD, LONGEST
 from evaluator.store.rollup import HIGHEST_MS
 from evaluator.store.sub_results import FIRST_PART
@@ -326,7 +326,7 @@ class _RowConverter:
         Raises _NotPlain if a time is missing, before 1970 or after the latest that is allowed.
         """
         column = self._columns["ts"]
-        values = batch[column.sources[0]]  # a time has a single source
+        values = batch[column.sources[0]]  # a time is of one column
         _require_plain(values.null_count == 0)
         if column.unit == "iso":
             micros = values.cast(pa.int64()).to_numpy()
@@ -343,7 +343,7 @@ class _RowConverter:
         Raises _NotPlain (`foreign` then reads the file) for a success without a time, or a time out of range.
         """
         column = self._columns["response_time_ms"]
-        values = batch[column.sources[0]]  # a response time has a single source
+        values = batch[column.sources[0]]  # a response time is of one column
         if values.null_count:
             is_success_without_time = pc.and_not(values.is_null(), failed)
             _require_plain(not pc.any(is_success_without_time).as_py())
@@ -436,7 +436,7 @@ class _RowConverter:
         """Remove rows that sum up others; returns the other rows, and the number of failures among the removed."""
         is_summary = pa.array(np.zeros(batch.num_rows, bool))
         for rows in self.file.layout.others:
-            condition = meet(self.file, rows.conditions)  # a single condition
+            condition = write_condition(self.file, rows.conditions)  # a single condition
             meets = self._evaluate_texts(batch, [rows.conditions[0].column], condition, pa.bool_())
             is_summary = pc.or_(is_summary, meets)
         if not pc.any(is_summary).as_py():

@@ -151,7 +151,7 @@ def is_nothing(name: str) -> str:
     return f"coalesce(lower(trim(CAST({name} AS VARCHAR))), '') IN ('', {_WORDS_FOR_NOTHING})"
 
 
-def meet(file: FilePlan, conditions: tuple[Condition, ...]) -> str:
+def write_condition(file: FilePlan, conditions: tuple[Condition, ...]) -> str:
     """Write the SQL condition that a row meets all `conditions`; a value that cannot be tested does not meet it."""
     return " AND ".join(f"coalesce({_write_test(file, condition)}, false)" for condition in conditions)
 

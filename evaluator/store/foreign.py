@@ -6,7 +6,7 @@ import csv
 import itertools
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 from evaluator.errors import InputError
 from evaluator.records import FilePlan, LeftOutKind
 from evaluator.store.engine import Engine, quote, quote_name
-from evaluator.store.expressions import column_name, express, is_nothing, meet, read_texts
+from evaluator.store.expressions import column_name, express, is_nothing, read_texts, write_condition
 from evaluator.store.rollup import HIGHEST_MS
 from evaluator.store.sub_results import write_sub_results_query
 from evaluator.textfiles import open_text
@@ -39,7 +39,7 @@ def select_rows(file: FilePlan, latest: datetime) -> str:
     kind of row. A request after `latest` is bad. Texts of sensitive requests that may quote a request or its answer are
     dropped.
     """
-    exprs = _expressions(file)
+    exprs = _express_columns(file)
     exception = "'failure'" if file.sensitive else f"nullif({exprs.get('exception', 'CAST(NULL AS VARCHAR)')}, '')"
     # Defaults: an instance without a name is the arm; a failure may have no time; status 0 means no answer.
     return f"""
@@ -48,7 +48,7 @@ def select_rows(file: FilePlan, latest: datetime) -> str:
             coalesce(nullif({exprs.get("instance", "''")}, ''), $arm) AS instance,
             CASE
                 {_mark_others(file)}
-                WHEN ({_problem(file, exprs, latest)}) IS NOT NULL THEN {quote(_BAD)}
+                WHEN ({_express_problem(file, exprs, latest)}) IS NOT NULL THEN {quote(_BAD)}
                 ELSE '{GOOD}'
             END AS worker,
             ts, {_PATH_OF_ENDPOINT if file.sensitive else "endpoint"} AS endpoint, coalesce(ms, 0) AS response_time_ms,
@@ -65,7 +65,7 @@ _PATH_OF_ENDPOINT = "regexp_replace(endpoint, '[?#;].*$', '', 's')"
 """An endpoint without what follows its path."""
 
 
-def _expressions(file: FilePlan) -> dict[str, str]:
+def _express_columns(file: FilePlan) -> dict[str, str]:
     """Return column of a request row → SQL expression that makes it from columns of the file."""
     return {column.target: express(file, column) for column in file.layout.columns}
 
@@ -77,7 +77,7 @@ def _select_required(file: FilePlan, exprs: Mapping[str, str]) -> str:
     """
     # Some rows that are no requests have their own way to show failure.
     cases = [
-        f"WHEN {meet(file, rows.conditions)} THEN {express(file, rows.failed)}"
+        f"WHEN {write_condition(file, rows.conditions)} THEN {express(file, rows.failed)}"
         for rows in file.layout.others
         if rows.failed is not None
     ]
@@ -91,7 +91,7 @@ def _select_required(file: FilePlan, exprs: Mapping[str, str]) -> str:
 
 def _is_counted(file: FilePlan) -> str:
     """Write the condition for rows that count as read: all except those that only describe another row."""
-    conditions = [f"NOT ({meet(file, rows.conditions)})" for rows in file.layout.others if rows.kind is None]
+    conditions = [f"NOT ({write_condition(file, rows.conditions)})" for rows in file.layout.others if rows.kind is None]
     return " AND ".join(conditions) or "true"
 
 
@@ -129,7 +129,9 @@ def _select_raw(file: FilePlan, exprs: Mapping[str, str]) -> str:
     table = f"SELECT {renamed} FROM {read_texts([file.path], layout.delimiter, layout.header, 'store_rejects')}"
     if layout.sub_results is None:
         return table
-    transactions = [meet(file, rows.conditions) for rows in layout.others if rows.kind is LeftOutKind.SUMMARY]
+    transactions = [
+        write_condition(file, rows.conditions) for rows in layout.others if rows.kind is LeftOutKind.SUMMARY
+    ]
     return write_sub_results_query(
         file,
         table,
@@ -153,13 +155,15 @@ def _mark_others(file: FilePlan) -> str:
     for rows in file.layout.others:
         if rows.kind is not None:
             name = f"coalesce(left({column_name(file, rows.detail_column)}, 60), '')" if rows.detail_column else "''"
-            cases.append(f"WHEN {meet(file, rows.conditions)} THEN {quote(rows.kind + _SEPARATOR)} || {name}")
+            cases.append(
+                f"WHEN {write_condition(file, rows.conditions)} THEN {quote(rows.kind + _SEPARATOR)} || {name}"
+            )
     if file.layout.sub_results is not None:
         cases.append(f"WHEN is_sub_result THEN {quote(LeftOutKind.PART + _SEPARATOR)}")
     return " ".join(cases)
 
 
-def _problem(file: FilePlan, exprs: Mapping[str, str], latest: datetime, middle: datetime | None = None) -> str:
+def _express_problem(file: FilePlan, exprs: Mapping[str, str], latest: datetime, middle: datetime | None = None) -> str:
     """Write the expression for what makes a row bad; NULL for a good row.
 
     Its value is the name of a column of a request row, or a key of `_REASONS`. `exprs`: column of a request row → SQL
@@ -330,7 +334,7 @@ def refuse_rows(first_problem: str, all_rows: str) -> InputError:
 
 def _describe_bad_value(engine: Engine, file: FilePlan, latest: datetime, middle: datetime | None) -> str:
     """Say where the first bad row of a file is, which value makes it bad and why. The file is read again."""
-    layout, exprs = file.layout, _expressions(file)
+    layout = file.layout
     # Problem → columns of the file that the message is about: all sources of a column, except that only the first
     # source of `ended` is a time, and only the first two of `filled` show failure.
     shown_sources = {"ended": 1, "filled": 2}
@@ -342,26 +346,7 @@ def _describe_bad_value(engine: Engine, file: FilePlan, latest: datetime, middle
         "count": (layout.count_column,),
         "kind": (layout.kind_column,),
     }
-    value_cases = " ".join(
-        f"WHEN '{problem}' THEN concat_ws(' ', {', '.join(column_name(file, source) for source in sources)})"
-        for problem, sources in columns_by_problem.items()
-        if all(sources)
-    )
-    line = column_name(file, layout.line_column) if layout.line_column else "number"
-    row_number = "record" if layout.sub_results and layout.reader == "csv" else "row_number() OVER ()"
-    # Rows get their numbers before any row is removed. Then only requests remain, whose mark is empty, with their
-    # problems.
-    numbered = f"SELECT *, {row_number} AS number FROM ({_select_required(file, exprs)})"
-    requests = f"""SELECT *, {_problem(file, exprs, latest, middle)} AS problem FROM ({numbered})
-        WHERE {_is_counted(file)} AND CASE {_mark_others(file)} WHEN true THEN '' END = ''"""
-    engine.execute("SET preserve_insertion_order = true")
-    rows = engine.execute(
-        f"""SELECT {line}, problem, CASE problem {value_cases} END FROM ({requests})
-        WHERE problem IS NOT NULL ORDER BY number LIMIT 1"""
-    ).fetchall()
-    engine.execute("SET preserve_insertion_order = false")
-    number, problem, value = rows[0]
-    value = value or ""
+    number, problem, value = _find_first_bad_row(engine, file, latest, middle, columns_by_problem)
     if layout.line_column or layout.reader == "k6":
         position = f"{int(number)}"  # already the number of a line
     elif layout.reader == "parquet":
@@ -376,6 +361,42 @@ def _describe_bad_value(engine: Engine, file: FilePlan, latest: datetime, middle
     if layout.reader == "k6" and problem == "failed":
         reason += " (k6 writes expected_response and status unless --system-tags leaves them out)"
     return f"{file.path}:{position}: column '{' + '.join(columns_by_problem[problem])}' has {shown_value}, {reason}"
+
+
+def _find_first_bad_row(
+    engine: Engine,
+    file: FilePlan,
+    latest: datetime,
+    middle: datetime | None,
+    columns_by_problem: Mapping[str, Sequence[str]],
+) -> tuple[int | str, str, str]:
+    """Read a file again, up to its first bad row.
+
+    `columns_by_problem`: problem → columns of the file that it is about. Returns the number of the row's line if the
+    layout shows it, else of the row, from 1; its problem, a key of `columns_by_problem`; and its values of these
+    columns, joined by spaces.
+    """
+    layout, exprs = file.layout, _express_columns(file)
+    value_cases = " ".join(
+        f"WHEN '{problem}' THEN concat_ws(' ', {', '.join(column_name(file, source) for source in sources)})"
+        for problem, sources in columns_by_problem.items()
+        if all(sources)  # a layout without such a column has an empty name
+    )
+    shown_number = column_name(file, layout.line_column) if layout.line_column else "number"
+    row_number = "record" if layout.sub_results and layout.reader == "csv" else "row_number() OVER ()"
+    # Rows get their numbers before any row is removed. Then only requests remain, whose mark is empty, with their
+    # problems.
+    numbered = f"SELECT *, {row_number} AS number FROM ({_select_required(file, exprs)})"
+    requests = f"""SELECT *, {_express_problem(file, exprs, latest, middle)} AS problem FROM ({numbered})
+        WHERE {_is_counted(file)} AND CASE {_mark_others(file)} WHEN true THEN '' END = ''"""
+    engine.execute("SET preserve_insertion_order = true")
+    rows = engine.execute(
+        f"""SELECT {shown_number}, problem, CASE problem {value_cases} END FROM ({requests})
+        WHERE problem IS NOT NULL ORDER BY number LIMIT 1"""
+    ).fetchall()
+    engine.execute("SET preserve_insertion_order = false")
+    number, problem, value = rows[0]
+    return number, problem, value or ""
 
 
 def _give_reason(problem: str, value: str, middle: datetime | None) -> str:

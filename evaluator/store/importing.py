@@ -104,7 +104,7 @@ def import_files(
                 for part in parts:
                     run = run_by_file[part.file]
                     moved_parts.append(_move(engine, folder_by_run[run.id], plan, part, run))
-                landed = _write(engine, store, control, release, moved_parts, hash_files(plan, inspection))
+                landed = _write_runs(engine, store, control, release, moved_parts, hash_files(plan, inspection))
             return dataclasses.replace(landed, why=arranged.why, doubts=(*same_content, *arranged.doubts))
 
 
@@ -178,31 +178,20 @@ def _convert_by_sql(
     and service in all rows. A request after `latest` is a bad row. Raises InputError for a bad row, unless such rows
     are to be skipped (`skip`), and if there is no request.
     """
-    file = _stage(engine, staged, file, constants, latest)
+    file = _stage_rows(engine, staged, file, constants, latest)
     middle = foreign.find_middle(engine, staged)
     mark_sql = foreign.mark_strays(middle)
-    counts_of_mark = engine.execute(
-        f"""SELECT {mark_sql} AS mark, count(*) AS n, count(*) FILTER (failed) FROM read_parquet(?)
-        GROUP BY ALL ORDER BY n DESC, mark""",
-        [str(staged)],
-    ).fetchall()
-    # A mark is `GOOD`, or the kind and name of rows that are no requests.
-    marked: list[LeftOut] = []
-    for mark, rows, failures in counts_of_mark:
-        if mark != foreign.GOOD:
-            kind, name = foreign.split_mark(mark)
-            is_named = len(marked) < _MOST_NAMES  # the most frequent come first; the others are summed up below
-            marked.append(LeftOut(file.arm, kind, rows, failures, name if is_named else ""))
+    has_requests, others = _count_marks(engine, staged, mark_sql, file.arm)
     # Rows that DuckDB could not split into columns are not among the staged ones.
     rejected = foreign.find_rejected(engine, file)
-    bad_rows = sum(part.rows for part in marked if part.kind is LeftOutKind.BAD_ROW) + rejected.count
+    bad_rows = sum(part.rows for part in others if part.kind is LeftOutKind.BAD_ROW) + rejected.count
     if bad_rows and not skip:
         raise foreign.refuse_bad_rows(engine, file, latest, middle, rejected, bad_rows)
     rejected_rows = [LeftOut(file.arm, LeftOutKind.BAD_ROW, rejected.count)] if rejected.count else []
-    left_out = (*sum_left_out(marked), *rejected_rows)
-    if all(mark != foreign.GOOD for mark, *_ in counts_of_mark):
+    left_out = (*sum_left_out(others), *rejected_rows)
+    if not has_requests:
         raise _refuse_without_requests(file, left_out)
-    if not marked:
+    if not others:
         staged.replace(path)  # all staged rows are requests
         return left_out
     query = f"SELECT * FROM read_parquet({quote(staged)}) WHERE {mark_sql} = '{foreign.GOOD}'"
@@ -210,6 +199,29 @@ def _convert_by_sql(
         engine.execute(f"COPY ({query}) TO {quote(unfinished)} (FORMAT parquet)")
     staged.unlink()
     return left_out
+
+
+def _count_marks(engine: Engine, staged: Path, mark_sql: str, arm: str) -> tuple[bool, list[LeftOut]]:
+    """Count the rows of a staged file by their mark, which `mark_sql` gives: a request, or the kind and name of others.
+
+    Returns whether there is a request, and the counts of the other rows, the most frequent first. Of many names, only
+    the most frequent are kept; `sum_left_out` sums up the rows without a name.
+    """
+    counts = engine.execute(
+        f"""SELECT {mark_sql} AS mark, count(*) AS n, count(*) FILTER (failed) FROM read_parquet(?)
+        GROUP BY ALL ORDER BY n DESC, mark""",
+        [str(staged)],
+    ).fetchall()
+    has_requests = False
+    others: list[LeftOut] = []
+    for mark, rows, failures in counts:
+        if mark == foreign.GOOD:
+            has_requests = True
+            continue
+        kind, name = foreign.split_mark(mark)
+        is_named = len(others) < _MOST_NAMES
+        others.append(LeftOut(arm, kind, rows, failures, name if is_named else ""))
+    return has_requests, others
 
 
 def _refuse_without_requests(file: FilePlan, left_out: Sequence[LeftOut]) -> InputError:
@@ -225,7 +237,9 @@ def _refuse_without_requests(file: FilePlan, left_out: Sequence[LeftOut]) -> Inp
     return InputError(text, hint=hint or None)
 
 
-def _stage(engine: Engine, staged: Path, file: FilePlan, constants: Mapping[str, str], latest: datetime) -> FilePlan:
+def _stage_rows(
+    engine: Engine, staged: Path, file: FilePlan, constants: Mapping[str, str], latest: datetime
+) -> FilePlan:
     """Write all rows of a file, each with a mark of what it is, to the Parquet file `staged`.
 
     Returns the plan of the file as it was read: without a search for sub-results that it does not need. An error of
@@ -356,7 +370,7 @@ def _move(engine: Engine, folder: Path, plan: LandingPlan, part: _Part, run: Run
     return dataclasses.replace(part, run=run, path=path, left_out=left_out, outside=None)
 
 
-def _write(
+def _write_runs(
     engine: Engine,
     store: StoreFile,
     control: Control,

@@ -83,14 +83,7 @@ def import_outcomes(
     Returns what landed, and counts of rows and units. Files that have landed in `release` before, read in the same way,
     change nothing.
     """
-    file_hashes = []
-    for path in plan.paths:
-        try:
-            file_hashes.append(hash_file(Path(path)))
-        except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    how_to_read = asdict(replace(plan, paths=()))
-    sha256 = hashlib.sha256(json.dumps([file_hashes, how_to_read], sort_keys=True).encode()).hexdigest()
+    sha256 = _hash_content(plan)
     prepare_folder(store)
     remove_killed(store)
     with store.opened() as engine:
@@ -104,10 +97,11 @@ def import_outcomes(
         return Landed(already=1, runs=(earlier_run,)), facts_from_json(facts_json)
     folder = store.run_folder(release.id, run.id)
     with landing_in(store, [folder]), open_engine() as engine:
-        bad_rows_by_arm = read_rows(engine, plan)
+        # Files become the table `outcome_rows`, this becomes `outcome_units`; each step adds its counts to the facts.
+        bad_rows_by_label = read_rows(engine, plan)
         columns = _decide_binary(engine, plan)
         labels = _order_arms(engine, plan)  # arms as the files name them, the baseline first
-        facts = _count_rows(engine, plan, bad_rows_by_arm, labels[0])
+        facts = _count_rows(engine, plan, bad_rows_by_label, labels[0])
         facts = _drop_duplicates(engine, facts, labels[0])
         facts = _sum_units(engine, columns, facts, labels[0])
         facts = _count_missing(engine, columns, facts, labels[0])
@@ -122,15 +116,33 @@ def import_outcomes(
                 "INSERT INTO store.outcomes VALUES (?, ?, ?, ?)",
                 [run.id, columns_json, variables, json.dumps(asdict(facts))],
             )
-            arms = (BASELINE, *labels[1:])
-            for position, arm in enumerate(arms):
-                arm_moments = moments[position]
-                mean, products = arm_moments.mean.tolist(), arm_moments.products.ravel().tolist()  # row by row
-                sums = [arm_moments.n, mean, products, skewness[position]]
-                engine.execute(
-                    "INSERT INTO store.outcome_moments VALUES (?, ?, ?, ?, ?, ?, ?)", [run.id, arm, position, *sums]
-                )
+            _insert_moments(engine, run.id, (BASELINE, *labels[1:]), moments, skewness)
     return Landed(rows=facts.rows, segments=1, runs=(run.id,)), facts
+
+
+def _hash_content(plan: OutcomePlan) -> str:
+    """Hash the bytes of a plan's files together with how they are read. Raises InputError for a file without access."""
+    file_hashes = []
+    for path in plan.paths:
+        try:
+            file_hashes.append(hash_file(Path(path)))
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    how_to_read = asdict(replace(plan, paths=()))
+    return hashlib.sha256(json.dumps([file_hashes, how_to_read], sort_keys=True).encode()).hexdigest()
+
+
+def _insert_moments(
+    engine: Engine, run_id: str, arms: Sequence[str], moments: Sequence[UnitMoments], skewness: Sequence[list[float]]
+) -> None:
+    """Insert the sums of a run's outcomes into the attached store; the other lists have an entry for each of `arms`."""
+    for position, arm in enumerate(arms):
+        arm_moments = moments[position]
+        products = arm_moments.products.ravel().tolist()  # a matrix as one list, row by row
+        engine.execute(
+            "INSERT INTO store.outcome_moments VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [run_id, arm, position, arm_moments.n, arm_moments.mean.tolist(), products, skewness[position]],
+        )
 
 
 # ------------------------------------------------------------------ rows become units

@@ -54,7 +54,7 @@ def read_cells(engine: Engine, run_ids: Sequence[str]) -> Cells:
     for table, columns in tables.items():
         for column in positions_by_id.keys() & columns.keys():
             columns[column] = positions_by_id[column][columns[column].astype(np.int64)]
-        tables[table] = _sort(columns, _KEYS[table])
+        tables[table] = _sort_rows(columns, _KEYS[table])
     failure_kinds = _to_numbers(tables["failure_kinds"])
     exceptions = tuple(names["exception"][position] for position in failure_kinds.pop("exception"))
     return Cells(
@@ -65,8 +65,8 @@ def read_cells(engine: Engine, run_ids: Sequence[str]) -> Cells:
         bucket_s=bucket_s,
         grid_us=math.gcd(*grids_us) or 1,  # 0 if no request has a response time
         moments=Moments(**_to_numbers(tables["moments"], floats=_MOMENT_FLOATS)),
-        bins=Bins(**_spread(tables["bin_lists"])),
-        instance_bins=InstanceBins(**_spread(tables["instance_bin_lists"])),
+        bins=Bins(**_spread_bins(tables["bin_lists"])),
+        instance_bins=InstanceBins(**_spread_bins(tables["instance_bin_lists"])),
         loads=LoadLevels(**_to_numbers(tables["loads"])),
         failure_kinds=FailureKinds(**failure_kinds, exception=exceptions),
     )
@@ -128,7 +128,7 @@ def _only_chunk(column: pa.ChunkedArray) -> pa.ListArray:
     return cast("pa.ListArray", column.chunk(0) if column.num_chunks else pa.array([], column.type))
 
 
-def _spread(histograms: _Columns) -> _Columns:
+def _spread_bins(histograms: _Columns) -> _Columns:
     """Spread histograms into columns with a row per bin, in the order of bins.
 
     In `histograms`, keys have an entry per histogram; `bin` and `n` have an entry per bin, for all histograms; `start`
@@ -199,7 +199,7 @@ def _read_names(engine: Engine, tables: Mapping[str, _Columns]) -> tuple[dict[st
     return names, positions_by_id
 
 
-def _sort(columns: _Columns, keys: Sequence[str]) -> _Columns:
+def _sort_rows(columns: _Columns, keys: Sequence[str]) -> _Columns:
     """Sort rows by the columns `keys`, the first most important: the order in which segments landed is arbitrary."""
     # Combine the keys of a row into one number, as its digits, so that one comparison compares all keys.
     combined = np.zeros(len(columns["run"]), dtype=np.int64)

@@ -47,7 +47,10 @@ def write_answers(folder: Path, run: str, answers: Sequence[Answer], sources: Ma
     # No two polls of a run begin at the same time, so this name is unique.
     start_ms = int(min((answer.start.timestamp() for answer in answers), default=0.0) * 1000)
     tables = [_series_table(run, answer, series) for answer in answers for series in answer.series]
-    metadata = {_ANSWERS: json.dumps([_to_plain(answer) for answer in answers]), _SOURCES: json.dumps(dict(sources))}
+    metadata = {
+        _ANSWERS: json.dumps([_answer_to_plain(answer) for answer in answers]),
+        _SOURCES: json.dumps(dict(sources)),
+    }
     all_rows = pa.concat_tables(tables) if tables else READING_SCHEMA.empty_table()
     table = all_rows.unify_dictionaries().cast(READING_SCHEMA).replace_schema_metadata(metadata)
     try:
@@ -85,7 +88,7 @@ def _series_table(run: str, answer: Answer, series: Series) -> pa.Table:
 _DESCRIBED = tuple(field.name for field in fields(Answer) if field.name not in ("query", "series"))
 
 
-def _to_plain(answer: Answer) -> dict[str, Any]:
+def _answer_to_plain(answer: Answer) -> dict[str, Any]:
     """Convert an answer without its series to values that JSON can hold."""
     plain = {"query": answer.query.text, "kind": answer.query.kind.value}
     plain |= {name: getattr(answer, name) for name in _DESCRIBED}
@@ -93,7 +96,7 @@ def _to_plain(answer: Answer) -> dict[str, Any]:
     return plain
 
 
-def _from_plain(plain: Mapping[str, Any]) -> Answer:
+def _answer_from_plain(plain: Mapping[str, Any]) -> Answer:
     """Make an answer without its series from values of JSON.
 
     Fields that earlier versions did not write have their defaults.
@@ -114,9 +117,9 @@ def read_answers(paths: Sequence[Path]) -> tuple[tuple[Answer, ...], dict[str, A
     answer_by_key: dict[Key, Answer] = {}  # query and arm → answer
     for table in tables:
         for plain in json.loads(table.schema.metadata[_ANSWERS]):
-            answer = _from_plain(plain)
+            answer = _answer_from_plain(plain)
             key = answer.query.text, answer.arm
-            answer_by_key[key] = _join(answer_by_key[key], answer) if key in answer_by_key else answer
+            answer_by_key[key] = _join_answers(answer_by_key[key], answer) if key in answer_by_key else answer
     # Tables can be joined only without their metadata, which differ.
     without_metadata = [table.replace_schema_metadata(None) for table in tables]
     series_by_key = _split_into_series(pa.concat_tables(without_metadata)) if without_metadata else {}
@@ -134,7 +137,7 @@ def _read_poll(path: Path) -> pa.Table:
         ) from error
 
 
-def _join(earlier: Answer, later: Answer) -> Answer:
+def _join_answers(earlier: Answer, later: Answer) -> Answer:
     """Join the answers to one query in two polls: one answer with the counts and texts of both, without series."""
     fields_of_both: dict[str, Any] = {}  # texts are listed once, counts are added up
     for name in ("sent", "warnings", "notes"):
@@ -161,7 +164,7 @@ def _split_into_series(table: pa.Table) -> dict[Key, list[Series]]:
     if not table.num_rows:
         return {}
     table = table.unify_dictionaries().combine_chunks()
-    codes_by_column = {name: _encode(table[name]) for name in _SERIES}
+    codes_by_column = {name: _encode_values(table[name]) for name in _SERIES}
     ts_ms = table["ts"].cast(pa.int64()).to_numpy()
     # Sort by the columns that identify a series, then by time (`lexsort` takes the most important key last). A series
     # starts at the first row, and where any of these columns changes.
@@ -189,7 +192,7 @@ def _split_into_series(table: pa.Table) -> dict[Key, list[Series]]:
     return series_by_key
 
 
-def _encode(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+def _encode_values(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
     """Return a code for each value of a column; equal values, also two nulls, have the same code."""
     array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
     if not pa.types.is_dictionary(array.type):

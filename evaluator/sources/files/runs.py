@@ -123,9 +123,9 @@ def _refuse_mixed_clocks(times: Sequence[FileTimes]) -> None:
     earliest, latest = min(times, key=lambda span: span.first), max(times, key=lambda span: span.last)
     if latest.last - earliest.first > LONGEST:
         raise InputError(
-            f"the requests of {earliest.file.path} begin at {_show(earliest.first)}, those of {latest.file.path} end "
-            f"at {_show(latest.last)}: that is more than a year, so a difference may have other causes than the "
-            "release",
+            f"the requests of {earliest.file.path} begin at {_format_time(earliest.first)}, those of "
+            f"{latest.file.path} end at {_format_time(latest.last)}: that is more than a year, so a "
+            "difference may have other causes than the release",
             hint="run both arms at the same time; if a clock was wrong, correct the times in the file",
         )
 
@@ -140,7 +140,10 @@ def _refuse_doubt(arms: Sequence[_ArmRuns], arms_of_several: Sequence[_ArmRuns])
         return
     times_of_arms = []
     for arm in arms_of_several:
-        texts = [f"{span.file.path} {_show(span.first)} to {_show(span.last)}" for span in arm.files[:MOST_SHOWN]]
+        texts = [
+            f"{span.file.path} {_format_time(span.first)} to {_format_time(span.last)}"
+            for span in arm.files[:MOST_SHOWN]
+        ]
         unshown = len(arm.files) - MOST_SHOWN
         times_of_arms.append(f"{arm.name} {', '.join(texts)}" + (f" and {unshown} more" if unshown > 0 else ""))
     raise InputError(
@@ -211,7 +214,7 @@ def _describe_gap(group: _Group, later_file: FileTimes) -> str:
     return f"{format_duration(abs(gap_s))} {'after' if gap_s > 0 else 'before'} {last_file.file.path} ends"
 
 
-def _show(moment: datetime) -> str:
+def _format_time(moment: datetime) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03}Z"
 
 

@@ -316,7 +316,7 @@ class Prometheus:
             # An expression is evaluated at whole steps: the first at or after the start.
             start_ms, gap_ms = math.ceil(span.start_ms / step_ms) * step_ms, step_ms
         series, answer_bytes = 1, 1  # at least 1, as the limits below are divided by them
-        first_windows = _cut(start_ms, span.end_ms, FIRST_STEPS * step_ms, step_ms, gap_ms)[:1]
+        first_windows = _cut_into_windows(start_ms, span.end_ms, FIRST_STEPS * step_ms, step_ms, gap_ms)[:1]
         for window in first_windows:  # one window, or none if no step is in `span`
             result, reply = self._ask(query_text, window)
             series, answer_bytes = max(self._collect(collected, result, query_text), 1), max(reply.size, 1)
@@ -325,7 +325,7 @@ class Prometheus:
         # Limits of a window, in steps: our memory, the server's points a series, the size of one answer (by the bytes
         # that each step of the first window took).
         steps = min(POINTS_AT_A_TIME // series, MOST_POINTS, FIRST_STEPS * BYTES_AT_A_TIME // answer_bytes)
-        remaining = _cut(start_ms, span.end_ms, max(1, steps) * step_ms, step_ms, gap_ms)
+        remaining = _cut_into_windows(start_ms, span.end_ms, max(1, steps) * step_ms, step_ms, gap_ms)
         for number, (result, reply) in enumerate(_prefetch(self._ask, query_text, remaining), start=1):
             self._collect(collected, result, query_text)
             yield reply
@@ -379,7 +379,7 @@ def _find_real_step(answer: Answer, step_s: float) -> float:
     return max(step_s, round(statistics.median(medians_s) if medians_s else step_s))
 
 
-def _cut(start_ms: int, end_ms: int, length_ms: int, step_ms: int, gap_ms: int) -> list[_Range]:
+def _cut_into_windows(start_ms: int, end_ms: int, length_ms: int, step_ms: int, gap_ms: int) -> list[_Range]:
     """Cut an interval, both ends included, into windows of a length; `gap_ms` is between the end and the next start.
 
     A window ends one step before its length is full, as its first and last point both belong to it.

@@ -96,7 +96,6 @@ class Collected:
         servers are duplicates.
         """
         start_ms, end_ms = window_ms
-        options = self.options
         series_by_key: dict[tuple[Key, Part, float], Series] = {}
         duplicates = repeated = outside = 0
         for (key, part, le), pieces in self.samples.items():
@@ -109,13 +108,9 @@ class Collected:
             outside += int((~is_inside).sum())
             if not ts_ms.size:
                 continue
-            values = all_values[is_inside][first_indices]
-            labels = self.labels[key]
-            endpoint = labels.get(options.endpoint_label, "") if options.endpoint_label else ""
-            shown_labels = {name: value for name, value in labels.items() if name not in ("le", "__name__")}
-            series = Series(shown_labels, labels.get(options.instance_label, ""), endpoint, part, le, ts_ms, values)
+            series = self._make_series(self.labels[key], part, le, ts_ms, all_values[is_inside][first_indices])
             # Both servers of a pair have this key.
-            key_of_pair = tuple((name, value) for name, value in key if name not in options.replica_labels)
+            key_of_pair = tuple((name, value) for name, value in key if name not in self.options.replica_labels)
             duplicate = series_by_key.get((key_of_pair, part, le))
             if duplicate is not None:
                 duplicates += 1
@@ -124,6 +119,15 @@ class Collected:
                 repeated += dropped.ts_ms.size
             series_by_key[key_of_pair, part, le] = series
         return CollectedSeries(tuple(series_by_key.values()), duplicates, repeated, outside)
+
+    def _make_series(
+        self, labels: Mapping[str, str], part: Part, le: float, ts_ms: IntArray, values: FloatArray
+    ) -> Series:
+        """Make a series with the instance and the endpoint that its labels name; empty for a label that is missing."""
+        options = self.options
+        endpoint = labels.get(options.endpoint_label, "") if options.endpoint_label else ""
+        shown_labels = {name: value for name, value in labels.items() if name not in ("le", "__name__")}
+        return Series(shown_labels, labels.get(options.instance_label, ""), endpoint, part, le, ts_ms, values)
 
 
 def unfold_native(samples: Sequence[Any]) -> list[tuple[Part, float, IntArray, FloatArray]]:
