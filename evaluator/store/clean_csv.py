@@ -56,11 +56,11 @@ _TEXT_KINDS = frozenset({"text", "true", "false", "status", "filled"})
 
 @dataclass(frozen=True, slots=True)
 class CleanSegment:
-    """What a written segment holds: how many requests, the times of the first and the last, and what was left out."""
+    """What a written segment holds: requests, the times of the first and the last of them, and what was left out."""
 
     rows: int
-    first: datetime
-    last: datetime
+    first_request: datetime
+    last_request: datetime
     left_out: tuple[LeftOut, ...]
 
 

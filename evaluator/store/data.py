@@ -148,7 +148,7 @@ class StoredData:
         with shared(self.file.empty_segment):
             landed = land(self.file, run, bucket_s, landed_before)
         is_running = run.state is RunState.RUNNING
-        merge_older_than = datetime.now(UTC) - COMPACT_AFTER if is_running else None
+        merge_older_than = datetime.now(UTC) - COMPACT_AFTER if is_running else None  # None: however new
         folder = self.segment_folder(run)
         is_due = landed.segments > 0 and not is_running
         if is_due or maintenance.is_compaction_due(folder, landed_before, merge_older_than):

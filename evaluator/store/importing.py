@@ -69,8 +69,8 @@ class _Part:
     file: FilePlan
     path: Path
     rows: int
-    first: datetime
-    last: datetime
+    first_request: datetime
+    last_request: datetime
     left_out: tuple[LeftOut, ...] = ()
     outside: LeftOut | None = None
     """Rows of the segment that are outside of the period."""
@@ -128,7 +128,7 @@ def _convert(
         clean = None if file.sensitive else write_clean_segment(engine, file, staged, constants, latest)
         if clean is not None and inspection.read(file).has_plain_quotes:
             staged.replace(path)
-            return _Part(run, file, path, clean.rows, clean.first, clean.last, clean.left_out)
+            return _Part(run, file, path, clean.rows, clean.first_request, clean.last_request, clean.left_out)
         with _temporarily_rewritten(file) as readable:
             left_out = _convert_by_sql(engine, staged, path, readable, constants, latest, skip=plan.skip_bad_rows)
         query = "SELECT count(*), min(ts), max(ts) FROM read_parquet(?)"
@@ -273,15 +273,15 @@ def _time_file(engine: Engine, part: _Part, plan: LandingPlan) -> FileTimes:
     The pause helps to decide which of several files of an arm form a run. So it is not computed, but 0, for the only
     file of an arm, and for times that do not count from 1970. Raises InputError if such times are to be cut.
     """
-    if counts_from_start(part.last) and (plan.start or plan.end):
+    if counts_from_start(part.last_request) and (plan.start or plan.end):
         raise InputError(
             f"the times of {part.file.path} count from the start of a test, not from 1970, "
             "so --from and --to cannot select them",
             hint="leave --from and --to out, or cut the file",
         )
     is_only_file_of_arm = sum(file.arm == part.file.arm for file in plan.files) == 1
-    if is_only_file_of_arm or counts_from_start(part.last):
-        return FileTimes(part.file, part.first, part.last, 0.0)
+    if is_only_file_of_arm or counts_from_start(part.last_request):
+        return FileTimes(part.file, part.first_request, part.last_request, 0.0)
     # Inner queries: each second (since 1970) with a request; then also the second with a request before it.
     [(pause_s,)] = engine.execute(
         """SELECT coalesce(max(second - before), 0) FROM (
@@ -289,7 +289,7 @@ def _time_file(engine: Engine, part: _Part, plan: LandingPlan) -> FileTimes:
             FROM (SELECT DISTINCT epoch_us(ts) // 1000000 AS second FROM read_parquet(?)))""",
         [str(part.path)],
     ).fetchall()
-    return FileTimes(part.file, part.first, part.last, float(pause_s))
+    return FileTimes(part.file, part.first_request, part.last_request, float(pause_s))
 
 
 def _count_period(engine: Engine, plan: LandingPlan, parts: Sequence[_Part]) -> list[_Part]:
@@ -299,7 +299,9 @@ def _count_period(engine: Engine, plan: LandingPlan, parts: Sequence[_Part]) -> 
     """
     counted = []
     for part in parts:
-        if (plan.start is None or plan.start <= part.first) and (plan.end is None or part.last < plan.end):
+        is_none_before = plan.start is None or plan.start <= part.first_request
+        is_none_after = plan.end is None or part.last_request < plan.end
+        if is_none_before and is_none_after:
             counted.append(part)  # all rows are in the period
             continue
         [(rows, outside, failures_outside, first, last)] = engine.execute(
@@ -309,14 +311,14 @@ def _count_period(engine: Engine, plan: LandingPlan, parts: Sequence[_Part]) -> 
             FROM (SELECT ts, failed, {_INSIDE} AS inside FROM read_parquet($path))""",
             {"path": str(part.path), "start": plan.start, "end": plan.end},
         ).fetchall()
-        times = {"first": first.astimezone(UTC), "last": last.astimezone(UTC)} if rows else {}
+        times = {"first_request": first.astimezone(UTC), "last_request": last.astimezone(UTC)} if rows else {}
         left_out = LeftOut(part.file.arm, LeftOutKind.OUTSIDE_PERIOD, outside, failures_outside)
         counted.append(dataclasses.replace(part, rows=rows, outside=left_out, **times))
     for arm in dict.fromkeys(part.file.arm for part in parts):
         if not any(part.rows for part in counted if part.file.arm == arm):
             parts_of_arm = [part for part in parts if part.file.arm == arm]
-            first = min(part.first for part in parts_of_arm)
-            last = max(part.last for part in parts_of_arm)
+            first = min(part.first_request for part in parts_of_arm)
+            last = max(part.last_request for part in parts_of_arm)
             raise InputError(
                 f"no request of {arm} is in the period of --from and --to: the requests of its files were made from "
                 f"{first:%Y-%m-%dT%H:%M:%SZ} to {last:%Y-%m-%dT%H:%M:%SZ}",
@@ -391,7 +393,7 @@ def _write_runs(
     runs = sorted((_complete_run(run_parts) for run_parts in parts_by_run.values()), key=lambda run: run.replicate)
     # All runs of a group have buckets of one length, chosen for the arm with the longest time in a run.
     durations = [
-        max(part.last for part in arm_parts) - min(part.first for part in arm_parts)
+        max(part.last_request for part in arm_parts) - min(part.first_request for part in arm_parts)
         for arm_parts in parts_by_run_and_arm.values()
     ]
     bucket_s = choose_bucket_s(max(durations).total_seconds())
@@ -423,14 +425,14 @@ def _complete_run(parts: Sequence[_Part]) -> Run:
     """Complete the run of some files: when it began and ended, and how many rows were read and left out."""
     run = parts[0].run
     parts_with_rows = [part for part in parts if part.rows]
-    last = max(part.last for part in parts_with_rows)
+    last = max(part.last_request for part in parts_with_rows)
     rows_read_by_arm: Counter[str] = Counter()
     for part in parts:
         rows_read_by_arm[part.file.arm] += part.rows + sum(left_out.rows for left_out in part.left_out)
     left_out = sum_left_out(left_out for part in parts for left_out in part.left_out)
     return dataclasses.replace(
         run,
-        started=min(part.first for part in parts_with_rows),
+        started=min(part.first_request for part in parts_with_rows),
         planned_end=run.planned_end or last,
         ended=last,
         state=RunState.COMPLETE,

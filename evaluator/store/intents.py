@@ -35,7 +35,7 @@ def select(engine: Engine, where: str, parameters: Sequence[Any]) -> tuple[Inten
     ).fetchall()
     intents = []
     for row in rows:
-        columns = dict(zip(Intent.__slots__, row, strict=True))
+        columns = dict(zip(Intent.__slots__, row, strict=True))  # `_COLUMNS` are in the order of the fields
         columns |= {"action": Action(columns["action"]), "state": IntentState(columns["state"])}
         columns |= {name: columns[name].astimezone(UTC) for name in ("requested_at", "expires_at")}
         columns |= {name: tuple(columns[name]) for name in ("requester_names", "undoes")}

@@ -235,7 +235,7 @@ def land_readings(file: StoreFile, run: Run) -> Landed:
 
 def _replace_cells(engine: Engine, run: str, cells: ReadingCells) -> None:
     """Replace the stored cells of a run's readings, and the names and facts that belong to them."""
-    facts = [asdict(facts) | {"query": [facts.query.text, facts.query.kind.value]} for facts in cells.facts]
+    plain_facts = [asdict(facts) | {"query": [facts.query.text, facts.query.kind.value]} for facts in cells.facts]
     engine.execute("DELETE FROM store.reading_cells WHERE run = ?", [run])
     engine.execute(
         "INSERT OR REPLACE INTO store.readings_of VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -246,7 +246,7 @@ def _replace_cells(engine: Engine, run: str, cells: ReadingCells) -> None:
             list(cells.arms),
             list(cells.instances),
             list(cells.endpoints),
-            json.dumps(facts),
+            json.dumps(plain_facts),
             json.dumps(dict(cells.sources)),
         ],
     )

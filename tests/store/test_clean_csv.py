@@ -124,7 +124,7 @@ def test_a_file_that_is_not_plain_is_left_to_sql(tmp_path, text):
 def test_a_plain_file_is_taken(tmp_path):
     done = _write(tmp_path, JTL)
     assert (done.rows, done.left_out) == (3, (LeftOut("canary", LeftOutKind.SUMMARY, 1, 1),))
-    assert done.first == datetime.fromtimestamp(T0, UTC)
+    assert done.first_request == datetime.fromtimestamp(T0, UTC)
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ from evaluator.records import ColumnMap, FileLayout
 from evaluator.sources.files.columns import REQUIRED, TARGETS, ColumnRequest, determine_instant_unit, map_column
 from evaluator.textfiles import open_text
 
-Written = Literal["csv", "json", "parquet", "xml"]
-"""How a file is written. `csv` is any text that is neither JSON nor XML."""
+FileType = Literal["csv", "json", "parquet", "xml"]
+"""Type of a file by its content. `csv` is any text that is neither JSON nor XML."""
 
 _DELIMITERS = ",;\t|"
 _TOP = 4096
@@ -40,7 +40,7 @@ class Head:
     """The top of a file, from which its format is recognised."""
 
     path: Path
-    written: Written
+    file_type: FileType
     top: str = ""
     """The first line and some thousand characters; empty for Parquet."""
     columns: tuple[str, ...] = ()
@@ -63,9 +63,9 @@ class FileFormat:
 
     build_layout: Callable[[Head, Sequence[ColumnRequest]], FileLayout]
     """Also takes the values of `--column`, which override the columns of the format. Raises InputError."""
-    written: frozenset[Written] = frozenset({"csv"})
+    file_types: frozenset[FileType] = frozenset({"csv"})
     claims: Callable[[Head], bool] = lambda _head: False
-    """Does a file have this format, if `--format` names none? Called only for files that are `written` like it."""
+    """Does a file have this format, if `--format` names none? Called only for files of its `file_types`."""
 
 
 # ------------------------------------------------------------------ heads
@@ -96,7 +96,7 @@ def read_head(path: Path) -> Head:
 
 def read_table(head: Head) -> Table:
     """Read the columns of a CSV or Parquet file, and a typical value of each. Raises InputError, also without rows."""
-    if head.written != "parquet":
+    if head.file_type != "parquet":
         return _read_csv(head.path)
     with _open_parquet(head.path) as file:
         first_rows = next(file.iter_batches(batch_size=ROWS_OF_HEAD), None)

@@ -37,16 +37,17 @@ def refuse_json(head: Head) -> NoReturn:
 
 def _claims(head: Head) -> bool:
     """Is this a file of k6's points?"""
-    if head.written == "json":
+    if head.file_type == "json":
         return '"metric"' in head.top and '"data"' in head.top
     return set(_COLUMNS) <= set(head.columns)
 
 
 def _build_layout(head: Head, column_requests: Sequence[ColumnRequest]) -> FileLayout:
     """Build the layout of k6's points, of which only those of http_req_duration are requests. Raises InputError."""
-    if head.written == "json":
+    if head.file_type == "json":
         if not _claims(head):
             refuse_json(head)
+        # Names of the columns with a point's metric, time and value; unit of the time.
         metric, time, value, time_unit = "metric", "time", "value", "iso"
         table = Table(head.path, (metric, time, value, *_TAGS), {})
     else:
@@ -72,7 +73,7 @@ def _build_layout(head: Head, column_requests: Sequence[ColumnRequest]) -> FileL
     layout = build_layout("k6", table, columns, column_requests, optional)
     return replace(
         layout,
-        reader="k6" if head.written == "json" else "csv",
+        reader="k6" if head.file_type == "json" else "csv",
         others=_list_other_rows(table, metric, value),
         kind_column=metric,
         advice=f"record requests over HTTP: of k6, only points of {_METRIC} are judged",

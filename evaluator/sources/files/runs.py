@@ -44,16 +44,16 @@ class _Group:
     files: tuple[FileTimes, ...]
 
     @property
-    def first(self) -> datetime:
-        return min(span.first for span in self.files)
+    def first_request(self) -> datetime:
+        return min(span.first_request for span in self.files)
 
     @property
-    def last(self) -> datetime:
-        return max(span.last for span in self.files)
+    def last_request(self) -> datetime:
+        return max(span.last_request for span in self.files)
 
     @property
     def seconds(self) -> float:
-        return (self.last - self.first).total_seconds()
+        return (self.last_request - self.first_request).total_seconds()
 
     @property
     def pause_s(self) -> float:
@@ -112,19 +112,19 @@ def arrange_files(plan: LandingPlan, times: Sequence[FileTimes]) -> FileRuns:
 
 def _refuse_mixed_clocks(times: Sequence[FileTimes]) -> None:
     """Refuse files whose times cannot be compared: of two kinds, or more than a year apart. Raises InputError."""
-    from_start = [span for span in times if counts_from_start(span.last)]
-    from_1970 = [span for span in times if not counts_from_start(span.last)]
+    from_start = [span for span in times if counts_from_start(span.last_request)]
+    from_1970 = [span for span in times if not counts_from_start(span.last_request)]
     if from_start and from_1970:
         raise InputError(
             f"the times of {from_start[0].file.path} count from the start of a test, those of "
             f"{from_1970[0].file.path} from 1970",
             hint="give files with the same kind of times, or set their unit with --column ts=COLUMN:UNIT",
         )
-    earliest, latest = min(times, key=lambda span: span.first), max(times, key=lambda span: span.last)
-    if latest.last - earliest.first > LONGEST:
+    earliest, latest = min(times, key=lambda span: span.first_request), max(times, key=lambda span: span.last_request)
+    if latest.last_request - earliest.first_request > LONGEST:
         raise InputError(
-            f"the requests of {earliest.file.path} begin at {_format_time(earliest.first)}, those of "
-            f"{latest.file.path} end at {_format_time(latest.last)}: that is more than a year, so a "
+            f"the requests of {earliest.file.path} begin at {_format_time(earliest.first_request)}, those of "
+            f"{latest.file.path} end at {_format_time(latest.last_request)}: that is more than a year, so a "
             "difference may have other causes than the release",
             hint="run both arms at the same time; if a clock was wrong, correct the times in the file",
         )
@@ -141,7 +141,7 @@ def _refuse_doubt(arms: Sequence[_ArmRuns], arms_of_several: Sequence[_ArmRuns])
     times_of_arms = []
     for arm in arms_of_several:
         texts = [
-            f"{span.file.path} {_format_time(span.first)} to {_format_time(span.last)}"
+            f"{span.file.path} {_format_time(span.first_request)} to {_format_time(span.last_request)}"
             for span in arm.files[:MOST_SHOWN]
         ]
         unshown = len(arm.files) - MOST_SHOWN
@@ -171,14 +171,14 @@ def _group_files(name: str, files: Sequence[FileTimes]) -> _ArmRuns:
     Times that count from the start of a test cannot show this: then each file is a run. What is not clear becomes the
     `doubt` of the result.
     """
-    if counts_from_start(files[0].last):
+    if counts_from_start(files[0].last_request):
         return _ArmRuns(name, tuple(_Group((span,)) for span in files), in_time=False)
-    first_file, *later_files = sorted(files, key=lambda span: (span.first, span.last))
+    first_file, *later_files = sorted(files, key=lambda span: (span.first_request, span.last_request))
     groups = [_Group((first_file,))]
     doubts = []
     has_continued = False
     for span in later_files:
-        gap_s = (span.first - groups[-1].last).total_seconds()  # negative: it overlaps
+        gap_s = (span.first_request - groups[-1].last_request).total_seconds()  # negative: it overlaps
         if gap_s > TOUCH_S:
             groups.append(_Group((span,)))
             continue
@@ -189,7 +189,7 @@ def _group_files(name: str, files: Sequence[FileTimes]) -> _ArmRuns:
                 doubts.append(f"{span.file.path} begins {_describe_gap(groups[-1], span)}")
         groups[-1] = _Group((*groups[-1].files, span))
     for group, next_group in pairwise(groups):
-        gap_s = (next_group.first - group.last).total_seconds()
+        gap_s = (next_group.first_request - group.last_request).total_seconds()
         pause_s = max(group.pause_s, next_group.pause_s)
         # So short a gap may be a pause within one run, not a restart between two.
         if gap_s < max(RESTART_S, PAUSES * pause_s):
@@ -203,14 +203,16 @@ def _group_files(name: str, files: Sequence[FileTimes]) -> _ArmRuns:
 
 def _ran_together(one: _Group | FileTimes, other: _Group | FileTimes) -> bool:
     """Whether two files or runs overlap for at least half of the shorter of them."""
-    overlap_s = (min(one.last, other.last) - max(one.first, other.first)).total_seconds()
+    overlap_s = (
+        min(one.last_request, other.last_request) - max(one.first_request, other.first_request)
+    ).total_seconds()
     return overlap_s >= 0 and overlap_s >= TOGETHER * min(one.seconds, other.seconds)
 
 
 def _describe_gap(group: _Group, later_file: FileTimes) -> str:
     """How long after (or before) the last file of a group ends another file begins: '3 s after a.csv ends'."""
-    last_file = max(group.files, key=lambda span: span.last)
-    gap_s = (later_file.first - last_file.last).total_seconds()
+    last_file = max(group.files, key=lambda span: span.last_request)
+    gap_s = (later_file.first_request - last_file.last_request).total_seconds()
     return f"{format_duration(abs(gap_s))} {'after' if gap_s > 0 else 'before'} {last_file.file.path} ends"
 
 
@@ -236,8 +238,10 @@ def _group_as_declared(arm: _ArmRuns, files_are: FilesAre) -> _ArmRuns:
     """
     if files_are == "parts":
         return replace(arm, groups=(_Group(arm.files),))
-    by_time = sorted(arm.files, key=lambda span: span.first)
-    lie_apart = arm.in_time and all(span.last < next_span.first for span, next_span in pairwise(by_time))
+    by_time = sorted(arm.files, key=lambda span: span.first_request)
+    lie_apart = arm.in_time and all(
+        span.last_request < next_span.first_request for span, next_span in pairwise(by_time)
+    )
     as_given = sorted(arm.files, key=lambda span: span.file.number)
     ordered = by_time if lie_apart else as_given
     return _ArmRuns(arm.name, tuple(_Group((span,)) for span in ordered), in_time=lie_apart)
@@ -245,7 +249,7 @@ def _group_as_declared(arm: _ArmRuns, files_are: FilesAre) -> _ArmRuns:
 
 def _has_overlap(arm: _ArmRuns) -> bool:
     """Did runs of one arm run at the same time? Times that count from the start of a test cannot show it."""
-    if any(counts_from_start(span.last) for span in arm.files):
+    if any(counts_from_start(span.last_request) for span in arm.files):
         return False
     return any(_ran_together(run, other_run) for run, other_run in combinations(arm.groups, 2))
 
@@ -343,11 +347,11 @@ def _find_counterparts(baseline: _ArmRuns, arm: _ArmRuns) -> dict[int, int]:
 def _find_shifts(arms: Sequence[_ArmRuns]) -> Iterator[str]:
     """Point out an arm that began whole half hours after or before baseline: its times may have another time zone."""
     baseline = _find_baseline(arms)
-    baseline_start = min(span.first for span in baseline.files)
-    baseline_end = max(span.last for span in baseline.files)
+    baseline_start = min(span.first_request for span in baseline.files)
+    baseline_end = max(span.last_request for span in baseline.files)
     for arm in arms:
-        start_shift_s = (min(span.first for span in arm.files) - baseline_start).total_seconds()
-        end_shift_s = (max(span.last for span in arm.files) - baseline_end).total_seconds()
+        start_shift_s = (min(span.first_request for span in arm.files) - baseline_start).total_seconds()
+        end_shift_s = (max(span.last_request for span in arm.files) - baseline_end).total_seconds()
         half_hours = round(start_shift_s / HALF_HOUR_S)
         # Another time zone shifts start and end by the same half hours, to within a minute.
         deviation_s = max(abs(shift_s - half_hours * HALF_HOUR_S) for shift_s in (start_shift_s, end_shift_s))

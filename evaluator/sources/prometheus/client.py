@@ -197,8 +197,8 @@ class Prometheus:
             answer = self._fetch_part(answer, "value", filled, window, on_progress)
         answer = replace(answer, step_s=_find_real_step(answer, step_s))
         if query.kind is QueryKind.HISTOGRAM:
-            plain = fill(query.text, selector, step_s=self.options.step_s, window_s=0)
-            return replace(answer, form=find_form(answer, lambda: self.labels_of(plain, window.start, window.end)))
+            own_name = fill(query.text, selector, step_s=self.options.step_s, window_s=0)  # without `_bucket`
+            return replace(answer, form=find_form(answer, lambda: self.labels_of(own_name, window.start, window.end)))
         return replace(answer, impossible=self._explain_unmatchable(answer, window))
 
     def _explain_unmatchable(self, answer: Answer, window: _Range) -> str:
@@ -224,21 +224,21 @@ class Prometheus:
         Returns an empty text if it can; a sentence also if the server does not answer this.
         """
 
-        def list_metric_of(arm_name: str, period: _Range) -> list[Labels]:
+        def list_series_of(arm_name: str, period: _Range) -> list[Labels]:
             metric = f"{metric_name(query.text)}{{$selector}}"
             filled = fill(metric, self.options.selectors[arm_name], step_s=0, window_s=0)
             return self.labels_of(filled, period.start, period.end)
 
-        anywhere = fill(query.text, "", step_s=0, window_s=0)
+        query_on_all_arms = fill(query.text, "", step_s=0, window_s=0)
         long_period = _Range(window.start_ms - round(LOOK_BACK.total_seconds() * 1000), window.end_ms)
         other_arms = [name for name in self.options.selectors if name != arm]
         try:
             return find_impossible(
                 query.text,
                 arm,
-                list_metric_of(arm, window),
-                lambda: self.labels_of(anywhere, long_period.start, long_period.end),
-                lambda: [labels for name in other_arms for labels in list_metric_of(name, long_period)],
+                list_series_of(arm, window),
+                lambda: self.labels_of(query_on_all_arms, long_period.start, long_period.end),
+                lambda: [labels for name in other_arms for labels in list_series_of(name, long_period)],
             )
         except SourceError as error:
             return f"whether it could find anything on {arm} is not known: {error.message}"
