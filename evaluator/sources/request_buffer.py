@@ -110,6 +110,7 @@ class RequestBuffer:
             url: Any = None,  # noqa: ARG001 - Locust's clients pass it, and a dict for it would cost as much as the rest
             **_: Any,
         ) -> None:
+            """Keep the values of one request; the instance is the context's, else the one in the header."""
             status, instance, start = None, None, start_time
             try:
                 if start_time is None:

@@ -326,7 +326,7 @@ class _RowConverter:
         Raises _NotPlain if a time is missing, before 1970 or after the latest that is allowed.
         """
         column = self._columns["ts"]
-        values = batch[column.sources[0]]  # a time is of one column
+        values = batch[column.sources[0]]  # only the first column of the file counts
         _require_plain(values.null_count == 0)
         if column.unit == "iso":
             micros = values.cast(pa.int64()).to_numpy()
@@ -343,7 +343,7 @@ class _RowConverter:
         Raises _NotPlain (`foreign` then reads the file) for a success without a time, or a time out of range.
         """
         column = self._columns["response_time_ms"]
-        values = batch[column.sources[0]]  # a response time is of one column
+        values = batch[column.sources[0]]  # only the first column of the file counts
         if values.null_count:
             is_success_without_time = pc.and_not(values.is_null(), failed)
             _require_plain(not pc.any(is_success_without_time).as_py())

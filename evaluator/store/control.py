@@ -474,10 +474,10 @@ def _select_verdicts(engine: Engine, clauses: str, parameter: str | int) -> tupl
     rows = engine.execute(
         f"SELECT v.release, v.word, v.judged_at, v.verdict FROM store.verdicts AS v {clauses}", [parameter]
     ).fetchall()
-    override_of_verdict = intents.read_overrides(engine)
+    override_by_hash = intents.read_overrides(engine)  # hash of a verdict → by whom, when and why it was overridden
     verdicts = []
     for release, word, judged_at, verdict_json in rows:
         # Without overrides, no verdict has to be hashed.
-        override = override_of_verdict.get(intents.hash_text(verdict_json)) if override_of_verdict else None
+        override = override_by_hash.get(intents.hash_text(verdict_json)) if override_by_hash else None
         verdicts.append(StoredVerdict(release, word, judged_at.astimezone(UTC), verdict_json, override))
     return tuple(verdicts)

@@ -102,30 +102,31 @@ def _select_raw(file: FilePlan, exprs: Mapping[str, str]) -> str:
     row → SQL expression over them.
     """
     layout = file.layout
-    used = {source for column in layout.columns for source in column.sources}
-    used |= {condition.column for rows in layout.others for condition in rows.conditions}
-    used |= {source for rows in layout.others if rows.failed for source in rows.failed.sources}
-    used |= {rows.detail_column for rows in layout.others}
-    used |= {layout.line_column, layout.count_column, layout.kind_column}
+    used_columns = {source for column in layout.columns for source in column.sources}
+    used_columns |= {condition.column for rows in layout.others for condition in rows.conditions}
+    used_columns |= {source for rows in layout.others if rows.failed for source in rows.failed.sources}
+    used_columns |= {rows.detail_column for rows in layout.others}
+    used_columns |= {layout.line_column, layout.count_column, layout.kind_column}
     if layout.sub_results:
-        used |= {layout.sub_results.label, layout.sub_results.thread}
-    renamed = ", ".join(f"{quote_name(name)} AS c{k}" for k, name in enumerate(layout.header) if name in used)
+        used_columns |= {layout.sub_results.label, layout.sub_results.thread}
+    # An empty name, of a column that the layout does not have, does no harm here.
+    renamed = ", ".join(f"{quote_name(name)} AS c{k}" for k, name in enumerate(layout.header) if name in used_columns)
     if layout.reader == "parquet":
         return f"SELECT {renamed} FROM read_parquet({quote(file.rewritten or file.path)})"
     if layout.reader == "k6":
         # A line that is no JSON has NULL everywhere. A line of type Metric only defines a metric: an empty name makes
         # it a row that does not count.
         tags = [quote_name(name) for name in layout.header if name not in ("metric", "time", "value")]
-        struct = ", ".join(f"{tag} VARCHAR" for tag in tags)
-        picked = ", ".join(f"data.tags.{tag} AS {tag}" for tag in tags)
+        tag_types = ", ".join(f"{tag} VARCHAR" for tag in tags)
+        picked_tags = ", ".join(f"data.tags.{tag} AS {tag}" for tag in tags)
         return f"""
             SELECT {renamed} FROM (
                 SELECT CASE WHEN type = 'Metric' THEN '' ELSE metric END AS metric, data."time" AS "time",
-                    data.value AS value, {picked}
+                    data.value AS value, {picked_tags}
                 FROM read_json(
                     {quote(file.path)}, format = 'newline_delimited', ignore_errors = true,
                     columns = {{type: 'VARCHAR', metric: 'VARCHAR',
-                        data: 'STRUCT("time" VARCHAR, value VARCHAR, tags STRUCT({struct}))'}}))"""
+                        data: 'STRUCT("time" VARCHAR, value VARCHAR, tags STRUCT({tag_types}))'}}))"""
     table = f"SELECT {renamed} FROM {read_texts([file.path], layout.delimiter, layout.header, 'store_rejects')}"
     if layout.sub_results is None:
         return table
@@ -146,6 +147,10 @@ def _select_raw(file: FilePlan, exprs: Mapping[str, str]) -> str:
 _EARLIEST = "TIMESTAMPTZ '1970-01-01 00:00:00+00'"
 
 
+_LONGEST_NAME = 60
+"""Most characters of the name of a row that is no request."""
+
+
 def _mark_others(file: FilePlan) -> str:
     """Write the WHEN branches of a CASE that mark rows that are no requests: with their kind and name.
 
@@ -154,7 +159,9 @@ def _mark_others(file: FilePlan) -> str:
     cases = []
     for rows in file.layout.others:
         if rows.kind is not None:
-            name = f"coalesce(left({column_name(file, rows.detail_column)}, 60), '')" if rows.detail_column else "''"
+            name = "''"
+            if rows.detail_column:
+                name = f"coalesce(left({column_name(file, rows.detail_column)}, {_LONGEST_NAME}), '')"
             cases.append(
                 f"WHEN {write_condition(file, rows.conditions)} THEN {quote(rows.kind + _SEPARATOR)} || {name}"
             )

@@ -89,12 +89,13 @@ def import_files(
         landed_before = find_landed(store, release.id, plan, inspection)
         if landed_before is not None:
             return landed_before
-        # Which run a file belongs to is known once it is read, so all files first go into the folder of one run.
+        # Which run a file belongs to is known once it is read, so all files first go into the folder of one run, whose
+        # id is that of the group. `landing_in` makes folders, and deletes those whose run does not land.
         first_run = Run(group, release.id, group, "import")
         folder = store.run_folder(release.id, group)
         with landing_in(store, [folder]), open_engine() as engine:
             parts = [_convert(engine, folder, plan, inspection, first_run, file) for file in plan.files]
-            same_content = find_same(plan.files, inspection)
+            doubts = find_same(plan.files, inspection)
             arranged = arrange(plan, [_time_file(engine, part, plan) for part in parts])
             parts = _count_period(engine, plan, parts)
             run_by_file = _make_runs(first_run, arranged, {part.file for part in parts if part.rows})
@@ -105,7 +106,7 @@ def import_files(
                     run = run_by_file[part.file]
                     moved_parts.append(_move(engine, folder_by_run[run.id], plan, part, run))
                 landed = _write_runs(engine, store, control, release, moved_parts, hash_files(plan, inspection))
-            return dataclasses.replace(landed, why=arranged.why, doubts=(*same_content, *arranged.doubts))
+            return dataclasses.replace(landed, why=arranged.why, doubts=(*doubts, *arranged.doubts))
 
 
 # ------------------------------------------------------------------ a file becomes a segment

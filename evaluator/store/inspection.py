@@ -198,7 +198,8 @@ def find_landed(store: StoreFile, release_id: str, plan: LandingPlan, inspection
         landed = match_landed(engine, release_id, hashes)
     if landed is None:
         return None
-    # Parts are all in one run; replicates are one file of each arm in a run.
+    # Parts are all in one run; of replicates, each run has one file of each arm. (`landed.parts`: the numbers of files
+    # that an arm has in a run.)
     landed_as = {"parts": len(landed.runs) == 1, "replicates": landed.parts == (1,)}
     if plan.files_are is None or landed_as[plan.files_are]:
         return landed

@@ -35,11 +35,11 @@ def select(engine: Engine, where: str, parameters: Sequence[Any]) -> tuple[Inten
     ).fetchall()
     intents = []
     for row in rows:
-        columns = dict(zip(Intent.__slots__, row, strict=True))  # `_COLUMNS` are in the order of the fields
-        columns |= {"action": Action(columns["action"]), "state": IntentState(columns["state"])}
-        columns |= {name: columns[name].astimezone(UTC) for name in ("requested_at", "expires_at")}
-        columns |= {name: tuple(columns[name]) for name in ("requester_names", "undoes")}
-        intents.append(Intent(**columns))
+        values = dict(zip(Intent.__slots__, row, strict=True))  # `_COLUMNS` are in the order of the fields
+        values |= {"action": Action(values["action"]), "state": IntentState(values["state"])}
+        values |= {name: values[name].astimezone(UTC) for name in ("requested_at", "expires_at")}
+        values |= {name: tuple(values[name]) for name in ("requester_names", "undoes")}
+        intents.append(Intent(**values))
     return tuple(intents)
 
 

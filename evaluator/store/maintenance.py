@@ -60,6 +60,7 @@ def is_compaction_due(
     `landed`: name of a segment → the file with its rows now (`None`: quarantined or purged), and when it landed. With
     `older_than`, segments are merged only if one of them landed before that time.
     """
+    # Segments whose rows are in merged files; the others wait since they landed.
     merged_names = {name for name, (file, _) in landed.items() if file is not None and f"/{MERGED_FOLDER}/" in file}
     waiting_since = [
         landed_at for name, (file, landed_at) in landed.items() if file is not None and name not in merged_names

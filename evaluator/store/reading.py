@@ -40,7 +40,7 @@ def read_cells(engine: Engine, run_ids: Sequence[str]) -> Cells:
     ).fetchall()
     runs = tuple(run_id for run_id, *_ in rows)
     run_codes = [code for _, code, *_ in rows]
-    grids_us = [grid_us for *_, grid_us, _ in rows]
+    grids_us = [grid_us for *_, grid_us, _ in rows]  # largest step of which all times of a run are multiples
     bucket_s = max((run_bucket_s for *_, run_bucket_s in rows), default=1)
     # A cell has several rows in the store if its run landed in parts, or if its buckets become longer.
     has_parts = any(landings > 1 or run_bucket_s != bucket_s for _, _, landings, _, run_bucket_s in rows)
@@ -143,8 +143,9 @@ def _spread_bins(histograms: _Columns) -> _Columns:
     ends = np.cumsum(length)
     starts_in_order = ends - length
     if not np.array_equal(start, starts_in_order):
-        source = np.repeat(start - starts_in_order, length) + np.arange(ends[-1])
-        columns |= {name: columns[name][source] for name in _FLAT}
+        # For each bin in the new order, the index of its entry in the order of the store.
+        stored_indices = np.repeat(start - starts_in_order, length) + np.arange(ends[-1])
+        columns |= {name: columns[name][stored_indices] for name in _FLAT}
     # Sorted by bin, in linear time; the rows of one bin keep their order.
     order = np.argsort(columns["bin"].astype(np.int16), kind="stable")
     return {name: column[order] for name, column in columns.items()}

@@ -176,14 +176,15 @@ def _group_files(name: str, files: Sequence[FileTimes]) -> _ArmRuns:
     first_file, *later_files = sorted(files, key=lambda span: (span.first_request, span.last_request))
     groups = [_Group((first_file,))]
     doubts = []
-    has_continued = False
+    has_continuation = False
     for span in later_files:
         gap_s = (span.first_request - groups[-1].last_request).total_seconds()  # negative: it overlaps
         if gap_s > TOUCH_S:
             groups.append(_Group((span,)))
             continue
         if not _ran_together(groups[-1], span):
-            has_continued = True
+            # It continues the group: it begins where the group ends, or not long before.
+            has_continuation = True
             if gap_s < -TOUCH_S:
                 # A rotated log does not overlap, and load generators of one run overlap for most of their time.
                 doubts.append(f"{span.file.path} begins {_describe_gap(groups[-1], span)}")
@@ -196,7 +197,7 @@ def _group_files(name: str, files: Sequence[FileTimes]) -> _ArmRuns:
             pauses = f", and pauses of {format_duration(pause_s)} are within them" if pause_s > TOUCH_S else ""
             next_file = next_group.files[0]
             doubts.append(f"{next_file.file.path} begins {_describe_gap(group, next_file)}{pauses}")
-    if has_continued and len(groups) > 1:
+    if has_continuation and len(groups) > 1:
         doubts.append(f"some files of {name} continue where others end, and some lie apart")
     return _ArmRuns(name, tuple(groups), in_time=True, doubt=doubts[0] if doubts else "")
 

@@ -90,6 +90,7 @@ class OpenRequests:
         # This is called for every request, so it packs and unpacks as little as possible.
         @wraps(original)
         def request(session: Any, method: Any, url: Any, *arguments: Any, **options: Any) -> Any:
+            # Calls the client's own method, and keeps the call in `calls` meanwhile.
             key = id(options)  # the dict of this call; its id is unique while the call lasts
             calls[key] = now(), session, method, url, arguments, options
             try:
@@ -116,7 +117,7 @@ class OpenRequests:
 
         @wraps(original)
         def leave_block(response: Any, error_class: Any, error: Any, trace: Any) -> Any:
-            call = self._calls.pop(vars(response).get(_KEY, 0), None)
+            call = self._calls.pop(vars(response).get(_KEY, 0), None)  # None: the call has ended before the block
             is_handled = original(response, error_class, error, trace)
             # Locust reports a request whose block raised nothing, or had set the outcome before.
             if error_class is not None and not is_handled and getattr(response, "_manual_result", None) is None:

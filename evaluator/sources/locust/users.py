@@ -21,13 +21,15 @@ def use_arms(environment: Environment, recording: Recording) -> None:
     if not recording.arms:
         return
     originals = list(environment.user_classes)
+    # Name of an original class → for each arm → for each of its URLs the copy.
     copies = make_arm_users(originals, recording.arms, recording.release)
-    environment.user_classes = [copy for by_arm in copies.values() for by_url in by_arm for copy in by_url]
+    environment.user_classes = [
+        copy for class_copies in copies.values() for arm_copies in class_copies for copy in arm_copies
+    ]
     environment.host = None  # it would override the hosts of the copies
-    # Name of an original class → for each arm the names of its copies.
-    lanes = {
-        original: tuple(tuple(copy.__name__ for copy in by_url) for by_url in by_arm)
-        for original, by_arm in copies.items()
+    lanes = {  # the same with names of the copies
+        original: tuple(tuple(copy.__name__ for copy in arm_copies) for arm_copies in class_copies)
+        for original, class_copies in copies.items()
     }
     environment.dispatcher_class = type("Dispatcher", (PairedDispatcher,), {"lanes": lanes, "originals": originals})
     if environment.shape_class is not None:
@@ -77,12 +79,13 @@ def _shape_all_arms(shape: LoadTestShape, copies: Mapping[str, Any], arms: int) 
     original_tick: Callable[[], Any] = shape.tick
 
     def tick_all_arms() -> Any:
+        """Return what the shape wants now: users, users spawned a second and, if it restricts them, their classes."""
         target = original_tick()
         if target is None:  # the shape has ended
             return None
         users, spawn_rate, *further = target
         classes = further[0] if further else None  # the shape may restrict the classes of users
-        class_copies = [copy for cls in classes or () for by_url in copies[cls.__name__] for copy in by_url]
+        class_copies = [copy for cls in classes or () for arm_copies in copies[cls.__name__] for copy in arm_copies]
         totals = users * arms, spawn_rate * arms
         return (*totals, class_copies) if class_copies else totals
 
@@ -117,7 +120,7 @@ class PairedDispatcher(UsersDispatcher):
         classes = [
             cls
             for cls in self.originals
-            if any(name in requested for by_url in self.lanes[cls.__name__] for name in by_url)
+            if any(name in requested for arm_copies in self.lanes[cls.__name__] for name in arm_copies)
         ]
         by_weight = _kl_generator((cls.__name__, cls.weight) for cls in classes if not cls.fixed_count)
         while True:
