@@ -204,7 +204,7 @@ def read_segment(path: Path) -> pa.Table:
             table = file.read()
         return table.select(REQUEST_SCHEMA.names).cast(REQUEST_SCHEMA)
     except (OSError, pa.ArrowException, KeyError) as error:
-        raise _unreadable(path, error) from error
+        raise _explain_unreadable(path, error) from error
 
 
 def count_rows(path: Path) -> int:
@@ -213,14 +213,14 @@ def count_rows(path: Path) -> int:
         with pq.ParquetFile(path) as file:
             names, rows = file.schema_arrow.names, int(file.metadata.num_rows)
     except (OSError, pa.ArrowException) as error:
-        raise _unreadable(path, error) from error
+        raise _explain_unreadable(path, error) from error
     missing = [name for name in REQUIRED_COLUMNS if name not in names]
     if missing:
         raise SourceError(f"segment {path} has no column '{missing[0]}'")
     return rows
 
 
-def _unreadable(path: Path, error: Exception) -> SourceError:
+def _explain_unreadable(path: Path, error: Exception) -> SourceError:
     return SourceError(f"segment {path} cannot be read: {' '.join(str(error).split())[:200]}")
 
 

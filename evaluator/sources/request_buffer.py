@@ -154,12 +154,7 @@ class RequestBuffer:
         times_ms = _to_numbers(raw_times)
         has_time = (times_ms >= 0) & (times_ms <= _LONGEST_MS)  # false for NaN, so for what is no number
         times_ms[~has_time] = 0.0
-        # A request with an impossible start has ended within the last second: its start follows from that.
-        starts_s, now_s = _to_numbers(raw_starts), self.clock()
-        likely_starts_s = now_s - times_ms / 1000
-        is_believable = (starts_s > likely_starts_s - EARLIEST_S) & (starts_s < now_s + LATEST_S)
-        starts_s = np.where(is_believable, starts_s, likely_starts_s)
-        starts_us: npt.NDArray[np.int64] = np.rint(starts_s * 1e6).astype(np.int64)
+        starts_us = _find_starts_us(raw_starts, times_ms, self.clock())
         # Users are counted by arm; each row gets the count of its arm, null for an arm without users.
         users_of_arms = pa.array([users.get(arm) for arm in arms.dictionary.to_pylist()], pa.int32())
         table = make_table(
@@ -180,7 +175,7 @@ class RequestBuffer:
             },
             len(times_ms),
         )
-        is_row = has_time | failed
+        is_row = has_time | failed  # all except successes without a usable time
         for arm, rows in _count_by_arm(arms, ~is_row).items():
             self.leave_out(arm, LeftOutKind.BAD_ROW, NO_TIME, failed=False, rows=rows)
         self.read.update(_count_by_arm(arms, is_row))
@@ -197,6 +192,20 @@ class RequestBuffer:
     def _read_arms(self, contexts: list[Mapping[str, Any]]) -> pa.Array:
         """The arm that each context names, else the buffer's own; as a dictionary array."""
         return _to_texts([context.get("arm") for context in contexts], lambda: repeat(self.arm))
+
+
+def _find_starts_us(raw_starts: list[Any], times_ms: npt.NDArray[np.float64], now_s: float) -> npt.NDArray[np.int64]:
+    """Find the starts of requests (epoch, us) that have ended within the last second.
+
+    `raw_starts`: starts as the clients gave them (epoch, s). A start that is impossible, or no number, is replaced by
+    now minus the response time. `now_s`: epoch, s.
+    """
+    starts_s = _to_numbers(raw_starts)
+    likely_starts_s = now_s - times_ms / 1000
+    is_believable = (starts_s > likely_starts_s - EARLIEST_S) & (starts_s < now_s + LATEST_S)  # false for NaN
+    starts_s = np.where(is_believable, starts_s, likely_starts_s)
+    starts_us: npt.NDArray[np.int64] = np.rint(starts_s * 1e6).astype(np.int64)
+    return starts_us
 
 
 def _to_mapping(context: Any) -> Mapping[str, Any]:

@@ -141,17 +141,17 @@ def _find_column_types(file: FilePlan) -> dict[str, pa.DataType] | None:
 
 def _convert_pieces(converter: _RowConverter, column_types: Mapping[str, pa.DataType]) -> Generator[_Piece]:
     """Convert the pieces of a file in threads, a few ahead of the consumer, and yield them in order."""
-    in_work: deque[Future[_Piece]] = deque()
+    futures: deque[Future[_Piece]] = deque()
     with ThreadPoolExecutor(_THREADS) as pool:
         try:
             for number, text in enumerate(_split_file(Path(converter.file.path))):
                 future = pool.submit(_convert_piece, converter, column_types, text, has_header=number == 0)
-                in_work.append(future)
+                futures.append(future)
                 # Not more: each piece takes memory until the consumer has it.
-                if len(in_work) > _THREADS + 1:
-                    yield in_work.popleft().result()
-            while in_work:
-                yield in_work.popleft().result()
+                if len(futures) > _THREADS + 1:
+                    yield futures.popleft().result()
+            while futures:
+                yield futures.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

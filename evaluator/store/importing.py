@@ -120,8 +120,9 @@ def _convert(
     Raises InputError for a fault, which only the SQL finds, and StoreError if the segment cannot be written.
     """
     path = folder / segment_name(file.arm, file.number)
-    staged = path.with_name(path.name + ".tmp")
+    staged = path.with_name(path.name + ".tmp")  # until the file has been read without a fault
     unit = next(column.unit for column in file.layout.columns if column.target == "ts")
+    # A time as text (iso) may be local, so it may be further ahead of our clock.
     latest = datetime.now(UTC) + (AHEAD_LOCAL if unit == "iso" else AHEAD)
     constants = {"run": run.id, "arm": file.arm, "service": plan.service}
     try:
@@ -257,6 +258,7 @@ def _stage_rows(
         engine.execute("SET preserve_insertion_order = false")
     except duckdb.Error as error:
         message = str(error)
+        # An error of reading or writing names the file that it is about, except for an error of gzip.
         is_other_file = isinstance(error, duckdb.IOException) and "GZIP" not in message and file.path not in message
         if is_other_file or isinstance(error, duckdb.OutOfMemoryException) or str(staged) in message:
             raise  # not a fault of the file that is read

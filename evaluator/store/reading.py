@@ -22,7 +22,7 @@ _KEYS = {
     "bin_lists": ("run", "arm", "endpoint", "bucket"),
     "instance_bin_lists": ("run", "arm", "endpoint", "instance", "block"),
 }
-_SPREAD = {"bin_lists": "bins", "instance_bin_lists": "instance_bins"}
+_BIN_VIEWS = {"bin_lists": "bins", "instance_bin_lists": "instance_bins"}
 """Table of histograms, a row of bins and counts per key → view that has a row per bin."""
 
 
@@ -87,8 +87,8 @@ def _read_table(
     if bucket_ratios is None:
         query = f"SELECT * FROM store.{table} WHERE {where}"
     else:
-        query = _write_merging_query(engine, _SPREAD.get(table, table), bucket_ratios, where)
-    if table not in _SPREAD:
+        query = _write_merging_query(engine, _BIN_VIEWS.get(table, table), bucket_ratios, where)
+    if table not in _BIN_VIEWS:  # it has no histograms
         return dict(engine.execute(query).fetchnumpy())
     if bucket_ratios is not None:
         # Merged histograms have a row per bin: make lists of them, as in the table.

@@ -93,7 +93,7 @@ def _to_run(row: Sequence[Any]) -> Run:
         group=group,
         source=source,
         replicate=replicate,
-        started=started and started.astimezone(UTC),
+        started=started and started.astimezone(UTC),  # a time that is not known stays None
         planned_end=planned_end and planned_end.astimezone(UTC),
         ended=ended and ended.astimezone(UTC),
         state=RunState(state),

@@ -148,9 +148,9 @@ def _replace_illegal_reference(reference: re.Match[str]) -> str:
 
     Group 1 of the match is the number of the character: decimal, or hexadecimal after an x.
     """
-    number = reference[1]
-    code = int(number[1:], 16) if number[0] == "x" else int(number)
-    is_legal = code <= 0x10FFFF and not _ILLEGAL.match(chr(code))
+    number_text = reference[1]
+    code_point = int(number_text[1:], 16) if number_text[0] == "x" else int(number_text)
+    is_legal = code_point <= 0x10FFFF and not _ILLEGAL.match(chr(code_point))
     return reference[0] if is_legal else _REPLACEMENT
 
 

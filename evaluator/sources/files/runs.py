@@ -296,10 +296,10 @@ def _match_runs(arms: Sequence[_ArmRuns]) -> tuple[tuple[tuple[FilePlan, ...], .
         if arm is baseline:
             continue
         counterparts = _find_counterparts(baseline, arm)
-        for number, group in enumerate(arm.groups):
-            if number in counterparts:
-                files_of_runs[counterparts[number]] += group.files
-            else:
+        for run_number, group in enumerate(arm.groups):
+            if run_number in counterparts:
+                files_of_runs[counterparts[run_number]] += group.files
+            else:  # a run of this arm only
                 files_of_runs.append(list(group.files))
         baseline_runs, runs = len(baseline.groups), len(arm.groups)
         if baseline_runs != runs:
@@ -322,26 +322,26 @@ def _find_counterparts(baseline: _ArmRuns, arm: _ArmRuns) -> dict[int, int]:
     Runs are paired if they ran together; in their order if no two did, or if their times do not show it. A run without
     a counterpart is not in the result.
     """
-    by_order = {number: number for number in range(min(len(baseline.groups), len(arm.groups)))}
+    by_order = {run_number: run_number for run_number in range(min(len(baseline.groups), len(arm.groups)))}
     if not (baseline.in_time and arm.in_time):
         return by_order
     ran_together = [
-        (number, baseline_number)
-        for number, group in enumerate(arm.groups)
+        (run_number, baseline_number)
+        for run_number, group in enumerate(arm.groups)
         for baseline_number, baseline_group in enumerate(baseline.groups)
         if _ran_together(group, baseline_group)
     ]
     if not ran_together:
         return by_order
     if len(baseline.groups) == len(arm.groups) and all(
-        number == baseline_number for number, baseline_number in ran_together
+        run_number == baseline_number for run_number, baseline_number in ran_together
     ):
         # All pairs that overlapped are in order, so the runs that did not overlap follow it, too.
         return by_order
     counterparts: dict[int, int] = {}
-    for number, baseline_number in ran_together:  # each run of both arms is paired once, with the earliest
-        if number not in counterparts and baseline_number not in counterparts.values():
-            counterparts[number] = baseline_number
+    for run_number, baseline_number in ran_together:  # each run of both arms is paired once, with the earliest
+        if run_number not in counterparts and baseline_number not in counterparts.values():
+            counterparts[run_number] = baseline_number
     return counterparts
 
 

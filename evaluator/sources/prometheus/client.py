@@ -29,7 +29,7 @@ from evaluator.extensions import explain_missing_package
 from evaluator.records import Answer, Part, Query, QueryKind, metric_name
 from evaluator.secrecy import OF_SOURCES
 from evaluator.sources.prometheus.absence import Labels, explain_labels, find_form, find_impossible
-from evaluator.sources.prometheus.faults import odd_answer
+from evaluator.sources.prometheus.faults import explain_odd_answer
 from evaluator.sources.prometheus.options import PrometheusSource
 from evaluator.sources.prometheus.queries import fill, matchers_of, parts_of
 from evaluator.sources.prometheus.series import Collected
@@ -153,7 +153,7 @@ class Prometheus:
         except (KeyError, IndexError, TypeError, ValueError):
             evaluated_s = math.nan
         if not math.isfinite(evaluated_s):
-            raise odd_answer(self.options.shown_url, "time()", "it has no time")
+            raise explain_odd_answer(self.options.shown_url, "time()", "it has no time")
         # The latest time that the server evaluates may be behind its clock, which the header Date shows.
         try:
             header_s = parsedate_to_datetime(self._session.reply.date).timestamp()
@@ -289,7 +289,7 @@ class Prometheus:
         window = self._to_range(start, end)
         series = self._client.get_series(window.start, window.end, {"match[]": name})
         if not isinstance(series, list) or not all(isinstance(labels, dict) for labels in series):
-            raise odd_answer(self.options.shown_url, name, "it is not a list of series")
+            raise explain_odd_answer(self.options.shown_url, name, "it is not a list of series")
         return series
 
     # -------------------------------------------------------------- windows
@@ -341,7 +341,7 @@ class Prometheus:
             series = collected.add(result)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
             problem = "it has something other than series with samples"
-            raise odd_answer(self.options.shown_url, query_text, problem) from error
+            raise explain_odd_answer(self.options.shown_url, query_text, problem) from error
         if series > self.options.max_series:
             raise SourceError(
                 f"{query_text} has {series:,} series, more than the {self.options.max_series:,} allowed",
@@ -368,7 +368,7 @@ class Prometheus:
                 f"{sent_text} gives a {reply.kind}, not series over time", hint="write a query that gives series"
             )
         if not isinstance(result, list):
-            raise odd_answer(self.options.shown_url, sent_text, "it has no list of series")
+            raise explain_odd_answer(self.options.shown_url, sent_text, "it has no list of series")
         return result, reply
 
 
