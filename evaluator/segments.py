@@ -82,10 +82,10 @@ def data_folder(store: Path) -> Path:
 
 def run_folder(data: Path, release: str, run: str) -> Path:
     """Folder of one run's segments, in the folder `data` of a store."""
-    return data / slug(release) / slug(run)
+    return data / to_folder_name(release) / to_folder_name(run)
 
 
-def slug(name: str) -> str:
+def to_folder_name(name: str) -> str:
     """Make a folder name of any name: readable, and different names stay different."""
     safe_name = re.sub(r"[^A-Za-z0-9._@-]+", "_", name).lstrip(".")[:80]
     return safe_name if safe_name == name else f"{safe_name}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

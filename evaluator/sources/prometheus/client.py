@@ -31,7 +31,7 @@ from evaluator.secrecy import OF_SOURCES
 from evaluator.sources.prometheus.absence import Labels, explain_labels, find_form, find_impossible
 from evaluator.sources.prometheus.faults import explain_odd_answer
 from evaluator.sources.prometheus.options import PrometheusSource
-from evaluator.sources.prometheus.queries import fill, matchers_of, parts_of
+from evaluator.sources.prometheus.queries import fill_query, list_matchers, list_parts
 from evaluator.sources.prometheus.series import Collected
 
 if TYPE_CHECKING:
@@ -189,15 +189,15 @@ class Prometheus:
         selector = self.options.selectors[arm]
         step_s, window_s = float(self.options.step_s), (window.end_ms - window.start_ms) / 1000
         answer = Answer(query, arm, sent=(), start=window.start, end=window.end, step_s=step_s, series=())
-        for part, text in parts_of(query):
-            filled = fill(text, selector, step_s=step_s, window_s=window_s)
+        for part, text in list_parts(query):
+            filled = fill_query(text, selector, step_s=step_s, window_s=window_s)
             answer = self._fetch_part(answer, part, filled, window, on_progress)
         if query.kind is QueryKind.HISTOGRAM and not answer.series:  # a native histogram has only its own series
-            filled = fill(query.text, selector, step_s=step_s, window_s=window_s)
+            filled = fill_query(query.text, selector, step_s=step_s, window_s=window_s)
             answer = self._fetch_part(answer, "value", filled, window, on_progress)
         answer = replace(answer, step_s=_find_real_step(answer, step_s))
         if query.kind is QueryKind.HISTOGRAM:
-            own_name = fill(query.text, selector, step_s=self.options.step_s, window_s=0)  # without `_bucket`
+            own_name = fill_query(query.text, selector, step_s=self.options.step_s, window_s=0)  # without `_bucket`
             return replace(answer, form=find_form(answer, lambda: self.labels_of(own_name, window.start, window.end)))
         return replace(answer, impossible=self._explain_unmatchable(answer, window))
 
@@ -209,7 +209,7 @@ class Prometheus:
         the metric had in the window and in the seven days before.
         """
         query, arm = answer.query, answer.arm
-        if not metric_name(query.text) or not matchers_of(query.text):
+        if not metric_name(query.text) or not list_matchers(query.text):
             return ""  # an expression, or a query without conditions on labels: it matches whatever there is
         if answer.series:  # they meet all conditions, so only the label of a condition may be missing
             return find_impossible(query.text, arm, [series.labels for series in answer.series])
@@ -226,10 +226,10 @@ class Prometheus:
 
         def list_series_of(arm_name: str, period: _Range) -> list[Labels]:
             metric = f"{metric_name(query.text)}{{$selector}}"
-            filled = fill(metric, self.options.selectors[arm_name], step_s=0, window_s=0)
+            filled = fill_query(metric, self.options.selectors[arm_name], step_s=0, window_s=0)
             return self.labels_of(filled, period.start, period.end)
 
-        query_on_all_arms = fill(query.text, "", step_s=0, window_s=0)
+        query_on_all_arms = fill_query(query.text, "", step_s=0, window_s=0)
         long_period = _Range(window.start_ms - round(LOOK_BACK.total_seconds() * 1000), window.end_ms)
         other_arms = [name for name in self.options.selectors if name != arm]
         try:
@@ -267,8 +267,8 @@ class Prometheus:
     def explain_nothing(self, query: Query, arm: str, start: datetime, end: datetime) -> str:
         """Explain a query without series for an arm: what was sent, and which labels exist. Raises SourceError."""
         selector = self.options.selectors[arm]
-        _, first_text = parts_of(query)[0]
-        sent_text = fill(first_text, selector, step_s=self.options.step_s, window_s=0)
+        _, first_text = list_parts(query)[0]
+        sent_text = fill_query(first_text, selector, step_s=self.options.step_s, window_s=0)
         metric = metric_name(sent_text)
         message = f"the server has no series for {sent_text}"
         if not metric:  # an expression
