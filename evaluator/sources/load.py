@@ -409,11 +409,11 @@ def read_outcome(
     is_shaped = leader is not None and leader.shaped  # a load shape decides when the load ends
     planned_end = started + timedelta(seconds=run_time_s) if started and run_time_s and not is_shaped else None
     ended = max((utc(process.ended) for process in sidecars if process.ended), default=_read_last_change(folder))
-    expected = facts.workers_expected or 1  # processes that record requests, which a master does not
-    closed = sum(process.closed for process in sidecars if process.role != "master")
+    expected_recorders = facts.workers_expected or 1  # processes that record requests, which a master does not
+    missing_recorders = expected_recorders - sum(process.closed for process in sidecars if process.role != "master")
     cause = stopped_by or facts.stopped_by
-    if not cause and closed < expected:
-        cause = f"{expected - closed} of {expected} load generator processes did not report at the end"
+    if not cause and missing_recorders > 0:
+        cause = f"{missing_recorders} of {expected_recorders} load generator processes did not report at the end"
     if not (cause or ended_early) and planned_end and ended < planned_end - timedelta(seconds=EARLY_S):
         cause = "Locust ended before its time"
     return RunOutcome(

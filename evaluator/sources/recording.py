@@ -161,9 +161,9 @@ def merge_facts(sidecars: Iterable[WorkerFacts], *, workers_expected: int | None
     # The leader is a master, or the only process. A master records no requests.
     recorders = [process for process in processes if process.role != "master"]
     leader = next((process for process in processes if process.role != "worker"), None)
-    expected = workers_expected or (leader.workers_expected if leader else None)
-    closed = sum(process.closed for process in recorders)
-    all_closed = closed == len(recorders) and closed >= (expected or 1)
+    expected_recorders = workers_expected or (leader.workers_expected if leader else None)
+    closed_recorders = sum(process.closed for process in recorders)  # those that ended in order
+    all_closed = closed_recorders == len(recorders) and closed_recorders >= (expected_recorders or 1)
     # Requests that Locust counted: by the leader, or by all recorders together. A master waits only half a second for
     # last reports, so its workers may have counted more.
     recorder_counts = [process.counted for process in recorders if process.counted is not None]
@@ -178,8 +178,8 @@ def merge_facts(sidecars: Iterable[WorkerFacts], *, workers_expected: int | None
     last_stop = _find_highest(process.users_stopped for process in recorders)
     users_stopped = last_stop or (leader.users_stopped if leader else None)  # epoch, s
     return RunFacts(
-        workers_expected=expected,
-        workers_seen=closed,
+        workers_expected=expected_recorders,
+        workers_seen=closed_recorders,
         counted=counted,
         users=leader.users if leader else {},
         cpu_percent=_find_highest(process.cpu_percent for process in processes),

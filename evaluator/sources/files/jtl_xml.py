@@ -212,7 +212,10 @@ class _JtlParser:
         raise InputError(f"{self.path}:{line}: a document type is not allowed; JMeter writes none")
 
     def _start_element(self, name: str, attributes: dict[str, str]) -> None:
-        """Open an element: the root, a sample or transaction, an unknown element in the place of one, or any other."""
+        """Open an element: the root, a sample or transaction, an unknown element in the place of one, or any other.
+
+        Samples have usual names, or the attributes of a sample. Other elements describe a sample.
+        """
         parent = self._open[-1] if self._open else None
         looks_like_sample = len(_SAMPLE_ATTRIBUTES & attributes.keys()) > 1  # whatever its name
         if parent is None:

@@ -87,17 +87,17 @@ def arrange_files(plan: LandingPlan, times: Sequence[FileTimes]) -> FileRuns:
     _refuse_mixed_clocks(times)
     arm_names = dict.fromkeys(span.file.arm for span in times)
     arms = [_group_files(name, [span for span in times if span.file.arm == name]) for name in arm_names]
-    arms_of_several = [arm for arm in arms if len(arm.files) > 1]
+    arms_with_several_files = [arm for arm in arms if len(arm.files) > 1]
     warnings = list(_find_shifts(arms))
-    if not arms_of_several:
+    if not arms_with_several_files:
         return FileRuns((tuple(span.file for span in times),), doubts=tuple(warnings))
     if plan.files_are is None:
-        _refuse_doubt(arms, arms_of_several)
-        why = _explain_runs(arms_of_several)
+        _refuse_doubt(arms, arms_with_several_files)
+        why = _explain_runs(arms_with_several_files)
     else:
         why = "as --files-are says"
         if plan.files_are == "parts":
-            warnings += _find_runs_declared_as_parts(arms_of_several)
+            warnings += _find_runs_declared_as_parts(arms_with_several_files)
         arms = [_group_as_declared(arm, plan.files_are) for arm in arms]
     overlapping_arm = next((arm.name for arm in arms if _has_overlap(arm)), None)
     if overlapping_arm:
@@ -130,16 +130,18 @@ def _refuse_mixed_clocks(times: Sequence[FileTimes]) -> None:
         )
 
 
-def _refuse_doubt(arms: Sequence[_ArmRuns], arms_of_several: Sequence[_ArmRuns]) -> None:
+def _refuse_doubt(arms: Sequence[_ArmRuns], arms_with_several_files: Sequence[_ArmRuns]) -> None:
     """Raise InputError if it is not clear whether the files of one arm are parts of one run, or a run each.
 
-    `arms_of_several`: the arms that have several files; the error shows the times of these.
+    `arms_with_several_files`: the arms that have several files; the error shows the times of these.
     """
-    doubt = next((arm.doubt for arm in arms_of_several if arm.doubt), "") or next(_find_contradictions(arms), "")
+    doubt = next((arm.doubt for arm in arms_with_several_files if arm.doubt), "") or next(
+        _find_contradictions(arms), ""
+    )
     if not doubt:
         return
     times_of_arms = []
-    for arm in arms_of_several:
+    for arm in arms_with_several_files:
         texts = [
             f"{span.file.path} {_format_time(span.first_request)} to {_format_time(span.last_request)}"
             for span in arm.files[:MOST_SHOWN]

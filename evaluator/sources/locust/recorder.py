@@ -78,7 +78,7 @@ class Recorder:
         self._pid = os.getpid()
         self._process: _Process | None = None
         if Recorder._active is not None:
-            if release:
+            if release:  # else it has no settings to pass on
                 Recorder._active.settings |= self.settings
                 Recorder._active.sensitive |= sensitive
             return
@@ -443,6 +443,7 @@ class _Process:
             facts.workers_expected, facts.clock_offset_s = 1, 0.0  # no other process, so no other clock
         elif self.role == "master":
             connected = self.runner.worker_index_max if isinstance(self.runner, MasterRunner) else 0
+            # Some may be missing, and more than expected may have come.
             facts.workers_expected = max(_get_options(self.environment).expect_workers, connected)
             offsets_s = [abs(offset_s) for offset_s in self.clock_offsets_s.values()]
             facts.clock_offset_s = round(max(offsets_s), 4) if offsets_s else None

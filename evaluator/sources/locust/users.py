@@ -64,7 +64,7 @@ def _copy_user(cls: type[User], arm: Arm, url: str, release: str) -> type[User]:
 
     name = f"{cls.__name__}_{arm.name}_{arm.urls.index(url)}"
     attributes = {"host": url, "context": context, "evaluator_arm": arm.name, "__module__": cls.__module__}
-    metaclass: Any = type(cls)
+    metaclass: Any = type(cls)  # it sets up a class of users
     copy: type[User] = metaclass(name, (cls,), attributes)
     return copy
 
@@ -126,7 +126,7 @@ class PairedDispatcher(UsersDispatcher):
         while True:
             if self._try_dispatch_fixed:
                 self._try_dispatch_fixed = False
-                missing_by_class = {}
+                missing_by_class = {}  # counted for all classes before one of them is spawned
                 for cls in classes:
                     if cls.fixed_count:  # users on the first arm; the others have as many
                         copies_of_first_arm = self.lanes[cls.__name__][0]

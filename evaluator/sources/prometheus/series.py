@@ -54,9 +54,9 @@ class Collected:
 
         Raises TypeError, ValueError or another built-in error for a result of another form.
         """
-        count = 0
+        series_count = 0
         for series in result:
-            count += 1
+            series_count += 1
             labels = series["metric"]
             if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
                 raise TypeError("labels must be texts")
@@ -65,11 +65,12 @@ class Collected:
                     self._add_samples(labels, part, le, ts_ms, values)
             if len(series.get("values", ())):
                 is_bucket = self.part == "bucket" and "le" in labels
-                # The same NaN object for all series without a bound, because it is part of a key.
+                # The upper bound of a bucket is part of a key, so all series without one have the same NaN object: no
+                # other NaN is equal to it.
                 le = float(labels["le"].replace("+Inf", "inf")) if is_bucket else math.nan
                 ts_ms, values = _to_arrays(series["values"])
                 self._add_samples(labels, self.part, le, ts_ms, values)
-        return count
+        return series_count
 
     def _add_samples(
         self, labels: Mapping[str, str], part: Part, le: float, ts_ms: IntArray, values: FloatArray
