@@ -283,10 +283,11 @@ def find_rejected(engine: Engine, file: FilePlan) -> Rejected:
     engine.execute("DROP TABLE reject_scans")
     if not rows:
         return Rejected()
-    # Number of a row → how many rows it swallowed, itself included. DuckDB may list several errors of one row.
+    # Number of a row → how many rows it swallowed, itself included. DuckDB may list several errors of one row, and cuts
+    # the text of a row.
     rows_by_record = {}
     for record, _, message, error_type, text in rows:
-        swallows_rows = error_type == "UNQUOTED VALUE"
+        swallows_rows = error_type == "UNQUOTED VALUE"  # a quote that is not closed where its value ends
         if swallows_rows and len(text) >= _SHOWN_OF_LINE:
             line_number = find_line(Path(file.path), file.layout.delimiter, int(record))
             raise InputError(

@@ -307,7 +307,7 @@ def _count_period(engine: Engine, plan: LandingPlan, parts: Sequence[_Part]) -> 
         if is_none_before and is_none_after:
             counted.append(part)  # all rows are in the period
             continue
-        [(rows, outside, failures_outside, first, last)] = engine.execute(
+        [(rows, rows_outside, failures_outside, first, last)] = engine.execute(
             f"""SELECT
                 count(*) FILTER (inside), count(*) FILTER (NOT inside), count(*) FILTER (NOT inside AND failed),
                 min(ts) FILTER (inside), max(ts) FILTER (inside)
@@ -315,7 +315,7 @@ def _count_period(engine: Engine, plan: LandingPlan, parts: Sequence[_Part]) -> 
             {"path": str(part.path), "start": plan.start, "end": plan.end},
         ).fetchall()
         times = {"first_request": first.astimezone(UTC), "last_request": last.astimezone(UTC)} if rows else {}
-        left_out = LeftOut(part.file.arm, LeftOutKind.OUTSIDE_PERIOD, outside, failures_outside)
+        left_out = LeftOut(part.file.arm, LeftOutKind.OUTSIDE_PERIOD, rows_outside, failures_outside)
         counted.append(dataclasses.replace(part, rows=rows, outside=left_out, **times))
     for arm in dict.fromkeys(part.file.arm for part in parts):
         if not any(part.rows for part in counted if part.file.arm == arm):

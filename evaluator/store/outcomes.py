@@ -347,9 +347,10 @@ def _write_files(
 def _sum_arms(
     engine: Engine, units: Path, columns: Sequence[OutcomeColumn], arms: Sequence[str]
 ) -> tuple[list[UnitMoments], list[list[float]]]:
-    """Sum up the units of each arm, in the order of `arms`: moments, and the skewness of each variable.
+    """Sum up the units of each arm, in the order of `arms` (as the files name them).
 
-    Variables are in the order of `name_variables`. The file `units` has a row a unit; a missing value counts as 0.
+    Returns their moments (units, means, products of deviations), and the skewness (asymmetry) of each variable, in the
+    order of `name_variables`. The file `units` has a row a unit; a missing value counts as 0.
     """
     names = name_variables(columns)
     moments_of_arms = [moments_of(np.zeros((0, len(names)))) for _ in arms]
@@ -442,7 +443,7 @@ def _read_looks(engine: Engine, run: str, looks: Mapping[str, str]) -> tuple[Out
         [earlier_runs, earlier_runs],
     ).fetchall()
     look_by_run: dict[str, OutcomeLook] = {}
-    # A row is one arm of one run. The diagonal of the products has the sums of squared deviations.
+    # A row is one arm of one run. Its sums are variable → units, mean, sum of squared deviations (from the diagonal).
     for look_run, variables, arm, n, mean, products in rows:
         squared_deviations = np.array(products).reshape(len(variables), len(variables)).diagonal()
         sums = {name: (float(n), float(mean[k]), float(squared_deviations[k])) for k, name in enumerate(variables)}

@@ -55,7 +55,7 @@ def write_answers(folder: Path, run: str, answers: Sequence[Answer], sources: Ma
     table = all_rows.unify_dictionaries().cast(READING_SCHEMA).replace_schema_metadata(metadata)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"poll-{start_ms:014d}{READINGS_SUFFIX}"
+        path = folder / f"poll-{start_ms:014d}{READINGS_SUFFIX}"  # names sort by time
         with written_whole(path) as unfinished:
             pq.write_table(table, unfinished, compression="zstd")
     except OSError as error:

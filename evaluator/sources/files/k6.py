@@ -101,6 +101,7 @@ def _list_other_rows(table: Table, metric: str, value: str) -> tuple[OtherRows, 
     def is_one_of(*names: str) -> Condition:
         return Condition(metric, "is", names)
 
+    # Each entry: kind, conditions, column that names the point, and how failures among these points are recognised.
     failed_by_status = ColumnMap("failed", ("status",), "nonzero") if "status" in table.header else None
     return (
         OtherRows(None, (is_one_of(*_DESCRIBING),)),
