@@ -75,7 +75,7 @@ def _split_into_batches(segments: Sequence[Segment]) -> list[list[Segment]]:
     batches: list[list[Segment]] = []
     rows_of_batch = 0
     for segment in segments:
-        rows_of_batch += segment.rows
+        rows_of_batch += segment.rows  # of the last batch, if the segment joins it
         if not batches or len(batches[-1]) == _BATCH_SEGMENTS or rows_of_batch > _BATCH_ROWS:
             batches.append([])
             rows_of_batch = segment.rows

@@ -49,7 +49,7 @@ def recognise(path: Path, format: str, column_requests: Sequence[ColumnRequest])
     # A file that only the general format would read, or none, may be of a tool whose files cannot be imported.
     if not can_read or name == head.file_type:
         refuse_other_tools(head)
-    if not can_read:
+    if not can_read:  # refused, except for CSV or Parquet that no format claims
         if name == "parquet":
             raise InputError(f"{path} is not a Parquet file", hint="leave --format out to have it recognised")
         if head.file_type == "xml":

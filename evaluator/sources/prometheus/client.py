@@ -237,6 +237,7 @@ class Prometheus:
                 query.text,
                 arm,
                 list_series_of(arm, window),
+                # Only fetched if they are needed:
                 lambda: self.labels_of(query_on_all_arms, long_period.start, long_period.end),
                 lambda: [labels for name in other_arms for labels in list_series_of(name, long_period)],
             )
