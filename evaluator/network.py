@@ -134,6 +134,7 @@ class _LimitedConnection:
         host_name, addresses = self._dns_host, exchange.addresses or [self._dns_host]
         with exchange.step():
             for address in addresses:
+                # urllib3 refuses a time of 0 or less.
                 self._dns_host, self.timeout = address, max(exchange.left_s, 0.001)
                 try:
                     new_socket: socket.socket = super()._new_conn()  # type: ignore[misc]

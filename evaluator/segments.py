@@ -82,10 +82,10 @@ def data_folder(store: Path) -> Path:
 
 def run_folder(data: Path, release: str, run: str) -> Path:
     """Folder of one run's segments, in the folder `data` of a store."""
-    return data / slug(release) / slug(run)
+    return data / to_folder_name(release) / to_folder_name(run)
 
 
-def slug(name: str) -> str:
+def to_folder_name(name: str) -> str:
     """Make a folder name of any name: readable, and different names stay different."""
     safe_name = re.sub(r"[^A-Za-z0-9._@-]+", "_", name).lstrip(".")[:80]
     return safe_name if safe_name == name else f"{safe_name}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
@@ -175,11 +175,11 @@ class SegmentWriter:
 def _find_free_number(folder: Path, worker: str) -> int:
     """The first number from which on no segment of a worker in `folder` has been numbered, now or in the past."""
     matches = [_PATTERN.fullmatch(path.name) for path in segment_paths(folder)]
-    used = [int(match["seq"]) for match in matches if match and match["worker"] == worker]
+    used_numbers = [int(match["seq"]) for match in matches if match and match["worker"] == worker]
     # Merged segments are deleted, so their numbers are not known. A worker writes at most one segment a second:
     # no used number is as high as the current time.
     lowest = int(time.time()) if (folder / MERGED_FOLDER).exists() else 0
-    return max([lowest, *(number + 1 for number in used)])
+    return max([lowest, *(number + 1 for number in used_numbers)])
 
 
 def _write_parquet(table: pa.Table, sink: Path | pa.NativeFile) -> None:
@@ -204,7 +204,7 @@ def read_segment(path: Path) -> pa.Table:
             table = file.read()
         return table.select(REQUEST_SCHEMA.names).cast(REQUEST_SCHEMA)
     except (OSError, pa.ArrowException, KeyError) as error:
-        raise _unreadable(path, error) from error
+        raise _explain_unreadable(path, error) from error
 
 
 def count_rows(path: Path) -> int:
@@ -213,14 +213,14 @@ def count_rows(path: Path) -> int:
         with pq.ParquetFile(path) as file:
             names, rows = file.schema_arrow.names, int(file.metadata.num_rows)
     except (OSError, pa.ArrowException) as error:
-        raise _unreadable(path, error) from error
+        raise _explain_unreadable(path, error) from error
     missing = [name for name in REQUIRED_COLUMNS if name not in names]
     if missing:
         raise SourceError(f"segment {path} has no column '{missing[0]}'")
     return rows
 
 
-def _unreadable(path: Path, error: Exception) -> SourceError:
+def _explain_unreadable(path: Path, error: Exception) -> SourceError:
     return SourceError(f"segment {path} cannot be read: {' '.join(str(error).split())[:200]}")
 
 
@@ -232,10 +232,10 @@ def compact(paths: Iterable[Path], folder: Path, *, worker: str, min_bytes: int 
     segments.
     """
     waiting = list(paths)
-    merged_file_of: dict[Path, Path] = {}
+    merged_file_by_segment: dict[Path, Path] = {}
     while waiting:
         merged_file = folder / segment_name(worker, _find_free_number(folder, worker))
-        taken = 0  # segments that are in this file
+        taken = 0  # how many of the segments are in this file
         with written_whole(merged_file) as unfinished:
             with unfinished.open("wb") as sink, pq.ParquetWriter(sink, REQUEST_SCHEMA, compression="zstd") as writer:
                 while taken < len(waiting) and (taken == 0 or sink.tell() < min_bytes):
@@ -245,6 +245,6 @@ def compact(paths: Iterable[Path], folder: Path, *, worker: str, min_bytes: int 
                         taken += 1
                     writer.write_table(pa.concat_tables(row_group), row_group_size=_MERGED_GROUP_ROWS)
             _flush_to_disk(unfinished)
-        merged_file_of |= dict.fromkeys(waiting[:taken], merged_file)
+        merged_file_by_segment |= dict.fromkeys(waiting[:taken], merged_file)
         del waiting[:taken]
-    return merged_file_of
+    return merged_file_by_segment

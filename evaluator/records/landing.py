@@ -151,15 +151,15 @@ class FileTimes:
     """When the requests of one file were made."""
 
     file: FilePlan
-    first: datetime
-    last: datetime
+    first_request: datetime
+    last_request: datetime
     pause_s: float = 0.0
     """Longest time between two requests of the file, whole seconds."""
 
     @property
     def seconds(self) -> float:
         """Time from the first request to the last, s."""
-        return (self.last - self.first).total_seconds()
+        return (self.last_request - self.first_request).total_seconds()
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,12 +103,13 @@ class OutcomeFacts:
         return sum(part.rows for part in self.left_out if part.kind is kind and arm in (None, part.arm))
 
     def account(self) -> tuple[ArmRows, ...]:
-        """Account for the rows of every arm."""
-        out = []
+        """Account for the rows of every arm: how many were read, judged, and left out."""
+        accounts = []
         for arm, read in self.read.items():
             left_out = tuple(part for part in self.left_out if part.arm == arm)
-            out.append(ArmRows(arm, read, read - sum(part.rows for part in left_out), left_out))
-        return tuple(out)
+            judged = read - sum(part.rows for part in left_out)
+            accounts.append(ArmRows(arm, read, judged, left_out))
+        return tuple(accounts)
 
 
 @dataclass(frozen=True, slots=True)

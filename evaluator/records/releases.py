@@ -143,9 +143,9 @@ def check_names(release: Release, arms: Iterable[str] = ()) -> None:
     """Check the names of a release, its services and versions, and these arms. Raises UsageError."""
     check_name("release", release.id)
     for service in release.services:
-        named = (("service", service.name), ("baseline version", service.baseline), ("canary version", service.canary))
-        for kind, name in named:
-            if name:
+        names = (("service", service.name), ("baseline version", service.baseline), ("canary version", service.canary))
+        for kind, name in names:
+            if name:  # all of them may be empty
                 check_name(kind, name)
     for arm in arms:
         check_name("arm", arm)

@@ -54,12 +54,12 @@ class LeftOut:
 
 def sum_left_out(parts: Iterable[LeftOut]) -> tuple[LeftOut, ...]:
     """Sum up what was left out by arm, kind and detail, in the order in which each first occurs."""
-    sums: dict[tuple[str, LeftOutKind, str], LeftOut] = {}
+    sum_by_key: dict[tuple[str, LeftOutKind, str], LeftOut] = {}
     for part in parts:
-        subtotal = sums.get((part.arm, part.kind, part.detail), replace(part, rows=0, failures=0))
-        total = replace(subtotal, rows=subtotal.rows + part.rows, failures=subtotal.failures + part.failures)
-        sums[part.arm, part.kind, part.detail] = total
-    return tuple(sums.values())
+        key = (part.arm, part.kind, part.detail)
+        before = sum_by_key.get(key, replace(part, rows=0, failures=0))
+        sum_by_key[key] = replace(before, rows=before.rows + part.rows, failures=before.failures + part.failures)
+    return tuple(sum_by_key.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,8 +33,8 @@ class Limit:
     @property
     def bounds(self) -> tuple[tuple[float, float], ...]:
         """The bounds that are set, `max` first, as (sign, bound): 1 if values above it break it, -1 if below."""
-        both = ((1.0, self.max), (-1.0, self.min))
-        return tuple((sign, bound) for sign, bound in both if bound is not None)
+        possible = ((1.0, self.max), (-1.0, self.min))
+        return tuple((sign, bound) for sign, bound in possible if bound is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,17 +20,17 @@ def interleave(originals: Iterator[str | None], lanes: Lanes, workers: int) -> I
     would look like that arm's. The order is turned by one whenever the pattern of arms and workers repeats. Each
     class counts its own blocks, so that every instance gets the same mix of classes.
     """
-    blocks_of: Counter[str] = Counter()
-    spawned = 0
+    blocks_by_class: Counter[str] = Counter()
+    spawned = 0  # users so far
     for original in originals:
         if original is None:
             yield None
             continue
         copies_by_arm = lanes[original]
         arms = len(copies_by_arm)
-        first_arm = spawned // lcm(arms, max(workers, 1))
+        first_arm = spawned // lcm(arms, max(workers, 1))  # the turns of the order so far
         for position in range(arms):
             instance_copies = copies_by_arm[(first_arm + position) % arms]
-            yield instance_copies[blocks_of[original] % len(instance_copies)]
-        blocks_of[original] += 1
+            yield instance_copies[blocks_by_class[original] % len(instance_copies)]
+        blocks_by_class[original] += 1
         spawned += arms

@@ -127,10 +127,10 @@ def _check_locustfile(plan: LoadPlan) -> None:
         )
     except subprocess.TimeoutExpired:
         raise InputError(f"locustfile '{plan.locustfile}' was not imported within {_IMPORT_TIMEOUT_S:g} s") from None
-    code = listing.returncode
-    if code < 0:  # the number of a signal, negated
-        raise LoadError(f"Locust was killed by {signal.Signals(-code).name} while it read the locustfile")
-    if code != 0:
+    exit_code = listing.returncode
+    if exit_code < 0:  # the number of a signal, negated
+        raise LoadError(f"Locust was killed by {signal.Signals(-exit_code).name} while it read the locustfile")
+    if exit_code != 0:
         reason = _find_last_line(listing.stderr.splitlines())
         _, argument_error, explanation = reason.partition(": error: ")  # as argparse writes it
         if argument_error:
@@ -222,7 +222,7 @@ def run_locust(
     folder.mkdir(parents=True, exist_ok=True)
     recording_path = folder / RECORDING_NAME
     _make_recording(plan, run, folder).write(recording_path)
-    deadline = time.time() + plan.run_time_s + OVERDUE_S
+    deadline = time.time() + plan.run_time_s + OVERDUE_S  # epoch, s
     try:
         process = subprocess.Popen(
             _build_command(plan),
@@ -246,8 +246,9 @@ def run_locust(
     reader.start()
     stopped_by, stop_reason = _wait_for_end(process, folder, deadline, why_stop)
     reader.join(timeout=STOP_TIMEOUT_S)
-    code = process.returncode
-    stopped_by = stopped_by or _find_cause(code, last_lines, ended_on_purpose=bool(stop_reason))
+    exit_code = process.returncode
+    # What we did to Locust is the cause; only if we did nothing, its log and exit code say what ended it.
+    stopped_by = stopped_by or _find_cause(exit_code, last_lines, ended_on_purpose=bool(stop_reason))
     outcome = read_outcome(
         folder,
         run_time_s=plan.run_time_s,
@@ -256,7 +257,7 @@ def run_locust(
         ended_early=stop_reason,
     )
     trouble = next(filter(_TROUBLE.match, reversed(last_lines)), "")[:300]  # the last error in the log
-    return replace(outcome, exit_code=code, interrupted=stopped_by == _INTERRUPTED, trouble=trouble)
+    return replace(outcome, exit_code=exit_code, interrupted=stopped_by == _INTERRUPTED, trouble=trouble)
 
 
 def _make_recording(plan: LoadPlan, run: Run, folder: Path) -> Recording:
@@ -289,17 +290,18 @@ def _read_log(log: IO[str] | None, sensitive: bool, on_line: Callable[[str], Non
                 on_line(text)
 
 
-def _find_cause(code: int, lines: Sequence[str], *, ended_on_purpose: bool) -> str:
+def _find_cause(exit_code: int, lines: Sequence[str], *, ended_on_purpose: bool) -> str:
     """Find what ended Locust before its time: the recorder, a signal or an error; empty if nothing did.
 
-    `lines`: the last lines of its log. Its exit code after a stop on purpose does not count.
+    `exit_code`: negative if a signal ended Locust; after a stop on purpose it does not count. `lines`: the last lines
+    of its log.
     """
     reason_of_recorder = next((line.removeprefix(STOP_MARK) for line in lines if line.startswith(STOP_MARK)), "")
-    if reason_of_recorder or ended_on_purpose or code == 0:
+    if reason_of_recorder or ended_on_purpose or exit_code == 0:
         return reason_of_recorder
-    if code < 0:  # the number of a signal, negated
-        return f"Locust was killed by {signal.Signals(-code).name}"
-    return f"Locust ended with code {code}: {_find_last_line(lines)}"
+    if exit_code < 0:  # the number of a signal, negated
+        return f"Locust was killed by {signal.Signals(-exit_code).name}"
+    return f"Locust ended with code {exit_code}: {_find_last_line(lines)}"
 
 
 def _build_command(plan: LoadPlan) -> list[str]:
@@ -346,20 +348,20 @@ def _wait_for_end(
         while process.poll() is None:
             time.sleep(0.1)
             if stop_reason := why_stop():
-                _end(process)
+                _end_locust(process)
                 return "", stop_reason
             # A load shape, not the run time, decides when a shaped load ends.
             if time.time() > deadline and not any(facts.shaped for facts in read_worker_facts(folder)):
-                _end(process)
+                _end_locust(process)
                 return "Locust did not end in time", ""
     except KeyboardInterrupt:
-        _end(process)
+        _end_locust(process)
         return _INTERRUPTED, ""
     _kill_group(process)
     return "", ""
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _end_locust(process: subprocess.Popen[str]) -> None:
     """Ask Locust to end in order, then kill it."""
     try:
         process.terminate()
@@ -376,7 +378,7 @@ def _end(process: subprocess.Popen[str]) -> None:
 def _kill_group(process: subprocess.Popen[str]) -> None:
     """Kill workers that outlive their leader, after the three seconds that an orphan may need to finish writing."""
     with contextlib.suppress(ProcessLookupError):  # raised as soon as no process of the group is left
-        for _ in range(30):
+        for _ in range(30):  # times 0.1 s
             os.killpg(process.pid, 0)  # signal 0 only asks whether the group exists
             time.sleep(0.1)
         os.killpg(process.pid, signal.SIGKILL)
@@ -402,24 +404,24 @@ def read_outcome(
     """
     sidecars = read_worker_facts(folder)
     facts = merge_facts(sidecars, workers_expected=workers_expected)
-    leader = next((process for process in sidecars if process.role != "worker"), None)
+    leader = next((process for process in sidecars if process.role != "worker"), None)  # a master, or the only process
     started = utc(leader.started) if leader and leader.started else None
-    shaped = leader is not None and leader.shaped
-    planned_end = started + timedelta(seconds=run_time_s) if started and run_time_s and not shaped else None
+    is_shaped = leader is not None and leader.shaped  # a load shape decides when the load ends
+    planned_end = started + timedelta(seconds=run_time_s) if started and run_time_s and not is_shaped else None
     ended = max((utc(process.ended) for process in sidecars if process.ended), default=_read_last_change(folder))
-    expected = facts.workers_expected or 1
-    closed = sum(process.closed for process in sidecars if process.role != "master")  # a master records no requests
-    reason = stopped_by or facts.stopped_by
-    if not reason and closed < expected:
-        reason = f"{expected - closed} of {expected} load generator processes did not report at the end"
-    if not (reason or ended_early) and planned_end and ended < planned_end - timedelta(seconds=EARLY_S):
-        reason = "Locust ended before its time"
+    expected_recorders = facts.workers_expected or 1  # processes that record requests, which a master does not
+    missing_recorders = expected_recorders - sum(process.closed for process in sidecars if process.role != "master")
+    cause = stopped_by or facts.stopped_by
+    if not cause and missing_recorders > 0:
+        cause = f"{missing_recorders} of {expected_recorders} load generator processes did not report at the end"
+    if not (cause or ended_early) and planned_end and ended < planned_end - timedelta(seconds=EARLY_S):
+        cause = "Locust ended before its time"
     return RunOutcome(
-        state=RunState.INCOMPLETE if reason or facts.orphaned else RunState.COMPLETE,
+        state=RunState.INCOMPLETE if cause or facts.orphaned else RunState.COMPLETE,
         started=started,
         planned_end=planned_end,
         ended=ended,
-        facts=replace(facts, stopped_by=reason, ended_early=ended_early),
+        facts=replace(facts, stopped_by=cause, ended_early=ended_early),
         exit_code=None,
     )
 

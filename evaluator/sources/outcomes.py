@@ -63,7 +63,7 @@ def plan_outcomes(
     readers = {"parquet" if starts_with(Path(path), b"PAR1") else "csv" for path in paths}
     if len(readers) > 1:
         raise InputError("files of outcomes must be all CSV or all Parquet")
-    reader: Literal["csv", "parquet"] = "csv" if "csv" in readers else "parquet"
+    reader: Literal["csv", "parquet"] = "csv" if "csv" in readers else "parquet"  # the only one
     header, delimiter = _read_header(Path(paths[0])) if reader == "csv" else ((), ",")
     # The columns are chosen once they are known; the plan without them is enough to list them.
     plan = OutcomePlan(
@@ -156,6 +156,7 @@ def _choose_value_columns(
         raise UnknownName("column in the file", unknown, columns)
     covariates = list(options.covariates)
     outcomes = [_parse_outcome(text, columns) for text in options.outcome_names]
+    # Columns of numbers that may be an outcome or a covariate, although no option names them.
     numbers = [
         name
         for name, column in columns.items()

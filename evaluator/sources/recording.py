@@ -161,23 +161,25 @@ def merge_facts(sidecars: Iterable[WorkerFacts], *, workers_expected: int | None
     # The leader is a master, or the only process. A master records no requests.
     recorders = [process for process in processes if process.role != "master"]
     leader = next((process for process in processes if process.role != "worker"), None)
-    expected = workers_expected or (leader.workers_expected if leader else None)
-    closed = sum(process.closed for process in recorders)
-    all_closed = closed == len(recorders) >= (expected or 1)
-    # A master waits half a second for last reports; what its workers counted may be more.
-    worker_counts = [process.counted for process in recorders if process.counted is not None]
-    leader_counts = [leader.counted] if leader and leader.counted is not None else []
-    counted = max([*leader_counts, *([sum(worker_counts)] if worker_counts else [])], default=None)
+    expected_recorders = workers_expected or (leader.workers_expected if leader else None)
+    closed_recorders = sum(process.closed for process in recorders)  # those that ended in order
+    all_closed = closed_recorders == len(recorders) and closed_recorders >= (expected_recorders or 1)
+    # Requests that Locust counted: by the leader, or by all recorders together. A master waits only half a second for
+    # last reports, so its workers may have counted more.
+    recorder_counts = [process.counted for process in recorders if process.counted is not None]
+    totals = [leader.counted] if leader and leader.counted is not None else []
+    totals += [sum(recorder_counts)] if recorder_counts else []
+    counted = max(totals, default=None)
     read: Counter[str] = Counter()
     for process in recorders:
         read.update(process.read)
     left_out = sum_left_out(part for process in recorders for part in process.left_out)
     plateau_start = leader.plateau_start if leader else None
-    users_stopped = _find_highest(process.users_stopped for process in recorders)
-    users_stopped = users_stopped or (leader.users_stopped if leader else None)
+    last_stop = _find_highest(process.users_stopped for process in recorders)
+    users_stopped = last_stop or (leader.users_stopped if leader else None)  # epoch, s
     return RunFacts(
-        workers_expected=expected,
-        workers_seen=closed,
+        workers_expected=expected_recorders,
+        workers_seen=closed_recorders,
         counted=counted,
         users=leader.users if leader else {},
         cpu_percent=_find_highest(process.cpu_percent for process in processes),

@@ -77,7 +77,7 @@ class RequestBuffer:
         for arm, kind, detail in sorted({(arm, kind, detail) for arm, kind, detail, _ in self._left_out}):
             failures = self._left_out[arm, kind, detail, True]
             successes = self._left_out[arm, kind, detail, False]
-            left_out.append(LeftOut(arm, kind, successes + failures, failures, detail))
+            left_out.append(LeftOut(arm, kind, rows=successes + failures, failures=failures, detail=detail))
         return tuple(left_out)
 
     def begin(self) -> None:
@@ -110,6 +110,7 @@ class RequestBuffer:
             url: Any = None,  # noqa: ARG001 - Locust's clients pass it, and a dict for it would cost as much as the rest
             **_: Any,
         ) -> None:
+            """Keep the values of one request; the instance is the context's, else the one in the header."""
             status, instance, start = None, None, start_time
             try:
                 if start_time is None:
@@ -143,7 +144,7 @@ class RequestBuffer:
         columns = [self._values[number::_COLUMNS] for number in range(_COLUMNS)]
         self.clear()
         methods, names, raw_times, sizes, raw_starts, statuses, exceptions, contexts, instances = columns
-        if set(map(type, contexts)) != {dict}:
+        if set(map(type, contexts)) != {dict}:  # usually all are dictionaries
             contexts = [_to_mapping(context) for context in contexts]
         arms = self._read_arms(contexts)
         if self.sensitive:
@@ -151,14 +152,9 @@ class RequestBuffer:
         failures = pa.array(exceptions, pa.string())
         failed = failures.is_valid().to_numpy(zero_copy_only=False)  # a text of failure is set, even if empty
         times_ms = _to_numbers(raw_times)
-        has_time = (times_ms >= 0) & (times_ms <= _LONGEST_MS)  # false for NaN
+        has_time = (times_ms >= 0) & (times_ms <= _LONGEST_MS)  # false for NaN, so for what is no number
         times_ms[~has_time] = 0.0
-        # A request with an impossible start has ended within the last second: its start follows from that.
-        starts_s, now_s = _to_numbers(raw_starts), self.clock()
-        likely_starts_s = now_s - times_ms / 1000
-        is_believable = (starts_s > likely_starts_s - EARLIEST_S) & (starts_s < now_s + LATEST_S)
-        starts_s = np.where(is_believable, starts_s, likely_starts_s)
-        starts_us: npt.NDArray[np.int64] = np.rint(starts_s * 1e6).astype(np.int64)
+        starts_us = _find_starts_us(raw_starts, times_ms, self.clock())
         # Users are counted by arm; each row gets the count of its arm, null for an arm without users.
         users_of_arms = pa.array([users.get(arm) for arm in arms.dictionary.to_pylist()], pa.int32())
         table = make_table(
@@ -179,7 +175,7 @@ class RequestBuffer:
             },
             len(times_ms),
         )
-        is_row = has_time | failed
+        is_row = has_time | failed  # all except successes without a usable time
         for arm, rows in _count_by_arm(arms, ~is_row).items():
             self.leave_out(arm, LeftOutKind.BAD_ROW, NO_TIME, failed=False, rows=rows)
         self.read.update(_count_by_arm(arms, is_row))
@@ -196,6 +192,20 @@ class RequestBuffer:
     def _read_arms(self, contexts: list[Mapping[str, Any]]) -> pa.Array:
         """The arm that each context names, else the buffer's own; as a dictionary array."""
         return _to_texts([context.get("arm") for context in contexts], lambda: repeat(self.arm))
+
+
+def _find_starts_us(raw_starts: list[Any], times_ms: npt.NDArray[np.float64], now_s: float) -> npt.NDArray[np.int64]:
+    """Find the starts of requests (epoch, us) that have ended within the last second.
+
+    `raw_starts`: starts as the clients gave them (epoch, s). A start that is impossible, or no number, is replaced by
+    now minus the response time. `now_s`: epoch, s.
+    """
+    starts_s = _to_numbers(raw_starts)
+    likely_starts_s = now_s - times_ms / 1000
+    is_believable = (starts_s > likely_starts_s - EARLIEST_S) & (starts_s < now_s + LATEST_S)  # false for NaN
+    starts_s = np.where(is_believable, starts_s, likely_starts_s)
+    starts_us: npt.NDArray[np.int64] = np.rint(starts_s * 1e6).astype(np.int64)
+    return starts_us
 
 
 def _to_mapping(context: Any) -> Mapping[str, Any]:
@@ -232,8 +242,8 @@ def _name_exception(exception: Any) -> str:
 def _cut_to_paths(names: list[Any]) -> list[str]:
     """Names of requests as texts, without anything after the path; each distinct name is cut once."""
     texts = [_to_text(name) for name in names]
-    path_of = {text: re.split("[?#;]", text, maxsplit=1)[0] for text in set(texts)}
-    return [path_of[text] for text in texts]
+    path_by_name = {text: re.split("[?#;]", text, maxsplit=1)[0] for text in set(texts)}
+    return [path_by_name[text] for text in texts]
 
 
 def _keep_further_keys(contexts: list[Mapping[str, Any]]) -> pa.Array | None:
@@ -256,11 +266,11 @@ def _keep_integers(values: list[Any], low: int, high: int) -> list[int | None]:
 
     if not set(map(type, values)) <= {int, type(None)}:
         return [clean(value) for value in values]
-    # The usual case, made fast: few distinct values, all of them good.
-    cleaned = {value: clean(value) for value in set(values)}
-    if all(value is kept for value, kept in cleaned.items()):
+    # The usual case, made fast: few distinct values, all of them good. `is`: cleaning has changed nothing.
+    cleaned_by_value = {value: clean(value) for value in set(values)}
+    if all(value is cleaned for value, cleaned in cleaned_by_value.items()):
         return values
-    return [cleaned[value] for value in values]
+    return [cleaned_by_value[value] for value in values]
 
 
 def _join_endpoints(methods: list[Any], names: list[Any]) -> pa.Array:
@@ -278,9 +288,10 @@ def _number_values(values: Iterable[Any]) -> tuple[pa.Array, list[Any]]:
 
     Returns the number of each value, and the distinct values. Raises TypeError for a value that cannot be a key.
     """
-    number_of: defaultdict[Any, int] = defaultdict(count().__next__)  # a key that is not known gets the next number
-    codes = np.fromiter(map(number_of.__getitem__, values), np.int32)
-    return pa.array(codes), list(number_of)
+    # A key that is not known gets the next number.
+    number_by_value: defaultdict[Any, int] = defaultdict(count().__next__)
+    codes = np.fromiter(map(number_by_value.__getitem__, values), np.int32)
+    return pa.array(codes), list(number_by_value)
 
 
 def _to_text(value: Any, fallback: str | None = None) -> str:

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from evaluator.records import ColumnMap, FilePlan, LeftOut, LeftOutKind
 from evaluator.segments import REQUEST_SCHEMA
 from evaluator.store.engine import Engine
-from evaluator.store.expressions import MICROS, SCALES, column_name, express, meet
+from evaluator.store.expressions import MICROS, SCALES, column_name, express, write_condition
 from evaluator.store.foreign import GOOD, LONGEST
 from evaluator.store.rollup import HIGHEST_MS
 from evaluator.store.sub_results import FIRST_PART
@@ -51,16 +51,16 @@ _TYPES: Mapping[str, pa.DataType] = {
     "user_count": pa.int32(),
     "status_code": _TEXT,  # JMeter writes sentences into it
 }
-_OF_TEXT = frozenset({"text", "true", "false", "status", "filled"})
+_TEXT_KINDS = frozenset({"text", "true", "false", "status", "filled"})
 
 
 @dataclass(frozen=True, slots=True)
 class CleanSegment:
-    """What a written segment holds."""
+    """What a written segment holds: requests, the times of the first and the last of them, and what was left out."""
 
     rows: int
-    first: datetime
-    last: datetime
+    first_request: datetime
+    last_request: datetime
     left_out: tuple[LeftOut, ...]
 
 
@@ -113,13 +113,14 @@ def _find_column_types(file: FilePlan) -> dict[str, pa.DataType] | None:
     for rows in layout.others:
         if rows.kind is not LeftOutKind.SUMMARY or len(rows.conditions) != 1 or rows.failed or rows.detail_column:
             return None
+    # Column of the file and the type that one use of it needs; a column may have several uses.
     uses = [(condition.column, _TEXT) for rows in layout.others for condition in rows.conditions]
     if layout.sub_results:
         uses.append((layout.sub_results.label, _TEXT))
     if layout.count_column:
         uses.append((layout.count_column, pa.float64()))
     for column in layout.columns:
-        if column.kind in _OF_TEXT:
+        if column.kind in _TEXT_KINDS:
             column_type = _TEXT
         elif column.kind == "instant":
             column_type = _INSTANT if column.unit == "iso" else pa.float64()
@@ -140,17 +141,17 @@ def _find_column_types(file: FilePlan) -> dict[str, pa.DataType] | None:
 
 def _convert_pieces(converter: _RowConverter, column_types: Mapping[str, pa.DataType]) -> Generator[_Piece]:
     """Convert the pieces of a file in threads, a few ahead of the consumer, and yield them in order."""
-    in_work: deque[Future[_Piece]] = deque()
+    futures: deque[Future[_Piece]] = deque()
     with ThreadPoolExecutor(_THREADS) as pool:
         try:
             for number, text in enumerate(_split_file(Path(converter.file.path))):
                 future = pool.submit(_convert_piece, converter, column_types, text, has_header=number == 0)
-                in_work.append(future)
+                futures.append(future)
                 # Not more: each piece takes memory until the consumer has it.
-                if len(in_work) > _THREADS + 1:
-                    yield in_work.popleft().result()
-            while in_work:
-                yield in_work.popleft().result()
+                if len(futures) > _THREADS + 1:
+                    yield futures.popleft().result()
+            while futures:
+                yield futures.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -234,13 +235,13 @@ def _write_segment(writer: pq.ParquetWriter, pieces: Iterator[_Piece], arm: str)
 
     Raises _NotPlain if a row may be a sub-result, if there is no request, or if the times span more than a year.
     """
-    count = summaries = failed_summaries = 0
+    requests = summaries = failed_summaries = 0
     first_times_us: list[int] = []
     last_times_us: list[int] = []
-    unwritten: list[pa.RecordBatch] = []
+    unwritten_batches: list[pa.RecordBatch] = []
     labels: set[str | None] = set()
     for piece in pieces:
-        count += piece.rows.num_rows
+        requests += piece.rows.num_rows
         summaries += piece.summaries
         failed_summaries += piece.failed_summaries
         # New labels may be those of first parts, or of requests with parts, in any piece: `Home-0` is part of `Home`.
@@ -249,21 +250,21 @@ def _write_segment(writer: pq.ParquetWriter, pieces: Iterator[_Piece], arm: str)
             has_first_part = any(label is not None and label + FIRST_PART in labels for label in labels)
             _require_plain(not has_first_part)
         if piece.first_us is not None and piece.last_us is not None:
-            unwritten.append(piece.rows)
+            unwritten_batches.append(piece.rows)
             first_times_us.append(piece.first_us)
             last_times_us.append(piece.last_us)
         # Each write makes a row group of the Parquet file; small groups would be slow to read.
-        if sum(rows.num_rows for rows in unwritten) >= _GROUP_ROWS:
-            writer.write_table(pa.Table.from_batches(unwritten).unify_dictionaries())
-            unwritten.clear()
-    if unwritten:
-        writer.write_table(pa.Table.from_batches(unwritten).unify_dictionaries())
-    _require_plain(count > 0)
+        if sum(rows.num_rows for rows in unwritten_batches) >= _GROUP_ROWS:
+            writer.write_table(pa.Table.from_batches(unwritten_batches).unify_dictionaries())
+            unwritten_batches.clear()
+    if unwritten_batches:
+        writer.write_table(pa.Table.from_batches(unwritten_batches).unify_dictionaries())
+    _require_plain(requests > 0)
     first = _EPOCH + timedelta(microseconds=min(first_times_us))
     last = _EPOCH + timedelta(microseconds=max(last_times_us))
     _require_plain(last - first <= LONGEST)
     left_out = LeftOut(arm, LeftOutKind.SUMMARY, summaries, failed_summaries)
-    return CleanSegment(count, first, last, (left_out,) if summaries else ())
+    return CleanSegment(requests, first, last, (left_out,) if summaries else ())
 
 
 class _RowConverter:
@@ -307,7 +308,7 @@ class _RowConverter:
         }
         for name in ("response_bytes", "user_count"):
             if name in self._columns:
-                columns[name] = batch[self._columns[name].sources[0]]
+                columns[name] = batch[self._columns[name].sources[0]]  # already of the right type
         # A column that the file does not have is null.
         arrays = [pa.nulls(rows, f.type) if columns.get(f.name) is None else columns[f.name] for f in REQUEST_SCHEMA]
         return _Piece(
@@ -325,7 +326,7 @@ class _RowConverter:
         Raises _NotPlain if a time is missing, before 1970 or after the latest that is allowed.
         """
         column = self._columns["ts"]
-        values = batch[column.sources[0]]
+        values = batch[column.sources[0]]  # only the first column of the file counts
         _require_plain(values.null_count == 0)
         if column.unit == "iso":
             micros = values.cast(pa.int64()).to_numpy()
@@ -333,23 +334,22 @@ class _RowConverter:
             # floor(x + 0.5) is how SQL rounds a positive number; NaN and infinity fail the test of the range.
             micros = np.floor(values.to_numpy() * MICROS[column.unit] + 0.5)
         _require_plain(bool(((micros >= 0) & (micros <= self._latest_us)).all()))
-        in_range: npt.NDArray[np.int64] = micros.astype(np.int64, copy=False)
-        return in_range
+        whole_micros: npt.NDArray[np.int64] = micros.astype(np.int64, copy=False)
+        return whole_micros
 
     def _convert_durations(self, batch: pa.RecordBatch, failed: pa.Array) -> pa.Array:
-        """Convert the response times to milliseconds; 0 for a failure without a time.
+        """Convert the response times to milliseconds; 0 for a failure without a time. `failed`: whether a row failed.
 
-        Raises _NotPlain if a success has no time, or if a time is not in the accepted range.
+        Raises _NotPlain (`foreign` then reads the file) for a success without a time, or a time out of range.
         """
         column = self._columns["response_time_ms"]
-        values = batch[column.sources[0]]
+        values = batch[column.sources[0]]  # only the first column of the file counts
         if values.null_count:
             is_success_without_time = pc.and_not(values.is_null(), failed)
             _require_plain(not pc.any(is_success_without_time).as_py())
             values = values.fill_null(0.0)
-        times = values.to_numpy()
-        scale = SCALES[column.unit]
-        times = times if scale == 1 else times * scale
+        ms_per_unit = SCALES[column.unit]
+        times = values.to_numpy() if ms_per_unit == 1 else values.to_numpy() * ms_per_unit
         _require_plain(bool(((times >= 0) & (times <= HIGHEST_MS)).all()))
         return pa.array(times)
 
@@ -401,8 +401,8 @@ class _RowConverter:
         if target == "status_code":
             expression = f"nullif({expression}, 0)"  # 0: no answer
         if column.kind == "filled" and len(column.sources) > 1:
-            # The expression only tests whether the first text is empty. Texts may all differ, so there would be too
-            # many combinations of sources: replace each text that is not empty by the same word.
+            # The expression only tests whether the text of the first source is empty. These texts may all differ, so
+            # there would be too many combinations with the other sources: replace each that is not empty by one word.
             source = column.sources[0]
             is_filled_sql = express(self.file, ColumnMap(target, (source,), column.kind))
             is_filled = self._evaluate_texts(batch, [source], is_filled_sql, pa.bool_())
@@ -419,24 +419,24 @@ class _RowConverter:
         SQL is slow, so it evaluates each distinct combination of texts once, and the values are kept for later
         batches. Raises _NotPlain if too many combinations are possible.
         """
-        combinations, combination_of_row = _combine_texts([batch[source] for source in sources])
+        combinations, combination_by_row = _combine_texts([batch[source] for source in sources])
         with self._lock:
-            values = self._known_values.setdefault(expression, {})
-            unknown = [texts for texts in combinations if texts not in values]
+            value_by_texts = self._known_values.setdefault(expression, {})
+            unknown = [texts for texts in combinations if texts not in value_by_texts]
             if unknown:
                 names = [column_name(self.file, source) for source in sources]
                 # One row for each unknown combination: its texts, then its value.
                 unnested = ", ".join(f"unnest(CAST(? AS VARCHAR[])) AS {name}" for name in names)
                 query = f"SELECT {', '.join(names)}, {expression} FROM (SELECT {unnested})"
                 rows = self._engine.execute(query, [list(texts) for texts in zip(*unknown, strict=True)]).fetchall()
-                values.update((tuple(texts), value) for *texts, value in rows)
-        return pa.array([values[texts] for texts in combinations], value_type).take(combination_of_row)
+                value_by_texts.update((tuple(texts), value) for *texts, value in rows)
+        return pa.array([value_by_texts[texts] for texts in combinations], value_type).take(combination_by_row)
 
     def _remove_summaries(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, int]:
         """Remove rows that sum up others; returns the other rows, and the number of failures among the removed."""
         is_summary = pa.array(np.zeros(batch.num_rows, bool))
         for rows in self.file.layout.others:
-            condition = meet(self.file, rows.conditions)  # a single condition
+            condition = write_condition(self.file, rows.conditions)  # a single condition
             meets = self._evaluate_texts(batch, [rows.conditions[0].column], condition, pa.bool_())
             is_summary = pc.or_(is_summary, meets)
         if not pc.any(is_summary).as_py():
@@ -461,23 +461,23 @@ def _combine_texts(columns: Sequence[pa.DictionaryArray]) -> tuple[list[tuple[st
     Returns the combinations, a text (or `None`) for each column, and the position of each row's combination among
     them; of a single column also texts that no row has. Raises _NotPlain if too many combinations are possible.
     """
-    # The texts of each column, with null as the last, and for each row the position of its text.
-    texts_of: list[list[str | None]] = [[*column.dictionary.to_pylist(), None] for column in columns]
-    codes_of = [column.indices.fill_null(len(column.dictionary)) for column in columns]
+    # For each column: its texts, with null as the last, and for each row the position of its text among them.
+    texts_by_column: list[list[str | None]] = [[*column.dictionary.to_pylist(), None] for column in columns]
+    codes_by_column = [column.indices.fill_null(len(column.dictionary)) for column in columns]
     if len(columns) == 1:
-        return [(text,) for text in texts_of[0]], codes_of[0]
-    sizes = [len(texts) for texts in texts_of]
+        return [(text,) for text in texts_by_column[0]], codes_by_column[0]
+    sizes = [len(texts) for texts in texts_by_column]
     possible = math.prod(sizes)
     _require_plain(possible <= _MOST_PAIRS)
-    # Number all possible combinations, and keep those that occur.
-    number_of_row = np.ravel_multi_index([codes.to_numpy(zero_copy_only=False) for codes in codes_of], sizes)
-    occurring = np.flatnonzero(np.bincount(number_of_row, minlength=possible))
-    occurring_codes = np.unravel_index(occurring, sizes)
-    text_columns = [np.array(texts, object)[codes] for texts, codes in zip(texts_of, occurring_codes, strict=True)]
-    combinations = list(zip(*text_columns, strict=True))
-    position_of_number = np.zeros(possible, np.int64)
-    position_of_number[occurring] = np.arange(len(occurring))
-    return combinations, pa.array(position_of_number[number_of_row])
+    # Number all possible combinations from 0, find the number of each row's combination, and keep those that occur.
+    number_by_row = np.ravel_multi_index([codes.to_numpy(zero_copy_only=False) for codes in codes_by_column], sizes)
+    kept_numbers = np.flatnonzero(np.bincount(number_by_row, minlength=possible))
+    kept_codes = np.unravel_index(kept_numbers, sizes)  # an array of codes for each column
+    kept_texts = [np.array(texts, object)[codes] for texts, codes in zip(texts_by_column, kept_codes, strict=True)]
+    combinations = list(zip(*kept_texts, strict=True))
+    position_by_number = np.zeros(possible, np.int64)
+    position_by_number[kept_numbers] = np.arange(len(kept_numbers))
+    return combinations, pa.array(position_by_number[number_by_row])
 
 
 def _join_texts(first: pa.DictionaryArray, second: pa.DictionaryArray) -> pa.DictionaryArray:

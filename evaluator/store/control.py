@@ -129,14 +129,14 @@ class Control:
             ).fetchall()
         return tuple(
             ReleaseSummary(
-                to_release(row),
-                verdict=row[4],
-                judged_at=row[5] and row[5].astimezone(UTC),
-                mode=row[6],
-                shadow_verdicts=row[7],
-                would_have_blocked=row[8],
+                to_release(release_row),
+                verdict=word,
+                judged_at=judged_at and judged_at.astimezone(UTC),  # NULL without a verdict
+                mode=mode,
+                shadow_verdicts=shadow,
+                would_have_blocked=blocked,
             )
-            for row in rows
+            for *release_row, word, judged_at, mode, shadow, blocked in rows
         )
 
     # -------------------------------------------------------------- verdicts
@@ -474,10 +474,10 @@ def _select_verdicts(engine: Engine, clauses: str, parameter: str | int) -> tupl
     rows = engine.execute(
         f"SELECT v.release, v.word, v.judged_at, v.verdict FROM store.verdicts AS v {clauses}", [parameter]
     ).fetchall()
-    override_of_verdict = intents.read_overrides(engine)
+    override_by_hash = intents.read_overrides(engine)  # hash of a verdict → by whom, when and why it was overridden
     verdicts = []
     for release, word, judged_at, verdict_json in rows:
         # Without overrides, no verdict has to be hashed.
-        override = override_of_verdict.get(intents.hash_text(verdict_json)) if override_of_verdict else None
+        override = override_by_hash.get(intents.hash_text(verdict_json)) if override_by_hash else None
         verdicts.append(StoredVerdict(release, word, judged_at.astimezone(UTC), verdict_json, override))
     return tuple(verdicts)

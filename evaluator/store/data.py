@@ -94,7 +94,8 @@ class StoredData:
     def count_landed(self) -> Mapping[str, Mapping[str, Any]]:
         """Count groups, runs and rows of each release, and find when its last run began.
 
-        Returns id of the release → fields of ReleaseSummary. Samples of a metrics server do not count as rows.
+        Returns id of the release → names and values of fields of ReleaseSummary. Samples of a metrics server do not
+        count as rows.
         """
         with self.file.opened() as engine:
             rows = engine.execute(
@@ -110,7 +111,7 @@ class StoredData:
                 "groups": group_count,
                 "runs": run_count,
                 "rows": row_count,
-                "last_run": last_run and last_run.astimezone(UTC),
+                "last_run": last_run and last_run.astimezone(UTC),  # NULL if no run has times
             }
             for release, group_count, run_count, row_count, last_run in rows
         }
@@ -141,12 +142,13 @@ class StoredData:
         with self.file.opened() as engine:
             run, bucket_s = read_run(engine, run_id), read_bucket_s(engine, run_id)
             rows = engine.execute("SELECT name, file, landed_at FROM store.segments WHERE run = ?", [run_id]).fetchall()
+        # Name of a segment → the file with its rows now, and when it landed.
         landed_before = {name: (file, landed_at.astimezone(UTC)) for name, file, landed_at in rows}
         # The lock keeps the request rows from being deleted meanwhile.
         with shared(self.file.empty_segment):
             landed = land(self.file, run, bucket_s, landed_before)
         is_running = run.state is RunState.RUNNING
-        merge_older_than = datetime.now(UTC) - COMPACT_AFTER if is_running else None
+        merge_older_than = datetime.now(UTC) - COMPACT_AFTER if is_running else None  # None: however new
         folder = self.segment_folder(run)
         is_due = landed.segments > 0 and not is_running
         if is_due or maintenance.is_compaction_due(folder, landed_before, merge_older_than):

@@ -36,7 +36,8 @@ def column_name(file: FilePlan, source: str) -> str:
 def express(file: FilePlan, column: ColumnMap) -> str:
     """Write the SQL expression that makes a column of a request row from columns of the file.
 
-    It is NULL where the file has no value that can be read.
+    It is NULL where the file has no value that can be read. The column's `kind` says how it is made of its `sources`,
+    columns of the file.
     """
     names = [column_name(file, source) for source in column.sources]
     if column.kind == "instant":
@@ -54,7 +55,7 @@ def express(file: FilePlan, column: ColumnMap) -> str:
     return _EXPRESSIONS[column.kind].format(
         name=names[0],
         true=_express_boolean(names[0]),
-        status_fails=_express_failure_by_status(names[-1]),
+        status_fails=_express_failure_by_status(names[-1]),  # of `unexpected`, the second source is the status
         texts=", ".join(f"CAST({name} AS VARCHAR)" for name in names),
         integer=_INTEGERS.get(column.target),
         scale=SCALES.get(column.unit),
@@ -150,7 +151,7 @@ def is_nothing(name: str) -> str:
     return f"coalesce(lower(trim(CAST({name} AS VARCHAR))), '') IN ('', {_WORDS_FOR_NOTHING})"
 
 
-def meet(file: FilePlan, conditions: tuple[Condition, ...]) -> str:
+def write_condition(file: FilePlan, conditions: tuple[Condition, ...]) -> str:
     """Write the SQL condition that a row meets all `conditions`; a value that cannot be tested does not meet it."""
     return " AND ".join(f"coalesce({_write_test(file, condition)}, false)" for condition in conditions)
 

@@ -6,7 +6,7 @@ import csv
 import itertools
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 from evaluator.errors import InputError
 from evaluator.records import FilePlan, LeftOutKind
 from evaluator.store.engine import Engine, quote, quote_name
-from evaluator.store.expressions import column_name, express, is_nothing, meet, read_texts
+from evaluator.store.expressions import column_name, express, is_nothing, read_texts, write_condition
 from evaluator.store.rollup import HIGHEST_MS
 from evaluator.store.sub_results import write_sub_results_query
 from evaluator.textfiles import open_text
@@ -33,13 +33,13 @@ def split_mark(mark: str) -> tuple[LeftOutKind, str]:
 
 
 def select_rows(file: FilePlan, latest: datetime) -> str:
-    """Write the query that makes rows of the request schema from all rows of a file.
+    """Write the SQL query that makes rows of the request schema from all rows of a file.
 
     Its parameters are `run`, `arm` and `service`. The column `worker` marks each row: a request, a bad row, or another
     kind of row. A request after `latest` is bad. Texts of sensitive requests that may quote a request or its answer are
     dropped.
     """
-    exprs = _expressions(file)
+    exprs = _express_columns(file)
     exception = "'failure'" if file.sensitive else f"nullif({exprs.get('exception', 'CAST(NULL AS VARCHAR)')}, '')"
     # Defaults: an instance without a name is the arm; a failure may have no time; status 0 means no answer.
     return f"""
@@ -48,7 +48,7 @@ def select_rows(file: FilePlan, latest: datetime) -> str:
             coalesce(nullif({exprs.get("instance", "''")}, ''), $arm) AS instance,
             CASE
                 {_mark_others(file)}
-                WHEN ({_problem(file, exprs, latest)}) IS NOT NULL THEN {quote(_BAD)}
+                WHEN ({_express_problem(file, exprs, latest)}) IS NOT NULL THEN {quote(_BAD)}
                 ELSE '{GOOD}'
             END AS worker,
             ts, {_PATH_OF_ENDPOINT if file.sensitive else "endpoint"} AS endpoint, coalesce(ms, 0) AS response_time_ms,
@@ -65,7 +65,7 @@ _PATH_OF_ENDPOINT = "regexp_replace(endpoint, '[?#;].*$', '', 's')"
 """An endpoint without what follows its path."""
 
 
-def _expressions(file: FilePlan) -> dict[str, str]:
+def _express_columns(file: FilePlan) -> dict[str, str]:
     """Return column of a request row → SQL expression that makes it from columns of the file."""
     return {column.target: express(file, column) for column in file.layout.columns}
 
@@ -77,7 +77,7 @@ def _select_required(file: FilePlan, exprs: Mapping[str, str]) -> str:
     """
     # Some rows that are no requests have their own way to show failure.
     cases = [
-        f"WHEN {meet(file, rows.conditions)} THEN {express(file, rows.failed)}"
+        f"WHEN {write_condition(file, rows.conditions)} THEN {express(file, rows.failed)}"
         for rows in file.layout.others
         if rows.failed is not None
     ]
@@ -91,7 +91,7 @@ def _select_required(file: FilePlan, exprs: Mapping[str, str]) -> str:
 
 def _is_counted(file: FilePlan) -> str:
     """Write the condition for rows that count as read: all except those that only describe another row."""
-    conditions = [f"NOT ({meet(file, rows.conditions)})" for rows in file.layout.others if rows.kind is None]
+    conditions = [f"NOT ({write_condition(file, rows.conditions)})" for rows in file.layout.others if rows.kind is None]
     return " AND ".join(conditions) or "true"
 
 
@@ -102,34 +102,37 @@ def _select_raw(file: FilePlan, exprs: Mapping[str, str]) -> str:
     row → SQL expression over them.
     """
     layout = file.layout
-    used = {source for column in layout.columns for source in column.sources}
-    used |= {condition.column for rows in layout.others for condition in rows.conditions}
-    used |= {source for rows in layout.others if rows.failed for source in rows.failed.sources}
-    used |= {rows.detail_column for rows in layout.others}
-    used |= {layout.line_column, layout.count_column, layout.kind_column}
+    used_columns = {source for column in layout.columns for source in column.sources}
+    used_columns |= {condition.column for rows in layout.others for condition in rows.conditions}
+    used_columns |= {source for rows in layout.others if rows.failed for source in rows.failed.sources}
+    used_columns |= {rows.detail_column for rows in layout.others}
+    used_columns |= {layout.line_column, layout.count_column, layout.kind_column}
     if layout.sub_results:
-        used |= {layout.sub_results.label, layout.sub_results.thread}
-    renamed = ", ".join(f"{quote_name(name)} AS c{k}" for k, name in enumerate(layout.header) if name in used)
+        used_columns |= {layout.sub_results.label, layout.sub_results.thread}
+    # An empty name, of a column that the layout does not have, does no harm here.
+    renamed = ", ".join(f"{quote_name(name)} AS c{k}" for k, name in enumerate(layout.header) if name in used_columns)
     if layout.reader == "parquet":
         return f"SELECT {renamed} FROM read_parquet({quote(file.rewritten or file.path)})"
     if layout.reader == "k6":
         # A line that is no JSON has NULL everywhere. A line of type Metric only defines a metric: an empty name makes
         # it a row that does not count.
         tags = [quote_name(name) for name in layout.header if name not in ("metric", "time", "value")]
-        struct = ", ".join(f"{tag} VARCHAR" for tag in tags)
-        picked = ", ".join(f"data.tags.{tag} AS {tag}" for tag in tags)
+        tag_types = ", ".join(f"{tag} VARCHAR" for tag in tags)
+        picked_tags = ", ".join(f"data.tags.{tag} AS {tag}" for tag in tags)
         return f"""
             SELECT {renamed} FROM (
                 SELECT CASE WHEN type = 'Metric' THEN '' ELSE metric END AS metric, data."time" AS "time",
-                    data.value AS value, {picked}
+                    data.value AS value, {picked_tags}
                 FROM read_json(
                     {quote(file.path)}, format = 'newline_delimited', ignore_errors = true,
                     columns = {{type: 'VARCHAR', metric: 'VARCHAR',
-                        data: 'STRUCT("time" VARCHAR, value VARCHAR, tags STRUCT({struct}))'}}))"""
+                        data: 'STRUCT("time" VARCHAR, value VARCHAR, tags STRUCT({tag_types}))'}}))"""
     table = f"SELECT {renamed} FROM {read_texts([file.path], layout.delimiter, layout.header, 'store_rejects')}"
     if layout.sub_results is None:
         return table
-    transactions = [meet(file, rows.conditions) for rows in layout.others if rows.kind is LeftOutKind.SUMMARY]
+    transactions = [
+        write_condition(file, rows.conditions) for rows in layout.others if rows.kind is LeftOutKind.SUMMARY
+    ]
     return write_sub_results_query(
         file,
         table,
@@ -144,6 +147,10 @@ def _select_raw(file: FilePlan, exprs: Mapping[str, str]) -> str:
 _EARLIEST = "TIMESTAMPTZ '1970-01-01 00:00:00+00'"
 
 
+_LONGEST_NAME = 60
+"""Most characters of the name of a row that is no request."""
+
+
 def _mark_others(file: FilePlan) -> str:
     """Write the WHEN branches of a CASE that mark rows that are no requests: with their kind and name.
 
@@ -152,19 +159,24 @@ def _mark_others(file: FilePlan) -> str:
     cases = []
     for rows in file.layout.others:
         if rows.kind is not None:
-            name = f"coalesce(left({column_name(file, rows.detail_column)}, 60), '')" if rows.detail_column else "''"
-            cases.append(f"WHEN {meet(file, rows.conditions)} THEN {quote(rows.kind + _SEPARATOR)} || {name}")
+            name = "''"
+            if rows.detail_column:
+                name = f"coalesce(left({column_name(file, rows.detail_column)}, {_LONGEST_NAME}), '')"
+            cases.append(
+                f"WHEN {write_condition(file, rows.conditions)} THEN {quote(rows.kind + _SEPARATOR)} || {name}"
+            )
     if file.layout.sub_results is not None:
         cases.append(f"WHEN is_sub_result THEN {quote(LeftOutKind.PART + _SEPARATOR)}")
     return " ".join(cases)
 
 
-def _problem(file: FilePlan, exprs: Mapping[str, str], latest: datetime, middle: datetime | None = None) -> str:
+def _express_problem(file: FilePlan, exprs: Mapping[str, str], latest: datetime, middle: datetime | None = None) -> str:
     """Write the expression for what makes a row bad; NULL for a good row.
 
     Its value is the name of a column of a request row, or a key of `_REASONS`. `exprs`: column of a request row → SQL
     expression. `latest`: latest time that is allowed. `middle`: time from which no request may be far; `None`: no test.
     """
+    # Column of a request row → name of the first column of the file that it is made from.
     source_of = {column.target: column_name(file, column.sources[0]) for column in file.layout.columns}
     # An optional column may be empty, but not hold what cannot be read.
     optional = " ".join(
@@ -172,7 +184,7 @@ def _problem(file: FilePlan, exprs: Mapping[str, str], latest: datetime, middle:
         for target in ("response_bytes", "user_count")
         if target in exprs
     )
-    # Of a name that several columns make, none may be empty.
+    # A name that is made of several columns needs a text in each.
     endpoint = next(column for column in file.layout.columns if column.target == "endpoint")
     has_empty_part = " OR ".join(
         f"coalesce(trim(CAST({column_name(file, source)} AS VARCHAR)), '') = ''"
@@ -181,7 +193,7 @@ def _problem(file: FilePlan, exprs: Mapping[str, str], latest: datetime, middle:
     layout = file.layout
     sums_up_several = f"TRY_CAST({column_name(file, layout.count_column)} AS DOUBLE) > 1" if layout.count_column else ""
     lacks_kind = f"coalesce({column_name(file, layout.kind_column)}, '') = ''" if layout.kind_column else ""
-    # A failure may have no response time, if its column is empty.
+    # Of several problems, the first counts. A failure may have no response time, if its column is empty.
     return f"""
         CASE
             {f"WHEN {sums_up_several} THEN 'count'" if sums_up_several else ""}
@@ -271,19 +283,20 @@ def find_rejected(engine: Engine, file: FilePlan) -> Rejected:
     engine.execute("DROP TABLE reject_scans")
     if not rows:
         return Rejected()
-    # Row → how many rows it swallowed, itself included. DuckDB may list several errors of one row.
-    counts = {}
+    # Number of a row → how many rows it swallowed, itself included. DuckDB may list several errors of one row, and cuts
+    # the text of a row.
+    rows_by_record = {}
     for record, _, message, error_type, text in rows:
-        swallows_rows = error_type == "UNQUOTED VALUE"
+        swallows_rows = error_type == "UNQUOTED VALUE"  # a quote that is not closed where its value ends
         if swallows_rows and len(text) >= _SHOWN_OF_LINE:
             line_number = find_line(Path(file.path), file.layout.delimiter, int(record))
             raise InputError(
                 f"{file.path}:{line_number}: {word_rejection(message)}; the end of its row cannot be found",
                 hint="fix the file: --skip-bad-rows could not read the rows after it either",
             )
-        counts[record] = sum(1 for line in text.splitlines() if line.strip()) if swallows_rows else 1
+        rows_by_record[record] = sum(1 for line in text.splitlines() if line.strip()) if swallows_rows else 1
     first_record, column, message, _, _ = rows[0]
-    return Rejected(sum(counts.values()), int(first_record), column, word_rejection(message))
+    return Rejected(sum(rows_by_record.values()), int(first_record), column, word_rejection(message))
 
 
 _SHOWN_OF_LINE = 10_000
@@ -329,37 +342,19 @@ def refuse_rows(first_problem: str, all_rows: str) -> InputError:
 
 def _describe_bad_value(engine: Engine, file: FilePlan, latest: datetime, middle: datetime | None) -> str:
     """Say where the first bad row of a file is, which value makes it bad and why. The file is read again."""
-    layout, exprs = file.layout, _expressions(file)
-    # Problem → columns of the file that the message is about. Only the first source of `ended` is a time, and only the
-    # first two of `filled` show failure.
-    shown = {column.target: column.sources[: {"ended": 1, "filled": 2}.get(column.kind)] for column in layout.columns}
-    shown |= {
-        "stray": shown["ts"],
-        "future": shown["ts"],
-        "lines": shown["endpoint"],
+    layout = file.layout
+    # Problem → columns of the file that the message is about: all sources of a column, except that only the first
+    # source of `ended` is a time, and only the first two of `filled` show failure.
+    shown_sources = {"ended": 1, "filled": 2}
+    columns_by_problem = {column.target: column.sources[: shown_sources.get(column.kind)] for column in layout.columns}
+    columns_by_problem |= {
+        "stray": columns_by_problem["ts"],
+        "future": columns_by_problem["ts"],
+        "lines": columns_by_problem["endpoint"],
         "count": (layout.count_column,),
         "kind": (layout.kind_column,),
     }
-    value_cases = " ".join(
-        f"WHEN '{problem}' THEN concat_ws(' ', {', '.join(column_name(file, source) for source in sources)})"
-        for problem, sources in shown.items()
-        if all(sources)
-    )
-    line = column_name(file, layout.line_column) if layout.line_column else "number"
-    row_number = "record" if layout.sub_results and layout.reader == "csv" else "row_number() OVER ()"
-    # Rows get their numbers before any row is removed. Then only requests remain, whose mark is empty, with their
-    # problems.
-    numbered = f"SELECT *, {row_number} AS number FROM ({_select_required(file, exprs)})"
-    requests = f"""SELECT *, {_problem(file, exprs, latest, middle)} AS problem FROM ({numbered})
-        WHERE {_is_counted(file)} AND CASE {_mark_others(file)} WHEN true THEN '' END = ''"""
-    engine.execute("SET preserve_insertion_order = true")
-    rows = engine.execute(
-        f"""SELECT {line}, problem, CASE problem {value_cases} END FROM ({requests})
-        WHERE problem IS NOT NULL ORDER BY number LIMIT 1"""
-    ).fetchall()
-    engine.execute("SET preserve_insertion_order = false")
-    number, problem, value = rows[0]
-    value = value or ""
+    number, problem, value = _find_first_bad_row(engine, file, latest, middle, columns_by_problem)
     if layout.line_column or layout.reader == "k6":
         position = f"{int(number)}"  # already the number of a line
     elif layout.reader == "parquet":
@@ -373,7 +368,43 @@ def _describe_bad_value(engine: Engine, file: FilePlan, latest: datetime, middle
     reason = _give_reason(problem, value, middle)
     if layout.reader == "k6" and problem == "failed":
         reason += " (k6 writes expected_response and status unless --system-tags leaves them out)"
-    return f"{file.path}:{position}: column '{' + '.join(shown[problem])}' has {shown_value}, {reason}"
+    return f"{file.path}:{position}: column '{' + '.join(columns_by_problem[problem])}' has {shown_value}, {reason}"
+
+
+def _find_first_bad_row(
+    engine: Engine,
+    file: FilePlan,
+    latest: datetime,
+    middle: datetime | None,
+    columns_by_problem: Mapping[str, Sequence[str]],
+) -> tuple[int | str, str, str]:
+    """Read a file again, up to its first bad row.
+
+    `columns_by_problem`: problem → columns of the file that it is about. Returns the number of the row's line if the
+    layout shows it, else of the row, from 1; its problem, a key of `columns_by_problem`; and its values of these
+    columns, joined by spaces.
+    """
+    layout, exprs = file.layout, _express_columns(file)
+    value_cases = " ".join(
+        f"WHEN '{problem}' THEN concat_ws(' ', {', '.join(column_name(file, source) for source in sources)})"
+        for problem, sources in columns_by_problem.items()
+        if all(sources)  # a layout without such a column has an empty name
+    )
+    shown_number = column_name(file, layout.line_column) if layout.line_column else "number"
+    row_number = "record" if layout.sub_results and layout.reader == "csv" else "row_number() OVER ()"
+    # Rows get their numbers before any row is removed. Then only requests remain, whose mark is empty, with their
+    # problems.
+    numbered = f"SELECT *, {row_number} AS number FROM ({_select_required(file, exprs)})"
+    requests = f"""SELECT *, {_express_problem(file, exprs, latest, middle)} AS problem FROM ({numbered})
+        WHERE {_is_counted(file)} AND CASE {_mark_others(file)} WHEN true THEN '' END = ''"""
+    engine.execute("SET preserve_insertion_order = true")
+    rows = engine.execute(
+        f"""SELECT {shown_number}, problem, CASE problem {value_cases} END FROM ({requests})
+        WHERE problem IS NOT NULL ORDER BY number LIMIT 1"""
+    ).fetchall()
+    engine.execute("SET preserve_insertion_order = false")
+    number, problem, value = rows[0]
+    return number, problem, value or ""
 
 
 def _give_reason(problem: str, value: str, middle: datetime | None) -> str:

@@ -63,14 +63,14 @@ _MOST_NAMES = 20
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One file that has become a segment: its rows in the requested period, and their times."""
+    """One file that has become a segment: its rows in the requested period, and the times of the first and the last."""
 
     run: Run
     file: FilePlan
     path: Path
     rows: int
-    first: datetime
-    last: datetime
+    first_request: datetime
+    last_request: datetime
     left_out: tuple[LeftOut, ...] = ()
     outside: LeftOut | None = None
     """Rows of the segment that are outside of the period."""
@@ -89,23 +89,24 @@ def import_files(
         landed_before = find_landed(store, release.id, plan, inspection)
         if landed_before is not None:
             return landed_before
-        # Which run a file belongs to is known once it is read, so all files first go into the folder of one run.
+        # Which run a file belongs to is known once it is read, so all files first go into the folder of one run, whose
+        # id is that of the group. `landing_in` makes folders, and deletes those whose run does not land.
         first_run = Run(group, release.id, group, "import")
         folder = store.run_folder(release.id, group)
         with landing_in(store, [folder]), open_engine() as engine:
             parts = [_convert(engine, folder, plan, inspection, first_run, file) for file in plan.files]
-            same_content = find_same(plan.files, inspection)
+            doubts = find_same(plan.files, inspection)
             arranged = arrange(plan, [_time_file(engine, part, plan) for part in parts])
             parts = _count_period(engine, plan, parts)
-            run_of_file = _make_runs(first_run, arranged, {part.file for part in parts if part.rows})
-            folders = {run.id: store.run_folder(release.id, run.id) for run in run_of_file.values()}
-            with landing_in(store, [folder for run_id, folder in folders.items() if run_id != group]):
-                moved = []
+            run_by_file = _make_runs(first_run, arranged, {part.file for part in parts if part.rows})
+            folder_by_run = {run.id: store.run_folder(release.id, run.id) for run in run_by_file.values()}
+            with landing_in(store, [folder for run_id, folder in folder_by_run.items() if run_id != group]):
+                moved_parts = []
                 for part in parts:
-                    run = run_of_file[part.file]
-                    moved.append(_move(engine, folders[run.id], plan, part, run))
-                landed = _write(engine, store, control, release, moved, hash_files(plan, inspection))
-            return dataclasses.replace(landed, why=arranged.why, doubts=(*same_content, *arranged.doubts))
+                    run = run_by_file[part.file]
+                    moved_parts.append(_move(engine, folder_by_run[run.id], plan, part, run))
+                landed = _write_runs(engine, store, control, release, moved_parts, hash_files(plan, inspection))
+            return dataclasses.replace(landed, why=arranged.why, doubts=(*doubts, *arranged.doubts))
 
 
 # ------------------------------------------------------------------ a file becomes a segment
@@ -119,8 +120,9 @@ def _convert(
     Raises InputError for a fault, which only the SQL finds, and StoreError if the segment cannot be written.
     """
     path = folder / segment_name(file.arm, file.number)
-    staged = path.with_name(path.name + ".tmp")
+    staged = path.with_name(path.name + ".tmp")  # until the file has been read without a fault
     unit = next(column.unit for column in file.layout.columns if column.target == "ts")
+    # A time as text (iso) may be local, so it may be further ahead of our clock.
     latest = datetime.now(UTC) + (AHEAD_LOCAL if unit == "iso" else AHEAD)
     constants = {"run": run.id, "arm": file.arm, "service": plan.service}
     try:
@@ -128,7 +130,7 @@ def _convert(
         clean = None if file.sensitive else write_clean_segment(engine, file, staged, constants, latest)
         if clean is not None and inspection.read(file).has_plain_quotes:
             staged.replace(path)
-            return _Part(run, file, path, clean.rows, clean.first, clean.last, clean.left_out)
+            return _Part(run, file, path, clean.rows, clean.first_request, clean.last_request, clean.left_out)
         with _temporarily_rewritten(file) as readable:
             left_out = _convert_by_sql(engine, staged, path, readable, constants, latest, skip=plan.skip_bad_rows)
         query = "SELECT count(*), min(ts), max(ts) FROM read_parquet(?)"
@@ -178,30 +180,20 @@ def _convert_by_sql(
     and service in all rows. A request after `latest` is a bad row. Raises InputError for a bad row, unless such rows
     are to be skipped (`skip`), and if there is no request.
     """
-    file = _stage(engine, staged, file, constants, latest)
+    file = _stage_rows(engine, staged, file, constants, latest)
     middle = foreign.find_middle(engine, staged)
     mark_sql = foreign.mark_strays(middle)
-    counts_of_mark = engine.execute(
-        f"""SELECT {mark_sql} AS mark, count(*) AS n, count(*) FILTER (failed) FROM read_parquet(?)
-        GROUP BY ALL ORDER BY n DESC, mark""",
-        [str(staged)],
-    ).fetchall()
-    marked: list[LeftOut] = []
-    for mark, rows, failures in counts_of_mark:
-        if mark != foreign.GOOD:
-            kind, name = foreign.split_mark(mark)
-            is_named = len(marked) < _MOST_NAMES  # the most frequent come first
-            marked.append(LeftOut(file.arm, kind, rows, failures, name if is_named else ""))
+    has_requests, others = _count_marks(engine, staged, mark_sql, file.arm)
     # Rows that DuckDB could not split into columns are not among the staged ones.
     rejected = foreign.find_rejected(engine, file)
-    bad_rows = sum(part.rows for part in marked if part.kind is LeftOutKind.BAD_ROW) + rejected.count
+    bad_rows = sum(part.rows for part in others if part.kind is LeftOutKind.BAD_ROW) + rejected.count
     if bad_rows and not skip:
         raise foreign.refuse_bad_rows(engine, file, latest, middle, rejected, bad_rows)
     rejected_rows = [LeftOut(file.arm, LeftOutKind.BAD_ROW, rejected.count)] if rejected.count else []
-    left_out = (*sum_left_out(marked), *rejected_rows)
-    if all(mark != foreign.GOOD for mark, *_ in counts_of_mark):
+    left_out = (*sum_left_out(others), *rejected_rows)
+    if not has_requests:
         raise _refuse_without_requests(file, left_out)
-    if not marked:
+    if not others:
         staged.replace(path)  # all staged rows are requests
         return left_out
     query = f"SELECT * FROM read_parquet({quote(staged)}) WHERE {mark_sql} = '{foreign.GOOD}'"
@@ -209,6 +201,29 @@ def _convert_by_sql(
         engine.execute(f"COPY ({query}) TO {quote(unfinished)} (FORMAT parquet)")
     staged.unlink()
     return left_out
+
+
+def _count_marks(engine: Engine, staged: Path, mark_sql: str, arm: str) -> tuple[bool, list[LeftOut]]:
+    """Count the rows of a staged file by their mark, which `mark_sql` gives: a request, or the kind and name of others.
+
+    Returns whether there is a request, and the counts of the other rows, the most frequent first. Of many names, only
+    the most frequent are kept; `sum_left_out` sums up the rows without a name.
+    """
+    counts = engine.execute(
+        f"""SELECT {mark_sql} AS mark, count(*) AS n, count(*) FILTER (failed) FROM read_parquet(?)
+        GROUP BY ALL ORDER BY n DESC, mark""",
+        [str(staged)],
+    ).fetchall()
+    has_requests = False
+    others: list[LeftOut] = []
+    for mark, rows, failures in counts:
+        if mark == foreign.GOOD:
+            has_requests = True
+            continue
+        kind, name = foreign.split_mark(mark)
+        is_named = len(others) < _MOST_NAMES
+        others.append(LeftOut(arm, kind, rows, failures, name if is_named else ""))
+    return has_requests, others
 
 
 def _refuse_without_requests(file: FilePlan, left_out: Sequence[LeftOut]) -> InputError:
@@ -224,7 +239,9 @@ def _refuse_without_requests(file: FilePlan, left_out: Sequence[LeftOut]) -> Inp
     return InputError(text, hint=hint or None)
 
 
-def _stage(engine: Engine, staged: Path, file: FilePlan, constants: Mapping[str, str], latest: datetime) -> FilePlan:
+def _stage_rows(
+    engine: Engine, staged: Path, file: FilePlan, constants: Mapping[str, str], latest: datetime
+) -> FilePlan:
     """Write all rows of a file, each with a mark of what it is, to the Parquet file `staged`.
 
     Returns the plan of the file as it was read: without a search for sub-results that it does not need. An error of
@@ -241,6 +258,7 @@ def _stage(engine: Engine, staged: Path, file: FilePlan, constants: Mapping[str,
         engine.execute("SET preserve_insertion_order = false")
     except duckdb.Error as error:
         message = str(error)
+        # An error of reading or writing names the file that it is about, except for an error of gzip.
         is_other_file = isinstance(error, duckdb.IOException) and "GZIP" not in message and file.path not in message
         if is_other_file or isinstance(error, duckdb.OutOfMemoryException) or str(staged) in message:
             raise  # not a fault of the file that is read
@@ -258,23 +276,23 @@ def _time_file(engine: Engine, part: _Part, plan: LandingPlan) -> FileTimes:
     The pause helps to decide which of several files of an arm form a run. So it is not computed, but 0, for the only
     file of an arm, and for times that do not count from 1970. Raises InputError if such times are to be cut.
     """
-    if counts_from_start(part.last) and (plan.start or plan.end):
+    if counts_from_start(part.last_request) and (plan.start or plan.end):
         raise InputError(
             f"the times of {part.file.path} count from the start of a test, not from 1970, "
             "so --from and --to cannot select them",
             hint="leave --from and --to out, or cut the file",
         )
     is_only_file_of_arm = sum(file.arm == part.file.arm for file in plan.files) == 1
-    if is_only_file_of_arm or counts_from_start(part.last):
-        return FileTimes(part.file, part.first, part.last, 0.0)
-    # Inner queries: each second with a request; then also the last second before it with a request.
+    if is_only_file_of_arm or counts_from_start(part.last_request):
+        return FileTimes(part.file, part.first_request, part.last_request, 0.0)
+    # Inner queries: each second (since 1970) with a request; then also the second with a request before it.
     [(pause_s,)] = engine.execute(
         """SELECT coalesce(max(second - before), 0) FROM (
             SELECT second, lag(second) OVER (ORDER BY second) AS before
             FROM (SELECT DISTINCT epoch_us(ts) // 1000000 AS second FROM read_parquet(?)))""",
         [str(part.path)],
     ).fetchall()
-    return FileTimes(part.file, part.first, part.last, float(pause_s))
+    return FileTimes(part.file, part.first_request, part.last_request, float(pause_s))
 
 
 def _count_period(engine: Engine, plan: LandingPlan, parts: Sequence[_Part]) -> list[_Part]:
@@ -284,24 +302,26 @@ def _count_period(engine: Engine, plan: LandingPlan, parts: Sequence[_Part]) -> 
     """
     counted = []
     for part in parts:
-        if (plan.start is None or plan.start <= part.first) and (plan.end is None or part.last < plan.end):
+        is_none_before = plan.start is None or plan.start <= part.first_request
+        is_none_after = plan.end is None or part.last_request < plan.end
+        if is_none_before and is_none_after:
             counted.append(part)  # all rows are in the period
             continue
-        [(rows, outside, failures_outside, first, last)] = engine.execute(
+        [(rows, rows_outside, failures_outside, first, last)] = engine.execute(
             f"""SELECT
                 count(*) FILTER (inside), count(*) FILTER (NOT inside), count(*) FILTER (NOT inside AND failed),
                 min(ts) FILTER (inside), max(ts) FILTER (inside)
             FROM (SELECT ts, failed, {_INSIDE} AS inside FROM read_parquet($path))""",
             {"path": str(part.path), "start": plan.start, "end": plan.end},
         ).fetchall()
-        times = {"first": first.astimezone(UTC), "last": last.astimezone(UTC)} if rows else {}
-        left_out = LeftOut(part.file.arm, LeftOutKind.OUTSIDE_PERIOD, outside, failures_outside)
+        times = {"first_request": first.astimezone(UTC), "last_request": last.astimezone(UTC)} if rows else {}
+        left_out = LeftOut(part.file.arm, LeftOutKind.OUTSIDE_PERIOD, rows_outside, failures_outside)
         counted.append(dataclasses.replace(part, rows=rows, outside=left_out, **times))
     for arm in dict.fromkeys(part.file.arm for part in parts):
         if not any(part.rows for part in counted if part.file.arm == arm):
             parts_of_arm = [part for part in parts if part.file.arm == arm]
-            first = min(part.first for part in parts_of_arm)
-            last = max(part.last for part in parts_of_arm)
+            first = min(part.first_request for part in parts_of_arm)
+            last = max(part.last_request for part in parts_of_arm)
             raise InputError(
                 f"no request of {arm} is in the period of --from and --to: the requests of its files were made from "
                 f"{first:%Y-%m-%dT%H:%M:%SZ} to {last:%Y-%m-%dT%H:%M:%SZ}",
@@ -313,26 +333,26 @@ def _count_period(engine: Engine, plan: LandingPlan, parts: Sequence[_Part]) -> 
 def _make_runs(first_run: Run, arranged: FileRuns, filled: Collection[FilePlan]) -> dict[FilePlan, Run]:
     """Return file → its run: `first_run`, or a further replicate of it.
 
-    `filled`: files with requests in the requested period. A run without such a file is not made; its files go to the
-    first run, which reports their rows as left out.
+    `arranged`: the files of each run. `filled`: files with requests in the requested period. A run without such a file
+    is not made; its files go to the first run, which reports their rows as left out.
     """
     runs_with_requests = [files for files in arranged.runs if any(file in filled for file in files)]
     other_files = [file for files in arranged.runs if files not in runs_with_requests for file in files]
     files_of_runs = [(*runs_with_requests[0], *other_files), *runs_with_requests[1:]]
-    run_of_file: dict[FilePlan, Run] = {}
+    run_by_file: dict[FilePlan, Run] = {}
     for replicate, files in enumerate(files_of_runs):
-        paths: dict[str, list[str]] = {}
+        paths_by_arm: dict[str, list[str]] = {}
         for file in files:
-            paths.setdefault(file.arm, []).append(file.path)
-        fingerprint: dict[str, object] = {"files": paths}
+            paths_by_arm.setdefault(file.arm, []).append(file.path)
+        fingerprint: dict[str, object] = {"files": paths_by_arm}
         if arranged.declared:
             fingerprint["files_are"] = arranged.declared
         if arranged.overlapping:
             fingerprint["replicates_overlap"] = True
         run_id = f"{first_run.id}-{replicate + 1}" if replicate else first_run.id
         run = dataclasses.replace(first_run, id=run_id, replicate=replicate, fingerprint=fingerprint)
-        run_of_file |= dict.fromkeys(files, run)
-    return run_of_file
+        run_by_file |= dict.fromkeys(files, run)
+    return run_by_file
 
 
 def _move(engine: Engine, folder: Path, plan: LandingPlan, part: _Part, run: Run) -> _Part:
@@ -355,7 +375,7 @@ def _move(engine: Engine, folder: Path, plan: LandingPlan, part: _Part, run: Run
     return dataclasses.replace(part, run=run, path=path, left_out=left_out, outside=None)
 
 
-def _write(
+def _write_runs(
     engine: Engine,
     store: StoreFile,
     control: Control,
@@ -367,54 +387,57 @@ def _write(
 
     `hashes`: hash of each file. Returns what landed: by this process, or before by another with the same files.
     """
-    parts_of_run: dict[str, list[_Part]] = {}
-    parts_of_arm: dict[tuple[str, str], list[_Part]] = {}
+    parts_by_run: dict[str, list[_Part]] = {}
+    parts_by_run_and_arm: dict[tuple[str, str], list[_Part]] = {}  # only those with rows
     for part in parts:
-        parts_of_run.setdefault(part.run.id, []).append(part)
+        parts_by_run.setdefault(part.run.id, []).append(part)
         if part.rows:
-            parts_of_arm.setdefault((part.run.id, part.file.arm), []).append(part)
-    runs = sorted((_complete_run(run_parts) for run_parts in parts_of_run.values()), key=lambda run: run.replicate)
-    # All runs of a group have buckets of one length, chosen for the longest arm.
-    durations = [max(part.last for part in arm) - min(part.first for part in arm) for arm in parts_of_arm.values()]
+            parts_by_run_and_arm.setdefault((part.run.id, part.file.arm), []).append(part)
+    runs = sorted((_complete_run(run_parts) for run_parts in parts_by_run.values()), key=lambda run: run.replicate)
+    # All runs of a group have buckets of one length, chosen for the arm with the longest time in a run.
+    durations = [
+        max(part.last_request for part in arm_parts) - min(part.first_request for part in arm_parts)
+        for arm_parts in parts_by_run_and_arm.values()
+    ]
     bucket_s = choose_bucket_s(max(durations).total_seconds())
     # Each run is rolled up into tables of its own, with this suffix, before the store is locked.
-    suffixes = {run.id: f"_{position}" for position, run in enumerate(runs)}
-    grids_us = {}
+    suffix_by_run = {run.id: f"_{position}" for position, run in enumerate(runs)}
+    grid_us_by_run = {}  # largest step of which all times of the cells are multiples
     for run in runs:
-        roll_up(engine, [part.path for part in parts_of_run[run.id]], bucket_s, suffixes[run.id])
-        grids_us[run.id] = find_grid_us(engine, suffixes[run.id])
+        roll_up(engine, [part.path for part in parts_by_run[run.id]], bucket_s, suffix_by_run[run.id])
+        grid_us_by_run[run.id] = find_grid_us(engine, suffix_by_run[run.id])
     with control.landing(release), store.attached(engine, write=True):
         landed_meanwhile = match_landed(engine, release.id, hashes)
         if landed_meanwhile is not None:
             return landed_meanwhile
         for run in runs:
             add_run(engine, run, bucket_s)
-            write_cells(engine, run.id, grids_us[run.id], suffixes[run.id])
-            segments = [Segment(part.path, part.rows, hashes[part.file]) for part in parts_of_run[run.id]]
+            write_cells(engine, run.id, grid_us_by_run[run.id], suffix_by_run[run.id])
+            segments = [Segment(part.path, part.rows, hashes[part.file]) for part in parts_by_run[run.id]]
             write_manifest(engine, store, run.id, segments)
     return Landed(
         rows=sum(part.rows for part in parts),
         segments=len(parts),
         left_out=sum_left_out(left_out for part in parts for left_out in part.left_out),
         runs=tuple(run.id for run in runs),
-        parts=tuple(sorted({len(arm_parts) for arm_parts in parts_of_arm.values()})),
+        parts=tuple(sorted({len(arm_parts) for arm_parts in parts_by_run_and_arm.values()})),
     )
 
 
 def _complete_run(parts: Sequence[_Part]) -> Run:
     """Complete the run of some files: when it began and ended, and how many rows were read and left out."""
     run = parts[0].run
-    with_rows = [part for part in parts if part.rows]
-    last = max(part.last for part in with_rows)
-    read_by_arm: Counter[str] = Counter()
+    parts_with_rows = [part for part in parts if part.rows]
+    last = max(part.last_request for part in parts_with_rows)
+    rows_read_by_arm: Counter[str] = Counter()
     for part in parts:
-        read_by_arm[part.file.arm] += part.rows + sum(left_out.rows for left_out in part.left_out)
+        rows_read_by_arm[part.file.arm] += part.rows + sum(left_out.rows for left_out in part.left_out)
     left_out = sum_left_out(left_out for part in parts for left_out in part.left_out)
     return dataclasses.replace(
         run,
-        started=min(part.first for part in with_rows),
+        started=min(part.first_request for part in parts_with_rows),
         planned_end=run.planned_end or last,
         ended=last,
         state=RunState.COMPLETE,
-        facts=dataclasses.replace(run.facts, read=dict(read_by_arm), left_out=left_out),
+        facts=dataclasses.replace(run.facts, read=dict(rows_read_by_arm), left_out=left_out),
     )

@@ -78,26 +78,29 @@ def _inspect(file: FilePlan, stop: threading.Event) -> FileBytes:
     """
     content_hash, has_plain_quotes = hashlib.sha256(), True
     is_gzip = file.path.endswith(".gz")
-    # Quotes of a chunk are tested once the byte after it is known; `byte_before` is the last byte of the chunk before.
+    # Quotes of a chunk are tested in the next round, when the byte after it is known; the first round tests none.
+    # `byte_before` is the last byte of the chunk before.
     byte_before, chunk = b"\n", b""
-    quotes = 0
+    quotes_before = 0
     chunks_without_line_end = 0
     with Path(file.path).open("rb") as opened:
         while not stop.is_set():
             next_chunk = opened.read(_CHUNK_BYTES)
             content_hash.update(next_chunk)
             text = byte_before + chunk + (next_chunk[:1] or b"\n")
-            is_quote_open = quotes % 2 == 1
-            has_plain_quotes = has_plain_quotes and are_quotes_plain(text, file.layout.delimiter, opened=is_quote_open)
-            quotes += chunk.count(b'"')
-            if not is_gzip:
+            is_quote_open = quotes_before % 2 == 1
+            has_plain_quotes = has_plain_quotes and are_quotes_plain(
+                text, file.layout.delimiter, starts_open=is_quote_open
+            )
+            quotes_before += chunk.count(b'"')
+            if not is_gzip:  # the lines of a packed file are tested below, unpacked
                 chunks_without_line_end = _count_without_line_end(file, chunks_without_line_end, next_chunk)
             if not next_chunk:
                 break
             byte_before = chunk[-1:] or byte_before
             chunk = next_chunk
     if is_gzip:
-        # Also tests the checksum at the end of the data.
+        # Unpacking also tests the checksum at the end of the data.
         with gzip.open(file.path) as unpacked:
             while not stop.is_set() and (text := unpacked.read(_CHUNK_BYTES)):
                 chunks_without_line_end = _count_without_line_end(file, chunks_without_line_end, text)
@@ -128,21 +131,22 @@ def _count_without_line_end(file: FilePlan, chunks_before: int, chunk: bytes) ->
     return chunks_before + 1
 
 
-def are_quotes_plain(text: bytes, delimiter: str, *, opened: bool = False) -> bool:
-    """Whether each quote opens a value at its start, closes it at its end, or is one of a pair.
+def are_quotes_plain(text: bytes, delimiter: str, *, starts_open: bool = False) -> bool:
+    """Whether each quote opens a value at its start, closes it at its end, or is one of two (`""`, a quote in a value).
 
-    The first and the last byte of `text` are not tested: they are the neighbours of the others. `opened`: a quote
-    before this text is still open.
+    The first and the last byte of `text` are only the neighbours of the bytes that are tested. `starts_open`: the
+    second byte of `text`, the first that is tested, is inside of a quoted value.
     """
     if b'"' not in text[1:-1]:
         return True
     codes = np.frombuffer(text, np.uint8)
     quotes = np.flatnonzero(codes[1:-1] == ord('"')) + 1  # positions in the text
-    # Byte → whether it may be outside of a value, next to its quote.
+    # Byte → whether it may be outside of a value, next to its quote. Two quotes in a value count as closing and opening
+    # it again: each is the edge of the other.
     is_edge = np.zeros(256, dtype=bool)
     is_edge[[ord(mark) for mark in (delimiter, "\n", "\r", '"')]] = True
     # Quotes open and close in turn: an edge is before a quote that opens, and after a quote that closes.
-    opens = (np.arange(len(quotes)) + int(opened)) % 2 == 0
+    opens = (np.arange(len(quotes)) + int(starts_open)) % 2 == 0
     return bool(np.where(opens, is_edge[codes[quotes - 1]], is_edge[codes[quotes + 1]]).all())
 
 
@@ -194,7 +198,8 @@ def find_landed(store: StoreFile, release_id: str, plan: LandingPlan, inspection
         landed = match_landed(engine, release_id, hashes)
     if landed is None:
         return None
-    # Parts are all in one run; replicates are one file of each arm in a run.
+    # Parts are all in one run; of replicates, each run has one file of each arm. (`landed.parts`: the numbers of files
+    # that an arm has in a run.)
     landed_as = {"parts": len(landed.runs) == 1, "replicates": landed.parts == (1,)}
     if plan.files_are is None or landed_as[plan.files_are]:
         return landed
@@ -214,23 +219,23 @@ def match_landed(engine: Engine, release_id: str, hashes: Mapping[FilePlan, str]
         JOIN store.runs ON runs.id = segments.run WHERE release = ? ORDER BY runs."group", replicate, sha256""",
         [release_id],
     ).fetchall()
-    arm_of_hash = {sha256: file.arm for file, sha256 in hashes.items()}
-    segments_of_group: dict[str, list[tuple[str, str, int]]] = {}
+    arm_by_hash = {sha256: file.arm for file, sha256 in hashes.items()}
+    segments_by_group: dict[str, list[tuple[str, str, int]]] = {}
     for group, run, sha256, row_count in rows:
-        segments_of_group.setdefault(group, []).append((run, sha256, row_count))
-    for segments in segments_of_group.values():
-        if arm_of_hash.keys() <= {sha256 for _, sha256, _ in segments}:
+        segments_by_group.setdefault(group, []).append((run, sha256, row_count))
+    for segments in segments_by_group.values():
+        if arm_by_hash.keys() <= {sha256 for _, sha256, _ in segments}:
             # How many of the files, except those without rows, each arm has in each run.
-            files_of_arm = Counter(
-                (run, arm_of_hash[sha256]) for run, sha256, row_count in segments if sha256 in arm_of_hash and row_count
+            files_by_run_and_arm = Counter(
+                (run, arm_by_hash[sha256]) for run, sha256, row_count in segments if sha256 in arm_by_hash and row_count
             )
             runs = tuple(dict.fromkeys(run for run, _, _ in segments))
-            return Landed(already=len(hashes), runs=runs, parts=tuple(sorted(set(files_of_arm.values()))))
-    run_of_hash = {sha256: run for _, run, sha256, _ in rows}
+            return Landed(already=len(hashes), runs=runs, parts=tuple(sorted(set(files_by_run_and_arm.values()))))
+    run_by_hash = {sha256: run for _, run, sha256, _ in rows}
     for file, sha256 in hashes.items():
-        if sha256 in run_of_hash:
+        if sha256 in run_by_hash:
             raise InputError(
-                f"{file.path} has been imported into '{release_id}' already (run {run_of_hash[sha256]});"
+                f"{file.path} has been imported into '{release_id}' already (run {run_by_hash[sha256]});"
                 " together with the other files it would count twice",
                 hint="give only the new files, or import all of them under another release id",
             )

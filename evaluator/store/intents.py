@@ -35,11 +35,11 @@ def select(engine: Engine, where: str, parameters: Sequence[Any]) -> tuple[Inten
     ).fetchall()
     intents = []
     for row in rows:
-        columns = dict(zip(Intent.__slots__, row, strict=True))
-        columns |= {"action": Action(columns["action"]), "state": IntentState(columns["state"])}
-        columns |= {name: columns[name].astimezone(UTC) for name in ("requested_at", "expires_at")}
-        columns |= {name: tuple(columns[name]) for name in ("requester_names", "undoes")}
-        intents.append(Intent(**columns))
+        values = dict(zip(Intent.__slots__, row, strict=True))  # `_COLUMNS` are in the order of the fields
+        values |= {"action": Action(values["action"]), "state": IntentState(values["state"])}
+        values |= {name: values[name].astimezone(UTC) for name in ("requested_at", "expires_at")}
+        values |= {name: tuple(values[name]) for name in ("requester_names", "undoes")}
+        intents.append(Intent(**values))
     return tuple(intents)
 
 
@@ -60,12 +60,12 @@ def add(engine: Engine, draft: Intent, number: int, *, consents: bool) -> Intent
     """
     approved_by_requester = consents and draft.approvals_needed == 1 and not draft.distinct
     approved = draft.approvals_needed == 0 or approved_by_requester
-    [(count,)] = engine.execute("SELECT count(*) FROM store.intents").fetchall()
+    [(intent_count,)] = engine.execute("SELECT count(*) FROM store.intents").fetchall()
     # Receivers of hooks recognise repeated attempts by the key.
     identity = json.dumps([draft.release, draft.verdict_hash, draft.action, number])
     intent = replace(
         draft,
-        id=f"i{count + 1}",
+        id=f"i{intent_count + 1}",
         key="evt_" + hashlib.sha256(identity.encode()).hexdigest()[:32],
         state=IntentState.APPROVED if approved else IntentState.REQUESTED,
     )
@@ -126,12 +126,12 @@ def find_in_effect(engine: Engine, earlier: Sequence[Intent], draft: Intent) -> 
     followed it, such as a rollback after a promotion.
     """
     with_effect = [intent for intent in earlier if _has_effect(engine, intent, draft)]
-    same = [i for i in with_effect if (i.action, i.verdict_hash) == (draft.action, draft.verdict_hash)]
-    if not same:
+    equal = [i for i in with_effect if (i.action, i.verdict_hash) == (draft.action, draft.verdict_hash)]
+    if not equal:
         return None
-    latest = same[-1]
+    latest = equal[-1]
     if latest.state in FINAL_STATES and latest is not with_effect[-1]:
-        return None
+        return None  # another intent came after it, so the same request means something new
     return latest
 
 

@@ -22,10 +22,13 @@ _BATCH_ROWS = 20_000_000
 _BATCH_SEGMENTS = 2000
 """Most rows and segments rolled up at a time, so that memory does not grow with the run."""
 
+_LONGEST_MESSAGE = 200
+"""Most characters of a message of DuckDB that are kept."""
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One segment before it lands; `problem` says why it cannot."""
+    """One segment before it lands; `problem` says why it cannot (empty: it can)."""
 
     path: Path
     rows: int = 0
@@ -72,7 +75,7 @@ def _split_into_batches(segments: Sequence[Segment]) -> list[list[Segment]]:
     batches: list[list[Segment]] = []
     rows_of_batch = 0
     for segment in segments:
-        rows_of_batch += segment.rows
+        rows_of_batch += segment.rows  # of the last batch, if the segment joins it
         if not batches or len(batches[-1]) == _BATCH_SEGMENTS or rows_of_batch > _BATCH_ROWS:
             batches.append([])
             rows_of_batch = segment.rows
@@ -101,12 +104,12 @@ def _land_batch(file: StoreFile, run: Run, bucket_s: int, segments: list[Segment
     """Land segments of a run in one transaction, except those that another process has landed meanwhile.
 
     Returns the segments that landed, and with their problems those that cannot be read. These are renamed, so that
-    they can be inspected but break no reader of the folder.
+    they can be inspected but break no reader of the folder. `bucket_s`: length of a bucket of the cells.
     """
     with open_engine() as engine:
         while segments:
             segments = _roll_up_readable(engine, file, segments, bucket_s)
-            grid_us = find_grid_us(engine)
+            grid_us = find_grid_us(engine)  # largest step of which all times of the cells are multiples
             with file.attached(engine, write=True):
                 rows = engine.execute("SELECT name FROM store.segments WHERE run = ?", [run.id]).fetchall()
                 landed_meanwhile = {name for (name,) in rows} & {segment.path.name for segment in segments}
@@ -124,18 +127,23 @@ def _land_batch(file: StoreFile, run: Run, bucket_s: int, segments: list[Segment
 
 
 def _roll_up_readable(engine: Engine, file: StoreFile, segments: list[Segment], bucket_s: int) -> list[Segment]:
-    """Roll up the segments that can be read; returns all segments, the others with their problem and 0 rows."""
+    """Roll up the segments that can be read, into tables of `engine` with their cells in buckets of `bucket_s` seconds.
+
+    Returns all segments; those that cannot be read have their problem and 0 rows.
+    """
     while True:
         readable = [segment.path for segment in segments if not segment.problem]
         failure = None
         try:
+            # The roll-up needs at least one file.
             roll_up(engine, readable or [file.empty_segment], bucket_s)
+            # A segment with a problem counts 0 rows.
             if count_rolled_up(engine) == sum(segment.rows for segment in segments):
                 return segments
         except duckdb.Error as error:
             failure = error
-        # It failed, or left rows out: test each segment alone, then roll up again without those with a problem.
-        problems = {path: _find_problem(engine, path) for path in readable}
+        # The roll-up failed or left rows out: test each segment alone, then roll up again without those with a problem.
+        problems = {path: _explain_unrollable(engine, path) for path in readable}
         if failure is not None and not any(problems.values()):
             raise failure
         segments = [
@@ -144,8 +152,11 @@ def _roll_up_readable(engine: Engine, file: StoreFile, segments: list[Segment], 
         ]
 
 
-def _find_problem(engine: Engine, path: Path) -> str:
-    """Say why a segment cannot be rolled up with all its rows; empty if it can."""
+def _explain_unrollable(engine: Engine, path: Path) -> str:
+    """Say why a segment cannot be rolled up with all its rows; empty if it can.
+
+    The roll-up stays in the tables of `engine`. It drops rows without a response time.
+    """
     try:
         roll_up(engine, [path], bucket_s=1)
         bad_times = engine.execute(
@@ -153,12 +164,12 @@ def _find_problem(engine: Engine, path: Path) -> str:
             WHERE NOT (isfinite(response_time_ms) AND response_time_ms BETWEEN 0 AND ?) LIMIT 1""",
             [str(path), HIGHEST_MS],
         ).fetchall()
-        missing = count_rows(path) - count_rolled_up(engine)
+        dropped = count_rows(path) - count_rolled_up(engine)
     except duckdb.Error as error:
-        return " ".join(str(error).split())[:200]
+        return " ".join(str(error).split())[:_LONGEST_MESSAGE]
     if bad_times:
         return f"segment {path} has a response time of {bad_times[0][0]} ms"
-    return f"segment {path} has {missing} rows without a response time" if missing else ""
+    return f"segment {path} has {dropped} rows without a response time" if dropped else ""
 
 
 def write_manifest(engine: Engine, file: StoreFile, run_id: str, segments: Sequence[Segment]) -> None:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from evaluator.errors import StoreError
-from evaluator.segments import slug
+from evaluator.segments import to_folder_name
 from evaluator.store.file import StoreFile
 from evaluator.store.locks import CLAIM, claimed, exclusive
 
@@ -61,7 +61,7 @@ def _release_or_delete(file: StoreFile, claim: Path) -> bool:
     """
     folder = claim.parent
     with file.opened() as engine:
-        landed_folders = {slug(run) for (run,) in engine.execute("SELECT id FROM store.runs").fetchall()}
+        landed_folders = {to_folder_name(run) for (run,) in engine.execute("SELECT id FROM store.runs").fetchall()}
     if folder.name in landed_folders:
         claim.unlink(missing_ok=True)
         return False

@@ -60,6 +60,7 @@ def is_compaction_due(
     `landed`: name of a segment → the file with its rows now (`None`: quarantined or purged), and when it landed. With
     `older_than`, segments are merged only if one of them landed before that time.
     """
+    # Segments whose rows are in merged files; the others wait since they landed.
     merged_names = {name for name, (file, _) in landed.items() if file is not None and f"/{MERGED_FOLDER}/" in file}
     waiting_since = [
         landed_at for name, (file, landed_at) in landed.items() if file is not None and name not in merged_names
@@ -79,18 +80,18 @@ def _merge_small(file: StoreFile, run_id: str, folder: Path) -> int:
             "SELECT DISTINCT file FROM store.segments WHERE run = ? AND state = 'landed' ORDER BY file", [run_id]
         ).fetchall()
     try:
-        small = [file.folder / name for (name,) in rows if (file.folder / name).stat().st_size < MERGED_BYTES]
+        small_files = [file.folder / name for (name,) in rows if (file.folder / name).stat().st_size < MERGED_BYTES]
     except OSError as error:
         raise StoreError(f"{error.filename} cannot be merged: {error.strerror}") from error
-    if len(small) < _WORTH_MERGING:
+    if len(small_files) < _WORTH_MERGING:
         return 0
     try:
         (folder / MERGED_FOLDER).mkdir(exist_ok=True)
-        merged = compact(small, folder / MERGED_FOLDER, worker="merged")
+        merged_file_by_small = compact(small_files, folder / MERGED_FOLDER, worker="merged")
     except OSError as error:
         raise StoreError(f"the segments in {folder} cannot be merged: {error.strerror}") from error
-    old_names = [path.relative_to(file.folder).as_posix() for path in merged]
-    new_names = [path.relative_to(file.folder).as_posix() for path in merged.values()]
+    old_names = [path.relative_to(file.folder).as_posix() for path in merged_file_by_small]
+    new_names = [path.relative_to(file.folder).as_posix() for path in merged_file_by_small.values()]
     with file.opened(write=True) as engine:
         engine.execute(
             """UPDATE store.segments SET file = moved.new
@@ -98,7 +99,7 @@ def _merge_small(file: StoreFile, run_id: str, folder: Path) -> int:
             WHERE run = ? AND state = 'landed' AND file = moved.old""",
             [old_names, new_names, run_id],
         )
-    return len(small)
+    return len(small_files)
 
 
 def _remove_replaced(file: StoreFile, run_id: str, folder: Path) -> None:
@@ -114,9 +115,9 @@ def _remove_replaced(file: StoreFile, run_id: str, folder: Path) -> None:
             rows = engine.execute(
                 "SELECT name, sha256, file FROM store.segments WHERE run = ? AND state <> 'quarantined'", [run_id]
             ).fetchall()
-        hash_of_landed = {name: sha256 for name, sha256, _ in rows}
-        in_use = {file.folder / name for *_, name in rows if name is not None}
-        candidates = [path for path in segment_paths(folder) if hash_of_landed.get(path.name) == hash_file(path)]
+        hash_by_name = {name: sha256 for name, sha256, _ in rows}
+        in_use = {file.folder / file_name for *_, file_name in rows if file_name is not None}  # None: purged
+        candidates = [path for path in segment_paths(folder) if hash_by_name.get(path.name) == hash_file(path)]
         candidates += (folder / MERGED_FOLDER).glob("*.parquet")
         candidates += (folder / MERGED_FOLDER).glob("*.tmp")
         _delete([path for path in candidates if path not in in_use])

@@ -85,24 +85,27 @@ def _mark_rows(plan: OutcomePlan, names: Sequence[str]) -> str:
     texts, so that each can be checked.
     """
     if plan.reader == "parquet" or plan.query:
-        source = _select_typed(plan)
+        rows_query = _select_typed(plan)
     else:
-        source = f"SELECT * FROM {read_texts(plan.paths, plan.delimiter, plan.header, 'store_rejects')}"
+        rows_query = f"SELECT * FROM {read_texts(plan.paths, plan.delimiter, plan.header, 'store_rejects')}"
     unit = f"nullif(trim(CAST({quote_name(plan.unit)} AS VARCHAR)), '')"
     if plan.unit == _EACH_ROW:
         unit = "CAST(row_number() OVER () AS VARCHAR)"
     arm = f"nullif(trim(CAST({quote_name(plan.arm)} AS VARCHAR)), '')"
     all_columns = ", ".join(f"CAST({quote_name(name)} AS VARCHAR)" for name in names)
-    values, problem_cases = "", ""
+    values_sql, problem_cases = "", ""
     for k, column in enumerate(plan.columns):
         name = quote_name(column.name)
         text = f"lower(trim(CAST({name} AS VARCHAR)))"
-        not_binary = f" OR (v{k} <> 0 AND v{k} <> 1)" if column.binary else ""
-        values += f""", CASE WHEN {text} IN {_MISSING} THEN NULL WHEN {text} = 'true' THEN 1.0
+        not_finite = f"isinf(v{k}) OR isnan(v{k})"
+        or_not_binary = f" OR (v{k} <> 0 AND v{k} <> 1)" if column.binary else ""
+        values_sql += f""", CASE WHEN {text} IN {_MISSING} THEN NULL WHEN {text} = 'true' THEN 1.0
             WHEN {text} = 'false' THEN 0.0 ELSE TRY_CAST({name} AS DOUBLE) END AS v{k}"""
-        problem_cases += f""" WHEN (v{k} IS NULL AND {text} NOT IN {_MISSING}) OR isinf(v{k}) OR isnan(v{k}){not_binary}
+        problem_cases += f""" WHEN (v{k} IS NULL AND {text} NOT IN {_MISSING}) OR {not_finite}{or_not_binary}
             THEN {quote(column.name)}"""
-    with_values = f"SELECT *, {unit} AS unit_, {arm} AS arm_, hash({all_columns}) AS hash_ {values} FROM ({source})"
+    with_values = (
+        f"SELECT *, {unit} AS unit_, {arm} AS arm_, hash({all_columns}) AS hash_ {values_sql} FROM ({rows_query})"
+    )
     return f"""
         SELECT *, CASE WHEN unit_ IS NULL THEN {quote(plan.unit)} WHEN arm_ IS NULL THEN {quote(plan.arm)}
             {problem_cases} END AS problem_

@@ -51,7 +51,7 @@ _BASELINES = ("baseline", "control", "ctrl", "a", "0", "old", "off", "false")
 """Names of an arm that make it the baseline, where none is given."""
 
 _MOST_ARMS = 20
-_LOG_OF_EVENTS = 0.01
+_EVENT_LOG_SHARE = 0.01
 """Above this share of units with several different rows, equal rows may be separate events."""
 
 _KEYS = ("unit", "arm", "hash")
@@ -83,14 +83,7 @@ def import_outcomes(
     Returns what landed, and counts of rows and units. Files that have landed in `release` before, read in the same way,
     change nothing.
     """
-    file_hashes = []
-    for path in plan.paths:
-        try:
-            file_hashes.append(hash_file(Path(path)))
-        except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    how_to_read = asdict(replace(plan, paths=()))
-    sha256 = hashlib.sha256(json.dumps([file_hashes, how_to_read], sort_keys=True).encode()).hexdigest()
+    sha256 = _hash_content(plan)
     prepare_folder(store)
     remove_killed(store)
     with store.opened() as engine:
@@ -104,10 +97,11 @@ def import_outcomes(
         return Landed(already=1, runs=(earlier_run,)), facts_from_json(facts_json)
     folder = store.run_folder(release.id, run.id)
     with landing_in(store, [folder]), open_engine() as engine:
-        bad_rows_by_arm = read_rows(engine, plan)
+        # Files become the table `outcome_rows`, this becomes `outcome_units`; each step adds its counts to the facts.
+        bad_rows_by_label = read_rows(engine, plan)
         columns = _decide_binary(engine, plan)
         labels = _order_arms(engine, plan)  # arms as the files name them, the baseline first
-        facts = _count_rows(engine, plan, bad_rows_by_arm, labels[0])
+        facts = _count_rows(engine, plan, bad_rows_by_label, labels[0])
         facts = _drop_duplicates(engine, facts, labels[0])
         facts = _sum_units(engine, columns, facts, labels[0])
         facts = _count_missing(engine, columns, facts, labels[0])
@@ -122,14 +116,33 @@ def import_outcomes(
                 "INSERT INTO store.outcomes VALUES (?, ?, ?, ?)",
                 [run.id, columns_json, variables, json.dumps(asdict(facts))],
             )
-            arms = (BASELINE, *labels[1:])
-            for position, arm in enumerate(arms):
-                of_arm = moments[position]
-                sums = [of_arm.n, of_arm.mean.tolist(), of_arm.products.ravel().tolist(), skewness[position]]
-                engine.execute(
-                    "INSERT INTO store.outcome_moments VALUES (?, ?, ?, ?, ?, ?, ?)", [run.id, arm, position, *sums]
-                )
+            _insert_moments(engine, run.id, (BASELINE, *labels[1:]), moments, skewness)
     return Landed(rows=facts.rows, segments=1, runs=(run.id,)), facts
+
+
+def _hash_content(plan: OutcomePlan) -> str:
+    """Hash the bytes of a plan's files together with how they are read. Raises InputError for a file without access."""
+    file_hashes = []
+    for path in plan.paths:
+        try:
+            file_hashes.append(hash_file(Path(path)))
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    how_to_read = asdict(replace(plan, paths=()))
+    return hashlib.sha256(json.dumps([file_hashes, how_to_read], sort_keys=True).encode()).hexdigest()
+
+
+def _insert_moments(
+    engine: Engine, run_id: str, arms: Sequence[str], moments: Sequence[UnitMoments], skewness: Sequence[list[float]]
+) -> None:
+    """Insert the sums of a run's outcomes into the attached store; the other lists have an entry for each of `arms`."""
+    for position, arm in enumerate(arms):
+        arm_moments = moments[position]
+        products = arm_moments.products.ravel().tolist()  # a matrix as one list, row by row
+        engine.execute(
+            "INSERT INTO store.outcome_moments VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [run_id, arm, position, arm_moments.n, arm_moments.mean.tolist(), products, skewness[position]],
+        )
 
 
 # ------------------------------------------------------------------ rows become units
@@ -197,7 +210,8 @@ def _count_rows(
 ) -> OutcomeFacts:
     """Count the rows read of each arm: the usable ones in `outcome_rows`, and the bad ones, which were skipped.
 
-    The arm that the files call `baseline_label` gets the name under which it is judged.
+    `bad_rows_by_label`: arm, as the files name it → bad rows. The arm that the files call `baseline_label` gets the
+    name under which it is judged.
     """
     bad_rows = {BASELINE if label == baseline_label else label: count for label, count in bad_rows_by_label.items()}
     read = _count_by_arm(engine, baseline_label, "count(*)", "outcome_rows")
@@ -213,7 +227,7 @@ def _drop_duplicates(engine: Engine, facts: OutcomeFacts, baseline_label: str) -
     Duplicates are deleted, unless the rows are a log of events, where equal rows may be two events: many units have
     several different rows.
     """
-    # Different rows of each unit that is in one arm; then the share of units with more than one.
+    # Different rows of each unit that is in one arm; then the share of units with more than one (NULL without units).
     [(share_with_several,)] = engine.execute(
         """SELECT avg(CAST(different_rows > 1 AS DOUBLE)) FROM (
             SELECT count(DISTINCT hash) AS different_rows FROM outcome_rows GROUP BY unit HAVING min(arm) = max(arm))"""
@@ -221,7 +235,7 @@ def _drop_duplicates(engine: Engine, facts: OutcomeFacts, baseline_label: str) -
     # All rows of an arm minus its different rows.
     duplicates_by_arm = _count_by_arm(engine, baseline_label, "count(*) - count(DISTINCT (unit, hash))", "outcome_rows")
     duplicates = sum(duplicates_by_arm.values())
-    is_log_of_events = (share_with_several or 0.0) > _LOG_OF_EVENTS
+    is_log_of_events = (share_with_several or 0.0) > _EVENT_LOG_SHARE
     drop = bool(duplicates) and not is_log_of_events
     if drop:
         names = [row[0] for row in engine.execute("DESCRIBE outcome_rows").fetchall() if row[0] not in _KEYS]
@@ -243,11 +257,11 @@ def _sum_units(
     counted and left out.
     """
     # Column of a unit → its SQL over the rows of the unit, whose values are v0, v1, …
-    sql_of = {"n": "count(*)"}
+    sql_by_column = {"n": "count(*)"}
     for k, column in enumerate(columns):
-        sql_of[f"s{k}"] = f"avg(v{k})" if column.role == "covariate" else f"sum(v{k})"
-        sql_of[f"a{k}"] = f"max(v{k})"
-    sums = ", ".join(f"{sql_of[name]} AS {name}" for name in name_variables(columns))
+        sql_by_column[f"s{k}"] = f"avg(v{k})" if column.role == "covariate" else f"sum(v{k})"
+        sql_by_column[f"a{k}"] = f"max(v{k})"
+    sums = ", ".join(f"{sql_by_column[name]} AS {name}" for name in name_variables(columns))
     engine.execute(
         f"""CREATE TEMP TABLE outcome_units AS
         SELECT unit, min(arm) AS arm, min(arm) <> max(arm) AS crossed, {sums}
@@ -273,7 +287,7 @@ def _count_missing(
 
     A column without missing values has no count.
     """
-    # A sum is null if no row of the unit has a value.
+    # `count` counts what is not null; the sum of a unit is null if none of its rows has a value.
     units_without = ", ".join(f"count(*) - count(s{k})" for k in range(len(columns)))
     counts_of_arms = engine.execute(
         f"SELECT arm, {units_without} FROM outcome_units GROUP BY arm ORDER BY arm"
@@ -300,6 +314,7 @@ def _write_files(
     The arm is written as its position in `arms`. A missing value of a covariate becomes the mean of all units.
     """
     row_values = ", ".join(f"v{k} AS {quote_name(column.name)}" for k, column in enumerate(columns))
+    # Column of `outcome_units` → its SQL with missing values filled in; 0 if no unit has a value.
     filled_covariates = {
         f"s{k}": f"coalesce(s{k}, (SELECT avg(s{k}) FROM outcome_units), 0)"
         for k, column in enumerate(columns)
@@ -332,24 +347,27 @@ def _write_files(
 def _sum_arms(
     engine: Engine, units: Path, columns: Sequence[OutcomeColumn], arms: Sequence[str]
 ) -> tuple[list[UnitMoments], list[list[float]]]:
-    """Sum up the units of each arm, in the order of `arms`: moments, and the skewness of each variable.
+    """Sum up the units of each arm, in the order of `arms` (as the files name them).
 
-    Variables are in the order of `name_variables`. The file `units` has a row a unit; a missing value counts as 0.
+    Returns their moments (units, means, products of deviations), and the skewness (asymmetry) of each variable, in the
+    order of `name_variables`. The file `units` has a row a unit; a missing value counts as 0.
     """
     names = name_variables(columns)
-    moments = [moments_of(np.zeros((0, len(names)))) for _ in arms]
+    moments_of_arms = [moments_of(np.zeros((0, len(names)))) for _ in arms]
     with pq.ParquetFile(units) as file:
         for batch in file.iter_batches(_BATCH_ROWS, columns=["arm_", *names.values()]):
-            arm_of_unit = batch["arm_"].to_numpy(zero_copy_only=False)
+            arm_of_unit = batch["arm_"].to_numpy(zero_copy_only=False)  # positions in `arms`
             variables = [batch[variable].to_numpy(zero_copy_only=False) for variable in names.values()]
             values = np.nan_to_num(np.column_stack(variables))  # shape (units, variables)
             for position in np.unique(arm_of_unit):
-                moments[position] = merge_moments(moments[position], moments_of(values[arm_of_unit == position]))
+                moments_of_arms[position] = merge_moments(
+                    moments_of_arms[position], moments_of(values[arm_of_unit == position])
+                )
     expressions = ", ".join(f"coalesce(skewness({name}), 0)" for name in names)
     rows = engine.execute(f"SELECT arm, {expressions} FROM outcome_units GROUP BY arm").fetchall()
     # The skewness of too few or equal values is null or NaN, and counts as 0.
-    skewness = {arm: [float(np.nan_to_num(value)) for value in values] for arm, *values in rows}
-    return moments, [skewness.get(arm, [0.0] * len(names)) for arm in arms]
+    skewness_by_arm = {arm: [float(np.nan_to_num(value)) for value in values] for arm, *values in rows}
+    return moments_of_arms, [skewness_by_arm.get(arm, [0.0] * len(names)) for arm in arms]
 
 
 def facts_from_json(text: str) -> OutcomeFacts:
@@ -392,9 +410,9 @@ def read_outcomes(
         "SELECT arm, n, mean, products, skewness FROM store.outcome_moments WHERE run = ? ORDER BY position", [run]
     ).fetchall():
         arms.append(arm)
-        # Products are stored as one list, row by row.
-        square = np.array(products).reshape(len(variables), len(variables))
-        moments.append(UnitMoments(int(n), np.array(mean), square))
+        # The products, of shape (variables, variables), are stored as one list, row by row.
+        product_matrix = np.array(products).reshape(len(variables), len(variables))
+        moments.append(UnitMoments(int(n), np.array(mean), product_matrix))
         skewness.append(np.array(arm_skewness))
     unit_names = [name for name in variables if name in values]
     row_names = [column.name for column in columns if column.name in row_values and column.role == "outcome"]
@@ -424,14 +442,14 @@ def _read_looks(engine: Engine, run: str, looks: Mapping[str, str]) -> tuple[Out
         WHERE o.run IN (SELECT unnest(?)) ORDER BY list_position(?, o.run), m.position""",
         [earlier_runs, earlier_runs],
     ).fetchall()
-    look_of: dict[str, OutcomeLook] = {}
-    # A row is one arm of one run. The diagonal of the products has the sums of squared deviations.
+    look_by_run: dict[str, OutcomeLook] = {}
+    # A row is one arm of one run. Its sums are variable → units, mean, sum of squared deviations (from the diagonal).
     for look_run, variables, arm, n, mean, products in rows:
-        squares = np.array(products).reshape(len(variables), len(variables)).diagonal()
-        sums = {name: (float(n), float(mean[k]), float(squares[k])) for k, name in enumerate(variables)}
-        look = look_of.get(look_run, OutcomeLook(look_run, 0, {}, looks[look_run]))
-        look_of[look_run] = replace(look, units=look.units + int(n), sums={**look.sums, arm: sums})
-    return tuple(look_of.values())
+        squared_deviations = np.array(products).reshape(len(variables), len(variables)).diagonal()
+        sums = {name: (float(n), float(mean[k]), float(squared_deviations[k])) for k, name in enumerate(variables)}
+        look = look_by_run.get(look_run, OutcomeLook(look_run, 0, {}, looks[look_run]))
+        look_by_run[look_run] = replace(look, units=look.units + int(n), sums={**look.sums, arm: sums})
+    return tuple(look_by_run.values())
 
 
 def _read_unit_values(path: Path, names: list[str], arms: int) -> dict[str, tuple[np.ndarray, ...]]:
@@ -446,7 +464,7 @@ def _read_unit_values(path: Path, names: list[str], arms: int) -> dict[str, tupl
             table = file.read(["arm_", *names])
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error}") from error
-    arm_of_unit = table["arm_"].to_numpy()
+    arm_of_unit = table["arm_"].to_numpy()  # positions: 0 is the baseline
     return {
         name: tuple(table[name].to_numpy()[arm_of_unit == arm].astype(float) for arm in range(arms)) for name in names
     }
@@ -462,7 +480,7 @@ def _read_row_values(
     """
     if not names or not rows_file.exists() or not units_file.exists():
         return {}
-    values_of = {}
+    values_by_name = {}
     for name in names:
         column = quote_name(name)
         # The file of units is in the order of arms, so a unit's index is its place minus the first place of its arm.
@@ -475,8 +493,8 @@ def _read_row_values(
             WHERE r.{column} IS NOT NULL
             ORDER BY ALL"""
         ).fetchnumpy()
-        in_arm = [table["arm_"] == arm for arm in range(arms)]
-        values_of[name] = tuple(
-            (table["unit"][mask].astype(np.int64), table["value"][mask].astype(float)) for mask in in_arm
+        rows_of_arms = [table["arm_"] == arm for arm in range(arms)]
+        values_by_name[name] = tuple(
+            (table["unit"][mask].astype(np.int64), table["value"][mask].astype(float)) for mask in rows_of_arms
         )
-    return values_of
+    return values_by_name

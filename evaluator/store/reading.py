@@ -22,7 +22,7 @@ _KEYS = {
     "bin_lists": ("run", "arm", "endpoint", "bucket"),
     "instance_bin_lists": ("run", "arm", "endpoint", "instance", "block"),
 }
-_SPREAD = {"bin_lists": "bins", "instance_bin_lists": "instance_bins"}
+_BIN_VIEWS = {"bin_lists": "bins", "instance_bin_lists": "instance_bins"}
 """Table of histograms, a row of bins and counts per key → view that has a row per bin."""
 
 
@@ -39,21 +39,22 @@ def read_cells(engine: Engine, run_ids: Sequence[str]) -> Cells:
         [list(run_ids), list(run_ids)],
     ).fetchall()
     runs = tuple(run_id for run_id, *_ in rows)
-    codes = [code for _, code, *_ in rows]
-    grids_us = [grid_us for *_, grid_us, _ in rows]
+    run_codes = [code for _, code, *_ in rows]
+    grids_us = [grid_us for *_, grid_us, _ in rows]  # largest step of which all times of a run are multiples
     bucket_s = max((run_bucket_s for *_, run_bucket_s in rows), default=1)
     # A cell has several rows in the store if its run landed in parts, or if its buckets become longer.
     has_parts = any(landings > 1 or run_bucket_s != bucket_s for _, _, landings, _, run_bucket_s in rows)
+    # Code of a run → how many of its buckets become one.
     bucket_ratios = {code: bucket_s // run_bucket_s for _, code, _, _, run_bucket_s in rows} if has_parts else None
-    tables = {table: _read_table(engine, table, bucket_ratios, codes) for table in _KEYS}
-    names, position_of_id = _read_names(engine, tables)
-    position_of_id["run"] = np.zeros(max(codes, default=0) + 1, dtype=np.int64)
-    position_of_id["run"][codes] = np.arange(len(codes))
-    # Codes of runs and ids of names become positions.
+    tables = {table: _read_table(engine, table, bucket_ratios, run_codes) for table in _KEYS}
+    names, positions_by_id = _read_names(engine, tables)
+    positions_by_id["run"] = np.zeros(max(run_codes, default=0) + 1, dtype=np.int64)
+    positions_by_id["run"][run_codes] = np.arange(len(run_codes))
+    # Codes of runs and ids of names, in columns such as `run` and `arm`, become positions.
     for table, columns in tables.items():
-        for kind in position_of_id.keys() & columns.keys():
-            columns[kind] = position_of_id[kind][columns[kind].astype(np.int64)]
-        tables[table] = _sort(columns, _KEYS[table])
+        for column in positions_by_id.keys() & columns.keys():
+            columns[column] = positions_by_id[column][columns[column].astype(np.int64)]
+        tables[table] = _sort_rows(columns, _KEYS[table])
     failure_kinds = _to_numbers(tables["failure_kinds"])
     exceptions = tuple(names["exception"][position] for position in failure_kinds.pop("exception"))
     return Cells(
@@ -62,10 +63,10 @@ def read_cells(engine: Engine, run_ids: Sequence[str]) -> Cells:
         endpoints=names["endpoint"],
         instances=names["instance"],
         bucket_s=bucket_s,
-        grid_us=math.gcd(*grids_us) or 1,
+        grid_us=math.gcd(*grids_us) or 1,  # 0 if no request has a response time
         moments=Moments(**_to_numbers(tables["moments"], floats=_MOMENT_FLOATS)),
-        bins=Bins(**_spread(tables["bin_lists"])),
-        instance_bins=InstanceBins(**_spread(tables["instance_bin_lists"])),
+        bins=Bins(**_spread_bins(tables["bin_lists"])),
+        instance_bins=InstanceBins(**_spread_bins(tables["instance_bin_lists"])),
         loads=LoadLevels(**_to_numbers(tables["loads"])),
         failure_kinds=FailureKinds(**failure_kinds, exception=exceptions),
     )
@@ -74,18 +75,20 @@ def read_cells(engine: Engine, run_ids: Sequence[str]) -> Cells:
 _MOMENT_FLOATS = frozenset({"sum_us", "sum_sq_us", "min_us", "max_us", "bytes", "bytes_sq"})
 
 
-def _read_table(engine: Engine, table: str, bucket_ratios: Mapping[int, int] | None, codes: Sequence[int]) -> _Columns:
-    """Read the rows of a table of cells of the runs with `codes`: column → array.
+def _read_table(
+    engine: Engine, table: str, bucket_ratios: Mapping[int, int] | None, run_codes: Sequence[int]
+) -> _Columns:
+    """Read the rows of a table of cells of the runs with `run_codes`: column → array.
 
     `bucket_ratios`: code of a run → how many of its buckets become one; cells with several rows are then merged.
     `None`: each cell has one row. Histograms are read as `_read_lists` returns them.
     """
-    where = f"run IN ({', '.join(map(str, codes)) or 'NULL'})"
+    where = f"run IN ({', '.join(map(str, run_codes)) or 'NULL'})"  # `IN (NULL)`: no run
     if bucket_ratios is None:
         query = f"SELECT * FROM store.{table} WHERE {where}"
     else:
-        query = _write_merging_query(engine, _SPREAD.get(table, table), bucket_ratios, where)
-    if table not in _SPREAD:
+        query = _write_merging_query(engine, _BIN_VIEWS.get(table, table), bucket_ratios, where)
+    if table not in _BIN_VIEWS:  # it has no histograms
         return dict(engine.execute(query).fetchnumpy())
     if bucket_ratios is not None:
         # Merged histograms have a row per bin: make lists of them, as in the table.
@@ -125,7 +128,7 @@ def _only_chunk(column: pa.ChunkedArray) -> pa.ListArray:
     return cast("pa.ListArray", column.chunk(0) if column.num_chunks else pa.array([], column.type))
 
 
-def _spread(histograms: _Columns) -> _Columns:
+def _spread_bins(histograms: _Columns) -> _Columns:
     """Spread histograms into columns with a row per bin, in the order of bins.
 
     In `histograms`, keys have an entry per histogram; `bin` and `n` have an entry per bin, for all histograms; `start`
@@ -135,12 +138,14 @@ def _spread(histograms: _Columns) -> _Columns:
     keys = [name for name in histograms if name not in {"start", "length", *_FLAT}]
     columns: _Columns = {key: np.repeat(histograms[key].astype(np.int64), length) for key in keys}
     columns |= {name: histograms[name].astype(np.int64) for name in _FLAT}
-    # If the histograms were sorted, bring the entries of their bins into the same order.
+    # `bin` and `n` are still in the order of the store. If the histograms have another order (they were sorted), bring
+    # the entries of their bins into it.
     ends = np.cumsum(length)
     starts_in_order = ends - length
     if not np.array_equal(start, starts_in_order):
-        source = np.repeat(start - starts_in_order, length) + np.arange(ends[-1])
-        columns |= {name: columns[name][source] for name in _FLAT}
+        # For each bin in the new order, the index of its entry in the order of the store.
+        stored_indices = np.repeat(start - starts_in_order, length) + np.arange(ends[-1])
+        columns |= {name: columns[name][stored_indices] for name in _FLAT}
     # Sorted by bin, in linear time; the rows of one bin keep their order.
     order = np.argsort(columns["bin"].astype(np.int16), kind="stable")
     return {name: column[order] for name, column in columns.items()}
@@ -180,24 +185,24 @@ def _read_names(engine: Engine, tables: Mapping[str, _Columns]) -> tuple[dict[st
     rows = engine.execute("SELECT id, kind, name FROM store.names").fetchall()
     highest_id = max((name_id for name_id, _, _ in rows), default=0)
     names: dict[str, tuple[str, ...]] = {}
-    position_of_id: _Columns = {}
+    positions_by_id: _Columns = {}
     for kind in ("arm", "endpoint", "instance", "exception"):
         column = tables["failure_kinds" if kind == "exception" else "moments"][kind]
         used_ids = {int(name_id) for name_id in np.unique(column)}
-        name_of_id = {name_id: name for name_id, row_kind, name in rows if row_kind == kind and name_id in used_ids}
+        name_by_id = {name_id: name for name_id, row_kind, name in rows if row_kind == kind and name_id in used_ids}
         # The baseline is an arm even if it has no cells.
         always_first = [BASELINE] if kind == "arm" else []
-        names[kind] = (*always_first, *sorted(set(name_of_id.values()) - set(always_first)))
-        position_of_name = {name: position for position, name in enumerate(names[kind])}
-        position_of_id[kind] = np.zeros(highest_id + 1, dtype=np.int64)
-        for name_id, name in name_of_id.items():
-            position_of_id[kind][name_id] = position_of_name[name]
-    return names, position_of_id
+        names[kind] = (*always_first, *sorted(set(name_by_id.values()) - set(always_first)))
+        position_by_name = {name: position for position, name in enumerate(names[kind])}
+        positions_by_id[kind] = np.zeros(highest_id + 1, dtype=np.int64)
+        for name_id, name in name_by_id.items():
+            positions_by_id[kind][name_id] = position_by_name[name]
+    return names, positions_by_id
 
 
-def _sort(columns: _Columns, keys: Sequence[str]) -> _Columns:
+def _sort_rows(columns: _Columns, keys: Sequence[str]) -> _Columns:
     """Sort rows by the columns `keys`, the first most important: the order in which segments landed is arbitrary."""
-    # Combine the keys of a row into one number, like the digits of a number.
+    # Combine the keys of a row into one number, as its digits, so that one comparison compares all keys.
     combined = np.zeros(len(columns["run"]), dtype=np.int64)
     for key in keys:
         values = columns[key].astype(np.int64)

@@ -47,12 +47,15 @@ def write_answers(folder: Path, run: str, answers: Sequence[Answer], sources: Ma
     # No two polls of a run begin at the same time, so this name is unique.
     start_ms = int(min((answer.start.timestamp() for answer in answers), default=0.0) * 1000)
     tables = [_series_table(run, answer, series) for answer in answers for series in answer.series]
-    metadata = {_ANSWERS: json.dumps([_to_plain(answer) for answer in answers]), _SOURCES: json.dumps(dict(sources))}
+    metadata = {
+        _ANSWERS: json.dumps([_answer_to_plain(answer) for answer in answers]),
+        _SOURCES: json.dumps(dict(sources)),
+    }
     all_rows = pa.concat_tables(tables) if tables else READING_SCHEMA.empty_table()
     table = all_rows.unify_dictionaries().cast(READING_SCHEMA).replace_schema_metadata(metadata)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"poll-{start_ms:014d}{READINGS_SUFFIX}"
+        path = folder / f"poll-{start_ms:014d}{READINGS_SUFFIX}"  # names sort by time
         with written_whole(path) as unfinished:
             pq.write_table(table, unfinished, compression="zstd")
     except OSError as error:
@@ -85,7 +88,7 @@ def _series_table(run: str, answer: Answer, series: Series) -> pa.Table:
 _DESCRIBED = tuple(field.name for field in fields(Answer) if field.name not in ("query", "series"))
 
 
-def _to_plain(answer: Answer) -> dict[str, Any]:
+def _answer_to_plain(answer: Answer) -> dict[str, Any]:
     """Convert an answer without its series to values that JSON can hold."""
     plain = {"query": answer.query.text, "kind": answer.query.kind.value}
     plain |= {name: getattr(answer, name) for name in _DESCRIBED}
@@ -93,7 +96,7 @@ def _to_plain(answer: Answer) -> dict[str, Any]:
     return plain
 
 
-def _from_plain(plain: Mapping[str, Any]) -> Answer:
+def _answer_from_plain(plain: Mapping[str, Any]) -> Answer:
     """Make an answer without its series from values of JSON.
 
     Fields that earlier versions did not write have their defaults.
@@ -111,16 +114,16 @@ def read_answers(paths: Sequence[Path]) -> tuple[tuple[Answer, ...], dict[str, A
     """
     tables = [_read_poll(path) for path in paths]
     sources: dict[str, Any] = json.loads(tables[-1].schema.metadata[_SOURCES]) if tables else {}
-    answer_of: dict[Key, Answer] = {}
+    answer_by_key: dict[Key, Answer] = {}  # query and arm → answer
     for table in tables:
         for plain in json.loads(table.schema.metadata[_ANSWERS]):
-            answer = _from_plain(plain)
+            answer = _answer_from_plain(plain)
             key = answer.query.text, answer.arm
-            answer_of[key] = _join(answer_of[key], answer) if key in answer_of else answer
+            answer_by_key[key] = _join_answers(answer_by_key[key], answer) if key in answer_by_key else answer
     # Tables can be joined only without their metadata, which differ.
     without_metadata = [table.replace_schema_metadata(None) for table in tables]
-    series_of = _split_into_series(pa.concat_tables(without_metadata)) if without_metadata else {}
-    answers = tuple(replace(answer, series=tuple(series_of.get(key, ()))) for key, answer in answer_of.items())
+    series_by_key = _split_into_series(pa.concat_tables(without_metadata)) if without_metadata else {}
+    answers = tuple(replace(answer, series=tuple(series_by_key.get(key, ()))) for key, answer in answer_by_key.items())
     return answers, sources
 
 
@@ -134,9 +137,9 @@ def _read_poll(path: Path) -> pa.Table:
         ) from error
 
 
-def _join(earlier: Answer, later: Answer) -> Answer:
+def _join_answers(earlier: Answer, later: Answer) -> Answer:
     """Join the answers to one query in two polls: one answer with the counts and texts of both, without series."""
-    fields_of_both: dict[str, Any] = {}
+    fields_of_both: dict[str, Any] = {}  # texts are listed once, counts are added up
     for name in ("sent", "warnings", "notes"):
         fields_of_both[name] = tuple(dict.fromkeys((*getattr(earlier, name), *getattr(later, name))))
     for name in ("nan", "infinite", "repeated", "outside"):
@@ -148,7 +151,7 @@ def _join(earlier: Answer, later: Answer) -> Answer:
         duplicates=max(earlier.duplicates, later.duplicates),  # the same series in each poll
         read=None if earlier.read is None or later.read is None else earlier.read + later.read,
         impossible=later.impossible,
-        form=later.form or earlier.form,
+        form=later.form or earlier.form,  # empty for a poll without series
         **fields_of_both,
     )
 
@@ -161,20 +164,20 @@ def _split_into_series(table: pa.Table) -> dict[Key, list[Series]]:
     if not table.num_rows:
         return {}
     table = table.unify_dictionaries().combine_chunks()
-    codes_of = {name: _encode(table[name]) for name in _SERIES}
+    codes_by_column = {name: _encode_values(table[name]) for name in _SERIES}
     ts_ms = table["ts"].cast(pa.int64()).to_numpy()
     # Sort by the columns that identify a series, then by time (`lexsort` takes the most important key last). A series
     # starts at the first row, and where any of these columns changes.
-    order = np.lexsort((ts_ms, *(codes_of[name] for name in reversed(_SERIES))))
+    order = np.lexsort((ts_ms, *(codes_by_column[name] for name in reversed(_SERIES))))
     ts_ms, values = ts_ms[order], table["value"].to_numpy()[order]
     is_start = np.zeros(order.size, dtype=bool)
     is_start[0] = True
-    for codes in codes_of.values():
+    for codes in codes_by_column.values():
         is_start[1:] |= np.diff(codes[order]) != 0
     starts = np.flatnonzero(is_start)
     ends = np.append(starts[1:], order.size)
     first_rows = table.select(_SERIES).take(pa.array(order[starts])).to_pylist()
-    series_of: dict[Key, list[Series]] = {}
+    series_by_key: dict[Key, list[Series]] = {}
     for row, start, end in zip(first_rows, starts, ends, strict=True):
         series = Series(
             labels=json.loads(row["labels"]),
@@ -185,11 +188,11 @@ def _split_into_series(table: pa.Table) -> dict[Key, list[Series]]:
             ts_ms=ts_ms[start:end],
             values=values[start:end],
         )
-        series_of.setdefault((row["query"], row["arm"]), []).append(series)
-    return series_of
+        series_by_key.setdefault((row["query"], row["arm"]), []).append(series)
+    return series_by_key
 
 
-def _encode(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+def _encode_values(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
     """Return a code for each value of a column; equal values, also two nulls, have the same code."""
     array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
     if not pa.types.is_dictionary(array.type):
@@ -209,12 +212,12 @@ def land_readings(file: StoreFile, run: Run) -> Landed:
     with file.opened() as engine:
         rows = engine.execute("SELECT name, state FROM store.segments WHERE run = ?", [run.id]).fetchall()
         bucket_s = read_bucket_s(engine, run.id)
-    state_of_landed = dict(rows)
-    new_paths = [path for path in paths if path.name not in state_of_landed]
-    landed = Landed(already=len(state_of_landed), runs=(run.id,))
+    state_by_name = dict(rows)  # of the files that have landed
+    new_paths = [path for path in paths if path.name not in state_by_name]
+    landed = Landed(already=len(state_by_name), runs=(run.id,))
     if not new_paths:
         return landed
-    if "purged" in state_of_landed.values():
+    if "purged" in state_by_name.values():
         raise StoreError(
             f"readings of run {run.id} were purged, so no more can be added to it",
             hint="collect again, which makes a new run",
@@ -232,7 +235,7 @@ def land_readings(file: StoreFile, run: Run) -> Landed:
 
 def _replace_cells(engine: Engine, run: str, cells: ReadingCells) -> None:
     """Replace the stored cells of a run's readings, and the names and facts that belong to them."""
-    facts = [asdict(facts) | {"query": [facts.query.text, facts.query.kind.value]} for facts in cells.facts]
+    plain_facts = [asdict(facts) | {"query": [facts.query.text, facts.query.kind.value]} for facts in cells.facts]
     engine.execute("DELETE FROM store.reading_cells WHERE run = ?", [run])
     engine.execute(
         "INSERT OR REPLACE INTO store.readings_of VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -243,7 +246,7 @@ def _replace_cells(engine: Engine, run: str, cells: ReadingCells) -> None:
             list(cells.arms),
             list(cells.instances),
             list(cells.endpoints),
-            json.dumps(facts),
+            json.dumps(plain_facts),
             json.dumps(dict(cells.sources)),
         ],
     )

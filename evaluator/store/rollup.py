@@ -134,8 +134,8 @@ STEPS = (*MOMENTS_STEPS, _CODED, _BINS, _INSTANCE_BINS, "DROP TABLE coded", _FAI
 def roll_up(engine: Engine, paths: Sequence[Path], bucket_s: int, part: str = "", steps: Sequence[str] = STEPS) -> None:
     """Roll the rows of a run's segments up into temporary tables: `series{part}` and `cells_{name}{part}`.
 
-    `part` is a suffix that keeps several runs apart. Rows whose response time is NaN, negative or infinite are left
-    out: compare `count_rows` with the count of the segments.
+    `part` is a suffix that keeps several runs apart; `steps` are templates of SQL statements. Rows whose response time
+    is missing, NaN, negative, infinite or too long are left out: compare `count_rows` with the count of the segments.
     """
     parameters = {
         "bucket_s": bucket_s,
@@ -163,12 +163,13 @@ def count_rows(engine: Engine, part: str = "") -> int:
 def find_grid_us(engine: Engine, part: str = "") -> int:
     """Find the largest step (µs) of which all response times just rolled up are multiples; 0 if there are none.
 
-    `part`: suffix of the tables. Extremes and sums of cells give an upper bound at no cost; the rows are read again
-    only if that bound is above 1.
+    `part`: suffix of the tables. Extremes and sums of cells are multiples of the step, too, so their greatest common
+    divisor is an upper bound at no cost; the rows are read again only if that bound is above 1.
     """
     rows = engine.execute(f"SELECT min_us, max_us, sum_us FROM cells_moments{part} WHERE n > failures").fetchall()
     bound_us = math.gcd(*(int(value) for row in rows for value in row))
     if bound_us <= 1:
         return bound_us
+    # The divisor of the bound and of all remainders is that of the times themselves.
     remainders = engine.execute(f"SELECT DISTINCT us % {bound_us} FROM request_rows WHERE NOT failed").fetchall()
     return math.gcd(bound_us, *(int(remainder) for (remainder,) in remainders))

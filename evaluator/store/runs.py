@@ -32,6 +32,7 @@ def add_run(engine: Engine, run: Run, bucket_s: int) -> None:
 
     Raises StoreError if a run with this id is in the store.
     """
+    # A new group gets the next number, by which groups are ordered.
     engine.execute(
         """INSERT OR IGNORE INTO store.groups
         SELECT ?, coalesce(max(number), -1) + 1, ?, ?, ? FROM store.groups""",
@@ -92,7 +93,7 @@ def _to_run(row: Sequence[Any]) -> Run:
         group=group,
         source=source,
         replicate=replicate,
-        started=started and started.astimezone(UTC),
+        started=started and started.astimezone(UTC),  # a time that is not known stays None
         planned_end=planned_end and planned_end.astimezone(UTC),
         ended=ended and ended.astimezone(UTC),
         state=RunState(state),
@@ -107,7 +108,7 @@ def facts_to_json(facts: RunFacts) -> str:
     values = dataclasses.asdict(facts)
     for name in _TIMES:
         values[name] = values[name].isoformat() if values[name] else None
-    values["users"], values["read"] = dict(facts.users), dict(facts.read)
+    values["users"], values["read"] = dict(facts.users), dict(facts.read)  # JSON needs dictionaries
     return json.dumps(values, sort_keys=True)
 
 

@@ -124,7 +124,7 @@ def test_a_file_that_is_not_plain_is_left_to_sql(tmp_path, text):
 def test_a_plain_file_is_taken(tmp_path):
     done = _write(tmp_path, JTL)
     assert (done.rows, done.left_out) == (3, (LeftOut("canary", LeftOutKind.SUMMARY, 1, 1),))
-    assert done.first == datetime.fromtimestamp(T0, UTC)
+    assert done.first_request == datetime.fromtimestamp(T0, UTC)
 
 
 @pytest.mark.parametrize(
@@ -145,8 +145,8 @@ def test_stray_quotes_are_seen(text, plain):
 
 
 def test_a_quote_that_was_opened_before_is_closed_at_the_end_of_a_value():
-    assert are_quotes_plain(b'\nb",c\n', ",", opened=True)
-    assert not are_quotes_plain(b'\nb,"c\n', ",", opened=True)
+    assert are_quotes_plain(b'\nb",c\n', ",", starts_open=True)
+    assert not are_quotes_plain(b'\nb,"c\n', ",", starts_open=True)
 
 
 @pytest.mark.parametrize("chunk_bytes", [7, 1 << 20])

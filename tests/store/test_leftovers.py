@@ -78,7 +78,7 @@ def folders(store):
     return sorted(path.name for path in (store.file.folder / "r").glob("*"))
 
 
-@pytest.mark.parametrize("step", ["write_clean_segment", "_write", "write_manifest"])
+@pytest.mark.parametrize("step", ["write_clean_segment", "_write_runs", "write_manifest"])
 def test_a_killed_import_is_cleaned_up_by_the_next(store, tmp_path, start_import, caplog, step):
     kill(start_import(step))
     [leftover] = folders(store)
@@ -92,7 +92,7 @@ def test_a_killed_import_is_cleaned_up_by_the_next(store, tmp_path, start_import
 
 
 def test_a_living_import_keeps_its_files(store, tmp_path, start_import):
-    living = start_import("_write")
+    living = start_import("_write_runs")
     land(store, write_csv(tmp_path / "a.csv"))
     assert len(folders(store)) == 2
     out, _ = living.communicate("\n")
@@ -111,7 +111,7 @@ def test_an_import_killed_after_it_landed_stays(store, tmp_path, caplog):
 
 
 def test_nothing_is_removed_while_rows_are_read(store, tmp_path, start_import):
-    kill(start_import("_write"))
+    kill(start_import("_write_runs"))
     [leftover] = folders(store)
     with shared(store.file.empty_segment):
         land(store, write_csv(tmp_path / "a.csv"))
@@ -124,7 +124,7 @@ def test_an_import_that_fails_leaves_nothing(store, tmp_path, monkeypatch):
     def fail(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(importing, "_write", fail)
+    monkeypatch.setattr(importing, "_write_runs", fail)
     with pytest.raises(KeyboardInterrupt):
         land(store, write_csv(tmp_path / "a.csv"))
     assert folders(store) == []

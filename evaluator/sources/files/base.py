@@ -22,8 +22,8 @@ from evaluator.records import ColumnMap, FileLayout
 from evaluator.sources.files.columns import REQUIRED, TARGETS, ColumnRequest, determine_instant_unit, map_column
 from evaluator.textfiles import open_text
 
-Written = Literal["csv", "json", "parquet", "xml"]
-"""How a file is written. `csv` is any text that is neither JSON nor XML."""
+FileType = Literal["csv", "json", "parquet", "xml"]
+"""Type of a file by its content. `csv` is any text that is neither JSON nor XML."""
 
 _DELIMITERS = ",;\t|"
 _TOP = 4096
@@ -40,7 +40,7 @@ class Head:
     """The top of a file, from which its format is recognised."""
 
     path: Path
-    written: Written
+    file_type: FileType
     top: str = ""
     """The first line and some thousand characters; empty for Parquet."""
     columns: tuple[str, ...] = ()
@@ -63,9 +63,9 @@ class FileFormat:
 
     build_layout: Callable[[Head, Sequence[ColumnRequest]], FileLayout]
     """Also takes the values of `--column`, which override the columns of the format. Raises InputError."""
-    written: frozenset[Written] = frozenset({"csv"})
+    file_types: frozenset[FileType] = frozenset({"csv"})
     claims: Callable[[Head], bool] = lambda _head: False
-    """Does a file have this format, if `--format` names none? Called only for files that are `written` like it."""
+    """Does a file have this format, if `--format` names none? Called only for files of its `file_types`."""
 
 
 # ------------------------------------------------------------------ heads
@@ -96,7 +96,7 @@ def read_head(path: Path) -> Head:
 
 def read_table(head: Head) -> Table:
     """Read the columns of a CSV or Parquet file, and a typical value of each. Raises InputError, also without rows."""
-    if head.written != "parquet":
+    if head.file_type != "parquet":
         return _read_csv(head.path)
     with _open_parquet(head.path) as file:
         first_rows = next(file.iter_batches(batch_size=ROWS_OF_HEAD), None)
@@ -150,6 +150,7 @@ def _read_csv(path: Path) -> Table:
         header_line = file.readline(_LONGEST_LINE)
         if "\0" in header_line:
             raise InputError(f"{path} is not text", hint="give text or Parquet")
+        # All lines of the file, each cut at the longest length; an empty text is the end of the file.
         lines = itertools.chain([header_line], iter(lambda: file.readline(_LONGEST_LINE), ""))
         reader = csv.reader(lines, delimiter=find_delimiter(header_line))
         try:
@@ -163,8 +164,8 @@ def _read_csv(path: Path) -> Table:
     if not any(header):
         raise InputError(f"{path} starts with an empty line", hint="a line of column names must come first")
     # One name may look like a value by chance; if the first one does, or several do, the line is a row of data.
-    values = [name for name in header if _VALUE.fullmatch(name)]
-    if values and (header[0] in values or len(values) > 1):
+    names_like_values = [name for name in header if _VALUE.fullmatch(name)]
+    if names_like_values and (header[0] in names_like_values or len(names_like_values) > 1):
         raise InputError(
             f"{path} has no header line: it starts with '{header[0][:80]}'",
             hint="for JMeter set jmeter.save.saveservice.print_field_names=true; else add a line of column names",
@@ -233,15 +234,17 @@ def build_layout(
     """
     requested = {request.target: map_column(request, table.header, table.typical) for request in column_requests}
     present = (column for column in optional if column.sources[0] in table.header)
-    by_target = {column.target: column for column in (*columns, *present)} | requested
-    missing = [target for target in REQUIRED if target not in by_target]
+    # Column of a request row → how it is made.
+    column_by_target = {column.target: column for column in (*columns, *present)} | requested
+    missing = [target for target in REQUIRED if target not in column_by_target]
     if missing:
         raise InputError(f"{table.path} has no column '{missing[0]}'", hint=_list_columns(table))
-    failed = by_target["failed"]
-    if failed.kind == "filled" and len(failed.sources) == 1 and "status_code" in by_target:
+    failed = column_by_target["failed"]
+    if failed.kind == "filled" and len(failed.sources) == 1 and "status_code" in column_by_target:
         # An answer with an error status is a failure, even if the text of the failure is empty.
-        by_target["failed"] = replace(failed, sources=(*failed.sources, *by_target["status_code"].sources))
-    ordered = tuple(by_target[target] for target in TARGETS if target in by_target)
+        status_sources = column_by_target["status_code"].sources
+        column_by_target["failed"] = replace(failed, sources=(*failed.sources, *status_sources))
+    ordered = tuple(column_by_target[target] for target in TARGETS if target in column_by_target)
     return FileLayout(name, "csv", ordered, table.delimiter, table.header)
 
 

@@ -47,6 +47,7 @@ def parse_columns(texts: Sequence[str]) -> tuple[ColumnRequest, ...]:
         if target not in TARGETS:
             raise UnknownName("column of a request row", target, TARGETS)
         source, colon, unit = source_text.rpartition(":")
+        # The column of a request row decides which units it may have; most have none.
         units = {"ts": INSTANT_UNITS, "response_time_ms": TIME_UNITS, "failed": tuple(FAILED_UNITS)}.get(target, ())
         if colon and unit in units:
             column_requests.append(ColumnRequest(target, source, unit))
@@ -77,6 +78,7 @@ def map_column(request: ColumnRequest, header: Sequence[str], typical: Mapping[s
     if request.target == "response_time_ms":
         return ColumnMap(request.target, sources, "number", request.unit or "ms")
     if request.target == "failed":
+        # Without a unit, the name of the column shows whether its values are true for a success or for a failure.
         default = "success" if request.source.lower() in _SUCCESS_NAMES else "failure"
         return ColumnMap("failed", sources, cast("Kind", FAILED_UNITS[request.unit or default]))
     is_integer = request.target in {"response_bytes", "status_code", "user_count"}

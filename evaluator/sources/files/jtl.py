@@ -26,7 +26,7 @@ def refuse_xml(head: Head) -> NoReturn:
 
 def _claims(head: Head) -> bool:
     """Is this a result file of JMeter?"""
-    return is_jtl_xml(head.top) if head.written == "xml" else set(_COLUMNS) <= set(head.columns)
+    return is_jtl_xml(head.top) if head.file_type == "xml" else set(_COLUMNS) <= set(head.columns)
 
 
 def _build_layout(head: Head, column_requests: Sequence[ColumnRequest], *, transactions: bool) -> FileLayout:
@@ -36,7 +36,7 @@ def _build_layout(head: Head, column_requests: Sequence[ColumnRequest], *, trans
     are the requests, and transactions are left out as summaries; True: transactions are the requests, and samples are
     left out as their parts.
     """
-    if head.written == "csv":
+    if head.file_type == "csv":
         layout = _build_csv_layout(head, column_requests, transactions=transactions)
     else:
         if not _claims(head):
@@ -53,8 +53,9 @@ def _build_csv_layout(head: Head, column_requests: Sequence[ColumnRequest], *, t
     layout = _build_table_layout(table, column_requests)
     others: tuple[OtherRows, ...] = ()
     if "responseMessage" in table.header:
-        test = Condition("responseMessage", "starts_not" if transactions else "starts", (TRANSACTION,))
-        others = (OtherRows(LeftOutKind.PART if transactions else LeftOutKind.SUMMARY, (test,)),)
+        # The rows that are not requests: the samples if transactions are the requests, else the transactions.
+        is_other = Condition("responseMessage", "starts_not" if transactions else "starts", (TRANSACTION,))
+        others = (OtherRows(LeftOutKind.PART if transactions else LeftOutKind.SUMMARY, (is_other,)),)
     elif transactions:
         raise InputError(
             f"{head.path} has no column 'responseMessage', by which transactions are recognised",
@@ -71,15 +72,15 @@ def _build_csv_layout(head: Head, column_requests: Sequence[ColumnRequest], *, t
 
 def _build_xml_layout(head: Head, column_requests: Sequence[ColumnRequest], *, transactions: bool) -> FileLayout:
     """The layout of XML, which is rewritten as a table whose column KIND says why a row is not a request."""
-    others = {
+    rows_by_kind = {
         kind: OtherRows(kind, (Condition(KIND, "is", (kind.value,)),), DETAIL)
         for kind in (LeftOutKind.SUMMARY, LeftOutKind.PART, LeftOutKind.OTHER_KIND)
     }
-    left_out: tuple[OtherRows, ...] = tuple(others.values())
+    left_out: tuple[OtherRows, ...] = tuple(rows_by_kind.values())
     if transactions:
         # Transactions have the kind SUMMARY. Samples have no kind; they are now parts of the transactions.
         samples = OtherRows(LeftOutKind.PART, (Condition(KIND, "is", ("",)),))
-        left_out = (others[LeftOutKind.PART], others[LeftOutKind.OTHER_KIND], samples)
+        left_out = (rows_by_kind[LeftOutKind.PART], rows_by_kind[LeftOutKind.OTHER_KIND], samples)
     # JMeter writes times in milliseconds; the typical value shows that.
     table = Table(head.path, JTL_XML_HEADER, {"timeStamp": 1e12})
     return replace(
@@ -95,6 +96,7 @@ def _build_xml_layout(head: Head, column_requests: Sequence[ColumnRequest], *, t
 def _build_table_layout(table: Table, column_requests: Sequence[ColumnRequest]) -> FileLayout:
     """Map the columns that CSV and XML have in common. Raises InputError."""
     require(table, _COLUMNS, "a JMeter result file")
+    # Of each column of a request row: its name, the columns of the file, how it is made of them, and its unit.
     columns = (
         ColumnMap("ts", ("timeStamp",), "instant", determine_instant_unit(table.typical.get("timeStamp"))),
         ColumnMap("endpoint", ("label",), "text"),

@@ -148,9 +148,9 @@ def _replace_illegal_reference(reference: re.Match[str]) -> str:
 
     Group 1 of the match is the number of the character: decimal, or hexadecimal after an x.
     """
-    number = reference[1]
-    code = int(number[1:], 16) if number[0] == "x" else int(number)
-    is_legal = code <= 0x10FFFF and not _ILLEGAL.match(chr(code))
+    number_text = reference[1]
+    code_point = int(number_text[1:], 16) if number_text[0] == "x" else int(number_text)
+    is_legal = code_point <= 0x10FFFF and not _ILLEGAL.match(chr(code_point))
     return reference[0] if is_legal else _REPLACEMENT
 
 
@@ -212,26 +212,31 @@ class _JtlParser:
         raise InputError(f"{self.path}:{line}: a document type is not allowed; JMeter writes none")
 
     def _start_element(self, name: str, attributes: dict[str, str]) -> None:
-        """Open an element: the root, a sample or transaction, an unknown element in the place of one, or any other."""
+        """Open an element: the root, a sample or transaction, an unknown element in the place of one, or any other.
+
+        Samples have usual names, or the attributes of a sample. Other elements describe a sample.
+        """
         parent = self._open[-1] if self._open else None
-        looks_like_sample = len(_SAMPLE_ATTRIBUTES & attributes.keys()) > 1
+        looks_like_sample = len(_SAMPLE_ATTRIBUTES & attributes.keys()) > 1  # whatever its name
         if parent is None:
             self._open.append(_Element("root"))
         elif name in _SAMPLES or (looks_like_sample and parent.role != "other"):
-            message = attributes.get("rm", "")
+            message = attributes.get("rm", "")  # the response message
             is_transaction = message.startswith(TRANSACTION)
             row: _Row = {column: attributes.get(key) for key, column in _ATTRIBUTES.items()}
             row |= {"failureMessage": message, KIND: "", DETAIL: "", LINE: self._current_line()}
             if any(element.role in ("sample", "unknown") for element in self._open):
-                row[KIND] = LeftOutKind.PART
+                row[KIND] = LeftOutKind.PART  # it is inside of a sample
             elif is_transaction:
                 row[KIND] = LeftOutKind.SUMMARY
             self._open.append(_Element("transaction" if is_transaction else "sample", row))
         elif parent.role == "root" or (parent.role == "transaction" and name not in _OF_SAMPLE):
+            # In the place of a sample: its children will show whether it is one.
             row = {KIND: LeftOutKind.OTHER_KIND, DETAIL: name, LINE: self._current_line()}
             self._open.append(_Element("unknown", row))
         else:
-            # Of the children of an unknown element those that would make it a sample are read.
+            # Of the children of an unknown element, those that would make it a sample are read; of all other elements,
+            # only the message of a failed assertion.
             is_text_read = name in _CHILDREN if parent.role == "unknown" else name == "failureMessage"
             self._open.append(_Element("other", text=[] if is_text_read else None))
 
@@ -249,6 +254,7 @@ class _JtlParser:
         element = self._open.pop()
         if element.text is not None:
             text = "".join(element.text).strip()
+            # The sample, unknown element or root that the text describes.
             owner = next(outer for outer in reversed(self._open) if outer.role != "other")
             if owner.role == "unknown":
                 owner.row[_CHILDREN[name]] = text

@@ -37,16 +37,17 @@ def refuse_json(head: Head) -> NoReturn:
 
 def _claims(head: Head) -> bool:
     """Is this a file of k6's points?"""
-    if head.written == "json":
+    if head.file_type == "json":
         return '"metric"' in head.top and '"data"' in head.top
     return set(_COLUMNS) <= set(head.columns)
 
 
 def _build_layout(head: Head, column_requests: Sequence[ColumnRequest]) -> FileLayout:
     """Build the layout of k6's points, of which only those of http_req_duration are requests. Raises InputError."""
-    if head.written == "json":
+    if head.file_type == "json":
         if not _claims(head):
             refuse_json(head)
+        # Names of the columns with a point's metric, time and value; unit of the time.
         metric, time, value, time_unit = "metric", "time", "value", "iso"
         table = Table(head.path, (metric, time, value, *_TAGS), {})
     else:
@@ -62,6 +63,7 @@ def _build_layout(head: Head, column_requests: Sequence[ColumnRequest]) -> FileL
         time_unit = determine_instant_unit(table.typical.get(time))
     endpoint_columns = tuple(name for name in ("name", "url") if name in table.header)
     # A point of http_req_duration is written when the request has ended.
+    # Of each column of a request row: its name, the columns of the file, how it is made of them, and its unit.
     columns = (
         ColumnMap("ts", (time, value), "ended", time_unit),
         ColumnMap("endpoint", ("method", *endpoint_columns), "route"),
@@ -72,7 +74,7 @@ def _build_layout(head: Head, column_requests: Sequence[ColumnRequest]) -> FileL
     layout = build_layout("k6", table, columns, column_requests, optional)
     return replace(
         layout,
-        reader="k6" if head.written == "json" else "csv",
+        reader="k6" if head.file_type == "json" else "csv",
         others=_list_other_rows(table, metric, value),
         kind_column=metric,
         advice=f"record requests over HTTP: of k6, only points of {_METRIC} are judged",
@@ -99,6 +101,7 @@ def _list_other_rows(table: Table, metric: str, value: str) -> tuple[OtherRows, 
     def is_one_of(*names: str) -> Condition:
         return Condition(metric, "is", names)
 
+    # Each entry: kind, conditions, column that names the point, and how failures among these points are recognised.
     failed_by_status = ColumnMap("failed", ("status",), "nonzero") if "status" in table.header else None
     return (
         OtherRows(None, (is_one_of(*_DESCRIBING),)),

@@ -29,6 +29,7 @@ def _build_layout(head: Head, column_requests: Sequence[ColumnRequest]) -> FileL
     """Build the layout of a request log. A request failed if it has an exception or a status of 400 and above."""
     table = read_table(head)
     require(table, _COLUMNS, "a request log of Locust")
+    # Of each column of a request row: its name, the columns of the file, how it is made of them, and its unit.
     columns = (
         ColumnMap("ts", ("timestamp",), "instant", "s"),
         ColumnMap("endpoint", ("request_type", "name"), "text"),

@@ -20,11 +20,11 @@ def refuse_other_tools(head: Head) -> None:
 
 
 def _has_columns(*names: str) -> Callable[[Head], bool]:
-    return lambda head: head.written == "csv" and set(names) <= set(head.columns)
+    return lambda head: head.file_type == "csv" and set(names) <= set(head.columns)
 
 
 def _has_keys(*names: str) -> Callable[[Head], bool]:
-    return lambda head: head.written == "json" and all(f'"{name}"' in head.top for name in names)
+    return lambda head: head.file_type == "json" and all(f'"{name}"' in head.top for name in names)
 
 
 _SUMMARY_OF_JMETER = "JMeter's summary or aggregate report"

@@ -42,31 +42,31 @@ def recognise(path: Path, format: str, column_requests: Sequence[ColumnRequest])
     if format != "auto" and format not in SOURCES:
         raise UnknownName("format", format, ["auto", *SOURCES])
     head = read_head(path)
-    if head.written == "csv":
+    if head.file_type == "csv":
         refuse_aggregates(head)
-    name = _find_claiming_format(head) if format == "auto" else format
-    can_read = name != "" and head.written in SOURCES[name].written
+    name = _find_claiming_format(head) if format == "auto" else format  # empty: no format claims the file
+    can_read = name != "" and head.file_type in SOURCES[name].file_types
     # A file that only the general format would read, or none, may be of a tool whose files cannot be imported.
-    if not can_read or name == head.written:
+    if not can_read or name == head.file_type:
         refuse_other_tools(head)
-    if not can_read:
+    if not can_read:  # refused, except for CSV or Parquet that no format claims
         if name == "parquet":
             raise InputError(f"{path} is not a Parquet file", hint="leave --format out to have it recognised")
-        if head.written == "xml":
+        if head.file_type == "xml":
             refuse_xml(head)
-        if head.written == "json":
+        if head.file_type == "json":
             refuse_json(head)
-        if name and head.written == "csv":
+        if name and head.file_type == "csv":
             raise InputError(
                 f"{path} is not a file of format '{name}'", hint="leave --format out to have it recognised"
             )
-        name = head.written  # the general format: csv or parquet
+        name = head.file_type  # the general format: csv or parquet
     return SOURCES[name].build_layout(head, column_requests)
 
 
 def _find_claiming_format(head: Head) -> str:
     """Name of the first format that claims a file; empty if none does."""
     for name, source in SOURCES.items():
-        if head.written in source.written and source.claims(head):
+        if head.file_type in source.file_types and source.claims(head):
             return name
     return ""

@@ -44,16 +44,16 @@ class _Group:
     files: tuple[FileTimes, ...]
 
     @property
-    def first(self) -> datetime:
-        return min(span.first for span in self.files)
+    def first_request(self) -> datetime:
+        return min(span.first_request for span in self.files)
 
     @property
-    def last(self) -> datetime:
-        return max(span.last for span in self.files)
+    def last_request(self) -> datetime:
+        return max(span.last_request for span in self.files)
 
     @property
     def seconds(self) -> float:
-        return (self.last - self.first).total_seconds()
+        return (self.last_request - self.first_request).total_seconds()
 
     @property
     def pause_s(self) -> float:
@@ -87,17 +87,17 @@ def arrange_files(plan: LandingPlan, times: Sequence[FileTimes]) -> FileRuns:
     _refuse_mixed_clocks(times)
     arm_names = dict.fromkeys(span.file.arm for span in times)
     arms = [_group_files(name, [span for span in times if span.file.arm == name]) for name in arm_names]
-    arms_of_several = [arm for arm in arms if len(arm.files) > 1]
+    arms_with_several_files = [arm for arm in arms if len(arm.files) > 1]
     warnings = list(_find_shifts(arms))
-    if not arms_of_several:
+    if not arms_with_several_files:
         return FileRuns((tuple(span.file for span in times),), doubts=tuple(warnings))
     if plan.files_are is None:
-        _refuse_doubt(arms, arms_of_several)
-        why = _explain_runs(arms_of_several)
+        _refuse_doubt(arms, arms_with_several_files)
+        why = _explain_runs(arms_with_several_files)
     else:
         why = "as --files-are says"
         if plan.files_are == "parts":
-            warnings += _find_runs_declared_as_parts(arms_of_several)
+            warnings += _find_runs_declared_as_parts(arms_with_several_files)
         arms = [_group_as_declared(arm, plan.files_are) for arm in arms]
     overlapping_arm = next((arm.name for arm in arms if _has_overlap(arm)), None)
     if overlapping_arm:
@@ -112,35 +112,40 @@ def arrange_files(plan: LandingPlan, times: Sequence[FileTimes]) -> FileRuns:
 
 def _refuse_mixed_clocks(times: Sequence[FileTimes]) -> None:
     """Refuse files whose times cannot be compared: of two kinds, or more than a year apart. Raises InputError."""
-    from_start = [span for span in times if counts_from_start(span.last)]
-    from_1970 = [span for span in times if not counts_from_start(span.last)]
+    from_start = [span for span in times if counts_from_start(span.last_request)]
+    from_1970 = [span for span in times if not counts_from_start(span.last_request)]
     if from_start and from_1970:
         raise InputError(
             f"the times of {from_start[0].file.path} count from the start of a test, those of "
             f"{from_1970[0].file.path} from 1970",
             hint="give files with the same kind of times, or set their unit with --column ts=COLUMN:UNIT",
         )
-    earliest, latest = min(times, key=lambda span: span.first), max(times, key=lambda span: span.last)
-    if latest.last - earliest.first > LONGEST:
+    earliest, latest = min(times, key=lambda span: span.first_request), max(times, key=lambda span: span.last_request)
+    if latest.last_request - earliest.first_request > LONGEST:
         raise InputError(
-            f"the requests of {earliest.file.path} begin at {_show(earliest.first)}, those of {latest.file.path} end "
-            f"at {_show(latest.last)}: that is more than a year, so a difference may have other causes than the "
-            "release",
+            f"the requests of {earliest.file.path} begin at {_format_time(earliest.first_request)}, those of "
+            f"{latest.file.path} end at {_format_time(latest.last_request)}: that is more than a year, so a "
+            "difference may have other causes than the release",
             hint="run both arms at the same time; if a clock was wrong, correct the times in the file",
         )
 
 
-def _refuse_doubt(arms: Sequence[_ArmRuns], arms_of_several: Sequence[_ArmRuns]) -> None:
+def _refuse_doubt(arms: Sequence[_ArmRuns], arms_with_several_files: Sequence[_ArmRuns]) -> None:
     """Raise InputError if it is not clear whether the files of one arm are parts of one run, or a run each.
 
-    `arms_of_several`: the arms that have several files; the error shows the times of these.
+    `arms_with_several_files`: the arms that have several files; the error shows the times of these.
     """
-    doubt = next((arm.doubt for arm in arms_of_several if arm.doubt), "") or next(_find_contradictions(arms), "")
+    doubt = next((arm.doubt for arm in arms_with_several_files if arm.doubt), "") or next(
+        _find_contradictions(arms), ""
+    )
     if not doubt:
         return
     times_of_arms = []
-    for arm in arms_of_several:
-        texts = [f"{span.file.path} {_show(span.first)} to {_show(span.last)}" for span in arm.files[:MOST_SHOWN]]
+    for arm in arms_with_several_files:
+        texts = [
+            f"{span.file.path} {_format_time(span.first_request)} to {_format_time(span.last_request)}"
+            for span in arm.files[:MOST_SHOWN]
+        ]
         unshown = len(arm.files) - MOST_SHOWN
         times_of_arms.append(f"{arm.name} {', '.join(texts)}" + (f" and {unshown} more" if unshown > 0 else ""))
     raise InputError(
@@ -168,50 +173,53 @@ def _group_files(name: str, files: Sequence[FileTimes]) -> _ArmRuns:
     Times that count from the start of a test cannot show this: then each file is a run. What is not clear becomes the
     `doubt` of the result.
     """
-    if counts_from_start(files[0].last):
+    if counts_from_start(files[0].last_request):
         return _ArmRuns(name, tuple(_Group((span,)) for span in files), in_time=False)
-    first_file, *later_files = sorted(files, key=lambda span: (span.first, span.last))
+    first_file, *later_files = sorted(files, key=lambda span: (span.first_request, span.last_request))
     groups = [_Group((first_file,))]
     doubts = []
-    has_continued = False
+    has_continuation = False
     for span in later_files:
-        gap_s = (span.first - groups[-1].last).total_seconds()  # negative: it overlaps
+        gap_s = (span.first_request - groups[-1].last_request).total_seconds()  # negative: it overlaps
         if gap_s > TOUCH_S:
             groups.append(_Group((span,)))
             continue
         if not _ran_together(groups[-1], span):
-            has_continued = True
+            # It continues the group: it begins where the group ends, or not long before.
+            has_continuation = True
             if gap_s < -TOUCH_S:
                 # A rotated log does not overlap, and load generators of one run overlap for most of their time.
                 doubts.append(f"{span.file.path} begins {_describe_gap(groups[-1], span)}")
         groups[-1] = _Group((*groups[-1].files, span))
     for group, next_group in pairwise(groups):
-        gap_s = (next_group.first - group.last).total_seconds()
+        gap_s = (next_group.first_request - group.last_request).total_seconds()
         pause_s = max(group.pause_s, next_group.pause_s)
         # So short a gap may be a pause within one run, not a restart between two.
         if gap_s < max(RESTART_S, PAUSES * pause_s):
             pauses = f", and pauses of {format_duration(pause_s)} are within them" if pause_s > TOUCH_S else ""
             next_file = next_group.files[0]
             doubts.append(f"{next_file.file.path} begins {_describe_gap(group, next_file)}{pauses}")
-    if has_continued and len(groups) > 1:
+    if has_continuation and len(groups) > 1:
         doubts.append(f"some files of {name} continue where others end, and some lie apart")
     return _ArmRuns(name, tuple(groups), in_time=True, doubt=doubts[0] if doubts else "")
 
 
 def _ran_together(one: _Group | FileTimes, other: _Group | FileTimes) -> bool:
     """Whether two files or runs overlap for at least half of the shorter of them."""
-    overlap_s = (min(one.last, other.last) - max(one.first, other.first)).total_seconds()
+    overlap_s = (
+        min(one.last_request, other.last_request) - max(one.first_request, other.first_request)
+    ).total_seconds()
     return overlap_s >= 0 and overlap_s >= TOGETHER * min(one.seconds, other.seconds)
 
 
 def _describe_gap(group: _Group, later_file: FileTimes) -> str:
     """How long after (or before) the last file of a group ends another file begins: '3 s after a.csv ends'."""
-    last_file = max(group.files, key=lambda span: span.last)
-    gap_s = (later_file.first - last_file.last).total_seconds()
+    last_file = max(group.files, key=lambda span: span.last_request)
+    gap_s = (later_file.first_request - last_file.last_request).total_seconds()
     return f"{format_duration(abs(gap_s))} {'after' if gap_s > 0 else 'before'} {last_file.file.path} ends"
 
 
-def _show(moment: datetime) -> str:
+def _format_time(moment: datetime) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03}Z"
 
 
@@ -233,8 +241,10 @@ def _group_as_declared(arm: _ArmRuns, files_are: FilesAre) -> _ArmRuns:
     """
     if files_are == "parts":
         return replace(arm, groups=(_Group(arm.files),))
-    by_time = sorted(arm.files, key=lambda span: span.first)
-    lie_apart = arm.in_time and all(span.last < next_span.first for span, next_span in pairwise(by_time))
+    by_time = sorted(arm.files, key=lambda span: span.first_request)
+    lie_apart = arm.in_time and all(
+        span.last_request < next_span.first_request for span, next_span in pairwise(by_time)
+    )
     as_given = sorted(arm.files, key=lambda span: span.file.number)
     ordered = by_time if lie_apart else as_given
     return _ArmRuns(arm.name, tuple(_Group((span,)) for span in ordered), in_time=lie_apart)
@@ -242,7 +252,7 @@ def _group_as_declared(arm: _ArmRuns, files_are: FilesAre) -> _ArmRuns:
 
 def _has_overlap(arm: _ArmRuns) -> bool:
     """Did runs of one arm run at the same time? Times that count from the start of a test cannot show it."""
-    if any(counts_from_start(span.last) for span in arm.files):
+    if any(counts_from_start(span.last_request) for span in arm.files):
         return False
     return any(_ran_together(run, other_run) for run, other_run in combinations(arm.groups, 2))
 
@@ -288,10 +298,10 @@ def _match_runs(arms: Sequence[_ArmRuns]) -> tuple[tuple[tuple[FilePlan, ...], .
         if arm is baseline:
             continue
         counterparts = _find_counterparts(baseline, arm)
-        for number, group in enumerate(arm.groups):
-            if number in counterparts:
-                files_of_runs[counterparts[number]] += group.files
-            else:
+        for run_number, group in enumerate(arm.groups):
+            if run_number in counterparts:
+                files_of_runs[counterparts[run_number]] += group.files
+            else:  # a run of this arm only
                 files_of_runs.append(list(group.files))
         baseline_runs, runs = len(baseline.groups), len(arm.groups)
         if baseline_runs != runs:
@@ -314,36 +324,39 @@ def _find_counterparts(baseline: _ArmRuns, arm: _ArmRuns) -> dict[int, int]:
     Runs are paired if they ran together; in their order if no two did, or if their times do not show it. A run without
     a counterpart is not in the result.
     """
-    by_order = {number: number for number in range(min(len(baseline.groups), len(arm.groups)))}
+    by_order = {run_number: run_number for run_number in range(min(len(baseline.groups), len(arm.groups)))}
     if not (baseline.in_time and arm.in_time):
         return by_order
     ran_together = [
-        (number, baseline_number)
-        for number, group in enumerate(arm.groups)
+        (run_number, baseline_number)
+        for run_number, group in enumerate(arm.groups)
         for baseline_number, baseline_group in enumerate(baseline.groups)
         if _ran_together(group, baseline_group)
     ]
     if not ran_together:
         return by_order
-    if len(baseline.groups) == len(arm.groups) and all(number == other for number, other in ran_together):
-        # Also the runs that did not overlap follow the order of the others.
+    if len(baseline.groups) == len(arm.groups) and all(
+        run_number == baseline_number for run_number, baseline_number in ran_together
+    ):
+        # All pairs that overlapped are in order, so the runs that did not overlap follow it, too.
         return by_order
     counterparts: dict[int, int] = {}
-    for number, baseline_number in ran_together:  # each run of both arms is paired once, with the earliest
-        if number not in counterparts and baseline_number not in counterparts.values():
-            counterparts[number] = baseline_number
+    for run_number, baseline_number in ran_together:  # each run of both arms is paired once, with the earliest
+        if run_number not in counterparts and baseline_number not in counterparts.values():
+            counterparts[run_number] = baseline_number
     return counterparts
 
 
 def _find_shifts(arms: Sequence[_ArmRuns]) -> Iterator[str]:
     """Point out an arm that began whole half hours after or before baseline: its times may have another time zone."""
     baseline = _find_baseline(arms)
-    baseline_start = min(span.first for span in baseline.files)
-    baseline_end = max(span.last for span in baseline.files)
+    baseline_start = min(span.first_request for span in baseline.files)
+    baseline_end = max(span.last_request for span in baseline.files)
     for arm in arms:
-        start_shift_s = (min(span.first for span in arm.files) - baseline_start).total_seconds()
-        end_shift_s = (max(span.last for span in arm.files) - baseline_end).total_seconds()
+        start_shift_s = (min(span.first_request for span in arm.files) - baseline_start).total_seconds()
+        end_shift_s = (max(span.last_request for span in arm.files) - baseline_end).total_seconds()
         half_hours = round(start_shift_s / HALF_HOUR_S)
+        # Another time zone shifts start and end by the same half hours, to within a minute.
         deviation_s = max(abs(shift_s - half_hours * HALF_HOUR_S) for shift_s in (start_shift_s, end_shift_s))
         if 0 < abs(half_hours) <= FARTHEST_ZONES and deviation_s <= SAME_START_S:
             direction = "after" if half_hours > 0 else "before"

@@ -90,6 +90,7 @@ class OpenRequests:
         # This is called for every request, so it packs and unpacks as little as possible.
         @wraps(original)
         def request(session: Any, method: Any, url: Any, *arguments: Any, **options: Any) -> Any:
+            # Calls the client's own method, and keeps the call in `calls` meanwhile.
             key = id(options)  # the dict of this call; its id is unique while the call lasts
             calls[key] = now(), session, method, url, arguments, options
             try:
@@ -103,7 +104,7 @@ class OpenRequests:
                     self._record_broken_call(call, error)
                 raise
             if "stream" in options and options["stream"] and options.get("catch_response"):
-                # The body is read in the `with` block, which ends the request.
+                # The body is read in the `with` block, which ends the request: `__exit__` removes the call by its key.
                 setattr(response, _KEY, key)
             else:
                 calls.pop(key, None)
@@ -116,7 +117,7 @@ class OpenRequests:
 
         @wraps(original)
         def leave_block(response: Any, error_class: Any, error: Any, trace: Any) -> Any:
-            call = self._calls.pop(vars(response).get(_KEY, 0), None)
+            call = self._calls.pop(vars(response).get(_KEY, 0), None)  # None: the call has ended before the block
             is_handled = original(response, error_class, error, trace)
             # Locust reports a request whose block raised nothing, or had set the outcome before.
             if error_class is not None and not is_handled and getattr(response, "_manual_result", None) is None:
@@ -130,7 +131,7 @@ class OpenRequests:
 
     def _was_sent_before_stop(self, call: _Call) -> bool:
         began = call[0]
-        return self._stopped is None or began < self._stopped
+        return self._stopped is None or began < self._stopped  # None: Locust does not stop the users
 
     def _record_broken_call(self, call: _Call, error: BaseException) -> None:
         """Record a call that raised an exception that Locust does not count as a failure, so that no event reports it.

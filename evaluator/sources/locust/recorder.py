@@ -78,7 +78,7 @@ class Recorder:
         self._pid = os.getpid()
         self._process: _Process | None = None
         if Recorder._active is not None:
-            if release:
+            if release:  # else it has no settings to pass on
                 Recorder._active.settings |= self.settings
                 Recorder._active.sensitive |= sensitive
             return
@@ -189,7 +189,7 @@ class _Process:
         )
         self.open_requests = OpenRequests(self.buffer)
         self.writer: SegmentWriter | None = None
-        self.arm_of = {cls.__name__: getattr(cls, "evaluator_arm", "") for cls in environment.user_classes}
+        self.arm_by_class = {cls.__name__: getattr(cls, "evaluator_arm", "") for cls in environment.user_classes}
         """Name of a user class → its arm; empty if the context of each request names it."""
         self.users: Counter[str] = Counter()
         """Running users of each arm."""
@@ -427,7 +427,7 @@ class _Process:
         """Sum the users of classes (by name) over the classes of each arm."""
         users: Counter[str] = Counter()
         for class_name, count in counts.items():
-            users[self.arm_of.get(class_name) or self.buffer.arm] += count
+            users[self.arm_by_class.get(class_name) or self.buffer.arm] += count
         return users
 
     def _write_facts(self) -> None:
@@ -440,9 +440,10 @@ class _Process:
         if self.role == "local":
             # With --reset-stats Locust's own count begins again after the start.
             facts.counted = None if self.environment.reset_stats else self.environment.stats.total.num_requests
-            facts.workers_expected, facts.clock_offset_s = 1, 0.0
+            facts.workers_expected, facts.clock_offset_s = 1, 0.0  # no other process, so no other clock
         elif self.role == "master":
             connected = self.runner.worker_index_max if isinstance(self.runner, MasterRunner) else 0
+            # Some may be missing, and more than expected may have come.
             facts.workers_expected = max(_get_options(self.environment).expect_workers, connected)
             offsets_s = [abs(offset_s) for offset_s in self.clock_offsets_s.values()]
             facts.clock_offset_s = round(max(offsets_s), 4) if offsets_s else None

@@ -21,12 +21,15 @@ def use_arms(environment: Environment, recording: Recording) -> None:
     if not recording.arms:
         return
     originals = list(environment.user_classes)
+    # Name of an original class → for each arm → for each of its URLs the copy.
     copies = make_arm_users(originals, recording.arms, recording.release)
-    environment.user_classes = [copy for by_arm in copies.values() for by_url in by_arm for copy in by_url]
+    environment.user_classes = [
+        copy for class_copies in copies.values() for arm_copies in class_copies for copy in arm_copies
+    ]
     environment.host = None  # it would override the hosts of the copies
-    lanes = {
-        original: tuple(tuple(copy.__name__ for copy in by_url) for by_url in by_arm)
-        for original, by_arm in copies.items()
+    lanes = {  # the same with names of the copies
+        original: tuple(tuple(copy.__name__ for copy in arm_copies) for arm_copies in class_copies)
+        for original, class_copies in copies.items()
     }
     environment.dispatcher_class = type("Dispatcher", (PairedDispatcher,), {"lanes": lanes, "originals": originals})
     if environment.shape_class is not None:
@@ -61,7 +64,7 @@ def _copy_user(cls: type[User], arm: Arm, url: str, release: str) -> type[User]:
 
     name = f"{cls.__name__}_{arm.name}_{arm.urls.index(url)}"
     attributes = {"host": url, "context": context, "evaluator_arm": arm.name, "__module__": cls.__module__}
-    metaclass: Any = type(cls)
+    metaclass: Any = type(cls)  # it sets up a class of users
     copy: type[User] = metaclass(name, (cls,), attributes)
     return copy
 
@@ -76,13 +79,15 @@ def _shape_all_arms(shape: LoadTestShape, copies: Mapping[str, Any], arms: int) 
     original_tick: Callable[[], Any] = shape.tick
 
     def tick_all_arms() -> Any:
+        """Return what the shape wants now: users, users spawned a second and, if it restricts them, their classes."""
         target = original_tick()
         if target is None:  # the shape has ended
             return None
-        users, rate, *further = target
+        users, spawn_rate, *further = target
         classes = further[0] if further else None  # the shape may restrict the classes of users
-        class_copies = [copy for cls in classes or () for by_url in copies[cls.__name__] for copy in by_url]
-        return (users * arms, rate * arms, class_copies) if class_copies else (users * arms, rate * arms)
+        class_copies = [copy for cls in classes or () for arm_copies in copies[cls.__name__] for copy in arm_copies]
+        totals = users * arms, spawn_rate * arms
+        return (*totals, class_copies) if class_copies else totals
 
     shape.tick = tick_all_arms  # type: ignore[method-assign]
 
@@ -99,7 +104,7 @@ class PairedDispatcher(UsersDispatcher):
         """Start to spawn users up to a number, in steps of one user (or several) for every arm."""
         super().new_dispatch(target_user_count, spawn_rate, user_classes)
         arms = len(next(iter(self.lanes.values())))
-        users_per_step = max(self._user_count_per_dispatch_iteration // arms, 1) * arms
+        users_per_step = max(self._user_count_per_dispatch_iteration // arms, 1) * arms  # as many for every arm
         self._user_count_per_dispatch_iteration = users_per_step
         self._wait_between_dispatch = users_per_step / spawn_rate
 
@@ -115,20 +120,20 @@ class PairedDispatcher(UsersDispatcher):
         classes = [
             cls
             for cls in self.originals
-            if any(name in requested for by_url in self.lanes[cls.__name__] for name in by_url)
+            if any(name in requested for arm_copies in self.lanes[cls.__name__] for name in arm_copies)
         ]
         by_weight = _kl_generator((cls.__name__, cls.weight) for cls in classes if not cls.fixed_count)
         while True:
             if self._try_dispatch_fixed:
                 self._try_dispatch_fixed = False
-                missing = {}
+                missing_by_class = {}  # counted for all classes before one of them is spawned
                 for cls in classes:
                     if cls.fixed_count:  # users on the first arm; the others have as many
                         copies_of_first_arm = self.lanes[cls.__name__][0]
                         running = sum(self._get_user_current_count(name) for name in copies_of_first_arm)
-                        missing[cls.__name__] = cls.fixed_count - running
-                for name, count in missing.items():
+                        missing_by_class[cls.__name__] = cls.fixed_count - running
+                for class_name, count in missing_by_class.items():
                     for _ in range(count):
-                        yield name
+                        yield class_name
             else:
                 yield next(by_weight)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 from evaluator.records import Answer, metric_name
-from evaluator.sources.prometheus.queries import matchers_of
+from evaluator.sources.prometheus.queries import list_matchers
 
 Labels = Mapping[str, str]
 
@@ -44,17 +44,17 @@ def find_impossible(
     if not arm_series or not metric:
         return ""
     label_names = sorted({label for labels in arm_series for label in labels} - {"__name__", "le"})
-    for matcher in matchers_of(query):
+    for matcher in list_matchers(query):
         if matcher.label not in label_names:
             return f"no series of {metric} on {arm} has the label {matcher.label}; they have {', '.join(label_names)}"
-    for matcher in matchers_of(query):
+    for matcher in list_matchers(query):
         label = matcher.label
-        values = {labels[label] for labels in arm_series if label in labels}
+        values = {labels[label] for labels in arm_series if label in labels}  # that the label has on the arm
         # Where one status code was seen, any other may appear, so these values are possible, too.
         vocabularies = [vocabulary for vocabulary in _VOCABULARIES if values and values <= vocabulary]
         if any(matcher.fits(value) for value in values.union(*vocabularies)):
             continue
-        shown = list_some(sorted(values))
+        shown = join_some(sorted(values))
         if not list_matches_anywhere():
             return f"no series of {metric} ever had {matcher.text}; on {arm} its {label} is {shown}"
         # A value that no other arm ever had may be this arm's name for the value in the query.
@@ -62,9 +62,13 @@ def find_impossible(
         if unseen:
             return (
                 f"no series of {metric} on {arm} has {matcher.text}; its {label} is {shown}, and "
-                f"{list_some(sorted(unseen))} was never seen on another arm: it may be its name for {matcher.value}"
+                f"{join_some(sorted(unseen))} was never seen on another arm: it may be its name for {matcher.value}"
             )
     return ""
+
+
+_CLASSIC_QUERIES = 3
+"""Queries for a classic histogram: its buckets, its sum and its count."""
 
 
 def find_form(answer: Answer, list_series_by_name: Callable[[], Sequence[Labels]]) -> str:
@@ -77,7 +81,7 @@ def find_form(answer: Answer, list_series_by_name: Callable[[], Sequence[Labels]
         return ""
     if any("vmrange" in series.labels for series in answer.series):
         return "VictoriaMetrics' buckets (vmrange)"
-    if len(answer.sent) > len(("bucket", "sum", "count")):  # the fourth query asks for a native histogram
+    if len(answer.sent) > _CLASSIC_QUERIES:  # the query after those asks for a native histogram
         return "native"
     if any(series.part == "bucket" for series in answer.series):
         return "classic"
@@ -93,17 +97,20 @@ def explain_labels(metric: str, query: str, series: Sequence[Labels]) -> str:
     """
     if not series:
         return f"there is no metric {metric} in that window: is it scraped, and is this its full name?"
-    values_of: dict[str, set[str]] = {}
+    values_by_label: dict[str, set[str]] = {}
     for labels in series:
         for label, value in labels.items():
-            values_of.setdefault(label, set()).add(value)
-    values_of.pop("__name__", None)
-    in_query = [label for label in sorted(values_of) if re.search(rf"\b{label}\s*[=!]", query)]
-    shown = "; ".join(f"{label} is {list_some(sorted(values_of[label]))}" for label in in_query or sorted(values_of))
+            values_by_label.setdefault(label, set()).add(value)
+    values_by_label.pop("__name__", None)
+    labels_of_query = [label for label in sorted(values_by_label) if re.search(rf"\b{label}\s*[=!]", query)]
+    shown = "; ".join(
+        f"{label} is {join_some(sorted(values_by_label[label]))}"
+        for label in labels_of_query or sorted(values_by_label)
+    )
     return f"{metric} exists, but with other labels: {shown}"
 
 
-def list_some(names: Sequence[str]) -> str:
+def join_some(names: Sequence[str]) -> str:
     """The first eight names, and how many more there are."""
     shown = ", ".join(names[:8])
     return shown + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -29,9 +29,9 @@ from evaluator.extensions import explain_missing_package
 from evaluator.records import Answer, Part, Query, QueryKind, metric_name
 from evaluator.secrecy import OF_SOURCES
 from evaluator.sources.prometheus.absence import Labels, explain_labels, find_form, find_impossible
-from evaluator.sources.prometheus.faults import odd_answer
+from evaluator.sources.prometheus.faults import explain_odd_answer
 from evaluator.sources.prometheus.options import PrometheusSource
-from evaluator.sources.prometheus.queries import fill, matchers_of, parts_of
+from evaluator.sources.prometheus.queries import fill_query, list_matchers, list_parts
 from evaluator.sources.prometheus.series import Collected
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class Prometheus:
         except (KeyError, IndexError, TypeError, ValueError):
             evaluated_s = math.nan
         if not math.isfinite(evaluated_s):
-            raise odd_answer(self.options.shown_url, "time()", "it has no time")
+            raise explain_odd_answer(self.options.shown_url, "time()", "it has no time")
         # The latest time that the server evaluates may be behind its clock, which the header Date shows.
         try:
             header_s = parsedate_to_datetime(self._session.reply.date).timestamp()
@@ -189,27 +189,29 @@ class Prometheus:
         selector = self.options.selectors[arm]
         step_s, window_s = float(self.options.step_s), (window.end_ms - window.start_ms) / 1000
         answer = Answer(query, arm, sent=(), start=window.start, end=window.end, step_s=step_s, series=())
-        for part, text in parts_of(query):
-            filled = fill(text, selector, step_s=step_s, window_s=window_s)
+        for part, text in list_parts(query):
+            filled = fill_query(text, selector, step_s=step_s, window_s=window_s)
             answer = self._fetch_part(answer, part, filled, window, on_progress)
         if query.kind is QueryKind.HISTOGRAM and not answer.series:  # a native histogram has only its own series
-            filled = fill(query.text, selector, step_s=step_s, window_s=window_s)
+            filled = fill_query(query.text, selector, step_s=step_s, window_s=window_s)
             answer = self._fetch_part(answer, "value", filled, window, on_progress)
         answer = replace(answer, step_s=_find_real_step(answer, step_s))
         if query.kind is QueryKind.HISTOGRAM:
-            plain = fill(query.text, selector, step_s=self.options.step_s, window_s=0)
-            return replace(answer, form=find_form(answer, lambda: self.labels_of(plain, window.start, window.end)))
-        return replace(answer, impossible=self._explain_impossible(answer, window))
+            own_name = fill_query(query.text, selector, step_s=self.options.step_s, window_s=0)  # without `_bucket`
+            return replace(answer, form=find_form(answer, lambda: self.labels_of(own_name, window.start, window.end)))
+        return replace(answer, impossible=self._explain_unmatchable(answer, window))
 
-    def _explain_impossible(self, answer: Answer, window: _Range) -> str:
-        """Explain why the query of an answer can match nothing on its arm; empty if it can.
+    def _explain_unmatchable(self, answer: Answer, window: _Range) -> str:
+        """Explain which condition on a label in an answer's query nothing on its arm can meet; empty if there is none.
 
-        If the answer has no series, the server is asked what it had long before, once for each query and arm.
+        With series in the answer, it is a condition on a label that none of them has (`code!="500"` without a label
+        `code`). Without series, the server is asked, once for each query and arm, which labels and values the series of
+        the metric had in the window and in the seven days before.
         """
         query, arm = answer.query, answer.arm
-        if not metric_name(query.text) or not matchers_of(query.text):
+        if not metric_name(query.text) or not list_matchers(query.text):
             return ""  # an expression, or a query without conditions on labels: it matches whatever there is
-        if answer.series:
+        if answer.series:  # they meet all conditions, so only the label of a condition may be missing
             return find_impossible(query.text, arm, [series.labels for series in answer.series])
         key = (query.text, arm)
         if key not in self._why_impossible:
@@ -222,21 +224,22 @@ class Prometheus:
         Returns an empty text if it can; a sentence also if the server does not answer this.
         """
 
-        def list_metric_of(arm_name: str, period: _Range) -> list[Labels]:
+        def list_series_of(arm_name: str, period: _Range) -> list[Labels]:
             metric = f"{metric_name(query.text)}{{$selector}}"
-            filled = fill(metric, self.options.selectors[arm_name], step_s=0, window_s=0)
+            filled = fill_query(metric, self.options.selectors[arm_name], step_s=0, window_s=0)
             return self.labels_of(filled, period.start, period.end)
 
-        anywhere = fill(query.text, "", step_s=0, window_s=0)
+        query_on_all_arms = fill_query(query.text, "", step_s=0, window_s=0)
         long_period = _Range(window.start_ms - round(LOOK_BACK.total_seconds() * 1000), window.end_ms)
         other_arms = [name for name in self.options.selectors if name != arm]
         try:
             return find_impossible(
                 query.text,
                 arm,
-                list_metric_of(arm, window),
-                lambda: self.labels_of(anywhere, long_period.start, long_period.end),
-                lambda: [labels for name in other_arms for labels in list_metric_of(name, long_period)],
+                list_series_of(arm, window),
+                # Only fetched if they are needed:
+                lambda: self.labels_of(query_on_all_arms, long_period.start, long_period.end),
+                lambda: [labels for name in other_arms for labels in list_series_of(name, long_period)],
             )
         except SourceError as error:
             return f"whether it could find anything on {arm} is not known: {error.message}"
@@ -254,7 +257,7 @@ class Prometheus:
             series=(*answer.series, *collected_series.series),
             warnings=tuple(dict.fromkeys((*answer.warnings, *warnings))),  # each once
             notes=tuple(dict.fromkeys((*answer.notes, *notes))),
-            read=(answer.read or 0) + collected.read,
+            read=(answer.read or 0) + collected.read,  # None before the first part
             nan=answer.nan + collected.nan,
             infinite=answer.infinite + collected.infinite,
             repeated=answer.repeated + collected_series.repeated,
@@ -265,8 +268,8 @@ class Prometheus:
     def explain_nothing(self, query: Query, arm: str, start: datetime, end: datetime) -> str:
         """Explain a query without series for an arm: what was sent, and which labels exist. Raises SourceError."""
         selector = self.options.selectors[arm]
-        _, first_text = parts_of(query)[0]
-        sent_text = fill(first_text, selector, step_s=self.options.step_s, window_s=0)
+        _, first_text = list_parts(query)[0]
+        sent_text = fill_query(first_text, selector, step_s=self.options.step_s, window_s=0)
         metric = metric_name(sent_text)
         message = f"the server has no series for {sent_text}"
         if not metric:  # an expression
@@ -287,7 +290,7 @@ class Prometheus:
         window = self._to_range(start, end)
         series = self._client.get_series(window.start, window.end, {"match[]": name})
         if not isinstance(series, list) or not all(isinstance(labels, dict) for labels in series):
-            raise odd_answer(self.options.shown_url, name, "it is not a list of series")
+            raise explain_odd_answer(self.options.shown_url, name, "it is not a list of series")
         return series
 
     # -------------------------------------------------------------- windows
@@ -307,21 +310,23 @@ class Prometheus:
         others follows. Yields the rest of each answer: its warnings, notes and size.
         """
         step_ms = self.options.step_s * 1000
-        if metric_name(query_text):
+        if metric_name(query_text):  # empty for an expression
             # Samples at their own times: the next window begins right after the last millisecond of the one before.
             start_ms, gap_ms = span.start_ms, 1
         else:
             # An expression is evaluated at whole steps: the first at or after the start.
             start_ms, gap_ms = math.ceil(span.start_ms / step_ms) * step_ms, step_ms
-        series, answer_bytes = 1, 1
-        for window in _cut(start_ms, span.end_ms, FIRST_STEPS * step_ms, step_ms, gap_ms)[:1]:
+        series, answer_bytes = 1, 1  # at least 1, as the limits below are divided by them
+        first_windows = _cut_into_windows(start_ms, span.end_ms, FIRST_STEPS * step_ms, step_ms, gap_ms)[:1]
+        for window in first_windows:  # one window, or none if no step is in `span`
             result, reply = self._ask(query_text, window)
             series, answer_bytes = max(self._collect(collected, result, query_text), 1), max(reply.size, 1)
             yield reply
             start_ms = window.end_ms + gap_ms
-        # Limits of a window, in steps: our memory, the server's points a series, the size of one answer.
+        # Limits of a window, in steps: our memory, the server's points a series, the size of one answer (by the bytes
+        # that each step of the first window took).
         steps = min(POINTS_AT_A_TIME // series, MOST_POINTS, FIRST_STEPS * BYTES_AT_A_TIME // answer_bytes)
-        remaining = _cut(start_ms, span.end_ms, max(1, steps) * step_ms, step_ms, gap_ms)
+        remaining = _cut_into_windows(start_ms, span.end_ms, max(1, steps) * step_ms, step_ms, gap_ms)
         for number, (result, reply) in enumerate(_prefetch(self._ask, query_text, remaining), start=1):
             self._collect(collected, result, query_text)
             yield reply
@@ -337,7 +342,7 @@ class Prometheus:
             series = collected.add(result)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
             problem = "it has something other than series with samples"
-            raise odd_answer(self.options.shown_url, query_text, problem) from error
+            raise explain_odd_answer(self.options.shown_url, query_text, problem) from error
         if series > self.options.max_series:
             raise SourceError(
                 f"{query_text} has {series:,} series, more than the {self.options.max_series:,} allowed",
@@ -364,7 +369,7 @@ class Prometheus:
                 f"{sent_text} gives a {reply.kind}, not series over time", hint="write a query that gives series"
             )
         if not isinstance(result, list):
-            raise odd_answer(self.options.shown_url, sent_text, "it has no list of series")
+            raise explain_odd_answer(self.options.shown_url, sent_text, "it has no list of series")
         return result, reply
 
 
@@ -375,7 +380,7 @@ def _find_real_step(answer: Answer, step_s: float) -> float:
     return max(step_s, round(statistics.median(medians_s) if medians_s else step_s))
 
 
-def _cut(start_ms: int, end_ms: int, length_ms: int, step_ms: int, gap_ms: int) -> list[_Range]:
+def _cut_into_windows(start_ms: int, end_ms: int, length_ms: int, step_ms: int, gap_ms: int) -> list[_Range]:
     """Cut an interval, both ends included, into windows of a length; `gap_ms` is between the end and the next start.
 
     A window ends one step before its length is full, as its first and last point both belong to it.

@@ -21,7 +21,7 @@ _REDIRECTS = range(300, 400)
 _LONGEST = 300
 
 
-def unreachable(url: str, error: Exception, timeout_s: float) -> SourceError:
+def explain_unreachable(url: str, error: Exception, timeout_s: float) -> SourceError:
     """Make the error of a server that cannot be reached, or does not answer in time; the text of `error` says why."""
     text = str(error)
     if isinstance(error.__cause__, zlib.error):
@@ -51,7 +51,7 @@ def unreachable(url: str, error: Exception, timeout_s: float) -> SourceError:
     )
 
 
-def odd_answer(url: str, query: str, problem: str) -> SourceError:
+def explain_odd_answer(url: str, query: str, problem: str) -> SourceError:
     """Make the error of an answer that is JSON, but not an answer of the API; `problem`: such as "it has no time"."""
     return SourceError(
         f"{url} gave an answer to {query[:_LONGEST]} that cannot be read: {problem}",
@@ -104,9 +104,9 @@ def check_answer(url: str, response: requests.Response, query: str | None) -> di
         )
     data = answer.get("data")
     if data is None or (query is not None and not (data and isinstance(data, dict))):
-        raise odd_answer(url, request_text, "it has no data")
+        raise explain_odd_answer(url, request_text, "it has no data")
     if query is not None and "result" not in data:
-        raise odd_answer(url, request_text, "it has no list of series")
+        raise explain_odd_answer(url, request_text, "it has no list of series")
     return answer
 
 

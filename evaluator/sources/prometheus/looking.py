@@ -37,22 +37,23 @@ def look_around(server: Prometheus) -> Surroundings:
     end = server.latest() + timedelta(seconds=1)
     start = end - WINDOW
     metric_names = server.metric_names(start, end)
-    series_of_sets = {}
+    series_by_set = {}
     for set_name, metrics in QUERY_SETS.items():
-        query = str(metrics[0].get("failures") or metrics[0]["query"])
+        query = str(metrics[0].get("failures") or metrics[0]["query"])  # a ratio has `failures` and `requests`
         metric = metric_name(query.replace("$selector,", "").replace("$selector", ""))
         label_names = re.findall(r"([a-z_]+)\s*[=!]~?", query.partition("{")[2])
         series = server.labels_of(metric, start, end) if metric in metric_names else []
         fitting = [labels for labels in series if all(label in labels for label in label_names)]
         if fitting:
-            series_of_sets[set_name] = fitting
-    versions = next(filter(None, map(_find_versions, series_of_sets.values())), None)
+            series_by_set[set_name] = fitting
+    # The first set whose series have two versions.
+    versions = next(filter(None, map(_find_versions, series_by_set.values())), None)
     if versions is None:
-        return Surroundings(tuple(series_of_sets), {})
+        return Surroundings(tuple(series_by_set), {})
     label, old, new = versions
     comparable = [
         set_name
-        for set_name, series in series_of_sets.items()
+        for set_name, series in series_by_set.items()
         if {old, new} <= {labels.get(label, "") for labels in series}
     ]
     return Surroundings(tuple(comparable), {"baseline": f'{label}="{old}"', "canary": f'{label}="{new}"'})

@@ -37,10 +37,10 @@ class Matcher:
         return matches if self.operator == "=~" else not matches
 
 
-def matchers_of(text: str) -> tuple[Matcher, ...]:
+def list_matchers(text: str) -> tuple[Matcher, ...]:
     """The conditions of a plain query, without those of `$selector`.
 
-    >>> matchers_of('x{$selector,code=~"5.."}')
+    >>> list_matchers('x{$selector,code=~"5.."}')
     (Matcher(label='code', operator='=~', value='5..'),)
     """
     query = PLAIN_QUERY.fullmatch(text)
@@ -53,7 +53,7 @@ def _unquote(quoted: str) -> str:
     return quoted[1:-1] if quoted[0] == "`" else re.sub(r"\\(.)", r"\1", quoted[1:-1])
 
 
-def fill(text: str, selector: str, *, step_s: float, window_s: float) -> str:
+def fill_query(text: str, selector: str, *, step_s: float, window_s: float) -> str:
     """Replace `$selector`, `$step` and `$window` in a query; an empty selector leaves no comma behind."""
     conditions = selector.strip().strip("{}").strip().strip(",")
     filled = text.replace("$selector", conditions)
@@ -63,7 +63,7 @@ def fill(text: str, selector: str, *, step_s: float, window_s: float) -> str:
     return filled.replace("$step", f"{step_s:g}s").replace("$window", f"{window_s:g}s")
 
 
-def parts_of(query: Query) -> tuple[tuple[Part, str], ...]:
+def list_parts(query: Query) -> tuple[tuple[Part, str], ...]:
     """The queries that are sent for a query of the policy, each with the part that it asks for.
 
     A histogram has three: NAME_bucket, NAME_sum and NAME_count, with the labels of the query.

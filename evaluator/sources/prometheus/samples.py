@@ -23,7 +23,7 @@ _COLUMNS = {"ts": pa.float64(), "value": pa.float64()}
 
 
 def lift_samples(body: bytes) -> tuple[bytes, list[Lifted]]:
-    """Take the samples out of an answer: `"values":[[1,"2"],…]` of the K-th series becomes `"values":K`.
+    """Take the samples out of an answer: `"values":[[1,"2"],…]` of the K-th series (from 0) becomes `"values":K`.
 
     Returns the remaining JSON and the samples of each series; the answer as it is, and no samples, if it has another
     form.

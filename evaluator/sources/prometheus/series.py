@@ -54,9 +54,9 @@ class Collected:
 
         Raises TypeError, ValueError or another built-in error for a result of another form.
         """
-        count = 0
+        series_count = 0
         for series in result:
-            count += 1
+            series_count += 1
             labels = series["metric"]
             if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
                 raise TypeError("labels must be texts")
@@ -65,11 +65,12 @@ class Collected:
                     self._add_samples(labels, part, le, ts_ms, values)
             if len(series.get("values", ())):
                 is_bucket = self.part == "bucket" and "le" in labels
-                # The same NaN object for all series without a bound, because it is part of a key.
+                # The upper bound of a bucket is part of a key, so all series without one have the same NaN object: no
+                # other NaN is equal to it.
                 le = float(labels["le"].replace("+Inf", "inf")) if is_bucket else math.nan
                 ts_ms, values = _to_arrays(series["values"])
                 self._add_samples(labels, self.part, le, ts_ms, values)
-        return count
+        return series_count
 
     def _add_samples(
         self, labels: Mapping[str, str], part: Part, le: float, ts_ms: IntArray, values: FloatArray
@@ -96,8 +97,7 @@ class Collected:
         servers are duplicates.
         """
         start_ms, end_ms = window_ms
-        options = self.options
-        unique: dict[tuple[Key, Part, float], Series] = {}
+        series_by_key: dict[tuple[Key, Part, float], Series] = {}
         duplicates = repeated = outside = 0
         for (key, part, le), pieces in self.samples.items():
             all_ts_ms = np.concatenate([piece_ts_ms for piece_ts_ms, _ in pieces])
@@ -109,20 +109,26 @@ class Collected:
             outside += int((~is_inside).sum())
             if not ts_ms.size:
                 continue
-            values = all_values[is_inside][first_indices]
-            labels = self.labels[key]
-            endpoint = labels.get(options.endpoint_label, "") if options.endpoint_label else ""
-            shown_labels = {name: value for name, value in labels.items() if name not in ("le", "__name__")}
-            series = Series(shown_labels, labels.get(options.instance_label, ""), endpoint, part, le, ts_ms, values)
-            key_of_pair = tuple((name, value) for name, value in key if name not in options.replica_labels)
-            other_series = unique.get((key_of_pair, part, le))
-            if other_series is not None:
+            series = self._make_series(self.labels[key], part, le, ts_ms, all_values[is_inside][first_indices])
+            # Both servers of a pair have this key.
+            key_of_pair = tuple((name, value) for name, value in key if name not in self.options.replica_labels)
+            duplicate = series_by_key.get((key_of_pair, part, le))
+            if duplicate is not None:
                 duplicates += 1
-                # Of two duplicates the one with more samples stays.
-                fewer, series = sorted((other_series, series), key=lambda candidate: candidate.ts_ms.size)
-                repeated += fewer.ts_ms.size
-            unique[key_of_pair, part, le] = series
-        return CollectedSeries(tuple(unique.values()), duplicates, repeated, outside)
+                # Of two duplicates the one with more samples stays; the later one if they have as many.
+                dropped, series = sorted((duplicate, series), key=lambda candidate: candidate.ts_ms.size)
+                repeated += dropped.ts_ms.size
+            series_by_key[key_of_pair, part, le] = series
+        return CollectedSeries(tuple(series_by_key.values()), duplicates, repeated, outside)
+
+    def _make_series(
+        self, labels: Mapping[str, str], part: Part, le: float, ts_ms: IntArray, values: FloatArray
+    ) -> Series:
+        """Make a series with the instance and the endpoint that its labels name; empty for a label that is missing."""
+        options = self.options
+        endpoint = labels.get(options.endpoint_label, "") if options.endpoint_label else ""
+        shown_labels = {name: value for name, value in labels.items() if name not in ("le", "__name__")}
+        return Series(shown_labels, labels.get(options.instance_label, ""), endpoint, part, le, ts_ms, values)
 
 
 def unfold_native(samples: Sequence[Any]) -> list[tuple[Part, float, IntArray, FloatArray]]:
@@ -138,7 +144,8 @@ def unfold_native(samples: Sequence[Any]) -> list[tuple[Part, float, IntArray, F
     histograms = [histogram for _, histogram in samples]
     counts = np.array([float(histogram["count"]) for histogram in histograms])
     sums = np.array([float(histogram["sum"]) for histogram in histograms])
-    # For each time an array (buckets, 3): lower bound, upper bound and count of each bucket.
+    # For each time an array (buckets, 3): lower bound, upper bound and count of each bucket. The API has before them a
+    # code for which of the bounds belong to the bucket.
     buckets_over_time = [
         np.array([bucket[1:4] for bucket in histogram.get("buckets") or ()], dtype=float).reshape(-1, 3)
         for histogram in histograms
@@ -147,7 +154,7 @@ def unfold_native(samples: Sequence[Any]) -> list[tuple[Part, float, IntArray, F
     bounds = bounds[np.isfinite(bounds)]
     is_spanned = np.zeros(bounds.size, dtype=bool)
     for buckets in buckets_over_time:
-        lower, upper = buckets[:, 0][:, None], buckets[:, 1][:, None]
+        lower, upper = buckets[:, 0][:, None], buckets[:, 1][:, None]  # (buckets, 1), against (bounds,)
         is_spanned |= ((lower < bounds) & (bounds < upper)).any(axis=0)
     unfolded: list[tuple[Part, float, IntArray, FloatArray]] = [
         ("count", math.nan, ts_ms, counts),

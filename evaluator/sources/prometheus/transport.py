@@ -21,7 +21,7 @@ from urllib3 import Retry
 
 from evaluator.errors import SourceError
 from evaluator.network import PACKED, Adapter
-from evaluator.sources.prometheus.faults import check_answer, read_notes, unreachable
+from evaluator.sources.prometheus.faults import check_answer, explain_unreachable, read_notes
 from evaluator.sources.prometheus.options import PrometheusSource
 
 LARGEST_ANSWER = 1 << 28
@@ -104,7 +104,7 @@ class QuerySession(requests.Session):
             else:
                 response = super().request("GET", url, params=parameters, **options)
         except requests.RequestException as error:
-            raise unreachable(shown_url, error, self._options.timeout) from None
+            raise explain_unreachable(shown_url, error, self._options.timeout) from None
         encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in {"", "identity", *PACKED}:
             raise SourceError(
