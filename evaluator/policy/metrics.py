@@ -213,24 +213,24 @@ _COMMON_KEYS = MetricSection.model_fields.keys() - {"options", "metric"}
 
 
 def to_rule(section: MetricSection) -> Rule:
-    """Make a rule of a metric of the policy."""
+    """Make a rule of a metric of the policy: amounts in % or pp become shares of 1, others keep the metric's unit."""
     margin, metric = section.margin, section.metric
     return Rule(
         name=section.name,
         metric=metric,
         role=Role(section.role),
-        margin=None if margin is None else Margin(_to_float(margin), relative=margin.unit == "%"),
+        margin=None if margin is None else Margin(_to_metric_unit(margin), relative=margin.unit == "%"),
         direction=section.direction or metric.direction,
         limit=Limit(
-            min=None if section.min is None else _to_float(section.min),
-            max=None if section.max is None else _to_float(section.max),
+            min=None if section.min is None else _to_metric_unit(section.min),
+            max=None if section.max is None else _to_metric_unit(section.max),
         ),
         slice=Slice(endpoint=section.endpoint),
     )
 
 
-def _to_float(amount: Quantity) -> float:
-    """Convert percentages and percentage points to shares of 1; other amounts keep the metric's unit."""
+def _to_metric_unit(amount: Quantity) -> float:
+    """Convert an amount in % or pp to a share of 1 (5 % → 0.05); another amount is in the metric's unit already."""
     return float(amount.value / 100 if amount.unit in ("%", "pp") else amount.value)
 
 
