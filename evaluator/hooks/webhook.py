@@ -74,7 +74,7 @@ class Webhook(BaseHook[WebhookOptions]):
         return self._post(context, "release." + context.action)
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - the receiver knows what was
-        return self._post(context, f"release.{context.action}.undone", "-undo")
+        return self._post(context, f"release.{context.action}.undone", id_suffix="-undo")
 
     def _post(self, context: HookContext, event_type: str, id_suffix: str = "") -> Outcome:
         """Post the decision until it is accepted, refused for good, or the context expires.
@@ -107,7 +107,7 @@ class Webhook(BaseHook[WebhookOptions]):
             outcome: Outcome = Retrying(
                 retry=retry_if_exception_type(_RetryableFailure),
                 wait=wait_s,
-                stop=lambda state: state.upcoming_sleep >= context.left_s(),
+                stop=lambda state: state.upcoming_sleep >= context.left_s(),  # no time is left for another attempt
                 sleep=time.sleep,
                 reraise=True,
             )(attempt)
@@ -115,6 +115,7 @@ class Webhook(BaseHook[WebhookOptions]):
             outcome = Outcome("failed", f"not accepted in time: {last_failure.message}", response=last_failure.answer)
         except HookError as error:
             outcome = Outcome("failed", error.message)
+        # A refusal now does not take back what an earlier attempt may have done.
         if outcome.state == "failed" and maybe_accepted:
             return replace(outcome, state="unknown")
         return outcome

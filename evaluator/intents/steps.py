@@ -64,8 +64,10 @@ def plan_steps(
             entries.append((event, entry, None))
             continue
         for delivery in to_undo:
+            # A message stays sent, and a hook that did nothing leaves nothing to undo.
             if delivery.event == ANNOUNCE or delivery.outcome.state not in _MAYBE_DONE_STATES:
                 continue
+            # Undone by the options with which it was executed: those in the policy may have changed.
             executed_entry = HookEntry(delivery.hook, json.loads(delivery.options))
             hook = make_step(executed_entry.kind, executed_entry.options).hook
             if hook.can_undo():
@@ -84,11 +86,13 @@ def plan_steps(
 def make_context(
     intent: Intent, release: Release, verdict: StoredVerdict | None, hook: PlannedHook, *, outcome: str = ""
 ) -> HookContext:
-    """Write what a hook of an intent, and the program that it calls, learn about the intent.
+    """Build what a hook of an intent is given: it fills in templates, and goes to receivers and programs.
 
-    `outcome`: how the action ended (acknowledged, failed or unknown), for a hook that announces it; else empty.
+    `verdict`: the newest of the release; None: it has none. `outcome`: how the action ended (acknowledged, failed or
+    unknown), for a hook that announces it; else empty.
     """
-    # Hooks know no break-glass: it is a promotion. A hook that is undone gets the action that it executed.
+    # Hooks know no break-glass: it is a promotion. A rollback undoes only hooks of promotions: each gets the action
+    # that it executed.
     is_promotion = hook.event == UNDO or intent.action is Action.BREAK_GLASS
     action = Action.PROMOTE if is_promotion else intent.action
     # The key is the same in each attempt, but differs between hooks: two of them may call the same receiver.
@@ -97,7 +101,7 @@ def make_context(
         key_parts.append(outcome)
     return HookContext(
         release=release.id,
-        action=cast("Any", action.value),
+        action=cast("Any", action.value),  # one of the words that a hook knows
         verdict=verdict.word if verdict else "",
         verdict_hash=hash_verdict(verdict) if verdict else "",
         baseline=_write_versions(release, "baseline"),
@@ -125,7 +129,7 @@ def preview_steps(
 
     `person`: who looks at it. Values are read until the time `until`.
     """
-    # Reading a value needs the context of an intent, which does not exist yet.
+    # Reading a value needs the context of an intent, which does not exist yet. Of this one, only the time matters.
     draft = Intent(
         id="",
         key="preview",

@@ -36,6 +36,9 @@ SETTLE_STEPS = 1
 LONGEST_WAIT_S = 300.0
 """A window that ends later than this many seconds from now is refused."""
 
+LONGEST_SLEEP_S = 5.0
+"""Between two polls; shorter if the step of the queries is."""
+
 MOST_UNANSWERED_S = 600.0
 """Following ends after a server has not answered for this many seconds."""
 
@@ -59,7 +62,7 @@ def find_load_interval(store: Store, release_id: str) -> CollectionInterval | No
     Returns `None` if the release is unknown or was never loaded. A load that still runs ends now.
     """
     try:
-        loads = [run for run in store.data.runs(release_id) if run.source == "locust"]
+        loads = [run for run in store.data.runs(release_id) if run.source == "locust"]  # the oldest first
     except UnknownName:
         return None
     replicates = [run for run in loads if run.group == loads[-1].group]
@@ -115,15 +118,15 @@ def _explain_silent_arms(
     """
     explained_answers = list(answers)
     for arm in source.options.selectors:
-        of_arm = [number for number, answer in enumerate(answers) if answer.arm == arm and answer.query != UP]
-        if any(answers[number].series for number in of_arm):
+        indices_of_arm = [index for index, answer in enumerate(answers) if answer.arm == arm and answer.query != UP]
+        if any(answers[index].series for index in indices_of_arm):
             continue
         # An explanation lists the labels that exist under a query's name of series. Gauges come last, because their
         # queries are often expressions without such a name.
-        of_arm.sort(key=lambda number: answers[number].query.kind is QueryKind.GAUGE)
-        explained = of_arm[0]
-        why = source.explain_nothing(answers[explained].query, arm, interval.start, interval.end)
-        explained_answers[explained] = replace(answers[explained], impossible=why)
+        indices_of_arm.sort(key=lambda index: answers[index].query.kind is QueryKind.GAUGE)
+        explained_index = indices_of_arm[0]
+        why = source.explain_nothing(answers[explained_index].query, arm, interval.start, interval.end)
+        explained_answers[explained_index] = replace(answers[explained_index], impossible=why)
         say(f"{arm} has no readings: {why}")
     return explained_answers
 
@@ -222,7 +225,7 @@ class _Follower:
                     self.say(f"no answer, trying again: {error.message}")
                 if now - self.failed_since > MOST_UNANSWERED_S:
                     return f"no answer for {MOST_UNANSWERED_S:g} s: {error.message}"
-            time.sleep(min(self.step_s, 5.0))
+            time.sleep(min(self.step_s, LONGEST_SLEEP_S))
         return ""
 
     def _poll(self, end: datetime) -> None:
