@@ -24,7 +24,7 @@ def command() -> None:
 
 @command.command("show")
 @click.argument("release", metavar="[RELEASE]", required=False)
-@rows_option("rows are")
+@rows_option(help_subject="rows are")
 @click.pass_obj
 def show(session: Session, release: str | None, format_name: str) -> None:
     """List requests, approvals, executions and notes (of RELEASE, or of all releases), the oldest first."""

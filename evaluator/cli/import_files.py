@@ -162,7 +162,7 @@ def describe_landed(release: str, landed: Landed) -> str:
         f"{release}: {count_of(landed.rows, 'request')} from {count_of(landed.segments, 'file')}"
         f" in {count_of(len(landed.runs), 'run')}"
     )
-    file_counts = landed.parts  # numbers of files that an arm has in a run: each that occurs, the smallest first
+    file_counts = landed.parts  # how many files an arm has in a run: each number that occurs, the smallest first
     if len(file_counts) > 1:
         text += f" of {file_counts[0]} to {file_counts[-1]} files an arm"
     elif file_counts and file_counts[0] > 1:

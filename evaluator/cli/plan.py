@@ -68,12 +68,13 @@ def command(
             hint="run `evaluator plan RELEASE`, or `evaluator plan --rate 30` for 30 requests per second",
         )
     store = session.open_store() if release else None
-    rate_per_s = goal.rate_per_s or 0.0
+    rate_per_s = goal.rate_per_s or 0.0  # not used if there is a release: its stored runs have a rate
     history = find_history(store, policy, release, rate_per_s=rate_per_s, instances=per_arm or goal.instances)
     instances = per_arm or history.instances
     goal = replace(goal, instances=instances)
     plans = plan_gates(history, policy.rulebook, goal)
     durations_s = [goal.duration_s * factor for factor in FACTORS]
+    # Half as many instances to four times as many; of 1 to 4 instances, the half would be too few to show a spread.
     instance_counts = sorted({max(2, instances // 2), max(instances, 1), 2 * instances, 4 * instances})
     grids = tabulate(history, policy.rulebook, goal, durations_s, instance_counts)
     strategies = compare_strategies(history, policy.rulebook, goal)
@@ -172,12 +173,13 @@ def _write_grid(plans: Sequence[GatePlan], grids: Sequence[Grid], page: Page) ->
     """
     if not plans:
         return []
+    # The smallest chance of GO is that of the gate that is hardest to pass.
     plan, grid = min(zip(plans, grids, strict=True), key=lambda plan_and_grid: plan_and_grid[0].go_chance)
     head = ("", *(f"{count} + {count} instances" for count in grid.instances))
     rows = []
-    for seconds, half_widths in zip(grid.seconds, grid.half_widths, strict=True):
+    for duration_s, half_widths in zip(grid.seconds, grid.half_widths, strict=True):
         cells = [f"± {_write_harm(plan, width)}" if math.isfinite(width) else "–" for width in half_widths]
-        rows.append((format_duration(seconds), *cells))
+        rows.append((format_duration(duration_s), *cells))
     title = f"precision of {name_metric(plan.precision.rule)}, the hardest gate, by minutes and instances"
     return [title, *align_columns([head, *rows], page)]
 

@@ -104,7 +104,12 @@ def _show_plan(workspace: Workspace, policy: Policy, release_id: str | None, goa
     policy has no gate with a margin.
     """
     history = read_plan_history(
-        workspace, policy, release_id, rate_per_s=goal.rate_per_s or 30.0, instances=goal.instances
+        # The rate is missing only with a release, whose stored runs have one: then it is not used.
+        workspace,
+        policy,
+        release_id,
+        rate_per_s=goal.rate_per_s or 30.0,
+        instances=goal.instances,
     )
     _show_origin(history)
     plans = plan_gates(history, policy.rulebook, goal)
@@ -217,12 +222,11 @@ def _show_other_margins(workspace: Workspace, release_id: str) -> None:
         f"{factor:g}",
         mark_up_verdict(with_other_margins.judgement.word),
     )
-    rows = rank_comparisons([row for row in with_other_margins.evidence.comparisons if not row.scan])
-    show(
-        make_metrics_table(
-            rows, release_id, with_arms=len({row.arm for row in rows}) > 1, caption="under these margins"
-        )
+    metrics = rank_comparisons(
+        [comparison for comparison in with_other_margins.evidence.comparisons if not comparison.scan]
     )
+    has_several_candidates = len({comparison.arm for comparison in metrics}) > 1
+    show(make_metrics_table(metrics, release_id, with_arms=has_several_candidates, caption="under these margins"))
 
 
 # ------------------------------------------------------------------ false alarms

@@ -179,20 +179,25 @@ def _show_retry(workspace: Workspace, record: IntentRecord, reader: Reader) -> N
             _show_resolution(workspace, intent, delivery.position + 1, delivery.hook, reader)
 
 
-def _show_resolution(workspace: Workspace, intent: Intent, number: int, hook: str, reader: Reader) -> None:
-    """Show the form in which an admin states whether an unknown hook was executed; `number` counts hooks from 1."""
+def _show_resolution(workspace: Workspace, intent: Intent, hook_number: int, hook: str, reader: Reader) -> None:
+    """Show the form in which an admin states whether a hook was executed whose outcome is unknown.
+
+    `hook`: its kind; `hook_number`: its place among the hooks of the intent, from 1.
+    """
     policy = read_policy(workspace, intent.release)
     may_resolve = may(policy.promotion, reader.names, PersonRole.ADMIN) and is_fresh(reader)
-    with st.form(f"resolve-{intent.id}-{number}", border=False):
+    with st.form(f"resolve-{intent.id}-{hook_number}", border=False):
         reason = st.text_input(
-            f"Hook {number} ({hook}): how do you know?", key=f"how-{intent.id}-{number}", max_chars=300
+            f"Hook {hook_number} ({hook}): how do you know?", key=f"how-{intent.id}-{hook_number}", max_chars=300
         )
         left, right = st.columns(2)
-        is_done = left.form_submit_button("It was done", disabled=not may_resolve, key=f"done-{intent.id}-{number}")
+        is_done = left.form_submit_button(
+            "It was done", disabled=not may_resolve, key=f"done-{intent.id}-{hook_number}"
+        )
         is_not_done = right.form_submit_button(
-            "It was not done", disabled=not may_resolve, key=f"undone-{intent.id}-{number}"
+            "It was not done", disabled=not may_resolve, key=f"undone-{intent.id}-{hook_number}"
         )
     if is_done or is_not_done:
         demand_fresh(reader)
-        resolve(open_store(workspace), policy, reader, intent.id, number, done=is_done, reason=reason)
+        resolve(open_store(workspace), policy, reader, intent.id, hook_number, done=is_done, reason=reason)
         st.rerun()
