@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +135,7 @@ def _write_gates(plans: Sequence[GatePlan], goal: Goal, page: Page) -> list[str]
     rows = []
     for plan in plans:
         rule = plan.precision.rule
+        # Infinite: never with these instances, however long the test is.
         if math.isfinite(plan.go_after_s):
             go_after = f"{format_duration(plan.go_after_s)}, {format_count(round(plan.requests))} requests"
         elif math.isfinite(plan.go_instances):
@@ -189,15 +190,15 @@ def _write_strategies(strategies: Sequence[Exposure], goal: Goal, page: Page) ->
     head = ("rollout", "unchanged: full after", "completed", "stopped", "worse: stopped before", "after it", "exposed")
     rows = [
         (
-            row.label,
-            _write_full_after(row.full_after_s),
-            _write_percent(row.completes),
-            f"{format_number(round(row.false_stop * 100, 1))} %",
-            _write_percent(row.stopped),
-            _write_percent(row.caught_after),
-            f"{format_count(round(row.exposed))} requests",
+            strategy.label,
+            _write_full_after(strategy.full_after_s),
+            _write_percent(strategy.completes),
+            f"{format_number(round(strategy.false_stop * 100, 1))} %",
+            _write_percent(strategy.stopped),
+            _write_percent(strategy.caught_after),
+            f"{format_count(round(strategy.exposed))} requests",
         )
-        for row in strategies
+        for strategy in strategies
     ]
     title = f"ways to roll out, unchanged and with +{format_number(goal.regression * 100)} % latency"
     return [title, *align_columns([head, *rows], page)]
@@ -234,7 +235,7 @@ def _to_plain(
     gates = []
     for plan in plans:
         precision = plan.precision
-        plan_numbers = {name: getattr(plan, name) for name in plan.__dataclass_fields__ if name != "precision"}
+        plan_numbers = {field.name: getattr(plan, field.name) for field in fields(plan) if field.name != "precision"}
         gates.append(
             {
                 "name": precision.rule.name,
@@ -258,7 +259,7 @@ def _to_plain(
         "missing": list(history.missing),
         "gates": gates,
         "grids": [asdict(grid) for grid in grids],
-        "strategies": [asdict(row) for row in strategies],
+        "strategies": [asdict(strategy) for strategy in strategies],
     }
     return _replace_infinite(plain)  # type: ignore[no-any-return]
 

@@ -257,10 +257,7 @@ class _Execution:
         if may_be_done_before and state is IntentState.FAILED:
             # An earlier attempt may have been done, and a failure now does not undo it.
             state, text = IntentState.UNKNOWN, f"{text}; an earlier attempt may have been done"
-        to_restore = hook_outcome.earlier if first_value is None else first_value
-        if isinstance(first_value, dict) and isinstance(hook_outcome.earlier, dict):
-            # Some hooks add keys after the execution, which the value read first does not have.
-            to_restore = {**hook_outcome.earlier, **first_value}
+        to_restore = _combine_earlier(first_value, hook_outcome.earlier)
         undo = "" if state is IntentState.FAILED else _to_json(to_restore)  # a failed hook changed nothing
         return self._store_outcome(hook, HookOutcome(state, text, undo, hook_outcome.response), attempts=attempts)
 
@@ -300,6 +297,19 @@ class _Execution:
     def _read_deliveries(self) -> Mapping[int, Delivery]:
         """Read the intent's hooks that were begun, by their position."""
         return {delivery.position: delivery for delivery in self.store.control.deliveries(self.intent.id)}
+
+
+def _combine_earlier(first_value: Any, last_value: Any) -> Any:
+    """Return what undo has to restore: the value that the first attempt read, else that of the last attempt.
+
+    None: the attempt read no value. Of mappings, keys that only the last value has are added: some hooks add keys after
+    the execution, such as the revision that they wrote.
+    """
+    if first_value is None:
+        return last_value
+    if isinstance(first_value, dict) and isinstance(last_value, dict):
+        return {**last_value, **first_value}
+    return first_value
 
 
 def _to_json(value: Any) -> str:

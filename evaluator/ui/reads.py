@@ -265,9 +265,9 @@ def read_arms(workspace: Workspace, release_id: str) -> tuple[str, ...]:
 def read_plan_history(
     workspace: Workspace, policy: Policy, release_id: str | None, *, rate_per_s: float, instances: int
 ) -> History:
-    """Read what a plan rests on: stored comparisons of a release and its service.
+    """Read what a plan is based on: how precise the stored comparisons of a release and its service were.
 
-    Without a release an assumed service with this rate (requests a second per arm) and number of instances.
+    `release_id` None: an assumed service with this rate (requests a second) and number of instances, both of each arm.
     """
     store = open_store(workspace) if release_id else None
     return find_history(store, policy, release_id, rate_per_s=rate_per_s, instances=instances, land=False)
