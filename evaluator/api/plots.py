@@ -126,10 +126,12 @@ class Plots:
 
     @property
     def _candidates(self) -> tuple[str, ...]:
+        """Names of the arms that were compared with the baseline."""
         return tuple(dict.fromkeys(comparison.arm for comparison in self._comparisons))
 
     @property
     def _colors(self) -> Mapping[str, str]:
+        """Colour of each arm, by name."""
         return color_arms([*(arm.name for arm in self.verdict.evidence.arms), *self._candidates])
 
     def _draw_each(self, key: str, draw: Callable[..., Figure], arm: str | None, width: int) -> Chart:
@@ -177,6 +179,7 @@ class Plots:
             raise UnknownName("candidate", arm, self._candidates)
 
     def _explain_missing(self, what: str) -> UsageError:
+        """Make the error for a figure (`what`) that needs requests, of which none were judged."""
         return UsageError(f"there is no {what} of {self.verdict.release.id}: none of its requests were judged")
 
 

@@ -146,7 +146,8 @@ def worker(session: Session, once: bool) -> int:
         return 0
     stop = threading.Event()
 
-    def stop_worker(_number: int, _frame: FrameType | None) -> None:
+    def stop_worker(_signal_number: int, _frame: FrameType | None) -> None:
+        """End the worker after the intent that it executes."""
         stop.set()
 
     signal.signal(signal.SIGTERM, stop_worker)  # completes the intent that is being executed

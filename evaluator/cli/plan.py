@@ -164,6 +164,7 @@ def _write_harm(plan: GatePlan, harm: float) -> str:
 
 
 def _write_percent(share: float) -> str:
+    """Write a share of 1 as whole percent."""
     return f"{format_number(round(share * 100))} %"
 
 

@@ -115,9 +115,11 @@ class Dns(BaseHook[DnsOptions]):
         return _show(value)
 
     def _execute(self, context: HookContext) -> Outcome:
+        """Change the records to those of the options. Raises HookError, MaybeSent."""
         return self._change(self._read(), self._make_target_records(), context)
 
     def _undo(self, context: HookContext, earlier: Records) -> Outcome:
+        """Change the records back to `earlier`, those from before the execution. Raises HookError, MaybeSent."""
         return self._change(self._read(), earlier, context)
 
     def _change(self, earlier: Records, target: Records, context: HookContext) -> Outcome:

@@ -147,4 +147,5 @@ class Etcd(BaseHook[EtcdOptions]):
 
 
 def _encode(text: str) -> str:
+    """Write a key or a value in base64, as etcd's API takes it."""
     return base64.b64encode(text.encode()).decode()

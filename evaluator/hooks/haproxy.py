@@ -56,6 +56,7 @@ class HaProxy(BaseHook[HaProxyOptions]):
         )
 
     def _test(self) -> Outcome:
+        """Read the weights, to see that HAProxy answers and has the servers; changes nothing."""
         return Outcome("acknowledged", f"HAProxy answers; the weights are {show_weights(self._read())}")
 
     def _read(self) -> dict[str, int]:
@@ -66,6 +67,7 @@ class HaProxy(BaseHook[HaProxyOptions]):
         return show_weights(value)
 
     def _execute(self, context: HookContext) -> Outcome:  # noqa: ARG002 - the weights do not depend on it
+        """Set the weights of the options. Raises HookError, MaybeSent."""
         return self._set_weights(self.options.weights, self._read())
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - as above

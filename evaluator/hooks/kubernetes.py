@@ -98,6 +98,7 @@ class Kubernetes(BaseHook[KubernetesOptions]):
         return _read_weights(resource, self._weights)
 
     def _execute(self, context: HookContext) -> Outcome:  # noqa: ARG002 - the patch does not depend on it
+        """Change the Rollout, or the weights of the route, as the options say. Raises HookError, MaybeSent."""
         resource = self._get_object()
         if self.options.rollout:
             return self._change_rollout(resource, self.options.rollout.do)
@@ -124,15 +125,18 @@ class Kubernetes(BaseHook[KubernetesOptions]):
 
     @property
     def _weights(self) -> dict[str, int]:
+        """Weights to set: service → weight; empty for a Rollout."""
         return dict(self.options.route.weights) if self.options.route else {}
 
     @property
     def _name(self) -> str:
+        """Name of the Rollout or route."""
         patch = self.options.rollout or self.options.route
         return patch.name if patch else ""
 
     @property
     def _where(self) -> str:
+        """The object in messages: `namespace/name`."""
         return f"{self.options.namespace}/{self._name}"
 
     @property

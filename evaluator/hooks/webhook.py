@@ -51,7 +51,10 @@ class _RetryableFailure(Exception):
         self, message: str, *, wait_s: float | None = None, answer: str = "", maybe_accepted: bool = True
     ) -> None:
         super().__init__(message)
-        self.message, self.wait_s, self.answer, self.maybe_accepted = message, wait_s, answer, maybe_accepted
+        self.message = message
+        self.wait_s = wait_s
+        self.answer = answer
+        self.maybe_accepted = maybe_accepted
 
 
 class Webhook(BaseHook[WebhookOptions]):
@@ -71,9 +74,10 @@ class Webhook(BaseHook[WebhookOptions]):
         return Outcome("acknowledged", f"{host} is allowed, and the secret can sign; nothing was sent")
 
     def _execute(self, context: HookContext) -> Outcome:
-        return self._post(context, "release." + context.action)
+        return self._post(context, f"release.{context.action}")
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - the receiver knows what was
+        """Post that the decision is undone; the message has an id of its own."""
         return self._post(context, f"release.{context.action}.undone", id_suffix="-undo")
 
     def _post(self, context: HookContext, event_type: str, id_suffix: str = "") -> Outcome:

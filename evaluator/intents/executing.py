@@ -116,6 +116,7 @@ def run_worker(
         return f"{error.message} ({error.hint})" if error.hint else error.message
 
     def add_failure(intent: Intent, error: Exception) -> None:
+        """Note that the execution of an intent raised an error; it is reported below."""
         failures.append(f"{intent.id} ({intent.action} {intent.release}) could not be executed: {describe(error)}")
 
     while not stop.is_set():

@@ -91,8 +91,8 @@ def make_context(
     `verdict`: the newest of the release; None: it has none. `outcome`: how the action ended (acknowledged, failed or
     unknown), for a hook that announces it; else empty.
     """
-    # Hooks know no break-glass: it is a promotion. A rollback undoes only hooks of promotions: each gets the action
-    # that it executed.
+    # For hooks, a promotion against the verdict (break-glass) is a promotion. A rollback undoes only hooks of
+    # promotions: each gets the action that it executed.
     is_promotion = hook.event == UNDO or intent.action is Action.BREAK_GLASS
     action = Action.PROMOTE if is_promotion else intent.action
     # The key is the same in each attempt, but differs between hooks: two of them may call the same receiver.

@@ -207,7 +207,7 @@ class _Follower:
         self.rows = 0
         """Number of readings stored."""
         self.until = run.started or datetime.now(UTC)
-        """Readings are stored up to this time."""
+        """Time up to which readings are stored."""
         self.failed_since: float | None = None
         """Monotonic time (s) of the first of the latest failed polls; `None` after an answer."""
 

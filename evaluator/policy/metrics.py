@@ -71,6 +71,7 @@ class MetricSection(Section):
     @field_validator("type")
     @classmethod
     def _check_type(cls, value: str) -> str:
+        """Check that there is a metric of this type. Raises ValueError."""
         if value not in METRICS:
             raise ValueError(UnknownName("metric type", value, METRICS).message)
         return value

@@ -116,6 +116,7 @@ def _show_answer(workspace: Workspace, release_id: str) -> None:
 
     @st.fragment(run_every=refresh_s)
     def show_fragment() -> None:
+        """Show the banner; called at each refresh."""
         # The workspace is found again at each refresh: its stamp tells the cache what has changed.
         guarded(lambda: _show_banner(find_workspace(), release_id))()
 
@@ -190,6 +191,7 @@ def _show_figures(workspace: Workspace, view: ReleaseView, verdict: Verdict, *, 
     figures: Mapping[str, Any] = {}
 
     def load_figures() -> None:
+        """Read the data of the figures; if that fails, `guarded` shows why, and `figures` stays empty."""
         nonlocal figures
         figures = read_figures(workspace, verdict, newest=newest)
 

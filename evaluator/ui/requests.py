@@ -46,6 +46,7 @@ def show_requests(workspace: Workspace, release: str, reader: Reader) -> None:
 
     @st.fragment(run_every=REFRESH_S if is_under_way else QUIET_REFRESH_S)
     def show_states() -> None:
+        """Show the list; called at each refresh."""
         present_records = read_intents(find_workspace(), release)
         if present_records:
             show_list(_make_item(record) for record in _take_newest(present_records))
