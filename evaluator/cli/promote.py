@@ -129,7 +129,7 @@ def _describe_action(session: Session, store: Store, action: Action, release: st
     word = verdict.word.replace("_", "-").upper() if verdict else "not judged"
     lines = [f"{action.label} {plain_text(release)} (verdict: {word})"]
     for number, step in enumerate(steps, 1):
-        current_value = f" (now: {plain_text(step.now)})" if step.now else ""
+        current_value = f" (now: {plain_text(step.current_value)})" if step.current_value else ""
         required = ", required" if step.required else ""
         lines.append(f"  {number}. {step.event}: {plain_text(step.description)}{current_value}{required}")
     lines += [f"  not taken back: {plain_text(text)}" for text in irreversible]

@@ -20,13 +20,16 @@ _MAYBE_DONE_STATES = (IntentState.ACKNOWLEDGED, IntentState.UNKNOWN, IntentState
 
 @dataclass(frozen=True, slots=True)
 class PlannedHook:
-    """One hook in its place. An undo restores `earlier`, as the hook of the last promotion found it."""
+    """One hook in its place among the hooks of an action."""
 
     position: int
+    """From 0."""
     event: str
+    """promote, hold, rollback, announce; or `undo`: it takes back what the hook of a promotion did."""
     entry: HookEntry
     step: Step
     earlier: Any = None
+    """For `undo`: the value to restore, as the hook of the promotion read it; None: it read none."""
 
     @property
     def description(self) -> str:
@@ -42,8 +45,8 @@ class Preview:
     event: str
     kind: str
     description: str
-    now: str
-    """The current value that it would change; empty where there is nothing to read."""
+    current_value: str
+    """The value that it would change; empty where there is nothing to read."""
     required: bool
 
 
@@ -148,7 +151,7 @@ def preview_steps(
             event=hook.event,
             kind=hook.entry.kind,
             description=hook.description,
-            now=describe_current(hook.step, make_context(draft, release, verdict, hook)),
+            current_value=describe_current(hook.step, make_context(draft, release, verdict, hook)),
             required=hook.step.required,
         )
         for hook in planned

@@ -188,10 +188,12 @@ def follow_release(
             stopped_by = follower.follow()
         finally:
             state = RunState.INCOMPLETE if stopped_by else RunState.COMPLETE
-            store.data.finish_run(run.id, state=state, ended=follower.until, facts=RunFacts(stopped_by=stopped_by))
+            store.data.finish_run(
+                run.id, state=state, ended=follower.stored_until, facts=RunFacts(stopped_by=stopped_by)
+            )
     if stopped_by:
         raise SourceError(stopped_by, hint="what was collected until then is in the store")
-    return run, follower.rows
+    return run, follower.stored_rows
 
 
 class _Follower:
@@ -204,10 +206,10 @@ class _Follower:
         self.queries = queries
         self.say = say
         self.step_s = source.options.step_s
-        self.rows = 0
+        self.stored_rows = 0
         """Number of readings stored."""
-        self.until = run.started or datetime.now(UTC)
-        """Time up to which readings are stored."""
+        self.stored_until = run.started or datetime.now(UTC)
+        """Readings up to this time are stored; at first the start of the run."""
         self.failed_since: float | None = None
         """Monotonic time (s) of the first of the latest failed polls; `None` after an answer."""
 
@@ -215,7 +217,7 @@ class _Follower:
         """Poll to the planned end of the run. Returns why polling ended early; empty if it did not."""
         end = self.run.planned_end
         settle = timedelta(seconds=SETTLE_STEPS * self.step_s)  # the newest scrapes may not be visible to queries yet
-        while end and self.until < end:
+        while end and self.stored_until < end:
             try:
                 self._poll(min(end, _round_down(self.source.latest() - settle, self.step_s)))
             except SourceError as error:
@@ -230,18 +232,18 @@ class _Follower:
 
     def _poll(self, end: datetime) -> None:
         """Fetch and store the readings from the end of the last poll to `end`. Raises SourceError."""
-        if end <= self.until:
+        if end <= self.stored_until:
             return
-        answers = _fetch_answers(self.source, self.queries, CollectionInterval(self.until, end), say_nothing)
+        answers = _fetch_answers(self.source, self.queries, CollectionInterval(self.stored_until, end), say_nothing)
         if self.failed_since is not None:
             self.say("the server answers again; continuing where the last answer ended")
         self.failed_since = None
-        if self.rows:
+        if self.stored_rows:
             # Both ends of an interval are included: the samples at its start are stored already.
-            answers = [_drop_samples_until(answer, self.until) for answer in answers]
+            answers = [_drop_samples_until(answer, self.stored_until) for answer in answers]
         landed = self.store.data.keep_answers(self.run, answers, self.source.describe())
-        self.rows += landed.rows
-        self.until = end
+        self.stored_rows += landed.rows
+        self.stored_until = end
         self.say(f"{landed.rows} readings until {end:%H:%M:%S} UTC")
 
 

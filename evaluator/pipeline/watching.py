@@ -234,18 +234,20 @@ class Watch:
         self._judged_states = _list_states(runs)
         self._judged_series_open = series_open
         self._judged_rows = rows
-        progress = verdict.evidence.progress  # `None` without a calendar of looks
+        progress = verdict.evidence.progress  # in the calendar of looks, in seconds of load; `None` without a calendar
         pause_s = progress.next_s - progress.covered_s + SETTLE_S if progress else SOONEST_S
         self._due = self._judged_at + min(max(pause_s, SOONEST_S), LATEST_S)
         self.status = _describe_status(verdict, series_open=series_open)
         is_running = is_live(runs)
         is_undecided = verdict.word is VerdictWord.INCONCLUSIVE
         has_outcomes = any(run.kind is EvidenceKind.OUTCOMES for run in runs)
+        # The policy compares outcomes, which usually land after the load.
         lacks_outcomes = bool(find_rules(self.policy.rulebook, EvidenceKind.OUTCOMES)) and not has_outcomes
         if series_open or (is_undecided and (is_running or lacks_outcomes)):
             return None  # more data will come, which may decide
         if is_running and self._decision is not verdict.word:
-            # The last data of a look may not have landed yet: a new decision is judged again, after they have.
+            # The last data of a look may not have landed yet: a decision that differs from the last one is judged
+            # again after they have, and is final only if it is the same then.
             self._decision = verdict.word
             self._due = self.clock() + SETTLE_S
             self._judged_rows = -1  # equal to no number of rows: it is judged again also if none are added

@@ -25,13 +25,13 @@ _log = logging.getLogger("evaluator")
 
 @dataclass(frozen=True, slots=True)
 class IntentRecord:
-    """An intent with its approvals, its hooks, and its latest text in the audit trail."""
+    """An intent with its approvals, the hooks that were begun, and its latest text in the audit trail."""
 
     intent: Intent
     approvals: tuple[Approval, ...]
     deliveries: tuple[Delivery, ...]
-    last: str
-    """The latest text; empty without any."""
+    latest_text: str
+    """Of its rows in the audit trail; empty without any."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,7 +106,7 @@ def _describe_approvals(record: IntentRecord) -> str:
         until = f"{intent.expires_at:%Y-%m-%d %H:%M} UTC"
         return f"waits for {missing} of {intent.approvals_needed} approvals{restriction}, until {until}{agreed}"
     approved = f"approved by {approvers}" if approvers else ""
-    ending = clean(record.last) if intent.state in FINAL_STATES else ""
+    ending = clean(record.latest_text) if intent.state in FINAL_STATES else ""
     return "; ".join(filter(None, (approved, ending)))
 
 
