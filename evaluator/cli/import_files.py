@@ -139,9 +139,9 @@ def _show_warnings(session: Session, warnings: Iterable[str]) -> None:
 
 def _find_incomparable(plan: LandingPlan) -> Iterable[str]:
     """Find what can be imported but not compared, and describe it: one file for several arms, and an arm alone."""
-    paths_of_arms = {(file.arm, file.path) for file in plan.files}
-    arms_with_file = Counter(Path(path).resolve() for _, path in paths_of_arms)
-    for path, arm_count in arms_with_file.items():
+    arms_and_paths = {(file.arm, file.path) for file in plan.files}
+    arm_count_by_path = Counter(Path(path).resolve() for _, path in arms_and_paths)
+    for path, arm_count in arm_count_by_path.items():
         if arm_count > 1:
             yield f"{path} is given for several arms, and the same requests cannot show a difference"
     arms = {file.arm for file in plan.files}

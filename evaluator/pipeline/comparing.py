@@ -109,9 +109,9 @@ def differences(first: Side, second: Side) -> tuple[Difference, ...]:
     return tuple(sorted(rows, key=lambda row: order[row.level]))
 
 
-def refusals(rows: Sequence[Difference]) -> tuple[Difference, ...]:
+def refusals(all_differences: Sequence[Difference]) -> tuple[Difference, ...]:
     """Return the differences that forbid the comparison."""
-    return tuple(row for row in rows if row.level == "refuse")
+    return tuple(difference for difference in all_differences if difference.level == "refuse")
 
 
 def _join_fingerprints(runs: Sequence[Run]) -> dict[str, str]:
@@ -150,7 +150,9 @@ def compare_sides(store: Store, first: Side, second: Side, policy: Policy) -> Si
     """
     forbidden = refusals(differences(first, second))
     if forbidden:
-        differing = "; ".join(f"{row.what}: {row.first} against {row.second}" for row in forbidden)
+        differing = "; ".join(
+            f"{difference.what}: {difference.first} against {difference.second}" for difference in forbidden
+        )
         raise UsageError(f"these cannot be compared: {differing}", hint="compare runs of one test of one service")
     cells_of_both = store.data.read_cells(list(dict.fromkeys([*first.run_ids, *second.run_ids])))
     first_cells, second_cells = _pick_cells(cells_of_both, first), _pick_cells(cells_of_both, second)
@@ -161,7 +163,9 @@ def compare_sides(store: Store, first: Side, second: Side, policy: Policy) -> Si
     rules = policy.rulebook.on_requests(cells.endpoints)
     # All data are there, so the comparison is a single look: no alpha is kept for further looks.
     rulebook = replace(policy.rulebook, rules=rules, monitoring=Monitoring(mode="fixed"))
-    runs = (Run(cells.runs[0], second.release, "compare", "import", state=RunState.COMPLETE),)
+    # `pair_runs` makes one run of both sides.
+    run = Run(id=cells.runs[0], release=second.release, group="compare", source="import", state=RunState.COMPLETE)
+    runs = (run,)
     judged = judge_data(ReleaseData(runs, cells), rulebook, second.release)
     evidence = judged.evidence
     figures = trace_release(judged.requests, rulebook, evidence.comparisons)

@@ -234,7 +234,7 @@ class Watch:
         self._judged_states = _list_states(runs)
         self._judged_series_open = series_open
         self._judged_rows = rows
-        progress = verdict.evidence.progress  # in the calendar of looks, in seconds of load; `None` without a calendar
+        progress = verdict.evidence.progress  # seconds of judged data in the calendar of looks; `None`: no calendar
         pause_s = progress.next_s - progress.covered_s + SETTLE_S if progress else SOONEST_S
         self._due = self._judged_at + min(max(pause_s, SOONEST_S), LATEST_S)
         self.status = _describe_status(verdict, series_open=series_open)

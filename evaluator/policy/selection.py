@@ -86,7 +86,7 @@ def _refuse_similar_names(start: Path, nearest: Sequence[Path]) -> None:
             return
         with suppress(OSError):  # a folder above that may not be listed
             for path in folder.iterdir():
-                if path.name.lower() in SIMILAR_NAMES:
+                if path.name.lower() in SIMILAR_NAMES:  # not in proper case, else `nearest` would have it
                     proper_name = FOLDER_NAME if path.name.lower() == FOLDER_NAME else FILE_NAME
                     raise PolicyError(
                         f"{path} is not read as a policy", hint=f"call it {proper_name}, or name it with --policy"
