@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,8 +16,11 @@ from evaluator.cli.gathering import gathered
 from evaluator.cli.outcomes import OUTCOME_OPTIONS, describe_next_step, describe_outcomes
 from evaluator.cli.subject import Subject, subject_options
 from evaluator.errors import UsageError
-from evaluator.records import BASELINE, CANDIDATE, FilesAre, Landed, LandingPlan, OutcomeOptions
+from evaluator.records import BASELINE, CANDIDATE, FilesAre, Landed, LandingPlan, OutcomeOptions, Release
 from evaluator.wording import count_of, list_left_out
+
+if TYPE_CHECKING:
+    from evaluator.store import Store
 
 
 @click.command("import")
@@ -83,7 +87,7 @@ def command(
     Outcomes are compared by the metrics outcome_proportion, outcome_mean, outcome_ratio and outcome_quantile of the
     policy. Each unit (a user, a session) counts once, however many rows it has.
     """
-    from evaluator.pipeline.importing import import_outcomes, import_release
+    from evaluator.pipeline.importing import import_outcomes
     from evaluator.sources.files import plan_landing
 
     if not outcomes and (outcomes_query or outcome_options != OutcomeOptions()):
@@ -100,10 +104,7 @@ def command(
     target_release = subject.to_release(session, release)
     store = session.open_store(create=True)
     if plan:
-        _show_warnings(session, _find_incomparable(plan))
-        landed_requests = import_release(store, target_release, plan)
-        _show_warnings(session, landed_requests.doubts)
-        emit(describe_landed(release, landed_requests))
+        _import_requests(session, store, target_release, plan)
     if outcomes:
         landed_outcomes, facts, outcome_plan = import_outcomes(
             store, target_release, outcomes, outcome_options, query=outcomes_query, skip_bad_rows=skip_bad_rows
@@ -129,6 +130,16 @@ def _list_files_by_arm(
             raise UsageError(f"--arm {text} is not NAME=FILE[,FILE…]")
         files_by_arm.setdefault(name, []).append(files)
     return {name: files for name, files in files_by_arm.items() if files}
+
+
+def _import_requests(session: Session, store: Store, release: Release, plan: LandingPlan) -> None:
+    """Land the files of a plan, and show what has landed, with warnings about what is doubtful or not comparable."""
+    from evaluator.pipeline.importing import import_release
+
+    _show_warnings(session, _find_incomparable(plan))
+    landed = import_release(store, release, plan)
+    _show_warnings(session, landed.doubts)
+    emit(describe_landed(release.id, landed))
 
 
 def _show_warnings(session: Session, warnings: Iterable[str]) -> None:
