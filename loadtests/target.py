@@ -125,7 +125,7 @@ class Shop:
         """Monotonic time (s) of the first request; `None` before it."""
 
     def answer(self, method: str, path: str) -> tuple[float, bytes]:
-        """Return the seconds to wait, and the HTTP response to send then."""
+        """Draw an answer: returns the seconds to wait, and the HTTP response to send then."""
         endpoint = _name_endpoint(method, path)
         if self._metrics and endpoint == "GET /metrics":
             return 0.0, self._build_response(200, "text/plain; version=0.0.4", self._metrics.page())
@@ -185,8 +185,8 @@ class Connection(asyncio.Protocol):
     def _answer_next(self) -> None:
         """Take a request from the data that were received, and plan its answer; do nothing if it is incomplete."""
         head, separator, after_head = self._received.partition(b"\r\n\r\n")
-        length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
-        body_length = int(length[1]) if length else 0
+        length_header = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+        body_length = int(length_header[1]) if length_header else 0
         if not separator or len(after_head) < body_length:
             return
         self._received = after_head[body_length:]
@@ -204,14 +204,18 @@ class Connection(asyncio.Protocol):
             self._answer_next()
 
 
-async def serve(shop: Shop, port: int, parent: int | None) -> None:
-    """Serve on loopback until SIGTERM or Ctrl-C, or until the process `parent` (`None`: any) has ended."""
+async def serve(shop: Shop, port: int, parent_id: int | None) -> None:
+    """Serve on loopback until SIGTERM or Ctrl-C, or until the process that started this one has ended.
+
+    `parent_id`: id of that process; `None`: its end does not matter.
+    """
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Connection(shop), "127.0.0.1", port, backlog=1024)
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    while not stop.is_set() and (parent is None or os.getppid() == parent):
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, stop.set)
+    # If the parent ends, this process gets another parent.
+    while not stop.is_set() and (parent_id is None or os.getppid() == parent_id):
         try:
             await asyncio.wait_for(stop.wait(), PARENT_CHECK_S)
         except TimeoutError:

@@ -63,8 +63,8 @@ class ReleaseJudgement:
         >>> 0.1 < effect.lower < effect.estimate < effect.upper
         True
         """
-        # Reversed, because a later entry replaces an earlier entry of the same name.
-        by_name = {row.rule.name: row for row in reversed(self.comparisons) if not row.scan}
+        # Reversed, because a later entry replaces an earlier entry of the same name, and the first is to stay.
+        by_name = {comparison.rule.name: comparison for comparison in reversed(self.comparisons) if not comparison.scan}
         if name not in by_name:
             raise UnknownName("metric", name, by_name)
         return by_name[name]

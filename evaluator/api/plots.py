@@ -63,9 +63,9 @@ class Plots:
         Raises UsageError if none has a margin and a change.
         """
         if endpoints:
-            rows = rank_by_margin([row for row in self._rows if row.scan])[:MOST_ENDPOINTS]
+            rows = rank_by_margin([comparison for comparison in self._comparisons if comparison.scan])[:MOST_ENDPOINTS]
         else:
-            rows = pick_decisive(self._rows)
+            rows = pick_decisive(self._comparisons)
         has_several_candidates = len(self._candidates) > 1
         figure = draw_forest(rows, colors=self._colors, width=width, with_arms=has_several_candidates)
         if figure is None:
@@ -81,8 +81,8 @@ class Plots:
         `metric`: by default the metric that is furthest beyond its margin. Raises UnknownName, and UsageError for a
         metric without this line: with the role watch, of readings or outcomes, or of several runs judged together.
         """
-        row, curve = self._find_curve("over_time", "line over time", metric, arm)
-        return with_finding(draw_over_time(row, curve, color=self._colors[row.arm], width=width))
+        comparison, curve = self._find_curve("over_time", "line over time", metric, arm)
+        return with_finding(draw_over_time(comparison, curve, color=self._colors[comparison.arm], width=width))
 
     def units(self, metric: str | None = None, *, arm: str | None = None, width: int = COLUMN) -> Chart:
         """Draw a metric for each instance (for each run if there is one instance): is a single pod the cause?
@@ -90,8 +90,8 @@ class Plots:
         `metric`: by default the metric that is furthest beyond its margin. Raises UnknownName, and UsageError for a
         metric without these values.
         """
-        row, curve = self._find_curve("units", "value by instance", metric, arm)
-        return with_finding(draw_units(row, curve, colors=self._colors, width=width))
+        comparison, curve = self._find_curve("units", "value by instance", metric, arm)
+        return with_finding(draw_units(comparison, curve, colors=self._colors, width=width))
 
     def shift(self, arm: str | None = None, *, width: int = COLUMN) -> Chart:
         """Draw the change of the response time at every quantile, of one candidate (`arm`) or of each.
@@ -121,15 +121,17 @@ class Plots:
     # -------------------------------------------------------------- what is drawn
 
     @property
-    def _rows(self) -> Sequence[Comparison]:
+    def _comparisons(self) -> Sequence[Comparison]:
         return self.verdict.evidence.comparisons
 
     @property
     def _candidates(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(row.arm for row in self._rows))
+        """Names of the arms that were compared with the baseline."""
+        return tuple(dict.fromkeys(comparison.arm for comparison in self._comparisons))
 
     @property
     def _colors(self) -> Mapping[str, str]:
+        """Colour of each arm, by name."""
         return color_arms([*(arm.name for arm in self.verdict.evidence.arms), *self._candidates])
 
     def _draw_each(self, key: str, draw: Callable[..., Figure], arm: str | None, width: int) -> Chart:
@@ -154,15 +156,17 @@ class Plots:
         which is raised if there is none. Raises UnknownName for an unknown metric or arm.
         """
         self._check_arm(arm)
-        of_policy = [row for row in self._rows if not row.scan and arm in (None, row.arm)]
-        names = {row.rule.name for row in of_policy}
+        of_policy = [
+            comparison for comparison in self._comparisons if not comparison.scan and arm in (None, comparison.arm)
+        ]
+        names = {comparison.rule.name for comparison in of_policy}
         if metric is not None and metric not in names:
             raise UnknownName("metric", metric, names)
         curves = {(curve["name"], curve["arm"], curve["endpoint"]): curve[key] for curve in self.trace()["metrics"]}
-        with_curve = [row for row in of_policy if curves.get(_identify(row))]
-        drawable = [row for row in with_curve if metric in (None, row.rule.name)]
+        with_curve = [comparison for comparison in of_policy if curves.get(_identify(comparison))]
+        drawable = [comparison for comparison in with_curve if metric in (None, comparison.rule.name)]
         if not drawable:
-            other_names = dict.fromkeys(row.rule.name for row in with_curve)
+            other_names = dict.fromkeys(comparison.rule.name for comparison in with_curve)
             hint = f"there is one for {', '.join(other_names)}" if other_names else None
             raise UsageError(f"there is no {label} for {metric or 'any metric'}", hint=hint)
         # Without any margin there is no order by it: then the first is taken.
@@ -175,9 +179,10 @@ class Plots:
             raise UnknownName("candidate", arm, self._candidates)
 
     def _explain_missing(self, what: str) -> UsageError:
+        """Make the error for a figure (`what`) that needs requests, of which none were judged."""
         return UsageError(f"there is no {what} of {self.verdict.release.id}: none of its requests were judged")
 
 
-def _identify(row: Comparison) -> tuple[str, str, str | None]:
+def _identify(comparison: Comparison) -> tuple[str, str, str | None]:
     """Return name, arm and endpoint (`None`: all) of a comparison, by which its curves are found."""
-    return row.rule.name, row.arm, row.rule.slice.endpoint
+    return comparison.rule.name, comparison.arm, comparison.rule.slice.endpoint

@@ -169,6 +169,7 @@ def _raise_verbosity(ctx: click.Context, _param: click.Parameter, value: int) ->
 
 
 def _lower_verbosity(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    """Lower the verbosity by 1 if `-q` is given (`value`)."""
     _raise_verbosity(ctx, param, -1 if value else 0)
 
 
@@ -189,6 +190,7 @@ def _make_common_options(*, environment: bool) -> list[click.Option]:
     """
 
     def option(*names: str, envvar: str | None = None, **settings: Any) -> click.Option:
+        """Make an option; `envvar`: its environment variable, if `environment` allows one."""
         # Their values are in the session; the functions of commands do not receive them.
         return click.Option(
             names, expose_value=False, envvar=envvar if environment else None, show_envvar=environment, **settings

@@ -82,13 +82,13 @@ def _run_server(words: list[str], environment: Mapping[str, str]) -> int:
     """Run the command `words` until it ends; returns 0. Ctrl-C ends it, too. Raises EvaluatorError if it fails."""
     with subprocess.Popen(words, env=environment) as server:
         try:
-            code = server.wait()
+            exit_code = server.wait()
         except KeyboardInterrupt:
             server.terminate()
             raise
-    if code:
+    if exit_code:
         raise EvaluatorError(
-            f"the app ended with exit code {code}",
+            f"the app ended with exit code {exit_code}",
             hint="its own message is above; if the port is in use, give another --port",
         )
     return 0

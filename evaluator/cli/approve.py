@@ -22,14 +22,16 @@ def command(session: Session, intent: str | None, queue: bool) -> int:
     if intent is None:
         waiting = [requested for requested in store.control.intents() if requested.state is IntentState.REQUESTED]
         descriptions = describe_intents(store, waiting)
-        lines = [_add_request(*request) for request in zip(descriptions, waiting, strict=True)]
+        lines = [
+            _add_request(description, requested) for description, requested in zip(descriptions, waiting, strict=True)
+        ]
         emit("\n".join(lines) or "no request waits for approval")
         return 0
     policy = session.load_policy(store.control.intent(intent).release)
     approved = approve(store, policy, system_person(), intent)
     if approved.state is IntentState.REQUESTED:
-        count = len(store.control.approvals(approved.id))
-        emit(f"{approved.id}: {count} of {approved.approvals_needed} approvals")
+        approvals = len(store.control.approvals(approved.id))
+        emit(f"{approved.id}: {approvals} of {approved.approvals_needed} approvals")
         return 0
     return execute_or_wait(session, store, approved.id, wait_s=None, queue=queue)
 

@@ -24,7 +24,7 @@ def command() -> None:
 
 @command.command("show")
 @click.argument("release", metavar="[RELEASE]", required=False)
-@rows_option("rows are")
+@rows_option(help_subject="rows are")
 @click.pass_obj
 def show(session: Session, release: str | None, format_name: str) -> None:
     """List requests, approvals, executions and notes (of RELEASE, or of all releases), the oldest first."""
@@ -35,11 +35,11 @@ def show(session: Session, release: str | None, format_name: str) -> None:
     if format_name == "json":
         emit(json.dumps(rows, indent=1))
     elif format_name == "csv":
-        sink = io.StringIO()
-        writer = csv.DictWriter(sink, COLUMNS, lineterminator="\n")
+        csv_file = io.StringIO()
+        writer = csv.DictWriter(csv_file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: escape_formula(str(value)) for name, value in row.items()} for row in rows)
-        emit(sink.getvalue().rstrip("\n"))
+        emit(csv_file.getvalue().rstrip("\n"))
     else:
         shown_columns = [name for name in COLUMNS if name != "hash"]
         lines = ["  ".join(str(row[name]) for name in shown_columns if row[name] != "") for row in rows]

@@ -152,6 +152,7 @@ def _describe_learnt(learnt: Learnt) -> Iterator[str]:
             "arms, or repeated runs, with several instances per arm"
         )
         return
+    # Three significant digits, as in the policy.
     latency = format_number(float(f"{100 * learnt.between_arms_latency:.3g}"))
     failures = format_number(float(f"{100 * learnt.between_arms_failures:.3g}"))
     is_too_little = learnt.between_arms_comparisons < LEAST_COMPARISONS

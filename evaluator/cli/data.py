@@ -22,7 +22,7 @@ def command() -> None:
 
 @command.command("sql")
 @click.argument("query", metavar="[QUERY]", required=False)
-@rows_option("result is")
+@rows_option(help_subject="result is")
 @click.pass_obj
 def query_store(session: Session, query: str | None, format_name: str) -> int:
     """Run a DuckDB query over a snapshot of the store; without QUERY the query is read from stdin.
@@ -39,11 +39,11 @@ def query_store(session: Session, query: str | None, format_name: str) -> int:
     if format_name == "json":
         emit(json.dumps(table.to_pylist(), default=str, indent=1))
         return 0
-    import pyarrow.csv
+    import pyarrow.csv  # a slow import that other formats do not need
 
-    sink = BytesIO()
-    pyarrow.csv.write_csv(table, sink)
-    emit(sink.getvalue().decode().rstrip("\n"))
+    csv_file = BytesIO()
+    pyarrow.csv.write_csv(table, csv_file)
+    emit(csv_file.getvalue().decode().rstrip("\n"))
     return 0
 
 

@@ -14,6 +14,7 @@ def with_options(*options: Callable[[Any], Any]) -> Callable[[Command], Command]
     """Return a decorator that gives a command these options, in the order of its help."""
 
     def decorate(command: Command) -> Command:
+        """Add the options to a command."""
         # As with a stack of decorators, the last option is applied first.
         for option in reversed(options):
             command = option(command)
@@ -30,8 +31,11 @@ def gathered(name: str, record: Callable[..., Any], *options: Callable[[Any], An
     """
 
     def decorate(command: Command) -> Command:
+        """Add the options to a function that takes their values as a record."""
+
         @functools.wraps(command)
         def call(*args: Any, **keywords: Any) -> Any:
+            """Call the function with the record in place of the values of the options (`keywords`)."""
             parameters = inspect.signature(record).parameters
             values = {parameter: keywords.pop(parameter) for parameter in parameters if parameter in keywords}
             return command(*args, **{name: record(**values)}, **keywords)

@@ -36,7 +36,7 @@ def test(session: Session, event: str | None) -> int:
         entries_of_event = policy.promotion.hooks
         if event is not None and event not in entries_of_event:
             raise UnknownName("event", event, entries_of_event)
-        origin = f"{policy.origin}: " if service else ""  # needed if each service has its own policy
+        origin = f"{policy.origin}: " if service else ""  # named if each service has its own policy
         for event_name, entries in entries_of_event.items():
             if event in (None, event_name):
                 # An entry `undo` is no hook: it takes back what the hooks of the last promotion changed.
@@ -47,9 +47,10 @@ def test(session: Session, event: str | None) -> int:
     for label, entry in labelled_entries:
         hook = make_step(entry.kind, entry.options).hook
         outcome = hook.test()
-        has_failed = outcome.state != "acknowledged"
-        failed_count += has_failed
-        mark = "FAILED" if has_failed else "ok"
+        mark = "ok"
+        if outcome.state != "acknowledged":
+            failed_count += 1
+            mark = "FAILED"
         emit(f"{mark:6}  {label}: {hook.describe()}\n        {outcome.did}")
     if failed_count:
         message = f"{failed_count} of {len(labelled_entries)} hooks could not be executed"
@@ -109,11 +110,11 @@ def retry(session: Session, intent: str, queue: bool) -> int:
 
 @command.command("resolve")
 @click.argument("intent", metavar="INTENT")
-@click.argument("number", metavar="HOOK", type=int)
+@click.argument("hook_number", metavar="HOOK", type=int)
 @click.argument("known", metavar="done|not-done", type=click.Choice(["done", "not-done"]))
 @click.option("--reason", default="", help="How you know this; it is kept in the audit trail.")
 @click.pass_obj
-def resolve(session: Session, intent: str, number: int, known: str, reason: str) -> None:
+def resolve(session: Session, intent: str, hook_number: int, known: str, reason: str) -> None:
     """Record whether HOOK (its number in the log) of INTENT was done, if its outcome is unknown."""
     from evaluator.intents import resolve as resolve_hook  # this command has the same name
     from evaluator.intents import system_person
@@ -121,7 +122,7 @@ def resolve(session: Session, intent: str, number: int, known: str, reason: str)
     store = session.open_store()
     policy = session.load_policy(store.control.intent(intent).release)
     was_done = known == "done"
-    resolved = resolve_hook(store, policy, system_person(), intent, number, done=was_done, reason=reason)
+    resolved = resolve_hook(store, policy, system_person(), intent, hook_number, done=was_done, reason=reason)
     emit(*describe_intents(store, [resolved]))
 
 
@@ -145,7 +146,8 @@ def worker(session: Session, once: bool) -> int:
         return 0
     stop = threading.Event()
 
-    def stop_worker(_number: int, _frame: FrameType | None) -> None:
+    def stop_worker(_signal_number: int, _frame: FrameType | None) -> None:
+        """End the worker after the intent that it executes."""
         stop.set()
 
     signal.signal(signal.SIGTERM, stop_worker)  # completes the intent that is being executed

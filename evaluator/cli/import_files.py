@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,8 +16,11 @@ from evaluator.cli.gathering import gathered
 from evaluator.cli.outcomes import OUTCOME_OPTIONS, describe_next_step, describe_outcomes
 from evaluator.cli.subject import Subject, subject_options
 from evaluator.errors import UsageError
-from evaluator.records import BASELINE, CANDIDATE, FilesAre, Landed, LandingPlan, OutcomeOptions
+from evaluator.records import BASELINE, CANDIDATE, FilesAre, Landed, LandingPlan, OutcomeOptions, Release
 from evaluator.wording import count_of, list_left_out
+
+if TYPE_CHECKING:
+    from evaluator.store import Store
 
 
 @click.command("import")
@@ -83,7 +87,7 @@ def command(
     Outcomes are compared by the metrics outcome_proportion, outcome_mean, outcome_ratio and outcome_quantile of the
     policy. Each unit (a user, a session) counts once, however many rows it has.
     """
-    from evaluator.pipeline.importing import import_outcomes, import_release
+    from evaluator.pipeline.importing import import_outcomes
     from evaluator.sources.files import plan_landing
 
     if not outcomes and (outcomes_query or outcome_options != OutcomeOptions()):
@@ -100,10 +104,7 @@ def command(
     target_release = subject.to_release(session, release)
     store = session.open_store(create=True)
     if plan:
-        _show_warnings(session, _find_incomparable(plan))
-        landed_requests = import_release(store, target_release, plan)
-        _show_warnings(session, landed_requests.doubts)
-        emit(describe_landed(release, landed_requests))
+        _import_requests(session, store, target_release, plan)
     if outcomes:
         landed_outcomes, facts, outcome_plan = import_outcomes(
             store, target_release, outcomes, outcome_options, query=outcomes_query, skip_bad_rows=skip_bad_rows
@@ -131,6 +132,16 @@ def _list_files_by_arm(
     return {name: files for name, files in files_by_arm.items() if files}
 
 
+def _import_requests(session: Session, store: Store, release: Release, plan: LandingPlan) -> None:
+    """Land the files of a plan, and show what has landed, with warnings about what is doubtful or not comparable."""
+    from evaluator.pipeline.importing import import_release
+
+    _show_warnings(session, _find_incomparable(plan))
+    landed = import_release(store, release, plan)
+    _show_warnings(session, landed.doubts)
+    emit(describe_landed(release.id, landed))
+
+
 def _show_warnings(session: Session, warnings: Iterable[str]) -> None:
     """Show each warning on stderr."""
     for warning in warnings:
@@ -139,9 +150,9 @@ def _show_warnings(session: Session, warnings: Iterable[str]) -> None:
 
 def _find_incomparable(plan: LandingPlan) -> Iterable[str]:
     """Find what can be imported but not compared, and describe it: one file for several arms, and an arm alone."""
-    paths_of_arms = {(file.arm, file.path) for file in plan.files}
-    arms_with_file = Counter(Path(path).resolve() for _, path in paths_of_arms)
-    for path, arm_count in arms_with_file.items():
+    arms_and_paths = {(file.arm, file.path) for file in plan.files}
+    arm_count_by_path = Counter(Path(path).resolve() for _, path in arms_and_paths)
+    for path, arm_count in arm_count_by_path.items():
         if arm_count > 1:
             yield f"{path} is given for several arms, and the same requests cannot show a difference"
     arms = {file.arm for file in plan.files}
@@ -162,7 +173,7 @@ def describe_landed(release: str, landed: Landed) -> str:
         f"{release}: {count_of(landed.rows, 'request')} from {count_of(landed.segments, 'file')}"
         f" in {count_of(len(landed.runs), 'run')}"
     )
-    file_counts = landed.parts  # numbers of files that an arm has in a run: each that occurs, the smallest first
+    file_counts = landed.parts  # how many files an arm has in a run: each number that occurs, the smallest first
     if len(file_counts) > 1:
         text += f" of {file_counts[0]} to {file_counts[-1]} files an arm"
     elif file_counts and file_counts[0] > 1:

@@ -114,7 +114,8 @@ def _make_reading_policy(session: Session, url: str) -> str:
         f"sources:\n  prometheus:\n    url: {json.dumps(url)}\n    step: 15s   # the scrape interval\n"
         f"    selectors:\n{selectors}    queries: [{', '.join(discovery.sets)}]\n"
     )
-    # Replacements are functions, so that a backslash in the text is not read as an escape.
+    # In the starter policy, `sources` is a comment of several lines, and `metrics` a list. Replacements are functions,
+    # so that a backslash in the text is not read as an escape.
     policy = _read_starter(FILE_NAME)
     policy = re.sub(r"^# sources:\n(#   .*\n)+", lambda _: sources_section, policy, flags=re.MULTILINE)
     metrics_section = "metrics: []   # those of the queries below\n"
@@ -128,9 +129,9 @@ def _make_outcome_policy(outcomes: Outcomes) -> str:
     """
     from evaluator.pipeline.importing import suggest_metrics
 
-    lines = "".join(f"  - {metric}\n" for metric in suggest_metrics(outcomes))
+    metric_lines = "".join(f"  - {metric}\n" for metric in suggest_metrics(outcomes))
     policy = _read_starter(FILE_NAME)
-    # The replacement is a function, so that a backslash in a name is not read as an escape.
-    policy = re.sub(r"(?<=^metrics:\n)(  - .*\n)+", lambda _: lines, policy, flags=re.MULTILINE)
+    # The list of metrics. The replacement is a function, so that a backslash in a name is not read as an escape.
+    policy = re.sub(r"(?<=^metrics:\n)(  - .*\n)+", lambda _: metric_lines, policy, flags=re.MULTILINE)
     shares = ", ".join(f"{arm}: 1" for arm in outcomes.arms)
     return policy.replace("sample_ratio: configured}", f"sample_ratio: {{{shares}}}}}")

@@ -84,12 +84,12 @@ def command(
 
     policy = session.load_policy(release, service=subject.service)
     arms = parse_arms(options.baseline, options.canary, options.arms, subject.baseline_version, subject.canary_version)
-    all_within_10_s = max(1.0, options.users / 10)
+    rate_for_10_s = max(1.0, options.users / 10)  # users per second, so that all have started after 10 s
     plan = LoadPlan(
         arms=arms,
         locustfile=options.locustfile,
         users=options.users,
-        spawn_rate=options.spawn_rate if options.spawn_rate is not None else all_within_10_s,
+        spawn_rate=options.spawn_rate if options.spawn_rate is not None else rate_for_10_s,
         run_time_s=options.run_time,
         processes=options.processes,
         header=policy.instance_header,

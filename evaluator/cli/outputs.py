@@ -46,6 +46,7 @@ def write_outputs(verdict: Verdict, outputs: Sequence[Output], *, figures: bool 
     """
 
     def render(name: str, page: Page) -> str:
+        """Write the verdict in the format `name`, for a file or a terminal (`page`)."""
         shown = verdict if figures or name in DRAWN else replace(verdict, figures=None)
         return FORMATS[name](shown, page)
 

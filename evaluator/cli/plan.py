@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +68,13 @@ def command(
             hint="run `evaluator plan RELEASE`, or `evaluator plan --rate 30` for 30 requests per second",
         )
     store = session.open_store() if release else None
-    rate_per_s = goal.rate_per_s or 0.0
+    rate_per_s = goal.rate_per_s or 0.0  # not used if there is a release: its stored runs have a rate
     history = find_history(store, policy, release, rate_per_s=rate_per_s, instances=per_arm or goal.instances)
     instances = per_arm or history.instances
     goal = replace(goal, instances=instances)
     plans = plan_gates(history, policy.rulebook, goal)
     durations_s = [goal.duration_s * factor for factor in FACTORS]
+    # Half as many instances to four times as many; of 1 to 4 instances, the half would be too few to show a spread.
     instance_counts = sorted({max(2, instances // 2), max(instances, 1), 2 * instances, 4 * instances})
     grids = tabulate(history, policy.rulebook, goal, durations_s, instance_counts)
     strategies = compare_strategies(history, policy.rulebook, goal)
@@ -134,6 +135,7 @@ def _write_gates(plans: Sequence[GatePlan], goal: Goal, page: Page) -> list[str]
     rows = []
     for plan in plans:
         rule = plan.precision.rule
+        # Infinite: never with these instances, however long the test is.
         if math.isfinite(plan.go_after_s):
             go_after = f"{format_duration(plan.go_after_s)}, {format_count(round(plan.requests))} requests"
         elif math.isfinite(plan.go_instances):
@@ -162,6 +164,7 @@ def _write_harm(plan: GatePlan, harm: float) -> str:
 
 
 def _write_percent(share: float) -> str:
+    """Write a share of 1 as whole percent."""
     return f"{format_number(round(share * 100))} %"
 
 
@@ -172,12 +175,13 @@ def _write_grid(plans: Sequence[GatePlan], grids: Sequence[Grid], page: Page) ->
     """
     if not plans:
         return []
+    # The smallest chance of GO is that of the gate that is hardest to pass.
     plan, grid = min(zip(plans, grids, strict=True), key=lambda plan_and_grid: plan_and_grid[0].go_chance)
     head = ("", *(f"{count} + {count} instances" for count in grid.instances))
     rows = []
-    for seconds, half_widths in zip(grid.seconds, grid.half_widths, strict=True):
+    for duration_s, half_widths in zip(grid.seconds, grid.half_widths, strict=True):
         cells = [f"± {_write_harm(plan, width)}" if math.isfinite(width) else "–" for width in half_widths]
-        rows.append((format_duration(seconds), *cells))
+        rows.append((format_duration(duration_s), *cells))
     title = f"precision of {name_metric(plan.precision.rule)}, the hardest gate, by minutes and instances"
     return [title, *align_columns([head, *rows], page)]
 
@@ -187,15 +191,15 @@ def _write_strategies(strategies: Sequence[Exposure], goal: Goal, page: Page) ->
     head = ("rollout", "unchanged: full after", "completed", "stopped", "worse: stopped before", "after it", "exposed")
     rows = [
         (
-            row.label,
-            _write_full_after(row.full_after_s),
-            _write_percent(row.completes),
-            f"{format_number(round(row.false_stop * 100, 1))} %",
-            _write_percent(row.stopped),
-            _write_percent(row.caught_after),
-            f"{format_count(round(row.exposed))} requests",
+            strategy.label,
+            _write_full_after(strategy.full_after_s),
+            _write_percent(strategy.completes),
+            f"{format_number(round(strategy.false_stop * 100, 1))} %",
+            _write_percent(strategy.stopped),
+            _write_percent(strategy.caught_after),
+            f"{format_count(round(strategy.exposed))} requests",
         )
-        for row in strategies
+        for strategy in strategies
     ]
     title = f"ways to roll out, unchanged and with +{format_number(goal.regression * 100)} % latency"
     return [title, *align_columns([head, *rows], page)]
@@ -232,7 +236,7 @@ def _to_plain(
     gates = []
     for plan in plans:
         precision = plan.precision
-        plan_numbers = {name: getattr(plan, name) for name in plan.__dataclass_fields__ if name != "precision"}
+        plan_numbers = {field.name: getattr(plan, field.name) for field in fields(plan) if field.name != "precision"}
         gates.append(
             {
                 "name": precision.rule.name,
@@ -256,7 +260,7 @@ def _to_plain(
         "missing": list(history.missing),
         "gates": gates,
         "grids": [asdict(grid) for grid in grids],
-        "strategies": [asdict(row) for row in strategies],
+        "strategies": [asdict(strategy) for strategy in strategies],
     }
     return _replace_infinite(plain)  # type: ignore[no-any-return]
 

@@ -129,7 +129,7 @@ def _describe_action(session: Session, store: Store, action: Action, release: st
     word = verdict.word.replace("_", "-").upper() if verdict else "not judged"
     lines = [f"{action.label} {plain_text(release)} (verdict: {word})"]
     for number, step in enumerate(steps, 1):
-        current_value = f" (now: {plain_text(step.now)})" if step.now else ""
+        current_value = f" (now: {plain_text(step.current_value)})" if step.current_value else ""
         required = ", required" if step.required else ""
         lines.append(f"  {number}. {step.event}: {plain_text(step.description)}{current_value}{required}")
     lines += [f"  not taken back: {plain_text(text)}" for text in irreversible]
@@ -167,6 +167,7 @@ def execute_or_wait(
             session.say("nothing was executed: fix the cause above, then request it again")
             return 3
         session.say(f"check what was changed, then run `evaluator hooks retry {intent.id}` or `evaluator rollback`")
+    # Left to others without waiting for the result: that is done.
     is_queued = queue and wait_s is None and intent.state in (IntentState.APPROVED, IntentState.SENT)
     return 0 if is_queued else EXIT_CODES.get(intent.state, 3)
 
@@ -179,17 +180,17 @@ def describe_intents(store: Store, intents: Sequence[Intent]) -> list[str]:
     single = intents[0] if len(intents) == 1 else None
     audit_rows = store.control.audit(single.release if single else None)
     deliveries = store.control.deliveries(single.id if single else None)
-    last_event_of = {row.intent: row.text for row in audit_rows}  # a later row replaces an earlier row
-    deliveries_of: dict[str, list[Delivery]] = {intent.id: [] for intent in intents}
+    last_text_by_intent = {row.intent: row.text for row in audit_rows}  # a later row replaces an earlier row
+    deliveries_by_intent: dict[str, list[Delivery]] = {intent.id: [] for intent in intents}
     for delivery in deliveries:
-        if delivery.intent in deliveries_of:
-            deliveries_of[delivery.intent].append(delivery)
+        if delivery.intent in deliveries_by_intent:
+            deliveries_by_intent[delivery.intent].append(delivery)
     texts = []
     for intent in intents:
         head = f"{intent.id} {intent.action.label} {plain_text(intent.release)}: {intent.state}"
-        reason = last_event_of.get(intent.id, "")
-        lines = [f"{head}: {plain_text(reason)}" if intent.state in FINAL_STATES and reason else head]
-        for delivery in sorted(deliveries_of[intent.id], key=lambda delivery: delivery.position):
+        ending = last_text_by_intent.get(intent.id, "")  # of an intent that has ended: how
+        lines = [f"{head}: {plain_text(ending)}" if intent.state in FINAL_STATES and ending else head]
+        for delivery in sorted(deliveries_by_intent[intent.id], key=lambda delivery: delivery.position):
             hook = f"  {delivery.position + 1}. {delivery.event}: {delivery.hook}  {delivery.outcome.state}"
             lines.append(plain_text(f"{hook}: {delivery.outcome.text}" if delivery.outcome.text else hook))
         texts.append("\n".join(lines))

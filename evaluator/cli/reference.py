@@ -170,7 +170,7 @@ def _tabulate_keys_of_types(cases: Sequence[Mapping[str, Any]]) -> Iterator[str]
     `cases`: the conditions of the schema: if the key `type` has this value, then there are these keys. A key that is
     described equally for several types has one row.
     """
-    types_of_row: dict[tuple[str, str, str], list[str]] = {}
+    types_of_row: dict[tuple[str, str, str], list[str]] = {}  # (key, type of its value, description) → metric types
     for case in cases:
         type_name = case["if"]["properties"]["type"]["const"]
         for key, value in case["then"]["properties"].items():
@@ -198,11 +198,12 @@ def _describe_type(value: Mapping[str, Any]) -> str:
     if "anyOf" in value:
         variants = [_describe_type(variant) for variant in value["anyOf"] if variant.get("type") != "null"]
         return " or ".join(dict.fromkeys(variants))
-    types = value.get("type", "")
-    types = [types] if isinstance(types, str) else [name for name in types if name != "null"]
+    type_names = value.get("type", "")  # of JSON: a name, or a list of names
+    types = [type_names] if isinstance(type_names, str) else [name for name in type_names if name != "null"]
     if types == ["array"]:
         return f"list of {_describe_type(value.get('items', {}))}"
     examples = ", ".join(f"`{_to_text(example)}`" for example in value.get("examples", []))
+    # Examples tell more than the type; without a type, any value is allowed.
     return examples or " or ".join(types) or "any"
 
 

@@ -39,7 +39,7 @@ def command(session: Session, as_json: bool) -> None:
 def _make_row(summary: ReleaseSummary) -> tuple[str, ...]:
     """Make the row of a release in the table, with the columns of HEAD."""
     release = summary.release
-    versions = [f"{s.name} {s.baseline or '?'} → {s.canary or '?'}" for s in release.services]
+    versions = [f"{service.name} {service.baseline or '?'} → {service.canary or '?'}" for service in release.services]
     verdict = VERDICT_WORDS[VerdictWord(summary.verdict)] if summary.verdict else "–"
     if summary.mode == "shadow":
         verdict += " (shadow)"
@@ -52,7 +52,10 @@ def _to_plain(summary: ReleaseSummary) -> dict[str, object]:
     release = summary.release
     return {
         "release": release.id,
-        "services": [{"name": s.name, "baseline": s.baseline, "canary": s.canary} for s in release.services],
+        "services": [
+            {"name": service.name, "baseline": service.baseline, "canary": service.canary}
+            for service in release.services
+        ],
         "labels": dict(release.labels),
         "verdict": summary.verdict,
         "judged_at": summary.judged_at and write_time(summary.judged_at),

@@ -19,15 +19,18 @@ FILE_PAGE = Page(width=120, color=False, unicode=True)
 Command = TypeVar("Command", bound=Callable[..., object])
 
 
-def rows_option(what: str) -> Callable[[Command], Command]:
-    """Return the option `--format` of a command that prints rows. `what`: their name and a verb, such as `rows are`."""
+def rows_option(*, help_subject: str) -> Callable[[Command], Command]:
+    """Return the option `--format` of a command that prints rows.
+
+    `help_subject`: a noun and its verb, such as `rows are` for the help "How the rows are written."
+    """
     return click.option(
         "--format",
         "format_name",
         type=click.Choice(["table", "csv", "json"]),
         default="table",
         show_default=True,
-        help=f"How the {what} written.",
+        help=f"How the {help_subject} written.",
     )
 
 

@@ -182,6 +182,7 @@ class BaseHook(Generic[O]):
         return _shorten(self._remove_secrets(self._describe_value(value)), LONGEST_VALUE)
 
     def _describe_value(self, value: Json) -> str:
+        """Write a value that `_read` returned as text."""
         return json.dumps(value, ensure_ascii=False)
 
     def test(self) -> Outcome:
@@ -189,18 +190,23 @@ class BaseHook(Generic[O]):
         return self._attempt(self._test)
 
     def _describe(self) -> str:
+        """Say in one sentence what the hook will do. Each hook has its own."""
         raise NotImplementedError
 
     def _execute(self, context: HookContext) -> Outcome:
+        """Execute the hook. Each hook has its own. Raises HookError; MaybeSent if it may have been done."""
         raise NotImplementedError
 
     def _read(self) -> Json:
+        """Read the value that the hook changes; None: it changes no value that could be restored."""
         return None
 
     def _undo(self, context: HookContext, earlier: Json) -> Outcome:  # noqa: ARG002 - as those that can
+        """Raise HookError: hooks that can be undone replace this method."""
         raise HookError(f"what {self.kind} did cannot be undone", hint="name another hook for rollback")
 
     def _test(self) -> Outcome:
+        """Check whether the hook could be executed, without changing anything. Each hook has its own."""
         raise NotImplementedError
 
     def _fill_secrets(self, text: str) -> str:
@@ -240,6 +246,7 @@ class BaseHook(Generic[O]):
 
 
 def _to_failed_outcome(error: EvaluatorError) -> Outcome:
+    """Make the outcome of a hook that raised an error before it changed anything."""
     return Outcome("failed", f"{error.message} ({error.hint})" if error.hint else error.message)
 
 
@@ -358,6 +365,7 @@ def _call_in_time(step: Step, context: HookContext, call: Callable[[], T]) -> T 
     result: list[T | _FailedCall] = []  # stays empty if the call is late
 
     def work() -> None:
+        """Append the result of the call to `result`, or the outcome of the error that it raises."""
         try:
             result.append(call())
         except EvaluatorError as error:

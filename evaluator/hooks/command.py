@@ -77,9 +77,9 @@ class Command(BaseHook[CommandOptions]):
         return bool(self.options.undo)
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:
-        """Run the program of the option `undo`. Raises HookError if there is none."""
+        """Run the program of the option `undo`; it needs no earlier value. Raises HookError if there is none."""
         if not self.options.undo:
-            return super()._undo(context, earlier)
+            return super()._undo(context, earlier)  # raises HookError
         return self._run(self.options.undo, context)
 
     def _find_program(self, program: str) -> str:

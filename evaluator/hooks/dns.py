@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypedDict
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -25,11 +25,19 @@ if TYPE_CHECKING:
 
 
 _KEY_HINT = "check that name, algorithm and secret of the key are those of the server"
-Records = dict[str, Any]
-"""`values`: sorted texts, none if there is no record; `ttl`: seconds."""
+
+
+class Records(TypedDict):
+    """The records of one name and type."""
+
+    values: list[str]
+    """Sorted; empty if there is no record."""
+    ttl: int
+    """Seconds for which resolvers may keep them."""
 
 
 def _check_host_and_port(text: str) -> str:
+    """Return a text HOST:PORT unchanged. Raises ValueError for another text."""
     host, _, port = text.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise ValueError(f"must be HOST:PORT, such as ns1.example.org:53, not {text}")
@@ -76,7 +84,10 @@ class Dns(BaseHook[DnsOptions]):
         return f"sets {options.type} of {options.name} in {options.zone} to {values} (TTL {options.ttl} s)"
 
     def _test(self) -> Outcome:
-        """Check the values to set, and that the server accepts the key of a query; changes nothing."""
+        """Check the values to set, and that the server answers a query signed with the key; changes nothing.
+
+        Whether the server accepts updates with this key is not tested.
+        """
         self._make_target_records()  # raises HookError for values that the type cannot have
         records = self._read()
         return Outcome("acknowledged", f"the server accepts the key; it has {_show(records)}")
@@ -100,22 +111,25 @@ class Dns(BaseHook[DnsOptions]):
             return {"values": [], "ttl": 0}
         return {"values": sorted(record.to_text() for record in record_set), "ttl": record_set.ttl}
 
-    def _describe_value(self, value: Any) -> str:
+    def _describe_value(self, value: Records) -> str:
         return _show(value)
 
     def _execute(self, context: HookContext) -> Outcome:
+        """Change the records to those of the options. Raises HookError, MaybeSent."""
         return self._change(self._read(), self._make_target_records(), context)
 
-    def _undo(self, context: HookContext, earlier: Any) -> Outcome:
+    def _undo(self, context: HookContext, earlier: Records) -> Outcome:
+        """Change the records back to `earlier`, those from before the execution. Raises HookError, MaybeSent."""
         return self._change(self._read(), earlier, context)
 
     def _change(self, earlier: Records, target: Records, context: HookContext) -> Outcome:
-        """Change the records from `earlier` to `target`, read them back, and wait for the TTL if the options say so.
+        """Change the records from `earlier` to `target`, and read them back.
 
-        Raises HookError; MaybeSent if it is not certain that the server has them.
+        Then wait until resolvers have forgotten the earlier records (their TTL), if the options say so and the intent
+        does not expire before. Raises HookError; MaybeSent if it is not certain that the server has the new records.
         """
         if earlier == target:
-            return Outcome("acknowledged", f"the server has {_show(target)} already", earlier)
+            return Outcome("acknowledged", f"the server has {_show(target)} already", earlier=earlier)
         self._update(earlier, target)
         try:
             current = self._read()
@@ -131,7 +145,7 @@ class Dns(BaseHook[DnsOptions]):
             text = f"{description}; the earlier TTL has run out"
         else:
             text = f"{description}; resolvers may use that until {effective_at:%H:%M:%S} UTC"
-        return Outcome("acknowledged", text, earlier, effective_at=effective_at)
+        return Outcome("acknowledged", text, earlier=earlier, effective_at=effective_at)
 
     def _update(self, earlier: Records, target: Records) -> None:
         """Send an update that the server refuses if it does not have the `earlier` records any more.

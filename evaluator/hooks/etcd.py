@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NotRequired, Self, TypedDict
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -40,6 +40,17 @@ class EtcdOptions(TlsOptions):
         return self
 
 
+class KeyState(TypedDict):
+    """A key as etcd has it."""
+
+    value: str | None
+    """None: there is no such key."""
+    revision: int
+    """Of its last change; 0: there is no such key."""
+    ours: NotRequired[int]
+    """The revision of the change that this hook made afterwards; absent if the execution did not end."""
+
+
 class Etcd(BaseHook[EtcdOptions]):
     """Sets a key, unless it was changed in between."""
 
@@ -51,13 +62,14 @@ class Etcd(BaseHook[EtcdOptions]):
 
     def _test(self) -> Outcome:
         """Read the key, to see that etcd answers; changes nothing."""
-        stored = self._read()
-        return Outcome(
-            "acknowledged", f"etcd answers; {self.options.key} is {'set' if stored['revision'] else 'not set'}"
-        )
+        exists = self._read()["revision"] != 0
+        return Outcome("acknowledged", f"etcd answers; {self.options.key} is {'set' if exists else 'not set'}")
 
-    def _read(self) -> dict[str, Any]:
-        """Read the key: `value` and `revision` of its last change; None and 0 if there is no such key."""
+    def _read(self) -> KeyState:
+        """Read the value of the key and the revision of its last change; None and 0 if there is no such key.
+
+        Raises HookError for a value that is not text.
+        """
         entries = self._ask("kv/range", {"key": _encode(self.options.key)}).get("kvs") or []
         if not entries:
             return {"value": None, "revision": 0}
@@ -67,35 +79,37 @@ class Etcd(BaseHook[EtcdOptions]):
             raise HookError("the key's value is not text, so it could not be restored") from None
         return {"value": value, "revision": int(entries[0]["mod_revision"])}
 
-    def _describe_value(self, value: Any) -> str:
-        return "no such key" if value["value"] is None else str(value["value"])
+    def _describe_value(self, value: KeyState) -> str:
+        return "no such key" if value["value"] is None else value["value"]
 
     def _execute(self, context: HookContext) -> Outcome:
-        """Set the key. The earlier value of the outcome also has `ours`, the revision of our change, for undo."""
-        earlier, value = self._read(), fill_words(self.options.value, context.words())
-        if earlier["value"] == value:
+        """Set the key. The outcome has its earlier state, with the revision of our change as `ours`: undo needs it."""
+        earlier = self._read()
+        new_value = fill_words(self.options.value, context.words())
+        if earlier["value"] == new_value:
             # An attempt that was killed may have set it. With its revision, undo does not overwrite later changes.
-            with_our_revision = {**earlier, "ours": earlier["revision"]}
-            return Outcome("acknowledged", f"{self.options.key} has this value already", with_our_revision)
-        revision = self._set_if_unchanged(earlier["revision"], value)
-        return Outcome(
-            "acknowledged", f"{self.options.key} was set at revision {revision}", {**earlier, "ours": revision}
-        )
+            description = f"{self.options.key} has this value already"
+            our_revision = earlier["revision"]
+        else:
+            our_revision = self._set_if_unchanged(earlier["revision"], new_value)
+            description = f"{self.options.key} was set at revision {our_revision}"
+        return Outcome("acknowledged", description, earlier={**earlier, "ours": our_revision})
 
-    def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - the earlier value does not depend on it
-        """Restore the earlier value, unless the key was changed after us. Raises HookError if it was."""
+    def _undo(self, context: HookContext, earlier: KeyState) -> Outcome:  # noqa: ARG002 - the earlier value does not depend on it
+        """Restore the earlier value, unless the key was changed after the hook set it. Raises HookError if it was."""
         current = self._read()
         if current["value"] == earlier["value"]:
             return Outcome("acknowledged", f"{self.options.key} has its earlier value already")
-        # Without `ours`, the execution did not end: whether the key was changed after it is then not known.
+        # Without `ours`, the execution did not end, and the revision that it wrote is not known: then only a change
+        # between the reading above and the setting below is noticed.
         our_revision = earlier.get("ours", current["revision"])
-        revision = self._set_if_unchanged(our_revision, earlier["value"])
-        return Outcome("acknowledged", f"{self.options.key} was restored at revision {revision}", current)
+        new_revision = self._set_if_unchanged(our_revision, earlier["value"])
+        return Outcome("acknowledged", f"{self.options.key} was restored at revision {new_revision}", earlier=current)
 
     def _set_if_unchanged(self, revision: int, value: str | None) -> int:
-        """Set the key, or delete it for None, if its last change was at `revision` (0: it does not exist).
+        """Set the key to a value (None: delete it), if its last change was at `revision` (0: it does not exist).
 
-        Returns the new revision. Raises HookError if the key was changed since, and nothing is done.
+        Returns the new revision. If the key was changed since, nothing is done, and HookError is raised.
         """
         key = _encode(self.options.key)
         if value is None:
@@ -133,4 +147,5 @@ class Etcd(BaseHook[EtcdOptions]):
 
 
 def _encode(text: str) -> str:
+    """Write a key or a value in base64, as etcd's API takes it."""
     return base64.b64encode(text.encode()).decode()

@@ -56,24 +56,29 @@ class HaProxy(BaseHook[HaProxyOptions]):
         )
 
     def _test(self) -> Outcome:
+        """Read the weights, to see that HAProxy answers and has the servers; changes nothing."""
         return Outcome("acknowledged", f"HAProxy answers; the weights are {show_weights(self._read())}")
 
     def _read(self) -> dict[str, int]:
+        """Read the weights of the servers that the options name: server → weight. Raises HookError."""
         return {server: self._read_weight(server) for server in self.options.weights}
 
     def _describe_value(self, value: Any) -> str:
         return show_weights(value)
 
     def _execute(self, context: HookContext) -> Outcome:  # noqa: ARG002 - the weights do not depend on it
+        """Set the weights of the options. Raises HookError, MaybeSent."""
         return self._set_weights(self.options.weights, self._read())
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - as above
+        """Set the weights that `_read` returned before the execution (`earlier`). Raises HookError, MaybeSent."""
         return self._set_weights(check_earlier(earlier), self._read())
 
     def _set_weights(self, weights: dict[str, int], earlier: dict[str, int]) -> Outcome:
         """Set the weights of servers, and read them back to see whether they were set.
 
-        `weights`, `earlier`: server → weight to set, and weight before. Raises HookError, MaybeSent.
+        `weights`: server → weight to set. `earlier`: server → weight before. The outcome is failed if no weight has
+        changed, and unknown if other weights than these are set. Raises HookError, MaybeSent.
         """
         # The largest weight is set first, and all in one line: at no moment are all servers at 0.
         largest_first = sorted(weights.items(), key=lambda item: -item[1])
@@ -86,11 +91,11 @@ class HaProxy(BaseHook[HaProxyOptions]):
         if current != weights:
             is_unchanged = current == {server: earlier.get(server) for server in weights}
             state: State = "failed" if is_unchanged else "unknown"
-            return Outcome(state, f"the weights are {show_weights(current)} after setting them", earlier, answer)
+            description = f"the weights are {show_weights(current)} after setting them"
+            return Outcome(state, description, earlier=earlier, response=answer)
         earlier_text = show_weights({server: earlier[server] for server in weights if server in earlier})
-        return Outcome(
-            "acknowledged", f"the weights are {show_weights(current)}; they were {earlier_text}", earlier, answer
-        )
+        description = f"the weights are {show_weights(current)}; they were {earlier_text}"
+        return Outcome("acknowledged", description, earlier=earlier, response=answer)
 
     def _read_weight(self, server: str) -> int:
         """Read the weight of a server of the backend. Raises HookError if HAProxy does not report it."""

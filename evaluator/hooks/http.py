@@ -128,9 +128,9 @@ class Http(BaseHook[HttpOptions]):
         return self.options.undo is not None
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:
-        """Send the request of the option `undo`. Raises HookError if there is none."""
+        """Send the request of the option `undo`; it needs no earlier value. Raises HookError if there is none."""
         if self.options.undo is None:
-            return super()._undo(context, earlier)
+            return super()._undo(context, earlier)  # raises HookError
         return self._send(self.options.undo, context)
 
     def _send(self, request: HttpRequest, context: HookContext) -> Outcome:

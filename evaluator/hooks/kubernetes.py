@@ -98,6 +98,7 @@ class Kubernetes(BaseHook[KubernetesOptions]):
         return _read_weights(resource, self._weights)
 
     def _execute(self, context: HookContext) -> Outcome:  # noqa: ARG002 - the patch does not depend on it
+        """Change the Rollout, or the weights of the route, as the options say. Raises HookError, MaybeSent."""
         resource = self._get_object()
         if self.options.rollout:
             return self._change_rollout(resource, self.options.rollout.do)
@@ -108,7 +109,11 @@ class Kubernetes(BaseHook[KubernetesOptions]):
         return self.options.rollout is None or self.options.rollout.do in ("abort", "retry")
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:
-        """Restore what `_read` returned before: whether a Rollout is aborted, or the weights of a route."""
+        """Restore `earlier`, which `_read` returned before the execution; another `context` would change nothing.
+
+        `earlier` is for a Rollout {"aborted": bool, …}, for a route: index of the rule (as text) → service → weight.
+        Raises HookError if it was not kept, or if the change cannot be undone; MaybeSent.
+        """
         if not isinstance(earlier, dict):
             raise HookError("there is no earlier state to restore", hint="it is kept when the hook is executed")
         resource = self._get_object()
@@ -116,19 +121,22 @@ class Kubernetes(BaseHook[KubernetesOptions]):
             return self._change_route(resource, _set_weights(resource, earlier))
         if self.options.rollout and self.options.rollout.do in ("abort", "retry"):
             return self._change_rollout(resource, "abort" if earlier.get("aborted") else "retry")
-        return super()._undo(context, earlier)
+        return super()._undo(context, earlier)  # a promotion cannot be undone: this raises HookError
 
     @property
     def _weights(self) -> dict[str, int]:
+        """Weights to set: service → weight; empty for a Rollout."""
         return dict(self.options.route.weights) if self.options.route else {}
 
     @property
     def _name(self) -> str:
+        """Name of the Rollout or route."""
         patch = self.options.rollout or self.options.route
         return patch.name if patch else ""
 
     @property
     def _where(self) -> str:
+        """The object in messages: `namespace/name`."""
         return f"{self.options.namespace}/{self._name}"
 
     @property
@@ -141,25 +149,26 @@ class Kubernetes(BaseHook[KubernetesOptions]):
 
     # -------------------------------------------------------------- Argo Rollouts
 
-    def _change_rollout(self, resource: Json, do: str) -> Outcome:
-        """Promote, abort or retry a Rollout (`do`: as in the options), unless it is in that state already.
+    def _change_rollout(self, resource: Json, change: str) -> Outcome:
+        """Make a change of a Rollout, unless it is in that state already: promote, promote_full, abort or retry.
 
         `resource`: the Rollout as it was read. Raises HookError, MaybeSent.
         """
-        earlier, status = _read_rollout_state(resource), resource.get("status") or {}
-        if do in ("abort", "retry"):
-            if earlier["aborted"] == (do == "abort"):
-                return Outcome(
-                    "acknowledged", f"{self._where} is {'already' if do == 'abort' else 'not'} aborted", earlier
-                )
-            self._patch(resource, {"status": {"abort": do == "abort"}}, "/status")
+        earlier = _read_rollout_state(resource)
+        status = resource.get("status") or {}
+        if change in ("abort", "retry"):
+            to_abort = change == "abort"  # retry ends the abort
+            if earlier["aborted"] == to_abort:
+                description = f"{self._where} is {'already' if to_abort else 'not'} aborted"
+                return Outcome("acknowledged", description, earlier=earlier)
+            self._patch(resource, {"status": {"abort": to_abort}}, "/status")
         elif status.get("currentPodHash") == status.get("stableRS"):  # the current version is the stable one
-            return Outcome("acknowledged", f"{self._where} is fully promoted already", earlier)
-        elif do == "promote_full":
+            return Outcome("acknowledged", f"{self._where} is fully promoted already", earlier=earlier)
+        elif change == "promote_full":
             self._patch(resource, {"status": {"promoteFull": True}}, "/status")
         else:
             self._end_pause(resource)
-        return Outcome("acknowledged", f"the API accepted {do} of {self._where}", earlier)
+        return Outcome("acknowledged", f"the API accepted {change} of {self._where}", earlier=earlier)
 
     def _end_pause(self, resource: Json) -> None:
         """Let a Rollout that waits at a pause go on to its next step. Raises HookError if it does not wait, MaybeSent.
@@ -175,7 +184,7 @@ class Kubernetes(BaseHook[KubernetesOptions]):
             )
         if pause_conditions:
             status: Json = resource["status"]
-            new_status: Json = {"pauseConditions": None}
+            new_status: Json = {"pauseConditions": None}  # null deletes a field of the object
             # After an inconclusive analysis, the analysis step is skipped as well.
             analysis = (status.get("canary") or {}).get("currentStepAnalysisRunStatus") or {}
             if analysis.get("status") == "Inconclusive" and status.get("currentStepIndex") is not None:
@@ -188,7 +197,7 @@ class Kubernetes(BaseHook[KubernetesOptions]):
         except HookError as error:
             if not pause_conditions:
                 raise
-            # The first patch has changed something.
+            # The patch of the conditions has changed something: so it must not count as failed without effect.
             raise MaybeSent(f"its pause conditions were cleared, but it is still paused: {error.message}") from None
 
     # -------------------------------------------------------------- HTTPRoute
@@ -205,7 +214,8 @@ class Kubernetes(BaseHook[KubernetesOptions]):
             if _read_weights(patched, self._weights) != target_weights:
                 raise MaybeSent("the API accepted the weights, and answered with others")
         weights_text = "; ".join(f"rule {rule}: {show_weights(weights)}" for rule, weights in target_weights.items())
-        return Outcome("acknowledged", f"the weights of {self._where} are set ({weights_text})", earlier_weights)
+        description = f"the weights of {self._where} are set ({weights_text})"
+        return Outcome("acknowledged", description, earlier=earlier_weights)
 
     # -------------------------------------------------------------- the API
 

@@ -89,7 +89,7 @@ class Nginx(BaseHook[NginxOptions]):
         return text
 
     def _describe_value(self, value: Any) -> str:
-        """Describe the weights in the text of a file (`value`)."""
+        """Describe the weights in the text of a file (`value`); a server that is `down` has weight 0."""
         server_lines = _SERVER_LINE.findall(str(value))
         return show_weights({name: 0 if down else int(weight) for weight, down, name in server_lines})
 
@@ -106,7 +106,10 @@ class Nginx(BaseHook[NginxOptions]):
         return self._install("\n".join(lines))
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - as above
-        """Write the earlier text of the file again, and let nginx reload it."""
+        """Write the earlier text of the file again (`earlier`; None: there was no file), and let nginx reload it.
+
+        Raises HookError without such a text, or if nginx refuses it; MaybeSent.
+        """
         if not isinstance(earlier, str) or not earlier.startswith(MARK):
             raise HookError(
                 "there was no file of the evaluator before, so there is nothing to restore", hint="write it by hand"
@@ -129,7 +132,8 @@ class Nginx(BaseHook[NginxOptions]):
             else:
                 _replace_file(self.options.file, earlier)
             raise
-        return Outcome("acknowledged", f"nginx has reloaded {self.options.file}", earlier, output)
+        description = f"nginx has reloaded {self.options.file}"
+        return Outcome("acknowledged", description, earlier=earlier, response=output)
 
     def _run_nginx(self, *arguments: str) -> str:
         """Run nginx with arguments and return what it writes to stderr, where all its messages go.

@@ -60,6 +60,7 @@ class Notify(BaseHook[NotifyOptions]):
         return f"notifies {' and '.join(_read_service(address) for address in self.options.to)}: {self.options.title}"
 
     def _test(self) -> Outcome:
+        """Check that Apprise can use each address, and that each host is allowed; sends nothing."""
         self._make_recipients()
         return Outcome("acknowledged", f"{len(self.options.to)} addresses can be used; nothing was sent")
 
@@ -85,6 +86,7 @@ class Notify(BaseHook[NotifyOptions]):
         return Outcome("acknowledged", f"notified {', '.join(_read_service(address) for address in self.options.to)}")
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - a message stays sent
+        """Return that undoing failed."""
         return Outcome("failed", "a message cannot be taken back")
 
     def _make_recipients(self) -> list[apprise.NotifyBase]:
@@ -132,7 +134,9 @@ def _collect_warnings(remove_secrets: Callable[[str], str]) -> Iterator[list[str
     warnings: list[str] = []
 
     def clean_record(record: logging.LogRecord) -> bool:
-        record.msg, record.args = remove_secrets(record.getMessage()), ()
+        """Remove secrets from a record, and collect its text if it is a warning or an error."""
+        record.msg = remove_secrets(record.getMessage())
+        record.args = ()  # the message has them already
         if record.levelno >= logging.WARNING:
             warnings.append(record.msg)
         return True  # it is logged

@@ -51,7 +51,10 @@ class _RetryableFailure(Exception):
         self, message: str, *, wait_s: float | None = None, answer: str = "", maybe_accepted: bool = True
     ) -> None:
         super().__init__(message)
-        self.message, self.wait_s, self.answer, self.maybe_accepted = message, wait_s, answer, maybe_accepted
+        self.message = message
+        self.wait_s = wait_s
+        self.answer = answer
+        self.maybe_accepted = maybe_accepted
 
 
 class Webhook(BaseHook[WebhookOptions]):
@@ -71,10 +74,11 @@ class Webhook(BaseHook[WebhookOptions]):
         return Outcome("acknowledged", f"{host} is allowed, and the secret can sign; nothing was sent")
 
     def _execute(self, context: HookContext) -> Outcome:
-        return self._post(context, "release." + context.action)
+        return self._post(context, f"release.{context.action}")
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - the receiver knows what was
-        return self._post(context, f"release.{context.action}.undone", "-undo")
+        """Post that the decision is undone; the message has an id of its own."""
+        return self._post(context, f"release.{context.action}.undone", id_suffix="-undo")
 
     def _post(self, context: HookContext, event_type: str, id_suffix: str = "") -> Outcome:
         """Post the decision until it is accepted, refused for good, or the context expires.
@@ -107,7 +111,7 @@ class Webhook(BaseHook[WebhookOptions]):
             outcome: Outcome = Retrying(
                 retry=retry_if_exception_type(_RetryableFailure),
                 wait=wait_s,
-                stop=lambda state: state.upcoming_sleep >= context.left_s(),
+                stop=lambda state: state.upcoming_sleep >= context.left_s(),  # no time is left for another attempt
                 sleep=time.sleep,
                 reraise=True,
             )(attempt)
@@ -115,6 +119,7 @@ class Webhook(BaseHook[WebhookOptions]):
             outcome = Outcome("failed", f"not accepted in time: {last_failure.message}", response=last_failure.answer)
         except HookError as error:
             outcome = Outcome("failed", error.message)
+        # A refusal now does not take back what an earlier attempt may have done.
         if outcome.state == "failed" and maybe_accepted:
             return replace(outcome, state="unknown")
         return outcome

@@ -76,7 +76,7 @@ def ask(store: Store, policy: Policy, person: Person, request: ActionRequest) ->
     reason = _read_reason(request.reason)
     land_release(store, request.release)  # the verdict must be on all data, also on those that have just arrived
     rules, action = policy.promotion, request.action
-    undoes: tuple[str, ...] = ()
+    undoes: tuple[str, ...] = ()  # ids of the promotions that a rollback undoes
     with _audit_refusals(store, person, request.release, action), store.reading():
         if not may_ask(rules, person.names, action):
             role = PersonRole.ANALYST if rules.needed(action) else PersonRole.APPROVER
@@ -275,40 +275,41 @@ def _list_later(store: Store, intent: Intent) -> list[Intent]:
 
 
 def resolve(
-    store: Store, policy: Policy, person: Person, intent_id: str, number: int, *, done: bool, reason: str
+    store: Store, policy: Policy, person: Person, intent_id: str, hook_number: int, *, done: bool, reason: str
 ) -> Intent:
-    """Record whether a hook whose outcome is unknown was done; `number` counts the hooks of the intent from 1.
+    """Record whether a hook whose outcome is unknown was done; `hook_number` counts the hooks of the intent from 1.
 
     Returns the intent: it ends as acknowledged or failed once no outcome is unknown. Raises Refused, UsageError.
     """
-    intent, reason = store.control.intent(intent_id), _read_reason(reason)
+    intent = store.control.intent(intent_id)
+    one_line_reason = _read_reason(reason)
     with _audit_refusals(store, person, intent.release, f"resolve {intent.action}", intent.id):
         _require_role(policy, person, PersonRole.ADMIN, "resolving a hook")
-        unresolved = _find_unresolved(store, intent, number)
-    attempted = [delivery for delivery in store.control.deliveries(intent.id) if delivery.event != ANNOUNCE]
-    not_reached = None  # number of hooks that were never begun; None: unknown, since the policy's hooks have changed
+        unresolved = _find_unresolved(store, intent, hook_number)
+    # Hooks that announce the result do not count: they are executed however the action ends.
+    begun = [delivery for delivery in store.control.deliveries(intent.id) if delivery.event != ANNOUNCE]
+    never_begun: int | None = None  # number of hooks; None: not known, because the policy's hooks have changed
     if intent.hooks_hash == policy.promotion.hash:
         planned, _irreversible = plan_action(store, policy, intent.release, intent.action, intent.undoes)
-        not_reached = sum(hook.event != ANNOUNCE for hook in planned) - len(attempted)
+        never_begun = sum(hook.event != ANNOUNCE for hook in planned) - len(begun)
     hook_outcome = HookOutcome(
         state=IntentState.ACKNOWLEDGED if done else IntentState.FAILED,
-        text=f"{person.name} says: {reason}",
+        text=f"{person.name} says: {one_line_reason}",
         undo=unresolved.outcome.undo if done else "",  # a hook that did nothing leaves nothing to undo
         response=unresolved.outcome.response,
     )
-    store.control.deliver(
-        replace(unresolved, attempts=0, outcome=hook_outcome, at=datetime.now(UTC)), intent.release, person.name
-    )
-    hook_deliveries = [delivery for delivery in store.control.deliveries(intent.id) if delivery.event != ANNOUNCE]
-    states = {delivery.outcome.state for delivery in hook_deliveries}
+    resolved = replace(unresolved, attempts=0, outcome=hook_outcome, at=datetime.now(UTC))  # adds no attempt
+    store.control.deliver(resolved, intent.release, person.name)
+    # Read again, because one state has changed.
+    states = {delivery.outcome.state for delivery in store.control.deliveries(intent.id) if delivery.event != ANNOUNCE}
     if IntentState.UNKNOWN in states:
         return intent
     intent_state = IntentState.FAILED
-    if states == {IntentState.ACKNOWLEDGED} and not_reached == 0:
+    if states == {IntentState.ACKNOWLEDGED} and never_begun == 0:
         intent_state = IntentState.ACKNOWLEDGED
-    if not_reached is None:
+    if never_begun is None:
         text = "the policy's hooks have changed since, so it is not known whether any came after it"
-    elif not_reached:
+    elif never_begun:
         text = "hooks after it were not executed; `evaluator hooks retry` executes them"
     else:
         text = "the outcome of every hook is known now"
@@ -316,17 +317,19 @@ def resolve(
     return store.control.intent(intent.id)
 
 
-def _find_unresolved(store: Store, intent: Intent, number: int) -> Delivery:
-    """Find the delivery of hook `number` (counted from 1), whose outcome a person may resolve.
+def _find_unresolved(store: Store, intent: Intent, hook_number: int) -> Delivery:
+    """Find the delivery of hook `hook_number` (counted from 1), whose outcome a person may resolve.
 
     Raises UnknownName, UsageError if its outcome is known or not final, and Refused if a later rollback undoes it.
     """
-    deliveries = {delivery.position + 1: delivery for delivery in store.control.deliveries(intent.id)}
-    if number not in deliveries:
-        raise UnknownName("hook", str(number), [str(known_number) for known_number in deliveries])
-    delivery = deliveries[number]
+    delivery_by_number = {delivery.position + 1: delivery for delivery in store.control.deliveries(intent.id)}
+    if hook_number not in delivery_by_number:
+        raise UnknownName("hook", str(hook_number), [str(known_number) for known_number in delivery_by_number])
+    delivery = delivery_by_number[hook_number]
     if delivery.outcome.state is not IntentState.UNKNOWN or intent.state not in FINAL_STATES:
-        raise UsageError(f"hook {number} of {intent.id} is {delivery.outcome.state}, so there is nothing to resolve")
+        raise UsageError(
+            f"hook {hook_number} of {intent.id} is {delivery.outcome.state}, so there is nothing to resolve"
+        )
     for later in _list_later(store, intent):
         # The numbers of a rollback's hooks depend on which hooks were done: that must not change after its request.
         if intent.id in later.undoes:

@@ -90,12 +90,17 @@ def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[Pro
             remedy=rejudge,
         ),
         _check_age(verdict, policy.promotion.approvals.max_age, rejudge),
-        PromotionCondition(
-            "the policy names hooks that promote",
-            met=bool(policy.promotion.hooks.get(Action.PROMOTE)),
-            otherwise="the policy names no hooks that promote",
-            remedy=NO_HOOKS,
-        ),
+        _check_hooks(policy),
+    )
+
+
+def _check_hooks(policy: Policy) -> PromotionCondition:
+    """Check that the policy has a hook that promotes: without any, a promotion would change nothing."""
+    return PromotionCondition(
+        "the policy names hooks that promote",
+        met=bool(policy.promotion.hooks.get(Action.PROMOTE)),
+        otherwise="the policy names no hooks that promote",
+        remedy=NO_HOOKS,
     )
 
 

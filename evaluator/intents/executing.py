@@ -104,7 +104,9 @@ def run_worker(
 
     `say` is called with a sentence for each executed intent and each error. Errors do not end the worker.
     """
-    worker, last_stamp, idle_s = name_worker(), None, 0.0
+    worker = name_worker()
+    last_stamp = None  # of the store when it was last read; None: read it at the next poll
+    idle_s = 0.0  # since the store was last read
     failures: list[str] = []
 
     def describe(error: Exception) -> str:
@@ -114,12 +116,14 @@ def run_worker(
         return f"{error.message} ({error.hint})" if error.hint else error.message
 
     def add_failure(intent: Intent, error: Exception) -> None:
+        """Note that the execution of an intent raised an error; it is reported below."""
         failures.append(f"{intent.id} ({intent.action} {intent.release}) could not be executed: {describe(error)}")
 
     while not stop.is_set():
         stamp = stamp_of(store.path)  # changes with each write to the store
         if stamp != last_stamp or idle_s >= SLOWEST_POLL_S:
-            last_stamp, idle_s = stamp, 0.0
+            last_stamp = stamp
+            idle_s = 0.0
             failures.clear()
             try:
                 for intent in execute_waiting(store, load, worker, failed=add_failure):
@@ -173,8 +177,8 @@ class _Execution:
         for delivery in self._read_deliveries().values():
             if delivery.outcome.state in _MAY_BE_DONE_STATES:
                 outcome = replace(delivery.outcome, state=IntentState.UNKNOWN, text=_MAY_BE_DONE_TEXT)
-                self._store_delivery(replace(delivery, attempts=0, outcome=outcome))
-            elif delivery.outcome.state is IntentState.APPROVED:
+                self._store_delivery(replace(delivery, attempts=0, outcome=outcome))  # adds no attempt
+            elif delivery.outcome.state is IntentState.APPROVED:  # to be tried again
                 outcome = replace(delivery.outcome, state=IntentState.FAILED, text="it was not executed again")
                 self._store_delivery(replace(delivery, attempts=0, outcome=outcome))
         hook_states = [delivery.outcome.state for delivery in self._read_deliveries().values()]
@@ -216,10 +220,11 @@ class _Execution:
     def _run_hook(self, hook: PlannedHook, *, outcome: str = "") -> IntentState:
         """Execute a hook and store its outcome; returns its state. A hook whose outcome is known is not executed again.
 
+        Nor is a hook that a killed worker had begun, unless it may be repeated (idempotent): its outcome is unknown.
         Before the hook changes a value, the value is stored, so that it can be restored even if this process is killed.
-        `outcome`: how the action ended, for a hook that announces it.
+        `outcome`: how the action ended, for a hook that announces it; else empty.
         """
-        delivery = self._read_deliveries().get(hook.position)  # of an earlier attempt
+        delivery = self._read_deliveries().get(hook.position)  # of an earlier attempt; None: this is the first
         state = delivery.outcome.state if delivery else IntentState.REQUESTED
         if state in FINAL_STATES:
             return state
@@ -232,34 +237,33 @@ class _Execution:
         context = make_context(self.intent, release, verdict, hook, outcome=outcome)
         # In a second attempt, a hook may read the value that it has set itself: undo restores the value read first.
         may_be_done_before = delivery is not None and state in _MAY_BE_DONE_STATES
-        first_value = None
+        first_value = None  # None: no earlier attempt has read a value
         if delivery and may_be_done_before and delivery.outcome.undo:
             first_value = json.loads(delivery.outcome.undo)
 
         def store_earlier_value(earlier: Any) -> None:
+            """Store that the hook is about to be executed, with the value that undo has to restore."""
             to_restore = earlier if first_value is None else first_value
             self._store_outcome(hook, HookOutcome(IntentState.SENT, "", _to_json(to_restore)), attempts=1)
 
         if hook.event == UNDO:
-            store_earlier_value(None)
+            store_earlier_value(None)  # what takes a change back is not taken back itself
             hook_outcome = undo_hook(hook.step, context, hook.earlier)
         else:
             hook_outcome = run_hook(hook.step, context, store_earlier_value)
         # `store_earlier_value` has counted the attempt, unless the value could not be read and it was never called.
         attempts = 0 if hook.position in self._read_deliveries() else 1
-        state, text = IntentState(hook_outcome.state), hook_outcome.did
+        state = IntentState(hook_outcome.state)
+        text = hook_outcome.did
         if may_be_done_before and state is IntentState.FAILED:
             # An earlier attempt may have been done, and a failure now does not undo it.
             state, text = IntentState.UNKNOWN, f"{text}; an earlier attempt may have been done"
-        to_restore = hook_outcome.earlier if first_value is None else first_value
-        if isinstance(first_value, dict) and isinstance(hook_outcome.earlier, dict):
-            # Some hooks add keys after the execution, which the value read first does not have.
-            to_restore = {**hook_outcome.earlier, **first_value}
+        to_restore = _combine_earlier(first_value, hook_outcome.earlier)
         undo = "" if state is IntentState.FAILED else _to_json(to_restore)  # a failed hook changed nothing
         return self._store_outcome(hook, HookOutcome(state, text, undo, hook_outcome.response), attempts=attempts)
 
     def _store_outcome(self, hook: PlannedHook, outcome: HookOutcome, *, attempts: int) -> IntentState:
-        """Store the outcome of a hook and return its state. `attempts` are added to the earlier ones."""
+        """Store the outcome of a hook and return its state. `attempts` (0 or 1) is added to the attempts before."""
         self._store_delivery(
             Delivery(
                 intent=self.intent.id,
@@ -294,6 +298,19 @@ class _Execution:
     def _read_deliveries(self) -> Mapping[int, Delivery]:
         """Read the intent's hooks that were begun, by their position."""
         return {delivery.position: delivery for delivery in self.store.control.deliveries(self.intent.id)}
+
+
+def _combine_earlier(first_value: Any, last_value: Any) -> Any:
+    """Return what undo has to restore: the value that the first attempt read, else that of the last attempt.
+
+    None: the attempt read no value. Of mappings, keys that only the last value has are added: some hooks add keys after
+    the execution, such as the revision that they wrote.
+    """
+    if first_value is None:
+        return last_value
+    if isinstance(first_value, dict) and isinstance(last_value, dict):
+        return {**last_value, **first_value}
+    return first_value
 
 
 def _to_json(value: Any) -> str:

@@ -117,7 +117,7 @@ def _explain_overtaking(store: Store, intent: Intent) -> str:
     services = set(services_of(store, intent.release))
     for promotion in find_in_effect(store, intents):  # the newest first
         if promotion not in later_intents:
-            return ""
+            return ""  # those that follow are older still
         if promotion.release != intent.release and services & set(services_of(store, promotion.release)):
             return f"{promotion.release} was promoted after it was requested ({promotion.id})"
     return ""

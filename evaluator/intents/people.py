@@ -73,4 +73,5 @@ def why_not(rules: PromotionRules, person: Person, role: PersonRole, activity: s
 
 
 def _with_article(role: PersonRole) -> str:
+    """Write a role with its article: `a viewer`, `an approver`."""
     return f"{'a' if role is PersonRole.VIEWER else 'an'} {role}"

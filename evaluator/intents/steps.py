@@ -20,13 +20,16 @@ _MAYBE_DONE_STATES = (IntentState.ACKNOWLEDGED, IntentState.UNKNOWN, IntentState
 
 @dataclass(frozen=True, slots=True)
 class PlannedHook:
-    """One hook in its place. An undo restores `earlier`, as the hook of the last promotion found it."""
+    """One hook in its place among the hooks of an action."""
 
     position: int
+    """From 0."""
     event: str
+    """promote, hold, rollback, announce; or `undo`: it takes back what the hook of a promotion did."""
     entry: HookEntry
     step: Step
     earlier: Any = None
+    """For `undo`: the value to restore, as the hook of the promotion read it; None: it read none."""
 
     @property
     def description(self) -> str:
@@ -42,8 +45,8 @@ class Preview:
     event: str
     kind: str
     description: str
-    now: str
-    """The current value that it would change; empty where there is nothing to read."""
+    current_value: str
+    """The value that it would change; empty where there is nothing to read."""
     required: bool
 
 
@@ -64,8 +67,10 @@ def plan_steps(
             entries.append((event, entry, None))
             continue
         for delivery in to_undo:
+            # A message stays sent, and a hook that did nothing leaves nothing to undo.
             if delivery.event == ANNOUNCE or delivery.outcome.state not in _MAYBE_DONE_STATES:
                 continue
+            # Undone by the options with which it was executed: those in the policy may have changed.
             executed_entry = HookEntry(delivery.hook, json.loads(delivery.options))
             hook = make_step(executed_entry.kind, executed_entry.options).hook
             if hook.can_undo():
@@ -84,11 +89,13 @@ def plan_steps(
 def make_context(
     intent: Intent, release: Release, verdict: StoredVerdict | None, hook: PlannedHook, *, outcome: str = ""
 ) -> HookContext:
-    """Write what a hook of an intent, and the program that it calls, learn about the intent.
+    """Build what a hook of an intent is given: it fills in templates, and goes to receivers and programs.
 
-    `outcome`: how the action ended (acknowledged, failed or unknown), for a hook that announces it; else empty.
+    `verdict`: the newest of the release; None: it has none. `outcome`: how the action ended (acknowledged, failed or
+    unknown), for a hook that announces it; else empty.
     """
-    # Hooks know no break-glass: it is a promotion. A hook that is undone gets the action that it executed.
+    # For hooks, a promotion against the verdict (break-glass) is a promotion. A rollback undoes only hooks of
+    # promotions: each gets the action that it executed.
     is_promotion = hook.event == UNDO or intent.action is Action.BREAK_GLASS
     action = Action.PROMOTE if is_promotion else intent.action
     # The key is the same in each attempt, but differs between hooks: two of them may call the same receiver.
@@ -97,7 +104,7 @@ def make_context(
         key_parts.append(outcome)
     return HookContext(
         release=release.id,
-        action=cast("Any", action.value),
+        action=cast("Any", action.value),  # one of the words that a hook knows
         verdict=verdict.word if verdict else "",
         verdict_hash=hash_verdict(verdict) if verdict else "",
         baseline=_write_versions(release, "baseline"),
@@ -125,7 +132,7 @@ def preview_steps(
 
     `person`: who looks at it. Values are read until the time `until`.
     """
-    # Reading a value needs the context of an intent, which does not exist yet.
+    # Reading a value needs the context of an intent, which does not exist yet. Of this one, only the time matters.
     draft = Intent(
         id="",
         key="preview",
@@ -144,7 +151,7 @@ def preview_steps(
             event=hook.event,
             kind=hook.entry.kind,
             description=hook.description,
-            now=describe_current(hook.step, make_context(draft, release, verdict, hook)),
+            current_value=describe_current(hook.step, make_context(draft, release, verdict, hook)),
             required=hook.step.required,
         )
         for hook in planned

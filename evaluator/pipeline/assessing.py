@@ -56,4 +56,4 @@ def judge_data(data: ReleaseData, rulebook: Rulebook, release_id: str, findings:
     judgement = judge_evidence(evidence, rulebook, release_id)
     # The judge returns the comparisons with the status of each.
     evidence = replace(evidence, comparisons=judgement.comparisons)
-    return Judged(data, rulebook, evidence, judgement, assessment.requests)
+    return Judged(data=data, rulebook=rulebook, evidence=evidence, judgement=judgement, requests=assessment.requests)

@@ -36,6 +36,9 @@ SETTLE_STEPS = 1
 LONGEST_WAIT_S = 300.0
 """A window that ends later than this many seconds from now is refused."""
 
+LONGEST_SLEEP_S = 5.0
+"""Between two polls; shorter if the step of the queries is."""
+
 MOST_UNANSWERED_S = 600.0
 """Following ends after a server has not answered for this many seconds."""
 
@@ -59,7 +62,7 @@ def find_load_interval(store: Store, release_id: str) -> CollectionInterval | No
     Returns `None` if the release is unknown or was never loaded. A load that still runs ends now.
     """
     try:
-        loads = [run for run in store.data.runs(release_id) if run.source == "locust"]
+        loads = [run for run in store.data.runs(release_id) if run.source == "locust"]  # the oldest first
     except UnknownName:
         return None
     replicates = [run for run in loads if run.group == loads[-1].group]
@@ -115,15 +118,15 @@ def _explain_silent_arms(
     """
     explained_answers = list(answers)
     for arm in source.options.selectors:
-        of_arm = [number for number, answer in enumerate(answers) if answer.arm == arm and answer.query != UP]
-        if any(answers[number].series for number in of_arm):
+        indices_of_arm = [index for index, answer in enumerate(answers) if answer.arm == arm and answer.query != UP]
+        if any(answers[index].series for index in indices_of_arm):
             continue
         # An explanation lists the labels that exist under a query's name of series. Gauges come last, because their
         # queries are often expressions without such a name.
-        of_arm.sort(key=lambda number: answers[number].query.kind is QueryKind.GAUGE)
-        explained = of_arm[0]
-        why = source.explain_nothing(answers[explained].query, arm, interval.start, interval.end)
-        explained_answers[explained] = replace(answers[explained], impossible=why)
+        indices_of_arm.sort(key=lambda index: answers[index].query.kind is QueryKind.GAUGE)
+        explained_index = indices_of_arm[0]
+        why = source.explain_nothing(answers[explained_index].query, arm, interval.start, interval.end)
+        explained_answers[explained_index] = replace(answers[explained_index], impossible=why)
         say(f"{arm} has no readings: {why}")
     return explained_answers
 
@@ -185,10 +188,12 @@ def follow_release(
             stopped_by = follower.follow()
         finally:
             state = RunState.INCOMPLETE if stopped_by else RunState.COMPLETE
-            store.data.finish_run(run.id, state=state, ended=follower.until, facts=RunFacts(stopped_by=stopped_by))
+            store.data.finish_run(
+                run.id, state=state, ended=follower.stored_until, facts=RunFacts(stopped_by=stopped_by)
+            )
     if stopped_by:
         raise SourceError(stopped_by, hint="what was collected until then is in the store")
-    return run, follower.rows
+    return run, follower.stored_rows
 
 
 class _Follower:
@@ -201,10 +206,10 @@ class _Follower:
         self.queries = queries
         self.say = say
         self.step_s = source.options.step_s
-        self.rows = 0
+        self.stored_rows = 0
         """Number of readings stored."""
-        self.until = run.started or datetime.now(UTC)
-        """Readings are stored up to this time."""
+        self.stored_until = run.started or datetime.now(UTC)
+        """Readings up to this time are stored; at first the start of the run."""
         self.failed_since: float | None = None
         """Monotonic time (s) of the first of the latest failed polls; `None` after an answer."""
 
@@ -212,7 +217,7 @@ class _Follower:
         """Poll to the planned end of the run. Returns why polling ended early; empty if it did not."""
         end = self.run.planned_end
         settle = timedelta(seconds=SETTLE_STEPS * self.step_s)  # the newest scrapes may not be visible to queries yet
-        while end and self.until < end:
+        while end and self.stored_until < end:
             try:
                 self._poll(min(end, _round_down(self.source.latest() - settle, self.step_s)))
             except SourceError as error:
@@ -222,23 +227,23 @@ class _Follower:
                     self.say(f"no answer, trying again: {error.message}")
                 if now - self.failed_since > MOST_UNANSWERED_S:
                     return f"no answer for {MOST_UNANSWERED_S:g} s: {error.message}"
-            time.sleep(min(self.step_s, 5.0))
+            time.sleep(min(self.step_s, LONGEST_SLEEP_S))
         return ""
 
     def _poll(self, end: datetime) -> None:
         """Fetch and store the readings from the end of the last poll to `end`. Raises SourceError."""
-        if end <= self.until:
+        if end <= self.stored_until:
             return
-        answers = _fetch_answers(self.source, self.queries, CollectionInterval(self.until, end), say_nothing)
+        answers = _fetch_answers(self.source, self.queries, CollectionInterval(self.stored_until, end), say_nothing)
         if self.failed_since is not None:
             self.say("the server answers again; continuing where the last answer ended")
         self.failed_since = None
-        if self.rows:
+        if self.stored_rows:
             # Both ends of an interval are included: the samples at its start are stored already.
-            answers = [_drop_samples_until(answer, self.until) for answer in answers]
+            answers = [_drop_samples_until(answer, self.stored_until) for answer in answers]
         landed = self.store.data.keep_answers(self.run, answers, self.source.describe())
-        self.rows += landed.rows
-        self.until = end
+        self.stored_rows += landed.rows
+        self.stored_until = end
         self.say(f"{landed.rows} readings until {end:%H:%M:%S} UTC")
 
 

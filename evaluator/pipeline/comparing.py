@@ -22,7 +22,7 @@ from evaluator.store import Store
 
 MUST_MATCH = ("locustfile", "users", "pace", "pacing", "spawn_rate")
 """Keys of a fingerprint in which a difference makes it another test."""
-UNSAID = ("targets", "files", "replicates")
+IGNORED_KEYS = ("targets", "files", "replicates")
 """Keys that differ between any two releases, and do not matter."""
 
 
@@ -44,7 +44,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One key of the fingerprints: both values, whether they differ, and what a difference means."""
+    """One key of the fingerprints: the values of the first and the second side, and what a difference means."""
 
     what: str
     first: str
@@ -70,15 +70,15 @@ def find_side(store: Store, release_id: str, selection: str, arm: str) -> Side:
     """
     release = store.control.release(release_id)
     chosen = choose_runs(store.data.runs(release_id), selection)
-    loads = tuple(run for run in chosen if run.kind is EvidenceKind.REQUESTS and run.landed)
+    runs_with_requests = tuple(run for run in chosen if run.kind is EvidenceKind.REQUESTS and run.landed)
     label = release_id if selection == "latest" else f"{release_id}, run {selection}"
-    if not loads:
+    if not runs_with_requests:
         raise UsageError(
             f"no requests have landed of {label}",
             hint=f"`evaluator load {release_id}` or `evaluator import` lands some",
         )
     services = frozenset(service.name for service in release.services)
-    return Side(label, release_id, services=services, runs=loads, arm=arm)
+    return Side(label, release_id, services=services, runs=runs_with_requests, arm=arm)
 
 
 def differences(first: Side, second: Side) -> tuple[Difference, ...]:
@@ -91,7 +91,7 @@ def differences(first: Side, second: Side) -> tuple[Difference, ...]:
     second_values = _join_fingerprints(second.runs)
     rows = [_compare_services(first, second)]
     for key in dict.fromkeys([*first_values, *second_values]):
-        if key in UNSAID:
+        if key in IGNORED_KEYS:
             continue
         level: Literal["same", "warn", "refuse"]
         if first_values.get(key) == second_values.get(key):
@@ -109,9 +109,9 @@ def differences(first: Side, second: Side) -> tuple[Difference, ...]:
     return tuple(sorted(rows, key=lambda row: order[row.level]))
 
 
-def refusals(rows: Sequence[Difference]) -> tuple[Difference, ...]:
+def refusals(all_differences: Sequence[Difference]) -> tuple[Difference, ...]:
     """Return the differences that forbid the comparison."""
-    return tuple(row for row in rows if row.level == "refuse")
+    return tuple(difference for difference in all_differences if difference.level == "refuse")
 
 
 def _join_fingerprints(runs: Sequence[Run]) -> dict[str, str]:
@@ -150,7 +150,9 @@ def compare_sides(store: Store, first: Side, second: Side, policy: Policy) -> Si
     """
     forbidden = refusals(differences(first, second))
     if forbidden:
-        differing = "; ".join(f"{row.what}: {row.first} against {row.second}" for row in forbidden)
+        differing = "; ".join(
+            f"{difference.what}: {difference.first} against {difference.second}" for difference in forbidden
+        )
         raise UsageError(f"these cannot be compared: {differing}", hint="compare runs of one test of one service")
     cells_of_both = store.data.read_cells(list(dict.fromkeys([*first.run_ids, *second.run_ids])))
     first_cells, second_cells = _pick_cells(cells_of_both, first), _pick_cells(cells_of_both, second)
@@ -161,7 +163,9 @@ def compare_sides(store: Store, first: Side, second: Side, policy: Policy) -> Si
     rules = policy.rulebook.on_requests(cells.endpoints)
     # All data are there, so the comparison is a single look: no alpha is kept for further looks.
     rulebook = replace(policy.rulebook, rules=rules, monitoring=Monitoring(mode="fixed"))
-    runs = (Run(cells.runs[0], second.release, "compare", "import", state=RunState.COMPLETE),)
+    # `pair_runs` makes one run of both sides.
+    run = Run(id=cells.runs[0], release=second.release, group="compare", source="import", state=RunState.COMPLETE)
+    runs = (run,)
     judged = judge_data(ReleaseData(runs, cells), rulebook, second.release)
     evidence = judged.evidence
     figures = trace_release(judged.requests, rulebook, evidence.comparisons)
@@ -175,20 +179,22 @@ def compare_sides(store: Store, first: Side, second: Side, policy: Policy) -> Si
 
 def _list_endpoints(cells: Cells) -> set[str]:
     """List the endpoints that have requests; the names in `cells.endpoints` include others."""
-    return {cells.endpoints[code] for code in np.unique(cells.moments.endpoint)}
+    return {cells.endpoints[endpoint_code] for endpoint_code in np.unique(cells.moments.endpoint)}
 
 
 def _pick_cells(cells: Cells, side: Side) -> Cells:
-    """Pick the cells of a side's runs and arm. The arm becomes the baseline, because `pair_runs` pairs baselines.
+    """Pick the cells of a side's runs and arm, and call the arm baseline, because `pair_runs` pairs baselines.
 
-    Raises UnknownName for an unknown arm, and UsageError if it has no requests.
+    Cells hold codes: positions in the lists of their runs and arms. Raises UnknownName for an unknown arm, and
+    UsageError if it has no requests.
     """
     if side.arm not in cells.arms:
         raise UnknownName("arm", side.arm, cells.arms)
     arm_code = cells.arms.index(side.arm)
-    run_codes = [code for code, run in enumerate(cells.runs) if run in set(side.run_ids)]
-    all_arms_as_baseline = np.zeros(len(cells.arms), dtype=np.int64)  # new code of each arm
-    picked = recode(where(cells, run=run_codes, arm=[arm_code]), arm=all_arms_as_baseline)
+    run_codes = [run_code for run_code, run in enumerate(cells.runs) if run in set(side.run_ids)]
+    of_side = where(cells, run=run_codes, arm=[arm_code])
+    all_arms_as_baseline = np.zeros(len(cells.arms), dtype=np.int64)  # new code of each arm: 0, the baseline
+    picked = recode(of_side, arm=all_arms_as_baseline)
     picked = replace(picked, arms=(BASELINE, CANDIDATE))
     if not picked.moments.run.size:
         raise UsageError(f"{side.label} has no requests on {side.arm}", hint="choose another arm")

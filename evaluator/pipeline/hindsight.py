@@ -41,7 +41,9 @@ def read_history(store: Store, release_ids: Sequence[str], *, land: bool) -> tup
         release_id, runs = release_of_group[group], runs_of_group[group]
         # If both arms ran one version, their difference shows what identical releases differ by.
         services = store.control.release(release_id).services
-        same_version = bool(services) and all(s.baseline and s.baseline == s.canary for s in services)
+        same_version = bool(services) and all(
+            service.baseline and service.baseline == service.canary for service in services
+        )
         cells = store.data.read_cells([run.id for run in runs])
         history.append(Stored(release_id, cells, tuple(runs), same_version=same_version))
     return tuple(history)

@@ -94,9 +94,9 @@ def judge_runs(
         override = store.control.override_of(release.id, data_hash)
     completed_policy = with_learnt(policy, learnt)
     rulebook = completed_policy.rulebook
-    # A short history changes nothing: then `with_learnt` returns the policy itself.
-    has_changed = completed_policy is not policy
-    findings = (describe_learnt(learnt, rulebook),) if learnt is not None and has_changed else ()
+    # Too little learnt changes nothing: then `with_learnt` returns the policy itself.
+    is_learnt_used = completed_policy is not policy
+    findings = (describe_learnt(learnt, rulebook),) if learnt is not None and is_learnt_used else ()
     narrowed = _narrow_data(data, period, cut)
     judged = judge_data(narrowed, rulebook, release.id, findings)
     verdict = replace(
@@ -146,7 +146,7 @@ def to_verdict(
         monitoring=evidence.monitoring,
         alpha=policy.rulebook.alpha,
         mode=policy.rulebook.mode,
-        time_to_decision_s=judgement.decided_at_s or None,
+        time_to_decision_s=judgement.decided_at_s or None,  # 0 s of load: the time of the decision is not known
         policy=policy.effective,
         policy_hash=policy.hash,
         policy_path=policy.path,

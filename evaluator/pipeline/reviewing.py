@@ -55,7 +55,7 @@ def look_closer(
     """
     cells = cut_each_run(judged.data.cells, from_s, to_s)
     cells = narrow(cells, endpoints=[endpoint] if endpoint in cells.endpoints else None)
-    # Only this endpoint is left in the cells, so its rules can read all of them.
+    # The rules on all requests and those on this endpoint. Only its cells are left, so its rules can read all of them.
     rules = tuple(
         replace(rule, slice=replace(rule.slice, endpoint=None))
         for rule in judged.rulebook.on_requests([endpoint] if endpoint else [])

@@ -67,7 +67,7 @@ def is_series_open(store: Store, runs: Sequence[Run]) -> bool:
 
     So it is if there are fewer than planned, none has ended before its time, and the process that starts them is alive.
     """
-    loads = [run for run in runs if run.source == "locust"]
+    loads = [run for run in runs if run.source == "locust"]  # the oldest first
     if not loads or any(run.state is RunState.INCOMPLETE or run.facts.ended_early for run in loads):
         return False
     newest = loads[-1]

@@ -34,10 +34,11 @@ def land_simulated(
     """
     check_names(release, dict.fromkeys(requests.arms[1:]))
     group = new_run_id()
-    run_ids = [group if number == 0 else f"{group}-{number + 1}" for number in range(len(requests.runs))]
+    replicates = len(requests.runs)
+    run_ids = [group if replicate == 0 else f"{group}-{replicate + 1}" for replicate in range(replicates)]
     runs = []
-    for number, run_id in enumerate(run_ids):
-        times_us = requests.ts_us[requests.run == number]
+    for replicate, run_id in enumerate(run_ids):
+        times_us = requests.ts_us[requests.run == replicate]  # since the epoch
         started = datetime.fromtimestamp(int(times_us.min()) / 1e6, UTC)
         ended = datetime.fromtimestamp(int(times_us.max()) / 1e6, UTC)
         run = Run(
@@ -45,23 +46,25 @@ def land_simulated(
             release=release.id,
             group=group,
             source="import",
-            replicate=number,
+            replicate=replicate,
             started=started,
             planned_end=ended,
-            fingerprint={"simulated": True, "replicates": len(run_ids)},
+            fingerprint={"simulated": True, "replicates": replicates},
         )
         store.data.register_run(release, run)
         runs.append(run)
     # Each run is written to the folder named by its id.
     requests_of_runs = replace(requests, runs=tuple(run_ids))
     to_parquet(requests_of_runs, store.data.segment_folder(runs[0]).parent, rows=ROWS)
-    for number, run in enumerate(runs):
+    for replicate, run in enumerate(runs):
         store.data.land_segments(run.id)
-        users: dict[str, int] = {}  # arm: the most users that it had at a time
+        most_users_by_arm: dict[str, int] = {}  # simultaneous users; empty if they were not simulated
         if requests.users is not None:
-            for arm, name in enumerate(requests.arms):
-                users[name] = int(requests.users[(requests.run == number) & (requests.arm == arm)].max())
-        store.data.finish_run(run.id, state=RunState.COMPLETE, ended=run.planned_end, facts=RunFacts(users=users))
+            for arm_code, arm in enumerate(requests.arms):
+                of_arm = (requests.run == replicate) & (requests.arm == arm_code)
+                most_users_by_arm[arm] = int(requests.users[of_arm].max())
+        facts = RunFacts(users=most_users_by_arm)
+        store.data.finish_run(run.id, state=RunState.COMPLETE, ended=run.planned_end, facts=facts)
     if answers:
         run_ids.append(_land_answers(store, release, answers))
     return tuple(run for run in store.data.runs(release.id) if run.id in run_ids)

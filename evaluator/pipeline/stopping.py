@@ -42,8 +42,9 @@ class StopRule:
         p_values = [gate.p_value_adjusted for gate in gates if gate.p_value_adjusted is not None]
         if verdict.word is not VerdictWord.NO_GO or not any(p_value < self.level for p_value in p_values):
             return ""
-        load_s = verdict.time_to_decision_s or verdict.evidence.window.seconds
-        return f"NO-GO was shown after {format_duration(load_s)}: {verdict.reasons[0].text}"
+        # Without a time of decision, the load is known only to have run for the whole judged time.
+        shown_after_s = verdict.time_to_decision_s or verdict.evidence.window.seconds
+        return f"NO-GO was shown after {format_duration(shown_after_s)}: {verdict.reasons[0].text}"
 
     def subject(self, store: Store, run: Run) -> StoredSubject:
         """Return what a `Watch` waits for: the verdict on this run, which is NO-GO only if this rule stops the load."""
@@ -90,6 +91,7 @@ def judging_meanwhile(store: Store, run: Run, rule: StopRule | None, say: Say) -
         return
     block_ended = Event()
     why_stop = ""
+    # The watch sleeps by waiting for the end of the block, so that the end interrupts its sleep.
     watch = Watch(rule.subject(store, run), rule.policy, time.monotonic, block_ended.wait, stop=block_ended.is_set)
 
     def judge() -> None:

@@ -138,19 +138,19 @@ class Watch:
     stop: Callable[[], bool] = lambda: False
     """Returns whether to stop waiting."""
     status: str = "starting"
-    judged: int = 0
-    """Number of judgements."""
+    judgements: int = 0
+    """Number of judgements until now."""
     _verdict: Verdict | None = None
     _files: Signature = ()
     """Signature of the files at the last landing."""
     _judged_states: tuple[object, ...] = ()
     """Ids and states of the runs at the last judgement."""
-    _judged_series: bool | None = None
+    _judged_series_open: bool | None = None
     """Whether replicates were still to come at the last judgement; `None`: judge again as soon as data have landed."""
     _judged_rows: int = 0
-    """Number of rows at the last judgement."""
+    """Number of rows at the last judgement; -1: judge again when the look is due, also without further rows."""
     _decision: VerdictWord | None = None
-    """The last GO or NO-GO during a run; it counts when the next judgement confirms it."""
+    """The last GO or NO-GO during a run; it counts when a later judgement gives it, too (INCONCLUSIVE keeps it)."""
     _judged_at: float = -math.inf
     """`clock` at the last judgement."""
     _landed_at: float = -math.inf
@@ -185,7 +185,7 @@ class Watch:
         return None
 
     def _look(self) -> Verdict | None:
-        """Land if files have changed, and judge if a run began or ended, or a look is due and there are new data.
+        """Land if files have changed; then judge if a run began or ended, or if a look is due and rows were added.
 
         Returns the verdict if it is final; otherwise `None`.
         """
@@ -195,7 +195,7 @@ class Watch:
         runs = self.subject.land()
         series_open = self.subject.series_open(runs)
         rows = sum(run.landed for run in runs)
-        runs_changed = series_open != self._judged_series or _list_states(runs) != self._judged_states
+        runs_changed = series_open != self._judged_series_open or _list_states(runs) != self._judged_states
         verdict = None
         if not rows and (not runs or series_open or is_live(runs)):
             self.status = "waiting for the first requests" if runs else "waiting for the release"
@@ -224,32 +224,38 @@ class Watch:
     def _judge(self, runs: Sequence[Run], rows: int, *, series_open: bool) -> Verdict | None:
         """Judge runs that have `rows` rows, and set when the next look is due.
 
-        Returns the verdict if it is final; otherwise `None`. `series_open`: replicates are still to come.
+        Returns the verdict if it is final; `None` if more data will come, or if it has to be judged again first.
+        `series_open`: replicates are still to come.
         """
         verdict = self.subject.judge()
-        self.judged += 1
+        self.judgements += 1
         self._verdict = verdict
         self._judged_at = self.clock()
-        self._judged_states, self._judged_series, self._judged_rows = _list_states(runs), series_open, rows
-        progress = verdict.evidence.progress  # `None` without a calendar of looks
+        self._judged_states = _list_states(runs)
+        self._judged_series_open = series_open
+        self._judged_rows = rows
+        progress = verdict.evidence.progress  # seconds of judged data in the calendar of looks; `None`: no calendar
         pause_s = progress.next_s - progress.covered_s + SETTLE_S if progress else SOONEST_S
         self._due = self._judged_at + min(max(pause_s, SOONEST_S), LATEST_S)
         self.status = _describe_status(verdict, series_open=series_open)
         is_running = is_live(runs)
         is_undecided = verdict.word is VerdictWord.INCONCLUSIVE
         has_outcomes = any(run.kind is EvidenceKind.OUTCOMES for run in runs)
+        # The policy compares outcomes, which usually land after the load.
         lacks_outcomes = bool(find_rules(self.policy.rulebook, EvidenceKind.OUTCOMES)) and not has_outcomes
         if series_open or (is_undecided and (is_running or lacks_outcomes)):
             return None  # more data will come, which may decide
         if is_running and self._decision is not verdict.word:
-            # The last data of a look may not have landed yet: a new decision is judged again, after they have.
+            # The last data of a look may not have landed yet: a decision that differs from the last one is judged
+            # again after they have, and is final only if it is the same then.
             self._decision = verdict.word
             self._due = self.clock() + SETTLE_S
-            self._judged_rows = -1  # judge again even if no rows are added
+            self._judged_rows = -1  # equal to no number of rows: it is judged again also if none are added
             return None
         if _list_states(self.subject.peek()) != _list_states(runs):
-            # A run began or ended during the judgement: the runs have to be judged again.
-            self._judged_states, self._judged_series = (), None
+            # A run began or ended during the judgement: the runs have to be judged again, without waiting for a look.
+            self._judged_states = ()
+            self._judged_series_open = None
             return None
         return verdict
 
@@ -269,7 +275,8 @@ class Watch:
             return verdict
         else:
             missing = describe_missing(verdict) if any(run.landed for run in runs) else "it has no data yet"
-        text = f"the deadline passed after {format_duration(self.wait_s or 0.0)}: {missing}"
+        waited_s = self.wait_s or 0.0  # never None here: without `wait_s` there is no deadline
+        text = f"the deadline passed after {format_duration(waited_s)}: {missing}"
         return replace(verdict, reasons=(Reason("deadline", text), *verdict.reasons), time_to_decision_s=None)
 
     def _report_progress(self, remaining_s: float) -> None:
@@ -296,5 +303,5 @@ def _describe_status(verdict: Verdict, *, series_open: bool) -> str:
     if verdict.word is VerdictWord.INCONCLUSIVE:
         return describe_missing(verdict)
     decision = VERDICT_WORDS[verdict.word]
-    load_s = verdict.time_to_decision_s
-    return f"{decision}, decided after {format_duration(load_s)} of load" if load_s else decision
+    decided_after_s = verdict.time_to_decision_s  # seconds of load; None without a time of decision
+    return f"{decision}, decided after {format_duration(decided_after_s)} of load" if decided_after_s else decision

@@ -140,7 +140,8 @@ def with_learnt(policy: Policy, learnt: Learnt | None) -> Policy:
     """
     if learnt is None or learnt.comparisons < LEAST_COMPARISONS:
         return policy
-    prior, built_in = policy.rulebook.prior, InstancePrior()
+    prior = policy.rulebook.prior  # the spread that the policy assumes
+    built_in = InstancePrior()  # the spread that a policy without the keys assumes
     file = PolicyFile.model_validate(policy.effective)
     learnt_values = {
         "sd_latency": _combine_spreads(prior.sd_latency, built_in.sd_latency, learnt.sd_latency, learnt.df),
@@ -171,10 +172,12 @@ def _round_to_3_digits(value: float) -> float:
 
 
 def _combine_spreads(of_policy: float, built_in: float, learnt: float | None, learnt_df: float) -> float:
-    """Combine the policy's spread between instances with the learnt one; all three are standard deviations.
+    """Combine the policy's spread between instances with the learnt spread; all three are standard deviations.
 
-    A built-in spread that the policy keeps is pooled with the learnt one, as variances by degrees of freedom. Another
-    spread is kept unless the learnt one is larger. The result is never below the learnt spread. `learnt` None: unknown.
+    If the policy has the built-in spread, this is pooled with the learnt spread: the mean of both variances, weighted
+    by degrees of freedom (about the number of independent comparisons that a spread is based on). A spread that the
+    file states is kept unless the learnt spread is larger. The result is never below the learnt spread. `learnt` None:
+    it is unknown.
     """
     if learnt is None:
         return of_policy

@@ -42,9 +42,9 @@ def read_document(path: Path) -> Document:
         mark = error.problem_mark or error.context_mark
         raise PolicyError(f"{path}:{mark.line + 1 if mark else 1}: {error.problem or 'not YAML'}") from None
     except yaml.reader.ReaderError as error:
-        before, character = text[: error.position], ord(text[error.position])
-        line = before.count("\n") + 1
-        raise PolicyError(f"{path}:{line}: the character U+{character:04X} is not allowed") from None
+        line = text.count("\n", 0, error.position) + 1
+        code_point = ord(text[error.position])
+        raise PolicyError(f"{path}:{line}: the character U+{code_point:04X} is not allowed") from None
     except RecursionError:
         raise PolicyError(f"{path}:1: the values are nested too deeply") from None
     except ValueError as error:

@@ -57,7 +57,11 @@ class MetricSection(Section):
     @model_validator(mode="before")
     @classmethod
     def _separate_options(cls, raw: Any) -> Any:
-        """Move the keys that not every metric has to `options`, and to `metric`, which reads them by the type."""
+        """Move the keys that not every metric has into the field `options`, and a copy into the field `metric`.
+
+        `metric` is validated later: then the options become a metric of the section's type. What is no mapping is
+        returned as it is, for pydantic to refuse.
+        """
         if not isinstance(raw, Mapping):
             return raw
         common = {key: value for key, value in raw.items() if key in _COMMON_KEYS}
@@ -67,6 +71,7 @@ class MetricSection(Section):
     @field_validator("type")
     @classmethod
     def _check_type(cls, value: str) -> str:
+        """Check that there is a metric of this type. Raises ValueError."""
         if value not in METRICS:
             raise ValueError(UnknownName("metric type", value, METRICS).message)
         return value
@@ -76,17 +81,17 @@ class MetricSection(Section):
     def _build_metric(cls, options: Any, info: ValidationInfo) -> Metric:
         """Build the metric of the section's type from the options. Raises PydanticCustomError with all mistakes.
 
-        A type that does not exist is reported elsewhere: here, options that no type has are mistakes, and without any
-        the result is a bare Metric.
+        If the type does not exist, which the field `type` reports, only options that no type has are mistakes; without
+        any, the result is a bare Metric.
         """
         metric_class = METRICS.get(info.data.get("type", ""))
-        mistakes: list[Any]
+        mistakes: list[Any]  # errors of pydantic
         if metric_class is None:
-            known = {key for each_class in METRICS.values() for key in each_class.model_fields}
+            keys_of_any_type = {key for each_class in METRICS.values() for key in each_class.model_fields}
             mistakes = [
                 {"type": "extra_forbidden", "loc": (key,), "input": option}
                 for key, option in options.items()
-                if key not in known
+                if key not in keys_of_any_type
             ]
         else:
             try:
@@ -127,7 +132,8 @@ class MetricSection(Section):
         metric = _find_metric(info)
         if value is None or metric is None:
             return value
-        number, unit, amounts = value.value, value.unit, metric.amounts
+        number, unit = value.value, value.unit  # the unit is empty if none is written
+        amounts = metric.amounts  # unit of absolute values: ms, /s, `share` for rates, `abs` for any other
         absolute_unit = "pp" if amounts == "share" else amounts
         higher_is_better = (info.data.get("direction") or metric.direction) is Direction.HIGHER
         if number < 0:
@@ -153,7 +159,8 @@ class MetricSection(Section):
         metric = _find_metric(info)
         if value is None or metric is None:
             return value
-        number, unit, amounts = value.value, value.unit, metric.amounts
+        number, unit = value.value, value.unit  # the unit is empty if none is written
+        amounts = metric.amounts  # unit of absolute values: ms, /s, `share` for rates, `abs` for any other
         if number < 0 and amounts != "abs":
             raise ValueError(f"must not be negative, got {value}")
         if amounts == "share":
@@ -202,6 +209,7 @@ class MetricSection(Section):
         for name, metric_class in METRICS.items():
             options = metric_class.model_json_schema()
             if options["properties"]:
+                # If the key `type` has this value, then the section has these keys, too.
                 is_type = {"properties": {"type": {"const": name}}, "required": ["type"]}
                 then = {key: options[key] for key in ("properties", "required") if key in options}
                 schemas_by_type.append({"if": is_type, "then": then})
@@ -213,24 +221,24 @@ _COMMON_KEYS = MetricSection.model_fields.keys() - {"options", "metric"}
 
 
 def to_rule(section: MetricSection) -> Rule:
-    """Make a rule of a metric of the policy."""
+    """Make a rule of a metric of the policy: amounts in % or pp become shares of 1, others keep the metric's unit."""
     margin, metric = section.margin, section.metric
     return Rule(
         name=section.name,
         metric=metric,
         role=Role(section.role),
-        margin=None if margin is None else Margin(_to_float(margin), relative=margin.unit == "%"),
+        margin=None if margin is None else Margin(_to_metric_unit(margin), relative=margin.unit == "%"),
         direction=section.direction or metric.direction,
         limit=Limit(
-            min=None if section.min is None else _to_float(section.min),
-            max=None if section.max is None else _to_float(section.max),
+            min=None if section.min is None else _to_metric_unit(section.min),
+            max=None if section.max is None else _to_metric_unit(section.max),
         ),
         slice=Slice(endpoint=section.endpoint),
     )
 
 
-def _to_float(amount: Quantity) -> float:
-    """Convert percentages and percentage points to shares of 1; other amounts keep the metric's unit."""
+def _to_metric_unit(amount: Quantity) -> float:
+    """Convert an amount in % or pp to a share of 1 (5 % → 0.05); another amount is in the metric's unit already."""
     return float(amount.value / 100 if amount.unit in ("%", "pp") else amount.value)
 
 
@@ -262,6 +270,7 @@ def _explain_option_mistake(mistake: Mapping[str, Any], metric_class: type[Metri
         accepted = set() if metric_class is None else METRICS[metric_class.type].model_fields.keys()
         of_any_type = {option for each_class in METRICS.values() for option in each_class.model_fields}
         if metric_class is not None and key in of_any_type:
+            # Some types explain what to write instead of an option of another type.
             message = metric_class.refused.get(key, "is not taken by {type}").format(type=metric_class.type)
         else:
             message = UnknownName("key", key, [*_COMMON_KEYS, *(accepted or of_any_type)]).message

@@ -35,8 +35,9 @@ from evaluator.sources.prometheus.sets import QUERY_SETS
 
 
 def _describe(metric: Mapping[str, Any]) -> str:
-    """Describe a built-in metric in a few words."""
-    return f"{metric['name']} ({' '.join(str(metric[key]) for key in ('role', 'margin') if key in metric)})"
+    """Describe a built-in metric in a few words: `latency_p50 (gate 5%)`."""
+    role_and_margin = [str(metric[key]) for key in ("role", "margin") if key in metric]
+    return f"{metric['name']} ({' '.join(role_and_margin)})"
 
 
 PLANNED_SECTIONS = ("rollout", "stages", "strategy")

@@ -37,6 +37,7 @@ class _Entry:
 
     @classmethod
     def __get_pydantic_json_schema__(cls, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Return a provisional schema of an entry."""
         return {"type": ["string", "object"]}  # `add_hooks` adds the rest, once for all events
 
 
@@ -70,6 +71,7 @@ def _read_entry(raw: Any) -> HookEntry:
 
 
 def _write_entry(entry: HookEntry) -> Any:
+    """Write an entry as in the policy file: the word `undo`, or the hook's name with its options."""
     return UNDO if entry.kind == UNDO else {entry.kind: dict(entry.options)}
 
 
@@ -161,6 +163,7 @@ class ApprovalsSection(Section):
 
 
 def _to_list(raw: Any) -> Any:
+    """Make a list of a single text; any other value is returned unchanged."""
     return [raw] if isinstance(raw, str) else raw
 
 

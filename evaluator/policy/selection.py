@@ -41,7 +41,8 @@ YAML_IN_NAME = re.compile(r"\.ya?ml", re.IGNORECASE)
 SERVICE_KEYS = ("service", "services")
 """Keys that name the services of a policy."""
 
-Services = frozenset[str]
+ServiceSet = frozenset[str]
+"""Names of services that are released together; the empty set: those without a policy of their own."""
 
 
 def find_policy(start: Path) -> Path | None:
@@ -85,7 +86,7 @@ def _refuse_similar_names(start: Path, nearest: Sequence[Path]) -> None:
             return
         with suppress(OSError):  # a folder above that may not be listed
             for path in folder.iterdir():
-                if path.name.lower() in SIMILAR_NAMES:
+                if path.name.lower() in SIMILAR_NAMES:  # not in proper case, else `nearest` would have it
                     proper_name = FOLDER_NAME if path.name.lower() == FOLDER_NAME else FILE_NAME
                     raise PolicyError(
                         f"{path} is not read as a policy", hint=f"call it {proper_name}, or name it with --policy"
@@ -107,30 +108,31 @@ def _load(path: Path | None) -> Policy:
     return replace(load_policy(path), path=path_to_name(path))
 
 
-def choose_policy(path: Path | None, services: Callable[[], Iterable[str]] = tuple) -> Policy:
+def choose_policy(path: Path | None, list_services: Callable[[], Iterable[str]] | None = None) -> Policy:
     """Load the policy for services that are released together.
 
     `path`: a policy file, which applies to all services; a folder of policies, from which the one for these services is
-    chosen; None: the built-in policy. `services` returns their names; it is called for a folder only. In a folder, one
-    policy must name all of them together, or the same policy must apply to each of them alone. Raises PolicyError, and
-    UnknownName for a service without a policy if there is no default.
+    chosen; None: the built-in policy. `list_services` returns the names of the services, also empty names, which do not
+    count; it is called for a folder only. None: they are not known. In a folder, a single policy must name all of them
+    together, or the same policy must apply to each of them alone. Raises PolicyError, and UnknownName for a service
+    without a policy if there is no default.
     """
     if path is None or not path.is_dir():
         return _load(path)
-    files = _read_folder(path)
-    requested = Services(filter(None, services()))
-    # Without services, only the default can apply; its key in `files` is the empty set, too.
-    if not requested and requested not in files:
-        services_with_policy = ", ".join(sorted({name for names in files for name in names}))
+    file_by_services = _read_folder(path)
+    requested = ServiceSet(filter(None, list_services() if list_services else ()))
+    # Without services, only the default can apply; its key in `file_by_services` is the empty set, too.
+    if not requested and requested not in file_by_services:
+        services_with_policy = ", ".join(sorted({name for names in file_by_services for name in names}))
         raise PolicyError(
             f"{path}: the service is not known, and each service has its own policy ({services_with_policy})",
             hint=f"choose a policy with --policy {path}/NAME.yaml, or name the service: with --service where data are "
             "recorded, with `evaluator data service RELEASE NAME` for a stored release",
         )
-    if requested in files:
-        applicable = {files[requested]}
+    if requested in file_by_services:
+        applicable = {file_by_services[requested]}
     else:
-        applicable = {_find_file(path, files, service) for service in requested}
+        applicable = {_find_file(path, file_by_services, service) for service in requested}
     if len(applicable) > 1:
         together = json.dumps(sorted(requested), ensure_ascii=False)
         raise PolicyError(
@@ -142,15 +144,16 @@ def choose_policy(path: Path | None, services: Callable[[], Iterable[str]] = tup
     return _load(applicable.pop())
 
 
-def _find_file(folder: Path, files: Mapping[Services, Path], service: str) -> Path:
-    """Find the policy file of a service: its own, else one that names it among others, else the default.
+def _find_file(folder: Path, file_by_services: Mapping[ServiceSet, Path], service: str) -> Path:
+    """Find the policy file of a service: its own, else a file that names it among others, else the default.
 
-    `files`: services → the file for them in `folder`; the default's key is the empty set. Raises PolicyError for an
-    ambiguous choice, and UnknownName if there is neither a policy for the service nor a default.
+    `file_by_services`: set of services → the file for releases of them together, in `folder`; the key of the default
+    is the empty set. Raises PolicyError for an ambiguous choice, and UnknownName if there is neither a policy for the
+    service nor a default.
     """
-    if (own_file := files.get(Services([service]))) is not None:
+    if (own_file := file_by_services.get(ServiceSet([service]))) is not None:
         return own_file
-    shared_files = [file for names, file in files.items() if service in names]
+    shared_files = [file for names, file in file_by_services.items() if service in names]
     if len(shared_files) > 1:
         raise PolicyError(
             f"{folder}: {service} is named by several policies: {', '.join(file.name for file in shared_files)}",
@@ -158,26 +161,26 @@ def _find_file(folder: Path, files: Mapping[Services, Path], service: str) -> Pa
         )
     if shared_files:
         return shared_files[0]
-    file_by_service = {name: file for names, file in files.items() for name in names}
+    file_by_name = {name: file for names, file in file_by_services.items() for name in names}
     # A name that is only written differently must not silently get the default.
-    for other_service, file in file_by_service.items():
+    for other_service, file in file_by_name.items():
         if _fold(other_service) == _fold(service):
             raise PolicyError(
                 f"{file}: this is the policy of service '{other_service}', and '{service}' has none: they differ only "
                 "in case, spaces or Unicode form",
                 hint="give both the same name: `evaluator data service RELEASE NAME` sets that of a stored release",
             )
-    if Services() not in files:
+    if ServiceSet() not in file_by_services:
         file_name = file_of(service)
         to_write = f"{folder}/{file_name}" if file_name else f"a file in {folder} with `service: {service}`"
         raise UnknownName(
             "policy of service",
             service,
-            file_by_service,
+            file_by_name,
             hint=f"write {to_write}, or {DEFAULT}.yaml for all others; or correct it: "
             "`evaluator data service RELEASE NAME`",
         )
-    return files[Services()]
+    return file_by_services[ServiceSet()]
 
 
 def _fold(name: str) -> str:
@@ -202,13 +205,13 @@ def policy_of(path: Path | None, store: Store, releases: Sequence[str]) -> Polic
         return _load(path)
     names = releases or [summary.release.id for summary in store.releases()]
     services_of_releases = {
-        Services(service.name for service in store.control.release(name).services) for name in names
+        ServiceSet(service.name for service in store.control.release(name).services) for name in names
     }
     if not services_of_releases:
-        services_of_releases = {Services()}
+        services_of_releases = {ServiceSet()}
     policies: dict[str, Policy] = {}  # by the path of the file
     for services in services_of_releases:
-        policy = choose_policy(path, partial(Services, services))
+        policy = choose_policy(path, partial(ServiceSet, services))  # a function that returns these services
         policies[policy.origin] = policy
     if len(policies) > 1:
         raise PolicyError(
@@ -228,17 +231,17 @@ def list_policies(path: Path | None) -> Mapping[str, Policy]:
     return {_name_services(services): _load(file) for services, file in _read_folder(path).items()}
 
 
-def _name_services(services: Services) -> str:
+def _name_services(services: ServiceSet) -> str:
     """Name the services of a policy for people; no services: it is the default."""
     return " and ".join(sorted(services)) or "all other services"
 
 
-def _read_folder(folder: Path) -> Mapping[Services, Path]:
+def _read_folder(folder: Path) -> Mapping[ServiceSet, Path]:
     """Map the services of each policy in a folder to its file; the empty set is the key of the default.
 
     Raises PolicyError if a file cannot be read, if two are for the same services, or if there is none.
     """
-    files: dict[Services, Path] = {}
+    file_by_services: dict[ServiceSet, Path] = {}
     for path in filter(_is_policy, sorted(folder.iterdir())):
         try:
             services = _read_services(path)
@@ -248,15 +251,16 @@ def _read_folder(folder: Path) -> Mapping[Services, Path]:
                 f"with --policy {folder}/NAME.yaml"
             )
             raise PolicyError(error.message, hint=hint) from None
-        if services in files:
-            raise PolicyError(f"{path}:1: the policy of {_name_services(services)} is already {files[services]}")
-        files[services] = path
-    if not files:
+        if services in file_by_services:
+            earlier = file_by_services[services]
+            raise PolicyError(f"{path}:1: the policy of {_name_services(services)} is already {earlier}")
+        file_by_services[services] = path
+    if not file_by_services:
         raise PolicyError(
             f"{folder}: there is no policy in this folder",
             hint=f"write a SERVICE.yaml for each service, and {DEFAULT}.yaml for those that have none",
         )
-    return files
+    return file_by_services
 
 
 def _is_policy(path: Path) -> bool:
@@ -279,7 +283,7 @@ def _is_policy(path: Path) -> bool:
     return False
 
 
-def _read_services(path: Path) -> Services:
+def _read_services(path: Path) -> ServiceSet:
     """Read for which services a policy file is: those that it names, else the file's own name; none for the default.
 
     Only these keys of the file are checked. Raises PolicyError if the default names services.
@@ -292,10 +296,10 @@ def _read_services(path: Path) -> Services:
         if key in SERVICE_KEYS
         or (key not in PolicyFile.model_fields and get_close_matches(key.casefold(), SERVICE_KEYS))
     }
-    services = Services(parse_policy(service_settings, origin=document.name, lines=document.lines).services)
+    services = ServiceSet(parse_policy(service_settings, origin=document.name, lines=document.lines).services)
     if path.stem != DEFAULT:
-        return services or Services([path.stem])
+        return services or ServiceSet([path.stem])
     if services:
         line = document.line_of(tuple(service_settings)[:1])
         raise PolicyError(f"{path}:{line}: {DEFAULT} is for services that have no policy, so it must not name any")
-    return Services()
+    return ServiceSet()

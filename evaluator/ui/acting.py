@@ -25,13 +25,13 @@ _log = logging.getLogger("evaluator")
 
 @dataclass(frozen=True, slots=True)
 class IntentRecord:
-    """An intent with its approvals, its hooks, and its latest text in the audit trail."""
+    """An intent with its approvals, the hooks that were begun, and its latest text in the audit trail."""
 
     intent: Intent
     approvals: tuple[Approval, ...]
     deliveries: tuple[Delivery, ...]
-    last: str
-    """The latest text; empty without any."""
+    latest_text: str
+    """Of its rows in the audit trail; empty without any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +51,20 @@ def read_intents(workspace: Workspace, release: str | None = None) -> tuple[Inte
     """Read the intents of a release (`None`: of all releases) with what belongs to them, the oldest first."""
     control = open_store(workspace).control
     # Rows of the audit trail are in the order of time: the last text of an intent remains.
-    latest_texts = {row.intent: row.text for row in control.audit(release) if row.intent}
+    latest_text_by_intent = {row.intent: row.text for row in control.audit(release) if row.intent}
     # All at once: one read for each intent would get slower with every request.
-    approvals: dict[str, list[Approval]] = {}
-    deliveries: dict[str, list[Delivery]] = {}
+    approvals_by_intent: dict[str, list[Approval]] = {}
+    deliveries_by_intent: dict[str, list[Delivery]] = {}
     for approval in control.approvals():
-        approvals.setdefault(approval.intent, []).append(approval)
+        approvals_by_intent.setdefault(approval.intent, []).append(approval)
     for delivery in control.deliveries():
-        deliveries.setdefault(delivery.intent, []).append(delivery)
+        deliveries_by_intent.setdefault(delivery.intent, []).append(delivery)
     return tuple(
         IntentRecord(
-            intent,
-            tuple(approvals.get(intent.id, ())),
-            tuple(deliveries.get(intent.id, ())),
-            latest_texts.get(intent.id, ""),
+            intent=intent,
+            approvals=tuple(approvals_by_intent.get(intent.id, ())),
+            deliveries=tuple(deliveries_by_intent.get(intent.id, ())),
+            latest_text=latest_text_by_intent.get(intent.id, ""),
         )
         for intent in control.intents(release)
     )

@@ -16,6 +16,7 @@ from evaluator.ui.controls import choose
 from evaluator.ui.panels import show_figure, show_metrics
 from evaluator.ui.pieces import clean, make_metrics_table, show, show_empty, show_health, show_markup, show_table
 from evaluator.ui.reads import (
+    ChosenSide,
     SidePair,
     Workspace,
     find_workspace,
@@ -50,13 +51,13 @@ def show_compare() -> None:
         return
     left, right = st.columns(2, gap="large")
     with left:
-        first = _choose_side(workspace, summaries, "a", "First (taken as baseline)", 1)
+        first = _choose_side(workspace, summaries, "a", "First (taken as baseline)", default_index=1)
     with right:
-        second = _choose_side(workspace, summaries, "b", "Second (taken as candidate)", 0)
+        second = _choose_side(workspace, summaries, "b", "Second (taken as candidate)", default_index=0)
     if first == second:
         show_empty("Both sides are the same.", "Choose another release, run or arm on one of them.")
         return
-    policy = read_policy(workspace, second[0])  # of the second release
+    policy = read_policy(workspace, second.release)
     pair = read_comparison(workspace, policy, first, second)
     _show_fingerprints(pair)
     if pair.compared is not None:
@@ -65,8 +66,8 @@ def show_compare() -> None:
 
 def _choose_side(
     workspace: Workspace, summaries: Sequence[ReleaseSummary], key: str, label: str, default_index: int
-) -> tuple[str, str, str]:
-    """Let the reader choose one side of the comparison; returns release, run (`latest`: the newest runs) and arm.
+) -> ChosenSide:
+    """Let the reader choose one side of the comparison.
 
     `key` names the choice in the address; `default_index` is the place in `summaries` of the release chosen at first.
     """
@@ -77,7 +78,7 @@ def _choose_side(
     run = left.selectbox("Runs", [NEWEST, *runs], key=f"{key}_run", bind="query-params")
     arms = read_arms(workspace, release_id)  # the baseline first: the first candidate is the default
     arm = choose("Arm", arms, f"{key}_arm", arms[min(1, len(arms) - 1)], right) if arms else CANDIDATE
-    return release_id, "latest" if run in (NEWEST, None) else run, arm
+    return ChosenSide(release_id, "latest" if run in (NEWEST, None) else run, arm)
 
 
 def _show_fingerprints(pair: SidePair) -> None:
@@ -108,29 +109,30 @@ def _show_comparison(
     policy: Policy,
     pair: SidePair,
     compared: SideComparison,
-    first: tuple[str, str, str],
-    second: tuple[str, str, str],
+    first: ChosenSide,
+    second: ChosenSide,
 ) -> None:
-    """Show metrics, figures and health checks of two sides; `first` and `second`: release, run and arm of each."""
-    rows = rank_comparisons([row for row in compared.comparisons if not row.scan])
+    """Show metrics, figures and health checks of two sides, and the Python that compares them again."""
+    metrics = rank_comparisons([comparison for comparison in compared.comparisons if not comparison.scan])
     st.subheader("Second against first", anchor="metrics")
     show_markup(
         '<p class="muted">In tables and figures baseline is {} ({}), canary is {} ({}).</p>',
         *(clean(text) for side in (pair.first, pair.second) for text in (side.label, side.arm)),
     )
     path = f"Path({policy.origin!r})" if workspace.policy else ""
-    snippet = SNIPPET.format(store=str(workspace.store), first=first, second=second, policy=path)
-    show_metrics(rows, second[0], "compared", snippet)
+    sides = {"first": tuple(first), "second": tuple(second)}  # plain tuples, as Python writes them
+    snippet = SNIPPET.format(store=str(workspace.store), policy=path, **sides)
+    show_metrics(metrics, second.release, "compared", snippet)
     curves, colors = compared.figures, color_arms([BASELINE, CANDIDATE])
     left, right = st.columns(2, gap="large")
     for key, column, draw in (("quantiles", left, draw_shift), ("distributions", right, draw_distribution)):
         for curve in curves[key]:
             with column:
                 show_figure(draw(curve, color=colors[curve["arm"]]), f"compare-{key}", snippet)
-    endpoints = rank_comparisons([row for row in compared.comparisons if row.scan])
+    endpoints = rank_comparisons([comparison for comparison in compared.comparisons if comparison.scan])
     if endpoints:
         st.subheader("Endpoints", anchor="endpoints")
-        show(make_metrics_table(endpoints[:50], second[0], caption="endpoints"))
+        show(make_metrics_table(endpoints[:50], second.release, caption="endpoints"))
     if curves["timeline"]:
         st.subheader("Both over time", anchor="timeline")
         for index, figure in enumerate(draw_timeline(curves["timeline"])):

@@ -38,67 +38,72 @@ def show_metric(workspace: Workspace, verdict: Verdict, figures: FigureData, col
     `colors` are the colours of the arms by name.
     """
     st.subheader("Metric by metric", anchor="metric")
-    rows = {
-        (row.rule.name, row.arm, row.rule.slice.endpoint): row for row in verdict.evidence.comparisons if not row.scan
+    comparison_by_key = {
+        (comparison.rule.name, comparison.arm, comparison.rule.slice.endpoint): comparison
+        for comparison in verdict.evidence.comparisons
+        if not comparison.scan
     }
-    drawable_rows, data_by_row = [], {}
+    with_data: list[Comparison] = []
+    data_by_id: dict[int, FigureData] = {}  # by the identity of the comparison, which cannot be a key itself
     for metric_data in figures.get("metrics", ()):
-        row = rows.get((metric_data["name"], metric_data["arm"], metric_data["endpoint"]))
-        if row is not None and row.effect is not None:
-            drawable_rows.append(row)
-            data_by_row[id(row)] = metric_data
+        comparison = comparison_by_key.get((metric_data["name"], metric_data["arm"], metric_data["endpoint"]))
+        if comparison is not None and comparison.effect is not None:
+            with_data.append(comparison)
+            data_by_id[id(comparison)] = metric_data
     # The most important first: it is the default choice.
-    drawable = [(data_by_row[id(row)], row) for row in rank_comparisons(drawable_rows)]
+    drawable = [(data_by_id[id(comparison)], comparison) for comparison in rank_comparisons(with_data)]
     if not drawable:
         show_empty("No metric has figures of its own.", "Gates and holds on requests have them where there is data.")
         return
-    data, row = _choose_metric(drawable)
+    data, comparison = _choose_metric(drawable)
     left, right = st.columns(2, gap="large")
     with left:
         if data["over_time"]:
-            figure = draw_over_time(row, data["over_time"], color=colors[row.arm])
-            draw = f"band({row.rule.name!r}, arm={row.arm!r})"
+            figure = draw_over_time(comparison, data["over_time"], color=colors[comparison.arm])
+            draw = f"band({comparison.rule.name!r}, arm={comparison.arm!r})"
             show_figure(figure, "over-time", _write_snippet(workspace, verdict, draw))
         else:
             show_empty("No line over time.", "Several runs were judged together, each at its end.")
     with right:
         if data["units"]:
-            figure = draw_units(row, data["units"], colors=colors)
-            draw = f"units({row.rule.name!r}, arm={row.arm!r})"
+            figure = draw_units(comparison, data["units"], colors=colors)
+            draw = f"units({comparison.rule.name!r}, arm={comparison.arm!r})"
             show_figure(figure, "units", _write_snippet(workspace, verdict, draw))
-        show_definitions(_list_facts(row))
+        show_definitions(_list_facts(comparison))
 
 
 def _choose_metric(drawable: list[tuple[FigureData, Comparison]]) -> tuple[FigureData, Comparison]:
     """Let the reader choose arm and metric among those that can be drawn; the first is the default."""
-    arms = list(dict.fromkeys(row.arm for _, row in drawable))
+    arms = list(dict.fromkeys(comparison.arm for _, comparison in drawable))
     left, right = st.columns(2)
     arm = arms[0] if len(arms) == 1 else choose("Arm", arms, "arm", arms[0], right)
-    by_name = {row.rule.name: (data, row) for data, row in drawable if row.arm == arm}
+    by_name = {comparison.rule.name: (data, comparison) for data, comparison in drawable if comparison.arm == arm}
     name = choose("Metric", list(by_name), "metric", next(iter(by_name)), left)
     return by_name[name]
 
 
-def _list_facts(row: Comparison) -> list[tuple[str, object]]:
+def _list_facts(comparison: Comparison) -> list[tuple[str, object]]:
     """List names and values of what a comparison is based on and what it found."""
-    status = Markup('<span class="status {}">{}</span>').format(row.status.value, STATUS_MARKS[row.status])
-    detectable = row.detectable_effect
+    status = Markup('<span class="status {}">{}</span>').format(
+        comparison.status.value, STATUS_MARKS[comparison.status]
+    )
+    detectable = comparison.detectable_effect
     facts: list[tuple[str, object]] = [
         ("status", status),
-        ("why", row.reason or row.no_data or "–"),
-        ("definition", f"{row.rule.type} of {row.rule.slice.endpoint or 'all endpoints'}"),
-        ("allowed", format_allowed(row)),
-        ("n", count_both(row)),
-        ("instances or runs", f"{row.instances[0]} + {row.instances[1]}"),
-        ("method", row.method),
+        ("why", comparison.reason or comparison.no_data or "–"),
+        ("definition", f"{comparison.rule.type} of {comparison.rule.slice.endpoint or 'all endpoints'}"),
+        ("allowed", format_allowed(comparison)),
+        ("n", count_both(comparison)),
+        ("instances or runs", f"{comparison.instances[0]} + {comparison.instances[1]}"),
+        ("method", comparison.method),
     ]
-    if row.p_value is not None:
-        facts.append(("p-value of “worse than allowed”", format_number(row.p_value)))
+    if comparison.p_value is not None:
+        facts.append(("p-value of “worse than allowed”", format_number(comparison.p_value)))
     if detectable is not None:
         # Written in the same way as a margin, with which a reader compares it.
-        is_relative = row.effect is None or row.effect.kind == "relative"
+        is_relative = comparison.effect is None or comparison.effect.kind == "relative"
         as_margin = Margin(detectable, relative=is_relative)
-        facts.append(("detectable with 80 % power", format_margin(as_margin, row.unit)))
+        facts.append(("detectable with 80 % power", format_margin(as_margin, comparison.unit)))
     return facts
 
 

@@ -65,14 +65,14 @@ def show_runs(view: ReleaseView) -> None:
 def show_history(view: ReleaseView, summaries: Sequence[ReleaseSummary]) -> None:
     """Show the latest verdicts of this release, and other releases that have a service in common with it."""
     st.subheader("History", anchor="history")
-    numbered = list(enumerate(view.verdicts))[-20:]  # the number is the place of a verdict among all
+    numbered_verdicts = list(enumerate(view.verdicts))[-20:]  # each with its place among all, from 0
     show_list(
         Markup("<li>{} {} {}</li>").format(
             mark_up_verdict(verdict.word),
             mark_up_time(verdict.judged_at),
-            link("release", f"verdict {number + 1}", release=view.release.id, verdict=number),
+            link("release", f"verdict {index + 1}", release=view.release.id, verdict=index),
         )
-        for number, verdict in reversed(numbered)
+        for index, verdict in reversed(numbered_verdicts)
     )
     services = {service.name for service in view.release.services}
     candidates = [

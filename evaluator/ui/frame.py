@@ -61,6 +61,7 @@ def guarded(show_part: Callable[[], None]) -> Callable[[], None]:
 
     @functools.wraps(show_part)
     def run() -> None:
+        """Show the part, or the error that it raises."""
         try:
             show_part()
         except EvaluatorError as error:

@@ -78,11 +78,12 @@ def read_claims(claims: Mapping[str, Any], *, asks_each_time: bool = False) -> R
     group_names = [f"{GROUP}{group}" for group in groups if isinstance(group, str)]
     # A person without a name cannot be distinguished from others: their groups give them no rights.
     all_names = (*own_names, *group_names) if own_names else ()
+    # `auth_time` is the time of the login, `iat` that of the token; both in seconds since 1970.
     signed_in_at = claims.get("auth_time") or (claims.get("iat") if asks_each_time else None)
     return Reader(
-        own_names[0] if own_names else "unknown",
-        all_names,
-        float(signed_in_at) if isinstance(signed_in_at, int | float) else 0.0,
+        name=own_names[0] if own_names else "unknown",
+        names=all_names,
+        signed_in_at=float(signed_in_at) if isinstance(signed_in_at, int | float) else 0.0,  # 0: too old
     )
 
 

@@ -22,7 +22,7 @@ HEAD = ("metric", "arm", "role", "baseline", "candidate", "change", "allowed", "
 
 
 def show_metrics(
-    rows: Sequence[Comparison],
+    comparisons: Sequence[Comparison],
     release_id: str,
     name: str,
     snippet: str,
@@ -36,19 +36,19 @@ def show_metrics(
     `name`: unique on the page, and the name of the file; `snippet`: Python that makes the numbers again; `with_arms`
     adds the arm to the name of each metric in the table.
     """
-    show(make_metrics_table(rows[:max_rows], release_id, with_arms=with_arms, caption=caption))
+    show(make_metrics_table(comparisons[:max_rows], release_id, with_arms=with_arms, caption=caption))
     download_rows = [
         (
-            name_comparison(row),
-            row.arm,
-            name_role(row),
-            *format_both(row),
-            format_effect(row),
-            format_allowed(row),
-            row.status.value.replace("_", " "),
-            row.reason or row.no_data or "",
+            name_comparison(comparison),
+            comparison.arm,
+            name_role(comparison),
+            *format_both(comparison),
+            format_effect(comparison),
+            format_allowed(comparison),
+            comparison.status.value.replace("_", " "),
+            comparison.reason or comparison.no_data or "",
         )
-        for row in rows
+        for comparison in comparisons
     ]
     show_numbers(name, HEAD, download_rows, snippet)
 

@@ -79,7 +79,7 @@ def escape_markdown(text: object) -> str:
 
 
 def link(page: str, text: str, *, at: str = "", **chosen: object) -> Markup:
-    """Make a link to a page of this app; arguments as of `write_address`."""
+    """Make a link to a page of this app: `text` is shown; the other arguments are those of `write_address`."""
     return Markup('<a href="{}" target="_self">{}</a>').format(write_address(page, at=at, **chosen), clean(text))
 
 
@@ -224,38 +224,42 @@ def show_health(findings: Sequence[Finding]) -> None:
 
 
 def make_metrics_table(
-    rows: Sequence[Comparison], release_id: str, *, with_arms: bool = False, caption: str = "metrics"
+    comparisons: Sequence[Comparison], release_id: str, *, with_arms: bool = False, caption: str = "metrics"
 ) -> Markup:
     """Make a table of comparisons, in the given order: status, values, change, and its interval against the margin.
 
-    Each name is a link to the figures of the metric, or of the endpoint for rows of the scan; `with_arms` adds the arm.
+    Each name is a link to the figures of the metric, or of the endpoint for comparisons of the scan. `with_arms` adds
+    the arm to the names.
     """
     head = ("metric", "status", "role", "baseline", "candidate", "change", "against the margin", "allowed")
-    colors = color_arms([row.arm for row in rows])
+    colors = color_arms([comparison.arm for comparison in comparisons])
     table_rows = []
-    for row in rows:
-        if row.scan:
-            heading, chosen = "closer", {"endpoint": clean(row.rule.slice.endpoint)}
+    for comparison in comparisons:
+        if comparison.scan:
+            heading, chosen = "closer", {"endpoint": clean(comparison.rule.slice.endpoint)}
         else:
-            heading, chosen = "metric", {"metric": row.rule.name, "arm": row.arm}
-        name = name_row(row, with_arm=with_arms)
+            heading, chosen = "metric", {"metric": comparison.rule.name, "arm": comparison.arm}
+        name = name_row(comparison, with_arm=with_arms)
         name_cell = Markup('{}<span class="reason">{}</span>').format(
-            link("release", name, at=heading, release=release_id, **chosen), clean(row.reason or row.no_data or "")
+            link("release", name, at=heading, release=release_id, **chosen),
+            clean(comparison.reason or comparison.no_data or ""),
         )
-        interval = draw_interval(row, to_css_color(colors[row.arm]))
-        numbers = (*format_both(row), format_effect(row), interval, format_allowed(row))
-        table_rows.append((name_cell, mark_up_status(row), name_role(row), *numbers))
+        interval = draw_interval(comparison, to_css_color(colors[comparison.arm]))
+        numbers = (*format_both(comparison), format_effect(comparison), interval, format_allowed(comparison))
+        table_rows.append((name_cell, mark_up_status(comparison), name_role(comparison), *numbers))
     return make_table(head, table_rows, caption=caption)
 
 
-def mark_up_status(row: Comparison) -> Markup:
+def mark_up_status(comparison: Comparison) -> Markup:
     """Write the status of a comparison with its mark, coloured."""
-    return Markup('<span class="status {}">{}</span>').format(_find_status_class(row), mark_status(row, "· shown only"))
+    return Markup('<span class="status {}">{}</span>').format(
+        _find_status_class(comparison), mark_status(comparison, "· shown only")
+    )
 
 
-def _find_status_class(row: Comparison) -> str:
+def _find_status_class(comparison: Comparison) -> str:
     """Return the CSS class that colours a status: `watch` for a watched metric with data, else the status itself."""
-    return "watch" if is_only_shown(row) else row.status.value
+    return "watch" if is_only_shown(comparison) else comparison.status.value
 
 
 def to_css_color(color: str) -> str:
@@ -263,23 +267,23 @@ def to_css_color(color: str) -> str:
     return f"light-dark({color}, {PALETTE[color]})"
 
 
-def draw_interval(row: Comparison, color: str) -> Markup:
+def draw_interval(comparison: Comparison, color: str) -> Markup:
     """Draw a change with its interval on an axis of margins: the shaded part is allowed, the dashed line is the margin.
 
     Zero is in the middle. Without a margin, the axis is in multiples of the interval's farthest end. Empty if there is
     nothing to draw.
     """
-    effect, margin = row.effect, row.rule.margin
+    effect, margin = comparison.effect, comparison.rule.margin
     if effect is None or math.isnan(effect.estimate):
         return Markup("")
     finite_ends = [abs(end) for end in (effect.lower, effect.upper) if math.isfinite(end)]
-    unit = margin.value if margin and margin.value > 0 else max([abs(effect.estimate), *finite_ends])
-    if not math.isfinite(unit) or unit <= 0:
+    axis_unit = margin.value if margin and margin.value > 0 else max([abs(effect.estimate), *finite_ends])
+    if not math.isfinite(axis_unit) or axis_unit <= 0:
         return Markup("")
 
     def place(change: float) -> float:
-        """Place a change on the axis, in percent of its width; NaN is at zero."""
-        multiple = 0.0 if math.isnan(change) else change / unit
+        """Place a change on the axis, in percent of its width: 0 is at 50, what lies beyond at 0 or 100, NaN at 50."""
+        multiple = 0.0 if math.isnan(change) else change / axis_unit
         return 50 + 50 * min(max(multiple, -FARTHEST), FARTHEST) / FARTHEST
 
     def draw_part(css_class: str, left: float, width: float | None = None) -> Markup:
@@ -287,21 +291,23 @@ def draw_interval(row: Comparison, color: str) -> Markup:
         width_style = "" if width is None else f";width:{width:.2f}%"
         return Markup('<i class="{}" style="left:{}{}"></i>').format(css_class, f"{left:.2f}%", width_style)
 
-    zero, farthest_change = 50.0, FARTHEST * unit
-    edge = place(unit if is_worse_upwards(row) else -unit) if margin else zero
+    zero = place(0.0)
+    farthest_change = FARTHEST * axis_unit  # at the end of the axis
+    edge = place(axis_unit if is_worse_upwards(comparison) else -axis_unit) if margin else zero
     # An interval beyond the axis still has a short line, on which its arrow stands.
-    low, high = min(place(effect.lower), 100 - MIN_LINE), max(place(effect.upper), MIN_LINE)
+    line_start = min(place(effect.lower), 100 - MIN_LINE)
+    line_end = max(place(effect.upper), MIN_LINE)
     parts = [draw_part("band", min(zero, edge), abs(edge - zero)), draw_part("zero", zero)]
     if margin:
         parts.append(draw_part("edge", edge))
-    parts.append(draw_part("whisker", low, high - low))
+    parts.append(draw_part("whisker", line_start, line_end - line_start))
     if abs(effect.estimate) <= farthest_change:
         parts.append(draw_part("dot", place(effect.estimate)))
     if effect.upper > farthest_change:
         parts.append(Markup('<i class="more"></i>'))
     if effect.lower < -farthest_change:
         parts.append(Markup('<i class="less"></i>'))
-    label = f"{name_metric(row.rule)} {format_effect(row)}, {format_allowed(row)} allowed"
+    label = f"{name_metric(comparison.rule)} {format_effect(comparison)}, {format_allowed(comparison)} allowed"
     return Markup('<div class="ev-interval" role="img" aria-label="{}" style="{}">{}</div>').format(
         clean(label), f"--canary:{color}", Markup("").join(parts)
     )
@@ -316,7 +322,7 @@ def make_heat_map(heat: HeatMap) -> Markup:
         Markup('<tr><th scope="row">{}</th><td>{}</td>{}</tr>').format(
             link("release", verdict.release.id, release=verdict.release.id),
             mark_up_verdict(verdict.word),
-            Markup("").join(_make_heat_cell(verdict.release.id, row) for row in comparisons),
+            Markup("").join(_make_heat_cell(verdict.release.id, comparison) for comparison in comparisons),
         )
         for verdict, comparisons in heat.rows
     )
@@ -326,17 +332,17 @@ def make_heat_map(heat: HeatMap) -> Markup:
     ).format(head, body)
 
 
-def _make_heat_cell(release_id: str, row: Comparison | None) -> Markup:
+def _make_heat_cell(release_id: str, comparison: Comparison | None) -> Markup:
     """Make a cell with the mark and the change of a metric, a link to its figures; a dash if it was not compared."""
-    if row is None:
+    if comparison is None:
         return Markup('<td class="muted"><span aria-label="not measured">–</span></td>')
-    change = format_change(row.effect, row.unit) if row.effect else "no data"
-    label = f"{release_id}, {name_metric(row.rule)}: {row.status.value.replace('_', ' ')}, {change}"
+    change = format_change(comparison.effect, comparison.unit) if comparison.effect else "no data"
+    label = f"{release_id}, {name_metric(comparison.rule)}: {comparison.status.value.replace('_', ' ')}, {change}"
     return Markup('<td class="{}"><a href="{}" target="_self" aria-label="{}">{}<small>{}</small></a></td>').format(
-        _find_status_class(row),
-        write_address("release", at="metric", release=release_id, metric=row.rule.name, arm=row.arm),
+        _find_status_class(comparison),
+        write_address("release", at="metric", release=release_id, metric=comparison.rule.name, arm=comparison.arm),
         clean(label),
-        mark_status(row, "·").split(" ")[0],  # without its word
+        mark_status(comparison, "·").split(" ")[0],  # without its word
         change,
     )
 

@@ -104,7 +104,12 @@ def _show_plan(workspace: Workspace, policy: Policy, release_id: str | None, goa
     policy has no gate with a margin.
     """
     history = read_plan_history(
-        workspace, policy, release_id, rate_per_s=goal.rate_per_s or 30.0, instances=goal.instances
+        # The rate is missing only with a release, whose stored runs have one: then it is not used.
+        workspace,
+        policy,
+        release_id,
+        rate_per_s=goal.rate_per_s or 30.0,
+        instances=goal.instances,
     )
     _show_origin(history)
     plans = plan_gates(history, policy.rulebook, goal)
@@ -134,9 +139,9 @@ def _show_plan(workspace: Workspace, policy: Policy, release_id: str | None, goa
     show_numbers("plan", head, rows, snippet, caption="gates")
     st.subheader("Precision by minutes and by instances", anchor="precision")
     # Around the chosen values: half as many instances to four times as many, a quarter of the time to four times.
-    instances = sorted({max(2, goal.instances // 2), goal.instances, 2 * goal.instances, 4 * goal.instances})
+    instance_counts = sorted({max(2, goal.instances // 2), goal.instances, 2 * goal.instances, 4 * goal.instances})
     durations_s = [goal.duration_s * factor for factor in DURATION_FACTORS]
-    grids = tabulate(history, policy.rulebook, goal, durations_s, instances)
+    grids = tabulate(history, policy.rulebook, goal, durations_s, instance_counts)
     columns = st.columns(2, gap="large")
     for index, (plan, grid) in enumerate(zip(plans, grids, strict=True)):
         with columns[index % 2]:
@@ -172,13 +177,17 @@ def _show_origin(history: History) -> None:
 
 
 def _make_gate_row(plan: GatePlan, goal: Goal) -> tuple[str, ...]:
-    """Make the cells of a gate: its margin, precision, what it detects, and when an unchanged release is GO."""
+    """Make the cells of a gate: its margin, precision, what it detects, and when an unchanged release is GO.
+
+    The last cell is the share of the variance that more instances shrink, and more time does not.
+    """
     precision = plan.precision
 
     def write_harm(harm: float) -> str:
+        """Write a harm as a margin is written: in percent if relative (0.1 = 10 %), else in the metric's unit."""
         return format_margin(Margin(harm, relative=precision.relative), precision.unit)
 
-    go_after = "never"
+    go_after = "never"  # with these instances, however long the test is
     if math.isfinite(plan.go_after_s):
         go_after = f"{format_duration(plan.go_after_s)}, {format_count(round(plan.requests))} requests"
     elif math.isfinite(plan.go_instances):
@@ -217,12 +226,11 @@ def _show_other_margins(workspace: Workspace, release_id: str) -> None:
         f"{factor:g}",
         mark_up_verdict(with_other_margins.judgement.word),
     )
-    rows = rank_comparisons([row for row in with_other_margins.evidence.comparisons if not row.scan])
-    show(
-        make_metrics_table(
-            rows, release_id, with_arms=len({row.arm for row in rows}) > 1, caption="under these margins"
-        )
+    metrics = rank_comparisons(
+        [comparison for comparison in with_other_margins.evidence.comparisons if not comparison.scan]
     )
+    has_several_candidates = len({comparison.arm for comparison in metrics}) > 1
+    show(make_metrics_table(metrics, release_id, with_arms=has_several_candidates, caption="under these margins"))
 
 
 # ------------------------------------------------------------------ false alarms
@@ -275,6 +283,7 @@ def _make_tally_row(tally: Tally) -> tuple[str, ...]:
         regression = "nothing changed"
 
     def write_share(count: int) -> str:
+        """Write `count` of the judged halves as a share with its interval; a dash if none were judged."""
         if not tally.judged:
             return "–"
         low, high = tally.interval(count)

@@ -164,7 +164,9 @@ def _show_what_happens(view: ReleaseView, rules: PromotionRules, action: Action,
             clean(step.event),
             clean(step.description),
             Markup(' <span class="ev-badge">required</span>') if step.required else "",
-            Markup('<span class="reason">now: {}</span>').format(clean(step.now)) if step.now else "",
+            Markup('<span class="reason">now: {}</span>').format(clean(step.current_value))
+            if step.current_value
+            else "",
         )
         for step in forecast.steps
     )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import streamlit as st
 
@@ -162,9 +162,9 @@ class ReleaseView:
     runs: tuple[Run, ...]
     verdicts: tuple[StoredVerdict, ...]
 
-    def refuse_number(self, number: str) -> UnknownName:
+    def refuse_number(self, verdict_number: str) -> UnknownName:
         """Make the error for a number that no verdict has; it lists the numbers, which count from 0."""
-        return UnknownName("verdict", number, [str(known) for known in range(len(self.verdicts))])
+        return UnknownName("verdict", verdict_number, [str(known) for known in range(len(self.verdicts))])
 
 
 @st.cache_data(max_entries=MAX_ENTRIES, show_spinner="reading the release …", hash_funcs=KEYS)
@@ -175,16 +175,16 @@ def read_release(workspace: Workspace, release_id: str) -> ReleaseView:
     return ReleaseView(store.control.release(release_id), store.data.runs(release_id), tuple(verdicts))
 
 
-def read_past_verdict(view: ReleaseView, number: int | None) -> Verdict | None:
-    """Read a verdict of a release by its place in the history, from 0 for the oldest; `number` None: the latest.
+def read_past_verdict(view: ReleaseView, verdict_number: int | None) -> Verdict | None:
+    """Read a verdict of a release by its place in the history, from 0 for the oldest; None: the latest.
 
     Returns `None` if the release was not judged yet. Raises UnknownName for a number that no verdict has.
     """
     if not view.verdicts:
         return None
-    if number is not None and not 0 <= number < len(view.verdicts):
-        raise view.refuse_number(str(number))
-    stored = view.verdicts[-1 if number is None else number]
+    if verdict_number is not None and not 0 <= verdict_number < len(view.verdicts):
+        raise view.refuse_number(str(verdict_number))
+    stored = view.verdicts[-1 if verdict_number is None else verdict_number]
     verdict = _parse_verdict(stored.json)
     return replace(verdict, override=stored.override) if stored.override else verdict
 
@@ -220,6 +220,15 @@ def read_figures(workspace: Workspace, verdict: Verdict, *, newest: bool) -> Map
 # ------------------------------------------------------------------ two of them
 
 
+class ChosenSide(NamedTuple):
+    """What the reader chose as one side of a comparison."""
+
+    release: str
+    run: str
+    """Id of a run, or `latest`: the newest runs."""
+    arm: str
+
+
 @dataclass(frozen=True, slots=True)
 class SidePair:
     """Two sides with their fingerprints and their comparison."""
@@ -232,13 +241,11 @@ class SidePair:
 
 
 @st.cache_data(max_entries=8, show_spinner="comparing …", hash_funcs=KEYS)
-def read_comparison(
-    workspace: Workspace, policy: Policy, first: tuple[str, str, str], second: tuple[str, str, str]
-) -> SidePair:
-    """Compare two sides, each given by release, run and arm, if their fingerprints allow it."""
+def read_comparison(workspace: Workspace, policy: Policy, first: ChosenSide, second: ChosenSide) -> SidePair:
+    """Compare two sides if their fingerprints allow it."""
     store = open_store(workspace)
-    (release, run, arm), (other_release, other_run, other_arm) = first, second
-    first_side, second_side = find_side(store, release, run, arm), find_side(store, other_release, other_run, other_arm)
+    first_side = find_side(store, first.release, first.run, first.arm)
+    second_side = find_side(store, second.release, second.run, second.arm)
     fingerprint_differences = differences(first_side, second_side)
     compared = None if refusals(fingerprint_differences) else compare_sides(store, first_side, second_side, policy)
     return SidePair(first_side, second_side, fingerprint_differences, compared)
@@ -258,9 +265,9 @@ def read_arms(workspace: Workspace, release_id: str) -> tuple[str, ...]:
 def read_plan_history(
     workspace: Workspace, policy: Policy, release_id: str | None, *, rate_per_s: float, instances: int
 ) -> History:
-    """Read what a plan rests on: stored comparisons of a release and its service.
+    """Read what a plan is based on: how precise the stored comparisons of a release and its service were.
 
-    Without a release an assumed service with this rate (requests a second per arm) and number of instances.
+    `release_id` None: an assumed service with this rate (requests a second) and number of instances, both of each arm.
     """
     store = open_store(workspace) if release_id else None
     return find_history(store, policy, release_id, rate_per_s=rate_per_s, instances=instances, land=False)

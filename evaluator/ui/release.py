@@ -48,6 +48,7 @@ from evaluator.ui.slices import show_slices
 LIVE_EVERY_S = 5
 HEAD_START_S = 0.1
 """How long the rest of the page waits after the answer: a browser that gets everything at once shows it all later."""
+SHORTEST_SLIDER_S = 60.0
 TABLE_SNIPPET = """import evaluator
 
 release = evaluator.open({store!r}).release({release!r})
@@ -115,6 +116,7 @@ def _show_answer(workspace: Workspace, release_id: str) -> None:
 
     @st.fragment(run_every=refresh_s)
     def show_fragment() -> None:
+        """Show the banner; called at each refresh."""
         # The workspace is found again at each refresh: its stamp tells the cache what has changed.
         guarded(lambda: _show_banner(find_workspace(), release_id))()
 
@@ -166,15 +168,19 @@ def _list_notes(workspace: Workspace, view: ReleaseView, verdict: Verdict) -> Se
 
 
 def _show_metrics(workspace: Workspace, view: ReleaseView, verdict: Verdict, number: int | None) -> None:
-    """Show the metrics of a verdict, the most important first; `number`: its place in the history, None: the latest."""
+    """Show the metrics of a verdict, the most important first.
+
+    `number`: the place of the verdict in the history of its release, from 0; None: the latest.
+    """
     st.subheader("Metrics, the furthest beyond its margin first", anchor="metrics")
-    rows = rank_comparisons([row for row in verdict.evidence.comparisons if not row.scan])
-    if not rows:
+    metrics = rank_comparisons([comparison for comparison in verdict.evidence.comparisons if not comparison.scan])
+    if not metrics:
         show_empty("Nothing could be compared.", "The reasons above say what is missing.")
         return
-    verdict_number = -1 if number is None else number
+    verdict_number = -1 if number is None else number  # an index of Python, in the snippet
     snippet = TABLE_SNIPPET.format(store=str(workspace.store), release=view.release.id, number=verdict_number)
-    show_metrics(rows, view.release.id, "metrics", snippet, with_arms=len({row.arm for row in rows}) > 1)
+    has_several_candidates = len({comparison.arm for comparison in metrics}) > 1
+    show_metrics(metrics, view.release.id, "metrics", snippet, with_arms=has_several_candidates)
 
 
 def _show_figures(workspace: Workspace, view: ReleaseView, verdict: Verdict, *, newest: bool) -> None:
@@ -185,12 +191,16 @@ def _show_figures(workspace: Workspace, view: ReleaseView, verdict: Verdict, *, 
     figures: Mapping[str, Any] = {}
 
     def load_figures() -> None:
+        """Read the data of the figures; if that fails, `guarded` shows why, and `figures` stays empty."""
         nonlocal figures
         figures = read_figures(workspace, verdict, newest=newest)
 
     guarded(load_figures)()
     if figures:
-        arms = [arm.name for arm in verdict.evidence.arms] or [row.arm for row in verdict.evidence.comparisons]
+        # Those of the evidence; if it lists none, those that were compared.
+        arms = [arm.name for arm in verdict.evidence.arms] or [
+            comparison.arm for comparison in verdict.evidence.comparisons
+        ]
         colors = color_arms(arms)
         show(make_legend({arm: to_css_color(color) for arm, color in colors.items() if arm in arms}))
         guarded(lambda: show_metric(workspace, verdict, figures, colors))()
@@ -198,8 +208,9 @@ def _show_figures(workspace: Workspace, view: ReleaseView, verdict: Verdict, *, 
         guarded(lambda: show_timeline(workspace, verdict, figures))()
     timeline = figures.get("timeline") or {}
     if timeline.get("seconds"):
-        load_s = timeline["seconds"][-1] + timeline["slot_s"]
+        load_s = timeline["seconds"][-1] + timeline["slot_s"]  # the end of the last slot
     else:
         load_s = verdict.evidence.window.seconds
-    # A control of the interval needs some length, also without any data.
-    guarded(lambda: show_slices(workspace, view, verdict, max(float(load_s), 60.0)))()
+    # The slider of the interval needs some length, also without any data.
+    slider_s = max(float(load_s), SHORTEST_SLIDER_S)
+    guarded(lambda: show_slices(workspace, view, verdict, slider_s))()

@@ -8,7 +8,7 @@ import streamlit as st
 from markupsafe import Markup
 
 from evaluator.intents import find_waiting
-from evaluator.records import ReleaseSummary
+from evaluator.records import Release, ReleaseSummary
 from evaluator.records.intents import Intent, IntentState
 from evaluator.reports.base import format_effect
 from evaluator.reports.overview import build_heat_map
@@ -67,20 +67,20 @@ def _show_waiting(workspace: Workspace, summaries: Sequence[ReleaseSummary], int
         return
     items = [
         Markup("<li><strong>{}</strong> {} by {}: {} {}</li>").format(
-            link("release", intent.release, release=intent.release),
+            link("release", text=intent.release, release=intent.release),
             intent.action.label,
             clean(intent.requester),
             _WAITING_STATES[intent.state],
-            link("promote", "see the request", at=intent.id, release=intent.release),
+            link("promote", text="see the request", at=intent.id, release=intent.release),
         )
         for intent in waiting_intents
     ]
     for candidate in waiting_releases:
         next_step = Markup("<code>{}</code>").format(candidate.command) if candidate.command else Markup("")
         if candidate.promotable:
-            next_step = link("promote", "see its conditions", release=candidate.release)
-        release = link("release", candidate.release, release=candidate.release)
-        items.append(Markup("<li><strong>{}</strong> {} {}</li>").format(release, candidate.why, next_step))
+            next_step = link("promote", text="see its conditions", release=candidate.release)
+        release_link = link("release", text=candidate.release, release=candidate.release)
+        items.append(Markup("<li><strong>{}</strong> {} {}</li>").format(release_link, candidate.why, next_step))
     show_list(items)
 
 
@@ -116,12 +116,22 @@ def _show_map(workspace: Workspace) -> None:
         (
             verdict.release.id,
             verdict.word.value,
-            *("" if row is None else f"{row.status.value} {format_effect(row)}" for row in comparisons),
+            *(
+                "" if comparison is None else f"{comparison.status.value} {format_effect(comparison)}"
+                for comparison in comparisons  # None: this metric was not compared
+            ),
         )
         for verdict, comparisons in heat.rows
     ]
-    head, snippet = ("release", "verdict", *heat.metrics), SNIPPET.format(store=workspace.store)
+    head = ("release", "verdict", *heat.metrics)
+    snippet = SNIPPET.format(store=workspace.store)
     show_numbers("releases", head, download_rows, snippet, caption="releases by metrics")
+
+
+def _write_versions(release: Release) -> str:
+    """Write the versions of both arms of each service: `cart 1.4.1 → 1.5.0`; a dash without services."""
+    versions = [f"{service.name} {service.baseline or '?'} → {service.canary or '?'}" for service in release.services]
+    return ", ".join(versions) or "–"
 
 
 def _show_list(summaries: Sequence[ReleaseSummary]) -> None:
@@ -132,10 +142,10 @@ def _show_list(summaries: Sequence[ReleaseSummary]) -> None:
         ("release", "verdict", "judged", "versions", "runs", "requests", "last run"),
         (
             (
-                link("release", summary.release.id, release=summary.release.id),
+                link("release", text=summary.release.id, release=summary.release.id),
                 mark_up_verdict(summary.verdict),
                 write_age(summary.judged_at, present) if summary.judged_at else "–",
-                ", ".join(f"{s.name} {s.baseline or '?'} → {s.canary or '?'}" for s in summary.release.services) or "–",
+                _write_versions(summary.release),
                 f"{summary.runs}",
                 f"{summary.rows:,}",
                 mark_up_time(summary.last_run),

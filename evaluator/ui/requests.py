@@ -46,6 +46,7 @@ def show_requests(workspace: Workspace, release: str, reader: Reader) -> None:
 
     @st.fragment(run_every=REFRESH_S if is_under_way else QUIET_REFRESH_S)
     def show_states() -> None:
+        """Show the list; called at each refresh."""
         present_records = read_intents(find_workspace(), release)
         if present_records:
             show_list(_make_item(record) for record in _take_newest(present_records))
@@ -105,7 +106,7 @@ def _describe_approvals(record: IntentRecord) -> str:
         until = f"{intent.expires_at:%Y-%m-%d %H:%M} UTC"
         return f"waits for {missing} of {intent.approvals_needed} approvals{restriction}, until {until}{agreed}"
     approved = f"approved by {approvers}" if approvers else ""
-    ending = clean(record.last) if intent.state in FINAL_STATES else ""
+    ending = clean(record.latest_text) if intent.state in FINAL_STATES else ""
     return "; ".join(filter(None, (approved, ending)))
 
 
@@ -179,20 +180,25 @@ def _show_retry(workspace: Workspace, record: IntentRecord, reader: Reader) -> N
             _show_resolution(workspace, intent, delivery.position + 1, delivery.hook, reader)
 
 
-def _show_resolution(workspace: Workspace, intent: Intent, number: int, hook: str, reader: Reader) -> None:
-    """Show the form in which an admin states whether an unknown hook was executed; `number` counts hooks from 1."""
+def _show_resolution(workspace: Workspace, intent: Intent, hook_number: int, hook: str, reader: Reader) -> None:
+    """Show the form in which an admin states whether a hook was executed whose outcome is unknown.
+
+    `hook`: its kind; `hook_number`: its place among the hooks of the intent, from 1.
+    """
     policy = read_policy(workspace, intent.release)
     may_resolve = may(policy.promotion, reader.names, PersonRole.ADMIN) and is_fresh(reader)
-    with st.form(f"resolve-{intent.id}-{number}", border=False):
+    with st.form(f"resolve-{intent.id}-{hook_number}", border=False):
         reason = st.text_input(
-            f"Hook {number} ({hook}): how do you know?", key=f"how-{intent.id}-{number}", max_chars=300
+            f"Hook {hook_number} ({hook}): how do you know?", key=f"how-{intent.id}-{hook_number}", max_chars=300
         )
         left, right = st.columns(2)
-        is_done = left.form_submit_button("It was done", disabled=not may_resolve, key=f"done-{intent.id}-{number}")
+        is_done = left.form_submit_button(
+            "It was done", disabled=not may_resolve, key=f"done-{intent.id}-{hook_number}"
+        )
         is_not_done = right.form_submit_button(
-            "It was not done", disabled=not may_resolve, key=f"undone-{intent.id}-{number}"
+            "It was not done", disabled=not may_resolve, key=f"undone-{intent.id}-{hook_number}"
         )
     if is_done or is_not_done:
         demand_fresh(reader)
-        resolve(open_store(workspace), policy, reader, intent.id, number, done=is_done, reason=reason)
+        resolve(open_store(workspace), policy, reader, intent.id, hook_number, done=is_done, reason=reason)
         st.rerun()

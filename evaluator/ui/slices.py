@@ -43,26 +43,30 @@ def show_slices(workspace: Workspace, view: ReleaseView, verdict: Verdict, span_
     `span_s`: how long the load was, in seconds.
     """
     st.subheader("Endpoints", anchor="endpoints")
-    rows = [row for row in verdict.evidence.comparisons if row.scan]
-    if rows:
-        _show_ranking(workspace, view, rows)
+    comparisons = [comparison for comparison in verdict.evidence.comparisons if comparison.scan]
+    if comparisons:
+        _show_ranking(workspace, view, comparisons)
     else:
         show_empty("The scan compared no endpoint.", "The policy turned it off, or no endpoint had enough requests.")
     if any(arm.requests for arm in verdict.evidence.arms):
         _show_closer(workspace, view, verdict, span_s)
 
 
-def _show_ranking(workspace: Workspace, view: ReleaseView, rows: list[Comparison]) -> None:
+def _show_ranking(workspace: Workspace, view: ReleaseView, comparisons: list[Comparison]) -> None:
     """Show the endpoints of the scan whose name contains what the reader types, furthest beyond their margin first."""
     name_filter = st.text_input(
         "Endpoints that contain", key="find", bind="query-params", max_chars=200, placeholder="any, for example POST"
     )
-    chosen = [row for row in rows if (name_filter or "").lower() in (row.rule.slice.endpoint or "").lower()]
+    chosen = [
+        comparison
+        for comparison in comparisons
+        if (name_filter or "").lower() in (comparison.rule.slice.endpoint or "").lower()
+    ]
     ranked = rank_comparisons(chosen)
     if not ranked:
         show_empty("No endpoint has that in its name.", "Clear the field to see all of them.")
         return
-    has_several_candidates = len({row.arm for row in rows}) > 1
+    has_several_candidates = len({comparison.arm for comparison in comparisons}) > 1
     snippet = RANKING.format(store=str(workspace.store), release=view.release.id)
     show_metrics(
         ranked,
@@ -83,7 +87,9 @@ def _show_closer(workspace: Workspace, view: ReleaseView, verdict: Verdict, span
     Cells are read only when the reader has chosen, since that takes a while.
     """
     st.subheader("Look closer", anchor="closer")
-    endpoints = {row.rule.slice.endpoint for row in verdict.evidence.comparisons if row.rule.slice.endpoint}
+    endpoints = {
+        comparison.rule.slice.endpoint for comparison in verdict.evidence.comparisons if comparison.rule.slice.endpoint
+    }
     left, right = st.columns(2)
     endpoint = left.selectbox(
         "Endpoint", [ALL, *sorted(endpoints)], key="endpoint", bind="query-params", format_func=clean
@@ -104,7 +110,7 @@ def _show_closer(workspace: Workspace, view: ReleaseView, verdict: Verdict, span
         return
     judged = read_judgement(workspace, verdict)
     chosen_endpoint = None if endpoint == ALL else endpoint
-    rows = look_closer(judged, view.release.id, endpoint=chosen_endpoint, from_s=from_s, to_s=to_s)
+    comparisons = look_closer(judged, view.release.id, endpoint=chosen_endpoint, from_s=from_s, to_s=to_s)
     show_markup(
         '<p class="muted">{} from {} to {} of load. An exploration: it decides nothing{}.</p>',
         clean(endpoint),
@@ -112,12 +118,12 @@ def _show_closer(workspace: Workspace, view: ReleaseView, verdict: Verdict, span
         format_duration(to_s),
         "" if judged.data.as_judged else ", and part of the data that was judged no longer exists",
     )
-    has_several_candidates = len({row.arm for row in rows}) > 1
+    has_several_candidates = len({comparison.arm for comparison in comparisons}) > 1
     snippet = SNIPPET.format(
         store=str(workspace.store), release=view.release.id, endpoint=chosen_endpoint, from_s=from_s, to_s=to_s
     )
     show_metrics(
-        rank_comparisons(rows),
+        rank_comparisons(comparisons),
         view.release.id,
         "closer",
         snippet,

@@ -164,8 +164,8 @@ def test_a_preview_shows_what_will_happen_and_the_current_values(monkeypatch):
     first, second = preview_steps(planned, ONE_SERVICE, VERDICT, Person("bob", ("bob",)), until)
     assert (first.event, first.kind, first.required, second.required) == ("promote", "command", True, False)
     assert first.description == planned[0].step.hook.describe()
-    assert "90" in first.now
-    assert second.now == ""
+    assert "90" in first.current_value
+    assert second.current_value == ""
 
 
 def test_what_is_taken_back_says_so():

@@ -229,7 +229,7 @@ def test_a_stopped_watch_gives_no_verdict():
     story = tell({0: (RUNNING,)})
     final, watch = wait(story, None, stop=lambda: story.time.now > 30)
     assert final is None
-    assert watch.judged >= 1
+    assert watch.judgements >= 1
 
 
 def test_outcomes_that_the_policy_asks_for_are_waited_for(tmp_path):
