@@ -254,7 +254,7 @@ def _answer(tests: _BoundTests, limit: Limit) -> EdgeEstimate:
     if within and tests.shares[1][within_bound] >= tests.probability:
         p_within = within.against_zero.p_within
     against_margin = GroupAnswers(shown.against_zero.beyond, p_worse, p_within)
-    baseline, candidate = tests.quantiles
+    baseline, candidate = tests.quantiles  # interpolated, only to show
     effect = candidate / baseline - 1 if tests.relative else candidate - baseline
     effect_lower, effect_upper = _find_interval(tests, effect) if tests.depth == "full" else (np.nan, np.nan)
     one_group = np.ones(1)

@@ -190,20 +190,21 @@ class _Tests:
             nodes: The tests; the first threshold of each quantile is that of its margin.
             interval_ms: Lower and upper end of the interval of the candidate's quantile, shape (2, quantiles).
         """
+        # Arrays have an element for each quantile. `q_b` and `q_c` are the quantiles (ms) of baseline and candidate.
         quantiles, alpha, q_b = self.quantiles, self.curves.alpha, self.q_b
         sign = np.array([quantile.question.sign for quantile in quantiles])
         relative = np.array([quantile.question.relative for quantile in quantiles])
         q_c = np.array([quantile.q_c for quantile in quantiles])
-        doubt = np.array([quantile.doubt_ms for quantile in quantiles])
+        doubt_ms = np.array([quantile.doubt_ms for quantile in quantiles])  # how much rounding may have moved them
         coarse = np.array([quantile.coarse for quantile in quantiles])
-        lower_ms, upper_ms = np.maximum(interval_ms[0] - doubt, 0.0), interval_ms[1] + doubt
+        lower_ms, upper_ms = np.maximum(interval_ms[0] - doubt_ms, 0.0), interval_ms[1] + doubt_ms
         # Times of the candidate's quantile as changes from the baseline's: relative, or in ms.
         lower, effect, upper = (np.where(relative, times / q_b - 1, times - q_b) for times in (lower_ms, q_c, upper_ms))
         at_nodes, first = nodes.uncertainty, nodes.first_thresholds
         at_margin = Uncertainty(at_nodes.variance[:, first], at_nodes.df[:, first], at_nodes.persistent[first])
         allowed_ms = np.array([quantile.allowed_ms for quantile in quantiles])
         beyond = self._find_distances(allowed_ms)
-        if doubt.any():
+        if doubt_ms.any():
             against_margin = self._answer_with_doubt(nodes, allowed_ms)
             against_zero = self._answer_with_doubt(nodes, q_b)
         else:
@@ -235,6 +236,7 @@ class _Tests:
             coarse=coarse,
             loadings=compute_loadings(harm_influence, scores, deciding.variance),
         )
+        # Where a step of the recorded times is wider than the margin, no amount of data is enough.
         return replace(estimate, needed=np.where(coarse, np.inf, estimate.needed))
 
     def _find_distances(self, times_ms: FloatArray) -> FloatArray:
