@@ -59,7 +59,10 @@ class OutcomePairs(OutcomeContext):
         return Measured(tuple(comparisons))
 
     def summarise(self, measured: Measured, findings: tuple[Finding, ...]) -> Evidence:
-        """The evidence of outcomes. If no comparison has data, this does not count as a look."""
+        """Sum up the comparisons, the health findings and the arms as evidence.
+
+        Outcomes have units instead of requests and instances, and each import of them is one run.
+        """
         accounts = {rows.arm: rows for rows in self.outcomes.facts.account()}
         arms = []
         for arm_code, (arm, moments) in enumerate(zip(self.outcomes.arms, self.outcomes.moments, strict=True)):
@@ -76,6 +79,7 @@ class OutcomePairs(OutcomeContext):
                     left_out=rows.left_out,
                 )
             )
+        # The run, and how the look spent alpha, mark a verdict as a look; without an answer nothing was looked at.
         answered = any(comparison.questions for comparison in measured.comparisons)
         return Evidence(
             comparisons=measured.comparisons,

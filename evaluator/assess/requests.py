@@ -70,13 +70,16 @@ class RequestPairs(RequestContext):
         return replace(pair, panel=panel, design=choose_design(panel, self.rulebook.prior), depth=depth)
 
     def measure(self, at_s: int | None = None) -> Measured:
-        """Compare every candidate by every rule, and by the endpoint scan. `at_s`: an earlier look."""
+        """Compare every candidate by every rule, and by the endpoint scan.
+
+        `at_s`: end of an earlier look, in seconds of judged data; `None`: all data.
+        """
         rules = find_rules(self.rulebook, self.kind, early=at_s is not None)
         comparisons: list[Comparison] = []
         pairs: list[Pair] = []
         scanned: list[Measured] = []  # results of the endpoint scan, by candidate
         for arm in self.cells.arms[1:]:
-            pair = self.find_pair(arm, None, at_s)
+            pair = self.find_pair(arm, endpoint=None, at_s=at_s)
             if pair is None:
                 why = self._explain_missing(arm)
                 comparisons += [no_data(rule, arm, why) for rule in rules]
@@ -86,6 +89,7 @@ class RequestPairs(RequestContext):
             scanned.append(scan_endpoints(pair, self.rulebook.scan, self.rulebook.rules))
             comparisons += scanned[-1].comparisons
         return Measured(
+            # Two candidates share the baseline's instances but not their own: their errors get positions by candidate.
             comparisons=_separate_instances(comparisons, pairs),
             unjudged_share=max((scan.unjudged_share for scan in scanned), default=0.0),
             unjudged=tuple(sorted({name for scan in scanned for name in scan.unjudged})),

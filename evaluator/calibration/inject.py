@@ -121,7 +121,7 @@ def _remove_from_bins(
     """Remove requests that became failures from random bins of their histograms: those contain successes only.
 
     Args:
-        rows: Histograms by buckets, or by blocks of buckets.
+        rows: Histograms by buckets, or by blocks of buckets; a row for each bin of each histogram.
         moments: The rows with the new failures.
         new_failures: How many requests of each row of `moments` became failures.
         keys: Columns that, with the time, tell which rows of both tables belong to one histogram.
@@ -144,6 +144,7 @@ def _remove_from_bins(
     for number in np.flatnonzero(to_remove):
         bin_rows = rows_by_histogram[first_row[number] : first_row[number + 1]]
         if bin_rows.size:
+            # No more than the histogram holds.
             count = min(int(to_remove[number]), int(n[bin_rows].sum()))
             n[bin_rows] -= random.multivariate_hypergeometric(n[bin_rows], count)
     return take(replace(rows, n=n), n > 0)

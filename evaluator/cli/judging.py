@@ -66,7 +66,8 @@ def _make_judge_options(
 ) -> JudgeOptions:
     """Check the values of the options on the command line. Raises UnknownName and UsageError.
 
-    `fail_on`: names of verdicts, separated by commas. `formats`: texts F[=PATH].
+    `runs`: the selection of runs to judge (latest, all, or an id). `formats`: texts F[=PATH]. `fail_on`: names of
+    verdicts whose exit code is not 0, separated by commas.
     """
     names = [name.strip().lower().replace("_", "-") for name in fail_on.split(",") if name.strip()]
     for name in names:

@@ -14,7 +14,7 @@ from evaluator.records.arrays import FloatArray, IntArray
 from evaluator.stats.shaping.reading_panels import name_of
 from evaluator.wording import format_duration, format_number
 
-EXPECTED = 20.0
+FEWEST_EXPECTED = 20.0
 """Least number of expected requests for a pause to count: by chance none comes once in 10⁸ times."""
 
 IDLE = 0.05
@@ -71,7 +71,7 @@ def _name_unanswered(context: ReadingContext, query: Query, candidate: int) -> I
         return
     expected = requests[0] * candidate_total / baseline_total  # of the candidate, by endpoint
     has_series = np.isin(np.arange(endpoints), readings.endpoint[rows[readings.arm[rows] == candidate]])
-    never = np.flatnonzero(~has_series & (expected >= EXPECTED))
+    never = np.flatnonzero(~has_series & (expected >= FEWEST_EXPECTED))
     if never.size:
         names = name_some([readings.endpoints[endpoint_code] for endpoint_code in never.tolist()])
         text = (
@@ -204,7 +204,7 @@ def _find_stop(own: FloatArray, others: FloatArray) -> tuple[int, int]:
     before, others_before = np.cumsum(own), np.cumsum(others)
     after, others_after = before[-1] - before, others_before[-1] - others_before
     # Requests of the instance per request of the others; 0: the others have too few to know.
-    share_of_others = np.where(others_before >= EXPECTED, before / np.maximum(others_before, 1.0), 0.0)
+    share_of_others = np.where(others_before >= FEWEST_EXPECTED, before / np.maximum(others_before, 1.0), 0.0)
     level = before / np.arange(1, own.size + 1)  # mean requests in a bucket before the stop
     buckets_after = np.arange(own.size - 1, -1, -1)
     # The smaller of two expectations: a burst of the others makes the first too large, an own burst the second.
@@ -214,7 +214,7 @@ def _find_stop(own: FloatArray, others: FloatArray) -> tuple[int, int]:
     excess = expected - after / IDLE
     excess[: KNOWN_BUCKETS - 1] = -np.inf  # the level is not known yet, so no stop is found there
     likeliest = int(np.argmax(excess))
-    stopped = bool(excess[likeliest] >= 0 and expected[likeliest] - after[likeliest] >= EXPECTED)
+    stopped = bool(excess[likeliest] >= 0 and expected[likeliest] - after[likeliest] >= FEWEST_EXPECTED)
     last_served = likeliest if stopped else own.size - 1
     served_buckets = last_served + 1
     # Until the stop, in each bucket: the smaller of the same two expectations.
@@ -274,7 +274,7 @@ def _find_pause(
             expected = growth.ratio * float(reference_counts[idle].sum())
             counted = float(judged_counts[idle].sum())
             is_long_enough = len(idle) > LONGER_THAN_BEFORE * longest_usual and len(idle) * bucket_s > patience_s
-            if is_long_enough and expected - counted >= EXPECTED:
+            if is_long_enough and expected - counted >= FEWEST_EXPECTED:
                 start_s, end_s = float((first_bucket + idle[0]) * bucket_s), float((first_bucket + position) * bucket_s)
                 at_end = position == buckets
                 pauses.append(_Pause(query, endpoint or "", start_s, end_s, expected, counted, at_end=at_end))
@@ -322,7 +322,7 @@ class _GrowthRatio:
         """
         latest_judged = sum(judged for judged, _ in self.latest)
         latest_reference = sum(reference for _, reference in self.latest)
-        if latest_reference < EXPECTED or self.reference < EXPECTED:
+        if latest_reference < FEWEST_EXPECTED or self.reference < FEWEST_EXPECTED:
             return 0.0
         return min(latest_judged / latest_reference, self.judged / self.reference)
 

@@ -261,7 +261,7 @@ class Watch:
 
     def _judge_at_deadline(self) -> Verdict:
         """Judge what there is at the deadline; an INCONCLUSIVE verdict names what is missing as its first reason."""
-        if self._busy is not None:
+        if self._busy is not None:  # the store was in use at the last attempt, and no time is left for another
             raise self._busy
         runs = self.subject.land()
         verdict = self.subject.judge() if runs else self.subject.judge_nothing()

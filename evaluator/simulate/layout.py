@@ -35,7 +35,7 @@ class Traffic:
     """Middle of each step, seconds from the start of the run, shape (steps,)."""
     rate: FloatArray
     """Requests per second, shape (arms, steps)."""
-    log_load: FloatArray
+    latency_shift: FloatArray
     """Shift of log latency by trend and swing, shape (steps,)."""
     users: FloatArray
     """Users of each arm, shape (arms, steps)."""
@@ -73,7 +73,8 @@ def build_versions(scenario: Scenario) -> tuple[Version, ...]:
 def build_traffic(scenario: Scenario) -> Traffic:
     """Compute the expected traffic of each arm over one run, on a grid of time steps.
 
-    It is that of an open loop: users who do not wait for responses.
+    Requests come at the expected rate whether or not responses are slow (an open loop). So users are only reported, and
+    do not follow the load. `rate_per_s` of the scenario is the rate of one arm if the traffic is split evenly.
     """
     longest_step_s = 1.0 if scenario.duration_s <= 900 else 5.0
     steps = max(1, math.ceil(scenario.duration_s / longest_step_s))
@@ -83,8 +84,8 @@ def build_traffic(scenario: Scenario) -> Traffic:
     load = (1 + scenario.load_trend * at_s / scenario.duration_s) * (
         1 + scenario.swing * np.sin(2 * np.pi * at_s / DAY_S)
     )
-    # Each phase of the split has the same length. `candidate_share` (steps,): of each candidate against baseline. An
-    # arm has weight 1 if the traffic is split evenly.
+    # Each phase of the split has the same length. `candidate_share` (steps,): share of each candidate in its own and
+    # the baseline's traffic. Weights have a mean of 1 over the arms: the total rate does not depend on the split.
     phases = len(scenario.split)
     phase = np.minimum((at_s / scenario.duration_s * phases).astype(np.int64), phases - 1)
     candidate_share = np.asarray(scenario.split)[phase]
@@ -100,6 +101,6 @@ def build_traffic(scenario: Scenario) -> Traffic:
     return Traffic(
         at_s,
         rate=scenario.rate_per_s * load * arm_weights,
-        log_load=scenario.load_latency * np.log(load),
+        latency_shift=scenario.load_latency * np.log(load),
         users=(scenario.users or 0) * arm_weights,
     )

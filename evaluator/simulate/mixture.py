@@ -67,7 +67,9 @@ def _mix_parts(scenario: Scenario, version: Version, weight: FloatArray, arm: in
     """
     traffic = build_traffic(scenario)
     leak = scenario.changes[arm - 1].leak if arm else 0.0
-    shift_in_time = _average_in_time(scenario, traffic.log_load + np.log1p(leak * traffic.at_s / scenario.duration_s))
+    shift_in_time = _average_in_time(
+        scenario, traffic.latency_shift + np.log1p(leak * traffic.at_s / scenario.duration_s)
+    )
     # Probability that any spike is active, as the number of active spikes is a Poisson number.
     spike_probability = 1 - math.exp(-scenario.spikes.share)
     heights = scenario.spikes.low + (scenario.spikes.high - scenario.spikes.low) * np.array(HEIGHTS)

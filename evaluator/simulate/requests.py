@@ -164,7 +164,7 @@ def _build_slots(
     # Latency: the level of the instance, what all arms share, then drifts of the arm and of the instance.
     level = rng.standard_normal(len(arm_of_instance)) * scenario.instance_sd
     shared = draw_ar1(rng, scenario.common, 1, steps, step_s) + draw_bursts(rng, scenario.spikes, 1, traffic.at_s)
-    log_us = level[label] + shared + traffic.log_load
+    log_us = level[label] + shared + traffic.latency_shift
     log_us += draw_ar1(rng, scenario.arm_drift, arms, steps, step_s)[arm]
     log_us += draw_ar1(rng, scenario.instance_drift, len(arm), steps, step_s)
     for candidate, change in enumerate(scenario.changes, start=1):

@@ -123,7 +123,12 @@ def _check_locustfile(plan: LoadPlan) -> None:
     command = [sys.executable, "-m", "locust", "-f", str(plan.locustfile), "--list", *plan.arguments]
     try:
         listing = subprocess.run(
-            command, capture_output=True, text=True, timeout=_IMPORT_TIMEOUT_S, check=False, env=_environment(None)
+            command,
+            capture_output=True,
+            text=True,
+            timeout=_IMPORT_TIMEOUT_S,
+            check=False,
+            env=_environment(recording_path=None),
         )
     except subprocess.TimeoutExpired:
         raise InputError(f"locustfile '{plan.locustfile}' was not imported within {_IMPORT_TIMEOUT_S:g} s") from None

@@ -358,7 +358,8 @@ def _make_runs(first_run: Run, arranged: FileRuns, filled: Collection[FilePlan])
 def _move(engine: Engine, folder: Path, plan: LandingPlan, part: _Part, run: Run) -> _Part:
     """Move a segment into the `folder` of its run, write the run into its rows, and cut it to the requested period.
 
-    A segment that is in that folder and wholly in the period stays as it is.
+    A segment that is in that folder and wholly in the period stays as it is. `part.outside` counts its rows outside of
+    the period, which are reported as left out from then on.
     """
     path = folder / part.path.name
     if path == part.path and part.outside is None:

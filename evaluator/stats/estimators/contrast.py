@@ -211,18 +211,28 @@ def contrast(
 ) -> Estimate:
     """Compare the levels of baseline and candidate by t on the scale of `difference` (method B.2, B.3).
 
-    `shown_levels`: levels of baseline and candidate to show, each (groups,). `difference`: candidate minus baseline, of
-    logarithms if the effect is a ratio (`relative`). `spread`: variance in addition to variation over time. `position`
-    (slots,): position of each slot within its run, 0 to 1. `alpha`: one-sided level of the interval. `bound`: the
-    margin on the scale of the test, not negative. `sign`: 1 if lower is better, -1 if higher is. `doubt` (groups,): how
-    much rounding may have moved the difference; if it is at least the margin, nothing is decided. `tolerance`
-    (groups,): one more bound to test, as a relative harm, if lower is better. `against_limit`: answers of the
-    candidate's own limits. `joint`: whether to keep the parts of the errors (`Estimate.loadings`).
+    Each group, all requests or one endpoint, is compared by itself.
+
+    Args:
+        shown_levels: Levels of baseline and candidate to show, each (groups,).
+        difference: Candidate minus baseline, of logarithms if the effect is a ratio.
+        spread: Variance between instances or replicates; the variance over time follows from the influence.
+        position: Position of each slot within its run, 0 to 1, shape (slots,).
+        alpha: One-sided level of the interval.
+        bound: The margin on the scale of the test, not negative.
+        sign: 1 if lower is better, -1 if higher is.
+        relative: Whether the effect is a ratio.
+        doubt: How much rounding may have moved the difference, shape (groups,). If it is at least the margin, the
+            question about the margin is not decided.
+        tolerance: One more bound to test, as a relative harm, shape (groups,); only if lower is better.
+        against_limit: Answers of the candidate's own limits.
+        joint: Whether to keep the parts of the errors (`Estimate.loadings`).
     """
     # `theta` is the effect on the scale of the test; times `sign`, positive is harm.
     theta, uncertainty = spread.find_uncertainty(difference)
     doubt = np.zeros(theta.size) if doubt is None else doubt
-    deciding = uncertainty.binding(alpha)  # of several variances, the one with the widest interval
+    # Of the variances over time and between instances, the one with the widest interval; `reach` is its half-width.
+    deciding = uncertainty.binding(alpha)
     half_width = deciding.reach + doubt
     detectable = deciding.reach + Z_OF_POWER * deciding.se + doubt
     # Where rounding alone may be as large as the margin, the margin decides nothing.

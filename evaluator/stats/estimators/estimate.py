@@ -193,10 +193,12 @@ def compute_loadings(influence: FloatArray, scores: FloatArray | None, variance:
     row is at most 1; what is missing to 1 is shared with no other estimate (method B.5).
 
     Args:
-        influence: Influence of each slot, shape (groups, slots). The parts from time are its weights on slow cosines.
+        influence: Influence of each slot, shape (groups, slots). The parts from time are its
+            projections on slow cosines.
         scores: Contributions of replicates or instances, shape (units, groups); `None` if unknown.
         variance: Variance of each estimate, shape (groups,).
     """
+    # An estimate without variance has no error to split: its loadings are 0.
     positive_variance = np.where(variance > 0, variance, np.inf)[:, None]
     parts_of_time = time_scores(influence) / np.sqrt(positive_variance)
     if scores is None:

@@ -124,7 +124,7 @@ def _sum_joined(
     Args:
         joined: Joined answers of one query and arm.
         scrapes: Arm → instance → times (ms) at which it answered a scrape.
-        drops: When counters dropped.
+        drops: When counters became smaller, which shows that their process restarted (a reset).
         names: Names of which the codes of the table are positions.
         bucket_s: Length of a bucket.
     """
@@ -142,11 +142,13 @@ def _sum_joined(
     if joined.query.kind is QueryKind.GAUGE:
         # A sample at the start belongs to the interval before.
         used = samples.ts_ms > joined.start_ms
-        amounts = _Amounts(samples.values, step_ms=np.zeros(samples.ts_ms.size), counted=used)
+        no_steps_ms = np.zeros(samples.ts_ms.size)  # a gauge is not an increase over a time
+        amounts = _Amounts(samples.values, step_ms=no_steps_ms, counted=used)
         facts = replace(facts, outside=facts.outside + int((~used).sum()))
     else:
         growth = _find_growth(joined, samples, scrapes.get(joined.arm, {}), drops)
-        # The first sample of a counter is used, too: the increase of the next sample needs it.
+        # Left out are falls: samples below the one before without a restart. The first sample of a counter is used: the
+        # increase of the next sample needs it.
         used, amounts = ~growth.left_out, growth.amounts
         facts = replace(facts, resets=growth.resets, falls=int(growth.left_out.sum()))
     # The key of each series without the bucket; codes are positions in `names`.

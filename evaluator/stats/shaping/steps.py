@@ -131,10 +131,10 @@ def _find_divisors(
 
 
 def _find_most_frequent(row_divisor: IntArray, owner: IntArray) -> IntArray:
-    """Find the most frequent divisor among the rows of each owner; of equally frequent divisors, the largest.
+    """Find the most frequent divisor (µs) of the times among the rows of each owner; of equal counts, the largest.
 
     `row_divisor` and `owner` have the shape (rows,), and owners are in rising order. Returns a divisor for each owner
-    that has rows, in this order; 1 instead of 0.
+    that has rows, in this order; 1 instead of 0, the divisor of rows whose times are all 0.
     """
     order = np.lexsort((row_divisor, owner))  # by owner, then by divisor
     sorted_divisor, sorted_owner = row_divisor[order], owner[order]
