@@ -124,7 +124,8 @@ def find_run_times(context: RequestContext, arm: str) -> list[RunTime]:
 def _select_rows(context: RequestContext, run_number: int, arm_codes: tuple[int, int]) -> tuple[BoolArray, bool]:
     """Select the rows of two arms in a run, after the warm-up; `arm_codes`: those of baseline and candidate.
 
-    Health checks are left out if both arms have other requests: a service that answers only health checks is silent.
+    Health checks are left out, since a service may still answer them when it is silent to users. They stay if an arm
+    has nothing else: then they are all that can be compared.
 
     Returns True for each selected row of the cells' moments, shape (rows,), and whether health checks were left out.
     """

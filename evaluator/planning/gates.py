@@ -112,7 +112,8 @@ def noise_of_rate(history: History, goal: Goal) -> float:
 
 
 def plan_calendar(monitoring: Monitoring, seconds: float) -> Calendar:
-    """Plan the looks of a test that lasts `seconds`, all of which are due at its end."""
+    """Plan the looks of a test that lasts `seconds`, as its data are complete: every look has become due."""
+    # The planned end is a whole second that is not before the end of the data.
     return plan_looks(
         monitoring, bucket_s=choose_bucket_s(seconds), covered_s=seconds, planned_s=float(math.ceil(seconds))
     )

@@ -171,10 +171,16 @@ def _mark_others(file: FilePlan) -> str:
 
 
 def _express_problem(file: FilePlan, exprs: Mapping[str, str], latest: datetime, middle: datetime | None = None) -> str:
-    """Write the expression for what makes a row bad; NULL for a good row.
+    """Write the SQL expression for what makes a row bad; NULL for a good row.
 
-    Its value is the name of a column of a request row, or a key of `_REASONS`. `exprs`: column of a request row → SQL
-    expression. `latest`: latest time that is allowed. `middle`: time from which no request may be far; `None`: no test.
+    Its value is the name of a column of a request row, or a key of `_REASONS`. The query around it has the converted
+    columns `ts`, `ms`, `failed` and `endpoint`, NULL where they cannot be read, and the columns of the file.
+
+    Args:
+        file: The file, with its layout: which of its columns a request row is made from.
+        exprs: Column of a request row → SQL expression.
+        latest: Latest time that is allowed.
+        middle: Time from which no request may be far; `None`: no test.
     """
     # Column of a request row → name of the first column of the file that it is made from.
     source_of = {column.target: column_name(file, column.sources[0]) for column in file.layout.columns}
@@ -191,6 +197,7 @@ def _express_problem(file: FilePlan, exprs: Mapping[str, str], latest: datetime,
         for source in (endpoint.sources if endpoint.kind == "text" else ())
     )
     layout = file.layout
+    # The column that says how many requests a row sums up, and the one that says what the row is (request or other).
     sums_up_several = f"TRY_CAST({column_name(file, layout.count_column)} AS DOUBLE) > 1" if layout.count_column else ""
     lacks_kind = f"coalesce({column_name(file, layout.kind_column)}, '') = ''" if layout.kind_column else ""
     # Of several problems, the first counts. A failure may have no response time, if its column is empty.

@@ -133,7 +133,9 @@ def _roll_up_readable(engine: Engine, file: StoreFile, segments: list[Segment], 
     """
     while True:
         readable = [segment.path for segment in segments if not segment.problem]
-        failure = None
+        failure: Exception = StoreError(
+            "the number of rows of the segments changed while they were read", hint="try again when nothing writes them"
+        )
         try:
             # The roll-up needs at least one file.
             roll_up(engine, readable or [file.empty_segment], bucket_s)
@@ -144,7 +146,7 @@ def _roll_up_readable(engine: Engine, file: StoreFile, segments: list[Segment], 
             failure = error
         # The roll-up failed or left rows out: test each segment alone, then roll up again without those with a problem.
         problems = {path: _explain_unrollable(engine, path) for path in readable}
-        if failure is not None and not any(problems.values()):
+        if not any(problems.values()):
             raise failure
         segments = [
             replace(segment, rows=0, problem=problems[segment.path]) if problems.get(segment.path) else segment

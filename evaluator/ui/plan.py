@@ -177,9 +177,11 @@ def _show_origin(history: History) -> None:
 
 
 def _make_gate_row(plan: GatePlan, goal: Goal) -> tuple[str, ...]:
-    """Make the cells of a gate: its margin, precision, what it detects, and when an unchanged release is GO.
+    """Make the cells of a gate for the table of gates.
 
-    The last cell is the share of the variance that more instances shrink, and more time does not.
+    In order: its name, its margin, half of its interval, the smallest harm that the test would detect, the chance to
+    detect the regression of the goal, the chance of GO for an unchanged release, the time after which that chance is
+    reached, and the share of the variance that only more instances shrink.
     """
     precision = plan.precision
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from evaluator.errors import StoreError
 from evaluator.records import BASELINE, RunFacts, RunState
 from evaluator.segments import read_segment
 from evaluator.store import Store, landing
@@ -237,6 +238,16 @@ def test_nothing_readable_at_all(store, new_run, rows, write):
     bad.write_bytes(b"no Parquet")
     assert store.data.land_segments(run.id).quarantined == (bad.name,)
     assert store.data.read_cells([run.id]).moments.n.sum() == 0
+
+
+def test_segments_that_change_while_they_are_read_end_with_an_error(store, new_run, rows, write, monkeypatch):
+    """Each segment has all its rows when it is tested alone, and yet all together have fewer."""
+    run = new_run()
+    write(store.data.segment_folder(run), [rows(100)])
+    monkeypatch.setattr(landing, "_explain_unrollable", lambda engine, path: "")
+    monkeypatch.setattr(landing, "count_rolled_up", lambda engine: 99)
+    with pytest.raises(StoreError, match="changed while they were read"):
+        store.data.land_segments(run.id)
 
 
 def test_statistics_do_not_hide_nan(store, new_run, rows):
