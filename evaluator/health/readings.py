@@ -115,9 +115,11 @@ def check_scrapes(context: ReadingContext) -> Iterable[Finding]:
     if worst is None or share <= TOLERATED:
         yield ok("scrapes", "no gaps")
         return
-    others = [_share_missing(fact) for fact in context.readings.facts if fact.arm != worst.arm]
+    others = [fact for fact in context.readings.facts if fact.arm != worst.arm]
+    missing_of_others = format_number(max((_share_missing(fact) for fact in others), default=0.0) * 100)
+    whose = "of any other arm's, at most" if len({fact.arm for fact in others}) > 1 else "of the other arm's"
     text = f"{format_number(share * 100)} % of the scrapes of {name_of(worst.query)} of {worst.arm} are missing"
-    text += f" ({format_number(max(others, default=0.0) * 100)} % of the other arm's)"
+    text += f" ({missing_of_others} % {whose})"
     remedy = f"find out why its scrapes fail, then run `evaluator collect {context.release}` again"
     yield grade("scrapes", text, remedy, fails=share > context.rulebook.silence)
 
