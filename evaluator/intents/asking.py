@@ -27,7 +27,7 @@ from evaluator.intents.people import may, may_ask, why_not
 from evaluator.intents.steps import PlannedHook, plan_steps
 from evaluator.pipeline.landing import land_release
 from evaluator.policy import Policy
-from evaluator.records import StoredVerdict, VerdictWord
+from evaluator.records import WHOLE, StoredVerdict, VerdictWord
 from evaluator.records.intents import (
     ANNOUNCE,
     FINAL_STATES,
@@ -149,7 +149,9 @@ def _check_promotion(store: Store, policy: Policy, request: ActionRequest, lates
     verdict = read_stored(latest)
     if request.action is Action.BREAK_GLASS:
         if verdict.word is VerdictWord.GO:
-            raise Refused(f"{request.release} is GO: it needs no override", hint="promote it")
+            whole = f"judge the whole time: {policy.command(request.release)}"
+            hint = "promote it" if verdict.period == WHOLE else whole
+            raise Refused(f"{request.release} is GO: it needs no override", hint=hint)
         if not policy.promotion.hooks.get(Action.PROMOTE):
             raise Refused("the policy names no hooks that promote", hint=NO_HOOKS)
         return

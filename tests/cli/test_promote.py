@@ -250,5 +250,7 @@ def test_a_go_on_a_part_of_the_time_promotes_nothing(run):
     )
     code, _, err = run("promote", "cart@1.9.0", "--reason", "only the good part", "--yes")
     assert (code, "the verdict is on a part of the time (--from, --to)" in err) == (3, True)
+    _, _, err = run("promote", "cart@1.9.0", "--break-glass", "--reason", "only the good part", "--yes")
+    assert "Hint: judge the whole time: evaluator verdict cart@1.9.0" in err
     assert run("verdict", "cart@1.9.0")[0] == 0
     assert run("promote", "cart@1.9.0", "--reason", "all of it", "--yes")[0] == 0
