@@ -80,7 +80,7 @@ def test_master_and_workers_started_by_hand_record_one_run(own: Path, tmp_path: 
     options = ("--master-port", port, "--master-host", "127.0.0.1")
     workers = [start(tmp_path, "--worker", *options) for _ in range(2)]
     master = start(
-        tmp_path, "--master", "--headless", "--expect-workers", "2", "-u", "6", "-r", "20", "-t", "3s",
+        tmp_path, "--master", "--headless", "--expect-workers", "2", "-u", "6", "-r", "20", "-t", "6s",
         "--master-bind-host", "127.0.0.1", "--master-bind-port", port,
     )  # fmt: skip
     for process in (master, *workers):
