@@ -57,10 +57,11 @@ def trace_quantiles(requests: RequestPairs, arm: str) -> dict[str, Any] | None:
 
 
 def trace_distribution(requests: RequestPairs, arm: str) -> dict[str, Any] | None:
-    """Compute the share of requests that baseline and candidate have done successfully by each of some times.
+    """Compute the distribution of response times: for `POINTS` times, the share of requests that succeeded by then.
 
-    The times (`ms`) are evenly spaced on a logarithmic axis. A median is `None` if half of an arm's requests fail.
-    Returns `None` if an arm has no successful request, or if the arms have no time in common.
+    `baseline` and `candidate` are the shares of these arms at the times `ms`, which are evenly spaced on a logarithmic
+    axis. A median is `None` if half of an arm's requests fail. Returns `None` if an arm has no successful request, or
+    if there is no time in which both arms had requests.
     """
     pair = requests.find_pair(arm)
     if pair is None or not pair.successes(0) or not pair.successes(1):

@@ -51,6 +51,7 @@ def trace_units(requests: RequestPairs, comparison: Comparison) -> dict[str, Any
         return None
     by_run = pair.design.kind == "replicates"
     units = _take_runs(requests, pair.panel) if by_run else _take_instances(pair.panel)
+    # Totals of each unit, shape (units,).
     n = units.total("n")
     failures, time_ms, size = (units.total(name) for name in ("failures", "time_ms", "bytes"))
     # A metric that needs quantiles, or counts of requests within a time, calls these functions.
@@ -123,10 +124,10 @@ def _find_quantiles(panel: Panel, units: _Units, n: FloatArray, probability: flo
 
     Infinite if too many requests failed, NaN for a unit without any success.
     """
-    limits_ms, histogram_unit = find_limits_ms(panel), units.histogram_unit
+    limits_ms, unit_of_cell = find_limits_ms(panel), units.histogram_unit  # limits of the bins of a histogram
     quantiles = np.full(n.size, np.nan)
-    # Every request counts once, and successes are added up: shape (units, limits).
-    done = distributions_by_row(units.bins, np.ones(histogram_unit.size), limits_ms, histogram_unit, n.size)
+    # Successes of each unit up to each limit, shape (units, limits). Each cell has the weight 1: no standardisation.
+    done = distributions_by_row(units.bins, np.ones(unit_of_cell.size), limits_ms, unit_of_cell, n.size)
     for unit in np.flatnonzero((done[:, -1] > 0) & (n > 0)):
         quantiles[unit] = Distribution(limits_ms, done[unit] / n[unit]).quantile(probability)
     return quantiles
@@ -134,6 +135,6 @@ def _find_quantiles(panel: Panel, units: _Units, n: FloatArray, probability: flo
 
 def _count_done(panel: Panel, units: _Units, limit_ms: float) -> FloatArray:
     """Count the requests of each unit that succeeded within `limit_ms`, shape (units,)."""
-    histogram_unit = units.histogram_unit
-    done_of_cell = counts_below(units.bins, find_limits_ms(panel), np.array([limit_ms]), histogram_unit.size)[0]
-    return np.asarray(np.bincount(histogram_unit, weights=done_of_cell, minlength=units.arm.size), float)
+    unit_of_cell = units.histogram_unit  # the requests of a unit are in several cells of the histograms
+    done_of_cell = counts_below(units.bins, find_limits_ms(panel), np.array([limit_ms]), unit_of_cell.size)[0]
+    return np.asarray(np.bincount(unit_of_cell, weights=done_of_cell, minlength=units.arm.size), float)

@@ -62,7 +62,10 @@ class _Layout:
 
 
 def _choose_layout(width: int) -> _Layout:
-    """Place names and changes next to the intervals on a wide page, above them on a narrow one; `width` in px."""
+    """Place names and changes next to the intervals on a wide page, above them on a narrow one; `width` in px.
+
+    In the result, positions along a row are in px, and those named `_y` are shares of its height, from its top.
+    """
     if width < 2 * NARROW:
         return _Layout(
             row_height=60,
@@ -111,10 +114,14 @@ def rank_by_margin(rows: Sequence[Comparison]) -> list[Comparison]:
 
 
 def pick_decisive(rows: Sequence[Comparison]) -> list[Comparison]:
-    """Pick the comparisons that decide: gates and holds, then the worst endpoints that are shown to be worse."""
-    required = [row for row in rows if row.must_be_within]
-    failing = [row for row in rank_by_margin([row for row in rows if row.scan]) if row.status is MetricStatus.FAIL]
-    return [*required, *failing[:MAX_FAILING_ENDPOINTS]]
+    """Pick the comparisons that decide: gates and holds, then the worst endpoints that the scan has shown to be worse.
+
+    The scan compares each endpoint by itself, beside the metrics of the policy.
+    """
+    gates_and_holds = [row for row in rows if row.must_be_within]
+    ranked_endpoints = rank_by_margin([row for row in rows if row.scan])
+    failing = [row for row in ranked_endpoints if row.status is MetricStatus.FAIL]
+    return [*gates_and_holds, *failing[:MAX_FAILING_ENDPOINTS]]
 
 
 def _find_margin_use(row: Comparison) -> _MarginUse | None:
@@ -230,7 +237,11 @@ def _write_title(ranked: Sequence[Comparison]) -> str:
 
 
 def _layer_rows(points: list[dict[str, Any]], domain: tuple[float, float], layout: _Layout) -> Any:
-    """Layer the parts of all rows, from `_make_point`: the band of what is allowed, intervals, arrows, and texts."""
+    """Layer the parts of all rows: the band of what is allowed, intervals, arrows where these are cut, and texts.
+
+    `points` has the dictionary of `_make_point` for each row. `domain` (ends of the axis), estimates and intervals are
+    harm in margins: 1 is all that is allowed.
+    """
     import altair as alt
 
     low, high = domain

@@ -115,7 +115,8 @@ def _draw_margin(
 ) -> list[Any]:
     """Draw the band of what is allowed to both sides of zero, and a dashed line with a label at its harmful edge.
 
-    `margin` is that edge, on the scale of the figure; `text` names it; `points` are those of the line of the change.
+    `margin` is that edge, on the scale of the figure, negative if a fall is harm; `text` is the margin in words;
+    `points` are those of the line of the change.
     """
     import altair as alt
 

@@ -89,7 +89,11 @@ def explain_timeline(timeline: Mapping[str, Any]) -> str:
 
 
 def _make_strips(timeline: Mapping[str, Any], readings: Sequence[Mapping[str, Any]]) -> list[_Strip]:
-    """Make the strips of latency, failures, requests and users, without those that were not recorded, then readings."""
+    """Make the strips of latency, failures, requests and users, without those that were not recorded, then readings.
+
+    `timeline` is what `trace_timeline` returns: `seconds` of load, and for each of `arms` its values at these. Each
+    of `readings` has times of its own.
+    """
     seconds, arms = timeline["seconds"], timeline["arms"]
 
     def make_series(key: str, factor: float = 1.0, *, is_median: bool = False) -> tuple[_Line, ...]:
@@ -241,8 +245,9 @@ def _draw_events(timeline: Mapping[str, Any], divisor: float, end_s: float, *, w
     import altair as alt
 
     def make_marks(times_and_texts: Iterable[tuple[float, str]]) -> list[dict[str, Any]]:
-        """Make the data of marks from times (seconds of load) and texts."""
+        """Make the data of marks from times (seconds of load) and texts; `at` is in the unit of the axis of time."""
         return [
+            # A late mark has its text at its left, where there is room.
             {"at": time_s / divisor, "what": shorten(text, 30), "late": time_s > end_s / 2}
             for time_s, text in times_and_texts
         ]

@@ -320,7 +320,7 @@ def make_heat_map(heat: HeatMap) -> Markup:
     )
     body = Markup("").join(
         Markup('<tr><th scope="row">{}</th><td>{}</td>{}</tr>').format(
-            link("release", verdict.release.id, release=verdict.release.id),
+            link("release", text=verdict.release.id, release=verdict.release.id),
             mark_up_verdict(verdict.word),
             Markup("").join(_make_heat_cell(verdict.release.id, comparison) for comparison in comparisons),
         )

@@ -60,6 +60,7 @@ def show_plan() -> None:
     release_id = None if release == NO_HISTORY else release
     policy = read_policy(workspace, *filter(None, [release_id]))
     goal = _choose_goal(assumed=release_id is None)
+    # Each part is guarded: an error in it leaves the other parts of the page.
     guarded(lambda: _show_plan(workspace, policy, release_id, goal))()
     if release_id:
         guarded(lambda: _show_other_margins(workspace, release_id))()
@@ -223,7 +224,7 @@ def _show_other_margins(workspace: Workspace, release_id: str) -> None:
     show_markup(
         "<p>{} was judged {}; with margins × {} it would be {}. Nothing is kept: a margin is changed in the policy, "
         "where others can see it.</p>",
-        link("release", release_id, release=release_id),
+        link("release", text=release_id, release=release_id),
         mark_up_verdict(verdict.word),
         f"{factor:g}",
         mark_up_verdict(with_other_margins.judgement.word),

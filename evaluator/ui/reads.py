@@ -242,7 +242,7 @@ class SidePair:
 
 @st.cache_data(max_entries=8, show_spinner="comparing …", hash_funcs=KEYS)
 def read_comparison(workspace: Workspace, policy: Policy, first: ChosenSide, second: ChosenSide) -> SidePair:
-    """Compare two sides if their fingerprints allow it."""
+    """Compare two sides if the fingerprints of their data allow it; if not, `compared` of the result is None."""
     store = open_store(workspace)
     first_side = find_side(store, first.release, first.run, first.arm)
     second_side = find_side(store, second.release, second.run, second.arm)
@@ -268,6 +268,7 @@ def read_plan_history(
     """Read what a plan is based on: how precise the stored comparisons of a release and its service were.
 
     `release_id` None: an assumed service with this rate (requests a second) and number of instances, both of each arm.
+    Requests that have not landed yet are not used: a page only reads the store.
     """
     store = open_store(workspace) if release_id else None
     return find_history(store, policy, release_id, rate_per_s=rate_per_s, instances=instances, land=False)

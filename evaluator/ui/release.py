@@ -63,7 +63,7 @@ def show_release() -> None:
     if release_id is None:
         return
     _show_answer(workspace, release_id)
-    time.sleep(HEAD_START_S)
+    time.sleep(HEAD_START_S)  # the browser shows the answer before the rest of the page arrives
     view = read_release(workspace, release_id)
     number = read_number(view)
     verdict = read_past_verdict(view, number)
@@ -73,7 +73,7 @@ def show_release() -> None:
     _show_metrics(workspace, view, verdict, number)
     _show_figures(workspace, view, verdict, newest=is_newest)
     show_health(verdict.evidence.findings)
-    guarded(lambda: show_notes(workspace, release_id))()
+    guarded(lambda: show_notes(workspace, release_id))()  # an error in it leaves the rest of the page
     show_queries(verdict)
     show_runs(view)
     show_history(view, read_summaries(workspace))
@@ -124,7 +124,10 @@ def _show_answer(workspace: Workspace, release_id: str) -> None:
 
 
 def _show_banner(workspace: Workspace, release_id: str) -> None:
-    """Show the verdict with its notes, and a button that shows the whole page again if there is a newer verdict."""
+    """Show the verdict with its notes, and a button that shows the whole page again if there is a newer verdict.
+
+    The banner refreshes by itself; `seen-…` keeps how many verdicts there were when the whole page was last shown.
+    """
     view = read_release(workspace, release_id)
     verdict = read_past_verdict(view, read_number(view))
     if verdict is None:
