@@ -84,8 +84,8 @@ def trace_units(requests: RequestPairs, comparison: Comparison) -> dict[str, Any
 
 def _take_instances(panel: Panel) -> _Units:
     """Take the instances of both arms as units."""
-    rows = panel.rows
-    # Each row of instances names the cell of its histogram: turned around, the instance of each cell.
+    rows = panel.rows  # a row per instance, time and endpoint
+    # The panel has the cell of the histograms of each row; wanted is the instance of each cell.
     histogram_unit = np.zeros(rows.histogram_rows, dtype=np.int64)
     histogram_unit[rows.histogram] = rows.instance
     sums = {"n": rows.n, "failures": rows.failures, **rows.totals}
@@ -101,13 +101,15 @@ def _take_instances(panel: Panel) -> _Units:
 
 def _take_runs(requests: RequestPairs, panel: Panel) -> _Units:
     """Take the runs of each arm as units: first all runs of the baseline, then the same runs of the candidate."""
-    runs = panel.runs
-    run_of_slot = np.searchsorted(runs, panel.run)  # index in `runs`
-    # Cells of the histograms have the shape (2 arms, endpoints, stride), and stride may exceed the number of slots.
+    runs = panel.runs  # codes of the runs in the cells, sorted
+    run_of_slot = np.searchsorted(runs, panel.run)  # each slot is a part of one run; its index in `runs`
+    # Cells of the histograms have the shape (2 arms, endpoints, stride). Stride may exceed the number of slots: cells
+    # beyond the last slot are empty, and may count for any run.
     padding = np.zeros(panel.stride - run_of_slot.size, run_of_slot.dtype)
     run_of_cell = np.tile(np.append(run_of_slot, padding), len(panel.endpoints))
-    sums = {"n": panel.n, "failures": panel.failures, **panel.totals}
+    sums = {"n": panel.n, "failures": panel.failures, **panel.totals}  # each of shape (2 arms, endpoints, slots)
     names = tuple(f"run {number} ({requests.cells.runs[code]})" for number, code in enumerate(runs.tolist(), start=1))
+    # The unit of a run is its index for the baseline, and this index + the number of runs for the candidate.
     return _Units(
         names * 2,
         arm=np.repeat([0, 1], runs.size),

@@ -198,7 +198,9 @@ def _make_point(
 ) -> dict[str, Any]:
     """Make the data of row `index` of the figure: its positions, its texts and colours.
 
-    What lies outside of `domain` (in margins) is cut: an estimate is None, an end of the interval gets an arrow.
+    Vertical positions (`place` is that of the interval) are in rows, from the top. Horizontal ones are harm in margins.
+    What lies outside of `domain`, the ends of the axis, is cut: an estimate is None, an end of the interval is moved
+    to the end of the axis, where `more` or `less` places an arrow.
     """
     low, high = domain
     mark, mark_color = MARKS[row.status] if row.rule.role is not Role.WATCH else ("·", MUTED)
@@ -211,7 +213,7 @@ def _make_point(
         "estimate": use.estimate if low <= use.estimate <= high else None,
         "lower": min(max(use.lower, low), high),
         "upper": max(min(use.upper, high), low),
-        # Where an arrow shows that the interval goes on to the right, and to the left.
+        # Where an arrow shows that the interval goes on to the right, and to the left; None: no arrow.
         "more": high if use.upper > high else None,
         "less": low if use.lower < low else None,
         "mark": mark,
@@ -274,7 +276,7 @@ def _draw_allowed(row_count: int, y_scale: Any, layout: _Layout) -> list[Any]:
     """Draw in every row the band of what is allowed (one margin to both sides), its harmful edge, and zero."""
     import altair as alt
 
-    boxes = [
+    boxes = [  # up to 0.96 of the height of the row: a gap separates the bands
         {"lower": -1, "upper": 1, "edge": 1, "zero": 0, "top": index + layout.band_top_y, "bottom": index + 0.96}
         for index in range(row_count)
     ]

@@ -31,7 +31,8 @@ def draw_over_time(row: Comparison, curve: Mapping[str, Any], *, color: str, wid
     """Draw the change of a comparison after each look, with its interval, the margin, and the time of the decision.
 
     `curve` is what `trace_over_time` returns: lists of `seconds`, `estimate`, `lower` and `upper` with an entry per
-    look (`None`: not known, for an end of the interval: infinite), and `decided_at_s` (`None`: not shown to be worse).
+    look. An estimate that is `None` is not known; `lower` or `upper` is `None` where that end of the interval is
+    infinite. `decided_at_s` is `None` if the metric was not shown to be worse.
     """
     import altair as alt
 

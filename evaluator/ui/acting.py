@@ -123,9 +123,10 @@ def start_worker() -> None:
 )
 def _start_thread(workspace: Workspace) -> threading.Thread:
     """Start a worker; the cache calls this once per store and policy, so that all readers share one thread."""
+    stop = threading.Event()  # never set: the thread ends with the process
     worker = threading.Thread(
         target=run_worker,
-        args=(open_store(workspace), partial(read_policy, workspace), threading.Event()),
+        args=(open_store(workspace), partial(read_policy, workspace), stop),
         kwargs={"say": _log.warning},
         daemon=True,
         name="worker",

@@ -241,7 +241,7 @@ def make_metrics_table(
             heading, chosen = "metric", {"metric": comparison.rule.name, "arm": comparison.arm}
         name = name_row(comparison, with_arm=with_arms)
         name_cell = Markup('{}<span class="reason">{}</span>').format(
-            link("release", name, at=heading, release=release_id, **chosen),
+            link("release", text=name, at=heading, release=release_id, **chosen),
             clean(comparison.reason or comparison.no_data or ""),
         )
         interval = draw_interval(comparison, to_css_color(colors[comparison.arm]))

@@ -180,17 +180,19 @@ def _show_origin(history: History) -> None:
 def _make_gate_row(plan: GatePlan, goal: Goal) -> tuple[str, ...]:
     """Make the cells of a gate for the table of gates.
 
-    In order: its name, its margin, half of its interval, the smallest harm that the test would detect, the chance to
-    detect the regression of the goal, the chance of GO for an unchanged release, the time after which that chance is
-    reached, and the share of the variance that only more instances shrink.
+    In order: its name; its margin; the half-width of its interval; the smallest harm that the test detects with the
+    chance that the goal requires; the chance to detect the harm of the goal, and that harm; the chance of GO for an
+    unchanged release; the time and requests after which that is the chance that the goal requires; and the share of
+    the variance that only more instances shrink.
     """
-    precision = plan.precision
+    precision, smallest_detected = plan.precision, plan.finds
 
     def write_harm(harm: float) -> str:
         """Write a harm as a margin is written: in percent if relative (0.1 = 10 %), else in the metric's unit."""
         return format_margin(Margin(harm, relative=precision.relative), precision.unit)
 
-    go_after = "never"  # with these instances, however long the test is
+    # Infinite: a GO does not get that chance, however long the test is, or with no number of instances.
+    go_after = "never"
     if math.isfinite(plan.go_after_s):
         go_after = f"{format_duration(plan.go_after_s)}, {format_count(round(plan.requests))} requests"
     elif math.isfinite(plan.go_instances):
@@ -199,7 +201,7 @@ def _make_gate_row(plan: GatePlan, goal: Goal) -> tuple[str, ...]:
         name_metric(precision.rule),
         format_margin(precision.rule.margin, precision.unit),
         f"± {write_harm(plan.half_width)}",
-        f"+{write_harm(plan.finds)}" if math.isfinite(plan.finds) else "nothing",
+        f"+{write_harm(smallest_detected)}" if math.isfinite(smallest_detected) else "nothing",
         f"{plan.found_chance:.0%} (+{write_harm(goal.harm(precision))})",
         f"{plan.go_chance:.0%}",
         go_after,
