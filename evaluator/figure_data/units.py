@@ -103,8 +103,8 @@ def _take_runs(requests: RequestPairs, panel: Panel) -> _Units:
     """Take the runs of each arm as units: first all runs of the baseline, then the same runs of the candidate."""
     runs = panel.runs  # codes of the runs in the cells, sorted
     run_of_slot = np.searchsorted(runs, panel.run)  # each slot is a part of one run; its index in `runs`
-    # Cells of the histograms have the shape (2 arms, endpoints, stride). Stride may exceed the number of slots: cells
-    # beyond the last slot are empty, and may count for any run.
+    # Cells of the histograms have the shape (2 arms, endpoints, stride). Stride exceeds the number of slots only in a
+    # panel of an earlier look; units are shown of all data, where nothing is padded.
     padding = np.zeros(panel.stride - run_of_slot.size, run_of_slot.dtype)
     run_of_cell = np.tile(np.append(run_of_slot, padding), len(panel.endpoints))
     sums = {"n": panel.n, "failures": panel.failures, **panel.totals}  # each of shape (2 arms, endpoints, slots)
