@@ -38,7 +38,7 @@ def trace_quantiles(requests: RequestPairs, arm: str) -> dict[str, Any] | None:
         pair.design,
         [QuantileQuestion(q / 100) for q in percents],
         alpha=pair.alpha,
-        sd_instance=pair.prior.sd_latency,
+        sd_instance=pair.prior.sd_latency,  # how much instances are known to differ (log ratio)
     )
     estimates = [(q, answer.estimate) for q, answer in zip(percents, answers, strict=True)]
     # All arrays of an estimate have one entry, [0]: all endpoints are one group.

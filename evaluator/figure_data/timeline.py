@@ -174,7 +174,7 @@ def _find_quantiles(cells: Cells, axis: Axis, arm_code: int, n: FloatArray) -> t
     counts = np.bincount(slot_and_bin, weights=bins.n[in_arm], minlength=axis.slots * bin_count)
     # Successes up to each limit of a bin, with a 0 at the lowest limit: shape (slots, bins + 1).
     cumulative = np.pad(np.cumsum(counts.reshape(axis.slots, bin_count), axis=1), ((0, 0), (1, 0)))
-    limits_ms = bin_limits_ms(bin_count - 1, cells.grid_us / 1000)
+    limits_ms = bin_limits_ms(bin_count - 1, cells.grid_us / 1000)  # of the bins up to the last; step of the times, ms
     for slot in np.flatnonzero(n):
         # Bins hold successes only, and `n` all requests: the last share is below 1 if some failed.
         curve = Distribution(limits_ms, cumulative[slot] / n[slot])
@@ -184,7 +184,7 @@ def _find_quantiles(cells: Cells, axis: Axis, arm_code: int, n: FloatArray) -> t
 
 def _trace_users(cells: Cells, axis: Axis, arm_code: int) -> list[float | None] | None:
     """Return the highest user count of an arm in each slot (`None`: no count); `None` if no users were recorded."""
-    loads = cells.loads
+    loads = cells.loads  # counts of users
     in_arm = loads.arm == arm_code
     if not in_arm.any():
         return None

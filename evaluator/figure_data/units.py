@@ -138,5 +138,6 @@ def _find_quantiles(panel: Panel, units: _Units, n: FloatArray, probability: flo
 def _count_done(panel: Panel, units: _Units, limit_ms: float) -> FloatArray:
     """Count the requests of each unit that succeeded within `limit_ms`, shape (units,)."""
     unit_of_cell = units.histogram_unit  # the requests of a unit are in several cells of the histograms
-    done_of_cell = counts_below(units.bins, find_limits_ms(panel), np.array([limit_ms]), unit_of_cell.size)[0]
-    return np.asarray(np.bincount(unit_of_cell, weights=done_of_cell, minlength=units.arm.size), float)
+    # Of shape (1 limit, cells).
+    done = counts_below(units.bins, find_limits_ms(panel), np.array([limit_ms]), unit_of_cell.size)
+    return np.asarray(np.bincount(unit_of_cell, weights=done[0], minlength=units.arm.size), float)

@@ -120,7 +120,7 @@ def _make_strips(timeline: Mapping[str, Any], readings: Sequence[Mapping[str, An
 
     p95_title = f"p95 (thin line: median): {write_peaks('p95_ms', 1, 'ms')}"
     latency = (*make_series("p95_ms"), *make_series("p50_ms", is_median=True))
-    strips = [
+    strips = [  # name, unit, title, series
         _Strip("p95 (thin: median)", "ms", p95_title, latency),
         _Strip("failures", "%", f"Failures: {write_peaks('failures', 100, '%')}", make_series("failures", 100.0)),
         _Strip("requests", "/s", f"Requests: {write_peaks('per_s', 1, '/s')}", make_series("per_s")),

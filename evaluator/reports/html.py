@@ -432,6 +432,7 @@ class _Report:
                 ("judge", verdict.judge),
                 ("false alarms", f"{alpha} over all gates together (alpha)"),
                 ("monitoring", f"{monitoring.get(verdict.monitoring, 'at any time')} ({verdict.monitoring})"),
+                # Tests are one-sided, so an interval leaves out alpha on each side.
                 ("intervals", f"{format_number((1 - 2 * verdict.alpha) * 100)} %"),
                 ("policy", f"{verdict.policy_path} {verdict.policy_hash}".strip() or "–"),
                 ("data", verdict.data_hash or "–"),

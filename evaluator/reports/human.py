@@ -187,7 +187,7 @@ def _make_row(row: Comparison, writer: _Writer, label_counts: Mapping[str, int])
     label, change, margin = label_row(row), format_effect(row), format_allowed(row)
     # The metric's note, such as at which quantile values are cut, tells rows of the same label apart.
     label += row.rule.metric.note if label_counts[label] > 1 else ""
-    status = mark_status(row, "·")
+    status = mark_status(row, watched_mark="·")
     if writer.width < WIDE:
         change = change.replace(" … ", "…")
         margin = margin.split(", ")[0]  # without limits: reasons name them

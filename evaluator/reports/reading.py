@@ -224,7 +224,7 @@ def _to_comparison(plain: Mapping[str, Any], policy_metrics: Sequence[Mapping[st
         p_value=plain["p_value"],
         p_value_adjusted=plain["p_value_adjusted"],
         reason=plain["reason"],
-        view=View(**plain["view"]) if "view" in plain else None,
+        view=View(**plain["view"]) if "view" in plain else None,  # probabilities for people, which decide nothing
     )
 
 

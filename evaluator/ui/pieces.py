@@ -253,7 +253,7 @@ def make_metrics_table(
 def mark_up_status(comparison: Comparison) -> Markup:
     """Write the status of a comparison with its mark, coloured."""
     return Markup('<span class="status {}">{}</span>').format(
-        _find_status_class(comparison), mark_status(comparison, "· shown only")
+        _find_status_class(comparison), mark_status(comparison, watched_mark="· shown only")
     )
 
 
@@ -342,7 +342,7 @@ def _make_heat_cell(release_id: str, comparison: Comparison | None) -> Markup:
         _find_status_class(comparison),
         write_address("release", at="metric", release=release_id, metric=comparison.rule.name, arm=comparison.arm),
         clean(label),
-        mark_status(comparison, "·").split(" ")[0],  # without its word
+        mark_status(comparison, watched_mark="·").split(" ")[0],  # without its word
         change,
     )
 

@@ -265,7 +265,7 @@ def _write_conclusion(report: CalibrationReport) -> str:
     overall = report.overall
     if not overall.judged:
         return "Too little history to know: no stored baseline can be compared with itself."
-    low, high = overall.interval(overall.no_go)
+    low, high = overall.interval(overall.no_go)  # 95 % interval of the share that is NO-GO
     observed = f"{overall.no_go} of {overall.judged} identical releases were NO-GO ({low:.1%} to {high:.1%})"
     sentences = {"cries_wolf": "It raises too many false alarms", "keeps": "False alarms are within the limit"}
     if report.conclusion in sentences:
@@ -278,7 +278,11 @@ def _write_conclusion(report: CalibrationReport) -> str:
 
 
 def _make_tally_row(tally: Tally) -> tuple[str, ...]:
-    """Make the cells of a tally: how halves were made, what was changed in one, and the shares of NO-GO and GO."""
+    """Make the cells of a tally, which counts verdicts on stored data that were split into two halves.
+
+    In order: by what the data were split, what was changed in one half, how many verdicts there are, and the shares
+    that are NO-GO and GO.
+    """
     change = tally.change
     if change.latency:
         regression = f"latency +{change.latency:.0%}"
@@ -288,7 +292,7 @@ def _make_tally_row(tally: Tally) -> tuple[str, ...]:
         regression = "nothing changed"
 
     def write_share(count: int) -> str:
-        """Write `count` of the judged halves as a share with its interval; a dash if none were judged."""
+        """Write `count` as a share of the tally's verdicts with its 95 % interval; a dash without verdicts."""
         if not tally.judged:
             return "–"
         low, high = tally.interval(count)
