@@ -89,10 +89,10 @@ def explain_timeline(timeline: Mapping[str, Any]) -> str:
 
 
 def _make_strips(timeline: Mapping[str, Any], readings: Sequence[Mapping[str, Any]]) -> list[_Strip]:
-    """Make the strips of latency, failures, requests and users, without those that were not recorded, then readings.
+    """Make the strips: small charts of latency, failures, requests and users over time, then one per reading.
 
-    `timeline` is what `trace_timeline` returns: `seconds` of load, and for each of `arms` its values at these. Each
-    of `readings` has times of its own.
+    Those of what was not recorded are left out. `timeline` is what `trace_timeline` returns: `seconds` of load, and for
+    each of `arms` its values at these. Each of `readings` has times of its own.
     """
     seconds, arms = timeline["seconds"], timeline["arms"]
 
@@ -206,7 +206,7 @@ def _draw_lines(strip: _Strip, x: Any, slot_s: float, divisor: float, colors: Ma
             "time": (start_s + half_slot_s) / divisor,
             "value": value,
             "arm": line.arm,
-            "series": f"{line.arm}{line.is_median}",
+            "series": f"{line.arm}{line.is_median}",  # each text is a line of its own
             "thin": line.is_median,
         }
         for line in strip.series
