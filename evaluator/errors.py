@@ -49,6 +49,7 @@ class UnknownName(UsageError):
 
 
 def _suggestion(name: str, names: list[str]) -> str:
+    """Write the end of the message about a name that is not among `names`: what was probably meant, else the names."""
     near = difflib.get_close_matches(name, names, n=2, cutoff=0.6)
     if near:
         return "; did you mean " + " or ".join(f"'{n}'" for n in near) + "?"

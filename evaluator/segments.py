@@ -142,6 +142,7 @@ class SegmentWriter:
     """
 
     def __init__(self, folder: Path, worker: str) -> None:
+        """Make the folder if it is missing. `worker`: the process that writes; its name is in those of the segments."""
         self.folder, self.worker = folder, worker
         self.rows = 0
         """Rows written."""

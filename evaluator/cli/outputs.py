@@ -78,11 +78,16 @@ def _parse_format(text: str) -> Output:
 
 
 def _find_report(files: Sequence[tuple[str, Path]]) -> str:
-    """Return the path of the file that a person would open first; empty without files. `files`: format and path."""
-    paths_by_format = {name: path for name, path in reversed(files) if name not in BESIDE}
-    for name in (*READABLE, *(name for name, _ in files)):
-        if name in paths_by_format:
-            return str(paths_by_format[name])
+    """Return the path of the written file that a person would open first, or "" if there is none.
+
+    `files`: format and path of each file. Formats that publish their text (`BESIDE`) do not count.
+    """
+    # Reversed: of several files of one format, the first one counts.
+    path_by_format = {name: path for name, path in reversed(files) if name not in BESIDE}
+    formats_by_preference = [*READABLE, *(name for name, _ in files)]
+    for name in formats_by_preference:
+        if name in path_by_format:
+            return str(path_by_format[name])
     return ""
 
 

@@ -153,7 +153,10 @@ class BaseHook(Generic[O]):
         return self._attempt(lambda: self._execute(context), context)
 
     def undo(self, context: HookContext, earlier: Json) -> Outcome:
-        """Restore the value from before the execution, as `read` returned it; None: there was none."""
+        """Restore `earlier`, the value from before the execution, as `read` returned it; None: there was none.
+
+        A hook that reads no value, because its class has no `_read`, is undone without one.
+        """
         if context.dry_run:
             return Outcome("acknowledged", f"dry run, nothing was undone: {self.describe()}")
         reads_value = type(self)._read is not BaseHook._read  # noqa: SLF001 - the hook's own method
@@ -228,7 +231,7 @@ class BaseHook(Generic[O]):
                 "failed", f"{self.kind} was not executed: the intent expired at {context.expires_at:%H:%M:%S}"
             )
         try:
-            outcome = self._call(operation)
+            outcome = self._call(operation)  # a package that is not installed is a HookError
         except EvaluatorError as error:
             outcome = _to_failed_outcome(error)
         except MaybeSent as error:
@@ -272,7 +275,7 @@ def make_hook(kind: str, options: Mapping[str, Any], environment: Mapping[str, s
         raise UnknownName("hook", kind, HOOKS)
     hook_class = HOOKS[kind]
     hook = hook_class(_read_options(kind, hook_class.Options, options), environment)
-    if not isinstance(hook, Hook):
+    if not isinstance(hook, Hook):  # the class of another package may lack methods
         raise HookError(
             f"{hook_class.__module__}.{hook_class.__name__} is not a hook", hint="docs/hooks.md lists what a hook needs"
         )
