@@ -184,6 +184,7 @@ def _find_free_number(folder: Path, worker: str) -> int:
 
 
 def _write_parquet(table: pa.Table, sink: Path | pa.NativeFile) -> None:
+    """Write request rows as a segment: fast, rather than as small as possible."""
     # Times rarely repeat: a dictionary of them would take a third of the time to write, and more space than the times.
     repeated = [name for name in table.column_names if name not in ("ts", "response_time_ms")]
     pq.write_table(table, sink, compression="lz4", write_statistics=False, store_schema=True, use_dictionary=repeated)

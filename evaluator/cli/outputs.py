@@ -34,7 +34,7 @@ def parse_formats(format_options: Sequence[str]) -> list[Output]:
         raise UsageError("two formats cannot both go to stdout", hint="give all but one a path: --format json=FILE")
     paths = [path.resolve() for _, path in outputs if path is not None]
     for path in paths:
-        if paths.count(path) > 1 and not _is_special(path):
+        if paths.count(path) > 1 and not _is_special(path):  # a device such as /dev/null takes several
             raise UsageError(f"two formats cannot both go to '{path}'", hint="give each a file of its own")
     return outputs
 

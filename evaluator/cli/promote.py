@@ -147,6 +147,7 @@ def execute_or_wait(
 ) -> int:
     """Execute an intent, show its state and return the exit code.
 
+    0: done, or left to others as requested; 4: failed, or the outcome is unknown; 3: nothing was executed, or not yet.
     `queue`: leave the execution to the app or a worker. `wait_s`: how long to wait (s) for approvals, or until another
     process has executed it; `None`: do not wait.
     """

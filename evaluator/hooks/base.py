@@ -305,7 +305,11 @@ class Step:
 
 
 def make_step(kind: str, options: Mapping[str, Any]) -> Step:
-    """Make a hook with its time limit from its options in the policy. Raises the errors of `make_hook`."""
+    """Make a hook, with its time limit and whether it is required, from its options in the policy.
+
+    Raises the errors of `make_hook`.
+    """
+    # Options that hooks of every kind have; `make_hook` reads those of the kind.
     common_options = {name: value for name, value in options.items() if name in HookOptions.model_fields}
     common = _read_options(kind, HookOptions, common_options)
     return Step(make_hook(kind, options), common.required, common.time_limit)
@@ -324,7 +328,7 @@ def run_hook(
     if not context.dry_run:
         earlier = _call_in_time(step, limited_context, step.hook.read)
         if isinstance(earlier, _FailedCall):
-            return replace(earlier.outcome, state="failed")
+            return replace(earlier.outcome, state="failed")  # never unknown: reading changes nothing
         store_earlier(earlier)
     result = _call_in_time(step, limited_context, lambda: step.hook.execute(limited_context))
     outcome = result.outcome if isinstance(result, _FailedCall) else result
@@ -380,7 +384,7 @@ def _call_in_time(step: Step, context: HookContext, call: Callable[[], T]) -> T 
 
     worker = threading.Thread(target=work, daemon=True, name=f"hook {step.hook.kind}")
     worker.start()
-    worker.join(max(context.left_s(), 0.0) + GRACE_S)
+    worker.join(max(context.left_s(), 0.0) + GRACE_S)  # a hook that ends by itself at the limit is waited for
     if result:
         return result[0]
     text = f"{step.hook.kind} did not end within {step.time_limit_s:g} s; it may still be running"

@@ -104,6 +104,7 @@ class Http(BaseHook[HttpOptions]):
     Options = HttpOptions
 
     def __init__(self, options: HttpOptions, environment: Any = None) -> None:
+        """Set whether it may be repeated: as the options say, else by the method of the request."""
         super().__init__(options, environment)
         if options.idempotent is None:  # by the definition of HTTP, all other methods do no harm if they are repeated
             self.idempotent = options.method not in ("POST", "PATCH")

@@ -74,6 +74,7 @@ class Kubernetes(BaseHook[KubernetesOptions]):
     Options = KubernetesOptions
 
     def __init__(self, options: KubernetesOptions, environment: Mapping[str, str] | None = None) -> None:
+        """Set whether it may be repeated, which depends on what it does."""
         super().__init__(options, environment)
         # All can be repeated without harm, except `promote`: each time, the Rollout goes one step further.
         self.idempotent = options.rollout is None or options.rollout.do != "promote"
@@ -150,9 +151,9 @@ class Kubernetes(BaseHook[KubernetesOptions]):
     # -------------------------------------------------------------- Argo Rollouts
 
     def _change_rollout(self, resource: Json, change: str) -> Outcome:
-        """Make a change of a Rollout, unless it is in that state already: promote, promote_full, abort or retry.
+        """Change a Rollout, unless it is in the state that the change leads to. Raises HookError, MaybeSent.
 
-        `resource`: the Rollout as it was read. Raises HookError, MaybeSent.
+        `resource`: the Rollout as it was read. `change`: promote, promote_full, abort or retry.
         """
         earlier = _read_rollout_state(resource)
         status = resource.get("status") or {}
