@@ -122,7 +122,7 @@ class Extensions(Lazy[Any]):
         place = self.places[name]
         try:
             return load_object(place)
-        except Exception as error:
+        except Exception as error:  # the code of another package may raise anything
             hint = "install it again"
             if self.extra:
                 hint += f", or the packages that it needs: pip install 'release-evaluator[{self.extra}]'"

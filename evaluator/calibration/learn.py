@@ -202,7 +202,8 @@ def _learn_from_instances(run: _RunComparison) -> Iterator[_Variances]:
 def _learn_from_replicates(runs: Sequence[_RunComparison]) -> Iterator[_Variances]:
     """Learn from runs with one instance a side: the variance of their shifts beyond that by time.
 
-    It is halved, because each shift is the difference of two instances.
+    A shift is the change from baseline to candidate. Its variance is halved, because it is the difference of two
+    instances.
     """
     if len(runs) >= 2:
         latency = _find_excess_variance([run.latency for run in runs], time_only=True)
@@ -213,7 +214,8 @@ def _learn_from_replicates(runs: Sequence[_RunComparison]) -> Iterator[_Variance
 def _find_excess_variance(shifts: Sequence[_RunShift], *, time_only: bool) -> float:
     """Return the variance between runs of their shifts, minus the mean of the variances that single runs show.
 
-    `time_only`: of what a run shows, only the variance by time is subtracted, not that between instances.
+    A shift is the change from baseline to candidate in one run. `time_only`: of what a run shows, only the variance by
+    time is subtracted, not that between instances.
     """
     own_variances = [float(shift.time.variance[0]) if time_only else shift.variance for shift in shifts]
     return float(np.var([shift.value for shift in shifts], ddof=1) - np.mean(own_variances))

@@ -220,7 +220,7 @@ def _make_cases(group: Stored, max_cases: int, random: np.random.Generator) -> I
     runs = [cells for cells in all_runs if (cells.moments.arm == 0).any()]  # those with a baseline
     if len(runs) >= 4:
         count = min(PAIRINGS, max_cases)
-        # As above: n runs have no more than n - 1 independent differences.
+        # As above: n runs have no more than n - 1 independent differences, here each in one direction.
         yield "replicates", float(min(count, len(runs) - 1)), _pair_at_random(runs, count, random)
     else:
         count = min(TIME_SPLITS, max_cases)

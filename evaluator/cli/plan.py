@@ -254,6 +254,7 @@ def _to_plain(
                 "unit": precision.unit,
                 "regression": goal.harm(precision),
                 **plan_numbers,
+                # Over time after `reference_s` seconds (more time shrinks it), and between instances.
                 "variance": {
                     "moving": precision.moving,
                     "reference_s": precision.reference_s,
