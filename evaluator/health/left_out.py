@@ -55,6 +55,7 @@ def _judge_failures(context: RequestContext, baseline: ArmRows, candidate: ArmRo
         p_value = _p_more_failures(part.rows, part.failures, judged.requests, judged.failures, judged.burst_size)
         if part.kind not in {LeftOutKind.BAD_ROW, LeftOutKind.LONE_REPLICATE}:
             # What affects these rows of both arms, such as cold caches in the warm-up, is not caused by the candidate.
+            # Bad rows, and replicates with one arm only, have no cause that both arms share.
             for baseline_part in baseline.left_out:
                 if (baseline_part.kind, baseline_part.detail) == (part.kind, part.detail):
                     p_value = max(p_value, _p_worse_part(baseline, baseline_part, candidate, part, judged.burst_size))
@@ -123,7 +124,10 @@ def _count_left_out(context: RequestContext, kind: LeftOutKind) -> dict[str, int
 
 
 def _judge_bad_rows(context: RequestContext, rows_read: Mapping[str, int]) -> Iterable[Finding]:
-    """Fail if bad rows are more than the policy allows, or their share differs between the arms; else warn."""
+    """Fail if bad rows are more than the policy allows, or their share differs between the arms; else warn.
+
+    `rows_read`: rows read of each arm, at least 1.
+    """
     bad_rows = _count_left_out(context, LeftOutKind.BAD_ROW)
     if not any(bad_rows.values()):
         return
@@ -132,8 +136,8 @@ def _judge_bad_rows(context: RequestContext, rows_read: Mapping[str, int]) -> It
     remedy = "correct the files and import them again under another release id"
     if max(count / rows_read[arm] for arm, count in bad_rows.items()) > allowed_share:
         yield fail("coverage", f"{text}; more than {format_number(allowed_share * 100)} % (health.coverage)", remedy)
-    elif lopsided := _find_lopsided(bad_rows, rows_read):
-        why = f"{text}; the shares differ, so the rows that remain are no fair sample of {lopsided[0]} and baseline"
+    elif candidates := _find_lopsided(bad_rows, rows_read):  # names of candidates whose share is not the baseline's
+        why = f"{text}; the shares differ, so the rows that remain are no fair sample of {candidates[0]} and baseline"
         yield fail("coverage", why, remedy)
     else:
         yield warn("coverage", text, remedy)

@@ -44,7 +44,7 @@ def check_overlap(context: RequestContext) -> Iterable[Finding]:
 
 
 def _find_spans(context: RequestContext, arm_code: int) -> Spans:
-    """Find the first and the last bucket of an arm in each run in which it has requests."""
+    """Find the first and the last bucket of an arm in each run (by number) in which it has requests."""
     moments = context.cells.moments
     rows = moments.arm == arm_code
     spans: Spans = {}
@@ -64,7 +64,8 @@ def _find_lone_replicates(context: RequestContext, arm: str, baseline: Spans, ca
         replicates = len(baseline.keys() | candidate.keys())
         text = f"{len(lone)} of {replicates} replicates have one arm only and are not compared"
         without_candidate = len(baseline.keys() - candidate.keys())
-        if without_candidate > context.rulebook.silence * replicates:
+        allowed_share = context.rulebook.silence
+        if without_candidate > allowed_share * replicates:
             text = f"{text}; {arm} has no request in {without_candidate} of them"
             yield fail(NAME, text, f"find out why {arm} did not answer in these replicates, or leave them out")
         else:
@@ -72,8 +73,11 @@ def _find_lone_replicates(context: RequestContext, arm: str, baseline: Spans, ca
 
 
 def _judge_apart(context: RequestContext, arm: str, baseline: Spans, candidate: Spans) -> Finding:
-    """Judge replicates whose arms did not run at the same time: with three or more a warning, else no GO."""
-    replicates = len(context.panels[arm].paired)
+    """Judge replicates whose arms did not run at the same time: with three or more a warning, else no GO.
+
+    `arm`: name of the candidate; `baseline`, `candidate`: run → first and last bucket of that arm.
+    """
+    replicates = len(context.panels[arm].paired)  # `paired`: run → did its arms overlap in time?
     text = f"{arm} and baseline ran at different times"
     # If arms of *different* replicates ran together, their files were not matched by their times.
     met_another = any(
@@ -135,7 +139,7 @@ def _judge_unmatched(context: RequestContext, arm: str, panel: Panel) -> Finding
     shares = [  # of baseline and candidate
         float((requests * without_counterpart).sum()) / max(float(requests.sum()), 1.0) for requests in panel.n
     ]
-    if max(shares) > MAX_DROPPED:
+    if max(shares) > MAX_DROPPED:  # largest share without a finding
         share = f"{max(shares) * 100:.1f} %"
         return warn(NAME, f"{share} of an arm's requests have no counterpart at the same time and endpoint")
     baseline = int(moments.n[moments.arm == 0].sum())

@@ -96,7 +96,10 @@ class _ScrapeSilence:
 
 
 def _describe_silence(context: ReadingContext, arm: str, silence: _ScrapeSilence, periods: Times) -> Finding:
-    """Word a silence of rank 1 or 2 as a finding; `periods`: times for which readings are expected."""
+    """Word a silence as a finding: holes (rank 1) or no samples at the end (rank 2).
+
+    `periods`: times for which readings are expected.
+    """
     subject = f"{silence.query} of {arm}" if silence.query else arm
     period = format_duration(silence.expected_s)
     since, until = show_clock(silence.since_ms), show_clock(silence.until_ms)
@@ -108,7 +111,7 @@ def _describe_silence(context: ReadingContext, arm: str, silence: _ScrapeSilence
     length = format_duration((silence.until_ms - silence.since_ms) / 1000)
     text = f"{subject} falls silent at {since}: no readings in the last {length} of {period}"
     remedy = "find out why it ended before the load did, then load again"
-    if not context.intervals:
+    if not context.intervals:  # there was no load
         start_ms = max(periods[0][0], silence.first_ms)
         command = f"evaluator collect {context.release} {show_period(start_ms, silence.last_ms)}"
         remedy = f"find out why it ended; only if it ended on purpose, judge the time before: `{command}`"
@@ -169,7 +172,10 @@ def _find_failure_queries(context: ReadingContext) -> set[Query]:
 
 
 def _find_first_sample(context: ReadingContext, arm: str) -> tuple[float, float] | None:
-    """Find the first sample of an arm: its time (ms since the epoch) and scrape interval (ms); `None`: no samples."""
+    """Find the first sample of an arm: its time (ms since the epoch) and scrape interval (ms); `None`: no samples.
+
+    Only the queries whose samples show best when the arm was scraped count (`_select_scraped`).
+    """
     facts = _select_scraped(context, [fact for fact in context.readings.facts if fact.arm == arm and fact.spans])
     if not facts:
         return None

@@ -217,7 +217,7 @@ def check_source_clock(context: ReadingContext) -> Iterable[Finding]:
     text = f"the clock of the metrics server differs from ours by {format_number(abs(offset))} s"
     if abs(offset) <= context.rulebook.max_clock_offset_s:
         yield ok("source_clock", text)
-    elif context.client:
+    elif context.client:  # there was a load
         yield fail("source_clock", text, "set both clocks by NTP, then load again", void=True)
     else:
         yield warn("source_clock", text)
@@ -264,6 +264,7 @@ def check_agreement(context: ReadingContext) -> Iterable[Finding]:
     for arm in context.readings.arms[1:]:
         of_load = [c for c in context.client if c.arm == arm and c.rule.metric.is_response_time and not c.scan]
         of_server = [c for c in context.comparisons if c.arm == arm and c.rule.metric.is_response_time]
+        # Comparisons that show a change beyond their margin (`slow_…`) or within it (`fine_…`); `None`: there are none.
         slow_for_load = _find_shown(of_load, "p_worse", alpha)
         fine_for_load = _find_shown(of_load, "p_within", alpha)
         slow_on_server = _find_shown(of_server, "p_worse", alpha)

@@ -40,16 +40,20 @@ class _EndedInstance:
 
 
 def check_turnover(context: RequestContext) -> Iterable[Finding]:
-    """An instance that ends while its arm keeps its rate is turnover; if its requests are lost, it is silence."""
+    """Judge instances that ended before their run did, in both arms.
+
+    An instance that ends while its arm keeps its rate of requests is turnover; if its requests are lost, it is dead.
+    """
     findings: list[Finding] = []
     for arm in context.cells.arms[1:]:
         for run_time in find_run_times(context, arm):
-            if not may_be_go(context, run_time):
+            if not may_be_go(context, run_time):  # a silent instance matters only when a GO may be given
                 continue
             # For baseline and candidate: number of instances, and those that ended.
             by_role = [_find_ended(context, run_time, role) for role in (0, 1)]
             for name, (_, ended) in zip((BASELINE, arm), by_role, strict=True):
-                findings += _judge_dead(context, run_time, name, [instance for instance in ended if instance.why_dead])
+                dead = [instance for instance in ended if instance.why_dead]  # others took over from the rest
+                findings += _judge_dead(context, run_time, name, dead)
             findings += _judge_turnover(context, arm, by_role)
     yield from dict.fromkeys(findings)  # each finding once: of the baseline, every candidate gives the same
     if not findings and any(len(design.instances) for design in context.designs.values()):
@@ -125,6 +129,7 @@ def _find_ended(context: RequestContext, run_time: RunTime, role: int) -> tuple[
     failures = run_time.count(rows, moments.instance, instances, moments.bucket, moments.failures)
     counts_of_others = run_time.counts[role] - own_counts
     ended = []
+    # An instance need not have the pace of the others; one hole, such as a restart, does not make it a rare series.
     for silence in find_silence(own_counts, counts_of_others, paced_alike=False, one_hole=True):
         position = silence.series
         name = context.cells.instances[instances[position]]

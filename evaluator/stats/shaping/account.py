@@ -22,7 +22,7 @@ def account_for_rows(
     panels: Mapping[str, Panel | None],
     others: Sequence[LeftOut],
 ) -> tuple[ArmRows, ...]:
-    """Account for the rows of every arm.
+    """Count the rows of every arm that were read, those that are judged, and those left out, by reason.
 
     Args:
         cells: Everything that has landed for the period that is judged.
@@ -80,7 +80,7 @@ def find_cut_rows(cells: Cells, part: Cells) -> tuple[LeftOut, ...]:
 
 
 def _add_left_out(account: ArmRows, left_out_before: Sequence[LeftOut]) -> ArmRows:
-    """Add the rows of the account's arm that were left out before, and sum up the rows of equal kind and detail.
+    """Add the account's arm's rows that were left out before the account was made, and sum up equal kinds and details.
 
     Rows whose arm is unknown ("") are added to the account of each arm. Kinds are in the order of `LeftOutKind`.
     """

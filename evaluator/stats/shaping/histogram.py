@@ -72,7 +72,7 @@ def sum_by_cell(bins: SortedBins, values: FloatArray, cells: int) -> FloatArray:
     `values` has the shape (bins,), with at least all bins in use; `cells` is the number of cells. Returns shape
     (cells,).
     """
-    sizes = bins.sizes
+    sizes = bins.sizes  # number of rows in each bin; rows are in the order of bins
     weights = np.repeat(values[: sizes.size], sizes)
     weights *= bins.n
     return np.asarray(np.bincount(bins.cell, weights=weights, minlength=cells), float)

@@ -195,6 +195,7 @@ def build_rate_panel(view: ReadingView, arm: str, query: Query, scale: float, en
     the metric. `None` if the arms have no usable bucket in common.
     """
     readings, rows = view.readings, view.find(query, VALUE, endpoint)
+    # One row of each run × arm × instance × bucket, and the number of this group for each row.
     representative_rows, group = group_by_instance(view, rows)
     seconds = np.zeros(representative_rows.size)
     np.maximum.at(seconds, group, readings.seconds[rows])  # counted once: the largest of the group
@@ -227,10 +228,11 @@ def build_peak_panel(view: ReadingView, arm: str, query: Query, scale: float, en
     """Build the panel of a gauge's peaks: in each minute, the largest sample of each instance counts as one value.
 
     A minute is rounded up to whole buckets. `arm` is the candidate; `scale` converts the unit of the query to that of
-    the metric. `None` if the arms have no usable bucket in common.
+    the metric; `endpoint=None`: all endpoints. `None` if the arms have no usable bucket in common.
     """
     rows = view.find(query, VALUE, endpoint)
     buckets_per_minute = math.ceil(MINUTE_S / view.readings.bucket_s)
+    # One row of each run × arm × instance × minute, and the number of this group for each row.
     representative_rows, group = group_by_instance(view, rows, buckets_per_minute)
     peaks = np.full(representative_rows.size, -np.inf)
     np.maximum.at(peaks, group, view.readings.peak[rows] * scale)
@@ -324,7 +326,7 @@ def build_panel(
         endpoint: Only this endpoint; `None`: all.
         of_instance: Whether the values belong to the instance, not to an endpoint.
         buckets: Buckets of the readings in one bucket of the panel.
-        whole_runs: Whether each block of time is a whole run, so that levels are standardised over whole runs.
+        whole_runs: Whether the arms are compared over whole runs, and not in blocks of time.
 
     Returns:
         The panel; `None` if the arms have no usable bucket in common.
