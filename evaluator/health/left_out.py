@@ -81,8 +81,8 @@ def _p_worse_part(
     """Return a p-value: small if `part`, of the candidate's rows, fails more often than the baseline's `baseline_part`.
 
     It is the smaller p-value of two tests: failures as a share of the part, and as a share of all rows that were read.
-    The share of the part is uncertain if the baseline has few such rows, and unknown for failed checks: checks that
-    passed have no row.
+    The first test cannot show much if the baseline has few such rows, and nothing if all of them failed: so it is with
+    the rows of checks, since only a check that fails has a row.
     """
     failures, baseline_failures = part.failures, baseline_part.failures
     return min(
@@ -100,6 +100,7 @@ def _p_more_failures(rows: int, failures: int, other_rows: int, other_failures: 
     if not rows or not other_rows:
         return 0.0 if failures else 1.0
     burst_size = min(burst_size, LARGEST_BURST)
+    # The score statistic of the hypothesis that both failure rates are equal (0.0: their difference).
     z = float(
         difference_z(
             failures / burst_size, rows / burst_size, other_failures / burst_size, other_rows / burst_size, 0.0
@@ -167,7 +168,7 @@ def _list_shares(rows: Mapping[str, int], read: Mapping[str, int]) -> str:
 def _find_lopsided(rows: Mapping[str, int], read: Mapping[str, int]) -> list[str]:
     """List the candidates whose share `rows / read` differs from the baseline's by more than chance, in any direction.
 
-    Both arguments have a count for each arm, the baseline first.
+    Both arguments have a count for each arm, the baseline first. The test is that of failures, with `rows` as failures.
     """
     baseline, *candidates = rows or [""]  # without arms there are no candidates
     lopsided = []

@@ -42,7 +42,7 @@ def check_silence_of_scrapes(context: ReadingContext) -> Iterable[Finding]:
     periods = _find_periods(context)
     findings = [*_name_late_starts(context, periods)]
     for arm_code, arm in enumerate(context.readings.arms):
-        facts = [fact for fact in context.readings.facts if fact.arm == arm and fact.spans]
+        facts = [fact for fact in context.readings.facts if fact.arm == arm and fact.spans]  # of queries with samples
         arm_start_ms = _find_expected_start(context, arm_code)
         expected = [(max(start_ms, arm_start_ms), end_ms) for start_ms, end_ms in periods]
         # Silences are ordered: those at the end are worse than holes, then a larger share is worse.
@@ -194,6 +194,7 @@ def _find_silence(sampled: tuple[str, Spans, float], expected: Times) -> _Scrape
     for start, end in expected:
         expected_ms += max(end - start, 0.0)
         for hole_start, hole_end in _list_holes(spans, start, end):
+            # At an end of the time, a hole may be longer: there is no sample beyond it that shows when to expect one.
             tolerated_steps = END_STEPS if hole_start == start or hole_end == end else HOLE_STEPS
             if hole_end - hole_start > tolerated_steps * step_ms:
                 holes.append((hole_start, hole_end))
@@ -202,7 +203,7 @@ def _find_silence(sampled: tuple[str, Spans, float], expected: Times) -> _Scrape
     share = silent_ms / expected_ms if expected_ms else 0.0
     # The hole at the very end is shown, else the longest. Without holes, and without samples, times are 0.
     since, until = max(holes, key=lambda hole: (hole[1] == expected[-1][1], hole[1] - hole[0]), default=(0.0, 0.0))
-    rank = 2 if is_silent_at_end else int(share > TOLERATED)
+    rank = 2 if is_silent_at_end else int(share > TOLERATED)  # 1: holes that count; 0: they are too short
     first_ms, last_ms = (float(spans[0][0]), float(spans[-1][1])) if spans else (0.0, 0.0)
     return _ScrapeSilence(
         rank=rank,
@@ -265,6 +266,7 @@ def check_targets(context: ReadingContext) -> Iterable[Finding]:
     if targets is None or not periods:
         return
     middle_ms = (targets.bucket + 0.5) * targets.bucket_s * 1000
+    # True for each row of `targets` in a time for which readings are expected.
     judged = np.any([(middle_ms >= start) & (middle_ms <= end) for start, end in periods], axis=0)
     failed_scrapes = targets.n - targets.total  # `n` counts all scrapes, `total` those with `up` = 1
     shares = []  # of each arm: share of its scrapes that failed

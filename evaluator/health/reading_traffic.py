@@ -231,7 +231,11 @@ def _find_longest_pause(requests: FloatArray, expected: FloatArray) -> int:
 
 
 def _list_request_counters(context: ReadingContext) -> list[Query]:
-    """List the counters that grow with requests: denominators, and counters of metrics of which more is better."""
+    """List the counters that grow with requests.
+
+    They are the denominators of ratios, such as all requests of a failure rate; and the counters of metrics of which
+    more is better, such as orders per second.
+    """
     # A dict is a set that keeps the order.
     counters: dict[Query, None] = {}
     for rule in context.rulebook.rules:

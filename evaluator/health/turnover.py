@@ -175,6 +175,7 @@ def _explain_death(
         # Chance of at least so many failures at the usual rate: exact binomial (an incomplete beta function), as counts
         # are small. A burst counts as one failure.
         bursts, requests = failures[last].sum() / burst_size, own_counts[last].sum() / burst_size
+        # At least 0.1 %: at a rate of 0, a single failure would have no chance at all.
         rate = min(max(own_rate, rate_of_others, 0.001), 1.0)
         if betainc(bursts, max(requests - bursts, 0.0) + 1, rate) < BY_CHANCE:
             return "its last requests failed"

@@ -97,10 +97,11 @@ def _add_left_out(account: ArmRows, left_out_before: Sequence[LeftOut]) -> ArmRo
 
 
 def _account_for_pair(cells: Cells, warm_up: WarmUp, panel: Panel | None, candidate: int) -> tuple[ArmRows, ArmRows]:
-    """Account for the rows of the baseline and of the candidate, whose arm has the code `candidate`.
+    """Count the rows of baseline and candidate that were read, those that are judged, and those left out, by reason.
 
     A row is left out for the first reason that applies: it is of the warm-up, of a run that only one of both arms has,
-    or without a counterpart in the other arm. `panel` has what is compared; `None`: nothing can be.
+    or without a counterpart in the other arm. `panel` has what is compared; `None`: nothing can be. `candidate` is the
+    code of its arm in `cells`. Returns the account of the baseline, then that of the candidate.
     """
     moments, runs = cells.moments, len(cells.runs)
     first_by_run = np.array([warm_up.first_bucket.get(run, BEFORE_ALL) for run in range(runs)], dtype=np.int64)
@@ -131,6 +132,7 @@ def _account_for_pair(cells: Cells, warm_up: WarmUp, panel: Panel | None, candid
         not_in_panel = read - warm - lone - unmatched[arm] - judged[arm]
         name = cells.arms[arm_code]
         unmatched_rows, unmatched_failures = unmatched[arm].tolist()
+        # A single run is no replicate.
         lone_kind = LeftOutKind.LONE_REPLICATE if runs > 1 else LeftOutKind.NO_COUNTERPART
         # Each with its rows and how many of these failed.
         parts = (

@@ -42,9 +42,9 @@ Identity = tuple[frozenset[tuple[str, str]], str, str, str, str]
 
 
 def stitch(answers: Sequence[Answer]) -> list[JoinedAnswers]:
-    """Join all adjacent or overlapping answers of one query and arm, in the order of time.
+    """Join the answers of one query and arm that have no long gap between them, in the order of time.
 
-    A gap of more than `MOST_STEPS_APART` steps between two answers begins the next `JoinedAnswers`.
+    A gap of more than `MOST_STEPS_APART` steps (scrape intervals) between two answers begins the next `JoinedAnswers`.
     """
     chains: list[list[Answer]] = []
     for answer in sorted(answers, key=lambda answer: (answer.start, answer.end)):
@@ -219,9 +219,9 @@ def find_drops(all_joined: Sequence[JoinedAnswers]) -> Drops:
 
 
 def find_spans(joined: JoinedAnswers) -> Spans:
-    """Return the intervals, each (start, end) in ms, in which the samples of all tracks together have no gap.
+    """Return the intervals, each (start, end) in ms, in which the samples of all series together have no gap.
 
-    A gap is longer than `MOST_STEPS_APART` steps.
+    A gap is longer than `MOST_STEPS_APART` steps. A track is a series with its samples.
     """
     times_ms = np.unique(np.concatenate([track.ts_ms for track in joined.tracks]))
     # Indices in `times_ms`: the last sample before each gap, then the first and the last sample of each interval.

@@ -22,7 +22,7 @@ def choose_widths(n: FloatArray, bucket_s: int) -> IntArray:
     `n` are requests, shape (2, endpoints, slots). Returns the widths in buckets, shape (endpoints,), at most 5 minutes.
     """
     expected_in_bucket = n.sum(axis=2).min(axis=0) / n.shape[2]  # of the smaller arm, by endpoint
-    widest = 1  # in buckets: a power of two
+    widest = 1  # in buckets: the largest power of two within the limits of time and of `ALIGNED`
     while widest * 2 * bucket_s <= MAX_BLOCK_S and widest < ALIGNED:
         widest *= 2
     needed = EXPECTED_IN_BLOCK / np.maximum(expected_in_bucket, 1e-9)

@@ -57,7 +57,7 @@ def sort_bins(
     key = bins.astype(np.int16)
     key *= 2
     key += cell >= baseline_cells
-    if (key[1:] < key[:-1]).any():
+    if (key[1:] < key[:-1]).any():  # not sorted yet
         order = np.argsort(key, kind="stable")
         key, n, cell = key[order], n[order], cell[order]
     # All keys up to the candidate's of the last bin, and the key after it, where the rows end.

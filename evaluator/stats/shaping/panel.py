@@ -80,7 +80,7 @@ class InstanceRows:
         strata = number_strata(
             widths, earlier_columns["endpoint"], earlier_columns["slot"], self.slot_block, self.blocks
         )
-        earlier_columns["stratum"] = strata.find(strata.codes)
+        earlier_columns["stratum"] = strata.find(strata.codes)  # numbered from 0 among the strata that occur
         return replace(self, **earlier_columns, totals=totals, slots=slots, strata=strata.size)
 
 
@@ -153,12 +153,13 @@ class Panel:
 
         `None` if an arm had no data before it.
         """
+        # Offsets of slots are buckets that are counted from `origin`.
         slots = int(np.searchsorted(self.offset, bucket - self.origin))
         if not slots or not (self.n[:, :, :slots].sum(axis=(1, 2)) > 0).all():
             return None
         # Copies, not views: sums then equal, to the last bit, those of the time when no more data had landed.
         n, failures = (np.ascontiguousarray(values[:, :, :slots]) for values in (self.n, self.failures))
-        # Fewer data may need wider blocks.
+        # Fewer data may need wider blocks. If the arms did not overlap, a block is the whole run, as before.
         widths = choose_widths(n, self.bucket_s) if all(self.paired.values()) else self.widths
         run, offset = self.run[:slots], self.offset[:slots]
         return replace(
@@ -396,7 +397,7 @@ class _PanelBuilder:
             totals={name: sum_by_row(values) for name, values in counted.totals.items()},
             instance_arm=instance_arm,
             names=tuple(counted.instances[key % len(counted.instances)] for key in instances.keys),
-            histogram=np.arange(index.size),
+            histogram=np.arange(index.size),  # the histogram has the same rows
             histogram_rows=index.size,
             slot_block=slot_block,
             blocks=self.blocks,

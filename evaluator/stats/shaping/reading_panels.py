@@ -324,7 +324,7 @@ def build_panel(
         failures: How much of it failed, or is above a bound.
         values: What is summed up over it, in the metric's unit.
         endpoint: Only this endpoint; `None`: all.
-        of_instance: Whether the values belong to the instance, not to an endpoint.
+        of_instance: Whether the values belong to the instance as a whole: then the panel has a single endpoint.
         buckets: Buckets of the readings in one bucket of the panel.
         whole_runs: Whether the arms are compared over whole runs, and not in blocks of time.
 

@@ -93,7 +93,7 @@ def _find_divisors(
     """Find the common divisor (µs) of all rows of each owner, or a larger one that most of its rows have.
 
     Most means at least the share `MOST`. A divisor counts only if it is a multiple of the grid, and if enough rows have
-    different extremes: otherwise it is chance (`FEWEST_OTHERS`).
+    other extremes than one of the rows with this divisor: otherwise it may be chance (`FEWEST_OTHERS`).
 
     Args:
         row_divisor: Greatest common divisor of the numbers of each row, shape (rows,).
