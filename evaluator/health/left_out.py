@@ -55,7 +55,8 @@ def _judge_failures(context: RequestContext, baseline: ArmRows, candidate: ArmRo
         p_value = _p_more_failures(part.rows, part.failures, judged.requests, judged.failures, judged.burst_size)
         if part.kind not in {LeftOutKind.BAD_ROW, LeftOutKind.LONE_REPLICATE}:
             # What affects these rows of both arms, such as cold caches in the warm-up, is not caused by the candidate.
-            # Bad rows, and replicates with one arm only, have no cause that both arms share.
+            # There is no such exception for bad rows, which are faults of the data, and for replicates with one arm
+            # only, which ran without the other arm.
             for baseline_part in baseline.left_out:
                 if (baseline_part.kind, baseline_part.detail) == (part.kind, part.detail):
                     p_value = max(p_value, _p_worse_part(baseline, baseline_part, candidate, part, judged.burst_size))
@@ -208,6 +209,6 @@ def check_cut_off(context: RequestContext) -> Iterable[Finding]:
             remedy = f"check whether {arm} had stopped answering at the end, then load again"
             yield fail("in_flight", text, remedy)
         elif _p_more_failures(users_of_baseline, late[baseline], users_of_arm, late[arm]) < SURE:
-            yield warn("in_flight", text)
+            yield warn("in_flight", text)  # more of the baseline's users were waiting
         else:
             yield ok("in_flight", text)

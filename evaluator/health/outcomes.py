@@ -146,7 +146,7 @@ def check_assignment(context: OutcomeContext) -> Iterable[Finding]:
     if not facts.crossed:
         yield ok("assignment", "every unit was in one arm only")
         return
-    share = facts.crossed / (facts.crossed + facts.units)
+    share = facts.crossed / (facts.crossed + facts.units)  # `units`: those that were in one arm only
     text = f"{format_count(facts.crossed)} units ({format_number(share * 100)} %) were seen in several arms; left out"
     if share > MOST_CROSSED:
         yield fail("assignment", text, "fix the assignment, then import again")

@@ -57,7 +57,7 @@ def _find_spans(context: RequestContext, arm_code: int) -> Spans:
 def _find_lone_replicates(context: RequestContext, arm: str, baseline: Spans, candidate: Spans) -> Iterable[Finding]:
     """Name replicates (runs) with requests of one arm only: they are not compared. Many without `arm` forbid a GO.
 
-    `baseline`, `candidate`: the spans of the two arms; `arm`: name of the candidate.
+    `baseline`, `candidate`: run → first and last bucket of that arm; `arm`: name of the candidate.
     """
     lone = baseline.keys() ^ candidate.keys()
     if lone:
@@ -102,7 +102,8 @@ def _judge_apart(context: RequestContext, arm: str, baseline: Spans, candidate: 
 def _find_cut_starts(context: RequestContext, arm: str, baseline: Spans, candidate: Spans) -> Iterable[Finding]:
     """Name long times before the first request of the later arm: they are not judged.
 
-    In a load (source `locust`) that time is judged, because its users ran on both arms.
+    In a load (source `locust`) that time is judged, because its users ran on both arms. `baseline`, `candidate`: run →
+    first and last bucket of that arm; `arm`: name of the candidate.
     """
     bucket_s = context.cells.bucket_s
     runs_by_id = {run.id: run for run in context.runs}

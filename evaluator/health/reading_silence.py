@@ -314,7 +314,8 @@ def _find_down_at_end(targets: ReadingCells, arm_code: int, end_ms: float) -> Bo
     between replicates count as well: a target that is down may disappear from the metrics server before the next load.
     """
     scraped = (targets.arm == arm_code) & (targets.bucket * targets.bucket_s * 1000 < end_ms)
-    # Buckets. Without an answered scrape (-inf) all rows are unanswered; without an unanswered row both are equal.
+    # Numbers of buckets. Without an answered scrape (`total` counts them), the last is -inf, and all rows are
+    # unanswered; without an unanswered row both are equal.
     last_answered = max(targets.bucket[scraped & (targets.total > 0)].tolist(), default=-math.inf)
     unanswered: BoolArray = scraped & (targets.bucket > last_answered)
     last_scraped = max(targets.bucket[unanswered].tolist(), default=last_answered)

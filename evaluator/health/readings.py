@@ -268,6 +268,7 @@ def check_agreement(context: ReadingContext) -> Iterable[Finding]:
     """
     alpha = context.rulebook.alpha
     for arm in context.readings.arms[1:]:
+        # Comparisons of response times; those of the scan of single endpoints are left out.
         of_load = [c for c in context.client if c.arm == arm and c.rule.metric.is_response_time and not c.scan]
         of_server = [c for c in context.comparisons if c.arm == arm and c.rule.metric.is_response_time]
         # Comparisons that show a change beyond their margin (`slow_…`) or within it (`fine_…`); `None`: there are none.

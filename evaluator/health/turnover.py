@@ -52,11 +52,12 @@ def check_turnover(context: RequestContext) -> Iterable[Finding]:
             # For baseline and candidate: number of instances, and those that ended.
             by_role = [_find_ended(context, run_time, role) for role in (0, 1)]
             for name, (_, ended) in zip((BASELINE, arm), by_role, strict=True):
-                dead = [instance for instance in ended if instance.why_dead]  # others took over from the rest
+                # Of the instances that ended, those whose requests no other instance took over.
+                dead = [instance for instance in ended if instance.why_dead]
                 findings += _judge_dead(context, run_time, name, dead)
             findings += _judge_turnover(context, arm, by_role)
     yield from dict.fromkeys(findings)  # each finding once: of the baseline, every candidate gives the same
-    if not findings and any(len(design.instances) for design in context.designs.values()):
+    if not findings and context.designs:  # a candidate was compared
         yield ok(NAME, "every instance answered until the end of its run")
 
 
@@ -69,7 +70,7 @@ def _judge_dead(context: RequestContext, run_time: RunTime, name: str, dead: lis
         return
     worst = max(dead, key=lambda instance: (run_time.is_load and instance.gap.at_end, instance.gap.buckets))
     share = worst.gap.buckets / run_time.buckets
-    # In a load users were there until the end. A restart in between is measured like every other hole.
+    # Only in a load it is known that users were there until the end. Any other silence counts by its share of the run.
     at_end = run_time.is_load and worst.gap.at_end
     if share > TOLERATED or at_end:
         further = f" (and {len(dead) - 1} more)" if len(dead) > 1 else ""

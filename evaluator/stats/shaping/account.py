@@ -80,7 +80,7 @@ def find_cut_rows(cells: Cells, part: Cells) -> tuple[LeftOut, ...]:
 
 
 def _add_left_out(account: ArmRows, left_out_before: Sequence[LeftOut]) -> ArmRows:
-    """Add the account's arm's rows that were left out before the account was made, and sum up equal kinds and details.
+    """Add rows of the same arm that were left out before the account was made; sum up rows of equal kind and detail.
 
     Rows whose arm is unknown ("") are added to the account of each arm. Kinds are in the order of `LeftOutKind`.
     """

@@ -163,6 +163,7 @@ def count_shared(all_joined: Sequence[JoinedAnswers], baseline: str) -> list[int
     Expressions drop labels: so series of an expression with the same labels are the same only if they name an instance
     and have equal values at all times, and if the values vary. The count of an answer of the baseline is 0.
     """
+    # Query → labels (with instance, endpoint, part and bound) → the baseline's series with them.
     baseline_tracks: dict[Query, dict[Identity, list[Track]]] = {}
     for joined in all_joined:
         if joined.arm == baseline:
@@ -182,7 +183,10 @@ def count_shared(all_joined: Sequence[JoinedAnswers], baseline: str) -> list[int
 
 
 def _has_same_values(track: Track, reference: Track) -> bool:
-    """Does a track of a named instance vary, and equal the reference at all times?"""
+    """Is a track the same series as `reference`: does it name an instance, vary, and have equal values at all times?
+
+    Values that never vary may be equal by chance, and so may those of different instances that are not named.
+    """
     return (
         bool(track.series.instance)
         and bool(np.ptp(track.values))

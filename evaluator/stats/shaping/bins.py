@@ -19,7 +19,7 @@ def bin_limits_ms(last: int, grid_ms: float) -> FloatArray:
     """
     grid_us = grid_ms * 1000
     edges = bin_edges_us(0, last)
-    edges[0] = 0.0
+    edges[0] = 0.0  # the first bin contains all shorter times
     # The first multiple of the step in each bin. The edges are reduced a little before rounding up, so that rounding
     # errors do not move an edge at a multiple to the next one.
     first_multiple = np.ceil(edges / grid_us * (1 - 1e-12))

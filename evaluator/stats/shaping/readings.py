@@ -211,10 +211,10 @@ def _find_growth(joined: JoinedAnswers, samples: _Samples, scrapes: Mapping[str,
     # The first sample of a series has no sample before.
     counted = np.ones(samples.ts_ms.size, dtype=bool)
     counted[samples.first_samples] = False
-    instances = [track.series.instance for track in joined.tracks]
-    restarted, left_out = np.zeros_like(counted), np.zeros_like(counted)
+    instance_of_track = [track.series.instance for track in joined.tracks]
+    restarted, left_out = np.zeros_like(counted), np.zeros_like(counted)  # shape (samples,)
     for row in np.flatnonzero((increases < 0) & counted).tolist():  # `row` is the index of a sample
-        drop = drops.get((joined.arm, instances[samples.track[row]], int(samples.ts_ms[row])))
+        drop = drops.get((joined.arm, instance_of_track[samples.track[row]], int(samples.ts_ms[row])))
         if drop is None:
             # Only the sum of a histogram has no entry: it may fall without a restart, and its negative increase counts.
             continue
@@ -237,7 +237,7 @@ def _find_growth(joined: JoinedAnswers, samples: _Samples, scrapes: Mapping[str,
     for track in late_tracks.tolist():
         row = int(samples.first_samples[track])
         first_ms = int(samples.ts_ms[row])
-        scrape_times_ms = scrapes[instances[track]]
+        scrape_times_ms = scrapes[instance_of_track[track]]
         scrapes_before = int(np.searchsorted(scrape_times_ms, first_ms))
         if not scrapes_before:
             continue
@@ -248,7 +248,7 @@ def _find_growth(joined: JoinedAnswers, samples: _Samples, scrapes: Mapping[str,
             counted[row] = True
     # Several counters of an instance that restart at one time are one restart.
     restarted_rows = np.flatnonzero(restarted)
-    restarted_instances = [instances[track] for track in samples.track[restarted_rows]]
+    restarted_instances = [instance_of_track[track] for track in samples.track[restarted_rows]]
     resets = set(zip(restarted_instances, samples.ts_ms[restarted_rows].tolist(), strict=True))
     amounts = _Amounts(np.where(counted, increases, 0.0), np.where(counted, step_ms, 0.0), counted)
     return _Growth(amounts, left_out, resets=len(resets))
@@ -290,8 +290,12 @@ def _sum_by_bucket(
 ) -> Table:
     """Sum up the samples of each series and bucket. Returns a row for each series and bucket with a sample that counts.
 
-    `codes` are the columns of the key without the bucket, with one element for each series. `gauge`: whether the query
-    is a gauge, which has a peak in each bucket (NaN for counters).
+    Args:
+        samples: The samples, one series after the other.
+        codes: Columns of the key without the bucket, with one element for each series.
+        amounts: What each sample adds to its bucket: a value, the time since the sample before, and whether it counts.
+        bucket_s: Length of a bucket.
+        gauge: Whether the query is a gauge, which has a peak (largest sample) in each bucket; NaN for counters.
     """
     counted = amounts.counted
     bucket = samples.ts_ms // (bucket_s * 1000)
@@ -426,7 +430,10 @@ def _join_facts(facts: Iterable[QueryFacts]) -> tuple[QueryFacts, ...]:
 
 
 def _assemble(names: Names, bucket_s: int, tables: Sequence[Table], facts: tuple[QueryFacts, ...]) -> ReadingCells:
-    """Build the cells from the rows of all tables: rows of equal keys are added up, in the order of their keys."""
+    """Build the cells from the rows of all tables: rows of equal keys are added up, in the order of their keys.
+
+    `names` are those of which the codes in the tables are positions.
+    """
     tables = tables or [_make_empty_table()]  # without any table, the columns are empty
     unsorted = {name: np.concatenate([table[name] for table in tables]) for name in (*KEY, *SUMS, "peak")}
     # NaN (no bound) cannot be sorted and is not equal to itself; -inf is never the bound of a bucket.

@@ -258,6 +258,7 @@ def _compute_dispersion(counts: FloatArray, total: FloatArray, width: int) -> Fl
     full_windows = buckets // width
     windows = counts[:, : full_windows * width].reshape(rows, full_windows, width).sum(axis=2)
     squared_differences = (np.diff(windows, axis=1) ** 2).sum(axis=1)
+    # The difference of two independent counts has twice the variance of one.
     variance = squared_differences / (2 * max(full_windows - 1, 1))
     mean = total * width / buckets
     return np.asarray(variance / mean)

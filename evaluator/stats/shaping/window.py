@@ -58,7 +58,7 @@ def find_warm_up(cells: Cells, fixed_s: float | None) -> WarmUp:
         if level_bucket is None or level_bucket <= first:
             first_bucket[run], cut_s[run] = first, 0
             continue
-        # Rounded up to a whole block, as some counts are known by block only.
+        # Rounded up to a whole block: instances are counted by block, and all variances must use the same data.
         first_bucket[run] = math.ceil(level_bucket / BLOCK_BUCKETS) * BLOCK_BUCKETS
         cut_s[run] = (first_bucket[run] - first) * cells.bucket_s
     return WarmUp(first_bucket, cut_s, tuple(never_level), tuple(unknown))
