@@ -45,7 +45,8 @@ def check_silence_of_scrapes(context: ReadingContext) -> Iterable[Finding]:
         facts = [fact for fact in context.readings.facts if fact.arm == arm and fact.spans]  # of queries with samples
         arm_start_ms = _find_expected_start(context, arm_code)
         expected = [(max(start_ms, arm_start_ms), end_ms) for start_ms, end_ms in periods]
-        # Silences are ordered: those at the end are worse than holes, then a larger share is worse.
+        # The worst silence of all queries together, and of each query that decides. Silences are ordered: those at the
+        # end are worse than holes, then a larger share is worse.
         worst = max((_find_silence(sampled, expected) for sampled in _list_spans(context, facts)), default=None)
         if worst is not None and worst.rank > 0:
             findings.append(_describe_silence(context, arm, worst, periods))

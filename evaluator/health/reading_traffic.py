@@ -278,6 +278,7 @@ def _find_pause(
             expected = growth.ratio * float(reference_counts[idle].sum())
             counted = float(judged_counts[idle].sum())
             is_long_enough = len(idle) > LONGER_THAN_BEFORE * longest_usual and len(idle) * bucket_s > patience_s
+            # So many requests are missing that it is no chance.
             if is_long_enough and expected - counted >= FEWEST_EXPECTED:
                 start_s, end_s = float((first_bucket + idle[0]) * bucket_s), float((first_bucket + position) * bucket_s)
                 at_end = position == buckets

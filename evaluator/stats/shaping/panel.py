@@ -68,9 +68,10 @@ class InstanceRows:
     """Number of strata."""
 
     def before(self, block: int, widths: IntArray) -> InstanceRows:
-        """Return the rows of a panel of one run that lie before the block with this number.
+        """Return the rows (instance × block × endpoint) of a panel of one run that lie before the block of this number.
 
-        `widths` are the block widths of the earlier panel, shape (endpoints,). They define the strata of its rows.
+        `widths` are the lengths of the time blocks of the earlier panel in buckets, shape (endpoints,). They define the
+        strata (endpoint × time block) of its rows. Numbers of instances and rows of the histogram do not change.
         """
         slots = int(np.searchsorted(self.slot_block, block))  # how many block slots lie before
         earlier = np.flatnonzero(self.slot < slots)
@@ -366,7 +367,11 @@ class _PanelBuilder:
         )
 
     def _build_instance_rows(self, widths: IntArray) -> InstanceRows:
-        """Add up the rows of each instance × block × endpoint; `widths` are block widths, shape (endpoints,)."""
+        """Add up the rows of each instance × block × endpoint.
+
+        `widths` are the lengths of time blocks in buckets, shape (endpoints,): they define the stratum (endpoint × time
+        block) of each row. A block slot is a block of a run that has data.
+        """
         counted, index = self.counted, self.instance_rows
         row = index.find(index.codes)  # row of the result to which each row of `counted` is added
 

@@ -170,6 +170,7 @@ def _compute_evidence(
     clusters_outside = np.maximum(reference_clusters - clusters_inside, 0.0)
     evidence = np.zeros(inside.size)
     for k in np.flatnonzero(clusters_inside >= LEAST_INSIDE):
+        # n: clusters of the reference, m: of the series; all of m are outside of the gap.
         n, m, n_outside = float(reference_clusters[k]), float(series_clusters[k]), float(clusters_outside[k])
         # -log [n! (m + n_outside)! / ((n + m)! n_outside!)]
         evidence[k] = (
@@ -281,6 +282,7 @@ def _find_usual_gaps(occupied: BoolArray) -> FloatArray:
     sorted_lengths = gap_length[np.lexsort((gap_length, gap_series))]  # by series, then by length
     gaps_of_series = np.bincount(gap_series, minlength=occupied_buckets.size)
     end_of_series = np.cumsum(gaps_of_series)  # index in `sorted_lengths`
+    # A single bucket with requests has only one gap after it, which cannot be called usual.
     for k in np.flatnonzero((gaps_of_series > 0) & (occupied_buckets > 1)):
         # Rank of the quantile among the series' gaps in `sorted_lengths`; those of length 0, which are not in it, come
         # before them. A negative rank is one of these.
