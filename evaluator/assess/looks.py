@@ -77,6 +77,7 @@ def _make_look(
         p_worse = np.minimum(p_worse, p_worse_before)
     p_within: FloatArray | tuple[()] = ()
     if monitoring.early_go:
+        # "within" has an error rate of its own. It is spent as O'Brien and Fleming do: almost all of it at late looks.
         ordinary_p_within = np.array([question.p_within for question in questions])
         p_within = sequential_p(ordinary_p_within, fraction, persistent, "obrien_fleming")
     return Look(
@@ -126,16 +127,17 @@ def repeat_interval(comparison: Comparison, calendar: Calendar, covered_s: float
     tested once, unless the policy sets `early_go`.
     """
     effect, df = comparison.effect, comparison.df
-    if effect is None or not df:
+    if effect is None or not df:  # without degrees of freedom the interval has no t distribution to widen it by
         return comparison
     monitoring, persistent = rulebook.monitoring, comparison.persistent_share
-    # The bound that a standardised estimate must pass at this look, so that all looks share the error rate alpha.
+    # The bound that a standardised (normal) estimate must pass at this look, so that all looks share alpha.
     if calendar.kind == "anytime":
         z = float(anytime_z(rulebook.alpha, covered_s, TUNE_AT_S, persistent))
     else:
         fraction = 1.0 if calendar.final else min(covered_s / max(calendar.planned_s, 1.0), 1.0)
         z = boundary_z(rulebook.alpha, fraction, persistent)
     # By these factors the distance between the estimate and an end of the interval grows, from that of a single look.
+    # `critical_value` turns the bound of a normal estimate into that of a t statistic.
     critical_of_one_look = float(t_quantile(1 - rulebook.alpha, df))
     factor_of_worse, factor_of_within = critical_value(z, df) / critical_of_one_look, 1.0
     if monitoring.early_go:

@@ -118,6 +118,7 @@ def _draw_p_values(questions: int, correlated: list[int], loadings: FloatArray) 
     common_share = np.clip(squared_norms, 0.0, 1.0) * (1 - CAUTION)  # of the variance of each error
     directions = loadings / np.sqrt(np.maximum(squared_norms, 1e-300))[:, None]
     common = directions @ _draw_normals(loadings.shape[1], 1)  # the correlated part, of variance 1
+    # Mixed so that the variance of each error stays 1, and `common_share` of it is the correlated part.
     errors[correlated] = (
         np.sqrt(common_share)[:, None] * common + np.sqrt(1 - common_share)[:, None] * errors[correlated]
     )

@@ -112,8 +112,8 @@ def _find_tolerance(
 ) -> Tolerance:
     """Find what is tolerated: the scan's tolerance, else the widest margin of the gates on such metrics.
 
-    Gates of an endpoint count for it alone, those of all traffic for the other endpoints. If no gate has a margin, the
-    margins of holds count. If no hold has one either, the scan's own margin is tolerated.
+    Gates of an endpoint count for it alone, those of all traffic for the other endpoints. Where no gate has a margin
+    (for an endpoint, or for all traffic), the margins of holds count; without any, the scan's own margin is tolerated.
 
     Args:
         names: The groups, endpoints or `OTHER_ENDPOINTS`.
@@ -188,7 +188,8 @@ def _compare_with_rank(
     if not groups.names:
         return [], np.ones(0)
     estimate = _estimate(pair, scan_rule, groups, tolerated)
-    margin, tolerance = estimate.against_margin, estimate.against_tolerance or estimate.against_zero
+    margin = estimate.against_margin
+    tolerance = estimate.against_tolerance or estimate.against_zero  # never None here, as `tolerated` was given
     is_finite = np.isfinite(estimate.baseline + margin.p_worse + margin.p_within + tolerance.p_worse)
     doubled = replace(
         estimate,

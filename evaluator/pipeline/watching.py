@@ -65,7 +65,7 @@ class StoredSubject:
         If it is unchanged, nothing has been recorded or stored since.
         """
         store_files = [self.store_path, self.store_path.with_name(self.store_path.name + ".wal")]
-        release_folder = run_folder(data_folder(self.store_path), self.release, "_").parent
+        release_folder = run_folder(data_folder(self.store_path), self.release, "_").parent  # of any run
         return tuple(_read_stamp(path) for path in [*store_files, *sorted(release_folder.glob("*"))])
 
     def land(self) -> tuple[Run, ...]:
@@ -215,7 +215,8 @@ class Watch:
         files = self.subject.signature()
         if self._verdict is None or self.clock() >= self._due:
             return files != self._files
-        # New requests change the folders of runs; the store itself changes when a run begins or ends.
+        # New requests change the folders of runs. When a run begins or ends, the store itself changes: its files come
+        # first in a signature.
         if files[:STORE_FILES] == self._files[:STORE_FILES]:
             return False
         self._files = files
@@ -261,7 +262,7 @@ class Watch:
 
     def _judge_at_deadline(self) -> Verdict:
         """Judge what there is at the deadline; an INCONCLUSIVE verdict names what is missing as its first reason."""
-        if self._busy is not None:  # the store was in use at the last attempt, and no time is left for another
+        if self._busy is not None:  # the error of the last attempt to read the store; no time is left for another
             raise self._busy
         runs = self.subject.land()
         verdict = self.subject.judge() if runs else self.subject.judge_nothing()
