@@ -49,7 +49,8 @@ class OutcomePairs(OutcomeContext):
             price = find_price(outcomes, arm, self.rulebook.monitoring)
             pair = OutcomePair(outcomes, arm, self.rulebook.alpha)
             compared += [_compare(pair, metric, rule, price) for metric, rule in OutcomeMetric.among(rules)]
-        # Position of a variable → for each arm, the values of its units.
+        # Loadings: the components of an estimate's error, from which the judge computes how comparisons are correlated.
+        # `values`: position of a variable → for each arm, the values of its units.
         values = {outcomes.variables.index(name): by_arm for name, by_arm in outcomes.values.items()}
         loadings = find_loadings([result.errors for result in compared], outcomes.moments, values)
         comparisons = [

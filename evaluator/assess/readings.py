@@ -81,7 +81,8 @@ class ReadingPairs(ReadingContext):
             )
             for arm_code, name in enumerate(cells.arms)
         )
-        window, (start, end) = Window(), view.span  # first judged bucket, and the bucket after the last
+        start, end = view.span  # first judged bucket, and the bucket after the last
+        window = Window()
         if without_load and start != end:
             start_time, end_time = (datetime.fromtimestamp(bucket * cells.bucket_s, UTC) for bucket in (start, end))
             window = Window(start_time, end_time, float(np.unique(cells.bucket).size * cells.bucket_s))
@@ -132,7 +133,7 @@ def pair_readings(
     if readings is None:
         why = f"no readings were collected: `evaluator collect {release}`"
         return Evidence(answer_nothing(rulebook, EvidenceKind.READINGS, why, load.cells.arms[1:] if load else ()))
-    arms, code_shift = complete_arms(readings.arms)
+    arms, code_shift = complete_arms(readings.arms)  # if the baseline was added, the codes of all arms move by 1
     readings, targets = _separate_targets(replace(readings, arms=arms, arm=readings.arm + code_shift), rulebook)
     if not find_rules(rulebook, EvidenceKind.READINGS):
         ignored = warn("readings", "readings were collected, but the policy has no metric of them")

@@ -127,9 +127,9 @@ class RequestPairs(RequestContext):
 
     def summarise(self, measured: Measured, findings: tuple[Finding, ...]) -> Evidence:
         """Sum up the comparisons, the health findings, the arms and the judged time as evidence."""
-        calendar, moments = self.calendar, self.cells.moments
+        calendar, moments = self.calendar, self.cells.moments  # `moments`: a row an instance, endpoint and bucket
         arms = []
-        for arm_code, account in enumerate(self.rows):
+        for arm_code, account in enumerate(self.rows):  # of each arm: rows read, judged and left out
             of_arm = moments.arm == arm_code
             requests_by_instance = np.bincount(moments.instance[of_arm], weights=moments.n[of_arm])
             arms.append(
@@ -209,7 +209,8 @@ def pair_requests(
     panels = {arm: pair.panel for arm, pair in all_traffic.items()}
     start = end = 0  # first judged bucket, and the bucket after the last
     if cells.moments.bucket.size:
-        start = min(warm_up.first_bucket.values()) // BLOCK_BUCKETS * BLOCK_BUCKETS  # looks end between two blocks
+        # The start of the block, because looks end between two blocks.
+        start = min(warm_up.first_bucket.values()) // BLOCK_BUCKETS * BLOCK_BUCKETS
         end = int(cells.moments.bucket.max()) + 1
     return RequestPairs(
         release=release,

@@ -59,7 +59,7 @@ def _describe_change(comparison: Comparison, alpha: float) -> str:
         share = format_number(100 * comparison.rule.metric.share_above)
         return f"{name} became a failure: more than {share} % of the requests of {comparison.arm} fail"
     size = format_change(effect, comparison.unit).lstrip("+−")  # the verb says the sign
-    unit = size.rsplit(" ", 1)[1]
+    unit = size.rsplit(" ", 1)[1]  # the word after the number
     verb = "rose" if effect.estimate > 0 else "fell"
     change = "did not change" if size.startswith("0 ") else f"{verb} {size}"
     # Each end of the interval belongs to a one-sided test at alpha.
@@ -386,6 +386,7 @@ def _advise_more_data(doubts: Sequence[Reason], judged: Sequence[Comparison], ev
         if math.isfinite(units) and 1 < multiple <= MOST_TIMES:
             return f"import about {format_count(math.ceil(units))} units in all, if the change stays as it is"
         return "the change is about as large as the margin: fix the candidate, or decide whether the margin is right"
+    # The steps of recorded times, or the bounds of a histogram, may be too coarse: then more data do not help.
     unresolved = next((c for c in waiting if c.unresolved), None)
     if unresolved is not None:
         return _FINER_TIMES if unresolved.too_coarse else _OTHER_BOUNDS

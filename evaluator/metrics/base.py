@@ -220,8 +220,8 @@ class EndpointMetric(RequestMetric):
 def check_enough(pair: Pair, *, successes: bool, on_both_arms: bool = True) -> str | None:
     """Say why a comparison cannot be made: too little time, or too few requests; `None`: it can be made.
 
-    `successes`: the metric reads successes, so there must be enough of them, and not all with the same time.
-    `on_both_arms=False`: a candidate may have few, as for a quantile that counts failures as infinitely slow.
+    `successes`: the metric reads successes, so there must be enough of them; if they are few, not all may have the same
+    time. `on_both_arms=False`: a candidate may have few, as for a quantile that counts failures as infinitely slow.
     """
     if pair.panel.slots < MIN_BUCKETS:
         seconds = pair.panel.slots * pair.panel.bucket_s

@@ -396,5 +396,5 @@ def _find_view(pair: OutcomePair, rule: Rule, estimate: OutcomeEstimate, levels:
     p_best = probabilities_of_best(levels.values, levels.own, highest=rule.direction is Direction.HIGHER)
     loadings = share_of_baseline(float(levels.own[0]), levels.own[1:])
     t = (levels.values[[pair.arm]] - levels.values[0]) / np.sqrt(levels.own[pair.arm] + levels.own[0])  # shape (1,)
-    p_dunnett = dunnett_p(t, loadings, float(levels.df.sum()))
+    p_dunnett = dunnett_p(t, loadings, float(levels.df.sum()))  # two-sided
     return replace(view, p_best=float(p_best[pair.arm]), p_dunnett=float(p_dunnett[0]))

@@ -79,8 +79,8 @@ class CounterRate(QueryMetric):
         """Answer a rule from a panel that is long enough: by difference for an absolute margin, else by ratio.
 
         In the panel, `totals["value"]` is the increase in the metric's unit, and `n` the instance-seconds: seconds with
-        readings, added up over instances. An increase by a few counts has a variance at least as large as a Poisson
-        count's, even if the few readings show less.
+        readings, added up over instances. If the counter counts events, the variance of an increase is taken to be at
+        least that of chance (Poisson), because few readings may show less.
         """
         request_pair = pair.as_request_pair(panel)
         # Of baseline and candidate, shape (2,). The increase is in the query's own unit, that of the least variance.
@@ -91,6 +91,7 @@ class CounterRate(QueryMetric):
             # The least variance of an increase becomes that of a rate, in the metric's unit.
             least_variance = self._find_least_variance(panel) * (self.scale / seconds) ** 2
             least_of_baseline, least_of_candidate = least_variance.tolist()
+            # Instances are assumed to differ by as large a share as in latency.
             sd_instance = request_pair.prior.sd_latency * abs(rate)
             floor = least_of_baseline, least_of_candidate
             estimate = request_pair.compare_differences(rule, sd_instance, floor=floor)

@@ -171,7 +171,8 @@ class HistogramShare(EdgeMetric):
         )
         beyond = request_pair.compare_failures(
             replace(rule, margin=Margin(margin, relative=False), limit=limit_beyond),
-            # If instances differ in latency, they differ in this share; so nothing is assumed for failures.
+            # How much the share differs between instances follows from how much their latency does. So the spread that
+            # is assumed for failures (`sd_share`) does not apply.
             sd_instance=pair.prior.sd_latency * spread_of_share(bounds, baseline_shares, index),
             sd_share=0.0,
         )

@@ -97,7 +97,7 @@ def _group_endpoints(pair: Pair, requests: FloatArray, least: int) -> _EndpointG
     fewest = requests.sum(axis=2).min(axis=0)  # of each endpoint, on the arm with fewer of them
     has_enough = fewest >= least
     names = [name for name, is_enough in zip(pair.panel.endpoints, has_enough, strict=True) if is_enough]
-    # Number of the group of each endpoint: endpoints with enough requests are counted; -1: in no group.
+    # Number of the group of each endpoint: endpoints with enough requests are numbered 0, 1, …; -1: in no group.
     group_numbers = np.where(has_enough, np.cumsum(has_enough) - 1, -1)
     if fewest[~has_enough].sum() >= least:
         # The panel may have this endpoint already, from rare endpoints that were pooled before.

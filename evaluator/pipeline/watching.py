@@ -157,7 +157,7 @@ class Watch:
     """`clock` at the last landing."""
     _due: float = -math.inf
     """`clock` at the next look."""
-    _busy: StoreBusy | None = None
+    _busy_error: StoreBusy | None = None
     """Why the last attempt to read the store failed; `None`: it did not."""
 
     def run(self) -> Verdict | None:
@@ -169,10 +169,10 @@ class Watch:
         while not self.stop():
             try:
                 verdict = self._look()
-                self._busy = None
+                self._busy_error = None
             except StoreBusy as error:
                 verdict = None
-                self._busy = error
+                self._busy_error = error
                 self._files = ()  # so that the next look tries again
                 self.status = f"the store is busy, trying again: {error.message}"
             if verdict is not None:
@@ -262,8 +262,8 @@ class Watch:
 
     def _judge_at_deadline(self) -> Verdict:
         """Judge what there is at the deadline; an INCONCLUSIVE verdict names what is missing as its first reason."""
-        if self._busy is not None:  # the error of the last attempt to read the store; no time is left for another
-            raise self._busy
+        if self._busy_error is not None:  # of the last attempt to read the store; no time is left for another
+            raise self._busy_error
         runs = self.subject.land()
         verdict = self.subject.judge() if runs else self.subject.judge_nothing()
         if not runs:
@@ -272,10 +272,10 @@ class Watch:
             # The verdict on only a part of the planned replicates decides nothing.
             verdict = replace(verdict, word=VerdictWord.INCONCLUSIVE)
             missing = "replicates are still to come"
-        elif verdict.word is not VerdictWord.INCONCLUSIVE:
-            return verdict
-        else:
+        elif verdict.word is VerdictWord.INCONCLUSIVE:
             missing = describe_missing(verdict) if any(run.landed for run in runs) else "it has no data yet"
+        else:
+            return verdict  # GO or NO-GO: nothing is missing
         waited_s = self.wait_s or 0.0  # never None here: without `wait_s` there is no deadline
         text = f"the deadline passed after {format_duration(waited_s)}: {missing}"
         return replace(verdict, reasons=(Reason("deadline", text), *verdict.reasons), time_to_decision_s=None)
