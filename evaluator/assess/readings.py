@@ -168,10 +168,11 @@ def pair_readings(
 def _keep_common_loadings(comparisons: list[Comparison]) -> tuple[Comparison, ...]:
     """Keep the loadings of comparisons of the same instances over the same buckets; remove those of all others.
 
-    Loadings are the components of an estimate's error, by which the correlation of two comparisons is computed. Only in
-    these comparisons the same position means the same component. Comparisons that agree in candidate, numbers of
-    instances and length of the loadings count as such; the largest group keeps its loadings. So several candidates
-    count as independent, which is stricter than their common baseline requires.
+    Loadings are the components of an estimate's error, by which the correlation of two comparisons is computed. A
+    position means the same component only in comparisons of the same instances and buckets. Those are taken to be
+    comparisons that agree in candidate, numbers of instances and length of the loadings; the largest group of them
+    keeps its loadings. So several candidates count as independent, which is stricter than their common baseline
+    requires.
     """
     keys = [(comparison.arm, comparison.instances, len(comparison.loadings)) for comparison in comparisons]
     counts = Counter(key for key, comparison in zip(keys, comparisons, strict=True) if comparison.loadings)

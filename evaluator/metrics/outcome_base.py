@@ -146,7 +146,7 @@ class OutcomeMetric(MetricModel):
         """Find what it reads in addition to the sums over units, which are enough unless values are cut or missing."""
         # The variable `x?` tells whether `x` happened: it has no values where `x` has none.
         has_missing = any(name.removesuffix("?") in outcomes.facts.missing for name in self.variables)
-        # Variables that were not imported have no values to read; `prepare` or the check of the policy reports them.
+        # An outcome that is not binary has no variable `x?`; its comparison says so, and needs no values.
         are_imported = set(self.variables) <= set(outcomes.variables)
         if are_imported and (has_missing or self.cut_above is not None):
             return Needs(frozenset([*self.variables, *self.covariate_names]))

@@ -244,7 +244,7 @@ class QueryMetric(ReadingMetric):
 
     @property
     def amounts(self) -> Literal["share", "ms", "abs"]:
-        """Unit of absolute margins and limits in the policy."""
+        """Unit of absolute margins and limits in the policy; `abs`: the query's own unit, whatever it is."""
         if self.scaled_unit == "ms":
             return "ms"
         return "share" if self.scaled_unit == "fraction" else "abs"

@@ -243,7 +243,10 @@ def _to_rulebook(file: PolicyFile) -> Rulebook:
 
 
 def _to_prior(section: Instances) -> InstancePrior:
-    """Make the assumption about instances of the section `instances`; without `history`, nothing was learnt."""
+    """Make the assumption about instances from the section `instances`.
+
+    Without `history` nothing was learnt: `latency` and `failures` of the result are None.
+    """
     history = section.history
     latency = failures = None
     if history is not None:
