@@ -347,7 +347,7 @@ def _wait_for_end(
 ) -> tuple[str, str]:
     """Wait until Locust ends, or end it: after the deadline (epoch, s), or as soon as `why_stop` gives a reason.
 
-    Returns what went wrong, and why it was ended early on purpose; both are empty if it ended by itself.
+    Returns what went wrong, and the reason of `why_stop`; both are empty if Locust ended by itself.
     """
     try:
         while process.poll() is None:
@@ -362,6 +362,7 @@ def _wait_for_end(
     except KeyboardInterrupt:
         _end_locust(process)
         return _INTERRUPTED, ""
+    # Locust has ended by itself; some of its workers may still run.
     _kill_group(process)
     return "", ""
 

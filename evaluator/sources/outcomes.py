@@ -156,7 +156,8 @@ def _choose_value_columns(
         raise UnknownName("column in the file", unknown, columns)
     covariates = list(options.covariates)
     outcomes = [_parse_outcome(text, columns) for text in options.outcome_names]
-    # Columns of numbers that may be an outcome or a covariate, although no option names them.
+    # Columns of numbers or booleans ("truth") that may be an outcome or a covariate, although no option names them;
+    # times and row numbers cannot.
     numbers = [
         name
         for name, column in columns.items()

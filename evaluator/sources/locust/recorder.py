@@ -169,7 +169,10 @@ class _Process:
     def __init__(
         self, environment: Environment, runner: Runner, recording: Recording | None, parent_pid: int | None
     ) -> None:
-        """Prepare to record; `recording` None: the options say what; `parent_pid`: it is ended with this process."""
+        """Prepare to record what `recording` says, or the options of the command line if it is None.
+
+        `parent_pid`: process with whose end this process ends, too; None: with that of no other.
+        """
         self.environment, self.runner = environment, runner
         self.given_recording = recording
         """Settings of `evaluator load`; None: made from the options when a run starts."""
@@ -196,7 +199,7 @@ class _Process:
         self.users_seen: float | None = None
         """When users were last seen running."""
         self.clock_offsets_s: dict[str, float] = {}
-        """On a master: worker → how far its clock is behind."""
+        """On a master: worker → how far its clock is behind (s)."""
         self.lags_ms: list[float] = []
         self.cpu = psutil.Process()
         self.running = False
@@ -236,7 +239,10 @@ class _Process:
     # -------------------------------------------------------------- life of a run
 
     def _on_test_start(self, **_: Any) -> None:
-        """Begin a run: reset what was recorded of the run before, and write the first facts into the run's folder."""
+        """Begin a run: reset what was recorded of the run before, and write the first facts into the run's folder.
+
+        A run that Locust started by itself (without `evaluator load`) also gets a manifest, which describes it.
+        """
         self.facts = self._new_facts()
         self.recording = self.given_recording or self._make_recording()
         self.buffer.begin()
@@ -290,7 +296,7 @@ class _Process:
         manifest.write(recording.folder)
 
     def _on_all_spawned(self, user_count: int, **_: Any) -> None:
-        """Note the users of each arm once all requested users run; with several steps, at the largest number.
+        """Note the users of each arm once all requested users run; if the load has several steps, at the largest step.
 
         A worker sees its own users only, so this is left to the master.
         """
@@ -359,6 +365,7 @@ class _Process:
     def _stop(self, reason: str) -> None:
         """Stop the run of all processes, and print why. Locust quits; with a web page it waits for another run."""
         self.facts.stopped_by = reason
+        # A process that reads the log recognises the line by its mark.
         sys.stderr.write(f"{STOP_MARK}{reason}\n")
         sys.stderr.flush()
         self.environment.process_exit_code = COULD_NOT_RECORD
@@ -395,7 +402,7 @@ class _Process:
                 self._write_facts()
 
     def _flush(self) -> None:
-        """Write the requests that wait in the buffer; without a segment to write to, drop them."""
+        """Write the requests that wait in the buffer to the segment; without one (after an error), drop them."""
         if not len(self.buffer):
             return
         recording = self.recording
@@ -424,7 +431,7 @@ class _Process:
             self.users = self._sum_by_arm(self.runner.user_classes_count)
 
     def _sum_by_arm(self, counts: Mapping[str, int]) -> Counter[str]:
-        """Sum the users of classes (by name) over the classes of each arm."""
+        """Sum the users of classes (by name) over the classes of each arm; a class without an arm has the buffer's."""
         users: Counter[str] = Counter()
         for class_name, count in counts.items():
             users[self.arm_by_class.get(class_name) or self.buffer.arm] += count
@@ -468,6 +475,7 @@ class _Process:
         """End this process, whose parent has ended: in order if the load was over, else as an interrupted run."""
         if self.running and self.facts.users_stopped is not None:
             # Locust's leader does not wait for users who stop slowly (--stop-timeout); the load was over by then.
+            # Locust's statistics hold the requests since the last report to the leader; no further report follows.
             self.facts.counted = (self.facts.counted or 0) + self.environment.stats.total.num_requests
             self._close()
             os._exit(0)

@@ -124,6 +124,7 @@ class PrometheusSource(Section):
         """Refuse a header for secrets (Authorization, …) whose value does not name an environment variable."""
         for name, text in value.items():
             if SECRET_HEADERS.search(name) and not OF_SOURCES.pattern.search(text):
+                # The message continues the name of the key, `headers`.
                 raise ValueError(f"of {name} must name an environment variable, such as ${{TOKEN}}: no secrets here")
         return value
 
