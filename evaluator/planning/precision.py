@@ -158,6 +158,7 @@ def learn_precisions(stored: Sequence[tuple[Cells, tuple[Run, ...]]], rulebook: 
     # Name of a gate → its comparisons in all groups.
     by_gate = {rule.name: [timed for group in groups for timed in group.by_rule.get(rule.name, [])] for rule in gates}
     precisions = [_pool(rule, by_gate[rule.name], rulebook) for rule in gates if by_gate[rule.name]]
+    # Run groups with data of at least one gate.
     used = [group for group in groups if any(rule.name in group.by_rule for rule in gates)]
     return History(
         precisions=tuple(precisions),

@@ -256,6 +256,7 @@ class _Rollout:
         planned = [forecast(gate, float(seconds), instances, noise=noise) for seconds in self.looks]
         # By look, shape (looks,).
         se, df = np.array([look.se for look in planned]), np.array([look.df for look in planned])
+        # Share of the variance that time does not shrink.
         persistent_share = np.array([look.between_instance for look in planned])
         if not np.isfinite(se).all():  # too short to decide anything
             never_worse = np.zeros((self.replications, self.looks.size), dtype=bool)
@@ -269,7 +270,7 @@ class _Rollout:
         # The estimated standard error, divided by the true one. Wilson & Hilferty (1931): the cube root of chi-square
         # over its degrees of freedom is nearly normal.
         cube_root = 1 - 2 / (9 * df) + np.sqrt(2 / (9 * df)) * errors.of_variance[:, None]
-        estimated_se = np.maximum(cube_root, 0.02) ** 1.5
+        estimated_se = np.maximum(cube_root, 0.02) ** 1.5  # with few degrees of freedom the root may be negative
         # Positive: worse than the margin. To be within the margin, only the last look is tested, at the level alpha.
         statistic = (truth - gate.bound + error) / (se * estimated_se)
         critical = find_criticals(self.calendar, self.looks, self.level, df, persistent_share)

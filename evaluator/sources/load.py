@@ -310,12 +310,14 @@ def _find_cause(exit_code: int, lines: Sequence[str], *, ended_on_purpose: bool)
 
 
 def _build_command(plan: LoadPlan) -> list[str]:
-    """The command line of Locust, whose users are those of all arms together."""
+    """Build the command line of Locust. The plan's users and spawn rate are those of one arm, Locust's of all arms."""
     arms = len(plan.arms)
     command = [sys.executable, "-m", "evaluator.sources.locust", "-f", str(plan.locustfile)]
+    # Failed requests are data, so they are no error of Locust: its exit code then is 0.
     command += ["--headless", "--only-summary", "--exit-code-on-error", "0"]
     command += ["-u", str(plan.users * arms), "-r", str(plan.spawn_rate * arms), "-t", f"{plan.run_time_s:g}"]
     if plan.processes > 1:
+        # A master on loopback, to which its workers connect; a port of its own lets several loads run at once.
         port = str(free_port())
         command += ["--processes", str(plan.processes), "--master-port", port]
         command += ["--master-bind-host", "127.0.0.1", "--master-bind-port", port]

@@ -186,6 +186,7 @@ def _choose_value_columns(
         raise InputError(
             f"an outcome cannot be called '{reserved}'", hint="rename the column, for example with --outcomes-query"
         )
+    # A covariate is used as a number, also if it is only ever 0 or 1.
     return (*outcomes, *(OutcomeColumn(name, "covariate", binary=False) for name in covariates))
 
 

@@ -313,7 +313,7 @@ def _to_texts(values: list[Any], make_defaults: Callable[[], Iterable[str]]) -> 
     """
     try:
         codes, distinct = _number_values(values)
-        if set(map(type, distinct)) == {str} and all(distinct):
+        if set(map(type, distinct)) == {str} and all(distinct):  # only texts, and none of them is empty
             return pa.DictionaryArray.from_arrays(codes, pa.array(distinct, pa.string()))
     except (pa.ArrowException, TypeError, UnicodeError):
         pass  # a value is of an odd type: cleaned one by one

@@ -84,14 +84,14 @@ def read_head(path: Path) -> Head:
         top = first_line + text.read(max(_TOP - len(first_line), 0))
     first_character = top.lstrip()[:1]
     if first_character == "<":
-        return Head(path, "xml", top)
+        return Head(path, "xml", top=top)
     if first_character in ("{", "["):
-        return Head(path, "json", top)
+        return Head(path, "json", top=top)
     try:
         column_names = next(csv.reader([first_line], delimiter=find_delimiter(first_line)), [])
     except csv.Error:
         column_names = []  # any text: it may be a log of another tool
-    return Head(path, "csv", top, tuple(name.strip() for name in column_names))
+    return Head(path, "csv", top=top, columns=tuple(name.strip() for name in column_names))
 
 
 def read_table(head: Head) -> Table:

@@ -172,6 +172,7 @@ class _JtlParser:
     """Collects each sample when its element ends."""
 
     def __init__(self, path: Path) -> None:
+        """Prepare to parse a file; `path`: its name in errors."""
         self.path = path
         self.rows: list[_Row] = []
         """Rows of the elements that have ended, until `take` takes them."""

@@ -62,7 +62,7 @@ def _build_layout(head: Head, column_requests: Sequence[ColumnRequest]) -> FileL
             )
         time_unit = determine_instant_unit(table.typical.get(time))
     endpoint_columns = tuple(name for name in ("name", "url") if name in table.header)
-    # A point of http_req_duration is written when the request has ended.
+    # A point of http_req_duration is written when the request has ended, so it began its duration earlier ("ended").
     # Of each column of a request row: its name, the columns of the file, how it is made of them, and its unit.
     columns = (
         ColumnMap("ts", (time, value), "ended", time_unit),

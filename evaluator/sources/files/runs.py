@@ -162,7 +162,7 @@ def _find_runs_declared_as_parts(arms: Sequence[_ArmRuns]) -> Iterator[str]:
     Yields a sentence for each such arm. `arms`: as their files look, before the declaration.
     """
     for arm in arms:
-        # Each group of files is a run; in doubt (a text that is not empty), the files do not look like anything.
+        # Each group of files looks like a run; where the times do not show that clearly, `doubt` has the reason.
         if len(arm.groups) > 1 and not arm.doubt:
             how = "lie apart in time" if arm.in_time else "each count their times from the start of a test"
             yield f"the files of {arm.name} {how}, like repeated runs, but are taken as parts of one run"
@@ -285,6 +285,7 @@ def _find_contradictions(arms: Sequence[_ArmRuns]) -> Iterator[str]:
         if not (arm.in_time and other_arm.in_time):
             continue
         for group in arm.groups:
+            # Several runs of one arm during one of another: the files of the latter may be of several runs.
             overlapping_runs = sum(_ran_together(group, other_group) for other_group in other_arm.groups)
             if overlapping_runs > 1:
                 yield f"one run of {arm.name} lasts as long as {overlapping_runs} of {other_arm.name}"

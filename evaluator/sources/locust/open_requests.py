@@ -123,7 +123,7 @@ class OpenRequests:
             is_handled = original(response, error_class, error, trace)
             # Locust reports a request whose block raised nothing, or had set the outcome before.
             if error_class is not None and not is_handled and getattr(response, "_manual_result", None) is None:
-                if call and isinstance(error, _STOPPED):
+                if call and isinstance(error, _STOPPED):  # the end of the user cut off a streamed body
                     self._record_broken_call(call, error)
                 else:
                     self._leave_out_answered(response, error)
@@ -195,6 +195,7 @@ def _derive_name(session: Any, parameters: Mapping[str, Any]) -> Any:
     # HttpSession names a request by the path that it really sends, including the query.
     prepared = requests.PreparedRequest()
     try:
+        # `kwargs`: the options of the call that the client's signature does not name.
         full_url = url if absolute_http_url_regexp.match(url) else f"{session.base_url}{url}"
         prepared.prepare_url(full_url, merge_setting(parameters.get("kwargs", {}).get("params"), session.params))
     except (requests.RequestException, TypeError, ValueError):

@@ -331,7 +331,7 @@ class _Process:
         self.running = False
 
     def _close(self) -> None:
-        """Write the last requests and facts of the run, and mark the facts as complete."""
+        """Write the last requests and facts of the run, and mark the facts as complete unless an error stopped it."""
         self._flush()
         self.facts.ended = time.time()
         self.facts.closed = not self.facts.stopped_by
@@ -431,14 +431,17 @@ class _Process:
             self.users = self._sum_by_arm(self.runner.user_classes_count)
 
     def _sum_by_arm(self, counts: Mapping[str, int]) -> Counter[str]:
-        """Sum the users of classes (by name) over the classes of each arm; a class without an arm has the buffer's."""
+        """Sum the users of classes (by name) for each arm; a class without an arm of its own has that of the buffer."""
         users: Counter[str] = Counter()
         for class_name, count in counts.items():
             users[self.arm_by_class.get(class_name) or self.buffer.arm] += count
         return users
 
     def _write_facts(self) -> None:
-        """Bring the facts of this process up to date and write them into the run's folder."""
+        """Bring the facts of this process up to date and write them into the run's folder.
+
+        Masters and workers add up the requests as workers report them, so here `counted` is set only without workers.
+        """
         facts = self.facts
         facts.read, facts.left_out = dict(self.buffer.read), self.buffer.left_out
         facts.in_flight = self.open_requests.list_in_flight()
@@ -489,7 +492,10 @@ class _Process:
         os._exit(COULD_NOT_RECORD)
 
     def _on_report(self, data: Mapping[str, Any], **_: Any) -> None:
-        """Add up the requests that a worker reports to its master; worker and master both count them."""
+        """Add up the requests that a worker reports to its master; worker and master both count them.
+
+        `data`: one report, with the number of requests since the report before.
+        """
         self.facts.counted = (self.facts.counted or 0) + int(data["stats_total"]["num_requests"])
         if self.role == "worker" and self.facts.ended is not None:
             self._write_facts()  # the last report comes after the end of the run
@@ -498,7 +504,10 @@ class _Process:
         self.users = Counter(msg.data)
 
     def _on_clock(self, msg: Any, **_: Any) -> None:
-        """Compare a worker's clock with ours: of all its messages, the smallest offset, as each also took some time."""
+        """Compare a worker's clock with ours; `msg` holds the worker's time (epoch, s) when it was sent.
+
+        The smallest offset of all messages counts, because each message also took some time.
+        """
         offset_s = time.time() - float(msg.data["at"])
         known_offset_s = self.clock_offsets_s.get(msg.node_id, offset_s)
         self.clock_offsets_s[msg.node_id] = min(offset_s, known_offset_s, key=abs)

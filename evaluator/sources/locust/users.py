@@ -70,7 +70,7 @@ def _copy_user(cls: type[User], arm: Arm, url: str, release: str) -> type[User]:
 
 
 def _shape_all_arms(shape: LoadTestShape, copies: Mapping[str, Any], arms: int) -> None:
-    """Let the users of a load shape be those of one arm, as those of `--users` are: `arms` times as many are spawned.
+    """Let the numbers of a load shape be users of one arm, as `--users` is: `arms` times as many are spawned.
 
     Where the shape restricts the classes of users, their copies take the place of the classes. `copies`: name of a
     class → for each arm → its copies.

@@ -381,6 +381,7 @@ def _find_real_step(answer: Answer, step_s: float) -> float:
     """The real interval of samples (s): the median of the series' medians, but at least the step of the policy."""
     series_times = [series.ts_ms for series in answer.series if series.ts_ms.size > 2]
     medians_s = [float(statistics.median(ts_ms[1:] - ts_ms[:-1])) / 1000 for ts_ms in series_times]
+    # Rounded to whole seconds, as times of samples vary by milliseconds; the given step if no series has three samples.
     return max(step_s, round(statistics.median(medians_s) if medians_s else step_s))
 
 
