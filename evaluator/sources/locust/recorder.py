@@ -169,10 +169,7 @@ class _Process:
     def __init__(
         self, environment: Environment, runner: Runner, recording: Recording | None, parent_pid: int | None
     ) -> None:
-        """Prepare to record what `recording` says, or the options of the command line if it is None.
-
-        `parent_pid`: process with whose end this process ends, too; None: with that of no other.
-        """
+        """Prepare to record by `recording` (None: by the options); this process ends with `parent_pid`, if not None."""
         self.environment, self.runner = environment, runner
         self.given_recording = recording
         """Settings of `evaluator load`; None: made from the options when a run starts."""
@@ -239,10 +236,7 @@ class _Process:
     # -------------------------------------------------------------- life of a run
 
     def _on_test_start(self, **_: Any) -> None:
-        """Begin a run: reset what was recorded of the run before, and write the first facts into the run's folder.
-
-        A run that Locust started by itself (without `evaluator load`) also gets a manifest, which describes it.
-        """
+        """Begin a run: reset what was recorded of the run before, and write the first facts into the run's folder."""
         self.facts = self._new_facts()
         self.recording = self.given_recording or self._make_recording()
         self.buffer.begin()
@@ -260,7 +254,7 @@ class _Process:
             self.recording.folder.mkdir(parents=True, exist_ok=True)
             if self.role != "master":
                 self.writer = SegmentWriter(self.recording.folder, self.worker)
-            if self.role != "worker" and not self.given_recording:
+            if self.role != "worker" and not self.given_recording:  # `evaluator load` describes its run itself
                 self._write_manifest(self.recording)
             self.facts.write(self.recording.folder)
         except OSError as error:
@@ -365,7 +359,6 @@ class _Process:
     def _stop(self, reason: str) -> None:
         """Stop the run of all processes, and print why. Locust quits; with a web page it waits for another run."""
         self.facts.stopped_by = reason
-        # A process that reads the log recognises the line by its mark.
         sys.stderr.write(f"{STOP_MARK}{reason}\n")
         sys.stderr.flush()
         self.environment.process_exit_code = COULD_NOT_RECORD
@@ -438,16 +431,13 @@ class _Process:
         return users
 
     def _write_facts(self) -> None:
-        """Bring the facts of this process up to date and write them into the run's folder.
-
-        Masters and workers add up the requests as workers report them, so here `counted` is set only without workers.
-        """
+        """Bring the facts of this process up to date and write them into the run's folder."""
         facts = self.facts
         facts.read, facts.left_out = dict(self.buffer.read), self.buffer.left_out
         facts.in_flight = self.open_requests.list_in_flight()
         if self.lags_ms:
             facts.loop_lag_ms = round(float(np.percentile(self.lags_ms, 99)), 3)
-        if self.role == "local":
+        if self.role == "local":  # masters and workers set `counted` by the reports of the workers
             # With --reset-stats Locust's own count begins again after the start.
             facts.counted = None if self.environment.reset_stats else self.environment.stats.total.num_requests
             facts.workers_expected, facts.clock_offset_s = 1, 0.0  # no other process, so no other clock
@@ -477,8 +467,7 @@ class _Process:
     def _end_orphan(self) -> None:
         """End this process, whose parent has ended: in order if the load was over, else as an interrupted run."""
         if self.running and self.facts.users_stopped is not None:
-            # Locust's leader does not wait for users who stop slowly (--stop-timeout); the load was over by then.
-            # Locust's statistics hold the requests since the last report to the leader; no further report follows.
+            # The leader waited neither for users who stop slowly (--stop-timeout) nor for a report of their requests.
             self.facts.counted = (self.facts.counted or 0) + self.environment.stats.total.num_requests
             self._close()
             os._exit(0)
@@ -492,10 +481,7 @@ class _Process:
         os._exit(COULD_NOT_RECORD)
 
     def _on_report(self, data: Mapping[str, Any], **_: Any) -> None:
-        """Add up the requests that a worker reports to its master; worker and master both count them.
-
-        `data`: one report, with the number of requests since the report before.
-        """
+        """Add up the requests since the last report of a worker, in the report `data`; worker and master both do so."""
         self.facts.counted = (self.facts.counted or 0) + int(data["stats_total"]["num_requests"])
         if self.role == "worker" and self.facts.ended is not None:
             self._write_facts()  # the last report comes after the end of the run
@@ -504,10 +490,7 @@ class _Process:
         self.users = Counter(msg.data)
 
     def _on_clock(self, msg: Any, **_: Any) -> None:
-        """Compare a worker's clock with ours; `msg` holds the worker's time (epoch, s) when it was sent.
-
-        The smallest offset of all messages counts, because each message also took some time.
-        """
+        """Compare a worker's time, sent in `msg`, with ours; the smallest offset counts, as each message takes time."""
         offset_s = time.time() - float(msg.data["at"])
         known_offset_s = self.clock_offsets_s.get(msg.node_id, offset_s)
         self.clock_offsets_s[msg.node_id] = min(offset_s, known_offset_s, key=abs)
