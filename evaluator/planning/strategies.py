@@ -94,7 +94,7 @@ def compare_strategies(
 ) -> tuple[Exposure, ...]:
     """Simulate how each strategy rolls out an unchanged release, and one with the goal's regression of latency.
 
-    Returns what each strategy exposes of the regression, in the order of `STRATEGIES`.
+    Returns the outcomes of each strategy, in the order of `STRATEGIES`.
     """
     return tuple(
         _Rollout(history, rulebook, goal, replications).describe(name, strategy, seed)

@@ -191,7 +191,10 @@ def _choose_value_columns(
 
 
 def _parse_outcome(text: str, columns: dict[str, SourceColumn]) -> OutcomeColumn:
-    """Parse a value of `--outcome`, COLUMN[:binary|numeric]. Raises UnknownName."""
+    """Parse a value of `--outcome`, COLUMN[:binary|numeric]; without a kind, the values decide. Raises UnknownName.
+
+    `columns`: those of the file, by name.
+    """
     if text in columns:
         return OutcomeColumn(text)
     name, _, kind = text.rpartition(":")

@@ -104,6 +104,7 @@ def _build_table_layout(table: Table, column_requests: Sequence[ColumnRequest]) 
     """Map the columns that CSV and XML have in common. Raises InputError."""
     require(table, _COLUMNS, "a JMeter result file")
     # Of each column of a request row: its name, the columns of the file, how it is made of them, and its unit.
+    # "false": false is a failure.
     columns = (
         ColumnMap("ts", ("timeStamp",), "instant", determine_instant_unit(table.typical.get("timeStamp"))),
         ColumnMap("endpoint", ("label",), "text"),

@@ -219,10 +219,10 @@ class Prometheus:
         return self._why_impossible[key]
 
     def _look_back(self, query: Query, arm: str, window: _Range) -> str:
-        """Explain why a query that found nothing in `window` can match nothing on an arm, by the series of LOOK_BACK.
+        """Explain why a query that found nothing in `window` can match nothing on an arm.
 
-        Returns a sentence, or an empty text if the query can match something. If the server does not answer, the
-        sentence says that this is not known.
+        It asks for the series of the window, and of the days before it (LOOK_BACK). Returns a sentence, or an empty
+        text if the query can match something. If the server does not answer, the sentence says that this is not known.
         """
 
         def list_series_of(arm_name: str, period: _Range) -> list[Labels]:
