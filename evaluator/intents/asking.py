@@ -27,7 +27,7 @@ from evaluator.intents.people import may, may_ask, why_not
 from evaluator.intents.steps import PlannedHook, plan_steps
 from evaluator.pipeline.landing import land_release
 from evaluator.policy import Policy
-from evaluator.records import WHOLE, StoredVerdict, VerdictWord
+from evaluator.records import StoredVerdict, VerdictWord
 from evaluator.records.intents import (
     ANNOUNCE,
     FINAL_STATES,
@@ -147,19 +147,18 @@ def _check_promotion(store: Store, policy: Policy, request: ActionRequest, lates
     if latest is None:
         raise Refused(f"{request.release} was not judged yet", hint=f"judge it: {policy.command(request.release)}")
     verdict = read_stored(latest)
-    if request.action is Action.BREAK_GLASS:
-        if verdict.word is VerdictWord.GO:
-            whole = f"judge the whole time: {policy.command(request.release)}"
-            hint = "promote it" if verdict.period == WHOLE else whole
-            raise Refused(f"{request.release} is GO: it needs no override", hint=hint)
+    if request.action is Action.BREAK_GLASS and verdict.word is not VerdictWord.GO:
         if not policy.promotion.hooks.get(Action.PROMOTE):
             raise Refused("the policy names no hooks that promote", hint=NO_HOOKS)
         return
     unmet = [condition for condition in list_conditions(store, policy, verdict) if not condition.met]
+    remedy = unmet[0].remedy.replace("`", "") if unmet else ""
+    if request.action is Action.BREAK_GLASS:
+        raise Refused(f"{request.release} is GO: it needs no override", hint=remedy or "promote it")
     if unmet:
         raise Refused(
             f"{request.release} is not promoted: " + "; ".join(condition.description for condition in unmet),
-            hint=unmet[0].remedy.replace("`", "") or None,
+            hint=remedy or None,
             no_go=verdict.word is VerdictWord.NO_GO,
         )
 

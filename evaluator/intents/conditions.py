@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from evaluator.intents.checking import CLOCK_TOLERANCE
 from evaluator.intents.observing import hash_data_now, hash_policy_now
 from evaluator.pipeline.runs import is_live, is_stale
 from evaluator.policy import Policy
-from evaluator.records import WHOLE, ReleaseSummary, Verdict, VerdictWord
+from evaluator.records import BASELINE, CANDIDATE, WHOLE, Release, ReleaseSummary, Service, Verdict, VerdictWord
 from evaluator.records.intents import Action, Intent, IntentState
 from evaluator.store import Store
 from evaluator.wording import format_duration
@@ -57,8 +58,9 @@ def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[Pro
             "the verdict is on the whole time",
             met=verdict.period == WHOLE,
             otherwise="the verdict is on a part of the time (--from, --to)",
-            remedy=rejudge,
+            remedy=f"judge the whole time: `{policy.command(release)}`",
         ),
+        _check_arm(verdict),
         PromotionCondition(
             "nothing landed after the verdict",
             met=not is_stale(runs, verdict.judged_at),
@@ -91,6 +93,18 @@ def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[Pro
         ),
         _check_age(verdict, policy.promotion.approvals.max_age, rejudge),
         _check_hooks(policy),
+        _check_versions(policy, verdict.release),
+    )
+
+
+def _check_arm(verdict: Verdict) -> PromotionCondition:
+    """Check that the arm that is GO is the one whose version the hooks get: of several candidates, only `canary`."""
+    best_arm = next((reason.arm for reason in verdict.reasons if reason.code == "best_arm"), CANDIDATE)
+    return PromotionCondition(
+        "hooks get the version of the arm that is GO",
+        met=best_arm == CANDIDATE,
+        otherwise=f"the arm {best_arm} is GO, and hooks get the version of {CANDIDATE}",
+        remedy=f"import or load {best_arm} alone, as {CANDIDATE} of a release of its own, and judge that",
     )
 
 
@@ -101,6 +115,22 @@ def _check_hooks(policy: Policy) -> PromotionCondition:
         met=bool(policy.promotion.hooks.get(Action.PROMOTE)),
         otherwise="the policy names no hooks that promote",
         remedy=NO_HOOKS,
+    )
+
+
+def _check_versions(policy: Policy, release: Release) -> PromotionCondition:
+    """Check that the versions are known that a hook that promotes uses: it would act with an empty one."""
+    options = json.dumps([entry.options for entry in policy.promotion.hooks.get(Action.PROMOTE, ())])
+    unknown = [
+        arm
+        for arm in (BASELINE, CANDIDATE)
+        if f"${{{arm}}}" in options and not all(getattr(service, arm) for service in release.services or (Service(""),))
+    ]
+    return PromotionCondition(
+        "the versions that hooks use are known",
+        met=not unknown,
+        otherwise=" and ".join(f"a hook uses ${{{arm}}}, and no version of {arm} is known" for arm in unknown),
+        remedy="land its data again with " + " and ".join(f"--{arm}-version" for arm in unknown),
     )
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from evaluator.intents import conditions
 from evaluator.intents.conditions import NO_HOOKS, PromotionCondition, list_conditions
-from evaluator.records import Evidence, Period, Release, Verdict, VerdictWord
-from evaluator.records.intents import Action
+from evaluator.records import Evidence, Period, Reason, Release, Service, Verdict, VerdictWord
+from evaluator.records.intents import Action, HookEntry
 
 GO = Verdict(Release("cart@2"), VerdictWord.GO, (), "promote cart@2", Evidence(), "native", "fixed", 0.05)
 AGAIN = "judge it again: `evaluator verdict cart@2`"
@@ -21,7 +21,9 @@ AGAIN = "judge it again: `evaluator verdict cart@2`"
 def listed(monkeypatch):
     """List the conditions of a verdict of so many seconds ago, under what the store and the policy say."""
 
-    def unmet(age_s=60.0, *, stale=False, live=False, data="sha256:d", policy="sha256:p", hooks=True, **changes):
+    def unmet(
+        age_s=60.0, *, stale=False, live=False, data="sha256:d", policy="sha256:p", hooks=True, command=(), **changes
+    ):
         now = datetime.now(UTC)
         monkeypatch.setattr(conditions, "datetime", SimpleNamespace(now=lambda zone: now))
         monkeypatch.setattr(conditions, "is_stale", lambda runs, judged_at: stale)
@@ -35,12 +37,12 @@ def listed(monkeypatch):
             command=lambda release: f"evaluator verdict {release}",
             promotion=SimpleNamespace(
                 approvals=SimpleNamespace(max_age=1800.0),
-                hooks={Action.PROMOTE: ("hook",)} if hooks else {Action.HOLD: ("hook",)},
+                hooks={Action.PROMOTE if hooks else Action.HOLD: (HookEntry("command", {"run": command}),)},
             ),
         )
         store = SimpleNamespace(data=SimpleNamespace(runs=lambda release: ()), reading=nullcontext)
         listed = list_conditions(store, rules, Verdict(**(fields | current)))
-        assert len(listed) == 9
+        assert len(listed) == 11
         return [(condition.text, condition.description, condition.remedy) for condition in listed if not condition.met]
 
     return unmet
@@ -58,7 +60,7 @@ YOUNG = "it was judged within the last 30 min"
             {"period": Period(None, datetime(2026, 3, 1, tzinfo=UTC))},
             "the verdict is on the whole time",
             "the verdict is on a part of the time (--from, --to)",
-            AGAIN,
+            "judge the whole time: `evaluator verdict cart@2`",
         ),
         ({"stale": True}, "nothing landed after the verdict", "data landed after the verdict", AGAIN),
         ({"live": True}, "no run is being recorded", "a run is still being recorded", "wait, then judge again"),
@@ -94,6 +96,39 @@ def test_each_condition_that_is_not_met_shows_the_other_text(listed, changes, te
 def test_a_go_of_the_last_half_hour_meets_all(listed, age_s):
     """A minute from now is what two clocks may differ by."""
     assert listed(age_s) == []
+
+
+BEST = "the arm blue is GO, and hooks get the version of canary"
+ALONE = "import or load blue alone, as canary of a release of its own, and judge that"
+
+
+@pytest.mark.parametrize(
+    ("arm", "unmet"),
+    [("canary", []), ("blue", [("hooks get the version of the arm that is GO", BEST, ALONE)])],
+)
+def test_hooks_promote_no_other_arm_than_the_one_that_is_go(listed, arm, unmet):
+    reason = Reason("best_arm", f"{arm}: p95 is within its margin", arm=arm)
+    assert listed(reasons=(reason,)) == unmet
+
+
+@pytest.mark.parametrize(
+    ("services", "command", "unknown"),
+    [
+        ((), ["deploy"], []),
+        ((Service("cart"),), ["deploy", "${release}"], []),
+        ((Service("cart", "1", "2"),), ["deploy", "${canary}", "${baseline}"], []),
+        ((), ["deploy", "v${canary}"], ["canary"]),
+        ((Service("cart", "", "2"),), ["deploy", "${canary}"], []),
+        ((Service("cart", "1", ""),), ["deploy", "${canary}"], ["canary"]),
+        ((Service("cart", "1", "2"), Service("shop", "1", "")), ["deploy", "${canary}"], ["canary"]),
+        ((Service("cart"),), ["deploy", "${canary}", "${baseline}"], ["baseline", "canary"]),
+    ],
+)
+def test_no_hook_acts_with_an_empty_version(listed, services, command, unknown):
+    says = " and ".join(f"a hook uses ${{{arm}}}, and no version of {arm} is known" for arm in unknown)
+    remedy = "land its data again with " + " and ".join(f"--{arm}-version" for arm in unknown)
+    unmet = [("the versions that hooks use are known", says, remedy)] if unknown else []
+    assert listed(release=Release("cart@2", services), command=command) == unmet
 
 
 def test_a_condition_shows_the_text_that_is_true():
