@@ -14,7 +14,7 @@ from evaluator.figure_data.base import MOST_UNITS, round_value
 from evaluator.metrics.base import RequestMetric, UnitTotals
 from evaluator.records import Comparison
 from evaluator.records.arrays import FloatArray, IntArray
-from evaluator.stats.estimators.distribution import Distribution, counts_below, distributions_by_row, find_limits_ms
+from evaluator.stats.estimators.distribution import Distribution, counts_below, distributions_by_set, find_limits_ms
 from evaluator.stats.shaping.histogram import SortedBins
 from evaluator.stats.shaping.panel import Panel
 
@@ -126,7 +126,7 @@ def _find_quantiles(panel: Panel, units: _Units, n: FloatArray, probability: flo
     limits_ms, histogram_unit = find_limits_ms(panel), units.histogram_unit
     quantiles = np.full(n.size, np.nan)
     # Every request counts once, and successes are added up: shape (units, limits).
-    done = distributions_by_row(units.bins, np.ones(histogram_unit.size), limits_ms, histogram_unit, n.size)
+    done = distributions_by_set(units.bins, np.ones(histogram_unit.size), limits_ms, histogram_unit, n.size)
     for unit in np.flatnonzero((done[:, -1] > 0) & (n > 0)):
         quantiles[unit] = Distribution(limits_ms, done[unit] / n[unit]).quantile(probability)
     return quantiles

@@ -196,9 +196,9 @@ def _uncertainty() -> Any:
                 out[f"{name}{by} {len(arms)}"] = {
                     "found": combined,
                     "p": combined.p_values(distance),
-                    "reach": combined.reach(0.05),
-                    "binding": combined.binding(0.05),
-                    "se": combined.binding(0.01).se,
+                    "reach": combined.half_width(0.05),
+                    "binding": combined.find_widest(0.05),
+                    "se": combined.find_widest(0.01).se,
                 }
     out["also"] = time_only(time).also(np.full(4, 0.02), 3.0).also(np.full(4, 0.001))
     values = np.array([[0.1, 0.2, 0.4], [0.1, NAN, 0.3], [NAN, 1.0, NAN], [NAN, NAN, NAN]])

@@ -47,11 +47,19 @@ def compare_means(
 ) -> Estimate:
     """Compare means of successes, standardised over endpoints and time (method B.2, B.3; Mantel & Haenszel 1959).
 
-    `alpha`: one-sided level of the interval. `margin`: largest harm that is tolerated, `None`: is there any harm?
-    `sd_instance`: relative standard deviation assumed for an arm with a single instance. `direction`: which way is
-    better. `limit`: bounds on the candidate's own mean. `groups`: which endpoints are compared together, `None`: all.
-    `of`: what is averaged, times (ms), sizes (bytes) or `value`. `floor` (2, groups): smallest possible variance of the
-    logarithm of each arm's mean. `tolerance`: one more bound to test, if the margin is relative.
+    Args:
+        panel: Baseline and candidate.
+        design: What is replicated: whole runs, instances within runs, or nothing.
+        alpha: One-sided level of the interval.
+        margin: Largest harm that is tolerated; `None`: the question is whether there is any harm.
+        sd_instance: Relative standard deviation assumed for an arm with a single instance.
+        direction: Which way is better.
+        limit: Bounds on the candidate's own mean.
+        groups: Which endpoints are compared together; `None`: all.
+        depth: What is computed: tests only if a mean is beyond its bound (`suspects`), else all.
+        of: What is averaged: times (ms), sizes (bytes) or `value`.
+        floor: Smallest possible variance of the logarithm of each arm's mean, shape (2, groups), if it is known.
+        tolerance: One more bound to test, if the margin is relative: the harm that is tolerated in a GO.
     """
     strata = build_strata(panel, panel.ok, groups)
     baseline, candidate = (measure_level(strata, arm, panel.totals[of], design) for arm in (0, 1))

@@ -41,7 +41,8 @@ def compare_rates(
     # Of each arm, shape (2, 1).
     active_count, totals = active.sum(axis=1, keepdims=True), events.sum(axis=1, keepdims=True)
     rates = totals / (active_count * panel.bucket_s)
-    # Influence of each slot on the logarithm of each arm's rate, (2, slots); mean 0.
+    # Influence of each slot on the logarithm of each arm's rate, (2, slots), with mean 0: the slot's events relative to
+    # their mean, minus 1. An arm that ran in a part of the slots has 0 in the others.
     influence = np.where(active, (events / (totals / active_count) - 1) * panel.slots / active_count, 0.0)
     log_rates = [Estimand(np.log(rates[arm]), influence[[arm]]) for arm in (0, 1)]
     # Rates per user are compared; the candidate's limits are for its rate itself.

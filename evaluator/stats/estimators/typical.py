@@ -40,7 +40,7 @@ def compare_typical_times(
 ) -> Estimate:
     """Compare geometric means of response times (ms) of successes, standardised over endpoints and time (method B.5).
 
-    Times are allowed to be wrong by their rounding in each direction (`resolution.find_doubt_ms`).
+    Each claim is tested as if rounding had moved the times against it (`resolution.find_doubt_ms`).
 
     Args:
         panel: Baseline and candidate.
