@@ -75,7 +75,7 @@ class Pair:
     def no_data(self, rule: Rule, why: str) -> Comparison:
         """Make a comparison without data, with the reason `why`."""
         n = self.requests(0), self.requests(1)
-        return no_data(rule, self.arm, why, n=n, instances=self.design.behind)
+        return no_data(rule, self.arm, why, n=n, instances=self.design.replicate_counts)
 
     def compare_means(
         self,
@@ -299,7 +299,7 @@ def answer(
         baseline=ArmValue(float(estimate.baseline[g]), n[0]),
         candidate=ArmValue(candidate if math.isfinite(candidate) else float("inf"), n[1]),
         method=method,
-        instances=pair.design.behind,
+        instances=pair.design.replicate_counts,
         effect=Effect(
             "relative" if relative else "absolute",
             float(estimate.effect[g]),

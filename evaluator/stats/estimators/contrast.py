@@ -289,12 +289,25 @@ def build_estimate(
 ) -> Estimate:
     """Build an estimate from its answers and the variance that decides (method B.2, B.3).
 
-    It adds the trend, and how much more time is needed. `shown_levels`: levels of baseline and candidate, each
-    (groups,). `effect` (3, groups): the effect, and the lower and upper end of its interval. `deciding`: the variance
-    that decides at the level of the interval. `beyond` (groups,): distance beyond the margin on the scale of the test;
-    `harm` (groups, slots): influence of each slot on it; `doubt`: how much rounding may have moved it. `position`
-    (slots,): position of each slot within its run, 0 to 1. The other arguments become the fields of `Estimate` with the
-    same name.
+    It adds the trend, and how much more time is needed. Arrays have shape (groups,) unless stated.
+
+    Args:
+        shown_levels: Levels of baseline and candidate.
+        effect: The effect, and the lower and upper end of its interval, shape (3, groups).
+        against_margin: Answers to the question about the margin.
+        against_zero: Answers to the question about any harm.
+        deciding: The variance that decides at the level of the interval.
+        harm: Influence of each slot on `beyond`, shape (groups, slots).
+        position: Position of each slot within its run, 0 to 1, shape (slots,).
+        beyond: Distance beyond the margin on the scale of the test; positive is harm.
+        doubt: How much rounding may have moved this distance.
+        detectable: Smallest harm that is detected with 80 % power, on the scale of the effect.
+        se: Standard error to show.
+        against_limit: Answers of the candidate's own limits.
+        against_tolerance: Answers to the question about the tolerance, if it was tested.
+        tolerance: Harm that is tolerated in a GO, on the scale of the effect, if it was tested.
+        coarse: Whether a step of the recorded times hides the margin; `None`: nowhere.
+        loadings: Parts of the errors, shape (groups, parts) (`compute_loadings`).
     """
     variance = deciding.variance
     # `needed` is a multiple of the present time. More time shrinks only a part of the variance, in proportion. The

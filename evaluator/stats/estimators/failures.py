@@ -35,7 +35,7 @@ from evaluator.stats.inference.score import (
 from evaluator.stats.inference.student import t_below, t_quantile
 from evaluator.stats.shaping.groups import Groups
 from evaluator.stats.shaping.panel import Panel
-from evaluator.stats.variance.history import on_scale
+from evaluator.stats.variance.history import convert_history
 from evaluator.stats.variance.instances import InstanceFrame
 from evaluator.stats.variance.uncertainty import Design, Uncertainty
 
@@ -166,7 +166,7 @@ def _find_spread(
     has_replicates = design.kind == "replicates"
     instances = None if has_replicates else frame.variance(panel.rows.failures, difference, relative=False)
     prior = design.assume_variance(np.maximum(rate * assumed.share, assumed.least))
-    return Spread(design, instances, prior, on_scale(design.failures, np.ones(rate.size)))
+    return Spread(design, instances, prior, convert_history(design.failures, np.ones(rate.size)))
 
 
 def _find_design_effect(uncertainty: Uncertainty, binomial: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -23,7 +23,7 @@ from evaluator.stats.estimators.resolution import find_doubt_ms, log_doubt
 from evaluator.stats.estimators.strata import Strata, build_strata
 from evaluator.stats.shaping.groups import Groups
 from evaluator.stats.shaping.panel import Panel
-from evaluator.stats.variance.history import on_scale
+from evaluator.stats.variance.history import convert_history
 from evaluator.stats.variance.uncertainty import Design
 
 Averaged = Literal["time_ms", "bytes", "value"]
@@ -111,7 +111,7 @@ def _find_spread(strata: Strata, design: Design, of: Averaged, ratio: FloatArray
         vary_by_instance(strata, rows.n - rows.failures, rows.totals[of], ratio, design, relative=True),
         design.assume_variance(np.full(ratio.size, sd_instance)),
         # Earlier runs show how much latency differs between instances, not sizes.
-        on_scale(design.latency, np.ones(ratio.size)) if of != "bytes" else None,
+        convert_history(design.latency, np.ones(ratio.size)) if of != "bytes" else None,
     )
 
 

@@ -22,7 +22,7 @@ from evaluator.stats.estimators.frames import frame_all_requests
 from evaluator.stats.estimators.resolution import find_quantile_doubt_ms, step_of_arms_ms
 from evaluator.stats.estimators.strata import Strata
 from evaluator.stats.shaping.panel import Panel
-from evaluator.stats.variance.history import on_scale
+from evaluator.stats.variance.history import convert_history
 from evaluator.stats.variance.uncertainty import Design
 
 NEGLIGIBLE = 1e-4
@@ -117,7 +117,7 @@ class PanelCurves:
         instances = self.frame.variance(below, difference, relative=False).of_group(0)
         # What is assumed, or known from earlier runs, is of log times; times the slope it is of the share.
         prior = self.design.assume_variance(self.sd_instance * slope)
-        return Spread(self.design, instances, prior, on_scale(self.design.latency, slope))
+        return Spread(self.design, instances, prior, convert_history(self.design.latency, slope))
 
 
 class QuantilePair:

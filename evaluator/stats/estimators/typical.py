@@ -23,7 +23,7 @@ from evaluator.stats.estimators.resolution import find_doubt_ms, log_doubt
 from evaluator.stats.estimators.strata import build_strata
 from evaluator.stats.shaping.groups import Groups
 from evaluator.stats.shaping.panel import Panel
-from evaluator.stats.variance.history import on_scale
+from evaluator.stats.variance.history import convert_history
 from evaluator.stats.variance.uncertainty import Design
 
 
@@ -67,7 +67,7 @@ def compare_typical_times(
             strata, rows.n - rows.failures, rows.totals["log_time_ms"], difference.value, design, relative=False
         ),
         design.assume_variance(np.full(count, sd_instance)),
-        on_scale(design.latency, np.ones(count)),
+        convert_history(design.latency, np.ones(count)),
     )
     return contrast(
         typical,

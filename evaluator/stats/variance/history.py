@@ -58,7 +58,7 @@ class Pooled:
     df: FloatArray
 
 
-def on_scale(history: InstanceSpread | None, scale: FloatArray) -> InstanceHistory | None:
+def convert_history(history: InstanceSpread | None, scale: FloatArray) -> InstanceHistory | None:
     """Multiply what earlier runs showed by `scale` (groups,), which converts it to the unit of the estimates.
 
     Standard deviations become variances. `None`, no history, stays `None`.

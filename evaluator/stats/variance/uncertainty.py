@@ -124,7 +124,7 @@ class Design:
         return np.stack([sd**2 / (declared_count or 1) for declared_count in self.declared])
 
     @property
-    def behind(self) -> tuple[int, int]:
+    def replicate_counts(self) -> tuple[int, int]:
         """Replicates, or instances (seen or declared), of baseline and candidate, to show with a metric."""
         if self.kind == "replicates":
             return self.runs, self.runs
