@@ -69,7 +69,7 @@ class Estimand:
 def measure_level(strata: Strata, arm: int, numerator: FloatArray, design: Design) -> Estimand:
     """Measure the standardised level of one arm (0 baseline, 1 candidate), and in each run if runs are replicates.
 
-    The level is the mean of `numerator` per request (or per what else the strata count), weighted so that both arms
+    The level is the mean of `numerator` per count of the strata (requests, or successes), weighted so that both arms
     have the same mix of endpoints and of times. `numerator` has the shape (2, endpoints, slots), baseline first.
     """
     standardised = standardise_levels(strata, arm, numerator[arm])

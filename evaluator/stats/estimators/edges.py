@@ -54,7 +54,7 @@ class EdgePanel:
         panel = self.panel.before(bucket)
         if panel is None:
             return None
-        earlier_rows = self.panel.rows.slot < panel.rows.slots
+        earlier_rows = self.panel.rows.slot < panel.rows.slots  # `slots`: block slots of the earlier panel
         above = np.ascontiguousarray(self.above[..., : panel.slots])
         return EdgePanel(panel, self.bounds, above, self.row_above[:, earlier_rows])
 

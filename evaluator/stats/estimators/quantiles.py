@@ -135,7 +135,7 @@ class _Tests:
     def estimate(self, *, full: bool) -> list[QuantileEstimate]:
         """Return the estimate of each quantile, with intervals if `full` (else the ends are NaN)."""
         # The variance of the test of each quantile is computed at a few thresholds (nodes) and interpolated between.
-        nodes = self._test([quantile.choose_thresholds(full=full) for quantile in self.quantiles])
+        nodes = self._test_thresholds([quantile.choose_thresholds(full=full) for quantile in self.quantiles])
         interval_ms = np.full((2, len(self.quantiles)), np.nan)  # lower and upper end of each quantile's interval
         if full:
             # The variance at the ends of the intervals is interpolated at first. So the ends become thresholds as well,
@@ -143,14 +143,14 @@ class _Tests:
             interval_ms = self._find_intervals(nodes)
             ends_to_test = [ends[np.isfinite(ends) & (ends > 0)] for ends in interval_ms.T]
             if any(ends.size for ends in ends_to_test):
-                interval_ms = self._find_intervals(nodes, self._test(ends_to_test))
+                interval_ms = self._find_intervals(nodes, self._test_thresholds(ends_to_test))
         estimate = self._put_together(nodes, interval_ms)
         return [
             QuantileEstimate(replace(estimate.of_group(k), against_limit=self._answer_limits(k)))
             for k in range(len(self.quantiles))
         ]
 
-    def _test(self, thresholds_ms: Sequence[FloatArray]) -> _Nodes:
+    def _test_thresholds(self, thresholds_ms: Sequence[FloatArray]) -> _Nodes:
         """Find how uncertain the test of each quantile is at its thresholds.
 
         What is tested is D, the baseline's share of requests done by its own quantile, minus the candidate's share done
@@ -289,7 +289,7 @@ class _Tests:
         answers = []
         # The sign is 1 for a maximum, -1 for a minimum, so that positive distances are beyond the limit.
         for sign, bound_ms in self.quantiles[k].question.limit.bounds:
-            # As in `_test`, but the quantile's probability itself takes the place of the baseline's share.
+            # As in `_test_thresholds`, but the quantile's probability itself takes the place of the baseline's share.
             times_ms = np.array([bound_ms])
             done = standardise_levels(curves.strata, 1, count_done(curves.panel, times_ms)[:, 1])
             missing, spread = Estimand(probability - done.level[:, 0], -done.influence[:, 0]), Spread()

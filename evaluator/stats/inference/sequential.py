@@ -103,7 +103,7 @@ def boundaries(info: FloatArray, spend: FloatArray) -> FloatArray:
         sd = np.sqrt(max(info_now - info_before, 1e-12))
         increments = steps[np.abs(steps) < 8 * sd + 2 * STEP]  # larger ones have no probability
         kernel = ndtr((increments + STEP / 2) / sd) - ndtr((increments - STEP / 2) / sd)
-        mass = np.convolve(mass, kernel)[(kernel.size - 1) // 2 :][: grid.size]
+        mass = np.convolve(mass, kernel)[(kernel.size - 1) // 2 :][: grid.size]  # without what is off the grid
         # The score above which the alpha of this look lies.
         edge = _find_edge(grid, mass, spent_now - spent_before)
         boundary_of_look[k] = min(edge / np.sqrt(info_now), NEVER)
