@@ -160,7 +160,8 @@ class _Tests:
         curves, strata = self.curves, self.curves.strata
         quantile_index = np.repeat(np.arange(len(thresholds_ms)), [thresholds.size for thresholds in thresholds_ms])
         times_ms = np.concatenate(thresholds_ms)
-        candidate_levels = standardise_levels(strata, 1, count_done(curves.panel, times_ms)[:, 1])
+        done = count_done(curves.panel, times_ms)  # shape (thresholds, arms, endpoints, slots)
+        candidate_levels = standardise_levels(strata, 1, done[:, 1])
         baseline_level = self.baseline_levels.level[quantile_index]
         baseline_influence = self.baseline_levels.influence[quantile_index]
         # D: the share that the candidate lacks. All endpoints are one group (the index 0).
@@ -186,7 +187,8 @@ class _Tests:
             difference = candidate_levels.level - baseline_level
             spread = curves.find_spread(below, difference, self.slope[quantile_index])
         _, uncertainty = spread.find_uncertainty(missing)
-        # `below` falls if an instance is slower, so its scores get the opposite sign.
+        # Contributions of replicates or instances to the error of D. `below` falls if an instance is slower while D
+        # rises, so scores of instances get the opposite sign.
         scores = spread.find_scores(missing, sign=1.0 if curves.by_run else -1.0)
         node_scores = np.zeros((times_ms.size, 0)) if scores is None else scores.T
         return _Nodes(quantile_index, times_ms, uncertainty.also(binomial), missing.influence, node_scores)

@@ -72,6 +72,8 @@ def build_strata(panel: Panel, n: FloatArray, groups: Groups | None = None) -> S
     weight_by_endpoint = block_weight * slot_share  # shape (endpoints, slots)
     slot_weight = groups.sum(weight_by_endpoint)
     total_weight = slot_weight.sum(axis=1)
+    # The slot's weight, minus its weight if only the requests of its own arm counted; 0 if each block is one slot.
+    weight_shift = None if panel.has_fine_blocks else weight_by_endpoint - request_weight * n
     # Σ v²/n over all strata of a group, for each arm.
     sum_of_squares = groups.sum_totals((request_weight * weight_by_endpoint).sum(axis=2))
     return Strata(
@@ -80,7 +82,7 @@ def build_strata(panel: Panel, n: FloatArray, groups: Groups | None = None) -> S
         block_weight=block_weight,
         slot_share=slot_share,
         request_weight=request_weight,
-        weight_shift=None if panel.has_fine_blocks else weight_by_endpoint - request_weight * n,
+        weight_shift=weight_shift,
         groups=groups,
         slot_weight=slot_weight,
         total_weight=total_weight,

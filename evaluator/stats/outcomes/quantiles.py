@@ -189,7 +189,7 @@ def _count_up_to(arm: Clustered, point: float, *, strict: bool) -> int:
 def _find_share_variance(arm: Clustered, point: float, *, strict: bool) -> float:
     """Return the variance of the share of values at or below `point` (`strict`: below), with units as observations.
 
-    It is at least the binomial variance of as many values as there are units, which is never 0.
+    It is never 0: at least the binomial variance of the values, divided by the mean number of values of a unit.
     """
     count, size = _count_up_to(arm, point, strict=strict), max(arm.values.size, 1)
     share = count / size
@@ -202,4 +202,5 @@ def _find_share_variance(arm: Clustered, point: float, *, strict: bool) -> float
     residual = values_below - share * values_of_unit
     # The variance of a ratio of sums over units (delta method).
     clustered = float(residual @ residual) * arm.units / max(arm.units - 1, 1) / size**2
+    # It may be smaller than the binomial: the shares of units are similar if each unit has values on both sides.
     return max(clustered, binomial / max(float(values_of_unit.mean()), 1.0))
