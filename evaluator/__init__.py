@@ -20,6 +20,7 @@ __all__ = ["Recorder", "__version__", "open"]
 
 
 def __getattr__(name: str) -> Any:
+    """Import a name of this package at its first use. Python calls this for names that the module does not have."""
     if name in _PLACES:
         from evaluator.extensions import load_object
 

@@ -44,11 +44,13 @@ class UnknownName(UsageError):
     """A name that does not exist, with the nearest names that do."""
 
     def __init__(self, kind: str, name: str, names: Iterable[str], *, hint: str | None = None) -> None:
+        """`kind`: what has the name, such as "release"; `names`: those that exist."""
         self.kind, self.name, self.names = kind, name, sorted(names)
         super().__init__(f"there is no {kind} '{name}'{_suggestion(name, self.names)}", hint=hint)
 
 
 def _suggestion(name: str, names: list[str]) -> str:
+    """Return the end of the message that `name` is unknown: the nearest of `names`, else up to six of them."""
     near = difflib.get_close_matches(name, names, n=2, cutoff=0.6)
     if near:
         return "; did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
@@ -92,6 +94,7 @@ class Refused(EvaluatorError):
     exit_code = 3
 
     def __init__(self, message: str, *, hint: str | None = None, no_go: bool = False) -> None:
+        """`no_go`: it is not allowed because the verdict is NO-GO, which has an exit code of its own."""
         super().__init__(message, hint=hint)
         if no_go:
             self.exit_code = 1

@@ -46,12 +46,16 @@ class Lazy(Mapping[str, T], Generic[T]):
     def __init__(
         self, own: Mapping[str, str], noun: str, *, extra: str = "", error: type[EvaluatorError] = UsageError
     ) -> None:
-        """Set the objects of this package (`own`: name → place); nothing is imported yet."""
+        """Set the objects of this package (`own`: name → place, `module:name`); nothing is imported yet.
+
+        `noun`: what the objects are, for messages. `extra`: the extra of this package that installs what they need
+        (empty: none). `error`: what is raised if that is not installed.
+        """
         self.own, self.noun, self.extra, self.error = own, noun, extra, error
 
     @cached_property
     def places(self) -> Mapping[str, str]:
-        """Name → place."""
+        """Name → place, `module:name`."""
         return self.own
 
     def __getitem__(self, name: str) -> T:
@@ -86,13 +90,21 @@ class Extensions(Lazy[Any]):
         extra: str = "",
         own: Mapping[str, str] | None = None,
     ) -> None:
-        """Set the objects of this package (`own`: name → place) and the group of entry points of other packages."""
+        """Set the objects of this package, and where those of other packages are declared.
+
+        `own`: name → place, `module:name`, of our objects. `group`: entry points of this group in other packages.
+        `noun`: what the objects are, for messages. `error`: what is raised if one cannot be loaded. `extra`: the extra
+        of this package that installs what the objects need; empty: none.
+        """
         super().__init__(own or {}, noun, extra=extra, error=error)
         self.group = group
 
     @cached_property
     def places(self) -> Mapping[str, str]:
-        """Name → place; installed packages are searched once."""
+        """Name → place (`module:name`) of our objects and of those of installed packages, which are searched once.
+
+        Raises `error` if two packages have an object of the same name.
+        """
         from importlib.metadata import entry_points
 
         places = dict(self.own)
@@ -110,7 +122,7 @@ class Extensions(Lazy[Any]):
         place = self.places[name]
         try:
             return load_object(place)
-        except Exception as error:
+        except Exception as error:  # the code of another package may raise anything
             hint = "install it again"
             if self.extra:
                 hint += f", or the packages that it needs: pip install 'release-evaluator[{self.extra}]'"

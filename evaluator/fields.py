@@ -18,9 +18,10 @@ def _amount_schema(*examples: str) -> WithJsonSchema:
 
 
 def within(low: float, high: float, *, ends: bool = True) -> AfterValidator:
-    """Make a validator that refuses numbers outside `low` to `high`; with `ends` these two are allowed."""
+    """Make a validator that refuses numbers outside `low` to `high`; with `ends`, these two themselves are allowed."""
 
     def check(value: float) -> float:
+        """Return the value if it is from `low` to `high`, or (without `ends`) between them. Raises ValueError."""
         if (low <= value <= high) if ends else (low < value < high):
             return value
         raise ValueError(
@@ -31,9 +32,9 @@ def within(low: float, high: float, *, ends: bool = True) -> AfterValidator:
 
 
 def _read_or_auto(parse: Callable[[Any], float], write: Callable[[float], str]) -> list[Any]:
-    """Make the reader and the writer of a value that may be `auto` in the file, and is None then.
+    """Make the reader and the writer of a value that may be `auto` in the policy file; it is None then.
 
-    `parse` and `write` are those of any other value.
+    `parse` reads and `write` writes any other value.
     """
     return [
         BeforeValidator(lambda raw: None if raw in ("auto", None) else parse(raw)),
@@ -60,6 +61,7 @@ def _check_duration(seconds: float | None) -> float | None:
 
 
 def _check_positive(seconds: float) -> float:
+    """Refuse a duration of 0; `_check_duration` refuses negative ones."""
     if seconds == 0:
         raise ValueError("must be more than 0s")
     return seconds

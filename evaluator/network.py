@@ -83,7 +83,7 @@ class _Exchange:
             raise
 
     def guard(self, connection_socket: Any) -> None:
-        """Shut this socket down when the time is over, instead of the one before."""
+        """Let the timer shut this socket down when the time is over, instead of the socket of the call before."""
         with self._lock:
             if self._guarded_socket is not None:
                 self._guarded_socket.close()
@@ -131,7 +131,8 @@ class _LimitedConnection:
         """Connect to the first address of the exchange that can be reached; without addresses, to the host's name."""
         exchange: _Exchange = _THREAD_STATE.exchange
         # urllib3 connects to `_dns_host`; the name is set again, because TLS checks it.
-        host_name, addresses = self._dns_host, exchange.addresses or [self._dns_host]
+        host_name = self._dns_host
+        addresses = exchange.addresses or [host_name]
         with exchange.step():
             for address in addresses:
                 # urllib3 refuses a time of 0 or less.
@@ -144,7 +145,7 @@ class _LimitedConnection:
                         raise
                 finally:
                     self._dns_host = host_name
-            exchange.guard(new_socket)
+            exchange.guard(new_socket)  # it is shut down when the time is over
         return new_socket
 
     def connect(self) -> None:
@@ -161,10 +162,12 @@ class _LimitedConnection:
         super().request(*args, **options)  # type: ignore[misc]
 
     def getresponse(self: Any) -> Any:
-        """Read the head of the answer; the connection is ended when the time is over."""
+        """Read the head of the answer. When the time of the exchange is over, the connection is shut down."""
         exchange: _Exchange = _THREAD_STATE.exchange
         with exchange.step():
-            exchange.guard(self.sock)  # TLS has replaced the socket, and a connection that was open has no guard yet
+            # From now on the timer of the exchange shuts this socket down. A new connection may have replaced its
+            # socket by one with TLS, and the timer does not know a connection from an earlier exchange yet.
+            exchange.guard(self.sock)
             return super().getresponse()  # type: ignore[misc]
 
 
@@ -194,12 +197,17 @@ class Adapter(HTTPAdapter):
         trust: ssl.SSLContext | None = None,
         retry: Retry | int = 0,
     ) -> None:
+        """Set the limits.
+
+        `largest`: bytes of an answer. `addresses`: the only ones to connect to (empty: any). `trust`: certificates to
+        trust (None: those of the session). `retry`: what to do about requests that fail, as for `HTTPAdapter`.
+        """
         # First: the method of the superclass calls `init_poolmanager`, which needs `trust`.
         self.largest, self.addresses, self.trust = largest, addresses, trust
         super().__init__(max_retries=retry)
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
-        """Let the pools of connections of requests make connections with our limits."""
+        """Make the pools of connections as the library `requests` does, but with connections that have our limits."""
         if self.trust is not None:
             options["ssl_context"] = self.trust
         super().init_poolmanager(*args, **options)
@@ -218,7 +226,7 @@ class Adapter(HTTPAdapter):
             super().cert_verify(conn, url, verify, cert)
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:  # type: ignore[override]
-        """Send a request and read the whole answer within options["timeout"] seconds.
+        """Send a request and read the whole answer, cut to the limit, within options["timeout"] seconds.
 
         Raises ExchangeError; its cause is a zlib.error if the answer cannot be unpacked.
         """
@@ -238,7 +246,10 @@ class Adapter(HTTPAdapter):
         return response
 
     def _read_body(self, response: requests.Response, exchange: _Exchange) -> bytes:
-        """Read and unpack the body, up to `largest` + 1 bytes. Raises _TooLateError, zlib.error."""
+        """Read and unpack the body, up to `largest` + 1 bytes: the last one shows that there was more than allowed.
+
+        Raises _TooLateError, zlib.error.
+        """
         is_packed = response.headers.get("Content-Encoding", "").strip().lower() in PACKED
         unpacker = zlib.decompressobj(wbits=_ZLIB_OR_GZIP) if is_packed else None
         pieces: list[bytes] = []
@@ -253,7 +264,7 @@ class Adapter(HTTPAdapter):
                 remaining -= len(piece)
                 if remaining <= 0:
                     break
-        # A connection that was ended looks like the end of a body without a length.
+        # If the timer has shut the connection down, this looks like the end of a body whose length was not announced.
         if exchange.left_s <= 0:
             raise _TooLateError
         return b"".join(pieces)

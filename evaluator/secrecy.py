@@ -14,7 +14,8 @@ from evaluator.errors import UsageError
 SECRET_HEADERS = re.compile(r"(?i)auth|token|key|secret|cookie")
 """Names of headers whose values are secret."""
 
-SHOWN = "[secret]"
+REDACTED = "[secret]"
+"""What outputs have in place of a secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +68,9 @@ def redact(text: str, secrets: Iterable[str]) -> str:
     for secret in secrets:
         in_json = json.dumps(secret)[1:-1]
         in_base64 = base64.b64encode(secret.encode()).decode()
-        key_of_webhook = secret.removeprefix("whsec_")
+        key_of_webhook = secret.removeprefix("whsec_")  # a secret of Standard Webhooks may be shown without its prefix
         spellings |= {secret, in_json, in_base64, key_of_webhook, quote(secret, safe=""), quote_plus(secret)}
     # The longest first: a spelling may contain another one, whose replacement would leave the rest of it.
     for spelling in sorted(spellings - {""}, key=len, reverse=True):
-        text = text.replace(spelling, SHOWN)
+        text = text.replace(spelling, REDACTED)
     return text

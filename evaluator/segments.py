@@ -142,6 +142,7 @@ class SegmentWriter:
     """
 
     def __init__(self, folder: Path, worker: str) -> None:
+        """Make the folder if it is missing. `worker`: the process that writes; its name is in those of the segments."""
         self.folder, self.worker = folder, worker
         self.rows = 0
         """Rows written."""
@@ -183,6 +184,7 @@ def _find_free_number(folder: Path, worker: str) -> int:
 
 
 def _write_parquet(table: pa.Table, sink: Path | pa.NativeFile) -> None:
+    """Write request rows as a segment: fast, rather than as small as possible."""
     # Times rarely repeat: a dictionary of them would take a third of the time to write, and more space than the times.
     repeated = [name for name in table.column_names if name not in ("ts", "response_time_ms")]
     pq.write_table(table, sink, compression="lz4", write_statistics=False, store_schema=True, use_dictionary=repeated)

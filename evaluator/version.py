@@ -50,7 +50,7 @@ def _read_git_version(tree: Path) -> str | None:
 
 
 def _write_version(tag: str, distance: str, node: str, dirty: str | None) -> str:
-    """Write the version as in pyproject.toml: the tag itself, or a development version of the release that follows.
+    """Write the version, by the scheme of pyproject.toml: the tag itself, or a development version of the next release.
 
     `distance`: number of commits after the tag, as text. `node`: hash of the commit. `dirty`: not empty if files were
     changed after the commit.

@@ -137,6 +137,7 @@ def name_metric(rule: Rule) -> str:
 
 def name_comparison(comparison: Comparison) -> str:
     """Name the metric of a comparison, and its endpoint if it has one: `p95 of POST /orders`."""
+    # The note says how values were changed, such as " (winsorised at 99 %)"; most metrics have none.
     name = name_metric(comparison.rule) + comparison.rule.metric.note
     endpoint = comparison.rule.slice.endpoint
     return f"{name} of {endpoint}" if endpoint else name
@@ -194,7 +195,8 @@ def list_left_out(parts: Iterable[LeftOut]) -> str:
     for part in parts:
         rows[part.kind, part.detail] += part.rows
         failures[part.kind, part.detail] += part.failures
-    sums = (LeftOut("", kind, count, failures[kind, detail], detail) for (kind, detail), count in rows.items())
+    all_arms = ""  # a sum is of no single arm
+    sums = (LeftOut(all_arms, kind, count, failures[kind, detail], detail) for (kind, detail), count in rows.items())
     return ", ".join(describe_left_out(part) for part in sums)
 
 

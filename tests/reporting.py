@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
 
 from judging import RULEBOOK
 
@@ -118,12 +119,12 @@ def find_verdict(kind: str) -> Verdict:
     return KINDS[kind]()
 
 
-@cache
-def write_page(kind: str) -> str:
-    """Its report."""
+def write_pages(folder: Path) -> None:
+    """The report of each kind of verdict as a file, for all test modules that look at them."""
     from evaluator.reports.html import to_html
 
-    return to_html(find_verdict(kind))
+    for kind in KINDS:
+        (folder / f"{kind}.html").write_text(to_html(find_verdict(kind)), encoding="utf-8")
 
 
 KINDS: dict[str, Callable[[], Verdict]] = {

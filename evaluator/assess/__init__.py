@@ -75,7 +75,7 @@ def assess_release(data: ReleaseData, rulebook: Rulebook, release: str = "releas
         requests = pair_requests(data.cells, data.runs, rulebook, release, data.left_out)
         evidence.append(assess_pairs(requests))
     if EvidenceKind.READINGS in kinds or data.readings is not None:
-        load = requests if data.runs else None
+        load = requests if data.runs else None  # `data.runs`: those of requests; `data.collected`: those of readings
         load_comparisons = evidence[0].comparisons if load else ()  # the evidence of requests comes first
         readings = pair_readings(data.readings, data.collected, rulebook, release, load, load_comparisons)
         evidence.append(assess_pairs(readings))

@@ -70,13 +70,14 @@ def _make_look(
     fraction = min(at_s / max(calendar.planned_s, 1.0), 1.0)  # of the planned data
     ordinary_p = np.array([question.p_worse for question in questions])
     if calendar.kind == "anytime":
-        p_worse = anytime_p(ordinary_p, persistent, at_s, TUNE_AT_S)
+        p_worse = anytime_p(ordinary_p, persistent, at_s, TUNE_AT_S)  # narrowest after TUNE_AT_S seconds of data
     else:
         p_worse = sequential_p(ordinary_p, fraction, persistent)
     if p_worse_before:
         p_worse = np.minimum(p_worse, p_worse_before)
     p_within: FloatArray | tuple[()] = ()
     if monitoring.early_go:
+        # "within" has an error rate of its own. It is spent as O'Brien and Fleming do: almost all of it at late looks.
         ordinary_p_within = np.array([question.p_within for question in questions])
         p_within = sequential_p(ordinary_p_within, fraction, persistent, "obrien_fleming")
     return Look(
@@ -126,19 +127,22 @@ def repeat_interval(comparison: Comparison, calendar: Calendar, covered_s: float
     tested once, unless the policy sets `early_go`.
     """
     effect, df = comparison.effect, comparison.df
-    if effect is None or not df:
+    if effect is None or not df:  # the factors below are those of a t distribution with `df` degrees of freedom
         return comparison
     monitoring, persistent = rulebook.monitoring, comparison.persistent_share
-    # The bound that a standardised estimate must pass at this look, so that all looks share the error rate alpha.
+    # The bound that a standardised (normal) estimate must pass at this look, so that all looks share alpha.
     if calendar.kind == "anytime":
-        z = float(anytime_z(rulebook.alpha, covered_s, TUNE_AT_S, persistent))
+        z_worse = float(anytime_z(rulebook.alpha, covered_s, TUNE_AT_S, persistent))
     else:
-        fraction = 1.0 if calendar.final else min(covered_s / max(calendar.planned_s, 1.0), 1.0)
-        z = boundary_z(rulebook.alpha, fraction, persistent)
+        fraction = 1.0 if calendar.final else min(covered_s / max(calendar.planned_s, 1.0), 1.0)  # of the planned data
+        z_worse = boundary_z(rulebook.alpha, fraction, persistent)
     # By these factors the distance between the estimate and an end of the interval grows, from that of a single look.
+    # `critical_value` turns the bound of a normal estimate into that of a t statistic.
     critical_of_one_look = float(t_quantile(1 - rulebook.alpha, df))
-    factor_of_worse, factor_of_within = critical_value(z, df) / critical_of_one_look, 1.0
+    factor_of_worse = critical_value(z_worse, df) / critical_of_one_look
+    factor_of_within = 1.0
     if monitoring.early_go:
+        # The bound of the last look, at all of the planned data.
         z_within = boundary_z(rulebook.alpha, 1.0, persistent, "obrien_fleming")
         factor_of_within = critical_value(z_within, df) / critical_of_one_look
     lower_factor, upper_factor = factor_of_worse, factor_of_within

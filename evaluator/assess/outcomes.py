@@ -44,12 +44,13 @@ class OutcomePairs(OutcomeContext):
         outcomes, rules = self.outcomes, find_rules(self.rulebook, self.kind)
         if len(outcomes.arms) < 2:
             return Measured(answer_nothing(self.rulebook, self.kind, f"only {outcomes.arms[0]} has outcomes"))
-        compared = []  # answers of all rules with the components of their errors
+        compared = []  # answers of all rules, those of gates with the components of their errors
         for arm in range(1, len(outcomes.arms)):
             price = find_price(outcomes, arm, self.rulebook.monitoring)
             pair = OutcomePair(outcomes, arm, self.rulebook.alpha)
             compared += [_compare(pair, metric, rule, price) for metric, rule in OutcomeMetric.among(rules)]
-        # Position of a variable → for each arm, the values of its units.
+        # Loadings: the components of an estimate's error, from which the judge computes how comparisons are correlated.
+        # `values`: position of a variable → for each arm, the values of its units.
         values = {outcomes.variables.index(name): by_arm for name, by_arm in outcomes.values.items()}
         loadings = find_loadings([result.errors for result in compared], outcomes.moments, values)
         comparisons = [
@@ -79,7 +80,8 @@ class OutcomePairs(OutcomeContext):
                     left_out=rows.left_out,
                 )
             )
-        # The run, and how the look spent alpha, mark a verdict as a look; without an answer nothing was looked at.
+        # Each look at outcomes spends a part of alpha, its price. `outcomes_run` and `outcomes_paid` (how alpha is
+        # spent) let later verdicts count this verdict as a look at that run; without an answer it is none.
         answered = any(comparison.questions for comparison in measured.comparisons)
         return Evidence(
             comparisons=measured.comparisons,
@@ -92,12 +94,16 @@ class OutcomePairs(OutcomeContext):
 
 
 def pair_outcomes(outcomes: Outcomes | None, rulebook: Rulebook, release: str) -> OutcomePairs | Evidence:
-    """Prepare outcomes. Returns evidence without comparisons if there are no outcomes or no rule on them."""
+    """Prepare outcomes for comparison; without outcomes, or without a rule on them, return evidence that says so.
+
+    Every look at outcomes spends a part of the error rate alpha (its price), which the pairs contain.
+    """
     if outcomes is None:
         return Evidence(answer_nothing(rulebook, EvidenceKind.OUTCOMES, "no outcomes were imported"))
     if not find_rules(rulebook, EvidenceKind.OUTCOMES):
         ignored = warn("outcomes", "outcomes were imported, but the policy has no metric of them")
         return Evidence(findings=(ignored,))
+    # The price differs by candidate, as each has its own units; evidence states the highest.
     price = find_dearest(outcomes, rulebook.monitoring)
     return OutcomePairs(release=release, rulebook=rulebook, calendar=ONE_LOOK, outcomes=outcomes, price=price)
 
@@ -113,7 +119,7 @@ def _compare(pair: OutcomePair, metric: OutcomeMetric, rule: Rule, price: LookPr
     result = metric.compare(replace(pair, alpha=worse_level or pair.alpha), rule)
     comparison = result.comparison
     if comparison.effect is None or (price.kind == "fixed" and not price.refused):
-        return result
+        return result  # no data, or the only look, which has all of alpha
     if price.refused:
         return Compared(replace(comparison, no_data=price.refused, questions=(), effect=None, detectable_effect=None))
     at_within_level = comparison  # the same with the interval of the level of "within"

@@ -65,8 +65,11 @@ class ReadingPairs(ReadingContext):
         return Measured(_keep_common_loadings(comparisons))
 
     def summarise(self, measured: Measured, findings: tuple[Finding, ...]) -> Evidence:
-        """The evidence of readings. With a load, its window and its end are those of the evidence of requests."""
-        view, without_load = self.view, not self.intervals
+        """Sum up the comparisons, the health findings, the arms and the judged time as evidence.
+
+        If a load ran at the same time, the evidence of its requests states the judged time and whether it is final.
+        """
+        view, without_load = self.view, not self.intervals  # `intervals`: the judged times of the load
         cells = view.readings
         arms = tuple(
             ArmSummary(
@@ -78,7 +81,8 @@ class ReadingPairs(ReadingContext):
             )
             for arm_code, name in enumerate(cells.arms)
         )
-        window, (start, end) = Window(), view.span  # first judged bucket, and the bucket after the last
+        start, end = view.span  # first judged bucket, and the bucket after the last
+        window = Window()
         if without_load and start != end:
             start_time, end_time = (datetime.fromtimestamp(bucket * cells.bucket_s, UTC) for bucket in (start, end))
             window = Window(start_time, end_time, float(np.unique(cells.bucket).size * cells.bucket_s))
@@ -90,7 +94,7 @@ class ReadingPairs(ReadingContext):
             window=window,
             incomplete=any(run.state is RunState.INCOMPLETE for run in self.runs),
             monitoring=self.calendar.kind,
-            final=ended or not without_load,
+            final=ended or not without_load,  # with a load, this evidence does not prevent a final verdict
             collected=without_load,
         )
 
@@ -114,7 +118,9 @@ def pair_readings(
     load: RequestPairs | None = None,
     client: tuple[Comparison, ...] = (),
 ) -> ReadingPairs | Evidence:
-    """Prepare readings. Returns evidence without comparisons if there are none to compare, or no rule on them.
+    """Prepare readings for comparison; without readings, or without a rule on them, return evidence that says so.
+
+    Readings count in the time for which the load is judged; without a load, from the first reading of a candidate on.
 
     Args:
         readings: All that was collected.
@@ -127,7 +133,7 @@ def pair_readings(
     if readings is None:
         why = f"no readings were collected: `evaluator collect {release}`"
         return Evidence(answer_nothing(rulebook, EvidenceKind.READINGS, why, load.cells.arms[1:] if load else ()))
-    arms, code_shift = complete_arms(readings.arms)
+    arms, code_shift = complete_arms(readings.arms)  # if the baseline was added, the codes of all arms move by 1
     readings, targets = _separate_targets(replace(readings, arms=arms, arm=readings.arm + code_shift), rulebook)
     if not find_rules(rulebook, EvidenceKind.READINGS):
         ignored = warn("readings", "readings were collected, but the policy has no metric of them")
@@ -140,7 +146,7 @@ def pair_readings(
         command = f"`evaluator collect {release} --from T --to T`, or `evaluator load {release} --collect`"
         finding = fail("reading_overlap", why, f"collect that time: {command}")
         return Evidence(answer_nothing(rulebook, EvidenceKind.READINGS, why, arms[1:]), (finding,))
-    start, end = load.span if load else view.span
+    start, end = load.span if load else view.span  # first judged bucket, and the bucket after the last
     bucket_s = load.cells.bucket_s if load else readings.bucket_s
     own_calendar = plan_runs(_join_runs(runs), rulebook.monitoring, bucket_s=bucket_s, start=start, end=end)
     return ReadingPairs(
@@ -162,10 +168,11 @@ def pair_readings(
 def _keep_common_loadings(comparisons: list[Comparison]) -> tuple[Comparison, ...]:
     """Keep the loadings of comparisons of the same instances over the same buckets; remove those of all others.
 
-    Loadings are the components of an estimate's error, by which the correlation of two comparisons is computed. Only in
-    these comparisons the same position means the same component. Comparisons that agree in candidate, numbers of
-    instances and length of the loadings count as such; the largest group keeps its loadings. So several candidates
-    count as independent, which is stricter than their common baseline requires.
+    Loadings are the components of an estimate's error, by which the correlation of two comparisons is computed. A
+    position means the same component only in comparisons of the same instances and buckets. Those are taken to be
+    comparisons that agree in candidate, numbers of instances and length of the loadings; the largest group of them
+    keeps its loadings. So several candidates count as independent, which is stricter than their common baseline
+    requires.
     """
     keys = [(comparison.arm, comparison.instances, len(comparison.loadings)) for comparison in comparisons]
     counts = Counter(key for key, comparison in zip(keys, comparisons, strict=True) if comparison.loadings)
@@ -196,14 +203,15 @@ def _find_time_of_candidates(readings: ReadingCells) -> tuple[RunInterval, ...] 
     candidates, baseline = readings.bucket[readings.arm > 0], readings.bucket[readings.arm == 0]
     if not candidates.size or not baseline.size or candidates.min() <= baseline.min():
         return None
-    return (RunInterval("readings", float(candidates.min()) * readings.bucket_s, math.inf),)
+    start_s = float(candidates.min()) * readings.bucket_s
+    return (RunInterval("readings", start_s, math.inf),)  # the name is free: without a load there is no run to name
 
 
 def _separate_targets(readings: ReadingCells, rulebook: Rulebook) -> tuple[ReadingCells, ReadingCells | None]:
-    """Separate the results of scrapes (`up`) from the other readings: targets may include more than the service.
+    """Separate `up`, by which a metrics server records whether each scrape of a target succeeded, from other readings.
 
-    Returns the readings without them, and the results of scrapes; `None`: they were not collected. If the policy has a
-    metric of `up`, it stays among the readings as well.
+    Targets may include more than the instances of the service. Returns the readings without `up`, and those of `up`
+    (`None`: it was not collected). If the policy has a metric of `up`, it stays among the readings as well.
     """
     if UP not in readings.queries:
         return readings, None
@@ -227,7 +235,8 @@ def _remove_shared_instances(readings: ReadingCells) -> tuple[ReadingCells, tupl
 
     Such an instance is a proxy. Its series distinguish the arms, but not the instances of an arm.
     """
-    if any(fact.shared for fact in readings.facts):  # then the selectors are wrong
+    if any(fact.shared for fact in readings.facts):
+        # A series was selected for both arms: the selectors are wrong, which a health check reports.
         return readings, ()
     baseline = distinct(readings.instance[readings.arm == 0])
     candidates = distinct(readings.instance[readings.arm > 0])
@@ -248,6 +257,7 @@ def _join_runs(runs: tuple[Run, ...]) -> tuple[Run, ...]:
     """
     if len(runs) < 2:
         return runs
+    # Whether a part is incomplete does not matter here: only a run that still runs gets further looks.
     running = any(run.state is RunState.RUNNING for run in runs)
     planned_ends = [run.planned_end for run in runs]
     last_end = max((end for end in planned_ends if end is not None), default=None)
@@ -266,7 +276,7 @@ def count_samples(readings: ReadingCells, fact: QueryFacts, window: Window) -> M
     is_other_arm = readings.arm > 0 if fact.arm == BASELINE else (readings.arm == 0) & is_candidate
     others = readings.bucket[is_other_arm]
     first, last = (int(others.min()), int(others.max())) if others.size else (0, -1)  # without any, no bucket
-    if window.start and window.end:
+    if window.start and window.end:  # only buckets that begin within it count
         first = max(first, math.ceil(window.start.timestamp() / readings.bucket_s))
         last = min(last, math.ceil(window.end.timestamp() / readings.bucket_s) - 1)
     judged = sum(samples for bucket, samples in used.items() if first <= bucket <= last)
@@ -277,6 +287,6 @@ def count_samples(readings: ReadingCells, fact: QueryFacts, window: Window) -> M
         "not_a_number": fact.nan,
         "infinite": fact.infinite,
         "repeated": fact.repeated,
-        "other_time": fact.outside,
-        "dropped": fact.falls,
+        "other_time": fact.outside,  # outside of the time that was asked for
+        "dropped": fact.falls,  # a counter that fell without a restart
     }

@@ -63,7 +63,8 @@ class RequestPairs(RequestContext):
         pair = self.by_endpoint[arm, endpoint]
         if pair is None or at_s is None:
             return pair
-        panel = pair.panel.before(self.span[0] + at_s // self.cells.bucket_s)
+        end_bucket = self.span[0] + at_s // self.cells.bucket_s  # the first bucket after the look
+        panel = pair.panel.before(end_bucket)
         if panel is None:
             return None
         depth = find_depth(self.rulebook, early=True)
@@ -125,10 +126,10 @@ class RequestPairs(RequestContext):
         return f"no run has requests of both {BASELINE} and {arm} after warm-up"
 
     def summarise(self, measured: Measured, findings: tuple[Finding, ...]) -> Evidence:
-        """The evidence of requests."""
-        calendar, moments = self.calendar, self.cells.moments
+        """Sum up the comparisons, the health findings, the arms and the judged time as evidence."""
+        calendar, moments = self.calendar, self.cells.moments  # `moments`: a row an instance, endpoint and bucket
         arms = []
-        for arm_code, account in enumerate(self.rows):
+        for arm_code, account in enumerate(self.rows):  # of each arm: rows read, judged and left out
             of_arm = moments.arm == arm_code
             requests_by_instance = np.bincount(moments.instance[of_arm], weights=moments.n[of_arm])
             arms.append(
@@ -192,7 +193,9 @@ def pair_requests(
     arms, code_shift = complete_arms(cells.arms)
     if code_shift:  # the baseline was added as the first arm
         cells = recode(cells, arm=1 + np.arange(len(cells.arms)))
+    # Requests that were still without an answer at the end of a run become failures, or are left out.
     settled = settle_in_flight(replace(cells, arms=arms), runs)
+    # An arm with too few instances to show how instances differ counts as one instance.
     cells, names_per_arm = merge_unreplicated(settled.cells)
     rulebook = replace(rulebook, rules=find_rules(rulebook, EvidenceKind.REQUESTS))
     for rule in rulebook.rules:
@@ -206,6 +209,7 @@ def pair_requests(
     panels = {arm: pair.panel for arm, pair in all_traffic.items()}
     start = end = 0  # first judged bucket, and the bucket after the last
     if cells.moments.bucket.size:
+        # The start of the block, because looks end between two blocks.
         start = min(warm_up.first_bucket.values()) // BLOCK_BUCKETS * BLOCK_BUCKETS
         end = int(cells.moments.bucket.max()) + 1
     return RequestPairs(
@@ -233,9 +237,9 @@ def _pair_endpoints(cells: Cells, rulebook: Rulebook, warm_up: WarmUp) -> dict[t
     """
     # A dict is a set that keeps the order.
     endpoints = dict.fromkeys([None, *(rule.slice.endpoint for rule in rulebook.rules)])
+    # The scan judges endpoints with fewer requests together.
     cells = pool_rare_endpoints(cells, MIN_FOR_TIME, keep={name for name in endpoints if name})
-    loads = cells.loads
-    # Rows with numbers of users of judged time, after the warm-up of their run.
+    loads = cells.loads  # a row holds the number of users of an arm in a bucket of a run
     is_judged = loads.bucket >= _find_first_buckets(cells, warm_up)[loads.run]
     pairs: dict[tuple[str, str | None], Pair | None] = {}
     for candidate_code, arm in enumerate(cells.arms[1:], start=1):

@@ -49,7 +49,7 @@ class _Shift:
         """Find the target bins of each bin of `cells`, and how the requests of a bin are divided among them."""
         largest = int(max(cells.bins.bin.max(initial=0), cells.instance_bins.bin.max(initial=0)))
         last = largest + int(abs(np.log10(factor)) * BINS_PER_DECADE) + 3  # surely beyond the largest target
-        # Times in ms: bin k lies between the limits k and k + 1.
+        # Times in ms: bin k lies between the limits k and k + 1. A bin without a point of the grid has width 0.
         limits = bin_limits_ms(last, cells.grid_us / 1000)
         # After the shift, the requests of each bin lie evenly from `low` to before `high`.
         low, high = limits[: largest + 1] * factor, limits[1 : largest + 2] * factor
@@ -57,22 +57,26 @@ class _Shift:
         """The lowest target bin of each bin, shape (bins,)."""
         self.targets = int((np.searchsorted(limits, high, side="left") - self.first_target).max(initial=1)) + 1
         """Number of neighbouring target bins, the same for all bins."""
-        width = np.maximum(high - low, 1e-300)
+        width = np.maximum(high - low, 1e-300)  # no division by 0: all requests of a bin of width 0 go to one target
         target_ends = limits[np.minimum(self.first_target[:, None] + np.arange(1, self.targets + 1), last + 1)]
         share_below_end = np.clip((target_ends - low[:, None]) / width[:, None], 0.0, 1.0)
-        share_below_end[:, -1] = 1.0
+        share_below_end[:, -1] = 1.0  # all requests are below the last end; rounding must lose none
         self.share_below_end: FloatArray = share_below_end
         """Share of the requests of each bin below the end of each of its targets, shape (bins, targets)."""
 
     def apply(self, rows: Table, selected: BoolArray) -> Table:
-        """Move the requests of the rows that are `selected` to their target bins; totals do not change."""
+        """Move the requests of the rows that are `selected` to their target bins; totals do not change.
+
+        `rows`: bins of histograms, with the number of the bin (`bin`) and its requests (`n`); `selected`: for each row.
+        """
         moved = take(rows, selected)
-        # Each row becomes one row for each target; those without requests are left out.
+        # Each row becomes one row for each of its `targets` bins; those without requests are left out.
         counts = _divide(moved.n, self.share_below_end[moved.bin]).ravel()
         keep = counts > 0
         columns = {name: np.repeat(getattr(moved, name), self.targets)[keep] for name in rows.__dataclass_fields__}
         columns["bin"] = (self.first_target[moved.bin][:, None] + np.arange(self.targets)).ravel()[keep]
         columns["n"] = counts[keep]
+        # Several bins may have moved requests to the same target: these rows are added up.
         return join_rows([take(rows, ~selected), add_up(type(rows)(**columns))])
 
 
@@ -132,7 +136,7 @@ def _remove_from_bins(
     time_of_moments = moments.bucket // BLOCK_BUCKETS if by_block else moments.bucket
     keys_of_moments = np.stack([*(getattr(moments, key) for key in keys), time_of_moments])
     keys_of_rows = np.stack([*(getattr(rows, key) for key in keys), time_of_rows])
-    # Rows of both tables with the same keys get the same number of a histogram.
+    # Rows of both tables with the same keys get the same number of a histogram; `starts` has one entry for each.
     order, starts = group_rows(np.concatenate([keys_of_moments, keys_of_rows], axis=1))
     histogram = number_groups(order, starts)
     histogram_of_moments, histogram_of_rows = histogram[: new_failures.size], histogram[new_failures.size :]
@@ -144,7 +148,8 @@ def _remove_from_bins(
     for number in np.flatnonzero(to_remove):
         bin_rows = rows_by_histogram[first_row[number] : first_row[number + 1]]
         if bin_rows.size:
-            # No more than the histogram holds.
+            # No more than the histogram holds: the draw fails for a larger number.
             count = min(int(to_remove[number]), int(n[bin_rows].sum()))
+            # Draws `count` requests of the histogram without replacement, and returns how many are of each bin.
             n[bin_rows] -= random.multivariate_hypergeometric(n[bin_rows], count)
     return take(replace(rows, n=n), n > 0)

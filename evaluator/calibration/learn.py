@@ -52,10 +52,13 @@ class _RunShift:
 
     @property
     def variance(self) -> float:
-        """Variance by time and instances; NaN if an arm has one instance."""
+        """Variance of `value`: over time and between instances; NaN if an arm has only one instance."""
         if not np.isfinite(self.instances.variance).all():
             return math.nan
-        return float(combine(self.time, self.instances, np.zeros((2, 1))).variance.max())
+        # The prior would stand for the variance of an arm with one instance, and is not used: both arms have several.
+        uncertainty = combine(self.time, self.instances, prior=np.zeros((2, 1)))
+        # There are several estimates of the variance over time; the largest counts.
+        return float(uncertainty.variance.max())
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +72,10 @@ class _RunComparison:
 
 
 def learn_instances(run_groups: Sequence[Cells], same_version: Sequence[bool] = ()) -> Learnt:
-    """Learn how much instances of one version differ, and how much whole arms do, from the cells of run groups.
+    """Learn how much instances of one version differ, and how much whole arms drift, from the cells of run groups.
 
-    Both as standard deviations, of the logarithm of the mean latency and of the failure rate; `None` without any
-    comparison. `same_version`: for each group, whether both arms ran one version; groups beyond its end did not.
+    Both are learnt as standard deviations, of the logarithm of the mean latency and of the failure rate; `None` without
+    any comparison. `same_version`: for each group, whether both arms ran one version; groups beyond its end did not.
     """
     between_instances: list[_Variances] = []
     between_arms: list[_Variances] = []
@@ -81,16 +84,16 @@ def learn_instances(run_groups: Sequence[Cells], same_version: Sequence[bool] = 
         runs = [
             run for run in _read_runs(cells) if math.isfinite(run.latency.value) and math.isfinite(run.failures.value)
         ]
-        of_instances = [variances for run in runs for variances in _learn_from_instances(run)]
-        if not of_instances:
+        instance_variances = [variances for run in runs for variances in _learn_from_instances(run)]
+        if not instance_variances:
             # Arms with one instance show no differences of instances, but replicates of them do.
-            of_instances = list(_learn_from_replicates(runs))
-        between_instances += of_instances
-        runs_of_instances += len(runs) if of_instances else 0
+            instance_variances = list(_learn_from_replicates(runs))
+        between_instances += instance_variances
+        runs_of_instances += len(runs) if instance_variances else 0
         is_same_version = group < len(same_version) and same_version[group]
-        of_arms = list(_learn_from_arms(runs, same_version=is_same_version))
-        between_arms += of_arms
-        runs_of_arms += len(runs) if of_arms else 0
+        arm_variances = list(_learn_from_arms(runs, same_version=is_same_version))
+        between_arms += arm_variances
+        runs_of_arms += len(runs) if arm_variances else 0
     return Learnt(
         sd_latency=_pool(between_instances, "latency"),
         sd_failures=_pool(between_instances, "failures"),
@@ -99,7 +102,8 @@ def learn_instances(run_groups: Sequence[Cells], same_version: Sequence[bool] = 
         df=sum(variances.df for variances in between_instances),
         between_arms_latency=_pool(between_arms, "latency"),
         between_arms_failures=_pool(between_arms, "failures"),
-        # Of k runs with the same unknown change, k - 1 are independent comparisons: as many as degrees of freedom.
+        # Unlike those of instances, they are counted by degrees of freedom: k runs of the same unknown change give one
+        # variance, but count for k - 1 comparisons.
         between_arms_comparisons=round(sum(variances.df for variances in between_arms)),
         between_arms_runs=runs_of_arms,
     )
@@ -129,29 +133,43 @@ def _read_runs(cells: Cells) -> Iterator[_RunComparison]:
         panel = build_panel(cells_of_run, cells.arms[1]) if len(cells.arms) > 1 else None
         if panel is None or panel.slots < MIN_BUCKETS:
             continue
-        rows, times_ms = panel.rows, panel.totals["time_ms"]
-        successes, all_requests = build_strata(panel, panel.ok), build_strata(panel, panel.n)
+        rows = panel.rows  # the counts of single instances
+        latency = _compare(
+            build_strata(panel, panel.ok),  # times are those of successes
+            sums=panel.totals["time_ms"],
+            row_requests=rows.n - rows.failures,
+            row_sums=rows.totals["time_ms"],
+            relative=True,
+        )
+        failures = _compare(
+            build_strata(panel, panel.n),
+            sums=panel.failures,
+            row_requests=rows.n,
+            row_sums=rows.failures,
+            relative=False,
+        )
         yield _RunComparison(
-            latency=_compare(successes, times_ms, rows.n - rows.failures, rows.totals["time_ms"], relative=True),
-            failures=_compare(all_requests, panel.failures, rows.n, rows.failures, relative=False),
+            latency=latency,
+            failures=failures,
             instances=frozenset(np.unique(cells_of_run.moments.instance).tolist()),
         )
 
 
 def _compare(
-    strata: Strata, sums: FloatArray, exposure: FloatArray, observed: FloatArray, *, relative: bool
+    strata: Strata, sums: FloatArray, row_requests: FloatArray, row_sums: FloatArray, *, relative: bool
 ) -> _RunShift:
-    """Compare baseline and candidate in a run: means as a log ratio (`relative`), or rates as a difference.
+    """Compare the mean of a value per request (time, or failures) in the baseline and the candidate of a run.
 
     Args:
-        strata: The requests that are counted, of both arms.
-        sums: What is averaged: times or failures, shape (2, endpoints, slots).
-        exposure: Requests of each row of an instance.
-        observed: The times or failures of each row of an instance.
-        relative: Whether the change is a log ratio.
+        strata: Weights by which endpoints and blocks of time are standardised, with the requests that are counted.
+        sums: Sum of the value (times or failures), shape (2 arms, endpoints, slots).
+        row_requests: Requests that are counted in each row of single instances, shape (rows,).
+        row_sums: Sum of the value in each of these rows, shape (rows,).
+        relative: Whether the change is the logarithm of the ratio of the means; else it is their difference.
     """
-    by_arm = [standardise_levels(strata, arm, sums[arm]) for arm in (0, 1)]
-    estimands = [Estimand(of_arm.level, of_arm.influence) for of_arm in by_arm]
+    levels = [standardise_levels(strata, arm, sums[arm]) for arm in (0, 1)]
+    # The level of each arm, with the influence of each slot on it: operations on them carry the influence along.
+    estimands = [Estimand(level_of_arm.level, level_of_arm.influence) for level_of_arm in levels]
     if relative:
         estimands = [estimand.log() for estimand in estimands]
     baseline, candidate = estimands
@@ -159,8 +177,8 @@ def _compare(
     # The change (all endpoints are one group: the only element) is removed from the candidate's instances, so that only
     # their differences remain. An infinite or unknown change is not removed.
     shift = np.where(np.isfinite(difference.value).all(), difference.value, 0.0)
-    frame = InstanceFrame(strata.panel.rows, exposure, strata.groups)
-    instances = frame.variance(observed, np.exp(shift) if relative else shift, relative=relative)
+    frame = InstanceFrame(strata.panel.rows, row_requests, strata.groups)
+    instances = frame.variance(row_sums, np.exp(shift) if relative else shift, relative=relative)
     return _RunShift(float(difference.value[0]), time_variance(difference.influence), instances)
 
 
@@ -175,8 +193,8 @@ def _learn_from_instances(run: _RunComparison) -> Iterator[_Variances]:
             # The variance of the arm's level is that of one instance divided by their number. `within` is the part of
             # it that the variation of each instance over time explains.
             latency, failures = (
-                float((of_level.variance - of_level.within)[arm, 0]) * count
-                for of_level in (run.latency.instances, run.failures.instances)
+                float((of_value.variance - of_value.within)[arm, 0]) * count
+                for of_value in (run.latency.instances, run.failures.instances)
             )
             yield _Variances(latency, failures, df=count - 1)
 
@@ -184,7 +202,8 @@ def _learn_from_instances(run: _RunComparison) -> Iterator[_Variances]:
 def _learn_from_replicates(runs: Sequence[_RunComparison]) -> Iterator[_Variances]:
     """Learn from runs with one instance a side: the variance of their shifts beyond that by time.
 
-    It is halved, because each shift is the difference of two instances.
+    A shift is the change from baseline to candidate. Its variance is halved, because it is the difference of two
+    instances.
     """
     if len(runs) >= 2:
         latency = _find_excess_variance([run.latency for run in runs], time_only=True)
@@ -195,7 +214,8 @@ def _learn_from_replicates(runs: Sequence[_RunComparison]) -> Iterator[_Variance
 def _find_excess_variance(shifts: Sequence[_RunShift], *, time_only: bool) -> float:
     """Return the variance between runs of their shifts, minus the mean of the variances that single runs show.
 
-    `time_only`: of what a run shows, only the variance by time is subtracted, not that between instances.
+    A shift is the change from baseline to candidate in one run. `time_only`: of what a run shows, only the variance by
+    time is subtracted, not that between instances.
     """
     own_variances = [float(shift.time.variance[0]) if time_only else shift.variance for shift in shifts]
     return float(np.var([shift.value for shift in shifts], ddof=1) - np.mean(own_variances))
@@ -209,12 +229,14 @@ def _learn_from_arms(runs: Sequence[_RunComparison], *, same_version: bool) -> I
     # The variance is NaN if an arm has one instance.
     several = [run for run in runs if math.isfinite(run.latency.variance) and math.isfinite(run.failures.variance)]
     if same_version:
+        # The true change is 0, so the square of the change estimates its variance: what the run shows, and the drift.
         for run in several:
             latency = run.latency.value**2 - run.latency.variance
             failures = run.failures.value**2 - run.failures.variance
             yield _Variances(latency, failures, df=1.0)
     elif len(several) >= 2:
-        # The same instances in every run have the same effect in every run, so only time makes these runs differ.
+        # Instances that are in every run have the same effect in every run, so only time makes these runs differ. If
+        # one instance is in all runs, all are taken to be the same.
         same_instances = bool(frozenset.intersection(*(run.instances for run in several)))
         latency = _find_excess_variance([run.latency for run in several], time_only=same_instances)
         failures = _find_excess_variance([run.failures for run in several], time_only=same_instances)

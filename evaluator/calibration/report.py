@@ -96,7 +96,10 @@ class Tally:
     go: int
 
     def interval(self, count: int) -> tuple[float, float]:
-        """95 % interval of `count` as a share of the judged verdicts (Wilson, at the effective number)."""
+        """95 % interval of `count` as a share of the judged verdicts (Wilson, at the effective number).
+
+        0 to 1 if no verdict was judged.
+        """
         if not self.judged:
             return 0.0, 1.0
         return wilson_interval(count / self.judged, self.effective, Z_OF_INTERVAL)
@@ -140,8 +143,8 @@ def calibrate(
 ) -> CalibrationReport:
     """Judge identical halves of stored baselines, without and with regressions.
 
-    `splits`: maximum for each group. `step` is called with a description of each group before it is judged. The same
-    history, policy and seed give the same report.
+    `splits`: maximum number of comparisons made of each group. `step`: called with a description of each group before
+    the group is judged. The same history, policy and seed give the same report.
     """
     random = np.random.default_rng(seed)
     used: list[Stored] = []
@@ -158,7 +161,7 @@ def calibrate(
         for rule in rulebook.rules
         if rule.evidence is not EvidenceKind.REQUESTS and rule.role is not Role.WATCH
     ]
-    judged: dict[tuple[str, Injection], list[JudgedCases]] = {}
+    judged: dict[tuple[str, Injection], list[JudgedCases]] = {}  # kind and change → an entry for each group
     for group in used:
         if step:
             step(f"{group.name}: {len(group.runs)} run{'s' if len(group.runs) != 1 else ''}")
@@ -173,10 +176,10 @@ def calibrate(
                         changed = fail_more(changed, CANDIDATE, change.failures, random)
                     words.append(_judge(changed, runs, rulebook))
                 judged.setdefault((kind, change), []).append((words, effective))
-    # Past baselines against each other: each pair counts as one independent comparison.
     no_change = CHANGES[0]
-    between = [([_judge(cells, runs, rulebook)], 1.0) for cells, runs in _pair_groups(used)]
     unchanged = [part for (_, change), parts in judged.items() if change == no_change for part in parts]
+    # Past baselines against each other: each case counts as one independent comparison.
+    between = [([_judge(cells, runs, rulebook)], 1.0) for cells, runs in _pair_groups(used)]
     return CalibrationReport(
         alpha=rulebook.alpha,
         tallies=tuple(_tally(kind, change, parts) for (kind, change), parts in judged.items()),
@@ -188,22 +191,27 @@ def calibrate(
     )
 
 
-def _make_cases(group: Stored, most: int, random: np.random.Generator) -> Iterator[tuple[str, float, Cases]]:
-    """Make identical releases of a group. Yields for each kind its name, number of independent comparisons, and cases.
+def _make_cases(group: Stored, max_cases: int, random: np.random.Generator) -> Iterator[tuple[str, float, Cases]]:
+    """Make releases that change nothing from the stored runs of a group: a case is the cells and runs of one release.
 
-    If both arms ran one version, the group as it ran; and its baseline, split by instances, else by replicates, else
-    by time. `most`: maximum number of cases of a split.
+    If both arms ran one version, the group is used as it ran. In addition its baseline is split in two arms: by
+    instances if there are two or more, else by replicates if there are four or more, else by time.
+
+    Yields for each kind of comparison: its name, the number of independent comparisons that its cases count for, and
+    the cases, at most `max_cases` of a split.
     """
-    # The arms are not those of the recorded facts, so facts are left out.
+    # The facts were recorded of the arms that ran, not of the arms that are made here, so they are left out.
     runs_without_facts = tuple(replace(run, facts=RunFacts()) for run in group.runs)
     if group.same_version and len(group.cells.arms) > 1:
+        # Two cases: the arms as they ran, and exchanged.
         yield "versions", 2.0, ((cells, runs_without_facts) for cells in both_ways(group.cells))
     moments = only_baseline(group.cells).moments
     instances_by_run = [set(moments.instance[moments.run == run].tolist()) for run in np.unique(moments.run)]
+    # Only instances that are in every run: so both halves have requests in each of them.
     in_all_runs = set.intersection(*instances_by_run) if instances_by_run else set()
     names = [group.cells.instances[code] for code in sorted(in_all_runs)]
     if len(names) >= 2:
-        halves = balanced_halves(names, most, random)
+        halves = balanced_halves(names, max_cases, random)
         # Halves share instances: n instances have no more than n - 1 independent differences, each in both directions.
         effective = float(min(len(halves), 2 * (len(names) - 1)))
         yield "instances", effective, ((split_instances(group.cells, half), runs_without_facts) for half in halves)
@@ -211,24 +219,25 @@ def _make_cases(group: Stored, most: int, random: np.random.Generator) -> Iterat
     all_runs = [only_runs(group.cells, run_code) for run_code in range(len(group.cells.runs))]
     runs = [cells for cells in all_runs if (cells.moments.arm == 0).any()]  # those with a baseline
     if len(runs) >= 4:
-        count = min(PAIRINGS, most)
+        count = min(PAIRINGS, max_cases)
+        # As above: n runs have no more than n - 1 independent differences, here each in one direction.
         yield "replicates", float(min(count, len(runs) - 1)), _pair_at_random(runs, count, random)
     else:
-        count = min(TIME_SPLITS, most)
+        count = min(TIME_SPLITS, max_cases)
         cases = ((split_time(group.cells, random), runs_without_facts) for _ in range(count))
         yield "time", float(count), cases
 
 
 def _pair_at_random(runs: Sequence[Cells], count: int, random: np.random.Generator) -> Cases:
-    """Pair runs at random, each pair as if its runs had been the arms of one run; `count` times."""
+    """Make `count` cases, each of which pairs the runs at random: the two runs of a pair become the arms of one run."""
     for _ in range(count):
-        order = random.permutation(len(runs))
+        order = random.permutation(len(runs))  # of an odd number, the last one is left out
         pairs = [(runs[order[k]], runs[order[k + 1]]) for k in range(0, len(runs) - 1, 2)]
         yield pair_runs(pairs, together=True), _make_runs(len(pairs))
 
 
 def _pair_groups(used: Sequence[Stored]) -> Cases:
-    """Pair the baselines of neighbouring groups, first run with first run, and yield each pair in both directions.
+    """Pair the baselines of neighbouring groups (first run with first run), and yield a case in each direction.
 
     Groups with buckets of different widths are not paired.
     """
@@ -251,7 +260,7 @@ def _make_runs(count: int) -> tuple[Run, ...]:
 
 def _judge(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook) -> VerdictWord:
     """Judge one case by the whole policy, except rules on readings, on outcomes and on endpoints without requests."""
-    # Numbers of instances, and shares of the users, are those of the arms that ran, not of these halves.
+    # The policy's numbers of instances and shares of users describe the arms that ran, not these halves: left out.
     prior = replace(rulebook.prior, baseline=None, canary=None)
     on_requests = replace(rulebook, rules=rulebook.on_requests(cells.endpoints), prior=prior, sample_ratio={})
     return judge_evidence(assess(cells, runs, on_requests), on_requests, "calibration").word

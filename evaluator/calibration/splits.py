@@ -38,9 +38,10 @@ def only_runs(cells: Cells, run: int) -> Cells:
 
 
 def balanced_halves(names: Sequence[str], most: int, random: np.random.Generator) -> tuple[tuple[str, ...], ...]:
-    """Choose halves of `names` to be the candidate, each followed by its complement; at most `most`, drawn at random.
+    """Choose halves of `names` to be the candidate: each half is followed by its complement.
 
-    All halves if they are not more than that; in any case one half and its complement.
+    Returns all halves if these are at most `most`, otherwise `most` of them drawn at random. In any case, one half and
+    its complement are returned.
 
     >>> balanced_halves("abcd", 4, np.random.default_rng(1))[0:2]
     (('a', 'b'), ('c', 'd'))
@@ -76,7 +77,8 @@ def split_instances(cells: Cells, candidates: Sequence[str]) -> Cells:
         instance_bins=replace(bins, arm=arm_of_instance[bins.instance]),
         loads=loads_of_both,
     )
-    # Histograms of instances are kept by blocks: buckets become as wide, and histograms of arms are made of them.
+    # Histograms of instances are kept by blocks. So `coarsen` makes buckets as wide as blocks, and the histograms of an
+    # arm from those of its instances.
     wide = _add_up_all(coarsen(halves))
     return replace(wide, moments=replace(wide.moments, arm=arm_of_instance[wide.moments.instance]))
 
@@ -112,6 +114,7 @@ def split_time(cells: Cells, random: np.random.Generator) -> Cells:
         bucket_s=2 * cells.bucket_s,
         moments=replace(rows, arm=find_arm(rows.bucket), instance=find_arm(rows.bucket), bucket=rows.bucket // 2),
         bins=replace(bins, arm=arm_of_bins, bucket=pair_of_bins),
+        # Each arm is one instance, so the histograms of the instance are those of the arm.
         instance_bins=InstanceBins(
             run=bins.run,
             arm=arm_of_bins,
@@ -137,6 +140,7 @@ def pair_runs(runs: Sequence[tuple[Cells, Cells]], *, together: bool) -> Cells:
         baseline, candidate = (only_baseline(cells) for cells in pair)
         buckets = baseline.moments.bucket
         length = int(buckets.max() - buckets.min()) + 1  # in buckets
+        # After the baseline, at a border of blocks: rounded up to a multiple of ALIGNED buckets.
         start_of_candidate = 0 if together else math.ceil(length / ALIGNED) * ALIGNED
         moved_arms.append(_move(baseline, arm=0, run=run, offset=0))
         moved_arms.append(_move(candidate, arm=1, run=run, offset=start_of_candidate))

@@ -85,11 +85,11 @@ class Session:
         from evaluator.policy.selection import choose_policy
 
         def find_services() -> list[str]:
-            """List the services that the policy has to be for: the given one, and those stored with the release."""
+            """List the services that the policy has to be for: the given one ("" for none), and the stored ones."""
             services = [service or ""]
             if release is None:
                 return services
-            if service is None:
+            if service is None:  # the command does not record the release, so it has to be stored
                 from evaluator.pipeline.landing import land_release
 
                 # A load that the user started by Locust itself is stored, with its service, only when it lands.

@@ -38,6 +38,7 @@ def show(session: Session, release: str | None, format_name: str) -> None:
         csv_file = io.StringIO()
         writer = csv.DictWriter(csv_file, COLUMNS, lineterminator="\n")
         writer.writeheader()
+        # A spreadsheet would run a cell such as `=…` as a formula.
         writer.writerows({name: escape_formula(str(value)) for name, value in row.items()} for row in rows)
         emit(csv_file.getvalue().rstrip("\n"))
     else:

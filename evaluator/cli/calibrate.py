@@ -61,7 +61,9 @@ def _write_report(report: CalibrationReport, page: Page, *, saved: bool) -> Iter
     """Write the lines of the report for people: conclusion, table, notes. `saved`: what was learnt is stored."""
     yield write_line(_conclude(report), page)
     yield ""
-    tallies = [*report.tallies, *([report.between] if report.between else [])]
+    tallies = list(report.tallies)
+    if report.between:  # past runs against each other
+        tallies.append(report.between)
     if tallies:
         rows = []
         for tally in tallies:

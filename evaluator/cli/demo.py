@@ -51,6 +51,7 @@ def command(session: Session, regression: str, prometheus: bool, seconds: int) -
     store = Store.open(store_path, create=True)
     name = f"shop@{CANARY_VERSION}" + ("" if regression == "none" else f"-{regression}")
     release = Release(name, (Service("shop", BASELINE_VERSION, CANARY_VERSION),))
+    # For each arm: its name, version and regression.
     versions = [("baseline", BASELINE_VERSION, "none"), ("canary", CANARY_VERSION, regression)]
     session.say(f"starting {INSTANCES} + {INSTANCES} instances of the sample service (regression: {regression})")
     with contextlib.ExitStack() as stack:

@@ -31,11 +31,15 @@ def gathered(name: str, record: Callable[..., Any], *options: Callable[[Any], An
     """
 
     def decorate(command: Command) -> Command:
-        """Add the options to a function that takes their values as a record."""
+        """Add the options to a function that takes their values as one record, its argument `name`."""
 
         @functools.wraps(command)
         def call(*args: Any, **keywords: Any) -> Any:
-            """Call the function with the record in place of the values of the options (`keywords`)."""
+            """Call the function with one record in place of the values of the options.
+
+            `keywords`: the values of all options, by name. Those that `record` has a parameter for become the argument
+            `name`, the others are passed on.
+            """
             parameters = inspect.signature(record).parameters
             values = {parameter: keywords.pop(parameter) for parameter in parameters if parameter in keywords}
             return command(*args, **{name: record(**values)}, **keywords)

@@ -178,7 +178,7 @@ def describe_landed(release: str, landed: Landed) -> str:
         text += f" of {file_counts[0]} to {file_counts[-1]} files an arm"
     elif file_counts and file_counts[0] > 1:
         text += f" of {count_of(file_counts[0], 'file')} an arm"
-    if landed.why:
+    if landed.why:  # how it was determined which files belong to which run
         text += f" ({landed.why})"
     if landed.left_out:
         text += f"; left out: {list_left_out(landed.left_out)}"

@@ -125,7 +125,7 @@ def _make_reading_policy(session: Session, url: str) -> str:
 def _make_outcome_policy(outcomes: Outcomes) -> str:
     """Return the built-in policy (YAML) with metrics of these outcomes in place of those of requests.
 
-    Arms are expected to have equally many units.
+    The policy expects equally many units in every arm.
     """
     from evaluator.pipeline.importing import suggest_metrics
 
@@ -133,5 +133,5 @@ def _make_outcome_policy(outcomes: Outcomes) -> str:
     policy = _read_starter(FILE_NAME)
     # The list of metrics. The replacement is a function, so that a backslash in a name is not read as an escape.
     policy = re.sub(r"(?<=^metrics:\n)(  - .*\n)+", lambda _: metric_lines, policy, flags=re.MULTILINE)
-    shares = ", ".join(f"{arm}: 1" for arm in outcomes.arms)
-    return policy.replace("sample_ratio: configured}", f"sample_ratio: {{{shares}}}}}")
+    expected_parts = ", ".join(f"{arm}: 1" for arm in outcomes.arms)  # such as `baseline: 1, canary: 1`
+    return policy.replace("sample_ratio: configured}", f"sample_ratio: {{{expected_parts}}}}}")

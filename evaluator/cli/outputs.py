@@ -34,7 +34,7 @@ def parse_formats(format_options: Sequence[str]) -> list[Output]:
         raise UsageError("two formats cannot both go to stdout", hint="give all but one a path: --format json=FILE")
     paths = [path.resolve() for _, path in outputs if path is not None]
     for path in paths:
-        if paths.count(path) > 1 and not _is_special(path):
+        if paths.count(path) > 1 and not _is_special(path):  # a device such as /dev/null takes several
             raise UsageError(f"two formats cannot both go to '{path}'", hint="give each a file of its own")
     return outputs
 
@@ -78,11 +78,16 @@ def _parse_format(text: str) -> Output:
 
 
 def _find_report(files: Sequence[tuple[str, Path]]) -> str:
-    """Return the path of the file that a person would open first; empty without files. `files`: format and path."""
-    paths_by_format = {name: path for name, path in reversed(files) if name not in BESIDE}
-    for name in (*READABLE, *(name for name, _ in files)):
-        if name in paths_by_format:
-            return str(paths_by_format[name])
+    """Return the path of the written file that a person would open first, or "" if there is none.
+
+    `files`: format and path of each file. Formats that publish their text (`BESIDE`) do not count.
+    """
+    # Reversed: of several files of one format, the first one counts.
+    path_by_format = {name: path for name, path in reversed(files) if name not in BESIDE}
+    formats_by_preference = [*READABLE, *(name for name, _ in files)]
+    for name in formats_by_preference:
+        if name in path_by_format:
+            return str(path_by_format[name])
     return ""
 
 

@@ -74,7 +74,7 @@ def command(
     goal = replace(goal, instances=instances)
     plans = plan_gates(history, policy.rulebook, goal)
     durations_s = [goal.duration_s * factor for factor in FACTORS]
-    # Half as many instances to four times as many; of 1 to 4 instances, the half would be too few to show a spread.
+    # Half as many instances to four times as many. At least 2 in place of the half: one instance shows no spread.
     instance_counts = sorted({max(2, instances // 2), max(instances, 1), 2 * instances, 4 * instances})
     grids = tabulate(history, policy.rulebook, goal, durations_s, instance_counts)
     strategies = compare_strategies(history, policy.rulebook, goal)
@@ -120,7 +120,10 @@ def _write_head(release: str | None, history: History, goal: Goal) -> Iterator[s
 
 
 def _write_gates(plans: Sequence[GatePlan], goal: Goal, page: Page) -> list[str]:
-    """Write a table with a row for each gate: what the test detects, and how likely and how soon GO is."""
+    """Write a table with a row for each gate: what the test detects, and how likely and how soon GO is.
+
+    `goal`: the test that is planned, and the regression that it has to detect.
+    """
     head = (
         "gate",
         "margin",
@@ -147,6 +150,7 @@ def _write_gates(plans: Sequence[GatePlan], goal: Goal, page: Page) -> list[str]
                 name_metric(rule),
                 _write_harm(plan, rule.margin.value if rule.margin else 0.0),
                 f"± {_write_harm(plan, plan.half_width)}",
+                # "detects": the smallest rise that is found; "to detect": the rise of the goal, with its chance.
                 f"+{_write_harm(plan, plan.finds)}" if math.isfinite(plan.finds) else "nothing",
                 f"+{_write_harm(plan, goal.harm(plan.precision))}",
                 _write_percent(plan.found_chance),
@@ -231,7 +235,11 @@ def _to_plain(
     grids: Sequence[Grid],
     strategies: Sequence[Exposure],
 ) -> dict[str, Any]:
-    """Return the plan as values of JSON; a number that is not finite becomes null."""
+    """Return the plan as values of JSON; a number that is not finite becomes null.
+
+    `plans`: each gate at the planned duration and instances. `grids`: half-widths of each gate at other durations and
+    instances. `strategies`: what each way to roll out exposes users to.
+    """
     goal = replace(goal, rate_per_s=goal.rate_per_s or history.rate_per_s)
     gates = []
     for plan in plans:
@@ -246,6 +254,7 @@ def _to_plain(
                 "unit": precision.unit,
                 "regression": goal.harm(precision),
                 **plan_numbers,
+                # Over time after `reference_s` seconds (more time shrinks it), and between instances.
                 "variance": {
                     "moving": precision.moving,
                     "reference_s": precision.reference_s,

@@ -147,6 +147,7 @@ def execute_or_wait(
 ) -> int:
     """Execute an intent, show its state and return the exit code.
 
+    0: done, or left to others as requested; 4: failed, or the outcome is unknown; 3: nothing was executed, or not yet.
     `queue`: leave the execution to the app or a worker. `wait_s`: how long to wait (s) for approvals, or until another
     process has executed it; `None`: do not wait.
     """
@@ -155,6 +156,7 @@ def execute_or_wait(
     deadline = time.monotonic() + (wait_s or 0.0)
     while True:
         intent = store.control.intent(intent_id)
+        # SENT: a process executes it, or was killed while it did; then `execute` continues.
         if intent.state in (IntentState.APPROVED, IntentState.SENT) and not queue:
             intent = execute(store, session.load_policy, intent_id, name_worker(), wait_s=LOCK_WAIT_S)
         remaining_s = deadline - time.monotonic()
@@ -167,7 +169,7 @@ def execute_or_wait(
             session.say("nothing was executed: fix the cause above, then request it again")
             return 3
         session.say(f"check what was changed, then run `evaluator hooks retry {intent.id}` or `evaluator rollback`")
-    # Left to others without waiting for the result: that is done.
+    # The caller wanted no more than to leave the execution to others: so this is a success.
     is_queued = queue and wait_s is None and intent.state in (IntentState.APPROVED, IntentState.SENT)
     return 0 if is_queued else EXIT_CODES.get(intent.state, 3)
 

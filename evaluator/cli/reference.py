@@ -116,12 +116,15 @@ def write_policy() -> str:
     """
     schema = policy_schema()
     definitions = schema["$defs"]
-    built_in = {**load_policy().effective, **load_policy().afterwards}
+    built_in_policy = load_policy()
+    # The sections that decide the verdict, and those about promotion: key → value.
+    built_in = {**built_in_policy.effective, **built_in_policy.afterwards}
     head = [POLICY_TITLE, GENERATED.format("policy"), POLICY_HEAD]
     tables = [*_tabulate_keys("evaluator.yaml", schema, definitions, built_in)]
     key_of_definition = {_name_definition(value): key for key, value in schema["properties"].items()}
     for name, definition in definitions.items():
         if name not in NOT_SHOWN:
+            # A definition that no key of the file refers to has the defaults of the schema.
             defaults = built_in.get(key_of_definition.get(name, ""), {})
             tables += _tabulate_keys(f"`{name}`", definition, definitions, defaults)
             tables += _tabulate_keys_of_types(definition.get("allOf", ()))
@@ -134,23 +137,27 @@ def write_verdict() -> str:
     A table of its keys, then a table for each key that holds an object or a list of objects.
     """
     schema = json.loads((files("evaluator") / "schemas" / "verdict.schema.json").read_text(encoding="utf-8"))
-    parts = [VERDICT_TITLE, GENERATED.format("verdict"), VERDICT_HEAD, *_tabulate_keys("The verdict", schema, {}, {})]
+    parts = [VERDICT_TITLE, GENERATED.format("verdict"), VERDICT_HEAD, *_tabulate_keys("The verdict", schema)]
     for key, value in schema["properties"].items():
         is_list = "items" in value
         inner = value["items"] if is_list else value
         if "properties" in inner:
-            parts += _tabulate_keys(f"`{key}`" + ("[]" if is_list else ""), inner, {}, {})
+            parts += _tabulate_keys(f"`{key}`" + ("[]" if is_list else ""), inner)
     return "\n".join(parts).rstrip()
 
 
 def _tabulate_keys(
-    title: str, schema: Mapping[str, Any], definitions: Mapping[str, Any], defaults: Mapping[str, Any]
+    title: str,
+    schema: Mapping[str, Any],
+    definitions: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Iterator[str]:
     """Write a section of Markdown with a table of the keys of an object.
 
     `schema`: the JSON Schema of the object. `definitions`: those that it refers to; without any, the table has no
     column of defaults. `defaults`: key → default value, if it differs from that of the schema.
     """
+    definitions, defaults = definitions or {}, defaults or {}
     has_defaults = bool(definitions)
     yield f"## {title}\n"
     if schema.get("description"):
@@ -165,12 +172,12 @@ def _tabulate_keys(
 
 
 def _tabulate_keys_of_types(cases: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Write a table of the keys that only some types (of a metric, for example) have.
+    """Write a table of the keys that only objects of some types have, such as metrics of the type `latency_quantile`.
 
     `cases`: the conditions of the schema: if the key `type` has this value, then there are these keys. A key that is
     described equally for several types has one row.
     """
-    types_of_row: dict[tuple[str, str, str], list[str]] = {}  # (key, type of its value, description) → metric types
+    types_of_row: dict[tuple[str, str, str], list[str]] = {}  # (key, type of its value, description) → types of objects
     for case in cases:
         type_name = case["if"]["properties"]["type"]["const"]
         for key, value in case["then"]["properties"].items():

@@ -33,7 +33,8 @@ class Subject:
     def to_release(self, session: Session, name: str, service: str = "") -> Release:
         """Make the release `name` from these options; if it is stored and gains a service, show a message.
 
-        `service`: its service if the options name none, which may be empty. Raises UsageError for a bad label.
+        `service`: the service of the release if the options name none; empty: it is not known. Raises UsageError for a
+        bad label.
         """
         service = self.service or service
         stored = session.find_release(name)

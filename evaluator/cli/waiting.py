@@ -59,7 +59,7 @@ def await_verdict(
             line.close(f"stopped waiting for {release}: {watch.status}")
             raise
         line.close()
-    if verdict is None:  # `stop` is not used here, so only Ctrl-C ends the wait
+    if verdict is None:  # the wait was ended from outside: only Ctrl-C does that here
         raise KeyboardInterrupt
     store = open_store()
     if store is not None and is_stored(store, release):
@@ -80,11 +80,12 @@ class StatusLine:
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Show nothing if `say`, which shows a message, is `None`. `stream`: by default stderr."""
+        """`say` shows a message; `None`: nothing is ever shown. `stream`: where the live line is; by default stderr."""
         self._say = say
         self._clock = clock
         self._stream = stream or sys.stderr
         only_plain = os.environ.get("NO_COLOR") or os.environ.get("CI") or os.environ.get("TERM") == "dumb"
+        # A live line is one that is updated. Elsewhere than on a terminal, each status is a line of its own.
         self._is_live = say is not None and self._stream.isatty() and not only_plain
         self._shown_width = 0
         """Length of the text that is on the line now."""
@@ -92,18 +93,18 @@ class StatusLine:
         """`clock` at the last message, if there is no live line."""
 
     def show(self, text: str) -> None:
-        """Show the current status."""
+        """Show the current status: on the live line at once, without one as a message every PLAIN_EVERY_S seconds."""
         if self._say is None:
             return
         if self._is_live:
             columns = shutil.get_terminal_size((80, 24)).columns
-            self._write_line(plain_text(text)[: columns - 1])
+            self._write_line(plain_text(text)[: columns - 1])  # a text that wraps could not be replaced
         elif self._last_shown_at is None or self._clock() - self._last_shown_at >= PLAIN_EVERY_S:
             self._last_shown_at = self._clock()
             self._say(plain_text(text))
 
     def close(self, last: str | None = None) -> None:
-        """Remove the live line, and show a last message."""
+        """Remove the live line, if one is shown, and show the message `last`, if it is given."""
         if self._shown_width:
             self._write_line("")
         if last is not None and self._say is not None:

@@ -24,7 +24,7 @@ def round_values(values: Iterable[float]) -> list[float | None]:
 
 
 def choose_evenly(count: int, max_count: int) -> npt.NDArray[np.int64]:
-    """Choose at most `max_count` of the indexes 0 to `count` - 1, evenly spaced, the last always among them.
+    """Choose at most `max_count` (2 or more) of the indexes 0 to `count` - 1, evenly spaced, with the first and last.
 
     >>> choose_evenly(10, 3).tolist(), choose_evenly(2, 5).tolist()
     ([0, 4, 9], [0, 1])

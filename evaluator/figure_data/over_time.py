@@ -19,17 +19,19 @@ MOST_LOOKS = 24
 def trace_over_time(requests: RequestPairs, comparison: Comparison) -> dict[str, Any] | None:
     """Repeat a comparison on the data of some earlier looks; the last point is the comparison as it was judged.
 
-    With a calendar of looks, points are some of its looks: the end of the interval towards "worse" is valid at each of
-    them, the other end only at the last. Without a calendar, points are evenly spaced, and decide nothing.
+    A look is a verdict while data are still recorded. With a calendar of looks, points are some of them: the end of
+    the interval that decides "worse" (for a latency the lower end) is valid at each, the other end only at the last.
+    Without a calendar, points are evenly spaced, and decide nothing.
 
     Returns `None` without an effect, and if several runs were judged: they have no common time. Otherwise lists with an
-    entry per point: `seconds` of judged data, `estimate`, `lower` and `upper` (`None`: infinite).
+    entry per point: `seconds` of judged data, `estimate`, `lower` and `upper` (`None`: infinite); `kind` of the
+    calendar; and `decided_at_s`, when the metric was first shown to be worse (`None`: it was not).
     """
     is_one_run = len(set(requests.cells.moments.run.tolist())) == 1
     if comparison.effect is None or not is_one_run:
         return None
     covered_s, block_s = requests.covered_s, requests.cells.bucket_s * BLOCK_BUCKETS
-    looks_s = list(requests.calendar.interim)
+    looks_s = list(requests.calendar.interim)  # ends of earlier looks, in seconds of judged data
     if not looks_s:
         # At the end of each block, from the first that has enough buckets for an interval.
         first_look_s = math.ceil(MIN_BUCKETS / BLOCK_BUCKETS) * block_s

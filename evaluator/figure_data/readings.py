@@ -45,8 +45,8 @@ def trace_readings(
             first_epoch_s = float(readings.bucket.min() * readings.bucket_s)
             load_s = np.array([axis.locate(time) if axis else time - first_epoch_s for time in epoch_s])
             on_axis = np.isfinite(load_s)  # NaN: outside of every run
-            every = max(1, math.ceil(on_axis.sum() / MOST_POINTS))  # only each so many-th point is kept
-            seconds, kept_values = load_s[on_axis][::every], values[on_axis][::every]
+            step = max(1, math.ceil(on_axis.sum() / MOST_POINTS))  # only every `step`-th point is kept
+            seconds, kept_values = load_s[on_axis][::step], values[on_axis][::step]
             if seconds.size:
                 arms.append({"name": arm, "seconds": round_values(seconds), "values": round_values(kept_values)})
         if arms:

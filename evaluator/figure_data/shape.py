@@ -38,7 +38,7 @@ def trace_quantiles(requests: RequestPairs, arm: str) -> dict[str, Any] | None:
         pair.design,
         [QuantileQuestion(q / 100) for q in percents],
         alpha=pair.alpha,
-        sd_instance=pair.prior.sd_latency,
+        sd_instance=pair.prior.sd_latency,  # how much instances are known to differ (log ratio)
     )
     estimates = [(q, answer.estimate) for q, answer in zip(percents, answers, strict=True)]
     # All arrays of an estimate have one entry, [0]: all endpoints are one group.
@@ -57,10 +57,11 @@ def trace_quantiles(requests: RequestPairs, arm: str) -> dict[str, Any] | None:
 
 
 def trace_distribution(requests: RequestPairs, arm: str) -> dict[str, Any] | None:
-    """Compute the share of requests that baseline and candidate have done successfully by each of some times.
+    """Compute the distribution of response times: for `POINTS` times, the share of requests that succeeded by then.
 
-    The times (`ms`) are evenly spaced on a logarithmic axis. A median is `None` if half of an arm's requests fail.
-    Returns `None` if an arm has no successful request, or if the arms have no time in common.
+    `baseline` and `candidate` are the shares of these arms at the times `ms`, which are evenly spaced on a logarithmic
+    axis. A median is `None` if half of an arm's requests fail. Returns `None` if an arm has no successful request, or
+    if there is no time in which both arms had requests.
     """
     pair = requests.find_pair(arm)
     if pair is None or not pair.successes(0) or not pair.successes(1):

@@ -70,9 +70,9 @@ class Axis:
 
 
 def build_axis(cells: Cells) -> Axis:
-    """Put the runs one after the other in the order of their time, on some `POINTS` slots.
+    """Put the runs one after the other in the order of their time, on about `POINTS` slots of equal length.
 
-    Each run may add a slot, since it begins in a new slot.
+    A run begins in a new slot, so its last slot may be filled in part only, and there may be a slot more per run.
     """
     moments = cells.moments
     spans: dict[int, tuple[int, int]] = {}  # by code of a run: its first bucket, and the bucket after its last
@@ -172,8 +172,9 @@ def _find_quantiles(cells: Cells, axis: Axis, arm_code: int, n: FloatArray) -> t
     # Counts by slot and bin, in one pass over a flat index of both.
     slot_and_bin = axis.find_slots(bins.run[in_arm], bins.bucket[in_arm]) * bin_count + bins.bin[in_arm]
     counts = np.bincount(slot_and_bin, weights=bins.n[in_arm], minlength=axis.slots * bin_count)
+    # Successes up to each limit of a bin, with a 0 at the lowest limit: shape (slots, bins + 1).
     cumulative = np.pad(np.cumsum(counts.reshape(axis.slots, bin_count), axis=1), ((0, 0), (1, 0)))
-    limits_ms = bin_limits_ms(bin_count - 1, cells.grid_us / 1000)
+    limits_ms = bin_limits_ms(bin_count - 1, cells.grid_us / 1000)  # of the bins up to the last; step of the times, ms
     for slot in np.flatnonzero(n):
         # Bins hold successes only, and `n` all requests: the last share is below 1 if some failed.
         curve = Distribution(limits_ms, cumulative[slot] / n[slot])
@@ -183,7 +184,7 @@ def _find_quantiles(cells: Cells, axis: Axis, arm_code: int, n: FloatArray) -> t
 
 def _trace_users(cells: Cells, axis: Axis, arm_code: int) -> list[float | None] | None:
     """Return the highest user count of an arm in each slot (`None`: no count); `None` if no users were recorded."""
-    loads = cells.loads
+    loads = cells.loads  # counts of users
     in_arm = loads.arm == arm_code
     if not in_arm.any():
         return None
@@ -218,7 +219,7 @@ def _find_gaps(cells: Cells, axis: Axis, arms: list[dict[str, Any]]) -> list[dic
             }
             for first, end in edges.reshape(-1, 2)
         ]
-    return gaps[:MOST_POINTS]
+    return gaps[:MOST_POINTS]  # more could not be told apart in a figure
 
 
 def _find_events(requests: RequestPairs, axis: Axis) -> list[dict[str, Any]]:

@@ -51,6 +51,7 @@ def trace_units(requests: RequestPairs, comparison: Comparison) -> dict[str, Any
         return None
     by_run = pair.design.kind == "replicates"
     units = _take_runs(requests, pair.panel) if by_run else _take_instances(pair.panel)
+    # Totals of each unit, shape (units,).
     n = units.total("n")
     failures, time_ms, size = (units.total(name) for name in ("failures", "time_ms", "bytes"))
     # A metric that needs quantiles, or counts of requests within a time, calls these functions.
@@ -83,8 +84,8 @@ def trace_units(requests: RequestPairs, comparison: Comparison) -> dict[str, Any
 
 def _take_instances(panel: Panel) -> _Units:
     """Take the instances of both arms as units."""
-    rows = panel.rows
-    # Each row of instances names the cell of its histogram: turned around, the instance of each cell.
+    rows = panel.rows  # a row per instance, time and endpoint
+    # The panel has the cell of the histograms of each row; wanted is the instance of each cell.
     histogram_unit = np.zeros(rows.histogram_rows, dtype=np.int64)
     histogram_unit[rows.histogram] = rows.instance
     sums = {"n": rows.n, "failures": rows.failures, **rows.totals}
@@ -100,13 +101,15 @@ def _take_instances(panel: Panel) -> _Units:
 
 def _take_runs(requests: RequestPairs, panel: Panel) -> _Units:
     """Take the runs of each arm as units: first all runs of the baseline, then the same runs of the candidate."""
-    runs = panel.runs
-    run_of_slot = np.searchsorted(runs, panel.run)  # index in `runs`
-    # Cells of the histograms have the shape (2 arms, endpoints, stride), and stride may exceed the number of slots.
+    runs = panel.runs  # codes of the runs in the cells, sorted
+    run_of_slot = np.searchsorted(runs, panel.run)  # each slot is a part of one run; its index in `runs`
+    # Cells of the histograms have the shape (2 arms, endpoints, stride). Stride exceeds the number of slots only in a
+    # panel of an earlier look; units are shown of all data, where nothing is padded.
     padding = np.zeros(panel.stride - run_of_slot.size, run_of_slot.dtype)
     run_of_cell = np.tile(np.append(run_of_slot, padding), len(panel.endpoints))
-    sums = {"n": panel.n, "failures": panel.failures, **panel.totals}
+    sums = {"n": panel.n, "failures": panel.failures, **panel.totals}  # each of shape (2 arms, endpoints, slots)
     names = tuple(f"run {number} ({requests.cells.runs[code]})" for number, code in enumerate(runs.tolist(), start=1))
+    # The unit of a run is its index for the baseline, and this index + the number of runs for the candidate.
     return _Units(
         names * 2,
         arm=np.repeat([0, 1], runs.size),
@@ -123,10 +126,10 @@ def _find_quantiles(panel: Panel, units: _Units, n: FloatArray, probability: flo
 
     Infinite if too many requests failed, NaN for a unit without any success.
     """
-    limits_ms, histogram_unit = find_limits_ms(panel), units.histogram_unit
+    limits_ms, unit_of_cell = find_limits_ms(panel), units.histogram_unit  # limits of the bins of a histogram
     quantiles = np.full(n.size, np.nan)
-    # Every request counts once, and successes are added up: shape (units, limits).
-    done = distributions_by_set(units.bins, np.ones(histogram_unit.size), limits_ms, histogram_unit, n.size)
+    # Successes of each unit up to each limit, shape (units, limits). Each cell has the weight 1: no standardisation.
+    done = distributions_by_set(units.bins, np.ones(unit_of_cell.size), limits_ms, unit_of_cell, n.size)
     for unit in np.flatnonzero((done[:, -1] > 0) & (n > 0)):
         quantiles[unit] = Distribution(limits_ms, done[unit] / n[unit]).quantile(probability)
     return quantiles
@@ -134,6 +137,7 @@ def _find_quantiles(panel: Panel, units: _Units, n: FloatArray, probability: flo
 
 def _count_done(panel: Panel, units: _Units, limit_ms: float) -> FloatArray:
     """Count the requests of each unit that succeeded within `limit_ms`, shape (units,)."""
-    histogram_unit = units.histogram_unit
-    done_of_cell = counts_below(units.bins, find_limits_ms(panel), np.array([limit_ms]), histogram_unit.size)[0]
-    return np.asarray(np.bincount(histogram_unit, weights=done_of_cell, minlength=units.arm.size), float)
+    unit_of_cell = units.histogram_unit  # the requests of a unit are in several cells of the histograms
+    # Of shape (1 limit, cells).
+    done = counts_below(units.bins, find_limits_ms(panel), np.array([limit_ms]), unit_of_cell.size)
+    return np.asarray(np.bincount(unit_of_cell, weights=done[0], minlength=units.arm.size), float)

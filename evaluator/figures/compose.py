@@ -29,9 +29,9 @@ STROKE_GAP = 6
 
 
 def with_finding(figure: Figure) -> alt.LayerChart | alt.FacetChart:
-    """Draw a figure with its finding above it, on white; the lines of the finding are added to its height."""
+    """Draw a figure on white with its finding (the sentence in `title`) above it, which adds to its height."""
     chart, lines = figure.chart, _wrap(figure.title, float(figure.chart.width))
-    height = float(chart.height) + LINE_HEIGHT * len(lines) + LINE_HEIGHT / 2
+    height = float(chart.height) + LINE_HEIGHT * len(lines) + LINE_HEIGHT / 2  # half a line as gap
     titled: alt.LayerChart | alt.FacetChart = chart.properties(
         title=_make_title(lines), height=height, background=PAPER
     )
@@ -41,7 +41,7 @@ def with_finding(figure: Figure) -> alt.LayerChart | alt.FacetChart:
 def put_below_each_other(figures: Sequence[Figure], colors: Mapping[str, str]) -> alt.VConcatChart:
     """Draw figures, all of the same width, as one chart: a legend of the arms, then each figure under its finding.
 
-    `colors` are the colours of the arms by name.
+    The finding is the sentence in `title`. `colors` are the colours of the arms by name.
     """
     import altair as alt
 

@@ -62,7 +62,10 @@ class _Layout:
 
 
 def _choose_layout(width: int) -> _Layout:
-    """Place names and changes next to the intervals on a wide page, above them on a narrow one; `width` in px."""
+    """Place names and changes next to the intervals on a wide page, above them on a narrow one; `width` in px.
+
+    In the result, positions along a row are in px, and those named `_y` are shares of its height, from its top.
+    """
     if width < 2 * NARROW:
         return _Layout(
             row_height=60,
@@ -111,10 +114,14 @@ def rank_by_margin(rows: Sequence[Comparison]) -> list[Comparison]:
 
 
 def pick_decisive(rows: Sequence[Comparison]) -> list[Comparison]:
-    """Pick the comparisons that decide: gates and holds, then the worst endpoints that are shown to be worse."""
-    required = [row for row in rows if row.must_be_within]
-    failing = [row for row in rank_by_margin([row for row in rows if row.scan]) if row.status is MetricStatus.FAIL]
-    return [*required, *failing[:MAX_FAILING_ENDPOINTS]]
+    """Pick the comparisons that decide: gates and holds, then the worst endpoints that the scan has shown to be worse.
+
+    The scan compares each endpoint by itself, beside the metrics of the policy.
+    """
+    gates_and_holds = [row for row in rows if row.must_be_within]
+    ranked_endpoints = rank_by_margin([row for row in rows if row.scan])
+    failing = [row for row in ranked_endpoints if row.status is MetricStatus.FAIL]
+    return [*gates_and_holds, *failing[:MAX_FAILING_ENDPOINTS]]
 
 
 def _find_margin_use(row: Comparison) -> _MarginUse | None:
@@ -191,7 +198,9 @@ def _make_point(
 ) -> dict[str, Any]:
     """Make the data of row `index` of the figure: its positions, its texts and colours.
 
-    What lies outside of `domain` (in margins) is cut: an estimate is None, an end of the interval gets an arrow.
+    Vertical positions (`place` is that of the interval) are in rows, from the top. Horizontal ones are harm in margins.
+    What lies outside of `domain`, the ends of the axis, is cut: an estimate is None, an end of the interval is moved
+    to the end of the axis, where `more` or `less` places an arrow.
     """
     low, high = domain
     mark, mark_color = MARKS[row.status] if row.rule.role is not Role.WATCH else ("·", MUTED)
@@ -204,7 +213,7 @@ def _make_point(
         "estimate": use.estimate if low <= use.estimate <= high else None,
         "lower": min(max(use.lower, low), high),
         "upper": max(min(use.upper, high), low),
-        # Where an arrow shows that the interval goes on to the right, and to the left.
+        # Where an arrow shows that the interval goes on to the right, and to the left; None: no arrow.
         "more": high if use.upper > high else None,
         "less": low if use.lower < low else None,
         "mark": mark,
@@ -230,7 +239,11 @@ def _write_title(ranked: Sequence[Comparison]) -> str:
 
 
 def _layer_rows(points: list[dict[str, Any]], domain: tuple[float, float], layout: _Layout) -> Any:
-    """Layer the parts of all rows, from `_make_point`: the band of what is allowed, intervals, arrows, and texts."""
+    """Layer the parts of all rows: the band of what is allowed, intervals, arrows where these are cut, and texts.
+
+    `points` has the dictionary of `_make_point` for each row. `domain` (ends of the axis), estimates and intervals are
+    harm in margins: 1 is all that is allowed.
+    """
     import altair as alt
 
     low, high = domain
@@ -263,7 +276,7 @@ def _draw_allowed(row_count: int, y_scale: Any, layout: _Layout) -> list[Any]:
     """Draw in every row the band of what is allowed (one margin to both sides), its harmful edge, and zero."""
     import altair as alt
 
-    boxes = [
+    boxes = [  # up to 0.96 of the height of the row: a gap separates the bands
         {"lower": -1, "upper": 1, "edge": 1, "zero": 0, "top": index + layout.band_top_y, "bottom": index + 0.96}
         for index in range(row_count)
     ]
@@ -276,7 +289,7 @@ def _draw_allowed(row_count: int, y_scale: Any, layout: _Layout) -> list[Any]:
 
 
 def _draw_texts(points: list[dict[str, Any]], y_scale: Any, layout: _Layout) -> list[Any]:
-    """Draw the texts of every row: mark and name at its left, the change at its right."""
+    """Draw the texts of every row: mark and name at its left (4 and 20 px), the change at its right."""
     import altair as alt
 
     base = alt.Chart(inline(points)).encode(y=alt.Y("name_y:Q", axis=None, scale=y_scale))

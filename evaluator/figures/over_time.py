@@ -31,7 +31,8 @@ def draw_over_time(row: Comparison, curve: Mapping[str, Any], *, color: str, wid
     """Draw the change of a comparison after each look, with its interval, the margin, and the time of the decision.
 
     `curve` is what `trace_over_time` returns: lists of `seconds`, `estimate`, `lower` and `upper` with an entry per
-    look (`None`: not known, for an end of the interval: infinite), and `decided_at_s` (`None`: not shown to be worse).
+    look. An estimate that is `None` is not known; `lower` or `upper` is `None` where that end of the interval is
+    infinite. `decided_at_s` is `None` if the metric was not shown to be worse.
     """
     import altair as alt
 
@@ -115,7 +116,8 @@ def _draw_margin(
 ) -> list[Any]:
     """Draw the band of what is allowed to both sides of zero, and a dashed line with a label at its harmful edge.
 
-    `margin` is that edge, on the scale of the figure; `text` names it; `points` are those of the line of the change.
+    `margin` is that edge, on the scale of the figure, negative if a fall is harm; `text` is the margin in words;
+    `points` are those of the line of the change.
     """
     import altair as alt
 

@@ -66,7 +66,7 @@ def draw_plan(plans: Sequence[GatePlan], grids: Sequence[Grid], strategies: Sequ
 
 
 def draw_precision(plan: GatePlan, grid: Grid) -> Figure:
-    """Draw the precision of one gate, half of its interval, over time, with a line per number of instances."""
+    """Draw the precision of a gate, the half-width of its interval, over time, with a line per number of instances."""
     precision = plan.precision
     allowed = format_margin(precision.rule.margin, precision.unit)
     title = f"{name_metric(precision.rule)}: {plan.go_chance:.0%} chance of GO if unchanged, {allowed} allowed"
@@ -91,16 +91,17 @@ def draw_precision(plan: GatePlan, grid: Grid) -> Figure:
 
 
 def _layer_precision(plan: GatePlan, grid: Grid) -> alt.LayerChart | alt.FacetChart:
-    """Layer half of a gate's interval over time, a line per number of instances, and the margin as a dashed line.
+    """Draw the half-width of a gate's interval over time, and the margin as a dashed line.
 
-    Where a line is below the margin, there are enough data for a GO of an unchanged release.
+    Each number of instances (baseline + candidate) has a line of its own. Where it is below the margin, there are
+    enough data for a GO of an unchanged release.
     """
     import altair as alt
 
     precision = plan.precision
     scale, margin = choose_scale(precision.unit, relative=precision.relative), precision.rule.margin
     rows = [
-        {"minutes": seconds / 60, "half": half_width * scale.factor, "instances": f"{count} + {count}"}
+        {"minutes": seconds / 60, "half_width": half_width * scale.factor, "instances": f"{count} + {count}"}
         for seconds, half_widths in zip(grid.seconds, grid.half_widths, strict=True)
         for count, half_width in zip(grid.instances, half_widths, strict=True)
         if math.isfinite(half_width)
@@ -112,14 +113,14 @@ def _layer_precision(plan: GatePlan, grid: Grid) -> alt.LayerChart | alt.FacetCh
         .mark_line(point=True)
         .encode(
             x=alt.X("minutes:Q", title="minutes", scale=alt.Scale(type="log", nice=False), axis=axis),
-            y=alt.Y("half:Q", title=f"± {scale.unit}", scale=alt.Scale(zero=True)),
+            y=alt.Y("half_width:Q", title=f"± {scale.unit}", scale=alt.Scale(zero=True)),
             color=alt.Color("instances:N", title="instances", sort=order, scale=alt.Scale(scheme="oranges")),
-            tooltip=["minutes:Q", "half:Q", "instances:N"],
+            tooltip=["minutes:Q", alt.Tooltip("half_width:Q", title="half"), "instances:N"],
         )
     )
     allowed = margin.value * scale.factor if margin else 0.0
-    margin_line = alt.Chart(inline([{"half": allowed}])).mark_rule(color=MARGIN_COLOR, strokeDash=[5, 3])
-    return alt.layer(lines, margin_line.encode(y="half:Q"))
+    margin_line = alt.Chart(inline([{"half_width": allowed}])).mark_rule(color=MARGIN_COLOR, strokeDash=[5, 3])
+    return alt.layer(lines, margin_line.encode(y="half_width:Q"))
 
 
 def draw_exposure(strategies: Sequence[Exposure]) -> Figure:

@@ -89,7 +89,11 @@ def explain_timeline(timeline: Mapping[str, Any]) -> str:
 
 
 def _make_strips(timeline: Mapping[str, Any], readings: Sequence[Mapping[str, Any]]) -> list[_Strip]:
-    """Make the strips of latency, failures, requests and users, without those that were not recorded, then readings."""
+    """Make the strips: small charts of latency, failures, requests and users over time, then one per reading.
+
+    Those of what was not recorded are left out. `timeline` is what `trace_timeline` returns: `seconds` of load, and for
+    each of `arms` its values at these. Each of `readings` has times of its own.
+    """
     seconds, arms = timeline["seconds"], timeline["arms"]
 
     def make_series(key: str, factor: float = 1.0, *, is_median: bool = False) -> tuple[_Line, ...]:
@@ -116,7 +120,7 @@ def _make_strips(timeline: Mapping[str, Any], readings: Sequence[Mapping[str, An
 
     p95_title = f"p95 (thin line: median): {write_peaks('p95_ms', 1, 'ms')}"
     latency = (*make_series("p95_ms"), *make_series("p50_ms", is_median=True))
-    strips = [
+    strips = [  # name, unit, title, series
         _Strip("p95 (thin: median)", "ms", p95_title, latency),
         _Strip("failures", "%", f"Failures: {write_peaks('failures', 100, '%')}", make_series("failures", 100.0)),
         _Strip("requests", "/s", f"Requests: {write_peaks('per_s', 1, '/s')}", make_series("per_s")),
@@ -202,7 +206,7 @@ def _draw_lines(strip: _Strip, x: Any, slot_s: float, divisor: float, colors: Ma
             "time": (start_s + half_slot_s) / divisor,
             "value": value,
             "arm": line.arm,
-            "series": f"{line.arm}{line.is_median}",
+            "series": f"{line.arm}{line.is_median}",  # each text is a line of its own
             "thin": line.is_median,
         }
         for line in strip.series
@@ -241,8 +245,9 @@ def _draw_events(timeline: Mapping[str, Any], divisor: float, end_s: float, *, w
     import altair as alt
 
     def make_marks(times_and_texts: Iterable[tuple[float, str]]) -> list[dict[str, Any]]:
-        """Make the data of marks from times (seconds of load) and texts."""
+        """Make the data of marks from times (seconds of load) and texts; `at` is in the unit of the axis of time."""
         return [
+            # A late mark has its text at its left, where there is room.
             {"at": time_s / divisor, "what": shorten(text, 30), "late": time_s > end_s / 2}
             for time_s, text in times_and_texts
         ]

@@ -107,6 +107,7 @@ class RequestContext(Context):
         if panel is None:
             return JudgedFailures()
         requests, failures = panel.n[0], panel.failures[0]  # 0 is the baseline: shape (endpoints, slots)
+        # The mean size of a burst is that of a cluster in the failures over time.
         failures_by_slot = failures.sum(axis=0)
         burst_sizes, _ = measure_clusters(failures_by_slot[None, :])
         return JudgedFailures(int(requests.sum()), int(failures_by_slot.sum()), float(burst_sizes[0]))

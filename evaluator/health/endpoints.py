@@ -40,7 +40,7 @@ def is_health_check(endpoint: str) -> bool:
 
 def check_endpoints(context: RequestContext) -> Iterable[Finding]:
     """Warn if only health checks were called, or if endpoint names seem to contain ids."""
-    first_panel = next(iter(context.panels.values()), None)
+    first_panel = next(iter(context.panels.values()), None)  # the first candidate is enough: all arms are called alike
     if first_panel is not None:
         requests = first_panel.n.sum(axis=2)  # shape (2, endpoints)
         called_on_both = np.flatnonzero((requests > 0).all(axis=0))

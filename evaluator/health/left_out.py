@@ -55,6 +55,8 @@ def _judge_failures(context: RequestContext, baseline: ArmRows, candidate: ArmRo
         p_value = _p_more_failures(part.rows, part.failures, judged.requests, judged.failures, judged.burst_size)
         if part.kind not in {LeftOutKind.BAD_ROW, LeftOutKind.LONE_REPLICATE}:
             # What affects these rows of both arms, such as cold caches in the warm-up, is not caused by the candidate.
+            # There is no such exception for bad rows, which are faults of the data, and for replicates with one arm
+            # only, which ran without the other arm.
             for baseline_part in baseline.left_out:
                 if (baseline_part.kind, baseline_part.detail) == (part.kind, part.detail):
                     p_value = max(p_value, _p_worse_part(baseline, baseline_part, candidate, part, judged.burst_size))
@@ -80,8 +82,8 @@ def _p_worse_part(
     """Return a p-value: small if `part`, of the candidate's rows, fails more often than the baseline's `baseline_part`.
 
     It is the smaller p-value of two tests: failures as a share of the part, and as a share of all rows that were read.
-    The share of the part is uncertain if the baseline has few such rows, and unknown for failed checks: checks that
-    passed have no row.
+    The first test cannot show much if the baseline has few such rows, and nothing if all of them failed: so it is with
+    the rows of checks, since only a check that fails has a row.
     """
     failures, baseline_failures = part.failures, baseline_part.failures
     return min(
@@ -99,6 +101,7 @@ def _p_more_failures(rows: int, failures: int, other_rows: int, other_failures: 
     if not rows or not other_rows:
         return 0.0 if failures else 1.0
     burst_size = min(burst_size, LARGEST_BURST)
+    # The score statistic of the hypothesis that both failure rates are equal (0.0: their difference).
     z = float(
         difference_z(
             failures / burst_size, rows / burst_size, other_failures / burst_size, other_rows / burst_size, 0.0
@@ -123,7 +126,10 @@ def _count_left_out(context: RequestContext, kind: LeftOutKind) -> dict[str, int
 
 
 def _judge_bad_rows(context: RequestContext, rows_read: Mapping[str, int]) -> Iterable[Finding]:
-    """Fail if bad rows are more than the policy allows, or their share differs between the arms; else warn."""
+    """Fail if bad rows are more than the policy allows, or their share differs between the arms; else warn.
+
+    `rows_read`: rows read of each arm, at least 1.
+    """
     bad_rows = _count_left_out(context, LeftOutKind.BAD_ROW)
     if not any(bad_rows.values()):
         return
@@ -132,8 +138,8 @@ def _judge_bad_rows(context: RequestContext, rows_read: Mapping[str, int]) -> It
     remedy = "correct the files and import them again under another release id"
     if max(count / rows_read[arm] for arm, count in bad_rows.items()) > allowed_share:
         yield fail("coverage", f"{text}; more than {format_number(allowed_share * 100)} % (health.coverage)", remedy)
-    elif lopsided := _find_lopsided(bad_rows, rows_read):
-        why = f"{text}; the shares differ, so the rows that remain are no fair sample of {lopsided[0]} and baseline"
+    elif candidates := _find_lopsided(bad_rows, rows_read):  # names of candidates whose share is not the baseline's
+        why = f"{text}; the shares differ, so the rows that remain are no fair sample of {candidates[0]} and baseline"
         yield fail("coverage", why, remedy)
     else:
         yield warn("coverage", text, remedy)
@@ -163,7 +169,7 @@ def _list_shares(rows: Mapping[str, int], read: Mapping[str, int]) -> str:
 def _find_lopsided(rows: Mapping[str, int], read: Mapping[str, int]) -> list[str]:
     """List the candidates whose share `rows / read` differs from the baseline's by more than chance, in any direction.
 
-    Both arguments have a count for each arm, the baseline first.
+    Both arguments have a count for each arm, the baseline first. The test is that of failures, with `rows` as failures.
     """
     baseline, *candidates = rows or [""]  # without arms there are no candidates
     lopsided = []
@@ -203,6 +209,6 @@ def check_cut_off(context: RequestContext) -> Iterable[Finding]:
             remedy = f"check whether {arm} had stopped answering at the end, then load again"
             yield fail("in_flight", text, remedy)
         elif _p_more_failures(users_of_baseline, late[baseline], users_of_arm, late[arm]) < SURE:
-            yield warn("in_flight", text)
+            yield warn("in_flight", text)  # more of the baseline's users were waiting
         else:
             yield ok("in_flight", text)

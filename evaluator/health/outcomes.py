@@ -65,6 +65,7 @@ def _suggest_ratio(context: OutcomeContext) -> str:
     shares = [context.rulebook.sample_ratio.get(arm, 1.0) for arm in arms]
     expected = [sum(units) * share / sum(shares) for share in shares]
     stray = [arm for arm, n, n_expected in zip(arms, units, expected, strict=True) if n < MOST_STRAY * n_expected]
+    # At least 1, because the policy takes positive shares only.
     observed_shares = ", ".join(f"{_quote_yaml(arm)}: {max(n, 1)}" for arm, n in zip(arms, units, strict=True))
     remedies = ["find out why units of one arm are lost"]
     # Leaving arms out only helps if the baseline and a candidate remain.
@@ -106,7 +107,8 @@ def check_looks(context: OutcomeContext) -> Iterable[Finding]:
     """Were other outcomes of this release judged before, and how much of alpha is left for this look?
 
     Each look spends a part of alpha, the false-alarm rate. `context.price` has the earlier looks, the share of alpha
-    that this look may spend (1: no earlier look took any), or why it is refused.
+    that this look may spend (1: no earlier look took any), or why it is refused, and as `kind` how looks share alpha
+    (`fixed`: a single look uses all of it).
     """
     price = context.price
     units = format_count(price.units)
@@ -145,7 +147,7 @@ def check_assignment(context: OutcomeContext) -> Iterable[Finding]:
     if not facts.crossed:
         yield ok("assignment", "every unit was in one arm only")
         return
-    share = facts.crossed / (facts.crossed + facts.units)
+    share = facts.crossed / (facts.crossed + facts.units)  # `units`: those that were in one arm only
     text = f"{format_count(facts.crossed)} units ({format_number(share * 100)} %) were seen in several arms; left out"
     if share > MOST_CROSSED:
         yield fail("assignment", text, "fix the assignment, then import again")
@@ -208,9 +210,10 @@ def describe_left_out(facts: OutcomeFacts) -> str:
 
 
 def check_missing(context: OutcomeContext) -> Iterable[Finding]:
-    """Compare the shares of units without the value of an outcome, which are left out: they must be alike in all arms.
+    """Compare the arms' shares of units that lack the value of an outcome: they must be alike.
 
-    Only outcomes and covariates that a metric of the policy uses are compared.
+    Units without the value are left out of the metrics that use it. Outcomes and covariates without missing values, and
+    those that no metric of the policy uses, are not named.
     """
     outcomes = context.outcomes
     metrics = [rule.metric for rule in context.rulebook.rules]
@@ -219,7 +222,8 @@ def check_missing(context: OutcomeContext) -> Iterable[Finding]:
         if name not in used:
             continue
         missing = [missing_by_arm.get(arm, 0) for arm in outcomes.arms]
-        p_value = _test_equal_share(missing, [moments_of_arm.n for moments_of_arm in outcomes.moments])
+        units = [moments_of_arm.n for moments_of_arm in outcomes.moments]  # all units of each arm
+        p_value = _test_equal_share(missing, units)
         each_arm = ", ".join(f"{arm} {format_count(n)}" for arm, n in zip(outcomes.arms, missing, strict=True))
         text = f"units without {name}: {each_arm}"
         if p_value < ALPHA:

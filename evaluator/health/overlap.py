@@ -44,7 +44,7 @@ def check_overlap(context: RequestContext) -> Iterable[Finding]:
 
 
 def _find_spans(context: RequestContext, arm_code: int) -> Spans:
-    """Find the first and the last bucket of an arm in each run in which it has requests."""
+    """Find the first and the last bucket of an arm in each run (by number) in which it has requests."""
     moments = context.cells.moments
     rows = moments.arm == arm_code
     spans: Spans = {}
@@ -57,14 +57,15 @@ def _find_spans(context: RequestContext, arm_code: int) -> Spans:
 def _find_lone_replicates(context: RequestContext, arm: str, baseline: Spans, candidate: Spans) -> Iterable[Finding]:
     """Name replicates (runs) with requests of one arm only: they are not compared. Many without `arm` forbid a GO.
 
-    `baseline`, `candidate`: the spans of the two arms; `arm`: name of the candidate.
+    `baseline`, `candidate`: run → first and last bucket of that arm; `arm`: name of the candidate.
     """
     lone = baseline.keys() ^ candidate.keys()
     if lone:
         replicates = len(baseline.keys() | candidate.keys())
         text = f"{len(lone)} of {replicates} replicates have one arm only and are not compared"
         without_candidate = len(baseline.keys() - candidate.keys())
-        if without_candidate > context.rulebook.silence * replicates:
+        allowed_share = context.rulebook.silence
+        if without_candidate > allowed_share * replicates:
             text = f"{text}; {arm} has no request in {without_candidate} of them"
             yield fail(NAME, text, f"find out why {arm} did not answer in these replicates, or leave them out")
         else:
@@ -72,8 +73,11 @@ def _find_lone_replicates(context: RequestContext, arm: str, baseline: Spans, ca
 
 
 def _judge_apart(context: RequestContext, arm: str, baseline: Spans, candidate: Spans) -> Finding:
-    """Judge replicates whose arms did not run at the same time: with three or more a warning, else no GO."""
-    replicates = len(context.panels[arm].paired)
+    """Judge replicates whose arms did not run at the same time: with three or more a warning, else no GO.
+
+    `arm`: name of the candidate; `baseline`, `candidate`: run → first and last bucket of that arm.
+    """
+    replicates = len(context.panels[arm].paired)  # `paired`: run → did its arms overlap in time?
     text = f"{arm} and baseline ran at different times"
     # If arms of *different* replicates ran together, their files were not matched by their times.
     met_another = any(
@@ -98,7 +102,8 @@ def _judge_apart(context: RequestContext, arm: str, baseline: Spans, candidate: 
 def _find_cut_starts(context: RequestContext, arm: str, baseline: Spans, candidate: Spans) -> Iterable[Finding]:
     """Name long times before the first request of the later arm: they are not judged.
 
-    In a load (source `locust`) that time is judged, because its users ran on both arms.
+    In a load (source `locust`) that time is judged, because its users ran on both arms. `baseline`, `candidate`: run →
+    first and last bucket of that arm; `arm`: name of the candidate.
     """
     bucket_s = context.cells.bucket_s
     runs_by_id = {run.id: run for run in context.runs}
@@ -135,7 +140,7 @@ def _judge_unmatched(context: RequestContext, arm: str, panel: Panel) -> Finding
     shares = [  # of baseline and candidate
         float((requests * without_counterpart).sum()) / max(float(requests.sum()), 1.0) for requests in panel.n
     ]
-    if max(shares) > MAX_DROPPED:
+    if max(shares) > MAX_DROPPED:  # largest share without a finding
         share = f"{max(shares) * 100:.1f} %"
         return warn(NAME, f"{share} of an arm's requests have no counterpart at the same time and endpoint")
     baseline = int(moments.n[moments.arm == 0].sum())

@@ -42,10 +42,11 @@ def check_silence_of_scrapes(context: ReadingContext) -> Iterable[Finding]:
     periods = _find_periods(context)
     findings = [*_name_late_starts(context, periods)]
     for arm_code, arm in enumerate(context.readings.arms):
-        facts = [fact for fact in context.readings.facts if fact.arm == arm and fact.spans]
+        facts = [fact for fact in context.readings.facts if fact.arm == arm and fact.spans]  # of queries with samples
         arm_start_ms = _find_expected_start(context, arm_code)
         expected = [(max(start_ms, arm_start_ms), end_ms) for start_ms, end_ms in periods]
-        # Silences are ordered: those at the end are worse than holes, then a larger share is worse.
+        # The worst silence of all queries together, and of each query that decides. Silences are ordered: those at the
+        # end are worse than holes, then a larger share is worse.
         worst = max((_find_silence(sampled, expected) for sampled in _list_spans(context, facts)), default=None)
         if worst is not None and worst.rank > 0:
             findings.append(_describe_silence(context, arm, worst, periods))
@@ -96,7 +97,10 @@ class _ScrapeSilence:
 
 
 def _describe_silence(context: ReadingContext, arm: str, silence: _ScrapeSilence, periods: Times) -> Finding:
-    """Word a silence of rank 1 or 2 as a finding; `periods`: times for which readings are expected."""
+    """Word a silence as a finding: holes (rank 1) or no samples at the end (rank 2).
+
+    `periods`: times for which readings are expected.
+    """
     subject = f"{silence.query} of {arm}" if silence.query else arm
     period = format_duration(silence.expected_s)
     since, until = show_clock(silence.since_ms), show_clock(silence.until_ms)
@@ -108,7 +112,7 @@ def _describe_silence(context: ReadingContext, arm: str, silence: _ScrapeSilence
     length = format_duration((silence.until_ms - silence.since_ms) / 1000)
     text = f"{subject} falls silent at {since}: no readings in the last {length} of {period}"
     remedy = "find out why it ended before the load did, then load again"
-    if not context.intervals:
+    if not context.intervals:  # there was no load
         start_ms = max(periods[0][0], silence.first_ms)
         command = f"evaluator collect {context.release} {show_period(start_ms, silence.last_ms)}"
         remedy = f"find out why it ended; only if it ended on purpose, judge the time before: `{command}`"
@@ -169,7 +173,10 @@ def _find_failure_queries(context: ReadingContext) -> set[Query]:
 
 
 def _find_first_sample(context: ReadingContext, arm: str) -> tuple[float, float] | None:
-    """Find the first sample of an arm: its time (ms since the epoch) and scrape interval (ms); `None`: no samples."""
+    """Find the first sample of an arm: its time (ms since the epoch) and scrape interval (ms); `None`: no samples.
+
+    Only the queries whose samples show best when the arm was scraped count (`_select_scraped`).
+    """
     facts = _select_scraped(context, [fact for fact in context.readings.facts if fact.arm == arm and fact.spans])
     if not facts:
         return None
@@ -188,6 +195,7 @@ def _find_silence(sampled: tuple[str, Spans, float], expected: Times) -> _Scrape
     for start, end in expected:
         expected_ms += max(end - start, 0.0)
         for hole_start, hole_end in _list_holes(spans, start, end):
+            # At an end of the time, a hole may be longer: there is no sample beyond it that shows when to expect one.
             tolerated_steps = END_STEPS if hole_start == start or hole_end == end else HOLE_STEPS
             if hole_end - hole_start > tolerated_steps * step_ms:
                 holes.append((hole_start, hole_end))
@@ -196,7 +204,7 @@ def _find_silence(sampled: tuple[str, Spans, float], expected: Times) -> _Scrape
     share = silent_ms / expected_ms if expected_ms else 0.0
     # The hole at the very end is shown, else the longest. Without holes, and without samples, times are 0.
     since, until = max(holes, key=lambda hole: (hole[1] == expected[-1][1], hole[1] - hole[0]), default=(0.0, 0.0))
-    rank = 2 if is_silent_at_end else int(share > TOLERATED)
+    rank = 2 if is_silent_at_end else int(share > TOLERATED)  # 1: holes that count; 0: they are too short
     first_ms, last_ms = (float(spans[0][0]), float(spans[-1][1])) if spans else (0.0, 0.0)
     return _ScrapeSilence(
         rank=rank,
@@ -259,6 +267,7 @@ def check_targets(context: ReadingContext) -> Iterable[Finding]:
     if targets is None or not periods:
         return
     middle_ms = (targets.bucket + 0.5) * targets.bucket_s * 1000
+    # True for each row of `targets` in a time for which readings are expected.
     judged = np.any([(middle_ms >= start) & (middle_ms <= end) for start, end in periods], axis=0)
     failed_scrapes = targets.n - targets.total  # `n` counts all scrapes, `total` those with `up` = 1
     shares = []  # of each arm: share of its scrapes that failed
@@ -306,7 +315,8 @@ def _find_down_at_end(targets: ReadingCells, arm_code: int, end_ms: float) -> Bo
     between replicates count as well: a target that is down may disappear from the metrics server before the next load.
     """
     scraped = (targets.arm == arm_code) & (targets.bucket * targets.bucket_s * 1000 < end_ms)
-    # Buckets. Without an answered scrape (-inf) all rows are unanswered; without an unanswered row both are equal.
+    # Numbers of buckets. Without an answered scrape (`total` counts them), the last is -inf, and all rows are
+    # unanswered; without an unanswered row both are equal.
     last_answered = max(targets.bucket[scraped & (targets.total > 0)].tolist(), default=-math.inf)
     unanswered: BoolArray = scraped & (targets.bucket > last_answered)
     last_scraped = max(targets.bucket[unanswered].tolist(), default=last_answered)

@@ -37,7 +37,7 @@ def check_traffic(context: ReadingContext) -> Iterable[Finding]:
     """Find arms whose instances answer scrapes, and whose requests stop while the other arm's go on.
 
     Each candidate is compared with the baseline, and the baseline with each candidate. If readings have endpoints and
-    no arm stops as a whole, each endpoint is checked as well.
+    no arm stops as a whole, each endpoint is checked as well. A candidate without any request of an endpoint is named.
     """
     queries, endpoints = _list_request_counters(context), context.readings.endpoints
     # Name of the check → endpoints that it compares; `None`: all endpoints together.
@@ -50,7 +50,7 @@ def check_traffic(context: ReadingContext) -> Iterable[Finding]:
                 if worst is not None:
                     yield from _name_pause(context, check, worst, judged, reference)
                     break  # endpoints of an arm that stops as a whole need no findings of their own
-        if queries:
+        if queries:  # any counter of requests shows which endpoints were answered: the first is enough
             yield from _name_unanswered(context, queries[0], candidate)
 
 
@@ -110,10 +110,10 @@ def _name_pause(context: ReadingContext, check: str, pause: _Pause, judged: int,
     `check`: name of the check in the finding.
     """
     pause_s, start_ms = pause.end_s - pause.start_s, pause.start_s * 1000
-    judged_s = context.covered_s
-    if context.intervals:
-        judged_s = sum(interval.end_s - interval.start_s for interval in context.intervals)
-    share = pause_s / judged_s if judged_s else 1.0
+    time_s = context.covered_s
+    if context.intervals:  # there was a load: only the time of its runs counts
+        time_s = sum(interval.end_s - interval.start_s for interval in context.intervals)
+    share = pause_s / time_s if time_s else 1.0
     if not pause.at_end and share <= TOLERATED:
         return
     since = f"from {show_clock(start_ms)} on" if pause.at_end else f"at {show_clock(start_ms)}"
@@ -231,7 +231,11 @@ def _find_longest_pause(requests: FloatArray, expected: FloatArray) -> int:
 
 
 def _list_request_counters(context: ReadingContext) -> list[Query]:
-    """List the counters that grow with requests: denominators, and counters of metrics of which more is better."""
+    """List the counters that grow with requests.
+
+    They are the denominators of ratios, such as all requests of a failure rate; and the counters of metrics of which
+    more is better, such as orders per second.
+    """
     # A dict is a set that keeps the order.
     counters: dict[Query, None] = {}
     for rule in context.rulebook.rules:
@@ -274,6 +278,7 @@ def _find_pause(
             expected = growth.ratio * float(reference_counts[idle].sum())
             counted = float(judged_counts[idle].sum())
             is_long_enough = len(idle) > LONGER_THAN_BEFORE * longest_usual and len(idle) * bucket_s > patience_s
+            # So many requests are missing that it is no chance.
             if is_long_enough and expected - counted >= FEWEST_EXPECTED:
                 start_s, end_s = float((first_bucket + idle[0]) * bucket_s), float((first_bucket + position) * bucket_s)
                 at_end = position == buckets
@@ -296,6 +301,7 @@ class _GrowthRatio:
         self.latest: deque[tuple[float, float]] = deque(maxlen=REMEMBERED)
         """Requests of both arms in the latest buckets: pairs of the judged arm and its reference."""
         self.judged = self.reference = 0.0
+        """Requests of each arm in all buckets so far."""
 
     def add(self, judged: FloatArray, reference: FloatArray) -> None:
         """Add the increases of both arms in some buckets, shape (buckets,) each."""

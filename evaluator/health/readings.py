@@ -14,12 +14,17 @@ ENOUGH = 3
 
 
 def check_selectors(context: ReadingContext) -> Iterable[Finding]:
-    """Fail if a series belongs to baseline and candidate: the selectors do not distinguish the arms."""
+    """Fail if a series belongs to baseline and candidate: then the selectors do not distinguish the arms.
+
+    Such a comparison is void: neither a GO nor a NO-GO is possible.
+    """
     readings = context.readings
     for arm in readings.arms[1:]:
+        # `shared`: number of series that the baseline has as well.
         facts_with_shared = [fact for fact in readings.facts if fact.arm == arm and fact.shared]
         if facts_with_shared:
             worst = max(facts_with_shared, key=lambda fact: fact.shared)
+            # Arm → names of the instances that the worst query has seen.
             instances = {fact.arm: fact.lives.keys() for fact in readings.facts if fact.query == worst.query}
             # Names of instances that both arms have; a series without a name of its instance has an empty one.
             shared_instances = instances.get(arm, set()) & instances.get(BASELINE, set()) - {""}
@@ -187,12 +192,13 @@ def _judge_not_finite(context: ReadingContext, field: str, check: str, words: st
         check: Name of the check in the findings.
         words: What these samples are, in the findings.
     """
-    baseline_share = _count_left_out(context, context.readings.arms[0], field)[1]
-    for code, arm in enumerate(context.readings.arms):
+    _, baseline_share = _count_left_out(context, context.readings.arms[0], field)
+    for arm_code, arm in enumerate(context.readings.arms):
         count, share = _count_left_out(context, arm, field)
         if count:
-            least = max(1 - context.rulebook.coverage, LOPSIDED * baseline_share)
-            lopsided = code > 0 and share > least
+            # A candidate may lack what the policy allows, or up to a multiple of the baseline's share.
+            allowed_share = max(1 - context.rulebook.coverage, LOPSIDED * baseline_share)
+            lopsided = arm_code > 0 and share > allowed_share
             text = f"{format_count(count)} samples of {arm} were {words} ({format_number(share * 100)} %); left out"
             remedy = "check what the query divides by: the samples left out may hide a fault" if lopsided else ""
             yield grade(check, text, remedy, fails=lopsided or share > context.rulebook.silence)
@@ -217,7 +223,7 @@ def check_source_clock(context: ReadingContext) -> Iterable[Finding]:
     text = f"the clock of the metrics server differs from ours by {format_number(abs(offset))} s"
     if abs(offset) <= context.rulebook.max_clock_offset_s:
         yield ok("source_clock", text)
-    elif context.client:
+    elif context.client:  # there was a load
         yield fail("source_clock", text, "set both clocks by NTP, then load again", void=True)
     else:
         yield warn("source_clock", text)
@@ -250,7 +256,7 @@ def check_single_instance(context: ReadingContext) -> Iterable[Finding]:
 def check_bounds(context: ReadingContext) -> Iterable[Finding]:
     """Warn of histograms whose buckets are too coarse for the margin that is set on them."""
     for comparison in context.comparisons:
-        if comparison.unresolved:
+        if comparison.unresolved:  # why the bounds of the buckets cannot show the margin; else empty
             yield warn("bucket_bounds", f"{name_comparison(comparison)}: {comparison.unresolved}")
 
 
@@ -262,8 +268,10 @@ def check_agreement(context: ReadingContext) -> Iterable[Finding]:
     """
     alpha = context.rulebook.alpha
     for arm in context.readings.arms[1:]:
+        # Comparisons of response times; those of the scan of single endpoints are left out.
         of_load = [c for c in context.client if c.arm == arm and c.rule.metric.is_response_time and not c.scan]
         of_server = [c for c in context.comparisons if c.arm == arm and c.rule.metric.is_response_time]
+        # Comparisons that show a change beyond their margin (`slow_…`) or within it (`fine_…`); `None`: there are none.
         slow_for_load = _find_shown(of_load, "p_worse", alpha)
         fine_for_load = _find_shown(of_load, "p_within", alpha)
         slow_on_server = _find_shown(of_server, "p_worse", alpha)

@@ -16,7 +16,9 @@ ENOUGH = 3
 def check_replication(context: RequestContext) -> Iterable[Finding]:
     """One instance or replicate a side forbids a GO; fewer than three make it unlikely.
 
-    `context.designs` says for each candidate what is replicated: runs (replicates), instances, or nothing (single).
+    `context.designs` has for each candidate what is replicated: runs ("replicates"), "instances", or nothing
+    ("single": an arm has one instance only). A warning also names replicates that may be parts of one run, and instance
+    names that do not distinguish instances.
     """
     if any(run.fingerprint.get("replicates_overlap") for run in context.runs):
         yield warn(
@@ -42,7 +44,7 @@ def check_replication(context: RequestContext) -> Iterable[Finding]:
         )
     for arm, design in context.designs.items():
         units = "replicates" if design.kind == "replicates" else "instances"
-        # Replicates, or instances (seen in the data, or declared by the policy), of the arm with fewer of them.
+        # `behind`: replicates, or instances (seen in the data, or declared by the policy), of baseline and candidate.
         fewest = min(design.replicate_counts)
         if design.kind == "single" and fewest < ENOUGH:
             text = (
@@ -50,7 +52,7 @@ def check_replication(context: RequestContext) -> Iterable[Finding]:
                 "the release cannot be distinguished from the machine it ran on"
             )
             yield fail("single_instance", text, remedy)
-        elif design.kind == "single":
+        elif design.kind == "single":  # the policy declares enough instances behind the one that requests name
             yield warn(NAME, f"{fewest} instances a side are declared but not distinguished: their spread is assumed")
         elif fewest < ENOUGH:
             yield warn(NAME, f"only {fewest} {units} a side, so intervals are wide: a GO is more likely with three")

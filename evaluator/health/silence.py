@@ -202,7 +202,8 @@ def _find_silent_arms(context: RequestContext, run_time: RunTime) -> tuple[Silen
     gaps_by_other_arm = {silence.series: silence.gaps for silence in find_silence(run_time.counts, other_arm)}
     gaps_by_time: dict[int, tuple[Gap, ...]] = {}  # 0: baseline, 1: candidate; gaps without regard to the other arm
     if run_time.is_load:
-        silences = find_silence(run_time.counts, np.full_like(run_time.counts, REQUESTS_OF_TIME), paced_alike=False)
+        time_itself = np.full_like(run_time.counts, REQUESTS_OF_TIME)  # a reference with requests in each bucket
+        silences = find_silence(run_time.counts, time_itself, paced_alike=False)
         gaps_by_time = {silence.series: silence.gaps for silence in silences}
     out = []
     for role in (0, 1):  # baseline, candidate
@@ -210,6 +211,7 @@ def _find_silent_arms(context: RequestContext, run_time: RunTime) -> tuple[Silen
         known = {(gap.start, gap.end) for gap in gaps}
         for gap in gaps_by_time.get(role, ()):
             is_new = (gap.start, gap.end) not in known
+            # At the end, users are known to have run; before that, only if a request was waiting.
             if is_new and (gap.at_end or _is_waited_for(context, run_time, role, gap)):
                 gaps.append(gap)
         out.append(Silence(role, tuple(sorted(gaps, key=lambda gap: gap.start))))
@@ -224,9 +226,10 @@ def _is_waited_for(context: RequestContext, run_time: RunTime, role: int, gap: G
     moments, bucket_s = context.cells.moments, context.cells.bucket_s
     arm_code = 0 if role == 0 else context.cells.arms.index(run_time.arm)
     rows = run_time.rows & (moments.arm == arm_code)
-    bucket = moments.bucket - run_time.first  # as gaps, counted from the start of the run
+    bucket = moments.bucket - run_time.first  # bucket in which requests began, counted as gaps are
     before = rows & (bucket < gap.start)
-    # Latest end of the slowest success in each row, in buckets. A row without successes has no response time (NaN): 0.
+    # Latest end of the slowest success in each row, in buckets: it began at the end of its bucket at the latest. A row
+    # without successes has no response time (NaN): 0.
     ends = bucket[before] + 1 + np.nan_to_num(moments.max_us[before]) / 1e6 / bucket_s
     failures_just_before = moments.failures[before & (bucket == gap.start - 1)].sum()
     return bool(failures_just_before) or bool((ends >= (gap.start + gap.end) / 2).any())
@@ -282,6 +285,7 @@ def describe_gap(context: RequestContext, run_time: RunTime, gap: Gap, name: str
     length = format_duration(gap.buckets * bucket_s)
     share = format_number(gap.buckets / run_time.buckets * 100)
     expected = format_count(max(round(gap.expected), 1))
+    # A larger number is no estimate: outside the gap, nothing was counted from which to estimate.
     where = f", where about {expected} were expected" if gap.expected < MOST_EXPECTED else ""
     return f"{name} had no request from {edges[0]} to {until}: {length}, {share} % of the run{where}"
 
@@ -309,7 +313,7 @@ def period_options(context: RequestContext, run_time: RunTime, silence: Silence)
 
 
 def _judge_endpoints(context: RequestContext, run_time: RunTime, arm_silence: Silence) -> Iterable[Finding]:
-    """Judge the endpoint that was silent for the longest share of the run while the baseline still answered it.
+    """Judge the candidate's endpoint that was silent for the longest share of the run while the baseline answered it.
 
     `arm_silence`: the gaps of the candidate as a whole, which have findings of their own.
     """
@@ -355,6 +359,7 @@ def _count_by_endpoint(
     for rows in (baseline_rows, candidate_rows):
         on_both &= np.bincount(moments.endpoint[rows], moments.n[rows], len(endpoints)) > 0
     endpoint_codes = np.flatnonzero(on_both)
+    # `run_time.count` sums the last argument of these rows by endpoint and bucket.
     for start in range(0, endpoint_codes.size, ENDPOINTS_AT_A_TIME):
         part = endpoint_codes[start : start + ENDPOINTS_AT_A_TIME]
         baseline = run_time.count(baseline_rows, moments.endpoint, part, moments.bucket, moments.n)

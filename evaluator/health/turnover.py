@@ -40,19 +40,24 @@ class _EndedInstance:
 
 
 def check_turnover(context: RequestContext) -> Iterable[Finding]:
-    """An instance that ends while its arm keeps its rate is turnover; if its requests are lost, it is silence."""
+    """Judge instances that ended before their run did, in both arms.
+
+    An instance that ends while its arm keeps its rate of requests is turnover; if its requests are lost, it is dead.
+    """
     findings: list[Finding] = []
     for arm in context.cells.arms[1:]:
         for run_time in find_run_times(context, arm):
-            if not may_be_go(context, run_time):
+            if not may_be_go(context, run_time):  # a silent instance matters only when a GO may be given
                 continue
             # For baseline and candidate: number of instances, and those that ended.
             by_role = [_find_ended(context, run_time, role) for role in (0, 1)]
             for name, (_, ended) in zip((BASELINE, arm), by_role, strict=True):
-                findings += _judge_dead(context, run_time, name, [instance for instance in ended if instance.why_dead])
+                # Of the instances that ended, those whose requests no other instance took over.
+                dead = [instance for instance in ended if instance.why_dead]
+                findings += _judge_dead(context, run_time, name, dead)
             findings += _judge_turnover(context, arm, by_role)
     yield from dict.fromkeys(findings)  # each finding once: of the baseline, every candidate gives the same
-    if not findings and any(len(design.instances) for design in context.designs.values()):
+    if not findings and context.designs:  # a candidate was compared
         yield ok(NAME, "every instance answered until the end of its run")
 
 
@@ -65,7 +70,7 @@ def _judge_dead(context: RequestContext, run_time: RunTime, name: str, dead: lis
         return
     worst = max(dead, key=lambda instance: (run_time.is_load and instance.gap.at_end, instance.gap.buckets))
     share = worst.gap.buckets / run_time.buckets
-    # In a load users were there until the end. A restart in between is measured like every other hole.
+    # Only in a load it is known that users were there until the end. Any other silence counts by its share of the run.
     at_end = run_time.is_load and worst.gap.at_end
     if share > TOLERATED or at_end:
         further = f" (and {len(dead) - 1} more)" if len(dead) > 1 else ""
@@ -125,6 +130,7 @@ def _find_ended(context: RequestContext, run_time: RunTime, role: int) -> tuple[
     failures = run_time.count(rows, moments.instance, instances, moments.bucket, moments.failures)
     counts_of_others = run_time.counts[role] - own_counts
     ended = []
+    # An instance need not have the pace of the others; one hole, such as a restart, does not make it a rare series.
     for silence in find_silence(own_counts, counts_of_others, paced_alike=False, one_hole=True):
         position = silence.series
         name = context.cells.instances[instances[position]]
@@ -170,6 +176,7 @@ def _explain_death(
         # Chance of at least so many failures at the usual rate: exact binomial (an incomplete beta function), as counts
         # are small. A burst counts as one failure.
         bursts, requests = failures[last].sum() / burst_size, own_counts[last].sum() / burst_size
+        # At least 0.1 %: at a rate of 0, a single failure would have no chance at all.
         rate = min(max(own_rate, rate_of_others, 0.001), 1.0)
         if betainc(bursts, max(requests - bursts, 0.0) + 1, rate) < BY_CHANCE:
             return "its last requests failed"

@@ -153,7 +153,10 @@ class BaseHook(Generic[O]):
         return self._attempt(lambda: self._execute(context), context)
 
     def undo(self, context: HookContext, earlier: Json) -> Outcome:
-        """Restore the value from before the execution, as `read` returned it; None: there was none."""
+        """Restore `earlier`, the value from before the execution, as `read` returned it; None: there was none.
+
+        A hook that reads no value, because its class has no `_read`, is undone without one.
+        """
         if context.dry_run:
             return Outcome("acknowledged", f"dry run, nothing was undone: {self.describe()}")
         reads_value = type(self)._read is not BaseHook._read  # noqa: SLF001 - the hook's own method
@@ -228,7 +231,7 @@ class BaseHook(Generic[O]):
                 "failed", f"{self.kind} was not executed: the intent expired at {context.expires_at:%H:%M:%S}"
             )
         try:
-            outcome = self._call(operation)
+            outcome = self._call(operation)  # a package that is not installed is a HookError
         except EvaluatorError as error:
             outcome = _to_failed_outcome(error)
         except MaybeSent as error:
@@ -272,7 +275,7 @@ def make_hook(kind: str, options: Mapping[str, Any], environment: Mapping[str, s
         raise UnknownName("hook", kind, HOOKS)
     hook_class = HOOKS[kind]
     hook = hook_class(_read_options(kind, hook_class.Options, options), environment)
-    if not isinstance(hook, Hook):
+    if not isinstance(hook, Hook):  # the class of another package may lack methods
         raise HookError(
             f"{hook_class.__module__}.{hook_class.__name__} is not a hook", hint="docs/hooks.md lists what a hook needs"
         )
@@ -302,7 +305,11 @@ class Step:
 
 
 def make_step(kind: str, options: Mapping[str, Any]) -> Step:
-    """Make a hook with its time limit from its options in the policy. Raises the errors of `make_hook`."""
+    """Make a hook, with its time limit and whether it is required, from its options in the policy.
+
+    Raises the errors of `make_hook`.
+    """
+    # Options that hooks of every kind have; `make_hook` reads those of the kind.
     common_options = {name: value for name, value in options.items() if name in HookOptions.model_fields}
     common = _read_options(kind, HookOptions, common_options)
     return Step(make_hook(kind, options), common.required, common.time_limit)
@@ -321,7 +328,7 @@ def run_hook(
     if not context.dry_run:
         earlier = _call_in_time(step, limited_context, step.hook.read)
         if isinstance(earlier, _FailedCall):
-            return replace(earlier.outcome, state="failed")
+            return replace(earlier.outcome, state="failed")  # never unknown: reading changes nothing
         store_earlier(earlier)
     result = _call_in_time(step, limited_context, lambda: step.hook.execute(limited_context))
     outcome = result.outcome if isinstance(result, _FailedCall) else result
@@ -377,7 +384,7 @@ def _call_in_time(step: Step, context: HookContext, call: Callable[[], T]) -> T 
 
     worker = threading.Thread(target=work, daemon=True, name=f"hook {step.hook.kind}")
     worker.start()
-    worker.join(max(context.left_s(), 0.0) + GRACE_S)
+    worker.join(max(context.left_s(), 0.0) + GRACE_S)  # a hook that ends by itself at the limit is waited for
     if result:
         return result[0]
     text = f"{step.hook.kind} did not end within {step.time_limit_s:g} s; it may still be running"

@@ -117,7 +117,7 @@ class Command(BaseHook[CommandOptions]):
             response = self._remove_secrets(text)[-LONGEST_RESPONSE:].strip()
         if exit_code is None or exit_code < 0:
             how = f"after {limit_s:.1f} s" if exit_code is None else f"by signal {-exit_code}"
-            # A program that may be run again needs no person who finds out whether it was done.
+            # Unknown means that a person checks what was done. A program that may be run again needs no such check.
             state: State = "failed" if self.options.idempotent else "unknown"
             return Outcome(state, f"{program} was ended {how}", response=response)
         state = "acknowledged" if exit_code == 0 else "failed"

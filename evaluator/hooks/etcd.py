@@ -101,7 +101,7 @@ class Etcd(BaseHook[EtcdOptions]):
         if current["value"] == earlier["value"]:
             return Outcome("acknowledged", f"{self.options.key} has its earlier value already")
         # Without `ours`, the execution did not end, and the revision that it wrote is not known: then only a change
-        # between the reading above and the setting below is noticed.
+        # between the `_read` above and the `_set_if_unchanged` below is noticed.
         our_revision = earlier.get("ours", current["revision"])
         new_revision = self._set_if_unchanged(our_revision, earlier["value"])
         return Outcome("acknowledged", f"{self.options.key} was restored at revision {new_revision}", earlier=current)
@@ -141,6 +141,7 @@ class Etcd(BaseHook[EtcdOptions]):
         if answer.ok and content is not None:
             return content
         text = f"etcd answered {answer.status}: {answer.text[:200]}"
+        # The server may have changed the key before it failed, or before it sent an answer that cannot be read.
         if changes and (answer.ok or answer.status >= 500):
             raise MaybeSent(text)
         raise HookError(text)

@@ -29,8 +29,11 @@ Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
 def _check_url(text: str) -> str:
-    """Check a URL, in which words may be filled in only after the host: they must not decide where a request goes."""
-    check_template(text)
+    """Return a URL unchanged. It may contain `${word}` only after the host: words must not decide where a request goes.
+
+    Raises ValueError.
+    """
+    check_template(text)  # raises ValueError for an unknown word
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or "${" in parts.netloc or "@" in parts.netloc:
         raise ValueError("must begin with http:// or https:// and a host that is written out, without a password")
@@ -101,6 +104,7 @@ class Http(BaseHook[HttpOptions]):
     Options = HttpOptions
 
     def __init__(self, options: HttpOptions, environment: Any = None) -> None:
+        """Set whether it may be repeated: as the options say, else by the method of the request."""
         super().__init__(options, environment)
         if options.idempotent is None:  # by the definition of HTTP, all other methods do no harm if they are repeated
             self.idempotent = options.method not in ("POST", "PATCH")

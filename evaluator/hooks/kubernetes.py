@@ -74,6 +74,7 @@ class Kubernetes(BaseHook[KubernetesOptions]):
     Options = KubernetesOptions
 
     def __init__(self, options: KubernetesOptions, environment: Mapping[str, str] | None = None) -> None:
+        """Set whether it may be repeated, which depends on what it does."""
         super().__init__(options, environment)
         # All can be repeated without harm, except `promote`: each time, the Rollout goes one step further.
         self.idempotent = options.rollout is None or options.rollout.do != "promote"
@@ -109,9 +110,9 @@ class Kubernetes(BaseHook[KubernetesOptions]):
         return self.options.rollout is None or self.options.rollout.do in ("abort", "retry")
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:
-        """Restore `earlier`, which `_read` returned before the execution; another `context` would change nothing.
+        """Restore the state `earlier`, which `_read` returned before the execution. `context` is not needed.
 
-        `earlier` is for a Rollout {"aborted": bool, …}, for a route: index of the rule (as text) → service → weight.
+        `earlier`: of a Rollout {"aborted": bool, …}; of a route: index of the rule (as text) → service → weight.
         Raises HookError if it was not kept, or if the change cannot be undone; MaybeSent.
         """
         if not isinstance(earlier, dict):
@@ -150,9 +151,9 @@ class Kubernetes(BaseHook[KubernetesOptions]):
     # -------------------------------------------------------------- Argo Rollouts
 
     def _change_rollout(self, resource: Json, change: str) -> Outcome:
-        """Make a change of a Rollout, unless it is in that state already: promote, promote_full, abort or retry.
+        """Change a Rollout, unless it is in the state that the change leads to. Raises HookError, MaybeSent.
 
-        `resource`: the Rollout as it was read. Raises HookError, MaybeSent.
+        `resource`: the Rollout as it was read. `change`: promote, promote_full, abort or retry.
         """
         earlier = _read_rollout_state(resource)
         status = resource.get("status") or {}
@@ -207,6 +208,7 @@ class Kubernetes(BaseHook[KubernetesOptions]):
 
         Raises HookError; MaybeSent if the API answers with other weights.
         """
+        # In the rules that have all services whose weights the options set.
         earlier_weights = _read_weights(resource, self._weights)
         target_weights = _read_weights(target, self._weights)
         if target["spec"]["rules"] != resource["spec"]["rules"]:
@@ -224,10 +226,11 @@ class Kubernetes(BaseHook[KubernetesOptions]):
         return self._ask("GET", self._path)
 
     def _patch(self, resource: Json, change: Json, subresource: str = "") -> Json:
-        """Patch the object if it is still as in `resource`; returns the changed object. Raises HookError, MaybeSent.
+        """Patch the object and return it as it is then. Raises HookError, MaybeSent.
 
-        `subresource`: "/status", or empty for the object itself.
+        `resource`: the object as it was read. `subresource`: "/status", or empty for the object itself.
         """
+        # With this version the API refuses the patch if the object was changed after it was read.
         version = {"metadata": {"resourceVersion": resource["metadata"]["resourceVersion"]}}
         return self._ask("PATCH", self._path + subresource, version | change)
 
@@ -248,6 +251,7 @@ class Kubernetes(BaseHook[KubernetesOptions]):
         if answer.ok and "metadata" in content:
             return content
         message = f"the API answered {answer.status}: {str(content.get('message') or answer.text)[:300]}"
+        # The server may have acted before these errors, or before an answer without an object; 503: it could not act.
         if change is not None and (answer.ok or answer.status in (500, 502, 504)):
             raise MaybeSent(message)
         raise HookError(message, hint=_HINTS.get(answer.status))
@@ -284,7 +288,11 @@ def _find_references(resource: Json, services: Collection[str]) -> dict[str, lis
 
 
 def _read_weights(resource: Json, services: Collection[str]) -> dict[str, dict[str, int]]:
-    """Read weights: index of the rule (as text) → service → weight. A weight that is not written is 1."""
+    """Read the weights of the services in each rule of an HTTPRoute that has all of them.
+
+    Returns index of the rule (as text) → service → weight; a weight that is not written is 1. Raises HookError if no
+    rule has them.
+    """
     return {
         index: {reference["name"]: reference.get("weight", 1) for reference in references}
         for index, references in _find_references(resource, services).items()
@@ -297,9 +305,10 @@ def _set_same_weights(resource: Json, weights: dict[str, int]) -> Json:
 
 
 def _set_weights(resource: Json, weights_by_rule: Mapping[str, Mapping[str, int]]) -> Json:
-    """Return a copy of an HTTPRoute with other weights: index of the rule (as text) → service → weight.
+    """Return a copy of an HTTPRoute with other weights.
 
-    Raises HookError if a rule does not have these services.
+    `weights_by_rule`: index of the rule (as text) → service → weight. Raises HookError if a rule does not have these
+    services.
     """
     target = copy.deepcopy(resource)
     rules = target["spec"]["rules"]

@@ -68,7 +68,7 @@ class Nginx(BaseHook[NginxOptions]):
 
     def _test(self) -> Outcome:
         """Check that the file can be written and that nginx accepts its configuration; changes nothing."""
-        self._read()
+        self._read()  # raises HookError for a file of somebody else
         folder = Path(self.options.file).parent
         if not os.access(folder, os.W_OK):
             raise HookError(f"{folder} cannot be written to")

@@ -50,6 +50,7 @@ class _RetryableFailure(Exception):
     def __init__(
         self, message: str, *, wait_s: float | None = None, answer: str = "", maybe_accepted: bool = True
     ) -> None:
+        """Keep why an attempt failed (`message`), and what the receiver answered; the class describes the arguments."""
         super().__init__(message)
         self.message = message
         self.wait_s = wait_s
@@ -81,7 +82,7 @@ class Webhook(BaseHook[WebhookOptions]):
         return self._post(context, f"release.{context.action}.undone", id_suffix="-undo")
 
     def _post(self, context: HookContext, event_type: str, id_suffix: str = "") -> Outcome:
-        """Post the decision until it is accepted, refused for good, or the context expires.
+        """Post the decision repeatedly, until it is accepted or refused for good, or the time of the context is over.
 
         `event_type`: such as `release.promote`. The message has the same id in all attempts, so that the receiver
         accepts it once; `id_suffix` makes another id.
@@ -93,7 +94,7 @@ class Webhook(BaseHook[WebhookOptions]):
         maybe_accepted = False  # in any attempt so far
 
         def wait_s(state: RetryCallState) -> float:
-            """Seconds until the next attempt: as many as the receiver asks for, else longer each time."""
+            """Seconds until the next attempt: as many as the receiver asks for, else about twice as many each time."""
             error = state.outcome.exception() if state.outcome else None
             requested_s = error.wait_s if isinstance(error, _RetryableFailure) else None
             return requested_s if requested_s is not None else _wait_longer(state)

@@ -84,7 +84,7 @@ def adjust(p_values: Sequence[float], loadings: Sequence[tuple[float, ...]]) -> 
     longest = max((len(components) for components in loadings), default=0)
     correlated = [i for i, components in enumerate(loadings) if longest and len(components) == longest]
     if len(correlated) < 2 or min(p_values) > NO_CLAIM:
-        return by_holm
+        return by_holm  # nothing to gain: no correlation is known, or no p-value is small enough to show anything
     clean = np.array([p if p == p else 1.0 for p in p_values])  # noqa: PLR0124 the test for not-a-number
     # Shape (questions, draws): p-values as they occur together if nothing is worse.
     drawn = _draw_p_values(len(clean), correlated, np.array([loadings[i] for i in correlated]))
@@ -113,11 +113,12 @@ def _draw_p_values(questions: int, correlated: list[int], loadings: FloatArray) 
     """
     from scipy.special import ndtr
 
-    errors = _draw_normals(questions, 0).copy()  # independent of each other
+    errors = _draw_normals(questions, stream=0).copy()  # independent of each other
     squared_norms = (loadings**2).sum(axis=1)
     common_share = np.clip(squared_norms, 0.0, 1.0) * (1 - CAUTION)  # of the variance of each error
     directions = loadings / np.sqrt(np.maximum(squared_norms, 1e-300))[:, None]
-    common = directions @ _draw_normals(loadings.shape[1], 1)  # the correlated part, of variance 1
+    common = directions @ _draw_normals(loadings.shape[1], stream=1)  # the correlated part, of variance 1
+    # Mixed so that the variance of each error stays 1, and `common_share` of it is the correlated part.
     errors[correlated] = (
         np.sqrt(common_share)[:, None] * common + np.sqrt(1 - common_share)[:, None] * errors[correlated]
     )

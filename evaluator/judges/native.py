@@ -55,7 +55,7 @@ def judge_evidence(evidence: Evidence, rulebook: Rulebook, release: str) -> Judg
     # Failed health checks that make the comparison invalid: they forbid a NO-GO as well as a GO.
     void = [finding for finding in evidence.findings if finding.void and finding.level is Level.FAIL]
     by_arm = _group_by_arm(judged)
-    if len(by_arm) < 2:  # one candidate, or none: no comparison at all
+    if len(by_arm) < 2:  # one candidate, whose comparisons are all there are; or none, and no comparison
         return _judge_candidate(judged, judged, evidence, rulebook, void, release, _find_early_p(judged))
     early_p_by_arm: dict[str, float] = {}
     if rulebook.monitoring.early_go:
@@ -158,6 +158,7 @@ def _set_status(comparisons: Sequence[Comparison], rulebook: Rulebook) -> tuple[
     decided_at_s = _find_decision_times(comparisons, gates, scanned, rulebook.alpha, scan_share)
     p_worse = {i: min(1.0, p / (1 - scan_share)) for i, p in _adjust_gates(comparisons, gates).items()}
     if scan_share:
+        # The scan has many endpoints: those whose estimate is within the margin cost the others no correction.
         adjusted = adjust_plausible([_find_p_worse(comparisons[i], "margin") for i in scanned])
         p_worse |= {i: min(1.0, p / scan_share) for i, p in zip(scanned, adjusted, strict=True)}
     p_within = _adjust_within(comparisons, rulebook.alpha)
@@ -414,6 +415,7 @@ def _list_doubts(
     early_go = rulebook.monitoring.early_go and early_p < rulebook.alpha
     if not evidence.final and not early_go:
         doubts.append(wording.explain_not_final(evidence))
+    # The health check `complete` says the same with details.
     if evidence.incomplete and not any(finding.check == "complete" for finding in failed_checks):
         doubts.append(Reason("incomplete", "the run did not end as planned"))
     still_open = [c for c in must_be_within if c.status is MetricStatus.INCONCLUSIVE]

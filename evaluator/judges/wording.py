@@ -59,7 +59,7 @@ def _describe_change(comparison: Comparison, alpha: float) -> str:
         share = format_number(100 * comparison.rule.metric.share_above)
         return f"{name} became a failure: more than {share} % of the requests of {comparison.arm} fail"
     size = format_change(effect, comparison.unit).lstrip("+−")  # the verb says the sign
-    unit = size.rsplit(" ", 1)[1]
+    unit = size.rsplit(" ", 1)[1]  # the word after the number
     verb = "rose" if effect.estimate > 0 else "fell"
     change = "did not change" if size.startswith("0 ") else f"{verb} {size}"
     # Each end of the interval belongs to a one-sided test at alpha.
@@ -277,10 +277,14 @@ def find_best(judged: Sequence[Comparison], go_arms: Sequence[str]) -> str:
     """
 
     def rank(arm: str) -> tuple[float, float]:
-        """Share of the margin that its worst metric uses, and the largest p-value of "within": less is better."""
-        own = [c for c in judged if c.arm == arm and c.rule.margin and c.must_be_within]
-        p_within = max((q.p_within for c in own for q in c.questions if q.kind == "margin"), default=1.0)
-        return max((_share_of_margin_used(c) for c in own), default=math.inf), p_within
+        """Rank a candidate; a lower rank is better, and the second number decides among equal first ones.
+
+        Returns the share of its margin that the worst metric uses, and the largest p-value of "within the margin".
+        """
+        comparisons = [c for c in judged if c.arm == arm and c.rule.margin and c.must_be_within]
+        share_used = max((_share_of_margin_used(c) for c in comparisons), default=math.inf)
+        p_values = (q.p_within for c in comparisons for q in c.questions if q.kind == "margin")
+        return share_used, max(p_values, default=1.0)
 
     return min(go_arms, key=rank)
 
@@ -325,19 +329,18 @@ def _share_of_margin_used(comparison: Comparison) -> float:
 
 def next_after_no_go(reasons: Sequence[Reason], release: str, judged: Sequence[Comparison], alpha: float) -> str:
     """Say what to do after a NO-GO: which arm or endpoint to fix, or what both share. `judged`: all comparisons."""
-    first = reasons[0]
+    first_reason = reasons[0]
+    metric, arm, endpoint = first_reason.metric, first_reason.arm, first_reason.slice
     broken: Comparison | None = None  # the comparison that the first reason is about, if it broke a limit
-    if first.code == "limit":
+    if first_reason.code == "limit":
         by_subject = {(c.rule.name, c.arm, c.rule.slice.endpoint): c for c in judged if not c.scan}
-        broken = by_subject.get(
-            (first.metric or "", first.arm or "", first.slice)
-        )  # of a reason, slice is the endpoint
+        broken = by_subject.get((metric or "", arm or "", endpoint))
     if broken is not None and broke_limit_as_baseline(broken, alpha):
         return (
             f"{_describe_baseline_beyond(broken)}, so a rollback does not help: check what both arms share, or set the "
-            f"limit of {first.metric} to what the service keeps, then judge {release} again"
+            f"limit of {metric} to what the service keeps, then judge {release} again"
         )
-    where = f"in {first.slice} on {first.arm}" if first.slice else f"in {first.arm}"
+    where = f"in {endpoint} on {arm}" if endpoint else f"in {arm}"
     return f"do not promote {release}; find and fix the cause {where}, then load and judge again"
 
 
@@ -383,6 +386,7 @@ def _advise_more_data(doubts: Sequence[Reason], judged: Sequence[Comparison], ev
         if math.isfinite(units) and 1 < multiple <= MOST_TIMES:
             return f"import about {format_count(math.ceil(units))} units in all, if the change stays as it is"
         return "the change is about as large as the margin: fix the candidate, or decide whether the margin is right"
+    # The steps of recorded times, or the bounds of a histogram, may be too coarse: then more data do not help.
     unresolved = next((c for c in waiting if c.unresolved), None)
     if unresolved is not None:
         return _FINER_TIMES if unresolved.too_coarse else _OTHER_BOUNDS
@@ -437,4 +441,5 @@ def _is_beyond(comparison: Comparison) -> bool:
         return False
     harm = effect.estimate if comparison.rule.direction is Direction.LOWER else -effect.estimate
     within = all(question.p_within < SURE for question in comparison.questions if question.decides)
+    # `last_third`: distance beyond the margin in the last third of the run, positive beyond it.
     return harm >= margin.value or (within and drift is not None and drift.last_third >= 0)

@@ -85,11 +85,11 @@ class Pair:
         of: Literal["time_ms", "bytes", "value"] = "time_ms",
         floor: FloatArray | None = None,
     ) -> Estimate:
-        """Compare means of `of` under a rule, with the numbers of this pair. See `compare_means`.
+        """Compare means by their ratio, under the margin and limits of a rule, by `stats.estimators.means`.
 
-        `of`: response time (ms), response size, or the value of a reading. `sd_instance`: how much instances are
-        assumed to differ, as a share; `None`: as they do in latency. `floor`: least relative variance of the mean of
-        each arm, shape (2, groups).
+        `of`: response time (ms), response size (bytes), or the value of a reading. `sd_instance`: how much instances
+        are assumed to differ, as a share; `None`: as they do in latency. `floor`: the relative variance of the mean of
+        each arm counts as at least this, shape (2, groups); `None`: without such a bound.
         """
         return compare_means(
             self.panel,
@@ -109,7 +109,7 @@ class Pair:
     def compare_differences(
         self, rule: Rule, sd_instance: float, *, floor: tuple[float, float] = (0.0, 0.0), fitted: int = 0
     ) -> Estimate:
-        """Compare levels by their difference under a rule, with the numbers of this pair. See `compare_differences`.
+        """Compare levels (means) by their difference, by `stats.estimators.differences`.
 
         Args:
             rule: Gives margin, limits and direction.
@@ -130,9 +130,10 @@ class Pair:
         )
 
     def compare_failures(self, rule: Rule, *, sd_instance: float | None = None, sd_share: float = SD_SHARE) -> Estimate:
-        """Compare failure rates under a rule, with the numbers of this pair. See `compare_failures`.
+        """Compare failure rates under the margin and limits of a rule, by `stats.estimators.failures`.
 
-        `sd_instance`: how much instances are assumed to differ, as a fraction; `None`: as they do in failures.
+        If an arm has a single instance, instances are assumed to differ by a standard deviation of `sd_instance` (a
+        rate; `None`: as they do in failures), or by the share `sd_share` of the failure rate if that is more.
         """
         return compare_failures(
             self.panel,
@@ -210,7 +211,7 @@ class EndpointMetric(RequestMetric):
         why = self.check(pair)
         if why:
             return pair.no_data(rule, why)
-        baseline, candidate = self.counted(pair.panel)
+        baseline, candidate = self.counted(pair.panel)  # requests by endpoint and slot
         n = int(baseline.sum()), int(candidate.sum())
         method = f"{self.method}, {pair.design.kind}"
         return answer(pair, rule, self.estimate(pair, rule), method=method, n=n)
@@ -219,8 +220,8 @@ class EndpointMetric(RequestMetric):
 def check_enough(pair: Pair, *, successes: bool, on_both_arms: bool = True) -> str | None:
     """Say why a comparison cannot be made: too little time, or too few requests; `None`: it can be made.
 
-    `successes`: the metric reads successes, so there must be enough of them, and not all with the same time;
-    `on_both_arms=False`: their number matters on the baseline only.
+    `successes`: the metric reads successes, so there must be enough of them; if they are few, not all may have the same
+    time. `on_both_arms=False`: a candidate may have few, as for a quantile that counts failures as infinitely slow.
     """
     if pair.panel.slots < MIN_BUCKETS:
         seconds = pair.panel.slots * pair.panel.bucket_s
@@ -231,7 +232,8 @@ def check_enough(pair: Pair, *, successes: bool, on_both_arms: bool = True) -> s
         if successes and (on_both_arms or arm == 0) and pair.successes(arm) < MIN_REQUESTS:
             return f"only {pair.successes(arm)} successes on {pair.name(arm)}, at least {MIN_REQUESTS} are needed"
         if successes and pair.panel.constant[arm] and pair.successes(arm) < CONSTANT_BELOW:
-            # Few equal times show no spread. Are they equal, or only rounded to the step of this store?
+            # All times of the arm are equal, and too few to show their spread. If the store's step is a small share of
+            # the time, they are truly equal; else the step may have made different times equal.
             all_times = f"all {pair.successes(arm)} times on {pair.name(arm)} are"
             level_ms = float(pair.panel.totals["time_ms"][arm].sum()) / pair.successes(arm)
             if level_ms * ALIKE_STEP >= STORE_STEP_MS:
@@ -299,7 +301,7 @@ def answer(
         baseline=ArmValue(float(estimate.baseline[g]), n[0]),
         candidate=ArmValue(candidate if math.isfinite(candidate) else float("inf"), n[1]),
         method=method,
-        instances=pair.design.replicate_counts,
+        instances=pair.design.replicate_counts,  # of baseline and candidate
         effect=Effect(
             "relative" if relative else "absolute",
             float(estimate.effect[g]),

@@ -89,7 +89,7 @@ class LatencyQuantile(QuantileMetric, LatencyMetric):
         if why:
             return why
         smaller = min(pair.requests(0), pair.requests(1))
-        if smaller * self.tail >= MIN_BEYOND:
+        if smaller * self.tail >= MIN_BEYOND:  # expected requests beyond the quantile
             return None
         return f"only {smaller} requests in the smaller arm, at least {self.least} are needed for this quantile"
 

@@ -117,7 +117,7 @@ class Prepared:
         With one variable it is the mean over units, with two the ratio of their sums.
         """
         variables = len(self.columns) - len(self.covariates)  # the covariates are the last columns
-        # A level as a linear function of the means of the variables, which is what the adjustment needs.
+        # A level as a linear function of the means of the variables (by their columns), which the adjustment needs.
         if variables == 2:
             linear = [linear_ratio(of_arm, 0, 1) for of_arm in self.moments]
         else:
@@ -146,6 +146,7 @@ class OutcomeMetric(MetricModel):
         """Find what it reads in addition to the sums over units, which are enough unless values are cut or missing."""
         # The variable `x?` tells whether `x` happened: it has no values where `x` has none.
         has_missing = any(name.removesuffix("?") in outcomes.facts.missing for name in self.variables)
+        # An outcome that is not binary has no variable `x?`; its comparison says so, and needs no values.
         are_imported = set(self.variables) <= set(outcomes.variables)
         if are_imported and (has_missing or self.cut_above is not None):
             return Needs(frozenset([*self.variables, *self.covariate_names]))
@@ -165,14 +166,14 @@ class OutcomeMetric(MetricModel):
             return Prepared(problem=why)
         names = [*variables, *covariates]  # of the columns of all arrays below
         positions = [outcomes.variables.index(name) for name in names]
-        variables_with_values = self.needs(outcomes).values
-        if not variables_with_values:
+        needed_values = self.needs(outcomes).values  # variables whose values of single units are needed; empty: none
+        if not needed_values:
             moments = tuple(
                 UnitMoments(of_arm.n, of_arm.mean[positions], of_arm.products[np.ix_(positions, positions)])
                 for of_arm in outcomes.moments
             )
             return Prepared(moments, covariates, columns=tuple(positions))
-        if not variables_with_values <= set(outcomes.values):
+        if not needed_values <= set(outcomes.values):
             return Prepared(problem="it needs the values of single units, which were purged")
         # By arm: values of all units, shape (units, variables).
         values_by_arm = [
@@ -296,7 +297,7 @@ def answer_levels(pair: OutcomePair, rule: Rule, prepared: Prepared, method: str
         levels, pair.arm, alpha=pair.alpha, margin=rule.margin, direction=rule.direction, limit=rule.limit
     )
     if prepared.covariates:
-        explained = format_number(-100 * levels.explained, sign=True)
+        explained = format_number(-100 * levels.explained, sign=True)  # change of the variance by the adjustment, %
         method += f", adjusted for {', '.join(prepared.covariates)} (variance {explained} %)"
     return answer_outcome(
         pair,
@@ -354,7 +355,9 @@ def _explain_no_answer(rule: Rule, estimate: OutcomeEstimate, n: tuple[int, int]
     """Say why an estimate gives no answer; empty: it gives an answer. `n`: units of baseline and candidate."""
     if min(n) < MIN_UNITS:
         return f"only {min(n)} units in the smaller arm, at least {MIN_UNITS} are needed"
-    if estimate.se == 0 and estimate.df < math.inf:  # a score test, with infinite df, needs no variation
+    # Without variation a t-test has no answer. A score test has one: the variance follows from the proportions. Its
+    # degrees of freedom are infinite.
+    if estimate.se == 0 and estimate.df < math.inf:
         return "all units have the same value"
     if rule.margin and rule.margin.relative and estimate.baseline <= 0:
         return "baseline is not above 0, so there is no ratio; set an absolute margin"
@@ -382,7 +385,7 @@ def _find_view(pair: OutcomePair, rule: Rule, estimate: OutcomeEstimate, levels:
     if rule.margin:
         margin = rule.margin.value * baseline if rule.margin.relative else rule.margin.value
     harm = harm_sign * (estimate.candidate - estimate.baseline)
-    prior_sd = max(PRIOR_SHARE * baseline, estimate.se)
+    prior_sd = max(PRIOR_SHARE * baseline, estimate.se)  # not narrower than the estimate, or it would outweigh the data
     posterior = find_posterior(harm, estimate.se, margin, prior_sd)
     view = View(posterior.p_beyond, posterior.p_better, posterior.expected_loss)
     # `levels.own`: the variance of the level of each arm.
@@ -393,5 +396,5 @@ def _find_view(pair: OutcomePair, rule: Rule, estimate: OutcomeEstimate, levels:
     p_best = probabilities_of_best(levels.values, levels.own, highest=rule.direction is Direction.HIGHER)
     loadings = share_of_baseline(float(levels.own[0]), levels.own[1:])
     t = (levels.values[[pair.arm]] - levels.values[0]) / np.sqrt(levels.own[pair.arm] + levels.own[0])  # shape (1,)
-    p_dunnett = dunnett_p(t, loadings, float(levels.df.sum()))
+    p_dunnett = dunnett_p(t, loadings, float(levels.df.sum()))  # two-sided
     return replace(view, p_best=float(p_best[pair.arm]), p_dunnett=float(p_dunnett[0]))

@@ -40,6 +40,7 @@ class OutcomeProportion(AdjustedMetric, RowsMetric):
         if not is_binary:
             return Compared(no_data(rule, pair.name, f"'{self.outcome}' has values other than 0 and 1"))
         prepared = self.prepare(pair.outcomes)
+        # A share of rows is a ratio of sums over units. A problem becomes a comparison without data.
         if self.per or prepared.problem:
             return answer_levels(pair, rule, prepared, RATIO_METHOD)
         n = prepared.count(pair.arm)

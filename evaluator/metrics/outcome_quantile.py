@@ -107,9 +107,10 @@ class OutcomeQuantile(QuantileMetric, RowsMetric):
         margin = harm_sign * (rule.margin.value if rule.margin else 0.0)
         quantile = estimate.baseline
         bound = quantile * (1 + margin) if estimate.relative else quantile + margin
+        # A value equal to the bound is no harm: it counts as below if lower values are better, and not if higher are.
         baseline = self._trace_share(pair, 0, quantile, strict=False)
         candidate = self._trace_share(pair, pair.arm, bound, strict=harm_sign < 0)
-        # More of the candidate below the bound is less harm if lower values are better.
+        # If lower values are better, more of the candidate's values up to the bound are less harm: minus.
         return Errors(influence={0: harm_sign * baseline, pair.arm: -harm_sign * candidate})
 
     def _trace_share(self, pair: OutcomePair, arm: int, point: float, *, strict: bool) -> FloatArray:

@@ -46,9 +46,9 @@ class ReadingPair:
     alpha: float
     prior: InstancePrior
     panels: dict[Any, Any]
-    """Panels over all readings by their keys, built for one look and kept for the next; `None`: there is no panel.
+    """Panels over all readings by their keys, shared by the pairs of all looks; `None`: there is no panel.
 
-    Under `("last", *key)`: the pair of an earlier look's end (bucket) and the panel that was cut there.
+    Under `("cut", *key)`: the end of a look (bucket), and the panel that was cut there.
     """
     before_s: float | None = None
     """An earlier look: only readings before this moment, seconds since the epoch; `None`: all of them."""
@@ -67,8 +67,8 @@ class ReadingPair:
     def find_or_build(self, key: tuple[Any, ...], build: Callable[[], AnyPanel | None]) -> AnyPanel | None:
         """Find the panel of `key` as it was at this look; `None`: the arms have no time in common.
 
-        `key` identifies the panel for this candidate. `build` builds it over all readings, and is called once for all
-        looks; for an earlier look, the panel is cut at its end.
+        `key` identifies the panel for this candidate. `build` builds it over all readings, and is called once, as the
+        pairs of all looks share `self.panels`. For an earlier look, the panel is cut at the end of the look.
         """
         panel_key: tuple[Any, ...] = (self.arm, *key)
         if panel_key not in self.panels:
@@ -76,13 +76,15 @@ class ReadingPair:
         panel: AnyPanel | None = self.panels[panel_key]
         if panel is None or self.before_s is None:
             return panel
-        # Instances are known by whole blocks, so a block that has only begun counts at the next look.
+        # A panel sums up instances by blocks of BLOCK_BUCKETS buckets, so it can be cut only between two blocks: a
+        # block that has only begun at the end of this look counts at the next look.
         end_bucket = int(self.before_s // (panel.bucket_s * BLOCK_BUCKETS)) * BLOCK_BUCKETS
-        # The cut panel is kept: at one look, several metrics read the same panel.
-        cached_key = ("last", *panel_key)
-        if cached_key not in self.panels or self.panels[cached_key][0] != end_bucket:
-            self.panels[cached_key] = (end_bucket, panel.before(end_bucket))
-        cut_panel: AnyPanel | None = self.panels[cached_key][1]
+        # The cut panel is kept until the next look, because several metrics read the same panel.
+        cut_key = ("cut", *panel_key)
+        kept_end_bucket, _ = self.panels.get(cut_key, (None, None))
+        if kept_end_bucket != end_bucket:
+            self.panels[cut_key] = (end_bucket, panel.before(end_bucket))
+        cut_panel: AnyPanel | None = self.panels[cut_key][1]
         return cut_panel
 
     def view_at_look(self) -> ReadingView:
@@ -92,9 +94,10 @@ class ReadingPair:
         return self.view.before(int(self.before_s // self.readings.bucket_s))
 
     def as_request_pair(self, panel: Panel, *, history: bool = False) -> Pair:
-        """Wrap a panel as metrics of requests use it.
+        """Make the input of a metric of requests from a panel of readings, so that the same methods compare both.
 
-        `history`: use what earlier load runs of the service showed about differences between instances.
+        `history`: use what earlier load runs of the service showed about differences between instances; this fits
+        response times and failures only.
         """
         prior = self.prior if history else replace(self.prior, latency=None, failures=None)
         return Pair(panel, choose_design(panel, prior), self.arm, self.alpha, prior, depth=self.depth)
@@ -171,7 +174,8 @@ class ReadingMetric(MetricModel):
         for index, query in enumerate(self.queries):
             rows = readings.query == readings.queries.index(query)
             arms_without_series = [arm for arm in pair.arms if not (rows & (readings.arm == arm)).any()]
-            # Failures that never happened have no series. They count as 0 if the requests have the same name.
+            # Failures that never happened have no series. They count as 0 if they are selected from the same metric as
+            # the requests (the last query); a metric of their own may be misspelt.
             may_lack_series = index < self.optional and measures_the_same(query, self.queries[-1])
             # Arms whose query may be at fault: then the server said why it can match nothing (`fact.impossible`).
             suspects = [readings.arms[arm] for arm in (pair.arms if may_lack_series else arms_without_series)]
@@ -192,9 +196,9 @@ class ReadingMetric(MetricModel):
         if panel.slots < MIN_BUCKETS:
             seconds, needed = panel.slots * panel.bucket_s, MIN_BUCKETS * panel.bucket_s
             return no_data(rule, pair.arm, f"only {seconds} s of usable readings, at least {needed} s are needed")
-        for role, arm in enumerate(("baseline", pair.arm)):
-            count = float(panel.n[role].sum())
-            if self.noun and count < MIN_COUNTED:
+        for index, arm in enumerate(("baseline", pair.arm)):  # `index`: of the arm in the panel
+            count = float(panel.n[index].sum())
+            if self.noun and count < MIN_COUNTED:  # without a noun, `n` counts nothing that must be frequent
                 why = f"only {count:.0f} {self.noun} on {arm}, at least {MIN_COUNTED} are needed"
                 return no_data(rule, pair.arm, why)
         return self.answer(pair, rule, panel)
@@ -240,7 +244,7 @@ class QueryMetric(ReadingMetric):
 
     @property
     def amounts(self) -> Literal["share", "ms", "abs"]:
-        """Unit of absolute margins and limits in the policy."""
+        """Unit of absolute margins and limits in the policy; `abs`: the query's own unit, whatever it is."""
         if self.scaled_unit == "ms":
             return "ms"
         return "share" if self.scaled_unit == "fraction" else "abs"

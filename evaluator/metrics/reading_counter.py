@@ -47,10 +47,12 @@ class CounterRatio(ReadingMetric):
 
     def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:
         """Answer a rule from a panel that is long enough: compare failures per request by a score test."""
-        failures, requests = panel.failures.sum(axis=(1, 2)), panel.n.sum(axis=(1, 2))  # of both arms
+        # Of baseline and candidate, shape (2,).
+        failures, requests = panel.failures.sum(axis=(1, 2)), panel.n.sum(axis=(1, 2))
         if (failures > requests * (1 + ROUNDING)).any():
             why = "its failures grew by more than its requests, so they do not count a part of the requests"
             return no_data(rule, pair.arm, f"{why}: compare each as a counter_rate")
+        # Earlier loads of the service showed how much failures differ between instances.
         request_pair = pair.as_request_pair(panel, history=True)
         estimate = request_pair.compare_failures(rule)
         return answer(request_pair, rule, estimate, method=f"score test, {request_pair.design.kind}")
@@ -76,10 +78,12 @@ class CounterRate(QueryMetric):
     def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:
         """Answer a rule from a panel that is long enough: by difference for an absolute margin, else by ratio.
 
-        In the panel, `totals["value"]` is the increase in the metric's unit, and `n` the seconds of instances.
+        In the panel, `totals["value"]` is the increase in the metric's unit, and `n` the instance-seconds: seconds with
+        readings, added up over instances. If the counter counts events, the variance of an increase is taken to be at
+        least that of chance (Poisson), because few readings may show less.
         """
         request_pair = pair.as_request_pair(panel)
-        # Of baseline and candidate, shape (2,): the increase in the query's own unit, and the seconds of instances.
+        # Of baseline and candidate, shape (2,). The increase is in the query's own unit, that of the least variance.
         increase = panel.totals["value"].sum(axis=(1, 2)) / self.scale
         seconds = panel.n.sum(axis=(1, 2))
         if rule.margin is not None and not rule.margin.relative:
@@ -87,6 +91,7 @@ class CounterRate(QueryMetric):
             # The least variance of an increase becomes that of a rate, in the metric's unit.
             least_variance = self._find_least_variance(panel) * (self.scale / seconds) ** 2
             least_of_baseline, least_of_candidate = least_variance.tolist()
+            # Instances are assumed to differ by as large a share as in latency.
             sd_instance = request_pair.prior.sd_latency * abs(rate)
             floor = least_of_baseline, least_of_candidate
             estimate = request_pair.compare_differences(rule, sd_instance, floor=floor)

@@ -51,7 +51,7 @@ class GaugeMean(GaugeMetric):
         """Answer a rule from a panel that is long enough: by ratio, or by difference if values are not above 0."""
         request_pair = pair.as_request_pair(panel)
         method = f"paired mean, {request_pair.design.kind}"
-        # Logarithms need values above 0 of every instance in every block.
+        # A ratio is compared by logarithms, which need values above 0 of every instance in every block.
         is_positive = bool((panel.rows.totals["value"][panel.rows.n > 0] > 0).all())
         relative = rule.margin is None or rule.margin.relative
         if rule.margin is not None and relative and not is_positive:
@@ -59,7 +59,8 @@ class GaugeMean(GaugeMetric):
             return request_pair.no_data(rule, why)
         if relative and is_positive:
             return answer(request_pair, rule, request_pair.compare_means(rule, of="value"), method=method)
-        means = np.abs(panel.totals["value"].sum(axis=(1, 2)) / panel.n.sum(axis=(1, 2)))  # of both arms
+        # Absolute mean of baseline and candidate, shape (2,).
+        means = np.abs(panel.totals["value"].sum(axis=(1, 2)) / panel.n.sum(axis=(1, 2)))
         # Instances are assumed to differ by as large a share as in latency.
         estimate = request_pair.compare_differences(rule, request_pair.prior.sd_latency * float(means.max()))
         return _as_difference(answer(request_pair, rule, estimate, method=method))
@@ -86,19 +87,24 @@ class GaugeSlope(GaugeMetric):
         return build_trend_panel(pair.view_at_look(), pair.arm, self.queries[0], self.scale, endpoint)
 
     def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:
-        """Answer a rule from a panel that is long enough: compare trends by their difference. Counts are of samples."""
+        """Answer a rule from a panel that is long enough: compare trends by their difference.
+
+        `panel` holds the terms of a least-squares fit: the sum of its `value`, divided by the sum of its `n`, is the
+        slope of an arm (change per hour). The comparison counts samples of the gauge instead of this `n`.
+        """
         request_pair = pair.as_request_pair(panel)
         if rule.margin is not None and rule.margin.relative:
             why = f"a trend may be 0, so there is no ratio; set a margin in {self.value_unit}"
             return request_pair.no_data(rule, why)
-        # Of both arms. In a panel of trends, the sum of `value` per weight `n` is a slope.
+        # Of baseline and candidate, shape (2,).
         slopes = panel.totals["value"].sum(axis=(1, 2)) / panel.n.sum(axis=(1, 2))
         # Instances are assumed to differ by as much as the larger slope.
         estimate = request_pair.compare_differences(rule, float(np.abs(slopes).max()), fitted=FITTED)
-        # Whether the trend itself changes within the run is not tested: the p-value of that is NaN, and the distance
-        # from the margin at the end of the run is the overall one.
+        # A slope is a trend already. Whether it changes within the run is not tested (the p-value is NaN): its distance
+        # beyond the margin in the last third and at the end of the run is taken to be that of the whole run.
         beyond = estimate.against_margin.beyond
-        estimate = replace(estimate, trend=Trend(beyond, np.full(1, np.nan), beyond))
+        trend = Trend(last_third=beyond, p_worsening=np.full(1, np.nan), at_end=beyond)
+        estimate = replace(estimate, trend=trend)
         view = pair.view_at_look()
         rows = view.find(self.queries[0], VALUE, rule.slice.endpoint)
         counts, arms = view.readings.n[rows], view.readings.arm[rows]

@@ -57,8 +57,9 @@ class HistogramMean(HistogramMetric):
 
     def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:
         """Answer a rule from a panel that is long enough: compare means by their ratio."""
+        # Earlier loads of the service showed how much response times differ between instances.
         request_pair = pair.as_request_pair(panel, history=True)
-        sums = panel.totals["value"].sum(axis=(1, 2))  # of the observations of both arms
+        sums = panel.totals["value"].sum(axis=(1, 2))  # of the observations of each arm, shape (2,)
         if not (sums > 0).all():
             return request_pair.no_data(rule, "the sum of its observations did not grow, so there is no ratio")
         estimate = request_pair.compare_means(rule, of="value")
@@ -107,8 +108,8 @@ class EdgeMetric(HistogramMetric):
                 panel = build_share_panel(pair.view, pair.arm, query, le, endpoint)
                 if panel is None:
                     continue
-                # Panels are stacked, so a bound whose panel has another shape than the first, because it was not
-                # scraped at the same times, is left out.
+                # Panels are stacked, so they must have the same slots (`n`) and rows of instances (`rows`). A bound
+                # that was not scraped at the same times as the first bound has others, and is left out.
                 is_alike = not panels or (
                     panel.n.shape == panels[0].n.shape and panel.rows.n.size == panels[0].rows.n.size
                 )
@@ -152,12 +153,13 @@ class HistogramShare(EdgeMetric):
             return no_data(rule, pair.arm, NO_BOUNDS)
         bounds, unit = edges.bounds, self.scaled_unit
         if not np.isclose(bounds, below, rtol=SAME, atol=0).any():
-            lower, upper = bounds[bounds < below][-1:], bounds[bounds > below][:1]
+            lower, upper = bounds[bounds < below][-1:], bounds[bounds > below][:1]  # each one bound, or none
             nearest = " and ".join(f"{bound:g} {unit}".strip() for bound in (*lower, *upper))
             why = f"{below:g} {unit} is not a bound of the histogram; the nearest are {nearest}"
             return no_data(rule, pair.arm, why)
         index = int(np.argmin(np.abs(bounds - below)))
-        request_pair = pair.as_request_pair(edges.pair(index, index))  # both arms at the same bound
+        # A panel whose failures are the observations beyond the bound, which is the same on both arms.
+        request_pair = pair.as_request_pair(edges.pair(index, index))
         baseline_shares = edges.shares()[0]  # within each bound
         # Margin and limits, as absolute ones of the share beyond the bound (1 - share within it).
         margin = rule.margin.value if rule.margin else 0.0
@@ -169,6 +171,8 @@ class HistogramShare(EdgeMetric):
         )
         beyond = request_pair.compare_failures(
             replace(rule, margin=Margin(margin, relative=False), limit=limit_beyond),
+            # How much the share differs between instances follows from how much their latency does. So the spread that
+            # is assumed for failures (`sd_share`) does not apply.
             sd_instance=pair.prior.sd_latency * spread_of_share(bounds, baseline_shares, index),
             sd_share=0.0,
         )

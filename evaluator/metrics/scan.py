@@ -97,7 +97,7 @@ def _group_endpoints(pair: Pair, requests: FloatArray, least: int) -> _EndpointG
     fewest = requests.sum(axis=2).min(axis=0)  # of each endpoint, on the arm with fewer of them
     has_enough = fewest >= least
     names = [name for name, is_enough in zip(pair.panel.endpoints, has_enough, strict=True) if is_enough]
-    # Number of the group of each endpoint: endpoints with enough requests are counted; -1: in no group.
+    # Number of the group of each endpoint: endpoints with enough requests are numbered 0, 1, …; -1: in no group.
     group_numbers = np.where(has_enough, np.cumsum(has_enough) - 1, -1)
     if fewest[~has_enough].sum() >= least:
         # The panel may have this endpoint already, from rare endpoints that were pooled before.
@@ -112,8 +112,8 @@ def _find_tolerance(
 ) -> Tolerance:
     """Find what is tolerated: the scan's tolerance, else the widest margin of the gates on such metrics.
 
-    Gates of an endpoint count for it alone, those of all traffic for the other endpoints. If no gate has a margin, the
-    margins of holds count. If no hold has one either, the scan's own margin is tolerated.
+    Gates of an endpoint count for it alone, those of all traffic for the other endpoints. Where no gate has a margin
+    (for an endpoint, or for all traffic), the margins of holds count; without any, the scan's own margin is tolerated.
 
     Args:
         names: The groups, endpoints or `OTHER_ENDPOINTS`.
@@ -188,7 +188,8 @@ def _compare_with_rank(
     if not groups.names:
         return [], np.ones(0)
     estimate = _estimate(pair, scan_rule, groups, tolerated)
-    margin, tolerance = estimate.against_margin, estimate.against_tolerance or estimate.against_zero
+    margin = estimate.against_margin
+    tolerance = estimate.against_tolerance or estimate.against_zero  # never None here, as `tolerated` was given
     is_finite = np.isfinite(estimate.baseline + margin.p_worse + margin.p_within + tolerance.p_worse)
     doubled = replace(
         estimate,

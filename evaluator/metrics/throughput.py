@@ -33,6 +33,6 @@ class Throughput(RequestMetric):
             alpha=pair.alpha,
             margin=rule.margin,
             limit=rule.limit,
-            sign=-1.0 if rule.direction is Direction.HIGHER else 1.0,  # of a change that is harm: a fall, or a rise
+            sign=-1.0 if rule.direction is Direction.HIGHER else 1.0,  # the sign of a harmful change
         )
         return answer(pair, rule, estimate, method="paired rate")

@@ -239,7 +239,7 @@ class _Follower:
             self.say("the server answers again; continuing where the last answer ended")
         self.failed_since = None
         if self.stored_rows:
-            # Both ends of an interval are included: the samples at its start are stored already.
+            # Both ends of an interval are included, so samples at its start were stored by the poll before.
             answers = [_drop_samples_until(answer, self.stored_until) for answer in answers]
         landed = self.store.data.keep_answers(self.run, answers, self.source.describe())
         self.stored_rows += landed.rows
@@ -248,7 +248,10 @@ class _Follower:
 
 
 def _drop_samples_until(answer: Answer, stored_until: datetime) -> Answer:
-    """Leave out the samples that an earlier poll has stored: those at `stored_until` and before. Counts them, too."""
+    """Leave out the samples that an earlier poll has stored: those at `stored_until` and before.
+
+    Their number is added to `repeated` of the answer.
+    """
     stored_until_ms = round(stored_until.timestamp() * 1000)
     series_with_new_samples = []
     repeated = 0

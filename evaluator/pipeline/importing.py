@@ -36,7 +36,7 @@ def import_release(store: Store, release: Release, plan: LandingPlan) -> Landed:
     """
     check_names(release, dict.fromkeys(file.arm for file in plan.files))
     landed = store.data.land_files(release, new_run_id(), plan, arrange_files)
-    if landed.already:
+    if landed.already:  # then `land_files` has not stored the release
         store.control.add_release(release)
     return landed
 
@@ -67,7 +67,7 @@ def import_outcomes(
         fingerprint={"files": list(plan.paths)},
     )
     landed, facts = store.data.land_outcomes(release, run, plan)
-    if landed.already:
+    if landed.already:  # then `land_outcomes` has not stored the release
         store.control.add_release(release)
     return landed, facts, plan
 

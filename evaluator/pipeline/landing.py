@@ -42,7 +42,8 @@ def _adopt_recordings(store: Store, release_id: str, registered: Collection[str]
     `registered`: ids of the runs that the store has. Returns whether any run was added.
     """
     has_adopted = False
-    for path in sorted(store.file.run_folder(release_id, "_").parent.glob(f"*/{MANIFEST_NAME}")):
+    folder_of_release = store.file.run_folder(release_id, "_").parent  # of any run
+    for path in sorted(folder_of_release.glob(f"*/{MANIFEST_NAME}")):
         manifest = RunManifest.read(path)
         if manifest.release != release_id or manifest.run in registered:
             continue
@@ -73,7 +74,7 @@ def _land_load(store: Store, run: Run) -> Landed:
     """Land the segments of a run of requests, and store how the run ended if its processes ended without doing so."""
     folder = store.data.segment_folder(run)
     age_s = (datetime.now(UTC) - run.started).total_seconds() if run.started else math.inf
-    # A run that was just registered may have no files yet.
+    # A run that was registered less than QUIET_S ago may have no files yet.
     is_beginning = age_s < QUIET_S and not any(folder.glob("*"))
     if run.state is RunState.RUNNING and not is_recording(folder) and not is_beginning:
         planned_s = (run.planned_end - run.started).total_seconds() if run.planned_end and run.started else None

@@ -139,7 +139,7 @@ def _landing_hourly(store: Store, run: Run, say: Say) -> Iterator[None]:
     block_ended = Event()
 
     def keep_up() -> None:
-        """Land and compact at intervals; if that fails, only report it, because the end of the run lands all."""
+        """Land and compact every hour until the block ends; if that fails, say so: the end of the run lands all."""
         lower_priority()
         while not block_ended.wait(KEEP_UP_S):
             try:

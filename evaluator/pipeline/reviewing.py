@@ -54,8 +54,9 @@ def look_closer(
     endpoints are scanned, and runs count as complete.
     """
     cells = cut_each_run(judged.data.cells, from_s, to_s)
+    # A name that is no endpoint of the cells, such as `None`, restricts nothing.
     cells = narrow(cells, endpoints=[endpoint] if endpoint in cells.endpoints else None)
-    # The rules on all requests and those on this endpoint. Only its cells are left, so its rules can read all of them.
+    # The rules on all requests and those on this endpoint, all applied to the cells that are left.
     rules = tuple(
         replace(rule, slice=replace(rule.slice, endpoint=None))
         for rule in judged.rulebook.on_requests([endpoint] if endpoint else [])

@@ -36,7 +36,8 @@ class StopRule:
     def why_stop(self, verdict: Verdict) -> str:
         """Return why a load is to be stopped after this verdict on its first run; empty if it is not.
 
-        The verdict has to be NO-GO, and a gate has to show a regression at the level of this rule.
+        The verdict has to be NO-GO, and a gate has to be worse at `level`, which is below alpha if several runs are
+        planned.
         """
         gates = [comparison for comparison in verdict.evidence.comparisons if comparison.rule.role is Role.GATE]
         p_values = [gate.p_value_adjusted for gate in gates if gate.p_value_adjusted is not None]

@@ -65,7 +65,7 @@ class StoredSubject:
         If it is unchanged, nothing has been recorded or stored since.
         """
         store_files = [self.store_path, self.store_path.with_name(self.store_path.name + ".wal")]
-        release_folder = run_folder(data_folder(self.store_path), self.release, "_").parent
+        release_folder = run_folder(data_folder(self.store_path), self.release, "_").parent  # of any run
         return tuple(_read_stamp(path) for path in [*store_files, *sorted(release_folder.glob("*"))])
 
     def land(self) -> tuple[Run, ...]:
@@ -157,7 +157,7 @@ class Watch:
     """`clock` at the last landing."""
     _due: float = -math.inf
     """`clock` at the next look."""
-    _busy: StoreBusy | None = None
+    _busy_error: StoreBusy | None = None
     """Why the last attempt to read the store failed; `None`: it did not."""
 
     def run(self) -> Verdict | None:
@@ -169,10 +169,10 @@ class Watch:
         while not self.stop():
             try:
                 verdict = self._look()
-                self._busy = None
+                self._busy_error = None
             except StoreBusy as error:
                 verdict = None
-                self._busy = error
+                self._busy_error = error
                 self._files = ()  # so that the next look tries again
                 self.status = f"the store is busy, trying again: {error.message}"
             if verdict is not None:
@@ -215,7 +215,8 @@ class Watch:
         files = self.subject.signature()
         if self._verdict is None or self.clock() >= self._due:
             return files != self._files
-        # New requests change the folders of runs; the store itself changes when a run begins or ends.
+        # New requests change the folders of runs. When a run begins or ends, the store itself changes: its files come
+        # first in a signature.
         if files[:STORE_FILES] == self._files[:STORE_FILES]:
             return False
         self._files = files
@@ -261,8 +262,8 @@ class Watch:
 
     def _judge_at_deadline(self) -> Verdict:
         """Judge what there is at the deadline; an INCONCLUSIVE verdict names what is missing as its first reason."""
-        if self._busy is not None:  # the store was in use at the last attempt, and no time is left for another
-            raise self._busy
+        if self._busy_error is not None:  # of the last attempt to read the store; no time is left for another
+            raise self._busy_error
         runs = self.subject.land()
         verdict = self.subject.judge() if runs else self.subject.judge_nothing()
         if not runs:
@@ -271,10 +272,10 @@ class Watch:
             # The verdict on only a part of the planned replicates decides nothing.
             verdict = replace(verdict, word=VerdictWord.INCONCLUSIVE)
             missing = "replicates are still to come"
-        elif verdict.word is not VerdictWord.INCONCLUSIVE:
-            return verdict
-        else:
+        elif verdict.word is VerdictWord.INCONCLUSIVE:
             missing = describe_missing(verdict) if any(run.landed for run in runs) else "it has no data yet"
+        else:
+            return verdict  # GO or NO-GO: nothing is missing
         waited_s = self.wait_s or 0.0  # never None here: without `wait_s` there is no deadline
         text = f"the deadline passed after {format_duration(waited_s)}: {missing}"
         return replace(verdict, reasons=(Reason("deadline", text), *verdict.reasons), time_to_decision_s=None)

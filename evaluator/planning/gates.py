@@ -34,7 +34,7 @@ class Goal:
     power: float = 0.8
 
     def harm(self, precision: Precision) -> float:
-        """The regression on the scale of a gate's margin: relative, or absolute in the gate's unit."""
+        """The goal's regression on the scale of a gate's margin: relative to the baseline, or in the gate's unit."""
         if precision.rule.metric.is_failure_rate:
             relative = self.failures / max(precision.baseline, 1e-12)
             return relative if precision.relative else self.failures
@@ -90,6 +90,7 @@ def find_level(history: History, rulebook: Rulebook) -> float:
     planned_gates = len(history.precisions)
     # Each planned gate counts at least once, even if neither a margin nor a limit of it is set; never divide by 0.
     questions = max(margins + limits, planned_gates, 1)
+    # The scan of all endpoints takes its share of alpha first.
     scan_share = rulebook.scan.alpha_share if rulebook.scan.enabled else 0.0
     return rulebook.alpha * (1 - scan_share) / questions
 
@@ -112,8 +113,8 @@ def noise_of_rate(history: History, goal: Goal) -> float:
 
 
 def plan_calendar(monitoring: Monitoring, seconds: float) -> Calendar:
-    """Plan the looks of a test that lasts `seconds`, as its data are complete: every look has become due."""
-    # The planned end is a whole second that is not before the end of the data.
+    """Plan the looks of a test of this length, up to its end: its data are complete, so every look has become due."""
+    # The planned end is the whole second at which all data are there.
     return plan_looks(
         monitoring, bucket_s=choose_bucket_s(seconds), covered_s=seconds, planned_s=float(math.ceil(seconds))
     )
@@ -123,7 +124,7 @@ class _Planner:
     """The computations for one gate."""
 
     def __init__(self, precision: Precision, history: History, rulebook: Rulebook, goal: Goal) -> None:
-        """Find what all computations share: error rate, effect of the request rate, size of the regression."""
+        """Find what all computations share: error rate, effect of the request rate, size of the goal's regression."""
         self.precision, self.rulebook, self.goal = precision, rulebook, goal
         self.level = find_level(history, rulebook)
         self.noise = noise_of_rate(history, goal)
@@ -132,7 +133,10 @@ class _Planner:
         """How far the goal's regression is beyond the margin, on the scale of the test."""
 
     def plan(self) -> GatePlan:
-        """Compute all numbers of the gate."""
+        """Compute all numbers of the gate, at the goal's duration and instances.
+
+        Searched are the shortest times and the fewest instances whose chance reaches the goal's power.
+        """
         goal = self.goal
         go_after_s = _find_shortest_time(lambda seconds: self.go_chance(seconds, goal.instances) >= goal.power)
         return GatePlan(
@@ -165,8 +169,8 @@ class _Planner:
         planned = self._forecast(seconds, instances)
         if instances < 2 or not math.isfinite(planned.se):
             return 0.0
-        critical = float(t_quantile(1 - self.rulebook.alpha, planned.df))
-        # An unchanged release is as far within the margin as the margin is wide.
+        critical = float(t_quantile(1 - self.rulebook.alpha, planned.df))  # in standard errors
+        # The distance of an unchanged release from the margin is the margin itself (`bound`).
         return find_power(self.precision.bound, planned.se, planned.df, critical)
 
     def found_chance(self, seconds: float, instances: int, shift: float | None = None) -> float:
@@ -206,10 +210,11 @@ class _Planner:
     def _find_smallest_harm(self) -> float:
         """Return the smallest harm that is found with the goal's power, by bisection.
 
-        Infinite if not even a harm of about 8 times the baseline is found.
+        Infinite if not even the largest harm of the search is found.
         """
         goal, precision = self.goal, self.precision
-        # The range of the search, as distances beyond the margin on the scale of the test.
+        # The range of the search, as distances beyond the margin on the scale of the test: up to a log ratio of 8, or,
+        # in the metric's unit, to 8 times the baseline (at least 1).
         low, high = 0.0, 8.0 if precision.relative else max(1.0, 8 * precision.baseline)
 
         def is_found(shift: float) -> bool:
@@ -262,7 +267,10 @@ def _find_fewest_instances(is_enough: Callable[[int], bool]) -> float:
 def tabulate(
     history: History, rulebook: Rulebook, goal: Goal, seconds: Sequence[float], instances: Sequence[int]
 ) -> tuple[Grid, ...]:
-    """Half-widths of each gate over durations (seconds) and instances: how much either helps."""
+    """Tabulate the half-width of the interval of each gate, by duration (seconds) and instances of each arm.
+
+    A half-width has the unit of the gate's margin (0.1 = 10 % if it is relative). Gates without a margin are left out.
+    """
     planners = [_Planner(p, history, rulebook, goal) for p in history.precisions if p.rule.margin]
     return tuple(
         Grid(

@@ -68,6 +68,8 @@ def worst_z(level: float, between_instance: float) -> tuple[float, ...]:
     `level`: error rate of all looks together. `between_instance`: share of the final variance that time does not
     shrink; rounded to a share with a stored table.
     """
+    # `information`: 1 / variance of an estimate after each fraction of the duration, relative to that at the end.
+    # `spent`: how much of the error rate the looks until then may use, here in proportion to time ("linear").
     share = float(PERSISTENT_SHARES[np.argmin(np.abs(PERSISTENT_SHARES - between_instance))])
     fraction = np.arange(1, GRID + 1) / GRID
     return tuple(boundaries(information(fraction, share), spent("linear", level, fraction)))
@@ -88,7 +90,7 @@ def find_criticals(
         # The last step of the grid before each look; 1e-9 for rounding errors.
         steps = np.clip(np.floor(at_s / at_s[-1] * GRID + 1e-9).astype(int), 1, GRID) - 1
         boundaries_z = np.array(worst_z(level, float(between_instance[-1])))[steps].tolist()
-    else:
+    else:  # "anytime": a boundary that holds at any time, by the seconds of data
         looks = zip(at_s.tolist(), between_instance.tolist(), strict=True)
         boundaries_z = [float(anytime_z(level, seconds, TUNE_AT_S, share)) for seconds, share in looks]
     # Boundaries are for normal errors: with few degrees of freedom more standard errors are needed.

@@ -71,7 +71,10 @@ class Precision:
         return math.log1p(harm)
 
     def from_scale(self, shift: float) -> float:
-        """Convert a shift on the scale of the test back to harm, as `to_scale` takes it."""
+        """Convert a shift on the scale of the test (log ratio if the margin is relative) back to harm (0.1: 10 %).
+
+        A positive shift is worse, in the direction of the metric. The inverse of `to_scale`.
+        """
         if not self.relative:
             return shift
         if self.rule.direction is Direction.HIGHER:
@@ -142,10 +145,10 @@ def _find_time_df(buckets: int) -> float:
 
 
 def learn_precisions(stored: Sequence[tuple[Cells, tuple[Run, ...]]], rulebook: Rulebook) -> History:
-    """Learn the precision of each gate from stored comparisons; `stored`: cells and runs of run groups.
+    """Learn the precision of each gate from stored data; `stored`: cells and runs of each run group.
 
-    The variance of each comparison is split into its parts. These are averaged over comparisons, each converted to one
-    second and one instance.
+    Every run group is compared by the gates that its data can answer. The variance of each comparison is split into
+    its parts. These are averaged over comparisons, each converted to one second and one instance.
     """
     groups = []
     for cells, runs in stored:
@@ -155,6 +158,7 @@ def learn_precisions(stored: Sequence[tuple[Cells, tuple[Run, ...]]], rulebook: 
     # Name of a gate → its comparisons in all groups.
     by_gate = {rule.name: [timed for group in groups for timed in group.by_rule.get(rule.name, [])] for rule in gates}
     precisions = [_pool(rule, by_gate[rule.name], rulebook) for rule in gates if by_gate[rule.name]]
+    # Run groups with data of at least one gate.
     used = [group for group in groups if any(rule.name in group.by_rule for rule in gates)]
     return History(
         precisions=tuple(precisions),
@@ -190,7 +194,7 @@ class _GroupComparisons:
 
     @classmethod
     def of(cls, comparisons: Sequence[Comparison], cells: Cells) -> _GroupComparisons:
-        """Collect the comparisons with data and a standard error, and what the cells show in addition."""
+        """Collect the comparisons with data and a standard error; request rate and drift are read from the cells."""
         moments = cells.moments
         # Distinct pairs of run and bucket.
         buckets = np.unique(np.stack([moments.run, moments.bucket]), axis=1).shape[1] if moments.run.size else 0
@@ -236,7 +240,10 @@ def _compare_unpaired(cells: Cells) -> float:
 
 
 def _pool(rule: Rule, timed: Sequence[_TimedComparison], rulebook: Rulebook) -> Precision:
-    """Pool all comparisons of a gate into one precision; `timed`: comparisons with their seconds of data."""
+    """Pool all comparisons of a gate into one precision: the mean of each part of their variances.
+
+    `timed`: each comparison with the seconds of its data.
+    """
     comparisons, seconds = [c for c, _ in timed], [lasted_s for _, lasted_s in timed]
     parts = [_take_apart(c, lasted_s) for c, lasted_s in timed]
     reference_s = float(np.mean(seconds))  # the duration to which the pooled variance refers
@@ -291,7 +298,10 @@ def _take_apart(c: Comparison, seconds: float) -> _VarianceParts:
 
 
 def _assume_prior(rule: Rule, baseline: float, rulebook: Rulebook) -> float:
-    """Variance assumed for a single instance, as the judge does (method B.3a): of the log if the margin is relative."""
+    """Variance between instances that is assumed if an arm has only one, as the judge does (docs/method.md, B.3a).
+
+    Of the metric's log if the margin is relative. `baseline`: mean failure rate; without effect for other metrics.
+    """
     if not rule.metric.is_failure_rate:
         return rulebook.prior.sd_latency**2
     sd = max(baseline / 2, rulebook.prior.sd_failures)
@@ -300,13 +310,16 @@ def _assume_prior(rule: Rule, baseline: float, rulebook: Rulebook) -> float:
 
 
 def assume_history(rulebook: Rulebook, *, rate_per_s: float, instances: int, seed: int = 1) -> History:
-    """A history of simulated releases: the default service of `Scenario` at this rate, whose instances differ by 1 %.
+    """Make a history of simulated releases, for a plan without stored runs.
 
-    Rules for single endpoints are measured over all endpoints, as an assumed service has other ones.
+    Simulated is the default service of `Scenario`, whose instances differ by 1 %. `rate_per_s`: requests per second of
+    one arm; `instances`: of each arm. Rules for single endpoints are measured over all endpoints, as the simulated
+    service has other endpoints.
     """
     all_endpoints = tuple(replace(rule, slice=replace(rule.slice, endpoint=None)) for rule in rulebook.rules)
+    # Differences between instances show with two or more.
     scenario = Scenario(duration_s=SIMULATED_S, rate_per_s=rate_per_s, instances=(max(instances, 2),))
     run = (Run("assumed", "assumed", "assumed", "import", state=RunState.COMPLETE),)
-    stored = [(simulate_cells(scenario, seed * 1000 + k), run) for k in range(SIMULATED)]
+    stored = [(simulate_cells(scenario, seed * 1000 + number), run) for number in range(SIMULATED)]
     history = learn_precisions(stored, replace(rulebook, rules=all_endpoints))
     return replace(history, assumed=True, comparisons=0, rate_per_s=rate_per_s, instances=instances)

@@ -92,7 +92,10 @@ class Exposure:
 def compare_strategies(
     history: History, rulebook: Rulebook, goal: Goal, *, replications: int = REPLICATIONS, seed: int = 1
 ) -> tuple[Exposure, ...]:
-    """Roll out an unchanged release and one with the goal's regression of latency by every strategy."""
+    """Simulate how each strategy rolls out an unchanged release, and one with the goal's regression of latency.
+
+    Returns the outcomes of each strategy, in the order of `STRATEGIES`.
+    """
     return tuple(
         _Rollout(history, rulebook, goal, replications).describe(name, strategy, seed)
         for name, strategy in STRATEGIES.items()
@@ -153,8 +156,11 @@ class _Rollout:
         """Seconds of a stage at each look; the last look is at its end."""
 
     def describe(self, name: str, strategy: Strategy, seed: int) -> Exposure:
-        """Roll out an unchanged release (`same`) and one with the goal's regression (`worse`) by this strategy."""
-        # Each release has random numbers of its own: the same for every strategy.
+        """Roll out an unchanged release (`same`) and one with the goal's regression (`worse`) by this strategy.
+
+        Chances are shares of the replications.
+        """
+        # All strategies get the same random numbers, so they differ only by what they do.
         same = self._simulate(strategy.stages, 0.0, np.random.default_rng([seed, 0]))
         worse = self._simulate(strategy.stages, self.goal.regression, np.random.default_rng([seed, 1]))
         return Exposure(
@@ -192,6 +198,7 @@ class _Rollout:
             rollouts.alive &= np.isinf(result.stop_s) & may_continue
             rollouts.seconds += self.goal.duration_s
         rollouts.full = rollouts.alive.copy()
+        # After full rollout the candidate serves all traffic.
         result = self._judge(WATCH, regression, random)
         lasted_s = np.minimum(result.stop_s, self.goal.duration_s)
         rollouts.exposed += rollouts.full * self.total_per_s * lasted_s
@@ -201,23 +208,24 @@ class _Rollout:
     def _judge(self, stage: Stage, regression: float, random: np.random.Generator) -> _StageResult:
         """Judge one stage in every replication, at each look; `regression`: relative harm to latency."""
         instances = self._split_instances(stage)
-        # An uneven split of the traffic increases the variance of a difference: 1 for halves.
+        # Factor on the variance of a difference. An uneven split of the traffic increases it; equal halves do not.
         noise = noise_of_rate(self.history, self.goal) / (4 * stage.compared * (1 - stage.compared))
         noise *= 1.0 if stage.paired else self.history.unpaired  # arms that do not run together vary more
         stop_s = np.full(self.replications, np.inf)
         go = np.full(self.replications, min(instances) >= 2)  # a single instance never shows a GO
-        # Gates of failures share their errors, and so do all others.
+        # A slow instance slows all quantiles, so gates of latency share their errors. Gates of failures share others.
         failure_errors, latency_errors = self._draw_errors(random), self._draw_errors(random)
         for gate in self.gates:
             errors = failure_errors if gate.rule.metric.is_failure_rate else latency_errors
             is_worse, is_within = self._judge_gate(gate, errors, instances, noise, regression)
-            # The first look at which any gate is worse stops the stage; a GO needs all gates to be within.
+            # The first look at which any gate is worse stops the stage; a GO needs every gate to be within its margin.
+            # `is_worse` has the shape (replications, looks); `looks` are the seconds of the stage at each look.
             stop_s = np.minimum(stop_s, np.where(is_worse, self.looks, np.inf).min(axis=1))
             go &= is_within
         return _StageResult(stop_s, go)
 
     def _split_instances(self, stage: Stage) -> tuple[int, int]:
-        """Return the instances of baseline and candidate: twice the goal's in all, split as the traffic is."""
+        """Return the instances of baseline and candidate: twice the goal's in all, split as the traffic; at least 1."""
         all_instances = 2 * self.goal.instances
         candidate = max(1, round(all_instances * stage.compared))
         return max(1, all_instances - candidate), candidate
@@ -248,6 +256,7 @@ class _Rollout:
         planned = [forecast(gate, float(seconds), instances, noise=noise) for seconds in self.looks]
         # By look, shape (looks,).
         se, df = np.array([look.se for look in planned]), np.array([look.df for look in planned])
+        # Share of the variance that time does not shrink.
         persistent_share = np.array([look.between_instance for look in planned])
         if not np.isfinite(se).all():  # too short to decide anything
             never_worse = np.zeros((self.replications, self.looks.size), dtype=bool)
@@ -261,7 +270,8 @@ class _Rollout:
         # The estimated standard error, divided by the true one. Wilson & Hilferty (1931): the cube root of chi-square
         # over its degrees of freedom is nearly normal.
         cube_root = 1 - 2 / (9 * df) + np.sqrt(2 / (9 * df)) * errors.of_variance[:, None]
-        estimated_se = np.maximum(cube_root, 0.02) ** 1.5
+        estimated_se = np.maximum(cube_root, 0.02) ** 1.5  # with few degrees of freedom the root may be negative
+        # Positive: worse than the margin. To be within the margin, only the last look is tested, at the level alpha.
         statistic = (truth - gate.bound + error) / (se * estimated_se)
         critical = find_criticals(self.calendar, self.looks, self.level, df, persistent_share)
         is_within = statistic[:, -1] < -float(t_quantile(1 - self.rulebook.alpha, df[-1]))

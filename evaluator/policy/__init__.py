@@ -155,7 +155,10 @@ def with_learnt(policy: Policy, learnt: Learnt | None) -> Policy:
 
 
 def _to_history(learnt: Learnt) -> InstanceHistorySection | None:
-    """Write what was learnt as the policy's section `history`; None if a spread between instances is not known."""
+    """Write what was learnt about pairs of arms as the policy's section `history`.
+
+    None if the spread between instances is not known. That spread is written as `sd_latency` and `sd_failures`.
+    """
     if learnt.sd_latency is None or learnt.sd_failures is None:
         return None
     return InstanceHistorySection(
@@ -193,6 +196,7 @@ def _combine_spreads(of_policy: float, built_in: float, learnt: float | None, le
 def _to_policy(file: PolicyFile, origin: str) -> Policy:
     """Make the policy of a validated file. `origin`: the file's path, or `built-in`."""
     settings = _without_nulls(file.model_dump(mode="json"))
+    # What happens after a verdict does not change the verdict, so it is not part of the effective policy and its hash.
     effective = {key: value for key, value in settings.items() if key not in PROMOTION_SECTIONS}
     # Sorted keys and no spaces: the hash depends on the values only.
     canonical = json.dumps(effective, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
@@ -239,7 +243,10 @@ def _to_rulebook(file: PolicyFile) -> Rulebook:
 
 
 def _to_prior(section: Instances) -> InstancePrior:
-    """Make the assumption about instances of the section `instances`; without `history`, nothing was learnt."""
+    """Make the assumption about instances from the section `instances`.
+
+    Without `history` nothing was learnt: `latency` and `failures` of the result are None.
+    """
     history = section.history
     latency = failures = None
     if history is not None:
@@ -271,6 +278,7 @@ def _describe_mistakes(document: Document, error: ValidationError) -> str:
         key_path: KeyPath = mistake["loc"]
         if "index" in context:  # a check of a whole list names the wrong item by its position
             key_path = (*key_path, context["index"])
+        # Where several types are allowed, pydantic names the tried type in the path; it is no key of the file.
         key_path = tuple(
             part for part in key_path if not (isinstance(part, str) and part.startswith(_UNION_MEMBER_PREFIXES))
         )

@@ -81,8 +81,8 @@ class MetricSection(Section):
     def _build_metric(cls, options: Any, info: ValidationInfo) -> Metric:
         """Build the metric of the section's type from the options. Raises PydanticCustomError with all mistakes.
 
-        If the type does not exist, which the field `type` reports, only options that no type has are mistakes; without
-        any, the result is a bare Metric.
+        If the type does not exist, the field `type` has reported it; then only options that no type has are mistakes.
+        Without such options, the result is a Metric without options, which only lets the other checks go on.
         """
         metric_class = METRICS.get(info.data.get("type", ""))
         mistakes: list[Any]  # errors of pydantic
@@ -203,7 +203,8 @@ class MetricSection(Section):
         for key in ("options", "metric"):
             del common["properties"][key]
             common["required"].remove(key)
-        # Would refuse the options; unevaluatedProperties refuses only what no part of the schema knows.
+        # additionalProperties would refuse the options of the types; unevaluatedProperties, set below, refuses only
+        # what no part of the schema knows.
         del common["additionalProperties"]
         schemas_by_type = []
         for name, metric_class in METRICS.items():

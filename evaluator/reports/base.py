@@ -196,7 +196,10 @@ def choose_endpoints(rows: list[Comparison]) -> tuple[list[Comparison], list[str
         return row.status is MetricStatus.FAIL or (row.status is MetricStatus.INCONCLUSIVE and looks_worse)
 
     def rank(row: Comparison) -> tuple[bool, float]:
-        """Return what to sort by: failed endpoints are larger than others, then by the share of the margin used."""
+        """Return what to sort by, the worst largest: has the endpoint failed, and the share of its margin that is used.
+
+        A change that is negative, an improvement, gives a negative share.
+        """
         effect, margin = row.effect, row.rule.margin
         share_of_margin = effect.estimate / margin.value if effect and margin and margin.value else 0.0
         return row.status is MetricStatus.FAIL, 0.0 if math.isnan(share_of_margin) else share_of_margin

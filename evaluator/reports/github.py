@@ -52,6 +52,7 @@ def publish(verdict: Verdict, environ: Mapping[str, str], report: str = "") -> N
     """
     if summary_file := environ.get("GITHUB_STEP_SUMMARY"):
         path = Path(summary_file)
+        # Earlier commands of the job may have written to the file, whose size GitHub limits.
         used_bytes = path.stat().st_size if path.exists() else 0
         _append(path, to_markdown(verdict, max(MAX_BYTES - used_bytes, MIN_SUMMARY_BYTES)) + "\n")
     if output_file := environ.get("GITHUB_OUTPUT"):

@@ -37,21 +37,21 @@ def render(verdict: Verdict, page: Page) -> str:
     """
     del page
     # Comparisons of the endpoint scan are only counted, if they failed; they have no samples of their own.
-    of_scan = [comparison for comparison in verdict.evidence.comparisons if comparison.scan]
-    of_policy = [comparison for comparison in verdict.evidence.comparisons if not comparison.scan]
+    scan_comparisons = [comparison for comparison in verdict.evidence.comparisons if comparison.scan]
+    policy_comparisons = [comparison for comparison in verdict.evidence.comparisons if not comparison.scan]
     state = "evaluator_verdict"
     lines = [f"# TYPE {state} stateset", f"# HELP {state} the answer"]
     lines += [f'{state}{{{state}="{word.value}"}} {int(word is verdict.word)}' for word in VerdictWord]
     # An endpoint of an arm may have failed in its time and in its failures: it counts once.
     worse_endpoints = {
         (comparison.arm, comparison.rule.slice.endpoint)
-        for comparison in of_scan
+        for comparison in scan_comparisons
         if comparison.status is MetricStatus.FAIL
     }
     count = "evaluator_failing_endpoints"
     lines += [f"# TYPE {count} gauge", f"# HELP {count} endpoints shown to be worse", f"{count} {len(worse_endpoints)}"]
     for name, description, read_value in METRICS:
-        samples = {_write_labels(comparison): write_number(read_value(comparison)) for comparison in of_policy}
+        samples = {_write_labels(comparison): write_number(read_value(comparison)) for comparison in policy_comparisons}
         lines += [f"# TYPE {name} gauge", f"# HELP {name} {description}"]
         lines += [f"{name}{{{labels}}} {value}" for labels, value in sorted(samples.items())]
     return "\n".join([*lines, "# EOF"])

@@ -26,9 +26,10 @@ def render(verdict: Verdict, page: Page) -> str:
     `page` is part of the interface of all formats and is not used here.
     """
     del page
-    of_policy = [comparison for comparison in verdict.evidence.comparisons if not comparison.scan]
-    candidate = of_policy[0].arm if of_policy else ""
-    comparisons = [comparison for comparison in of_policy if comparison.arm == candidate]
+    # Without those of the endpoint scan.
+    policy_comparisons = [comparison for comparison in verdict.evidence.comparisons if not comparison.scan]
+    candidate = policy_comparisons[0].arm if policy_comparisons else ""
+    comparisons = [comparison for comparison in policy_comparisons if comparison.arm == candidate]
     passed_by_check = {"verdict": verdict.word is VerdictWord.GO}
     passed_by_check |= {
         clean_and_cut(name_comparison(comparison), MAX_NAME): comparison.status is MetricStatus.PASS

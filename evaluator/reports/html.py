@@ -176,7 +176,10 @@ class _Report:
     """The variables of the template, gathered from one verdict."""
 
     def __init__(self, verdict: Verdict) -> None:
-        """Sort the rows of the verdict (comparisons) into metrics and endpoints of the scan; choose colours of arms."""
+        """Sort the comparisons (`rows`) of the verdict into metrics and endpoints; choose the colours of the arms.
+
+        Endpoints are the rows of the scan, which compares each endpoint by itself beside the metrics of the policy.
+        """
         self.verdict, self.evidence = verdict, verdict.evidence
         self.figure_data: Mapping[str, Any] = verdict.figures or {}
         self.rows = list(verdict.evidence.comparisons)
@@ -186,7 +189,7 @@ class _Report:
         self.endpoint_rows = [*ranked, *(row for row in self.rows if row.scan and row not in ranked)]
         self.colors = color_arms([*(arm.name for arm in verdict.evidence.arms), *(row.arm for row in self.rows)])
         self.has_several_candidates = len({row.arm for row in self.rows}) > 1
-        self.figure_count = 0
+        self.figure_count = 0  # of those drawn so far: it numbers them, for names that are unique on the page
 
     def build_context(self) -> dict[str, Any]:
         """Build the values of all variables of the template."""
@@ -361,13 +364,16 @@ class _Report:
         return [{"arm": arm, "figures": figures} for arm, figures in figures_by_arm.items()]
 
     def _draw_strips(self) -> list[dict[str, Any]]:
-        """Draw the strips of the timeline, one above the other; empty without data of a timeline."""
+        """Draw the strips of the timeline, from top to bottom, each for wide and for narrow screens.
+
+        Returns what the template shows of each strip; empty without data of a timeline.
+        """
         timeline = self.figure_data.get("timeline")
         if not timeline:
             return []
         readings = self.figure_data.get("readings", ())
         wide_strips = draw_timeline(timeline, readings, width=WIDE)
-        narrow_strips = draw_timeline(timeline, readings)
+        narrow_strips = draw_timeline(timeline, readings, width=NARROW)
         return [self._embed(wide, narrow) for wide, narrow in zip(wide_strips, narrow_strips, strict=True)]
 
     def _explain_panels(self) -> str:
@@ -426,6 +432,7 @@ class _Report:
                 ("judge", verdict.judge),
                 ("false alarms", f"{alpha} over all gates together (alpha)"),
                 ("monitoring", f"{monitoring.get(verdict.monitoring, 'at any time')} ({verdict.monitoring})"),
+                # Tests are one-sided, so an interval leaves out alpha on each side.
                 ("intervals", f"{format_number((1 - 2 * verdict.alpha) * 100)} %"),
                 ("policy", f"{verdict.policy_path} {verdict.policy_hash}".strip() or "–"),
                 ("data", verdict.data_hash or "–"),

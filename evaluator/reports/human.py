@@ -101,13 +101,18 @@ class _Writer(Page):
 
         The text itself contains a mark or a word too: colour is never the only sign.
         """
-        return click.style(text, fg=COLORS.get(meaning), bold=bold or None) if self.color else text
+        if not self.color:
+            return text
+        return click.style(text, fg=COLORS.get(meaning), bold=bold or None)  # False would write a code, None does not
 
     def wrap(self, text: str, indent: str = "  ", next_indent: str = "    ") -> list[str]:
-        """Break a sentence into lines, each with its indent; never between a number and its unit."""
+        """Break a sentence into lines: `indent` before the first, `next_indent` before the others.
+
+        No line is broken between a number and its unit. A word of more than 300 characters is cut.
+        """
         text = _LONG_WORD.sub(rf"\1{self.clean('…')}", self.clean(text))
         lines = textwrap.wrap(
-            _TIED.sub(NBSP, text),
+            _TIED.sub(NBSP, text),  # spaces at which no line may be broken
             max(self.width, 40),
             initial_indent=indent,
             subsequent_indent=next_indent,
@@ -182,7 +187,7 @@ def _make_row(row: Comparison, writer: _Writer, label_counts: Mapping[str, int])
     label, change, margin = label_row(row), format_effect(row), format_allowed(row)
     # The metric's note, such as at which quantile values are cut, tells rows of the same label apart.
     label += row.rule.metric.note if label_counts[label] > 1 else ""
-    status = mark_status(row, "·")
+    status = mark_status(row, watched_mark="·")
     if writer.width < WIDE:
         change = change.replace(" … ", "…")
         margin = margin.split(", ")[0]  # without limits: reasons name them
@@ -198,7 +203,7 @@ def _choose_columns(rows: Sequence[_Row], writer: _Writer) -> tuple[tuple[int, .
     names get what is left.
     """
     full_widths = [max(_count_columns(row.cells[index]) for row in rows) for index in range(len(COLUMNS))]
-    for columns in COLUMN_SETS:
+    for columns in COLUMN_SETS:  # from all columns to the fewest
         # Two spaces precede each column, also the first.
         name_room = writer.width - 2 - sum(full_widths[index] + 2 for index in columns[1:])
         if name_room >= full_widths[0]:

@@ -74,13 +74,14 @@ def _make_verdict_suite(verdict: Verdict) -> ET.Element:
         "evaluator_version": verdict.evaluator_version,
     }
     reasons = "\n".join(f"- {_clean(reason.text)}" for reason in verdict.reasons)
-    case = _make_case("verdict", "verdict", _format_judged_time(verdict))
+    case = _make_case(suite="verdict", name="verdict", time_s=_format_judged_time(verdict))
     if verdict.word is VerdictWord.GO:
         _add_output(case, reasons)
     else:
         tag = "failure" if verdict.word is VerdictWord.NO_GO else "error"
         word = VERDICT_WORDS[verdict.word].split()[0]  # without its mark
-        _add_outcome(case, tag, verdict.word.value, f"{word}: {verdict.reasons[0].text}", reasons)
+        message = f"{word}: {verdict.reasons[0].text}"
+        _add_outcome(case, tag, outcome_type=verdict.word.value, message=message, text=reasons)
     return _make_suite(verdict, "verdict", [case], facts)
 
 
@@ -122,10 +123,11 @@ def _make_metric_case(arm: str, row: Comparison) -> ET.Element:
     if is_only_shown(row):
         _add_output(case, f"only watched\n{numbers}")
     elif row.status is MetricStatus.FAIL:
-        _add_outcome(case, "failure", row.rule.role.value, row.reason or f"{name}: {format_effect(row)}", numbers)
+        message = row.reason or f"{name}: {format_effect(row)}"
+        _add_outcome(case, "failure", outcome_type=row.rule.role.value, message=message, text=numbers)
     elif row.status is not MetricStatus.PASS:
         reason = row.no_data or row.reason or f"not known yet: {format_effect(row)}, allowed {format_allowed(row)}"
-        _add_outcome(case, "skipped", row.status.value, reason, numbers)
+        _add_outcome(case, "skipped", outcome_type=row.status.value, message=reason, text=numbers)
     else:
         _add_output(case, "\n".join(filter(None, (_clean(row.reason), numbers))))
     return case
@@ -156,9 +158,9 @@ def _make_arm_cases(arm: str, rows: Sequence[Comparison]) -> tuple[list[ET.Eleme
 
 def _make_health_case(finding: Finding) -> ET.Element:
     """Make the case of a health check: a failure if the check failed; a warning passes, with its text as output."""
-    case = _make_case("health", name_check(finding))
+    case = _make_case(suite="health", name=name_check(finding))
     if finding.level is Level.FAIL:
-        _add_outcome(case, "failure", "health", finding.text, _clean(finding.remedy))
+        _add_outcome(case, "failure", outcome_type="health", message=finding.text, text=_clean(finding.remedy))
     else:
         _add_output(case, _clean(f"{finding.level.value}: {finding.text}"))
     return case

@@ -79,7 +79,9 @@ def escape(text: str, max_characters: int = MAX_SENTENCE) -> str:
     text = _MARKUP.sub(r"\\\g<0>", clean_and_cut(text, max_characters).strip() or "–")
     text = text.replace("<", "&lt;").replace(">", "&gt;")
     text = _MENTION.sub("@&#8203;", text)  # a space of zero width: `@name` notifies nobody
+    # `www.` (its letters are the group 1) becomes `www\.`, and the colon of `://` becomes `\:`.
     text = _LINK.sub(lambda match: f"{match[1]}\\." if match[1] else "\\:", text)
+    # What a list item may start with: digits (group 1, may be none), then a sign (2), or a dot or bracket (3).
     return _LIST_MARKER.sub(lambda match: f"{match[1]}\\{match[2] or match[3]}", text)
 
 

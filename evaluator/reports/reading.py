@@ -55,7 +55,7 @@ def from_json(text: str, origin: str = "the input") -> Verdict:
     """
     plain = _parse(text, origin)
     version = plain.get("schema_version") if isinstance(plain, dict) else None
-    if isinstance(version, bool) or not isinstance(version, int):
+    if isinstance(version, bool) or not isinstance(version, int):  # a bool is an int in Python
         raise InputError(f"{origin} is JSON, but not a verdict: it has no schema_version", hint=HINT)
     if not 1 <= version <= SCHEMA_VERSION:
         raise InputError(
@@ -176,7 +176,7 @@ def _to_verdict(plain: Mapping[str, Any]) -> Verdict:
         judged_at=_time(plain["judged_at"]),
         figures=plain.get("figures"),
         period=WHOLE if period is None else Period(_time(period["from"]), _time(period["to"])),
-        **{key: plain[key] for key in COPIED},
+        **{key: plain[key] for key in COPIED},  # the same in JSON and record
     )
 
 
@@ -190,8 +190,12 @@ def _to_arm(plain: Mapping[str, Any]) -> ArmSummary:
 
 
 def _to_comparison(plain: Mapping[str, Any], policy_metrics: Sequence[Mapping[str, Any]]) -> Comparison:
-    """Make the record of a comparison from its JSON; `policy_metrics`: the policy's metrics, which have its options."""
+    """Make the record of a comparison from its JSON.
+
+    `policy_metrics`: the metrics of the policy in the verdict; the options of a metric are only there.
+    """
     status, effect = MetricStatus(plain["status"]), plain["effect"]
+    # With an effect there were data: the status then means that the rule asks nothing (it has no margin and no limit).
     has_no_data = status is MetricStatus.NO_DATA and effect is None
     # The margin is of the same kind (relative or absolute) as the effect; without an effect the JSON states it.
     margin_kind = effect["kind"] if effect else plain.get("margin_kind", "relative")
@@ -220,7 +224,7 @@ def _to_comparison(plain: Mapping[str, Any], policy_metrics: Sequence[Mapping[st
         p_value=plain["p_value"],
         p_value_adjusted=plain["p_value_adjusted"],
         reason=plain["reason"],
-        view=View(**plain["view"]) if "view" in plain else None,
+        view=View(**plain["view"]) if "view" in plain else None,  # probabilities for people, which decide nothing
     )
 
 

@@ -57,7 +57,7 @@ def _to_plain(verdict: Verdict) -> dict[str, Any]:
         "alpha": verdict.alpha,
         "services": [dataclasses.asdict(service) for service in verdict.release.services],
         "arms": [_arm_to_plain(arm) for arm in evidence.arms],
-        "window": _add_known({"start": window.start, "end": window.end}, {"seconds": seconds}),
+        "window": _add_unless_none({"start": window.start, "end": window.end}, {"seconds": seconds}),
         "incomplete": evidence.incomplete,
         "mode": verdict.mode,
         "override": verdict.override,
@@ -69,7 +69,7 @@ def _to_plain(verdict: Verdict) -> dict[str, Any]:
         "judged_at": verdict.judged_at,
         "metrics": [_comparison_to_plain(comparison) for comparison in evidence.comparisons],
         "health": [
-            _add_known(
+            _add_unless_none(
                 {"check": finding.check, "status": finding.level.value, "text": finding.text},
                 {"void": finding.void or None, "remedy": finding.remedy or None},
             )
@@ -96,16 +96,16 @@ def _arm_to_plain(arm: ArmSummary) -> dict[str, Any]:
         "runs": arm.runs,
     }
     parts = [
-        _add_known(
+        _add_unless_none(
             {"kind": part.kind.value, "rows": part.rows, "failures": part.failures}, {"detail": part.detail or None}
         )
         for part in arm.left_out
     ]
     optional = {"units": arm.units or None, "read": arm.read or None, "left_out": parts if arm.read else None}
-    return _add_known(plain, optional)
+    return _add_unless_none(plain, optional)
 
 
-def _add_known(plain: dict[str, Any], optional: Mapping[str, Any]) -> dict[str, Any]:
+def _add_unless_none(plain: dict[str, Any], optional: Mapping[str, Any]) -> dict[str, Any]:
     """Return `plain` with those keys of `optional` whose value is not None."""
     return plain | {key: value for key, value in optional.items() if value is not None}
 
@@ -148,7 +148,7 @@ def _comparison_to_plain(row: Comparison) -> dict[str, Any]:
         "margin_kind": margin_kind,
         "view": dataclasses.asdict(row.view) if row.view else None,
     }
-    return _add_known(plain, optional)
+    return _add_unless_none(plain, optional)
 
 
 def _canonical(value: Any) -> Any:

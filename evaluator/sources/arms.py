@@ -16,9 +16,10 @@ def interleave(originals: Iterator[str | None], lanes: Lanes, workers: int) -> I
     `originals`: names of classes in the order of spawning; None (no user to spawn now) is passed on. `lanes`: the
     copies of each class by arm and instance. Yields names of copies.
 
-    Users go to the workers in turn, so with a fixed order of arms a worker could get one arm only and its hiccups
-    would look like that arm's. The order is turned by one whenever the pattern of arms and workers repeats. Each
-    class counts its own blocks, so that every instance gets the same mix of classes.
+    Users go to the workers in turn. With a fixed order of arms a worker could get users of one arm only, and its
+    hiccups would look like that arm's. So the order of arms in a block is rotated by one place each time that all
+    combinations of arm and worker have come up, after lcm(arms, workers) users. Each class counts its own blocks, so
+    that every instance gets the same mix of classes.
     """
     blocks_by_class: Counter[str] = Counter()
     spawned = 0  # users so far
@@ -28,7 +29,7 @@ def interleave(originals: Iterator[str | None], lanes: Lanes, workers: int) -> I
             continue
         copies_by_arm = lanes[original]
         arms = len(copies_by_arm)
-        first_arm = spawned // lcm(arms, max(workers, 1))  # the turns of the order so far
+        first_arm = spawned // lcm(arms, max(workers, 1))  # number of rotations so far
         for position in range(arms):
             instance_copies = copies_by_arm[(first_arm + position) % arms]
             yield instance_copies[blocks_by_class[original] % len(instance_copies)]

@@ -310,12 +310,14 @@ def _find_cause(exit_code: int, lines: Sequence[str], *, ended_on_purpose: bool)
 
 
 def _build_command(plan: LoadPlan) -> list[str]:
-    """The command line of Locust, whose users are those of all arms together."""
+    """Build the command line of Locust. The plan's users and spawn rate are those of one arm, Locust's of all arms."""
     arms = len(plan.arms)
     command = [sys.executable, "-m", "evaluator.sources.locust", "-f", str(plan.locustfile)]
+    # Failed requests are data, so they are no error of Locust: its exit code then is 0.
     command += ["--headless", "--only-summary", "--exit-code-on-error", "0"]
     command += ["-u", str(plan.users * arms), "-r", str(plan.spawn_rate * arms), "-t", f"{plan.run_time_s:g}"]
     if plan.processes > 1:
+        # A master on loopback, to which its workers connect; a port of its own lets several loads run at once.
         port = str(free_port())
         command += ["--processes", str(plan.processes), "--master-port", port]
         command += ["--master-bind-host", "127.0.0.1", "--master-bind-port", port]
@@ -347,7 +349,7 @@ def _wait_for_end(
 ) -> tuple[str, str]:
     """Wait until Locust ends, or end it: after the deadline (epoch, s), or as soon as `why_stop` gives a reason.
 
-    Returns what went wrong, and why it was ended early on purpose; both are empty if it ended by itself.
+    Returns what went wrong, and the reason of `why_stop`; both are empty if Locust ended by itself.
     """
     try:
         while process.poll() is None:
@@ -362,6 +364,7 @@ def _wait_for_end(
     except KeyboardInterrupt:
         _end_locust(process)
         return _INTERRUPTED, ""
+    # Locust has ended by itself; some of its workers may still run.
     _kill_group(process)
     return "", ""
 

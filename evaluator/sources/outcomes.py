@@ -156,7 +156,8 @@ def _choose_value_columns(
         raise UnknownName("column in the file", unknown, columns)
     covariates = list(options.covariates)
     outcomes = [_parse_outcome(text, columns) for text in options.outcome_names]
-    # Columns of numbers that may be an outcome or a covariate, although no option names them.
+    # Columns of numbers or booleans ("truth") that may be an outcome or a covariate, although no option names them;
+    # times and row numbers cannot.
     numbers = [
         name
         for name, column in columns.items()
@@ -185,11 +186,15 @@ def _choose_value_columns(
         raise InputError(
             f"an outcome cannot be called '{reserved}'", hint="rename the column, for example with --outcomes-query"
         )
+    # A covariate is used as a number, also if it is only ever 0 or 1.
     return (*outcomes, *(OutcomeColumn(name, "covariate", binary=False) for name in covariates))
 
 
 def _parse_outcome(text: str, columns: dict[str, SourceColumn]) -> OutcomeColumn:
-    """Parse a value of `--outcome`, COLUMN[:binary|numeric]. Raises UnknownName."""
+    """Parse a value of `--outcome`, COLUMN[:binary|numeric]; without a kind, the values decide. Raises UnknownName.
+
+    `columns`: those of the file, by name.
+    """
     if text in columns:
         return OutcomeColumn(text)
     name, _, kind = text.rpartition(":")

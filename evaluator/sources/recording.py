@@ -55,7 +55,7 @@ class Recording:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read what `write` wrote."""
+        """Read the file that `write` wrote."""
         values = json.loads(path.read_text(encoding="utf-8"))
         arms = tuple(Arm(arm["name"], tuple(arm["urls"]), arm["version"]) for arm in values.pop("arms"))
         return cls(**values | {"folder": Path(values["folder"]), "arms": arms})
@@ -78,7 +78,7 @@ class RunManifest:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read what `write` wrote. Raises SourceError."""
+        """Read the file that `write` wrote. Raises SourceError."""
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
@@ -153,9 +153,9 @@ def read_worker_facts(folder: Path) -> tuple[WorkerFacts, ...]:
 def merge_facts(sidecars: Iterable[WorkerFacts], *, workers_expected: int | None = None) -> RunFacts:
     """Sum up the facts of all processes of one run. Facts that no process has stay None or empty.
 
-    `workers_expected` of the caller precedes the number that the leader knows. `read` is given only if every process
-    has ended in order, because a killed process has written requests that it did not count. `users_stopped` is the time
-    when the last process stopped its users.
+    `workers_expected` of the caller precedes the number that the leader knows. `read` (requests of each arm) is given
+    only if every process has ended in order, because a killed process has written requests that it did not count.
+    `users_stopped` is the time when the last process stopped its users.
     """
     processes = tuple(sidecars)
     # The leader is a master, or the only process. A master records no requests.

@@ -95,6 +95,7 @@ class RequestBuffer:
 
         It is called for every request, so everything it needs is bound to local names.
         """
+        # `_values` is one flat list: the values of each request follow those of the request before.
         keep, header, now = self._values.extend, self.header, self.clock
         describe_failure = _name_exception if self.sensitive else _describe_exception
 
@@ -110,7 +111,10 @@ class RequestBuffer:
             url: Any = None,  # noqa: ARG001 - Locust's clients pass it, and a dict for it would cost as much as the rest
             **_: Any,
         ) -> None:
-            """Keep the values of one request; the instance is the context's, else the one in the header."""
+            """Keep the values of one request; the instance is the context's, else that in the response's `header`.
+
+            `now` is the clock; `keep` appends all values to one flat list.
+            """
             status, instance, start = None, None, start_time
             try:
                 if start_time is None:
@@ -162,7 +166,7 @@ class RequestBuffer:
             {
                 **constants,
                 "arm": arms,
-                "instance": _to_texts(instances, arms.to_pylist),
+                "instance": _to_texts(instances, arms.to_pylist),  # else the arm is its only instance
                 "ts": pa.array(starts_us).cast(pa.timestamp("us", tz="UTC")),
                 "endpoint": _join_endpoints(methods, names),
                 "response_time_ms": pa.array(times_ms),
@@ -182,10 +186,10 @@ class RequestBuffer:
         return table if is_row.all() else table.filter(pa.array(is_row))
 
     def identify(self, method: Any, name: Any, context: Any) -> tuple[str, str, str]:
-        """Arm, instance and endpoint of a request without a response, as its row would have them."""
+        """Find arm, instance and endpoint of a request without a response, as its row would have them."""
         mapping = _to_mapping(context)
         arms = self._read_arms([mapping])
-        instances = _to_texts([mapping.get("instance")], arms.to_pylist)
+        instances = _to_texts([mapping.get("instance")], arms.to_pylist)  # else the arm is its only instance
         endpoints = _join_endpoints([method], _cut_to_paths([name]) if self.sensitive else [name])
         return arms[0].as_py(), instances[0].as_py(), endpoints[0].as_py()
 
@@ -309,7 +313,7 @@ def _to_texts(values: list[Any], make_defaults: Callable[[], Iterable[str]]) -> 
     """
     try:
         codes, distinct = _number_values(values)
-        if set(map(type, distinct)) == {str} and all(distinct):
+        if set(map(type, distinct)) == {str} and all(distinct):  # only texts, and none of them is empty
             return pa.DictionaryArray.from_arrays(codes, pa.array(distinct, pa.string()))
     except (pa.ArrowException, TypeError, UnicodeError):
         pass  # a value is of an odd type: cleaned one by one

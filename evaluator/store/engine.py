@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +25,12 @@ _STORAGE_VERSION = "v1.5.0"
 _HOLDER = re.compile(r"held in (?P<process>\S+) \(PID (?P<pid>\d+)\)")
 _FILE = re.compile(r'file \\?"([^"\\]+)\\?"')
 _DISK_FULL = "No space left on device"
+_COUNT_LEFT_BEHIND = """
+SELECT
+    (SELECT count(*) FROM duckdb_databases() WHERE NOT internal AND database_name <> 'memory'),
+    (SELECT count(*) FROM duckdb_tables() WHERE NOT internal)
+"""
+"""Counts of attached files and of tables."""
 _BUSY = ("Could not set lock", "Unique file handle conflict")
 
 
@@ -43,6 +51,61 @@ def open_engine(*, search: Path | None = None, read: Path | None = None) -> Iter
             raise _translate(error) from error
 
 
+class _Reusable:
+    """An engine in memory that can be used again, and its folder for spilling."""
+
+    def __init__(self) -> None:
+        self.spill = tempfile.mkdtemp(prefix="evaluator-")
+        self.engine = duckdb.connect(":memory:")
+        _limit(self.engine, self.spill)
+
+    def is_clean(self) -> bool:
+        """Whether nothing is left of its last use: no attached file and no table."""
+        return self.engine.execute(_COUNT_LEFT_BEHIND).fetchone() == (0, 0)
+
+    def close(self) -> None:
+        self.engine.close()
+        shutil.rmtree(self.spill, ignore_errors=True)
+
+
+_IDLE: list[_Reusable] = []
+"""Engines that wait for their next use."""
+_MAX_IDLE = 4
+
+
+@contextmanager
+def reuse_engine(*, search: Path) -> Iterator[Engine]:
+    """Open a private engine in memory like `open_engine`, but keep it for the next caller: opening takes 12 ms.
+
+    Each caller gets a connection of its own, so temporary tables and registered frames end with it. An engine is kept
+    only if the body raised nothing and left it clean.
+    """
+    reusable = None
+    try:
+        reusable = _IDLE.pop() if _IDLE else _Reusable()
+        with reusable.engine.cursor() as connection:
+            _set_session(connection, search)
+            yield connection
+        if len(_IDLE) < _MAX_IDLE and reusable.is_clean():
+            _IDLE.append(reusable)
+            reusable = None
+    except duckdb.Error as error:
+        raise _translate(error) from error
+    finally:
+        if reusable is not None:
+            reusable.close()
+
+
+def close_idle() -> None:
+    """Close the engines that wait for their next use."""
+    while _IDLE:
+        _IDLE.pop().close()
+
+
+atexit.register(close_idle)
+os.register_at_fork(before=close_idle)  # a child cannot use the engines of its parent
+
+
 def open_shared(path: Path, *, search: Path) -> Engine:
     """Open an engine on the file `path`, read-only. Queries find relative paths in `search`.
 
@@ -58,12 +121,22 @@ def open_shared(path: Path, *, search: Path) -> Engine:
 
 def _configure(engine: Engine, spill: str, search: Path | None) -> None:
     """Limit the memory of an engine, and set the folders for spilling and for relative paths."""
+    _limit(engine, spill)
+    _set_session(engine, search)
+
+
+def _limit(engine: Engine, spill: str) -> None:
+    """Set what holds for all connections of an engine: its memory, and the folder for spilling."""
     engine.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
     engine.execute(f"SET temp_directory = {quote(spill)}")
     engine.execute("SET preserve_insertion_order = false")
-    engine.execute("SET TimeZone = 'UTC'")
+
+
+def _set_session(connection: Engine, search: Path | None) -> None:
+    """Set what holds for one connection: the time zone, and the folder for relative paths."""
+    connection.execute("SET TimeZone = 'UTC'")
     if search is not None:
-        engine.execute(f"SET file_search_path = {quote(search)}")
+        connection.execute(f"SET file_search_path = {quote(search)}")
 
 
 @contextmanager

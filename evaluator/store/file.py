@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from evaluator.errors import StoreError
 from evaluator.segments import data_folder, run_folder
-from evaluator.store.engine import Engine, attach, open_engine, transaction
+from evaluator.store.engine import Engine, attach, reuse_engine, transaction
 
 WAIT_S = 30.0
 """How long (s) to wait for other processes."""
@@ -56,7 +56,7 @@ class StoreFile:
                 raise StoreError(f"the store {self.path} cannot be written while it is read")
             yield engine_for_reading
             return
-        with open_engine(search=self.path.parent) as engine, self.attached(engine, write=write):
+        with reuse_engine(search=self.path.parent) as engine, self.attached(engine, write=write):
             yield engine
 
     @contextmanager

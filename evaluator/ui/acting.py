@@ -15,7 +15,7 @@ from evaluator.errors import EvaluatorError, StoreError
 from evaluator.intents import Preview, find_latest, plan_action, preview_steps, run_worker
 from evaluator.policy import Policy
 from evaluator.records.intents import Action, Approval, AuditRow, Delivery, Intent, Person
-from evaluator.ui.reads import KEYS, Workspace, find_workspace, open_store, read_policy
+from evaluator.ui.reads import CACHE_KEYS, Workspace, find_workspace, open_store, read_policy
 
 NO_WORKER = "EVALUATOR_APP_WORKER"
 """`off` in the environment: the app records intents, and another process executes them."""
@@ -46,7 +46,7 @@ class Forecast:
     """Why the action is not possible; empty if it is."""
 
 
-@st.cache_data(max_entries=64, show_spinner=False, hash_funcs=KEYS)
+@st.cache_data(max_entries=64, show_spinner=False, hash_funcs=CACHE_KEYS)
 def read_intents(workspace: Workspace, release: str | None = None) -> tuple[IntentRecord, ...]:
     """Read the intents of a release (`None`: of all releases) with what belongs to them, the oldest first."""
     control = open_store(workspace).control
@@ -70,7 +70,7 @@ def read_intents(workspace: Workspace, release: str | None = None) -> tuple[Inte
     )
 
 
-@st.cache_data(ttl=PREVIEW_TTL_S, max_entries=32, show_spinner="reading the current values …", hash_funcs=KEYS)
+@st.cache_data(ttl=PREVIEW_TTL_S, max_entries=32, show_spinner="reading the current values …", hash_funcs=CACHE_KEYS)
 def read_forecast(workspace: Workspace, policy: Policy, release: str, action: Action) -> Forecast:
     """Find out what an action would do, with the current values of the systems that its hooks change.
 
@@ -90,13 +90,13 @@ def read_forecast(workspace: Workspace, policy: Policy, release: str, action: Ac
     return Forecast(previews, irreversible)
 
 
-@st.cache_data(max_entries=8, show_spinner="reading the audit trail …", hash_funcs=KEYS)
+@st.cache_data(max_entries=8, show_spinner="reading the audit trail …", hash_funcs=CACHE_KEYS)
 def read_trail(workspace: Workspace) -> tuple[AuditRow, ...]:
     """Read all rows of the audit trail, who did what, the oldest first."""
     return open_store(workspace).control.audit()
 
 
-@st.cache_data(max_entries=8, show_spinner="checking the audit trail …", hash_funcs=KEYS)
+@st.cache_data(max_entries=8, show_spinner="checking the audit trail …", hash_funcs=CACHE_KEYS)
 def verify_trail(workspace: Workspace) -> tuple[str, str]:
     """Check that the audit trail was not changed; returns the hash of its last row, and what is wrong with it.
 
@@ -123,9 +123,10 @@ def start_worker() -> None:
 )
 def _start_thread(workspace: Workspace) -> threading.Thread:
     """Start a worker; the cache calls this once per store and policy, so that all readers share one thread."""
+    stop = threading.Event()  # never set: the thread ends with the process
     worker = threading.Thread(
         target=run_worker,
-        args=(open_store(workspace), partial(read_policy, workspace), threading.Event()),
+        args=(open_store(workspace), partial(read_policy, workspace), stop),
         kwargs={"say": _log.warning},
         daemon=True,
         name="worker",

@@ -84,8 +84,8 @@ def _show_trail(workspace: Workspace, name_filter: str) -> None:
     caption = "who did what"
     shown_rows, download_rows = [], []
     for row in rows[:MAX_ROWS]:
-        release = link("release", row.release, release=row.release) if row.release else ""
-        request = link("promote", row.intent, at=row.intent, release=row.release) if row.intent else ""
+        release = link("release", text=row.release, release=row.release) if row.release else ""
+        request = link("promote", text=row.intent, at=row.intent, release=row.release) if row.intent else ""
         shown_rows.append((mark_up_time(row.at), row.actor, row.event, release, request, row.text))
         texts = (row.actor, row.event, row.release, row.intent, row.text)
         download_rows.append((str(row.number), row.at.isoformat(), *texts, row.hash))
@@ -103,4 +103,5 @@ def _make_row(row: Logged) -> tuple[object, ...]:
         Markup('<code title="{}">{}</code>').format(clean(digest), clean(digest.removeprefix("sha256:")[:12]))
         for digest in (row.policy_hash, row.data_hash)
     )
-    return mark_up_time(row.judged_at), link("release", row.release, release=row.release), word, row.why, *hashes
+    release = link("release", text=row.release, release=row.release)
+    return mark_up_time(row.judged_at), release, word, row.why, *hashes

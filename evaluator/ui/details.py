@@ -70,23 +70,23 @@ def show_history(view: ReleaseView, summaries: Sequence[ReleaseSummary]) -> None
         Markup("<li>{} {} {}</li>").format(
             mark_up_verdict(verdict.word),
             mark_up_time(verdict.judged_at),
-            link("release", f"verdict {index + 1}", release=view.release.id, verdict=index),
+            link("release", text=f"verdict {index + 1}", release=view.release.id, verdict=index),
         )
         for index, verdict in reversed(numbered_verdicts)
     )
     services = {service.name for service in view.release.services}
-    candidates = [
+    rows = [
         (
-            link("release", summary.release.id, release=summary.release.id),
+            link("release", text=summary.release.id, release=summary.release.id),
             mark_up_verdict(summary.verdict),
             mark_up_time(summary.judged_at),
-            link("compare", "with this one", a=summary.release.id, b=view.release.id),
+            link("compare", text="with this one", a=summary.release.id, b=view.release.id),
         )
         for summary in summaries[:50]
         if summary.release.id != view.release.id and services & {service.name for service in summary.release.services}
     ]
-    if candidates:
-        show_table(("candidate", "verdict", "judged", "compare"), candidates, caption="candidates of this service")
+    if rows:
+        show_table(("candidate", "verdict", "judged", "compare"), rows, caption="candidates of this service")
 
 
 def show_method(workspace: Workspace, view: ReleaseView, verdict: Verdict) -> None:

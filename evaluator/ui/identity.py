@@ -68,7 +68,7 @@ def read_claims(claims: Mapping[str, Any], *, asks_each_time: bool = False) -> R
     # A subject that is written as an address is an address that was not verified.
     if "@" in subject and subject != address:
         subject = ""
-    # A name must not pass for a group, or for an account of this machine.
+    # A name must not pass for a group, for an account of this machine, or for everybody (`*`).
     own_names = [name for name in (address, subject) if name and not name.startswith((GROUP, SYSTEM, "*"))]
     groups = claims.get("groups")
     if isinstance(groups, str):
@@ -92,6 +92,7 @@ def is_fresh(reader: Reader, now: float | None = None) -> bool:
     if reader.signed_in_at is None:
         return True  # the OS user has no login
     age_s = (time.time() if now is None else now) - reader.signed_in_at
+    # A little below 0 is possible: the clock of the login provider may be ahead of ours.
     return -CLOCK_S <= age_s <= FRESH_S
 
 

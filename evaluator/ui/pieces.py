@@ -241,7 +241,7 @@ def make_metrics_table(
             heading, chosen = "metric", {"metric": comparison.rule.name, "arm": comparison.arm}
         name = name_row(comparison, with_arm=with_arms)
         name_cell = Markup('{}<span class="reason">{}</span>').format(
-            link("release", name, at=heading, release=release_id, **chosen),
+            link("release", text=name, at=heading, release=release_id, **chosen),
             clean(comparison.reason or comparison.no_data or ""),
         )
         interval = draw_interval(comparison, to_css_color(colors[comparison.arm]))
@@ -253,7 +253,7 @@ def make_metrics_table(
 def mark_up_status(comparison: Comparison) -> Markup:
     """Write the status of a comparison with its mark, coloured."""
     return Markup('<span class="status {}">{}</span>').format(
-        _find_status_class(comparison), mark_status(comparison, "· shown only")
+        _find_status_class(comparison), mark_status(comparison, watched_mark="· shown only")
     )
 
 
@@ -320,7 +320,7 @@ def make_heat_map(heat: HeatMap) -> Markup:
     )
     body = Markup("").join(
         Markup('<tr><th scope="row">{}</th><td>{}</td>{}</tr>').format(
-            link("release", verdict.release.id, release=verdict.release.id),
+            link("release", text=verdict.release.id, release=verdict.release.id),
             mark_up_verdict(verdict.word),
             Markup("").join(_make_heat_cell(verdict.release.id, comparison) for comparison in comparisons),
         )
@@ -342,7 +342,7 @@ def _make_heat_cell(release_id: str, comparison: Comparison | None) -> Markup:
         _find_status_class(comparison),
         write_address("release", at="metric", release=release_id, metric=comparison.rule.name, arm=comparison.arm),
         clean(label),
-        mark_status(comparison, "·").split(" ")[0],  # without its word
+        mark_status(comparison, watched_mark="·").split(" ")[0],  # without its word
         change,
     )
 

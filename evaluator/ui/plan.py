@@ -60,6 +60,7 @@ def show_plan() -> None:
     release_id = None if release == NO_HISTORY else release
     policy = read_policy(workspace, *filter(None, [release_id]))
     goal = _choose_goal(assumed=release_id is None)
+    # Each part is guarded: an error in it leaves the other parts of the page.
     guarded(lambda: _show_plan(workspace, policy, release_id, goal))()
     if release_id:
         guarded(lambda: _show_other_margins(workspace, release_id))()
@@ -179,17 +180,19 @@ def _show_origin(history: History) -> None:
 def _make_gate_row(plan: GatePlan, goal: Goal) -> tuple[str, ...]:
     """Make the cells of a gate for the table of gates.
 
-    In order: its name, its margin, half of its interval, the smallest harm that the test would detect, the chance to
-    detect the regression of the goal, the chance of GO for an unchanged release, the time after which that chance is
-    reached, and the share of the variance that only more instances shrink.
+    In order: its name; its margin; the half-width of its interval; the smallest harm that the test detects with the
+    chance that the goal requires; the chance to detect the harm of the goal, and that harm; the chance of GO for an
+    unchanged release; the time and requests after which that is the chance that the goal requires; and the share of
+    the variance that only more instances shrink.
     """
-    precision = plan.precision
+    precision, smallest_detected = plan.precision, plan.finds
 
     def write_harm(harm: float) -> str:
         """Write a harm as a margin is written: in percent if relative (0.1 = 10 %), else in the metric's unit."""
         return format_margin(Margin(harm, relative=precision.relative), precision.unit)
 
-    go_after = "never"  # with these instances, however long the test is
+    # Infinite: a GO does not get that chance, however long the test is, or with no number of instances.
+    go_after = "never"
     if math.isfinite(plan.go_after_s):
         go_after = f"{format_duration(plan.go_after_s)}, {format_count(round(plan.requests))} requests"
     elif math.isfinite(plan.go_instances):
@@ -198,7 +201,7 @@ def _make_gate_row(plan: GatePlan, goal: Goal) -> tuple[str, ...]:
         name_metric(precision.rule),
         format_margin(precision.rule.margin, precision.unit),
         f"± {write_harm(plan.half_width)}",
-        f"+{write_harm(plan.finds)}" if math.isfinite(plan.finds) else "nothing",
+        f"+{write_harm(smallest_detected)}" if math.isfinite(smallest_detected) else "nothing",
         f"{plan.found_chance:.0%} (+{write_harm(goal.harm(precision))})",
         f"{plan.go_chance:.0%}",
         go_after,
@@ -223,7 +226,7 @@ def _show_other_margins(workspace: Workspace, release_id: str) -> None:
     show_markup(
         "<p>{} was judged {}; with margins × {} it would be {}. Nothing is kept: a margin is changed in the policy, "
         "where others can see it.</p>",
-        link("release", release_id, release=release_id),
+        link("release", text=release_id, release=release_id),
         mark_up_verdict(verdict.word),
         f"{factor:g}",
         mark_up_verdict(with_other_margins.judgement.word),
@@ -262,7 +265,7 @@ def _write_conclusion(report: CalibrationReport) -> str:
     overall = report.overall
     if not overall.judged:
         return "Too little history to know: no stored baseline can be compared with itself."
-    low, high = overall.interval(overall.no_go)
+    low, high = overall.interval(overall.no_go)  # 95 % interval of the share that is NO-GO
     observed = f"{overall.no_go} of {overall.judged} identical releases were NO-GO ({low:.1%} to {high:.1%})"
     sentences = {"cries_wolf": "It raises too many false alarms", "keeps": "False alarms are within the limit"}
     if report.conclusion in sentences:
@@ -275,7 +278,11 @@ def _write_conclusion(report: CalibrationReport) -> str:
 
 
 def _make_tally_row(tally: Tally) -> tuple[str, ...]:
-    """Make the cells of a tally: how halves were made, what was changed in one, and the shares of NO-GO and GO."""
+    """Make the cells of a tally, which counts verdicts on stored data that were split into two halves.
+
+    In order: by what the data were split, what was changed in one half, how many verdicts there are, and the shares
+    that are NO-GO and GO.
+    """
     change = tally.change
     if change.latency:
         regression = f"latency +{change.latency:.0%}"
@@ -285,7 +292,7 @@ def _make_tally_row(tally: Tally) -> tuple[str, ...]:
         regression = "nothing changed"
 
     def write_share(count: int) -> str:
-        """Write `count` of the judged halves as a share with its interval; a dash if none were judged."""
+        """Write `count` as a share of the tally's verdicts with its 95 % interval; a dash without verdicts."""
         if not tally.judged:
             return "–"
         low, high = tally.interval(count)

@@ -64,12 +64,12 @@ class Workspace:
         return write_command(release, policy=path_to_name(self.policy))
 
 
-KEYS: dict[str | type, Callable[[Any], object]] = {
+CACHE_KEYS: dict[str | type, Callable[[Any], object]] = {
     Workspace: lambda workspace: (str(workspace.store), workspace.stamp),
     Policy: lambda policy: (policy.hash, policy.promotion.hash),
 }
 """Keys of the cache: a read is repeated when the store or the policy has changed."""
-KEYS_OF_VERDICT: dict[str | type, Callable[[Any], object]] = {
+CACHE_KEYS_OF_VERDICT: dict[str | type, Callable[[Any], object]] = {
     Workspace: lambda workspace: str(workspace.store),
     Verdict: lambda verdict: (verdict.release.id, str(verdict.judged_at), verdict.data_hash, verdict.policy_hash),
 }
@@ -102,13 +102,13 @@ def read_policy(workspace: Workspace, *releases: str) -> Policy:
 # ------------------------------------------------------------------ all releases
 
 
-@st.cache_data(max_entries=MAX_ENTRIES, show_spinner="reading the releases …", hash_funcs=KEYS)
+@st.cache_data(max_entries=MAX_ENTRIES, show_spinner="reading the releases …", hash_funcs=CACHE_KEYS)
 def read_summaries(workspace: Workspace) -> tuple[ReleaseSummary, ...]:
     """List the releases, the newest first."""
     return open_store(workspace).releases()
 
 
-@st.cache_data(max_entries=8, show_spinner="reading the latest verdicts …", hash_funcs=KEYS)
+@st.cache_data(max_entries=8, show_spinner="reading the latest verdicts …", hash_funcs=CACHE_KEYS)
 def read_latest(workspace: Workspace) -> tuple[Verdict, ...]:
     """Read the latest verdict of each release, the newest release first."""
     return tuple(read_stored(stored) for stored in open_store(workspace).control.latest_verdicts())
@@ -128,7 +128,7 @@ class Logged:
     override: Mapping[str, Any] | None
 
 
-@st.cache_data(max_entries=8, show_spinner="reading the verdicts …", hash_funcs=KEYS)
+@st.cache_data(max_entries=8, show_spinner="reading the verdicts …", hash_funcs=CACHE_KEYS)
 def read_log(workspace: Workspace) -> tuple[Logged, ...]:
     """Read the newest verdicts of all releases, the newest first, each with the first of its reasons."""
     log = []
@@ -167,7 +167,7 @@ class ReleaseView:
         return UnknownName("verdict", verdict_number, [str(known) for known in range(len(self.verdicts))])
 
 
-@st.cache_data(max_entries=MAX_ENTRIES, show_spinner="reading the release …", hash_funcs=KEYS)
+@st.cache_data(max_entries=MAX_ENTRIES, show_spinner="reading the release …", hash_funcs=CACHE_KEYS)
 def read_release(workspace: Workspace, release_id: str) -> ReleaseView:
     """Read a release. Raises UnknownName."""
     store = open_store(workspace)
@@ -196,13 +196,13 @@ def _parse_verdict(text: str) -> Verdict:
 
 
 # Cells are large and never changed: they are shared, not copied for every reader.
-@st.cache_resource(max_entries=8, show_spinner="reading the cells …", hash_funcs=KEYS_OF_VERDICT)
+@st.cache_resource(max_entries=8, show_spinner="reading the cells …", hash_funcs=CACHE_KEYS_OF_VERDICT)
 def read_judgement(workspace: Workspace, verdict: Verdict) -> Judged:
     """Read the cells that a verdict judged, and judge them again by its own policy."""
     return judge_again(open_store(workspace), verdict)
 
 
-@st.cache_data(max_entries=MAX_ENTRIES, show_spinner="drawing …", hash_funcs=KEYS_OF_VERDICT)
+@st.cache_data(max_entries=MAX_ENTRIES, show_spinner="drawing …", hash_funcs=CACHE_KEYS_OF_VERDICT)
 def read_figures(workspace: Workspace, verdict: Verdict, *, newest: bool) -> Mapping[str, Any]:
     """Return the data of the figures of a verdict: those in the store, or computed from the cells that it judged.
 
@@ -240,9 +240,9 @@ class SidePair:
     """`None`: their fingerprints forbid a comparison."""
 
 
-@st.cache_data(max_entries=8, show_spinner="comparing …", hash_funcs=KEYS)
+@st.cache_data(max_entries=8, show_spinner="comparing …", hash_funcs=CACHE_KEYS)
 def read_comparison(workspace: Workspace, policy: Policy, first: ChosenSide, second: ChosenSide) -> SidePair:
-    """Compare two sides if their fingerprints allow it."""
+    """Compare two sides if the fingerprints of their data allow it; if not, `compared` of the result is None."""
     store = open_store(workspace)
     first_side = find_side(store, first.release, first.run, first.arm)
     second_side = find_side(store, second.release, second.run, second.arm)
@@ -251,7 +251,7 @@ def read_comparison(workspace: Workspace, policy: Policy, first: ChosenSide, sec
     return SidePair(first_side, second_side, fingerprint_differences, compared)
 
 
-@st.cache_data(max_entries=MAX_ENTRIES, show_spinner=False, hash_funcs=KEYS)
+@st.cache_data(max_entries=MAX_ENTRIES, show_spinner=False, hash_funcs=CACHE_KEYS)
 def read_arms(workspace: Workspace, release_id: str) -> tuple[str, ...]:
     """Name the arms of a release, the baseline first."""
     data = open_store(workspace).data
@@ -261,13 +261,14 @@ def read_arms(workspace: Workspace, release_id: str) -> tuple[str, ...]:
 # ------------------------------------------------------------------ planning
 
 
-@st.cache_data(max_entries=8, show_spinner="reading the history …", hash_funcs=KEYS)
+@st.cache_data(max_entries=8, show_spinner="reading the history …", hash_funcs=CACHE_KEYS)
 def read_plan_history(
     workspace: Workspace, policy: Policy, release_id: str | None, *, rate_per_s: float, instances: int
 ) -> History:
     """Read what a plan is based on: how precise the stored comparisons of a release and its service were.
 
     `release_id` None: an assumed service with this rate (requests a second) and number of instances, both of each arm.
+    Requests that have not landed yet are not used: a page only reads the store.
     """
     store = open_store(workspace) if release_id else None
     return find_history(store, policy, release_id, rate_per_s=rate_per_s, instances=instances, land=False)
@@ -286,7 +287,7 @@ def read_calibration(workspace: Workspace, policy: Policy, release_id: str | Non
     return _calibrate(workspace, policy, releases)
 
 
-@st.cache_data(max_entries=4, show_spinner="judging identical halves of stored runs …", hash_funcs=KEYS)
+@st.cache_data(max_entries=4, show_spinner="judging identical halves of stored runs …", hash_funcs=CACHE_KEYS)
 def _calibrate(workspace: Workspace, policy: Policy, releases: tuple[str, ...]) -> CalibrationReport:
     """Judge identical halves of the runs of these releases; empty: of all releases."""
     return calibrate_releases(open_store(workspace), releases, policy, splits=SPLITS, land=False)

@@ -63,9 +63,9 @@ def show_release() -> None:
     if release_id is None:
         return
     _show_answer(workspace, release_id)
-    time.sleep(HEAD_START_S)
+    time.sleep(HEAD_START_S)  # the browser shows the answer before the rest of the page arrives
     view = read_release(workspace, release_id)
-    number = read_number(view)
+    number = read_verdict_number(view)
     verdict = read_past_verdict(view, number)
     if verdict is None:
         return
@@ -73,7 +73,7 @@ def show_release() -> None:
     _show_metrics(workspace, view, verdict, number)
     _show_figures(workspace, view, verdict, newest=is_newest)
     show_health(verdict.evidence.findings)
-    guarded(lambda: show_notes(workspace, release_id))()
+    guarded(lambda: show_notes(workspace, release_id))()  # an error in it leaves the rest of the page
     show_queries(verdict)
     show_runs(view)
     show_history(view, read_summaries(workspace))
@@ -93,7 +93,7 @@ def choose_release(summaries: Sequence[ReleaseSummary]) -> str | None:
     return choose("Release", names, "release", names[0])
 
 
-def read_number(view: ReleaseView) -> int | None:
+def read_verdict_number(view: ReleaseView) -> int | None:
     """Read which verdict the address names, by its place in the history, from 0; `None`: the latest.
 
     Raises UnknownName for a number that no verdict has.
@@ -124,9 +124,12 @@ def _show_answer(workspace: Workspace, release_id: str) -> None:
 
 
 def _show_banner(workspace: Workspace, release_id: str) -> None:
-    """Show the verdict with its notes, and a button that shows the whole page again if there is a newer verdict."""
+    """Show the verdict with its notes, and a button that shows the whole page again if there is a newer verdict.
+
+    The banner refreshes by itself; `seen-…` keeps how many verdicts there were when the whole page was last shown.
+    """
     view = read_release(workspace, release_id)
-    verdict = read_past_verdict(view, read_number(view))
+    verdict = read_past_verdict(view, read_verdict_number(view))
     if verdict is None:
         landed = sum(run.landed for run in view.runs)
         problem = f"{clean(release_id)} was not judged yet; {landed:,} requests have landed."

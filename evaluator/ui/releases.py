@@ -70,17 +70,17 @@ def _show_waiting(workspace: Workspace, summaries: Sequence[ReleaseSummary], int
             link("release", text=intent.release, release=intent.release),
             intent.action.label,
             clean(intent.requester),
-            _WAITING_STATES[intent.state],
+            _WAITING_STATES[intent.state],  # in words, what it waits for
             link("promote", text="see the request", at=intent.id, release=intent.release),
         )
         for intent in waiting_intents
     ]
-    for candidate in waiting_releases:
-        next_step = Markup("<code>{}</code>").format(candidate.command) if candidate.command else Markup("")
-        if candidate.promotable:
-            next_step = link("promote", text="see its conditions", release=candidate.release)
-        release_link = link("release", text=candidate.release, release=candidate.release)
-        items.append(Markup("<li><strong>{}</strong> {} {}</li>").format(release_link, candidate.why, next_step))
+    for waiting in waiting_releases:
+        next_step = Markup("<code>{}</code>").format(waiting.command) if waiting.command else Markup("")
+        if waiting.promotable:
+            next_step = link("promote", text="see its conditions", release=waiting.release)
+        release_link = link("release", text=waiting.release, release=waiting.release)
+        items.append(Markup("<li><strong>{}</strong> {} {}</li>").format(release_link, waiting.why, next_step))
     show_list(items)
 
 

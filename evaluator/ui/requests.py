@@ -46,7 +46,7 @@ def show_requests(workspace: Workspace, release: str, reader: Reader) -> None:
 
     @st.fragment(run_every=REFRESH_S if is_under_way else QUIET_REFRESH_S)
     def show_states() -> None:
-        """Show the list; called at each refresh."""
+        """Show the list, at each refresh; once a state has changed, show the whole page again."""
         present_records = read_intents(find_workspace(), release)
         if present_records:
             show_list(_make_item(record) for record in _take_newest(present_records))
@@ -166,7 +166,10 @@ def _show_approval(workspace: Workspace, record: IntentRecord, reader: Reader) -
 
 
 def _show_retry(workspace: Workspace, record: IntentRecord, reader: Reader) -> None:
-    """Show a button that executes the hooks of a failed or unknown intent again, and a form per unknown hook."""
+    """Show a button that executes the hooks of a failed or unknown intent again.
+
+    For each hook whose outcome is unknown, also show a form to state whether it was executed.
+    """
     intent, rules = record.intent, read_policy(workspace, record.intent.release).promotion
     may_retry = may(rules, reader.names, PersonRole.APPROVER) and is_fresh(reader)
     unknown = [delivery for delivery in record.deliveries if delivery.outcome.state is IntentState.UNKNOWN]
@@ -177,7 +180,8 @@ def _show_retry(workspace: Workspace, record: IntentRecord, reader: Reader) -> N
             retry(open_store(workspace), read_policy(workspace, intent.release), reader, intent.id)
             st.rerun()
         for delivery in unknown:
-            _show_resolution(workspace, intent, delivery.position + 1, delivery.hook, reader)
+            hook_number = delivery.position + 1  # from 1
+            _show_resolution(workspace, intent, hook_number, delivery.hook, reader)
 
 
 def _show_resolution(workspace: Workspace, intent: Intent, hook_number: int, hook: str, reader: Reader) -> None:

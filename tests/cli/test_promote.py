@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from evaluator.__main__ import run as run_command
 from evaluator.policy import load_policy
 from evaluator.store import Store
 
@@ -26,20 +28,22 @@ HOOKS = """hooks:
 
 
 @pytest.fixture
-def run(judged_store, tmp_path):
+def run(judged_store, tmp_path, capfd, monkeypatch):
     folder = tmp_path / "place"
     shutil.copytree(judged_store.parent, folder)
+    monkeypatch.chdir(folder)
 
     def call(*arguments, policy=None, **environment):
         if policy is not None:
             (folder / "evaluator.yaml").write_text(policy.replace("HERE", str(folder)))
-        done = subprocess.run(
-            [sys.executable, "-m", "evaluator", *arguments],
-            cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, check=False,
-            env=os.environ | environment,
-        )  # fmt: skip
-        assert "Traceback" not in done.stderr
-        return done.returncode, done.stdout, done.stderr
+        with monkeypatch.context() as patch, Path(os.devnull).open() as nothing:
+            patch.setattr(sys, "stdin", nothing)
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            code = run_command(arguments)
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err
+        return code, out, err
 
     call.folder = folder
     return call

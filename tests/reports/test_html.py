@@ -11,7 +11,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from reporting import HOSTILE, KINDS, find_verdict, write_page
+from reporting import HOSTILE, KINDS, find_verdict, write_pages
 
 from evaluator.errors import InputError, UsageError
 from evaluator.records import VerdictWord
@@ -53,8 +53,9 @@ def verdicts():
 
 
 @pytest.fixture(scope="module")
-def pages():
-    return {name: write_page(name) for name in KINDS}
+def pages(build_once):
+    folder = build_once("pages", write_pages)
+    return {name: (folder / f"{name}.html").read_text(encoding="utf-8") for name in KINDS}
 
 
 @pytest.mark.parametrize("kind", KINDS)

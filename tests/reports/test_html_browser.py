@@ -5,18 +5,15 @@ import shutil
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
-from reporting import write_page
+from reporting import write_pages
 
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 SHOWN = ["no_go", "three_arms", "replicates", "hostile", "bare", "no_data"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("report")
-    for kind in SHOWN:
-        (path / f"{kind}.html").write_text(write_page(kind), encoding="utf-8")
-    return path
+def folder(build_once):
+    return build_once("pages", write_pages)
 
 
 @pytest.fixture(scope="module")

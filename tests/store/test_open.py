@@ -1,14 +1,17 @@
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
+from contextlib import suppress
 
 import duckdb
+import pyarrow as pa
 import pytest
 
 from evaluator.errors import EvaluatorError, StoreBusy, StoreError, UnknownName
 from evaluator.store import Store
-from evaluator.store.engine import attach, open_engine
+from evaluator.store.engine import attach, close_idle, open_engine, reuse_engine
 from evaluator.store.migrations import SCHEMA_VERSION
 
 
@@ -238,3 +241,85 @@ def test_several_reads_share_one_opening_and_nothing_is_written_meanwhile(tmp_pa
     assert len(opened) == 1
     store.control.note("ann", "note", "cart@1", "x")
     assert len(store.control.audit()) == 1
+
+
+# ------------------------------------------------------------------ engines that are used again
+
+
+@pytest.fixture
+def idle():
+    close_idle()
+    yield
+    close_idle()
+
+
+def open_and_name(search):
+    """Settings of an engine, and the number of the tables that it sees."""
+    with reuse_engine(search=search) as engine:
+        return engine.execute(
+            "SELECT current_setting('TimeZone'), current_setting('memory_limit'), current_setting('file_search_path'),"
+            "(SELECT count(*) FROM duckdb_tables())"
+        ).fetchone()
+
+
+def test_an_engine_that_is_used_again_has_nothing_of_its_last_use(idle, tmp_path, monkeypatch):
+    opened = []
+    connect = duckdb.connect
+    monkeypatch.setattr(duckdb, "connect", lambda *path, **options: opened.append(path) or connect(*path, **options))
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        with reuse_engine(search=folder) as engine:
+            engine.execute("SET TimeZone = 'Asia/Tokyo'")
+            engine.execute("CREATE TEMP TABLE rows AS SELECT 1")
+            engine.register("frame", pa.table({"a": [1]}))
+        assert open_and_name(folder) == ("UTC", "488.2 MiB", str(folder), 0)
+        with reuse_engine(search=folder) as engine, pytest.raises(duckdb.CatalogException):
+            engine.execute("FROM frame")
+    assert len(opened) == 1
+
+
+def test_two_at_once_share_nothing(idle, tmp_path):
+    with reuse_engine(search=tmp_path) as one, reuse_engine(search=tmp_path) as other:
+        one.execute("CREATE TABLE mine AS SELECT 1")
+        assert other.execute("SELECT count(*) FROM duckdb_tables()").fetchone() == (0,)
+
+
+def leave_a_table(engine):
+    engine.execute("CREATE TABLE left_behind AS SELECT 1")
+
+
+def leave_a_file_attached(engine):
+    engine.execute("ATTACH 'left.duckdb' AS store")
+
+
+def fail(engine):
+    engine.execute("FROM nowhere")
+
+
+@pytest.mark.parametrize("use", [leave_a_table, leave_a_file_attached, fail])
+def test_an_engine_that_is_not_clean_is_closed(idle, tmp_path, monkeypatch, use):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with suppress(EvaluatorError), reuse_engine(search=tmp_path) as engine:
+        use(engine)
+    assert not list(tmp_path.glob("evaluator-*"))
+    assert open_and_name(tmp_path)[-1] == 0
+    if use is leave_a_file_attached:
+        duckdb.connect("left.duckdb").close()  # nobody keeps it open
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_no_engine_is_there_in_a_child_process(idle, tmp_path):
+    open_and_name(tmp_path)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if open_and_name(tmp_path)[-1] == 0 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_an_engine_leaves_no_folder_at_the_end(tmp_path):
+    code = (
+        "from pathlib import Path; from evaluator.store.engine import reuse_engine\n"
+        f"with reuse_engine(search=Path({str(tmp_path)!r})) as engine: engine.execute('SELECT 1')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"TMPDIR": str(tmp_path)}, check=False)
+    assert (done.returncode, list(tmp_path.iterdir())) == (0, [])

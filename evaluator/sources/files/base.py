@@ -84,14 +84,14 @@ def read_head(path: Path) -> Head:
         top = first_line + text.read(max(_TOP - len(first_line), 0))
     first_character = top.lstrip()[:1]
     if first_character == "<":
-        return Head(path, "xml", top)
+        return Head(path, "xml", top=top)
     if first_character in ("{", "["):
-        return Head(path, "json", top)
+        return Head(path, "json", top=top)
     try:
         column_names = next(csv.reader([first_line], delimiter=find_delimiter(first_line)), [])
     except csv.Error:
         column_names = []  # any text: it may be a log of another tool
-    return Head(path, "csv", top, tuple(name.strip() for name in column_names))
+    return Head(path, "csv", top=top, columns=tuple(name.strip() for name in column_names))
 
 
 def read_table(head: Head) -> Table:
@@ -155,7 +155,7 @@ def _read_csv(path: Path) -> Table:
         reader = csv.reader(lines, delimiter=find_delimiter(header_line))
         try:
             for row in itertools.islice(reader, ROWS_OF_HEAD + 1):
-                rows.append(row)  # noqa: PERF402 what was read before an error stays
+                rows.append(row)  # noqa: PERF402 one by one, so that the rows before an error stay
         except csv.Error:
             # A broken row ends the reading: it is reported with its line when the file lands.
             if len(rows) < 2:
@@ -230,7 +230,8 @@ def build_layout(
     """Build the layout of a table whose format is `name`: which of its columns make which column of a request row.
 
     `columns`: those of the format. `optional`: further ones, used only if the file has them. `column_requests` (of
-    `--column`) override both. Raises InputError if a required column is not known.
+    `--column`) override both. The reader is that of CSV; other formats replace it. Raises InputError if a required
+    column is not known.
     """
     requested = {request.target: map_column(request, table.header, table.typical) for request in column_requests}
     present = (column for column in optional if column.sources[0] in table.header)
@@ -240,12 +241,13 @@ def build_layout(
     if missing:
         raise InputError(f"{table.path} has no column '{missing[0]}'", hint=_list_columns(table))
     failed = column_by_target["failed"]
+    # "filled": the text of a failure, which is empty if there was none. An error status (the second source) makes the
+    # request a failure even without a text.
     if failed.kind == "filled" and len(failed.sources) == 1 and "status_code" in column_by_target:
-        # An answer with an error status is a failure, even if the text of the failure is empty.
         status_sources = column_by_target["status_code"].sources
         column_by_target["failed"] = replace(failed, sources=(*failed.sources, *status_sources))
     ordered = tuple(column_by_target[target] for target in TARGETS if target in column_by_target)
-    return FileLayout(name, "csv", ordered, table.delimiter, table.header)
+    return FileLayout(name, reader="csv", columns=ordered, delimiter=table.delimiter, header=table.header)
 
 
 def _list_columns(table: Table) -> str:

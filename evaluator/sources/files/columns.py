@@ -61,10 +61,10 @@ def parse_columns(texts: Sequence[str]) -> tuple[ColumnRequest, ...]:
 
 
 def map_column(request: ColumnRequest, header: Sequence[str], typical: Mapping[str, object]) -> ColumnMap:
-    """Make the mapping of one column from a `--column`.
+    """Map a column of the request row to the column of the file that the option `--column` names for it.
 
-    `header`: columns of the file; `typical`: a typical value of each, by which the unit of `ts` is determined if the
-    request has none. Raises UnknownName where the file has no such column.
+    `header`: columns of the file; `typical`: column → a typical value, which shows the unit of `ts` (seconds,
+    milliseconds, …) if the request has none. Raises UnknownName where the file has no such column.
     """
     # SOURCE is a column, or several joined by `+`.
     sources = (request.source,) if request.source in header else tuple(request.source.split("+"))

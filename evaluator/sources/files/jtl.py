@@ -48,7 +48,10 @@ def _build_layout(head: Head, column_requests: Sequence[ColumnRequest], *, trans
 
 
 def _build_csv_layout(head: Head, column_requests: Sequence[ColumnRequest], *, transactions: bool) -> FileLayout:
-    """The layout of a CSV, whose transactions are recognised by JMeter's message, whichever other columns it saves."""
+    """Build the layout of a CSV, in which JMeter's message shows a transaction, whichever other columns it has.
+
+    `transactions`: transactions are judged as requests, instead of their samples.
+    """
     table = read_table(head)
     layout = _build_table_layout(table, column_requests)
     others: tuple[OtherRows, ...] = ()
@@ -61,6 +64,7 @@ def _build_csv_layout(head: Head, column_requests: Sequence[ColumnRequest], *, t
             f"{head.path} has no column 'responseMessage', by which transactions are recognised",
             hint="let JMeter save it: jmeter.save.saveservice.response_message=true",
         )
+    # A redirect or embedded file has a row after its request, with the label of the request and `-0`, `-1`, …
     sub_results = SubResults("label", "threadName" if "threadName" in table.header else "")
     return replace(
         layout,
@@ -71,7 +75,10 @@ def _build_csv_layout(head: Head, column_requests: Sequence[ColumnRequest], *, t
 
 
 def _build_xml_layout(head: Head, column_requests: Sequence[ColumnRequest], *, transactions: bool) -> FileLayout:
-    """The layout of XML, which is rewritten as a table whose column KIND says why a row is not a request."""
+    """Build the layout of XML, which is rewritten as a table whose column KIND says why a row is not a request.
+
+    `transactions`: transactions are judged as requests, instead of their samples.
+    """
     rows_by_kind = {
         kind: OtherRows(kind, (Condition(KIND, "is", (kind.value,)),), DETAIL)
         for kind in (LeftOutKind.SUMMARY, LeftOutKind.PART, LeftOutKind.OTHER_KIND)
@@ -97,6 +104,7 @@ def _build_table_layout(table: Table, column_requests: Sequence[ColumnRequest]) 
     """Map the columns that CSV and XML have in common. Raises InputError."""
     require(table, _COLUMNS, "a JMeter result file")
     # Of each column of a request row: its name, the columns of the file, how it is made of them, and its unit.
+    # "false": false is a failure.
     columns = (
         ColumnMap("ts", ("timeStamp",), "instant", determine_instant_unit(table.typical.get("timeStamp"))),
         ColumnMap("endpoint", ("label",), "text"),

@@ -172,6 +172,7 @@ class _JtlParser:
     """Collects each sample when its element ends."""
 
     def __init__(self, path: Path) -> None:
+        """Prepare to parse a file; `path`: its name in errors."""
         self.path = path
         self.rows: list[_Row] = []
         """Rows of the elements that have ended, until `take` takes them."""
@@ -212,9 +213,10 @@ class _JtlParser:
         raise InputError(f"{self.path}:{line}: a document type is not allowed; JMeter writes none")
 
     def _start_element(self, name: str, attributes: dict[str, str]) -> None:
-        """Open an element: the root, a sample or transaction, an unknown element in the place of one, or any other.
+        """Push an element with its role on the stack of open elements.
 
-        Samples have usual names, or the attributes of a sample. Other elements describe a sample.
+        Roles: root; sample or transaction, each with its row; unknown (in the place of a sample); other (describes a
+        sample). An element is a sample by its name, or by its attributes.
         """
         parent = self._open[-1] if self._open else None
         looks_like_sample = len(_SAMPLE_ATTRIBUTES & attributes.keys()) > 1  # whatever its name
@@ -226,7 +228,7 @@ class _JtlParser:
             row: _Row = {column: attributes.get(key) for key, column in _ATTRIBUTES.items()}
             row |= {"failureMessage": message, KIND: "", DETAIL: "", LINE: self._current_line()}
             if any(element.role in ("sample", "unknown") for element in self._open):
-                row[KIND] = LeftOutKind.PART  # it is inside of a sample
+                row[KIND] = LeftOutKind.PART  # inside of a sample: a redirect, an embedded file
             elif is_transaction:
                 row[KIND] = LeftOutKind.SUMMARY
             self._open.append(_Element("transaction" if is_transaction else "sample", row))

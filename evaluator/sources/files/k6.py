@@ -62,7 +62,7 @@ def _build_layout(head: Head, column_requests: Sequence[ColumnRequest]) -> FileL
             )
         time_unit = determine_instant_unit(table.typical.get(time))
     endpoint_columns = tuple(name for name in ("name", "url") if name in table.header)
-    # A point of http_req_duration is written when the request has ended.
+    # A point of http_req_duration is written when the request has ended, so it began its duration earlier ("ended").
     # Of each column of a request row: its name, the columns of the file, how it is made of them, and its unit.
     columns = (
         ColumnMap("ts", (time, value), "ended", time_unit),
@@ -82,7 +82,8 @@ def _build_layout(head: Head, column_requests: Sequence[ColumnRequest]) -> FileL
 
 
 def _map_failed(table: Table) -> ColumnMap:
-    """How a failure is recognised: by k6's tag `expected_response`, by the status, or by both if the file has both."""
+    """Map the column `failed` from k6's tag `expected_response`, the status, or both if the file has both."""
+    # "unexpected": false is a failure, and without a value the status decides. "false": false is a failure.
     has_expected, has_status = "expected_response" in table.header, "status" in table.header
     if has_expected and has_status:
         return ColumnMap("failed", ("expected_response", "status"), "unexpected")
@@ -101,7 +102,8 @@ def _list_other_rows(table: Table, metric: str, value: str) -> tuple[OtherRows, 
     def is_one_of(*names: str) -> Condition:
         return Condition(metric, "is", names)
 
-    # Each entry: kind, conditions, column that names the point, and how failures among these points are recognised.
+    # Each entry: kind, conditions (all must hold), column that names the point, and how failures among these points are
+    # recognised: "zero" and "nonzero" name the numbers that are a failure.
     failed_by_status = ColumnMap("failed", ("status",), "nonzero") if "status" in table.header else None
     return (
         OtherRows(None, (is_one_of(*_DESCRIBING),)),

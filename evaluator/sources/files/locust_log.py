@@ -30,6 +30,7 @@ def _build_layout(head: Head, column_requests: Sequence[ColumnRequest]) -> FileL
     table = read_table(head)
     require(table, _COLUMNS, "a request log of Locust")
     # Of each column of a request row: its name, the columns of the file, how it is made of them, and its unit.
+    # "filled": a text, or a status of 400 and above, is a failure. An HTTP method without both leaves it unknown.
     columns = (
         ColumnMap("ts", ("timestamp",), "instant", "s"),
         ColumnMap("endpoint", ("request_type", "name"), "text"),

@@ -38,7 +38,13 @@ def plan_landing(
         raise UsageError(f"--from {start:%Y-%m-%dT%H:%M:%SZ} is not before --to", hint="swap them")
     column_requests = parse_columns(columns)
     files = [
-        FilePlan(str(path), arm, number, recognise(path, format, column_requests), sensitive=sensitive)
+        FilePlan(
+            path=str(path),
+            arm=arm,
+            number=number,
+            layout=recognise(path, format, column_requests),
+            sensitive=sensitive,
+        )
         for arm, paths in arms.items()
         for number, path in enumerate(expand_files(paths, arm))
     ]

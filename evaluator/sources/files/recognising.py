@@ -46,22 +46,30 @@ def recognise(path: Path, format: str, column_requests: Sequence[ColumnRequest])
         refuse_aggregates(head)
     name = _find_claiming_format(head) if format == "auto" else format  # empty: no format claims the file
     can_read = name != "" and head.file_type in SOURCES[name].file_types
-    # A file that only the general format would read, or none, may be of a tool whose files cannot be imported.
-    if not can_read or name == head.file_type:
-        refuse_other_tools(head)
-    if not can_read:  # refused, except for CSV or Parquet that no format claims
-        if name == "parquet":
-            raise InputError(f"{path} is not a Parquet file", hint="leave --format out to have it recognised")
-        if head.file_type == "xml":
-            refuse_xml(head)
-        if head.file_type == "json":
-            refuse_json(head)
-        if name and head.file_type == "csv":
-            raise InputError(
-                f"{path} is not a file of format '{name}'", hint="leave --format out to have it recognised"
-            )
-        name = head.file_type  # the general format: csv or parquet
+    # The general formats have the names of the types that they read: csv and parquet.
+    is_general = name == head.file_type
+    if is_general or not can_read:
+        refuse_other_tools(head)  # it may be of a tool whose files cannot be imported
+    if not can_read:
+        _refuse_unreadable(head, name)
+        name = head.file_type
     return SOURCES[name].build_layout(head, column_requests)
+
+
+def _refuse_unreadable(head: Head, format_name: str) -> None:
+    """Refuse a file that its format cannot read, unless it is CSV or Parquet that the general format can read.
+
+    `format_name`: as the user named it; empty if no format claims the file. Raises InputError.
+    """
+    hint = "leave --format out to have it recognised"
+    if format_name == "parquet":
+        raise InputError(f"{head.path} is not a Parquet file", hint=hint)
+    if head.file_type == "xml":
+        refuse_xml(head)
+    if head.file_type == "json":
+        refuse_json(head)
+    if format_name and head.file_type == "csv":
+        raise InputError(f"{head.path} is not a file of format '{format_name}'", hint=hint)
 
 
 def _find_claiming_format(head: Head) -> str:

@@ -89,7 +89,7 @@ def arrange_files(plan: LandingPlan, times: Sequence[FileTimes]) -> FileRuns:
     arms = [_group_files(name, [span for span in times if span.file.arm == name]) for name in arm_names]
     arms_with_several_files = [arm for arm in arms if len(arm.files) > 1]
     warnings = list(_find_shifts(arms))
-    if not arms_with_several_files:
+    if not arms_with_several_files:  # one run, of one file of each arm
         return FileRuns((tuple(span.file for span in times),), doubts=tuple(warnings))
     if plan.files_are is None:
         _refuse_doubt(arms, arms_with_several_files)
@@ -157,8 +157,12 @@ def _refuse_doubt(arms: Sequence[_ArmRuns], arms_with_several_files: Sequence[_A
 
 
 def _find_runs_declared_as_parts(arms: Sequence[_ArmRuns]) -> Iterator[str]:
-    """Point out arms whose files look like repeated runs, but are declared to be parts of one run."""
+    """Point out arms whose files look like repeated runs, but are declared to be parts of one run.
+
+    Yields a sentence for each such arm. `arms`: as their files look, before the declaration.
+    """
     for arm in arms:
+        # Each group of files looks like a run; where the times do not show that clearly, `doubt` has the reason.
         if len(arm.groups) > 1 and not arm.doubt:
             how = "lie apart in time" if arm.in_time else "each count their times from the start of a test"
             yield f"the files of {arm.name} {how}, like repeated runs, but are taken as parts of one run"
@@ -170,8 +174,8 @@ def _find_runs_declared_as_parts(arms: Sequence[_ArmRuns]) -> Iterator[str]:
 def _group_files(name: str, files: Sequence[FileTimes]) -> _ArmRuns:
     """Group the files of one arm into runs: files that overlap or touch are one run, files that lie apart are several.
 
-    Times that count from the start of a test cannot show this: then each file is a run. What is not clear becomes the
-    `doubt` of the result.
+    Times that count from the start of a test cannot show this: then each file is a run. The first thing that is not
+    clear becomes the `doubt` of the result.
     """
     if counts_from_start(files[0].last_request):
         return _ArmRuns(name, tuple(_Group((span,)) for span in files), in_time=False)
@@ -281,6 +285,7 @@ def _find_contradictions(arms: Sequence[_ArmRuns]) -> Iterator[str]:
         if not (arm.in_time and other_arm.in_time):
             continue
         for group in arm.groups:
+            # Several runs of one arm during one of another: the files of the latter may be of several runs.
             overlapping_runs = sum(_ran_together(group, other_group) for other_group in other_arm.groups)
             if overlapping_runs > 1:
                 yield f"one run of {arm.name} lasts as long as {overlapping_runs} of {other_arm.name}"

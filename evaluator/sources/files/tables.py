@@ -19,7 +19,7 @@ def _build_csv_layout(head: Head, column_requests: Sequence[ColumnRequest]) -> F
     table = read_table(head)
     requested = {column_request.target for column_request in column_requests}
     unrequested = (ColumnRequest(name, name) for name in TARGETS if name in table.header and name not in requested)
-    return build_layout("csv", table, (), (*column_requests, *unrequested))
+    return build_layout("csv", table, columns=(), column_requests=(*column_requests, *unrequested))
 
 
 def _build_parquet_layout(head: Head, column_requests: Sequence[ColumnRequest]) -> FileLayout:

@@ -10,8 +10,8 @@ from evaluator.sources.locust import Recorder
 
 
 def main() -> None:
-    """Run Locust's own command; it reads `sys.argv`."""
-    Recorder()
+    """Run Locust's own command, which reads `sys.argv`, and record its requests."""
+    Recorder()  # registers with Locust
     command: Any = locust.main.main
     command()
 

@@ -90,11 +90,11 @@ class OpenRequests:
         # This is called for every request, so it packs and unpacks as little as possible.
         @wraps(original)
         def request(session: Any, method: Any, url: Any, *arguments: Any, **options: Any) -> Any:
-            # Calls the client's own method, and keeps the call in `calls` meanwhile.
+            # Calls the client's own method, `original`, and keeps the call in `calls` meanwhile.
             key = id(options)  # the dict of this call; its id is unique while the call lasts
             calls[key] = now(), session, method, url, arguments, options
             try:
-                if options or arguments:
+                if options or arguments:  # most calls have none: then there is nothing to unpack
                     response = original(session, method, url, *arguments, **options)
                 else:
                     response = original(session, method, url)
@@ -117,11 +117,13 @@ class OpenRequests:
 
         @wraps(original)
         def leave_block(response: Any, error_class: Any, error: Any, trace: Any) -> Any:
-            call = self._calls.pop(vars(response).get(_KEY, 0), None)  # None: the call has ended before the block
+            # Replaces the method `__exit__` of a response, `original`. `error` None: the block raised nothing.
+            # Only the call of a streamed response has a key and lasts until here; else `call` is None.
+            call = self._calls.pop(vars(response).get(_KEY, 0), None)
             is_handled = original(response, error_class, error, trace)
             # Locust reports a request whose block raised nothing, or had set the outcome before.
             if error_class is not None and not is_handled and getattr(response, "_manual_result", None) is None:
-                if call and isinstance(error, _STOPPED):
+                if call and isinstance(error, _STOPPED):  # the end of the user cut off a streamed body
                     self._record_broken_call(call, error)
                 else:
                     self._leave_out_answered(response, error)
@@ -146,7 +148,7 @@ class OpenRequests:
             self._buffer.leave_out(arm, LeftOutKind.OTHER_KIND, _describe_missing_event(error), failed=True)
 
     def _leave_out_answered(self, response: Any, error: BaseException) -> None:
-        """Leave out a request that was answered, but whose `with` block ended with an exception, as Locust does.
+        """Count an answered request as left out whose `with` block ended with `error`: Locust does not report it.
 
         It failed, unless the exception only ended the user or the task: then the status of the response decides.
         """
@@ -161,22 +163,23 @@ class OpenRequests:
 
     def _describe(self, call: _Call) -> InFlight:
         """A call as a request in flight: what it is, when it was sent (epoch, s), its age (s) at the stop or now."""
-        began, now = call[0], time.perf_counter()
+        began, *_ = call
+        now = time.perf_counter()
         end = now if self._stopped is None else self._stopped
         sent_s = time.time() - (now - began)  # `began` is of a clock that does not count from 1970
         return InFlight(*self._identify(call), round(sent_s, 6), round(max(end - began, 0.0), 6))
 
     def _identify(self, call: _Call) -> tuple[str, str, str]:
-        """Arm, instance and endpoint of a call, as Locust's client would report them."""
+        """Find arm, instance and endpoint of a call, as Locust's client would report them at its end."""
         _, session, method, url, arguments, options = call
         try:
             client_signature = next(known for cls, known in self._signatures.items() if isinstance(session, cls))
             parameters = client_signature.bind(session, method, url, *arguments, **options).arguments
         except TypeError:
-            parameters = {"method": method, "url": url, **options}  # a call that the client itself refuses
+            parameters = {"method": method, "url": url, **options}  # a call with arguments that the client refuses
         name = parameters.get("name") or session.request_name or _derive_name(session, parameters)
         context = parameters.get("context") or {}
-        with contextlib.suppress(Exception):  # code of a locustfile; only its context is lost
+        with contextlib.suppress(Exception):  # code of a locustfile may fail; only its context is lost
             context = {**session.user.context(), **context} if session.user else context
         return self._buffer.identify(parameters.get("method"), name, context)
 
@@ -192,6 +195,7 @@ def _derive_name(session: Any, parameters: Mapping[str, Any]) -> Any:
     # HttpSession names a request by the path that it really sends, including the query.
     prepared = requests.PreparedRequest()
     try:
+        # `kwargs`: the options of the call that the client's signature does not name.
         full_url = url if absolute_http_url_regexp.match(url) else f"{session.base_url}{url}"
         prepared.prepare_url(full_url, merge_setting(parameters.get("kwargs", {}).get("params"), session.params))
     except (requests.RequestException, TypeError, ValueError):

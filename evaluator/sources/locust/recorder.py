@@ -169,7 +169,7 @@ class _Process:
     def __init__(
         self, environment: Environment, runner: Runner, recording: Recording | None, parent_pid: int | None
     ) -> None:
-        """Prepare to record; `recording` None: the options say what; `parent_pid`: it is ended with this process."""
+        """Prepare to record by `recording` (None: by the options); this process ends with `parent_pid`, if not None."""
         self.environment, self.runner = environment, runner
         self.given_recording = recording
         """Settings of `evaluator load`; None: made from the options when a run starts."""
@@ -196,7 +196,7 @@ class _Process:
         self.users_seen: float | None = None
         """When users were last seen running."""
         self.clock_offsets_s: dict[str, float] = {}
-        """On a master: worker → how far its clock is behind."""
+        """On a master: worker → how far its clock is behind (s)."""
         self.lags_ms: list[float] = []
         self.cpu = psutil.Process()
         self.running = False
@@ -254,7 +254,7 @@ class _Process:
             self.recording.folder.mkdir(parents=True, exist_ok=True)
             if self.role != "master":
                 self.writer = SegmentWriter(self.recording.folder, self.worker)
-            if self.role != "worker" and not self.given_recording:
+            if self.role != "worker" and not self.given_recording:  # `evaluator load` describes its run itself
                 self._write_manifest(self.recording)
             self.facts.write(self.recording.folder)
         except OSError as error:
@@ -290,7 +290,7 @@ class _Process:
         manifest.write(recording.folder)
 
     def _on_all_spawned(self, user_count: int, **_: Any) -> None:
-        """Note the users of each arm once all requested users run; with several steps, at the largest number.
+        """Note the users of each arm once all requested users run; if the load has several steps, at the largest step.
 
         A worker sees its own users only, so this is left to the master.
         """
@@ -325,7 +325,7 @@ class _Process:
         self.running = False
 
     def _close(self) -> None:
-        """Write the last requests and facts of the run, and mark the facts as complete."""
+        """Write the last requests and facts of the run, and mark the facts as complete unless an error stopped it."""
         self._flush()
         self.facts.ended = time.time()
         self.facts.closed = not self.facts.stopped_by
@@ -395,7 +395,7 @@ class _Process:
                 self._write_facts()
 
     def _flush(self) -> None:
-        """Write the requests that wait in the buffer; without a segment to write to, drop them."""
+        """Write the requests that wait in the buffer to the segment; without one (after an error), drop them."""
         if not len(self.buffer):
             return
         recording = self.recording
@@ -424,7 +424,7 @@ class _Process:
             self.users = self._sum_by_arm(self.runner.user_classes_count)
 
     def _sum_by_arm(self, counts: Mapping[str, int]) -> Counter[str]:
-        """Sum the users of classes (by name) over the classes of each arm."""
+        """Sum the users of classes (by name) for each arm; a class without an arm of its own has that of the buffer."""
         users: Counter[str] = Counter()
         for class_name, count in counts.items():
             users[self.arm_by_class.get(class_name) or self.buffer.arm] += count
@@ -437,7 +437,7 @@ class _Process:
         facts.in_flight = self.open_requests.list_in_flight()
         if self.lags_ms:
             facts.loop_lag_ms = round(float(np.percentile(self.lags_ms, 99)), 3)
-        if self.role == "local":
+        if self.role == "local":  # masters and workers set `counted` by the reports of the workers
             # With --reset-stats Locust's own count begins again after the start.
             facts.counted = None if self.environment.reset_stats else self.environment.stats.total.num_requests
             facts.workers_expected, facts.clock_offset_s = 1, 0.0  # no other process, so no other clock
@@ -467,7 +467,7 @@ class _Process:
     def _end_orphan(self) -> None:
         """End this process, whose parent has ended: in order if the load was over, else as an interrupted run."""
         if self.running and self.facts.users_stopped is not None:
-            # Locust's leader does not wait for users who stop slowly (--stop-timeout); the load was over by then.
+            # The leader waited neither for users who stop slowly (--stop-timeout) nor for a report of their requests.
             self.facts.counted = (self.facts.counted or 0) + self.environment.stats.total.num_requests
             self._close()
             os._exit(0)
@@ -481,7 +481,7 @@ class _Process:
         os._exit(COULD_NOT_RECORD)
 
     def _on_report(self, data: Mapping[str, Any], **_: Any) -> None:
-        """Add up the requests that a worker reports to its master; worker and master both count them."""
+        """Add up the requests since the last report of a worker, in the report `data`; worker and master both do so."""
         self.facts.counted = (self.facts.counted or 0) + int(data["stats_total"]["num_requests"])
         if self.role == "worker" and self.facts.ended is not None:
             self._write_facts()  # the last report comes after the end of the run
@@ -490,7 +490,7 @@ class _Process:
         self.users = Counter(msg.data)
 
     def _on_clock(self, msg: Any, **_: Any) -> None:
-        """Compare a worker's clock with ours: of all its messages, the smallest offset, as each also took some time."""
+        """Compare a worker's time, sent in `msg`, with ours; the smallest offset counts, as each message takes time."""
         offset_s = time.time() - float(msg.data["at"])
         known_offset_s = self.clock_offsets_s.get(msg.node_id, offset_s)
         self.clock_offsets_s[msg.node_id] = min(offset_s, known_offset_s, key=abs)

@@ -70,21 +70,25 @@ def _copy_user(cls: type[User], arm: Arm, url: str, release: str) -> type[User]:
 
 
 def _shape_all_arms(shape: LoadTestShape, copies: Mapping[str, Any], arms: int) -> None:
-    """Let a load shape count its users for each of `arms` arms, as `--users` does, and name the copied classes.
+    """Let the numbers of a load shape be users of one arm, as `--users` is: `arms` times as many are spawned.
 
-    `copies`: name of a class → for each arm → its copies. A shape with `use_common_options` uses `--users` anyway.
+    Where the shape restricts the classes of users, their copies take the place of the classes. `copies`: name of a
+    class → for each arm → its copies.
     """
-    if shape.use_common_options:
+    if shape.use_common_options:  # the shape takes its numbers from `--users`, which is multiplied already
         return
     original_tick: Callable[[], Any] = shape.tick
 
     def tick_all_arms() -> Any:
-        """Return what the shape wants now: users, users spawned a second and, if it restricts them, their classes."""
+        """Return what the shape wants now, for all arms together; None once the shape has ended.
+
+        It is a tuple: users, users spawned a second and, if the shape restricts the classes of users, those classes.
+        """
         target = original_tick()
-        if target is None:  # the shape has ended
+        if target is None:
             return None
         users, spawn_rate, *further = target
-        classes = further[0] if further else None  # the shape may restrict the classes of users
+        classes = further[0] if further else None
         class_copies = [copy for cls in classes or () for arm_copies in copies[cls.__name__] for copy in arm_copies]
         totals = users * arms, spawn_rate * arms
         return (*totals, class_copies) if class_copies else totals
@@ -101,10 +105,11 @@ class PairedDispatcher(UsersDispatcher):
     def new_dispatch(
         self, target_user_count: int, spawn_rate: float, user_classes: list[type[User]] | None = None
     ) -> None:
-        """Start to spawn users up to a number, in steps of one user (or several) for every arm."""
+        """Start to spawn users up to a number, in steps that hold the same number of users of every arm."""
         super().new_dispatch(target_user_count, spawn_rate, user_classes)
         arms = len(next(iter(self.lanes.values())))
-        users_per_step = max(self._user_count_per_dispatch_iteration // arms, 1) * arms  # as many for every arm
+        # Locust's own step, rounded down to a multiple of the number of arms; the pause between steps follows from it.
+        users_per_step = max(self._user_count_per_dispatch_iteration // arms, 1) * arms
         self._user_count_per_dispatch_iteration = users_per_step
         self._wait_between_dispatch = users_per_step / spawn_rate
 
@@ -112,10 +117,12 @@ class PairedDispatcher(UsersDispatcher):
         return interleave(self._choose_originals(), self.lanes, len(self._worker_nodes))
 
     def _choose_originals(self) -> Iterator[str | None]:
-        """Choose the user class of each next block, without end: by weight, as Locust's own dispatcher does.
+        """Choose, without end, the class of the next users (one of every arm): by weight, as Locust's dispatcher does.
 
-        Classes with `fixed_count` come first, whenever Locust asks for them, until so many of their users run.
+        Yields the name of an original class. Classes with a `fixed_count` come first, whenever Locust asks for them by
+        setting `_try_dispatch_fixed`, until so many of their users run on each arm.
         """
+        # Locust names the copies of the classes that it wants; these are the originals of the copies.
         requested = {cls.__name__ for cls in self._user_classes}
         classes = [
             cls
@@ -128,7 +135,7 @@ class PairedDispatcher(UsersDispatcher):
                 self._try_dispatch_fixed = False
                 missing_by_class = {}  # counted for all classes before one of them is spawned
                 for cls in classes:
-                    if cls.fixed_count:  # users on the first arm; the others have as many
+                    if cls.fixed_count:  # counted on the first arm; the others have as many users
                         copies_of_first_arm = self.lanes[cls.__name__][0]
                         running = sum(self._get_user_current_count(name) for name in copies_of_first_arm)
                         missing_by_class[cls.__name__] = cls.fixed_count - running

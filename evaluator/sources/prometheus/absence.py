@@ -34,7 +34,7 @@ def find_impossible(
     list_matches_anywhere: Callable[[], Sequence[Labels]] = lambda: (),
     list_series_of_others: Callable[[], Sequence[Labels]] = lambda: (),
 ) -> str:
-    """Explain why a query can match nothing on an arm, whatever happens there; empty if it can, or if it is not known.
+    """Explain why a query can match nothing on an arm, whatever happens there; empty if it can, or may be able to.
 
     `arm_series`: labels of the series that the query's metric has on the arm. Two lists are fetched only if they are
     needed, and cover a longer time: `list_matches_anywhere`, the series on any arm that match the query, and
@@ -50,14 +50,16 @@ def find_impossible(
     for matcher in list_matchers(query):
         label = matcher.label
         values = {labels[label] for labels in arm_series if label in labels}  # that the label has on the arm
-        # Where one status code was seen, any other may appear, so these values are possible, too.
+        # A vocabulary is a set of values that belong together, such as the status codes of HTTP. Where some of them
+        # were seen, any other may appear.
         vocabularies = [vocabulary for vocabulary in _VOCABULARIES if values and values <= vocabulary]
         if any(matcher.fits(value) for value in values.union(*vocabularies)):
-            continue
+            continue  # this condition can be met
         shown = join_some(sorted(values))
         if not list_matches_anywhere():
             return f"no series of {metric} ever had {matcher.text}; on {arm} its {label} is {shown}"
-        # A value that no other arm ever had may be this arm's name for the value in the query.
+        # Another arm had the value of the query. A value that none of them ever had may be this arm's name for it;
+        # without such a value, that of the query may still appear on this arm.
         unseen = values - {labels[label] for labels in list_series_of_others() if label in labels}
         if unseen:
             return (
@@ -81,7 +83,7 @@ def find_form(answer: Answer, list_series_by_name: Callable[[], Sequence[Labels]
         return ""
     if any("vmrange" in series.labels for series in answer.series):
         return "VictoriaMetrics' buckets (vmrange)"
-    if len(answer.sent) > _CLASSIC_QUERIES:  # the query after those asks for a native histogram
+    if len(answer.sent) > _CLASSIC_QUERIES:  # a further query was sent, which asks for a native histogram
         return "native"
     if any(series.part == "bucket" for series in answer.series):
         return "classic"

@@ -219,9 +219,10 @@ class Prometheus:
         return self._why_impossible[key]
 
     def _look_back(self, query: Query, arm: str, window: _Range) -> str:
-        """Explain why a query without series can match nothing on an arm, by the series of the seven days before.
+        """Explain why a query that found nothing in `window` can match nothing on an arm.
 
-        Returns an empty text if it can; a sentence also if the server does not answer this.
+        It asks for the series of the window, and of the days before it (LOOK_BACK). Returns a sentence, or an empty
+        text if the query can match something. If the server does not answer, the sentence says that this is not known.
         """
 
         def list_series_of(arm_name: str, period: _Range) -> list[Labels]:
@@ -245,7 +246,10 @@ class Prometheus:
             return f"whether it could find anything on {arm} is not known: {error.message}"
 
     def _fetch_part(self, answer: Answer, part: Part, query_text: str, window: _Range, on_progress: Progress) -> Answer:
-        """Fetch one part of an answer by a query that is ready to send; returns the answer with its series added."""
+        """Fetch one part of an answer by a query that is ready to send.
+
+        Returns the answer with the series added, and with the numbers of samples that were read or left out.
+        """
         collected = Collected(part, self.options)
         replies = list(self._query_windows(query_text, window, collected, on_progress))
         collected_series = collected.series((window.start_ms, window.end_ms))
@@ -307,7 +311,7 @@ class Prometheus:
         """Send a query for one window of `span` after another, and add the samples to `collected`.
 
         A first short window shows how many series there are and how long an answer is, from which the length of the
-        others follows. Yields the rest of each answer: its warnings, notes and size.
+        others follows. Yields of each answer what is not samples: its warnings, notes and size.
         """
         step_ms = self.options.step_s * 1000
         if metric_name(query_text):  # empty for an expression
@@ -363,7 +367,7 @@ class Prometheus:
             result = self._client.custom_query(sent_text, {"time": f"{window.end_ms / 1000:.3f}"})
         else:
             result = self._client.custom_query_range(query_text, window.start, window.end, str(self.options.step_s))
-        reply = self._session.reply
+        reply = self._session.reply  # of the last answer: what the client does not return
         if reply.kind != "matrix":
             raise SourceError(
                 f"{sent_text} gives a {reply.kind}, not series over time", hint="write a query that gives series"
@@ -377,6 +381,7 @@ def _find_real_step(answer: Answer, step_s: float) -> float:
     """The real interval of samples (s): the median of the series' medians, but at least the step of the policy."""
     series_times = [series.ts_ms for series in answer.series if series.ts_ms.size > 2]
     medians_s = [float(statistics.median(ts_ms[1:] - ts_ms[:-1])) / 1000 for ts_ms in series_times]
+    # Rounded to whole seconds, as times of samples vary by milliseconds; the given step if no series has three samples.
     return max(step_s, round(statistics.median(medians_s) if medians_s else step_s))
 
 

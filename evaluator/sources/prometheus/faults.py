@@ -112,6 +112,7 @@ def check_answer(url: str, response: requests.Response, query: str | None) -> di
 
 def _read_json(url: str, body: bytes, status: int) -> dict[str, Any]:
     """Read an answer as JSON, with the samples of each series as arrays. Raises SourceError for anything else."""
+    # The samples are most of an answer. They are read apart from its JSON, where a number takes their place.
     skeleton, samples = lift_samples(body)
     was_collecting = gc.isenabled()
     gc.disable()  # the garbage collector would scan all samples repeatedly, for most of the time
@@ -119,7 +120,6 @@ def _read_json(url: str, body: bytes, status: int) -> dict[str, Any]:
         answer = json.loads(skeleton)
         for series in answer["data"]["result"] if samples else ():
             if "values" in series:
-                # The skeleton has the number of the series in the place of its samples.
                 series["values"] = samples[series["values"]]
     except (ValueError, KeyError, TypeError, IndexError):  # also if something other than series had samples
         answer = None

@@ -41,6 +41,7 @@ def look_around(server: Prometheus) -> Surroundings:
     for set_name, metrics in QUERY_SETS.items():
         query = str(metrics[0].get("failures") or metrics[0]["query"])  # a ratio has `failures` and `requests`
         metric = metric_name(query.replace("$selector,", "").replace("$selector", ""))
+        # Labels in the conditions of the query, without those of `$selector`.
         label_names = re.findall(r"([a-z_]+)\s*[=!]~?", query.partition("{")[2])
         series = server.labels_of(metric, start, end) if metric in metric_names else []
         fitting = [labels for labels in series if all(label in labels for label in label_names)]

@@ -93,7 +93,10 @@ class PrometheusSource(Section):
     @field_validator("selectors")
     @classmethod
     def _check_selectors(cls, value: dict[str, str]) -> dict[str, str]:
-        """Refuse selectors (arm → label matchers) without baseline, that are no matchers, or equal for two arms."""
+        """Refuse selectors (arm → label matchers) without baseline, that are no matchers, or equal for two arms.
+
+        The messages continue the name of the key, `selectors`.
+        """
         if "baseline" not in value:
             raise ValueError("must have the arm baseline")
         for arm, selector in value.items():
@@ -113,6 +116,7 @@ class PrometheusSource(Section):
     @field_validator("queries")
     @classmethod
     def _check_set_names(cls, value: list[str]) -> list[str]:
+        """Refuse the name of a set of queries that does not exist."""
         for name in value:
             if name not in QUERY_SETS:
                 raise ValueError(UnknownName("set of queries", name, QUERY_SETS).message)
@@ -124,6 +128,7 @@ class PrometheusSource(Section):
         """Refuse a header for secrets (Authorization, …) whose value does not name an environment variable."""
         for name, text in value.items():
             if SECRET_HEADERS.search(name) and not OF_SOURCES.pattern.search(text):
+                # The message continues the name of the key, `headers`.
                 raise ValueError(f"of {name} must name an environment variable, such as ${{TOKEN}}: no secrets here")
         return value
 

@@ -38,7 +38,7 @@ class Matcher:
 
 
 def list_matchers(text: str) -> tuple[Matcher, ...]:
-    """The conditions of a plain query, without those of `$selector`.
+    """List the conditions on labels of a query NAME{CONDITIONS}, without those of `$selector`; none for an expression.
 
     >>> list_matchers('x{$selector,code=~"5.."}')
     (Matcher(label='code', operator='=~', value='5..'),)

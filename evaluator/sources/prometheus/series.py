@@ -97,6 +97,7 @@ class Collected:
         servers are duplicates.
         """
         start_ms, end_ms = window_ms
+        # Samples are collected by the labels, the part of the histogram and the upper bound (`le`) of the bucket.
         series_by_key: dict[tuple[Key, Part, float], Series] = {}
         duplicates = repeated = outside = 0
         for (key, part, le), pieces in self.samples.items():
@@ -124,7 +125,10 @@ class Collected:
     def _make_series(
         self, labels: Mapping[str, str], part: Part, le: float, ts_ms: IntArray, values: FloatArray
     ) -> Series:
-        """Make a series with the instance and the endpoint that its labels name; empty for a label that is missing."""
+        """Make a series with the instance and the endpoint that its labels name; empty for a label that is missing.
+
+        `le`: upper bound of a bucket, NaN for any other part. `ts_ms`, `values`: times and values of its samples.
+        """
         options = self.options
         endpoint = labels.get(options.endpoint_label, "") if options.endpoint_label else ""
         shown_labels = {name: value for name, value in labels.items() if name not in ("le", "__name__")}

@@ -22,7 +22,7 @@ def account_for_rows(
     panels: Mapping[str, Panel | None],
     others: Sequence[LeftOut],
 ) -> tuple[ArmRows, ...]:
-    """Account for the rows of every arm.
+    """Count the rows of every arm that were read, those that are judged, and those left out, by reason.
 
     Args:
         cells: Everything that has landed for the period that is judged.
@@ -80,7 +80,7 @@ def find_cut_rows(cells: Cells, part: Cells) -> tuple[LeftOut, ...]:
 
 
 def _add_left_out(account: ArmRows, left_out_before: Sequence[LeftOut]) -> ArmRows:
-    """Add the rows of the account's arm that were left out before, and sum up the rows of equal kind and detail.
+    """Add rows of the same arm that were left out before the account was made; sum up rows of equal kind and detail.
 
     Rows whose arm is unknown ("") are added to the account of each arm. Kinds are in the order of `LeftOutKind`.
     """
@@ -97,10 +97,11 @@ def _add_left_out(account: ArmRows, left_out_before: Sequence[LeftOut]) -> ArmRo
 
 
 def _account_for_pair(cells: Cells, warm_up: WarmUp, panel: Panel | None, candidate: int) -> tuple[ArmRows, ArmRows]:
-    """Account for the rows of the baseline and of the candidate, whose arm has the code `candidate`.
+    """Count the rows of baseline and candidate that were read, those that are judged, and those left out, by reason.
 
     A row is left out for the first reason that applies: it is of the warm-up, of a run that only one of both arms has,
-    or without a counterpart in the other arm. `panel` has what is compared; `None`: nothing can be.
+    or without a counterpart in the other arm. `panel` has what is compared; `None`: nothing can be. `candidate` is the
+    code of its arm in `cells`. Returns the account of the baseline, then that of the candidate.
     """
     moments, runs = cells.moments, len(cells.runs)
     first_by_run = np.array([warm_up.first_bucket.get(run, BEFORE_ALL) for run in range(runs)], dtype=np.int64)
@@ -131,6 +132,7 @@ def _account_for_pair(cells: Cells, warm_up: WarmUp, panel: Panel | None, candid
         not_in_panel = read - warm - lone - unmatched[arm] - judged[arm]
         name = cells.arms[arm_code]
         unmatched_rows, unmatched_failures = unmatched[arm].tolist()
+        # A single run is no replicate.
         lone_kind = LeftOutKind.LONE_REPLICATE if runs > 1 else LeftOutKind.NO_COUNTERPART
         # Each with its rows and how many of these failed.
         parts = (

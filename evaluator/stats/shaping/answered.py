@@ -42,9 +42,9 @@ Identity = tuple[frozenset[tuple[str, str]], str, str, str, str]
 
 
 def stitch(answers: Sequence[Answer]) -> list[JoinedAnswers]:
-    """Join all adjacent or overlapping answers of one query and arm, in the order of time.
+    """Join the answers of one query and arm that have no long gap between them, in the order of time.
 
-    A gap of more than `MOST_STEPS_APART` steps between two answers begins the next `JoinedAnswers`.
+    A gap of more than `MOST_STEPS_APART` steps (scrape intervals) between two answers begins the next `JoinedAnswers`.
     """
     chains: list[list[Answer]] = []
     for answer in sorted(answers, key=lambda answer: (answer.start, answer.end)):
@@ -163,6 +163,7 @@ def count_shared(all_joined: Sequence[JoinedAnswers], baseline: str) -> list[int
     Expressions drop labels: so series of an expression with the same labels are the same only if they name an instance
     and have equal values at all times, and if the values vary. The count of an answer of the baseline is 0.
     """
+    # Query → labels (with instance, endpoint, part and bound) → the baseline's series with them.
     baseline_tracks: dict[Query, dict[Identity, list[Track]]] = {}
     for joined in all_joined:
         if joined.arm == baseline:
@@ -182,7 +183,10 @@ def count_shared(all_joined: Sequence[JoinedAnswers], baseline: str) -> list[int
 
 
 def _has_same_values(track: Track, reference: Track) -> bool:
-    """Does a track of a named instance vary, and equal the reference at all times?"""
+    """Is a track the same series as `reference`: does it name an instance, vary, and have equal values at all times?
+
+    Values that never vary may be equal by chance, and so may those of different instances that are not named.
+    """
     return (
         bool(track.series.instance)
         and bool(np.ptp(track.values))
@@ -219,9 +223,9 @@ def find_drops(all_joined: Sequence[JoinedAnswers]) -> Drops:
 
 
 def find_spans(joined: JoinedAnswers) -> Spans:
-    """Return the intervals, each (start, end) in ms, in which the samples of all tracks together have no gap.
+    """Return the intervals, each (start, end) in ms, in which the samples of all series together have no gap.
 
-    A gap is longer than `MOST_STEPS_APART` steps.
+    A gap is longer than `MOST_STEPS_APART` steps. A track is a series with its samples.
     """
     times_ms = np.unique(np.concatenate([track.ts_ms for track in joined.tracks]))
     # Indices in `times_ms`: the last sample before each gap, then the first and the last sample of each interval.

@@ -19,8 +19,9 @@ def bin_limits_ms(last: int, grid_ms: float) -> FloatArray:
     """
     grid_us = grid_ms * 1000
     edges = bin_edges_us(0, last)
-    edges[0] = 0.0
-    # Reduced a little before rounding up, so that rounding errors do not move an edge at a multiple to the next one.
+    edges[0] = 0.0  # the first bin contains all shorter times
+    # The first multiple of the step in each bin. The edges are reduced a little before rounding up, so that rounding
+    # errors do not move an edge at a multiple to the next one.
     first_multiple = np.ceil(edges / grid_us * (1 - 1e-12))
     limits = (first_multiple - 0.5) * grid_us
     limits[0] = 0.0
@@ -39,4 +40,5 @@ def mean_logs(last: int, grid_ms: float) -> FloatArray:
     width = np.diff(limits)
     # The integral of log t is t · log t - t, whose difference over the width is that of t · log t, less 1.
     rise = np.diff(limits * np.log(np.where(limits > 0, limits, 1.0)))
+    # A bin of width 0 gets 1 - 1.
     return np.divide(rise, width, out=np.ones_like(width), where=width > 0) - 1

@@ -22,7 +22,7 @@ def choose_widths(n: FloatArray, bucket_s: int) -> IntArray:
     `n` are requests, shape (2, endpoints, slots). Returns the widths in buckets, shape (endpoints,), at most 5 minutes.
     """
     expected_in_bucket = n.sum(axis=2).min(axis=0) / n.shape[2]  # of the smaller arm, by endpoint
-    widest = 1  # in buckets: a power of two
+    widest = 1  # in buckets: the largest power of two within the limits of time and of `ALIGNED`
     while widest * 2 * bucket_s <= MAX_BLOCK_S and widest < ALIGNED:
         widest *= 2
     needed = EXPECTED_IN_BLOCK / np.maximum(expected_in_bucket, 1e-9)
@@ -32,18 +32,20 @@ def choose_widths(n: FloatArray, bucket_s: int) -> IntArray:
 
 
 def number_strata(widths: IntArray, endpoint: IntArray, slot: IntArray, slot_block: IntArray, blocks: int) -> Index:
-    """Number the stratum (endpoint × time block) of each row of `InstanceRows`.
+    """Number the stratum (endpoint × time block) of each row in the counts of single instances (`InstanceRows`).
+
+    These rows are counted by blocks of `BLOCK_BUCKETS` buckets; a time block is one or several of them.
 
     Args:
-        widths: Block width of each endpoint in buckets, shape (endpoints,), or `WHOLE_RUN`. Instances are counted by
-            blocks of `BLOCK_BUCKETS` buckets, so their time blocks are at least as long.
+        widths: Length of the time blocks of each endpoint in buckets, shape (endpoints,), or `WHOLE_RUN`; less than
+            `BLOCK_BUCKETS` counts as one block.
         endpoint: Endpoint of each row, shape (rows,).
-        slot: Block slot of each row, shape (rows,).
+        slot: Block slot (a block of a run that has data) of each row, shape (rows,).
         slot_block: run · `blocks` + block of each block slot, shape (slots,).
         blocks: Possible blocks of a run.
 
     Returns:
-        An index whose `codes` are the strata of the rows.
+        An index of the strata, whose `codes` are the strata of the rows.
     """
     width_in_blocks = np.where(widths == WHOLE_RUN, blocks, np.maximum(1, widths // BLOCK_BUCKETS))
     run, block = np.divmod(slot_block, blocks)

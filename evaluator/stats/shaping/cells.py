@@ -70,10 +70,10 @@ def recode(cells: Cells, **codes: IntArray) -> Cells:
 
 
 def coarsen(cells: Cells) -> Cells:
-    """Make the blocks of `cells` its buckets, so that `bins` are exact for any selection of instances.
+    """Make the blocks of `cells` its buckets, and take its histograms (`bins`) from those of single instances.
 
-    The histograms come from `instance_bins`, which has a row for each instance and block. Rows that now have equal keys
-    are not added up.
+    Only `instance_bins` has histograms of each instance, and it has them by block. After a selection of instances, its
+    rows are exact, but those of `bins` still contain all instances. Rows that now have equal keys are not added up.
     """
     rows = cells.instance_bins
     return replace(
@@ -95,6 +95,7 @@ def add_up(rows: Summed) -> Summed:
     bin_first = sorted(key_columns, key=lambda name: name != "bin")
     # The sorted order of the rows, and where in this order each new key begins.
     order, starts = group_rows(np.stack([getattr(rows, name) for name in bin_first]))
+    # `SUMMED`: the columns that are merged. All others are the key.
     columns: dict[str, Any] = {name: getattr(rows, name)[order[starts]] for name in key_columns}
     for field in fields(rows):
         if field.name in SUMMED:

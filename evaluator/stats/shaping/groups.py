@@ -36,7 +36,10 @@ class Groups:
         return self.sum(values[..., None])[..., 0]
 
     def pick(self, chosen: BoolArray) -> Groups:
-        """Keep the groups where `chosen` (groups,) is true, and number them from 0 in the same order."""
+        """Keep the groups where `chosen` (groups,) is true, and number them from 0 in the same order.
+
+        Endpoints of the other groups are then in no group (-1).
+        """
         new_number = np.where(chosen, np.cumsum(chosen) - 1, -1)
         # The last element is for endpoints without a group: their -1 is the index of the last element.
         new_number = np.append(new_number, -1)

@@ -57,7 +57,7 @@ def sort_bins(
     key = bins.astype(np.int16)
     key *= 2
     key += cell >= baseline_cells
-    if (key[1:] < key[:-1]).any():
+    if (key[1:] < key[:-1]).any():  # not sorted yet
         order = np.argsort(key, kind="stable")
         key, n, cell = key[order], n[order], cell[order]
     # All keys up to the candidate's of the last bin, and the key after it, where the rows end.
@@ -72,7 +72,7 @@ def sum_by_cell(bins: SortedBins, values: FloatArray, cells: int) -> FloatArray:
     `values` has the shape (bins,), with at least all bins in use; `cells` is the number of cells. Returns shape
     (cells,).
     """
-    sizes = bins.sizes
+    sizes = bins.sizes  # number of rows in each bin; rows are in the order of bins
     weights = np.repeat(values[: sizes.size], sizes)
     weights *= bins.n
     return np.asarray(np.bincount(bins.cell, weights=weights, minlength=cells), float)

@@ -68,9 +68,10 @@ class InstanceRows:
     """Number of strata."""
 
     def before(self, block: int, widths: IntArray) -> InstanceRows:
-        """Return the rows of a panel of one run that lie before the block with this number.
+        """Return the rows (instance × block × endpoint) of a panel of one run that lie before the block of this number.
 
-        `widths` are the block widths of the earlier panel, shape (endpoints,). They define the strata of its rows.
+        `widths` are the lengths of the time blocks of the earlier panel in buckets, shape (endpoints,). They define the
+        strata (endpoint × time block) of its rows. Numbers of instances and rows of the histogram do not change.
         """
         slots = int(np.searchsorted(self.slot_block, block))  # how many block slots lie before
         earlier = np.flatnonzero(self.slot < slots)
@@ -80,7 +81,7 @@ class InstanceRows:
         strata = number_strata(
             widths, earlier_columns["endpoint"], earlier_columns["slot"], self.slot_block, self.blocks
         )
-        earlier_columns["stratum"] = strata.find(strata.codes)
+        earlier_columns["stratum"] = strata.find(strata.codes)  # numbered from 0 among the strata that occur
         return replace(self, **earlier_columns, totals=totals, slots=slots, strata=strata.size)
 
 
@@ -153,12 +154,13 @@ class Panel:
 
         `None` if an arm had no data before it.
         """
+        # Offsets of slots are buckets that are counted from `origin`.
         slots = int(np.searchsorted(self.offset, bucket - self.origin))
         if not slots or not (self.n[:, :, :slots].sum(axis=(1, 2)) > 0).all():
             return None
         # Copies, not views: sums then equal, to the last bit, those of the time when no more data had landed.
         n, failures = (np.ascontiguousarray(values[:, :, :slots]) for values in (self.n, self.failures))
-        # Fewer data may need wider blocks.
+        # Fewer data may need wider blocks. If the arms did not overlap, a block is the whole run, as before.
         widths = choose_widths(n, self.bucket_s) if all(self.paired.values()) else self.widths
         run, offset = self.run[:slots], self.offset[:slots]
         return replace(
@@ -177,18 +179,22 @@ class Panel:
     def by_cell(self, counts: FloatArray) -> FloatArray:
         """Reshape counts of each cell of `bins`, (..., 2 · endpoints · stride), to (..., 2, endpoints, slots).
 
-        The cells may contain later slots than the panel; these are dropped.
+        `stride`: slots of each endpoint in `bins`. In a panel that was cut to an earlier time, these contain later
+        slots as well, which are dropped.
         """
         shape = (*counts.shape[:-1], 2, len(self.endpoints), self.stride)
         return counts.reshape(shape)[..., : self.slots]
 
     def block_sum(self, values: FloatArray) -> FloatArray:
-        """Sum `values` (..., endpoints, slots) over each endpoint's blocks; each slot gets the sum of its block."""
-        if self.has_fine_blocks:
+        """Sum `values` (..., endpoints, slots) over each endpoint's blocks; each slot gets the sum of its block.
+
+        A block is some successive slots; how many depends on the endpoint. Returns the shape of `values`.
+        """
+        if self.has_fine_blocks:  # each block is a single slot
             return values
         sums_of_slots = np.empty_like(values)
-        for width, starts in self.block_starts.items():
-            has_width = self.widths == width
+        for width, starts in self.block_starts.items():  # width of blocks → first slot of each block
+            has_width = self.widths == width  # the endpoints with blocks of this width
             sums_of_blocks = np.add.reduceat(values[..., has_width, :], starts, axis=-1)
             slots_in_block = np.diff(np.append(starts, self.slots))
             sums_of_slots[..., has_width, :] = np.repeat(sums_of_blocks, slots_in_block, axis=-1)
@@ -247,12 +253,12 @@ def build_counted_panel(
         counted: What is counted for each arm; `counted.arms[0]` is the baseline.
         candidate: Name of the candidate arm.
         endpoint: Only this endpoint; `None`: all.
-        whole_runs: Whether each block of time is a whole run, so that levels are standardised over whole runs.
+        whole_runs: Whether the arms are compared over whole runs, and not in blocks of time.
 
     Returns:
         The panel; `None` if the arms have no usable bucket in common.
     """
-    usable = find_usable(counted, candidate, endpoint, None)
+    usable = find_usable(counted, candidate, endpoint, first_bucket=None)
     if usable is None:
         return None
     usable_rows, paired = usable
@@ -263,7 +269,7 @@ class _PanelBuilder:
     """Numbers slots, endpoints, instances and blocks of the usable rows, and builds the arrays of a panel."""
 
     def __init__(self, counted: Counted, paired: dict[int, bool]) -> None:
-        """Number everything that occurs in `counted`, whose rows are all usable.
+        """Number the slots, blocks, endpoints and instances that occur in `counted`, whose rows are all usable.
 
         `paired`: run code → did its arms overlap in time?
         """
@@ -281,6 +287,7 @@ class _PanelBuilder:
         # Each `Index` numbers those of its possible keys that occur: slots (bucket of a run), block slots (block of a
         # run), endpoints, and at last the rows of `InstanceRows` (arm × instance × block × endpoint).
         runs, block = len(counted.runs), counted.bucket // BLOCK_BUCKETS
+        # `number_buckets` has two more numbers for each run: one for buckets before it, one for buckets after it.
         self.slots = Index(number_buckets(counted.run, counted.bucket, self.base, self.span), runs * (self.span + 2))
         self.block_slots = Index(self._number_blocks(counted.run, block), runs * (self.blocks + 2))
         self.endpoints = Index(counted.endpoint, len(counted.endpoints))
@@ -324,9 +331,10 @@ class _PanelBuilder:
             summed = np.bincount(self.cell_of_row, weights=values, minlength=int(np.prod(self.shape)))
             return np.asarray(summed, float).reshape(self.shape)
 
-        # Run, and bucket within the run, of each slot: the reverse of `number_buckets`.
+        # Run, and bucket within the run, of each slot: the reverse of `number_buckets`, which numbers a bucket as
+        # run · (span + 2) + bucket + 1.
         run, offset = self.slots.keys // (self.span + 2), self.slots.keys % (self.span + 2) - 1
-        position = np.zeros(run.size)
+        position = np.zeros(run.size)  # of each slot within its run, 0 to 1
         for run_code in distinct(run):
             of_run = run == run_code
             since_start = offset[of_run] - offset[of_run].min()
@@ -359,7 +367,11 @@ class _PanelBuilder:
         )
 
     def _build_instance_rows(self, widths: IntArray) -> InstanceRows:
-        """Add up the rows of each instance × block × endpoint; `widths` are block widths, shape (endpoints,)."""
+        """Add up the rows of each instance × block × endpoint.
+
+        `widths` are the lengths of time blocks in buckets, shape (endpoints,): they define the stratum (endpoint × time
+        block) of each row. A block slot is a block of a run that has data.
+        """
         counted, index = self.counted, self.instance_rows
         row = index.find(index.codes)  # row of the result to which each row of `counted` is added
 
@@ -390,7 +402,7 @@ class _PanelBuilder:
             totals={name: sum_by_row(values) for name, values in counted.totals.items()},
             instance_arm=instance_arm,
             names=tuple(counted.instances[key % len(counted.instances)] for key in instances.keys),
-            histogram=np.arange(index.size),
+            histogram=np.arange(index.size),  # the histogram has the same rows
             histogram_rows=index.size,
             slot_block=slot_block,
             blocks=self.blocks,
@@ -405,6 +417,8 @@ class _PanelBuilder:
         """
         has_other_arms = len(cells.arms) > 2
         both_arms = (0, cells.arms.index(candidate))
+        # Each row of a histogram belongs to a cell of the panel (arm × endpoint × slot), or of the panel's table of
+        # instances; the cells of the baseline come first.
         bins = sort_bins(
             cells.bins,
             self._find_cells_of_bins(cells),
@@ -419,9 +433,11 @@ class _PanelBuilder:
             of_both_arms=np.isin(instance_bins.arm, both_arms) if has_other_arms else None,
         )
         grid_ms = cells.grid_us / 1000
+        # Mean logarithm of the times (ms) in each bin, shape (bins,).
         mean_log_of_bin = mean_logs(max(bins.last, row_bins.last), grid_ms)
 
         def name_totals(totals: Mapping[str, FloatArray], log_time_ms: FloatArray) -> dict[str, FloatArray]:
+            """Convert counted sums to the totals of a panel, and add the sums of logarithms."""
             return {"time_ms": totals["time_us"] / 1000, "bytes": totals["bytes"], "log_time_ms": log_time_ms}
 
         row_totals = name_totals(panel.rows.totals, sum_by_cell(row_bins, mean_log_of_bin, panel.rows.n.size))

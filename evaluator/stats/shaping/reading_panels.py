@@ -153,8 +153,8 @@ def build_mean_panel(view: ReadingView, arm: str, query: Query, scale: float, en
 def build_share_panel(view: ReadingView, arm: str, query: Query, le: float, endpoint: str | None) -> Panel | None:
     """Build the panel of a share of a histogram: observations are counted, and those above the bound `le` fail.
 
-    A histogram counts the observations up to a bound: those above it are all observations less these. `None` if the
-    arms have no usable bucket in common.
+    A histogram counts the observations up to a bound: those above it are all observations less these. `arm` is the
+    candidate; `endpoint=None`: all endpoints. `None` if the arms have no usable bucket in common.
     """
     increases = view.readings.total
     count_rows, bucket_rows = view.find(query, COUNT), view.find(query, BUCKET)
@@ -191,10 +191,12 @@ def build_rate_panel(view: ReadingView, arm: str, query: Query, scale: float, en
     """Build the panel of a counter's rate: seconds of instances are counted, and increases summed up.
 
     The rate is the ratio of both sums. An instance has a series for each endpoint, and all cover the same seconds:
-    these are counted once, but the increases of all series are added. `scale` converts the unit of the query to that of
-    the metric. `None` if the arms have no usable bucket in common.
+    these are counted once, but the increases of all series are added. `arm` is the candidate; `scale` converts the unit
+    of the query to that of the metric; `endpoint=None`: all endpoints. `None` if the arms have no usable bucket in
+    common.
     """
     readings, rows = view.readings, view.find(query, VALUE, endpoint)
+    # One row of each run × arm × instance × bucket, and the number of this group for each row.
     representative_rows, group = group_by_instance(view, rows)
     seconds = np.zeros(representative_rows.size)
     np.maximum.at(seconds, group, readings.seconds[rows])  # counted once: the largest of the group
@@ -210,8 +212,8 @@ def build_rate_panel(view: ReadingView, arm: str, query: Query, scale: float, en
 def build_gauge_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
     """Build the panel of a gauge's mean: samples are counted, and their values summed up.
 
-    `arm` is the candidate; `scale` converts the unit of the query to that of the metric. `None` if the arms have no
-    usable bucket in common.
+    `arm` is the candidate; `scale` converts the unit of the query to that of the metric; `endpoint=None`: all
+    endpoints. `None` if the arms have no usable bucket in common.
     """
     readings, rows = view.readings, view.find(query, VALUE, endpoint)
     return build_panel(
@@ -227,10 +229,11 @@ def build_peak_panel(view: ReadingView, arm: str, query: Query, scale: float, en
     """Build the panel of a gauge's peaks: in each minute, the largest sample of each instance counts as one value.
 
     A minute is rounded up to whole buckets. `arm` is the candidate; `scale` converts the unit of the query to that of
-    the metric. `None` if the arms have no usable bucket in common.
+    the metric; `endpoint=None`: all endpoints. `None` if the arms have no usable bucket in common.
     """
     rows = view.find(query, VALUE, endpoint)
     buckets_per_minute = math.ceil(MINUTE_S / view.readings.bucket_s)
+    # One row of each run × arm × instance × minute, and the number of this group for each row.
     representative_rows, group = group_by_instance(view, rows, buckets_per_minute)
     peaks = np.full(representative_rows.size, -np.inf)
     np.maximum.at(peaks, group, view.readings.peak[rows] * scale)
@@ -249,25 +252,28 @@ def build_trend_panel(view: ReadingView, arm: str, query: Query, scale: float, e
 
     A panel compares the sum of its values, divided by its counts. With (t - t̄)(y - ȳ) as values and (t - t̄)² as counts,
     this ratio is the least-squares slope of the samples y over the time t. The means t̄, ȳ are those of each instance
-    in each run. `scale` converts the unit of the query to that of the metric. `None` if the arms have no usable bucket
-    in common.
+    in each run. `arm` is the candidate; `scale` converts the unit of the query to that of the metric; `endpoint=None`:
+    all endpoints. `None` if the arms have no usable bucket in common.
     """
     readings, rows = view.readings, view.find(query, VALUE, endpoint)
     if not rows.size:
         return None
-    # An instance may have several series: the slope is that of their mean in each bucket.
+    # An instance may have several series: the slope is that of their mean in each bucket. So rows are grouped by run ×
+    # arm × instance × bucket; the arrays after these two lines have one element for each group.
     representative_rows, group = group_by_instance(view, rows)
     samples = np.bincount(group, weights=readings.n[rows], minlength=representative_rows.size)
     total = np.bincount(group, weights=readings.total[rows], minlength=representative_rows.size)
-    mean = total * scale / np.maximum(samples, 1)
+    mean = total * scale / np.maximum(samples, 1)  # y
     bucket = readings.bucket[representative_rows]
-    hours = (bucket - bucket.min()) * (readings.bucket_s / HOUR_S)
+    hours = (bucket - bucket.min()) * (readings.bucket_s / HOUR_S)  # t
+    # Number of the run × arm × instance of each group.
     run_and_arm = view.run[representative_rows] * len(readings.arms) + readings.arm[representative_rows]
     instance_key = run_and_arm * len(readings.instances) + readings.instance[representative_rows]
     _, instance = np.unique(instance_key, return_inverse=True)
-    counts = np.maximum(np.bincount(instance), 1)
+    counts = np.maximum(np.bincount(instance), 1)  # groups of each instance
 
     def subtract_instance_mean(column: FloatArray) -> FloatArray:
+        """Subtract from each element the mean over the buckets of its instance."""
         return np.asarray(column - (np.bincount(instance, weights=column) / counts)[instance], float)
 
     time_deviation, value_deviation = subtract_instance_mean(hours), subtract_instance_mean(mean)
@@ -322,9 +328,9 @@ def build_panel(
         failures: How much of it failed, or is above a bound.
         values: What is summed up over it, in the metric's unit.
         endpoint: Only this endpoint; `None`: all.
-        of_instance: Whether the values belong to the instance, not to an endpoint.
+        of_instance: Whether the values belong to the instance as a whole: then the panel has a single endpoint.
         buckets: Buckets of the readings in one bucket of the panel.
-        whole_runs: Whether each block of time is a whole run, so that levels are standardised over whole runs.
+        whole_runs: Whether the arms are compared over whole runs, and not in blocks of time.
 
     Returns:
         The panel; `None` if the arms have no usable bucket in common.

@@ -82,7 +82,7 @@ def sum_up(answers: Sequence[Answer], arms: Sequence[str], bucket_s: int) -> Rea
     for answer in answers:
         answers_by_query_and_arm.setdefault((answer.query, answer.arm), []).append(answer)
     all_joined = [joined for group in answers_by_query_and_arm.values() for joined in stitch(group)]
-    scrapes = find_scrapes(all_joined)
+    scrapes = find_scrapes(all_joined)  # when each instance answered, which shows which counters are new
     queries = tuple(dict.fromkeys(answer.query for answer in answers))
     names: Names = {
         "query": queries,
@@ -90,7 +90,8 @@ def sum_up(answers: Sequence[Answer], arms: Sequence[str], bucket_s: int) -> Rea
         "instance": tuple(sorted({track.series.instance for joined in all_joined for track in joined.tracks})),
         "endpoint": tuple(sorted({track.series.endpoint for joined in all_joined for track in joined.tracks})),
     }
-    drops = find_drops(all_joined)
+    drops = find_drops(all_joined)  # when counters became smaller, which shows restarts
+    # Series of each joined answer that are in fact series of the baseline.
     shared = count_shared(all_joined, arms[0] if arms else "")
     tables, all_facts = [], []
     for joined, shared_series in zip(all_joined, shared, strict=True):
@@ -193,10 +194,11 @@ class _Growth:
 
 
 def _find_growth(joined: JoinedAnswers, samples: _Samples, scrapes: Mapping[str, IntArray], drops: Drops) -> _Growth:
-    """Find the increase of each sample since the sample before, and whether it counts.
+    """Find by how much counters grew at each sample since the sample before, and which of these increases count.
 
-    A drop to less than half is a restart: the counter has counted its new value from 0. Samples after a smaller drop
-    are left out. The first sample of a series counts only if the counter is new.
+    After a drop to less than half, the process has restarted: the counter has counted its new value from 0. A sample
+    after a smaller drop is left out. The first sample of a series counts only if the counter is new: then its whole
+    value is the increase.
 
     Args:
         joined: Joined answers of one query and arm.
@@ -209,12 +211,12 @@ def _find_growth(joined: JoinedAnswers, samples: _Samples, scrapes: Mapping[str,
     # The first sample of a series has no sample before.
     counted = np.ones(samples.ts_ms.size, dtype=bool)
     counted[samples.first_samples] = False
-    instances = [track.series.instance for track in joined.tracks]
-    restarted, left_out = np.zeros_like(counted), np.zeros_like(counted)
+    instance_of_track = [track.series.instance for track in joined.tracks]
+    restarted, left_out = np.zeros_like(counted), np.zeros_like(counted)  # shape (samples,)
     for row in np.flatnonzero((increases < 0) & counted).tolist():  # `row` is the index of a sample
-        drop = drops.get((joined.arm, instances[samples.track[row]], int(samples.ts_ms[row])))
+        drop = drops.get((joined.arm, instance_of_track[samples.track[row]], int(samples.ts_ms[row])))
         if drop is None:
-            # The sum of a histogram may fall without a restart: its negative increase counts.
+            # Only the sum of a histogram has no entry: it may fall without a restart, and its negative increase counts.
             continue
         before, after = drop
         if after < RESTARTED * before:
@@ -228,13 +230,14 @@ def _find_growth(joined: JoinedAnswers, samples: _Samples, scrapes: Mapping[str,
     if left_out.any():
         left_out = _spread_to_histogram(joined, samples, left_out)
         counted &= ~left_out
-    # Counters that did not exist when their instance was scraped before: their first value counts.
+    # Counters that did not exist when their instance was scraped before: their first value counts. They begin after the
+    # start of the answer, shortly after a scrape that shows other counters of the instance.
     longest_step_ms = MOST_STEPS_APART * joined.step_ms
     late_tracks = np.flatnonzero(samples.ts_ms[samples.first_samples] > joined.start_ms)
     for track in late_tracks.tolist():
         row = int(samples.first_samples[track])
         first_ms = int(samples.ts_ms[row])
-        scrape_times_ms = scrapes[instances[track]]
+        scrape_times_ms = scrapes[instance_of_track[track]]
         scrapes_before = int(np.searchsorted(scrape_times_ms, first_ms))
         if not scrapes_before:
             continue
@@ -245,7 +248,7 @@ def _find_growth(joined: JoinedAnswers, samples: _Samples, scrapes: Mapping[str,
             counted[row] = True
     # Several counters of an instance that restart at one time are one restart.
     restarted_rows = np.flatnonzero(restarted)
-    restarted_instances = [instances[track] for track in samples.track[restarted_rows]]
+    restarted_instances = [instance_of_track[track] for track in samples.track[restarted_rows]]
     resets = set(zip(restarted_instances, samples.ts_ms[restarted_rows].tolist(), strict=True))
     amounts = _Amounts(np.where(counted, increases, 0.0), np.where(counted, step_ms, 0.0), counted)
     return _Growth(amounts, left_out, resets=len(resets))
@@ -287,13 +290,18 @@ def _sum_by_bucket(
 ) -> Table:
     """Sum up the samples of each series and bucket. Returns a row for each series and bucket with a sample that counts.
 
-    `codes` are the columns of the key without the bucket, with one element for each series. `gauge`: whether the query
-    is a gauge, which has a peak in each bucket (NaN for counters).
+    Args:
+        samples: The samples, one series after the other.
+        codes: Columns of the key without the bucket, with one element for each series.
+        amounts: What each sample adds to its bucket: a value, the time since the sample before, and whether it counts.
+        bucket_s: Length of a bucket.
+        gauge: Whether the query is a gauge, which has a peak (largest sample) in each bucket; NaN for counters.
     """
     counted = amounts.counted
     bucket = samples.ts_ms // (bucket_s * 1000)
     # Index of the first sample of each row of the result: where the bucket or the series changes.
     starts = np.union1d(np.flatnonzero(bucket[1:] != bucket[:-1]) + 1, samples.first_samples)
+    # Several counters of one instance cover the same time, which must count once. Samples of a gauge cover no time.
     counts_time = counted if gauge else _count_time_once(samples, codes, counted)
     track = samples.track[starts]
     if gauge:
@@ -312,10 +320,18 @@ def _sum_by_bucket(
 
 
 def _count_time_once(samples: _Samples, codes: Mapping[str, Any], counted: BoolArray) -> BoolArray:
-    """Find the samples whose step counts as observed time: of several series with the same key, one at each time.
+    """Find the samples whose step (the time since the sample before) counts as observed time.
 
-    Requests by status code, for example, are several counters of one instance, but its time must count once.
-    `counted` and the result have the shape (samples,); `codes` has the key of each series.
+    Requests by status code, for example, are several counters of one instance, but its time must count once. So of all
+    samples that series with the same key have at one time, only one counts.
+
+    Args:
+        samples: Samples of all series, one series after the other.
+        codes: Columns of the key, with one element for each series.
+        counted: Which samples have an increase that counts, shape (samples,).
+
+    Returns:
+        Which of the counted samples count as time, shape (samples,).
     """
     # The key of each series, and the range of its samples.
     columns = (codes["instance"].tolist(), codes["endpoint"].tolist(), codes["part"].tolist(), codes["le"].tolist())
@@ -326,6 +342,7 @@ def _count_time_once(samples: _Samples, codes: Mapping[str, Any], counted: BoolA
     counts_time = counted.copy()
 
     def find_counted_times(series: int) -> IntArray:
+        """Return the times (ms) of the counted samples of a series."""
         rows = slice(samples.first_samples[series], ends[series])
         return samples.ts_ms[rows][counted[rows]]
 
@@ -340,7 +357,7 @@ def _count_time_once(samples: _Samples, codes: Mapping[str, Any], counted: BoolA
                 continue
             is_repeated = np.isin(samples.ts_ms[rows], times_so_far)
             counts_time[rows] &= ~is_repeated
-            if not is_repeated[1:].all():
+            if not is_repeated[1:].all():  # it has new times
                 times_so_far = np.union1d(times_so_far, find_counted_times(series))
     return counts_time
 
@@ -397,7 +414,7 @@ def _join_facts(facts: Iterable[QueryFacts]) -> tuple[QueryFacts, ...]:
             sent=tuple(dict.fromkeys((*facts_so_far.sent, *fact.sent))),
             warnings=tuple(dict.fromkeys((*facts_so_far.warnings, *fact.warnings))),
             notes=tuple(dict.fromkeys((*facts_so_far.notes, *fact.notes))),
-            impossible=fact.impossible,
+            impossible=fact.impossible,  # what the newest interval says
             form=fact.form or facts_so_far.form,
             series=max(facts_so_far.series, fact.series),
             shared=max(facts_so_far.shared, fact.shared),
@@ -413,7 +430,10 @@ def _join_facts(facts: Iterable[QueryFacts]) -> tuple[QueryFacts, ...]:
 
 
 def _assemble(names: Names, bucket_s: int, tables: Sequence[Table], facts: tuple[QueryFacts, ...]) -> ReadingCells:
-    """Build the cells from the rows of all tables: rows of equal keys are added up, in the order of their keys."""
+    """Build the cells from the rows of all tables: rows of equal keys are added up, in the order of their keys.
+
+    `names` are those of which the codes in the tables are positions.
+    """
     tables = tables or [_make_empty_table()]  # without any table, the columns are empty
     unsorted = {name: np.concatenate([table[name] for table in tables]) for name in (*KEY, *SUMS, "peak")}
     # NaN (no bound) cannot be sorted and is not equal to itself; -inf is never the bound of a bucket.
@@ -424,6 +444,7 @@ def _assemble(names: Names, bucket_s: int, tables: Sequence[Table], facts: tuple
     columns = {name: column[order] for name, column in unsorted.items()}
     sortable_le = unsorted_le[order]
     is_new_key = np.ones(sortable_le.size, dtype=bool)
+    # `CODES`: the columns of the key without the bound.
     key_columns = (*(columns[name] for name in CODES), sortable_le)
     is_new_key[1:] = np.any([column[1:] != column[:-1] for column in key_columns], axis=0)
     starts = np.flatnonzero(is_new_key)

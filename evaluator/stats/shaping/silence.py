@@ -102,21 +102,21 @@ def find_silence(
             for silence in find_silence(counts[part], reference[part], paced_alike=paced_alike, one_hole=one_hole)
         ]
     buckets = counts.shape[1]
-    # These have one element for each gap: its series, its first bucket and the bucket after it, then `inside` (requests
-    # of the reference in it) and `evidence`.
+    # Of each gap, shape (gaps,): its series, its first bucket, and the bucket after it.
     series, start, end = _find_gaps(counts > 0)
     if not series.size:
         return []
     # Requests of the reference before each bucket, shape (series, buckets + 1).
     reference_before = np.concatenate([np.zeros((len(counts), 1)), np.cumsum(reference, axis=1)], axis=1)
-    inside = reference_before[series, end] - reference_before[series, start]
-    # From here to the usual gap: of each series, shape (series,). `pace` and gaps are in buckets.
+    inside = reference_before[series, end] - reference_before[series, start]  # those in each gap, shape (gaps,)
+    # Of each series, shape (series,): total requests, size of a cluster, pace and usual gap (both in buckets).
     reference_total = reference_before[:, -1]
     total = counts.sum(axis=1)
     clusters, pace = measure_clusters(reference if paced_alike else counts, one_hole=one_hole)
     usual_gap = _find_usual_gaps(counts > 0)
     if paced_alike:
         usual_gap = np.minimum(usual_gap, _find_usual_gaps(reference > 0))
+    # Of each gap again: evidence that it is not chance, and whether it is a silence.
     evidence = _compute_evidence(inside, total[series], reference_total[series], clusters[series])
     is_silence = (evidence >= SURE) & (end - start > np.maximum(2 * usual_gap, pace)[series])
     gaps_of_series: dict[int, list[Gap]] = {}
@@ -170,6 +170,7 @@ def _compute_evidence(
     clusters_outside = np.maximum(reference_clusters - clusters_inside, 0.0)
     evidence = np.zeros(inside.size)
     for k in np.flatnonzero(clusters_inside >= LEAST_INSIDE):
+        # n: clusters of the reference, m: of the series; all of m are outside of the gap.
         n, m, n_outside = float(reference_clusters[k]), float(series_clusters[k]), float(clusters_outside[k])
         # -log [n! (m + n_outside)! / ((n + m)! n_outside!)]
         evidence[k] = (
@@ -194,6 +195,7 @@ def _find_gaps(occupied: BoolArray) -> tuple[IntArray, IntArray, IntArray]:
     occupied_positions = np.flatnonzero(padded)
     before, after = occupied_positions[:-1], occupied_positions[1:]
     is_gap = after - before > 1
+    # Bucket k is at position k + 1 of its series. So the position before a gap is the number of its first bucket.
     series, start = np.divmod(before[is_gap], buckets + 2)
     end = after[is_gap] % (buckets + 2) - 1
     has_requests = np.take(np.asarray(occupied.any(axis=1)), series)
@@ -203,11 +205,12 @@ def _find_gaps(occupied: BoolArray) -> tuple[IntArray, IntArray, IntArray]:
 def measure_clusters(counts: FloatArray, *, one_hole: bool = False) -> tuple[FloatArray, IntArray]:
     """Measure the size of the clusters in which requests come, and the pace of users.
 
-    A cluster has as much information as one independent request. Its size is the variance of the counts, divided by the
-    variance of independent requests, from differences of adjacent windows (von Neumann 1941), so that a trend or an end
-    hardly matters. Windows are single buckets. But if hardly any variance remains in windows of another width, users
-    keep a pace of this width, and the remaining variance counts. For a series that is mostly empty between its first
-    and its last request, the size is at least the mean number of requests in a group of adjacent buckets.
+    A cluster has as much information as one independent request. Its size is the variance of the counts of buckets,
+    divided by the variance that independent requests would have. The variance comes from differences of adjacent
+    buckets (von Neumann 1941), so that a trend or an end hardly matters. If users call in turns of a fixed length (a
+    pace), the counts in windows of this width hardly vary: then the variance in these windows counts. For a series that
+    is mostly empty between its first and its last request, the size is at least the mean number of requests in a group
+    of adjacent buckets.
 
     Args:
         counts: Requests, shape (series, buckets).
@@ -256,6 +259,7 @@ def _compute_dispersion(counts: FloatArray, total: FloatArray, width: int) -> Fl
     full_windows = buckets // width
     windows = counts[:, : full_windows * width].reshape(rows, full_windows, width).sum(axis=2)
     squared_differences = (np.diff(windows, axis=1) ** 2).sum(axis=1)
+    # The difference of two independent counts has twice the variance of one.
     variance = squared_differences / (2 * max(full_windows - 1, 1))
     mean = total * width / buckets
     return np.asarray(variance / mean)
@@ -278,6 +282,7 @@ def _find_usual_gaps(occupied: BoolArray) -> FloatArray:
     sorted_lengths = gap_length[np.lexsort((gap_length, gap_series))]  # by series, then by length
     gaps_of_series = np.bincount(gap_series, minlength=occupied_buckets.size)
     end_of_series = np.cumsum(gaps_of_series)  # index in `sorted_lengths`
+    # A single bucket with requests has only one gap after it, which cannot be called usual.
     for k in np.flatnonzero((gaps_of_series > 0) & (occupied_buckets > 1)):
         # Rank of the quantile among the series' gaps in `sorted_lengths`; those of length 0, which are not in it, come
         # before them. A negative rank is one of these.

@@ -21,19 +21,20 @@ FEWEST_EXTREMES, PER_TICK = 40, 4
 
 
 def find_steps_us(moments: Moments, cell: IntArray, shape: tuple[int, int], grid_us: int) -> IntArray:
-    """Find the step (µs) of the times of each arm and endpoint.
+    """Find the step (µs) in which the response times of each arm and endpoint were recorded.
 
-    Extremes and sums of a row are multiples of the step, and so is their greatest common divisor. The divisor is
-    therefore never smaller than the step, and larger only by chance (see `FEWEST_OTHERS`). If at least half of the rows
-    have a common divisor, a few other times do not hide it. If a clock ticks more slowly than its times are written
-    (15.6 ms, in whole milliseconds), the tick of the arm is the step. A cell without enough rows gets the step of its
-    arm; an arm without enough rows gets `grid_us`. Rows whose sums are not integers are ignored.
+    If all times are multiples of a step, so are the minimum, maximum and sum of each row, and the greatest common
+    divisor of these numbers over all rows. This divisor is taken as the step: with enough rows it is larger only by
+    chance (see `FEWEST_OTHERS`). A larger divisor that at least half of the rows have is taken instead, so that a few
+    other times do not hide the step. If a clock ticks more slowly than its times are written (15.6 ms, in whole
+    milliseconds), the tick of the arm is the step. A cell (arm × endpoint) without enough rows gets the step of its
+    arm; an arm without enough rows gets `grid_us`.
 
     Args:
-        moments: Extremes and sums of times (µs).
+        moments: Minimum, maximum and sum (µs) of the times of the requests in each row.
         cell: Arm × endpoint of each row, numbered arm · endpoints + endpoint, shape (rows,).
         shape: (2, endpoints).
-        grid_us: Step (µs) of which all times are multiples; the steps found are multiples of it.
+        grid_us: A step (µs) of which all times are known to be multiples; the steps found are multiples of it.
 
     Returns:
         The steps (µs), shape (2, endpoints).
@@ -50,11 +51,13 @@ def find_steps_us(moments: Moments, cell: IntArray, shape: tuple[int, int], grid
     with_times = np.flatnonzero((moments.n > moments.failures) & np.isfinite(all_numbers).all(axis=0))
     rows = with_times[np.argsort(cell[with_times], kind="stable")]
     numbers, cell = all_numbers[:, rows], cell[rows]
-    # Larger numbers than 2^53 are not exact as floats. The grid as divisor says nothing about the step.
+    # A row with other numbers than integers (larger ones than 2^53 are not exact as floats) says nothing about the
+    # step: the grid takes the place of its numbers.
     is_integral = (numbers == np.rint(numbers)).all(axis=0) & (np.abs(numbers).max(axis=0, initial=0) < 2**53)
     row_divisor = np.gcd.reduce(np.where(is_integral, numbers, grid_us).astype(np.int64), axis=0)
     extremes = numbers[:2]
     arm = cell // shape[1]
+    # The steps of arms come first: they are the defaults of the cells.
     arm_steps_us = _find_divisors(row_divisor, extremes, arm, np.full(2, grid_us), grid_us)
     steps_us = _find_divisors(row_divisor, extremes, cell, np.repeat(arm_steps_us, shape[1]), grid_us).reshape(shape)
     # The tick of each arm; 0 without a tick.
@@ -72,9 +75,10 @@ def _find_tick_us(extremes: FloatArray, step_us: int) -> int:
     if values.size < 2 or extremes.size < max(FEWEST_EXTREMES, PER_TICK * values.size):
         return 0
     smallest_difference = float(np.diff(values).min())
-    if smallest_difference < 2 * step_us:
+    if smallest_difference < 2 * step_us:  # rounding may change each value by nearly a step: no tick is to be seen
         return 0
-    # Each larger value gives a more exact tick, because it contains more ticks.
+    # Start from the smallest difference, a rough tick. Each larger value gives a more exact one, because it contains
+    # more ticks, whose number is already known.
     tick_us = smallest_difference
     for value in values[values > 0]:
         ticks_in_value = max(round(value / tick_us), 1)
@@ -89,7 +93,7 @@ def _find_divisors(
     """Find the common divisor (µs) of all rows of each owner, or a larger one that most of its rows have.
 
     Most means at least the share `MOST`. A divisor counts only if it is a multiple of the grid, and if enough rows have
-    different extremes: otherwise it is chance (`FEWEST_OTHERS`).
+    other extremes than one of the rows with this divisor: otherwise it may be chance (`FEWEST_OTHERS`).
 
     Args:
         row_divisor: Greatest common divisor of the numbers of each row, shape (rows,).
@@ -131,10 +135,15 @@ def _find_divisors(
 
 
 def _find_most_frequent(row_divisor: IntArray, owner: IntArray) -> IntArray:
-    """Find the most frequent divisor (µs) of the times among the rows of each owner; of equal counts, the largest.
+    """Find the most frequent element of `row_divisor` among the rows of each owner; of equal counts, the largest.
 
-    `row_divisor` and `owner` have the shape (rows,), and owners are in rising order. Returns a divisor for each owner
-    that has rows, in this order; 1 instead of 0, the divisor of rows whose times are all 0.
+    Args:
+        row_divisor: Greatest common divisor (µs) of the times of each row, shape (rows,); 0 if these are all 0.
+        owner: Number of the owner (an arm, or an arm × endpoint) of each row, in rising order, shape (rows,).
+
+    Returns:
+        A divisor for each owner that has rows, in the order of owners; 1 instead of 0, so that numbers can be divided
+        by it.
     """
     order = np.lexsort((row_divisor, owner))  # by owner, then by divisor
     sorted_divisor, sorted_owner = row_divisor[order], owner[order]

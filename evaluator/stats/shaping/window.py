@@ -39,9 +39,9 @@ def find_warm_up(cells: Cells, fixed_s: float | None) -> WarmUp:
 
     Nothing is cut if the user count is not known, or was not level after a third of the run.
     """
-    first_bucket: dict[int, int] = {}
-    cut_s: dict[int, int] = {}
-    never_level, unknown = [], []
+    first_bucket: dict[int, int] = {}  # run → first bucket after the warm-up
+    cut_s: dict[int, int] = {}  # run → length of the warm-up
+    never_level, unknown = [], []  # runs of which nothing is cut, by reason
     for run, rows in rows_of_each(cells.moments.run):
         buckets = cells.moments.bucket[rows]
         first, last = int(buckets.min()), int(buckets.max())
@@ -58,14 +58,14 @@ def find_warm_up(cells: Cells, fixed_s: float | None) -> WarmUp:
         if level_bucket is None or level_bucket <= first:
             first_bucket[run], cut_s[run] = first, 0
             continue
-        # Rounded up to a whole block.
+        # Rounded up to a whole block: instances are counted by block, and all variances must use the same data.
         first_bucket[run] = math.ceil(level_bucket / BLOCK_BUCKETS) * BLOCK_BUCKETS
         cut_s[run] = (first_bucket[run] - first) * cells.bucket_s
     return WarmUp(first_bucket, cut_s, tuple(never_level), tuple(unknown))
 
 
 def _find_plateau(cells: Cells, run: int) -> int | None:
-    """Find the first bucket in which the user count of a run, over all arms, is level from beginning to end.
+    """Find the first whole bucket in which a run has nearly all of the users, of all arms, that it ever has.
 
     `None` if no user counts were recorded.
     """
@@ -81,5 +81,6 @@ def _find_plateau(cells: Cells, run: int) -> int | None:
     # only increase, the largest count so far.
     total = np.maximum.accumulate(users, axis=1).sum(axis=0)
     first_level = int(np.flatnonzero(total >= LEVEL_SHARE * total.max())[0])
-    # The bucket in which the plateau is reached also has requests from before; only the first bucket has none.
+    # The bucket in which the plateau is reached also has requests from before, so the next one is returned. Only the
+    # first bucket of the run has none.
     return int(buckets[first_level]) + (1 if first_level > 0 else 0)
