@@ -14,7 +14,7 @@ from evaluator.figure_data.base import MOST_UNITS, round_value
 from evaluator.metrics.base import RequestMetric, UnitTotals
 from evaluator.records import Comparison
 from evaluator.records.arrays import FloatArray, IntArray
-from evaluator.stats.estimators.distribution import Distribution, counts_below, distributions_by_row, find_limits_ms
+from evaluator.stats.estimators.distribution import Distribution, counts_below, distributions_by_set, find_limits_ms
 from evaluator.stats.shaping.histogram import SortedBins
 from evaluator.stats.shaping.panel import Panel
 
@@ -129,7 +129,7 @@ def _find_quantiles(panel: Panel, units: _Units, n: FloatArray, probability: flo
     limits_ms, unit_of_cell = find_limits_ms(panel), units.histogram_unit  # limits of the bins of a histogram
     quantiles = np.full(n.size, np.nan)
     # Successes of each unit up to each limit, shape (units, limits). Each cell has the weight 1: no standardisation.
-    done = distributions_by_row(units.bins, np.ones(unit_of_cell.size), limits_ms, unit_of_cell, n.size)
+    done = distributions_by_set(units.bins, np.ones(unit_of_cell.size), limits_ms, unit_of_cell, n.size)
     for unit in np.flatnonzero((done[:, -1] > 0) & (n > 0)):
         quantiles[unit] = Distribution(limits_ms, done[unit] / n[unit]).quantile(probability)
     return quantiles

@@ -45,7 +45,7 @@ def check_replication(context: RequestContext) -> Iterable[Finding]:
     for arm, design in context.designs.items():
         units = "replicates" if design.kind == "replicates" else "instances"
         # `behind`: replicates, or instances (seen in the data, or declared by the policy), of baseline and candidate.
-        fewest = min(design.behind)
+        fewest = min(design.replicate_counts)
         if design.kind == "single" and fewest < ENOUGH:
             text = (
                 f"one instance a side ({arm} {design.instances[1]}, baseline {design.instances[0]}): "
@@ -57,7 +57,7 @@ def check_replication(context: RequestContext) -> Iterable[Finding]:
         elif fewest < ENOUGH:
             yield warn(NAME, f"only {fewest} {units} a side, so intervals are wide: a GO is more likely with three")
         else:
-            yield ok(NAME, f"{design.behind[0]} + {design.behind[1]} {units}")
+            yield ok(NAME, f"{design.replicate_counts[0]} + {design.replicate_counts[1]} {units}")
 
 
 def describe_learnt(learnt: Learnt, rulebook: Rulebook) -> Finding:

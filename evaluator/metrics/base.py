@@ -75,7 +75,7 @@ class Pair:
     def no_data(self, rule: Rule, why: str) -> Comparison:
         """Make a comparison without data, with the reason `why`."""
         n = self.requests(0), self.requests(1)
-        return no_data(rule, self.arm, why, n=n, instances=self.design.behind)
+        return no_data(rule, self.arm, why, n=n, instances=self.design.replicate_counts)
 
     def compare_means(
         self,
@@ -301,7 +301,7 @@ def answer(
         baseline=ArmValue(float(estimate.baseline[g]), n[0]),
         candidate=ArmValue(candidate if math.isfinite(candidate) else float("inf"), n[1]),
         method=method,
-        instances=pair.design.behind,  # of baseline and candidate
+        instances=pair.design.replicate_counts,  # of baseline and candidate
         effect=Effect(
             "relative" if relative else "absolute",
             float(estimate.effect[g]),

@@ -42,19 +42,25 @@ class Traffic:
 
 
 def build_version(scenario: Scenario, change: Change) -> Version:
-    """Compute what one arm does on average under `change`: its endpoints from fast and frequent to slow and rare."""
+    """Compute what one arm does on average under `change`.
+
+    Each result has an element for each endpoint, from fast and frequent to slow and rare.
+    """
     fastest_ms, slowest_ms = scenario.median_ms
     if scenario.endpoints > 1:
         medians_ms = np.geomspace(fastest_ms, slowest_ms, scenario.endpoints)
     else:
         medians_ms = np.array([math.sqrt(fastest_ms * slowest_ms)])
+    # Traffic shares fall by Zipf's law.
     shares = np.arange(1, scenario.endpoints + 1, dtype=np.float64) ** -scenario.zipf
     shares /= shares.sum()
     # Slower endpoints fail more; over all requests the failure rate is that of the scenario.
     relative_failure = np.sqrt(medians_ms)
     failure = scenario.failure_rate * relative_failure / (shares @ relative_failure)
+    # The change of all endpoints, then that of a single one.
     log_us = np.log(medians_ms * 1000.0) + math.log1p(change.latency)
     log_us[change.endpoint_index] += math.log1p(change.endpoint)
+    # A positive `mix` moves traffic from fast to slow endpoints.
     geometric_mean_ms = np.exp(np.mean(np.log(medians_ms)))
     changed_shares = shares * (medians_ms / geometric_mean_ms) ** change.mix
     return Version(

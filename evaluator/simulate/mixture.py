@@ -52,7 +52,8 @@ def find_threshold(scenario: Scenario, quantile: float) -> float:
     if quantile >= 1:
         return math.inf
     baseline = build_versions(scenario)[0]
-    parts = _mix_parts(scenario, baseline, _weigh_strata(scenario, baseline, baseline, 0), 0)
+    # Weighted as if the first candidate were a second baseline, so that the threshold does not depend on any change.
+    parts = _mix_parts(scenario, baseline, _weigh_strata(scenario, baseline, candidate=baseline, number=0), arm=0)
     return _bisect(lambda log_us: float(parts.weight @ _find_share(scenario, parts, log_us)), quantile, parts)
 
 
@@ -62,22 +63,25 @@ def find_threshold(scenario: Scenario, quantile: float) -> float:
 def _mix_parts(scenario: Scenario, version: Version, weight: FloatArray, arm: int) -> _Parts:
     """Build the distribution of one arm's response times as a mixture; parts without weight are left out.
 
-    A part is an endpoint × a part of the run × a height of spikes (or none) × cached or not; all are in one flat list.
-    `arm`: 0 for the baseline. `weight`: of each endpoint and part of the run, shape (endpoints, times).
+    A part of the mixture is an endpoint × a time of the run × a height of spikes (or none) × cached or not; all are in
+    one flat list. `version` is that of arm number `arm` (0: the baseline). `weight` is that of each endpoint and time,
+    shape (endpoints, times).
     """
     traffic = build_traffic(scenario)
+    # A leak makes an arm slower in proportion to the time since the start of the run.
     leak = scenario.changes[arm - 1].leak if arm else 0.0
     shift_in_time = _average_in_time(
         scenario, traffic.latency_shift + np.log1p(leak * traffic.at_s / scenario.duration_s)
     )
     # Probability that any spike is active, as the number of active spikes is a Poisson number.
     spike_probability = 1 - math.exp(-scenario.spikes.share)
+    # Their heights are uniform: three heights with weights (Gauss rule) stand for all.
     heights = scenario.spikes.low + (scenario.spikes.high - scenario.spikes.low) * np.array(HEIGHTS)
     spike_shift = np.append(0.0, heights)  # of log times: without a spike, and for each height
     spike_weight = np.append(1 - spike_probability, spike_probability * np.array(HEIGHT_WEIGHTS))
     cache_shift = np.array([0.0, math.log(scenario.cache_factor)])
     cache_weight = np.array([1 - scenario.cache_hit, scenario.cache_hit])
-    # Expected failure rate from bursts.
+    # Expected failure rate from bursts, in addition to the steady one.
     burst_failure = sum(
         bursts.share * bursts.mean_height for bursts in (scenario.shared_failures, scenario.instance_failures)
     )
@@ -107,7 +111,10 @@ def _weigh_strata(scenario: Scenario, baseline: Version, candidate: Version, num
 
 
 def _average_in_time(scenario: Scenario, values: FloatArray) -> FloatArray:
-    """Return the means of a series (steps,) over the parts of the run; a single part if nothing moves within it."""
+    """Return the means of a series (steps,) over equal times of the run; a single mean if nothing moves within it.
+
+    The load may move, and so may response times if an arm has a leak.
+    """
     is_moving = scenario.load_trend or scenario.swing or any(change.leak for change in scenario.changes)
     parts = min(TIME_PARTS, len(values)) if is_moving else 1
     return np.array([part.mean() for part in np.array_split(values, parts)])
@@ -131,7 +138,8 @@ def _find_share(scenario: Scenario, parts: _Parts, log_us: float) -> FloatArray:
     # In standard deviations, from the centre of usual requests and of those in the tail.
     z_usual = (log_us - parts.log_us) / sd
     z_tail = (log_us - parts.log_us - math.log(scenario.tail_factor)) / sd
-    exponent = np.minimum(rate * sd * (rate * sd / 2 - z_tail), 700.0)  # exp of more than 709 overflows
+    # The distribution function of a normal plus an exponential. (exp of more than 709 overflows.)
+    exponent = np.minimum(rate * sd * (rate * sd / 2 - z_tail), 700.0)
     share_of_tail = ndtr(z_tail) - np.exp(exponent) * ndtr(z_tail - rate * sd)
     share_of_usual = ndtr(z_usual)
     return np.asarray(
@@ -140,7 +148,10 @@ def _find_share(scenario: Scenario, parts: _Parts, log_us: float) -> FloatArray:
 
 
 def _bisect(share: Callable[[float], float], target: float, parts: _Parts) -> float:
-    """Find by bisection the log time (µs) at which a growing share of requests reaches `target`."""
+    """Find by bisection the log time (µs) at which the share of requests answered by then reaches `target`.
+
+    `share` gives this share for a log time.
+    """
     # Surely below and above: the parts are within a few units of their centres, the tail reaches higher.
     low, high = float(parts.log_us.min()) - 10.0, float(parts.log_us.max()) + 30.0
     for _ in range(60):

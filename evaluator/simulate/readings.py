@@ -48,7 +48,7 @@ def scrape(requests: Requests, scrapes: Scrapes | None = None, seed: int = 0) ->
     step_ms = scrapes.step_s * 1000
     first_step = int(requests.ts_us.min()) // (step_ms * 1000)
     last_step = int(requests.ts_us.max()) // (step_ms * 1000) + 1
-    at_ms = np.arange(first_step, last_step + 1) * step_ms - 1
+    at_ms = np.arange(first_step, last_step + 1) * step_ms - 1  # times of the scrapes
     series: dict[tuple[Query, str], list[Series]] = {}
     instances = np.unique(np.column_stack([requests.arm, requests.instance]), axis=0).tolist()
     restarted_numbers = set(rng.permutation(len(instances))[: scrapes.restarts].tolist())

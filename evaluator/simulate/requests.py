@@ -101,7 +101,7 @@ class _Slots:
 
     arm: IntArray
     """Arm of each slot."""
-    label: IntArray
+    instance: IntArray
     """Number of the instance that is in the slot, at each step."""
     names: tuple[str, ...]
     """Name of each instance."""
@@ -160,11 +160,11 @@ def _build_slots(
     step_s = scenario.duration_s / steps
     slots_of_arm = np.array([scenario.count_instances(arm) for arm in range(arms)])
     arm = np.repeat(np.arange(arms), slots_of_arm)
-    label, names, arm_of_instance = _draw_instances(scenario, rng, arm, traffic.at_s)
+    instance, names, arm_of_instance = _draw_instances(scenario, rng, arm, traffic.at_s)
     # Latency: the level of the instance, what all arms share, then drifts of the arm and of the instance.
     level = rng.standard_normal(len(arm_of_instance)) * scenario.instance_sd
     shared = draw_ar1(rng, scenario.common, 1, steps, step_s) + draw_bursts(rng, scenario.spikes, 1, traffic.at_s)
-    log_us = level[label] + shared + traffic.latency_shift
+    log_us = level[instance] + shared + traffic.latency_shift
     log_us += draw_ar1(rng, scenario.arm_drift, arms, steps, step_s)[arm]
     log_us += draw_ar1(rng, scenario.instance_drift, len(arm), steps, step_s)
     for candidate, change in enumerate(scenario.changes, start=1):
@@ -181,7 +181,7 @@ def _build_slots(
         )
         rate = closed_loop_rate * (rate > 0)  # nothing where the instance is silent
     _lose_minutes(scenario, rng, traffic.at_s, arm, rate)
-    return _Slots(arm, label, names, log_us, rate, burst_failure)
+    return _Slots(arm, instance, names, log_us, rate, burst_failure)
 
 
 def _draw_instances(
@@ -192,7 +192,7 @@ def _draw_instances(
     `arm`: arm of each slot; `at_s`: middles of the steps. Returns the number of the instance, shape (slots, steps), the
     name of each instance, and the arm of each instance.
     """
-    label = np.zeros((len(arm), len(at_s)), dtype=np.int64)
+    instance = np.zeros((len(arm), len(at_s)), dtype=np.int64)
     arm_of_instance: list[int] = []
     for slot, slot_arm in enumerate(arm):
         replaced_s = np.zeros(0)  # times at which an instance is replaced by the next one
@@ -202,22 +202,24 @@ def _draw_instances(
             lifetimes_s[0] *= rng.uniform()  # the first instance started before the run
             replaced_s = np.cumsum(lifetimes_s)
             replaced_s = replaced_s[replaced_s < scenario.duration_s]
-        label[slot] = len(arm_of_instance) + np.searchsorted(replaced_s, at_s, side="right")
+        instance[slot] = len(arm_of_instance) + np.searchsorted(replaced_s, at_s, side="right")
         arm_of_instance += [int(slot_arm)] * (len(replaced_s) + 1)
     instances_of_arm = dict.fromkeys(range(len(scenario.arms)), 0)
     names: list[str] = []
     for instance_arm in arm_of_instance:
         instances_of_arm[instance_arm] += 1
         names.append(f"{scenario.arms[instance_arm]}-{instances_of_arm[instance_arm]}")
-    return label, tuple(names), arm_of_instance
+    return instance, tuple(names), arm_of_instance
 
 
 def _apply_restarts(
     scenario: Scenario, rng: np.random.Generator, at_s: FloatArray, log_us: FloatArray, rate: FloatArray
 ) -> None:
-    """Let some slots, chosen at random, restart once: no requests for a time, then slow ones. Changes both arrays.
+    """Let some slots, chosen at random, restart once: no requests for a time, then slow ones.
 
-    `log_us`, `rate`: shape (slots, steps). After a restart a slot is twice as slow, which decays over 20 s.
+    A slot is the place of one instance. After a restart it is twice as slow, which decays over 20 s. Changes the shifts
+    of log response times, `log_us`, and the requests per second, `rate`, both of shape (slots, steps). `at_s` (steps,)
+    are the middles of the steps.
     """
     slots = rng.permutation(len(rate))[: scenario.restarts]
     for slot, share_of_run in zip(slots, rng.uniform(0.2, 0.8, size=len(slots)), strict=True):
@@ -236,17 +238,26 @@ def _pace_by_latency(
     log_us: FloatArray,
     slots_of_arm: IntArray,
 ) -> FloatArray:
-    """Requests per second of each slot, shape (slots, steps), if users wait for a response, then for `wait_s`.
+    """Return the requests per second of each slot in a closed loop, shape (slots, steps).
 
-    `arm`: arm of each slot; `log_us`: its shift of log response times, shape (slots, steps). Steps are longer than
-    requests. A change of the tail alone is ignored: it hardly changes the pace.
+    Each user sends a request, waits for the response, and then for `wait_s`: so slow responses mean fewer requests. A
+    candidate's change of the tail alone is ignored: it hardly changes the pace.
+
+    Args:
+        scenario: The scenario.
+        traffic: Its expected traffic, with the users of each arm.
+        versions: Version of each arm.
+        arm: Arm of each slot (the place of one instance), shape (slots,).
+        log_us: Shift of the log response times in each slot, shape (slots, steps).
+        slots_of_arm: Number of slots of each arm, which share its users equally.
     """
-    # By what the tail (with the mean of a Pareto distribution) and the cache multiply the mean response time.
+    # Factors of the tail (with the mean of a Pareto distribution) and of the cache on the mean response time.
     mean_in_tail = scenario.tail_share * scenario.tail_factor * scenario.tail_index / (scenario.tail_index - 1)
     tail_effect = 1 - scenario.tail_share + mean_in_tail
     cache_effect = 1 - scenario.cache_hit * (1 - scenario.cache_factor)
     medians_us = [float(version.shares @ np.exp(version.log_us)) for version in versions]
     mean_s = np.array(
+        # exp(σ²/2): a lognormal mean divided by its median.
         [median * tail_effect * cache_effect * math.exp(scenario.sigma**2 / 2) / 1e6 for median in medians_us]
     )
     users = traffic.users[arm] / slots_of_arm[arm, None]  # of each slot
@@ -303,7 +314,7 @@ def _simulate_run(scenario: Scenario, rng: np.random.Generator, run: int) -> Req
     mean_bytes = np.stack([version.bytes for version in versions])[arm, endpoint]
     instance = np.zeros(len(arm), dtype=np.int64)  # all without a name
     if scenario.labelled:
-        instance = np.repeat(slots.label.ravel(), counts_flat)
+        instance = np.repeat(slots.instance.ravel(), counts_flat)
     users = None
     if scenario.users is not None:
         users = np.repeat(np.rint(traffic.users[slots.arm]).astype(np.int64).ravel(), counts_flat)
@@ -352,10 +363,11 @@ def _vary_times(scenario: Scenario, rng: np.random.Generator, log_us: FloatArray
 
 
 def _slow_tails(scenario: Scenario, arm: IntArray, log_us: FloatArray) -> BoolArray:
-    """Make the slowest requests of candidates slower, as their change says; return which requests are given up.
+    """Make the slowest requests of candidates slower by the factor `tail`; return which requests a candidate gives up.
 
-    `arm` and `log_us` (log of the response time, µs; changed in place) are of each request. Thresholds are quantiles of
-    baseline's response times.
+    Which requests are slow is decided by quantiles of the baseline's response times: a candidate gives up (`shed`)
+    those that take longer than a timeout. `arm` and `log_us` (log of the response time, µs; changed in place) are of
+    each request.
     """
     is_given_up = np.zeros(len(arm), dtype=np.bool_)
     for candidate, change in enumerate(scenario.changes, start=1):

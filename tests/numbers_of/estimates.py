@@ -175,7 +175,7 @@ def _with_history() -> Any:
         design = choose_design(panel, WITH_HISTORY)
         out[name] = {
             "hardly known": compare_quantiles(panel, design, [QuantileQuestion(0.5)], alpha=0.001, sd_instance=50.0),
-            "design": [design.kind, design.runs, design.instances, design.behind],
+            "design": [design.kind, design.runs, design.instances, design.replicate_counts],
             "mean": compare_means(panel, design, margin=Margin(0.1), limit=LIMITS, **LATENCY),
             "absolute": compare_means(
                 panel, design, margin=ABSOLUTE, floor=np.array([[1e-4], [4e-4]]), direction=HIGHER, **LATENCY

@@ -42,7 +42,7 @@ from evaluator.stats.inference.sequential import (
     spent_by_first,
 )
 from evaluator.stats.inference.student import critical_value, t_below, t_quantile
-from evaluator.stats.variance.history import InstanceHistory, add_between_arms, on_scale, pool_instances
+from evaluator.stats.variance.history import InstanceHistory, add_between_arms, convert_history, pool_instances
 from evaluator.stats.variance.instances import InstanceVariance, find_replicating
 from evaluator.stats.variance.longrun import TimeVariance, cosine_count, cosines, time_scores, time_variance
 from evaluator.stats.variance.uncertainty import (
@@ -196,9 +196,9 @@ def _uncertainty() -> Any:
                 out[f"{name}{by} {len(arms)}"] = {
                     "found": combined,
                     "p": combined.p_values(distance),
-                    "reach": combined.reach(0.05),
-                    "binding": combined.binding(0.05),
-                    "se": combined.binding(0.01).se,
+                    "reach": combined.half_width(0.05),
+                    "binding": combined.find_widest(0.05),
+                    "se": combined.find_widest(0.01).se,
                 }
     out["also"] = time_only(time).also(np.full(4, 0.02), 3.0).also(np.full(4, 0.001))
     values = np.array([[0.1, 0.2, 0.4], [0.1, NAN, 0.3], [NAN, 1.0, NAN], [NAN, NAN, NAN]])
@@ -220,7 +220,7 @@ def _history() -> Any:
             for arms in (1, 2)
         ]
         out[f"weight {count}"] = on_file.weight
-    on_file = on_scale(InstanceSpread(0.2, 8, 0.1, 6), np.array([1.0, 3.0]))
+    on_file = convert_history(InstanceSpread(0.2, 8, 0.1, 6), np.array([1.0, 3.0]))
     return out | {
         "scaled": on_file,
         "twice": on_file and on_file.times(np.array([2.0, 0.5])),

@@ -76,7 +76,7 @@ def _parts_of_panels() -> Any:
         "earlier": _shape(panel.before(panel.origin + int(panel.offset[0]) // 4 * 4 + 40)),
         "blocks": panel.block_sum(panel.n),
         "blocks of runs": panel_of("replicates apart").block_sum(panel_of("replicates apart").n),
-        "declared": choose_design(panel, InstancePrior(baseline=3, canary=7)).behind,
+        "declared": choose_design(panel, InstancePrior(baseline=3, canary=7)).replicate_counts,
     }
 
 

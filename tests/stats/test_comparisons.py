@@ -164,7 +164,7 @@ def test_one_instance_on_each_arm_is_assumed_to_differ():
 def test_replicates_replace_instances():
     cells = simulate_cells(replace(SMALL, duration_s=60.0, replicates=5, instances=(1,)), 3)
     design = _panel(cells)[1]
-    assert (design.kind, design.behind) == ("replicates", (5, 5))
+    assert (design.kind, design.replicate_counts) == ("replicates", (5, 5))
     for estimate in (_mean(cells), _quantile(cells), _failures(cells)):
         assert np.isfinite(estimate.against_margin.p_worse).all()
         assert estimate.lower[0] <= estimate.effect[0] <= estimate.upper[0]

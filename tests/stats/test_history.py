@@ -133,7 +133,7 @@ def with_history(time, observed, on_file):
 
 def coverage(effect, uncertainty):
     """Coverage of 90 % intervals, false "worse" at 5 %, and the median half-width."""
-    half = uncertainty.reach(0.05)
+    half = uncertainty.half_width(0.05)
     return (np.abs(effect) <= half).mean(), (effect > half).mean(), float(np.median(half))
 
 

@@ -61,19 +61,19 @@ def test_replicates_are_not_shown_to_be_worse_too_often(shared):
 
 def test_the_interval_is_the_set_that_is_not_rejected():
     uncertainty = Uncertainty(np.array([[1.0], [4.0]]), np.array([[4.0], [np.inf]]), np.zeros(1))
-    assert uncertainty.reach(0.05)[0] == pytest.approx(max(t_quantile(0.95, 4), 2 * t_quantile(0.95, np.inf)))
-    assert uncertainty.p_values(uncertainty.reach(0.05))[0][0] == pytest.approx(0.05)
-    wide, narrow = uncertainty.binding(0.05), uncertainty.binding(0.001)
+    assert uncertainty.half_width(0.05)[0] == pytest.approx(max(t_quantile(0.95, 4), 2 * t_quantile(0.95, np.inf)))
+    assert uncertainty.p_values(uncertainty.half_width(0.05))[0][0] == pytest.approx(0.05)
+    wide, narrow = uncertainty.find_widest(0.05), uncertainty.find_widest(0.001)
     assert (wide.variance[0], wide.df[0]) == (4.0, np.inf)
     assert (narrow.variance[0], narrow.df[0]) == (1.0, 4.0)
-    assert wide.reach == uncertainty.reach(0.05)
+    assert wide.half_width == uncertainty.half_width(0.05)
 
 
 def test_one_more_bound_makes_no_claim_easier():
     uncertainty = Uncertainty(np.array([[1.0, 2.0]]), np.array([[5.0, 5.0]]), np.zeros(2))
     with_bound = uncertainty.also(np.array([9.0, 0.1]))
-    assert (with_bound.reach(0.05) >= uncertainty.reach(0.05)).all()
-    assert with_bound.reach(0.05)[1] == uncertainty.reach(0.05)[1]
+    assert (with_bound.half_width(0.05) >= uncertainty.half_width(0.05)).all()
+    assert with_bound.half_width(0.05)[1] == uncertainty.half_width(0.05)[1]
 
 
 def test_without_variance_the_sign_decides_and_an_unknown_variance_gives_nan():

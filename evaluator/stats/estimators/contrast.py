@@ -26,7 +26,7 @@ from evaluator.stats.variance.history import InstanceHistory
 from evaluator.stats.variance.instances import InstanceFrame, InstanceVariance
 from evaluator.stats.variance.longrun import time_variance
 from evaluator.stats.variance.uncertainty import (
-    Binding,
+    DecidingVariance,
     Design,
     Uncertainty,
     centre,
@@ -69,7 +69,7 @@ class Estimand:
 def measure_level(strata: Strata, arm: int, numerator: FloatArray, design: Design) -> Estimand:
     """Measure the standardised level of one arm (0 baseline, 1 candidate), and in each run if runs are replicates.
 
-    The level is the mean of `numerator` per request (or per what else the strata count), weighted so that both arms
+    The level is the mean of `numerator` per count of the strata (requests, or successes), weighted so that both arms
     have the same mix of endpoints and of times. `numerator` has the shape (2, endpoints, slots), baseline first.
     """
     standardised = standardise_levels(strata, arm, numerator[arm])
@@ -209,39 +209,41 @@ def contrast(
     against_limit: tuple[GroupAnswers, ...] = (),
     joint: bool = True,
 ) -> Estimate:
-    """Compare the levels of baseline and candidate by t on the scale of `difference` (method B.2, B.3).
+    """Compare the levels of baseline and candidate by t tests (method B.2, B.3).
 
-    Each group, all requests or one endpoint, is compared by itself.
+    Each group (all requests, or one endpoint) is compared by itself. The scale of the tests is that of `difference`: a
+    log ratio if the effect is a ratio, else the unit of the levels.
 
     Args:
         shown_levels: Levels of baseline and candidate to show, each (groups,).
-        difference: Candidate minus baseline, of logarithms if the effect is a ratio.
+        difference: Candidate minus baseline on the scale of the tests, with the influence of each slot.
         spread: Variance between instances or replicates; the variance over time follows from the influence.
         position: Position of each slot within its run, 0 to 1, shape (slots,).
         alpha: One-sided level of the interval.
-        bound: The margin on the scale of the test, not negative.
+        bound: The margin on the scale of the tests, not negative.
         sign: 1 if lower is better, -1 if higher is.
         relative: Whether the effect is a ratio.
-        doubt: How much rounding may have moved the difference, shape (groups,). If it is at least the margin, the
-            question about the margin is not decided.
+        doubt: How much rounding may have moved the difference, shape (groups,); `None`: not at all. If it is at least
+            the margin, the question about the margin is not decided.
         tolerance: One more bound to test, as a relative harm, shape (groups,); only if lower is better.
-        against_limit: Answers of the candidate's own limits.
-        joint: Whether to keep the parts of the errors (`Estimate.loadings`).
+        against_limit: Answers of the candidate's own limits, to pass on.
+        joint: Whether to compute `Estimate.loadings`, which give the correlations with other comparisons.
     """
-    # `theta` is the effect on the scale of the test; times `sign`, positive is harm.
+    # `theta` is the effect on the scale of the tests; times `sign`, positive is harm.
     theta, uncertainty = spread.find_uncertainty(difference)
     doubt = np.zeros(theta.size) if doubt is None else doubt
-    # Of the variances over time and between instances, the one with the widest interval; `reach` is its half-width.
-    deciding = uncertainty.binding(alpha)
-    half_width = deciding.reach + doubt
-    detectable = deciding.reach + Z_OF_POWER * deciding.se + doubt
-    # Where rounding alone may be as large as the margin, the margin decides nothing.
+    # There are several variances, over time and between instances: the one with the widest interval decides.
+    deciding = uncertainty.find_widest(alpha)
+    half_width = deciding.half_width + doubt
+    detectable = deciding.half_width + Z_OF_POWER * deciding.se + doubt
+    # Where rounding alone may be as large as the margin, the question about the margin is not decided.
     coarse = (doubt >= bound) & (doubt > 0) & (bound > 0)
     effect = np.stack([theta, theta - half_width, theta + half_width])  # with both ends of its interval
     beyond = sign * theta - bound
     harm_influence = sign * difference.influence
     against_tolerance = None
     if tolerance is not None:
+        # No `sign`: lower is better.
         against_tolerance = compute_answers(theta - np.log1p(tolerance), uncertainty, doubt)
     loadings = None
     if joint:
@@ -271,7 +273,7 @@ def build_estimate(
     effect: FloatArray,
     against_margin: GroupAnswers,
     against_zero: GroupAnswers,
-    deciding: Binding,
+    deciding: DecidingVariance,
     *,
     harm: FloatArray,
     position: FloatArray,
@@ -287,17 +289,30 @@ def build_estimate(
 ) -> Estimate:
     """Build an estimate from its answers and the variance that decides (method B.2, B.3).
 
-    It adds the trend, and how much more time is needed. `shown_levels`: levels of baseline and candidate, each
-    (groups,). `effect` (3, groups): the effect, and the lower and upper end of its interval. `deciding`: the variance
-    that decides at the level of the interval. `beyond` (groups,): distance beyond the margin on the scale of the test;
-    `harm` (groups, slots): influence of each slot on it; `doubt`: how much rounding may have moved it. `position`
-    (slots,): position of each slot within its run, 0 to 1. The other arguments become the fields of `Estimate` with the
-    same name.
+    It adds the trend, and how much more time is needed. Arrays have shape (groups,) unless stated.
+
+    Args:
+        shown_levels: Levels of baseline and candidate.
+        effect: The effect, and the lower and upper end of its interval, shape (3, groups).
+        against_margin: Answers to the question about the margin.
+        against_zero: Answers to the question about any harm.
+        deciding: The variance that decides at the level of the interval.
+        harm: Influence of each slot on `beyond`, shape (groups, slots).
+        position: Position of each slot within its run, 0 to 1, shape (slots,).
+        beyond: Distance beyond the margin on the scale of the test; positive is harm.
+        doubt: How much rounding may have moved this distance.
+        detectable: Smallest harm that is detected with 80 % power, on the scale of the effect.
+        se: Standard error to show.
+        against_limit: Answers of the candidate's own limits.
+        against_tolerance: Answers to the question about the tolerance, if it was tested.
+        tolerance: Harm that is tolerated in a GO, on the scale of the effect, if it was tested.
+        coarse: Whether a step of the recorded times hides the margin; `None`: nowhere.
+        loadings: Parts of the errors, shape (groups, parts) (`compute_loadings`).
     """
     variance = deciding.variance
-    # More time shrinks only a part of the variance, in proportion. The estimate is shown to be within the margin once
-    # its distance to the margin is the half-width of the interval, so once the shrinking part is as small as
-    # `allowed`; never if that is negative.
+    # `needed` is a multiple of the present time. More time shrinks only a part of the variance, in proportion. The
+    # estimate is shown to be within the margin once its distance to the margin is the half-width of the interval, so
+    # once the shrinking part is as small as `allowed`; never if `allowed` is not positive.
     shrinking = variance - deciding.persistent
     allowed = (np.maximum(-beyond - doubt, 0.0) / deciding.critical) ** 2 - deciding.persistent
     needed = np.where(allowed > 0, shrinking / np.where(allowed > 0, allowed, 1.0), np.inf)

@@ -27,7 +27,7 @@ def compare_differences(
     floor: tuple[float, float] = (0.0, 0.0),
     fitted: int = 0,
 ) -> Estimate:
-    """Compare both arms by the difference of their levels. A level is the sum of an arm's values by what is counted.
+    """Compare both arms by the difference of their levels. A level is the sum of an arm's values divided by its counts.
 
     Margin, limits and `sd_instance` have the unit of the value. If nothing varies, the answer is exact (method B.2,
     B.3; trends: B.7).

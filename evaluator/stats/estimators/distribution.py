@@ -53,7 +53,8 @@ def standardised_distributions(bins: SortedBins, weight: FloatArray, limits: Flo
     mass, starts = np.take(weight, bins.cell), bins.starts
     mass *= bins.n
     is_judged = mass >= 0  # false for NaN
-    # Later rows are left out: they would change the order of summation, and so the last bit of sums.
+    # Rows that are later than the judged period are left out: with a weight of 0 instead, they would change the order
+    # of summation, and so the last bit of sums.
     if not is_judged.all():
         judged_rows = np.flatnonzero(is_judged)
         mass, starts = mass[judged_rows], np.searchsorted(judged_rows, starts)
@@ -66,23 +67,23 @@ def standardised_distributions(bins: SortedBins, weight: FloatArray, limits: Flo
     return shares
 
 
-def distributions_by_row(
-    bins: SortedBins, weight: FloatArray, limits: FloatArray, row: IntArray, rows: int
+def distributions_by_set(
+    bins: SortedBins, weight: FloatArray, limits: FloatArray, set_of_cell: IntArray, sets: int
 ) -> FloatArray:
-    """Return the cumulative share of requests at each limit of the bins, by sets of cells: shape (rows, limits).
+    """Return the cumulative share of requests at each limit of the bins, by sets of cells: shape (sets, limits).
 
     Args:
-        bins: The histograms.
+        bins: The histograms, one of each cell.
         weight: Contribution of one request of each cell, shape (cells,).
         limits: Limits of the bins, shape (bins + 1,).
-        row: The set (0 … rows - 1) that each cell belongs to, shape (cells,).
-        rows: Number of sets.
+        set_of_cell: The set (0 … sets - 1) that each cell belongs to, shape (cells,).
+        sets: Number of sets.
     """
     bin_count = limits.size - 1
     # The bin of each row of the histogram, and one number for its set and bin.
     bin_of_row = np.repeat(np.arange(bins.sizes.size), bins.sizes)
-    key = row[bins.cell] * bin_count + bin_of_row
-    mass = np.bincount(key, weights=bins.n * weight[bins.cell], minlength=rows * bin_count).reshape(rows, bin_count)
+    key = set_of_cell[bins.cell] * bin_count + bin_of_row
+    mass = np.bincount(key, weights=bins.n * weight[bins.cell], minlength=sets * bin_count).reshape(sets, bin_count)
     return np.pad(np.cumsum(mass, axis=1), ((0, 0), (1, 0)))
 
 

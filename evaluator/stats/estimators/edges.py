@@ -54,7 +54,7 @@ class EdgePanel:
         panel = self.panel.before(bucket)
         if panel is None:
             return None
-        earlier_rows = self.panel.rows.slot < panel.rows.slots
+        earlier_rows = self.panel.rows.slot < panel.rows.slots  # `slots`: block slots of the earlier panel
         above = np.ascontiguousarray(self.above[..., : panel.slots])
         return EdgePanel(panel, self.bounds, above, self.row_above[:, earlier_rows])
 
@@ -121,7 +121,8 @@ class _BoundTests:
         """Compare the candidate's share of observations above a bound with the baseline's share above another.
 
         `baseline` and `candidate` are the indices of these bounds; `limit` is for the candidate's share. Observations
-        above a bound are compared as failures, without a margin: the margin is in the choice of the bounds.
+        above a bound are compared as failures, without a margin: the margin is in the choice of the bounds. The
+        interval of the shares is never needed.
         """
         return compare_failures(
             self.edges.pair(baseline, candidate),
@@ -129,7 +130,7 @@ class _BoundTests:
             alpha=self.alpha,
             margin=None,
             sd_instance=self.sd_instance,
-            sd_share=0.0,
+            sd_share=0.0,  # `sd_instance` is already that of a share
             limit=limit,
             depth="answers" if self.depth == "full" else self.depth,
             shared=frame_all_requests(self.edges.panel),
@@ -176,7 +177,7 @@ def compare_edges(
     if not at_or_above.size:
         largest = edges.bounds[-1] if edges.bounds.size else 0.0
         return EdgeEstimate(None, problem=f"on baseline it is above the largest bound of the histogram, {largest:g}")
-    upper = int(at_or_above[0])
+    upper = int(at_or_above[0])  # the first of them
     if edges.bounds[upper] <= 0 and (margin is None or margin.relative):
         return EdgeEstimate(
             None, problem="on baseline it is 0 or negative, so there is no ratio: give it an absolute margin"
@@ -185,15 +186,26 @@ def compare_edges(
         _interpolate_quantile(edges.bounds, shares[0], probability),
         _interpolate_quantile(edges.bounds, shares[1], probability),
     )
-    sd_of_share = sd_instance * spread_of_share(edges.bounds, shares[0], upper)
-    tests = _BoundTests(edges, design, probability, margin, alpha, shares, quantiles, upper, sd_of_share, depth)
-    return _answer(tests, limit)
+    tests = _BoundTests(
+        edges,
+        design,
+        probability=probability,
+        margin=margin,
+        alpha=alpha,
+        shares=shares,
+        quantiles=quantiles,
+        upper=upper,
+        sd_instance=sd_instance * spread_of_share(edges.bounds, shares[0], upper),  # of times, converted to shares
+        depth=depth,
+    )
+    return _test_quantile(tests, limit)
 
 
 def spread_of_share(bounds: FloatArray, shares: FloatArray, index: int) -> float:
     """Return by how much the share of observations within a bound rises if all of them become faster by a small factor.
 
-    It is the rise for a factor of 1 + x, divided by x, estimated from the bucket below the bound.
+    It is the rise for a factor of 1 + x, divided by x: the share in the bucket below the bound, divided by the bucket's
+    width on the log scale. The first bucket, which begins at 0 or below, counts as one unit wide.
 
     Args:
         bounds: Upper bounds of the histogram, shape (bounds,).
@@ -222,16 +234,17 @@ def _interpolate_quantile(bounds: FloatArray, shares: FloatArray, probability: f
     return lower_bound + (float(bounds[index]) - lower_bound) * min(max(position, 0.0), 1.0)
 
 
-def _answer(tests: _BoundTests, limit: Limit) -> EdgeEstimate:
-    """Test the quantile against the margin, zero and the limits at bounds of the histogram: one estimate, one group.
+def _test_quantile(tests: _BoundTests, limit: Limit) -> EdgeEstimate:
+    """Test the candidate's quantile against the margin, zero and the limits, at bounds of the histogram.
 
-    Between bounds nothing is known. So the candidate is shown to be worse at a bound that is certainly the margin above
-    the baseline's quantile, and to be within the margin at a bound that is certainly no more than the margin above it.
+    Where observations are between two bounds is unknown. So the candidate is shown to be worse at a bound that is
+    certainly the margin above the baseline's quantile, and to be within the margin at a bound that is certainly no more
+    than the margin above it. The estimate has one group.
     """
     bounds, upper = tests.edges.bounds, tests.upper
     # The baseline's quantile is between the bounds `upper - 1` and `upper` (indices). "Worse" is tested at the first
     # bound that is at least the margin above `upper`, "within" at the last bound that is at most the margin above
-    # `upper - 1`.
+    # `upper - 1`. Bounds that differ by rounding only (`SAME`) are equal.
     least_worse = tests.add_margin(float(bounds[upper]))
     worse_bounds = np.flatnonzero(bounds >= least_worse - SAME * abs(least_worse))
     within_bound = upper - 1
@@ -239,15 +252,16 @@ def _answer(tests: _BoundTests, limit: Limit) -> EdgeEstimate:
         most_within = tests.add_margin(float(bounds[upper - 1]))
         within_bound = int(np.flatnonzero(bounds <= most_within + SAME * abs(most_within))[-1])
     # Without another bound than `upper - 1` itself, which is below the baseline's quantile, "within" cannot be shown.
-    resolved = within_bound > upper - 1
+    can_show_within = within_bound > upper - 1
     any_harm = tests.compare_shares(upper, upper)
     worse = None
     if worse_bounds.size:
         worse = any_harm if worse_bounds[0] == upper else tests.compare_shares(upper, int(worse_bounds[0]))
-    within = tests.compare_shares(upper - 1, within_bound) if resolved else None
-    # Variance and trend that are shown: of the test that can decide, else of the other.
+    within = tests.compare_shares(upper - 1, within_bound) if can_show_within else None
+    # The estimate has the variance and trend of one of these tests.
     shown = within or worse or any_harm
-    # Nothing is shown (p = 1) if there is no such bound, or if the candidate's own quantile is on its other side.
+    # Nothing is shown (p = 1) without such a bound, or if the candidate's own quantile is not above the bound of
+    # "worse", or is above the bound of "within".
     p_worse = p_within = np.ones(1)
     if worse and tests.shares[1][worse_bounds[0]] < tests.probability:
         p_worse = worse.against_zero.p_worse
@@ -269,11 +283,11 @@ def _answer(tests: _BoundTests, limit: Limit) -> EdgeEstimate:
             against_margin=against_margin if tests.margin else any_harm.against_zero,
             against_zero=any_harm.against_zero,
             detectable=_find_detectable(tests, any_harm) * one_group,
-            se=np.nan * one_group,
+            se=np.nan * one_group,  # unknown on the scale of the effect
             against_limit=_answer_limits(tests, limit),
             loadings=(worse or any_harm).loadings,
         ),
-        unresolved=_explain_unresolved(tests) if tests.margin and not resolved else "",
+        unresolved=_explain_unresolved(tests) if tests.margin and not can_show_within else "",
     )
 
 
@@ -334,8 +348,9 @@ def _find_last(holds: Callable[[int], bool], last: int) -> int | None:
 def _find_detectable(tests: _BoundTests, any_harm: Estimate) -> float:
     """Find the smallest slowdown that is detected at the bound above the baseline's quantile; NaN if none is.
 
-    `any_harm` compares the shares above this bound. The share that it can detect is converted to a slowdown by the
-    baseline's own (interpolated) distribution: such a slowdown lifts this share of observations above the bound.
+    `any_harm` compares the shares above this bound, so it detects a change of this share. In the baseline's own
+    (interpolated) distribution, a slowdown that lifts so many more observations above the bound is the result: the
+    change from the time that is lifted to the bound, to the bound.
     """
     detectable_share = float(any_harm.detectable[0])
     share_before = float(tests.shares[0][tests.upper]) - detectable_share
@@ -369,9 +384,10 @@ def _answer_limits(tests: _BoundTests, limit: Limit) -> tuple[GroupAnswers, ...]
 
 
 def _test_against_bound(tests: _BoundTests, index: int, *, above: bool) -> FloatArray:
-    """Return the p-value (1,) of "the candidate's quantile is above this bound", or of "it is at most this bound".
+    """Return the p-value, shape (1,), of a claim about the candidate's quantile and the bound with this index.
 
-    It is 1, so that nothing is shown, if the histogram has no bound of this index.
+    If `above`, the claim is that the quantile is above the bound, else that it is at most the bound. The p-value is 1,
+    so that nothing is shown, if the histogram has no bound with this index.
     """
     if not 0 <= index < tests.edges.bounds.size:
         return np.ones(1)
@@ -384,7 +400,8 @@ def _test_against_bound(tests: _BoundTests, index: int, *, above: bool) -> Float
 def _explain_unresolved(tests: _BoundTests) -> str:
     """Explain to a user which bounds of the histogram could show the quantile to be within the margin."""
     bounds, margin = tests.edges.bounds, tests.margin
-    high, quantile = float(bounds[tests.upper]), tests.quantiles[0]  # of the baseline
+    quantile = tests.quantiles[0]  # of the baseline; it is between the bounds `low` and `high`
+    high = float(bounds[tests.upper])
     low = float(bounds[tests.upper - 1]) if tests.upper else 0.0
     allowed = margin.value if margin else 0.0
     # Two bounds around the baseline's quantile that are the margin apart; the first may be a bound that exists.

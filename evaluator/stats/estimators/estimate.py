@@ -132,7 +132,7 @@ class Estimate:
 def build_untested(baseline: FloatArray, candidate: FloatArray, limits: int) -> Estimate:
     """Build an estimate without any test, for an early look at which all levels are within their bounds.
 
-    Such a look cannot find harm, so no variance is computed: p-values are 1, and the other results are NaN.
+    Such a look cannot find harm, so no variance is computed: p-values are 1, and what depends on a variance is NaN.
 
     Args:
         baseline: Levels of the baseline, shape (groups,).
@@ -140,7 +140,7 @@ def build_untested(baseline: FloatArray, candidate: FloatArray, limits: int) -> 
         limits: Number of limits, which get an answer each.
     """
     unknown = np.full(baseline.shape, np.nan)
-    answers = GroupAnswers(unknown, np.ones(baseline.shape), np.ones(baseline.shape))
+    answers = GroupAnswers(beyond=unknown, p_worse=np.ones(baseline.shape), p_within=np.ones(baseline.shape))
     return Estimate(
         baseline=baseline,
         candidate=candidate,
@@ -149,13 +149,13 @@ def build_untested(baseline: FloatArray, candidate: FloatArray, limits: int) -> 
         upper=unknown,
         against_margin=answers,
         against_zero=answers,
-        trend=Trend(unknown, unknown, unknown),
+        trend=Trend(last_third=unknown, p_worsening=unknown, at_end=unknown),
         detectable=unknown,
         needed=unknown,
         persistent=np.zeros(baseline.shape),
         se=unknown,
         df=unknown,
-        against_limit=(answers,) * limits,
+        against_limit=(answers,) * limits,  # the same for each limit
         against_tolerance=answers,
         tolerance=unknown,
     )
@@ -234,6 +234,7 @@ def find_trend(influence: FloatArray, position: FloatArray, beyond: FloatArray) 
     slope = influence @ centred / squares  # shape (groups,), per run
     residual = influence - slope[:, None] * centred
     if slots < TREND_BELOW:
+        # As few degrees of freedom as with the batch means that replace cosines in a short run, less one for the slope.
         df = BATCHES - 2
         slot_variance = (residual**2).sum(axis=-1) / max(slots - 2, 1)
     else:

@@ -35,7 +35,7 @@ from evaluator.stats.inference.score import (
 from evaluator.stats.inference.student import t_below, t_quantile
 from evaluator.stats.shaping.groups import Groups
 from evaluator.stats.shaping.panel import Panel
-from evaluator.stats.variance.history import on_scale
+from evaluator.stats.variance.history import convert_history
 from evaluator.stats.variance.instances import InstanceFrame
 from evaluator.stats.variance.uncertainty import Design, Uncertainty
 
@@ -89,11 +89,20 @@ def compare_failures(
 ) -> Estimate:
     """Compare failure rates, standardised over endpoints and time (method B.2, failures by score).
 
-    `alpha`: one-sided level of the interval. `margin`: largest harm that is tolerated, a difference of rates (0.001 is
-    0.1 pp), or a ratio if it is relative; `None`: is there any harm? For an arm with a single instance, the larger of
-    `sd_instance` (a rate) and the share `sd_share` of the pooled rate is assumed as standard deviation. `limit`: bounds
-    on the candidate's own rate. `groups`: which endpoints are compared together, `None`: all. `depth`: unless it is
-    `full`, effect and interval are NaN. `shared`: weights and instances, if known. `tolerance`: one more bound to test.
+    Args:
+        panel: Baseline and candidate.
+        design: What is replicated: whole runs, instances within runs, or nothing.
+        alpha: One-sided level of the interval.
+        margin: Largest harm that is tolerated, a difference of rates (0.001 is 0.1 pp), or a ratio if it is relative;
+            `None`: the question is whether there is any harm.
+        sd_instance: Standard deviation of the rate assumed for an arm with a single instance.
+        sd_share: The same, as a share of the mean rate of both arms. The larger of the two counts.
+        limit: Bounds on the candidate's own rate.
+        groups: Which endpoints are compared together; `None`: all.
+        depth: What is computed: all (`full`), all but effect and interval, which are NaN (`answers`), or tests only if
+            a rate is beyond its bound (`suspects`).
+        shared: Weights and instances of the panel, if the caller has them already.
+        tolerance: One more bound to test: the harm that is tolerated in a GO.
     """
     strata, frame = shared or (frame_all_requests(panel) if groups is None else frame_requests(panel, groups))
     baseline, candidate = (measure_level(strata, arm, panel.failures, design) for arm in (0, 1))
@@ -101,9 +110,9 @@ def compare_failures(
     margin = margin or Margin(0.0, relative=False)
     if depth == "suspects" and are_within_bounds(*rates, margin, limit):
         return build_untested(*rates, limit.count)
-    pooled = (baseline.value + candidate.value) / 2
+    mean_rate = (baseline.value + candidate.value) / 2
     assumed = _AssumedSd(sd_instance, sd_share)
-    spread = _find_spread(panel, design, frame, difference.value, pooled, assumed)
+    spread = _find_spread(panel, design, frame, difference.value, mean_rate, assumed)
     _, uncertainty = spread.find_uncertainty(difference)
     # The score test is for independent requests (variance `binomial`), so counts are divided by the design effect.
     n_b, n_c = strata.effective_n
@@ -112,21 +121,22 @@ def compare_failures(
     factor = 1 + margin.value if margin.relative else 1.0  # the multiple of the baseline's rate that is allowed
     beyond = candidate.value - factor * baseline.value if margin.relative else difference.value - margin.value
     harm_influence = candidate.influence - factor * baseline.influence
-    effect = np.full((3, pooled.size), np.nan)  # with both ends of its interval
+    effect = np.full((3, mean_rate.size), np.nan)  # with both ends of its interval
     if depth == "full":
         effect = _find_interval(counts, baseline.value, candidate.value, alpha, relative=margin.relative)
+    # What a difference of rates is divided by, to be on the scale of the effect; NaN: there is no ratio to 0.
     unit_of_effect = np.where(baseline.value > 0, baseline.value, np.nan) if margin.relative else 1.0
-    deciding = uncertainty.also(binomial).binding(alpha)
+    deciding = uncertainty.also(binomial).find_widest(alpha)
     return build_estimate(
         rates,
         effect,
-        _answer(counts, beyond, margin.value, relative=margin.relative),
-        _answer(counts, difference.value, 0.0, relative=False),
+        _test_rates(counts, beyond, margin.value, relative=margin.relative),
+        _test_rates(counts, difference.value, 0.0, relative=False),
         deciding,
         harm=harm_influence,
         position=panel.position,
         beyond=beyond,
-        detectable=(deciding.reach + Z_OF_POWER * deciding.se) / unit_of_effect,
+        detectable=(deciding.half_width + Z_OF_POWER * deciding.se) / unit_of_effect,
         se=deciding.se / unit_of_effect,
         against_limit=_answer_limits(panel, design, strata, frame, candidate, assumed, limit),
         against_tolerance=None if tolerance is None else _answer_tolerance(counts, difference.value, tolerance),
@@ -156,7 +166,7 @@ def _find_spread(
     has_replicates = design.kind == "replicates"
     instances = None if has_replicates else frame.variance(panel.rows.failures, difference, relative=False)
     prior = design.assume_variance(np.maximum(rate * assumed.share, assumed.least))
-    return Spread(design, instances, prior, on_scale(design.failures, np.ones(rate.size)))
+    return Spread(design, instances, prior, convert_history(design.failures, np.ones(rate.size)))
 
 
 def _find_design_effect(uncertainty: Uncertainty, binomial: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -174,7 +184,8 @@ def _find_effective_counts(
 ) -> _Counts:
     """Divide the requests and failures of both arms by the design effect of each variance.
 
-    `rates` are those of baseline and candidate, each (groups,); `design_effect` and `df` are of `_find_design_effect`.
+    The requests are `Strata.effective_n`, which are adjusted for the mix of endpoints. `rates` are those of baseline
+    and candidate, each (groups,); `design_effect` and `df` are of `_find_design_effect`.
     """
     (baseline, candidate), (n_b, n_c) = rates, strata.effective_n
     return _Counts(
@@ -193,16 +204,16 @@ def _answer_tolerance(counts: _Counts, difference: FloatArray, tolerance: Tolera
     The relative bound is tested as a ratio: as a difference it would be as uncertain as the baseline's rate.
     """
     absolute = np.minimum(tolerance.absolute, tolerance.most)
-    as_difference = _answer(counts, difference - absolute, absolute, relative=False)
+    as_difference = _test_rates(counts, difference - absolute, absolute, relative=False)
     if not tolerance.relative.any():
         return as_difference
-    as_ratio = _answer(counts, difference, tolerance.relative, relative=True)
+    as_ratio = _test_rates(counts, difference, tolerance.relative, relative=True)
     p_worse = np.maximum(as_difference.p_worse, as_ratio.p_worse)
     p_within = np.minimum(as_difference.p_within, as_ratio.p_within)
     return GroupAnswers(as_difference.beyond, p_worse, p_within)
 
 
-def _answer(counts: _Counts, beyond: FloatArray, bound: FloatArray | float, *, relative: bool) -> GroupAnswers:
+def _test_rates(counts: _Counts, beyond: FloatArray, bound: FloatArray | float, *, relative: bool) -> GroupAnswers:
     """Test the candidate's rate against the baseline's by score.
 
     Args:

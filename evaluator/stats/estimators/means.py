@@ -23,7 +23,7 @@ from evaluator.stats.estimators.resolution import find_doubt_ms, log_doubt
 from evaluator.stats.estimators.strata import Strata, build_strata
 from evaluator.stats.shaping.groups import Groups
 from evaluator.stats.shaping.panel import Panel
-from evaluator.stats.variance.history import on_scale
+from evaluator.stats.variance.history import convert_history
 from evaluator.stats.variance.uncertainty import Design
 
 Averaged = Literal["time_ms", "bytes", "value"]
@@ -47,11 +47,19 @@ def compare_means(
 ) -> Estimate:
     """Compare means of successes, standardised over endpoints and time (method B.2, B.3; Mantel & Haenszel 1959).
 
-    `alpha`: one-sided level of the interval. `margin`: largest harm that is tolerated, `None`: is there any harm?
-    `sd_instance`: relative standard deviation assumed for an arm with a single instance. `direction`: which way is
-    better. `limit`: bounds on the candidate's own mean. `groups`: which endpoints are compared together, `None`: all.
-    `of`: what is averaged, times (ms), sizes (bytes) or `value`. `floor` (2, groups): smallest possible variance of the
-    logarithm of each arm's mean. `tolerance`: one more bound to test, if the margin is relative.
+    Args:
+        panel: Baseline and candidate.
+        design: What is replicated: whole runs, instances within runs, or nothing.
+        alpha: One-sided level of the interval.
+        margin: Largest harm that is tolerated; `None`: the question is whether there is any harm.
+        sd_instance: Relative standard deviation assumed for an arm with a single instance.
+        direction: Which way is better.
+        limit: Bounds on the candidate's own mean.
+        groups: Which endpoints are compared together; `None`: all.
+        depth: What is computed: tests only if a mean is beyond its bound (`suspects`), else all.
+        of: What is averaged: times (ms), sizes (bytes) or `value`.
+        floor: Smallest possible variance of the logarithm of each arm's mean, shape (2, groups), if it is known.
+        tolerance: One more bound to test, if the margin is relative: the harm that is tolerated in a GO.
     """
     strata = build_strata(panel, panel.ok, groups)
     baseline, candidate = (measure_level(strata, arm, panel.totals[of], design) for arm in (0, 1))
@@ -103,7 +111,7 @@ def _find_spread(strata: Strata, design: Design, of: Averaged, ratio: FloatArray
         vary_by_instance(strata, rows.n - rows.failures, rows.totals[of], ratio, design, relative=True),
         design.assume_variance(np.full(ratio.size, sd_instance)),
         # Earlier runs show how much latency differs between instances, not sizes.
-        on_scale(design.latency, np.ones(ratio.size)) if of != "bytes" else None,
+        convert_history(design.latency, np.ones(ratio.size)) if of != "bytes" else None,
     )
 
 

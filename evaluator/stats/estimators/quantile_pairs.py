@@ -13,7 +13,7 @@ from evaluator.records.arrays import FloatArray
 from evaluator.stats.estimators.contrast import Spread
 from evaluator.stats.estimators.distribution import (
     Distribution,
-    distributions_by_row,
+    distributions_by_set,
     find_limits_ms,
     standardised_distributions,
 )
@@ -22,7 +22,7 @@ from evaluator.stats.estimators.frames import frame_all_requests
 from evaluator.stats.estimators.resolution import find_quantile_doubt_ms, step_of_arms_ms
 from evaluator.stats.estimators.strata import Strata
 from evaluator.stats.shaping.panel import Panel
-from evaluator.stats.variance.history import on_scale
+from evaluator.stats.variance.history import convert_history
 from evaluator.stats.variance.uncertainty import Design
 
 NEGLIGIBLE = 1e-4
@@ -92,12 +92,13 @@ class PanelCurves:
         runs = int(run.max()) + 1
         slot_weight = (self.strata.block_weight * self.strata.slot_share).sum(axis=0)
         weight_of_run = np.bincount(run, weights=slot_weight, minlength=runs)  # sum of the weights of each run
-        # The run of each cell of the histograms of one arm. Slots later than the panel have weight 0 in any run.
+        # The run of each cell (endpoint × slot) of the histograms of one arm. The histograms have `stride` slots: those
+        # after the last slot of the panel have weight 0, so any run may be given for them.
         run_of_all_slots = np.append(run, np.zeros(self.panel.stride - run.size, run.dtype))
         run_of_cell = np.tile(run_of_all_slots, self.panel.n.shape[1])
         arm_and_run = np.concatenate([run_of_cell, run_of_cell + runs])  # runs of the candidate follow the baseline's
         weights = _weigh_cells(self.panel, self.strata, total_weight=1.0, later=0.0)
-        curves = distributions_by_row(self.panel.bins, weights, self.limits_ms, arm_and_run, 2 * runs)
+        curves = distributions_by_set(self.panel.bins, weights, self.limits_ms, arm_and_run, 2 * runs)
         curves /= np.tile(np.where(weight_of_run > 0, weight_of_run, np.nan), 2)[:, None]
         distributions = [Distribution(self.limits_ms, curve) for curve in curves]
         return distributions[:runs], distributions[runs:]
@@ -112,9 +113,11 @@ class PanelCurves:
             difference: Difference of both arms, which is removed before instances are compared, shape (thresholds, 1).
             slope: Change of the share with the logarithm of time at each threshold, shape (thresholds,).
         """
+        # All requests are one group, so that the thresholds become the groups.
         instances = self.frame.variance(below, difference, relative=False).of_group(0)
+        # What is assumed, or known from earlier runs, is of log times; times the slope it is of the share.
         prior = self.design.assume_variance(self.sd_instance * slope)
-        return Spread(self.design, instances, prior, on_scale(self.design.latency, slope))
+        return Spread(self.design, instances, prior, convert_history(self.design.latency, slope))
 
 
 class QuantilePair:
@@ -125,7 +128,10 @@ class QuantilePair:
     """
 
     def __init__(self, curves: PanelCurves, question: QuantileQuestion) -> None:
-        """Find both quantiles, the time that the margin allows (`allowed_ms`), and the doubt from rounding."""
+        """Find both quantiles, the time that the margin allows (`allowed_ms`), and the doubt from rounding.
+
+        `q_b` and `q_c` are the quantiles (ms) of baseline and candidate; if runs are replicates, means over the runs.
+        """
         self.curves, self.question, self.probability = curves, question, question.probability
         self.q_b = curves.baseline.quantile(self.probability)
         self.q_c = curves.candidate.quantile(self.probability)
@@ -133,9 +139,10 @@ class QuantilePair:
             self._pool_runs(*curves.by_run)
         self.allowed_ms = question.add_margin(self.q_b)
         allowance, largest_step = abs(self.allowed_ms - self.q_b), float(curves.steps_ms.max())
-        self.coarse = 0 < allowance * (1 + SLACK) < largest_step  # a step hides the margin
+        # Times are recorded in steps. Nothing is decided about a margin that is smaller than a step.
+        self.coarse = 0 < allowance * (1 + SLACK) < largest_step
         self.doubt_ms = largest_step
-        """How much (ms) rounding to steps, or to bins, may have moved the difference."""
+        """How much (ms) rounding to steps, or to bins, may have moved the difference; a whole step if `coarse`."""
         if not self.coarse:
             baseline_step, candidate_step = curves.steps_ms.tolist()
             baseline_doubt = find_quantile_doubt_ms(curves.baseline, self.q_b, baseline_step)
@@ -154,7 +161,7 @@ class QuantilePair:
         self.q_b_by_run = np.array([curve.quantile(self.probability) for curve in baseline])
         usable = np.isfinite(self.q_b_by_run) & (self.q_b_by_run > 0)
         if not usable.any():
-            # Infinite or 0: `settle_without_test` then returns this as a problem.
+            # The quantile is infinite or 0, so no estimate is possible (see `settle_without_test`).
             self.q_b, self.q_c = float(self.q_b_by_run.max()), float("nan")
             return
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -169,6 +176,7 @@ class QuantilePair:
         """
         question = self.question
         if not 0 < self.q_b < np.inf:
+            # Infinite: so many requests fail that the quantile is a failure.
             return QuantileEstimate(None, "failing" if self.q_b > 0 else "zero")
         # With a coarse step, the margin decides nothing anyway.
         within_margin = self.coarse or question.sign * float(self.find_distance(np.array([self.allowed_ms]))[0]) <= 0
@@ -181,7 +189,7 @@ class QuantilePair:
     def find_distance(self, times_ms: FloatArray) -> FloatArray:
         """Return D, the quantile's probability minus the candidate's share of requests done by each time, (times,).
 
-        With replicates, it is the mean over the runs.
+        It is positive if the candidate's quantile is above the time. With replicates, it is the mean over the runs.
         """
         if self.curves.by_run:
             return np.asarray(np.nanmean(self.find_run_distances(times_ms), axis=0))
@@ -203,21 +211,24 @@ class QuantilePair:
             ]
         )
 
-    def find_interval(self, times_ms: FloatArray, reach: FloatArray) -> tuple[float, float]:
+    def find_interval(self, times_ms: FloatArray, half_widths: FloatArray) -> tuple[float, float]:
         """Find the interval of the candidate's quantile: its lowest and highest time (ms).
 
-        A time belongs to it if D at that time (`find_distance`) does not differ from 0 by more than `reach`. `reach` is
-        known at the tested thresholds `times_ms`, both of shape (thresholds,); between these it is interpolated. The
-        highest time is infinite if D never falls that low.
+        A time belongs to it if D at that time (`find_distance`: the quantile's probability minus the share of requests
+        done) does not differ from 0 by more than its half-width. Half-widths are known at the tested thresholds
+        `times_ms`, both of shape (thresholds,); between these they are interpolated. The highest time is infinite if D
+        is too high there at all times.
         """
         order = np.argsort(times_ms, kind="stable")
         limits = self.curves.limits_ms
-        # Times (ms) at which D is compared with `reach`: D is linear between the limits of bins.
-        candidate_times = np.sort(np.concatenate([limits[limits > 0], times_ms]))
-        grid = candidate_times[(candidate_times > self.q_b / 100) & (candidate_times < self.q_b * 100)]
-        half_width = np.interp(np.log(grid), np.log(times_ms[order]), reach[order])
+        # Times (ms) at which D is compared with its half-width: D is linear between the limits of bins. A quantile more
+        # than 100 times as large or small as the baseline's is not searched for.
+        all_times = np.sort(np.concatenate([limits[limits > 0], times_ms]))
+        grid = all_times[(all_times > self.q_b / 100) & (all_times < self.q_b * 100)]
+        half_width = np.interp(np.log(grid), np.log(times_ms[order]), half_widths[order])
         distance = self.find_distance(grid)
-        # D falls with time. The last time at which D + half_width is not below 0 is the first in reverse order.
+        # D falls with time. The interval begins where D - half_width is no longer above 0, and ends where
+        # D + half_width becomes negative: in reverse order of time, where -(D + half_width) is no longer above 0.
         lowest = _find_first_below(grid, distance - half_width, default=0.0)
         highest = _find_first_below(grid[::-1], -(distance + half_width)[::-1], default=float("inf"))
         return lowest, highest
@@ -235,8 +246,10 @@ class QuantilePair:
         """Return the thresholds (ms) to test, that of the margin first; with `full`, also the candidate's quantile."""
         thresholds = [self.allowed_ms]
         if self.doubt_ms:
+            # Margin and zero are tested at times that are moved by the doubt.
             thresholds += [*self.shift_by_doubt(self.allowed_ms), *self.shift_by_doubt(self.q_b)]
         if full and np.isfinite(self.q_c):
+            # The interval is around this time, so the variance must be known there.
             thresholds.append(self.q_c)
         return np.array(thresholds)
 
@@ -246,6 +259,7 @@ def standardise_both(panel: Panel) -> tuple[Distribution, Distribution]:
     """Return the standardised distributions of time to success of baseline and candidate, for all quantiles."""
     strata, _ = frame_all_requests(panel)
     limits = find_limits_ms(panel)
+    # Cells with the weight NaN are left out of the distributions.
     weights = _weigh_cells(panel, strata, total_weight=strata.total_weight[0], later=np.nan)
     curves = standardised_distributions(panel.bins, weights, limits)
     return Distribution(limits, curves[0]), Distribution(limits, curves[1])

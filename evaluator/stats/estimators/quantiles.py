@@ -117,68 +117,78 @@ class _Tests:
     """The tests of several quantiles at all their thresholds, computed together."""
 
     def __init__(self, curves: PanelCurves, quantiles: Sequence[QuantilePair]) -> None:
-        """Count what the baseline has done by its own quantiles, and how steep its distribution is there."""
+        """Count what the baseline has done by its own quantiles, and how steep its distribution is there.
+
+        All tests need both, at any threshold.
+        """
         self.curves, self.quantiles = curves, quantiles
         self.q_b = np.array([quantile.q_b for quantile in quantiles])
         step = np.exp(PRIOR_STEP)
         self.slope = (curves.baseline.at(self.q_b * step) - curves.baseline.at(self.q_b / step)) / (2 * PRIOR_STEP)
         """Change of the baseline's share of requests done with the logarithm of time, shape (quantiles,)."""
-        self.levels = standardise_levels(curves.strata, 0, count_done(curves.panel, self.q_b)[:, 0])
+        self.baseline_levels = standardise_levels(curves.strata, 0, count_done(curves.panel, self.q_b)[:, 0])
         """Share of the baseline's requests done by its own quantiles, shape (quantiles, 1)."""
         self.rows_below = None if curves.by_run else count_done_by_row(curves.panel, self.q_b)
-        """The same as counts of each row of the instances, (quantiles, rows); `None` if runs are replicates."""
+        """Requests done by these quantiles in each row of the instances, (quantiles, rows); `None` if runs are
+        replicates."""
 
     def estimate(self, *, full: bool) -> list[QuantileEstimate]:
-        """Return the estimate of each quantile, with intervals if `full`."""
-        nodes = self._test([quantile.choose_thresholds(full=full) for quantile in self.quantiles])
-        interval_ms = np.full((2, len(self.quantiles)), np.nan)
+        """Return the estimate of each quantile, with intervals if `full` (else the ends are NaN)."""
+        # The variance of the test of each quantile is computed at a few thresholds (nodes) and interpolated between.
+        nodes = self._test_thresholds([quantile.choose_thresholds(full=full) for quantile in self.quantiles])
+        interval_ms = np.full((2, len(self.quantiles)), np.nan)  # lower and upper end of each quantile's interval
         if full:
-            # Variances are interpolated between thresholds, so the ends that were found are tested as well, and the
-            # intervals are computed again with them.
+            # The variance at the ends of the intervals is interpolated at first. So the ends become thresholds as well,
+            # and the intervals are computed again with them.
             interval_ms = self._find_intervals(nodes)
             ends_to_test = [ends[np.isfinite(ends) & (ends > 0)] for ends in interval_ms.T]
             if any(ends.size for ends in ends_to_test):
-                interval_ms = self._find_intervals(nodes, self._test(ends_to_test))
+                interval_ms = self._find_intervals(nodes, self._test_thresholds(ends_to_test))
         estimate = self._put_together(nodes, interval_ms)
         return [
             QuantileEstimate(replace(estimate.of_group(k), against_limit=self._answer_limits(k)))
             for k in range(len(self.quantiles))
         ]
 
-    def _test(self, thresholds_ms: Sequence[FloatArray]) -> _Nodes:
-        """Find how uncertain each quantile's test is at its thresholds (ms).
+    def _test_thresholds(self, thresholds_ms: Sequence[FloatArray]) -> _Nodes:
+        """Find how uncertain the test of each quantile is at its thresholds.
 
         What is tested is D, the baseline's share of requests done by its own quantile, minus the candidate's share done
-        by the threshold.
+        by the threshold. `thresholds_ms` has the thresholds of each quantile. In the result, all thresholds are in one
+        list, in the order of the quantiles.
         """
         curves, strata = self.curves, self.curves.strata
         quantile_index = np.repeat(np.arange(len(thresholds_ms)), [thresholds.size for thresholds in thresholds_ms])
         times_ms = np.concatenate(thresholds_ms)
-        candidate_levels = standardise_levels(strata, 1, count_done(curves.panel, times_ms)[:, 1])
-        baseline_level = self.levels.level[quantile_index]
-        baseline_influence = self.levels.influence[quantile_index]
-        # D: the share that the candidate lacks. All endpoints are one group: the last index 0 picks it.
+        done = count_done(curves.panel, times_ms)  # shape (thresholds, arms, endpoints, slots)
+        candidate_levels = standardise_levels(strata, 1, done[:, 1])
+        baseline_level = self.baseline_levels.level[quantile_index]
+        baseline_influence = self.baseline_levels.influence[quantile_index]
+        # D: the share that the candidate lacks. All endpoints are one group (the index 0).
         missing = Estimand(
             baseline_level[:, 0] - candidate_levels.level[:, 0],
             -(candidate_levels.influence[:, 0] - baseline_influence[:, 0]),
         )
         n_b, n_c = strata.effective_n[:, 0]
+        # The variance of independent requests, which is the smallest possible.
         binomial = share_variance(candidate_levels.level[:, 0], n_c) + share_variance(baseline_level[:, 0], n_b)
-        if self.rows_below is None:
+        if self.rows_below is None:  # runs are replicates: the distances of the runs show the variance
             distances = [
                 quantile.find_run_distances(times)
                 for quantile, times in zip(self.quantiles, thresholds_ms, strict=True)
             ]
             missing, spread = replace(missing, by_run=np.concatenate(distances, axis=1).T), Spread()
         else:
-            # Rows of the baseline come first; they are counted at the baseline's quantile.
+            # How much the shares differ between instances. Rows of the baseline come first; what counts in them are the
+            # requests done by the baseline's quantile, not by the threshold.
             below = count_done_by_row(curves.panel, times_ms)
             baseline_rows = int(np.searchsorted(curves.panel.rows.arm, 1))
             below[:, :baseline_rows] = self.rows_below[quantile_index, :baseline_rows]
             difference = candidate_levels.level - baseline_level
             spread = curves.find_spread(below, difference, self.slope[quantile_index])
         _, uncertainty = spread.find_uncertainty(missing)
-        # `below` falls if an instance is slower, so its scores get the opposite sign.
+        # Contributions of replicates or instances to the error of D. `below` falls if an instance is slower while D
+        # rises, so scores of instances get the opposite sign.
         scores = spread.find_scores(missing, sign=1.0 if curves.by_run else -1.0)
         node_scores = np.zeros((times_ms.size, 0)) if scores is None else scores.T
         return _Nodes(quantile_index, times_ms, uncertainty.also(binomial), missing.influence, node_scores)
@@ -190,12 +200,14 @@ class _Tests:
             nodes: The tests; the first threshold of each quantile is that of its margin.
             interval_ms: Lower and upper end of the interval of the candidate's quantile, shape (2, quantiles).
         """
-        # Arrays have an element for each quantile. `q_b` and `q_c` are the quantiles (ms) of baseline and candidate.
+        # Arrays have an element for each quantile. `q_b` and `q_c` are the quantiles (ms) of baseline and candidate;
+        # times `sign`, a change is positive if it is harm.
         quantiles, alpha, q_b = self.quantiles, self.curves.alpha, self.q_b
         sign = np.array([quantile.question.sign for quantile in quantiles])
         relative = np.array([quantile.question.relative for quantile in quantiles])
         q_c = np.array([quantile.q_c for quantile in quantiles])
-        doubt_ms = np.array([quantile.doubt_ms for quantile in quantiles])  # how much rounding may have moved them
+        # How much rounding may have moved the difference of the quantiles.
+        doubt_ms = np.array([quantile.doubt_ms for quantile in quantiles])
         coarse = np.array([quantile.coarse for quantile in quantiles])
         lower_ms, upper_ms = np.maximum(interval_ms[0] - doubt_ms, 0.0), interval_ms[1] + doubt_ms
         # Times of the candidate's quantile as changes from the baseline's: relative, or in ms.
@@ -210,13 +222,13 @@ class _Tests:
         else:
             against_margin = compute_answers(beyond, at_margin)
             against_zero = compute_answers(self._find_distances(q_b), nodes.interpolate(q_b))
-        # By how much each slot, and each instance or replicate, moves the harm at the margin.
+        # By how much each slot, and each instance or replicate, moves the distance beyond the margin.
         harm_influence = sign[:, None] * nodes.influence[first]
         scores = sign * nodes.scores[first].T
-        deciding = at_margin.binding(alpha)
+        deciding = at_margin.find_widest(alpha)
         critical = deciding.critical
         with np.errstate(divide="ignore", invalid="ignore"):
-            # From the effect to the end of the interval in the direction of harm.
+            # From the effect to the end of the interval in the direction of harm: `critical` standard errors.
             half_width = np.where(sign > 0, upper - effect, effect - lower)
             detectable = half_width * (critical + Z_OF_POWER) / critical
             # No density is estimated, so the standard error (of the log ratio, or in ms) is derived from the interval.
@@ -260,27 +272,31 @@ class _Tests:
         return GroupAnswers(self._find_distances(times_ms), worse.p_worse, within.p_within)
 
     def _find_intervals(self, *all_nodes: _Nodes) -> FloatArray:
-        """Return the lower and upper end (ms) of the interval of each quantile by all tests: shape (2, quantiles)."""
+        """Return the lower and upper end (ms) of the interval of each quantile: shape (2, quantiles).
+
+        Several `_Nodes` are used together: each has some of the thresholds of each quantile.
+        """
         quantile_index = np.concatenate([nodes.quantile for nodes in all_nodes])
         times_ms = np.concatenate([nodes.times_ms for nodes in all_nodes])
-        reach = np.concatenate([nodes.uncertainty.reach(self.curves.alpha) for nodes in all_nodes])
+        half_widths = np.concatenate([nodes.uncertainty.half_width(self.curves.alpha) for nodes in all_nodes])
         intervals = []
         for k, quantile in enumerate(self.quantiles):
             of_quantile = quantile_index == k
-            intervals.append(quantile.find_interval(times_ms[of_quantile], reach[of_quantile]))
+            intervals.append(quantile.find_interval(times_ms[of_quantile], half_widths[of_quantile]))
         return np.array(intervals).T
 
     def _answer_limits(self, k: int) -> tuple[GroupAnswers, ...]:
-        """Test the candidate's own quantile number `k` against its limits (ms), one answer for each that is set."""
+        """Test the candidate's own quantile (the one with index `k`) against its limits: an answer for each limit."""
         curves, probability = self.curves, self.quantiles[k].probability
         answers = []
         # The sign is 1 for a maximum, -1 for a minimum, so that positive distances are beyond the limit.
         for sign, bound_ms in self.quantiles[k].question.limit.bounds:
-            # As in `_test`, but the quantile's probability itself takes the place of the baseline's share.
+            # As in `_test_thresholds`, but the quantile's probability itself takes the place of the baseline's share.
             times_ms = np.array([bound_ms])
             done = standardise_levels(curves.strata, 1, count_done(curves.panel, times_ms)[:, 1])
-            missing, spread = Estimand(probability - done.level[:, 0], done.influence[:, 0]), Spread()
+            missing, spread = Estimand(probability - done.level[:, 0], -done.influence[:, 0]), Spread()
             if curves.by_run:
+                # The distributions of the candidate, one for each run.
                 by_run = np.stack([probability - curve.at(times_ms) for curve in curves.by_run[1]], axis=-1)
                 missing = replace(missing, by_run=by_run)
             else:

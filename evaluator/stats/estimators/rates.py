@@ -32,7 +32,8 @@ def compare_rates(
         events: Events in each slot, shape (2, slots).
         panel: Baseline and candidate.
         alpha: One-sided level of the interval.
-        margin: Largest harm that is tolerated; an absolute margin is divided by the baseline's rate. `None`: no harm.
+        margin: Largest harm that is tolerated; an absolute margin is divided by the baseline's rate. `None`: the
+            question is whether there is any harm.
         limit: Bounds on the candidate's own rate, per second.
         sign: 1 if a lower rate is better, -1 if a higher rate is.
         exposure: What the rates of baseline and candidate are divided by before they are compared (users of each arm).
@@ -41,7 +42,8 @@ def compare_rates(
     # Of each arm, shape (2, 1).
     active_count, totals = active.sum(axis=1, keepdims=True), events.sum(axis=1, keepdims=True)
     rates = totals / (active_count * panel.bucket_s)
-    # Influence of each slot on the logarithm of each arm's rate, (2, slots); mean 0.
+    # Influence of each slot on the logarithm of each arm's rate, (2, slots), with mean 0: the slot's events relative to
+    # their mean, minus 1. Slots in which the arm did not run have 0; the others count for them (slots / active slots).
     influence = np.where(active, (events / (totals / active_count) - 1) * panel.slots / active_count, 0.0)
     log_rates = [Estimand(np.log(rates[arm]), influence[[arm]]) for arm in (0, 1)]
     # Rates per user are compared; the candidate's limits are for its rate itself.

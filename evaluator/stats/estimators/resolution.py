@@ -51,8 +51,9 @@ def steps_of(panel: Panel, endpoint: str | None = None) -> tuple[float, float]:
 def find_doubt_ms(panel: Panel, groups: Groups) -> FloatArray:
     """Find how much (ms) rounding may have moved the difference of mean times of each group, shape (groups,).
 
-    For each arm this is half a step for requests on a single step, and nothing for requests on several steps. If the
-    arms have different steps, half of the larger one is added, because a tool may round or cut off.
+    Times are recorded as multiples of a step (for example whole milliseconds). For each arm the doubt is half a step
+    for requests on a single step, and nothing for requests on several steps. If the arms have different steps, half of
+    the larger one is added, because a tool may round or cut off. A step that is small against the mean does not matter.
     """
     steps_ms, successes = panel.steps_us / 1000, panel.ok.sum(axis=2)  # both of shape (2, endpoints)
     larger_step = steps_ms.max(axis=0)
@@ -76,18 +77,21 @@ def log_doubt(doubt: FloatArray, level: FloatArray) -> FloatArray:
 def _find_hidden_ms(panel: Panel, is_coarse: BoolArray) -> FloatArray:
     """Find how far (ms) the mean time of each arm and endpoint may be off because requests are on single steps.
 
-    Only a step with at least the share `LONE_SHARE` of an endpoint's requests hides something; how much depends on its
-    two neighbours. Endpoints for which `is_coarse` (endpoints,) is false get 0. Returns shape (2, endpoints).
+    Times are recorded as multiples of a step. Only a multiple with at least the share `LONE_SHARE` of an endpoint's
+    requests hides something; how much depends on the requests on its two neighbours. Endpoints for which `is_coarse`
+    (endpoints,) is false get 0. Returns shape (2, endpoints).
     """
     bins = panel.bins
     # Of each row of the histogram: its owner (arm × endpoint, as one number), its slot, and its bin.
     owner, slot = np.divmod(bins.cell, panel.stride)
     bin_of_row = np.repeat(np.arange(bins.sizes.size), bins.sizes)
     hidden_ms = np.zeros(panel.steps_us.size)  # of each owner
+    # Owners with the same width of steps are handled together.
     for step_us in np.unique(panel.steps_us[:, is_coarse]):
         has_step = ((panel.steps_us == step_us) & is_coarse).ravel()
         rows = np.flatnonzero(has_step[owner] & (slot < panel.slots))
-        # Bins without a multiple of the step have no width. The others are numbered: adjacent steps differ by 1.
+        # Bins are logarithmic, their limits moved so that bins without a multiple of the step have no width. The bins
+        # with a multiple are numbered: adjacent ones differ by 1.
         step_of_bin = np.cumsum(np.diff(bin_limits_ms(bins.last, step_us / 1000)) > 0)
         # One more than there are steps, so that the last step of an owner does not adjoin the first of the next.
         steps = int(step_of_bin[-1]) + 2
@@ -133,7 +137,8 @@ def find_quantile_doubt_ms(curve: Distribution, quantile_ms: float, step_ms: flo
         # A recorded time, a multiple of the step, stands for the interval of half a step on each side of it.
         nearest_multiple = np.floor(quantile_ms / step_ms + 0.5)
         start, width = float((nearest_multiple - 0.5) * step_ms), step_ms
-    # Shares of requests on the step before, on the step with the quantile, and on the step after.
+    # Shares of requests on the step before, on the step with the quantile, and on the step after. If few are on the
+    # step itself, it is one of many, and rounding averages out.
     before, on_step, after = np.diff(curve.at(start + width * np.arange(-1.0, 3.0))).tolist()
     if on_step < LONE_SHARE * float(curve.cumulative[-1]):
         return 0.0

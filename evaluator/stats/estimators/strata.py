@@ -65,13 +65,15 @@ def build_strata(panel: Panel, n: FloatArray, groups: Groups | None = None) -> S
     # Denominators are counts; if one is 0, its numerator is 0 too.
     block_n_of_both = np.maximum(block_n[0] + block_n[1], 1e-300)
     block_weight = block_n[0] * block_n[1] / block_n_of_both
-    # The slot's share of its block, and the weight of one request.
+    # The slot's share of its block, and the weight of one request in the level of its arm.
     slot_share = (n[0] + n[1]) / block_n_of_both
     request_weight = block_weight / np.maximum(block_n, 1e-300)
     # A block's weight, divided among its slots: summed over slots, it is the weight of all strata.
     weight_by_endpoint = block_weight * slot_share  # shape (endpoints, slots)
     slot_weight = groups.sum(weight_by_endpoint)
     total_weight = slot_weight.sum(axis=1)
+    # The slot's weight, minus its weight if only the requests of its own arm counted; 0 if each block is one slot.
+    weight_shift = None if panel.has_fine_blocks else weight_by_endpoint - request_weight * n
     # Σ v²/n over all strata of a group, for each arm.
     sum_of_squares = groups.sum_totals((request_weight * weight_by_endpoint).sum(axis=2))
     return Strata(
@@ -80,7 +82,7 @@ def build_strata(panel: Panel, n: FloatArray, groups: Groups | None = None) -> S
         block_weight=block_weight,
         slot_share=slot_share,
         request_weight=request_weight,
-        weight_shift=None if panel.has_fine_blocks else weight_by_endpoint - request_weight * n,
+        weight_shift=weight_shift,
         groups=groups,
         slot_weight=slot_weight,
         total_weight=total_weight,
@@ -98,7 +100,8 @@ def standardise_levels(strata: Strata, arm: int, numerator: FloatArray) -> Level
     """
     slot_parts = strata.request_weight[arm] * numerator
     if strata.weight_shift is not None:
-        # Within a block, a slot counts by the requests of both arms: this changes influences, not the level.
+        # Within a block, a slot counts by the requests of both arms, not only of its own arm: `weight_shift` is the
+        # difference. It sums to 0 over a block, so it changes influences, not the level.
         slot_parts += strata.weight_shift[arm] * _find_block_means(strata, arm, numerator)
     group_parts = strata.groups.sum(slot_parts)
     total_weight = np.where(strata.total_weight > 0, strata.total_weight, np.nan)
@@ -113,6 +116,7 @@ def standardise_levels_by_run(strata: Strata, arm: int, numerator: FloatArray) -
 
     `numerator` has the shape (endpoints, slots).
     """
+    # The mean of each block, times the block's weight, of which each slot gets its share.
     weighted = strata.groups.sum(_find_block_means(strata, arm, numerator) * strata.block_weight * strata.slot_share)
     # The first slot of each run; slots are in the order of runs.
     starts = np.flatnonzero(np.diff(strata.panel.run, prepend=-1))

@@ -23,7 +23,7 @@ from evaluator.stats.estimators.resolution import find_doubt_ms, log_doubt
 from evaluator.stats.estimators.strata import build_strata
 from evaluator.stats.shaping.groups import Groups
 from evaluator.stats.shaping.panel import Panel
-from evaluator.stats.variance.history import on_scale
+from evaluator.stats.variance.history import convert_history
 from evaluator.stats.variance.uncertainty import Design
 
 
@@ -40,7 +40,7 @@ def compare_typical_times(
 ) -> Estimate:
     """Compare geometric means of response times (ms) of successes, standardised over endpoints and time (method B.5).
 
-    Times are allowed to be wrong by their rounding in each direction (`resolution.find_doubt_ms`).
+    Each claim is tested as if rounding had moved the times against it (`resolution.find_doubt_ms`).
 
     Args:
         panel: Baseline and candidate.
@@ -67,7 +67,7 @@ def compare_typical_times(
             strata, rows.n - rows.failures, rows.totals["log_time_ms"], difference.value, design, relative=False
         ),
         design.assume_variance(np.full(count, sd_instance)),
-        on_scale(design.latency, np.ones(count)),
+        convert_history(design.latency, np.ones(count)),
     )
     return contrast(
         typical,

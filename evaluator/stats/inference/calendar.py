@@ -51,7 +51,11 @@ def plan_looks(monitoring: Monitoring, *, bucket_s: int, covered_s: float, plann
         monitoring: What the policy sets.
         bucket_s: Width of a bucket.
         covered_s: Seconds of judged data until now.
-        planned_s: Seconds of judged data that the source plans (after warm-up); `None`: no end is planned.
+        planned_s: Seconds of judged data that the source plans (after warm-up); `None`: no end is planned, and
+            the last look is at `monitoring.max_duration_s`.
+
+    Returns:
+        The looks before the last one that are due by now, whether the last one is due, and when the next one is.
     """
     kind: Kind
     if monitoring.mode != "auto":
@@ -72,7 +76,7 @@ def plan_looks(monitoring: Monitoring, *, bucket_s: int, covered_s: float, plann
     step_s = _round_up(least_step_s, bucket_s * BLOCK_BUCKETS)
     # No look shortly before the last look.
     last_interim_s = end_s - step_s / 2
-    # 1e-6: a look exactly at the end of the range is included.
+    # `arange` leaves out its end: 1e-6 more, so that a look exactly at the end is included.
     looks = np.arange(step_s, min(covered_s, last_interim_s) + 1e-6, step_s)
     interim = tuple(int(look) for look in looks[looks >= burn_in_s])
     if kind == "group_sequential" and not interim and final:

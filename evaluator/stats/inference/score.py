@@ -22,11 +22,12 @@ Number = FloatArray | float
 
 
 def difference_z(x_c: Number, n_c: Number, x_b: Number, n_b: Number, delta: Number) -> FloatArray:
-    """Return the score statistic of the hypothesis p_c - p_b = `delta`; positive if the data are above `delta`.
+    """Return the score statistic of the hypothesis p_c - p_b = `delta` (Miettinen & Nurminen 1985).
 
-    `x` are failures and `n` requests of candidate (`_c`) and baseline (`_b`); `delta` is in (-1, 1).
+    p are the true failure rates; `x` are failures and `n` requests of candidate (`_c`) and baseline (`_b`). The
+    statistic is positive if the data are above `delta`, which is in (-1, 1).
 
-    >>> float(difference_z(56, 70, 48, 80, 0.0528).round(2))  # lower 95 % limit of the published example
+    >>> float(difference_z(56, 70, 48, 80, 0.0528).round(2))  # at the lower end of their example's 95 % interval
     1.96
     """
     return _DifferenceTest(x_c, n_c, x_b, n_b).find_z(np.asarray(delta, float))
@@ -77,9 +78,10 @@ class _DifferenceTest:
 
 
 def ratio_z(x_c: Number, n_c: Number, x_b: Number, n_b: Number, ratio: Number) -> FloatArray:
-    """Return the score statistic of the hypothesis p_c / p_b = `ratio`; positive if the data are above `ratio`.
+    """Return the score statistic of the hypothesis p_c / p_b = `ratio` (Miettinen & Nurminen 1985).
 
-    `x` are failures and `n` requests of candidate (`_c`) and baseline (`_b`).
+    p are the true failure rates; `x` are failures and `n` requests of candidate (`_c`) and baseline (`_b`). The
+    statistic is positive if the data are above `ratio`.
     """
     x_c, n_c, x_b, n_b, ratio = np.broadcast_arrays(*(np.asarray(v, dtype=float) for v in (x_c, n_c, x_b, n_b, ratio)))
     total = n_c + n_b
@@ -143,7 +145,7 @@ def difference_interval(
 ) -> tuple[FloatArray, FloatArray]:
     """Return the lowest and highest p_c - p_b that the score test does not reject at ±`critical`, within [-1, 1].
 
-    `x` are failures and `n` requests of candidate (`_c`) and baseline (`_b`).
+    p are the true failure rates; `x` are failures and `n` requests of candidate (`_c`) and baseline (`_b`).
 
     >>> low, high = difference_interval(56, 70, 48, 80, 1.959964)
     >>> round(float(low), 4), round(float(high), 4)  # Miettinen-Nurminen, as published
@@ -155,20 +157,21 @@ def difference_interval(
     target = sign * critical
     test = _DifferenceTest(x_c, n_c, x_b, n_b)
     estimate = test.estimate + np.zeros(sign.shape)
-    # Begin with a rough interval around the estimate if it contains the result, else at the end of the range.
+    # The search begins at `outer`, the end of a rough interval around the estimate: 1.5 times that of a normal test,
+    # and wider with few requests, where that is too narrow. This only makes the search shorter.
     p_c = (np.asarray(x_c, float) + 1) / (np.asarray(n_c, float) + 2)
     p_b = (np.asarray(x_b, float) + 1) / (np.asarray(n_b, float) + 2)
     variance = p_c * (1 - p_c) / n_c + p_b * (1 - p_b) / n_b
     critical = np.asarray(critical, float)
-    reach = 1.5 * critical * np.sqrt(variance) + critical**2 * (1 / np.asarray(n_c) + 1 / np.asarray(n_b))
-    outer = np.clip(estimate - sign * reach, -1.0, 1.0)
+    half_width = 1.5 * critical * np.sqrt(variance) + critical**2 * (1 / np.asarray(n_c) + 1 / np.asarray(n_b))
+    outer = np.clip(estimate - sign * half_width, -1.0, 1.0)
     at_outer = test.find_z(outer) - target
     is_outside = sign * at_outer > 0  # the test rejects at `outer`, so the end is between it and the estimate
     if not is_outside.all():
         outer = np.where(is_outside, outer, -sign)  # the end of the range: -1 for the lower end, 1 for the upper
         at_outer = test.find_z(outer) - target
-    # At the estimate the statistic is 0. The lower end is searched from `outer` to the estimate, the upper end from the
-    # estimate to `outer`.
+    # `at_…` is the statistic at a point, minus the target; at the estimate the statistic is 0. The lower end is between
+    # `outer` and the estimate, the upper end between the estimate and `outer`.
     is_lower, at_estimate = sign > 0, -target
     low, at_low = np.where(is_lower, outer, estimate), np.where(is_lower, at_outer, at_estimate)
     high, at_high = np.where(is_lower, estimate, outer), np.where(is_lower, at_estimate, at_outer)
@@ -197,7 +200,7 @@ def ratio_interval(
     def find_z(log_ratio: FloatArray) -> FloatArray:
         return ratio_z(x_c, n_c, x_b, n_b, np.exp(log_ratio))
 
-    # All ratios from exp(-30) to exp(30); what is near these ends is 0 or infinite.
+    # The logarithm of the ratio is searched for from -30 to 30; a ratio near these ends is 0 or infinite.
     widest = np.full(target.shape, 30.0)
     at_low, at_high = find_z(np.stack([-widest, widest])) - target
     lower, upper = np.exp(_find_crossing(find_z, -widest, at_low, widest, at_high, target))

@@ -103,7 +103,7 @@ def boundaries(info: FloatArray, spend: FloatArray) -> FloatArray:
         sd = np.sqrt(max(info_now - info_before, 1e-12))
         increments = steps[np.abs(steps) < 8 * sd + 2 * STEP]  # larger ones have no probability
         kernel = ndtr((increments + STEP / 2) / sd) - ndtr((increments - STEP / 2) / sd)
-        mass = np.convolve(mass, kernel)[(kernel.size - 1) // 2 :][: grid.size]
+        mass = np.convolve(mass, kernel)[(kernel.size - 1) // 2 :][: grid.size]  # without what is off the grid
         # The score above which the alpha of this look lies.
         edge = _find_edge(grid, mass, spent_now - spent_before)
         boundary_of_look[k] = min(edge / np.sqrt(info_now), NEVER)
@@ -116,8 +116,8 @@ def boundaries(info: FloatArray, spend: FloatArray) -> FloatArray:
 def _find_edge(grid: FloatArray, mass: FloatArray, spend: float) -> float:
     """Find the value that leaves the mass `spend` above it, by linear interpolation within a cell.
 
-    `mass` is that of the cells of width `STEP` around the points of `grid`. If there is nothing to spend, the value is
-    `NEVER`; if more than all mass is to be spent, it is the lowest point.
+    `mass` is the probability of each cell of width `STEP` around the points of `grid`. If there is nothing to spend,
+    the value is `NEVER`, which no statistic exceeds; if more than all mass is to be spent, it is the lowest point.
     """
     if spend < 1e-14:
         return NEVER
@@ -126,10 +126,8 @@ def _find_edge(grid: FloatArray, mass: FloatArray, spend: float) -> float:
     k = int(np.searchsorted(-mass_from_cell, -spend, side="right")) - 1
     if k < 0:
         return float(grid[0])
-    mass_after_cell = mass_from_cell[k + 1] if k + 1 < grid.size else 0.0
-    if mass_from_cell[k] <= mass_after_cell:
-        return float(grid[k])
-    share_of_cell = (mass_from_cell[k] - spend) / max(mass[k], 1e-300)
+    # The cell has mass: without any, cell k + 1 would be the last one.
+    share_of_cell = (mass_from_cell[k] - spend) / mass[k]
     return float(grid[k] - STEP / 2 + min(share_of_cell, 1.0) * STEP)
 
 
@@ -168,7 +166,7 @@ def sequential_p(p_value: FloatArray, fraction: float, persistent: FloatArray, k
 def boundary_z(level: float, fraction: float, persistent: float, kind: Spending = "linear") -> float:
     """Return the boundary on Z of a look at this fraction of the duration, for a one-sided `level` over all looks.
 
-    `persistent` is the share of the variance at this look that time does not shrink.
+    `persistent` is the share of the variance at this look that time does not shrink; `kind` is how alpha is spent.
 
     >>> round(boundary_z(0.05, 1.0, 0.0), 2), round(boundary_z(0.05, 1.0, 0.0, "obrien_fleming"), 2)
     (2.14, 1.89)
@@ -185,11 +183,13 @@ def _find_boundaries(fraction: float, persistent: float, kind: Spending) -> Floa
             variance, and is interpolated between its shares.
         kind: How alpha is spent.
     """
-    look = min(max(int(np.floor(fraction * GRID + 1e-9)), 1), GRID) - 1  # index in the table
+    # Index in the table, which has a look at each 1 / GRID of the duration. 1e-9: exactly at a look is that look.
+    look = min(max(int(np.floor(fraction * GRID + 1e-9)), 1), GRID) - 1
     # Until the end, the other part of the variance shrinks to this fraction, so the persistent share grows.
     share_at_end = persistent / max(persistent + (1 - persistent) * fraction, 1e-12)
     share_at_end = min(share_at_end, float(PERSISTENT_SHARES[-1]))
     table = _load_table()[kind][:, :, look]
+    # The shares of the table around it; the last has no upper neighbour.
     lower = int(np.searchsorted(PERSISTENT_SHARES, share_at_end, side="right")) - 1
     upper = min(lower + 1, PERSISTENT_SHARES.size - 1)
     distance = max(PERSISTENT_SHARES[upper] - PERSISTENT_SHARES[lower], 1e-12)
@@ -215,10 +215,16 @@ def anytime_critical(alpha: FloatArray | float, elapsed_s: float, tune_at_s: flo
 
 
 def anytime_z(level: FloatArray | float, elapsed_s: float, tune_at_s: float, persistent: float) -> FloatArray:
-    """Return the boundary on Z of the confidence sequence; time does not shrink the share `persistent` of the variance.
+    """Return the boundary on Z of a confidence sequence if time does not shrink all of the variance.
 
-    The shrinking part gets the sequence's boundary, the persistent part the normal quantile; the two half-widths add in
-    quadrature. The other arguments are those of `anytime_critical`.
+    The part of the variance that time shrinks gets the sequence's boundary, the share `persistent`, which it does not
+    shrink, the normal quantile; the two half-widths add in quadrature.
+
+    Args:
+        level: One-sided level, below one half.
+        elapsed_s: Seconds of data (or another measure of information).
+        tune_at_s: Where the sequence is narrowest, in the same unit.
+        persistent: Share of the variance that time does not shrink.
     """
     from scipy.special import ndtri
 

@@ -23,11 +23,14 @@ def t_below(t: FloatArray | float, df: FloatArray | float) -> FloatArray:
     """
     from scipy.special import stdtr
 
+    # With 1e9 degrees of freedom, t is the normal distribution; scipy needs a finite number.
     return np.asarray(stdtr(np.minimum(np.asarray(df, float), 1e9), np.asarray(t, float)))
 
 
 def t_quantile(probability: FloatArray | float, df: FloatArray | float) -> FloatArray:
     """Return the value that T does not exceed with this probability, with `df` degrees of freedom.
+
+    Infinite `df` is the normal distribution.
 
     >>> round(float(t_quantile(0.95, 3)), 4)
     2.3534
@@ -38,7 +41,7 @@ def t_quantile(probability: FloatArray | float, df: FloatArray | float) -> Float
 
 
 def critical_value(z: float, df: float) -> float:
-    """Return the boundary of a t statistic that is exceeded as often as `z` by a normal variable.
+    """Return the value that a t statistic exceeds as often as a normal variable exceeds `z`.
 
     The t statistic has `df` degrees of freedom.
     """

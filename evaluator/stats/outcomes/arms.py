@@ -28,7 +28,7 @@ LARGEST_DF = 1e6
 def compare_assignment(counts: Sequence[int], shares: Sequence[float]) -> float:
     """Return the p-value of a χ² test: were units assigned to arms in proportion to `shares` (Fabijan et al. 2019)?
 
-    `counts` are the units of each arm; without any, the result is 0.
+    `counts` are the units of each arm; without any, the assignment counts as wrong: the result is 0.
 
     >>> round(compare_assignment([821588, 815482], [1, 1]), 7)  # Kohavi, Tang & Xu (2020), chapter 21
     1.8e-06
@@ -95,8 +95,9 @@ def _find_p_of_largest(size: float, loadings: FloatArray, df: float, *, two_side
     if math.isinf(size):
         return 0.0 if size > 0 else 1.0
     baseline_nodes, baseline_weights = _find_normal_nodes(NODES)
-    # Nodes of the estimated standard error divided by the true one, sqrt(χ²/df): a single node 1 if it is known. With
-    # normal scores of χ² the integrand is smooth at both ends.
+    # Nodes of the estimated standard error divided by the true one, sqrt(χ²/df): a single node 1 if it is known. They
+    # are nodes of a normal variable, each replaced by the value of χ² that is exceeded as often: so the integrand is
+    # smooth at both ends.
     se_nodes, se_weights = np.ones(1), np.ones(1)
     if df <= LARGEST_DF:
         scores, weights = _find_normal_nodes(NODES)
@@ -128,6 +129,7 @@ def probabilities_of_best(values: FloatArray, variances: FloatArray, *, highest:
     """
     sign = 1.0 if highest else -1.0  # so that the highest level is the best
     se = np.sqrt(np.maximum(np.asarray(variances, float), 1e-300))
+    # More nodes than elsewhere, because the integrand is steep if another arm is known far more precisely.
     nodes, weights = _find_normal_nodes(4 * NODES - 1)
     level = sign * np.asarray(values, float)
     probabilities = np.empty(level.size)
@@ -171,6 +173,7 @@ def find_posterior(harm: float, se: float, margin: float, prior_sd: float) -> Po
         return Posterior(p_beyond=float(mean > margin), p_better=float(mean <= 0), expected_loss=max(mean, 0.0))
     z = mean / sd
     density = math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+    # Infinite degrees of freedom: probabilities of the normal distribution.
     return Posterior(
         p_beyond=float(t_below((mean - margin) / sd, np.inf)),
         p_better=float(t_below(-z, np.inf)),

@@ -85,10 +85,11 @@ def find_loadings(
     Comparisons that are tested together need these correlations: metrics share their units, candidates the baseline.
 
     Args:
-        errors: Errors of each comparison, `None` if they are unknown; its row is then empty.
+        errors: Error of each comparison, given by its weights on the means of the variables or by the contributions of
+            the units; `None` if it is unknown, then the row is empty.
         moments: Moments of all variables, for each arm.
-        values: Index of a variable → for each arm, the value of each unit (units,), if it was read. They are needed for
-            correlations between errors by weights and errors by units; without them these count as 0.
+        values: Index of a variable → for each arm, the value of each unit (units,), if it was read. Only with them is
+            the correlation known between an error by weights and an error by units; else it counts as 0.
     """
     known_errors = {i: error for i, error in enumerate(errors) if error is not None}
     loadings: list[tuple[float, ...]] = [() for _ in errors]

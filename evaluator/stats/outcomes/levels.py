@@ -200,10 +200,13 @@ def _fit_covariates(level: Linear, moments: UnitMoments, columns: list[int], com
         moments: Moments of the arm.
         columns: Indices of the covariates among the variables.
         common_means: Means of the covariates over all arms, to which the level is adjusted, shape (covariates,).
+
+    Returns:
+        The adjusted level and its variance, the variance without the fit, degrees of freedom, and slopes (covariates,).
     """
     n = moments.n
     squares = float(level.weights @ moments.products @ level.weights)  # of deviations from the level, over units
-    unadjusted = squares / max(n - 1, 1) / max(n, 1)
+    unadjusted = squares / max(n - 1, 1) / max(n, 1)  # variance of the level without the fit
     if not columns:
         return _Fit(level.value, unadjusted, unadjusted, float(n - 1), np.zeros(0))
     # Products of the covariates with each other, and with the level.
@@ -220,7 +223,8 @@ def _fit_covariates(level: Linear, moments: UnitMoments, columns: list[int], com
     df = n - 1 - int(rank)  # `rank` slopes were fitted
     residual_squares = max(squares - float(slopes @ level_products), 0.0)
     value = level.value - float(slopes @ (moments.mean[columns] - common_means))
-    return _Fit(value, residual_squares / max(df, 1) / max(n, 1), unadjusted, float(df), slopes)
+    variance = residual_squares / max(df, 1) / max(n, 1)
+    return _Fit(value, variance, unadjusted, float(df), slopes)
 
 
 # ------------------------------------------------------------------ comparison by t
@@ -250,7 +254,7 @@ def compare_levels(
         limit: Bounds on the candidate's own value.
     """
     pair = [0, arm]  # indices of baseline and candidate
-    df = _find_welch_df(levels.own[pair], levels.df[pair])
+    df = _find_welch_df(levels.own[pair], levels.df[pair])  # `own`: variance of each arm by itself
     values, covariance = levels.values[pair], levels.covariance[np.ix_(pair, pair)]
     baseline, candidate = (float(level) for level in values)
     relative = margin.relative if margin else baseline > 0
@@ -260,7 +264,8 @@ def compare_levels(
     difference, candidate_alone = np.array([-1.0, 1.0]), np.array([0.0, 1.0])
     se, se_candidate = _find_se(covariance, difference), _find_se(covariance, candidate_alone)
     bound = margin.value if margin else 0.0
-    # How far the candidate is beyond the margin (positive is harm), and the standard error of this distance.
+    # How far the candidate is beyond the margin (positive is harm), and the standard error of this distance. A relative
+    # margin is a multiple of the baseline's level.
     against_bound = np.array([-(1 + sign * bound) if relative else -1.0, 1.0])
     beyond = sign * float(against_bound @ values) - (0.0 if relative else bound)
     se_beyond = _find_se(covariance, against_bound)
@@ -284,6 +289,7 @@ def compare_levels(
         se=se,
         df=df,
         detectable=(critical + Z_OF_POWER) * se / _find_reference(baseline, relative=relative),
+        # So many times the units shrink the half-width of the interval to the distance from the margin.
         needed=(critical * se_beyond / -beyond) ** 2 if beyond < 0 else math.inf,
     )
 
@@ -294,6 +300,7 @@ def trace_harm(levels: ArmLevels, arm: int, *, margin: Margin | None, direction:
     `arm` is the index of the candidate; the other arguments are those of `compare_levels`. Returns the derivatives by
     the mean of each variable of each arm, shape (arms, variables).
     """
+    # Without a margin the effect is shown as a ratio, if there is one.
     relative = margin.relative if margin else levels.values[0] > 0
     sign = 1.0 if direction is Direction.LOWER else -1.0
     # The harm is the candidate's level minus this multiple of the baseline's; an absolute margin is a constant.
@@ -409,10 +416,12 @@ def compare_proportions(
         lower=lower,
         upper=upper,
         against_zero=Answers.of(sign * float(difference_z(x_c, n_c, x_b, n_b, 0.0))),
+        # There is no ratio to a baseline of 0.
         against_margin=Answers.of(math.nan if relative and not p_b else z_beyond),
         against_limit=against_limit,
         se=se,
         df=math.inf,
         detectable=(critical + Z_OF_POWER) * se / _find_reference(p_b, relative=relative),
+        # With so many times the units, the same proportions would give the statistic `critical`.
         needed=(critical / z_beyond) ** 2 if z_beyond < 0 else math.inf,
     )

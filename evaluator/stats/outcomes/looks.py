@@ -54,24 +54,27 @@ class LookPrice:
         return f"{self.kind}:{self.max_units}" if self.kind == "group_sequential" else self.kind
 
     def pay(self, p_value: float, claim: Claim) -> float:
-        """Return the sequential p-value: the lowest alpha over all looks at which this look crosses its boundary.
+        """Turn an ordinary p-value into the sequential one, which pays for repeated looks.
 
-        `p_value` is the ordinary p-value of the claim; NaN stays NaN.
+        It is the lowest alpha, over all looks together, at which this look crosses its boundary. `p_value` is the
+        ordinary p-value of the claim; NaN stays NaN.
         """
         from scipy.special import ndtri
 
         if self.kind == "fixed" or math.isnan(p_value):
             return p_value
         levels, boundary_by_level = self._find_boundaries(claim)
+        # At most `NEVER` - 1, so that no p-value crosses a boundary where nothing may be spent.
         z = min(float(-ndtri(min(max(p_value, 1e-300), 1.0))), NEVER - 1)
         if z <= boundary_by_level[-1]:
             return 1.0
         # Which level has the boundary z? Boundaries fall with the level; interpolation needs rising values.
         lowest_alpha = float(np.exp(np.interp(-z, -boundary_by_level, np.log(levels))))
+        # This look has only a share of alpha.
         return min(1.0, lowest_alpha / self.share)
 
     def level(self, alpha: float, claim: Claim) -> float:
-        """Return the level of an ordinary test that decides as this look does; 0 if it may not decide.
+        """Return the level of an ordinary test that decides as this look does; 0 if the boundary is out of reach.
 
         `alpha` is the error rate of all looks together. An interval of the returned level agrees with the decision.
         """
@@ -120,7 +123,7 @@ def _find_planned_boundaries(fractions: tuple[float, ...], claim: Claim) -> tupl
 
 
 def find_price(outcomes: Outcomes, arm: int, monitoring: Monitoring) -> LookPrice:
-    """Return what this look at a candidate costs. It depends on data, policy and recorded looks only (method B.4).
+    """Return the alpha that this look at a candidate may spend, by data, policy and recorded looks (method B.4).
 
     In the mode `auto`, the first look spends all of alpha, because no other looks are planned. Later looks use a
     confidence sequence with a tenth of alpha. With `max_units`, looks are group-sequential.
@@ -146,6 +149,7 @@ def find_price(outcomes: Outcomes, arm: int, monitoring: Monitoring) -> LookPric
     share = 1.0 if all(look.paid == price.paid for look in earlier) else UNPLANNED_SHARE
     refused = ""  # why the look may decide nothing
     most_units = max((look.units for look in earlier), default=0)
+    # Alpha is spent up to the planned units at most, so further units have nothing left to spend.
     if earlier and kind == "fixed":
         refused = "other outcomes of this release were judged before, and monitoring: {mode: fixed} allows one look"
     elif earlier and kind == "group_sequential" and min(units, price.max_units or 0) <= most_units:
@@ -189,11 +193,11 @@ def find_earlier_looks(outcomes: Outcomes, arm: int) -> tuple[OutcomeLook, ...]:
 
 
 def _has_same_data(look: OutcomeLook, other: OutcomeLook, arms: Sequence[str]) -> bool:
-    """Do these arms have the same sums in both looks, for all variables that both looks have?"""
+    """Are both looks at the same data: do these arms have the same sums for all variables that both looks have?"""
     for arm in arms:
         sums, other_sums = look.sums[arm], other.sums.get(arm, {})
         shared = sums.keys() & other_sums.keys()
-        # The variable `rows` alone does not show values.
+        # All looks have the variable `rows`, which only counts. Equal counts alone do not show that data are the same.
         if len(shared) < 2:
             return False
         if not all(np.allclose(sums[name], other_sums[name], rtol=SAME, atol=0.0) for name in shared):

@@ -38,7 +38,7 @@ class Clustered:
 def cluster(values: FloatArray, unit: IntArray | None = None) -> Clustered:
     """Sort values, and number their units; both have the shape (values,). Values must not be NaN.
 
-    `unit` is the unit of each value, any number; `None`: each value is a unit.
+    `unit` is the unit of each value, by any numbers; `None`: each value is a unit by itself.
     """
     order = np.argsort(values, kind="stable")
     if unit is None:
@@ -86,8 +86,9 @@ def compare_quantiles(
     effect = q_c / q_b - 1 if test.relative else q_c - q_b
     critical = float(t_quantile(1 - alpha, np.inf))
     lower, upper = test.find_interval(effect, critical)
+    # The margin as a change of the candidate; times `sign`, a statistic is positive beyond the bound.
     z_beyond = sign * test.find_z(sign * (margin.value if margin else 0.0), sign)
-    # No density is estimated, so the standard error is derived from the interval.
+    # No density is estimated, so the standard error (of the effect) is derived from the interval.
     se = (upper - lower) / (2 * critical)
     has_no_ratio = relative and q_b <= 0
     # A limit has no error: the variance of the baseline's share is 0. Its sign is 1 for a maximum, -1 for a minimum.
@@ -105,9 +106,10 @@ def compare_quantiles(
         against_zero=Answers.of(sign * test.find_z(0.0, sign)),
         against_margin=Answers.of(math.nan if has_no_ratio else z_beyond),
         against_limit=against_limit,
-        se=se * (q_b if test.relative else 1.0),
+        se=se * (q_b if test.relative else 1.0),  # of the difference, in the outcome's unit
         df=math.inf,
         detectable=(critical + Z_OF_POWER) * se,
+        # With so many times the units, the same values would give the statistic `critical`.
         needed=(critical / z_beyond) ** 2 if z_beyond < 0 else math.inf,
     )
 
@@ -125,9 +127,10 @@ class _Test:
     """Are changes relative to `q_b`?"""
 
     def find_z(self, change: float, sign: float) -> float:
-        """Return the statistic of "the candidate's quantile is the baseline's with this change"; positive is above.
+        """Return the statistic of "the candidate's quantile is the baseline's with this change".
 
-        `sign` is that of `find_z_at`.
+        It is positive if the candidate's quantile is above. `sign` is -1 if harm is below the point: then values equal
+        to it do not count as below (`find_z_at`).
         """
         point = self.q_b * (1 + change) if self.relative else self.q_b + change
         return self.find_z_at(point, _find_share_variance(self.baseline, self.q_b, strict=False), sign)
@@ -146,7 +149,11 @@ class _Test:
         return (self.probability - share) / se
 
     def find_interval(self, effect: float, critical: float) -> tuple[float, float]:
-        """Return the smallest and the largest change that the test does not reject at ±`critical`."""
+        """Return the smallest and the largest change that the test does not reject at ±`critical`.
+
+        Both are searched for from `effect`, the change that was observed.
+        """
+        # The size of a large change: the search begins with a small part of it.
         scale = 1.0 if self.relative else max(abs(self.q_b), abs(effect), 1e-9)
         # z falls with the change: it is above `critical` for changes that are too small, below it for too large ones.
         lower = _search_end(effect, -scale, lambda change: self.find_z(change, 1.0) > critical)
@@ -157,7 +164,8 @@ class _Test:
 def _search_end(start: float, step: float, rejects: Callable[[float], bool]) -> float:
     """Find the change beyond which a test rejects, in the direction of `step` from `start`.
 
-    The distance is doubled until the test rejects, then bisected. The result is infinite if it never rejects.
+    The first distance is a small part of `step`. It is doubled until the test rejects, then bisected. The result is
+    infinite if the test does not reject up to `WIDEST` steps.
     """
     inside, outside = start, start + step / 64
     while not rejects(outside):
@@ -181,7 +189,7 @@ def _count_up_to(arm: Clustered, point: float, *, strict: bool) -> int:
 def _find_share_variance(arm: Clustered, point: float, *, strict: bool) -> float:
     """Return the variance of the share of values at or below `point` (`strict`: below), with units as observations.
 
-    It is at least the binomial variance of as many values as there are units, which is never 0.
+    It is never 0: at least the binomial variance of the values, divided by the mean number of values of a unit.
     """
     count, size = _count_up_to(arm, point, strict=strict), max(arm.values.size, 1)
     share = count / size
@@ -194,4 +202,5 @@ def _find_share_variance(arm: Clustered, point: float, *, strict: bool) -> float
     residual = values_below - share * values_of_unit
     # The variance of a ratio of sums over units (delta method).
     clustered = float(residual @ residual) * arm.units / max(arm.units - 1, 1) / size**2
+    # It may be smaller than the binomial: the shares of units are similar if each unit has values on both sides.
     return max(clustered, binomial / max(float(values_of_unit.mean()), 1.0))

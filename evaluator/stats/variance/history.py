@@ -58,8 +58,11 @@ class Pooled:
     df: FloatArray
 
 
-def on_scale(history: InstanceSpread | None, scale: FloatArray) -> InstanceHistory | None:
-    """Put history on the scale of the estimates: `scale` (groups,) converts its unit to theirs. `None` stays `None`."""
+def convert_history(history: InstanceSpread | None, scale: FloatArray) -> InstanceHistory | None:
+    """Multiply what earlier runs showed by `scale` (groups,), which converts it to the unit of the estimates.
+
+    Standard deviations become variances. `None`, no history, stays `None`.
+    """
     if history is None:
         return None
     return InstanceHistory(
@@ -82,7 +85,10 @@ def pool_instances(variance: FloatArray, within: FloatArray, effective: FloatArr
             instance, which then gets the pooled variance of the others and history.
         within: The part of it that is drift within instances, same shape (see `InstanceVariance`).
         effective: Effective number of instances m_a of each arm, same shape.
-        history: What earlier runs showed.
+        history: What earlier runs showed: s0² is its `instance`, ν0 its `weight`.
+
+    Returns:
+        Variance of each arm's level due to its instances, shape (arms, groups), and its degrees of freedom, (groups,).
 
     >>> import numpy as np
     >>> history = InstanceHistory(np.array([0.01]), count=12)

@@ -65,7 +65,11 @@ class InstanceFrame:
     """
 
     def __init__(self, rows: InstanceRows, exposure: FloatArray, groups: Groups) -> None:
-        """Compute what does not depend on the compared values: keys of the rows, weights and shares of instances."""
+        """Compute what does not depend on the compared values: keys of the rows, weights and shares of instances.
+
+        A row holds the counts of one instance, endpoint and block slot (`BLOCK_BUCKETS` buckets of one run). A stratum
+        is an endpoint × time block, over both arms.
+        """
         self.rows = rows
         # Group of each row. Rows of endpoints in no group (-1) get group 0 and zeros as values, which change no sum.
         group = np.take(groups.of, rows.endpoint)
@@ -91,8 +95,8 @@ class InstanceFrame:
         arm_n = self._sum_by_arm(self.n)
         self.weight_in_arm = self.n / self._spread_to_instances(np.maximum(arm_n, 1e-300))
         effective = 1 / np.maximum(self._sum_by_arm(self.weight_in_arm**2), 1e-300)
-        # 1 - Σω² (ω: weight in the arm): by this factor, squared deviations from the arm's own mean are too small. NaN
-        # for a single instance.
+        # 1 - Σω² (ω: weight in the arm). Squared deviations from the arm's own mean are too small by this factor, so
+        # they are divided by it. NaN for a single instance.
         self.mean_correction = np.where(self._sum_by_arm(self.n > 0) < 2, np.nan, 1 - 1 / effective)
         self.effective = np.where(arm_n > 0, effective, 0.0)
         # Share of each instance in its arm's requests in each block slot: (groups, instances, slots).
@@ -134,12 +138,16 @@ class InstanceFrame:
             return np.ones(self.shape)
         is_alone = instances[stratum_and_arm] == 1
         share = self.exposure / np.maximum(self.stratum_n[rows.stratum], 1e-300)
+        # At most 20: where the other arm has hardly any requests, the stratum shows nothing of the instance.
         factor = np.where(is_alone, 1 / np.maximum(1 - share, 0.05), 1.0)
         weighted = self._sum_by_instance(self.exposure * factor)
         return np.asarray(np.divide(weighted, self.n, out=np.ones(self.shape), where=self.n > 0))
 
     def variance(self, observed: FloatArray, effect: FloatArray, *, relative: bool) -> InstanceVariance:
-        """Compute the variance between instances of a rate observed / exposure (method B.3, instances).
+        """Compute the variance of each arm's rate due to its instances (method B.3, instances).
+
+        A rate is `observed` / `exposure`, the denominator of the frame. Each instance is compared with the rate of both
+        arms in the same endpoints and blocks.
 
         Args:
             observed: Numerator of each row (sum of times, failures, requests below thresholds), shape (..., rows).
@@ -154,7 +162,7 @@ class InstanceFrame:
         else:
             without_effect = observed - self.candidate_exposure * row_effect
         adjusted = self._zero_outside_groups(without_effect)
-        # What each row would have at the level of its stratum, over both arms.
+        # `expected`: what each row would have at the rate of its stratum, over both arms.
         level = _sum_by_key(rows.stratum, adjusted, (rows.strata,)) / np.maximum(self.stratum_n, 1e-300)
         expected = np.take(level, rows.stratum, axis=-1)
         expected *= self.exposure
@@ -170,9 +178,10 @@ class InstanceFrame:
             base = self.n
             deviation = np.divide(residual.sum(axis=-1), base, out=np.zeros(residual.shape[:-1]), where=base > 0)
         deviation = deviation * self.leverage_factor
-        within = self._find_variance_within(residual, base)
-        # The arm's level is the mean of its instances with these weights. So each moves it by its weight times its
-        # deviation from the arm's mean (its score). The variance of the level is the sum of the squares.
+        within = self._find_variance_within(residual, base)  # the part that is drift over time
+        # The arm's level is the mean of its instances with these weights. So each instance moves it by its score: its
+        # weight times its deviation from the arm's mean. The variance of the level is the sum of the squares, corrected
+        # because deviations from the arm's own mean are too small.
         arm_mean = self._spread_to_instances(self._sum_by_arm(self.weight_in_arm * deviation))
         scores = self.weight_in_arm * (deviation - arm_mean) / self._spread_to_instances(np.sqrt(self.mean_correction))
         variance = self._sum_by_arm(scores**2)
@@ -194,14 +203,17 @@ class InstanceFrame:
         """
         slots = residual.shape[-1]
         if slots < FEWEST_BLOCKS:
+            # Drift cannot be seen: all variation counts as variation between instances.
             return np.zeros((*residual.shape[:-2], 2))
         arm_base = self._spread_to_instances(np.maximum(self._sum_by_arm(base), 1e-300))
-        drift = residual / arm_base[..., None]  # what the instance moves the arm's level in each block slot
+        drift = residual / arm_base[..., None]  # how much the instance moves the arm's level in each block slot
         arm_drift = self._spread_to_instances(self._sum_by_arm(drift, axis=-2), axis=-2)
         single_drift = drift - self.share_of_arm * arm_drift
         if slots < MIN_BUCKETS:
             # Too few blocks to see dependence: use the variance of independent blocks, which is the smallest possible.
+            # The level moves by the sum over slots, so its variance is that of a slot × their number.
             return self._sum_by_arm(single_drift.var(axis=-1, ddof=1) * slots)
+        # The squares of the scores sum to the variance of the mean over slots; that of the sum is slots² times it.
         return self._sum_by_arm((time_scores(single_drift) ** 2).sum(axis=-1) * slots**2)
 
 

@@ -72,7 +72,7 @@ def time_variance(influence: FloatArray) -> TimeVariance:
     # `scores` are those of cosines, or of batches in a short series. Batches have one degree of freedom less than there
     # are batches, because their mean is subtracted.
     df = BATCHES - 1 if buckets < BATCH_BELOW else scores.shape[-1]
-    independent = influence.var(axis=-1, ddof=1) / buckets
+    independent = influence.var(axis=-1, ddof=1) / buckets  # as if buckets were independent
     variance = (scores**2).sum(axis=-1)
     return TimeVariance(variance, float(df), independent, buckets)
 

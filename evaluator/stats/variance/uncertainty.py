@@ -49,28 +49,29 @@ class Uncertainty:
         variance of 0 its sign decides; an unknown variance gives NaN.
         """
         variance, df = self.variance, self.df
+        # The statistic if the variance is 0; a distance from rounding errors alone counts as 0.
         exact = np.where(np.abs(distance) < 1e-12, 0.0, np.copysign(np.inf, distance))
         t_or_exact = np.where(variance > 0, distance / np.sqrt(np.where(variance > 0, variance, 1.0)), exact)
         t = np.where(np.isnan(variance), np.nan, t_or_exact)
         return t_below(-t, df).max(axis=0), t_below(t, df).max(axis=0)
 
-    def reach(self, alpha: float) -> FloatArray:
+    def half_width(self, alpha: float) -> FloatArray:
         """Return the half-width of the interval that leaves out `alpha` on each side, shape (groups,)."""
         return np.asarray((t_quantile(1 - alpha, self.df) * np.sqrt(self.variance)).max(axis=0))
 
-    def binding(self, alpha: float) -> Binding:
+    def find_widest(self, alpha: float) -> DecidingVariance:
         """Return, for each group, the variance with the widest interval at the one-sided level `alpha`.
 
         It decides at this level, because a claim must pass the test of each variance.
         """
-        critical = t_quantile(1 - alpha, self.df)
+        critical = t_quantile(1 - alpha, self.df)  # shape (variances, groups), as `variance` and `df`
         widest = np.argmax(critical * np.sqrt(self.variance), axis=0)
-        # Index of the element that decides in each group of arrays (variances, groups).
+        # The index that picks the widest variance of each group.
         chosen = widest, np.arange(widest.size)
         variance = self.variance[chosen]
-        # A part cannot be larger than the whole variance.
+        # The persistent part cannot be larger than the whole variance.
         persistent = np.minimum(self.persistent, variance)
-        return Binding(variance, self.df[chosen], critical[chosen], persistent)
+        return DecidingVariance(variance, self.df[chosen], critical[chosen], persistent)
 
     def also(self, variance: FloatArray, df: float = np.inf) -> Uncertainty:
         """Return this uncertainty with one more `variance` (groups,), which has `df` degrees of freedom."""
@@ -78,7 +79,7 @@ class Uncertainty:
 
 
 @dataclass(frozen=True, slots=True)
-class Binding:
+class DecidingVariance:
     """The variance that decides at a level, for each group. Arrays have shape (groups,)."""
 
     variance: FloatArray
@@ -94,7 +95,7 @@ class Binding:
         return np.sqrt(self.variance)
 
     @property
-    def reach(self) -> FloatArray:
+    def half_width(self) -> FloatArray:
         """Half-width of the interval at this level."""
         return self.critical * self.se
 
@@ -123,7 +124,7 @@ class Design:
         return np.stack([sd**2 / (declared_count or 1) for declared_count in self.declared])
 
     @property
-    def behind(self) -> tuple[int, int]:
+    def replicate_counts(self) -> tuple[int, int]:
         """Replicates, or instances (seen or declared), of baseline and candidate, to show with a metric."""
         if self.kind == "replicates":
             return self.runs, self.runs
@@ -135,8 +136,8 @@ class Design:
 def choose_design(panel: Panel, prior: InstancePrior | None = None) -> Design:
     """Choose what is replicated: runs if they have at least as many degrees of freedom as instances, else instances.
 
-    With one run and a single instance on an arm, the design is `single` (method B.3a). `prior`: what the policy assumes
-    of instances; `None`: the defaults.
+    With one run and a single instance on an arm, the design is `single` (method B.3a). `prior`: what policy and earlier
+    runs say of instances, which becomes a part of the design; `None`: the defaults.
     """
     prior = prior or InstancePrior()
     runs = int(panel.runs.size)
@@ -194,8 +195,10 @@ def combine(
     The result is never less than the uncertainty from variation over time alone.
 
     Args:
-        time: Variation over time of the estimate, shape (groups,).
-        instance: Variation between instances of each arm, shape (2, groups).
+        time: Variance over time of the estimate, shape (groups,): with dependence between buckets (`variance`), and as
+            if buckets were independent (`independent`).
+        instance: Variance of each arm's level due to its instances, shape (2, groups). A part of it (`within`) is drift
+            of single instances over time, which `time` includes as well.
         prior: Variance assumed for the level of an arm with a single instance, shape (2, groups).
         arms: The arms that the estimate contains: both, or one.
         history: What earlier runs showed: it is pooled with the instances of this run, and the variance between whole
@@ -211,17 +214,18 @@ def combine(
     # The assumption about a single instance is not pooled with history: it keeps its few degrees of freedom.
     if history is not None and history.weight:
         pooled = pool_instances(arm_variance, arm_within, effective, history)
-        all_measured = measured.all(axis=0)  # of each group: has no arm a single instance?
+        all_measured = measured.all(axis=0)  # shape (groups,): is the variance of each arm measured?
         by_arm = np.where(all_measured, pooled.variance, by_arm)
         instance_df = np.where(all_measured, pooled.df, instance_df)
     instance_part = by_arm.sum(axis=0)
-    # The drift within instances is a part of both, and counts once.
+    # The drift within instances is a part of both variances, and counts once.
     within = np.where(measured, arm_within, 0.0).sum(axis=0)
     time_part = np.maximum(0.0, np.maximum(time.variance, time.independent) - within)
     variance = instance_part + time_part
     # Degrees of freedom of a sum of variances that are known with unequal precision (Satterthwaite's formula).
     denominator = instance_part**2 / instance_df + time_part**2 / time.df
     df = np.divide(variance**2, denominator, out=np.full_like(variance, time.df), where=denominator > 0)
+    # More time does not shrink differences between instances, except their drift.
     persistent = np.maximum(0.0, instance_part - within)
     if history is not None:
         variance, df, between_arms = add_between_arms(variance, df, history, arms=len(arms))
@@ -264,13 +268,13 @@ def centre(values: FloatArray) -> FloatArray:
 def replicate_uncertainty(values: FloatArray, time: TimeVariance) -> tuple[FloatArray, Uncertainty]:
     """Return the mean over replicates and its uncertainty: sd / √R with R - 1 degrees of freedom (method B.3).
 
-    The uncertainty is never less than that from variation over time within the replicates. `values` has shape
+    A claim must also pass the tests with `time`, the variance over time within the replicates. `values` has shape
     (groups, replicates); replicates without a finite value are left out. With fewer than two, the variance is NaN.
     """
     is_finite = np.isfinite(values)
     count = is_finite.sum(axis=-1)  # replicates that are used, by group
     mean = np.where(count > 0, np.where(is_finite, values, 0.0).sum(axis=-1) / np.maximum(count, 1), np.nan)
-    squares = (centre(values) ** 2).sum(axis=-1)
+    squares = (centre(values) ** 2).sum(axis=-1)  # `centre` makes values that are not finite 0
     variance = np.where(count >= 2, squares / np.maximum(count - 1, 1) / np.maximum(count, 1), np.nan)
     df = np.maximum(count - 1, 1).astype(float)
     # More time in the same replicates does not shrink the variance between them: all of it is persistent.
