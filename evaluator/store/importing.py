@@ -174,21 +174,22 @@ def _convert_by_sql(
     *,
     skip: bool,
 ) -> tuple[LeftOut, ...]:
-    """Write the requests of a file as a segment at `path`; returns the rows left out.
+    """Write the requests of a file as a segment at `path`; returns counts of the rows left out, by kind and name.
 
-    All rows are written to `staged` first, each with a mark of what it is. `constants`: text of the columns run, arm
-    and service in all rows. A request after `latest` is a bad row. Raises InputError for a bad row, unless such rows
-    are to be skipped (`skip`), and if there is no request.
+    All rows are written to the file `staged` first, each with a mark of what it is: a request, a bad row, or another
+    kind. `constants`: text of the columns run, arm and service in all rows. A request after `latest`, or far from the
+    median time of the file, is a bad row. Raises InputError if there is no request, and for a bad row unless such rows
+    are to be skipped (`skip`).
     """
     file = _stage_rows(engine, staged, file, constants, latest)
-    middle = foreign.find_middle(engine, staged)
-    mark_sql = foreign.mark_strays(middle)
+    median_time = foreign.find_median_time(engine, staged)
+    mark_sql = foreign.write_final_mark(median_time)
     has_requests, others = _count_marks(engine, staged, mark_sql, file.arm)
-    # Rows that DuckDB could not split into columns are not among the staged ones.
+    # Rows that DuckDB could not split into columns are bad rows, but not among the staged ones.
     rejected = foreign.find_rejected(engine, file)
     bad_rows = sum(part.rows for part in others if part.kind is LeftOutKind.BAD_ROW) + rejected.count
     if bad_rows and not skip:
-        raise foreign.refuse_bad_rows(engine, file, latest, middle, rejected, bad_rows)
+        raise foreign.refuse_bad_rows(engine, file, latest, median_time, rejected, bad_rows)
     rejected_rows = [LeftOut(file.arm, LeftOutKind.BAD_ROW, rejected.count)] if rejected.count else []
     left_out = (*sum_left_out(others), *rejected_rows)
     if not has_requests:
@@ -196,7 +197,7 @@ def _convert_by_sql(
     if not others:
         staged.replace(path)  # all staged rows are requests
         return left_out
-    query = f"SELECT * FROM read_parquet({quote(staged)}) WHERE {mark_sql} = '{foreign.GOOD}'"
+    query = f"SELECT * FROM read_parquet({quote(staged)}) WHERE {mark_sql} = '{foreign.REQUEST_MARK}'"
     with written_whole(path) as unfinished:
         engine.execute(f"COPY ({query}) TO {quote(unfinished)} (FORMAT parquet)")
     staged.unlink()
@@ -217,7 +218,7 @@ def _count_marks(engine: Engine, staged: Path, mark_sql: str, arm: str) -> tuple
     has_requests = False
     others: list[LeftOut] = []
     for mark, rows, failures in counts:
-        if mark == foreign.GOOD:
+        if mark == foreign.REQUEST_MARK:
             has_requests = True
             continue
         kind, name = foreign.split_mark(mark)
