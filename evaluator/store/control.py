@@ -46,6 +46,7 @@ LOGGED_VERDICTS = 500
 _LEARNT = tuple(field.name for field in fields(Learnt))
 _DELIVERY = "intent, position, hook, attempts, state, text, undo, response, happened_at, event, options"
 _RETRIED_STATES = {IntentState.FAILED: IntentState.APPROVED, IntentState.UNKNOWN: IntentState.REQUESTED}
+"""State of a hook that is executed again → its state until then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +173,7 @@ class Control:
             return _select_verdicts(engine, "WHERE release = ? ORDER BY number", release_id)
 
     def latest_verdicts(self) -> tuple[StoredVerdict, ...]:
-        """Read the latest verdict of each release, the newest release first."""
+        """Read the latest verdict of each release, the newest release first; of at most LATEST_VERDICTS releases."""
         with self.file.opened() as engine:
             return _select_verdicts(
                 engine,
@@ -255,7 +256,7 @@ class Control:
                     if intent.state is IntentState.SENT and intent.action in PROMOTING and intent.id not in draft.undoes
                 ]
                 draft = replace(draft, undoes=(*newly_begun, *draft.undoes))
-            return intents.add(engine, draft, len(earlier), consents=consents)
+            return intents.add(engine, draft, earlier_count=len(earlier), consents=consents)
 
     def intent(self, intent_id: str) -> Intent:
         """Read an intent. Raises UnknownName."""
@@ -314,7 +315,7 @@ class Control:
 
     def expire(self, now: datetime) -> None:
         """Mark intents that were not executed in time as expired."""
-        # Look first: without overdue intents, nothing has to be written, which would lock the store.
+        # Look first: if no intent is overdue, the store need not be opened to write, which would lock it.
         with self.file.opened() as engine:
             overdue = intents.select(engine, intents.OVERDUE, [*intents.OPEN, now])
         if overdue:
@@ -365,9 +366,10 @@ class Control:
     def reopen(self, intent_id: str, actor: str, text: str) -> Intent:
         """Reopen an intent that failed, or whose result is unknown, so that a worker executes it again.
 
-        Failed hooks of the intent become `approved`, because they changed nothing. Unknown ones become `requested`: the
-        result of the next attempt does not show what the last one did. The end of the intent is announced again.
-        `text` goes into the audit trail. Raises UsageError for an intent in another state.
+        A failed hook of the intent changed nothing, so it becomes `approved`. One with unknown outcome becomes
+        `requested`, from which the worker knows that it may have been done before. Hooks that announce the end of the
+        intent are executed again, too. `text` goes into the audit trail. Raises UsageError for an intent in another
+        state.
         """
         with self.file.opened(write=True) as engine:
             intent = intents.read(engine, intent_id)

@@ -50,7 +50,7 @@ class StoreFile:
 
         Raises StoreBusy where another process keeps the file, StoreError where it cannot be used.
         """
-        engine_for_reading = _READ.get().get(self.path)
+        engine_for_reading = _READ.get().get(self.path)  # of a `with file.reading()` around this call; else None
         if engine_for_reading is not None:
             if write:
                 raise StoreError(f"the store {self.path} cannot be written while it is read")
