@@ -36,9 +36,10 @@ def observe(store: Store, policy: Policy, intent: Intent, now: datetime) -> Situ
 
 
 def _read_situation(store: Store, policy: Policy, intent: Intent, now: datetime) -> Situation:
-    """Read the situation of an intent from a store that is open for reading."""
+    """Read the situation of an intent from a store that is open for reading. `policy`: the current one."""
     latest, rules = find_latest(store, intent.release), policy.promotion
     approvals = store.control.approvals(intent.id)
+    # Those who approved it and still have the role; if no approval is needed, also a requester who may act alone.
     valid_approvals = [approval for approval in approvals if may(rules, approval.names, PersonRole.APPROVER)]
     may_approve = _list_approvers(intent, valid_approvals)
     if intent.approvals_needed == 0 and may_act_alone(rules, intent.requester_names, intent.action):
