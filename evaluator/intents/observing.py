@@ -129,21 +129,23 @@ def find_latest(store: Store, release_id: str) -> StoredVerdict | None:
     return next(reversed(store.control.verdicts(release_id)), None)
 
 
-def hash_data_now(store: Store, release_id: str, judged: str) -> str:
-    """Check whether a verdict on a release would judge the same data now as its verdict on data with hash `judged`.
+def hash_data_now(store: Store, release_id: str, judged_hash: str) -> str:
+    """Check whether a verdict on a release would judge the same data now as an earlier one, on data with `judged_hash`.
 
-    Returns `judged` if it would, else "": data have changed, a run is still recorded, or a newer run was not judged.
+    Returns `judged_hash` if it would, else "": data changed, a run is still recorded, or a newer run was not judged.
     """
     with store.reading():
         runs = store.data.runs(release_id)
-        selection = find_judged(store, release_id, judged)  # a verdict lists no runs: their hash shows which they were
+        selection = find_judged(
+            store, release_id, judged_hash
+        )  # a verdict lists no runs: their hash shows which they were
         if selection is None or is_live(runs):
             return ""
         judged_runs = {run.id for run in choose_runs(runs, selection)}
         newest_runs = [run.id for run in choose_runs(runs, "latest")]
         # A newer run of which nothing landed does not change the hash of the data, but it was not judged.
         is_newest_empty = store.data.content_hash(newest_runs) == store.data.content_hash([])
-    return judged if set(newest_runs) <= judged_runs and not is_newest_empty else ""
+    return judged_hash if set(newest_runs) <= judged_runs and not is_newest_empty else ""
 
 
 def hash_policy_now(store: Store, policy: Policy, release_id: str) -> str:

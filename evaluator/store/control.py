@@ -323,19 +323,19 @@ class Control:
                 intents.expire(engine, now)
 
     @contextmanager
-    def alone(self, targets: Sequence[str], wait_s: float = 0.0) -> Iterator[bool]:
-        """Lock targets of hooks for the body of the `with` statement; yields whether all were locked within `wait_s`.
+    def alone(self, services: Sequence[str], wait_s: float = 0.0) -> Iterator[bool]:
+        """Lock services for the body of the `with` statement; yields whether all were locked within `wait_s` seconds.
 
-        So no two processes change a target at the same time. The operating system releases the locks of a process that
-        was killed, so its intents can be continued at once. Raises StoreError.
+        So no two processes execute intents of a service at the same time. The operating system releases the locks of a
+        process that was killed, so its intents can be continued at once. Raises StoreError.
         """
         folder = self.file.folder / ".promotion"
         deadline = time.monotonic() + wait_s
         with ExitStack() as locks:
             # All processes lock in the same order, so that no two wait for each other.
-            for target in sorted(targets):
-                # A target may have characters that a file name must not have.
-                path = folder / f"{hashlib.sha256(target.encode()).hexdigest()[:24]}.lock"
+            for service in sorted(services):
+                # The name of a service may have characters that a file name must not have.
+                path = folder / f"{hashlib.sha256(service.encode()).hexdigest()[:24]}.lock"
                 try:
                     folder.mkdir(parents=True, exist_ok=True)
                     path.touch()

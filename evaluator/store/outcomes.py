@@ -346,7 +346,8 @@ def _sum_arms(
     """Sum up the units of each arm, in the order of `arms` (as the files name them).
 
     Returns their moments (units, means, products of deviations), and the skewness (asymmetry) of each variable, in the
-    order of `name_variables`. The file `units` has a row a unit; a missing value counts as 0.
+    order of `name_variables`. The file `units` has a row a unit; a missing value counts as 0 (a metric of an outcome
+    with missing values reads the units instead).
     """
     names = name_variables(columns)
     moments_of_arms = [moments_of(np.zeros((0, len(names)))) for _ in arms]

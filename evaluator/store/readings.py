@@ -150,7 +150,7 @@ def _join_answers(earlier: Answer, later: Answer) -> Answer:
         end=max(earlier.end, later.end),
         duplicates=max(earlier.duplicates, later.duplicates),  # the same series in each poll
         read=None if earlier.read is None or later.read is None else earlier.read + later.read,
-        impossible=later.impossible,
+        impossible=later.impossible,  # a later poll may have found series
         form=later.form or earlier.form,  # empty for a poll without series
         **fields_of_both,
     )
