@@ -136,9 +136,8 @@ def hash_data_now(store: Store, release_id: str, judged_hash: str) -> str:
     """
     with store.reading():
         runs = store.data.runs(release_id)
-        selection = find_judged(
-            store, release_id, judged_hash
-        )  # a verdict lists no runs: their hash shows which they were
+        # A verdict lists no runs: the hash of their data shows which they were.
+        selection = find_judged(store, release_id, judged_hash)
         if selection is None or is_live(runs):
             return ""
         judged_runs = {run.id for run in choose_runs(runs, selection)}

@@ -284,7 +284,7 @@ class _RowConverter:
     def convert(self, batch: pa.RecordBatch) -> _Piece:
         """Convert rows to request rows, without those that sum up others. Raises _NotPlain for one that may be bad."""
         layout = self.file.layout
-        # `_write_segment` compares them with the labels of all other rows, to see whether a row may be a sub-result.
+        # `_write_segment` compares the labels of all rows, to see whether one may be a sub-result of another.
         labels = frozenset(batch[layout.sub_results.label].dictionary.to_pylist() if layout.sub_results else ())
         rows_read, failed_summaries = batch.num_rows, 0
         if layout.others:
@@ -294,7 +294,7 @@ class _RowConverter:
             sums_up_several = pc.greater(batch[layout.count_column], 1.0)
             _require_plain(not pc.any(sums_up_several).as_py())
         failed = self._evaluate_column(batch, "failed", pa.bool_())
-        _require_plain(failed is not None and failed.null_count == 0)
+        _require_plain(failed is not None and failed.null_count == 0)  # null: not known whether it failed
         times_us = self._convert_times(batch)
         columns = {
             **{name: _repeat_text(value, rows) for name, value in self._constants.items()},

@@ -155,7 +155,7 @@ class Control:
         """Store a verdict: its word (`go`, `no-go`, …) and its JSON with the evidence. Verdicts are never overwritten.
 
         `figures`: the numbers behind its figures (JSON), if they were requested. `outcomes`: the run whose outcomes the
-        verdict judged, and how that look spent alpha; empty texts if it judged no outcomes.
+        verdict judged, and how it spent the error rate alpha; empty texts if it judged no outcomes.
         """
         with self.file.opened(write=True) as engine:
             read_release(engine, release_id)
@@ -200,7 +200,7 @@ class Control:
     def outcome_looks(self, release_id: str) -> Mapping[str, str]:
         """Read the runs whose outcomes the verdicts of a release judged, in the order of their first verdicts.
 
-        Returns run → how the first look at its outcomes spent alpha.
+        Returns run → how the first verdict on its outcomes spent the error rate alpha.
         """
         with self.file.opened() as engine:
             rows = engine.execute(

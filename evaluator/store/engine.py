@@ -109,8 +109,8 @@ os.register_at_fork(before=close_idle)  # a child cannot use the engines of its 
 def open_shared(path: Path, *, search: Path) -> Engine:
     """Open an engine on the file `path`, read-only. Queries find relative paths in `search`.
 
-    The engine closes when nothing refers to it or to one of its relations. As no block ends then that could delete a
-    folder for spilling, all such engines of a process share one.
+    The engine closes when nothing refers to it or to one of its relations. No `with` block ends then that could delete
+    its folder for spilling, so all such engines of a process share one folder.
     """
     try:
         engine: Engine = duckdb.connect(str(path), read_only=True)

@@ -128,6 +128,7 @@ def _express_route(names: list[str]) -> str:
     """
     urls = [f"nullif({name}, '')" for name in names[1:]]
     url = f"coalesce({', '.join(urls)})"
+    # Without scheme and host, then without query and fragment.
     path = f"regexp_replace(regexp_replace({url}, '^[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*', ''), '[?#].*$', '')"
     is_url = f"regexp_matches({url}, '^[A-Za-z][A-Za-z0-9+.-]*://')"
     shown = f"CASE WHEN {is_url} THEN coalesce(nullif({path}, ''), '/') ELSE {url} END"

@@ -36,11 +36,11 @@ def split_mark(mark: str) -> tuple[LeftOutKind, str]:
 
 
 def select_rows(file: FilePlan, latest: datetime) -> str:
-    """Write the SQL query that makes rows of the request schema from all rows of a file.
+    """Write the SQL query that makes rows of the request schema from all rows of a file, requests or not.
 
-    Its parameters are `run`, `arm` and `service`. The column MARK_COLUMN marks each row: a request, a bad row, or
-    another kind of row. A request after `latest` is bad. Texts of sensitive requests that may quote a request or its
-    answer are dropped.
+    The column MARK_COLUMN says what each row is: a request, a bad row, or another kind of row; rows that only describe
+    another row are left out. A request after `latest` is bad. Texts of sensitive requests that may quote a request or
+    its answer are dropped. The query has the parameters `run`, `arm` and `service`.
     """
     exprs = _express_columns(file)
     exception = "'failure'" if file.sensitive else f"nullif({exprs.get('exception', 'CAST(NULL AS VARCHAR)')}, '')"
@@ -423,7 +423,7 @@ def _find_first_bad_row(
         WHERE problem IS NOT NULL ORDER BY number LIMIT 1"""
     ).fetchall()
     engine.execute("SET preserve_insertion_order = false")
-    number, problem, value = rows[0]
+    number, problem, value = rows[0]  # there is one: the bad rows were counted before
     return number, problem, value or ""
 
 
@@ -466,6 +466,6 @@ def find_line(path: Path, delimiter: str, record: int) -> int:
             reader = csv.reader(opened, delimiter=delimiter)
             for _ in itertools.islice(reader, record - 1):
                 pass
-            return reader.line_num + 1
+            return reader.line_num + 1  # `line_num`: the last line of the records before
     except (OSError, EOFError, zlib.error, csv.Error):
         return record

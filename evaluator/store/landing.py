@@ -244,7 +244,7 @@ def write_cells(engine: Engine, run_id: str, grid_us: int, suffix: str = "") -> 
     """
     engine.execute(_NAMES.format(suffix=suffix))  # new names get ids
     run_code = "SELECT code FROM store.runs WHERE id = ?"
-    # `_CODES` finds the ids of the names in the cells.
+    # `_INSERTS`: table → query for its rows, in which `_CODES` gives the ids of names.
     for table, cells in _INSERTS.items():
         query = f"{_CODES} SELECT ({run_code}) AS run, * FROM ({cells}) ORDER BY ALL".format(suffix=suffix)
         engine.execute(f"INSERT INTO store.{table} {query}", [run_id])

@@ -106,7 +106,8 @@ def _merge_small(file: StoreFile, run_id: str, folder: Path) -> int:
 def _remove_replaced(file: StoreFile, run_id: str, folder: Path) -> None:
     """Delete files of a run whose rows are in other files; none if a process reads request rows.
 
-    They are segments that landed with this name and content, and merged files that the manifest does not name.
+    They are segments that landed with this name and content, and merged files that the manifest does not name. A
+    segment with other content than what landed under its name stays: its rows are nowhere else.
     """
     # Readers of request rows hold a shared lock on this file.
     with exclusive(file.empty_segment) as no_readers:

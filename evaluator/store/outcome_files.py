@@ -165,7 +165,7 @@ def _describe_bad_value(engine: Engine, plan: OutcomePlan, query: str) -> str:
     unit = [plan.unit] if plan.unit != _EACH_ROW else []
     used_columns = dict.fromkeys([*unit, plan.arm, *(column.name for column in plan.columns)])
     value_cases = " ".join(f"WHEN {quote(name)} THEN CAST({quote_name(name)} AS VARCHAR)" for name in used_columns)
-    engine.execute("SET preserve_insertion_order = true")
+    engine.execute("SET preserve_insertion_order = true")  # numbers of rows are in the order of the file
     # File by file, because the number of a row is counted within its file.
     for path in plan.paths:
         query_of_file = query.replace(quote_all(plan.paths), quote_all([path]))

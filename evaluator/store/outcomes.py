@@ -117,7 +117,7 @@ def import_outcomes(
                 [run.id, columns_json, variables, json.dumps(asdict(facts))],
             )
             _insert_moments(engine, run.id, (BASELINE, *labels[1:]), moments, skewness)
-    return Landed(rows=facts.rows, segments=1, runs=(run.id,)), facts
+    return Landed(rows=facts.rows, segments=1, runs=(run.id,)), facts  # both files count as one segment
 
 
 def _hash_content(plan: OutcomePlan) -> str:
@@ -239,7 +239,7 @@ def _drop_duplicates(engine: Engine, facts: OutcomeFacts, baseline_label: str) -
     drop = bool(duplicates) and not is_log_of_events
     if drop:
         names = [row[0] for row in engine.execute("DESCRIBE outcome_rows").fetchall() if row[0] not in _KEYS_OF_ROW]
-        values = ", ".join(f"any_value({name}) AS {name}" for name in names)
+        values = ", ".join(f"any_value({name}) AS {name}" for name in names)  # all equal in duplicates
         engine.execute(
             f"""CREATE OR REPLACE TEMP TABLE outcome_rows AS
             SELECT {", ".join(_KEYS_OF_ROW)}, {values} FROM outcome_rows GROUP BY {", ".join(_KEYS_OF_ROW)}"""
