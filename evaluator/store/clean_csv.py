@@ -272,11 +272,12 @@ class _RowConverter:
     """Converts rows of one file to request rows, batch by batch."""
 
     def __init__(self, engine: Engine, file: FilePlan, constants: Mapping[str, str], latest: datetime) -> None:
+        """`constants`: text of the columns run, arm and service in all rows. A request after `latest` is not plain."""
         self.file = file
         self._engine = engine
         self._lock = Lock()  # converting threads share the engine and the cache
         self._constants = {**constants, MARK_COLUMN: REQUEST_MARK}
-        self._columns = {column.target: column for column in file.layout.columns}
+        self._columns = {column.target: column for column in file.layout.columns}  # by column of a request row
         self._latest_us = int(latest.timestamp() * 1e6)
         # Cache: SQL expression → texts of its columns → value.
         self._known_values: dict[str, dict[tuple[str | None, ...], Any]] = {}
