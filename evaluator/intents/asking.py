@@ -73,7 +73,7 @@ def ask(store: Store, policy: Policy, person: Person, request: ActionRequest) ->
     It is approved at once if no other person has to agree. If the same request is in effect already, the earlier intent
     is returned: a double click, or two people, make one intent.
     """
-    reason = _read_reason(request.reason)
+    reason = _clean_reason(request.reason)
     land_release(store, request.release)  # the verdict must be on all data, also on those that have just arrived
     rules, action = policy.promotion, request.action
     undoes: tuple[str, ...] = ()  # ids of the promotions that a rollback undoes
@@ -112,8 +112,11 @@ def ask(store: Store, policy: Policy, person: Person, request: ActionRequest) ->
     return store.control.request(intent, consents=may(rules, person.names, PersonRole.APPROVER))
 
 
-def _read_reason(text: str, *, required: bool = True) -> str:
-    """Make a reason one line without control characters. Raises UsageError if it is too long or missing."""
+def _clean_reason(text: str, *, required: bool = True) -> str:
+    """Make the text of a reason one line without control characters. Raises UsageError if it is too long or missing.
+
+    `required`: whether an empty text is refused.
+    """
     visible = "".join(" " if category(character) in _INVISIBLE_CATEGORIES else character for character in text)
     reason = " ".join(visible.split())
     if len(reason) > LONGEST_REASON or (required and not reason):
@@ -241,7 +244,7 @@ def cancel(store: Store, policy: Policy, person: Person, intent_id: str, reason:
     Requesters may withdraw their own; an approver may reject any.
     """
     intent = store.control.intent(intent_id)
-    one_line_reason = _read_reason(reason, required=False)
+    one_line_reason = _clean_reason(reason, required=False)
     with _audit_refusals(store, person, intent.release, f"cancel {intent.action}", intent.id):
         if not are_same_person((*person.names, person.name), (*intent.requester_names, intent.requester)):
             _require_role(policy, person, PersonRole.APPROVER, "rejecting the requests of others")
@@ -283,7 +286,7 @@ def resolve(
     Returns the intent: it ends as acknowledged or failed once no outcome is unknown. Raises Refused, UsageError.
     """
     intent = store.control.intent(intent_id)
-    one_line_reason = _read_reason(reason)
+    one_line_reason = _clean_reason(reason)
     with _audit_refusals(store, person, intent.release, f"resolve {intent.action}", intent.id):
         _require_role(policy, person, PersonRole.ADMIN, "resolving a hook")
         unresolved = _find_unresolved(store, intent, hook_number)

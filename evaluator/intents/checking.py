@@ -60,6 +60,7 @@ def _find_obstacles(intent: Intent, situation: Situation) -> Iterator[str]:
         yield "the policy's hooks or approvals have changed since it was requested"
     if situation.overtaken_by:
         yield situation.overtaken_by
+    # Without approvals, the requester must have the role to act alone, which `may_approve` takes into account.
     permitted_people = situation.may_request if intent.approvals_needed else situation.may_approve
     if intent.requester not in permitted_people:
         yield f"{intent.requester} no longer has permission"

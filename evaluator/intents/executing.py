@@ -100,9 +100,10 @@ def run_worker(
     say: Callable[[str], None],
     poll_s: float = POLL_S,
 ) -> None:
-    """Execute approved intents until `stop` is set, whenever the store has changed; checks that every `poll_s` seconds.
+    """Execute approved intents until `stop` is set.
 
-    `say` is called with a sentence for each executed intent and each error. Errors do not end the worker.
+    Every `poll_s` seconds, it tests whether the store has changed, and only then reads it. `say` is called with a
+    sentence for each executed intent and each error. Errors do not end the worker.
     """
     worker = name_worker()
     last_stamp = None  # of the store when it was last read; None: read it at the next poll
@@ -121,7 +122,7 @@ def run_worker(
 
     while not stop.is_set():
         stamp = stamp_of(store.path)  # changes with each write to the store
-        if stamp != last_stamp or idle_s >= SLOWEST_POLL_S:
+        if stamp != last_stamp or idle_s >= SLOWEST_POLL_S:  # intents also expire without a change
             last_stamp = stamp
             idle_s = 0.0
             failures.clear()
@@ -133,7 +134,7 @@ def run_worker(
             for failure in failures:
                 say(failure)
             if failures:
-                last_stamp = None  # try again at the next poll, also if nothing is written
+                last_stamp = None  # try again at the next poll, even if the store has not changed
         idle_s += poll_s
         stop.wait(poll_s)
 

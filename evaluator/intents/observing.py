@@ -36,9 +36,10 @@ def observe(store: Store, policy: Policy, intent: Intent, now: datetime) -> Situ
 
 
 def _read_situation(store: Store, policy: Policy, intent: Intent, now: datetime) -> Situation:
-    """Read the situation of an intent from a store that is open for reading."""
+    """Read the situation of an intent from a store that is open for reading. `policy`: the current one."""
     latest, rules = find_latest(store, intent.release), policy.promotion
     approvals = store.control.approvals(intent.id)
+    # Those who approved it and still have the role; if no approval is needed, also a requester who may act alone.
     valid_approvals = [approval for approval in approvals if may(rules, approval.names, PersonRole.APPROVER)]
     may_approve = _list_approvers(intent, valid_approvals)
     if intent.approvals_needed == 0 and may_act_alone(rules, intent.requester_names, intent.action):
@@ -128,21 +129,22 @@ def find_latest(store: Store, release_id: str) -> StoredVerdict | None:
     return next(reversed(store.control.verdicts(release_id)), None)
 
 
-def hash_data_now(store: Store, release_id: str, judged: str) -> str:
-    """Check whether a verdict on a release would judge the same data now as its verdict on data with hash `judged`.
+def hash_data_now(store: Store, release_id: str, judged_hash: str) -> str:
+    """Check whether a verdict on a release would judge the same data now as an earlier one, on data with `judged_hash`.
 
-    Returns `judged` if it would, else "": data have changed, a run is still recorded, or a newer run was not judged.
+    Returns `judged_hash` if it would, else "": data changed, a run is still recorded, or a newer run was not judged.
     """
     with store.reading():
         runs = store.data.runs(release_id)
-        selection = find_judged(store, release_id, judged)  # a verdict lists no runs: their hash shows which they were
+        # A verdict lists no runs: the hash of their data shows which they were.
+        selection = find_judged(store, release_id, judged_hash)
         if selection is None or is_live(runs):
             return ""
         judged_runs = {run.id for run in choose_runs(runs, selection)}
         newest_runs = [run.id for run in choose_runs(runs, "latest")]
         # A newer run of which nothing landed does not change the hash of the data, but it was not judged.
         is_newest_empty = store.data.content_hash(newest_runs) == store.data.content_hash([])
-    return judged if set(newest_runs) <= judged_runs and not is_newest_empty else ""
+    return judged_hash if set(newest_runs) <= judged_runs and not is_newest_empty else ""
 
 
 def hash_policy_now(store: Store, policy: Policy, release_id: str) -> str:

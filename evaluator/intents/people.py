@@ -40,6 +40,7 @@ def role_of(rules: PromotionRules, names: Sequence[str]) -> PersonRole:
     if rules.roles is None:
         return PersonRole.ADMIN if any(name.startswith(SYSTEM) for name in names) else PersonRole.VIEWER
     names_and_everyone = {*names, "*"}
+    # The lowest role first, as in `_ROLES`.
     own_roles = [role for role in _ROLES if names_and_everyone & set(rules.roles.get(role.value, ()))]
     return own_roles[-1] if own_roles else PersonRole.VIEWER
 

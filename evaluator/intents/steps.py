@@ -55,10 +55,11 @@ def plan_steps(
 ) -> tuple[tuple[PlannedHook, ...], tuple[str, ...]]:
     """Plan the hooks of an action, in order: those of its event, then those that announce it.
 
-    `to_undo`: executed hooks of earlier promotions, in the order of undoing; they take the place of the entry `undo` of
-    a rollback. Returns the hooks, and a sentence about each hook that cannot be undone. Raises PolicyError, UnknownName
-    or HookError for a hook that cannot be made any more.
+    `to_undo`: executed hooks of earlier promotions, in the order of undoing; they take the place of the entry `undo` in
+    the policy's hooks for a rollback. Returns the hooks, and a sentence about each hook that cannot be undone. Raises
+    PolicyError, UnknownName or HookError for a hook that cannot be made any more.
     """
+    # A promotion against the verdict (break-glass) has the hooks of a promotion.
     event = Action.PROMOTE if action is Action.BREAK_GLASS else action
     entries: list[tuple[str, HookEntry, Any]] = []  # event, hook, earlier value to restore
     irreversible: list[str] = []

@@ -30,18 +30,18 @@ from evaluator.records import ColumnMap, FilePlan, LeftOut, LeftOutKind
 from evaluator.segments import REQUEST_SCHEMA
 from evaluator.store.engine import Engine
 from evaluator.store.expressions import MICROS, SCALES, column_name, express, write_condition
-from evaluator.store.foreign import GOOD, LONGEST
+from evaluator.store.foreign import LONGEST_SPAN, MARK_COLUMN, REQUEST_MARK
 from evaluator.store.rollup import HIGHEST_MS
 from evaluator.store.sub_results import FIRST_PART
 
 _PIECE_BYTES = 8 << 20
 _MOST_PIECES = 4
-"""A row that is longer than this is not plain."""
+"""A file with a row of this many pieces, or more, is read by `foreign`."""
 
 _THREADS = min(os.cpu_count() or 1, 4)
-_GROUP_ROWS = 500_000
-_MOST_PAIRS = 1 << 20
-"""Most combinations of two text columns that are written out."""
+_ROWS_PER_WRITE = 500_000
+_MOST_COMBINATIONS = 1 << 20
+"""Most possible combinations of the texts of several columns that are written out."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TEXT = pa.dictionary(pa.int32(), pa.string())
@@ -233,7 +233,8 @@ class _Piece:
 def _write_segment(writer: pq.ParquetWriter, pieces: Iterator[_Piece], arm: str) -> CleanSegment:
     """Write the request rows of all pieces of a file of `arm`, and sum up what was written.
 
-    Raises _NotPlain if a row may be a sub-result, if there is no request, or if the times span more than a year.
+    Raises _NotPlain (`foreign` then reads the file) if a row may be a sub-result, that is a part of another request, if
+    there is no request, or if the times span more than a year.
     """
     requests = summaries = failed_summaries = 0
     first_times_us: list[int] = []
@@ -244,7 +245,7 @@ def _write_segment(writer: pq.ParquetWriter, pieces: Iterator[_Piece], arm: str)
         requests += piece.rows.num_rows
         summaries += piece.summaries
         failed_summaries += piece.failed_summaries
-        # New labels may be those of first parts, or of requests with parts, in any piece: `Home-0` is part of `Home`.
+        # A row labelled `Home-0` (with FIRST_PART) may be a part of a row labelled `Home`, in this or another piece.
         if not piece.labels <= labels:
             labels |= piece.labels
             has_first_part = any(label is not None and label + FIRST_PART in labels for label in labels)
@@ -254,7 +255,7 @@ def _write_segment(writer: pq.ParquetWriter, pieces: Iterator[_Piece], arm: str)
             first_times_us.append(piece.first_us)
             last_times_us.append(piece.last_us)
         # Each write makes a row group of the Parquet file; small groups would be slow to read.
-        if sum(rows.num_rows for rows in unwritten_batches) >= _GROUP_ROWS:
+        if sum(rows.num_rows for rows in unwritten_batches) >= _ROWS_PER_WRITE:
             writer.write_table(pa.Table.from_batches(unwritten_batches).unify_dictionaries())
             unwritten_batches.clear()
     if unwritten_batches:
@@ -262,7 +263,7 @@ def _write_segment(writer: pq.ParquetWriter, pieces: Iterator[_Piece], arm: str)
     _require_plain(requests > 0)
     first = _EPOCH + timedelta(microseconds=min(first_times_us))
     last = _EPOCH + timedelta(microseconds=max(last_times_us))
-    _require_plain(last - first <= LONGEST)
+    _require_plain(last - first <= LONGEST_SPAN)
     left_out = LeftOut(arm, LeftOutKind.SUMMARY, summaries, failed_summaries)
     return CleanSegment(requests, first, last, (left_out,) if summaries else ())
 
@@ -271,20 +272,20 @@ class _RowConverter:
     """Converts rows of one file to request rows, batch by batch."""
 
     def __init__(self, engine: Engine, file: FilePlan, constants: Mapping[str, str], latest: datetime) -> None:
+        """`constants`: text of the columns run, arm and service in all rows. A request after `latest` is not plain."""
         self.file = file
         self._engine = engine
-        # Converting threads share the engine and the cache.
-        self._lock = Lock()
-        self._constants = {**constants, "worker": GOOD}
-        self._columns = {column.target: column for column in file.layout.columns}
+        self._lock = Lock()  # converting threads share the engine and the cache
+        self._constants = {**constants, MARK_COLUMN: REQUEST_MARK}
+        self._columns = {column.target: column for column in file.layout.columns}  # by column of a request row
         self._latest_us = int(latest.timestamp() * 1e6)
         # Cache: SQL expression → texts of its columns → value.
         self._known_values: dict[str, dict[tuple[str | None, ...], Any]] = {}
 
     def convert(self, batch: pa.RecordBatch) -> _Piece:
-        """Convert rows of the file to request rows, without summaries. Raises _NotPlain for a row that may be bad."""
+        """Convert rows to request rows, without those that sum up others. Raises _NotPlain for one that may be bad."""
         layout = self.file.layout
-        # Compared later with the labels of all other rows, to see whether a row may be a sub-result.
+        # `_write_segment` compares the labels of all rows, to see whether one may be a sub-result of another.
         labels = frozenset(batch[layout.sub_results.label].dictionary.to_pylist() if layout.sub_results else ())
         rows_read, failed_summaries = batch.num_rows, 0
         if layout.others:
@@ -294,7 +295,7 @@ class _RowConverter:
             sums_up_several = pc.greater(batch[layout.count_column], 1.0)
             _require_plain(not pc.any(sums_up_several).as_py())
         failed = self._evaluate_column(batch, "failed", pa.bool_())
-        _require_plain(failed is not None and failed.null_count == 0)
+        _require_plain(failed is not None and failed.null_count == 0)  # null: not known whether it failed
         times_us = self._convert_times(batch)
         columns = {
             **{name: _repeat_text(value, rows) for name, value in self._constants.items()},
@@ -326,7 +327,7 @@ class _RowConverter:
         Raises _NotPlain if a time is missing, before 1970 or after the latest that is allowed.
         """
         column = self._columns["ts"]
-        values = batch[column.sources[0]]  # only the first column of the file counts
+        values = batch[column.sources[0]]  # a time has a single source
         _require_plain(values.null_count == 0)
         if column.unit == "iso":
             micros = values.cast(pa.int64()).to_numpy()
@@ -343,7 +344,7 @@ class _RowConverter:
         Raises _NotPlain (`foreign` then reads the file) for a success without a time, or a time out of range.
         """
         column = self._columns["response_time_ms"]
-        values = batch[column.sources[0]]  # only the first column of the file counts
+        values = batch[column.sources[0]]  # a response time has a single source
         if values.null_count:
             is_success_without_time = pc.and_not(values.is_null(), failed)
             _require_plain(not pc.any(is_success_without_time).as_py())
@@ -354,11 +355,11 @@ class _RowConverter:
         return pa.array(times)
 
     def _convert_endpoints(self, batch: pa.RecordBatch) -> pa.DictionaryArray:
-        """Convert the names of endpoints. Raises _NotPlain if a name is missing, blank or longer than a line."""
+        """Convert the names of endpoints. Raises _NotPlain if a name is missing, blank, or has several lines."""
         endpoints: Any = self._join_sources(batch, "endpoint")
         _require_plain(endpoints.null_count == 0)
-        for name in endpoints.dictionary.to_pylist():
-            _require_plain(name is None or (bool(name.strip()) and "\n" not in name))
+        for name in endpoints.dictionary.drop_null().to_pylist():  # no row is null, so a null entry is unused
+            _require_plain(bool(name.strip()) and "\n" not in name)
         return endpoints
 
     def _convert_instances(self, batch: pa.RecordBatch) -> pa.DictionaryArray:
@@ -372,7 +373,7 @@ class _RowConverter:
         return instances
 
     def _convert_exceptions(self, batch: pa.RecordBatch, failed: pa.Array) -> pa.DictionaryArray | None:
-        """Convert the texts of exceptions; null for a success, whatever text the file has. `None` without a column."""
+        """Convert the texts of exceptions; null for a success. `None` if the file has no column for them."""
         exceptions = self._join_sources(batch, "exception")
         if exceptions is None:
             return None
@@ -433,10 +434,10 @@ class _RowConverter:
         return pa.array([value_by_texts[texts] for texts in combinations], value_type).take(combination_by_row)
 
     def _remove_summaries(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, int]:
-        """Remove rows that sum up others; returns the other rows, and the number of failures among the removed."""
+        """Remove rows that sum up other rows; returns the rows that stay, and how many removed rows were failures."""
         is_summary = pa.array(np.zeros(batch.num_rows, bool))
         for rows in self.file.layout.others:
-            condition = write_condition(self.file, rows.conditions)  # a single condition
+            condition = write_condition(self.file, rows.conditions)  # of one column: `_find_column_types` ensures it
             meets = self._evaluate_texts(batch, [rows.conditions[0].column], condition, pa.bool_())
             is_summary = pc.or_(is_summary, meets)
         if not pc.any(is_summary).as_py():
@@ -468,7 +469,7 @@ def _combine_texts(columns: Sequence[pa.DictionaryArray]) -> tuple[list[tuple[st
         return [(text,) for text in texts_by_column[0]], codes_by_column[0]
     sizes = [len(texts) for texts in texts_by_column]
     possible = math.prod(sizes)
-    _require_plain(possible <= _MOST_PAIRS)
+    _require_plain(possible <= _MOST_COMBINATIONS)
     # Number all possible combinations from 0, find the number of each row's combination, and keep those that occur.
     number_by_row = np.ravel_multi_index([codes.to_numpy(zero_copy_only=False) for codes in codes_by_column], sizes)
     kept_numbers = np.flatnonzero(np.bincount(number_by_row, minlength=possible))
@@ -487,13 +488,13 @@ def _join_texts(first: pa.DictionaryArray, second: pa.DictionaryArray) -> pa.Dic
     missing, if there are too many combinations, or if two combinations give the same text.
     """
     first_count, second_count = len(first.dictionary), len(second.dictionary)
-    _require_plain(first.null_count == second.null_count == 0 and first_count * second_count <= _MOST_PAIRS)
+    _require_plain(first.null_count == second.null_count == 0 and first_count * second_count <= _MOST_COMBINATIONS)
     # The combination of texts i and j is at i * second_count + j.
     texts = pc.binary_join_element_wise(
         first.dictionary.take(pa.array(np.repeat(np.arange(first_count), second_count))),
         second.dictionary.take(pa.array(np.tile(np.arange(second_count), first_count))),
         " ",
     )
-    _require_plain(len(texts.unique()) == len(texts))
+    _require_plain(len(texts.unique()) == len(texts))  # a dictionary has each text once
     codes: npt.NDArray[np.int32] = first.indices.to_numpy() * np.int32(second_count) + second.indices.to_numpy()
     return pa.DictionaryArray.from_arrays(pa.array(codes), texts)

@@ -46,6 +46,7 @@ LOGGED_VERDICTS = 500
 _LEARNT = tuple(field.name for field in fields(Learnt))
 _DELIVERY = "intent, position, hook, attempts, state, text, undo, response, happened_at, event, options"
 _RETRIED_STATES = {IntentState.FAILED: IntentState.APPROVED, IntentState.UNKNOWN: IntentState.REQUESTED}
+"""State of a hook that is executed again → its state until then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,7 @@ class Control:
         """Store a verdict: its word (`go`, `no-go`, …) and its JSON with the evidence. Verdicts are never overwritten.
 
         `figures`: the numbers behind its figures (JSON), if they were requested. `outcomes`: the run whose outcomes the
-        verdict judged, and how that look spent alpha; empty texts if it judged no outcomes.
+        verdict judged, and how it spent the error rate alpha; empty texts if it judged no outcomes.
         """
         with self.file.opened(write=True) as engine:
             read_release(engine, release_id)
@@ -172,7 +173,7 @@ class Control:
             return _select_verdicts(engine, "WHERE release = ? ORDER BY number", release_id)
 
     def latest_verdicts(self) -> tuple[StoredVerdict, ...]:
-        """Read the latest verdict of each release, the newest release first."""
+        """Read the latest verdict of each release, the newest release first; of at most LATEST_VERDICTS releases."""
         with self.file.opened() as engine:
             return _select_verdicts(
                 engine,
@@ -199,7 +200,7 @@ class Control:
     def outcome_looks(self, release_id: str) -> Mapping[str, str]:
         """Read the runs whose outcomes the verdicts of a release judged, in the order of their first verdicts.
 
-        Returns run → how the first look at its outcomes spent alpha.
+        Returns run → how the first verdict on its outcomes spent the error rate alpha.
         """
         with self.file.opened() as engine:
             rows = engine.execute(
@@ -255,7 +256,7 @@ class Control:
                     if intent.state is IntentState.SENT and intent.action in PROMOTING and intent.id not in draft.undoes
                 ]
                 draft = replace(draft, undoes=(*newly_begun, *draft.undoes))
-            return intents.add(engine, draft, len(earlier), consents=consents)
+            return intents.add(engine, draft, earlier_count=len(earlier), consents=consents)
 
     def intent(self, intent_id: str) -> Intent:
         """Read an intent. Raises UnknownName."""
@@ -314,7 +315,7 @@ class Control:
 
     def expire(self, now: datetime) -> None:
         """Mark intents that were not executed in time as expired."""
-        # Look first: without overdue intents, nothing has to be written, which would lock the store.
+        # Look first: if no intent is overdue, the store need not be opened to write, which would lock it.
         with self.file.opened() as engine:
             overdue = intents.select(engine, intents.OVERDUE, [*intents.OPEN, now])
         if overdue:
@@ -322,19 +323,19 @@ class Control:
                 intents.expire(engine, now)
 
     @contextmanager
-    def alone(self, targets: Sequence[str], wait_s: float = 0.0) -> Iterator[bool]:
-        """Lock targets of hooks for the body of the `with` statement; yields whether all were locked within `wait_s`.
+    def alone(self, services: Sequence[str], wait_s: float = 0.0) -> Iterator[bool]:
+        """Lock services for the body of the `with` statement; yields whether all were locked within `wait_s` seconds.
 
-        So no two processes change a target at the same time. The operating system releases the locks of a process that
-        was killed, so its intents can be continued at once. Raises StoreError.
+        So no two processes execute intents of a service at the same time. The operating system releases the locks of a
+        process that was killed, so its intents can be continued at once. Raises StoreError.
         """
         folder = self.file.folder / ".promotion"
         deadline = time.monotonic() + wait_s
         with ExitStack() as locks:
             # All processes lock in the same order, so that no two wait for each other.
-            for target in sorted(targets):
-                # A target may have characters that a file name must not have.
-                path = folder / f"{hashlib.sha256(target.encode()).hexdigest()[:24]}.lock"
+            for service in sorted(services):
+                # The name of a service may have characters that a file name must not have.
+                path = folder / f"{hashlib.sha256(service.encode()).hexdigest()[:24]}.lock"
                 try:
                     folder.mkdir(parents=True, exist_ok=True)
                     path.touch()
@@ -365,9 +366,10 @@ class Control:
     def reopen(self, intent_id: str, actor: str, text: str) -> Intent:
         """Reopen an intent that failed, or whose result is unknown, so that a worker executes it again.
 
-        Failed hooks of the intent become `approved`, because they changed nothing. Unknown ones become `requested`: the
-        result of the next attempt does not show what the last one did. The end of the intent is announced again.
-        `text` goes into the audit trail. Raises UsageError for an intent in another state.
+        A failed hook of the intent changed nothing, so it becomes `approved`. One with unknown outcome becomes
+        `requested`, from which the worker knows that it may have been done before. Hooks that announce the end of the
+        intent are executed again, too. `text` goes into the audit trail. Raises UsageError for an intent in another
+        state.
         """
         with self.file.opened(write=True) as engine:
             intent = intents.read(engine, intent_id)

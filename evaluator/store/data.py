@@ -144,7 +144,7 @@ class StoredData:
             rows = engine.execute("SELECT name, file, landed_at FROM store.segments WHERE run = ?", [run_id]).fetchall()
         # Name of a segment → the file with its rows now, and when it landed.
         landed_before = {name: (file, landed_at.astimezone(UTC)) for name, file, landed_at in rows}
-        # The lock keeps the request rows from being deleted meanwhile.
+        # Deleting request rows needs an exclusive lock on this file, so none are deleted meanwhile.
         with shared(self.file.empty_segment):
             landed = land(self.file, run, bucket_s, landed_before)
         is_running = run.state is RunState.RUNNING
@@ -158,8 +158,8 @@ class StoredData:
     def keep_answers(self, run: Run, answers: Sequence[Answer], sources: Mapping[str, Any]) -> Landed:
         """Store the answers of a metrics server to one poll as a file of the run, and land them.
 
-        `sources`: what the file keeps of the server and its queries. Answers of a later poll begin after the last
-        sample of the polls before.
+        `sources`: description of the server and its queries (JSON), which the file keeps. The caller must ask each
+        later poll only for samples after the last one of the polls before.
         """
         from evaluator.store.readings import write_answers  # a verdict must not wait for this import
 

@@ -109,7 +109,8 @@ os.register_at_fork(before=close_idle)  # a child cannot use the engines of its 
 def open_shared(path: Path, *, search: Path) -> Engine:
     """Open an engine on the file `path`, read-only. Queries find relative paths in `search`.
 
-    The engine closes when nothing refers to it or to one of its relations, so it cannot delete a folder for spilling.
+    The engine closes when nothing refers to it or to one of its relations. No `with` block ends then that could delete
+    its folder for spilling, so all such engines of a process share one folder.
     """
     try:
         engine: Engine = duckdb.connect(str(path), read_only=True)
@@ -129,7 +130,7 @@ def _limit(engine: Engine, spill: str) -> None:
     """Set what holds for all connections of an engine: its memory, and the folder for spilling."""
     engine.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
     engine.execute(f"SET temp_directory = {quote(spill)}")
-    engine.execute("SET preserve_insertion_order = false")
+    engine.execute("SET preserve_insertion_order = false")  # keeping the order of rows costs memory and time
 
 
 def _set_session(connection: Engine, search: Path | None) -> None:

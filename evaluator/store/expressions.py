@@ -34,10 +34,10 @@ def column_name(file: FilePlan, source: str) -> str:
 
 
 def express(file: FilePlan, column: ColumnMap) -> str:
-    """Write the SQL expression that makes a column of a request row from columns of the file.
+    """Write the SQL expression that makes a column of a request row from its `sources`, columns of the file.
 
-    It is NULL where the file has no value that can be read. The column's `kind` says how it is made of its `sources`,
-    columns of the file.
+    The column's `kind` says how, such as "number" or "route". The expression is NULL where the file has no value that
+    can be read.
     """
     names = [column_name(file, source) for source in column.sources]
     if column.kind == "instant":
@@ -52,13 +52,14 @@ def express(file: FilePlan, column: ColumnMap) -> str:
         return _express_failure_by_text(names)
     if column.target == "status_code":
         return f"TRY_CAST({_express_status(names[0])} AS SMALLINT)"
+    # Each template uses only some of these.
     return _EXPRESSIONS[column.kind].format(
         name=names[0],
-        true=_express_boolean(names[0]),
-        status_fails=_express_failure_by_status(names[-1]),  # of `unexpected`, the second source is the status
+        true=_express_boolean(names[0]),  # a text such as "yes"
+        status_fails=_express_failure_by_status(names[-1]),  # the only source of `status`, the second of `unexpected`
         texts=", ".join(f"CAST({name} AS VARCHAR)" for name in names),
-        integer=_INTEGERS.get(column.target),
-        scale=SCALES.get(column.unit),
+        integer=_INTEGERS.get(column.target),  # SQL type
+        scale=SCALES.get(column.unit),  # milliseconds of a unit
     )
 
 
@@ -120,13 +121,14 @@ def _express_failure_by_text(names: list[str]) -> str:
 
 
 def _express_route(names: list[str]) -> str:
-    """Write the expression for a method and a path, such as `GET /cart`.
+    """Write the expression for a method and a path, such as `GET /cart`; NULL if no column has a URL.
 
-    `names`: columns of the method and of the URL; the first URL that is not empty counts. A URL loses its host and its
-    query; a text that is no URL stays as it is.
+    `names`: the column of the method, then one or more of the URL, of which the first that is not empty counts. A URL
+    loses its host and its query; a text that is no URL stays as it is.
     """
     urls = [f"nullif({name}, '')" for name in names[1:]]
     url = f"coalesce({', '.join(urls)})"
+    # Without scheme and host, then without query and fragment.
     path = f"regexp_replace(regexp_replace({url}, '^[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*', ''), '[?#].*$', '')"
     is_url = f"regexp_matches({url}, '^[A-Za-z][A-Za-z0-9+.-]*://')"
     shown = f"CASE WHEN {is_url} THEN coalesce(nullif({path}, ''), '/') ELSE {url} END"
@@ -157,7 +159,10 @@ def write_condition(file: FilePlan, conditions: tuple[Condition, ...]) -> str:
 
 
 def _write_test(file: FilePlan, condition: Condition) -> str:
-    """Write the SQL condition for one test of a column; NULL if the column has no value."""
+    """Write the SQL condition for one test of a column: `condition.test` says how it compares with `condition.texts`.
+
+    NULL for a row whose column has no value, except for `starts` and `starts_not`: there it counts as an empty text.
+    """
     column = column_name(file, condition.column)
     if condition.test in {"starts", "starts_not"}:
         starts = " OR ".join(f"starts_with(coalesce({column}, ''), {quote(text)})" for text in condition.texts)

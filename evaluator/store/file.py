@@ -16,7 +16,7 @@ from evaluator.store.engine import Engine, attach, reuse_engine, transaction
 WAIT_S = 30.0
 """How long (s) to wait for other processes."""
 
-_READ: ContextVar[Mapping[Path, Engine]] = ContextVar("_READ", default=MappingProxyType({}))
+_READING_ENGINES: ContextVar[Mapping[Path, Engine]] = ContextVar("_READING_ENGINES", default=MappingProxyType({}))
 """Store → the engine that it is attached to for reading, within `StoreFile.reading`."""
 
 
@@ -50,7 +50,9 @@ class StoreFile:
 
         Raises StoreBusy where another process keeps the file, StoreError where it cannot be used.
         """
-        engine_for_reading = _READ.get().get(self.path)
+        engine_for_reading = _READING_ENGINES.get().get(
+            self.path
+        )  # of a `with file.reading()` around this call; else None
         if engine_for_reading is not None:
             if write:
                 raise StoreError(f"the store {self.path} cannot be written while it is read")
@@ -71,12 +73,12 @@ class StoreFile:
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Open the file once for all reads in the body of the `with` statement; writers wait meanwhile."""
-        if self.path in _READ.get():
+        if self.path in _READING_ENGINES.get():
             yield  # an outer `reading` has opened it
             return
         with self.opened() as engine:
-            token = _READ.set({**_READ.get(), self.path: engine})
+            token = _READING_ENGINES.set({**_READING_ENGINES.get(), self.path: engine})
             try:
                 yield
             finally:
-                _READ.reset(token)
+                _READING_ENGINES.reset(token)

@@ -19,11 +19,14 @@ from evaluator.store.rollup import HIGHEST_MS
 from evaluator.store.sub_results import write_sub_results_query
 from evaluator.textfiles import open_text
 
-GOOD = "import"
-"""Mark of a request. Marks are in the column `worker`, which foreign files do not have."""
+MARK_COLUMN = "worker"
+"""Column of a request row that holds its mark while a file is converted: foreign files name no worker."""
+
+REQUEST_MARK = "import"
+"""Mark of a request. The mark of any other row is its kind, a separator, and a name that may be empty."""
 
 _SEPARATOR = "\x1f"
-_BAD = f"{LeftOutKind.BAD_ROW}{_SEPARATOR}"
+_BAD_ROW_MARK = f"{LeftOutKind.BAD_ROW}{_SEPARATOR}"
 
 
 def split_mark(mark: str) -> tuple[LeftOutKind, str]:
@@ -33,11 +36,11 @@ def split_mark(mark: str) -> tuple[LeftOutKind, str]:
 
 
 def select_rows(file: FilePlan, latest: datetime) -> str:
-    """Write the SQL query that makes rows of the request schema from all rows of a file.
+    """Write the SQL query that makes rows of the request schema from all rows of a file, requests or not.
 
-    Its parameters are `run`, `arm` and `service`. The column `worker` marks each row: a request, a bad row, or another
-    kind of row. A request after `latest` is bad. Texts of sensitive requests that may quote a request or its answer are
-    dropped.
+    The column MARK_COLUMN says what each row is: a request, a bad row, or another kind of row; rows that only describe
+    another row are left out. A request after `latest` is bad. Texts of sensitive requests that may quote a request or
+    its answer are dropped. The query has the parameters `run`, `arm` and `service`.
     """
     exprs = _express_columns(file)
     exception = "'failure'" if file.sensitive else f"nullif({exprs.get('exception', 'CAST(NULL AS VARCHAR)')}, '')"
@@ -48,9 +51,9 @@ def select_rows(file: FilePlan, latest: datetime) -> str:
             coalesce(nullif({exprs.get("instance", "''")}, ''), $arm) AS instance,
             CASE
                 {_mark_others(file)}
-                WHEN ({_express_problem(file, exprs, latest)}) IS NOT NULL THEN {quote(_BAD)}
-                ELSE '{GOOD}'
-            END AS worker,
+                WHEN ({_express_problem(file, exprs, latest)}) IS NOT NULL THEN {quote(_BAD_ROW_MARK)}
+                ELSE '{REQUEST_MARK}'
+            END AS {MARK_COLUMN},
             ts, {_PATH_OF_ENDPOINT if file.sensitive else "endpoint"} AS endpoint, coalesce(ms, 0) AS response_time_ms,
             {exprs.get("response_bytes", "CAST(NULL AS BIGINT)")} AS response_bytes,
             nullif({exprs.get("status_code", "CAST(NULL AS SMALLINT)")}, 0) AS status_code,
@@ -71,11 +74,11 @@ def _express_columns(file: FilePlan) -> dict[str, str]:
 
 
 def _select_required(file: FilePlan, exprs: Mapping[str, str]) -> str:
-    """Write the query that adds the required columns of a request (`ts`, `endpoint`, `ms`, `failed`) to the file's.
+    """Write the query that reads the columns of a file, and adds the required ones: `ts`, `endpoint`, `ms`, `failed`.
 
-    `exprs`: column of a request row → SQL expression over columns of the file.
+    `exprs`: column of a request row → SQL expression that makes it from columns of the file.
     """
-    # Some rows that are no requests have their own way to show failure.
+    # Some rows that are no requests, such as checks of k6, show failure in their own way.
     cases = [
         f"WHEN {write_condition(file, rows.conditions)} THEN {express(file, rows.failed)}"
         for rows in file.layout.others
@@ -96,10 +99,10 @@ def _is_counted(file: FilePlan) -> str:
 
 
 def _select_raw(file: FilePlan, exprs: Mapping[str, str]) -> str:
-    """Write the query that reads the needed columns of a file, and adds `is_sub_result` if the layout asks for it.
+    """Write the query that reads the needed columns of a file as they are, by its kind of reader: Parquet, k6 or CSV.
 
-    The columns are named c0, c1, … by their position, so that no name clashes with ours. `exprs`: column of a request
-    row → SQL expression over them.
+    The columns are named c0, c1, … by their position in the file, so that no name clashes with ours. If the layout can
+    have sub-results, the column `is_sub_result` is added. `exprs`: column of a request row → SQL expression over c0, …
     """
     layout = file.layout
     used_columns = {source for column in layout.columns for source in column.sources}
@@ -109,7 +112,7 @@ def _select_raw(file: FilePlan, exprs: Mapping[str, str]) -> str:
     used_columns |= {layout.line_column, layout.count_column, layout.kind_column}
     if layout.sub_results:
         used_columns |= {layout.sub_results.label, layout.sub_results.thread}
-    # An empty name, of a column that the layout does not have, does no harm here.
+    # The set has an empty name for each column that the layout does not have; no column of the header has that name.
     renamed = ", ".join(f"{quote_name(name)} AS c{k}" for k, name in enumerate(layout.header) if name in used_columns)
     if layout.reader == "parquet":
         return f"SELECT {renamed} FROM read_parquet({quote(file.rewritten or file.path)})"
@@ -152,13 +155,13 @@ _LONGEST_NAME = 60
 
 
 def _mark_others(file: FilePlan) -> str:
-    """Write the WHEN branches of a CASE that mark rows that are no requests: with their kind and name.
+    """Write the WHEN branches of a CASE that give rows that are no requests their mark: kind, separator and name.
 
-    Empty if all rows are requests.
+    The name says what the row is, where the kind alone does not. Empty if all rows are requests.
     """
     cases = []
     for rows in file.layout.others:
-        if rows.kind is not None:
+        if rows.kind is not None:  # None: rows that only describe another row, and get no mark
             name = "''"
             if rows.detail_column:
                 name = f"coalesce(left({column_name(file, rows.detail_column)}, {_LONGEST_NAME}), '')"
@@ -170,7 +173,9 @@ def _mark_others(file: FilePlan) -> str:
     return " ".join(cases)
 
 
-def _express_problem(file: FilePlan, exprs: Mapping[str, str], latest: datetime, middle: datetime | None = None) -> str:
+def _express_problem(
+    file: FilePlan, exprs: Mapping[str, str], latest: datetime, median_time: datetime | None = None
+) -> str:
     """Write the SQL expression for what makes a row bad; NULL for a good row.
 
     Its value is the name of a column of a request row, or a key of `_REASONS`. The query around it has the converted
@@ -180,7 +185,7 @@ def _express_problem(file: FilePlan, exprs: Mapping[str, str], latest: datetime,
         file: The file, with its layout: which of its columns a request row is made from.
         exprs: Column of a request row → SQL expression.
         latest: Latest time that is allowed.
-        middle: Time from which no request may be far; `None`: no test.
+        median_time: Time from which no request may be far; `None`: no test.
     """
     # Column of a request row → name of the first column of the file that it is made from.
     source_of = {column.target: column_name(file, column.sources[0]) for column in file.layout.columns}
@@ -200,14 +205,15 @@ def _express_problem(file: FilePlan, exprs: Mapping[str, str], latest: datetime,
     # The column that says how many requests a row sums up, and the one that says what the row is (request or other).
     sums_up_several = f"TRY_CAST({column_name(file, layout.count_column)} AS DOUBLE) > 1" if layout.count_column else ""
     lacks_kind = f"coalesce({column_name(file, layout.kind_column)}, '') = ''" if layout.kind_column else ""
-    # Of several problems, the first counts. A failure may have no response time, if its column is empty.
+    # Of several problems, the first counts. A row without a time is no row of the tool: its kind is not tested.
+    # A failure may have no response time, if its column is empty.
     return f"""
         CASE
             {f"WHEN {sums_up_several} THEN 'count'" if sums_up_several else ""}
             {f"WHEN ts IS NOT NULL AND {lacks_kind} THEN 'kind'" if lacks_kind else ""}
             WHEN ts IS NULL OR ts < {_EARLIEST} THEN 'ts'
             WHEN ts > {_quote_time(latest)} THEN 'future'
-            {f"WHEN {_is_far(middle)} THEN 'stray'" if middle else ""}
+            {f"WHEN {_is_far(median_time)} THEN 'stray'" if median_time else ""}
             WHEN coalesce(trim(endpoint), '') = '' OR {has_empty_part or "false"} THEN 'endpoint'
             WHEN contains(endpoint, chr(10)) THEN 'lines'
             WHEN failed IS NULL THEN 'failed'
@@ -223,41 +229,43 @@ def _quote_time(time: datetime) -> str:
 
 # ------------------------------------------------------------------ times far from all others
 
-LONGEST = timedelta(days=366)
-"""A request further than this from the median time of a file has a wrong time."""
+LONGEST_SPAN = timedelta(days=366)
+"""Longest time that the requests of a file span. A request further than this from their median time is a bad row."""
 
-_FIRST_REAL = "TIMESTAMPTZ '2000-01-01 00:00:00+00'"
+_YEAR_2000 = "TIMESTAMPTZ '2000-01-01 00:00:00+00'"
 
 
-def find_middle(engine: Engine, staged: Path) -> datetime | None:
-    """Find the median time of the requests in a staged file; `None` if all of them are within a year.
+def find_median_time(engine: Engine, staged: Path) -> datetime | None:
+    """Find the median time of the requests in a staged file, to recognise times far from it.
 
-    Times that count from the start of a test are in 1970: if there are times since 2000, only these count.
+    Returns `None` if all requests are within a year of each other: then no time is far. Times that count from the start
+    of a test are in 1970: if there are times since 2000, only these count.
     """
-    from_requests = "FROM read_parquet(?) WHERE worker = ?"
-    parameters = [str(staged), GOOD]
+    from_requests = f"FROM read_parquet(?) WHERE {MARK_COLUMN} = ?"
+    parameters = [str(staged), REQUEST_MARK]
     [(earliest, latest)] = engine.execute(f"SELECT min(ts), max(ts) {from_requests}", parameters).fetchall()
-    if earliest is None or latest - earliest <= LONGEST:
+    if earliest is None or latest - earliest <= LONGEST_SPAN:
         return None
-    query = f"SELECT quantile_disc(ts, 0.5) FILTER (ts >= {_FIRST_REAL}), quantile_disc(ts, 0.5) {from_requests}"
+    query = f"SELECT quantile_disc(ts, 0.5) FILTER (ts >= {_YEAR_2000}), quantile_disc(ts, 0.5) {from_requests}"
     [(median_since_2000, median_of_all)] = engine.execute(query, parameters).fetchall()
-    middle: datetime = median_since_2000 or median_of_all
-    return middle
+    median_time: datetime = median_since_2000 or median_of_all
+    return median_time
 
 
-def _is_far(middle: datetime) -> str:
-    """Write the condition that a request is more than a year from `middle`, the median time of its file."""
-    return f"ts NOT BETWEEN {_quote_time(middle - LONGEST)} AND {_quote_time(middle + LONGEST)}"
+def _is_far(median_time: datetime) -> str:
+    """Write the condition that a request is more than a year from `median_time`, the median time of its file."""
+    return f"ts NOT BETWEEN {_quote_time(median_time - LONGEST_SPAN)} AND {_quote_time(median_time + LONGEST_SPAN)}"
 
 
-def mark_strays(middle: datetime | None) -> str:
-    """Write the expression for the final mark of a staged row: a request that is far from `middle` is a bad row.
+def write_final_mark(median_time: datetime | None) -> str:
+    """Write the SQL expression for the final mark of a staged row, which has a first mark in MARK_COLUMN.
 
-    `middle`: median time of the file; `None`: the marks stay as they are.
+    It differs for a request that is far from the `median_time` of the file: a bad row. `None`: no request is far.
     """
-    if middle is None:
-        return "worker"
-    return f"CASE WHEN worker = '{GOOD}' AND {_is_far(middle)} THEN {quote(_BAD)} ELSE worker END"
+    if median_time is None:
+        return MARK_COLUMN
+    is_stray = f"{MARK_COLUMN} = '{REQUEST_MARK}' AND {_is_far(median_time)}"
+    return f"CASE WHEN {is_stray} THEN {quote(_BAD_ROW_MARK)} ELSE {MARK_COLUMN} END"
 
 
 # ------------------------------------------------------------------ what is wrong with a row
@@ -295,7 +303,7 @@ def find_rejected(engine: Engine, file: FilePlan) -> Rejected:
     rows_by_record = {}
     for record, _, message, error_type, text in rows:
         swallows_rows = error_type == "UNQUOTED VALUE"  # a quote that is not closed where its value ends
-        if swallows_rows and len(text) >= _SHOWN_OF_LINE:
+        if swallows_rows and len(text) >= _SHOWN_OF_LINE:  # cut, so its rows cannot be counted
             line_number = find_line(Path(file.path), file.layout.delimiter, int(record))
             raise InputError(
                 f"{file.path}:{line_number}: {word_rejection(message)}; the end of its row cannot be found",
@@ -308,6 +316,8 @@ def find_rejected(engine: Engine, file: FilePlan) -> Rejected:
 
 _SHOWN_OF_LINE = 10_000
 """Characters of a rejected row that DuckDB shows."""
+_LONGEST_MESSAGE = 200
+"""Most characters of a message of DuckDB that are shown."""
 
 
 def word_rejection(message: str) -> str:
@@ -320,21 +330,22 @@ def word_rejection(message: str) -> str:
         return "a quote is opened and never closed, here or in a row before"
     # Of any other message, the first paragraph without its prefix ("CSV Error: ") and without advice.
     first_paragraph = message.split("Possible fixes", maxsplit=1)[0].split("\n\n", maxsplit=1)[0]
-    return " ".join(re.sub(r"^(\w+ )+Error: ", "", first_paragraph).split())[:200]
+    return " ".join(re.sub(r"^(\w+ )+Error: ", "", first_paragraph).split())[:_LONGEST_MESSAGE]
 
 
 def refuse_bad_rows(
-    engine: Engine, file: FilePlan, latest: datetime, middle: datetime | None, rejected: Rejected, count: int
+    engine: Engine, file: FilePlan, latest: datetime, median_time: datetime | None, rejected: Rejected, count: int
 ) -> InputError:
     """Make the error for the bad rows of a file: where the first is (file, line, column), its value, and the `count`.
 
-    `latest` and `middle` are the times by which requests were marked as bad; `rejected`: rows without columns.
+    `latest`: requests after it were marked as bad; `median_time`: also those far from it, unless it is `None`.
+    `rejected`: rows that could not be split into columns.
     """
     if rejected.count:
         position = f"{file.path}:{find_line(Path(file.path), file.layout.delimiter, rejected.record)}"
         text = f"{position}: {rejected.reason}" + (f" (column '{rejected.column}')" if rejected.column else "")
     else:
-        text = _describe_bad_value(engine, file, latest, middle)
+        text = _describe_bad_value(engine, file, latest, median_time)
     return refuse_rows(text, f"{count} rows of this file" if count > 1 else "")
 
 
@@ -347,11 +358,12 @@ def refuse_rows(first_problem: str, all_rows: str) -> InputError:
     )
 
 
-def _describe_bad_value(engine: Engine, file: FilePlan, latest: datetime, middle: datetime | None) -> str:
+def _describe_bad_value(engine: Engine, file: FilePlan, latest: datetime, median_time: datetime | None) -> str:
     """Say where the first bad row of a file is, which value makes it bad and why. The file is read again."""
     layout = file.layout
-    # Problem → columns of the file that the message is about: all sources of a column, except that only the first
-    # source of `ended` is a time, and only the first two of `filled` show failure.
+    # Problem (a column of a request row, or a key of `_REASONS`) → columns of the file that the message is about: all
+    # sources of a column, except that only the first source of `ended` is a time, and only the first two of `filled`
+    # show failure.
     shown_sources = {"ended": 1, "filled": 2}
     columns_by_problem = {column.target: column.sources[: shown_sources.get(column.kind)] for column in layout.columns}
     columns_by_problem |= {
@@ -361,7 +373,7 @@ def _describe_bad_value(engine: Engine, file: FilePlan, latest: datetime, middle
         "count": (layout.count_column,),
         "kind": (layout.kind_column,),
     }
-    number, problem, value = _find_first_bad_row(engine, file, latest, middle, columns_by_problem)
+    number, problem, value = _find_first_bad_row(engine, file, latest, median_time, columns_by_problem)
     if layout.line_column or layout.reader == "k6":
         position = f"{int(number)}"  # already the number of a line
     elif layout.reader == "parquet":
@@ -372,7 +384,7 @@ def _describe_bad_value(engine: Engine, file: FilePlan, latest: datetime, middle
         return f"{file.path}:{position}: the line is not a point of k6"
     in_one_line = value.replace("\r", "\\r").replace("\n", "\\n")
     shown_value = f"the value '{in_one_line[:80]}'" if value.strip() else "no value"
-    reason = _give_reason(problem, value, middle)
+    reason = _give_reason(problem, value, median_time)
     if layout.reader == "k6" and problem == "failed":
         reason += " (k6 writes expected_response and status unless --system-tags leaves them out)"
     return f"{file.path}:{position}: column '{' + '.join(columns_by_problem[problem])}' has {shown_value}, {reason}"
@@ -382,10 +394,10 @@ def _find_first_bad_row(
     engine: Engine,
     file: FilePlan,
     latest: datetime,
-    middle: datetime | None,
+    median_time: datetime | None,
     columns_by_problem: Mapping[str, Sequence[str]],
 ) -> tuple[int | str, str, str]:
-    """Read a file again, up to its first bad row.
+    """Read a file again to find its first bad row.
 
     `columns_by_problem`: problem → columns of the file that it is about. Returns the number of the row's line if the
     layout shows it, else of the row, from 1; its problem, a key of `columns_by_problem`; and its values of these
@@ -398,29 +410,30 @@ def _find_first_bad_row(
         if all(sources)  # a layout without such a column has an empty name
     )
     shown_number = column_name(file, layout.line_column) if layout.line_column else "number"
+    # The query for sub-results of a CSV file has numbered the rows already.
     row_number = "record" if layout.sub_results and layout.reader == "csv" else "row_number() OVER ()"
-    # Rows get their numbers before any row is removed. Then only requests remain, whose mark is empty, with their
-    # problems.
+    # Rows get their numbers before any row is removed. Then only requests remain, with their problems.
+    other_mark = f"CASE {_mark_others(file)} WHEN true THEN '' END"  # empty for a request
     numbered = f"SELECT *, {row_number} AS number FROM ({_select_required(file, exprs)})"
-    requests = f"""SELECT *, {_express_problem(file, exprs, latest, middle)} AS problem FROM ({numbered})
-        WHERE {_is_counted(file)} AND CASE {_mark_others(file)} WHEN true THEN '' END = ''"""
-    engine.execute("SET preserve_insertion_order = true")
+    requests = f"""SELECT *, {_express_problem(file, exprs, latest, median_time)} AS problem FROM ({numbered})
+        WHERE {_is_counted(file)} AND {other_mark} = ''"""
+    engine.execute("SET preserve_insertion_order = true")  # numbers of rows are in the order of the file
     rows = engine.execute(
         f"""SELECT {shown_number}, problem, CASE problem {value_cases} END FROM ({requests})
         WHERE problem IS NOT NULL ORDER BY number LIMIT 1"""
     ).fetchall()
     engine.execute("SET preserve_insertion_order = false")
-    number, problem, value = rows[0]
+    number, problem, value = rows[0]  # there is one: the bad rows were counted before
     return number, problem, value or ""
 
 
-def _give_reason(problem: str, value: str, middle: datetime | None) -> str:
-    """Say why a value makes a row bad: `problem` is a key of `_REASONS`, `stray` or `failed`.
+def _give_reason(problem: str, value: str, median_time: datetime | None) -> str:
+    """Say why a value makes a row bad: `problem` is a key of `_REASONS`, or `stray` (a time far from all others).
 
-    `middle`: the median time of the file, if the row is too far from it.
+    `median_time`: the median time of the file, if the row is too far from it.
     """
-    if problem == "stray" and middle is not None:
-        return f"a year or more from the other times of the file, around {middle:%Y-%m-%d}"
+    if problem == "stray" and median_time is not None:
+        return f"a year or more from the other times of the file, around {median_time:%Y-%m-%d}"
     if problem == "failed" and not value.strip():
         return "so it is not known whether the request failed"
     is_number = re.fullmatch(r"\s*\d[\d.,' \u00a0]*\s*", value)
@@ -453,6 +466,6 @@ def find_line(path: Path, delimiter: str, record: int) -> int:
             reader = csv.reader(opened, delimiter=delimiter)
             for _ in itertools.islice(reader, record - 1):
                 pass
-            return reader.line_num + 1
+            return reader.line_num + 1  # `line_num`: the last line of the records before
     except (OSError, EOFError, zlib.error, csv.Error):
         return record

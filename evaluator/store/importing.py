@@ -62,8 +62,8 @@ _MOST_NAMES = 20
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """One file that has become a segment: its rows in the requested period, and the times of the first and the last."""
+class _ConvertedFile:
+    """One file that has become a segment: its requests in the requested period, and the times of the first and last."""
 
     run: Run
     file: FilePlan
@@ -94,18 +94,20 @@ def import_files(
         first_run = Run(group, release.id, group, "import")
         folder = store.run_folder(release.id, group)
         with landing_in(store, [folder]), open_engine() as engine:
-            parts = [_convert(engine, folder, plan, inspection, first_run, file) for file in plan.files]
+            converted_files = [_convert(engine, folder, plan, inspection, first_run, file) for file in plan.files]
             doubts = find_same(plan.files, inspection)
-            arranged = arrange(plan, [_time_file(engine, part, plan) for part in parts])
-            parts = _count_period(engine, plan, parts)
-            run_by_file = _make_runs(first_run, arranged, {part.file for part in parts if part.rows})
+            arranged = arrange(plan, [_time_file(engine, converted, plan) for converted in converted_files])
+            converted_files = _count_period(engine, plan, converted_files)
+            run_by_file = _make_runs(
+                first_run, arranged, {converted.file for converted in converted_files if converted.rows}
+            )
             folder_by_run = {run.id: store.run_folder(release.id, run.id) for run in run_by_file.values()}
             with landing_in(store, [folder for run_id, folder in folder_by_run.items() if run_id != group]):
-                moved_parts = []
-                for part in parts:
-                    run = run_by_file[part.file]
-                    moved_parts.append(_move(engine, folder_by_run[run.id], plan, part, run))
-                landed = _write_runs(engine, store, control, release, moved_parts, hash_files(plan, inspection))
+                moved_files = []
+                for converted in converted_files:
+                    run = run_by_file[converted.file]
+                    moved_files.append(_move(engine, folder_by_run[run.id], plan, converted, run))
+                landed = _write_runs(engine, store, control, release, moved_files, hash_files(plan, inspection))
             return dataclasses.replace(landed, why=arranged.why, doubts=(*doubts, *arranged.doubts))
 
 
@@ -114,10 +116,11 @@ def import_files(
 
 def _convert(
     engine: Engine, folder: Path, plan: LandingPlan, inspection: Inspection, run: Run, file: FilePlan
-) -> _Part:
-    """Write the requests of one file as a segment of `run` into `folder`: fast if it has no fault, else by SQL.
+) -> _ConvertedFile:
+    """Write the requests of one file as a segment of `run` into `folder`.
 
-    Raises InputError for a fault, which only the SQL finds, and StoreError if the segment cannot be written.
+    `write_clean_segment` is fast, but gives up on any file with a fault: SQL then reads the file and explains the
+    fault. Raises InputError for a fault, and StoreError if the segment cannot be written.
     """
     path = folder / segment_name(file.arm, file.number)
     staged = path.with_name(path.name + ".tmp")  # until the file has been read without a fault
@@ -130,12 +133,12 @@ def _convert(
         clean = None if file.sensitive else write_clean_segment(engine, file, staged, constants, latest)
         if clean is not None and inspection.read(file).has_plain_quotes:
             staged.replace(path)
-            return _Part(run, file, path, clean.rows, clean.first_request, clean.last_request, clean.left_out)
+            return _ConvertedFile(run, file, path, clean.rows, clean.first_request, clean.last_request, clean.left_out)
         with _temporarily_rewritten(file) as readable:
             left_out = _convert_by_sql(engine, staged, path, readable, constants, latest, skip=plan.skip_bad_rows)
         query = "SELECT count(*), min(ts), max(ts) FROM read_parquet(?)"
         [(rows, first, last)] = engine.execute(query, [str(path)]).fetchall()
-        return _Part(run, file, path, rows, first.astimezone(UTC), last.astimezone(UTC), left_out)
+        return _ConvertedFile(run, file, path, rows, first.astimezone(UTC), last.astimezone(UTC), left_out)
     except InputError:
         # A damaged file may look as if it had bad rows: then this raises the InputError that names the damage.
         inspection.read(file)
@@ -174,21 +177,22 @@ def _convert_by_sql(
     *,
     skip: bool,
 ) -> tuple[LeftOut, ...]:
-    """Write the requests of a file as a segment at `path`; returns the rows left out.
+    """Write the requests of a file as a segment at `path`; returns counts of the rows left out, by kind and name.
 
-    All rows are written to `staged` first, each with a mark of what it is. `constants`: text of the columns run, arm
-    and service in all rows. A request after `latest` is a bad row. Raises InputError for a bad row, unless such rows
-    are to be skipped (`skip`), and if there is no request.
+    All rows are written to the file `staged` first, each with a mark of what it is: a request, a bad row, or another
+    kind. `constants`: text of the columns run, arm and service in all rows. A request after `latest`, or far from the
+    median time of the file, is a bad row. Raises InputError if there is no request, and for a bad row unless such rows
+    are to be skipped (`skip`).
     """
     file = _stage_rows(engine, staged, file, constants, latest)
-    middle = foreign.find_middle(engine, staged)
-    mark_sql = foreign.mark_strays(middle)
+    median_time = foreign.find_median_time(engine, staged)
+    mark_sql = foreign.write_final_mark(median_time)
     has_requests, others = _count_marks(engine, staged, mark_sql, file.arm)
-    # Rows that DuckDB could not split into columns are not among the staged ones.
+    # Rows that DuckDB could not split into columns are bad rows, but not among the staged ones.
     rejected = foreign.find_rejected(engine, file)
-    bad_rows = sum(part.rows for part in others if part.kind is LeftOutKind.BAD_ROW) + rejected.count
+    bad_rows = sum(other.rows for other in others if other.kind is LeftOutKind.BAD_ROW) + rejected.count
     if bad_rows and not skip:
-        raise foreign.refuse_bad_rows(engine, file, latest, middle, rejected, bad_rows)
+        raise foreign.refuse_bad_rows(engine, file, latest, median_time, rejected, bad_rows)
     rejected_rows = [LeftOut(file.arm, LeftOutKind.BAD_ROW, rejected.count)] if rejected.count else []
     left_out = (*sum_left_out(others), *rejected_rows)
     if not has_requests:
@@ -196,7 +200,7 @@ def _convert_by_sql(
     if not others:
         staged.replace(path)  # all staged rows are requests
         return left_out
-    query = f"SELECT * FROM read_parquet({quote(staged)}) WHERE {mark_sql} = '{foreign.GOOD}'"
+    query = f"SELECT * FROM read_parquet({quote(staged)}) WHERE {mark_sql} = '{foreign.REQUEST_MARK}'"
     with written_whole(path) as unfinished:
         engine.execute(f"COPY ({query}) TO {quote(unfinished)} (FORMAT parquet)")
     staged.unlink()
@@ -217,7 +221,7 @@ def _count_marks(engine: Engine, staged: Path, mark_sql: str, arm: str) -> tuple
     has_requests = False
     others: list[LeftOut] = []
     for mark, rows, failures in counts:
-        if mark == foreign.GOOD:
+        if mark == foreign.REQUEST_MARK:
             has_requests = True
             continue
         kind, name = foreign.split_mark(mark)
@@ -228,10 +232,10 @@ def _count_marks(engine: Engine, staged: Path, mark_sql: str, arm: str) -> tuple
 
 def _refuse_without_requests(file: FilePlan, left_out: Sequence[LeftOut]) -> InputError:
     """Make the error for a file none of whose rows is a request; `left_out`: what its rows are instead."""
-    count = sum(part.rows for part in left_out)
+    count = sum(rows_of_kind.rows for rows_of_kind in left_out)
     if not count:
         text = f"{file.path} has no request"
-    elif {part.kind for part in left_out} == {LeftOutKind.SUMMARY}:
+    elif {rows_of_kind.kind for rows_of_kind in left_out} == {LeftOutKind.SUMMARY}:
         text = f"{file.path} has no single request: all {count:,} rows sum up transactions"
     else:
         text = f"{file.path} has no request that can be used; its {count:,} rows are {list_left_out(left_out)}"
@@ -244,8 +248,9 @@ def _stage_rows(
 ) -> FilePlan:
     """Write all rows of a file, each with a mark of what it is, to the Parquet file `staged`.
 
-    Returns the plan of the file as it was read: without a search for sub-results that it does not need. An error of
-    DuckDB about the file becomes an InputError; an error about `staged` does not.
+    `constants`: text of the columns run, arm and service in all rows. A request after `latest` is marked as bad.
+    Returns the plan of the file as it was read: without a search for sub-results if the file has none. An error of
+    DuckDB about the file becomes an InputError; any other, such as one about `staged`, is raised as it is.
     """
     try:
         if file.layout.reader == "csv":
@@ -258,7 +263,7 @@ def _stage_rows(
         engine.execute("SET preserve_insertion_order = false")
     except duckdb.Error as error:
         message = str(error)
-        # An error of reading or writing names the file that it is about, except for an error of gzip.
+        # An error of reading or writing (IOException) names the file that it is about, unless it is one of gzip.
         is_other_file = isinstance(error, duckdb.IOException) and "GZIP" not in message and file.path not in message
         if is_other_file or isinstance(error, duckdb.OutOfMemoryException) or str(staged) in message:
             raise  # not a fault of the file that is read
@@ -270,58 +275,58 @@ def _stage_rows(
 # ------------------------------------------------------------------ segments become runs
 
 
-def _time_file(engine: Engine, part: _Part, plan: LandingPlan) -> FileTimes:
+def _time_file(engine: Engine, converted: _ConvertedFile, plan: LandingPlan) -> FileTimes:
     """Find when the requests of a file were made, and the longest pause (s) without a request.
 
     The pause helps to decide which of several files of an arm form a run. So it is not computed, but 0, for the only
     file of an arm, and for times that do not count from 1970. Raises InputError if such times are to be cut.
     """
-    if counts_from_start(part.last_request) and (plan.start or plan.end):
+    if counts_from_start(converted.last_request) and (plan.start or plan.end):
         raise InputError(
-            f"the times of {part.file.path} count from the start of a test, not from 1970, "
+            f"the times of {converted.file.path} count from the start of a test, not from 1970, "
             "so --from and --to cannot select them",
             hint="leave --from and --to out, or cut the file",
         )
-    is_only_file_of_arm = sum(file.arm == part.file.arm for file in plan.files) == 1
-    if is_only_file_of_arm or counts_from_start(part.last_request):
-        return FileTimes(part.file, part.first_request, part.last_request, 0.0)
+    is_only_file_of_arm = sum(file.arm == converted.file.arm for file in plan.files) == 1
+    if is_only_file_of_arm or counts_from_start(converted.last_request):
+        return FileTimes(converted.file, converted.first_request, converted.last_request, 0.0)
     # Inner queries: each second (since 1970) with a request; then also the second with a request before it.
     [(pause_s,)] = engine.execute(
         """SELECT coalesce(max(second - before), 0) FROM (
             SELECT second, lag(second) OVER (ORDER BY second) AS before
             FROM (SELECT DISTINCT epoch_us(ts) // 1000000 AS second FROM read_parquet(?)))""",
-        [str(part.path)],
+        [str(converted.path)],
     ).fetchall()
-    return FileTimes(part.file, part.first_request, part.last_request, float(pause_s))
+    return FileTimes(converted.file, converted.first_request, converted.last_request, float(pause_s))
 
 
-def _count_period(engine: Engine, plan: LandingPlan, parts: Sequence[_Part]) -> list[_Part]:
-    """Count the rows of each file in the requested period, and those outside, without deleting them yet.
+def _count_period(engine: Engine, plan: LandingPlan, converted_files: Sequence[_ConvertedFile]) -> list[_ConvertedFile]:
+    """Count the rows of each file in the requested period, and those outside; `_move` deletes these.
 
-    Returns the parts with the counts and times of the period. Raises InputError if an arm has no request in it.
+    Returns the files with the counts and times of the period. Raises InputError if an arm has no request in it.
     """
     counted = []
-    for part in parts:
-        is_none_before = plan.start is None or plan.start <= part.first_request
-        is_none_after = plan.end is None or part.last_request < plan.end
-        if is_none_before and is_none_after:
-            counted.append(part)  # all rows are in the period
+    for converted in converted_files:
+        starts_inside = plan.start is None or plan.start <= converted.first_request
+        ends_inside = plan.end is None or converted.last_request < plan.end
+        if starts_inside and ends_inside:
+            counted.append(converted)  # all rows are in the period
             continue
         [(rows, rows_outside, failures_outside, first, last)] = engine.execute(
             f"""SELECT
                 count(*) FILTER (inside), count(*) FILTER (NOT inside), count(*) FILTER (NOT inside AND failed),
                 min(ts) FILTER (inside), max(ts) FILTER (inside)
             FROM (SELECT ts, failed, {_INSIDE} AS inside FROM read_parquet($path))""",
-            {"path": str(part.path), "start": plan.start, "end": plan.end},
+            {"path": str(converted.path), "start": plan.start, "end": plan.end},
         ).fetchall()
         times = {"first_request": first.astimezone(UTC), "last_request": last.astimezone(UTC)} if rows else {}
-        left_out = LeftOut(part.file.arm, LeftOutKind.OUTSIDE_PERIOD, rows_outside, failures_outside)
-        counted.append(dataclasses.replace(part, rows=rows, outside=left_out, **times))
-    for arm in dict.fromkeys(part.file.arm for part in parts):
-        if not any(part.rows for part in counted if part.file.arm == arm):
-            parts_of_arm = [part for part in parts if part.file.arm == arm]
-            first = min(part.first_request for part in parts_of_arm)
-            last = max(part.last_request for part in parts_of_arm)
+        left_out = LeftOut(converted.file.arm, LeftOutKind.OUTSIDE_PERIOD, rows_outside, failures_outside)
+        counted.append(dataclasses.replace(converted, rows=rows, outside=left_out, **times))
+    for arm in dict.fromkeys(converted.file.arm for converted in converted_files):
+        if not any(converted.rows for converted in counted if converted.file.arm == arm):
+            files_of_arm = [converted for converted in converted_files if converted.file.arm == arm]
+            first = min(converted.first_request for converted in files_of_arm)
+            last = max(converted.last_request for converted in files_of_arm)
             raise InputError(
                 f"no request of {arm} is in the period of --from and --to: the requests of its files were made from "
                 f"{first:%Y-%m-%dT%H:%M:%SZ} to {last:%Y-%m-%dT%H:%M:%SZ}",
@@ -331,7 +336,7 @@ def _count_period(engine: Engine, plan: LandingPlan, parts: Sequence[_Part]) -> 
 
 
 def _make_runs(first_run: Run, arranged: FileRuns, filled: Collection[FilePlan]) -> dict[FilePlan, Run]:
-    """Return file → its run: `first_run`, or a further replicate of it.
+    """Return file → its run: `first_run`, or a further replicate of it, with what is known of its files (fingerprint).
 
     `arranged`: the files of each run. `filled`: files with requests in the requested period. A run without such a file
     is not made; its files go to the first run, which reports their rows as left out.
@@ -345,7 +350,7 @@ def _make_runs(first_run: Run, arranged: FileRuns, filled: Collection[FilePlan])
         for file in files:
             paths_by_arm.setdefault(file.arm, []).append(file.path)
         fingerprint: dict[str, object] = {"files": paths_by_arm}
-        if arranged.declared:
+        if arranged.declared:  # the user said that the files of an arm are parts, or replicates
             fingerprint["files_are"] = arranged.declared
         if arranged.overlapping:
             fingerprint["replicates_overlap"] = True
@@ -355,25 +360,25 @@ def _make_runs(first_run: Run, arranged: FileRuns, filled: Collection[FilePlan])
     return run_by_file
 
 
-def _move(engine: Engine, folder: Path, plan: LandingPlan, part: _Part, run: Run) -> _Part:
-    """Move a segment into the `folder` of its run, write the run into its rows, and cut it to the requested period.
+def _move(engine: Engine, folder: Path, plan: LandingPlan, converted: _ConvertedFile, run: Run) -> _ConvertedFile:
+    """Move a segment into the `folder` of its `run`, write the run into its rows, and cut it to the requested period.
 
-    A segment that is in that folder and wholly in the period stays as it is. `part.outside` counts its rows outside of
-    the period, which are reported as left out from then on.
+    A segment that is in that folder and wholly in the period stays as it is. Returns the file with its new path; the
+    rows outside of the period (`outside`; `None`: there are none) are now among the rows left out.
     """
-    path = folder / part.path.name
-    if path == part.path and part.outside is None:
-        return dataclasses.replace(part, run=run)
+    path = folder / converted.path.name
+    if path == converted.path and converted.outside is None:
+        return dataclasses.replace(converted, run=run)
     with written_whole(path) as unfinished:
         engine.execute(
             f"""COPY (SELECT * REPLACE (CAST($run AS VARCHAR) AS run) FROM read_parquet($path) WHERE {_INSIDE})
             TO {quote(unfinished)} (FORMAT parquet)""",
-            {"run": run.id, "path": str(part.path), "start": plan.start, "end": plan.end},
+            {"run": run.id, "path": str(converted.path), "start": plan.start, "end": plan.end},
         )
-    if path != part.path:
-        part.path.unlink()
-    left_out = (*part.left_out, part.outside) if part.outside else part.left_out
-    return dataclasses.replace(part, run=run, path=path, left_out=left_out, outside=None)
+    if path != converted.path:
+        converted.path.unlink()
+    left_out = (*converted.left_out, converted.outside) if converted.outside else converted.left_out
+    return dataclasses.replace(converted, run=run, path=path, left_out=left_out, outside=None)
 
 
 def _write_runs(
@@ -381,62 +386,66 @@ def _write_runs(
     store: StoreFile,
     control: Control,
     release: Release,
-    parts: Sequence[_Part],
+    converted_files: Sequence[_ConvertedFile],
     hashes: Mapping[FilePlan, str],
 ) -> Landed:
     """Write the runs of all files to the store, with their cells and manifests, in one transaction.
 
-    `hashes`: hash of each file. Returns what landed: by this process, or before by another with the same files.
+    `hashes`: hash of each file. Returns what landed: by this process, or by another that landed the same files since
+    they were looked for.
     """
-    parts_by_run: dict[str, list[_Part]] = {}
-    parts_by_run_and_arm: dict[tuple[str, str], list[_Part]] = {}  # only those with rows
-    for part in parts:
-        parts_by_run.setdefault(part.run.id, []).append(part)
-        if part.rows:
-            parts_by_run_and_arm.setdefault((part.run.id, part.file.arm), []).append(part)
-    runs = sorted((_complete_run(run_parts) for run_parts in parts_by_run.values()), key=lambda run: run.replicate)
-    # All runs of a group have buckets of one length, chosen for the arm with the longest time in a run.
+    files_by_run: dict[str, list[_ConvertedFile]] = {}
+    files_by_run_and_arm: dict[tuple[str, str], list[_ConvertedFile]] = {}  # only those with rows
+    for converted in converted_files:
+        files_by_run.setdefault(converted.run.id, []).append(converted)
+        if converted.rows:
+            files_by_run_and_arm.setdefault((converted.run.id, converted.file.arm), []).append(converted)
+    runs = sorted((_complete_run(run_files) for run_files in files_by_run.values()), key=lambda run: run.replicate)
+    # All runs of a group have buckets of the same length, chosen for the arm that has the longest time in a run.
     durations = [
-        max(part.last_request for part in arm_parts) - min(part.first_request for part in arm_parts)
-        for arm_parts in parts_by_run_and_arm.values()
+        max(converted.last_request for converted in arm_files) - min(converted.first_request for converted in arm_files)
+        for arm_files in files_by_run_and_arm.values()
     ]
     bucket_s = choose_bucket_s(max(durations).total_seconds())
     # Each run is rolled up into tables of its own, with this suffix, before the store is locked.
     suffix_by_run = {run.id: f"_{position}" for position, run in enumerate(runs)}
     grid_us_by_run = {}  # largest step of which all times of the cells are multiples
     for run in runs:
-        roll_up(engine, [part.path for part in parts_by_run[run.id]], bucket_s, suffix_by_run[run.id])
+        roll_up(engine, [converted.path for converted in files_by_run[run.id]], bucket_s, suffix_by_run[run.id])
         grid_us_by_run[run.id] = find_grid_us(engine, suffix_by_run[run.id])
     with control.landing(release), store.attached(engine, write=True):
+        # Another process may have landed the files before this one locked the store.
         landed_meanwhile = match_landed(engine, release.id, hashes)
         if landed_meanwhile is not None:
             return landed_meanwhile
         for run in runs:
             add_run(engine, run, bucket_s)
             write_cells(engine, run.id, grid_us_by_run[run.id], suffix_by_run[run.id])
-            segments = [Segment(part.path, part.rows, hashes[part.file]) for part in parts_by_run[run.id]]
+            segments = [
+                Segment(converted.path, converted.rows, hashes[converted.file]) for converted in files_by_run[run.id]
+            ]
             write_manifest(engine, store, run.id, segments)
     return Landed(
-        rows=sum(part.rows for part in parts),
-        segments=len(parts),
-        left_out=sum_left_out(left_out for part in parts for left_out in part.left_out),
+        rows=sum(converted.rows for converted in converted_files),
+        segments=len(converted_files),
+        left_out=sum_left_out(left_out for converted in converted_files for left_out in converted.left_out),
         runs=tuple(run.id for run in runs),
-        parts=tuple(sorted({len(arm_parts) for arm_parts in parts_by_run_and_arm.values()})),
+        parts=tuple(sorted({len(arm_files) for arm_files in files_by_run_and_arm.values()})),
     )
 
 
-def _complete_run(parts: Sequence[_Part]) -> Run:
-    """Complete the run of some files: when it began and ended, and how many rows were read and left out."""
-    run = parts[0].run
-    parts_with_rows = [part for part in parts if part.rows]
-    last = max(part.last_request for part in parts_with_rows)
+def _complete_run(converted_files: Sequence[_ConvertedFile]) -> Run:
+    """Complete the run of these files: when it began and ended, and how many rows were read and left out."""
+    run = converted_files[0].run
+    files_with_rows = [converted for converted in converted_files if converted.rows]
+    last = max(converted.last_request for converted in files_with_rows)
     rows_read_by_arm: Counter[str] = Counter()
-    for part in parts:
-        rows_read_by_arm[part.file.arm] += part.rows + sum(left_out.rows for left_out in part.left_out)
-    left_out = sum_left_out(left_out for part in parts for left_out in part.left_out)
+    for converted in converted_files:
+        rows_read_by_arm[converted.file.arm] += converted.rows + sum(left_out.rows for left_out in converted.left_out)
+    left_out = sum_left_out(left_out for converted in converted_files for left_out in converted.left_out)
     return dataclasses.replace(
         run,
-        started=min(part.first_request for part in parts_with_rows),
+        started=min(converted.first_request for converted in files_with_rows),
         planned_end=run.planned_end or last,
         ended=last,
         state=RunState.COMPLETE,

@@ -27,8 +27,8 @@ from evaluator.store.engine import Engine
 from evaluator.store.file import StoreFile
 
 _CHUNK_BYTES = 1 << 20
-_LONGEST_LINE = 16
-"""A text with a line of more chunks than this is refused."""
+_MOST_CHUNKS_OF_LINE = 16
+"""A file with more chunks in a row without the end of a line is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class FileBytes:
 
     sha256: str
     """Hash of its bytes, its arm, and how its columns are read."""
-    content: str
+    content_sha256: str
     """Hash of its bytes."""
     has_plain_quotes: bool
     """Do all readers of CSV read its quotes in the same way?"""
@@ -72,11 +72,13 @@ class Inspection:
 
 
 def _inspect(file: FilePlan, stop: threading.Event) -> FileBytes:
-    """Hash the bytes of a file, and test its quotes and the length of its lines, until `stop` is set.
+    """Hash the bytes of a file, and test its quotes and the length of its lines.
 
-    Raises InputError for a line that is too long, and the errors of `gzip` and of the operating system.
+    If `stop` is set meanwhile, it ends early, and the result is not used. Raises InputError for a line that is too
+    long, and the errors of `gzip` and of the operating system.
     """
-    content_hash, has_plain_quotes = hashlib.sha256(), True
+    bytes_hash = hashlib.sha256()
+    has_plain_quotes = True
     is_gzip = file.path.endswith(".gz")
     # Quotes of a chunk are tested in the next round, when the byte after it is known; the first round tests none.
     # `byte_before` is the last byte of the chunk before.
@@ -86,7 +88,7 @@ def _inspect(file: FilePlan, stop: threading.Event) -> FileBytes:
     with Path(file.path).open("rb") as opened:
         while not stop.is_set():
             next_chunk = opened.read(_CHUNK_BYTES)
-            content_hash.update(next_chunk)
+            bytes_hash.update(next_chunk)
             text = byte_before + chunk + (next_chunk[:1] or b"\n")
             is_quote_open = quotes_before % 2 == 1
             has_plain_quotes = has_plain_quotes and are_quotes_plain(
@@ -104,28 +106,28 @@ def _inspect(file: FilePlan, stop: threading.Event) -> FileBytes:
         with gzip.open(file.path) as unpacked:
             while not stop.is_set() and (text := unpacked.read(_CHUNK_BYTES)):
                 chunks_without_line_end = _count_without_line_end(file, chunks_without_line_end, text)
-    content = content_hash.hexdigest()
-    return FileBytes(_hash_reading(file, content), content, has_plain_quotes)
+    content_sha256 = bytes_hash.hexdigest()
+    return FileBytes(_hash_reading(file, content_sha256), content_sha256, has_plain_quotes)
 
 
-def _hash_reading(file: FilePlan, content: str) -> str:
-    """Hash the `content` of a file (itself a hash) together with the arm and the columns that are read from it."""
-    parts: list[object] = [content, file.arm, [dataclasses.asdict(column) for column in file.layout.columns]]
-    if file.layout.others:
+def _hash_reading(file: FilePlan, content_sha256: str) -> str:
+    """Hash the hash of a file's bytes together with how they are read: their arm, and the layout of their columns."""
+    parts: list[object] = [content_sha256, file.arm, [dataclasses.asdict(column) for column in file.layout.columns]]
+    if file.layout.others:  # rows that are not requests
         parts.append([dataclasses.asdict(rows) for rows in file.layout.others])
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _count_without_line_end(file: FilePlan, chunks_before: int, chunk: bytes) -> int:
-    """Count the chunks of a text without the end of a line: `chunks_before`, and `chunk`; 0 if `chunk` has an end.
+    """Count the chunks since the last end of a line: `chunks_before`, and `chunk`; 0 if `chunk` has the end of a line.
 
-    Raises InputError if they are too many.
+    Raises InputError if they are too many: the line is too long for DuckDB. Parquet files have no lines.
     """
     if file.layout.reader not in ("csv", "k6") or b"\n" in chunk or b"\r" in chunk:
         return 0
-    if chunks_before == _LONGEST_LINE:
+    if chunks_before == _MOST_CHUNKS_OF_LINE:
         raise InputError(
-            f"{file.path} has a line that is longer than {_LONGEST_LINE * _CHUNK_BYTES >> 20} MB",
+            f"{file.path} has a line that is longer than {_MOST_CHUNKS_OF_LINE * _CHUNK_BYTES >> 20} MB",
             hint="write each request on a line of its own",
         )
     return chunks_before + 1
@@ -142,10 +144,11 @@ def are_quotes_plain(text: bytes, delimiter: str, *, starts_open: bool = False) 
     codes = np.frombuffer(text, np.uint8)
     quotes = np.flatnonzero(codes[1:-1] == ord('"')) + 1  # positions in the text
     # Byte → whether it may be outside of a value, next to its quote. Two quotes in a value count as closing and opening
-    # it again: each is the edge of the other.
+    # it again: each is outside of the value for the other.
     is_edge = np.zeros(256, dtype=bool)
     is_edge[[ord(mark) for mark in (delimiter, "\n", "\r", '"')]] = True
-    # Quotes open and close in turn: an edge is before a quote that opens, and after a quote that closes.
+    # Quotes open and close in turn. The byte before a quote that opens must be outside of a value, and so must the byte
+    # after a quote that closes.
     opens = (np.arange(len(quotes)) + int(starts_open)) % 2 == 0
     return bool(np.where(opens, is_edge[codes[quotes - 1]], is_edge[codes[quotes + 1]]).all())
 
@@ -171,14 +174,14 @@ def find_same(files: Sequence[FilePlan], inspection: Inspection) -> list[str]:
     first_with_content: dict[str, FilePlan] = {}
     first_of_arm_with_content: dict[tuple[str, str], FilePlan] = {}
     for file in files:
-        content = inspection.read(file).content
-        same_in_arm = first_of_arm_with_content.setdefault((file.arm, content), file)
+        content_sha256 = inspection.read(file).content_sha256
+        same_in_arm = first_of_arm_with_content.setdefault((file.arm, content_sha256), file)
         if same_in_arm is not file:
             raise InputError(
                 f"{same_in_arm.path} and {file.path} have the same content: their requests would count twice",
                 hint="give one of them",
             )
-        same = first_with_content.setdefault(content, file)
+        same = first_with_content.setdefault(content_sha256, file)
         # The same path in two arms is the comparison of a file with itself, which the user meant.
         if same.path != file.path:
             doubts.append(f"{same.path} and {file.path} have the same content, so they cannot show a difference")
@@ -188,11 +191,12 @@ def find_same(files: Sequence[FilePlan], inspection: Inspection) -> list[str]:
 def find_landed(store: StoreFile, release_id: str, plan: LandingPlan, inspection: Inspection) -> Landed | None:
     """Find what landed earlier from the files of a plan in a release; `None` if none of them has landed.
 
-    Raises InputError if only some of them have.
+    There is a doubt if they landed as parts of a run, but the plan says that they are replicates, or the reverse.
+    Raises InputError if only some of them have landed.
     """
     with store.opened() as engine:
         if not engine.execute("SELECT 1 FROM store.runs WHERE release = ? LIMIT 1", [release_id]).fetchall():
-            return None  # without runs, the hashes need not be waited for
+            return None  # nothing has landed; waiting for the hashes of the files would take time
     hashes = hash_files(plan, inspection)
     with store.opened() as engine:
         landed = match_landed(engine, release_id, hashes)
@@ -210,9 +214,10 @@ def find_landed(store: StoreFile, release_id: str, plan: LandingPlan, inspection
 
 
 def match_landed(engine: Engine, release_id: str, hashes: Mapping[FilePlan, str]) -> Landed | None:
-    """Find the run group of a release in which all these files have landed, in any order and in any runs.
+    """Find the run group of a release in which all these files have landed, in any order and in any of its runs.
 
-    `hashes`: hash of each file. `None` if none of them has landed. Raises InputError if only some have.
+    `hashes`: hash of each file. Returns what landed in that group; `None` if none of the files has landed. Raises
+    InputError if only some have.
     """
     rows = engine.execute(
         """SELECT runs."group", runs.id, sha256, rows FROM store.segments

@@ -25,6 +25,7 @@ _BEGUN = (IntentState.SENT, IntentState.ACKNOWLEDGED, IntentState.UNKNOWN)
 """States in which an intent may have changed something."""
 
 OVERDUE = "WHERE state IN (?, ?) AND expires_at <= ?"
+"""Clause for intents that were not executed in time; its parameters are the states OPEN and the time now."""
 
 
 def select(engine: Engine, where: str, parameters: Sequence[Any]) -> tuple[Intent, ...]:
@@ -52,17 +53,17 @@ def read(engine: Engine, intent_id: str) -> Intent:
     return intents[0]
 
 
-def add(engine: Engine, draft: Intent, number: int, *, consents: bool) -> Intent:
+def add(engine: Engine, draft: Intent, *, earlier_count: int, consents: bool) -> Intent:
     """Store `draft` as an intent with an id, a key and a state, and return it.
 
-    `number`: how many intents the release already has. `consents`: the requester also approves it, which counts unless
-    approvals must come from other persons.
+    `earlier_count`: how many intents the release already has. `consents`: the requester also approves it, which counts
+    unless approvals must come from other persons.
     """
     approved_by_requester = consents and draft.approvals_needed == 1 and not draft.distinct
     approved = draft.approvals_needed == 0 or approved_by_requester
     [(intent_count,)] = engine.execute("SELECT count(*) FROM store.intents").fetchall()
-    # Receivers of hooks recognise repeated attempts by the key.
-    identity = json.dumps([draft.release, draft.verdict_hash, draft.action, number])
+    # Receivers of hooks recognise repeated attempts by the key, which no other intent has.
+    identity = json.dumps([draft.release, draft.verdict_hash, draft.action, earlier_count])
     intent = replace(
         draft,
         id=f"i{intent_count + 1}",
@@ -114,7 +115,7 @@ def end(engine: Engine, intent: Intent, state: IntentState, actor: str, text: st
 
 def expire(engine: Engine, now: datetime) -> None:
     """Mark intents that were not executed in time as expired."""
-    for intent in select(engine, OVERDUE, [*OPEN, now]):
+    for intent in select(engine, OVERDUE, [*OPEN, now]):  # the parameters of OVERDUE
         text = f"not executed by {intent.expires_at:%Y-%m-%d %H:%M} UTC"
         end(engine, intent, IntentState.EXPIRED, "evaluator", text)
 

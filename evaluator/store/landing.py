@@ -71,11 +71,14 @@ def land(file: StoreFile, run: Run, bucket_s: int, landed_names: Collection[str]
 
 
 def _split_into_batches(segments: Sequence[Segment]) -> list[list[Segment]]:
-    """Split segments into batches of at most `_BATCH_SEGMENTS` segments and, if possible, `_BATCH_ROWS` rows."""
+    """Split segments into batches of at most `_BATCH_SEGMENTS` segments and `_BATCH_ROWS` rows.
+
+    A segment with more rows than that is a batch of its own.
+    """
     batches: list[list[Segment]] = []
     rows_of_batch = 0
     for segment in segments:
-        rows_of_batch += segment.rows  # of the last batch, if the segment joins it
+        rows_of_batch += segment.rows  # rows of the last batch, if the segment joins it
         if not batches or len(batches[-1]) == _BATCH_SEGMENTS or rows_of_batch > _BATCH_ROWS:
             batches.append([])
             rows_of_batch = segment.rows
@@ -133,6 +136,7 @@ def _roll_up_readable(engine: Engine, file: StoreFile, segments: list[Segment], 
     """
     while True:
         readable = [segment.path for segment in segments if not segment.problem]
+        # What is raised if the counts differ, although each segment alone can be read.
         failure: Exception = StoreError(
             "the number of rows of the segments changed while they were read", hint="try again when nothing writes them"
         )
@@ -157,7 +161,8 @@ def _roll_up_readable(engine: Engine, file: StoreFile, segments: list[Segment], 
 def _explain_unrollable(engine: Engine, path: Path) -> str:
     """Say why a segment cannot be rolled up with all its rows; empty if it can.
 
-    The roll-up stays in the tables of `engine`. It drops rows without a response time.
+    Rolls it up alone, in the tables of `engine`, which the next roll-up replaces. Rows without a response time, or with
+    one that cannot be right, are not rolled up.
     """
     try:
         roll_up(engine, [path], bucket_s=1)
@@ -191,10 +196,10 @@ _NAMES = """
 INSERT INTO store.names
 SELECT (SELECT coalesce(max(id), -1) FROM store.names) + row_number() OVER (ORDER BY kind, name), kind, name
 FROM (
-    SELECT 'arm' AS kind, arm AS name FROM series{part}
-    UNION SELECT 'endpoint', endpoint FROM series{part}
-    UNION SELECT 'instance', instance FROM series{part}
-    UNION SELECT 'exception', exception FROM cells_failure_kinds{part}
+    SELECT 'arm' AS kind, arm AS name FROM series{suffix}
+    UNION SELECT 'endpoint', endpoint FROM series{suffix}
+    UNION SELECT 'instance', instance FROM series{suffix}
+    UNION SELECT 'exception', exception FROM cells_failure_kinds{suffix}
 )
 ANTI JOIN store.names USING (kind, name)
 """
@@ -203,7 +208,7 @@ _CODES = """
 WITH codes AS (
     SELECT DISTINCT
         series.* EXCLUDE (label), arms.id AS arm_id, endpoints.id AS endpoint_id, instances.id AS instance_id
-    FROM series{part} AS series
+    FROM series{suffix} AS series
     JOIN store.names AS arms ON arms.kind = 'arm' AND arms.name = series.arm
     JOIN store.names AS endpoints ON endpoints.kind = 'endpoint' AND endpoints.name = series.endpoint
     JOIN store.names AS instances ON instances.kind = 'instance' AND instances.name = series.instance
@@ -213,35 +218,35 @@ WITH codes AS (
 _INSERTS = {
     "moments": """
         SELECT arm_id, endpoint_id, instance_id, cells.* EXCLUDE (series)
-        FROM cells_moments{part} AS cells JOIN codes USING (series)""",
+        FROM cells_moments{suffix} AS cells JOIN codes USING (series)""",
     "bin_lists": """
         SELECT arm_id, endpoint_id, cells.* EXCLUDE (pair)
-        FROM cells_bins{part} AS cells JOIN (SELECT DISTINCT pair, arm_id, endpoint_id FROM codes) USING (pair)""",
+        FROM cells_bins{suffix} AS cells JOIN (SELECT DISTINCT pair, arm_id, endpoint_id FROM codes) USING (pair)""",
     "instance_bin_lists": """
         SELECT arm_id, endpoint_id, instance_id, cells.* EXCLUDE (series)
-        FROM cells_instance_bins{part} AS cells JOIN codes USING (series)""",
+        FROM cells_instance_bins{suffix} AS cells JOIN codes USING (series)""",
     "loads": """
         SELECT arm_id, cells.* EXCLUDE (arm)
-        FROM cells_loads{part} AS cells JOIN (SELECT DISTINCT arm, arm_id FROM codes) USING (arm)""",
+        FROM cells_loads{suffix} AS cells JOIN (SELECT DISTINCT arm, arm_id FROM codes) USING (arm)""",
     "failure_kinds": """
         SELECT arm_id, endpoint_id, status, names.id AS exception, n
-        FROM cells_failure_kinds{part} AS cells
+        FROM cells_failure_kinds{suffix} AS cells
         JOIN (SELECT DISTINCT arm, endpoint, arm_id, endpoint_id FROM codes) USING (arm, endpoint)
         JOIN store.names ON names.kind = 'exception' AND names.name = cells.exception""",
 }
 """Table of the store → its rows without the run, in the order of its columns."""
 
 
-def write_cells(engine: Engine, run_id: str, grid_us: int, part: str = "") -> None:
+def write_cells(engine: Engine, run_id: str, grid_us: int, suffix: str = "") -> None:
     """Add the cells of a run that were just rolled up to the attached store. Call it inside a transaction.
 
-    `part`: suffix of the tables with the cells. `grid_us`: largest step (µs) of which all their times are multiples.
+    `suffix`: suffix of the tables with the cells. `grid_us`: largest step (µs) of which all their times are multiples.
     """
-    engine.execute(_NAMES.format(part=part))  # new names get ids
+    engine.execute(_NAMES.format(suffix=suffix))  # new names get ids
     run_code = "SELECT code FROM store.runs WHERE id = ?"
-    # `_CODES` finds the ids of the names in the cells.
+    # `_INSERTS`: table → query for its rows, in which `_CODES` gives the ids of names.
     for table, cells in _INSERTS.items():
-        query = f"{_CODES} SELECT ({run_code}) AS run, * FROM ({cells}) ORDER BY ALL".format(part=part)
+        query = f"{_CODES} SELECT ({run_code}) AS run, * FROM ({cells}) ORDER BY ALL".format(suffix=suffix)
         engine.execute(f"INSERT INTO store.{table} {query}", [run_id])
     # The number of landings shows whether cells have to be merged when they are read.
     engine.execute(

@@ -39,7 +39,7 @@ def landing_in(file: StoreFile, folders: Iterable[Path]) -> Iterator[None]:
         finally:
             with suppress(StoreError):  # the store is in use: the next import deletes them
                 for claim in claims:
-                    _release_or_delete(replace(file, wait_s=1.0), claim)
+                    _resolve_claim(replace(file, wait_s=1.0), claim)
 
 
 def remove_killed(file: StoreFile) -> None:
@@ -50,14 +50,15 @@ def remove_killed(file: StoreFile) -> None:
             if not was_killed:
                 continue
             size = sum(path.stat().st_size for path in claim.parent.glob("*"))
-            if _release_or_delete(file, claim):
+            if _resolve_claim(file, claim):
                 _log.warning("removed %s (%.1f MB): its import was killed before it landed", claim.parent, size / 1e6)
 
 
-def _release_or_delete(file: StoreFile, claim: Path) -> bool:
-    """Delete the folder of a claim if its run did not land; else only the claim. Returns whether the folder is deleted.
+def _resolve_claim(file: StoreFile, claim: Path) -> bool:
+    """Delete the folder of a `claim` (a file) if its run did not land; else only the claim.
 
-    The folder stays while request rows are read, because a reader may have its files open: the next import deletes it.
+    Returns whether the folder is deleted. It also stays while request rows are read, because a reader may have its
+    files open: the next import deletes it.
     """
     folder = claim.parent
     with file.opened() as engine:

@@ -9,7 +9,7 @@ __all__: list[str] = []
 
 
 def _import_duckdb() -> None:
-    """Import DuckDB while a Ctrl-C is held back, and deliver the Ctrl-C afterwards."""
+    """Import DuckDB while a Ctrl-C is held back, because it would abort the process; deliver the Ctrl-C afterwards."""
     handler = signal.getsignal(signal.SIGINT)
     # Only the main thread receives signals. A handler that was not set in Python (`None`) could not be restored.
     if threading.current_thread() is not threading.main_thread() or handler is None:

@@ -85,6 +85,7 @@ def _lock_claim(folder: Path) -> int:
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             fcntl.flock(handle, fcntl.LOCK_EX)
             with suppress(FileNotFoundError):  # the file was deleted before it was locked
+                # Another process may have deleted the file, and a third may have made a new one.
                 is_same_file = os.path.samestat(path.stat(), os.fstat(handle))
                 if is_same_file:
                     return handle

@@ -22,7 +22,7 @@ from evaluator.store.locks import exclusive, shared
 from evaluator.store.migrations import VIEWS
 
 _LOCK = "compaction.lock"
-_WORTH_MERGING = 2
+_FEWEST_TO_MERGE = 2
 
 
 # ------------------------------------------------------------------ compact
@@ -45,7 +45,7 @@ def compact_run(file: StoreFile, run: Run) -> int:
     with exclusive(lock) as alone:
         if not alone:
             return 0
-        # The lock keeps the segments from being deleted meanwhile.
+        # Deleting segments needs an exclusive lock on this file, so none is deleted meanwhile.
         with shared(file.empty_segment):
             count = _merge_small(file, run.id, folder)
         _remove_replaced(file, run.id, folder)
@@ -65,7 +65,7 @@ def is_compaction_due(
     waiting_since = [
         landed_at for name, (file, landed_at) in landed.items() if file is not None and name not in merged_names
     ]
-    if len(waiting_since) >= _WORTH_MERGING and (older_than is None or min(waiting_since) < older_than):
+    if len(waiting_since) >= _FEWEST_TO_MERGE and (older_than is None or min(waiting_since) < older_than):
         return True
     return any(path.name in merged_names for path in segment_paths(folder))
 
@@ -83,10 +83,11 @@ def _merge_small(file: StoreFile, run_id: str, folder: Path) -> int:
         small_files = [file.folder / name for (name,) in rows if (file.folder / name).stat().st_size < MERGED_BYTES]
     except OSError as error:
         raise StoreError(f"{error.filename} cannot be merged: {error.strerror}") from error
-    if len(small_files) < _WORTH_MERGING:
+    if len(small_files) < _FEWEST_TO_MERGE:
         return 0
     try:
         (folder / MERGED_FOLDER).mkdir(exist_ok=True)
+        # `worker` is the first part of the names of the merged files.
         merged_file_by_small = compact(small_files, folder / MERGED_FOLDER, worker="merged")
     except OSError as error:
         raise StoreError(f"the segments in {folder} cannot be merged: {error.strerror}") from error
@@ -105,7 +106,8 @@ def _merge_small(file: StoreFile, run_id: str, folder: Path) -> int:
 def _remove_replaced(file: StoreFile, run_id: str, folder: Path) -> None:
     """Delete files of a run whose rows are in other files; none if a process reads request rows.
 
-    They are segments that landed with this name and content, and merged files that the manifest does not name.
+    They are segments that landed with this name and content, and merged files that the manifest does not name. A
+    segment with other content than what landed under its name stays: its rows are nowhere else.
     """
     # Readers of request rows hold a shared lock on this file.
     with exclusive(file.empty_segment) as no_readers:
@@ -220,7 +222,7 @@ def _copied(file: StoreFile) -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory(prefix="evaluator-") as folder:
         copy = Path(folder) / file.path.name
-        log = file.path.with_name(file.path.name + ".wal")
+        log = file.path.with_name(file.path.name + ".wal")  # changes that DuckDB has not written into the file yet
         with file.opened():  # no process writes to the files meanwhile
             try:
                 shutil.copyfile(file.path, copy)

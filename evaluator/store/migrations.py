@@ -166,7 +166,8 @@ def bring_up_to_date(file: StoreFile) -> None:
     with open_engine(search=path.parent) as engine, attach(engine, path, write=True, wait_s=file.wait_s):
         engine.execute("USE store")  # views must not name the catalogue: the file is opened under other names too
         with transaction(engine):
-            # The version is read again, because another process may have upgraded the store meanwhile.
+            # Step k brings version k to k + 1. The version is read again, because another process may have upgraded the
+            # store meanwhile.
             for step in MIGRATIONS[read_version(engine, path) :]:
                 for statement in step:
                     engine.execute(statement)

@@ -18,6 +18,8 @@ _EACH_ROW = "rows"
 
 _NULLS = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")
 _NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "U", "FLOAT", "DOUBLE", "DECIMAL")
+_LONGEST_MESSAGE = 300
+"""Most characters of a message of DuckDB that are shown."""
 _MISSING = "('', 'na', 'n/a', 'nan', 'null', 'none')"
 
 
@@ -51,7 +53,7 @@ def _describe(engine: Engine, plan: OutcomePlan) -> list[tuple[str, str]]:
 
 def _explain_unreadable(plan: OutcomePlan, error: duckdb.Error) -> InputError:
     """Make the error for files, or a query over them, that DuckDB refused."""
-    text = " ".join(str(error).split())[:300]
+    text = " ".join(str(error).split())[:_LONGEST_MESSAGE]
     if plan.query:
         return InputError(
             f"the query over {plan.paths[0]} cannot be run: {text}",
@@ -68,7 +70,8 @@ def _select_typed(plan: OutcomePlan) -> str:
     if plan.reader == "parquet":
         table = f"SELECT * FROM read_parquet({quote_all(plan.paths)})"
     else:
-        # A row that cannot be split is reported when the file is read to land; a query is not read a second time.
+        # A row that cannot be split is ignored here: `read_rows` reads the file as texts and reports it. With a
+        # query, the file is read only here, so DuckDB must refuse such a row.
         lenient = "" if plan.query else ", ignore_errors = true"
         table = f"""SELECT * FROM read_csv({quote_all(plan.paths)}, header = true, delim = {quote(plan.delimiter)},
             quote = '"', escape = '"', nullstr = {quote_all(_NULLS)}{lenient})"""
@@ -80,16 +83,16 @@ def _select_typed(plan: OutcomePlan) -> str:
 def _mark_rows(plan: OutcomePlan, names: Sequence[str]) -> str:
     """Write the query that adds to all rows of the files what is read of them, and which column makes a row bad.
 
-    It adds `unit_`, `arm_` and `hash_` (of all columns, `names`); `v0`, `v1`, … for the columns of the plan, as
-    numbers; and `problem_`, the name of the first bad column, NULL for a good row. The values of a CSV file are read as
-    texts, so that each can be checked.
+    It adds `unit_` and `arm_`; `hash_` of all columns (`names`), by which equal rows are found; `v0`, `v1`, … for the
+    columns of the plan, as numbers; and `problem_`, the name of the first bad column, NULL for a good row. The values
+    of a CSV file are read as texts, so that each can be checked.
     """
     if plan.reader == "parquet" or plan.query:
         rows_query = _select_typed(plan)
     else:
         rows_query = f"SELECT * FROM {read_texts(plan.paths, plan.delimiter, plan.header, 'store_rejects')}"
     unit = f"nullif(trim(CAST({quote_name(plan.unit)} AS VARCHAR)), '')"
-    if plan.unit == _EACH_ROW:
+    if plan.unit == _EACH_ROW:  # each row is a unit
         unit = "CAST(row_number() OVER () AS VARCHAR)"
     arm = f"nullif(trim(CAST({quote_name(plan.arm)} AS VARCHAR)), '')"
     all_columns = ", ".join(f"CAST({quote_name(name)} AS VARCHAR)" for name in names)
@@ -162,7 +165,7 @@ def _describe_bad_value(engine: Engine, plan: OutcomePlan, query: str) -> str:
     unit = [plan.unit] if plan.unit != _EACH_ROW else []
     used_columns = dict.fromkeys([*unit, plan.arm, *(column.name for column in plan.columns)])
     value_cases = " ".join(f"WHEN {quote(name)} THEN CAST({quote_name(name)} AS VARCHAR)" for name in used_columns)
-    engine.execute("SET preserve_insertion_order = true")
+    engine.execute("SET preserve_insertion_order = true")  # numbers of rows are in the order of the file
     # File by file, because the number of a row is counted within its file.
     for path in plan.paths:
         query_of_file = query.replace(quote_all(plan.paths), quote_all([path]))

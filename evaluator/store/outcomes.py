@@ -54,7 +54,7 @@ _MOST_ARMS = 20
 _EVENT_LOG_SHARE = 0.01
 """Above this share of units with several different rows, equal rows may be separate events."""
 
-_KEYS = ("unit", "arm", "hash")
+_KEYS_OF_ROW = ("unit", "arm", "hash")
 _BATCH_ROWS = 200_000
 
 
@@ -117,7 +117,7 @@ def import_outcomes(
                 [run.id, columns_json, variables, json.dumps(asdict(facts))],
             )
             _insert_moments(engine, run.id, (BASELINE, *labels[1:]), moments, skewness)
-    return Landed(rows=facts.rows, segments=1, runs=(run.id,)), facts
+    return Landed(rows=facts.rows, segments=1, runs=(run.id,)), facts  # both files count as one segment
 
 
 def _hash_content(plan: OutcomePlan) -> str:
@@ -224,8 +224,8 @@ def _count_rows(
 def _drop_duplicates(engine: Engine, facts: OutcomeFacts, baseline_label: str) -> OutcomeFacts:
     """Count rows of `outcome_rows` that repeat another row in every column, and add the counts to `facts`.
 
-    Duplicates are deleted, unless the rows are a log of events, where equal rows may be two events: many units have
-    several different rows.
+    Duplicates are deleted, unless the rows are a log of events, where equal rows may be two events. A log is recognised
+    by the units that have several different rows: their share is above `_EVENT_LOG_SHARE`.
     """
     # Different rows of each unit that is in one arm; then the share of units with more than one (NULL without units).
     [(share_with_several,)] = engine.execute(
@@ -238,11 +238,11 @@ def _drop_duplicates(engine: Engine, facts: OutcomeFacts, baseline_label: str) -
     is_log_of_events = (share_with_several or 0.0) > _EVENT_LOG_SHARE
     drop = bool(duplicates) and not is_log_of_events
     if drop:
-        names = [row[0] for row in engine.execute("DESCRIBE outcome_rows").fetchall() if row[0] not in _KEYS]
-        values = ", ".join(f"any_value({name}) AS {name}" for name in names)
+        names = [row[0] for row in engine.execute("DESCRIBE outcome_rows").fetchall() if row[0] not in _KEYS_OF_ROW]
+        values = ", ".join(f"any_value({name}) AS {name}" for name in names)  # all equal in duplicates
         engine.execute(
             f"""CREATE OR REPLACE TEMP TABLE outcome_rows AS
-            SELECT {", ".join(_KEYS)}, {values} FROM outcome_rows GROUP BY {", ".join(_KEYS)}"""
+            SELECT {", ".join(_KEYS_OF_ROW)}, {values} FROM outcome_rows GROUP BY {", ".join(_KEYS_OF_ROW)}"""
         )
         facts = replace(facts, left_out=(*facts.left_out, *_left_out(duplicates_by_arm, LeftOutKind.DUPLICATE)))
     return replace(facts, duplicates=duplicates, duplicates_dropped=drop)
@@ -260,7 +260,7 @@ def _sum_units(
     sql_by_column = {"n": "count(*)"}
     for k, column in enumerate(columns):
         sql_by_column[f"s{k}"] = f"avg(v{k})" if column.role == "covariate" else f"sum(v{k})"
-        sql_by_column[f"a{k}"] = f"max(v{k})"
+        sql_by_column[f"a{k}"] = f"max(v{k})"  # of 0 and 1: whether it was ever 1
     sums = ", ".join(f"{sql_by_column[name]} AS {name}" for name in name_variables(columns))
     engine.execute(
         f"""CREATE TEMP TABLE outcome_units AS
@@ -268,12 +268,8 @@ def _sum_units(
         FROM outcome_rows GROUP BY unit"""
     )
     [(crossed_units,)] = engine.execute("SELECT count(*) FROM outcome_units WHERE crossed").fetchall()
-    crossed_rows = _count_by_arm(
-        engine,
-        baseline_label,
-        "count(*)",
-        "outcome_rows JOIN (SELECT unit FROM outcome_units WHERE crossed) USING (unit)",
-    )
+    rows_of_crossed = "outcome_rows JOIN (SELECT unit FROM outcome_units WHERE crossed) USING (unit)"
+    crossed_rows = _count_by_arm(engine, baseline_label, "count(*)", rows_of_crossed)
     engine.execute("DELETE FROM outcome_units WHERE crossed")
     [(units,)] = engine.execute("SELECT count(*) FROM outcome_units").fetchall()
     left_out = (*facts.left_out, *_left_out(crossed_rows, LeftOutKind.SEVERAL_ARMS))
@@ -289,9 +285,8 @@ def _count_missing(
     """
     # `count` counts what is not null; the sum of a unit is null if none of its rows has a value.
     units_without = ", ".join(f"count(*) - count(s{k})" for k in range(len(columns)))
-    counts_of_arms = engine.execute(
-        f"SELECT arm, {units_without} FROM outcome_units GROUP BY arm ORDER BY arm"
-    ).fetchall()
+    query = f"SELECT arm, {units_without} FROM outcome_units GROUP BY arm ORDER BY arm"
+    counts_of_arms = engine.execute(query).fetchall()
     missing: dict[str, dict[str, int]] = {column.name: {} for column in columns}
     for label, *counts in counts_of_arms:
         arm = BASELINE if label == baseline_label else label
@@ -309,9 +304,10 @@ def _count_missing(
 def _write_files(
     engine: Engine, folder: Path, columns: Sequence[OutcomeColumn], arms: Sequence[str], sha256: str
 ) -> list[Segment]:
-    """Write the tables of rows and units as Parquet files into `folder`; returns both files as segments.
+    """Write `outcome_rows` and `outcome_units` as Parquet files into `folder`; returns both files as segments.
 
-    The arm is written as its position in `arms`. A missing value of a covariate becomes the mean of all units.
+    Of `columns[k]`, the rows have the value `v{k}`, and the units its sum `s{k}`. The arm is written as its position in
+    `arms`. A missing value of a covariate becomes the mean of all units. `sha256`: hash of the imported files.
     """
     row_values = ", ".join(f"v{k} AS {quote_name(column.name)}" for k, column in enumerate(columns))
     # Column of `outcome_units` → its SQL with missing values filled in; 0 if no unit has a value.
@@ -337,7 +333,7 @@ def _write_files(
     except OSError as error:
         raise StoreError(f"{folder} cannot be written: {error.strerror}") from error
     [(row_count,)] = engine.execute("SELECT count(*) FROM outcome_rows").fetchall()
-    # The units count no rows: their rows are those of the other file.
+    # The file of units counts as 0 rows, because its rows sum up those of the other file.
     return [Segment(folder / ROWS_FILE, int(row_count), sha256), Segment(folder / UNITS_FILE, 0, sha256)]
 
 
@@ -350,7 +346,8 @@ def _sum_arms(
     """Sum up the units of each arm, in the order of `arms` (as the files name them).
 
     Returns their moments (units, means, products of deviations), and the skewness (asymmetry) of each variable, in the
-    order of `name_variables`. The file `units` has a row a unit; a missing value counts as 0.
+    order of `name_variables`. The file `units` has a row a unit; a missing value counts as 0 (a metric of an outcome
+    with missing values reads the units instead).
     """
     names = name_variables(columns)
     moments_of_arms = [moments_of(np.zeros((0, len(names)))) for _ in arms]
@@ -360,9 +357,8 @@ def _sum_arms(
             variables = [batch[variable].to_numpy(zero_copy_only=False) for variable in names.values()]
             values = np.nan_to_num(np.column_stack(variables))  # shape (units, variables)
             for position in np.unique(arm_of_unit):
-                moments_of_arms[position] = merge_moments(
-                    moments_of_arms[position], moments_of(values[arm_of_unit == position])
-                )
+                batch_moments = moments_of(values[arm_of_unit == position])
+                moments_of_arms[position] = merge_moments(moments_of_arms[position], batch_moments)
     expressions = ", ".join(f"coalesce(skewness({name}), 0)" for name in names)
     rows = engine.execute(f"SELECT arm, {expressions} FROM outcome_units GROUP BY arm").fetchall()
     # The skewness of too few or equal values is null or NaN, and counts as 0.
@@ -396,9 +392,9 @@ def read_outcomes(
 ) -> Outcomes | None:
     """Read the outcomes of a run from the attached store; `None` if it has none.
 
-    `folder`: folder of the run's files. `looks`: run whose outcomes were judged → how that look spent alpha, in the
-    order of judging. `values` and `row_values`: names of variables and outcomes whose values of each unit and row are
-    read; those purged or unknown are left out.
+    `folder`: folder of the run's files. `looks`: run whose outcomes were judged → how that verdict spent the error rate
+    alpha, in the order of judging. `values` and `row_values`: names of variables and outcomes whose values of each unit
+    and row are read; those purged or unknown are left out.
     """
     stored = engine.execute("SELECT columns, variables, facts FROM store.outcomes WHERE run = ?", [run]).fetchall()
     if not stored:
@@ -431,9 +427,9 @@ def read_outcomes(
 
 
 def _read_looks(engine: Engine, run: str, looks: Mapping[str, str]) -> tuple[OutcomeLook, ...]:
-    """Read sums of the outcomes that were judged before `run` was first judged.
+    """Read sums of the outcomes that were judged before `run` was first judged: the earlier looks.
 
-    `looks`: run whose outcomes were judged → how that look spent alpha, in the order of judging.
+    `looks`: run whose outcomes were judged → how that verdict spent the error rate alpha, in the order of judging.
     """
     earlier_runs = list(itertools.takewhile(lambda judged_run: judged_run != run, looks))
     rows = engine.execute(

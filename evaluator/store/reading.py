@@ -22,7 +22,7 @@ _KEYS = {
     "bin_lists": ("run", "arm", "endpoint", "bucket"),
     "instance_bin_lists": ("run", "arm", "endpoint", "instance", "block"),
 }
-_BIN_VIEWS = {"bin_lists": "bins", "instance_bin_lists": "instance_bins"}
+_VIEW_OF_BINS = {"bin_lists": "bins", "instance_bin_lists": "instance_bins"}
 """Table of histograms, a row of bins and counts per key → view that has a row per bin."""
 
 
@@ -43,9 +43,9 @@ def read_cells(engine: Engine, run_ids: Sequence[str]) -> Cells:
     grids_us = [grid_us for *_, grid_us, _ in rows]  # largest step of which all times of a run are multiples
     bucket_s = max((run_bucket_s for *_, run_bucket_s in rows), default=1)
     # A cell has several rows in the store if its run landed in parts, or if its buckets become longer.
-    has_parts = any(landings > 1 or run_bucket_s != bucket_s for _, _, landings, _, run_bucket_s in rows)
+    must_merge = any(landings > 1 or run_bucket_s != bucket_s for _, _, landings, _, run_bucket_s in rows)
     # Code of a run → how many of its buckets become one.
-    bucket_ratios = {code: bucket_s // run_bucket_s for _, code, _, _, run_bucket_s in rows} if has_parts else None
+    bucket_ratios = {code: bucket_s // run_bucket_s for _, code, _, _, run_bucket_s in rows} if must_merge else None
     tables = {table: _read_table(engine, table, bucket_ratios, run_codes) for table in _KEYS}
     names, positions_by_id = _read_names(engine, tables)
     positions_by_id["run"] = np.zeros(max(run_codes, default=0) + 1, dtype=np.int64)
@@ -78,17 +78,18 @@ _MOMENT_FLOATS = frozenset({"sum_us", "sum_sq_us", "min_us", "max_us", "bytes", 
 def _read_table(
     engine: Engine, table: str, bucket_ratios: Mapping[int, int] | None, run_codes: Sequence[int]
 ) -> _Columns:
-    """Read the rows of a table of cells of the runs with `run_codes`: column → array.
+    """Read the rows of a table of cells of some runs: column → array.
 
-    `bucket_ratios`: code of a run → how many of its buckets become one; cells with several rows are then merged.
-    `None`: each cell has one row. Histograms are read as `_read_lists` returns them.
+    `run_codes`: numbers that stand for the runs in the table. `bucket_ratios`: code of a run → how many of its buckets
+    become one; the rows of a cell are then merged. `None`: each cell has one row. A table of histograms (in
+    `_VIEW_OF_BINS`) is returned as `_read_lists` does.
     """
     where = f"run IN ({', '.join(map(str, run_codes)) or 'NULL'})"  # `IN (NULL)`: no run
     if bucket_ratios is None:
         query = f"SELECT * FROM store.{table} WHERE {where}"
     else:
-        query = _write_merging_query(engine, _BIN_VIEWS.get(table, table), bucket_ratios, where)
-    if table not in _BIN_VIEWS:  # it has no histograms
+        query = _write_merging_query(engine, _VIEW_OF_BINS.get(table, table), bucket_ratios, where)
+    if table not in _VIEW_OF_BINS:  # it has no histograms
         return dict(engine.execute(query).fetchnumpy())
     if bucket_ratios is not None:
         # Merged histograms have a row per bin: make lists of them, as in the table.
@@ -101,8 +102,8 @@ def _read_table(
 def _read_lists(engine: Engine, query: str) -> _Columns:
     """Read histograms, a row each with the lists `bins` and `counts`, without a copy of the lists.
 
-    Returns the keys of the rows; `bin` and `n`, the lists of all rows in one array each; and `start` and `length`, the
-    part of each row in these two arrays.
+    Returns column → array: the other columns, which are keys; `bin` and `n`, the lists of all rows in one array each;
+    and `start` and `length`, which entries of these two arrays are those of a row.
     """
     table = engine.sql(query).to_arrow_table().combine_chunks()
     bins, counts = _only_chunk(table["bins"]), _only_chunk(table["counts"])
@@ -119,7 +120,7 @@ def _as_numpy(column: pa.Array) -> npt.NDArray[Any]:
     return np.from_dlpack(column)
 
 
-_FLAT = frozenset({"bin", "n"})
+_PER_BIN = frozenset({"bin", "n"})
 """Columns of histograms with an entry per bin, not per row."""
 
 
@@ -131,13 +132,13 @@ def _only_chunk(column: pa.ChunkedArray) -> pa.ListArray:
 def _spread_bins(histograms: _Columns) -> _Columns:
     """Spread histograms into columns with a row per bin, in the order of bins.
 
-    In `histograms`, keys have an entry per histogram; `bin` and `n` have an entry per bin, for all histograms; `start`
-    and `length` say which of these entries belong to a histogram.
+    `histograms`: as from `_read_lists`. Keys have an entry per histogram; `bin` and `n` have an entry per bin, for all
+    histograms; `start` and `length` say which of these entries belong to a histogram.
     """
     start, length = histograms["start"].astype(np.int64), histograms["length"]
-    keys = [name for name in histograms if name not in {"start", "length", *_FLAT}]
+    keys = [name for name in histograms if name not in {"start", "length", *_PER_BIN}]
     columns: _Columns = {key: np.repeat(histograms[key].astype(np.int64), length) for key in keys}
-    columns |= {name: histograms[name].astype(np.int64) for name in _FLAT}
+    columns |= {name: histograms[name].astype(np.int64) for name in _PER_BIN}
     # `bin` and `n` are still in the order of the store. If the histograms have another order (they were sorted), bring
     # the entries of their bins into it.
     ends = np.cumsum(length)
@@ -145,7 +146,7 @@ def _spread_bins(histograms: _Columns) -> _Columns:
     if not np.array_equal(start, starts_in_order):
         # For each bin in the new order, the index of its entry in the order of the store.
         stored_indices = np.repeat(start - starts_in_order, length) + np.arange(ends[-1])
-        columns |= {name: columns[name][stored_indices] for name in _FLAT}
+        columns |= {name: columns[name][stored_indices] for name in _PER_BIN}
     # Sorted by bin, in linear time; the rows of one bin keep their order.
     order = np.argsort(columns["bin"].astype(np.int16), kind="stable")
     return {name: column[order] for name, column in columns.items()}
@@ -159,11 +160,12 @@ def _write_merging_query(engine: Engine, table: str, bucket_ratios: Mapping[int,
     columns = [row[0] for row in engine.execute(f"DESCRIBE store.{table}").fetchall()]
     cases = " ".join(f"WHEN {run_code} THEN {ratio}" for run_code, ratio in bucket_ratios.items())
     ratio_sql = f"CASE run {cases} END"
-    # Keys stay, extremes are compared, all other columns are added up.
+    # Of each column, the template: keys stay, extremes are compared, all other columns are added up.
+    templates = [_MERGES.get(column, "sum({column}) AS {column}") for column in columns]
     merged = [
-        _MERGES.get(column, "sum({column}) AS {column}").format(column=column, ratio=ratio_sql) for column in columns
+        template.format(column=column, ratio=ratio_sql) for template, column in zip(templates, columns, strict=True)
     ]
-    return f"SELECT {', '.join(merged)} FROM store.{table} WHERE {where} GROUP BY ALL"
+    return f"SELECT {', '.join(merged)} FROM store.{table} WHERE {where} GROUP BY ALL"  # by all keys
 
 
 _MERGES = {
@@ -201,7 +203,10 @@ def _read_names(engine: Engine, tables: Mapping[str, _Columns]) -> tuple[dict[st
 
 
 def _sort_rows(columns: _Columns, keys: Sequence[str]) -> _Columns:
-    """Sort rows by the columns `keys`, the first most important: the order in which segments landed is arbitrary."""
+    """Sort rows by the columns `keys`, the first most important, so that the order of landing does not matter.
+
+    `columns`: column → array with an entry per row (or of histograms, as from `_read_lists`).
+    """
     # Combine the keys of a row into one number, as its digits, so that one comparison compares all keys.
     combined = np.zeros(len(columns["run"]), dtype=np.int64)
     for key in keys:
@@ -213,14 +218,14 @@ def _sort_rows(columns: _Columns, keys: Sequence[str]) -> _Columns:
         return columns
     order = np.argsort(combined, kind="stable")
     # The bins of histograms stay where they are: `start` of each row refers to their places.
-    unsorted = _FLAT if "start" in columns else frozenset[str]()
+    unsorted = _PER_BIN if "start" in columns else frozenset[str]()
     return {name: column if name in unsorted else column[order] for name, column in columns.items()}
 
 
 def _to_numbers(columns: _Columns, *, floats: frozenset[str] = frozenset()) -> dict[str, npt.NDArray[Any]]:
     """Convert columns to int64, or to float64 those named in `floats`; a null becomes NaN.
 
-    Only the extremes of cells without a success are null.
+    Only extremes of response times can be null (for a cell without a success), and these are in `floats`.
     """
     numbers = {}
     for name, column in columns.items():

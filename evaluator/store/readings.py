@@ -41,12 +41,12 @@ _COLUMNS = ("query", "arm", "instance", "endpoint", "bucket", "part", "le", "n",
 def write_answers(folder: Path, run: str, answers: Sequence[Answer], sources: Mapping[str, Any]) -> Path:
     """Write the answers to one poll as a Parquet file into the folder of a run, and return its path.
 
-    Samples become rows. The answers without samples, and `sources` (what is known of the servers), become metadata of
-    the file. Raises StoreError.
+    Samples become rows. What else an answer holds, and `sources` (description of the servers, JSON), become metadata
+    of the file. Raises StoreError.
     """
     # No two polls of a run begin at the same time, so this name is unique.
     start_ms = int(min((answer.start.timestamp() for answer in answers), default=0.0) * 1000)
-    tables = [_series_table(run, answer, series) for answer in answers for series in answer.series]
+    tables = [_tabulate_series(run, answer, series) for answer in answers for series in answer.series]
     metadata = {
         _ANSWERS: json.dumps([_answer_to_plain(answer) for answer in answers]),
         _SOURCES: json.dumps(dict(sources)),
@@ -68,8 +68,8 @@ def _find_polls(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"poll-*{READINGS_SUFFIX}"))
 
 
-def _series_table(run: str, answer: Answer, series: Series) -> pa.Table:
-    """Make a table with a row for each sample of a series."""
+def _tabulate_series(run: str, answer: Answer, series: Series) -> pa.Table:
+    """Make a table with a row for each sample of a series; null in `le`: it is no bucket of a histogram."""
     columns = {
         "run": run,
         "query": answer.query.text,
@@ -85,13 +85,13 @@ def _series_table(run: str, answer: Answer, series: Series) -> pa.Table:
     return make_table(READING_SCHEMA, columns, series.ts_ms.size)
 
 
-_DESCRIBED = tuple(field.name for field in fields(Answer) if field.name not in ("query", "series"))
+_FIELDS_IN_JSON = tuple(field.name for field in fields(Answer) if field.name not in ("query", "series"))
 
 
 def _answer_to_plain(answer: Answer) -> dict[str, Any]:
     """Convert an answer without its series to values that JSON can hold."""
     plain = {"query": answer.query.text, "kind": answer.query.kind.value}
-    plain |= {name: getattr(answer, name) for name in _DESCRIBED}
+    plain |= {name: getattr(answer, name) for name in _FIELDS_IN_JSON}
     plain |= {"start": answer.start.isoformat(), "end": answer.end.isoformat()}
     return plain
 
@@ -101,7 +101,7 @@ def _answer_from_plain(plain: Mapping[str, Any]) -> Answer:
 
     Fields that earlier versions did not write have their defaults.
     """
-    values = {name: plain[name] for name in _DESCRIBED if name in plain}
+    values = {name: plain[name] for name in _FIELDS_IN_JSON if name in plain}
     values |= {name: tuple(plain.get(name, ())) for name in ("sent", "warnings", "notes")}
     values |= {name: datetime.fromisoformat(plain[name]) for name in ("start", "end")}
     return Answer(Query(plain["query"], QueryKind(plain["kind"])), series=(), **values)
@@ -150,13 +150,13 @@ def _join_answers(earlier: Answer, later: Answer) -> Answer:
         end=max(earlier.end, later.end),
         duplicates=max(earlier.duplicates, later.duplicates),  # the same series in each poll
         read=None if earlier.read is None or later.read is None else earlier.read + later.read,
-        impossible=later.impossible,
+        impossible=later.impossible,  # a later poll may have found series
         form=later.form or earlier.form,  # empty for a poll without series
         **fields_of_both,
     )
 
 
-_SERIES = ("query", "arm", "part", "le", "instance", "endpoint", "labels")
+_SERIES_KEYS = ("query", "arm", "part", "le", "instance", "endpoint", "labels")
 
 
 def _split_into_series(table: pa.Table) -> dict[Key, list[Series]]:
@@ -164,11 +164,11 @@ def _split_into_series(table: pa.Table) -> dict[Key, list[Series]]:
     if not table.num_rows:
         return {}
     table = table.unify_dictionaries().combine_chunks()
-    codes_by_column = {name: _encode_values(table[name]) for name in _SERIES}
+    codes_by_column = {name: _encode_values(table[name]) for name in _SERIES_KEYS}
     ts_ms = table["ts"].cast(pa.int64()).to_numpy()
     # Sort by the columns that identify a series, then by time (`lexsort` takes the most important key last). A series
     # starts at the first row, and where any of these columns changes.
-    order = np.lexsort((ts_ms, *(codes_by_column[name] for name in reversed(_SERIES))))
+    order = np.lexsort((ts_ms, *(codes_by_column[name] for name in reversed(_SERIES_KEYS))))
     ts_ms, values = ts_ms[order], table["value"].to_numpy()[order]
     is_start = np.zeros(order.size, dtype=bool)
     is_start[0] = True
@@ -176,7 +176,7 @@ def _split_into_series(table: pa.Table) -> dict[Key, list[Series]]:
         is_start[1:] |= np.diff(codes[order]) != 0
     starts = np.flatnonzero(is_start)
     ends = np.append(starts[1:], order.size)
-    first_rows = table.select(_SERIES).take(pa.array(order[starts])).to_pylist()
+    first_rows = table.select(_SERIES_KEYS).take(pa.array(order[starts])).to_pylist()
     series_by_key: dict[Key, list[Series]] = {}
     for row, start, end in zip(first_rows, starts, ends, strict=True):
         series = Series(
@@ -184,7 +184,7 @@ def _split_into_series(table: pa.Table) -> dict[Key, list[Series]]:
             instance=row["instance"],
             endpoint=row["endpoint"],
             part=row["part"],
-            le=float("nan") if row["le"] is None else row["le"],
+            le=float("nan") if row["le"] is None else row["le"],  # upper bound of a bucket of a histogram; else NaN
             ts_ms=ts_ms[start:end],
             values=values[start:end],
         )
@@ -287,7 +287,7 @@ def _facts_from_plain(plain: Mapping[str, Any]) -> QueryFacts:
     text, kind = plain["query"]
     field_names = {field.name for field in fields(QueryFacts)} - {"query"}
     values = {name: value for name, value in plain.items() if name in field_names}
-    # JSON has lists where the record has tuples.
+    # JSON has lists where the record has tuples; each pair becomes a tuple, too.
     values |= {name: tuple(values.get(name, ())) for name in ("sent", "warnings", "notes")}
     values["used"] = tuple((bucket, samples) for bucket, samples in values.get("used", ()))
     values["spans"] = tuple((start, end) for start, end in values.get("spans", ()))

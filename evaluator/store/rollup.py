@@ -34,7 +34,7 @@ WHERE isfinite(response_time_ms) AND response_time_ms BETWEEN 0 AND {highest_ms}
 """
 
 _SUMS = """
-CREATE OR REPLACE TEMP TABLE sums{part} AS
+CREATE OR REPLACE TEMP TABLE sums{suffix} AS
 SELECT
     arm, endpoint, instance, bucket, failed,
     count(*) AS n, sum(us) AS sum_us, sum(CAST(us AS {wide}) * us) AS sum_sq_us, min(us) AS min_us, max(us) AS max_us,
@@ -45,18 +45,18 @@ FROM request_rows GROUP BY ALL
 """
 
 _SERIES = """
-CREATE OR REPLACE TEMP TABLE series{part} AS
+CREATE OR REPLACE TEMP TABLE series{suffix} AS
 SELECT
     *, CAST(dense_rank() OVER (ORDER BY arm, endpoint) AS INTEGER) AS pair,
     CAST(dense_rank() OVER (ORDER BY arm, endpoint, instance) AS INTEGER) AS series
 FROM (
     SELECT DISTINCT
         arm, endpoint, instance AS label, coalesce(nullif(instance, ''), arm) AS instance
-    FROM sums{part})
+    FROM sums{suffix})
 """
 
 _MOMENTS = """
-CREATE OR REPLACE TEMP TABLE cells_moments{part} AS
+CREATE OR REPLACE TEMP TABLE cells_moments{suffix} AS
 SELECT
     series, bucket,
     CAST(sum(n) AS BIGINT) AS n,
@@ -67,14 +67,14 @@ SELECT
     max(max_us) FILTER (NOT failed) AS max_us,
     coalesce(sum(bytes) FILTER (NOT failed), 0) AS bytes,
     coalesce(sum(bytes_sq) FILTER (NOT failed), 0) AS bytes_sq
-FROM sums{part} AS sums JOIN series{part} AS series
+FROM sums{suffix} AS sums JOIN series{suffix} AS series
     ON series.arm = sums.arm AND series.endpoint = sums.endpoint AND series.label IS NOT DISTINCT FROM sums.instance
 GROUP BY ALL
 """
 
 _LOADS = """
-CREATE OR REPLACE TEMP TABLE cells_loads{part} AS
-SELECT arm, bucket, max(users) AS users FROM sums{part} WHERE users IS NOT NULL GROUP BY ALL
+CREATE OR REPLACE TEMP TABLE cells_loads{suffix} AS
+SELECT arm, bucket, max(users) AS users FROM sums{suffix} WHERE users IS NOT NULL GROUP BY ALL
 """
 
 _CODED = """
@@ -82,7 +82,7 @@ CREATE OR REPLACE TEMP TABLE coded AS
 SELECT
     series, pair, CAST(bucket AS INTEGER) AS bucket,
     CAST(CASE WHEN us < 1 THEN 0 ELSE floor(115 * log10(us)) END AS SMALLINT) AS bin
-FROM request_rows AS rows JOIN series{part} AS series
+FROM request_rows AS rows JOIN series{suffix} AS series
     ON series.arm = rows.arm AND series.endpoint = rows.endpoint AND series.label IS NOT DISTINCT FROM rows.instance
 WHERE NOT failed
 """
@@ -97,7 +97,7 @@ It costs at most 0.2 GB; the process stays below 0.8 GB.
 """
 
 _BINS = """
-CREATE OR REPLACE TEMP TABLE cells_bins{part} AS
+CREATE OR REPLACE TEMP TABLE cells_bins{suffix} AS
 SELECT
     pair, bucket,
     list_transform(packed, lambda v: CAST(v // {pack} AS SMALLINT)) AS bins,
@@ -108,7 +108,7 @@ FROM (
 """
 
 _INSTANCE_BINS = """
-CREATE OR REPLACE TEMP TABLE cells_instance_bins{part} AS
+CREATE OR REPLACE TEMP TABLE cells_instance_bins{suffix} AS
 SELECT
     series, block,
     list_transform(packed, lambda v: CAST(v // {pack} AS SMALLINT)) AS bins,
@@ -119,7 +119,7 @@ FROM (
 """
 
 _FAILURE_KINDS = """
-CREATE OR REPLACE TEMP TABLE cells_failure_kinds{part} AS
+CREATE OR REPLACE TEMP TABLE cells_failure_kinds{suffix} AS
 SELECT arm, endpoint, coalesce(status_code, -1) AS status, coalesce(exception, '') AS exception, count(*) AS n
 FROM request_rows WHERE failed GROUP BY ALL
 """
@@ -131,45 +131,48 @@ STEPS = (*MOMENTS_STEPS, _CODED, _BINS, _INSTANCE_BINS, "DROP TABLE coded", _FAI
 """All steps of the roll-up, in order."""
 
 
-def roll_up(engine: Engine, paths: Sequence[Path], bucket_s: int, part: str = "", steps: Sequence[str] = STEPS) -> None:
-    """Roll the rows of a run's segments up into temporary tables: `series{part}` and `cells_{name}{part}`.
+def roll_up(
+    engine: Engine, paths: Sequence[Path], bucket_s: int, suffix: str = "", steps: Sequence[str] = STEPS
+) -> None:
+    """Roll the rows of a run's segments up into temporary tables: `series{suffix}` and `cells_{name}{suffix}`.
 
-    `part` is a suffix that keeps several runs apart; `steps` are templates of SQL statements. Rows whose response time
-    is missing, NaN, negative, infinite or too long are left out: compare `count_rows` with the count of the segments.
+    `suffix` keeps the tables of several runs apart; `steps` are templates of SQL statements. Rows whose response time
+    is missing, NaN, negative, infinite or too long are left out; `count_rows` counts those that were not.
     """
     parameters = {
         "bucket_s": bucket_s,
         "paths": quote_all(paths),
         "highest_ms": HIGHEST_MS,
-        "part": part,
+        "suffix": suffix,
         "block_buckets": BLOCK_BUCKETS,
         "pack": _PACK,
     }
-    engine.execute(f"SET perfect_ht_threshold = {_DIRECT_BITS}")
+    engine.execute(f"SET perfect_ht_threshold = {_DIRECT_BITS}")  # count small keys in an array, which is faster
     try:
         for step in steps:
             engine.execute(step.format(**parameters, wide="BIGINT"))
     except duckdb.OutOfRangeException:
-        # A square exceeds 64 bits: a request of an hour, a response of gigabytes. 128 bits are slower.
+        # A square exceeds 64 bits: a request of an hour, a response of gigabytes. Start again with 128 bits: slower.
         for step in steps:
             engine.execute(step.format(**parameters, wide="HUGEINT"))
 
 
-def count_rows(engine: Engine, part: str = "") -> int:
-    """Count the rows that were rolled up into the tables with the suffix `part`."""
-    return int(engine.execute(f"SELECT coalesce(sum(n), 0) FROM cells_moments{part}").fetchall()[0][0])
+def count_rows(engine: Engine, suffix: str = "") -> int:
+    """Count the rows that were rolled up into the tables with the suffix `suffix`."""
+    return int(engine.execute(f"SELECT coalesce(sum(n), 0) FROM cells_moments{suffix}").fetchall()[0][0])
 
 
-def find_grid_us(engine: Engine, part: str = "") -> int:
-    """Find the largest step (µs) of which all response times just rolled up are multiples; 0 if there are none.
+def find_grid_us(engine: Engine, suffix: str = "") -> int:
+    """Find the largest step (µs) of which all response times of successes just rolled up are multiples; 0 if none.
 
-    `part`: suffix of the tables. Extremes and sums of cells are multiples of the step, too, so their greatest common
+    `suffix`: suffix of the tables. Extremes and sums of cells are multiples of the step, too, so their greatest common
     divisor is an upper bound at no cost; the rows are read again only if that bound is above 1.
     """
-    rows = engine.execute(f"SELECT min_us, max_us, sum_us FROM cells_moments{part} WHERE n > failures").fetchall()
+    # Cells with a success; those without have no times.
+    rows = engine.execute(f"SELECT min_us, max_us, sum_us FROM cells_moments{suffix} WHERE n > failures").fetchall()
     bound_us = math.gcd(*(int(value) for row in rows for value in row))
     if bound_us <= 1:
         return bound_us
-    # The divisor of the bound and of all remainders is that of the times themselves.
+    # The greatest common divisor of the bound and of all remainders is that of the times themselves.
     remainders = engine.execute(f"SELECT DISTINCT us % {bound_us} FROM request_rows WHERE NOT failed").fetchall()
     return math.gcd(bound_us, *(int(remainder) for (remainder,) in remainders))
