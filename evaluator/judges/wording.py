@@ -145,7 +145,10 @@ def _became_failure(comparison: Comparison) -> bool:
 
 
 def explain_hold(comparison: Comparison, alpha: float) -> Reason:
-    """Give the reason of a hold that is shown to be beyond its margin: it forbids a GO, and never causes a rollback."""
+    """Give the reason of a metric with the role `hold` that is shown to be beyond its margin.
+
+    It forbids a GO, and never causes a rollback.
+    """
     return give_reason(
         "hold_breached", f"{_describe_change(comparison, alpha)}, {_describe_excess(comparison)}", comparison
     )

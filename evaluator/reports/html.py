@@ -286,7 +286,10 @@ class _Report:
         }
 
     def _draw_changes(self, rows: Sequence[Comparison], max_rows: int | None = None) -> dict[str, Any] | None:
-        """Draw the changes of the first `max_rows` comparisons (`None`: of all); `None` if none has a margin."""
+        """Draw the changes of the first `max_rows` comparisons (`None`: of all); `None` if none has a margin.
+
+        `rows` are sorted: the furthest beyond its margin is the first.
+        """
         wide, narrow = (
             draw_forest(rows[:max_rows], colors=self.colors, width=width, with_arms=self.has_several_candidates)
             for width in (WIDE, NARROW)
