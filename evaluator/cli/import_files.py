@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     default="auto",
     show_default=True,
     metavar="FORMAT",
-    help="auto, locust, jtl, jtl-transactions, k6, csv, parquet, or a source of another package.",
+    help="auto, locust, jtl, jtl-transactions, k6, vegeta, gatling, hey, oha, pyperf, google-benchmark, csv, parquet, "
+    "or a source of another package.",
 )
 @click.option(
     "--column",
@@ -54,6 +55,12 @@ if TYPE_CHECKING:
 @click.option("--to", "end", type=MOMENT, metavar="T", help="Only requests before this time.")
 @gathered("outcome_options", OutcomeOptions, *OUTCOME_OPTIONS)
 @click.option("--skip-bad-rows", is_flag=True, help="Count rows that cannot be used instead of refusing the file.")
+@click.option(
+    "--all-answered",
+    is_flag=True,
+    help="You know that every request got an answer: hey and oha write no row for others, so their files alone never "
+    "give a GO.",
+)
 @subject_options("Name of the service.")
 @click.pass_obj
 def command(
@@ -71,6 +78,7 @@ def command(
     outcomes_query: str,
     outcome_options: OutcomeOptions,
     skip_bad_rows: bool,
+    all_answered: bool,
     subject: Subject,
 ) -> int:
     """Import request files as runs of RELEASE, or outcomes of units.
@@ -99,8 +107,9 @@ def command(
     plan = None
     if files or not outcomes:  # with neither, `plan_landing` raises InputError
         plan = plan_landing(
-            files, format=format_name, columns=columns, skip_bad_rows=skip_bad_rows, service=subject.service,
-            sensitive=policy.promotion.sensitive, files_are=files_are, start=start, end=end)  # fmt: skip
+            files, format=format_name, columns=columns, skip_bad_rows=skip_bad_rows, all_answered=all_answered,
+            service=subject.service, sensitive=policy.promotion.sensitive, files_are=files_are, start=start, end=end,
+        )  # fmt: skip
     target_release = subject.to_release(session, release)
     store = session.open_store(create=True)
     if plan:

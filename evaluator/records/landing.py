@@ -114,6 +114,8 @@ class FileLayout:
     """Column with the line number of a row, if the file was rewritten."""
     advice: str = ""
     """What the user can do if no row of the file is a request."""
+    unseen: str = ""
+    """Requests that were made and have no row in files of this format; empty: every request has a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +128,14 @@ class FilePlan:
     """Position among the files of its arm, in the order given."""
     layout: FileLayout
     rewritten: str = ""
-    """Path of the rewritten file while it lands."""
+    """Path of the unpacked or rewritten copy of the file, while it lands from that copy."""
     sensitive: bool = False
     """If true, no text of a request is kept except its path."""
+
+    @property
+    def readable_path(self) -> str:
+        """Path of what the store reads: the file itself, or its unpacked or rewritten copy."""
+        return self.rewritten or self.path
 
 
 @dataclass(frozen=True, slots=True)

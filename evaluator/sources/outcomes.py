@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import re
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from evaluator.errors import InputError, UnknownName
 from evaluator.records import OutcomeColumn, OutcomeOptions, OutcomePlan, SourceColumn
 from evaluator.sources.files.base import find_delimiter, refuse_repeated_column, starts_with
 from evaluator.sources.files.planning import expand_files
-from evaluator.textfiles import open_bytes, open_text
+from evaluator.textfiles import find_packing, is_plain, open_bytes, open_text
 
 Describe = Callable[[OutcomePlan], Sequence[SourceColumn]]
 """Lists the columns of a plan's files, or of its query over them."""
@@ -58,8 +57,7 @@ def plan_outcomes(
     """
     paths = tuple(str(path) for path in expand_files(files, "outcomes"))
     for path in paths:
-        if path.endswith(".gz"):
-            _check_compressed(Path(path))
+        _check_packing(Path(path))
     readers = {"parquet" if starts_with(Path(path), b"PAR1") else "csv" for path in paths}
     if len(readers) > 1:
         raise InputError("files of outcomes must be all CSV or all Parquet")
@@ -88,16 +86,26 @@ def plan_outcomes(
     return replace(plan, unit=unit, arm=arm, columns=_choose_value_columns(options, columns, {unit, arm}))
 
 
-def _check_compressed(path: Path) -> None:
-    """Read a compressed file to its end and check it; otherwise a damaged file would be read in part."""
-    try:
+def _check_packing(path: Path) -> None:
+    """Refuse a file that the engine would not read, or only in part. Raises InputError.
+
+    The engine reads plain UTF-8, and gzip under a name that ends in .gz, but does not compare its checksum.
+    """
+    packing = find_packing(path)
+    is_gzip = packing == "gzip" and path.suffix == ".gz"
+    if packing and not is_gzip:
+        raise InputError(
+            f"{path} is packed ({packing})",
+            hint="unpack it; a file of outcomes may be packed with gzip only, under a name that ends in .gz",
+        )
+    if path.suffix == ".gz" and not is_gzip:
+        raise InputError(f"{path} is not packed, though its name ends in .gz", hint="rename it without .gz")
+    if is_gzip:
         with open_bytes(path) as file:
             while file.read(_CHUNK):
                 pass
-    except (EOFError, zlib.error, OSError) as error:
-        raise InputError(
-            f"{path} is damaged or not a gzip file: {error}", hint="copy or export the file again"
-        ) from error
+    elif not is_plain(path):
+        raise InputError(f"{path} is text of UTF-16 or UTF-32", hint="save it as UTF-8")
 
 
 def _read_header(path: Path) -> tuple[tuple[str, ...], str]:

@@ -108,7 +108,7 @@ def _find_column_types(file: FilePlan) -> dict[str, pa.DataType] | None:
     one column identifies.
     """
     layout = file.layout
-    if layout.reader != "csv" or layout.rewrite is not None or file.path.endswith(".gz"):
+    if layout.reader != "csv" or layout.rewrite is not None:
         return None
     for rows in layout.others:
         if rows.kind is not LeftOutKind.SUMMARY or len(rows.conditions) != 1 or rows.failed or rows.detail_column:
@@ -144,7 +144,7 @@ def _convert_pieces(converter: _RowConverter, column_types: Mapping[str, pa.Data
     futures: deque[Future[_Piece]] = deque()
     with ThreadPoolExecutor(_THREADS) as pool:
         try:
-            for number, text in enumerate(_split_file(Path(converter.file.path))):
+            for number, text in enumerate(_split_file(Path(converter.file.readable_path))):
                 future = pool.submit(_convert_piece, converter, column_types, text, has_header=number == 0)
                 futures.append(future)
                 # Not more: each piece takes memory until the consumer has it.

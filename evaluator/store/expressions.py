@@ -16,15 +16,21 @@ MICROS = {"s": 1_000_000.0, "ms": 1000.0, "us": 1.0, "ns": 0.001}
 
 
 def read_texts(
-    paths: Sequence[str], delimiter: str, header: Sequence[str], on_error: Literal["store_rejects", "ignore_errors"]
+    paths: Sequence[str],
+    delimiter: str,
+    header: Sequence[str],
+    on_error: Literal["store_rejects", "ignore_errors"],
+    compression: Literal["none", "auto"] = "none",
 ) -> str:
     """Write the call of DuckDB's `read_csv` that reads CSV files with the columns `header`, each as text.
 
-    `on_error`: rows that cannot be split are stored in the table `reject_errors`, or ignored.
+    `on_error`: rows that cannot be split are stored in the table `reject_errors`, or ignored. `compression`:
+    `auto` unpacks files whose names end in .gz.
     """
     columns = ", ".join(f"{quote(name)}: 'VARCHAR'" for name in header)
     return f"""read_csv(
-        {quote_all(paths)}, auto_detect = false, header = true, delim = {quote(delimiter)}, quote = '"', escape = '"',
+        {quote_all(paths)}, auto_detect = false, compression = {quote(compression)}, header = true,
+        delim = {quote(delimiter)}, quote = '"', escape = '"',
         columns = {{{columns}}}, {on_error} = true)"""
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import itertools
 import re
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -115,7 +114,7 @@ def _select_raw(file: FilePlan, exprs: Mapping[str, str]) -> str:
     # The set has an empty name for each column that the layout does not have; no column of the header has that name.
     renamed = ", ".join(f"{quote_name(name)} AS c{k}" for k, name in enumerate(layout.header) if name in used_columns)
     if layout.reader == "parquet":
-        return f"SELECT {renamed} FROM read_parquet({quote(file.rewritten or file.path)})"
+        return f"SELECT {renamed} FROM read_parquet({quote(file.readable_path)})"
     if layout.reader == "k6":
         # A line that is no JSON has NULL everywhere. A line of type Metric only defines a metric: an empty name makes
         # it a row that does not count.
@@ -127,10 +126,11 @@ def _select_raw(file: FilePlan, exprs: Mapping[str, str]) -> str:
                 SELECT CASE WHEN type = 'Metric' THEN '' ELSE metric END AS metric, data."time" AS "time",
                     data.value AS value, {picked_tags}
                 FROM read_json(
-                    {quote(file.path)}, format = 'newline_delimited', ignore_errors = true,
-                    columns = {{type: 'VARCHAR', metric: 'VARCHAR',
+                    {quote(file.readable_path)}, format = 'newline_delimited', compression = 'none',
+                    ignore_errors = true, columns = {{type: 'VARCHAR', metric: 'VARCHAR',
                         data: 'STRUCT("time" VARCHAR, value VARCHAR, tags STRUCT({tag_types}))'}}))"""
-    table = f"SELECT {renamed} FROM {read_texts([file.path], layout.delimiter, layout.header, 'store_rejects')}"
+    rows = read_texts([file.readable_path], layout.delimiter, layout.header, "store_rejects")
+    table = f"SELECT {renamed} FROM {rows}"
     if layout.sub_results is None:
         return table
     transactions = [
@@ -467,5 +467,5 @@ def find_line(path: Path, delimiter: str, record: int) -> int:
             for _ in itertools.islice(reader, record - 1):
                 pass
             return reader.line_num + 1  # `line_num`: the last line of the records before
-    except (OSError, EOFError, zlib.error, csv.Error):
+    except (OSError, InputError, csv.Error):
         return record

@@ -90,7 +90,7 @@ def _mark_rows(plan: OutcomePlan, names: Sequence[str]) -> str:
     if plan.reader == "parquet" or plan.query:
         rows_query = _select_typed(plan)
     else:
-        rows_query = f"SELECT * FROM {read_texts(plan.paths, plan.delimiter, plan.header, 'store_rejects')}"
+        rows_query = f"SELECT * FROM {read_texts(plan.paths, plan.delimiter, plan.header, 'store_rejects', 'auto')}"
     unit = f"nullif(trim(CAST({quote_name(plan.unit)} AS VARCHAR)), '')"
     if plan.unit == _EACH_ROW:  # each row is a unit
         unit = "CAST(row_number() OVER () AS VARCHAR)"

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import itertools
 import re
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +28,8 @@ _TOP = 4096
 """Characters of the top of a file, unless its first line is longer."""
 _LONGEST_LINE = 1_000_000
 """Characters; a file without line ends is not read as a whole."""
+_PARQUET = b"PAR1"
+"""First bytes of a Parquet file."""
 ROWS_OF_HEAD = 100
 """Rows from which the typical value of a column is chosen."""
 _NO_REQUEST = "check that the tool recorded requests"
@@ -72,8 +72,8 @@ class FileFormat:
 
 
 def read_head(path: Path) -> Head:
-    """Read the top of a file, compressed or not. Raises InputError for a file that is neither text nor Parquet."""
-    if starts_with(path, b"PAR1"):
+    """Read the top of a file, packed or not. Raises InputError for a file that is neither text nor Parquet."""
+    if starts_with(path, _PARQUET):
         with _open_parquet(path) as file:
             return Head(path, "parquet", columns=tuple(file.schema_arrow.names))
     with _open_checked_text(path, errors="replace") as text:
@@ -82,6 +82,10 @@ def read_head(path: Path) -> Head:
     with _open_checked_text(path, errors="replace" if is_xml else "strict") as text:
         first_line = text.readline(_LONGEST_LINE)
         top = first_line + text.read(max(_TOP - len(first_line), 0))
+    if top.startswith(_PARQUET.decode()):
+        raise InputError(f"{path} is a packed Parquet file", hint="unpack it; Parquet compresses itself")
+    if not top:
+        raise InputError(f"{path} is packed, and holds an empty file", hint=_NO_REQUEST)
     first_character = top.lstrip()[:1]
     if first_character == "<":
         return Head(path, "xml", top=top)
@@ -126,12 +130,6 @@ def _open_checked_text(path: Path, errors: str = "strict") -> Iterator[TextIO]:
     try:
         with open_text(path, errors) as file:
             yield file
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        if not starts_with(path, b"\x1f\x8b"):  # the magic number of gzip
-            raise InputError(
-                f"{path} is not compressed, though its name ends in .gz", hint="rename it without .gz"
-            ) from error
-        raise InputError(f"{path} is cut short or damaged: {error}", hint="fetch it again") from error
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
         if "field limit" in why:

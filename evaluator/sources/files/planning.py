@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 from evaluator.errors import InputError, UsageError
-from evaluator.records import FilePlan, FilesAre, LandingPlan
-from evaluator.sources.files.columns import parse_columns
+from evaluator.records import FileLayout, FilePlan, FilesAre, LandingPlan
+from evaluator.sources.files.columns import ColumnRequest, parse_columns
 from evaluator.sources.files.recognising import recognise
 
 
@@ -19,6 +20,7 @@ def plan_landing(
     format: str = "auto",  # noqa: A002 - the option is called so
     columns: Sequence[str] = (),
     skip_bad_rows: bool = False,
+    all_answered: bool = False,
     service: str = "",
     sensitive: bool = False,
     files_are: FilesAre | None = None,
@@ -29,7 +31,8 @@ def plan_landing(
 
     `arms`: for each arm its files, as paths, globs and comma lists. `columns`: values of `--column`, such as
     `response_time_ms=elapsed:ms`. How several files of one arm form runs is determined from their times when they land
-    (`arrange_files`), unless `files_are` sets it. Only requests from `start` on and before `end` land.
+    (`arrange_files`), unless `files_are` sets it. Only requests from `start` on and before `end` land. `all_answered`:
+    the user knows that every request got an answer, so none is missing in files of a tool that writes no others.
 
     Raises InputError for a file that cannot be used, UnknownName for a column or format that does not exist, and
     UsageError if `start` is not before `end`.
@@ -42,7 +45,7 @@ def plan_landing(
             path=str(path),
             arm=arm,
             number=number,
-            layout=recognise(path, format, column_requests),
+            layout=_plan_layout(path, format, column_requests, all_answered=all_answered),
             sensitive=sensitive,
         )
         for arm, paths in arms.items()
@@ -53,6 +56,14 @@ def plan_landing(
     return LandingPlan(
         tuple(files), skip_bad_rows=skip_bad_rows, service=service, files_are=files_are, start=start, end=end
     )
+
+
+def _plan_layout(
+    path: Path, format_name: str, column_requests: Sequence[ColumnRequest], *, all_answered: bool
+) -> FileLayout:
+    """Recognise a file; if the user knows that all requests were answered, its format hides none. Raises InputError."""
+    layout = recognise(path, format_name, column_requests)
+    return replace(layout, unseen="") if all_answered else layout
 
 
 def expand_files(values: Sequence[str], arm: str) -> tuple[Path, ...]:
