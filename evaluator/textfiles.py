@@ -194,7 +194,7 @@ class _Unpacked(io.RawIOBase):
         self._unpacked_bytes = 0
         try:
             self._opened = open_file(path)
-        except _FAULTS as error:
+        except (*_FAULTS, *_UNSUPPORTED) as error:
             raise self._explain(error) from error
 
     def readable(self) -> bool:

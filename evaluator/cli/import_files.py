@@ -158,12 +158,14 @@ def _show_warnings(session: Session, warnings: Iterable[str]) -> None:
 
 
 def _find_incomparable(plan: LandingPlan) -> Iterable[str]:
-    """Find what can be imported but not compared, and describe it: one file for several arms, and an arm alone."""
+    """Find what can be imported but not compared, and describe it, such as an arm that is alone."""
     arms_and_paths = {(file.arm, file.path) for file in plan.files}
     arm_count_by_path = Counter(Path(path).resolve() for _, path in arms_and_paths)
     for path, arm_count in arm_count_by_path.items():
         if arm_count > 1:
             yield f"{path} is given for several arms, and the same requests cannot show a difference"
+    for unseen in dict.fromkeys(file.layout.unseen for file in plan.files if file.layout.unseen):
+        yield f"the files do not show {unseen}, so they cannot give a GO (if all were answered, give --all-answered)"
     arms = {file.arm for file in plan.files}
     if BASELINE not in arms or len(arms) < 2:
         missing_arm = CANDIDATE if BASELINE in arms else BASELINE

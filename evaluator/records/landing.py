@@ -110,6 +110,8 @@ class FileLayout:
     """Column with the number of requests that a row sums up: a row with more than one is a statistic, not a request."""
     rewrite: Callable[[Path, Path], None] | None = None
     """Writes the file (first argument) as Parquet (second), if the store cannot read it itself."""
+    unreadable_column: str = ""
+    """Column with the text of a row that could not be read, if the file was rewritten; empty for other rows."""
     line_column: str = ""
     """Column with the line number of a row, if the file was rewritten."""
     advice: str = ""

@@ -108,7 +108,7 @@ def _select_raw(file: FilePlan, exprs: Mapping[str, str]) -> str:
     used_columns |= {condition.column for rows in layout.others for condition in rows.conditions}
     used_columns |= {source for rows in layout.others if rows.failed for source in rows.failed.sources}
     used_columns |= {rows.detail_column for rows in layout.others}
-    used_columns |= {layout.line_column, layout.count_column, layout.kind_column}
+    used_columns |= {layout.line_column, layout.count_column, layout.kind_column, layout.unreadable_column}
     if layout.sub_results:
         used_columns |= {layout.sub_results.label, layout.sub_results.thread}
     # The set has an empty name for each column that the layout does not have; no column of the header has that name.
@@ -205,10 +205,14 @@ def _express_problem(
     # The column that says how many requests a row sums up, and the one that says what the row is (request or other).
     sums_up_several = f"TRY_CAST({column_name(file, layout.count_column)} AS DOUBLE) > 1" if layout.count_column else ""
     lacks_kind = f"coalesce({column_name(file, layout.kind_column)}, '') = ''" if layout.kind_column else ""
+    is_unreadable = (
+        f"coalesce({column_name(file, layout.unreadable_column)}, '') <> ''" if layout.unreadable_column else ""
+    )
     # Of several problems, the first counts. A row without a time is no row of the tool: its kind is not tested.
     # A failure may have no response time, if its column is empty.
     return f"""
         CASE
+            {f"WHEN {is_unreadable} THEN 'unreadable'" if is_unreadable else ""}
             {f"WHEN {sums_up_several} THEN 'count'" if sums_up_several else ""}
             {f"WHEN ts IS NOT NULL AND {lacks_kind} THEN 'kind'" if lacks_kind else ""}
             WHEN ts IS NULL OR ts < {_EARLIEST} THEN 'ts'
@@ -372,6 +376,7 @@ def _describe_bad_value(engine: Engine, file: FilePlan, latest: datetime, median
         "lines": columns_by_problem["endpoint"],
         "count": (layout.count_column,),
         "kind": (layout.kind_column,),
+        "unreadable": (layout.unreadable_column,),
     }
     number, problem, value = _find_first_bad_row(engine, file, latest, median_time, columns_by_problem)
     if layout.line_column or layout.reader == "k6":
@@ -382,6 +387,8 @@ def _describe_bad_value(engine: Engine, file: FilePlan, latest: datetime, median
         position = f"{find_line(Path(file.path), layout.delimiter, int(number) + 1)}"  # the header is record 1
     if layout.reader == "k6" and not value and problem == "ts":
         return f"{file.path}:{position}: the line is not a point of k6"
+    if problem == "unreadable":
+        return f"{file.path}:{position}: '{value}' is not a whole row of format '{layout.format}'"
     in_one_line = value.replace("\r", "\\r").replace("\n", "\\n")
     shown_value = f"the value '{in_one_line[:80]}'" if value.strip() else "no value"
     reason = _give_reason(problem, value, median_time)

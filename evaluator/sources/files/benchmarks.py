@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,8 @@ def _build_pyperf_layout(head: Head, column_requests: Sequence[ColumnRequest]) -
         ColumnMap("failed", ("failed",), "true"),
         ColumnMap("instance", ("process",), "text"),
     )
-    return build_rewritten_layout("pyperf", head, _PYPERF, columns, column_requests, _read_pyperf)
+    layout = build_rewritten_layout("pyperf", head, _PYPERF, columns, column_requests, _read_pyperf)
+    return replace(layout, advice="run pyperf without --track-memory: only values in seconds are compared")
 
 
 def _read_pyperf(path: Path) -> Iterator[Row]:

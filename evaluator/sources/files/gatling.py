@@ -13,13 +13,14 @@ from evaluator.sources.files.rewriting import (
     DETAIL,
     KIND,
     LINE,
+    UNREADABLE,
     Row,
     build_rewritten_layout,
     make_unreadable_row,
     read_lines,
 )
 
-_HEADER = ("start", "name", "duration", "status", "message", KIND, DETAIL, LINE)
+_HEADER = ("start", "name", "duration", "status", "message", KIND, DETAIL, UNREADABLE, LINE)
 """Columns of the rewritten file: times in milliseconds; the status is true for OK and false for KO."""
 
 _RECORDS = ("RUN", "REQUEST", "USER", "GROUP", "ASSERTION", "ERROR")
@@ -67,7 +68,7 @@ def _read_rows(path: Path) -> Iterator[Row]:
             message = " ".join(values[:-1])
             # The time is the last value, if the line is whole.
             row = (values[-1], record, "0", "false", message, LeftOutKind.OTHER_KIND, "error of the simulation")
-        yield (*row, str(number)) if row else make_unreadable_row(line, len(_HEADER), number)
+        yield (*row, "", str(number)) if row else make_unreadable_row(line, len(_HEADER), number)
 
 
 def _make_request(values: Sequence[str]) -> tuple[str, ...] | None:

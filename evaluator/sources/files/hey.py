@@ -17,6 +17,7 @@ from evaluator.sources.files.columns import ColumnRequest
 from evaluator.sources.files.rewriting import (
     ALL_REQUESTS,
     LINE,
+    UNREADABLE,
     Row,
     build_rewritten_layout,
     make_unreadable_row,
@@ -51,23 +52,26 @@ def _build_layout(
         ColumnMap("status_code", (status,), "integer"),
         *(ColumnMap("response_bytes", (name,), "integer") for name in others),
     )
-    # The start comes first, because a row that cannot be read keeps its text there.
-    header = (start, *(name for name in table.header if name != start), _ENDPOINT, LINE)
-    layout = build_rewritten_layout(tool, head, header, columns, column_requests, partial(_read_rows, table, start))
+    added = (UNREADABLE, LINE) if _ENDPOINT in table.header else (_ENDPOINT, UNREADABLE, LINE)
+    header = (*table.header, *added)
+    layout = build_rewritten_layout(tool, head, header, columns, column_requests, partial(_read_rows, table, header))
     unseen = f"requests without an answer (a refused connection, a timeout), of which {tool} writes no row"
     return replace(layout, unseen=unseen)
 
 
-def _read_rows(table: Table, start: str, path: Path) -> Iterator[Row]:
-    """Read the rows of CSV with the columns of `table`; the column `start` comes first. Raises InputError."""
-    first = table.header.index(start)
-    for number, (line, values) in enumerate(read_csv_rows(path, table.delimiter)):
-        if number == 0:
-            continue  # the header
+def _read_rows(table: Table, header: Sequence[str], path: Path) -> Iterator[Row]:
+    """Read the rows of CSV with the columns of `table` as rows with the columns `header`. Raises InputError.
+
+    Without a column of endpoints, which a user may have added, all requests have the same endpoint.
+    """
+    rows = read_csv_rows(path, table.delimiter)
+    next(rows)  # the header
+    for line, values in rows:
         if len(values) == len(table.header):
-            yield (values[first], *values[:first], *values[first + 1 :], ALL_REQUESTS, str(line))
+            endpoint = () if _ENDPOINT in table.header else (ALL_REQUESTS,)
+            yield (*values, *endpoint, "", str(line))
         else:
-            yield make_unreadable_row(table.delimiter.join(values), len(table.header) + 2, line)
+            yield make_unreadable_row(table.delimiter.join(values), len(header), line)
 
 
 def _claim(*names: str) -> Callable[[Head], bool]:

@@ -39,9 +39,9 @@ def _has_keys(*names: str) -> Callable[[Head], bool]:
 
 
 _SUMMARY = re.compile(r"\s*Summary:\s+(Success rate|Total):")
-_TEXT_SUMMARY = "a summary of hey or oha, which has no single requests"
-_SUMMARY_OF_OHA = "a summary of oha, which has no single requests"
-_REPORT_OF_VEGETA = "a report of Vegeta, which has no single requests"
+_TEXT_SUMMARY = "a summary of hey or oha"
+_SUMMARY_OF_OHA = "a summary of oha"
+_REPORT_OF_VEGETA = "a report of Vegeta"
 _SUMMARY_OF_JMETER = "JMeter's summary or aggregate report"
 _TOOLS = {
     "an access log": lambda head: _ACCESS_LOG.match(head.top) is not None,

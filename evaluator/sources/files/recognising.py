@@ -50,32 +50,38 @@ def recognise(path: Path, format: str, column_requests: Sequence[ColumnRequest])
     head = read_head(path)
     if head.file_type == "csv":
         refuse_aggregates(head)
-    claiming = _find_claiming_formats(head)
-    if format == "auto" and len(claiming) > 1:
-        raise InputError(
-            f"{path} looks like files of several formats: {', '.join(claiming)}", hint="name its format with --format"
-        )
-    name = "".join(claiming) if format == "auto" else format  # empty: no format claims the file
+    name = _choose_format(head) if format == "auto" else format  # empty: no format claims the file
     can_read = name != "" and head.file_type in SOURCES[name].file_types
     # The general formats have the names of the types that they read: csv and parquet.
     is_general = name == head.file_type
     if is_general or not can_read:
         refuse_other_tools(head)  # it may be of a tool whose files cannot be imported
     if not can_read:
-        _refuse_unreadable(head, name, claiming)
+        _refuse_unreadable(head, name)
         name = head.file_type
     return SOURCES[name].build_layout(head, column_requests)
 
 
-def _refuse_unreadable(head: Head, format_name: str, claiming: Sequence[str]) -> None:
+def _choose_format(head: Head) -> str:
+    """Name of the format that claims a file; empty if none does. Raises InputError if several do."""
+    claiming = _find_claiming_formats(head)
+    if len(claiming) > 1:
+        raise InputError(
+            f"{head.path} looks like files of several formats: {', '.join(claiming)}",
+            hint="name its format with --format",
+        )
+    return "".join(claiming)
+
+
+def _refuse_unreadable(head: Head, format_name: str) -> None:
     """Refuse a file that its format cannot read, unless it is CSV or Parquet that the general format can read.
 
-    `format_name`: as the user named it; empty if no format claims the file. `claiming`: formats that claim the file.
-    Raises InputError.
+    `format_name`: as the user named it; empty if no format claims the file. Raises InputError.
     """
     if format_name:
         expected = "a Parquet file" if format_name == "parquet" else f"a file of format '{format_name}'"
-        looks_like = claiming[0] if claiming else _TYPE_NAMES[head.file_type]
+        claiming = [f"a file of format '{name}'" for name in _find_claiming_formats(head)]
+        looks_like = " or ".join(claiming) or _TYPE_NAMES[head.file_type]
         raise InputError(
             f"{head.path} is not {expected}: it looks like {looks_like}",
             hint="leave --format out to have it recognised",

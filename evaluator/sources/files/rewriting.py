@@ -1,7 +1,7 @@
 """Files that the store cannot read itself, rewritten row by row as a table (Parquet) whose values are all texts.
 
-A format gives the rows. A row that cannot be read keeps its text in its first column, where a time should be: so it is
-a bad row, and the error shows the text.
+A format gives the rows. A row that cannot be read has only its text, in a column of its own: so it is a bad row, and
+the error shows the text.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from evaluator.textfiles import open_text
 LINE = "line"
 """Column with the line of a row."""
 
+UNREADABLE = "unreadable"
+"""Column with the start of a row that cannot be read; empty for other rows."""
+
 KIND = "kind"
 """Column with the kind of a row that is left out; empty for a request."""
 
@@ -37,7 +40,7 @@ _BATCH_ROWS = 50_000
 LONGEST_LINE = 16 << 20
 """Most characters of a line."""
 _SHOWN_OF_ROW = 80
-"""Characters of a row that cannot be read which its first column keeps."""
+"""Characters of a row that cannot be read which are kept."""
 
 Row = Sequence[str | None]
 """The values of a row, in the order of the header of its format."""
@@ -55,8 +58,8 @@ def build_rewritten_layout(
     """Build the layout of a file that is rewritten as a table with the columns `header`. Raises InputError.
 
     `columns`, `optional` and `column_requests`: as for `build_layout`. `read_rows` reads the rows of a file. If the
-    header has the columns KIND and DETAIL, rows with a kind are left out under it. If it has the column LINE, errors
-    name the line of a row, else its number.
+    header has the columns KIND and DETAIL, rows with a kind are left out under it. If it ends in the columns UNREADABLE
+    and LINE, errors name the line of a row, else its number.
     """
     table = Table(head.path, tuple(header), {})
     layout = build_layout(name, table, columns, column_requests, optional)
@@ -65,7 +68,9 @@ def build_rewritten_layout(
         kinds = (LeftOutKind.SUMMARY, LeftOutKind.OTHER_KIND, LeftOutKind.WARM_UP)
         others = tuple(OtherRows(kind, (Condition(KIND, "is", (kind.value,)),), DETAIL) for kind in kinds)
     rewrite = partial(_rewrite, table.header, read_rows)
-    return replace(layout, reader="parquet", rewrite=rewrite, line_column=LINE if LINE in header else "", others=others)
+    if LINE in header:
+        layout = replace(layout, line_column=LINE, unreadable_column=UNREADABLE)
+    return replace(layout, reader="parquet", rewrite=rewrite, others=others)
 
 
 def _rewrite(header: Sequence[str], read_rows: Callable[[Path], Iterable[Row]], source: Path, target: Path) -> None:
@@ -87,8 +92,8 @@ def _rewrite(header: Sequence[str], read_rows: Callable[[Path], Iterable[Row]], 
 
 
 def make_unreadable_row(text: str, columns: int, line: int) -> Row:
-    """Make the row for a line that cannot be read, whose text it keeps. `columns`: their number; the last is LINE."""
-    return (text.strip()[:_SHOWN_OF_ROW], *[None] * (columns - 2), str(line))
+    """Make the row for a line that cannot be read. `columns`: their number; the last are UNREADABLE and LINE."""
+    return (*[None] * (columns - 2), text.strip().replace("\t", " ")[:_SHOWN_OF_ROW] or "?", str(line))
 
 
 def read_lines(path: Path) -> Iterator[str]:

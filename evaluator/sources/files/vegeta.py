@@ -14,6 +14,7 @@ from evaluator.sources.files.columns import ColumnRequest
 from evaluator.sources.files.rewriting import (
     ALL_REQUESTS,
     LINE,
+    UNREADABLE,
     Row,
     build_rewritten_layout,
     make_unreadable_row,
@@ -21,7 +22,7 @@ from evaluator.sources.files.rewriting import (
     read_lines,
 )
 
-_HEADER = ("timestamp", "method", "url", "latency", "success", "code", "error", "bytes_in", LINE)
+_HEADER = ("timestamp", "method", "url", "latency", "success", "code", "error", "bytes_in", UNREADABLE, LINE)
 """Columns of the rewritten file: those of Vegeta, and `success`, which is false if there is an error, else empty."""
 
 _CSV_COLUMNS = (12, 9, 7)
@@ -112,7 +113,7 @@ def _make_row(texts: dict[str, str], line: int) -> Row:
     success = "false" if error else ""
     return (
         texts["timestamp"], texts.get("method", ""), url, texts["latency"], success, texts["code"], error,
-        texts["bytes_in"], str(line),
+        texts["bytes_in"], "", str(line),
     )  # fmt: skip
 
 
