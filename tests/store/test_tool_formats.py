@@ -82,6 +82,10 @@ def test_a_body_may_be_long(land):
     assert len(land(row.format("") + row.format("x" * 3_000_000))[1]) == 2
 
 
+def test_halves_of_characters_are_replaced(land):
+    assert land(write_hits({"url": "http://h/\ud800"}))[1][0]["endpoint"] == "GET /\ufffd"
+
+
 @pytest.mark.parametrize("text", [json.dumps(HIT, indent=1), json.dumps([HIT, HIT])])
 def test_json_of_vegeta_that_was_rearranged(land, text):
     with pytest.raises(InputError, match="its first line is not a request"):
@@ -95,6 +99,9 @@ def test_json_of_vegeta_that_was_rearranged(land, text):
         pytest.param(write_hits({}, {"latency": None}), ":2: column 'latency' has no value", id="no-latency"),
         pytest.param(
             '1790000000000000000,200,15486,0,5,"a\n1790000000000000000', ":2: the row cannot be read", id="quote"
+        ),
+        pytest.param(
+            "1790000000000000000,200,15486,0,5,,,,0\n,,,,,,,,\n", ":2: column 'timestamp' has no value", id="empty"
         ),
         pytest.param(write_hits({}) + "x" * (17 << 20), ":2 is longer than 16 MB", id="long"),
     ],
@@ -172,6 +179,13 @@ def test_files_without_requests_that_got_no_answer(store, land, text):
     landed, _ = land(text, all_answered=True)
     assert not landed.already
     assert [run.facts.unseen for run in store.data.runs("r") if run.id in landed.runs] == [""]
+
+
+def test_more_rows_than_hey_writes(land, monkeypatch):
+    monkeypatch.setattr("evaluator.sources.files.hey._MOST_OF_HEY", 2)
+    with pytest.raises(InputError, match="has 2 rows, the most that hey writes"):
+        land(HEY)
+    assert len(land(OHA)[1]) == 2
 
 
 def test_decimal_commas_are_refused(land):
@@ -327,6 +341,18 @@ def test_the_error_of_a_row_names_the_packed_file(store, tmp_path):
     path.write_bytes(gzip.compress((TABLE + "1790000000,GET /,3\n").encode()))
     with pytest.raises(InputError, match=r"a\.csv\.gz:11: the row has 3 values, the header 4"):
         import_release(store, Release("r"), plan_landing({"canary": [str(path)]}))
+
+
+def test_a_full_disk_is_named(store, tmp_path, monkeypatch):
+    def fill_disk(_source, _target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("evaluator.store.importing.copy_plain", fill_disk)
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(gzip.compress(TABLE.encode()))
+    with pytest.raises(InputError, match=r"cannot be unpacked or rewritten in .*: No space left") as caught:
+        import_release(store, Release("r"), plan_landing({"canary": [str(path)]}))
+    assert "TMPDIR" in caught.value.hint
 
 
 def test_a_packed_parquet_file_is_refused(tmp_path):

@@ -1,7 +1,7 @@
 """CSV of hey (`hey -o csv`) and of oha (`oha --output-format csv`), which name neither the address nor the day.
 
-Neither writes a row for a request without an answer (a refused connection, a timeout), and hey writes at most a million
-rows. So a file cannot show that the failures in it are all.
+Neither writes a row for a request without an answer (a refused connection, a timeout). So a file cannot show that the
+failures in it are all.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from evaluator.errors import InputError
 from evaluator.records import ColumnMap, FileLayout
 from evaluator.sources.files.base import FileFormat, Head, Table, read_table, require
 from evaluator.sources.files.columns import ColumnRequest
@@ -28,6 +29,9 @@ _ENDPOINT = "endpoint"
 _HEY = ("offset", "response-time", "status-code")
 _OHA = ("request-start", "request-duration", "status", "bytes")
 """Columns that are read of each tool: seconds since the start of the test, seconds, status, and bytes."""
+
+_MOST_OF_HEY = 1_000_000
+"""Rows that hey writes at most."""
 
 _OTHERS = ("DNS+dialup", "Response-delay")
 """Further columns that both write, by which their files are recognised."""
@@ -54,24 +58,33 @@ def _build_layout(
     )
     added = (UNREADABLE, LINE) if _ENDPOINT in table.header else (_ENDPOINT, UNREADABLE, LINE)
     header = (*table.header, *added)
-    layout = build_rewritten_layout(tool, head, header, columns, column_requests, partial(_read_rows, table, header))
+    layout = build_rewritten_layout(
+        tool, head, header, columns, column_requests, partial(_read_rows, tool, table, header)
+    )
     unseen = f"requests without an answer (a refused connection, a timeout), of which {tool} writes no row"
     return replace(layout, unseen=unseen)
 
 
-def _read_rows(table: Table, header: Sequence[str], path: Path) -> Iterator[Row]:
+def _read_rows(tool: str, table: Table, header: Sequence[str], path: Path) -> Iterator[Row]:
     """Read the rows of CSV with the columns of `table` as rows with the columns `header`. Raises InputError.
 
     Without a column of endpoints, which a user may have added, all requests have the same endpoint.
     """
     rows = read_csv_rows(path, table.delimiter)
-    next(rows)  # the header
+    next(rows, None)  # the header
+    count = 0
     for line, values in rows:
+        count += 1
         if len(values) == len(table.header):
             endpoint = () if _ENDPOINT in table.header else (ALL_REQUESTS,)
             yield (*values, *endpoint, "", str(line))
         else:
             yield make_unreadable_row(table.delimiter.join(values), len(header), line)
+    if tool == "hey" and count >= _MOST_OF_HEY:
+        raise InputError(
+            f"{path} has {count:,} rows, the most that hey writes: it does not have the requests after them",
+            hint="load with fewer requests (-n, or a shorter -z), several times",
+        )
 
 
 def _claim(*names: str) -> Callable[[Head], bool]:

@@ -80,8 +80,8 @@ def _rewrite(header: Sequence[str], read_rows: Callable[[Path], Iterable[Row]], 
         rows: list[Row] = []
 
         def write() -> None:
-            columns = zip(*rows, strict=True) if rows else [[] for _ in header]
-            writer.write_table(pa.table([pa.array(column, pa.string()) for column in columns], schema=schema))
+            columns = zip(*rows, strict=True) if rows else [()] * len(header)
+            writer.write_table(pa.table([_make_array(column) for column in columns], schema=schema))
             rows.clear()
 
         for row in read_rows(source):
@@ -89,6 +89,18 @@ def _rewrite(header: Sequence[str], read_rows: Callable[[Path], Iterable[Row]], 
             if len(rows) >= _BATCH_ROWS:
                 write()
         write()
+
+
+def _make_array(texts: Sequence[str | None]) -> pa.Array:
+    """Make a column of texts; halves of characters, which JSON can escape but no text can hold, are replaced."""
+    try:
+        return pa.array(texts, pa.string())
+    except UnicodeEncodeError:
+        whole = [
+            text if text is None else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            for text in texts
+        ]
+        return pa.array(whole, pa.string())
 
 
 def make_unreadable_row(text: str, columns: int, line: int) -> Row:
@@ -111,7 +123,7 @@ def read_lines(path: Path) -> Iterator[str]:
 
 
 def read_csv_rows(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
-    """Read the rows of CSV, each with the number of its last line. Rows without any text are skipped.
+    """Read the rows of CSV, each with the number of its last line. Empty lines are skipped.
 
     Raises InputError for a quote that is not closed, or that does not end where its value ends.
     """
@@ -119,7 +131,7 @@ def read_csv_rows(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[
     reader = csv.reader(read_lines(path), delimiter=delimiter, strict=True)
     try:
         for values in reader:
-            if any(values):
+            if values:
                 yield reader.line_num, values
     except csv.Error as error:
         raise InputError(

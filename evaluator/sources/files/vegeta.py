@@ -46,7 +46,7 @@ def _build_layout(head: Head, column_requests: Sequence[ColumnRequest]) -> FileL
             f"{head.path} is not what `vegeta encode` writes", hint="leave --format out to have it recognised"
         )
     is_json = head.file_type == "json"
-    if is_json and not _is_object(head.top.splitlines()[0]):
+    if is_json and not _is_object(head.top.lstrip().splitlines()[0]):
         raise InputError(
             f"{head.path} is of Vegeta, but its first line is not a request",
             hint="write each request on one line: `vegeta encode FILE`, or `jq -c` if jq has filtered it",
