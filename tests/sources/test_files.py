@@ -22,6 +22,9 @@ def plan(path, **options):
         pytest.param("2026/05/28 20:26:40.056,19,Home,200,OK,true,,1,1\n", "has no header line", id="no-header-dates"),
         pytest.param("home-0,200,,t 1-1,text,true,1,1,1,0\n", "has no header line", id="no-header-labels"),
         pytest.param("12:30:01,GET /,ok\n", "has no header line", id="no-header-times"),
+        pytest.param(
+            "response-time,DNS+dialup,DNS\n0.1,0,0\n", "a current hey: it has no column 'offset'", id="old-hey"
+        ),
         pytest.param("\nSummary:\n  Total:\t1.0 secs\n", "is a summary of hey or oha", id="hey-summary"),
         pytest.param('{"summary":{},"responseTimeHistogram":{}}', "is a summary of oha", id="oha-summary"),
         pytest.param(
@@ -173,8 +176,8 @@ def test_unit_of_instants_is_determined(tmp_path, first, unit):
         ("RUN\tx\tx\t1780000000000\t \t3.9\n", "parquet", "looks like a file of format 'gatling'"),
         (PLAIN, "vegeta", "is not what `vegeta encode` writes"),
         (PLAIN, "gatling", "is not a simulation.log of Gatling"),
-        (PLAIN, "hey", "is not the CSV of hey: it has no column 'offset'"),
-        (PLAIN, "oha", "is not the CSV of oha: it has no column 'request-start'"),
+        (PLAIN, "hey", "is not the CSV of a current hey: it has no column 'offset'"),
+        (PLAIN, "oha", "is not the CSV of a current oha: it has no column 'request-start'"),
         ('{"root_group": 1}', "pyperf", "is not what pyperf writes"),
         ('{"root_group": 1}', "google-benchmark", "is not what Google Benchmark writes"),
         (PLAIN, "parquet", "is not a Parquet file"),

@@ -33,8 +33,8 @@ _OHA = ("request-start", "request-duration", "status", "bytes")
 _MOST_OF_HEY = 1_000_000
 """Rows that hey writes at most."""
 
-_OTHERS = ("DNS+dialup", "Response-delay")
-"""Further columns that both write, by which their files are recognised."""
+_BOTH = "DNS+dialup"
+"""A column that both write, by which their files are recognised."""
 
 
 def _build_layout(
@@ -44,7 +44,7 @@ def _build_layout(
 
     `names`: columns of the start, of the duration and of the status, and of the bytes if the tool writes them.
     """
-    require(Table(head.path, head.columns, {}), names, f"the CSV of {tool}")
+    require(Table(head.path, head.columns, {}), names, f"the CSV of a current {tool}")
     table = read_table(head)
     start, duration, status, *others = names
     # Of each column of a request row: its name, the columns of the file, how it is made of them, and its unit.
@@ -91,5 +91,5 @@ def _claim(*names: str) -> Callable[[Head], bool]:
     return lambda head: set(names) <= set(head.columns)
 
 
-HEY = FileFormat(partial(_build_layout, tool="hey", names=_HEY), claims=_claim(*_HEY, *_OTHERS))
-OHA = FileFormat(partial(_build_layout, tool="oha", names=_OHA), claims=_claim(*_OHA, *_OTHERS))
+HEY = FileFormat(partial(_build_layout, tool="hey", names=_HEY), claims=_claim(_BOTH, "response-time"))
+OHA = FileFormat(partial(_build_layout, tool="oha", names=_OHA), claims=_claim(_BOTH, "request-start"))
