@@ -48,6 +48,11 @@ def plan(path, **options):
         pytest.param('{"aggregate":{},"intermediate":[]}\n', "a report of Artillery", id="artillery"),
         pytest.param("<?xml version='1.0'?>\n<report/>\n", "is XML, but not a result file of JMeter", id="xml"),
         pytest.param('{"type":"Point"}\n', "is JSON of an unknown format", id="json"),
+        pytest.param(
+            "timeStamp,elapsed,label,success,timestamp,metric_name,metric_value\n1,1,a,true,1,a,1\n",
+            "looks like files of several formats: jtl, k6",
+            id="two-formats",
+        ),
         pytest.param("ts,ts\n1,2\n", "column 'ts' appears twice", id="column-twice"),
         pytest.param(
             "Type,Name,Request Count,Failure Count,Median Response Time\nGET,/,1,0,2\n",
