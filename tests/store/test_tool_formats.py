@@ -305,9 +305,20 @@ def test_statistics_of_an_old_google_benchmark(land):
     assert name_left_out(landed) == {(LeftOutKind.SUMMARY, ""): (1, 0)}
 
 
-def test_an_unknown_unit_is_not_guessed(land):
-    with pytest.raises(InputError, match="column 'real_time' has no value"):
-        land(write_google(repeat(time_unit="min")))
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"time_unit": "min"}, "no value"),
+        ({"real_time": None}, "no value"),
+        ({"real_time": "fast"}, "the value '\"fast\"'"),
+        ({"real_time": True}, "the value 'true'"),
+        ({"real_time": float("nan")}, "the value 'nan'"),
+        ({"real_time": 10**400}, "the value '1000"),
+    ],
+)
+def test_a_time_is_not_guessed(land, changes, problem):
+    with pytest.raises(InputError, match=f"column 'real_time' has {problem}"):
+        land(write_google(repeat(**changes)))
 
 
 # ------------------------------------------------------------------ packed, and in other encodings

@@ -17,8 +17,8 @@ from evaluator.sources.files.columns import ColumnRequest
 from evaluator.sources.files.rewriting import DETAIL, KIND, Row, build_rewritten_layout
 from evaluator.textfiles import open_text
 
-_LARGEST = 512 << 20
-"""Most characters of a file, which is read as a whole."""
+_LARGEST = 32 << 20
+"""Most characters of a file, which is read as a whole; thousands of benchmarks have some."""
 _START = datetime(1970, 1, 1, tzinfo=UTC)
 """Start of a test whose file has no date: its times count from here."""
 _LAST = datetime(9000, 1, 1, tzinfo=UTC)
@@ -28,8 +28,8 @@ _PYPERF = ("date", "name", "value", "process", KIND, DETAIL, "failed")
 _GOOGLE = ("date", "run_name", "real_time", "cpu_time", "success", "error_message", KIND, DETAIL)
 """Columns of the rewritten files. Google Benchmark's times are converted to nanoseconds."""
 
-_NANOSECONDS = {"ns": 1.0, "us": 1e3, "ms": 1e6, "s": 1e9}
-_AGGREGATE = re.compile(r".*_(mean|median|stddev|cv|min|max|BigO|RMS)")
+_NANOSECONDS = {"ns": 1, "us": 1000, "ms": 1_000_000, "s": 1_000_000_000}
+_AGGREGATE = re.compile(r".*_(mean|median|stddev|cv|BigO|RMS)")
 """Names of statistics before version 1.5, which has no `run_type`."""
 
 
@@ -136,14 +136,20 @@ def _read_google(path: Path) -> Iterator[Row]:
         success = "false" if benchmark.get("error_occurred") else "true"
         # An unknown unit leaves the times empty, and the row is bad.
         factor = _NANOSECONDS.get(str(benchmark.get("time_unit", "ns")))
-        times = [
-            "" if factor is None or benchmark.get(key) is None else _to_text(_to_float(benchmark[key]) * factor)
-            for key in ("real_time", "cpu_time")
-        ]
+        times = [_scale(benchmark.get(key), factor) for key in ("real_time", "cpu_time")]
         message = str(benchmark.get("error_message", ""))
         yield (moment.isoformat(), name, *times, success, message, kind, detail)
-        if not kind and times[0]:
+        if not kind:
             moment = _add_seconds(moment, _to_float(times[0]) * 1e-9 * _to_float(benchmark.get("iterations", 1)))
+
+
+def _scale(value: object, factor: int | None) -> str:
+    """A number times a factor, as a text; empty without a factor; anything else as JSON, so that its row is bad."""
+    if factor is None:
+        return ""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return _to_text(value * factor)
+    return _to_text(value)
 
 
 # ------------------------------------------------------------------ JSON
@@ -188,7 +194,7 @@ def _list_objects(path: Path, content: Mapping[str, Any], key: str) -> list[dict
 
 
 def _to_float(value: object) -> float:
-    """A number; 0 for anything else."""
+    """A number, to find when a value was measured; 0 for anything else."""
     return float(value) if isinstance(value, int | float | str) and _is_number(value) else 0.0
 
 
