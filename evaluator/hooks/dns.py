@@ -7,7 +7,7 @@ keep what they have cached until its TTL has run out: the outcome names that tim
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypedDict
 
@@ -78,7 +78,7 @@ class Dns(BaseHook[DnsOptions]):
     kind = "dns"
     Options = DnsOptions
 
-    def _describe(self) -> str:
+    def _describe(self, words: Mapping[str, str]) -> str:  # noqa: ARG002 - its options have no words
         options = self.options
         values = ", ".join(options.values)
         return f"sets {options.type} of {options.name} in {options.zone} to {values} (TTL {options.ttl} s)"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, NotRequired, Self, TypedDict
 
 from pydantic import AfterValidator, Field, model_validator
@@ -16,7 +17,7 @@ from evaluator.errors import HookError
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
 from evaluator.hooks.network import MaybeSent, TlsOptions, send
 from evaluator.hooks.options import SecretName, Text
-from evaluator.hooks.templates import check_template, fill_words
+from evaluator.hooks.templates import check_template, fill_words, show_words
 
 _LOGIN_PATH = "auth/authenticate"
 
@@ -57,8 +58,8 @@ class Etcd(BaseHook[EtcdOptions]):
     kind = "etcd"
     Options = EtcdOptions
 
-    def _describe(self) -> str:
-        return f"sets {self.options.key} of etcd at {self.options.url} to {self.options.value[:100]}"
+    def _describe(self, words: Mapping[str, str]) -> str:
+        return f"sets {self.options.key} of etcd at {self.options.url} to {show_words(self.options.value, words)}"
 
     def _test(self) -> Outcome:
         """Read the key, to see that etcd answers; changes nothing."""
@@ -140,7 +141,7 @@ class Etcd(BaseHook[EtcdOptions]):
         content = answer.parse()
         if answer.ok and content is not None:
             return content
-        text = f"etcd answered {answer.status}: {answer.text[:200]}"
+        text = f"etcd answered {answer.status}: {self._remove_secrets(answer.text)[:200]}"
         # The server may have changed the key before it failed, or before it sent an answer that cannot be read.
         if changes and (answer.ok or answer.status >= 500):
             raise MaybeSent(text)

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -62,7 +63,7 @@ class Nginx(BaseHook[NginxOptions]):
     kind = "nginx"
     Options = NginxOptions
 
-    def _describe(self) -> str:
+    def _describe(self, words: Mapping[str, str]) -> str:  # noqa: ARG002 - its options have no words
         weights = show_weights(self.options.weights)
         return f"writes {self.options.file} with the weights {weights}, tests nginx's configuration and reloads it"
 
