@@ -149,6 +149,8 @@ def describe_steps(steps: Sequence[Preview]) -> list[str]:
         current_value = f" (now: {plain_text(step.current_value)})" if step.current_value else ""
         required = ", required" if step.required else ""
         lines.append(f"  {number}. {step.event}: {plain_text(step.description)}{current_value}{required}")
+        if step.obstacle:
+            lines.append(f"     would be refused now: {plain_text(step.obstacle)}")
     return lines
 
 

@@ -126,6 +126,9 @@ class Hook(Protocol):
     def test(self, action: Action = "promote") -> Outcome:
         """Whether it could be executed for an action; touches nothing."""
 
+    def find_obstacle(self, action: Action) -> str:
+        """Why it would be refused now for an action, because its target cannot serve; empty if it can."""
+
     def can_undo(self) -> bool:
         """Whether `undo` takes back what it did."""
 
@@ -222,6 +225,16 @@ class BaseHook(Generic[O]):
             return outcome
 
         return self._attempt(check)
+
+    def find_obstacle(self, action: Action) -> str:
+        """Say why the hook would be refused now, because its target cannot serve; empty if it would not."""
+        if action == "rollback":
+            return ""
+        try:
+            self._call(self._check_target)
+        except EvaluatorError as error:
+            return self._remove_secrets(_to_failed_outcome(error).did)
+        return ""
 
     def _describe(self, words: Mapping[str, str]) -> str:
         """Say in one sentence what the hook will do. Each hook has its own.
@@ -387,6 +400,12 @@ def describe_current(step: Step, context: HookContext) -> str:
     if isinstance(value, _FailedCall):
         return f"cannot be read: {value.outcome.did}"
     return step.hook.describe_value(value)
+
+
+def find_obstacle(step: Step, context: HookContext) -> str:
+    """Say why a hook would be refused now, because its target cannot serve; empty if it can. Changes nothing."""
+    obstacle = _call_in_time(step, _limit_time(step, context).left_s(), lambda: step.hook.find_obstacle(context.action))
+    return obstacle.outcome.did if isinstance(obstacle, _FailedCall) else obstacle
 
 
 def check_hook(step: Step, action: Action) -> Outcome:

@@ -76,7 +76,7 @@ class HaProxy(BaseHook[HaProxyOptions]):
         if obstacles := backend.list_obstacles(weights):
             raise HookError(
                 f"not every server that is to get traffic can serve it: {'; '.join(obstacles)}",
-                hint="let it serve first: fix its health check, or `set server BACKEND/SERVER state ready`",
+                hint=f"let it serve first: start it, or send `set server {backend.name}/SERVER state ready`",
             )
         if refusal := explain_refused_weights(backend, weights):
             raise HookError(refusal, hint="change the weights, or `balance roundrobin` in HAProxy's configuration")
@@ -182,7 +182,9 @@ class HaProxy(BaseHook[HaProxyOptions]):
                 done.append(f"{name} gets {server.initial_weight} instead of {weight}, because of {backend.algorithm}")
             if weight and server.can_be_enabled:
                 problem = self._change(f"set server {backend.name}/{name} state ready")
-                problems.append(problem) if problem else done.append(f"{name} was enabled: it {server.obstacle}")
+                problems.append(problem) if problem else done.append(
+                    f"{name} was enabled: it {server.obstacle.replace('is', 'was', 1)}"
+                )
             if problem := self._change(f"set weight {backend.name}/{name} {targets[name]}"):
                 problems.append(problem)
         try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from evaluator.hooks import HookContext, Step, describe_current, make_step
+from evaluator.hooks import HookContext, Step, describe_current, find_obstacle, make_step
 from evaluator.intents.checking import hash_verdict
 from evaluator.policy.promotion import PromotionRules
 from evaluator.records import Release, StoredVerdict
@@ -34,7 +34,10 @@ class PlannedHook:
     def describe(self, context: HookContext) -> str:
         """Describe what the hook will do, for the person who confirms it, with the words of the context."""
         hook = self.step.hook
-        return hook.describe_undo(context) if self.event == UNDO else hook.describe(context)
+        if self.event != UNDO:
+            return hook.describe(context)
+        earlier_value = hook.describe_value(self.earlier)  # empty: it read none
+        return hook.describe_undo(context) + (f"; restores {earlier_value}" if earlier_value else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,8 @@ class Preview:
     current_value: str
     """The value that it would change; empty where there is nothing to read."""
     required: bool
+    obstacle: str = ""
+    """Why the hook would be refused now, because its target cannot serve; empty if it can."""
 
 
 def plan_steps(
@@ -176,6 +181,7 @@ def preview_intent(
                 description=hook.describe(context),
                 current_value=describe_current(hook.step, context),
                 required=hook.step.required,
+                obstacle="" if hook.event == UNDO else find_obstacle(hook.step, context),
             )
         )
     return tuple(previews)

@@ -122,12 +122,15 @@ def _make_hook_item(delivery: Delivery) -> Markup:
 def show_steps(forecast: Forecast) -> None:
     """Show the hooks of an action in their order, with the values that they would replace, and what stays changed."""
     items = Markup("").join(
-        Markup("<li><strong>{}</strong> {}{}{}</li>").format(
+        Markup("<li><strong>{}</strong> {}{}{}{}</li>").format(
             clean(step.event),
             clean(step.description),
             Markup(' <span class="ev-badge">required</span>') if step.required else "",
             Markup('<span class="reason">now: {}</span>').format(clean(step.current_value))
             if step.current_value
+            else "",
+            Markup('<span class="reason">would be refused now: {}</span>').format(clean(step.obstacle))
+            if step.obstacle
             else "",
         )
         for step in forecast.steps

@@ -53,6 +53,9 @@ class ForeignHook:
     def test(self, action="promote"):
         return Outcome("acknowledged", "fine")
 
+    def find_obstacle(self, action):
+        return ""
+
     def can_undo(self):
         return True
 

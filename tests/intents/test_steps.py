@@ -161,7 +161,11 @@ def test_a_preview_shows_what_will_happen_and_the_current_values(monkeypatch):
         "evaluator.hooks.command.Command.read", lambda hook: {"weight": 90} if hook.can_undo() else None
     )
     until = datetime.now(UTC) + timedelta(hours=1)
+    monkeypatch.setattr(
+        "evaluator.hooks.command.Command.find_obstacle", lambda hook, action: f"no {hook.kind} {action}"
+    )
     first, second = preview_action(planned, Action.PROMOTE, ONE_SERVICE, VERDICT, until)
+    assert first.obstacle == "no command promote"
     assert (first.event, first.kind, first.required, second.required) == ("promote", "command", True, False)
     assert first.description == "runs echo one"
     assert "90" in first.current_value
@@ -207,9 +211,8 @@ def test_what_is_taken_back_says_so():
         for hook in plan_steps(RULES, Action.ROLLBACK, [delivered("sent", "one", undo="back")])[0]
         if hook.event == "undo"
     )
-    assert (
-        undo.describe(make_context(INTENT, ONE_SERVICE, None, undo)) == "runs echo back, to take back what echo one did"
-    )
+    context = make_context(INTENT, ONE_SERVICE, None, undo)
+    assert undo.describe(context) == 'runs echo back, to take back what echo one did; restores {"weight": 3}'
 
 
 def test_what_cannot_be_undone_is_named_with_its_version():
