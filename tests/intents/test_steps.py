@@ -174,7 +174,7 @@ def test_a_preview_shows_what_will_happen_and_the_current_values(monkeypatch):
 
 def test_words_are_shown_as_the_hook_gets_them_and_secrets_are_not():
     entries = (
-        run("promoted-${canary} ${reason}"),
+        run("promoted-${canary} ${reason} ${idempotency_key}"),
         HookEntry(
             "http",
             {
@@ -196,13 +196,13 @@ def test_words_are_shown_as_the_hook_gets_them_and_secrets_are_not():
     intent = replace(INTENT, reason='"fast" & ${canary}', expires_at=datetime.now(UTC))
     shown = [step.description for step in preview_intent(planned, intent, ONE_SERVICE, VERDICT)]
     assert shown == [
-        """runs echo 'promoted-2 "fast" & ${canary}'""",
+        """runs echo 'promoted-2 "fast" & ${canary} key7-0'""",
         'sends POST https://d.example.org/cart%402 with {"why": "\\"fast\\" & ${canary}"}',
         "sets /k of etcd at http://etcd to 2",
         "notifies slack: promote go: ${outcome} bob",
     ]
     draft = preview_action(planned, Action.PROMOTE, ONE_SERVICE, VERDICT, datetime.now(UTC))
-    assert draft[0].description == "runs echo 'promoted-2 ${reason}'"
+    assert draft[0].description == "runs echo 'promoted-2 ${reason} ${idempotency_key}'"
 
 
 def test_what_is_taken_back_says_so():
