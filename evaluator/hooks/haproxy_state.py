@@ -77,7 +77,7 @@ class Backend:
         if others:
             limits.append("other servers keep their weights: " + ", ".join(f"{name} {others[name]}" for name in others))
         if unchecked:
-            limits.append(f"without a health check of {', '.join(unchecked)} HAProxy does not notice that it is down")
+            limits.append(f"HAProxy does not check the health of {', '.join(unchecked)}")
         if self.algorithm in _HASH_ALGORITHMS and any(
             weights[name] not in (0, server.initial_weight) for name, server in known.items()
         ):

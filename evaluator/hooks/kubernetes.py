@@ -228,24 +228,28 @@ class Kubernetes(BaseHook[KubernetesOptions]):
         cleared, each by a patch of its own, because status and spec cannot be patched together.
         """
         is_paused_by_spec = (resource.get("spec") or {}).get("paused")
-        pause_conditions = (resource.get("status") or {}).get("pauseConditions")
-        if pause_conditions:
-            status: Json = resource["status"]
+        status: Json = resource.get("status") or {}
+        earlier_status: Json = {}  # of the fields that are changed; None: the field is absent
+        if status.get("pauseConditions"):
             new_status: Json = {"pauseConditions": None}  # null deletes a field of the object
             # After an inconclusive analysis, the analysis step is skipped as well.
             analysis = (status.get("canary") or {}).get("currentStepAnalysisRunStatus") or {}
             if analysis.get("status") == "Inconclusive" and status.get("currentStepIndex") is not None:
                 new_status |= {"controllerPause": False, "currentStepIndex": status["currentStepIndex"] + 1}
+            earlier_status = {name: status.get(name) for name in new_status}
             resource = self._patch(resource, {"status": new_status}, "/status")
         if not is_paused_by_spec:
             return
         try:
             self._patch(resource, {"spec": {"paused": False}})
         except HookError as error:
-            if not pause_conditions:
+            if not earlier_status:
                 raise
-            # The patch of the conditions has changed something: so it must not count as failed without effect.
-            raise MaybeSent(f"its pause conditions were cleared, but it is still paused: {error.message}") from None
+            try:
+                self._patch(self._get_object(), {"status": earlier_status}, "/status")
+            except (HookError, MaybeSent):
+                raise MaybeSent(f"its pause conditions were cleared, but it is still paused: {error.message}") from None
+            raise HookError(f"it is still paused: {error.message}; its pause conditions were put back") from None
 
     # -------------------------------------------------------------- HTTPRoute
 

@@ -157,6 +157,26 @@ def test_a_pause_of_the_spec_is_lifted_as_well(api):
     assert patches(api)[1] == ("", version(8) | {"spec": {"paused": False}})
 
 
+@pytest.mark.parametrize(("refusals", "state"), [(1, "failed"), (9, "unknown")])
+def test_what_is_half_lifted_is_put_back(refusals, state, api):
+    api.objects[ROLLOUT]["spec"]["paused"] = True
+    before = copy.deepcopy(api.objects[ROLLOUT]["status"])
+    patch, left = api.patch, [refusals]
+
+    def refuse(path, *, is_status, request):
+        if (is_status and api.objects[ROLLOUT]["status"].get("pauseConditions")) or not left[0]:
+            return patch(path, is_status=is_status, request=request)
+        left[0] -= 1
+        return 403, {"message": "may not patch the spec"}
+
+    api.patch = refuse
+    outcome = rollout_hook(api, "promote").execute(make_context())
+    assert (outcome.state, "may not patch the spec" in outcome.did) == (state, True), outcome
+    if state == "failed":
+        assert "were put back" in outcome.did
+        assert api.objects[ROLLOUT]["status"] == before
+
+
 def test_after_an_analysis_that_decided_nothing_its_step_is_left(api):
     api.objects[ROLLOUT]["status"]["canary"] = {"currentStepAnalysisRunStatus": {"name": "a", "status": "Inconclusive"}}
     assert rollout_hook(api, "promote").execute(make_context()).state == "acknowledged"
