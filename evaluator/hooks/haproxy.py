@@ -200,7 +200,7 @@ class HaProxy(BaseHook[HaProxyOptions]):
         problems += backend.list_obstacles(targets)
         description = "; ".join([f"the weights are {show_weights(current)}", *done])
         if problems:
-            return Outcome("failed", f"not everything is as before: {'; '.join(problems)}. {description}")
+            return Outcome("failed", f"not everything is as before: {'; '.join(problems)}; {description}")
         return Outcome("acknowledged", description, earlier=earlier)
 
     # -------------------------------------------------------------- the runtime API

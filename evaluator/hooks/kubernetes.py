@@ -304,7 +304,7 @@ class Kubernetes(BaseHook[KubernetesOptions]):
         missing = [*problems, *unready]
         if not missing:
             return outcome
-        return Outcome("failed", f"not everything is as before: {'; '.join(missing)}. {outcome.did}")
+        return Outcome("failed", f"not everything is as before: {'; '.join(missing)}; {outcome.did}")
 
     # -------------------------------------------------------------- the API
 

@@ -152,7 +152,7 @@ class Nginx(BaseHook[NginxOptions]):
         unreachable = self._list_unreachable(weights)
         if not unreachable:
             return outcome
-        return Outcome("failed", f"not everything is as before: {'; '.join(unreachable)}. {outcome.did}")
+        return Outcome("failed", f"not everything is as before: {'; '.join(unreachable)}; {outcome.did}")
 
     def _install(self, text: str) -> Outcome:
         """Write the file, test nginx's configuration, and reload nginx.

@@ -127,7 +127,7 @@ def make_context(
 
 
 def _draft_intent(action: Action, release: Release) -> Intent:
-    """Make an intent that nobody has requested: it has no key, requester and reason."""
+    """Make an intent that was not requested: it has no key, requester and reason."""
     now = datetime.now(UTC)
     return Intent(
         id="",
@@ -155,7 +155,7 @@ def _write_versions(release: Release, arm: str) -> str:
 def preview_action(
     planned: Sequence[PlannedHook], action: Action, release: Release, verdict: StoredVerdict | None, until: datetime
 ) -> tuple[Preview, ...]:
-    """Describe the hooks of an action that nobody has requested yet, in order. Changes nothing.
+    """Describe the hooks of an action that is not requested yet, in order. Changes nothing.
 
     Words that only a request has (`${requester}`, `${reason}`, `${idempotency_key}`) are shown as they are. The
     current values are read until the time `until`.
