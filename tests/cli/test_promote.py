@@ -234,6 +234,12 @@ def test_a_request_whose_hooks_have_changed_is_not_shown_with_others(run):
     assert "its hooks cannot be shown" in run("approve")[1]
 
 
+def test_a_hook_that_would_be_refused_says_so_beforehand(run, monkeypatch):
+    monkeypatch.setattr("evaluator.hooks.command.Command.find_obstacle", lambda *_: "canary is drained")
+    code, out, _ = run("promote", "cart@1.9.0", "--dry-run", policy=HOOKS)
+    assert (code, "\n     would be refused now: canary is drained\n" in out) == (0, True)
+
+
 def test_hooks_of_a_rollback_are_tested_as_such(run):
     with pytest.MonkeyPatch.context() as patch:
         actions = []

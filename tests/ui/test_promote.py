@@ -156,6 +156,12 @@ def test_without_permission_the_page_shows_why_and_the_button_does_not_work(page
     assert intent.state is IntentState.APPROVED
 
 
+def test_a_hook_that_would_be_refused_says_so(page, shop, text, monkeypatch):
+    monkeypatch.setattr("evaluator.hooks.command.Command.find_obstacle", lambda *_: "canary is <i>drained</i>")
+    shown = page("promote", shop(HOOKS), release="cart@1.9.0")
+    assert "would be refused now: canary is &lt;i&gt;drained&lt;/i&gt;" in text(shown)
+
+
 def test_the_requester_cannot_agree_where_two_others_have_to(page, shop, text):
     path = shop(f"{HOOKS}sensitive: true\n")
     store = Store.open(path)
