@@ -239,7 +239,7 @@ def _refuse_without_requests(file: FilePlan, left_out: Sequence[LeftOut]) -> Inp
     if not count:
         text = f"{file.path} has no request"
     elif {rows_of_kind.kind for rows_of_kind in left_out} == {LeftOutKind.SUMMARY}:
-        text = f"{file.path} has no single request: all {count:,} rows sum up transactions"
+        text = f"{file.path} has no single request: all {count:,} rows sum up other rows"
     else:
         text = f"{file.path} has no request that can be used; its {count:,} rows are {list_left_out(left_out)}"
     hint = file.layout.advice if left_out else "check that the tool recorded requests"

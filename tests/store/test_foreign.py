@@ -111,7 +111,7 @@ def test_transactions_alone_can_be_judged_where_the_format_is_given(land, name):
             f'<sample ts="{T0 + k}" t="4" s="{"true" if k else "false"}" lb="buy" rm={MESSAGE}/>' for k in range(9)
         )
         text = f"<testResults>{samples}</testResults>"
-    with pytest.raises(InputError, match="all 9 rows sum up transactions") as caught:
+    with pytest.raises(InputError, match="all 9 rows sum up other rows") as caught:
         land(text, name)
     assert "--format jtl-transactions" in caught.value.hint
     assert land(text, name, format="jtl-transactions")[1] == [("buy", False, 8), ("buy", True, 1)]
