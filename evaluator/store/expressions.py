@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from evaluator.records import ColumnMap, Condition, FilePlan
-from evaluator.store.engine import quote, quote_all
+from evaluator.store.engine import name_compression, quote, quote_files
 
 SCALES = {"s": 1000.0, "ms": 1.0, "us": 0.001, "ns": 0.000001}
 """Unit of a time → milliseconds."""
@@ -24,8 +24,9 @@ def read_texts(
     """
     columns = ", ".join(f"{quote(name)}: 'VARCHAR'" for name in header)
     return f"""read_csv(
-        {quote_all(paths)}, auto_detect = false, header = true, delim = {quote(delimiter)}, quote = '"', escape = '"',
-        columns = {{{columns}}}, {on_error} = true)"""
+        {quote_files(paths)}, auto_detect = false, header = true, delim = {quote(delimiter)}, quote = '"',
+        escape = '"', columns = {{{columns}}}, compression = {name_compression(paths)}, hive_partitioning = false,
+        {on_error} = true)"""
 
 
 def column_name(file: FilePlan, source: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from evaluator.errors import InputError
 from evaluator.records import FilePlan, LeftOutKind
-from evaluator.store.engine import Engine, quote, quote_name
+from evaluator.store.engine import Engine, name_compression, quote, quote_file, quote_name
 from evaluator.store.expressions import column_name, express, is_nothing, read_texts, write_condition
 from evaluator.store.rollup import HIGHEST_MS
 from evaluator.store.sub_results import write_sub_results_query
@@ -115,7 +115,9 @@ def _select_raw(file: FilePlan, exprs: Mapping[str, str]) -> str:
     # The set has an empty name for each column that the layout does not have; no column of the header has that name.
     renamed = ", ".join(f"{quote_name(name)} AS c{k}" for k, name in enumerate(layout.header) if name in used_columns)
     if layout.reader == "parquet":
-        return f"SELECT {renamed} FROM read_parquet({quote(file.rewritten or file.path)})"
+        return (
+            f"SELECT {renamed} FROM read_parquet({quote_file(file.rewritten or file.path)}, hive_partitioning = false)"
+        )
     if layout.reader == "k6":
         # A line that is no JSON has NULL everywhere. A line of type Metric only defines a metric: an empty name makes
         # it a row that does not count.
@@ -127,7 +129,8 @@ def _select_raw(file: FilePlan, exprs: Mapping[str, str]) -> str:
                 SELECT CASE WHEN type = 'Metric' THEN '' ELSE metric END AS metric, data."time" AS "time",
                     data.value AS value, {picked_tags}
                 FROM read_json(
-                    {quote(file.path)}, format = 'newline_delimited', ignore_errors = true,
+                    {quote_file(file.path)}, format = 'newline_delimited', ignore_errors = true,
+                    compression = {name_compression([file.path])}, hive_partitioning = false,
                     columns = {{type: 'VARCHAR', metric: 'VARCHAR',
                         data: 'STRUCT("time" VARCHAR, value VARCHAR, tags STRUCT({tag_types}))'}}))"""
     table = f"SELECT {renamed} FROM {read_texts([file.path], layout.delimiter, layout.header, 'store_rejects')}"

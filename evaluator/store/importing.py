@@ -36,7 +36,7 @@ from evaluator.segments import segment_name, written_whole
 from evaluator.store import foreign
 from evaluator.store.clean_csv import write_clean_segment
 from evaluator.store.control import Control
-from evaluator.store.engine import Engine, open_engine, quote
+from evaluator.store.engine import Engine, open_engine, quote, quote_file
 from evaluator.store.file import StoreFile
 from evaluator.store.inspection import Inspection, find_landed, find_same, hash_files, match_landed
 from evaluator.store.landing import Segment, write_cells, write_manifest
@@ -264,7 +264,8 @@ def _stage_rows(
     except duckdb.Error as error:
         message = str(error)
         # An error of reading or writing (IOException) names the file that it is about, unless it is one of gzip.
-        is_other_file = isinstance(error, duckdb.IOException) and "GZIP" not in message and file.path not in message
+        is_named = file.path in message or quote_file(file.path)[1:-1] in message
+        is_other_file = isinstance(error, duckdb.IOException) and "GZIP" not in message and not is_named
         if is_other_file or isinstance(error, duckdb.OutOfMemoryException) or str(staged) in message:
             raise  # not a fault of the file that is read
         hint = "fetch it again" if file.path.endswith(".gz") else "write it again with the tool that made it"

@@ -66,7 +66,7 @@ def test_an_import_that_cannot_be_judged_gives_a_warning(tmp_path):
     _, _, err = run(tmp_path, "import", "cart@2", "--canary", "b.csv")
     assert "warning: nothing to compare without baseline" in err
     (tmp_path / "d.csv").write_text(PLAIN.replace("17900000", "17900001"))
-    _, _, err = run(tmp_path, "import", "cart@3", "--baseline", "b.csv,d.csv", "--canary", "c.csv")
+    _, _, err = run(tmp_path, "import", "cart@3", "--baseline-glob", "[bd].csv", "--canary", "c.csv")
     assert "warning: the arms have different numbers of runs (baseline 2, canary 1)" in err
 
 

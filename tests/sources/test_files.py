@@ -79,35 +79,6 @@ def test_broken_parquet(tmp_path):
         plan(path)
 
 
-def test_paths_that_lead_nowhere(tmp_path):
-    with pytest.raises(InputError, match="is a directory"):
-        plan(tmp_path)
-    with pytest.raises(InputError, match="there is no file"):
-        plan(tmp_path / "none.csv")
-    with pytest.raises(InputError, match="no file matches"):
-        plan(tmp_path / "*.csv")
-    with pytest.raises(InputError, match="no files were given"):
-        plan_landing({})
-
-
-def test_file_given_twice(tmp_path):
-    path = tmp_path / "a.csv"
-    path.write_text(PLAIN)
-    with pytest.raises(InputError, match="given twice for arm 'canary'"):
-        plan(f"{path},{path}")
-
-
-def test_lists_and_globs_are_taken_in_order(tmp_path):
-    for name in ("a1.csv", "a2.csv", "b,1.csv"):
-        (tmp_path / name).write_text(PLAIN)
-    planned = plan_landing({"canary": [str(tmp_path / "a*.csv"), str(tmp_path / "b,1.csv")]})
-    assert [(file.path.rsplit("/", 1)[1], file.number) for file in planned.files] == [
-        ("a1.csv", 0),
-        ("a2.csv", 1),
-        ("b,1.csv", 2),
-    ]
-
-
 @pytest.mark.parametrize(
     ("column", "error", "problem"),
     [

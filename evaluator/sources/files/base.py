@@ -199,7 +199,7 @@ def _choose_typical(values: Sequence[object]) -> object:
 def _open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file; an error of reading, also within the `with` block, becomes an InputError."""
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path.absolute()) as file:  # a relative path may look like an address: `s3:…`
             yield file
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path} is a broken Parquet file: {' '.join(str(error).split())[:200]}") from error

@@ -25,7 +25,7 @@ def _build_csv_layout(head: Head, column_requests: Sequence[ColumnRequest]) -> F
 def _build_parquet_layout(head: Head, column_requests: Sequence[ColumnRequest]) -> FileLayout:
     """Map the columns as for CSV. Raises InputError for a column of a type that would be read wrongly."""
     layout = _build_csv_layout(head, column_requests)
-    schema = pq.read_schema(head.path)
+    schema = pq.read_schema(head.path.absolute())  # a relative path may look like an address: `s3:…`
     for source in (source for column in layout.columns for source in column.sources):
         arrow_type = schema.field(source).type
         if pa.types.is_duration(arrow_type) or pa.types.is_nested(arrow_type):
