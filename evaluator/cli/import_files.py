@@ -69,14 +69,15 @@ FILE_OPTIONS = (
     default="auto",
     show_default=True,
     metavar="FORMAT",
-    help="auto, locust, jtl, jtl-transactions, k6, csv, parquet, or a source of another package.",
+    help="auto, locust, jtl, jtl-transactions, k6, csv, json, parquet, or a source of another package.",
 )
 @click.option(
     "--column",
     "columns",
     metavar="TARGET=SOURCE[:UNIT]",
     multiple=True,
-    help="Where a column comes from, for example response_time_ms=elapsed:s; may be repeated.",
+    help="Where a column comes from, for example response_time_ms=elapsed:s; SOURCE is a column, several joined by +,"
+    " or const:VALUE. May be repeated.",
 )
 @click.option(
     "--files-are",
@@ -117,9 +118,9 @@ def command(
     their times count from the start of a test.
 
     A request row needs ts, endpoint, response_time_ms and failed; instance, response_bytes, status_code, exception and
-    user_count are optional. UNIT is s, ms, us or ns for times (ts: also iso). For failed it is failure (true is a
-    failure), success (true is a success), status (0, and 400 or more, is a failure) or text (any text is a failure).
-    docs/formats.md lists for each format what is read, and what is left out and named.
+    user_count are optional. UNIT is s, ms, us or ns for times (ts: also iso, or a format such as %d/%b/%Y:%H:%M:%S %z).
+    For failed it is failure (true is a failure), success (true is a success), status (0, and 400 or more, is a failure)
+    or text (any text is a failure). docs/formats.md lists for each format what is read, and what is left out and named.
 
     Outcomes are compared by the metrics outcome_proportion, outcome_mean, outcome_ratio and outcome_quantile of the
     policy. Each unit (a user, a session) counts once, however many rows it has.
@@ -195,12 +196,16 @@ def _show_warnings(session: Session, warnings: Iterable[str]) -> None:
 
 
 def _find_incomparable(plan: LandingPlan) -> Iterable[str]:
-    """Find what can be imported but not compared, and describe it: one file for several arms, and an arm alone."""
+    """Describe what can be imported but not compared: one file for several arms, failures by a constant, one arm."""
     arms_and_paths = {(file.arm, file.path) for file in plan.files}
     arm_count_by_path = Counter(Path(path).resolve() for _, path in arms_and_paths)
     for path, arm_count in arm_count_by_path.items():
         if arm_count > 1:
             yield f"{path} is given for several arms, and the same requests cannot show a difference"
+    columns = [column for file in plan.files for column in file.layout.columns]
+    constant = next((c.constant for c in columns if c.target == "failed" and c.kind == "constant"), None)
+    if constant is not None:
+        yield f"by failed=const:{constant} all requests count the same, so no verdict can show more failures"
     arms = {file.arm for file in plan.files}
     if BASELINE not in arms or len(arms) < 2:
         missing_arm = CANDIDATE if BASELINE in arms else BASELINE

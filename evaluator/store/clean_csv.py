@@ -46,6 +46,7 @@ _MOST_COMBINATIONS = 1 << 20
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 _INSTANT = pa.timestamp("us", tz="UTC")
+_INSTANTS = {"iso": _INSTANT, **dict.fromkeys(MICROS, pa.float64())}
 _TYPES: Mapping[str, pa.DataType] = {
     "response_bytes": pa.int64(),
     "user_count": pa.int32(),
@@ -122,9 +123,9 @@ def _find_column_types(file: FilePlan) -> dict[str, pa.DataType] | None:
     for column in layout.columns:
         if column.kind in _TEXT_KINDS:
             column_type = _TEXT
-        elif column.kind == "instant":
-            column_type = _INSTANT if column.unit == "iso" else pa.float64()
-        elif column.kind == "number":
+        elif column.kind == "instant" and len(column.sources) == 1 and column.unit in _INSTANTS:
+            column_type = _INSTANTS[column.unit]
+        elif column.kind == "number" and len(column.sources) == 1:
             column_type = pa.float64()
         elif column.kind == "integer":
             column_type = _TYPES[column.target]

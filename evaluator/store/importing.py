@@ -37,6 +37,7 @@ from evaluator.store import foreign
 from evaluator.store.clean_csv import write_clean_segment
 from evaluator.store.control import Control
 from evaluator.store.engine import Engine, open_engine, quote, quote_file
+from evaluator.store.expressions import is_text_time
 from evaluator.store.file import StoreFile
 from evaluator.store.inspection import Inspection, find_landed, find_same, hash_files, match_landed
 from evaluator.store.landing import Segment, write_cells, write_manifest
@@ -125,8 +126,8 @@ def _convert(
     path = folder / segment_name(file.arm, file.number)
     staged = path.with_name(path.name + ".tmp")  # until the file has been read without a fault
     unit = next(column.unit for column in file.layout.columns if column.target == "ts")
-    # A time as text (iso) may be local, so it may be further ahead of our clock.
-    latest = datetime.now(UTC) + (AHEAD_LOCAL if unit == "iso" else AHEAD)
+    # A time as text may be local, so it may be further ahead of our clock.
+    latest = datetime.now(UTC) + (AHEAD_LOCAL if is_text_time(unit) else AHEAD)
     constants = {"run": run.id, "arm": file.arm, "service": plan.service}
     try:
         # Only the SQL drops the texts of sensitive requests.

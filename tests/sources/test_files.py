@@ -31,7 +31,7 @@ def plan(path, **options):
         pytest.param('{"attack":"","seq":0,"code":200,"latency":5}\n', "JSON of Vegeta", id="vegeta"),
         pytest.param('{"aggregate":{},"intermediate":[]}\n', "a report of Artillery", id="artillery"),
         pytest.param("<?xml version='1.0'?>\n<report/>\n", "is XML, but not a result file of JMeter", id="xml"),
-        pytest.param('{"type":"Point"}\n', "is JSON", id="json"),
+        pytest.param('{"type":"Point"}\n', "has no column 'ts'", id="json"),
         pytest.param("ts,ts\n1,2\n", "column 'ts' appears twice", id="column-twice"),
         pytest.param(
             "Type,Name,Request Count,Failure Count,Median Response Time\nGET,/,1,0,2\n",
@@ -83,7 +83,7 @@ def test_broken_parquet(tmp_path):
     ("column", "error", "problem"),
     [
         pytest.param("latency=x", UnknownName, "no column of a request row 'latency'", id="target"),
-        pytest.param("ts=tss", UnknownName, "did you mean 'ts'", id="source"),
+        pytest.param("ts=tss", InputError, "no column 'tss' .did you mean 'ts'", id="source"),
         pytest.param("ts", InputError, "not of the form TARGET=SOURCE", id="form"),
     ],
 )
@@ -127,7 +127,9 @@ def test_unit_of_instants_is_determined(tmp_path, first, unit):
         ("<results/>", "jtl", "is XML, but not a result file of JMeter"),
         ("<results/>", "k6", "is XML, but not a result file of JMeter"),
         ('{"root_group": 1}', "k6", "is JSON, but not what `k6 run --out json` writes"),
-        ('{"root_group": 1}', "locust", "is JSON, but not what `k6 run --out json` writes"),
+        ('{"root_group": 1}', "locust", "is JSON, not a file of format 'locust'"),
+        ('{"root_group": 1}', "csv", "is JSON, not a file of format 'csv'"),
+        (PLAIN, "json", "is not a file of format 'json'"),
         (PLAIN, "parquet", "is not a Parquet file"),
         (PLAIN, "jtl", "is not a JMeter result file: it has no column 'timeStamp'"),
     ],

@@ -1,4 +1,4 @@
-"""Which format a file has: the one that was named, else the first that claims it, else any CSV or any Parquet."""
+"""Which format a file has: the one that was named, else the first that claims it, else any CSV, JSON or Parquet."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from evaluator.records import FileLayout
 from evaluator.sources.files.base import FileFormat, Head, read_head
 from evaluator.sources.files.columns import ColumnRequest
 from evaluator.sources.files.jtl import refuse_xml
-from evaluator.sources.files.k6 import refuse_json
 from evaluator.sources.files.locust_log import refuse_aggregates
 from evaluator.sources.files.other_tools import refuse_other_tools
 
@@ -27,6 +26,7 @@ SOURCES: Mapping[str, FileFormat] = Extensions(
         "jtl-transactions": f"{_PACKAGE}.jtl:TRANSACTIONS",
         "k6": f"{_PACKAGE}.k6:K6",
         "csv": f"{_PACKAGE}.tables:CSV",
+        "json": f"{_PACKAGE}.json_lines:JSON",
         "parquet": f"{_PACKAGE}.tables:PARQUET",
     },
 )
@@ -36,8 +36,8 @@ SOURCES: Mapping[str, FileFormat] = Extensions(
 def recognise(path: Path, format: str, column_requests: Sequence[ColumnRequest]) -> FileLayout:  # noqa: A002
     """Determine the format of a file and build its layout: how its columns become those of a request row.
 
-    `format`: name of a format, or `auto`: the first format that claims the file, else the general format of CSV or
-    Parquet. Raises InputError for a file that cannot be read by it, UnknownName and SourceError.
+    `format`: name of a format, or `auto`: the first format that claims the file, else the general format of CSV, JSON
+    lines or Parquet. Raises InputError for a file that cannot be read by it, UnknownName and SourceError.
     """
     if format != "auto" and format not in SOURCES:
         raise UnknownName("format", format, ["auto", *SOURCES])
@@ -46,7 +46,7 @@ def recognise(path: Path, format: str, column_requests: Sequence[ColumnRequest])
         refuse_aggregates(head)
     name = _find_claiming_format(head) if format == "auto" else format  # empty: no format claims the file
     can_read = name != "" and head.file_type in SOURCES[name].file_types
-    # The general formats have the names of the types that they read: csv and parquet.
+    # The general formats have the names of the types that they read: csv, json and parquet.
     is_general = name == head.file_type
     if is_general or not can_read:
         refuse_other_tools(head)  # it may be of a tool whose files cannot be imported
@@ -57,7 +57,7 @@ def recognise(path: Path, format: str, column_requests: Sequence[ColumnRequest])
 
 
 def _refuse_unreadable(head: Head, format_name: str) -> None:
-    """Refuse a file that its format cannot read, unless it is CSV or Parquet that the general format can read.
+    """Refuse a file that its format cannot read, unless none was named and a general format can read it.
 
     `format_name`: as the user named it; empty if no format claims the file. Raises InputError.
     """
@@ -66,10 +66,9 @@ def _refuse_unreadable(head: Head, format_name: str) -> None:
         raise InputError(f"{head.path} is not a Parquet file", hint=hint)
     if head.file_type == "xml":
         refuse_xml(head)
-    if head.file_type == "json":
-        refuse_json(head)
-    if format_name and head.file_type == "csv":
-        raise InputError(f"{head.path} is not a file of format '{format_name}'", hint=hint)
+    if format_name:
+        what = {"parquet": "a Parquet file, ", "json": "JSON, "}.get(head.file_type, "")
+        raise InputError(f"{head.path} is {what}not a file of format '{format_name}'", hint=hint)
 
 
 def _find_claiming_format(head: Head) -> str:
