@@ -105,8 +105,7 @@ _HOW_WRITTEN: Mapping[str, Any] = {
 def _find_column_types(file: FilePlan) -> dict[str, pa.DataType] | None:
     """Find the Arrow type of each column of the file that is needed: its name in the file → type.
 
-    `None` if this module cannot read the layout: only plain CSV, whose rows are requests or summaries that the text of
-    one column identifies.
+    `None` if this module cannot read the layout: only CSV of requests, and of summaries known by the text of one column.
     """
     layout = file.layout
     if layout.reader != "csv" or layout.rewrite is not None or file.path.endswith(".gz"):
