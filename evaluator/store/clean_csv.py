@@ -105,7 +105,7 @@ _HOW_WRITTEN: Mapping[str, Any] = {
 def _find_column_types(file: FilePlan) -> dict[str, pa.DataType] | None:
     """Find the Arrow type of each column of the file that is needed: its name in the file → type.
 
-    `None` if this module cannot read the layout: only CSV of requests, and of summaries known by the text of one column.
+    `None` if this module cannot read the layout: only CSV of requests, and of summaries that one column shows.
     """
     layout = file.layout
     if layout.reader != "csv" or layout.rewrite is not None or file.path.endswith(".gz"):
