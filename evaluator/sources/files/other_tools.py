@@ -28,6 +28,7 @@ def _has_keys(*names: str) -> Callable[[Head], bool]:
 
 
 _SUMMARY_OF_JMETER = "JMeter's summary or aggregate report"
+_SUMMARY_OF_K6 = "a summary of k6"
 _TOOLS = {
     "a simulation.log of Gatling": lambda head: head.top.startswith(
         ("RUN\t", "REQUEST\t", "ASSERTION\t", "USER\t", "GROUP\t")
@@ -38,10 +39,12 @@ _TOOLS = {
     "a CSV of hey": _has_columns("response-time", "DNS+dialup", "status-code"),
     "JSON of Vegeta": _has_keys("attack", "seq", "latency"),
     "a report of Artillery": _has_keys("aggregate", "intermediate"),
+    _SUMMARY_OF_K6: lambda head: _has_keys("metrics", "root_group")(head) or _has_keys("metrics", "http_reqs")(head),
     "a HAR file of a browser": _has_keys("log", "creator", "version"),
 }
 """What a file is → the test for it."""
 
 _HINTS = {
+    _SUMMARY_OF_K6: "import the file of --out json or --out csv",
     _SUMMARY_OF_JMETER: "import the file that JMeter wrote sample by sample (jmeter -l FILE)",
 }
