@@ -26,8 +26,10 @@ class ColumnMap:
 
     - `text`: the sources, joined by a space;
     - `integer`;
-    - `number`: a duration in `unit` (s, ms, us, ns);
-    - `instant`: a time in `unit` (s, ms, us, ns since the epoch, or iso);
+    - `number`: a duration in `unit` (s, ms, us, ns), the sum of the sources;
+    - `instant`: a time in `unit` (s, ms, us, ns since the epoch, iso, or a format such as `%d/%b/%Y:%H:%M:%S %z`);
+      texts of several sources are joined by a space;
+    - `constant`: `constant` in all rows, without sources;
     - `ended`: an instant minus the milliseconds of the second source;
     - `route`: a method, and the first of the other sources that is not empty, as a URL without host and query.
 
@@ -45,9 +47,11 @@ class ColumnMap:
     sources: tuple[str, ...]
     kind: Literal[
         "text", "integer", "number", "instant", "true", "false", "status", "filled", "unexpected", "zero", "nonzero",
-        "ended", "route",
+        "ended", "route", "constant",
     ]  # fmt: skip
     unit: str = ""
+    constant: str = ""
+    """Value of the kind `constant`, as text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +98,15 @@ class FileLayout:
 
     format: str
     """Name in the table of sources: locust, jtl, …"""
-    reader: Literal["csv", "parquet", "k6"]
-    """`k6`: lines of k6's JSON."""
+    reader: Literal["csv", "parquet", "k6", "json"]
+    """`k6`: lines of k6's JSON; `json`: lines of any JSON objects."""
     columns: tuple[ColumnMap, ...]
     delimiter: str = ","
     header: tuple[str, ...] = ()
     """All columns of the file, in its order."""
+    paths: tuple[tuple[str, ...], ...] = ()
+    """Path to each column of the header, where columns may be inside of others: `("http", "status")` for the column
+    `http.status` of JSON or Parquet. Empty: no column is."""
     others: tuple[OtherRows, ...] = ()
     """Rows that are not requests; the first match decides. A row without a match is a request."""
     kind_column: str = ""

@@ -12,7 +12,7 @@ from typing import Literal
 from evaluator.errors import InputError, UnknownName
 from evaluator.records import OutcomeColumn, OutcomeOptions, OutcomePlan, SourceColumn
 from evaluator.sources.files.base import find_delimiter, refuse_repeated_column, starts_with
-from evaluator.sources.files.planning import expand_files
+from evaluator.sources.files.paths import OUTCOMES, find_files
 from evaluator.textfiles import find_packing, is_plain, open_bytes, open_text
 
 Describe = Callable[[OutcomePlan], Sequence[SourceColumn]]
@@ -47,15 +47,16 @@ def plan_outcomes(
     options: OutcomeOptions,
     describe: Describe,
     *,
+    patterns: Sequence[str] = (),
     query: str = "",
     skip_bad_rows: bool = False,
 ) -> OutcomePlan:
     """Plan the landing of outcome files: which column is the unit, the arm, an outcome, a covariate.
 
-    `files`: paths, globs and comma lists. `describe` lists the columns of the files, or of `query`, an SQL query over
-    them. Raises InputError and UnknownName.
+    `files`: their paths; `patterns`: patterns of further files. `describe` lists the columns of the files, or of
+    `query`, an SQL query over them. Raises InputError and UnknownName.
     """
-    paths = tuple(str(path) for path in expand_files(files, "outcomes"))
+    paths = tuple(str(path) for path in find_files(files, patterns, OUTCOMES))
     for path in paths:
         _check_packing(Path(path))
     readers = {"parquet" if starts_with(Path(path), b"PAR1") else "csv" for path in paths}

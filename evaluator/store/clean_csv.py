@@ -46,6 +46,7 @@ _MOST_COMBINATIONS = 1 << 20
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 _INSTANT = pa.timestamp("us", tz="UTC")
+_INSTANTS = {"iso": _INSTANT, **dict.fromkeys(MICROS, pa.float64())}
 _TYPES: Mapping[str, pa.DataType] = {
     "response_bytes": pa.int64(),
     "user_count": pa.int32(),
@@ -104,8 +105,7 @@ _HOW_WRITTEN: Mapping[str, Any] = {
 def _find_column_types(file: FilePlan) -> dict[str, pa.DataType] | None:
     """Find the Arrow type of each column of the file that is needed: its name in the file → type.
 
-    `None` if this module cannot read the layout: only plain CSV, whose rows are requests or summaries that the text of
-    one column identifies.
+    `None` if this module cannot read the layout: only CSV of requests, and of summaries that one column shows.
     """
     layout = file.layout
     if layout.reader != "csv" or layout.rewrite is not None:
@@ -122,9 +122,9 @@ def _find_column_types(file: FilePlan) -> dict[str, pa.DataType] | None:
     for column in layout.columns:
         if column.kind in _TEXT_KINDS:
             column_type = _TEXT
-        elif column.kind == "instant":
-            column_type = _INSTANT if column.unit == "iso" else pa.float64()
-        elif column.kind == "number":
+        elif column.kind == "instant" and len(column.sources) == 1 and column.unit in _INSTANTS:
+            column_type = _INSTANTS[column.unit]
+        elif column.kind == "number" and len(column.sources) == 1:
             column_type = pa.float64()
         elif column.kind == "integer":
             column_type = _TYPES[column.target]

@@ -34,7 +34,8 @@ from evaluator.segments import segment_name, to_folder_name, written_whole
 from evaluator.store import foreign
 from evaluator.store.clean_csv import write_clean_segment
 from evaluator.store.control import Control
-from evaluator.store.engine import Engine, open_engine, quote
+from evaluator.store.engine import Engine, open_engine, quote, quote_file
+from evaluator.store.expressions import is_text_time
 from evaluator.store.file import StoreFile
 from evaluator.store.inspection import Inspection, find_landed, find_same, hash_files, match_landed
 from evaluator.store.landing import Segment, write_cells, write_manifest
@@ -124,8 +125,8 @@ def _convert(
     path = folder / segment_name(to_folder_name(file.arm), file.number)
     staged = path.with_name(path.name + ".tmp")  # until the file has been read without a fault
     unit = next(column.unit for column in file.layout.columns if column.target == "ts")
-    # A time as text (iso) may be local, so it may be further ahead of our clock.
-    latest = datetime.now(UTC) + (AHEAD_LOCAL if unit == "iso" else AHEAD)
+    # A time as text may be local, so it may be further ahead of our clock.
+    latest = datetime.now(UTC) + (AHEAD_LOCAL if is_text_time(unit) else AHEAD)
     constants = {"run": run.id, "arm": file.arm, "service": plan.service}
     try:
         with _temporarily_readable(file) as readable:
@@ -267,7 +268,9 @@ def _stage_rows(
     except duckdb.Error as error:
         message = str(error)
         # An error of reading or writing (IOException) names the file that it is about.
-        is_other_file = isinstance(error, duckdb.IOException) and file.readable_path not in message
+        readable = file.readable_path
+        is_named = readable in message or quote_file(readable)[1:-1] in message
+        is_other_file = isinstance(error, duckdb.IOException) and not is_named
         if is_other_file or isinstance(error, duckdb.OutOfMemoryException) or str(staged) in message:
             raise  # not a fault of the file that is read
         reason = foreign.word_rejection(message.replace(file.readable_path, file.path))

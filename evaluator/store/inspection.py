@@ -102,7 +102,11 @@ def _inspect(file: FilePlan, stop: threading.Event) -> FileBytes:
 
 def _hash_reading(file: FilePlan, content_sha256: str) -> str:
     """Hash the hash of a file's bytes together with how they are read: their arm, and the layout of their columns."""
-    parts: list[object] = [content_sha256, file.arm, [dataclasses.asdict(column) for column in file.layout.columns]]
+    columns = [dataclasses.asdict(column) for column in file.layout.columns]
+    for column in columns:
+        if not column["constant"]:  # so that files without constants keep the hash that earlier versions stored
+            del column["constant"]
+    parts: list[object] = [content_sha256, file.arm, columns]
     if file.layout.others:  # rows that are not requests
         parts.append([dataclasses.asdict(rows) for rows in file.layout.others])
     if file.layout.unseen:  # what the file cannot show
@@ -115,7 +119,7 @@ def _count_without_line_end(file: FilePlan, chunks_before: int, chunk: bytes) ->
 
     Raises InputError if they are too many: the line is too long for DuckDB. Parquet files have no lines.
     """
-    if file.layout.reader not in ("csv", "k6") or b"\n" in chunk or b"\r" in chunk:
+    if file.layout.reader not in ("csv", "k6", "json") or b"\n" in chunk or b"\r" in chunk:
         return 0
     if chunks_before == _MOST_CHUNKS_OF_LINE:
         raise InputError(

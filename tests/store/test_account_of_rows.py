@@ -344,6 +344,11 @@ def write_json(_, rows, path):
     path.write_text("\n".join(row if isinstance(row, str) else _point(row) for row in rows) + "\n")
 
 
+def write_json_lines(header, rows, path):
+    lines = [row if isinstance(row, str) else json.dumps(dict(zip(header, row, strict=True))) for row in rows]
+    path.write_text("\n".join(lines) + "\n")
+
+
 def _point(row):
     metric, time, value, *tags = row
     filled = {name: tag for name, tag in zip(K6[3:], tags, strict=True) if tag}
@@ -370,6 +375,7 @@ FORMATS = {
     "jtl-xml": ("h.xml", (), write_xml, OF_XML, GOOD_XML),
     "k6-csv": ("i.csv", K6, write_csv, OF_K6, GOOD_K6),
     "k6-json": ("j.json", K6, write_json, [*OF_K6, BROKEN_LINE], GOOD_K6),
+    "json": ("p.jsonl", TABLE, write_json_lines, [*OF_TABLE, BROKEN_LINE], GOOD_TABLE),
     "vegeta-json": ("k.json", (), write_lines, OF_VEGETA, GOOD_VEGETA),
     "vegeta-csv": ("l.csv", (), write_headless, OF_VEGETA_CSV, GOOD_VEGETA_CSV),
     "gatling": ("m.log", (), write_lines, OF_GATLING, GOOD_GATLING),

@@ -43,6 +43,7 @@ _TEXT_SUMMARY = "a summary of hey or oha"
 _SUMMARY_OF_OHA = "a summary of oha"
 _REPORT_OF_VEGETA = "a report of Vegeta"
 _SUMMARY_OF_JMETER = "JMeter's summary or aggregate report"
+_SUMMARY_OF_K6 = "a summary of k6"
 _TOOLS = {
     "an access log": lambda head: _ACCESS_LOG.match(head.top) is not None,
     _SUMMARY_OF_JMETER: _has_columns("Label", "# Samples"),
@@ -52,11 +53,13 @@ _TOOLS = {
     _REPORT_OF_VEGETA: _has_keys("latencies", "status_codes", "success"),
     "JSON of pytest-benchmark": _has_keys("machine_info", "commit_info", "benchmarks"),
     "a report of Artillery": _has_keys("aggregate", "intermediate"),
+    _SUMMARY_OF_K6: lambda head: _has_keys("metrics", "root_group")(head) or _has_keys("metrics", "http_reqs")(head),
     "a HAR file of a browser": _has_keys("log", "creator", "version"),
 }
 """What a file is → the test for it."""
 
 _HINTS = {
+    _SUMMARY_OF_K6: "import the file of --out json or --out csv",
     _SUMMARY_OF_JMETER: "import the file that JMeter wrote sample by sample (jmeter -l FILE)",
     _TEXT_SUMMARY: "let the tool write its requests: `hey -o csv`, `oha --output-format csv`",
     _SUMMARY_OF_OHA: "let oha write its requests: `oha --output-format csv`",

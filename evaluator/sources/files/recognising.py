@@ -1,4 +1,4 @@
-"""Which format a file has: the one that was named, else the one that claims it, else any CSV or any Parquet."""
+"""Which format a file has: the one that was named, else the one that claims it, else any CSV, JSON or Parquet."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ SOURCES: Mapping[str, FileFormat] = Extensions(
         "pyperf": f"{_PACKAGE}.benchmarks:PYPERF",
         "google-benchmark": f"{_PACKAGE}.benchmarks:GOOGLE_BENCHMARK",
         "csv": f"{_PACKAGE}.tables:CSV",
+        "json": f"{_PACKAGE}.json_lines:JSON",
         "parquet": f"{_PACKAGE}.tables:PARQUET",
     },
 )
@@ -41,8 +42,8 @@ SOURCES: Mapping[str, FileFormat] = Extensions(
 def recognise(path: Path, format: str, column_requests: Sequence[ColumnRequest]) -> FileLayout:  # noqa: A002
     """Determine the format of a file and build its layout: how its columns become those of a request row.
 
-    `format`: name of a format, or `auto`: the format that claims the file, else the general format of CSV or Parquet.
-    Raises InputError for a file that cannot be read by it, UnknownName and SourceError.
+    `format`: name of a format, or `auto`: the format that claims the file, else the general format of CSV, JSON lines
+    or Parquet. Raises InputError for a file that cannot be read by it, UnknownName and SourceError.
     """
     if format != "auto" and format not in SOURCES:
         raise UnknownName("format", format, ["auto", *SOURCES])
@@ -52,7 +53,7 @@ def recognise(path: Path, format: str, column_requests: Sequence[ColumnRequest])
         refuse_aggregates(head)
     name = _choose_format(head) if format == "auto" else format  # empty: no format claims the file
     can_read = name != "" and head.file_type in SOURCES[name].file_types
-    # The general formats have the names of the types that they read: csv and parquet.
+    # The general formats have the names of the types that they read: csv, json and parquet.
     is_general = name == head.file_type
     if is_general or not can_read:
         refuse_other_tools(head)  # it may be of a tool whose files cannot be imported
@@ -74,7 +75,7 @@ def _choose_format(head: Head) -> str:
 
 
 def _refuse_unreadable(head: Head, format_name: str) -> None:
-    """Refuse a file that its format cannot read, unless it is CSV or Parquet that the general format can read.
+    """Refuse a file that its format cannot read, unless none was named and a general format can read it.
 
     `format_name`: as the user named it; empty if no format claims the file. Raises InputError.
     """
@@ -88,12 +89,6 @@ def _refuse_unreadable(head: Head, format_name: str) -> None:
         )
     if head.file_type == "xml":
         refuse_xml(head)
-    if head.file_type == "json":
-        raise InputError(
-            f"{head.path} is JSON of an unknown format",
-            hint="give JSON of k6 (--out json), Vegeta (`vegeta encode`), pyperf or Google Benchmark; or write CSV or "
-            "Parquet with the columns ts, endpoint, response_time_ms and failed",
-        )
 
 
 _TYPE_NAMES = {"csv": "CSV or other text", "json": "JSON", "parquet": "a Parquet file", "xml": "XML"}
