@@ -44,7 +44,8 @@ def command(session: Session, address: str, port: int, no_worker: bool) -> int:
     if no_worker:
         os.environ["EVALUATOR_APP_WORKER"] = "off"
     with listen(address, port) as listener:
-        port = listener.getsockname()[1]
+        # As numbers: where `localhost` has a second address, another account may listen there and get the token.
+        address, port = listener.getsockname()[:2]
         configure(address, port)
         access = None if is_login_configured() else Access(port)
         session.say(f"the app shows {session.store_path}; Ctrl-C ends it")
@@ -57,8 +58,8 @@ def command(session: Session, address: str, port: int, no_worker: bool) -> int:
         sys.stdout.flush()
         signal_number = serve(listener, find_app(), access, session.say)
     if signal_number == signal.SIGINT:
-        raise KeyboardInterrupt
-    signal.raise_signal(signal_number)  # the process ends as that signal ends others, with the exit code of it
+        return 128 + signal_number  # as for any command that Ctrl-C ends, but here that is no error
+    signal.raise_signal(signal_number)  # ends the process, with the exit code of that signal
     return 0
 
 
@@ -73,8 +74,5 @@ def find_app() -> Path:
 
 
 def _is_loopback(address: str) -> bool:
-    """Can only this machine reach the address? Any name except `localhost` counts as reachable by others."""
-    try:
-        return address == "localhost" or ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False
+    """Can only this machine reach the address, which is written in numbers?"""
+    return ipaddress.ip_address(address).is_loopback

@@ -43,7 +43,7 @@ class Refusal(StrEnum):
 EXPLANATIONS: Mapping[Refusal, tuple[str, str]] = {
     Refusal.NO_SESSION: (
         "This browser may only read.",
-        "To act, open the address with `?token=` that `evaluator app` printed at its start, or start it again.",
+        "To act, open the address that `evaluator app` printed at its start, with `?token=`, or start the app again.",
     ),
     Refusal.NOT_DIRECT: (
         "The app was opened through a proxy or under another name, and has no login: it may only be read.",
@@ -51,7 +51,7 @@ EXPLANATIONS: Mapping[Refusal, tuple[str, str]] = {
     ),
     Refusal.OTHER_PAGE: (
         "This connection was not opened by a page of the app: it may only read.",
-        "To act, open the address with `?token=` that `evaluator app` printed at its start, in a browser.",
+        "To act, open the address that `evaluator app` printed at its start, in a browser.",
     ),
     Refusal.NOT_STARTED: (
         "The app was not started by `evaluator app`: it may only be read.",

@@ -92,7 +92,7 @@ def serve(listener: socket.socket, script: Path, access: Access | None, say: Cal
             ssl_certfile=st.get_option("server.sslCertFile"),
             ssl_keyfile=st.get_option("server.sslKeyFile"),
             timeout_graceful_shutdown=_CLOSE_S,
-            proxy_headers=False,  # the rules look at what the connection itself says
+            proxy_headers=access is None,  # the rules look at the connection itself, not at what a header says of it
             server_header=False,
             log_config=None,
             log_level="warning",
@@ -112,6 +112,11 @@ def serve(listener: socket.socket, script: Path, access: Access | None, say: Cal
         signal.signal(number, end)
     try:
         server.run(sockets=[listener])
+    except OSError as error:  # without a certificate nothing is opened any more that can be missing
+        raise EvaluatorError(
+            f"the app did not start: {error.strerror or error}",
+            hint="check server.sslCertFile and server.sslKeyFile in .streamlit/config.toml",
+        ) from error
     finally:
         for number in heard:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)

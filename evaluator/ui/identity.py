@@ -135,7 +135,8 @@ def show_reader(store: Path) -> None:
     left, right = st.columns([4, 1], vertical_alignment="center")
     who = f"read by {escape_markdown(reader.name)}"
     if reader.refusal is not None:
-        who = f"read only. {EXPLANATIONS[reader.refusal][1]}"
+        advice = EXPLANATIONS[reader.refusal][1].replace("`", "")
+        who = f"read only. {escape_markdown(advice)}"
     left.caption(f"{escape_markdown(store)} · {who}")
     if reader.signed_in_at is not None:
         right.button("Sign out", on_click=st.logout, key="sign-out", type="tertiary")
