@@ -349,7 +349,7 @@ def test_an_audit_trail_that_was_edited_is_shown_in_red(page, shop, text):
 
 @pytest.mark.parametrize("refusal", Refusal)
 def test_a_connection_that_may_only_read_sees_why_and_no_button(page, shop, text, refusal):
-    path = shop(f'{HOOKS}approvals: {{promote: 1}}\nroles: {{admin: ["*"]}}\n')
+    path = shop(f'{HOOKS}approvals: {{promote: 2}}\nroles: {{admin: ["*"]}}\n')  # so that one request waits
     store = Store.open(path)
     request = ActionRequest(Action.PROMOTE, "cart@1.9.0", "x")
     ask(store, load(path)(), Person("bob", ("bob",)), request)
