@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 
@@ -28,5 +29,6 @@ def end_threads(say: Callable[[str], None]) -> None:
     for thread in _threads:
         thread.join(_PATIENCE_S)
         if thread.is_alive():
-            say(f"the {thread.name} completes the hooks that it executes; Ctrl-C again does not wait for their outcome")
+            with contextlib.suppress(OSError):  # a terminal that was closed
+                say(f"the {thread.name} completes the hooks that it executes; Ctrl-C again does not wait for that")
             thread.join()
