@@ -5,7 +5,8 @@ sites do not get sent. All other connections may only read: those of other accou
 another server of this machine shows, and through a proxy.
 
 A browser sends a cookie to every port of a host, so a server of another account could receive it. On Linux the session
-is therefore bound to the account whose browser has opened the address: other accounts cannot use it.
+is therefore bound to the account whose browser has opened the address: other accounts cannot use it. The token works
+for the first account only, too: the arguments of a browser that a terminal starts, which contain it, are listed for all.
 """
 
 from __future__ import annotations
@@ -75,15 +76,19 @@ class Access:
         self.pass_value = secrets.token_urlsafe(32)
         """Value of ACCESS_HEADER of a connection that may act. Nobody else can know it."""
         self._key = secrets.token_bytes(32)
+        self._token_account: int | None = None
+        """The first account that used the token; None: nobody did, or the system does not say which account it was."""
 
     def exchange(self, token: str, headers: Mapping[str, str], account: int | None) -> str | None:
-        """Return the session for a token; None if the token is wrong, or the request did not come directly.
+        """Return the session for a token; None if it is wrong, or of another account, or did not come directly.
 
         `headers`: of the request, in lower case. `account`: see `find_peer_account`.
         """
         if not hmac.compare_digest(token.encode(), self.token.encode()) or not _is_direct(headers):
             return None
-        return self._make_session(account)
+        if self._token_account is None:
+            self._token_account = account
+        return self._make_session(account) if account == self._token_account else None
 
     def find_refusal(
         self, headers: Mapping[str, str], cookies: Mapping[str, str], account: int | None

@@ -39,6 +39,20 @@ def test_the_token_is_exchanged_as_often_as_it_is_given(access):
     assert access.token not in sessions
 
 
+def test_the_token_works_for_the_first_account_that_uses_it(access):
+    assert access.exchange("x", DIRECT, 1001) is None  # a wrong one makes nobody the first
+    session = access.exchange(access.token, DIRECT, 1000)
+    for account in (1001, 0, None):
+        assert access.exchange(access.token, DIRECT, account) is None
+    assert access.exchange(access.token, DIRECT, 1000) == session
+
+
+def test_where_accounts_are_not_known_the_token_is_enough(access):
+    session = access.exchange(access.token, DIRECT, None)
+    assert access.exchange(access.token, DIRECT, None) == session
+    assert access.find_refusal(PAGE, {access.cookie_name: session}, None) is None
+
+
 @pytest.mark.parametrize("token", ["", "x", "é", "\udcff".encode(errors="replace").decode()])
 def test_a_wrong_token_gives_no_session(access, token):
     assert access.exchange(token, DIRECT, 1000) is None
