@@ -6,7 +6,7 @@ another server of this machine shows, and through a proxy.
 
 A browser sends a cookie to every port of a host, so a server of another account could receive it. On Linux the session
 is therefore bound to the account whose browser has opened the address: other accounts cannot use it. The token works
-for the first account only, too: the arguments of a browser that a terminal starts, which contain it, are listed for all.
+for the first account only, too: a browser that a terminal starts has it in its arguments, which all accounts can list.
 """
 
 from __future__ import annotations
