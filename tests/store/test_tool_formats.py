@@ -327,6 +327,9 @@ TABLE = "ts,endpoint,response_time_ms,failed\n" + "".join(
     f"{1_790_000_000 + k},GET /ä,{k + 1},false\n" for k in range(9)
 )
 JTL = '<?xml version="1.0" encoding="UTF-16"?>\n<testResults>\n<sample ts="1790000000000" t="4" s="true" lb="ä"/>\n</testResults>'  # noqa: E501
+OBJECTS = "".join(
+    f'{{"ts": {1_790_000_000 + k}, "endpoint": "GET /ä", "response_time_ms": 5, "failed": false}}\n' for k in range(9)
+)
 POINT = (
     '{"type":"Point","metric":"http_req_duration","data":{"time":"2026-09-21T14:00:00Z","value":3.5,'
     '"tags":{"method":"GET","name":"/ä","status":"200"}}}\n'
@@ -334,9 +337,16 @@ POINT = (
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig"])
-@pytest.mark.parametrize("text", [TABLE, JTL, POINT, LOG.replace("/pay", "/ä"), write_hits({"url": "http://h/ä"})])
+@pytest.mark.parametrize(
+    "text", [TABLE, OBJECTS, JTL, POINT, LOG.replace("/pay", "/ä"), write_hits({"url": "http://h/ä"})]
+)
 def test_text_of_other_encodings(land, text, encoding):
     assert any("ä" in row["endpoint"] for row in land(text, encoding=encoding)[1])
+
+
+def test_packed_json_lines(store, tmp_path):
+    (tmp_path / "a").write_bytes(gzip.compress(OBJECTS.encode()))
+    assert import_release(store, Release("r"), plan_landing({"canary": [str(tmp_path / "a")]})).rows == 9
 
 
 def test_a_file_and_its_packed_copy_are_the_same(store, tmp_path):
