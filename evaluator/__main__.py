@@ -77,7 +77,10 @@ def main() -> None:
     # All output is written: Ctrl-C during Python's shutdown must not change the exit code.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if exit_code == INTERRUPTED:
-        # After Ctrl-C in code that was run from a string, `sys.exit` would end the process by the signal instead.
+        # After Ctrl-C in code that was run from a string, `sys.exit` would end the process by the signal instead. This
+        # end calls no exit functions; if the command has used the store, it has temporary files.
+        if temporary := sys.modules.get("evaluator.store.temporary"):
+            temporary.remove_process_folder()
         sys.stderr.flush()
         os._exit(exit_code)
     sys.exit(exit_code)
@@ -127,7 +130,7 @@ def _show_error(error: BaseException, session: Session) -> int:
             _print_error("interrupted; what was recorded stays")
             return INTERRUPTED
         case EvaluatorError():
-            _print_error(error.message, error.hint)
+            _print_error(session.complete_commands(error.message), session.complete_commands(error.hint or ""))
             return error.exit_code
         case click.UsageError():
             error.show()

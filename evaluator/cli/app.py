@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -15,7 +16,7 @@ import click
 
 import evaluator as package
 from evaluator.cli import Session
-from evaluator.errors import EvaluatorError
+from evaluator.errors import EvaluatorError, StoreError
 from evaluator.extensions import explain_missing_package
 
 OPTIONS: Mapping[str, str] = {
@@ -47,6 +48,11 @@ def command(session: Session, address: str, port: int, no_worker: bool) -> int:
     """
     with explain_missing_package("the app needs", "app,plots"):
         version("streamlit")  # fails if it is not installed
+    from evaluator.pipeline.adopting import is_store_there
+
+    if is_store_there(session.store_path):
+        with suppress(StoreError):  # the pages show it
+            session.open_store(adopt=True)  # the pages read only what is in the store
     session.say(f"http://{address}:{port} shows {session.store_path}; Ctrl-C ends it")
     if not _is_loopback(address):
         session.say("other machines can reach this address: users have to sign in first (docs/app.md)")

@@ -112,7 +112,7 @@ def command(
         emit(describe_outcomes(release, landed_outcomes, facts, outcome_plan))
         if hint := describe_next_step(policy, store, landed_outcomes):
             session.say(hint)
-    session.say(f"next: {policy.command(release)}")
+    session.say(f"next: `{policy.command(release)}`")
     return 0
 
 
