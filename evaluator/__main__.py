@@ -20,7 +20,7 @@ from types import FrameType
 
 import click
 
-from evaluator.cli import Session, evaluator, flush, wants_color
+from evaluator.cli import Session, evaluator, flush, mask_control_characters, wants_color
 from evaluator.errors import EvaluatorError
 
 COULD_NOT_EVALUATE = 4
@@ -105,20 +105,11 @@ def _print_error(message: str, hint: str | None = None) -> None:
     """Print an error and its hint to stderr. If that fails, send all further output to stderr nowhere."""
     try:
         label = click.style("Error:", fg="red")
-        click.echo(f"{label} {_mask_control_characters(message)}", err=True, color=wants_color(sys.stderr))
+        click.echo(f"{label} {mask_control_characters(message)}", err=True, color=wants_color(sys.stderr))
         if hint:
-            click.echo(f"Hint: {_mask_control_characters(hint)}", err=True)
+            click.echo(f"Hint: {mask_control_characters(hint)}", err=True)
     except OSError:  # stderr on a full disk, for example: the exit code still shows the error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-
-
-def _mask_control_characters(text: str) -> str:
-    """Make control characters, which quoted names and values may contain, harmless for the terminal. Lines stay."""
-    if text.replace("\n", "").isprintable():
-        return text
-    from evaluator.reports.base import plain_text  # a slow import, and most messages need none
-
-    return "\n".join(plain_text(line) for line in text.split("\n"))
 
 
 def _show_error(error: BaseException, session: Session) -> int:

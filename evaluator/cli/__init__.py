@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from evaluator.records import Release
     from evaluator.store import Store
 
-__all__ = ["COMMANDS", "Session", "emit", "evaluator", "wants_color"]
+__all__ = ["COMMANDS", "Session", "emit", "evaluator", "flush", "mask_control_characters", "wants_color"]
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "demo": ("evaluator.cli.demo", "Load two versions of the sample service and judge them."),
@@ -144,7 +144,7 @@ class Session:
     def say(self, text: str) -> None:
         """Show progress on stderr, unless `-q` was given. Commands in it repeat `--store` and `--policy`."""
         if self.verbosity >= 0:
-            click.echo(self.complete_commands(text), err=True)
+            click.echo(mask_control_characters(self.complete_commands(text)), err=True)
 
     def complete_commands(self, text: str) -> str:
         """Add `--store` and `--policy`, as they were given, to each command in a text: it then does what the text says.
@@ -295,6 +295,18 @@ def wants_color(stream: IO[str]) -> bool:
     if os.environ.get("FORCE_COLOR"):
         return True
     return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def mask_control_characters(text: str) -> str:
+    """Escape what would control a terminal or change the direction of a text: names and values may contain it.
+
+    Lines stay.
+    """
+    if text.replace("\n", "").isprintable():
+        return text
+    from evaluator.reports.base import plain_text  # a slow import, and most texts need none
+
+    return "\n".join(plain_text(line) for line in text.split("\n"))
 
 
 def emit(text: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from evaluator.cli import Session, emit
+from evaluator.cli import Session, emit, mask_control_characters
 from evaluator.cli.terminal import rows_option
 from evaluator.errors import UsageError
 from evaluator.records import Release, Service, check_names
@@ -33,7 +33,7 @@ def query_store(session: Session, query: str | None, format_name: str) -> int:
     sql = query if query is not None else _read_query()
     store = session.open_store(adopt=True)
     if format_name == "table":
-        emit(_make_printable(store.data.render(sql)))
+        emit(mask_control_characters(store.data.render(sql)))
         return 0
     table = store.data.query(sql)
     if format_name == "json":
@@ -45,15 +45,8 @@ def query_store(session: Session, query: str | None, format_name: str) -> int:
     pyarrow.csv.write_csv(table, csv_file)
     text = csv_file.getvalue().decode().rstrip("\n")
     # A program gets the values as they are.
-    emit(_make_printable(text) if sys.stdout.isatty() else text)
+    emit(mask_control_characters(text) if sys.stdout.isatty() else text)
     return 0
-
-
-def _make_printable(text: str) -> str:
-    """Escape what would control a terminal, or change the direction of the text; lines stay."""
-    from evaluator.reports import plain_text
-
-    return "\n".join(plain_text(line) for line in text.split("\n"))
 
 
 def _read_query() -> str:
@@ -62,7 +55,7 @@ def _read_query() -> str:
         click.echo("enter one query, then Ctrl-D:", err=True)
     sql = sys.stdin.read().strip()
     if not sql:
-        raise UsageError("there is no query", hint="for example: evaluator data sql 'SELECT count(*) FROM requests'")
+        raise UsageError("there is no query", hint="for example: `evaluator data sql 'SELECT count(*) FROM requests'`")
     return sql
 
 

@@ -169,10 +169,8 @@ def execute_or_wait(
         if not store.control.deliveries(intent.id):
             session.say("nothing was executed: fix the cause above, then request it again")
             return 3
-        session.say(
-            "check what was changed, then run "
-            f"`{quote_command('hooks', 'retry', intent.id)}` or `{quote_command('rollback', intent.release)}`"
-        )
+        retry, take_back = quote_command("hooks", "retry", intent.id), quote_command("rollback", intent.release)
+        session.say(f"check what was changed, then run `{retry}` or `{take_back} --reason WHY`")
     # The caller wanted no more than to leave the execution to others: so this is a success.
     is_queued = queue and wait_s is None and intent.state in (IntentState.APPROVED, IntentState.SENT)
     return 0 if is_queued else EXIT_CODES.get(intent.state, 3)

@@ -349,7 +349,7 @@ def write_note(store: Store, policy: Policy, person: Person, release: str, text:
     if not note or len(note) > LONGEST_NOTE:
         raise UsageError(
             f"the note has more than {LONGEST_NOTE} characters" if note else "the note is empty",
-            hint='for example: evaluator audit note cart@1.5.0 "slow disk in pod 3"',
+            hint='for example: `evaluator audit note cart@1.5.0 "slow disk in pod 3"`',
         )
     store.control.release(release)  # raises UnknownName
     with _audit_refusals(store, person, release, "note"):

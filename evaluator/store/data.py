@@ -156,8 +156,8 @@ class StoredData:
         # Name of a segment → the file with its rows now, and when it landed.
         landed_before = {name: (file, landed_at.astimezone(UTC)) for name, file, landed_at in rows}
         folder = self.segment_folder(run)
-        if is_private(self.file.path) and not is_private(folder):
-            self._make_folder_private(folder)
+        if is_private(self.file.path) and not (is_private(folder) and is_private(folder.parent)):
+            self._make_folder_private(folder.parent)
         # Deleting request rows needs an exclusive lock on this file, so none are deleted meanwhile.
         with shared(self.file.empty_segment):
             landed = land(self.file, run, bucket_s, landed_before)
@@ -214,7 +214,10 @@ class StoredData:
             return import_outcomes(self.file, self.control, release, run, plan)
 
     def _make_folder_private(self, folder: Path) -> None:
-        """Let only the owner read what a recorder has written into the folder of a run; it may be of another user."""
+        """Let only the owner read what recorders have written into the folder of a release.
+
+        They may be processes of another user, whose files stay as they are.
+        """
         with suppress(OSError):  # the folder around it is private, so nobody else can reach this one
             make_private(folder)
 
