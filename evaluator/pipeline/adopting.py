@@ -7,13 +7,13 @@ command makes the store.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from evaluator.errors import SourceError, StoreError
 from evaluator.pipeline.base import Say, say_nothing
 from evaluator.pipeline.landing import land_release
-from evaluator.segments import data_folder
+from evaluator.segments import data_folder, to_folder_name
 from evaluator.sources.recording import MANIFEST_NAME, RunManifest
 from evaluator.store import Store
 from evaluator.store.file import WAIT_S
@@ -51,31 +51,33 @@ def open_store(path: Path, *, create: bool = False, private: bool = False, wait_
 def adopt_recordings(store: Store, say: Say = say_nothing) -> None:
     """Register and land each recording next to the store that no command has seen yet.
 
-    Those that cannot be read are left out, with a warning in the log. `say` receives a message for each release.
+    Those that cannot be read are left out, with a warning in the log; so are all if the store may only be read. `say`
+    receives a message for each release.
     """
-    manifests = []
-    for found in _find_recordings(store.file.folder):
+    releases: dict[str, None] = {}  # an ordered set
+    for found in _find_recordings(store.file.folder, except_runs=store.data.list_runs()):
         if isinstance(found, SourceError):
             _log.warning("%s; %s", found.message, found.hint)
         else:
-            manifests.append(found)
-    if not manifests:
-        return
-    known_runs = store.data.list_runs()
-    for release in dict.fromkeys(manifest.release for manifest in manifests if manifest.run not in known_runs):
+            releases[found.release] = None
+    for release in releases:
+        say(f"found a recording of {release}: reading it")
         try:
-            say(f"found a recording of {release}: reading it")
             land_release(store, release)
-        except SourceError as error:
-            _log.warning("%s; %s", error.message, error.hint)
+        except (SourceError, StoreError) as error:
+            _log.warning("the recording of %s was not read: %s; %s", release, error.message, error.hint)
 
 
-def _find_recordings(folder: Path) -> Iterator[RunManifest | SourceError]:
+def _find_recordings(folder: Path, *, except_runs: Iterable[str] = ()) -> Iterator[RunManifest | SourceError]:
     """Read the manifests of all recordings in the folder of a store, in the order of their paths.
 
-    Yields an error in place of one that cannot be read. A folder that is missing, or may not be read, has none.
+    `except_runs`: ids of runs whose manifests are not read. Yields an error in place of a manifest that cannot be read.
+    A folder that is missing, or may not be read, has none.
     """
+    known_folders = {to_folder_name(run) for run in except_runs}
     for path in sorted(folder.glob(f"*/*/{MANIFEST_NAME}")):
+        if path.parent.name in known_folders:
+            continue
         try:
             yield RunManifest.read(path)
         except SourceError as error:

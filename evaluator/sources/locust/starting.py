@@ -37,7 +37,8 @@ def keep_files_private(options: Namespace) -> None:
         return
     os.umask(PRIVATE_UMASK)
     # Locust has opened these already. The log may also be a device.
-    statistics = [Path(f"{options.csv_prefix}{ending}.csv") for ending in _STATISTICS] if options.csv_prefix else []
-    for path in [*statistics, *([Path(options.logfile)] if options.logfile else [])]:
+    prefix, log = getattr(options, "csv_prefix", None), getattr(options, "logfile", None)
+    paths = [f"{prefix}{ending}.csv" for ending in _STATISTICS] if prefix else []
+    for path in map(Path, [*paths, log] if log else paths):
         if path.is_file():
             make_private(path)
