@@ -126,8 +126,10 @@ class Session:
                 services += [stored_service.name for stored_service in stored.services]
             return services
 
-        policy = choose_policy(self.find_policy(), find_services)
-        self.is_sensitive = policy.promotion.sensitive or self.has_sensitive_policy()
+        path = self.find_policy()
+        policy = choose_policy(path, find_services)
+        if path is None or not path.is_dir():  # the policy of all services: it need not be read again
+            self.is_sensitive = policy.promotion.sensitive
         return policy
 
     def find_policy(self) -> Path | None:
