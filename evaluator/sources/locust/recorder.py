@@ -27,7 +27,7 @@ from locust.user.users import User
 from evaluator.segments import SegmentWriter, data_folder, run_folder
 from evaluator.sources.fingerprint import describe_environment
 from evaluator.sources.locust.open_requests import OpenRequests
-from evaluator.sources.locust.starting import get_options, keep_files_private, refuse_unknown
+from evaluator.sources.locust.starting import get_options, keep_files_private
 from evaluator.sources.locust.users import use_arms
 from evaluator.sources.recording import (
     DEFAULT_HEADER,
@@ -36,6 +36,7 @@ from evaluator.sources.recording import (
     Recording,
     RunManifest,
     WorkerFacts,
+    explain_refused_names,
     new_run_id,
 )
 from evaluator.sources.request_buffer import UNASSIGNED, RequestBuffer
@@ -47,6 +48,7 @@ SAMPLE_S = 5.0
 """CPU is averaged over this long; facts are written as often."""
 
 LAG_STEP_S = 0.1
+WRONG_CALL = 2
 COULD_NOT_RECORD = 4
 
 
@@ -125,11 +127,11 @@ class Recorder:
             use_arms(environment, recording)
         else:
             options = get_options(environment)
-            if not options.evaluator_release:
-                refuse_unknown("release: give --evaluator-release NAME or Recorder(release=NAME)")
             untagged = [cls.__name__ for cls in environment.user_classes if cls.context is User.context]
-            if not options.evaluator_arm and untagged:
-                refuse_unknown(f"arm of {untagged[0]}: give --evaluator-arm, or 'arm' in its context()")
+            names = (options.evaluator_release, options.evaluator_service, options.evaluator_arm)
+            if problem := explain_refused_names(*names, untagged):
+                sys.stderr.write(f"evaluator: {problem}\n")
+                sys.exit(WRONG_CALL)
             keep_files_private(options)
         self._process = _Process(environment, runner, recording, parent_pid)
         self._process.listen()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from locust.env import Environment
 from evaluator.permissions import PRIVATE_UMASK, is_private, make_private
 from evaluator.segments import data_folder
 
-WRONG_CALL = 2
 _STATISTICS = ("_stats", "_stats_history", "_failures", "_exceptions")
 """What Locust adds to the prefix of `--csv` in the names of its files."""
 
@@ -20,12 +18,6 @@ _STATISTICS = ("_stats", "_stats_history", "_failures", "_exceptions")
 def get_options(environment: Environment) -> Namespace:
     """The options of Locust's command line; none where Locust is used as a library."""
     return environment.parsed_options or Namespace()
-
-
-def refuse_unknown(unknown: str) -> None:
-    """End Locust with a message that the recorder does not know the release or the arm."""
-    sys.stderr.write(f"evaluator: the recorder does not know the {unknown}\n")
-    sys.exit(WRONG_CALL)
 
 
 def keep_files_private(options: Namespace) -> None:
