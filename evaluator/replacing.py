@@ -40,13 +40,13 @@ def _name_prefix(path: Path) -> str:
 
 
 def _make_locked(path: Path) -> tuple[Path, int]:
-    """Make a temporary file, which only its owner can read, and lock it as long as it is open: nobody deletes it then.
+    """Make a temporary file, which only its owner can read, and lock it as long as it is open: no process deletes it then.
 
     Returns its path and its open handle.
     """
     while True:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=_name_prefix(path), suffix=_SUFFIX)
-        with suppress(OSError):  # a file system without locks: then nobody can lock it, and nobody deletes it
+        with suppress(OSError):  # a file system without locks: then no process can lock it, and none deletes it
             fcntl.flock(handle, fcntl.LOCK_EX)
         if os.path.exists(name):  # noqa: PTH110 - else another process took the new file for an abandoned one
             return Path(name), handle

@@ -218,7 +218,7 @@ class StoredData:
 
         They may be processes of another user, whose files stay as they are.
         """
-        with suppress(OSError):  # the folder around it is private, so nobody else can reach this one
+        with suppress(OSError):  # the folder around it is private, so no other user can reach this one
             make_private(folder)
 
     # -------------------------------------------------------------- reading

@@ -210,7 +210,7 @@ def prepare_folder(file: StoreFile) -> None:
 
 
 def _remove_old(unfinished: Iterable[Path]) -> None:
-    """Delete unfinished files that nobody can be writing any more, because they are a minute old."""
+    """Delete unfinished files that no process can be writing any more, because they are a minute old."""
     for path in unfinished:
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > _LONGEST_WRITE_S:

@@ -1,9 +1,9 @@
-"""Temporary files of this process: in one folder that nobody else can read, and that is removed when the process ends.
+"""Temporary files of this process: in one folder that only its user can read, removed when the process ends.
 
 A process that is killed cannot remove its folder; the next one of the same user does. Each process holds a lock on its
 folder. The operating system releases the lock when the process is gone, however it ended, so a lock that is free shows
-that nobody uses the folder. This also holds where containers share the folder for temporary files, or process ids are
-used again.
+that no process uses the folder. This also holds where containers share the folder for temporary files, or process ids
+are used again.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _make_locked_folder() -> tuple[Path, int]:
         with suppress(FileNotFoundError):
             handle = os.open(path, _FOLDER_FLAGS)
             try:
-                with suppress(OSError):  # a file system without locks: then nobody can lock it, and nobody deletes it
+                with suppress(OSError):  # a file system without locks: then no process can lock it, and none deletes it
                     fcntl.flock(handle, fcntl.LOCK_EX)
                 (path / MARK).touch()
             except OSError:
