@@ -40,9 +40,9 @@ def _name_prefix(path: Path) -> str:
 
 
 def _make_locked(path: Path) -> tuple[Path, int]:
-    """Make a temporary file, which only its owner can read, and lock it as long as it is open: no process deletes it then.
+    """Make a temporary file, which only its owner can read. Returns its path and its open handle.
 
-    Returns its path and its open handle.
+    It is locked as long as it is open: no process deletes it then.
     """
     while True:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=_name_prefix(path), suffix=_SUFFIX)
