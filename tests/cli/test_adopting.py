@@ -10,7 +10,9 @@ from recordings import record
 
 import evaluator
 from evaluator.__main__ import run
+from evaluator.errors import StoreError
 from evaluator.sources.recording import MANIFEST_NAME
+from evaluator.store.data import StoredData
 
 STORE = Path("evaluator.duckdb")
 
@@ -134,3 +136,30 @@ def test_a_file_in_place_of_the_folder_and_a_folder_that_cannot_be_written(capsy
     monkeypatch.setattr("evaluator.store.migrations.pq.write_table", refuse)
     code, _, err = call(capsys, "releases")
     assert (code, "the store" in err, "cannot be made: Permission denied" in err) == (4, True, True)
+
+
+def test_who_may_only_read_the_store_still_sees_what_is_in_it(capsys, caplog, monkeypatch):
+    record(STORE, "cart@1")
+    call(capsys, "releases")
+    record(STORE, "cart@2", run="run-2")
+
+    def refuse(*_arguments, **_options):
+        raise StoreError("the store cannot be written: permission denied", hint="check its permissions")
+
+    monkeypatch.setattr(StoredData, "register_run", refuse)
+    code, out, _ = call(capsys, "releases")
+    assert (code, "cart@1" in out, "cart@2" in out) == (0, True, False)
+    assert "the recording of cart@2 was not read: the store cannot be written" in caplog.text
+
+
+def test_another_command_may_find_it_at_the_same_time(capsys, monkeypatch):
+    record(STORE, "cart@1")
+    register = StoredData.register_run
+
+    def register_twice(data, release, run, **options):
+        register(data, release, run, **options)
+        register(data, release, run, **options)  # raises StoreError, as if the first call was of another process
+
+    monkeypatch.setattr(StoredData, "register_run", register_twice)
+    code, out, _ = call(capsys, "verdict", "cart@1", "--format", "json")
+    assert (code, json.loads(out)["arms"][0]["requests"]) == (3, 40)
