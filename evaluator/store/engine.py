@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -119,7 +118,7 @@ def _limit(engine: Engine) -> None:
         spill = name_temporary_path()
     except OSError as error:
         raise StoreError(
-            f"no temporary folder can be made in {tempfile.gettempdir()}: {error.strerror}",
+            f"no temporary folder can be made: {error}",
             hint="free some space there, or name another folder in the environment variable TMPDIR",
         ) from error
     engine.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")

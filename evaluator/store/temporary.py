@@ -95,9 +95,10 @@ def remove_process_folder() -> None:
 
 def remove_abandoned() -> None:
     """Delete the folders of processes of this user that were killed."""
+    found: list[str] = []
     with suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:
-        abandoned = [entry.path for entry in entries if entry.name.startswith(PREFIX)]
-    for path in abandoned:
+        found = [entry.path for entry in entries if entry.name.startswith(PREFIX)]
+    for path in found:
         with suppress(OSError):
             _remove_if_abandoned(path)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from evaluator.errors import StoreError
 from evaluator.store import temporary
 from evaluator.store.engine import open_engine, open_shared
 from evaluator.store.temporary import MARK, PREFIX, name_temporary_path, remove_abandoned, temporary_folder
@@ -122,3 +123,14 @@ def test_a_folder_that_a_cleaner_of_old_files_has_deleted_is_made_again():
     (first / MARK).unlink()
     first.rmdir()
     assert name_temporary_path().parent.is_dir()
+
+
+@pytest.mark.parametrize("folder", ["nothing", "full"])
+def test_without_a_folder_for_temporary_files_the_error_says_what_to_do(temporary_files, monkeypatch, folder):
+    def refuse(*_arguments, **_options):
+        raise OSError(28, "No space left on device", folder)
+
+    monkeypatch.setattr(tempfile, "gettempdir" if folder == "nothing" else "mkdtemp", refuse)
+    with pytest.raises(StoreError, match=r"no temporary folder can be made: .*No space left") as caught, open_engine():
+        pass
+    assert "TMPDIR" in caught.value.hint
