@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -44,6 +43,7 @@ from evaluator.store.migrations import prepare_folder
 from evaluator.store.rollup import find_grid_us, roll_up
 from evaluator.store.runs import add_run
 from evaluator.store.sub_results import forget_sub_results
+from evaluator.store.temporary import temporary_folder
 from evaluator.textfiles import copy_plain, is_plain
 from evaluator.wording import list_left_out
 
@@ -159,8 +159,8 @@ def _temporarily_readable(file: FilePlan) -> Iterator[FilePlan]:
     if rewrite is None and is_plain(Path(file.path)):
         yield file
         return
-    with tempfile.TemporaryDirectory(prefix="evaluator-") as folder:
-        target = Path(folder) / "readable"
+    with temporary_folder() as folder:
+        target = folder / "readable"
         try:
             (rewrite or copy_plain)(Path(file.path), target)
         except OSError as error:
