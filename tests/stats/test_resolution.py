@@ -51,13 +51,13 @@ REPLICATES = {"replicates": 5, "instances": (1,), "duration_s": 60.0, "rate_per_
 
 
 @pytest.mark.parametrize("shift", [1.0, 1.4], ids=["+0.5 %", "+43 %"])
-def test_whole_microseconds_of_the_store_decide_nothing_and_are_not_blamed_on_the_file(shift):
+def test_whole_microseconds_decide_nothing_and_are_not_blamed_on_the_file(shift):
     baseline, canary = (15.486, 15.562) if shift == 1.0 else (3.70, 5.28)
     judged, p50, mean = compare(normal(baseline, 0.06), normal(canary, 0.06), 0.02, **REPLICATES)
     assert judged.word is VerdictWord.INCONCLUSIVE
     for row in (p50, mean):
         assert (row.status, row.too_coarse) == (OPEN, True)
-        assert "this store keeps times in steps of 0.001 ms" in row.reason
+        assert "times are kept in whole microseconds" in row.reason
         assert "the file" not in row.reason
         assert "time several calls together" in row.reason
     assert "more requests do not help" in judged.next_action
@@ -66,7 +66,7 @@ def test_whole_microseconds_of_the_store_decide_nothing_and_are_not_blamed_on_th
 def test_a_few_times_stored_as_one_number_do_not_count_as_equal():
     _, p50, _ = compare(normal(3.70, 0.02), normal(5.28, 0.02), 0.02, rate_per_s=0.3, instances=(1,))
     assert p50.status is MetricStatus.NO_DATA
-    assert "stored as 0.004 ms" in p50.reason
+    assert "stored as 4 µs" in p50.reason
     assert "are equal" not in p50.reason
     _, p50, _ = compare(normal(40_000, 0.0), normal(40_000, 0.0), 0.02, rate_per_s=0.3, instances=(1,))
     assert "are equal" in p50.reason
@@ -209,7 +209,7 @@ def test_steps_are_found_by_arm_and_endpoint():
     coarse = (requests.arm == 1) & (requests.endpoint == 1)
     times = np.where(coarse, np.rint(requests.response_us / 1000) * 1000, requests.response_us)
     panel = build_panel(to_cells(replace(requests, response_us=times.astype(np.int64))), "canary")
-    assert panel.steps_us.tolist() == [[1, 1], [1, 1000]]
+    assert panel.steps_ms.tolist() == [[0.001, 0.001], [0.001, 1.0]]
     assert panel.grid_ms == 0.001
     # A third of the candidate's requests go there: more than a quarter.
     assert step_of_arms_ms(panel).tolist() == [0.001, 1.0]
