@@ -136,10 +136,32 @@ def _import_requests(session: Session, store: Store, release: Release, plan: Lan
     """Land the files of a plan, and show what has landed, with warnings about what is doubtful or not comparable."""
     from evaluator.pipeline.importing import import_release
 
+    for sentence in _describe_time_columns(plan):
+        session.say(sentence)
     _show_warnings(session, _find_incomparable(plan))
     landed = import_release(store, release, plan)
     _show_warnings(session, landed.doubts)
     emit(describe_landed(release.id, landed))
+
+
+_UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+
+
+def _describe_time_columns(plan: LandingPlan) -> tuple[str, ...]:
+    """Say from which columns response times are read, and in which unit, if the files name the columns in their way.
+
+    The unit may come from the name or the type of a column, or be the default: a wrong one is seen here.
+    """
+    columns = [column for file in plan.files for column in file.layout.columns if column.target == "response_time_ms"]
+    is_general = {file.layout.format for file in plan.files} <= {"csv", "parquet"}
+    return tuple(
+        dict.fromkeys(
+            f"response times are read from the column '{column.sources[0]}' in "
+            + _UNIT_NAMES.get(column.unit, "the unit of its type")
+            for column in columns
+            if is_general and column.sources != (column.target,)
+        )
+    )
 
 
 def _show_warnings(session: Session, warnings: Iterable[str]) -> None:
