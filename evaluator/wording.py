@@ -15,7 +15,13 @@ from evaluator.records import MICROSECONDS, Comparison, Effect, LeftOut, LeftOut
 SIGNIFICANT = 3
 MINUTES_FROM_S = 100
 HOURS_FROM_S = 2 * 3600
-_TIME_UNITS = ((1e-4, "ns", 1e6), (0.1, "µs", 1e3), (1000.0 * MINUTES_FROM_S, "ms", 1.0))
+_TIME_UNITS = (
+    (1e-4, "ns", 1e6),
+    (0.1, "µs", 1e3),
+    (1000.0 * MINUTES_FROM_S, "ms", 1.0),
+    (1000.0 * HOURS_FROM_S, "min", 1 / 60_000),
+    (math.inf, "h", 1 / 3_600_000),
+)
 """Response times below this many ms are written in this unit, of which so many are a millisecond."""
 
 
@@ -83,11 +89,18 @@ def format_time(time_ms: float) -> str:
     >>> format_time(0.0154862), format_time(0.25), format_time(7.2e6)
     ('15.5 µs', '0.25 ms', '2 h')
     """
-    for below_ms, unit, per_ms in _TIME_UNITS:
-        if 0 < abs(time_ms) < below_ms:
-            return f"{format_number(time_ms * per_ms)} {unit}"
-    # Zero has no size that a unit could fit.
-    return format_duration(time_ms / 1000) if time_ms else "0 ms"
+    per_ms, unit = choose_time_scale(abs(time_ms))
+    return f"{format_number(time_ms * per_ms)} {unit}"
+
+
+def choose_time_scale(largest_ms: float) -> tuple[float, str]:
+    """Choose the unit that fits response times up to this one: how many of it are a millisecond, and its name.
+
+    Milliseconds for 0 and what is not finite, which have no size that a unit could fit.
+    """
+    if not largest_ms or not math.isfinite(largest_ms):
+        return 1.0, "ms"
+    return next((per_ms, unit) for below_ms, unit, per_ms in _TIME_UNITS if largest_ms < below_ms)
 
 
 def format_value(value: float | None, unit: str) -> str:
@@ -142,10 +155,9 @@ def _choose_effect_unit(effect: Effect, unit: str) -> tuple[float, str]:
     if unit == "fraction":
         return 100.0, "pp"
     # The largest number decides, so that the estimate and both ends of its interval have one unit.
-    largest = max((abs(v) for v in (effect.estimate, effect.lower, effect.upper) if math.isfinite(v)), default=0.0)
-    if unit == "ms" and largest:
-        return next(((per_ms, name) for below_ms, name, per_ms in _TIME_UNITS if largest < below_ms), (1.0, unit))
-    return 1.0, unit
+    ends = (effect.estimate, effect.lower, effect.upper)
+    largest = max((abs(value) for value in ends if math.isfinite(value)), default=0.0)
+    return choose_time_scale(largest) if unit == "ms" else (1.0, unit)
 
 
 def name_metric(rule: Rule) -> str:
