@@ -266,9 +266,10 @@ def write_cells(engine: Engine, run_id: str, grid: int, units_per_ms: int, suffi
         query = f"{_CODES} SELECT ({run_code}) AS run, * FROM ({cells}) ORDER BY ALL".format(suffix=suffix)
         engine.execute(f"INSERT INTO store.{table} {query}", [run_id])
     # The number of landings shows whether cells have to be merged when they are read.
+    # Without a success the unit stays open: later segments decide it.
+    has_times = engine.execute(f"SELECT 1 FROM cells_moments{suffix} WHERE n > failures LIMIT 1").fetchall()
     engine.execute(
         """UPDATE store.runs
         SET landings = landings + 1, grid = gcd(grid, ?), units_per_ms = coalesce(units_per_ms, ?) WHERE id = ?""",
-        # Without times the unit stays open: later segments decide it.
-        [grid, units_per_ms if grid else None, run_id],
+        [grid, units_per_ms if has_times else None, run_id],
     )

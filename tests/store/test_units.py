@@ -47,6 +47,8 @@ def land(store, new_run, rows, write):
     [
         pytest.param([0.0154862] * 9, NANOSECONDS, id="fractions of a short time"),
         pytest.param([0.015] * 9, MICROSECONDS, id="whole microseconds"),
+        pytest.param([float(np.float32(0.999))] * 9, MICROSECONDS, id="whole microseconds of 32 bits"),
+        pytest.param([3.1e-7] * 9, NANOSECONDS, id="below a nanosecond"),
         pytest.param([15.1234567] * 9, MICROSECONDS, id="long times"),
         pytest.param([0.999999] * 9, NANOSECONDS, id="below a millisecond"),
         pytest.param([1.000001] * 9, MICROSECONDS, id="above a millisecond"),
