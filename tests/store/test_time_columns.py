@@ -64,6 +64,15 @@ def test_a_missing_duration_is_a_bad_row(store, tmp_path):
         import_release(store, Release("cart@2"), plan_landing({"canary": [str(path)]}))
 
 
+@pytest.mark.parametrize("text", ["0 days 00:00:00.000015486", "00:00:01.5", "PT0.5S"])
+def test_durations_as_text_are_not_guessed(store, tmp_path, text):
+    """As pandas writes a timedelta to CSV: SQL would read it without its nanoseconds."""
+    path = tmp_path / "requests.csv"
+    path.write_text(f"ts,endpoint,response_time_ms,failed\n1790000000,GET /,{text},false\n")
+    with pytest.raises(InputError, match="a duration as text: write numbers, and name their unit by --column"):
+        import_release(store, Release("cart@2"), plan_landing({"canary": [str(path)]}))
+
+
 @pytest.mark.parametrize(
     ("response_times", "columns", "problem"),
     [
