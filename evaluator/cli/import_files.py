@@ -81,8 +81,9 @@ def command(
 
     A request row needs ts, endpoint, response_time_ms and failed; instance, response_bytes, status_code, exception and
     user_count are optional. UNIT is s, ms, us or ns for times (ts: also iso); without it, response times have the unit
-    of their type in Parquet, or that in which the column's name ends (took_ns), else ms. For failed it is failure (true is a
-    failure), success (true is a success), status (0, and 400 or more, is a failure) or text (any text is a failure).
+    of their type in Parquet, or that in which the column's name ends (took_ns), else ms. For failed it is failure (true
+    is a failure), success (true is a success), status (0, and 400 or more, is a failure) or text (any text is a
+    failure).
     docs/formats.md lists for each format what is read, and what is left out and named.
 
     Outcomes are compared by the metrics outcome_proportion, outcome_mean, outcome_ratio and outcome_quantile of the
