@@ -27,6 +27,7 @@ class ColumnMap:
     - `text`: the sources, joined by a space;
     - `integer`;
     - `number`: a duration in `unit` (s, ms, us, ns), the sum of the sources;
+    - `clock`: a duration as a time of day or an interval, whose type has its unit;
     - `instant`: a time in `unit` (s, ms, us, ns since the epoch, iso, or a format such as `%d/%b/%Y:%H:%M:%S %z`);
       texts of several sources are joined by a space;
     - `constant`: `constant` in all rows, without sources;
@@ -46,8 +47,8 @@ class ColumnMap:
     target: str
     sources: tuple[str, ...]
     kind: Literal[
-        "text", "integer", "number", "instant", "true", "false", "status", "filled", "unexpected", "zero", "nonzero",
-        "ended", "route", "constant",
+        "text", "integer", "number", "clock", "instant", "true", "false", "status", "filled", "unexpected", "zero",
+        "nonzero", "ended", "route", "constant",
     ]  # fmt: skip
     unit: str = ""
     constant: str = ""

@@ -48,6 +48,20 @@ def test_response_times_are_summed_up(land):
         land(f"ts,endpoint,failed,a,b\n{T},/,true,1,\n", "response_time_ms=a+b")  # but not half of one
 
 
+def test_response_times_of_different_units_are_not_summed_up(land):
+    text = f"ts,endpoint,failed,a_ns,b_us\n{T},/,false,1000,2\n"
+    with pytest.raises(InputError, match=r"their names end in different units \(ns, us\)"):
+        land(text, "response_time_ms=a_ns+b_us")
+    row = {"ts": T, "endpoint": "/", "failed": False, "n": 1}
+    table = pa.Table.from_pylist([row])
+    for name, kind in (("a", pa.duration("us")), ("b", pa.duration("us")), ("c", pa.duration("ns"))):
+        table = table.append_column(name, pa.array([1500], kind))
+    assert land(table, "response_time_ms=a+b", name="a.parquet")[1][0][2] == 3.0
+    for columns in ("a+c", "a+n"):
+        with pytest.raises(InputError, match="they have no sum"):
+            land(table, f"response_time_ms={columns}", name="a.parquet")
+
+
 def test_an_existing_column_with_a_plus_or_like_a_constant_is_one_column(land):
     header = "ts,a,b,a+b,const:x,failed"
     text = f"{header}\n{T},1,2,7,name,false\n"

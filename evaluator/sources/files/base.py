@@ -118,7 +118,11 @@ def read_table(head: Head) -> Table:
         table = table.flatten()
     header = tuple(".".join(path) for path in paths)
     refuse_repeated_column(head.path, header)
-    typical = {name: choose_typical(column.to_pylist()) for name, column in zip(header, table.columns, strict=True)}
+    # Times with a type need no value that shows their unit, and Python cannot hold all of them.
+    typical = {
+        name: str(column.type) if pa.types.is_temporal(column.type) else choose_typical(column.to_pylist())
+        for name, column in zip(header, table.columns, strict=True)
+    }
     return Table(head.path, header, typical, paths=tuple(paths) if any(len(path) > 1 for path in paths) else ())
 
 

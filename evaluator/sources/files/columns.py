@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Literal, cast
 
 from evaluator.errors import InputError, UnknownName
@@ -155,7 +154,10 @@ def map_column(request: ColumnRequest, header: Sequence[str], typical: Mapping[s
             raise _refuse_several(request, f"times in {unit} cannot be joined")
         return ColumnMap("ts", sources, "instant", unit)
     if request.target == "response_time_ms":  # several are summed up
-        return ColumnMap(request.target, sources, "number", unit or "ms")
+        units = {unit or find_unit_of_name(source) or "ms" for source in sources}
+        if len(units) > 1:
+            raise _refuse_several(request, f"their names end in different units ({', '.join(sorted(units))})")
+        return ColumnMap(request.target, sources, "number", units.pop())
     is_integer = request.target in _LARGEST
     if len(sources) > 1 and (is_integer or request.target == "failed"):
         raise _refuse_several(request, f"{request.target} is made of one column")
@@ -172,6 +174,30 @@ def _refuse_several(request: ColumnRequest, why: str) -> InputError:
         f"--column '{request.text}' names several columns: {why}",
         hint="name one; only names and texts of a time are joined (with a space), and response times summed up",
     )
+
+
+_WORDS_FOR_UNITS = {
+    "ns": ("ns", "nanos", "nanosecond", "nanoseconds"),
+    "us": ("us", "µs", "micros", "microsecond", "microseconds"),
+    "ms": ("ms", "millis", "millisecond", "milliseconds"),
+    "s": ("s", "sec", "secs", "second", "seconds"),
+}
+"""Unit of a duration → words for it at the end of the name of a column."""
+
+
+def find_unit_of_name(name: str) -> str:
+    """Find the unit of a duration that the name of its column ends in: s, ms, us or ns; empty if there is none.
+
+    >>> find_unit_of_name("took_ns"), find_unit_of_name("durationSeconds"), find_unit_of_name("time (µs)")
+    ('ns', 's', 'us')
+    >>> find_unit_of_name("elapsed"), find_unit_of_name("status")
+    ('', '')
+    """
+    # "durationSeconds" has the words "duration Seconds"; both letters that are used for micro become the same.
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name.replace("\N{GREEK SMALL LETTER MU}", "µ"))
+    words = re.findall(r"[a-zµ]+", spaced.lower())
+    last_word = words[-1] if words else ""
+    return next((unit for unit, spellings in _WORDS_FOR_UNITS.items() if last_word in spellings), "")
 
 
 # ------------------------------------------------------------------ times
@@ -226,7 +252,7 @@ def determine_instant_unit(value: object) -> str:
 
 def looks_like_time(value: object) -> bool:
     """Whether a value is a time that can be read without a unit or a format: since 2000, or a text with a date."""
-    if isinstance(value, datetime):
+    if str(value).startswith(("timestamp[", "date32[", "date64[")):  # a type of Parquet stands for its values
         return True
     unit = determine_instant_unit(value)
     if unit in TIME_UNITS:

@@ -12,6 +12,7 @@ from evaluator.sources.files.columns import (
     CONSTANT,
     REQUIRED,
     ColumnRequest,
+    find_unit_of_name,
     list_sources,
     looks_like_time,
 )
@@ -98,7 +99,7 @@ def _suggest_options(
         if not suggestion:
             suggestion, note = _PLACEHOLDERS[target]
             notes.append(note)
-        elif target == "response_time_ms":
+        elif target == "response_time_ms" and ":" in suggestion:
             notes.append(f"check the unit of {suggestion.rpartition(':')[0]}")
         texts.append(f"{target}={suggestion}")
     return [f"--column {shlex.quote(text)}" for text in texts], notes
@@ -138,7 +139,11 @@ _TIME_OF_DAY = re.compile(r"\d\d?:\d\d:\d\d(\.\d+)?")
 
 def _find_duration(columns: Mapping[str, object]) -> str:
     """Find the column with the response time and its unit, by its name; "" if none fits."""
-    numbers = {name: value for name, value in columns.items() if _is_number(value) and not looks_like_time(value)}
+    numbers = {
+        name: value
+        for name, value in columns.items()
+        if _has_unit(value) or (_is_number(value) and not looks_like_time(value))
+    }
     name = _find(
         numbers,
         r"^response_?time",
@@ -150,20 +155,26 @@ def _find_duration(columns: Mapping[str, object]) -> str:
         name = others[0] if len(others) == 1 else ""
     if not name:
         return ""
+    if _has_unit(numbers[name]):
+        return name
     snake = _to_snake(name)
-    unit = next((unit for unit, pattern in _UNITS_IN_NAMES.items() if re.search(pattern, snake)), "")
+    unit = find_unit_of_name(name) or next(
+        (unit for unit, pattern in _UNITS_IN_NAMES.items() if re.search(pattern, snake)), ""
+    )
     if not unit:  # a quarter of an hour is unusual, and a millisecond is not
         unit = "ns" if float(str(numbers[name])) >= 1e6 else "ms"
     return f"{name}:{unit}"
 
 
 _UNITS_IN_NAMES = {
-    "ns": r"(_|^)(ns|nsec|nanos|nanoseconds)$",
-    "us": r"(_|^)(us|usec|micros|microseconds)$",
-    "ms": r"(_|^)(ms|msec|millis|milliseconds)$",
-    "s": r"(_|^)(s|sec|secs|seconds)$|^(request|upstream_response)_time$",  # nginx writes seconds
+    "s": r"^(request|upstream_response)_time$",  # of nginx
 }
-"""Unit of a duration → names of columns that have it."""
+"""Unit of a duration → names of columns of tools that have it, and do not end in it."""
+
+
+def _has_unit(value: object) -> bool:
+    """Whether the type of a column of Parquet, which stands for its values, is a duration or a time of day."""
+    return str(value).startswith(("duration[", "time32[", "time64["))
 
 
 def _find_failure(columns: Mapping[str, object]) -> str:
