@@ -14,7 +14,13 @@ import click
 from evaluator.cli import Session, emit, mask_control_characters
 from evaluator.cli.amounts import MOMENT
 from evaluator.cli.gathering import gathered
-from evaluator.cli.outcomes import OUTCOME_OPTIONS, describe_next_step, describe_outcomes
+from evaluator.cli.outcomes import (
+    OUTCOME_FILE_OPTIONS,
+    OUTCOME_OPTIONS,
+    OutcomeFiles,
+    describe_next_step,
+    describe_outcomes,
+)
 from evaluator.cli.subject import Subject, subject_options
 from evaluator.errors import UsageError
 from evaluator.records import BASELINE, CANDIDATE, FilesAre, Landed, LandingPlan, OutcomeOptions, Release
@@ -89,6 +95,7 @@ FILE_OPTIONS = (
     "--from", "start", type=MOMENT, metavar="T", help="Only requests from this time on: 2026-11-25T10:00:00Z, or -1h."
 )
 @click.option("--to", "end", type=MOMENT, metavar="T", help="Only requests before this time.")
+@gathered("outcome_files", OutcomeFiles, *OUTCOME_FILE_OPTIONS)
 @gathered("outcome_options", OutcomeOptions, *OUTCOME_OPTIONS)
 @click.option("--skip-bad-rows", is_flag=True, help="Count rows that cannot be used instead of refusing the file.")
 @click.option(
@@ -108,8 +115,7 @@ def command(
     files_are: FilesAre | None,
     start: datetime | None,
     end: datetime | None,
-    outcomes: tuple[str, ...],
-    outcomes_glob: tuple[str, ...],
+    outcome_files: OutcomeFiles,
     outcomes_query: str,
     outcome_options: OutcomeOptions,
     skip_bad_rows: bool,
@@ -140,9 +146,16 @@ def command(
     from evaluator.sources.files.paths import option_of_arm, refuse_left_over
 
     refuse_left_over(click.get_current_context().args, option_of_arm(BASELINE))
-    has_outcomes = bool(outcomes or outcomes_glob)
+    arm_outcomes = _list_values_by_arm((), (), outcome_files.arm_outcomes, "--arm-outcomes")
+    arm_patterns = _list_values_by_arm((), (), outcome_files.arm_outcomes_glob, "--arm-outcomes-glob")
+    has_outcomes = outcome_files != OutcomeFiles()
+    if (arm_outcomes or arm_patterns) and (outcome_files.outcomes or outcome_files.outcomes_glob):
+        raise UsageError(
+            "--outcomes and --arm-outcomes exclude each other",
+            hint="give all files with --arm-outcomes NAME=FILE, or all with --outcomes, if a column has the arm",
+        )
     if not has_outcomes and (outcomes_query or outcome_options != OutcomeOptions()):
-        raise UsageError("options about outcomes need --outcomes FILE")
+        raise UsageError("options about outcomes need --outcomes FILE, or --arm-outcomes NAME=FILE for each arm")
     paths, patterns = files.list_paths(), files.list_patterns()
     has_requests = bool(paths or patterns)
     if not has_requests and (files_are or start or end):
@@ -160,8 +173,9 @@ def command(
         _import_requests(session, store, target_release, plan)
     if has_outcomes:
         landed_outcomes, facts, outcome_plan = import_outcomes(
-            store, target_release, outcomes, outcome_options,
-            patterns=outcomes_glob, query=outcomes_query, skip_bad_rows=skip_bad_rows)  # fmt: skip
+            store, target_release, outcome_files.outcomes, outcome_options, patterns=outcome_files.outcomes_glob,
+            arm_files=arm_outcomes, arm_patterns=arm_patterns, query=outcomes_query,
+            skip_bad_rows=skip_bad_rows)  # fmt: skip
         emit(mask_control_characters(describe_outcomes(release, landed_outcomes, facts, outcome_plan)))
         if hint := describe_next_step(policy, store, landed_outcomes):
             session.say(hint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -13,7 +14,19 @@ if TYPE_CHECKING:
     from evaluator.store import Store
 
 
-OUTCOME_OPTIONS = (
+@dataclass(frozen=True, slots=True)
+class OutcomeFiles:
+    """Values of the options that give files of outcomes."""
+
+    outcomes: tuple[str, ...] = ()
+    outcomes_glob: tuple[str, ...] = ()
+    arm_outcomes: tuple[str, ...] = ()
+    """Texts NAME=FILE."""
+    arm_outcomes_glob: tuple[str, ...] = ()
+    """Texts NAME=PATTERN."""
+
+
+OUTCOME_FILE_OPTIONS = (
     click.option(
         "--outcomes",
         metavar="FILE",
@@ -21,6 +34,18 @@ OUTCOME_OPTIONS = (
         help="Outcomes of an A/B test: CSV or Parquet, a row per unit or event, columns for unit, arm and outcomes.",
     ),
     click.option("--outcomes-glob", metavar="PATTERN", multiple=True, help="The same, in all files that match."),
+    click.option(
+        "--arm-outcomes",
+        metavar="NAME=FILE",
+        multiple=True,
+        help="Outcomes of one arm, whose file needs no column of the arm: baseline=old.csv. Repeat it for each arm.",
+    ),
+    click.option(
+        "--arm-outcomes-glob", metavar="NAME=PATTERN", multiple=True, help="The same, in all files that match."
+    ),
+)
+
+OUTCOME_OPTIONS = (
     click.option(
         "--outcomes-query", metavar="SQL", default="", help="Import the result of this query over the table outcomes."
     ),
@@ -40,7 +65,7 @@ OUTCOME_OPTIONS = (
         "--baseline-arm",
         metavar="VALUE",
         default="",
-        help="Value of the arm column that is the baseline.  [default: baseline, control, A, 0 …]",
+        help="Value of the arm column, or NAME, that is the baseline.  [default: baseline, control, A, 0 …]",
     ),
     click.option(
         "--outcome",
@@ -72,7 +97,8 @@ def describe_outcomes(release: str, landed: Landed, facts: OutcomeFacts, plan: O
     outcomes = ", ".join(column.name for column in plan.columns if column.role == "outcome")
     covariates = ", ".join(column.name for column in plan.columns if column.role == "covariate")
     judged_rows = sum(arm.judged for arm in facts.account())
-    text = f"{release}: outcomes of {facts.units} units ({plan.unit}) in {judged_rows} rows, arms by {plan.arm}: "
+    source_of_arms = "file" if plan.arm_of_file else plan.arm
+    text = f"{release}: outcomes of {facts.units} units ({plan.unit}) in {judged_rows} rows, arms by {source_of_arms}: "
     text += outcomes
     if covariates:
         text += f"; covariates {covariates}"

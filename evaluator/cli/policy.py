@@ -11,6 +11,7 @@ from evaluator.cli import Session, emit
 from evaluator.cli.subject import service_option
 from evaluator.policy import policy_schema
 from evaluator.policy.selection import choose_policy, list_policies
+from evaluator.records import Role
 
 
 @click.group("policy")
@@ -25,9 +26,16 @@ def check(session: Session, files: tuple[Path, ...]) -> None:
     """Check each FILE, a policy or a folder of policies (default: the policy that applies here)."""
     for file in files or (session.find_policy(),):
         for service, policy in list_policies(file).items():
-            gates = ", ".join(rule.name for rule in policy.rulebook.rules if rule.role == "gate")
-            for_service = f"for {service}; " if service else ""  # named if each service has its own policy
-            emit(f"{policy.origin}: ok; {for_service}gates: {gates}")
+            parts = ["ok", *([f"for {service}"] if service else [])]  # named if each service has its own policy
+            names_by_role = {
+                role: ", ".join(rule.name for rule in policy.rulebook.rules if rule.role is role) for role in Role
+            }
+            parts.append(f"gates: {names_by_role[Role.GATE]}")
+            if names_by_role[Role.HOLD]:
+                parts.append(f"holds: {names_by_role[Role.HOLD]}")
+            if names_by_role[Role.WATCH]:
+                parts.append(f"shown only, because of role: watch or without margin: {names_by_role[Role.WATCH]}")
+            emit(f"{policy.origin}: {'; '.join(parts)}")
 
 
 @command.command("show")

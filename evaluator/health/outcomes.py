@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from evaluator.health.base import OutcomeContext, fail, ok, warn
-from evaluator.records import Finding, LeftOutKind, OutcomeFacts, Outcomes
+from evaluator.records import ARM_OF_FILE, Finding, LeftOutKind, OutcomeFacts, Outcomes
 from evaluator.stats.outcomes.arms import compare_assignment
 from evaluator.wording import count_of, format_count, format_number
 
@@ -150,7 +150,10 @@ def check_assignment(context: OutcomeContext) -> Iterable[Finding]:
     share = facts.crossed / (facts.crossed + facts.units)  # `units`: those that were in one arm only
     text = f"{format_count(facts.crossed)} units ({format_number(share * 100)} %) were seen in several arms; left out"
     if share > MOST_CROSSED:
-        yield fail("assignment", text, "fix the assignment, then import again")
+        remedy = "fix the assignment, then import again"
+        if facts.arm_column == ARM_OF_FILE:
+            remedy += "; if the ids only number the rows of each file, import with `--unit rows`, or with ids of users"
+        yield fail("assignment", text, remedy)
     else:
         yield warn("assignment", text)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from evaluator.metrics.outcome_mean import OutcomeMean
 from evaluator.metrics.outcome_proportion import OutcomeProportion
@@ -48,17 +49,30 @@ def import_outcomes(
     options: OutcomeOptions,
     *,
     patterns: Sequence[str] = (),
+    arm_files: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    arm_patterns: Mapping[str, Sequence[str]] = MappingProxyType({}),
     query: str = "",
     skip_bad_rows: bool = False,
 ) -> tuple[Landed, OutcomeFacts, OutcomePlan]:
     """Land a table with the outcomes of units (such as users) as a new run.
 
-    `files`, `patterns`: paths of the files, and patterns of further ones. `query`: SQL that makes the table from them.
+    `files`, `patterns`: paths of the files, and patterns of further ones. `arm_files`, `arm_patterns`, by arm: the same
+    for files of one arm each, instead of the others. `query`: SQL that makes the table from them.
     If it has landed already, only services and labels of the release are updated. Returns the result of the landing,
     the counts of units and rows, and how the columns were read. Raises InputError for a table that cannot be read.
     """
     check_names(release)
-    plan = plan_outcomes(files, options, describe_outcomes, patterns=patterns, query=query, skip_bad_rows=skip_bad_rows)
+    plan = plan_outcomes(
+        files,
+        options,
+        describe_outcomes,
+        patterns=patterns,
+        arm_files=arm_files,
+        arm_patterns=arm_patterns,
+        query=query,
+        skip_bad_rows=skip_bad_rows,
+    )
+    check_names(release, plan.arm_of_file)
     group = new_run_id()
     run = Run(
         id=group,

@@ -35,7 +35,9 @@ class MetricSection(Section):
     name: Name = Field(description="Unique name, shown in the verdict.")
     type: str = Field(description="What is compared.", json_schema_extra={"enum": list(METRICS)})
     role: Literal["gate", "hold", "watch"] = Field(
-        "gate", description="gate: can block. hold: can stop a GO, never causes NO-GO. watch: shown only."
+        "gate",
+        description="gate: can block. hold: can stop a GO, never causes NO-GO. watch: shown only; the default "
+        "of a metric without margin, min and max, which has nothing to decide by.",
     )
     options: Annotated[dict[str, Any], WithJsonSchema({})] = Field(exclude=True)
     """Keys of the type as they are written."""
@@ -65,6 +67,8 @@ class MetricSection(Section):
         if not isinstance(raw, Mapping):
             return raw
         common = {key: value for key, value in raw.items() if key in _COMMON_KEYS}
+        if all(raw.get(key) is None for key in ("role", "margin", "min", "max")):
+            common["role"] = "watch"  # nothing says how much harm is tolerated, so it is shown and decides nothing
         options = {key: value for key, value in raw.items() if key not in _COMMON_KEYS}
         return {**common, "options": options, "metric": options}
 
@@ -184,7 +188,7 @@ class MetricSection(Section):
             return value
         has_bound = value is not None or lowest is not None or info.data["margin"] is not None
         if info.data["role"] != "watch" and not has_bound:
-            raise ValueError(f"a {info.data['role']} needs a margin, a min or a max; or give it role: watch")
+            raise ValueError(f"a {info.data['role']} needs a margin, a min or a max; without role it is shown only")
         return value
 
     @model_serializer(mode="wrap")

@@ -41,6 +41,7 @@ from evaluator.records.landing import (
 )
 from evaluator.records.metrics import Metric
 from evaluator.records.outcomes import (
+    ARM_OF_FILE,
     OutcomeColumn,
     OutcomeFacts,
     OutcomeLook,
@@ -121,6 +122,7 @@ from evaluator.records.words import (
 )
 
 __all__ = [
+    "ARM_OF_FILE",
     "BASELINE",
     "BINS_PER_DECADE",
     "BLOCK_BUCKETS",

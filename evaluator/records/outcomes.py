@@ -14,6 +14,9 @@ from evaluator.records.rows import ArmRows, LeftOut, LeftOutKind
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
+ARM_OF_FILE = "arm_of_file"
+"""Column of the table `outcomes` with the arm of a row's file, if each file belongs to one arm."""
+
 
 @dataclass(frozen=True, slots=True)
 class SourceColumn:
@@ -62,6 +65,11 @@ class OutcomePlan:
     header: tuple[str, ...] = ()
     """Columns of a CSV file, in their order."""
     delimiter: str = ","
+    arm_of_file: tuple[str, ...] = ()
+    """Arm of each of `paths`, which the table has as the column `ARM_OF_FILE`; empty: a column of the files has the
+    arm."""
+    named_arm: str = ""
+    """With `arm_of_file`: a column whose name says that it has the arm, too. It must not contradict. Empty: none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from evaluator.errors import InputError, UnknownName
-from evaluator.records import OutcomeColumn, OutcomeOptions, OutcomePlan, SourceColumn
+from evaluator.records import ARM_OF_FILE, BASELINE, OutcomeColumn, OutcomeOptions, OutcomePlan, SourceColumn
 from evaluator.sources.files.base import find_delimiter, refuse_repeated_column, starts_with
-from evaluator.sources.files.paths import OUTCOMES, find_files
+from evaluator.sources.files.paths import OUTCOMES, find_files, find_files_of_arms, option_of_arm_outcomes
 from evaluator.textfiles import find_packing, is_plain, open_bytes, open_text
 
 Describe = Callable[[OutcomePlan], Sequence[SourceColumn]]
@@ -31,6 +33,8 @@ _ARMS = (
     "condition",
     "bucket",
 )
+_SURE_ARMS = ("arm", "variant", "variation", "test_group", "experiment_group", "treatment")
+"""Those of these names that hardly mean anything else."""
 _COVARIATE_MARKS = ("pre_", "pre.", "covariate_", "covariate.")
 _COVARIATE_ENDS = ("_pre", "_covariate", "_before")
 _NO_OUTCOME = re.compile("timestamp|time|ts|date|day|hour|unnamed.*", re.IGNORECASE | re.DOTALL)
@@ -48,15 +52,21 @@ def plan_outcomes(
     describe: Describe,
     *,
     patterns: Sequence[str] = (),
+    arm_files: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    arm_patterns: Mapping[str, Sequence[str]] = MappingProxyType({}),
     query: str = "",
     skip_bad_rows: bool = False,
 ) -> OutcomePlan:
     """Plan the landing of outcome files: which column is the unit, the arm, an outcome, a covariate.
 
-    `files`: their paths; `patterns`: patterns of further files. `describe` lists the columns of the files, or of
-    `query`, an SQL query over them. Raises InputError and UnknownName.
+    `files`: their paths; `patterns`: patterns of further files. `arm_files` and `arm_patterns`, by arm: the same for
+    files of one arm each, instead of the others. `describe` lists the columns of the files, or of `query`, an SQL query
+    over them. Raises InputError and UnknownName.
     """
-    paths = tuple(str(path) for path in find_files(files, patterns, OUTCOMES))
+    if arm_files or arm_patterns:
+        paths, arm_of_file = _list_files_of_arms(arm_files, arm_patterns)
+    else:
+        paths, arm_of_file = tuple(str(path) for path in find_files(files, patterns, OUTCOMES)), ()
     for path in paths:
         _check_packing(Path(path))
     readers = {"parquet" if starts_with(Path(path), b"PAR1") else "csv" for path in paths}
@@ -76,15 +86,97 @@ def plan_outcomes(
         skip_bad_rows=skip_bad_rows,
         header=header,
         delimiter=delimiter,
+        arm_of_file=arm_of_file,
     )
+    _refuse_other_columns(plan, describe)
     columns = {column.name: column for column in describe(plan)}
     unit = ROWS
     if options.unit != ROWS:
         unit = _choose_column(options.unit, _UNITS, columns, "--unit", "the unit (a user, a session)")
-    arm = _choose_column(options.arm_column, _ARMS, columns, "--arm-column", "the arm")
+    if arm_of_file:
+        if options.arm_column:
+            raise InputError(
+                "--arm-column cannot be used with --arm-outcomes, which names the arm of each file",
+                hint="leave out --arm-column; or give the files with --outcomes, if a column has the arm",
+            )
+        if ARM_OF_FILE not in columns:
+            raise InputError(
+                f"the result of --outcomes-query has no column {ARM_OF_FILE}, the arm of a row's file",
+                hint=f"add the column {ARM_OF_FILE} of the table `outcomes` to the columns of the result",
+            )
+        arm = ARM_OF_FILE
+        by_plain_name = {_simplify(name): name for name in columns}
+        named_arm = next((by_plain_name[name] for name in _SURE_ARMS if name in by_plain_name), "")
+        plan = replace(plan, named_arm=named_arm)
+    else:
+        arm = _choose_column(options.arm_column, _ARMS, columns, "--arm-column", "the arm")
     if unit == arm:
         raise InputError(f"column '{unit}' cannot be both the unit and the arm")
-    return replace(plan, unit=unit, arm=arm, columns=_choose_value_columns(options, columns, {unit, arm}))
+    key_columns = {unit, arm, plan.named_arm}
+    return replace(plan, unit=unit, arm=arm, columns=_choose_value_columns(options, columns, key_columns))
+
+
+def _list_files_of_arms(
+    arm_files: Mapping[str, Sequence[str]], arm_patterns: Mapping[str, Sequence[str]]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """List the files of all arms, and the arm of each. `arm_files`, `arm_patterns`: arm → its paths, its patterns.
+
+    Raises InputError for a single arm, for a file of several arms, and for files with equal content: units would count
+    twice, or as units of several arms.
+    """
+    files_by_arm = find_files_of_arms(arm_files, arm_patterns, option_of_arm_outcomes)
+    if len(files_by_arm) < 2:
+        arm = next(iter(files_by_arm))
+        other_arm = "treatment" if arm == BASELINE else BASELINE
+        raise InputError(
+            f"there are only files of arm '{arm}', and nothing to compare them with",
+            hint=f"give those of all arms in one import: {option_of_arm_outcomes(other_arm).write('FILE')}",
+        )
+    arm_and_path_by_content: dict[str, tuple[str, Path]] = {}
+    for arm, paths in files_by_arm.items():
+        for path in paths:
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            first_arm, first_path = arm_and_path_by_content.setdefault(content, (arm, path))
+            if (first_arm, first_path) != (arm, path):
+                both = f"{first_path} of arm '{first_arm}' and {path} of arm '{arm}' have the same content"
+                if first_path == path:
+                    both = f"{path} is given for the arms '{first_arm}' and '{arm}'"
+                raise InputError(both, hint="give each file once, for the arm to which its units were assigned")
+    paths_and_arms = [(str(path), arm) for arm, paths in files_by_arm.items() for path in paths]
+    return tuple(path for path, _ in paths_and_arms), tuple(arm for _, arm in paths_and_arms)
+
+
+def _refuse_other_columns(plan: OutcomePlan, describe: Describe) -> None:
+    """Refuse files whose columns are not those of the first one, in its order. Raises InputError.
+
+    All files are read as one table: the values of other columns would be lost, or taken for those of the first file.
+    """
+    first_path, *other_paths = plan.paths
+
+    def list_columns(path: str) -> tuple[str, ...]:
+        """List the names of a file's columns in their order."""
+        if plan.reader == "csv":
+            return _read_header(Path(path))[0]
+        one_file = replace(plan, paths=(path,), arm_of_file=(), query="")
+        return tuple(column.name for column in describe(one_file))
+
+    columns = list_columns(first_path)
+    if ARM_OF_FILE in columns and plan.arm_of_file:
+        raise InputError(f"{first_path} has a column {ARM_OF_FILE}, a name that is reserved", hint="rename the column")
+    for path in other_paths:
+        columns_of_path = list_columns(path)
+        if columns_of_path == columns:
+            continue
+        lacking = [name for name in columns if name not in columns_of_path]
+        additional = [name for name in columns_of_path if name not in columns]
+        differences = [f"lacks {', '.join(lacking)}"] if lacking else []
+        differences += [f"also has {', '.join(additional)}"] if additional else []
+        how = " and ".join(differences) or "has them in another order"
+        raise InputError(
+            f"{path} does not have the columns of {first_path}: it {how}"[:500],
+            hint="write all files with the same columns in the same order",
+        )
 
 
 def _check_packing(path: Path) -> None:
@@ -141,7 +233,7 @@ def _choose_column(
         if option_value not in columns:
             raise UnknownName("column in the file", option_value, columns)
         return option_value
-    by_plain_name = {name.strip().lower().replace(" ", "_").replace("-", "_"): name for name in columns}
+    by_plain_name = {_simplify(name): name for name in columns}
     usual_column = next((by_plain_name[name] for name in usual_names if name in by_plain_name), None)
     if usual_column is None:
         raise InputError(
@@ -150,6 +242,11 @@ def _choose_column(
             + (", or use --unit rows if each row is a unit" if option == "--unit" else ""),
         )
     return usual_column
+
+
+def _simplify(name: str) -> str:
+    """Simplify the name of a column, so that spellings such as "User ID" and "user-id" are equal."""
+    return name.strip().lower().replace(" ", "_").replace("-", "_")
 
 
 def _choose_value_columns(

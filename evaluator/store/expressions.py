@@ -24,18 +24,19 @@ def read_texts(
     header: Sequence[str],
     on_error: Literal["store_rejects", "ignore_errors"],
     compression: Literal["none", "auto"] = "none",
+    further_options: str = "",
 ) -> str:
     """Write the call of DuckDB's `read_csv` that reads CSV files with the columns `header`, each as text.
 
     `on_error`: rows that cannot be split are stored in the table `reject_errors`, or ignored. `compression`:
-    `auto` unpacks files whose names end in .gz.
+    `auto` unpacks files whose names end in .gz. `further_options`: SQL of options, after a comma.
     """
     columns = ", ".join(f"{quote(name)}: 'VARCHAR'" for name in header)
     compression_sql = name_compression(paths) if compression == "auto" else quote(compression)
     return f"""read_csv(
         {quote_files(paths)}, auto_detect = false, header = true, delim = {quote(delimiter)}, quote = '"',
         escape = '"', columns = {{{columns}}}, compression = {compression_sql}, hive_partitioning = false,
-        {on_error} = true)"""
+        {on_error} = true{further_options})"""
 
 
 def access_column(layout: FileLayout, position: int) -> str:

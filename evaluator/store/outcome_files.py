@@ -8,7 +8,7 @@ from pathlib import Path
 import duckdb
 
 from evaluator.errors import InputError
-from evaluator.records import OutcomePlan, SourceColumn
+from evaluator.records import ARM_OF_FILE, OutcomePlan, SourceColumn
 from evaluator.store.engine import (
     Engine,
     name_compression,
@@ -21,6 +21,9 @@ from evaluator.store.engine import (
 )
 from evaluator.store.expressions import read_texts
 from evaluator.store.foreign import find_line, refuse_rows, word_rejection
+
+_PATH_COLUMN = "evaluator: path of the file"
+"""Column in which DuckDB writes the path of a row's file; no file has a column of this name."""
 
 _EACH_ROW = "rows"
 """`unit` of files in which every row is a unit."""
@@ -76,18 +79,35 @@ def _select_typed(plan: OutcomePlan) -> str:
 
     If the plan has a query of the user, that query runs over the files as the table `outcomes`.
     """
+    columns, with_path = _select_columns(plan)
     if plan.reader == "parquet":
-        table = f"SELECT * FROM read_parquet({quote_files(plan.paths)}, hive_partitioning = false)"
+        table = f"SELECT {columns} FROM read_parquet({quote_files(plan.paths)}, hive_partitioning = false{with_path})"
     else:
         # A row that cannot be split is ignored here: `read_rows` reads the file as texts and reports it. With a
         # query, the file is read only here, so DuckDB must refuse such a row.
         lenient = "" if plan.query else ", ignore_errors = true"
-        table = f"""SELECT * FROM read_csv({quote_files(plan.paths)}, header = true, delim = {quote(plan.delimiter)},
-            quote = '"', escape = '"', nullstr = {quote_all(_NULLS)}, compression = {name_compression(plan.paths)},
-            hive_partitioning = false{lenient})"""
+        table = f"""SELECT {columns} FROM read_csv({quote_files(plan.paths)}, header = true,
+            delim = {quote(plan.delimiter)}, quote = '"', escape = '"', nullstr = {quote_all(_NULLS)},
+            compression = {name_compression(plan.paths)}, hive_partitioning = false{lenient}{with_path})"""
     if not plan.query:
         return table
     return f"WITH outcomes AS ({table}) SELECT * FROM ({plan.query.strip().rstrip(';')})"
+
+
+def _select_columns(plan: OutcomePlan) -> tuple[str, str]:
+    """Write what is selected from the files, and the option of the reading function that it needs (empty: none).
+
+    These are all columns, and `ARM_OF_FILE` if each file belongs to one arm.
+    """
+    if not plan.arm_of_file:
+        return "*", ""
+    path_column = quote_name(_PATH_COLUMN)
+    cases = " ".join(
+        f"WHEN {quote(path_for_engine(path))} THEN {quote(arm)}"
+        for path, arm in zip(plan.paths, plan.arm_of_file, strict=True)
+    )
+    columns = f"* EXCLUDE ({path_column}), CASE {path_column} {cases} END AS {quote_name(ARM_OF_FILE)}"
+    return columns, f", filename = {quote(_PATH_COLUMN)}"
 
 
 def _mark_rows(plan: OutcomePlan, names: Sequence[str]) -> str:
@@ -100,7 +120,9 @@ def _mark_rows(plan: OutcomePlan, names: Sequence[str]) -> str:
     if plan.reader == "parquet" or plan.query:
         rows_query = _select_typed(plan)
     else:
-        rows_query = f"SELECT * FROM {read_texts(plan.paths, plan.delimiter, plan.header, 'store_rejects', 'auto')}"
+        columns, with_path = _select_columns(plan)
+        texts = read_texts(plan.paths, plan.delimiter, plan.header, "store_rejects", "auto", with_path)
+        rows_query = f"SELECT {columns} FROM {texts}"
     unit = f"nullif(trim(CAST({quote_name(plan.unit)} AS VARCHAR)), '')"
     if plan.unit == _EACH_ROW:  # each row is a unit
         unit = "CAST(row_number() OVER () AS VARCHAR)"
@@ -123,6 +145,22 @@ def _mark_rows(plan: OutcomePlan, names: Sequence[str]) -> str:
         SELECT *, CASE WHEN unit_ IS NULL THEN {quote(plan.unit)} WHEN arm_ IS NULL THEN {quote(plan.arm)}
             {problem_cases} END AS problem_
         FROM ({with_values})"""
+
+
+def list_named_arms(engine: Engine, plan: OutcomePlan) -> Mapping[str, Sequence[str]]:
+    """List the different values that the column `named_arm` of a plan has in the files of each arm, at most three.
+
+    Empty if the plan has no such column.
+    """
+    if not plan.named_arm:
+        return {}
+    value = f"nullif(trim(CAST({quote_name(plan.named_arm)} AS VARCHAR)), '')"
+    rows = engine.execute(
+        f"""SELECT arm, list(value ORDER BY value)[:3] FROM
+        (SELECT DISTINCT {quote_name(ARM_OF_FILE)} AS arm, {value} AS value FROM ({_select_typed(plan)}))
+        WHERE value IS NOT NULL GROUP BY arm ORDER BY arm"""
+    ).fetchall()
+    return dict(rows)
 
 
 def read_rows(engine: Engine, plan: OutcomePlan) -> Mapping[str, int]:

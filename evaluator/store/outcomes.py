@@ -41,7 +41,7 @@ from evaluator.store.file import StoreFile
 from evaluator.store.landing import Segment, hash_file, write_manifest
 from evaluator.store.leftovers import landing_in, remove_killed
 from evaluator.store.migrations import prepare_folder
-from evaluator.store.outcome_files import read_rows
+from evaluator.store.outcome_files import list_named_arms, read_rows
 from evaluator.store.runs import add_run, left_out_from_plain
 
 ROWS_FILE, UNITS_FILE = "outcomes.rows", "outcomes.units"
@@ -101,6 +101,7 @@ def import_outcomes(
         bad_rows_by_label = read_rows(engine, plan)
         columns = _decide_binary(engine, plan)
         labels = _order_arms(engine, plan)  # arms as the files name them, the baseline first
+        _refuse_contradiction(plan, list_named_arms(engine, plan), labels[0])
         facts = _count_rows(engine, plan, bad_rows_by_label, labels[0])
         facts = _drop_duplicates(engine, facts, labels[0])
         facts = _sum_units(engine, columns, facts, labels[0])
@@ -129,6 +130,8 @@ def _hash_content(plan: OutcomePlan) -> str:
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror}") from error
     how_to_read = asdict(replace(plan, paths=()))
+    if not plan.arm_of_file:  # so that files without it have the hash under which they landed in earlier versions
+        del how_to_read["arm_of_file"]
     return hashlib.sha256(json.dumps([file_hashes, how_to_read], sort_keys=True).encode()).hexdigest()
 
 
@@ -167,6 +170,11 @@ def _order_arms(engine: Engine, plan: OutcomePlan) -> tuple[str, ...]:
     arms = [row[0] for row in engine.execute("SELECT DISTINCT arm FROM outcome_rows ORDER BY arm").fetchall()]
     if not arms:
         raise InputError(f"{plan.paths[0]} has no row that can be used")
+    for path, arm in zip(plan.paths, plan.arm_of_file, strict=False):  # `arm_of_file` is empty if a column has the arm
+        if arm not in arms and not plan.query:  # a query may leave out an arm
+            raise InputError(
+                f"arm '{arm}' has no row that can be used in {path}", hint="give a file with the units of this arm"
+            )
     if len(arms) > _MOST_ARMS:
         raise InputError(
             f"column '{plan.arm}' of {plan.paths[0]} has {len(arms)} different values, too many for arms",
@@ -190,6 +198,30 @@ def _order_arms(engine: Engine, plan: OutcomePlan) -> tuple[str, ...]:
     if baseline != BASELINE and BASELINE in arms:
         raise InputError(f"arm '{baseline}' cannot be the baseline while another arm is called '{BASELINE}'")
     return (baseline, *(arm for arm in arms if arm != baseline))
+
+
+def _refuse_contradiction(plan: OutcomePlan, named_arms: Mapping[str, Sequence[str]], baseline_label: str) -> None:
+    """Refuse files of one arm each in which the column of the arm says something else. Raises InputError.
+
+    `named_arms`: arm of the files → values of their column `plan.named_arm`. `baseline_label`: which of these arms is
+    the baseline.
+    """
+    first_arm_by_value: dict[str, str] = {}
+    for arm, values in named_arms.items():
+        other_arms = {other.lower() for other in plan.arm_of_file if other != arm}
+        found = " and ".join(f"'{value}'" for value in values)
+        problem = ""
+        if len(values) > 1:
+            problem = f"has {found} there"
+        elif first_arm_by_value.setdefault(values[0], arm) != arm:
+            problem = f"has {found} there, as arm '{first_arm_by_value[values[0]]}' has"
+        elif values[0].lower() in other_arms or (arm != baseline_label and values[0].lower() in _BASELINES):
+            problem = f"has {found} there, which is another arm"
+        if problem:
+            raise InputError(
+                f"column '{plan.named_arm}' contradicts --arm-outcomes: arm '{arm}' {problem}",
+                hint="give the files with --outcomes, if that column is right; if it is no arm, rename it",
+            )
 
 
 def _count_by_arm(engine: Engine, baseline_label: str, count_sql: str, table_sql: str) -> dict[str, int]:

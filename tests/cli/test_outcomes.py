@@ -339,3 +339,120 @@ def test_a_stray_arm_is_left_out_by_the_command_that_is_shown(folder, capfd):
     assert [arm["name"] for arm in plain["arms"]] == ["baseline", "treatment"]
     # The two arms are the same data as before, so this is the same look at them.
     assert (code, plain["verdict"], plain["monitoring"]) == (0, "go", "fixed")
+
+
+def split_by_arm(path):
+    """Write the rows of each arm into a file of its own, without the column of the arm; returns their paths by arm."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    paths = {}
+    for arm in sorted({row["variant"] for row in rows}):
+        paths[arm] = path.with_name(f"{arm}.csv")
+        with paths[arm].open("w", newline="") as file:
+            writer = csv.DictWriter(file, [name for name in rows[0] if name != "variant"], extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(row for row in rows if row["variant"] == arm)
+    return paths
+
+
+def test_a_file_for_each_arm_is_judged_as_one_file_with_a_column(folder, capfd):
+    together = write_test(folder / "o.csv", units=600)
+    files_by_arm = split_by_arm(together)
+    assert run(["import", "shop@1", "--outcomes", str(together)]) == 0
+    options = [word for arm, path in files_by_arm.items() for word in ("--arm-outcomes", f"{arm}={path}")]
+    assert run(["import", "shop@2", *options]) == 0
+    assert "outcomes of 600 units (user_id) in 600 rows, arms by file: converted" in capfd.readouterr().out
+    verdicts = []
+    for release in ("shop@1", "shop@2"):
+        run(["verdict", release, "--format", "json"])
+        plain = json.loads(capfd.readouterr().out)
+        verdicts.append((plain["verdict"], plain["arms"], plain["metrics"]))
+    assert verdicts[0] == verdicts[1]
+
+
+def test_a_pattern_gives_the_files_of_an_arm_and_a_query_leaves_one_out(folder, capfd):
+    for arm in ("baseline", "b", "c"):
+        for part in (1, 2):
+            (folder / f"{arm}-{part}.csv").write_text(f"user,bought\n{arm}{part},1\n{arm}{part}x,0\n")
+    options = [
+        word for arm in ("baseline", "b", "c") for word in ("--arm-outcomes-glob", f"{arm}={folder}/{arm}-?.csv")
+    ]
+    query = "SELECT * FROM outcomes WHERE arm_of_file <> 'c'"
+    assert run(["import", "shop@2", *options, "--outcomes-query", query]) == 0
+    assert "outcomes of 8 units (user) in 8 rows" in capfd.readouterr().out
+    query = "SELECT user, bought FROM outcomes"
+    assert run(["import", "shop@2", *options, "--outcomes-query", query]) == 2
+    assert "has no column arm_of_file" in capfd.readouterr().err
+
+
+ONE, TWO = "user,bought\nu1,1\nu2,0\n", "user,bought\nu3,1\nu4,0\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "options", "message"),
+    [
+        (ONE, ONE, [], "new.csv of arm 'canary' have the same content"),
+        (ONE, "user,bought\n", [], "arm 'canary' has no row that can be used in new.csv"),
+        (ONE, "user,amount\nu3,1\n", [], "it lacks bought and also has amount"),
+        (ONE, "bought,user\n1,u3\n", [], "it has them in another order"),
+        (ONE, TWO, ["--arm-column", "user"], "--arm-column cannot be used with --arm-outcomes"),
+        (ONE, TWO, ["--outcomes", "old.csv"], "--outcomes and --arm-outcomes exclude each other"),
+        ("user,variant,x\nu1,A,1\n", "user,variant,x\nu2,A,1\n", [], "arm 'canary' has 'A' there, as arm 'baseline'"),
+        (
+            "user,arm,x\nu1,canary,1\n",
+            "user,arm,x\nu2,n,1\n",
+            [],
+            "arm 'baseline' has 'canary' there, which is",
+        ),
+        ("user,arm,x\nu1,A,1\nu2,B,1\n", "user,arm,x\nu3,C,1\n", [], "arm 'baseline' has 'A' and 'B' there"),
+        (
+            "user,treatment,x\nu1,1,1\n",
+            "user,treatment,x\nu2,0,1\n",
+            [],
+            "arm 'canary' has '0' there, which is",
+        ),
+    ],
+)
+def test_files_of_arms_that_are_refused(folder, capfd, old, new, options, message):
+    (folder / "old.csv").write_text(old)
+    (folder / "new.csv").write_text(new)
+    arms = ["--arm-outcomes", "baseline=old.csv", "--arm-outcomes", "canary=new.csv"]
+    assert run(["import", "shop@2", *arms, *options]) == 2
+    assert message in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--arm-outcomes", "baseline=old.csv"], "there are only files of arm 'baseline'"),
+        (["--arm-outcomes", "old.csv"], "--arm-outcomes old.csv has no arm before its file"),
+        (
+            ["--arm-outcomes", "baseline=old.csv", "--arm-outcomes", "canary=old.csv"],
+            "old.csv is given for the arms 'baseline' and 'canary'",
+        ),
+        (["--outcomes", "baseline=old.csv"], "give it with --arm-outcomes baseline=old.csv"),
+    ],
+)
+def test_arms_without_files_of_their_own_are_refused(folder, capfd, options, message):
+    (folder / "old.csv").write_text(ONE)
+    assert run(["import", "shop@2", *options]) == 2
+    assert message in capfd.readouterr().err
+
+
+def test_units_in_the_files_of_both_arms_are_left_out_and_forbid_a_go(folder, capfd):
+    """Both files number their rows from 0."""
+    (folder / "evaluator.yaml").write_text(
+        "metrics: [{name: conversion, type: outcome_proportion, outcome: converted, margin: 6pp}]"
+    )
+    rows = "\n".join(f"{number},{number % 2}" for number in range(200))
+    (folder / "old.csv").write_text(f"id,converted\n{rows}\n")
+    (folder / "new.csv").write_text(f"id,converted\n{rows}\n200,1\n")
+    arms = ["--arm-outcomes", "baseline=old.csv", "--arm-outcomes", "canary=new.csv"]
+    assert run(["import", "shop@2", *arms]) == 0
+    assert "200 units in several arms left out; 401 rows read" in capfd.readouterr().out
+    code, plain = verdict(capfd)
+    assignment = next(row for row in plain["health"] if row["check"] == "assignment")
+    assert (code, assignment["status"]) == (3, "fail")
+    assert "import with `--unit rows`" in assignment["remedy"]
+    assert run(["import", "shop@2", *arms, "--unit", "rows"]) == 0
+    assert "outcomes of 401 units (rows) in 401 rows" in capfd.readouterr().out

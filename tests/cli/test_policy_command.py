@@ -16,7 +16,23 @@ def policy(tmp_path, monkeypatch):
 
 def test_check_names_the_file_and_its_gates(policy, capfd):
     assert run(["policy", "check"]) == 0
-    assert capfd.readouterr().out == f"{policy}: ok; gates: failure_rate, latency_p50, latency_p95, latency_p99\n"
+    shown_only = "shown only, because of role: watch or without margin: latency_mean, throughput"
+    gates = "failure_rate, latency_p50, latency_p95, latency_p99"
+    assert capfd.readouterr().out == f"{policy}: ok; gates: {gates}; {shown_only}\n"
+
+
+def test_check_names_metrics_that_decide_nothing(policy, capfd):
+    revenue = "{name: revenue, type: outcome_mean, outcome: amount}"
+    policy.write_text(f"metrics: [{revenue}]\n")
+    assert run(["policy", "check"]) == 2
+    assert "no metric is a gate" in capfd.readouterr().err
+    policy.write_text(
+        f"metrics: [{revenue}, {{name: a, type: throughput, margin: 5%}}, {{name: b, type: latency_mean, role: hold, "
+        "margin: 5%}]\n"
+    )
+    assert run(["policy", "check"]) == 0
+    parts = "gates: a; holds: b; shown only, because of role: watch or without margin: revenue"
+    assert capfd.readouterr().out == f"{policy}: ok; {parts}\n"
 
 
 def test_check_of_a_mistake(policy, capfd):

@@ -181,7 +181,7 @@ MISTAKES = [
     ("metrics:\n  - {name: m, type: failure_rate, max: 200%}", 2, "from 0% to 100%"),
     ("metrics:\n  - {name: m, type: latency_mean, min: 9ms, max: 8ms}", 2, "must not be below min (9ms)"),
     ("metrics:\n  - {name: m, type: latency_mean}", 2, "needs a margin"),
-    ("metrics:\n  - {name: m, type: latency_mean, role: watch}", 1, "no metric has the role gate"),
+    ("metrics:\n  - {name: m, type: latency_mean, role: watch}", 1, "no metric is a gate"),
     ("metrics:\n  - {name: m, type: latency_mean, role: gat, margin: 5%}", 2, "did you mean 'gate'"),
     ("metrics:\n  - {name: m, type: latency_mean, margn: 5%}", 2, "did you mean 'margin'"),
     ("metrics:\n  - {name: 95, type: latency_mean, margin: 5%}", 2, "put it in quotes"),
@@ -365,3 +365,39 @@ def test_history_can_be_stated_in_the_file(tmp_path):
     )
     prior = load_policy(write(tmp_path, text)).rulebook.prior
     assert prior.latency == InstanceSpread(0.02, 8, 0.01, 6)
+
+
+OPTIONS = {
+    "quantile": "0.95",
+    "outcome": "x",
+    "per": "y",
+    "below": "250ms",
+    "query": "'m{$selector}'",
+    "failures": "'f{$selector}'",
+    "requests": "'r{$selector}'",
+}
+"""Values of the options that some types of metrics need."""
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_of_any_type_without_bounds_is_shown_only(tmp_path, name):
+    required = [key for key, field in METRICS[name].model_fields.items() if field.is_required()]
+    text = ", ".join([f"type: {name}", *(f"{key}: {OPTIONS[key]}" for key in required)])
+
+    def read_role(bounds):
+        """Role of the metric in a policy that has a gate besides."""
+        selectors = "{baseline: 'v=\"1\"', canary: 'v=\"2\"'}"
+        policy = f"""
+sources: {{prometheus: {{url: 'http://127.0.0.1:9', selectors: {selectors}}}}}
+metrics:
+  - {{name: gate, type: failure_rate, margin: 1pp}}
+  - {{name: m, {text}{bounds}}}
+"""
+        return load_policy(write(tmp_path, policy)).rulebook.rules[1].role
+
+    assert read_role("") is Role.WATCH
+    assert read_role(", margin: null") is Role.WATCH
+    assert read_role(", margin: 5%") is Role.GATE
+    for role in ("gate", "hold"):
+        with pytest.raises(PolicyError, match=f"a {role} needs a margin, a min or a max; without role it is shown"):
+            read_role(f", role: {role}")

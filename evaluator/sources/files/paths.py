@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ class FileOption:
     """The pair of options that gives files: `--baseline FILE` and `--baseline-glob PATTERN`."""
 
     name: str
-    """`--baseline`, `--canary`, `--arm` or `--outcomes`."""
+    """`--baseline`, `--canary`, `--arm`, `--outcomes` or `--arm-outcomes`."""
     prefix: str = ""
     """What comes before the path: `b=` in `--arm b=FILE`."""
 
@@ -35,6 +35,8 @@ class FileOption:
 
 
 OUTCOMES = FileOption("--outcomes")
+OUTCOMES_OF_ARM = "--arm-outcomes"
+"""The option that gives the outcome files of one arm, NAME=FILE."""
 
 
 def option_of_arm(arm: str) -> FileOption:
@@ -44,17 +46,24 @@ def option_of_arm(arm: str) -> FileOption:
     return FileOption("--arm", f"{arm}=")
 
 
-def find_files_of_arms(
-    paths: Mapping[str, Sequence[str]], patterns: Mapping[str, Sequence[str]]
-) -> dict[str, tuple[Path, ...]]:
-    """Find the request files of each arm: those of its paths in the order given, then those that its patterns match.
+def option_of_arm_outcomes(arm: str) -> FileOption:
+    """Return the option that gives the outcome files of an arm."""
+    return FileOption(OUTCOMES_OF_ARM, f"{arm}=")
 
-    `paths`, `patterns`: arm → values of its options. Raises InputError as `find_files` does, and for a file that
-    belongs to several arms because a pattern is too wide. (As a path, one file may be given for several arms: this
-    compares it with itself.)
+
+def find_files_of_arms(
+    paths: Mapping[str, Sequence[str]],
+    patterns: Mapping[str, Sequence[str]],
+    option_of: Callable[[str], FileOption] = option_of_arm,
+) -> dict[str, tuple[Path, ...]]:
+    """Find the files of each arm: those of its paths in the order given, then those that its patterns match.
+
+    `paths`, `patterns`: arm → values of its options, which `option_of` returns. Raises InputError as `find_files` does,
+    and for a file that belongs to several arms because a pattern is too wide. (As a path, one file may be given for
+    several arms: this compares it with itself.)
     """
     files_by_arm = {
-        arm: find_files(paths.get(arm, ()), patterns.get(arm, ()), option_of_arm(arm))
+        arm: find_files(paths.get(arm, ()), patterns.get(arm, ()), option_of(arm))
         for arm in dict.fromkeys([*paths, *patterns])
     }
     first_use: dict[tuple[int, int], tuple[str, Path]] = {}  # identity of a file → its first arm, and its path there
@@ -69,7 +78,7 @@ def find_files_of_arms(
                     raise InputError(
                         f"{path_of_arm} is matched by a pattern of arm '{of_arm}', and is also a file of arm "
                         f"'{other_arm}'",
-                        hint=f"give {option_of_arm(of_arm).name}-glob a pattern that matches only files of '{of_arm}'",
+                        hint=f"give {option_of(of_arm).name}-glob a pattern that matches only files of '{of_arm}'",
                     )
     return files_by_arm
 
@@ -131,6 +140,8 @@ def _explain_missing(text: str, option: FileOption) -> str:
         return f"commas do not separate files; repeat the option: {options}"
     if _looks_like_pattern(text):
         return f"if it is a pattern, give it with {option.write_glob(text)}"
+    if option == OUTCOMES and os.path.lexists(text.partition("=")[2]):
+        return f"if it is a file of one arm, give it with {OUTCOMES_OF_ARM} {shlex.quote(text)}"
     if text.startswith("~"):
         return "the shell expands ~ only at the start of a word without quotes: write the whole path"
     if text.startswith("-"):
