@@ -32,8 +32,16 @@ from evaluator.records import (
     RunState,
     Window,
 )
+from evaluator.stats.inference.calendar import Calendar
 from evaluator.stats.shaping.index import distinct
-from evaluator.stats.shaping.reading_panels import COUNT, VALUE, RunInterval, cut, keep_rows
+from evaluator.stats.shaping.reading_panels import (
+    COUNT,
+    VALUE,
+    RunInterval,
+    cut,
+    cut_windows,
+    keep_rows,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,9 +143,16 @@ def pair_readings(
         return Evidence(answer_nothing(rulebook, EvidenceKind.READINGS, why, load.cells.arms[1:] if load else ()))
     arms, code_shift = complete_arms(readings.arms)  # if the baseline was added, the codes of all arms move by 1
     readings, targets = _separate_targets(replace(readings, arms=arms, arm=readings.arm + code_shift), rulebook)
+    if readings.windows and load:
+        why = "each arm has readings of its own windows, so they cannot be judged together with a load"
+        remedy = f"collect the time of the load: `evaluator collect {release}`; or collect under another release id"
+        finding = fail("reading_overlap", why, remedy)
+        return Evidence(answer_nothing(rulebook, EvidenceKind.READINGS, why, arms[1:]), (finding,))
     if not find_rules(rulebook, EvidenceKind.READINGS):
         ignored = warn("readings", "readings were collected, but the policy has no metric of them")
         return Evidence(findings=(ignored,))
+    if readings.windows:
+        return _pair_windows(readings, targets, runs, rulebook, release)
     readings, shared_instances = _remove_shared_instances(readings)
     intervals = _find_judged_times(load) if load else ()
     view = cut(readings, intervals if load else _find_time_of_candidates(readings))
@@ -162,6 +177,34 @@ def pair_readings(
         client=client,
         targets=targets,
         shared_instances=shared_instances,
+    )
+
+
+def _pair_windows(
+    readings: ReadingCells, targets: ReadingCells | None, runs: tuple[Run, ...], rulebook: Rulebook, release: str
+) -> ReadingPairs:
+    """Prepare readings of arms that ran one after the other, each in windows of its own.
+
+    Windows of equal number are replicates, whose arms do not overlap in time. There is a single look, after all of
+    them. An instance of both arms is no proxy: it served one version after the other. The other arguments are those of
+    `pair_readings`; `targets`: readings of `up`.
+    """
+    view = cut_windows(readings, readings.windows)
+    judged_s = [
+        float(np.unique(view.readings.bucket[view.readings.arm == arm_code]).size * readings.bucket_s)
+        for arm_code in range(len(readings.arms))
+    ]
+    covered_s = min(judged_s)  # of the arm with the fewest readings
+    return ReadingPairs(
+        release=release,
+        readings=readings,
+        view=view,
+        runs=runs,
+        rulebook=rulebook,
+        calendar=Calendar("fixed", interim=(), planned_s=covered_s, final=True),
+        start_s=float(view.span[0] * readings.bucket_s),
+        covered_s=covered_s,
+        targets=targets,
     )
 
 
@@ -271,6 +314,10 @@ def count_samples(readings: ReadingCells, fact: QueryFacts, window: Window) -> M
     `not_judged`: samples outside of the judged time, or of a time without readings of the other arm.
     """
     used = dict(fact.used)  # bucket → samples
+    if readings.windows:
+        judged_buckets = _find_judged_buckets(readings, fact.arm)
+        judged = sum(samples for bucket, samples in used.items() if bucket in judged_buckets)
+        return _account(fact, judged)
     # The other arm of the baseline is any candidate; that of a candidate is the baseline.
     is_candidate = fact.arm in readings.arms[1:]
     is_other_arm = readings.arm > 0 if fact.arm == BASELINE else (readings.arm == 0) & is_candidate
@@ -279,11 +326,25 @@ def count_samples(readings: ReadingCells, fact: QueryFacts, window: Window) -> M
     if window.start and window.end:  # only buckets that begin within it count
         first = max(first, math.ceil(window.start.timestamp() / readings.bucket_s))
         last = min(last, math.ceil(window.end.timestamp() / readings.bucket_s) - 1)
-    judged = sum(samples for bucket, samples in used.items() if first <= bucket <= last)
+    return _account(fact, sum(samples for bucket, samples in used.items() if first <= bucket <= last))
+
+
+def _find_judged_buckets(readings: ReadingCells, arm: str) -> set[int]:
+    """Find the buckets of an arm that lie completely within one of its windows."""
+    bucket_ms = readings.bucket_s * 1000
+    return {
+        bucket
+        for start_ms, end_ms in readings.windows.get(arm, ())
+        for bucket in range(-(-start_ms // bucket_ms), end_ms // bucket_ms)
+    }
+
+
+def _account(fact: QueryFacts, judged: int) -> Mapping[str, int]:
+    """Account for the samples of one query of one arm, of which `judged` are judged."""
     return {
         "read": fact.read,
         "judged": judged,
-        "not_judged": sum(used.values()) - judged,
+        "not_judged": sum(samples for _, samples in fact.used) - judged,
         "not_a_number": fact.nan,
         "infinite": fact.infinite,
         "repeated": fact.repeated,

@@ -57,9 +57,25 @@ def _parse_moment(text: str) -> datetime:
     return moment.astimezone(UTC)
 
 
+def _parse_window(text: str) -> tuple[datetime, datetime]:
+    """Convert a window such as `2026-11-25T10:00:00Z/2026-11-25T11:00:00Z` or `-2h/-1h` to its start and end in UTC.
+
+    Raises ValueError for anything else, and for a window that does not start before its end.
+    """
+    start_text, slash, end_text = text.partition("/")
+    if not slash:
+        raise ValueError(f"'{text}' is not a window START/END, such as 2026-11-25T10:00:00Z/2026-11-25T11:00:00Z")
+    start, end = _parse_moment(start_text), _parse_moment(end_text)
+    if start >= end:
+        raise ValueError(f"'{text}' does not start before its end")
+    return start, end
+
+
 DURATION = Amount("duration", parse_duration_s)
 """`30s`, `5m`, `1m30s`, or seconds → seconds."""
 SHARE = Amount("share", _parse_share)
 """`10%`, `0.5pp`, or 0.1 → a share of 1."""
+WINDOW = Amount("window", _parse_window)
+"""`START/END` → both in UTC."""
 MOMENT = Amount("moment", _parse_moment)
 """`2026-11-25T10:00:00Z`, `now`, or relative to now: `-1h`."""

@@ -40,7 +40,7 @@ from evaluator.health.early_warning import check_early_warning
 from evaluator.health.endpoints import check_endpoints
 from evaluator.health.left_out import check_cut_off, check_left_out, check_skipped_rows
 from evaluator.health.load_generator import check_clock, check_load_generator, check_pacing
-from evaluator.health.overlap import check_overlap
+from evaluator.health.overlap import check_overlap, check_windows
 from evaluator.health.reading_silence import check_instances, check_silence_of_scrapes, check_targets
 from evaluator.health.reading_traffic import check_traffic
 from evaluator.health.replication import check_replication
@@ -76,6 +76,7 @@ CHECKS: Mapping[EvidenceKind, tuple[Check, ...]] = {
         check_resolution,
     ),
     EvidenceKind.READINGS: (
+        check_windows,
         readings.check_selectors,
         readings.check_shared_instances,
         readings.check_source_clock,

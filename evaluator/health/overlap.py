@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
-from evaluator.health.base import TOLERATED, RequestContext, fail, ok, show_clock, warn
+from evaluator.health.base import TOLERATED, ReadingContext, RequestContext, fail, ok, show_clock, warn
 from evaluator.records import BASELINE, Finding, Level, is_imported
 from evaluator.stats.shaping.index import distinct
 from evaluator.stats.shaping.panel import Panel
@@ -146,3 +147,44 @@ def _judge_unmatched(context: RequestContext, arm: str, panel: Panel) -> Finding
     baseline = int(moments.n[moments.arm == 0].sum())
     candidate = int(moments.n[moments.arm == context.cells.arms.index(arm)].sum())
     return ok(NAME, f"{arm} and baseline ran together, {baseline:,} + {candidate:,} requests")
+
+
+def check_windows(context: ReadingContext) -> Iterable[Finding]:
+    """Judge readings of arms that ran one after the other, each in windows of its own: at least three, in turns.
+
+    Windows of equal number are compared with each other. Their spread shows how much time itself matters only if the
+    versions were replaced several times; otherwise any other change in between looks like the release.
+    """
+    windows, view = context.readings.windows, context.view
+    if not windows:
+        return
+    remedy = (
+        f"deploy the versions in turns, in changing order, and collect three windows of each: `evaluator collect "
+        f"{context.release} --baseline-window START/END --canary-window START/END --baseline-window …`; or let both "
+        "versions serve at the same time"
+    )
+    for arm_code, arm in enumerate(context.readings.arms[1:], start=1):
+        pairs = list(zip(windows[BASELINE], windows.get(arm, ()), strict=False))
+        numbers = [set(view.run[view.readings.arm == code].tolist()) for code in (0, arm_code)]
+        empty_pairs = len(pairs) - len(numbers[0] & numbers[1])
+        if empty_pairs:
+            text = f"{empty_pairs} of {len(pairs)} pairs of windows have no readings of {arm} or of baseline"
+            yield fail(NAME, text, "check the times, and for how long the metrics server keeps its data")
+            continue
+        text = f"{arm} and baseline ran at different times"
+        # Does each pair end before the next one begins? Else, for example, all windows of the baseline come first.
+        in_turns = all(
+            max(end_ms for _, end_ms in pair) <= min(start_ms for start_ms, _ in next_pair)
+            for pair, next_pair in itertools.pairwise(pairs)
+        )
+        if len(pairs) < ENOUGH_REPLICATES:
+            cause = "other changes in between cannot be distinguished from the release"
+            needed = f"in {len(pairs)} of the {ENOUGH_REPLICATES} pairs of windows that are needed"
+            yield fail(NAME, f"{text}, {needed}: {cause}", remedy)
+        elif not in_turns:
+            cause = "other changes in between cannot be distinguished from the release"
+            yield fail(NAME, f"{text}, and their windows are not in turns: {cause}", remedy)
+        else:
+            is_later = {candidate[0] > baseline[0] for baseline, candidate in pairs}
+            order = f"; {arm} always came {'later' if True in is_later else 'first'}" if len(is_later) == 1 else ""
+            yield warn(NAME, f"{text}; {len(pairs)} pairs of windows show how much time itself matters{order}")

@@ -39,9 +39,9 @@ Times = Sequence[tuple[float, float]]
 
 def check_silence_of_scrapes(context: ReadingContext) -> Iterable[Finding]:
     """Find arms, or queries of gates and holds, whose readings end early or have holes, over all collected time."""
-    periods = _find_periods(context)
-    findings = [*_name_late_starts(context, periods)]
+    findings = [*_name_late_starts(context)]
     for arm_code, arm in enumerate(context.readings.arms):
+        periods = _find_periods(context, arm)
         facts = [fact for fact in context.readings.facts if fact.arm == arm and fact.spans]  # of queries with samples
         arm_start_ms = _find_expected_start(context, arm_code)
         expected = [(max(start_ms, arm_start_ms), end_ms) for start_ms, end_ms in periods]
@@ -61,7 +61,7 @@ def _find_expected_start(context: ReadingContext, arm_code: int) -> float:
 
     `arm_code`: 0 for the baseline.
     """
-    if context.intervals:  # the load called all arms from its start on
+    if context.intervals or context.readings.windows:  # all arms were called, or ran, from the start on
         return -math.inf
     # A candidate may have been started after the baseline. Until the first candidate started, readings of the baseline
     # are not judged, so they are expected from then on.
@@ -112,15 +112,22 @@ def _describe_silence(context: ReadingContext, arm: str, silence: _ScrapeSilence
     length = format_duration((silence.until_ms - silence.since_ms) / 1000)
     text = f"{subject} falls silent at {since}: no readings in the last {length} of {period}"
     remedy = "find out why it ended before the load did, then load again"
-    if not context.intervals:  # there was no load
+    if context.readings.windows:
+        remedy = f"find out why it ended; only if on purpose, collect again, with windows of {arm} that end before"
+    elif not context.intervals:  # there was no load
         start_ms = max(periods[0][0], silence.first_ms)
         command = f"{quote_command('collect', context.release)} {show_period(start_ms, silence.last_ms)}"
         remedy = f"find out why it ended; only if it ended on purpose, judge the time before: `{command}`"
     return fail("silence", text, remedy)
 
 
-def _find_periods(context: ReadingContext) -> Times:
-    """Find the times for which readings are expected: those of the load, or all that was collected; () if unknown."""
+def _find_periods(context: ReadingContext, arm: str) -> Times:
+    """Find the times for which readings of an arm are expected, in the order of time; () if unknown.
+
+    These are the times of the load, or the windows of the arm, or all that was collected.
+    """
+    if context.readings.windows:
+        return context.readings.windows.get(arm, ())
     if context.intervals:
         # A load is known by whole buckets: it began within the first of them and ended within the last. Only the
         # buckets between are surely covered by the load.
@@ -235,12 +242,15 @@ def _list_holes(spans: Spans, start: float, end: float) -> list[tuple[float, flo
     return list(zip(edges[::2], edges[1::2], strict=True))
 
 
-def _name_late_starts(context: ReadingContext, periods: Times) -> Iterator[Finding]:
+def _name_late_starts(context: ReadingContext) -> Iterator[Finding]:
     """Warn of a long time before a candidate's first sample: without a load it is not judged."""
-    if context.intervals or not periods:
+    if context.intervals or context.readings.windows:
         return
-    start_ms, end_ms = periods[0]
     for arm in context.readings.arms[1:]:
+        periods = _find_periods(context, arm)
+        if not periods:
+            return
+        start_ms, end_ms = periods[0]
         first_sample = _find_first_sample(context, arm)
         if first_sample is None:
             continue
@@ -263,12 +273,18 @@ def check_targets(context: ReadingContext) -> Iterable[Finding]:
     Targets that never answered are included; they have no other series. More failed scrapes than in the other arm, or
     no answer at the end, forbid a GO.
     """
-    targets, periods = context.targets, _find_periods(context)
-    if targets is None or not periods:
+    targets = context.targets
+    if targets is None:
+        return
+    periods_by_arm = {arm: _find_periods(context, arm) for arm in targets.arms}
+    if not all(periods_by_arm.values()):
         return
     middle_ms = (targets.bucket + 0.5) * targets.bucket_s * 1000
-    # True for each row of `targets` in a time for which readings are expected.
-    judged = np.any([(middle_ms >= start) & (middle_ms <= end) for start, end in periods], axis=0)
+    # True for each row of `targets` in a time for which readings of its arm are expected.
+    judged = np.zeros(middle_ms.size, dtype=bool)
+    for arm_code, arm in enumerate(targets.arms):
+        for start, end in periods_by_arm[arm]:
+            judged |= (targets.arm == arm_code) & (middle_ms >= start) & (middle_ms <= end)
     failed_scrapes = targets.n - targets.total  # `n` counts all scrapes, `total` those with `up` = 1
     shares = []  # of each arm: share of its scrapes that failed
     for arm_code in range(len(targets.arms)):
@@ -280,7 +296,7 @@ def check_targets(context: ReadingContext) -> Iterable[Finding]:
         # A candidate is compared with the baseline, the baseline with the worst candidate.
         reference = worst_candidate if arm_code == 0 else 0
         failing = judged & (targets.arm == arm_code) & (failed_scrapes > 0)
-        last_end_ms = periods[-1][1]
+        last_end_ms = periods_by_arm[arm][-1][1]
         down_at_end = _find_down_at_end(targets, arm_code, last_end_ms)
         if shares[arm_code] <= TOLERATED and not down_at_end.any():
             continue
@@ -360,11 +376,8 @@ class _Turnover:
 
 def check_instances(context: ReadingContext) -> Iterable[Finding]:
     """Name instances that came or ended while their arm went on; fail if more of a candidate's than usual ended."""
-    periods = _find_periods(context)
-    if not periods:
-        return
     arms = context.readings.arms
-    turnovers = {arm: _find_turnover(context, arm, periods[0][0], periods[-1][1]) for arm in arms}
+    turnovers = {arm: _find_turnover_in_periods(context, arm) for arm in arms}
     for arm, turnover in turnovers.items():
         parts = []
         if turnover.came:
@@ -389,6 +402,22 @@ def check_instances(context: ReadingContext) -> Iterable[Finding]:
                 "`instances: {turnover: expected}` in the policy"
             )
             yield fail("turnover", text, remedy)
+
+
+def _find_turnover_in_periods(context: ReadingContext, arm: str) -> _Turnover:
+    """Find the instances of an arm that came or ended: over all time, or within each window of the arm."""
+    periods = _find_periods(context, arm)
+    if not periods:
+        return _Turnover()
+    if not context.readings.windows:
+        return _find_turnover(context, arm, periods[0][0], periods[-1][1])
+    # Between two windows another version runs, and instances may be replaced: that is no turnover.
+    turnovers = [_find_turnover(context, arm, start, end) for start, end in periods]
+    return _Turnover(
+        instances=sum(turnover.instances for turnover in turnovers),
+        came=tuple(name for turnover in turnovers for name in turnover.came),
+        ended=tuple(name for turnover in turnovers for name in turnover.ended),
+    )
 
 
 def _find_turnover(context: ReadingContext, arm: str, start_ms: float, end_ms: float) -> _Turnover:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from evaluator.health.base import END_STEPS, TOLERATED, ReadingContext, fail, grade, name_some, show_clock, show_period
 from evaluator.records import PARTS, Direction, Finding, Query, QueryKind
 from evaluator.records.arrays import FloatArray, IntArray
-from evaluator.stats.shaping.reading_panels import name_of
+from evaluator.stats.shaping.reading_panels import align_windows, name_of
 from evaluator.wording import format_duration, format_number, quote_command
 
 FEWEST_EXPECTED = 20.0
@@ -45,7 +45,9 @@ def check_traffic(context: ReadingContext) -> Iterable[Finding]:
     for candidate in range(1, len(context.readings.arms)):  # codes of arms; 0: the baseline
         for judged, reference in ((candidate, 0), (0, candidate)):
             for check, names in endpoints_by_check.items():
-                pauses = [_find_pause(context, query, name, judged, reference) for query in queries for name in names]
+                # Arms that ran one after the other: is one idle when the other, in its own window, was not?
+                aligned = replace(context, view=align_windows(context.view, judged))
+                pauses = [_find_pause(aligned, query, name, judged, reference) for query in queries for name in names]
                 worst = max((pause for pause in pauses if pause), default=None, key=_badness)
                 if worst is not None:
                     yield from _name_pause(context, check, worst, judged, reference)
@@ -125,7 +127,7 @@ def _name_pause(context: ReadingContext, check: str, pause: _Pause, judged: int,
         f"were expected from what {arms[reference]} counted"
     )
     remedy = "find out why no request reached it, or why it answered none"
-    if pause.at_end and not context.intervals:
+    if pause.at_end and not context.intervals and not context.readings.windows:
         view_start_ms = context.view.span[0] * context.readings.bucket_s * 1000
         command = f"{quote_command('collect', context.release)} {show_period(view_start_ms, start_ms)}"
         remedy = f"find out why; only if its traffic was removed on purpose, judge the time before: `{command}`"
@@ -263,7 +265,7 @@ def _find_pause(
     counts = _count_by_bucket(context, query, endpoint, (judged, reference))
     if counts is None:
         return None
-    first_bucket, judged_counts, reference_counts = counts  # requests from that bucket on, shape (buckets,) each
+    bucket_numbers, judged_counts, reference_counts = counts  # of each bucket, shape (buckets,)
     buckets, bucket_s = judged_counts.size, context.readings.bucket_s
     patience_s = _find_patience_s(context)
     pauses: list[_Pause] = []
@@ -280,7 +282,8 @@ def _find_pause(
             is_long_enough = len(idle) > LONGER_THAN_BEFORE * longest_usual and len(idle) * bucket_s > patience_s
             # So many requests are missing that it is no chance.
             if is_long_enough and expected - counted >= FEWEST_EXPECTED:
-                start_s, end_s = float((first_bucket + idle[0]) * bucket_s), float((first_bucket + position) * bucket_s)
+                first_idle, last_idle = bucket_numbers[[idle[0], idle[-1]]].tolist()
+                start_s, end_s = float(first_idle * bucket_s), float((last_idle + 1) * bucket_s)
                 at_end = position == buckets
                 pauses.append(_Pause(query, endpoint or "", start_s, end_s, expected, counted, at_end=at_end))
             else:  # the idle buckets are usual traffic, from which the ratio is learnt too
@@ -335,13 +338,13 @@ class _GrowthRatio:
 
 def _count_by_bucket(
     context: ReadingContext, query: Query, endpoint: str | None, arms: tuple[int, int]
-) -> tuple[int, FloatArray, FloatArray] | None:
+) -> tuple[IntArray, FloatArray, FloatArray] | None:
     """Count the requests of two arms in each bucket of their common time; `None`: they have no time in common.
 
     `query` counts requests; `endpoint=None`: of all endpoints together. `arms`: their codes.
 
-    Returns the first bucket that both arms have, and for each arm its requests from there to the last common bucket,
-    shape (buckets,).
+    Returns the numbers of the buckets from the first to the last that both arms have, and for each arm its requests in
+    them, shape (buckets,) each. Buckets between two windows of the first arm are left out.
     """
     rows, readings = _find_counts(context, query, endpoint), context.view.readings
     rows_by_arm = [rows[readings.arm[rows] == arm] for arm in arms]
@@ -356,4 +359,9 @@ def _count_by_bucket(
         inside = rows_of_arm[(readings.bucket[rows_of_arm] >= first) & (readings.bucket[rows_of_arm] <= last)]
         weights = readings.total[inside]
         counts.append(np.bincount(readings.bucket[inside] - first, weights=weights, minlength=last - first + 1))
-    return first, np.asarray(counts[0], float), np.asarray(counts[1], float)
+    bucket_numbers = np.arange(first, last + 1)
+    spans = readings.windows.get(readings.arms[arms[0]], ())
+    bucket_ms = readings.bucket_s * 1000
+    kept = [(bucket_numbers >= start // bucket_ms) & (bucket_numbers < end // bucket_ms) for start, end in spans]
+    keep = np.any(kept, axis=0) if kept else np.ones(bucket_numbers.size, dtype=bool)
+    return bucket_numbers[keep], np.asarray(counts[0][keep], float), np.asarray(counts[1][keep], float)

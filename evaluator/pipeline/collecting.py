@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -13,8 +13,10 @@ from evaluator.errors import SourceError, UnknownName, UsageError
 from evaluator.pipeline.base import Say, say_nothing
 from evaluator.policy import Policy
 from evaluator.records import (
+    BASELINE,
     READING_SOURCE,
     UP,
+    WINDOWS,
     Answer,
     Query,
     QueryKind,
@@ -86,38 +88,114 @@ def collect_release(
     with connect(_require_server(policy)) as source:
         queries = _list_queries(policy)
         step_s = source.options.step_s
-        if interval.seconds < step_s:
-            raise UsageError(
-                f"a window of {interval.seconds:g} s is shorter than the step of {step_s:g} s",
-                hint="give a longer window with --from and --to",
-            )
-        wait_s = (interval.end - source.latest()).total_seconds() + SETTLE_STEPS * step_s
-        if wait_s > LONGEST_WAIT_S:
-            raise UsageError(
-                f"the window ends {wait_s:.0f} s from now", hint="collect readings as they come with --follow"
-            )
-        if wait_s > 0:
-            say(f"waiting {wait_s:.0f} s for the last scrapes")
-            time.sleep(wait_s)
+        _wait_for_end(source, interval, say)
         run = _new_run(release, source, interval)
         answers = _fetch_answers(source, queries, interval, say)
-        answers = _explain_silent_arms(source, answers, interval, say)
+        answers = _explain_silent_arms(source, answers, say)
         store.data.register_run(release, run, bucket_s=choose_reading_bucket_s(interval.seconds, step_s))
         landed = store.data.keep_answers(run, answers, source.describe())
     store.data.finish_run(run.id, state=RunState.COMPLETE, ended=interval.end, facts=RunFacts())
     return run, landed.rows
 
 
-def _explain_silent_arms(
-    source: Prometheus, answers: Sequence[Answer], interval: CollectionInterval, say: Say
-) -> list[Answer]:
+def _wait_for_end(source: Prometheus, interval: CollectionInterval, say: Say) -> None:
+    """Wait until the server shows the last scrape of an interval. Raises UsageError if it is too short or too late."""
+    step_s = source.options.step_s
+    if interval.seconds < step_s:
+        raise UsageError(
+            f"a window of {interval.seconds:g} s is shorter than the step of {step_s:g} s",
+            hint="give a longer window",
+        )
+    wait_s = (interval.end - source.latest()).total_seconds() + SETTLE_STEPS * step_s
+    if wait_s > LONGEST_WAIT_S:
+        raise UsageError(f"the window ends {wait_s:.0f} s from now", hint="collect readings as they come with --follow")
+    if wait_s > 0:
+        say(f"waiting {wait_s:.0f} s for the last scrapes")
+        time.sleep(wait_s)
+
+
+def collect_windows(
+    store: Store,
+    release: Release,
+    policy: Policy,
+    windows: Mapping[str, Sequence[CollectionInterval]],
+    *,
+    say: Say = say_nothing,
+) -> tuple[Run, int]:
+    """Collect the readings of arms that ran one after the other, as a new run: each arm's from windows of its own.
+
+    `windows`: arm → its windows; in the order of time, the first of all arms are compared with each other, then the
+    second … Returns the run and the number of readings stored. Raises the errors of `collect_release`, UnknownName for
+    an arm without selector, and UsageError for windows that cannot be compared so.
+    """
+    check_names(release)
+    with connect(_require_server(policy, arms_run_together=False)) as source:
+        queries = _list_queries(policy)
+        sorted_windows = {arm: sorted(of_arm, key=lambda window: window.start) for arm, of_arm in windows.items()}
+        _check_windows(sorted_windows, tuple(source.options.selectors))
+        all_windows = [window for of_arm in sorted_windows.values() for window in of_arm]
+        for window in sorted(all_windows, key=lambda window: window.end):
+            _wait_for_end(source, window, say)
+        interval = CollectionInterval(
+            min(window.start for window in all_windows), max(window.end for window in all_windows)
+        )
+        answers = []
+        for arm, of_arm in sorted_windows.items():
+            for window in of_arm:
+                say(f"{arm}: {window.start:%Y-%m-%dT%H:%M:%SZ} to {window.end:%Y-%m-%dT%H:%M:%SZ}")
+                answers_of_window = _fetch_answers(source, queries, window, say, arms=(arm,))
+                answers += _explain_silent_arms(source, answers_of_window, say)
+        sources = {**source.describe(), WINDOWS: {arm: _to_spans(of_arm) for arm, of_arm in sorted_windows.items()}}
+        run = _new_run(release, source, interval)
+        longest_s = max(window.seconds for window in all_windows)
+        store.data.register_run(release, run, bucket_s=choose_reading_bucket_s(longest_s, source.options.step_s))
+        landed = store.data.keep_answers(run, answers, sources)
+    store.data.finish_run(run.id, state=RunState.COMPLETE, ended=interval.end, facts=RunFacts())
+    return run, landed.rows
+
+
+def _to_spans(windows: Iterable[CollectionInterval]) -> list[list[int]]:
+    """Write windows as pairs of start and end, ms since the epoch."""
+    return [[round(window.start.timestamp() * 1000), round(window.end.timestamp() * 1000)] for window in windows]
+
+
+def _check_windows(windows: Mapping[str, Sequence[CollectionInterval]], arms: Sequence[str]) -> None:
+    """Check that each of `arms` has windows, equally many, and that no two overlap which must not.
+
+    `windows`: arm → its windows in the order of time. Raises UnknownName and UsageError.
+    """
+    for arm in windows:
+        if arm not in arms:
+            raise UnknownName("arm", arm, arms, hint="sources.prometheus.selectors of the policy names the arms")
+    counts = {arm: len(windows.get(arm, ())) for arm in arms}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{count} of {arm}" for arm, count in counts.items())
+        raise UsageError(
+            f"each arm needs equally many windows: {listed}",
+            hint="each window of the baseline is compared with one of the candidate: give both",
+        )
+    baseline = windows[BASELINE]
+    for arm, of_arm in windows.items():
+        others = [*of_arm, *(baseline if arm != BASELINE else ())]
+        for window in of_arm:
+            for other in others:
+                if other is not window and window.start < other.end and other.start < window.end:
+                    raise UsageError(
+                        f"two windows overlap: {arm} from {window.start:%Y-%m-%dT%H:%M:%SZ}, and another from "
+                        f"{other.start:%Y-%m-%dT%H:%M:%SZ}",
+                        hint="if the arms ran at the same time, give --from and --to; else end the first window when "
+                        "the version was replaced",
+                    )
+
+
+def _explain_silent_arms(source: Prometheus, answers: Sequence[Answer], say: Say) -> list[Answer]:
     """Explain why an arm has no series: its targets were never scraped, or its selector is wrong.
 
     Returns all answers; for each such arm, one of its answers has the explanation in `impossible`. An arm with any
     series, except those of `up`, is not explained.
     """
     explained_answers = list(answers)
-    for arm in source.options.selectors:
+    for arm in dict.fromkeys(answer.arm for answer in answers):
         indices_of_arm = [index for index, answer in enumerate(answers) if answer.arm == arm and answer.query != UP]
         if any(answers[index].series for index in indices_of_arm):
             continue
@@ -125,8 +203,9 @@ def _explain_silent_arms(
         # queries are often expressions without such a name.
         indices_of_arm.sort(key=lambda index: answers[index].query.kind is QueryKind.GAUGE)
         explained_index = indices_of_arm[0]
-        why = source.explain_nothing(answers[explained_index].query, arm, interval.start, interval.end)
-        explained_answers[explained_index] = replace(answers[explained_index], impossible=why)
+        explained = answers[explained_index]
+        why = source.explain_nothing(explained.query, arm, explained.start, explained.end)
+        explained_answers[explained_index] = replace(explained, impossible=why)
         say(f"{arm} has no readings: {why}")
     return explained_answers
 
@@ -264,12 +343,22 @@ def _drop_samples_until(answer: Answer, stored_until: datetime) -> Answer:
     return replace(answer, series=tuple(series_with_new_samples), repeated=answer.repeated + repeated)
 
 
-def _require_server(policy: Policy) -> PrometheusSource:
-    """Return the metrics server that the policy names. Raises UsageError if it names none."""
+def _require_server(policy: Policy, *, arms_run_together: bool = True) -> PrometheusSource:
+    """Return the metrics server that the policy names.
+
+    Raises UsageError if it names none, or if the arms run together and two of them have one selector.
+    """
     if policy.prometheus is None:
         raise UsageError(
             "the policy names no metrics server",
             hint="add `sources: {prometheus: {url: …, selectors: {baseline: …, canary: …}}}` to the policy",
+        )
+    selectors = policy.prometheus.selectors
+    if arms_run_together and len(set(selectors.values())) < len(selectors):
+        raise UsageError(
+            "sources.prometheus.selectors has one selector for two arms, which are then the same series",
+            hint="write selectors that differ; or, if the arms ran one after the other on one server, collect with "
+            "`--baseline-window START/END --canary-window START/END`",
         )
     return policy.prometheus
 
@@ -289,11 +378,15 @@ def _list_queries(policy: Policy) -> tuple[Query, ...]:
 
 
 def _fetch_answers(
-    source: Prometheus, queries: Iterable[Query], interval: CollectionInterval, say: Say
+    source: Prometheus,
+    queries: Iterable[Query],
+    interval: CollectionInterval,
+    say: Say,
+    arms: Sequence[str] = (),
 ) -> list[Answer]:
-    """Send each query for each arm; `say` receives the progress. Raises SourceError."""
+    """Send each query for each of `arms` (default: all); `say` receives the progress. Raises SourceError."""
     answers = []
-    pairs = [(query, arm) for query in queries for arm in source.options.selectors]
+    pairs = [(query, arm) for query in queries for arm in arms or source.options.selectors]
     for number, (query, arm) in enumerate(pairs, start=1):
         say(f"{number} of {len(pairs)}: {arm}: {query.text}")
         answers.append(source.fetch(query, arm, interval.start, interval.end, on_progress=say))

@@ -237,9 +237,7 @@ class PolicyFile(Section):
         if not sections:
             raise ValueError("must have at least one entry, not an empty list")
         if not any(section.role == "gate" for section in sections):
-            raise ValueError(
-                "no metric is a gate, so nothing could be GO or NO-GO: give one a margin, min or max"
-            )
+            raise ValueError("no metric is a gate, so nothing could be GO or NO-GO: give one a margin, min or max")
         return sections
 
 

@@ -57,6 +57,9 @@ Spans = tuple[tuple[int, int], ...]
 UP = Query("up{$selector}", QueryKind.GAUGE)
 """The series that a server itself writes for each target: 1 if the target answered the scrape, 0 if it did not."""
 
+WINDOWS = "windows"
+"""Key of `ReadingCells.sources`: arm → its windows, if the arms ran one after the other."""
+
 Part = Literal["value", "bucket", "sum", "count"]
 PARTS: tuple[Part, ...] = ("value", "bucket", "sum", "count")
 """Which part of a query's answer a series is: the value of a counter or gauge, or one of a histogram's counters."""
@@ -188,3 +191,12 @@ class ReadingCells:
     facts: tuple[QueryFacts, ...] = ()
     sources: Mapping[str, Any] = field(default_factory=dict)
     """Where the readings came from: URL, step, and what else must be equal to compare two collections. No secrets."""
+
+    @property
+    def windows(self) -> Mapping[str, Spans]:
+        """Arm → its windows in the order of time, if the arms ran one after the other; empty: they ran together.
+
+        The first windows of all arms are compared with each other, then the second …
+        """
+        windows: Mapping[str, list[tuple[int, int]]] = self.sources.get(WINDOWS, {})
+        return {arm: tuple((start_ms, end_ms) for start_ms, end_ms in of_arm) for arm, of_arm in windows.items()}

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from evaluator.errors import StoreError
 from evaluator.records import BASELINE, Answer, Landed, Query, QueryFacts, QueryKind, ReadingCells, Run, Series
 from evaluator.segments import READING_SCHEMA, READINGS_SUFFIX, make_table, written_whole
+from evaluator.stats.shaping.answered import MOST_STEPS_APART
 from evaluator.stats.shaping.readings import sum_up
 from evaluator.store.engine import Engine
 from evaluator.store.file import StoreFile
@@ -108,23 +109,44 @@ def _answer_from_plain(plain: Mapping[str, Any]) -> Answer:
 
 
 def read_answers(paths: Sequence[Path]) -> tuple[tuple[Answer, ...], dict[str, Any]]:
-    """Read the files of polls, in the order of time, as one answer per query and arm.
+    """Read the files of polls, in the order of time, as one answer per query, arm and window without a gap.
 
     Returns the answers, and what the last file says about its sources. Raises StoreError.
     """
     tables = [_read_poll(path) for path in paths]
     sources: dict[str, Any] = json.loads(tables[-1].schema.metadata[_SOURCES]) if tables else {}
-    answer_by_key: dict[Key, Answer] = {}  # query and arm → answer
+    answers_by_key: dict[Key, list[Answer]] = {}  # query and arm → answers that lie apart, in the order of time
     for table in tables:
         for plain in json.loads(table.schema.metadata[_ANSWERS]):
             answer = _answer_from_plain(plain)
-            key = answer.query.text, answer.arm
-            answer_by_key[key] = _join_answers(answer_by_key[key], answer) if key in answer_by_key else answer
+            of_key = answers_by_key.setdefault((answer.query.text, answer.arm), [])
+            # Of arms that ran one after the other, the windows of an arm lie apart; polls follow each other.
+            longest_gap_s = MOST_STEPS_APART * answer.step_s
+            if of_key and (answer.start - of_key[-1].end).total_seconds() <= longest_gap_s:
+                of_key[-1] = _join_answers(of_key[-1], answer)
+            else:
+                of_key.append(answer)
     # Tables can be joined only without their metadata, which differ.
     without_metadata = [table.replace_schema_metadata(None) for table in tables]
     series_by_key = _split_into_series(pa.concat_tables(without_metadata)) if without_metadata else {}
-    answers = tuple(replace(answer, series=tuple(series_by_key.get(key, ()))) for key, answer in answer_by_key.items())
-    return answers, sources
+    answers = []
+    for key, of_key in answers_by_key.items():
+        series = series_by_key.get(key, [])
+        for answer in of_key:
+            of_answer = series if len(of_key) == 1 else _cut_series(series, answer.start, answer.end)
+            answers.append(replace(answer, series=tuple(of_answer)))
+    return tuple(answers), sources
+
+
+def _cut_series(all_series: Sequence[Series], start: datetime, end: datetime) -> list[Series]:
+    """Keep the samples from `start` to `end`, both included, and the series that have any."""
+    start_ms, end_ms = (round(moment.timestamp() * 1000) for moment in (start, end))
+    cut_series = []
+    for series in all_series:
+        inside = (series.ts_ms >= start_ms) & (series.ts_ms <= end_ms)
+        if inside.any():
+            cut_series.append(replace(series, ts_ms=series.ts_ms[inside], values=series.values[inside]))
+    return cut_series
 
 
 def _read_poll(path: Path) -> pa.Table:

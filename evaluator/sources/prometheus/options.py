@@ -102,8 +102,6 @@ class PrometheusSource(Section):
         for arm, selector in value.items():
             if not re.search(r"[=!]", selector):
                 raise ValueError(f"of {arm} must be label matchers such as version=\"1.5\", not '{selector}'")
-        if len(set(value.values())) < len(value):
-            raise ValueError("must differ between the arms, or all arms are the same series")
         return value
 
     @field_validator("step")

@@ -159,7 +159,8 @@ _PLAIN_SELECTOR = re.compile(r"\s*[a-zA-Z_:][\w:]*\s*(\{[^{}]*\})?\s*")
 def count_shared(all_joined: Sequence[JoinedAnswers], baseline: str) -> list[int]:
     """Count the series of each candidate that are in fact series of the baseline, one count for each joined answer.
 
-    Then the query does not distinguish the arms. Series of a plain selector are the same if their labels are.
+    Then the query does not distinguish the arms. Series of a plain selector are the same if their labels are, and if
+    they have samples of the same time: one server may have served the arms one after the other.
     Expressions drop labels: so series of an expression with the same labels are the same only if they name an instance
     and have equal values at all times, and if the values vary. The count of an answer of the baseline is 0.
     """
@@ -176,10 +177,19 @@ def count_shared(all_joined: Sequence[JoinedAnswers], baseline: str) -> list[int
         shared = 0
         for track in joined.tracks:
             same_labels = references.get(_identify(track.series), ())
-            if any(is_plain or _has_same_values(track, reference) for reference in same_labels):
+            if any(
+                _overlap(track, reference) if is_plain else _has_same_values(track, reference)
+                for reference in same_labels
+            ):
                 shared += 1
         counts.append(shared)
     return counts
+
+
+def _overlap(track: Track, reference: Track) -> bool:
+    """Do two tracks, which have samples, overlap in time? One that ends with the first sample of the other does not."""
+    starts_before_end = track.ts_ms[0] < reference.ts_ms[-1] and reference.ts_ms[0] < track.ts_ms[-1]
+    return bool(starts_before_end or track.ts_ms[0] == reference.ts_ms[0])
 
 
 def _has_same_values(track: Track, reference: Track) -> bool:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from evaluator.records import PARTS, Query, ReadingCells
+from evaluator.records import PARTS, Query, ReadingCells, Spans
 from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 from evaluator.stats.shaping.counted import Counted
 from evaluator.stats.shaping.index import group_rows, number_groups
@@ -85,6 +85,42 @@ def cut(readings: ReadingCells, intervals: Sequence[RunInterval] | None) -> Read
         run[is_inside & (run == in_no_run)] = run_code
     keep = run != in_no_run
     return ReadingView(keep_rows(readings, keep), tuple(interval.run for interval in intervals), run[keep])
+
+
+def cut_windows(readings: ReadingCells, windows: Mapping[str, Spans]) -> ReadingView:
+    """Keep the buckets that lie completely within a window of their arm.
+
+    The first windows of all arms become one run, the second ones the next, …; the arms of such a run do not overlap in
+    time. `windows`: arm → its windows, in the order of time.
+    """
+    in_no_run = -1
+    run, bucket_ms = np.full(readings.bucket.size, in_no_run), readings.bucket_s * 1000
+    for arm_code, arm in enumerate(readings.arms):
+        for number, (start_ms, end_ms) in enumerate(windows.get(arm, ())):
+            is_inside = (readings.bucket * bucket_ms >= start_ms) & ((readings.bucket + 1) * bucket_ms <= end_ms)
+            run[(readings.arm == arm_code) & is_inside] = number
+    keep = run != in_no_run
+    runs = tuple(f"window-{number + 1}" for number in range(max(map(len, windows.values()), default=0)))
+    return ReadingView(keep_rows(readings, keep), runs, run[keep])
+
+
+def align_windows(view: ReadingView, arm_code: int) -> ReadingView:
+    """Shift the windows of all arms in time, so that each begins when the window of one arm with its number does.
+
+    Only for checks of how traffic develops within a window: it is no comparison of the same time. `arm_code`: the arm
+    that is not shifted. A view of arms that ran together is returned unchanged.
+    """
+    readings = view.readings
+    windows = readings.windows
+    if not windows:
+        return view
+    bucket, bucket_ms = readings.bucket.copy(), readings.bucket_s * 1000
+    for other_code, other in enumerate(readings.arms):
+        starts = zip(windows.get(other, ()), windows.get(readings.arms[arm_code], ()), strict=False)
+        for number, ((start_ms, _), (own_start_ms, _)) in enumerate(starts):
+            shifted = (readings.arm == other_code) & (view.run == number)
+            bucket[shifted] += own_start_ms // bucket_ms - start_ms // bucket_ms
+    return replace(view, readings=replace(readings, bucket=bucket))
 
 
 def keep_rows(readings: ReadingCells, keep: BoolArray) -> ReadingCells:

@@ -136,8 +136,9 @@ class Design:
 def choose_design(panel: Panel, prior: InstancePrior | None = None) -> Design:
     """Choose what is replicated: runs if they have at least as many degrees of freedom as instances, else instances.
 
-    With one run and a single instance on an arm, the design is `single` (method B.3a). `prior`: what policy and earlier
-    runs say of instances, which becomes a part of the design; `None`: the defaults.
+    If the arms of the runs did not run at the same time, it is the runs (two or more): instances do not show how much
+    the time itself matters. With one run and a single instance on an arm, the design is `single` (method B.3a).
+    `prior`: what policy and earlier runs say of instances, which becomes a part of the design; `None`: the defaults.
     """
     prior = prior or InstancePrior()
     runs = int(panel.runs.size)
@@ -146,7 +147,8 @@ def choose_design(panel: Panel, prior: InstancePrior | None = None) -> Design:
     instances = [max(int(find_replicating(requests[panel.rows.instance_arm == arm]).sum()), 1) for arm in (0, 1)]
     has_instances = min(instances) >= 2
     df_of_runs, df_of_instances = runs - 1, sum(instances) - 2
-    if runs >= 2 and (not has_instances or df_of_runs >= df_of_instances):
+    ran_together = all(panel.paired.values())
+    if runs >= 2 and (not has_instances or not ran_together or df_of_runs >= df_of_instances):
         kind: Replication = "replicates"
     else:
         kind = "instances" if has_instances else "single"
