@@ -168,7 +168,7 @@ def check_windows(context: ReadingContext) -> Iterable[Finding]:
         numbers = [set(view.run[view.readings.arm == code].tolist()) for code in (0, arm_code)]
         empty_pairs = len(pairs) - len(numbers[0] & numbers[1])
         if empty_pairs:
-            text = f"{empty_pairs} of {len(pairs)} pairs of windows have no readings of {arm} or of baseline"
+            text = f"no readings of {arm} or of baseline in {empty_pairs} of {len(pairs)} pairs of windows"
             yield fail(NAME, text, "check the times, and for how long the metrics server keeps its data")
             continue
         text = f"{arm} and baseline ran at different times"

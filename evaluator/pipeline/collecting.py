@@ -108,7 +108,10 @@ def _wait_for_end(source: Prometheus, interval: CollectionInterval, say: Say) ->
         )
     wait_s = (interval.end - source.latest()).total_seconds() + SETTLE_STEPS * step_s
     if wait_s > LONGEST_WAIT_S:
-        raise UsageError(f"the window ends {wait_s:.0f} s from now", hint="collect readings as they come with --follow")
+        raise UsageError(
+            f"the window ends {wait_s:.0f} s from now",
+            hint="collect when it has ended; or, if all arms run at the same time, as readings come, with --follow",
+        )
     if wait_s > 0:
         say(f"waiting {wait_s:.0f} s for the last scrapes")
         time.sleep(wait_s)
@@ -176,10 +179,11 @@ def _check_windows(windows: Mapping[str, Sequence[CollectionInterval]], arms: Se
         )
     baseline = windows[BASELINE]
     for arm, of_arm in windows.items():
-        others = [*of_arm, *(baseline if arm != BASELINE else ())]
-        for window in of_arm:
+        for number, window in enumerate(of_arm):
+            # Candidates may have run together: only windows of one arm, and of the baseline and a candidate, must not.
+            others = [*of_arm[:number], *(baseline if arm != BASELINE else ())]
             for other in others:
-                if other is not window and window.start < other.end and other.start < window.end:
+                if window.start < other.end and other.start < window.end:
                     raise UsageError(
                         f"two windows overlap: {arm} from {window.start:%Y-%m-%dT%H:%M:%SZ}, and another from "
                         f"{other.start:%Y-%m-%dT%H:%M:%SZ}",

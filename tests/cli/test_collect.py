@@ -31,6 +31,14 @@ def judged(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, dict]:
         (["collect", "cart@2"], "there is no window to collect"),
         (["collect", "cart@2", "--from", "now", "--to", "-1h"], "is not before --to"),
         (["collect", "cart@2", "--from", "-1h"], "names no metrics server"),
+        (["collect", "cart@2", "--baseline-window", "-2h"], "is not a window START/END"),
+        (["collect", "cart@2", "--baseline-window", "-1h/-2h"], "does not start before its end"),
+        (["collect", "cart@2", "--canary-window", "2026-11-25T10:00:00/now"], "has no time zone"),
+        (["collect", "cart@2", "--arm-window", "-2h/-1h"], "is not NAME=START/END"),
+        (["collect", "cart@2", "--arm-window", "b=-2h"], "--arm-window b=-2h: '-2h' is not a window"),
+        (["collect", "cart@2", "--baseline-window", "-2h/-1h", "--from", "-1h"], "cannot be used with --from"),
+        (["collect", "cart@2", "--baseline-window", "-2h/-1h", "--follow"], "cannot be used with --from"),
+        (["collect", "cart@2", "--baseline-window", "-2h/-1h"], "names no metrics server"),
     ],
 )
 def test_what_cannot_be_collected(tmp_path, monkeypatch, capsys, words, message):

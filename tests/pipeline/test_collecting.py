@@ -19,18 +19,19 @@ import pytest
 import requests
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
-from evaluator.errors import SourceError, UsageError
+from evaluator.errors import SourceError, UnknownName, UsageError
 from evaluator.pipeline.collecting import (
     CollectionInterval,
     collect_load,
     collect_release,
+    collect_windows,
     find_load_interval,
     follow_release,
 )
 from evaluator.pipeline.judging import judge_release
 from evaluator.pipeline.landing import land_release
 from evaluator.policy import Policy, load_policy
-from evaluator.records import Release, Run, RunState
+from evaluator.records import Level, Release, Run, RunState, VerdictWord
 from evaluator.store import Store
 
 SCRAPE = "global: {scrape_interval: 1s, scrape_timeout: 1s}\n"
@@ -309,3 +310,65 @@ def test_a_server_that_is_down(store, tmp_path):
     with pytest.raises(SourceError, match="cannot be reached: the connection was refused"):
         collect_release(store, Release("cart@2"), policy, last(5))
     assert store.releases() == ()
+
+
+SAME_SELECTOR = "{baseline: 'version=\"baseline\"', canary: 'version=\"baseline\"'}"
+"""One server that served the baseline first, and then the candidate."""
+
+
+def windows_of(*orders: str, seconds: float = 3.0) -> dict[str, list[CollectionInterval]]:
+    """Windows that follow each other and have just ended, for arms in this order of time."""
+    end = datetime.now(UTC) - timedelta(seconds=1 + seconds * len(orders))
+    windows: dict[str, list[CollectionInterval]] = {}
+    for place, arm in enumerate(orders):
+        start = end + timedelta(seconds=seconds * place)
+        windows.setdefault(arm, []).append(CollectionInterval(start, start + timedelta(seconds=seconds)))
+    return windows
+
+
+def test_one_server_before_and_after_is_never_a_comparison_of_the_same_time(store, server, tmp_path):
+    same_server = make_policy(tmp_path, server, selectors=SAME_SELECTOR)
+    with pytest.raises(UsageError, match="one selector for two arms"):
+        collect_release(store, Release("cart@2"), same_server, last(6))
+    time.sleep(6)
+    run, rows = collect_windows(store, Release("cart@2"), same_server, windows_of("baseline", "canary", seconds=5))
+    assert rows
+    assert_no_hole_no_double(samples(store, run))
+    readings = store.data.read_readings(run)
+    assert [len(readings.windows[arm]) for arm in readings.arms] == [1, 1]
+    assert max(readings.bucket[readings.arm == 0]) <= min(readings.bucket[readings.arm == 1])
+    verdict = judge_release(store, "cart@2", same_server)
+    assert verdict.word is VerdictWord.INCONCLUSIVE
+    failed = {finding.check for finding in verdict.evidence.findings if finding.level is Level.FAIL}
+    assert "overlap" in failed
+    assert "selectors" not in failed
+    judged = {query["arm"]: query["samples"]["judged"] for query in verdict.queries if "memory" in query["query"]}
+    assert min(judged.values()) >= 3
+
+
+def test_increases_between_two_windows_of_an_arm_do_not_count(store, server, tmp_path):
+    """The counter goes on while the other version runs: what it counts then belongs to neither window of the arm."""
+    same_server = make_policy(tmp_path, server, selectors=SAME_SELECTOR)
+    order = windows_of("canary", "baseline", "baseline", "canary", seconds=3)
+    run, _ = collect_windows(store, Release("cart@2"), same_server, order)
+    readings = store.data.read_readings(run)
+    counted = readings.total[(readings.arm == 1) & (readings.seconds > 0)]
+    seconds = readings.seconds[(readings.arm == 1) & (readings.seconds > 0)]
+    assert 2 <= seconds.sum() <= 6
+    assert counted.sum() <= 12 * 6  # ten requests a second
+
+
+def test_windows_that_cannot_be_compared_are_refused(store, server, tmp_path):
+    policy = make_policy(tmp_path, server)
+    together = last(6)
+    for windows, message in [
+        ({"baseline": [last(6)]}, "equally many windows: 1 of baseline, 0 of canary"),
+        ({"baseline": [together], "canary": [together]}, "two windows overlap"),
+        ({"baseline": [last(9), last(6)], "canary": windows_of("canary", "canary")["canary"]}, "two windows overlap"),
+        (windows_of("baseline", "canary", seconds=0.2), "is shorter than the step"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            collect_windows(store, Release("cart@2"), policy, windows)
+    with pytest.raises(UnknownName, match="there is no arm 'b'"):
+        collect_windows(store, Release("cart@2"), policy, windows_of("baseline", "b"))
+    assert store.data.query("SELECT * FROM runs").num_rows == 0

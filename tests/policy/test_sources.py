@@ -209,7 +209,6 @@ SOURCE_ERRORS = [
     ('auth: {bearer: "${A}", basic: {username: ann, password: "${B}"}}', "takes bearer or basic, not both"),
     ("headers: {Authorization: Bearer abc}", "of Authorization must name an environment variable"),
     ("selectors: {canary: 'version=\"1\"', b: 'version=\"2\"'}", "must have the arm baseline"),
-    ("selectors: {baseline: 'version=\"1\"', canary: 'version=\"1\"'}", "must differ between the arms"),
     ("selectors: {baseline: '1.4', canary: '1.5'}", "must be label matchers"),
     ("max_serie: 5", "did you mean 'max_series'"),
 ]
