@@ -159,9 +159,9 @@ def check_windows(context: ReadingContext) -> Iterable[Finding]:
     if not windows:
         return
     remedy = (
-        f"deploy the versions in turns, in changing order, and collect three windows of each: `evaluator collect "
-        f"{context.release} --baseline-window START/END --canary-window START/END --baseline-window …`; or let both "
-        "versions serve at the same time"
+        "deploy the versions in turns, in changing order, and collect three windows of each: "
+        f"`{quote_command('collect', context.release)} --baseline-window START/END --canary-window START/END …`; "
+        "or let both versions serve at the same time"
     )
     for arm_code, arm in enumerate(context.readings.arms[1:], start=1):
         pairs = list(zip(windows[BASELINE], windows.get(arm, ()), strict=False))

@@ -337,7 +337,7 @@ def test_one_server_before_and_after_is_never_a_comparison_of_the_same_time(stor
     readings = store.data.read_readings(run)
     assert [len(readings.windows[arm]) for arm in readings.arms] == [1, 1]
     assert max(readings.bucket[readings.arm == 0]) <= min(readings.bucket[readings.arm == 1])
-    verdict = judge_release(store, "cart@2", same_server)
+    verdict = judge_release(store, "cart@2", same_server, judged_at=datetime.now(UTC))
     assert verdict.word is VerdictWord.INCONCLUSIVE
     failed = {finding.check for finding in verdict.evidence.findings if finding.level is Level.FAIL}
     assert "overlap" in failed
