@@ -30,7 +30,7 @@ Windows = tuple[tuple[datetime, datetime], ...]
     "--baseline-window",
     "baseline_windows",
     type=WINDOW,
-    metavar="START/END",
+    metavar="T/T",
     multiple=True,
     help="When the baseline ran, if the arms ran one after the other: -3h/-2h. Repeat it for each time.",
 )
@@ -38,13 +38,11 @@ Windows = tuple[tuple[datetime, datetime], ...]
     "--canary-window",
     "canary_windows",
     type=WINDOW,
-    metavar="START/END",
+    metavar="T/T",
     multiple=True,
     help="When the candidate ran: -2h/-1h. As many as of the baseline.",
 )
-@click.option(
-    "--arm-window", "arm_windows", metavar="NAME=START/END", multiple=True, help="When a further candidate ran."
-)
+@click.option("--arm-window", "arm_windows", metavar="NAME=T/T", multiple=True, help="When a further candidate ran.")
 @click.option("--follow", is_flag=True, help="Collect readings as they come.")
 @click.option("--run-time", type=DURATION, help="How long to follow.  [default: the policy's max_duration]")
 @subject_options("Name of the service.  [default: the policy's]")

@@ -94,20 +94,10 @@ def plan_outcomes(
     if options.unit != ROWS:
         unit = _choose_column(options.unit, _UNITS, columns, "--unit", "the unit (a user, a session)")
     if arm_of_file:
-        if options.arm_column:
-            raise InputError(
-                "--arm-column cannot be used with --arm-outcomes, which names the arm of each file",
-                hint="leave out --arm-column; or give the files with --outcomes, if a column has the arm",
-            )
-        if ARM_OF_FILE not in columns:
-            raise InputError(
-                f"the result of --outcomes-query has no column {ARM_OF_FILE}, the arm of a row's file",
-                hint=f"add the column {ARM_OF_FILE} of the table `outcomes` to the columns of the result",
-            )
+        _check_arm_of_file(options, columns)
         arm = ARM_OF_FILE
         by_plain_name = {_simplify(name): name for name in columns}
-        named_arm = next((by_plain_name[name] for name in _SURE_ARMS if name in by_plain_name), "")
-        plan = replace(plan, named_arm=named_arm)
+        plan = replace(plan, named_arm=next((by_plain_name[name] for name in _SURE_ARMS if name in by_plain_name), ""))
     else:
         arm = _choose_column(options.arm_column, _ARMS, columns, "--arm-column", "the arm")
     if unit == arm:
@@ -145,6 +135,23 @@ def _list_files_of_arms(
                 raise InputError(both, hint="give each file once, for the arm to which its units were assigned")
     paths_and_arms = [(str(path), arm) for arm, paths in files_by_arm.items() for path in paths]
     return tuple(path for path, _ in paths_and_arms), tuple(arm for _, arm in paths_and_arms)
+
+
+def _check_arm_of_file(options: OutcomeOptions, columns: Mapping[str, SourceColumn]) -> None:
+    """Raise InputError if files of one arm each cannot be read so: by the options, or because a query drops the arm.
+
+    `columns`: those of the table that is read, by name.
+    """
+    if options.arm_column:
+        raise InputError(
+            "--arm-column cannot be used with --arm-outcomes, which names the arm of each file",
+            hint="leave out --arm-column; or give the files with --outcomes, if a column has the arm",
+        )
+    if ARM_OF_FILE not in columns:
+        raise InputError(
+            f"the result of --outcomes-query has no column {ARM_OF_FILE}, the arm of a row's file",
+            hint=f"add the column {ARM_OF_FILE} of the table `outcomes` to the columns of the result",
+        )
 
 
 def _refuse_other_columns(plan: OutcomePlan, describe: Describe) -> None:

@@ -25,6 +25,9 @@ from evaluator.store.foreign import find_line, refuse_rows, word_rejection
 _PATH_COLUMN = "evaluator: path of the file"
 """Column in which DuckDB writes the path of a row's file; no file has a column of this name."""
 
+BASELINE_NAMES = ("baseline", "control", "ctrl", "a", "0", "old", "off", "false")
+"""Names of an arm that make it the baseline, where none is given."""
+
 _EACH_ROW = "rows"
 """`unit` of files in which every row is a unit."""
 
@@ -147,7 +150,7 @@ def _mark_rows(plan: OutcomePlan, names: Sequence[str]) -> str:
         FROM ({with_values})"""
 
 
-def list_named_arms(engine: Engine, plan: OutcomePlan) -> Mapping[str, Sequence[str]]:
+def _list_named_arms(engine: Engine, plan: OutcomePlan) -> Mapping[str, Sequence[str]]:
     """List the different values that the column `named_arm` of a plan has in the files of each arm, at most three.
 
     Empty if the plan has no such column.
@@ -161,6 +164,29 @@ def list_named_arms(engine: Engine, plan: OutcomePlan) -> Mapping[str, Sequence[
         WHERE value IS NOT NULL GROUP BY arm ORDER BY arm"""
     ).fetchall()
     return dict(rows)
+
+
+def refuse_contradiction(engine: Engine, plan: OutcomePlan, baseline_label: str) -> None:
+    """Refuse files of one arm each in which the column of the arm says something else. Raises InputError.
+
+    `baseline_label`: which of the arms is the baseline.
+    """
+    first_arm_by_value: dict[str, str] = {}
+    for arm, values in _list_named_arms(engine, plan).items():
+        other_arms = {other.lower() for other in plan.arm_of_file if other != arm}
+        found = " and ".join(f"'{value}'" for value in values)
+        problem = ""
+        if len(values) > 1:
+            problem = f"has {found} there"
+        elif first_arm_by_value.setdefault(values[0], arm) != arm:
+            problem = f"has {found} there, as arm '{first_arm_by_value[values[0]]}' has"
+        elif values[0].lower() in other_arms or (arm != baseline_label and values[0].lower() in BASELINE_NAMES):
+            problem = f"has {found} there, which is another arm"
+        if problem:
+            raise InputError(
+                f"column '{plan.named_arm}' contradicts --arm-outcomes: arm '{arm}' {problem}",
+                hint="give the files with --outcomes, if that column is right; if it is no arm, rename it",
+            )
 
 
 def read_rows(engine: Engine, plan: OutcomePlan) -> Mapping[str, int]:

@@ -41,14 +41,11 @@ from evaluator.store.file import StoreFile
 from evaluator.store.landing import Segment, hash_file, write_manifest
 from evaluator.store.leftovers import landing_in, remove_killed
 from evaluator.store.migrations import prepare_folder
-from evaluator.store.outcome_files import list_named_arms, read_rows
+from evaluator.store.outcome_files import BASELINE_NAMES, read_rows, refuse_contradiction
 from evaluator.store.runs import add_run, left_out_from_plain
 
 ROWS_FILE, UNITS_FILE = "outcomes.rows", "outcomes.units"
 """Parquet files in the folder of the run."""
-
-_BASELINES = ("baseline", "control", "ctrl", "a", "0", "old", "off", "false")
-"""Names of an arm that make it the baseline, where none is given."""
 
 _MOST_ARMS = 20
 _EVENT_LOG_SHARE = 0.01
@@ -101,7 +98,7 @@ def import_outcomes(
         bad_rows_by_label = read_rows(engine, plan)
         columns = _decide_binary(engine, plan)
         labels = _order_arms(engine, plan)  # arms as the files name them, the baseline first
-        _refuse_contradiction(plan, list_named_arms(engine, plan), labels[0])
+        refuse_contradiction(engine, plan, labels[0])
         facts = _count_rows(engine, plan, bad_rows_by_label, labels[0])
         facts = _drop_duplicates(engine, facts, labels[0])
         facts = _sum_units(engine, columns, facts, labels[0])
@@ -172,9 +169,7 @@ def _order_arms(engine: Engine, plan: OutcomePlan) -> tuple[str, ...]:
         raise InputError(f"{plan.paths[0]} has no row that can be used")
     for path, arm in zip(plan.paths, plan.arm_of_file, strict=False):  # `arm_of_file` is empty if a column has the arm
         if arm not in arms and not plan.query:  # a query may leave out an arm
-            raise InputError(
-                f"arm '{arm}' has no row that can be used in {path}", hint="give a file with the units of this arm"
-            )
+            raise InputError(f"arm '{arm}' has no row that can be used in {path}", hint="give a file with its units")
     if len(arms) > _MOST_ARMS:
         raise InputError(
             f"column '{plan.arm}' of {plan.paths[0]} has {len(arms)} different values, too many for arms",
@@ -183,7 +178,7 @@ def _order_arms(engine: Engine, plan: OutcomePlan) -> tuple[str, ...]:
     baseline = plan.baseline
     if not baseline:
         # The first usual name of a baseline that exactly one arm has.
-        for usual_name in _BASELINES:
+        for usual_name in BASELINE_NAMES:
             matching = [arm for arm in arms if arm.strip().lower() == usual_name]
             if len(matching) == 1:
                 baseline = matching[0]
@@ -198,30 +193,6 @@ def _order_arms(engine: Engine, plan: OutcomePlan) -> tuple[str, ...]:
     if baseline != BASELINE and BASELINE in arms:
         raise InputError(f"arm '{baseline}' cannot be the baseline while another arm is called '{BASELINE}'")
     return (baseline, *(arm for arm in arms if arm != baseline))
-
-
-def _refuse_contradiction(plan: OutcomePlan, named_arms: Mapping[str, Sequence[str]], baseline_label: str) -> None:
-    """Refuse files of one arm each in which the column of the arm says something else. Raises InputError.
-
-    `named_arms`: arm of the files → values of their column `plan.named_arm`. `baseline_label`: which of these arms is
-    the baseline.
-    """
-    first_arm_by_value: dict[str, str] = {}
-    for arm, values in named_arms.items():
-        other_arms = {other.lower() for other in plan.arm_of_file if other != arm}
-        found = " and ".join(f"'{value}'" for value in values)
-        problem = ""
-        if len(values) > 1:
-            problem = f"has {found} there"
-        elif first_arm_by_value.setdefault(values[0], arm) != arm:
-            problem = f"has {found} there, as arm '{first_arm_by_value[values[0]]}' has"
-        elif values[0].lower() in other_arms or (arm != baseline_label and values[0].lower() in _BASELINES):
-            problem = f"has {found} there, which is another arm"
-        if problem:
-            raise InputError(
-                f"column '{plan.named_arm}' contradicts --arm-outcomes: arm '{arm}' {problem}",
-                hint="give the files with --outcomes, if that column is right; if it is no arm, rename it",
-            )
 
 
 def _count_by_arm(engine: Engine, baseline_label: str, count_sql: str, table_sql: str) -> dict[str, int]:
