@@ -257,20 +257,23 @@ def explain_few(pair: Pair, needed: int, purpose: str = "") -> str:
     recorded = pair.recorded or counted
     short = 0 if (recorded[0], counted[0]) < (recorded[1], counted[1]) else 1  # the arm with fewer requests
     other = 1 - short
+    partnered = [f"{counted[arm]} of {recorded[arm]}" for arm in (0, 1)]
     if recorded[short] < needed:
         text = f"only {recorded[short]} requests on {pair.name(short)}"
-        if recorded[other] == recorded[short]:
-            text += f" and as many on {pair.name(other)}"
+        if recorded[other] < needed:
+            as_many = recorded[other] == recorded[short]
+            text += f" and {'as many' if as_many else recorded[other]} on {pair.name(other)}"
+        elif counted[other] < recorded[other]:
+            text += f", so only {partnered[other]} on {pair.name(other)} have a partner"
     else:
-        text = f"only {counted[short]} of {recorded[short]} requests on {pair.name(short)} have a partner"
-    if recorded[other] < needed and recorded[other] != recorded[short]:
-        text += f" and {recorded[other]} on {pair.name(other)}"
-    elif recorded[other] > counted[other]:
-        text += f" and {counted[other]} of {recorded[other]} on {pair.name(other)} have a partner"
-    text += f", at least {needed} are needed{purpose}"
-    if recorded != counted:
-        text += "; a request has a partner if the other arm has requests in the same run, in the time that both share"
-    return text
+        text = (
+            f"only {partnered[short]} requests on {pair.name(short)} and {partnered[other]} on {pair.name(other)} have "
+            "a partner"
+        )
+    explanation = ""
+    if "partner" in text:
+        explanation = "; a request has a partner if the other arm has requests in the same run, in the time both share"
+    return f"{text}, at least {needed} are needed{purpose}{explanation}"
 
 
 def find_equal_times(pair: Pair) -> str | None:
