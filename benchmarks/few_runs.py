@@ -30,9 +30,9 @@ ALPHA, MARGIN, MEDIAN_MS = 0.05, 0.05, 800.0
 SURE = 3.0
 """Number of standard errors by which a share may miss its promise."""
 RUNS = (5, 6, 8, 10, 15, 20, 29)
-COUNTS, FEWER_RELEASES = (10, 20, 25, 29, 31, 35, 45), 10
+COUNTS, FEWER_RELEASES = (10, 20, 29, 31, 45), 10
 """Runs for the shares of decided releases, and how many times fewer releases are judged for these."""
-CHANGES = (-0.86, -0.05, 0.0, 0.05, 0.1, 0.15, 0.86)
+CHANGES = (-0.86, 0.0, 0.05, 0.1, 0.15, 0.86)
 LEAST_KEPT = 0.85
 """From one number of runs to the next, at least this part of the share of decided releases must remain."""
 

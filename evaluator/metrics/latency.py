@@ -48,6 +48,13 @@ class LatencyMean(LatencyMetric, EndpointMetric):
     needs_failures_within: ClassVar[bool] = True
     method: ClassVar[str] = "paired mean"
 
+    def check(self, pair: Pair) -> str | None:
+        """Why the pair cannot be compared, or `None`. Few repeated runs decide a median, but no mean."""
+        why = super().check(pair)
+        if why and pair.design.kind == "replicates" and min(pair.requests(0), pair.requests(1)) < MIN_REQUESTS:
+            return f"{why} (a median is decided from {count_needed(MEDIAN, pair.alpha)} runs on)"
+        return why
+
     def estimate(self, pair: Pair, rule: Rule) -> Estimate:
         """Compare the mean response times of successes, of all endpoints or of each of the pair's groups."""
         return pair.compare_means(rule)

@@ -9,7 +9,7 @@ import pytest
 from judging import RULEBOOK, evidence, judge
 
 from evaluator.metrics.failure_rate import FailureRate
-from evaluator.metrics.latency import LatencyQuantile
+from evaluator.metrics.latency import LatencyMean, LatencyQuantile
 from evaluator.records import Limit, Margin, MetricStatus, Role, Rule, Run, RunState, VerdictWord
 from evaluator.simulate import Requests, to_cells
 
@@ -229,3 +229,9 @@ def test_a_gate_on_the_only_endpoint_takes_the_place_of_the_scan():
     assert evidence(cells, watched, runs).unjudged_share == 1
     without_data = replace(RULEBOOK, rules=(P99,))
     assert evidence(cells, without_data, runs).unjudged_share == 1
+
+
+def test_a_mean_of_few_runs_is_not_decided_and_names_the_median():
+    rule = Rule("mean", LatencyMean(), margin=Margin(0.05))
+    text = no_data_of(make_requests(TEN, 9 * TEN), rule)
+    assert text.endswith("at least 30 are needed (a median is decided from 6 runs on)")
