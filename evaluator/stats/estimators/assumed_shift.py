@@ -20,8 +20,7 @@ from evaluator.stats.variance.uncertainty import PRIOR_DF, Design
 SHARE_OF_SHIFT = 0.9
 """Share of the error rate for a shift that is larger than assumed; the rest is for the test at the moved bound. Most of
 the uncertainty is in the shift, because the distribution is narrow."""
-LEVELS: FloatArray = np.geomspace(1e-4, 0.5, 26)
-"""Levels at which claims are tested; a p-value is rounded up to one of them."""
+LOWEST_LEVEL, HIGHEST_LEVEL, LEVELS = 1e-4, 0.5, 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +60,20 @@ def assume_shift(design: Design, sd_instance: float, arms: tuple[int, ...] = (0,
     return AssumedShift(float(np.sqrt(variance[0])), float(df[0]))
 
 
-def find_p_value(p_at_moved_bounds: FloatArray) -> float:
-    """Return the p-value of a claim from the p-values of its test at the bounds moved by `AssumedShift.at(LEVELS)`.
+def list_levels(alpha: float) -> FloatArray:
+    """List the levels at which claims are tested, rising: a p-value is rounded up to one of them.
+
+    One of them is just below `alpha`, so that the answer at this level agrees with the interval.
+    """
+    return np.union1d(np.geomspace(LOWEST_LEVEL, HIGHEST_LEVEL, LEVELS), [alpha * (1 - 1e-9)])
+
+
+def find_p_value(p_at_moved_bounds: FloatArray, levels: FloatArray) -> float:
+    """Return the p-value of a claim from the p-values of its test at the bounds moved by `AssumedShift.at(levels)`.
 
     A claim holds at a level if its test at the moved bound has a p-value of at most the test's part of the level. It is
     wrong only if the shift is exceeded or the test is wrong, so with at most the sum of both parts. Returns the lowest
     level at which it holds, or 1.
     """
-    holds = p_at_moved_bounds <= (1 - SHARE_OF_SHIFT) * LEVELS
-    return float(LEVELS[np.argmax(holds)]) if holds.any() else 1.0
+    holds = p_at_moved_bounds <= (1 - SHARE_OF_SHIFT) * levels
+    return float(levels[np.argmax(holds)]) if holds.any() else 1.0

@@ -14,7 +14,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from evaluator.records.arrays import FloatArray, IntArray
-from evaluator.stats.estimators.assumed_shift import LEVELS, SHARE_OF_SHIFT, AssumedShift, assume_shift, find_p_value
+from evaluator.stats.estimators.assumed_shift import (
+    SHARE_OF_SHIFT,
+    AssumedShift,
+    assume_shift,
+    find_p_value,
+    list_levels,
+)
 from evaluator.stats.estimators.contrast import Estimand, Spread, build_estimate
 from evaluator.stats.estimators.distribution import count_done, count_done_by_row
 from evaluator.stats.estimators.estimate import (
@@ -177,14 +183,17 @@ class _Tests:
     def _answer_with_shift(self, k: int, shift: AssumedShift, bound_ms: float) -> GroupAnswers:
         """Test a quantile (index `k`) against `bound_ms` (ms), moved by the assumed shift against each claim."""
         quantile = self.quantiles[k]
-        sign, moves = quantile.question.sign, np.exp(quantile.question.sign * shift.at(LEVELS))
+        levels, sign = list_levels(self.curves.alpha), quantile.question.sign
+        moves = np.exp(sign * shift.at(levels))
         worse_ms, within_ms = quantile.shift_by_doubt(bound_ms) if quantile.doubt_ms else (bound_ms, bound_ms)
         p_worse, p_within = (
             self._test_without_instances(k, times_ms, sign)[side]
             for side, times_ms in enumerate((worse_ms * moves, within_ms / moves))
         )
         beyond = sign * quantile.find_distance(np.array([bound_ms]))
-        return GroupAnswers(beyond, np.array([find_p_value(p_worse)]), np.array([find_p_value(p_within)]))
+        return GroupAnswers(
+            beyond, np.array([find_p_value(p_worse, levels)]), np.array([find_p_value(p_within, levels)])
+        )
 
     def _test_without_instances(self, k: int, times_ms: FloatArray, sign: float) -> tuple[FloatArray, FloatArray]:
         """Test a quantile (index `k`) at several times by its variation over time: p-values of worse and within."""
@@ -383,7 +392,8 @@ class _Tests:
         `sign` is 1 for a maximum, -1 for a minimum.
         """
         curves, probability = self.curves, self.quantiles[k].probability
-        moves = np.exp(sign * shift.at(LEVELS))
+        levels = list_levels(curves.alpha)
+        moves = np.exp(sign * shift.at(levels))
         times_ms = np.concatenate([[bound_ms], bound_ms * moves, bound_ms / moves])
         done = standardise_levels(curves.strata, 1, count_done(curves.panel, times_ms)[:, 1])
         distance, uncertainty = Spread().find_uncertainty(
@@ -391,5 +401,6 @@ class _Tests:
         )
         binomial = share_variance(done.level[:, 0], curves.strata.effective_n[1, 0])
         p_worse, p_within = uncertainty.also(binomial).p_values(sign * distance)
-        worse, within = find_p_value(p_worse[1 : 1 + moves.size]), find_p_value(p_within[1 + moves.size :])
+        worse = find_p_value(p_worse[1 : 1 + moves.size], levels)
+        within = find_p_value(p_within[1 + moves.size :], levels)
         return GroupAnswers(sign * distance[:1], np.array([worse]), np.array([within]))
