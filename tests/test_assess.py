@@ -236,7 +236,7 @@ def test_judging_between_two_looks_adds_no_look():
 
 @pytest.mark.parametrize("early_go", [False, True])
 def test_the_interval_is_the_dual_of_the_decision(early_go):
-    """Its end towards "worse" is beyond the margin exactly if the last look shows the metric to be worse."""
+    """Its end towards better values is beyond the margin exactly if the last look shows the metric to be worse."""
     monitoring = Monitoring("group_sequential", early_go=early_go)
     rules = tuple(replace(rule, limit=Limit()) for rule in RULES[1:4])
     seen = set()
@@ -252,7 +252,7 @@ def test_the_interval_is_the_dual_of_the_decision(early_go):
     assert False in seen
 
 
-def test_looks_widen_the_interval_towards_worse_only():
+def test_looks_widen_the_interval_towards_better_values_only():
     cells = simulate_cells(replace(SMALL, duration_s=900.0), 2)
     once, often = (
         evidence(cells, replace(RULEBOOK, monitoring=Monitoring(mode))).comparisons[2].effect

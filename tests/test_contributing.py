@@ -21,7 +21,9 @@ from evaluator.health import CHECKS
 from evaluator.hooks import HOOKS
 from evaluator.metrics import METRICS
 from evaluator.reports import FORMATS
+from evaluator.segments import READING_SCHEMA, REQUEST_SCHEMA
 from evaluator.sources.files import SOURCES
+from evaluator.store.migrations import MIGRATIONS, VIEWS
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -328,6 +330,26 @@ def test_every_place_that_is_named_is_there():
     for path, table in re.findall(r"\| in `(\w+)` of `([\w/.]+)`", TEXT):
         assert re.search(rf"^{path}: ", (ROOT / table).read_text(encoding="utf-8"), re.MULTILINE), table
     assert all((METRICS, CHECKS, FORMATS, SOURCES, HOOKS, COMMANDS))
+
+
+def test_every_addition_has_an_example():
+    examples = re.findall(r"^\| a.*?`(evaluator/[\w/]+)/<x>\.py`.*\| `(\w+\.py)` \|$", TEXT, re.MULTILINE)
+    assert len(examples) == TEXT.count("/<x>.py`")
+    for folder, example in examples:
+        assert (ROOT / folder / example).exists(), example
+
+
+def test_every_table_and_view_of_the_store_is_named():
+    section = TEXT.split("## What is stored")[1].split("\n## ")[0]
+    statements = "\n".join(statement for step in MIGRATIONS for statement in step)
+    stored = {*re.findall(r"CREATE (?:TABLE|VIEW) store\.(\w+)", statements), *VIEWS}
+    assert {name for name in stored if f"`{name}`" not in section} == set()
+
+
+@pytest.mark.parametrize(("view", "schema"), [("requests", REQUEST_SCHEMA), ("readings", READING_SCHEMA)])
+def test_the_columns_of_the_views_are_named(view, schema):
+    (columns,) = re.findall(rf"^\| `{view}` \| (.*) \|$", TEXT, re.MULTILINE)
+    assert re.findall(r"`(\w+)`", re.sub(r" \(.*?\)", "", columns)) == schema.names
 
 
 def test_every_package_is_named():

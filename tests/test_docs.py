@@ -1,19 +1,23 @@
 """What the documents say is what the program does."""
 
+import json
 import re
 import shlex
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import click
 import pytest
 import yaml
 
 from evaluator import health
+from evaluator.api.rows import flatten
 from evaluator.cli import COMMANDS, Session, evaluator
 from evaluator.cli.reference import PAGES
 from evaluator.metrics import METRICS
 from evaluator.policy import load_policy
+from evaluator.records import ReasonCode
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -161,6 +165,30 @@ def test_every_health_check_and_metric_is_explained():
     assert "sample_ratio" in named
     assert all(f"`{name}`" in VERDICTS for name in named)
     assert all(f"`{name}`" in VERDICTS for name in METRICS)
+
+
+def test_every_code_of_a_reason_is_explained():
+    """Those that the schema, the table of docs/verdicts.md and the type have; mypy lets the program give no other."""
+    codes = list(get_args(ReasonCode))
+    section = VERDICTS.split("## Reasons")[1].split("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == codes
+    schema = json.loads((ROOT / "evaluator" / "schemas" / "verdict.schema.json").read_text(encoding="utf-8"))
+    assert schema["properties"]["reasons"]["items"]["properties"]["code"]["enum"] == codes
+    sources = [*(ROOT / "evaluator" / "judges").glob("*.py"), ROOT / "evaluator" / "pipeline" / "watching.py"]
+    given = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    assert [code for code in codes if f'"{code}"' not in given] == []
+
+
+def test_columns_of_data_frames_are_explained():
+    text = (ROOT / "docs" / "notebook.md").read_text(encoding="utf-8")
+    section = text.split("## Columns")[1].split("\n## ")[0]
+    first_cells = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    explained = {name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)}
+    schema = json.loads((ROOT / "evaluator" / "schemas" / "verdict.schema.json").read_text(encoding="utf-8"))
+    keys = schema["properties"]["metrics"]["items"]["required"]
+    metric = {**dict.fromkeys(keys), "baseline": {"value": 1.0, "n": 1}, "canary": {"value": 1.0, "n": 1}}
+    (row,) = flatten({"release": "cart@1.5.0", "metrics": [metric]})
+    assert explained == set(row)
 
 
 def test_options_of_the_recorder_are_explained():

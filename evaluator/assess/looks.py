@@ -121,10 +121,10 @@ def _without_margins(comparison: Comparison, p_worse: tuple[float, ...]) -> tupl
 
 
 def repeat_interval(comparison: Comparison, calendar: Calendar, covered_s: float, rulebook: Rulebook) -> Comparison:
-    """Widen the interval so that it agrees with the decision at every look.
+    """Widen the interval so that it agrees with the decision at every look (a repeated confidence interval).
 
-    The end towards better values decides "worse", which is tested at every look. The other end decides GO, which is
-    tested once, unless the policy sets `early_go`.
+    The end towards better values decides "worse", which is tested at every look. The other end decides "within the
+    margin", which is tested once, unless the policy sets `early_go`. `covered_s`: seconds of judged data until now.
     """
     effect, df = comparison.effect, comparison.df
     if effect is None or not df:  # the factors below are those of a t distribution with `df` degrees of freedom

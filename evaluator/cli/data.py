@@ -27,8 +27,8 @@ def command() -> None:
 def query_store(session: Session, query: str | None, format_name: str) -> int:
     """Run a DuckDB query over a snapshot of the store; without QUERY the query is read from stdin.
 
-    It can use the tables of the store (CONTRIBUTING.md, "What is stored"), and the view `requests` with every request
-    row.
+    It can use the tables of the store (CONTRIBUTING.md, "What is stored"), and the views `requests` and `readings` with
+    every request and every sample.
     """
     sql = query if query is not None else _read_query()
     store = session.open_store()

@@ -39,7 +39,7 @@ def test(session: Session, event: str | None) -> int:
         origin = f"{policy.origin}: " if service else ""  # named if each service has its own policy
         for event_name, entries in entries_of_event.items():
             if event in (None, event_name):
-                # An entry `undo` is no hook: it takes back what the hooks of the last promotion changed.
+                # An entry `undo` is no hook: it takes back what the hooks of promotions changed.
                 labelled_entries += [(f"{origin}{event_name}", entry) for entry in entries if entry.kind != UNDO]
     if not labelled_entries:
         session.say("the policy names no hooks" + (f" for {event}" if event else ""))

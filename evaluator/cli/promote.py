@@ -63,7 +63,7 @@ def hold(session: Session, /, release: str, **options: Any) -> int:
 @_options
 @click.pass_obj
 def rollback(session: Session, /, release: str, **options: Any) -> int:
-    """Take back what the last promotion of RELEASE changed, and execute the policy's hooks for rollback."""
+    """Take back what the promotions of RELEASE changed, and execute the policy's hooks for rollback."""
     return _request_action(session, Action.ROLLBACK, release, **options)
 
 

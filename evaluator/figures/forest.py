@@ -116,7 +116,7 @@ def rank_by_margin(rows: Sequence[Comparison]) -> list[Comparison]:
 def pick_decisive(rows: Sequence[Comparison]) -> list[Comparison]:
     """Pick the comparisons that decide: gates and holds, then the worst endpoints that the scan has shown to be worse.
 
-    The scan compares each endpoint by itself, beside the metrics of the policy.
+    The scan compares each endpoint by itself.
     """
     gates_and_holds = [row for row in rows if row.must_be_within]
     ranked_endpoints = rank_by_margin([row for row in rows if row.scan])

@@ -24,7 +24,7 @@
 | source_clock | void together with a load, else warn only |
 | series, partial_answer, scrapes, reading_overlap, silence, targets, turnover, traffic, endpoint_silent | no GO |
 | counter_drops, not_a_number, infinite, samples | no GO |
-| restarts, instances, late_start, shared_instances, histogram_form, other_times | warn only |
+| restarts, instances, late_start, shared_instances, histogram_form, other_times, server_notes | warn only |
 | duplicate_series, bucket_bounds, disagreement, readings | warn only |
 """
 

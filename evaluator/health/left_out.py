@@ -20,7 +20,9 @@ LARGEST_BURST = 20.0
 
 
 def check_left_out(context: RequestContext) -> Iterable[Finding]:
-    """Are rows lost, do more of the rows left out fail than the baseline explains, and are many without counterpart?
+    """Are rows lost, do the candidate's rows left out fail more often than the baseline's, and are there many of them?
+
+    A row is left out if it cannot be judged, for example because the other arm has no requests at its endpoint.
 
     `context.rows` accounts for the rows of each arm, the baseline first.
     """

@@ -107,8 +107,8 @@ def check_looks(context: OutcomeContext) -> Iterable[Finding]:
     """Were other outcomes of this release judged before, and how much of alpha is left for this look?
 
     Each look spends a part of alpha, the false-alarm rate. `context.price` has the earlier looks, the share of alpha
-    that this look may spend (1: no earlier look took any), or why it is refused, and as `kind` how looks share alpha
-    (`fixed`: a single look uses all of it).
+    that this look may spend (1: earlier looks took no more than was planned for), or why it is refused, and as `kind`
+    how looks share alpha (`fixed`: a single look uses all of it).
     """
     price = context.price
     units = format_count(price.units)

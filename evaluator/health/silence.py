@@ -178,7 +178,7 @@ def check_silence(context: RequestContext) -> Iterable[Finding]:
             checked = True
             silences = _find_silent_arms(context, run_time)
             findings += [finding for silence in silences for finding in _judge_arm(context, run_time, silence)]
-            if may_be_go(context, run_time):
+            if may_be_go(context, run_time):  # a silent endpoint forbids a GO, and nothing else
                 _, candidate_silence = silences
                 findings += _judge_endpoints(context, run_time, candidate_silence)
     yield from dict.fromkeys(findings)  # each finding once: of the baseline, every candidate gives the same

@@ -17,6 +17,7 @@ from evaluator.records import (
     Margin,
     MetricStatus,
     Reason,
+    ReasonCode,
     Role,
 )
 from evaluator.wording import (
@@ -41,8 +42,8 @@ SHORTEST_REPEAT = 1.25
 """Shortest duration that is advised, as a multiple of the present one."""
 
 
-def give_reason(code: str, text: str, comparison: Comparison) -> Reason:
-    """Make a reason that is about one comparison; `code`: what kind of reason it is, for programs."""
+def give_reason(code: ReasonCode, text: str, comparison: Comparison) -> Reason:
+    """Make a reason that is about one comparison."""
     return Reason(code, text, comparison.rule.name, comparison.arm, comparison.rule.slice.endpoint)
 
 
@@ -132,7 +133,7 @@ def explain_failure(comparison: Comparison, alpha: float) -> Reason:
             cause = "so the release is not shown to be the cause"
             text = f"{_describe_baseline_beyond(comparison)}, {cause}: {name} of {comparison.arm} {verb} {value}"
         return give_reason("limit", text, comparison)
-    code = "endpoint_regression" if comparison.scan else "regression"
+    code: ReasonCode = "endpoint_regression" if comparison.scan else "regression"
     text = _describe_change(comparison, alpha)
     if not _became_failure(comparison):  # beyond any margin, so a margin would add nothing
         text += f", {_describe_excess(comparison)}"
@@ -145,7 +146,10 @@ def _became_failure(comparison: Comparison) -> bool:
 
 
 def explain_hold(comparison: Comparison, alpha: float) -> Reason:
-    """Give the reason of a hold that is shown to be beyond its margin: it forbids a GO, and never causes a rollback."""
+    """Give the reason of a metric with the role `hold` that is shown to be beyond its margin.
+
+    It forbids a GO, and never causes a rollback.
+    """
     return give_reason(
         "hold_breached", f"{_describe_change(comparison, alpha)}, {_describe_excess(comparison)}", comparison
     )

@@ -14,7 +14,7 @@ from evaluator.metrics.options import QuantileMetric
 from evaluator.metrics.reading_base import QueryMetric, ReadingPair
 from evaluator.quantities import Quantity
 from evaluator.records import Comparison, Direction, Limit, Margin, QueryKind, Rule
-from evaluator.stats.estimators.edges import EdgePanel, compare_edges, spread_of_share, stack_panels
+from evaluator.stats.estimators.edges import EdgePanel, compare_edges, slope_of_share, stack_panels
 from evaluator.stats.estimators.estimate import Estimate, GroupAnswers
 from evaluator.stats.shaping.panel import Panel
 from evaluator.stats.shaping.reading_panels import (
@@ -173,7 +173,7 @@ class HistogramShare(EdgeMetric):
             replace(rule, margin=Margin(margin, relative=False), limit=limit_beyond),
             # How much the share differs between instances follows from how much their latency does. So the spread that
             # is assumed for failures (`sd_share`) does not apply.
-            sd_instance=pair.prior.sd_latency * spread_of_share(bounds, baseline_shares, index),
+            sd_instance=pair.prior.sd_latency * slope_of_share(bounds, baseline_shares, index),
             sd_share=0.0,
         )
         within = _turn_into_shares_within(beyond, rule, baseline_shares[index])

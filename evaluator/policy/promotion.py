@@ -127,7 +127,7 @@ class HooksSection(Section):
     hold: Entries = Field(default_factory=list, description="Hooks that stop a rollout where it is.")
     rollback: Entries = Field(
         default_factory=lambda: [HookEntry(UNDO)],
-        description="Hooks that go back; undo restores what the last promotion changed, the last hook first.",
+        description="Hooks that go back; undo restores what promotions of the release changed, the last hook first.",
     )
     announce: Entries = Field(default_factory=list, description="Hooks that announce the result, after each action.")
 

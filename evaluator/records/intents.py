@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 UNDO = "undo"
-"""An entry among the hooks of an event: undo what the last promotion changed."""
+"""An entry among the hooks of an event: undo what promotions of the release changed."""
 
 GROUP = "group:"
 """Prefix of a group among the names of a person."""

@@ -247,11 +247,31 @@ class Evidence:
     """How the look at them spends alpha, as `OutcomeLook.paid`."""
 
 
+ReasonCode = Literal[
+    "regression",
+    "endpoint_regression",
+    "limit",
+    "not_shown",
+    "no_data",
+    "health",
+    "hold_breached",
+    "endpoint_worse",
+    "unjudged_endpoints",
+    "not_final",
+    "incomplete",
+    "no_gate",
+    "deadline",
+    "within_margins",
+    "best_arm",
+]
+"""Kind of a reason, for programs: the same as in the verdict's schema, and in the table of docs/verdicts.md."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reason:
     """Why the verdict is what it is: a code for machines and a sentence with numbers for people."""
 
-    code: str
+    code: ReasonCode
     text: str
     metric: str | None = None
     arm: str | None = None

@@ -178,7 +178,7 @@ class _Report:
     def __init__(self, verdict: Verdict) -> None:
         """Sort the comparisons (`rows`) of the verdict into metrics and endpoints; choose the colours of the arms.
 
-        Endpoints are the rows of the scan, which compares each endpoint by itself beside the metrics of the policy.
+        Endpoints are the rows of the scan, which compares each endpoint by itself.
         """
         self.verdict, self.evidence = verdict, verdict.evidence
         self.figure_data: Mapping[str, Any] = verdict.figures or {}
@@ -286,7 +286,10 @@ class _Report:
         }
 
     def _draw_changes(self, rows: Sequence[Comparison], max_rows: int | None = None) -> dict[str, Any] | None:
-        """Draw the changes of the first `max_rows` comparisons (`None`: of all); `None` if none has a margin."""
+        """Draw the changes of the first `max_rows` comparisons (`None`: of all); `None` if none has a margin.
+
+        `rows` are sorted: the furthest beyond its margin is the first.
+        """
         wide, narrow = (
             draw_forest(rows[:max_rows], colors=self.colors, width=width, with_arms=self.has_several_candidates)
             for width in (WIDE, NARROW)
@@ -382,7 +385,8 @@ class _Report:
         monitoring_kinds = {metric["over_time"]["kind"] for metric in metrics if metric["over_time"]}
         judged_once = "The runs were judged once, at the end: the band before that decides nothing. "
         judged_often = (
-            "The end of each band towards “worse” is valid at every look; the other end only at the last look. "
+            "The end of each band towards better values decides whether the metric is worse than its margin, at every "
+            "look; the other end decides whether it is within its margin, at the last look only. "
         )
         band_note = ""
         if monitoring_kinds:

@@ -157,10 +157,10 @@ def read_rows(engine: Engine, plan: OutcomePlan) -> Mapping[str, int]:
     return bad_rows_by_arm
 
 
-def _describe_bad_value(engine: Engine, plan: OutcomePlan, query: str) -> str:
+def _describe_bad_value(engine: Engine, plan: OutcomePlan, checking_query: str) -> str:
     """Say where the first bad row is (file, line, column), which value makes it bad and why.
 
-    `query` gives all rows of the files with `problem_`, the name of their bad column. The files are read again.
+    `checking_query` gives all rows of the files with `problem_`, the name of their bad column. It is executed again.
     """
     unit = [plan.unit] if plan.unit != _EACH_ROW else []
     used_columns = dict.fromkeys([*unit, plan.arm, *(column.name for column in plan.columns)])
@@ -168,7 +168,8 @@ def _describe_bad_value(engine: Engine, plan: OutcomePlan, query: str) -> str:
     engine.execute("SET preserve_insertion_order = true")  # numbers of rows are in the order of the file
     # File by file, because the number of a row is counted within its file.
     for path in plan.paths:
-        query_of_file = query.replace(quote_all(plan.paths), quote_all([path]))
+        # The query names the files as `quote_all` writes them all.
+        query_of_file = checking_query.replace(quote_all(plan.paths), quote_all([path]))
         numbered = f"SELECT *, row_number() OVER () AS number FROM ({query_of_file})"
         rows = engine.execute(
             f"""SELECT number, problem_, CASE problem_ {value_cases} END FROM ({numbered})

@@ -87,7 +87,7 @@ def read_claims(claims: Mapping[str, Any], *, asks_each_time: bool = False) -> R
     )
 
 
-def is_fresh(reader: Reader, now: float | None = None) -> bool:
+def has_recent_login(reader: Reader, now: float | None = None) -> bool:
     """Has this person signed in recently enough to promote? `now` in epoch seconds; `None`: the present time."""
     if reader.signed_in_at is None:
         return True  # the OS user has no login
@@ -96,12 +96,12 @@ def is_fresh(reader: Reader, now: float | None = None) -> bool:
     return -CLOCK_S <= age_s <= FRESH_S
 
 
-def demand_fresh(reader: Reader) -> None:
+def demand_recent_login(reader: Reader) -> None:
     """Raise UsageError if the login of this person is too old.
 
     Called before anything is done, because a program may press a button that is shown as disabled.
     """
-    if not is_fresh(reader):
+    if not has_recent_login(reader):
         raise UsageError(f"{reader.name} signed in more than 15 minutes ago", hint="sign in again")
 
 

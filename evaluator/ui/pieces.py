@@ -268,10 +268,10 @@ def to_css_color(color: str) -> str:
 
 
 def draw_interval(comparison: Comparison, color: str) -> Markup:
-    """Draw a change with its interval on an axis of margins: the shaded part is allowed, the dashed line is the margin.
+    """Draw a change with its interval on an axis of margins: the shaded part, from 0 to the margin, is allowed harm.
 
-    Zero is in the middle. Without a margin, the axis is in multiples of the interval's farthest end. Empty if there is
-    nothing to draw.
+    The dashed line is the margin. Zero is in the middle. Without a margin, or with one of 0, the axis is in multiples
+    of the interval's farthest end. Empty if there is nothing to draw.
     """
     effect, margin = comparison.effect, comparison.rule.margin
     if effect is None or math.isnan(effect.estimate):
@@ -293,7 +293,7 @@ def draw_interval(comparison: Comparison, color: str) -> Markup:
 
     zero = place(0.0)
     farthest_change = FARTHEST * axis_unit  # at the end of the axis
-    edge = place(axis_unit if is_worse_upwards(comparison) else -axis_unit) if margin else zero
+    edge = place(margin.value if is_worse_upwards(comparison) else -margin.value) if margin else zero
     # An interval beyond the axis still has a short line, on which its arrow stands.
     line_start = min(place(effect.lower), 100 - MIN_LINE)
     line_end = max(place(effect.upper), MIN_LINE)

@@ -12,7 +12,7 @@ from evaluator.records import Verdict, VerdictWord
 from evaluator.records.intents import Action, PersonRole
 from evaluator.ui.acting import Forecast, read_forecast
 from evaluator.ui.frame import guarded
-from evaluator.ui.identity import Reader, demand_fresh, find_reader, is_fresh
+from evaluator.ui.identity import Reader, demand_recent_login, find_reader, has_recent_login
 from evaluator.ui.pieces import (
     clean,
     link,
@@ -92,7 +92,7 @@ def _show_action(workspace: Workspace, view: ReleaseView, verdict: Verdict | Non
         )
         for condition in conditions
     )
-    if not is_fresh(reader):
+    if not has_recent_login(reader):
         st.button("Sign in again", on_click=st.login, key="sign-in-again", type="primary")
     forecast = read_forecast(workspace, policy, view.release.id, action)
     _show_what_happens(view, policy.promotion, action, forecast)
@@ -133,7 +133,7 @@ def _list_reader_conditions(rules: PromotionRules, reader: Reader, action: Actio
         return (has_role,)
     has_fresh_login = PromotionCondition(
         f"{reader.name} signed in within the last 15 minutes",
-        met=is_fresh(reader),
+        met=has_recent_login(reader),
         otherwise=f"{reader.name} signed in more than 15 minutes ago",
         remedy="sign in again",
     )
@@ -192,6 +192,6 @@ def _show_form(workspace: Workspace, view: ReleaseView, reader: Reader, action: 
         return
     if typed_name != release_id:
         raise UsageError(f"{typed_name or 'nothing'} was typed, not {release_id}: nothing was done")
-    demand_fresh(reader)
+    demand_recent_login(reader)
     ask(open_store(workspace), read_policy(workspace, release_id), reader, ActionRequest(action, release_id, reason))
     st.rerun()

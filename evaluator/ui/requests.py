@@ -13,7 +13,7 @@ from evaluator.intents import approve, cancel, may, resolve, retry
 from evaluator.records.intents import FINAL_STATES, Delivery, Intent, IntentState, PersonRole, are_same_person
 from evaluator.ui.acting import IntentRecord, read_intents
 from evaluator.ui.frame import guarded
-from evaluator.ui.identity import Reader, demand_fresh, is_fresh
+from evaluator.ui.identity import Reader, demand_recent_login, has_recent_login
 from evaluator.ui.pieces import clean, mark_up_time, show_empty, show_list
 from evaluator.ui.reads import Workspace, find_workspace, open_store, read_policy
 
@@ -128,7 +128,7 @@ def _show_approval(workspace: Workspace, record: IntentRecord, reader: Reader) -
     Raises UsageError if the name that the reader typed is not that of the release, or the login is too old.
     """
     intent, rules = record.intent, read_policy(workspace, record.intent.release).promotion
-    may_approve = may(rules, reader.names, PersonRole.APPROVER) and is_fresh(reader)
+    may_approve = may(rules, reader.names, PersonRole.APPROVER) and has_recent_login(reader)
     is_requester = are_same_person(reader.names, (*intent.requester_names, intent.requester))
     with st.form(f"agree-{intent.id}", border=True):
         st.markdown(f"**{intent.id}**: do you agree to {intent.action.label}?")
@@ -154,13 +154,13 @@ def _show_approval(workspace: Workspace, record: IntentRecord, reader: Reader) -
     if is_agreed:
         if typed_name != intent.release:
             raise UsageError(f"{typed_name or 'nothing'} was typed, not {intent.release}: nothing was done")
-        demand_fresh(reader)
+        demand_recent_login(reader)
         approve(store, policy, reader, intent.id)
         st.rerun()
     if is_refused:
         # Requesters may withdraw their own request without a recent login.
         if not is_requester:
-            demand_fresh(reader)
+            demand_recent_login(reader)
         cancel(store, policy, reader, intent.id, reason)
         st.rerun()
 
@@ -171,12 +171,12 @@ def _show_retry(workspace: Workspace, record: IntentRecord, reader: Reader) -> N
     For each hook whose outcome is unknown, also show a form to state whether it was executed.
     """
     intent, rules = record.intent, read_policy(workspace, record.intent.release).promotion
-    may_retry = may(rules, reader.names, PersonRole.APPROVER) and is_fresh(reader)
+    may_retry = may(rules, reader.names, PersonRole.APPROVER) and has_recent_login(reader)
     unknown = [delivery for delivery in record.deliveries if delivery.outcome.state is IntentState.UNKNOWN]
     with st.expander(f"{intent.id}: what to do next", key=f"now-{intent.id}"):
         st.caption("First check what its hooks have changed. Acknowledged hooks are not executed again.")
         if st.button("Execute the others again", disabled=not may_retry, key=f"retry-{intent.id}"):
-            demand_fresh(reader)
+            demand_recent_login(reader)
             retry(open_store(workspace), read_policy(workspace, intent.release), reader, intent.id)
             st.rerun()
         for delivery in unknown:
@@ -190,7 +190,7 @@ def _show_resolution(workspace: Workspace, intent: Intent, hook_number: int, hoo
     `hook`: its kind; `hook_number`: its place among the hooks of the intent, from 1.
     """
     policy = read_policy(workspace, intent.release)
-    may_resolve = may(policy.promotion, reader.names, PersonRole.ADMIN) and is_fresh(reader)
+    may_resolve = may(policy.promotion, reader.names, PersonRole.ADMIN) and has_recent_login(reader)
     with st.form(f"resolve-{intent.id}-{hook_number}", border=False):
         reason = st.text_input(
             f"Hook {hook_number} ({hook}): how do you know?", key=f"how-{intent.id}-{hook_number}", max_chars=300
@@ -203,6 +203,6 @@ def _show_resolution(workspace: Workspace, intent: Intent, hook_number: int, hoo
             "It was not done", disabled=not may_resolve, key=f"undone-{intent.id}-{hook_number}"
         )
     if is_done or is_not_done:
-        demand_fresh(reader)
+        demand_recent_login(reader)
         resolve(open_store(workspace), policy, reader, intent.id, hook_number, done=is_done, reason=reason)
         st.rerun()

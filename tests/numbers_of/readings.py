@@ -17,7 +17,7 @@ from evaluator.simulate import Scrapes
 from evaluator.simulate.readings import DURATION, FAILURES
 from evaluator.simulate.readings import REQUESTS as REQUEST_COUNTER
 from evaluator.stats.estimators.differences import compare_differences
-from evaluator.stats.estimators.edges import EdgePanel, compare_edges, spread_of_share, stack_panels
+from evaluator.stats.estimators.edges import EdgePanel, compare_edges, slope_of_share, stack_panels
 from evaluator.stats.estimators.failures import compare_failures
 from evaluator.stats.estimators.means import compare_means
 from evaluator.stats.shaping.counted import Counted
@@ -104,7 +104,7 @@ def _quantiles(name: str, bounds: tuple[float, ...]) -> Any:
                     edges, design, p, margin=margin, limit=limit, depth=depth, **OPTIONS
                 )
     return out | {
-        "spread": [spread_of_share(edges.bounds, out["shares"][0], index) for index in range(edges.bounds.size)]
+        "spread": [slope_of_share(edges.bounds, out["shares"][0], index) for index in range(edges.bounds.size)]
     }
 
 
@@ -131,7 +131,7 @@ def _odd_bounds() -> Any:
                     part, design, p, margin=margin, limit=Limit(max=0.0), depth="full", **OPTIONS
                 )
         out[f"{name} spread"] = [
-            spread_of_share(part.bounds, np.linspace(0.2, 1, part.bounds.size), index)
+            slope_of_share(part.bounds, np.linspace(0.2, 1, part.bounds.size), index)
             for index in range(part.bounds.size)
         ]
     start = edges.panel.origin + int(edges.panel.offset[0])

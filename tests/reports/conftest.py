@@ -171,7 +171,7 @@ def _inconclusive():
         Finding("clock", Level.FAIL, "clocks differ by 4.1 s", void=True),
         Finding("pacing", Level.WARN, "closed-loop load hides stalls"),
     ]
-    reasons = [Reason("too_little", "p95 is not known well enough: 90 % CI −2.0 % to ∞, margin 10 %", "latency_p95")]
+    reasons = [Reason("not_shown", "p95 is not known well enough: 90 % CI −2.0 % to ∞, margin 10 %", "latency_p95")]
     return judge(VerdictWord.INCONCLUSIVE, rows, reasons=reasons, findings=findings, incomplete=True, next_action="")
 
 

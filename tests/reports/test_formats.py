@@ -84,7 +84,7 @@ def entitle(verdict, text):
     return dataclasses.replace(
         verdict,
         release=Release(text, (Service(text, text, text),)),
-        reasons=(Reason("regression", text or "x", text, text, text), Reason("other", f"{text} rose 41 %", slice=text)),
+        reasons=(Reason("regression", text or "x", text, text, text), Reason("limit", f"{text} rose 41 %", slice=text)),
         next_action=text,
         evidence=evidence,
         override={text: text},
@@ -255,7 +255,9 @@ def crowd(verdict, count):
     rows = [dataclasses.replace(row, rule=dataclasses.replace(row.rule, name=f"{i} {'|' * 300}")) for i in range(count)]
     findings = [Finding("clock", Level.FAIL, "|" * 2000)] * count
     evidence = dataclasses.replace(verdict.evidence, comparisons=tuple(rows), findings=tuple(findings))
-    return dataclasses.replace(verdict, evidence=evidence, reasons=tuple(Reason("x", "|" * 5000) for _ in range(count)))
+    return dataclasses.replace(
+        verdict, evidence=evidence, reasons=tuple(Reason("health", "|" * 5000) for _ in range(count))
+    )
 
 
 def test_markdown_keeps_its_size_and_says_what_it_left_out(verdicts):

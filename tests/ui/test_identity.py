@@ -2,7 +2,7 @@
 
 import pytest
 
-from evaluator.ui.identity import CLOCK_S, FRESH_S, Reader, is_fresh, read_claims
+from evaluator.ui.identity import CLOCK_S, FRESH_S, Reader, has_recent_login, read_claims
 
 CLAIMS = {"sub": "u-1", "email": "ann@example.org", "email_verified": True, "groups": ["sre"], "auth_time": 1000}
 
@@ -33,22 +33,22 @@ def test_who_has_no_name_has_no_groups_either():
 
 @pytest.mark.parametrize("signed_in_at", [True, float("nan"), float("inf"), -1, "1000", [1000]])
 def test_a_time_that_is_none_is_no_login(signed_in_at):
-    assert not is_fresh(read_claims({**CLAIMS, "auth_time": signed_in_at}), 1001)
+    assert not has_recent_login(read_claims({**CLAIMS, "auth_time": signed_in_at}), 1001)
 
 
-def test_a_login_is_fresh_for_some_minutes():
+def test_a_login_has_recent_login_for_some_minutes():
     reader = read_claims(CLAIMS)
-    assert is_fresh(reader, 1000 + FRESH_S)
-    assert not is_fresh(reader, 1000 + FRESH_S + 1)
-    assert not is_fresh(reader, 1000 - CLOCK_S - 1)
+    assert has_recent_login(reader, 1000 + FRESH_S)
+    assert not has_recent_login(reader, 1000 + FRESH_S + 1)
+    assert not has_recent_login(reader, 1000 - CLOCK_S - 1)
 
 
 def test_the_time_of_a_token_is_that_of_a_login_only_where_each_time_needs_one():
     claims = {"sub": "u-1", "iat": 1000}
-    assert not is_fresh(read_claims(claims), 1001)
-    assert is_fresh(read_claims(claims, asks_each_time=True), 1001)
-    assert not is_fresh(read_claims({"sub": "u-1", "auth_time": "now"}), 1001)
+    assert not has_recent_login(read_claims(claims), 1001)
+    assert has_recent_login(read_claims(claims, asks_each_time=True), 1001)
+    assert not has_recent_login(read_claims({"sub": "u-1", "auth_time": "now"}), 1001)
 
 
 def test_the_account_of_this_machine_has_no_login():
-    assert is_fresh(Reader("root", ("root",)))
+    assert has_recent_login(Reader("root", ("root",)))

@@ -100,10 +100,13 @@ def count_done(panel: Panel, times_ms: FloatArray) -> FloatArray:
 
 
 def count_done_by_row(panel: Panel, times_ms: FloatArray) -> FloatArray:
-    """Count the requests done successfully by each of these times in each instance row: shape (times, rows)."""
+    """Count the requests done successfully by each of these times in each row of an instance: shape (times, rows).
+
+    A row has the counts of one instance and endpoint in one block of time.
+    """
     rows = panel.rows
     below = counts_below(panel.row_bins, find_limits_ms(panel), times_ms, rows.histogram_rows)
-    # The panel of an earlier time has fewer rows than the histogram.
+    # A panel that was cut at an earlier look shares the histogram of the whole, and has only some of its rows.
     return below if rows.n.size == rows.histogram_rows else np.take(below, rows.histogram, axis=1)
 
 

@@ -195,17 +195,18 @@ def compare_edges(
         shares=shares,
         quantiles=quantiles,
         upper=upper,
-        sd_instance=sd_instance * spread_of_share(edges.bounds, shares[0], upper),  # of times, converted to shares
+        sd_instance=sd_instance * slope_of_share(edges.bounds, shares[0], upper),  # of times, converted to shares
         depth=depth,
     )
     return _test_quantile(tests, limit)
 
 
-def spread_of_share(bounds: FloatArray, shares: FloatArray, index: int) -> float:
+def slope_of_share(bounds: FloatArray, shares: FloatArray, index: int) -> float:
     """Return by how much the share of observations within a bound rises if all of them become faster by a small factor.
 
     It is the rise for a factor of 1 + x, divided by x: the share in the bucket below the bound, divided by the bucket's
-    width on the log scale. The first bucket, which begins at 0 or below, counts as one unit wide.
+    width on the log scale. The first bucket, which begins at 0 or below, has no finite width on
+    this scale, and counts as one unit wide.
 
     Args:
         bounds: Upper bounds of the histogram, shape (bounds,).

@@ -113,11 +113,12 @@ class PanelCurves:
             difference: Difference of both arms, which is removed before instances are compared, shape (thresholds, 1).
             slope: Change of the share with the logarithm of time at each threshold, shape (thresholds,).
         """
-        # All requests are one group, so that the thresholds become the groups.
+        # The frame has one group, of all requests. Without its axis, that of the thresholds is the axis of the groups.
         instances = self.frame.variance(below, difference, relative=False).of_group(0)
         # What is assumed, or known from earlier runs, is of log times; times the slope it is of the share.
         prior = self.design.assume_variance(self.sd_instance * slope)
-        return Spread(self.design, instances, prior, convert_history(self.design.latency, slope))
+        history = convert_history(self.design.latency, slope)
+        return Spread(self.design, instances, prior, history)
 
 
 class QuantilePair:
@@ -192,11 +193,11 @@ class QuantilePair:
         It is positive if the candidate's quantile is above the time. With replicates, it is the mean over the runs.
         """
         if self.curves.by_run:
-            return np.asarray(np.nanmean(self.find_run_distances(times_ms), axis=0))
+            return np.asarray(np.nanmean(self.find_missing_by_run(times_ms), axis=0))
         return np.asarray(self.probability - self.curves.candidate.at(times_ms))
 
-    def find_run_distances(self, times_ms: FloatArray) -> FloatArray:
-        """Return the quantile's probability minus the candidate's share of requests done, in each run: (runs, times).
+    def find_missing_by_run(self, times_ms: FloatArray) -> FloatArray:
+        """Return D in each run at each time, shape (runs, times): a share of requests.
 
         `times_ms` refer to the mean quantile of the baseline. In each run, they are moved in proportion to the
         baseline's quantile of that run. Runs in which this quantile is a failure have NaN.

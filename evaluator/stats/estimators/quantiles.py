@@ -223,8 +223,9 @@ class _Tests:
 
         What is tested is D, the baseline's share of requests done by its own quantile, minus the candidate's share done
         by the threshold. `thresholds_ms` has the thresholds of each of the `quantiles` (indices; `None`: of all). In
-        the result, all thresholds are in one list, in the order of the quantiles. `with_instances=False`: only
-        variation over time counts, not that between instances or runs.
+        the result, all thresholds are in one list, in the order of the quantiles: each is a node, between which the
+        variance is interpolated. `with_instances=False`: only variation over time counts, not that between instances
+        or runs.
         """
         curves, strata = self.curves, self.curves.strata
         quantile_index = np.repeat(
@@ -236,33 +237,35 @@ class _Tests:
         candidate_levels = standardise_levels(strata, 1, done[:, 1])
         baseline_level = self.baseline_levels.level[quantile_index]
         baseline_influence = self.baseline_levels.influence[quantile_index]
-        # D: the share that the candidate lacks. All endpoints are one group (the index 0).
+        # D: the share that the candidate lacks, shape (thresholds,), and the influence of each slot on it, (thresholds,
+        # slots). All endpoints are one group (the index 0).
         missing = Estimand(
             baseline_level[:, 0] - candidate_levels.level[:, 0],
-            -(candidate_levels.influence[:, 0] - baseline_influence[:, 0]),
+            baseline_influence[:, 0] - candidate_levels.influence[:, 0],
         )
         n_b, n_c = strata.effective_n[:, 0]
         # The variance of independent requests, which is the smallest possible.
         binomial = share_variance(candidate_levels.level[:, 0], n_c) + share_variance(baseline_level[:, 0], n_b)
         if not with_instances:
             spread = Spread()
-        elif self.rows_below is None:  # runs are replicates: the distances of the runs show the variance
-            distances = [
-                quantile.find_run_distances(times)
+        elif self.rows_below is None:  # runs are replicates: D of the single runs shows the variance
+            missing_by_run = [
+                quantile.find_missing_by_run(times)
                 for quantile, times in zip(self.quantiles, thresholds_ms, strict=True)
             ]
-            missing, spread = replace(missing, by_run=np.concatenate(distances, axis=1).T), Spread()
+            missing, spread = replace(missing, by_run=np.concatenate(missing_by_run, axis=1).T), Spread()
         else:
             # How much the shares differ between instances. Rows of the baseline come first; what counts in them are the
             # requests done by the baseline's quantile, not by the threshold.
             below = count_done_by_row(curves.panel, times_ms)
             baseline_rows = int(np.searchsorted(curves.panel.rows.arm, 1))
             below[:, :baseline_rows] = self.rows_below[quantile_index, :baseline_rows]
+            # What is compared are shares of requests done, so their difference is candidate minus baseline.
             difference = candidate_levels.level - baseline_level
             spread = curves.find_spread(below, difference, self.slope[quantile_index])
         _, uncertainty = spread.find_uncertainty(missing)
-        # Contributions of replicates or instances to the error of D. `below` falls if an instance is slower while D
-        # rises, so scores of instances get the opposite sign.
+        # Contributions of replicates or instances to the error of D, which give the correlation of tests. `below` falls
+        # if an instance is slower while D rises, so scores of instances get the opposite sign.
         scores = spread.find_scores(missing, sign=1.0 if curves.by_run else -1.0)
         node_scores = np.zeros((times_ms.size, 0)) if scores is None else scores.T
         return _Nodes(quantile_index, times_ms, uncertainty.also(binomial), missing.influence, node_scores)

@@ -222,6 +222,7 @@ def _find_crossing(
     bisection where this gives no number. Elements that are found do not change while the search continues for others.
     """
     # The result is between `other` and `last`, the point computed last; `at_…` are the values there, of opposite sign.
+    # Where both ends have the same sign, there is no crossing: bisection leads to the end nearest to the target.
     starts_at_low = at_high > 0
     other, at_other = np.where(starts_at_low, high, low), np.where(starts_at_low, at_high, at_low)
     last, at_last = np.where(starts_at_low, low, high), np.where(starts_at_low, at_low, at_high)

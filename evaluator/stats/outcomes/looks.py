@@ -64,7 +64,7 @@ class LookPrice:
         if self.kind == "fixed" or math.isnan(p_value):
             return p_value
         levels, boundary_by_level = self._find_boundaries(claim)
-        # At most `NEVER` - 1, so that no p-value crosses a boundary where nothing may be spent.
+        # `NEVER` is the boundary where nothing may be spent. z stays below it, so that no p-value crosses it.
         z = min(float(-ndtri(min(max(p_value, 1e-300), 1.0))), NEVER - 1)
         if z <= boundary_by_level[-1]:
             return 1.0

@@ -19,10 +19,10 @@ WHOLE_RUN = 0
 def choose_widths(n: FloatArray, bucket_s: int) -> IntArray:
     """Choose the block width of each endpoint: doubled until the smaller arm expects 5 requests in it (method B.2).
 
-    `n` are requests, shape (2, endpoints, slots). Returns the widths in buckets, shape (endpoints,), at most 5 minutes.
+    `n` are requests, shape (2, endpoints, buckets). Returns widths in buckets, shape (endpoints,), at most 5 minutes.
     """
     expected_in_bucket = n.sum(axis=2).min(axis=0) / n.shape[2]  # of the smaller arm, by endpoint
-    widest = 1  # in buckets: the largest power of two within the limits of time and of `ALIGNED`
+    widest = 1  # in buckets: the largest power of two that is at most 5 minutes, and `ALIGNED` buckets
     while widest * 2 * bucket_s <= MAX_BLOCK_S and widest < ALIGNED:
         widest *= 2
     needed = EXPECTED_IN_BLOCK / np.maximum(expected_in_bucket, 1e-9)

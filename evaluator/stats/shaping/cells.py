@@ -70,10 +70,10 @@ def recode(cells: Cells, **codes: IntArray) -> Cells:
 
 
 def coarsen(cells: Cells) -> Cells:
-    """Make the blocks of `cells` its buckets, and take its histograms (`bins`) from those of single instances.
+    """Make cells of selected instances comparable: each block of `BLOCK_BUCKETS` buckets becomes a bucket.
 
-    Only `instance_bins` has histograms of each instance, and it has them by block. After a selection of instances, its
-    rows are exact, but those of `bins` still contain all instances. Rows that now have equal keys are not added up.
+    After a selection of instances, the histograms in `bins` still contain all instances. Only `instance_bins` follows
+    the selection, and it counts by block; so `bins` is taken from it. Rows that now have equal keys are not added up.
     """
     rows = cells.instance_bins
     return replace(

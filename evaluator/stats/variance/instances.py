@@ -80,9 +80,9 @@ class InstanceFrame:
         self.instance_key: IntArray = np.asarray(self.group * self.shape[1] + rows.instance)
         self.slot_key = self.instance_key * rows.slots + rows.slot
         # With one group, the rows of an instance are adjacent, also those of an instance and block: sums are faster.
-        self.rows_adjoin = groups.count == 1
+        self.has_one_group = groups.count == 1
         self.first_of_instance = self.first_of_slot = None
-        if self.rows_adjoin:
+        if self.has_one_group:
             self.first_of_instance = np.flatnonzero(np.diff(self.instance_key, prepend=-1))
             self.first_of_slot = np.flatnonzero(np.diff(self.slot_key, prepend=-1))
         self.arm_starts = np.searchsorted(rows.instance_arm, (0, 1))
@@ -153,10 +153,14 @@ class InstanceFrame:
             observed: Numerator of each row (sum of times, failures, requests below thresholds), shape (..., rows).
             effect: Candidate against baseline, shape (..., groups); it is removed before instances are compared.
             relative: Whether the effect is a factor, and the variance is that of the logarithm; else a difference.
+
+        Returns:
+            For each arm and group the variance, the part of it that is drift, and the effective number of instances;
+            and the contribution of each instance.
         """
         rows = self.rows
         # The effect of each row's group; with one group, it is the same for all rows.
-        row_effect = effect if self.rows_adjoin else np.take(effect, self.group, axis=-1)
+        row_effect = effect if self.has_one_group else np.take(effect, self.group, axis=-1)
         if relative:
             without_effect = observed / np.where(rows.arm == 1, row_effect, 1.0)
         else:
@@ -166,7 +170,7 @@ class InstanceFrame:
         level = _sum_by_key(rows.stratum, adjusted, (rows.strata,)) / np.maximum(self.stratum_n, 1e-300)
         expected = np.take(level, rows.stratum, axis=-1)
         expected *= self.exposure
-        residual = self._sum_by_slot(adjusted - expected)
+        residual = self._sum_by_slot(adjusted - expected)  # shape (..., groups, instances, block slots)
         # How much each instance differs from what is expected of it, (..., groups, instances): relative, or as a rate.
         if relative:
             base = self._sum_by_instance(expected)
@@ -177,8 +181,10 @@ class InstanceFrame:
         else:
             base = self.n
             deviation = np.divide(residual.sum(axis=-1), base, out=np.zeros(residual.shape[:-1]), where=base > 0)
+        # An instance is a part of the level that it is compared with, so its deviation appears too small.
         deviation = deviation * self.leverage_factor
-        within = self._find_variance_within(residual, base)  # the part that is drift over time
+        # The part of the variance that is drift over time, corrected like the whole below.
+        within = self._find_variance_within(residual, base) / self.mean_correction
         # The arm's level is the mean of its instances with these weights. So each instance moves it by its score: its
         # weight times its deviation from the arm's mean. The variance of the level is the sum of the squares, corrected
         # because deviations from the arm's own mean are too small.
@@ -187,10 +193,13 @@ class InstanceFrame:
         variance = self._sum_by_arm(scores**2)
         effective = np.empty_like(variance)
         effective[...] = self.effective
-        # The last axis, of arms or instances, becomes the first. Scores are NaN for an arm with a single instance.
-        parts = (variance, within / self.mean_correction, effective, np.where(np.isnan(scores), 0.0, scores))
-        last = variance.ndim - 1
-        return InstanceVariance(*(part.transpose(last, *range(last)) for part in parts))
+        scores = np.where(np.isnan(scores), 0.0, scores)  # NaN for an arm with a single instance
+        return InstanceVariance(
+            variance=np.moveaxis(variance, -1, 0),  # the last axis, of arms or instances, becomes the first
+            within=np.moveaxis(within, -1, 0),
+            effective=np.moveaxis(effective, -1, 0),
+            scores=np.moveaxis(scores, -1, 0),
+        )
 
     def _find_variance_within(self, residual: FloatArray, base: FloatArray) -> FloatArray:
         """Return the variance of each arm's level from the drift of its single instances over time, (..., groups, 2).
