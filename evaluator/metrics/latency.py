@@ -107,7 +107,8 @@ class LatencyQuantile(QuantileMetric, LatencyMetric):
         """Say what there are too few of for the test by shares of requests; `None`: there are enough."""
         # The candidate needs no successes: its failures count as infinitely slow.
         why = find_shortage(pair, successes=True, on_both_arms=False)
-        if min(pair.requests(0), pair.requests(1)) * self.tail >= MIN_BEYOND:  # expected requests beyond the quantile
+        has_enough_beyond = min(pair.requests(0), pair.requests(1)) * self.tail >= MIN_BEYOND  # of expected requests
+        if has_enough_beyond or pair.panel.slots < MIN_BUCKETS:
             return why
         return explain_few(pair, max(self.least, MIN_REQUESTS), " for this quantile")
 
@@ -115,14 +116,15 @@ class LatencyQuantile(QuantileMetric, LatencyMetric):
         """Take one time of each run, to compare few runs exactly; or say how many runs would be enough for that.
 
         Only repeated runs show how much runs differ. The median of a run with several requests stands for the run; for
-        other quantiles each run needs to have a single request. `None` if there are many requests, but few beyond the
-        quantile: then the number of runs is no help.
+        other quantiles each run needs to have a single request. `None` if this is no way to a result: there are many
+        requests, but few beyond the quantile, or the only run is too short.
         """
-        enough_runs = count_needed(self.quantile, pair.alpha)
-        times = take_run_times(pair.panel) if pair.design.kind == "replicates" else None
+        enough_runs, has_runs = count_needed(self.quantile, pair.alpha), pair.design.kind == "replicates"
+        times = take_run_times(pair.panel) if has_runs else None
         is_lone = times is not None and times.lone
+        is_short = pair.panel.slots < MIN_BUCKETS
         few_requests = min(pair.requests(0), pair.requests(1)) < MIN_REQUESTS
-        if not (is_lone or few_requests or pair.panel.slots < MIN_BUCKETS):
+        if (is_short and not has_runs) or not (is_lone or few_requests or is_short):
             return None
         if times is None or not (is_lone or self.quantile == MEDIAN):
             return f"{enough_runs} repeated runs with one request each on one endpoint are enough"

@@ -39,7 +39,7 @@ class AssumedShift:
 
         Args:
             slope: Change of the share of requests done with the logarithm of time.
-            largest_share: Largest share that can be missing: that of all requests up to the quantile.
+            largest_share: Largest difference of shares: of all requests up to the quantile, or beyond it.
             alpha: One-sided level.
         """
         return bool(self.sd * slope * t_quantile(1 - alpha, self.df) >= largest_share)

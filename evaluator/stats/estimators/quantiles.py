@@ -176,8 +176,8 @@ class _Tests:
         shift = assume_shift(self.curves.design, self.curves.sd_instance, arms)
         if shift is None:
             return None
-        probability, is_lower_better = self.quantiles[k].probability, self.quantiles[k].question.sign > 0
-        largest_share = probability if is_lower_better else 1 - probability
+        probability = self.quantiles[k].probability
+        largest_share = max(probability, 1 - probability)
         return shift if shift.hides(float(self.slope[k]), largest_share, self.curves.alpha) else None
 
     def _answer_with_shift(self, k: int, shift: AssumedShift, bound_ms: float) -> GroupAnswers:
