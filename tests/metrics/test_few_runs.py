@@ -111,6 +111,8 @@ def test_a_margin_in_ms_and_a_limit_are_decided_too():
     beyond = find(judge_runs(make_requests(TEN, TEN + 300), replace(ONE_GATE, rules=(rule,))))
     # All ten times are above the limit: the chance is 2^-10 if the median is at the limit.
     assert next(q.p_worse for q in beyond.questions if q.kind == "limit") == pytest.approx(2**-10)
+    kept = find(judge_runs(make_requests(TEN, TEN), replace(ONE_GATE, rules=(rule,))))
+    assert next(q.p_within for q in kept.questions if q.kind == "limit") == pytest.approx(2**-10)
     lowest = replace(P50, margin=None, limit=Limit(min=900.0))
     below = find(judge_runs(make_requests(TEN, TEN), replace(ONE_GATE, rules=(lowest,))))
     assert below.status is MetricStatus.FAIL

@@ -270,8 +270,6 @@ def _find_interval(times: RunTimes, question: QuantileQuestion, alpha: float) ->
         """Return the change from the baseline; infinite from a baseline of 0, and to a failed request."""
         if np.isinf(baseline):
             return lower  # nothing is known to be above a failed request
-        if np.isinf(candidate):
-            return np.inf
         if not question.relative:
             return candidate - baseline
         return candidate / baseline - 1 if baseline > 0 else np.inf
