@@ -23,7 +23,6 @@ from evaluator.ui.pieces import (
     show_definitions,
     show_empty,
     show_list,
-    show_markup,
     write_age,
 )
 from evaluator.ui.reads import (
@@ -38,7 +37,7 @@ from evaluator.ui.reads import (
     read_summaries,
 )
 from evaluator.ui.release import choose_release
-from evaluator.ui.requests import show_requests
+from evaluator.ui.requests import show_requests, show_steps
 
 ACTIONS = {
     "Promote": Action.PROMOTE,
@@ -159,20 +158,7 @@ def _show_what_happens(view: ReleaseView, rules: PromotionRules, action: Action,
             "No hook is executed.",
             "The policy has no hook for this action, so it is only recorded. Add hooks under `hooks` in the policy.",
         )
-    items = Markup("").join(
-        Markup("<li><strong>{}</strong> {}{}{}</li>").format(
-            clean(step.event),
-            clean(step.description),
-            Markup(' <span class="ev-badge">required</span>') if step.required else "",
-            Markup('<span class="reason">now: {}</span>').format(clean(step.current_value))
-            if step.current_value
-            else "",
-        )
-        for step in forecast.steps
-    )
-    show_markup("<ol>{}</ol>", items)
-    for text in forecast.irreversible:
-        show_markup('<p class="warn">Cannot be taken back: {}</p>', clean(text))
+    show_steps(forecast)
 
 
 def _show_form(workspace: Workspace, view: ReleaseView, reader: Reader, action: Action, *, is_possible: bool) -> None:

@@ -13,7 +13,7 @@ from evaluator.store import Store
 
 HOOKS = """hooks:
   promote:
-    - command: {run: [sh, -c, "echo promoted >> HERE/out.txt"], undo: [sh, -c, "echo back >> HERE/out.txt"]}
+    - command: {run: [sh, -c, "echo promoted-${canary} >> HERE/out.txt"], undo: [sh, -c, "echo back >> HERE/out.txt"]}
 """
 ME = getpass.getuser()
 
@@ -49,7 +49,7 @@ def test_a_go_meets_every_condition_and_the_page_shows_what_would_happen(page, s
     assert page_text.count("✓ yes") == 12
     assert "✗ no" not in page_text
     assert "1.4.1 → 1.9.0" in page_text
-    assert "runs sh -c echo promoted" in page_text
+    assert "runs sh -c &#39;echo promoted-1.9.0" in page_text
     assert "1 approval; yours counts" in page_text
     assert "No request yet." in page_text
     assert not button(shown, "Promote").disabled
@@ -134,12 +134,12 @@ def test_requested_executed_and_rolled_back(page, shop, text):
     execute_waiting(store, load(path), "w")
     shown = page("promote", path, release="cart@1.9.0", action="Roll back")
     assert "✓ acknowledged" in text(shown)
-    assert "takes back: runs sh -c echo promoted" in text(shown)
+    assert "runs sh -c &#39;echo back" in text(shown)
     fill(shown, "reason", "carts are odd")
     fill(shown, "typed", "cart@1.9.0")
     press(shown, "Roll back")
     execute_waiting(store, load(path), "w")
-    assert (path.parent / "out.txt").read_text().split() == ["promoted", "back"]
+    assert (path.parent / "out.txt").read_text().split() == ["promoted-1.9.0", "back"]
 
 
 def test_without_permission_the_page_shows_why_and_the_button_does_not_work(page, shop, text):
@@ -154,6 +154,12 @@ def test_without_permission_the_page_shows_why_and_the_button_does_not_work(page
         ActionRequest(Action.HOLD, "cart@1.9.0", "x"),
     )
     assert intent.state is IntentState.APPROVED
+
+
+def test_a_hook_that_would_be_refused_says_so(page, shop, text, monkeypatch):
+    monkeypatch.setattr("evaluator.hooks.command.Command.find_obstacle", lambda *_: "canary is <i>drained</i>")
+    shown = page("promote", shop(HOOKS), release="cart@1.9.0")
+    assert "would be refused now: canary is &lt;i&gt;drained&lt;/i&gt;" in text(shown)
 
 
 def test_the_requester_cannot_agree_where_two_others_have_to(page, shop, text):
@@ -179,6 +185,7 @@ def test_another_agrees_by_typing_the_name(page, shop, text, html):
     )
     shown = page("promote", path, release="cart@1.9.0")
     assert "waits for 1 of 1 approvals" in text(shown)
+    assert text(shown).count("promoted-1.9.0") == 2, "in the form to request it, and in the form to agree to it"
     assert "<b>fine</b>" not in html(shown)
     fill(shown, "typed-i1", "something")
     assert "something was typed, not cart@1.9.0" in html(press(shown, "Agree"))
