@@ -99,3 +99,14 @@ def test_differences_that_are_as_large_as_assumed_are_rarely_called_harm():
         for seed, factor in enumerate(machines)
     ]
     assert sum(worse) <= 4
+
+
+def test_an_assumed_difference_without_bounds_shows_nothing():
+    """A standard deviation of 5,000 % at a level of 0.1 %: the shift is cut off, and its interval is not."""
+    requests = timed_requests(
+        lambda random, n: random.normal(8e5, 1e4, n), lambda random, n: 3 * random.normal(8e5, 1e4, n), **FEW
+    )
+    panel = build_panel(to_cells(requests), "canary")
+    estimate = compare_quantiles(panel, choose_design(panel), [P50], alpha=0.001, sd_instance=50.0)[0].estimate
+    assert (estimate.lower[0], estimate.upper[0]) == (-1.0, np.inf)
+    assert estimate.against_margin.p_worse[0] == 1.0

@@ -20,6 +20,7 @@ from evaluator.stats.variance.uncertainty import PRIOR_DF, Design
 SHARE_OF_SHIFT = 0.9
 """Share of the error rate for a shift that is larger than assumed; the rest is for the test at the moved bound. Most of
 the uncertainty is in the shift, because the distribution is narrow."""
+LARGEST_SHIFT = 25.0
 LOWEST_LEVEL, HIGHEST_LEVEL, LEVELS = 1e-4, 0.5, 26
 
 
@@ -31,8 +32,12 @@ class AssumedShift:
     df: float
 
     def at(self, levels: FloatArray | float) -> FloatArray:
-        """Return the shift of log time that is exceeded with the shift's part of the probability `levels`."""
-        return np.asarray(self.sd * t_quantile(1 - SHARE_OF_SHIFT * np.asarray(levels), self.df))
+        """Return the shift of log time that is exceeded with the shift's part of the probability `levels`.
+
+        It is at most `LARGEST_SHIFT`: no recorded time, only a failed request, is beyond a bound that is moved so far.
+        """
+        shift = self.sd * t_quantile(1 - SHARE_OF_SHIFT * np.asarray(levels), self.df)
+        return np.asarray(np.minimum(shift, LARGEST_SHIFT))
 
     def hides(self, slope: float, largest_share: float, alpha: float) -> bool:
         """Is the shift as large as all requests, so that its conversion to a share leaves nothing to show?

@@ -15,6 +15,7 @@ import numpy as np
 
 from evaluator.records.arrays import FloatArray, IntArray
 from evaluator.stats.estimators.assumed_shift import (
+    LARGEST_SHIFT,
     SHARE_OF_SHIFT,
     AssumedShift,
     assume_shift,
@@ -209,8 +210,9 @@ class _Tests:
         nodes = self._test_thresholds([times_ms], quantiles=[k], with_instances=False)
         half_widths = nodes.uncertainty.half_width((1 - SHARE_OF_SHIFT) * alpha)
         lowest, highest = quantile.find_interval(times_ms, half_widths)
-        factor = float(np.exp(shift.at(alpha)))
-        return lowest / factor, highest * factor
+        widest = float(shift.at(alpha))
+        # A shift of `LARGEST_SHIFT` is cut off there, and may be larger.
+        return (lowest / np.exp(widest), highest * np.exp(widest)) if widest < LARGEST_SHIFT else (0.0, np.inf)
 
     def _test_thresholds(
         self,
