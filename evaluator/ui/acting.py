@@ -15,6 +15,7 @@ from evaluator.errors import EvaluatorError, StoreError
 from evaluator.intents import Preview, find_latest, plan_action, preview_action, preview_intent, run_worker
 from evaluator.policy import Policy
 from evaluator.records.intents import Action, Approval, AuditRow, Delivery, Intent
+from evaluator.serving.threads import start_thread
 from evaluator.ui.reads import CACHE_KEYS, Workspace, find_workspace, open_store, read_policy
 
 NO_WORKER = "EVALUATOR_APP_WORKER"
@@ -145,13 +146,5 @@ def start_worker() -> None:
 )
 def _start_thread(workspace: Workspace) -> threading.Thread:
     """Start a worker; the cache calls this once per store and policy, so that all readers share one thread."""
-    stop = threading.Event()  # never set: the thread ends with the process
-    worker = threading.Thread(
-        target=run_worker,
-        args=(open_store(workspace), partial(read_policy, workspace), stop),
-        kwargs={"say": _log.warning},
-        daemon=True,
-        name="worker",
-    )
-    worker.start()
-    return worker
+    run = partial(run_worker, open_store(workspace), partial(read_policy, workspace), say=_log.warning)
+    return start_thread(run, "worker")

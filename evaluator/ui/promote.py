@@ -12,7 +12,7 @@ from evaluator.records import Verdict, VerdictWord
 from evaluator.records.intents import Action, PersonRole
 from evaluator.ui.acting import Forecast, read_forecast
 from evaluator.ui.frame import guarded
-from evaluator.ui.identity import Reader, demand_recent_login, find_reader, has_recent_login
+from evaluator.ui.identity import Reader, demand_recent_login, find_reader, has_recent_login, show_refusal
 from evaluator.ui.pieces import (
     clean,
     link,
@@ -119,7 +119,12 @@ def _choose_action(verdict: Verdict | None) -> Action:
 
 
 def _list_reader_conditions(rules: PromotionRules, reader: Reader, action: Action) -> tuple[PromotionCondition, ...]:
-    """List the conditions on the reader: the role and, if people sign in here, a recent login."""
+    """List the conditions on the reader: the role and, if people sign in here, a recent login.
+
+    None for a reader who may only read, whatever the role.
+    """
+    if reader.refusal is not None:  # said in place of the form
+        return ()
     # If others have to approve, an analyst may request it; otherwise the requester decides alone.
     role = PersonRole.ANALYST if rules.needed(action) else PersonRole.APPROVER
     has_role = PromotionCondition(
@@ -164,8 +169,11 @@ def _show_what_happens(view: ReleaseView, rules: PromotionRules, action: Action,
 def _show_form(workspace: Workspace, view: ReleaseView, reader: Reader, action: Action, *, is_possible: bool) -> None:
     """Show the form that requests an action; its button works only if the action `is_possible`.
 
+    A reader who may only read sees the reason instead.
     Raises UsageError if the name that the reader typed is not that of the release, or the login is too old.
     """
+    if show_refusal(reader):
+        return
     release_id = view.release.id
     with st.form("ask", border=True):
         reason = st.text_input("Reason, in one sentence", key="reason", max_chars=1000)

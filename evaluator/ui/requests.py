@@ -13,7 +13,7 @@ from evaluator.intents import approve, cancel, may, resolve, retry
 from evaluator.records.intents import FINAL_STATES, Delivery, Intent, IntentState, PersonRole, are_same_person
 from evaluator.ui.acting import Forecast, IntentRecord, read_intents, read_request_forecast
 from evaluator.ui.frame import guarded
-from evaluator.ui.identity import Reader, demand_recent_login, has_recent_login
+from evaluator.ui.identity import Reader, demand_access, demand_recent_login, has_recent_login
 from evaluator.ui.pieces import clean, mark_up_time, show_empty, show_list, show_markup
 from evaluator.ui.reads import Workspace, find_workspace, open_store, read_policy
 
@@ -56,6 +56,8 @@ def show_requests(workspace: Workspace, release: str, reader: Reader) -> None:
             st.rerun(scope="app")
 
     show_states()
+    if reader.refusal is not None:
+        return
     never_executed = (IntentState.EXPIRED, IntentState.CANCELLED)
     active = [record for record in records if record.intent.state not in never_executed]
     for record in _take_newest(active):
@@ -183,6 +185,7 @@ def _show_approval(workspace: Workspace, record: IntentRecord, reader: Reader) -
         approve(store, policy, reader, intent.id)
         st.rerun()
     if is_refused:
+        demand_access(reader)
         # Requesters may withdraw their own request without a recent login.
         if not is_requester:
             demand_recent_login(reader)

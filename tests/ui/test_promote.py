@@ -1,6 +1,7 @@
 """What may be done with a release, by whom, and what becomes of it."""
 
 import getpass
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -9,6 +10,7 @@ from evaluator.intents import ActionRequest, approve, ask, cancel, execute_waiti
 from evaluator.policy import load_policy
 from evaluator.records import RunState
 from evaluator.records.intents import Action, IntentState, Person
+from evaluator.serving.access import EXPLANATIONS, Refusal
 from evaluator.store import Store
 
 HOOKS = """hooks:
@@ -352,10 +354,38 @@ def test_an_audit_trail_that_was_edited_is_shown_in_red(page, shop, text):
     assert "the audit trail was changed" in text(page("audit", path))
 
 
+@pytest.mark.parametrize("refusal", Refusal)
+def test_a_connection_that_may_only_read_sees_why_and_no_button(page, shop, text, refusal):
+    path = shop(f'{HOOKS}approvals: {{promote: 2}}\nroles: {{admin: ["*"]}}\n')  # so that one request waits
+    store = Store.open(path)
+    request = ActionRequest(Action.PROMOTE, "cart@1.9.0", "x")
+    ask(store, load(path)(), Person("bob", ("bob",)), request)
+    problem, advice = (part.replace("`", "") for part in EXPLANATIONS[refusal])
+    for name in ("promote", "release") if refusal is Refusal.NO_SESSION else ("promote",):
+        shown = page(name, path, refusal=refusal, release="cart@1.9.0")
+        page_text = re.sub(r"</?code>", "", text(shown))
+        assert problem in page_text
+        assert advice in page_text
+        assert not {"Promote", "Agree", "Withdraw", "Reject", "Add the note"} & {
+            button.label for button in shown.button
+        }
+
+
+def test_a_button_that_was_shown_before_is_refused(page, shop, html, monkeypatch):
+    path = shop(HOOKS)
+    shown = page("promote", path, release="cart@1.9.0")
+    monkeypatch.setattr("evaluator.ui.promote.show_refusal", lambda _reader: False)  # as if the form were shown
+    monkeypatch.setattr("evaluator.ui.identity.find_page_refusal", lambda _headers: Refusal.NO_SESSION)
+    fill(shown, "reason", "all gates passed")
+    fill(shown, "typed", "cart@1.9.0")
+    assert "This browser may only read" in html(press(shown, "Promote"))
+    assert Store.open(path).control.intents() == ()
+
+
 def test_a_reader_is_a_person_with_all_their_names():
     from evaluator.ui.identity import find_reader, read_claims
 
-    assert find_reader().signed_in_at is None
+    assert find_reader().names == ()  # no server of ours: nobody may act
     claimed = read_claims({"sub": "group:sre", "email": f"account:{ME}", "email_verified": True, "groups": ["dev"]})
     assert claimed.names == ()
     assert claimed.signed_in_at is not None
