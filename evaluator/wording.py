@@ -6,9 +6,10 @@ One place, so that a reason, a table and a report never print the same number in
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from evaluator.records import Comparison, Effect, LeftOut, LeftOutKind, Margin, Rule
 
@@ -27,6 +28,35 @@ def write_command(release: str, *options: str, policy: str = "") -> str:
     """
     policy_option = ["--policy", policy] if policy else []
     return shlex.join(["evaluator", "verdict", release, *options, *policy_option])
+
+
+def quote_command(*words: str) -> str:
+    """Write a command of the evaluator, quoted for a shell.
+
+    >>> quote_command("hold", "cart@1 b")
+    "evaluator hold 'cart@1 b'"
+    """
+    return shlex.join(["evaluator", *words])
+
+
+_COMMAND_IN_TEXT = re.compile(r"`evaluator (?=[a-z])(?P<words>[^`]*)")
+
+
+def add_options(text: str, options: Mapping[str, str]) -> str:
+    """Add options such as `--store` to each command in a text; a command stands in backticks.
+
+    `options`: name → value, which is quoted for a shell. An option that a command has already is not added.
+
+    >>> add_options("run `evaluator hold a`", {"--store": "my store"})
+    "run `evaluator --store 'my store' hold a`"
+    """
+
+    def add(match: re.Match[str]) -> str:
+        """Return the beginning of the command in `match` with the options that it lacks."""
+        added = [word for name, value in options.items() if name not in match["words"] for word in (name, value)]
+        return f"`{quote_command(*added)} {match['words']}"
+
+    return _COMMAND_IN_TEXT.sub(add, text)
 
 
 def format_number(value: float, *, sign: bool = False) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from evaluator.cli import Session, emit
+from evaluator.cli import Session, emit, mask_control_characters
 from evaluator.cli.amounts import MOMENT
 from evaluator.cli.gathering import gathered
 from evaluator.cli.outcomes import OUTCOME_OPTIONS, describe_next_step, describe_outcomes
@@ -109,10 +109,10 @@ def command(
         landed_outcomes, facts, outcome_plan = import_outcomes(
             store, target_release, outcomes, outcome_options, query=outcomes_query, skip_bad_rows=skip_bad_rows
         )
-        emit(describe_outcomes(release, landed_outcomes, facts, outcome_plan))
+        emit(mask_control_characters(describe_outcomes(release, landed_outcomes, facts, outcome_plan)))
         if hint := describe_next_step(policy, store, landed_outcomes):
             session.say(hint)
-    session.say(f"next: {policy.command(release)}")
+    session.say(f"next: `{policy.command(release)}`")
     return 0
 
 
@@ -139,7 +139,7 @@ def _import_requests(session: Session, store: Store, release: Release, plan: Lan
     _show_warnings(session, _find_incomparable(plan))
     landed = import_release(store, release, plan)
     _show_warnings(session, landed.doubts)
-    emit(describe_landed(release.id, landed))
+    emit(mask_control_characters(describe_landed(release.id, landed)))
 
 
 def _show_warnings(session: Session, warnings: Iterable[str]) -> None:

@@ -19,7 +19,7 @@ from evaluator.records import BASELINE, BLOCK_BUCKETS, Finding, Run, RunState
 from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 from evaluator.stats.shaping.index import distinct
 from evaluator.stats.shaping.silence import Gap, Silence, find_silence
-from evaluator.wording import format_count, format_duration, format_number, write_command
+from evaluator.wording import format_count, format_duration, format_number, quote_command, write_command
 
 NAME = "silence"
 LOAD_SOURCE = "locust"
@@ -262,7 +262,7 @@ def _judge_arm(context: RequestContext, run_time: RunTime, silence: Silence) -> 
         text += "; health checks are not counted"
     remedy = f"find out why {name} got no requests"
     if run_time.is_load:
-        remedy += f", then load it again: `evaluator load {context.release} …`"
+        remedy += f", then load it again: `{quote_command('load', context.release)} …`"
     elif options := period_options(context, run_time, silence):
         remedy += f"; to judge only the time without gaps: `{write_command(context.release)} {options}`"
     else:

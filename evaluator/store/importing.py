@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
-import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -45,6 +44,7 @@ from evaluator.store.migrations import prepare_folder
 from evaluator.store.rollup import find_grid_us, roll_up
 from evaluator.store.runs import add_run
 from evaluator.store.sub_results import forget_sub_results
+from evaluator.store.temporary import temporary_folder
 from evaluator.wording import list_left_out
 
 AHEAD = timedelta(hours=1)
@@ -156,8 +156,8 @@ def _temporarily_rewritten(file: FilePlan) -> Iterator[FilePlan]:
     if file.layout.rewrite is None:
         yield file
         return
-    with tempfile.TemporaryDirectory(prefix="evaluator-") as folder:
-        target = Path(folder) / "rewritten.parquet"
+    with temporary_folder() as folder:
+        target = folder / "rewritten.parquet"
         try:
             file.layout.rewrite(Path(file.path), target)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
