@@ -118,6 +118,15 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         f"ALTER TABLE store.learnt RENAME COLUMN wander_{part} TO between_arms_{part}"
         for part in ("latency", "failures", "comparisons", "runs")
     ),
+    (
+        # Times of cells are in the unit of their run; until now, all were in microseconds. NULL: no time has landed.
+        "ALTER TABLE store.runs ADD COLUMN units_per_ms INTEGER DEFAULT 1000",
+        "ALTER TABLE store.runs RENAME COLUMN grid_us TO grid",
+        "ALTER TABLE store.moments RENAME COLUMN sum_us TO sum_time",
+        "ALTER TABLE store.moments RENAME COLUMN sum_sq_us TO sum_sq_time",
+        "ALTER TABLE store.moments RENAME COLUMN min_us TO min_time",
+        "ALTER TABLE store.moments RENAME COLUMN max_us TO max_time",
+    ),
 )
 """Statements of each step. Steps are never edited once released: a change is a new step."""
 

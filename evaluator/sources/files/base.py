@@ -102,8 +102,13 @@ def read_table(head: Head) -> Table:
         first_rows = next(file.iter_batches(batch_size=ROWS_OF_HEAD), None)
     if first_rows is None or not first_rows.num_rows:
         raise InputError(f"{head.path} has columns but no rows", hint=_NO_REQUEST)
-    columns = first_rows.to_pydict()
-    return Table(head.path, tuple(columns), {name: _choose_typical(values) for name, values in columns.items()})
+    # Times with a type need no value that shows their unit, and Python cannot hold all of them.
+    has_values = {field.name: not pa.types.is_temporal(field.type) for field in first_rows.schema}
+    typical = {
+        name: _choose_typical(first_rows[name].to_pylist()) if has_values[name] else str(first_rows[name].type)
+        for name in first_rows.schema.names
+    }
+    return Table(head.path, tuple(typical), typical)
 
 
 def starts_with(path: Path, magic: bytes) -> bool:
