@@ -367,10 +367,10 @@ STRATEGY = Addition(
 def source(content: str) -> Addition:
     """The source that CONTRIBUTING.md shows, as one of ours."""
     return Addition(
-        "evaluator/sources/files/gatling.py",
+        "evaluator/sources/files/tsung.py",
         content,
         "evaluator/sources/files/recognising.py",
-        {'        "k6": ': '        "gatling": f"{_PACKAGE}.gatling:GATLING",\n        "k6": '},
+        {'        "k6": ': '        "tsung": f"{_PACKAGE}.tsung:TSUNG",\n        "k6": '},
     )
 
 

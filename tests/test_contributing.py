@@ -27,7 +27,7 @@ from evaluator.store.migrations import MIGRATIONS, VIEWS
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-GATLING = re.search(r"```python\n(.*?)```", TEXT, re.DOTALL)[1]
+TSUNG = re.search(r"```python\n(.*?)```", TEXT, re.DOTALL)[1]
 BELL = re.search(
     r"## Your own.*?```python\n(.*?)```", (ROOT / "docs" / "hooks.md").read_text(encoding="utf-8"), re.DOTALL
 )[1]
@@ -66,16 +66,16 @@ class Place:
     def evaluator(self, *words: str, code: int = 0) -> str:
         return self.python("-m", "evaluator", *words, code=code)
 
-    def write_gatling(self) -> None:
+    def write_tsung(self) -> None:
         """Write two files as the source in CONTRIBUTING.md reads them."""
         for name in ("old", "new"):
             rows = [f"{START_S * 1000 + 25 * k},home,{20 + k % 9},{k % 50 > 0}".lower() for k in range(3600)]
             (self.folder / f"{name}.log").write_text("\n".join(["started,request,took_ms,outcome", *rows]) + "\n")
 
-    def import_gatling(self) -> None:
+    def import_tsung(self) -> None:
         """Import them without saying what they are, and look what has landed."""
-        self.write_gatling()
-        store = ("--store", "gatling.duckdb")
+        self.write_tsung()
+        store = ("--store", "tsung.duckdb")
         self.evaluator("import", "shop@2", "--baseline", "old.log", "--canary", "new.log", *store)
         query = "SELECT count(*) AS n, count_if(failed) AS bad, max(response_time_ms) AS worst FROM requests"
         said = self.evaluator("data", "sql", query, "--format", "csv", *store)
@@ -94,7 +94,7 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Place:
     info.mkdir()
     (package / "__init__.py").touch()
     (package / "bell.py").write_text(BELL)
-    (package / "gatling.py").write_text(GATLING)
+    (package / "tsung.py").write_text(TSUNG)
     (package / "access.py").write_text(ACCESS_LOG)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: our-evaluator\nVersion: 1.0\n")
     groups = [
@@ -112,8 +112,8 @@ def test_a_hook_of_another_package_is_one_of_the_hooks(stranger):
 
 
 def test_a_source_of_another_package_is_recognised_and_landed(stranger):
-    stranger.import_gatling()
-    done = stranger.evaluator("import", "shop@3", "--baseline", "old.log", "--canary", "new.log", "--format", "gatling")
+    stranger.import_tsung()
+    done = stranger.evaluator("import", "shop@3", "--baseline", "old.log", "--canary", "new.log", "--format", "tsung")
     assert "shop@3" in done
 
 
@@ -151,7 +151,7 @@ def changed(tmp_path_factory: pytest.TempPathFactory) -> Place:
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE", "app.py"):
         shutil.copy(ROOT / name, tree)
-    for addition in (*ADDITIONS, source(GATLING)):
+    for addition in (*ADDITIONS, source(TSUNG)):
         addition.make(tree)
     uv = (Path(sys.executable).with_name("uv"), "pip", "install", "--quiet", "--python", sys.executable)
     subprocess.run([*uv, "--no-deps", "--no-build-isolation", "--target", site, tree], check=True, timeout=120)
@@ -289,7 +289,7 @@ def test_a_report(judged, changed):
 
 
 def test_a_source(changed):
-    changed.import_gatling()
+    changed.import_tsung()
 
 
 def test_a_hook(changed):

@@ -29,6 +29,8 @@ OTHER_OPTIONS = {
     "--out": "of k6",
     "--system-tags": "of k6",
     "--help": "every command has it",
+    "--output-format": "of oha",
+    "--benchmark": "of Google Benchmark",
 }
 OTHER_WORDS = {
     # word -> why it is no key of the policy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,25 +24,61 @@ if TYPE_CHECKING:
     from evaluator.store import Store
 
 
-@click.command("import")
+@dataclass(frozen=True, slots=True)
+class RequestFiles:
+    """Values of the options that give request files."""
+
+    baseline: tuple[str, ...]
+    baseline_glob: tuple[str, ...]
+    canary: tuple[str, ...]
+    canary_glob: tuple[str, ...]
+    arms: tuple[str, ...]
+    """Texts NAME=FILE."""
+    arms_glob: tuple[str, ...]
+    """Texts NAME=PATTERN."""
+
+    def list_paths(self) -> dict[str, list[str]]:
+        """List the paths of each arm that has any. Raises UsageError."""
+        return _list_values_by_arm(self.baseline, self.canary, self.arms, "--arm")
+
+    def list_patterns(self) -> dict[str, list[str]]:
+        """List the patterns of each arm that has any. Raises UsageError."""
+        return _list_values_by_arm(self.baseline_glob, self.canary_glob, self.arms_glob, "--arm-glob")
+
+
+FILE_OPTIONS = (
+    click.option("--baseline", metavar="FILE", multiple=True, help="Requests of the baseline; may be repeated."),
+    click.option("--baseline-glob", metavar="PATTERN", multiple=True, help="The same, in all files that match."),
+    click.option("--canary", metavar="FILE", multiple=True, help="Requests of the candidate; may be repeated."),
+    click.option("--canary-glob", metavar="PATTERN", multiple=True, help="The same, in all files that match."),
+    click.option(
+        "--arm", "arms", metavar="NAME=FILE", multiple=True, help="Requests of a further candidate; may be repeated."
+    ),
+    click.option(
+        "--arm-glob", "arms_glob", metavar="NAME=PATTERN", multiple=True, help="The same, in all files that match."
+    ),
+)
+
+
+@click.command("import", context_settings={"allow_extra_args": True})  # they are refused with a hint
 @click.argument("release", metavar="RELEASE")
-@click.option("--baseline", metavar="FILE[,FILE…]", multiple=True, help="Requests of the baseline; globs are allowed.")
-@click.option("--canary", metavar="FILE[,FILE…]", multiple=True, help="Requests of the candidate.")
-@click.option("--arm", "arms", metavar="NAME=FILE[,FILE…]", multiple=True, help="Requests of a further candidate.")
+@gathered("files", RequestFiles, *FILE_OPTIONS)
 @click.option(
     "--format",
     "format_name",
     default="auto",
     show_default=True,
     metavar="FORMAT",
-    help="auto, locust, jtl, jtl-transactions, k6, csv, parquet, or a source of another package.",
+    help="auto, locust, jtl, jtl-transactions, k6, vegeta, gatling, hey, oha, pyperf, google-benchmark, csv, json, "
+    "parquet, or a source of another package.",
 )
 @click.option(
     "--column",
     "columns",
     metavar="TARGET=SOURCE[:UNIT]",
     multiple=True,
-    help="Where a column comes from, for example response_time_ms=elapsed:s; may be repeated.",
+    help="Where a column comes from, for example response_time_ms=elapsed:s; SOURCE is a column, several joined by +,"
+    " or const:VALUE. May be repeated.",
 )
 @click.option(
     "--files-are",
@@ -54,63 +91,77 @@ if TYPE_CHECKING:
 @click.option("--to", "end", type=MOMENT, metavar="T", help="Only requests before this time.")
 @gathered("outcome_options", OutcomeOptions, *OUTCOME_OPTIONS)
 @click.option("--skip-bad-rows", is_flag=True, help="Count rows that cannot be used instead of refusing the file.")
+@click.option(
+    "--all-answered",
+    is_flag=True,
+    help="You know that every request got an answer: hey and oha write no row for others, so their files alone never "
+    "give a GO.",
+)
 @subject_options("Name of the service.")
 @click.pass_obj
 def command(
     session: Session,
     release: str,
-    baseline: tuple[str, ...],
-    canary: tuple[str, ...],
-    arms: tuple[str, ...],
+    files: RequestFiles,
     format_name: str,
     columns: tuple[str, ...],
     files_are: FilesAre | None,
     start: datetime | None,
     end: datetime | None,
     outcomes: tuple[str, ...],
+    outcomes_glob: tuple[str, ...],
     outcomes_query: str,
     outcome_options: OutcomeOptions,
     skip_bad_rows: bool,
+    all_answered: bool,
     subject: Subject,
 ) -> int:
     """Import request files as runs of RELEASE, or outcomes of units.
+
+    FILE is a path, whatever characters it has; an option is repeated for each further file. PATTERN has *, ?, [abc] or
+    ** (folders of any depth) and is quoted: --baseline-glob 'old-*.csv'.
 
     Several files of one arm are parts of one run if they overlap in time, or if one continues where another ends. They
     are one run each if at least 5 seconds, and at least twice the longest pause within them, lie between them, or if
     their times count from the start of a test.
 
     A request row needs ts, endpoint, response_time_ms and failed; instance, response_bytes, status_code, exception and
-    user_count are optional. UNIT is s, ms, us or ns for times (ts: also iso); without it, response times have the unit
-    of their type in Parquet, or that in which the column's name ends (took_ns), else ms. For failed it is failure (true
-    is a failure), success (true is a success), status (0, and 400 or more, is a failure) or text (any text is a
-    failure).
-    docs/formats.md lists for each format what is read, and what is left out and named.
+    user_count are optional. UNIT is s, ms, us or ns for times (ts: also iso, or a format such as %d/%b/%Y:%H:%M:%S %z);
+    without it, response times have the unit of their type in Parquet, or that in which the name of the column ends
+    (took_ns), else ms. For failed it is failure (true is a failure), success (true is a success), status (0, and 400 or
+    more, is a failure) or text (any text is a failure). docs/formats.md lists for each format what is read, and what is
+    left out and named.
 
     Outcomes are compared by the metrics outcome_proportion, outcome_mean, outcome_ratio and outcome_quantile of the
     policy. Each unit (a user, a session) counts once, however many rows it has.
     """
     from evaluator.pipeline.importing import import_outcomes
     from evaluator.sources.files import plan_landing
+    from evaluator.sources.files.paths import option_of_arm, refuse_left_over
 
-    if not outcomes and (outcomes_query or outcome_options != OutcomeOptions()):
+    refuse_left_over(click.get_current_context().args, option_of_arm(BASELINE))
+    has_outcomes = bool(outcomes or outcomes_glob)
+    if not has_outcomes and (outcomes_query or outcome_options != OutcomeOptions()):
         raise UsageError("options about outcomes need --outcomes FILE")
-    files = _list_files_by_arm(baseline, canary, arms)
-    if not files and (files_are or start or end):
+    paths, patterns = files.list_paths(), files.list_patterns()
+    has_requests = bool(paths or patterns)
+    if not has_requests and (files_are or start or end):
         raise UsageError("--files-are, --from and --to need request files: --baseline FILE and --canary FILE")
     policy = session.load_policy(release, service=subject.service)
     plan = None
-    if files or not outcomes:  # with neither, `plan_landing` raises InputError
+    if has_requests or not has_outcomes:  # with neither, `plan_landing` raises InputError
         plan = plan_landing(
-            files, format=format_name, columns=columns, skip_bad_rows=skip_bad_rows, service=subject.service,
-            sensitive=policy.promotion.sensitive, files_are=files_are, start=start, end=end)  # fmt: skip
+            paths, patterns=patterns, format=format_name, columns=columns, skip_bad_rows=skip_bad_rows,
+            all_answered=all_answered, service=subject.service, sensitive=policy.promotion.sensitive,
+            files_are=files_are, start=start, end=end)  # fmt: skip
     target_release = subject.to_release(session, release)
     store = session.open_store(create=True)
     if plan:
         _import_requests(session, store, target_release, plan)
-    if outcomes:
+    if has_outcomes:
         landed_outcomes, facts, outcome_plan = import_outcomes(
-            store, target_release, outcomes, outcome_options, query=outcomes_query, skip_bad_rows=skip_bad_rows
-        )
+            store, target_release, outcomes, outcome_options,
+            patterns=outcomes_glob, query=outcomes_query, skip_bad_rows=skip_bad_rows)  # fmt: skip
         emit(mask_control_characters(describe_outcomes(release, landed_outcomes, facts, outcome_plan)))
         if hint := describe_next_step(policy, store, landed_outcomes):
             session.say(hint)
@@ -118,20 +169,24 @@ def command(
     return 0
 
 
-def _list_files_by_arm(
-    baseline: Iterable[str], canary: Iterable[str], further_arms: Iterable[str]
+def _list_values_by_arm(
+    baseline: Iterable[str], canary: Iterable[str], further_arms: Iterable[str], option: str
 ) -> dict[str, list[str]]:
-    """List the files of each arm that has any, from the values of `--baseline`, `--canary` and `--arm`.
+    """List the values (paths or patterns) of each arm that has any, from those of three options.
 
-    `further_arms`: texts NAME=FILE[,FILE…]. Comma lists stay as they are. Raises UsageError for any other text.
+    `further_arms`: texts NAME=VALUE; the name ends at the first `=`. `option`: the option that gave them. Raises
+    UsageError for any other text.
     """
-    files_by_arm: dict[str, list[str]] = {BASELINE: list(baseline), CANDIDATE: list(canary)}
+    values_by_arm: dict[str, list[str]] = {BASELINE: list(baseline), CANDIDATE: list(canary)}
     for text in further_arms:
-        name, equals, files = text.partition("=")
-        if not (name and equals and files):
-            raise UsageError(f"--arm {text} is not NAME=FILE[,FILE…]")
-        files_by_arm.setdefault(name, []).append(files)
-    return {name: files for name, files in files_by_arm.items() if files}
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise UsageError(
+                f"{option} {text} has no arm before its file",
+                hint=f"give {option} NAME={'PATTERN' if option.endswith('-glob') else 'FILE'}",
+            )
+        values_by_arm.setdefault(name, []).append(value)
+    return {name: values for name, values in values_by_arm.items() if values}
 
 
 def _import_requests(session: Session, store: Store, release: Release, plan: LandingPlan) -> None:
@@ -155,10 +210,10 @@ def _describe_time_columns(plan: LandingPlan) -> tuple[str, ...]:
     The unit may come from the name or the type of a column, or be the default: a wrong one is seen here.
     """
     columns = [column for file in plan.files for column in file.layout.columns if column.target == "response_time_ms"]
-    is_general = {file.layout.format for file in plan.files} <= {"csv", "parquet"}
+    is_general = {file.layout.format for file in plan.files} <= {"csv", "json", "parquet"}
     return tuple(
         dict.fromkeys(
-            f"response times are read from the column '{column.sources[0]}' in "
+            f"response times are read from the column '{' + '.join(column.sources)}' in "
             + _UNIT_NAMES.get(column.unit, "the unit of its type")
             for column in columns
             if is_general and column.sources != (column.target,)
@@ -173,12 +228,18 @@ def _show_warnings(session: Session, warnings: Iterable[str]) -> None:
 
 
 def _find_incomparable(plan: LandingPlan) -> Iterable[str]:
-    """Find what can be imported but not compared, and describe it: one file for several arms, and an arm alone."""
+    """Describe what can be imported but not compared, such as one file for several arms, or an arm that is alone."""
     arms_and_paths = {(file.arm, file.path) for file in plan.files}
     arm_count_by_path = Counter(Path(path).resolve() for _, path in arms_and_paths)
     for path, arm_count in arm_count_by_path.items():
         if arm_count > 1:
             yield f"{path} is given for several arms, and the same requests cannot show a difference"
+    for unseen in dict.fromkeys(file.layout.unseen for file in plan.files if file.layout.unseen):
+        yield f"the files do not show {unseen}, so they cannot give a GO (if all were answered, give --all-answered)"
+    columns = [column for file in plan.files for column in file.layout.columns]
+    constant = next((c.constant for c in columns if c.target == "failed" and c.kind == "constant"), None)
+    if constant is not None:
+        yield f"by failed=const:{constant} all requests count the same, so no verdict can show more failures"
     arms = {file.arm for file in plan.files}
     if BASELINE not in arms or len(arms) < 2:
         missing_arm = CANDIDATE if BASELINE in arms else BASELINE

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 OUTCOME_OPTIONS = (
     click.option(
         "--outcomes",
-        metavar="FILE[,FILE…]",
+        metavar="FILE",
         multiple=True,
         help="Outcomes of an A/B test: CSV or Parquet, a row per unit or event, columns for unit, arm and outcomes.",
     ),
+    click.option("--outcomes-glob", metavar="PATTERN", multiple=True, help="The same, in all files that match."),
     click.option(
         "--outcomes-query", metavar="SQL", default="", help="Import the result of this query over the table outcomes."
     ),

@@ -55,6 +55,8 @@ def _list_problems(run: Run) -> Iterable[str]:
 def check_coverage(context: RequestContext) -> Iterable[Finding]:
     """Compare the requests in the store with those that the load generator counted; name unreadable segments (files).
 
+    It also fails if the files of a run cannot show some kind of requests.
+
     Too few requests in the store were lost; clearly more than counted were stored twice.
     """
     unreadable = [name for run in context.runs for name in run.facts.quarantined]
@@ -62,6 +64,15 @@ def check_coverage(context: RequestContext) -> Iterable[Finding]:
         noun = "segments" if len(unreadable) > 1 else "segment"
         yield fail("coverage", f"{len(unreadable)} {noun} cannot be read: {', '.join(unreadable[:3])}")
     counted = int(sum(context.list_known("counted")))
+    unseen = next((run.facts.unseen for run in context.runs if run.facts.unseen), "")
+    if unseen:
+        yield fail(
+            "coverage",
+            f"the files do not show {unseen}: such failures would not be seen",
+            "load with a tool that writes every request (Locust, JMeter, k6, Vegeta, Gatling); or, if you know that "
+            "every request got an answer, import the files again with --all-answered",
+        )
+        return
     if not counted:  # no load generator counted requests: the data were imported
         has_bad_rows = any(part.kind is LeftOutKind.BAD_ROW for rows in context.rows for part in rows.left_out)
         if not unreadable and not has_bad_rows:

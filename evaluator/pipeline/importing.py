@@ -47,16 +47,18 @@ def import_outcomes(
     files: Sequence[str],
     options: OutcomeOptions,
     *,
+    patterns: Sequence[str] = (),
     query: str = "",
     skip_bad_rows: bool = False,
 ) -> tuple[Landed, OutcomeFacts, OutcomePlan]:
-    """Land a table with the outcomes of units (such as users) as a new run. `query`: SQL that makes it from the files.
+    """Land a table with the outcomes of units (such as users) as a new run.
 
+    `files`, `patterns`: paths of the files, and patterns of further ones. `query`: SQL that makes the table from them.
     If it has landed already, only services and labels of the release are updated. Returns the result of the landing,
     the counts of units and rows, and how the columns were read. Raises InputError for a table that cannot be read.
     """
     check_names(release)
-    plan = plan_outcomes(files, options, describe_outcomes, query=query, skip_bad_rows=skip_bad_rows)
+    plan = plan_outcomes(files, options, describe_outcomes, patterns=patterns, query=query, skip_bad_rows=skip_bad_rows)
     group = new_run_id()
     run = Run(
         id=group,

@@ -26,9 +26,11 @@ class ColumnMap:
 
     - `text`: the sources, joined by a space;
     - `integer`;
-    - `number`: a duration in `unit` (s, ms, us, ns);
+    - `number`: a duration in `unit` (s, ms, us, ns), the sum of the sources;
     - `clock`: a duration as a time of day or an interval, whose type has its unit;
-    - `instant`: a time in `unit` (s, ms, us, ns since the epoch, or iso);
+    - `instant`: a time in `unit` (s, ms, us, ns since the epoch, iso, or a format such as `%d/%b/%Y:%H:%M:%S %z`);
+      texts of several sources are joined by a space;
+    - `constant`: `constant` in all rows, without sources;
     - `ended`: an instant minus the milliseconds of the second source;
     - `route`: a method, and the first of the other sources that is not empty, as a URL without host and query.
 
@@ -46,9 +48,11 @@ class ColumnMap:
     sources: tuple[str, ...]
     kind: Literal[
         "text", "integer", "number", "clock", "instant", "true", "false", "status", "filled", "unexpected", "zero",
-        "nonzero", "ended", "route",
+        "nonzero", "ended", "route", "constant",
     ]  # fmt: skip
     unit: str = ""
+    constant: str = ""
+    """Value of the kind `constant`, as text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +99,15 @@ class FileLayout:
 
     format: str
     """Name in the table of sources: locust, jtl, …"""
-    reader: Literal["csv", "parquet", "k6"]
-    """`k6`: lines of k6's JSON."""
+    reader: Literal["csv", "parquet", "k6", "json"]
+    """`k6`: lines of k6's JSON; `json`: lines of any JSON objects."""
     columns: tuple[ColumnMap, ...]
     delimiter: str = ","
     header: tuple[str, ...] = ()
     """All columns of the file, in its order."""
+    paths: tuple[tuple[str, ...], ...] = ()
+    """Path to each column of the header, where columns may be inside of others: `("http", "status")` for the column
+    `http.status` of JSON or Parquet. Empty: no column is."""
     others: tuple[OtherRows, ...] = ()
     """Rows that are not requests; the first match decides. A row without a match is a request."""
     kind_column: str = ""
@@ -111,10 +118,14 @@ class FileLayout:
     """Column with the number of requests that a row sums up: a row with more than one is a statistic, not a request."""
     rewrite: Callable[[Path, Path], None] | None = None
     """Writes the file (first argument) as Parquet (second), if the store cannot read it itself."""
+    unreadable_column: str = ""
+    """Column with the text of a row that could not be read, if the file was rewritten; empty for other rows."""
     line_column: str = ""
     """Column with the line number of a row, if the file was rewritten."""
     advice: str = ""
     """What the user can do if no row of the file is a request."""
+    unseen: str = ""
+    """Requests that were made and have no row in files of this format; empty: every request has a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +138,14 @@ class FilePlan:
     """Position among the files of its arm, in the order given."""
     layout: FileLayout
     rewritten: str = ""
-    """Path of the rewritten file while it lands."""
+    """Path of the unpacked or rewritten copy of the file, while it lands from that copy."""
     sensitive: bool = False
     """If true, no text of a request is kept except its path."""
+
+    @property
+    def readable_path(self) -> str:
+        """Path of what the store reads: the file itself, or its unpacked or rewritten copy."""
+        return self.rewritten or self.path
 
 
 @dataclass(frozen=True, slots=True)

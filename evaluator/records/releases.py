@@ -86,6 +86,8 @@ class RunFacts:
     """Did worker processes lose the process that started the load?"""
     stopped_by: str = ""
     """Why the run ended too early: a signal, a full disk, a lost worker; empty if it did not."""
+    unseen: str = ""
+    """Requests that were made and that the files of the run cannot show; empty if there are none."""
     ended_early: str = ""
     """Why the run was ended early on purpose; the data recorded until then are complete."""
 

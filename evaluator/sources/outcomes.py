@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import re
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +12,8 @@ from typing import Literal
 from evaluator.errors import InputError, UnknownName
 from evaluator.records import OutcomeColumn, OutcomeOptions, OutcomePlan, SourceColumn
 from evaluator.sources.files.base import find_delimiter, refuse_repeated_column, starts_with
-from evaluator.sources.files.planning import expand_files
-from evaluator.textfiles import open_bytes, open_text
+from evaluator.sources.files.paths import OUTCOMES, find_files
+from evaluator.textfiles import find_packing, is_plain, open_bytes, open_text
 
 Describe = Callable[[OutcomePlan], Sequence[SourceColumn]]
 """Lists the columns of a plan's files, or of its query over them."""
@@ -48,18 +47,18 @@ def plan_outcomes(
     options: OutcomeOptions,
     describe: Describe,
     *,
+    patterns: Sequence[str] = (),
     query: str = "",
     skip_bad_rows: bool = False,
 ) -> OutcomePlan:
     """Plan the landing of outcome files: which column is the unit, the arm, an outcome, a covariate.
 
-    `files`: paths, globs and comma lists. `describe` lists the columns of the files, or of `query`, an SQL query over
-    them. Raises InputError and UnknownName.
+    `files`: their paths; `patterns`: patterns of further files. `describe` lists the columns of the files, or of
+    `query`, an SQL query over them. Raises InputError and UnknownName.
     """
-    paths = tuple(str(path) for path in expand_files(files, "outcomes"))
+    paths = tuple(str(path) for path in find_files(files, patterns, OUTCOMES))
     for path in paths:
-        if path.endswith(".gz"):
-            _check_compressed(Path(path))
+        _check_packing(Path(path))
     readers = {"parquet" if starts_with(Path(path), b"PAR1") else "csv" for path in paths}
     if len(readers) > 1:
         raise InputError("files of outcomes must be all CSV or all Parquet")
@@ -88,16 +87,26 @@ def plan_outcomes(
     return replace(plan, unit=unit, arm=arm, columns=_choose_value_columns(options, columns, {unit, arm}))
 
 
-def _check_compressed(path: Path) -> None:
-    """Read a compressed file to its end and check it; otherwise a damaged file would be read in part."""
-    try:
+def _check_packing(path: Path) -> None:
+    """Refuse a file that the engine would not read, or only in part. Raises InputError.
+
+    The engine reads plain UTF-8, and gzip under a name that ends in .gz, but does not compare its checksum.
+    """
+    packing = find_packing(path)
+    is_gzip = packing == "gzip" and path.suffix == ".gz"
+    if packing and not is_gzip:
+        raise InputError(
+            f"{path} is packed ({packing})",
+            hint="unpack it; a file of outcomes may be packed with gzip only, under a name that ends in .gz",
+        )
+    if path.suffix == ".gz" and not is_gzip:
+        raise InputError(f"{path} is not packed, though its name ends in .gz", hint="rename it without .gz")
+    if is_gzip:
         with open_bytes(path) as file:
             while file.read(_CHUNK):
                 pass
-    except (EOFError, zlib.error, OSError) as error:
-        raise InputError(
-            f"{path} is damaged or not a gzip file: {error}", hint="copy or export the file again"
-        ) from error
+    elif not is_plain(path):
+        raise InputError(f"{path} is text of UTF-16 or UTF-32", hint="save it as UTF-8")
 
 
 def _read_header(path: Path) -> tuple[tuple[str, ...], str]:

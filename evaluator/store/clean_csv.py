@@ -46,6 +46,7 @@ _MOST_COMBINATIONS = 1 << 20
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 _INSTANT = pa.timestamp("us", tz="UTC")
+_INSTANTS = {"iso": _INSTANT, **dict.fromkeys(MICROS, pa.float64())}
 _TYPES: Mapping[str, pa.DataType] = {
     "response_bytes": pa.int64(),
     "user_count": pa.int32(),
@@ -104,11 +105,10 @@ _HOW_WRITTEN: Mapping[str, Any] = {
 def _find_column_types(file: FilePlan) -> dict[str, pa.DataType] | None:
     """Find the Arrow type of each column of the file that is needed: its name in the file → type.
 
-    `None` if this module cannot read the layout: only plain CSV, whose rows are requests or summaries that the text of
-    one column identifies.
+    `None` if this module cannot read the layout: only CSV of requests, and of summaries that one column shows.
     """
     layout = file.layout
-    if layout.reader != "csv" or layout.rewrite is not None or file.path.endswith(".gz"):
+    if layout.reader != "csv" or layout.rewrite is not None:
         return None
     for rows in layout.others:
         if rows.kind is not LeftOutKind.SUMMARY or len(rows.conditions) != 1 or rows.failed or rows.detail_column:
@@ -122,9 +122,9 @@ def _find_column_types(file: FilePlan) -> dict[str, pa.DataType] | None:
     for column in layout.columns:
         if column.kind in _TEXT_KINDS:
             column_type = _TEXT
-        elif column.kind == "instant":
-            column_type = _INSTANT if column.unit == "iso" else pa.float64()
-        elif column.kind == "number":
+        elif column.kind == "instant" and len(column.sources) == 1 and column.unit in _INSTANTS:
+            column_type = _INSTANTS[column.unit]
+        elif column.kind == "number" and len(column.sources) == 1:
             column_type = pa.float64()
         elif column.kind == "integer":
             column_type = _TYPES[column.target]
@@ -144,7 +144,7 @@ def _convert_pieces(converter: _RowConverter, column_types: Mapping[str, pa.Data
     futures: deque[Future[_Piece]] = deque()
     with ThreadPoolExecutor(_THREADS) as pool:
         try:
-            for number, text in enumerate(_split_file(Path(converter.file.path))):
+            for number, text in enumerate(_split_file(Path(converter.file.readable_path))):
                 future = pool.submit(_convert_piece, converter, column_types, text, has_header=number == 0)
                 futures.append(future)
                 # Not more: each piece takes memory until the consumer has it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import glob
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -244,6 +245,31 @@ def _first_line(error: duckdb.Error) -> str:
 def quote(text: str | Path) -> str:
     """Quote a text or a path for the few places of SQL that take no parameter (ATTACH, SET, COPY … TO)."""
     return "'" + os.fspath(text).replace("'", "''") + "'"
+
+
+def path_for_engine(path: str | Path) -> str:
+    """Return the path of a file in a form that DuckDB does not take for an address or a path in the home folder."""
+    # Not normalised: `..` after a link is not the folder in which the link is.
+    return os.path.join(os.getcwd(), path)  # noqa: PTH118, PTH109 - see the line above
+
+
+def quote_file(path: str | Path) -> str:
+    """Quote a path for a function of DuckDB that reads files (`read_csv` …), so that it reads exactly this file.
+
+    Otherwise DuckDB takes `*`, `?` and `[` for a pattern.
+    """
+    return quote(glob.escape(path_for_engine(path)))
+
+
+def quote_files(paths: Iterable[str | Path]) -> str:
+    """Write paths as a list of SQL, each quoted by `quote_file`."""
+    return "[" + ", ".join(quote_file(path) for path in paths) + "]"
+
+
+def name_compression(paths: Iterable[str | Path]) -> str:
+    """Name the compression of files for DuckDB, quoted: by their endings, which it does not see in a name with `?`."""
+    compressions = {"gzip" if str(path).endswith(".gz") else "none" for path in paths}
+    return quote(compressions.pop() if len(compressions) == 1 else "auto_detect")
 
 
 def quote_all(texts: Iterable[str | Path]) -> str:

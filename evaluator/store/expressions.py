@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from evaluator.records import ColumnMap, Condition, FilePlan
-from evaluator.store.engine import quote, quote_all
+from evaluator.records import ColumnMap, Condition, FileLayout, FilePlan
+from evaluator.store.engine import name_compression, quote, quote_files, quote_name
 
 SCALES = {"s": (1000, 1), "ms": (1, 1), "us": (1, 1000), "ns": (1, 1_000_000)}
 """Unit of a time → two numbers: milliseconds are a time multiplied by the first and divided by the second.
@@ -19,16 +19,38 @@ MICROS = {"s": 1_000_000.0, "ms": 1000.0, "us": 1.0, "ns": 0.001}
 
 
 def read_texts(
-    paths: Sequence[str], delimiter: str, header: Sequence[str], on_error: Literal["store_rejects", "ignore_errors"]
+    paths: Sequence[str],
+    delimiter: str,
+    header: Sequence[str],
+    on_error: Literal["store_rejects", "ignore_errors"],
+    compression: Literal["none", "auto"] = "none",
 ) -> str:
     """Write the call of DuckDB's `read_csv` that reads CSV files with the columns `header`, each as text.
 
-    `on_error`: rows that cannot be split are stored in the table `reject_errors`, or ignored.
+    `on_error`: rows that cannot be split are stored in the table `reject_errors`, or ignored. `compression`:
+    `auto` unpacks files whose names end in .gz.
     """
     columns = ", ".join(f"{quote(name)}: 'VARCHAR'" for name in header)
+    compression_sql = name_compression(paths) if compression == "auto" else quote(compression)
     return f"""read_csv(
-        {quote_all(paths)}, auto_detect = false, header = true, delim = {quote(delimiter)}, quote = '"', escape = '"',
-        columns = {{{columns}}}, {on_error} = true)"""
+        {quote_files(paths)}, auto_detect = false, header = true, delim = {quote(delimiter)}, quote = '"',
+        escape = '"', columns = {{{columns}}}, compression = {compression_sql}, hive_partitioning = false,
+        {on_error} = true)"""
+
+
+def access_column(layout: FileLayout, position: int) -> str:
+    """Write the SQL expression for a column of a file, by its position in the header."""
+    if layout.reader == "json":
+        # A JSON pointer: it needs no quotes, and only these two characters of a name are written in another way.
+        pointer = "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in layout.paths[position])
+        return f"json_extract_string(json, {quote(pointer)})"
+    if not layout.paths:
+        return quote_name(layout.header[position])
+    first, *others = layout.paths[position]
+    expression = quote_name(first)
+    for name in others:
+        expression = f"struct_extract({expression}, {quote(name)})"
+    return expression
 
 
 def column_name(file: FilePlan, source: str) -> str:
@@ -42,9 +64,11 @@ def express(file: FilePlan, column: ColumnMap) -> str:
     The column's `kind` says how, such as "number" or "route". The expression is NULL where the file has no value that
     can be read.
     """
+    if column.kind == "constant":
+        return f"CAST({quote(column.constant)} AS {_TYPES[column.target]})"
     names = [column_name(file, source) for source in column.sources]
     if column.kind == "instant":
-        return _express_time(names[0], column.unit)
+        return _express_time(names[0] if len(names) == 1 else _join_all(names), column.unit)
     if column.kind == "ended":
         # The time of the end (first source) minus the milliseconds that the request took (second source).
         duration = f"to_microseconds(CAST(round(coalesce(TRY_CAST({names[1]} AS DOUBLE), 0) * 1000) AS BIGINT))"
@@ -65,13 +89,14 @@ def express(file: FilePlan, column: ColumnMap) -> str:
         integer=_INTEGERS.get(column.target),  # SQL type
         factor=factor,
         divisor=divisor,
+        sum=" + ".join(f"TRY_CAST({name} AS DOUBLE)" for name in names),
     )
 
 
 _EXPRESSIONS = {
     "text": "concat_ws(' ', {texts})",
     "integer": "TRY_CAST({name} AS {integer})",
-    "number": "TRY_CAST({name} AS DOUBLE) * {factor} / {divisor}",
+    "number": "({sum}) * {factor} / {divisor}",
     "clock": "epoch_ns({name}) / 1000000",
     "true": "{true}",
     "false": "NOT {true}",
@@ -82,6 +107,18 @@ _EXPRESSIONS = {
 }
 
 _INTEGERS = {"response_bytes": "BIGINT", "user_count": "INTEGER"}
+_TYPES = {
+    **dict.fromkeys(("endpoint", "instance", "exception"), "VARCHAR"),
+    **_INTEGERS,
+    "failed": "BOOLEAN",
+    "status_code": "SMALLINT",
+}
+"""Column of a request row that may be a constant → its SQL type."""
+
+
+def _join_all(names: list[str]) -> str:
+    """Write the expression that joins texts with a space; NULL if one of them is missing."""
+    return " || ' ' || ".join(f"nullif(trim(CAST({name} AS VARCHAR)), '')" for name in names)
 
 
 def _express_boolean(name: str) -> str:
@@ -146,12 +183,22 @@ _LAST_MICROS = 9e18
 
 
 def _express_time(name: str, unit: str) -> str:
-    """Write the expression for a time: a text (`iso`), or a number of `unit` since 1970. NULL if it is out of range."""
+    """Write the expression for a time: NULL if it cannot be read or is out of range.
+
+    `name`: a column, or an expression. `unit`: iso or a format for a text, else of a number since 1970.
+    """
     if unit == "iso":
         return f"TRY_CAST({name} AS TIMESTAMPTZ)"
+    if is_text_time(unit):  # without a zone it is UTC, as the engine is set
+        return f"CAST(try_strptime(trim(CAST({name} AS VARCHAR)), {quote(unit)}) AS TIMESTAMPTZ)"
     micros = f"TRY_CAST({name} AS DOUBLE) * {MICROS[unit]}"
     bounded = f"CASE WHEN abs({micros}) < {_LAST_MICROS} THEN CAST(round({micros}) AS BIGINT) END"
     return f"make_timestamp({bounded}) AT TIME ZONE 'UTC'"
+
+
+def is_text_time(unit: str) -> bool:
+    """Whether times in a `unit` are texts, so that they may be local: iso, or a format."""
+    return unit not in MICROS
 
 
 def is_nothing(name: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import itertools
 import re
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,8 +12,8 @@ from pathlib import Path
 
 from evaluator.errors import InputError
 from evaluator.records import FilePlan, LeftOutKind
-from evaluator.store.engine import Engine, quote, quote_name
-from evaluator.store.expressions import column_name, express, is_nothing, read_texts, write_condition
+from evaluator.store.engine import Engine, quote, quote_file, quote_name
+from evaluator.store.expressions import access_column, column_name, express, is_nothing, read_texts, write_condition
 from evaluator.store.rollup import HIGHEST_MS
 from evaluator.store.sub_results import write_sub_results_query
 from evaluator.textfiles import open_text
@@ -109,13 +108,23 @@ def _select_raw(file: FilePlan, exprs: Mapping[str, str]) -> str:
     used_columns |= {condition.column for rows in layout.others for condition in rows.conditions}
     used_columns |= {source for rows in layout.others if rows.failed for source in rows.failed.sources}
     used_columns |= {rows.detail_column for rows in layout.others}
-    used_columns |= {layout.line_column, layout.count_column, layout.kind_column}
+    used_columns |= {layout.line_column, layout.count_column, layout.kind_column, layout.unreadable_column}
     if layout.sub_results:
         used_columns |= {layout.sub_results.label, layout.sub_results.thread}
     # The set has an empty name for each column that the layout does not have; no column of the header has that name.
-    renamed = ", ".join(f"{quote_name(name)} AS c{k}" for k, name in enumerate(layout.header) if name in used_columns)
+    renamed = ", ".join(
+        f"{access_column(layout, position)} AS c{position}"
+        for position, name in enumerate(layout.header)
+        if name in used_columns
+    )
     if layout.reader == "parquet":
-        return f"SELECT {renamed} FROM read_parquet({quote(file.rewritten or file.path)})"
+        return f"SELECT {renamed} FROM read_parquet({quote_file(file.readable_path)}, hive_partitioning = false)"
+    if layout.reader == "json":
+        # A line that is no JSON has NULL everywhere.
+        return f"""
+            SELECT {renamed} FROM read_json_objects(
+                {quote_file(file.readable_path)}, format = 'newline_delimited', ignore_errors = true,
+                compression = 'none', hive_partitioning = false)"""
     if layout.reader == "k6":
         # A line that is no JSON has NULL everywhere. A line of type Metric only defines a metric: an empty name makes
         # it a row that does not count.
@@ -127,10 +136,12 @@ def _select_raw(file: FilePlan, exprs: Mapping[str, str]) -> str:
                 SELECT CASE WHEN type = 'Metric' THEN '' ELSE metric END AS metric, data."time" AS "time",
                     data.value AS value, {picked_tags}
                 FROM read_json(
-                    {quote(file.path)}, format = 'newline_delimited', ignore_errors = true,
+                    {quote_file(file.readable_path)}, format = 'newline_delimited', ignore_errors = true,
+                    compression = 'none', hive_partitioning = false,
                     columns = {{type: 'VARCHAR', metric: 'VARCHAR',
                         data: 'STRUCT("time" VARCHAR, value VARCHAR, tags STRUCT({tag_types}))'}}))"""
-    table = f"SELECT {renamed} FROM {read_texts([file.path], layout.delimiter, layout.header, 'store_rejects')}"
+    rows = read_texts([file.readable_path], layout.delimiter, layout.header, "store_rejects")
+    table = f"SELECT {renamed} FROM {rows}"
     if layout.sub_results is None:
         return table
     transactions = [
@@ -187,13 +198,13 @@ def _express_problem(
         latest: Latest time that is allowed.
         median_time: Time from which no request may be far; `None`: no test.
     """
-    # Column of a request row → name of the first column of the file that it is made from.
-    source_of = {column.target: column_name(file, column.sources[0]) for column in file.layout.columns}
+    # Column of a request row → name of the first column of the file that it is made from; constants have none.
+    source_of = {c.target: column_name(file, c.sources[0]) for c in file.layout.columns if c.sources}
     # An optional column may be empty, but not hold what cannot be read.
     optional = " ".join(
         f"WHEN {exprs[target]} IS NULL AND nullif(CAST({source_of[target]} AS VARCHAR), '') IS NOT NULL THEN '{target}'"
         for target in ("response_bytes", "user_count")
-        if target in exprs
+        if target in source_of
     )
     # A name that is made of several columns needs a text in each.
     endpoint = next(column for column in file.layout.columns if column.target == "endpoint")
@@ -201,14 +212,20 @@ def _express_problem(
         f"coalesce(trim(CAST({column_name(file, source)} AS VARCHAR)), '') = ''"
         for source in (endpoint.sources if endpoint.kind == "text" else ())
     )
+    duration = next(column for column in file.layout.columns if column.target == "response_time_ms")
+    has_no_duration = " AND ".join(is_nothing(column_name(file, source)) for source in duration.sources)
     layout = file.layout
     # The column that says how many requests a row sums up, and the one that says what the row is (request or other).
     sums_up_several = f"TRY_CAST({column_name(file, layout.count_column)} AS DOUBLE) > 1" if layout.count_column else ""
     lacks_kind = f"coalesce({column_name(file, layout.kind_column)}, '') = ''" if layout.kind_column else ""
+    is_unreadable = (
+        f"coalesce({column_name(file, layout.unreadable_column)}, '') <> ''" if layout.unreadable_column else ""
+    )
     # Of several problems, the first counts. A row without a time is no row of the tool: its kind is not tested.
     # A failure may have no response time, if its column is empty.
     return f"""
         CASE
+            {f"WHEN {is_unreadable} THEN 'unreadable'" if is_unreadable else ""}
             {f"WHEN {sums_up_several} THEN 'count'" if sums_up_several else ""}
             {f"WHEN ts IS NOT NULL AND {lacks_kind} THEN 'kind'" if lacks_kind else ""}
             WHEN ts IS NULL OR ts < {_EARLIEST} THEN 'ts'
@@ -217,7 +234,7 @@ def _express_problem(
             WHEN coalesce(trim(endpoint), '') = '' OR {has_empty_part or "false"} THEN 'endpoint'
             WHEN contains(endpoint, chr(10)) THEN 'lines'
             WHEN failed IS NULL THEN 'failed'
-            WHEN ms IS NULL AND NOT (failed AND {is_nothing(source_of["response_time_ms"])}) THEN 'response_time_ms'
+            WHEN ms IS NULL AND NOT (failed AND {has_no_duration}) THEN 'response_time_ms'
             WHEN NOT (isfinite(ms) AND ms BETWEEN 0 AND {HIGHEST_MS}) THEN 'response_time_ms'
             {optional}
         END"""
@@ -372,16 +389,22 @@ def _describe_bad_value(engine: Engine, file: FilePlan, latest: datetime, median
         "lines": columns_by_problem["endpoint"],
         "count": (layout.count_column,),
         "kind": (layout.kind_column,),
+        "unreadable": (layout.unreadable_column,),
     }
     number, problem, value = _find_first_bad_row(engine, file, latest, median_time, columns_by_problem)
     if layout.line_column or layout.reader == "k6":
         position = f"{int(number)}"  # already the number of a line
-    elif layout.reader == "parquet":
+    elif layout.reader in ("parquet", "json"):
         position = f"row {number}"
     else:
         position = f"{find_line(Path(file.path), layout.delimiter, int(number) + 1)}"  # the header is record 1
     if layout.reader == "k6" and not value and problem == "ts":
         return f"{file.path}:{position}: the line is not a point of k6"
+    if problem == "unreadable":
+        return f"{file.path}:{position}: '{value}' is not a whole row of format '{layout.format}'"
+    if layout.reader == "json" and not value and problem == "ts":
+        names = " and ".join(columns_by_problem["ts"])
+        return f"{file.path}:{position}: the line is no JSON object, or has no value of '{names}'"
     in_one_line = value.replace("\r", "\\r").replace("\n", "\\n")
     shown_value = f"the value '{in_one_line[:80]}'" if value.strip() else "no value"
     reason = _give_reason(problem, value, median_time)
@@ -407,7 +430,7 @@ def _find_first_bad_row(
     value_cases = " ".join(
         f"WHEN '{problem}' THEN concat_ws(' ', {', '.join(column_name(file, source) for source in sources)})"
         for problem, sources in columns_by_problem.items()
-        if all(sources)  # a layout without such a column has an empty name
+        if sources and all(sources)  # a constant has none, and a layout without such a column has an empty name
     )
     shown_number = column_name(file, layout.line_column) if layout.line_column else "number"
     # The query for sub-results of a CSV file has numbered the rows already.
@@ -445,7 +468,7 @@ def _give_reason(problem: str, value: str, median_time: datetime | None) -> str:
 
 
 _REASONS = {
-    "ts": "not a time from 1970 up to now, as a number or like 2026-11-24 16:00:00",
+    "ts": "not a time from 1970 up to now, as a number, like 2026-11-24 16:00:00, or in the format that was given",
     "future": "a time in the future",
     "kind": "so it is not known what the row is",
     "count": "so the row sums up several requests; let JMeter send each sample (sample sender mode Standard)",
@@ -469,5 +492,5 @@ def find_line(path: Path, delimiter: str, record: int) -> int:
             for _ in itertools.islice(reader, record - 1):
                 pass
             return reader.line_num + 1  # `line_num`: the last line of the records before
-    except (OSError, EOFError, zlib.error, csv.Error):
+    except (OSError, InputError, csv.Error):
         return record

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gzip
-import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,7 +33,8 @@ from evaluator.segments import segment_name, to_folder_name, written_whole
 from evaluator.store import foreign
 from evaluator.store.clean_csv import write_clean_segment
 from evaluator.store.control import Control
-from evaluator.store.engine import Engine, open_engine, quote
+from evaluator.store.engine import Engine, open_engine, quote, quote_file
+from evaluator.store.expressions import is_text_time
 from evaluator.store.file import StoreFile
 from evaluator.store.inspection import Inspection, find_landed, find_same, hash_files, match_landed
 from evaluator.store.landing import Segment, write_cells, write_manifest
@@ -45,6 +44,7 @@ from evaluator.store.rollup import choose_units_per_ms, find_grid, roll_up
 from evaluator.store.runs import add_run
 from evaluator.store.sub_results import forget_sub_results
 from evaluator.store.temporary import temporary_folder
+from evaluator.textfiles import copy_plain, is_plain
 from evaluator.wording import list_left_out
 
 AHEAD = timedelta(hours=1)
@@ -125,16 +125,17 @@ def _convert(
     path = folder / segment_name(to_folder_name(file.arm), file.number)
     staged = path.with_name(path.name + ".tmp")  # until the file has been read without a fault
     unit = next(column.unit for column in file.layout.columns if column.target == "ts")
-    # A time as text (iso) may be local, so it may be further ahead of our clock.
-    latest = datetime.now(UTC) + (AHEAD_LOCAL if unit == "iso" else AHEAD)
+    # A time as text may be local, so it may be further ahead of our clock.
+    latest = datetime.now(UTC) + (AHEAD_LOCAL if is_text_time(unit) else AHEAD)
     constants = {"run": run.id, "arm": file.arm, "service": plan.service}
     try:
-        # Only the SQL drops the texts of sensitive requests.
-        clean = None if file.sensitive else write_clean_segment(engine, file, staged, constants, latest)
-        if clean is not None and inspection.read(file).has_plain_quotes:
-            staged.replace(path)
-            return _ConvertedFile(run, file, path, clean.rows, clean.first_request, clean.last_request, clean.left_out)
-        with _temporarily_rewritten(file) as readable:
+        with _temporarily_readable(file) as readable:
+            # Only the SQL drops the texts of sensitive requests.
+            clean = None if file.sensitive else write_clean_segment(engine, readable, staged, constants, latest)
+            if clean is not None and inspection.read(file).has_plain_quotes:
+                staged.replace(path)
+                times = (clean.first_request, clean.last_request)
+                return _ConvertedFile(run, file, path, clean.rows, *times, clean.left_out)
             left_out = _convert_by_sql(engine, staged, path, readable, constants, latest, skip=plan.skip_bad_rows)
         query = "SELECT count(*), min(ts), max(ts) FROM read_parquet(?)"
         [(rows, first, last)] = engine.execute(query, [str(path)]).fetchall()
@@ -148,22 +149,25 @@ def _convert(
 
 
 @contextmanager
-def _temporarily_rewritten(file: FilePlan) -> Iterator[FilePlan]:
-    """Yield the plan of a file with a Parquet copy, if the engine cannot read its format; else the plan unchanged.
+def _temporarily_readable(file: FilePlan) -> Iterator[FilePlan]:
+    """Yield the plan of a file with a copy that the engine can read; the plan unchanged if it can read the file itself.
 
-    The copy is deleted when the `with` statement ends. Raises InputError if the file cannot be rewritten.
+    The copy is Parquet if the engine cannot read the format, and plain UTF-8 if the file is packed or in another
+    encoding. It is deleted when the `with` statement ends. Raises InputError if the file cannot be read.
     """
-    if file.layout.rewrite is None:
+    rewrite = file.layout.rewrite
+    if rewrite is None and is_plain(Path(file.path)):
         yield file
         return
     with temporary_folder() as folder:
-        target = folder / "rewritten.parquet"
+        target = folder / "readable"
         try:
-            file.layout.rewrite(Path(file.path), target)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise InputError(f"{file.path} is cut short or damaged: {error}", hint="fetch it again") from error
+            (rewrite or copy_plain)(Path(file.path), target)
         except OSError as error:
-            raise InputError(f"{file.path} cannot be rewritten as a table: {error.strerror or error}") from error
+            raise InputError(
+                f"{file.path} cannot be unpacked or rewritten in {folder}: {error.strerror or error}",
+                hint="make room there, or set TMPDIR to a folder with more room",
+            ) from error
         yield dataclasses.replace(file, rewritten=str(target))
 
 
@@ -236,7 +240,7 @@ def _refuse_without_requests(file: FilePlan, left_out: Sequence[LeftOut]) -> Inp
     if not count:
         text = f"{file.path} has no request"
     elif {rows_of_kind.kind for rows_of_kind in left_out} == {LeftOutKind.SUMMARY}:
-        text = f"{file.path} has no single request: all {count:,} rows sum up transactions"
+        text = f"{file.path} has no single request: all {count:,} rows sum up other rows"
     else:
         text = f"{file.path} has no request that can be used; its {count:,} rows are {list_left_out(left_out)}"
     hint = file.layout.advice if left_out else "check that the tool recorded requests"
@@ -263,12 +267,16 @@ def _stage_rows(
         engine.execute("SET preserve_insertion_order = false")
     except duckdb.Error as error:
         message = str(error)
-        # An error of reading or writing (IOException) names the file that it is about, unless it is one of gzip.
-        is_other_file = isinstance(error, duckdb.IOException) and "GZIP" not in message and file.path not in message
+        # An error of reading or writing (IOException) names the file that it is about.
+        readable = file.readable_path
+        is_named = readable in message or quote_file(readable)[1:-1] in message
+        is_other_file = isinstance(error, duckdb.IOException) and not is_named
         if is_other_file or isinstance(error, duckdb.OutOfMemoryException) or str(staged) in message:
             raise  # not a fault of the file that is read
-        hint = "fetch it again" if file.path.endswith(".gz") else "write it again with the tool that made it"
-        raise InputError(f"{file.path} cannot be read: {foreign.word_rejection(message)}", hint=hint) from error
+        reason = foreign.word_rejection(message.replace(file.readable_path, file.path))
+        raise InputError(
+            f"{file.path} cannot be read: {reason}", hint="write it again with the tool that made it"
+        ) from error
     return file
 
 
@@ -452,5 +460,11 @@ def _complete_run(converted_files: Sequence[_ConvertedFile]) -> Run:
         planned_end=run.planned_end or last,
         ended=last,
         state=RunState.COMPLETE,
-        facts=dataclasses.replace(run.facts, read=dict(rows_read_by_arm), left_out=left_out),
+        facts=dataclasses.replace(
+            run.facts,
+            read=dict(rows_read_by_arm),
+            left_out=left_out,
+            # Of several formats each kind of requests once; "" for a format that shows all of them.
+            unseen="; ".join(dict.fromkeys(filter(None, (file.file.layout.unseen for file in converted_files)))),
+        ),
     )

@@ -1,17 +1,15 @@
 """Checks of the bytes of files during their conversion: their hash, whether they are sound, and whether they are new.
 
-A file is sound if all readers of CSV read its quotes in the same way, and if its gzip data are complete: DuckDB does
-not compare their checksum. DuckDB also skips lines that are longer than its buffer, so these are refused here.
+A file is sound if all readers of CSV read its quotes in the same way. DuckDB also skips lines that are longer than its
+buffer, so these are refused here.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import hashlib
 import json
 import threading
-import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +23,7 @@ from evaluator.errors import InputError
 from evaluator.records import FilePlan, Landed, LandingPlan
 from evaluator.store.engine import Engine
 from evaluator.store.file import StoreFile
+from evaluator.textfiles import open_utf8
 
 _CHUNK_BYTES = 1 << 20
 _MOST_CHUNKS_OF_LINE = 16
@@ -36,9 +35,9 @@ class FileBytes:
     """What was found in the bytes of a file."""
 
     sha256: str
-    """Hash of its bytes, its arm, and how its columns are read."""
+    """Hash of its unpacked bytes, its arm, and how its columns are read."""
     content_sha256: str
-    """Hash of its bytes."""
+    """Hash of its unpacked bytes, as UTF-8: a file and its packed copy have the same."""
     has_plain_quotes: bool
     """Do all readers of CSV read its quotes in the same way?"""
 
@@ -65,8 +64,6 @@ class Inspection:
         """
         try:
             return self._results[file].result()
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise InputError(f"{file.path} is cut short or damaged: {error}", hint="fetch it again") from error
         except OSError as error:
             raise InputError(f"{file.path} cannot be read: {error.strerror}") from error
 
@@ -75,17 +72,16 @@ def _inspect(file: FilePlan, stop: threading.Event) -> FileBytes:
     """Hash the bytes of a file, and test its quotes and the length of its lines.
 
     If `stop` is set meanwhile, it ends early, and the result is not used. Raises InputError for a line that is too
-    long, and the errors of `gzip` and of the operating system.
+    long and for damaged bytes, and the errors of the operating system.
     """
     bytes_hash = hashlib.sha256()
     has_plain_quotes = True
-    is_gzip = file.path.endswith(".gz")
     # Quotes of a chunk are tested in the next round, when the byte after it is known; the first round tests none.
     # `byte_before` is the last byte of the chunk before.
     byte_before, chunk = b"\n", b""
     quotes_before = 0
     chunks_without_line_end = 0
-    with Path(file.path).open("rb") as opened:
+    with open_utf8(Path(file.path)) as opened:
         while not stop.is_set():
             next_chunk = opened.read(_CHUNK_BYTES)
             bytes_hash.update(next_chunk)
@@ -95,26 +91,26 @@ def _inspect(file: FilePlan, stop: threading.Event) -> FileBytes:
                 text, file.layout.delimiter, starts_open=is_quote_open
             )
             quotes_before += chunk.count(b'"')
-            if not is_gzip:  # the lines of a packed file are tested below, unpacked
-                chunks_without_line_end = _count_without_line_end(file, chunks_without_line_end, next_chunk)
+            chunks_without_line_end = _count_without_line_end(file, chunks_without_line_end, next_chunk)
             if not next_chunk:
                 break
             byte_before = chunk[-1:] or byte_before
             chunk = next_chunk
-    if is_gzip:
-        # Unpacking also tests the checksum at the end of the data.
-        with gzip.open(file.path) as unpacked:
-            while not stop.is_set() and (text := unpacked.read(_CHUNK_BYTES)):
-                chunks_without_line_end = _count_without_line_end(file, chunks_without_line_end, text)
     content_sha256 = bytes_hash.hexdigest()
     return FileBytes(_hash_reading(file, content_sha256), content_sha256, has_plain_quotes)
 
 
 def _hash_reading(file: FilePlan, content_sha256: str) -> str:
     """Hash the hash of a file's bytes together with how they are read: their arm, and the layout of their columns."""
-    parts: list[object] = [content_sha256, file.arm, [dataclasses.asdict(column) for column in file.layout.columns]]
+    columns = [dataclasses.asdict(column) for column in file.layout.columns]
+    for column in columns:
+        if not column["constant"]:  # so that files without constants keep the hash that earlier versions stored
+            del column["constant"]
+    parts: list[object] = [content_sha256, file.arm, columns]
     if file.layout.others:  # rows that are not requests
         parts.append([dataclasses.asdict(rows) for rows in file.layout.others])
+    if file.layout.unseen:  # what the file cannot show
+        parts.append(file.layout.unseen)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -123,7 +119,7 @@ def _count_without_line_end(file: FilePlan, chunks_before: int, chunk: bytes) ->
 
     Raises InputError if they are too many: the line is too long for DuckDB. Parquet files have no lines.
     """
-    if file.layout.reader not in ("csv", "k6") or b"\n" in chunk or b"\r" in chunk:
+    if file.layout.reader not in ("csv", "k6", "json") or b"\n" in chunk or b"\r" in chunk:
         return 0
     if chunks_before == _MOST_CHUNKS_OF_LINE:
         raise InputError(

@@ -9,7 +9,16 @@ import duckdb
 
 from evaluator.errors import InputError
 from evaluator.records import OutcomePlan, SourceColumn
-from evaluator.store.engine import Engine, open_engine, quote, quote_all, quote_name
+from evaluator.store.engine import (
+    Engine,
+    name_compression,
+    open_engine,
+    path_for_engine,
+    quote,
+    quote_all,
+    quote_files,
+    quote_name,
+)
 from evaluator.store.expressions import read_texts
 from evaluator.store.foreign import find_line, refuse_rows, word_rejection
 
@@ -68,13 +77,14 @@ def _select_typed(plan: OutcomePlan) -> str:
     If the plan has a query of the user, that query runs over the files as the table `outcomes`.
     """
     if plan.reader == "parquet":
-        table = f"SELECT * FROM read_parquet({quote_all(plan.paths)})"
+        table = f"SELECT * FROM read_parquet({quote_files(plan.paths)}, hive_partitioning = false)"
     else:
         # A row that cannot be split is ignored here: `read_rows` reads the file as texts and reports it. With a
         # query, the file is read only here, so DuckDB must refuse such a row.
         lenient = "" if plan.query else ", ignore_errors = true"
-        table = f"""SELECT * FROM read_csv({quote_all(plan.paths)}, header = true, delim = {quote(plan.delimiter)},
-            quote = '"', escape = '"', nullstr = {quote_all(_NULLS)}{lenient})"""
+        table = f"""SELECT * FROM read_csv({quote_files(plan.paths)}, header = true, delim = {quote(plan.delimiter)},
+            quote = '"', escape = '"', nullstr = {quote_all(_NULLS)}, compression = {name_compression(plan.paths)},
+            hive_partitioning = false{lenient})"""
     if not plan.query:
         return table
     return f"WITH outcomes AS ({table}) SELECT * FROM ({plan.query.strip().rstrip(';')})"
@@ -90,7 +100,7 @@ def _mark_rows(plan: OutcomePlan, names: Sequence[str]) -> str:
     if plan.reader == "parquet" or plan.query:
         rows_query = _select_typed(plan)
     else:
-        rows_query = f"SELECT * FROM {read_texts(plan.paths, plan.delimiter, plan.header, 'store_rejects')}"
+        rows_query = f"SELECT * FROM {read_texts(plan.paths, plan.delimiter, plan.header, 'store_rejects', 'auto')}"
     unit = f"nullif(trim(CAST({quote_name(plan.unit)} AS VARCHAR)), '')"
     if plan.unit == _EACH_ROW:  # each row is a unit
         unit = "CAST(row_number() OVER () AS VARCHAR)"
@@ -146,7 +156,8 @@ def read_rows(engine: Engine, plan: OutcomePlan) -> Mapping[str, int]:
         bad_rows_by_arm[""] = bad_rows_by_arm.get("", 0) + len(rejected)
     if bad_rows_by_arm and not plan.skip_bad_rows:
         if rejected:
-            path, record, message = rejected[0]
+            path_of_engine, record, message = rejected[0]
+            path = next((path for path in plan.paths if path_for_engine(path) == path_of_engine), path_of_engine)
             line = find_line(Path(path), plan.delimiter, int(record))
             first_problem = f"{path}:{line}: {word_rejection(str(message))}"
         else:
@@ -168,8 +179,8 @@ def _describe_bad_value(engine: Engine, plan: OutcomePlan, checking_query: str) 
     engine.execute("SET preserve_insertion_order = true")  # numbers of rows are in the order of the file
     # File by file, because the number of a row is counted within its file.
     for path in plan.paths:
-        # The query names the files as `quote_all` writes them all.
-        query_of_file = checking_query.replace(quote_all(plan.paths), quote_all([path]))
+        # The query names the files as `quote_files` writes them all.
+        query_of_file = checking_query.replace(quote_files(plan.paths), quote_files([path]))
         numbered = f"SELECT *, row_number() OVER () AS number FROM ({query_of_file})"
         rows = engine.execute(
             f"""SELECT number, problem_, CASE problem_ {value_cases} END FROM ({numbered})

@@ -35,7 +35,7 @@ def forget_sub_results(engine: Engine, file: FilePlan) -> FilePlan:
     [(requests_with_parts,)] = engine.execute(
         f"""WITH labels AS (
             SELECT DISTINCT {label} AS label
-            FROM {read_texts([file.path], layout.delimiter, layout.header, "ignore_errors")})
+            FROM {read_texts([file.readable_path], layout.delimiter, layout.header, "ignore_errors")})
         SELECT count(*) FROM labels WHERE label || {quote(FIRST_PART)} IN (SELECT label FROM labels)"""
     ).fetchall()
     if requests_with_parts:

@@ -50,6 +50,25 @@ def test_one_file_for_both_arms_gives_a_warning(tmp_path):
     assert f"warning: {tmp_path / 'b.csv'} is given for several arms" in err
 
 
+def test_files_that_do_not_show_every_request(tmp_path):
+    """hey leaves requests without an answer out: a warning, and no GO, unless the user knows that there are none."""
+    header = "response-time,DNS+dialup,DNS,Request-write,Response-delay,Response-read,status-code,offset\n"
+    for name in ("b", "c"):
+        rows = "".join(f"0.0{k % 7 + 1}{name == 'c':d}0,0,0,0,0,0,200,{k / 10:.4f}\n" for k in range(300))
+        (tmp_path / f"{name}.csv").write_text(header + rows)
+    arms = ("--baseline", "b.csv", "--canary", "c.csv")
+    code, _, err = run(tmp_path, "import", "cart@2", *arms)
+    assert code == 0
+    assert "warning: the files do not show requests without an answer" in err
+    assert "--all-answered" in err
+    code, out, _ = run(tmp_path, "verdict", "cart@2")
+    assert code == 3
+    assert "coverage: the files do not show requests without an answer" in out
+    code, _, err = run(tmp_path, "import", "cart@2", *arms, "--all-answered")
+    assert "warning" not in err
+    assert "✓ coverage" in run(tmp_path, "verdict", "cart@2")[1]
+
+
 def test_a_name_that_cannot_be_shown_leaves_nothing_behind(tmp_path):
     (tmp_path / "b.csv").write_text(PLAIN)
     code, out, err = run(tmp_path, "import", "cart\x1b[31m", "--baseline", "b.csv")
@@ -77,8 +96,26 @@ def test_an_import_that_cannot_be_judged_gives_a_warning(tmp_path):
     _, _, err = run(tmp_path, "import", "cart@2", "--canary", "b.csv")
     assert "warning: nothing to compare without baseline" in err
     (tmp_path / "d.csv").write_text(PLAIN.replace("17900000", "17900001"))
-    _, _, err = run(tmp_path, "import", "cart@3", "--baseline", "b.csv,d.csv", "--canary", "c.csv")
+    _, _, err = run(tmp_path, "import", "cart@3", "--baseline-glob", "[bd].csv", "--canary", "c.csv")
     assert "warning: the arms have different numbers of runs (baseline 2, canary 1)" in err
+
+
+def test_words_after_an_option_that_takes_one_file(tmp_path):
+    for name in ("old-1.csv", "old-2.csv", "new.csv"):
+        (tmp_path / name).write_text(PLAIN)
+    code, out, err = run(tmp_path, "import", "r", "--baseline", "old-1.csv", "old-2.csv", "--canary", "new.csv")
+    assert (code, out) == (2, "")
+    assert "'old-2.csv' belongs to no option" in err
+    assert "--baseline-glob 'run-*.csv'" in err
+    code, _, err = run(tmp_path, "import", "r", "--arm", "old-1.csv")
+    assert (code, "--arm NAME=FILE" in err) == (2, True)
+
+
+def test_a_constant_for_failures_gives_a_warning(tmp_path):
+    (tmp_path / "-b=1.csv").write_text(PLAIN.replace("failed", "x"))
+    code, _, err = run(tmp_path, "import", "r", "--arm", "b=-b=1.csv", "--column", "failed=const:false")
+    assert code == 0
+    assert "warning: by failed=const:false all requests count the same" in err
 
 
 def test_a_sensitive_import_keeps_paths_only(tmp_path):

@@ -1,6 +1,7 @@
 """`evaluator import` of several files per arm, and of a period, up to the verdict."""
 
 import json
+import shlex
 from datetime import UTC, datetime
 
 import numpy as np
@@ -129,7 +130,7 @@ def test_runs_are_matched_by_time_whatever_the_order_of_their_files(folder, judg
 def test_an_ambiguous_import_asks_for_a_choice(folder, call):
     write_requests(folder / "a.parquet", seconds=97)
     write_requests(folder / "b.parquet", seed=1, repeat=1)
-    files = ("--baseline", "a.parquet,b.parquet", "--canary", "b.parquet,a.parquet")
+    files = shlex.split("--baseline a.parquet --baseline b.parquet --canary b.parquet --canary a.parquet")
     code, out, err = call("import", "shop@1", *files)
     assert (code, out) == (2, "")
     assert "b.parquet begins 3" in err

@@ -57,7 +57,7 @@ def make() -> Iterator[Input]:
         yield failing(name, text)
     yield failing("column-unknown", HEADER + row.format("12", "false"), options=("--column", "endpoint=path"))
     yield failing("unit-unknown", HEADER + row.format("12", "false"), options=("--column", "ts=ts:parsecs"))
-    yield failing("format-unknown", HEADER + row.format("12", "false"), options=("--format", "gatling"))
+    yield failing("format-unknown", HEADER + row.format("12", "false"), options=("--format", "tsung"))
     quantile = {"name": "p95", "type": "latency_quantile", "quantile": 0.95, "margin": "10%"}
     for name, policy in {
         "unknown-key": {"metrcs": []},

@@ -105,8 +105,12 @@ def judged(
     options: Sequence[str] = (),
     verdict: Sequence[tuple[str, ...]] = (VERDICT,),
     change: Callable[[dict[str, list[Rows]]], Any] = lambda drawn: None,
+    lost: int = 0,
 ) -> Input:
-    """Files of every arm, imported and judged. `change` edits what was drawn before it is written."""
+    """Files of every arm, imported and judged. `change` edits what was drawn before it is written.
+
+    `lost`: how many files of canary `change` removes. Each file has an option of its own, which every version knows.
+    """
     arms = [baseline or Arm(), *(_name_arm(one, k) for k, one in enumerate(candidates))]
     kind = FORMATS[form]
 
@@ -117,12 +121,11 @@ def judged(
             for number, rows in enumerate(runs):
                 kind.write(folder / f"{arm}-{number}.{kind.ending}", rows)
 
-    def files(arm: Arm) -> str:
-        return f"{arm.name}-*.{kind.ending}"
-
-    words = ["import", RELEASE, "--baseline", files(arms[0])]
-    words += ["--canary", files(arms[1])] if len(arms) > 1 else []
-    words += [word for arm in arms[2:] for word in ("--arm", f"{arm.name}={files(arm)}")]
+    words = ["import", RELEASE]
+    for arm in arms:
+        for number in range(test.runs - (lost if arm.name == "canary" else 0)):
+            file = f"{arm.name}-{number}.{kind.ending}"
+            words += [f"--{arm.name}", file] if arm.name in ("baseline", "canary") else ["--arm", f"{arm.name}={file}"]
     return Input(name, ((*words, *kind.options, *options), *verdict), write, policy)
 
 
@@ -350,8 +353,8 @@ def of_health() -> Iterator[Input]:
     turned = {**WIDE, "instances": {"turnover": "expected"}}
     yield judged("health/instances-young", replace(three, seconds=900.0), Arm(replaced_every_s=40.0), policy=turned)
     yield judged("health/turnover-expected", three, Arm(replaced_instance=(1, 0.5)), policy=turned)
-    yield judged("health/replicate-lost", TESTS["runs"], Arm(), change=lambda drawn: drawn["canary"].pop())
-    yield judged("health/replicates-lost", TESTS["runs"], Arm(), change=_lose_three)
+    yield judged("health/replicate-lost", TESTS["runs"], Arm(), change=lambda drawn: drawn["canary"].pop(), lost=1)
+    yield judged("health/replicates-lost", TESTS["runs"], Arm(), change=_lose_three, lost=3)
     yield judged("health/replicates-three", replace(TESTS["runs"], runs=3), Arm())
     yield judged("health/replicates-in-turns", replace(TESTS["runs"], pause_s=80.0), Arm(shift_s=70.0))
     for name, bad in {"bad-rows": (20, 20), "bad-rows-uneven": (3, 60), "bad-rows-many": (300, 300)}.items():

@@ -85,6 +85,7 @@ def test_a_healthy_release_has_nothing_but_good_findings():
         ),
         pytest.param("complete", replace(LOADED, state=RunState.INCOMPLETE), Level.FAIL, False, "incomplete", id="cut"),
         pytest.param("coverage", replace(LOADED, landed=20_000), Level.FAIL, False, "23,900", id="rows missing"),
+        pytest.param("coverage", facts(unseen="refused requests"), Level.FAIL, False, "refused requests", id="unseen"),
         pytest.param("coverage", facts(quarantined=("seg-1",)), Level.FAIL, False, "seg-1", id="segment unreadable"),
         pytest.param(
             "coverage",

@@ -200,6 +200,100 @@ BROKEN_LINE = one("broken", '{"metric":"http_req_dur', BAD)
 GOOD_K6 = one("good", ("http_req_duration", seconds, "3.5", "true", "GET", "/", "200"), LANDS)
 
 
+# ------------------------------------------------------------------ Vegeta
+
+
+def nanoseconds(ts):
+    return ts * 1_000_000
+
+
+def hit(*, timestamp="{iso}", latency="3500001", code=200, error="", url="http://h/a?x=1"):
+    return (
+        f'{{"attack":"","seq":1,"code":{code},"timestamp":"{timestamp}","latency":{latency},"bytes_in":2,'
+        f'"error":"{error}","body":"eHg=","method":"GET","url":"{url}","headers":null}}'
+    )
+
+
+OF_VEGETA = [
+    one("failure", hit(code=500, error="500 Internal Server Error"), LANDS, failed=True),
+    one("failure without text", hit(code=503), LANDS, failed=True),
+    one("no answer", hit(code=0, error="dial tcp: refused", latency=0), LANDS, failed=True),
+    one("error in spite of a status", hit(error="EOF"), LANDS, failed=True),
+    one("redirect", hit(code=302), LANDS),
+    one("no target", hit(url="", code=0, error="no targets"), LANDS, failed=True),
+    one("outcome unknown", hit(code="null"), BAD),
+    one("no latency", hit(latency="null"), BAD),
+    one("no time", hit(timestamp="yesterday", code=500), BAD, failed=True),
+    one("cut", '{"attack":"","seq":1,"code":500,"time', BAD),
+    one("no object", "17", BAD),
+    one("something else", '{"a": 1}', BAD),
+]
+OF_VEGETA_CSV = [
+    one(
+        "failure",
+        (nanoseconds, 500, 35, 0, 2, "500 Bad, very", "eHg=", "", 1, "GET", "http://h/a", ""),
+        LANDS,
+        failed=True,
+    ),
+    one("no answer", (nanoseconds, 0, 35, 0, 0, "EOF", "", "", 1, "GET", "http://h/a", ""), LANDS, failed=True),
+    one("of an old version", (nanoseconds, 503, 35, 0, 2, "", "eHg=", "", 1), LANDS, failed=True),
+    one("too few values", (nanoseconds, 503, 35), BAD),
+    one("outcome unknown", (nanoseconds, "", 35, 0, 2, "", "", "", 1, "GET", "http://h/a", ""), BAD),
+]
+GOOD_VEGETA = one("good", hit(), LANDS)
+GOOD_VEGETA_CSV = one("good", (nanoseconds, 200, 35, 0, 2, "", "", "", 1, "GET", "http://h/a", ""), LANDS)
+
+# ------------------------------------------------------------------ Gatling
+
+OF_GATLING = [
+    one("failure", "REQUEST\tBuy\tPay\t{ts}\t{ts}\tKO\tfound 500", LANDS, failed=True),
+    one("of 3.0", "REQUEST\t7\tBuy\tPay\t{ts}\t{ts}\tKO\tfound 500", LANDS, failed=True),
+    one("of 2.3", "REQUEST\tShop\t7\tBuy\tPay\t{ts}\t{ts}\tKO\tfound 500", LANDS, failed=True),
+    one("group", "GROUP\tBuy\t{ts}\t{ts}\t5\tKO", SUMMARY, failed=True),
+    one("group of 3.0", "GROUP\t7\tBuy\t{ts}\t{ts}\t5\tOK", SUMMARY),
+    one("error", "ERROR\tNo attribute named 'x' is defined\t{ts}", OTHER, failed=True),
+    Odd("user", ("USER\tShop\tSTART\t{ts}",), NOTHING),
+    Odd("run", ("RUN\tshop.Shop\tshop\t{ts}\t \t3.9.5",), NOTHING),
+    one("cut", "REQUEST\tBuy\tPay\t{ts}", BAD),
+    one("cut at the start", "REQ", BAD),
+    one("ended before it began", "REQUEST\t\tPay\t{ts}\t5\tKO\t ", BAD, failed=True),
+    one("unknown status", "REQUEST\t\tPay\t{ts}\t{ts}\tMAYBE\t ", BAD),
+]
+GOOD_GATLING = one("good", "REQUEST\t\tPay\t{ts}\t{ts}\tOK\t ", LANDS)
+
+# ------------------------------------------------------------------ hey, oha
+
+
+def since_start(ts):
+    return (ts - T0) / 1000
+
+
+HEY = (
+    "response-time",
+    "DNS+dialup",
+    "DNS",
+    "Request-write",
+    "Response-delay",
+    "Response-read",
+    "status-code",
+    "offset",
+)
+OF_HEY = [
+    one("failure", ("0.0035", 0, 0, 0, 0, 0, 500, since_start), LANDS, failed=True),
+    one("no status", ("0.0035", 0, 0, 0, 0, 0, "", since_start), BAD),
+    one("no number", ("0,0035", 0, 0, 0, 0, 0, 500, since_start), BAD, failed=True),
+    one("cut", ("0.0035", 0, 0), BAD),
+]
+GOOD_HEY = one("good", ("0.0035", 0, 0, 0, 0, 0, 200, since_start), LANDS)
+OHA = ("request-start", "DNS", "DNS+dialup", "Response-delay", "request-duration", "bytes", "status")
+OF_OHA = [
+    one("failure", (since_start, 0, 0, 0, "3.5e-3", 12, 404), LANDS, failed=True),
+    one("no status", (since_start, 0, 0, 0, "3.5e-3", 12, ""), BAD),
+    one("bytes that are no number", (since_start, 0, 0, 0, "3.5e-3", "x", 404), BAD, failed=True),
+    one("cut", (since_start, 0, 0), BAD),
+]
+GOOD_OHA = one("good", (since_start, 0, 0, 0, "3.5e-3", 12, 200), LANDS)
+
 # ------------------------------------------------------------------ files
 
 
@@ -212,6 +306,17 @@ def write_csv(header, rows, path):
     csv.writer(text).writerows([header, *rows])
     data = text.getvalue().encode()
     path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+
+
+def write_headless(_, rows, path):
+    """CSV without a header line."""
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    path.write_text(text.getvalue())
+
+
+def write_lines(_, rows, path):
+    path.write_text("".join(f"{row}\n" for row in rows))
 
 
 def write_parquet(header, rows, path):
@@ -237,6 +342,11 @@ def write_xml(_, rows, path):
 
 def write_json(_, rows, path):
     path.write_text("\n".join(row if isinstance(row, str) else _point(row) for row in rows) + "\n")
+
+
+def write_json_lines(header, rows, path):
+    lines = [row if isinstance(row, str) else json.dumps(dict(zip(header, row, strict=True))) for row in rows]
+    path.write_text("\n".join(lines) + "\n")
 
 
 def _point(row):
@@ -265,19 +375,31 @@ FORMATS = {
     "jtl-xml": ("h.xml", (), write_xml, OF_XML, GOOD_XML),
     "k6-csv": ("i.csv", K6, write_csv, OF_K6, GOOD_K6),
     "k6-json": ("j.json", K6, write_json, [*OF_K6, BROKEN_LINE], GOOD_K6),
+    "json": ("p.jsonl", TABLE, write_json_lines, [*OF_TABLE, BROKEN_LINE], GOOD_TABLE),
+    "vegeta-json": ("k.json", (), write_lines, OF_VEGETA, GOOD_VEGETA),
+    "vegeta-csv": ("l.csv", (), write_headless, OF_VEGETA_CSV, GOOD_VEGETA_CSV),
+    "gatling": ("m.log", (), write_lines, OF_GATLING, GOOD_GATLING),
+}
+RELATIVE = {
+    "hey": ("n.csv", HEY, write_csv, OF_HEY, GOOD_HEY),
+    "oha": ("o.csv", OHA, write_csv, OF_OHA, GOOD_OHA),
 }
 
 
 def build(odds, good, folder, name, header, write):
     """Write a file of odd rows among as many good ones; return what must become of its rows."""
-    mixed = [one_of for odd in odds for one_of in (odd, good)] + [good]
+    mixed = [good] + [one_of for odd in odds for one_of in (odd, good)]
     rows = []
     for number, odd in enumerate(mixed):
         ts = T0 + number * STEP
-        rows += [row.replace("{ts}", str(ts)) if isinstance(row, str) else fill(row, ts) for row in odd.rows]
+        rows += [_fill_text(row, ts) if isinstance(row, str) else fill(row, ts) for row in odd.rows]
     folder.mkdir(exist_ok=True)
     write(header, [row for row in rows if row], folder / name)
     return Counter(fate for odd in mixed for fate in odd.fates)
+
+
+def _fill_text(row, ts):
+    return row.replace("{ts}", str(ts)).replace("{iso}", _to_iso(ts / 1000))
 
 
 def check(store, files, expected):
@@ -298,10 +420,10 @@ def check(store, files, expected):
     assert run.facts.left_out == landed.left_out
 
 
-@pytest.mark.parametrize("arm", FORMATS)
+@pytest.mark.parametrize("arm", [*FORMATS, *RELATIVE])
 def test_each_odd_row_alone(tmp_path, arm):
     """One by one, so that a failure names the row: each file is an arm of one run."""
-    name, header, write, odds, good = FORMATS[arm]
+    name, header, write, odds, good = (FORMATS | RELATIVE)[arm]
     arms = {f"arm-{number}": odd for number, odd in enumerate(odds)}
     expected = {key: build([odd], good, tmp_path / key, name, header, write) for key, odd in arms.items()}
     files = {key: [str(tmp_path / key / name)] for key in arms}

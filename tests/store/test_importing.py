@@ -37,7 +37,8 @@ def test_files_of_repeated_runs_become_replicates(store, tmp_path):
     for k in range(2):
         write_locust(tmp_path / f"b{k}.csv", seed=k, start=T0 + 30 * k)
         write_locust(tmp_path / f"c{k}.csv", seed=k + 10, start=T0 + 30 * k)
-    landed = land(store, {"baseline": [str(tmp_path / "b*.csv")], "canary": [f"{tmp_path}/c0.csv,{tmp_path}/c1.csv"]})
+    canary = [f"{tmp_path}/c0.csv", f"{tmp_path}/c1.csv"]
+    landed = land(store, {"canary": canary}, patterns={"baseline": [str(tmp_path / "b*.csv")]})
     assert (landed.rows, landed.segments, len(landed.runs)) == (800, 4, 2)
     cells = store.data.read_cells(landed.runs)
     assert cells.arms == cells.instances == (BASELINE, "canary")
@@ -299,7 +300,7 @@ def test_a_long_pause_within_files_is_no_restart_between_them(store, tmp_path):
         rows = [f"{T0 + 66 * k + 8 * i},GET /,{3 + i + k},false" for i in range(8)]
         (tmp_path / f"{k}.csv").write_text("\n".join(["ts,endpoint,response_time_ms,failed", *rows]) + "\n")
     with pytest.raises(InputError, match=r"begins 10 s after .* and pauses of 8 s are within them"):
-        land(store, {"canary": [str(tmp_path / "*.csv")]})
+        land(store, {}, patterns={"canary": [str(tmp_path / "*.csv")]})
 
 
 def test_the_same_content_twice(store, tmp_path):

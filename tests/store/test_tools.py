@@ -127,7 +127,7 @@ def test_entities_are_never_expanded(land):
 
 
 def test_other_xml_and_json(land):
-    with pytest.raises(InputError, match="is JSON, but not what `k6 run --out json` writes"):
+    with pytest.raises(InputError, match="is a summary of k6, which cannot be imported"):
         land('{"metrics": {"http_reqs": 1}}', "summary.json")
     with pytest.raises(InputError, match="is XML, but not a result file of JMeter"):
         land("<html></html>", "page.xml")

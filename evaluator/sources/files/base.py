@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import itertools
 import re
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ import pyarrow.parquet as pq
 from evaluator.errors import InputError
 from evaluator.records import ColumnMap, FileLayout
 from evaluator.sources.files.columns import REQUIRED, TARGETS, ColumnRequest, determine_instant_unit, map_column
+from evaluator.sources.files.suggesting import explain_missing_columns, find_unknown
 from evaluator.textfiles import open_text
 
 FileType = Literal["csv", "json", "parquet", "xml"]
@@ -28,8 +27,10 @@ FileType = Literal["csv", "json", "parquet", "xml"]
 _DELIMITERS = ",;\t|"
 _TOP = 4096
 """Characters of the top of a file, unless its first line is longer."""
-_LONGEST_LINE = 1_000_000
+LONGEST_LINE = 1_000_000
 """Characters; a file without line ends is not read as a whole."""
+_PARQUET = b"PAR1"
+"""First bytes of a Parquet file."""
 ROWS_OF_HEAD = 100
 """Rows from which the typical value of a column is chosen."""
 _NO_REQUEST = "check that the tool recorded requests"
@@ -55,6 +56,8 @@ class Table:
     header: tuple[str, ...]
     typical: Mapping[str, object]
     delimiter: str = ","
+    paths: tuple[tuple[str, ...], ...] = ()
+    """Path to each column of the header, where columns may be inside of others; empty: none is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +75,20 @@ class FileFormat:
 
 
 def read_head(path: Path) -> Head:
-    """Read the top of a file, compressed or not. Raises InputError for a file that is neither text nor Parquet."""
-    if starts_with(path, b"PAR1"):
+    """Read the top of a file, packed or not. Raises InputError for a file that is neither text nor Parquet."""
+    if starts_with(path, _PARQUET):
         with _open_parquet(path) as file:
             return Head(path, "parquet", columns=tuple(file.schema_arrow.names))
-    with _open_checked_text(path, errors="replace") as text:
+    with open_checked_text(path, errors="replace") as text:
         is_xml = text.read(200).lstrip().startswith("<")
     # Text must be UTF-8, except XML, which declares its own encoding.
-    with _open_checked_text(path, errors="replace" if is_xml else "strict") as text:
-        first_line = text.readline(_LONGEST_LINE)
+    with open_checked_text(path, errors="replace" if is_xml else "strict") as text:
+        first_line = text.readline(LONGEST_LINE)
         top = first_line + text.read(max(_TOP - len(first_line), 0))
+    if top.startswith(_PARQUET.decode()):
+        raise InputError(f"{path} is a packed Parquet file", hint="unpack it; Parquet compresses itself")
+    if not top:
+        raise InputError(f"{path} is packed, and holds an empty file", hint=_NO_REQUEST)
     first_character = top.lstrip()[:1]
     if first_character == "<":
         return Head(path, "xml", top=top)
@@ -102,13 +109,28 @@ def read_table(head: Head) -> Table:
         first_rows = next(file.iter_batches(batch_size=ROWS_OF_HEAD), None)
     if first_rows is None or not first_rows.num_rows:
         raise InputError(f"{head.path} has columns but no rows", hint=_NO_REQUEST)
+    table = pa.Table.from_batches([first_rows])
+    paths: list[tuple[str, ...]] = [(name,) for name in table.column_names]
+    while any(pa.types.is_struct(field.type) for field in table.schema):
+        # `flatten` puts the fields of a column in its place; their names begin with the name of the column and a dot.
+        fields = zip(paths, table.schema, strict=True)
+        paths = [inner for path, field in fields for inner in _list_inner_paths(path, field.type)]
+        table = table.flatten()
+    header = tuple(".".join(path) for path in paths)
+    refuse_repeated_column(head.path, header)
     # Times with a type need no value that shows their unit, and Python cannot hold all of them.
-    has_values = {field.name: not pa.types.is_temporal(field.type) for field in first_rows.schema}
     typical = {
-        name: _choose_typical(first_rows[name].to_pylist()) if has_values[name] else str(first_rows[name].type)
-        for name in first_rows.schema.names
+        name: str(column.type) if pa.types.is_temporal(column.type) else choose_typical(column.to_pylist())
+        for name, column in zip(header, table.columns, strict=True)
     }
-    return Table(head.path, tuple(typical), typical)
+    return Table(head.path, header, typical, paths=tuple(paths) if any(len(path) > 1 for path in paths) else ())
+
+
+def _list_inner_paths(path: tuple[str, ...], arrow_type: pa.DataType) -> list[tuple[str, ...]]:
+    """List the paths of the fields of a column of Parquet at `path`; only its own if it has no fields."""
+    if not pa.types.is_struct(arrow_type):
+        return [path]
+    return [(*path, arrow_type.field(position).name) for position in range(arrow_type.num_fields)]
 
 
 def starts_with(path: Path, magic: bytes) -> bool:
@@ -123,7 +145,7 @@ def find_delimiter(line: str) -> str:
 
 
 @contextmanager
-def _open_checked_text(path: Path, errors: str = "strict") -> Iterator[TextIO]:
+def open_checked_text(path: Path, errors: str = "strict") -> Iterator[TextIO]:
     """Open a text, compressed or not; an error of reading, also within the `with` block, becomes an InputError.
 
     `errors`: what to do with bytes that are not UTF-8, as for `open`.
@@ -131,12 +153,6 @@ def _open_checked_text(path: Path, errors: str = "strict") -> Iterator[TextIO]:
     try:
         with open_text(path, errors) as file:
             yield file
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        if not starts_with(path, b"\x1f\x8b"):  # the magic number of gzip
-            raise InputError(
-                f"{path} is not compressed, though its name ends in .gz", hint="rename it without .gz"
-            ) from error
-        raise InputError(f"{path} is cut short or damaged: {error}", hint="fetch it again") from error
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
         if "field limit" in why:
@@ -151,12 +167,12 @@ _VALUE = re.compile(r"[+-]?\d[\d\s.,:/TZ+-]*|true|false|null", re.IGNORECASE)
 def _read_csv(path: Path) -> Table:
     """Read the header of a CSV file and a typical value of each column from its first rows. Raises InputError."""
     rows: list[list[str]] = []
-    with _open_checked_text(path) as file:
-        header_line = file.readline(_LONGEST_LINE)
+    with open_checked_text(path) as file:
+        header_line = file.readline(LONGEST_LINE)
         if "\0" in header_line:
             raise InputError(f"{path} is not text", hint="give text or Parquet")
         # All lines of the file, each cut at the longest length; an empty text is the end of the file.
-        lines = itertools.chain([header_line], iter(lambda: file.readline(_LONGEST_LINE), ""))
+        lines = itertools.chain([header_line], iter(lambda: file.readline(LONGEST_LINE), ""))
         reader = csv.reader(lines, delimiter=find_delimiter(header_line))
         try:
             for row in itertools.islice(reader, ROWS_OF_HEAD + 1):
@@ -179,7 +195,7 @@ def _read_csv(path: Path) -> Table:
     if len(rows) < 2:
         raise InputError(f"{path} has a header but no rows", hint=_NO_REQUEST)
     columns = itertools.zip_longest(*rows[1:], fillvalue="")
-    typical = {name: _choose_typical(values) for name, values in zip(rows[0], columns, strict=False)}
+    typical = {name: choose_typical(values) for name, values in zip(header, columns, strict=False)}
     return Table(path, header, typical, find_delimiter(header_line))
 
 
@@ -190,7 +206,7 @@ def refuse_repeated_column(path: Path, header: Sequence[str]) -> None:
         raise InputError(f"{path}:1: column '{repeated_name}' appears twice")
 
 
-def _choose_typical(values: Sequence[object]) -> object:
+def choose_typical(values: Sequence[object]) -> object:
     """Choose the value from which the unit of a column is determined, should the column hold times.
 
     It is the first value in the most frequent unit, so that one bad row does not decide.
@@ -204,7 +220,7 @@ def _choose_typical(values: Sequence[object]) -> object:
 def _open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file; an error of reading, also within the `with` block, becomes an InputError."""
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path.absolute()) as file:  # a relative path may look like an address: `s3:…`
             yield file
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path} is a broken Parquet file: {' '.join(str(error).split())[:200]}") from error
@@ -235,16 +251,18 @@ def build_layout(
     """Build the layout of a table whose format is `name`: which of its columns make which column of a request row.
 
     `columns`: those of the format. `optional`: further ones, used only if the file has them. `column_requests` (of
-    `--column`) override both. The reader is that of CSV; other formats replace it. Raises InputError if a required
-    column is not known.
+    `--column`) override both. The reader is that of CSV; other formats replace it. Raises one InputError for all
+    columns that the file lacks.
     """
+    present = [column for column in optional if column.sources[0] in table.header]
+    known_targets = {column.target for column in (*columns, *present)}
+    requested_targets = {request.target for request in column_requests}
+    missing = [target for target in REQUIRED if target not in known_targets | requested_targets]
+    if missing or any(find_unknown(request, table.header) for request in column_requests):
+        raise explain_missing_columns(table.path, table.header, table.typical, column_requests, missing)
     requested = {request.target: map_column(request, table.header, table.typical) for request in column_requests}
-    present = (column for column in optional if column.sources[0] in table.header)
     # Column of a request row → how it is made.
     column_by_target = {column.target: column for column in (*columns, *present)} | requested
-    missing = [target for target in REQUIRED if target not in column_by_target]
-    if missing:
-        raise InputError(f"{table.path} has no column '{missing[0]}'", hint=_list_columns(table))
     failed = column_by_target["failed"]
     # "filled": the text of a failure, which is empty if there was none. An error status (the second source) makes the
     # request a failure even without a text.
@@ -252,7 +270,9 @@ def build_layout(
         status_sources = column_by_target["status_code"].sources
         column_by_target["failed"] = replace(failed, sources=(*failed.sources, *status_sources))
     ordered = tuple(column_by_target[target] for target in TARGETS if target in column_by_target)
-    return FileLayout(name, reader="csv", columns=ordered, delimiter=table.delimiter, header=table.header)
+    return FileLayout(
+        name, reader="csv", columns=ordered, delimiter=table.delimiter, header=table.header, paths=table.paths
+    )
 
 
 def _list_columns(table: Table) -> str:

@@ -1,4 +1,4 @@
-"""Columns by option: `--column TARGET=SOURCE[:UNIT]`."""
+"""Columns by option: `--column TARGET=SOURCE[:UNIT]`, and `--column TARGET=const:VALUE`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,14 @@ TIME_UNITS = ("s", "ms", "us", "ns")
 INSTANT_UNITS = (*TIME_UNITS, "iso")
 FAILED_UNITS = {"failure": "true", "success": "false", "status": "status", "text": "filled"}
 _SUCCESS_NAMES = ("success", "succeeded", "ok", "passed")
+CONSTANT = "const:"
+"""How a SOURCE begins that is no column, but one value for all rows."""
+_BOOLEANS = {
+    **dict.fromkeys(("true", "t", "yes", "y", "on", "1"), "true"),
+    **dict.fromkeys(("false", "f", "no", "n", "off", "0"), "false"),
+}
+_LARGEST = {"response_bytes": 2**63 - 1, "status_code": 599, "user_count": 2**31 - 1}
+"""Columns of whole numbers → largest value."""
 
 Kind = Literal[
     "text", "integer", "number", "instant", "true", "false", "status", "filled", "unexpected", "ended", "route"
@@ -32,7 +40,19 @@ class ColumnRequest:
 
     target: str
     source: str
+    """A column, or several joined by `+`; with a constant the text of the option."""
     unit: str = ""
+    """A unit, or the format of a time; empty if the option has none."""
+    constant: str | None = None
+    """Value for all rows; `None`: it comes from columns."""
+
+    @property
+    def text(self) -> str:
+        """The value of the option: TARGET=SOURCE[:UNIT]."""
+        return f"{self.target}={self.source}" + (f":{self.unit}" if self.unit else "")
+
+
+# ------------------------------------------------------------------ the option
 
 
 def parse_columns(texts: Sequence[str]) -> tuple[ColumnRequest, ...]:
@@ -47,43 +67,113 @@ def parse_columns(texts: Sequence[str]) -> tuple[ColumnRequest, ...]:
             )
         if target not in TARGETS:
             raise UnknownName("column of a request row", target, TARGETS)
-        source, colon, unit = source_text.rpartition(":")
-        # The column of a request row decides which units it may have; most have none.
-        units = {"ts": INSTANT_UNITS, "response_time_ms": TIME_UNITS, "failed": tuple(FAILED_UNITS)}.get(target, ())
-        if colon and unit in units:
+        if source_text.startswith(CONSTANT):
+            constant = _check_constant(target, source_text.removeprefix(CONSTANT))
+            column_requests.append(ColumnRequest(target, source_text, constant=constant))
+        else:
+            source, unit = _split_unit(target, source_text)
             column_requests.append(ColumnRequest(target, source, unit))
-        else:  # a colon without a unit after it is part of the column's name
-            column_requests.append(ColumnRequest(target, source_text))
     targets = [request.target for request in column_requests]
     repeated_target = next((target for target in targets if targets.count(target) > 1), None)
     if repeated_target:
-        raise InputError(f"--column names '{repeated_target}' twice")
+        raise InputError(f"--column names '{repeated_target}' twice", hint="give each TARGET once")
     return tuple(column_requests)
 
 
-def map_column(request: ColumnRequest, header: Sequence[str], typical: Mapping[str, object]) -> ColumnMap:
-    """Map a column of the request row to the column of the file that the option `--column` names for it.
+_FORMAT_OF_TIME = re.compile(r"(?P<source>.+?):(?P<format>[^:]*%.*)", re.DOTALL)
+"""A column, then a format of a time, which may itself have colons: its first part has a `%`."""
 
-    `header`: columns of the file; `typical`: column → a typical value, which shows the unit of `ts` (seconds,
-    milliseconds, …) if the request has none. Raises UnknownName where the file has no such column.
+
+def _split_unit(target: str, source_text: str) -> tuple[str, str]:
+    """Split SOURCE[:UNIT]; a colon without a unit after it is part of the column's name. Raises InputError.
+
+    The column of a request row (`target`) decides which units it may have; most have none. Returns the source, and the
+    unit or the format of a time, empty if there is none.
     """
-    # SOURCE is a column, or several joined by `+`.
-    sources = (request.source,) if request.source in header else tuple(request.source.split("+"))
-    for source in sources:
-        if source not in header:
-            raise UnknownName(
-                "column in the file", source, header, hint="columns are named with --column TARGET=SOURCE"
+    with_format = _FORMAT_OF_TIME.fullmatch(source_text) if target == "ts" else None
+    if with_format:
+        check_time_format(with_format["format"])
+        return with_format["source"], with_format["format"]
+    source, _, unit = source_text.rpartition(":")
+    units = {"ts": INSTANT_UNITS, "response_time_ms": TIME_UNITS, "failed": tuple(FAILED_UNITS)}.get(target, ())
+    return (source, unit) if source and unit in units else (source_text, "")
+
+
+def _check_constant(target: str, value: str) -> str:
+    """Check the value of `TARGET=const:VALUE`, and return it as it is stored. Raises InputError."""
+    option = f"--column '{target}={CONSTANT}{value}'"
+    if target in {"ts", "response_time_ms"}:
+        raise InputError(
+            f"{option}: a time cannot be the same for all requests", hint=f"name a column: --column {target}=COLUMN"
+        )
+    if target == "failed":
+        if value.strip().lower() not in _BOOLEANS:
+            raise InputError(
+                f"{option} has the value '{value}', which does not show whether requests failed",
+                hint=f"give failed={CONSTANT}false if all requests of the files succeeded",
             )
+        return _BOOLEANS[value.strip().lower()]
+    if target in _LARGEST:
+        if not re.fullmatch(r"\s*[0-9]{1,19}\s*", value) or int(value) > _LARGEST[target]:
+            raise InputError(f"{option} is not a whole number from 0 to {_LARGEST[target]}", hint="correct the value")
+        return str(int(value))
+    if not value.strip() or "\n" in value:
+        raise InputError(f"{option} has no text of one line", hint=f"for example {target}={CONSTANT}all")
+    return value
+
+
+# ------------------------------------------------------------------ columns of a file
+
+
+def list_sources(request: ColumnRequest, header: Sequence[str]) -> tuple[str, ...]:
+    """List the columns that a request names: one, or several joined by `+`. They may be missing in the `header`.
+
+    A column whose name has a `+`, or begins like a constant, is taken as it is. Empty for a constant.
+    """
+    if request.source in header:
+        return (request.source,)
+    if request.constant is not None:
+        return ()
+    return tuple(request.source.split("+"))
+
+
+def map_column(request: ColumnRequest, header: Sequence[str], typical: Mapping[str, object]) -> ColumnMap:
+    """Map a column of the request row to the columns of the file that the option `--column` names for it.
+
+    `header`: columns of the file, which has all that are named; `typical`: column → a typical value, which shows the
+    unit of `ts` (seconds, milliseconds, …) if the request has none. Raises InputError for several columns where they
+    cannot be joined.
+    """
+    sources = list_sources(request, header)
+    if not sources:
+        return ColumnMap(request.target, (), "constant", constant=request.constant or "")
+    unit = request.unit
     if request.target == "ts":
-        return ColumnMap("ts", sources, "instant", request.unit or determine_instant_unit(typical.get(sources[0])))
-    if request.target == "response_time_ms":
-        return ColumnMap(request.target, sources, "number", request.unit or find_unit_of_name(sources[0]) or "ms")
+        unit = unit or determine_instant_unit(" ".join(str(typical.get(source)) for source in sources))
+        if len(sources) > 1 and unit in TIME_UNITS:
+            raise _refuse_several(request, f"times in {unit} cannot be joined")
+        return ColumnMap("ts", sources, "instant", unit)
+    if request.target == "response_time_ms":  # several are summed up
+        units = {unit or find_unit_of_name(source) or "ms" for source in sources}
+        if len(units) > 1:
+            raise _refuse_several(request, f"their names end in different units ({', '.join(sorted(units))})")
+        return ColumnMap(request.target, sources, "number", units.pop())
+    is_integer = request.target in _LARGEST
+    if len(sources) > 1 and (is_integer or request.target == "failed"):
+        raise _refuse_several(request, f"{request.target} is made of one column")
     if request.target == "failed":
         # Without a unit, the name of the column shows whether its values are true for a success or for a failure.
         default = "success" if request.source.lower() in _SUCCESS_NAMES else "failure"
-        return ColumnMap("failed", sources, cast("Kind", FAILED_UNITS[request.unit or default]))
-    is_integer = request.target in {"response_bytes", "status_code", "user_count"}
+        return ColumnMap("failed", sources, cast("Kind", FAILED_UNITS[unit or default]))
     return ColumnMap(request.target, sources, "integer" if is_integer else "text")
+
+
+def _refuse_several(request: ColumnRequest, why: str) -> InputError:
+    """Make the error for a request that joins columns that cannot be joined, and `why`."""
+    return InputError(
+        f"--column '{request.text}' names several columns: {why}",
+        hint="name one; only names and texts of a time are joined (with a space), and response times summed up",
+    )
 
 
 _WORDS_FOR_UNITS = {
@@ -110,17 +200,62 @@ def find_unit_of_name(name: str) -> str:
     return next((unit for unit, spellings in _WORDS_FOR_UNITS.items() if last_word in spellings), "")
 
 
+# ------------------------------------------------------------------ times
+
+_DIRECTIVES = frozenset(["%", *"aAbBdfgHIjmMnpSyYzZ", *(f"-{letter}" for letter in "dHIjmMSy")])
+"""What may follow a `%` in the format of a time: all that the store can read and that says when it is."""
+
+
+def check_time_format(text: str) -> None:
+    """Check the format of a time, such as `%d/%b/%Y:%H:%M:%S %z`. Raises InputError."""
+    used = re.findall(r"%(-?.|$)", text, re.DOTALL)
+    unknown = next((directive for directive in used if directive not in _DIRECTIVES), None)
+    if unknown is not None:
+        raise InputError(
+            f"the format '{text}' of a time has %{unknown}, which is not known",
+            hint="use %Y %m %d %H %M %S, %b and %B (month), %y, %j, %I with %p, %z (+0100), %Z (UTC), "
+            "%g (ms), %f (µs), %n (ns)",
+        )
+    letters = {directive.removeprefix("-") for directive in used}
+    has_day = "j" in letters or ("d" in letters and letters & {"m", "b", "B"})
+    has_hour = "H" in letters or {"I", "p"} <= letters
+    if not (letters & {"Y", "y"} and has_day and has_hour):
+        raise InputError(
+            f"the format '{text}' of a time needs year, month, day and hour",
+            hint="for example --column 'ts=time:%d/%b/%Y:%H:%M:%S %z'; join columns with +: --column 'ts=date+time'",
+        )
+
+
 _SINCE_EPOCH = ((1e11, "s"), (1e14, "ms"), (1e17, "us"))
 """An instant below this number is in this unit: years 1973 to 5138 for seconds, and so on."""
 
+_KNOWN_FORMATS = {
+    "%d/%b/%Y:%H:%M:%S %z": re.compile(r"\d{1,2}/[A-Za-z]{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d\d:?\d\d"),
+    "[%d/%b/%Y:%H:%M:%S %z]": re.compile(r"\[\d{1,2}/[A-Za-z]{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d\d:?\d\d\]"),
+    "%Y-%m-%d %H:%M:%S,%f": re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{1,6}"),
+}
+"""Format of a time → texts that have it: access logs, and logs of Python."""
+
 
 def determine_instant_unit(value: object) -> str:
-    """Determine the unit of a time since 1970 by its size: s, ms, us or ns; iso (8601) if it is not a number."""
+    """Determine how a time is written: s, ms, us or ns since 1970 by its size; a format; iso (8601) for other texts."""
+    text = str(value).strip()
     try:
-        size = abs(float(str(value)))
+        size = abs(float(text))
     except ValueError:
-        return "iso"
+        return next((name for name, texts in _KNOWN_FORMATS.items() if texts.fullmatch(text)), "iso")
     for limit, unit in _SINCE_EPOCH:
         if size < limit:
             return unit
     return "ns"
+
+
+def looks_like_time(value: object) -> bool:
+    """Whether a value is a time that can be read without a unit or a format: since 2000, or a text with a date."""
+    if str(value).startswith(("timestamp[", "date32[", "date64[")):  # a type of Parquet stands for its values
+        return True
+    unit = determine_instant_unit(value)
+    if unit in TIME_UNITS:
+        seconds = float(str(value)) / {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}[unit]
+        return 946_684_800 <= seconds < 4_102_444_800  # years 2000 to 2099
+    return unit != "iso" or re.match(r"\s*\d{4}[-/]\d\d?[-/]\d\d?([T ]|$)", str(value)) is not None

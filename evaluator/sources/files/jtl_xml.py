@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from evaluator.errors import InputError
 from evaluator.records import LeftOutKind
-from evaluator.textfiles import open_bytes
+from evaluator.textfiles import open_utf8
 
 LINE = "line"
 """Column with the line of a row."""
@@ -98,7 +98,7 @@ def rewrite_jtl_xml(source: Path, target: Path) -> None:
     A sample inside a transaction is a request; a sample inside another sample (a redirect, an embedded resource) is
     part of it. Another element in the place of a sample is also a row. The column `kind` distinguishes them.
     """
-    with pq.ParquetWriter(target, _SCHEMA) as writer, open_bytes(source) as opened:
+    with pq.ParquetWriter(target, _SCHEMA) as writer, open_utf8(source) as opened:
         reader = _JtlParser(source)
         for text in _read_characters(source, opened):
             reader.feed(text)
@@ -126,7 +126,8 @@ def _read_characters(path: Path, opened: IO[bytes]) -> Iterator[str]:
     chunk = opened.read(_CHUNK_BYTES)
     declaration = _DECLARED.match(chunk)
     encoding = declaration[1].decode("ascii") if declaration else "utf-8"
-    if encoding.lower() in ("utf-8", "utf8"):
+    # What declares UTF-16 or UTF-32 is UTF-8 by now.
+    if encoding.lower().startswith(("utf-8", "utf8", "utf-16", "utf16", "utf-32", "utf32")):
         encoding = "utf-8-sig"  # also skips a byte order mark
     try:
         decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
