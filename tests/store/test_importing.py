@@ -175,15 +175,14 @@ def test_parquet(store, tmp_path):
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("response_time_ms", pa.array([5_000_000], pa.duration("us"))),
-        ("response_time_ms", pa.array([None], pa.duration("ms"))),
+        ("response_time_ms", pa.array([["5"]])),
         ("endpoint", pa.array([["GET", "/"]])),
     ],
 )
 def test_parquet_of_types_that_mean_something_else_is_refused(store, tmp_path, name, values):
     columns = {"ts": [T0], "endpoint": ["/"], "response_time_ms": [5.0], "failed": [True]} | {name: values}
     pq.write_table(pa.table(columns), tmp_path / "b.parquet")
-    with pytest.raises(InputError, match=rf"b\.parquet: column '{name}' is of type (duration|list)"):
+    with pytest.raises(InputError, match=rf"b\.parquet: column '{name}' is of type list"):
         land(store, {"baseline": [str(tmp_path / "b.parquet")]})
 
 
