@@ -9,6 +9,7 @@ addresses were checked, only these are connected to; the name stays in the Host 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import ssl
@@ -23,6 +24,9 @@ from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, Retry
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
+
+# It would print a traceback for a head of an answer that it can read only in part.
+logging.getLogger("urllib3.connection").setLevel(logging.ERROR)
 
 CHUNK_BYTES = 1 << 16
 
