@@ -30,6 +30,9 @@ SAME = 1e-9
 BUCKETED = {"classic", "native"}
 """Forms of histograms that have buckets with bounds."""
 NO_BOUNDS = "its series have no bucket bound in common"
+CONTRADICTORY = "a bucket of it grew by more than the count of all observations: its series do not belong together"
+ROUNDING = 1e-6
+"""Differences of shares up to this size are rounding errors of the server."""
 
 
 class HistogramMetric(QueryMetric):
@@ -121,6 +124,12 @@ class EdgeMetric(HistogramMetric):
         return pair.find_or_build(("edges", query, self.scale, endpoint), build)
 
 
+def is_contradictory(edges: EdgePanel) -> bool:
+    """Is there a bound below which more, or less, was observed than there can be? Its variance would be negative."""
+    shares = edges.shares()
+    return bool(((shares > 1 + ROUNDING) | (shares < -ROUNDING)).any())
+
+
 # ------------------------------------------------------------------ share within a bound
 
 
@@ -151,6 +160,8 @@ class HistogramShare(EdgeMetric):
         edges, below = self.find_edges(pair, rule.slice.endpoint), float(self.below.value)
         if edges is None or not edges.bounds.size:
             return no_data(rule, pair.arm, NO_BOUNDS)
+        if is_contradictory(edges):
+            return no_data(rule, pair.arm, CONTRADICTORY)
         bounds, unit = edges.bounds, self.scaled_unit
         if not np.isclose(bounds, below, rtol=SAME, atol=0).any():
             lower, upper = bounds[bounds < below][-1:], bounds[bounds > below][:1]  # each one bound, or none
@@ -227,6 +238,8 @@ class HistogramQuantile(QuantileMetric, EdgeMetric):
             return request_pair.no_data(rule, why)
         if edges is None or not edges.bounds.size:
             return request_pair.no_data(rule, NO_BOUNDS)
+        if is_contradictory(edges):
+            return request_pair.no_data(rule, CONTRADICTORY)
         result = compare_edges(
             edges,
             request_pair.design,
