@@ -1,4 +1,4 @@
-"""The analysts' app: `evaluator app`, or `streamlit run app.py` in the folder of the store."""
+"""The analysts' app: `evaluator app`; `streamlit run app.py` in the folder of the store may only be read."""
 
 import streamlit as st
 

@@ -11,6 +11,7 @@ EvaluatorError            4  could not evaluate
 ├── SourceError           4  a source could not be reached or run
 │   └── LoadError         4  a load run did not happen, or not completely
 ├── HookError             4  a hook could not be called, or its target refused
+│   └── NotReached        4  it could not connect to its target
 └── Refused               3  the requested action is not allowed now (1 where the verdict is NO-GO)
 ```
 
@@ -86,6 +87,10 @@ class LoadError(SourceError):
 
 class HookError(EvaluatorError):
     """A hook failed and changed nothing."""
+
+
+class NotReached(HookError):
+    """A hook could not connect to its target, so nothing was sent; a later attempt may succeed."""
 
 
 class Refused(EvaluatorError):

@@ -64,13 +64,20 @@ OF_SOURCES = SecretNames(
 
 def redact(text: str, secrets: Iterable[str]) -> str:
     """Replace secrets in a text by `[secret]`, also where they are escaped for JSON or a URL, or in base64."""
+    for spelling in list_spellings(secrets):
+        text = text.replace(spelling, REDACTED)
+    return text
+
+
+def list_spellings(secrets: Iterable[str]) -> list[str]:
+    """List how secrets may be written in an output: as they are, escaped for JSON or a URL, or in base64.
+
+    The longest is first: a spelling may contain another one, whose replacement would leave the rest of it.
+    """
     spellings = set()
     for secret in secrets:
         in_json = json.dumps(secret)[1:-1]
         in_base64 = base64.b64encode(secret.encode()).decode()
         key_of_webhook = secret.removeprefix("whsec_")  # a secret of Standard Webhooks may be shown without its prefix
         spellings |= {secret, in_json, in_base64, key_of_webhook, quote(secret, safe=""), quote_plus(secret)}
-    # The longest first: a spelling may contain another one, whose replacement would leave the rest of it.
-    for spelling in sorted(spellings - {""}, key=len, reverse=True):
-        text = text.replace(spelling, REDACTED)
-    return text
+    return sorted(spellings - {""}, key=len, reverse=True)

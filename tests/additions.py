@@ -287,6 +287,8 @@ HOOK = Addition(
     "evaluator/hooks/bell.py",
     '''"""Rings a bell."""
 
+from collections.abc import Mapping
+
 from evaluator.hooks.base import BaseHook, HookContext, HookOptions, Outcome
 
 
@@ -302,7 +304,7 @@ class Bell(BaseHook[BellOptions]):
     kind = "bell"
     Options = BellOptions
 
-    def _describe(self) -> str:
+    def _describe(self, words: Mapping[str, str]) -> str:
         return f"rings the bell in {self.options.room}"
 
     def _execute(self, context: HookContext) -> Outcome:

@@ -127,6 +127,7 @@ def split_of(port: int, n: int = 100) -> dict[str, int]:
 HAPROXY = """
 global
   stats socket {socket} mode 600 level admin
+  stats socket {socket}.operator mode 600 level operator
   stats socket ipv4@127.0.0.1:{api} level admin
 defaults
   mode http
@@ -140,6 +141,23 @@ backend shop
   balance roundrobin
   server baseline 127.0.0.1:{baseline} weight 90
   server canary 127.0.0.1:{canary} weight 10
+backend static
+  balance static-rr
+  server baseline 127.0.0.1:{baseline} weight 90
+  server canary 127.0.0.1:{canary} weight 10
+backend hashed
+  balance source
+  server baseline 127.0.0.1:{baseline} weight 90
+  server canary 127.0.0.1:{canary} weight 10
+backend first
+  balance first
+  server baseline 127.0.0.1:{baseline}
+  server canary 127.0.0.1:{canary}
+backend checked
+  balance roundrobin
+  server baseline 127.0.0.1:{baseline} weight 90 check inter 50ms
+  server canary 127.0.0.1:1 weight 10 check inter 50ms fall 1
+  server spare 127.0.0.1:{canary} weight 5
 """
 
 
@@ -149,7 +167,14 @@ def balancing(folder: Path) -> Iterator[dict[str, object]]:
     port, api = free_port(), free_port()
     with serving("baseline") as baseline, serving("canary") as canary:
         path = folder / "haproxy.cfg"
-        names = {"socket": folder / "s", "api": api, "port": port, "baseline": baseline.port, "canary": canary.port}
+        names = {
+            "socket": folder / "s",
+            "folder": folder,
+            "api": api,
+            "port": port,
+            "baseline": baseline.port,
+            "canary": canary.port,
+        }
         path.write_text(HAPROXY.format(**names))
         with running([program("haproxy"), "-db", "-f", str(path)], port, "/"):
             yield names

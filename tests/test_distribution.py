@@ -37,7 +37,7 @@ class Bell(BaseHook[BellOptions]):
     kind = "bell"
     Options = BellOptions
 
-    def _describe(self) -> str:
+    def _describe(self, words: Mapping[str, str]) -> str:
         return f"ring {self.options.times} times"
 
     def _execute(self, context: HookContext) -> Outcome:

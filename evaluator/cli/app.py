@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import subprocess
+import signal
 import sys
-from collections.abc import Mapping
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -14,22 +13,9 @@ from pathlib import Path
 import click
 
 import evaluator as package
-from evaluator.cli import Session
+from evaluator.cli import Session, emit
 from evaluator.errors import EvaluatorError
 from evaluator.extensions import explain_missing_package
-
-OPTIONS: Mapping[str, str] = {
-    "server.headless": "true",
-    "server.fileWatcherType": "none",
-    "browser.gatherUsageStats": "false",
-    "client.showErrorDetails": "none",
-    "client.toolbarMode": "minimal",
-    "theme.light.primaryColor": "#0b5cad",
-    "theme.light.linkColor": "#0b5cad",
-    "theme.dark.primaryColor": "#7db7f0",
-    "theme.dark.linkColor": "#7db7f0",
-}
-"""Streamlit's options besides address and port; `.streamlit/config.toml` sets the same for `streamlit run app.py`."""
 
 
 @click.command("app")
@@ -42,22 +28,39 @@ OPTIONS: Mapping[str, str] = {
 def command(session: Session, address: str, port: int, no_worker: bool) -> int:
     """Review releases in a browser: verdicts, figures, comparisons, plans, and promotion.
 
-    By default only this machine can reach it. With another --address users have to sign in: docs/app.md describes how
-    to configure a login. Ctrl-C ends it.
+    Open the address that it prints: its token lets your browser act as your account. All others who reach the app on
+    this machine may only read. With another --address users have to sign in: docs/app.md describes how to configure a
+    login. Ctrl-C ends it.
     """
     with explain_missing_package("the app needs", "app,plots"):
         version("streamlit")  # fails if it is not installed
-    session.say(f"http://{address}:{port} shows {session.store_path}; Ctrl-C ends it")
-    if not _is_loopback(address):
-        session.say("other machines can reach this address: users have to sign in first (docs/app.md)")
-    options = {**OPTIONS, "server.address": address, "server.port": str(port)}
-    flags = [f"--{option}={value}" for option, value in options.items()]
-    environment = {**os.environ, "EVALUATOR_STORE": str(session.store_path.absolute())}
+        from evaluator.intents import system_person
+        from evaluator.serving.access import Access
+        from evaluator.serving.login import is_login_configured
+        from evaluator.serving.server import configure, listen, serve, write_url
+    os.environ["EVALUATOR_STORE"] = str(session.store_path.absolute())
     if session.policy_path is not None:
-        environment["EVALUATOR_POLICY"] = str(session.policy_path.absolute())
+        os.environ["EVALUATOR_POLICY"] = str(session.policy_path.absolute())
     if no_worker:
-        environment["EVALUATOR_APP_WORKER"] = "off"
-    return _run_server([sys.executable, "-m", "streamlit", "run", str(find_app()), *flags], environment)
+        os.environ["EVALUATOR_APP_WORKER"] = "off"
+    with listen(address, port) as listener:
+        # As numbers: where `localhost` has a second address, another account may listen there and get the token.
+        address, port = listener.getsockname()[:2]
+        configure(address, port)
+        access = None if is_login_configured() else Access(port)
+        session.say(f"the app shows {session.store_path}; Ctrl-C ends it")
+        if not _is_loopback(address):
+            session.say("other machines can reach this address: users have to sign in first (docs/app.md)")
+        elif access is not None:
+            account = system_person().name
+            session.say(f"open this address to act as {account}; without its token, the app can only be read:")
+        emit(write_url(address, port, access if _is_loopback(address) else None))
+        sys.stdout.flush()
+        signal_number = serve(listener, find_app(), access, session.say)
+    if signal_number == signal.SIGINT:
+        return 128 + signal_number  # as for any command that Ctrl-C ends, but here that is no error
+    signal.raise_signal(signal_number)  # ends the process, with the exit code of that signal
+    return 0
 
 
 def find_app() -> Path:
@@ -71,24 +74,5 @@ def find_app() -> Path:
 
 
 def _is_loopback(address: str) -> bool:
-    """Can only this machine reach the address? Any name except `localhost` counts as reachable by others."""
-    try:
-        return address == "localhost" or ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False
-
-
-def _run_server(words: list[str], environment: Mapping[str, str]) -> int:
-    """Run the command `words` until it ends; returns 0. Ctrl-C ends it, too. Raises EvaluatorError if it fails."""
-    with subprocess.Popen(words, env=environment) as server:
-        try:
-            exit_code = server.wait()
-        except KeyboardInterrupt:
-            server.terminate()
-            raise
-    if exit_code:
-        raise EvaluatorError(
-            f"the app ended with exit code {exit_code}",
-            hint="its own message is above; if the port is in use, give another --port",
-        )
-    return 0
+    """Can only this machine reach the address, which is written in numbers?"""
+    return ipaddress.ip_address(address).is_loopback

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from evaluator.cli import Session, emit
-from evaluator.cli.promote import describe_intents, execute_or_wait
+from evaluator.cli.promote import describe_intents, describe_steps, execute_or_wait
+from evaluator.errors import EvaluatorError
 from evaluator.records.intents import Intent, IntentState
 from evaluator.reports import plain_text
+
+if TYPE_CHECKING:
+    from evaluator.store import Store
 
 
 @click.command("approve")
@@ -22,9 +28,9 @@ def command(session: Session, intent: str | None, queue: bool) -> int:
     if intent is None:
         waiting = [requested for requested in store.control.intents() if requested.state is IntentState.REQUESTED]
         descriptions = describe_intents(store, waiting)
-        lines = [
-            _add_request(description, requested) for description, requested in zip(descriptions, waiting, strict=True)
-        ]
+        lines = []
+        for description, requested in zip(descriptions, waiting, strict=True):
+            lines += [_add_request(description, requested), *_list_steps(session, store, requested)]
         emit("\n".join(lines) or "no request waits for approval")
         return 0
     policy = session.load_policy(store.control.intent(intent).release)
@@ -39,6 +45,21 @@ def command(session: Session, intent: str | None, queue: bool) -> int:
 def _add_request(description: str, intent: Intent) -> str:
     """Add who requested an intent, and why, to its description."""
     return f"{description}, requested by {plain_text(intent.requester)}: {plain_text(intent.reason)}"
+
+
+def _list_steps(session: Session, store: Store, intent: Intent) -> list[str]:
+    """List what an intent would do, hook by hook, or why it cannot be executed as it was requested."""
+    from evaluator.intents import find_latest, plan_action, preview_intent
+
+    try:
+        policy = session.load_policy(intent.release)
+        planned, _irreversible = plan_action(store, policy, intent.release, intent.action, intent.undoes)
+    except EvaluatorError as error:
+        return [f"  its hooks cannot be shown: {plain_text(error.message)}"]
+    if intent.hooks_hash != policy.promotion.hash:
+        return ["  the policy's hooks or approvals have changed since: it will be refused, request it again"]
+    release, verdict = store.control.release(intent.release), find_latest(store, intent.release)
+    return describe_steps(preview_intent(planned, intent, release, verdict))
 
 
 @click.command("reject")

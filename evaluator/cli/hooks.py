@@ -6,6 +6,7 @@ import json
 import signal
 import threading
 from types import FrameType
+from typing import Any, cast
 
 import click
 
@@ -27,11 +28,11 @@ def command() -> None:
 def test(session: Session, event: str | None) -> int:
     """Check whether each hook could be executed; nothing is changed. EVENT: promote, hold, rollback or announce."""
     from evaluator.errors import UnknownName
-    from evaluator.hooks import make_step
+    from evaluator.hooks import check_hook, make_step
     from evaluator.policy.selection import list_policies
     from evaluator.records.intents import UNDO
 
-    labelled_entries = []
+    labelled_entries = []  # label, event, hook
     for service, policy in list_policies(session.find_policy()).items():
         entries_of_event = policy.promotion.hooks
         if event is not None and event not in entries_of_event:
@@ -40,18 +41,20 @@ def test(session: Session, event: str | None) -> int:
         for event_name, entries in entries_of_event.items():
             if event in (None, event_name):
                 # An entry `undo` is no hook: it takes back what the hooks of promotions changed.
-                labelled_entries += [(f"{origin}{event_name}", entry) for entry in entries if entry.kind != UNDO]
+                labelled_entries += [
+                    (f"{origin}{event_name}", event_name, entry) for entry in entries if entry.kind != UNDO
+                ]
     if not labelled_entries:
         session.say("the policy names no hooks" + (f" for {event}" if event else ""))
     failed_count = 0
-    for label, entry in labelled_entries:
-        hook = make_step(entry.kind, entry.options).hook
-        outcome = hook.test()
+    for label, event_name, entry in labelled_entries:
+        step = make_step(entry.kind, entry.options)
+        outcome = check_hook(step, cast("Any", event_name))  # one of the actions that a hook knows
         mark = "ok"
         if outcome.state != "acknowledged":
             failed_count += 1
             mark = "FAILED"
-        emit(f"{mark:6}  {label}: {hook.describe()}\n        {outcome.did}")
+        emit(f"{mark:6}  {label}: {plain_text(step.hook.describe())}\n        {plain_text(outcome.did)}")
     if failed_count:
         message = f"{failed_count} of {len(labelled_entries)} hooks could not be executed"
         raise HookError(message, hint="the cause of each is above")

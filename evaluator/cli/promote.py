@@ -16,6 +16,7 @@ from evaluator.errors import UsageError
 from evaluator.records.intents import FINAL_STATES, Action, Delivery, Intent, IntentState
 
 if TYPE_CHECKING:
+    from evaluator.intents import Preview
     from evaluator.store import Store
 
 
@@ -119,19 +120,16 @@ def _describe_action(session: Session, store: Store, action: Action, release: st
     """Describe what an action on a release would do: its steps in order, with the values that they would replace."""
     from datetime import UTC, datetime, timedelta
 
-    from evaluator.intents import find_latest, plan_action, preview_steps, system_person
+    from evaluator.intents import find_latest, plan_action, preview_action
     from evaluator.reports import plain_text
 
     policy, verdict = session.load_policy(release), find_latest(store, release)
     planned_hooks, irreversible = plan_action(store, policy, release, action)
-    expiry = datetime.now(UTC) + timedelta(minutes=1)  # of an intent that is never stored; any time will do
-    steps = preview_steps(planned_hooks, store.control.release(release), verdict, system_person(), expiry)
+    until = datetime.now(UTC) + timedelta(minutes=1)
+    steps = preview_action(planned_hooks, action, store.control.release(release), verdict, until)
     word = verdict.word.replace("_", "-").upper() if verdict else "not judged"
     lines = [f"{action.label} {plain_text(release)} (verdict: {word})"]
-    for number, step in enumerate(steps, 1):
-        current_value = f" (now: {plain_text(step.current_value)})" if step.current_value else ""
-        required = ", required" if step.required else ""
-        lines.append(f"  {number}. {step.event}: {plain_text(step.description)}{current_value}{required}")
+    lines += describe_steps(steps)
     lines += [f"  not taken back: {plain_text(text)}" for text in irreversible]
     approvals_needed = policy.promotion.needed(action)
     if not steps:
@@ -140,6 +138,20 @@ def _describe_action(session: Session, store: Store, action: Action, release: st
         exclusion = ", not by the requester" if policy.promotion.distinct(action) else ""
         lines.append(f"  needs {approvals_needed} approval{'s' if approvals_needed > 1 else ''}{exclusion}")
     return "\n".join(lines)
+
+
+def describe_steps(steps: Sequence[Preview]) -> list[str]:
+    """Describe hooks that would be executed: a numbered line for each, with the value that it would replace."""
+    from evaluator.reports import plain_text
+
+    lines = []
+    for number, step in enumerate(steps, 1):
+        current_value = f" (now: {plain_text(step.current_value)})" if step.current_value else ""
+        required = ", required" if step.required else ""
+        lines.append(f"  {number}. {step.event}: {plain_text(step.description)}{current_value}{required}")
+        if step.obstacle:
+            lines.append(f"     would be refused now: {plain_text(step.obstacle)}")
+    return lines
 
 
 def execute_or_wait(

@@ -1,12 +1,15 @@
 """What a hook is: it describes what it will do, does it, reads the current value, restores it, and can be tested.
 
 ```
-describe()                 what will happen, for the person who confirms it
-test()                     is everything there that it needs? changes nothing
+describe(context)          what will happen, for the person who confirms it
+test(action)               is everything there that it needs? changes nothing
 read()                     the value that it will change, as plain JSON; None where there is none to restore
 execute(context)           do it
 undo(context, earlier)     restore what `read` returned; a BaseHook with `_read` is not called with None
 ```
+
+A hook that gives traffic to something first looks whether that can serve it, in `test` and in `execute` alike
+(`_check_target`). Going back is never refused for that reason: neither `undo`, nor a hook of the action rollback.
 
 An outcome is `acknowledged` (done, and confirmed), `failed` (not done) or `unknown` (may or may not be done: a person
 decides). A hook of ours raises HookError when nothing was changed; whatever else is raised makes the outcome unknown.
@@ -36,6 +39,9 @@ GROUP = "evaluator.hooks"
 
 LONGEST_RESPONSE = 2000
 """Characters of an answer that are kept."""
+
+LONGEST_DESCRIPTION = 500
+"""Characters of what a hook will do that people are shown."""
 
 LONGEST_VALUE = 200
 """Characters of a value that people are shown."""
@@ -105,8 +111,11 @@ class Hook(Protocol):
     idempotent: bool
     """Whether it may be executed again when its outcome is unknown."""
 
-    def describe(self) -> str:
-        """What will happen, in one sentence without secrets."""
+    def describe(self, context: HookContext | None = None) -> str:
+        """What will happen, in one sentence without secrets; words of the context are filled in where it has them."""
+
+    def describe_undo(self, context: HookContext | None = None) -> str:
+        """What `undo` will do, as `describe`."""
 
     def execute(self, context: HookContext) -> Outcome:
         """Do it."""
@@ -117,8 +126,11 @@ class Hook(Protocol):
     def undo(self, context: HookContext, earlier: Json) -> Outcome:
         """Restore an earlier value."""
 
-    def test(self) -> Outcome:
-        """Whether it could be executed; touches nothing."""
+    def test(self, action: Action = "promote") -> Outcome:
+        """Whether it could be executed for an action; touches nothing."""
+
+    def find_obstacle(self, action: Action) -> str:
+        """Why it would be refused now for an action, because its target cannot serve; empty if it can."""
 
     def can_undo(self) -> bool:
         """Whether `undo` takes back what it did."""
@@ -134,7 +146,8 @@ O = TypeVar("O", bound=HookOptions)  # noqa: E741 - the one type here
 class BaseHook(Generic[O]):
     """What hooks share: dry runs, expiry, errors as outcomes, secrets kept out.
 
-    A hook fills in `_describe`, `_test`, `_execute` and, where something can be restored, `_read` and `_undo`.
+    A hook fills in `_describe`, `_test`, `_execute` and, where something can be restored, `_read` and `_undo`; a hook
+    that gives traffic to something also `_check_target`.
     """
 
     kind: ClassVar[str]
@@ -145,15 +158,28 @@ class BaseHook(Generic[O]):
         self.options = options
         self.environment: Mapping[str, str] = os.environ if environment is None else environment
 
-    def describe(self) -> str:
-        """What will happen, in one sentence."""
-        return self._remove_secrets(self._describe())
+    def describe(self, context: HookContext | None = None) -> str:
+        """What will happen, in one sentence, with the words of the context; None: no word has a value yet."""
+        text = self._remove_secrets(self._describe(context.words() if context else {}))
+        return _shorten(text, LONGEST_DESCRIPTION)
+
+    def describe_undo(self, context: HookContext | None = None) -> str:
+        """What `undo` will do, as `describe`."""
+        text = self._remove_secrets(self._describe_undo(context.words() if context else {}))
+        return _shorten(text, LONGEST_DESCRIPTION)
 
     def execute(self, context: HookContext) -> Outcome:
-        """Execute the hook, unless it is a dry run or the intent has expired."""
+        """Execute the hook, unless it is a dry run, the intent has expired, or its target cannot serve."""
         if context.dry_run:
-            return Outcome("acknowledged", f"dry run, nothing was done: {self.describe()}")
-        return self._attempt(lambda: self._execute(context), context)
+            return Outcome("acknowledged", f"dry run, nothing was done: {self.describe(context)}")
+
+        def check_and_execute() -> Outcome:
+            """Refuse a target that cannot serve, except on the way back; then execute the hook."""
+            if context.action != "rollback":
+                self._check_target()
+            return self._execute(context)
+
+        return self._attempt(check_and_execute, context)
 
     def undo(self, context: HookContext, earlier: Json) -> Outcome:
         """Restore `earlier`, the value from before the execution, as `read` returned it; None: there was none.
@@ -161,7 +187,7 @@ class BaseHook(Generic[O]):
         A hook that reads no value, because its class has no `_read`, is undone without one.
         """
         if context.dry_run:
-            return Outcome("acknowledged", f"dry run, nothing was undone: {self.describe()}")
+            return Outcome("acknowledged", f"dry run, nothing was undone: {self.describe(context)}")
         reads_value = type(self)._read is not BaseHook._read  # noqa: SLF001 - the hook's own method
         if earlier is None and reads_value:
             return Outcome("failed", "nothing was there before, or it was not kept: there is nothing to restore")
@@ -191,13 +217,41 @@ class BaseHook(Generic[O]):
         """Write a value that `_read` returned as text."""
         return json.dumps(value, ensure_ascii=False)
 
-    def test(self) -> Outcome:
-        """Whether it could be executed; touches nothing."""
-        return self._attempt(self._test)
+    def test(self, action: Action = "promote") -> Outcome:
+        """Whether it could be executed for an action; touches nothing. It refuses what `execute` would refuse."""
 
-    def _describe(self) -> str:
-        """Say in one sentence what the hook will do. Each hook has its own."""
+        def check() -> Outcome:
+            """Test the hook, and refuse a target that cannot serve, except on the way back."""
+            outcome = self._test()
+            if action != "rollback":
+                self._check_target()
+            return outcome
+
+        return self._attempt(check)
+
+    def find_obstacle(self, action: Action) -> str:
+        """Say why the hook would be refused now, because its target cannot serve; empty if it would not."""
+        if action == "rollback":
+            return ""
+        try:
+            self._call(self._check_target)
+        except EvaluatorError as error:
+            return self._remove_secrets(_to_failed_outcome(error).did)
+        return ""
+
+    def _describe(self, words: Mapping[str, str]) -> str:
+        """Say in one sentence what the hook will do. Each hook has its own.
+
+        `words`: values of the words of its templates, such as `canary`; a word without a value is shown as `${canary}`.
+        """
         raise NotImplementedError
+
+    def _describe_undo(self, words: Mapping[str, str]) -> str:
+        """Say in one sentence what undoing will do, as `_describe`."""
+        return f"takes back: {self._describe(words)}"
+
+    def _check_target(self) -> None:
+        """Raise HookError if what the hook gives traffic to cannot serve it. Other hooks have nothing to check."""
 
     def _execute(self, context: HookContext) -> Outcome:
         """Execute the hook. Each hook has its own. Raises HookError; MaybeSent if it may have been done."""
@@ -253,9 +307,13 @@ class BaseHook(Generic[O]):
         return replace(outcome, did=self._remove_secrets(outcome.did), response=response)
 
     def _remove_secrets(self, text: str) -> str:
-        """Replace the values of all environment variables that the hook's options name as `${NAME}`."""
+        """Replace the hook's secrets in a text. Do this before a text is cut: half of a secret is not recognised."""
+        return redact(text, self._list_secrets())
+
+    def _list_secrets(self) -> list[str]:
+        """List the values of all environment variables that the hook's options name as `${NAME}`."""
         variables = OF_HOOKS.pattern.findall(self.options.model_dump_json())
-        return redact(text, [value for name in variables if (value := self.environment.get(name))])
+        return [value for name in variables if (value := self.environment.get(name))]
 
 
 def _to_failed_outcome(error: EvaluatorError) -> Outcome:
@@ -336,11 +394,11 @@ def run_hook(
     limited_context = _limit_time(step, context)
     earlier = None
     if not context.dry_run:
-        earlier = _call_in_time(step, limited_context, step.hook.read)
+        earlier = _call_in_time(step, limited_context.left_s(), step.hook.read)
         if isinstance(earlier, _FailedCall):
             return replace(earlier.outcome, state="failed")  # never unknown: reading changes nothing
         store_earlier(earlier)
-    result = _call_in_time(step, limited_context, lambda: step.hook.execute(limited_context))
+    result = _call_in_time(step, limited_context.left_s(), lambda: step.hook.execute(limited_context))
     outcome = result.outcome if isinstance(result, _FailedCall) else result
     # A hook may know the earlier value better than `read`: then its outcome has it already.
     return outcome if outcome.earlier is not None else replace(outcome, earlier=earlier)
@@ -348,16 +406,28 @@ def run_hook(
 
 def describe_current(step: Step, context: HookContext) -> str:
     """Describe the current value that a hook would change, or say why it cannot be read. Changes nothing."""
-    value = _call_in_time(step, _limit_time(step, context), step.hook.read)
+    value = _call_in_time(step, _limit_time(step, context).left_s(), step.hook.read)
     if isinstance(value, _FailedCall):
         return f"cannot be read: {value.outcome.did}"
     return step.hook.describe_value(value)
 
 
+def find_obstacle(step: Step, context: HookContext) -> str:
+    """Say why a hook would be refused now, because its target cannot serve; empty if it can. Changes nothing."""
+    obstacle = _call_in_time(step, _limit_time(step, context).left_s(), lambda: step.hook.find_obstacle(context.action))
+    return obstacle.outcome.did if isinstance(obstacle, _FailedCall) else obstacle
+
+
+def check_hook(step: Step, action: Action) -> Outcome:
+    """Check within the hook's time limit whether it could be executed for an action; changes nothing."""
+    result = _call_in_time(step, step.time_limit_s, lambda: step.hook.test(action))
+    return replace(result.outcome, state="failed") if isinstance(result, _FailedCall) else result
+
+
 def undo_hook(step: Step, context: HookContext, earlier: Json) -> Outcome:
     """Restore the value from before a hook was executed (`earlier`), within the hook's time limit."""
     limited_context = _limit_time(step, context)
-    result = _call_in_time(step, limited_context, lambda: step.hook.undo(limited_context, earlier))
+    result = _call_in_time(step, limited_context.left_s(), lambda: step.hook.undo(limited_context, earlier))
     return result.outcome if isinstance(result, _FailedCall) else result
 
 
@@ -374,8 +444,8 @@ class _FailedCall:
     outcome: Outcome
 
 
-def _call_in_time(step: Step, context: HookContext, call: Callable[[], T]) -> T | _FailedCall:
-    """Call a method of a hook and return its result; a _FailedCall if it raises, or runs until the context expires.
+def _call_in_time(step: Step, left_s: float, call: Callable[[], T]) -> T | _FailedCall:
+    """Call a method of a hook and return its result; a _FailedCall if it raises, or runs longer than `left_s` seconds.
 
     It runs in a thread of its own, which goes on if it is late: a thread cannot be stopped.
     """
@@ -394,7 +464,7 @@ def _call_in_time(step: Step, context: HookContext, call: Callable[[], T]) -> T 
 
     worker = threading.Thread(target=work, daemon=True, name=f"hook {step.hook.kind}")
     worker.start()
-    worker.join(max(context.left_s(), 0.0) + GRACE_S)  # a hook that ends by itself at the limit is waited for
+    worker.join(max(left_s, 0.0) + GRACE_S)  # a hook that ends by itself at the limit is waited for
     if result:
         return result[0]
     text = f"{step.hook.kind} did not end within {step.time_limit_s:g} s; it may still be running"

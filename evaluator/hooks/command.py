@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -16,12 +19,14 @@ from pydantic import Field, field_validator
 from evaluator.errors import HookError
 from evaluator.hooks.base import LONGEST_RESPONSE, BaseHook, HookContext, Outcome, State
 from evaluator.hooks.options import HookOptions, Seconds
-from evaluator.hooks.templates import check_template, fill_words
-from evaluator.secrecy import redact
+from evaluator.hooks.templates import check_template, fill_words, show_words
+from evaluator.secrecy import list_spellings
 
 _TIME_TO_END_S = 2.0
 """How long a program may take to end after a signal."""
 _SHORTEST_SECRET = 4
+_PLAIN = re.compile(r"[\w@%+=:,./${}-]+")
+"""An argument that people can read without quotes."""
 Argument = Annotated[str, Field(max_length=100_000, pattern=r"^[^\x00]*$")]
 
 
@@ -60,8 +65,12 @@ class Command(BaseHook[CommandOptions]):
         super().__init__(options, environment)
         self.idempotent = options.idempotent
 
-    def _describe(self) -> str:
-        return f"runs {' '.join(self.options.run)}"
+    def _describe(self, words: Mapping[str, str]) -> str:
+        return f"runs {_show_command(self.options.run, words)}"
+
+    def _describe_undo(self, words: Mapping[str, str]) -> str:
+        undo, run = (_show_command(command, words) for command in (self.options.undo, self.options.run))
+        return f"runs {undo}, to take back what {run} did"
 
     def _test(self) -> Outcome:
         """Check that the programs and the folder exist; runs nothing."""
@@ -105,16 +114,11 @@ class Command(BaseHook[CommandOptions]):
         names = ["PATH", *self.options.environment]
         variables = {name: self.environment[name] for name in names if name in self.environment}
         variables |= {f"EVALUATOR_{word.upper()}": value for word, value in words.items()}
-        command = [self._find_program(program), *(fill_words(argument, words) for argument in template[1:])]
+        command = [self._find_program(program), *(_fill_argument(argument, words) for argument in template[1:])]
         limit_s = min(self.options.timeout, context.left_s())
         with tempfile.TemporaryFile() as output:
             exit_code = _run_for(command, limit_s, output, variables, self._check_folder())
-            # Only the end is kept, because programs write errors last. Secrets are removed from a longer part before it
-            # is cut: half of a secret, at the edge, would not be recognised. A character has up to 4 bytes.
-            size = output.seek(0, os.SEEK_END)
-            output.seek(max(size - 4 * LONGEST_RESPONSE, 0))
-            text = output.read().decode("utf-8", "replace")
-            response = self._remove_secrets(text)[-LONGEST_RESPONSE:].strip()
+            response = self._read_end(output)
         if exit_code is None or exit_code < 0:
             how = f"after {limit_s:.1f} s" if exit_code is None else f"by signal {-exit_code}"
             # Unknown means that a person checks what was done. A program that may be run again needs no such check.
@@ -123,12 +127,43 @@ class Command(BaseHook[CommandOptions]):
         state = "acknowledged" if exit_code == 0 else "failed"
         return Outcome(state, f"{program} ended with {exit_code}", response=response)
 
-    def _remove_secrets(self, text: str) -> str:
-        """Replace secrets of the options, and the values of all variables that are passed to the program."""
+    def _read_end(self, output: IO[bytes]) -> str:
+        """Read the end of a program's output, where programs write errors, without secrets."""
+        longest_secret = max((len(spelling) for spelling in list_spellings(self._list_secrets())), default=0)
+        size = output.seek(0, os.SEEK_END)
+        start = max(size - 4 * (LONGEST_RESPONSE + longest_secret), 0)  # a character has up to 4 bytes
+        output.seek(start)
+        text = self._remove_secrets(output.read().decode("utf-8", "replace"))
+        if start:
+            # What was read may begin with half of a secret, which is not recognised: this much may belong to it.
+            text = text[longest_secret:]
+        return text[-LONGEST_RESPONSE:].strip()
+
+    def _list_secrets(self) -> list[str]:
+        """List the secrets of the options, and the values of all variables that are passed to the program."""
         passed_values = [self.environment.get(name, "") for name in self.options.environment]
         # A flag such as CI=1 is not a secret, and its value occurs in many lines.
         secrets = [value for value in passed_values if len(value) >= _SHORTEST_SECRET]
-        return redact(super()._remove_secrets(text), secrets)
+        return [*super()._list_secrets(), *secrets]
+
+
+def _show_command(template: Sequence[str], words: Mapping[str, str]) -> str:
+    """Write a program and its arguments for people, with the words that have a value."""
+    return " ".join(
+        argument if _PLAIN.fullmatch(argument) else shlex.quote(argument)
+        for argument in (show_words(part, words) for part in template)
+    )
+
+
+def _fill_argument(template: str, words: Mapping[str, str]) -> str:
+    """Fill words into an argument. Raises HookError if a word makes it an option of the program."""
+    argument = fill_words(template, words)
+    if argument.startswith("-") and not template.startswith("-"):
+        raise HookError(
+            f"the argument {template} would be {argument}, which the program takes for an option",
+            hint="write the word behind the name of an option: --reason=${reason}",
+        )
+    return argument
 
 
 def _run_for(

@@ -7,7 +7,7 @@ keep what they have cached until its TTL has run out: the outcome names that tim
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypedDict
 
@@ -78,19 +78,17 @@ class Dns(BaseHook[DnsOptions]):
     kind = "dns"
     Options = DnsOptions
 
-    def _describe(self) -> str:
+    def _describe(self, words: Mapping[str, str]) -> str:  # noqa: ARG002 - its options have no words
         options = self.options
         values = ", ".join(options.values)
         return f"sets {options.type} of {options.name} in {options.zone} to {values} (TTL {options.ttl} s)"
 
     def _test(self) -> Outcome:
-        """Check the values to set, and that the server answers a query signed with the key; changes nothing.
-
-        Whether the server accepts updates with this key is not tested.
-        """
+        """Check the values to set, and that the key may update the zone, by an update without any change."""
         self._make_target_records()  # raises HookError for values that the type cannot have
         records = self._read()
-        return Outcome("acknowledged", f"the server accepts the key; it has {_show(records)}")
+        self._update(records, None)
+        return Outcome("acknowledged", f"the server accepts updates with the key; it has {_show(records)}")
 
     def _read(self) -> Records:
         """Read `values` and `ttl` (s) of the records as the server has them; no values if there is no such record."""
@@ -106,6 +104,11 @@ class Dns(BaseHook[DnsOptions]):
         answer = self._ask(query, changes=False)
         if answer.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
             raise HookError(f"the name server refused the query: {dns.rcode.to_text(answer.rcode())}", hint=_KEY_HINT)
+        if not answer.flags & dns.flags.AA:  # a resolver, or the server of a zone above
+            raise HookError(
+                f"{self.options.server} does not answer for the zone {self.options.zone} itself",
+                hint="name the zone's primary as server",
+            )
         record_set = answer.get_rrset(answer.answer, name, dns.rdataclass.IN, record_type)
         if not record_set:
             return {"values": [], "ttl": 0}
@@ -147,10 +150,11 @@ class Dns(BaseHook[DnsOptions]):
             text = f"{description}; resolvers may use that until {effective_at:%H:%M:%S} UTC"
         return Outcome("acknowledged", text, earlier=earlier, effective_at=effective_at)
 
-    def _update(self, earlier: Records, target: Records) -> None:
+    def _update(self, earlier: Records, target: Records | None) -> None:
         """Send an update that the server refuses if it does not have the `earlier` records any more.
 
-        Raises HookError if the server refuses it, MaybeSent if it may have been done.
+        `target`: the records to set; None: change nothing, to see whether the server accepts updates. Raises HookError
+        if the server refuses it, MaybeSent if it may have been done.
         """
         import dns.rcode
         import dns.update
@@ -162,9 +166,9 @@ class Dns(BaseHook[DnsOptions]):
             update.present(name, *self._to_rdataset(earlier))
         else:
             update.absent(name, self.options.type)
-        if target["values"]:
+        if target and target["values"]:
             update.replace(name, self._to_rdataset(target))
-        else:
+        elif target:
             update.delete(name, self.options.type)
         rcode = dns.rcode.to_text(self._ask(update, changes=True).rcode())
         # These codes say that the prerequisite is not met.
@@ -237,7 +241,8 @@ class Dns(BaseHook[DnsOptions]):
         except dns.exception.DNSException as error:
             error_name = type(error).__name__
             if error_name in ("PeerBadKey", "PeerBadSignature", "PeerBadTime", "PeerBadTruncation"):
-                raise HookError(f"{options.server} does not accept the key: {error_name}", hint=_KEY_HINT) from None
+                hint = f"{_KEY_HINT}, and that it may update {options.zone}" if changes else _KEY_HINT
+                raise HookError(f"{options.server} does not accept the key: {error_name}", hint=hint) from None
             raise no_answer_error(f"{options.server} did not give a valid DNS answer: {error_name}") from None
         except (OSError, EOFError) as error:
             raise no_answer_error(f"{options.server} did not answer: {type(error).__name__}") from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, NotRequired, Self, TypedDict
 
 from pydantic import AfterValidator, Field, model_validator
@@ -16,7 +17,7 @@ from evaluator.errors import HookError
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
 from evaluator.hooks.network import MaybeSent, TlsOptions, send
 from evaluator.hooks.options import SecretName, Text
-from evaluator.hooks.templates import check_template, fill_words
+from evaluator.hooks.templates import check_template, fill_words, show_words
 
 _LOGIN_PATH = "auth/authenticate"
 
@@ -57,8 +58,8 @@ class Etcd(BaseHook[EtcdOptions]):
     kind = "etcd"
     Options = EtcdOptions
 
-    def _describe(self) -> str:
-        return f"sets {self.options.key} of etcd at {self.options.url} to {self.options.value[:100]}"
+    def _describe(self, words: Mapping[str, str]) -> str:
+        return f"sets {self.options.key} of etcd at {self.options.url} to {show_words(self.options.value, words)}"
 
     def _test(self) -> Outcome:
         """Read the key, to see that etcd answers; changes nothing."""
@@ -74,10 +75,14 @@ class Etcd(BaseHook[EtcdOptions]):
         if not entries:
             return {"value": None, "revision": 0}
         try:  # an empty value is left out of the answer
-            value = base64.b64decode(entries[0].get("value", "")).decode()
+            raw_value = base64.b64decode(entries[0].get("value", ""), validate=True)
+            revision = int(entries[0]["mod_revision"])
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise HookError("etcd's answer cannot be read", hint="check that the address is that of etcd") from None
+        try:
+            return {"value": raw_value.decode(), "revision": revision}
         except UnicodeDecodeError:
             raise HookError("the key's value is not text, so it could not be restored") from None
-        return {"value": value, "revision": int(entries[0]["mod_revision"])}
 
     def _describe_value(self, value: KeyState) -> str:
         return "no such key" if value["value"] is None else value["value"]
@@ -103,6 +108,13 @@ class Etcd(BaseHook[EtcdOptions]):
         # Without `ours`, the execution did not end, and the revision that it wrote is not known: then only a change
         # between the `_read` above and the `_set_if_unchanged` below is noticed.
         our_revision = earlier.get("ours", current["revision"])
+        if our_revision != current["revision"]:
+            now = "deleted" if current["value"] is None else f"changed to {current['value'][:100]}"
+            before = "delete it" if earlier["value"] is None else f"set it to {earlier['value'][:100]}"
+            raise HookError(
+                f"{self.options.key} was {now} after the hook had set it; nothing was done",
+                hint=f"{before} by hand, if that is right now",
+            )
         new_revision = self._set_if_unchanged(our_revision, earlier["value"])
         return Outcome("acknowledged", f"{self.options.key} was restored at revision {new_revision}", earlier=current)
 
@@ -123,7 +135,10 @@ class Etcd(BaseHook[EtcdOptions]):
                 f"{self.options.key} was changed in the meantime; nothing was done",
                 hint="check its value, and try again",
             )
-        return int(answer["header"]["revision"])
+        try:
+            return int(answer["header"]["revision"])
+        except (KeyError, TypeError, ValueError):
+            raise MaybeSent("etcd answered that it is done, without the revision") from None
 
     def _ask(self, path: str, message: dict[str, Any], *, changes: bool = False) -> dict[str, Any]:
         """Send a message to a path of etcd's API and return the answer.
@@ -133,14 +148,19 @@ class Etcd(BaseHook[EtcdOptions]):
         headers = {"Content-Type": "application/json"}
         if self.options.username and path != _LOGIN_PATH:
             login = {"name": self.options.username, "password": self._fill_secrets(self.options.password or "")}
-            headers["Authorization"] = str(self._ask(_LOGIN_PATH, login)["token"])
+            token = self._ask(_LOGIN_PATH, login).get("token")
+            if not token:
+                raise HookError(
+                    "etcd's answer to the login has no token", hint="check that the address is that of etcd"
+                )
+            headers["Authorization"] = str(token)
         url = f"{self.options.url.rstrip('/')}/v3/{path}"
         body = json.dumps(message).encode()
         answer = send("POST", url, self.options, body, headers, changes=changes)
         content = answer.parse()
         if answer.ok and content is not None:
             return content
-        text = f"etcd answered {answer.status}: {answer.text[:200]}"
+        text = f"etcd answered {answer.status}: {self._remove_secrets(answer.text)[:200]}"
         # The server may have changed the key before it failed, or before it sent an answer that cannot be read.
         if changes and (answer.ok or answer.status >= 500):
             raise MaybeSent(text)

@@ -1,7 +1,8 @@
 """Set weights of HAProxy's servers through its runtime API, and read them back.
 
-https://docs.haproxy.org/2.6/management.html#9.3: an empty answer is success, everything else is text for people. So
-what was set is read back, and only what is read counts.
+https://docs.haproxy.org/2.6/management.html#9.3: an empty line is success, everything else is text for people. So each
+answer is looked at, and what was set is read back. A weight says nothing about whether a server gets requests: servers
+in maintenance, drained or down get none, so their state is looked at, too.
 """
 
 from __future__ import annotations
@@ -10,18 +11,19 @@ import contextlib
 import re
 import socket
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field, model_validator
 
 from evaluator.errors import HookError
-from evaluator.hooks.base import BaseHook, HookContext, Outcome, State
+from evaluator.hooks.base import BaseHook, HookContext, Outcome
+from evaluator.hooks.haproxy_state import Backend, explain_refused_weights, parse_backend
 from evaluator.hooks.network import MaybeSent, NetworkOptions, resolve_allowed
 from evaluator.hooks.options import Text
 from evaluator.hooks.weights import ServerName, Weights, check_earlier, show_weights
 
-_WEIGHT = re.compile(r"(\d+) \(initial \d+\)")
-_LONGEST_ANSWER = 1 << 16
+_LONGEST_ANSWER = 1 << 20
 
 
 class HaProxyOptions(NetworkOptions):
@@ -48,7 +50,7 @@ class HaProxy(BaseHook[HaProxyOptions]):
     kind = "haproxy"
     Options = HaProxyOptions
 
-    def _describe(self) -> str:
+    def _describe(self, words: Mapping[str, str]) -> str:  # noqa: ARG002 - its options have no words
         options = self.options
         return (
             f"sets the weights of HAProxy's backend {options.backend} at {options.socket or options.address}"
@@ -56,78 +58,207 @@ class HaProxy(BaseHook[HaProxyOptions]):
         )
 
     def _test(self) -> Outcome:
-        """Read the weights, to see that HAProxy answers and has the servers; changes nothing."""
-        return Outcome("acknowledged", f"HAProxy answers; the weights are {show_weights(self._read())}")
+        """Check that HAProxy answers, has the backend, and lets us set weights; changes nothing."""
+        self._check_level()
+        backend = self._read_backend()
+        notes = backend.describe_limits(self.options.weights)
+        return Outcome("acknowledged", "; ".join([f"HAProxy answers; the weights are {self._show(backend)}", *notes]))
+
+    def _check_target(self) -> None:
+        """Raise HookError for servers that are unknown or cannot serve, or weights that cannot be set."""
+        self._check_level()
+        weights, backend = self.options.weights, self._read_backend()
+        if unknown := [name for name in weights if name not in backend.servers]:
+            raise HookError(
+                f"HAProxy's backend {backend.name} has no server {', '.join(unknown)}",
+                hint=f"its servers are {', '.join(backend.servers) or 'none'}",
+            )
+        if obstacles := backend.list_obstacles(weights):
+            raise HookError(
+                f"not every server that is to get traffic can serve it: {'; '.join(obstacles)}",
+                hint=f"let it serve first: start it, or send `set server {backend.name}/SERVER state ready`",
+            )
+        if refusal := explain_refused_weights(backend, weights):
+            raise HookError(refusal, hint="change the weights, or `balance roundrobin` in HAProxy's configuration")
 
     def _read(self) -> dict[str, int]:
-        """Read the weights of the servers that the options name: server → weight. Raises HookError."""
-        return {server: self._read_weight(server) for server in self.options.weights}
+        """Read the weights of the servers that the options name: server → weight, without servers that are unknown.
+
+        Raises HookError if all of them are unknown.
+        """
+        backend = self._read_backend()
+        weights = backend.read_weights(self.options.weights)
+        if not weights:
+            raise HookError(
+                f"HAProxy's backend {backend.name} has no server {', '.join(self.options.weights)}",
+                hint=f"its servers are {', '.join(backend.servers) or 'none'}",
+            )
+        return weights
 
     def _describe_value(self, value: Any) -> str:
-        return show_weights(value)
+        unknown = [f"no server {name}" for name in self.options.weights if name not in value]
+        return ", ".join([show_weights(value), *unknown])
 
-    def _execute(self, context: HookContext) -> Outcome:  # noqa: ARG002 - the weights do not depend on it
+    def _show(self, backend: Backend) -> str:
+        """Write the weights of the servers that the options name, for people."""
+        return self._describe_value(backend.read_weights(self.options.weights))
+
+    def _execute(self, context: HookContext) -> Outcome:
         """Set the weights of the options. Raises HookError, MaybeSent."""
-        return self._set_weights(self.options.weights, self._read())
+        if context.action == "rollback":
+            return self._go_back(self.options.weights)
+        return self._set_weights(self.options.weights)
 
-    def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - as above
+    def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - the weights do not depend on it
         """Set the weights that `_read` returned before the execution (`earlier`). Raises HookError, MaybeSent."""
-        return self._set_weights(check_earlier(earlier), self._read())
+        return self._go_back(check_earlier(earlier))
 
-    def _set_weights(self, weights: dict[str, int], earlier: dict[str, int]) -> Outcome:
-        """Set the weights of servers, and read them back to see whether they were set.
+    # -------------------------------------------------------------- forwards: all or nothing
 
-        `weights`: server → weight to set. `earlier`: server → weight before. The outcome is failed if no weight has
-        changed, and unknown if other weights than these are set. Raises HookError, MaybeSent.
+    def _set_weights(self, weights: Mapping[str, int]) -> Outcome:
+        """Set all weights (server → weight) or none: if one is refused, those that were set are put back.
+
+        The outcome is failed if all weights are as before, and unknown otherwise. Raises HookError, MaybeSent.
         """
-        # The largest weight is set first, and all in one line: at no moment are all servers at 0.
-        largest_first = sorted(weights.items(), key=lambda item: -item[1])
-        backend = self.options.backend
-        answer = self._send(";".join(f"set weight {backend}/{server} {weight}" for server, weight in largest_first))
+        earlier = self._read_backend().read_weights(weights)
+        problem = self._send_weights(weights)
         try:
-            current = {server: self._read_weight(server) for server in weights}
+            backend = self._read_backend()
         except HookError as error:
-            raise MaybeSent(f"the weights cannot be read back: {error.message}") from None
-        if current != weights:
-            is_unchanged = current == {server: earlier.get(server) for server in weights}
-            state: State = "failed" if is_unchanged else "unknown"
-            description = f"the weights are {show_weights(current)} after setting them"
-            return Outcome(state, description, earlier=earlier, response=answer)
-        earlier_text = show_weights({server: earlier[server] for server in weights if server in earlier})
-        description = f"the weights are {show_weights(current)}; they were {earlier_text}"
-        return Outcome("acknowledged", description, earlier=earlier, response=answer)
+            raise MaybeSent(
+                "; ".join(filter(None, [problem, f"the weights cannot be read: {error.message}"]))
+            ) from None
+        current = backend.read_weights(weights)
+        if not problem and current != weights:
+            problem = f"the weights are {show_weights(current)} after setting them"
+        if not problem and (obstacles := backend.list_obstacles(weights)):  # it broke down in this moment
+            problem = "; ".join(obstacles)
+        if not problem:
+            notes = backend.describe_limits(weights)
+            description = f"the weights are {show_weights(current)}; they were {show_weights(earlier)}"
+            return Outcome("acknowledged", "; ".join([description, *notes]), earlier=earlier)
+        if current == earlier:
+            return Outcome("failed", f"{problem}; nothing was changed: the weights are {show_weights(current)}")
+        refusal = self._send_weights(earlier)
+        try:
+            current = self._read_backend().read_weights(weights)
+        except HookError as error:
+            raise MaybeSent(f"{problem}; the weights cannot be read: {error.message}") from None
+        if current == earlier:
+            return Outcome("failed", f"{problem}; what was set was put back: the weights are {show_weights(current)}")
+        description = f"{problem}; not put back: the weights are {show_weights(current)}, not {show_weights(earlier)}"
+        return Outcome("unknown", "; ".join(filter(None, [description, refusal])), earlier=earlier)
 
-    def _read_weight(self, server: str) -> int:
-        """Read the weight of a server of the backend. Raises HookError if HAProxy does not report it."""
-        answer = self._send(f"get weight {self.options.backend}/{server}")
-        match = _WEIGHT.search(answer)
-        if not match:
+    def _send_weights(self, weights: Mapping[str, int]) -> str:
+        """Set weights of servers (server → weight), one by one; stop at the first that is not accepted.
+
+        Returns what was not accepted and why; empty if all were.
+        """
+        # The largest weight is set first: at no moment are all servers at 0.
+        for server, weight in sorted(weights.items(), key=lambda item: -item[1]):
+            if problem := self._change(f"set weight {self.options.backend}/{server} {weight}"):
+                return problem
+        return ""
+
+    # -------------------------------------------------------------- back: as much as possible
+
+    def _go_back(self, weights: Mapping[str, int]) -> Outcome:
+        """Set as many weights (server → weight) as possible, after enabling the servers that get more than 0.
+
+        It is not refused because a server is down. The outcome is acknowledged if all weights are set and every server
+        with more than 0 can serve; otherwise it is failed and names the rest. Raises HookError, MaybeSent.
+        """
+        backend = self._read_backend()
+        earlier = backend.read_weights(weights)
+        targets, done, problems = dict(weights), list[str](), list[str]()
+        for name, weight in sorted(weights.items(), key=lambda item: -item[1]):
+            server = backend.servers.get(name)
+            if server is None:
+                problems.append(f"HAProxy's backend {backend.name} has no server {name} any more")
+                continue
+            if weight and explain_refused_weights(backend, {name: weight}):
+                # A static algorithm takes no other weight than this, and 0.
+                targets[name] = server.initial_weight
+                done.append(f"{name} gets {server.initial_weight} instead of {weight}, because of {backend.algorithm}")
+            if weight and server.can_be_enabled:
+                problem = self._change(f"set server {backend.name}/{name} state ready")
+                problems.append(problem) if problem else done.append(
+                    f"{name} was enabled: it {server.obstacle.replace('is', 'was', 1)}"
+                )
+            if problem := self._change(f"set weight {backend.name}/{name} {targets[name]}"):
+                problems.append(problem)
+        try:
+            backend = self._read_backend()
+        except HookError as error:
+            raise MaybeSent("; ".join([*problems, f"the weights cannot be read: {error.message}"])) from None
+        current = backend.read_weights(weights)
+        problems += [
+            f"{name} has the weight {weight}, not {targets[name]}"
+            for name, weight in current.items()
+            if weight != targets[name]
+        ]
+        problems += backend.list_obstacles(targets)
+        description = "; ".join([f"the weights are {show_weights(current)}", *done])
+        if problems:
+            return Outcome("failed", f"not everything is as before: {'; '.join(problems)}; {description}")
+        return Outcome("acknowledged", description, earlier=earlier)
+
+    # -------------------------------------------------------------- the runtime API
+
+    def _check_level(self) -> None:
+        """Raise HookError if this socket or address is not allowed to set weights."""
+        level = self._ask("show cli level")
+        if level != "admin":
             raise HookError(
-                f"HAProxy does not report the weight of {self.options.backend}/{server}: {answer or 'no answer'}",
-                hint="check the server's name in HAProxy's configuration",
+                f"HAProxy answers with the level {level[:100] or '(no answer)'}, and setting weights needs admin",
+                hint="write `level admin` at its `stats socket`",
             )
-        return int(match[1])
 
-    def _send(self, commands: str) -> str:
-        """Send a line of commands to HAProxy and return its answer; empty: it has done them.
+    def _read_backend(self) -> Backend:
+        """Read the servers of the backend, with their weights and states. Raises HookError."""
+        name = self.options.backend
+        return parse_backend(name, self._ask(f"show servers state {name}"), self._ask(f"show stat {name} 6 -1"))
+
+    def _change(self, command: str) -> str:
+        """Send a command that changes something; returns why it was not accepted, empty if it was."""
+        try:
+            answer = self._send(command)
+        except (HookError, MaybeSent) as error:
+            answer = str(error)
+        return f"`{command}` was not done: {answer}" if answer else ""
+
+    def _ask(self, command: str) -> str:
+        """Send a command that changes nothing, and return the answer. Raises HookError."""
+        try:
+            return self._send(command)
+        except MaybeSent as error:
+            raise HookError(str(error), hint="check that HAProxy runs") from None
+
+    def _send(self, command: str) -> str:
+        """Send a command to HAProxy and return its answer without spaces around it; empty: it has done it.
 
         The timeout of the options covers all parts of the answer. Raises HookError if it cannot be connected to, and
-        MaybeSent if the connection fails afterwards.
+        MaybeSent if the connection fails afterwards, or if the answer is not whole.
         """
         deadline = time.monotonic() + self.options.timeout
         with contextlib.closing(self._connect()) as connection:
             try:
-                connection.sendall(commands.encode() + b"\n")
+                connection.sendall(command.encode() + b"\n")
                 answer = b""
                 while len(answer) < _LONGEST_ANSWER:
                     connection.settimeout(max(deadline - time.monotonic(), 0.001))
-                    part = connection.recv(4096)
+                    part = connection.recv(1 << 16)
                     if not part:  # HAProxy closes the connection after its answer
                         break
                     answer += part
-                return answer.decode("utf-8", "replace").strip()
             except OSError as error:
                 raise MaybeSent(f"HAProxy did not answer: {type(error).__name__}") from None
+        # Each answer ends with a line break, also an empty one.
+        if not answer.endswith(b"\n"):
+            raise MaybeSent(
+                f"HAProxy closed the connection {'in the middle of its' if answer else 'without an'} answer"
+            )
+        return answer.decode("utf-8", "replace").strip()
 
     def _connect(self) -> socket.socket:
         """Open a connection to HAProxy's unix socket, or to its address if `allow_hosts` lists it. Raises HookError."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote, urlsplit
 
@@ -17,7 +18,7 @@ from evaluator.fields import Section
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
 from evaluator.hooks.network import TlsOptions, resolve_allowed, send, split_url
 from evaluator.hooks.options import Text
-from evaluator.hooks.templates import WORDS, check_template, fill_json, fill_url
+from evaluator.hooks.templates import WORDS, check_template, escape_json, escape_url, fill_json, fill_url, show_words
 from evaluator.secrecy import OF_HOOKS, SECRET_HEADERS
 
 _RESERVED_HEADERS = ("host", "content-length", "transfer-encoding", "connection", "accept-encoding")
@@ -111,8 +112,13 @@ class Http(BaseHook[HttpOptions]):
         else:
             self.idempotent = options.idempotent
 
-    def _describe(self) -> str:
-        return f"sends {self.options.method} {self.options.url}"
+    def _describe(self, words: Mapping[str, str]) -> str:
+        return f"sends {_show_request(self.options, words)}"
+
+    def _describe_undo(self, words: Mapping[str, str]) -> str:
+        if not self.options.undo:
+            return super()._describe_undo(words)
+        return f"sends {_show_request(self.options.undo, words)}, to take back {_show_request(self.options, words)}"
 
     def _test(self) -> Outcome:
         """Check that the secrets of both requests are set, and that their hosts may be connected to."""
@@ -166,3 +172,10 @@ class Http(BaseHook[HttpOptions]):
         if self.options.contains and self.options.contains not in answer.text:
             return Outcome("failed", f"{message}, without '{self.options.contains}'", response=answer.text)
         return Outcome("acknowledged", message, response=answer.text)
+
+
+def _show_request(request: HttpRequest, words: Mapping[str, str]) -> str:
+    """Write a request for people, with the words that have a value; without its headers, which may hold secrets."""
+    escape = escape_url if _FORM in request.content_type else escape_json
+    body = f" with {show_words(request.body, words, escape)}" if request.body else ""
+    return f"{request.method} {show_words(request.url, words, escape_url)}{body}"

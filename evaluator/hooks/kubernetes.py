@@ -2,31 +2,44 @@
 
 What is patched is what `kubectl argo rollouts` patches (argoproj/argo-rollouts, pkg/kubectl-argo-rollouts/cmd), and the
 schema `gateway.networking.k8s.io/v1 HTTPRoute` (kubernetes-sigs/gateway-api, config/crd/standard). Each patch carries
-the version that was read: the API answers 409 when the object was changed in between.
+the version that was read: the API answers 409 when the object was changed in between. A service that is to get traffic
+must have a ready endpoint (`discovery.k8s.io/v1 EndpointSlice`).
 """
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import quote, urlencode
 
 from pydantic import AfterValidator, Field, model_validator
 
 from evaluator.errors import HookError
 from evaluator.fields import Section
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
+from evaluator.hooks.kubernetes_routes import (
+    describe_limits,
+    has_ready_endpoint,
+    list_services_with_traffic,
+    read_weights,
+    restore_weights,
+    set_weights,
+    show_rule_weights,
+)
 from evaluator.hooks.network import MaybeSent, TlsOptions, send
 from evaluator.hooks.options import SecretName, Text
 from evaluator.hooks.weights import check_some_traffic, show_weights
 
 K8sName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
+ServiceName = Annotated[str, Field(pattern=r"^([a-z0-9-]{1,63}/)?[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
+"""NAME, of the route's namespace, or NAMESPACE/NAME."""
 Share = Annotated[int, Field(ge=0, le=1_000_000)]
 Json = dict[str, Any]
 _HINTS = {
     401: "check that the token is of this cluster and has not expired",
-    403: "its account needs get and patch on the object (and on rollouts/status)",
+    403: "its account needs get and patch on the object (and on rollouts/status), for a route list on endpointslices",
     409: "the object was changed in the meantime: check it, and try again",
 }
 """Status of an answer → what to do."""
@@ -45,8 +58,9 @@ class RoutePatch(Section):
     """Weights of an HTTPRoute's services."""
 
     name: K8sName = Field(description="Its name.")
-    weights: Annotated[dict[K8sName, Share], AfterValidator(check_some_traffic)] = Field(
-        description="Service to weight; set in each rule that has all of these services.", min_length=2
+    weights: Annotated[dict[ServiceName, Share], AfterValidator(check_some_traffic)] = Field(
+        description="Service (NAME or NAMESPACE/NAME) to weight; set in each rule that has all of these services.",
+        min_length=2,
     )
 
 
@@ -79,7 +93,7 @@ class Kubernetes(BaseHook[KubernetesOptions]):
         # All can be repeated without harm, except `promote`: each time, the Rollout goes one step further.
         self.idempotent = options.rollout is None or options.rollout.do != "promote"
 
-    def _describe(self) -> str:
+    def _describe(self, words: Mapping[str, str]) -> str:  # noqa: ARG002 - its options have no words
         if self.options.rollout:
             return f"{self.options.rollout.do} of the Argo Rollout {self._where}"
         return f"sets the weights of the HTTPRoute {self._where} to {show_weights(self._weights)}"
@@ -87,23 +101,40 @@ class Kubernetes(BaseHook[KubernetesOptions]):
     def _test(self) -> Outcome:
         """Check that the object exists, and that a route has the services; changes nothing."""
         resource = self._get_object()
+        description = f"{self._where} exists, at version {resource['metadata']['resourceVersion']}"
         if self.options.route:
-            _set_same_weights(resource, self._weights)  # raises HookError if no rule has the services
-        return Outcome("acknowledged", f"{self._where} exists, at version {resource['metadata']['resourceVersion']}")
+            set_weights(resource, self._weights)  # raises HookError if no rule has the services
+            description = "; ".join([description, *describe_limits(resource, self._weights)])
+        return Outcome("acknowledged", description)
+
+    def _check_target(self) -> None:
+        """Raise HookError for a service without ready endpoints, or a Rollout that cannot be promoted as it is."""
+        if self.options.rollout:
+            if self.options.rollout.do in ("promote", "promote_full"):
+                self._check_rollout(self._get_object(), self.options.rollout.do)
+            return
+        set_weights(self._get_object(), self._weights)  # raises HookError if no rule has the services
+        unready = self._list_unready([service for service, weight in self._weights.items() if weight])
+        if unready:
+            raise HookError("; ".join(unready), hint="start its pods, and check their readiness")
 
     def _read(self) -> Any:
         """Read the state of the Rollout, or the route's weights by rule and service."""
         resource = self._get_object()
         if self.options.rollout:
             return _read_rollout_state(resource)
-        return _read_weights(resource, self._weights)
+        return read_weights(resource, self._weights)
 
-    def _execute(self, context: HookContext) -> Outcome:  # noqa: ARG002 - the patch does not depend on it
+    def _describe_value(self, value: Any) -> str:
+        return super()._describe_value(value) if self.options.rollout else show_rule_weights(value)
+
+    def _execute(self, context: HookContext) -> Outcome:
         """Change the Rollout, or the weights of the route, as the options say. Raises HookError, MaybeSent."""
         resource = self._get_object()
         if self.options.rollout:
             return self._change_rollout(resource, self.options.rollout.do)
-        return self._change_route(resource, _set_same_weights(resource, self._weights))
+        outcome = self._change_route(resource, set_weights(resource, self._weights))
+        return self._report_unready(outcome) if context.action == "rollback" else outcome
 
     def can_undo(self) -> bool:
         """Whether `undo` works: for all but a promotion of an Argo Rollout, which is aborted instead."""
@@ -112,14 +143,18 @@ class Kubernetes(BaseHook[KubernetesOptions]):
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:
         """Restore the state `earlier`, which `_read` returned before the execution. `context` is not needed.
 
-        `earlier`: of a Rollout {"aborted": bool, …}; of a route: index of the rule (as text) → service → weight.
-        Raises HookError if it was not kept, or if the change cannot be undone; MaybeSent.
+        `earlier`: of a Rollout {"aborted": bool, …}; of a route its `RuleWeights`. What a route does not have any more
+        is left out and reported. Raises HookError if the state was not kept, if nothing of it can be restored, or if
+        the change cannot be undone; MaybeSent.
         """
         if not isinstance(earlier, dict):
             raise HookError("there is no earlier state to restore", hint="it is kept when the hook is executed")
         resource = self._get_object()
         if self.options.route:
-            return self._change_route(resource, _set_weights(resource, earlier))
+            target, problems = restore_weights(resource, earlier, self._weights)
+            if problems and target == resource:
+                raise HookError("; ".join(problems), hint="set the weights by hand")
+            return self._report_unready(self._change_route(resource, target), problems)
         if self.options.rollout and self.options.rollout.do in ("abort", "retry"):
             return self._change_rollout(resource, "abort" if earlier.get("aborted") else "retry")
         return super()._undo(context, earlier)  # a promotion cannot be undone: this raises HookError
@@ -150,56 +185,71 @@ class Kubernetes(BaseHook[KubernetesOptions]):
 
     # -------------------------------------------------------------- Argo Rollouts
 
+    def _check_rollout(self, resource: Json, change: str) -> None:
+        """Raise HookError if a Rollout cannot be promoted as it is; abort and retry are always possible."""
+        status = resource.get("status") or {}
+        if change not in ("promote", "promote_full") or _is_fully_promoted(resource):
+            return
+        if status.get("abort"):
+            raise HookError(f"{self._where} is aborted, so a promotion would change nothing", hint="retry it first")
+        if status.get("phase") == "Degraded":
+            message = self._remove_secrets(str(status.get("message") or "without a message"))[:300]
+            raise HookError(f"{self._where} is degraded ({message})", hint="find the cause in its pods")
+        if change == "promote" and not _list_pauses(resource):
+            raise HookError(
+                f"{self._where} does not wait at a pause", hint="promote it at a pause step, or use promote_full"
+            )
+
     def _change_rollout(self, resource: Json, change: str) -> Outcome:
         """Change a Rollout, unless it is in the state that the change leads to. Raises HookError, MaybeSent.
 
         `resource`: the Rollout as it was read. `change`: promote, promote_full, abort or retry.
         """
         earlier = _read_rollout_state(resource)
-        status = resource.get("status") or {}
         if change in ("abort", "retry"):
             to_abort = change == "abort"  # retry ends the abort
             if earlier["aborted"] == to_abort:
                 description = f"{self._where} is {'already' if to_abort else 'not'} aborted"
                 return Outcome("acknowledged", description, earlier=earlier)
             self._patch(resource, {"status": {"abort": to_abort}}, "/status")
-        elif status.get("currentPodHash") == status.get("stableRS"):  # the current version is the stable one
+        elif _is_fully_promoted(resource):
             return Outcome("acknowledged", f"{self._where} is fully promoted already", earlier=earlier)
         elif change == "promote_full":
             self._patch(resource, {"status": {"promoteFull": True}}, "/status")
         else:
+            self._check_rollout(resource, change)  # it may have changed since it was checked
             self._end_pause(resource)
         return Outcome("acknowledged", f"the API accepted {change} of {self._where}", earlier=earlier)
 
     def _end_pause(self, resource: Json) -> None:
-        """Let a Rollout that waits at a pause go on to its next step. Raises HookError if it does not wait, MaybeSent.
+        """Let a Rollout that waits at a pause go on to its next step. Raises HookError, MaybeSent.
 
         A Rollout can wait for two reasons: conditions in its status, and the field `paused` in its spec. Both are
         cleared, each by a patch of its own, because status and spec cannot be patched together.
         """
         is_paused_by_spec = (resource.get("spec") or {}).get("paused")
-        pause_conditions = (resource.get("status") or {}).get("pauseConditions")
-        if not is_paused_by_spec and not pause_conditions:
-            raise HookError(
-                f"{self._where} does not wait at a pause", hint="promote it at a pause step, or use promote_full"
-            )
-        if pause_conditions:
-            status: Json = resource["status"]
+        status: Json = resource.get("status") or {}
+        earlier_status: Json = {}  # of the fields that are changed; None: the field is absent
+        if status.get("pauseConditions"):
             new_status: Json = {"pauseConditions": None}  # null deletes a field of the object
             # After an inconclusive analysis, the analysis step is skipped as well.
             analysis = (status.get("canary") or {}).get("currentStepAnalysisRunStatus") or {}
             if analysis.get("status") == "Inconclusive" and status.get("currentStepIndex") is not None:
                 new_status |= {"controllerPause": False, "currentStepIndex": status["currentStepIndex"] + 1}
+            earlier_status = {name: status.get(name) for name in new_status}
             resource = self._patch(resource, {"status": new_status}, "/status")
         if not is_paused_by_spec:
             return
         try:
             self._patch(resource, {"spec": {"paused": False}})
         except HookError as error:
-            if not pause_conditions:
+            if not earlier_status:
                 raise
-            # The patch of the conditions has changed something: so it must not count as failed without effect.
-            raise MaybeSent(f"its pause conditions were cleared, but it is still paused: {error.message}") from None
+            try:
+                self._patch(self._get_object(), {"status": earlier_status}, "/status")
+            except (HookError, MaybeSent):
+                raise MaybeSent(f"its pause conditions were cleared, but it is still paused: {error.message}") from None
+            raise HookError(f"it is still paused: {error.message}; its pause conditions were put back") from None
 
     # -------------------------------------------------------------- HTTPRoute
 
@@ -208,16 +258,53 @@ class Kubernetes(BaseHook[KubernetesOptions]):
 
         Raises HookError; MaybeSent if the API answers with other weights.
         """
-        # In the rules that have all services whose weights the options set.
-        earlier_weights = _read_weights(resource, self._weights)
-        target_weights = _read_weights(target, self._weights)
-        if target["spec"]["rules"] != resource["spec"]["rules"]:
+        earlier = read_weights(resource, self._weights)
+        expected = read_weights(target, self._weights)
+        if expected != earlier:
             patched = self._patch(resource, {"spec": {"rules": target["spec"]["rules"]}})
-            if _read_weights(patched, self._weights) != target_weights:
-                raise MaybeSent("the API accepted the weights, and answered with others")
-        weights_text = "; ".join(f"rule {rule}: {show_weights(weights)}" for rule, weights in target_weights.items())
-        description = f"the weights of {self._where} are set ({weights_text})"
-        return Outcome("acknowledged", description, earlier=earlier_weights)
+            try:
+                current = read_weights(patched, self._weights)
+            except HookError as error:
+                raise MaybeSent(f"the API accepted the weights, and answered with another route: {error}") from None
+            if current != expected:
+                raise MaybeSent(f"the API accepted the weights, and answered with {show_rule_weights(current)}")
+        description = f"the weights of {self._where} are set ({show_rule_weights(expected)})"
+        limits = describe_limits(target, self._weights)
+        return Outcome("acknowledged", "; ".join([description, *limits]), earlier=earlier)
+
+    def _list_unready(self, services: Sequence[str]) -> list[str]:
+        """List those of the services that have no ready endpoint, as sentences. Raises HookError."""
+        return [f"the service {service} has no ready endpoint" for service in services if not self._is_ready(service)]
+
+    def _is_ready(self, service: str) -> bool:
+        """Has a service (NAME or NAMESPACE/NAME) an endpoint that takes requests? Raises HookError."""
+        namespace, _, name = service.rpartition("/")
+        path = f"/apis/discovery.k8s.io/v1/namespaces/{namespace or self.options.namespace}/endpointslices"
+        query = {"labelSelector": f"kubernetes.io/service-name={name}", "limit": "100"}
+        while True:  # a large service has its endpoints on several pages
+            page = self._ask("GET", f"{path}?{urlencode(query, quote_via=quote)}")
+            if has_ready_endpoint(page):
+                return True
+            following = (page.get("metadata") or {}).get("continue")
+            if not following or following == query.get("continue"):
+                return False
+            query["continue"] = str(following)
+
+    def _report_unready(self, outcome: Outcome, problems: Sequence[str] = ()) -> Outcome:
+        """Return the outcome of going back, failed if something is missing: `problems`, and services without endpoints.
+
+        Going back is not refused because of them: the weights are set.
+        """
+        try:
+            current = read_weights(self._get_object(), self._weights)
+            unready = self._list_unready(list_services_with_traffic(current, self._weights))
+        except HookError as error:  # the weights are set all the same
+            unready = []
+            outcome = replace(outcome, did=f"{outcome.did}; not known whether its services can serve: {error.message}")
+        missing = [*problems, *unready]
+        if not missing:
+            return outcome
+        return Outcome("failed", f"not everything is as before: {'; '.join(missing)}; {outcome.did}")
 
     # -------------------------------------------------------------- the API
 
@@ -248,9 +335,10 @@ class Kubernetes(BaseHook[KubernetesOptions]):
         url = options.url.rstrip("/") + path
         answer = send(method, url, options, body, headers, changes=change is not None)
         content = answer.parse() or {}
-        if answer.ok and "metadata" in content:
+        if answer.ok and isinstance(content.get("metadata"), dict):
             return content
-        message = f"the API answered {answer.status}: {str(content.get('message') or answer.text)[:300]}"
+        text = self._remove_secrets(str(content.get("message") or answer.text))
+        message = f"the API answered {answer.status}: {text[:300]}"
         # The server may have acted before these errors, or before an answer without an object; 503: it could not act.
         if change is not None and (answer.ok or answer.status in (500, 502, 504)):
             raise MaybeSent(message)
@@ -264,62 +352,13 @@ def _read_rollout_state(resource: Json) -> Json:
     return {"aborted": bool(status.get("abort")), "step": status.get("currentStepIndex"), "waits": wait_reasons}
 
 
-def _find_references(resource: Json, services: Collection[str]) -> dict[str, list[Json]]:
-    """Map the index of each rule of an HTTPRoute that has all of the services to its references to them.
-
-    The index is text, because JSON keys are. A reference is {name, weight, …}. Raises HookError if no rule has them.
-    """
-    references_by_rule: dict[str, list[Json]] = {}
-    for index, rule in enumerate((resource.get("spec") or {}).get("rules") or []):
-        # A reference may also be to another kind of object than a Kubernetes service.
-        references = [
-            reference
-            for reference in rule.get("backendRefs") or []
-            if reference.get("kind", "Service") == "Service" and not reference.get("group")
-        ]
-        matching = [reference for reference in references if reference.get("name") in services]
-        if {reference["name"] for reference in matching} == set(services):
-            references_by_rule[str(index)] = matching
-    if not references_by_rule:
-        raise HookError(
-            f"no rule of the HTTPRoute has all of {', '.join(services)}", hint="check the names of the services"
-        )
-    return references_by_rule
+def _is_fully_promoted(resource: Json) -> bool:
+    """Is the current version of a Rollout its stable one?"""
+    status = resource.get("status") or {}
+    return bool(status.get("stableRS")) and status.get("currentPodHash") == status["stableRS"]
 
 
-def _read_weights(resource: Json, services: Collection[str]) -> dict[str, dict[str, int]]:
-    """Read the weights of the services in each rule of an HTTPRoute that has all of them.
-
-    Returns index of the rule (as text) → service → weight; a weight that is not written is 1. Raises HookError if no
-    rule has them.
-    """
-    return {
-        index: {reference["name"]: reference.get("weight", 1) for reference in references}
-        for index, references in _find_references(resource, services).items()
-    }
-
-
-def _set_same_weights(resource: Json, weights: dict[str, int]) -> Json:
-    """Return a copy of an HTTPRoute with the same weights (service → weight) in each rule that has all services."""
-    return _set_weights(resource, dict.fromkeys(_find_references(resource, weights), weights))
-
-
-def _set_weights(resource: Json, weights_by_rule: Mapping[str, Mapping[str, int]]) -> Json:
-    """Return a copy of an HTTPRoute with other weights.
-
-    `weights_by_rule`: index of the rule (as text) → service → weight. Raises HookError if a rule does not have these
-    services.
-    """
-    target = copy.deepcopy(resource)
-    rules = target["spec"]["rules"]
-    for index, weights in weights_by_rule.items():
-        references: dict[str, Json] = {}
-        if int(index) < len(rules):
-            references = {reference["name"]: reference for reference in rules[int(index)].get("backendRefs") or []}
-        if not set(weights) <= set(references):
-            raise HookError(
-                f"rule {index} of the HTTPRoute does not have the services that it had", hint="set its weights by hand"
-            )
-        for service, weight in weights.items():
-            references[service]["weight"] = weight
-    return target
+def _list_pauses(resource: Json) -> list[Any]:
+    """List why a Rollout waits at a pause; empty if it does not."""
+    is_paused_by_spec = (resource.get("spec") or {}).get("paused")
+    return [*((resource.get("status") or {}).get("pauseConditions") or []), *(["paused"] if is_paused_by_spec else [])]

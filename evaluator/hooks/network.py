@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from evaluator.errors import HookError
+from evaluator.errors import HookError, NotReached
 from evaluator.hooks.options import HookOptions, Seconds
 
 LARGEST_BODY = 1 << 20
@@ -170,7 +170,7 @@ def send(
 
     `changes`: the request changes something; without an answer it is then not known whether it did. `timeout_s`, or
     the options' timeout for None, is for connecting, sending and reading. Raises MaybeSent if a request that changes
-    something may have arrived, and HookError for all other failures.
+    something may have arrived, NotReached if it could not connect, and HookError for all other failures.
     """
     import requests
 
@@ -195,7 +195,7 @@ def send(
             response = adapter.send(request, timeout=options.timeout if timeout_s is None else timeout_s)
         except ExchangeError as error:
             if not error.reached:
-                raise HookError(f"{host}:{port} cannot be reached: {error.why}") from None
+                raise NotReached(f"{host}:{port} cannot be reached: {error.why}") from None
             message = f"{host} did not answer: {error.why}"
             raise (MaybeSent(message) if changes else HookError(message)) from None
     # An answer that is too long is cut, not refused: its status shows whether the request was accepted.

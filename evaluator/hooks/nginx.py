@@ -1,7 +1,8 @@
 """Write an upstream file of nginx that belongs to the evaluator, test the configuration, and reload.
 
 Open-source nginx has no way to set weights but its files. The file holds one `upstream` block and nothing else; nginx
-includes it. What was in it before is kept for undo, and put back at once when nginx refuses what was written.
+includes it. What was in it before is kept for undo, and put back at once when nginx refuses what was written, or does
+not read it. Nor does it report which servers are up, so a server that is to get traffic is connected to.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -45,7 +48,13 @@ class NginxOptions(HookOptions):
         description="Command that calls nginx, with -c and -p where needed.",
         min_length=1,
     )
-    timeout: Seconds = Field(10.0, description="Longest that nginx may take to test or reload.")
+    check_servers: bool = Field(
+        True,  # noqa: FBT003
+        description="Off: servers that get traffic need not accept connections from here (nginx runs elsewhere).",
+    )
+    timeout: Seconds = Field(
+        10.0, description="Longest that nginx may take to test or reload, or a server to accept a connection."
+    )
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
@@ -62,18 +71,40 @@ class Nginx(BaseHook[NginxOptions]):
     kind = "nginx"
     Options = NginxOptions
 
-    def _describe(self) -> str:
+    def _describe(self, words: Mapping[str, str]) -> str:  # noqa: ARG002 - its options have no words
         weights = show_weights(self.options.weights)
         return f"writes {self.options.file} with the weights {weights}, tests nginx's configuration and reloads it"
 
     def _test(self) -> Outcome:
-        """Check that the file can be written and that nginx accepts its configuration; changes nothing."""
-        self._read()  # raises HookError for a file of somebody else
+        """Check that the file can be written, and that nginx accepts its configuration and reads the file."""
+        text = self._read()  # raises HookError for a file of somebody else
         folder = Path(self.options.file).parent
         if not os.access(folder, os.W_OK):
             raise HookError(f"{folder} cannot be written to")
-        self._run_nginx("-t")
+        self._test_configuration(text or "")
         return Outcome("acknowledged", "nginx accepts its configuration as it is; nothing was written")
+
+    def _check_target(self) -> None:
+        """Raise HookError if a server that is to get traffic accepts no connection."""
+        if unreachable := self._list_unreachable(self.options.weights):
+            raise HookError(
+                "; ".join(unreachable), hint="start it, or write `check_servers: false` if nginx runs elsewhere"
+            )
+
+    def _list_unreachable(self, weights: Mapping[str, int]) -> list[str]:
+        """List which servers with a weight above 0 (server → weight) accept no connection, as sentences."""
+        unreachable = []
+        for name, weight in weights.items():
+            address = self.options.servers.get(name)
+            if not weight or not address or not self.options.check_servers:
+                continue
+            host, port = re.fullmatch(r"(.+?)(?::(\d+))?", address).groups()  # type: ignore[union-attr] # it matches any address
+            try:
+                socket.create_connection((host.strip("[]"), int(port or 80)), self.options.timeout).close()
+            except (OSError, UnicodeError, OverflowError) as error:
+                why = getattr(error, "strerror", None) or type(error).__name__
+                unreachable.append(f"{name} accepts no connection at {address}: {why}")
+        return unreachable
 
     def _read(self) -> str | None:
         """Read the file; None if there is none. Raises HookError if the evaluator did not write it."""
@@ -89,11 +120,10 @@ class Nginx(BaseHook[NginxOptions]):
         return text
 
     def _describe_value(self, value: Any) -> str:
-        """Describe the weights in the text of a file (`value`); a server that is `down` has weight 0."""
-        server_lines = _SERVER_LINE.findall(str(value))
-        return show_weights({name: 0 if down else int(weight) for weight, down, name in server_lines})
+        """Describe the weights in the text of a file (`value`)."""
+        return show_weights(_read_weights(str(value)))
 
-    def _execute(self, context: HookContext) -> Outcome:  # noqa: ARG002 - the weights do not depend on it
+    def _execute(self, context: HookContext) -> Outcome:
         """Write a file with the servers and their weights, and let nginx reload it."""
         options = self.options
         server_lines = []
@@ -103,7 +133,8 @@ class Nginx(BaseHook[NginxOptions]):
             server_lines.append(f"    server {address} {state};  # {name}")
         setting_lines = [f"    {setting};" for setting in options.settings]
         lines = [MARK, f"upstream {options.upstream} {{", *server_lines, *setting_lines, "}", ""]
-        return self._install("\n".join(lines))
+        outcome = self._install("\n".join(lines))
+        return self._report_unreachable(outcome, options.weights) if context.action == "rollback" else outcome
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - as above
         """Write the earlier text of the file again (`earlier`; None: there was no file), and let nginx reload it.
@@ -114,17 +145,25 @@ class Nginx(BaseHook[NginxOptions]):
             raise HookError(
                 "there was no file of the evaluator before, so there is nothing to restore", hint="write it by hand"
             )
-        return self._install(earlier)
+        return self._report_unreachable(self._install(earlier), _read_weights(earlier))
+
+    def _report_unreachable(self, outcome: Outcome, weights: Mapping[str, int]) -> Outcome:
+        """Return the outcome of going back, failed if a server with traffic accepts no connection: it is done then."""
+        unreachable = self._list_unreachable(weights)
+        if not unreachable:
+            return outcome
+        return Outcome("failed", f"not everything is as before: {'; '.join(unreachable)}; {outcome.did}")
 
     def _install(self, text: str) -> Outcome:
         """Write the file, test nginx's configuration, and reload nginx.
 
-        Raises HookError if nginx refuses it, after the earlier file was put back; MaybeSent if nginx may reload it.
+        Raises HookError if nginx refuses it, or does not read it, after the earlier file was put back; MaybeSent if
+        nginx may reload it.
         """
         earlier = self._read()
         _replace_file(self.options.file, text)
         try:
-            self._run_nginx("-t")
+            self._test_configuration(text)
             output = self._run_nginx("-s", "reload")
         except HookError:
             if earlier is None:
@@ -135,8 +174,16 @@ class Nginx(BaseHook[NginxOptions]):
         description = f"nginx has reloaded {self.options.file}"
         return Outcome("acknowledged", description, earlier=earlier, response=output)
 
+    def _test_configuration(self, text: str) -> None:
+        """Let nginx test its configuration. Raises HookError if it refuses it, or if no file of it has `text`."""
+        if text not in self._run_nginx("-T"):  # tests, and writes out all files that it reads
+            raise HookError(
+                f"nginx does not read {self.options.file}: it is not in what `nginx -T` writes out",
+                hint=f"write `include {self.options.file};` into the block http of its configuration",
+            )
+
     def _run_nginx(self, *arguments: str) -> str:
-        """Run nginx with arguments and return what it writes to stderr, where all its messages go.
+        """Run nginx with arguments and return what it writes.
 
         Raises HookError if it fails; MaybeSent if it does not end in time after it may have sent a signal (-s).
         """
@@ -156,7 +203,12 @@ class Nginx(BaseHook[NginxOptions]):
         if process.returncode != 0:
             error_text = " ".join(process.stderr.split())[-500:]
             raise HookError(f"nginx {' '.join(arguments)} ended with {process.returncode}: {error_text}")
-        return process.stderr
+        return process.stdout + process.stderr
+
+
+def _read_weights(text: str) -> dict[str, int]:
+    """Read the weights (server → weight) in the text of a file; a server that is `down` has weight 0."""
+    return {name: 0 if down else int(weight) for weight, down, name in _SERVER_LINE.findall(text)}
 
 
 def _replace_file(file: str, text: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field
 from evaluator.errors import HookError
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
 from evaluator.hooks.network import NetworkOptions, resolve_allowed
-from evaluator.hooks.templates import check_template, fill_words
+from evaluator.hooks.templates import check_template, fill_words, show_words
 
 if TYPE_CHECKING:
     import apprise
@@ -56,8 +56,9 @@ class Notify(BaseHook[NotifyOptions]):
     kind = "notify"
     Options = NotifyOptions
 
-    def _describe(self) -> str:
-        return f"notifies {' and '.join(_read_service(address) for address in self.options.to)}: {self.options.title}"
+    def _describe(self, words: Mapping[str, str]) -> str:
+        services = " and ".join(_read_service(address) for address in self.options.to)
+        return f"notifies {services}: {show_words(self.options.title, words)}: {show_words(self.options.body, words)}"
 
     def _test(self) -> Outcome:
         """Check that Apprise can use each address, and that each host is allowed; sends nothing."""

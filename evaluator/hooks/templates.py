@@ -35,11 +35,26 @@ def fill_words(text: str, words: Mapping[str, str], escape: Callable[[str], str]
     return _WORD.sub(lambda match: escape(words[match[1]]), text)
 
 
+def show_words(text: str, words: Mapping[str, str], escape: Callable[[str], str] = str) -> str:
+    """Replace words of a template for people: as `fill_words`, but a `${word}` without a value stays as it is."""
+    return _WORD.sub(lambda match: escape(words[match[1]]) if words.get(match[1]) else match[0], text)
+
+
+def escape_json(value: str) -> str:
+    """Escape a value as within a JSON string."""
+    return json.dumps(value)[1:-1]
+
+
+def escape_url(value: str) -> str:
+    """Escape a value as a part of a URL's path or query."""
+    return quote(value, safe="")
+
+
 def fill_json(text: str, words: Mapping[str, str]) -> str:
     """Replace each `${word}` by its value, escaped as within a JSON string (the quotes are in the template)."""
-    return fill_words(text, words, lambda value: json.dumps(value)[1:-1])
+    return fill_words(text, words, escape_json)
 
 
 def fill_url(text: str, words: Mapping[str, str]) -> str:
     """Replace each `${word}` by its value, escaped as a part of a URL's path or query."""
-    return fill_words(text, words, lambda value: quote(value, safe=""))
+    return fill_words(text, words, escape_url)

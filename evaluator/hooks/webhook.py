@@ -12,6 +12,7 @@ import hmac
 import json
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -20,7 +21,7 @@ from typing import Any
 from pydantic import Field
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential, wait_random
 
-from evaluator.errors import HookError
+from evaluator.errors import HookError, NotReached
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
 from evaluator.hooks.network import HttpResponse, MaybeSent, TlsOptions, resolve_allowed, send, split_url
 from evaluator.hooks.options import SecretName, Text
@@ -64,8 +65,11 @@ class Webhook(BaseHook[WebhookOptions]):
     kind = "webhook"
     Options = WebhookOptions
 
-    def _describe(self) -> str:
+    def _describe(self, words: Mapping[str, str]) -> str:  # noqa: ARG002 - its options have no words
         return f"posts the decision to {self.options.url}, signed"
+
+    def _describe_undo(self, words: Mapping[str, str]) -> str:  # noqa: ARG002 - as above
+        return f"posts to {self.options.url}, signed, that the decision is undone"
 
     def _test(self) -> Outcome:
         """Check that the host may be connected to, and that the secret can sign; sends nothing."""
@@ -143,9 +147,7 @@ class Webhook(BaseHook[WebhookOptions]):
             answer = send("POST", options.url, options, body, headers, timeout_s=limit_s)
         except MaybeSent as error:
             raise _RetryableFailure(str(error)) from None
-        except HookError as error:
-            if "cannot be reached" not in error.message:  # a mistake in the options: it would fail again
-                raise
+        except NotReached as error:
             raise _RetryableFailure(error.message, maybe_accepted=False) from None
         text = f"the receiver answered {answer.status}"
         if answer.ok:

@@ -17,7 +17,7 @@ from evaluator.intents.conditions import PromotionCondition, find_waiting, list_
 from evaluator.intents.executing import execute, execute_waiting, name_worker, run_worker
 from evaluator.intents.observing import find_latest
 from evaluator.intents.people import SYSTEM, may, may_ask, role_of, system_person, why_not
-from evaluator.intents.steps import Preview, preview_steps
+from evaluator.intents.steps import Preview, preview_action, preview_intent
 
 __all__ = [
     "LONGEST_NOTE",
@@ -37,7 +37,8 @@ __all__ = [
     "may_ask",
     "name_worker",
     "plan_action",
-    "preview_steps",
+    "preview_action",
+    "preview_intent",
     "resolve",
     "retry",
     "role_of",

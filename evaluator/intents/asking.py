@@ -184,7 +184,8 @@ def plan_action(
     """
     if undoes is None:
         undoes = [promotion.id for promotion in find_promoted(store, release)] if action is Action.ROLLBACK else []
-    return plan_steps(policy.promotion, action, read_deliveries_to_undo(store, undoes))
+    to_undo = read_deliveries_to_undo(store, undoes)
+    return plan_steps(policy.promotion, action, to_undo, store.control.release(release))
 
 
 def _find_promotions_to_undo(store: Store, policy: Policy, request: ActionRequest) -> tuple[str, ...]:

@@ -157,7 +157,8 @@ class _Execution:
             policy = load(self.intent.release)
             check_execution(self.intent, observe(self.store, policy, self.intent, datetime.now(UTC)))
             to_undo = read_deliveries_to_undo(self.store, self.intent.undoes)
-            planned, irreversible = plan_steps(policy.promotion, self.intent.action, to_undo)
+            release = control.release(self.intent.release)
+            planned, irreversible = plan_steps(policy.promotion, self.intent.action, to_undo, release)
         except StoreBusy:  # no refusal: the intent can be executed later
             raise
         except EvaluatorError as error:
@@ -239,21 +240,24 @@ class _Execution:
         # In a second attempt, a hook may read the value that it has set itself: undo restores the value read first.
         may_be_done_before = delivery is not None and state in _MAY_BE_DONE_STATES
         first_value = None  # None: no earlier attempt has read a value
+        is_counted = False  # whether this attempt is stored already
         if delivery and may_be_done_before and delivery.outcome.undo:
             first_value = json.loads(delivery.outcome.undo)
 
         def store_earlier_value(earlier: Any) -> None:
             """Store that the hook is about to be executed, with the value that undo has to restore."""
+            nonlocal is_counted
             to_restore = earlier if first_value is None else first_value
             self._store_outcome(hook, HookOutcome(IntentState.SENT, "", _to_json(to_restore)), attempts=1)
+            is_counted = True
 
         if hook.event == UNDO:
             store_earlier_value(None)  # what takes a change back is not taken back itself
             hook_outcome = undo_hook(hook.step, context, hook.earlier)
         else:
             hook_outcome = run_hook(hook.step, context, store_earlier_value)
-        # `store_earlier_value` has counted the attempt, unless the value could not be read and it was never called.
-        attempts = 0 if hook.position in self._read_deliveries() else 1
+        # `store_earlier_value` was not called if the value could not be read: then this attempt is counted below.
+        attempts = 0 if is_counted else 1
         state = IntentState(hook_outcome.state)
         text = hook_outcome.did
         if may_be_done_before and state is IntentState.FAILED:

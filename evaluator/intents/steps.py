@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any, cast
 
-from evaluator.hooks import HookContext, Step, describe_current, make_step
+from evaluator.hooks import HookContext, Step, describe_current, find_obstacle, make_step
 from evaluator.intents.checking import hash_verdict
 from evaluator.policy.promotion import PromotionRules
 from evaluator.records import Release, StoredVerdict
-from evaluator.records.intents import ANNOUNCE, UNDO, Action, Delivery, HookEntry, Intent, IntentState, Person
+from evaluator.records.intents import ANNOUNCE, UNDO, Action, Delivery, HookEntry, Intent, IntentState
 
 _MAYBE_DONE_STATES = (IntentState.ACKNOWLEDGED, IntentState.UNKNOWN, IntentState.SENT)
 """States of a hook that changed something, or may have."""
@@ -31,11 +31,13 @@ class PlannedHook:
     earlier: Any = None
     """For `undo`: the value to restore, as the hook of the promotion read it; None: it read none."""
 
-    @property
-    def description(self) -> str:
-        """What the hook will do, for the person who confirms it."""
-        description = self.step.hook.describe()
-        return f"takes back: {description}" if self.event == UNDO else description
+    def describe(self, context: HookContext) -> str:
+        """Describe what the hook will do, for the person who confirms it, with the words of the context."""
+        hook = self.step.hook
+        if self.event != UNDO:
+            return hook.describe(context)
+        earlier_value = hook.describe_value(self.earlier)  # empty: it read none
+        return hook.describe_undo(context) + (f"; restores {earlier_value}" if earlier_value else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +50,19 @@ class Preview:
     current_value: str
     """The value that it would change; empty where there is nothing to read."""
     required: bool
+    obstacle: str = ""
+    """Why the hook would be refused now, because its target cannot serve; empty if it can."""
 
 
 def plan_steps(
-    rules: PromotionRules, action: Action, to_undo: Sequence[Delivery] = ()
+    rules: PromotionRules, action: Action, to_undo: Sequence[Delivery] = (), release: Release | None = None
 ) -> tuple[tuple[PlannedHook, ...], tuple[str, ...]]:
     """Plan the hooks of an action, in order: those of its event, then those that announce it.
 
     `to_undo`: executed hooks of earlier promotions, in the order of undoing; they take the place of the entry `undo` in
-    the policy's hooks for a rollback. Returns the hooks, and a sentence about each hook that cannot be undone. Raises
-    PolicyError, UnknownName or HookError for a hook that cannot be made any more.
+    the policy's hooks for a rollback. Returns the hooks, and a sentence about each hook that cannot be undone, which
+    has the versions of `release` (None: their names). Raises PolicyError, UnknownName or HookError for a hook that
+    cannot be made any more.
     """
     # A promotion against the verdict (break-glass) has the hooks of a promotion.
     event = Action.PROMOTE if action is Action.BREAK_GLASS else action
@@ -73,12 +78,14 @@ def plan_steps(
                 continue
             # Undone by the options with which it was executed: those in the policy may have changed.
             executed_entry = HookEntry(delivery.hook, json.loads(delivery.options))
-            hook = make_step(executed_entry.kind, executed_entry.options).hook
-            if hook.can_undo():
+            step = make_step(executed_entry.kind, executed_entry.options)
+            if step.hook.can_undo():
                 earlier_value = json.loads(delivery.outcome.undo) if delivery.outcome.undo else None
                 entries.append((UNDO, executed_entry, earlier_value))
             else:
-                irreversible.append(f"{hook.kind} ({hook.describe()}) cannot be undone")
+                hook = PlannedHook(len(entries), delivery.event, executed_entry, step)
+                context = make_context(_draft_intent(action, release), release, None, hook) if release else None
+                irreversible.append(f"{step.hook.kind} ({step.hook.describe(context)}) cannot be undone")
     entries += [(ANNOUNCE, entry, None) for entry in rules.hooks.get(ANNOUNCE, ())]
     planned = (
         PlannedHook(position, event_name, entry, make_step(entry.kind, entry.options), earlier_value)
@@ -100,7 +107,8 @@ def make_context(
     is_promotion = hook.event == UNDO or intent.action is Action.BREAK_GLASS
     action = Action.PROMOTE if is_promotion else intent.action
     # The key is the same in each attempt, but differs between hooks: two of them may call the same receiver.
-    key_parts = [intent.key, str(hook.position)]
+    # A draft has no key.
+    key_parts = [intent.key, str(hook.position)] if intent.key else []
     if outcome:
         key_parts.append(outcome)
     return HookContext(
@@ -118,6 +126,24 @@ def make_context(
     )
 
 
+def _draft_intent(action: Action, release: Release) -> Intent:
+    """Make an intent that was not requested: it has no key, requester and reason."""
+    now = datetime.now(UTC)
+    return Intent(
+        id="",
+        key="",
+        release=release.id,
+        action=action,
+        requester="",
+        reason="",
+        verdict_hash="",
+        data_hash="",
+        policy_hash="",
+        requested_at=now,
+        expires_at=now,
+    )
+
+
 def _write_versions(release: Release, arm: str) -> str:
     """Write the version of the release's service in an arm (`baseline`, `canary`); of several: `name=version,…`."""
     services = release.services
@@ -126,34 +152,36 @@ def _write_versions(release: Release, arm: str) -> str:
     return ",".join(f"{service.name}={getattr(service, arm)}" for service in services)
 
 
-def preview_steps(
-    planned: Sequence[PlannedHook], release: Release, verdict: StoredVerdict | None, person: Person, until: datetime
+def preview_action(
+    planned: Sequence[PlannedHook], action: Action, release: Release, verdict: StoredVerdict | None, until: datetime
 ) -> tuple[Preview, ...]:
-    """Describe the hooks of an action in order, each with the current value that it would change. Changes nothing.
+    """Describe the hooks of an action that is not requested yet, in order. Changes nothing.
 
-    `person`: who looks at it. Values are read until the time `until`.
+    Words that only a request has (`${requester}`, `${reason}`, `${idempotency_key}`) are shown as they are. The
+    current values are read until the time `until`.
     """
-    # Reading a value needs the context of an intent, which does not exist yet. Of this one, only the time matters.
-    draft = Intent(
-        id="",
-        key="preview",
-        release=release.id,
-        action=Action.PROMOTE,
-        requester=person.name,
-        reason="",
-        verdict_hash="",
-        data_hash="",
-        policy_hash="",
-        requested_at=until,
-        expires_at=until,
-    )
-    return tuple(
-        Preview(
-            event=hook.event,
-            kind=hook.entry.kind,
-            description=hook.description,
-            current_value=describe_current(hook.step, make_context(draft, release, verdict, hook)),
-            required=hook.step.required,
+    draft = replace(_draft_intent(action, release), expires_at=until)
+    return preview_intent(planned, draft, release, verdict)
+
+
+def preview_intent(
+    planned: Sequence[PlannedHook], intent: Intent, release: Release, verdict: StoredVerdict | None
+) -> tuple[Preview, ...]:
+    """Describe the hooks of an intent in order, each with the current value that it would change. Changes nothing.
+
+    A value is read until the intent expires, and within the time limit of its hook.
+    """
+    previews = []
+    for hook in planned:
+        context = make_context(intent, release, verdict, hook)
+        previews.append(
+            Preview(
+                event=hook.event,
+                kind=hook.entry.kind,
+                description=hook.describe(context),
+                current_value=describe_current(hook.step, context),
+                required=hook.step.required,
+                obstacle="" if hook.event == UNDO else find_obstacle(hook.step, context),
+            )
         )
-        for hook in planned
-    )
+    return tuple(previews)

@@ -67,7 +67,8 @@ class MonitoringSection(Section):
     mode: Literal["auto", "fixed", "group_sequential", "anytime"] = Field(
         "auto",
         description="fixed: once, at the planned end. group_sequential: each minute up to the planned end. "
-        "anytime: each minute, without a planned end. auto: group_sequential for load runs of 5 minutes and more, "
+        "anytime: each minute, without a planned end. auto: group_sequential for load runs of which 5 minutes and more "
+        "are judged (without warm-up), "
         "fixed for shorter ones, replicates and imported files. For outcomes, each verdict on other data is a look; "
         "auto: group_sequential where max_units is set, else fixed for the first look and anytime for later ones.",
     )

@@ -123,7 +123,7 @@ def is_imported(runs: Sequence[Run]) -> bool:
 
 
 def check_name(kind: str, name: str) -> None:
-    """Refuse a name that cannot be shown or typed: empty, too long, or with invisible characters.
+    """Refuse a name that cannot be shown or typed: empty, too long, with invisible characters, or like an option.
 
     Raises:
         UsageError: with the cause; `kind` ("release", "arm", …) names what the name is for.
@@ -136,6 +136,11 @@ def check_name(kind: str, name: str) -> None:
         raise UsageError(
             f"the name of the {kind} {name!a} has characters that cannot be seen",
             hint="leave out control characters, and spaces around the name",
+        )
+    if name.startswith("-"):
+        raise UsageError(
+            f"the name of the {kind} {name} begins with a dash",
+            hint="give it a name that programs called by hooks cannot take for an option",
         )
 
 

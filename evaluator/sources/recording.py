@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import uuid
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from evaluator.errors import SourceError
-from evaluator.records import Arm, InFlight, LeftOut, LeftOutKind, RunFacts, sum_left_out
+from evaluator.errors import SourceError, UsageError
+from evaluator.records import Arm, InFlight, LeftOut, LeftOutKind, Release, RunFacts, Service, check_names, sum_left_out
 
 RECORDING_VARIABLE = "EVALUATOR_RECORDING"
 """Environment variable that names the JSON file of a Recording."""
@@ -29,6 +29,22 @@ MANIFEST_NAME = "run.json"
 
 STOP_MARK = "evaluator: stopped: "
 """Start of the line on stderr with the reason why a recorder ended the run; a full disk leaves no other place."""
+
+
+def explain_refused_names(release: str, service: str, arm: str, untagged: Sequence[str]) -> str:
+    """Say why a recorder cannot record under these names (empty: not given); empty if it can.
+
+    `untagged`: classes of users whose requests do not name their arm, and which therefore need `arm`.
+    """
+    if not release:
+        return "the recorder does not know the release: give --evaluator-release NAME or Recorder(release=NAME)"
+    if untagged and not arm:
+        return f"the recorder does not know the arm of {untagged[0]}: give --evaluator-arm, or 'arm' in its context()"
+    try:
+        check_names(Release(release, (Service(service),)), [arm] if arm else [])
+    except UsageError as error:
+        return f"{error.message} ({error.hint})" if error.hint else error.message
+    return ""
 
 
 @dataclass(frozen=True, slots=True)

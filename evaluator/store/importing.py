@@ -32,7 +32,7 @@ from evaluator.records import (
     counts_from_start,
     sum_left_out,
 )
-from evaluator.segments import segment_name, written_whole
+from evaluator.segments import segment_name, to_folder_name, written_whole
 from evaluator.store import foreign
 from evaluator.store.clean_csv import write_clean_segment
 from evaluator.store.control import Control
@@ -122,7 +122,7 @@ def _convert(
     `write_clean_segment` is fast, but gives up on any file with a fault: SQL then reads the file and explains the
     fault. Raises InputError for a fault, and StoreError if the segment cannot be written.
     """
-    path = folder / segment_name(file.arm, file.number)
+    path = folder / segment_name(to_folder_name(file.arm), file.number)
     staged = path.with_name(path.name + ".tmp")  # until the file has been read without a fault
     unit = next(column.unit for column in file.layout.columns if column.target == "ts")
     # A time as text (iso) may be local, so it may be further ahead of our clock.

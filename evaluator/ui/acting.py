@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import streamlit as st
 
 from evaluator.errors import EvaluatorError, StoreError
-from evaluator.intents import Preview, find_latest, plan_action, preview_steps, run_worker
+from evaluator.intents import Preview, find_latest, plan_action, preview_action, preview_intent, run_worker
 from evaluator.policy import Policy
-from evaluator.records.intents import Action, Approval, AuditRow, Delivery, Intent, Person
+from evaluator.records.intents import Action, Approval, AuditRow, Delivery, Intent
+from evaluator.serving.threads import start_thread
 from evaluator.ui.reads import CACHE_KEYS, Workspace, find_workspace, open_store, read_policy
 
 NO_WORKER = "EVALUATOR_APP_WORKER"
@@ -79,15 +80,37 @@ def read_forecast(workspace: Workspace, policy: Policy, release: str, action: Ac
     """
     store = open_store(workspace)
     deadline = datetime.now(UTC) + timedelta(seconds=PREVIEW_TTL_S)
-    nobody = Person("", ())  # the result is cached for all readers: it must not depend on who asks
     try:
         steps, irreversible = plan_action(store, policy, release, action)
-        previews = preview_steps(steps, store.control.release(release), find_latest(store, release), nobody, deadline)
+        previews = preview_action(steps, action, store.control.release(release), find_latest(store, release), deadline)
     except StoreError:
         raise
     except EvaluatorError as error:
         return Forecast(problem=error.message)
     return Forecast(previews, irreversible)
+
+
+@st.cache_data(
+    ttl=PREVIEW_TTL_S,
+    max_entries=32,
+    show_spinner="reading the current values …",
+    hash_funcs={**CACHE_KEYS, Intent: lambda intent: (intent.id, intent.state)},
+)
+def read_request_forecast(workspace: Workspace, policy: Policy, intent: Intent) -> Forecast:
+    """Find out what a request that waits would do, as `read_forecast`."""
+    store = open_store(workspace)
+    if intent.hooks_hash != policy.promotion.hash:
+        return Forecast(problem="the policy's hooks or approvals have changed since it was requested: request it again")
+    try:
+        steps, irreversible = plan_action(store, policy, intent.release, intent.action, intent.undoes)
+        release, verdict = store.control.release(intent.release), find_latest(store, intent.release)
+        limit = datetime.now(UTC) + timedelta(seconds=PREVIEW_TTL_S)
+        brief = replace(intent, expires_at=min(intent.expires_at, limit))  # values are not waited for any longer
+        return Forecast(preview_intent(steps, brief, release, verdict), irreversible)
+    except StoreError:
+        raise
+    except EvaluatorError as error:
+        return Forecast(problem=error.message)
 
 
 @st.cache_data(max_entries=8, show_spinner="reading the audit trail …", hash_funcs=CACHE_KEYS)
@@ -123,13 +146,5 @@ def start_worker() -> None:
 )
 def _start_thread(workspace: Workspace) -> threading.Thread:
     """Start a worker; the cache calls this once per store and policy, so that all readers share one thread."""
-    stop = threading.Event()  # never set: the thread ends with the process
-    worker = threading.Thread(
-        target=run_worker,
-        args=(open_store(workspace), partial(read_policy, workspace), stop),
-        kwargs={"say": _log.warning},
-        daemon=True,
-        name="worker",
-    )
-    worker.start()
-    return worker
+    run = partial(run_worker, open_store(workspace), partial(read_policy, workspace), say=_log.warning)
+    return start_thread(run, "worker")

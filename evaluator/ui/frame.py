@@ -11,8 +11,9 @@ from pathlib import Path
 import streamlit as st
 
 from evaluator.errors import EvaluatorError, StoreBusy
+from evaluator.serving.login import is_login_configured
 from evaluator.ui.acting import start_worker
-from evaluator.ui.identity import is_login_configured, show_reader, sign_in_if_asked
+from evaluator.ui.identity import show_reader, sign_in_if_asked
 from evaluator.ui.pieces import show_empty
 from evaluator.ui.reads import find_workspace
 

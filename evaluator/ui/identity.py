@@ -1,4 +1,7 @@
-"""Who is reading: the OS user that started the app, or the person who signed in through OpenID Connect."""
+"""Who is reading: the person who signed in through OpenID Connect, or without a login the account of the app.
+
+Without a login only the browser that opened the address of `evaluator app` acts as that account; all others may read.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ import streamlit as st
 from evaluator.errors import UsageError
 from evaluator.intents import SYSTEM, system_person
 from evaluator.records.intents import GROUP, Person
+from evaluator.serving.access import EXPLANATIONS, Refusal, find_page_refusal
+from evaluator.serving.login import is_login_configured
 from evaluator.ui.pieces import escape_markdown, show_empty
 
 FRESH_S = 15 * 60
@@ -26,15 +31,9 @@ class Reader(Person):
     """Who is reading, with all names of this person: name, address, `group:…`."""
 
     signed_in_at: float | None = None
-    """When this person signed in (epoch seconds); `None`: the OS user, who has no login here."""
-
-
-def is_login_configured() -> bool:
-    """Is there an OpenID provider to sign in with?"""
-    try:
-        return "auth" in st.secrets
-    except FileNotFoundError:
-        return False
+    """When this person signed in (epoch seconds); `None`: without a login."""
+    refusal: Refusal | None = None
+    """Why this reader may do nothing but read; `None`: may do what the policy's roles say."""
 
 
 def sign_in_if_asked() -> bool:
@@ -47,8 +46,14 @@ def sign_in_if_asked() -> bool:
 
 
 def find_reader() -> Reader:
-    """Find out who is reading: the person who signed in, or the OS user if no login is configured."""
+    """Find out who is reading: the person who signed in, or the account of the app if no login is configured.
+
+    Without a login, a reader whose connection may only read has no name.
+    """
     if not is_login_configured():
+        refusal = find_page_refusal(st.context.headers)
+        if refusal is not None:
+            return Reader("a reader", (), refusal=refusal)
         person = system_person()
         return Reader(person.name, person.names)
     claims: Mapping[str, Any] = st.user.to_dict()
@@ -96,19 +101,42 @@ def has_recent_login(reader: Reader, now: float | None = None) -> bool:
     return -CLOCK_S <= age_s <= FRESH_S
 
 
+def demand_access(reader: Reader) -> None:
+    """Raise UsageError if this reader may only read.
+
+    Called before anything is done, because a program may press a button that is not shown.
+    """
+    if reader.refusal is not None:
+        problem, advice = EXPLANATIONS[reader.refusal]
+        raise UsageError(problem.rstrip("."), hint=advice)
+
+
 def demand_recent_login(reader: Reader) -> None:
-    """Raise UsageError if the login of this person is too old.
+    """Raise UsageError if this reader may only read, or the login of this person is too old.
 
     Called before anything is done, because a program may press a button that is shown as disabled.
     """
+    demand_access(reader)
     if not has_recent_login(reader):
         raise UsageError(f"{reader.name} signed in more than 15 minutes ago", hint="sign in again")
+
+
+def show_refusal(reader: Reader) -> bool:
+    """Show in the place of a form why this reader may only read, and what to do; returns whether that was shown."""
+    if reader.refusal is None:
+        return False
+    show_empty(*EXPLANATIONS[reader.refusal])
+    return True
 
 
 def show_reader(store: Path) -> None:
     """Show below a page which store it reads and who is reading, with a button to sign out after a login."""
     reader = find_reader()
     left, right = st.columns([4, 1], vertical_alignment="center")
-    left.caption(f"{escape_markdown(store)} · read by {escape_markdown(reader.name)}")
+    who = f"read by {escape_markdown(reader.name)}"
+    if reader.refusal is not None:
+        advice = EXPLANATIONS[reader.refusal][1].replace("`", "")
+        who = f"read only. {escape_markdown(advice)}"
+    left.caption(f"{escape_markdown(store)} · {who}")
     if reader.signed_in_at is not None:
         right.button("Sign out", on_click=st.logout, key="sign-out", type="tertiary")

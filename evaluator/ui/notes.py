@@ -8,7 +8,7 @@ from markupsafe import Markup
 from evaluator.intents import LONGEST_NOTE, may, write_note
 from evaluator.records.intents import PersonRole
 from evaluator.ui.acting import read_trail
-from evaluator.ui.identity import find_reader
+from evaluator.ui.identity import demand_access, find_reader, show_refusal
 from evaluator.ui.pieces import clean, mark_up_time, show_empty, show_list
 from evaluator.ui.reads import Workspace, open_store, read_policy
 
@@ -29,6 +29,8 @@ def show_notes(workspace: Workspace, release: str) -> None:
     else:
         show_empty("No notes yet.", "Notes stay here, with their author and time.")
     reader = find_reader()
+    if show_refusal(reader):
+        return
     policy = read_policy(workspace, release)
     may_write = may(policy.promotion, reader.names, PersonRole.ANALYST)
     with st.form("note", border=False, clear_on_submit=True):
@@ -37,5 +39,6 @@ def show_notes(workspace: Workspace, release: str) -> None:
     if not may_write:
         st.caption("Writing notes needs the role analyst.")
     if is_pressed:
+        demand_access(reader)
         write_note(open_store(workspace), policy, reader, release, text)
         st.rerun()

@@ -12,7 +12,7 @@ from evaluator.records import Verdict, VerdictWord
 from evaluator.records.intents import Action, PersonRole
 from evaluator.ui.acting import Forecast, read_forecast
 from evaluator.ui.frame import guarded
-from evaluator.ui.identity import Reader, demand_recent_login, find_reader, has_recent_login
+from evaluator.ui.identity import Reader, demand_recent_login, find_reader, has_recent_login, show_refusal
 from evaluator.ui.pieces import (
     clean,
     link,
@@ -23,7 +23,6 @@ from evaluator.ui.pieces import (
     show_definitions,
     show_empty,
     show_list,
-    show_markup,
     write_age,
 )
 from evaluator.ui.reads import (
@@ -38,7 +37,7 @@ from evaluator.ui.reads import (
     read_summaries,
 )
 from evaluator.ui.release import choose_release
-from evaluator.ui.requests import show_requests
+from evaluator.ui.requests import show_requests, show_steps
 
 ACTIONS = {
     "Promote": Action.PROMOTE,
@@ -120,7 +119,12 @@ def _choose_action(verdict: Verdict | None) -> Action:
 
 
 def _list_reader_conditions(rules: PromotionRules, reader: Reader, action: Action) -> tuple[PromotionCondition, ...]:
-    """List the conditions on the reader: the role and, if people sign in here, a recent login."""
+    """List the conditions on the reader: the role and, if people sign in here, a recent login.
+
+    None for a reader who may only read, whatever the role.
+    """
+    if reader.refusal is not None:  # said in place of the form
+        return ()
     # If others have to approve, an analyst may request it; otherwise the requester decides alone.
     role = PersonRole.ANALYST if rules.needed(action) else PersonRole.APPROVER
     has_role = PromotionCondition(
@@ -159,27 +163,17 @@ def _show_what_happens(view: ReleaseView, rules: PromotionRules, action: Action,
             "No hook is executed.",
             "The policy has no hook for this action, so it is only recorded. Add hooks under `hooks` in the policy.",
         )
-    items = Markup("").join(
-        Markup("<li><strong>{}</strong> {}{}{}</li>").format(
-            clean(step.event),
-            clean(step.description),
-            Markup(' <span class="ev-badge">required</span>') if step.required else "",
-            Markup('<span class="reason">now: {}</span>').format(clean(step.current_value))
-            if step.current_value
-            else "",
-        )
-        for step in forecast.steps
-    )
-    show_markup("<ol>{}</ol>", items)
-    for text in forecast.irreversible:
-        show_markup('<p class="warn">Cannot be taken back: {}</p>', clean(text))
+    show_steps(forecast)
 
 
 def _show_form(workspace: Workspace, view: ReleaseView, reader: Reader, action: Action, *, is_possible: bool) -> None:
     """Show the form that requests an action; its button works only if the action `is_possible`.
 
+    A reader who may only read sees the reason instead.
     Raises UsageError if the name that the reader typed is not that of the release, or the login is too old.
     """
+    if show_refusal(reader):
+        return
     release_id = view.release.id
     with st.form("ask", border=True):
         reason = st.text_input("Reason, in one sentence", key="reason", max_chars=1000)

@@ -11,10 +11,10 @@ from markupsafe import Markup
 from evaluator.errors import UsageError
 from evaluator.intents import approve, cancel, may, resolve, retry
 from evaluator.records.intents import FINAL_STATES, Delivery, Intent, IntentState, PersonRole, are_same_person
-from evaluator.ui.acting import IntentRecord, read_intents
+from evaluator.ui.acting import Forecast, IntentRecord, read_intents, read_request_forecast
 from evaluator.ui.frame import guarded
-from evaluator.ui.identity import Reader, demand_recent_login, has_recent_login
-from evaluator.ui.pieces import clean, mark_up_time, show_empty, show_list
+from evaluator.ui.identity import Reader, demand_access, demand_recent_login, has_recent_login
+from evaluator.ui.pieces import clean, mark_up_time, show_empty, show_list, show_markup
 from evaluator.ui.reads import Workspace, find_workspace, open_store, read_policy
 
 REFRESH_S = 2
@@ -56,6 +56,8 @@ def show_requests(workspace: Workspace, release: str, reader: Reader) -> None:
             st.rerun(scope="app")
 
     show_states()
+    if reader.refusal is not None:
+        return
     never_executed = (IntentState.EXPIRED, IntentState.CANCELLED)
     active = [record for record in records if record.intent.state not in never_executed]
     for record in _take_newest(active):
@@ -119,6 +121,27 @@ def _make_hook_item(delivery: Delivery) -> Markup:
     )
 
 
+def show_steps(forecast: Forecast) -> None:
+    """Show the hooks of an action in their order, with the values that they would replace, and what stays changed."""
+    items = Markup("").join(
+        Markup("<li><strong>{}</strong> {}{}{}{}</li>").format(
+            clean(step.event),
+            clean(step.description),
+            Markup(' <span class="ev-badge">required</span>') if step.required else "",
+            Markup('<span class="reason">now: {}</span>').format(clean(step.current_value))
+            if step.current_value
+            else "",
+            Markup('<span class="reason">would be refused now: {}</span>').format(clean(step.obstacle))
+            if step.obstacle
+            else "",
+        )
+        for step in forecast.steps
+    )
+    show_markup("<ol>{}</ol>", items)
+    for text in forecast.irreversible:
+        show_markup('<p class="warn">Cannot be taken back: {}</p>', clean(text))
+
+
 # ------------------------------------------------------------------ what this reader may do
 
 
@@ -130,8 +153,12 @@ def _show_approval(workspace: Workspace, record: IntentRecord, reader: Reader) -
     intent, rules = record.intent, read_policy(workspace, record.intent.release).promotion
     may_approve = may(rules, reader.names, PersonRole.APPROVER) and has_recent_login(reader)
     is_requester = are_same_person(reader.names, (*intent.requester_names, intent.requester))
+    forecast = read_request_forecast(workspace, read_policy(workspace, intent.release), intent)
     with st.form(f"agree-{intent.id}", border=True):
         st.markdown(f"**{intent.id}**: do you agree to {intent.action.label}?")
+        if forecast.problem:
+            show_markup('<p class="warn">{}</p>', clean(forecast.problem))
+        show_steps(forecast)
         if is_requester and intent.distinct:
             st.caption("This is your own request: others have to agree.")
         elif not may_approve:
@@ -158,6 +185,7 @@ def _show_approval(workspace: Workspace, record: IntentRecord, reader: Reader) -
         approve(store, policy, reader, intent.id)
         st.rerun()
     if is_refused:
+        demand_access(reader)
         # Requesters may withdraw their own request without a recent login.
         if not is_requester:
             demand_recent_login(reader)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
-import subprocess
-import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -13,6 +13,7 @@ import pytest
 
 from evaluator.__main__ import run
 from evaluator.cli import app
+from evaluator.serving import server
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -27,39 +28,79 @@ def test_the_configuration_of_a_checkout_says_what_the_command_says():
             if isinstance(value, dict):
                 waiting.append((f"{prefix}{key}.", value))
             else:
-                flat[f"{prefix}{key}"] = str(value).lower() if isinstance(value, bool) else value
-    assert flat == {**app.OPTIONS, "server.address": "127.0.0.1"}
+                flat[f"{prefix}{key}"] = value
+    assert flat == {**server.OPTIONS, "server.address": "127.0.0.1"}
 
 
-def test_store_policy_and_address_are_passed_on(monkeypatch, tmp_path):
-    arguments = {}
-    monkeypatch.setattr(
-        app, "_run_server", lambda words, environment: arguments.update(words=words, environment=environment) or 0
-    )
+@pytest.fixture
+def started(monkeypatch, tmp_path):
+    """Start the app in a folder, as far as its server; returns what the server was started with."""
+    found = {}
+
+    def serve(listener, script, access, say):
+        found.update(listening=listener.getsockname(), script=script, access=access)
+        return signal.SIGWINCH  # ends no process
+
+    def start(*words: str):
+        assert run(["--store", "s.duckdb", "--policy", "p.yaml", "app", "--port", "0", *words]) == 0
+        return found
+
+    monkeypatch.setattr(server, "serve", serve)
+    monkeypatch.setattr(server, "configure", lambda _address, _port: None)
+    monkeypatch.setenv("EVALUATOR_STORE", "")  # both are restored after the test
+    monkeypatch.setenv("EVALUATOR_POLICY", "")
+    monkeypatch.setenv("EVALUATOR_APP_WORKER", "")
     monkeypatch.chdir(tmp_path)
-    assert run(["--store", "s.duckdb", "--policy", "p.yaml", "app", "--port", "8777"]) == 0
-    assert arguments["environment"]["EVALUATOR_STORE"] == str(tmp_path / "s.duckdb")
-    assert arguments["environment"]["EVALUATOR_POLICY"] == str(tmp_path / "p.yaml")
-    assert "--server.address=127.0.0.1" in arguments["words"]
-    assert "--server.port=8777" in arguments["words"]
-    assert "--browser.gatherUsageStats=false" in arguments["words"]
+    return start
 
 
-def test_listening_to_the_network_is_reported(monkeypatch, capsys):
-    monkeypatch.setattr(app, "_run_server", lambda _words, _environment: 0)
-    assert run(["app", "--address", "0.0.0.0"]) == 0
-    assert "users have to sign in first" in capsys.readouterr().err
+def test_store_and_policy_are_passed_on(started, tmp_path):
+    found = started("--no-worker")
+    assert found["script"] == ROOT / "app.py"
+    assert found["listening"][0] == "127.0.0.1"
+    assert os.environ["EVALUATOR_STORE"] == str(tmp_path / "s.duckdb")
+    assert os.environ["EVALUATOR_POLICY"] == str(tmp_path / "p.yaml")
+    assert os.environ["EVALUATOR_APP_WORKER"] == "off"
 
 
-def test_a_port_in_use_is_reported_in_one_sentence(tmp_path):
+def test_the_address_with_the_token_is_all_that_is_printed(started, capsys):
+    found = started()
+    said = capsys.readouterr()
+    port, token = found["listening"][1], found["access"].token
+    assert said.out == f"http://127.0.0.1:{port}/?token={token}\n"
+    assert "Ctrl-C ends it" in said.err
+    assert token not in said.err
+
+
+def test_with_a_login_there_is_no_token(started, capsys, monkeypatch):
+    monkeypatch.setattr("evaluator.serving.login.is_login_configured", lambda: True)
+    found = started("--address", "::1")
+    assert found["access"] is None
+    assert capsys.readouterr().out == f"http://[::1]:{found['listening'][1]}\n"
+
+
+def test_listening_to_the_network_is_reported(started, capsys):
+    started("--address", "0.0.0.0")
+    said = capsys.readouterr()
+    assert "users have to sign in first" in said.err
+    assert "token" not in said.out
+
+
+def test_a_port_in_use_is_reported_in_one_sentence(capsys):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        words = [sys.executable, "-m", "evaluator", "app", "--port", str(listener.getsockname()[1])]
-        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 4
-    assert "if the port is in use, give another --port" in done.stderr
-    assert "Traceback" not in done.stderr
+        assert run(["app", "--port", str(listener.getsockname()[1])]) == 4
+    said = capsys.readouterr()
+    assert "Address already in use" in said.err
+    assert "give another --port" in said.err
+    assert said.out == ""
+
+
+def test_an_address_of_another_machine_is_reported_in_one_sentence(capsys):
+    for address in ("192.0.2.1", "no such name"):
+        assert run(["app", "--address", address, "--port", "0"]) == 4
+        assert f"the app cannot listen on {address}, port 0: " in capsys.readouterr().err
 
 
 def test_without_streamlit_it_says_what_to_install(monkeypatch, capsys):

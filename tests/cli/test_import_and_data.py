@@ -58,6 +58,17 @@ def test_a_name_that_cannot_be_shown_leaves_nothing_behind(tmp_path):
     assert run(tmp_path, "releases")[1] == ""
 
 
+def test_an_arm_may_be_named_like_a_branch(tmp_path):
+    (tmp_path / "b.csv").write_text(PLAIN)
+    (tmp_path / "c.csv").write_text(PLAIN.replace("4.5", "5.5"))
+    code, _, err = run(tmp_path, "import", "cart@2", "--baseline", "b.csv", "--arm", "feature/x=c.csv")
+    assert code == 0, err
+    sql = "SELECT arm, count(*) AS n FROM requests GROUP BY arm ORDER BY arm"
+    assert run(tmp_path, "data", "sql", "--format", "csv", sql)[1] == '"arm","n"\n"baseline",2\n"feature/x",2\n'
+    code, _, err = run(tmp_path, "import", "cart@2", "--baseline", "b.csv", "--arm=-x=c.csv")
+    assert (code, "the name of the arm -x begins with a dash" in err) == (2, True)
+
+
 def test_an_import_that_cannot_be_judged_gives_a_warning(tmp_path):
     for name, time in (("b", "3.5"), ("c", "6.5"), ("d", "7.5")):
         (tmp_path / f"{name}.csv").write_text(PLAIN.replace("3.5", time))

@@ -56,11 +56,11 @@ def lines(run):
 
 def test_tested_promoted_and_rolled_back(run):
     code, out, _ = run("hooks", "test", policy=HOOKS)
-    assert (code, out.splitlines()[0]) == (0, "ok      promote: runs sh -c echo promoted-${canary} >> out.txt")
+    assert (code, out.splitlines()[0]) == (0, "ok      promote: runs sh -c 'echo promoted-${canary} >> out.txt'")
     assert run("hooks", "log")[1] == "there are no intents yet\n"
     code, out, _ = run("promote", "cart@1.9.0", "--dry-run")
     assert code == 0
-    assert "1. promote: runs sh -c echo promoted-${canary}" in out
+    assert "1. promote: runs sh -c 'echo promoted-1.9.0 >> out.txt'" in out
     assert "needs 1 approval" in out
     assert lines(run) == []
     code, out, _ = run("promote", "cart@1.9.0", "--yes")
@@ -126,7 +126,9 @@ def test_a_request_waits_for_the_approvals_of_others(run):
     code, out, err = run("promote", "cart@1.9.0", "--yes", policy=f"{HOOKS}sensitive: true\n")
     assert (code, "for 2 more of 2 approvals by people other than" in err) == (3, True)
     assert out == "i1 promote cart@1.9.0: requested\n"
-    assert f"requested by {ME}: the verdict is GO" in run("approve")[1]
+    request, step = run("approve")[1].splitlines()
+    assert request.endswith(f"requested by {ME}: the verdict is GO")
+    assert step == "  1. promote: runs sh -c 'echo promoted-1.9.0 >> out.txt'"
     code, _, err = run("approve", "i1")
     assert (code, f"{ME} requested i1 and cannot approve it too" in err) == (2, True)
     code, out, _ = run("reject", "i1", "--reason", "not today")
@@ -222,6 +224,32 @@ def test_what_is_refused_when_it_is_executed_is_three(run):
     assert (code, "hooks or approvals have changed" in out) == (3, True)
     assert "nothing was executed" in err
     assert "hooks retry" not in err
+
+
+def test_a_request_whose_hooks_have_changed_is_not_shown_with_others(run):
+    run("promote", "cart@1.9.0", "--yes", policy=f"{HOOKS}sensitive: true\n")
+    (run.folder / "evaluator.yaml").write_text(f"{HOOKS}sensitive: true\n".replace("HERE", "/"))
+    assert "hooks or approvals have changed since: it will be refused" in run("approve")[1]
+    (run.folder / "evaluator.yaml").write_text("hooks: [")
+    assert "its hooks cannot be shown" in run("approve")[1]
+
+
+def test_a_hook_that_would_be_refused_says_so_beforehand(run, monkeypatch):
+    monkeypatch.setattr("evaluator.hooks.command.Command.find_obstacle", lambda *_: "canary is drained")
+    code, out, _ = run("promote", "cart@1.9.0", "--dry-run", policy=HOOKS)
+    assert (code, "\n     would be refused now: canary is drained\n" in out) == (0, True)
+
+
+def test_hooks_of_a_rollback_are_tested_as_such(run):
+    with pytest.MonkeyPatch.context() as patch:
+        actions = []
+        patch.setattr("evaluator.hooks.command.Command._check_target", lambda _: actions.append("checked"))
+        run(
+            "hooks",
+            "test",
+            policy='hooks: {promote: [{command: {run: ["true"]}}], rollback: [{command: {run: ["true"]}}]}\n',
+        )
+    assert actions == ["checked"], "of the promotion only"
 
 
 def test_what_waits_for_others_is_three_in_the_queue_too(run):

@@ -34,8 +34,11 @@ class ForeignHook:
     value: Any = None
     calls: list = field(default_factory=list)
 
-    def describe(self):
-        return "tells them"
+    def describe(self, context=None):
+        return f"tells them of {context.release}" if context else "tells them"
+
+    def describe_undo(self, context=None):
+        return "takes it back"
 
     def execute(self, context):
         self.calls.append(context)
@@ -47,8 +50,11 @@ class ForeignHook:
     def undo(self, context, earlier):
         return Outcome("acknowledged", f"undone to {earlier}")
 
-    def test(self):
+    def test(self, action="promote"):
         return Outcome("acknowledged", "fine")
+
+    def find_obstacle(self, action):
+        return ""
 
     def can_undo(self):
         return True
@@ -148,7 +154,7 @@ def test_a_strangers_hook_is_found_as_ours_are(installed, tmp_path, monkeypatch)
         "from evaluator.hooks import BaseHook, HookOptions, Outcome\n"
         "class Options(HookOptions):\n    room: str\n"
         "class Bell(BaseHook):\n    kind = 'bell'\n    Options = Options\n"
-        "    def _describe(self): return f'rings in {self.options.room}'\n"
+        "    def _describe(self, words): return f'rings in {self.options.room}'\n"
         "    def _test(self): return Outcome('acknowledged', 'there is a bell')\n"
         "    def _execute(self, context): return Outcome('acknowledged', f'rang for {context.release}')\n"
     )

@@ -128,3 +128,21 @@ def test_half_of_a_secret_at_the_edge_of_what_is_kept_is_none():
         {"PATH": PATH, "TOKEN": secret},
     )
     assert "x" not in hook.execute(make_context()).response
+
+
+def test_secrets_that_shrink_what_is_kept_leave_no_half_of_one_at_its_beginning():
+    secret = "s3cret-" + "x" * 3000  # two and a half of them are read, and become a few characters
+    hook = make_hook(
+        "command",
+        {"run": [sys.executable, "-c", "import os; print(os.environ['TOKEN'] * 9)"], "environment": ["TOKEN"]},
+        {"PATH": PATH, "TOKEN": secret},
+    )
+    assert "x" not in hook.execute(make_context()).response
+
+
+def test_a_word_that_would_be_an_option_is_refused():
+    hook = make_hook("command", {"run": ["echo", "${reason}"]}, {"PATH": PATH})
+    outcome = hook.execute(make_context(reason="-rf /"))
+    assert (outcome.state, "which the program takes for an option" in outcome.did) == ("failed", True)
+    hook = make_hook("command", {"run": ["echo", "--why=${reason}", "-"]}, {"PATH": PATH})
+    assert hook.execute(make_context(reason="-rf /")).response == "--why=-rf / -"

@@ -5,6 +5,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import dns.exception
+import dns.flags
 import dns.message
 import dns.query
 import pytest
@@ -25,18 +26,25 @@ key:
   - id: upd
     algorithm: hmac-sha256
     secret: {secret}
+  - id: reader
+    algorithm: hmac-sha256
+    secret: {secret}
 acl:
   - id: updates
     address: 127.0.0.1
     key: upd
     action: update
+  - id: transfers
+    address: 127.0.0.1
+    key: reader
+    action: transfer
 template:
   - id: default
     storage: {folder}
 zone:
   - domain: shop.test
     file: shop.zone
-    acl: updates
+    acl: [updates, transfers]
 """
 ZONE = """$ORIGIN shop.test.
 @ 3600 SOA ns.shop.test. admin.shop.test. 1 3600 600 86400 60
@@ -155,6 +163,7 @@ def test_a_change_in_between_is_not_overwritten(server, monkeypatch):
     [
         {"secret": base64.b64encode(b"another secret of 32 bytes, wrong").decode()},
         {"key_name": "nobody"},
+        {"key_name": "reader"},  # a key that may not update
         {"zone": "other.test"},
         {"values": ["not-an-address"]},
         {"name": "cart.other.test."},
@@ -170,6 +179,27 @@ def test_what_is_refused_changes_nothing(wrong, server):
     assert ask(server, "cart.shop.test", "A") == ["10.0.0.1", "10.0.0.2"]
 
 
+def test_a_key_that_may_not_update_is_refused_in_the_same_words(server):
+    hook = hook_for(server, key_name="reader")
+    assert hook.read()["values"], "it may read"
+    assert hook.test() == hook.execute(make_context())
+    assert "and that it may update shop.test" in hook.test().did
+
+
+def test_a_server_that_does_not_have_the_zone_itself_is_refused(server, monkeypatch):
+    hook = hook_for(server)
+    ask_server = hook._ask
+
+    def answer_from_a_cache(message, *, changes):
+        answer = ask_server(message, changes=changes)
+        answer.flags &= ~dns.flags.AA
+        return answer
+
+    monkeypatch.setattr(hook, "_ask", answer_from_a_cache)
+    assert "does not answer for the zone shop.test itself" in hook.test().did
+    assert hook.execute(make_context()).state == "failed"
+
+
 def test_a_server_that_hangs_or_is_not_there():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
@@ -179,7 +209,9 @@ def test_a_server_that_hangs_or_is_not_there():
 
 def test_test_and_dry_run_touch_nothing(server):
     hook = hook_for(server)
+    serial = ask(server, "shop.test", "SOA")
     assert "10.0.0.1, 10.0.0.2 (TTL 2 s)" in hook.test().did
+    assert ask(server, "shop.test", "SOA") == serial
     assert hook.execute(make_context(dry_run=True)).state == "acknowledged"
     assert ask(server, "cart.shop.test", "A") == ["10.0.0.1", "10.0.0.2"]
 

@@ -77,6 +77,29 @@ def test_undo_does_not_overwrite_what_came_later(etcd):
     assert value_of(etcd, "/later") == "theirs"
 
 
+def test_a_key_that_vanished_is_not_set_again_by_undo_and_what_to_do_is_said(etcd):
+    post(etcd, "kv/put", key="/gone", value="1.4.1")
+    hook = hook_for(etcd, "/gone")
+    outcome = hook.execute(make_context())
+    post(etcd, "kv/deleterange", key="/gone")
+    undone = hook.undo(make_context(), outcome.earlier)
+    assert undone.did.startswith(
+        "/gone was deleted after the hook had set it; nothing was done (set it to 1.4.1 by hand"
+    )
+    assert (undone.state, value_of(etcd, "/gone")) == ("failed", None)
+
+
+@pytest.mark.parametrize(
+    "answer", [b'{"kvs": [7]}', b'{"kvs": [{"value": "%"}]}', b'{"kvs": [{"mod_revision": "x"}]}', b"[]"]
+)
+def test_an_answer_that_is_not_of_etcd_changes_nothing(answer, receiver):
+    receiver.answers = [reply(200, answer)]
+    hook = hook_for(receiver.url, "/k")
+    assert hook.execute(make_context()).state == hook.test().state == "failed"
+    receiver.answers = [reply(200, b"{}"), reply(200, b'{"succeeded": true}')]
+    assert hook.execute(make_context()).state == "unknown"
+
+
 def test_test_and_dry_run_touch_nothing(etcd):
     hook = hook_for(etcd, "/untouched")
     assert hook.test().state == "acknowledged"

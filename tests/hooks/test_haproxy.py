@@ -1,6 +1,7 @@
 import socket
 import threading
-from contextlib import closing
+import time
+from contextlib import closing, contextmanager, suppress
 
 import pytest
 from hooks_world import balancing, make_context, split_of
@@ -53,7 +54,8 @@ def test_test_and_dry_run_touch_nothing(proxy):
 def test_a_server_that_is_not_there_changes_nothing(proxy):
     outcome = hook_for(proxy, weights={"canary": 100, "canery": 1}).execute(make_context())
     assert outcome.state == "failed"
-    assert "No such server" in outcome.did
+    assert "has no server canery (its servers are baseline, canary)" in outcome.did
+    assert hook_for(proxy, weights={"canary": 100, "canery": 1}).test().did == outcome.did
     assert hook_for(proxy).read() == {"baseline": 90, "canary": 10}
 
 
@@ -67,22 +69,204 @@ def test_an_address_that_is_not_listed_is_refused(proxy):
     assert "allow_hosts" in hook_for(proxy, tcp=True, allow_hosts=[]).execute(make_context()).did
 
 
-def test_what_is_reported_but_not_done_is_not_acknowledged():
-    """An API that accepts everything and changes nothing."""
+def command(proxy, line):
+    """Send a command to HAProxy as a person does."""
+    with closing(socket.socket(socket.AF_UNIX)) as connection:
+        connection.connect(str(proxy["socket"]))
+        connection.sendall(line.encode() + b"\n")
+        return connection.recv(9999).decode().strip()
+
+
+@pytest.fixture
+def ready(proxy):
+    """Make both servers of the backend as they were."""
+    yield
+    for server, weight in (("baseline", 90), ("canary", 10)):
+        command(proxy, f"set server shop/{server} state ready")
+        command(proxy, f"set weight shop/{server} {weight}")
+
+
+@pytest.mark.usefixtures("ready")
+@pytest.mark.parametrize(("state", "says"), [("maint", "canary is in maintenance"), ("drain", "canary is drained")])
+def test_a_server_that_cannot_serve_gets_nothing(state, says, proxy):
+    command(proxy, f"set server shop/canary state {state}")
+    outcome = hook_for(proxy).execute(make_context())
+    assert (outcome.state, says in outcome.did) == ("failed", True), outcome
+    assert hook_for(proxy).test() == outcome, "the same words"
+    assert (hook_for(proxy).find_obstacle("promote"), hook_for(proxy).find_obstacle("rollback")) == (outcome.did, "")
+    assert split_of(proxy["port"]) == {"baseline": 100}
+    assert hook_for(proxy, weights={"baseline": 90, "canary": 0}).test().state == "acknowledged"
+
+
+def test_a_server_that_is_down_gets_nothing_and_its_check_is_named(proxy):
+    hook = hook_for(proxy, backend="checked")
+    deadline = time.monotonic() + 5
+    while "canary is DOWN (L4CON: Connection refused)" not in (outcome := hook.execute(make_context())).did:
+        assert time.monotonic() < deadline, outcome
+        time.sleep(0.05)
+    assert outcome.state == "failed"
+    assert hook.read() == {"baseline": 90, "canary": 10}
+
+
+def test_what_the_weights_do_not_decide_is_named(proxy):
+    hook = hook_for(proxy, backend="checked", weights={"baseline": 50})
+    assert "other servers keep their weights: canary 10, spare 5" in hook.test().did
+    assert "HAProxy does not check the health of canary" in hook_for(proxy).test().did
+
+
+@pytest.mark.parametrize("action", ["test", "execute"])
+@pytest.mark.parametrize(
+    ("backend", "weights", "says"),
+    [
+        ("static", {"baseline": 0, "canary": 100}, "canary can have 0 or 10, not 100"),
+        ("first", {"baseline": 50, "canary": 50}, "only one server can have more than 0"),
+        ("shap", {"baseline": 1}, "Can't find backend"),
+    ],
+)
+def test_weights_that_the_backend_cannot_take_are_refused(action, backend, weights, says, proxy):
+    hook = hook_for(proxy, backend=backend, weights=weights)
+    outcome = hook.test() if action == "test" else hook.execute(make_context())
+    assert (outcome.state, says in outcome.did) == ("failed", True), outcome
+
+
+def test_a_static_algorithm_takes_the_weight_of_the_configuration(proxy):
+    hook = hook_for(proxy, backend="static", weights={"baseline": 0, "canary": 10})
+    outcome = hook.execute(make_context())
+    assert outcome.state == "acknowledged", outcome
+    undone = hook.undo(make_context(), outcome.earlier | {"baseline": 7})  # the configuration had 7 then
+    assert (undone.state, hook.read()) == ("acknowledged", {"baseline": 90, "canary": 10})
+    assert "baseline gets 90 instead of 7, because of static-rr" in undone.did
+
+
+def test_what_is_refused_in_the_middle_is_put_back(proxy):
+    hook = hook_for(proxy, backend="hashed", weights={"canary": 10, "baseline": 5})
+    assert "need `hash-type consistent`" in hook.test().did
+    command(proxy, "set weight hashed/canary 0")
+    outcome = hook.execute(make_context())
+    assert outcome.state == "failed"
+    assert "`set weight hashed/baseline 5` was not done: Backend is using a static LB algorithm" in outcome.did
+    assert "what was set was put back: the weights are canary 0, baseline 90" in outcome.did
+    assert hook.read() == {"canary": 0, "baseline": 90}
+    command(proxy, "set weight hashed/canary 10")
+
+
+def test_a_socket_that_may_not_set_weights_is_named(proxy):
+    hook = hook_for(proxy, socket=f"{proxy['socket']}.operator")
+    outcome = hook.execute(make_context())
+    assert (outcome.state, "the level operator, and setting weights needs admin" in outcome.did) == ("failed", True)
+    assert hook.test() == outcome
+    assert "Permission denied" in hook.undo(make_context(), {"baseline": 90}).did
+
+
+@pytest.mark.usefixtures("ready")
+@pytest.mark.parametrize("way", ["undo", "rollback"])
+def test_going_back_enables_what_was_put_into_maintenance(way, proxy):
+    outcome = hook_for(proxy).execute(make_context())
+    command(proxy, "set server shop/baseline state maint")
+    if way == "undo":
+        back = hook_for(proxy).undo(make_context(), outcome.earlier)
+    else:
+        hook = hook_for(proxy, weights={"baseline": 90, "canary": 10})
+        assert hook.test("rollback").state == "acknowledged"
+        back = hook.execute(make_context(action="rollback"))
+    assert (back.state, "baseline was enabled: it was in maintenance" in back.did) == ("acknowledged", True), back
+    assert split_of(proxy["port"]) == {"baseline": 90, "canary": 10}
+
+
+@pytest.mark.usefixtures("ready")
+def test_going_back_sets_what_can_be_set_and_reports_the_rest(proxy):
+    gone = hook_for(proxy, weights={"baseline": 80, "canary": 20, "gone": 5}).undo(
+        make_context(), {"baseline": 80, "canary": 20, "gone": 5}
+    )
+    assert (gone.state, "has no server gone any more" in gone.did) == ("failed", True)
+    assert hook_for(proxy).read() == {"baseline": 80, "canary": 20}
+    down = hook_for(proxy, backend="checked").undo(make_context(), {"baseline": 91, "canary": 9})
+    assert (down.state, "canary is DOWN" in down.did) == ("failed", True)
+    assert hook_for(proxy, backend="checked").read() == {"baseline": 91, "canary": 9}
+
+
+# ------------------------------------------------------------------ answers that HAProxy never gives, or only half
+
+HEADER = "1\n# be_id be_name srv_id srv_name srv_op_state srv_admin_state srv_uweight srv_iweight\n"
+STATISTICS = (
+    "# pxname,svname,status,check_status,last_chk,agent_status,tracked,algo,\n"
+    "shop,baseline,no check,,,,,,\nshop,canary,no check,,,,,,\nshop,BACKEND,UP,,,,,roundrobin,\n\n"
+)
+
+
+@contextmanager
+def pretending(answer_to_change):
+    """An API with two servers, which answers to changes what `answer_to_change(line, weights)` returns."""
+    weights = {"baseline": 90, "canary": 10}
+
+    def answer(line):
+        if line.startswith("show cli level"):
+            return "admin\n\n"
+        if line.startswith("show servers"):
+            rows = "".join(f"3 shop 1 {name} 2 0 {weight} 1\n" for name, weight in weights.items())
+            return f"{HEADER}{rows}\n"
+        return STATISTICS if line.startswith("show stat") else answer_to_change(line, weights)
+
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
 
-        def lie():
-            for _ in range(5):
-                connection, _ = server.accept()
-                with connection:
-                    line = connection.recv(4096)
-                    connection.sendall(b"10 (initial 10)\n\n" if line.startswith(b"get") else b"\n")
+        def serve():
+            with suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        connection.sendall(answer(connection.recv(4096).decode()).encode())
 
-        threading.Thread(target=lie, daemon=True).start()
-        proxy = {"api": server.getsockname()[1]}
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield {"api": server.getsockname()[1]}, weights
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(5)
+
+
+def set_weight(line, weights):
+    _, _, place, weight = line.split()
+    weights[place.partition("/")[2]] = int(weight)
+    return "\n"
+
+
+def test_what_is_reported_but_not_done_is_not_acknowledged():
+    with pretending(lambda _line, _weights: "\n") as (proxy, _):
         outcome = hook_for(proxy, tcp=True).execute(make_context())
-        assert outcome.state == "failed"
-        assert "the weights are baseline 10, canary 10" in outcome.did
+    assert outcome.state == "failed"
+    assert "the weights are baseline 90, canary 10 after setting them; nothing was changed" in outcome.did
+
+
+@pytest.mark.parametrize(("half", "says"), [("", "without an answer"), ("Permission de", "in the middle")])
+def test_half_an_answer_to_the_second_command_puts_the_first_back(half, says):
+    def answer(line, weights):
+        return half if line.split()[2:] == ["shop/baseline", "0"] else set_weight(line, weights)
+
+    with pretending(answer) as (proxy, weights):
+        outcome = hook_for(proxy, tcp=True).execute(make_context())
+    assert (outcome.state, says in outcome.did, "was put back" in outcome.did) == ("failed", True, True), outcome
+    assert weights == {"baseline": 90, "canary": 10}
+
+
+def test_what_cannot_be_put_back_is_unknown():
+    def answer(line, weights):
+        if line.split()[2:] == ["shop/canary", "100"]:
+            return set_weight(line, weights)
+        return "Permission denied\n\n"
+
+    with pretending(answer) as (proxy, _):
+        outcome = hook_for(proxy, tcp=True).execute(make_context())
+    assert (outcome.state, outcome.earlier) == ("unknown", {"baseline": 90, "canary": 10})
+    assert "not put back: the weights are baseline 90, canary 100" in outcome.did
+
+
+@pytest.mark.parametrize("states", ["", "1\n", HEADER + "3 shop 1 baseline 2\n\n", HEADER + "3 shop 1 b x y z 1\n\n"])
+def test_states_that_cannot_be_read_change_nothing(states, monkeypatch, proxy):
+    hook = hook_for(proxy)
+    send = hook._send
+    monkeypatch.setattr(hook, "_send", lambda line: states if line.startswith("show servers") else send(line))
+    assert hook.execute(make_context()).state == hook.test().state == "failed"
+    monkeypatch.undo()
+    assert hook.read() == {"baseline": 90, "canary": 10}
 
 
 @pytest.mark.parametrize(

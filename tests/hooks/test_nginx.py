@@ -37,7 +37,10 @@ def proxy(tmp_path_factory):
             "servers": {"baseline": f"127.0.0.1:{baseline.port}", "canary": f"127.0.0.1:{canary.port}"},
             "nginx": command,
         }
-        first = make_hook("nginx", options | {"weights": {"baseline": 9, "canary": 1}, "nginx": ["true"]})
+        first = make_hook(
+            "nginx",
+            options | {"weights": {"baseline": 9, "canary": 1}, "nginx": ["sh", "-c", f"cat {folder}/shop.conf"]},
+        )
         assert first.execute(make_context()).state == "acknowledged"
         with running(command, port, "/"):
             yield port, options, folder / "shop.conf"
@@ -82,7 +85,7 @@ def test_what_cannot_be_reloaded_is_taken_back(proxy, tmp_path):
     _, options, file = proxy
     before = file.read_text()
     wrapper = tmp_path / "nginx"
-    wrapper.write_text('#!/bin/sh\ncase "$*" in *reload*) echo no master >&2; exit 1;; esac\n')
+    wrapper.write_text(f'#!/bin/sh\ncase "$*" in *reload*) echo no master >&2; exit 1;; esac\ncat {file}\n')
     wrapper.chmod(0o755)
     outcome = hook_for(options, nginx=[str(wrapper)]).execute(make_context())
     assert outcome.state == "failed"
@@ -124,6 +127,35 @@ def test_a_program_that_hangs_is_ended(proxy, tmp_path):
     hook = hook_for(options, nginx=["sh", "-c", "sleep 30"], timeout="200ms")
     assert "did not end within" in hook.execute(make_context()).did
     assert file.read_text() == before
+
+
+def test_a_server_that_accepts_no_connection_gets_nothing_and_going_back_is_not_refused(proxy):
+    _, options, file = proxy
+    before = file.read_text()
+    dead = {"servers": options["servers"] | {"canary": "127.0.0.1:1"}}
+    outcome = hook_for(options, **dead).execute(make_context())
+    assert (outcome.state, "canary accepts no connection at 127.0.0.1:1: Connection refused" in outcome.did) == (
+        "failed",
+        True,
+    )
+    assert hook_for(options, **dead).test() == outcome, "the same words"
+    assert file.read_text() == before
+    assert hook_for(options, **dead, check_servers=False).test().state == "acknowledged"
+    assert hook_for(options, **dead, weights={"baseline": 1, "canary": 0}).test().state == "acknowledged"
+    back = hook_for(options, **dead).undo(make_context(), before.replace("weight=9", "weight=8"))
+    assert (back.state, "canary accepts no connection" in back.did) == ("failed", True)
+    assert "weight=8" in file.read_text()
+    assert hook_for(options).undo(make_context(), before).state == "acknowledged"
+
+
+def test_a_file_that_nginx_does_not_read_is_not_left_there(proxy, tmp_path):
+    _, options, _ = proxy
+    hook = hook_for(options, file=str(tmp_path / "elsewhere.conf"))
+    outcome = hook.execute(make_context())
+    assert (outcome.state, "nginx does not read" in outcome.did) == ("failed", True)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "elsewhere.conf").write_text(f"{MARK}\nupstream shop {{}}\n")
+    assert "nginx does not read" in hook.test().did
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import json
+import socket
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -109,3 +110,22 @@ def test_a_pause_that_cannot_be_read_is_ours(pause, receiver):
 def test_a_refusal_after_an_attempt_that_may_have_been_accepted_is_unknown(receiver):
     receiver.answers = [lambda h, s: h.connection.close(), reply(400)]
     assert hook_for(receiver).execute(make_context()).state == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("options", "is_tried_again"),
+    [
+        pytest.param({}, True, id="nobody listens yet"),
+        pytest.param({"ca": "cannot be reached"}, False, id="a mistake whose text has the words of the other"),
+    ],
+)
+def test_only_a_receiver_that_is_not_there_is_tried_again(options, is_tried_again):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        url = f"https://127.0.0.1:{closed.getsockname()[1]}/"
+    where = {"url": url, "secret": "${HOOK_SECRET}", "allow_hosts": ["127.0.0.1"]}
+    hook = make_hook("webhook", where | options, {"HOOK_SECRET": SECRET})
+    send_once, attempts = hook._send_once, []
+    hook._send_once = lambda *arguments: attempts.append(arguments) or send_once(*arguments)
+    outcome = hook.execute(make_context(expires_at=datetime.now(UTC) + timedelta(seconds=1.2)))
+    assert (outcome.state, "cannot be reached" in outcome.did) == ("failed", True)
+    assert (len(attempts) > 1) is is_tried_again

@@ -356,6 +356,17 @@ def test_a_retry_executes_what_failed_and_what_was_not_reached(store, folder, po
         retry(store, rules, system_person(), intent.id)
 
 
+def test_an_attempt_that_fails_before_it_reads_the_value_counts(store, policy, action_request, tmp_path):
+    nowhere = tmp_path / "haproxy.sock"
+    rules = policy(f"hooks: {{promote: [{{haproxy: {{socket: {nowhere}, backend: shop, weights: {{canary: 1}}}}}}]}}\n")
+    intent = promoted(store, rules, action_request)
+    for attempts in (1, 2, 3):
+        (delivery,) = store.control.deliveries(intent.id)
+        assert (delivery.attempts, delivery.outcome.state) == (attempts, IntentState.FAILED)
+        retry(store, rules, system_person(), intent.id)
+        execute(store, lambda _: rules, intent.id, "w")
+
+
 def test_a_receiver_that_hangs_and_then_refuses_stays_unknown(store, policy, action_request, secret, receiver):
     stop = threading.Event()
     receiver.answers = [lambda handler, received: stop.wait(5), reply(410)]

@@ -1,12 +1,13 @@
 """The steps of an action: which hooks, in which order, with which values, and what is shown first."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from evaluator.intents.checking import hash_verdict
-from evaluator.intents.steps import make_context, plan_steps, preview_steps
+from evaluator.intents.steps import make_context, plan_steps, preview_action, preview_intent
 from evaluator.policy.promotion import PromotionRules
 from evaluator.records import Release, Service, StoredVerdict
 from evaluator.records.intents import (
@@ -16,7 +17,6 @@ from evaluator.records.intents import (
     HookOutcome,
     Intent,
     IntentState,
-    Person,
 )
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
@@ -161,15 +161,61 @@ def test_a_preview_shows_what_will_happen_and_the_current_values(monkeypatch):
         "evaluator.hooks.command.Command.read", lambda hook: {"weight": 90} if hook.can_undo() else None
     )
     until = datetime.now(UTC) + timedelta(hours=1)
-    first, second = preview_steps(planned, ONE_SERVICE, VERDICT, Person("bob", ("bob",)), until)
+    monkeypatch.setattr(
+        "evaluator.hooks.command.Command.find_obstacle", lambda hook, action: f"no {hook.kind} {action}"
+    )
+    first, second = preview_action(planned, Action.PROMOTE, ONE_SERVICE, VERDICT, until)
+    assert first.obstacle == "no command promote"
     assert (first.event, first.kind, first.required, second.required) == ("promote", "command", True, False)
-    assert first.description == planned[0].step.hook.describe()
+    assert first.description == "runs echo one"
     assert "90" in first.current_value
     assert second.current_value == ""
 
 
-def test_what_is_taken_back_says_so():
-    undo = next(
-        hook for hook in plan_steps(RULES, Action.ROLLBACK, [delivered("sent", "one")])[0] if hook.event == "undo"
+def test_words_are_shown_as_the_hook_gets_them_and_secrets_are_not():
+    entries = (
+        run("promoted-${canary} ${reason} ${idempotency_key}"),
+        HookEntry(
+            "http",
+            {
+                "url": "https://d.example.org/${release}",
+                "body": '{"why": "${reason}"}',
+                "headers": {"Authorization": "${HOOK_SECRET}"},
+            },
+        ),
+        HookEntry(
+            "etcd",
+            {"url": "http://etcd", "key": "/k", "value": "${canary}", "username": "u", "password": "${HOOK_SECRET}"},
+        ),
+        HookEntry(
+            "notify",
+            {"to": ["slack://${HOOK_SECRET}"], "title": "${action} ${verdict}", "body": "${outcome} ${requester}"},
+        ),
     )
-    assert undo.description == f"takes back: {undo.step.hook.describe()}"
+    planned, _ = plan_steps(PromotionRules({"promote": entries}), Action.PROMOTE)
+    intent = replace(INTENT, reason='"fast" & ${canary}', expires_at=datetime.now(UTC))
+    shown = [step.description for step in preview_intent(planned, intent, ONE_SERVICE, VERDICT)]
+    assert shown == [
+        """runs echo 'promoted-2 "fast" & ${canary} key7-0'""",
+        'sends POST https://d.example.org/cart%402 with {"why": "\\"fast\\" & ${canary}"}',
+        "sets /k of etcd at http://etcd to 2",
+        "notifies slack: promote go: ${outcome} bob",
+    ]
+    draft = preview_action(planned, Action.PROMOTE, ONE_SERVICE, VERDICT, datetime.now(UTC))
+    assert draft[0].description == "runs echo 'promoted-2 ${reason} ${idempotency_key}'"
+
+
+def test_what_is_taken_back_says_so():
+    (undo,) = (
+        hook
+        for hook in plan_steps(RULES, Action.ROLLBACK, [delivered("sent", "one", undo="back")])[0]
+        if hook.event == "undo"
+    )
+    context = make_context(INTENT, ONE_SERVICE, None, undo)
+    assert undo.describe(context) == 'runs echo back, to take back what echo one did; restores {"weight": 3}'
+
+
+def test_what_cannot_be_undone_is_named_with_its_version():
+    undone = [delivered("acknowledged", "to-${canary}", undo="")]
+    _, (text,) = plan_steps(RULES, Action.ROLLBACK, undone, ONE_SERVICE)
+    assert text == "command (runs echo to-2) cannot be undone"

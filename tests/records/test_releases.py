@@ -20,6 +20,8 @@ def test_names_that_can_be_shown_and_typed(name):
         pytest.param("a\u202eb", "cannot be seen", id="right-to-left"),
         pytest.param("a\udc80", "cannot be seen", id="undecoded-byte"),
         pytest.param(" a", "cannot be seen", id="space"),
+        pytest.param("-rf", "begins with a dash", id="dash"),
+        pytest.param("--help", "begins with a dash", id="option"),
     ],
 )
 def test_other_names_are_refused(name, says):

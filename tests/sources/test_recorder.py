@@ -143,6 +143,9 @@ def test_the_plug_in_needs_no_line_at_all(shop: tuple[Arm, ...], tmp_path: Path)
     [
         pytest.param((), "does not know the release: give --evaluator-release", id="release"),
         pytest.param(("--evaluator-release", "r"), "does not know the arm of Web: give --evaluator-arm", id="arm"),
+        pytest.param(
+            ("--evaluator-release", "r", "--evaluator-arm=-rf"), "the name of the arm -rf begins with a dash", id="dash"
+        ),
     ],
 )
 def test_a_recorder_that_would_not_know_what_it_records_refuses(

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import socket
-import subprocess
-import sys
 import threading
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import uvicorn
 from playwright.sync_api import Browser, Page, expect
 from provider import CLIENT, SECRET, make_provider
+from served_app import ServedApp, run_app
 
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = [
@@ -40,33 +36,19 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def served(store: Path, folder: Path, *, port: int | None = None, policy: Path | None = None) -> Iterator[str]:
-    """Serve the app over a store from a folder of its own; yields its address."""
-    port = port or free_port()
-    words = [sys.executable, "-m", "evaluator", "--store", str(store), "app", "--port", str(port)]
-    words += ["--policy", str(policy)] if policy else []
-    log = (folder / "app.log").open("w")
-    server = subprocess.Popen(words, cwd=folder, stdout=log, stderr=log, env={**os.environ, "PYTHONUNBUFFERED": "1"})
-    try:
-        _wait(f"http://127.0.0.1:{port}/_stcore/health", server)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.send_signal(2)
-        try:
-            server.wait(10)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-        log.close()
+def served(store: Path, folder: Path, *, port: int = 0, policy: Path | None = None) -> Iterator[str]:
+    """Serve the app over a store from a folder of its own; yields its address, without the token."""
+    with started(store, folder, port=port, policy=policy) as app:
+        yield app.address
 
 
-def _wait(address: str, server: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + 30
-    while time.monotonic() < end and server.poll() is None:
-        with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=1):
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"the app did not start: {server.poll()}")
+def started(
+    store: Path, folder: Path, *, port: int = 0, policy: Path | None = None
+) -> contextlib.AbstractContextManager[ServedApp]:
+    """Serve the app over a store from a folder of its own."""
+    options = ["--store", str(store)]
+    options += ["--policy", str(policy)] if policy else []
+    return run_app(folder, "--port", str(port), options=options)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # `import browser`: the app in a
 
 from stored import HOSTILE, STEADY, judge, land, make_store
 
+from evaluator.serving.access import Refusal
 from evaluator.store import Store
 
 ROOT = Path(__file__).parent.parent.parent
@@ -53,10 +54,11 @@ def hostile(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def page(monkeypatch):
-    """Run a page over a store, with an address's query; return the page."""
+    """Run a page over a store, with an address's query; return the page. `refusal`: why it may only be read."""
 
-    def run(name: str, store: Path, **query: str) -> AppTest:
+    def run(name: str, store: Path, *, refusal: Refusal | None = None, **query: str) -> AppTest:
         monkeypatch.setenv("EVALUATOR_STORE", str(store))
+        monkeypatch.setattr("evaluator.ui.identity.find_page_refusal", lambda _headers: refusal)
         module, function = PAGES[name].split(":")
         script = f"from {module} import {function}\nfrom evaluator.ui.frame import guarded\nguarded({function})()\n"
         test = AppTest.from_string(script, default_timeout=60)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browser import ARGUMENTS, CHROMIUM, Watched, free_port, provided, served
+from browser import ARGUMENTS, CHROMIUM, Watched, free_port, provided, served, started
 from playwright.sync_api import expect, sync_playwright
 from stored import STEADY, judge, land
 
@@ -100,6 +100,45 @@ def test_names_that_are_html_run_nothing(browser, hostile, tmp_path):
         assert requested == []
         assert watched.complaints == []
         watched.context.close()
+
+
+def test_only_the_browser_that_opened_the_printed_address_may_act(browser, shop, tmp_path):
+    store = shop("hooks: {promote: [{command: {run: ['true']}}]}\n")
+    folder = tmp_path / "app"
+    folder.mkdir()
+    with started(store, folder, policy=store.parent / "evaluator.yaml") as app:
+        token = app.entry.partition("token=")[2]
+        watched = Watched(browser)
+        sent = []
+        watched.page.on("request", lambda request: sent.append(f"{request.url} {request.headers}"))
+        page = watched.open(app.entry)
+        assert page.url == f"{app.address}/"
+        assert sum(token in words for words in sent) == 1  # the first request; no Referer has it
+        assert token not in page.content()
+        page.goto(f"{app.address}/promote?release=cart@1.9.0")
+        promote = page.get_by_test_id("stFormSubmitButton").get_by_role("button", name="Promote")
+        expect(promote).to_be_enabled()
+        page.reload()
+        expect(promote).to_be_enabled()
+        page.get_by_role("link", name="all of the evidence").click()
+        expect(page.get_by_role("button", name="Add the note")).to_be_enabled()
+        second_tab = watched.context.new_page()
+        second_tab.goto(f"{app.address}/promote?release=cart@1.9.0")
+        expect(second_tab.get_by_test_id("stFormSubmitButton").get_by_role("button", name="Promote")).to_be_enabled()
+
+        other = Watched(browser, 390, "dark")
+        for address in (
+            f"{app.address}/promote?release=cart@1.9.0",
+            f"{app.address}/promote?token=x&release=cart@1.9.0",
+        ):
+            page = other.open(address)
+            expect(page.get_by_text("This browser may only read.")).to_be_visible()
+            assert "token" not in page.url
+            assert page.get_by_test_id("stFormSubmitButton").count() == 0
+            assert not other.overflows()
+        assert watched.complaints + other.complaints == []
+        watched.context.close()
+        other.context.close()
 
 
 def test_nothing_is_shown_before_a_login(browser, store_path, tmp_path):

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import os
-import signal
 import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
-from browser import ARGUMENTS, CHROMIUM, Watched, free_port, provided, served
+from browser import ARGUMENTS, CHROMIUM, Watched, free_port, provided, served, started
 from playwright.sync_api import Page, expect, sync_playwright
 
 from evaluator.store import Store
@@ -124,9 +122,11 @@ def test_double_clicks_two_tabs_and_reloads_promote_once(browser, shop, tmp_path
         store = shop(f"hooks: {{promote: [{hook}]}}\n")
         folder = tmp_path / "app"
         folder.mkdir()
-        with served(store, folder, policy=store.parent / "evaluator.yaml") as address:
+        with started(store, folder, policy=store.parent / "evaluator.yaml") as app:
             tabs = [Watched(browser), Watched(browser)]
-            pages = [tab.open(f"{address}/promote?release=cart@1.9.0") for tab in tabs]
+            for tab in tabs:
+                tab.open(app.entry)
+            pages = [tab.open(f"{app.address}/promote?release=cart@1.9.0") for tab in tabs]
             for page in pages:
                 page.get_by_label("Reason, in one sentence").fill("all gates passed")
                 page.get_by_label("to confirm").fill("cart@1.9.0")
@@ -145,16 +145,6 @@ def test_double_clicks_two_tabs_and_reloads_promote_once(browser, shop, tmp_path
     assert len(Store.open(store).control.intents()) == 1
 
 
-def kill_server(address: str) -> None:
-    """End the server at an address without a word, and nothing else."""
-    port = address.rpartition(":")[2]
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (folder / "cmdline").read_bytes().decode().split("\0")
-            if "streamlit" in words and port in " ".join(words):
-                os.kill(int(folder.name), signal.SIGKILL)
-
-
 def test_an_app_that_was_killed_goes_on_where_it_was(browser, shop, tmp_path, monkeypatch):
     """The worker of the app dies between send and acknowledgement; the next one sends again with the same key."""
     monkeypatch.setenv("HOOK_SECRET", "whsec_" + base64.b64encode(os.urandom(32)).decode())
@@ -165,12 +155,13 @@ def test_an_app_that_was_killed_goes_on_where_it_was(browser, shop, tmp_path, mo
         receiver.answers = [lambda _handler, _received: released.wait(30), *receiver.answers]
         hook = f"{{webhook: {{url: '{receiver.url}', secret: '${{HOOK_SECRET}}', allow_hosts: [127.0.0.1]}}}}"
         store = shop(f"hooks: {{promote: [{hook}]}}\n")
-        with served(store, folder, policy=store.parent / "evaluator.yaml") as address:
+        with started(store, folder, policy=store.parent / "evaluator.yaml") as app:
             watched = Watched(browser)
-            page = watched.open(f"{address}/promote?release=cart@1.9.0")
+            watched.open(app.entry)
+            page = watched.open(f"{app.address}/promote?release=cart@1.9.0")
             ask_for(page, "Promote", "all gates passed")
             wait_until(lambda: receiver.requests)
-            kill_server(address)
+            app.process.kill()
             watched.context.close()
         released.set()
         with served(store, folder, policy=store.parent / "evaluator.yaml") as address:

@@ -1,6 +1,7 @@
 """What may be done with a release, by whom, and what becomes of it."""
 
 import getpass
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -9,11 +10,12 @@ from evaluator.intents import ActionRequest, approve, ask, cancel, execute_waiti
 from evaluator.policy import load_policy
 from evaluator.records import RunState
 from evaluator.records.intents import Action, IntentState, Person
+from evaluator.serving.access import EXPLANATIONS, Refusal
 from evaluator.store import Store
 
 HOOKS = """hooks:
   promote:
-    - command: {run: [sh, -c, "echo promoted >> HERE/out.txt"], undo: [sh, -c, "echo back >> HERE/out.txt"]}
+    - command: {run: [sh, -c, "echo promoted-${canary} >> HERE/out.txt"], undo: [sh, -c, "echo back >> HERE/out.txt"]}
 """
 ME = getpass.getuser()
 
@@ -46,10 +48,10 @@ def test_a_go_meets_every_condition_and_the_page_shows_what_would_happen(page, s
     shown = page("promote", shop(HOOKS), release="cart@1.9.0")
     page_text = text(shown)
     assert not shown.exception
-    assert page_text.count("✓ yes") == 10
+    assert page_text.count("✓ yes") == 12
     assert "✗ no" not in page_text
     assert "1.4.1 → 1.9.0" in page_text
-    assert "runs sh -c echo promoted" in page_text
+    assert "runs sh -c &#39;echo promoted-1.9.0" in page_text
     assert "1 approval; yours counts" in page_text
     assert "No request yet." in page_text
     assert not button(shown, "Promote").disabled
@@ -134,12 +136,12 @@ def test_requested_executed_and_rolled_back(page, shop, text):
     execute_waiting(store, load(path), "w")
     shown = page("promote", path, release="cart@1.9.0", action="Roll back")
     assert "✓ acknowledged" in text(shown)
-    assert "takes back: runs sh -c echo promoted" in text(shown)
+    assert "runs sh -c &#39;echo back" in text(shown)
     fill(shown, "reason", "carts are odd")
     fill(shown, "typed", "cart@1.9.0")
     press(shown, "Roll back")
     execute_waiting(store, load(path), "w")
-    assert (path.parent / "out.txt").read_text().split() == ["promoted", "back"]
+    assert (path.parent / "out.txt").read_text().split() == ["promoted-1.9.0", "back"]
 
 
 def test_without_permission_the_page_shows_why_and_the_button_does_not_work(page, shop, text):
@@ -154,6 +156,12 @@ def test_without_permission_the_page_shows_why_and_the_button_does_not_work(page
         ActionRequest(Action.HOLD, "cart@1.9.0", "x"),
     )
     assert intent.state is IntentState.APPROVED
+
+
+def test_a_hook_that_would_be_refused_says_so(page, shop, text, monkeypatch):
+    monkeypatch.setattr("evaluator.hooks.command.Command.find_obstacle", lambda *_: "canary is <i>drained</i>")
+    shown = page("promote", shop(HOOKS), release="cart@1.9.0")
+    assert "would be refused now: canary is &lt;i&gt;drained&lt;/i&gt;" in text(shown)
 
 
 def test_the_requester_cannot_agree_where_two_others_have_to(page, shop, text):
@@ -179,6 +187,7 @@ def test_another_agrees_by_typing_the_name(page, shop, text, html):
     )
     shown = page("promote", path, release="cart@1.9.0")
     assert "waits for 1 of 1 approvals" in text(shown)
+    assert text(shown).count("promoted-1.9.0") == 2, "in the form to request it, and in the form to agree to it"
     assert "<b>fine</b>" not in html(shown)
     fill(shown, "typed-i1", "something")
     assert "something was typed, not cart@1.9.0" in html(press(shown, "Agree"))
@@ -345,10 +354,38 @@ def test_an_audit_trail_that_was_edited_is_shown_in_red(page, shop, text):
     assert "the audit trail was changed" in text(page("audit", path))
 
 
+@pytest.mark.parametrize("refusal", Refusal)
+def test_a_connection_that_may_only_read_sees_why_and_no_button(page, shop, text, refusal):
+    path = shop(f'{HOOKS}approvals: {{promote: 2}}\nroles: {{admin: ["*"]}}\n')  # so that one request waits
+    store = Store.open(path)
+    request = ActionRequest(Action.PROMOTE, "cart@1.9.0", "x")
+    ask(store, load(path)(), Person("bob", ("bob",)), request)
+    problem, advice = (part.replace("`", "") for part in EXPLANATIONS[refusal])
+    for name in ("promote", "release") if refusal is Refusal.NO_SESSION else ("promote",):
+        shown = page(name, path, refusal=refusal, release="cart@1.9.0")
+        page_text = re.sub(r"</?code>", "", text(shown))
+        assert problem in page_text
+        assert advice in page_text
+        assert not {"Promote", "Agree", "Withdraw", "Reject", "Add the note"} & {
+            button.label for button in shown.button
+        }
+
+
+def test_a_button_that_was_shown_before_is_refused(page, shop, html, monkeypatch):
+    path = shop(HOOKS)
+    shown = page("promote", path, release="cart@1.9.0")
+    monkeypatch.setattr("evaluator.ui.promote.show_refusal", lambda _reader: False)  # as if the form were shown
+    monkeypatch.setattr("evaluator.ui.identity.find_page_refusal", lambda _headers: Refusal.NO_SESSION)
+    fill(shown, "reason", "all gates passed")
+    fill(shown, "typed", "cart@1.9.0")
+    assert "This browser may only read" in html(press(shown, "Promote"))
+    assert Store.open(path).control.intents() == ()
+
+
 def test_a_reader_is_a_person_with_all_their_names():
     from evaluator.ui.identity import find_reader, read_claims
 
-    assert find_reader().signed_in_at is None
+    assert find_reader().names == ()  # no server of ours: nobody may act
     claimed = read_claims({"sub": "group:sre", "email": f"account:{ME}", "email_verified": True, "groups": ["dev"]})
     assert claimed.names == ()
     assert claimed.signed_in_at is not None

@@ -36,6 +36,7 @@ from evaluator.sources.recording import (
     Recording,
     RunManifest,
     WorkerFacts,
+    explain_refused_names,
     new_run_id,
 )
 from evaluator.sources.request_buffer import UNASSIGNED, RequestBuffer
@@ -126,11 +127,11 @@ class Recorder:
             use_arms(environment, recording)
         else:
             options = _get_options(environment)
-            if not options.evaluator_release:
-                _refuse_unknown("release: give --evaluator-release NAME or Recorder(release=NAME)")
             untagged = [cls.__name__ for cls in environment.user_classes if cls.context is User.context]
-            if not options.evaluator_arm and untagged:
-                _refuse_unknown(f"arm of {untagged[0]}: give --evaluator-arm, or 'arm' in its context()")
+            names = (options.evaluator_release, options.evaluator_service, options.evaluator_arm)
+            if problem := explain_refused_names(*names, untagged):
+                sys.stderr.write(f"evaluator: {problem}\n")
+                sys.exit(WRONG_CALL)
         self._process = _Process(environment, runner, recording, parent_pid)
         self._process.listen()
         # Imported objects stay: leave them out of every full garbage collection.
@@ -147,12 +148,6 @@ _OPTIONS: Mapping[str, str] = {
     "store": "The store; segments go to the folder next to it",
     "header": "Response header that names the instance",
 }
-
-
-def _refuse_unknown(unknown: str) -> None:
-    """End Locust with a message that the recorder does not know the release or the arm."""
-    sys.stderr.write(f"evaluator: the recorder does not know the {unknown}\n")
-    sys.exit(WRONG_CALL)
 
 
 def _get_options(environment: Environment) -> Namespace:
