@@ -247,7 +247,9 @@ def find_median_time(engine: Engine, staged: Path, file: FilePlan) -> datetime |
     [(earliest, latest)] = engine.execute(f"SELECT min(ts), max(ts) {from_requests}", parameters).fetchall()
     # DuckDB gives a time as text if it is too far away for Python.
     if any(isinstance(time, str) for time in (earliest, latest)):
-        raise InputError(f"{file.path} is damaged: it has times that its own statistics rule out", hint="fetch it again")
+        raise InputError(
+            f"{file.path} is damaged: it has times that its own statistics rule out", hint="fetch it again"
+        )
     if earliest is None or latest - earliest <= LONGEST_SPAN:
         return None
     query = f"SELECT quantile_disc(ts, 0.5) FILTER (ts >= {_YEAR_2000}), quantile_disc(ts, 0.5) {from_requests}"

@@ -82,6 +82,10 @@ def _change_file(rng: random.Random, name: str, content: bytes) -> bytes:
             return mutate_bytes(rng, content)
         return gzip.compress(_change_text(rng, gzip.decompress(content)), compresslevel=1)
     if name == "parquet":
+        if rng.random() < 0.3:  # values themselves change, which the statistics of the file do not
+            sink = pa.BufferOutputStream()
+            pq.write_table(pq.read_table(pa.BufferReader(content)), sink, compression="none", use_dictionary=False)
+            return mutate_bytes(rng, sink.getvalue().to_pybytes())
         return mutate_bytes(rng, content) if rng.random() < 0.5 else _change_parquet(rng, content)
     changed = _change_text(rng, content)
     if rng.random() < 0.1:
