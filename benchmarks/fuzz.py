@@ -37,8 +37,11 @@ def main() -> None:
     with ProcessPoolExecutor(os.cpu_count(), mp_context=context, max_tasks_per_child=4) as pool:
         parts = [pool.submit(run_part, first, min(first + PART, cases), seed) for first in range(0, cases, PART)]
         for number, part in enumerate(parts, start=1):
-            total.add(part.result())
-            if number % 10 == 0:
+            tally = part.result()
+            total.add(tally)
+            if tally.failures:
+                print(describe(tally, seed), flush=True)
+            if number % 4 == 0:
                 done = f"{number * PART:,} of {cases:,} cases"
                 print(f"{done}, {len(total.failures)} broke a promise, {time.monotonic() - began:.0f} s", flush=True)
     print(describe(total, seed))

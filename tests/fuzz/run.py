@@ -26,12 +26,12 @@ from fuzz.files import fuzz_outcomes, fuzz_requests
 
 KINDS: Mapping[str, tuple[Callable[[random.Random, Case], None], int]] = {
     "requests": (fuzz_requests, 5),
-    "outcomes": (fuzz_outcomes, 3),
+    "outcomes": (fuzz_outcomes, 2),
     "policy": (fuzz_policy, 27),
     "verdict": (fuzz_verdict, 13),
     "stored-verdict": (fuzz_stored_verdict, 1),
     "prometheus": (fuzz_prometheus, 4),
-    "hook": (fuzz_hook, 47),
+    "hook": (fuzz_hook, 48),
 }
 """Kind of inputs → what makes and runs a case of it, and how often it is chosen."""
 
