@@ -25,8 +25,8 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, Retry
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
-# It would print a traceback for a head of an answer that it can read only in part.
-logging.getLogger("urllib3.connection").setLevel(logging.ERROR)
+# It would print each retry, with what the server sent, and a traceback for a head that it can read only in part.
+logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 CHUNK_BYTES = 1 << 16
 

@@ -49,7 +49,7 @@ LONGEST_VALUE = 200
 GRACE_S = 1.0
 """Time beyond its limit in which a hook may still end by itself."""
 
-_OTHER_FORM = (LookupError, TypeError, ValueError, AttributeError)
+_OTHER_FORM = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 """What Python raises where an answer has no such key, or a value of another type."""
 
 Action = Literal["promote", "hold", "rollback", "announce"]

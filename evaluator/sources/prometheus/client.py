@@ -173,6 +173,9 @@ class Prometheus:
             )
         self.clock_offset_s = round(offset_s, 1) if abs(offset_s) > CLOCK_STEP_S else 0.0
         self.hidden_s = round(max(server_clock_s - evaluated_s - CLOCK_STEP_S, 0.0), 1)
+        if self.hidden_s > MOST_CLOCK_OFFSET_S:
+            problem = f"its time is {self.hidden_s / 3600:,.0f} h before the date in its head"
+            raise explain_odd_answer(self.options.shown_url, "time()", problem)
 
     def describe(self) -> Mapping[str, Any]:
         """What makes two collections comparable, and where they came from. No secrets."""

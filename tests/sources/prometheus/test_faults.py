@@ -402,6 +402,12 @@ def test_a_clock_that_is_days_off_is_no_clock(options, ahead_s, says):
     assert "NTP" in raised.value.hint
 
 
+def test_a_time_that_is_days_before_the_date_of_the_answer_is_no_time(options):
+    Faulty.clock = {"resultType": "scalar", "result": [1.0, "1"]}
+    with pytest.raises(SourceError, match=r"answer to time\(\) that cannot be read: its time is .* h before the date"):
+        connect(options)
+
+
 def test_a_head_that_is_read_in_part_shows_no_traceback(options, caplog):
     Faulty.answer = (200, "application/json", as_json(status="success", data=MATRIX), {"Odd\r\nNo colon here": "1"})
     fetch(options)
