@@ -32,8 +32,8 @@ from evaluator.store import Store
 LARGE = Scenario(duration_s=3600.0, endpoints=20, instances=(4,), users=300, rate_per_s=1400.0)
 SMALL = replace(LARGE, duration_s=300.0, rate_per_s=20.0)
 TIMES_TEN = (
-    """UPDATE moments SET n = n * 10, failures = failures * 10, sum_us = sum_us * 10, sum_sq_us = sum_sq_us * 10,
-    bytes = bytes * 10, bytes_sq = bytes_sq * 10""",
+    """UPDATE moments SET n = n * 10, failures = failures * 10, sum_time = sum_time * 10,
+    sum_sq_time = sum_sq_time * 10, bytes = bytes * 10, bytes_sq = bytes_sq * 10""",
     "UPDATE bin_lists SET counts = list_transform(counts, lambda n: n * 10)",
     "UPDATE instance_bin_lists SET counts = list_transform(counts, lambda n: n * 10)",
     "UPDATE failure_kinds SET n = n * 10",

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from evaluator.records import MICROSECONDS
 from evaluator.segments import REQUEST_SCHEMA, segment_name
 from evaluator.store.engine import Engine, open_engine
 from evaluator.store.rollup import MOMENTS_STEPS, roll_up
@@ -55,8 +56,8 @@ def measure(engine: Engine, paths: Sequence[Path]) -> dict[str, list[float]]:
     listed = [str(path) for path in paths]
     jobs: dict[str, Callable[[], object]] = {
         "raw scan": lambda: engine.execute(RAW_SCAN, [listed]).fetchall(),
-        "moments": lambda: roll_up(engine, paths, BUCKET_S, steps=MOMENTS_STEPS),
-        "everything": lambda: roll_up(engine, paths, BUCKET_S),
+        "moments": lambda: roll_up(engine, paths, BUCKET_S, MICROSECONDS, steps=MOMENTS_STEPS),
+        "everything": lambda: roll_up(engine, paths, BUCKET_S, MICROSECONDS),
     }
     times: dict[str, list[float]] = {job: [] for job in jobs}
     for round_number in range(ROUNDS + 1):

@@ -20,7 +20,7 @@ from types import FrameType
 
 import click
 
-from evaluator.cli import Session, evaluator, flush, wants_color
+from evaluator.cli import Session, evaluator, flush, mask_control_characters, wants_color
 from evaluator.errors import EvaluatorError
 
 COULD_NOT_EVALUATE = 4
@@ -77,7 +77,10 @@ def main() -> None:
     # All output is written: Ctrl-C during Python's shutdown must not change the exit code.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if exit_code == INTERRUPTED:
-        # After Ctrl-C in code that was run from a string, `sys.exit` would end the process by the signal instead.
+        # After Ctrl-C in code that was run from a string, `sys.exit` would end the process by the signal instead. This
+        # end calls no exit functions; if the command has used the store, it has temporary files.
+        if temporary := sys.modules.get("evaluator.store.temporary"):
+            temporary.remove_process_folder()
         sys.stderr.flush()
         os._exit(exit_code)
     sys.exit(exit_code)
@@ -102,20 +105,11 @@ def _print_error(message: str, hint: str | None = None) -> None:
     """Print an error and its hint to stderr. If that fails, send all further output to stderr nowhere."""
     try:
         label = click.style("Error:", fg="red")
-        click.echo(f"{label} {_mask_control_characters(message)}", err=True, color=wants_color(sys.stderr))
+        click.echo(f"{label} {mask_control_characters(message)}", err=True, color=wants_color(sys.stderr))
         if hint:
-            click.echo(f"Hint: {_mask_control_characters(hint)}", err=True)
+            click.echo(f"Hint: {mask_control_characters(hint)}", err=True)
     except OSError:  # stderr on a full disk, for example: the exit code still shows the error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-
-
-def _mask_control_characters(text: str) -> str:
-    """Make control characters, which quoted names and values may contain, harmless for the terminal. Lines stay."""
-    if text.replace("\n", "").isprintable():
-        return text
-    from evaluator.reports.base import plain_text  # a slow import, and most messages need none
-
-    return "\n".join(plain_text(line) for line in text.split("\n"))
 
 
 def _show_error(error: BaseException, session: Session) -> int:
@@ -127,7 +121,7 @@ def _show_error(error: BaseException, session: Session) -> int:
             _print_error("interrupted; what was recorded stays")
             return INTERRUPTED
         case EvaluatorError():
-            _print_error(error.message, error.hint)
+            _print_error(session.complete_commands(error.message), session.complete_commands(error.hint or ""))
             return error.exit_code
         case click.UsageError():
             error.show()

@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)"
-_QUANTITY = re.compile(rf"\s*([+-]?{_NUMBER}(?:[eE][+-]?\d{{1,2}})?)\s*(%|pp|abs|us|µs|ms|s|m|min|h|/s|)\s*")
+_QUANTITY = re.compile(rf"\s*([+-]?{_NUMBER}(?:[eE][+-]?\d{{1,2}})?)\s*(%|pp|abs|ns|us|µs|ms|s|m|min|h|/s|)\s*")
 _DURATION_PART = re.compile(rf"\s*({_NUMBER})\s*(ms|s|min|m|h|d)")
 _SECONDS = {
     "ms": Decimal("0.001"),
@@ -22,8 +22,13 @@ _SECONDS = {
     "h": Decimal(3600),
     "d": Decimal(86400),
 }
-_MILLISECONDS = {"us": Decimal("0.001"), "µs": Decimal("0.001"), "ms": Decimal(1), "s": Decimal(1000)} | {
-    unit: 1000 * _SECONDS[unit] for unit in ("m", "min", "h")
+_MILLISECONDS = {
+    "ns": Decimal("0.000001"),
+    "us": Decimal("0.001"),
+    "µs": Decimal("0.001"),
+    "ms": Decimal(1),
+    "s": Decimal(1000),
+    **{unit: 1000 * _SECONDS[unit] for unit in ("m", "min", "h")},
 }
 
 

@@ -92,8 +92,8 @@ def to_folder_name(name: str) -> str:
 
 
 def segment_name(worker: str, seq: int) -> str:
-    """File name of a worker's segment number `seq`."""
-    return f"seg-{worker}-{seq:06d}.parquet"
+    """File name of segment number `seq` of a worker, or of an arm; their names may have any characters."""
+    return f"seg-{to_folder_name(worker)}-{seq:06d}.parquet"
 
 
 def segment_paths(folder: Path) -> tuple[Path, ...]:
@@ -176,7 +176,7 @@ class SegmentWriter:
 def _find_free_number(folder: Path, worker: str) -> int:
     """The first number from which on no segment of a worker in `folder` has been numbered, now or in the past."""
     matches = [_PATTERN.fullmatch(path.name) for path in segment_paths(folder)]
-    used_numbers = [int(match["seq"]) for match in matches if match and match["worker"] == worker]
+    used_numbers = [int(match["seq"]) for match in matches if match and match["worker"] == to_folder_name(worker)]
     # Merged segments are deleted, so their numbers are not known. A worker writes at most one segment a second:
     # no used number is as high as the current time.
     lowest = int(time.time()) if (folder / MERGED_FOLDER).exists() else 0

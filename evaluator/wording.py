@@ -6,17 +6,24 @@ One place, so that a reason, a table and a report never print the same number in
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from evaluator.records import Comparison, Effect, LeftOut, LeftOutKind, Margin, Rule
+from evaluator.records import MICROSECONDS, Comparison, Effect, LeftOut, LeftOutKind, Margin, Rule
 
 SIGNIFICANT = 3
 MINUTES_FROM_S = 100
 HOURS_FROM_S = 2 * 3600
-STORE_STEP_MS = 0.001
-"""The store keeps whole microseconds."""
+_TIME_UNITS = (
+    (1e-4, "ns", 1e6),
+    (0.1, "µs", 1e3),
+    (1000.0 * MINUTES_FROM_S, "ms", 1.0),
+    (1000.0 * HOURS_FROM_S, "min", 1 / 60_000),
+    (math.inf, "h", 1 / 3_600_000),
+)
+"""Response times below this many ms are written in this unit, of which so many are a millisecond."""
 
 
 def write_command(release: str, *options: str, policy: str = "") -> str:
@@ -27,6 +34,35 @@ def write_command(release: str, *options: str, policy: str = "") -> str:
     """
     policy_option = ["--policy", policy] if policy else []
     return shlex.join(["evaluator", "verdict", release, *options, *policy_option])
+
+
+def quote_command(*words: str) -> str:
+    """Write a command of the evaluator, quoted for a shell.
+
+    >>> quote_command("hold", "cart@1 b")
+    "evaluator hold 'cart@1 b'"
+    """
+    return shlex.join(["evaluator", *words])
+
+
+_COMMAND_IN_TEXT = re.compile(r"`evaluator (?=[a-z])(?P<words>[^`]*)")
+
+
+def add_options(text: str, options: Mapping[str, str]) -> str:
+    """Add options such as `--store` to each command in a text; a command stands in backticks.
+
+    `options`: name → value, which is quoted for a shell. An option that a command has already is not added.
+
+    >>> add_options("run `evaluator hold a`", {"--store": "my store"})
+    "run `evaluator --store 'my store' hold a`"
+    """
+
+    def add(match: re.Match[str]) -> str:
+        """Return the beginning of the command in `match` with the options that it lacks."""
+        added = [word for name, value in options.items() if name not in match["words"] for word in (name, value)]
+        return f"`{quote_command(*added)} {match['words']}"
+
+    return _COMMAND_IN_TEXT.sub(add, text)
 
 
 def format_number(value: float, *, sign: bool = False) -> str:
@@ -77,8 +113,28 @@ def format_duration(seconds: float) -> str:
     return f"{format_number(seconds / 3600)} h"
 
 
+def format_time(time_ms: float) -> str:
+    """Write a response time in the unit that fits.
+
+    >>> format_time(0.0154862), format_time(0.25), format_time(7.2e6)
+    ('15.5 µs', '0.25 ms', '2 h')
+    """
+    per_ms, unit = choose_time_scale(abs(time_ms))
+    return f"{format_number(time_ms * per_ms)} {unit}"
+
+
+def choose_time_scale(largest_ms: float) -> tuple[float, str]:
+    """Choose the unit that fits response times up to this one: how many of it are a millisecond, and its name.
+
+    Milliseconds for 0 and what is not finite, which have no size that a unit could fit.
+    """
+    if not largest_ms or not math.isfinite(largest_ms):
+        return 1.0, "ms"
+    return next((per_ms, unit) for below_ms, unit, per_ms in _TIME_UNITS if largest_ms < below_ms)
+
+
 def format_value(value: float | None, unit: str) -> str:
-    """Write the value of a metric on an arm: a fraction as percent, `None` as a dash.
+    """Write the value of a metric on an arm: a fraction as percent, a response time as `format_time`, `None` as a dash.
 
     An infinite value is a response time that stands for a failed request, and is written as `failed`.
     """
@@ -88,12 +144,13 @@ def format_value(value: float | None, unit: str) -> str:
         return f"{format_number(value * 100)} %"
     if math.isinf(value):
         return "failed"
-    return f"{format_number(value)} {unit}"
+    return format_time(value) if unit == "ms" else f"{format_number(value)} {unit}"
 
 
 def format_change(effect: Effect, unit: str) -> str:
     """Write the estimated change with its sign: `+12.4 %`, `+0.021 pp`, `−3.1 ms`; `unit`: the metric's."""
-    return _format_signed(effect.estimate, effect, unit) + _find_suffix(effect, unit)
+    _, name = _choose_effect_unit(effect, unit)
+    return f"{_format_signed(effect.estimate, effect, unit)} {name}"
 
 
 def format_interval(effect: Effect, unit: str) -> str:
@@ -109,20 +166,28 @@ def format_margin(margin: Margin | None, unit: str) -> str:
         return f"{format_number(margin.value * 100)} %"
     if unit == "fraction":
         return f"{format_number(margin.value * 100)} pp"
-    return f"{format_number(margin.value)} {unit}"
+    return format_value(margin.value, unit)
 
 
 def _format_signed(value: float, effect: Effect, unit: str) -> str:
-    """Write a number of an effect with its sign; relative changes and fractions times 100."""
-    is_percent = effect.kind == "relative" or unit == "fraction"
-    return format_number(value * 100 if is_percent else value, sign=True)
+    """Write a number of an effect with its sign, in the unit of `_choose_effect_unit`."""
+    factor, _ = _choose_effect_unit(effect, unit)
+    return format_number(value * factor, sign=True)
 
 
-def _find_suffix(effect: Effect, unit: str) -> str:
-    """The unit of a change, after a space: `%` for relative changes, `pp` for those of fractions, else the metric's."""
+def _choose_effect_unit(effect: Effect, unit: str) -> tuple[float, str]:
+    """Choose the unit in which a change and its interval are written: how many are one `unit` of the metric, its name.
+
+    It is `%` for relative changes, `pp` for those of fractions, the one that fits for response times, else `unit`.
+    """
     if effect.kind == "relative":
-        return " %"
-    return " pp" if unit == "fraction" else f" {unit}"
+        return 100.0, "%"
+    if unit == "fraction":
+        return 100.0, "pp"
+    # The largest number decides, so that the estimate and both ends of its interval have one unit.
+    ends = (effect.estimate, effect.lower, effect.upper)
+    largest = max((abs(value) for value in ends if math.isfinite(value)), default=0.0)
+    return choose_time_scale(largest) if unit == "ms" else (1.0, unit)
 
 
 def name_metric(rule: Rule) -> str:
@@ -200,35 +265,51 @@ def list_left_out(parts: Iterable[LeftOut]) -> str:
     return ", ".join(describe_left_out(part) for part in sums)
 
 
-def describe_steps(steps_ms: Sequence[float], arms: Sequence[str]) -> str:
-    """Describe the steps in which the times of two arms were recorded, and whether the load tool or this store rounded.
+def describe_steps(steps_ms: Sequence[float], arms: Sequence[str], units_per_ms: int) -> str:
+    """Describe the steps in which the times of two arms were recorded, and whether the load tool rounded them.
 
     `steps_ms`: the step of each arm; `arms`: their names. If only one arm has the widest step, it is named.
+    `units_per_ms`: unit in which the store keeps the times, as the number of units in a millisecond.
 
-    >>> describe_steps((0.001, 1.0), ("baseline", "canary"))
+    >>> describe_steps((0.001, 1.0), ("baseline", "canary"), 1000)
     'the load tool or its file recorded the times of canary in steps of 1 ms'
     """
     widest = max(steps_ms)
-    if widest <= STORE_STEP_MS:
-        return f"this store keeps times in steps of {format_number(STORE_STEP_MS)} ms"
+    if is_unit(widest, units_per_ms):
+        unit = "microseconds" if units_per_ms == MICROSECONDS else "nanoseconds"
+        return f"times are kept in whole {unit}"
     times = "times"
     if min(steps_ms) < widest:
         times = f"the times of {arms[list(steps_ms).index(widest)]}"
-    return f"the load tool or its file recorded {times} in steps of {format_number(widest)} ms"
+    return f"the load tool or its file recorded {times} in steps of {format_time(widest)}"
 
 
-def explain_coarse(steps_ms: Sequence[float], arms: Sequence[str], level_ms: float, margin: Margin) -> str:
+def is_unit(step_ms: float, units_per_ms: int) -> bool:
+    """Is a step (ms) of recorded times no wider than the unit of the store? `units_per_ms`: units in a millisecond."""
+    return step_ms * units_per_ms <= 1
+
+
+def find_finer_times(step_ms: float, units_per_ms: int) -> str:
+    """Say how to get times in finer steps than `step_ms`. `units_per_ms`: units of the store in a millisecond."""
+    longer = "time several calls together, so that one time is longer"
+    if not is_unit(step_ms, units_per_ms):
+        return "record times in finer steps"
+    # The store keeps microseconds if a file has no finer times; earlier versions always kept them.
+    return f"record times in finer steps as a new run, or {longer}" if units_per_ms == MICROSECONDS else longer
+
+
+def explain_coarse(
+    steps_ms: Sequence[float], arms: Sequence[str], units_per_ms: int, level_ms: float, margin: Margin
+) -> str:
     """Why the recorded times are too coarse to decide about a margin, and what to do.
 
-    `steps_ms`: the step of each arm; `arms`: their names; `level_ms`: the baseline's value of the metric.
+    `steps_ms`: the step of each arm; `arms`: their names; `units_per_ms`: unit in which the store keeps the times, as
+    the number of units in a millisecond; `level_ms`: the baseline's value of the metric.
     """
-    step = max(steps_ms)
-    is_rounded_by_store = step <= STORE_STEP_MS
-    remedy = "record times in finer steps"
-    if is_rounded_by_store:
-        remedy = "time several calls together, so that one time is longer"
-    share = format_number(100 * step / level_ms)
+    widest = max(steps_ms)
+    share = format_number(100 * widest / level_ms)
     return (
-        f"{describe_steps(steps_ms, arms)}, {share} % of the baseline's value: too coarse to decide about a "
-        f"margin of {format_margin(margin, 'ms')}; {remedy}, or allow more than {share} %"
+        f"{describe_steps(steps_ms, arms, units_per_ms)}, {share} % of the baseline's value: too coarse to decide about"
+        f" a margin of {format_margin(margin, 'ms')}; {find_finer_times(widest, units_per_ms)}, or allow more than"
+        f" {share} %"
     )

@@ -122,7 +122,7 @@ def test_cells_of_two_halves_merge_to_the_same_evidence():
         tables[name] = type(parts[0])(
             **{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(parts[0])}
         )
-    merged = replace(halves[0], grid_us=int(np.gcd(*(half.grid_us for half in halves))), **tables)
+    merged = replace(halves[0], grid=int(np.gcd(*(half.grid for half in halves))), **tables)
     whole = to_cells(requests, bucket_s=5)
     assert halves[0].endpoints == halves[1].endpoints == whole.endpoints
     assert halves[0].instances == halves[1].instances == whole.instances
@@ -320,7 +320,7 @@ def test_a_billion_requests_in_a_cell():
         cells.moments,
         n=cells.moments.n * big,
         failures=cells.moments.failures * big,
-        sum_us=cells.moments.sum_us * big,
+        sum_time=cells.moments.sum_time * big,
     )
     bins = replace(cells.bins, n=cells.bins.n * big)
     instance_bins = replace(cells.instance_bins, n=cells.instance_bins.n * big)

@@ -123,6 +123,13 @@ def test_releases_whose_names_look_alike_get_folders_of_their_own(tmp_path: Path
     assert run_folder(data, "cart@1.5.0", "r1") == tmp_path / "evaluator.data" / "cart@1.5.0" / "r1"
 
 
+@pytest.mark.parametrize("arm", ["feature/x", "../../x", "größe", ".", "a\nb"])
+def test_a_worker_or_arm_may_have_any_name(tmp_path: Path, arm: str) -> None:
+    paths = [SegmentWriter(tmp_path / "run", arm).write(make_table(1)) for _ in range(2)]
+    assert segment_paths(tmp_path / "run") == tuple(paths)
+    assert list(tmp_path.iterdir()) == [tmp_path / "run"]
+
+
 def test_numbers_of_merged_segments_are_not_given_again(tmp_path: Path) -> None:
     first = SegmentWriter(tmp_path, "w0").write(make_table(1))
     (tmp_path / MERGED_FOLDER).mkdir()

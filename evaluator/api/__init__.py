@@ -29,11 +29,19 @@ from pathlib import Path
 
 from evaluator.api.judgements import ReleaseJudgement
 from evaluator.api.releases import Snapshot, StoredRelease
-from evaluator.store import Store
+from evaluator.pipeline.adopting import adopt_recordings, open_store
 
 __all__ = ["ReleaseJudgement", "Snapshot", "StoredRelease", "open"]
 
 
 def open(path: str | Path = "evaluator.duckdb") -> Snapshot:  # noqa: A001 - `evaluator.open` is how it is meant to read
-    """Open the store at `path` for reading. Raises StoreError if there is none."""
-    return Snapshot(Store.open(Path(path)))
+    """Open the store at `path` for reading.
+
+    If there is none, but requests were recorded next to it by hand, the store is made of them. Raises StoreError if
+    there is nothing.
+    """
+    is_new = not Path(path).exists()
+    store = open_store(Path(path))
+    if is_new:
+        adopt_recordings(store)
+    return Snapshot(store)

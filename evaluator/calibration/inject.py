@@ -7,9 +7,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from evaluator.records import BLOCK_BUCKETS, Bins, Cells, InstanceBins, Moments
+from evaluator.records import BINS_PER_DECADE, BLOCK_BUCKETS, Bins, Cells, InstanceBins, Moments
 from evaluator.records.arrays import BoolArray, FloatArray, IntArray
-from evaluator.records.cells import BINS_PER_DECADE
 from evaluator.stats.shaping.bins import bin_limits_ms
 from evaluator.stats.shaping.cells import add_up, join_rows, take
 from evaluator.stats.shaping.index import group_rows, number_groups
@@ -28,10 +27,10 @@ def slow_down(cells: Cells, arm: str, change: float) -> Cells:
     row_factor = np.where(moments.arm == arm_code, factor, 1.0)
     slower = replace(
         moments,
-        sum_us=moments.sum_us * row_factor,
-        sum_sq_us=moments.sum_sq_us * row_factor**2,
-        min_us=moments.min_us * row_factor,
-        max_us=moments.max_us * row_factor,
+        sum_time=moments.sum_time * row_factor,
+        sum_sq_time=moments.sum_sq_time * row_factor**2,
+        min_time=moments.min_time * row_factor,
+        max_time=moments.max_time * row_factor,
     )
     shift = _Shift(cells, factor)
     return replace(
@@ -50,7 +49,7 @@ class _Shift:
         largest = int(max(cells.bins.bin.max(initial=0), cells.instance_bins.bin.max(initial=0)))
         last = largest + int(abs(np.log10(factor)) * BINS_PER_DECADE) + 3  # surely beyond the largest target
         # Times in ms: bin k lies between the limits k and k + 1. A bin without a point of the grid has width 0.
-        limits = bin_limits_ms(last, cells.grid_us / 1000)
+        limits = bin_limits_ms(last, cells.grid / cells.units_per_ms, cells.units_per_ms)
         # After the shift, the requests of each bin lie evenly from `low` to before `high`.
         low, high = limits[: largest + 1] * factor, limits[1 : largest + 2] * factor
         self.first_target: IntArray = np.asarray(np.searchsorted(limits, low, side="right") - 1, dtype=np.int64)
@@ -105,8 +104,8 @@ def fail_more(cells: Cells, arm: str, added: float, random: np.random.Generator)
     failing = replace(
         moments,
         failures=moments.failures + new_failures,
-        sum_us=moments.sum_us * kept_share,
-        sum_sq_us=moments.sum_sq_us * kept_share,
+        sum_time=moments.sum_time * kept_share,
+        sum_sq_time=moments.sum_sq_time * kept_share,
         bytes=moments.bytes * kept_share,
         bytes_sq=moments.bytes_sq * kept_share,
     )

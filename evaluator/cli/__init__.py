@@ -12,13 +12,14 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from evaluator.errors import UnknownName
+from evaluator.errors import PolicyError, UnknownName
 from evaluator.extensions import load_object
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from evaluator.records import Release
     from evaluator.store import Store
 
-__all__ = ["COMMANDS", "Session", "emit", "evaluator", "wants_color"]
+__all__ = ["COMMANDS", "Session", "emit", "evaluator", "flush", "mask_control_characters", "wants_color"]
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "demo": ("evaluator.cli.demo", "Load two versions of the sample service and judge them."),
@@ -68,12 +69,38 @@ class Session:
     policy_path: Path | None = None
     """A file, or a folder of policies; `None`: the nearest of them upwards, or the built-in policy."""
     verbosity: int = 0
+    given_options: dict[str, str] = field(default_factory=dict)
+    """`--store` and `--policy` with their values, if they are on the command line: printed commands repeat them."""
+    is_sensitive: bool | None = None
+    """Whether a policy that applies here says `sensitive: true`; `None`: no policy was read yet."""
 
-    def open_store(self, *, create: bool = False) -> Store:
-        """Open the store; with `create` a missing one is made. Raises StoreError."""
-        from evaluator.store import Store
+    def open_store(self, *, create: bool = False, adopt: bool = False) -> Store:
+        """Open the store; a missing one is made with `create`, or if requests were recorded next to it by hand.
 
-        return Store.open(self.store_path, create=create)
+        With `adopt`, recordings by hand that no command has seen yet are added to the store. Otherwise they are added
+        when their release is judged. Raises StoreError.
+        """
+        from evaluator.pipeline.adopting import adopt_recordings, open_store
+
+        store = open_store(self.store_path, create=create, private=self.has_sensitive_policy())
+        if adopt:
+            adopt_recordings(store, say=self.say)
+        return store
+
+    def has_sensitive_policy(self) -> bool:
+        """Return whether a policy that applies here, for any service, says `sensitive: true`.
+
+        False if none can be read: what is private already stays so, and commands that use the policy report its
+        mistake.
+        """
+        if self.is_sensitive is None:
+            from evaluator.policy.selection import is_any_sensitive
+
+            try:
+                self.is_sensitive = is_any_sensitive(self.find_policy())
+            except (PolicyError, OSError):
+                return False
+        return self.is_sensitive
 
     def load_policy(self, release: str | None = None, *, service: str | None = None) -> Policy:
         """Load the policy that applies here; where each service has its own, the one for the release's service.
@@ -99,7 +126,11 @@ class Session:
                 services += [stored_service.name for stored_service in stored.services]
             return services
 
-        return choose_policy(self.find_policy(), find_services)
+        path = self.find_policy()
+        policy = choose_policy(path, find_services)
+        if path is None or not path.is_dir():  # the policy of all services: it need not be read again
+            self.is_sensitive = policy.promotion.sensitive
+        return policy
 
     def find_policy(self) -> Path | None:
         """Find the file or the folder of policies that applies here. Raises PolicyError."""
@@ -113,9 +144,20 @@ class Session:
         return next((summary.release for summary in summaries if summary.release.id == name), None)
 
     def say(self, text: str) -> None:
-        """Show progress on stderr, unless `-q` was given."""
+        """Show progress on stderr, unless `-q` was given. Commands in it repeat `--store` and `--policy`."""
         if self.verbosity >= 0:
-            click.echo(text, err=True)
+            click.echo(mask_control_characters(self.complete_commands(text)), err=True)
+
+    def complete_commands(self, text: str) -> str:
+        """Add `--store` and `--policy`, as they were given, to each command in a text: it then does what the text says.
+
+        A command begins with `evaluator after a backtick, and is quoted for a shell.
+        """
+        if not self.given_options:
+            return text
+        from evaluator.wording import add_options
+
+        return add_options(text, self.given_options)
 
 
 class LazyGroup(click.Group):
@@ -154,7 +196,10 @@ class LazyGroup(click.Group):
 def _set_path(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:
     """Store the value of `--store` or `--policy` in the session: its `store_path` or `policy_path`."""
     if value is not None:
-        setattr(ctx.ensure_object(Session), f"{param.name}_path", value)
+        session = ctx.ensure_object(Session)
+        setattr(session, f"{param.name}_path", value)
+        if param.name and ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE:
+            session.given_options[f"--{param.name}"] = str(value)
 
 
 def _raise_verbosity(ctx: click.Context, _param: click.Parameter, value: int) -> None:
@@ -252,6 +297,18 @@ def wants_color(stream: IO[str]) -> bool:
     if os.environ.get("FORCE_COLOR"):
         return True
     return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def mask_control_characters(text: str) -> str:
+    """Escape what would control a terminal or change the direction of a text: names and values may contain it.
+
+    Lines stay.
+    """
+    if text.replace("\n", "").isprintable():
+        return text
+    from evaluator.reports.base import plain_text  # a slow import, and most texts need none
+
+    return "\n".join(plain_text(line) for line in text.split("\n"))
 
 
 def emit(text: str) -> None:

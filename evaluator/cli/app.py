@@ -6,6 +6,7 @@ import ipaddress
 import os
 import signal
 import sys
+from contextlib import suppress
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -14,7 +15,7 @@ import click
 
 import evaluator as package
 from evaluator.cli import Session, emit
-from evaluator.errors import EvaluatorError
+from evaluator.errors import EvaluatorError, StoreError
 from evaluator.extensions import explain_missing_package
 
 
@@ -38,6 +39,11 @@ def command(session: Session, address: str, port: int, no_worker: bool) -> int:
         from evaluator.serving.access import Access
         from evaluator.serving.login import is_login_configured
         from evaluator.serving.server import configure, listen, serve, write_url
+    from evaluator.pipeline.adopting import is_store_there
+
+    if is_store_there(session.store_path):
+        with suppress(StoreError):  # the pages show it
+            session.open_store(adopt=True)  # the pages read only what is in the store
     os.environ["EVALUATOR_STORE"] = str(session.store_path.absolute())
     if session.policy_path is not None:
         os.environ["EVALUATOR_POLICY"] = str(session.policy_path.absolute())

@@ -60,5 +60,5 @@ def command(
             raise UsageError(f"--from {start:%Y-%m-%dT%H:%M:%SZ} is not before --to", hint="swap them")
         run, rows = collect_release(store, target_release, policy, interval, say=session.say)
     emit(f"{release}: {count_of(rows, 'reading')} in run {run.id}")
-    session.say(f"next: {policy.command(release)}")
+    session.say(f"next: `{policy.command(release)}`")
     return 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from evaluator.cli import Session, emit
+from evaluator.cli import Session, emit, mask_control_characters
 from evaluator.cli.terminal import rows_option
 from evaluator.errors import UsageError
 from evaluator.records import Release, Service, check_names
@@ -31,9 +31,9 @@ def query_store(session: Session, query: str | None, format_name: str) -> int:
     every request and every sample.
     """
     sql = query if query is not None else _read_query()
-    store = session.open_store()
+    store = session.open_store(adopt=True)
     if format_name == "table":
-        emit(store.data.render(sql))
+        emit(mask_control_characters(store.data.render(sql)))
         return 0
     table = store.data.query(sql)
     if format_name == "json":
@@ -43,7 +43,9 @@ def query_store(session: Session, query: str | None, format_name: str) -> int:
 
     csv_file = BytesIO()
     pyarrow.csv.write_csv(table, csv_file)
-    emit(csv_file.getvalue().decode().rstrip("\n"))
+    text = csv_file.getvalue().decode().rstrip("\n")
+    # A program gets the values as they are.
+    emit(mask_control_characters(text) if sys.stdout.isatty() else text)
     return 0
 
 
@@ -53,7 +55,7 @@ def _read_query() -> str:
         click.echo("enter one query, then Ctrl-D:", err=True)
     sql = sys.stdin.read().strip()
     if not sql:
-        raise UsageError("there is no query", hint="for example: evaluator data sql 'SELECT count(*) FROM requests'")
+        raise UsageError("there is no query", hint="for example: `evaluator data sql 'SELECT count(*) FROM requests'`")
     return sql
 
 
@@ -65,7 +67,7 @@ def _read_query() -> str:
 @click.pass_obj
 def export_release(session: Session, release: str, folder: Path) -> int:
     """Write requests, cells, runs and verdicts of RELEASE as Parquet files."""
-    for path in session.open_store().data.export(release, folder):
+    for path in session.open_store(adopt=True).data.export(release, folder):
         emit(str(path))
     return 0
 
@@ -79,7 +81,7 @@ def set_service(session: Session, release: str, names: tuple[str, ...]) -> int:
     from evaluator.intents import system_person
 
     check_names(Release(release, tuple(map(Service, names))))  # raises UsageError
-    session.open_store().control.set_services(release, list(dict.fromkeys(names)), system_person().name)
+    session.open_store(adopt=True).control.set_services(release, list(dict.fromkeys(names)), system_person().name)
     emit(f"{release} is a release of {' and '.join(names)}")
     return 0
 
@@ -90,7 +92,7 @@ def set_service(session: Session, release: str, names: tuple[str, ...]) -> int:
 @click.pass_obj
 def purge_release(session: Session, release: str, yes: bool) -> int:
     """Delete the request rows of RELEASE; its cells and verdicts stay, so it can still be judged."""
-    store = session.open_store()
+    store = session.open_store(adopt=True)
     store.control.release(release)  # raises UnknownName
     if not yes:
         if not sys.stdin.isatty():

@@ -43,12 +43,13 @@ def command(session: Session, regression: str, prometheus: bool, seconds: int) -
     from evaluator.pipeline.loading import load_release
     from evaluator.policy.selection import choose_policy
     from evaluator.sources.load import LoadPlan, wait_for_targets
-    from evaluator.store import Store
 
-    store_path = DEMO_STORE if session.store_path == DEFAULT_STORE else session.store_path
-    folder = store_path.parent
+    if session.store_path == DEFAULT_STORE:
+        session.store_path = DEMO_STORE
+        session.given_options["--store"] = str(DEMO_STORE)  # commands that are printed have to name it
+    folder = session.store_path.parent
     folder.mkdir(parents=True, exist_ok=True)
-    store = Store.open(store_path, create=True)
+    store = session.open_store(create=True)
     name = f"shop@{CANARY_VERSION}" + ("" if regression == "none" else f"-{regression}")
     release = Release(name, (Service("shop", BASELINE_VERSION, CANARY_VERSION),))
     # For each arm: its name, version and regression.
@@ -73,9 +74,9 @@ def command(session: Session, regression: str, prometheus: bool, seconds: int) -
 
             collect_load(store, release, policy, say=session.say)
     verdict = judge_release(store, release.id, policy, judged_at=datetime.now(UTC), figures=True)
-    exit_code = JudgeOptions().answer(verdict)
+    exit_code = JudgeOptions().answer(verdict, session)
     session.say(_write_report(verdict, folder))
-    session.say(f"details: {policy.command(release.id, '--store', str(store_path), '--format', 'json')}")
+    session.say(f"details: `{policy.command(release.id, '--format', 'json')}`")
     return exit_code
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from evaluator.cli import Session, emit
+from evaluator.cli import Session, emit, mask_control_characters
 from evaluator.cli.amounts import MOMENT
 from evaluator.cli.gathering import gathered
 from evaluator.cli.outcomes import OUTCOME_OPTIONS, describe_next_step, describe_outcomes
@@ -80,8 +80,10 @@ def command(
     their times count from the start of a test.
 
     A request row needs ts, endpoint, response_time_ms and failed; instance, response_bytes, status_code, exception and
-    user_count are optional. UNIT is s, ms, us or ns for times (ts: also iso). For failed it is failure (true is a
-    failure), success (true is a success), status (0, and 400 or more, is a failure) or text (any text is a failure).
+    user_count are optional. UNIT is s, ms, us or ns for times (ts: also iso); without it, response times have the unit
+    of their type in Parquet, or that in which the column's name ends (took_ns), else ms. For failed it is failure (true
+    is a failure), success (true is a success), status (0, and 400 or more, is a failure) or text (any text is a
+    failure).
     docs/formats.md lists for each format what is read, and what is left out and named.
 
     Outcomes are compared by the metrics outcome_proportion, outcome_mean, outcome_ratio and outcome_quantile of the
@@ -109,10 +111,10 @@ def command(
         landed_outcomes, facts, outcome_plan = import_outcomes(
             store, target_release, outcomes, outcome_options, query=outcomes_query, skip_bad_rows=skip_bad_rows
         )
-        emit(describe_outcomes(release, landed_outcomes, facts, outcome_plan))
+        emit(mask_control_characters(describe_outcomes(release, landed_outcomes, facts, outcome_plan)))
         if hint := describe_next_step(policy, store, landed_outcomes):
             session.say(hint)
-    session.say(f"next: {policy.command(release)}")
+    session.say(f"next: `{policy.command(release)}`")
     return 0
 
 
@@ -136,10 +138,32 @@ def _import_requests(session: Session, store: Store, release: Release, plan: Lan
     """Land the files of a plan, and show what has landed, with warnings about what is doubtful or not comparable."""
     from evaluator.pipeline.importing import import_release
 
+    for sentence in _describe_time_columns(plan):
+        session.say(sentence)
     _show_warnings(session, _find_incomparable(plan))
     landed = import_release(store, release, plan)
     _show_warnings(session, landed.doubts)
-    emit(describe_landed(release.id, landed))
+    emit(mask_control_characters(describe_landed(release.id, landed)))
+
+
+_UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+
+
+def _describe_time_columns(plan: LandingPlan) -> tuple[str, ...]:
+    """Say from which columns response times are read, and in which unit, if the files name the columns in their way.
+
+    The unit may come from the name or the type of a column, or be the default: a wrong one is seen here.
+    """
+    columns = [column for file in plan.files for column in file.layout.columns if column.target == "response_time_ms"]
+    is_general = {file.layout.format for file in plan.files} <= {"csv", "parquet"}
+    return tuple(
+        dict.fromkeys(
+            f"response times are read from the column '{column.sources[0]}' in "
+            + _UNIT_NAMES.get(column.unit, "the unit of its type")
+            for column in columns
+            if is_general and column.sources != (column.target,)
+        )
+    )
 
 
 def _show_warnings(session: Session, warnings: Iterable[str]) -> None:

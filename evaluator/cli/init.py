@@ -65,7 +65,7 @@ def command(session: Session, folder: Path, url: str, service: str) -> None:
     _write_new_files(texts_by_path)
     if locustfile not in texts_by_path:
         session.say(f"{locustfile} exists already and was not changed")
-    session.say("next: evaluator load RELEASE --baseline URL --canary URL --locustfile locustfile.py")
+    session.say("next: `evaluator load RELEASE --baseline URL --canary URL --locustfile locustfile.py`")
 
 
 def _write_new_files(texts_by_path: Mapping[Path, str]) -> None:

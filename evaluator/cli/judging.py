@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import click
 
+from evaluator.cli import Session
 from evaluator.cli.gathering import gathered
 from evaluator.cli.outputs import FORMAT_HELP, Output, parse_formats, write_outputs
 from evaluator.errors import UnknownName
@@ -50,12 +51,19 @@ class JudgeOptions:
         """Does a requested output need figures?"""
         return self.figures or any(name in DRAWN for name, _ in self.outputs)
 
-    def answer(self, verdict: Verdict) -> int:
+    def answer(self, verdict: Verdict, session: Session) -> int:
         """Write a verdict in every requested format and return its exit code.
 
-        0 GO, 1 NO-GO, 3 INCONCLUSIVE; 0 where `--fail-on` does not name it, or in shadow mode.
+        0 GO, 1 NO-GO, 3 INCONCLUSIVE; 0 where `--fail-on` does not name it, or in shadow mode. Files are private if a
+        policy that applies to the session is sensitive.
         """
-        write_outputs(verdict, self.outputs, figures=self.figures)
+        write_outputs(
+            verdict,
+            self.outputs,
+            figures=self.figures,
+            private=session.has_sensitive_policy(),
+            command_options=session.given_options,
+        )
         if verdict.mode == "shadow" or verdict.word not in self.failing:
             return 0
         return CODES[verdict.word]

@@ -115,7 +115,7 @@ def command(
     if options.collect:
         run, rows = collect_load(store, target_release, policy, say=session.say)
         emit(f"{release}: {count_of(rows, 'reading')} in run {run.id}")
-    session.say(f"next: {policy.command(release)}")
+    session.say(f"next: `{policy.command(release)}`")
     return 0
 
 

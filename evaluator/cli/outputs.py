@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from evaluator.cli import emit
 from evaluator.cli.terminal import FILE_PAGE, make_page
 from evaluator.errors import UnknownName, UsageError
+from evaluator.permissions import choose_file_mode
 from evaluator.records import Verdict
+from evaluator.replacing import replace_file
 from evaluator.reports import BESIDE, DRAWN, FORMATS, Page
 
 FORMAT_HELP = f"{', '.join(FORMATS)}; to stdout, or to a file. May be repeated.  [default: human]"
@@ -39,10 +41,18 @@ def parse_formats(format_options: Sequence[str]) -> list[Output]:
     return outputs
 
 
-def write_outputs(verdict: Verdict, outputs: Sequence[Output], *, figures: bool = True) -> None:
+def write_outputs(
+    verdict: Verdict,
+    outputs: Sequence[Output],
+    *,
+    figures: bool = True,
+    private: bool = False,
+    command_options: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Write a verdict in every requested format. A path `None` is stdout.
 
     `figures`: include the data of its figures in every format. Formats that draw figures receive them in any case.
+    `private`: only the owner may read the files. `command_options`: options that commands on stdout repeat.
     """
 
     def render(name: str, page: Page) -> str:
@@ -53,10 +63,10 @@ def write_outputs(verdict: Verdict, outputs: Sequence[Output], *, figures: bool 
     files = [(name, path) for name, path in outputs if path is not None]
     stdout_formats = [name for name, path in outputs if path is None]
     for name, path in files:
-        _replace_file(path, render(name, FILE_PAGE) + "\n")
+        _replace_file(path, render(name, FILE_PAGE) + "\n", private=private)
     # After the files: the text on stdout may name them.
     for name in stdout_formats:
-        emit(render(name, make_page()))
+        emit(render(name, make_page(command_options)))
     # Some formats do more than to write their text, such as to publish it.
     for name in dict.fromkeys(name for name, _ in outputs if name in BESIDE):
         BESIDE[name](verdict, os.environ, _find_report(files))
@@ -91,38 +101,22 @@ def _find_report(files: Sequence[tuple[str, Path]]) -> str:
     return ""
 
 
-def _replace_file(path: Path, text: str) -> None:
+def _replace_file(path: Path, text: str, *, private: bool) -> None:
     """Write a file so that readers always find all of the old text or all of the new.
 
-    The text goes to a temporary file in the same folder, which replaces the file at the end.
+    The text goes to a temporary file in the same folder, which replaces the file at the end. `private`: only the owner
+    may read it.
     """
     if _is_special(path):
         path.write_text(text, encoding="utf-8", newline="\n")
         return
     path = path.resolve()
-    # Closing keeps the file; it is removed below unless it has replaced the target.
-    file = tempfile.NamedTemporaryFile(  # noqa: SIM115
-        "w", encoding="utf-8", newline="\n", prefix=f".{path.name[:40]}.", suffix=".tmp", dir=path.parent, delete=False
-    )
-    unfinished = Path(file.name)
-    try:
-        with file:
-            file.write(text)
-        # Temporary files are private. The mode of the old file stays; a new file has the usual mode.
-        unfinished.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_read_umask())
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    mode = choose_file_mode(private=private)
+    if path.exists():  # its mode stays, unless it has to become private
+        mode = path.stat().st_mode & (0o700 if private else 0o777)
+    replace_file(path, text, mode)
 
 
 def _is_special(path: Path) -> bool:
     """Is a path a pipe, a terminal or a device, which can be written to but not replaced?"""
     return path.exists() and not path.is_file()
-
-
-def _read_umask() -> int:
-    """Return the bits of the mode that new files of this process do not get. Reading it is possible only by setting."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -14,6 +14,7 @@ from evaluator.cli.amounts import DURATION
 from evaluator.cli.gathering import with_options
 from evaluator.errors import UsageError
 from evaluator.records.intents import FINAL_STATES, Action, Delivery, Intent, IntentState
+from evaluator.wording import quote_command
 
 if TYPE_CHECKING:
     from evaluator.intents import Preview
@@ -112,7 +113,7 @@ def _request_action(
         who = "people other than " + intent.requester if intent.distinct else "people who may approve"
         until = f"{intent.expires_at:%Y-%m-%d %H:%M} UTC"
         approvals = f"{missing} more of {intent.approvals_needed} approvals by {who}"
-        session.say(f"waits until {until} for {approvals}: `evaluator approve {intent.id}`")
+        session.say(f"waits until {until} for {approvals}: `{quote_command('approve', intent.id)}`")
     return execute_or_wait(session, store, intent.id, wait_s=wait_s, queue=queue)
 
 
@@ -180,7 +181,8 @@ def execute_or_wait(
         if not store.control.deliveries(intent.id):
             session.say("nothing was executed: fix the cause above, then request it again")
             return 3
-        session.say(f"check what was changed, then run `evaluator hooks retry {intent.id}` or `evaluator rollback`")
+        retry, take_back = quote_command("hooks", "retry", intent.id), quote_command("rollback", intent.release)
+        session.say(f"check what was changed, then run `{retry}` or `{take_back} --reason WHY`")
     # The caller wanted no more than to leave the execution to others: so this is a success.
     is_queued = queue and wait_s is None and intent.state in (IntentState.APPROVED, IntentState.SENT)
     return 0 if is_queued else EXIT_CODES.get(intent.state, 3)

@@ -21,7 +21,7 @@ HEAD = ("release", "versions", "verdict", "runs", "requests", "last run (UTC)")
 @click.pass_obj
 def command(session: Session, as_json: bool) -> None:
     """List the releases in the store with their latest verdict, the newest first."""
-    releases = session.open_store().releases()
+    releases = session.open_store(adopt=True).releases()
     if as_json:
         emit(json.dumps([_to_plain(summary) for summary in releases], indent=2))
     elif releases:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from evaluator.cli import Session
 from evaluator.cli.outputs import FORMAT_HELP, parse_formats, write_outputs
 from evaluator.errors import InputError
 from evaluator.records import Verdict
@@ -16,13 +17,15 @@ from evaluator.reports import from_json
 @click.command("render")
 @click.argument("file", metavar="VERDICT.json")
 @click.option("--format", "formats", multiple=True, metavar="F[=PATH]", help=FORMAT_HELP)
-def command(file: str, formats: tuple[str, ...]) -> None:
+@click.pass_obj
+def command(session: Session, file: str, formats: tuple[str, ...]) -> None:
     """Write a verdict in other formats; VERDICT.json is the output of `verdict --format json`, - reads stdin.
 
     Exit code 0 for every verdict, since nothing is judged; 2 if the file is not a verdict.
     """
     outputs = parse_formats(formats)
-    write_outputs(_read_verdict(file), outputs)
+    verdict = _read_verdict(file)
+    write_outputs(verdict, outputs, private=session.has_sensitive_policy(), command_options=session.given_options)
 
 
 def _read_verdict(file: str) -> Verdict:

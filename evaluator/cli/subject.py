@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from evaluator.cli import Session
 from evaluator.cli.gathering import Command, gathered
 from evaluator.errors import UsageError
 from evaluator.records import Release, Service
+from evaluator.wording import quote_command
 
 _OPTIONS = (
     click.option("--baseline-version", default="", help="Version of the baseline."),
@@ -42,7 +42,7 @@ class Subject:
         if stored and service and service not in stored_services:
             message = f"{name} is a release of {' and '.join([*stored_services, service])} from now on"
             if stored_services:
-                set_alone = f"evaluator data service {shlex.quote(name)} NAME"
+                set_alone = f"{quote_command('data', 'service', name)} NAME"
                 message += f", released together; to set one alone: `{set_alone}`"
             session.say(message)
         has_service = service or self.baseline_version or self.canary_version

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TextIO, TypeVar
 
 import click
@@ -34,10 +35,14 @@ def rows_option(*, help_subject: str) -> Callable[[Command], Command]:
     )
 
 
-def make_page() -> Page:
-    """Describe stdout to a format: its width, whether to colour, whether it takes Unicode."""
+def make_page(command_options: Mapping[str, str] = MappingProxyType({})) -> Page:
+    """Describe stdout to a format: its width, whether to colour, whether it takes Unicode.
+
+    `command_options`: options that commands in its text repeat, with their values.
+    """
     width = shutil.get_terminal_size((FILE_PAGE.width, 24)).columns
-    return Page(width=width, color=wants_color(sys.stdout), unicode=_takes_unicode(sys.stdout))
+    unicode = _takes_unicode(sys.stdout)
+    return Page(width=width, color=wants_color(sys.stdout), unicode=unicode, command_options=command_options)
 
 
 def write_time(time: datetime) -> str:

@@ -42,11 +42,11 @@ def command(
         raise UsageError(
             "--wait judges all data as they come, not a part of them", hint="leave out --from and --to, or --wait"
         )
-    policy = session.load_policy(release)
     if wait_s is not None:
         from evaluator.cli.waiting import await_verdict
 
-        return options.answer(await_verdict(session, release, policy, options, wait_s))
+        return options.answer(await_verdict(session, release, options, wait_s), session)
+    policy = session.load_policy(release)
     verdict = judge_release(
         session.open_store(),
         release,
@@ -57,4 +57,4 @@ def command(
         figures=options.draws,
         period=Period(start, end),
     )
-    return options.answer(verdict)
+    return options.answer(verdict, session)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
@@ -12,11 +13,13 @@ from typing import TextIO
 
 from evaluator.cli import Session
 from evaluator.cli.judging import JudgeOptions
+from evaluator.errors import UnknownName
+from evaluator.pipeline.adopting import is_store_there
 from evaluator.pipeline.base import lower_priority
 from evaluator.pipeline.judging import add_figures, keep_verdict
 from evaluator.pipeline.runs import is_stored
-from evaluator.pipeline.watching import StoredSubject, Watch
-from evaluator.policy import Policy
+from evaluator.pipeline.watching import POLL_S, StoredSubject, Watch
+from evaluator.policy import Policy, load_policy
 from evaluator.records import Verdict
 from evaluator.reports import plain_text
 from evaluator.store import Store
@@ -25,23 +28,24 @@ PLAIN_EVERY_S = 30.0
 """Where there is no terminal, a line at most this often."""
 
 
-def await_verdict(
-    session: Session, release: str, policy: Policy, options: JudgeOptions, wait_s: float | None
-) -> Verdict:
+def await_verdict(session: Session, release: str, options: JudgeOptions, wait_s: float | None) -> Verdict:
     """Wait until the verdict of a release is decided, at most `wait_s` seconds (`None`: forever), and return it.
 
     The status is shown meanwhile. The verdict is stored if `options` ask for that and the release exists by then.
     """
+    line = StatusLine(say=session.say if session.verbosity >= 0 else None)
+    started = time.monotonic()
+    policy = _await_policy(session, release, wait_s, line)
+    waited_s = time.monotonic() - started
     opened_store: Store | None = None
 
     def open_store() -> Store | None:
         """Open the store at the first call at which it exists; `None` before."""
         nonlocal opened_store
-        if opened_store is None and session.store_path.exists():
+        if opened_store is None and is_store_there(session.store_path):
             opened_store = session.open_store()
         return opened_store
 
-    line = StatusLine(say=session.say if session.verbosity >= 0 else None)
     # Judgements run in a thread of low priority: the load generator, perhaps on the same machine, goes first.
     with ThreadPoolExecutor(max_workers=1, initializer=lower_priority) as pool:
         subject = StoredSubject(
@@ -52,7 +56,7 @@ def await_verdict(
             options.runs,
             judge_with=lambda judge: pool.submit(judge).result(),
         )
-        watch = Watch(subject, policy, time.monotonic, time.sleep, wait_s, report=line.show)
+        watch = Watch(subject, policy, time.monotonic, time.sleep, wait_s, waited_s, report=line.show)
         try:
             verdict = watch.run()
         except KeyboardInterrupt:
@@ -68,6 +72,30 @@ def await_verdict(
         if options.keep:
             keep_verdict(store, verdict)
     return verdict
+
+
+def _await_policy(session: Session, release: str, wait_s: float | None, line: StatusLine) -> Policy:
+    """Load the policy of a release, and wait for the release if its policy depends on its service.
+
+    If there is no such release after `wait_s` seconds (`None`: wait forever), the built-in policy is returned: without
+    data the verdict is INCONCLUSIVE under any policy. Raises PolicyError.
+    """
+    path = session.find_policy()
+    if path is None or not path.is_dir():
+        return session.load_policy(release)
+    deadline = math.inf if wait_s is None else time.monotonic() + wait_s
+    while True:
+        if is_store_there(session.store_path):
+            try:
+                return session.load_policy(release)
+            except UnknownName as error:
+                if error.kind != "release":
+                    raise
+        remaining_s = deadline - time.monotonic()
+        if remaining_s <= 0:
+            return load_policy(None)
+        line.show("waiting for the release")
+        time.sleep(min(POLL_S, remaining_s))
 
 
 class StatusLine:

@@ -26,4 +26,4 @@ def command(session: Session, release: str, options: JudgeOptions, wait_s: float
 
     Exit codes: 0 GO, 1 NO-GO, 3 INCONCLUSIVE or too late, 130 interrupted; 2 and 4 when there is no verdict.
     """
-    return options.answer(await_verdict(session, release, session.load_policy(release), options, wait_s))
+    return options.answer(await_verdict(session, release, options, wait_s), session)

@@ -72,7 +72,8 @@ def trace_distribution(requests: RequestPairs, arm: str) -> dict[str, Any] | Non
     first_ms = min(c.quantile(FIRST_SHARE * success) for c, success in zip(curves, success_shares, strict=True))
     last_ms = max(c.quantile(LAST_SHARE * success) for c, success in zip(curves, success_shares, strict=True))
     # A logarithmic axis needs a start above 0 and an end beyond it, also if all times are equal.
-    times_ms = np.geomspace(max(first_ms, 1e-3), max(last_ms, first_ms * 1.01, 2e-3), POINTS)
+    unit_ms = 1 / pair.panel.units_per_ms
+    times_ms = np.geomspace(max(first_ms, unit_ms), max(last_ms, first_ms * 1.01, 2 * unit_ms), POINTS)
     return {
         "arm": arm,
         "ms": round_values(times_ms),

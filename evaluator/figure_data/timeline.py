@@ -174,7 +174,8 @@ def _find_quantiles(cells: Cells, axis: Axis, arm_code: int, n: FloatArray) -> t
     counts = np.bincount(slot_and_bin, weights=bins.n[in_arm], minlength=axis.slots * bin_count)
     # Successes up to each limit of a bin, with a 0 at the lowest limit: shape (slots, bins + 1).
     cumulative = np.pad(np.cumsum(counts.reshape(axis.slots, bin_count), axis=1), ((0, 0), (1, 0)))
-    limits_ms = bin_limits_ms(bin_count - 1, cells.grid_us / 1000)  # of the bins up to the last; step of the times, ms
+    step_ms = cells.grid / cells.units_per_ms  # of the recorded times
+    limits_ms = bin_limits_ms(bin_count - 1, step_ms, cells.units_per_ms)  # of the bins up to the last
     for slot in np.flatnonzero(n):
         # Bins hold successes only, and `n` all requests: the last share is below 1 if some failed.
         curve = Distribution(limits_ms, cumulative[slot] / n[slot])

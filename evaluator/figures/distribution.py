@@ -7,7 +7,7 @@ from typing import Any
 
 from evaluator.figures.base import BASE, NARROW, Figure, finish, inline
 from evaluator.records import BASELINE
-from evaluator.wording import format_number, format_value
+from evaluator.wording import choose_time_scale, format_number, format_value
 
 HEIGHT = 210
 TABLE_ROWS = 24
@@ -21,8 +21,9 @@ def draw_distribution(curve: Mapping[str, Any], *, color: str, width: int = NARR
     """
     import altair as alt
 
+    per_ms, unit = choose_time_scale(curve["ms"][-1])
     points = [
-        {"ms": ms, "share": 100 * share, "arm": arm}
+        {"time": ms * per_ms, "share": 100 * share, "arm": arm}
         for arm, key in ((BASELINE, "baseline"), (curve["arm"], "candidate"))
         for ms, share in zip(curve["ms"], curve[key], strict=True)
     ]
@@ -32,9 +33,9 @@ def draw_distribution(curve: Mapping[str, Any], *, color: str, width: int = NARR
         .mark_line(strokeWidth=2)
         .encode(
             x=alt.X(
-                "ms:Q",
-                title="response time, ms",
-                scale=alt.Scale(type="log", nice=False, domain=[curve["ms"][0], curve["ms"][-1]]),
+                "time:Q",
+                title=f"response time, {unit}",
+                scale=alt.Scale(type="log", nice=False, domain=[curve["ms"][0] * per_ms, curve["ms"][-1] * per_ms]),
                 axis=alt.Axis(tickCount=5, format="~r", labelOverlap=True, grid=False),
             ),
             y=alt.Y("share:Q", title="done, % of requests", scale=alt.Scale(domain=[0, 100])),

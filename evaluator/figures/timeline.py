@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from evaluator.figures.base import (
@@ -20,7 +20,7 @@ from evaluator.figures.base import (
     keep_finite,
     shorten,
 )
-from evaluator.wording import format_duration, format_number, format_value
+from evaluator.wording import choose_time_scale, format_duration, format_number, format_value
 
 HEIGHT = 130
 AXIS_HEIGHT = 18
@@ -113,7 +113,7 @@ def _make_strips(timeline: Mapping[str, Any], readings: Sequence[Mapping[str, An
         """Write the highest value of each arm: `baseline at most 12 ms, canary at most 15 ms`."""
         values_by_arm = {arm["name"]: keep_finite(arm[key]) for arm in arms if arm[key]}
         return ", ".join(
-            f"{name} at most {format_number(max(values) * factor)} {unit}".strip()
+            f"{name} at most {format_value(max(values) * factor, unit)}".strip()
             for name, values in values_by_arm.items()
             if values
         )
@@ -126,15 +126,28 @@ def _make_strips(timeline: Mapping[str, Any], readings: Sequence[Mapping[str, An
         _Strip("requests", "/s", f"Requests: {write_peaks('per_s', 1, '/s')}", make_series("per_s")),
         _Strip("users", "", f"Users: {write_peaks('users', 1, '')}", make_series("users")),
     ]
-    strips = [strip for strip in strips if any(keep_finite(line.values) for line in strip.series)]
+    strips = [_fit_unit(strip) for strip in strips if any(keep_finite(line.values) for line in strip.series)]
     for reading in readings:
         name = shorten(reading["name"] or reading["query"], 60)
         used_by = f" (used by {reading['metric']})" if reading.get("metric") else ""
         is_rate = reading["shows"] == "per_s"
         title = f"{name}: {'increase per second' if is_rate else 'mean'}{used_by}"
         series = tuple(_Line(arm["name"], arm["seconds"], arm["values"]) for arm in reading["arms"])
-        strips.append(_Strip(name, "per second" if is_rate else reading.get("unit", ""), title, series))
+        strips.append(_fit_unit(_Strip(name, "per second" if is_rate else reading.get("unit", ""), title, series)))
     return strips
+
+
+def _fit_unit(strip: _Strip) -> _Strip:
+    """Show response times (ms) in the unit that fits the longest of them; other quantities stay as they are."""
+    values = [value for line in strip.series for value in keep_finite(line.values)]
+    if strip.unit != "ms" or not values:
+        return strip
+    factor, unit = choose_time_scale(max(map(abs, values)))
+    series = tuple(
+        replace(line, values=[None if value is None else value * factor for value in line.values])
+        for line in strip.series
+    )
+    return replace(strip, unit=unit, series=series)
 
 
 def _tabulate(strip: _Strip, divisor: float) -> tuple[tuple[str, ...], ...]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from evaluator.figures.base import NARROW, Figure, finish, inline, shorten
 from evaluator.records import BASELINE, Comparison
-from evaluator.wording import format_count, format_value, name_comparison
+from evaluator.wording import choose_time_scale, format_count, format_value, name_comparison
 
 HEIGHT = 130
 
@@ -21,6 +21,8 @@ def draw_units(row: Comparison, curve: Mapping[str, Any], *, colors: Mapping[str
     import altair as alt
 
     factor, unit = (100.0, "%") if row.unit == "fraction" else (1.0, row.unit)
+    if row.unit == "ms":
+        factor, unit = choose_time_scale(max((entry["value"] or 0.0 for entry in curve["units"]), default=0.0))
     arms = [BASELINE, row.arm]
     rows = tuple(
         (

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from evaluator.health.base import RequestContext, fail, ok, warn
 from evaluator.records import Finding, LeftOutKind, Run, RunState
-from evaluator.wording import format_count
+from evaluator.wording import format_count, quote_command
 
 MORE_THAN_COUNTED = 1.01
 """Requests in the store per request that the load generator counted (if no count may be missing), above which some are
@@ -18,7 +18,7 @@ def check_completeness(context: RequestContext) -> Iterable[Finding]:
     runs = context.runs
     problems = [problem for run in runs for problem in _list_problems(run)]
     planned_replicates = max((int(run.fingerprint.get("replicates", 1)) for run in runs), default=1)
-    load_again = f"load it again: `evaluator load {context.release} …`"
+    load_again = f"load it again: `{quote_command('load', context.release)} …`"
     if any(run.state is RunState.RUNNING for run in runs):
         text, remedy = "the run has not reached its planned end", "judge again when the run has ended"
         # Without monitoring a look before the planned end would raise the false-alarm rate: neither GO nor NO-GO.

@@ -8,7 +8,7 @@ from evaluator.health.base import TOLERATED, RequestContext, fail, ok, show_cloc
 from evaluator.records import BASELINE, Finding, Level, is_imported
 from evaluator.stats.shaping.index import distinct
 from evaluator.stats.shaping.panel import Panel
-from evaluator.wording import format_duration
+from evaluator.wording import format_duration, quote_command
 
 NAME = "overlap"
 ENOUGH_REPLICATES = 3
@@ -92,7 +92,7 @@ def _judge_apart(context: RequestContext, arm: str, baseline: Spans, candidate: 
             f"{text}; {replicates} replicates show how much time itself matters",
             OTHER_MATCH if met_another else "",
         )
-    remedy = f"run both arms at the same time: `evaluator load {context.release} --baseline URL --canary URL`"
+    remedy = f"run both arms at the same time: `{quote_command('load', context.release)} --baseline URL --canary URL`"
     if is_imported(context.runs):
         remedy = "import runs in which both arms were under load at the same time, or at least three replicates an arm"
     text += ": other changes in between cannot be distinguished from the release"

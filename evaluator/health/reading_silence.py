@@ -25,7 +25,7 @@ from evaluator.health.reading_traffic import find_idle_instances
 from evaluator.records import Finding, Query, QueryFacts, QueryKind, ReadingCells, Role, Spans
 from evaluator.records.arrays import BoolArray
 from evaluator.stats.shaping.reading_panels import name_of
-from evaluator.wording import format_duration, format_number
+from evaluator.wording import format_duration, format_number, quote_command
 
 HOLE_STEPS = 1.5
 """Scrape intervals without a sample between two samples that are no hole: the later scrape is late."""
@@ -114,7 +114,7 @@ def _describe_silence(context: ReadingContext, arm: str, silence: _ScrapeSilence
     remedy = "find out why it ended before the load did, then load again"
     if not context.intervals:  # there was no load
         start_ms = max(periods[0][0], silence.first_ms)
-        command = f"evaluator collect {context.release} {show_period(start_ms, silence.last_ms)}"
+        command = f"{quote_command('collect', context.release)} {show_period(start_ms, silence.last_ms)}"
         remedy = f"find out why it ended; only if it ended on purpose, judge the time before: `{command}`"
     return fail("silence", text, remedy)
 
@@ -253,7 +253,7 @@ def _name_late_starts(context: ReadingContext, periods: Times) -> Iterator[Findi
                 f"{arm} has its first reading at {show_clock(first_ms)}: the {before} of {collected} before that "
                 "are not judged; if it was running then, it did not answer"
             )
-            command = f"evaluator collect {context.release} {show_period(first_ms, end_ms)}"
+            command = f"{quote_command('collect', context.release)} {show_period(first_ms, end_ms)}"
             yield warn("late_start", text, f"to judge only its own time: `{command}`")
 
 

@@ -12,7 +12,7 @@ from evaluator.health.base import END_STEPS, TOLERATED, ReadingContext, fail, gr
 from evaluator.records import PARTS, Direction, Finding, Query, QueryKind
 from evaluator.records.arrays import FloatArray, IntArray
 from evaluator.stats.shaping.reading_panels import name_of
-from evaluator.wording import format_duration, format_number
+from evaluator.wording import format_duration, format_number, quote_command
 
 FEWEST_EXPECTED = 20.0
 """Least number of expected requests for a pause to count: by chance none comes once in 10⁸ times."""
@@ -127,7 +127,7 @@ def _name_pause(context: ReadingContext, check: str, pause: _Pause, judged: int,
     remedy = "find out why no request reached it, or why it answered none"
     if pause.at_end and not context.intervals:
         view_start_ms = context.view.span[0] * context.readings.bucket_s * 1000
-        command = f"evaluator collect {context.release} {show_period(view_start_ms, start_ms)}"
+        command = f"{quote_command('collect', context.release)} {show_period(view_start_ms, start_ms)}"
         remedy = f"find out why; only if its traffic was removed on purpose, judge the time before: `{command}`"
     yield grade(check, text, remedy, fails=pause.at_end or share > context.rulebook.silence)
 

@@ -8,7 +8,7 @@ from typing import Literal
 from evaluator.health.base import LOPSIDED, TOLERATED, ReadingContext, fail, grade, name_some, ok, warn
 from evaluator.records import BASELINE, Comparison, Finding, QueryFacts
 from evaluator.stats.shaping.reading_panels import measures_the_same, name_of
-from evaluator.wording import format_change, format_count, format_number, name_comparison
+from evaluator.wording import format_change, format_count, format_number, name_comparison, quote_command
 
 ENOUGH = 3
 
@@ -61,7 +61,7 @@ def check_series(context: ReadingContext) -> Iterable[Finding]:
         why = next((f": {fact.impossible}" for fact in readings.facts if fact.arm == arm and fact.impossible), "")
         remedy = (
             f"if {arm} ran in that time, it never answered a scrape; if it did not, check {arm} in "
-            f"sources.prometheus.selectors, then run `evaluator collect {context.release}` again"
+            f"sources.prometheus.selectors, then run `{quote_command('collect', context.release)}` again"
         )
         yield fail("series", f"no query has a series of {arm}{why}", remedy)
     incomplete_queries = 0
@@ -109,7 +109,7 @@ def check_partial(context: ReadingContext) -> Iterable[Finding]:
     warnings = dict.fromkeys(text for fact in context.readings.facts for text in fact.warnings)
     if warnings:
         text = f"the server added warnings to its answers: {'; '.join(warnings)}"
-        remedy = f"fix the server, then run `evaluator collect {context.release}` again"
+        remedy = f"fix the server, then run `{quote_command('collect', context.release)}` again"
         yield fail("partial_answer", text, remedy)
 
 
@@ -125,7 +125,7 @@ def check_scrapes(context: ReadingContext) -> Iterable[Finding]:
     whose = "of any other arm's, at most" if len({fact.arm for fact in others}) > 1 else "of the other arm's"
     text = f"{format_number(share * 100)} % of the scrapes of {name_of(worst.query)} of {worst.arm} are missing"
     text += f" ({missing_of_others} % {whose})"
-    remedy = f"find out why its scrapes fail, then run `evaluator collect {context.release}` again"
+    remedy = f"find out why its scrapes fail, then run `{quote_command('collect', context.release)}` again"
     yield grade("scrapes", text, remedy, fails=share > context.rulebook.silence)
 
 
@@ -171,7 +171,7 @@ def check_samples(context: ReadingContext) -> Iterable[Finding]:
         text = (
             "these readings were collected by an earlier version, which did not store the times of each arm's samples"
         )
-        remedy = f"run `evaluator collect {context.release}` again"
+        remedy = f"run `{quote_command('collect', context.release)}` again"
         yield fail("samples", text, remedy)
         return
     lost = 0  # samples that are missing from the account of their query, or counted twice

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from evaluator.health.base import RequestContext, fail, ok, warn
 from evaluator.records import Finding, Learnt, Rulebook, is_imported
 from evaluator.stats.variance.history import LEAST_COMPARISONS
-from evaluator.wording import count_of, format_count, format_number
+from evaluator.wording import count_of, format_count, format_number, quote_command
 
 NAME = "replication"
 ENOUGH = 3
@@ -35,7 +35,7 @@ def check_replication(context: RequestContext) -> Iterable[Finding]:
             "if these are instances, load for longer; if they are requests or connections, let each instance send its "
             "own name",
         )
-    command = f"`evaluator load {context.release} --replicates 5 …`"
+    command = f"`{quote_command('load', context.release, '--replicates', '5')} …`"
     remedy = f"repeat the run with restarts, {command}, or load three instances an arm"
     if is_imported(context.runs):
         remedy = (

@@ -19,7 +19,7 @@ from evaluator.records import BASELINE, BLOCK_BUCKETS, Finding, Run, RunState
 from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 from evaluator.stats.shaping.index import distinct
 from evaluator.stats.shaping.silence import Gap, Silence, find_silence
-from evaluator.wording import format_count, format_duration, format_number, write_command
+from evaluator.wording import format_count, format_duration, format_number, quote_command, write_command
 
 NAME = "silence"
 LOAD_SOURCE = "locust"
@@ -224,13 +224,14 @@ def _is_waited_for(context: RequestContext, run_time: RunTime, role: int, gap: G
     `role`: 0 for the baseline, 1 for the candidate.
     """
     moments, bucket_s = context.cells.moments, context.cells.bucket_s
+    units_per_s = 1000 * context.cells.units_per_ms
     arm_code = 0 if role == 0 else context.cells.arms.index(run_time.arm)
     rows = run_time.rows & (moments.arm == arm_code)
     bucket = moments.bucket - run_time.first  # bucket in which requests began, counted as gaps are
     before = rows & (bucket < gap.start)
     # Latest end of the slowest success in each row, in buckets: it began at the end of its bucket at the latest. A row
     # without successes has no response time (NaN): 0.
-    ends = bucket[before] + 1 + np.nan_to_num(moments.max_us[before]) / 1e6 / bucket_s
+    ends = bucket[before] + 1 + np.nan_to_num(moments.max_time[before]) / units_per_s / bucket_s
     failures_just_before = moments.failures[before & (bucket == gap.start - 1)].sum()
     return bool(failures_just_before) or bool((ends >= (gap.start + gap.end) / 2).any())
 
@@ -262,7 +263,7 @@ def _judge_arm(context: RequestContext, run_time: RunTime, silence: Silence) -> 
         text += "; health checks are not counted"
     remedy = f"find out why {name} got no requests"
     if run_time.is_load:
-        remedy += f", then load it again: `evaluator load {context.release} …`"
+        remedy += f", then load it again: `{quote_command('load', context.release)} …`"
     elif options := period_options(context, run_time, silence):
         remedy += f"; to judge only the time without gaps: `{write_command(context.release)} {options}`"
     else:

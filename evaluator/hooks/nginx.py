@@ -12,7 +12,6 @@ import re
 import shutil
 import socket
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -24,6 +23,7 @@ from evaluator.hooks.base import BaseHook, HookContext, Outcome
 from evaluator.hooks.network import MaybeSent
 from evaluator.hooks.options import HookOptions, Seconds, Text
 from evaluator.hooks.weights import Weights, show_weights
+from evaluator.replacing import replace_file
 
 MARK = "# Written by the release evaluator. Changes are lost."
 _SERVER = r"^(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:]+\])(?::\d{1,5})?$"
@@ -219,12 +219,6 @@ def _replace_file(file: str, text: str) -> None:
     path = Path(file)
     try:
         permissions = path.stat().st_mode & 0o777 if path.exists() else 0o644
-        handle, temporary_file = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary_file).chmod(permissions)
-        Path(temporary_file).replace(path)
+        replace_file(path, text, permissions)
     except OSError as error:
         raise HookError(f"{path} cannot be written: {error.strerror}") from None

@@ -5,7 +5,6 @@ Each refusal has its reason, and is in the audit trail.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -44,6 +43,7 @@ from evaluator.records.intents import (
 )
 from evaluator.reports import read_stored
 from evaluator.store import Store
+from evaluator.wording import quote_command
 
 LONGEST_REASON = 1000
 LONGEST_NOTE = 2000
@@ -148,7 +148,7 @@ def _check_promotion(store: Store, policy: Policy, request: ActionRequest, lates
     other than GO, and hooks that promote.
     """
     if latest is None:
-        raise Refused(f"{request.release} was not judged yet", hint=f"judge it: {policy.command(request.release)}")
+        raise Refused(f"{request.release} was not judged yet", hint=f"judge it: `{policy.command(request.release)}`")
     verdict = read_stored(latest)
     if request.action is Action.BREAK_GLASS and verdict.word is not VerdictWord.GO:
         if not policy.promotion.hooks.get(Action.PROMOTE):
@@ -207,7 +207,7 @@ def _find_promotions_to_undo(store: Store, policy: Policy, request: ActionReques
         intents = store.control.intents(request.release)
         hint = "add hooks for rollback to the policy"
         if any(intent.action in PROMOTING and intent.state not in FINAL_STATES for intent in intents):
-            hint = f"cancel the promotion that waits: `evaluator hold {shlex.quote(request.release)}`"
+            hint = f"cancel the promotion that waits: `{quote_command('hold', request.release)}`"
         raise Refused(f"there is nothing to roll back for {request.release}: {why}", hint=hint)
     if not promotion_ids:
         return ()
@@ -350,7 +350,7 @@ def write_note(store: Store, policy: Policy, person: Person, release: str, text:
     if not note or len(note) > LONGEST_NOTE:
         raise UsageError(
             f"the note has more than {LONGEST_NOTE} characters" if note else "the note is empty",
-            hint='for example: evaluator audit note cart@1.5.0 "slow disk in pod 3"',
+            hint='for example: `evaluator audit note cart@1.5.0 "slow disk in pod 3"`',
         )
     store.control.release(release)  # raises UnknownName
     with _audit_refusals(store, person, release, "note"):

@@ -367,8 +367,8 @@ def next_after_inconclusive(
 
 
 _FINER_TIMES = (
-    "more requests do not help: record times in finer steps (for times of a few microseconds: time several calls "
-    "together), or allow a margin of more than one step"
+    "more requests do not help: record times in finer steps, time several calls together, or allow a margin of more "
+    "than one step"
 )
 _OTHER_BOUNDS = "give the histogram the bounds that its metric needs, or use a gate on a share within one of its bounds"
 

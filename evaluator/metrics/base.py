@@ -30,12 +30,12 @@ from evaluator.stats.shaping.groups import Groups
 from evaluator.stats.shaping.panel import Panel
 from evaluator.stats.variance.longrun import MIN_BUCKETS
 from evaluator.stats.variance.uncertainty import Design
-from evaluator.wording import STORE_STEP_MS, explain_coarse, format_number
+from evaluator.wording import describe_steps, explain_coarse, find_finer_times, format_time
 
 MIN_REQUESTS = 30
 CONSTANT_BELOW = 200
 ALIKE_STEP = 0.02
-"""Times that are stored as one number count as equal only if the store's step is at most this share of them."""
+"""Times that are stored as one number count as equal only if the store's unit is at most this share of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,16 +232,16 @@ def check_enough(pair: Pair, *, successes: bool, on_both_arms: bool = True) -> s
         if successes and (on_both_arms or arm == 0) and pair.successes(arm) < MIN_REQUESTS:
             return f"only {pair.successes(arm)} successes on {pair.name(arm)}, at least {MIN_REQUESTS} are needed"
         if successes and pair.panel.constant[arm] and pair.successes(arm) < CONSTANT_BELOW:
-            # All times of the arm are equal, and too few to show their spread. If the store's step is a small share of
-            # the time, they are truly equal; else the step may have made different times equal.
+            # All times of the arm are equal, and too few to show their spread. If the store's unit is a small share of
+            # the time, they are truly equal; else rounding may have made different times equal.
             all_times = f"all {pair.successes(arm)} times on {pair.name(arm)} are"
             level_ms = float(pair.panel.totals["time_ms"][arm].sum()) / pair.successes(arm)
-            if level_ms * ALIKE_STEP >= STORE_STEP_MS:
+            unit_ms = 1 / pair.panel.units_per_ms
+            if level_ms * ALIKE_STEP >= unit_ms:
                 return f"{all_times} equal"
-            return (
-                f"{all_times} stored as {format_number(level_ms)} ms: this store keeps times in steps of "
-                f"{format_number(STORE_STEP_MS)} ms, too coarse to distinguish them; time several calls together"
-            )
+            kept = describe_steps((unit_ms, unit_ms), (pair.name(0), pair.name(1)), pair.panel.units_per_ms)
+            remedy = find_finer_times(unit_ms, pair.panel.units_per_ms)
+            return f"{all_times} stored as {format_time(level_ms)}: {kept}, too coarse to distinguish them; {remedy}"
     return None
 
 
@@ -342,7 +342,8 @@ def _explain_step(pair: Pair, rule: Rule, level_ms: float) -> str:
     `level_ms`: the baseline's value of the metric.
     """
     steps = steps_of(pair.panel, rule.slice.endpoint)
-    return explain_coarse(steps, (pair.name(0), pair.name(1)), level_ms, rule.margin) if rule.margin else ""
+    names = (pair.name(0), pair.name(1))
+    return explain_coarse(steps, names, pair.panel.units_per_ms, level_ms, rule.margin) if rule.margin else ""
 
 
 def list_questions(rule: Rule, zero: Answers, margin: Answers, limits: Sequence[Answers]) -> list[Question]:

@@ -32,7 +32,7 @@ from evaluator.stats.variance.longrun import MIN_BUCKETS
 from evaluator.stats.variance.uncertainty import choose_design
 
 MIN_COUNTED = 30
-TIMES = {"s": 1000.0, "ms": 1.0, "us": 0.001, "µs": 0.001}
+TIMES = {"s": 1000.0, "ms": 1.0, "us": 0.001, "µs": 0.001, "ns": 1e-6}
 """Unit of time → its length in ms."""
 AnyPanel = TypeVar("AnyPanel", Panel, EdgePanel)
 
@@ -215,7 +215,7 @@ class QueryMetric(ReadingMetric):
 
     query: QueryText = Field(description="The PromQL query, with $selector for the labels of the arm.")
     unit: Annotated[str, Field(pattern=r"^[^\s\x00-\x1f]{1,20}$")] | None = Field(
-        None, description="Unit of the query's numbers: s, ms, us, ratio, bytes or any word. Histograms: s."
+        None, description="Unit of the query's numbers: s, ms, us, ns, ratio, bytes or any word. Histograms: s."
     )
 
     @property

@@ -19,6 +19,7 @@ from evaluator.policy import Policy
 from evaluator.records import BASELINE, CANDIDATE, Cells, Comparison, EvidenceKind, Finding, Monitoring, Run, RunState
 from evaluator.stats.shaping.cells import recode, where
 from evaluator.store import Store
+from evaluator.wording import quote_command
 
 MUST_MATCH = ("locustfile", "users", "pace", "pacing", "spawn_rate")
 """Keys of a fingerprint in which a difference makes it another test."""
@@ -75,7 +76,7 @@ def find_side(store: Store, release_id: str, selection: str, arm: str) -> Side:
     if not runs_with_requests:
         raise UsageError(
             f"no requests have landed of {label}",
-            hint=f"`evaluator load {release_id}` or `evaluator import` lands some",
+            hint=f"`{quote_command('load', release_id)} …` or `evaluator import` lands some",
         )
     services = frozenset(service.name for service in release.services)
     return Side(label, release_id, services=services, runs=runs_with_requests, arm=arm)

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from evaluator.errors import UnknownName
+from evaluator.errors import StoreError, UnknownName
 from evaluator.records import EvidenceKind, Landed, Release, Run, RunFacts, RunState, Service
 from evaluator.sources.load import QUIET_S, RunOutcome, is_alive, is_recording, read_outcome
 from evaluator.sources.recording import MANIFEST_NAME, RunManifest, utc
@@ -59,7 +59,12 @@ def _adopt_recordings(store: Store, release_id: str, registered: Collection[str]
             fingerprint=manifest.fingerprint,
         )
         services = (Service(manifest.service),) if manifest.service else ()
-        store.data.register_run(Release(manifest.release, services), run)
+        try:
+            store.data.register_run(Release(manifest.release, services), run)
+        except StoreError:
+            if manifest.run not in store.data.list_runs():
+                raise
+            # Another command, such as `watch`, has found the recording at the same time.
         has_adopted = True
     return has_adopted
 

@@ -27,7 +27,7 @@ from evaluator.records import Evidence, EvidenceKind, Reason, Release, Run, Verd
 from evaluator.reports import VERDICT_WORDS
 from evaluator.segments import data_folder, run_folder
 from evaluator.store import Store
-from evaluator.wording import format_duration
+from evaluator.wording import format_duration, quote_command
 
 POLL_S = 1.0
 """How often (s) files are checked, without opening them."""
@@ -108,7 +108,7 @@ class StoredSubject:
     def judge_nothing(self) -> Verdict:
         """Return INCONCLUSIVE without evidence: the verdict on a release that does not exist yet."""
         evidence = Evidence((), (), (), Window(None, None), final=False)
-        next_action = f"load it: `evaluator load {self.release} …`"
+        next_action = f"load it: `{quote_command('load', self.release)} …`"
         judgement = Judgement(VerdictWord.INCONCLUSIVE, (), next_action=next_action, comparisons=())
         hash_of_no_data = f"sha256:{hashlib.sha256().hexdigest()}"
         return to_verdict(Release(self.release), self.policy, evidence, judgement, hash_of_no_data, datetime.now(UTC))
@@ -133,6 +133,8 @@ class Watch:
     sleep: Callable[[float], object]
     wait_s: float | None = None
     """`None`: until it is decided."""
+    waited_s: float = 0.0
+    """How much of `wait_s` has passed before `run`."""
     report: Say = say_nothing
     """Is called with the status each second."""
     stop: Callable[[], bool] = lambda: False
@@ -165,7 +167,7 @@ class Watch:
 
         At the deadline, the verdict on the data until then is final. Raises StoreBusy if the store cannot be read then.
         """
-        deadline = math.inf if self.wait_s is None else self.clock() + self.wait_s
+        deadline = math.inf if self.wait_s is None else self.clock() + self.wait_s - self.waited_s
         while not self.stop():
             try:
                 verdict = self._look()

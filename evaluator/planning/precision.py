@@ -225,15 +225,15 @@ def _compare_unpaired(cells: Cells) -> float:
         return 1.0
     # A slot is a bucket of a run. Times and successes of baseline and first candidate have the shape (2, slots).
     _, slot = np.unique(np.stack([moments.run, moments.bucket]), axis=1, return_inverse=True)
-    sums_us = np.zeros((2, int(slot.max()) + 1))
-    successes = np.zeros_like(sums_us)
+    sums = np.zeros((2, int(slot.max()) + 1))
+    successes = np.zeros_like(sums)
     of_pair = moments.arm < 2  # baseline and first candidate
-    np.add.at(sums_us, (moments.arm[of_pair], slot[of_pair]), moments.sum_us[of_pair])
+    np.add.at(sums, (moments.arm[of_pair], slot[of_pair]), moments.sum_time[of_pair])
     np.add.at(successes, (moments.arm[of_pair], slot[of_pair]), (moments.n - moments.failures)[of_pair])
-    on_both = (successes > 0).all(axis=0) & (sums_us > 0).all(axis=0)
+    on_both = (successes > 0).all(axis=0) & (sums > 0).all(axis=0)
     if on_both.sum() < MIN_BUCKETS:
         return 1.0
-    log_means = np.log(sums_us[:, on_both] / successes[:, on_both])  # of the response times of each arm and slot
+    log_means = np.log(sums[:, on_both] / successes[:, on_both])  # of the response times of each arm and slot
     paired_variance = float(np.var(log_means[1] - log_means[0]))
     unpaired_variance = float(log_means.var(axis=1).sum())
     return max(1.0, unpaired_variance / paired_variance) if paired_variance > 0 else 1.0

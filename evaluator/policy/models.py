@@ -197,7 +197,8 @@ class PolicyFile(Section):
     health: Health = Field(default_factory=Health)
     sensitive: bool = Field(
         default=False,
-        description="On: two other people approve a promotion, and only the path of each request is recorded.",
+        description="On: two other people approve a promotion, only the path of each request is recorded, and only the "
+        "owner can read the store, its requests and the reports.",
     )
     hooks: HooksSection = Field(default_factory=HooksSection)
     approvals: ApprovalsSection = Field(default_factory=ApprovalsSection)

@@ -221,6 +221,17 @@ def policy_of(path: Path | None, store: Store, releases: Sequence[str]) -> Polic
     return next(iter(policies.values()))
 
 
+def is_any_sensitive(path: Path | None) -> bool:
+    """Does the policy at `path`, or any of a folder of policies, say `sensitive: true`? The services share a store.
+
+    Only this key is read, so that mistakes in others do not hide it. Raises PolicyError for a file that is not YAML.
+    """
+    if path is None:
+        return False
+    files = filter(_is_policy, sorted(path.iterdir())) if path.is_dir() else [path]
+    return any(read_document(file).values.get("sensitive") is True for file in files)
+
+
 def list_policies(path: Path | None) -> Mapping[str, Policy]:
     """Load every policy of the folder at `path`; the keys name their services, such as "cart and shop".
 

@@ -1,22 +1,26 @@
 """The nouns: frozen, slotted records that packages hand to each other.
 
-Times are UTC. The name of a duration ends in its unit (`_s`, `_ms`, `_us`). Columns of cells are numpy arrays of equal
-length. Each text is stored once, in a tuple of names, and columns hold integer codes that index the tuple: a release
-with any number of requests is a few small arrays. "Method B.2" is section B.2 of docs/method.md.
+Times are UTC. The name of a duration ends in its unit (`_s`, `_ms`, `_us`), except in cells, which state it. Columns
+of cells are numpy arrays of equal length. Each text is stored once, in a tuple of names, and columns hold integer codes
+that index the tuple: a release with any number of requests is a few small arrays. "Method B.2" is section B.2 of
+docs/method.md.
 """
 
 from __future__ import annotations
 
 from evaluator.records.cells import (
+    BINS_PER_DECADE,
     BLOCK_BUCKETS,
+    MICROSECONDS,
+    NANOSECONDS,
     Bins,
     Cells,
     FailureKinds,
     InstanceBins,
     LoadLevels,
     Moments,
-    bin_edges_us,
     choose_bucket_s,
+    find_bin_edges,
 )
 from evaluator.records.landing import (
     ArrangeFiles,
@@ -118,8 +122,11 @@ from evaluator.records.words import (
 
 __all__ = [
     "BASELINE",
+    "BINS_PER_DECADE",
     "BLOCK_BUCKETS",
     "CANDIDATE",
+    "MICROSECONDS",
+    "NANOSECONDS",
     "OUTCOME_SOURCE",
     "PARTS",
     "PLAIN_QUERY",
@@ -206,10 +213,10 @@ __all__ = [
     "VerdictWord",
     "View",
     "Window",
-    "bin_edges_us",
     "check_names",
     "choose_bucket_s",
     "counts_from_start",
+    "find_bin_edges",
     "is_imported",
     "metric_name",
     "sum_left_out",

@@ -15,13 +15,22 @@ BLOCK_BUCKETS = 4
 """Buckets in one block of the per-instance histogram."""
 
 BINS_PER_DECADE = 115
-"""Bins are logarithmic: bin k holds times t (µs) with k = floor(115·log10(t)); powers of ten are edges.
+"""Bins are logarithmic: bin k holds times t (in the unit of the cells) with k = floor(115·log10(t)).
 
-Times below 1 µs are in bin 0."""
+Powers of ten are edges, so the same time in a unit that is a thousand times finer is exactly 345 bins higher. Times
+below one unit are in bin 0.
+"""
+
+MICROSECONDS, NANOSECONDS = 1000, 1_000_000
+"""Units of the times in cells, as the number of units in a millisecond.
+
+Cells of most runs are in microseconds. Milliseconds would gain nothing: sums of microseconds are as small to store, and
+nearly always fit into 64 bits.
+"""
 
 
-def bin_edges_us(first: int, last: int) -> FloatArray:
-    """Edges (µs) of bins `first`…`last`: shape (last - first + 2,)."""
+def find_bin_edges(first: int, last: int) -> FloatArray:
+    """Return the edges of bins `first`…`last` in the unit of the cells, shape (last - first + 2,)."""
     return np.power(10.0, np.arange(first, last + 2) / BINS_PER_DECADE)
 
 
@@ -39,7 +48,10 @@ def choose_bucket_s(seconds: float | None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Counts and sums, one row per run × arm × endpoint × instance × bucket. All columns have shape (rows,)."""
+    """Counts and sums, one row per run × arm × endpoint × instance × bucket. All columns have shape (rows,).
+
+    Times are whole numbers of the unit of the cells (`Cells.units_per_ms`).
+    """
 
     run: IntArray
     arm: IntArray
@@ -50,14 +62,14 @@ class Moments:
     n: IntArray
     """All requests, failures included."""
     failures: IntArray
-    sum_us: FloatArray
-    """Σ response time of successes, µs."""
-    sum_sq_us: FloatArray
-    """Σ of the squared response times of successes, µs²."""
-    min_us: FloatArray
-    """Shortest response time of a success, µs; NaN without successes."""
-    max_us: FloatArray
-    """Longest response time of a success, µs; NaN without successes."""
+    sum_time: FloatArray
+    """Σ response time of successes."""
+    sum_sq_time: FloatArray
+    """Σ of the squared response times of successes."""
+    min_time: FloatArray
+    """Shortest response time of a success; NaN without successes."""
+    max_time: FloatArray
+    """Longest response time of a success; NaN without successes."""
     bytes: FloatArray
     """Σ response bytes of successes."""
     bytes_sq: FloatArray
@@ -128,8 +140,10 @@ class Cells:
     endpoints: tuple[str, ...]
     instances: tuple[str, ...]
     bucket_s: int
-    grid_us: int
-    """Largest step (µs) of which every recorded time is a multiple."""
+    units_per_ms: int
+    """Unit of all times in the cells, as the number of units in a millisecond: `MICROSECONDS` or `NANOSECONDS`."""
+    grid: int
+    """Largest step, in units, of which every recorded time is a multiple."""
     moments: Moments
     bins: Bins
     instance_bins: InstanceBins

@@ -27,6 +27,7 @@ class ColumnMap:
     - `text`: the sources, joined by a space;
     - `integer`;
     - `number`: a duration in `unit` (s, ms, us, ns);
+    - `clock`: a duration as a time of day or an interval, whose type has its unit;
     - `instant`: a time in `unit` (s, ms, us, ns since the epoch, or iso);
     - `ended`: an instant minus the milliseconds of the second source;
     - `route`: a method, and the first of the other sources that is not empty, as a URL without host and query.
@@ -44,8 +45,8 @@ class ColumnMap:
     target: str
     sources: tuple[str, ...]
     kind: Literal[
-        "text", "integer", "number", "instant", "true", "false", "status", "filled", "unexpected", "zero", "nonzero",
-        "ended", "route",
+        "text", "integer", "number", "clock", "instant", "true", "false", "status", "filled", "unexpected", "zero",
+        "nonzero", "ended", "route",
     ]  # fmt: skip
     unit: str = ""
 

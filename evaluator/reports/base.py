@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from evaluator.records import WHOLE, Comparison, Evidence, Finding, Level, MetricStatus, Role, Verdict, VerdictWord
 from evaluator.wording import (
@@ -29,6 +29,8 @@ class Page:
     """In columns of a terminal."""
     color: bool = False
     unicode: bool = True
+    command_options: Mapping[str, str] = field(default_factory=dict)
+    """Options that commands repeat, with their values, such as `--store`: the reader calls the commands from here."""
 
 
 Render = Callable[[Verdict, Page], str]

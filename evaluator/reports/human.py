@@ -9,6 +9,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import click
 
@@ -34,6 +35,7 @@ from evaluator.reports.base import (
     to_ascii,
     write_title,
 )
+from evaluator.wording import add_options
 
 WIDE = 110
 """Below this width amounts are written closer together, and absolute bounds are shown in the reasons only."""
@@ -51,9 +53,10 @@ COLORS: Mapping[VerdictWord | MetricStatus, str] = {
 }
 NBSP = "\N{NO-BREAK SPACE}"
 _TIED = re.compile(
-    r"(?<=\d) (?=(?:%|pp|ms|s|min|h|µs|us|/s)(?:\W|$))|(?<=\d) (?=…|\.\.)|(?<=…) (?=[+−\-\d∞])|(?<=\.\.) (?=[+\-\di])"
+    r"(?<=\d) (?=(?:%|pp|ms|s|min|h|µs|ns|/s)(?:\W|$))|(?<=\d) (?=…|\.\.)|(?<=…) (?=[+−\-\d∞])|(?<=\.\.) (?=[+\-\di])"
 )
 """Spaces between a number and its unit, or the dots next to it: no line is broken there."""
+_COMMAND_TO_COPY = re.compile(r"`evaluator [^`]*`")
 _LONG_WORD = re.compile(r"(\S{300})\S+")
 """A name of thousands of characters would hide the rest of the page; the JSON has all of it."""
 _COMMAND = re.compile(r"(^\s*)(:)(?=:)|(##\w*)(\[)")
@@ -62,12 +65,24 @@ _COMMAND = re.compile(r"(^\s*)(:)(?=:)|(##\w*)(\[)")
 
 def render(verdict: Verdict, page: Page) -> str:
     """Write a verdict for the terminal, or the file, that `page` describes."""
-    return to_human(verdict, width=page.width, color=page.color, unicode=page.unicode)
+    return to_human(
+        verdict, width=page.width, color=page.color, unicode=page.unicode, command_options=page.command_options
+    )
 
 
-def to_human(verdict: Verdict, *, width: int = 80, color: bool = False, unicode: bool = True) -> str:
-    """Write a verdict for a terminal of `width` columns; without `unicode` in ASCII only. Numbers are never wrapped."""
-    writer = _Writer(width, color, unicode)
+def to_human(
+    verdict: Verdict,
+    *,
+    width: int = 80,
+    color: bool = False,
+    unicode: bool = True,
+    command_options: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """Write a verdict for a terminal of `width` columns; without `unicode` in ASCII only.
+
+    Numbers and commands are never broken into lines. `command_options`: options that commands repeat, and their values.
+    """
+    writer = _Writer(width, color, unicode, command_options)
     comparisons = verdict.evidence.comparisons
     lines = [*_write_head(verdict, writer), ""]
     for arm in dict.fromkeys(row.arm for row in comparisons):
@@ -92,7 +107,7 @@ class _Writer(Page):
 
     def clean(self, text: str) -> str:
         """Make any text safe for this page: no control characters, not endless, and ASCII where the page needs that."""
-        text = clean_and_cut(text, MAX_TEXT)
+        text = clean_and_cut(add_options(text, self.command_options), MAX_TEXT)
         # No-break spaces must survive until the lines are broken.
         return text if self.unicode else NBSP.join(map(to_ascii, text.split(NBSP)))
 
@@ -108,9 +123,11 @@ class _Writer(Page):
     def wrap(self, text: str, indent: str = "  ", next_indent: str = "    ") -> list[str]:
         """Break a sentence into lines: `indent` before the first, `next_indent` before the others.
 
-        No line is broken between a number and its unit. A word of more than 300 characters is cut.
+        No line is broken between a number and its unit, or in a command: a shell would take it for two. A word of more
+        than 300 characters is cut.
         """
         text = _LONG_WORD.sub(rf"\1{self.clean('…')}", self.clean(text))
+        text = _COMMAND_TO_COPY.sub(lambda match: match[0].replace(" ", NBSP), text)
         lines = textwrap.wrap(
             _TIED.sub(NBSP, text),  # spaces at which no line may be broken
             max(self.width, 40),

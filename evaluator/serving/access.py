@@ -74,10 +74,10 @@ class Access:
         self.token = secrets.token_urlsafe(32)
         self.cookie_name = f"evaluator-session-{port}"
         self.pass_value = secrets.token_urlsafe(32)
-        """Value of ACCESS_HEADER of a connection that may act. Nobody else can know it."""
+        """Value of ACCESS_HEADER of a connection that may act. No other program can know it."""
         self._key = secrets.token_bytes(32)
         self._token_account: int | None = None
-        """The first account that used the token; None: nobody did, or the system does not say which account it was."""
+        """The first account that used the token; None: none did, or the system does not say which account it was."""
 
     def exchange(self, token: str, headers: Mapping[str, str], account: int | None) -> str | None:
         """Return the session for a token; None if it is wrong, or of another account, or did not come directly.

@@ -9,7 +9,9 @@ import numpy as np
 
 from evaluator.records import (
     BASELINE,
+    BINS_PER_DECADE,
     BLOCK_BUCKETS,
+    MICROSECONDS,
     Bins,
     Cells,
     FailureKinds,
@@ -19,7 +21,6 @@ from evaluator.records import (
     choose_bucket_s,
 )
 from evaluator.records.arrays import FloatArray, IntArray
-from evaluator.records.cells import BINS_PER_DECADE
 from evaluator.simulate.design import Scenario
 from evaluator.simulate.requests import Requests, simulate
 from evaluator.stats.shaping.cells import add_up
@@ -65,7 +66,8 @@ def to_cells(requests: Requests, bucket_s: int | None = None) -> Cells:
         endpoints=requests.endpoints,
         instances=requests.instances,
         bucket_s=bucket_s,
-        grid_us=max(1, int(np.gcd.reduce(success_us, initial=0))),  # the step of which all times are multiples
+        units_per_ms=MICROSECONDS,
+        grid=max(1, int(np.gcd.reduce(success_us, initial=0))),  # the step of which all times are multiples
         moments=_sum_moments(requests, bucket),
         bins=add_up(Bins(run, arm, endpoint, success_bucket, bins, ones)),
         instance_bins=add_up(InstanceBins(run, arm, endpoint, instance, success_bucket // BLOCK_BUCKETS, bins, ones)),
@@ -138,10 +140,10 @@ def _sum_moments(requests: Requests, bucket: IntArray) -> Moments:
         bucket_of_cell,
         n=np.bincount(cell_of_request, minlength=cells),
         failures=np.bincount(cell_of_request[requests.failed], minlength=cells),
-        sum_us=np.bincount(cell_of_success, weights=response_us, minlength=cells).astype(float),
-        sum_sq_us=_sum_squares(cell_of_success, response_us, cells),
-        min_us=min_us,
-        max_us=max_us,
+        sum_time=np.bincount(cell_of_success, weights=response_us, minlength=cells).astype(float),
+        sum_sq_time=_sum_squares(cell_of_success, response_us, cells),
+        min_time=min_us,
+        max_time=max_us,
         bytes=np.bincount(cell_of_success, weights=response_bytes, minlength=cells).astype(float),
         bytes_sq=_sum_squares(cell_of_success, response_bytes, cells),
     )

@@ -22,6 +22,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from evaluator.errors import InputError, LoadError, UsageError
+from evaluator.permissions import PRIVATE_UMASK, is_private, private_files
 from evaluator.records import Arm, Run, RunFacts, RunState
 from evaluator.sources.fingerprint import describe_environment
 from evaluator.sources.recording import (
@@ -224,9 +225,12 @@ def run_locust(
     Locust's log. As soon as `why_stop` returns a reason (a text that is not empty), the load is ended in order, and
     counts as complete. Raises LoadError if no process can be started.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     recording_path = folder / RECORDING_NAME
-    _make_recording(plan, run, folder).write(recording_path)
+    # A private store has a private folder, in which the folders of releases have those of their runs.
+    private = plan.sensitive or is_private(folder.parents[1])
+    with private_files(when=private):
+        folder.mkdir(parents=True, exist_ok=True)
+        _make_recording(plan, run, folder).write(recording_path)
     deadline = time.time() + plan.run_time_s + OVERDUE_S  # epoch, s
     try:
         process = subprocess.Popen(
@@ -238,6 +242,7 @@ def run_locust(
             errors="replace",
             env=_environment(recording_path),
             start_new_session=True,
+            umask=PRIVATE_UMASK if private else -1,  # -1: as in this process
         )
     except OSError as error:
         raise LoadError(f"Locust cannot be started: {error.strerror}") from error

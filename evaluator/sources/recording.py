@@ -11,13 +11,14 @@ import json
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from evaluator.errors import SourceError, UsageError
 from evaluator.records import Arm, InFlight, LeftOut, LeftOutKind, Release, RunFacts, Service, check_names, sum_left_out
+from evaluator.segments import run_folder, written_whole
 
 RECORDING_VARIABLE = "EVALUATOR_RECORDING"
 """Environment variable that names the JSON file of a Recording."""
@@ -89,16 +90,33 @@ class RunManifest:
     fingerprint: dict[str, Any]
 
     def write(self, folder: Path) -> None:
-        """Write the manifest into the run's folder. Raises OSError."""
-        (folder / MANIFEST_NAME).write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+        """Write the manifest into the run's folder, at once for every reader. Raises OSError."""
+        with written_whole(folder / MANIFEST_NAME) as unfinished:
+            unfinished.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read the file that `write` wrote. Raises SourceError."""
+        """Read the file that `write` wrote; a recorder of another version may have written more. Raises SourceError."""
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise SourceError(f"{path} cannot be read: {error}") from error
+            values = json.loads(path.read_text(encoding="utf-8"))
+            manifest = cls(**{part.name: values[part.name] for part in fields(cls)})
+            texts = (manifest.run, manifest.release, manifest.service)
+            are_texts = all(isinstance(text, str) for text in texts) and isinstance(manifest.fingerprint, dict)
+            utc(manifest.started + (manifest.run_time_s or 0.0))  # fails for what is no time
+        except (OSError, ValueError, TypeError, KeyError, OverflowError) as error:
+            raise _refuse_manifest(path, f"{type(error).__name__}: {error}") from error
+        data = path.parents[2]
+        if not are_texts or path.parent != run_folder(data, manifest.release, manifest.run):
+            raise _refuse_manifest(path, "it does not describe the run of its folder")
+        return manifest
+
+
+def _refuse_manifest(path: Path, problem: str) -> SourceError:
+    """Make the error for a manifest that is damaged, of another program, or of another folder."""
+    return SourceError(
+        f"{path} does not describe a recording: {' '.join(problem.split())[:200]}",
+        hint=f"if the evaluator recorded there, record again; then move {path.parent} elsewhere, or delete it",
+    )
 
 
 @dataclass(slots=True)

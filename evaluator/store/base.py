@@ -13,17 +13,23 @@ last run. Queries and exports read a copy of the file, so they see both parts.
 
 from __future__ import annotations
 
+import glob
+import logging
+import shlex
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 from evaluator.errors import StoreError
+from evaluator.permissions import is_private, make_private, private_files
 from evaluator.records import ReleaseSummary
 from evaluator.store.control import Control
 from evaluator.store.data import StoredData
 from evaluator.store.file import WAIT_S, StoreFile
 from evaluator.store.migrations import bring_up_to_date
+
+_log = logging.getLogger("evaluator")
 
 Stamp = tuple[tuple[int, int], ...]
 
@@ -58,10 +64,11 @@ class Store:
     data: StoredData
 
     @classmethod
-    def open(cls, path: Path, *, create: bool = False, wait_s: float = WAIT_S) -> Self:
+    def open(cls, path: Path, *, create: bool = False, private: bool = False, wait_s: float = WAIT_S) -> Self:
         """Check the store at `path` and bring its schema up to date; with `create`, make a store that does not exist.
 
-        `wait_s`: how long each use of the store waits for another process to close the file.
+        `private`: let only its owner read the store and what is recorded in its folder, now and later. `wait_s`: how
+        long each use of the store waits for another process to close the file.
         """
         path = Path(path).absolute()
         file = StoreFile(path, wait_s)
@@ -77,7 +84,10 @@ class Store:
                 f"there is no store at {path}",
                 hint="`evaluator load`, `import` and `demo` make one; or give another path with --store",
             )
-        bring_up_to_date(file)
+        with private_files(when=private or is_private(path)):
+            bring_up_to_date(file)
+        if private:
+            _make_store_private(file)
         control = Control(file)
         return cls(file, control, StoredData(file, control))
 
@@ -99,3 +109,23 @@ class Store:
             counts_of_release = self.data.count_landed()
             summaries = self.control.releases()
         return tuple(replace(summary, **counts_of_release.get(summary.release.id, {})) for summary in summaries)
+
+
+def _make_store_private(file: StoreFile) -> None:
+    """Let only the owner read the files of a store. If that is not possible, log a warning that says what to do."""
+    if is_private(file.path) and is_private(file.folder):
+        return
+    # The store itself last: as long as it is not private, this is repeated.
+    others = file.path.parent.glob(f"{glob.escape(file.path.name)}.*")  # its log, and backups of older schemas
+    try:
+        for path in (*others, file.folder.resolve(), file.path):
+            make_private(path)
+    except OSError as error:
+        _log.warning(
+            "other users can read the store %s of a sensitive service: the permissions of %s cannot be changed (%s); "
+            "let its owner run: %s",
+            file.path,
+            error.filename,
+            error.strerror,
+            shlex.join(["chmod", "-R", "go=", str(file.path), str(file.folder)]),
+        )

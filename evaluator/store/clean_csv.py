@@ -349,8 +349,8 @@ class _RowConverter:
             is_success_without_time = pc.and_not(values.is_null(), failed)
             _require_plain(not pc.any(is_success_without_time).as_py())
             values = values.fill_null(0.0)
-        ms_per_unit = SCALES[column.unit]
-        times = values.to_numpy() if ms_per_unit == 1 else values.to_numpy() * ms_per_unit
+        factor, divisor = SCALES[column.unit]
+        times = values.to_numpy() if factor == divisor else values.to_numpy() * factor / divisor
         _require_plain(bool(((times >= 0) & (times <= HIGHEST_MS)).all()))
         return pa.array(times)
 

@@ -337,8 +337,9 @@ class Control:
                 # The name of a service may have characters that a file name must not have.
                 path = folder / f"{hashlib.sha256(service.encode()).hexdigest()[:24]}.lock"
                 try:
-                    folder.mkdir(parents=True, exist_ok=True)
-                    path.touch()
+                    with self.file.keeping_private():
+                        folder.mkdir(parents=True, exist_ok=True)
+                        path.touch()
                 except OSError as error:
                     raise StoreError(
                         f"{path} cannot be written: {error.strerror}",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from evaluator.permissions import is_private, make_private
 from evaluator.records import (
     Answer,
     ArrangeFiles,
@@ -36,6 +38,7 @@ from evaluator.store.control import Control
 from evaluator.store.engine import Relation
 from evaluator.store.file import StoreFile
 from evaluator.store.landing import land, read_bucket_s
+from evaluator.store.leftovers import remove_unfinished
 from evaluator.store.locks import shared
 from evaluator.store.migrations import prepare_folder
 from evaluator.store.outcomes import read_outcomes
@@ -61,7 +64,8 @@ class StoredData:
         `bucket_s`: length of a bucket; `None`: chosen from the planned duration of the run.
         """
         planned_s = (run.planned_end - run.started).total_seconds() if run.planned_end and run.started else None
-        prepare_folder(self.file)
+        with self.file.keeping_private():
+            prepare_folder(self.file)
         with self.control.landing(release), self.file.opened(write=True) as engine:
             add_run(engine, run, bucket_s or choose_bucket_s(planned_s))
 
@@ -76,20 +80,27 @@ class StoredData:
     ) -> None:
         """Store the state, times and facts of a run that has ended. `None` leaves a stored time as it is.
 
-        Raises UnknownName.
+        Files that its processes left unfinished when they were killed are deleted. Raises UnknownName.
         """
         with self.file.opened(write=True) as engine:
-            read_run(engine, run_id)
+            run = read_run(engine, run_id)
             engine.execute(
                 """UPDATE store.runs SET state = ?, ended = coalesce(?, ended), facts = ?,
                 planned_end = coalesce(?, planned_end) WHERE id = ?""",
                 [state.value, ended, facts_to_json(facts), planned_end, run_id],
             )
+        remove_unfinished(self.segment_folder(run))
 
     def runs(self, release_id: str) -> tuple[Run, ...]:
         """Read the runs of a release, by the start of their group and by replicate. Raises UnknownName."""
         with self.file.opened() as engine:
             return read_runs(engine, release_id)
+
+    def list_runs(self) -> frozenset[str]:
+        """Return the ids of all runs."""
+        with self.file.opened() as engine:
+            rows = engine.execute("SELECT id FROM store.runs").fetchall()
+        return frozenset(run_id for (run_id,) in rows)
 
     def count_landed(self) -> Mapping[str, Mapping[str, Any]]:
         """Count groups, runs and rows of each release, and find when its last run began.
@@ -144,12 +155,14 @@ class StoredData:
             rows = engine.execute("SELECT name, file, landed_at FROM store.segments WHERE run = ?", [run_id]).fetchall()
         # Name of a segment → the file with its rows now, and when it landed.
         landed_before = {name: (file, landed_at.astimezone(UTC)) for name, file, landed_at in rows}
+        folder = self.segment_folder(run)
+        if is_private(self.file.path) and not (is_private(folder) and is_private(folder.parent)):
+            self._make_folder_private(folder.parent)
         # Deleting request rows needs an exclusive lock on this file, so none are deleted meanwhile.
         with shared(self.file.empty_segment):
             landed = land(self.file, run, bucket_s, landed_before)
         is_running = run.state is RunState.RUNNING
         merge_older_than = datetime.now(UTC) - COMPACT_AFTER if is_running else None  # None: however new
-        folder = self.segment_folder(run)
         is_due = landed.segments > 0 and not is_running
         if is_due or maintenance.is_compaction_due(folder, landed_before, merge_older_than):
             self.compact(run_id)
@@ -163,7 +176,8 @@ class StoredData:
         """
         from evaluator.store.readings import write_answers  # a verdict must not wait for this import
 
-        write_answers(self.segment_folder(run), run.id, answers, sources)
+        with self.file.keeping_private():
+            write_answers(self.segment_folder(run), run.id, answers, sources)
         return self.land_readings(run)
 
     def land_readings(self, run: Run) -> Landed:
@@ -186,7 +200,8 @@ class StoredData:
         """
         from evaluator.store.importing import import_files  # a verdict must not wait for this import
 
-        return import_files(self.file, self.control, release, group, plan, arrange)
+        with self.file.keeping_private():
+            return import_files(self.file, self.control, release, group, plan, arrange)
 
     def land_outcomes(self, release: Release, run: Run, plan: OutcomePlan) -> tuple[Landed, OutcomeFacts]:
         """Land the files of outcomes of a plan as `run`. Raises InputError.
@@ -195,7 +210,16 @@ class StoredData:
         """
         from evaluator.store.outcomes import import_outcomes
 
-        return import_outcomes(self.file, self.control, release, run, plan)
+        with self.file.keeping_private():
+            return import_outcomes(self.file, self.control, release, run, plan)
+
+    def _make_folder_private(self, folder: Path) -> None:
+        """Let only the owner read what recorders have written into the folder of a release.
+
+        They may be processes of another user, whose files stay as they are.
+        """
+        with suppress(OSError):  # the folder around it is private, so no other user can reach this one
+            make_private(folder)
 
     # -------------------------------------------------------------- reading
 
@@ -228,7 +252,8 @@ class StoredData:
         """Merge the landed segments of a run into files of 64 MB and more; returns how many were merged."""
         with self.file.opened() as engine:
             run = read_run(engine, run_id)
-        return maintenance.compact_run(self.file, run)
+        with self.file.keeping_private():
+            return maintenance.compact_run(self.file, run)
 
     def purge(self, release_id: str) -> int:
         """Delete the request rows of a release and return how many; cells and verdicts stay for judging again."""
@@ -238,7 +263,8 @@ class StoredData:
     def export(self, release_id: str, folder: Path) -> tuple[Path, ...]:
         """Write requests, cells, runs and verdicts of a release as Parquet files into `folder`."""
         self.runs(release_id)
-        return maintenance.export_release(self.file, release_id, folder)
+        with self.file.keeping_private():
+            return maintenance.export_release(self.file, release_id, folder)
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> pa.Table:
         """Run a query over a snapshot: the store's tables and the view `requests`. Raises UsageError for bad SQL."""

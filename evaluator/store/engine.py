@@ -5,8 +5,6 @@ from __future__ import annotations
 import atexit
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +12,7 @@ from pathlib import Path
 import duckdb
 
 from evaluator.errors import EvaluatorError, InputError, StoreBusy, StoreError
+from evaluator.store.temporary import name_temporary_path
 
 Engine = duckdb.DuckDBPyConnection
 Relation = duckdb.DuckDBPyRelation
@@ -41,34 +40,17 @@ def open_engine(*, search: Path | None = None, read: Path | None = None) -> Iter
     An error of DuckDB in the body of the `with` statement becomes a StoreError, or an InputError for a damaged gzip
     file.
     """
-    with tempfile.TemporaryDirectory(prefix="evaluator-") as spill:
-        try:
-            path = str(read) if read else ":memory:"
-            with duckdb.connect(path, read_only=read is not None) as engine:
-                _configure(engine, spill, search)
-                yield engine
-        except duckdb.Error as error:
-            raise _translate(error) from error
+    try:
+        path = str(read) if read else ":memory:"
+        with duckdb.connect(path, read_only=read is not None) as engine:
+            _limit(engine)
+            _set_session(engine, search)
+            yield engine
+    except duckdb.Error as error:
+        raise _translate(error) from error
 
 
-class _Reusable:
-    """An engine in memory that can be used again, and its folder for spilling."""
-
-    def __init__(self) -> None:
-        self.spill = tempfile.mkdtemp(prefix="evaluator-")
-        self.engine = duckdb.connect(":memory:")
-        _limit(self.engine, self.spill)
-
-    def is_clean(self) -> bool:
-        """Whether nothing is left of its last use: no attached file and no table."""
-        return self.engine.execute(_COUNT_LEFT_BEHIND).fetchone() == (0, 0)
-
-    def close(self) -> None:
-        self.engine.close()
-        shutil.rmtree(self.spill, ignore_errors=True)
-
-
-_IDLE: list[_Reusable] = []
+_IDLE: list[Engine] = []
 """Engines that wait for their next use."""
 _MAX_IDLE = 4
 
@@ -80,20 +62,27 @@ def reuse_engine(*, search: Path) -> Iterator[Engine]:
     Each caller gets a connection of its own, so temporary tables and registered frames end with it. An engine is kept
     only if the body raised nothing and left it clean.
     """
-    reusable = None
+    engine = None
     try:
-        reusable = _IDLE.pop() if _IDLE else _Reusable()
-        with reusable.engine.cursor() as connection:
+        engine = _IDLE.pop() if _IDLE else _open_in_memory()
+        with engine.cursor() as connection:
             _set_session(connection, search)
             yield connection
-        if len(_IDLE) < _MAX_IDLE and reusable.is_clean():
-            _IDLE.append(reusable)
-            reusable = None
+        if len(_IDLE) < _MAX_IDLE and engine.execute(_COUNT_LEFT_BEHIND).fetchone() == (0, 0):
+            _IDLE.append(engine)
+            engine = None
     except duckdb.Error as error:
         raise _translate(error) from error
     finally:
-        if reusable is not None:
-            reusable.close()
+        if engine is not None:
+            engine.close()
+
+
+def _open_in_memory() -> Engine:
+    """Open an engine without a file."""
+    engine: Engine = duckdb.connect(":memory:")
+    _limit(engine)
+    return engine
 
 
 def close_idle() -> None:
@@ -109,25 +98,29 @@ os.register_at_fork(before=close_idle)  # a child cannot use the engines of its 
 def open_shared(path: Path, *, search: Path) -> Engine:
     """Open an engine on the file `path`, read-only. Queries find relative paths in `search`.
 
-    The engine closes when nothing refers to it or to one of its relations. No `with` block ends then that could delete
-    its folder for spilling, so all such engines of a process share one folder.
+    The engine closes when nothing refers to it or to one of its relations.
     """
     try:
         engine: Engine = duckdb.connect(str(path), read_only=True)
-        _configure(engine, str(Path(tempfile.gettempdir()) / f"evaluator-spill-{os.getpid()}"), search)
+        _limit(engine)
+        _set_session(engine, search)
     except duckdb.Error as error:
         raise _translate(error) from error
     return engine
 
 
-def _configure(engine: Engine, spill: str, search: Path | None) -> None:
-    """Limit the memory of an engine, and set the folders for spilling and for relative paths."""
-    _limit(engine, spill)
-    _set_session(engine, search)
+def _limit(engine: Engine) -> None:
+    """Set what holds for all connections of an engine: its memory, and a folder of its own for what exceeds that.
 
-
-def _limit(engine: Engine, spill: str) -> None:
-    """Set what holds for all connections of an engine: its memory, and the folder for spilling."""
+    The engine makes this folder when it first needs it, and deletes it when it closes. Raises StoreError.
+    """
+    try:
+        spill = name_temporary_path()
+    except OSError as error:
+        raise StoreError(
+            f"no temporary folder can be made: {error}",
+            hint="free some space there, or name another folder in the environment variable TMPDIR",
+        ) from error
     engine.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
     engine.execute(f"SET temp_directory = {quote(spill)}")
     engine.execute("SET preserve_insertion_order = false")  # keeping the order of rows costs memory and time

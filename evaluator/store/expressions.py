@@ -8,8 +8,11 @@ from typing import Literal
 from evaluator.records import ColumnMap, Condition, FilePlan
 from evaluator.store.engine import quote, quote_all
 
-SCALES = {"s": 1000.0, "ms": 1.0, "us": 0.001, "ns": 0.000001}
-"""Unit of a time → milliseconds."""
+SCALES = {"s": (1000, 1), "ms": (1, 1), "us": (1, 1000), "ns": (1, 1_000_000)}
+"""Unit of a time → two numbers: milliseconds are a time multiplied by the first and divided by the second.
+
+Multiplied by 0.001 instead, many times would differ in their last digit.
+"""
 
 MICROS = {"s": 1_000_000.0, "ms": 1000.0, "us": 1.0, "ns": 0.001}
 """Unit of an instant → microseconds."""
@@ -52,6 +55,7 @@ def express(file: FilePlan, column: ColumnMap) -> str:
         return _express_failure_by_text(names)
     if column.target == "status_code":
         return f"TRY_CAST({_express_status(names[0])} AS SMALLINT)"
+    factor, divisor = SCALES.get(column.unit, (1, 1))  # to milliseconds
     # Each template uses only some of these.
     return _EXPRESSIONS[column.kind].format(
         name=names[0],
@@ -59,14 +63,16 @@ def express(file: FilePlan, column: ColumnMap) -> str:
         status_fails=_express_failure_by_status(names[-1]),  # the only source of `status`, the second of `unexpected`
         texts=", ".join(f"CAST({name} AS VARCHAR)" for name in names),
         integer=_INTEGERS.get(column.target),  # SQL type
-        scale=SCALES.get(column.unit),  # milliseconds of a unit
+        factor=factor,
+        divisor=divisor,
     )
 
 
 _EXPRESSIONS = {
     "text": "concat_ws(' ', {texts})",
     "integer": "TRY_CAST({name} AS {integer})",
-    "number": "TRY_CAST({name} AS DOUBLE) * {scale}",
+    "number": "TRY_CAST({name} AS DOUBLE) * {factor} / {divisor}",
+    "clock": "epoch_ns({name}) / 1000000",
     "true": "{true}",
     "false": "NOT {true}",
     "status": "{status_fails}",

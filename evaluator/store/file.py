@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from evaluator.errors import StoreError
+from evaluator.permissions import is_private, private_files
 from evaluator.segments import data_folder, run_folder
 from evaluator.store.engine import Engine, attach, reuse_engine, transaction
 
@@ -44,6 +45,13 @@ class StoreFile:
         """Folder that the segments of a run are written to (made by the writer)."""
         return run_folder(self.folder, release, run)
 
+    def keeping_private(self) -> AbstractContextManager[None]:
+        """Make private files in the body of the `with` statement if the store is private: only its owner can read it.
+
+        A store is made private for a sensitive service, and stays so for all services that share it.
+        """
+        return private_files(when=is_private(self.path))
+
     @contextmanager
     def opened(self, *, write: bool = False) -> Iterator[Engine]:
         """Open the file, as the database `store`, to read from it or for one transaction.
@@ -64,7 +72,9 @@ class StoreFile:
     @contextmanager
     def attached(self, engine: Engine, *, write: bool = False) -> Iterator[None]:
         """Attach the file, as the database `store`, to an open engine: to read from it or for one transaction."""
+        # DuckDB makes a log next to the file.
         with (
+            self.keeping_private() if write else nullcontext(),
             attach(engine, self.path, write=write, wait_s=self.wait_s),
             transaction(engine) if write else nullcontext(),
         ):

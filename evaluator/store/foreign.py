@@ -442,6 +442,8 @@ def _give_reason(problem: str, value: str, median_time: datetime | None) -> str:
         return f"a year or more from the other times of the file, around {median_time:%Y-%m-%d}"
     if problem == "failed" and not value.strip():
         return "so it is not known whether the request failed"
+    if problem == "response_time_ms" and re.search(r"\d:\d|\bdays?\b|^P(T|\d)", value):
+        return "a duration as text: write numbers, and name their unit by --column response_time_ms=COLUMN:UNIT"
     is_number = re.fullmatch(r"\s*\d[\d.,' \u00a0]*\s*", value)
     if is_number and re.search(r"[,' \u00a0]", value.strip()):
         return f"{_REASONS[problem]}: write numbers with a decimal point and no separator of thousands"

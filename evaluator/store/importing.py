@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
-import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -42,9 +41,10 @@ from evaluator.store.inspection import Inspection, find_landed, find_same, hash_
 from evaluator.store.landing import Segment, write_cells, write_manifest
 from evaluator.store.leftovers import landing_in, remove_killed
 from evaluator.store.migrations import prepare_folder
-from evaluator.store.rollup import find_grid_us, roll_up
+from evaluator.store.rollup import choose_units_per_ms, find_grid, roll_up
 from evaluator.store.runs import add_run
 from evaluator.store.sub_results import forget_sub_results
+from evaluator.store.temporary import temporary_folder
 from evaluator.wording import list_left_out
 
 AHEAD = timedelta(hours=1)
@@ -156,8 +156,8 @@ def _temporarily_rewritten(file: FilePlan) -> Iterator[FilePlan]:
     if file.layout.rewrite is None:
         yield file
         return
-    with tempfile.TemporaryDirectory(prefix="evaluator-") as folder:
-        target = Path(folder) / "rewritten.parquet"
+    with temporary_folder() as folder:
+        target = folder / "rewritten.parquet"
         try:
             file.layout.rewrite(Path(file.path), target)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -409,10 +409,13 @@ def _write_runs(
     bucket_s = choose_bucket_s(max(durations).total_seconds())
     # Each run is rolled up into tables of its own, with this suffix, before the store is locked.
     suffix_by_run = {run.id: f"_{position}" for position, run in enumerate(runs)}
-    grid_us_by_run = {}  # largest step of which all times of the cells are multiples
+    # All runs have the same unit, so that their times were rounded alike.
+    units_per_ms = choose_units_per_ms(engine, [converted.path for converted in converted_files])
+    grid_by_run = {}  # largest step of which all times of the cells are multiples
     for run in runs:
-        roll_up(engine, [converted.path for converted in files_by_run[run.id]], bucket_s, suffix_by_run[run.id])
-        grid_us_by_run[run.id] = find_grid_us(engine, suffix_by_run[run.id])
+        paths = [converted.path for converted in files_by_run[run.id]]
+        roll_up(engine, paths, bucket_s, units_per_ms, suffix_by_run[run.id])
+        grid_by_run[run.id] = find_grid(engine, suffix_by_run[run.id])
     with control.landing(release), store.attached(engine, write=True):
         # Another process may have landed the files before this one locked the store.
         landed_meanwhile = match_landed(engine, release.id, hashes)
@@ -420,7 +423,7 @@ def _write_runs(
             return landed_meanwhile
         for run in runs:
             add_run(engine, run, bucket_s)
-            write_cells(engine, run.id, grid_us_by_run[run.id], suffix_by_run[run.id])
+            write_cells(engine, run.id, grid_by_run[run.id], units_per_ms, suffix_by_run[run.id])
             segments = [
                 Segment(converted.path, converted.rows, hashes[converted.file]) for converted in files_by_run[run.id]
             ]

@@ -11,11 +11,11 @@ from pathlib import Path
 import duckdb
 
 from evaluator.errors import SourceError, StoreError
-from evaluator.records import Landed, Run
+from evaluator.records import NANOSECONDS, Landed, Run
 from evaluator.segments import count_rows, segment_paths
 from evaluator.store.engine import Engine, open_engine
 from evaluator.store.file import StoreFile
-from evaluator.store.rollup import HIGHEST_MS, find_grid_us, roll_up
+from evaluator.store.rollup import HIGHEST_MS, choose_units_per_ms, find_grid, roll_up
 from evaluator.store.rollup import count_rows as count_rolled_up
 
 _BATCH_ROWS = 20_000_000
@@ -40,6 +40,12 @@ def read_bucket_s(engine: Engine, run_id: str) -> int:
     """Read the length (s) of a run's buckets."""
     query = """SELECT bucket_s FROM store.runs JOIN store.groups ON groups.id = runs."group" WHERE runs.id = ?"""
     return int(engine.execute(query, [run_id]).fetchall()[0][0])
+
+
+def read_units_per_ms(engine: Engine, run_id: str) -> int | None:
+    """Read the unit of a run's times, as the number of units in a millisecond; `None` if no time has landed."""
+    [(units_per_ms,)] = engine.execute("SELECT units_per_ms FROM store.runs WHERE id = ?", [run_id]).fetchall()
+    return int(units_per_ms) if units_per_ms else None
 
 
 def hash_file(path: Path) -> str:
@@ -110,29 +116,38 @@ def _land_batch(file: StoreFile, run: Run, bucket_s: int, segments: list[Segment
     they can be inspected but break no reader of the folder. `bucket_s`: length of a bucket of the cells.
     """
     with open_engine() as engine:
+        with file.attached(engine):
+            units_per_ms = read_units_per_ms(engine, run.id)  # `None` if these segments decide it
         while segments:
-            segments = _roll_up_readable(engine, file, segments, bucket_s)
-            grid_us = find_grid_us(engine)  # largest step of which all times of the cells are multiples
+            segments, units_rolled_up = _roll_up_readable(engine, file, segments, bucket_s, units_per_ms)
+            grid = find_grid(engine)  # largest step of which all times of the cells are multiples
             with file.attached(engine, write=True):
                 rows = engine.execute("SELECT name FROM store.segments WHERE run = ?", [run.id]).fetchall()
                 landed_meanwhile = {name for (name,) in rows} & {segment.path.name for segment in segments}
-                if not landed_meanwhile:
-                    write_cells(engine, run.id, grid_us)
+                # Another process that landed the first segments of the run may have chosen another unit.
+                units_per_ms = read_units_per_ms(engine, run.id)
+                is_unit_of_run = units_per_ms in (None, units_rolled_up)
+                if is_unit_of_run and not landed_meanwhile:
+                    write_cells(engine, run.id, grid, units_rolled_up)
                     write_manifest(engine, file, run.id, segments)
-            if not landed_meanwhile:
+            if is_unit_of_run and not landed_meanwhile:
                 for segment in segments:
                     if segment.problem:
                         segment.path.rename(segment.path.with_name(segment.path.name + ".unreadable"))
                 break
-            # The roll-up includes rows that must not count twice, so the other segments are rolled up again.
+            # The roll-up has another unit, or includes rows that must not count twice: the segments that have not
+            # landed are rolled up again.
             segments = [segment for segment in segments if segment.path.name not in landed_meanwhile]
     return segments
 
 
-def _roll_up_readable(engine: Engine, file: StoreFile, segments: list[Segment], bucket_s: int) -> list[Segment]:
+def _roll_up_readable(
+    engine: Engine, file: StoreFile, segments: list[Segment], bucket_s: int, units_per_ms: int | None
+) -> tuple[list[Segment], int]:
     """Roll up the segments that can be read, into tables of `engine` with their cells in buckets of `bucket_s` seconds.
 
-    Returns all segments; those that cannot be read have their problem and 0 rows.
+    `units_per_ms`: unit of the times of the run; `None`: chosen from these segments. Returns all segments, those that
+    cannot be read with their problem and 0 rows; and the unit.
     """
     while True:
         readable = [segment.path for segment in segments if not segment.problem]
@@ -140,12 +155,13 @@ def _roll_up_readable(engine: Engine, file: StoreFile, segments: list[Segment], 
         failure: Exception = StoreError(
             "the number of rows of the segments changed while they were read", hint="try again when nothing writes them"
         )
+        paths = readable or [file.empty_segment]  # the roll-up needs at least one file
         try:
-            # The roll-up needs at least one file.
-            roll_up(engine, readable or [file.empty_segment], bucket_s)
+            unit = units_per_ms or choose_units_per_ms(engine, paths)
+            roll_up(engine, paths, bucket_s, unit)
             # A segment with a problem counts 0 rows.
             if count_rolled_up(engine) == sum(segment.rows for segment in segments):
-                return segments
+                return segments, unit
         except duckdb.Error as error:
             failure = error
         # The roll-up failed or left rows out: test each segment alone, then roll up again without those with a problem.
@@ -165,7 +181,7 @@ def _explain_unrollable(engine: Engine, path: Path) -> str:
     one that cannot be right, are not rolled up.
     """
     try:
-        roll_up(engine, [path], bucket_s=1)
+        roll_up(engine, [path], bucket_s=1, units_per_ms=NANOSECONDS)
         bad_times = engine.execute(
             """SELECT response_time_ms FROM read_parquet(?)
             WHERE NOT (isfinite(response_time_ms) AND response_time_ms BETWEEN 0 AND ?) LIMIT 1""",
@@ -237,10 +253,11 @@ _INSERTS = {
 """Table of the store → its rows without the run, in the order of its columns."""
 
 
-def write_cells(engine: Engine, run_id: str, grid_us: int, suffix: str = "") -> None:
+def write_cells(engine: Engine, run_id: str, grid: int, units_per_ms: int, suffix: str = "") -> None:
     """Add the cells of a run that were just rolled up to the attached store. Call it inside a transaction.
 
-    `suffix`: suffix of the tables with the cells. `grid_us`: largest step (µs) of which all their times are multiples.
+    `suffix`: suffix of the tables with the cells. `grid`: largest step of which all their times are multiples; 0 if no
+    success has a time. `units_per_ms`: unit of times and step; it must be that of the run, if one is stored.
     """
     engine.execute(_NAMES.format(suffix=suffix))  # new names get ids
     run_code = "SELECT code FROM store.runs WHERE id = ?"
@@ -249,6 +266,10 @@ def write_cells(engine: Engine, run_id: str, grid_us: int, suffix: str = "") -> 
         query = f"{_CODES} SELECT ({run_code}) AS run, * FROM ({cells}) ORDER BY ALL".format(suffix=suffix)
         engine.execute(f"INSERT INTO store.{table} {query}", [run_id])
     # The number of landings shows whether cells have to be merged when they are read.
+    # Without a success the unit stays open: later segments decide it.
+    has_times = engine.execute(f"SELECT 1 FROM cells_moments{suffix} WHERE n > failures LIMIT 1").fetchall()
     engine.execute(
-        "UPDATE store.runs SET landings = landings + 1, grid_us = gcd(grid_us, ?) WHERE id = ?", [grid_us, run_id]
+        """UPDATE store.runs
+        SET landings = landings + 1, grid = gcd(grid, ?), units_per_ms = coalesce(units_per_ms, ?) WHERE id = ?""",
+        [grid, units_per_ms if has_times else None, run_id],
     )

@@ -54,6 +54,16 @@ def remove_killed(file: StoreFile) -> None:
                 _log.warning("removed %s (%.1f MB): its import was killed before it landed", claim.parent, size / 1e6)
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Delete the files in the folder of a run that were being written when their process was killed.
+
+    Call it only when no process writes into the folder any more.
+    """
+    for path in folder.glob("*.tmp"):
+        with suppress(OSError):  # of another user: it takes space, but no command reads it
+            path.unlink()
+
+
 def _resolve_claim(file: StoreFile, claim: Path) -> bool:
     """Delete the folder of a `claim` (a file) if its run did not land; else only the claim.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -20,6 +19,7 @@ from evaluator.store.file import StoreFile
 from evaluator.store.landing import hash_file
 from evaluator.store.locks import exclusive, shared
 from evaluator.store.migrations import VIEWS
+from evaluator.store.temporary import temporary_folder
 
 _LOCK = "compaction.lock"
 _FEWEST_TO_MERGE = 2
@@ -220,8 +220,8 @@ def _copied(file: StoreFile) -> Iterator[Path]:
 
     The copy is deleted when the `with` statement ends.
     """
-    with tempfile.TemporaryDirectory(prefix="evaluator-") as folder:
-        copy = Path(folder) / file.path.name
+    with temporary_folder() as folder:
+        copy = folder / file.path.name
         log = file.path.with_name(file.path.name + ".wal")  # changes that DuckDB has not written into the file yet
         with file.opened():  # no process writes to the files meanwhile
             try:

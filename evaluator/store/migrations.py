@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import time
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -115,10 +118,22 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         f"ALTER TABLE store.learnt RENAME COLUMN wander_{part} TO between_arms_{part}"
         for part in ("latency", "failures", "comparisons", "runs")
     ),
+    (
+        # Times of cells are in the unit of their run; until now, all were in microseconds. NULL: no time has landed.
+        "ALTER TABLE store.runs ADD COLUMN units_per_ms INTEGER DEFAULT 1000",
+        "ALTER TABLE store.runs RENAME COLUMN grid_us TO grid",
+        "ALTER TABLE store.moments RENAME COLUMN sum_us TO sum_time",
+        "ALTER TABLE store.moments RENAME COLUMN sum_sq_us TO sum_sq_time",
+        "ALTER TABLE store.moments RENAME COLUMN min_us TO min_time",
+        "ALTER TABLE store.moments RENAME COLUMN max_us TO max_time",
+    ),
 )
 """Statements of each step. Steps are never edited once released: a change is a new step."""
 
 SCHEMA_VERSION = len(MIGRATIONS)
+
+_LONGEST_WRITE_S = 60.0
+"""No process takes this long to write a file without rows."""
 
 VIEWS = {"requests": ".parquet", "readings": READINGS_SUFFIX}
 """View → suffix of the files that it shows."""
@@ -192,6 +207,7 @@ def prepare_folder(file: StoreFile) -> None:
     try:
         file.folder.mkdir(parents=True, exist_ok=True)
         for path, schema in ((file.empty_segment, REQUEST_SCHEMA), (empty_readings, READING_SCHEMA)):
+            _remove_old(file.folder.glob(f"{path.name}.*.tmp"))
             if not path.exists():
                 with written_whole(path) as unfinished:
                     pq.write_table(schema.empty_table(), unfinished)
@@ -200,3 +216,11 @@ def prepare_folder(file: StoreFile) -> None:
             f"the store {file.path} cannot be made: {error.strerror} ({error.filename})",
             hint="with --store, give a path in a folder that you may write to",
         ) from error
+
+
+def _remove_old(unfinished: Iterable[Path]) -> None:
+    """Delete unfinished files that no process can be writing any more, because they are a minute old."""
+    for path in unfinished:
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _LONGEST_WRITE_S:
+                path.unlink()

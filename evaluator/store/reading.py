@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -10,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from evaluator.records import BASELINE, Bins, Cells, FailureKinds, InstanceBins, LoadLevels, Moments
+from evaluator.records import BASELINE, MICROSECONDS, Bins, Cells, FailureKinds, InstanceBins, LoadLevels, Moments
+from evaluator.stats.shaping.cells import multiply_times
 from evaluator.store.engine import Engine
 
 _Columns = dict[str, npt.NDArray[Any]]
@@ -29,23 +29,28 @@ _VIEW_OF_BINS = {"bin_lists": "bins", "instance_bin_lists": "instance_bins"}
 def read_cells(engine: Engine, run_ids: Sequence[str]) -> Cells:
     """Read the cells of runs from the attached store, with the runs in the order of `run_ids`.
 
-    Buckets have the length of the longest among the runs. In the store, columns hold ids of runs and names; in the
-    result, positions in `runs`, `arms`, `endpoints` and `instances`.
+    Buckets have the length of the longest among the runs, times the finest of their units. In the store, columns hold
+    ids of runs and names; in the result, positions in `runs`, `arms`, `endpoints` and `instances`.
     """
     rows = engine.execute(
-        """SELECT runs.id, code, landings, grid_us, bucket_s
+        """SELECT runs.id, code, landings, grid, coalesce(units_per_ms, 1000), bucket_s
         FROM store.runs JOIN store.groups ON groups.id = runs."group" WHERE runs.id IN (SELECT unnest(?))
         ORDER BY list_position(?, runs.id)""",
         [list(run_ids), list(run_ids)],
     ).fetchall()
     runs = tuple(run_id for run_id, *_ in rows)
     run_codes = [code for _, code, *_ in rows]
-    grids_us = [grid_us for *_, grid_us, _ in rows]  # largest step of which all times of a run are multiples
+    # For each run: the largest step of which all its times are multiples, in its unit, and by how much its unit is
+    # coarser than the finest.
+    grids = np.array([grid for *_, grid, _, _ in rows], dtype=np.int64)
+    units_per_ms_of_run = np.array([units_per_ms for *_, units_per_ms, _ in rows], dtype=np.int64)
+    units_per_ms = int(units_per_ms_of_run.max(initial=MICROSECONDS))
+    factor_of_run = units_per_ms // units_per_ms_of_run
     bucket_s = max((run_bucket_s for *_, run_bucket_s in rows), default=1)
     # A cell has several rows in the store if its run landed in parts, or if its buckets become longer.
-    must_merge = any(landings > 1 or run_bucket_s != bucket_s for _, _, landings, _, run_bucket_s in rows)
+    must_merge = any(landings > 1 or run_bucket_s != bucket_s for _, _, landings, *_, run_bucket_s in rows)
     # Code of a run → how many of its buckets become one.
-    bucket_ratios = {code: bucket_s // run_bucket_s for _, code, _, _, run_bucket_s in rows} if must_merge else None
+    bucket_ratios = {code: bucket_s // run_bucket_s for _, code, *_, run_bucket_s in rows} if must_merge else None
     tables = {table: _read_table(engine, table, bucket_ratios, run_codes) for table in _KEYS}
     names, positions_by_id = _read_names(engine, tables)
     positions_by_id["run"] = np.zeros(max(run_codes, default=0) + 1, dtype=np.int64)
@@ -57,22 +62,24 @@ def read_cells(engine: Engine, run_ids: Sequence[str]) -> Cells:
         tables[table] = _sort_rows(columns, _KEYS[table])
     failure_kinds = _to_numbers(tables["failure_kinds"])
     exceptions = tuple(names["exception"][position] for position in failure_kinds.pop("exception"))
-    return Cells(
+    cells = Cells(
         runs=runs,
         arms=names["arm"],
         endpoints=names["endpoint"],
         instances=names["instance"],
         bucket_s=bucket_s,
-        grid_us=math.gcd(*grids_us) or 1,  # 0 if no request has a response time
+        units_per_ms=units_per_ms,
+        grid=int(np.gcd.reduce(grids * factor_of_run)) or 1,  # 0 if no request has a response time
         moments=Moments(**_to_numbers(tables["moments"], floats=_MOMENT_FLOATS)),
         bins=Bins(**_spread_bins(tables["bin_lists"])),
         instance_bins=InstanceBins(**_spread_bins(tables["instance_bin_lists"])),
         loads=LoadLevels(**_to_numbers(tables["loads"])),
         failure_kinds=FailureKinds(**failure_kinds, exception=exceptions),
     )
+    return multiply_times(cells, factor_of_run)
 
 
-_MOMENT_FLOATS = frozenset({"sum_us", "sum_sq_us", "min_us", "max_us", "bytes", "bytes_sq"})
+_MOMENT_FLOATS = frozenset({"sum_time", "sum_sq_time", "min_time", "max_time", "bytes", "bytes_sq"})
 
 
 def _read_table(
@@ -172,8 +179,8 @@ _MERGES = {
     **dict.fromkeys(("bucket", "block"), "{column} // {ratio} AS {column}"),
     **dict.fromkeys(("run", "arm", "endpoint", "instance", "bin", "status", "exception"), "{column}"),
     **dict.fromkeys(("n", "failures"), "CAST(sum({column}) AS BIGINT) AS {column}"),
-    **dict.fromkeys(("max_us", "users"), "max({column}) AS {column}"),
-    "min_us": "min({column}) AS {column}",
+    **dict.fromkeys(("max_time", "users"), "max({column}) AS {column}"),
+    "min_time": "min({column}) AS {column}",
 }
 """Column → how parts of a cell are merged; others are summed up."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 
-from evaluator.records import BLOCK_BUCKETS
+from evaluator.records import BLOCK_BUCKETS, MICROSECONDS, NANOSECONDS
 from evaluator.stats.shaping.rare import MOST_KEPT, OTHER_ENDPOINTS
 from evaluator.store.engine import Engine, quote, quote_all
 
@@ -25,11 +25,20 @@ The query tests for NaN and infinity separately: a test of the range alone would
 Parquet file, which leave NaN out.
 """
 
+FINE_BELOW_MS = 1.0
+"""Nanoseconds are kept of a run with an endpoint that takes less than this, if its times are no whole microseconds.
+
+From this time on, half a microsecond is at most 0.05 %, less than any margin of a metric.
+"""
+
+LONGEST_FINE_MS = 1e9
+"""Longest response time (eleven days) of a run in nanoseconds: sums of its squares surely fit into 128 bits."""
+
 _ROWS = """
 CREATE OR REPLACE TEMP VIEW request_rows AS
 SELECT
     arm, {endpoint} AS endpoint, instance, epoch_us(ts) // ({bucket_s} * 1000000) AS bucket,
-    CAST(round(response_time_ms * 1000) AS BIGINT) AS us,
+    CAST(round(response_time_ms * {units_per_ms}) AS BIGINT) AS time,
     response_bytes, status_code, failed, exception, user_count
 FROM read_parquet({paths})
 WHERE isfinite(response_time_ms) AND response_time_ms BETWEEN 0 AND {highest_ms}
@@ -39,7 +48,8 @@ _SUMS = """
 CREATE OR REPLACE TEMP TABLE sums{suffix} AS
 SELECT
     arm, endpoint, instance, bucket, failed,
-    count(*) AS n, sum(us) AS sum_us, sum(CAST(us AS {wide}) * us) AS sum_sq_us, min(us) AS min_us, max(us) AS max_us,
+    count(*) AS n, sum(time) AS sum_time, sum(CAST(time AS {wide}) * time) AS sum_sq_time,
+    min(time) AS min_time, max(time) AS max_time,
     coalesce(sum(response_bytes), 0) AS bytes,
     coalesce(sum(CAST(response_bytes AS {wide}) * response_bytes), 0) AS bytes_sq,
     max(user_count) AS users
@@ -73,10 +83,10 @@ SELECT
     series, bucket,
     CAST(sum(n) AS BIGINT) AS n,
     CAST(coalesce(sum(n) FILTER (failed), 0) AS BIGINT) AS failures,
-    coalesce(sum(sum_us) FILTER (NOT failed), 0) AS sum_us,
-    coalesce(sum(sum_sq_us) FILTER (NOT failed), 0) AS sum_sq_us,
-    min(min_us) FILTER (NOT failed) AS min_us,
-    max(max_us) FILTER (NOT failed) AS max_us,
+    coalesce(sum(sum_time) FILTER (NOT failed), 0) AS sum_time,
+    coalesce(sum(sum_sq_time) FILTER (NOT failed), 0) AS sum_sq_time,
+    min(min_time) FILTER (NOT failed) AS min_time,
+    max(max_time) FILTER (NOT failed) AS max_time,
     coalesce(sum(bytes) FILTER (NOT failed), 0) AS bytes,
     coalesce(sum(bytes_sq) FILTER (NOT failed), 0) AS bytes_sq
 FROM sums{suffix} AS sums JOIN series{suffix} AS series
@@ -93,7 +103,7 @@ _CODED = """
 CREATE OR REPLACE TEMP TABLE coded AS
 SELECT
     series, pair, CAST(bucket AS INTEGER) AS bucket,
-    CAST(CASE WHEN us < 1 THEN 0 ELSE floor(115 * log10(us)) END AS SMALLINT) AS bin
+    CAST(CASE WHEN time < 1 THEN 0 ELSE floor(115 * log10(time)) END AS SMALLINT) AS bin
 FROM request_rows AS rows JOIN series{suffix} AS series
     ON series.arm = rows.arm AND series.endpoint = rows.endpoint AND series.label IS NOT DISTINCT FROM rows.instance
 WHERE NOT failed
@@ -146,16 +156,46 @@ STEPS = (*MOMENTS_STEPS, _CODED, _BINS, _INSTANCE_BINS, "DROP TABLE coded", _FAI
 """All steps of the roll-up, in order."""
 
 
+def choose_units_per_ms(engine: Engine, paths: Sequence[Path]) -> int:
+    """Choose the unit in which the times of these segments are kept, as the number of units in a millisecond.
+
+    Nanoseconds, if half of the successes of an endpoint took less than `FINE_BELOW_MS`, and not all of these times are
+    whole microseconds; else microseconds, whose squares nearly always fit into 64 bits. Also microseconds, if a request
+    took longer than `LONGEST_FINE_MS`.
+    """
+    rows = f"FROM read_parquet({quote_all(paths)})"
+    successes = f"{rows} WHERE NOT failed"
+    is_short = f"response_time_ms BETWEEN 0 AND {FINE_BELOW_MS}"
+    us = f"response_time_ms * {MICROSECONDS}"
+    # A tenth of a nanosecond: numbers of 32 bits are up to 0.03 ns away from whole microseconds.
+    is_fraction = f"abs({us} - round({us})) > 0.0001"
+    conditions = (
+        # The first condition is cheap to test, and most loads do not meet it.
+        f"SELECT 1 {successes} AND {is_short} AND {is_fraction} LIMIT 1",
+        f"SELECT 1 {successes} GROUP BY endpoint HAVING 2 * count(*) FILTER ({is_short}) >= count(*) LIMIT 1",
+        f"SELECT 1 {rows} HAVING count(*) FILTER (response_time_ms BETWEEN {LONGEST_FINE_MS} AND {HIGHEST_MS}) = 0",
+    )
+    is_fine = all(engine.execute(condition).fetchall() for condition in conditions)
+    return NANOSECONDS if is_fine else MICROSECONDS
+
+
 def roll_up(
-    engine: Engine, paths: Sequence[Path], bucket_s: int, suffix: str = "", steps: Sequence[str] = STEPS
+    engine: Engine,
+    paths: Sequence[Path],
+    bucket_s: int,
+    units_per_ms: int,
+    suffix: str = "",
+    steps: Sequence[str] = STEPS,
 ) -> None:
     """Roll the rows of a run's segments up into temporary tables: `series{suffix}` and `cells_{name}{suffix}`.
 
-    `suffix` keeps the tables of several runs apart; `steps` are templates of SQL statements. Rows whose response time
-    is missing, NaN, negative, infinite or too long are left out; `count_rows` counts those that were not.
+    Times become whole numbers of a unit, of which `units_per_ms` are a millisecond. `suffix` keeps the tables of
+    several runs apart; `steps` are templates of SQL statements. Rows whose response time is missing, NaN, negative,
+    infinite or too long are left out; `count_rows` counts those that were not.
     """
     parameters = {
         "bucket_s": bucket_s,
+        "units_per_ms": units_per_ms,
         "paths": quote_all(paths),
         "highest_ms": HIGHEST_MS,
         "suffix": suffix,
@@ -165,7 +205,8 @@ def roll_up(
     try:
         _execute(engine, steps, {**parameters, "wide": "BIGINT"})
     except duckdb.OutOfRangeException:
-        # A square exceeds 64 bits: a request of an hour, a response of gigabytes. Start again with 128 bits: slower.
+        # A square exceeds 64 bits: a request of an hour (of 3 s if the unit is a nanosecond), a response of gigabytes.
+        # Start again with 128 bits: slower.
         _execute(engine, steps, {**parameters, "wide": "HUGEINT"})
 
 
@@ -206,21 +247,22 @@ def count_rows(engine: Engine, suffix: str = "") -> int:
     return int(engine.execute(f"SELECT coalesce(sum(n), 0) FROM cells_moments{suffix}").fetchall()[0][0])
 
 
-def find_grid_us(engine: Engine, suffix: str = "") -> int:
-    """Find the largest step (µs) of which all response times of successes just rolled up are multiples; 0 if none.
+def find_grid(engine: Engine, suffix: str = "") -> int:
+    """Find the largest step of which all response times of successes just rolled up are multiples; 0 if none.
 
-    `suffix`: suffix of the tables. Extremes and sums of cells are multiples of the step, too, so their greatest common
-    divisor is an upper bound at no cost; the rows are read again only if that bound is above 1.
+    The step is a number of the unit of the roll-up. `suffix`: suffix of the tables. Extremes and sums of cells are
+    multiples of the step, too, so their greatest common divisor is an upper bound at no cost; the rows are read again
+    only if that bound is above 1.
     """
     # Cells with a success; those without have no times.
     # A sum that does not fit into 64 bits is left out: the bound may then be larger, which costs only time.
     columns = engine.execute(
-        f"""SELECT min_us, max_us, coalesce(TRY_CAST(sum_us AS BIGINT), 0) AS sum_us
+        f"""SELECT min_time, max_time, coalesce(TRY_CAST(sum_time AS BIGINT), 0) AS sum_time
         FROM cells_moments{suffix} WHERE n > failures"""
     ).fetchnumpy()
-    bound_us = math.gcd(*(int(np.gcd.reduce(column)) for column in columns.values()))
-    if bound_us <= 1:
-        return bound_us
+    bound = math.gcd(*(int(np.gcd.reduce(column)) for column in columns.values()))
+    if bound <= 1:
+        return bound
     # The greatest common divisor of the bound and of all remainders is that of the times themselves.
-    remainders = engine.execute(f"SELECT DISTINCT us % {bound_us} FROM request_rows WHERE NOT failed").fetchall()
-    return math.gcd(bound_us, *(int(remainder) for (remainder,) in remainders))
+    remainders = engine.execute(f"SELECT DISTINCT time % {bound} FROM request_rows WHERE NOT failed").fetchall()
+    return math.gcd(bound, *(int(remainder) for (remainder,) in remainders))

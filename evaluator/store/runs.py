@@ -40,10 +40,11 @@ def add_run(engine: Engine, run: Run, bucket_s: int) -> None:
     )
     if engine.execute("SELECT 1 FROM store.runs WHERE id = ?", [run.id]).fetchall():
         raise StoreError(f"run '{run.id}' is in the store already")
-    # The next free code stands for the run in cells. The zeros: it has no landings yet, and no grid of times.
+    # The next free code stands for the run in cells. The zeros: it has no landings yet, and no grid of times; NULL: nor
+    # a unit of times.
     engine.execute(
         """INSERT INTO store.runs
-        SELECT ?, coalesce(max(code), -1) + 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0 FROM store.runs""",
+        SELECT ?, coalesce(max(code), -1) + 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, NULL FROM store.runs""",
         [
             run.id,
             run.release,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 
 import streamlit as st
@@ -21,7 +20,7 @@ from evaluator.ui.pieces import (
     show_table,
 )
 from evaluator.ui.reads import ReleaseView, Workspace
-from evaluator.wording import write_command
+from evaluator.wording import quote_command, write_command
 
 
 def show_queries(verdict: Verdict) -> None:
@@ -48,7 +47,7 @@ def show_runs(view: ReleaseView) -> None:
     """Show the runs of a release, those of the newest group last."""
     st.subheader("Runs", anchor="runs")
     if not view.runs:
-        load = f"evaluator load {shlex.quote(view.release.id)} --baseline URL --canary URL"
+        load = f"{quote_command('load', view.release.id)} --baseline URL --canary URL"
         show_empty("No run has landed.", "Load both versions:", load)
         return
     rows = []

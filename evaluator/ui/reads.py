@@ -18,6 +18,7 @@ import streamlit as st
 
 from evaluator.calibration import CalibrationReport
 from evaluator.errors import UnknownName
+from evaluator.pipeline import adopting
 from evaluator.pipeline.assessing import Judged
 from evaluator.pipeline.comparing import (
     Difference,
@@ -83,8 +84,15 @@ def find_workspace() -> Workspace:
 
 
 def open_store(workspace: Workspace) -> Store:
-    """Check the store and return it; no connection to its database is kept. Raises StoreError."""
-    return Store.open(workspace.store, wait_s=WAIT_S)
+    """Check the store and return it; no connection to its database is kept. Raises StoreError.
+
+    If there is none, but requests were recorded next to it by hand, the store is made of them.
+    """
+    is_new = not workspace.store.exists()
+    store = adopting.open_store(workspace.store, wait_s=WAIT_S)
+    if is_new:
+        adopting.adopt_recordings(store)
+    return store
 
 
 def now() -> datetime:

@@ -40,7 +40,7 @@ def test_slower_cells_are_cells_of_slower_requests(change):
     simulated = simulate_cells(replace(DESIGN, changes=(Change(latency=change),)), 3)
     for name in ("n", "failures", "bucket", "instance"):
         assert np.array_equal(getattr(injected.moments, name), getattr(simulated.moments, name))
-    for name in ("sum_us", "sum_sq_us", "min_us", "max_us"):
+    for name in ("sum_time", "sum_sq_time", "min_time", "max_time"):
         np.testing.assert_allclose(getattr(injected.moments, name), getattr(simulated.moments, name), rtol=3e-4)
     for table in ("bins", "instance_bins"):
         slowed, drawn = (np.cumsum(histogram(getattr(cells, table))) for cells in (injected, simulated))
@@ -168,5 +168,5 @@ def test_both_ways_exchange_the_arms_and_nothing_else():
     for arm in (0, 1):
         own, exchanged = pair.moments, turned.moments
         assert own.n[own.arm == arm].sum() == cells.moments.n[cells.moments.arm == arm].sum()
-        assert (exchanged.sum_us[exchanged.arm == 1 - arm] == own.sum_us[own.arm == arm]).all()
+        assert (exchanged.sum_time[exchanged.arm == 1 - arm] == own.sum_time[own.arm == arm]).all()
     assert pair.bins.n.sum() == turned.bins.n.sum() < cells.bins.n.sum()

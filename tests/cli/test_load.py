@@ -220,7 +220,7 @@ def test_users_that_send_no_request_are_no_complete_load(
     assert "made no request: ValueError: no cart" in captured.err
 
 
-def test_locusts_log_of_a_sensitive_release_quotes_nothing(
+def test_files_of_a_sensitive_release_quote_nothing_and_are_private(
     shop: Sequence[Arm], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -229,12 +229,16 @@ def test_locusts_log_of_a_sensitive_release_quotes_nothing(
     users = "    wait_time = constant(0.1)\n    @task\n    def buy(self):\n"
     Path("users.py").write_text(f"from locust import HttpUser, constant, task\nclass Buyer(HttpUser):\n{users}{buy}")
     arguments = ["--baseline", shop[0].urls[0], "--canary", shop[1].urls[0], "--locustfile", "users.py"]
-    assert run(["-v", "load", RELEASE, *arguments, "--run-time", "2s"]) == 0
+    assert run(["-v", "load", RELEASE, *arguments, "--run-time", "2s", "--", "--csv", "locust"]) == 0
     captured = capsys.readouterr().err
     assert "ValueError" in captured
     assert "4111" not in captured
     ours = [path for path in tmp_path.rglob("*") if not path.name.startswith("users.")]  # and what is compiled of it
-    assert not [path for path in ours if _holds(path, b"4111")]
+    of_locust = {path for path in ours if path.name.startswith("locust_")}  # who asks for its statistics gets names
+    assert not [path for path in set(ours) - of_locust if _holds(path, b"4111")]
+    written = [path for path in ours if path.name not in {"evaluator.yaml", "__pycache__"}]
+    assert {path.name for path in written} >= {"evaluator.duckdb", "recording.json", "locust_stats.csv"}
+    assert {path.stat().st_mode & 0o777 for path in written} == {0o600, 0o700}  # others cannot read them
 
 
 def _holds(path: Path, text: bytes) -> bool:

@@ -210,11 +210,11 @@ def test_coarse_times_are_named():
     ("grid_us", "median_ms", "level", "says"),
     [
         pytest.param(10_000, 15.0, Level.WARN, "the load tool or its file recorded times in steps of 10 ms", id="file"),
-        pytest.param(1, 0.006, Level.WARN, "this store keeps times in steps of 0.001 ms", id="store"),
-        pytest.param(1, 15.0, Level.OK, "this store keeps times in steps of 0.001 ms", id="fine"),
+        pytest.param(1, 0.006, Level.WARN, "times are kept in whole microseconds", id="store"),
+        pytest.param(1, 15.0, Level.OK, "times are kept in whole microseconds", id="fine"),
     ],
 )
-def test_a_step_is_of_the_load_tool_or_of_the_store(grid_us, median_ms, level, says):
+def test_a_step_is_of_the_load_tool_or_the_unit_of_the_store(grid_us, median_ms, level, says):
     findings = find("resolution", simulate_cells(replace(DESIGN, median_ms=(median_ms, median_ms), grid_us=grid_us), 1))
     assert findings.level is level
     assert findings.text.startswith(says)

@@ -342,7 +342,7 @@ def test_what_was_never_judged_is_not_promoted(store, policy, person, action_req
     store.data.register_run(Release("cart@3"), run)
     with pytest.raises(Refused, match="cart@3 was not judged yet") as caught:
         ask(store, policy(hooks(script)), person("bob"), action_request(release="cart@3"))
-    assert caught.value.hint.startswith("judge it: evaluator verdict cart@3")
+    assert caught.value.hint.startswith("judge it: `evaluator verdict cart@3")
     held = ask(store, policy(hooks(script)), person("bob"), action_request("hold", "cart@3"))
     assert (held.verdict_hash, held.data_hash) == ("", "")
 

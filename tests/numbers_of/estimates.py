@@ -149,7 +149,7 @@ def _resolution(name: str) -> Any:
     baseline, candidate = standardise_both(panel)
     quantiles = [curve.quantile(p) for curve in (baseline, candidate) for p in (0.0, 0.01, 0.5, 0.95)]
     return {
-        "steps": panel.steps_us,
+        "steps": panel.steps_ms,
         "constant": panel.constant,
         "of arms": step_of_arms_ms(panel),
         "of endpoint": steps_of(panel, panel.endpoints[-1]),

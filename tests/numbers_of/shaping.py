@@ -33,7 +33,7 @@ from evaluator.stats.shaping.narrow import cut_each_run, narrow
 from evaluator.stats.shaping.panel import Panel, build_panel
 from evaluator.stats.shaping.rare import pool_rare_endpoints
 from evaluator.stats.shaping.silence import Silence, find_absent, find_silence, measure_clusters
-from evaluator.stats.shaping.steps import find_steps_us
+from evaluator.stats.shaping.steps import find_steps
 from evaluator.stats.shaping.window import WarmUp, find_warm_up
 from evaluator.stats.variance.replication import merge_unreplicated
 from evaluator.stats.variance.uncertainty import choose_design
@@ -59,7 +59,7 @@ def _shape(panel: Panel | None) -> Any:
 def _columns(cells: Cells) -> Any:
     tables = ("moments", "bins", "instance_bins", "loads", "failure_kinds")
     return {table: getattr(cells, table) for table in tables} | {
-        "names": [len(cells.endpoints), len(cells.instances), len(cells.runs), cells.bucket_s, cells.grid_us]
+        "names": [len(cells.endpoints), len(cells.instances), len(cells.runs), cells.bucket_s, cells.grid]
     }
 
 
@@ -280,8 +280,7 @@ def _steps() -> Any:
         for size in (30, 21, 8, 7, 0):
             part = Moments(**{field.name: getattr(moments, field.name)[:size] for field in fields(moments)})
             out[f"{name} {size}"] = [
-                find_steps_us(part, np.where(ten[:size] % 3 == 0, 2, ten[:size] % 2), (2, 2), grid)
-                for grid in (1, 1000)
+                find_steps(part, np.where(ten[:size] % 3 == 0, 2, ten[:size] % 2), (2, 2), grid) for grid in (1, 1000)
             ]
     return out
 
@@ -295,8 +294,10 @@ def _small() -> Any:
     wanted_keys = np.array([3, 4, 7, -1, 9])
     none = group_by(np.array([-1, -1]))
     return {
-        "limits": [bin_limits_ms(last, grid) for last, grid in ((60, 0.001), (500, 0.001), (480, 1.0), (480, 10.0))],
-        "logs": [mean_logs(last, grid) for last, grid in ((60, 0.001), (480, 1.0))],
+        "limits": [
+            bin_limits_ms(last, grid, 1000) for last, grid in ((60, 0.001), (500, 0.001), (480, 1.0), (480, 10.0))
+        ],
+        "logs": [mean_logs(last, grid, 1000) for last, grid in ((60, 0.001), (480, 1.0))],
         "groups": [
             groups.of,
             groups.count,

@@ -33,7 +33,7 @@ def test_what_lands_is_what_was_simulated(store):
     assert sum(run.landed for run in runs) == len(requests)
     landed, straight = store.data.read_cells([run.id for run in runs]), to_cells(requests)
     assert landed.arms == straight.arms
-    for name in ("n", "failures", "sum_us"):
+    for name in ("n", "failures", "sum_time"):
         assert np.sum(getattr(landed.moments, name)) == np.sum(getattr(straight.moments, name))
 
 

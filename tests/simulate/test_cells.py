@@ -87,7 +87,7 @@ def test_roll_up_is_a_plain_count(rows, bucket_s):
     keys = named(cells, cells.failure_kinds, "status", "exception")
     assert dict(zip(keys, cells.failure_kinds.n, strict=True)) == kinds
     assert_moments(cells, groups)
-    assert cells.grid_us == max(1, math.gcd(*(row[5] for row in rows if not row[6])))
+    assert cells.grid == max(1, math.gcd(*(row[5] for row in rows if not row[6])))
 
 
 def assert_moments(cells: Cells, groups) -> None:
@@ -99,9 +99,9 @@ def assert_moments(cells: Cells, groups) -> None:
         times = [us for us, _ in passed]
         assert m.n[row] == len(groups[key])
         assert m.failures[row] == len(groups[key]) - len(passed)
-        assert m.sum_us[row] == sum(times)
-        assert max(times, default=0) >= 2**32 or m.sum_sq_us[row] == float(sum(us * us for us in times))
-        assert [m.min_us[row], m.max_us[row]] == (
+        assert m.sum_time[row] == sum(times)
+        assert max(times, default=0) >= 2**32 or m.sum_sq_time[row] == float(sum(us * us for us in times))
+        assert [m.min_time[row], m.max_time[row]] == (
             [min(times), max(times)] if times else [pytest.approx(math.nan, nan_ok=True)] * 2
         )
         assert m.bytes[row] == sum(size for _, size in passed)
@@ -120,7 +120,7 @@ def test_powers_of_ten_are_edges(power):
 def test_no_requests_no_cells():
     cells = to_cells(build([]))
     assert len(cells.moments.n) == len(cells.bins.n) == len(cells.instance_bins.n) == len(cells.failure_kinds.n) == 0
-    assert cells.grid_us == 1
+    assert cells.grid == 1
 
 
 def total(cells: Cells) -> tuple[int, int, int]:
@@ -135,7 +135,7 @@ def test_cells_add_up_to_the_requests(name):
     assert n == len(requests)
     assert failures == requests.failed.sum() == cells.failure_kinds.n.sum()
     assert successes == n - failures == cells.instance_bins.n.sum()
-    assert cells.moments.sum_us.sum() == requests.response_us[~requests.failed].sum()
+    assert cells.moments.sum_time.sum() == requests.response_us[~requests.failed].sum()
     assert cells.runs == requests.runs
     assert len(
         np.unique(
@@ -174,8 +174,8 @@ def test_load_levels_are_the_highest():
 
 
 def test_grid_is_found():
-    assert simulate_cells(SCENARIOS["AA_integer_ms"], 1).grid_us == 1000
-    assert simulate_cells(SCENARIOS["AA_1min"], 1).grid_us == 1
+    assert simulate_cells(SCENARIOS["AA_integer_ms"], 1).grid == 1000
+    assert simulate_cells(SCENARIOS["AA_1min"], 1).grid == 1
 
 
 @pytest.mark.parametrize(

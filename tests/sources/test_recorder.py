@@ -106,8 +106,12 @@ def test_what_waits_at_the_end_is_in_the_store_and_a_sensitive_release_tells_its
             '"/products"', '"/products?ann=4111"'
         )
         (tmp_path / "locustfile.py").write_text(text.replace('{"arm": "canary"}', '{"arm": 7, "instance": "i1"}'))
-        locust = start(tmp_path, "--headless", "-u", "6", "-r", "20", "-t", "3s", "--evaluator-sensitive")
+        files = ("--csv", "locust", "--logfile", "locust.log")
+        locust = start(tmp_path, "--headless", "-u", "6", "-r", "20", "-t", "3s", "--evaluator-sensitive", *files)
         locust.communicate(timeout=30)
+    recorded = [*tmp_path.glob("locust?*.csv"), tmp_path / "locust.log", *(tmp_path / "evaluator.data").rglob("*")]
+    assert len(recorded) > 8
+    assert {path.stat().st_mode & 0o777 for path in recorded} == {0o600, 0o700}  # others cannot read them
     store = Store.open(tmp_path / "evaluator.duckdb", create=True)
     (landed,) = land_release(store, "shop@own")
     (run,) = store.data.runs("shop@own")

@@ -11,7 +11,7 @@ from judging import RUN, judge, timed_requests
 from evaluator.metrics.failure_rate import FailureRate
 from evaluator.metrics.latency import LatencyMean, LatencyQuantile
 from evaluator.policy import parse_policy
-from evaluator.records import Limit, Margin, MetricStatus, Monitoring, Rule, Rulebook, VerdictWord
+from evaluator.records import NANOSECONDS, Limit, Margin, MetricStatus, Monitoring, Rule, Rulebook, VerdictWord
 from evaluator.simulate import SCENARIOS, simulate_cells, to_cells
 from evaluator.stats.estimators.resolution import find_doubt_ms, step_of_arms_ms
 from evaluator.stats.shaping.groups import all_together
@@ -51,13 +51,13 @@ REPLICATES = {"replicates": 5, "instances": (1,), "duration_s": 60.0, "rate_per_
 
 
 @pytest.mark.parametrize("shift", [1.0, 1.4], ids=["+0.5 %", "+43 %"])
-def test_whole_microseconds_of_the_store_decide_nothing_and_are_not_blamed_on_the_file(shift):
+def test_whole_microseconds_decide_nothing_and_are_not_blamed_on_the_file(shift):
     baseline, canary = (15.486, 15.562) if shift == 1.0 else (3.70, 5.28)
     judged, p50, mean = compare(normal(baseline, 0.06), normal(canary, 0.06), 0.02, **REPLICATES)
     assert judged.word is VerdictWord.INCONCLUSIVE
     for row in (p50, mean):
         assert (row.status, row.too_coarse) == (OPEN, True)
-        assert "this store keeps times in steps of 0.001 ms" in row.reason
+        assert "times are kept in whole microseconds" in row.reason
         assert "the file" not in row.reason
         assert "time several calls together" in row.reason
     assert "more requests do not help" in judged.next_action
@@ -66,7 +66,7 @@ def test_whole_microseconds_of_the_store_decide_nothing_and_are_not_blamed_on_th
 def test_a_few_times_stored_as_one_number_do_not_count_as_equal():
     _, p50, _ = compare(normal(3.70, 0.02), normal(5.28, 0.02), 0.02, rate_per_s=0.3, instances=(1,))
     assert p50.status is MetricStatus.NO_DATA
-    assert "stored as 0.004 ms" in p50.reason
+    assert "stored as 4 µs" in p50.reason
     assert "are equal" not in p50.reason
     _, p50, _ = compare(normal(40_000, 0.0), normal(40_000, 0.0), 0.02, rate_per_s=0.3, instances=(1,))
     assert "are equal" in p50.reason
@@ -209,7 +209,7 @@ def test_steps_are_found_by_arm_and_endpoint():
     coarse = (requests.arm == 1) & (requests.endpoint == 1)
     times = np.where(coarse, np.rint(requests.response_us / 1000) * 1000, requests.response_us)
     panel = build_panel(to_cells(replace(requests, response_us=times.astype(np.int64))), "canary")
-    assert panel.steps_us.tolist() == [[1, 1], [1, 1000]]
+    assert panel.steps_ms.tolist() == [[0.001, 0.001], [0.001, 1.0]]
     assert panel.grid_ms == 0.001
     # A third of the candidate's requests go there: more than a quarter.
     assert step_of_arms_ms(panel).tolist() == [0.001, 1.0]
@@ -227,3 +227,63 @@ def test_a_policy_that_allows_more_than_a_step_is_decided():
     _, p50, _ = compare(*times, 0.10, rate_per_s=80.0)
     assert (p50.status, p50.too_coarse) == (PASS, False)
     assert parse_policy({}).rulebook.rules[1].margin == Margin(0.05)
+
+
+def in_nanoseconds(baseline, canary, margin, **changes):
+    """p50 and mean of a release with these times (ns) under one margin; cells keep nanoseconds."""
+    cells = replace(to_cells(timed_requests(baseline, canary, **REPLICATES, **changes)), units_per_ms=NANOSECONDS)
+    rules = (
+        Rule("latency_p50", LatencyQuantile(quantile=0.5), margin=Margin(margin)),
+        Rule("latency_mean", LatencyMean(), margin=Margin(margin)),
+    )
+    judged = judge(cells, Rulebook(rules), tuple(replace(RUN, id=run) for run in cells.runs))
+    return judged, *(c for c in judged.comparisons if not c.scan)
+
+
+@pytest.mark.parametrize(
+    ("baseline", "canary", "words"),
+    [
+        pytest.param(15_486, 15_562, {VerdictWord.GO, VerdictWord.INCONCLUSIVE}, id="+0.5 %"),
+        pytest.param(15_486, 16_260, {VerdictWord.NO_GO}, id="+5 %"),
+        pytest.param(3_700, 5_280, {VerdictWord.NO_GO}, id="+43 %"),
+        pytest.param(3_700, 3_700, {VerdictWord.GO, VerdictWord.INCONCLUSIVE}, id="unchanged"),
+        pytest.param(3.6e12, 3.96e12, {VerdictWord.NO_GO}, id="hours, +10 %"),
+        pytest.param(3.6e12, 3.6e12, {VerdictWord.GO, VerdictWord.INCONCLUSIVE}, id="hours, unchanged"),
+    ],
+)
+def test_nanosecond_benchmarks_and_jobs_of_hours_are_judged_alike(baseline, canary, words):
+    """Five replicates a side with times that vary by 1 %, and a margin of 2 %."""
+    judged, p50, mean = in_nanoseconds(normal(baseline, baseline / 100), normal(canary, canary / 100), 0.02)
+    assert judged.word in words
+    for row in (p50, mean):
+        assert row.baseline.value == pytest.approx(baseline / 1e6, rel=0.02)
+        assert row.effect.estimate == pytest.approx(canary / baseline - 1, abs=0.01)
+        assert not row.too_coarse
+
+
+def test_a_thousandth_of_all_times_is_judged_the_same():
+    cells = to_cells(timed_requests(normal(15_486, 200), normal(15_900, 200), **REPLICATES))
+    small = replace(cells, units_per_ms=NANOSECONDS)
+    rules = (
+        Rule("latency_p95", LatencyQuantile(quantile=0.95), margin=Margin(0.02)),
+        Rule("latency_mean", LatencyMean(), margin=Margin(0.02)),
+    )
+    runs = tuple(replace(RUN, id=run) for run in cells.runs)
+    large_judged, small_judged = (judge(one, Rulebook(rules), runs) for one in (cells, small))
+    assert large_judged.word is small_judged.word
+    for large_row, small_row in zip(large_judged.comparisons, small_judged.comparisons, strict=True):
+        assert large_row.status is small_row.status
+        if large_row.unit != "ms":
+            continue
+        assert large_row.baseline.value == pytest.approx(1000 * small_row.baseline.value, rel=1e-12)
+        for name in ("estimate", "lower", "upper"):
+            assert getattr(large_row.effect, name) == pytest.approx(getattr(small_row.effect, name), abs=1e-9)
+
+
+def test_whole_nanoseconds_are_named():
+    """Calls of 3 ns: the store keeps no finer times, so only longer ones help."""
+    _, p50, _ = in_nanoseconds(normal(3.4, 0.3), normal(3.5, 0.3), 0.02)
+    assert (p50.status, p50.too_coarse) == (OPEN, True)
+    assert "times are kept in whole nanoseconds" in p50.reason
+    assert "time several calls together" in p50.reason
+    assert "record times in finer steps" not in p50.reason

@@ -42,7 +42,7 @@ from evaluator.stats.shaping.index import group_rows
 from evaluator.stats.shaping.panel import Panel
 from evaluator.stats.shaping.rare import MOST_APART, OTHER_ENDPOINTS, pool_rare_endpoints
 from evaluator.stats.shaping.silence import LEAST_INSIDE, find_silence, measure_clusters
-from evaluator.stats.shaping.steps import FEWEST_OTHERS, find_steps_us
+from evaluator.stats.shaping.steps import FEWEST_OTHERS, find_steps
 from evaluator.stats.shaping.window import find_warm_up
 from evaluator.stats.variance.instances import FEWEST_BLOCKS, InstanceFrame, find_replicating
 from evaluator.stats.variance.longrun import BATCH_BELOW, BATCHES, MIN_BUCKETS, cosine_count, cosines, time_variance
@@ -239,30 +239,30 @@ def test_a_run_of_five_minutes_is_looked_at_before_its_end(planned, kind):
 # ------------------------------------------------------------------ the step of times
 
 
-def _with_steps(steps_us: list[list[int]], ok: list[list[float]]) -> Panel:
+def _with_steps(steps_ms: list[list[float]], ok: list[list[float]]) -> Panel:
     """The panel of two endpoints, whose times have these steps and which had so many successes in all."""
     panel = panel_of("steps of 10 and 1 ms")
     n = np.zeros_like(panel.n)
     n[..., 0] = ok
-    return replace(panel, steps_us=np.array(steps_us), n=n, failures=0 * n)
+    return replace(panel, steps_ms=np.array(steps_ms), n=n, failures=0 * n)
 
 
 @pytest.mark.parametrize(("coarse", "step_ms"), [(24.0, 0.001), (25.0, 10.0), (26.0, 10.0)])
 def test_a_quarter_of_the_requests_decides_the_step_of_an_arm(coarse, step_ms):
-    panel = _with_steps([[1, 10_000], [1, 1]], [[100 - coarse, coarse], [10, 10]])
+    panel = _with_steps([[0.001, 10.0], [0.001, 0.001]], [[100 - coarse, coarse], [10, 10]])
     assert step_of_arms_ms(panel).tolist() == [step_ms, 0.001]
 
 
 def test_half_of_the_coarser_step_is_in_doubt_where_arms_differ():
     """Times on many steps leave one doubt only: whether a tool rounds or cuts off."""
     panel = panel_of("steps of 10 and 1 ms")
-    alike = replace(panel, steps_us=np.full((2, 2), 1000))
-    apart = replace(panel, steps_us=np.array([[1000, 1000], [1, 1000]]))
+    alike = replace(panel, steps_ms=np.full((2, 2), 1.0))
+    apart = replace(panel, steps_ms=np.array([[1.0, 1.0], [0.001, 1.0]]))
     groups = group_by(np.array([0, 1]))
     assert (find_doubt_ms(apart, groups) - find_doubt_ms(alike, groups))[1] == 0
-    assert panel.steps_us.tolist() == [[10_000, 10_000], [1000, 1000]]
-    lone = find_doubt_ms(replace(panel, steps_us=np.full((2, 2), 10_000)), all_together(2))
-    fine = replace(panel, steps_us=np.array([[10_000, 10_000], [1, 1]]))
+    assert panel.steps_ms.tolist() == [[10.0, 10.0], [1.0, 1.0]]
+    lone = find_doubt_ms(replace(panel, steps_ms=np.full((2, 2), 10.0)), all_together(2))
+    fine = replace(panel, steps_ms=np.array([[10.0, 10.0], [0.001, 0.001]]))
     own = find_doubt_ms(fine, all_together(2)) - 5.0  # half of 10 ms
     assert 0 <= own[0] < lone[0]
 
@@ -273,7 +273,7 @@ def test_a_step_of_two_thousandths_of_the_mean_hides_nothing(factor, doubtful):
     panel = panel_of("both constant")
     mean_ms = 20.0 / FINE_SHARE * factor  # steps of 20 ms
     totals = dict(panel.totals) | {"time_ms": panel.ok * mean_ms}
-    assert (panel.steps_us == 20_000).all()
+    assert (panel.steps_ms == 20.0).all()
     doubt_ms = find_doubt_ms(replace(panel, totals=totals), all_together(2))
     assert (doubt_ms[0] > 0) == doubtful
 
@@ -295,8 +295,8 @@ def _rows(low_us: np.ndarray, high_us: np.ndarray) -> Moments:
 @pytest.mark.parametrize(("others", "step_us"), [(6, 1), (7, 3000), (8, 3000)])
 def test_seven_other_rows_make_a_step(others, step_us):
     times = 3000 * np.array([5, *range(7, 7 + others)])
-    steps_us = find_steps_us(_rows(times, times), np.zeros(times.size, int), (2, 1), grid_us=1)
-    assert steps_us.tolist() == [[step_us], [1]]
+    steps = find_steps(_rows(times, times), np.zeros(times.size, int), (2, 1), grid=1)
+    assert steps.tolist() == [[step_us], [1]]
     assert FEWEST_OTHERS == 7
 
 
@@ -305,8 +305,8 @@ def test_half_of_the_rows_on_a_step_make_it_the_step(fine, step_us):
     """Of forty rows; the others have times one apart."""
     low = np.concatenate([3000 * (7 + np.arange(40 - fine)), 101 + np.arange(fine)])
     high = low + np.where(np.arange(40) < 40 - fine, 3000, 1)
-    steps_us = find_steps_us(_rows(low, high), np.zeros(40, int), (2, 1), grid_us=1)
-    assert steps_us.tolist() == [[step_us], [1]]
+    steps = find_steps(_rows(low, high), np.zeros(40, int), (2, 1), grid=1)
+    assert steps.tolist() == [[step_us], [1]]
 
 
 # ------------------------------------------------------------------ bounds of a histogram

@@ -29,7 +29,7 @@ def compare(cells, **changes):
 
 @pytest.mark.parametrize("grid_ms", [0.001, 1.0, 5.0])
 def test_the_mean_logarithm_of_a_bin_is_that_of_times_spread_evenly_over_it(grid_ms):
-    limits, logs = bin_limits_ms(500, grid_ms), mean_logs(500, grid_ms)
+    limits, logs = bin_limits_ms(500, grid_ms, 1000), mean_logs(500, grid_ms, 1000)
     for k in np.flatnonzero(np.diff(limits) > 0)[:: max(1, int(30 / grid_ms))]:
         spread = np.linspace(limits[k], limits[k + 1], 20_001)
         middle = (spread[1:] + spread[:-1]) / 2

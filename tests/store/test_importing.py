@@ -42,7 +42,7 @@ def test_files_of_repeated_runs_become_replicates(store, tmp_path):
     cells = store.data.read_cells(landed.runs)
     assert cells.arms == cells.instances == (BASELINE, "canary")
     assert cells.endpoints == ("GET /cart",)
-    assert (cells.bucket_s, cells.grid_us) == (1, 10)
+    assert (cells.bucket_s, cells.grid) == (1, 10)
     assert cells.moments.failures.sum() == 40
     assert set(cells.failure_kinds.exception) == {"broken\npipe"}
     assert set(cells.failure_kinds.status.tolist()) == {-1}
@@ -115,7 +115,7 @@ def test_jtl(store, tmp_path):
     landed = land(store, {"canary": [str(path)]})
     assert (landed.rows, landed.count(LeftOutKind.SUMMARY)) == (2, 1)
     cells = store.data.read_cells(landed.runs)
-    assert (cells.endpoints, cells.grid_us) == (("home",), 12_000)
+    assert (cells.endpoints, cells.grid) == (("home",), 12_000)
     assert cells.failure_kinds.exception == ("refused",)
     assert cells.loads.users.tolist() == [4]
 
@@ -145,7 +145,7 @@ def test_column_mapping(store, tmp_path, columns, text):
     path.write_text(text)
     landed = land(store, {"canary": [str(path)]}, columns=columns)
     moments = store.data.read_cells(landed.runs).moments
-    assert (moments.n.sum(), moments.failures.sum(), moments.sum_us.sum()) == (2, 1, 250_000)
+    assert (moments.n.sum(), moments.failures.sum(), moments.sum_time.sum()) == (2, 1, 250_000)
     assert set(moments.bucket.tolist()) == {T0}
 
 
@@ -164,7 +164,7 @@ def test_parquet(store, tmp_path):
     landed = land(store, {"baseline": [str(tmp_path / "b.parquet")]})
     cells = store.data.read_cells(landed.runs)
     assert cells.instances == ("pod-1", "pod-2")
-    assert cells.moments.sum_us.sum() == 36_000
+    assert cells.moments.sum_time.sum() == 36_000
     bad = table.set_column(2, "response_time_ms", pa.array([1.0] * 4 + [float("nan")] * 6))
     pq.write_table(bad, tmp_path / "bad.parquet")
     with pytest.raises(InputError, match=r"row 5: column 'response_time_ms' has the value 'nan'.*6 rows"):

@@ -27,7 +27,7 @@ print(Store.open(Path(sys.argv[1])).data.land_segments(sys.argv[2]).rows)
 
 def flatten(cells):
     """All numbers and names of cells, comparable by ==."""
-    parts = [cells.arms, cells.endpoints, cells.instances, cells.bucket_s, cells.grid_us]
+    parts = [cells.arms, cells.endpoints, cells.instances, cells.bucket_s, cells.grid]
     for table in (cells.moments, cells.bins, cells.instance_bins, cells.loads, cells.failure_kinds):
         for name in table.__slots__:
             column = getattr(table, name)
@@ -49,8 +49,8 @@ def test_rows_become_cells(store, new_run, rows, write):
     assert cells.instances == (BASELINE, "canary", "pod-1", "pod-2")
     assert cells.moments.n.sum() == 3000
     assert cells.moments.failures.sum() == failed.sum()
-    assert cells.moments.sum_us.sum() == us.sum()
-    assert np.nanmax(cells.moments.max_us) == us.max()
+    assert cells.moments.sum_time.sum() == us.sum()
+    assert np.nanmax(cells.moments.max_time) == us.max()
     assert cells.bins.n.sum() == cells.instance_bins.n.sum() == len(us)
     expected = np.bincount(np.floor(115 * np.log10(us)).astype(int))
     assert np.array_equal(np.bincount(cells.bins.bin, weights=cells.bins.n), expected)
@@ -132,18 +132,18 @@ def test_impossible_times_are_quarantined(store, new_run, rows, write, value):
     _, bad = write(store.data.segment_folder(run), [rows(100), rows(100, response_time_ms=times)])
     landed = store.data.land_segments(run.id)
     assert (landed.rows, landed.quarantined) == (100, (bad.name,))
-    assert np.isfinite(store.data.read_cells([run.id]).moments.sum_us).all()
+    assert np.isfinite(store.data.read_cells([run.id]).moments.sum_time).all()
 
 
 def test_times_beyond_64_bit_squares(store, new_run, rows, write):
     run = new_run()
     write(store.data.segment_folder(run), [rows(10, response_time_ms=[4e6] * 10, failed=[False] * 10)])
     store.data.land_segments(run.id)
-    assert store.data.read_cells([run.id]).moments.sum_sq_us.sum() == 10 * (4e9) ** 2
+    assert store.data.read_cells([run.id]).moments.sum_sq_time.sum() == 10 * (4e9) ** 2
 
 
 @pytest.mark.parametrize(
-    ("times", "grid_us"),
+    ("times", "grid"),
     [
         pytest.param([3.0, 7.0, 11.0], 1000, id="milliseconds"),
         pytest.param([10.0, 30.0, 40.0], 10_000, id="ten-milliseconds"),
@@ -151,13 +151,13 @@ def test_times_beyond_64_bit_squares(store, new_run, rows, write):
         pytest.param([3.001, 7.002, 11.0], 1, id="none"),
     ],
 )
-def test_grid_is_the_same_over_landings(store, new_run, rows, write, times, grid_us):
+def test_grid_is_the_same_over_landings(store, new_run, rows, write, times, grid):
     run = new_run()
     for k, time_ms in enumerate(times):
         table = rows(50, seed=k, response_time_ms=[time_ms] * 50, failed=[False] * 50)
         write(store.data.segment_folder(run), [table], worker=f"w{k}")
         store.data.land_segments(run.id)
-    assert store.data.read_cells([run.id]).grid_us == grid_us
+    assert store.data.read_cells([run.id]).grid == grid
 
 
 def test_processes_land_at_once_and_lose_nothing(store, new_run, rows, write):

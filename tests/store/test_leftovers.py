@@ -9,10 +9,11 @@ import time
 import pytest
 
 from evaluator.pipeline.importing import import_release
-from evaluator.records import Release
+from evaluator.records import Release, RunFacts, RunState
 from evaluator.sources.files import plan_landing
 from evaluator.store import importing
 from evaluator.store.locks import CLAIM, claimed, exclusive, shared
+from evaluator.store.migrations import prepare_folder
 
 HEADER = "ts,endpoint,response_time_ms,failed\n"
 
@@ -20,7 +21,7 @@ STOP_AT = """
 import sys, time
 from pathlib import Path
 from evaluator.pipeline.importing import import_release
-from evaluator.records import Release
+from evaluator.records import Release, RunFacts, RunState
 from evaluator.sources.files import plan_landing
 from evaluator.store import Store, importing, outcomes
 
@@ -159,3 +160,22 @@ def test_a_claim_that_is_swept_while_it_is_made_is_made_again(tmp_path):
         (folder / CLAIM).unlink()
         folder.rmdir()
     assert process.communicate(timeout=20)[0] == "True\n"
+
+
+def test_what_killed_processes_left_unfinished_is_removed_when_their_run_ends(store, new_run):
+    run = new_run()
+    folder = store.data.segment_folder(run)
+    folder.mkdir(parents=True)
+    for name in ("seg-w-000000.parquet.17.tmp", "facts-w.json.tmp", "facts-w.json"):
+        (folder / name).touch()
+    store.data.finish_run(run.id, state=RunState.INCOMPLETE, ended=None, facts=RunFacts())
+    assert [path.name for path in folder.iterdir()] == ["facts-w.json"]
+
+
+def test_an_unfinished_file_of_a_store_that_was_never_made_is_removed_when_it_is_old(store):
+    old, new = (store.file.folder / f"schema.parquet.{pid}.tmp" for pid in (1, 2))
+    old.touch()
+    new.touch()
+    os.utime(old, (0, 0))
+    prepare_folder(store.file)
+    assert (old.exists(), new.exists()) == (False, True)

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from evaluator.records import MICROSECONDS
 from evaluator.segments import REQUEST_SCHEMA
 from evaluator.stats.shaping.rare import OTHER_ENDPOINTS
 from evaluator.store import rollup
@@ -53,7 +54,7 @@ def test_the_endpoints_with_the_fewest_requests_are_pooled_and_no_request_is_los
     endpoints = [name for name, count in requests.items() for _ in range(count)]
     path = write_segment(tmp_path / "seg.parquet", endpoints, ["i"] * len(endpoints))
     with open_engine() as engine:
-        rollup.roll_up(engine, [path], bucket_s=1)
+        rollup.roll_up(engine, [path], bucket_s=1, units_per_ms=MICROSECONDS)
         counted = count_by_endpoint(engine)
         failures = dict(engine.execute("SELECT endpoint, sum(n) FROM cells_failure_kinds GROUP BY endpoint").fetchall())
     kept = dict(list(requests.items())[:most_kept])
@@ -67,8 +68,8 @@ def test_the_next_run_of_an_engine_is_not_pooled_by_the_names_of_the_one_before(
     many = write_segment(tmp_path / "many.parquet", ["/a", "/b", "/c", "/d"], ["i"] * 4)
     few = write_segment(tmp_path / "few.parquet", ["/x", "/y"], ["i"] * 2)
     with open_engine() as engine:
-        rollup.roll_up(engine, [many], bucket_s=1)
-        rollup.roll_up(engine, [few], bucket_s=1)
+        rollup.roll_up(engine, [many], bucket_s=1, units_per_ms=MICROSECONDS)
+        rollup.roll_up(engine, [few], bucket_s=1, units_per_ms=MICROSECONDS)
         assert count_by_endpoint(engine) == {"/x": 1, "/y": 1}
 
 
@@ -78,7 +79,7 @@ def test_plain_arrays_are_used_only_where_they_are_small(tmp_path):
     many = write_segment(tmp_path / "many.parquet", ["/a"] * 1000, names)  # 1,000 series × 1,000 s
     with open_engine() as engine:
         for path, bits in ((few, rollup._DIRECT_BITS), (many, 0)):
-            rollup.roll_up(engine, [path], bucket_s=1)
+            rollup.roll_up(engine, [path], bucket_s=1, units_per_ms=MICROSECONDS)
             assert rollup._find_direct_bits(engine, "") == bits
         # For moments, with many sums for each key, never.
         [(bits,)] = engine.execute("SELECT current_setting('perfect_ht_threshold')").fetchall()
@@ -92,5 +93,5 @@ def test_the_step_of_times_is_found_of_sums_beyond_64_bits(tmp_path):
     place = table.schema.get_field_index("response_time_ms")
     pq.write_table(table.set_column(place, table.schema.field(place), longest), path)
     with open_engine() as engine:
-        rollup.roll_up(engine, [path], bucket_s=60)
-        assert rollup.find_grid_us(engine) == 10**15
+        rollup.roll_up(engine, [path], bucket_s=60, units_per_ms=MICROSECONDS)
+        assert rollup.find_grid(engine) == 10**15

@@ -102,21 +102,13 @@ def read_table(head: Head) -> Table:
         first_rows = next(file.iter_batches(batch_size=ROWS_OF_HEAD), None)
     if first_rows is None or not first_rows.num_rows:
         raise InputError(f"{head.path} has columns but no rows", hint=_NO_REQUEST)
-    columns = {
-        name: _list_values(column) for name, column in zip(first_rows.schema.names, first_rows.columns, strict=True)
+    # Times with a type need no value that shows their unit, and Python cannot hold all of them.
+    has_values = {field.name: not pa.types.is_temporal(field.type) for field in first_rows.schema}
+    typical = {
+        name: _choose_typical(first_rows[name].to_pylist()) if has_values[name] else str(first_rows[name].type)
+        for name in first_rows.schema.names
     }
-    return Table(head.path, tuple(columns), {name: _choose_typical(values) for name, values in columns.items()})
-
-
-def _list_values(column: pa.Array) -> list[object]:
-    """List the values of a column; None for a time that Python does not have, such as one in the year 100,000."""
-    values: list[object] = []
-    for value in column:
-        try:
-            values.append(value.as_py())
-        except (OverflowError, ValueError):
-            values.append(None)
-    return values
+    return Table(head.path, tuple(typical), typical)
 
 
 def starts_with(path: Path, magic: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -76,13 +77,37 @@ def map_column(request: ColumnRequest, header: Sequence[str], typical: Mapping[s
     if request.target == "ts":
         return ColumnMap("ts", sources, "instant", request.unit or determine_instant_unit(typical.get(sources[0])))
     if request.target == "response_time_ms":
-        return ColumnMap(request.target, sources, "number", request.unit or "ms")
+        return ColumnMap(request.target, sources, "number", request.unit or find_unit_of_name(sources[0]) or "ms")
     if request.target == "failed":
         # Without a unit, the name of the column shows whether its values are true for a success or for a failure.
         default = "success" if request.source.lower() in _SUCCESS_NAMES else "failure"
         return ColumnMap("failed", sources, cast("Kind", FAILED_UNITS[request.unit or default]))
     is_integer = request.target in {"response_bytes", "status_code", "user_count"}
     return ColumnMap(request.target, sources, "integer" if is_integer else "text")
+
+
+_WORDS_FOR_UNITS = {
+    "ns": ("ns", "nanos", "nanosecond", "nanoseconds"),
+    "us": ("us", "µs", "micros", "microsecond", "microseconds"),
+    "ms": ("ms", "millis", "millisecond", "milliseconds"),
+    "s": ("s", "sec", "secs", "second", "seconds"),
+}
+"""Unit of a duration → words for it at the end of the name of a column."""
+
+
+def find_unit_of_name(name: str) -> str:
+    """Find the unit of a duration that the name of its column ends in: s, ms, us or ns; empty if there is none.
+
+    >>> find_unit_of_name("took_ns"), find_unit_of_name("durationSeconds"), find_unit_of_name("time (µs)")
+    ('ns', 's', 'us')
+    >>> find_unit_of_name("elapsed"), find_unit_of_name("status")
+    ('', '')
+    """
+    # "durationSeconds" has the words "duration Seconds"; both letters that are used for micro become the same.
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name.replace("\N{GREEK SMALL LETTER MU}", "µ"))
+    words = re.findall(r"[a-zµ]+", spaced.lower())
+    last_word = words[-1] if words else ""
+    return next((unit for unit, spellings in _WORDS_FOR_UNITS.items() if last_word in spellings), "")
 
 
 _SINCE_EPOCH = ((1e11, "s"), (1e14, "ms"), (1e17, "us"))

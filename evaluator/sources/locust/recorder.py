@@ -8,7 +8,6 @@ import platform
 import re
 import sys
 import time
-from argparse import Namespace
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +27,7 @@ from locust.user.users import User
 from evaluator.segments import SegmentWriter, data_folder, run_folder
 from evaluator.sources.fingerprint import describe_environment
 from evaluator.sources.locust.open_requests import OpenRequests
+from evaluator.sources.locust.starting import get_options, keep_files_private
 from evaluator.sources.locust.users import use_arms
 from evaluator.sources.recording import (
     DEFAULT_HEADER,
@@ -126,12 +126,13 @@ class Recorder:
             parent_pid = parent_pid or recording.parent_pid
             use_arms(environment, recording)
         else:
-            options = _get_options(environment)
+            options = get_options(environment)
             untagged = [cls.__name__ for cls in environment.user_classes if cls.context is User.context]
             names = (options.evaluator_release, options.evaluator_service, options.evaluator_arm)
             if problem := explain_refused_names(*names, untagged):
                 sys.stderr.write(f"evaluator: {problem}\n")
                 sys.exit(WRONG_CALL)
+            keep_files_private(options)
         self._process = _Process(environment, runner, recording, parent_pid)
         self._process.listen()
         # Imported objects stay: leave them out of every full garbage collection.
@@ -148,11 +149,6 @@ _OPTIONS: Mapping[str, str] = {
     "store": "The store; segments go to the folder next to it",
     "header": "Response header that names the instance",
 }
-
-
-def _get_options(environment: Environment) -> Namespace:
-    """The options of Locust's command line; none where Locust is used as a library."""
-    return environment.parsed_options or Namespace()
 
 
 # ------------------------------------------------------------------ one process
@@ -176,7 +172,7 @@ class _Process:
         if isinstance(runner, MasterRunner):
             self.role = "master"
         self.facts = self._new_facts()
-        options = _get_options(environment)
+        options = get_options(environment)
         self.buffer = RequestBuffer(
             header=recording.header if recording else options.evaluator_header,
             arm=UNASSIGNED if recording else options.evaluator_arm or UNASSIGNED,
@@ -258,7 +254,7 @@ class _Process:
 
     def _make_recording(self) -> Recording:
         """Make the settings of a run from the options; its id is new, and the same in all processes of the run."""
-        options = _get_options(self.environment)
+        options = get_options(self.environment)
         if self.role != "worker":
             # Locust sends the options of the master to its workers before they start.
             options.evaluator_run = new_run_id()
@@ -268,7 +264,7 @@ class _Process:
 
     def _write_manifest(self, recording: Recording) -> None:
         """Describe the run in its folder, so that it can be registered in the store later. Raises OSError."""
-        options = _get_options(self.environment)
+        options = get_options(self.environment)
         manifest = RunManifest(
             run=recording.run,
             release=recording.release,
@@ -357,7 +353,7 @@ class _Process:
         sys.stderr.write(f"{STOP_MARK}{reason}\n")
         sys.stderr.flush()
         self.environment.process_exit_code = COULD_NOT_RECORD
-        gevent.spawn(self.runner.quit if _get_options(self.environment).headless else self.runner.stop)
+        gevent.spawn(self.runner.quit if get_options(self.environment).headless else self.runner.stop)
 
     # -------------------------------------------------------------- every second
 
@@ -439,7 +435,7 @@ class _Process:
         elif self.role == "master":
             connected = self.runner.worker_index_max if isinstance(self.runner, MasterRunner) else 0
             # Some may be missing, and more than expected may have come.
-            facts.workers_expected = max(_get_options(self.environment).expect_workers, connected)
+            facts.workers_expected = max(get_options(self.environment).expect_workers, connected)
             offsets_s = [abs(offset_s) for offset_s in self.clock_offsets_s.values()]
             facts.clock_offset_s = round(max(offsets_s), 4) if offsets_s else None
         if self.recording is None:

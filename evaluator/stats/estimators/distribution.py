@@ -90,7 +90,7 @@ def distributions_by_set(
 @lru_cache(maxsize=4)
 def find_limits_ms(panel: Panel) -> FloatArray:
     """Return the limits (ms) of the bins in use, shape (bins + 1,)."""
-    return bin_limits_ms(panel.bins.last, panel.grid_ms)
+    return bin_limits_ms(panel.bins.last, panel.grid_ms, panel.units_per_ms)
 
 
 def count_done(panel: Panel, times_ms: FloatArray) -> FloatArray:

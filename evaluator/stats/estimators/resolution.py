@@ -31,18 +31,18 @@ def step_of_arms_ms(panel: Panel) -> FloatArray:
     successes = panel.ok.sum(axis=2)  # shape (2, endpoints)
     arm_steps_ms = np.empty(2)
     for arm in (0, 1):
-        coarsest_first = np.argsort(-panel.steps_us[arm], kind="stable")
+        coarsest_first = np.argsort(-panel.steps_ms[arm], kind="stable")
         quarter = LONE_SHARE * max(float(successes[arm].sum()), 1.0)
         is_enough = np.cumsum(successes[arm][coarsest_first]) >= quarter
         first_enough = int(np.argmax(is_enough))  # the first true element; 0 without successes
-        arm_steps_ms[arm] = panel.steps_us[arm][coarsest_first[first_enough]] / 1000
+        arm_steps_ms[arm] = panel.steps_ms[arm][coarsest_first[first_enough]]
     return arm_steps_ms
 
 
 def steps_of(panel: Panel, endpoint: str | None = None) -> tuple[float, float]:
     """Return the step (ms) of the times of baseline and candidate, of one endpoint or (`None`) of all requests."""
     if endpoint in panel.endpoints:
-        steps_ms = panel.steps_us[:, panel.endpoints.index(endpoint)] / 1000
+        steps_ms = panel.steps_ms[:, panel.endpoints.index(endpoint)]
     else:
         steps_ms = step_of_arms_ms(panel)
     return float(steps_ms[0]), float(steps_ms[1])
@@ -55,7 +55,7 @@ def find_doubt_ms(panel: Panel, groups: Groups) -> FloatArray:
     for requests on a single step, and nothing for requests on several steps. If the arms have different steps, half of
     the larger one is added, because a tool may round or cut off. A step that is small against the mean does not matter.
     """
-    steps_ms, successes = panel.steps_us / 1000, panel.ok.sum(axis=2)  # both of shape (2, endpoints)
+    steps_ms, successes = panel.steps_ms, panel.ok.sum(axis=2)  # both of shape (2, endpoints)
     larger_step = steps_ms.max(axis=0)
     mean_ms = panel.totals["time_ms"].sum(axis=(0, 2)) / np.maximum(successes.sum(axis=0), 1)
     is_coarse = (larger_step > FINE_SHARE * mean_ms) & (successes > 0).all(axis=0)
@@ -85,14 +85,14 @@ def _find_hidden_ms(panel: Panel, is_coarse: BoolArray) -> FloatArray:
     # Of each row of the histogram: its owner (arm × endpoint, as one number), its slot, and its bin.
     owner, slot = np.divmod(bins.cell, panel.stride)
     bin_of_row = np.repeat(np.arange(bins.sizes.size), bins.sizes)
-    hidden_ms = np.zeros(panel.steps_us.size)  # of each owner
+    hidden_ms = np.zeros(panel.steps_ms.size)  # of each owner
     # Owners with the same width of steps are handled together.
-    for step_us in np.unique(panel.steps_us[:, is_coarse]):
-        has_step = ((panel.steps_us == step_us) & is_coarse).ravel()
+    for step_ms in np.unique(panel.steps_ms[:, is_coarse]):
+        has_step = ((panel.steps_ms == step_ms) & is_coarse).ravel()
         rows = np.flatnonzero(has_step[owner] & (slot < panel.slots))
         # Bins are logarithmic, their limits moved so that bins without a multiple of the step have no width. The bins
         # with a multiple are numbered: adjacent ones differ by 1.
-        step_of_bin = np.cumsum(np.diff(bin_limits_ms(bins.last, step_us / 1000)) > 0)
+        step_of_bin = np.cumsum(np.diff(bin_limits_ms(bins.last, step_ms, panel.units_per_ms)) > 0)
         # One more than there are steps, so that the last step of an owner does not adjoin the first of the next.
         steps = int(step_of_bin[-1]) + 2
         # Requests of each owner on each step: an element for each `key`, in the order of owners and steps.
@@ -109,8 +109,8 @@ def _find_hidden_ms(panel: Panel, is_coarse: BoolArray) -> FloatArray:
         hidden_part = np.where(
             share_of_owner >= LONE_SHARE, share_of_owner * _find_hidden_part(share_of_neighbours), 0.0
         )
-        hidden_ms += np.bincount(key_owner, weights=hidden_part, minlength=hidden_ms.size) * step_us / 1000
-    return hidden_ms.reshape(panel.steps_us.shape)
+        hidden_ms += np.bincount(key_owner, weights=hidden_part, minlength=hidden_ms.size) * step_ms
+    return hidden_ms.reshape(panel.steps_ms.shape)
 
 
 def _find_hidden_part(share: FloatArray) -> FloatArray:

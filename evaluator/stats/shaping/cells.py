@@ -8,7 +8,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from evaluator.records import BLOCK_BUCKETS, Bins, Cells, FailureKinds, InstanceBins, LoadLevels, Moments
+from evaluator.records import (
+    BINS_PER_DECADE,
+    BLOCK_BUCKETS,
+    Bins,
+    Cells,
+    FailureKinds,
+    InstanceBins,
+    LoadLevels,
+    Moments,
+)
 from evaluator.records.arrays import BoolArray, IntArray
 from evaluator.stats.shaping.index import group_rows
 
@@ -18,9 +27,9 @@ Summed = TypeVar("Summed", Moments, Bins, InstanceBins, LoadLevels)
 COUNTS = ("moments", "bins", "instance_bins", "loads")
 """Tables with a column of time."""
 TABLES = (*COUNTS, "failure_kinds")
-SUMMED = {"n", "failures", "sum_us", "sum_sq_us", "min_us", "max_us", "bytes", "bytes_sq", "users"}
+SUMMED = {"n", "failures", "sum_time", "sum_sq_time", "min_time", "max_time", "bytes", "bytes_sq", "users"}
 """Columns that are not part of a row's key."""
-MERGED_BY = {"min_us": np.fmin, "max_us": np.fmax, "users": np.maximum}
+MERGED_BY = {"min_time": np.fmin, "max_time": np.fmax, "users": np.maximum}
 """How to merge these columns in rows of equal keys; other columns of `SUMMED` are added."""
 
 _NONE: IntArray = np.zeros(0, dtype=np.int64)
@@ -106,19 +115,47 @@ def add_up(rows: Summed) -> Summed:
     return replace(rows, **columns)
 
 
+def multiply_times(cells: Cells, factor_of_run: IntArray) -> Cells:
+    """Multiply the times of each run by a power of ten, because its unit is so many times coarser than that of `cells`.
+
+    `factor_of_run` (runs,): 1 for a run whose times are already in the unit that `cells.units_per_ms` names.
+    """
+    if (factor_of_run == 1).all():
+        return cells
+    moments, bins, instance_bins = cells.moments, cells.bins, cells.instance_bins
+    factor = factor_of_run[moments.run].astype(float)
+    # Powers of ten are edges of bins, so all times of a bin come into one bin, a fixed number of bins higher.
+    bins_higher = np.rint(BINS_PER_DECADE * np.log10(factor_of_run)).astype(np.int64)
+    return replace(
+        cells,
+        moments=replace(
+            moments,
+            sum_time=moments.sum_time * factor,
+            sum_sq_time=moments.sum_sq_time * factor**2,
+            min_time=moments.min_time * factor,
+            max_time=moments.max_time * factor,
+        ),
+        bins=replace(bins, bin=bins.bin + bins_higher[bins.run]),
+        instance_bins=replace(instance_bins, bin=instance_bins.bin + bins_higher[instance_bins.run]),
+    )
+
+
 def join(parts: Sequence[Cells]) -> Cells:
-    """Join cells of the same arms and runs.
+    """Join cells of the same arms and runs; their times are in the finest unit that a part has.
 
     Endpoints with the same name are the same endpoint. Instances of two parts are different instances, even if they
     have the same name. Kinds of failures are left out.
     """
+    units_per_ms = max(part.units_per_ms for part in parts)
     endpoints = tuple(dict.fromkeys(name for part in parts for name in part.endpoints))
     recoded_parts = []
     instances_before = 0
     for part in parts:
         endpoint_codes = np.array([endpoints.index(name) for name in part.endpoints], dtype=np.int64)
         instance_codes = instances_before + np.arange(len(part.instances))
-        recoded_parts.append(recode(part, endpoint=endpoint_codes, instance=instance_codes))
+        factor_of_run = np.full(len(part.runs), units_per_ms // part.units_per_ms)
+        refined = multiply_times(part, factor_of_run)
+        recoded_parts.append(recode(refined, endpoint=endpoint_codes, instance=instance_codes))
         instances_before += len(part.instances)
     tables: dict[str, Any] = {table: join_rows([getattr(part, table) for part in recoded_parts]) for table in COUNTS}
     return replace(
@@ -126,8 +163,9 @@ def join(parts: Sequence[Cells]) -> Cells:
         runs=max((part.runs for part in parts), key=len),  # a part may lack the last runs
         endpoints=endpoints,
         instances=tuple(name for part in parts for name in part.instances),
+        units_per_ms=units_per_ms,
         # The largest step of which the times of all parts are multiples.
-        grid_us=int(np.gcd.reduce([part.grid_us for part in parts])),
+        grid=int(np.gcd.reduce([part.grid * (units_per_ms // part.units_per_ms) for part in parts])),
         failure_kinds=NO_FAILURES,
         **tables,
     )

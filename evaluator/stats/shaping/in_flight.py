@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from evaluator.records import Cells, FailureKinds, InFlight, LeftOut, LeftOutKind, Moments, Period, Run, bin_edges_us
+from evaluator.records import Cells, FailureKinds, InFlight, LeftOut, LeftOutKind, Moments, Period, Run, find_bin_edges
 from evaluator.stats.shaping.cells import join_rows
 
 LEAST_AGE_S = 10.0
@@ -103,7 +103,7 @@ def _find_baseline_quantile_s(cells: Cells, share: float) -> float:
     order = np.argsort(bins, kind="stable")
     counts_up_to = np.cumsum(counts[order])
     quantile_bin = int(bins[order][np.searchsorted(counts_up_to, share * counts_up_to[-1])])
-    return float(bin_edges_us(quantile_bin, quantile_bin)[1]) / 1e6
+    return float(find_bin_edges(quantile_bin, quantile_bin)[1]) / (1000 * cells.units_per_ms)
 
 
 def _add_failures(cells: Cells, timed_out: Sequence[tuple[str, InFlight]]) -> Cells:
@@ -141,10 +141,10 @@ def _add_failures(cells: Cells, timed_out: Sequence[tuple[str, InFlight]]) -> Ce
         bucket=bucket,
         n=n,
         failures=n,
-        sum_us=zeros,
-        sum_sq_us=zeros,
-        min_us=no_times,
-        max_us=no_times,
+        sum_time=zeros,
+        sum_sq_time=zeros,
+        min_time=no_times,
+        max_time=no_times,
         bytes=zeros,
         bytes_sq=zeros,
     )

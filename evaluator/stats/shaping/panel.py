@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from evaluator.records import BLOCK_BUCKETS, Bins, Cells, InstanceBins, Moments
+from evaluator.records import BLOCK_BUCKETS, MICROSECONDS, Bins, Cells, InstanceBins, Moments
 from evaluator.records.arrays import FloatArray, IntArray
 from evaluator.stats.shaping.bins import mean_logs
 from evaluator.stats.shaping.blocks import (
@@ -28,7 +28,7 @@ from evaluator.stats.shaping.cells import take
 from evaluator.stats.shaping.counted import Counted, find_usable
 from evaluator.stats.shaping.histogram import NO_BINS, SortedBins, sort_bins, sum_by_cell
 from evaluator.stats.shaping.index import Index, distinct, rows_of_each
-from evaluator.stats.shaping.steps import find_steps_us
+from evaluator.stats.shaping.steps import find_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +118,11 @@ class Panel:
     paired: dict[int, bool]
     """Run → did its arms overlap in time?"""
     rows: InstanceRows
+    units_per_ms: int
+    """Unit of the times that the store keeps, and of the bins, as the number of units in a millisecond."""
     grid_ms: float
     """Largest step of which all times of the run are multiples."""
-    steps_us: IntArray
+    steps_ms: FloatArray
     """Step of the times of each arm and endpoint, shape (2, endpoints): a multiple of the grid."""
     constant: tuple[bool, bool]
     """For each arm: are all its times equal?"""
@@ -233,7 +235,7 @@ def build_panel(
         bucket=moments.bucket,
         n=moments.n,
         failures=moments.failures,
-        totals={"time_us": moments.sum_us, "bytes": moments.bytes},
+        totals={"time": moments.sum_time, "bytes": moments.bytes},
     )
     usable = find_usable(counted, candidate, endpoint, first_bucket)
     if usable is None:
@@ -359,8 +361,9 @@ class _PanelBuilder:
             paired=self.paired,
             rows=self._build_instance_rows(widths),
             # `add_histograms` sets the following for requests.
+            units_per_ms=MICROSECONDS,  # of times that readings do not have
             grid_ms=0.0,
-            steps_us=np.zeros(self.shape[:2], dtype=np.int64),
+            steps_ms=np.zeros(self.shape[:2]),
             constant=(False, False),
             bins=NO_BINS,
             row_bins=NO_BINS,
@@ -432,22 +435,26 @@ class _PanelBuilder:
             baseline_cells=int(np.searchsorted(panel.rows.arm, 1)),
             of_both_arms=np.isin(instance_bins.arm, both_arms) if has_other_arms else None,
         )
-        grid_ms = cells.grid_us / 1000
+        units_per_ms = cells.units_per_ms
+        grid_ms = cells.grid / units_per_ms
         # Mean logarithm of the times (ms) in each bin, shape (bins,).
-        mean_log_of_bin = mean_logs(max(bins.last, row_bins.last), grid_ms)
+        mean_log_of_bin = mean_logs(max(bins.last, row_bins.last), grid_ms, units_per_ms)
 
         def name_totals(totals: Mapping[str, FloatArray], log_time_ms: FloatArray) -> dict[str, FloatArray]:
             """Convert counted sums to the totals of a panel, and add the sums of logarithms."""
-            return {"time_ms": totals["time_us"] / 1000, "bytes": totals["bytes"], "log_time_ms": log_time_ms}
+            time_ms = totals["time"] / units_per_ms
+            return {"time_ms": time_ms, "bytes": totals["bytes"], "log_time_ms": log_time_ms}
 
         row_totals = name_totals(panel.rows.totals, sum_by_cell(row_bins, mean_log_of_bin, panel.rows.n.size))
+        # `cell // slots` is the arm × endpoint of each row.
+        steps = find_steps(moments, self.cell_of_row // self.slots.size, self.shape[:2], cells.grid)
         return replace(
             panel,
             totals=name_totals(panel.totals, sum_by_cell(bins, mean_log_of_bin, panel.n.size).reshape(self.shape)),
             rows=replace(panel.rows, totals=row_totals),
+            units_per_ms=units_per_ms,
             grid_ms=grid_ms,
-            # `cell // slots` is the arm × endpoint of each row.
-            steps_us=find_steps_us(moments, self.cell_of_row // self.slots.size, self.shape[:2], cells.grid_us),
+            steps_ms=steps / units_per_ms,
             constant=(self._is_constant(moments, 0), self._is_constant(moments, 1)),
             bins=bins,
             row_bins=row_bins,
@@ -476,7 +483,7 @@ class _PanelBuilder:
     def _is_constant(self, moments: Moments, arm: int) -> bool:
         """Are all response times of successes of an arm (0 baseline, 1 candidate) equal? False without successes."""
         rows = np.flatnonzero((self._find_arm(moments) == arm) & (moments.n > moments.failures))
-        lowest, highest = moments.min_us, moments.max_us
+        lowest, highest = moments.min_time, moments.max_time
         # The first comparison only saves time: it is enough for nearly all data.
         if not rows.size or lowest[rows[0]] != highest[rows[-1]]:
             return False

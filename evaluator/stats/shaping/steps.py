@@ -1,4 +1,7 @@
-"""Find the steps in which the times of each arm and endpoint were recorded (method B.2, steps of recorded times)."""
+"""Find the steps in which the times of each arm and endpoint were recorded (method B.2, steps of recorded times).
+
+Times and steps are whole numbers of the unit of the cells.
+"""
 
 from __future__ import annotations
 
@@ -20,33 +23,33 @@ FEWEST_EXTREMES, PER_TICK = 40, 4
 """Least number of extremes in total, and per distinct time, to distinguish a ticking clock from times that spread."""
 
 
-def find_steps_us(moments: Moments, cell: IntArray, shape: tuple[int, int], grid_us: int) -> IntArray:
-    """Find the step (µs) in which the response times of each arm and endpoint were recorded.
+def find_steps(moments: Moments, cell: IntArray, shape: tuple[int, int], grid: int) -> IntArray:
+    """Find the step in which the response times of each arm and endpoint were recorded.
 
     If all times are multiples of a step, so are the minimum, maximum and sum of each row, and the greatest common
     divisor of these numbers over all rows. This divisor is taken as the step: with enough rows it is larger only by
     chance (see `FEWEST_OTHERS`). A larger divisor that at least half of the rows have is taken instead, so that a few
     other times do not hide the step. If a clock ticks more slowly than its times are written (15.6 ms, in whole
     milliseconds), the tick of the arm is the step. A cell (arm × endpoint) without enough rows gets the step of its
-    arm; an arm without enough rows gets `grid_us`.
+    arm; an arm without enough rows gets `grid`.
 
     Args:
-        moments: Minimum, maximum and sum (µs) of the times of the requests in each row.
+        moments: Minimum, maximum and sum of the times of the requests in each row.
         cell: Arm × endpoint of each row, numbered arm · endpoints + endpoint, shape (rows,).
         shape: (2, endpoints).
-        grid_us: A step (µs) of which all times are known to be multiples; the steps found are multiples of it.
+        grid: A step of which all times are known to be multiples; the steps found are multiples of it.
 
     Returns:
-        The steps (µs), shape (2, endpoints).
+        The steps, shape (2, endpoints).
 
     >>> ten = np.arange(10)
-    >>> rows = Moments(*(ten for _ in range(5)), n=ten * 0 + 1, failures=ten * 0, sum_us=ten * 3000.0,
-    ...     sum_sq_us=ten * 1.0, min_us=ten * 3000.0, max_us=ten * 3000.0, bytes=ten * 0.0, bytes_sq=ten * 0.0)
-    >>> find_steps_us(rows, np.where(ten < 9, 0, 2), (2, 2), grid_us=1000)
+    >>> rows = Moments(*(ten for _ in range(5)), n=ten * 0 + 1, failures=ten * 0, sum_time=ten * 3000.0,
+    ...     sum_sq_time=ten * 1.0, min_time=ten * 3000.0, max_time=ten * 3000.0, bytes=ten * 0.0, bytes_sq=ten * 0.0)
+    >>> find_steps(rows, np.where(ten < 9, 0, 2), (2, 2), grid=1000)
     array([[3000, 3000],
            [1000, 1000]])
     """
-    all_numbers = np.stack([moments.min_us, moments.max_us, moments.sum_us])
+    all_numbers = np.stack([moments.min_time, moments.max_time, moments.sum_time])
     # Rows with times, in the order of their cells.
     with_times = np.flatnonzero((moments.n > moments.failures) & np.isfinite(all_numbers).all(axis=0))
     rows = with_times[np.argsort(cell[with_times], kind="stable")]
@@ -54,43 +57,43 @@ def find_steps_us(moments: Moments, cell: IntArray, shape: tuple[int, int], grid
     # A row with other numbers than integers (larger ones than 2^53 are not exact as floats) says nothing about the
     # step: the grid takes the place of its numbers.
     is_integral = (numbers == np.rint(numbers)).all(axis=0) & (np.abs(numbers).max(axis=0, initial=0) < 2**53)
-    row_divisor = np.gcd.reduce(np.where(is_integral, numbers, grid_us).astype(np.int64), axis=0)
+    row_divisor = np.gcd.reduce(np.where(is_integral, numbers, grid).astype(np.int64), axis=0)
     extremes = numbers[:2]
     arm = cell // shape[1]
     # The steps of arms come first: they are the defaults of the cells.
-    arm_steps_us = _find_divisors(row_divisor, extremes, arm, np.full(2, grid_us), grid_us)
-    steps_us = _find_divisors(row_divisor, extremes, cell, np.repeat(arm_steps_us, shape[1]), grid_us).reshape(shape)
+    arm_steps = _find_divisors(row_divisor, extremes, arm, np.full(2, grid), grid)
+    steps = _find_divisors(row_divisor, extremes, cell, np.repeat(arm_steps, shape[1]), grid).reshape(shape)
     # The tick of each arm; 0 without a tick.
-    ticks_us = [_find_tick_us(extremes[:, arm == k].ravel(), int(arm_steps_us[k])) for k in (0, 1)]
-    return np.asarray(np.maximum(steps_us, np.array(ticks_us, dtype=np.int64)[:, None]))
+    ticks = [_find_tick(extremes[:, arm == k].ravel(), int(arm_steps[k])) for k in (0, 1)]
+    return np.asarray(np.maximum(steps, np.array(ticks, dtype=np.int64)[:, None]))
 
 
-def _find_tick_us(extremes: FloatArray, step_us: int) -> int:
-    """Find the tick (µs) of a slow clock: all times are multiples of the tick, rounded to `step_us`.
+def _find_tick(extremes: FloatArray, step: int) -> int:
+    """Find the tick of a slow clock: all times are multiples of the tick, rounded to `step`.
 
-    `extremes` are the minima and maxima (µs) of all rows. Returns 0 if no tick explains all of them, or if they have
+    `extremes` are the minima and maxima of all rows. Returns 0 if no tick explains all of them, or if they have
     too many distinct values to be sure (`FEWEST_EXTREMES`, `PER_TICK`).
     """
     values = np.unique(extremes)
     if values.size < 2 or extremes.size < max(FEWEST_EXTREMES, PER_TICK * values.size):
         return 0
     smallest_difference = float(np.diff(values).min())
-    if smallest_difference < 2 * step_us:  # rounding may change each value by nearly a step: no tick is to be seen
+    if smallest_difference < 2 * step:  # rounding may change each value by nearly a step: no tick is to be seen
         return 0
     # Start from the smallest difference, a rough tick. Each larger value gives a more exact one, because it contains
     # more ticks, whose number is already known.
-    tick_us = smallest_difference
+    tick = smallest_difference
     for value in values[values > 0]:
-        ticks_in_value = max(round(value / tick_us), 1)
-        tick_us = value / ticks_in_value
-    near_multiple = np.abs(values - np.rint(values / tick_us) * tick_us) <= step_us
-    return round(tick_us) if near_multiple.all() else 0
+        ticks_in_value = max(round(value / tick), 1)
+        tick = value / ticks_in_value
+    near_multiple = np.abs(values - np.rint(values / tick) * tick) <= step
+    return round(tick) if near_multiple.all() else 0
 
 
 def _find_divisors(
-    row_divisor: IntArray, extremes: FloatArray, owner: IntArray, default: IntArray, grid_us: int
+    row_divisor: IntArray, extremes: FloatArray, owner: IntArray, default: IntArray, grid: int
 ) -> IntArray:
-    """Find the common divisor (µs) of all rows of each owner, or a larger one that most of its rows have.
+    """Find the common divisor of all rows of each owner, or a larger one that most of its rows have.
 
     Most means at least the share `MOST`. A divisor counts only if it is a multiple of the grid, and if enough rows have
     other extremes than one of the rows with this divisor: otherwise it may be chance (`FEWEST_OTHERS`).
@@ -100,7 +103,7 @@ def _find_divisors(
         extremes: Minimum and maximum of each row, shape (2, rows).
         owner: Number of the owner (an arm, or an arm × endpoint) of each row, in rising order, shape (rows,).
         default: Divisor of each owner for which no divisor counts, shape (owners,).
-        grid_us: Step (µs) of which all times are multiples.
+        grid: Step of which all times are multiples.
 
     Returns:
         The divisor of each owner, shape (owners,).
@@ -117,7 +120,7 @@ def _find_divisors(
     unlike_first = (extremes != extremes[:, starts[position]]).any(axis=0)
     others = np.add.reduceat(unlike_first.astype(np.int64), starts)
     common = np.gcd.reduceat(row_divisor, starts)
-    is_sure = (others >= FEWEST_OTHERS) & (common > 0) & (common % grid_us == 0)
+    is_sure = (others >= FEWEST_OTHERS) & (common > 0) & (common % grid == 0)
     divisors[owner[starts[is_sure]]] = common[is_sure]
 
     # The divisor that most rows have: larger, if a few other rows spoil the common one. Again, rows with other extremes
@@ -128,7 +131,7 @@ def _find_divisors(
     last_multiple = np.maximum.reduceat(np.where(is_multiple, np.arange(owner.size), -1), starts)
     unlike_last = is_multiple & (extremes != extremes[:, last_multiple[position]]).any(axis=0)
     others_of_most = np.add.reduceat(unlike_last.astype(np.int64), starts)
-    is_of_most = (shares >= MOST) & (others_of_most >= FEWEST_OTHERS) & (frequent % grid_us == 0)
+    is_of_most = (shares >= MOST) & (others_of_most >= FEWEST_OTHERS) & (frequent % grid == 0)
     owners = owner[starts[is_of_most]]
     divisors[owners] = np.maximum(divisors[owners], frequent[is_of_most])
     return divisors
@@ -138,7 +141,7 @@ def _find_most_frequent(row_divisor: IntArray, owner: IntArray) -> IntArray:
     """Find the most frequent element of `row_divisor` among the rows of each owner; of equal counts, the largest.
 
     Args:
-        row_divisor: Greatest common divisor (µs) of the times of each row, shape (rows,); 0 if these are all 0.
+        row_divisor: Greatest common divisor of the times of each row, shape (rows,); 0 if these are all 0.
         owner: Number of the owner (an arm, or an arm × endpoint) of each row, in rising order, shape (rows,).
 
     Returns:
