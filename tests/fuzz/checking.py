@@ -132,6 +132,7 @@ def run_command(words: Sequence[str]) -> Ended:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         warnings.simplefilter("ignore", ResourceWarning)  # is of another case, whose objects are collected now
+        warnings.simplefilter("ignore", RuntimeWarning)  # of numpy: `main` hides them, since NaN is "no data"
         logging.root.handlers.clear()
         code = run(list(words))
     logging.root.handlers[:] = handlers
