@@ -13,7 +13,7 @@ from evaluator.stats.shaping.cells import recode
 
 OTHER_ENDPOINTS = "other endpoints"
 """Name of the pooled endpoints."""
-MOST_KEPT = 5000
+MOST_KEPT = 2000
 """Most endpoints that keep their names when a run lands; those with the fewest requests are pooled then.
 
 A service has fewer, and memory grows with their number.
