@@ -15,6 +15,7 @@ if __name__ == "__main__" or sys.argv[0].endswith("evaluator"):
 import logging
 import signal
 import traceback
+import warnings
 from collections.abc import Sequence
 from types import FrameType
 
@@ -68,6 +69,8 @@ def run(args: Sequence[str], *, listen: bool = False) -> int:
 def main() -> None:
     """Run the command line of this process, and end the process with the exit code."""
     _open_closed_streams()
+    # Numbers that are too large or missing become NaN, which is "no data"; numpy's warning would only name our source.
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"evaluator\.")
     instruction = os.environ.get(COMPLETION)
     if instruction:  # a shell asks how to complete a command line
         from click.shell_completion import shell_complete

@@ -9,6 +9,7 @@ addresses were checked, only these are connected to; the name stays in the Host 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import ssl
@@ -23,6 +24,9 @@ from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, Retry
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
+
+# It would print each retry, with what the server sent, and a traceback for a head that it can read only in part.
+logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 CHUNK_BYTES = 1 << 16
 

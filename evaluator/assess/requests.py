@@ -86,8 +86,9 @@ class RequestPairs(RequestContext):
                 comparisons += [no_data(rule, arm, why) for rule in rules]
                 continue
             pairs.append(pair)
-            comparisons += self._compare(pair, rules, at_s)
-            scanned.append(scan_endpoints(pair, self.rulebook.scan, self.rulebook.rules))
+            answers = self._compare(pair, rules, at_s)
+            comparisons += answers
+            scanned.append(scan_endpoints(pair, self.rulebook.scan, self.rulebook.rules, answers))
             comparisons += scanned[-1].comparisons
         return Measured(
             # Two candidates share the baseline's instances but not their own: their errors get positions by candidate.
@@ -255,8 +256,25 @@ def _pair_endpoints(cells: Cells, rulebook: Rulebook, warm_up: WarmUp) -> dict[t
                 pairs[arm, endpoint] = None
             else:
                 design = choose_design(panel, rulebook.prior)
-                pairs[arm, endpoint] = Pair(panel, design, arm, rulebook.alpha, rulebook.prior, mean_users)
+                recorded = _count_after_warm_up(cells, candidate_code, endpoint, warm_up)
+                pairs[arm, endpoint] = Pair(
+                    panel, design, arm, rulebook.alpha, rulebook.prior, mean_users, recorded=recorded
+                )
     return pairs
+
+
+def _count_after_warm_up(cells: Cells, candidate_code: int, endpoint: str | None, warm_up: WarmUp) -> tuple[int, int]:
+    """Count the requests of baseline and candidate after the warm-up, of one endpoint or (`None`) of all.
+
+    Requests that cannot be compared, because the other arm has none in their run or at their time, count as well.
+    """
+    moments = cells.moments
+    first_bucket = _find_first_buckets(cells, warm_up) // BLOCK_BUCKETS * BLOCK_BUCKETS  # whole blocks are judged
+    is_counted = moments.bucket >= first_bucket[moments.run]
+    if endpoint is not None:
+        is_counted &= moments.endpoint == cells.endpoints.index(endpoint)
+    baseline, candidate = (int(moments.n[is_counted & (moments.arm == code)].sum()) for code in (0, candidate_code))
+    return baseline, candidate
 
 
 def _find_first_buckets(cells: Cells, warm_up: WarmUp) -> IntArray:

@@ -10,6 +10,7 @@ import numpy as np
 
 from evaluator.health.base import RequestContext, warn
 from evaluator.records import Finding
+from evaluator.stats.shaping.rare import OTHER_ENDPOINTS
 from evaluator.wording import count_of, format_number
 
 NAME = "endpoints"
@@ -52,7 +53,12 @@ def check_endpoints(context: RequestContext) -> Iterable[Finding]:
     if len(endpoints) <= MANY:
         return
     count = count_of(len(endpoints), "endpoint")
-    text = f"{count}: more than a service has, so names seem to contain parts that differ by request"
+    if OTHER_ENDPOINTS in endpoints:  # the others were pooled when they landed
+        count = f"more than {count_of(len(endpoints) - 1, 'endpoint')}"
+    examples = _list_names([name for name in endpoints if name != OTHER_ENDPOINTS])
+    text = (
+        f"{count}, such as {examples}: more than a service has, so names seem to contain parts that differ by request"
+    )
     # Names that differ only by an id have the same pattern, such as `/cart/{id}`.
     pattern, same_pattern = Counter(_ID.sub("{id}", name) for name in endpoints).most_common(1)[0]
     if same_pattern >= ALIKE * len(endpoints):

@@ -30,7 +30,8 @@ def check_replication(context: RequestContext) -> Iterable[Finding]:
     for arm, count in context.names_per_arm.items():
         yield warn(
             NAME,
-            f"{format_count(count)} instance names of {arm} have too few requests each, so they count as one instance",
+            f"{format_count(count)} instance names of {arm}, such as {_find_instance_name(context, arm)}, have too few "
+            "requests each, so they count as one instance",
             "if these are instances, load for longer; if they are requests or connections, let each instance send its "
             "own name",
         )
@@ -58,6 +59,12 @@ def check_replication(context: RequestContext) -> Iterable[Finding]:
             yield warn(NAME, f"only {fewest} {units} a side, so intervals are wide: a GO is more likely with three")
         else:
             yield ok(NAME, f"{design.replicate_counts[0]} + {design.replicate_counts[1]} {units}")
+
+
+def _find_instance_name(context: RequestContext, arm: str) -> str:
+    """Find an instance name of an arm, as it is in the data."""
+    cells = context.settled.cells  # in `context.cells` these instances are merged
+    return cells.instances[int(cells.moments.instance[cells.moments.arm == cells.arms.index(arm)].min())]
 
 
 def describe_learnt(learnt: Learnt, rulebook: Rulebook) -> Finding:

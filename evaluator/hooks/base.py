@@ -49,6 +49,9 @@ LONGEST_VALUE = 200
 GRACE_S = 1.0
 """Time beyond its limit in which a hook may still end by itself."""
 
+_OTHER_FORM = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+"""What Python raises where an answer has no such key, or a value of another type."""
+
 Action = Literal["promote", "hold", "rollback", "announce"]
 State = Literal["acknowledged", "failed", "unknown"]
 Json = Any
@@ -271,9 +274,16 @@ class BaseHook(Generic[O]):
         return OF_HOOKS.reveal(text, self.environment)
 
     def _call(self, operation: Callable[[], T]) -> T:
-        """Call a method of the hook. Raises HookError if a package that it imports is not installed."""
+        """Call a method of the hook. Raises HookError if a package that it imports is not installed.
+
+        Raises MaybeSent for an answer of another form than the API's: the request may have been done all the same.
+        """
         with explain_missing_package(f"the hook {self.kind} needs", "hooks", HookError):
-            return operation()
+            try:
+                return operation()
+            except _OTHER_FORM as error:
+                problem = f"the answer to {self.kind} is not one of its API ({type(error).__name__})"
+                raise MaybeSent(f"{problem}: does the address lead to it?") from error
 
     def _attempt(self, operation: Callable[[], Outcome], context: HookContext | None = None) -> Outcome:
         """Return the outcome of an operation, also for an error that it raises; secrets are removed.

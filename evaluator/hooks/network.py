@@ -84,7 +84,7 @@ class HttpResponse:
         """Parse the answer as a JSON object; None if it is not JSON, or another value."""
         try:
             parsed = json.loads(self.text)
-        except ValueError:
+        except (ValueError, RecursionError):  # the last: thousands of brackets
             return None
         return parsed if isinstance(parsed, dict) else None
 

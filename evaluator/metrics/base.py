@@ -59,6 +59,9 @@ class Pair:
     """Subsets of the endpoints that are compared at once, each by itself; `None`: all requests together."""
     tolerance: Tolerance | None = None
     """An additional bound against which each of these groups is tested."""
+    recorded: tuple[int, int] | None = None
+    """Requests of baseline and candidate after the warm-up, with a partner or not (see `explain_few`). `None`: unknown,
+    they count as those of the panel."""
 
     def requests(self, arm: int) -> int:
         """Count the requests of baseline (`arm` 0) or candidate (1)."""
@@ -223,17 +226,62 @@ def check_enough(pair: Pair, *, successes: bool, on_both_arms: bool = True) -> s
     `successes`: the metric reads successes, so there must be enough of them; if they are few, not all may have the same
     time. `on_both_arms=False`: a candidate may have few, as for a quantile that counts failures as infinitely slow.
     """
+    return find_shortage(pair, successes=successes, on_both_arms=on_both_arms) or (
+        find_equal_times(pair) if successes else None
+    )
+
+
+def find_shortage(pair: Pair, *, successes: bool, on_both_arms: bool = True) -> str | None:
+    """Say what there is too little of for tests by normal approximations: time, requests, or successes; else `None`.
+
+    The arguments are those of `check_enough`.
+    """
     if pair.panel.slots < MIN_BUCKETS:
         seconds = pair.panel.slots * pair.panel.bucket_s
         return f"only {seconds} s of usable data, at least {MIN_BUCKETS * pair.panel.bucket_s} s are needed"
+    if min(pair.requests(0), pair.requests(1)) < MIN_REQUESTS:
+        return explain_few(pair, MIN_REQUESTS)
     for arm in (0, 1):
-        if pair.requests(arm) < MIN_REQUESTS:
-            return f"only {pair.requests(arm)} requests on {pair.name(arm)}, at least {MIN_REQUESTS} are needed"
         if successes and (on_both_arms or arm == 0) and pair.successes(arm) < MIN_REQUESTS:
             return f"only {pair.successes(arm)} successes on {pair.name(arm)}, at least {MIN_REQUESTS} are needed"
-        if successes and pair.panel.constant[arm] and pair.successes(arm) < CONSTANT_BELOW:
-            # All times of the arm are equal, and too few to show their spread. If the store's unit is a small share of
-            # the time, they are truly equal; else rounding may have made different times equal.
+    return None
+
+
+def explain_few(pair: Pair, needed: int, purpose: str = "") -> str:
+    """Name the arm that is short of requests, how many it has, and how many are `needed` (for a `purpose`).
+
+    A request has a partner, and is counted, if the other arm has requests in the same run, in the time that both arms
+    share. If both arms have enough requests, but too few with a partner, this is said.
+    """
+    counted = pair.requests(0), pair.requests(1)
+    recorded = pair.recorded or counted
+    short = 0 if (recorded[0], counted[0]) < (recorded[1], counted[1]) else 1  # the arm with fewer requests
+    other = 1 - short
+    partnered = [f"{counted[arm]} of {recorded[arm]}" for arm in (0, 1)]
+    if recorded[short] < needed:
+        text = f"only {recorded[short]} requests on {pair.name(short)}"
+        if recorded[other] < needed:
+            as_many = recorded[other] == recorded[short]
+            text += f" and {'as many' if as_many else recorded[other]} on {pair.name(other)}"
+        elif counted[other] < recorded[other]:
+            text += f", so only {partnered[other]} on {pair.name(other)} have a partner"
+    else:
+        text = (
+            f"only {partnered[short]} requests on {pair.name(short)} and {partnered[other]} on {pair.name(other)} have "
+            "a partner"
+        )
+    explanation = ""
+    if "partner" in text:
+        explanation = "; a request has a partner if the other arm has requests in the same run, in the time both share"
+    return f"{text}, at least {needed} are needed{purpose}{explanation}"
+
+
+def find_equal_times(pair: Pair) -> str | None:
+    """Say so if all times of an arm are equal, and too few to show their spread; else `None`."""
+    for arm in (0, 1):
+        if pair.panel.constant[arm] and pair.successes(arm) < CONSTANT_BELOW:
+            # If the store's unit is a small share of the time, they are truly equal; else rounding may have made
+            # different times equal.
             all_times = f"all {pair.successes(arm)} times on {pair.name(arm)} are"
             level_ms = float(pair.panel.totals["time_ms"][arm].sum()) / pair.successes(arm)
             unit_ms = 1 / pair.panel.units_per_ms

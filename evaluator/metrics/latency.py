@@ -5,16 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import ClassVar, Literal, Self
 
-from evaluator.metrics.base import EndpointMetric, Pair, RequestMetric, UnitTotals, answer, check_enough
+from evaluator.metrics.base import (
+    MIN_REQUESTS,
+    EndpointMetric,
+    Pair,
+    RequestMetric,
+    UnitTotals,
+    answer,
+    explain_few,
+    find_equal_times,
+    find_shortage,
+)
 from evaluator.metrics.options import MIN_BEYOND, QuantileMetric
 from evaluator.records import Comparison, Rule
 from evaluator.records.arrays import FloatArray
 from evaluator.stats.estimators.estimate import Estimate
+from evaluator.stats.estimators.order_statistics import RunTimes, compare_run_times, count_needed, take_run_times
 from evaluator.stats.estimators.quantile_pairs import QuantileEstimate, QuantileQuestion
 from evaluator.stats.estimators.quantiles import compare_quantiles
 from evaluator.stats.estimators.typical import compare_typical_times
 from evaluator.stats.shaping.groups import all_together
+from evaluator.stats.variance.longrun import MIN_BUCKETS
 from evaluator.wording import format_number
+
+MEDIAN = 0.5
 
 
 class LatencyMetric(RequestMetric):
@@ -33,6 +47,13 @@ class LatencyMean(LatencyMetric, EndpointMetric):
     k6_name: ClassVar[str] = "avg"
     needs_failures_within: ClassVar[bool] = True
     method: ClassVar[str] = "paired mean"
+
+    def check(self, pair: Pair) -> str | None:
+        """Why the pair cannot be compared, or `None`. Few repeated runs decide a median, but no mean."""
+        why = super().check(pair)
+        if why and pair.design.kind == "replicates" and min(pair.requests(0), pair.requests(1)) < MIN_REQUESTS:
+            return f"{why} (a median is decided from {count_needed(MEDIAN, pair.alpha)} runs on)"
+        return why
 
     def estimate(self, pair: Pair, rule: Rule) -> Estimate:
         """Compare the mean response times of successes, of all endpoints or of each of the pair's groups."""
@@ -82,16 +103,34 @@ class LatencyQuantile(QuantileMetric, LatencyMetric):
             return ""
         return "med" if self.quantile == 0.5 else f"p({self.quantile * 100:.6g})"
 
-    def check(self, pair: Pair) -> str | None:
-        """Why the pair cannot be compared, or `None`."""
+    def find_few(self, pair: Pair) -> str | None:
+        """Say what there are too few of for the test by shares of requests; `None`: there are enough."""
         # The candidate needs no successes: its failures count as infinitely slow.
-        why = check_enough(pair, successes=True, on_both_arms=False)
-        if why:
+        why = find_shortage(pair, successes=True, on_both_arms=False)
+        has_enough_beyond = min(pair.requests(0), pair.requests(1)) * self.tail >= MIN_BEYOND  # of expected requests
+        if has_enough_beyond or pair.panel.slots < MIN_BUCKETS:
             return why
-        smaller = min(pair.requests(0), pair.requests(1))
-        if smaller * self.tail >= MIN_BEYOND:  # expected requests beyond the quantile
+        return explain_few(pair, max(self.least, MIN_REQUESTS), " for this quantile")
+
+    def take_run_times(self, pair: Pair) -> RunTimes | str | None:
+        """Take one time of each run, to compare few runs exactly; or say how many runs would be enough for that.
+
+        Only repeated runs show how much runs differ. The median of a run with several requests stands for the run; for
+        other quantiles each run needs to have a single request. `None` if this is no way to a result: there are many
+        requests, but few beyond the quantile, or the only run is too short.
+        """
+        enough_runs, has_runs = count_needed(self.quantile, pair.alpha), pair.design.kind == "replicates"
+        times = take_run_times(pair.panel) if has_runs else None
+        is_lone = times is not None and times.lone
+        is_short = pair.panel.slots < MIN_BUCKETS
+        few_requests = min(pair.requests(0), pair.requests(1)) < MIN_REQUESTS
+        if (is_short and not has_runs) or not (is_lone or few_requests or is_short):
             return None
-        return f"only {smaller} requests in the smaller arm, at least {self.least} are needed for this quantile"
+        if times is None or not (is_lone or self.quantile == MEDIAN):
+            return f"{enough_runs} repeated runs with one request each on one endpoint are enough"
+        if times.runs < enough_runs:
+            return f"{enough_runs} runs with requests of both arms are enough; there are {times.runs}"
+        return times
 
     def compare(self, pair: Pair, rule: Rule) -> Comparison:
         """Answer the metric's rule; without enough data, by a comparison without data."""
@@ -100,36 +139,60 @@ class LatencyQuantile(QuantileMetric, LatencyMetric):
     @classmethod
     def compare_all(cls, pair: Pair, rules: Sequence[tuple[Self, Rule]]) -> tuple[Comparison, ...]:
         """Answer several rules of quantiles at once, as their estimates share work; in the order of the rules."""
-        reasons = [metric.check(pair) for metric, _ in rules]  # of each rule: why it cannot be answered; None: it can
-        questions = [
-            QuantileQuestion(metric.quantile, rule.margin, rule.direction, rule.limit)
-            for (metric, rule), reason in zip(rules, reasons, strict=True)
-            if reason is None
-        ]
-        estimates: Iterator[QuantileEstimate] = iter(())  # of the rules that can be answered, in their order
-        if questions:
+        equal_times = find_equal_times(pair)
+        too_few = [metric.find_few(pair) for metric, _ in rules]  # of each rule; `None`: there are enough requests
+        usual = [] if equal_times else [pair_of for pair_of, few in zip(rules, too_few, strict=True) if not few]
+        estimates: Iterator[QuantileEstimate] = iter(())  # of the rules that are tested by shares, in their order
+        if usual:
+            questions = [metric.ask(rule) for metric, rule in usual]
             sd_instance, depth = pair.prior.sd_latency, pair.depth
             estimates = iter(
                 compare_quantiles(
                     pair.panel, pair.design, questions, alpha=pair.alpha, sd_instance=sd_instance, depth=depth
                 )
             )
-        return tuple(
-            _answer(pair, rule, next(estimates)) if reason is None else pair.no_data(rule, reason)
-            for (_, rule), reason in zip(rules, reasons, strict=True)
-        )
+        answers = []
+        for (metric, rule), few in zip(rules, too_few, strict=True):
+            if few:
+                answers.append(metric.compare_few(pair, rule, few))
+            elif equal_times:
+                answers.append(pair.no_data(rule, equal_times))
+            else:
+                answers.append(_answer(pair, rule, next(estimates), method="quantile test"))
+        return tuple(answers)
+
+    def ask(self, rule: Rule) -> QuantileQuestion:
+        """Make the question of a rule on this quantile."""
+        return QuantileQuestion(self.quantile, rule.margin, rule.direction, rule.limit)
+
+    def compare_few(self, pair: Pair, rule: Rule, few: str) -> Comparison:
+        """Answer the rule from few requests, by order statistics of repeated runs.
+
+        Without enough runs it is a comparison without data: `few` says what there are too few of.
+        """
+        times = self.take_run_times(pair)
+        if times is None or isinstance(times, str):
+            return pair.no_data(rule, f"{few} ({times})" if times else few)
+        equal_times = find_equal_times(pair)
+        if equal_times:
+            return pair.no_data(rule, equal_times)
+        result = compare_run_times(times, self.ask(rule), pair.panel, pair.alpha)
+        return _answer(pair, rule, result, method="order statistics")
 
     def of_units(self, units: UnitTotals) -> FloatArray:
         """Quantile of the time to success of each instance or run (ms), shape (units,)."""
         return units.quantiles(self.quantile)
 
 
-def _answer(pair: Pair, rule: Rule, result: QuantileEstimate) -> Comparison:
-    """Turn the estimate of a quantile into a comparison; if the baseline has no usable quantile, without data."""
+def _answer(pair: Pair, rule: Rule, result: QuantileEstimate, *, method: str) -> Comparison:
+    """Turn the estimate of a quantile into a comparison; if the baseline has no usable quantile, without data.
+
+    `method`: name of the statistical method, as a verdict shows it.
+    """
     if result.estimate is None and result.problem == "zero":
         return pair.no_data(
             rule, "on baseline this quantile is 0 ms, so there is no ratio; record times in finer steps"
         )
     if result.estimate is None:
         return pair.no_data(rule, "on baseline so many requests fail that this quantile is a failed request")
-    return answer(pair, rule, result.estimate, method=f"quantile test, {pair.design.kind}")
+    return answer(pair, rule, result.estimate, method=f"{method}, {pair.design.kind}")

@@ -49,12 +49,16 @@ class CounterRatio(ReadingMetric):
         """Answer a rule from a panel that is long enough: compare failures per request by a score test."""
         # Of baseline and candidate, shape (2,).
         failures, requests = panel.failures.sum(axis=(1, 2)), panel.n.sum(axis=(1, 2))
+        why = "its failures grew by more than its requests, so they do not count a part of the requests"
+        not_a_part = no_data(rule, pair.arm, f"{why}: compare each as a counter_rate")
         if (failures > requests * (1 + ROUNDING)).any():
-            why = "its failures grew by more than its requests, so they do not count a part of the requests"
-            return no_data(rule, pair.arm, f"{why}: compare each as a counter_rate")
+            return not_a_part
         # Earlier loads of the service showed how much failures differ between instances.
         request_pair = pair.as_request_pair(panel, history=True)
         estimate = request_pair.compare_failures(rule)
+        # Also of the times that both arms have in common: a share above 1 has a negative variance, which would pass.
+        if (np.concatenate([estimate.baseline, estimate.candidate]) > 1 + ROUNDING).any():
+            return not_a_part
         return answer(request_pair, rule, estimate, method=f"score test, {request_pair.design.kind}")
 
 

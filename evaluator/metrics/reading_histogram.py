@@ -14,6 +14,7 @@ from evaluator.metrics.options import QuantileMetric
 from evaluator.metrics.reading_base import QueryMetric, ReadingPair
 from evaluator.quantities import Quantity
 from evaluator.records import Comparison, Direction, Limit, Margin, QueryKind, Rule
+from evaluator.records.arrays import FloatArray
 from evaluator.stats.estimators.edges import EdgePanel, compare_edges, slope_of_share, stack_panels
 from evaluator.stats.estimators.estimate import Estimate, GroupAnswers
 from evaluator.stats.shaping.panel import Panel
@@ -30,6 +31,9 @@ SAME = 1e-9
 BUCKETED = {"classic", "native"}
 """Forms of histograms that have buckets with bounds."""
 NO_BOUNDS = "its series have no bucket bound in common"
+CONTRADICTORY = "a bucket of it grew by more than the count of all observations: its series do not belong together"
+ROUNDING = 1e-6
+"""Differences of shares up to this size are rounding errors of the server."""
 
 
 class HistogramMetric(QueryMetric):
@@ -121,6 +125,11 @@ class EdgeMetric(HistogramMetric):
         return pair.find_or_build(("edges", query, self.scale, endpoint), build)
 
 
+def is_contradictory(shares: FloatArray) -> bool:
+    """Is one of the shares of observations within a bound impossible, so that its variance would be negative?"""
+    return bool(((shares > 1 + ROUNDING) | (shares < -ROUNDING)).any())
+
+
 # ------------------------------------------------------------------ share within a bound
 
 
@@ -158,6 +167,8 @@ class HistogramShare(EdgeMetric):
             why = f"{below:g} {unit} is not a bound of the histogram; the nearest are {nearest}"
             return no_data(rule, pair.arm, why)
         index = int(np.argmin(np.abs(bounds - below)))
+        if is_contradictory(edges.shares()[:, index]):
+            return no_data(rule, pair.arm, CONTRADICTORY)
         # A panel whose failures are the observations beyond the bound, which is the same on both arms.
         request_pair = pair.as_request_pair(edges.pair(index, index))
         baseline_shares = edges.shares()[0]  # within each bound
@@ -227,6 +238,10 @@ class HistogramQuantile(QuantileMetric, EdgeMetric):
             return request_pair.no_data(rule, why)
         if edges is None or not edges.bounds.size:
             return request_pair.no_data(rule, NO_BOUNDS)
+        # A native histogram gets a bound when something is observed near it, so its share may be too large by chance.
+        is_native = any(fact.query == self.queries[0] and fact.form == "native" for fact in pair.readings.facts)
+        if not is_native and is_contradictory(edges.shares()):
+            return request_pair.no_data(rule, CONTRADICTORY)
         result = compare_edges(
             edges,
             request_pair.design,

@@ -40,6 +40,9 @@ __all__ = ["Policy", "load_policy", "parse_policy", "policy_schema", "with_learn
 BUILT_IN_DF = 3.0
 """Degrees of freedom that the built-in spread between instances counts for, when it is pooled with history (method B.3,
 B.3a)."""
+_LONGEST_SENTENCE = 500
+"""Most characters of one mistake that are shown."""
+
 _UNION_MEMBER_PREFIXES = ("literal[", "dict[", "function-")
 """How pydantic's names for the members of a union begin; they are not keys in the file."""
 
@@ -283,6 +286,8 @@ def _describe_mistakes(document: Document, error: ValidationError) -> str:
             part for part in key_path if not (isinstance(part, str) and part.startswith(_UNION_MEMBER_PREFIXES))
         )
         sentence = _write_sentence(key_path, mistake, context)
+        if len(sentence) > _LONGEST_SENTENCE:  # it quotes a value
+            sentence = sentence[:_LONGEST_SENTENCE] + "…"
         problems.add((document.line_of(key_path), _write_key_path(key_path), sentence))
     return "\n".join(
         f"{document.name}:{line}: {key}: {sentence}" if key else f"{document.name}:{line}: {sentence}"

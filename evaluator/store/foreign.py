@@ -252,15 +252,21 @@ LONGEST_SPAN = timedelta(days=366)
 _YEAR_2000 = "TIMESTAMPTZ '2000-01-01 00:00:00+00'"
 
 
-def find_median_time(engine: Engine, staged: Path) -> datetime | None:
+def find_median_time(engine: Engine, staged: Path, file: FilePlan) -> datetime | None:
     """Find the median time of the requests in a staged file, to recognise times far from it.
 
     Returns `None` if all requests are within a year of each other: then no time is far. Times that count from the start
-    of a test are in 1970: if there are times since 2000, only these count.
+    of a test are in 1970: if there are times since 2000, only these count. Raises InputError if `file`, from which the
+    rows were read, has times that the statistics in it rule out, so that these rows could not be recognised as bad.
     """
     from_requests = f"FROM read_parquet(?) WHERE {MARK_COLUMN} = ?"
     parameters = [str(staged), REQUEST_MARK]
     [(earliest, latest)] = engine.execute(f"SELECT min(ts), max(ts) {from_requests}", parameters).fetchall()
+    # DuckDB gives a time as text if it is too far away for Python.
+    if any(isinstance(time, str) for time in (earliest, latest)):
+        raise InputError(
+            f"{file.path} is damaged: it has times that its own statistics rule out", hint="fetch it again"
+        )
     if earliest is None or latest - earliest <= LONGEST_SPAN:
         return None
     query = f"SELECT quantile_disc(ts, 0.5) FILTER (ts >= {_YEAR_2000}), quantile_disc(ts, 0.5) {from_requests}"

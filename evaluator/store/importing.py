@@ -189,7 +189,7 @@ def _convert_by_sql(
     are to be skipped (`skip`).
     """
     file = _stage_rows(engine, staged, file, constants, latest)
-    median_time = foreign.find_median_time(engine, staged)
+    median_time = foreign.find_median_time(engine, staged, file)
     mark_sql = foreign.write_final_mark(median_time)
     has_requests, others = _count_marks(engine, staged, mark_sql, file.arm)
     # Rows that DuckDB could not split into columns are bad rows, but not among the staged ones.

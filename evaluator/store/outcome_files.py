@@ -33,6 +33,8 @@ _EACH_ROW = "rows"
 
 _NULLS = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")
 _NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "U", "FLOAT", "DOUBLE", "DECIMAL")
+_LARGEST_VALUE = "1e60"
+"""Largest value of an outcome, as SQL and people write it: third powers of deviations are summed up, too."""
 _LONGEST_MESSAGE = 300
 """Most characters of a message of DuckDB that are shown."""
 _MISSING = "('', 'na', 'n/a', 'nan', 'null', 'none')"
@@ -62,12 +64,17 @@ def _describe(engine: Engine, plan: OutcomePlan) -> list[tuple[str, str]]:
     try:
         rows = engine.execute(f"DESCRIBE {_select_typed(plan)}").fetchall()
     except duckdb.Error as error:
-        raise _explain_unreadable(plan, error) from error
+        raise _explain_unreadable(engine, plan, error) from error
     return [(str(name), str(sql_type)) for name, sql_type, *_ in rows]
 
 
-def _explain_unreadable(plan: OutcomePlan, error: duckdb.Error) -> InputError:
+def _explain_unreadable(engine: Engine, plan: OutcomePlan, error: duckdb.Error) -> InputError:
     """Make the error for files, or a query over them, that DuckDB refused."""
+    if plan.reader == "csv" and any(word in str(error) for word in ("sniffing", "CSV Error", "Possible fixes")):
+        problem = _find_unreadable_row(engine, plan) or f"{plan.paths[0]} cannot be split into rows and columns"
+        return InputError(
+            problem, hint="close each quote in the file, and give each row as many values as the header has names"
+        )
     text = " ".join(str(error).split())[:_LONGEST_MESSAGE]
     if plan.query:
         return InputError(
@@ -75,6 +82,32 @@ def _explain_unreadable(plan: OutcomePlan, error: duckdb.Error) -> InputError:
             hint="in the query, the files are the table `outcomes`",
         )
     return InputError(f"{plan.paths[0]} cannot be read: {text}", hint="give CSV or Parquet files")
+
+
+def _find_unreadable_row(engine: Engine, plan: OutcomePlan) -> str:
+    """Find the first row of CSV files that cannot be split: `file:line: reason`; empty if all can, or none can be read.
+
+    The table of DuckDB with such rows is deleted again.
+    """
+    texts = read_texts(plan.paths, plan.delimiter, plan.header, "store_rejects")
+    try:
+        engine.execute(f"SELECT count(COLUMNS(*)) FROM {texts}").fetchall()
+        rows = engine.execute(_REJECTED).fetchall()
+        engine.execute("DROP TABLE reject_errors")
+        engine.execute("DROP TABLE reject_scans")
+    except duckdb.Error:
+        return ""
+    if not rows:
+        return ""
+    path, record, message = rows[0]
+    return f"{path}:{find_line(Path(path), plan.delimiter, int(record))}: {word_rejection(str(message))}"
+
+
+_REJECTED = """
+SELECT s.file_path, e.line, any_value(e.error_message) FROM reject_errors AS e
+JOIN reject_scans AS s USING (scan_id, file_id) GROUP BY ALL ORDER BY ALL
+"""
+"""Rows that the CSV reader could not split: file, number of the row with the header as 1, and message."""
 
 
 def _select_typed(plan: OutcomePlan) -> str:
@@ -135,7 +168,7 @@ def _mark_rows(plan: OutcomePlan, names: Sequence[str]) -> str:
     for k, column in enumerate(plan.columns):
         name = quote_name(column.name)
         text = f"lower(trim(CAST({name} AS VARCHAR)))"
-        not_finite = f"isinf(v{k}) OR isnan(v{k})"
+        not_finite = f"isinf(v{k}) OR isnan(v{k}) OR abs(v{k}) > {_LARGEST_VALUE}"
         or_not_binary = f" OR (v{k} <> 0 AND v{k} <> 1)" if column.binary else ""
         values_sql += f""", CASE WHEN {text} IN {_MISSING} THEN NULL WHEN {text} = 'true' THEN 1.0
             WHEN {text} = 'false' THEN 0.0 ELSE TRY_CAST({name} AS DOUBLE) END AS v{k}"""
@@ -204,14 +237,10 @@ def read_rows(engine: Engine, plan: OutcomePlan) -> Mapping[str, int]:
             {values} FROM ({query})"""
         )
     except duckdb.Error as error:
-        raise _explain_unreadable(plan, error) from error
-    # The rows that the CSV reader could not split: file, number of the row with the header as 1, and message.
+        raise _explain_unreadable(engine, plan, error) from error
     rejected = []
     if plan.reader != "parquet" and not plan.query:
-        rejected = engine.execute(
-            """SELECT s.file_path, e.line, any_value(e.error_message) FROM reject_errors AS e
-            JOIN reject_scans AS s USING (scan_id, file_id) GROUP BY ALL ORDER BY ALL"""
-        ).fetchall()
+        rejected = engine.execute(_REJECTED).fetchall()
     rows = engine.execute(
         "SELECT coalesce(arm, ''), count(*) FROM outcome_rows WHERE problem IS NOT NULL GROUP BY 1 ORDER BY 1"
     ).fetchall()
@@ -262,7 +291,7 @@ def _describe_bad_value(engine: Engine, plan: OutcomePlan, checking_query: str) 
         problem = "not a name"
         if column not in (plan.unit, plan.arm):
             binary = next(column_plan.binary for column_plan in plan.columns if column_plan.name == column)
-            problem = "neither 0 nor 1" if binary else "not a finite number"
+            problem = "neither 0 nor 1" if binary else f"not a finite number of at most {_LARGEST_VALUE}"
         shown = f"the value '{str(value)[:80]}'" if value not in (None, "") else "no value"
         return f"{path}:{position}: column '{column}' has {shown}, {problem}"
     return f"{plan.paths[0]} has rows that cannot be used"

@@ -8,13 +8,15 @@ counted. Text is compared once a series, not once a row.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import duckdb
+import numpy as np
 
 from evaluator.records import BLOCK_BUCKETS, MICROSECONDS, NANOSECONDS
-from evaluator.store.engine import Engine, quote_all
+from evaluator.stats.shaping.rare import MOST_KEPT, OTHER_ENDPOINTS
+from evaluator.store.engine import Engine, quote, quote_all
 
 HIGHEST_MS = 1e12
 """Longest response time that is accepted.
@@ -35,7 +37,7 @@ LONGEST_FINE_MS = 1e9
 _ROWS = """
 CREATE OR REPLACE TEMP VIEW request_rows AS
 SELECT
-    arm, endpoint, instance, epoch_us(ts) // ({bucket_s} * 1000000) AS bucket,
+    arm, {endpoint} AS endpoint, instance, epoch_us(ts) // ({bucket_s} * 1000000) AS bucket,
     CAST(round(response_time_ms * {units_per_ms}) AS BIGINT) AS time,
     response_bytes, status_code, failed, exception, user_count
 FROM read_parquet({paths})
@@ -53,6 +55,16 @@ SELECT
     max(user_count) AS users
 FROM request_rows GROUP BY ALL
 """
+
+_FREQUENT = """
+CREATE OR REPLACE TEMP TABLE frequent_endpoints AS
+SELECT endpoint FROM sums{suffix} GROUP BY endpoint ORDER BY sum(n) DESC, endpoint LIMIT {most_kept}
+"""
+
+_POOLED_ENDPOINT = f"""
+CASE WHEN endpoint IN (SELECT endpoint FROM frequent_endpoints) THEN endpoint ELSE {quote(OTHER_ENDPOINTS)} END
+"""
+"""Expression for the endpoint of a row, with one name for all that are not frequent."""
 
 _SERIES = """
 CREATE OR REPLACE TEMP TABLE series{suffix} AS
@@ -105,6 +117,9 @@ _DIRECT_BITS = 23
 
 It costs at most 0.2 GB; the process stays below 0.8 GB.
 """
+
+_MOST_DIRECT_LISTS = 1 << 18
+"""Most possible histograms for which plain arrays are used."""
 
 _BINS = """
 CREATE OR REPLACE TEMP TABLE cells_bins{suffix} AS
@@ -187,15 +202,44 @@ def roll_up(
         "block_buckets": BLOCK_BUCKETS,
         "pack": _PACK,
     }
-    engine.execute(f"SET perfect_ht_threshold = {_DIRECT_BITS}")  # count small keys in an array, which is faster
     try:
-        for step in steps:
-            engine.execute(step.format(**parameters, wide="BIGINT"))
+        _execute(engine, steps, {**parameters, "wide": "BIGINT"})
     except duckdb.OutOfRangeException:
         # A square exceeds 64 bits: a request of an hour (of 3 s if the unit is a nanosecond), a response of gigabytes.
         # Start again with 128 bits: slower.
-        for step in steps:
-            engine.execute(step.format(**parameters, wide="HUGEINT"))
+        _execute(engine, steps, {**parameters, "wide": "HUGEINT"})
+
+
+def _execute(engine: Engine, steps: Sequence[str], parameters: Mapping[str, object]) -> None:
+    """Execute steps of the roll-up, with values for their templates.
+
+    If there are more than MOST_KEPT endpoints, the rows of those with the fewest requests get one common name.
+    """
+    parameters = {**parameters, "endpoint": "endpoint", "most_kept": MOST_KEPT}
+    suffix = parameters["suffix"]
+    for step in steps:
+        if step == _CODED:
+            engine.execute(f"SET perfect_ht_threshold = {_find_direct_bits(engine, suffix)}")
+        engine.execute(step.format(**parameters))
+        if step == _SUMS:
+            [(endpoints,)] = engine.execute(f"SELECT count(DISTINCT endpoint) FROM sums{suffix}").fetchall()
+            if endpoints > MOST_KEPT:
+                parameters["endpoint"] = _POOLED_ENDPOINT
+                for repeated_step in (_FREQUENT, _ROWS, _SUMS):
+                    engine.execute(repeated_step.format(**parameters))
+    engine.execute("RESET perfect_ht_threshold")
+
+
+def _find_direct_bits(engine: Engine, suffix: object) -> int:
+    """Find up to how many bits of a key successes are counted in a plain array: 0 if there are very many cells.
+
+    Such an array has room for every possible key. The histograms are lists, and an array of lists would take gigabytes
+    for tens of thousands of series.
+    """
+    [(keys,)] = engine.execute(
+        f"SELECT coalesce(max(series) * (max(bucket) - min(bucket) + 1), 0) FROM cells_moments{suffix}"
+    ).fetchall()
+    return _DIRECT_BITS if keys <= _MOST_DIRECT_LISTS else 0
 
 
 def count_rows(engine: Engine, suffix: str = "") -> int:
@@ -211,10 +255,12 @@ def find_grid(engine: Engine, suffix: str = "") -> int:
     only if that bound is above 1.
     """
     # Cells with a success; those without have no times.
-    rows = engine.execute(
-        f"SELECT min_time, max_time, sum_time FROM cells_moments{suffix} WHERE n > failures"
-    ).fetchall()
-    bound = math.gcd(*(int(value) for row in rows for value in row))
+    # A sum that does not fit into 64 bits is left out: the bound may then be larger, which costs only time.
+    columns = engine.execute(
+        f"""SELECT min_time, max_time, coalesce(TRY_CAST(sum_time AS BIGINT), 0) AS sum_time
+        FROM cells_moments{suffix} WHERE n > failures"""
+    ).fetchnumpy()
+    bound = math.gcd(*(int(np.gcd.reduce(column)) for column in columns.values()))
     if bound <= 1:
         return bound
     # The greatest common divisor of the bound and of all remainders is that of the times themselves.

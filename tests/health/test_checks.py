@@ -22,6 +22,7 @@ from evaluator.records import (
     VerdictWord,
 )
 from evaluator.simulate import Change, simulate, simulate_cells, to_cells
+from evaluator.stats.shaping.rare import OTHER_ENDPOINTS
 
 USERS = {"baseline": 30, "canary": 30}
 FACTS = RunFacts(
@@ -275,6 +276,8 @@ def test_ids_in_the_names_of_endpoints_are_named():
     assert "name='/cart/{id}'" in findings.remedy
     words = tuple("GET /" + "abcdefghij"[k % 10] * (1 + k // 10) for k in range(len(cells.endpoints)))
     assert "more than a service has" in find("endpoints", replace(cells, endpoints=words)).text
+    pooled = find("endpoints", replace(cells, endpoints=(*words[:-1], OTHER_ENDPOINTS))).text
+    assert f"more than {len(words) - 1:,} endpoints, such as {words[0]}" in pooled
     few = simulate_cells(replace(DESIGN, endpoints=5), 1)
     assert "endpoints" not in names_of(few)
 

@@ -3,9 +3,10 @@ import json
 import urllib.request
 
 import pytest
-from hooks_world import make_context, reply
+from hooks_world import make_context, receiving, reply
 from metrics_servers import free_port, program, running
 
+from evaluator.errors import HookError
 from evaluator.hooks import make_hook
 
 
@@ -121,3 +122,21 @@ def test_a_login_is_used_and_not_shown(receiver):
     assert receiver.requests[1].headers["authorization"] == "t0"
     assert outcome.state == "failed"
     assert "etcd-passw0rd" not in repr(outcome)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b'{"kvs": ["text"]}', b'{"kvs": [{"value": 7}]}', b'{"kvs": [{"value": "bmV3"}]}', b'{"kvs": 1}', b"[" * 30_000,
+     b'{"kvs": [{"value": "b2xk", "mod_revision": 1e400}]}'],
+)  # fmt: skip
+def test_an_answer_of_another_form_is_an_outcome_that_says_so(answer):
+    with receiving() as receiver:
+        receiver.answers = [reply(200, answer)]
+        hook = hook_for(receiver.url, "/shop/cart")
+        tested = hook.test()
+        assert tested.state == "failed"
+        assert "etcd" in tested.did
+        assert "unexpected" not in tested.did
+        assert hook.execute(make_context()).state in ("failed", "unknown")
+        with pytest.raises(HookError):
+            hook.read()

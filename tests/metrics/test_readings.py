@@ -28,6 +28,7 @@ from evaluator.records import (
     Series,
     Slice,
 )
+from evaluator.records.readings import PARTS
 from evaluator.simulate import SCENARIOS, Scrapes, simulate
 from evaluator.simulate.readings import BOUNDS_S, DURATION, FAILURES, REQUESTS
 from evaluator.stats.shaping.reading_panels import cut
@@ -198,6 +199,16 @@ def test_a_share_needs_a_bound_of_the_histogram(slower, readings):
     assert answer.effect.lower < answer.effect.estimate < answer.effect.upper < 0
     why = ask(readings, with_options(SHARE, below=parse_quantity("120ms"))).no_data
     assert why == "120 ms is not a bound of the histogram; the nearest are 100 ms and 250 ms"
+
+
+@pytest.mark.parametrize("arm", [0, 1])
+@pytest.mark.parametrize("rule", [SHARE, MEDIAN])
+def test_a_bucket_with_more_observations_than_all_is_no_data(readings, rule, arm):
+    """Its variance would be negative, and the better of the arms would pass without a doubt."""
+    is_bucket = (readings.part == PARTS.index("bucket")) & np.isclose(readings.le, 0.1) & (readings.arm == arm)
+    assert is_bucket.any()
+    total = np.where(is_bucket, 5 * readings.total, readings.total)
+    assert "do not belong together" in ask(replace(readings, total=total), rule).no_data
 
 
 def test_limits_of_a_share_keep_their_sides(readings):

@@ -175,15 +175,14 @@ def test_parquet(store, tmp_path):
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("response_time_ms", pa.array([5_000_000], pa.duration("us"))),
-        ("response_time_ms", pa.array([None], pa.duration("ms"))),
+        ("response_time_ms", pa.array([["5"]])),
         ("endpoint", pa.array([["GET", "/"]])),
     ],
 )
 def test_parquet_of_types_that_mean_something_else_is_refused(store, tmp_path, name, values):
     columns = {"ts": [T0], "endpoint": ["/"], "response_time_ms": [5.0], "failed": [True]} | {name: values}
     pq.write_table(pa.table(columns), tmp_path / "b.parquet")
-    with pytest.raises(InputError, match=rf"b\.parquet: column '{name}' is of type (duration|list)"):
+    with pytest.raises(InputError, match=rf"b\.parquet: column '{name}' is of type list"):
         land(store, {"baseline": [str(tmp_path / "b.parquet")]})
 
 
@@ -396,3 +395,21 @@ def test_times_from_the_start_of_a_test_have_no_period(store, tmp_path):
     with pytest.raises(InputError, match="count from the start of a test, not from 1970, so --from and --to cannot"):
         land(store, {"canary": [str(path)]}, start=moment(0))
     assert land(store, {"canary": [str(path)]}).rows == 59
+
+
+def test_a_time_that_the_statistics_of_its_file_rule_out_is_damage(store, tmp_path):
+    """DuckDB leaves a test out that a file's statistics answer: such a row would be taken for good."""
+    times_us = [T0 * 1_000_000 + k * 100_000 for k in range(200)]
+    rows = {
+        "ts": pa.array(times_us, pa.timestamp("us", "UTC")),
+        "endpoint": ["/"] * 200,
+        "response_time_ms": [5.0] * 200,
+        "failed": [False] * 200,
+    }
+    path = tmp_path / "b.parquet"
+    pq.write_table(pa.table(rows), path, compression="none", use_dictionary=False)
+    content = path.read_bytes()
+    assert content.count(times_us[7].to_bytes(8, "little")) == 1
+    path.write_bytes(content.replace(times_us[7].to_bytes(8, "little"), (-(2**62)).to_bytes(8, "little", signed=True)))
+    with pytest.raises(InputError, match=r"b\.parquet is damaged: it has times that its own statistics rule out"):
+        land(store, {"baseline": [str(path)]})

@@ -149,6 +149,7 @@ def test_purged_outcomes_keep_their_sums(store, land):
     [
         pytest.param("user,arm,x\na,A,1\nb,B,much\n", {}, r"o.csv:3: column 'x' has the value 'much'", id="text"),
         pytest.param("user,arm,x\na,A,1\nb,B,inf\n", {}, r"o.csv:3: column 'x' has the value 'inf'", id="infinite"),
+        pytest.param("user,arm,x\na,A,1\nb,B,-2e60\n", {}, r"a finite number of at most 1e60", id="too-large"),
         pytest.param("user,arm,x\na,A,1\n,B,2\n", {}, r"o.csv:3: column 'user' has no value", id="no-unit"),
         pytest.param("user,arm,x\na,A,1\nb,,2\n", {}, r"o.csv:3: column 'arm' has no value", id="no-arm"),
         pytest.param("user,arm,x\na,A,1\nb,B,2,3\n", {}, r"o.csv:3: the row has 4 values, the header 3", id="too-many"),
@@ -163,6 +164,22 @@ def test_bad_rows_are_named_and_skipped_on_demand(store, land, text, options, sa
     assert not [path for path in store.file.folder.rglob("*") if path.is_dir()]
     landed, facts, _ = land(text, skip=True, **chosen)
     assert (landed.rows, facts.skipped_rows) == (1, 1)
+
+
+@pytest.mark.parametrize("query", ["", "SELECT user, arm, x FROM outcomes"])
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('user,arm,x\na,A,1\nb,"B,2\nc,A,3\n' * 40, r"o\.csv:\d+: .*quote"),
+        ('user,arm,"x,y\na,A,1\nb,B,2\n', r"o\.csv(:1)?:? .*(header|rows and columns|quote|column)"),
+    ],
+)
+def test_a_file_that_cannot_be_split_is_named_in_our_words(land, text, says, query, skip):
+    with pytest.raises(InputError, match=says) as raised:
+        land(text, query=query, skip=skip, outcome_names=("x",))
+    shown = raised.value.message + (raised.value.hint or "")
+    assert not [word for word in ("sniff", "Possible fixes", "strict_mode") if word in shown]
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,9 @@ FIRST_STEPS = 60
 CLOCK_STEP_S = 1.0
 """Clocks that differ by at most this count as equal: dates in answers have whole seconds."""
 
+MOST_CLOCK_OFFSET_S = 86_400.0
+"""A server whose clock differs by more has no usable clock."""
+
 BYTES_AT_A_TIME = 1 << 25
 """Target size of one answer: samples of native histograms are long."""
 
@@ -162,8 +165,17 @@ class Prometheus:
         # The header is cut to whole seconds, half a second on average.
         server_clock_s = evaluated_s if header_s is None else header_s + 0.5
         offset_s = server_clock_s - our_clock_s
+        if abs(offset_s) > MOST_CLOCK_OFFSET_S:
+            direction = "ahead of" if offset_s > 0 else "behind"
+            raise SourceError(
+                f"the clock of {self.options.shown_url} is {abs(offset_s) / 3600:,.0f} h {direction} ours",
+                hint="set both clocks, for example by NTP, or check that this is the server itself",
+            )
         self.clock_offset_s = round(offset_s, 1) if abs(offset_s) > CLOCK_STEP_S else 0.0
         self.hidden_s = round(max(server_clock_s - evaluated_s - CLOCK_STEP_S, 0.0), 1)
+        if self.hidden_s > MOST_CLOCK_OFFSET_S:
+            problem = f"its time is {self.hidden_s / 3600:,.0f} h before the date in its head"
+            raise explain_odd_answer(self.options.shown_url, "time()", problem)
 
     def describe(self) -> Mapping[str, Any]:
         """What makes two collections comparable, and where they came from. No secrets."""

@@ -121,7 +121,7 @@ def _read_json(url: str, body: bytes, status: int) -> dict[str, Any]:
         for series in answer["data"]["result"] if samples else ():
             if "values" in series:
                 series["values"] = samples[series["values"]]
-    except (ValueError, KeyError, TypeError, IndexError):  # also if something other than series had samples
+    except (ValueError, LookupError, TypeError, RecursionError):  # also if something other than series had samples
         answer = None
     finally:
         if was_collecting:

@@ -131,6 +131,6 @@ def _is_api_answer(body: bytes) -> bool:
     """Is this an answer of the API itself, even an error, and not of a proxy?"""
     try:
         answer = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(answer, dict) and answer.get("status") in {"success", "error"}

@@ -274,7 +274,8 @@ def _weigh_cells(panel: Panel, strata: Strata, *, total_weight: FloatArray | flo
     """
     weights = np.full((2, len(panel.endpoints), panel.stride), later)
     weights[..., : panel.slots] = strata.request_weight
-    return np.asarray(weights.ravel() / total_weight)
+    with np.errstate(divide="ignore", invalid="ignore"):  # no weight at all: NaN, which becomes "no data"
+        return np.asarray(weights.ravel() / total_weight)
 
 
 def _find_first_below(grid: FloatArray, values: FloatArray, default: float) -> float:

@@ -14,6 +14,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from evaluator.records.arrays import FloatArray, IntArray
+from evaluator.stats.estimators.assumed_shift import (
+    LARGEST_SHIFT,
+    SHARE_OF_SHIFT,
+    AssumedShift,
+    assume_shift,
+    find_p_value,
+    list_levels,
+)
 from evaluator.stats.estimators.contrast import Estimand, Spread, build_estimate
 from evaluator.stats.estimators.distribution import count_done, count_done_by_row
 from evaluator.stats.estimators.estimate import (
@@ -137,6 +145,7 @@ class _Tests:
         # The variance of the test of each quantile is computed at a few thresholds (nodes) and interpolated between.
         nodes = self._test_thresholds([quantile.choose_thresholds(full=full) for quantile in self.quantiles])
         interval_ms = np.full((2, len(self.quantiles)), np.nan)  # lower and upper end of each quantile's interval
+        shifts = [self._find_hiding_shift(k) for k in range(len(self.quantiles))]
         if full:
             # The variance at the ends of the intervals is interpolated at first. So the ends become thresholds as well,
             # and the intervals are computed again with them.
@@ -144,21 +153,87 @@ class _Tests:
             ends_to_test = [ends[np.isfinite(ends) & (ends > 0)] for ends in interval_ms.T]
             if any(ends.size for ends in ends_to_test):
                 interval_ms = self._find_intervals(nodes, self._test_thresholds(ends_to_test))
+            for k, shift in enumerate(shifts):
+                if shift is not None:
+                    interval_ms[:, k] = self._find_shifted_interval(k, shift)
         estimate = self._put_together(nodes, interval_ms)
-        return [
-            QuantileEstimate(replace(estimate.of_group(k), against_limit=self._answer_limits(k)))
-            for k in range(len(self.quantiles))
-        ]
+        estimates = []
+        for k, shift in enumerate(shifts):
+            of_quantile = replace(estimate.of_group(k), against_limit=self._answer_limits(k))
+            if shift is not None and not self.quantiles[k].coarse:
+                of_quantile = replace(
+                    of_quantile,
+                    against_margin=self._answer_with_shift(k, shift, self.quantiles[k].allowed_ms),
+                    against_zero=self._answer_with_shift(k, shift, float(self.q_b[k])),
+                )
+            estimates.append(QuantileEstimate(of_quantile))
+        return estimates
 
-    def _test_thresholds(self, thresholds_ms: Sequence[FloatArray]) -> _Nodes:
+    def _find_hiding_shift(self, k: int, arms: tuple[int, ...] = (0, 1)) -> AssumedShift | None:
+        """Return the assumed shift of times between single instances if as a share of requests it hides all harm.
+
+        `k`: index of the quantile; `arms`: those of the estimate. `None`: the usual test can show harm.
+        """
+        shift = assume_shift(self.curves.design, self.curves.sd_instance, arms)
+        if shift is None:
+            return None
+        probability = self.quantiles[k].probability
+        largest_share = max(probability, 1 - probability)
+        return shift if shift.hides(float(self.slope[k]), largest_share, self.curves.alpha) else None
+
+    def _answer_with_shift(self, k: int, shift: AssumedShift, bound_ms: float) -> GroupAnswers:
+        """Test a quantile (index `k`) against `bound_ms` (ms), moved by the assumed shift against each claim."""
+        quantile = self.quantiles[k]
+        levels, sign = list_levels(self.curves.alpha), quantile.question.sign
+        moves = np.exp(sign * shift.at(levels))
+        worse_ms, within_ms = quantile.shift_by_doubt(bound_ms) if quantile.doubt_ms else (bound_ms, bound_ms)
+        p_worse, p_within = (
+            self._test_without_instances(k, times_ms, sign)[side]
+            for side, times_ms in enumerate((worse_ms * moves, within_ms / moves))
+        )
+        beyond = sign * quantile.find_distance(np.array([bound_ms]))
+        return GroupAnswers(
+            beyond, np.array([find_p_value(p_worse, levels)]), np.array([find_p_value(p_within, levels)])
+        )
+
+    def _test_without_instances(self, k: int, times_ms: FloatArray, sign: float) -> tuple[FloatArray, FloatArray]:
+        """Test a quantile (index `k`) at several times by its variation over time: p-values of worse and within."""
+        nodes = self._test_thresholds([times_ms], quantiles=[k], with_instances=False)
+        return nodes.uncertainty.p_values(sign * self.quantiles[k].find_distance(times_ms))
+
+    def _find_shifted_interval(self, k: int, shift: AssumedShift) -> tuple[float, float]:
+        """Find the interval (ms) of a quantile (index `k`) by its variation over time, widened by the assumed shift."""
+        alpha, quantile = self.curves.alpha, self.quantiles[k]
+        times_ms = self.q_b[k] * np.exp(np.linspace(-0.2, 0.2, 9))
+        if np.isfinite(quantile.q_c):
+            times_ms = np.append(times_ms, quantile.q_c * np.exp(np.linspace(-0.2, 0.2, 9)))
+        nodes = self._test_thresholds([times_ms], quantiles=[k], with_instances=False)
+        half_widths = nodes.uncertainty.half_width((1 - SHARE_OF_SHIFT) * alpha)
+        lowest, highest = quantile.find_interval(times_ms, half_widths)
+        widest = float(shift.at(alpha))
+        # A shift of `LARGEST_SHIFT` is cut off there, and may be larger.
+        return (lowest / np.exp(widest), highest * np.exp(widest)) if widest < LARGEST_SHIFT else (0.0, np.inf)
+
+    def _test_thresholds(
+        self,
+        thresholds_ms: Sequence[FloatArray],
+        quantiles: Sequence[int] | None = None,
+        *,
+        with_instances: bool = True,
+    ) -> _Nodes:
         """Find how uncertain the test of each quantile is at its thresholds.
 
         What is tested is D, the baseline's share of requests done by its own quantile, minus the candidate's share done
-        by the threshold. `thresholds_ms` has the thresholds of each quantile. In the result, all thresholds are in one
-        list, in the order of the quantiles: each is a node, between which the variance is interpolated.
+        by the threshold. `thresholds_ms` has the thresholds of each of the `quantiles` (indices; `None`: of all). In
+        the result, all thresholds are in one list, in the order of the quantiles: each is a node, between which the
+        variance is interpolated. `with_instances=False`: only variation over time counts, not that between instances
+        or runs.
         """
         curves, strata = self.curves, self.curves.strata
-        quantile_index = np.repeat(np.arange(len(thresholds_ms)), [thresholds.size for thresholds in thresholds_ms])
+        quantile_index = np.repeat(
+            np.arange(len(self.quantiles)) if quantiles is None else np.array(quantiles),
+            [thresholds.size for thresholds in thresholds_ms],
+        )
         times_ms = np.concatenate(thresholds_ms)
         done = count_done(curves.panel, times_ms)  # shape (thresholds, arms, endpoints, slots)
         candidate_levels = standardise_levels(strata, 1, done[:, 1])
@@ -173,7 +248,9 @@ class _Tests:
         n_b, n_c = strata.effective_n[:, 0]
         # The variance of independent requests, which is the smallest possible.
         binomial = share_variance(candidate_levels.level[:, 0], n_c) + share_variance(baseline_level[:, 0], n_b)
-        if self.rows_below is None:  # runs are replicates: D of the single runs shows the variance
+        if not with_instances:
+            spread = Spread()
+        elif self.rows_below is None:  # runs are replicates: D of the single runs shows the variance
             missing_by_run = [
                 quantile.find_missing_by_run(times)
                 for quantile, times in zip(self.quantiles, thresholds_ms, strict=True)
@@ -294,6 +371,10 @@ class _Tests:
         # The sign is 1 for a maximum, -1 for a minimum, so that positive distances are beyond the limit.
         for sign, bound_ms in self.quantiles[k].question.limit.bounds:
             # As in `_test_thresholds`, but the quantile's probability itself takes the place of the baseline's share.
+            shift = self._find_hiding_shift(k, arms=(1,))
+            if shift is not None:
+                answers.append(self._answer_limit_with_shift(k, shift, sign, bound_ms))
+                continue
             times_ms = np.array([bound_ms])
             done = standardise_levels(curves.strata, 1, count_done(curves.panel, times_ms)[:, 1])
             missing, spread = Estimand(probability - done.level[:, 0], -done.influence[:, 0]), Spread()
@@ -309,3 +390,22 @@ class _Tests:
             binomial = share_variance(done.level[:, 0], curves.strata.effective_n[1, 0])
             answers.append(compute_answers(sign * distance, uncertainty.also(binomial)))
         return tuple(answers)
+
+    def _answer_limit_with_shift(self, k: int, shift: AssumedShift, sign: float, bound_ms: float) -> GroupAnswers:
+        """Test the candidate's own quantile (index `k`) against a limit that is moved by the assumed shift.
+
+        `sign` is 1 for a maximum, -1 for a minimum.
+        """
+        curves, probability = self.curves, self.quantiles[k].probability
+        levels = list_levels(curves.alpha)
+        moves = np.exp(sign * shift.at(levels))
+        times_ms = np.concatenate([[bound_ms], bound_ms * moves, bound_ms / moves])
+        done = standardise_levels(curves.strata, 1, count_done(curves.panel, times_ms)[:, 1])
+        distance, uncertainty = Spread().find_uncertainty(
+            Estimand(probability - done.level[:, 0], -done.influence[:, 0]), arms=(1,)
+        )
+        binomial = share_variance(done.level[:, 0], curves.strata.effective_n[1, 0])
+        p_worse, p_within = uncertainty.also(binomial).p_values(sign * distance)
+        worse = find_p_value(p_worse[1 : 1 + moves.size], levels)
+        within = find_p_value(p_within[1 + moves.size :], levels)
+        return GroupAnswers(sign * distance[:1], np.array([worse]), np.array([within]))

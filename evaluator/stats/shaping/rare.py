@@ -13,6 +13,11 @@ from evaluator.stats.shaping.cells import recode
 
 OTHER_ENDPOINTS = "other endpoints"
 """Name of the pooled endpoints."""
+MOST_KEPT = 2000
+"""Most endpoints that keep their names when a run lands; those with the fewest requests are pooled then.
+
+A service has fewer, and memory grows with their number.
+"""
 MOST_APART = 2000
 """Up to this number of endpoints, none is pooled. Arrays of a panel grow with endpoints × buckets."""
 

@@ -145,6 +145,8 @@ FAULTS = [
         id="odd",
     ),
     pytest.param((200, "application/json", b"[1, 2]", {}), "something else instead of JSON", "", id="list"),
+    pytest.param((200, "application/json", b"[" * 30_000, {}), "something else instead of JSON", "", id="nested"),
+    pytest.param((405, "application/json", b"[" * 30_000, {}), "something else instead of JSON", "", id="nested-405"),
     pytest.param((200, "application/json", as_json(status="success"), {}), "it has no data", "query API", id="no-data"),
     *(
         pytest.param((200, "application/json", as_json(status="success", data=data), {}), message, "query API", id=name)
@@ -390,6 +392,26 @@ def test_an_answer_that_is_cut_short_is_named(options):
     Faulty.drip = send_half
     with pytest.raises(SourceError, match="it ended the connection before its answer was complete"):
         fetch(options)
+
+
+@pytest.mark.parametrize(("ahead_s", "says"), [(200_000.0, "56 h ahead of ours"), (-90_000.0, "25 h behind ours")])
+def test_a_clock_that_is_days_off_is_no_clock(options, ahead_s, says):
+    Faulty.ahead_s = ahead_s
+    with pytest.raises(SourceError, match=says) as raised:
+        connect(options)
+    assert "NTP" in raised.value.hint
+
+
+def test_a_time_that_is_days_before_the_date_of_the_answer_is_no_time(options):
+    Faulty.clock = {"resultType": "scalar", "result": [1.0, "1"]}
+    with pytest.raises(SourceError, match=r"answer to time\(\) that cannot be read: its time is .* h before the date"):
+        connect(options)
+
+
+def test_a_head_that_is_read_in_part_shows_no_traceback(options, caplog):
+    Faulty.answer = (200, "application/json", as_json(status="success", data=MATRIX), {"Odd\r\nNo colon here": "1"})
+    fetch(options)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("ahead_s", [-90.0, 45.0])
