@@ -40,12 +40,12 @@ def check_replication(context: RequestContext) -> Iterable[Finding]:
     if is_imported(context.runs):
         remedy = (
             "repeat the test with restarts and import all its files together under a new id, "
-            "`evaluator import RELEASE --baseline OLD1,OLD2,OLD3 --canary NEW1,NEW2,NEW3`, "
+            "`evaluator import RELEASE --baseline OLD1 --canary NEW1 --baseline OLD2 --canary NEW2 …`, "
             "or name the instances, `--column instance=COLUMN`"
         )
     for arm, design in context.designs.items():
         units = "replicates" if design.kind == "replicates" else "instances"
-        # `behind`: replicates, or instances (seen in the data, or declared by the policy), of baseline and candidate.
+        # Replicates, or instances (seen in the data, or declared by the policy), of baseline and candidate.
         fewest = min(design.replicate_counts)
         if design.kind == "single" and fewest < ENOUGH:
             text = (

@@ -80,3 +80,11 @@ def test_without_variance_the_sign_decides_and_an_unknown_variance_gives_nan():
     uncertainty = Uncertainty(np.zeros((1, 3)), np.full((1, 3), 4.0), np.zeros(3))
     assert [p.tolist() for p in uncertainty.p_values(np.array([0.1, 0.0, -0.1]))] == [[0.0, 0.5, 1.0], [1.0, 0.5, 0.0]]
     assert np.isnan(uncertainty.also(np.array([np.nan] * 3)).p_values(np.array([0.1, 0.0, -0.1]))).all()
+
+
+@pytest.mark.parametrize(("variance", "is_known"), [(-1e-15, True), (-1e-4, False), (-1.0, False)])
+def test_a_negative_variance_is_no_certainty(variance, is_known):
+    """Only rounding errors may make a variance negative."""
+    uncertainty = Uncertainty(np.full((1, 1), variance), np.full((1, 1), 4.0), np.zeros(1))
+    p_worse, p_within = uncertainty.p_values(np.array([0.1]))
+    assert np.isnan([p_worse, p_within]).all() != is_known

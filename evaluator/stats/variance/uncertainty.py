@@ -46,13 +46,15 @@ class Uncertainty:
         """Return the one-sided p-values of "not above the bound" and "not below the bound", each of shape (groups,).
 
         They are the largest over all variances. `distance` (groups,) is how far the estimate is above the bound. With a
-        variance of 0 its sign decides; an unknown variance gives NaN.
+        variance of 0 its sign decides. An unknown variance gives NaN, and so does a negative one: the data contradict
+        themselves, for example a histogram whose buckets grew by more than its count.
         """
         variance, df = self.variance, self.df
+        is_negative = variance < -1e-12 - 1e-9 * distance**2  # by more than rounding errors
         # The statistic if the variance is 0; a distance from rounding errors alone counts as 0.
         exact = np.where(np.abs(distance) < 1e-12, 0.0, np.copysign(np.inf, distance))
         t_or_exact = np.where(variance > 0, distance / np.sqrt(np.where(variance > 0, variance, 1.0)), exact)
-        t = np.where(np.isnan(variance), np.nan, t_or_exact)
+        t = np.where(np.isnan(variance) | is_negative, np.nan, t_or_exact)
         return t_below(-t, df).max(axis=0), t_below(t, df).max(axis=0)
 
     def half_width(self, alpha: float) -> FloatArray:
