@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import bz2
 import codecs
+import csv
 import gzip
 import io
+import itertools
 import lzma
 import re
 import zipfile
@@ -338,3 +340,18 @@ class _Recoded(io.RawIOBase):
         view[:count] = self._unread[:count]
         self._unread = self._unread[count:]
         return count
+
+
+def find_line(path: Path, delimiter: str, record: int) -> int:
+    """Find the number of the line on which a record of a CSV file begins: quoted values may span several lines.
+
+    `record`: number of the record from 1, the header included; it is returned if the file cannot be read.
+    """
+    try:
+        with open_text(path, errors="replace") as opened:
+            reader = csv.reader(opened, delimiter=delimiter)
+            for _ in itertools.islice(reader, record - 1):
+                pass
+            return reader.line_num + 1  # `line_num`: the last line of the records before
+    except (OSError, InputError, csv.Error):
+        return record

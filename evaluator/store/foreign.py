@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from evaluator.store.engine import Engine, quote, quote_file, quote_name
 from evaluator.store.expressions import access_column, column_name, express, is_nothing, read_texts, write_condition
 from evaluator.store.rollup import HIGHEST_MS
 from evaluator.store.sub_results import write_sub_results_query
-from evaluator.textfiles import open_text
+from evaluator.textfiles import find_line
 
 MARK_COLUMN = "worker"
 """Column of a request row that holds its mark while a file is converted: foreign files name no worker."""
@@ -485,18 +483,3 @@ _REASONS = {
     "response_bytes": "not a number of bytes",
     "user_count": "not a number of users",
 }
-
-
-def find_line(path: Path, delimiter: str, record: int) -> int:
-    """Find the number of the line on which a record of a CSV file begins: quoted values may span several lines.
-
-    `record`: number of the record from 1, the header included; it is returned if the file cannot be read.
-    """
-    try:
-        with open_text(path, errors="replace") as opened:
-            reader = csv.reader(opened, delimiter=delimiter)
-            for _ in itertools.islice(reader, record - 1):
-                pass
-            return reader.line_num + 1  # `line_num`: the last line of the records before
-    except (OSError, InputError, csv.Error):
-        return record

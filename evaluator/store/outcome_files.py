@@ -20,7 +20,8 @@ from evaluator.store.engine import (
     quote_name,
 )
 from evaluator.store.expressions import read_texts
-from evaluator.store.foreign import find_line, refuse_rows, word_rejection
+from evaluator.store.foreign import refuse_rows, word_rejection
+from evaluator.textfiles import find_line
 
 _PATH_COLUMN = "evaluator: path of the file"
 """Column in which DuckDB writes the path of a row's file; no file has a column of this name."""
