@@ -61,7 +61,7 @@ def command(session: Session, regression: str, prometheus: bool, seconds: int) -
         if prometheus:
             url = stack.enter_context(start_prometheus(arms, folder / "prometheus"))
             policy_text = (find_loadtests() / "evaluator-prometheus.yaml").read_text(encoding="utf-8")
-            policy_path = folder / "evaluator.yaml"
+            policy_path = folder / "demo-prometheus.yaml"  # next to a store there may be a policy of the user
             policy_path.write_text(policy_text.replace("http://127.0.0.1:9090", url), encoding="utf-8")
             session.say(f"started a Prometheus at {url}; its metrics are in the policy {policy_path}")
         policy = choose_policy(policy_path, lambda: ["shop"])

@@ -13,7 +13,7 @@ from typing import TextIO
 
 from evaluator.cli import Session
 from evaluator.cli.judging import JudgeOptions
-from evaluator.errors import UnknownName
+from evaluator.errors import EvaluatorError, UnknownName
 from evaluator.pipeline.adopting import is_store_there
 from evaluator.pipeline.base import lower_priority
 from evaluator.pipeline.judging import add_figures, keep_verdict
@@ -23,6 +23,7 @@ from evaluator.policy import Policy, load_policy
 from evaluator.records import Verdict
 from evaluator.reports import plain_text
 from evaluator.store import Store
+from evaluator.wording import quote_command
 
 PLAIN_EVERY_S = 30.0
 """Where there is no terminal, a line at most this often."""
@@ -35,7 +36,8 @@ def await_verdict(session: Session, release: str, options: JudgeOptions, wait_s:
     """
     line = StatusLine(say=session.say if session.verbosity >= 0 else None)
     started = time.monotonic()
-    policy = _await_policy(session, release, wait_s, line)
+    own_policy = _await_policy(session, release, wait_s, line)
+    policy = own_policy or load_policy(None)  # without data the verdict is INCONCLUSIVE under any policy
     waited_s = time.monotonic() - started
     opened_store: Store | None = None
 
@@ -67,6 +69,11 @@ def await_verdict(session: Session, release: str, options: JudgeOptions, wait_s:
         raise KeyboardInterrupt
     store = open_store()
     if store is not None and is_stored(store, release):
+        if own_policy is None:
+            raise EvaluatorError(
+                f"{release} was recorded when the wait ended, and was not judged by its policy",
+                hint=f"judge it: {quote_command('verdict', release)}",
+            )
         if options.draws:
             verdict = add_figures(store, verdict, policy, options.runs)
         if options.keep:
@@ -74,11 +81,11 @@ def await_verdict(session: Session, release: str, options: JudgeOptions, wait_s:
     return verdict
 
 
-def _await_policy(session: Session, release: str, wait_s: float | None, line: StatusLine) -> Policy:
+def _await_policy(session: Session, release: str, wait_s: float | None, line: StatusLine) -> Policy | None:
     """Load the policy of a release, and wait for the release if its policy depends on its service.
 
-    If there is no such release after `wait_s` seconds (`None`: wait forever), the built-in policy is returned: without
-    data the verdict is INCONCLUSIVE under any policy. Raises PolicyError.
+    A folder has a policy for each service, so the release must be there first. Returns `None` if it is not after
+    `wait_s` seconds (`None`: wait forever). Raises PolicyError.
     """
     path = session.find_policy()
     if path is None or not path.is_dir():
@@ -93,7 +100,7 @@ def _await_policy(session: Session, release: str, wait_s: float | None, line: St
                     raise
         remaining_s = deadline - time.monotonic()
         if remaining_s <= 0:
-            return load_policy(None)
+            return None
         line.show("waiting for the release")
         time.sleep(min(POLL_S, remaining_s))
 

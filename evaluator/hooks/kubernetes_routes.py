@@ -57,8 +57,11 @@ def set_weights(route: Json, weights: Mapping[str, int]) -> Json:
                 for reference in _list_references(_list_rules(target)[index])
                 if _refers_to(reference, service, _get_namespace(target))
             ]
-            shares = _divide(weight, [_read_weight(reference) for reference in references])
-            if weight and not all(shares):
+            current = [_read_weight(reference) for reference in references]
+            shares = _divide(weight, current)
+            # A reference that has 0 now keeps it, unless all have 0.
+            lost = [share == 0 for share, before in zip(shares, current, strict=True) if before or not any(current)]
+            if weight and any(lost):
                 raise HookError(
                     f"rule {index} has {len(references)} references to {service}, and {weight} is too small to divide",
                     hint="multiply all weights by 100",

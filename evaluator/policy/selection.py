@@ -224,12 +224,21 @@ def policy_of(path: Path | None, store: Store, releases: Sequence[str]) -> Polic
 def is_any_sensitive(path: Path | None) -> bool:
     """Does the policy at `path`, or any of a folder of policies, say `sensitive: true`? The services share a store.
 
-    Only this key is read, so that mistakes in others do not hide it. Raises PolicyError for a file that is not YAML.
+    Only this key is read, so that mistakes in others do not hide it. Raises PolicyError if no readable file says so and
+    there is one that is not YAML.
     """
     if path is None:
         return False
-    files = filter(_is_policy, sorted(path.iterdir())) if path.is_dir() else [path]
-    return any(read_document(file).values.get("sensitive") is True for file in files)
+    unreadable: PolicyError | None = None
+    for file in filter(_is_policy, sorted(path.iterdir())) if path.is_dir() else [path]:
+        try:
+            if read_document(file).values.get("sensitive") is True:
+                return True
+        except PolicyError as error:
+            unreadable = error
+    if unreadable is not None:
+        raise unreadable
+    return False
 
 
 def list_policies(path: Path | None) -> Mapping[str, Policy]:

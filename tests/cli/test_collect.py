@@ -89,6 +89,6 @@ def test_the_demo_with_prometheus(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run(["demo", "--prometheus", "--seconds", "20"]) in (0, 3)
     assert "started a Prometheus" in capsys.readouterr().err
-    metrics = judged(capsys, "shop@1.5.0", "--store", "demo/evaluator.duckdb", "--policy", "demo/evaluator.yaml")
+    metrics = judged(capsys, "shop@1.5.0", "--store", "demo/evaluator.duckdb", "--policy", "demo/demo-prometheus.yaml")
     assert metrics["server_mean"]["status"] != "no_data", metrics["server_mean"]["reason"]
     assert Path("demo/shop@1.5.0.html").read_text().startswith("<!DOCTYPE html>")

@@ -259,6 +259,14 @@ SEVERAL = [
 ]
 
 
+def test_a_reference_that_has_no_traffic_keeps_none(api):
+    references = api.objects[ROUTE]["spec"]["rules"][0]["backendRefs"] = copy.deepcopy(SEVERAL)
+    references[1]["weight"] = 0
+    outcome = hook_for(api, route={"name": "foo-route", "weights": {"foo-v1": 1, "foo-v2": 99}}).execute(make_context())
+    weights = [reference["weight"] for reference in api.objects[ROUTE]["spec"]["rules"][0]["backendRefs"]]
+    assert (outcome.state, weights[:2]) == ("acknowledged", [1, 0]), outcome
+
+
 def test_each_reference_to_a_service_is_set_and_other_objects_of_that_name_are_not(api):
     rules = api.objects[ROUTE]["spec"]["rules"]
     rules[0]["backendRefs"] = copy.deepcopy(SEVERAL)

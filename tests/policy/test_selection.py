@@ -7,7 +7,14 @@ import pytest
 
 from evaluator.errors import PolicyError, UnknownName
 from evaluator.policy import load_policy, with_learnt
-from evaluator.policy.selection import choose_policy, file_of, find_policy, list_policies, policy_of
+from evaluator.policy.selection import (
+    choose_policy,
+    file_of,
+    find_policy,
+    is_any_sensitive,
+    list_policies,
+    policy_of,
+)
 from evaluator.records import Learnt, Release, Run, Service
 from evaluator.store import Store
 
@@ -267,3 +274,11 @@ def test_a_slip_below_a_policy_is_an_error_and_one_next_to_it_is_not(tmp_path):
     (deep / "evaluator.yml").touch()
     with pytest.raises(PolicyError, match="is not read as a policy"):
         find_policy(deep)
+
+
+def test_a_mistake_in_one_policy_does_not_hide_a_sensitive_one(folder):
+    policies = folder(cart="metrics: [", shop="sensitive: true\n")
+    assert is_any_sensitive(policies)
+    (policies / "shop.yaml").write_text("sensitive: false\n")
+    with pytest.raises(PolicyError):
+        is_any_sensitive(policies)

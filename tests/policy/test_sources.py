@@ -202,6 +202,8 @@ def test_what_is_wrong_with_a_metric_of_readings(tmp_path, metric, message):
 SOURCE_ERRORS = [
     ("url: prometheus:9090", "url: must be an address such as http://prometheus:9090"),
     ("url: http://ann:secret@prometheus", "must not hold a password"),
+    ("url: ann:pa55@prometheus:9090", "such as http://prometheus:9090, not '[secret]@prometheus:9090'"),
+    ("url: ftp://ann:pa55@prometheus", "not 'ftp://[secret]@prometheus'"),
     ("step: 0.5s", "step: must be whole seconds"),
     ("queries: [red-htp]", "did you mean 'red-http'"),
     ("auth: {bearer: abc123}", "must name an environment variable"),
@@ -221,7 +223,8 @@ def test_what_is_wrong_with_a_source(tmp_path, line, message):
     with pytest.raises(PolicyError) as raised:
         load_policy(write(tmp_path, f"{remaining}    {line}\n    instance_label: pod\n"))
     assert message in raised.value.message
-    assert not {"abc123", "pa55"} & set(raised.value.message.replace("'", " ").split())
+    assert "abc123" not in raised.value.message
+    assert "pa55" not in raised.value.message
 
 
 def test_a_metric_of_readings_needs_a_source(tmp_path):

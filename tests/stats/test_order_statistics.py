@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+from evaluator.records import Direction, Margin
 from evaluator.stats.estimators.order_statistics import (
+    RunTimes,
+    _find_interval,
     count_needed,
     find_p_above,
     find_rank_pairs,
     find_sample_quantile,
 )
+from evaluator.stats.estimators.quantile_pairs import QuantileQuestion
 
 ALPHA = 0.05
 
@@ -98,3 +102,21 @@ def test_the_worst_case_uses_up_what_is_promised():
     samples = (_worst(random, 10) for _ in range(4000))
     wrong = np.mean([find_p_above(candidate, baseline, 0.5) < ALPHA for baseline, candidate in samples])
     assert wrong == pytest.approx(0.0214, abs=0.007)
+
+
+@pytest.mark.parametrize(
+    ("baseline_failures", "candidate_failures", "interval"),
+    [
+        (0, 10, (np.inf, np.inf)),
+        (9, 10, (-1.0, np.inf)),
+        (5, 10, (-1.0, np.inf)),
+        (0, 8, (0.0, np.inf)),
+        (10, 0, (-1.0, -1.0)),
+    ],
+)
+def test_an_interval_claims_nothing_between_failed_requests(baseline_failures, candidate_failures, interval):
+    """A failed request is infinitely slow; two of them cannot be compared."""
+    times = np.full((2, 10), 100.0)
+    times[0, :baseline_failures] = times[1, :candidate_failures] = np.inf
+    question = QuantileQuestion(0.5, Margin(0.05), Direction.LOWER)
+    assert _find_interval(RunTimes(times, times, lone=True), question, 0.05) == interval

@@ -128,7 +128,10 @@ def test_transactions_need_their_message(land):
         land(f"timeStamp,elapsed,label,success\n{T0},40,buy,true\n", format="jtl-transactions")
 
 
-@pytest.mark.parametrize("character", ["&#x0;", "&#0;", "&#x1F;", "&#xFFFE;", "\x00", "\x08", "\x1b"])
+@pytest.mark.parametrize(
+    "character",
+    ["&#x0;", "&#0;", "&#x1F;", "&#xFFFE;", pytest.param(f"&#{'9' * 5000};", id="huge"), "\x00", "\x08", "\x1b"],
+)
 @pytest.mark.parametrize("place", [0, (1 << 20) - 3])
 def test_characters_that_xml_does_not_allow_stop_nothing(land, character, place):
     """Also where a chunk of the file ends within one."""
@@ -158,6 +161,8 @@ XML = f'<testResults>\n<sample ts="{T0}" t="4" s="true" lb="a"/>\n</testResults>
         pytest.param(XML.replace('lb="a"', 'lb="a&b"'), "was the file edited", id="ampersand"),
         pytest.param(XML.replace('lb="a"', 'lb="&nbsp;"'), "write others as characters", id="entity"),
         pytest.param('<?xml version="1.0" encoding="klingon"?>' + XML, "JMeter writes UTF-8", id="encoding"),
+        pytest.param('<?xml version="1.0" encoding="hex"?>' + XML, "JMeter writes UTF-8", id="no-encoding-of-text"),
+        pytest.param('<?xml version="1.0" encoding="idna"?>' + XML, "JMeter writes UTF-8", id="encoding-of-names"),
     ],
 )
 def test_each_fault_of_xml_has_a_hint_of_its_own(land, text, hint):

@@ -116,27 +116,33 @@ _REFERENCE = re.compile("&#(x[0-9a-fA-F]+|[0-9]+);")
 _OPEN_REFERENCE = re.compile("&[#0-9a-zA-Z]{0,30}$")
 """A reference that the end of a chunk cuts off."""
 _REPLACEMENT = "\ufffd"
+_LONGEST_CODE_POINT = 20
+"""Digits of a reference; far more than any character needs, and Python does not convert thousands of digits."""
 
 
 def _read_characters(path: Path, opened: IO[bytes]) -> Iterator[str]:
     """Read a file as pieces of text, with a replacement in the place of each character that XML does not allow.
 
-    Raises InputError for an encoding that does not exist.
+    Raises InputError for an encoding that does not exist, or is none of text (such as `hex`).
     """
     chunk = opened.read(_CHUNK_BYTES)
     declaration = _DECLARED.match(chunk)
     encoding = declaration[1].decode("ascii") if declaration else "utf-8"
     # What declares UTF-16 or UTF-32 is UTF-8 by now.
-    if encoding.lower().startswith(("utf-8", "utf8", "utf-16", "utf16", "utf-32", "utf32")):
+    if encoding.lower().replace("_", "-").startswith(("utf-8", "utf8", "utf-16", "utf16", "utf-32", "utf32")):
         encoding = "utf-8-sig"  # also skips a byte order mark
     try:
         decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
-    except LookupError as error:
-        raise InputError(f"{path}:1: there is no encoding '{encoding}'", hint="JMeter writes UTF-8") from error
+        is_text = b"<".decode(encoding) + decoder.decode(b"") == "<"
+    except (LookupError, UnicodeError):
+        is_text = False
+    if not is_text:
+        raise InputError(f"{path}:1: there is no encoding '{encoding}' of text", hint="JMeter writes UTF-8")
     unfinished = ""
     while chunk:
-        text = unfinished + decoder.decode(chunk)
-        chunk = opened.read(_CHUNK_BYTES)
+        next_chunk = opened.read(_CHUNK_BYTES)
+        text = unfinished + decoder.decode(chunk, final=not next_chunk)
+        chunk = next_chunk
         # A reference (&#31;) that the end of the chunk cuts off waits for the next chunk.
         cut_reference = _OPEN_REFERENCE.search(text) if chunk else None
         end = cut_reference.start() if cut_reference else len(text)
@@ -150,6 +156,8 @@ def _replace_illegal_reference(reference: re.Match[str]) -> str:
     Group 1 of the match is the number of the character: decimal, or hexadecimal after an x.
     """
     number_text = reference[1]
+    if len(number_text) > _LONGEST_CODE_POINT:
+        return _REPLACEMENT
     code_point = int(number_text[1:], 16) if number_text[0] == "x" else int(number_text)
     is_legal = code_point <= 0x10FFFF and not _ILLEGAL.match(chr(code_point))
     return reference[0] if is_legal else _REPLACEMENT

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, field_validator
 
 from evaluator.errors import UnknownName
 from evaluator.fields import Name, PositiveDuration, Section
-from evaluator.secrecy import OF_SOURCES, SECRET_HEADERS
+from evaluator.secrecy import OF_SOURCES, REDACTED, SECRET_HEADERS
 from evaluator.sources.prometheus.sets import QUERY_SETS
 
 Secret = Annotated[str, AfterValidator(OF_SOURCES.check)]
@@ -85,7 +85,8 @@ class PrometheusSource(Section):
         """Refuse an address without scheme or host, or with a password in it."""
         parts = urlsplit(value)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"must be an address such as http://prometheus:9090, not '{value}'")
+            shown = re.sub(r"[^/]*@", f"{REDACTED}@", value)  # what is before an @ may be a password
+            raise ValueError(f"must be an address such as http://prometheus:9090, not '{shown}'")
         if parts.password:
             raise ValueError("must not hold a password; use auth: {basic: {username: …, password: ${VARIABLE}}}")
         return value

@@ -255,26 +255,31 @@ def _answer_margin(times: RunTimes, question: QuantileQuestion, beyond: float) -
 def _find_interval(times: RunTimes, question: QuantileQuestion, alpha: float) -> tuple[float, float]:
     """Find the changes of the quantile that are not rejected at level `alpha` on each side; in the unit of the effect.
 
-    An end is infinite (a ratio's lower end: -1, a fall by 100 %) if there are too few runs to show one.
+    Each run's time is known to lie between its `low` and `high` end, and is infinite for a failed request. An end of
+    the interval is infinite (a ratio's lower end: -1, a fall by 100 %) if there are too few runs to show one.
     """
     baseline_low, candidate_low = np.sort(times.low, axis=1)
     baseline_high, candidate_high = np.sort(times.high, axis=1)
     pairs = find_rank_pairs(times.runs, question.probability)
-    lower, upper = (-1.0 if question.relative else -np.inf), np.inf
+    least_change, largest_change = (-1.0 if question.relative else -np.inf), np.inf
     last = pairs.count_within(alpha) - 1
     if last < 0:
-        return lower, upper
-    x, y = pairs.of_x[last] - 1, pairs.of_y[last] - 1  # indices of the ranks: of the larger sample, of the smaller one
+        return least_change, largest_change
+    # Indices of the ranks: in the arm whose quantile is claimed to be above that of the other, and in that other arm.
+    x, y = pairs.of_x[last] - 1, pairs.of_y[last] - 1
 
-    def find_change(candidate: float, baseline: float) -> float:
-        """Return the change from the baseline; infinite from a baseline of 0, and to a failed request."""
-        if np.isinf(baseline):
-            return lower  # nothing is known to be above a failed request
+    def find_change(candidate: float, baseline: float, unknown: float) -> float:
+        """Return the change from the baseline; `unknown` between two failed requests."""
+        if np.isinf(candidate) and np.isinf(baseline):
+            return unknown
         if not question.relative:
             return candidate - baseline
-        return candidate / baseline - 1 if baseline > 0 else np.inf
+        return candidate / baseline - 1 if baseline > 0 else largest_change
 
-    return find_change(candidate_low[x], baseline_high[y]), find_change(candidate_high[y], baseline_low[x])
+    # Claimed is that the candidate is above the baseline, and for the other end that the baseline is above.
+    lower = find_change(candidate_low[x], baseline_high[y], unknown=least_change)
+    upper = find_change(candidate_high[y], baseline_low[x], unknown=largest_change)
+    return lower, upper
 
 
 def _answer_limit(times: RunTimes, sign: float, bound_ms: float, probability: float) -> GroupAnswers:

@@ -141,7 +141,11 @@ class _Tests:
         replicates."""
 
     def estimate(self, *, full: bool) -> list[QuantileEstimate]:
-        """Return the estimate of each quantile, with intervals if `full` (else the ends are NaN)."""
+        """Return the estimate of each quantile, with intervals if `full` (else the ends are NaN).
+
+        With one instance on each arm, instances are assumed to differ. Where this difference, as a share of requests,
+        would hide any harm, it is kept as a shift of times (method B.3a), and such a quantile is tested in another way.
+        """
         # The variance of the test of each quantile is computed at a few thresholds (nodes) and interpolated between.
         nodes = self._test_thresholds([quantile.choose_thresholds(full=full) for quantile in self.quantiles])
         interval_ms = np.full((2, len(self.quantiles)), np.nan)  # lower and upper end of each quantile's interval
@@ -160,6 +164,7 @@ class _Tests:
         estimates = []
         for k, shift in enumerate(shifts):
             of_quantile = replace(estimate.of_group(k), against_limit=self._answer_limits(k))
+            # A quantile whose times have steps wider than the margin decides nothing, in either way.
             if shift is not None and not self.quantiles[k].coarse:
                 of_quantile = replace(
                     of_quantile,
@@ -182,7 +187,12 @@ class _Tests:
         return shift if shift.hides(float(self.slope[k]), largest_share, self.curves.alpha) else None
 
     def _answer_with_shift(self, k: int, shift: AssumedShift, bound_ms: float) -> GroupAnswers:
-        """Test a quantile (index `k`) against `bound_ms` (ms), moved by the assumed shift against each claim."""
+        """Test a quantile (index `k`) against `bound_ms` (ms), moved against each claim.
+
+        It is moved by what rounding may hide (`doubt_ms`), and by the assumed shift, which takes the place of the
+        difference between instances. The lower the level, the larger is the shift that it has to allow for. So each
+        claim is tested at several levels, with the shift of each; its p-value is the lowest level at which it holds.
+        """
         quantile = self.quantiles[k]
         levels, sign = list_levels(self.curves.alpha), quantile.question.sign
         moves = np.exp(sign * shift.at(levels))
@@ -394,18 +404,22 @@ class _Tests:
     def _answer_limit_with_shift(self, k: int, shift: AssumedShift, sign: float, bound_ms: float) -> GroupAnswers:
         """Test the candidate's own quantile (index `k`) against a limit that is moved by the assumed shift.
 
-        `sign` is 1 for a maximum, -1 for a minimum.
+        As in `_answer_with_shift`: for each level by the shift of this level, against each claim. `sign` is 1 for a
+        maximum, -1 for a minimum.
         """
         curves, probability = self.curves, self.quantiles[k].probability
         levels = list_levels(curves.alpha)
         moves = np.exp(sign * shift.at(levels))
+        # The limit itself, and moved: for "worse" (beyond it) at each level, then for "within" at each level.
         times_ms = np.concatenate([[bound_ms], bound_ms * moves, bound_ms / moves])
+        for_worse, for_within = slice(1, 1 + moves.size), slice(1 + moves.size, None)
         done = standardise_levels(curves.strata, 1, count_done(curves.panel, times_ms)[:, 1])
+        # An empty `Spread`: the shift takes the place of the difference between instances.
         distance, uncertainty = Spread().find_uncertainty(
             Estimand(probability - done.level[:, 0], -done.influence[:, 0]), arms=(1,)
         )
         binomial = share_variance(done.level[:, 0], curves.strata.effective_n[1, 0])
         p_worse, p_within = uncertainty.also(binomial).p_values(sign * distance)
-        worse = find_p_value(p_worse[1 : 1 + moves.size], levels)
-        within = find_p_value(p_within[1 + moves.size :], levels)
+        worse = find_p_value(p_worse[for_worse], levels)
+        within = find_p_value(p_within[for_within], levels)
         return GroupAnswers(sign * distance[:1], np.array([worse]), np.array([within]))
