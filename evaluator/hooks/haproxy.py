@@ -21,7 +21,7 @@ from evaluator.hooks.base import BaseHook, HookContext, Outcome
 from evaluator.hooks.haproxy_state import Backend, explain_refused_weights, parse_backend
 from evaluator.hooks.network import MaybeSent, NetworkOptions, resolve_allowed
 from evaluator.hooks.options import Text
-from evaluator.hooks.weights import ServerName, Weights, check_earlier, show_weights
+from evaluator.hooks.weights import AnyWeights, ServerName, check_earlier, show_weights
 
 _LONGEST_ANSWER = 1 << 20
 
@@ -32,7 +32,7 @@ class HaProxyOptions(NetworkOptions):
     socket: Text | None = Field(None, description="Its unix socket: `stats socket PATH level admin`.")
     address: Text | None = Field(None, description="Or HOST:PORT, where it listens to TCP.")
     backend: ServerName = Field(description="The backend whose servers are set.")
-    weights: Weights = Field(description="Server to weight, 0 to 256: {baseline: 0, canary: 100}.")
+    weights: AnyWeights = Field(description="Server to weight, 0 to 256: {baseline: 0, canary: 100}.")
 
     @model_validator(mode="after")
     def _check_place(self) -> HaProxyOptions:
@@ -61,6 +61,7 @@ class HaProxy(BaseHook[HaProxyOptions]):
         """Check that HAProxy answers, has the backend, and lets us set weights; changes nothing."""
         self._check_level()
         backend = self._read_backend()
+        self._check_some_traffic(backend)
         notes = backend.describe_limits(self.options.weights)
         return Outcome("acknowledged", "; ".join([f"HAProxy answers; the weights are {self._show(backend)}", *notes]))
 
@@ -73,6 +74,7 @@ class HaProxy(BaseHook[HaProxyOptions]):
                 f"HAProxy's backend {backend.name} has no server {', '.join(unknown)}",
                 hint=f"its servers are {', '.join(backend.servers) or 'none'}",
             )
+        self._check_some_traffic(backend)
         if obstacles := backend.list_obstacles(weights):
             raise HookError(
                 f"not every server that is to get traffic can serve it: {'; '.join(obstacles)}",
@@ -80,6 +82,16 @@ class HaProxy(BaseHook[HaProxyOptions]):
             )
         if refusal := explain_refused_weights(backend, weights):
             raise HookError(refusal, hint="change the weights, or `balance roundrobin` in HAProxy's configuration")
+
+    def _check_some_traffic(self, backend: Backend) -> None:
+        """Raise HookError if no server of the backend would have a weight above 0: no request would be served."""
+        weights = self.options.weights
+        if not any((backend.read_weights(backend.servers) | weights).values()):
+            raise HookError(
+                f"with {show_weights(weights)}, no server of HAProxy's backend {backend.name} would have more than 0,"
+                " and no request would be served",
+                hint="name the server that is to get the traffic, too",
+            )
 
     def _read(self) -> dict[str, int]:
         """Read the weights of the servers that the options name: server → weight, without servers that are unknown.
@@ -106,6 +118,7 @@ class HaProxy(BaseHook[HaProxyOptions]):
     def _execute(self, context: HookContext) -> Outcome:
         """Set the weights of the options. Raises HookError, MaybeSent."""
         if context.action == "rollback":
+            self._check_some_traffic(self._read_backend())
             return self._go_back(self.options.weights)
         return self._set_weights(self.options.weights)
 

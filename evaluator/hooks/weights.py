@@ -19,11 +19,12 @@ def check_some_traffic(weights: dict[str, int]) -> dict[str, int]:
     return weights
 
 
-Weights = Annotated[
-    dict[ServerName, Annotated[int, Field(ge=0, le=256)]], Field(min_length=1), AfterValidator(check_some_traffic)
-]
+AnyWeights = Annotated[dict[ServerName, Annotated[int, Field(ge=0, le=256)]], Field(min_length=1)]
+"""Server to weight; all may be 0, where servers that are not named get the traffic."""
+Weights = Annotated[AnyWeights, AfterValidator(check_some_traffic)]
+"""Server to weight, of all servers: one has more than 0."""
 
-_WEIGHTS: TypeAdapter[dict[str, int]] = TypeAdapter(Weights)
+_WEIGHTS: TypeAdapter[dict[str, int]] = TypeAdapter(AnyWeights)
 
 
 def show_weights(weights: Mapping[str, int]) -> str:
@@ -32,7 +33,10 @@ def show_weights(weights: Mapping[str, int]) -> str:
 
 
 def check_earlier(earlier: Any) -> dict[str, int]:
-    """Check that a stored value holds weights of servers, and return them. Raises HookError."""
+    """Check that a stored value holds weights of servers, and return them. Raises HookError.
+
+    All may be 0: before the change, servers that the hook does not name had the traffic.
+    """
     try:
         return _WEIGHTS.validate_python(earlier, strict=True)
     except ValidationError:

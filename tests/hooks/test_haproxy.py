@@ -271,7 +271,7 @@ def test_states_that_cannot_be_read_change_nothing(states, monkeypatch, proxy):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"socket": None}, {"address": "h:1"}, {"weights": {"a": 0}}, {"backend": "b;"}, {"weights": {"a\nquit": 1}}],
+    [{"socket": None}, {"address": "h:1"}, {"weights": {}}, {"backend": "b;"}, {"weights": {"a\nquit": 1}}],
 )
 def test_what_cannot_be_meant_is_refused(wrong):
     with pytest.raises(PolicyError):
@@ -279,6 +279,33 @@ def test_what_cannot_be_meant_is_refused(wrong):
 
 
 def test_there_must_be_something_to_restore(proxy):
-    for earlier in (None, {}, {"canary": 10, "a;quit": 1}, {"canary": 0}):
+    for earlier in (None, {}, {"canary": 10, "a;quit": 1}, {"canary": -1}):
         assert hook_for(proxy).undo(make_context(), earlier).state == "failed"
     assert hook_for(proxy).read() == {"baseline": 90, "canary": 10}
+
+
+@pytest.mark.usefixtures("ready")
+def test_servers_that_had_nothing_get_nothing_again(proxy):
+    hook_for(proxy, weights={"baseline": 90, "canary": 0}).execute(make_context())
+    hook = hook_for(proxy, weights={"canary": 100})
+    outcome = hook.execute(make_context())
+    assert (outcome.state, outcome.earlier) == ("acknowledged", {"canary": 0})
+    assert hook.undo(make_context(), outcome.earlier).state == "acknowledged"
+    assert hook_for(proxy).read() == {"baseline": 90, "canary": 0}
+
+
+@pytest.mark.usefixtures("ready")
+def test_a_hook_may_take_all_from_the_servers_it_names_while_another_has_traffic(proxy):
+    hook = hook_for(proxy, weights={"canary": 0})
+    assert hook.test("rollback").state == "acknowledged"
+    assert hook.execute(make_context(action="rollback")).state == "acknowledged"
+    assert hook_for(proxy).read() == {"baseline": 90, "canary": 0}
+    nothing = hook_for(proxy, weights={"baseline": 0})
+    for outcome in (
+        nothing.test(),
+        nothing.test("rollback"),
+        nothing.execute(make_context()),
+        nothing.execute(make_context(action="rollback")),
+    ):
+        assert (outcome.state, "no request would be served" in outcome.did) == ("failed", True)
+    assert hook_for(proxy).read() == {"baseline": 90, "canary": 0}
