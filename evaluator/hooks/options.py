@@ -35,4 +35,7 @@ class HookOptions(Section):
     """Options of every hook."""
 
     time_limit: Seconds = Field(30.0, description="Longest time that the hook may take in all.")
-    required: bool = Field(False, description="On: when it fails, hooks after it are not executed.")  # noqa: FBT003
+    required: bool = Field(
+        False,  # noqa: FBT003
+        description="On: when it fails, hooks after it are not executed, except in a rollback.",
+    )

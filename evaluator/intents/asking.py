@@ -23,7 +23,7 @@ from evaluator.intents.observing import (
     services_of,
 )
 from evaluator.intents.people import may, may_ask, why_not
-from evaluator.intents.steps import PlannedHook, plan_steps
+from evaluator.intents.steps import PlannedHook, explain_other_versions, plan_steps
 from evaluator.pipeline.landing import land_release
 from evaluator.policy import Policy
 from evaluator.records import StoredVerdict, VerdictWord
@@ -145,7 +145,7 @@ def _check_promotion(store: Store, policy: Policy, request: ActionRequest, lates
     """Check that a release may be promoted on its latest verdict (None: it has none). Raises Refused.
 
     A promotion needs all conditions. A promotion against the verdict (break-glass) needs none of them, but a verdict
-    other than GO, and hooks that promote.
+    other than GO on the versions that hooks get, and hooks that promote.
     """
     if latest is None:
         raise Refused(f"{request.release} was not judged yet", hint=f"judge it: `{policy.command(request.release)}`")
@@ -153,6 +153,8 @@ def _check_promotion(store: Store, policy: Policy, request: ActionRequest, lates
     if request.action is Action.BREAK_GLASS and verdict.word is not VerdictWord.GO:
         if not policy.promotion.hooks.get(Action.PROMOTE):
             raise Refused("the policy names no hooks that promote", hint=NO_HOOKS)
+        if other_versions := explain_other_versions(verdict.release, store.control.release(request.release)):
+            raise Refused(other_versions, hint=f"judge it again: {policy.command(request.release)}")
         return
     unmet = [condition for condition in list_conditions(store, policy, verdict) if not condition.met]
     remedy = unmet[0].remedy.replace("`", "") if unmet else ""

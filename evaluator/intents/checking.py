@@ -32,6 +32,8 @@ class Situation:
     max_age: timedelta
     overtaken_by: str = ""
     """Why a later request forbids the intent; empty where none does."""
+    other_versions: str = ""
+    """How the versions that hooks get differ from those that the latest verdict judged; empty where they do not."""
 
 
 def hash_verdict(verdict: StoredVerdict) -> str:
@@ -70,8 +72,12 @@ def _find_obstacles(intent: Intent, situation: Situation) -> Iterator[str]:
         valid_approvers -= {intent.requester}
     if len(valid_approvers) < intent.approvals_needed:
         yield f"{len(valid_approvers)} of {intent.approvals_needed} approvals are valid"
-    if intent.action not in PROMOTING:
-        return
+    if intent.action in PROMOTING:
+        yield from _find_outdated_grounds(intent, situation)
+
+
+def _find_outdated_grounds(intent: Intent, situation: Situation) -> Iterator[str]:
+    """Yield each reason why the grounds of a promotion no longer hold: its verdict, data, policy and versions."""
     latest = situation.latest
     if latest is None or hash_verdict(latest) != intent.verdict_hash:
         yield "its verdict is not the latest"
@@ -87,3 +93,5 @@ def _find_obstacles(intent: Intent, situation: Situation) -> Iterator[str]:
         yield "data have landed or changed since it was approved"
     if situation.policy_hash != intent.policy_hash:
         yield "the policy has changed since it was approved"
+    if situation.other_versions:
+        yield situation.other_versions

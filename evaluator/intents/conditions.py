@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from evaluator.intents.checking import CLOCK_TOLERANCE
 from evaluator.intents.observing import hash_data_now, hash_policy_now
+from evaluator.intents.steps import explain_other_versions
 from evaluator.pipeline.runs import is_live, is_stale
 from evaluator.policy import Policy
 from evaluator.records import BASELINE, CANDIDATE, WHOLE, Release, ReleaseSummary, Service, Verdict, VerdictWord
@@ -45,6 +46,7 @@ def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[Pro
         runs = store.data.runs(release)
         is_policy_same = verdict.policy_hash == hash_policy_now(store, policy, release)
         are_data_same = bool(hash_data_now(store, release, verdict.data_hash))
+        other_versions = explain_other_versions(verdict.release, store.control.release(release))
     rejudge = f"judge it again: `{policy.command(release)}`"
     word_text = verdict.word.value.replace("_", "-").upper()
     return (
@@ -94,17 +96,32 @@ def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[Pro
         _check_age(verdict, policy.promotion.approvals.max_age, rejudge),
         _check_hooks(policy),
         _check_versions(policy, verdict.release),
+        PromotionCondition(
+            "the versions are those that were judged",
+            met=not other_versions,
+            otherwise=other_versions,
+            remedy=rejudge,
+        ),
     )
 
 
 def _check_arm(verdict: Verdict) -> PromotionCondition:
-    """Check that the arm that is GO is the one whose version the hooks get: of several candidates, only `canary`."""
-    best_arm = next((reason.arm for reason in verdict.reasons if reason.code == "best_arm"), CANDIDATE)
+    """Check that the arm that is GO is the one whose version the hooks get: only `canary`, also if there is no other.
+
+    Of several candidates, a reason names the one that is GO.
+    """
+    arms = {comparison.arm for comparison in verdict.evidence.comparisons}
+    chosen_arm = next((reason.arm for reason in verdict.reasons if reason.code == "best_arm"), "")
+    go_arm = chosen_arm or (next(iter(arms)) if len(arms) == 1 else "")
+    otherwise = f"the candidate is {go_arm}, and hooks get the version of {CANDIDATE}"
+    if not go_arm:
+        otherwise = f"none of {', '.join(sorted(arms))} is GO" if arms else f"{CANDIDATE} was not compared"
     return PromotionCondition(
         "hooks get the version of the arm that is GO",
-        met=best_arm == CANDIDATE,
-        otherwise=f"the arm {best_arm} is GO, and hooks get the version of {CANDIDATE}",
-        remedy=f"import or load {best_arm} alone, as {CANDIDATE} of a release of its own, and judge that",
+        met=go_arm == CANDIDATE,
+        otherwise=otherwise,
+        remedy=f"import or load {go_arm or 'each candidate'} alone, as {CANDIDATE} of a release of its own,"
+        " and judge that",
     )
 
 

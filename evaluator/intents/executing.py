@@ -23,7 +23,8 @@ from evaluator.intents.checking import check_execution
 from evaluator.intents.observing import find_latest, observe, read_deliveries_to_undo, services_of
 from evaluator.intents.steps import PlannedHook, make_context, plan_steps
 from evaluator.policy import Policy
-from evaluator.records.intents import ANNOUNCE, FINAL_STATES, UNDO, Delivery, HookOutcome, Intent, IntentState
+from evaluator.records import Release
+from evaluator.records.intents import ANNOUNCE, FINAL_STATES, UNDO, Action, Delivery, HookOutcome, Intent, IntentState
 from evaluator.store import Store, stamp_of
 from evaluator.wording import count_of
 
@@ -62,7 +63,7 @@ def execute(store: Store, load: LoadPolicy, intent_id: str, worker: str, *, wait
             )
         intent = store.control.intent(intent_id)  # another process may have executed it meanwhile
         if intent.state in _EXECUTABLE_STATES:
-            _Execution(store, worker, intent).run(load)
+            _Execution(store, worker, intent, store.control.release(intent.release)).run(load)
         return store.control.intent(intent_id)
 
 
@@ -71,16 +72,20 @@ def execute_waiting(
     load: LoadPolicy,
     worker: str,
     *,
+    stop: threading.Event | None = None,
     failed: Callable[[Intent, Exception], None] | None = None,
 ) -> tuple[Intent, ...]:
     """Execute all approved intents, and continue those of killed workers; skip those that another process executes.
 
+    After `stop` was set, no other intent is begun; None: all are executed.
     An intent whose execution raises an error is passed to `failed` with the error, and the next one follows; without
     `failed` the error is raised. Returns the executed intents, the oldest first.
     """
     store.control.expire(datetime.now(UTC))
     executed = []
     for intent in store.control.waiting():
+        if stop is not None and stop.is_set():
+            break
         try:
             executed.append(execute(store, load, intent.id, worker))
         except StoreBusy:
@@ -100,7 +105,7 @@ def run_worker(
     say: Callable[[str], None],
     poll_s: float = POLL_S,
 ) -> None:
-    """Execute approved intents until `stop` is set.
+    """Execute approved intents until `stop` is set: the one that is being executed then is the last.
 
     Every `poll_s` seconds, it tests whether the store has changed, and only then reads it. `say` is called with a
     sentence for each executed intent and each error. Errors do not end the worker.
@@ -127,7 +132,7 @@ def run_worker(
             idle_s = 0.0
             failures.clear()
             try:
-                for intent in execute_waiting(store, load, worker, failed=add_failure):
+                for intent in execute_waiting(store, load, worker, stop=stop, failed=add_failure):
                     say(f"{intent.id} ({intent.action} {intent.release}) is {intent.state}")
             except Exception as error:  # noqa: BLE001 - a worker that ends leaves everything waiting
                 failures.append(describe(error))
@@ -146,6 +151,8 @@ class _Execution:
     store: Store
     worker: str
     intent: Intent
+    release: Release
+    """As it is checked: hooks get its versions, whatever is imported while they are executed."""
 
     def run(self, load: LoadPolicy) -> None:
         """Check that the intent may still be executed, claim it, and execute its hooks. Raises StoreBusy.
@@ -155,10 +162,9 @@ class _Execution:
         control = self.store.control
         try:
             policy = load(self.intent.release)
-            check_execution(self.intent, observe(self.store, policy, self.intent, datetime.now(UTC)))
+            check_execution(self.intent, observe(self.store, policy, self.intent, self.release, datetime.now(UTC)))
             to_undo = read_deliveries_to_undo(self.store, self.intent.undoes)
-            release = control.release(self.intent.release)
-            planned, irreversible = plan_steps(policy.promotion, self.intent.action, to_undo, release)
+            planned, irreversible = plan_steps(policy.promotion, self.intent.action, to_undo, self.release)
         except StoreBusy:  # no refusal: the intent can be executed later
             raise
         except EvaluatorError as error:
@@ -196,7 +202,8 @@ class _Execution:
         """Execute the hooks of an action in order, announce the result, and end the intent with a summary.
 
         A required hook that is not acknowledged stops the execution: the hooks after it are left out, except those that
-        announce. `irreversible`: sentences about what a rollback cannot undo, for the summary.
+        announce. A rollback goes on: what can go back must, whatever else failed. `irreversible`: sentences about what
+        a rollback cannot undo, for the summary.
         """
         hooks = [hook for hook in planned if hook.event != ANNOUNCE]
         failed_hooks: list[str] = []
@@ -205,7 +212,7 @@ class _Execution:
             states.append(self._run_hook(hook))
             if states[-1] is not IntentState.ACKNOWLEDGED:
                 failed_hooks.append(f"hook {hook.position + 1} ({hook.entry.kind}) {states[-1]}")
-                if hook.step.required:
+                if hook.step.required and self.intent.action is not Action.ROLLBACK:
                     break
         intent_state = IntentState.ACKNOWLEDGED
         summary = [f"{count_of(len(states), 'hook')} acknowledged" if states else "the policy names no hooks for it"]
@@ -234,9 +241,8 @@ class _Execution:
             may_be_done = replace(delivery.outcome, state=IntentState.UNKNOWN, text=_MAY_BE_DONE_TEXT)
             return self._store_outcome(hook, may_be_done, attempts=0)
         with self.store.reading():
-            release = self.store.control.release(self.intent.release)
             verdict = find_latest(self.store, self.intent.release)
-        context = make_context(self.intent, release, verdict, hook, outcome=outcome)
+        context = make_context(self.intent, self.release, verdict, hook, outcome=outcome)
         # In a second attempt, a hook may read the value that it has set itself: undo restores the value read first.
         may_be_done_before = delivery is not None and state in _MAY_BE_DONE_STATES
         first_value = None  # None: no earlier attempt has read a value

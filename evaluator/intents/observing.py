@@ -7,10 +7,11 @@ from datetime import datetime, timedelta
 
 from evaluator.intents.checking import Situation
 from evaluator.intents.people import may, may_act_alone, may_ask
+from evaluator.intents.steps import explain_other_versions
 from evaluator.pipeline.landing import land_release
 from evaluator.pipeline.runs import choose_runs, find_judged, is_live, service_of
 from evaluator.policy import Policy, with_learnt
-from evaluator.records import StoredVerdict
+from evaluator.records import Release, StoredVerdict
 from evaluator.records.intents import (
     ANNOUNCE,
     PROMOTING,
@@ -22,21 +23,25 @@ from evaluator.records.intents import (
     PersonRole,
     are_same_person,
 )
+from evaluator.reports import read_stored
 from evaluator.store import Store
 
 _UNCHANGED_STATES = (IntentState.FAILED, IntentState.APPROVED)
 """States of a hook that changed nothing; failed hooks are approved again when they are tried again."""
 
 
-def observe(store: Store, policy: Policy, intent: Intent, now: datetime) -> Situation:
-    """Read what decides now whether an intent may be executed: verdict, data, policy, and permissions of its people."""
+def observe(store: Store, policy: Policy, intent: Intent, release: Release, now: datetime) -> Situation:
+    """Read what decides now whether an intent may be executed: verdict, data, policy, and permissions of its people.
+
+    `release`: that of the intent, with the versions that its hooks will get.
+    """
     land_release(store, intent.release)  # data that have just arrived make a verdict outdated
     with store.reading():
-        return _read_situation(store, policy, intent, now)
+        return _read_situation(store, policy, intent, release, now)
 
 
-def _read_situation(store: Store, policy: Policy, intent: Intent, now: datetime) -> Situation:
-    """Read the situation of an intent from a store that is open for reading. `policy`: the current one."""
+def _read_situation(store: Store, policy: Policy, intent: Intent, release: Release, now: datetime) -> Situation:
+    """Read the situation of an intent from a store that is open for reading; the arguments are those of `observe`."""
     latest, rules = find_latest(store, intent.release), policy.promotion
     approvals = store.control.approvals(intent.id)
     # Those who approved it and still have the role; if no approval is needed, also a requester who may act alone.
@@ -55,6 +60,7 @@ def _read_situation(store: Store, policy: Policy, intent: Intent, now: datetime)
         may_approve=may_approve,
         max_age=timedelta(seconds=rules.approvals.max_age),
         overtaken_by=_explain_overtaking(store, intent),
+        other_versions=explain_other_versions(read_stored(latest).release, release) if latest else "",
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 from evaluator.hooks import HookContext, Step, describe_current, find_obstacle, make_step
 from evaluator.intents.checking import hash_verdict
 from evaluator.policy.promotion import PromotionRules
-from evaluator.records import Release, StoredVerdict
+from evaluator.records import BASELINE, CANDIDATE, Release, StoredVerdict
 from evaluator.records.intents import ANNOUNCE, UNDO, Action, Delivery, HookEntry, Intent, IntentState
 
 _MAYBE_DONE_STATES = (IntentState.ACKNOWLEDGED, IntentState.UNKNOWN, IntentState.SENT)
@@ -145,11 +145,29 @@ def _draft_intent(action: Action, release: Release) -> Intent:
 
 
 def _write_versions(release: Release, arm: str) -> str:
-    """Write the version of the release's service in an arm (`baseline`, `canary`); of several: `name=version,…`."""
+    """Write the version of the release's service in an arm (`baseline`, `canary`); of several: `name=version,…`.
+
+    Empty if the version of any service is not known.
+    """
     services = release.services
+    if not all(getattr(service, arm) for service in services):
+        return ""
     if len(services) == 1:
         return str(getattr(services[0], arm))
     return ",".join(f"{service.name}={getattr(service, arm)}" for service in services)
+
+
+def explain_other_versions(judged: Release, current: Release) -> str:
+    """Say how the versions that hooks get now differ from those that were judged; empty if they do not.
+
+    `judged`: the release as the verdict has it; `current`: as the store has it.
+    """
+    changes = []
+    for arm in (BASELINE, CANDIDATE):
+        before, now = _write_versions(judged, arm), _write_versions(current, arm)
+        if before != now:
+            changes.append(f"{arm} is {now or 'of an unknown version'}, not {before or 'of an unknown version'}")
+    return f"the versions are not those that were judged: {' and '.join(changes)}" if changes else ""
 
 
 def preview_action(

@@ -24,7 +24,7 @@ from streamlit.starlette import App
 
 from evaluator.errors import EvaluatorError
 from evaluator.serving.access import ACCESS_HEADER, TOKEN_KEY, Access, find_peer_account, is_foreign, use_access
-from evaluator.serving.threads import end_threads
+from evaluator.serving.threads import end_threads, stop_threads
 
 OPTIONS: Mapping[str, str | bool] = {
     "server.headless": True,
@@ -84,7 +84,7 @@ def serve(listener: socket.socket, script: Path, access: Access | None, say: Cal
     """
     use_access(access)
     middleware = [Middleware(_AccessMiddleware, access=access)]
-    server = uvicorn.Server(
+    server = _Server(
         uvicorn.Config(
             App(script, middleware=middleware),
             ws="websockets-sansio",
@@ -124,6 +124,15 @@ def serve(listener: socket.socket, script: Path, access: Access | None, say: Cal
     if not server.started and not received:
         raise EvaluatorError("the app did not start", hint="its own message is above")
     return received[0] if received else signal.SIGTERM
+
+
+class _Server(uvicorn.Server):
+    """A server whose threads begin nothing else once it ends, also while connections are being closed."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop the threads, then close the connections."""
+        stop_threads()
+        await super().shutdown(sockets)
 
 
 class _AccessMiddleware:

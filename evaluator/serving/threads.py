@@ -23,9 +23,14 @@ def start_thread(run: Callable[[threading.Event], object], name: str) -> threadi
     return thread
 
 
+def stop_threads() -> None:
+    """Let threads begin nothing else. Returns at once; not for a handler of a signal, which may interrupt this."""
+    _stop.set()
+
+
 def end_threads(say: Callable[[str], None]) -> None:
     """Let all threads end after what they have begun; `say` is called with a sentence if that takes a while."""
-    _stop.set()
+    stop_threads()
     for thread in _threads:
         thread.join(_PATIENCE_S)
         if thread.is_alive():

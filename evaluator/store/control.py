@@ -60,13 +60,16 @@ class Control:
     def add_release(self, release: Release) -> None:
         """Store a release; if it is stored already, add its services and labels to the stored ones.
 
-        A version or label that is given replaces the stored one of the same service or name.
+        A version or label that is given replaces the stored one of the same service or name. Versions without the name
+        of a service are those of the release's service, if it has only one.
         """
         with self.file.opened(write=True) as engine:
             stored = find_release(engine, release.id)
             if stored is not None:
                 services = {service.name: service for service in stored.services}
-                for new in release.services:
+                for given in release.services:
+                    is_only_one_meant = not given.name and len(services) == 1
+                    new = replace(given, name=next(iter(services))) if is_only_one_meant else given
                     # A service without a name until now is this one, so its versions go over to it.
                     old = services.get(new.name) or services.pop("", new)
                     services[new.name] = Service(new.name, new.baseline or old.baseline, new.canary or old.canary)

@@ -47,6 +47,7 @@ def test_an_intent_whose_grounds_hold_is_executed():
         ({"overtaken_by": "i2 (rollback) was requested after it"}, "i2 .rollback. was requested after it"),
         ({"data_hash": "sha256:x"}, "data have landed"),
         ({"policy_hash": "sha256:x"}, "policy has changed"),
+        ({"other_versions": "canary is 9, not 2"}, "canary is 9, not 2"),
         ({"hooks_hash": "sha256:x"}, "hooks or approvals have changed"),
         ({"approvers": frozenset()}, "0 of 1 approvals are valid"),
         ({"approvers": frozenset({"ann"})}, "0 of 1 approvals are valid"),
@@ -77,6 +78,7 @@ def test_against_the_verdict_only_by_break_glass(word):
 def test_holding_and_rolling_back_need_no_verdict_but_permission(action):
     intent = replace(INTENT, action=action, approvals_needed=0)
     check_execution(intent, replace(SITUATION, latest=None))
+    check_execution(intent, replace(SITUATION, other_versions="canary is 9, not 2"))
     with pytest.raises(Refused, match="ann no longer has permission"):
         check_execution(intent, replace(SITUATION, may_approve={"bob"}))
 

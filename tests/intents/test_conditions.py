@@ -13,7 +13,13 @@ from evaluator.intents.conditions import NO_HOOKS, PromotionCondition, list_cond
 from evaluator.records import Evidence, Period, Reason, Release, Service, Verdict, VerdictWord
 from evaluator.records.intents import Action, HookEntry
 
-GO = Verdict(Release("cart@2"), VerdictWord.GO, (), "promote cart@2", Evidence(), "native", "fixed", 0.05)
+
+def compared(*arms, **fields):
+    """What is known of a release whose candidates `arms` were compared."""
+    return Evidence(comparisons=tuple(SimpleNamespace(arm=arm) for arm in arms), **fields)
+
+
+GO = Verdict(Release("cart@2"), VerdictWord.GO, (), "promote cart@2", compared("canary"), "native", "fixed", 0.05)
 AGAIN = "judge it again: `evaluator verdict cart@2`"
 
 
@@ -22,7 +28,16 @@ def listed(monkeypatch):
     """List the conditions of a verdict of so many seconds ago, under what the store and the policy say."""
 
     def unmet(
-        age_s=60.0, *, stale=False, live=False, data="sha256:d", policy="sha256:p", hooks=True, command=(), **changes
+        age_s=60.0,
+        *,
+        stale=False,
+        live=False,
+        data="sha256:d",
+        policy="sha256:p",
+        hooks=True,
+        command=(),
+        stored=None,
+        **changes,
     ):
         now = datetime.now(UTC)
         monkeypatch.setattr(conditions, "datetime", SimpleNamespace(now=lambda zone: now))
@@ -40,9 +55,10 @@ def listed(monkeypatch):
                 hooks={Action.PROMOTE if hooks else Action.HOLD: (HookEntry("command", {"run": command}),)},
             ),
         )
-        store = SimpleNamespace(data=SimpleNamespace(runs=lambda release: ()), reading=nullcontext)
+        control = SimpleNamespace(release=lambda release: stored or changes.get("release", GO.release))
+        store = SimpleNamespace(data=SimpleNamespace(runs=lambda release: ()), control=control, reading=nullcontext)
         listed = list_conditions(store, rules, Verdict(**(fields | current)))
-        assert len(listed) == 11
+        assert len(listed) == 12
         return [(condition.text, condition.description, condition.remedy) for condition in listed if not condition.met]
 
     return unmet
@@ -71,7 +87,7 @@ YOUNG = "it was judged within the last 30 min"
             AGAIN,
         ),
         (
-            {"evidence": Evidence(incomplete=True)},
+            {"evidence": compared("canary", incomplete=True)},
             "every run was complete",
             "a run ended early",
             "load it again",
@@ -98,17 +114,47 @@ def test_a_go_of_the_last_half_hour_meets_all(listed, age_s):
     assert listed(age_s) == []
 
 
-BEST = "the arm blue is GO, and hooks get the version of canary"
-ALONE = "import or load blue alone, as canary of a release of its own, and judge that"
+@pytest.mark.parametrize(
+    ("arms", "best", "says"),
+    [
+        (["canary", "blue"], "canary", ""),
+        (["canary", "blue"], "blue", "the candidate is blue, and hooks get the version of canary"),
+        (["canary", "canary"], "", ""),
+        (["blue", "blue"], "", "the candidate is blue, and hooks get the version of canary"),
+        (["canary", "blue"], "", "none of blue, canary is GO"),
+        ([], "", "canary was not compared"),
+    ],
+)
+def test_hooks_promote_no_other_arm_than_the_one_that_is_go(listed, arms, best, says):
+    """Of several candidates a reason names the one that is GO; a single one is it, whatever its name."""
+    reasons = (Reason("best_arm", f"{best}: p95 is within its margin", arm=best),) if best else ()
+    which = "blue" if "is blue" in says else "each candidate"
+    remedy = f"import or load {which} alone, as canary of a release of its own, and judge that"
+    unmet = [("hooks get the version of the arm that is GO", says, remedy)] if says else []
+    assert listed(evidence=compared(*arms), reasons=reasons) == unmet
 
 
 @pytest.mark.parametrize(
-    ("arm", "unmet"),
-    [("canary", []), ("blue", [("hooks get the version of the arm that is GO", BEST, ALONE)])],
+    ("judged", "stored", "says"),
+    [
+        ([("cart", "1", "2")], [("cart", "1", "2")], ""),
+        ([("", "1", "2")], [("cart", "1", "2")], ""),
+        ([("cart", "1", "2")], [("cart", "1", "9")], "canary is 9, not 2"),
+        ([("cart", "1", "")], [("cart", "1", "2")], "canary is 2, not of an unknown version"),
+        (
+            [("cart", "1", "2")],
+            [("cart", "1", "2"), ("", "", "9")],
+            "baseline is of an unknown version, not 1 and canary is cart=2,=9, not 2",
+        ),
+    ],
 )
-def test_hooks_promote_no_other_arm_than_the_one_that_is_go(listed, arm, unmet):
-    reason = Reason("best_arm", f"{arm}: p95 is within its margin", arm=arm)
-    assert listed(reasons=(reason,)) == unmet
+def test_hooks_get_the_versions_that_were_judged(listed, judged, stored, says):
+    release, now = (
+        Release("cart@2", tuple(Service(*service) for service in services)) for services in (judged, stored)
+    )
+    text = "the versions are those that were judged"
+    unmet = [(text, f"the versions are not those that were judged: {says}", AGAIN)] if says else []
+    assert listed(release=release, stored=now) == unmet
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 
 from evaluator.errors import Refused, StoreBusy, UsageError
 from evaluator.intents import approve, ask, execute, execute_waiting, resolve, retry, run_worker, system_person
+from evaluator.records import Release, Service
 from evaluator.records.intents import HookOutcome, IntentState
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -91,6 +92,30 @@ def test_an_announcement_that_fails_leaves_the_promotion_done(store, policy, act
     assert promoted(store, rules, action_request).state is IntentState.ACKNOWLEDGED
 
 
+def test_no_version_is_promoted_that_was_not_judged_but_a_rollback_is_executed(
+    store, policy, action_request, script, lines
+):
+    hooks = f"promote: [{script('${canary}', undo='back')}]"
+    rules = policy(f"hooks: {{{hooks}}}\n")
+    waits = ask(store, rules, system_person(), action_request())
+    store.control.add_release(Release("cart@1.9.0", (Service("", canary="9.9"),)))  # as an import of the same files
+    (service,) = store.control.release("cart@1.9.0").services
+    assert (service.name, service.canary) == ("cart", "9.9")
+    assert execute(store, lambda _: rules, waits.id, "w").state is IntentState.FAILED
+    says = "the versions are not those that were judged: canary is 9.9, not 1.9.0"
+    assert says in store.control.audit()[-1].text
+    with pytest.raises(Refused, match=says):
+        promoted(store, rules, action_request)
+    assert lines() == []
+    store.control.add_release(Release("cart@1.9.0", (Service("", canary="1.9.0"),)))
+    again = policy(f"hooks: {{{hooks}}}\napprovals: {{expires: 5h}}\n")  # another request than the failed one
+    assert promoted(store, again, action_request).state is IntentState.ACKNOWLEDGED
+    store.control.add_release(Release("cart@1.9.0", (Service("cart", canary="9.9"),)))
+    back = ask(store, again, system_person(), action_request("rollback"))
+    assert execute(store, lambda _: again, back.id, "w").state is IntentState.ACKNOWLEDGED
+    assert lines() == ["1.9.0", "back"]
+
+
 def test_a_rollback_takes_back_what_was_done_the_last_hook_first(store, policy, action_request, script, lines):
     rules = policy(
         f"hooks:\n  promote: [{script('one', undo='not-one')}, {script('told')}, {script('two', undo='not-two')}]\n"
@@ -109,6 +134,21 @@ def test_a_rollback_takes_back_what_was_done_the_last_hook_first(store, policy, 
             action_request("rollback", reason="again"),
         )
     assert "no promotion of it was executed" in caught.value.message
+
+
+def test_going_back_does_not_stop_at_a_required_hook_that_fails(store, policy, action_request, script, lines):
+    """The undo of the last hook fails first; traffic goes back all the same, and a retry tries the rest again."""
+    required = ", required: true"
+    rules = policy(
+        f"hooks:\n  promote: [{script('traffic', undo='traffic-back', extra=required)},"
+        f" {{command: {{run: ['true'], undo: ['false']{required}}}}}]\n"
+        f"  rollback: [undo, {script('own', code=1, extra=required)}, {script('last')}]\n"
+    )
+    promoted(store, rules, action_request)
+    back = ask(store, rules, system_person(), action_request("rollback", reason="carts are odd"))
+    assert execute(store, lambda _: rules, back.id, "w2").state is IntentState.FAILED
+    assert lines() == ["traffic", "traffic-back", "own", "last"]
+    assert store.control.audit()[-1].text == "hook 1 (command) failed; hook 3 (command) failed"
 
 
 def test_a_rollback_undoes_by_the_options_that_were_executed(store, policy, action_request, script, lines):
@@ -225,6 +265,20 @@ def test_a_worker_executes_what_is_approved_as_it_comes(store, policy, action_re
         worker.join(10)
     assert lines() == ["one"]
     assert messages == ["i1 (promote cart@1.9.0) is acknowledged"]
+
+
+def test_a_worker_that_is_stopped_begins_no_other_intent(store, policy, action_request):
+    hook = "[{command: {run: ['true']}}]"
+    rules, stop = policy(f"hooks: {{hold: {hook}, rollback: {hook}}}\n"), threading.Event()
+    first, second = (ask(store, rules, system_person(), action_request(action)) for action in ("hold", "rollback"))
+
+    def load(_release):
+        stop.set()  # a signal during the first
+        return rules
+
+    assert [intent.id for intent in execute_waiting(store, load, "w", stop=stop)] == [first.id]
+    assert execute_waiting(store, load, "w", stop=stop) == ()
+    assert store.control.intent(second.id).state is IntentState.APPROVED
 
 
 def test_a_worker_outlives_a_broken_policy(store, policy, action_request, script, lines):

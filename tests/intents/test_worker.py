@@ -40,7 +40,7 @@ def work(monkeypatch):
             stamps_read.append(stamps[len(stamps_read)])
             return stamps_read[-1]
 
-        def execute_all(_store, _load, worker, *, failed):
+        def execute_all(_store, _load, worker, *, stop, failed):
             workers.append(worker)
             turns.append(len(stamps_read))
             answer = next(answers, ())

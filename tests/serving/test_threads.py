@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 
 import pytest
+import uvicorn
 
 from evaluator.serving import threads
+from evaluator.serving.server import _Server
 
 
 @pytest.mark.parametrize("terminal_is_closed", [False, True])
@@ -39,3 +42,15 @@ def test_an_idle_thread_ends_without_a_word(monkeypatch):
     monkeypatch.setattr(threads, "_threads", [])
     threads.start_thread(threading.Event.wait, "worker")
     threads.end_threads(pytest.fail)
+
+
+def test_nothing_is_begun_while_connections_are_being_closed(monkeypatch):
+    stop, was_set = threading.Event(), []
+    monkeypatch.setattr(threads, "_stop", stop)
+
+    async def close(_server, _sockets):
+        was_set.append(stop.is_set())
+
+    monkeypatch.setattr(uvicorn.Server, "shutdown", close)
+    asyncio.run(_Server(uvicorn.Config("x:y")).shutdown())
+    assert was_set == [True]
