@@ -9,7 +9,8 @@ undo(context, earlier)     restore what `read` returned; a BaseHook with `_read`
 ```
 
 A hook that gives traffic to something first looks whether that can serve it, in `test` and in `execute` alike
-(`_check_target`). Going back is never refused for that reason: neither `undo`, nor a hook of the action rollback.
+(`_check_target`). Going back is never refused for that reason: neither `undo`, nor a hook of the action rollback, nor
+one of the action hold that only takes traffic from the candidate (`_moves_back`).
 
 An outcome is `acknowledged` (done, and confirmed), `failed` (not done) or `unknown` (may or may not be done: a person
 decides). A hook of ours raises HookError when nothing was changed; whatever else is raised makes the outcome unknown.
@@ -67,7 +68,7 @@ class HookContext:
     """go, no_go or inconclusive."""
     verdict_hash: str
     baseline: str
-    """Version."""
+    """Version; empty: it is not known."""
     canary: str
     requester: str
     reason: str
@@ -82,6 +83,10 @@ class HookContext:
     def words(self) -> dict[str, str]:
         """Return the fields that templates may name and receivers get, by their name; none is a secret."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name in WORDS}
+
+    def known_words(self) -> dict[str, str]:
+        """Return `words` without versions that are not known: a program would act with an empty one."""
+        return {word: value for word, value in self.words().items() if value or word not in ("baseline", "canary")}
 
     def left_s(self) -> float:
         """Seconds until the intent expires; negative afterwards."""
@@ -175,7 +180,7 @@ class BaseHook(Generic[O]):
 
         def check_and_execute() -> Outcome:
             """Refuse a target that cannot serve, except on the way back; then execute the hook."""
-            if context.action != "rollback":
+            if not self._goes_back(context.action):
                 self._check_target()
             return self._execute(context)
 
@@ -223,7 +228,7 @@ class BaseHook(Generic[O]):
         def check() -> Outcome:
             """Test the hook, and refuse a target that cannot serve, except on the way back."""
             outcome = self._test()
-            if action != "rollback":
+            if not self._goes_back(action):
                 self._check_target()
             return outcome
 
@@ -231,10 +236,9 @@ class BaseHook(Generic[O]):
 
     def find_obstacle(self, action: Action) -> str:
         """Say why the hook would be refused now, because its target cannot serve; empty if it would not."""
-        if action == "rollback":
-            return ""
         try:
-            self._call(self._check_target)
+            if not self._call(lambda: self._goes_back(action)):
+                self._call(self._check_target)
         except EvaluatorError as error:
             return self._remove_secrets(_to_failed_outcome(error).did)
         return ""
@@ -249,6 +253,14 @@ class BaseHook(Generic[O]):
     def _describe_undo(self, words: Mapping[str, str]) -> str:
         """Say in one sentence what undoing will do, as `_describe`."""
         return f"takes back: {self._describe(words)}"
+
+    def _goes_back(self, action: Action) -> bool:
+        """Whether the hook goes back in an action: then it is not refused because its target cannot serve."""
+        return action == "rollback" or (action == "hold" and self._moves_back())
+
+    def _moves_back(self) -> bool:
+        """Whether executing the hook now would only take traffic from the candidate, where hooks can tell."""
+        return False
 
     def _check_target(self) -> None:
         """Raise HookError if what the hook gives traffic to cannot serve it. Other hooks have nothing to check."""

@@ -113,7 +113,7 @@ class Command(BaseHook[CommandOptions]):
         program, words = template[0], context.words()
         names = ["PATH", *self.options.environment]
         variables = {name: self.environment[name] for name in names if name in self.environment}
-        variables |= {f"EVALUATOR_{word.upper()}": value for word, value in words.items()}
+        variables |= {f"EVALUATOR_{word.upper()}": value for word, value in context.known_words().items()}
         command = [self._find_program(program), *(_fill_argument(argument, words) for argument in template[1:])]
         limit_s = min(self.options.timeout, context.left_s())
         with tempfile.TemporaryFile() as output:

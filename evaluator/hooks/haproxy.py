@@ -21,7 +21,7 @@ from evaluator.hooks.base import BaseHook, HookContext, Outcome
 from evaluator.hooks.haproxy_state import Backend, explain_refused_weights, parse_backend
 from evaluator.hooks.network import MaybeSent, NetworkOptions, resolve_allowed
 from evaluator.hooks.options import Text
-from evaluator.hooks.weights import AnyWeights, ServerName, check_earlier, show_weights
+from evaluator.hooks.weights import AnyWeights, ServerName, check_earlier, moves_back, show_weights
 
 _LONGEST_ANSWER = 1 << 20
 
@@ -64,6 +64,10 @@ class HaProxy(BaseHook[HaProxyOptions]):
         self._check_some_traffic(backend)
         notes = backend.describe_limits(self.options.weights)
         return Outcome("acknowledged", "; ".join([f"HAProxy answers; the weights are {self._show(backend)}", *notes]))
+
+    def _moves_back(self) -> bool:
+        """Whether the weights only take traffic from the candidate. Raises HookError."""
+        return moves_back(self.options.weights, self._read_backend().read_weights(self.options.weights))
 
     def _check_target(self) -> None:
         """Raise HookError for servers that are unknown or cannot serve, or weights that cannot be set."""
@@ -117,7 +121,7 @@ class HaProxy(BaseHook[HaProxyOptions]):
 
     def _execute(self, context: HookContext) -> Outcome:
         """Set the weights of the options. Raises HookError, MaybeSent."""
-        if context.action == "rollback":
+        if self._goes_back(context.action):
             self._check_some_traffic(self._read_backend())
             return self._go_back(self.options.weights)
         return self._set_weights(self.options.weights)

@@ -30,7 +30,7 @@ from evaluator.hooks.kubernetes_routes import (
 )
 from evaluator.hooks.network import MaybeSent, TlsOptions, send
 from evaluator.hooks.options import SecretName, Text
-from evaluator.hooks.weights import check_some_traffic, show_weights
+from evaluator.hooks.weights import check_some_traffic, moves_back, show_weights
 
 K8sName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
 ServiceName = Annotated[str, Field(pattern=r"^([a-z0-9-]{1,63}/)?[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
@@ -107,6 +107,13 @@ class Kubernetes(BaseHook[KubernetesOptions]):
             description = "; ".join([description, *describe_limits(resource, self._weights)])
         return Outcome("acknowledged", description)
 
+    def _moves_back(self) -> bool:
+        """Whether the weights of the route only take traffic from the candidate, in each rule. Raises HookError."""
+        if not self.options.route:
+            return False
+        rules = read_weights(self._get_object(), self._weights).values()
+        return bool(rules) and all(moves_back(self._weights, rule["weights"]) for rule in rules)
+
     def _check_target(self) -> None:
         """Raise HookError for a service without ready endpoints, or a Rollout that cannot be promoted as it is."""
         if self.options.rollout:
@@ -130,11 +137,12 @@ class Kubernetes(BaseHook[KubernetesOptions]):
 
     def _execute(self, context: HookContext) -> Outcome:
         """Change the Rollout, or the weights of the route, as the options say. Raises HookError, MaybeSent."""
+        is_going_back = self._goes_back(context.action)  # by the weights before the change
         resource = self._get_object()
         if self.options.rollout:
             return self._change_rollout(resource, self.options.rollout.do)
         outcome = self._change_route(resource, set_weights(resource, self._weights))
-        return self._report_unready(outcome) if context.action == "rollback" else outcome
+        return self._report_unready(outcome) if is_going_back else outcome
 
     def can_undo(self) -> bool:
         """Whether `undo` works: for all but a promotion of an Argo Rollout, which is aborted instead."""

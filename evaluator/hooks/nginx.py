@@ -22,7 +22,7 @@ from evaluator.errors import HookError
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
 from evaluator.hooks.network import MaybeSent
 from evaluator.hooks.options import HookOptions, Seconds, Text
-from evaluator.hooks.weights import Weights, show_weights
+from evaluator.hooks.weights import Weights, moves_back, show_weights
 from evaluator.replacing import replace_file
 
 MARK = "# Written by the release evaluator. Changes are lost."
@@ -81,8 +81,18 @@ class Nginx(BaseHook[NginxOptions]):
         folder = Path(self.options.file).parent
         if not os.access(folder, os.W_OK):
             raise HookError(f"{folder} cannot be written to")
-        self._test_configuration(text or "")
+        self._explain_unread(text or "", is_refused=True)
+        if not text or text.isspace():  # found in every output of nginx
+            why = "does not exist yet" if text is None else "is empty"
+            raise HookError(
+                f"it is not known whether nginx reads {self.options.file}: it {why}",
+                hint=f"begin it with the line `{MARK}`, with the upstream as it is now below, and let nginx include it",
+            )
         return Outcome("acknowledged", "nginx accepts its configuration as it is; nothing was written")
+
+    def _moves_back(self) -> bool:
+        """Whether the weights only take traffic from the candidate. Raises HookError."""
+        return moves_back(self.options.weights, _read_weights(self._read() or ""))
 
     def _check_target(self) -> None:
         """Raise HookError if a server that is to get traffic accepts no connection."""
@@ -133,8 +143,9 @@ class Nginx(BaseHook[NginxOptions]):
             server_lines.append(f"    server {address} {state};  # {name}")
         setting_lines = [f"    {setting};" for setting in options.settings]
         lines = [MARK, f"upstream {options.upstream} {{", *server_lines, *setting_lines, "}", ""]
-        outcome = self._install("\n".join(lines))
-        return self._report_unreachable(outcome, options.weights) if context.action == "rollback" else outcome
+        is_going_back = self._goes_back(context.action)  # by the weights before the change
+        outcome = self._install("\n".join(lines), is_going_back=is_going_back)
+        return self._report_problems(outcome, options.weights) if is_going_back else outcome
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - as above
         """Write the earlier text of the file again (`earlier`; None: there was no file), and let nginx reload it.
@@ -145,25 +156,29 @@ class Nginx(BaseHook[NginxOptions]):
             raise HookError(
                 "there was no file of the evaluator before, so there is nothing to restore", hint="write it by hand"
             )
-        return self._report_unreachable(self._install(earlier), _read_weights(earlier))
+        return self._report_problems(self._install(earlier, is_going_back=True), _read_weights(earlier))
 
-    def _report_unreachable(self, outcome: Outcome, weights: Mapping[str, int]) -> Outcome:
-        """Return the outcome of going back, failed if a server with traffic accepts no connection: it is done then."""
+    def _report_problems(self, outcome: Outcome, weights: Mapping[str, int]) -> Outcome:
+        """Return the outcome of going back, failed where something is missing, although the file is written.
+
+        A server with traffic accepts no connection, or nginx does not read the file.
+        """
         unreachable = self._list_unreachable(weights)
-        if not unreachable:
+        if not unreachable and outcome.state == "acknowledged":
             return outcome
-        return Outcome("failed", f"not everything is as before: {'; '.join(unreachable)}; {outcome.did}")
+        return Outcome("failed", f"not everything is as before: {'; '.join([*unreachable, outcome.did])}")
 
-    def _install(self, text: str) -> Outcome:
+    def _install(self, text: str, *, is_going_back: bool) -> Outcome:
         """Write the file, test nginx's configuration, and reload nginx.
 
         Raises HookError if nginx refuses it, or does not read it, after the earlier file was put back; MaybeSent if
-        nginx may reload it.
+        nginx may reload it. If `is_going_back`, a file that nginx does not read is left there, and the outcome is
+        failed.
         """
         earlier = self._read()
         _replace_file(self.options.file, text)
         try:
-            self._test_configuration(text)
+            unread = self._explain_unread(text, is_refused=not is_going_back)
             output = self._run_nginx("-s", "reload")
         except HookError:
             if earlier is None:
@@ -171,16 +186,24 @@ class Nginx(BaseHook[NginxOptions]):
             else:
                 _replace_file(self.options.file, earlier)
             raise
+        if unread:
+            description = f"{unread}; the file is written, and nginx has reloaded its configuration"
+            return Outcome("failed", description, response=output)
         description = f"nginx has reloaded {self.options.file}"
         return Outcome("acknowledged", description, earlier=earlier, response=output)
 
-    def _test_configuration(self, text: str) -> None:
-        """Let nginx test its configuration. Raises HookError if it refuses it, or if no file of it has `text`."""
-        if text not in self._run_nginx("-T"):  # tests, and writes out all files that it reads
-            raise HookError(
-                f"nginx does not read {self.options.file}: it is not in what `nginx -T` writes out",
-                hint=f"write `include {self.options.file};` into the block http of its configuration",
-            )
+    def _explain_unread(self, text: str, *, is_refused: bool) -> str:
+        """Let nginx test its configuration; returns that it does not read the file with `text`, empty if it does.
+
+        Raises HookError if nginx refuses its configuration, and, if `is_refused`, instead of returning a text.
+        """
+        if text in self._run_nginx("-T"):  # tests, and writes out all files that it reads
+            return ""
+        unread = f"nginx does not read {self.options.file}: it is not in what `nginx -T` writes out"
+        hint = f"write `include {self.options.file};` into the block http of its configuration"
+        if is_refused:
+            raise HookError(unread, hint=hint)
+        return f"{unread} ({hint})"
 
     def _run_nginx(self, *arguments: str) -> str:
         """Run nginx with arguments and return what it writes.

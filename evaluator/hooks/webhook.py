@@ -92,7 +92,7 @@ class Webhook(BaseHook[WebhookOptions]):
         accepts it once; `id_suffix` makes another id.
         """
         message_id = context.idempotency_key + id_suffix
-        message = {"type": event_type, "timestamp": datetime.now(UTC).isoformat(), "data": context.words()}
+        message = {"type": event_type, "timestamp": datetime.now(UTC).isoformat(), "data": context.known_words()}
         body = json.dumps(message).encode()
         secret = self._fill_secrets(self.options.secret)
         maybe_accepted = False  # in any attempt so far

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from evaluator.errors import HookError
+from evaluator.records import CANDIDATE
 
 ServerName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_.:-]+$")]
 
@@ -25,6 +26,20 @@ Weights = Annotated[AnyWeights, AfterValidator(check_some_traffic)]
 """Server to weight, of all servers: one has more than 0."""
 
 _WEIGHTS: TypeAdapter[dict[str, int]] = TypeAdapter(AnyWeights)
+
+
+def moves_back(weights: Mapping[str, int], current: Mapping[str, int]) -> bool:
+    """Whether new weights take traffic from the candidate, or leave it as it is: all `…canary…` get no more than now.
+
+    Other servers get no less than now. `weights`, `current`: server → weight. False if no server has such a name, or if
+    a current weight is not known.
+    """
+    if not any(CANDIDATE in name.lower() for name in weights) or not set(weights) <= set(current):
+        return False
+    return all(
+        weight <= current[name] if CANDIDATE in name.lower() else weight >= current[name]
+        for name, weight in weights.items()
+    )
 
 
 def show_weights(weights: Mapping[str, int]) -> str:

@@ -51,6 +51,13 @@ def test_it_is_given_what_is_listed_and_what_was_decided():
     assert "HIDDEN" not in names
 
 
+def test_a_version_that_is_not_known_is_not_set():
+    hook = python("import os; print(*sorted(name for name in os.environ if name.startswith('EVALUATOR_')))")
+    names = set(hook.execute(make_context(canary="", reason="")).response.split())
+    assert {"EVALUATOR_BASELINE", "EVALUATOR_REASON"} <= names
+    assert "EVALUATOR_CANARY" not in names
+
+
 def test_output_that_repeats_the_environment_is_not_kept():
     hook = make_hook(
         "command",

@@ -8,6 +8,7 @@ from hooks_world import balancing, make_context, split_of
 
 from evaluator.errors import PolicyError
 from evaluator.hooks import make_hook
+from evaluator.hooks.weights import moves_back
 
 
 @pytest.fixture(scope="module")
@@ -309,3 +310,34 @@ def test_a_hook_may_take_all_from_the_servers_it_names_while_another_has_traffic
     ):
         assert (outcome.state, "no request would be served" in outcome.did) == ("failed", True)
     assert hook_for(proxy).read() == {"baseline": 90, "canary": 0}
+
+
+@pytest.mark.usefixtures("ready")
+def test_holding_is_going_back_where_it_only_takes_traffic_from_the_candidate(proxy):
+    command(proxy, "set server shop/baseline state maint")
+    back, more = (hook_for(proxy, weights={"baseline": 95, "canary": weight}) for weight in (0, 11))
+    assert back.find_obstacle("hold") == ""
+    assert back.test("hold").state == "acknowledged"
+    outcome = back.execute(make_context(action="hold"))
+    assert (outcome.state, "baseline was enabled" in outcome.did) == ("acknowledged", True)
+    assert hook_for(proxy).read() == {"baseline": 95, "canary": 0}
+    command(proxy, "set server shop/baseline state maint")
+    assert "baseline is in maintenance" in more.find_obstacle("hold")
+    assert "baseline is in maintenance" in back.find_obstacle("promote")
+    assert more.test("hold").state == more.execute(make_context(action="hold")).state == "failed"
+
+
+@pytest.mark.parametrize(
+    ("weights", "current", "is_back"),
+    [
+        ({"baseline": 100, "canary": 0}, {"baseline": 0, "canary": 100}, True),
+        ({"cart-canary": 0}, {"cart-canary": 5}, True),
+        ({"baseline": 9, "canary": 1}, {"baseline": 9, "canary": 1}, True),
+        ({"baseline": 9, "canary": 2}, {"baseline": 9, "canary": 1}, False),
+        ({"baseline": 1, "canary": 1}, {"baseline": 9, "canary": 1}, False),
+        ({"blue": 9, "green": 0}, {"blue": 0, "green": 9}, False),
+        ({"baseline": 9, "canary": 0}, {"canary": 1}, False),
+    ],
+)
+def test_weights_move_back_if_the_canary_gets_no_more_and_others_no_less(weights, current, is_back):
+    assert moves_back(weights, current) is is_back

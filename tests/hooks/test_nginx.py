@@ -158,6 +158,33 @@ def test_a_file_that_nginx_does_not_read_is_not_left_there(proxy, tmp_path):
     assert "nginx does not read" in hook.test().did
 
 
+@pytest.mark.parametrize("text", [None, "", "\n"])
+def test_a_test_does_not_accept_a_file_of_which_nothing_is_known(proxy, tmp_path, text):
+    _, options, _ = proxy
+    file = tmp_path / "later.conf"
+    if text is not None:
+        file.write_text(text)
+    outcome = hook_for(options, file=str(file)).test()
+    why = "does not exist yet" if text is None else "is empty"
+    says = f"it is not known whether nginx reads {file}: it {why}"
+    assert (outcome.state, says in outcome.did) == ("failed", True)
+
+
+@pytest.mark.parametrize("action", ["undo", "rollback", "hold", "promote"])
+def test_going_back_is_not_refused_where_nginx_does_not_read_the_file_any_more(proxy, tmp_path, action):
+    _, options, _ = proxy
+    file = tmp_path / "elsewhere.conf"
+    now = f"{MARK}\nupstream shop {{\n    server a down;  # baseline\n    server b weight=1;  # canary\n}}\n"
+    earlier = now.replace("weight=1", "weight=2")
+    file.write_text(now)
+    hook = hook_for(options, file=str(file), weights={"baseline": 1, "canary": 0})
+    outcome = hook.undo(make_context(), earlier) if action == "undo" else hook.execute(make_context(action=action))
+    assert (outcome.state, "nginx does not read" in outcome.did) == ("failed", True)
+    assert ("the file is written" in outcome.did) == (file.read_text() != now) == (action != "promote")
+    if action == "undo":
+        assert file.read_text() == earlier
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

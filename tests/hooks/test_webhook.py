@@ -27,6 +27,12 @@ def test_the_published_library_believes_it(receiver):
     assert request.path == "/in?team=a"
 
 
+def test_a_version_that_is_not_known_is_not_sent(receiver):
+    hook_for(receiver).execute(make_context(baseline="", outcome=""))
+    data = json.loads(receiver.requests[0].body)["data"]
+    assert ("baseline" in data, "canary" in data, data["outcome"]) == (False, True, "")
+
+
 def test_one_id_over_all_attempts_and_each_is_signed(receiver):
     receiver.answers = [reply(500), reply(503, Retry_After="0"), lambda h, s: h.connection.close(), reply(204, b"")]
     assert hook_for(receiver).execute(make_context()).state == "acknowledged"
