@@ -27,6 +27,7 @@ from evaluator.hooks.kubernetes_routes import (
     restore_weights,
     set_weights,
     show_rule_weights,
+    sum_weights,
 )
 from evaluator.hooks.network import MaybeSent, TlsOptions, send
 from evaluator.hooks.options import SecretName, Text
@@ -112,7 +113,9 @@ class Kubernetes(BaseHook[KubernetesOptions]):
         if not self.options.route:
             return False
         rules = read_weights(self._get_object(), self._weights).values()
-        return bool(rules) and all(moves_back(self._weights, rule["weights"]) for rule in rules)
+        return bool(rules) and all(
+            moves_back(self._weights, sum_weights(rule["weights"], self._weights)) for rule in rules
+        )
 
     def _check_target(self) -> None:
         """Raise HookError for a service without ready endpoints, or a Rollout that cannot be promoted as it is."""

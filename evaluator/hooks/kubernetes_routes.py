@@ -119,6 +119,14 @@ def show_rule_weights(weights: RuleWeights) -> str:
     return "; ".join(f"rule {index}: {show_weights(entry['weights'])}" for index, entry in weights.items())
 
 
+def sum_weights(weights: Mapping[str, int], services: Collection[str]) -> dict[str, int]:
+    """Sum the weights of a rule's references (label → weight) by service: service → weight."""
+    sums = dict.fromkeys(services, 0)
+    for label, weight in weights.items():
+        sums[label.partition(" ")[0].partition(":")[0]] += weight
+    return sums
+
+
 def list_services_with_traffic(weights: RuleWeights, services: Collection[str]) -> list[str]:
     """List the services that have a weight above 0 in any rule."""
     labels = {label for entry in weights.values() for label, weight in entry["weights"].items() if weight}

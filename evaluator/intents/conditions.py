@@ -46,7 +46,7 @@ def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[Pro
         runs = store.data.runs(release)
         is_policy_same = verdict.policy_hash == hash_policy_now(store, policy, release)
         are_data_same = bool(hash_data_now(store, release, verdict.data_hash))
-        other_versions = explain_other_versions(verdict.release, store.control.release(release))
+        current_release = store.control.release(release)
     rejudge = f"judge it again: `{policy.command(release)}`"
     word_text = verdict.word.value.replace("_", "-").upper()
     return (
@@ -96,12 +96,7 @@ def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[Pro
         _check_age(verdict, policy.promotion.approvals.max_age, rejudge),
         _check_hooks(policy),
         _check_versions(policy, verdict.release),
-        PromotionCondition(
-            "the versions are those that were judged",
-            met=not other_versions,
-            otherwise=other_versions,
-            remedy=rejudge,
-        ),
+        _check_judged_versions(verdict.release, current_release, rejudge),
     )
 
 
@@ -148,6 +143,14 @@ def _check_versions(policy: Policy, release: Release) -> PromotionCondition:
         met=not unknown,
         otherwise=" and ".join(f"a hook uses ${{{arm}}}, and no version of {arm} is known" for arm in unknown),
         remedy="land its data again with " + " and ".join(f"--{arm}-version" for arm in unknown),
+    )
+
+
+def _check_judged_versions(judged: Release, current: Release, remedy: str) -> PromotionCondition:
+    """Check that the release has the versions now that it had when it was judged: hooks get those of now."""
+    other_versions = explain_other_versions(judged, current)
+    return PromotionCondition(
+        "the versions are those that were judged", met=not other_versions, otherwise=other_versions, remedy=remedy
     )
 
 

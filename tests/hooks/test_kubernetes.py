@@ -235,6 +235,23 @@ def test_a_service_without_ready_endpoints_gets_nothing_and_going_back_is_not_re
     assert (back.state, patches(api)[-1][1]["spec"]["rules"][0]["backendRefs"][0]["weight"]) == ("failed", 0)
 
 
+def test_holding_is_going_back_where_it_only_takes_traffic_from_the_candidate(api):
+    references = api.objects[ROUTE]["spec"]["rules"][0]["backendRefs"]
+    references[0]["name"], references[1]["name"] = "foo", "foo-canary"
+    api.ready = {"default/foo": [False], "default/foo-canary": [True]}
+
+    def hook_with(canary):
+        return hook_for(api, route={"name": "foo-route", "weights": {"foo": 100, "foo-canary": canary}})
+
+    assert "foo has no ready endpoint" in hook_with(11).test("hold").did
+    assert hook_with(11).execute(make_context(action="hold")).state == "failed"
+    assert not patches(api)
+    assert hook_with(0).test("hold").state == "acknowledged"
+    held = hook_with(0).execute(make_context(action="hold"))
+    assert (held.state, "foo has no ready endpoint" in held.did) == ("failed", True)
+    assert [ref["weight"] for ref in api.objects[ROUTE]["spec"]["rules"][0]["backendRefs"]] == [100, 0]
+
+
 def test_an_account_that_may_not_look_at_endpoints_gives_no_traffic(api):
     list_slices, api.list_slices = api.list_slices, lambda _: (403, {"message": "forbidden"})
     outcome = route_hook(api).execute(make_context())

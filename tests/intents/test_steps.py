@@ -154,6 +154,12 @@ def test_versions_of_several_services_are_named():
 # ------------------------------------------------------------------ what is shown before
 
 
+def test_of_several_services_a_version_is_known_if_all_are():
+    release = Release("cart@2", (Service("cart", "1", "2"), Service("shop", "", "9")))
+    context = make_context(INTENT, release, None, plan_steps(RULES, Action.PROMOTE)[0][0])
+    assert (context.baseline, context.canary) == ("", "cart=2,shop=9")
+
+
 def test_a_preview_shows_what_will_happen_and_the_current_values(monkeypatch):
     rules = PromotionRules({"promote": (run("one", undo="back", required=True), run("two"))})
     planned, _ = plan_steps(rules, Action.PROMOTE)
