@@ -49,6 +49,9 @@ def _read_situation(store: Store, policy: Policy, intent: Intent, release: Relea
     may_approve = _list_approvers(intent, valid_approvals)
     if intent.approvals_needed == 0 and may_act_alone(rules, intent.requester_names, intent.action):
         may_approve |= {intent.requester}
+    other_versions = ""  # a rollback is executed whatever its verdict says
+    if latest and intent.action in PROMOTING:
+        other_versions = explain_other_versions(read_stored(latest).release, release)
     return Situation(
         now=now,
         latest=latest,
@@ -60,7 +63,7 @@ def _read_situation(store: Store, policy: Policy, intent: Intent, release: Relea
         may_approve=may_approve,
         max_age=timedelta(seconds=rules.approvals.max_age),
         overtaken_by=_explain_overtaking(store, intent),
-        other_versions=explain_other_versions(read_stored(latest).release, release) if latest else "",
+        other_versions=other_versions,
     )
 
 
