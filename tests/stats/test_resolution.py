@@ -321,6 +321,14 @@ def test_runs_in_microseconds_and_nanoseconds_decide_nothing_below_a_microsecond
     assert "import the old files as another release" in finding.remedy
 
 
+@pytest.mark.parametrize("whole_runs", [0, 2])
+def test_runs_in_microseconds_may_move_a_quantile_by_half_of_one_in_each_arm(whole_runs):
+    """A margin of 1.05 µs is more than a step, but not more than the doubt of both arms and a little variation."""
+    _, rows, _ = in_both_units(9_200, 9_200, 5, whole_runs, (LatencyQuantile(quantile=0.95), LatencyMean()))
+    assert [row.status for row in rows] == [OPEN if whole_runs else PASS] * 2
+    assert not rows[0].too_coarse
+
+
 @pytest.mark.parametrize("canary_ns", [200_000, 260_000])
 def test_longer_times_in_both_units_are_decided(canary_ns):
     metrics = (LatencyQuantile(quantile=0.5), LatencyMean())
