@@ -43,20 +43,26 @@ def check_resolution(context: RequestContext) -> Iterable[Finding]:
             remedy = f"a latency margin narrower than a step is not decided: {finer}, or allow more than one step"
             finding = warn(NAME, text, remedy)
         hidden = _list_hidden_endpoints(panel, scan.margin) if scan.enabled else []
+        if hidden:
+            hides = _fail_hidden(hidden, panel, scan.margin)
+            by_text[hides.text] = hides
         if not hidden or finding.level is not Level.OK:
             by_text[finding.text] = finding
-        if hidden:
-            text = (
-                f"the store keeps the times of {name_some(hidden)} in whole microseconds, too coarse for the shortest "
-                f"of them: rounding may hide a change of the typical time by {format_number(100 * scan.margin)} %, the "
-                "margin of the endpoint scan"
-            )
-            remedy = (
-                "more requests do not help: if the files have finer times, import them as another release; else time "
-                "several calls together"
-            )
-            by_text[text] = fail(NAME, text, remedy)
     yield from by_text.values()
+
+
+def _fail_hidden(endpoints: list[str], panel: Panel, margin: float) -> Finding:
+    """Forbid a GO, because the typical times of these endpoints may have changed by `margin`, that of the scan."""
+    kept = "in whole microseconds"
+    cure = "if the files have finer times, import them as another release; else time several calls together"
+    if panel.mixed_unit_ms:
+        kept += " in some of these runs"
+        cure = find_finer_times(panel.mixed_unit_ms, panel.units_per_ms, mixed_unit_ms=panel.mixed_unit_ms)
+    text = (
+        f"the store keeps the times of {name_some(endpoints)} {kept}, too coarse for the shortest of them: rounding "
+        f"may hide a change of the typical time by {format_number(100 * margin)} %, the margin of the endpoint scan"
+    )
+    return fail(NAME, text, f"more requests do not help: {cure}")
 
 
 def _list_hidden_endpoints(panel: Panel, margin: float) -> list[str]:
