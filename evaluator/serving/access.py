@@ -24,6 +24,10 @@ from urllib.parse import urlsplit
 TOKEN_KEY = "token"  # noqa: S105 the name of a parameter of the address
 _CONNECTIONS = Path("/proc/net")
 """Where Linux lists the connections of this machine, with the account of each end that is here."""
+UNLISTED = -1
+"""In the place of an account: the system lists connections, but not this one; who opened it is not known."""
+_ESTABLISHED = "01"
+"""State of a connection that both ends have open. Later states are listed under account 0 once its process is gone."""
 _READS = 3
 """How often that list is read until a connection is found: while it is read, entries may move and be missed."""
 
@@ -37,6 +41,9 @@ class Refusal(StrEnum):
     """It came through a proxy, or the address has another host than this machine's own."""
     OTHER_PAGE = "other-page"
     """It was not opened by a page of this app: by one of another server, or by a program."""
+    NOT_LISTED = "not-listed"
+    """The system does not list whose connection it is: the program that opened it has closed it already, or runs
+    elsewhere."""
     NOT_STARTED = "not-started"
     """The app was started by another command than `evaluator app`, so there is no token."""
 
@@ -53,6 +60,10 @@ EXPLANATIONS: Mapping[Refusal, tuple[str, str]] = {
     Refusal.OTHER_PAGE: (
         "This connection was not opened by a page of the app: it may only read.",
         "To act, open the address that `evaluator app` printed at its start, in a browser.",
+    ),
+    Refusal.NOT_LISTED: (
+        "This connection may only read: the system does not say which account of this machine opened it.",
+        "To act, open the address that `evaluator app` printed, in a browser of this machine or through `ssh -L`.",
     ),
     Refusal.NOT_STARTED: (
         "The app was not started by `evaluator app`: it may only be read.",
@@ -86,6 +97,8 @@ class Access:
         """
         if not hmac.compare_digest(token.encode(), self.token.encode()) or not _is_direct(headers):
             return None
+        if account == UNLISTED:
+            return None
         if self._token_account is None:
             self._token_account = account
         return self._make_session(account) if account == self._token_account else None
@@ -99,6 +112,8 @@ class Access:
         # A browser states which page opens a connection, and a page of another server cannot change that.
         if headers.get("origin", "").lower() not in {f"{scheme}://{headers['host'].lower()}" for scheme in _SCHEMES}:
             return Refusal.OTHER_PAGE
+        if account == UNLISTED:
+            return Refusal.NOT_LISTED
         session = cookies.get(self.cookie_name, "")
         if not hmac.compare_digest(session.encode(), self._make_session(account).encode()):
             return Refusal.NO_SESSION
@@ -162,8 +177,8 @@ def _is_loopback(host: str) -> bool:
 def find_peer_account(client: tuple[str, int] | None, server: tuple[str, int] | None) -> int | None:
     """Find the number of the account whose process opened a connection from this machine to this server.
 
-    `client`, `server`: address and port of both ends. None: not known, because the system does not say it (only Linux
-    does) or the connection has ended.
+    `client`, `server`: address and port of both ends. None: the system does not say it (only Linux does). UNLISTED: it
+    does, but not of this connection, which one end has closed, or which does not come from this machine.
     """
     if not client or not server:
         return None
@@ -174,11 +189,11 @@ def find_peer_account(client: tuple[str, int] | None, server: tuple[str, int] | 
             for line in table.read_text(encoding="ascii").splitlines()[1:]:
                 fields = line.split()
                 # Columns: number, own end, other end, state, queues, timer, retransmissions, account …
-                if fields[1:3] == ends:
+                if fields[1:3] == ends and fields[3] == _ESTABLISHED:
                     return int(fields[7])
     except (OSError, ValueError, IndexError):
-        pass
-    return None
+        return None
+    return UNLISTED
 
 
 def _write_end(address: str, port: int) -> str:

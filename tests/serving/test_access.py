@@ -9,7 +9,15 @@ import sys
 import pytest
 
 from evaluator.serving import access as rules
-from evaluator.serving.access import ACCESS_HEADER, Access, Refusal, find_page_refusal, find_peer_account, is_foreign
+from evaluator.serving.access import (
+    ACCESS_HEADER,
+    UNLISTED,
+    Access,
+    Refusal,
+    find_page_refusal,
+    find_peer_account,
+    is_foreign,
+)
 
 HOST = "127.0.0.1:8501"
 DIRECT = {"host": HOST}
@@ -143,7 +151,24 @@ def test_the_account_of_a_connection_is_found(family, address):
         server = listener.getsockname()[:2]
         with socket.create_connection(server) as connection:
             assert find_peer_account(connection.getsockname()[:2], server) == os.getuid()
-        assert find_peer_account((address, 1), server) is None
+        assert find_peer_account((address, 1), server) == UNLISTED
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says whose connection it is")
+def test_a_connection_that_its_program_has_closed_is_nobodys():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = listener.getsockname()
+        connection = socket.create_connection(server)
+        client = connection.getsockname()
+        connection.close()  # Linux lists it under account 0 from now on
+        assert find_peer_account(client, server) == UNLISTED
+
+
+def test_a_connection_that_is_not_listed_may_only_read(access, cookies):
+    assert access.exchange(access.token, DIRECT, UNLISTED) is None
+    forged = {access.cookie_name: access._make_session(UNLISTED)}
+    for sent in (cookies, forged):
+        assert access.find_refusal(PAGE, sent, UNLISTED) is Refusal.NOT_LISTED
 
 
 @pytest.mark.parametrize("client", [None, ("", 1), ("nobody", 1), ("127.0.0.1", 1)])
