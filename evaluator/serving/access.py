@@ -2,7 +2,7 @@
 
 That address has a token, which the server exchanges for a session: a cookie that scripts cannot read, and that other
 sites do not get sent. All other connections may only read: those of other accounts of this machine, of pages that
-another server of this machine shows, and through a proxy.
+another server of this machine shows, and through a proxy. A store that only its owner can read is not shown to them.
 
 A browser sends a cookie to every port of a host, so a server of another account could receive it. On Linux the session
 is therefore bound to the account whose browser has opened the address: other accounts cannot use it. The token works
@@ -20,6 +20,9 @@ from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from evaluator.permissions import is_private
+from evaluator.segments import data_folder
 
 TOKEN_KEY = "token"  # noqa: S105 the name of a parameter of the address
 _CONNECTIONS = Path("/proc/net")
@@ -73,6 +76,17 @@ EXPLANATIONS: Mapping[Refusal, tuple[str, str]] = {
 """What a page says about each refusal: the problem, and what to do."""
 
 
+def explain_hidden_store(refusal: Refusal) -> tuple[str, str]:
+    """Say why a page shows nothing of a store that only its owner can read, and what to do."""
+    advice = EXPLANATIONS[refusal][1].replace("To act", "To read it", 1)
+    return "This store is private: it is shown only to the account that started the app.", advice
+
+
+def is_store_private(store: Path) -> bool:
+    """Can only the owner read the store at this path, or what was recorded next to it?"""
+    return is_private(store) or is_private(data_folder(store))
+
+
 ACCESS_HEADER = "x-evaluator-access"
 """Header of a page's connection in which the server says that it may act, or why not (a `Refusal`)."""
 
@@ -80,8 +94,12 @@ ACCESS_HEADER = "x-evaluator-access"
 class Access:
     """The token and the sessions of one server, and the rules by which a connection may act."""
 
-    def __init__(self, port: int) -> None:
-        """Make a new token, which no earlier session belongs to. `port`: of the server; two servers may run."""
+    def __init__(self, port: int, store: Path) -> None:
+        """Make a new token, which no earlier session belongs to.
+
+        `port`: of the server; two servers may run. `store`: path of the store that the pages show.
+        """
+        self.store = store
         self.token = secrets.token_urlsafe(32)
         self.cookie_name = f"evaluator-session-{port}"
         self.pass_value = secrets.token_urlsafe(32)
@@ -112,6 +130,22 @@ class Access:
         # A browser states which page opens a connection, and a page of another server cannot change that.
         if headers.get("origin", "").lower() not in {f"{scheme}://{headers['host'].lower()}" for scheme in _SCHEMES}:
             return Refusal.OTHER_PAGE
+        return self._check_session(cookies, account)
+
+    def find_file_refusal(
+        self, headers: Mapping[str, str], cookies: Mapping[str, str], account: int | None
+    ) -> Refusal | None:
+        """Say why a request may not have a file of a page, such as a picture or a table; None: it may.
+
+        Of a store that everyone can read, all may. A browser does not state which page asks for a file, but a page of
+        another server cannot read it. `headers`, `account`: as for `exchange`.
+        """
+        if not is_store_private(self.store):
+            return None
+        return self._check_session(cookies, account) if _is_direct(headers) else Refusal.NOT_DIRECT
+
+    def _check_session(self, cookies: Mapping[str, str], account: int | None) -> Refusal | None:
+        """Say why the cookies of a connection are not the session of its account; None: they are."""
         if account == UNLISTED:
             return Refusal.NOT_LISTED
         session = cookies.get(self.cookie_name, "")

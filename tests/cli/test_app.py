@@ -18,6 +18,13 @@ from evaluator.serving import server
 ROOT = Path(__file__).parent.parent.parent
 
 
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    """The command sets these for its pages; they are restored after the test."""
+    for name in ("EVALUATOR_STORE", "EVALUATOR_POLICY", "EVALUATOR_APP_WORKER"):
+        monkeypatch.setenv(name, "")
+
+
 def test_the_configuration_of_a_checkout_says_what_the_command_says():
     config = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text(encoding="utf-8"))
     flat = {}
@@ -37,8 +44,8 @@ def started(monkeypatch, tmp_path):
     """Start the app in a folder, as far as its server; returns what the server was started with."""
     found = {}
 
-    def serve(listener, script, access, say):
-        found.update(listening=listener.getsockname(), script=script, access=access)
+    def serve(listener, script, access, say, start_worker):
+        found.update(listening=listener.getsockname(), script=script, access=access, start_worker=start_worker)
         return signal.SIGWINCH  # ends no process
 
     def start(*words: str):
@@ -47,9 +54,6 @@ def started(monkeypatch, tmp_path):
 
     monkeypatch.setattr(server, "serve", serve)
     monkeypatch.setattr(server, "configure", lambda _address, _port: None)
-    monkeypatch.setenv("EVALUATOR_STORE", "")  # both are restored after the test
-    monkeypatch.setenv("EVALUATOR_POLICY", "")
-    monkeypatch.setenv("EVALUATOR_APP_WORKER", "")
     monkeypatch.chdir(tmp_path)
     return start
 
@@ -61,6 +65,8 @@ def test_store_and_policy_are_passed_on(started, tmp_path):
     assert os.environ["EVALUATOR_STORE"] == str(tmp_path / "s.duckdb")
     assert os.environ["EVALUATOR_POLICY"] == str(tmp_path / "p.yaml")
     assert os.environ["EVALUATOR_APP_WORKER"] == "off"
+    assert found["start_worker"] is None
+    assert found["access"].store == tmp_path / "s.duckdb"
 
 
 def test_the_address_with_the_token_is_all_that_is_printed(started, capsys):
@@ -98,9 +104,12 @@ def test_a_port_in_use_is_reported_in_one_sentence(capsys):
 
 
 def test_an_address_of_another_machine_is_reported_in_one_sentence(capsys):
-    for address in ("192.0.2.1", "no such name"):
+    for address in ("192.0.2.1", "999.1.1.1", "no such name"):
         assert run(["app", "--address", address, "--port", "0"]) == 4
-        assert f"the app cannot listen on {address}, port 0: " in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert f"the app cannot listen on {address}, port 0: " in said
+        assert "give --address an address of this machine" in said
+        assert "--port" not in said
 
 
 def test_without_streamlit_it_says_what_to_install(monkeypatch, capsys):

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from pathlib import Path
 
 import pytest
 
+from evaluator.permissions import make_private
 from evaluator.serving import access as rules
 from evaluator.serving.access import (
     ACCESS_HEADER,
     UNLISTED,
     Access,
     Refusal,
+    explain_hidden_store,
     find_page_refusal,
     find_peer_account,
     is_foreign,
@@ -21,12 +24,13 @@ from evaluator.serving.access import (
 
 HOST = "127.0.0.1:8501"
 DIRECT = {"host": HOST}
+NO_STORE = Path("/nonexistent/evaluator.duckdb")
 PAGE = {"host": HOST, "origin": f"http://{HOST}"}
 
 
 @pytest.fixture
 def access() -> Access:
-    return Access(8501)
+    return Access(8501, NO_STORE)
 
 
 @pytest.fixture
@@ -68,7 +72,7 @@ def test_a_wrong_token_gives_no_session(access, token):
 
 
 def test_a_token_and_a_session_end_with_their_server(access, cookies):
-    again = Access(8501)
+    again = Access(8501, NO_STORE)
     assert again.exchange(access.token, DIRECT, 1000) is None
     assert again.find_refusal(PAGE, cookies, 1000) is Refusal.NO_SESSION
 
@@ -126,6 +130,29 @@ def test_a_page_knows_from_its_connection_whether_it_may_act(access, monkeypatch
     assert find_page_refusal({ACCESS_HEADER: Refusal.NOT_DIRECT}) is Refusal.NOT_DIRECT
     rules.use_access(None)
     assert find_page_refusal({ACCESS_HEADER: access.pass_value}) is Refusal.NOT_STARTED
+
+
+@pytest.mark.parametrize("private", ["shop.duckdb", "shop.data"])
+def test_files_of_a_private_store_need_the_session(tmp_path, private):
+    store = tmp_path / "shop.duckdb"
+    store.touch(0o644)
+    (tmp_path / "shop.data").mkdir(0o755)
+    access = Access(8501, store)
+    cookies = {access.cookie_name: access.exchange(access.token, DIRECT, 1000)}
+    assert access.find_file_refusal(DIRECT, {}, 1001) is None
+    make_private(tmp_path / private)
+    assert access.find_file_refusal(DIRECT, cookies, 1000) is None
+    assert access.find_file_refusal(DIRECT, {}, 1000) is Refusal.NO_SESSION
+    assert access.find_file_refusal(DIRECT, cookies, 1001) is Refusal.NO_SESSION
+    assert access.find_file_refusal(DIRECT, cookies, UNLISTED) is Refusal.NOT_LISTED
+    assert access.find_file_refusal({**DIRECT, "via": "1.1 proxy"}, cookies, 1000) is Refusal.NOT_DIRECT
+
+
+@pytest.mark.parametrize("refusal", Refusal)
+def test_each_reason_to_hide_a_store_says_what_to_do(refusal):
+    problem, advice = explain_hidden_store(refusal)
+    assert "private" in problem
+    assert advice.startswith("To read it, ")
 
 
 @pytest.mark.parametrize(
