@@ -152,8 +152,8 @@ def _set_session(connection: Engine, search: Path | None) -> None:
 def attach(engine: Engine, path: Path, *, write: bool, wait_s: float, create: bool = False) -> Iterator[None]:
     """Attach the file at `path` to `engine` as the database `store` for the body of the `with` statement.
 
-    `create`: make the file if it does not exist; to be given with `write`. Waits up to `wait_s` seconds for a process that keeps the file open. Raises StoreBusy, which names that process, or
-    StoreError.
+    `create`: make the file if it does not exist; only with `write`. Waits up to `wait_s` seconds for a process that
+    keeps the file open. Raises StoreBusy, which names that process, or StoreError.
     """
     # Without the type, DuckDB would read a file that is called .csv or .xlsx as that format.
     options = "" if write else ", READ_ONLY"
