@@ -39,6 +39,14 @@ def test_the_configuration_of_a_checkout_says_what_the_command_says():
     assert flat == {**server.OPTIONS, "server.address": "127.0.0.1"}
 
 
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    """The command sets variables of its process; they are restored after the test."""
+    for name in ("EVALUATOR_STORE", "EVALUATOR_POLICY", "EVALUATOR_APP_WORKER"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
 @pytest.fixture
 def started(monkeypatch, tmp_path):
     """Start the app in a folder, as far as its server; returns what the server was started with."""

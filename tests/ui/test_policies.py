@@ -19,7 +19,7 @@ def test_pages_take_the_policy_of_the_service(page, shop, text, html, monkeypatc
     monkeypatch.setenv("EVALUATOR_POLICY", str(folder))
     page_text = text(page("promote", store, release="cart@1.9.0"))
     assert page_text.count("✓ yes") == 12
-    assert "runs sh -c echo of cart" in page_text
+    assert "runs sh -c &#39;echo of cart&#39;" in page_text
     shown = page("plan", store, release="cart@1.9.0")
     assert not shown.exception
     assert any(str(folder / "cart.yaml") in element.value for element in shown.code)

@@ -195,7 +195,8 @@ def count_needed(probability: float, alpha: float) -> int:
 def compare_run_times(times: RunTimes, question: QuantileQuestion, panel: Panel, alpha: float) -> QuantileEstimate:
     """Compare a quantile over runs exactly, under its margin and limits (method B.2, few measurements).
 
-    If the runs have several requests each, their medians are compared, so the quantile must be that of ½.
+    If the runs have several requests each, their medians are compared, so the quantile must be that of ½. A failed run
+    has an infinite time, so a quantile may be infinite; nothing can be compared with such a baseline.
 
     Args:
         times: One time of each run and arm.
@@ -211,11 +212,10 @@ def compare_run_times(times: RunTimes, question: QuantileQuestion, panel: Panel,
     allowed = question.add_margin(baseline)
     # A step that is wider than the margin cannot show whether times are within it.
     coarse = 0 < abs(allowed - baseline) * (1 + SLACK) < float(step_of_arms_ms(panel).max())
-    beyond = question.sign * (candidate - allowed) / baseline
+    # Harm beyond the margin, and beyond no change, as shares of the baseline.
+    beyond, beyond_zero = (question.sign * (candidate - time_ms) / baseline for time_ms in (allowed, baseline))
     against_margin = _answer_margin(times, question, beyond)
-    against_zero = _answer_margin(
-        times, QuantileQuestion(probability, None, question.direction), question.sign * change
-    )
+    against_zero = _answer_margin(times, QuantileQuestion(probability, None, question.direction), beyond_zero)
     lower, upper = _find_interval(times, question, alpha)
     unknown = np.full(1, np.nan)
     estimate = Estimate(
@@ -242,7 +242,7 @@ def compare_run_times(times: RunTimes, question: QuantileQuestion, panel: Panel,
 def _answer_margin(times: RunTimes, question: QuantileQuestion, beyond: float) -> GroupAnswers:
     """Test the candidate's quantile against that of the baseline and the margin; rounding counts against each claim.
 
-    `beyond`: distance beyond the margin, to show with the answers.
+    `beyond`: harm beyond the margin as a share of the baseline, to show with the answers.
     """
     add_margin = np.vectorize(question.add_margin, otypes=[float])
     (baseline_low, candidate_low), (baseline_high, candidate_high) = times.low, times.high
