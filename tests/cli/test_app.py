@@ -18,13 +18,6 @@ from evaluator.serving import server
 ROOT = Path(__file__).parent.parent.parent
 
 
-@pytest.fixture(autouse=True)
-def environment(monkeypatch):
-    """The command sets these for its pages; they are restored after the test."""
-    for name in ("EVALUATOR_STORE", "EVALUATOR_POLICY", "EVALUATOR_APP_WORKER"):
-        monkeypatch.setenv(name, "")
-
-
 def test_the_configuration_of_a_checkout_says_what_the_command_says():
     config = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text(encoding="utf-8"))
     flat = {}
