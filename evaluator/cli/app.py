@@ -37,7 +37,7 @@ def command(session: Session, address: str, port: int, no_worker: bool) -> int:
     with explain_missing_package("the app needs", "app,plots"):
         version("streamlit")  # fails if it is not installed
         from evaluator.intents import system_person
-        from evaluator.serving.access import Access
+        from evaluator.serving.access import Access, is_store_private
         from evaluator.serving.login import is_login_configured
         from evaluator.serving.server import configure, listen, serve, write_url
         from evaluator.serving.worker import NO_WORKER, start_worker
@@ -62,7 +62,8 @@ def command(session: Session, address: str, port: int, no_worker: bool) -> int:
             session.say("other machines can reach this address: users have to sign in first (docs/app.md)")
         elif access is not None:
             account = system_person().name
-            session.say(f"open this address to act as {account}; without its token, the app can only be read:")
+            others = "shows nothing of this private store" if is_store_private(store_path) else "can only be read"
+            session.say(f"open this address to act as {account}; without its token, the app {others}:")
         emit(write_url(address, port, access if _is_loopback(address) else None))
         sys.stdout.flush()
         begin = None if no_worker else partial(start_worker, store_path)

@@ -14,6 +14,7 @@ import pytest
 from evaluator.__main__ import run
 from evaluator.cli import app
 from evaluator.serving import server
+from evaluator.store import Store
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -77,6 +78,12 @@ def test_the_address_with_the_token_is_all_that_is_printed(started, capsys):
     assert said.out == f"http://127.0.0.1:{port}/?token={token}\n"
     assert "Ctrl-C ends it" in said.err
     assert token not in said.err
+
+
+def test_the_owner_of_a_private_store_reads_what_others_see(started, capsys):
+    Store.open(Path("s.duckdb"), create=True, private=True)
+    started()
+    assert "without its token, the app shows nothing of this private store:" in capsys.readouterr().err
 
 
 def test_with_a_login_there_is_no_token(started, capsys, monkeypatch):
