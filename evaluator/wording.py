@@ -265,16 +265,21 @@ def list_left_out(parts: Iterable[LeftOut]) -> str:
     return ", ".join(describe_left_out(part) for part in sums)
 
 
-def describe_steps(steps_ms: Sequence[float], arms: Sequence[str], units_per_ms: int) -> str:
+def describe_steps(
+    steps_ms: Sequence[float], arms: Sequence[str], units_per_ms: int, *, mixed_unit_ms: float = 0.0
+) -> str:
     """Describe the steps in which the times of two arms were recorded, and whether the load tool rounded them.
 
     `steps_ms`: the step of each arm; `arms`: their names. If only one arm has the widest step, it is named.
-    `units_per_ms`: unit in which the store keeps the times, as the number of units in a millisecond.
+    `units_per_ms`: unit in which the store keeps the times, as the number of units in a millisecond. `mixed_unit_ms`:
+    coarsest unit (ms) of the runs, if the store keeps others in a finer one; else 0.
 
     >>> describe_steps((0.001, 1.0), ("baseline", "canary"), 1000)
     'the load tool or its file recorded the times of canary in steps of 1 ms'
     """
     widest = max(steps_ms)
+    if widest <= mixed_unit_ms:
+        return "the store keeps some of these runs in whole microseconds and others in nanoseconds"
     if is_unit(widest, units_per_ms):
         unit = "microseconds" if units_per_ms == MICROSECONDS else "nanoseconds"
         return f"times are kept in whole {unit}"
@@ -289,8 +294,10 @@ def is_unit(step_ms: float, units_per_ms: int) -> bool:
     return step_ms * units_per_ms <= 1
 
 
-def find_finer_times(step_ms: float, units_per_ms: int) -> str:
-    """Say how to get times in finer steps than `step_ms`. `units_per_ms`: units of the store in a millisecond."""
+def find_finer_times(step_ms: float, units_per_ms: int, *, mixed_unit_ms: float = 0.0) -> str:
+    """Say how to get times in finer steps than `step_ms`; for the other arguments see `describe_steps`."""
+    if step_ms <= mixed_unit_ms:
+        return "judge only runs of one unit (the newer ones with --run), or import the old files as another release"
     longer = "time several calls together, so that one time is longer"
     if not is_unit(step_ms, units_per_ms):
         return "record times in finer steps"
@@ -299,17 +306,27 @@ def find_finer_times(step_ms: float, units_per_ms: int) -> str:
 
 
 def explain_coarse(
-    steps_ms: Sequence[float], arms: Sequence[str], units_per_ms: int, level_ms: float, margin: Margin
+    steps_ms: Sequence[float],
+    arms: Sequence[str],
+    units_per_ms: int,
+    level_ms: float,
+    margin: Margin,
+    *,
+    mixed_unit_ms: float = 0.0,
 ) -> str:
     """Why the recorded times are too coarse to decide about a margin, and what to do.
 
     `steps_ms`: the step of each arm; `arms`: their names; `units_per_ms`: unit in which the store keeps the times, as
-    the number of units in a millisecond; `level_ms`: the baseline's value of the metric.
+    the number of units in a millisecond; `level_ms`: the baseline's value of the metric; `mixed_unit_ms`: as for
+    `describe_steps`.
     """
     widest = max(steps_ms)
     share = format_number(100 * widest / level_ms)
+    steps = describe_steps(steps_ms, arms, units_per_ms, mixed_unit_ms=mixed_unit_ms)
+    if widest <= mixed_unit_ms:
+        steps += ": steps of 1 µs"
     return (
-        f"{describe_steps(steps_ms, arms, units_per_ms)}, {share} % of the baseline's value: too coarse to decide about"
-        f" a margin of {format_margin(margin, 'ms')}; {find_finer_times(widest, units_per_ms)}, or allow more than"
-        f" {share} %"
+        f"{steps}, {share} % of the baseline's value: too coarse to decide about a margin of"
+        f" {format_margin(margin, 'ms')}; {find_finer_times(widest, units_per_ms, mixed_unit_ms=mixed_unit_ms)}, or"
+        f" allow more than {share} %"
     )

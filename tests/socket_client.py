@@ -28,6 +28,10 @@ class Shown:
     texts: list[str] = field(default_factory=list)
     widgets: dict[str, str] = field(default_factory=dict)
     """Label of each button and text field, and its id."""
+    files: list[str] = field(default_factory=list)
+    """Names by which the server knows the downloads, which it makes when they are requested."""
+    everything: str = ""
+    """All that the server sent, as text."""
 
     @property
     def text(self) -> str:
@@ -35,11 +39,12 @@ class Shown:
 
 
 class Visitor:
-    """A connection to the page Promote of one release."""
+    """A connection to the pages of one release."""
 
     def __init__(self, address: str, headers: dict[str, str], release: str = "cart@1.9.0") -> None:
         origin = headers.pop("Origin", None)
         self.release = release
+        self.session_id = ""
         self.stack = contextlib.ExitStack()
         self.socket: ClientConnection = self.stack.enter_context(
             connect(
@@ -52,20 +57,33 @@ class Visitor:
             )
         )
 
-    def open(self) -> Shown:
-        """Open the page."""
-        return self._run({}, "")
+    def open(self, page: str = "promote") -> Shown:
+        """Open a page, by its name in the address."""
+        return self._run({}, "", page)
 
     def press(self, widgets: dict[str, str], page_hash: str, label: str = "Promote") -> Shown:
         """Fill in the form and press its button, by the ids that someone else was shown."""
         texts = {"Reason, in one sentence": "forged", "Type the release's name to confirm": self.release}
         return self._run({widgets[name]: text for name, text in texts.items()} | {widgets[label]: True}, page_hash)
 
-    def _run(self, states: dict[str, str | bool], page_hash: str) -> Shown:
+    def request_file(self, name: str) -> str:
+        """Let the server make a download; returns the path of its address."""
+        message = BackMsg()
+        message.backend_operation_request.request_id = name
+        message.backend_operation_request.session_id = self.session_id
+        message.backend_operation_request.deferred_file.file_id = name
+        self.socket.send(message.SerializeToString())
+        while True:
+            answer = ForwardMsg()
+            answer.ParseFromString(self.socket.recv(timeout=LONGEST_S))
+            if answer.WhichOneof("type") == "backend_operation_response":
+                return answer.backend_operation_response.deferred_file.url
+
+    def _run(self, states: dict[str, str | bool], page_hash: str, page: str = "promote") -> Shown:
         message = BackMsg()
         message.rerun_script.query_string = f"release={self.release}"
         message.rerun_script.page_script_hash = page_hash
-        message.rerun_script.page_name = "" if page_hash else "promote"
+        message.rerun_script.page_name = "" if page_hash or page == "releases" else page
         for name, value in states.items():
             state = message.rerun_script.widget_states.widgets.add(id=name)
             if value is True:
@@ -77,13 +95,18 @@ class Visitor:
         while True:
             answer = ForwardMsg()
             answer.ParseFromString(self.socket.recv(timeout=LONGEST_S))
+            shown.everything += str(answer)
             kind = answer.WhichOneof("type")
-            if kind == "navigation":
+            if kind == "new_session":
+                self.session_id = answer.new_session.initialize.session_id
+            elif kind == "navigation":
                 shown.page_hash = answer.navigation.page_script_hash
             elif kind == "delta" and answer.delta.WhichOneof("type") == "new_element":
                 element = answer.delta.new_element
                 shape = element.WhichOneof("type")
-                if shape in {"button", "text_input"}:
+                if shape == "download_button":
+                    shown.files.append(element.download_button.deferred_file_id)
+                elif shape in {"button", "text_input"}:
                     widget = getattr(element, shape)
                     shown.widgets[widget.label] = widget.id
                 elif shape in {"html", "markdown", "heading"}:

@@ -18,7 +18,8 @@
 | load_generator | void: neither GO nor NO-GO |
 | clock | void: neither GO nor NO-GO |
 | endpoints | warn only |
-| early_warning, history, instance_age, replication, warm_up, pacing, resolution | warn only |
+| resolution | no GO if whole microseconds hide an endpoint's typical time, else warn only |
+| early_warning, history, instance_age, replication, warm_up, pacing | warn only |
 | duplicates, heavy_tail, outcomes | warn only |
 | selectors | void: neither GO nor NO-GO |
 | source_clock | void together with a load, else warn only |

@@ -284,11 +284,13 @@ def find_equal_times(pair: Pair) -> str | None:
             # different times equal.
             all_times = f"all {pair.successes(arm)} times on {pair.name(arm)} are"
             level_ms = float(pair.panel.totals["time_ms"][arm].sum()) / pair.successes(arm)
-            unit_ms = 1 / pair.panel.units_per_ms
+            unit_ms = max(1 / pair.panel.units_per_ms, pair.panel.mixed_unit_ms)
             if level_ms * ALIKE_STEP >= unit_ms:
                 return f"{all_times} equal"
-            kept = describe_steps((unit_ms, unit_ms), (pair.name(0), pair.name(1)), pair.panel.units_per_ms)
-            remedy = find_finer_times(unit_ms, pair.panel.units_per_ms)
+            units_per_ms, mixed_unit_ms = pair.panel.units_per_ms, pair.panel.mixed_unit_ms
+            names = (pair.name(0), pair.name(1))
+            kept = describe_steps((unit_ms, unit_ms), names, units_per_ms, mixed_unit_ms=mixed_unit_ms)
+            remedy = find_finer_times(unit_ms, units_per_ms, mixed_unit_ms=mixed_unit_ms)
             return f"{all_times} stored as {format_time(level_ms)}: {kept}, too coarse to distinguish them; {remedy}"
     return None
 
@@ -389,9 +391,11 @@ def _explain_step(pair: Pair, rule: Rule, level_ms: float) -> str:
 
     `level_ms`: the baseline's value of the metric.
     """
-    steps = steps_of(pair.panel, rule.slice.endpoint)
-    names = (pair.name(0), pair.name(1))
-    return explain_coarse(steps, names, pair.panel.units_per_ms, level_ms, rule.margin) if rule.margin else ""
+    if not rule.margin:
+        return ""
+    panel, names = pair.panel, (pair.name(0), pair.name(1))
+    steps = steps_of(panel, rule.slice.endpoint)
+    return explain_coarse(steps, names, panel.units_per_ms, level_ms, rule.margin, mixed_unit_ms=panel.mixed_unit_ms)
 
 
 def list_questions(rule: Rule, zero: Answers, margin: Answers, limits: Sequence[Answers]) -> list[Question]:

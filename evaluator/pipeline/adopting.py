@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from evaluator.errors import SourceError, StoreError
+from evaluator.permissions import is_private
 from evaluator.pipeline.base import Say, say_nothing
 from evaluator.pipeline.landing import land_release
 from evaluator.segments import data_folder, to_folder_name
@@ -29,9 +30,11 @@ def is_store_there(path: Path) -> bool:
 def open_store(path: Path, *, create: bool = False, private: bool = False, wait_s: float = WAIT_S) -> Store:
     """Open the store at `path`, and make it if requests were recorded next to it, or with `create`.
 
-    `private` and `wait_s`: as in `Store.open`. Raises StoreError.
+    `private` and `wait_s`: as in `Store.open`; a store is private, too, if the folder next to it is: a recording that
+    was to be private has made it so. Raises StoreError.
     """
     path = path.absolute()
+    private = private or is_private(data_folder(path))
     if not create and not path.exists():
         folder = data_folder(path)
         findings = list(_find_recordings(folder)) if path != folder else []

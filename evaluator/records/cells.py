@@ -149,3 +149,8 @@ class Cells:
     instance_bins: InstanceBins
     loads: LoadLevels
     failure_kinds: FailureKinds
+    coarsest_unit: int = 1
+    """Unit, in units of these cells, in which the coarsest run is kept: its times were rounded to multiples of it.
+
+    1 if the store keeps all runs in the same unit; 1000 if some are in microseconds and others in nanoseconds.
+    """

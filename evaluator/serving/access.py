@@ -2,7 +2,7 @@
 
 That address has a token, which the server exchanges for a session: a cookie that scripts cannot read, and that other
 sites do not get sent. All other connections may only read: those of other accounts of this machine, of pages that
-another server of this machine shows, and through a proxy.
+another server of this machine shows, and through a proxy. A store that only its owner can read is not shown to them.
 
 A browser sends a cookie to every port of a host, so a server of another account could receive it. On Linux the session
 is therefore bound to the account whose browser has opened the address: other accounts cannot use it. The token works
@@ -21,9 +21,16 @@ from enum import StrEnum
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from evaluator.permissions import is_private
+from evaluator.segments import data_folder
+
 TOKEN_KEY = "token"  # noqa: S105 the name of a parameter of the address
 _CONNECTIONS = Path("/proc/net")
 """Where Linux lists the connections of this machine, with the account of each end that is here."""
+UNLISTED = -1
+"""In the place of an account: the system lists connections, but not this one; who opened it is not known."""
+_ESTABLISHED = "01"
+"""State of a connection that both ends have open. Later states are listed under account 0 once its process is gone."""
 _READS = 3
 """How often that list is read until a connection is found: while it is read, entries may move and be missed."""
 
@@ -37,6 +44,9 @@ class Refusal(StrEnum):
     """It came through a proxy, or the address has another host than this machine's own."""
     OTHER_PAGE = "other-page"
     """It was not opened by a page of this app: by one of another server, or by a program."""
+    NOT_LISTED = "not-listed"
+    """The system does not list whose connection it is: the program that opened it has closed it already, or runs
+    elsewhere."""
     NOT_STARTED = "not-started"
     """The app was started by another command than `evaluator app`, so there is no token."""
 
@@ -54,12 +64,27 @@ EXPLANATIONS: Mapping[Refusal, tuple[str, str]] = {
         "This connection was not opened by a page of the app: it may only read.",
         "To act, open the address that `evaluator app` printed at its start, in a browser.",
     ),
+    Refusal.NOT_LISTED: (
+        "This connection may only read: the system does not say which account of this machine opened it.",
+        "To act, open the address that `evaluator app` printed, in a browser of this machine or through `ssh -L`.",
+    ),
     Refusal.NOT_STARTED: (
         "The app was not started by `evaluator app`: it may only be read.",
         "To act, start `evaluator app`, and open the address that it prints.",
     ),
 }
 """What a page says about each refusal: the problem, and what to do."""
+
+
+def explain_hidden_store(refusal: Refusal) -> tuple[str, str]:
+    """Say why a page shows nothing of a store that only its owner can read, and what to do."""
+    advice = EXPLANATIONS[refusal][1].replace("To act", "To read it", 1)
+    return "This store is private: it is shown only to the account that started the app.", advice
+
+
+def is_store_private(store: Path) -> bool:
+    """Can only the owner read the store at this path, or what was recorded next to it?"""
+    return is_private(store) or is_private(data_folder(store))
 
 
 ACCESS_HEADER = "x-evaluator-access"
@@ -69,8 +94,12 @@ ACCESS_HEADER = "x-evaluator-access"
 class Access:
     """The token and the sessions of one server, and the rules by which a connection may act."""
 
-    def __init__(self, port: int) -> None:
-        """Make a new token, which no earlier session belongs to. `port`: of the server; two servers may run."""
+    def __init__(self, port: int, store: Path) -> None:
+        """Make a new token, which no earlier session belongs to.
+
+        `port`: of the server; two servers may run. `store`: path of the store that the pages show.
+        """
+        self.store = store
         self.token = secrets.token_urlsafe(32)
         self.cookie_name = f"evaluator-session-{port}"
         self.pass_value = secrets.token_urlsafe(32)
@@ -86,6 +115,8 @@ class Access:
         """
         if not hmac.compare_digest(token.encode(), self.token.encode()) or not _is_direct(headers):
             return None
+        if account == UNLISTED:
+            return None
         if self._token_account is None:
             self._token_account = account
         return self._make_session(account) if account == self._token_account else None
@@ -99,6 +130,24 @@ class Access:
         # A browser states which page opens a connection, and a page of another server cannot change that.
         if headers.get("origin", "").lower() not in {f"{scheme}://{headers['host'].lower()}" for scheme in _SCHEMES}:
             return Refusal.OTHER_PAGE
+        return self._check_session(cookies, account)
+
+    def find_file_refusal(
+        self, headers: Mapping[str, str], cookies: Mapping[str, str], account: int | None
+    ) -> Refusal | None:
+        """Say why a request may not have a file of a page, such as a picture or a table; None: it may.
+
+        Of a store that everyone can read, all may. A browser does not state which page asks for a file, but a page of
+        another server cannot read it. `headers`, `account`: as for `exchange`.
+        """
+        if not is_store_private(self.store):
+            return None
+        return self._check_session(cookies, account) if _is_direct(headers) else Refusal.NOT_DIRECT
+
+    def _check_session(self, cookies: Mapping[str, str], account: int | None) -> Refusal | None:
+        """Say why the cookies of a connection are not the session of its account; None: they are."""
+        if account == UNLISTED:
+            return Refusal.NOT_LISTED
         session = cookies.get(self.cookie_name, "")
         if not hmac.compare_digest(session.encode(), self._make_session(account).encode()):
             return Refusal.NO_SESSION
@@ -162,8 +211,8 @@ def _is_loopback(host: str) -> bool:
 def find_peer_account(client: tuple[str, int] | None, server: tuple[str, int] | None) -> int | None:
     """Find the number of the account whose process opened a connection from this machine to this server.
 
-    `client`, `server`: address and port of both ends. None: not known, because the system does not say it (only Linux
-    does) or the connection has ended.
+    `client`, `server`: address and port of both ends. None: the system does not say it (only Linux does). UNLISTED: it
+    does, but not of this connection, which one end has closed, or which does not come from this machine.
     """
     if not client or not server:
         return None
@@ -174,11 +223,11 @@ def find_peer_account(client: tuple[str, int] | None, server: tuple[str, int] | 
             for line in table.read_text(encoding="ascii").splitlines()[1:]:
                 fields = line.split()
                 # Columns: number, own end, other end, state, queues, timer, retransmissions, account …
-                if fields[1:3] == ends:
+                if fields[1:3] == ends and fields[3] == _ESTABLISHED:
                     return int(fields[7])
     except (OSError, ValueError, IndexError):
-        pass
-    return None
+        return None
+    return UNLISTED
 
 
 def _write_end(address: str, port: int) -> str:

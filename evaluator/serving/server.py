@@ -6,6 +6,7 @@ It runs in the process of `evaluator app` itself: whatever ends that process end
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
 import socket
 from collections.abc import Callable, Mapping
@@ -17,13 +18,22 @@ import streamlit as st
 import uvicorn
 from starlette.middleware import Middleware
 from starlette.requests import cookie_parser
-from starlette.responses import RedirectResponse
+from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit import config
 from streamlit.starlette import App
 
 from evaluator.errors import EvaluatorError
-from evaluator.serving.access import ACCESS_HEADER, TOKEN_KEY, Access, find_peer_account, is_foreign, use_access
+from evaluator.serving.access import (
+    ACCESS_HEADER,
+    TOKEN_KEY,
+    Access,
+    Refusal,
+    explain_hidden_store,
+    find_peer_account,
+    is_foreign,
+    use_access,
+)
 from evaluator.serving.threads import end_threads, stop_threads
 
 OPTIONS: Mapping[str, str | bool] = {
@@ -42,6 +52,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What ends the server: Ctrl-C, `kill` or a service manager, and a terminal that is closed."""
 _CLOSE_S = 3
 """How long connections may take to close, in seconds."""
+_FILES = "media"
+"""Folder in the address of pictures and downloads, which Streamlit makes of what a page shows."""
 _NO_FRAMES = ((b"x-frame-options", b"SAMEORIGIN"), (b"content-security-policy", b"frame-ancestors 'self'"))
 """Headers that keep a page of another server from showing a page of the app in a frame, with its buttons covered."""
 
@@ -53,10 +65,10 @@ def listen(address: str, port: int) -> socket.socket:
         return socket.create_server((address, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise EvaluatorError(
-            f"the app cannot listen on {address}, port {port}: {reason}",
-            hint="if the port is in use, give another --port; --port 0 takes a free one",
-        ) from error
+        hint = "give --address an address of this machine, such as 127.0.0.1, the default; 0.0.0.0 stands for all"
+        if getattr(error, "errno", None) in {errno.EADDRINUSE, errno.EACCES}:
+            hint = "if the port is in use, give another --port; --port 0 takes a free one"
+        raise EvaluatorError(f"the app cannot listen on {address}, port {port}: {reason}", hint=hint) from error
 
 
 def configure(address: str, port: int) -> None:
@@ -76,11 +88,18 @@ def write_url(address: str, port: int, access: Access | None) -> str:
     return f"{url.rstrip('/')}/?{TOKEN_KEY}={access.token}"
 
 
-def serve(listener: socket.socket, script: Path, access: Access | None, say: Callable[[str], None]) -> int:
+def serve(
+    listener: socket.socket,
+    script: Path,
+    access: Access | None,
+    say: Callable[[str], None],
+    start_worker: Callable[[], None] | None = None,
+) -> int:
     """Serve the pages of `script` until a signal ends the server, then its worker; returns the signal's number.
 
-    `access`: None if people sign in. `say` is called if the worker still executes something: a second signal does not
-    wait for that. Raises EvaluatorError if the server does not start.
+    `access`: None if people sign in. `start_worker` is called once, before the first page is opened, so that approved
+    requests do not wait for a reader; None: requests are only recorded. `say` is called if the worker still executes
+    something: a second signal does not wait for that. Raises EvaluatorError if the server does not start.
     """
     use_access(access)
     middleware = [Middleware(_AccessMiddleware, access=access)]
@@ -111,6 +130,9 @@ def serve(listener: socket.socket, script: Path, access: Access | None, say: Cal
     for number in heard:
         signal.signal(number, end)
     try:
+        server.config.load()  # reads the certificate; without one that is asked for, nothing is begun
+        if start_worker is not None:
+            start_worker()
         server.run(sockets=[listener])
     except OSError as error:  # without a certificate nothing is opened any more that can be missing
         raise EvaluatorError(
@@ -159,15 +181,28 @@ class _AccessMiddleware:
         if scope["type"] == "websocket" and is_foreign(headers):
             await send({"type": "websocket.close", "code": 1008})
         elif scope["type"] == "websocket":
-            account = await asyncio.to_thread(find_peer_account, scope.get("client"), scope.get("server"))
-            cookies = cookie_parser(headers.get("cookie", ""))
-            decision = self.access.find_refusal(headers, cookies, account) or self.access.pass_value
+            decision = await self._decide(scope, headers, self.access.find_refusal) or self.access.pass_value
             pairs.append((ACCESS_HEADER.encode(), decision.encode()))
             await self.app({**scope, "headers": pairs}, receive, send)
         elif scope["method"] == "GET" and TOKEN_KEY in parse_qs(scope["query_string"].decode("latin-1")):
             await (await self._exchange(scope, headers))(scope, receive, send)
+        elif _FILES in scope["path"].split("/") and (
+            refusal := await self._decide(scope, headers, self.access.find_file_refusal)
+        ):
+            text = "\n".join(explain_hidden_store(refusal))
+            await PlainTextResponse(text, status_code=403)(scope, receive, send)
         else:
             await self.app({**scope, "headers": pairs}, receive, _forbid_frames(send))
+
+    @staticmethod
+    async def _decide(
+        scope: Scope,
+        headers: Mapping[str, str],
+        find_refusal: Callable[[Mapping[str, str], Mapping[str, str], int | None], Refusal | None],
+    ) -> Refusal | None:
+        """Call a rule of `Access` with headers, cookies and account of a connection; returns its answer."""
+        account = await asyncio.to_thread(find_peer_account, scope.get("client"), scope.get("server"))
+        return find_refusal(headers, cookie_parser(headers.get("cookie", "")), account)
 
     async def _exchange(self, scope: Scope, headers: Mapping[str, str]) -> RedirectResponse:
         """Answer an address with a token: the same address without it, and a session if the token is right."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import duckdb
 
 from evaluator.errors import EvaluatorError, InputError, StoreBusy, StoreError
-from evaluator.store.temporary import name_temporary_path
+from evaluator.store.temporary import is_temporary_path_usable, name_temporary_path
 
 Engine = duckdb.DuckDBPyConnection
 Relation = duckdb.DuckDBPyRelation
@@ -51,8 +51,8 @@ def open_engine(*, search: Path | None = None, read: Path | None = None) -> Iter
         raise _translate(error) from error
 
 
-_IDLE: list[Engine] = []
-"""Engines that wait for their next use."""
+_IDLE: list[tuple[Engine, Path]] = []
+"""Engines that wait for their next use, each with its folder for what exceeds its memory."""
 _MAX_IDLE = 4
 
 
@@ -65,12 +65,12 @@ def reuse_engine(*, search: Path) -> Iterator[Engine]:
     """
     engine = None
     try:
-        engine = _IDLE.pop() if _IDLE else _open_in_memory()
+        engine, spill = _take_idle() or _open_in_memory()
         with engine.cursor() as connection:
             _set_session(connection, search)
             yield connection
         if len(_IDLE) < _MAX_IDLE and engine.execute(_COUNT_LEFT_BEHIND).fetchone() == (0, 0):
-            _IDLE.append(engine)
+            _IDLE.append((engine, spill))
             engine = None
     except duckdb.Error as error:
         raise _translate(error) from error
@@ -79,17 +79,30 @@ def reuse_engine(*, search: Path) -> Iterator[Engine]:
             engine.close()
 
 
-def _open_in_memory() -> Engine:
-    """Open an engine without a file."""
+def _take_idle() -> tuple[Engine, Path] | None:
+    """Take an engine that waits for its next use, with its folder; None if there is none.
+
+    Those whose folder was deleted are closed: every query that needs more memory would fail.
+    """
+    with suppress(IndexError):  # there is none, or another thread took the last one
+        while True:
+            engine, spill = _IDLE.pop()
+            if is_temporary_path_usable(spill):
+                return engine, spill
+            engine.close()
+    return None
+
+
+def _open_in_memory() -> tuple[Engine, Path]:
+    """Open an engine without a file; returns it with its folder for what exceeds its memory."""
     engine: Engine = duckdb.connect(":memory:")
-    _limit(engine)
-    return engine
+    return engine, _limit(engine)
 
 
 def close_idle() -> None:
     """Close the engines that wait for their next use."""
     while _IDLE:
-        _IDLE.pop().close()
+        _IDLE.pop()[0].close()
 
 
 atexit.register(close_idle)
@@ -110,10 +123,10 @@ def open_shared(path: Path, *, search: Path) -> Engine:
     return engine
 
 
-def _limit(engine: Engine) -> None:
+def _limit(engine: Engine) -> Path:
     """Set what holds for all connections of an engine: its memory, and a folder of its own for what exceeds that.
 
-    The engine makes this folder when it first needs it, and deletes it when it closes. Raises StoreError.
+    Returns that folder. The engine makes it when it first needs it, and deletes it when it closes. Raises StoreError.
     """
     try:
         spill = name_temporary_path()
@@ -125,6 +138,7 @@ def _limit(engine: Engine) -> None:
     engine.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
     engine.execute(f"SET temp_directory = {quote(spill)}")
     engine.execute("SET preserve_insertion_order = false")  # keeping the order of rows costs memory and time
+    return spill
 
 
 def _set_session(connection: Engine, search: Path | None) -> None:
@@ -135,15 +149,21 @@ def _set_session(connection: Engine, search: Path | None) -> None:
 
 
 @contextmanager
-def attach(engine: Engine, path: Path, *, write: bool, wait_s: float) -> Iterator[None]:
+def attach(engine: Engine, path: Path, *, write: bool, wait_s: float, create: bool = False) -> Iterator[None]:
     """Attach the file at `path` to `engine` as the database `store` for the body of the `with` statement.
 
-    Waits up to `wait_s` seconds for a process that keeps the file open. Raises StoreBusy, which names that process, or
-    StoreError.
+    `create`: make the file if it does not exist; only with `write`. Waits up to `wait_s` seconds for a process that
+    keeps the file open. Raises StoreBusy, which names that process, or StoreError.
     """
     # Without the type, DuckDB would read a file that is called .csv or .xlsx as that format.
     options = "" if write else ", READ_ONLY"
-    if write and not path.exists():
+    if not path.exists():
+        if not create:
+            # Only a store that was there is opened here. DuckDB would make an empty file, which is no store.
+            raise StoreError(
+                f"the store {path} is gone: it was deleted or moved while it was used",
+                hint="nothing was written; move it back, or restore it from a backup, and try again",
+            )
         options = f", STORAGE_VERSION '{_STORAGE_VERSION}'"
     statement = f"ATTACH {quote(path)} AS store (TYPE duckdb{options})"
     try:

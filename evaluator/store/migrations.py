@@ -178,7 +178,10 @@ def bring_up_to_date(file: StoreFile) -> None:
             shutil.copy2(path, path.with_name(f"{path.name}.schema-{version}.backup"))
         except OSError as error:
             raise StoreError(f"the store {path} cannot be backed up before its upgrade: {error.strerror}") from error
-    with open_engine(search=path.parent) as engine, attach(engine, path, write=True, wait_s=file.wait_s):
+    with (
+        open_engine(search=path.parent) as engine,
+        attach(engine, path, write=True, wait_s=file.wait_s, create=not version),
+    ):
         engine.execute("USE store")  # views must not name the catalogue: the file is opened under other names too
         with transaction(engine):
             # Step k brings version k to k + 1. The version is read again, because another process may have upgraded the

@@ -46,6 +46,7 @@ def read_cells(engine: Engine, run_ids: Sequence[str]) -> Cells:
     units_per_ms_of_run = np.array([units_per_ms for *_, units_per_ms, _ in rows], dtype=np.int64)
     units_per_ms = int(units_per_ms_of_run.max(initial=MICROSECONDS))
     factor_of_run = units_per_ms // units_per_ms_of_run
+    has_times = grids > 0  # a run of failures alone has none that were rounded
     bucket_s = max((run_bucket_s for *_, run_bucket_s in rows), default=1)
     # A cell has several rows in the store if its run landed in parts, or if its buckets become longer.
     must_merge = any(landings > 1 or run_bucket_s != bucket_s for _, _, landings, *_, run_bucket_s in rows)
@@ -75,6 +76,7 @@ def read_cells(engine: Engine, run_ids: Sequence[str]) -> Cells:
         instance_bins=InstanceBins(**_spread_bins(tables["instance_bin_lists"])),
         loads=LoadLevels(**_to_numbers(tables["loads"])),
         failure_kinds=FailureKinds(**failure_kinds, exception=exceptions),
+        coarsest_unit=int(factor_of_run[has_times].max(initial=1)),
     )
     return multiply_times(cells, factor_of_run)
 

@@ -26,9 +26,18 @@ Parquet file, which leave NaN out.
 """
 
 FINE_BELOW_MS = 1.0
-"""Nanoseconds are kept of a run with an endpoint that takes less than this, if its times are no whole microseconds.
+"""Nanoseconds are kept if half of an endpoint takes less than this, and these times are no whole microseconds.
 
 From this time on, half a microsecond is at most 0.05 %, less than any margin of a metric.
+"""
+
+VERY_SHORT_MS, VERY_SHORT_SHARE = 0.1, 0.01
+"""Nanoseconds are kept, too, if this share of an endpoint's successes take less, and are no whole microseconds.
+
+Few short times move low quantiles and the typical time, whose logarithms count each request alike. Half a microsecond
+is at most 0.5 % of a time of 0.1 ms or more, so at most 0.25 % of the typical time if less than half is below 1 ms. A
+share of 1 % below 0.1 ms moves the typical time by some percent at most, even if all were rounded to 0. Loads of
+milliseconds with some faster requests stay in microseconds, whose sums are quicker to compute.
 """
 
 LONGEST_FINE_MS = 1e9
@@ -159,20 +168,24 @@ STEPS = (*MOMENTS_STEPS, _CODED, _BINS, _INSTANCE_BINS, "DROP TABLE coded", _FAI
 def choose_units_per_ms(engine: Engine, paths: Sequence[Path]) -> int:
     """Choose the unit in which the times of these segments are kept, as the number of units in a millisecond.
 
-    Nanoseconds, if half of the successes of an endpoint took less than `FINE_BELOW_MS`, and not all of these times are
-    whole microseconds; else microseconds, whose squares nearly always fit into 64 bits. Also microseconds, if a request
+    Nanoseconds, if half of the successes of an endpoint took less than `FINE_BELOW_MS`, and not all short times are
+    whole microseconds; or if the share `VERY_SHORT_SHARE` of its successes took less than `VERY_SHORT_MS`, and are no
+    whole microseconds. Else microseconds, whose squares nearly always fit into 64 bits. Also microseconds, if a request
     took longer than `LONGEST_FINE_MS`.
     """
     rows = f"FROM read_parquet({quote_all(paths)})"
     successes = f"{rows} WHERE NOT failed"
     is_short = f"response_time_ms BETWEEN 0 AND {FINE_BELOW_MS}"
+    is_very_short = f"response_time_ms BETWEEN 0 AND {VERY_SHORT_MS}"
     us = f"response_time_ms * {MICROSECONDS}"
     # A tenth of a nanosecond: numbers of 32 bits are up to 0.03 ns away from whole microseconds.
     is_fraction = f"abs({us} - round({us})) > 0.0001"
     conditions = (
         # The first condition is cheap to test, and most loads do not meet it.
         f"SELECT 1 {successes} AND {is_short} AND {is_fraction} LIMIT 1",
-        f"SELECT 1 {successes} GROUP BY endpoint HAVING 2 * count(*) FILTER ({is_short}) >= count(*) LIMIT 1",
+        f"""SELECT 1 {successes} GROUP BY endpoint
+        HAVING 2 * count(*) FILTER ({is_short}) >= count(*)
+            OR count(*) FILTER ({is_very_short} AND {is_fraction}) >= {VERY_SHORT_SHARE} * count(*) LIMIT 1""",
         f"SELECT 1 {rows} HAVING count(*) FILTER (response_time_ms BETWEEN {LONGEST_FINE_MS} AND {HIGHEST_MS}) = 0",
     )
     is_fine = all(engine.execute(condition).fetchall() for condition in conditions)

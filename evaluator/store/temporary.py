@@ -46,6 +46,11 @@ class _ProcessFolder:
                 self._path, self._handle = _make_locked_folder()
             return self._path / str(next(self._numbers))
 
+    def holds(self, path: Path) -> bool:
+        """Is this a path in the folder that is used now? Not if that was deleted since `name_path` returned it."""
+        with self._making:
+            return path.parent == self._path and (path.parent / MARK).exists()
+
     def remove(self) -> None:
         """Delete the folder with all that is in it."""
         with self._making:
@@ -75,6 +80,11 @@ def name_temporary_path() -> Path:
     Only this user can read it. Raises OSError.
     """
     return _FOLDER.name_path()
+
+
+def is_temporary_path_usable(path: Path) -> bool:
+    """Can files be put at a path of `name_temporary_path`? Not if a program that cleans up has deleted its folder."""
+    return _FOLDER.holds(path)
 
 
 @contextmanager

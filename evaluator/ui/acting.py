@@ -1,27 +1,19 @@
-"""What pages read of intents, hooks and the audit trail, and the thread that executes what was approved."""
+"""What pages read of intents, hooks and the audit trail."""
 
 from __future__ import annotations
 
-import logging
-import os
-import threading
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 
 import streamlit as st
 
 from evaluator.errors import EvaluatorError, StoreError
-from evaluator.intents import Preview, find_latest, plan_action, preview_action, preview_intent, run_worker
+from evaluator.intents import Preview, find_latest, plan_action, preview_action, preview_intent
 from evaluator.policy import Policy
 from evaluator.records.intents import Action, Approval, AuditRow, Delivery, Intent
-from evaluator.serving.threads import start_thread
-from evaluator.ui.reads import CACHE_KEYS, Workspace, find_workspace, open_store, read_policy
+from evaluator.ui.reads import CACHE_KEYS, Workspace, open_store
 
-NO_WORKER = "EVALUATOR_APP_WORKER"
-"""`off` in the environment: the app records intents, and another process executes them."""
 PREVIEW_TTL_S = 5.0
-_log = logging.getLogger("evaluator")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,22 +121,3 @@ def verify_trail(workspace: Workspace) -> tuple[str, str]:
         return open_store(workspace).control.verify_audit(), ""
     except StoreError as error:
         return "", f"{error.message}: {error.hint}"
-
-
-# ------------------------------------------------------------------ the worker
-
-
-def start_worker() -> None:
-    """Start the thread that executes approved requests, unless it runs or the environment turns it off."""
-    workspace = find_workspace()
-    if os.environ.get(NO_WORKER) != "off" and workspace.store.exists():
-        _start_thread(workspace)
-
-
-@st.cache_resource(
-    show_spinner=False, hash_funcs={Workspace: lambda workspace: (str(workspace.store), str(workspace.policy))}
-)
-def _start_thread(workspace: Workspace) -> threading.Thread:
-    """Start a worker; the cache calls this once per store and policy, so that all readers share one thread."""
-    run = partial(run_worker, open_store(workspace), partial(read_policy, workspace), say=_log.warning)
-    return start_thread(run, "worker")

@@ -12,10 +12,10 @@ import streamlit as st
 
 from evaluator.errors import EvaluatorError, StoreBusy
 from evaluator.serving.login import is_login_configured
-from evaluator.ui.acting import start_worker
-from evaluator.ui.identity import show_reader, sign_in_if_asked
+from evaluator.serving.worker import start_worker
+from evaluator.ui.identity import hide_private_store, show_reader, sign_in_if_asked
 from evaluator.ui.pieces import show_empty
-from evaluator.ui.reads import find_workspace
+from evaluator.ui.reads import find_store_path
 
 STYLE = Path(__file__).with_name("style.css")
 _log = logging.getLogger(__name__)
@@ -24,7 +24,8 @@ _log = logging.getLogger(__name__)
 def open_frame(show_page: Callable[[], None]) -> None:
     """Show a page inside the frame: its style, a login if one is required, and who is reading.
 
-    An app that the network can reach without a login shows nothing but that.
+    An app that the network can reach without a login shows nothing but that, and so does one whose store only its owner
+    can read, to all other readers.
     """
     st.html(STYLE)
     if _is_open_to_everyone():
@@ -34,11 +35,12 @@ def open_frame(show_page: Callable[[], None]) -> None:
             "evaluator app --address 127.0.0.1",
         )
         return
-    start_worker()  # before a login: approved requests do not wait for a reader
-    if not sign_in_if_asked():
+    store = find_store_path()
+    start_worker(store)  # `evaluator app` has started it; `streamlit run app.py` has not
+    if not sign_in_if_asked() or hide_private_store(store):
         return
     show_page()
-    show_reader(find_workspace().store)
+    show_reader(store)
 
 
 def _is_open_to_everyone() -> bool:
@@ -57,12 +59,15 @@ def _is_open_to_everyone() -> bool:
 def guarded(show_part: Callable[[], None]) -> Callable[[], None]:
     """Wrap a function that shows a page, or a part of it, so that its errors are shown as a sentence with a remedy.
 
-    A traceback goes to the log, and the other parts of the page are shown.
+    A traceback goes to the log, and the other parts of the page are shown. A part that refreshes itself does so without
+    the frame: it is hidden once its store has become private.
     """
 
     @functools.wraps(show_part)
     def run() -> None:
         """Show the part, or the error that it raises."""
+        if hide_private_store(find_store_path()):
+            return
         try:
             show_part()
         except EvaluatorError as error:

@@ -16,7 +16,13 @@ import streamlit as st
 from evaluator.errors import UsageError
 from evaluator.intents import SYSTEM, system_person
 from evaluator.records.intents import GROUP, Person
-from evaluator.serving.access import EXPLANATIONS, Refusal, find_page_refusal
+from evaluator.serving.access import (
+    EXPLANATIONS,
+    Refusal,
+    explain_hidden_store,
+    find_page_refusal,
+    is_store_private,
+)
 from evaluator.serving.login import is_login_configured
 from evaluator.ui.pieces import escape_markdown, show_empty
 
@@ -43,6 +49,20 @@ def sign_in_if_asked() -> bool:
     show_empty("Sign in to review releases.", "The policy's roles decide what you may do.")
     st.button("Sign in", type="primary", on_click=st.login, key="sign-in")
     return False
+
+
+def hide_private_store(store: Path) -> bool:
+    """Show in the place of a page why it shows nothing of a private store; returns whether that was shown.
+
+    A store that only its owner can read is shown to the owner's browser only, or after a login.
+    """
+    if is_login_configured() or not is_store_private(store):
+        return False
+    refusal = find_page_refusal(st.context.headers)
+    if refusal is None:
+        return False
+    show_empty(*explain_hidden_store(refusal))
+    return True
 
 
 def find_reader() -> Reader:

@@ -79,8 +79,12 @@ CACHE_KEYS_OF_VERDICT: dict[str | type, Callable[[Any], object]] = {
 
 def find_workspace() -> Workspace:
     """Find store and policy as the command line does: by EVALUATOR_STORE and EVALUATOR_POLICY, else in the folder."""
-    store = Path(os.environ.get("EVALUATOR_STORE") or "evaluator.duckdb").absolute()
-    return Workspace(store, find_policy(Path.cwd()))
+    return Workspace(find_store_path(), find_policy(Path.cwd()))
+
+
+def find_store_path() -> Path:
+    """Find the store as the command line does: by EVALUATOR_STORE, else in the folder. It may not exist."""
+    return Path(os.environ.get("EVALUATOR_STORE") or "evaluator.duckdb").absolute()
 
 
 def open_store(workspace: Workspace) -> Store:

@@ -45,6 +45,7 @@ def show_requests(workspace: Workspace, release: str, reader: Reader) -> None:
     st.subheader("Requests", anchor="requests")
 
     @st.fragment(run_every=REFRESH_S if is_under_way else QUIET_REFRESH_S)
+    @guarded
     def show_states() -> None:
         """Show the list, at each refresh; once a state has changed, show the whole page again."""
         present_records = read_intents(find_workspace(), release)

@@ -11,6 +11,7 @@ from recordings import record
 import evaluator
 from evaluator.__main__ import run
 from evaluator.errors import StoreError
+from evaluator.permissions import make_private
 from evaluator.sources.recording import MANIFEST_NAME
 from evaluator.store.data import StoredData
 
@@ -46,6 +47,15 @@ def test_every_release_is_listed_with_its_requests_also_when_there_is_a_store(ca
     record(STORE, "second", run="run-2")
     code, out, err = call(capsys, "releases")
     assert ("second" in out, "a b" in err, "second" in err) == (True, False, True)
+
+
+def test_a_recording_that_only_its_owner_can_read_makes_a_store_that_only_its_owner_can_read(capsys):
+    record(STORE, "cart@1")
+    make_private(Path("evaluator.data"))  # as a recorder with --evaluator-sensitive
+    assert call(capsys, "releases")[0] == 0
+    assert STORE.stat().st_mode & 0o777 == 0o600
+    modes = {path.stat().st_mode & 0o077 for path in Path("evaluator.data").rglob("*")}
+    assert modes == {0}
 
 
 def test_queries_see_it(capsys):

@@ -14,6 +14,7 @@ import pytest
 from evaluator.__main__ import run
 from evaluator.cli import app
 from evaluator.serving import server
+from evaluator.store import Store
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -45,8 +46,8 @@ def started(monkeypatch, tmp_path):
     """Start the app in a folder, as far as its server; returns what the server was started with."""
     found = {}
 
-    def serve(listener, script, access, say):
-        found.update(listening=listener.getsockname(), script=script, access=access)
+    def serve(listener, script, access, say, start_worker):
+        found.update(listening=listener.getsockname(), script=script, access=access, start_worker=start_worker)
         return signal.SIGWINCH  # ends no process
 
     def start(*words: str):
@@ -66,6 +67,8 @@ def test_store_and_policy_are_passed_on(started, tmp_path):
     assert os.environ["EVALUATOR_STORE"] == str(tmp_path / "s.duckdb")
     assert os.environ["EVALUATOR_POLICY"] == str(tmp_path / "p.yaml")
     assert os.environ["EVALUATOR_APP_WORKER"] == "off"
+    assert found["start_worker"] is None
+    assert found["access"].store == tmp_path / "s.duckdb"
 
 
 def test_the_address_with_the_token_is_all_that_is_printed(started, capsys):
@@ -75,6 +78,12 @@ def test_the_address_with_the_token_is_all_that_is_printed(started, capsys):
     assert said.out == f"http://127.0.0.1:{port}/?token={token}\n"
     assert "Ctrl-C ends it" in said.err
     assert token not in said.err
+
+
+def test_the_owner_of_a_private_store_reads_what_others_see(started, capsys):
+    Store.open(Path("s.duckdb"), create=True, private=True)
+    started()
+    assert "without its token, the app shows nothing of this private store:" in capsys.readouterr().err
 
 
 def test_with_a_login_there_is_no_token(started, capsys, monkeypatch):
@@ -103,9 +112,12 @@ def test_a_port_in_use_is_reported_in_one_sentence(capsys):
 
 
 def test_an_address_of_another_machine_is_reported_in_one_sentence(capsys):
-    for address in ("192.0.2.1", "no such name"):
+    for address in ("192.0.2.1", "999.1.1.1", "no such name"):
         assert run(["app", "--address", address, "--port", "0"]) == 4
-        assert f"the app cannot listen on {address}, port 0: " in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert f"the app cannot listen on {address}, port 0: " in said
+        assert "give --address an address of this machine" in said
+        assert "--port" not in said
 
 
 def test_without_streamlit_it_says_what_to_install(monkeypatch, capsys):

@@ -12,6 +12,8 @@ from evaluator.metrics.failure_rate import FailureRate
 from evaluator.metrics.latency import LatencyMean, LatencyQuantile
 from evaluator.records import Limit, Margin, MetricStatus, Role, Rule, Run, RunState, VerdictWord
 from evaluator.simulate import Requests, to_cells
+from evaluator.stats.estimators.order_statistics import take_run_times
+from evaluator.stats.shaping.panel import build_panel
 
 P50 = Rule("latency_p50", LatencyQuantile(quantile=0.5), margin=Margin(0.05))
 P99 = Rule("latency_p99", LatencyQuantile(quantile=0.99), margin=Margin(0.05))
@@ -237,3 +239,15 @@ def test_a_mean_of_few_runs_is_not_decided_and_names_the_median():
     rule = Rule("mean", LatencyMean(), margin=Margin(0.05))
     text = no_data_of(make_requests(TEN, 9 * TEN), rule)
     assert text.endswith("at least 30 are needed (a median is decided from 6 runs on)")
+
+
+def test_runs_in_a_coarser_unit_than_others_widen_the_time_of_each_run():
+    """Two requests in each second: their times are known from the bins, which are those of the finest run."""
+    times = np.repeat(TEN[:5, None] / 1e5, 2, axis=1) + 0.001  # about 9 µs, in cells of nanoseconds
+    cells = to_cells(make_requests(1000 * times, 1000 * times), 10)
+    fine, mixed = (
+        take_run_times(build_panel(replace(cells, units_per_ms=1_000_000, coarsest_unit=unit), "canary"))
+        for unit in (1, 1000)
+    )
+    assert mixed.low == pytest.approx(fine.low - 0.0005)
+    assert mixed.high == pytest.approx(fine.high + 0.0005)

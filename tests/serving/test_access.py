@@ -5,20 +5,32 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from pathlib import Path
 
 import pytest
 
+from evaluator.permissions import make_private
 from evaluator.serving import access as rules
-from evaluator.serving.access import ACCESS_HEADER, Access, Refusal, find_page_refusal, find_peer_account, is_foreign
+from evaluator.serving.access import (
+    ACCESS_HEADER,
+    UNLISTED,
+    Access,
+    Refusal,
+    explain_hidden_store,
+    find_page_refusal,
+    find_peer_account,
+    is_foreign,
+)
 
 HOST = "127.0.0.1:8501"
 DIRECT = {"host": HOST}
+NO_STORE = Path("/nonexistent/evaluator.duckdb")
 PAGE = {"host": HOST, "origin": f"http://{HOST}"}
 
 
 @pytest.fixture
 def access() -> Access:
-    return Access(8501)
+    return Access(8501, NO_STORE)
 
 
 @pytest.fixture
@@ -60,7 +72,7 @@ def test_a_wrong_token_gives_no_session(access, token):
 
 
 def test_a_token_and_a_session_end_with_their_server(access, cookies):
-    again = Access(8501)
+    again = Access(8501, NO_STORE)
     assert again.exchange(access.token, DIRECT, 1000) is None
     assert again.find_refusal(PAGE, cookies, 1000) is Refusal.NO_SESSION
 
@@ -120,6 +132,29 @@ def test_a_page_knows_from_its_connection_whether_it_may_act(access, monkeypatch
     assert find_page_refusal({ACCESS_HEADER: access.pass_value}) is Refusal.NOT_STARTED
 
 
+@pytest.mark.parametrize("private", ["shop.duckdb", "shop.data"])
+def test_files_of_a_private_store_need_the_session(tmp_path, private):
+    store = tmp_path / "shop.duckdb"
+    store.touch(0o644)
+    (tmp_path / "shop.data").mkdir(0o755)
+    access = Access(8501, store)
+    cookies = {access.cookie_name: access.exchange(access.token, DIRECT, 1000)}
+    assert access.find_file_refusal(DIRECT, {}, 1001) is None
+    make_private(tmp_path / private)
+    assert access.find_file_refusal(DIRECT, cookies, 1000) is None
+    assert access.find_file_refusal(DIRECT, {}, 1000) is Refusal.NO_SESSION
+    assert access.find_file_refusal(DIRECT, cookies, 1001) is Refusal.NO_SESSION
+    assert access.find_file_refusal(DIRECT, cookies, UNLISTED) is Refusal.NOT_LISTED
+    assert access.find_file_refusal({**DIRECT, "via": "1.1 proxy"}, cookies, 1000) is Refusal.NOT_DIRECT
+
+
+@pytest.mark.parametrize("refusal", Refusal)
+def test_each_reason_to_hide_a_store_says_what_to_do(refusal):
+    problem, advice = explain_hidden_store(refusal)
+    assert "private" in problem
+    assert advice.startswith("To read it, ")
+
+
 @pytest.mark.parametrize(
     ("origin", "foreign"),
     [
@@ -143,7 +178,24 @@ def test_the_account_of_a_connection_is_found(family, address):
         server = listener.getsockname()[:2]
         with socket.create_connection(server) as connection:
             assert find_peer_account(connection.getsockname()[:2], server) == os.getuid()
-        assert find_peer_account((address, 1), server) is None
+        assert find_peer_account((address, 1), server) == UNLISTED
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says whose connection it is")
+def test_a_connection_that_its_program_has_closed_is_nobodys():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = listener.getsockname()
+        connection = socket.create_connection(server)
+        client = connection.getsockname()
+        connection.close()  # Linux lists it under account 0 from now on
+        assert find_peer_account(client, server) == UNLISTED
+
+
+def test_a_connection_that_is_not_listed_may_only_read(access, cookies):
+    assert access.exchange(access.token, DIRECT, UNLISTED) is None
+    forged = {access.cookie_name: access._make_session(UNLISTED)}
+    for sent in (cookies, forged):
+        assert access.find_refusal(PAGE, sent, UNLISTED) is Refusal.NOT_LISTED
 
 
 @pytest.mark.parametrize("client", [None, ("", 1), ("nobody", 1), ("127.0.0.1", 1)])

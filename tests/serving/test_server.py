@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from served_app import run_app
 from socket_client import Shown, Visitor
 from websockets.exceptions import InvalidStatus
 
+from evaluator.__main__ import run
+from evaluator.permissions import make_private
+from evaluator.serving import worker
 from evaluator.store import Store
 
 HOOKS = "hooks: {promote: [{command: {run: [sh, -c, 'touch HERE/begun; sleep 2; touch HERE/done']}}]}\n"
@@ -89,6 +93,40 @@ def test_another_account_cannot_act_with_the_session_of_the_first(app):
     assert "This browser may only read" in seen["pressed"]
 
 
+PAGES = ("releases", "release", "compare", "plan", "promote", "audit")
+
+
+def test_of_a_private_store_only_the_owner_sees_anything(make_shop):
+    folder = make_shop()
+    make_private(folder / "evaluator.duckdb")
+    with run_app(folder, "--port", "0") as app:
+        cookie = app.get_session()
+        user = Visitor(app.address, {"Origin": app.address, "Cookie": cookie})
+        promote, release = user.open("promote"), user.open("release")
+        assert "Promote" in promote.widgets
+        file = user.request_file(release.files[0])
+        for path in (file, file.replace("media", "%6dedia"), f"/{file}"):
+            assert app.get(path).status in {403, 400}
+        assert app.get(file, Cookie=cookie).status == 200
+        for headers in ({"Origin": app.address}, {"Cookie": cookie}):
+            other = Visitor(app.address, headers)
+            for page in PAGES:
+                seen = other.open(page)
+                assert "This store is private: it is shown only to the account that started the app." in seen.text
+                assert "To read it, open the address" in seen.text
+                assert list(seen.widgets) == []
+                assert seen.files == []
+                assert "cart" not in seen.everything.replace(f"release={other.release}", "")
+                assert str(folder) not in seen.everything
+            pressed = other.press(promote.widgets, promote.page_hash)
+            assert "This store is private" in pressed.text
+            assert "cart" not in pressed.everything
+            other.close()
+        user.close()
+        assert app.get("/").status == 200
+    assert Store.open(folder / "evaluator.duckdb").control.intents() == ()
+
+
 def test_the_token_is_exchanged_for_a_cookie_and_leaves_the_address(app):
     token = app.entry.partition("token=")[2]
     answer = app.get(f"/promote?release=cart%401&token={token}&a=b")
@@ -113,7 +151,63 @@ def test_the_token_is_exchanged_for_a_cookie_and_leaves_the_address(app):
     assert app.get("/").headers["Content-Security-Policy"] == "frame-ancestors 'self'"
 
 
-# ------------------------------------------------------------------ its end
+# ------------------------------------------------------------------ its worker and its end
+
+
+def wait_for(path: Path) -> None:
+    """Wait until a hook has made a file."""
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def request_promotion(folder: Path, monkeypatch) -> None:
+    """Let the user of this process approve a promotion, for a worker to execute."""
+    monkeypatch.chdir(folder)
+    assert run(["promote", "cart@1.9.0", "--yes", "--queue"]) == 0
+
+
+def test_approved_requests_are_executed_though_no_page_is_opened(make_shop, monkeypatch):
+    folder = make_shop()
+    request_promotion(folder, monkeypatch)
+    with run_app(folder, "--port", "0") as app:
+        wait_for(folder / "begun")
+        app.process.send_signal(signal.SIGTERM)
+        assert app.process.wait(30) == -signal.SIGTERM
+    (intent,) = Store.open(folder / "evaluator.duckdb").control.intents()
+    assert (folder / "done").exists()
+    assert intent.state == "acknowledged"
+
+
+def test_a_worker_waits_for_a_store_that_is_not_there_yet(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(worker, "_POLL_S", 0.01)
+    stop, executed = threading.Event(), []
+    monkeypatch.setattr(worker, "run_worker", lambda store, load, stop, say: executed.append(store.path))
+    path = tmp_path / "evaluator.duckdb"
+    path.write_text("no store " * 1000)
+    thread = threading.Thread(target=worker._execute_requests, args=(path, stop))
+    thread.start()
+    while "approved requests are not executed: " not in caplog.text:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    path.unlink()
+    Store.open(path, create=True)
+    thread.join(30)
+    assert executed == [path]
+
+
+def test_one_worker_for_each_store_unless_it_is_turned_off(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(worker, "_started", set())
+    monkeypatch.setattr(worker, "start_thread", lambda run, name: started.append(run.args))
+    monkeypatch.setenv(worker.NO_WORKER, "off")
+    worker.start_worker(tmp_path)
+    assert started == []
+    monkeypatch.delenv(worker.NO_WORKER)
+    worker.start_worker(tmp_path)
+    worker.start_worker(tmp_path)
+    assert started == [(tmp_path,)]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -122,10 +216,7 @@ def test_a_hook_that_is_being_executed_is_completed(make_shop, number):
     with run_app(folder, "--port", "0") as app:
         user, shown = open_as_user(app)
         user.press(shown.widgets, shown.page_hash)
-        deadline = time.monotonic() + 60
-        while not (folder / "begun").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for(folder / "begun")
         app.process.send_signal(number)
         assert app.process.wait(30) == -number
         user.close()

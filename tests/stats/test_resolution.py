@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from judging import RUN, judge, timed_requests
+from judging import RUN, evidence, judge, timed_requests
 
 from evaluator.metrics.failure_rate import FailureRate
 from evaluator.metrics.latency import LatencyMean, LatencyQuantile
 from evaluator.policy import parse_policy
-from evaluator.records import NANOSECONDS, Limit, Margin, MetricStatus, Monitoring, Rule, Rulebook, VerdictWord
+from evaluator.records import NANOSECONDS, Level, Limit, Margin, MetricStatus, Monitoring, Rule, Rulebook, VerdictWord
 from evaluator.simulate import SCENARIOS, simulate_cells, to_cells
-from evaluator.stats.estimators.resolution import find_doubt_ms, step_of_arms_ms
+from evaluator.stats.estimators.resolution import find_doubt_ms, find_log_doubt, step_of_arms_ms
 from evaluator.stats.shaping.groups import all_together
 from evaluator.stats.shaping.panel import build_panel
 
@@ -287,3 +287,99 @@ def test_whole_nanoseconds_are_named():
     assert "times are kept in whole nanoseconds" in p50.reason
     assert "time several calls together" in p50.reason
     assert "record times in finer steps" not in p50.reason
+
+
+def in_both_units(baseline_ns, canary_ns, runs, whole_runs, metrics):
+    """Judge runs of these times (ns) by a margin of 10 %; the first `whole_runs` of them are kept in microseconds."""
+    changes = {**REPLICATES, "replicates": runs}
+    requests = timed_requests(normal(baseline_ns, baseline_ns / 12), normal(canary_ns, canary_ns / 12), **changes)
+    times = np.where(requests.run < whole_runs, np.rint(requests.response_us / 1000) * 1000, requests.response_us)
+    cells = to_cells(replace(requests, response_us=times.astype(np.int64)))
+    cells = replace(cells, units_per_ms=NANOSECONDS, coarsest_unit=1000 if 0 < whole_runs < runs else 1)
+    rules = tuple(Rule(f"latency_{k}", metric, margin=Margin(0.1)) for k, metric in enumerate(metrics))
+    all_runs = tuple(replace(RUN, id=run) for run in cells.runs)
+    judged = judge(cells, Rulebook(rules), all_runs)
+    findings = [f for f in evidence(cells, Rulebook(rules), all_runs).findings if f.check == "resolution"]
+    return judged, [c for c in judged.comparisons if not c.scan], findings
+
+
+@pytest.mark.parametrize(("runs", "whole_runs"), [(2, 1), (3, 1), (8, 1), (4, 3)])
+@pytest.mark.parametrize(("baseline_ns", "canary_ns"), [(750, 880), (1200, 1450), (750, 750)])
+def test_runs_in_microseconds_and_nanoseconds_decide_nothing_below_a_microsecond(
+    runs, whole_runs, baseline_ns, canary_ns
+):
+    metrics = (LatencyQuantile(quantile=0.5), LatencyQuantile(quantile=0.95), LatencyMean())
+    judged, rows, findings = in_both_units(baseline_ns, canary_ns, runs, whole_runs, metrics)
+    assert judged.word is VerdictWord.INCONCLUSIVE
+    for row in rows:
+        assert row.status is OPEN
+        assert "the store keeps some of these runs in whole microseconds and others in nanoseconds" in row.reason
+        assert "with --run" in row.reason
+        assert "the load tool" not in row.reason
+    [finding] = [f for f in findings if f.level is Level.WARN]
+    assert finding.text.startswith("the store keeps some of these runs")
+    assert "import the old files as another release" in finding.remedy
+    # What hides the typical times, which the endpoint scan compares, forbids a GO.
+    for failed in (f for f in findings if f.level is Level.FAIL):
+        assert "in some of these runs" in failed.text
+        assert "--run" in failed.remedy
+
+
+@pytest.mark.parametrize("whole_runs", [0, 2])
+def test_runs_in_microseconds_may_move_a_quantile_by_half_of_one_in_each_arm(whole_runs):
+    """A margin of 1.05 µs is more than a step, but not more than the doubt of both arms and a little variation."""
+    _, rows, _ = in_both_units(9_200, 9_200, 5, whole_runs, (LatencyQuantile(quantile=0.95), LatencyMean()))
+    assert [row.status for row in rows] == [OPEN if whole_runs else PASS] * 2
+    assert not rows[0].too_coarse
+
+
+@pytest.mark.parametrize("canary_ns", [200_000, 260_000])
+def test_longer_times_in_both_units_are_decided(canary_ns):
+    metrics = (LatencyQuantile(quantile=0.5), LatencyMean())
+    judged, rows, _ = in_both_units(200_000, canary_ns, 5, 2, metrics)
+    assert judged.word is not VerdictWord.INCONCLUSIVE
+    assert {row.status for row in rows} == {PASS if canary_ns == 200_000 else FAIL}
+
+
+def of_two_modes(short_us, share):
+    """Times (µs) of which a share is short, as of a cache, and the rest around 5 ms; in whole microseconds."""
+    return lambda random, n: np.where(
+        random.random(n) < share, np.rint(short_us * np.exp(0.2 * random.normal(size=n))), random.normal(5000, 500, n)
+    )
+
+
+@pytest.mark.parametrize(
+    ("short_us", "share", "most", "least"),
+    [
+        pytest.param((0.2, 0.6), 0.45, np.inf, np.log(3) * 0.45, id="a cache below a microsecond"),
+        pytest.param((0.2, 0.6), 0.005, 0.03, 0.0, id="a few"),
+        pytest.param((5.0, 5.0), 0.45, 0.10, 0.0, id="some microseconds"),
+        pytest.param((50.0, 50.0), 0.45, 0.0, 0.0, id="tens of microseconds"),
+    ],
+)
+def test_logarithms_of_times_of_few_steps_are_in_doubt(short_us, share, most, least):
+    requests = timed_requests(*(of_two_modes(median, share) for median in short_us), rate_per_s=40.0)
+    panel = build_panel(to_cells(requests), "canary")
+    [doubt] = find_log_doubt(panel, all_together(len(panel.endpoints)))
+    assert least <= doubt <= most
+
+
+@pytest.mark.parametrize("name", ["AA", "AA_cache", "AA_integer_ms"])
+def test_logarithms_of_times_that_spread_are_not_in_doubt(name):
+    design = replace(SCENARIOS[name], duration_s=min(SCENARIOS[name].duration_s, 300.0))
+    panel = build_panel(simulate_cells(design, 2), "canary")
+    assert find_log_doubt(panel, all_together(len(panel.endpoints)))[0] < 0.005
+
+
+def test_no_go_if_microseconds_hide_the_typical_time_that_the_scan_compares():
+    rules = (Rule("latency_p95", LatencyQuantile(quantile=0.95), margin=Margin(0.1)),)
+    words = {}
+    for short_us in ((0.2, 0.6), (60.0, 60.0)):
+        cells = to_cells(timed_requests(*(of_two_modes(median, 0.45) for median in short_us), rate_per_s=60.0))
+        judged = judge(cells, Rulebook(rules))
+        words[short_us[0]] = judged.word
+        failed = [f.text for f in evidence(cells, Rulebook(rules)).findings if f.level is Level.FAIL]
+        assert ["rounding may hide a change of the typical time by 25 %" in text for text in failed] == (
+            [True] if short_us[0] < 1 else []
+        )
+    assert words == {0.2: VerdictWord.INCONCLUSIVE, 60.0: VerdictWord.GO}

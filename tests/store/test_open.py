@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from evaluator.errors import EvaluatorError, StoreBusy, StoreError, UnknownName
-from evaluator.store import Store
+from evaluator.store import Store, temporary
 from evaluator.store.engine import attach, close_idle, open_engine, reuse_engine
 from evaluator.store.migrations import SCHEMA_VERSION
 
@@ -32,6 +33,15 @@ def test_nothing_there(tmp_path):
     with pytest.raises(StoreError, match="there is no store at"):
         Store.open(tmp_path / "evaluator.duckdb")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_was_deleted_meanwhile_is_not_made_again(store):
+    store.path.unlink()
+    for use in (store.releases, lambda: store.control.note("ann", "note", "cart@1", "x")):
+        with pytest.raises(StoreError, match=r"evaluator\.duckdb is gone: it was deleted or moved") as caught:
+            use()
+        assert "move it back" in caught.value.hint
+    assert not store.path.exists()
 
 
 def test_directory(tmp_path):
@@ -323,3 +333,16 @@ def test_an_engine_leaves_no_folder_at_the_end(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"TMPDIR": str(tmp_path)}, check=False)
     assert (done.returncode, list(tmp_path.iterdir())) == (0, [])
+
+
+def test_an_engine_whose_temporary_folder_is_gone_is_not_used_again(idle, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = temporary._ProcessFolder()
+    monkeypatch.setattr(temporary, "_FOLDER", folder)
+    for _ in range(2):
+        with reuse_engine(search=tmp_path) as engine:
+            engine.execute("SET memory_limit = '20MB'; SET threads = 1")
+            engine.execute("CREATE TEMP TABLE w AS SELECT range AS k, md5(range::VARCHAR) AS v FROM range(1_000_000)")
+        [made] = tmp_path.iterdir()
+        shutil.rmtree(made)  # as by a program that cleans up old temporary files
+    folder.remove()

@@ -52,7 +52,10 @@ def land(store, new_run, rows, write):
         pytest.param([15.1234567] * 9, MICROSECONDS, id="long times"),
         pytest.param([0.999999] * 9, NANOSECONDS, id="below a millisecond"),
         pytest.param([1.000001] * 9, MICROSECONDS, id="above a millisecond"),
-        pytest.param([0.0154862] * 3 + [15.0] * 6, MICROSECONDS, id="a few short times"),
+        pytest.param([0.0154862] * 3 + [15.0] * 397, MICROSECONDS, id="less than 1 % of very short times"),
+        pytest.param([0.0154862] * 4 + [15.0] * 396, NANOSECONDS, id="1 % of very short times"),
+        pytest.param([0.015] * 40 + [0.0154862] * 3 + [15.0] * 357, MICROSECONDS, id="whole ones do not count"),
+        pytest.param([0.1154862] * 4 + [15.0] * 6, MICROSECONDS, id="less than half below a millisecond"),
         pytest.param([0.0154862] * 8 + [2e9], MICROSECONDS, id="and a time of weeks"),
         pytest.param([0.0154862] * 8 + [3.6e6], NANOSECONDS, id="and a time of an hour"),
         pytest.param([float("nan"), float("inf"), -0.0154862], MICROSECONDS, id="no times"),
@@ -116,10 +119,13 @@ def test_runs_of_both_units_are_read_in_the_finer_one(store, land):
     assert np.nanmin(moments.min_time[moments.run == 0]) == as_ns.min()
     counts = np.bincount(bins.bin[bins.run == 0], weights=bins.n[bins.run == 0])
     assert counts.tolist() == np.bincount(np.floor(115 * np.log10(as_ns)).astype(int)).tolist()
+    assert both.coarsest_unit == 1000
+    assert (store.data.read_cells([whole]).coarsest_unit, store.data.read_cells([fine]).coarsest_unit) == (1, 1)
     # Parts that are joined become the same.
     parts = [replace(store.data.read_cells([run]), runs=("whole", "fine")) for run in (whole, fine)]
     joined = join(parts)
     assert (joined.units_per_ms, joined.grid) == (NANOSECONDS, 1)
+    assert joined.coarsest_unit == 1000
     assert joined.moments.sum_time.sum() == moments.sum_time.sum()
     assert sum(joined.bins.n) == sum(bins.n)
     assert sorted(joined.bins.bin.tolist()) == sorted(bins.bin.tolist())
@@ -130,6 +136,14 @@ def test_coarse_steps_of_both_units_have_a_common_one(store, land):
     assert store.data.read_cells([whole]).grid == 300
     assert store.data.read_cells([fine]).grid == 200
     assert store.data.read_cells([whole, fine]).grid == 200  # of 300,000 and 200 ns
+
+
+def test_a_run_of_failures_alone_has_no_unit(store, land, new_run, rows, write):
+    failing = new_run("failing")
+    write(store.data.segment_folder(failing), [rows(20, response_time_ms=[5.0] * 20, failed=[True] * 20)])
+    store.data.land_segments(failing.id)
+    fine = land([0.015487] * 40, "fine")
+    assert store.data.read_cells([failing.id, fine]).coarsest_unit == 1
 
 
 def test_later_segments_are_kept_in_the_unit_of_the_run(store, new_run, rows, write):

@@ -10,7 +10,9 @@ from reporting import find_verdict
 from streamlit.testing.v1 import AppTest
 
 from evaluator import ui
+from evaluator.permissions import make_private
 from evaluator.records import Margin
+from evaluator.serving.access import Refusal
 from evaluator.ui.pieces import FARTHEST, draw_interval
 
 ROOT = Path(__file__).parent.parent.parent
@@ -30,6 +32,27 @@ def test_app_py_is_short_and_runs(store_path, monkeypatch):
     shown = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
     assert not shown.exception
     assert [element.value for element in shown.title] == ["Releases"]
+
+
+def test_a_private_store_is_not_shown_where_nobody_is_known(own, html, monkeypatch):
+    make_private(own)
+    monkeypatch.setenv("EVALUATOR_STORE", str(own))
+    monkeypatch.chdir(ROOT)
+    shown = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
+    assert "This store is private" in html(shown)
+    assert "To read it, start `evaluator app`".replace("`", "") in re.sub("</?code>", "", html(shown))
+    assert not shown.title
+    assert "cart" not in html(shown)
+
+
+def test_parts_that_refresh_themselves_are_hidden_once_the_store_is_private(own, html, page):
+    make_private(own)
+    for name in ("release", "promote"):
+        shown = page(name, own, refusal=Refusal.NO_SESSION, release="cart@1.6.0")
+        assert "This store is private" in html(shown)
+        assert "cart" not in html(shown)
+        assert not page(name, own, release="cart@1.6.0").exception
+        assert "This store is private" not in html(page(name, own, release="cart@1.6.0"))
 
 
 def test_a_fault_of_a_page_is_a_sentence_and_the_log_has_the_rest(html, caplog):

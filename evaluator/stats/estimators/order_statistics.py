@@ -74,7 +74,8 @@ def _list_times(panel: Panel, run: IntArray, runs: int) -> tuple[FloatArray, Flo
     """List the requests of a panel of one endpoint: the ends of their times (ms), and the owner of each.
 
     The owner is arm · `runs` + run. The time of a slot's only success is known from its sum. Of several successes in
-    a slot, the bins of the histogram are known; their limits include half a step already. `run` is that of each slot.
+    a slot, the bins of the histogram are known; their limits include half a step of the finest run already, so half of
+    the unit of coarser runs is added. `run` is that of each slot.
     """
     bins, limits, steps_ms = panel.bins, find_limits_ms(panel), step_of_arms_ms(panel)
     arm, slot = np.divmod(bins.cell, panel.stride)
@@ -83,8 +84,9 @@ def _list_times(panel: Panel, run: IntArray, runs: int) -> tuple[FloatArray, Flo
     arm, slot, bin_of_row, n = arm[is_judged], slot[is_judged], bin_of_row[is_judged], bins.n[is_judged].astype(int)
     is_alone = panel.ok[:, 0][arm, slot] == 1
     time_ms, half_step = panel.totals["time_ms"][:, 0][arm, slot], steps_ms[arm] / 2
-    low = np.where(is_alone, np.maximum(time_ms - half_step, 0.0), limits[bin_of_row])
-    high = np.where(is_alone, time_ms + half_step, limits[bin_of_row + 1])
+    half_unit = panel.mixed_unit_ms / 2
+    low = np.maximum(np.where(is_alone, time_ms - half_step, limits[bin_of_row] - half_unit), 0.0)
+    high = np.where(is_alone, time_ms + half_step, limits[bin_of_row + 1] + half_unit)
     failures = panel.failures[:, 0].astype(int)  # shape (2, slots)
     failed_arm, failed_slot = np.nonzero(failures)
     owner = np.concatenate(

@@ -150,7 +150,8 @@ class QuantilePair:
             candidate_doubt = find_quantile_doubt_ms(curves.candidate, self.q_c, candidate_step)
             # A tool may round or cut off, so equal times may be recorded half a step apart.
             unequal_steps = largest_step / 2 if baseline_step != candidate_step else 0.0
-            doubt = baseline_doubt + candidate_doubt + unequal_steps
+            # Runs in a coarser unit than others may move the quantile of each arm by half of that unit.
+            doubt = max(baseline_doubt + candidate_doubt, curves.panel.mixed_unit_ms) + unequal_steps
             self.doubt_ms = doubt if doubt > NEGLIGIBLE * self.q_b else 0.0
 
     def _pool_runs(self, baseline: list[Distribution], candidate: list[Distribution]) -> None:

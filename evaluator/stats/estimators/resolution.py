@@ -4,12 +4,16 @@ A time that is recorded in steps of h may be up to h/2 away from its number. If 
 averages out: with a standard deviation of h/2 the mean of a normal distribution moves by at most 0.3 % of h (Widrow,
 Kollár and Liu 1996). If all times are on one step, it does not: all of them may be at the edge of the step. In between,
 on two steps with shares P and 1 - P, the true mean or median is between the recorded one and the border of both steps.
+
+If the store keeps runs in different units, times between the steps of the coarser runs hide how many of these are on a
+step. Rounding moves each time, so also a mean or a quantile, by at most half a step, which is then the doubt of an arm.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from evaluator.records import find_bin_edges
 from evaluator.records.arrays import BoolArray, FloatArray
 from evaluator.stats.estimators.distribution import Distribution
 from evaluator.stats.shaping.bins import bin_limits_ms
@@ -20,6 +24,10 @@ LONE_SHARE = 0.25
 """A step with a smaller share of the requests is one of many, and rounding averages out."""
 FINE_SHARE = 0.002
 """A step below this share of the mean does not matter."""
+LEAST_PART = 0.05
+"""Part of a step to which a time that is recorded as 0 or 1 step may go down: 50 ns if times are whole microseconds."""
+FEW_STEPS = 10
+"""Logarithms of times above this many steps are not in doubt: half a step is at most 5 % of each."""
 
 
 def step_of_arms_ms(panel: Panel) -> FloatArray:
@@ -54,6 +62,7 @@ def find_doubt_ms(panel: Panel, groups: Groups) -> FloatArray:
     Times are recorded as multiples of a step (for example whole milliseconds). For each arm the doubt is half a step
     for requests on a single step, and nothing for requests on several steps. If the arms have different steps, half of
     the larger one is added, because a tool may round or cut off. A step that is small against the mean does not matter.
+    If the store keeps runs in different units, the doubt is at least the coarser unit, half of it for each arm.
     """
     steps_ms, successes = panel.steps_ms, panel.ok.sum(axis=2)  # both of shape (2, endpoints)
     larger_step = steps_ms.max(axis=0)
@@ -62,11 +71,67 @@ def find_doubt_ms(panel: Panel, groups: Groups) -> FloatArray:
     if not is_coarse.any():
         return np.zeros(groups.count)
     from_unequal_steps = np.where(steps_ms[0] != steps_ms[1], larger_step / 2, 0.0)
-    doubt = np.where(is_coarse, _find_hidden_ms(panel, is_coarse).sum(axis=0) + from_unequal_steps, 0.0)
+    hidden_ms = np.maximum(_find_hidden_ms(panel, is_coarse).sum(axis=0), panel.mixed_unit_ms)
+    return _average(panel, groups, np.where(is_coarse, hidden_ms + from_unequal_steps, 0.0))
+
+
+def _average(panel: Panel, groups: Groups, doubt: FloatArray) -> FloatArray:
+    """Average a doubt of each endpoint, shape (endpoints,), over the endpoints of each group, shape (groups,)."""
+    successes = panel.ok.sum(axis=2)  # shape (2, endpoints)
     # Endpoints have the weights of the comparison of means.
     weight = successes[0] * successes[1] / np.maximum(successes[0] + successes[1], 1)
     total = groups.sum_totals(weight)
     return np.divide(groups.sum_totals(weight * doubt), total, out=np.zeros(groups.count), where=total > 0)
+
+
+def find_log_doubt(panel: Panel, groups: Groups) -> FloatArray:
+    """Find how far rounding may have moved the difference of mean logarithms of times of each group, shape (groups,).
+
+    A mean of logarithms depends on short times as much as on long ones: of an endpoint that answers half of its
+    requests from a cache in less than a step, the step may be small against the mean time, but not against these.
+
+    For each arm and endpoint, a request on step k of at most `FEW_STEPS` may be off by half a step: by
+    ln(k / (k - 1/2)); on the steps 0 and 1, which a histogram of whole units does not distinguish, by half of the range
+    of logarithms from `LEAST_PART` to 1.5 steps. How much of this is hidden depends on the next step, as for means
+    (`_find_hidden_part`): of times that spread over several steps, nothing. All of it counts if the store keeps runs in
+    different units.
+    """
+    share = _find_shares_of_few_steps(panel)
+    hidden = np.ones_like(share)
+    if not panel.mixed_unit_ms:
+        with_neighbours = share.copy()
+        with_neighbours[..., 1:] += share[..., :-1]
+        with_neighbours[..., :-1] += share[..., 1:]
+        hidden = 2 * _find_hidden_part(share / np.maximum(with_neighbours, 1e-300))  # 1: all is hidden
+        hidden[..., 1:] *= share[..., 1:] >= LONE_SHARE
+    # By how much the logarithm of a time may be off: on step 0 or 1, on step 2, …
+    steps = np.arange(2, FEW_STEPS + 1)
+    off = np.append(np.log(1.5 / LEAST_PART) / 2, np.log(steps / (steps - 0.5)))
+    doubt = (share * hidden)[..., :FEW_STEPS] @ off  # shape (2, endpoints)
+    has_both = (panel.ok.sum(axis=2) > 0).all(axis=0)
+    return _average(panel, groups, np.where(has_both, doubt.sum(axis=0), 0.0))
+
+
+def _find_shares_of_few_steps(panel: Panel) -> FloatArray:
+    """Return the share of the successes of each arm and endpoint on step 0 or 1, on step 2, …, `FEW_STEPS` + 1.
+
+    The shape is (2, endpoints, `FEW_STEPS` + 1). Times between steps count to the nearest.
+    """
+    bins, owners = panel.bins, panel.steps_ms.size
+    shape = (*panel.steps_ms.shape, FEW_STEPS + 1)
+    longest_ms = (FEW_STEPS + 1.5) * float(panel.steps_ms.max(initial=0))
+    # The limits of bins in ms; the first rows of the histogram are those of the shortest times.
+    edges_ms = find_bin_edges(0, bins.last) / panel.units_per_ms
+    short_bins = min(int(np.searchsorted(edges_ms[:-1], longest_ms)), bins.sizes.size)
+    rows = slice(0, int(bins.sizes[:short_bins].sum()))
+    owner, slot = np.divmod(bins.cell[rows], panel.stride)
+    bin_of_row = np.repeat(np.arange(short_bins), bins.sizes[:short_bins])
+    middle_ms = np.sqrt(edges_ms[:-1] * edges_ms[1:])[bin_of_row]
+    step = np.maximum(np.rint(middle_ms / panel.steps_ms.ravel()[owner]).astype(np.int64), 1) - 1
+    kept = np.flatnonzero((slot < panel.slots) & (step <= FEW_STEPS))
+    key = owner[kept] * (FEW_STEPS + 1) + step[kept]
+    counts = np.bincount(key, weights=bins.n[rows][kept], minlength=owners * (FEW_STEPS + 1)).reshape(shape)
+    return np.asarray(counts / np.maximum(panel.ok.sum(axis=2), 1)[..., None])
 
 
 def log_doubt(doubt: FloatArray, level: FloatArray) -> FloatArray:

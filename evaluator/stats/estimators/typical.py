@@ -19,7 +19,7 @@ from evaluator.stats.estimators.contrast import (
     vary_by_instance,
 )
 from evaluator.stats.estimators.estimate import Depth, Estimate, Tolerance, build_untested
-from evaluator.stats.estimators.resolution import find_doubt_ms, log_doubt
+from evaluator.stats.estimators.resolution import find_doubt_ms, find_log_doubt, log_doubt
 from evaluator.stats.estimators.strata import build_strata
 from evaluator.stats.shaping.groups import Groups
 from evaluator.stats.shaping.panel import Panel
@@ -40,7 +40,8 @@ def compare_typical_times(
 ) -> Estimate:
     """Compare geometric means of response times (ms) of successes, standardised over endpoints and time (method B.5).
 
-    Each claim is tested as if rounding had moved the times against it (`resolution.find_doubt_ms`).
+    Each claim is tested as if rounding had moved the times against it (`resolution.find_doubt_ms`,
+    `resolution.find_log_doubt`).
 
     Args:
         panel: Baseline and candidate.
@@ -77,7 +78,7 @@ def compare_typical_times(
         alpha=alpha,
         bound=log_bound(margin, 1.0),
         relative=True,
-        doubt=log_doubt(find_doubt_ms(panel, groups), typical[0]),
+        doubt=np.maximum(log_doubt(find_doubt_ms(panel, groups), typical[0]), find_log_doubt(panel, groups)),
         tolerance=None if tolerance is None else tolerance.as_ratio(typical[0]),
         joint=False,
     )

@@ -167,6 +167,7 @@ def join(parts: Sequence[Cells]) -> Cells:
         # The largest step of which the times of all parts are multiples.
         grid=int(np.gcd.reduce([part.grid * (units_per_ms // part.units_per_ms) for part in parts])),
         failure_kinds=NO_FAILURES,
+        coarsest_unit=max(part.coarsest_unit * (units_per_ms // part.units_per_ms) for part in parts),
         **tables,
     )
 

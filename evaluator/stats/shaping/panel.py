@@ -123,7 +123,9 @@ class Panel:
     grid_ms: float
     """Largest step of which all times of the run are multiples."""
     steps_ms: FloatArray
-    """Step of the times of each arm and endpoint, shape (2, endpoints): a multiple of the grid."""
+    """Step of the times of each arm and endpoint, shape (2, endpoints): at least the grid and `mixed_unit_ms`."""
+    mixed_unit_ms: float
+    """Coarsest unit (ms) in which the store keeps runs, if it keeps some in a finer one; 0 if all have one unit."""
     constant: tuple[bool, bool]
     """For each arm: are all its times equal?"""
     bins: SortedBins
@@ -364,6 +366,7 @@ class _PanelBuilder:
             units_per_ms=MICROSECONDS,  # of times that readings do not have
             grid_ms=0.0,
             steps_ms=np.zeros(self.shape[:2]),
+            mixed_unit_ms=0.0,
             constant=(False, False),
             bins=NO_BINS,
             row_bins=NO_BINS,
@@ -446,7 +449,8 @@ class _PanelBuilder:
             return {"time_ms": time_ms, "bytes": totals["bytes"], "log_time_ms": log_time_ms}
 
         row_totals = name_totals(panel.rows.totals, sum_by_cell(row_bins, mean_log_of_bin, panel.rows.n.size))
-        # `cell // slots` is the arm × endpoint of each row.
+        # `cell // slots` is the arm × endpoint of each row. Steps found in rows may be those of the finer runs: a few
+        # times of a coarser run, all rounded to one number, may be the ones that hold a high quantile.
         steps = find_steps(moments, self.cell_of_row // self.slots.size, self.shape[:2], cells.grid)
         return replace(
             panel,
@@ -454,7 +458,8 @@ class _PanelBuilder:
             rows=replace(panel.rows, totals=row_totals),
             units_per_ms=units_per_ms,
             grid_ms=grid_ms,
-            steps_ms=steps / units_per_ms,
+            steps_ms=np.maximum(steps, cells.coarsest_unit) / units_per_ms,
+            mixed_unit_ms=cells.coarsest_unit / units_per_ms if cells.coarsest_unit > 1 else 0.0,
             constant=(self._is_constant(moments, 0), self._is_constant(moments, 1)),
             bins=bins,
             row_bins=row_bins,
