@@ -33,7 +33,7 @@ _IGNORES_WEIGHTS = "first"
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class BackendServer:
     """A server of a backend."""
 
     weight: int
@@ -54,7 +54,7 @@ class Backend:
     name: str
     algorithm: str
     """How it balances: roundrobin, static-rr, …"""
-    servers: Mapping[str, Server]
+    servers: Mapping[str, BackendServer]
 
     def read_weights(self, names: Iterable[str]) -> dict[str, int]:
         """Return server → weight of those named servers that exist."""
@@ -127,7 +127,7 @@ def parse_backend(name: str, states: str, statistics: str) -> Backend:
     return Backend(name, row_by_server["BACKEND"].get("algo") or "", servers)
 
 
-def _read_server(state: Mapping[str, str], statistics: Mapping[str, str]) -> Server:
+def _read_server(state: Mapping[str, str], statistics: Mapping[str, str]) -> BackendServer:
     """Read a server from its row of `show servers state` and that of `show stat`. Raises KeyError, ValueError."""
     admin_state, operational_state = int(state["srv_admin_state"]), int(state["srv_op_state"])
     obstacle = next((text for bit, text in _ADMIN_OBSTACLES if admin_state & bit), "")
@@ -136,7 +136,7 @@ def _read_server(state: Mapping[str, str], statistics: Mapping[str, str]) -> Ser
         obstacle = f"is {statistics['status']}" + (f" ({check})" if check else "")
     elif not obstacle and operational_state == _STOPPING:
         obstacle = "takes no new requests, because its health check asked for that"
-    return Server(
+    return BackendServer(
         weight=int(state["srv_uweight"]),
         initial_weight=int(state["srv_iweight"]),
         obstacle=obstacle,
