@@ -104,12 +104,17 @@ class LatencyQuantile(QuantileMetric, LatencyMetric):
         return "med" if self.quantile == 0.5 else f"p({self.quantile * 100:.6g})"
 
     def find_few(self, pair: Pair) -> str | None:
-        """Say what there are too few of for the test by shares of requests; `None`: there are enough."""
+        """Say what there are too few of for the usual test, by the share of requests done; `None`: there are enough.
+
+        With too few, the times of repeated runs may still decide (`take_run_times`).
+        """
         # The candidate needs no successes: its failures count as infinitely slow.
         why = find_shortage(pair, successes=True, on_both_arms=False)
-        has_enough_beyond = min(pair.requests(0), pair.requests(1)) * self.tail >= MIN_BEYOND  # of expected requests
-        if has_enough_beyond or pair.panel.slots < MIN_BUCKETS:
+        # Expected number of requests that are slower than the quantile.
+        expected_beyond = min(pair.requests(0), pair.requests(1)) * self.tail
+        if expected_beyond >= MIN_BEYOND or pair.panel.slots < MIN_BUCKETS:  # too short a run has a reason of its own
             return why
+        # This quantile needs more requests than the general minimum, so the reason names the larger number.
         return explain_few(pair, max(self.least, MIN_REQUESTS), " for this quantile")
 
     def take_run_times(self, pair: Pair) -> RunTimes | str | None:
