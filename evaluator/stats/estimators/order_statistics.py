@@ -179,9 +179,9 @@ def find_p_above(x: FloatArray, y: FloatArray, probability: float) -> float:
 def count_needed(probability: float, alpha: float) -> int:
     """Return the smallest number of values of each sample with which a quantile can be decided at level `alpha`.
 
-    It is the smallest n with p^n + (1 - p)^n ≤ alpha, at most `MOST_RUNS`. The surest pair of ranks is the smallest value
-    of one sample above the largest of the other, and that sum is its error. With fewer values, even samples that do not
-    overlap decide nothing.
+    It is the smallest n with p^n + (1 - p)^n ≤ alpha, at most `MOST_RUNS`. The surest claim is that the smallest value
+    of one sample is above the largest of the other, and that sum is its error. With fewer values, even samples that do
+    not overlap decide nothing.
 
     >>> [count_needed(probability, 0.05) for probability in (0.5, 0.9, 0.95, 0.99)]
     [6, 29, 59, 299]
