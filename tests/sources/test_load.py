@@ -85,7 +85,7 @@ def test_a_clean_run_loses_nothing_and_gives_every_arm_the_same(plan: LoadPlan, 
 
 def test_several_processes_share_the_arms_equally(plan: LoadPlan, run: Run, tmp_path: Path) -> None:
     one_address = tuple(replace(arm, urls=arm.urls[:1]) for arm in plan.arms)
-    outcome = run_locust(replace(plan, processes=2, arms=one_address, run_time_s=6), run, tmp_path / "run")
+    outcome = run_locust(replace(plan, processes=2, arms=one_address, run_time_s=10), run, tmp_path / "run")
     rows = read_rows(tmp_path / "run")
     assert outcome.state is RunState.COMPLETE
     assert outcome.facts.counted == rows.num_rows > 200
