@@ -450,7 +450,9 @@ def _find_first_bad_row(
         WHERE problem IS NOT NULL ORDER BY number LIMIT 1"""
     ).fetchall()
     engine.execute("SET preserve_insertion_order = false")
-    number, problem, value = rows[0]  # there is one: the bad rows were counted before
+    if not rows:  # bad rows were counted before, but statistics in a damaged Parquet file may hide them now
+        raise InputError(f"{file.path} is damaged: it has bad rows that cannot be found again", hint="write it again")
+    number, problem, value = rows[0]
     return number, problem, value or ""
 
 

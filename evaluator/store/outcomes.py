@@ -185,7 +185,7 @@ def _order_arms(engine: Engine, plan: OutcomePlan) -> tuple[str, ...]:
                 break
     if not baseline:
         raise InputError(
-            f"none of the arms {', '.join(arms)} of {plan.paths[0]} is clearly the baseline",
+            f"none of the arms {', '.join(arm[:60] for arm in arms[:10])} of {plan.paths[0]} is clearly the baseline",
             hint="name it with --baseline-arm",
         )
     if baseline not in arms:
