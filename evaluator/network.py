@@ -239,7 +239,8 @@ class Adapter(HTTPAdapter):
         try:
             # Streamed: the body is read here, within the limits, instead of by requests.
             response = super().send(request, **options | {"stream": True})
-            with exchange.step():
+            # Closed also if the time was over before the body was read.
+            with contextlib.closing(response.raw), exchange.step():
                 response._content = self._read_body(response, exchange)  # noqa: SLF001 - where requests keeps a body
             response._content_consumed = True  # noqa: SLF001
         except Exception as error:
@@ -258,16 +259,15 @@ class Adapter(HTTPAdapter):
         unpacker = zlib.decompressobj(wbits=_ZLIB_OR_GZIP) if is_packed else None
         pieces: list[bytes] = []
         remaining = self.largest + 1
-        with contextlib.closing(response.raw):
-            for received in response.raw.stream(CHUNK_BYTES, decode_content=False):
-                if exchange.left_s <= 0:
-                    break
-                # `remaining` limits what is unpacked: few bytes may become very many.
-                piece = unpacker.decompress(received, remaining) if unpacker else received[:remaining]
-                pieces.append(piece)
-                remaining -= len(piece)
-                if remaining <= 0:
-                    break
+        for received in response.raw.stream(CHUNK_BYTES, decode_content=False):
+            if exchange.left_s <= 0:
+                break
+            # `remaining` limits what is unpacked: few bytes may become very many.
+            piece = unpacker.decompress(received, remaining) if unpacker else received[:remaining]
+            pieces.append(piece)
+            remaining -= len(piece)
+            if remaining <= 0:
+                break
         # If the timer has shut the connection down, this looks like the end of a body whose length was not announced.
         if exchange.left_s <= 0:
             raise _TooLateError
