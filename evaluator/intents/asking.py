@@ -13,7 +13,7 @@ from unicodedata import category
 
 from evaluator.errors import Refused, UnknownName, UsageError
 from evaluator.intents.checking import hash_verdict
-from evaluator.intents.conditions import NO_HOOKS, list_conditions
+from evaluator.intents.conditions import NO_HOOKS, explain_change_by_hand, list_conditions
 from evaluator.intents.observing import (
     find_in_effect,
     find_latest,
@@ -155,6 +155,8 @@ def _check_promotion(store: Store, policy: Policy, request: ActionRequest, lates
             raise Refused("the policy names no hooks that promote", hint=NO_HOOKS)
         if other_versions := explain_other_versions(verdict.release, store.control.release(request.release)):
             raise Refused(other_versions, hint=f"judge it again: {policy.command(request.release)}")
+        if changed_by_hand := explain_change_by_hand(store, request.release):
+            raise Refused(changed_by_hand)
         return
     unmet = [condition for condition in list_conditions(store, policy, verdict) if not condition.met]
     remedy = unmet[0].remedy.replace("`", "") if unmet else ""

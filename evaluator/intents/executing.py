@@ -24,7 +24,17 @@ from evaluator.intents.observing import find_latest, observe, read_deliveries_to
 from evaluator.intents.steps import PlannedHook, make_context, plan_steps
 from evaluator.policy import Policy
 from evaluator.records import Release
-from evaluator.records.intents import ANNOUNCE, FINAL_STATES, UNDO, Action, Delivery, HookOutcome, Intent, IntentState
+from evaluator.records.intents import (
+    ANNOUNCE,
+    FINAL_STATES,
+    PROMOTING,
+    UNDO,
+    Action,
+    Delivery,
+    HookOutcome,
+    Intent,
+    IntentState,
+)
 from evaluator.store import Store, stamp_of
 from evaluator.wording import count_of
 
@@ -163,6 +173,8 @@ class _Execution:
         try:
             policy = load(self.intent.release)
             check_execution(self.intent, observe(self.store, policy, self.intent, self.release, datetime.now(UTC)))
+            if self.intent.action in PROMOTING:  # what goes back to the baseline does so whatever was changed
+                control.verify_release(self.intent.release)
             to_undo = read_deliveries_to_undo(self.store, self.intent.undoes)
             planned, irreversible = plan_steps(policy.promotion, self.intent.action, to_undo, self.release)
         except StoreBusy:  # no refusal: the intent can be executed later

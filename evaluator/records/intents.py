@@ -175,3 +175,5 @@ class AuditRow:
     intent: str
     text: str
     hash: str
+    covers: str = ""
+    """Hash of the verdict, intent or approval that the row stands for; empty: it stands for none."""
