@@ -252,8 +252,7 @@ class _Execution:
         if delivery and state is IntentState.SENT and not hook.step.hook.idempotent:
             may_be_done = replace(delivery.outcome, state=IntentState.UNKNOWN, text=_MAY_BE_DONE_TEXT)
             return self._store_outcome(hook, may_be_done, attempts=0)
-        with self.store.reading():
-            verdict = find_latest(self.store, self.intent.release)
+        verdict = find_latest(self.store, self.intent.release)
         context = make_context(self.intent, self.release, verdict, hook, outcome=outcome)
         # In a second attempt, a hook may read the value that it has set itself: undo restores the value read first.
         may_be_done_before = delivery is not None and state in _MAY_BE_DONE_STATES

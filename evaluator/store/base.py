@@ -67,11 +67,20 @@ class Store:
     data: StoredData
 
     @classmethod
-    def open(cls, path: Path, *, create: bool = False, private: bool = False, wait_s: float = WAIT_S) -> Self:
+    def open(
+        cls,
+        path: Path,
+        *,
+        create: bool = False,
+        private: bool = False,
+        decisions_only: bool = False,
+        wait_s: float = WAIT_S,
+    ) -> Self:
         """Check the store at `path` and bring its schema up to date; with `create`, make a store that does not exist.
 
-        `private`: let only its owner read the store and what is recorded in its folder, now and later. `wait_s`: how
-        long each use of the store waits for another process to close the file.
+        `private`: let only its owner read the store and what is recorded in its folder, now and later.
+        `decisions_only`: do not look at the DuckDB file, which another process may keep, and which may be gone; data
+        are checked when they are used. `wait_s`: how long each use of the store waits for another process.
         """
         path = Path(path).absolute()
         file = StoreFile(path, wait_s)
@@ -82,12 +91,15 @@ class Store:
                 f"the store cannot be called {path.name}: its requests go into a folder of that name",
                 hint="give another path with --store, such as evaluator.duckdb",
             )
+        control = Control(ControlFile(path, wait_s))
+        if decisions_only and control.file.path.exists():
+            control.file.make()
+            return cls(file, control, StoredData(file, control))
         if not create and not path.exists():
             raise StoreError(
                 f"there is no store at {path}",
                 hint="`evaluator load`, `import` and `demo` make one; or give another path with --store",
             )
-        control = Control(ControlFile(path, wait_s))
         with private_files(when=private or is_private(path)):
             bring_up_to_date(file, control.file)
         if private:
