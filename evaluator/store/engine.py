@@ -270,15 +270,25 @@ def quote(text: str | Path) -> str:
 def path_for_engine(path: str | Path) -> str:
     """Return the path of a file in a form that DuckDB does not take for an address or a path in the home folder."""
     # Not normalised: `..` after a link is not the folder in which the link is.
-    return os.path.join(os.getcwd(), path)  # noqa: PTH118, PTH109 - see the line above
+    absolute = os.path.join(os.getcwd(), path)  # noqa: PTH118, PTH109 - see the line above
+    if glob.has_magic(absolute):
+        # DuckDB normalises a path in which it finds a pattern, so links are followed here.
+        folder, name = os.path.split(absolute)
+        return str(Path(os.path.realpath(folder), name))
+    return absolute
+
+
+def escape_file(path: str | Path) -> str:
+    """Return a path as a parameter of a function of DuckDB that reads files, so that it reads exactly this file.
+
+    Otherwise DuckDB takes `*`, `?` and `[` for a pattern, and reads the files of other folders that match.
+    """
+    return glob.escape(path_for_engine(path))
 
 
 def quote_file(path: str | Path) -> str:
-    """Quote a path for a function of DuckDB that reads files (`read_csv` …), so that it reads exactly this file.
-
-    Otherwise DuckDB takes `*`, `?` and `[` for a pattern.
-    """
-    return quote(glob.escape(path_for_engine(path)))
+    """Quote a path for a function of DuckDB that reads files (`read_csv` …), as `escape_file` writes it."""
+    return quote(escape_file(path))
 
 
 def quote_files(paths: Iterable[str | Path]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from evaluator.errors import InputError
 from evaluator.records import FilePlan, LeftOutKind
-from evaluator.store.engine import Engine, quote, quote_file, quote_name
+from evaluator.store.engine import Engine, escape_file, quote, quote_file, quote_name
 from evaluator.store.expressions import access_column, column_name, express, is_nothing, read_texts, write_condition
 from evaluator.store.rollup import HIGHEST_MS
 from evaluator.store.sub_results import write_sub_results_query
@@ -258,7 +258,7 @@ def find_median_time(engine: Engine, staged: Path, file: FilePlan) -> datetime |
     rows were read, has times that the statistics in it rule out, so that these rows could not be recognised as bad.
     """
     from_requests = f"FROM read_parquet(?) WHERE {MARK_COLUMN} = ?"
-    parameters = [str(staged), REQUEST_MARK]
+    parameters = [escape_file(staged), REQUEST_MARK]
     [(earliest, latest)] = engine.execute(f"SELECT min(ts), max(ts) {from_requests}", parameters).fetchall()
     # DuckDB gives a time as text if it is too far away for Python.
     if any(isinstance(time, str) for time in (earliest, latest)):

@@ -33,7 +33,7 @@ from evaluator.segments import segment_name, to_folder_name, written_whole
 from evaluator.store import foreign
 from evaluator.store.clean_csv import write_clean_segment
 from evaluator.store.control import Control
-from evaluator.store.engine import Engine, open_engine, quote, quote_file
+from evaluator.store.engine import Engine, escape_file, open_engine, quote, quote_file
 from evaluator.store.expressions import is_text_time
 from evaluator.store.file import StoreFile
 from evaluator.store.inspection import Inspection, find_landed, find_same, hash_files, match_landed
@@ -138,7 +138,7 @@ def _convert(
                 return _ConvertedFile(run, file, path, clean.rows, *times, clean.left_out)
             left_out = _convert_by_sql(engine, staged, path, readable, constants, latest, skip=plan.skip_bad_rows)
         query = "SELECT count(*), min(ts), max(ts) FROM read_parquet(?)"
-        [(rows, first, last)] = engine.execute(query, [str(path)]).fetchall()
+        [(rows, first, last)] = engine.execute(query, [escape_file(path)]).fetchall()
         return _ConvertedFile(run, file, path, rows, first.astimezone(UTC), last.astimezone(UTC), left_out)
     except InputError:
         # A damaged file may look as if it had bad rows: then this raises the InputError that names the damage.
@@ -204,7 +204,7 @@ def _convert_by_sql(
     if not others:
         staged.replace(path)  # all staged rows are requests
         return left_out
-    query = f"SELECT * FROM read_parquet({quote(staged)}) WHERE {mark_sql} = '{foreign.REQUEST_MARK}'"
+    query = f"SELECT * FROM read_parquet({quote_file(staged)}) WHERE {mark_sql} = '{foreign.REQUEST_MARK}'"
     with written_whole(path) as unfinished:
         engine.execute(f"COPY ({query}) TO {quote(unfinished)} (FORMAT parquet)")
     staged.unlink()
@@ -220,7 +220,7 @@ def _count_marks(engine: Engine, staged: Path, mark_sql: str, arm: str) -> tuple
     counts = engine.execute(
         f"""SELECT {mark_sql} AS mark, count(*) AS n, count(*) FILTER (failed) FROM read_parquet(?)
         GROUP BY ALL ORDER BY n DESC, mark""",
-        [str(staged)],
+        [escape_file(staged)],
     ).fetchall()
     has_requests = False
     others: list[LeftOut] = []
@@ -303,7 +303,7 @@ def _time_file(engine: Engine, converted: _ConvertedFile, plan: LandingPlan) -> 
         """SELECT coalesce(max(second - before), 0) FROM (
             SELECT second, lag(second) OVER (ORDER BY second) AS before
             FROM (SELECT DISTINCT epoch_us(ts) // 1000000 AS second FROM read_parquet(?)))""",
-        [str(converted.path)],
+        [escape_file(converted.path)],
     ).fetchall()
     return FileTimes(converted.file, converted.first_request, converted.last_request, float(pause_s))
 
@@ -325,7 +325,7 @@ def _count_period(engine: Engine, plan: LandingPlan, converted_files: Sequence[_
                 count(*) FILTER (inside), count(*) FILTER (NOT inside), count(*) FILTER (NOT inside AND failed),
                 min(ts) FILTER (inside), max(ts) FILTER (inside)
             FROM (SELECT ts, failed, {_INSIDE} AS inside FROM read_parquet($path))""",
-            {"path": str(converted.path), "start": plan.start, "end": plan.end},
+            {"path": escape_file(converted.path), "start": plan.start, "end": plan.end},
         ).fetchall()
         times = {"first_request": first.astimezone(UTC), "last_request": last.astimezone(UTC)} if rows else {}
         left_out = LeftOut(converted.file.arm, LeftOutKind.OUTSIDE_PERIOD, rows_outside, failures_outside)
@@ -381,7 +381,7 @@ def _move(engine: Engine, folder: Path, plan: LandingPlan, converted: _Converted
         engine.execute(
             f"""COPY (SELECT * REPLACE (CAST($run AS VARCHAR) AS run) FROM read_parquet($path) WHERE {_INSIDE})
             TO {quote(unfinished)} (FORMAT parquet)""",
-            {"run": run.id, "path": str(converted.path), "start": plan.start, "end": plan.end},
+            {"run": run.id, "path": escape_file(converted.path), "start": plan.start, "end": plan.end},
         )
     if path != converted.path:
         converted.path.unlink()

@@ -36,7 +36,7 @@ from evaluator.records import (
 from evaluator.segments import written_whole
 from evaluator.stats.outcomes.levels import merge_moments, moments_of
 from evaluator.store.control import Control
-from evaluator.store.engine import Engine, open_engine, quote, quote_all, quote_name
+from evaluator.store.engine import Engine, open_engine, quote, quote_all, quote_file, quote_name
 from evaluator.store.file import StoreFile
 from evaluator.store.landing import Segment, hash_file, write_manifest
 from evaluator.store.leftovers import landing_in, remove_killed
@@ -485,10 +485,10 @@ def _read_row_values(
         # The file of units is in the order of arms, so a unit's index is its place minus the first place of its arm.
         table = engine.execute(
             f"""SELECT r.arm_, u.place - u.first_of_arm AS unit, r.{column} AS value
-            FROM read_parquet({quote(rows_file)}) AS r
+            FROM read_parquet({quote_file(rows_file)}) AS r
             JOIN (
                 SELECT unit_, file_row_number AS place, min(file_row_number) OVER (PARTITION BY arm_) AS first_of_arm
-                FROM read_parquet({quote(units_file)}, file_row_number = true)) AS u ON r.unit_ = u.unit_
+                FROM read_parquet({quote_file(units_file)}, file_row_number = true)) AS u ON r.unit_ = u.unit_
             WHERE r.{column} IS NOT NULL
             ORDER BY ALL"""
         ).fetchnumpy()
