@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 _CHUNK_BYTES = 1 << 20
-_UNPACKED_WITHOUT_TEST = 256 << 20
+UNPACKED_WITHOUT_TEST = 256 << 20
 """Bytes that any packed file may have when it is unpacked."""
-_LARGEST_RATIO = 250
+LARGEST_RATIO = 250
 """Longer ones may have at most this many times their packed bytes; logs of requests have 5 to 50 times."""
 _XZ_MEMORY = 256 << 20
 """Bytes of memory that a file of xz may need to be unpacked; the strongest level of `xz` needs 65 MB."""
@@ -216,9 +216,9 @@ class _Unpacked(io.RawIOBase):
             raise self._explain(error) from error
         view[: len(chunk)] = chunk
         self._unpacked_bytes += len(chunk)
-        if self._unpacked_bytes > max(_UNPACKED_WITHOUT_TEST, _LARGEST_RATIO * self._packed_bytes):
+        if self._unpacked_bytes > max(UNPACKED_WITHOUT_TEST, LARGEST_RATIO * self._packed_bytes):
             raise InputError(
-                f"{self._path} unpacks to more than {_LARGEST_RATIO} times its size, which no file of requests does",
+                f"{self._path} unpacks to more than {LARGEST_RATIO} times its size, which no file of requests does",
                 hint="look what it holds; if it is what it should be, unpack it and give that file",
             )
         return len(chunk)

@@ -465,13 +465,23 @@ def _give_reason(problem: str, value: str, median_time: datetime | None) -> str:
         return f"a year or more from the other times of the file, around {median_time:%Y-%m-%d}"
     if problem == "failed" and not value.strip():
         return "so it is not known whether the request failed"
-    if problem == "response_time_ms" and re.search(r"\d:\d|\bdays?\b|^P(T|\d)", value):
-        return "a duration as text: write numbers, and name their unit by --column response_time_ms=COLUMN:UNIT"
+    if problem == "response_time_ms" and _DURATION_AS_TEXT.search(value):
+        return (
+            "a duration as text: write all as numbers in one unit, and name it by --column response_time_ms=COLUMN:UNIT"
+        )
     is_number = re.fullmatch(r"\s*\d[\d.,' \u00a0]*\s*", value)
     if is_number and re.search(r"[,' \u00a0]", value.strip()):
         return f"{_REASONS[problem]}: write numbers with a decimal point and no separator of thousands"
     return _REASONS[problem]
 
+
+_DURATION_AS_TEXT = re.compile(
+    r"\d:\d|\bdays?\b|^\s*-?P(T|\d)|\d\s*(ns|[uµμ]s|ms|s|m|h|d|nanos|micros|millis|msecs?|secs?|mins?|\w*seconds?"
+    r"|minutes?|hours?)(?![a-z])",
+    re.IGNORECASE,
+)
+"""A text such as `00:00:01.5`, `0 days`, `PT1.5S` (ISO 8601), `1m2.5s` and `12µs` (Go): its unit may differ in each
+row, so it is not read."""
 
 _REASONS = {
     "ts": "not a time from 1970 up to now, as a number, like 2026-11-24 16:00:00, or in the format that was given",
