@@ -323,16 +323,26 @@ def find_rejected(engine: Engine, file: FilePlan) -> Rejected:
     # the text of a row.
     rows_by_record = {}
     for record, _, message, error_type, text in rows:
-        swallows_rows = error_type == "UNQUOTED VALUE"  # a quote that is not closed where its value ends
-        if swallows_rows and len(text) >= _SHOWN_OF_LINE:  # cut, so its rows cannot be counted
-            line_number = find_line(Path(file.path), file.layout.delimiter, int(record))
-            raise InputError(
-                f"{file.path}:{line_number}: {word_rejection(message)}; the end of its row cannot be found",
-                hint="fix the file: --skip-bad-rows could not read the rows after it either",
-            )
-        rows_by_record[record] = sum(1 for line in text.splitlines() if line.strip()) if swallows_rows else 1
+        rows_by_record[record] = count_swallowed(file.path, file.layout.delimiter, record, message, error_type, text)
     first_record, column, message, _, _ = rows[0]
     return Rejected(sum(rows_by_record.values()), int(first_record), column, word_rejection(message))
+
+
+def count_swallowed(path: str, delimiter: str, record: int, message: str, error_type: str, text: str) -> int:
+    """Count the rows of a CSV file that are lost with one that DuckDB could not split, itself included.
+
+    A quote that is never closed swallows the rows after it. `record`, `message`, `error_type`, `text`: what DuckDB says
+    about the row. Raises InputError if its rows are too many to count.
+    """
+    if error_type != "UNQUOTED VALUE":  # a quote that is not closed where its value ends
+        return 1
+    if len(text) >= _SHOWN_OF_LINE:  # cut, so its rows cannot be counted
+        raise InputError(
+            f"{path}:{find_line(Path(path), delimiter, int(record))}: {word_rejection(message)}; "
+            "the end of its row cannot be found",
+            hint="fix the file: --skip-bad-rows could not read the rows after it either",
+        )
+    return sum(1 for line in text.splitlines() if line.strip())
 
 
 _SHOWN_OF_LINE = 10_000

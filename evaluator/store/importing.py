@@ -40,11 +40,10 @@ from evaluator.store.inspection import Inspection, find_landed, find_same, hash_
 from evaluator.store.landing import Segment, write_cells, write_manifest
 from evaluator.store.leftovers import landing_in, remove_killed
 from evaluator.store.migrations import prepare_folder
+from evaluator.store.readable import made_readable
 from evaluator.store.rollup import choose_units_per_ms, find_grid, roll_up
 from evaluator.store.runs import add_run
 from evaluator.store.sub_results import forget_sub_results
-from evaluator.store.temporary import temporary_folder
-from evaluator.textfiles import copy_plain, is_plain
 from evaluator.wording import list_left_out
 
 AHEAD = timedelta(hours=1)
@@ -155,20 +154,8 @@ def _temporarily_readable(file: FilePlan) -> Iterator[FilePlan]:
     The copy is Parquet if the engine cannot read the format, and plain UTF-8 if the file is packed or in another
     encoding. It is deleted when the `with` statement ends. Raises InputError if the file cannot be read.
     """
-    rewrite = file.layout.rewrite
-    if rewrite is None and is_plain(Path(file.path)):
-        yield file
-        return
-    with temporary_folder() as folder:
-        target = folder / "readable"
-        try:
-            (rewrite or copy_plain)(Path(file.path), target)
-        except OSError as error:
-            raise InputError(
-                f"{file.path} cannot be unpacked or rewritten in {folder}: {error.strerror or error}",
-                hint="make room there, or set TMPDIR to a folder with more room",
-            ) from error
-        yield dataclasses.replace(file, rewritten=str(target))
+    with made_readable([file.path], file.layout.rewrite) as [readable]:
+        yield file if readable == file.path else dataclasses.replace(file, rewritten=readable)
 
 
 def _convert_by_sql(

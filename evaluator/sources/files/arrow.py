@@ -7,7 +7,7 @@ streams, and unpacks buffers of any size into memory. All three are refused here
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -63,10 +63,10 @@ def open_arrow(path: Path) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]
         yield reader.schema, _read_batches(path, reader)
 
 
-def rewrite_arrow(columns: frozenset[str], source: Path, target: Path) -> None:
-    """Write these columns of a file of Arrow IPC as Parquet into `target`. Raises InputError, and OSError."""
+def rewrite_arrow(source: Path, target: Path, columns: Collection[str] | None = None) -> None:
+    """Write a file of Arrow IPC as Parquet into `target`: all of it, or `columns`. Raises InputError and OSError."""
     with open_arrow(source) as (schema, batches):
-        fields = [field for field in schema if field.name in columns]
+        fields = [field for field in schema if columns is None or field.name in columns]
         try:
             writer = pq.ParquetWriter(target, pa.schema(fields))
         except pa.ArrowNotImplementedError as error:
@@ -136,7 +136,7 @@ def _check_messages(path: Path) -> None:
             unpacked_bytes += _count_unpacked(message)
             if unpacked_bytes > max(UNPACKED_WITHOUT_TEST, LARGEST_RATIO * packed_bytes):
                 raise InputError(
-                    f"{path} is damaged, or unpacks to more than {LARGEST_RATIO} times its size, as no file of requests does",
+                    f"{path} is damaged, or unpacks to more than {LARGEST_RATIO} times its size, as no such file does",
                     hint="look what it holds; if it is what it should be, write it without compression",
                 )
         end = source.tell()

@@ -84,7 +84,7 @@ def read_head(path: Path) -> Head:
     if is_arrow(path):
         with open_arrow(path) as (schema, _):
             return Head(path, "arrow", columns=tuple(schema.names))
-    _refuse_packed_table(path)
+    refuse_packed_table(path)
     with open_checked_text(path, errors="replace") as text:
         is_xml = text.read(200).lstrip().startswith("<")
     # Text must be UTF-8, except XML, which declares its own encoding.
@@ -105,7 +105,7 @@ def read_head(path: Path) -> Head:
     return Head(path, "csv", top=top, columns=tuple(name.strip() for name in column_names))
 
 
-def _refuse_packed_table(path: Path) -> None:
+def refuse_packed_table(path: Path) -> None:
     """Refuse Parquet and Arrow inside of a packed file, which can be read only as they are. Raises InputError."""
     with open_bytes(path) as opened:
         first_bytes = opened.read(_BYTES_OF_MAGIC)

@@ -44,7 +44,7 @@ def _build_arrow_layout(head: Head, column_requests: Sequence[ColumnRequest]) ->
     used = (source for column in layout.columns for source in column.sources)
     paths = layout.paths or tuple((name,) for name in layout.header)
     outermost = frozenset(paths[layout.header.index(source)][0] for source in used)
-    return replace(layout, format="arrow", rewrite=partial(rewrite_arrow, outermost))
+    return replace(layout, format="arrow", rewrite=partial(rewrite_arrow, columns=outermost))
 
 
 def _build_typed_layout(
