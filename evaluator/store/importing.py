@@ -41,6 +41,7 @@ from evaluator.store.landing import Segment, write_cells, write_manifest
 from evaluator.store.leftovers import landing_in, remove_killed
 from evaluator.store.migrations import prepare_folder
 from evaluator.store.readable import made_readable
+from evaluator.store.rejections import word_rejection
 from evaluator.store.rollup import choose_units_per_ms, find_grid, roll_up
 from evaluator.store.runs import add_run
 from evaluator.store.sub_results import forget_sub_results
@@ -260,7 +261,7 @@ def _stage_rows(
         is_other_file = isinstance(error, duckdb.IOException) and not is_named
         if is_other_file or isinstance(error, duckdb.OutOfMemoryException) or str(staged) in message:
             raise  # not a fault of the file that is read
-        reason = foreign.word_rejection(message.replace(file.readable_path, file.path))
+        reason = word_rejection(message.replace(file.readable_path, file.path))
         raise InputError(
             f"{file.path} cannot be read: {reason}", hint="write it again with the tool that made it"
         ) from error

@@ -21,8 +21,8 @@ from evaluator.store.engine import (
     quote_name,
 )
 from evaluator.store.expressions import read_texts
-from evaluator.store.foreign import count_swallowed, refuse_rows, word_rejection
 from evaluator.store.readable import made_readable
+from evaluator.store.rejections import count_swallowed, refuse_rows, word_rejection
 from evaluator.textfiles import find_line
 
 _PATH_COLUMN = "evaluator: path of the file"
