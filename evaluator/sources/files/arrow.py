@@ -169,7 +169,7 @@ def _count_unpacked(message: pa.ipc.Message) -> int:
     """
     try:
         metadata = memoryview(message.metadata)
-        table = _Table(metadata, _read_unsigned(metadata, 0))
+        table = _FlatTable(metadata, _read_unsigned(metadata, 0))
         kind = table.read_byte(1)
         header = table.follow(2)
         if kind == _DICTIONARY and header is not None:
@@ -190,7 +190,7 @@ def _read_unsigned(data: memoryview, position: int) -> int:
     return int(struct.unpack_from("<I", data, position)[0])
 
 
-class _Table:
+class _FlatTable:
     """A table of FlatBuffers: fields by their number, each of which may be missing."""
 
     def __init__(self, data: memoryview, position: int) -> None:
@@ -212,10 +212,10 @@ class _Table:
         position = self._find(field)
         return self._data[position] if position else 0
 
-    def follow(self, field: int) -> _Table | None:
+    def follow(self, field: int) -> _FlatTable | None:
         """Return the table to which a field points; `None` if it is missing."""
         position = self._find(field)
-        return _Table(self._data, position + _read_unsigned(self._data, position)) if position else None
+        return _FlatTable(self._data, position + _read_unsigned(self._data, position)) if position else None
 
     def list_buffers(self, field: int) -> Iterator[int]:
         """List the positions of buffers that are not empty: a field with pairs of a position and a length."""
