@@ -121,13 +121,13 @@ def _describe_action(session: Session, store: Store, action: Action, release: st
     """Describe what an action on a release would do: its steps in order, with the values that they would replace."""
     from datetime import UTC, datetime, timedelta
 
-    from evaluator.intents import find_latest, plan_action, preview_action
+    from evaluator.intents import find_latest, plan_action, preview_action, read_release_to_preview
     from evaluator.reports import plain_text
 
     policy, verdict = session.load_policy(release), find_latest(store, release)
     planned_hooks, irreversible = plan_action(store, policy, release, action)
     until = datetime.now(UTC) + timedelta(minutes=1)
-    steps = preview_action(planned_hooks, action, store.control.release(release), verdict, until)
+    steps = preview_action(planned_hooks, action, read_release_to_preview(store, release, action), verdict, until)
     word = verdict.word.replace("_", "-").upper() if verdict else "not judged"
     lines = [f"{action.label} {plain_text(release)} (verdict: {word})"]
     lines += describe_steps(steps)

@@ -22,6 +22,7 @@ from evaluator.hooks import run_hook, undo_hook
 from evaluator.intents.checking import check_execution
 from evaluator.intents.observing import find_latest, observe, read_deliveries_to_undo, services_of
 from evaluator.intents.steps import PlannedHook, make_context, plan_steps
+from evaluator.intents.versions import read_hook_release, read_promoted_releases
 from evaluator.policy import Policy
 from evaluator.records import Release
 from evaluator.records.intents import ANNOUNCE, FINAL_STATES, UNDO, Action, Delivery, HookOutcome, Intent, IntentState
@@ -63,7 +64,8 @@ def execute(store: Store, load: LoadPolicy, intent_id: str, worker: str, *, wait
             )
         intent = store.control.intent(intent_id)  # another process may have executed it meanwhile
         if intent.state in _EXECUTABLE_STATES:
-            _Execution(store, worker, intent, store.control.release(intent.release)).run(load)
+            release = read_hook_release(store, intent.release, intent.action, intent.verdict_hash, intent.undoes)
+            _Execution(store, worker, intent, release).run(load)
         return store.control.intent(intent_id)
 
 
@@ -152,7 +154,7 @@ class _Execution:
     worker: str
     intent: Intent
     release: Release
-    """As it is checked: hooks get its versions, whatever is imported while they are executed."""
+    """With the versions that hooks get, whatever is imported while they are executed."""
 
     def run(self, load: LoadPolicy) -> None:
         """Check that the intent may still be executed, claim it, and execute its hooks. Raises StoreBusy.
@@ -164,7 +166,8 @@ class _Execution:
             policy = load(self.intent.release)
             check_execution(self.intent, observe(self.store, policy, self.intent, self.release, datetime.now(UTC)))
             to_undo = read_deliveries_to_undo(self.store, self.intent.undoes)
-            planned, irreversible = plan_steps(policy.promotion, self.intent.action, to_undo, self.release)
+            promoted = read_promoted_releases(self.store, self.intent.undoes)
+            planned, irreversible = plan_steps(policy.promotion, self.intent.action, to_undo, self.release, promoted)
         except StoreBusy:  # no refusal: the intent can be executed later
             raise
         except EvaluatorError as error:
