@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from types import FrameType
 from typing import Any, cast
 
 import click
 
 from evaluator.cli import Session, emit
+from evaluator.cli.completing import completing_hooks
 from evaluator.cli.promote import describe_intents, execute_or_wait
 from evaluator.cli.terminal import write_time
 from evaluator.errors import EvaluatorError, HookError, PolicyError
@@ -148,17 +148,13 @@ def worker(session: Session, once: bool) -> int:
 
     store = session.open_store()
     list_policies(session.find_policy())  # a mistake in a policy is reported at the start
+    stop = threading.Event()
     if once:
-        executed = execute_waiting(store, session.load_policy, name_worker())
+        with completing_hooks(session, stop):
+            executed = execute_waiting(store, session.load_policy, name_worker(), stop=stop)
         emit("\n".join(describe_intents(store, executed)) or "no intent waits for execution")
         return 0
-    stop = threading.Event()
-
-    def stop_worker(_signal_number: int, _frame: FrameType | None) -> None:
-        """End the worker after the intent that it executes."""
-        stop.set()
-
-    signal.signal(signal.SIGTERM, stop_worker)  # completes the intent that is being executed
     session.say(f"{name_worker()} executes intents of {session.store_path}; Ctrl-C ends it")
-    run_worker(store, session.load_policy, stop, say=lambda text: emit(plain_text(text)))
-    return 0
+    with completing_hooks(session, stop) as received:
+        run_worker(store, session.load_policy, stop, say=lambda text: emit(plain_text(text)))
+    return 128 + signal.SIGINT if signal.SIGINT in received else 0  # as for any command that Ctrl-C ends

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,7 @@ import click
 
 from evaluator.cli import Session, emit
 from evaluator.cli.amounts import DURATION
+from evaluator.cli.completing import completing_hooks
 from evaluator.cli.gathering import with_options
 from evaluator.errors import UsageError
 from evaluator.records.intents import FINAL_STATES, Action, Delivery, Intent, IntentState
@@ -171,7 +174,11 @@ def execute_or_wait(
         intent = store.control.intent(intent_id)
         # SENT: a process executes it, or was killed while it did; then `execute` continues.
         if intent.state in (IntentState.APPROVED, IntentState.SENT) and not queue:
-            intent = execute(store, session.load_policy, intent_id, name_worker(), wait_s=LOCK_WAIT_S)
+            stop = threading.Event()
+            with completing_hooks(session, stop) as received:
+                intent = execute(store, session.load_policy, intent_id, name_worker(), wait_s=LOCK_WAIT_S, stop=stop)
+            if received and intent.state not in FINAL_STATES:  # it was not begun
+                signal.raise_signal(received[0])
         remaining_s = deadline - time.monotonic()
         if intent.state in FINAL_STATES or remaining_s <= 0:
             break

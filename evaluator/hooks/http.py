@@ -18,7 +18,16 @@ from evaluator.fields import Section
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
 from evaluator.hooks.network import TlsOptions, resolve_allowed, send, split_url
 from evaluator.hooks.options import Text
-from evaluator.hooks.templates import WORDS, check_template, escape_json, escape_url, fill_json, fill_url, show_words
+from evaluator.hooks.templates import (
+    WORDS,
+    check_template,
+    check_versions,
+    escape_json,
+    escape_url,
+    fill_json,
+    fill_url,
+    show_words,
+)
 from evaluator.secrecy import OF_HOOKS, SECRET_HEADERS
 
 _RESERVED_HEADERS = ("host", "content-length", "transfer-encoding", "connection", "accept-encoding")
@@ -156,6 +165,7 @@ class Http(BaseHook[HttpOptions]):
             name = match[1]
             return quote(words[name], safe=_PRINTABLE) if name in words else self._fill_secrets(match[0])
 
+        check_versions(" ".join(request.headers.values()), words)
         # Both are filled in at once: a word whose value contains ${NAME} must not reveal that secret.
         headers = {name: _WORD_OR_SECRET.sub(fill, text) for name, text in request.headers.items()}
         if any(char not in _PRINTABLE for text in headers.values() for char in text):

@@ -37,8 +37,16 @@ def check_template(text: str) -> str:
 def fill_words(text: str, words: Mapping[str, str], escape: Callable[[str], str] = str) -> str:
     """Replace each `${word}` of a template by its escaped value. A `${word}` within a value stays as it is.
 
-    Raises HookError for a version that is not known: something would act with an empty one. In an announcement, which
-    has an outcome and changes nothing, it is left empty.
+    Raises HookError for a version that is not known, as `check_versions`.
+    """
+    check_versions(text, words)
+    return _WORD.sub(lambda match: escape(words[match[1]]), text)
+
+
+def check_versions(text: str, words: Mapping[str, str]) -> None:
+    """Raise HookError if a template uses a version that is not known: something would act with an empty one.
+
+    In an announcement, which has an outcome and changes nothing, it may be empty.
     """
     unknown = [word for word in VERSIONS if f"${{{word}}}" in text and not words[word]]
     if unknown and not words["outcome"]:
@@ -46,7 +54,6 @@ def fill_words(text: str, words: Mapping[str, str], escape: Callable[[str], str]
             " and ".join(f"it uses ${{{word}}}, and the version of {word} is not known" for word in unknown),
             hint="the release was recorded without it: do this step by hand",
         )
-    return _WORD.sub(lambda match: escape(words[match[1]]), text)
 
 
 def show_words(text: str, words: Mapping[str, str], escape: Callable[[str], str] = str) -> str:

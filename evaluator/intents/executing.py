@@ -49,12 +49,21 @@ def name_worker() -> str:
     return f"worker {socket.gethostname()}:{os.getpid()}"
 
 
-def execute(store: Store, load: LoadPolicy, intent_id: str, worker: str, *, wait_s: float = 0.0) -> Intent:
+def execute(
+    store: Store,
+    load: LoadPolicy,
+    intent_id: str,
+    worker: str,
+    *,
+    wait_s: float = 0.0,
+    stop: threading.Event | None = None,
+) -> Intent:
     """Execute an approved intent, or continue one whose worker was killed. Returns the intent with its new state.
 
     An intent in another state is returned as it is. `load` reads the current policy of a release; `worker` is the name
     of this process. A refusal is not raised: the intent ends with its reason. Raises StoreBusy if another process
-    executes an intent of the same services for longer than `wait_s` seconds.
+    executes an intent of the same services for longer than `wait_s` seconds. If `stop` was set while it waited for
+    that process, the intent is not begun.
     """
     intent = store.control.intent(intent_id)
     with store.control.alone(services_of(store, intent.release), wait_s) as is_locked:
@@ -63,7 +72,7 @@ def execute(store: Store, load: LoadPolicy, intent_id: str, worker: str, *, wait
                 f"another process is executing an intent of {intent.release}", hint="see `evaluator hooks log`"
             )
         intent = store.control.intent(intent_id)  # another process may have executed it meanwhile
-        if intent.state in _EXECUTABLE_STATES:
+        if intent.state in _EXECUTABLE_STATES and not (stop and stop.is_set()):
             release = read_hook_release(store, intent.release, intent.action, intent.verdict_hash, intent.undoes)
             _Execution(store, worker, intent, release).run(load)
         return store.control.intent(intent_id)

@@ -222,6 +222,33 @@ def test_a_worker_executes_what_is_queued_and_ends_on_a_signal(run):
     assert lines(run) == ["promoted-1.9.0", "back"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_lets_a_promotion_complete_its_hooks(number, run):
+    """A program that went on by itself could overtake a rollback. A second signal does not wait."""
+    slow = f"{{command: {{run: [sh, -c, 'echo begun >> {run.folder}/out.txt; sleep 1']}}}}"
+    after = f"{{command: {{run: [sh, -c, 'echo after >> {run.folder}/out.txt']}}}}"
+    (run.folder / "evaluator.yaml").write_text(f"hooks: {{promote: [{slow}, {after}]}}\n")
+    # A shell that started the tests in the background may have made the signal ignored.
+    code = f"import signal, runpy; signal.signal({int(number)}, signal.default_int_handler)"
+    promoting = subprocess.Popen(
+        [sys.executable, "-c", f"{code}; runpy.run_module('evaluator', run_name='__main__')", "promote", "cart@1.9.0",
+         "--yes"],
+        cwd=run.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 20
+        while not lines(run):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        promoting.send_signal(number)
+        out, err = promoting.communicate(timeout=10)
+    finally:
+        promoting.kill()
+        promoting.wait()
+    assert (promoting.returncode, "2 hooks acknowledged" in out, "are completed first" in err) == (0, True, True), err
+    assert lines(run) == ["begun", "after"]
+
+
 def test_a_hold_is_recorded_even_where_no_hook_is_named(run):
     code, out, _ = run("hold", "cart@1.9.0", "--yes", "--reason", "support reports odd carts", policy=HOOKS)
     assert (code, "the policy names no hooks for it" in out) == (0, True)
