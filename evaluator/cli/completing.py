@@ -41,7 +41,7 @@ def completing_hooks(session: Session, stop: threading.Event) -> Iterator[list[i
         restore()
         stop.set()
         with suppress(OSError):  # the terminal may be closed
-            session.say("hooks that are being executed are completed first; a second signal does not wait for them")
+            session.say("it ends after the hooks that are being executed; a second signal does not wait for them")
 
     for number in heard:
         signal.signal(number, complete)

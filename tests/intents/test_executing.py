@@ -22,6 +22,7 @@ from evaluator.intents import (
     find_latest,
     plan_action,
     preview_action,
+    read_hook_release,
     read_release_to_preview,
     resolve,
     retry,
@@ -172,6 +173,22 @@ def test_a_rollback_of_two_promotions_gets_what_was_live_before_the_first(store,
     assert back.undoes == (second.id, first.id)
     assert execute(store, lambda _: rules, back.id, "w").state is IntentState.ACKNOWLEDGED
     assert lines() == ["1.9.0", "1.9.1", "undo-1.9.1-1.9.0", "undo-1.9.0-1.4.1", "own-1.4.1-1.9.1"]
+
+
+def test_nothing_is_begun_after_a_signal_that_came_while_it_waited(store, policy, action_request, script, lines):
+    rules, stop = policy(f"hooks: {{promote: [{script('one')}]}}\n"), threading.Event()
+    intent = ask(store, rules, system_person(), action_request())
+    stop.set()
+    assert execute(store, lambda _: rules, intent.id, "w", stop=stop).state is IntentState.APPROVED
+    assert lines() == []
+
+
+def test_versions_are_not_known_where_the_verdict_cannot_be_read(store):
+    """Those of now may be others than those that were judged."""
+    (service,) = read_hook_release(store, "cart@1.9.0", Action.HOLD, "sha256:another", ()).services
+    assert service == Service("cart")
+    (service,) = read_hook_release(store, "cart@1.9.0", Action.HOLD, "", ()).services
+    assert service == Service("cart", "1.4.1", "1.9.0"), "it was not judged"
 
 
 def test_a_hook_never_acts_with_a_version_that_is_not_known(store, policy, action_request, script, lines):
