@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypedDict
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from evaluator.errors import HookError
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
@@ -61,14 +61,6 @@ class DnsOptions(NetworkOptions):
         "hmac-sha256", description="hmac-sha256, hmac-sha384 or hmac-sha512."
     )
     wait: bool = Field(False, description="On: the hook ends when the earlier TTL has run out.")  # noqa: FBT003
-
-    @field_validator("zone", "name", "values")
-    @classmethod
-    def _refuse_words(cls, value: Any) -> Any:
-        """Refuse `${…}`: it would be written into the zone as it stands."""
-        if "${" in str(value):
-            raise ValueError("cannot have words such as ${canary}: they are not filled in here")
-        return value
 
     @model_validator(mode="after")
     def _check_cname(self) -> Self:
