@@ -92,7 +92,7 @@ class Dns(BaseHook[DnsOptions]):
         return Outcome("acknowledged", f"the server accepts updates with the key; it has {_show(records)}")
 
     def _check_other_types(self) -> None:
-        """Raise HookError if the name has records beside which no record of this type can be: a server ignores it."""
+        """Raise HookError if the name has records of types that exclude this one: a server ignores the update."""
         others = ("A", "AAAA", "TXT") if self.options.type == "CNAME" else ("CNAME",)
         for other in others:
             if (records := self._read_type(other))["values"]:
