@@ -75,6 +75,8 @@ class Session:
     """Whether a policy that applies here says `sensitive: true`; `None`: no policy was read yet."""
     needs_no_data: bool = False
     """Whether the command needs decisions only: then it must not wait for what uses the data."""
+    typed: tuple[str, ...] = ()
+    """The words of the command line after `evaluator`."""
 
     def open_store(self, *, create: bool = False, adopt: bool = False, decisions_only: bool = False) -> Store:
         """Open the store; a missing one is made with `create`, or if requests were recorded next to it by hand.
