@@ -14,7 +14,7 @@ from evaluator.cli.terminal import rows_option, write_time
 from evaluator.reports import plain_text
 from evaluator.reports.base import escape_formula
 
-COLUMNS = ("number", "at", "actor", "event", "release", "intent", "text", "hash")
+COLUMNS = ("number", "at", "actor", "event", "release", "intent", "text", "covers", "hash")
 
 
 @click.group("audit")
@@ -42,7 +42,7 @@ def show(session: Session, release: str | None, format_name: str) -> None:
         writer.writerows({name: escape_formula(str(value)) for name, value in row.items()} for row in rows)
         emit(csv_file.getvalue().rstrip("\n"))
     else:
-        shown_columns = [name for name in COLUMNS if name != "hash"]
+        shown_columns = [name for name in COLUMNS if name not in ("covers", "hash")]
         lines = ["  ".join(str(row[name]) for name in shown_columns if row[name] != "") for row in rows]
         emit("\n".join(map(plain_text, lines)) or "the audit trail has no entries yet")
 

@@ -8,6 +8,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+JUDGED = "judged"
+"""Event of the audit trail that covers a verdict."""
 UNDO = "undo"
 """An entry among the hooks of an event: undo what promotions of the release changed."""
 

@@ -20,6 +20,7 @@ from evaluator.records import Learnt, Release, ReleaseSummary, Service, StoredVe
 from evaluator.records.intents import (
     ANNOUNCE,
     FINAL_STATES,
+    JUDGED,
     PROMOTING,
     Action,
     Approval,
@@ -173,7 +174,7 @@ class Control:
                 [release_id, to_text(judged_at), word, verdict_json, verdict_hash, figures, *outcomes, mode],
             )
             covers = covering.hash_verdict_row(release_id, to_text(judged_at), word, verdict_hash)
-            audit.add(connection, "evaluator", covering.JUDGED, release_id, "", word, covers)
+            audit.add(connection, "evaluator", JUDGED, release_id, "", word, covers)
 
     def verdicts(self, release_id: str) -> tuple[StoredVerdict, ...]:
         """Read the verdicts of a release, the oldest first. Raises UnknownName."""

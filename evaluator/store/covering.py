@@ -10,12 +10,10 @@ from collections import Counter
 from collections.abc import Iterator
 
 from evaluator.errors import StoreError
-from evaluator.records.intents import IntentState
+from evaluator.records.intents import JUDGED, IntentState
 from evaluator.store import audit, intents
 from evaluator.store.control_file import Connection
 
-JUDGED = "judged"
-"""Event that covers a verdict."""
 IMPORTED = "imported"
 """Event that covers a record of an older store, which had no such rows."""
 
