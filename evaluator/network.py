@@ -9,6 +9,7 @@ addresses were checked, only these are connected to; the name stays in the Host 
 from __future__ import annotations
 
 import contextlib
+import http.client
 import logging
 import os
 import socket
@@ -168,11 +169,17 @@ class _LimitedConnection:
     def getresponse(self: Any) -> Any:
         """Read the head of the answer. When the time of the exchange is over, the connection is shut down."""
         exchange: _Exchange = _THREAD_STATE.exchange
-        with exchange.step():
+        with exchange.step(), contextlib.ExitStack() as refused:
             # From now on the timer of the exchange shuts this socket down. A new connection may have replaced its
             # socket by one with TLS, and the timer does not know a connection from an earlier exchange yet.
             exchange.guard(self.sock)
-            return super().getresponse()  # type: ignore[misc]
+            # urllib3 does not close an answer that it refuses for its head, such as two lengths of one body.
+            self.response_class = lambda *args, **options: refused.enter_context(
+                contextlib.closing(http.client.HTTPResponse(*args, **options))
+            )
+            response = super().getresponse()  # type: ignore[misc]
+            refused.pop_all()  # whoever reads the body closes it
+            return response
 
 
 _POOLS = {

@@ -5,31 +5,21 @@
 
 from __future__ import annotations
 
-import gc
 import random
+import socket
 import time
 
 import pytest
 from fuzz.checking import Case, HangError, limit_time, list_objections
 from fuzz.files import write_requests
-from fuzz.run import KINDS, describe, run_cases
+from fuzz.run import KINDS, describe, run_case, run_cases
 
 import evaluator.__main__
 from evaluator.cli.judging import JudgeOptions
 
-# A client whose server breaks off in the middle of an answer may leave its connection to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-
 SEED = 1
 CASES = 2000
 PART = 250
-
-
-@pytest.fixture(autouse=True)
-def collected():
-    """Collect what a test leaves behind before the next one, whose warnings are errors."""
-    yield
-    gc.collect()
 
 
 @pytest.mark.parametrize("first", range(0, CASES, PART))
@@ -103,6 +93,12 @@ def test_a_hang_is_noticed():
     with pytest.raises(HangError), limit_time(0.1):
         time.sleep(5)
     assert time.monotonic() - began < 2
+
+
+def test_a_connection_that_is_not_closed_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setitem(KINDS, "leak", (lambda _rng, _case: repr(socket.socket()), 1))
+    [broken] = run_case(random.Random(1), "leak", tmp_path).broken
+    assert broken.startswith("a warning of a library: ResourceWarning: unclosed <socket")
 
 
 def test_a_wrong_go_is_noticed():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import threading
 import time
 import zlib
 
@@ -55,6 +57,23 @@ def test_what_is_packed_is_unpacked_up_to_the_limit(receiver):
     with pytest.raises(ExchangeError) as raised:
         get(receiver.url)
     assert isinstance(raised.value.__cause__, zlib.error)
+
+
+def test_an_answer_that_is_refused_for_its_head_is_closed(receiver):
+    """Its connection must not wait for the garbage collector."""
+    ended = threading.Event()
+
+    def answer(handler, seen):
+        reply(200, b"{}", **{"Content-Length": "1"})(handler, seen)  # and a second one, 2
+        with contextlib.suppress(ConnectionError):  # what was not read is refused
+            handler.rfile.read()
+        ended.set()
+
+    receiver.answers = [answer]
+    with pytest.raises(ExchangeError, match="Content-Length") as raised:
+        get(receiver.url)
+    assert ended.wait(2)
+    assert raised.value.reached  # the error keeps all objects of the exchange until here
 
 
 def test_an_address_that_refuses_gives_way_to_the_next(receiver, monkeypatch):

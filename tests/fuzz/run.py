@@ -14,6 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -98,7 +99,8 @@ def run_case(rng: random.Random, kind: str, folder: Path) -> Case:
     case = Case(folder)
     faulthandler.dump_traceback_later(300, exit=True)  # a hang in a library, which no signal ends
     try:
-        with contextlib.chdir(folder), limit_time():
+        with contextlib.chdir(folder), limit_time(), warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
             KINDS[kind][0](rng, case)
     except HangError as hang:
         case.break_promise(f"a hang: {hang}")
@@ -106,6 +108,7 @@ def run_case(rng: random.Random, kind: str, folder: Path) -> Case:
         case.break_promise(f"{type(error).__name__}: {error}")
     finally:
         faulthandler.cancel_dump_traceback_later()
+    case.note_warnings(seen)
     return case
 
 
