@@ -129,6 +129,39 @@ _THREAD_STATE = threading.local()
 """`exchange`: the exchange of the current thread. requests and urllib3 have no way to pass it to a connection."""
 
 
+class _Response(http.client.HTTPResponse):
+    """An answer whose head is whole. The superclass takes the end of the connection for the end of the head."""
+
+    def begin(self) -> None:
+        """Read the head. Raises http.client.IncompleteRead if the connection ends in the middle of it."""
+        fp: Any = self.fp
+        self.fp = head = _HeadLines(fp)  # type: ignore[assignment]
+        try:
+            super().begin()
+        finally:
+            self.fp = fp
+        if head.last.strip():
+            raise http.client.IncompleteRead(head.last)
+
+
+class _HeadLines:
+    """Lines of the head of an answer, and which was the last one: an empty one, if the head is whole."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.last = b""
+
+    def readline(self, most: int) -> bytes:
+        """Read a line of at most so many bytes."""
+        line: bytes = self._stream.readline(most)
+        self.last = line or self.last  # at the end of the connection, the last line decides
+        return line
+
+    def close(self) -> None:
+        """Close the connection's stream."""
+        self._stream.close()
+
+
 class _LimitedConnection:
     """Mixin for a connection of urllib3 that keeps it within the time and the addresses of the thread's exchange."""
 
@@ -175,7 +208,7 @@ class _LimitedConnection:
             exchange.guard(self.sock)
             # urllib3 does not close an answer that it refuses for its head, such as two lengths of one body.
             self.response_class = lambda *args, **options: refused.enter_context(
-                contextlib.closing(http.client.HTTPResponse(*args, **options))
+                contextlib.closing(_Response(*args, **options))
             )
             response = super().getresponse()  # type: ignore[misc]
             refused.pop_all()  # whoever reads the body closes it

@@ -76,6 +76,15 @@ def test_an_answer_that_is_refused_for_its_head_is_closed(receiver):
     assert raised.value.reached  # the error keeps all objects of the exchange until here
 
 
+@pytest.mark.parametrize("sent", [b"HTTP/1.1 200 OK\r\nDate: x\r\n", b"HTTP/1.1 200 OK", b"HTTP/1.1 200 OK\r\nCon"])
+def test_a_head_that_breaks_off_is_no_answer(receiver, sent):
+    """Nothing shows whether a body would have followed."""
+    receiver.answers = [lambda handler, _seen: handler.wfile.write(sent)]
+    with pytest.raises(ExchangeError) as raised:
+        get(receiver.url)
+    assert (raised.value.why, raised.value.reached) == ("IncompleteRead", True)
+
+
 def test_an_address_that_refuses_gives_way_to_the_next(receiver, monkeypatch):
     asked = []
     real = socket.create_connection

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import random
 from functools import cache
 from pathlib import Path
@@ -12,10 +13,11 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet as pq
-from golden.traffic import FORMATS, Arm, Test, draw
+from golden.traffic import Arm, Test, draw
 
 from fuzz.checking import Case
-from fuzz.mutators import mutate_bytes, mutate_table
+from fuzz.formats import FORMATS, PACKINGS
+from fuzz.mutators import mutate_bytes, mutate_json, mutate_table
 
 _TEST = Test(seconds=120.0, rate=6.0, sigma=0.05, drift=0.0, instance_sd=0.0)
 """Requests that vary so little that a GO is possible: only then can a change make a wrong one."""
@@ -33,7 +35,7 @@ metrics:
 
 
 @cache
-def _make_files(name: str) -> tuple[bytes, bytes]:
+def make_files(name: str) -> tuple[bytes, bytes]:
     """Write the valid files of a format: content of the baseline's and of the canary's."""
     import tempfile
 
@@ -50,9 +52,16 @@ def _make_files(name: str) -> tuple[bytes, bytes]:
 def write_requests(folder: Path) -> list[Path]:
     """Write valid files of the baseline's and of the canary's requests."""
     paths = [folder / f"{arm}.csv" for arm in ("baseline", "canary")]
-    for path, content in zip(paths, _make_files("csv"), strict=True):
+    for path, content in zip(paths, make_files("csv"), strict=True):
         path.write_bytes(content)
     return paths
+
+
+_NAMED = (
+    "locust", "jtl", "jtl-transactions", "k6", "vegeta", "gatling", "hey", "oha", "pyperf", "google-benchmark", "csv",
+    "json", "parquet",
+)  # fmt: skip
+"""Formats that `--format` knows."""
 
 
 def fuzz_requests(rng: random.Random, case: Case) -> None:
@@ -61,16 +70,18 @@ def fuzz_requests(rng: random.Random, case: Case) -> None:
     form = FORMATS[name]
     is_changed = rng.choice(((True, False), (False, True), (True, True)))
     paths = []
-    for arm, content, change in zip(("baseline", "canary"), _make_files(name), is_changed, strict=True):
+    for arm, content, change in zip(("baseline", "canary"), make_files(name), is_changed, strict=True):
         path = case.folder / f"{arm}.{form.ending}"
         path.write_bytes(_change_file(rng, name, content) if change else content)
         if rng.random() < 0.05:  # a name that says something else than the content
-            path = path.rename(case.folder / f"{arm}.{rng.choice(('csv', 'csv.gz', 'json', 'parquet', 'xml', 'txt'))}")
+            path = path.rename(
+                case.folder / f"{arm}.{rng.choice(('csv', 'csv.gz', 'csv.zst', 'json', 'parquet', 'xml', 'txt'))}"
+            )
         paths.append(path)
     (case.folder / "evaluator.yaml").write_text(_POLICY)
     options = [*form.options, *(["--skip-bad-rows"] if rng.random() < 0.3 else [])]
     if rng.random() < 0.05:
-        options += ["--format", rng.choice(("locust", "jtl", "jtl-transactions", "k6", "csv", "parquet"))]
+        options += ["--format", rng.choice(_NAMED)]
     words = ["import", "fuzz", "--baseline", str(paths[0]), "--canary", str(paths[1]), *options]
     if case.run(words, {0, 2}).code == 0:
         case.judge("fuzz")
@@ -87,10 +98,42 @@ def _change_file(rng: random.Random, name: str, content: bytes) -> bytes:
             pq.write_table(pq.read_table(pa.BufferReader(content)), sink, compression="none", use_dictionary=False)
             return mutate_bytes(rng, sink.getvalue().to_pybytes())
         return mutate_bytes(rng, content) if rng.random() < 0.5 else _change_parquet(rng, content)
-    changed = _change_text(rng, content)
-    if rng.random() < 0.1:
-        changed = mutate_bytes(rng, gzip.compress(changed, compresslevel=1))
-    return changed
+    changed = (
+        _change_json(rng, content) if content.startswith(b"{") and rng.random() < 0.5 else _change_text(rng, content)
+    )
+    return _pack(rng, changed)[1] if rng.random() < 0.2 else changed
+
+
+def _change_json(rng: random.Random, content: bytes) -> bytes:
+    """Change a document of JSON, or one or all of the documents of JSON lines."""
+    text = content.decode()
+    try:
+        return mutate_json(rng, json.loads(text))
+    except ValueError:
+        lines = text.splitlines()
+    if rng.random() < 0.3:  # the same change in all
+        seed = rng.random()
+        return b"\n".join(mutate_json(random.Random(seed), json.loads(line)) for line in lines)
+    number = rng.randrange(len(lines))
+    changed = mutate_json(rng, json.loads(lines[number]))
+    return b"\n".join([*map(str.encode, lines[:number]), changed, *map(str.encode, lines[number + 1 :])])
+
+
+def _pack(rng: random.Random, content: bytes) -> tuple[str, bytes]:
+    """Pack a file, and often change its packed bytes, or pack some parts one after another. Returns its ending too."""
+    ending = rng.choice(list(PACKINGS))
+    pack = PACKINGS[ending]
+    match rng.randrange(6):
+        case 0:
+            packed = pack(content)
+        case 1:
+            half = rng.randrange(len(content) + 1)
+            packed = pack(content[:half]) + pack(content[half:])
+        case 2:
+            packed = rng.choice(list(PACKINGS.values()))(pack(content))
+        case _:
+            packed = mutate_bytes(rng, pack(content))
+    return ending, packed
 
 
 def _change_text(rng: random.Random, content: bytes) -> bytes:
@@ -168,8 +211,8 @@ def fuzz_outcomes(rng: random.Random, case: Case) -> None:
     changed = _change_text(rng, text)
     ending = "csv"
     if rng.random() < 0.15:
-        ending, changed = "csv.gz", gzip.compress(changed, compresslevel=1)
-        changed = mutate_bytes(rng, changed) if rng.random() < 0.7 else changed
+        packing, changed = _pack(rng, changed)
+        ending = f"csv.{packing}"
     elif rng.random() < 0.15:
         ending = "parquet"
         table = pa.csv.read_csv(pa.BufferReader(text))

@@ -20,10 +20,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fuzz.answers import fuzz_hook, fuzz_prometheus
+from fuzz.answers import fuzz_prometheus
 from fuzz.checking import Case, HangError, limit_time
 from fuzz.documents import fuzz_policy, fuzz_stored_verdict, fuzz_verdict
 from fuzz.files import fuzz_outcomes, fuzz_requests
+from fuzz.hooks import fuzz_hook
 
 KINDS: Mapping[str, tuple[Callable[[random.Random, Case], None], int]] = {
     "requests": (fuzz_requests, 5),
@@ -101,6 +102,7 @@ def run_case(rng: random.Random, kind: str, folder: Path) -> Case:
     try:
         with contextlib.chdir(folder), limit_time(), warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter("always")
+            warnings.filterwarnings("ignore", "'imghdr' is deprecated", DeprecationWarning)  # imported by apprise
             KINDS[kind][0](rng, case)
     except HangError as hang:
         case.break_promise(f"a hang: {hang}")
