@@ -226,6 +226,8 @@ _LEFT_OUT = {
     LeftOutKind.DUPLICATE: ("repeated row", "repeated rows"),
     LeftOutKind.SEVERAL_ARMS: ("row of a unit seen in several arms", "rows of units seen in several arms"),
     LeftOutKind.CUT_OFF: ("request in flight at the end", "requests in flight at the end"),
+    LeftOutKind.CLIENT_ABORT: ("request that its client gave up", "requests that their clients gave up"),
+    LeftOutKind.STREAM: ("WebSocket or other stream", "WebSockets and other streams"),
     LeftOutKind.LOST: (
         "row that was read and is neither in the store nor named",
         "rows that were read and are neither in the store nor named",

@@ -8,6 +8,15 @@ docs/method.md.
 
 from __future__ import annotations
 
+from evaluator.records.access_logs import (
+    EndpointRule,
+    LogColumn,
+    LogCounts,
+    LogField,
+    LogLayout,
+    LogOptions,
+    RouterFacts,
+)
 from evaluator.records.cells import (
     BINS_PER_DECADE,
     BLOCK_BUCKETS,
@@ -68,6 +77,7 @@ from evaluator.records.readings import (
     metric_name,
 )
 from evaluator.records.releases import (
+    ACCESS_LOG_SOURCE,
     OUTCOME_SOURCE,
     READING_SOURCE,
     Arm,
@@ -123,6 +133,7 @@ from evaluator.records.words import (
 )
 
 __all__ = [
+    "ACCESS_LOG_SOURCE",
     "ARM_OF_FILE",
     "BASELINE",
     "BINS_PER_DECADE",
@@ -152,6 +163,7 @@ __all__ = [
     "Direction",
     "Drift",
     "Effect",
+    "EndpointRule",
     "Evidence",
     "EvidenceKind",
     "FailureKinds",
@@ -173,6 +185,11 @@ __all__ = [
     "Level",
     "Limit",
     "LoadLevels",
+    "LogColumn",
+    "LogCounts",
+    "LogField",
+    "LogLayout",
+    "LogOptions",
     "Look",
     "Margin",
     "Metric",
@@ -199,6 +216,7 @@ __all__ = [
     "Release",
     "ReleaseSummary",
     "Role",
+    "RouterFacts",
     "Rule",
     "Rulebook",
     "Run",

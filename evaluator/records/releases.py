@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from evaluator.errors import UsageError
+from evaluator.records.access_logs import RouterFacts
 from evaluator.records.rows import InFlight, LeftOut
 from evaluator.records.words import EvidenceKind, RunState
 
@@ -18,6 +19,9 @@ READING_SOURCE = "prometheus"
 
 OUTCOME_SOURCE = "outcomes"
 """Source of runs that hold outcomes."""
+
+ACCESS_LOG_SOURCE = "access_log"
+"""Source of runs whose requests are those of production, from the access log of a router."""
 
 _KINDS = {READING_SOURCE: EvidenceKind.READINGS, OUTCOME_SOURCE: EvidenceKind.OUTCOMES}
 
@@ -90,6 +94,8 @@ class RunFacts:
     """Requests that were made and that the files of the run cannot show; empty if there are none."""
     ended_early: str = ""
     """Why the run was ended early on purpose; the data recorded until then are complete."""
+    router: RouterFacts | None = None
+    """What the router did by itself; `None`: the requests are not those of a router's access log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,12 @@ class Run:
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     """What must be equal to compare two runs: locustfile hash, users, pace, targets, host, cores, git revision, …"""
     facts: RunFacts = field(default_factory=RunFacts)
+    step: str = ""
+    """Step of a rollout that it belongs to; empty: to none."""
+    service: str = ""
+    """Service whose requests it has; empty: the only one of the release."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Arm → share of the traffic that a router sent to it; empty: not known. They are the same in the whole run."""
     landed: int = 0
     """Rows in the store."""
 

@@ -35,6 +35,10 @@ class LeftOutKind(StrEnum):
     """The unit of this row of outcomes was seen in more than one arm."""
     CUT_OFF = "cut_off"
     """The request had no answer when the load ended, and had not waited longer than answers take."""
+    CLIENT_ABORT = "client_abort"
+    """The client closed the connection before it had the answer."""
+    STREAM = "stream"
+    """A WebSocket or another stream: it is logged at its end, and lasted as long as it was used."""
     LOST = "lost"
     """The source read the row, but it is neither in the store nor left out for a known reason: a fault."""
 

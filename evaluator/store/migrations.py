@@ -127,6 +127,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE store.moments RENAME COLUMN min_us TO min_time",
         "ALTER TABLE store.moments RENAME COLUMN max_us TO max_time",
     ),
+    (
+        "ALTER TABLE store.runs ADD COLUMN step VARCHAR DEFAULT ''",
+        "ALTER TABLE store.runs ADD COLUMN service VARCHAR DEFAULT ''",
+        "ALTER TABLE store.runs ADD COLUMN shares VARCHAR DEFAULT '{}'",
+    ),
 )
 """Statements of each step. Steps are never edited once released: a change is a new step."""
 

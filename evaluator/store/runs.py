@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from evaluator.errors import StoreError, UnknownName
-from evaluator.records import InFlight, LeftOut, LeftOutKind, Run, RunFacts, RunState
+from evaluator.records import InFlight, LeftOut, LeftOutKind, RouterFacts, Run, RunFacts, RunState
 from evaluator.store.engine import Engine
 
 _RUNS = """
 SELECT runs.id, runs.release, runs."group", runs.source, replicate, started, planned_end, ended, state, fingerprint,
-    facts, coalesce(landed.rows, 0), landed.quarantined
+    facts, step, service, shares, coalesce(landed.rows, 0), landed.quarantined
 FROM store.runs
 JOIN store.groups ON groups.id = runs."group"
 LEFT JOIN (
@@ -44,7 +44,7 @@ def add_run(engine: Engine, run: Run, bucket_s: int) -> None:
     # a unit of times.
     engine.execute(
         """INSERT INTO store.runs
-        SELECT ?, coalesce(max(code), -1) + 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, NULL FROM store.runs""",
+        SELECT ?, coalesce(max(code), -1) + 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, NULL, ?, ?, ? FROM store.runs""",
         [
             run.id,
             run.release,
@@ -57,6 +57,9 @@ def add_run(engine: Engine, run: Run, bucket_s: int) -> None:
             run.state.value,
             json.dumps(dict(run.fingerprint), sort_keys=True, default=str),
             facts_to_json(run.facts),
+            run.step,
+            run.service,
+            json.dumps(dict(run.shares)),
         ],
     )
 
@@ -84,7 +87,7 @@ def read_run(engine: Engine, run_id: str) -> Run:
 def _to_run(row: Sequence[Any]) -> Run:
     """Make a run from a row of the query `_RUNS`."""
     run_id, release, group, source, replicate, started, planned_end, ended, state, *details = row
-    fingerprint_json, facts_json, landed_rows, quarantined = details
+    fingerprint_json, facts_json, step, service, shares_json, landed_rows, quarantined = details
     facts = _facts_from_json(facts_json)
     # Both the facts and the manifest may name quarantined segments.
     all_quarantined = tuple(sorted({*facts.quarantined, *(quarantined or ())}))
@@ -100,6 +103,9 @@ def _to_run(row: Sequence[Any]) -> Run:
         state=RunState(state),
         fingerprint=json.loads(fingerprint_json),
         facts=dataclasses.replace(facts, quarantined=all_quarantined),
+        step=step,
+        service=service,
+        shares=json.loads(shares_json),
         landed=landed_rows,
     )
 
@@ -124,6 +130,8 @@ def _facts_from_json(text: str) -> RunFacts:
     values["quarantined"] = tuple(values.get("quarantined", ()))
     values["left_out"] = left_out_from_plain(values.get("left_out", ()))
     values["in_flight"] = tuple(InFlight(**request) for request in values.get("in_flight", ()))
+    if values.get("router"):
+        values["router"] = RouterFacts(**values["router"] | {"holes": tuple(values["router"]["holes"])})
     return RunFacts(**values)
 
 

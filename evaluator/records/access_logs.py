@@ -1,0 +1,120 @@
+"""Access logs of routers: how lines are read, which arm a request belongs to, and what the router did by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from evaluator.records.rows import LeftOut
+
+LogColumn = Literal[
+    "started", "ended", "request", "method", "target", "status", "time", "bytes", "server", "backend",
+    "attempt_servers", "attempt_statuses", "attempt_times", "retries", "termination", "grpc_status", "upgrade", "arm",
+]  # fmt: skip
+"""What a line of an access log says of one request:
+
+- `started`, `ended`: when the request came, or its answer was complete (a log has one of them);
+- `request`: the request line (`GET /cart HTTP/1.1`); or its parts `method` and `target` (path and query);
+- `status`: HTTP status that the client got; `bytes`: size of the answer;
+- `time`: how long the client waited, queue and connect included;
+- `server`, `backend`: the server that answered, and its group, as the router names them;
+- `attempt_servers`, `attempt_statuses`, `attempt_times`: lists of all servers that were tried, in order (nginx);
+- `retries`: how often the router tried again; a leading `+` says that it changed to another server (HAProxy);
+- `termination`: HAProxy's state at the end of the session (`--`, `SC`, `cD`, …);
+- `grpc_status`: status of a gRPC answer; `upgrade`: protocol that the connection changed to (WebSocket);
+- `arm`: a field that names the arm: a header, or a version.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class LogField:
+    """Where one column of a line comes from."""
+
+    column: LogColumn
+    source: str
+    """Name of a group of the pattern; in JSON a pointer, such as `/request/uri`."""
+    unit: str = ""
+    """Of times: s, ms, us, ns, iso, or a format such as `%d/%b/%Y:%H:%M:%S %z`."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogLayout:
+    """How the lines of an access log are read."""
+
+    format: str
+    """Name of the format: haproxy, nginx, envoy, clf, json."""
+    reader: Literal["text", "json"]
+    fields: tuple[LogField, ...]
+    pattern: str = ""
+    """Regular expression (RE2) of a whole line of text, with a plain group for each name of `groups`, in order."""
+    groups: tuple[str, ...] = ()
+    response_time: str = ""
+    """What the response time is, for people: `Ta, from the request's first byte to the answer's last`."""
+    retries_hidden: bool = False
+    """Does the router retry without a trace in the lines? Then failed attempts are not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointRule:
+    """A rule of the policy that gives paths one name: what matches `pattern` (RE2) is replaced by `replacement`."""
+
+    pattern: str
+    replacement: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogOptions:
+    """How the user wants an access log to be read."""
+
+    arms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Arm → patterns (`*`, `?`) of the values of `arm_from` that are its."""
+    arm_from: Literal["server", "backend", "arm"] = "server"
+    """The column that names the arm."""
+    failures: tuple[str, ...] = ("5xx",)
+    """Statuses that are failures: `5xx`, or single ones such as `429`."""
+    endpoint_rules: tuple[EndpointRule, ...] = ()
+    time_zone: str = "UTC"
+    """Of times without one, as an IANA name."""
+    service: str = ""
+    sensitive: bool = False
+    """If true, no text of a request is kept except its path."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouterFacts:
+    """What a router did in addition to the requests of the arms, as its access log shows it."""
+
+    answers: int = 0
+    """Requests that clients made: each counts once, however many servers were tried."""
+    without_server: int = 0
+    """Those that no server answered (HAProxy's 503 if none could be chosen): they belong to no arm."""
+    without_server_failures: int = 0
+    other_servers: Mapping[str, int] = field(default_factory=dict)
+    """Requests by servers that belong to no arm."""
+    retried: Mapping[str, int] = field(default_factory=dict)
+    """Arm → attempts that failed, after which the router tried again. Each is a failed request of the arm."""
+    retried_by_unknown: int = 0
+    """Failed attempts of which the log does not say which server failed."""
+    grpc_unread: Mapping[str, int] = field(default_factory=dict)
+    """Arm → gRPC requests whose status the log does not have: their failures are not known."""
+    late: int = 0
+    """Requests that were logged after their step was closed."""
+    holes: tuple[str, ...] = ()
+    """Sentences about parts of the log that could not be read."""
+    endpoints_pooled: int = 0
+    """Requests of endpoints beyond the most that keep their names."""
+    pooled_example: str = ""
+    """One of their paths, for a rule of the policy."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogCounts:
+    """What became of some lines of an access log."""
+
+    lines: int = 0
+    read: Mapping[str, int] = field(default_factory=dict)
+    """Arm → rows read: requests and failed attempts, landed or left out."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Rows of arms that are no requests to judge: aborts of clients, streams, lines that could not be read."""
+    router: RouterFacts = field(default_factory=RouterFacts)
