@@ -135,7 +135,8 @@ def test_targets_of_hooks_are_changed_by_what_they_are_asked(tmp_path, monkeypat
         outcome = run_hook(step, make_context())
         assert (outcome.state, target.read()) == ("acknowledged", target.wanted), outcome
         kinds.add(target.kind)
-    assert kinds == set(HOOKS) - {"command"}  # whose target is any program
+    # The target of `command` is any program.
+    assert kinds == set(HOOKS) - {"command"}, "add a target that acts to tests/fuzz/targets.py"
 
 
 def test_every_format_of_requests_has_a_valid_file(tmp_path):
@@ -150,7 +151,8 @@ def test_every_format_of_requests_has_a_valid_file(tmp_path):
         path.write_bytes(make_files(name)[0])
         columns = [text for text in form.options if "=" in text]
         recognised.add(plan_landing({"canary": [str(path)]}, columns=columns).files[0].layout.format)
-    assert recognised | {"jtl-transactions"} == set(SOURCES)  # those are JTL, read in another way
+    # Transactions are of a JTL that is read in another way.
+    assert recognised | {"jtl-transactions"} == set(SOURCES), "add a writer to tests/fuzz/formats.py"
 
 
 def test_a_wrong_go_is_noticed():

@@ -119,9 +119,9 @@ def _change_json(rng: random.Random, content: bytes) -> bytes:
     return b"\n".join([*map(str.encode, lines[:number]), changed, *map(str.encode, lines[number + 1 :])])
 
 
-def _pack(rng: random.Random, content: bytes) -> tuple[str, bytes]:
+def _pack(rng: random.Random, content: bytes, gzip_share: float = 0.2) -> tuple[str, bytes]:
     """Pack a file, and often change its packed bytes, or pack some parts one after another. Returns its ending too."""
-    ending = rng.choice(list(PACKINGS))
+    ending = "gz" if rng.random() < gzip_share else rng.choice(list(PACKINGS))
     pack = PACKINGS[ending]
     match rng.randrange(6):
         case 0:
@@ -206,25 +206,46 @@ def _make_outcomes() -> str:
 
 
 def fuzz_outcomes(rng: random.Random, case: Case) -> None:
-    """Change a file of outcomes, import it, and judge what has landed."""
-    text = _make_outcomes().encode()
-    changed = _change_text(rng, text)
-    ending = "csv"
-    if rng.random() < 0.15:
-        packing, changed = _pack(rng, changed)
-        ending = f"csv.{packing}"
-    elif rng.random() < 0.15:
-        ending = "parquet"
-        table = pa.csv.read_csv(pa.BufferReader(text))
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink)
-        content = sink.getvalue().to_pybytes()
-        changed = mutate_bytes(rng, content) if rng.random() < 0.5 else _change_parquet(rng, content)
-    path = case.folder / f"users.{ending}"
-    path.write_bytes(changed)
+    """Change a file of outcomes, or those of one arm, import them, and judge what has landed."""
     (case.folder / "evaluator.yaml").write_text(_OUTCOME_POLICY)
     options = ["--skip-bad-rows"] if rng.random() < 0.3 else []
     if rng.random() < 0.2:
-        options += ["--outcomes-query", "SELECT user_id, variant, converted FROM outcomes"]
-    if case.run(["import", "fuzz", "--outcomes", str(path), *options], {0, 2}).code == 0:
+        header, *lines = _make_outcomes().splitlines()
+        for arm, variant in (("baseline", ",control,"), ("canary", ",canary,")):
+            text = "\n".join([header, *(line for line in lines if variant in line), ""])
+            path = _write_outcomes(rng, case.folder, arm, text, is_changed=arm == "canary")
+            options += ["--arm-outcomes", f"{arm}={path}"]
+        if rng.random() < 0.5:
+            options += ["--outcomes-query", "SELECT user_id, arm_of_file, converted FROM outcomes"]
+    else:
+        path = _write_outcomes(rng, case.folder, "users", _make_outcomes(), is_changed=True)
+        options += ["--outcomes", str(path)]
+        if rng.random() < 0.2:
+            options += ["--outcomes-query", "SELECT user_id, variant, converted FROM outcomes"]
+    if case.run(["import", "fuzz", *options], {0, 2}).code == 0:
         case.judge("fuzz")
+
+
+def _write_outcomes(rng: random.Random, folder: Path, name: str, text: str, *, is_changed: bool) -> Path:
+    """Write a CSV of outcomes as CSV, packed CSV, Parquet or JSON lines, changed or not. Returns the file."""
+    table = pa.csv.read_csv(pa.BufferReader(text.encode()))
+    ending, content = "csv", text.encode()
+    match rng.randrange(8) if is_changed else 7:
+        case 0:
+            packing, content = _pack(rng, _change_text(rng, content), gzip_share=0.7)  # others are refused
+            ending = f"csv.{packing}"
+        case 1:
+            ending, sink = "parquet", pa.BufferOutputStream()
+            pq.write_table(table, sink)
+            written = sink.getvalue().to_pybytes()
+            content = mutate_bytes(rng, written) if rng.random() < 0.5 else _change_parquet(rng, written)
+        case 2:
+            lines = "\n".join(json.dumps(row) for row in table.to_pylist())
+            ending, content = "jsonl", _change_json(rng, lines.encode())
+        case 7 if not is_changed:
+            pass
+        case _:
+            content = _change_text(rng, content)
+    path = folder / f"{name}.{ending}"
+    path.write_bytes(content)
+    return path
