@@ -72,7 +72,7 @@ def test_an_answer_that_is_refused_for_its_head_is_closed(receiver):
     receiver.answers = [answer]
     with pytest.raises(ExchangeError, match="Content-Length") as raised:
         get(receiver.url)
-    assert ended.wait(2)
+    assert ended.wait(10)
     assert raised.value.reached  # the error keeps all objects of the exchange until here
 
 
