@@ -59,7 +59,7 @@ def write_requests(folder: Path) -> list[Path]:
 
 _NAMED = (
     "locust", "jtl", "jtl-transactions", "k6", "vegeta", "gatling", "hey", "oha", "pyperf", "google-benchmark", "csv",
-    "json", "parquet",
+    "json", "parquet", "arrow",
 )  # fmt: skip
 """Formats that `--format` knows."""
 
@@ -92,7 +92,11 @@ def _change_file(rng: random.Random, name: str, content: bytes) -> bytes:
         if rng.random() < 0.5:
             return mutate_bytes(rng, content)
         return gzip.compress(_change_text(rng, gzip.decompress(content)), compresslevel=1)
+    if name == "arrow":
+        return mutate_bytes(rng, content)
     if name == "parquet":
+        if rng.random() < 0.3:
+            return mutate_bytes(rng, _write_arrow(rng, pq.read_table(pa.BufferReader(content))))
         if rng.random() < 0.3:  # values themselves change, which the statistics of the file do not
             sink = pa.BufferOutputStream()
             pq.write_table(pq.read_table(pa.BufferReader(content)), sink, compression="none", use_dictionary=False)
@@ -119,9 +123,9 @@ def _change_json(rng: random.Random, content: bytes) -> bytes:
     return b"\n".join([*map(str.encode, lines[:number]), changed, *map(str.encode, lines[number + 1 :])])
 
 
-def _pack(rng: random.Random, content: bytes, gzip_share: float = 0.2) -> tuple[str, bytes]:
+def _pack(rng: random.Random, content: bytes) -> tuple[str, bytes]:
     """Pack a file, and often change its packed bytes, or pack some parts one after another. Returns its ending too."""
-    ending = "gz" if rng.random() < gzip_share else rng.choice(list(PACKINGS))
+    ending = rng.choice(list(PACKINGS))
     pack = PACKINGS[ending]
     match rng.randrange(6):
         case 0:
@@ -190,6 +194,14 @@ def _write_parquet(rng: random.Random, table: pa.Table) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
+def _write_arrow(rng: random.Random, table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression=rng.choice((None, "lz4", "zstd")))
+    with rng.choice((pa.ipc.new_file, pa.ipc.new_stream))(sink, table.schema, options=options) as writer:
+        writer.write_table(table, max_chunksize=500)
+    return sink.getvalue().to_pybytes()
+
+
 @cache
 def _make_outcomes() -> str:
     random_numbers = np.random.RandomState(1)
@@ -232,7 +244,7 @@ def _write_outcomes(rng: random.Random, folder: Path, name: str, text: str, *, i
     ending, content = "csv", text.encode()
     match rng.randrange(8) if is_changed else 7:
         case 0:
-            packing, content = _pack(rng, _change_text(rng, content), gzip_share=0.7)  # others are refused
+            packing, content = _pack(rng, _change_text(rng, content))
             ending = f"csv.{packing}"
         case 1:
             ending, sink = "parquet", pa.BufferOutputStream()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from golden.traffic import FORMATS as GOLDEN_FORMATS
 from golden.traffic import Format, Rows, each, iso
 
@@ -105,8 +106,16 @@ def _write_google_benchmark(path: Path, rows: Rows) -> None:
     path.write_text(json.dumps({"context": context, "benchmarks": benchmarks}, indent=1))
 
 
+def _write_arrow(path: Path, rows: Rows) -> None:
+    GOLDEN_FORMATS["parquet"].write(path, rows)
+    table = pq.read_table(path)
+    with pa.ipc.new_file(str(path), table.schema) as writer:
+        writer.write_table(table)
+
+
 FORMATS: Mapping[str, Format] = {
     **GOLDEN_FORMATS,
+    "arrow": Format(_write_arrow, "arrow"),
     "json-lines": Format(_write_json_lines, "jsonl"),
     "vegeta-json": Format(_write_vegeta_json, "json"),
     "vegeta-csv": Format(_write_vegeta_csv, "csv"),

@@ -242,3 +242,19 @@ def test_an_earlier_value_in_a_damaged_store_is_shown_as_it_is():
     for value in ("x", [1], {}):
         assert hook.describe_value(value) == f"not a value of etcd: {json.dumps(value)}"
     assert hook.describe_value({"value": 7}) == "7"
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("etcd", {"url": "http://h:1", "key": "/shop/${release}", "value": "x"}),
+        ("webhook", {"url": "http://h/${release}", "secret": "${S}"}),
+        ("haproxy", {"socket": "/run/${release", "backend": "b", "weights": {"a": 1}}),
+        ("command", {"run": ["x"], "folder": "/srv/${release}"}),
+        ("http", {"url": "http://h/", "contains": "${canary}"}),
+        ("http", {"url": "http://h/", "ca": "${CA}"}),
+    ],
+)
+def test_words_are_refused_where_they_would_not_be_filled_in(kind, options):
+    with pytest.raises(PolicyError, match="words and variables are not filled in here"):
+        make_hook(kind, options)
