@@ -113,8 +113,8 @@ def _make_receiver(kind: str, options: dict[str, Any]) -> Target:
 
 _STATES = "1\n# be_id be_name srv_id srv_name srv_op_state srv_admin_state srv_uweight srv_iweight\n"
 _STATISTICS = (
-    b"# pxname,svname,status,check_status,last_chk,agent_status,tracked,algo,\n"
-    b"shop,old,UP,L7OK,,,,,\nshop,new,no check,,,,,,\nshop,BACKEND,UP,,,,,roundrobin,\n\n"
+    b"# pxname,svname,status,bck,check_status,last_chk,agent_status,tracked,algo,\n"
+    b"shop,old,UP,0,L7OK,,,,,\nshop,new,no check,0,,,,,,\nshop,BACKEND,UP,0,,,,,roundrobin,\n\n"
 )
 
 
