@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 import time
+import tracemalloc
 import zlib
 
 import pytest
@@ -48,6 +49,22 @@ def test_one_byte_more_than_allowed_shows_that_there_was_more(receiver):
     for size, read in ((LARGEST - 1, LARGEST - 1), (LARGEST, LARGEST), (LARGEST + 500, LARGEST + 1)):
         receiver.answers = [reply(200, b"x" * size)]
         assert len(get(receiver.url).content) == read
+
+
+def test_an_answer_takes_its_size_of_memory_once(receiver):
+    size = 16 << 20
+    receiver.answers = [reply(200, b"x" * size)]
+    adapter = Adapter(size // 2)
+    request = requests.Request("GET", receiver.url).prepare()
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    try:
+        assert len(adapter.send(request, timeout=20.0).content) == size // 2 + 1
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        adapter.close()
+    assert peak - before < 0.75 * size
 
 
 def test_what_is_packed_is_unpacked_up_to_the_limit(receiver):

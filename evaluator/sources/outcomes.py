@@ -15,7 +15,13 @@ from typing import IO, Literal
 from evaluator.errors import InputError, UnknownName
 from evaluator.records import ARM_OF_FILE, BASELINE, OutcomeColumn, OutcomeOptions, OutcomePlan, SourceColumn
 from evaluator.sources.files.arrow import is_arrow, rewrite_arrow
-from evaluator.sources.files.base import find_delimiter, refuse_packed_table, refuse_repeated_column, starts_with
+from evaluator.sources.files.base import (
+    find_delimiter,
+    name_columns,
+    refuse_packed_table,
+    refuse_repeated_column,
+    starts_with,
+)
 from evaluator.sources.files.paths import OUTCOMES, find_files, find_files_of_arms, option_of_arm_outcomes
 from evaluator.textfiles import open_text, open_utf8, refuse_long_lines
 
@@ -225,7 +231,7 @@ def _read_header(path: Path) -> tuple[tuple[str, ...], str]:
         ) from error
     delimiter = find_delimiter(header_line)
     try:
-        header = tuple(name.strip() for name in next(csv.reader([header_line], delimiter=delimiter), []))
+        header = name_columns(next(csv.reader([header_line], delimiter=delimiter), []))
     except csv.Error as error:
         raise InputError(
             f"{path}:1: the header line cannot be read: {error}", hint="give CSV with column names, Parquet or Arrow"

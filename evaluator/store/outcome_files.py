@@ -147,8 +147,10 @@ def _select_typed(plan: OutcomePlan) -> str:
         # A row that cannot be split is ignored here: `read_rows` reads the file as texts and reports it. With a
         # query, the file is read only here, so DuckDB must refuse such a row.
         lenient = "" if plan.query else ", ignore_errors = true"
+        # The names are given, because DuckDB would choose others for columns without a name.
         table = f"""SELECT {columns} FROM read_csv({quote_files(plan.readable)}, header = true,
-            delim = {quote(plan.delimiter)}, quote = '"', escape = '"', nullstr = {quote_all(_NULLS)},
+            names = {quote_all(plan.header)}, delim = {quote(plan.delimiter)},
+            quote = '"', escape = '"', nullstr = {quote_all(_NULLS)},
             compression = 'none', hive_partitioning = false{lenient}{with_path})"""
     if not plan.query:
         return table

@@ -370,6 +370,19 @@ def test_a_file_for_each_arm_is_judged_as_one_file_with_a_column(folder, capfd):
     assert verdicts[0] == verdicts[1]
 
 
+@pytest.mark.parametrize("options", [(), ("--outcomes-query", "SELECT user_id, variant, revenue FROM outcomes")])
+def test_the_index_of_pandas_and_empty_columns_are_no_outcomes(folder, capfd, options):
+    lines = write_test(folder / "o.csv", units=60).read_text().splitlines()
+    rows = "".join(f"{number},{line},,\n" for number, line in enumerate(lines[1:]))
+    (folder / "o.csv").write_text(f",{lines[0]},,\n{rows}")
+    assert run(["import", "shop@2", "--outcomes", "o.csv", *options]) == 0
+    out = capfd.readouterr().out
+    assert "outcomes of 60 units (user_id) in 60 rows" in out
+    assert "revenue" in out
+    assert "nnamed" not in out
+    assert "column" not in out
+
+
 def test_a_pattern_gives_the_files_of_an_arm_and_a_query_leaves_one_out(folder, capfd):
     for arm in ("baseline", "b", "c"):
         for part in (1, 2):

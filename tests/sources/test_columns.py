@@ -233,6 +233,26 @@ def test_spaces_around_names_do_not_hide_the_unit(land):
     assert land(f" ts ,endpoint, response_time_ms,failed\n{T}000,/,1,no\n")[1][0][0] == T * 1000
 
 
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        pytest.param(",ts,endpoint,response_time_ms,failed", "0,{},/,2.5,no", id="index-of-pandas"),
+        pytest.param("ts,endpoint,response_time_ms,failed,,", "{},/,2.5,no,,", id="empty-columns-of-a-spreadsheet"),
+    ],
+)
+def test_columns_without_a_name_do_not_matter(land, header, row):
+    text = f"{header}\n" + "".join(row.format(T + second) + "\n" for second in range(3))
+    assert [values[:4] for values in land(text)[1]] == [((T + second) * 1000, "/", 2.5, False) for second in range(3)]
+    # A bad row sends the file to the other reader, which must name them the same way.
+    landed, rows = land(text + row.format(T).replace("no", "perhaps") + "\n", skip_bad_rows=True)
+    assert (len(rows), sum(part.rows for part in landed.left_out)) == (6, 1)
+
+
+def test_a_column_without_a_name_can_be_named(land):
+    _, rows = land(f",ts,response_time_ms,failed\nGET /,{T},2.5,no\n", "endpoint=Unnamed: 0")
+    assert rows[0][1] == "GET /"
+
+
 # ------------------------------------------------------------------ missing columns
 
 GUESSED = [

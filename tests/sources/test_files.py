@@ -33,6 +33,9 @@ def plan(path, **options):
         pytest.param(
             '{"machine_info":{},"commit_info":{},"benchmarks":[]}', "is JSON of pytest-benchmark", id="pytest-benchmark"
         ),
+        pytest.param('{"results":[{"command":"ls","times":[0.1]}]}', "is JSON of hyperfine", id="hyperfine"),
+        pytest.param("goos: linux\ngoarch: amd64\n", "is text of `go test -bench`", id="go-bench"),
+        pytest.param("BenchmarkX-8  \t 100\t  12.5 ns/op\n", "is text of `go test -bench`", id="go-bench-alone"),
         pytest.param("SQLite format 3\0...", "is a database of SQLite", id="sqlite"),
         pytest.param(
             "\0\0\0\0\x063.13.5\0", "is a binary simulation.log of Gatling 3.13 or newer", id="gatling-binary"

@@ -138,6 +138,12 @@ def test_simulation_log_of_gatling(land, before):
     }
 
 
+def test_an_error_that_gatling_writes_under_the_name_of_a_group(land):
+    landed, requests = land(LOG.replace("ERROR\t", "GROUP\t"))
+    assert len(requests) == 2
+    assert name_left_out(landed)[LeftOutKind.OTHER_KIND, "error of the simulation"] == (1, 1)
+
+
 def test_a_log_without_requests(land):
     with pytest.raises(InputError, match=r"has no request$"):
         land("\n".join(LOG.splitlines()[:3]))

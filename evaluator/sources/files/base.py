@@ -102,7 +102,7 @@ def read_head(path: Path) -> Head:
         column_names = next(csv.reader([first_line], delimiter=find_delimiter(first_line)), [])
     except csv.Error:
         column_names = []  # any text: it may be a log of another tool
-    return Head(path, "csv", top=top, columns=tuple(name.strip() for name in column_names))
+    return Head(path, "csv", top=top, columns=name_columns(column_names))
 
 
 def refuse_packed_table(path: Path) -> None:
@@ -201,9 +201,9 @@ def _read_csv(path: Path) -> Table:
             # A broken row ends the reading: it is reported with its line when the file lands.
             if len(rows) < 2:
                 raise
-    header = tuple(name.strip() for name in rows[0]) if rows else ()
-    if not any(header):
+    if not rows or not any(name.strip() for name in rows[0]):
         raise InputError(f"{path} starts with an empty line", hint="a line of column names must come first")
+    header = name_columns(rows[0])
     # One name may look like a value by chance; if the first one does, or several do, the line is a row of data.
     names_like_values = [name for name in header if _VALUE.fullmatch(name)]
     if names_like_values and (header[0] in names_like_values or len(names_like_values) > 1):
@@ -217,6 +217,15 @@ def _read_csv(path: Path) -> Table:
     columns = itertools.zip_longest(*rows[1:], fillvalue="")
     typical = {name: choose_typical(values) for name, values in zip(header, columns, strict=False)}
     return Table(path, header, typical, find_delimiter(header_line))
+
+
+def name_columns(header: Sequence[str]) -> tuple[str, ...]:
+    """Name the columns of a CSV file: as in its header, without spaces around, or by position where that is empty.
+
+    pandas writes its index without a name, and spreadsheets write empty columns. As pandas does, these are called
+    "Unnamed: 0", "Unnamed: 1", …, by their position.
+    """
+    return tuple(name.strip() or f"Unnamed: {position}" for position, name in enumerate(header))
 
 
 def refuse_repeated_column(path: Path, header: Sequence[str]) -> None:

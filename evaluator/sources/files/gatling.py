@@ -60,14 +60,16 @@ def _read_rows(path: Path) -> Iterator[Row]:
         if not line.strip() or (record in _DESCRIBING and values):
             continue
         row = None
+        # Gatling 3.5 writes some errors under the name of a group, with their message and time only.
+        is_error = record == "ERROR" or (record == "GROUP" and len(values) == 2)
         if record == "REQUEST":
             row = _make_request(values)
-        elif record == "GROUP":
-            row = _make_group(values)
-        elif record == "ERROR" and len(values) >= 2:
+        elif is_error and len(values) >= 2:
             message = " ".join(values[:-1])
             # The time is the last value, if the line is whole.
-            row = (values[-1], record, "0", "false", message, LeftOutKind.OTHER_KIND, "error of the simulation")
+            row = (values[-1], "ERROR", "0", "false", message, LeftOutKind.OTHER_KIND, "error of the simulation")
+        elif record == "GROUP":
+            row = _make_group(values)
         yield (*row, "", str(number)) if row else make_unreadable_row(line, len(_HEADER), number)
 
 

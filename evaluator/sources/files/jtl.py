@@ -20,7 +20,7 @@ def refuse_xml(head: Head) -> NoReturn:
     """Refuse XML that is not of JMeter. Raises InputError."""
     raise InputError(
         f"{head.path} is XML, but not a result file of JMeter",
-        hint="give a file of Locust, JMeter or k6, or CSV or Parquet",
+        hint="give the file of `jmeter -l FILE`, or of another tool that `evaluator import --help` names",
     )
 
 

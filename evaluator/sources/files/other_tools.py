@@ -44,6 +44,7 @@ _SUMMARY_OF_OHA = "a summary of oha"
 _REPORT_OF_VEGETA = "a report of Vegeta"
 _SUMMARY_OF_JMETER = "JMeter's summary or aggregate report"
 _SUMMARY_OF_K6 = "a summary of k6"
+_GO_BENCHMARK = re.compile(r"(goos|goarch|pkg|cpu): |Benchmark\w\S*\s+\d+\s+\S+ ns/op")
 _TOOLS = {
     "an access log": lambda head: _ACCESS_LOG.match(head.top) is not None,
     _SUMMARY_OF_JMETER: _has_columns("Label", "# Samples"),
@@ -52,6 +53,8 @@ _TOOLS = {
     _SUMMARY_OF_OHA: _has_keys("summary", "responseTimeHistogram"),
     _REPORT_OF_VEGETA: _has_keys("latencies", "status_codes", "success"),
     "JSON of pytest-benchmark": _has_keys("machine_info", "commit_info", "benchmarks"),
+    "JSON of hyperfine": _has_keys("results", "command", "times"),
+    "text of `go test -bench`": lambda head: _GO_BENCHMARK.match(head.top) is not None,
     "a report of Artillery": _has_keys("aggregate", "intermediate"),
     _SUMMARY_OF_K6: lambda head: _has_keys("metrics", "root_group")(head) or _has_keys("metrics", "http_reqs")(head),
     "a HAR file of a browser": _has_keys("log", "creator", "version"),
