@@ -136,7 +136,7 @@ def _check_arm(verdict: Verdict) -> PromotionCondition:
     if not go_arm:
         otherwise = f"none of {', '.join(sorted(arms))} is GO" if arms else f"{CANDIDATE} was not compared"
     return PromotionCondition(
-        "hooks get the version of the arm that is GO",
+        "hooks get the version of the candidate that was judged",
         met=go_arm == CANDIDATE,
         otherwise=otherwise,
         remedy=f"import or load {go_arm or 'each candidate'} alone, as {CANDIDATE} of a release of its own,"

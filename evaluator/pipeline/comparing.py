@@ -103,8 +103,8 @@ def differences(first: Side, second: Side) -> tuple[Difference, ...]:
             level, why = "refuse", "they were different tests"
         else:
             level, why = "warn", "may change the numbers by itself"
-        first_text = first_values.get(key) or "not recorded"
-        second_text = second_values.get(key) or "not recorded"
+        first_text = first_values.get(key, "not recorded") or "none"
+        second_text = second_values.get(key, "not recorded") or "none"
         rows.append(Difference(key, first_text, second_text, level, why))
     order = {"refuse": 0, "warn": 1, "same": 2}
     return tuple(sorted(rows, key=lambda row: order[row.level]))

@@ -49,7 +49,8 @@ from evaluator.ui.slices import show_slices
 LIVE_EVERY_S = 5
 HEAD_START_S = 0.1
 """How long the rest of the page waits after the answer: a browser that gets everything at once shows it all later."""
-SHORTEST_SLIDER_S = 60.0
+SLIDER_WITHOUT_DATA_S = 60.0
+"""The slider of the interval needs some length, also without any data."""
 TABLE_SNIPPET = """import evaluator
 
 release = evaluator.open({store!r}).release({release!r})
@@ -215,6 +216,5 @@ def _show_figures(workspace: Workspace, view: ReleaseView, verdict: Verdict, *, 
         load_s = timeline["seconds"][-1] + timeline["slot_s"]  # the end of the last slot
     else:
         load_s = verdict.evidence.window.seconds
-    # The slider of the interval needs some length, also without any data.
-    slider_s = max(float(load_s), SHORTEST_SLIDER_S)
+    slider_s = float(load_s) or SLIDER_WITHOUT_DATA_S
     guarded(lambda: show_slices(workspace, view, verdict, slider_s))()

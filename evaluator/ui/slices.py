@@ -99,7 +99,7 @@ def _show_closer(workspace: Workspace, view: ReleaseView, verdict: Verdict, span
         0.0,
         span_s,
         (0.0, span_s),
-        step=max(MIN_STEP_S, span_s // SLIDER_STEPS),
+        step=min(max(MIN_STEP_S, span_s // SLIDER_STEPS), span_s),
         key="window",
         bind="query-params",
     )

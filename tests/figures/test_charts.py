@@ -131,6 +131,9 @@ def test_names_cannot_break_out_of_a_figure():
     assert len(svg) < 100_000
 
 
+P95 = {"baseline": 170.0, "canary": 240.0}
+
+
 def test_arms_keep_their_colours():
     two, three = color_arms(["baseline", "canary"]), color_arms(["baseline", "canary", "canary_b"])
     assert three.items() >= two.items()
@@ -151,3 +154,14 @@ def test_strips_of_the_timeline_stand_below_each_other():
     assert len(places) == 4
     for ends in zip(*places, strict=True):
         assert max(ends) - min(ends) <= 1.5
+
+
+def test_the_title_of_latency_does_not_let_one_moment_speak_for_an_arm():
+    """At the end of a load, the last requests are often the slowest of both arms."""
+    slots = {"failures": [], "per_s": [], "users": []}
+    arms = [{"name": name, "p50_ms": [50.0] * 4, "p95_ms": [ms, ms, ms, 320.0], **slots} for name, ms in P95.items()]
+    timeline = {"seconds": [0, 1, 2, 3], "slot_s": 1, "arms": arms, "shaded": [], "events": []}
+    titles = [figure.title for figure in draw_timeline(timeline)]
+    assert titles == [
+        "p95 (thin line: median): baseline typically 170 ms, at most 320 ms; canary typically 240 ms, at most 320 ms"
+    ]

@@ -132,7 +132,7 @@ def test_hooks_promote_no_other_arm_than_the_one_that_is_go(listed, arms, best, 
     reasons = (Reason("best_arm", f"{best}: p95 is within its margin", arm=best),) if best else ()
     which = "blue" if "is blue" in says else "each candidate"
     remedy = f"import or load {which} alone, as canary of a release of its own, and judge that"
-    unmet = [("hooks get the version of the arm that is GO", says, remedy)] if says else []
+    unmet = [("hooks get the version of the candidate that was judged", says, remedy)] if says else []
     assert listed(evidence=compared(*arms), reasons=reasons) == unmet
 
 

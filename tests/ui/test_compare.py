@@ -28,6 +28,14 @@ def test_another_test_is_refused_with_both_fingerprints(page, own, text):
     assert "Second against first" not in [element.value for element in shown.subheader]
 
 
+def test_what_was_recorded_as_nothing_is_not_called_unrecorded(page, own, text):
+    with duckdb.connect(str(own)) as connection:
+        connection.execute("""UPDATE runs SET fingerprint = replace(fingerprint, '{', '{"arguments": [], ')""")
+    page_text = text(page("compare", own, a="cart@1.5.0", b="cart@1.6.0"))
+    assert "not recorded" not in page_text
+    assert "none" in page_text.split("arguments")[1][:100]
+
+
 def test_another_machine_is_a_warning(page, own, text):
     with duckdb.connect(str(own)) as connection:
         connection.execute(

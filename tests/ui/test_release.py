@@ -2,6 +2,7 @@
 
 import shlex
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime
 from html import unescape
 
@@ -56,6 +57,17 @@ def test_the_address_chooses_metric_arm_and_endpoint(page, store_path, text):
     for key in ("metric", "arm", "endpoint"):
         assert shown.selectbox(key=key).value == chosen[key]
     assert "GET /endpoint/001 from 0 s to" in text(shown)
+
+
+def test_the_interval_ends_with_the_load(page, own):
+    store = Store.open(own)
+    land(store, "cart@3", replace(STEADY, duration_s=40.0))
+    judge(store, "cart@3", figures=False)
+    shown = page("release", own, release="cart@3")
+    assert not shown.exception
+    slider = shown.slider(key="window")
+    assert slider.max <= 44  # whole buckets
+    assert slider.value == (0.0, slider.max)
 
 
 @pytest.mark.parametrize(
