@@ -71,6 +71,13 @@ def test_commands_of_the_documents_are_understood(line, monkeypatch, tmp_path):
     assert parse(line).command.name
 
 
+def test_patterns_of_the_documents_are_given_to_the_options_for_them():
+    imports = [shlex.split(line) for line in commands_of_all_pages() if line.startswith("evaluator import ")]
+    used = {option for words in imports for option, value in zip(words, words[1:], strict=False) if "*" in value}
+    assert used <= {"--baseline-glob", "--canary-glob", "--arm-glob", "--outcomes-glob", "--arm-outcomes-glob"}
+    assert len(used) > 1
+
+
 def test_make_targets_of_the_readme_exist():
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = {word for line in shell_lines(README) if line.startswith("make ") for word in line.split()[1:]}

@@ -108,8 +108,9 @@ def test_binary_file(tmp_path):
 def test_broken_parquet(tmp_path):
     path = tmp_path / "requests.parquet"
     path.write_bytes(b"PAR1" + b"\0" * 100)
-    with pytest.raises(InputError, match="is a broken Parquet file"):
+    with pytest.raises(InputError, match="is a broken Parquet file") as raised:
         plan(path)
+    assert "fetch it again" in raised.value.hint
 
 
 @pytest.mark.parametrize(

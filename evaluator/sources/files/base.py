@@ -252,7 +252,10 @@ def _open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
         with pq.ParquetFile(path.absolute()) as file:  # a relative path may look like an address: `s3:…`
             yield file
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path} is a broken Parquet file: {' '.join(str(error).split())[:200]}") from error
+        raise InputError(
+            f"{path} is a broken Parquet file: {' '.join(str(error).split())[:200]}",
+            hint="fetch it again, or write it again with the tool that made it",
+        ) from error
 
 
 # ------------------------------------------------------------------ layouts
