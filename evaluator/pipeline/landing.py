@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from evaluator.errors import StoreError, UnknownName
-from evaluator.records import EvidenceKind, Landed, Release, Run, RunFacts, RunState, Service
+from evaluator.records import ACCESS_LOG_SOURCE, EvidenceKind, Landed, Release, Run, RunFacts, RunState, Service
 from evaluator.sources.load import QUIET_S, RunOutcome, is_alive, is_recording, read_outcome
 from evaluator.sources.recording import MANIFEST_NAME, RunManifest, utc
 from evaluator.store import Store
@@ -52,11 +52,15 @@ def _adopt_recordings(store: Store, release_id: str, registered: Collection[str]
         run = Run(
             id=manifest.run,
             release=manifest.release,
-            group=manifest.run,
-            source="locust",
+            group=manifest.group or manifest.run,
+            source=manifest.source,
+            replicate=manifest.replicate,
             started=started,
             planned_end=planned_end,
             fingerprint=manifest.fingerprint,
+            step=manifest.step,
+            service=manifest.service if manifest.source == ACCESS_LOG_SOURCE else "",
+            shares=manifest.shares,
         )
         services = (Service(manifest.service),) if manifest.service else ()
         try:
