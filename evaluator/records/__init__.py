@@ -16,6 +16,7 @@ from evaluator.records.access_logs import (
     LogLayout,
     LogOptions,
     RouterFacts,
+    sum_counts,
 )
 from evaluator.records.cells import (
     BINS_PER_DECADE,
@@ -241,5 +242,6 @@ __all__ = [
     "find_bin_edges",
     "is_imported",
     "metric_name",
+    "sum_counts",
     "sum_left_out",
 ]

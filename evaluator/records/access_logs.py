@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from evaluator.records.rows import LeftOut
+from evaluator.records.rows import LeftOut, sum_left_out
 
 LogColumn = Literal[
     "started", "ended", "request", "method", "target", "status", "time", "bytes", "server", "backend",
@@ -143,3 +144,50 @@ class LogCounts:
     left_out: tuple[LeftOut, ...] = ()
     """Rows of arms that are no requests to judge: aborts of clients, streams, lines that could not be read."""
     router: RouterFacts = field(default_factory=RouterFacts)
+
+
+def sum_counts(parts: Iterable[LogCounts]) -> LogCounts:
+    """Sum up the counts of several parts of an access log."""
+    lines = 0
+    read: Counter[str] = Counter()
+    left_out: list[LeftOut] = []
+    router = RouterFacts()
+    for part in parts:
+        lines += part.lines
+        read.update(part.read)
+        left_out += part.left_out
+        router = _add_facts(router, part.router)
+    return LogCounts(lines, dict(read), sum_left_out(left_out), router)
+
+
+MOST_SERVERS = 20
+"""Most servers without an arm that keep their names."""
+
+OTHER_SERVERS = "others"
+"""Name for the other ones."""
+
+
+def _add_facts(before: RouterFacts, added: RouterFacts) -> RouterFacts:
+    """Add what a router did in a further part of its log."""
+    servers = dict(before.other_servers)
+    for name, requests in added.other_servers.items():
+        key = name if name in servers or len(servers) < MOST_SERVERS else OTHER_SERVERS
+        servers[key] = servers.get(key, 0) + requests
+    return RouterFacts(
+        answers=before.answers + added.answers,
+        without_server=before.without_server + added.without_server,
+        without_server_failures=before.without_server_failures + added.without_server_failures,
+        other_servers=servers,
+        retried=_add(before.retried, added.retried),
+        retried_by_unknown=before.retried_by_unknown + added.retried_by_unknown,
+        grpc_unread=_add(before.grpc_unread, added.grpc_unread),
+        late=before.late + added.late,
+        holes=tuple(dict.fromkeys((*before.holes, *added.holes))),
+        endpoints_pooled=before.endpoints_pooled + added.endpoints_pooled,
+        pooled_example=before.pooled_example or added.pooled_example,
+    )
+
+
+def _add(before: Mapping[str, int], added: Mapping[str, int]) -> Mapping[str, int]:
+    """Add counts by arm."""
+    return {arm: before.get(arm, 0) + added.get(arm, 0) for arm in (*before, *(set(added) - set(before)))}
