@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -11,7 +11,16 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from evaluator.records import LeftOut, LeftOutKind, LogCounts, LogLayout, LogOptions, RouterFacts, sum_counts
+from evaluator.records import (
+    LeftOut,
+    LeftOutKind,
+    LogCounts,
+    LogLayout,
+    LogOptions,
+    RouterFacts,
+    sum_counts,
+)
+from evaluator.records.arrays import FloatArray
 from evaluator.segments import REQUEST_SCHEMA
 from evaluator.stats.shaping.rare import OTHER_ENDPOINTS
 from evaluator.store.engine import Engine, open_engine, quote
@@ -48,6 +57,10 @@ class LogBatch:
     watermark: datetime | None
     """When the last request of the lines ended; None without a request."""
     bad_line: BadLine | None = None
+    starts: FloatArray = field(default_factory=lambda: np.empty(0))
+    """When the request of each line began (epoch s), NaN for lines that are none: shape (lines,)."""
+    ends: FloatArray = field(default_factory=lambda: np.empty(0))
+    """When it ended."""
 
 
 class LogReader:
@@ -92,8 +105,19 @@ class LogReader:
         """Read whole lines, with or without their line ends. Blank lines do not count."""
         counts, watermark, bad_line = self._stage(lines)
         rows = self._engine.sql(self._write_rows()).to_arrow_table().cast(REQUEST_SCHEMA)
+        starts, ends = self._read_times(len(lines))
         self._clear()
-        return LogBatch(rows, counts, watermark, bad_line)
+        return LogBatch(rows, counts, watermark, bad_line, starts, ends)
+
+    def _read_times(self, lines: int) -> tuple[FloatArray, FloatArray]:
+        """Read when the request of each of `lines` lines began and ended (epoch s); NaN for lines that are none."""
+        columns = self._engine.execute(
+            "SELECT number, epoch_us(ts) AS starts, epoch_us(ended) AS ends FROM requests WHERE problem IS NULL"
+        ).fetchnumpy()
+        starts, ends = np.full(lines, np.nan), np.full(lines, np.nan)
+        starts[columns["number"]] = columns["starts"] / 1e6
+        ends[columns["number"]] = columns["ends"] / 1e6
+        return starts, ends
 
     def _clear(self) -> None:
         """Remove the lines from the engine, with all that was made of them."""

@@ -99,12 +99,12 @@ class LogFollower:
             if lines or file.changed_ns != changed_before:
                 self._grown_at[file] = self._clock()
             if lines:
-                return LineBlock(self.path, lines, is_fresh=was_at_end and file is self._files[-1])
+                return LineBlock(self.path, file.file_id, lines, is_fresh=was_at_end and file is self._files[-1])
             if file is not self._files[-1] and file.is_at_end and self._clock() - self._grown_at[file] > GRACE_S:
                 rest = file.read_rest()
                 self._finish(file)
                 if rest:
-                    return LineBlock(self.path, rest, is_fresh=False)
+                    return LineBlock(self.path, file.file_id, rest, is_fresh=False)
         return None
 
     # -------------------------------------------------------------- rotation

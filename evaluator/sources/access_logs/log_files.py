@@ -63,6 +63,7 @@ class LineBlock:
 
     path: Path
     """The path that is followed, not that of the rotated file."""
+    file_id: FileId
     lines: list[bytes]
     is_fresh: bool
     """Were all of these lines written after the look before, so within the last second?"""

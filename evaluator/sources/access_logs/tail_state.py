@@ -24,6 +24,7 @@ from evaluator.errors import SourceError, UsageError
 from evaluator.records import LeftOut, LeftOutKind, LogCounts, RouterFacts
 from evaluator.segments import STAGED_SUFFIX, publish_segment, stage_segment, to_folder_name
 from evaluator.sources.access_logs.log_files import FilePosition
+from evaluator.wording import count_of
 
 WORKER = "tail"
 """Name of the process in the names of segments."""
@@ -60,6 +61,8 @@ class TailedRun:
     kept_endpoints: tuple[str, ...] = ()
     clock_ahead_s: float = 0.0
     """How far the times in the log were ahead of the clock of this machine, at most."""
+    unread: Mapping[str, int] = field(default_factory=dict)
+    """What is wrong with lines that were not read → their number."""
 
     def covers(self, moment: float) -> bool:
         """Is a moment in the window?"""
@@ -74,6 +77,8 @@ class TailState:
     """Id of the run group."""
     started: float
     """When the first `tail` began."""
+    from_start: bool = False
+    """Do requests that began before `started` count, which were in the log already?"""
     ends: float | None = None
     """When following ends by itself; `None`: not."""
     is_over: bool = False
@@ -124,10 +129,10 @@ class TailedRunNow:
 class TailJournal:
     """The state of one service's `tail` in the folder of a release, locked in the body of a `with` statement."""
 
-    def __init__(self, folder: Path, service: str = "") -> None:
-        """`folder`: of the release, in the folder next to the store."""
+    def __init__(self, folder: Path, service: str = "", arms: Sequence[str] = ()) -> None:
+        """`folder`: of the release, in the folder next to the store. `arms`: whose requests are read."""
         self.folder = folder
-        self._service = service
+        self._description = json.dumps({"service": service, "arms": list(arms)})
         name = _name_file("tail", service)
         self._path = folder / f"{name}.json"
         self._lock_path = folder / f"{name}.lock"
@@ -146,7 +151,7 @@ class TailJournal:
                 hint="give all files of the service to one command; end the other one first to change them",
             ) from None
         os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, self._service.encode(), 0)
+        os.pwrite(self._lock, self._description.encode(), 0)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -194,18 +199,34 @@ class TailJournal:
         return state
 
 
-def list_followed(folder: Path) -> list[str]:
-    """List the services of the release of a folder whose logs are followed now; "" if no service was named."""
-    services = []
+@dataclass(frozen=True, slots=True)
+class FollowedLog:
+    """A log that a process follows now."""
+
+    service: str
+    """Empty if it was not named."""
+    arms: tuple[str, ...]
+
+
+def list_followed(folder: Path) -> list[FollowedLog]:
+    """List the logs of the release of a folder that are followed now."""
+    logs = []
     for path in sorted(folder.glob("tail*.lock")):
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            services.append(path.read_text(encoding="utf-8", errors="replace"))
+            with contextlib.suppress(ValueError):  # it is just starting
+                values = json.loads(path.read_text(encoding="utf-8"))
+                logs.append(FollowedLog(values["service"], tuple(values["arms"])))
         finally:
             os.close(handle)
-    return services
+    return logs
+
+
+def describe_unread(run: TailedRun) -> tuple[str, ...]:
+    """Describe the lines that were not read because of their times, a sentence for each cause."""
+    return tuple(f"{count_of(number, 'line')} {text}" for text, number in run.unread.items())
 
 
 def describe_process() -> tuple[int, str]:
