@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from evaluator.errors import InputError
-from evaluator.pipeline.tail_windows import AFTER, BEFORE, choose_windows, find_window
+from evaluator.pipeline.tail_windows import AFTER, BEFORE, choose_windows, find_window, go_on_after_step
 from evaluator.records import LeftOut, LeftOutKind, LogCounts, LogLayout, RouterFacts, sum_counts
 from evaluator.records.arrays import BoolArray, FloatArray
 from evaluator.sources.access_logs import find_layout
@@ -88,6 +88,8 @@ class LineReader:
         if state.from_start and state.runs[0].started is None and keep.any() and np.isfinite(batch.starts[keep]).any():
             first = replace(state.runs[0], started=float(np.floor(np.nanmin(batch.starts[keep]))))
             state = replace(state, runs=(first, *state.runs[1:]))
+        if np.isfinite(batch.starts[keep]).any():
+            state = go_on_after_step(state, float(np.nanmax(batch.starts[keep])))
         windows = choose_windows(state, batch.starts, current)
         tables: dict[str, list[pa.Table]] = defaultdict(list)
         for number in np.unique(windows[keep]):

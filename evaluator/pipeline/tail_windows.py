@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,11 +18,10 @@ AFTER = -2
 """In place of a window: the request began after the end of following."""
 
 
-def begin_steps(state: TailState, steps: Sequence[Step], new_id: Callable[[int], str]) -> TailState:
+def begin_steps(state: TailState, steps: Sequence[Step]) -> TailState:
     """Add a window for each step that has none. It ends the window in which it begins.
 
-    `steps`: in the order in which they begin. Those of earlier groups are ignored. `new_id` makes the id of a run from
-    its number in the group.
+    `steps`: in the order in which they begin. Those of earlier groups are ignored.
     """
     runs = list(state.runs)
     for step in steps:
@@ -32,19 +31,19 @@ def begin_steps(state: TailState, steps: Sequence[Step], new_id: Callable[[int],
         if runs[-1].ends is None or runs[-1].ends > step.started:
             runs[-1] = replace(runs[-1], ends=step.started)
         elif runs[-1].ends < step.started:
-            runs.append(_go_on(runs[-1], step.started, len(runs), new_id))
+            runs.append(_go_on(state.group, runs[-1], step.started, len(runs)))
         number = len(runs)
         ends = _earlier(step.ends, state.ends)
-        runs.append(TailedRun(new_id(number), step.started, ends, step.name, step.shares, number))
+        runs.append(TailedRun(_make_run_id(state.group, number), step.started, ends, step.name, step.shares, number))
     return replace(state, runs=tuple(runs))
 
 
-def go_on_after_step(state: TailState, now: float, new_id: Callable[[int], str]) -> TailState:
-    """Add a window without a step, with the same shares, if the last step has come to its planned end by `now`."""
+def go_on_after_step(state: TailState, moment: float) -> TailState:
+    """Add a window without a step, with the same shares, if the last step has come to its planned end by `moment`."""
     last = state.runs[-1]
-    if last.ends is None or now < last.ends or last.ends == state.ends:
+    if last.ends is None or moment < last.ends or last.ends == state.ends:
         return state
-    return replace(state, runs=(*state.runs, _go_on(last, state.ends, len(state.runs), new_id)))
+    return replace(state, runs=(*state.runs, _go_on(state.group, last, state.ends, len(state.runs))))
 
 
 def end_windows(state: TailState, moment: float) -> TailState:
@@ -79,9 +78,14 @@ def find_window(state: TailState, moment: float) -> int:
     return numbers[-1] if numbers else 0
 
 
-def _go_on(run: TailedRun, ends: float | None, number: int, new_id: Callable[[int], str]) -> TailedRun:
+def _make_run_id(group: str, number: int) -> str:
+    """Id of run `number` of a group."""
+    return f"{group}-{number + 1}" if number else group
+
+
+def _go_on(group: str, run: TailedRun, ends: float | None, number: int) -> TailedRun:
     """Make the window without a step that follows a run."""
-    return TailedRun(new_id(number), run.ends, ends, "", run.shares, number)
+    return TailedRun(_make_run_id(group, number), run.ends, ends, "", run.shares, number)
 
 
 def _earlier(first: float | None, second: float | None) -> float | None:

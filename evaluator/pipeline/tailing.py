@@ -274,15 +274,11 @@ class _Tail:
     def _read_steps(self) -> None:
         """Begin windows for steps that `evaluator step` has written."""
         steps = read_steps(self.folder, self.plan.settings.options.service)
-        state = begin_steps(self.state, steps, self._make_run_id)
+        state = begin_steps(self.state, steps)
         for run in state.runs[len(self.state.runs) :]:
             self.say(f"step {run.step} begins at {utc(run.started or 0):%H:%M:%S} UTC: run {run.run}")
         self.has_news |= state is not self.state and state != self.state
         self.state = state
-
-    def _make_run_id(self, number: int) -> str:
-        """Id of run `number` of the group."""
-        return f"{self.state.group}-{number + 1}" if number else self.state.group
 
     def _note_holes(self, holes: list[str]) -> None:
         """Add sentences about parts of the logs that could not be read to all runs that are open."""
@@ -307,7 +303,7 @@ class _Tail:
     def _move_windows(self) -> None:
         """Move the watermark, close the windows that it has passed, and begin the next one."""
         now = time.time()
-        self.state = go_on_after_step(self.state, now, self._make_run_id)
+        self.state = go_on_after_step(self.state, now)
         watermark = self._find_watermark(now)
         if watermark is None or watermark <= (self.state.watermark or 0.0):
             return

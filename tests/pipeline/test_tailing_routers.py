@@ -1,0 +1,128 @@
+"""Logs of real routers are followed through kills and rotation: no request is lost or counted twice."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+
+from metrics_servers import wait_for
+from routers import ask, haproxy_router, nginx_router, service
+
+from evaluator.pipeline.landing import land_release
+from evaluator.store import Store
+
+KILLS = int(os.environ.get("KILLS", "5"))
+NGINX_COLUMNS = "msec request_time upstream_addr upstream_status upstream_response_time status body_bytes_sent request"
+NGINX_FORMAT = "escape=json {" + ",".join(f'"{name}":"${name}"' for name in NGINX_COLUMNS.split()) + "}"
+
+
+class Clients:
+    """Users of a router: each request has a size of its own, by which it is recognised in the log."""
+
+    def __init__(self, port, first_size):
+        self.port = port
+        self.sizes = {}
+        """Size → version of the service that answered."""
+        self.next_size = first_size
+        self.pause = threading.Lock()
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self.run)
+
+    def run(self):
+        while not self.ended.is_set():
+            with self.pause:
+                size, self.next_size = self.next_size, self.next_size + 1
+                answer = ask(self.port, f"/size/{size}")
+                assert answer.status == 200
+                self.sizes[size] = answer.version
+            time.sleep(0.002)
+
+    @contextlib.contextmanager
+    def running(self):
+        self.thread.start()
+        try:
+            yield
+        finally:
+            self.ended.set()
+            self.thread.join(10)
+
+
+def start_tail(folder, *arguments):
+    command = [sys.executable, "-m", "evaluator", "tail", "shop@2", *arguments, "--store", "evaluator.duckdb"]
+    with (folder / "tail.out").open("ab") as output:
+        return subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
+
+
+def wait_for_commit(state):
+    """Wait until the tail that was just started has written its position."""
+    before = state.stat().st_mtime_ns if state.exists() else 0
+    wait_for(lambda: state.exists() and state.stat().st_mtime_ns > before, "the first commit")
+
+
+def rotate_nginx(router, number):
+    router.log.rename(router.log.with_name(f"access.log.{number}"))
+    router.process.send_signal(signal.SIGUSR1)
+
+
+def copy_and_empty(log, number):
+    time.sleep(0.05)  # the last line is written after the answer
+    shutil.copyfile(log, log.with_name(f"haproxy.log.{number}"))
+    os.truncate(log, 0)
+
+
+def test_kills_and_rotation_lose_and_double_nothing(tmp_path):
+    rng = random.Random(1)
+    with (
+        service("1.0") as old,
+        service("2.0") as new,
+        nginx_router(tmp_path, {"old": old.port, "new": new.port}, log_format=NGINX_FORMAT) as nginx,
+        haproxy_router(tmp_path, {"b1": old.port, "c1": new.port}) as haproxy,
+    ):
+        state = tmp_path / "evaluator.data" / "shop@2" / "tail.json"
+        arms = ("baseline=b*", "canary=c*", f"baseline=127.0.0.1:{old.port}", f"canary=127.0.0.1:{new.port}")
+        options = [part for arm in arms for part in ("--arm-server", arm)]
+        arguments = ["access.log", "haproxy.log", *options, "--from", "start", "--lateness", "1s"]
+        clients = Clients(nginx.port, 1000), Clients(haproxy.port, 20_000)
+        with clients[0].running(), clients[1].running():
+            for kill in range(KILLS):
+                tail = start_tail(tmp_path, *arguments)
+                if rng.random() < 0.8:  # the others are killed before, or just when they begin
+                    wait_for_commit(state)
+                time.sleep(rng.uniform(0, 1.5))
+                if kill % 2:
+                    rotate_nginx(nginx, kill)
+                if kill % 3 == 2:
+                    with clients[1].pause:
+                        copy_and_empty(haproxy.log, kill)
+                time.sleep(rng.uniform(0, 0.5))
+                assert tail.poll() is None, (tmp_path / "tail.out").read_text()
+                tail.kill()
+                tail.wait()
+            tail = start_tail(tmp_path, *arguments)
+            wait_for_commit(state)
+        wanted = {**clients[0].sizes, **clients[1].sizes}
+        time.sleep(2)
+        tail.terminate()
+        assert tail.wait(30) == 4
+    output = (tmp_path / "tail.out").read_text()
+    assert "Traceback" not in output
+    store = Store.open(tmp_path / "evaluator.duckdb")
+    land_release(store, "shop@2")
+    [run] = store.data.runs("shop@2")
+    rows = store.data.query("SELECT arm, response_bytes FROM requests").to_pylist()
+    assert len({row["response_bytes"] for row in rows}) == len(rows)
+    assert len(rows) == len(wanted)
+    names = {"1.0": "baseline", "2.0": "canary"}
+    assert Counter(row["arm"] for row in rows) == Counter(names[version] for version in wanted.values())
+    assert run.landed == sum(run.facts.read.values()) == run.facts.router.answers
+    assert all("copytruncate" in hole for hole in run.facts.router.holes)
+    assert bool(run.facts.router.holes) == (KILLS > 2)
+    assert run.facts.ended_early == "evaluator tail was ended by SIGTERM"
