@@ -9,12 +9,15 @@ docs/method.md.
 from __future__ import annotations
 
 from evaluator.records.access_logs import (
+    DescribeLine,
     EndpointRule,
     LogColumn,
     LogCounts,
     LogField,
+    LogFile,
     LogLayout,
     LogOptions,
+    LogPlan,
     RouterFacts,
     sum_counts,
 )
@@ -161,6 +164,7 @@ __all__ = [
     "ColumnMap",
     "Comparison",
     "Condition",
+    "DescribeLine",
     "Direction",
     "Drift",
     "Effect",
@@ -189,8 +193,10 @@ __all__ = [
     "LogColumn",
     "LogCounts",
     "LogField",
+    "LogFile",
     "LogLayout",
     "LogOptions",
+    "LogPlan",
     "Look",
     "Margin",
     "Metric",

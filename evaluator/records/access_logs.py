@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal
 
 from evaluator.records.rows import LeftOut, sum_left_out
@@ -191,3 +192,32 @@ def _add_facts(before: RouterFacts, added: RouterFacts) -> RouterFacts:
 def _add(before: Mapping[str, int], added: Mapping[str, int]) -> Mapping[str, int]:
     """Add counts by arm."""
     return {arm: before.get(arm, 0) + added.get(arm, 0) for arm in (*before, *(set(added) - set(before)))}
+
+
+@dataclass(frozen=True, slots=True)
+class LogFile:
+    """One file of an access log, and how its lines are read."""
+
+    path: str
+    layout: LogLayout
+
+
+@dataclass(frozen=True, slots=True)
+class LogPlan:
+    """Access logs to take into the store as one run, with all that is needed to read them."""
+
+    files: tuple[LogFile, ...]
+    options: LogOptions
+    skip_bad_rows: bool = False
+    start: datetime | None = None
+    """Requests that began before this time do not land."""
+    end: datetime | None = None
+    """Requests that began at this time or later do not land."""
+    step: str = ""
+    """Step of a rollout that the requests belong to; empty: to none."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Arm → share of the traffic that the router sent to it; empty: not known."""
+
+
+DescribeLine = Callable[[str], tuple[str, str]]
+"""Shows a line that could not be read, without secrets: returns it with what it looks like, and what helps."""

@@ -28,16 +28,17 @@ _NAME_CHARACTERS = 80
 _STATUS = re.compile(r"[1-5](\d\d|xx)")
 
 
-def write_requests(layout: LogLayout, options: LogOptions, latest: datetime) -> str:
+def write_requests(layout: LogLayout, options: LogOptions, latest: datetime, is_outside: str = "false") -> str:
     """Write the query that makes a row of each line that is not blank, from the table `lines` (number, line).
 
-    A request or an attempt that ended after `latest` is a bad line. Columns of the rows:
+    A request that ended after `latest` is a bad line. `is_outside`: condition for requests outside of the period, by
+    the column `ts`. Columns of the rows:
 
     - `number`: of the line; `problem`: why it could not be read (a key of `PROBLEMS`), `other` for a line that is no
       request by the layout, else NULL. The following are right only without a problem;
     - `arm`: NULL if the request belongs to none; `server`: NULL if no server answered; `named`: what shows the arm;
     - `ts`: start, `ended`; `ms`: time the client waited, 0 if unknown; `endpoint`, `bytes`, `status`;
-    - `failed`, `exception`; `kind`: `client_abort`, `stream`, or NULL;
+    - `failed`, `exception`; `kind`: `client_abort`, `stream`, `outside_period`, or NULL;
     - `servers`, `statuses`, `times`: lists of the attempts if there were several, else NULL. A text begins with `>` if
       the attempt followed a redirect inside of the router;
     - `retries`: how often the router tried again, if the log only counts; `moved`: whether it may have changed servers;
@@ -50,7 +51,8 @@ def write_requests(layout: LogLayout, options: LogOptions, latest: datetime) -> 
             left(coalesce(named, ''), {_NAME_CHARACTERS}) AS named, ts, ended, coalesce(ms, 0) AS ms,
             coalesce({write_endpoint("method", "path", options.endpoint_rules)}, {quote(UNKNOWN_ENDPOINT)}) AS endpoint,
             bytes, status, failed, CASE WHEN failed THEN exception END AS exception,
-            CASE WHEN is_abort THEN 'client_abort' WHEN is_stream THEN 'stream' END AS kind,
+            CASE WHEN {is_outside} THEN 'outside_period' WHEN is_abort THEN 'client_abort'
+                WHEN is_stream THEN 'stream' END AS kind,
             servers, statuses, times, retries, moved, grpc_unread
         FROM (
             SELECT *, {express_arm("named", options)} AS arm, {_express_problem(latest)} AS problem
