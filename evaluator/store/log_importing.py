@@ -412,8 +412,8 @@ def _find_doubts(run: Run) -> Iterator[str]:
     if router.endpoints_pooled:
         yield (
             f"{count_of(router.endpoints_pooled, 'request')} of endpoints beyond the {MOST_ENDPOINTS} most frequent "
-            f"are '{OTHER_ENDPOINTS}', such as {router.pooled_example}; a rule in `sources.access_log.endpoints` of the "
-            "policy can give such paths one name"
+            f"are '{OTHER_ENDPOINTS}', such as {router.pooled_example}; a rule in `sources.access_log.endpoints` of "
+            "the policy can give such paths one name"
         )
     yield from router.holes
 
