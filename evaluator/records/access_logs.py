@@ -73,7 +73,10 @@ class LogLayout:
     abort_terminations: str = ""
     """Pattern (RE2) of whole values of `termination` that say the same; empty: no value does."""
     failed_terminations: str = ""
-    """Pattern (RE2) of whole values of `termination` that say that server or router failed; empty: none does."""
+    """Pattern (RE2) of whole values of `termination` that say that server or router failed; empty: none does.
+
+    A value that both patterns match is a failure.
+    """
     without_server: str = "-?"
     """Pattern (RE2) of whole values of `server`, or of one of `attempt_servers`, that name no server (`<NOSRV>`)."""
     response_time: str = ""

@@ -91,12 +91,14 @@ HAPROXY = FormatDialect(
 
 DEFAULT = "%ci:%cp [%tr] %ft %b/%s %TR/%Tw/%Tc/%Tr/%Ta %ST %B %CC %CS %tsc %ac/%fc/%bc/%sc/%rc %sq/%bq %hr %hs %{+Q}r"
 """What `option httplog` writes; `option httpslog` adds fields of TLS at the end."""
-CLF = (
-    '%ci - - [%trg] %{+Q}r %ST %B "" "" %cp %ms %{+Q}ft %{+Q}b %{+Q}s %TR %Tw %Tc %Tr %Ta %{+Q}tsc '
-    "%ac %fc %bc %sc %rc %sq %bq %{+Q}CC %{+Q}CS %hr %hs"
+_CLF = (
+    '%ci - - [%trg] %{+Q}r %ST %B "" "" %cp %ms %{+Q}ft %{+Q}b %{+Q}s %TR %Tw %Tc %Tr %Ta %tsc '
+    "%ac %fc %bc %sc %rc %sq %bq %{+Q}CC %{+Q}CS"
 )
-"""What `option httplog clf` writes."""
+"""What `option httplog clf` writes, without captured headers, which end the line."""
 _CAPTURE = re.compile(r"capture\.(?P<which>request|response)\.(?P<position>[0-9]{1,3})")
+_WRITTEN_EARLY = re.compile(r" [0-9/-]+/\+[0-9]+ [0-9]{3} ")
+"""The timers of a line that `option logasap` wrote before the answer was complete."""
 _TWO_BLOCKS = re.compile(r" \{[^}]*\} \{[^}]*\} \"")
 
 
@@ -111,8 +113,16 @@ def build_default_layout(
     """
     dialect, named = _place_captures(columns, where, two_blocks=any(map(_TWO_BLOCKS.search, top_lines)))
     layout = build_layout(dialect, DEFAULT, named, where, prefix)
+    if any(map(_WRITTEN_EARLY.search, top_lines)):
+        layout = replace(layout, response_time="Ta, up to the answer's header: `option logasap` writes the line then")
     # A line that is too long for HAProxy ends in its request, without the last quote.
     return replace(layout, pattern=layout.pattern.removesuffix('"$') + '(?:"(?: .*)?)?$')
+
+
+def build_clf_layout(columns: Mapping[LogColumn, str], where: str, prefix: str = "") -> LogLayout:
+    """Build the layout of `option httplog clf`. Raises InputError if it has not what `columns` names."""
+    layout = build_layout(HAPROXY, _CLF, columns, where, prefix)
+    return replace(layout, pattern=layout.pattern.removesuffix("$") + "(?: .*)?$")
 
 
 def _place_captures(

@@ -12,6 +12,8 @@ from evaluator.records.access_logs import LogColumn, LogField, LogLayout
 from evaluator.sources.access_logs.envoy import ENVOY
 from evaluator.sources.access_logs.json_values import list_values
 from evaluator.sources.access_logs.log_formats import (
+    TIME_OF_CLF,
+    VALUE_OF_CLF_TIME,
     FormatDialect,
     choose_fields,
     drop_second_choices,
@@ -85,6 +87,16 @@ TRAEFIK_JSON = KnownJson(
 )
 _KNOWN = (CADDY, TRAEFIK_JSON)
 
+_OTHER_NAMES_OF_NGINX = {
+    **dict.fromkeys(("time", "timestamp", "@timestamp", "ts", "datetime", "date"), "msec"),
+    "method": "request_method",
+    "path": "request_uri",
+    "url": "request_uri",
+    "upstream": "upstream_addr",
+    "bytes": "body_bytes_sent",
+}
+"""Key that JSON logs of nginx often have in place of a variable's name → the variable."""
+
 _NAMES_OF_ENVOY = {
     "start_time": "START_TIME",
     "method": "REQ(:METHOD)",
@@ -133,7 +145,8 @@ def _find_layout_of_object(
         return replace(known.layout, fields=tuple(fields))
     keys = {pointer.rpartition("/")[2].lstrip("$"): pointer for pointer in values}
     if {"request_time", "status"} <= set(keys):
-        return _find_by_variables(NGINX, keys, columns, values, where)
+        by_variable = {_OTHER_NAMES_OF_NGINX.get(key, key): pointer for key, pointer in keys.items()}
+        return _find_by_variables(NGINX, {**by_variable, **keys}, columns, values, where)
     if {"response_code", "duration"} <= set(keys):
         by_variable = {_NAMES_OF_ENVOY[key]: pointer for key, pointer in keys.items() if key in _NAMES_OF_ENVOY}
         return _find_by_variables(ENVOY, by_variable, columns, values, where)
@@ -203,6 +216,8 @@ def _set_unit(log_field: LogField, values: Mapping[str, object]) -> LogField:
     value = values.get(log_field.source)
     if isinstance(value, str) and re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ].*", value):
         return replace(log_field, unit="iso")
+    if isinstance(value, str) and re.fullmatch(VALUE_OF_CLF_TIME, value):
+        return replace(log_field, unit=TIME_OF_CLF)
     try:
         number = float(cast("str", value))
     except (TypeError, ValueError):

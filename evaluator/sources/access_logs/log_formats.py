@@ -226,7 +226,7 @@ def _build_pattern(
     dialect: FormatDialect, parts: Sequence[str | Variable], fields: Sequence[LogField], where: str
 ) -> tuple[str, tuple[str, ...]]:
     """Build the RE2 of a line, and the names of its groups in order. Raises InputError if two values touch."""
-    wanted = {log_field.source: log_field.column for log_field in fields}
+    wanted: dict[str, LogColumn] = {log_field.source: log_field.column for log_field in fields}
     pattern = ""
     after_vanished = False  # is the space that begins the next literal part of the value before it?
     groups: list[str] = []
@@ -237,11 +237,8 @@ def _build_pattern(
             continue
         following = parts[position + 1] if position + 1 < len(parts) else ""
         before = parts[position - 1] if position else ""
-        if isinstance(following, Variable) and part.name in wanted and not part.quoted:
-            raise InputError(
-                f"{where}: in the log format nothing separates '{part.name}' from '{following.name}'",
-                hint="put a space or a quote between them",
-            )
+        if isinstance(following, Variable):
+            _refuse_touching(dialect, part, following, wanted, where)
         in_quotes = part.quoted or (str(before).endswith('"') and isinstance(following, str) and following[:1] == '"')
         vanishes = part.name in dialect.vanishing and isinstance(following, str) and following.startswith(" ")
         stop = '"' if in_quotes else following[0] if isinstance(following, str) and following else ""
@@ -255,6 +252,23 @@ def _build_pattern(
         pattern += f"(?:{value} )?" if vanishes else value
         after_vanished = vanishes
     return pattern, tuple(groups)
+
+
+def _refuse_touching(
+    dialect: FormatDialect, first: Variable, second: Variable, wanted: Mapping[str, LogColumn], where: str
+) -> None:
+    """Refuse two variables with nothing between them, if it cannot be known where the value of a column begins or ends.
+
+    The path may touch what follows it (`$uri$args`), since it ends at a `?`, and a variable whose values are known may
+    touch what precedes it (`$host$request_uri`). `wanted`: variable → its column. Raises InputError.
+    """
+    ends = first.name not in wanted or first.quoted or wanted[first.name] == "target"
+    begins = second.name not in wanted or second.quoted or first.name in dialect.values
+    if not ends or not begins:
+        raise InputError(
+            f"{where}: in the log format nothing separates '{first.name}' from '{second.name}'",
+            hint="put a space or a quote between them",
+        )
 
 
 def _find_value(dialect: FormatDialect, name: str, column: LogColumn | None, stop: str) -> str:

@@ -9,7 +9,8 @@ from evaluator.sources.access_logs.log_formats import TIME_OF_CLF, VALUE_OF_CLF_
 
 ADVICE = (
     'log_format evaluator \'$msec $status $request_time $body_bytes_sent "$request" "$upstream_addr" '
-    '"$upstream_status" "$upstream_response_time" "$http_upgrade"\'; access_log /var/log/nginx/evaluator.log evaluator;'
+    '"$upstream_status" "$upstream_response_time" "$http_upgrade" "$request_completion"\'; '
+    "access_log /var/log/nginx/evaluator.log evaluator;"
 )
 """What a configuration needs so that nothing is missing."""
 
@@ -54,6 +55,7 @@ NGINX = FormatDialect(
         (),
         other_lines=_OTHER_LINES,
         abort_statuses=(499,),
+        abort_terminations="-?",
         # An attempt without a server has the name of the group of servers, which has no port.
         without_server=r"-?|[^:]*",
     ),
@@ -70,6 +72,8 @@ NGINX = FormatDialect(
         "attempt_servers": (("upstream_addr", ""),),
         "attempt_statuses": (("upstream_status", ""),),
         "attempt_times": (("upstream_response_time", "s"),),
+        # It is empty if the client left; if the server ended in the middle of its answer, nginx logs `OK`.
+        "termination": (("request_completion", ""),),
         "grpc_status": (
             ("sent_trailer_grpc_status", ""),
             ("upstream_trailer_grpc_status", ""),
@@ -86,6 +90,7 @@ NGINX = FormatDialect(
         "request_time": r"[0-9]+\.[0-9]+",
         "body_bytes_sent": "[0-9]+",
         "bytes_sent": "[0-9]+",
+        **dict.fromkeys(("host", "http_host", "server_name"), r'[^/ "]*'),
         "upstream_addr": _ATTEMPTS,
         "upstream_status": _ATTEMPTS,
         "upstream_response_time": _ATTEMPTS,

@@ -12,7 +12,7 @@ from evaluator.sources.access_logs.apache import ADVICE as ADVICE_FOR_APACHE
 from evaluator.sources.access_logs.apache import APACHE
 from evaluator.sources.access_logs.envoy import ENVOY
 from evaluator.sources.access_logs.envoy import KNOWN_FORMATS as FORMATS_OF_ENVOY
-from evaluator.sources.access_logs.haproxy import CLF, HAPROXY, build_default_layout
+from evaluator.sources.access_logs.haproxy import HAPROXY, build_clf_layout, build_default_layout
 from evaluator.sources.access_logs.json_lines import list_json_layouts
 from evaluator.sources.access_logs.json_values import list_values, parse_object
 from evaluator.sources.access_logs.log_formats import FormatDialect, build_layout, unquote_directive
@@ -177,7 +177,7 @@ def _list_layouts(
     """
     builders: list[tuple[str, Callable[[Mapping[LogColumn, str], str], LogLayout]]] = [
         ("haproxy", lambda named, before: build_default_layout(named, where, texts, before)),
-        ("haproxy", lambda named, before: build_layout(HAPROXY, CLF, named, where, before)),
+        ("haproxy", lambda named, before: build_clf_layout(named, where, before)),
         ("traefik", lambda named, before: build_layout(TRAEFIK, FORMAT_OF_TRAEFIK, named, where, before)),
         *(
             (dialect.layout.format, _make_builder(dialect, text, where))
