@@ -19,6 +19,7 @@ from evaluator.records.access_logs import (
     LogOptions,
     LogPlan,
     RouterFacts,
+    check_log_options,
     sum_counts,
 )
 from evaluator.records.cells import (
@@ -242,6 +243,7 @@ __all__ = [
     "VerdictWord",
     "View",
     "Window",
+    "check_log_options",
     "check_names",
     "choose_bucket_s",
     "counts_from_start",

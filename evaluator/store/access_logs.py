@@ -12,13 +12,22 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from evaluator.records import LeftOut, LeftOutKind, LogCounts, LogLayout, LogOptions, RouterFacts, sum_counts
+from evaluator.records import (
+    LeftOut,
+    LeftOutKind,
+    LogCounts,
+    LogLayout,
+    LogOptions,
+    RouterFacts,
+    check_log_options,
+    sum_counts,
+)
 from evaluator.records.arrays import FloatArray
 from evaluator.segments import REQUEST_SCHEMA
 from evaluator.stats.shaping.rare import OTHER_ENDPOINTS
 from evaluator.store.engine import Engine, open_engine, quote
 from evaluator.store.log_attempts import EXCEPTION, list_attempts
-from evaluator.store.log_lines import PROBLEMS, check_options, write_requests
+from evaluator.store.log_lines import PROBLEMS, check_layout, write_requests
 
 MOST_ENDPOINTS = 500
 """Most endpoints of a run that keep their names."""
@@ -83,7 +92,8 @@ class LogReader:
         `end` or later, are left out. Raises UsageError for options that fit no line, and InputError for a layout that
         does not show the arm.
         """
-        check_options(layout, options)
+        check_log_options(options)
+        check_layout(layout, options)
         self._layout, self._options, self._run_id = layout, options, run_id
         self._kept = dict.fromkeys(kept_endpoints)
         self._most_endpoints = most_endpoints

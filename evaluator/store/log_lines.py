@@ -6,13 +6,11 @@ from these: the arm, the endpoint, failures, and what is wrong with a line.
 
 from __future__ import annotations
 
-import itertools
-import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import get_args
 
-from evaluator.errors import InputError, UsageError
+from evaluator.errors import InputError
 from evaluator.records import LogColumn, LogField, LogLayout, LogOptions
 from evaluator.store.engine import quote, quote_all, quote_name
 from evaluator.store.expressions import MICROS, SCALES
@@ -24,8 +22,6 @@ UNKNOWN_ENDPOINT = "no request line"
 
 _NAME_CHARACTERS = 80
 """Most characters of a server's name that are kept."""
-
-_STATUS = re.compile(r"[1-5](\d\d|xx)")
 
 
 def write_requests(layout: LogLayout, options: LogOptions, latest: datetime, is_outside: str = "false") -> str:
@@ -78,51 +74,15 @@ def _belongs(options: LogOptions) -> str:
     return "server IS NOT NULL" if options.arm_from == "server" else "(server IS NOT NULL OR failed)"
 
 
-def check_options(layout: LogLayout, options: LogOptions) -> None:
-    """Raise UsageError for options with which no line could be read, or the arm of a line would not be clear."""
+def check_layout(layout: LogLayout, options: LogOptions) -> None:
+    """Raise InputError if the lines do not show the arm of a request."""
     columns = {field.column for field in layout.fields}
-    if not options.arms:
-        raise UsageError(
-            "which requests belong to which arm is not known",
-            hint="give --arm-server NAME=PATTERN for each arm, or `sources: {access_log: {arms: …}}` in the policy",
-        )
     has_arm = options.arm_from in columns or (options.arm_from == "server" and "attempt_servers" in columns)
     if not has_arm:
         raise InputError(
             f"the lines of format '{layout.format}' do not have the column '{options.arm_from}', which shows the arm",
             hint="log it, or name another column with --arm-from",
         )
-    for (arm, patterns), (other_arm, other_patterns) in itertools.combinations(options.arms.items(), 2):
-        for pattern, other_pattern in itertools.product(patterns, other_patterns):
-            if _overlap(pattern, other_pattern):
-                raise UsageError(
-                    f"'{pattern}' of arm '{arm}' and '{other_pattern}' of arm '{other_arm}' match the same names",
-                    hint="give each arm patterns that match only its own names",
-                )
-    for text in options.failures:
-        if not _STATUS.fullmatch(text):
-            raise UsageError(f"'{text}' is no status that is a failure", hint="give 5xx, 4xx or a status such as 429")
-
-
-def _overlap(pattern: str, other: str) -> bool:
-    """Is there a text that both patterns (`*`, `?`) match?"""
-    reached = {(0, 0)}
-    seen = set(reached)
-    while reached:
-        i, j = reached.pop()
-        if i == len(pattern) and j == len(other):
-            return True
-        a, b = pattern[i : i + 1], other[j : j + 1]
-        following = set()
-        if a == "*":
-            following |= {(i + 1, j)} | ({(i, j + 1)} if b else set())
-        if b == "*":
-            following |= {(i, j + 1)} | ({(i + 1, j)} if a else set())
-        if a and b and "*" not in (a, b) and (a == b or "?" in (a, b)):
-            following.add((i + 1, j + 1))
-        reached |= following - seen
-        seen |= following
-    return False
 
 
 # ------------------------------------------------------------------ texts
