@@ -9,13 +9,17 @@ docs/method.md.
 from __future__ import annotations
 
 from evaluator.records.access_logs import (
+    DescribeLine,
     EndpointRule,
     LogColumn,
     LogCounts,
     LogField,
+    LogFile,
     LogLayout,
     LogOptions,
+    LogPlan,
     RouterFacts,
+    check_log_options,
     sum_counts,
 )
 from evaluator.records.cells import (
@@ -161,6 +165,7 @@ __all__ = [
     "ColumnMap",
     "Comparison",
     "Condition",
+    "DescribeLine",
     "Direction",
     "Drift",
     "Effect",
@@ -189,8 +194,10 @@ __all__ = [
     "LogColumn",
     "LogCounts",
     "LogField",
+    "LogFile",
     "LogLayout",
     "LogOptions",
+    "LogPlan",
     "Look",
     "Margin",
     "Metric",
@@ -236,6 +243,7 @@ __all__ = [
     "VerdictWord",
     "View",
     "Window",
+    "check_log_options",
     "check_names",
     "choose_bucket_s",
     "counts_from_start",

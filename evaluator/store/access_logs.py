@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,6 +19,7 @@ from evaluator.records import (
     LogLayout,
     LogOptions,
     RouterFacts,
+    check_log_options,
     sum_counts,
 )
 from evaluator.records.arrays import FloatArray
@@ -25,7 +27,7 @@ from evaluator.segments import REQUEST_SCHEMA
 from evaluator.stats.shaping.rare import OTHER_ENDPOINTS
 from evaluator.store.engine import Engine, open_engine, quote
 from evaluator.store.log_attempts import EXCEPTION, list_attempts
-from evaluator.store.log_lines import PROBLEMS, check_options, write_requests
+from evaluator.store.log_lines import PROBLEMS, check_layout, write_requests
 
 MOST_ENDPOINTS = 500
 """Most endpoints of a run that keep their names."""
@@ -48,18 +50,24 @@ class BadLine:
 
 
 @dataclass(frozen=True, slots=True)
-class LogBatch:
+class ReadLines:
+    """What some lines said, except for their rows."""
+
+    counts: LogCounts
+    watermark: datetime | None
+    """When the last request of the lines ended; None without a request."""
+    bad_line: BadLine | None
+
+
+@dataclass(frozen=True, slots=True)
+class LogBatch(ReadLines):
     """What some lines became."""
 
     rows: pa.Table
     """Rows of REQUEST_SCHEMA: requests and failed attempts."""
-    counts: LogCounts
-    watermark: datetime | None
-    """When the last request of the lines ended; None without a request."""
-    bad_line: BadLine | None = None
-    starts: FloatArray = field(default_factory=lambda: np.empty(0))
+    starts: FloatArray
     """When the request of each line began (epoch s), NaN for lines that are none: shape (lines,)."""
-    ends: FloatArray = field(default_factory=lambda: np.empty(0))
+    ends: FloatArray
     """When it ended."""
 
 
@@ -74,17 +82,24 @@ class LogReader:
         kept_endpoints: Iterable[str] = (),
         *,
         most_endpoints: int = MOST_ENDPOINTS,
+        start: datetime | None = None,
+        end: datetime | None = None,
     ) -> None:
         """Prepare to read lines for the run `run_id`.
 
         `kept_endpoints`: endpoints that keep their names, such as those of the run's earlier lines. Endpoints that are
-        first seen once there are `most_endpoints` become `other endpoints`. Raises UsageError for options that fit no
-        line, and InputError for a layout that does not show the arm.
+        first seen once there are `most_endpoints` become `other endpoints`. Requests that began before `start`, or at
+        `end` or later, are left out. Raises UsageError for options that fit no line, and InputError for a layout that
+        does not show the arm.
         """
-        check_options(layout, options)
+        check_log_options(options)
+        check_layout(layout, options)
         self._layout, self._options, self._run_id = layout, options, run_id
         self._kept = dict.fromkeys(kept_endpoints)
         self._most_endpoints = most_endpoints
+        limits = [("<", start), (">=", end)]
+        tests = [f"ts {sign} TIMESTAMPTZ '{moment.isoformat()}'" for sign, moment in limits if moment is not None]
+        self._is_outside = f"({' OR '.join(tests)})" if tests else "false"
         self._opening = open_engine()
         self._engine: Engine = self._opening.__enter__()
 
@@ -103,11 +118,11 @@ class LogReader:
 
     def read_lines(self, lines: pa.Array | Sequence[bytes]) -> LogBatch:
         """Read whole lines, with or without their line ends. Blank lines do not count."""
-        counts, watermark, bad_line = self._stage(lines)
+        read = self._stage(lines)
         rows = self._engine.sql(self._write_rows()).to_arrow_table().cast(REQUEST_SCHEMA)
         starts, ends = self._read_times(len(lines))
         self._clear()
-        return LogBatch(rows, counts, watermark, bad_line, starts, ends)
+        return LogBatch(read.counts, read.watermark, read.bad_line, rows, starts, ends)
 
     def _read_times(self, lines: int) -> tuple[FloatArray, FloatArray]:
         """Read when the request of each of `lines` lines began and ended (epoch s); NaN for lines that are none."""
@@ -119,19 +134,26 @@ class LogReader:
         ends[columns["number"]] = columns["ends"] / 1e6
         return starts, ends
 
+    def convert_lines(self, lines: pa.Array, path: Path) -> ReadLines:
+        """Read whole lines like `read_lines`, and write their rows to a Parquet file at `path`."""
+        read = self._stage(lines)
+        self._engine.execute(f"COPY ({self._write_rows()}) TO {quote(path)} (FORMAT parquet)")
+        self._clear()
+        return read
+
     def _clear(self) -> None:
         """Remove the lines from the engine, with all that was made of them."""
         self._engine.execute("DROP TABLE requests; DROP TABLE attempts; DROP TABLE IF EXISTS pooled")
         self._engine.unregister("lines")
 
-    def _stage(self, lines: pa.Array | Sequence[bytes]) -> tuple[LogCounts, datetime | None, BadLine | None]:
+    def _stage(self, lines: pa.Array | Sequence[bytes]) -> ReadLines:
         """Make the tables `requests`, `attempts` and, if there are too many endpoints, `pooled` of lines.
 
         Returns their counts, the latest end of a request, and the first line that could not be read.
         """
         engine, options = self._engine, self._options
         engine.register("lines", _to_table(lines))
-        query = write_requests(self._layout, options, datetime.now(UTC) + AHEAD)
+        query = write_requests(self._layout, options, datetime.now(UTC) + AHEAD, self._is_outside)
         engine.execute(f"CREATE TEMP TABLE requests AS {query}")
         groups = engine.execute(_COUNT).fetchall()
         listed, counted = any(group[-2] for group in groups), any(group[-1] for group in groups)
@@ -140,7 +162,8 @@ class LogReader:
         counts = sum_counts([counts, self._pool_endpoints()])
         watermark = max((group[4] for group in groups if group[4] is not None), default=None)
         bad_lines = any(group[0] in PROBLEMS for group in groups)
-        return counts, watermark and watermark.astimezone(UTC), self._find_bad_line() if bad_lines else None
+        watermark = watermark and watermark.astimezone(UTC)
+        return ReadLines(counts, watermark, self._find_bad_line() if bad_lines else None)
 
     def _count_attempts(self) -> LogCounts:
         """Count the attempts that failed before the router tried again."""
@@ -214,7 +237,7 @@ class LogReader:
 _LANDED = "problem IS NULL AND arm IS NOT NULL AND kind IS NULL"
 """Condition for requests that become rows."""
 
-_OTHER_SERVER = "problem IS NULL AND arm IS NULL AND server IS NOT NULL"
+_OTHER_SERVER = "problem IS NULL AND kind IS DISTINCT FROM 'outside_period' AND arm IS NULL AND server IS NOT NULL"
 """Condition for requests of servers that belong to no arm."""
 
 _COUNT = """
@@ -227,8 +250,8 @@ FROM requests GROUP BY ALL ORDER BY ALL"""
 
 def _is_other_server(group: Sequence[Any]) -> bool:
     """Are the lines of a row of `_COUNT` requests of servers that belong to no arm?"""
-    problem, arm, has_server, *_ = group
-    return not problem and arm is None and has_server
+    problem, arm, has_server, kind, *_ = group
+    return not problem and kind != LeftOutKind.OUTSIDE_PERIOD and arm is None and has_server
 
 
 def _to_counts(group: Sequence[Any]) -> LogCounts:
@@ -239,6 +262,9 @@ def _to_counts(group: Sequence[Any]) -> LogCounts:
     if problem:
         return LogCounts(lines, {"": lines}, (LeftOut("", LeftOutKind.BAD_ROW, lines),))
     facts = RouterFacts(answers=lines)
+    if kind == LeftOutKind.OUTSIDE_PERIOD:
+        left_out = (LeftOut(arm, LeftOutKind.OUTSIDE_PERIOD, lines, failures),) if arm is not None else ()
+        return LogCounts(lines, {arm: lines} if arm is not None else {}, left_out)
     if arm is None:
         if not has_server:
             facts = replace(facts, without_server=lines, without_server_failures=failures)

@@ -12,6 +12,9 @@ from evaluator.store.log_lines import express_arm, find_arm_of_others, write_sta
 EXCEPTION = "retried by the router"
 """Column `exception` of the rows."""
 
+TRIED = "problem IS NULL AND kind IS DISTINCT FROM 'outside_period'"
+"""Condition for requests whose attempts count."""
+
 _NONE = """SELECT NULL::BIGINT AS number, NULL::VARCHAR AS arm, NULL::VARCHAR AS server, NULL::TIMESTAMPTZ AS ts,
     NULL::DOUBLE AS ms, NULL::VARCHAR AS endpoint, NULL::SMALLINT AS status, false AS unknown WHERE false"""
 
@@ -61,7 +64,7 @@ def _write_listed(layout: LogLayout, options: LogOptions) -> str:
                 FROM (
                     SELECT number, arm AS line_arm, ts, endpoint, servers, unnest(servers) AS server,
                         unnest(statuses) AS status, unnest(times) AS time, generate_subscripts(servers, 1) AS position
-                    FROM requests WHERE servers IS NOT NULL AND problem IS NULL))
+                    FROM requests WHERE servers IS NOT NULL AND {TRIED}))
             WHERE failed)
         WHERE NOT regexp_full_match(server, {quote(layout.without_server)})"""
 
@@ -77,7 +80,7 @@ def _write_counted(engine: Engine, layout: LogLayout, options: LogOptions) -> st
     says_moved = any(field.column == "retries" and not field.unit for field in layout.fields)
     if options.arm_from == "server" and says_moved:
         moved = engine.execute(
-            "SELECT DISTINCT arm, server FROM requests WHERE problem IS NULL AND retries > 0 AND moved AND arm <> ''"
+            f"SELECT DISTINCT arm, server FROM requests WHERE {TRIED} AND retries > 0 AND moved AND arm <> ''"
         ).fetchall()
         others = [(tried, other) for own, tried in moved if (other := find_arm_of_others(options, own, tried))]
         if others:
@@ -85,4 +88,4 @@ def _write_counted(engine: Engine, layout: LogLayout, options: LogOptions) -> st
             arm = f"CASE WHEN NOT moved THEN arm ELSE CASE server {cases} END END"
     return f"""
         SELECT number, {arm}, {server}, ts, 0, endpoint, NULL, moved AND ({arm}) IS NULL
-        FROM (SELECT *, unnest(range(retries)) FROM requests WHERE problem IS NULL AND retries > 0)"""
+        FROM (SELECT *, unnest(range(retries)) FROM requests WHERE {TRIED} AND retries > 0)"""

@@ -6,13 +6,11 @@ from these: the arm, the endpoint, failures, and what is wrong with a line.
 
 from __future__ import annotations
 
-import itertools
-import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import get_args
 
-from evaluator.errors import InputError, UsageError
+from evaluator.errors import InputError
 from evaluator.records import LogColumn, LogField, LogLayout, LogOptions
 from evaluator.store.engine import quote, quote_all, quote_name
 from evaluator.store.expressions import MICROS, SCALES
@@ -25,19 +23,18 @@ UNKNOWN_ENDPOINT = "no request line"
 _NAME_CHARACTERS = 80
 """Most characters of a server's name that are kept."""
 
-_STATUS = re.compile(r"[1-5](\d\d|xx)")
 
-
-def write_requests(layout: LogLayout, options: LogOptions, latest: datetime) -> str:
+def write_requests(layout: LogLayout, options: LogOptions, latest: datetime, is_outside: str = "false") -> str:
     """Write the query that makes a row of each line that is not blank, from the table `lines` (number, line).
 
-    A request or an attempt that ended after `latest` is a bad line. Columns of the rows:
+    A request that ended after `latest` is a bad line. `is_outside`: condition for requests outside of the period, by
+    the column `ts`. Columns of the rows:
 
     - `number`: of the line; `problem`: why it could not be read (a key of `PROBLEMS`), `other` for a line that is no
       request by the layout, else NULL. The following are right only without a problem;
     - `arm`: NULL if the request belongs to none; `server`: NULL if no server answered; `named`: what shows the arm;
     - `ts`: start, `ended`; `ms`: time the client waited, 0 if unknown; `endpoint`, `bytes`, `status`;
-    - `failed`, `exception`; `kind`: `client_abort`, `stream`, or NULL;
+    - `failed`, `exception`; `kind`: `client_abort`, `stream`, `outside_period`, or NULL;
     - `servers`, `statuses`, `times`: lists of the attempts if there were several, else NULL. A text begins with `>` if
       the attempt followed a redirect inside of the router;
     - `retries`: how often the router tried again, if the log only counts; `moved`: whether it may have changed servers;
@@ -50,7 +47,8 @@ def write_requests(layout: LogLayout, options: LogOptions, latest: datetime) -> 
             left(coalesce(named, ''), {_NAME_CHARACTERS}) AS named, ts, ended, coalesce(ms, 0) AS ms,
             coalesce({write_endpoint("method", "path", options.endpoint_rules)}, {quote(UNKNOWN_ENDPOINT)}) AS endpoint,
             bytes, status, failed, CASE WHEN failed THEN exception END AS exception,
-            CASE WHEN is_abort THEN 'client_abort' WHEN is_stream THEN 'stream' END AS kind,
+            CASE WHEN {is_outside} THEN 'outside_period' WHEN is_abort THEN 'client_abort'
+                WHEN is_stream THEN 'stream' END AS kind,
             servers, statuses, times, retries, moved, grpc_unread
         FROM (
             SELECT *, {express_arm("named", options)} AS arm, {_express_problem(latest)} AS problem
@@ -76,51 +74,15 @@ def _belongs(options: LogOptions) -> str:
     return "server IS NOT NULL" if options.arm_from == "server" else "(server IS NOT NULL OR failed)"
 
 
-def check_options(layout: LogLayout, options: LogOptions) -> None:
-    """Raise UsageError for options with which no line could be read, or the arm of a line would not be clear."""
+def check_layout(layout: LogLayout, options: LogOptions) -> None:
+    """Raise InputError if the lines do not show the arm of a request."""
     columns = {field.column for field in layout.fields}
-    if not options.arms:
-        raise UsageError(
-            "which requests belong to which arm is not known",
-            hint="give --arm-server NAME=PATTERN for each arm, or `sources: {access_log: {arms: …}}` in the policy",
-        )
     has_arm = options.arm_from in columns or (options.arm_from == "server" and "attempt_servers" in columns)
     if not has_arm:
         raise InputError(
             f"the lines of format '{layout.format}' do not have the column '{options.arm_from}', which shows the arm",
             hint="log it, or name another column with --arm-from",
         )
-    for (arm, patterns), (other_arm, other_patterns) in itertools.combinations(options.arms.items(), 2):
-        for pattern, other_pattern in itertools.product(patterns, other_patterns):
-            if _overlap(pattern, other_pattern):
-                raise UsageError(
-                    f"'{pattern}' of arm '{arm}' and '{other_pattern}' of arm '{other_arm}' match the same names",
-                    hint="give each arm patterns that match only its own names",
-                )
-    for text in options.failures:
-        if not _STATUS.fullmatch(text):
-            raise UsageError(f"'{text}' is no status that is a failure", hint="give 5xx, 4xx or a status such as 429")
-
-
-def _overlap(pattern: str, other: str) -> bool:
-    """Is there a text that both patterns (`*`, `?`) match?"""
-    reached = {(0, 0)}
-    seen = set(reached)
-    while reached:
-        i, j = reached.pop()
-        if i == len(pattern) and j == len(other):
-            return True
-        a, b = pattern[i : i + 1], other[j : j + 1]
-        following = set()
-        if a == "*":
-            following |= {(i + 1, j)} | ({(i, j + 1)} if b else set())
-        if b == "*":
-            following |= {(i, j + 1)} | ({(i + 1, j)} if a else set())
-        if a and b and "*" not in (a, b) and (a == b or "?" in (a, b)):
-            following.add((i + 1, j + 1))
-        reached |= following - seen
-        seen |= following
-    return False
 
 
 # ------------------------------------------------------------------ texts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, get_args
@@ -13,7 +12,8 @@ from pydantic import BeforeValidator, Field, field_validator
 from evaluator.errors import UnknownName, UsageError
 from evaluator.fields import Name, Section
 from evaluator.quantities import parse_share
-from evaluator.records import EndpointRule, LogColumn, LogOptions
+from evaluator.records import EndpointRule, LogColumn, LogOptions, check_log_options
+from evaluator.records.access_logs import STATUS
 
 _Format = Literal["auto", "haproxy", "nginx", "envoy", "apache", "traefik", "caddy", "json"]
 _Patterns = Annotated[
@@ -21,9 +21,6 @@ _Patterns = Annotated[
     BeforeValidator(lambda raw: [raw] if isinstance(raw, str) else raw, json_schema_input_type=Name | list[Name]),
     Field(min_length=1),
 ]
-
-STATUS = re.compile(r"[1-5](\d\d|xx)")
-"""Pattern of a status that is a failure: `429`, or `5xx` for all of a class."""
 
 _NEARLY_ALL = 1e-6
 """How far from 1 the sum of shares may be, because they are rounded."""
@@ -141,6 +138,7 @@ def combine_settings(
         service=service,
         sensitive=sensitive,
     )
+    check_log_options(options)
     # A format on the command line is another one than that of the policy, whose text then does not hold.
     is_other_format = format not in ("auto", source.format)
     text = log_format or ("" if is_other_format else source.log_format)
