@@ -23,7 +23,15 @@ from evaluator.pipeline.landing import land_release, register_tailed_runs
 from evaluator.pipeline.loading import KEEP_UP_S
 from evaluator.pipeline.tail_reading import LineReader
 from evaluator.pipeline.tail_windows import begin_steps, end_windows, go_on_after_step
-from evaluator.records import ACCESS_LOG_SOURCE, LogCounts, Release, RouterFacts, check_names, sum_counts
+from evaluator.records import (
+    ACCESS_LOG_SOURCE,
+    LogCounts,
+    Release,
+    RouterFacts,
+    check_log_options,
+    check_names,
+    sum_counts,
+)
 from evaluator.segments import data_folder, run_folder, to_folder_name
 from evaluator.sources.access_logs.following import LogFollower
 from evaluator.sources.access_logs.log_files import read_first_lines
@@ -129,11 +137,7 @@ def tail_release(plan: TailPlan, stop: StopRequest, *, say: Say = say_nothing) -
 def _check_plan(plan: TailPlan) -> None:
     """Refuse a plan that cannot work. Raises UsageError."""
     check_names(plan.release, plan.settings.options.arms)
-    if not plan.settings.options.arms:
-        raise UsageError(
-            "which requests belong to which arm is not known",
-            hint="give --arm-server NAME=PATTERN for each arm, or `sources: {access_log: {arms: …}}` in the policy",
-        )
+    check_log_options(plan.settings.options)
     if plan.step or plan.shares:
         check_step(plan.step or "first", plan.shares)
     unknown = [arm for arm in plan.shares if arm not in plan.settings.options.arms]
@@ -398,7 +402,7 @@ class _Tail:
             service=plan.settings.options.service,
             started=started,
             run_time_s=run.ends - started if run.ends is not None else None,
-            fingerprint={"access_log": {"files": [str(path) for path in plan.paths], "arms": arms}},
+            fingerprint={"files": [str(path) for path in plan.paths], "arms": arms},
             source=ACCESS_LOG_SOURCE,
             group=self.state.group,
             replicate=run.replicate,

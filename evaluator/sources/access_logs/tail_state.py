@@ -225,8 +225,13 @@ def list_followed(folder: Path) -> list[FollowedLog]:
 
 
 def describe_unread(run: TailedRun) -> tuple[str, ...]:
-    """Describe the lines that were not read because of their times, a sentence for each cause."""
-    return tuple(f"{count_of(number, 'line')} {text}" for text, number in run.unread.items())
+    """Describe the lines that could not be read, a sentence for each cause."""
+    sentences = [f"{count_of(number, 'line')} {text}" for text, number in run.unread.items()]
+    bad_lines = run.counts.read.get("", 0)
+    if bad_lines:
+        lines = count_of(run.counts.lines, "line")
+        sentences.append(f"{bad_lines:,} of {lines} could not be read, so it is not known whose they are")
+    return tuple(sentences)
 
 
 def describe_process() -> tuple[int, str]:
