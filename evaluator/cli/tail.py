@@ -50,6 +50,7 @@ class FollowOptions:
     share: tuple[str, ...]
     """Texts ARM=SHARE."""
     lateness: float | None
+    stats_socket: str
     fresh: bool
 
 
@@ -99,6 +100,12 @@ LINE_OPTIONS = (
     "--lateness",
     type=DURATION,
     help="How long a request may take, which is logged at its end: more than the router's timeouts.  [default: 65s]",
+)
+@click.option(
+    "--stats-socket",
+    default="",
+    metavar="PATH|HOST:PORT",
+    help="HAProxy's statistics, which say which server failed before HAProxy tried another one.",
 )
 @click.option("--fresh", is_flag=True, help="Begin new runs, although those of an earlier tail could be continued.")
 @gathered("follow_options", FollowOptions)
@@ -156,6 +163,7 @@ def _make_plan(
     """Make the plan from the policy and the options, and the store if there is none. Raises UsageError, PolicyError."""
     from evaluator.pipeline.tailing import LATENESS_S, TailPlan
     from evaluator.sources.access_logs.options import combine_settings, parse_shares
+    from evaluator.sources.access_logs.server_stats import check_stats_address
 
     policy = session.load_policy(release, service=subject.service)
     service = subject.service or policy.service
@@ -188,6 +196,7 @@ def _make_plan(
         step=follow_options.step,
         shares=parse_shares(follow_options.share, settings.options.arms),
         lateness_s=LATENESS_S if follow_options.lateness is None else follow_options.lateness,
+        stats_address=check_stats_address(follow_options.stats_socket) if follow_options.stats_socket else "",
         fresh=follow_options.fresh,
     )
 

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from evaluator.errors import InputError
+from evaluator.pipeline.tail_retries import RetryFinder
 from evaluator.pipeline.tail_windows import AFTER, BEFORE, choose_windows, find_window, go_on_after_step
 from evaluator.records import LeftOut, LeftOutKind, LogCounts, LogLayout, RouterFacts, sum_counts
 from evaluator.records.arrays import BoolArray, FloatArray
@@ -40,8 +41,11 @@ BEGAN_BEFORE = "began before the log was followed"
 class LineReader:
     """Reads blocks of lines into the runs of a state. Use it in a `with` statement."""
 
-    def __init__(self, settings: LogSettings, clock: Callable[[], float] = time.time) -> None:
-        """`clock`: epoch seconds."""
+    def __init__(
+        self, settings: LogSettings, retries: RetryFinder | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
+        """`retries`: finds the servers of attempts that the log does not name. `clock`: epoch seconds."""
+        self._retries = retries
         self._settings = settings
         self._clock = clock
         self._layouts: dict[Path, LogLayout] = {}
@@ -134,6 +138,8 @@ class LineReader:
             counts = sum_counts([run.counts, _leave_out(batch)])
             return _replace_run(state, 0, replace(run, counts=counts))
         tables[run.run].append(batch.rows)
+        if self._retries:
+            self._retries.add(run.run, batch.rows, batch.unassigned)
         newest = float(np.nanmax(batch.ends)) if np.isfinite(batch.ends).any() else None
         return _replace_run(
             state,

@@ -22,6 +22,7 @@ from evaluator.pipeline.base import Say, say_nothing
 from evaluator.pipeline.landing import land_release, register_tailed_runs
 from evaluator.pipeline.loading import KEEP_UP_S
 from evaluator.pipeline.tail_reading import LineReader
+from evaluator.pipeline.tail_retries import RetryFinder
 from evaluator.pipeline.tail_windows import begin_steps, end_windows, go_on_after_step
 from evaluator.records import (
     ACCESS_LOG_SOURCE,
@@ -37,6 +38,7 @@ from evaluator.sources.access_logs.following import LogFollower
 from evaluator.sources.access_logs.log_files import read_first_lines
 from evaluator.sources.access_logs.options import LogSettings
 from evaluator.sources.access_logs.rollout_steps import check_step, read_steps
+from evaluator.sources.access_logs.server_stats import ServerStats
 from evaluator.sources.access_logs.tail_state import (
     TailedRun,
     TailedRunNow,
@@ -84,6 +86,8 @@ class TailPlan:
     step: str = ""
     shares: Mapping[str, float] = field(default_factory=dict)
     lateness_s: float = LATENESS_S
+    stats_address: str = ""
+    """Socket of HAProxy's statistics, which say which server failed; empty: they are not read."""
     fresh: bool = False
     """Begin a new group of runs, although an earlier one can be continued."""
 
@@ -121,13 +125,15 @@ def tail_release(plan: TailPlan, stop: StopRequest, *, say: Say = say_nothing) -
     plan = replace(plan, paths=tuple(path.absolute() for path in plan.paths))
     data = data_folder(plan.store_path)
     folder = run_folder(data, plan.release.id, "_").parent
+    stats = ServerStats(plan.stats_address) if plan.stats_address else None
+    retries = RetryFinder(stats, plan.settings.options, say, time.monotonic) if stats else None
     with (
         private_files(when=plan.settings.options.sensitive or is_private(data)),
         TailJournal(folder, plan.settings.options.service, list(plan.settings.options.arms)) as journal,
-        LineReader(plan.settings) as reader,
+        LineReader(plan.settings, retries) as reader,
         ExitStack() as followers,
     ):
-        tail = _Tail(plan, journal, reader, stop, say)
+        tail = _Tail(plan, journal, reader, retries, stop, say)
         for follower in tail.followers:
             followers.callback(follower.close)
         with _landing_hourly(plan, say):
@@ -178,8 +184,16 @@ def _landing_hourly(plan: TailPlan, say: Say) -> Iterator[None]:
 class _Tail:
     """The loop: lines, rows, positions, windows."""
 
-    def __init__(self, plan: TailPlan, journal: TailJournal, reader: LineReader, stop: StopRequest, say: Say) -> None:
-        self.plan, self.journal, self.reader = plan, journal, reader
+    def __init__(
+        self,
+        plan: TailPlan,
+        journal: TailJournal,
+        reader: LineReader,
+        retries: RetryFinder | None,
+        stop: StopRequest,
+        say: Say,
+    ) -> None:
+        self.plan, self.journal, self.reader, self.retries = plan, journal, reader, retries
         self.stop, self.say = stop, say
         self.folder = journal.folder
         for path in plan.paths:
@@ -273,7 +287,16 @@ class _Tail:
             if holes:
                 self._note_holes(holes)
             self._say_problem(follower)
+        self._assign_retries()
         return has_more
+
+    def _assign_retries(self, *, at_once: bool = False) -> None:
+        """Add the rows of failed attempts whose server HAProxy's statistics show."""
+        if self.retries:
+            self.state, tables = self.retries.assign(self.state, at_once=at_once)
+            for run, table in tables.items():
+                self.tables[run].append(table)
+                self.has_news = True
 
     def _read_steps(self) -> None:
         """Begin windows for steps that `evaluator step` has written."""
@@ -429,6 +452,7 @@ class _Tail:
         deadline = time.monotonic() + SILENT_S
         while self._read_some() and time.monotonic() < deadline:
             pass
+        self._assign_retries(at_once=True)
         self._commit()
         self._write_facts(ended_early=ended_early)
         return TailEnd(self.state, is_complete=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import threading
 import time
 from collections import Counter
 
-from metrics_servers import wait_for
+from metrics_servers import free_port, wait_for
 from routers import ask, haproxy_router, nginx_router, service
 
 from evaluator.pipeline.landing import land_release
@@ -126,3 +127,45 @@ def test_kills_and_rotation_lose_and_double_nothing(tmp_path):
     assert all("copytruncate" in hole for hole in run.facts.router.holes)
     assert bool(run.facts.router.holes) == (KILLS > 2)
     assert run.facts.ended_early == "evaluator tail was ended by SIGTERM"
+
+
+def test_the_statistics_say_which_server_failed_before_another_one_answered(tmp_path):
+    with (
+        service("1.0") as old,
+        service("1.0") as second,
+        # Nothing listens at c1: HAProxy tries again, and goes on to another server. Its users see no failure.
+        haproxy_router(
+            tmp_path,
+            {"b1": old.port, "b2": second.port, "c1": free_port(), "c2": second.port},
+            defaults="option redispatch 1",
+        ) as haproxy,
+    ):
+        arms = ("baseline=b*", "canary=c*")
+        options = [part for arm in arms for part in ("--arm-server", arm)]
+        options += ["--stats-socket", str(haproxy.stats_socket)]
+        state = tmp_path / "evaluator.data" / "shop@2" / "tail.json"
+        tail = start_tail(tmp_path, "haproxy.log", *options)
+        wait_for_commit(state)
+        answers = [ask(haproxy.port, f"/status/200/{number}") for number in range(12)]
+        assert {answer.status for answer in answers} == {200}
+        haproxy.wait_for_lines(12)
+        time.sleep(2.5)  # the statistics are read once a second
+        tail.terminate()
+        assert tail.wait(30) == 4, (tmp_path / "tail.out").read_text()
+    store = Store.open(tmp_path / "evaluator.duckdb")
+    land_release(store, "shop@2")
+    [run] = store.data.runs("shop@2")
+    failed = store.data.query("SELECT arm, instance, exception, endpoint FROM requests WHERE failed").to_pylist()
+    tried = sum(int(re.search(r"/[+](\d+) \d+/\d+ ", line)[1]) for line in retried_lines(haproxy))
+    assert tried > 0
+    assert run.facts.router.retried == {"canary": tried}
+    assert run.facts.router.retried_by_unknown == 0
+    assert {(row["arm"], row["instance"], row["exception"]) for row in failed} == {
+        ("canary", "c1", "retried by the router")
+    }
+    assert len(failed) == tried
+    assert run.facts.read["canary"] + run.facts.read["baseline"] == run.landed == 12 + tried
+
+
+def retried_lines(router):
+    return [line for line in router.lines() if "/+" in line]

@@ -91,8 +91,6 @@ class TailState:
     """Path → when the last of its requests ended."""
     watermark: float | None = None
     """All requests that ended before were read (epoch s)."""
-    server_failures: Mapping[str, int] = field(default_factory=dict)
-    """Server of HAProxy → failed attempts that its statistics counted and that no line has explained yet."""
     staged: tuple[str, ...] = ()
     """Segments that belong to this state, as paths in the folder of the release: after a kill they are published."""
 
