@@ -91,6 +91,7 @@ from evaluator.records.releases import (
     RunFacts,
     Service,
     check_names,
+    check_whose_versions,
     is_imported,
 )
 from evaluator.records.rows import ArmRows, InFlight, LeftOut, LeftOutKind, sum_left_out
@@ -245,6 +246,7 @@ __all__ = [
     "Window",
     "check_log_options",
     "check_names",
+    "check_whose_versions",
     "choose_bucket_s",
     "counts_from_start",
     "find_bin_edges",
