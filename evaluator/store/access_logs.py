@@ -86,13 +86,14 @@ class LogReader:
         most_endpoints: int = MOST_ENDPOINTS,
         start: datetime | None = None,
         end: datetime | None = None,
+        threads: int | None = None,
     ) -> None:
         """Prepare to read lines for the run `run_id`.
 
         `kept_endpoints`: endpoints that keep their names, such as those of the run's earlier lines. Endpoints that are
         first seen once there are `most_endpoints` become `other endpoints`. Requests that began before `start`, or at
-        `end` or later, are left out. Raises UsageError for options that fit no line, and InputError for a layout that
-        does not show the arm.
+        `end` or later, are left out. `threads`: most threads that are used; None: as many as the machine has cores.
+        Raises UsageError for options that fit no line, and InputError for a layout that does not show the arm.
         """
         check_log_options(options)
         check_layout(layout, options)
@@ -104,6 +105,9 @@ class LogReader:
         self._is_outside = f"({' OR '.join(tests)})" if tests else "false"
         self._opening = open_engine()
         self._engine: Engine = self._opening.__enter__()
+        self._engine.execute(f"SET TimeZone = {quote(options.time_zone)}")
+        if threads is not None:
+            self._engine.execute(f"SET threads = {threads}")
 
     def __enter__(self) -> Self:
         return self

@@ -95,7 +95,7 @@ def _write_texts(layout: LogLayout) -> str:
     """
     source = "SELECT number, line FROM lines"
     if layout.wrapped_in:
-        unwrapped = f"json_extract_string(TRY_CAST(line AS JSON), {quote(layout.wrapped_in)})"
+        unwrapped = f"TRY(json_extract_string(line, {quote(layout.wrapped_in)}))"
         source = f"SELECT number, coalesce({unwrapped}, line) AS line FROM ({source})"
     if layout.reader == "text":
         names = quote_all(f"g{position}" for position in range(len(layout.groups)))
@@ -105,7 +105,7 @@ def _write_texts(layout: LogLayout) -> str:
         json = "line"
         if layout.pattern:
             json = f"regexp_extract(line, {quote(_anchor(layout.pattern))}, {layout.groups.index('json') + 1})"
-        extracted = f"json_extract_string(TRY_CAST({json} AS JSON), {quote_all(f.source for f in layout.fields)})"
+        extracted = f"TRY(json_extract_string({json}, {quote_all(field.source for field in layout.fields)}))"
         values = {field.column: f"texts[{position}]" for position, field in enumerate(layout.fields, 1)}
     columns = ", ".join(f"{text} AS {_text(column)}" for column, text in values.items())
     missing = ", ".join(
@@ -171,20 +171,19 @@ def _write_values(layout: LogLayout, fields: Mapping[LogColumn, LogField], optio
 
 
 def _express_moment(text: str, unit: str, time_zone: str) -> str:
-    """Write the expression for a moment: NULL if it cannot be read. A time without a zone is in `time_zone`."""
+    """Write the expression for a moment: NULL if it cannot be read. A time without a zone is in `time_zone`.
+
+    The engine must be set to this zone.
+    """
     if unit in MICROS:
         micros = f"TRY_CAST({text} AS DOUBLE) * {MICROS[unit]}"
         bounded = f"CASE WHEN abs({micros}) < 9e18 THEN CAST(round({micros}) AS BIGINT) END"
         return f"make_timestamp({bounded}) AT TIME ZONE 'UTC'"
-    local = f"AT TIME ZONE {quote(time_zone)}"
     if unit == "iso":
-        has_zone = rf"regexp_matches({text}, '(Z|[+-]\d\d(:?\d\d)?)\s*$', 'i') AND contains({text}, ':')"
-        return (
-            f"CASE WHEN {has_zone} THEN TRY_CAST({text} AS TIMESTAMPTZ) ELSE TRY_CAST({text} AS TIMESTAMP) {local} END"
-        )
+        return f"TRY_CAST({text} AS TIMESTAMPTZ)"  # a time without a zone is in that of the engine
     if "%z" in unit:
         return f"try_strptime({text}, {quote(unit)})"
-    return f"try_strptime({text}, {quote(unit)}) {local}"
+    return f"try_strptime({text}, {quote(unit)}) AT TIME ZONE {quote(time_zone)}"
 
 
 # ------------------------------------------------------------------ outcomes
