@@ -334,6 +334,15 @@ def test_json_with_named_columns():
     assert "/labels/version" in caught.value.hint
 
 
+def test_one_variable_may_be_two_columns():
+    layout = find_layout([NGINX], "access.log", columns={"arm": "upstream_addr", "backend": "status"})
+    row = read_line(layout, NGINX)
+    assert (row["arm"], row["backend"]) == ("10.1.0.1:80, 10.1.0.2:80", "200")
+    assert read_in_duckdb(layout, [NGINX]) == [row]
+    with pytest.raises(InputError, match="'request' is the path, and cannot be 'arm', too"):
+        find_layout([NGINX], "access.log", columns={"arm": "request"})
+
+
 def test_lines_with_any_bytes():
     layout = find_layout([NGINX], "access.log")
     for agent in ["\\x22 \\x5C", "ü\u2028", "\x01\x7f", "{}|[]()", "-"]:
