@@ -27,7 +27,10 @@ Summed = TypeVar("Summed", Moments, Bins, InstanceBins, LoadLevels)
 COUNTS = ("moments", "bins", "instance_bins", "loads")
 """Tables with a column of time."""
 TABLES = (*COUNTS, "failure_kinds")
-SUMMED = {"n", "failures", "sum_time", "sum_sq_time", "min_time", "max_time", "bytes", "bytes_sq", "users"}
+SUMMED = {
+    "n", "failures", "sum_time", "sum_sq_time", "min_time", "max_time", "bytes", "bytes_sq", "statuses", "redirects",
+    "client_errors", "users",
+}  # fmt: skip
 """Columns that are not part of a row's key."""
 MERGED_BY = {"min_time": np.fmin, "max_time": np.fmax, "users": np.maximum}
 """How to merge these columns in rows of equal keys; other columns of `SUMMED` are added."""
