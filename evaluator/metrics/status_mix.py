@@ -21,8 +21,6 @@ class StatusShare(RequestMetric):
     amounts: ClassVar[Literal["share"]] = "share"
     value_unit: ClassVar[str] = "fraction"
     both_directions: ClassVar[bool] = True
-    counted: ClassVar[str]
-    """Name of the total of a panel that counts these requests."""
 
     def applies(self, pair: Pair | None, rule: Rule) -> bool:
         """Is it compared? A gate or a limit always; else only if an arm has a request with such a status.
@@ -34,7 +32,7 @@ class StatusShare(RequestMetric):
 
     def _is_seen(self, panel: Panel) -> bool:
         """Does an arm have a request with such a status?"""
-        return bool(panel.totals[self.counted].any()) if self.counted in panel.totals else False
+        return bool(panel.totals[self.counted_status].any()) if self.counted_status in panel.totals else False
 
     def compare(self, pair: Pair, rule: Rule) -> Comparison:
         """Answer the metric's rule; `direction` of the answer's rule is that of the change, which is harm."""
@@ -52,7 +50,13 @@ class StatusShare(RequestMetric):
         if why:
             return pair.no_data(rule, why)
         shift = compare_shares(
-            panel, pair.design, self.counted, alpha=pair.alpha, margin=rule.margin, limit=rule.limit, depth=pair.depth
+            panel,
+            pair.design,
+            self.counted_status,
+            alpha=pair.alpha,
+            margin=rule.margin,
+            limit=rule.limit,
+            depth=pair.depth,
         )
         direction = Direction.HIGHER if shift.fell else Direction.LOWER
         method = f"score test, either way, {pair.design.kind}"
@@ -64,7 +68,7 @@ class RedirectRate(StatusShare):
 
     type: ClassVar[str] = "redirect_rate"
     short: ClassVar[str] = "redirects"
-    counted: ClassVar[str] = "redirects"
+    counted_status: ClassVar[str] = "redirects"
 
 
 class ClientErrorRate(StatusShare):
@@ -72,4 +76,4 @@ class ClientErrorRate(StatusShare):
 
     type: ClassVar[str] = "client_error_rate"
     short: ClassVar[str] = "client errors"
-    counted: ClassVar[str] = "client_errors"
+    counted_status: ClassVar[str] = "client_errors"
