@@ -1,4 +1,4 @@
-"""What the access log of a router says beside the requests of the arms: failures that no arm has, retries, lost lines.
+"""What a router's access log says in addition to the requests of the arms: failures of no arm, retries, lost lines.
 
 A router hides failures of a server from the comparison: it answers in its place, or tries another server. What could
 hide more failures than the policy's margin forbids a GO.

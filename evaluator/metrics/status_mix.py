@@ -49,7 +49,7 @@ class StatusShare(RequestMetric):
             why += f"{MIN_REQUESTS} are needed"
         if why:
             return pair.no_data(rule, why)
-        shift = compare_shares(
+        change = compare_shares(
             panel,
             pair.design,
             self.counted_status,
@@ -58,9 +58,9 @@ class StatusShare(RequestMetric):
             limit=rule.limit,
             depth=pair.depth,
         )
-        direction = Direction.HIGHER if shift.fell else Direction.LOWER
+        direction = Direction.HIGHER if change.fell else Direction.LOWER
         method = f"score test, either way, {pair.design.kind}"
-        return answer(pair, replace(rule, direction=direction), shift.estimate, method=method, n=(known[0], known[1]))
+        return answer(pair, replace(rule, direction=direction), change.estimate, method=method, n=(known[0], known[1]))
 
 
 class RedirectRate(StatusShare):

@@ -19,7 +19,7 @@ SD_INSTANCE = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class Shift:
+class ShareChange:
     """The change of a share, and its direction."""
 
     estimate: Estimate
@@ -37,7 +37,7 @@ def compare_shares(
     margin: Margin | None,
     limit: Limit,
     depth: Depth = "full",
-) -> Shift:
+) -> ShareChange:
     """Compare the share of requests of one kind, among those whose status is known (method B.2, shares either way).
 
     The share and its complement are tested as failure rates are, each against a rise. "Worse" is shown in either
@@ -82,7 +82,7 @@ def compare_shares(
         needed=towards.needed,
         loadings=towards.loadings,
     )
-    return Shift(estimate, fell)
+    return ShareChange(estimate, fell)
 
 
 def _count_as_failures(panel: Panel, counted: str) -> tuple[Panel, Panel]:

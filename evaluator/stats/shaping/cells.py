@@ -52,6 +52,15 @@ def take(rows: Rows, keep: BoolArray) -> Rows:
     return replace(rows, **columns)
 
 
+def count_by_status(moments: Moments) -> dict[str, IntArray]:
+    """Return the numbers of successes by HTTP status, (rows,): `statuses` (known), `redirects`, `client_errors`.
+
+    Those that do not occur are left out: most data have neither redirects nor client errors, and some no statuses.
+    """
+    counts = {"statuses": moments.statuses, "redirects": moments.redirects, "client_errors": moments.client_errors}
+    return {name: of_row for name, of_row in counts.items() if of_row.any()}
+
+
 def where(cells: Cells, **codes: Sequence[int]) -> Cells:
     """Keep the rows of all tables whose code in each named column is listed. Columns that a table lacks are ignored.
 

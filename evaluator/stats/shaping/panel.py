@@ -24,14 +24,11 @@ from evaluator.stats.shaping.blocks import (
     number_buckets,
     number_strata,
 )
-from evaluator.stats.shaping.cells import take
+from evaluator.stats.shaping.cells import count_by_status, take
 from evaluator.stats.shaping.counted import Counted, find_usable
 from evaluator.stats.shaping.histogram import NO_BINS, SortedBins, sort_bins, sum_by_cell
 from evaluator.stats.shaping.index import Index, distinct, rows_of_each
 from evaluator.stats.shaping.steps import find_steps
-
-STATUS_COUNTS = ("statuses", "redirects", "client_errors")
-"""Numbers of successes by their HTTP status: those whose status is known, is 300 to 399, is 400 to 499."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +110,7 @@ class Panel:
     """Those of `n` that failed, or are above a bound."""
     totals: Mapping[str, FloatArray]
     """Name → sum over successes. For requests: `time_ms`, `log_time_ms` (logarithms of the times in ms, as exact as the
-    bins), `bytes`, and where they occur the numbers of `STATUS_COUNTS`; for readings: `value`, in the unit of the
+    bins), `bytes`, and where they occur the numbers of `count_by_status`; for readings: `value`, in the unit of the
     metric."""
     widths: IntArray
     """Block width of each endpoint in buckets, shape (endpoints,): a power of two, or `WHOLE_RUN`."""
@@ -228,7 +225,6 @@ def build_panel(
         The panel; `None` if the arms have no usable bucket in common.
     """
     moments = cells.moments
-    by_status: dict[str, IntArray] = {name: getattr(moments, name) for name in STATUS_COUNTS}
     counted = Counted(
         runs=cells.runs,
         arms=cells.arms,
@@ -242,12 +238,7 @@ def build_panel(
         bucket=moments.bucket,
         n=moments.n,
         failures=moments.failures,
-        totals={
-            "time": moments.sum_time,
-            "bytes": moments.bytes,
-            # Most data have neither redirects nor client errors, or no statuses: these cost nothing.
-            **{name: counts for name, counts in by_status.items() if counts.any()},
-        },
+        totals={"time": moments.sum_time, "bytes": moments.bytes, **count_by_status(moments)},
     )
     usable = find_usable(counted, candidate, endpoint, first_bucket)
     if usable is None:
