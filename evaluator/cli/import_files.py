@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from evaluator.cli.outcomes import (
     describe_next_step,
     describe_outcomes,
 )
+from evaluator.cli.steps import StepOptions, step_options
 from evaluator.cli.subject import Subject, subject_options
 from evaluator.errors import UsageError
 from evaluator.records import BASELINE, CANDIDATE, FilesAre, Landed, LandingPlan, OutcomeOptions, Release
@@ -95,6 +96,9 @@ FILE_OPTIONS = (
     "--from", "start", type=MOMENT, metavar="T", help="Only requests from this time on: 2026-11-25T10:00:00Z, or -1h."
 )
 @click.option("--to", "end", type=MOMENT, metavar="T", help="Only requests before this time.")
+@step_options(
+    "Share of the requests that a router sent to an arm, canary=5%, if it chose the arm of each; may be repeated."
+)
 @gathered("outcome_files", OutcomeFiles, *OUTCOME_FILE_OPTIONS)
 @gathered("outcome_options", OutcomeOptions, *OUTCOME_OPTIONS)
 @click.option("--skip-bad-rows", is_flag=True, help="Count rows that cannot be used instead of refusing the file.")
@@ -115,6 +119,7 @@ def command(
     files_are: FilesAre | None,
     start: datetime | None,
     end: datetime | None,
+    step: StepOptions,
     outcome_files: OutcomeFiles,
     outcomes_query: str,
     outcome_options: OutcomeOptions,
@@ -167,6 +172,7 @@ def command(
             paths, patterns=patterns, format=format_name, columns=columns, skip_bad_rows=skip_bad_rows,
             all_answered=all_answered, service=subject.service, sensitive=policy.promotion.sensitive,
             files_are=files_are, start=start, end=end)  # fmt: skip
+        plan = replace(plan, step=step.step, shares=step.shares)
     target_release = subject.to_release(session, release)
     store = session.open_store(create=True)
     if plan:
@@ -175,7 +181,7 @@ def command(
         landed_outcomes, facts, outcome_plan = import_outcomes(
             store, target_release, outcome_files.outcomes, outcome_options, patterns=outcome_files.outcomes_glob,
             arm_files=arm_outcomes, arm_patterns=arm_patterns, query=outcomes_query,
-            skip_bad_rows=skip_bad_rows)  # fmt: skip
+            skip_bad_rows=skip_bad_rows, step=step.step)  # fmt: skip
         emit(mask_control_characters(describe_outcomes(release, landed_outcomes, facts, outcome_plan)))
         if hint := describe_next_step(policy, store, landed_outcomes):
             session.say(hint)
