@@ -122,7 +122,7 @@ def _adopt_recordings(store: Store, release_id: str, registered: Collection[str]
             planned_end=planned_end,
             fingerprint=manifest.fingerprint,
             step=manifest.step,
-            service=manifest.service if manifest.source == ACCESS_LOG_SOURCE else "",
+            service=manifest.service,
             shares=manifest.shares,
         )
         services = (Service(manifest.service),) if manifest.service else ()

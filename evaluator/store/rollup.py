@@ -61,6 +61,9 @@ SELECT
     min(time) AS min_time, max(time) AS max_time,
     coalesce(sum(response_bytes), 0) AS bytes,
     coalesce(sum(CAST(response_bytes AS {wide}) * response_bytes), 0) AS bytes_sq,
+    count(status_code) AS statuses,
+    count(*) FILTER (status_code BETWEEN 300 AND 399) AS redirects,
+    count(*) FILTER (status_code BETWEEN 400 AND 499) AS client_errors,
     max(user_count) AS users
 FROM request_rows GROUP BY ALL
 """
@@ -97,7 +100,10 @@ SELECT
     min(min_time) FILTER (NOT failed) AS min_time,
     max(max_time) FILTER (NOT failed) AS max_time,
     coalesce(sum(bytes) FILTER (NOT failed), 0) AS bytes,
-    coalesce(sum(bytes_sq) FILTER (NOT failed), 0) AS bytes_sq
+    coalesce(sum(bytes_sq) FILTER (NOT failed), 0) AS bytes_sq,
+    CAST(coalesce(sum(statuses) FILTER (NOT failed), 0) AS BIGINT) AS statuses,
+    CAST(coalesce(sum(redirects) FILTER (NOT failed), 0) AS BIGINT) AS redirects,
+    CAST(coalesce(sum(client_errors) FILTER (NOT failed), 0) AS BIGINT) AS client_errors
 FROM sums{suffix} AS sums JOIN series{suffix} AS series
     ON series.arm = sums.arm AND series.endpoint = sums.endpoint AND series.label IS NOT DISTINCT FROM sums.instance
 GROUP BY ALL
