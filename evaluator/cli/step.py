@@ -10,8 +10,9 @@ import click
 
 from evaluator.cli import Session, emit
 from evaluator.cli.amounts import DURATION
+from evaluator.cli.steps import parse_shares
 from evaluator.cli.subject import service_option
-from evaluator.errors import UsageError
+from evaluator.errors import UnknownName, UsageError
 from evaluator.wording import format_duration, quote_command
 
 if TYPE_CHECKING:
@@ -44,15 +45,17 @@ def command(
     For example: evaluator step cart@1.5.0 25% --share canary=25% --for 10m
     """
     from evaluator.segments import data_folder, run_folder
-    from evaluator.sources.access_logs.options import parse_shares
     from evaluator.sources.access_logs.rollout_steps import begin_step
     from evaluator.sources.access_logs.tail_state import list_followed
     from evaluator.sources.recording import utc
 
     folder = run_folder(data_folder(session.store_path.absolute()), release, "_").parent
     followed = _choose_log(list_followed(folder), release, service)
-    step_shares = parse_shares(share, dict.fromkeys(followed.arms))
-    step = begin_step(folder, followed.service, name, shares=step_shares, seconds=seconds, now=time.time())
+    shares = parse_shares(share)
+    unknown = [arm for arm in shares if arm not in followed.arms]
+    if unknown:
+        raise UnknownName("arm", unknown[0], followed.arms, hint="`evaluator tail` was started with these arms")
+    step = begin_step(folder, followed.service, name, shares=shares, seconds=seconds, now=time.time())
     lasts = f" for {format_duration(round(seconds))}" if seconds is not None else " until the next step"
     emit(f"{release}: step {name} begins at {utc(step.started):%Y-%m-%dT%H:%M:%SZ}{lasts}")
     return 0

@@ -17,6 +17,7 @@ from evaluator.cli import Session, emit
 from evaluator.cli.access_logs import ARM_FROM, ARM_SERVER, LOG_FORMAT
 from evaluator.cli.amounts import DURATION
 from evaluator.cli.gathering import gathered
+from evaluator.cli.steps import parse_shares
 from evaluator.cli.subject import Subject, subject_options
 from evaluator.errors import SourceError, StoreBusy, UsageError
 from evaluator.records import Release
@@ -162,7 +163,7 @@ def _make_plan(
 ) -> TailPlan:
     """Make the plan from the policy and the options, and the store if there is none. Raises UsageError, PolicyError."""
     from evaluator.pipeline.tailing import LATENESS_S, TailPlan
-    from evaluator.sources.access_logs.options import combine_settings, parse_shares
+    from evaluator.sources.access_logs.options import combine_settings
     from evaluator.sources.access_logs.server_stats import check_stats_address
 
     policy = session.load_policy(release, service=subject.service)
@@ -194,7 +195,7 @@ def _make_plan(
         from_start=follow_options.start == "start",
         seconds=follow_options.seconds,
         step=follow_options.step,
-        shares=parse_shares(follow_options.share, settings.options.arms),
+        shares=parse_shares(follow_options.share),
         lateness_s=LATENESS_S if follow_options.lateness is None else follow_options.lateness,
         stats_address=check_stats_address(follow_options.stats_socket) if follow_options.stats_socket else "",
         fresh=follow_options.fresh,

@@ -339,8 +339,9 @@ class _Tail:
             is_passed = run.ends is not None and run.ends <= watermark
             if is_passed and not run.is_closed:
                 self.has_news = True
-                name = f"step {run.step}" if run.step else f"run {run.run}"
-                self.say(f"{name} is complete: `{quote_command('verdict', self.plan.release.id)}`")
+                selection = ("--step", run.step) if run.step else ("--run", run.run)
+                command = quote_command("verdict", self.plan.release.id, *selection)
+                self.say(f"{'step' if run.step else 'run'} {selection[1]} is complete: `{command}`")
             runs.append(replace(run, is_closed=run.is_closed or is_passed))
         is_over = self.state.ends is not None and watermark >= self.state.ends
         self.has_news |= is_over
