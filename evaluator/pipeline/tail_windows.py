@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from evaluator.records.arrays import FloatArray, IntArray
-from evaluator.sources.access_logs.rollout_steps import Step
+from evaluator.sources.access_logs.rollout_steps import RolloutStep
 from evaluator.sources.access_logs.tail_state import TailedRun, TailState
 
 BEFORE = -1
@@ -18,7 +18,7 @@ AFTER = -2
 """In place of a window: the request began after the end of following."""
 
 
-def begin_steps(state: TailState, steps: Sequence[Step]) -> TailState:
+def begin_steps(state: TailState, steps: Sequence[RolloutStep]) -> TailState:
     """Add a window for each step that has none. It ends the window in which it begins.
 
     `steps`: in the order in which they begin. Those of earlier groups are ignored.

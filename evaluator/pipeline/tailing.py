@@ -6,6 +6,7 @@ all the same: the next command that judges the release registers the run by the 
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import defaultdict
@@ -251,13 +252,15 @@ class _Tail:
             while not self.state.is_over:
                 if self.stop.count and not self._end_in_order():
                     return self._stop(ended_early=f"evaluator tail was ended by {self.stop.signal}")
+                # Before reading: if this process stands still for a while, lines that it has not read are no silence.
+                looked_at = time.time()
                 has_more = self._read_some()
-                self._move_windows()
+                self._move_windows(looked_at)
                 self._commit_if_due(has_more=has_more)
                 if not has_more and not self.state.is_over:
                     time.sleep(POLL_S)
         except OSError as error:
-            reason = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+            reason = os.strerror(error.errno) if error.errno else str(error)
             self._say_stopped(f"the rows could not be written: {reason}")
             raise SourceError(
                 f"evaluator tail stopped, because its files could not be written: {reason}",
@@ -327,9 +330,8 @@ class _Tail:
 
     # -------------------------------------------------------------- time
 
-    def _move_windows(self) -> None:
-        """Move the watermark, close the windows that it has passed, and begin the next one."""
-        now = time.time()
+    def _move_windows(self, now: float) -> None:
+        """Move the watermark, close the windows that it has passed, and begin the next one. `now`: epoch s."""
         self.state = go_on_after_step(self.state, now)
         watermark = self._find_watermark(now)
         if watermark is None or watermark <= (self.state.watermark or 0.0):

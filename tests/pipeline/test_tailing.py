@@ -21,7 +21,7 @@ from evaluator.pipeline.tailing import StopRequest, TailPlan, tail_release
 from evaluator.policy import load_policy
 from evaluator.records import LeftOut, LeftOutKind, LogOptions, Release, RunState
 from evaluator.sources.access_logs.options import LogSettings
-from evaluator.sources.access_logs.rollout_steps import Step, begin_step, read_steps
+from evaluator.sources.access_logs.rollout_steps import RolloutStep, begin_step, read_steps
 from evaluator.sources.access_logs.tail_state import TailedRun, TailState, list_followed, replace_file
 from evaluator.store import Store
 
@@ -100,22 +100,22 @@ def make_state(**changed):
 
 
 def test_a_step_ends_the_window_before_it():
-    state = begin_steps(make_state(), [Step("5%", START + 10, START + 20), Step("25%", START + 15)])
+    state = begin_steps(make_state(), [RolloutStep("5%", START + 10, START + 20), RolloutStep("25%", START + 15)])
     windows = [(run.run, run.started, run.ends, run.step) for run in state.runs]
     assert windows == [
         ("g", START, START + 10, ""), ("g-2", START + 10, START + 15, "5%"), ("g-3", START + 15, None, "25%")
     ]  # fmt: skip
-    assert begin_steps(state, [Step("5%", START + 10, START + 20), Step("25%", START + 15)]) == state
+    assert begin_steps(state, [RolloutStep("5%", START + 10, START + 20), RolloutStep("25%", START + 15)]) == state
 
 
 def test_after_the_planned_end_of_a_step_a_window_without_a_step_has_its_shares():
     shares = {"canary": 0.05}
-    state = begin_steps(make_state(), [Step("5%", START + 10, START + 20, shares)])
+    state = begin_steps(make_state(), [RolloutStep("5%", START + 10, START + 20, shares)])
     assert go_on_after_step(state, START + 19) is state
     state = go_on_after_step(state, START + 20)
     assert (state.runs[-1].step, state.runs[-1].started, state.runs[-1].ends) == ("", START + 20, None)
     assert state.runs[-1].shares == shares
-    late = begin_steps(make_state(), [Step("5%", START + 10, START + 20), Step("25%", START + 40)])
+    late = begin_steps(make_state(), [RolloutStep("5%", START + 10, START + 20), RolloutStep("25%", START + 40)])
     assert [(run.step, run.ends) for run in late.runs] == [
         ("", START + 10), ("5%", START + 20), ("", START + 40), ("25%", None)
     ]  # fmt: skip
@@ -123,11 +123,11 @@ def test_after_the_planned_end_of_a_step_a_window_without_a_step_has_its_shares(
 
 def test_steps_of_earlier_groups_are_ignored():
     state = make_state()
-    assert begin_steps(state, [Step("old", START - 5)]) is state or len(state.runs) == 1
+    assert begin_steps(state, [RolloutStep("old", START - 5)]) is state or len(state.runs) == 1
 
 
 def test_following_ends_all_windows():
-    state = begin_steps(make_state(ends=START + 30), [Step("5%", START + 10, START + 90)])
+    state = begin_steps(make_state(ends=START + 30), [RolloutStep("5%", START + 10, START + 90)])
     assert state.runs[-1].ends == START + 30
     assert go_on_after_step(state, START + 31) is state
     assert [run.ends for run in end_windows(state, START + 15).runs] == [START + 10, START + 15]
@@ -135,7 +135,7 @@ def test_following_ends_all_windows():
 
 
 def test_a_request_goes_into_the_window_in_which_it_began():
-    state = begin_steps(make_state(ends=START + 30), [Step("5%", START + 10)])
+    state = begin_steps(make_state(ends=START + 30), [RolloutStep("5%", START + 10)])
     starts = tail_reading.np.array([START - 1, START, START + 9.9, START + 10, START + 30, float("nan")])
     assert choose_windows(state, starts, 1).tolist() == [BEFORE, 0, 0, 1, AFTER, 1]
     assert choose_windows(replace(state, from_start=True), starts, 1)[0] == 0

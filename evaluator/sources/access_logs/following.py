@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from evaluator.errors import InputError, SourceError
-from evaluator.sources.access_logs.log_files import FileId, FilePosition, LineBlock, LogFile, Truncated
+from evaluator.sources.access_logs.log_files import FileId, FilePosition, FollowedFile, LineBlock, Truncated
 from evaluator.sources.access_logs.rotation import find_file_id, find_position, list_rotated, open_unread
 from evaluator.wording import count_of
 
@@ -40,10 +40,10 @@ class LogFollower:
         """
         self.path = path
         self._clock = clock
-        self._files: list[LogFile] = []
+        self._files: list[FollowedFile] = []
         """The oldest first; the last one is that to which the path leads, if it leads to any."""
         self._done: list[FilePosition] = [position for position in positions if position.is_done]
-        self._grown_at: dict[LogFile, float] = {}
+        self._grown_at: dict[FollowedFile, float] = {}
         """File → when it had lines last (`clock`)."""
         self._holes: list[str] = []
         self._has_started = False
@@ -53,7 +53,7 @@ class LogFollower:
             self._resume([position for position in positions if not position.is_done])
         elif path.exists():
             try:
-                self._add(LogFile(path, at_end=not from_start))
+                self._add(FollowedFile(path, at_end=not from_start))
             except OSError as error:
                 raise InputError(f"{path} cannot be read: {error.strerror}", hint="let this user read it") from error
         self._look_at_path()
@@ -117,7 +117,7 @@ class LogFollower:
             if current_id is None or (self._files and current_id == self._files[-1].file_id):
                 return
             newest = self._files[-1].make_position() if self._files else None
-            current = LogFile(self.path)
+            current = FollowedFile(self.path)
         except InputError as error:
             self.problem = error.message
             return
@@ -132,12 +132,12 @@ class LogFollower:
             if newest.mark_bytes and current.has_mark_of(newest):
                 # Another file with the same bytes: a copy has replaced the log. What was read is not read again.
                 current.close()
-                current = LogFile(self.path, newest)
+                current = FollowedFile(self.path, newest)
         if self._has_started:
             current.is_at_end = True  # all of its lines were written since the last look
         self._add(current)
 
-    def _go_on_after_truncation(self, file: LogFile) -> None:
+    def _go_on_after_truncation(self, file: FollowedFile) -> None:
         """Read the rest of what a file had from a copy of it, if there is one; then the file from its start."""
         position = file.make_position()
         others = [
@@ -192,12 +192,12 @@ class LogFollower:
         """Device and inode of each file that is open."""
         return {file.file_id for file in self._files}
 
-    def _add(self, file: LogFile) -> None:
+    def _add(self, file: FollowedFile) -> None:
         """Read this file from now on, after all others."""
         self._files.append(file)
         self._grown_at[file] = self._clock()
 
-    def _finish(self, file: LogFile) -> None:
+    def _finish(self, file: FollowedFile) -> None:
         """Stop reading a file that has come to its end."""
         self._done = [*self._done, file.make_position(is_done=True)][-_MOST_DONE:]
         self._files.remove(file)

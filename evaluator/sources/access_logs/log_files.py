@@ -73,7 +73,7 @@ class Truncated(Exception):
     """The file no longer has what was read of it: it was emptied, or written again."""
 
 
-class LogFile:
+class FollowedFile:
     """An open file, plain or packed, and the position up to which it was read."""
 
     def __init__(self, path: Path, position: FilePosition | None = None, *, at_end: bool = False) -> None:
@@ -133,7 +133,7 @@ class LogFile:
         mark = self._read_at(position.offset - position.mark_bytes, position.mark_bytes)
         return len(mark) == position.mark_bytes and hashlib.sha256(mark).hexdigest() == position.mark_hash
 
-    def starts_like(self, other: LogFile) -> bool:
+    def starts_like(self, other: FollowedFile) -> bool:
         """Are the first bytes those of another file, as far as both have them? False if one of the files is empty."""
         pairs = zip(self._read_at(0, MARK_BYTES), other._read_at(0, MARK_BYTES), strict=False)
         equal = [first == second for first, second in pairs]
@@ -262,7 +262,7 @@ class _PackedFile:
 def read_first_lines(path: Path, most: int) -> list[str]:
     """Read the first whole lines of a file, at most `most`; an empty list if it does not exist. Raises InputError."""
     try:
-        file = LogFile(path)
+        file = FollowedFile(path)
     except FileNotFoundError:
         return []
     except OSError as error:

@@ -18,7 +18,7 @@ NOTICE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class RolloutStep:
     """A part of a rollout in which the shares of the arms stay the same. Times are epoch seconds."""
 
     name: str
@@ -43,7 +43,7 @@ def check_step(name: str, shares: Mapping[str, float]) -> None:
 
 def begin_step(
     folder: Path, service: str, name: str, *, shares: Mapping[str, float], seconds: float | None, now: float
-) -> Step:
+) -> RolloutStep:
     """Write, durably, that a step begins at the next full second, and return it.
 
     `folder`: of the release. `seconds`: how long it lasts; `None`: until the next step. `now`: epoch s. Raises
@@ -51,7 +51,7 @@ def begin_step(
     """
     check_step(name, shares)
     started = float(math.ceil(now + NOTICE_S))
-    step = Step(name, started, started + seconds if seconds is not None else None, dict(shares))
+    step = RolloutStep(name, started, started + seconds if seconds is not None else None, dict(shares))
     path = _find_path(folder, service)
     with locked_file(path.with_suffix(".lock")):
         steps = [*read_steps(folder, service), step]
@@ -59,11 +59,11 @@ def begin_step(
     return step
 
 
-def read_steps(folder: Path, service: str) -> tuple[Step, ...]:
+def read_steps(folder: Path, service: str) -> tuple[RolloutStep, ...]:
     """Read the steps of a service, in the order in which they begin. Raises SourceError for a damaged file."""
     path = _find_path(folder, service)
     try:
-        steps = [Step(**values) for values in json.loads(path.read_text(encoding="utf-8"))]
+        steps = [RolloutStep(**values) for values in json.loads(path.read_text(encoding="utf-8"))]
     except FileNotFoundError:
         return ()
     except (OSError, ValueError, TypeError) as error:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evaluator.errors import InputError
-from evaluator.sources.access_logs.log_files import FileId, FilePosition, LogFile
+from evaluator.sources.access_logs.log_files import FileId, FilePosition, FollowedFile
 
 _PACKED = re.compile(r"\.(gz|bz2|xz|zst)$")
 _TURN = r"[-._](?:\d[\d._T:Z+-]*|old|bak|prev)"
@@ -81,10 +81,10 @@ def _negate_number(file: RotatedFile) -> int:
     return -int(number[1]) if number else 0
 
 
-def open_log_file(file: RotatedFile, position: FilePosition | None = None) -> LogFile | None:
+def open_log_file(file: RotatedFile, position: FilePosition | None = None) -> FollowedFile | None:
     """Open a file at its start, or at a position; `None` if it is gone, cannot be read or has not what was read."""
     try:
-        opened = LogFile(file.path)
+        opened = FollowedFile(file.path)
     except (OSError, InputError):
         return None
     if position is None:
@@ -94,10 +94,10 @@ def open_log_file(file: RotatedFile, position: FilePosition | None = None) -> Lo
     except (OSError, InputError):
         is_same = False
     opened.close()
-    return LogFile(file.path, position) if is_same else None
+    return FollowedFile(file.path, position) if is_same else None
 
 
-def find_position(files: Sequence[RotatedFile], position: FilePosition) -> tuple[RotatedFile, LogFile] | None:
+def find_position(files: Sequence[RotatedFile], position: FilePosition) -> tuple[RotatedFile, FollowedFile] | None:
     """Find the file that a position with a mark is in, by its inode, else by the bytes before the position; open it.
 
     `None` if no file has these bytes: it was deleted, or emptied.
@@ -114,8 +114,8 @@ def find_position(files: Sequence[RotatedFile], position: FilePosition) -> tuple
 
 
 def open_unread(
-    files: Sequence[RotatedFile], positions: Sequence[FilePosition], opened_files: Sequence[LogFile]
-) -> list[LogFile]:
+    files: Sequence[RotatedFile], positions: Sequence[FilePosition], opened_files: Sequence[FollowedFile]
+) -> list[FollowedFile]:
     """Find the files that were written while others were followed, and not read yet; open them, the oldest first.
 
     `positions`: those of files that are followed or were read to their end; a file with the mark of one of them was
