@@ -79,11 +79,11 @@ def _store_tailed_run(store: Store, run: Run) -> None:
 def _describe_tailed(tailed: TailedRunNow) -> tuple[RunState, RunFacts]:
     """State and facts of a run whose log is followed, by what its process has written."""
     run = tailed.run
-    holes = (*run.counts.router.holes, *describe_unread(run))
+    router, unread = run.counts.router, describe_unread(run)
     facts = RunFacts(
         read=run.counts.read,
         left_out=run.counts.left_out,
-        router=replace(run.counts.router, holes=holes),
+        router=replace(router, holes=(*router.holes, *unread), unread_s=None if unread else router.unread_s),
         clock_offset_s=run.clock_ahead_s or None,
     )
     if run.is_closed:

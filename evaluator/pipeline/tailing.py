@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,7 +35,7 @@ from evaluator.records import (
     sum_counts,
 )
 from evaluator.segments import data_folder, run_folder, to_folder_name
-from evaluator.sources.access_logs.following import LogFollower
+from evaluator.sources.access_logs.following import Hole, LogFollower
 from evaluator.sources.access_logs.log_files import read_first_lines
 from evaluator.sources.access_logs.options import LogSettings
 from evaluator.sources.access_logs.rollout_steps import check_step, read_steps
@@ -310,13 +310,13 @@ class _Tail:
         self.has_news |= state is not self.state and state != self.state
         self.state = state
 
-    def _note_holes(self, holes: list[str]) -> None:
-        """Add sentences about parts of the logs that could not be read to all runs that are open."""
+    def _note_holes(self, holes: Sequence[Hole]) -> None:
+        """Add parts of the logs that could not be read to all runs that are open."""
         for hole in holes:
-            self.say(hole)
-        counts = LogCounts(router=RouterFacts(holes=tuple(holes)))
+            self.say(hole.text)
+        counts = [LogCounts(router=RouterFacts(holes=(hole.text,), unread_s=hole.seconds)) for hole in holes]
         runs = [
-            run if run.is_closed else replace(run, counts=sum_counts([run.counts, counts])) for run in self.state.runs
+            run if run.is_closed else replace(run, counts=sum_counts([run.counts, *counts])) for run in self.state.runs
         ]
         self.state = replace(self.state, runs=tuple(runs))
         self.has_news = True

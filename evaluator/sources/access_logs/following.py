@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from evaluator.errors import InputError, SourceError
@@ -21,6 +22,16 @@ GRACE_S = 60.0
 
 _MOST_DONE = 8
 """How many files that were read to their end are remembered, so that their packed copies are not read again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """A part of a log that could not be read."""
+
+    text: str
+    """A sentence for people."""
+    seconds: float | None = None
+    """How long it is at most (s); `None`: not known."""
 
 
 class LogFollower:
@@ -45,7 +56,9 @@ class LogFollower:
         self._done: list[FilePosition] = [position for position in positions if position.is_done]
         self._grown_at: dict[FollowedFile, float] = {}
         """File → when it had lines last (`clock`)."""
-        self._holes: list[str] = []
+        self._holes: list[Hole] = []
+        self._read_at: dict[FollowedFile, float] = {}
+        """File → when it was read last (`clock`)."""
         self._has_started = False
         self.problem = ""
         """Why the path cannot be read now: there is no file, or it may not be read; empty if it can."""
@@ -68,8 +81,8 @@ class LogFollower:
         """Up to where the files were read, the oldest first: from there another follower goes on."""
         return (*self._done, *(file.make_position() for file in self._files))
 
-    def take_holes(self) -> list[str]:
-        """Return, once, the sentences about parts of the log that could not be read."""
+    def take_holes(self) -> list[Hole]:
+        """Return, once, the parts of the log that could not be read."""
         holes, self._holes = self._holes, []
         return holes
 
@@ -91,11 +104,12 @@ class LogFollower:
             except OSError as error:
                 raise SourceError(f"{file.path} cannot be read: {error.strerror}") from error
             except InputError as error:
-                self._holes.append(f"the rest of {file.path} could not be read: {error.message}")
+                self._holes.append(Hole(f"the rest of {file.path} could not be read: {error.message}"))
                 self._finish(file)
                 continue
             if too_long:
-                self._holes.append(f"{count_of(too_long, 'line')} of {self.path} longer than 1 MB")
+                self._holes.append(Hole(f"{count_of(too_long, 'line')} of {self.path} longer than 1 MB"))
+            self._read_at[file] = self._clock()
             if lines or file.changed_ns != changed_before:
                 self._grown_at[file] = self._clock()
             if lines:
@@ -140,6 +154,8 @@ class LogFollower:
     def _go_on_after_truncation(self, file: FollowedFile) -> None:
         """Read the rest of what a file had from a copy of it, if there is one; then the file from its start."""
         position = file.make_position()
+        # What was lost was written between two looks.
+        lost_s = self._clock() - self._read_at[file] if file in self._read_at else None
         others = [
             rotated for rotated in list_rotated(self.path, {position.path}) if rotated.file_id not in self._open_ids()
         ]
@@ -148,11 +164,10 @@ class LogFollower:
             _, copy = located
             self._files.insert(self._files.index(file), copy)
             self._grown_at[copy] = self._clock()
-            self._holes.append(self._describe_copying())
+            self._holes.append(Hole(self._describe_copying(), lost_s))
         else:
-            self._holes.append(
-                f"{self.path} was emptied or written again: lines after byte {position.offset} were lost"
-            )
+            text = f"{self.path} was emptied or written again: lines after byte {position.offset} were lost"
+            self._holes.append(Hole(text, lost_s))
         file.restart()
 
     def _describe_copying(self) -> str:
@@ -171,13 +186,13 @@ class LogFollower:
                 continue  # nothing was read of the file: it is found among the unread ones
             located = find_position(rotated, position)
             if located is None:
-                self._holes.append(f"what followed byte {position.offset} of {position.path} is gone")
+                self._holes.append(Hole(f"what followed byte {position.offset} of {position.path} is gone"))
                 continue
             file, opened = located
             self._add(opened)
             if position.file_id != file.file_id and position.file_id == current_id:
                 # The inode is still that of the log, but its contents are in another file.
-                self._holes.append(self._describe_copying())
+                self._holes.append(Hole(self._describe_copying()))
         others = [file for file in rotated if file.file_id != current_id]  # the path itself is opened later
         for unread in open_unread(others, [*self._done, *positions], self._files):
             self._add(unread)
@@ -202,5 +217,6 @@ class LogFollower:
         self._done = [*self._done, file.make_position(is_done=True)][-_MOST_DONE:]
         self._files.remove(file)
         del self._grown_at[file]
+        self._read_at.pop(file, None)
         with contextlib.suppress(OSError):
             file.close()
