@@ -22,7 +22,7 @@ from evaluator.policy import load_policy
 from evaluator.records import LeftOut, LeftOutKind, LogOptions, Release, RunState
 from evaluator.sources.access_logs.options import LogSettings
 from evaluator.sources.access_logs.rollout_steps import RolloutStep, begin_step, read_steps
-from evaluator.sources.access_logs.tail_state import TailedRun, TailState, list_followed, replace_file
+from evaluator.sources.access_logs.tail_state import TailedRun, TailJournal, TailState, list_followed, replace_file
 from evaluator.store import Store
 
 START = 1_800_000_000.0
@@ -204,6 +204,9 @@ def test_rows_of_a_state_that_was_not_written_are_read_again(log, monkeypatch):
             log.read_once()
     assert "start the same command again" in caught.value.hint
     assert list(log.folder.glob("*/*.staged"))
+    with TailJournal(log.folder) as journal:
+        assert journal.load().runs[0].rows == 1
+    assert log.land()[0].landed == 1
     log.read_once()
     log.land()
     assert not list(log.folder.glob("*/*.staged"))
