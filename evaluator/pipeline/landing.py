@@ -88,13 +88,12 @@ def _describe_tailed(tailed: TailedRunNow) -> tuple[RunState, RunFacts]:
     )
     if run.is_closed:
         return RunState.COMPLETE, facts
+    if not tailed.stopped_by and time.time() - tailed.written < QUIET_S:
+        # Also after the end of the process: it may just be started again. Its newest rows have not landed yet, so the
+        # number that was read would not match the store.
+        return RunState.RUNNING, replace(facts, read={})
     if tailed.ended_early:
         return RunState.COMPLETE, replace(facts, ended_early=tailed.ended_early)
-    is_elsewhere = tailed.host != platform.node()
-    is_written = time.time() - tailed.written < QUIET_S
-    if not tailed.stopped_by and is_written and (is_elsewhere or is_alive(tailed.pid)):
-        # Its newest rows have not landed yet, so the number that was read would not match the store.
-        return RunState.RUNNING, replace(facts, read={})
     killed = "evaluator tail was killed; started again, it goes on where it stopped"
     return RunState.INCOMPLETE, replace(facts, read={}, stopped_by=tailed.stopped_by or killed)
 

@@ -45,7 +45,6 @@ from evaluator.sources.access_logs.tail_state import (
     TailedRunNow,
     TailJournal,
     TailState,
-    describe_process,
 )
 from evaluator.sources.recording import RunManifest, new_run_id, utc
 from evaluator.store import Store
@@ -401,7 +400,6 @@ class _Tail:
     def _write_facts(self, *, stopped_by: str = "", ended_early: str = "") -> None:
         """Describe each run in its folder, and register new runs. Raises OSError."""
         self.heartbeat_at = time.monotonic()
-        pid, host = describe_process()
         for run in self.committed.runs:
             if run.started is None or run.started > time.time() or self.written.get(run.run) == run:
                 continue
@@ -410,7 +408,7 @@ class _Tail:
                 folder.mkdir(parents=True, exist_ok=True)
                 self._make_manifest(run).write(folder)
             causes = ("", "") if run.is_closed else (stopped_by, ended_early)
-            TailedRunNow(run, pid, host, time.time(), *causes).write(folder)
+            TailedRunNow(run, time.time(), *causes).write(folder)
             if run.run not in self.registered or run.is_closed or any(causes):
                 self.registered.add(run.run)
                 self._register()

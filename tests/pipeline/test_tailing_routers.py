@@ -17,6 +17,7 @@ from collections import Counter
 from metrics_servers import free_port, wait_for
 from routers import ask, haproxy_router, nginx_router, service
 
+from evaluator.pipeline import landing
 from evaluator.pipeline.landing import land_release
 from evaluator.store import Store
 
@@ -79,7 +80,8 @@ def copy_and_empty(log, number):
     os.truncate(log, 0)
 
 
-def test_kills_and_rotation_lose_and_double_nothing(tmp_path):
+def test_kills_and_rotation_lose_and_double_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(landing, "QUIET_S", 0.0)  # the last tail is not started again
     rng = random.Random(1)
     with (
         service("1.0") as old,
@@ -129,7 +131,8 @@ def test_kills_and_rotation_lose_and_double_nothing(tmp_path):
     assert run.facts.ended_early == "evaluator tail was ended by SIGTERM"
 
 
-def test_the_statistics_say_which_server_failed_before_another_one_answered(tmp_path):
+def test_the_statistics_say_which_server_failed_before_another_one_answered(tmp_path, monkeypatch):
+    monkeypatch.setattr(landing, "QUIET_S", 0.0)
     with (
         service("1.0") as old,
         service("1.0") as second,

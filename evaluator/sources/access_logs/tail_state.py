@@ -12,7 +12,6 @@ import contextlib
 import fcntl
 import json
 import os
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -100,10 +99,8 @@ class TailedRunNow:
     """What a `tail` says of one of its runs, for other processes."""
 
     run: TailedRun
-    pid: int
-    host: str
     written: float
-    """When (epoch s)."""
+    """When (epoch s): every few seconds while it runs."""
     stopped_by: str = ""
     """Why it was stopped before the end of the window; empty: it runs, or has come to the end."""
     ended_early: str = ""
@@ -230,11 +227,6 @@ def describe_unread(run: TailedRun) -> tuple[str, ...]:
         lines = count_of(run.counts.lines, "line")
         sentences.append(f"{bad_lines:,} of {lines} could not be read, so it is not known whose they are")
     return tuple(sentences)
-
-
-def describe_process() -> tuple[int, str]:
-    """Number of this process, and name of its machine."""
-    return os.getpid(), platform.node()
 
 
 def replace_file(path: Path, text: str, *, durable: bool = True) -> None:
