@@ -96,12 +96,16 @@ class RouterFacts:
     """Arm → attempts that failed, after which the router tried again. Each is a failed request of the arm."""
     retried_by_unknown: int = 0
     """Failed attempts of which the log does not say which server failed."""
+    retries_hidden: bool = False
+    """May the router retry without a trace in its log? Then failed attempts that it repaired are not known."""
     grpc_unread: Mapping[str, int] = field(default_factory=dict)
     """Arm → gRPC requests whose status the log does not have: their failures are not known."""
     late: int = 0
     """Requests that were logged after their step was closed."""
     holes: tuple[str, ...] = ()
     """Sentences about parts of the log that could not be read."""
+    unread_s: float | None = None
+    """Seconds of the log's time that these parts cover; `None`: not known, or there are none."""
     endpoints_pooled: int = 0
     """Requests of endpoints beyond the most that keep their names."""
     pooled_example: str = ""
