@@ -96,6 +96,9 @@ def test_lines_of_json_may_differ_in_their_keys():
     lines = [json.dumps(without_server | {"DownstreamStatus": 404}), TRAEFIK_JSON]
     layout = find_layout(lines, "access.log")
     assert [read_line(layout, line)["server"] for line in lines] == ["", "10.1.0.2:80"]
+    without_server = json.dumps({key: value for key, value in json.loads(CADDY).items() if key != "upstream"})
+    for lines in ([without_server, CADDY], [CADDY, without_server]):
+        assert len(find_layout(lines, "access.log").fields) == len(find_layout([CADDY], "access.log").fields)
     by_others = {"time_local": "2026-11-29T21:00:00+00:00", "request": "GET /a HTTP/1.1", "status": "200"}
     by_others |= {"request_time": "0.012", "upstream_addr": "10.1.0.2:80", "upstream_status": "200"}
     layout = find_layout([json.dumps(by_others)], "access.log")
