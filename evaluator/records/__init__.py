@@ -86,6 +86,7 @@ from evaluator.records.releases import (
     RunFacts,
     Service,
     check_names,
+    check_whose_versions,
     is_imported,
 )
 from evaluator.records.rows import ArmRows, InFlight, LeftOut, LeftOutKind, sum_left_out
@@ -236,6 +237,7 @@ __all__ = [
     "View",
     "Window",
     "check_names",
+    "check_whose_versions",
     "choose_bucket_s",
     "counts_from_start",
     "find_bin_edges",
