@@ -12,6 +12,7 @@ from evaluator.errors import InputError, UnknownName
 from evaluator.records.access_logs import LogColumn, LogLayout
 from evaluator.sources.access_logs.apache import ADVICE as ADVICE_FOR_APACHE
 from evaluator.sources.access_logs.apache import APACHE
+from evaluator.sources.access_logs.apache import KNOWN_FORMATS as FORMATS_OF_APACHE
 from evaluator.sources.access_logs.envoy import ENVOY
 from evaluator.sources.access_logs.envoy import KNOWN_FORMATS as FORMATS_OF_ENVOY
 from evaluator.sources.access_logs.haproxy import HAPROXY, build_clf_layout, build_default_layout
@@ -197,7 +198,7 @@ def _list_layouts(
         ("traefik", lambda named, before: build_layout(TRAEFIK, FORMAT_OF_TRAEFIK, named, where, before)),
         *(
             (dialect.layout.format, _make_builder(dialect, text, where))
-            for dialect, formats in ((NGINX, FORMATS_OF_NGINX), (ENVOY, FORMATS_OF_ENVOY))
+            for dialect, formats in ((NGINX, FORMATS_OF_NGINX), (ENVOY, FORMATS_OF_ENVOY), (APACHE, FORMATS_OF_APACHE))
             for text in formats
         ),
     ]

@@ -288,8 +288,10 @@ def test_the_advice_of_each_router_is_a_format_that_is_read():
         envoy: '[2026-11-29T21:00:00.310Z] "GET /a HTTP/2" 200 - 120 12 2 0 "10.1.0.2:80" cart',
     }
     for text, line in lines.items():
-        row = read_line(find_layout([line], "access.log", log_format=text), line)
+        layout = find_layout([line], "access.log", log_format=text)
+        row = read_line(layout, line)
         assert (row["target"], row["status"]) == ("/a", "200")
+        assert find_layout([line], "access.log") == layout  # recognised without its text
 
 
 def test_the_page_has_the_advice_of_errors():

@@ -134,6 +134,13 @@ def test_secrets_and_control_characters_are_not_shown():
     assert len(shown) <= 201
 
 
+def test_keys_of_a_file_are_shown_without_control_characters():
+    for columns in ({}, {"status": "a", "time": "nope:ms"}):
+        with pytest.raises(InputError) as caught:
+            find_layout(['{"a": 1, "\\u001b[31m": 2}'], "access.log", columns=columns)
+        assert "\\x1b[31m" in caught.value.hint
+
+
 def test_long_and_deep_lines_take_no_time():
     began = time.process_time()
     spaced = "$http_a $http_b $http_c $http_d $msec $status $request_time $request_uri $upstream_addr"
