@@ -21,7 +21,10 @@ _TIMED = (
     "log the response time and the server from now on, and read the new lines. "
     f"Apache: {apache.ADVICE}. nginx: {nginx.ADVICE}"
 )
-_GIVE_FORMAT = "give the text of its format, as the router's configuration has it, with --log-format"
+_GIVE_FORMAT = (
+    "give the text of its format, as the router's configuration has it, with --log-format; "
+    "it needs the response time and the server ($request_time and $upstream_addr of nginx)"
+)
 
 _SHAPES: Mapping[str, tuple[str, str]] = {
     "a TCP log of HAProxy, whose lines are sessions and no requests": (

@@ -141,6 +141,7 @@ WRAPPED = {
     "rsyslog": "2026-11-29T21:00:00.123456+00:00 lb1 haproxy[1423]: " + HTTP,
     "RFC 5424": '<134>1 2026-11-29T21:00:00Z lb1 haproxy 1423 - [x y="1"] ' + HTTP,
     "a priority": "<134>" + HTTP,
+    "the name of the program": "haproxy[1423]: " + HTTP,
     "docker compose with times": "haproxy-1         | 2026-11-29T21:00:00.123456789Z " + HTTP,
     "Kubernetes": "2026-11-29T21:00:00.123456789Z stdout F " + HTTP,
     "docker compose": "haproxy-1  | " + HTTP,
