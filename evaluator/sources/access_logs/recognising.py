@@ -166,6 +166,8 @@ def _build_from_text(
 ) -> LogLayout:
     """Build the layout of a log format given as text. Raises InputError if its router is not known."""
     text = unquote_directive(log_format)
+    if any("\ud800" <= letter <= "\udfff" for letter in text):  # bytes of the command line that are no UTF-8
+        raise InputError("--log-format is not UTF-8", hint="give it in the policy, or in a shell whose locale is UTF-8")
     name = format
     if format not in _DIALECTS:
         name = next((each for each, spelling in _SPELLINGS.items() if re.search(spelling, text)), "")

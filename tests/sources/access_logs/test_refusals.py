@@ -112,6 +112,8 @@ def test_a_log_format_that_the_shell_emptied():
     with pytest.raises(InputError, match="--log-format has no variable") as caught:
         find_layout([HTTP], "access.log", log_format='-  [] ""')
     assert "single quotes" in caught.value.hint
+    with pytest.raises(InputError, match="--log-format is not UTF-8"):
+        find_layout([HTTP], "access.log", log_format="$status \udcff")
     with pytest.raises(InputError, match="begins like JSON, but is none"):
         find_layout([HTTP], "access.log", log_format='{"a":"$status"')
 
