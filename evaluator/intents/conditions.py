@@ -43,7 +43,6 @@ def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[Pro
     `verdict`: the newest of the release; `policy`: the one that applies to it now.
     """
     release = verdict.release.id
-    changed_by_hand = explain_change_by_hand(store, release)
     with store.reading():
         runs = store.data.runs(release)
         is_policy_same = verdict.policy_hash == hash_policy_now(store, policy, release)
@@ -99,12 +98,18 @@ def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[Pro
         _check_hooks(policy),
         _check_versions(policy, verdict.release),
         _check_judged_versions(verdict.release, current_release, rejudge),
-        PromotionCondition(
-            "the decisions are as they were written",
-            met=not changed_by_hand,
-            otherwise=changed_by_hand,
-            remedy="find out who changed them, and how: `evaluator audit verify`",
-        ),
+        _check_decisions(store, release),
+    )
+
+
+def _check_decisions(store: Store, release: str) -> PromotionCondition:
+    """Check that the verdicts, requests and approvals of a release are as the audit trail recorded them."""
+    changed_by_hand = explain_change_by_hand(store, release)
+    return PromotionCondition(
+        "the decisions are as they were written",
+        met=not changed_by_hand,
+        otherwise=changed_by_hand,
+        remedy="find out who changed them, and how: `evaluator audit verify`",
     )
 
 

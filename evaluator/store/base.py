@@ -4,8 +4,8 @@
 groups, runs, segments, names, moments, bin_lists, instance_bin_lists, loads, failure_kinds, outcomes, outcome_moments,
 readings_of and reading_cells of the DuckDB file. `Store.control` keeps what was decided: releases, verdicts, what
 calibration learnt for them, promotions and the audit trail; tables releases, verdicts, learnt, intents, approvals,
-deliveries and audit of the SQLite file. DuckDB lets nobody write while one process reads, so what acts on traffic must
-not wait for it.
+deliveries and audit of the SQLite file. DuckDB lets no process write while another reads, so what acts on traffic
+must not wait for it.
 
 No transaction writes to both. A new release is added before its run lands; a known one gets the services and labels of
 a run after it. A process that is killed in between leaves a release without runs, or without the services and labels of

@@ -6,16 +6,13 @@ only records. Each write is one short transaction, including its row in the audi
 
 from __future__ import annotations
 
-import hashlib
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 
-from evaluator.errors import StoreError, UsageError
-from evaluator.permissions import private_files
+from evaluator.errors import UsageError
 from evaluator.records import Learnt, Release, ReleaseSummary, Service, StoredVerdict, check_whose_versions
 from evaluator.records.intents import (
     ANNOUNCE,
@@ -34,7 +31,7 @@ from evaluator.records.intents import (
 )
 from evaluator.store import audit, covering, intents
 from evaluator.store.control_file import Connection, ControlFile, to_text, to_time
-from evaluator.store.locks import exclusive
+from evaluator.store.locks import locked_services
 from evaluator.store.releases import find_release, put_release, read_release, to_release
 
 LATEST_VERDICTS = 50
@@ -340,26 +337,8 @@ class Control:
         So no two processes execute intents of a service at the same time. The operating system releases the locks of a
         process that was killed, so its intents can be continued at once. Raises StoreError.
         """
-        folder = self.file.locks_folder
-        deadline = time.monotonic() + wait_s
-        with ExitStack() as locks:
-            # All processes lock in the same order, so that no two wait for each other.
-            for service in sorted(services):
-                # The name of a service may have characters that a file name must not have.
-                path = folder / f"{hashlib.sha256(service.encode()).hexdigest()[:24]}.lock"
-                try:
-                    with private_files(when=self.file.is_private()):
-                        folder.mkdir(parents=True, exist_ok=True)
-                        path.touch()
-                except OSError as error:
-                    raise StoreError(
-                        f"{path} cannot be written: {error.strerror}",
-                        hint="execute intents as a user who may write to the store",
-                    ) from error
-                if not locks.enter_context(exclusive(path, max(deadline - time.monotonic(), 0.0))):
-                    yield False
-                    return
-            yield True
+        with locked_services(self.file, services, wait_s) as is_locked:
+            yield is_locked
 
     def claim(self, intent: Intent, worker: str) -> bool:
         """Claim an intent for execution by a worker, and return whether that succeeded.
