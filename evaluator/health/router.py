@@ -6,6 +6,7 @@ hide more failures than the policy's margin forbids a GO.
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ def _check_without_server(log: _Log) -> Iterable[Finding]:
         is_much = failures >= LEAST and failures > log.margin * facts.answers
         yield grade("without_server", text, remedy, fails=is_much)
     elif answers:
-        yield ok("without_server", f"{log.share(answers)} were answered by the router itself and belong to no arm")
+        yield ok("without_server", f"the router itself answered {log.share(answers)}: they belong to no arm")
 
 
 def _check_retries(log: _Log) -> Iterable[Finding]:
@@ -114,8 +115,8 @@ def _check_retries(log: _Log) -> Iterable[Finding]:
         yield grade("retries", text, remedy, fails=True)
     if unknown := facts.retried_by_unknown:
         arm, worst = _find_worst_share(log, unknown)
-        text = f"{count_of(unknown, 'failed attempt')} were retried by the router, and its log does not say on which "
-        text += f"server they failed: if it was always {arm}, its failure rate is {worst} pp higher"
+        text = f"the router retried {count_of(unknown, 'failed attempt')}, and its log does not say which server had "
+        text += f"failed: if it was always one of {arm}, its failure rate is {worst} pp higher"
         remedy = f"follow the log with `{quote_command('tail', log.release)} … --stats-socket PATH`, which reads from "
         remedy += "HAProxy on which servers attempts failed; or give each arm a backend of its own (--arm-from "
         remedy += "backend); or switch `option redispatch` off, so that retries stay on their server"
@@ -148,9 +149,9 @@ def _check_other_servers(log: _Log) -> Iterable[Finding]:
         return
     names = sorted(others, key=lambda server: (-others[server], server))  # most requests first
     total = sum(others.values())
-    text = f"{log.share(total)} were answered by servers that belong to no arm: {name_some(names)}"
+    text = f"servers that belong to no arm ({name_some(names)}) answered {log.share(total)}"
     remedy = "name the arm of each with --arm-server, such as "
-    remedy += f"--arm-server {quote_command(f'canary={names[0]}')}; lines of other services belong in no access log "
+    remedy += f"--arm-server {shlex.quote(f'canary={names[0]}')}; lines of other services belong in no access log "
     remedy += "that is read for this release"
     yield grade("other_servers", text, remedy, fails=total > min(log.rows.values(), default=0))
 
@@ -185,7 +186,7 @@ def _check_missing_lines(log: _Log) -> Iterable[Finding]:
         is_much = facts.unread_s is None or facts.unread_s > TOLERATED * log.seconds
         yield grade("log_holes", text, remedy, fails=is_much)
     if facts.late:
-        text = f"{log.share(facts.late)} were logged after their step had been closed, and are not judged"
+        text = f"logged after their step had been closed, and not judged: {log.share(facts.late)}"
         remedy = "a request is logged when it ends: let a step last much longer than its slowest requests"
         yield grade("late", text, remedy, fails=facts.late > (1 - log.coverage) * max(facts.answers, 1))
 
@@ -195,7 +196,7 @@ def _check_pooled(log: _Log) -> Iterable[Finding]:
     facts = log.facts
     if facts.endpoints_pooled:
         example = f", such as {facts.pooled_example}" if facts.pooled_example else ""
-        text = f"{log.share(facts.endpoints_pooled)} are of rare paths{example}, which are judged as one endpoint"
+        text = f"rare paths{example} are judged as one endpoint: {log.share(facts.endpoints_pooled)}"
         remedy = "give them the names of their routes: `sources: {access_log: {endpoints: [{pattern: '^/u/[^/]+', "
         remedy += "replacement: '/u/{name}'}]}}` in the policy"
         yield warn("pooled_endpoints", text, remedy)

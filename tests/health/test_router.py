@@ -61,13 +61,13 @@ def test_requests_of_no_router_have_no_such_finding():
         # 0.1 % of some 24,000 requests are 24.
         pytest.param("without_server", Level.WARN, "4 of ", {"without_server_failures": 4}, id="few without server"),
         pytest.param("without_server", Level.FAIL, "reached no server", {"without_server_failures": 60}, id="many"),
-        pytest.param("without_server", Level.OK, "answered by the router itself", {"without_server": 900}, id="own"),
+        pytest.param("without_server", Level.OK, "the router itself answered", {"without_server": 900}, id="own"),
         pytest.param(
             "retries", Level.WARN, "baseline 3, canary 500", {"retried": {"canary": 500, "baseline": 3}}, id="r"
         ),
         # 0.1 % of the canary's 12,000 requests are 12.
         pytest.param("retries", Level.WARN, "0.0", {"retried_by_unknown": 5}, id="few of unknown servers"),
-        pytest.param("retries", Level.FAIL, "if it was always canary", {"retried_by_unknown": 20}, id="many unknown"),
+        pytest.param("retries", Level.FAIL, "if it was always one of canary", {"retried_by_unknown": 20}, id="many"),
         pytest.param("retries", Level.FAIL, "does not show retries", {"retries_hidden": True}, id="hidden"),
         pytest.param("other_servers", Level.WARN, "b9, x", {"other_servers": {"x": 1, "b9": 5}}, id="others"),
         pytest.param(
@@ -106,7 +106,7 @@ def test_four_failures_are_no_sign_even_in_a_short_log():
 def test_numbers_of_several_runs_are_added_up():
     assert find("retries", runs=1, retried_by_unknown=10)[0] is Level.WARN
     level, text, _ = find("retries", runs=2, retried_by_unknown=10)
-    assert (level, text.split()[0]) == (Level.FAIL, "20")
+    assert (level, "retried 20 failed attempts" in text) == (Level.FAIL, True)
     assert "4 s of" in find("log_holes", runs=2, holes=("x",), unread_s=2.0)[1]
 
 

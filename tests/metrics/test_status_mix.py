@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from judging import RULEBOOK, SMALL, evidence, judge
 
+from evaluator.errors import PolicyError
 from evaluator.metrics.status_mix import ClientErrorRate, RedirectRate
 from evaluator.policy import load_policy
 from evaluator.records import Direction, Level, Limit, Margin, MetricStatus, Role, Rule, Rulebook, VerdictWord
@@ -212,3 +213,28 @@ def test_the_built_in_policy_holds_both_shares_at_2_pp():
     rules = {rule.type: rule for rule in load_policy().rulebook.rules}
     for name in ("redirect_rate", "client_error_rate"):
         assert (rules[name].role, rules[name].margin) == (Role.HOLD, MARGIN)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        pytest.param("margin: 5%", "must be in percentage points (such as 1pp), not 5%", id="relative margin"),
+        pytest.param("margin: 1pp, direction: lower_is_better", "harm whichever way it goes", id="direction"),
+    ],
+)
+def test_a_policy_that_asks_for_one_direction_is_refused(tmp_path, line, says):
+    path = tmp_path / "evaluator.yaml"
+    path.write_text(
+        f"metrics: [{{name: r, type: redirect_rate, {line}}}, {{name: f, type: failure_rate, margin: 1pp}}]\n"
+    )
+    with pytest.raises(PolicyError) as refused:
+        load_policy(path)
+    assert says in str(refused.value)
+
+
+def test_a_margin_of_0_is_one_in_percentage_points(tmp_path):
+    path = tmp_path / "evaluator.yaml"
+    path.write_text(
+        "metrics: [{name: r, type: redirect_rate, margin: 0}, {name: f, type: failure_rate, margin: 1pp}]\n"
+    )
+    assert load_policy(path).rulebook.rules[0].margin == Margin(0.0, relative=False)
