@@ -37,7 +37,9 @@ ENVOY = FormatDialect(
         "envoy",
         "text",
         (),
+        # `- - -` are connections of TCP and requests that were no HTTP.
         other_lines=(
+            r"\[[^\]]+\] \"- - [^\"]*\" .*|"
             r"[ \t]*|#.*|\[[0-9-]{10}[ T][0-9:.]+Z?\] ?\[[0-9]+\] ?\[[a-z]+\].*"
             r"|[0-9-]{10}T[0-9:.]+Z\t[a-z]+\t.*"
         ),
@@ -53,6 +55,8 @@ ENVOY = FormatDialect(
         "target": (
             ("REQ(X-ENVOY-ORIGINAL-PATH?:PATH)", ""),
             ("REQ(:PATH)", ""),
+            ("REQUEST_HEADER(X-ENVOY-ORIGINAL-PATH?:PATH)", ""),
+            ("REQUEST_HEADER(:PATH)", ""),
             ("REQ_WITHOUT_QUERY(X-ENVOY-ORIGINAL-PATH?:PATH)", ""),
             ("REQ_WITHOUT_QUERY(:PATH)", ""),
             ("PATH(NQ)", ""),
@@ -79,8 +83,7 @@ ENVOY = FormatDialect(
         "DURATION": "[0-9]+|-",
         "BYTES_SENT": "[0-9]+",
         "BYTES_RECEIVED": "[0-9]+",
-        "REQ(X-ENVOY-ORIGINAL-PATH?:PATH)": r'([^ ?"]*)[^ "]*',
-        "REQ(:PATH)": r'([^ ?"]*)[^ "]*',
+        **dict.fromkeys(("REQ(:METHOD)", "REQUEST_HEADER(:METHOD)"), "[A-Za-z][A-Za-z_-]*"),
         "RESPONSE_FLAGS": r"[A-Za-z,-]+",
         "UPSTREAM_REQUEST_ATTEMPT_COUNT": "[0-9]+|-",
     },

@@ -85,7 +85,9 @@ TRAEFIK_JSON = KnownJson(
     ("/RequestPath", "/DownstreamStatus", "/Duration"),
     "accessLog: {format: json}",
 )
-_KNOWN = (CADDY, TRAEFIK_JSON)
+_KNOWN = {"caddy": CADDY, "traefik": TRAEFIK_JSON}
+_KEYS = {"nginx": {"request_time", "status"}, "envoy": {"response_code", "duration"}}
+"""Kind of log whose keys are names of variables → those by which it is recognised."""
 
 _OTHER_NAMES_OF_NGINX = {
     **dict.fromkeys(("time", "timestamp", "@timestamp", "ts", "datetime", "date"), "msec"),
@@ -100,7 +102,7 @@ _OTHER_NAMES_OF_NGINX = {
 _NAMES_OF_ENVOY = {
     "start_time": "START_TIME",
     "method": "REQ(:METHOD)",
-    "path": "REQ(:PATH)",
+    **dict.fromkeys(("path", "x-envoy-origin-path", "x-envoy-original-path"), "REQ(:PATH)"),
     "response_code": "RESPONSE_CODE",
     "duration": "DURATION",
     "bytes_sent": "BYTES_SENT",
@@ -122,32 +124,45 @@ def list_json_layouts(
     `objects`: the first lines. `columns`: column → JSON pointer, or key, with a unit after a colon. Raises InputError
     if the keys are those of a known log that lacks something, or if named keys do not exist.
     """
-    layouts = []
-    for values in {tuple(pointer for pointer, _ in list_values(document)): document for document in objects}.values():
-        layout = _find_layout_of_object(values, columns, where)
-        if layout is not None and layout not in layouts:
-            layouts.append(layout)
+    values_of: dict[str, dict[str, object]] = {}
+    for document in objects:
+        values = dict(list_values(document))
+        # Lines of one log may differ in their keys: that of the server is only there if a server answered.
+        kind = _name_kind(values)
+        values_of[kind] = values | values_of.get(kind, {})
+    layouts = [_build_layout(kind, values, columns, where) for kind, values in values_of.items()]
     head = rf"^{prefix}(\{{.*)$" if prefix else ""
-    return [replace(layout, pattern=head, groups=("json",) if prefix else ()) for layout in layouts]
+    groups = ("json",) if prefix else ()
+    return [replace(layout, pattern=head, groups=groups) for layout in layouts if layout is not None]
 
 
-def _find_layout_of_object(
-    document: Mapping[str, object], columns: Mapping[LogColumn, str], where: str
+def _name_kind(values: Mapping[str, object]) -> str:
+    """Name the kind of log that a line of JSON is of, by its pointers: caddy, traefik, nginx, envoy; else empty."""
+    keys = {pointer.rpartition("/")[2].lstrip("$") for pointer in values}
+    known = next((name for name, each in _KNOWN.items() if set(each.needed) <= set(values)), "")
+    by_keys = next((name for name, needed in _KEYS.items() if needed <= keys), "")
+    return known or by_keys
+
+
+def _build_layout(
+    kind: str, values: Mapping[str, object], columns: Mapping[LogColumn, str], where: str
 ) -> LogLayout | None:
-    """Find the layout of one line of JSON; `None` if its keys are not known. Raises InputError."""
-    values = dict(list_values(document))
-    known = next((each for each in _KNOWN if set(each.needed) <= set(values)), None)
-    if known is not None:
+    """Build the layout of a kind of JSON lines; `None` if it is not known, and `columns` do not name what is needed.
+
+    `values`: pointer → a value of it in the first lines. Raises InputError.
+    """
+    if kind in _KNOWN:
+        known = _KNOWN[kind]
         named = [_find_named(column, source, values, where) for column, source in columns.items()]
         fields = [*named, *(each for each in known.layout.fields if each.column not in columns)]
         fields = drop_second_choices([_set_unit(each, values) for each in fields])
         _refuse_without_server(fields, values, where, known.advice)
         return replace(known.layout, fields=tuple(fields))
     keys = {pointer.rpartition("/")[2].lstrip("$"): pointer for pointer in values}
-    if {"request_time", "status"} <= set(keys):
+    if kind == "nginx":
         by_variable = {_OTHER_NAMES_OF_NGINX.get(key, key): pointer for key, pointer in keys.items()}
         return _find_by_variables(NGINX, {**by_variable, **keys}, columns, values, where)
-    if {"response_code", "duration"} <= set(keys):
+    if kind == "envoy":
         by_variable = {_NAMES_OF_ENVOY[key]: pointer for key, pointer in keys.items() if key in _NAMES_OF_ENVOY}
         return _find_by_variables(ENVOY, by_variable, columns, values, where)
     if not {"status", "time"} <= set(columns):
@@ -211,7 +226,7 @@ def _find_named(column: LogColumn, source: str, values: Mapping[str, object], wh
 
 def _set_unit(log_field: LogField, values: Mapping[str, object]) -> LogField:
     """Set the unit of a time of day as its value shows it: a number by its size, a text by its form."""
-    if log_field.column not in {"started", "ended"} or log_field.unit not in {"", "s", "iso"}:
+    if log_field.column not in {"started", "ended"} or log_field.unit not in {"", "s", "iso", TIME_OF_CLF}:
         return log_field
     value = values.get(log_field.source)
     if isinstance(value, str) and re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ].*", value):
@@ -236,5 +251,5 @@ def _refuse_without_server(fields: Sequence[LogField], values: Mapping[str, obje
         raise InputError(
             f"{where}: a line of this log does not say the server that answered, "
             "and without it arms cannot be compared",
-            hint=f"log it from now on: {advice}; or name a value of the line: --column arm=KEY",
+            hint=f"log it from now on: {advice}; or name another value of the line with --column arm=KEY",
         )

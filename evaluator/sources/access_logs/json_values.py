@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 
+MOST_LEVELS = 20
+"""Levels of objects and lists that are looked into: logs have a few."""
+
 
 def parse_object(line: str) -> dict[str, object] | None:
     """Parse a line that is a JSON object; `None` if it is something else."""
@@ -17,7 +20,12 @@ def parse_object(line: str) -> dict[str, object] | None:
 
 
 def list_values(document: object, pointer: str = "") -> list[tuple[str, object]]:
-    """List all values of a JSON document that are no object or list, each with its JSON pointer."""
+    """List the values of a JSON document that are no object or list, each with its JSON pointer.
+
+    What is deeper than MOST_LEVELS is left out.
+    """
+    if pointer.count("/") > MOST_LEVELS:
+        return []
     if isinstance(document, dict):
         keyed = [(str(key), value) for key, value in document.items()]
     elif isinstance(document, list):

@@ -28,7 +28,7 @@ class FormatDialect:
     layout: LogLayout
     """What all its logs have in common: the name of the format, statuses and terminations of aborts."""
     variable: re.Pattern[str]
-    """A variable in the text of a format; its group `name` names it, its group `quoted` says that quotes are added."""
+    """A variable in the text of a format; groups: `name`; `quoted`, if it adds quotes; `key`, its key in JSON."""
     columns: Mapping[LogColumn, Sequence[tuple[str, str]]]
     """Column → variables that hold it, each with its unit, the best one first."""
     values: Mapping[str, str]
@@ -79,13 +79,16 @@ def build_layout(
     collector has put before each line. Raises InputError for a format that lacks something, or is ambiguous.
     """
     text = unquote_directive(log_format)
-    if text.lstrip().startswith("{") or "+json" in text:
+    if text.lstrip().startswith("{") or ("+json" in text and "key" in dialect.variable.groupindex):
         return _build_json_layout(dialect, text, columns, where, prefix)
     parts = split_format(dialect, text)
     names = [part.name for part in parts if isinstance(part, Variable)]
     fields = choose_fields(dialect, names, columns, where)
     pattern, groups = _build_pattern(dialect, parts, fields, where)
-    in_groups = [replace(log_field, source=log_field.column) for log_field in fields if log_field.column != "request"]
+    group_of = {log_field.source: log_field.column for log_field in fields}  # two columns may be one variable
+    in_groups = [
+        replace(log_field, source=group_of[log_field.source]) for log_field in fields if log_field.column != "request"
+    ]
     if any(log_field.column == "request" for log_field in fields):
         in_groups += [LogField("method", "method"), LogField("target", "target")]
     layout = _describe_fields(dialect, fields)
@@ -134,6 +137,12 @@ def choose_fields(
             fields.append(LogField(column, source, unit))
     fields = drop_second_choices(fields)
     refuse_missing(fields, where, dialect.advice)
+    line = next((each.source for each in fields if each.column in {"request", "target"}), "")
+    again = next(
+        (each.column for each in fields if each.source == line and each.column not in {"request", "target"}), ""
+    )
+    if again:
+        raise InputError(f"{where}: '{line}' is the path, and cannot be '{again}', too", hint="name another variable")
     return fields
 
 

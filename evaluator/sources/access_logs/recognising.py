@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 from evaluator.errors import InputError, UnknownName
 from evaluator.records.access_logs import LogColumn, LogLayout
@@ -104,14 +106,16 @@ def _choose_layout(
         layouts = [_build_from_text(log_format, format, columns, where, prefix)]
     else:
         layouts = list(_list_layouts(texts, format, columns, where, prefix))
-    matched = [[line for line in lines if is_request(layout, line.text)] for layout in layouts]
+    whole = [line.text for line in lines]
+    matched = [list(itertools.compress(lines, find_requests(layout, whole))) for layout in layouts]
     most = max(map(len, matched), default=0)
     if not most:
         return None
     chosen = next(position for position, requests in enumerate(matched) if len(requests) == most)
     layout = layouts[chosen]
     others = [line for line in lines if line not in matched[chosen]]
-    others = [line for line in others if not re.fullmatch(layout.other_lines, remove_prefix(line.text, prefix))]
+    are_known = match_lines(layout.other_lines, [remove_prefix(line.text, prefix) for line in others])
+    others = [line for line, is_known in zip(others, are_known, strict=True) if not is_known]
     for line in others:
         by_another = next((each for each, requests in zip(layouts, matched, strict=True) if line in requests), None)
         what, hint = describe_line(remove_prefix(line.text, prefix))
@@ -126,15 +130,27 @@ def _choose_layout(
     return layout
 
 
-def is_request(layout: LogLayout, line: str) -> bool:
-    """Is a line, unwrapped, of this layout? It is then a request; the reader decides whether its values are good."""
-    match = re.fullmatch(layout.pattern, line) if layout.pattern else None
+def find_requests(layout: LogLayout, lines: Sequence[str]) -> list[bool]:
+    """Find which lines, unwrapped, are of this layout: requests, if the reader finds their values to be good."""
     if layout.reader == "text":
-        return match is not None
-    document = parse_object(line if not layout.pattern else match[1] if match else "")
-    values = {pointer for pointer, _ in list_values(document or {})}
+        return match_lines(layout.pattern, lines)
+    before = re.compile(layout.pattern.removesuffix(r"(\{.*)$"))
+    documents = [parse_object(before.sub("", line, count=1)) if before.match(line) else None for line in lines]
+    pointers = [{pointer for pointer, _ in list_values(document or {})} for document in documents]
     needed = {"started", "ended", "status", "time", "target", "request"}
-    return all(each.source in values for each in layout.fields if each.column in needed)
+    return [all(each.source in present for each in layout.fields if each.column in needed) for present in pointers]
+
+
+def match_lines(pattern: str, lines: Sequence[str]) -> list[bool]:
+    """Find which lines match the RE2 `pattern` of a whole line.
+
+    RE2 needs the same time for each character, while Python could search in a long line for hours.
+    """
+    import pyarrow as pa  # slow to load
+    import pyarrow.compute as pc
+
+    valid = pa.array([line.encode("utf-8", "replace").decode() for line in lines], pa.string())
+    return cast("list[bool]", pc.match_substring_regex(valid, pattern=f"^(?:{pattern})$").to_pylist())
 
 
 # ------------------------------------------------------------------ candidates
@@ -192,7 +208,7 @@ def _list_layouts(
             yield build(columns, prefix)
         except InputError:
             plain = build({}, "")
-            if any(is_request(plain, text) for text in texts):
+            if any(find_requests(plain, texts)):
                 raise
     objects = [document for text in texts if (document := parse_object(text))]
     if objects:

@@ -23,7 +23,7 @@ PREFIXES = (
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[^ ]+ std(?:out|err) F ",
     # kubectl logs --prefix, docker compose logs, and either with --timestamps.
     r"\[pod/[^ \]]+\] ",
-    r"[A-Za-z0-9._-]+ +\| ",
+    r"[A-Za-z0-9._-]+ +\| (?:[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z )?",
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z ",
 )
 """RE2 of what may stand before each line."""

@@ -2,15 +2,18 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from log_lines import is_other, others_in_duckdb, read_in_duckdb, read_line
 
 from evaluator.errors import InputError, UnknownName
-from evaluator.sources.access_logs import find_layout
+from evaluator.sources.access_logs import FORMATS, find_layout
 from evaluator.sources.access_logs.apache import ADVICE as ADVICE_FOR_APACHE
 from evaluator.sources.access_logs.envoy import ADVICE as ADVICE_FOR_ENVOY
+from evaluator.sources.access_logs.json_lines import CADDY as FORMAT_OF_CADDY
 from evaluator.sources.access_logs.nginx import ADVICE as ADVICE_FOR_NGINX
+from evaluator.sources.access_logs.traefik import ADVICE as ADVICE_FOR_TRAEFIK
 
 HTTP = (
     "10.0.0.9:33312 [29/Nov/2026:21:00:00.123] shop~ cart/c1 0/0/30/69/109 200 2750 - - ---- 1/1/1/1/0 0/0 "
@@ -86,6 +89,30 @@ def test_formats_of_documentation(line, format_name, expected):
     assert named.fields == layout.fields
 
 
+def test_lines_of_json_may_differ_in_their_keys():
+    without_server = json.loads(TRAEFIK_JSON)
+    for key in ("ServiceAddr", "ServiceName", "RetryAttempts"):
+        del without_server[key]
+    lines = [json.dumps(without_server | {"DownstreamStatus": 404}), TRAEFIK_JSON]
+    layout = find_layout(lines, "access.log")
+    assert [read_line(layout, line)["server"] for line in lines] == ["", "10.1.0.2:80"]
+    by_others = {"time_local": "2026-11-29T21:00:00+00:00", "request": "GET /a HTTP/1.1", "status": "200"}
+    by_others |= {"request_time": "0.012", "upstream_addr": "10.1.0.2:80", "upstream_status": "200"}
+    layout = find_layout([json.dumps(by_others)], "access.log")
+    assert next(field.unit for field in layout.fields if field.column == "ended") == "iso"
+    gateway = {**json.loads(ISTIO_JSON), "x-envoy-origin-path": "/cart", "upstream_host": None}
+    del gateway["path"]
+    layout = find_layout([json.dumps(gateway), ISTIO_JSON.replace("path", "x-envoy-origin-path")], "access.log")
+    assert read_line(layout, json.dumps(gateway))["target"] == "/cart"
+
+
+def test_connections_of_tcp_in_a_log_of_envoy_are_no_requests():
+    session = '[2026-11-29T21:00:00.310Z] "- - -" 0 - 901 4875 623 - "-" "-" "-" "-" "10.1.0.2:443"'
+    layout = find_layout([ENVOY, session, ENVOY], "access.log")
+    assert read_line(layout, session) is None
+    assert is_other(layout, session)
+
+
 def test_units_of_times():
     units = {}
     for line in (HTTP, NGINX, ENVOY, TRAEFIK, CADDY, TRAEFIK_JSON):
@@ -111,6 +138,7 @@ WRAPPED = {
     "rsyslog": "2026-11-29T21:00:00.123456+00:00 lb1 haproxy[1423]: " + HTTP,
     "RFC 5424": '<134>1 2026-11-29T21:00:00Z lb1 haproxy 1423 - [x y="1"] ' + HTTP,
     "a priority": "<134>" + HTTP,
+    "docker compose with times": "haproxy-1         | 2026-11-29T21:00:00.123456789Z " + HTTP,
     "Kubernetes": "2026-11-29T21:00:00.123456789Z stdout F " + HTTP,
     "docker compose": "haproxy-1  | " + HTTP,
     "docker logs -t": "2026-11-29T21:00:00.123456789Z " + HTTP,
@@ -261,6 +289,16 @@ def test_the_advice_of_each_router_is_a_format_that_is_read():
         assert (row["target"], row["status"]) == ("/a", "200")
 
 
+def test_the_page_has_the_advice_of_errors():
+    page = (Path(__file__).parents[3] / "docs/access-logs.md").read_text(encoding="utf-8")
+    text = " ".join(page.split())
+    advice = [ADVICE_FOR_NGINX, ADVICE_FOR_ENVOY, ADVICE_FOR_TRAEFIK, FORMAT_OF_CADDY.advice.partition(": ")[2]]
+    for line in [*advice, *ADVICE_FOR_APACHE.split(", and ")]:
+        assert line in text
+    for name in FORMATS[1:]:
+        assert f"| `{name}` |" in page
+
+
 @pytest.mark.parametrize(
     ("log_format", "line"),
     [
@@ -294,6 +332,15 @@ def test_json_with_named_columns():
     with pytest.raises(InputError, match="no value 'nope'") as caught:
         find_layout([line], "access.log", columns={**columns, "arm": "nope"})
     assert "/labels/version" in caught.value.hint
+
+
+def test_one_variable_may_be_two_columns():
+    layout = find_layout([NGINX], "access.log", columns={"arm": "upstream_addr", "backend": "status"})
+    row = read_line(layout, NGINX)
+    assert (row["arm"], row["backend"]) == ("10.1.0.1:80, 10.1.0.2:80", "200")
+    assert read_in_duckdb(layout, [NGINX]) == [row]
+    with pytest.raises(InputError, match="'request' is the path, and cannot be 'arm', too"):
+        find_layout([NGINX], "access.log", columns={"arm": "request"})
 
 
 def test_lines_with_any_bytes():

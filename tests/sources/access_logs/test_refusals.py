@@ -1,6 +1,7 @@
 """Files that cannot be read: what the error says they look like, and what it does not show."""
 
 import json
+import time
 
 import pytest
 
@@ -131,3 +132,13 @@ def test_secrets_and_control_characters_are_not_shown():
     assert "aHVzaA" not in shown
     assert shown.isprintable()
     assert len(shown) <= 201
+
+
+def test_long_and_deep_lines_take_no_time():
+    began = time.process_time()
+    spaced = "$http_a $http_b $http_c $http_d $msec $status $request_time $request_uri $upstream_addr"
+    for line in ["1 " * 20_000, '"' * 20_000, "[" * 20_000, '{"a":' * 900 + "1" + "}" * 900]:
+        for log_format in ("", spaced):
+            with pytest.raises(InputError):
+                find_layout([line] * 3, "access.log", log_format=log_format)
+    assert time.process_time() - began < 5
