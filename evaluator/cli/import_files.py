@@ -184,7 +184,8 @@ def command(
             paths, patterns=patterns, format=format_name, columns=columns, skip_bad_rows=skip_bad_rows,
             all_answered=all_answered, service=subject.service, sensitive=policy.promotion.sensitive,
             files_are=files_are, start=start, end=end)  # fmt: skip
-    target_release = subject.to_release(session, release)
+    # The requests of an access log are those of one service, as the run says.
+    target_release = subject.to_release(session, release, policy.service if has_access_logs else "")
     store = session.open_store(create=True)
     if plan:
         _import_requests(session, store, target_release, plan)

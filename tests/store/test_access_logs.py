@@ -325,6 +325,8 @@ def test_options_that_fit_no_line_are_refused():
         read([], options=replace(OPTIONS, arms={}))
     with pytest.raises(InputError, match="do not have the column 'arm'"):
         read([], options=replace(OPTIONS, arm_from="arm"))
+    with pytest.raises(UsageError, match="time zone 'Mars/Olympus' is not known"):
+        read([], options=replace(OPTIONS, time_zone="Mars/Olympus"))
     with pytest.raises(UsageError, match="'abc' is no status"):
         read([], options=replace(OPTIONS, failures=("abc",)))
 
