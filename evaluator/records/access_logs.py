@@ -129,12 +129,16 @@ class RouterFacts:
     """Arm → attempts that failed, after which the router tried again. Each is a failed request of the arm."""
     retried_by_unknown: int = 0
     """Failed attempts of which the log does not say which server failed."""
+    retries_hidden: bool = False
+    """May the router retry without a trace in its log? Then failed attempts that it repaired are not known."""
     grpc_unread: Mapping[str, int] = field(default_factory=dict)
     """Arm → gRPC requests whose status the log does not have: their failures are not known."""
     late: int = 0
     """Requests that were logged after their step was closed."""
     holes: tuple[str, ...] = ()
     """Sentences about parts of the log that could not be read."""
+    unread_s: float | None = None
+    """Seconds of the log's time that these parts cover; `None`: not known, or there are none."""
     endpoints_pooled: int = 0
     """Requests of endpoints beyond the most that keep their names."""
     pooled_example: str = ""
@@ -187,12 +191,22 @@ def _add_facts(before: RouterFacts, added: RouterFacts) -> RouterFacts:
         other_servers=servers,
         retried=_add(before.retried, added.retried),
         retried_by_unknown=before.retried_by_unknown + added.retried_by_unknown,
+        retries_hidden=before.retries_hidden or added.retries_hidden,
         grpc_unread=_add(before.grpc_unread, added.grpc_unread),
         late=before.late + added.late,
         holes=tuple(dict.fromkeys((*before.holes, *added.holes))),
+        unread_s=_add_unread(before, added),
         endpoints_pooled=before.endpoints_pooled + added.endpoints_pooled,
         pooled_example=before.pooled_example or added.pooled_example,
     )
+
+
+def _add_unread(before: RouterFacts, added: RouterFacts) -> float | None:
+    """Add the seconds that could not be read of two parts; None if there are none, or those of a part are not known."""
+    seconds = [facts.unread_s for facts in (before, added) if facts.holes or facts.unread_s is not None]
+    if not seconds or None in seconds:
+        return None
+    return sum(each for each in seconds if each is not None)
 
 
 def _add(before: Mapping[str, int], added: Mapping[str, int]) -> Mapping[str, int]:

@@ -200,6 +200,11 @@ def test_a_router_that_counts_attempts_does_not_say_who_failed():
     assert batch.rows.num_rows == 2
 
 
+def test_a_layout_of_a_router_that_hides_retries_says_so():
+    assert read([write_haproxy()], replace(HAPROXY, retries_hidden=True)).counts.router.retries_hidden
+    assert not read([write_haproxy()]).counts.router.retries_hidden
+
+
 # ------------------------------------------------------------------ gRPC
 
 
