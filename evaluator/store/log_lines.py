@@ -215,7 +215,8 @@ def _write_outcomes(layout: LogLayout, fields: Mapping[LogColumn, LogField], opt
                 WHEN grpc_fails THEN 'grpc-status ' || left(grpc_status, 20)
                 WHEN status IS NULL THEN 'no answer'
             END AS exception,
-            grpc_status IS NULL AND status = 200 AND upper(request.method) = 'POST' AND {_IS_GRPC_PATH} AS grpc_unread
+            CASE WHEN grpc_status IS NULL AND status = 200 AND upper(request.method) = 'POST' THEN {_IS_GRPC_PATH}
+                ELSE false END AS grpc_unread
         FROM (
             SELECT
                 *, {ms} AS ms, {named} AS named,
@@ -233,7 +234,7 @@ def _write_outcomes(layout: LogLayout, fields: Mapping[LogColumn, LogField], opt
 _IS_GRPC_PATH = r"regexp_full_match(request.target, '(https?://[^/]*)?/[A-Za-z_]\w*(\.[A-Za-z_]\w*)+/[A-Za-z_]\w*')"
 """Condition that a path is that of a method of gRPC: a service in a package, and a method."""
 
-_LAST_ATTEMPT = "TRY_CAST(regexp_extract(attempt_statuses_text, '(\\d{3})$', 1) AS SMALLINT)"
+_LAST_ATTEMPT = "TRY_CAST(right(attempt_statuses_text, 3) AS SMALLINT)"
 """Status of the last attempt; NULL if the log has none."""
 
 

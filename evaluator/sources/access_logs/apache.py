@@ -11,6 +11,8 @@ ADVICE = (
     'LogFormat "%{usec}t %>s %D %B \\"%r\\" \\"%{BALANCER_WORKER_NAME}e\\" \\"%{Upgrade}i\\"" evaluator, and '
     "CustomLog /var/log/apache2/evaluator.log evaluator"
 )
+KNOWN_FORMATS = (ADVICE.partition(", and")[0],)
+"""Formats that are recognised without their text: the one that this program recommends."""
 
 APACHE = FormatDialect(
     layout=LogLayout(

@@ -10,7 +10,7 @@ from typing import cast
 from evaluator.errors import InputError
 from evaluator.records.access_logs import LogColumn, LogField, LogLayout
 from evaluator.sources.access_logs.envoy import ENVOY
-from evaluator.sources.access_logs.json_values import list_values
+from evaluator.sources.access_logs.json_values import list_values, show_pointers
 from evaluator.sources.access_logs.log_formats import (
     TIME_OF_CLF,
     VALUE_OF_CLF_TIME,
@@ -215,7 +215,7 @@ def _find_named(column: LogColumn, source: str, values: Mapping[str, object], wh
     if pointer is None:
         raise InputError(
             f"{where}: no value '{name}', which is named for '{column}'",
-            hint=f"the values of a line are {', '.join(list(values)[:40])}",
+            hint=f"the values of a line are {show_pointers(values)}",
         )
     if column == "time" and not unit:
         raise InputError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Iterable
 
 MOST_LEVELS = 20
 """Levels of objects and lists that are looked into: logs have a few."""
@@ -17,6 +19,16 @@ def parse_object(line: str) -> dict[str, object] | None:
     except (ValueError, RecursionError):
         return None
     return document if isinstance(document, dict) else None
+
+
+def make_printable(text: str) -> str:
+    """Escape the characters of a text that a terminal would not print."""
+    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
+
+
+def show_pointers(pointers: Iterable[str]) -> str:
+    """Show JSON pointers in an error: at most 40, which come from a file."""
+    return make_printable(", ".join(itertools.islice(pointers, 40)))
 
 
 def list_values(document: object, pointer: str = "") -> list[tuple[str, object]]:

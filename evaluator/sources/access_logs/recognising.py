@@ -12,6 +12,7 @@ from evaluator.errors import InputError, UnknownName
 from evaluator.records.access_logs import LogColumn, LogLayout
 from evaluator.sources.access_logs.apache import ADVICE as ADVICE_FOR_APACHE
 from evaluator.sources.access_logs.apache import APACHE
+from evaluator.sources.access_logs.apache import KNOWN_FORMATS as FORMATS_OF_APACHE
 from evaluator.sources.access_logs.envoy import ENVOY
 from evaluator.sources.access_logs.envoy import KNOWN_FORMATS as FORMATS_OF_ENVOY
 from evaluator.sources.access_logs.haproxy import HAPROXY, build_clf_layout, build_default_layout
@@ -165,6 +166,8 @@ def _build_from_text(
 ) -> LogLayout:
     """Build the layout of a log format given as text. Raises InputError if its router is not known."""
     text = unquote_directive(log_format)
+    if any("\ud800" <= letter <= "\udfff" for letter in text):  # bytes of the command line that are no UTF-8
+        raise InputError("--log-format is not UTF-8", hint="give it in the policy, or in a shell whose locale is UTF-8")
     name = format
     if format not in _DIALECTS:
         name = next((each for each, spelling in _SPELLINGS.items() if re.search(spelling, text)), "")
@@ -197,7 +200,7 @@ def _list_layouts(
         ("traefik", lambda named, before: build_layout(TRAEFIK, FORMAT_OF_TRAEFIK, named, where, before)),
         *(
             (dialect.layout.format, _make_builder(dialect, text, where))
-            for dialect, formats in ((NGINX, FORMATS_OF_NGINX), (ENVOY, FORMATS_OF_ENVOY))
+            for dialect, formats in ((NGINX, FORMATS_OF_NGINX), (ENVOY, FORMATS_OF_ENVOY), (APACHE, FORMATS_OF_APACHE))
             for text in formats
         ),
     ]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from evaluator.secrecy import REDACTED, SECRET_HEADERS
 from evaluator.sources.access_logs import apache, haproxy, nginx
-from evaluator.sources.access_logs.json_values import list_values, parse_object
+from evaluator.sources.access_logs.json_values import list_values, make_printable, parse_object, show_pointers
 
 MOST_SHOWN = 200
 """Characters of a line that an error shows."""
@@ -18,10 +18,13 @@ _COMMON = (
 )
 _COMBINED = rf'{_COMMON} "(?:[^"\\]|\\.)*" "(?:[^"\\]|\\.)*"'
 _TIMED = (
-    f"log the response time and the server from now on; nginx: {nginx.ADVICE}; Apache: {apache.ADVICE}; "
-    "then read the new lines with --log-format and the text of that format"
+    "log the response time and the server from now on, and read the new lines. "
+    f"Apache: {apache.ADVICE}. nginx: {nginx.ADVICE}"
 )
-_GIVE_FORMAT = "give the text of its format, as the router's configuration has it, with --log-format"
+_GIVE_FORMAT = (
+    "give the text of its format, as the router's configuration has it, with --log-format; "
+    "it needs the response time and the server ($request_time and $upstream_addr of nginx)"
+)
 
 _SHAPES: Mapping[str, tuple[str, str]] = {
     "a TCP log of HAProxy, whose lines are sessions and no requests": (
@@ -68,11 +71,9 @@ def describe_line(line: str) -> tuple[str, str]:
     """Say what a line, without the prefix of a collector, looks like, and what helps; empty texts if nothing fits."""
     document = parse_object(line)
     if document is not None:
-        keys = ", ".join(pointer for pointer, _ in list_values(document)[:40])
-        return (
-            "JSON whose keys are not known",
-            f"name its keys: --column time=KEY:ms --column server=KEY, and so on; the keys are {keys}",
-        )
+        pointers = show_pointers(pointer for pointer, _ in list_values(document))
+        hint = "give the text of its format with --log-format, or name its keys with --column time=KEY:ms and so on"
+        return "JSON whose keys are not known", f"{hint}; the keys are {pointers}"
     return next(((what, hint) for what, (shape, hint) in _SHAPES.items() if re.fullmatch(shape, line)), ("", ""))
 
 
@@ -83,5 +84,5 @@ def show_line(line: str) -> str:
     line = re.sub(r"://[^/@ \"]*@", f"://{REDACTED}@", line)
     secret = rf'("[^"]*(?:{SECRET_HEADERS.pattern.removeprefix("(?i)")})[^"]*": ?)(?:\[[^\]]*\]?|"(?:[^"\\]|\\.)*"?)'
     line = re.sub(f"(?i){secret}", rf'\1"{REDACTED}"', line)
-    line = "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in line)
+    line = make_printable(line)
     return line if len(line) <= MOST_SHOWN else f"{line[:MOST_SHOWN]}…"

@@ -18,7 +18,9 @@ PREFIXES = (
     rf"{_PRIORITY}[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}T[^ ]+ [^ ]+ {_TAG}",
     # syslog (RFC 5424): `<134>1 2026-11-29T21:00:00Z host haproxy 123 - - `.
     rf"{_PRIORITY}1 [^ ]+ [^ ]+ [^ ]+ [^ ]+ [^ ]+ (?:-|\[[^\]]*\]) ",
+    # Of syslog, only a priority or only the name of the program: `<134>`, `haproxy[123]: `.
     "<[0-9]{1,3}>",
+    rf"{_PRIORITY}[^ :\[\]]+\[[0-9]+\]: ",
     # Kubernetes (CRI): `2026-11-29T21:00:00.123456789Z stdout F `. `P` is a part of a line, which is not readable.
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[^ ]+ std(?:out|err) F ",
     # kubectl logs --prefix, docker compose logs, and either with --timestamps.

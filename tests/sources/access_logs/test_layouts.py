@@ -96,6 +96,9 @@ def test_lines_of_json_may_differ_in_their_keys():
     lines = [json.dumps(without_server | {"DownstreamStatus": 404}), TRAEFIK_JSON]
     layout = find_layout(lines, "access.log")
     assert [read_line(layout, line)["server"] for line in lines] == ["", "10.1.0.2:80"]
+    without_server = json.dumps({key: value for key, value in json.loads(CADDY).items() if key != "upstream"})
+    for lines in ([without_server, CADDY], [CADDY, without_server]):
+        assert len(find_layout(lines, "access.log").fields) == len(find_layout([CADDY], "access.log").fields)
     by_others = {"time_local": "2026-11-29T21:00:00+00:00", "request": "GET /a HTTP/1.1", "status": "200"}
     by_others |= {"request_time": "0.012", "upstream_addr": "10.1.0.2:80", "upstream_status": "200"}
     layout = find_layout([json.dumps(by_others)], "access.log")
@@ -138,6 +141,7 @@ WRAPPED = {
     "rsyslog": "2026-11-29T21:00:00.123456+00:00 lb1 haproxy[1423]: " + HTTP,
     "RFC 5424": '<134>1 2026-11-29T21:00:00Z lb1 haproxy 1423 - [x y="1"] ' + HTTP,
     "a priority": "<134>" + HTTP,
+    "the name of the program": "haproxy[1423]: " + HTTP,
     "docker compose with times": "haproxy-1         | 2026-11-29T21:00:00.123456789Z " + HTTP,
     "Kubernetes": "2026-11-29T21:00:00.123456789Z stdout F " + HTTP,
     "docker compose": "haproxy-1  | " + HTTP,
@@ -285,8 +289,10 @@ def test_the_advice_of_each_router_is_a_format_that_is_read():
         envoy: '[2026-11-29T21:00:00.310Z] "GET /a HTTP/2" 200 - 120 12 2 0 "10.1.0.2:80" cart',
     }
     for text, line in lines.items():
-        row = read_line(find_layout([line], "access.log", log_format=text), line)
+        layout = find_layout([line], "access.log", log_format=text)
+        row = read_line(layout, line)
         assert (row["target"], row["status"]) == ("/a", "200")
+        assert find_layout([line], "access.log") == layout  # recognised without its text
 
 
 def test_the_page_has_the_advice_of_errors():

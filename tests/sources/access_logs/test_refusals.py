@@ -112,6 +112,8 @@ def test_a_log_format_that_the_shell_emptied():
     with pytest.raises(InputError, match="--log-format has no variable") as caught:
         find_layout([HTTP], "access.log", log_format='-  [] ""')
     assert "single quotes" in caught.value.hint
+    with pytest.raises(InputError, match="--log-format is not UTF-8"):
+        find_layout([HTTP], "access.log", log_format="$status \udcff")
     with pytest.raises(InputError, match="begins like JSON, but is none"):
         find_layout([HTTP], "access.log", log_format='{"a":"$status"')
 
@@ -132,6 +134,13 @@ def test_secrets_and_control_characters_are_not_shown():
     assert "aHVzaA" not in shown
     assert shown.isprintable()
     assert len(shown) <= 201
+
+
+def test_keys_of_a_file_are_shown_without_control_characters():
+    for columns in ({}, {"status": "a", "time": "nope:ms"}):
+        with pytest.raises(InputError) as caught:
+            find_layout(['{"a": 1, "\\u001b[31m": 2}'], "access.log", columns=columns)
+        assert "\\x1b[31m" in caught.value.hint
 
 
 def test_long_and_deep_lines_take_no_time():
