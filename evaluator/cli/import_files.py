@@ -167,13 +167,9 @@ def command(
         raise UsageError("options about outcomes need --outcomes FILE, or --arm-outcomes NAME=FILE for each arm")
     paths, patterns = files.list_paths(), files.list_patterns()
     has_requests, has_access_logs = bool(paths or patterns), access_logs.has_files()
-    if has_requests and has_access_logs:
-        raise UsageError(
-            "--access-log excludes --baseline, --canary and --arm",
-            hint="import them one after another: an access log has the requests of all arms",
-        )
-    if not has_requests and (files_are or ((start or end) and not has_access_logs)):
-        raise UsageError("--files-are, --from and --to need request files: --baseline FILE and --canary FILE")
+    _check_together(
+        files_are, has_requests=has_requests, has_access_logs=has_access_logs, has_period=bool(start or end)
+    )
     policy = session.load_policy(release, service=subject.service)
     if has_access_logs:
         log_plan = _plan_access_logs(policy, access_logs, format_name, columns, subject.service, start, end,
@@ -201,6 +197,17 @@ def command(
             session.say(hint)
     session.say(f"next: `{policy.command(release)}`")
     return 0
+
+
+def _check_together(files_are: FilesAre | None, *, has_requests: bool, has_access_logs: bool, has_period: bool) -> None:
+    """Raise UsageError for request files together with access logs, and for options of files that are not given."""
+    if has_requests and has_access_logs:
+        raise UsageError(
+            "--access-log excludes --baseline, --canary and --arm",
+            hint="import them one after another: an access log has the requests of all arms",
+        )
+    if not has_requests and (files_are or (has_period and not has_access_logs)):
+        raise UsageError("--files-are, --from and --to need request files: --baseline FILE and --canary FILE")
 
 
 def _list_values_by_arm(
