@@ -158,13 +158,7 @@ def command(
     arm_outcomes = _list_values_by_arm((), (), outcome_files.arm_outcomes, "--arm-outcomes")
     arm_patterns = _list_values_by_arm((), (), outcome_files.arm_outcomes_glob, "--arm-outcomes-glob")
     has_outcomes = outcome_files != OutcomeFiles()
-    if (arm_outcomes or arm_patterns) and (outcome_files.outcomes or outcome_files.outcomes_glob):
-        raise UsageError(
-            "--outcomes and --arm-outcomes exclude each other",
-            hint="give all files with --arm-outcomes NAME=FILE, or all with --outcomes, if a column has the arm",
-        )
-    if not has_outcomes and (outcomes_query or outcome_options != OutcomeOptions()):
-        raise UsageError("options about outcomes need --outcomes FILE, or --arm-outcomes NAME=FILE for each arm")
+    _check_outcome_options(outcome_files, has_options=bool(outcomes_query) or outcome_options != OutcomeOptions())
     paths, patterns = files.list_paths(), files.list_patterns()
     has_requests, has_access_logs = bool(paths or patterns), access_logs.has_files()
     _check_together(
@@ -197,6 +191,17 @@ def command(
             session.say(hint)
     session.say(f"next: `{policy.command(release)}`")
     return 0
+
+
+def _check_outcome_options(files: OutcomeFiles, *, has_options: bool) -> None:
+    """Raise UsageError for files of outcomes that exclude each other, and for options of outcomes without a file."""
+    if (files.arm_outcomes or files.arm_outcomes_glob) and (files.outcomes or files.outcomes_glob):
+        raise UsageError(
+            "--outcomes and --arm-outcomes exclude each other",
+            hint="give all files with --arm-outcomes NAME=FILE, or all with --outcomes, if a column has the arm",
+        )
+    if has_options and files == OutcomeFiles():
+        raise UsageError("options about outcomes need --outcomes FILE, or --arm-outcomes NAME=FILE for each arm")
 
 
 def _check_together(files_are: FilesAre | None, *, has_requests: bool, has_access_logs: bool, has_period: bool) -> None:
