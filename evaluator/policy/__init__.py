@@ -214,7 +214,9 @@ def _to_policy(file: PolicyFile, origin: str) -> Policy:
         instance_header=file.instances.header,
         services=tuple(services),
         prometheus=file.sources.prometheus if file.sources else None,
-        promotion=to_rules(file.hooks, file.approvals, file.roles, sensitive=file.sensitive),
+        promotion=to_rules(
+            file.hooks, file.approvals, file.roles, sensitive=file.sensitive, journal=file.journal or ""
+        ),
         afterwards={key: value for key, value in settings.items() if key in PROMOTION_SECTIONS},
     )
 
