@@ -50,7 +50,8 @@ FILES: Mapping[str, str] = {
     "haproxy.log": """
         strftime(began, '%b %d %H:%M:%S') || ' lb1 haproxy[812]: 10.1.' || k % 200 || '.7:' || 30000 + k % 9999
         || ' [' || strftime(began, '%d/%b/%Y:%H:%M:%S.%g') || '] web~ shop/' || arm || number || ' 0/0/1/' || ms || '/'
-        || ms + 1 || ' ' || status || ' ' || 300 + k % 5000 || ' - - ---- 91/90/3/1/0 0/0 "GET ' || path || ' HTTP/1.1"'""",
+        || ms + 1 || ' ' || status || ' ' || 300 + k % 5000 || ' - - ---- 9/9/3/1/0 0/0 "GET '
+        || path || ' HTTP/1.1"'""",
     "nginx.log": """
         '10.1.' || k % 200 || '.7 - - [' || strftime(began, '%d/%b/%Y:%H:%M:%S +0000') || '] "GET ' || path
         || ' HTTP/1.1" ' || status || ' ' || 300 + k % 5000 || ' "https://shop.example.com/" "Mozilla/5.0 (X11; Linux '

@@ -9,9 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 
+from evaluator.errors import UsageError
 from evaluator.records import (
     LeftOut,
     LeftOutKind,
@@ -105,7 +107,13 @@ class LogReader:
         self._is_outside = f"({' OR '.join(tests)})" if tests else "false"
         self._opening = open_engine()
         self._engine: Engine = self._opening.__enter__()
-        self._engine.execute(f"SET TimeZone = {quote(options.time_zone)}")
+        try:
+            self._engine.execute(f"SET TimeZone = {quote(options.time_zone)}")
+        except duckdb.Error as error:
+            self._opening.__exit__(None, None, None)
+            raise UsageError(
+                f"the time zone '{options.time_zone}' is not known", hint="give a name such as Europe/Berlin"
+            ) from error
         if threads is not None:
             self._engine.execute(f"SET threads = {threads}")
 

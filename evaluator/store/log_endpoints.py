@@ -71,9 +71,10 @@ def write_endpoint(method: str, path: str, rules: Sequence[EndpointRule]) -> str
     """
     for rule in rules:
         path = f"regexp_replace({path}, {quote(rule.pattern)}, {quote(rule.replacement)}, 'g')"
+    path = f"CASE WHEN contains({path}, '//') THEN regexp_replace({path}, '//+', '/', 'g') ELSE {path} END"
     # Slashes are doubled, so that each segment has two of its own, and neighbours can both match. The last slash, which
     # is added, is taken away again.
     doubled = f"'/' || replace(ltrim({path}, '/'), '/', '//') || '/'"
     without_hashes = f"regexp_replace({doubled}, {quote(_HASH_IN_ASSET)}, '\\1{MARK}\\2', 'g')"
     replaced = f"regexp_replace({without_hashes}, {quote(_IDENTIFIER)}, '/{MARK}\\1/', 'g')"
-    return f"{method} || ' ' || replace(replace(left({replaced}, -1), '//', '/'), '//', '/')"
+    return f"{method} || ' ' || replace(left({replaced}, -1), '//', '/')"

@@ -126,7 +126,7 @@ def _convert_file(
         counts = read.counts
         if read.bad_line is not None and chunk.is_cut:
             hole = f"{file.path} ends in the middle of a line"
-            counts = LogCounts(router=RouterFacts(holes=(hole,)))
+            counts = LogCounts(router=RouterFacts(holes=(hole,), unread_s=0.0))  # one request at the end
         elif read.bad_line is not None and not plan.skip_bad_rows:
             raise _refuse_line(file, chunk, read.bad_line, sum_counts([*parts, counts]), describe)
         paths.append(path)
@@ -321,11 +321,7 @@ def _make_run(release: Release, group: str, plan: LogPlan, logs: Sequence[_Conve
     """Make the run of the files, with what is known of it."""
     first = min(log.first_request for log in logs if log.first_request is not None)
     last = max(log.last_request for log in logs if log.last_request is not None)
-    router = counts.router
-    unread = counts.read.get("", 0)
-    if unread:
-        hole = f"{unread:,} of {count_of(counts.lines, 'line')} could not be read, so it is not known whose they are"
-        router = dataclasses.replace(router, holes=(*router.holes, hole))
+    router = sum_counts([counts, _describe_unread(plan, counts, (last - first).total_seconds())]).router
     return Run(
         id=group,
         release=release.id,
@@ -346,6 +342,24 @@ def _make_run(release: Release, group: str, plan: LogPlan, logs: Sequence[_Conve
         service=plan.options.service,
         shares=plan.shares,
     )
+
+
+_MOST_UNREAD = 0.01
+"""Largest share of the requests of an arm that lines that cannot be read may be."""
+
+
+def _describe_unread(plan: LogPlan, counts: LogCounts, seconds: float) -> LogCounts:
+    """Name the lines that could not be read, if there are any, as a hole of the log; its arm is not known.
+
+    Its time is the share that they would be of the arm with the fewest requests, of the `seconds` of the log. Above
+    1 % it is unknown, because they could hide what would change the verdict.
+    """
+    unread = counts.read.get("", 0)
+    if not unread:
+        return LogCounts()
+    share = unread / max(min(counts.read.get(arm, 0) for arm in plan.options.arms), 1)
+    hole = f"{unread:,} of {count_of(counts.lines, 'line')} could not be read, so it is not known whose they are"
+    return LogCounts(router=RouterFacts(holes=(hole,), unread_s=share * seconds if share <= _MOST_UNREAD else None))
 
 
 def _write_run(

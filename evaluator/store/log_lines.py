@@ -163,7 +163,7 @@ def _write_values(layout: LogLayout, fields: Mapping[LogColumn, LogField], optio
             number, {is_matched} AS is_matched, {is_other} AS is_other, {request} AS request,
             {moment_sql} AS moment,
             TRY_CAST(time_text AS DOUBLE) * {factor} / {divisor} AS raw_ms, time_text,
-            nullif(greatest({status}, 0), 0) AS status, status_text, {status} IS NULL AS has_no_status,
+            {status} AS raw_status, nullif(greatest(raw_status, 0), 0) AS status, status_text,
             TRY_CAST(bytes_text AS BIGINT) AS bytes, {server} AS server_text, backend_text, arm_text,
             {lists}, attempt_statuses_text, retries_text, nullif(termination_text, '') AS termination,
             nullif(nullif(grpc_status_text, ''), '-') AS grpc_status, lower(upgrade_text) AS upgrade
@@ -215,14 +215,15 @@ def _write_outcomes(layout: LogLayout, fields: Mapping[LogColumn, LogField], opt
                 WHEN grpc_fails THEN 'grpc-status ' || left(grpc_status, 20)
                 WHEN status IS NULL THEN 'no answer'
             END AS exception,
-            grpc_status IS NULL AND status = 200 AND upper(request.method) = 'POST' AND {_IS_GRPC_PATH} AS grpc_unread
+            CASE WHEN grpc_status IS NULL AND status = 200 AND upper(request.method) = 'POST' THEN {_IS_GRPC_PATH}
+                ELSE false END AS grpc_unread
         FROM (
             SELECT
                 *, {ms} AS ms, {named} AS named,
                 {write_status_test("status", options)} AS status_fails,
                 coalesce({write_status_test(_LAST_ATTEMPT, options)}, false) AS attempt_fails,
                 coalesce({_matches("termination", layout.failed_terminations)}, false) AS term_fails,
-                coalesce(status IN ({", ".join(map(str, layout.abort_statuses)) or "NULL"}), false)
+                coalesce(raw_status IN ({", ".join(map(str, layout.abort_statuses)) or "NULL"}), false)
                     OR coalesce({_matches("termination", layout.abort_terminations)}, false) AS client_left,
                 coalesce(lower(grpc_status) NOT IN ('0', 'ok'), false) AS grpc_fails
             FROM (
@@ -233,7 +234,7 @@ def _write_outcomes(layout: LogLayout, fields: Mapping[LogColumn, LogField], opt
 _IS_GRPC_PATH = r"regexp_full_match(request.target, '(https?://[^/]*)?/[A-Za-z_]\w*(\.[A-Za-z_]\w*)+/[A-Za-z_]\w*')"
 """Condition that a path is that of a method of gRPC: a service in a package, and a method."""
 
-_LAST_ATTEMPT = "TRY_CAST(regexp_extract(attempt_statuses_text, '(\\d{3})$', 1) AS SMALLINT)"
+_LAST_ATTEMPT = "TRY_CAST(right(attempt_statuses_text, 3) AS SMALLINT)"
 """Status of the last attempt; NULL if the log has none."""
 
 
@@ -306,6 +307,6 @@ def _express_problem(latest: datetime) -> str:
             WHEN NOT is_matched THEN 'format'
             WHEN ts IS NULL OR ts < TIMESTAMPTZ '1980-01-01 00:00:00+00' THEN 'time'
             WHEN ended > TIMESTAMPTZ '{latest.isoformat()}' THEN 'future'
-            WHEN has_no_status AND status_text NOT IN ('', '-') OR status > 999 THEN 'status'
+            WHEN raw_status IS NULL AND status_text NOT IN ('', '-') OR status > 999 THEN 'status'
             WHEN ms IS NULL AND NOT (failed OR is_abort OR is_stream OR server IS NULL) THEN 'response_time'
         END"""

@@ -86,6 +86,20 @@ def test_aborts_and_streams_are_left_out_by_name():
     assert read([write_nginx(status="499", statuses="-")], NGINX).counts.left_out[0].kind is LeftOutKind.CLIENT_ABORT
 
 
+def test_what_is_an_abort_and_a_failure_is_a_failure():
+    layout = replace(HAPROXY, abort_terminations="[Cc].", failed_terminations="C[DQ]")
+    batch = read([write_haproxy("c1", ended="CD"), write_haproxy("c1", ended="CH")], layout)
+    assert batch.rows["exception"].to_pylist() == ["termination CD"]
+    assert batch.counts.left_out == (LeftOut("canary", LeftOutKind.CLIENT_ABORT, 1),)
+
+
+def test_a_status_of_zero_may_say_that_the_client_left():
+    line = b'{"at": "2025-11-29T10:00:00Z", "status": 0, "took": 9.5, "version": "1.0"}'
+    assert read([line], JSON, ARM_OPTIONS).rows["exception"].to_pylist() == ["no answer"]
+    batch = read([line], replace(JSON, abort_statuses=(499, 0)), ARM_OPTIONS)
+    assert batch.counts.left_out == (LeftOut("baseline", LeftOutKind.CLIENT_ABORT, 1),)
+
+
 def test_a_failed_websocket_is_a_request():
     line = b'{"at": "2025-11-29T10:00:00Z", "status": %d, "took": 9.5, "version": "1.0", "upgrade": "websocket"}'
     assert read([line % 502], JSON, ARM_OPTIONS).rows["failed"].to_pylist() == [True]
@@ -323,6 +337,8 @@ def test_options_that_fit_no_line_are_refused():
         read([], options=replace(OPTIONS, arms={}))
     with pytest.raises(InputError, match="do not have the column 'arm'"):
         read([], options=replace(OPTIONS, arm_from="arm"))
+    with pytest.raises(UsageError, match="time zone 'Mars/Olympus' is not known"):
+        read([], options=replace(OPTIONS, time_zone="Mars/Olympus"))
     with pytest.raises(UsageError, match="'abc' is no status"):
         read([], options=replace(OPTIONS, failures=("abc",)))
 
