@@ -117,7 +117,9 @@ def simulate_live(
     return replace(cells, runs=(name,)), Run(id=name, shares=shares, landed=int(cells.moments.n.sum()), **fields)
 
 
-def assess_live(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook = RULEBOOK, load: Cells | None = None) -> Evidence:
+def assess_live(
+    cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook = RULEBOOK, load: Cells | None = None
+) -> Evidence:
     """Assess production requests, together with those of a load if there are any."""
     data = ReleaseData((), no_cells(cells), live_runs=runs, live_cells=cells)
     if load is not None:
@@ -125,7 +127,9 @@ def assess_live(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook = RULEBO
     return assess_release(data, rulebook, "cart@2").evidence
 
 
-def judge_live(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook = RULEBOOK, load: Cells | None = None) -> Judgement:
+def judge_live(
+    cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook = RULEBOOK, load: Cells | None = None
+) -> Judgement:
     return judge_evidence(assess_live(cells, runs, rulebook, load), rulebook, "cart@2")
 
 

@@ -123,7 +123,9 @@ def test_a_go_of_a_step_alone_promotes_nothing(call, folder):
     store = Store.open(folder / "evaluator.duckdb")
     verdict = read_stored(store.control.verdicts("cart@2")[-1])
     assert find_judged(store, "cart@2", verdict.data_hash) is not None
-    unmet = {condition.otherwise for condition in list_conditions(store, load_policy(None), verdict) if not condition.met}
+    unmet = {
+        condition.otherwise for condition in list_conditions(store, load_policy(None), verdict) if not condition.met
+    }
     assert "the verdict is on step 20% alone (--step)" in unmet
 
 
@@ -136,9 +138,13 @@ def test_a_go_of_the_newest_step_is_on_the_release(tmp_path, monkeypatch, capfd)
     capfd.readouterr()
     store = Store.open(tmp_path / "evaluator.duckdb")
     verdict = read_stored(store.control.verdicts("cart@2")[-1])
-    unmet = {condition.otherwise for condition in list_conditions(store, load_policy(None), verdict) if not condition.met}
+    unmet = {
+        condition.otherwise for condition in list_conditions(store, load_policy(None), verdict) if not condition.met
+    }
     land_step(store, "100%", canary=0.5, hour=2)
-    later = {condition.otherwise for condition in list_conditions(store, load_policy(None), verdict) if not condition.met}
+    later = {
+        condition.otherwise for condition in list_conditions(store, load_policy(None), verdict) if not condition.met
+    }
     assert (verdict.step, verdict.only_step) == ("50%", False)
     assert unmet == {"the policy names no hooks that promote"}
     assert "its data have changed, or there are newer data" in later

@@ -11,6 +11,7 @@ from evaluator.health.per_instance_load import MOST
 from evaluator.records import InstancePrior, Level, MetricStatus, Monitoring, RunFacts, VerdictWord
 from evaluator.simulate import Change, simulate_cells
 
+SAME = (Change(),)
 SLOW = (Change(latency=0.3),)
 FAILING = (Change(failures_added=0.05),)
 UNEVEN = {"split": (0.1,), "instances": (4, 4)}
@@ -24,7 +25,7 @@ def find(cells, runs, rulebook=RULEBOOK):
     return [f for f in assess_live(cells, runs, rulebook).findings if f.check == "per_instance_load"]
 
 
-def uneven(changes=(Change(),), **more):
+def uneven(changes=SAME, **more):
     return simulate_live(replace(LIVE, changes=changes, **UNEVEN, **more), shares=SHARES)
 
 
@@ -75,7 +76,9 @@ def test_a_share_that_fits_the_instances_decides():
     assert judge_live(cells, (run,)).word is VerdictWord.NO_GO
 
 
-@pytest.mark.parametrize(("split", "level"), [(0.5, Level.OK), (0.42, Level.OK), (0.35, Level.WARN), (0.65, Level.WARN)])
+@pytest.mark.parametrize(
+    ("split", "level"), [(0.5, Level.OK), (0.42, Level.OK), (0.35, Level.WARN), (0.65, Level.WARN)]
+)
 def test_the_ratio_from_which_times_are_not_compared(split, level):
     """1.5 is a share of 40 % or 60 % for as many instances."""
     cells, run = simulate_live(replace(LIVE, split=(split,)), shares={"baseline": 1 - split, "canary": split})
@@ -92,9 +95,7 @@ def test_instances_that_were_replaced_do_not_count_twice():
 
 
 def test_declared_instances_count_where_the_log_names_one():
-    cells, run = simulate_live(
-        replace(LIVE, split=(0.2,), instances=(1, 1)), shares={"baseline": 0.8, "canary": 0.2}
-    )
+    cells, run = simulate_live(replace(LIVE, split=(0.2,), instances=(1, 1)), shares={"baseline": 0.8, "canary": 0.2})
     assert find(cells, (run,))[0].level is Level.WARN
     rulebook = replace(RULEBOOK, prior=InstancePrior(baseline=4, canary=1))
     assert find(cells, (run,), rulebook)[0].level is Level.OK
@@ -103,7 +104,7 @@ def test_declared_instances_count_where_the_log_names_one():
 # ------------------------------------------------------------------ loads with users of each arm
 
 
-def loaded(users, instances, changes=(Change(),)):
+def loaded(users, instances, changes=SAME):
     cells = simulate_cells(replace(LIVE, instances=instances, users=20, changes=changes), 3)
     facts = RunFacts(users=users)
     return cells, replace(RUN, id=cells.runs[0], source="locust", facts=facts)
