@@ -1,4 +1,4 @@
-"""Memory and time of hostile or careless inputs: names that differ in each request, and lines without an end.
+"""Memory and time of hostile or careless inputs: names that differ in each request, lines without an end, bombs.
 
 Each command runs in its own process. Exits with 1 if one takes more memory than is promised.
 
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 MOST_MB_NAMES = 1000
 MOST_MB_LINES = 500
 START_US = 1_780_000_000_000_000
+OUTCOMES = b"user_id,variant,bought\n"
 HEADER = b"ts,endpoint,response_time_ms,failed\n"
 MIB = b"a" * (1 << 20)
 
@@ -48,6 +49,34 @@ def main() -> None:
 
 def write_inputs(folder: Path) -> Iterable[tuple[str, list[str], int]]:
     """Write one input after another; yields its name, the arguments of `import`, and the most memory (MB)."""
+    yield from write_many_names(folder)
+    row, unit = b"1780000000,GET /a,5,false\n", b"u1,control,1\n"
+    for name, option, start, ending in (
+        ("2 GB as the header", "--baseline", b"", "csv"),
+        ("2 GB as a row", "--baseline", HEADER + row, "csv"),
+        ("2 GB in a quote", "--baseline", HEADER + row * 200 + b'1780000000,"', "csv"),
+        ("2 GB as a number of k6", "--baseline", b'{"metric":"http_req_duration","data":{"value":1', "json"),
+        ("2 GB as an attribute of XML", "--baseline", b'<testResults version="1.2"><sample t="5" lb="', "xml"),
+        ("2 GB as the header of outcomes", "--outcomes", b"", "csv"),
+        ("2 GB as a row of outcomes", "--outcomes", OUTCOMES + unit, "csv"),
+        ("2 GB in a quote of outcomes", "--outcomes", OUTCOMES + unit * 50_000 + b'"', "csv"),
+    ):
+        path = folder / f"line.{ending}.gz"
+        with gzip.open(path, "wb", compresslevel=6) as file:
+            file.write(start)
+            for _ in range(2048):
+                file.write(MIB)
+        yield name, [option, str(path)], MOST_MB_LINES
+    path = folder / "bomb.arrow"
+    table = pa.table({"ts": pa.array(np.zeros(1 << 28, np.int64))})
+    with pa.ipc.new_stream(path, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_table(table)
+    del table
+    yield "2 GB in a batch of Arrow", ["--baseline", str(path)], MOST_MB_LINES
+
+
+def write_many_names(folder: Path) -> Iterable[tuple[str, list[str], int]]:
+    """Write files with very many names; yields the same as `write_inputs`."""
     for name, rows, endpoints, instances in (
         ("60,000 endpoints", 240_000, 60_000, 3),
         ("60,000 instances", 240_000, 5, 60_000),
@@ -58,20 +87,6 @@ def write_inputs(folder: Path) -> Iterable[tuple[str, list[str], int]]:
         for seed, path in enumerate(paths):
             write_requests(path, rows, endpoints, instances, seed)
         yield name, ["--baseline", str(paths[0]), "--canary", str(paths[1])], MOST_MB_NAMES
-    row = b"1780000000,GET /a,5,false\n"
-    for name, start, ending in (
-        ("2 GB as the header", b"", "csv"),
-        ("2 GB as a row", HEADER + row, "csv"),
-        ("2 GB in a quote", HEADER + row * 200 + b'1780000000,"', "csv"),
-        ("2 GB as a number of k6", b'{"metric":"http_req_duration","type":"Point","data":{"value":1', "json"),
-        ("2 GB as an attribute of XML", b'<testResults version="1.2"><sample t="5" lb="', "xml"),
-    ):
-        path = folder / f"line.{ending}.gz"
-        with gzip.open(path, "wb", compresslevel=6) as file:
-            file.write(start)
-            for _ in range(2048):
-                file.write(MIB)
-        yield name, ["--baseline", str(path)], MOST_MB_LINES
 
 
 def write_requests(path: Path, rows: int, endpoints: int, instances: int, seed: int) -> None:

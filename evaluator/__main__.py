@@ -49,7 +49,7 @@ class _Interrupts:
 
 def run(args: Sequence[str], *, listen: bool = False) -> int:
     """Run a command line and return its exit code. Raises nothing. `listen`: handle Ctrl-C, in the main thread only."""
-    session, interrupts = Session(), _Interrupts()
+    session, interrupts = Session(typed=tuple(args)), _Interrupts()
     try:
         if listen:
             interrupts.listen()

@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 _CHUNK_BYTES = 1 << 20
-_UNPACKED_WITHOUT_TEST = 256 << 20
+_MOST_CHUNKS_OF_LINE = 16
+"""A text with more chunks in a row without the end of a line is refused."""
+UNPACKED_WITHOUT_TEST = 256 << 20
 """Bytes that any packed file may have when it is unpacked."""
-_LARGEST_RATIO = 250
+LARGEST_RATIO = 250
 """Longer ones may have at most this many times their packed bytes; logs of requests have 5 to 50 times."""
 _XZ_MEMORY = 256 << 20
 """Bytes of memory that a file of xz may need to be unpacked; the strongest level of `xz` needs 65 MB."""
@@ -216,9 +218,9 @@ class _Unpacked(io.RawIOBase):
             raise self._explain(error) from error
         view[: len(chunk)] = chunk
         self._unpacked_bytes += len(chunk)
-        if self._unpacked_bytes > max(_UNPACKED_WITHOUT_TEST, _LARGEST_RATIO * self._packed_bytes):
+        if self._unpacked_bytes > max(UNPACKED_WITHOUT_TEST, LARGEST_RATIO * self._packed_bytes):
             raise InputError(
-                f"{self._path} unpacks to more than {_LARGEST_RATIO} times its size, which no file of requests does",
+                f"{self._path} unpacks to more than {LARGEST_RATIO} times its size, which no file of requests does",
                 hint="look what it holds; if it is what it should be, unpack it and give that file",
             )
         return len(chunk)
@@ -340,6 +342,24 @@ class _Recoded(io.RawIOBase):
         view[:count] = self._unread[:count]
         self._unread = self._unread[count:]
         return count
+
+
+def refuse_long_lines(path: Path) -> None:
+    """Refuse a text with a line of more than 16 MB, which DuckDB would leave out without a word.
+
+    The text is read to its end. Raises InputError, also for a packed file that is damaged.
+    """
+    lines, chunks_without_end = 0, 0
+    with open_utf8(path) as opened:
+        while chunk := opened.read(_CHUNK_BYTES):
+            has_end = b"\n" in chunk or b"\r" in chunk
+            lines += chunk.count(b"\n")
+            chunks_without_end = 0 if has_end else chunks_without_end + 1
+            if chunks_without_end > _MOST_CHUNKS_OF_LINE:
+                raise InputError(
+                    f"{path}:{lines + 1} is longer than {_MOST_CHUNKS_OF_LINE * _CHUNK_BYTES >> 20} MB",
+                    hint="write each row on a line of its own",
+                )
 
 
 def find_line(path: Path, delimiter: str, record: int) -> int:

@@ -153,6 +153,10 @@ backend first
   balance first
   server baseline 127.0.0.1:{baseline}
   server canary 127.0.0.1:{canary}
+backend standby
+  balance roundrobin
+  server baseline 127.0.0.1:{baseline}
+  server canary 127.0.0.1:{canary} backup
 backend checked
   balance roundrobin
   server baseline 127.0.0.1:{baseline} weight 90 check inter 50ms

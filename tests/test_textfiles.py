@@ -128,7 +128,7 @@ def test_files_of_macos_in_zip_are_ignored(write):
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
 def test_a_bomb_ends(write, monkeypatch, pack):
-    monkeypatch.setattr(textfiles, "_UNPACKED_WITHOUT_TEST", 1 << 16)
+    monkeypatch.setattr(textfiles, "UNPACKED_WITHOUT_TEST", 1 << 16)
     with pytest.raises(InputError, match="unpacks to more than 250 times its size"):
         read(write(pack(b"\n" * (4 << 20))))
 

@@ -73,6 +73,8 @@ class Session:
     """`--store` and `--policy` with their values, if they are on the command line: printed commands repeat them."""
     is_sensitive: bool | None = None
     """Whether a policy that applies here says `sensitive: true`; `None`: no policy was read yet."""
+    typed: tuple[str, ...] = ()
+    """The words of the command line after `evaluator`."""
 
     def open_store(self, *, create: bool = False, adopt: bool = False) -> Store:
         """Open the store; a missing one is made with `create`, or if requests were recorded next to it by hand.

@@ -49,7 +49,7 @@ def _add_request(description: str, intent: Intent) -> str:
 
 def _list_steps(session: Session, store: Store, intent: Intent) -> list[str]:
     """List what an intent would do, hook by hook, or why it cannot be executed as it was requested."""
-    from evaluator.intents import find_latest, plan_action, preview_intent
+    from evaluator.intents import find_latest, plan_action, preview_intent, read_hook_release
 
     try:
         policy = session.load_policy(intent.release)
@@ -58,7 +58,8 @@ def _list_steps(session: Session, store: Store, intent: Intent) -> list[str]:
         return [f"  its hooks cannot be shown: {plain_text(error.message)}"]
     if intent.hooks_hash != policy.promotion.hash:
         return ["  the policy's hooks or approvals have changed since: it will be refused, request it again"]
-    release, verdict = store.control.release(intent.release), find_latest(store, intent.release)
+    release = read_hook_release(store, intent.release, intent.action, intent.verdict_hash, intent.undoes)
+    verdict = find_latest(store, intent.release)
     return describe_steps(preview_intent(planned, intent, release, verdict))
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from types import FrameType
 from typing import Any, cast
 
 import click
 
 from evaluator.cli import Session, emit
+from evaluator.cli.completing import completing_hooks
 from evaluator.cli.promote import describe_intents, execute_or_wait
 from evaluator.cli.terminal import write_time
-from evaluator.errors import HookError
+from evaluator.errors import EvaluatorError, HookError, PolicyError
 from evaluator.reports import plain_text
 
 
@@ -26,38 +26,43 @@ def command() -> None:
 @click.argument("event", metavar="[EVENT]", required=False)
 @click.pass_obj
 def test(session: Session, event: str | None) -> int:
-    """Check whether each hook could be executed; nothing is changed. EVENT: promote, hold, rollback or announce."""
-    from evaluator.errors import UnknownName
+    """Check whether each hook could be executed; nothing is changed. EVENT: promote, hold, rollback or announce.
+
+    Exit code 4: a hook could not be executed; 2: the options of one cannot be read, and all others could be executed.
+    """
     from evaluator.hooks import check_hook, make_step
-    from evaluator.policy.selection import list_policies
+    from evaluator.policy.hook_entries import list_hooks
     from evaluator.records.intents import UNDO
 
-    labelled_entries = []  # label, event, hook
-    for service, policy in list_policies(session.find_policy()).items():
-        entries_of_event = policy.promotion.hooks
-        if event is not None and event not in entries_of_event:
-            raise UnknownName("event", event, entries_of_event)
-        origin = f"{policy.origin}: " if service else ""  # named if each service has its own policy
-        for event_name, entries in entries_of_event.items():
-            if event in (None, event_name):
-                # An entry `undo` is no hook: it takes back what the hooks of promotions changed.
-                labelled_entries += [
-                    (f"{origin}{event_name}", event_name, entry) for entry in entries if entry.kind != UNDO
-                ]
-    if not labelled_entries:
+    # An entry `undo` is no hook: it takes back what the hooks of promotions changed.
+    listed = [hook for hook in list_hooks(session.find_policy(), event) if not hook.entry or hook.entry.kind != UNDO]
+    if not listed:
         session.say("the policy names no hooks" + (f" for {event}" if event else ""))
-    failed_count = 0
-    for label, event_name, entry in labelled_entries:
-        step = make_step(entry.kind, entry.options)
-        outcome = check_hook(step, cast("Any", event_name))  # one of the actions that a hook knows
-        mark = "ok"
-        if outcome.state != "acknowledged":
-            failed_count += 1
-            mark = "FAILED"
-        emit(f"{mark:6}  {label}: {plain_text(step.hook.describe())}\n        {plain_text(outcome.did)}")
-    if failed_count:
-        message = f"{failed_count} of {len(labelled_entries)} hooks could not be executed"
-        raise HookError(message, hint="the cause of each is above")
+    exit_code = failed_count = 0
+    for hook in listed:
+        mark, description = "FAILED", "its options cannot be read" if hook.event else "it cannot be used"
+        try:
+            if hook.entry is None:
+                raise PolicyError(hook.mistakes)
+            step = make_step(hook.entry.kind, hook.entry.options)
+            description = plain_text(step.hook.describe())
+            outcome = check_hook(step, cast("Any", hook.event))  # one of the actions that a hook knows
+            if outcome.state != "acknowledged":
+                raise HookError(outcome.did)
+            mark, result = "ok", outcome.did
+        except EvaluatorError as error:
+            result = f"{error.message} ({error.hint})" if error.hint else error.message
+            exit_code = max(exit_code, error.exit_code)
+            failed_count += bool(hook.event)
+        lines = [f"        {plain_text(line)}" for line in result.splitlines()]
+        emit("\n".join([f"{mark:6}  {hook.label}: {description}", *lines]))
+    if exit_code:
+        hook_count = sum(bool(hook.event) for hook in listed)
+        message = f"{failed_count} of {hook_count} hooks could not be executed"
+        if not failed_count:
+            message = "the policy has mistakes, so no hook of it is executed"
+        error_class = PolicyError if exit_code == PolicyError.exit_code else HookError
+        raise error_class(message, hint="the cause of each is above")
     return 0
 
 
@@ -143,17 +148,13 @@ def worker(session: Session, once: bool) -> int:
 
     store = session.open_store()
     list_policies(session.find_policy())  # a mistake in a policy is reported at the start
+    stop = threading.Event()
     if once:
-        executed = execute_waiting(store, session.load_policy, name_worker())
+        with completing_hooks(session, stop):
+            executed = execute_waiting(store, session.load_policy, name_worker(), stop=stop)
         emit("\n".join(describe_intents(store, executed)) or "no intent waits for execution")
         return 0
-    stop = threading.Event()
-
-    def stop_worker(_signal_number: int, _frame: FrameType | None) -> None:
-        """End the worker after the intent that it executes."""
-        stop.set()
-
-    signal.signal(signal.SIGTERM, stop_worker)  # completes the intent that is being executed
     session.say(f"{name_worker()} executes intents of {session.store_path}; Ctrl-C ends it")
-    run_worker(store, session.load_policy, stop, say=lambda text: emit(plain_text(text)))
-    return 0
+    with completing_hooks(session, stop) as received:
+        run_worker(store, session.load_policy, stop, say=lambda text: emit(plain_text(text)))
+    return 128 + signal.SIGINT if signal.SIGINT in received else 0  # as for any command that Ctrl-C ends

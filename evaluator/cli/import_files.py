@@ -77,7 +77,7 @@ FILE_OPTIONS = (
     show_default=True,
     metavar="FORMAT",
     help="auto, locust, jtl, jtl-transactions, k6, vegeta, gatling, hey, oha, pyperf, google-benchmark, csv, json, "
-    "parquet, or a source of another package.",
+    "parquet, arrow, or a source of another package.",
 )
 @click.option(
     "--column",
@@ -138,10 +138,10 @@ def command(
 
     A request row needs ts, endpoint, response_time_ms and failed; instance, response_bytes, status_code, exception and
     user_count are optional. UNIT is s, ms, us or ns for times (ts: also iso, or a format such as %d/%b/%Y:%H:%M:%S %z);
-    without it, response times have the unit of their type in Parquet, or that in which the name of the column ends
-    (took_ns), else ms. For failed it is failure (true is a failure), success (true is a success), status (0, and 400 or
-    more, is a failure) or text (any text is a failure). docs/formats.md lists for each format what is read, and what is
-    left out and named.
+    without it, response times have the unit of their type in Parquet and Arrow, or that in which the name of the column
+    ends (took_ns), else ms. For failed it is failure (true is a failure), success (true is a success), status (0, and
+    400 or more, is a failure) or text (any text is a failure). docs/formats.md lists for each format what is read, and
+    what is left out and named.
 
     Outcomes are compared by the metrics outcome_proportion, outcome_mean, outcome_ratio and outcome_quantile of the
     policy. Each unit (a user, a session) counts once, however many rows it has.
@@ -230,7 +230,7 @@ def _describe_time_columns(plan: LandingPlan) -> tuple[str, ...]:
     The unit may come from the name or the type of a column, or be the default: a wrong one is seen here.
     """
     columns = [column for file in plan.files for column in file.layout.columns if column.target == "response_time_ms"]
-    is_general = {file.layout.format for file in plan.files} <= {"csv", "json", "parquet"}
+    is_general = {file.layout.format for file in plan.files} <= {"csv", "json", "parquet", "arrow"}
     return tuple(
         dict.fromkeys(
             f"response times are read from the column '{' + '.join(column.sources)}' in "

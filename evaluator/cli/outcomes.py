@@ -31,7 +31,8 @@ OUTCOME_FILE_OPTIONS = (
         "--outcomes",
         metavar="FILE",
         multiple=True,
-        help="Outcomes of an A/B test: CSV or Parquet, a row per unit or event, columns for unit, arm and outcomes.",
+        help="Outcomes of an A/B test, as CSV, Parquet or Arrow: a row per unit or event, with columns for unit, arm "
+        "and outcomes.",
     ),
     click.option("--outcomes-glob", metavar="PATTERN", multiple=True, help="The same, in all files that match."),
     click.option(

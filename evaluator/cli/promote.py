@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,7 @@ import click
 
 from evaluator.cli import Session, emit
 from evaluator.cli.amounts import DURATION
+from evaluator.cli.completing import completing_hooks
 from evaluator.cli.gathering import with_options
 from evaluator.errors import UsageError
 from evaluator.records.intents import FINAL_STATES, Action, Delivery, Intent, IntentState
@@ -121,13 +124,13 @@ def _describe_action(session: Session, store: Store, action: Action, release: st
     """Describe what an action on a release would do: its steps in order, with the values that they would replace."""
     from datetime import UTC, datetime, timedelta
 
-    from evaluator.intents import find_latest, plan_action, preview_action
+    from evaluator.intents import find_latest, plan_action, preview_action, read_release_to_preview
     from evaluator.reports import plain_text
 
     policy, verdict = session.load_policy(release), find_latest(store, release)
     planned_hooks, irreversible = plan_action(store, policy, release, action)
     until = datetime.now(UTC) + timedelta(minutes=1)
-    steps = preview_action(planned_hooks, action, store.control.release(release), verdict, until)
+    steps = preview_action(planned_hooks, action, read_release_to_preview(store, release, action), verdict, until)
     word = verdict.word.replace("_", "-").upper() if verdict else "not judged"
     lines = [f"{action.label} {plain_text(release)} (verdict: {word})"]
     lines += describe_steps(steps)
@@ -171,7 +174,11 @@ def execute_or_wait(
         intent = store.control.intent(intent_id)
         # SENT: a process executes it, or was killed while it did; then `execute` continues.
         if intent.state in (IntentState.APPROVED, IntentState.SENT) and not queue:
-            intent = execute(store, session.load_policy, intent_id, name_worker(), wait_s=LOCK_WAIT_S)
+            stop = threading.Event()
+            with completing_hooks(session, stop) as received:
+                intent = execute(store, session.load_policy, intent_id, name_worker(), wait_s=LOCK_WAIT_S, stop=stop)
+            if received and intent.state not in FINAL_STATES:  # it was not begun
+                signal.raise_signal(received[0])
         remaining_s = deadline - time.monotonic()
         if intent.state in FINAL_STATES or remaining_s <= 0:
             break

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import click
 from evaluator.cli import Session
 from evaluator.cli.gathering import Command, gathered
 from evaluator.errors import UsageError
-from evaluator.records import Release, Service
+from evaluator.records import Release, Service, check_whose_versions
 from evaluator.wording import quote_command
 
 _OPTIONS = (
@@ -34,7 +34,7 @@ class Subject:
         """Make the release `name` from these options; if it is stored and gains a service, show a message.
 
         `service`: the service of the release if the options name none; empty: it is not known. Raises UsageError for a
-        bad label.
+        bad label, and for versions without a service if the stored release has several.
         """
         service = self.service or service
         stored = session.find_release(name)
@@ -47,7 +47,23 @@ class Subject:
             session.say(message)
         has_service = service or self.baseline_version or self.canary_version
         services = (Service(service, self.baseline_version, self.canary_version),) if has_service else ()
-        return Release(name, services, parse_labels(self.labels))
+        release = Release(name, services, parse_labels(self.labels))
+        if stored:
+            try:
+                check_whose_versions(stored, release)
+            except UsageError as error:
+                raise UsageError(error.message, hint=_advise_service(session, stored_services)) from None
+        return release
+
+
+def _advise_service(session: Session, services: Sequence[str]) -> str:
+    """Write the command that was typed with `--service`, and the first of the services as its value."""
+    name = click.get_current_context().info_name or ""
+    position = session.typed.index(name) + 1
+    options = session.typed[position:]  # before them: those of every command, which all printed commands repeat
+    command = quote_command(name, "--service", services[0], *options)
+    others = " or ".join(services[1:])
+    return f"if they are those of {services[0]}: `{command}`; likewise for {others}, in a command of its own"
 
 
 def service_option(text: str) -> Callable[[Any], Any]:

@@ -32,7 +32,7 @@ from evaluator.errors import EvaluatorError, HookError, PolicyError, UnknownName
 from evaluator.extensions import Extensions, explain_missing_package
 from evaluator.hooks.network import MaybeSent
 from evaluator.hooks.options import HookOptions
-from evaluator.hooks.templates import WORDS
+from evaluator.hooks.templates import VERSIONS, WORDS
 from evaluator.secrecy import OF_HOOKS, redact
 
 GROUP = "evaluator.hooks"
@@ -86,7 +86,7 @@ class HookContext:
 
     def known_words(self) -> dict[str, str]:
         """Return `words` without versions that are not known: a program would act with an empty one."""
-        return {word: value for word, value in self.words().items() if value or word not in ("baseline", "canary")}
+        return {word: value for word, value in self.words().items() if value or word not in VERSIONS}
 
     def left_s(self) -> float:
         """Seconds until the intent expires; negative afterwards."""

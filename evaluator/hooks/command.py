@@ -18,7 +18,7 @@ from pydantic import Field, field_validator
 
 from evaluator.errors import HookError
 from evaluator.hooks.base import LONGEST_RESPONSE, BaseHook, HookContext, Outcome, State
-from evaluator.hooks.options import HookOptions, Seconds
+from evaluator.hooks.options import HookOptions, Seconds, Text
 from evaluator.hooks.templates import check_template, fill_words, show_words
 from evaluator.secrecy import list_spellings
 
@@ -40,7 +40,7 @@ class CommandOptions(HookOptions):
     environment: list[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]] = Field(
         default_factory=list, description="Variables passed to it, in addition to PATH and EVALUATOR_*."
     )
-    folder: str | None = Field(None, description="Where it is run.")
+    folder: Text | None = Field(None, description="Where it is run.")
     timeout: Seconds = Field(25.0, description="When it is ended, with all that it started.")
     idempotent: bool = Field(False, description="On: it may be run again when its outcome is unknown.")  # noqa: FBT003
 

@@ -87,18 +87,33 @@ class Dns(BaseHook[DnsOptions]):
         """Check the values to set, and that the key may update the zone, by an update without any change."""
         self._make_target_records()  # raises HookError for values that the type cannot have
         records = self._read()
+        self._check_other_types()
         self._update(records, None)
         return Outcome("acknowledged", f"the server accepts updates with the key; it has {_show(records)}")
 
+    def _check_other_types(self) -> None:
+        """Raise HookError if the name has records of types that exclude this one: a server ignores the update."""
+        others = ("A", "AAAA", "TXT") if self.options.type == "CNAME" else ("CNAME",)
+        for other in others:
+            if (records := self._read_type(other))["values"]:
+                raise HookError(
+                    f"{self.options.name} has {other} {_show(records)}, so the server would ignore {self.options.type}",
+                    hint="a name with a CNAME has no other records: delete one of them, or name another type",
+                )
+
     def _read(self) -> Records:
-        """Read `values` and `ttl` (s) of the records as the server has them; no values if there is no such record."""
+        """Read the records as the server has them. Raises HookError."""
+        return self._read_type(self.options.type)
+
+    def _read_type(self, type_name: str) -> Records:
+        """Read the records of a type, such as `A`; no values if there is no such record. Raises HookError."""
         import dns.flags
         import dns.message
         import dns.rcode
         import dns.rdataclass
         import dns.rdatatype
 
-        name, record_type = self._parse_name(), dns.rdatatype.from_text(self.options.type)
+        name, record_type = self._parse_name(), dns.rdatatype.from_text(type_name)
         query = dns.message.make_query(name, record_type)
         query.flags &= ~dns.flags.RD  # only what this server has itself, no recursion to others
         answer = self._ask(query, changes=False)
@@ -119,7 +134,9 @@ class Dns(BaseHook[DnsOptions]):
 
     def _execute(self, context: HookContext) -> Outcome:
         """Change the records to those of the options. Raises HookError, MaybeSent."""
-        return self._change(self._read(), self._make_target_records(), context)
+        earlier, target = self._read(), self._make_target_records()
+        self._check_other_types()
+        return self._change(earlier, target, context)
 
     def _undo(self, context: HookContext, earlier: Records) -> Outcome:
         """Change the records back to `earlier`, those from before the execution. Raises HookError, MaybeSent."""

@@ -11,7 +11,7 @@ import contextlib
 import re
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -61,6 +61,7 @@ class HaProxy(BaseHook[HaProxyOptions]):
         """Check that HAProxy answers, has the backend, and lets us set weights; changes nothing."""
         self._check_level()
         backend = self._read_backend()
+        self._check_names(backend)
         self._check_some_traffic(backend)
         notes = backend.describe_limits(self.options.weights)
         return Outcome("acknowledged", "; ".join([f"HAProxy answers; the weights are {self._show(backend)}", *notes]))
@@ -73,11 +74,7 @@ class HaProxy(BaseHook[HaProxyOptions]):
         """Raise HookError for servers that are unknown or cannot serve, or weights that cannot be set."""
         self._check_level()
         weights, backend = self.options.weights, self._read_backend()
-        if unknown := [name for name in weights if name not in backend.servers]:
-            raise HookError(
-                f"HAProxy's backend {backend.name} has no server {', '.join(unknown)}",
-                hint=f"its servers are {', '.join(backend.servers) or 'none'}",
-            )
+        self._check_names(backend)
         self._check_some_traffic(backend)
         if obstacles := backend.list_obstacles(weights):
             raise HookError(
@@ -86,6 +83,14 @@ class HaProxy(BaseHook[HaProxyOptions]):
             )
         if refusal := explain_refused_weights(backend, weights):
             raise HookError(refusal, hint="change the weights, or `balance roundrobin` in HAProxy's configuration")
+
+    def _check_names(self, backend: Backend) -> None:
+        """Raise HookError for servers that the backend does not have. Going back sets the others all the same."""
+        if unknown := [name for name in self.options.weights if name not in backend.servers]:
+            raise HookError(
+                f"HAProxy's backend {backend.name} has no server {', '.join(unknown)}",
+                hint=f"its servers are {', '.join(backend.servers) or 'none'}",
+            )
 
     def _check_some_traffic(self, backend: Backend) -> None:
         """Raise HookError if no server of the backend would have a weight above 0: no request would be served."""
@@ -139,12 +144,7 @@ class HaProxy(BaseHook[HaProxyOptions]):
         """
         earlier = self._read_backend().read_weights(weights)
         problem = self._send_weights(weights)
-        try:
-            backend = self._read_backend()
-        except HookError as error:
-            raise MaybeSent(
-                "; ".join(filter(None, [problem, f"the weights cannot be read: {error.message}"]))
-            ) from None
+        backend = self._read_again([problem] if problem else [])
         current = backend.read_weights(weights)
         if not problem and current != weights:
             problem = f"the weights are {show_weights(current)} after setting them"
@@ -157,10 +157,7 @@ class HaProxy(BaseHook[HaProxyOptions]):
         if current == earlier:
             return Outcome("failed", f"{problem}; nothing was changed: the weights are {show_weights(current)}")
         refusal = self._send_weights(earlier)
-        try:
-            current = self._read_backend().read_weights(weights)
-        except HookError as error:
-            raise MaybeSent(f"{problem}; the weights cannot be read: {error.message}") from None
+        current = self._read_again([problem]).read_weights(weights)
         if current == earlier:
             return Outcome("failed", f"{problem}; what was set was put back: the weights are {show_weights(current)}")
         description = f"{problem}; not put back: the weights are {show_weights(current)}, not {show_weights(earlier)}"
@@ -187,27 +184,23 @@ class HaProxy(BaseHook[HaProxyOptions]):
         """
         backend = self._read_backend()
         earlier = backend.read_weights(weights)
-        targets, done, problems = dict(weights), list[str](), list[str]()
-        for name, weight in sorted(weights.items(), key=lambda item: -item[1]):
-            server = backend.servers.get(name)
-            if server is None:
-                problems.append(f"HAProxy's backend {backend.name} has no server {name} any more")
-                continue
-            if weight and explain_refused_weights(backend, {name: weight}):
-                # A static algorithm takes no other weight than this, and 0.
-                targets[name] = server.initial_weight
-                done.append(f"{name} gets {server.initial_weight} instead of {weight}, because of {backend.algorithm}")
-            if weight and server.can_be_enabled:
-                problem = self._change(f"set server {backend.name}/{name} state ready")
-                problems.append(problem) if problem else done.append(
-                    f"{name} was enabled: it {server.obstacle.replace('is', 'was', 1)}"
-                )
-            if problem := self._change(f"set weight {backend.name}/{name} {targets[name]}"):
-                problems.append(problem)
-        try:
-            backend = self._read_backend()
-        except HookError as error:
-            raise MaybeSent("; ".join([*problems, f"the weights cannot be read: {error.message}"])) from None
+        targets, done = dict(weights), list[str]()
+        problems = [
+            f"HAProxy's backend {backend.name} has no server {name}" for name in weights if name not in backend.servers
+        ]
+        for name in sorted(earlier, key=lambda name: -weights[name]):
+            if weights[name]:
+                problems += self._give_traffic(backend, name, targets, done)
+        # First all servers that get traffic, then those that lose it: at no moment are all at 0.
+        losing = [name for name in earlier if not weights[name]]
+        current = self._read_again(problems).read_weights(backend.servers)
+        if any(weights.values()) and not any(weight for name, weight in current.items() if name not in losing):
+            # The server that was to get the traffic is missing or refuses it.
+            problems += [f"{name} keeps {current[name]}: otherwise no request would be served" for name in losing]
+            targets |= {name: current[name] for name in losing}
+        else:
+            problems += filter(None, (self._change(f"set weight {backend.name}/{name} 0") for name in losing))
+        backend = self._read_again(problems)
         current = backend.read_weights(weights)
         problems += [
             f"{name} has the weight {weight}, not {targets[name]}"
@@ -219,6 +212,38 @@ class HaProxy(BaseHook[HaProxyOptions]):
         if problems:
             return Outcome("failed", f"not everything is as before: {'; '.join(problems)}; {description}")
         return Outcome("acknowledged", description, earlier=earlier)
+
+    def _give_traffic(self, backend: Backend, name: str, targets: dict[str, int], done: list[str]) -> list[str]:
+        """Enable a server and set its weight in `targets`; returns what was not accepted.
+
+        Where that way to balance does not take this weight, the server gets that of the configuration, and `targets` is
+        changed. What was done is appended to `done`, as sentences.
+        """
+        server, weight, problems = backend.servers[name], targets[name], list[str]()
+        if server.can_be_enabled:
+            problem = self._change(f"set server {backend.name}/{name} state ready")
+            problems.append(problem) if problem else done.append(
+                f"{name} was enabled: it {server.obstacle.replace('is', 'was', 1)}"
+            )
+        refusal = explain_refused_weights(backend, {name: weight})
+        # Whether a hash takes other weights depends on `hash-type`, which HAProxy does not report.
+        refusal = refusal or self._change(f"set weight {backend.name}/{name} {weight}")
+        if not refusal:
+            return problems
+        if not backend.may_be_static:
+            return [*problems, refusal]
+        if problem := self._change(f"set weight {backend.name}/{name} {server.initial_weight}"):
+            return [*problems, refusal, problem]
+        targets[name] = server.initial_weight
+        done.append(f"{name} gets {server.initial_weight} instead of {weight}, because of {backend.algorithm}")
+        return problems
+
+    def _read_again(self, problems: Sequence[str]) -> Backend:
+        """Read the backend after weights were set, with these problems. Raises MaybeSent if that is not possible."""
+        try:
+            return self._read_backend()
+        except HookError as error:
+            raise MaybeSent("; ".join([*problems, f"the weights cannot be read: {error.message}"])) from None
 
     # -------------------------------------------------------------- the runtime API
 

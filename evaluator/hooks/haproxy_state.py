@@ -45,6 +45,8 @@ class BackendServer:
     """The obstacle was set by a person or a program, and `set server … state ready` ends it."""
     is_checked: bool
     """It has a health check, or tracks a server that may have one; otherwise HAProxy never notices that it is down."""
+    is_backup: bool
+    """It gets requests only while no other server can take them, whatever its weight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,11 @@ class Backend:
     algorithm: str
     """How it balances: roundrobin, static-rr, …"""
     servers: Mapping[str, BackendServer]
+
+    @property
+    def may_be_static(self) -> bool:
+        """Whether its way to balance takes few weights, or may: of hashes, HAProxy does not report `hash-type`."""
+        return self.algorithm in (_STATIC_ALGORITHM, *_HASH_ALGORITHMS)
 
     def read_weights(self, names: Iterable[str]) -> dict[str, int]:
         """Return server → weight of those named servers that exist."""
@@ -73,7 +80,11 @@ class Backend:
         known = {name: self.servers[name] for name in weights if name in self.servers}
         unchecked = [name for name, server in known.items() if weights[name] and not server.is_checked]
         others = {name: server.weight for name, server in self.servers.items() if name not in weights and server.weight}
-        limits = []
+        limits = [
+            f"{name} is a backup server, which gets requests only while no other server can take them"
+            for name, server in known.items()
+            if weights[name] and server.is_backup
+        ]
         if others:
             limits.append("other servers keep their weights: " + ", ".join(f"{name} {others[name]}" for name in others))
         if unchecked:
@@ -142,4 +153,5 @@ def _read_server(state: Mapping[str, str], statistics: Mapping[str, str]) -> Bac
         obstacle=obstacle,
         can_be_enabled=bool(admin_state & _SET_BY_HAND),
         is_checked=bool(statistics["check_status"] or statistics["agent_status"] or statistics["tracked"]),
+        is_backup=statistics["bck"] == "1",
     )

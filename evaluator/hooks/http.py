@@ -17,8 +17,17 @@ from evaluator.errors import HookError
 from evaluator.fields import Section
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
 from evaluator.hooks.network import TlsOptions, resolve_allowed, send, split_url
-from evaluator.hooks.options import Text
-from evaluator.hooks.templates import WORDS, check_template, escape_json, escape_url, fill_json, fill_url, show_words
+from evaluator.hooks.options import TextWithWords, refuse_words
+from evaluator.hooks.templates import (
+    WORDS,
+    check_template,
+    check_versions,
+    escape_json,
+    escape_url,
+    fill_json,
+    fill_url,
+    show_words,
+)
 from evaluator.secrecy import OF_HOOKS, SECRET_HEADERS
 
 _RESERVED_HEADERS = ("host", "content-length", "transfer-encoding", "connection", "accept-encoding")
@@ -45,7 +54,7 @@ class HttpRequest(Section):
     """One request."""
 
     method: Method = Field("POST", description="GET, POST, PUT, PATCH or DELETE.")
-    url: Annotated[Text, AfterValidator(_check_url)] = Field(description="The address; words are escaped.")
+    url: Annotated[TextWithWords, AfterValidator(_check_url)] = Field(description="The address; words are escaped.")
     headers: dict[str, str] = Field(default_factory=dict, description="Headers to send; secrets as ${NAME}.")
     body: Annotated[str, AfterValidator(check_template)] = Field(
         "", description="The body; words are escaped as in JSON, or as in a form if Content-Type is that of a form."
@@ -92,7 +101,9 @@ class HttpOptions(HttpRequest, TlsOptions):
     accept: list[Annotated[int, Field(ge=200, le=599)]] = Field(
         default_factory=list, description="Statuses that mean success; by default all from 200 to 299."
     )
-    contains: str | None = Field(None, description="Text that the answer must contain, where its status is not enough.")
+    contains: Annotated[str, AfterValidator(refuse_words)] | None = Field(
+        None, description="Text that the answer must contain, where its status is not enough."
+    )
     idempotent: bool | None = Field(
         None, description="Whether it may be sent twice; POST and PATCH may not by default."
     )
@@ -156,6 +167,7 @@ class Http(BaseHook[HttpOptions]):
             name = match[1]
             return quote(words[name], safe=_PRINTABLE) if name in words else self._fill_secrets(match[0])
 
+        check_versions(" ".join(request.headers.values()), words)
         # Both are filled in at once: a word whose value contains ${NAME} must not reveal that secret.
         headers = {name: _WORD_OR_SECRET.sub(fill, text) for name, text in request.headers.items()}
         if any(char not in _PRINTABLE for text in headers.values() for char in text):

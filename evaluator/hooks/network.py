@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 from evaluator.errors import HookError, NotReached
-from evaluator.hooks.options import HookOptions, Seconds
+from evaluator.hooks.options import HookOptions, Seconds, Text
 
 LARGEST_BODY = 1 << 20
 
@@ -55,7 +55,7 @@ class NetworkOptions(HookOptions):
 class TlsOptions(NetworkOptions):
     """Options of every hook that sends HTTP requests."""
 
-    ca: str | None = Field(None, description="File of the certificates to trust, instead of the system's.")
+    ca: Text | None = Field(None, description="File of the certificates to trust, instead of the system's.")
 
 
 class MaybeSent(Exception):

@@ -21,6 +21,7 @@ from pydantic import Field, model_validator
 from evaluator.errors import HookError
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
 from evaluator.hooks.network import MaybeSent
+from evaluator.hooks.nginx_workers import find_workers, wait_for_new
 from evaluator.hooks.options import HookOptions, Seconds, Text
 from evaluator.hooks.weights import Weights, moves_back, show_weights
 from evaluator.replacing import replace_file
@@ -81,12 +82,18 @@ class Nginx(BaseHook[NginxOptions]):
         folder = Path(self.options.file).parent
         if not os.access(folder, os.W_OK):
             raise HookError(f"{folder} cannot be written to")
-        self._explain_unread(text or "", is_refused=True)
+        # `-T` tests the configuration, and writes out all files that nginx reads.
+        self._explain_unread(text or "", self._run_nginx("-T"), is_refused=True)
         if not text or text.isspace():  # found in every output of nginx
             why = "does not exist yet" if text is None else "is empty"
             raise HookError(
                 f"it is not known whether nginx reads {self.options.file}: it {why}",
                 hint=f"begin it with the line `{MARK}`, with the upstream as it is now below, and let nginx include it",
+            )
+        if f"upstream {self.options.upstream} {{" not in text:
+            raise HookError(
+                f"{self.options.file} has no upstream {self.options.upstream} now, and would have no other one",
+                hint="write the name of the upstream that nginx's configuration uses",
             )
         return Outcome("acknowledged", "nginx accepts its configuration as it is; nothing was written")
 
@@ -178,8 +185,9 @@ class Nginx(BaseHook[NginxOptions]):
         earlier = self._read()
         _replace_file(self.options.file, text)
         try:
-            unread = self._explain_unread(text, is_refused=not is_going_back)
-            output = self._run_nginx("-s", "reload")
+            configuration = self._run_nginx("-T")
+            unread = self._explain_unread(text, configuration, is_refused=not is_going_back)
+            output, is_confirmed = self._reload(configuration)
         except HookError:
             if earlier is None:
                 Path(self.options.file).unlink(missing_ok=True)
@@ -190,14 +198,38 @@ class Nginx(BaseHook[NginxOptions]):
             description = f"{unread}; the file is written, and nginx has reloaded its configuration"
             return Outcome("failed", description, response=output)
         description = f"nginx has reloaded {self.options.file}"
+        if not is_confirmed:
+            description += ", as far as is known here: its processes cannot be seen"
         return Outcome("acknowledged", description, earlier=earlier, response=output)
 
-    def _explain_unread(self, text: str, *, is_refused: bool) -> str:
-        """Let nginx test its configuration; returns that it does not read the file with `text`, empty if it does.
+    def _reload(self, configuration: str) -> tuple[str, bool]:
+        """Let nginx reload; returns what it writes, and whether its new workers were seen.
 
-        Raises HookError if nginx refuses its configuration, and, if `is_refused`, instead of returning a text.
+        `configuration`: what `nginx -T` wrote. Raises HookError if nginx runs here and starts no new workers;
+        MaybeSent.
         """
-        if text in self._run_nginx("-T"):  # tests, and writes out all files that it reads
+
+        def find() -> frozenset[int] | None:
+            """Find the workers that nginx has now; None if they cannot be known."""
+            return find_workers(self.options.nginx, configuration) if self.options.check_servers else None
+
+        earlier_workers = find()
+        output = self._run_nginx("-s", "reload")
+        if earlier_workers is None:
+            return output, False
+        if not wait_for_new(earlier_workers, find, self.options.timeout):
+            raise HookError(
+                f"nginx did not start to use {self.options.file} within {self.options.timeout:g} s",
+                hint="its error log says why, such as a port that is in use",
+            )
+        return output, True
+
+    def _explain_unread(self, text: str, configuration: str, *, is_refused: bool) -> str:
+        """Say that nginx does not read the file with `text`; empty if it does. `configuration`: what `nginx -T` wrote.
+
+        If `is_refused`, that is raised as HookError instead.
+        """
+        if text in configuration:
             return ""
         unread = f"nginx does not read {self.options.file}: it is not in what `nginx -T` writes out"
         hint = f"write `include {self.options.file};` into the block http of its configuration"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
@@ -28,7 +29,19 @@ Seconds = Annotated[
     WithJsonSchema({"type": ["string", "number"], "examples": ["30s"]}),
 ]
 SecretName = Annotated[str, AfterValidator(OF_HOOKS.check)]
-Text = Annotated[str, Field(min_length=1, max_length=10_000, pattern=r"^[^\x00-\x1f\x7f]+$")]
+TextWithWords = Annotated[str, Field(min_length=1, max_length=10_000, pattern=r"^[^\x00-\x1f\x7f]+$")]
+"""Text without control characters."""
+
+
+def refuse_words(text: str) -> str:
+    """Return a text without `${…}`, which would be used as it stands. Raises ValueError."""
+    if placeholder := re.search(r"\$\{[^}]*\}?", text):
+        raise ValueError(f"cannot have {placeholder[0][:80]}: words and variables are not filled in here")
+    return text
+
+
+Text = Annotated[TextWithWords, AfterValidator(refuse_words)]
+"""Text that is used as it is written: no words and no variables are filled in."""
 
 
 class HookOptions(Section):

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Mapping
 from urllib.parse import quote
 
+from evaluator.errors import HookError
+
 WORDS = (
     "action",
     "baseline",
@@ -19,6 +21,8 @@ WORDS = (
     "verdict",
     "verdict_hash",
 )
+VERSIONS = ("baseline", "canary")
+"""Words that are empty where the version is not known."""
 _WORD = re.compile(r"\$\{([^}]*)\}")
 
 
@@ -31,8 +35,25 @@ def check_template(text: str) -> str:
 
 
 def fill_words(text: str, words: Mapping[str, str], escape: Callable[[str], str] = str) -> str:
-    """Replace each `${word}` of a template by its escaped value. A `${word}` within a value stays as it is."""
+    """Replace each `${word}` of a template by its escaped value. A `${word}` within a value stays as it is.
+
+    Raises HookError for a version that is not known, as `check_versions`.
+    """
+    check_versions(text, words)
     return _WORD.sub(lambda match: escape(words[match[1]]), text)
+
+
+def check_versions(text: str, words: Mapping[str, str]) -> None:
+    """Raise HookError if a template uses a version that is not known: something would act with an empty one.
+
+    In an announcement, which has an outcome and changes nothing, it may be empty.
+    """
+    unknown = [word for word in VERSIONS if f"${{{word}}}" in text and not words[word]]
+    if unknown and not words["outcome"]:
+        raise HookError(
+            " and ".join(f"it uses ${{{word}}}, and the version of {word} is not known" for word in unknown),
+            hint="the release was recorded without it: do this step by hand",
+        )
 
 
 def show_words(text: str, words: Mapping[str, str], escape: Callable[[str], str] = str) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from evaluator.errors import HookError
-from evaluator.records import CANDIDATE
+from evaluator.records import BASELINE, CANDIDATE
 
 ServerName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_.:-]+$")]
 
@@ -29,17 +29,28 @@ _WEIGHTS: TypeAdapter[dict[str, int]] = TypeAdapter(AnyWeights)
 
 
 def moves_back(weights: Mapping[str, int], current: Mapping[str, int]) -> bool:
-    """Whether new weights take traffic from the candidate, or leave it as it is: all `…canary…` get no more than now.
+    """Whether new weights take traffic from candidates only: all of these get no more than now, the others no less.
 
-    Other servers get no less than now. `weights`, `current`: server → weight. False if no server has such a name, or if
-    a current weight is not known.
+    `weights`, `current`: server → weight. False if it is not known which servers are candidates (see
+    `list_candidates`), or if a current weight is not known.
     """
-    if not any(CANDIDATE in name.lower() for name in weights) or not set(weights) <= set(current):
+    candidates = list_candidates(weights)
+    if not candidates or not set(weights) <= set(current):
         return False
     return all(
-        weight <= current[name] if CANDIDATE in name.lower() else weight >= current[name]
-        for name, weight in weights.items()
+        weight <= current[name] if name in candidates else weight >= current[name] for name, weight in weights.items()
     )
+
+
+def list_candidates(servers: Iterable[str]) -> list[str]:
+    """List the servers of candidates, by their names; empty if these do not tell.
+
+    If one has `baseline` in its name, all others are candidates, whatever their names. Otherwise those with `canary`
+    in their names are.
+    """
+    names = list(servers)
+    others = [name for name in names if BASELINE not in name.lower()]
+    return others if len(others) < len(names) else [name for name in names if CANDIDATE in name.lower()]
 
 
 def show_weights(weights: Mapping[str, int]) -> str:

@@ -9,6 +9,7 @@ from evaluator.intents.asking import (
     ask,
     cancel,
     plan_action,
+    read_release_to_preview,
     resolve,
     retry,
     write_note,
@@ -18,6 +19,7 @@ from evaluator.intents.executing import execute, execute_waiting, name_worker, r
 from evaluator.intents.observing import find_latest
 from evaluator.intents.people import SYSTEM, may, may_ask, role_of, system_person, why_not
 from evaluator.intents.steps import Preview, preview_action, preview_intent
+from evaluator.intents.versions import read_hook_release
 
 __all__ = [
     "LONGEST_NOTE",
@@ -39,6 +41,8 @@ __all__ = [
     "plan_action",
     "preview_action",
     "preview_intent",
+    "read_hook_release",
+    "read_release_to_preview",
     "resolve",
     "retry",
     "role_of",

@@ -23,10 +23,11 @@ from evaluator.intents.observing import (
     services_of,
 )
 from evaluator.intents.people import may, may_ask, why_not
-from evaluator.intents.steps import PlannedHook, explain_other_versions, plan_steps
+from evaluator.intents.steps import PlannedHook, plan_steps
+from evaluator.intents.versions import explain_other_versions, read_hook_release, read_promoted_releases
 from evaluator.pipeline.landing import land_release
 from evaluator.policy import Policy
-from evaluator.records import StoredVerdict, VerdictWord
+from evaluator.records import Release, StoredVerdict, VerdictWord
 from evaluator.records.intents import (
     ANNOUNCE,
     FINAL_STATES,
@@ -185,9 +186,21 @@ def plan_action(
     effect. Raises PolicyError or HookError.
     """
     if undoes is None:
-        undoes = [promotion.id for promotion in find_promoted(store, release)] if action is Action.ROLLBACK else []
-    to_undo = read_deliveries_to_undo(store, undoes)
-    return plan_steps(policy.promotion, action, to_undo, store.control.release(release))
+        undoes = _list_undone(store, release, action)
+    to_undo, promoted = read_deliveries_to_undo(store, undoes), read_promoted_releases(store, undoes)
+    return plan_steps(policy.promotion, action, to_undo, store.control.release(release), promoted)
+
+
+def read_release_to_preview(store: Store, release: str, action: Action) -> Release:
+    """Read a release with the versions that the hooks of an action get if it is requested now."""
+    latest = find_latest(store, release)
+    verdict_hash = hash_verdict(latest) if latest else ""
+    return read_hook_release(store, release, action, verdict_hash, _list_undone(store, release, action))
+
+
+def _list_undone(store: Store, release: str, action: Action) -> tuple[str, ...]:
+    """List the ids of the promotions that an action on a release would undo now, the newest first."""
+    return tuple(promotion.id for promotion in find_promoted(store, release)) if action is Action.ROLLBACK else ()
 
 
 def _find_promotions_to_undo(store: Store, policy: Policy, request: ActionRequest) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from evaluator.intents.checking import CLOCK_TOLERANCE
 from evaluator.intents.observing import hash_data_now, hash_policy_now
-from evaluator.intents.steps import explain_other_versions
+from evaluator.intents.versions import explain_other_versions
 from evaluator.pipeline.runs import is_live, is_stale
 from evaluator.policy import Policy
 from evaluator.records import BASELINE, CANDIDATE, WHOLE, Release, ReleaseSummary, Service, Verdict, VerdictWord

@@ -22,6 +22,7 @@ from evaluator.hooks import run_hook, undo_hook
 from evaluator.intents.checking import check_execution
 from evaluator.intents.observing import find_latest, observe, read_deliveries_to_undo, services_of
 from evaluator.intents.steps import PlannedHook, make_context, plan_steps
+from evaluator.intents.versions import read_hook_release, read_promoted_releases
 from evaluator.policy import Policy
 from evaluator.records import Release
 from evaluator.records.intents import ANNOUNCE, FINAL_STATES, UNDO, Action, Delivery, HookOutcome, Intent, IntentState
@@ -48,12 +49,21 @@ def name_worker() -> str:
     return f"worker {socket.gethostname()}:{os.getpid()}"
 
 
-def execute(store: Store, load: LoadPolicy, intent_id: str, worker: str, *, wait_s: float = 0.0) -> Intent:
+def execute(
+    store: Store,
+    load: LoadPolicy,
+    intent_id: str,
+    worker: str,
+    *,
+    wait_s: float = 0.0,
+    stop: threading.Event | None = None,
+) -> Intent:
     """Execute an approved intent, or continue one whose worker was killed. Returns the intent with its new state.
 
     An intent in another state is returned as it is. `load` reads the current policy of a release; `worker` is the name
     of this process. A refusal is not raised: the intent ends with its reason. Raises StoreBusy if another process
-    executes an intent of the same services for longer than `wait_s` seconds.
+    executes an intent of the same services for longer than `wait_s` seconds. If `stop` was set while it waited for
+    that process, the intent is not begun.
     """
     intent = store.control.intent(intent_id)
     with store.control.alone(services_of(store, intent.release), wait_s) as is_locked:
@@ -62,8 +72,9 @@ def execute(store: Store, load: LoadPolicy, intent_id: str, worker: str, *, wait
                 f"another process is executing an intent of {intent.release}", hint="see `evaluator hooks log`"
             )
         intent = store.control.intent(intent_id)  # another process may have executed it meanwhile
-        if intent.state in _EXECUTABLE_STATES:
-            _Execution(store, worker, intent, store.control.release(intent.release)).run(load)
+        if intent.state in _EXECUTABLE_STATES and not (stop and stop.is_set()):
+            release = read_hook_release(store, intent.release, intent.action, intent.verdict_hash, intent.undoes)
+            _Execution(store, worker, intent, release).run(load)
         return store.control.intent(intent_id)
 
 
@@ -152,7 +163,7 @@ class _Execution:
     worker: str
     intent: Intent
     release: Release
-    """As it is checked: hooks get its versions, whatever is imported while they are executed."""
+    """With the versions that hooks get, whatever is imported while they are executed."""
 
     def run(self, load: LoadPolicy) -> None:
         """Check that the intent may still be executed, claim it, and execute its hooks. Raises StoreBusy.
@@ -164,7 +175,8 @@ class _Execution:
             policy = load(self.intent.release)
             check_execution(self.intent, observe(self.store, policy, self.intent, self.release, datetime.now(UTC)))
             to_undo = read_deliveries_to_undo(self.store, self.intent.undoes)
-            planned, irreversible = plan_steps(policy.promotion, self.intent.action, to_undo, self.release)
+            promoted = read_promoted_releases(self.store, self.intent.undoes)
+            planned, irreversible = plan_steps(policy.promotion, self.intent.action, to_undo, self.release, promoted)
         except StoreBusy:  # no refusal: the intent can be executed later
             raise
         except EvaluatorError as error:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from evaluator.intents.checking import Situation
 from evaluator.intents.people import may, may_act_alone, may_ask
-from evaluator.intents.steps import explain_other_versions
+from evaluator.intents.versions import explain_other_versions
 from evaluator.pipeline.landing import land_release
 from evaluator.pipeline.runs import choose_runs, find_judged, is_live, service_of
 from evaluator.policy import Policy, with_learnt

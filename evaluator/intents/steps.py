@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
 from evaluator.hooks import HookContext, Step, describe_current, find_obstacle, make_step
 from evaluator.intents.checking import hash_verdict
+from evaluator.intents.versions import write_versions
 from evaluator.policy.promotion import PromotionRules
-from evaluator.records import BASELINE, CANDIDATE, Release, StoredVerdict
+from evaluator.records import Release, StoredVerdict
 from evaluator.records.intents import ANNOUNCE, UNDO, Action, Delivery, HookEntry, Intent, IntentState
 
 _MAYBE_DONE_STATES = (IntentState.ACKNOWLEDGED, IntentState.UNKNOWN, IntentState.SENT)
@@ -30,6 +31,8 @@ class PlannedHook:
     step: Step
     earlier: Any = None
     """For `undo`: the value to restore, as the hook of the promotion read it; None: it read none."""
+    promoted: Release | None = None
+    """For `undo`: the release with the versions of the promotion that it takes back; None: those of the intent."""
 
     def describe(self, context: HookContext) -> str:
         """Describe what the hook will do, for the person who confirms it, with the words of the context."""
@@ -55,22 +58,27 @@ class Preview:
 
 
 def plan_steps(
-    rules: PromotionRules, action: Action, to_undo: Sequence[Delivery] = (), release: Release | None = None
+    rules: PromotionRules,
+    action: Action,
+    to_undo: Sequence[Delivery] = (),
+    release: Release | None = None,
+    promoted: Mapping[str, Release] | None = None,
 ) -> tuple[tuple[PlannedHook, ...], tuple[str, ...]]:
     """Plan the hooks of an action, in order: those of its event, then those that announce it.
 
     `to_undo`: executed hooks of earlier promotions, in the order of undoing; they take the place of the entry `undo` in
     the policy's hooks for a rollback. Returns the hooks, and a sentence about each hook that cannot be undone, which
-    has the versions of `release` (None: their names). Raises PolicyError, UnknownName or HookError for a hook that
-    cannot be made any more.
+    has the versions of `release` (None: their names). `promoted`: the id of each promotion → its release, with the
+    versions that it promoted: its hooks are undone with these. Raises PolicyError, UnknownName or HookError for a hook
+    that cannot be made any more.
     """
     # A promotion against the verdict (break-glass) has the hooks of a promotion.
     event = Action.PROMOTE if action is Action.BREAK_GLASS else action
-    entries: list[tuple[str, HookEntry, Any]] = []  # event, hook, earlier value to restore
+    entries: list[tuple[str, HookEntry, Any, Release | None]] = []  # event, hook, earlier value to restore, versions
     irreversible: list[str] = []
     for entry in rules.hooks.get(event, ()):
         if entry.kind != UNDO:
-            entries.append((event, entry, None))
+            entries.append((event, entry, None, None))
             continue
         for delivery in to_undo:
             # A message stays sent, and a hook that did nothing leaves nothing to undo.
@@ -79,17 +87,18 @@ def plan_steps(
             # Undone by the options with which it was executed: those in the policy may have changed.
             executed_entry = HookEntry(delivery.hook, json.loads(delivery.options))
             step = make_step(executed_entry.kind, executed_entry.options)
+            promoted_release = (promoted or {}).get(delivery.intent)
             if step.hook.can_undo():
                 earlier_value = json.loads(delivery.outcome.undo) if delivery.outcome.undo else None
-                entries.append((UNDO, executed_entry, earlier_value))
+                entries.append((UNDO, executed_entry, earlier_value, promoted_release))
             else:
-                hook = PlannedHook(len(entries), delivery.event, executed_entry, step)
+                hook = PlannedHook(len(entries), delivery.event, executed_entry, step, promoted=promoted_release)
                 context = make_context(_draft_intent(action, release), release, None, hook) if release else None
                 irreversible.append(f"{step.hook.kind} ({step.hook.describe(context)}) cannot be undone")
-    entries += [(ANNOUNCE, entry, None) for entry in rules.hooks.get(ANNOUNCE, ())]
+    entries += [(ANNOUNCE, entry, None, None) for entry in rules.hooks.get(ANNOUNCE, ())]
     planned = (
-        PlannedHook(position, event_name, entry, make_step(entry.kind, entry.options), earlier_value)
-        for position, (event_name, entry, earlier_value) in enumerate(entries)
+        PlannedHook(position, event_name, entry, make_step(entry.kind, entry.options), earlier_value, promoted_release)
+        for position, (event_name, entry, earlier_value, promoted_release) in enumerate(entries)
     )
     return tuple(planned), tuple(irreversible)
 
@@ -99,8 +108,9 @@ def make_context(
 ) -> HookContext:
     """Build what a hook of an intent is given: it fills in templates, and goes to receivers and programs.
 
-    `verdict`: the newest of the release; None: it has none. `outcome`: how the action ended (acknowledged, failed or
-    unknown), for a hook that announces it; else empty.
+    `release`: with the versions that the hooks of the intent get (see `read_hook_release`); a hook that is undone gets
+    those of its promotion. `verdict`: the newest of the release; None: it has none. `outcome`: how the action ended
+    (acknowledged, failed or unknown), for a hook that announces it; else empty.
     """
     # For hooks, a promotion against the verdict (break-glass) is a promotion. A rollback undoes only hooks of
     # promotions: each gets the action that it executed.
@@ -111,13 +121,14 @@ def make_context(
     key_parts = [intent.key, str(hook.position)] if intent.key else []
     if outcome:
         key_parts.append(outcome)
+    versions = hook.promoted or release
     return HookContext(
         release=release.id,
         action=cast("Any", action.value),  # one of the words that a hook knows
         verdict=verdict.word if verdict else "",
         verdict_hash=hash_verdict(verdict) if verdict else "",
-        baseline=_write_versions(release, "baseline"),
-        canary=_write_versions(release, "canary"),
+        baseline=write_versions(versions, "baseline"),
+        canary=write_versions(versions, "canary"),
         requester=intent.requester,
         reason=intent.reason,
         idempotency_key="-".join(key_parts),
@@ -142,32 +153,6 @@ def _draft_intent(action: Action, release: Release) -> Intent:
         requested_at=now,
         expires_at=now,
     )
-
-
-def _write_versions(release: Release, arm: str) -> str:
-    """Write the version of the release's service in an arm (`baseline`, `canary`); of several: `name=version,…`.
-
-    Empty if the version of any service is not known.
-    """
-    services = release.services
-    if not all(getattr(service, arm) for service in services):
-        return ""
-    if len(services) == 1:
-        return str(getattr(services[0], arm))
-    return ",".join(f"{service.name}={getattr(service, arm)}" for service in services)
-
-
-def explain_other_versions(judged: Release, current: Release) -> str:
-    """Say how the versions that hooks get now differ from those that were judged; empty if they do not.
-
-    `judged`: the release as the verdict has it; `current`: as the store has it.
-    """
-    changes = []
-    for arm in (BASELINE, CANDIDATE):
-        before, now = _write_versions(judged, arm), _write_versions(current, arm)
-        if before != now:
-            changes.append(f"{arm} is {now or 'of an unknown version'}, not {before or 'of an unknown version'}")
-    return f"the versions are not those that were judged: {' and '.join(changes)}" if changes else ""
 
 
 def preview_action(

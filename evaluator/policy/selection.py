@@ -246,9 +246,17 @@ def list_policies(path: Path | None) -> Mapping[str, Policy]:
 
     A file, or None for the built-in policy, gives one policy with the key "". Raises PolicyError.
     """
+    return {services: _load(file) for services, file in list_files(path).items()}
+
+
+def list_files(path: Path | None) -> Mapping[str, Path | None]:
+    """List the files of the policies at `path`, by the names of their services as in `list_policies`; None: built-in.
+
+    Raises PolicyError if the services of a file cannot be read.
+    """
     if path is None or not path.is_dir():
-        return {"": _load(path)}
-    return {_name_services(services): _load(file) for services, file in _read_folder(path).items()}
+        return {"": path}
+    return {_name_services(services): file for services, file in _read_folder(path).items()}
 
 
 def _name_services(services: ServiceSet) -> str:

@@ -87,6 +87,7 @@ from evaluator.records.releases import (
     Service,
     check_name,
     check_names,
+    check_whose_versions,
     is_imported,
 )
 from evaluator.records.rows import ArmRows, InFlight, LeftOut, LeftOutKind, sum_left_out
@@ -240,6 +241,7 @@ __all__ = [
     "Window",
     "check_name",
     "check_names",
+    "check_whose_versions",
     "choose_bucket_s",
     "counts_from_start",
     "find_bin_edges",

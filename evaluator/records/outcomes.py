@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -54,6 +55,7 @@ class OutcomePlan:
 
     paths: tuple[str, ...]
     reader: Literal["csv", "parquet"]
+    """What the store reads: the files, or their readable copies."""
     unit: str
     arm: str
     columns: tuple[OutcomeColumn, ...]
@@ -70,6 +72,10 @@ class OutcomePlan:
     arm."""
     named_arm: str = ""
     """With `arm_of_file`: a column whose name says that it has the arm, too. It must not contradict. Empty: none."""
+    rewrite: Callable[[Path, Path], None] | None = None
+    """Writes a file (first argument) as Parquet (second), if the store cannot read it itself."""
+    readable: tuple[str, ...] = ()
+    """Paths of what the store reads while the files are opened: each file itself, or its unpacked or rewritten copy."""
 
 
 @dataclass(frozen=True, slots=True)

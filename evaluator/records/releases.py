@@ -145,6 +145,17 @@ def is_imported(runs: Sequence[Run]) -> bool:
     return bool(runs) and all(run.is_imported for run in runs)
 
 
+def check_whose_versions(stored: Release, given: Release) -> None:
+    """Refuse versions that are given without the name of a service to a release of several. Raises UsageError."""
+    names = [service.name for service in stored.services if service.name]
+    if len(names) > 1 and any(not service.name for service in given.services):
+        raise UsageError(
+            f"{stored.id} is a release of {', '.join(names[:-1])} and {names[-1]}: it is not known which of them has"
+            " the versions that are given",
+            hint="name their service with --service, and give those of each service in a command of its own",
+        )
+
+
 def check_name(kind: str, name: str) -> None:
     """Refuse a name that cannot be shown or typed: empty, too long, with invisible characters, or like an option.
 

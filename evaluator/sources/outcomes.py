@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import re
@@ -9,13 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import IO, Literal
 
 from evaluator.errors import InputError, UnknownName
 from evaluator.records import ARM_OF_FILE, BASELINE, OutcomeColumn, OutcomeOptions, OutcomePlan, SourceColumn
-from evaluator.sources.files.base import find_delimiter, refuse_repeated_column, starts_with
+from evaluator.sources.files.arrow import is_arrow, rewrite_arrow
+from evaluator.sources.files.base import find_delimiter, refuse_packed_table, refuse_repeated_column, starts_with
 from evaluator.sources.files.paths import OUTCOMES, find_files, find_files_of_arms, option_of_arm_outcomes
-from evaluator.textfiles import find_packing, is_plain, open_bytes, open_text
+from evaluator.textfiles import open_text, open_utf8, refuse_long_lines
 
 Describe = Callable[[OutcomePlan], Sequence[SourceColumn]]
 """Lists the columns of a plan's files, or of its query over them."""
@@ -40,7 +42,7 @@ _COVARIATE_ENDS = ("_pre", "_covariate", "_before")
 _NO_OUTCOME = re.compile("timestamp|time|ts|date|day|hour|unnamed.*", re.IGNORECASE | re.DOTALL)
 """Times, and the row numbers that pandas leaves in a file."""
 _KINDS = {"": None, "binary": True, "numeric": False}
-_CHUNK = 1 << 20
+_CHUNK_BYTES = 1 << 20
 _LONGEST_LINE = 1_000_000
 ROWS = "rows"
 """`--unit rows`: every row is a unit of its own."""
@@ -67,12 +69,10 @@ def plan_outcomes(
         paths, arm_of_file = _list_files_of_arms(arm_files, arm_patterns)
     else:
         paths, arm_of_file = tuple(str(path) for path in find_files(files, patterns, OUTCOMES)), ()
-    for path in paths:
-        _check_packing(Path(path))
-    readers = {"parquet" if starts_with(Path(path), b"PAR1") else "csv" for path in paths}
-    if len(readers) > 1:
-        raise InputError("files of outcomes must be all CSV or all Parquet")
-    reader: Literal["csv", "parquet"] = "csv" if "csv" in readers else "parquet"  # the only one
+    types = {_recognise(Path(path)) for path in paths}
+    if len(types) > 1:
+        raise InputError("files of outcomes must be all CSV, all Parquet or all Arrow")
+    reader: Literal["csv", "parquet"] = "csv" if "csv" in types else "parquet"
     header, delimiter = _read_header(Path(paths[0])) if reader == "csv" else ((), ",")
     # The columns are chosen once they are known; the plan without them is enough to list them.
     plan = OutcomePlan(
@@ -87,6 +87,7 @@ def plan_outcomes(
         header=header,
         delimiter=delimiter,
         arm_of_file=arm_of_file,
+        rewrite=rewrite_arrow if "arrow" in types else None,
     )
     _refuse_other_columns(plan, describe)
     columns = {column.name: column for column in describe(plan)}
@@ -125,8 +126,8 @@ def _list_files_of_arms(
     arm_and_path_by_content: dict[str, tuple[str, Path]] = {}
     for arm, paths in files_by_arm.items():
         for path in paths:
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
+            with open_utf8(path) as file:  # a packed file has the content of the file in it
+                content = _hash(file)
             first_arm, first_path = arm_and_path_by_content.setdefault(content, (arm, path))
             if (first_arm, first_path) != (arm, path):
                 both = f"{first_path} of arm '{first_arm}' and {path} of arm '{arm}' have the same content"
@@ -135,6 +136,14 @@ def _list_files_of_arms(
                 raise InputError(both, hint="give each file once, for the arm to which its units were assigned")
     paths_and_arms = [(str(path), arm) for arm, paths in files_by_arm.items() for path in paths]
     return tuple(path for path, _ in paths_and_arms), tuple(arm for _, arm in paths_and_arms)
+
+
+def _hash(file: IO[bytes]) -> str:
+    """Hash the bytes of an opened file. Raises InputError for a damaged one."""
+    content = hashlib.sha256()
+    while chunk := file.read(_CHUNK_BYTES):
+        content.update(chunk)
+    return content.hexdigest()
 
 
 def _check_arm_of_file(options: OutcomeOptions, columns: Mapping[str, SourceColumn]) -> None:
@@ -186,26 +195,22 @@ def _refuse_other_columns(plan: OutcomePlan, describe: Describe) -> None:
         )
 
 
-def _check_packing(path: Path) -> None:
-    """Refuse a file that the engine would not read, or only in part. Raises InputError.
-
-    The engine reads plain UTF-8, and gzip under a name that ends in .gz, but does not compare its checksum.
-    """
-    packing = find_packing(path)
-    is_gzip = packing == "gzip" and path.suffix == ".gz"
-    if packing and not is_gzip:
-        raise InputError(
-            f"{path} is packed ({packing})",
-            hint="unpack it; a file of outcomes may be packed with gzip only, under a name that ends in .gz",
-        )
-    if path.suffix == ".gz" and not is_gzip:
-        raise InputError(f"{path} is not packed, though its name ends in .gz", hint="rename it without .gz")
-    if is_gzip:
-        with open_bytes(path) as file:
-            while file.read(_CHUNK):
-                pass
-    elif not is_plain(path):
-        raise InputError(f"{path} is text of UTF-16 or UTF-32", hint="save it as UTF-8")
+def _recognise(path: Path) -> Literal["csv", "parquet", "arrow"]:
+    """Return the type of a file, by its bytes; CSV may be packed. Raises InputError for what cannot be read."""
+    if starts_with(path, b"PAR1"):
+        return "parquet"
+    if is_arrow(path):
+        return "arrow"
+    refuse_packed_table(path)
+    with open_utf8(path) as file:
+        if file.read(_CHUNK_BYTES).removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"{", b"["):
+            raise InputError(
+                f"{path} is JSON, which cannot be read as outcomes",
+                hint="write CSV, Parquet or Arrow; for example, DuckDB makes Parquet of JSON lines: "
+                f"COPY (FROM read_json('{path}')) TO 'outcomes.parquet'",
+            )
+    refuse_long_lines(path)
+    return "csv"
 
 
 def _read_header(path: Path) -> tuple[tuple[str, ...], str]:
@@ -215,16 +220,18 @@ def _read_header(path: Path) -> tuple[tuple[str, ...], str]:
             header_line = file.readline(_LONGEST_LINE)
     except (UnicodeDecodeError, OSError) as error:
         why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error
-        raise InputError(f"{path} cannot be read as text: {why}", hint="give UTF-8 CSV or Parquet") from error
+        raise InputError(
+            f"{path} cannot be read as text: {why}", hint="save it as UTF-8, or give Parquet or Arrow"
+        ) from error
     delimiter = find_delimiter(header_line)
     try:
         header = tuple(name.strip() for name in next(csv.reader([header_line], delimiter=delimiter), []))
     except csv.Error as error:
         raise InputError(
-            f"{path}:1: the header line cannot be read: {error}", hint="give CSV with column names, or Parquet"
+            f"{path}:1: the header line cannot be read: {error}", hint="give CSV with column names, Parquet or Arrow"
         ) from error
     if not header_line.strip() or "\0" in header_line:
-        raise InputError(f"{path} has no header line", hint="give CSV with column names, or Parquet")
+        raise InputError(f"{path} has no header line", hint="give CSV with column names, Parquet or Arrow")
     refuse_repeated_column(path, header)
     return header, delimiter
 

@@ -51,6 +51,11 @@ def stamp_of(path: Path) -> Stamp:
     return tuple(stamps)
 
 
+_UNUSABLE = ("?", ",")
+"""What DuckDB does not take for a part of a name: it puts the name of its log before a `?`, and a comma in the path of
+the folder separates two folders that it searches."""
+
+
 @dataclass(frozen=True, slots=True)
 class Store:
     """A store that has been checked. Holds no connection: each call opens the file for as long as it needs.
@@ -78,6 +83,12 @@ class Store:
             raise StoreError(
                 f"the store cannot be called {path.name}: its requests go into a folder of that name",
                 hint="give another path with --store, such as evaluator.duckdb",
+            )
+        unusable = next((sign for sign in _UNUSABLE if sign in str(path if sign == "?" else path.parent)), "")
+        if unusable:
+            raise StoreError(
+                f"DuckDB cannot keep a store under a path with '{unusable}': {path}",
+                hint="rename the folder, or give a path without this character with --store",
             )
         if not create and not path.exists():
             raise StoreError(

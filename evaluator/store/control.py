@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 
 from evaluator.errors import StoreError, UsageError
-from evaluator.records import Learnt, Release, ReleaseSummary, Service, StoredVerdict
+from evaluator.records import Learnt, Release, ReleaseSummary, Service, StoredVerdict, check_whose_versions
 from evaluator.records.intents import (
     ANNOUNCE,
     FINAL_STATES,
@@ -61,11 +61,12 @@ class Control:
         """Store a release; if it is stored already, add its services and labels to the stored ones.
 
         A version or label that is given replaces the stored one of the same service or name. Versions without the name
-        of a service are those of the release's service, if it has only one.
+        of a service are those of the release's service; raises UsageError if it has several.
         """
         with self.file.opened(write=True) as engine:
             stored = find_release(engine, release.id)
             if stored is not None:
+                check_whose_versions(stored, release)
                 services = {service.name: service for service in stored.services}
                 for given in release.services:
                     is_only_one_meant = not given.name and len(services) == 1
@@ -100,12 +101,15 @@ class Control:
         """Store a release around the landing of its data, which is the body of the `with` statement.
 
         A new release is stored before. A stored one gains services and labels only afterwards: its services choose the
-        policy that judges it, and data that fail to land must not change them.
+        policy that judges it, and data that fail to land must not change them. Raises UsageError as `add_release`.
         """
         with self.file.opened(write=True) as engine:
-            is_new = find_release(engine, release.id) is None
-            if is_new:
+            stored = find_release(engine, release.id)
+            is_new = stored is None
+            if stored is None:
                 put_release(engine, release)
+            else:
+                check_whose_versions(stored, release)  # before data land, not after it
         yield
         if not is_new:
             self.add_release(release)

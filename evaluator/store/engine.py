@@ -12,7 +12,7 @@ from pathlib import Path
 
 import duckdb
 
-from evaluator.errors import EvaluatorError, InputError, StoreBusy, StoreError
+from evaluator.errors import StoreBusy, StoreError
 from evaluator.store.temporary import is_temporary_path_usable, name_temporary_path
 
 Engine = duckdb.DuckDBPyConnection
@@ -38,8 +38,7 @@ _BUSY = ("Could not set lock", "Unique file handle conflict")
 def open_engine(*, search: Path | None = None, read: Path | None = None) -> Iterator[Engine]:
     """Open a private engine: in memory, or read-only on the file `read`. Queries find relative paths in `search`.
 
-    An error of DuckDB in the body of the `with` statement becomes a StoreError, or an InputError for a damaged gzip
-    file.
+    An error of DuckDB in the body of the `with` statement becomes a StoreError.
     """
     try:
         path = str(read) if read else ":memory:"
@@ -243,7 +242,7 @@ def transaction(engine: Engine) -> Iterator[None]:
         raise
 
 
-def _translate(error: duckdb.Error) -> EvaluatorError:
+def _translate(error: duckdb.Error) -> StoreError:
     """Make the error that a user sees from an error of DuckDB."""
     text = " ".join(str(error).split())
     file_match = _FILE.search(text)
@@ -252,8 +251,6 @@ def _translate(error: duckdb.Error) -> EvaluatorError:
         return StoreError(f"the disk is full: {name} could not be written", hint="free some space and try again")
     if "Permission denied" in text or "Read-only file system" in text:
         return StoreError(f"permission denied: {name} cannot be opened", hint="check the permissions of the folder")
-    if "GZIP stream" in text:
-        return InputError(f"a file is cut short or damaged: {_first_line(error)}", hint="fetch it again")
     return StoreError(f"the data could not be processed: {_first_line(error)}")
 
 
@@ -270,26 +267,30 @@ def quote(text: str | Path) -> str:
 def path_for_engine(path: str | Path) -> str:
     """Return the path of a file in a form that DuckDB does not take for an address or a path in the home folder."""
     # Not normalised: `..` after a link is not the folder in which the link is.
-    return os.path.join(os.getcwd(), path)  # noqa: PTH118, PTH109 - see the line above
+    absolute = os.path.join(os.getcwd(), path)  # noqa: PTH118, PTH109 - see the line above
+    if glob.has_magic(absolute):
+        # DuckDB normalises a path in which it finds a pattern, so links are followed here.
+        folder, name = os.path.split(absolute)
+        return str(Path(os.path.realpath(folder), name))
+    return absolute
+
+
+def escape_file(path: str | Path) -> str:
+    """Return a path as a parameter of a function of DuckDB that reads files, so that it reads exactly this file.
+
+    Otherwise DuckDB takes `*`, `?` and `[` for a pattern, and reads the files of other folders that match.
+    """
+    return glob.escape(path_for_engine(path))
 
 
 def quote_file(path: str | Path) -> str:
-    """Quote a path for a function of DuckDB that reads files (`read_csv` …), so that it reads exactly this file.
-
-    Otherwise DuckDB takes `*`, `?` and `[` for a pattern.
-    """
-    return quote(glob.escape(path_for_engine(path)))
+    """Quote a path for a function of DuckDB that reads files (`read_csv` …), as `escape_file` writes it."""
+    return quote(escape_file(path))
 
 
 def quote_files(paths: Iterable[str | Path]) -> str:
     """Write paths as a list of SQL, each quoted by `quote_file`."""
     return "[" + ", ".join(quote_file(path) for path in paths) + "]"
-
-
-def name_compression(paths: Iterable[str | Path]) -> str:
-    """Name the compression of files for DuckDB, quoted: by their endings, which it does not see in a name with `?`."""
-    compressions = {"gzip" if str(path).endswith(".gz") else "none" for path in paths}
-    return quote(compressions.pop() if len(compressions) == 1 else "auto_detect")
 
 
 def quote_all(texts: Iterable[str | Path]) -> str:

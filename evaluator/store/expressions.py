@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from evaluator.records import ColumnMap, Condition, FileLayout, FilePlan
-from evaluator.store.engine import name_compression, quote, quote_files, quote_name
+from evaluator.store.engine import quote, quote_files, quote_name
 
 SCALES = {"s": (1000, 1), "ms": (1, 1), "us": (1, 1000), "ns": (1, 1_000_000)}
 """Unit of a time → two numbers: milliseconds are a time multiplied by the first and divided by the second.
@@ -23,19 +23,17 @@ def read_texts(
     delimiter: str,
     header: Sequence[str],
     on_error: Literal["store_rejects", "ignore_errors"],
-    compression: Literal["none", "auto"] = "none",
     further_options: str = "",
 ) -> str:
     """Write the call of DuckDB's `read_csv` that reads CSV files with the columns `header`, each as text.
 
-    `on_error`: rows that cannot be split are stored in the table `reject_errors`, or ignored. `compression`:
-    `auto` unpacks files whose names end in .gz. `further_options`: SQL of options, after a comma.
+    `on_error`: rows that cannot be split are stored in the table `reject_errors`, or ignored.
+    `further_options`: SQL of options, after a comma.
     """
     columns = ", ".join(f"{quote(name)}: 'VARCHAR'" for name in header)
-    compression_sql = name_compression(paths) if compression == "auto" else quote(compression)
     return f"""read_csv(
         {quote_files(paths)}, auto_detect = false, header = true, delim = {quote(delimiter)}, quote = '"',
-        escape = '"', columns = {{{columns}}}, compression = {compression_sql}, hive_partitioning = false,
+        escape = '"', columns = {{{columns}}}, compression = 'none', hive_partitioning = false,
         {on_error} = true{further_options})"""
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from evaluator.errors import InputError
 from evaluator.records import FilePlan, LeftOutKind
-from evaluator.store.engine import Engine, quote, quote_file, quote_name
+from evaluator.store.engine import Engine, escape_file, quote, quote_file, quote_name
 from evaluator.store.expressions import access_column, column_name, express, is_nothing, read_texts, write_condition
+from evaluator.store.rejections import count_swallowed, refuse_rows, word_rejection
 from evaluator.store.rollup import HIGHEST_MS
 from evaluator.store.sub_results import write_sub_results_query
 from evaluator.textfiles import find_line
@@ -258,7 +259,7 @@ def find_median_time(engine: Engine, staged: Path, file: FilePlan) -> datetime |
     rows were read, has times that the statistics in it rule out, so that these rows could not be recognised as bad.
     """
     from_requests = f"FROM read_parquet(?) WHERE {MARK_COLUMN} = ?"
-    parameters = [str(staged), REQUEST_MARK]
+    parameters = [escape_file(staged), REQUEST_MARK]
     [(earliest, latest)] = engine.execute(f"SELECT min(ts), max(ts) {from_requests}", parameters).fetchall()
     # DuckDB gives a time as text if it is too far away for Python.
     if any(isinstance(time, str) for time in (earliest, latest)):
@@ -323,35 +324,9 @@ def find_rejected(engine: Engine, file: FilePlan) -> Rejected:
     # the text of a row.
     rows_by_record = {}
     for record, _, message, error_type, text in rows:
-        swallows_rows = error_type == "UNQUOTED VALUE"  # a quote that is not closed where its value ends
-        if swallows_rows and len(text) >= _SHOWN_OF_LINE:  # cut, so its rows cannot be counted
-            line_number = find_line(Path(file.path), file.layout.delimiter, int(record))
-            raise InputError(
-                f"{file.path}:{line_number}: {word_rejection(message)}; the end of its row cannot be found",
-                hint="fix the file: --skip-bad-rows could not read the rows after it either",
-            )
-        rows_by_record[record] = sum(1 for line in text.splitlines() if line.strip()) if swallows_rows else 1
+        rows_by_record[record] = count_swallowed(file.path, file.layout.delimiter, record, message, error_type, text)
     first_record, column, message, _, _ = rows[0]
     return Rejected(sum(rows_by_record.values()), int(first_record), column, word_rejection(message))
-
-
-_SHOWN_OF_LINE = 10_000
-"""Characters of a rejected row that DuckDB shows."""
-_LONGEST_MESSAGE = 200
-"""Most characters of a message of DuckDB that are shown."""
-
-
-def word_rejection(message: str) -> str:
-    """Reword the message of DuckDB's CSV reader about a row that it cannot split."""
-    wrong_number = re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message)
-    if wrong_number:
-        expected, actual = int(wrong_number[1]), int(wrong_number[2])
-        return f"the row has {actual} value{'s' if actual != 1 else ''}, the header {expected}"
-    if "unterminated quote" in message.lower():
-        return "a quote is opened and never closed, here or in a row before"
-    # Of any other message, the first paragraph without its prefix ("CSV Error: ") and without advice.
-    first_paragraph = message.split("Possible fixes", maxsplit=1)[0].split("\n\n", maxsplit=1)[0]
-    return " ".join(re.sub(r"^(\w+ )+Error: ", "", first_paragraph).split())[:_LONGEST_MESSAGE]
 
 
 def refuse_bad_rows(
@@ -368,15 +343,6 @@ def refuse_bad_rows(
     else:
         text = _describe_bad_value(engine, file, latest, median_time)
     return refuse_rows(text, f"{count} rows of this file" if count > 1 else "")
-
-
-def refuse_rows(first_problem: str, all_rows: str) -> InputError:
-    """Make the error for bad rows: what is wrong with the first, and how many there are ("5 rows"; empty: only one)."""
-    total_note = f"; {all_rows} cannot be used" if all_rows else ""
-    return InputError(
-        f"{first_problem}{total_note}; nothing was imported",
-        hint="fix the file, or leave such rows out with --skip-bad-rows",
-    )
 
 
 def _describe_bad_value(engine: Engine, file: FilePlan, latest: datetime, median_time: datetime | None) -> str:
@@ -465,13 +431,23 @@ def _give_reason(problem: str, value: str, median_time: datetime | None) -> str:
         return f"a year or more from the other times of the file, around {median_time:%Y-%m-%d}"
     if problem == "failed" and not value.strip():
         return "so it is not known whether the request failed"
-    if problem == "response_time_ms" and re.search(r"\d:\d|\bdays?\b|^P(T|\d)", value):
-        return "a duration as text: write numbers, and name their unit by --column response_time_ms=COLUMN:UNIT"
+    if problem == "response_time_ms" and _DURATION_AS_TEXT.search(value):
+        return (
+            "a duration as text: write all as numbers in one unit, and name it by --column response_time_ms=COLUMN:UNIT"
+        )
     is_number = re.fullmatch(r"\s*\d[\d.,' \u00a0]*\s*", value)
     if is_number and re.search(r"[,' \u00a0]", value.strip()):
         return f"{_REASONS[problem]}: write numbers with a decimal point and no separator of thousands"
     return _REASONS[problem]
 
+
+_DURATION_AS_TEXT = re.compile(
+    r"\d:\d|\bdays?\b|^\s*-?P(T|\d)|\d\s*(ns|[uµμ]s|ms|s|m|h|d|nanos|micros|millis|msecs?|secs?|mins?|\w*seconds?"
+    r"|minutes?|hours?)(?![a-z])",
+    re.IGNORECASE,
+)
+"""A text such as `00:00:01.5`, `0 days`, `PT1.5S` (ISO 8601), `1m2.5s` and `12µs` (Go): its unit may differ in each
+row, so it is not read."""
 
 _REASONS = {
     "ts": "not a time from 1970 up to now, as a number, like 2026-11-24 16:00:00, or in the format that was given",

@@ -33,18 +33,18 @@ from evaluator.segments import segment_name, to_folder_name, written_whole
 from evaluator.store import foreign
 from evaluator.store.clean_csv import write_clean_segment
 from evaluator.store.control import Control
-from evaluator.store.engine import Engine, open_engine, quote, quote_file
+from evaluator.store.engine import Engine, escape_file, open_engine, quote, quote_file
 from evaluator.store.expressions import is_text_time
 from evaluator.store.file import StoreFile
 from evaluator.store.inspection import Inspection, find_landed, find_same, hash_files, match_landed
 from evaluator.store.landing import Segment, write_cells, write_manifest
 from evaluator.store.leftovers import landing_in, remove_killed
 from evaluator.store.migrations import prepare_folder
+from evaluator.store.readable import made_readable
+from evaluator.store.rejections import word_rejection
 from evaluator.store.rollup import choose_units_per_ms, find_grid, roll_up
 from evaluator.store.runs import add_run
 from evaluator.store.sub_results import forget_sub_results
-from evaluator.store.temporary import temporary_folder
-from evaluator.textfiles import copy_plain, is_plain
 from evaluator.wording import list_left_out
 
 AHEAD = timedelta(hours=1)
@@ -138,7 +138,7 @@ def _convert(
                 return _ConvertedFile(run, file, path, clean.rows, *times, clean.left_out)
             left_out = _convert_by_sql(engine, staged, path, readable, constants, latest, skip=plan.skip_bad_rows)
         query = "SELECT count(*), min(ts), max(ts) FROM read_parquet(?)"
-        [(rows, first, last)] = engine.execute(query, [str(path)]).fetchall()
+        [(rows, first, last)] = engine.execute(query, [escape_file(path)]).fetchall()
         return _ConvertedFile(run, file, path, rows, first.astimezone(UTC), last.astimezone(UTC), left_out)
     except InputError:
         # A damaged file may look as if it had bad rows: then this raises the InputError that names the damage.
@@ -155,20 +155,8 @@ def _temporarily_readable(file: FilePlan) -> Iterator[FilePlan]:
     The copy is Parquet if the engine cannot read the format, and plain UTF-8 if the file is packed or in another
     encoding. It is deleted when the `with` statement ends. Raises InputError if the file cannot be read.
     """
-    rewrite = file.layout.rewrite
-    if rewrite is None and is_plain(Path(file.path)):
-        yield file
-        return
-    with temporary_folder() as folder:
-        target = folder / "readable"
-        try:
-            (rewrite or copy_plain)(Path(file.path), target)
-        except OSError as error:
-            raise InputError(
-                f"{file.path} cannot be unpacked or rewritten in {folder}: {error.strerror or error}",
-                hint="make room there, or set TMPDIR to a folder with more room",
-            ) from error
-        yield dataclasses.replace(file, rewritten=str(target))
+    with made_readable([file.path], file.layout.rewrite) as [readable]:
+        yield file if readable == file.path else dataclasses.replace(file, rewritten=readable)
 
 
 def _convert_by_sql(
@@ -204,7 +192,7 @@ def _convert_by_sql(
     if not others:
         staged.replace(path)  # all staged rows are requests
         return left_out
-    query = f"SELECT * FROM read_parquet({quote(staged)}) WHERE {mark_sql} = '{foreign.REQUEST_MARK}'"
+    query = f"SELECT * FROM read_parquet({quote_file(staged)}) WHERE {mark_sql} = '{foreign.REQUEST_MARK}'"
     with written_whole(path) as unfinished:
         engine.execute(f"COPY ({query}) TO {quote(unfinished)} (FORMAT parquet)")
     staged.unlink()
@@ -220,7 +208,7 @@ def _count_marks(engine: Engine, staged: Path, mark_sql: str, arm: str) -> tuple
     counts = engine.execute(
         f"""SELECT {mark_sql} AS mark, count(*) AS n, count(*) FILTER (failed) FROM read_parquet(?)
         GROUP BY ALL ORDER BY n DESC, mark""",
-        [str(staged)],
+        [escape_file(staged)],
     ).fetchall()
     has_requests = False
     others: list[LeftOut] = []
@@ -273,7 +261,7 @@ def _stage_rows(
         is_other_file = isinstance(error, duckdb.IOException) and not is_named
         if is_other_file or isinstance(error, duckdb.OutOfMemoryException) or str(staged) in message:
             raise  # not a fault of the file that is read
-        reason = foreign.word_rejection(message.replace(file.readable_path, file.path))
+        reason = word_rejection(message.replace(file.readable_path, file.path))
         raise InputError(
             f"{file.path} cannot be read: {reason}", hint="write it again with the tool that made it"
         ) from error
@@ -303,7 +291,7 @@ def _time_file(engine: Engine, converted: _ConvertedFile, plan: LandingPlan) -> 
         """SELECT coalesce(max(second - before), 0) FROM (
             SELECT second, lag(second) OVER (ORDER BY second) AS before
             FROM (SELECT DISTINCT epoch_us(ts) // 1000000 AS second FROM read_parquet(?)))""",
-        [str(converted.path)],
+        [escape_file(converted.path)],
     ).fetchall()
     return FileTimes(converted.file, converted.first_request, converted.last_request, float(pause_s))
 
@@ -325,7 +313,7 @@ def _count_period(engine: Engine, plan: LandingPlan, converted_files: Sequence[_
                 count(*) FILTER (inside), count(*) FILTER (NOT inside), count(*) FILTER (NOT inside AND failed),
                 min(ts) FILTER (inside), max(ts) FILTER (inside)
             FROM (SELECT ts, failed, {_INSIDE} AS inside FROM read_parquet($path))""",
-            {"path": str(converted.path), "start": plan.start, "end": plan.end},
+            {"path": escape_file(converted.path), "start": plan.start, "end": plan.end},
         ).fetchall()
         times = {"first_request": first.astimezone(UTC), "last_request": last.astimezone(UTC)} if rows else {}
         left_out = LeftOut(converted.file.arm, LeftOutKind.OUTSIDE_PERIOD, rows_outside, failures_outside)
@@ -381,7 +369,7 @@ def _move(engine: Engine, folder: Path, plan: LandingPlan, converted: _Converted
         engine.execute(
             f"""COPY (SELECT * REPLACE (CAST($run AS VARCHAR) AS run) FROM read_parquet($path) WHERE {_INSIDE})
             TO {quote(unfinished)} (FORMAT parquet)""",
-            {"run": run.id, "path": str(converted.path), "start": plan.start, "end": plan.end},
+            {"run": run.id, "path": escape_file(converted.path), "start": plan.start, "end": plan.end},
         )
     if path != converted.path:
         converted.path.unlink()

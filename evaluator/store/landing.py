@@ -13,7 +13,7 @@ import duckdb
 from evaluator.errors import SourceError, StoreError
 from evaluator.records import NANOSECONDS, Landed, Run
 from evaluator.segments import count_rows, segment_paths
-from evaluator.store.engine import Engine, open_engine
+from evaluator.store.engine import Engine, escape_file, open_engine
 from evaluator.store.file import StoreFile
 from evaluator.store.rollup import HIGHEST_MS, choose_units_per_ms, find_grid, roll_up
 from evaluator.store.rollup import count_rows as count_rolled_up
@@ -185,7 +185,7 @@ def _explain_unrollable(engine: Engine, path: Path) -> str:
         bad_times = engine.execute(
             """SELECT response_time_ms FROM read_parquet(?)
             WHERE NOT (isfinite(response_time_ms) AND response_time_ms BETWEEN 0 AND ?) LIMIT 1""",
-            [str(path), HIGHEST_MS],
+            [escape_file(path), HIGHEST_MS],
         ).fetchall()
         dropped = count_rows(path) - count_rolled_up(engine)
     except duckdb.Error as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import shutil
 import time
 from collections.abc import Iterable
@@ -200,7 +201,7 @@ def bring_up_to_date(file: StoreFile) -> None:
                 engine.execute(
                     f"""CREATE OR REPLACE VIEW store.{view} AS
                     SELECT * EXCLUDE (filename)
-                    FROM read_parquet({quote(f"{file.folder.name}/**/*{suffix}")}, filename = true)
+                    FROM read_parquet({quote(f"{glob.escape(file.folder.name)}/**/*{suffix}")}, filename = true)
                     WHERE regexp_extract(filename, '[^/]+/[^/]+/(merged/)?[^/]+$') IN (SELECT file FROM segments)"""
                 )
         engine.execute("USE memory")  # the database in use cannot be detached

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -11,7 +13,6 @@ from evaluator.errors import InputError
 from evaluator.records import ARM_OF_FILE, OutcomePlan, SourceColumn
 from evaluator.store.engine import (
     Engine,
-    name_compression,
     open_engine,
     path_for_engine,
     quote,
@@ -20,7 +21,8 @@ from evaluator.store.engine import (
     quote_name,
 )
 from evaluator.store.expressions import read_texts
-from evaluator.store.foreign import refuse_rows, word_rejection
+from evaluator.store.readable import made_readable
+from evaluator.store.rejections import count_swallowed, refuse_rows, word_rejection
 from evaluator.textfiles import find_line
 
 _PATH_COLUMN = "evaluator: path of the file"
@@ -47,8 +49,8 @@ _MISSING = "('', 'na', 'n/a', 'nan', 'null', 'none')"
 def describe_outcomes(plan: OutcomePlan) -> tuple[SourceColumn, ...]:
     """List the columns of files of outcomes, or of the result of a query over them. Raises InputError."""
     columns = []
-    with open_engine() as engine:
-        for name, sql_type in _describe(engine, plan):
+    with opened_files(plan) as opened, open_engine() as engine:
+        for name, sql_type in _describe(engine, opened):
             if sql_type == "BOOLEAN":
                 columns.append(SourceColumn(name, "truth"))
             elif sql_type.startswith(("TIMESTAMP", "DATE", "TIME", "INTERVAL")):
@@ -58,6 +60,22 @@ def describe_outcomes(plan: OutcomePlan) -> tuple[SourceColumn, ...]:
             else:
                 columns.append(SourceColumn(name, "text"))
     return tuple(columns)
+
+
+@contextmanager
+def opened_files(plan: OutcomePlan) -> Iterator[OutcomePlan]:
+    """Yield the plan with the paths of what the store reads: the files, or copies of those that it cannot read itself.
+
+    The copies are deleted when the `with` statement ends. Raises InputError for a file that cannot be read.
+    """
+    with made_readable(plan.paths, plan.rewrite) as readable:
+        yield replace(plan, readable=readable)
+
+
+def _name_file(plan: OutcomePlan, readable: str) -> str:
+    """Return the path that the user gave for a file which the engine calls `readable`."""
+    paths = {path_for_engine(own): path for own, path in zip(plan.readable, plan.paths, strict=True)}
+    return paths.get(readable, readable)
 
 
 def _describe(engine: Engine, plan: OutcomePlan) -> list[tuple[str, str]]:
@@ -76,13 +94,16 @@ def _explain_unreadable(engine: Engine, plan: OutcomePlan, error: duckdb.Error) 
         return InputError(
             problem, hint="close each quote in the file, and give each row as many values as the header has names"
         )
-    text = " ".join(str(error).split())[:_LONGEST_MESSAGE]
+    text = " ".join(str(error).split())
+    for readable, path in zip(plan.readable, plan.paths, strict=True):
+        text = text.replace(path_for_engine(readable), path)
+    text = text[:_LONGEST_MESSAGE]
     if plan.query:
         return InputError(
             f"the query over {plan.paths[0]} cannot be run: {text}",
             hint="in the query, the files are the table `outcomes`",
         )
-    return InputError(f"{plan.paths[0]} cannot be read: {text}", hint="give CSV or Parquet files")
+    return InputError(f"{plan.paths[0]} cannot be read: {text}", hint="give CSV, Parquet or Arrow files")
 
 
 def _find_unreadable_row(engine: Engine, plan: OutcomePlan) -> str:
@@ -90,7 +111,7 @@ def _find_unreadable_row(engine: Engine, plan: OutcomePlan) -> str:
 
     The table of DuckDB with such rows is deleted again.
     """
-    texts = read_texts(plan.paths, plan.delimiter, plan.header, "store_rejects")
+    texts = read_texts(plan.readable, plan.delimiter, plan.header, "store_rejects")
     try:
         engine.execute(f"SELECT count(COLUMNS(*)) FROM {texts}").fetchall()
         rows = engine.execute(_REJECTED).fetchall()
@@ -100,15 +121,16 @@ def _find_unreadable_row(engine: Engine, plan: OutcomePlan) -> str:
         return ""
     if not rows:
         return ""
-    path, record, message = rows[0]
+    readable, record, message, _, _ = rows[0]
+    path = _name_file(plan, readable)
     return f"{path}:{find_line(Path(path), plan.delimiter, int(record))}: {word_rejection(str(message))}"
 
 
 _REJECTED = """
-SELECT s.file_path, e.line, any_value(e.error_message) FROM reject_errors AS e
-JOIN reject_scans AS s USING (scan_id, file_id) GROUP BY ALL ORDER BY ALL
+SELECT s.file_path, e.line, any_value(e.error_message), any_value(e.error_type), any_value(coalesce(e.csv_line, ''))
+FROM reject_errors AS e JOIN reject_scans AS s USING (scan_id, file_id) GROUP BY s.file_path, e.line ORDER BY ALL
 """
-"""Rows that the CSV reader could not split: file, number of the row with the header as 1, and message."""
+"""Rows that the CSV reader could not split: file, number with the header as 1, message, kind of the message, text."""
 
 
 def _select_typed(plan: OutcomePlan) -> str:
@@ -118,14 +140,16 @@ def _select_typed(plan: OutcomePlan) -> str:
     """
     columns, with_path = _select_columns(plan)
     if plan.reader == "parquet":
-        table = f"SELECT {columns} FROM read_parquet({quote_files(plan.paths)}, hive_partitioning = false{with_path})"
+        table = (
+            f"SELECT {columns} FROM read_parquet({quote_files(plan.readable)}, hive_partitioning = false{with_path})"
+        )
     else:
         # A row that cannot be split is ignored here: `read_rows` reads the file as texts and reports it. With a
         # query, the file is read only here, so DuckDB must refuse such a row.
         lenient = "" if plan.query else ", ignore_errors = true"
-        table = f"""SELECT {columns} FROM read_csv({quote_files(plan.paths)}, header = true,
+        table = f"""SELECT {columns} FROM read_csv({quote_files(plan.readable)}, header = true,
             delim = {quote(plan.delimiter)}, quote = '"', escape = '"', nullstr = {quote_all(_NULLS)},
-            compression = {name_compression(plan.paths)}, hive_partitioning = false{lenient}{with_path})"""
+            compression = 'none', hive_partitioning = false{lenient}{with_path})"""
     if not plan.query:
         return table
     return f"WITH outcomes AS ({table}) SELECT * FROM ({plan.query.strip().rstrip(';')})"
@@ -141,7 +165,7 @@ def _select_columns(plan: OutcomePlan) -> tuple[str, str]:
     path_column = quote_name(_PATH_COLUMN)
     cases = " ".join(
         f"WHEN {quote(path_for_engine(path))} THEN {quote(arm)}"
-        for path, arm in zip(plan.paths, plan.arm_of_file, strict=True)
+        for path, arm in zip(plan.readable, plan.arm_of_file, strict=True)
     )
     columns = f"* EXCLUDE ({path_column}), CASE {path_column} {cases} END AS {quote_name(ARM_OF_FILE)}"
     return columns, f", filename = {quote(_PATH_COLUMN)}"
@@ -158,7 +182,7 @@ def _mark_rows(plan: OutcomePlan, names: Sequence[str]) -> str:
         rows_query = _select_typed(plan)
     else:
         columns, with_path = _select_columns(plan)
-        texts = read_texts(plan.paths, plan.delimiter, plan.header, "store_rejects", "auto", with_path)
+        texts = read_texts(plan.readable, plan.delimiter, plan.header, "store_rejects", with_path)
         rows_query = f"SELECT {columns} FROM {texts}"
     unit = f"nullif(trim(CAST({quote_name(plan.unit)} AS VARCHAR)), '')"
     if plan.unit == _EACH_ROW:  # each row is a unit
@@ -246,12 +270,14 @@ def read_rows(engine: Engine, plan: OutcomePlan) -> Mapping[str, int]:
         "SELECT coalesce(arm, ''), count(*) FROM outcome_rows WHERE problem IS NOT NULL GROUP BY 1 ORDER BY 1"
     ).fetchall()
     bad_rows_by_arm = {str(arm): int(count) for arm, count in rows}
-    if rejected:
-        bad_rows_by_arm[""] = bad_rows_by_arm.get("", 0) + len(rejected)
+    for readable, record, message, error_type, text in rejected:
+        path = _name_file(plan, readable)
+        swallowed = count_swallowed(path, plan.delimiter, int(record), str(message), error_type, text)
+        bad_rows_by_arm[""] = bad_rows_by_arm.get("", 0) + swallowed
     if bad_rows_by_arm and not plan.skip_bad_rows:
         if rejected:
-            path_of_engine, record, message = rejected[0]
-            path = next((path for path in plan.paths if path_for_engine(path) == path_of_engine), path_of_engine)
+            readable, record, message, _, _ = rejected[0]
+            path = _name_file(plan, readable)
             line = find_line(Path(path), plan.delimiter, int(record))
             first_problem = f"{path}:{line}: {word_rejection(str(message))}"
         else:
@@ -272,9 +298,9 @@ def _describe_bad_value(engine: Engine, plan: OutcomePlan, checking_query: str) 
     value_cases = " ".join(f"WHEN {quote(name)} THEN CAST({quote_name(name)} AS VARCHAR)" for name in used_columns)
     engine.execute("SET preserve_insertion_order = true")  # numbers of rows are in the order of the file
     # File by file, because the number of a row is counted within its file.
-    for path in plan.paths:
+    for path, readable in zip(plan.paths, plan.readable, strict=True):
         # The query names the files as `quote_files` writes them all.
-        query_of_file = checking_query.replace(quote_files(plan.paths), quote_files([path]))
+        query_of_file = checking_query.replace(quote_files(plan.readable), quote_files([readable]))
         numbered = f"SELECT *, row_number() OVER () AS number FROM ({query_of_file})"
         rows = engine.execute(
             f"""SELECT number, problem_, CASE problem_ {value_cases} END FROM ({numbered})

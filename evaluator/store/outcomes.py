@@ -36,12 +36,12 @@ from evaluator.records import (
 from evaluator.segments import written_whole
 from evaluator.stats.outcomes.levels import merge_moments, moments_of
 from evaluator.store.control import Control
-from evaluator.store.engine import Engine, open_engine, quote, quote_all, quote_name
+from evaluator.store.engine import Engine, open_engine, quote, quote_all, quote_file, quote_name
 from evaluator.store.file import StoreFile
 from evaluator.store.landing import Segment, hash_file, write_manifest
 from evaluator.store.leftovers import landing_in, remove_killed
 from evaluator.store.migrations import prepare_folder
-from evaluator.store.outcome_files import BASELINE_NAMES, read_rows, refuse_contradiction
+from evaluator.store.outcome_files import BASELINE_NAMES, opened_files, read_rows, refuse_contradiction
 from evaluator.store.runs import add_run, left_out_from_plain
 
 ROWS_FILE, UNITS_FILE = "outcomes.rows", "outcomes.units"
@@ -93,12 +93,12 @@ def import_outcomes(
         earlier_run, facts_json = rows[0]
         return Landed(already=1, runs=(earlier_run,)), facts_from_json(facts_json)
     folder = store.run_folder(release.id, run.id)
-    with landing_in(store, [folder]), open_engine() as engine:
+    with opened_files(plan) as opened, landing_in(store, [folder]), open_engine() as engine:
         # Files become the table `outcome_rows`, this becomes `outcome_units`; each step adds its counts to the facts.
-        bad_rows_by_label = read_rows(engine, plan)
+        bad_rows_by_label = read_rows(engine, opened)
         columns = _decide_binary(engine, plan)
         labels = _order_arms(engine, plan)  # arms as the files name them, the baseline first
-        refuse_contradiction(engine, plan, labels[0])
+        refuse_contradiction(engine, opened, labels[0])
         facts = _count_rows(engine, plan, bad_rows_by_label, labels[0])
         facts = _drop_duplicates(engine, facts, labels[0])
         facts = _sum_units(engine, columns, facts, labels[0])
@@ -127,6 +127,7 @@ def _hash_content(plan: OutcomePlan) -> str:
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror}") from error
     how_to_read = asdict(replace(plan, paths=()))
+    del how_to_read["rewrite"], how_to_read["readable"]  # the bytes of the files decide both
     if not plan.arm_of_file:  # so that files without it have the hash under which they landed in earlier versions
         del how_to_read["arm_of_file"]
     return hashlib.sha256(json.dumps([file_hashes, how_to_read], sort_keys=True).encode()).hexdigest()
@@ -485,10 +486,10 @@ def _read_row_values(
         # The file of units is in the order of arms, so a unit's index is its place minus the first place of its arm.
         table = engine.execute(
             f"""SELECT r.arm_, u.place - u.first_of_arm AS unit, r.{column} AS value
-            FROM read_parquet({quote(rows_file)}) AS r
+            FROM read_parquet({quote_file(rows_file)}) AS r
             JOIN (
                 SELECT unit_, file_row_number AS place, min(file_row_number) OVER (PARTITION BY arm_) AS first_of_arm
-                FROM read_parquet({quote(units_file)}, file_row_number = true)) AS u ON r.unit_ = u.unit_
+                FROM read_parquet({quote_file(units_file)}, file_row_number = true)) AS u ON r.unit_ = u.unit_
             WHERE r.{column} IS NOT NULL
             ORDER BY ALL"""
         ).fetchnumpy()

@@ -16,7 +16,7 @@ import numpy as np
 
 from evaluator.records import BLOCK_BUCKETS, MICROSECONDS, NANOSECONDS
 from evaluator.stats.shaping.rare import MOST_KEPT, OTHER_ENDPOINTS
-from evaluator.store.engine import Engine, quote, quote_all
+from evaluator.store.engine import Engine, quote, quote_files
 
 HIGHEST_MS = 1e12
 """Longest response time that is accepted.
@@ -173,7 +173,7 @@ def choose_units_per_ms(engine: Engine, paths: Sequence[Path]) -> int:
     whole microseconds. Else microseconds, whose squares nearly always fit into 64 bits. Also microseconds, if a request
     took longer than `LONGEST_FINE_MS`.
     """
-    rows = f"FROM read_parquet({quote_all(paths)})"
+    rows = f"FROM read_parquet({quote_files(paths)})"
     successes = f"{rows} WHERE NOT failed"
     is_short = f"response_time_ms BETWEEN 0 AND {FINE_BELOW_MS}"
     is_very_short = f"response_time_ms BETWEEN 0 AND {VERY_SHORT_MS}"
@@ -209,7 +209,7 @@ def roll_up(
     parameters = {
         "bucket_s": bucket_s,
         "units_per_ms": units_per_ms,
-        "paths": quote_all(paths),
+        "paths": quote_files(paths),
         "highest_ms": HIGHEST_MS,
         "suffix": suffix,
         "block_buckets": BLOCK_BUCKETS,

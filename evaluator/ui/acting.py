@@ -8,7 +8,15 @@ from datetime import UTC, datetime, timedelta
 import streamlit as st
 
 from evaluator.errors import EvaluatorError, StoreError
-from evaluator.intents import Preview, find_latest, plan_action, preview_action, preview_intent
+from evaluator.intents import (
+    Preview,
+    find_latest,
+    plan_action,
+    preview_action,
+    preview_intent,
+    read_hook_release,
+    read_release_to_preview,
+)
 from evaluator.policy import Policy
 from evaluator.records.intents import Action, Approval, AuditRow, Delivery, Intent
 from evaluator.ui.reads import CACHE_KEYS, Workspace, open_store
@@ -74,7 +82,8 @@ def read_forecast(workspace: Workspace, policy: Policy, release: str, action: Ac
     deadline = datetime.now(UTC) + timedelta(seconds=PREVIEW_TTL_S)
     try:
         steps, irreversible = plan_action(store, policy, release, action)
-        previews = preview_action(steps, action, store.control.release(release), find_latest(store, release), deadline)
+        versions, verdict = read_release_to_preview(store, release, action), find_latest(store, release)
+        previews = preview_action(steps, action, versions, verdict, deadline)
     except StoreError:
         raise
     except EvaluatorError as error:
@@ -95,7 +104,8 @@ def read_request_forecast(workspace: Workspace, policy: Policy, intent: Intent) 
         return Forecast(problem="the policy's hooks or approvals have changed since it was requested: request it again")
     try:
         steps, irreversible = plan_action(store, policy, intent.release, intent.action, intent.undoes)
-        release, verdict = store.control.release(intent.release), find_latest(store, intent.release)
+        release = read_hook_release(store, intent.release, intent.action, intent.verdict_hash, intent.undoes)
+        verdict = find_latest(store, intent.release)
         limit = datetime.now(UTC) + timedelta(seconds=PREVIEW_TTL_S)
         brief = replace(intent, expires_at=min(intent.expires_at, limit))  # values are not waited for any longer
         return Forecast(preview_intent(steps, brief, release, verdict), irreversible)

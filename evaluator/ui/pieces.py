@@ -25,7 +25,8 @@ from evaluator.reports.base import (
     put_worst_first,
 )
 from evaluator.reports.overview import HeatMap
-from evaluator.wording import format_change, format_duration, name_metric
+from evaluator.ui.reads import DEFAULT_STORE, find_store_path
+from evaluator.wording import add_options, format_change, format_duration, name_metric
 
 MAX_CHARACTERS = 300
 DAY_S = 86400
@@ -55,7 +56,7 @@ def show_empty(problem: str, advice: str, command: str = "", *, alert: bool = Fa
 
     `alert`: screen readers announce the box at once.
     """
-    command_html = Markup(" <code>{}</code>").format(command) if command else ""
+    command_html = Markup(" {}").format(mark_up_command(command)) if command else ""
     box = Markup('<div class="ev-empty" role="status"><strong>{}</strong>{}{}</div>').format(
         mark_up_code(problem), mark_up_code(advice), command_html
     )
@@ -135,9 +136,24 @@ def mark_up_verdict(word: VerdictWord | str | None) -> Markup:
 def mark_up_code(text: str) -> Markup:
     """Write a sentence as HTML in which parts between backticks (commands) are code."""
     parts = clean(text).split("`")  # parts at odd places were between backticks
-    return Markup("").join(
-        Markup("<code>{}</code>").format(part) if place % 2 else part for place, part in enumerate(parts)
-    )
+    return Markup("").join(mark_up_command(part) if place % 2 else part for place, part in enumerate(parts))
+
+
+def mark_up_command(command: str) -> Markup:
+    """Write a command as HTML code, completed by `complete_command`."""
+    return Markup("<code>{}</code>").format(complete_command(command))
+
+
+def complete_command(command: str) -> str:
+    """Add `--store` to a command of the evaluator, unless the store is the one that is found without it.
+
+    A person copies the command into a shell in the folder in which the app was started. `evaluator app` stays as it is:
+    it is shown to those who must not see where the store is.
+    """
+    store = find_store_path()
+    if store == DEFAULT_STORE.absolute() or command.startswith("evaluator app"):
+        return command
+    return add_options(f"`{command}`", {"--store": str(store)}).strip("`")
 
 
 def show_definitions(pairs: Iterable[tuple[str, object]]) -> None:
@@ -214,7 +230,7 @@ def show_health(findings: Sequence[Finding]) -> None:
             HEALTH_MARKS[finding.level],
             name_check(finding),
             clean(finding.text),
-            Markup('<span class="reason">{}</span>').format(clean(finding.remedy)) if finding.remedy else "",
+            Markup('<span class="reason">{}</span>').format(mark_up_code(finding.remedy)) if finding.remedy else "",
         )
         for finding in put_worst_first(findings)
     )

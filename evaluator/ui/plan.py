@@ -18,7 +18,16 @@ from evaluator.reports.overview import rank_comparisons
 from evaluator.ui.controls import choose
 from evaluator.ui.frame import guarded
 from evaluator.ui.panels import show_figure, show_numbers
-from evaluator.ui.pieces import link, make_metrics_table, mark_up_verdict, show, show_empty, show_markup, show_table
+from evaluator.ui.pieces import (
+    complete_command,
+    link,
+    make_metrics_table,
+    mark_up_verdict,
+    show,
+    show_empty,
+    show_markup,
+    show_table,
+)
 from evaluator.ui.reads import (
     Workspace,
     find_workspace,
@@ -257,7 +266,8 @@ def _show_calibration(workspace: Workspace, policy: Policy, release_id: str | No
     head = ("identical halves by", "with", "judged", "NO-GO", "GO")
     rows = [_make_tally_row(tally) for tally in report.tallies]
     show_table(head, rows, caption="false alarms and power")
-    show_numbers("calibration", head, rows, "evaluator calibrate --json", caption="false alarms and power")
+    command = complete_command("evaluator calibrate --json")
+    show_numbers("calibration", head, rows, command, caption="false alarms and power")
 
 
 def _write_conclusion(report: CalibrationReport) -> str:

@@ -40,6 +40,8 @@ from evaluator.reports import from_json, read_stored
 from evaluator.store import Stamp, Store, stamp_of
 from evaluator.wording import write_command
 
+DEFAULT_STORE = Path("evaluator.duckdb")
+"""The store in the folder, where nothing names another."""
 MAX_ENTRIES = 64
 """Results that the cache keeps of one function."""
 SPLITS = 4
@@ -84,7 +86,7 @@ def find_workspace() -> Workspace:
 
 def find_store_path() -> Path:
     """Find the store as the command line does: by EVALUATOR_STORE, else in the folder. It may not exist."""
-    return Path(os.environ.get("EVALUATOR_STORE") or "evaluator.duckdb").absolute()
+    return Path(os.environ.get("EVALUATOR_STORE") or DEFAULT_STORE).absolute()
 
 
 def open_store(workspace: Workspace) -> Store:

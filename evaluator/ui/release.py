@@ -26,6 +26,7 @@ from evaluator.ui.pieces import (
     link,
     make_banner,
     make_legend,
+    mark_up_command,
     mark_up_time,
     show,
     show_empty,
@@ -154,7 +155,7 @@ def _list_notes(workspace: Workspace, view: ReleaseView, verdict: Verdict) -> Se
         landed = sum(run.landed for run in view.runs)
         notes.insert(0, Markup('<span class="ev-badge ok">live</span>{} requests so far').format(f"{landed:,}"))
     if is_stale(view.runs, verdict.judged_at):
-        command = Markup("<code>{}</code>").format(workspace.command(view.release.id))
+        command = mark_up_command(workspace.command(view.release.id))
         notes.append(Markup('<span class="ev-badge warn">stale</span>newer data has landed: {}').format(command))
     if verdict.mode == "shadow":
         notes.append(Markup('<span class="ev-badge">shadow mode</span>it blocks nothing'))

@@ -18,6 +18,7 @@ from evaluator.ui.pieces import (
     clean,
     link,
     make_heat_map,
+    mark_up_command,
     mark_up_time,
     mark_up_verdict,
     show,
@@ -76,7 +77,7 @@ def _show_waiting(workspace: Workspace, summaries: Sequence[ReleaseSummary], int
         for intent in waiting_intents
     ]
     for waiting in waiting_releases:
-        next_step = Markup("<code>{}</code>").format(waiting.command) if waiting.command else Markup("")
+        next_step = mark_up_command(waiting.command) if waiting.command else Markup("")
         if waiting.promotable:
             next_step = link("promote", text="see its conditions", release=waiting.release)
         release_link = link("release", text=waiting.release, release=waiting.release)

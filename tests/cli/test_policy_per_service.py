@@ -1,6 +1,8 @@
 """A policy for each service: every command takes the one for the release's service, and names it."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,10 @@ from stored import DESIGNS, land
 
 import evaluator
 from evaluator.__main__ import run
+from evaluator.errors import UsageError
 from evaluator.intents import execute_waiting
 from evaluator.policy.selection import policy_of
+from evaluator.records import Release, Service
 from evaluator.reports import from_json
 from evaluator.store import Store
 
@@ -254,3 +258,27 @@ def test_a_notebook_judges_by_it(call):
     assert release.compare().verdict.alpha == 0.03
     assert release.compare(policy=call.folder / "cart.yaml").verdict.alpha == 0.04
     assert release.compare(policy=call.folder, mode="shadow").verdict.mode == "shadow"
+
+
+def test_versions_without_a_service_are_refused_where_the_release_has_several(call):
+    """They would be those of a service without a name; the command in the advice works."""
+    for name in ("old", "new", "old2", "new2"):
+        write_requests(Path(f"{name}.parquet"), slower=1.0, seed=len(name))
+    first, second = (("--baseline", f"old{n}.parquet", "--canary", f"new{n}.parquet") for n in ("", "2"))
+    loose = ("--policy", str(call.folder / "cart.yaml"))
+    assert call("import", "r@1", *first, "--service", "cart", *loose)[0] == 0
+    assert call("data", "service", "r@1", "cart", "shop", *loose)[0] == 0
+    code, _, err = call(*loose, "import", "r@1", *second, "--canary-version", "2.1")
+    assert (code, "r@1 is a release of cart and shop: it is not known which of them has" in err) == (2, True)
+    advised = re.search(r"`evaluator ([^`]*)`", err)[1]
+    code, _, err = call(*shlex.split(advised))
+    assert code == 0, err
+    [plain] = [row for row in json.loads(call("releases", "--json")[1]) if row["release"] == "r@1"]
+    cart = {"name": "cart", "baseline": "", "canary": "2.1"}
+    assert plain["services"] == [cart, {"name": "shop", "baseline": "", "canary": ""}]
+    store = Store.open(Path("evaluator.duckdb"))
+    given = Release("r@1", (Service("", "1", "2"),))
+    with pytest.raises(UsageError, match="which of them"):
+        store.control.add_release(given)
+    with pytest.raises(UsageError, match="which of them"), store.control.landing(given):
+        raise AssertionError("nothing lands")

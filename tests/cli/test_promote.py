@@ -177,6 +177,30 @@ def test_a_hook_that_could_not_be_executed_fails_its_test(run):
     assert (code, "did you mean 'promote'?" in err) == (2, True)
 
 
+def test_each_hook_is_tested_whatever_is_wrong_with_others(run):
+    """The exit code is the worst: 4 if one could not be executed, 2 if the policy has mistakes only."""
+    runs, wrong = "{command: {run: ['true']}}", "{haproxy: {backend: b, socket: s, weights: {a: 400}}}"
+    fails, unknown = "{command: {run: [no-such-program]}}", "{haproxyy: {}}"
+    code, out, err = run("hooks", "test", policy=f"hooks: {{promote: [{wrong}, {runs}, {fails}, {unknown}]}}\n")
+    assert (code, "3 of 4 hooks could not be executed" in err) == (4, True)
+    assert [line.split()[0] for line in out.splitlines() if "  promote: " in line] == [
+        "FAILED",
+        "ok",
+        "FAILED",
+        "FAILED",
+    ]
+    assert "hooks.promote[0].haproxy.weights.a: must be at most 256" in out
+    assert "there is no hook 'haproxyy'; did you mean 'haproxy'?" in out
+    code, out, err = run("hooks", "test", policy=f"alpha: 7\nhooks: {{promote: [{runs}], hold: [{wrong}]}}\n")
+    assert (code, "1 of 2 hooks could not be executed" in err) == (2, True)
+    code, out, err = run("hooks", "test", "promote")
+    assert (code, "ok      promote" in out, "hooks.hold" in out, "alpha: must be" in out) == (2, True, False, True)
+    assert "the policy has mistakes, so no hook of it is executed" in err
+    for text in ("hooks: {promote: [\n", f"hooks: {{promote: {runs}}}\n", "hooks: 3\n", "3\n"):
+        code, out, _ = run("hooks", "test", policy=text)
+        assert (code, out.startswith("FAILED  policy: it cannot be used\n")) == (2, True), out
+
+
 def test_a_worker_executes_what_is_queued_and_ends_on_a_signal(run):
     code, out, _ = run("promote", "cart@1.9.0", "--yes", "--queue", policy=HOOKS)
     assert (code, out) == (0, "i1 promote cart@1.9.0: approved\n")
@@ -196,6 +220,35 @@ def test_a_worker_executes_what_is_queued_and_ends_on_a_signal(run):
         worker.kill()
         worker.communicate()
     assert lines(run) == ["promoted-1.9.0", "back"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_lets_a_promotion_complete_its_hooks(number, run):
+    """A program that went on by itself could overtake a rollback. A second signal does not wait."""
+    slow = f"{{command: {{run: [sh, -c, 'echo begun >> {run.folder}/out.txt; sleep 1']}}}}"
+    after = f"{{command: {{run: [sh, -c, 'echo after >> {run.folder}/out.txt']}}}}"
+    (run.folder / "evaluator.yaml").write_text(f"hooks: {{promote: [{slow}, {after}]}}\n")
+    # A shell that started the tests in the background may have made the signal ignored.
+    code = f"import signal, runpy; signal.signal({int(number)}, signal.default_int_handler)"
+    promoting = subprocess.Popen(
+        [sys.executable, "-c", f"{code}; runpy.run_module('evaluator', run_name='__main__')", "promote", "cart@1.9.0",
+         "--yes"],
+        cwd=run.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 20
+        while not lines(run):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        promoting.send_signal(number)
+        out, err = promoting.communicate(timeout=10)
+    finally:
+        promoting.kill()
+        promoting.wait()
+    assert (promoting.returncode, "2 hooks acknowledged" in out, "it ends after the hooks" in err) == (0, True, True), (
+        err
+    )
+    assert lines(run) == ["begun", "after"]
 
 
 def test_a_hold_is_recorded_even_where_no_hook_is_named(run):

@@ -70,7 +70,7 @@ def fuzz_requests(rng: random.Random, case: Case) -> None:
     (case.folder / "evaluator.yaml").write_text(_POLICY)
     options = [*form.options, *(["--skip-bad-rows"] if rng.random() < 0.3 else [])]
     if rng.random() < 0.05:
-        options += ["--format", rng.choice(("locust", "jtl", "jtl-transactions", "k6", "csv", "parquet"))]
+        options += ["--format", rng.choice(("locust", "jtl", "jtl-transactions", "k6", "csv", "parquet", "arrow"))]
     words = ["import", "fuzz", "--baseline", str(paths[0]), "--canary", str(paths[1]), *options]
     if case.run(words, {0, 2}).code == 0:
         case.judge("fuzz")
@@ -82,6 +82,8 @@ def _change_file(rng: random.Random, name: str, content: bytes) -> bytes:
             return mutate_bytes(rng, content)
         return gzip.compress(_change_text(rng, gzip.decompress(content)), compresslevel=1)
     if name == "parquet":
+        if rng.random() < 0.3:
+            return mutate_bytes(rng, _write_arrow(rng, pq.read_table(pa.BufferReader(content))))
         if rng.random() < 0.3:  # values themselves change, which the statistics of the file do not
             sink = pa.BufferOutputStream()
             pq.write_table(pq.read_table(pa.BufferReader(content)), sink, compression="none", use_dictionary=False)
@@ -144,6 +146,14 @@ def _write_parquet(rng: random.Random, table: pa.Table) -> bytes:
         pq.write_table(table.slice(0, rows), sink, compression=rng.choice(("snappy", "zstd", "gzip", "none")))
     except pa.ArrowException:  # a type that Parquet does not have
         return mutate_bytes(rng, b"PAR1PAR1")
+    return sink.getvalue().to_pybytes()
+
+
+def _write_arrow(rng: random.Random, table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression=rng.choice((None, "lz4", "zstd")))
+    with rng.choice((pa.ipc.new_file, pa.ipc.new_stream))(sink, table.schema, options=options) as writer:
+        writer.write_table(table, max_chunksize=500)
     return sink.getvalue().to_pybytes()
 
 

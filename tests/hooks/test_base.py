@@ -225,3 +225,19 @@ def test_nothing_is_executed_that_cannot_be_kept():
     with pytest.raises(OSError, match="disk full"):
         run_hook(Step(hook), make_context(), full)
     assert not hook.calls
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("etcd", {"url": "http://h:1", "key": "/shop/${release}", "value": "x"}),
+        ("webhook", {"url": "http://h/${release}", "secret": "${S}"}),
+        ("haproxy", {"socket": "/run/${release", "backend": "b", "weights": {"a": 1}}),
+        ("command", {"run": ["x"], "folder": "/srv/${release}"}),
+        ("http", {"url": "http://h/", "contains": "${canary}"}),
+        ("http", {"url": "http://h/", "ca": "${CA}"}),
+    ],
+)
+def test_words_are_refused_where_they_would_not_be_filled_in(kind, options):
+    with pytest.raises(PolicyError, match="words and variables are not filled in here"):
+        make_hook(kind, options)

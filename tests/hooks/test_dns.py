@@ -143,6 +143,19 @@ def test_other_types_and_records_that_were_not_there(name, kind, values, before,
     assert hook.read()["values"] == before
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "values", "says"),
+    [
+        ("alias", "A", ["10.0.0.9"], "alias has CNAME cart.shop.test. (TTL 300 s), so the server would ignore A"),
+        ("cart", "CNAME", ["ns.shop.test."], "so the server would ignore CNAME"),
+    ],
+)
+def test_a_record_that_the_server_would_ignore_is_refused(name, kind, values, says, server):
+    hook = hook_for(server, name=name, type=kind, values=values)
+    for outcome in (hook.test(), hook.execute(make_context())):
+        assert (outcome.state, says in outcome.did) == ("failed", True), outcome
+
+
 def test_a_change_in_between_is_not_overwritten(server, monkeypatch):
     hook, rival = hook_for(server, name="race"), hook_for(server, name="race", values=["10.9.9.9"])
     read = hook._read
@@ -223,6 +236,7 @@ def test_test_and_dry_run_touch_nothing(server):
         {"type": "CNAME", "values": ["a.", "b."]},
         {"key_secret": SECRET},
         {"type": "CNAME", "values": ["a"]},
+        {"type": "TXT", "values": ['"${canary}"']},
     ],
 )
 def test_what_cannot_be_meant_is_refused(wrong):

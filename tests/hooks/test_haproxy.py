@@ -179,19 +179,45 @@ def test_going_back_sets_what_can_be_set_and_reports_the_rest(proxy):
     gone = hook_for(proxy, weights={"baseline": 80, "canary": 20, "gone": 5}).undo(
         make_context(), {"baseline": 80, "canary": 20, "gone": 5}
     )
-    assert (gone.state, "has no server gone any more" in gone.did) == ("failed", True)
+    assert (gone.state, "has no server gone;" in gone.did) == ("failed", True)
     assert hook_for(proxy).read() == {"baseline": 80, "canary": 20}
     down = hook_for(proxy, backend="checked").undo(make_context(), {"baseline": 91, "canary": 9})
     assert (down.state, "canary is DOWN" in down.did) == ("failed", True)
     assert hook_for(proxy, backend="checked").read() == {"baseline": 91, "canary": 9}
 
 
+@pytest.mark.usefixtures("ready")
+def test_going_back_never_leaves_all_servers_without_traffic(proxy):
+    """A misspelt baseline fails the test of the hook; in a rollback, the canary then keeps the traffic."""
+    hook_for(proxy).execute(make_context())
+    hook = hook_for(proxy, weights={"baselin": 100, "canary": 0})
+    assert "has no server baselin (its servers are baseline, canary)" in hook.test("rollback").did
+    outcome = hook.execute(make_context(action="rollback"))
+    assert (outcome.state, "canary keeps 100: otherwise no request would be served" in outcome.did) == ("failed", True)
+    assert split_of(proxy["port"]) == {"canary": 100}
+
+
+def test_going_back_takes_the_weight_of_the_configuration_where_a_hash_takes_no_other(proxy):
+    assert hook_for(proxy, backend="hashed", weights={"baseline": 0, "canary": 10}).execute(make_context()).state == (
+        "acknowledged"
+    )
+    hook = hook_for(proxy, backend="hashed", weights={"baseline": 100, "canary": 0})
+    outcome = hook.execute(make_context(action="rollback"))
+    assert (outcome.state, hook.read()) == ("acknowledged", {"baseline": 90, "canary": 0})
+    assert "baseline gets 90 instead of 100, because of source" in outcome.did
+    command(proxy, "set weight hashed/canary 10")
+
+
+def test_a_backup_server_is_named(proxy):
+    assert "canary is a backup server" in hook_for(proxy, backend="standby").test().did
+
+
 # ------------------------------------------------------------------ answers that HAProxy never gives, or only half
 
 HEADER = "1\n# be_id be_name srv_id srv_name srv_op_state srv_admin_state srv_uweight srv_iweight\n"
 STATISTICS = (
-    "# pxname,svname,status,check_status,last_chk,agent_status,tracked,algo,\n"
-    "shop,baseline,no check,,,,,,\nshop,canary,no check,,,,,,\nshop,BACKEND,UP,,,,,roundrobin,\n\n"
+    "# pxname,svname,status,bck,check_status,last_chk,agent_status,tracked,algo,\n"
+    "shop,baseline,no check,0,,,,,,\nshop,canary,no check,0,,,,,,\nshop,BACKEND,UP,0,,,,,roundrobin,\n\n"
 )
 
 
@@ -336,8 +362,14 @@ def test_holding_is_going_back_where_it_only_takes_traffic_from_the_candidate(pr
         ({"baseline": 9, "canary": 2}, {"baseline": 9, "canary": 1}, False),
         ({"baseline": 1, "canary": 1}, {"baseline": 9, "canary": 1}, False),
         ({"blue": 9, "green": 0}, {"blue": 0, "green": 9}, False),
+        ({"baseline": 100, "fast": 0}, {"baseline": 50, "fast": 50}, True),
+        ({"cart-BASELINE": 100, "canary": 0, "fast": 1}, {"cart-BASELINE": 1, "canary": 50, "fast": 2}, True),
+        ({"baseline": 100, "canary": 0, "fast": 3}, {"baseline": 1, "canary": 50, "fast": 2}, False),
+        ({"baseline": 100}, {"baseline": 50}, False),
+        ({"stable": 9, "canary": 0}, {"stable": 1, "canary": 9}, True),
+        ({"stable": 0, "canary": 0}, {"stable": 1, "canary": 9}, False),
         ({"baseline": 9, "canary": 0}, {"canary": 1}, False),
     ],
 )
-def test_weights_move_back_if_the_canary_gets_no_more_and_others_no_less(weights, current, is_back):
+def test_weights_move_back_if_no_candidate_gets_more_and_others_no_less(weights, current, is_back):
     assert moves_back(weights, current) is is_back

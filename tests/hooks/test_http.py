@@ -32,6 +32,17 @@ def test_words_are_escaped_for_where_they_stand(receiver):
     assert request.headers["content-type"] == "application/json"
 
 
+@pytest.mark.parametrize(
+    "where", [{"url": "/${canary}"}, {"method": "PUT", "body": '"${canary}"'}, {"headers": {"X-Version": "${canary}"}}]
+)
+def test_nothing_is_sent_with_a_version_that_is_not_known(where, receiver):
+    hook = hook_for(receiver, **where | {"url": receiver.url + where.get("url", "/")})
+    outcome = hook.execute(make_context(canary=""))
+    assert (outcome.state, "the version of canary is not known" in outcome.did) == ("failed", True)
+    assert receiver.requests == []
+    assert hook.execute(make_context(canary="", outcome="failed")).state == "acknowledged", "an announcement"
+
+
 def test_a_form_is_escaped_as_one(receiver):
     form = {"Content-Type": "application/x-www-form-urlencoded"}
     hook_for(receiver, headers=form, body="content=${canary}&why=${reason}").execute(make_context(reason="a&b=c"))

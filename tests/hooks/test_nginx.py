@@ -1,3 +1,4 @@
+import socket
 import time
 
 import pytest
@@ -91,6 +92,36 @@ def test_what_cannot_be_reloaded_is_taken_back(proxy, tmp_path):
     assert outcome.state == "failed"
     assert "no master" in outcome.did
     assert file.read_text() == before
+
+
+def test_a_reload_that_nginx_cannot_do_is_not_acknowledged(proxy):
+    """Its master writes the cause to the error log, and keeps the old workers: `nginx -s reload` ends with 0."""
+    port, options, file = proxy
+    assert hook_for(options).execute(make_context()).did == f"nginx has reloaded {file}"
+    assert hook_for(options, weights={"baseline": 9, "canary": 1}).execute(make_context()).state == "acknowledged"
+    config, before = file.parent / "nginx.conf", file.read_text()
+    text = config.read_text()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        config.write_text(text.replace("server {", f"server {{ listen 127.0.0.1:{taken.getsockname()[1]};", 1))
+        outcome = hook_for(options, timeout="300ms").execute(make_context())
+    config.write_text(text)
+    assert (outcome.state, "nginx did not start to use" in outcome.did) == ("failed", True), outcome
+    assert file.read_text() == before
+    assert split_becomes(port, {"baseline": 90, "canary": 10})
+
+
+def test_an_upstream_of_another_name_is_found_by_the_test(proxy):
+    _, options, _ = proxy
+    outcome = hook_for(options, upstream="shap").test()
+    assert (outcome.state, "has no upstream shap now" in outcome.did) == ("failed", True)
+
+
+def test_a_reload_of_which_nothing_can_be_seen_is_acknowledged_as_such(proxy):
+    _, options, file = proxy
+    before = file.read_text()
+    outcome = hook_for(options, nginx=["sh", "-c", f"cat {file}"]).execute(make_context())
+    assert (outcome.state, "its processes cannot be seen" in outcome.did) == ("acknowledged", True)
+    file.write_text(before)
 
 
 def test_a_file_of_others_is_left_alone(proxy, tmp_path):

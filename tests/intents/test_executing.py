@@ -1,5 +1,6 @@
 """Executed once in effect: whatever is killed, races, hangs, fails or changes in between."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,15 +8,29 @@ import sys
 import threading
 import time
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from evaluator.errors import Refused, StoreBusy, UsageError
-from evaluator.intents import approve, ask, execute, execute_waiting, resolve, retry, run_worker, system_person
+from evaluator.intents import (
+    approve,
+    ask,
+    execute,
+    execute_waiting,
+    find_latest,
+    plan_action,
+    preview_action,
+    read_hook_release,
+    read_release_to_preview,
+    resolve,
+    retry,
+    run_worker,
+    system_person,
+)
 from evaluator.records import Release, Service
-from evaluator.records.intents import HookOutcome, IntentState
+from evaluator.records.intents import Action, HookOutcome, IntentState
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from hooks_world import receiving, reply
@@ -114,6 +129,79 @@ def test_no_version_is_promoted_that_was_not_judged_but_a_rollback_is_executed(
     back = ask(store, again, system_person(), action_request("rollback"))
     assert execute(store, lambda _: again, back.id, "w").state is IntentState.ACKNOWLEDGED
     assert lines() == ["1.9.0", "back"]
+
+
+@pytest.mark.parametrize("is_promoted", [True, False])
+def test_a_rollback_gets_the_versions_of_the_promotion_that_it_takes_back(
+    is_promoted, store, policy, action_request, script, lines
+):
+    """Not those that an import gave since. Without a promotion, those of the verdict at its request."""
+    rules = policy(
+        f"hooks:\n  promote: [{script('${canary}', undo='undo-${canary}-${baseline}')}]\n"
+        f"  rollback: [undo, {script('own', '${baseline}', '${canary}')}]\n"
+    )
+    if is_promoted:
+        promoted(store, rules, action_request)
+    store.control.add_release(Release("cart@1.9.0", (Service("cart", "7.0", "9.9"),)))
+    planned, _ = plan_action(store, rules, "cart@1.9.0", Action.ROLLBACK)
+    versions = read_release_to_preview(store, "cart@1.9.0", Action.ROLLBACK)
+    shown = preview_action(planned, Action.ROLLBACK, versions, None, datetime.now(UTC) + timedelta(seconds=9))
+    assert "own-1.4.1-1.9.0" in shown[-1].description
+    assert "7.0" not in "".join(step.description for step in shown)
+    back = ask(store, rules, system_person(), action_request("rollback"))
+    assert execute(store, lambda _: rules, back.id, "w").state is IntentState.ACKNOWLEDGED
+    assert lines() == (["1.9.0", "undo-1.9.0-1.4.1"] if is_promoted else []) + ["own-1.4.1-1.9.0"]
+
+
+def judge_versions(store, baseline, canary):
+    """Store the newest verdict again, on other versions of the same data, which the release then has."""
+    latest = json.loads(find_latest(store, "cart@1.9.0").json)
+    (service,) = latest["services"]
+    service |= {"baseline": baseline, "canary": canary}
+    store.control.add_release(Release("cart@1.9.0", (Service("cart", baseline, canary),)))
+    store.control.save_verdict("cart@1.9.0", json.dumps(latest), datetime.now(UTC), "go")
+
+
+def test_a_rollback_of_two_promotions_gets_what_was_live_before_the_first(store, policy, action_request, script, lines):
+    hooks = f"promote: [{script('${canary}', undo='undo-${canary}-${baseline}')}]"
+    rules = policy(f"hooks: {{{hooks}, rollback: [undo, {script('own', '${baseline}', '${canary}')}]}}\n")
+    first = promoted(store, rules, action_request)
+    judge_versions(store, "1.9.0", "1.9.1")
+    second = promoted(store, rules, action_request)
+    assert (first.id, second.state) != (second.id, IntentState.FAILED), store.control.audit()[-1].text
+    back = ask(store, rules, system_person(), action_request("rollback"))
+    assert back.undoes == (second.id, first.id)
+    assert execute(store, lambda _: rules, back.id, "w").state is IntentState.ACKNOWLEDGED
+    assert lines() == ["1.9.0", "1.9.1", "undo-1.9.1-1.9.0", "undo-1.9.0-1.4.1", "own-1.4.1-1.9.1"]
+
+
+def test_nothing_is_begun_after_a_signal_that_came_while_it_waited(store, policy, action_request, script, lines):
+    rules, stop = policy(f"hooks: {{promote: [{script('one')}]}}\n"), threading.Event()
+    intent = ask(store, rules, system_person(), action_request())
+    stop.set()
+    assert execute(store, lambda _: rules, intent.id, "w", stop=stop).state is IntentState.APPROVED
+    assert lines() == []
+
+
+def test_versions_are_not_known_where_the_verdict_cannot_be_read(store):
+    """Those of now may be others than those that were judged."""
+    (service,) = read_hook_release(store, "cart@1.9.0", Action.HOLD, "sha256:another", ()).services
+    assert service == Service("cart")
+    (service,) = read_hook_release(store, "cart@1.9.0", Action.HOLD, "", ()).services
+    assert service == Service("cart", "1.4.1", "1.9.0"), "it was not judged"
+
+
+def test_a_hook_never_acts_with_a_version_that_is_not_known(store, policy, action_request, script, lines):
+    """A rollback and an override have no condition on versions; the other hooks are executed."""
+    judge_versions(store, "", "1.9.0")
+    rules = policy(
+        f"hooks:\n  rollback: [{{command: {{run: [echo, '--to=${{baseline}}']}}}}, {script('other')}]\n"
+        f"  announce: [{script('announced', '${baseline}')}]\n"
+    )
+    back = ask(store, rules, system_person(), action_request("rollback"))
+    assert execute(store, lambda _: rules, back.id, "w").state is IntentState.FAILED
+    assert "it uses ${baseline}, and the version of baseline is not known" in outcome(store, back).text
+    assert lines() == ["other", "announced-"]
 
 
 def test_a_rollback_takes_back_what_was_done_the_last_hook_first(store, policy, action_request, script, lines):

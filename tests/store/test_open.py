@@ -202,11 +202,6 @@ def test_unknown_names_suggest(store, new_run):
             r"permission denied: /x/e\.duckdb\.wal cannot be opened",
             id="locked-folder",
         ),
-        pytest.param(
-            duckdb.IOException("IO Error: Unexpected end of GZIP stream: b.csv.gz"),
-            r"cut short or damaged: .* b\.csv\.gz",
-            id="cut-gzip",
-        ),
     ],
 )
 def test_errors_of_duckdb_about_files_are_reworded(error, says):

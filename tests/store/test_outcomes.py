@@ -1,10 +1,15 @@
 """Outcomes of units land, are stored and are read."""
 
+import bz2
 import gzip
+import io
+import lzma
+import zipfile
 
 import hypothesis.strategies as st
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -230,6 +235,104 @@ def test_compressed_files_with_a_byte_order_mark(store, tmp_path):
     path.write_bytes(gzip.compress(("\ufeff" + SMALL.replace(",", ";")).encode()))
     _, facts, _ = import_outcomes(store, Release("r"), [str(path)], OutcomeOptions())
     assert facts.units == 5
+
+
+UTF16 = SMALL.encode("utf-16")
+
+
+def pack_zip(content):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("users.csv", content)
+    return packed.getvalue()
+
+
+def write_ipc(new, content):
+    table = pa.csv.read_csv(pa.BufferReader(content), convert_options=pa.csv.ConvertOptions(null_values=["NA", ""]))
+    sink = pa.BufferOutputStream()
+    with new(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_table(table, max_chunksize=3)
+    return sink.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("o.csv", gzip.compress(SMALL.encode())),
+        ("o.csv.gz", SMALL.encode()),
+        ("o.bz2", bz2.compress(SMALL.encode())),
+        ("o.xz", lzma.compress(SMALL.encode())),
+        ("o.zst", pa.compress(SMALL.encode(), "zstd", asbytes=True)),
+        ("o.zip", pack_zip(SMALL.encode())),
+        ("o.csv", UTF16),
+        ("o.gz", gzip.compress(UTF16)),
+        ("o.csv", SMALL.encode("utf-32-le")[:0] + b"\xff\xfe\0\0" + SMALL.encode("utf-32-le")),
+        ("o.feather", write_ipc(pa.ipc.new_file, SMALL.encode())),
+        ("o.arrows", write_ipc(pa.ipc.new_stream, SMALL.encode())),
+    ],
+)
+def test_every_packing_and_encoding_gives_the_same(store, land, tmp_path, name, content):
+    _, expected, _ = land(SMALL, release="plain")
+    path = tmp_path / f"of a[1] {name}"
+    path.write_bytes(content)
+    query = "SELECT * FROM outcomes WHERE user_id <> 'u1'"
+    for release, options in (("r", {}), ("query", {"query": query})):
+        _, facts, _ = import_outcomes(store, Release(release), [str(path)], OutcomeOptions(), **options)
+        assert facts.units == expected.units - len(options)
+    assert read(store, "r").facts == expected
+
+
+def test_an_error_names_the_packed_file_and_its_line(store, tmp_path):
+    options = OutcomeOptions(outcome_names=("x",))
+    for row, says in (("b,B,much", "column 'x' has the value 'much'"), ("b,B,1,2", "the row has 4 values")):
+        path = tmp_path / "packed"
+        path.write_bytes(gzip.compress(f"user,arm,x\na,A,1\n{row}\n".encode("utf-16")))
+        with pytest.raises(InputError, match=f"{path}:3: {says}"):
+            import_outcomes(store, Release("r"), [str(path)], options)
+        with pytest.raises(InputError) as raised:
+            import_outcomes(store, Release("r"), [str(path)], options, query="SELECT nothing FROM outcomes")
+        assert "evaluator-tmp" not in raised.value.message
+
+
+def test_rows_swallowed_by_a_quote_are_counted_or_the_file_is_refused(store, land):
+    rows = "".join(f"u{k},{'AB'[k % 2]},{k}\n" for k in range(60_000))
+    options = OutcomeOptions(outcome_names=("x",))
+    with pytest.raises(InputError, match=r"o\.csv:60002: .*quote.*; the end of its row cannot be found"):
+        land("user,arm,x\n" + rows + '"' + rows.replace("u", "v"), skip=True, outcome_names=options.outcome_names)
+    tail = "".join(f"v{k},A,{k}\n" for k in range(20))
+    _, facts, _ = land("user,arm,x\n" + rows + '"' + tail, skip=True, outcome_names=options.outcome_names)
+    assert sum(facts.read.values()) == 60_020
+
+
+def test_files_of_arms_may_be_packed_and_equal_content_is_found(store, tmp_path):
+    for name, content in (
+        ("a.gz", gzip.compress(b"user,x\nu1,1\nu2,0\n")),
+        ("b.csv", "user,x\nu3,1\nu4,0\nu5,1\n".encode("utf-16")),
+        ("c.csv", b"user,x\nu1,1\nu2,0\n"),
+    ):
+        (tmp_path / name).write_bytes(content)
+    arms = {"baseline": [f"{tmp_path}/a.gz"], "canary": [f"{tmp_path}/b.csv"]}
+    _, facts, _ = import_outcomes(store, Release("r"), [], OutcomeOptions(), arm_files=arms)
+    assert facts.read == {"baseline": 2, "canary": 3}
+    with pytest.raises(InputError, match="have the same content"):
+        import_outcomes(store, Release("s"), [], OutcomeOptions(), arm_files=arms | {"canary": [f"{tmp_path}/c.csv"]})
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (SMALL.encode() + b"x" * (18 << 20) + b",control,1,1,1,1\nu9,control,1,1,1,1\n", r"o:10 is longer than 16 MB"),
+        (b'{"user": 1, "arm": "A", "x": 1}\n', "is JSON, which cannot be read as outcomes"),
+        (gzip.compress(b"PAR1" + b"\0" * 50), "is a packed Parquet file"),
+        (write_ipc(pa.ipc.new_stream, SMALL.encode())[:-8], "is a stream of Arrow without an end"),
+        (b"\x04\x22\x4d\x18" + b"\0" * 50, "is packed with lz4"),
+    ],
+)
+def test_files_that_would_be_read_in_part_or_wrongly_are_refused(store, tmp_path, content, says):
+    path = tmp_path / "o"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=says):
+        import_outcomes(store, Release("r"), [str(path)], OutcomeOptions(), skip_bad_rows=True)
 
 
 def test_several_files_are_one_table(store, tmp_path):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -11,7 +14,7 @@ from evaluator.cli.import_files import _describe_time_columns
 from evaluator.errors import InputError
 from evaluator.pipeline.importing import import_release
 from evaluator.records import Release
-from evaluator.sources.files import plan_landing
+from evaluator.sources.files import arrow, plan_landing
 
 
 def write_parquet(path, response_times, column="response_time_ms"):
@@ -64,13 +67,124 @@ def test_a_missing_duration_is_a_bad_row(store, tmp_path):
         import_release(store, Release("cart@2"), plan_landing({"canary": [str(path)]}))
 
 
-@pytest.mark.parametrize("text", ["0 days 00:00:00.000015486", "00:00:01.5", "PT0.5S"])
+AS_TEXT = r"has the value '{}', a duration as text: write all as numbers in one unit, and name it by --column"
+OF_GO = ["12.5ms", "1.5s", "850µs", "850\N{GREEK SMALL LETTER MU}s", "12us", "3m2s", "1m2.5s", "2h45m0s", "5ns", "0s"]
+
+
+@pytest.mark.parametrize("text", ["0 days 00:00:00.000015486", "00:00:01.5", "PT0.5S", *OF_GO, "12 ms", "1.5 seconds"])
 def test_durations_as_text_are_not_guessed(store, tmp_path, text):
-    """As pandas writes a timedelta to CSV: SQL would read it without its nanoseconds."""
+    """As pandas writes a timedelta to CSV, which SQL would read without nanoseconds; as Go and others do."""
     path = tmp_path / "requests.csv"
-    path.write_text(f"ts,endpoint,response_time_ms,failed\n1790000000,GET /,{text},false\n")
-    with pytest.raises(InputError, match="a duration as text: write numbers, and name their unit by --column"):
+    path.write_text(f"ts,endpoint,response_time_ms,failed\n1790000000,GET /,{text},false\n", encoding="utf-8")
+    with pytest.raises(InputError, match=AS_TEXT.format(text)):
         import_release(store, Release("cart@2"), plan_landing({"canary": [str(path)]}))
+
+
+@pytest.mark.parametrize("kind", ["csv", "json", "parquet"])
+@pytest.mark.parametrize("unit", ["", ":s", ":ns"])
+def test_a_duration_as_text_among_numbers_is_refused_in_every_format(store, tmp_path, kind, unit):
+    path = tmp_path / "requests"
+    times = ["12", "12.5ms", "13"]
+    if kind == "parquet":
+        write_parquet(path, pa.array(times), "took")
+    elif kind == "json":
+        path.write_text("".join(f'{{"ts":1790000000,"endpoint":"a","took":"{t}","failed":false}}\n' for t in times))
+    else:
+        path.write_text("ts,endpoint,took,failed\n" + "".join(f"1790000000,a,{t},false\n" for t in times))
+    plan = plan_landing({"canary": [str(path)]}, columns=[f"response_time_ms=took{unit}"])
+    with pytest.raises(InputError, match=AS_TEXT.format("12.5ms")):
+        import_release(store, Release("cart@2"), plan)
+
+
+def write_arrow(path, table, *, stream=False, compression=None):
+    """Write a table as Arrow IPC in batches of two rows, as a file or a stream."""
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with (pa.ipc.new_stream if stream else pa.ipc.new_file)(path, table.schema, options=options) as writer:
+        writer.write_table(table, max_chunksize=2)
+    return path
+
+
+def make_timed(response_times, column="took"):
+    """Make a table of three requests, whose endpoints are a dictionary and whose instances are inside of a struct."""
+    return pa.table(
+        {
+            "ts": pa.array([1_790_000_000_123_456_789] * 3, pa.timestamp("ns", "UTC")),
+            "endpoint": pa.array(["GET /"] * 3).dictionary_encode(),
+            column: response_times,
+            "failed": [False] * 3,
+            "http": [{"host": "pod-1"}] * 3,
+            "unused": pa.array([(1, 2, 3)] * 3, pa.month_day_nano_interval()),
+        }
+    )
+
+
+@pytest.mark.parametrize("compression", [None, "lz4", "zstd"])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("coded", [False, True])
+def test_arrow_is_read_like_parquet(store, tmp_path, compression, stream, coded):
+    times = pa.array([15_486, 15_562, 3_600_000], pa.duration("ns"))
+    table = make_timed(times.dictionary_encode() if coded else times)
+    path = write_arrow(tmp_path / "requests", table, stream=stream, compression=compression)
+    columns = ["response_time_ms=took", "instance=http.host"]
+    plan = plan_landing({"canary": [str(path)]}, columns=columns)
+    assert plan.files[0].layout.format == "arrow"
+    assert import_release(store, Release("cart@2"), plan).rows == 3
+    rows = store.data.query("SELECT response_time_ms, instance FROM requests ORDER BY ALL").to_pylist()
+    assert [row["response_time_ms"] for row in rows] == [0.015486, 0.015562, 3.6]
+    assert {row["instance"] for row in rows} == {"pod-1"}
+    with pytest.raises(InputError, match="which has a unit, but --column names 's'"):
+        plan_landing({"canary": [str(path)]}, columns=["response_time_ms=took:s"])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_no_part_of_an_arrow_file_is_taken_for_the_whole(store, tmp_path, stream, compression):
+    """Cut at every place, also between two batches; and with another file after it."""
+    table = make_timed(pa.array([1, 2, 3], pa.duration("ms")))
+    content = write_arrow(tmp_path / "whole", table, stream=stream, compression=compression).read_bytes()
+    path = tmp_path / "requests"
+    for length in range(16, len(content), 8):
+        path.write_bytes(content[:length])
+        with pytest.raises(InputError, match=r"Arrow.*cut short"):
+            plan_landing({"canary": [str(path)]}, columns=["response_time_ms=took"])
+    path.write_bytes(content * 2)
+    with pytest.raises(InputError, match="has more after the end of its rows"):
+        plan_landing({"canary": [str(path)]}, columns=["response_time_ms=took"])
+
+
+def test_a_damaged_batch_of_arrow_is_a_fault_of_the_file(store, tmp_path):
+    table = make_timed(pa.array([1, 2, 3], pa.duration("ms")))
+    path = write_arrow(tmp_path / "requests", table, stream=True, compression="zstd")
+    plan = plan_landing({"canary": [str(path)]}, columns=["response_time_ms=took"])
+    content = path.read_bytes()
+    packed = content.rindex(b"\x28\xb5\x2f\xfd")  # the last packed column
+    path.write_bytes(content[:packed] + b"\xff" * 12 + content[packed + 12 :])
+    with pytest.raises(InputError, match="is a broken Arrow file"):
+        import_release(store, Release("cart@2"), plan)
+
+
+def test_arrow_that_unpacks_to_far_more_than_its_size_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(arrow, "UNPACKED_WITHOUT_TEST", 1 << 16)
+    table = pa.table({"ts": pa.array(np.zeros(1 << 20, np.int64))})
+    path = tmp_path / "requests"
+    with pa.ipc.new_stream(path, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_table(table)
+    with pytest.raises(InputError, match="unpacks to more than 250 times its size"):
+        plan_landing({"canary": [str(path)]})
+
+
+def test_other_files_of_arrow_are_refused_with_what_to_do(tmp_path):
+    path = tmp_path / "requests"
+    path.write_bytes(b"FEA1" + b"\0" * 100)
+    with pytest.raises(InputError, match="Feather of version 1"):
+        plan_landing({"canary": [str(path)]})
+    write_arrow(path, make_timed(pa.array([(1, 2, 3)] * 3, pa.month_day_nano_interval())))
+    plan = plan_landing({"canary": [str(path)]}, columns=["response_time_ms=took"])
+    with pytest.raises(InputError, match=r"type cannot be read, among .*'took' .month_day_nano_interval"):
+        plan.files[0].layout.rewrite(path, tmp_path / "target")
+    path.with_suffix(".gz").write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(InputError, match="is a packed Arrow file"):
+        plan_landing({"canary": [str(path.with_suffix(".gz"))]})
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_commands_of_the_pages_judge_by_the_policy_that_applies(page, shop, text
     monkeypatch.setenv("EVALUATOR_POLICY", str(path.parent / "loose.yaml"))
     for name in ("release", "promote", "plan", "releases"):
         page_text = unescape(text(page(name, path, release="cart@2.0.0")))
-        assert f"evaluator verdict cart@2.0.0 {named}" in page_text, name
+        assert f"evaluator --store {shlex.quote(str(path))} verdict cart@2.0.0 {named}" in page_text, name
     monkeypatch.delenv("EVALUATOR_POLICY")
     (path.parent / "loose.yaml").rename(path.parent / "evaluator.yaml")
     monkeypatch.chdir(path.parent)

@@ -1,7 +1,9 @@
 """One release in each state."""
 
+import shlex
 import shutil
 from datetime import UTC, datetime
+from html import unescape
 
 import pytest
 from stored import HOSTILE, STEADY, judge, land
@@ -87,7 +89,7 @@ def test_a_release_without_verdict_names_the_command(page, own, text):
     land(Store.open(own), "cart@2.0.0", STEADY, seed=9)
     shown = page("release", own, release="cart@2.0.0")
     assert "was not judged yet" in text(shown)
-    assert "evaluator verdict cart@2.0.0" in text(shown)
+    assert f"evaluator --store {shlex.quote(str(own))} verdict cart@2.0.0<" in unescape(text(shown))
 
 
 def test_newer_data_than_the_verdict_is_shown(page, own, text):

@@ -1,6 +1,7 @@
 """The list of releases."""
 
 import re
+from html import unescape
 
 from evaluator.cli import COMMANDS
 from evaluator.store import Store
@@ -35,14 +36,24 @@ def test_a_filter_that_finds_nothing_says_so(page, store_path, text):
 def test_without_a_store_it_names_the_command_that_makes_one(page, tmp_path, text):
     page_text = text(page("releases", tmp_path / "evaluator.duckdb"))
     assert "There is no store at" in page_text
-    assert "evaluator demo" in page_text
+    assert f"<code>evaluator --store {tmp_path / 'evaluator.duckdb'} demo</code>" in page_text
 
 
 def test_an_empty_store_says_what_to_do(page, tmp_path, text):
     Store.open(tmp_path / "evaluator.duckdb", create=True)
     page_text = text(page("releases", tmp_path / "evaluator.duckdb"))
     assert "No release has landed yet." in page_text
-    assert "evaluator load RELEASE --baseline URL --canary URL" in page_text
+    assert " load RELEASE --baseline URL --canary URL" in page_text
+
+
+def test_commands_name_the_store_unless_it_is_the_one_in_the_folder(page, tmp_path, text, monkeypatch):
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    Store.open(folder / "evaluator.duckdb", create=True)
+    page_text = unescape(text(page("releases", folder / "evaluator.duckdb")))
+    assert f"<code>evaluator --store '{folder}/evaluator.duckdb' load RELEASE" in page_text
+    monkeypatch.chdir(folder)
+    assert "<code>evaluator load RELEASE" in text(page("releases", folder / "evaluator.duckdb"))
 
 
 def test_a_store_that_is_none_is_a_sentence_and_no_traceback(page, tmp_path, text):
@@ -57,6 +68,6 @@ def test_a_store_that_is_none_is_a_sentence_and_no_traceback(page, tmp_path, tex
 def test_commands_on_pages_exist(page, store_path, tmp_path, text):
     pages = [page("releases", tmp_path / "none.duckdb"), page("releases", store_path)]
     pages += [page("release", store_path, release=release) for release in ("cart@1.6.0", "cart@1.7.0", "cart@1.9.0")]
-    named = {name for shown in pages for name in re.findall(r"<code>evaluator (\w+)", text(shown))}
+    named = {name for shown in pages for name in re.findall(r"<code>evaluator (?:--store \S+ )?(\w+)", text(shown))}
     assert named
     assert named <= set(COMMANDS)

@@ -17,11 +17,12 @@ import pyarrow.parquet as pq
 
 from evaluator.errors import InputError
 from evaluator.records import ColumnMap, FileLayout
+from evaluator.sources.files.arrow import begins_arrow, is_arrow, open_arrow
 from evaluator.sources.files.columns import REQUIRED, TARGETS, ColumnRequest, determine_instant_unit, map_column
 from evaluator.sources.files.suggesting import explain_missing_columns, find_unknown
-from evaluator.textfiles import open_text
+from evaluator.textfiles import open_bytes, open_text
 
-FileType = Literal["csv", "json", "parquet", "xml"]
+FileType = Literal["csv", "json", "parquet", "arrow", "xml"]
 """Type of a file by its content. `csv` is any text that is neither JSON nor XML."""
 
 _DELIMITERS = ",;\t|"
@@ -31,6 +32,7 @@ LONGEST_LINE = 1_000_000
 """Characters; a file without line ends is not read as a whole."""
 _PARQUET = b"PAR1"
 """First bytes of a Parquet file."""
+_BYTES_OF_MAGIC = 16
 ROWS_OF_HEAD = 100
 """Rows from which the typical value of a column is chosen."""
 _NO_REQUEST = "check that the tool recorded requests"
@@ -43,9 +45,9 @@ class Head:
     path: Path
     file_type: FileType
     top: str = ""
-    """The first line and some thousand characters; empty for Parquet."""
+    """The first line and some thousand characters; empty for Parquet and Arrow."""
     columns: tuple[str, ...] = ()
-    """Names in the first line, or of Parquet's columns."""
+    """Names in the first line, or of the columns of Parquet or Arrow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +77,20 @@ class FileFormat:
 
 
 def read_head(path: Path) -> Head:
-    """Read the top of a file, packed or not. Raises InputError for a file that is neither text nor Parquet."""
+    """Read the top of a file, packed or not. Raises InputError for a file that is neither text, Parquet nor Arrow."""
     if starts_with(path, _PARQUET):
         with _open_parquet(path) as file:
             return Head(path, "parquet", columns=tuple(file.schema_arrow.names))
+    if is_arrow(path):
+        with open_arrow(path) as (schema, _):
+            return Head(path, "arrow", columns=tuple(schema.names))
+    refuse_packed_table(path)
     with open_checked_text(path, errors="replace") as text:
         is_xml = text.read(200).lstrip().startswith("<")
     # Text must be UTF-8, except XML, which declares its own encoding.
     with open_checked_text(path, errors="replace" if is_xml else "strict") as text:
         first_line = text.readline(LONGEST_LINE)
         top = first_line + text.read(max(_TOP - len(first_line), 0))
-    if top.startswith(_PARQUET.decode()):
-        raise InputError(f"{path} is a packed Parquet file", hint="unpack it; Parquet compresses itself")
     if not top:
         raise InputError(f"{path} is packed, and holds an empty file", hint=_NO_REQUEST)
     first_character = top.lstrip()[:1]
@@ -101,12 +105,28 @@ def read_head(path: Path) -> Head:
     return Head(path, "csv", top=top, columns=tuple(name.strip() for name in column_names))
 
 
+def refuse_packed_table(path: Path) -> None:
+    """Refuse Parquet and Arrow inside of a packed file, which can be read only as they are. Raises InputError."""
+    with open_bytes(path) as opened:
+        first_bytes = opened.read(_BYTES_OF_MAGIC)
+    kind = "Parquet" if first_bytes.startswith(_PARQUET) else "Arrow" if begins_arrow(first_bytes) else ""
+    if kind:
+        raise InputError(f"{path} is a packed {kind} file", hint=f"unpack it; {kind} can compress its columns itself")
+
+
 def read_table(head: Head) -> Table:
-    """Read the columns of a CSV or Parquet file, and a typical value of each. Raises InputError, also without rows."""
-    if head.file_type != "parquet":
+    """Read the columns of a CSV, Parquet or Arrow file, and a typical value of each.
+
+    Raises InputError, also for a file without rows.
+    """
+    if head.file_type == "parquet":
+        with _open_parquet(head.path) as file:
+            first_rows = next(file.iter_batches(batch_size=ROWS_OF_HEAD), None)
+    elif head.file_type == "arrow":
+        with open_arrow(head.path) as (_, batches):
+            first_rows = next((batch.slice(0, ROWS_OF_HEAD) for batch in batches if batch.num_rows), None)
+    else:
         return _read_csv(head.path)
-    with _open_parquet(head.path) as file:
-        first_rows = next(file.iter_batches(batch_size=ROWS_OF_HEAD), None)
     if first_rows is None or not first_rows.num_rows:
         raise InputError(f"{head.path} has columns but no rows", hint=_NO_REQUEST)
     table = pa.Table.from_batches([first_rows])
@@ -127,7 +147,7 @@ def read_table(head: Head) -> Table:
 
 
 def _list_inner_paths(path: tuple[str, ...], arrow_type: pa.DataType) -> list[tuple[str, ...]]:
-    """List the paths of the fields of a column of Parquet at `path`; only its own if it has no fields."""
+    """List the paths of the fields of a column of Parquet or Arrow at `path`; only its own if it has no fields."""
     if not pa.types.is_struct(arrow_type):
         return [path]
     return [(*path, arrow_type.field(position).name) for position in range(arrow_type.num_fields)]

@@ -1,4 +1,4 @@
-"""Which format a file has: the one that was named, else the one that claims it, else any CSV, JSON or Parquet."""
+"""Which format a file has: the one that was named, else the one that claims it, else CSV, JSON, Parquet or Arrow."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ SOURCES: Mapping[str, FileFormat] = Extensions(
         "csv": f"{_PACKAGE}.tables:CSV",
         "json": f"{_PACKAGE}.json_lines:JSON",
         "parquet": f"{_PACKAGE}.tables:PARQUET",
+        "arrow": f"{_PACKAGE}.tables:ARROW",
     },
 )
 """Format of request files → how a file is recognised and its columns are mapped: ours, then those of other packages."""
@@ -42,8 +43,8 @@ SOURCES: Mapping[str, FileFormat] = Extensions(
 def recognise(path: Path, format: str, column_requests: Sequence[ColumnRequest]) -> FileLayout:  # noqa: A002
     """Determine the format of a file and build its layout: how its columns become those of a request row.
 
-    `format`: name of a format, or `auto`: the format that claims the file, else the general format of CSV, JSON lines
-    or Parquet. Raises InputError for a file that cannot be read by it, UnknownName and SourceError.
+    `format`: name of a format, or `auto`: the format that claims the file, else the general format of CSV, JSON lines,
+    Parquet or Arrow. Raises InputError for a file that cannot be read by it, UnknownName and SourceError.
     """
     if format != "auto" and format not in SOURCES:
         raise UnknownName("format", format, ["auto", *SOURCES])
@@ -53,7 +54,7 @@ def recognise(path: Path, format: str, column_requests: Sequence[ColumnRequest])
         refuse_aggregates(head)
     name = _choose_format(head) if format == "auto" else format  # empty: no format claims the file
     can_read = name != "" and head.file_type in SOURCES[name].file_types
-    # The general formats have the names of the types that they read: csv, json and parquet.
+    # The general formats have the names of the types that they read: csv, json, parquet and arrow.
     is_general = name == head.file_type
     if is_general or not can_read:
         refuse_other_tools(head)  # it may be of a tool whose files cannot be imported
@@ -80,7 +81,7 @@ def _refuse_unreadable(head: Head, format_name: str) -> None:
     `format_name`: as the user named it; empty if no format claims the file. Raises InputError.
     """
     if format_name:
-        expected = "a Parquet file" if format_name == "parquet" else f"a file of format '{format_name}'"
+        expected = _TYPE_NAMES[format_name] if format_name in _COLUMNAR else f"a file of format '{format_name}'"
         claiming = [f"a file of format '{name}'" for name in _find_claiming_formats(head)]
         looks_like = " or ".join(claiming) or _TYPE_NAMES[head.file_type]
         raise InputError(
@@ -91,8 +92,16 @@ def _refuse_unreadable(head: Head, format_name: str) -> None:
         refuse_xml(head)
 
 
-_TYPE_NAMES = {"csv": "CSV or other text", "json": "JSON", "parquet": "a Parquet file", "xml": "XML"}
+_TYPE_NAMES = {
+    "csv": "CSV or other text",
+    "json": "JSON",
+    "parquet": "a Parquet file",
+    "arrow": "an Arrow file",
+    "xml": "XML",
+}
 """Type of a file → what it is called."""
+_COLUMNAR = ("parquet", "arrow")
+"""Formats whose names are types of files."""
 
 
 def _find_claiming_formats(head: Head) -> list[str]:

@@ -1,9 +1,10 @@
-"""Any CSV and any Parquet, whose columns have the names of the request row or are named by `--column`."""
+"""Any CSV, Parquet and Arrow, whose columns have the names of the request row or are named by `--column`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 
 from evaluator.errors import InputError
 from evaluator.records import ColumnMap, FileLayout
+from evaluator.sources.files.arrow import open_arrow, rewrite_arrow
 from evaluator.sources.files.base import FileFormat, Head, Table, build_layout, read_table
 from evaluator.sources.files.columns import TARGETS, ColumnRequest
 
@@ -29,14 +31,31 @@ def add_columns_by_name(table: Table, column_requests: Sequence[ColumnRequest]) 
 
 
 def _build_parquet_layout(head: Head, column_requests: Sequence[ColumnRequest]) -> FileLayout:
-    """Map the columns as for CSV; a response time whose type has a unit (a duration, a time of day) by that.
-
-    Raises InputError for a column of a type that would be read wrongly, and for a unit (`--column`) that contradicts
-    the type.
-    """
-    layout = _build_csv_layout(head, column_requests)
+    """Map the columns of a Parquet file as those of `_build_typed_layout`. Raises InputError."""
     with pq.ParquetFile(head.path.absolute()) as file:  # a relative path may look like an address: `s3:…`
         schema, intervals = file.schema_arrow, _find_intervals(file)
+    return _build_typed_layout(head, column_requests, schema, intervals)
+
+
+def _build_arrow_layout(head: Head, column_requests: Sequence[ColumnRequest]) -> FileLayout:
+    """Map the columns of an Arrow file as those of `_build_typed_layout`; it lands as Parquet. Raises InputError."""
+    with open_arrow(head.path) as (schema, _):
+        layout = _build_typed_layout(head, column_requests, schema, intervals=())
+    used = (source for column in layout.columns for source in column.sources)
+    paths = layout.paths or tuple((name,) for name in layout.header)
+    outermost = frozenset(paths[layout.header.index(source)][0] for source in used)
+    return replace(layout, format="arrow", rewrite=partial(rewrite_arrow, columns=outermost))
+
+
+def _build_typed_layout(
+    head: Head, column_requests: Sequence[ColumnRequest], schema: pa.Schema, intervals: Collection[str]
+) -> FileLayout:
+    """Map the columns as for CSV; a response time whose type has a unit (a duration, a time of day) by that.
+
+    `intervals`: columns of intervals, which are not in the `schema`. Raises InputError for a column of a type that
+    would be read wrongly, and for a unit (`--column`) that contradicts the type.
+    """
+    layout = _build_csv_layout(head, column_requests)
     requested_units = {request.target: request.unit for request in column_requests}
     columns = []
     for column in layout.columns:
@@ -61,11 +80,14 @@ def _build_parquet_layout(head: Head, column_requests: Sequence[ColumnRequest]) 
 
 
 def _find_type(schema: pa.Schema, path: Sequence[str]) -> pa.DataType:
-    """Find the type of a column of Parquet; `path`: its name, after those of the columns that it is inside of."""
+    """Find the type of a column, or of the values of a dictionary.
+
+    `path`: its name, after those of the columns that it is inside of.
+    """
     arrow_type = schema.field(path[0]).type
     for name in path[1:]:
         arrow_type = arrow_type.field(name).type
-    return arrow_type
+    return arrow_type.value_type if pa.types.is_dictionary(arrow_type) else arrow_type
 
 
 def _find_intervals(file: pq.ParquetFile) -> frozenset[str]:
@@ -131,3 +153,4 @@ def _refuse_names_in_other_case(head: Head, schema: pa.Schema, path: Sequence[st
 
 CSV = FileFormat(_build_csv_layout)
 PARQUET = FileFormat(_build_parquet_layout, frozenset({"parquet"}))
+ARROW = FileFormat(_build_arrow_layout, frozenset({"arrow"}))
