@@ -9,6 +9,7 @@ addresses were checked, only these are connected to; the name stays in the Host 
 from __future__ import annotations
 
 import contextlib
+import http.client
 import logging
 import os
 import socket
@@ -128,6 +129,39 @@ _THREAD_STATE = threading.local()
 """`exchange`: the exchange of the current thread. requests and urllib3 have no way to pass it to a connection."""
 
 
+class _Response(http.client.HTTPResponse):
+    """An answer whose head is whole. The superclass takes the end of the connection for the end of the head."""
+
+    def begin(self) -> None:
+        """Read the head. Raises http.client.IncompleteRead if the connection ends in the middle of it."""
+        fp: Any = self.fp
+        self.fp = head = _HeadLines(fp)  # type: ignore[assignment]
+        try:
+            super().begin()
+        finally:
+            self.fp = fp
+        if head.last.strip():
+            raise http.client.IncompleteRead(head.last)
+
+
+class _HeadLines:
+    """Lines of the head of an answer, and which was the last one: an empty one, if the head is whole."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.last = b""
+
+    def readline(self, most: int) -> bytes:
+        """Read a line of at most so many bytes."""
+        line: bytes = self._stream.readline(most)
+        self.last = line or self.last  # at the end of the connection, the last line decides
+        return line
+
+    def close(self) -> None:
+        """Close the connection's stream."""
+        self._stream.close()
+
+
 class _LimitedConnection:
     """Mixin for a connection of urllib3 that keeps it within the time and the addresses of the thread's exchange."""
 
@@ -168,11 +202,17 @@ class _LimitedConnection:
     def getresponse(self: Any) -> Any:
         """Read the head of the answer. When the time of the exchange is over, the connection is shut down."""
         exchange: _Exchange = _THREAD_STATE.exchange
-        with exchange.step():
+        with exchange.step(), contextlib.ExitStack() as refused:
             # From now on the timer of the exchange shuts this socket down. A new connection may have replaced its
             # socket by one with TLS, and the timer does not know a connection from an earlier exchange yet.
             exchange.guard(self.sock)
-            return super().getresponse()  # type: ignore[misc]
+            # urllib3 does not close an answer that it refuses for its head, such as two lengths of one body.
+            self.response_class = lambda *args, **options: refused.enter_context(
+                contextlib.closing(_Response(*args, **options))
+            )
+            response = super().getresponse()  # type: ignore[misc]
+            refused.pop_all()  # whoever reads the body closes it
+            return response
 
 
 _POOLS = {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import zlib
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -76,6 +78,12 @@ def judge(store: Store, release_id: str, policy: Policy | None = None, *, figure
         store, release_id, policy or load_policy(), judged_at=datetime(2026, 1, 5, 1, tzinfo=UTC), figures=figures
     )
     return verdict.word.value
+
+
+def edit_decisions(store: Store, sql: str, *parameters: str) -> None:
+    """Change the decisions of a store by hand."""
+    with closing(sqlite3.connect(store.control.file.path)) as connection, connection:
+        connection.execute(sql, parameters)
 
 
 def judge_now(path: Path) -> None:

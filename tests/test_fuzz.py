@@ -5,31 +5,27 @@
 
 from __future__ import annotations
 
-import gc
+import os
 import random
+import socket
 import time
+from dataclasses import replace
 
 import pytest
+from fuzz.answers import find_server
 from fuzz.checking import Case, HangError, limit_time, list_objections
 from fuzz.files import write_requests
-from fuzz.run import KINDS, describe, run_cases
+from fuzz.run import KINDS, describe, run_case, run_cases
+from fuzz.targets import ENVIRONMENT, list_targets, write_document
+from hooks_world import make_context
 
 import evaluator.__main__
 from evaluator.cli.judging import JudgeOptions
-
-# A client whose server breaks off in the middle of an answer may leave its connection to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+from evaluator.hooks import HOOKS, check_hook, make_step, run_hook
 
 SEED = 1
 CASES = 2000
 PART = 250
-
-
-@pytest.fixture(autouse=True)
-def collected():
-    """Collect what a test leaves behind before the next one, whose warnings are errors."""
-    yield
-    gc.collect()
 
 
 @pytest.mark.parametrize("first", range(0, CASES, PART))
@@ -103,6 +99,60 @@ def test_a_hang_is_noticed():
     with pytest.raises(HangError), limit_time(0.1):
         time.sleep(5)
     assert time.monotonic() - began < 2
+
+
+def test_a_connection_that_is_not_closed_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setitem(KINDS, "leak", (lambda _rng, _case: repr(socket.socket()), 1))
+    [broken] = run_case(random.Random(1), "leak", tmp_path).broken
+    assert broken.startswith("a warning of a library: ResourceWarning: unclosed <socket")
+
+
+def test_what_a_hook_reports_and_has_not_done_is_noticed(tmp_path, monkeypatch):
+    for state, problem in (("acknowledged", "acknowledged, but the value is"), ("failed", "failed, but the value has")):
+
+        def report(step, context, state=state):
+            return replace(run_hook(step, context), state=state)
+
+        monkeypatch.setattr("fuzz.hooks.run_hook", report)
+        folders = [tmp_path / f"{state}-{number}" for number in range(120)]
+        for number, folder in enumerate(folders):
+            folder.mkdir()
+            if any(problem in text for text in run_case(random.Random(number), "hook", folder).broken):
+                break
+        else:
+            raise AssertionError(state)
+
+
+def test_targets_of_hooks_are_changed_by_what_they_are_asked(tmp_path, monkeypatch):
+    server, kinds = find_server(), set()
+    monkeypatch.setattr("os.environ", {**os.environ, **ENVIRONMENT})
+    for make_target in list_targets(server.port, tmp_path).values():
+        target = make_target()
+        server.answer = lambda request, target=target: write_document(target.act(request))
+        server.protocol = target.protocol
+        step = make_step(target.kind, target.options)
+        assert check_hook(step, "promote").state == "acknowledged", target.kind
+        outcome = run_hook(step, make_context())
+        assert (outcome.state, target.read()) == ("acknowledged", target.wanted), outcome
+        kinds.add(target.kind)
+    # The target of `command` is any program.
+    assert kinds == set(HOOKS) - {"command"}, "add a target that acts to tests/fuzz/targets.py"
+
+
+def test_every_format_of_requests_has_a_valid_file(tmp_path):
+    from fuzz.files import make_files
+    from fuzz.formats import FORMATS
+
+    from evaluator.sources.files import SOURCES, plan_landing
+
+    recognised = set()
+    for name, form in FORMATS.items():
+        path = tmp_path / f"{name}.{form.ending}"
+        path.write_bytes(make_files(name)[0])
+        columns = [text for text in form.options if "=" in text]
+        recognised.add(plan_landing({"canary": [str(path)]}, columns=columns).files[0].layout.format)
+    # Transactions are of a JTL that is read in another way.
+    assert recognised | {"jtl-transactions"} == set(SOURCES), "add a writer to tests/fuzz/formats.py"
 
 
 def test_a_wrong_go_is_noticed():

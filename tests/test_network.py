@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import threading
 import time
 import zlib
 
@@ -55,6 +57,32 @@ def test_what_is_packed_is_unpacked_up_to_the_limit(receiver):
     with pytest.raises(ExchangeError) as raised:
         get(receiver.url)
     assert isinstance(raised.value.__cause__, zlib.error)
+
+
+def test_an_answer_that_is_refused_for_its_head_is_closed(receiver):
+    """Its connection must not wait for the garbage collector."""
+    ended = threading.Event()
+
+    def answer(handler, seen):
+        reply(200, b"{}", **{"Content-Length": "1"})(handler, seen)  # and a second one, 2
+        with contextlib.suppress(ConnectionError):  # what was not read is refused
+            handler.rfile.read()
+        ended.set()
+
+    receiver.answers = [answer]
+    with pytest.raises(ExchangeError, match="Content-Length") as raised:
+        get(receiver.url)
+    assert ended.wait(10)
+    assert raised.value.reached  # the error keeps all objects of the exchange until here
+
+
+@pytest.mark.parametrize("sent", [b"HTTP/1.1 200 OK\r\nDate: x\r\n", b"HTTP/1.1 200 OK", b"HTTP/1.1 200 OK\r\nCon"])
+def test_a_head_that_breaks_off_is_no_answer(receiver, sent):
+    """Nothing shows whether a body would have followed."""
+    receiver.answers = [lambda handler, _seen: handler.wfile.write(sent)]
+    with pytest.raises(ExchangeError) as raised:
+        get(receiver.url)
+    assert (raised.value.why, raised.value.reached) == ("IncompleteRead", True)
 
 
 def test_an_address_that_refuses_gives_way_to_the_next(receiver, monkeypatch):

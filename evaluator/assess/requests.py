@@ -86,7 +86,8 @@ class RequestPairs(RequestContext):
             pair = self.find_pair(arm, endpoint=None, at_s=at_s)
             if pair is None:
                 why = self._explain_missing(arm)
-                comparisons += [no_data(rule, arm, why) for rule in rules]
+                asked = [rule for metric, rule in RequestMetric.among(rules) if metric.applies(None, rule)]
+                comparisons += [no_data(rule, arm, why) for rule in asked]
                 continue
             pairs.append(pair)
             answers = self._compare(pair, rules, at_s)
@@ -121,7 +122,7 @@ class RequestPairs(RequestContext):
         )
 
     def _compare(self, all_traffic: Pair, rules: Sequence[Rule], at_s: int | None) -> list[Comparison]:
-        """Answer every rule, in the order of the rules; rules of one type and endpoint share their work.
+        """Answer every rule that applies, in their order; rules of one type and endpoint share their work.
 
         `all_traffic`: the pair over all endpoints, at the same look.
         """
@@ -130,8 +131,16 @@ class RequestPairs(RequestContext):
             indices_by_type.setdefault((rule.type, rule.slice.endpoint), []).append(index)
         by_index: dict[int, Comparison] = {}
         for (_, endpoint), indices in indices_by_type.items():
-            metrics = RequestMetric.among([rules[index] for index in indices])  # pairs of metric and rule
             pair = all_traffic if endpoint is None else self.find_pair(all_traffic.arm, endpoint, at_s)
+            all_metrics = RequestMetric.among([rules[index] for index in indices])  # pairs of metric and rule
+            asked = {
+                index: (metric, rule)
+                for index, (metric, rule) in zip(indices, all_metrics, strict=True)
+                if metric.applies(pair, rule)
+            }
+            if not asked:
+                continue
+            metrics = list(asked.values())
             if self.traffic_is_routed and metrics[0][0].counts_traffic:
                 why = "a router chooses how many requests each arm gets"
                 answers = tuple(no_data(rule, all_traffic.arm, why) for _, rule in metrics)
@@ -141,8 +150,8 @@ class RequestPairs(RequestContext):
             else:
                 metric_class = type(metrics[0][0])  # all are of one type
                 answers = metric_class.compare_all(pair, metrics)
-            by_index |= zip(indices, answers, strict=True)
-        return [by_index[index] for index in range(len(rules))]
+            by_index |= zip(asked, answers, strict=True)
+        return [by_index[index] for index in sorted(by_index)]
 
     def _explain_missing(self, arm: str) -> str:
         """Say why a candidate cannot be compared: which arm has no requests, or that no run has requests of both."""

@@ -73,18 +73,24 @@ class Session:
     """`--store` and `--policy` with their values, if they are on the command line: printed commands repeat them."""
     is_sensitive: bool | None = None
     """Whether a policy that applies here says `sensitive: true`; `None`: no policy was read yet."""
+    needs_no_data: bool = False
+    """Whether the command needs decisions only: then it must not wait for what uses the data."""
     typed: tuple[str, ...] = ()
     """The words of the command line after `evaluator`."""
 
-    def open_store(self, *, create: bool = False, adopt: bool = False) -> Store:
+    def open_store(self, *, create: bool = False, adopt: bool = False, decisions_only: bool = False) -> Store:
         """Open the store; a missing one is made with `create`, or if requests were recorded next to it by hand.
 
         With `adopt`, recordings by hand that no command has seen yet are added to the store. Otherwise they are added
-        when their release is judged. Raises StoreError.
+        when their release is judged. With `decisions_only`, the command needs no data, and waits for nothing that uses
+        them, now and when it loads a policy. Raises StoreError.
         """
         from evaluator.pipeline.adopting import adopt_recordings, open_store
 
-        store = open_store(self.store_path, create=create, private=self.has_sensitive_policy())
+        self.needs_no_data = decisions_only
+        store = open_store(
+            self.store_path, create=create, private=self.has_sensitive_policy(), decisions_only=decisions_only
+        )
         if adopt:
             adopt_recordings(store, say=self.say)
         return store
@@ -118,7 +124,7 @@ class Session:
             services = [service or ""]
             if release is None:
                 return services
-            if service is None:  # the command does not record the release, so it has to be stored
+            if service is None and not self.needs_no_data:  # it does not record the release, so that has to be stored
                 from evaluator.pipeline.landing import land_release
 
                 # A load that the user started by Locust itself is stored, with its service, only when it lands.
@@ -142,7 +148,11 @@ class Session:
 
     def find_release(self, name: str) -> Release | None:
         """Return a release from the store; `None` if it is not stored, or there is no store."""
-        summaries = self.open_store().releases() if self.store_path.exists() else ()
+        from evaluator.pipeline.adopting import is_store_there
+
+        if not is_store_there(self.store_path):
+            return None
+        summaries = self.open_store(decisions_only=self.needs_no_data).control.releases()
         return next((summary.release for summary in summaries if summary.release.id == name), None)
 
     def say(self, text: str) -> None:

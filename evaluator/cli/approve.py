@@ -24,7 +24,7 @@ def command(session: Session, intent: str | None, queue: bool) -> int:
     """Approve INTENT, and execute it if no approval is missing then; without INTENT list the requests that wait."""
     from evaluator.intents import approve, system_person
 
-    store = session.open_store()
+    store = session.open_store(decisions_only=True)
     if intent is None:
         waiting = [requested for requested in store.control.intents() if requested.state is IntentState.REQUESTED]
         descriptions = describe_intents(store, waiting)
@@ -71,6 +71,6 @@ def reject(session: Session, intent: str, reason: str) -> None:
     """Reject INTENT, or withdraw your own, before it is executed."""
     from evaluator.intents import cancel, system_person
 
-    store = session.open_store()
+    store = session.open_store(decisions_only=True)
     policy = session.load_policy(store.control.intent(intent).release)
     emit(*describe_intents(store, [cancel(store, policy, system_person(), intent, reason)]))

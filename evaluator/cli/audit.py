@@ -14,7 +14,7 @@ from evaluator.cli.terminal import rows_option, write_time
 from evaluator.reports import plain_text
 from evaluator.reports.base import escape_formula
 
-COLUMNS = ("number", "at", "actor", "event", "release", "intent", "text", "hash")
+COLUMNS = ("number", "at", "actor", "event", "release", "intent", "text", "covers", "hash")
 
 
 @click.group("audit")
@@ -28,7 +28,7 @@ def command() -> None:
 @click.pass_obj
 def show(session: Session, release: str | None, format_name: str) -> None:
     """List requests, approvals, executions and notes (of RELEASE, or of all releases), the oldest first."""
-    store = session.open_store()
+    store = session.open_store(decisions_only=True)
     if release is not None:
         store.control.release(release)  # raises UnknownName
     rows = [{**asdict(row), "at": write_time(row.at)} for row in store.control.audit(release)]
@@ -42,7 +42,7 @@ def show(session: Session, release: str | None, format_name: str) -> None:
         writer.writerows({name: escape_formula(str(value)) for name, value in row.items()} for row in rows)
         emit(csv_file.getvalue().rstrip("\n"))
     else:
-        shown_columns = [name for name in COLUMNS if name != "hash"]
+        shown_columns = [name for name in COLUMNS if name not in ("covers", "hash")]
         lines = ["  ".join(str(row[name]) for name in shown_columns if row[name] != "") for row in rows]
         emit("\n".join(map(plain_text, lines)) or "the audit trail has no entries yet")
 
@@ -55,7 +55,7 @@ def verify(session: Session) -> None:
     An edit is detected unless all rows after it were rewritten as well. To detect that too, keep the hash outside of
     the store and compare it later.
     """
-    emit(session.open_store().control.verify_audit())
+    emit(session.open_store(decisions_only=True).control.verify_audit())
 
 
 @command.command("note")
@@ -64,7 +64,7 @@ def verify(session: Session) -> None:
 @click.pass_obj
 def note(session: Session, release: str, text: str) -> None:
     """Add a note on RELEASE, with your name and the time."""
-    store = session.open_store()
+    store = session.open_store(decisions_only=True)
     from evaluator.intents import system_person, write_note  # this imports the whole judge
 
     row = write_note(store, session.load_policy(release), system_person(), release, text)

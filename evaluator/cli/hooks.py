@@ -72,7 +72,7 @@ def test(session: Session, event: str | None) -> int:
 @click.pass_obj
 def log(session: Session, release: str | None, as_json: bool) -> None:
     """List intents and the results of their hooks (of RELEASE, or of all releases), the oldest first."""
-    store = session.open_store()
+    store = session.open_store(decisions_only=True)
     if release is not None:
         store.control.release(release)  # raises UnknownName
     intents = store.control.intents(release)
@@ -110,7 +110,7 @@ def retry(session: Session, intent: str, queue: bool) -> int:
     from evaluator.intents import retry as retry_intent  # this command has the same name
     from evaluator.intents import system_person
 
-    store = session.open_store()
+    store = session.open_store(decisions_only=True)
     policy = session.load_policy(store.control.intent(intent).release)
     retried = retry_intent(store, policy, system_person(), intent)
     return execute_or_wait(session, store, retried.id, wait_s=None, queue=queue)
@@ -127,7 +127,7 @@ def resolve(session: Session, intent: str, hook_number: int, known: str, reason:
     from evaluator.intents import resolve as resolve_hook  # this command has the same name
     from evaluator.intents import system_person
 
-    store = session.open_store()
+    store = session.open_store(decisions_only=True)
     policy = session.load_policy(store.control.intent(intent).release)
     was_done = known == "done"
     resolved = resolve_hook(store, policy, system_person(), intent, hook_number, done=was_done, reason=reason)

@@ -16,7 +16,7 @@ from evaluator.cli.amounts import DURATION
 from evaluator.cli.completing import completing_hooks
 from evaluator.cli.gathering import with_options
 from evaluator.errors import UsageError
-from evaluator.records.intents import FINAL_STATES, Action, Delivery, Intent, IntentState
+from evaluator.records.intents import FINAL_STATES, PROMOTING, Action, Delivery, Intent, IntentState
 from evaluator.wording import quote_command
 
 if TYPE_CHECKING:
@@ -90,7 +90,8 @@ def _request_action(
     """
     from evaluator.intents import ActionRequest, ask, system_person
 
-    store, person = session.open_store(), system_person()
+    # Going back, and holding, must not wait for what uses the data.
+    store, person = session.open_store(decisions_only=action not in PROMOTING), system_person()
     store.control.release(release)  # raises UnknownName
     policy = session.load_policy(release)
     if dry_run:

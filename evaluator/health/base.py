@@ -16,6 +16,7 @@ from evaluator.records import (
     Level,
     Outcomes,
     ReadingCells,
+    Role,
     Rulebook,
     Run,
 )
@@ -177,6 +178,20 @@ def grade(check: str, text: str, remedy: str = "", *, fails: bool) -> Finding:
 def warn(check: str, text: str, remedy: str = "") -> Finding:
     """A finding that is worth knowing and forbids no verdict."""
     return Finding(check, Level.WARN, text, remedy=remedy)
+
+
+DEFAULT_MARGIN = 0.001
+"""Margin of failures if the policy has no gate of failures with a margin in percentage points."""
+
+
+def find_failure_margin(rulebook: Rulebook) -> float:
+    """Find by how much the share of failures may be higher: the smallest absolute margin of a gate of failures."""
+    margins = [
+        rule.margin.value
+        for rule in rulebook.rules
+        if rule.role is Role.GATE and rule.metric.is_failure_rate and rule.margin and not rule.margin.relative
+    ]
+    return min(margins, default=DEFAULT_MARGIN)
 
 
 def name_some(names: Sequence[str]) -> str:

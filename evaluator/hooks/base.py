@@ -213,10 +213,17 @@ class BaseHook(Generic[O]):
         return type(self)._undo is not BaseHook._undo  # noqa: SLF001 - the hook's own method
 
     def describe_value(self, value: Json) -> str:
-        """Describe a value that `read` returned, shortened and without secrets; empty for None."""
+        """Describe a value that `read` returned, shortened and without secrets; empty for None.
+
+        A value of another form, as a damaged store may hold it, is shown as JSON.
+        """
         if value is None:
             return ""
-        return _shorten(self._remove_secrets(self._describe_value(value)), LONGEST_VALUE)
+        try:
+            text = str(self._describe_value(value))  # that of etcd, in a damaged store, may be a number
+        except _OTHER_FORM:  # an earlier value in a damaged store
+            text = f"not a value of {self.kind}: {json.dumps(value, ensure_ascii=False)}"
+        return _shorten(self._remove_secrets(text), LONGEST_VALUE)
 
     def _describe_value(self, value: Json) -> str:
         """Write a value that `_read` returned as text."""
@@ -241,6 +248,8 @@ class BaseHook(Generic[O]):
                 self._call(self._check_target)
         except EvaluatorError as error:
             return self._remove_secrets(_to_failed_outcome(error).did)
+        except MaybeSent as error:  # the answer has another form; reading has changed nothing
+            return self._remove_secrets(str(error))
         return ""
 
     def _describe(self, words: Mapping[str, str]) -> str:

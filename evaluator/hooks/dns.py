@@ -220,6 +220,8 @@ class Dns(BaseHook[DnsOptions]):
         import dns.exception
         import dns.rdataset
 
+        if not 0 <= records["ttl"] < 1 << 31:  # from a damaged store
+            raise HookError(f"{records['ttl']} cannot be a TTL", hint="set the records by hand")
         try:
             return dns.rdataset.from_text("IN", self.options.type, records["ttl"], *records["values"])
         except (dns.exception.DNSException, ValueError):

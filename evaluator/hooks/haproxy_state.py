@@ -124,7 +124,11 @@ def parse_backend(name: str, states: str, statistics: str) -> Backend:
             hint="check the name of the backend in HAProxy's configuration",
         )
     rows = [line.split() for line in lines if line.startswith(tuple("0123456789")) and " " in line]
-    statistics_rows = list(csv.DictReader(io.StringIO(statistics.removeprefix("# "))))
+    unreadable = HookError(f"HAProxy's answer about the backend {name} cannot be read")
+    try:
+        statistics_rows = list(csv.DictReader(io.StringIO(statistics.removeprefix("# "))))
+    except csv.Error:
+        raise unreadable from None
     row_by_server = {row.get("svname"): row for row in statistics_rows if row.get("pxname") == name}
     if "BACKEND" not in row_by_server:
         raise HookError(f"HAProxy does not report the state of the backend {name}: {statistics[:200] or 'no answer'}")
@@ -134,7 +138,7 @@ def parse_backend(name: str, states: str, statistics: str) -> Backend:
             state = dict(zip(header, row, strict=True))
             servers[state["srv_name"]] = _read_server(state, row_by_server[state["srv_name"]])
     except (KeyError, ValueError, TypeError):
-        raise HookError(f"HAProxy's answer about the backend {name} cannot be read") from None
+        raise unreadable from None
     return Backend(name, row_by_server["BACKEND"].get("algo") or "", servers)
 
 

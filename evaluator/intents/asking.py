@@ -6,14 +6,14 @@ Each refusal has its reason, and is in the audit trail.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from unicodedata import category
 
 from evaluator.errors import Refused, UnknownName, UsageError
 from evaluator.intents.checking import hash_verdict
-from evaluator.intents.conditions import NO_HOOKS, list_conditions
+from evaluator.intents.conditions import NO_HOOKS, explain_change_by_hand, list_conditions
 from evaluator.intents.observing import (
     find_in_effect,
     find_latest,
@@ -75,10 +75,13 @@ def ask(store: Store, policy: Policy, person: Person, request: ActionRequest) ->
     is returned: a double click, or two people, make one intent.
     """
     reason = _clean_reason(request.reason)
-    land_release(store, request.release)  # the verdict must be on all data, also on those that have just arrived
     rules, action = policy.promotion, request.action
+    if action in PROMOTING:
+        land_release(store, request.release)  # the verdict must be on all data, also on those that have just arrived
     undoes: tuple[str, ...] = ()  # ids of the promotions that a rollback undoes
-    with _audit_refusals(store, person, request.release, action), store.reading():
+    # What holds or goes back needs no data, and must not wait for what uses them.
+    reading = store.reading() if action in PROMOTING else nullcontext()
+    with _audit_refusals(store, person, request.release, action), reading:
         if not may_ask(rules, person.names, action):
             role = PersonRole.ANALYST if rules.needed(action) else PersonRole.APPROVER
             raise Refused(why_not(rules, person, role, _ACTION_AS_ACTIVITY[action]), hint="ask a person with that role")
@@ -88,7 +91,9 @@ def ask(store: Store, policy: Policy, person: Person, request: ActionRequest) ->
         if action is Action.ROLLBACK:
             undoes = _find_promotions_to_undo(store, policy, request)
         # A promotion is executed only if its verdict, data, policy and hooks are then the same as now.
-        data_hash = hash_data_now(store, request.release, latest.data_hash) if latest else ""
+        data_hash = ""
+        if latest and action in PROMOTING:
+            data_hash = hash_data_now(store, request.release, latest.data_hash)
         policy_hash = hash_policy_now(store, policy, request.release)
     now = datetime.now(UTC)
     intent = Intent(
@@ -156,6 +161,8 @@ def _check_promotion(store: Store, policy: Policy, request: ActionRequest, lates
             raise Refused("the policy names no hooks that promote", hint=NO_HOOKS)
         if other_versions := explain_other_versions(verdict.release, store.control.release(request.release)):
             raise Refused(other_versions, hint=f"judge it again: {policy.command(request.release)}")
+        if changed_by_hand := explain_change_by_hand(store, request.release):
+            raise Refused(changed_by_hand)
         return
     unmet = [condition for condition in list_conditions(store, policy, verdict) if not condition.met]
     remedy = unmet[0].remedy.replace("`", "") if unmet else ""

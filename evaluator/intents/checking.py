@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from evaluator.errors import Refused
 from evaluator.records import StoredVerdict, VerdictWord
 from evaluator.records.intents import PROMOTING, Action, Intent, IntentState
-from evaluator.store.intents import hash_text
+from evaluator.store.audit import hash_text
 
 CLOCK_TOLERANCE = timedelta(minutes=1)
 """How much the clock of the machine that judged may be ahead of ours."""

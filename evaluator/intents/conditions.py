@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from evaluator.errors import StoreBusy, StoreError
 from evaluator.intents.checking import CLOCK_TOLERANCE
 from evaluator.intents.observing import hash_data_now, hash_policy_now
 from evaluator.intents.versions import explain_other_versions
@@ -98,6 +99,7 @@ def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[Pro
         _check_hooks(policy),
         _check_versions(policy, verdict.release),
         _check_judged_versions(verdict.release, current_release, rejudge),
+        _check_decisions(store, release),
     )
 
 
@@ -109,6 +111,28 @@ def _check_step(verdict: Verdict, command: str) -> PromotionCondition:
         otherwise=f"the verdict is on step {verdict.step} alone (--step)",
         remedy=f"judge the release, which takes its newest step and all else that was recorded: `{command}`",
     )
+
+
+def _check_decisions(store: Store, release: str) -> PromotionCondition:
+    """Check that the verdicts, requests and approvals of a release are as the audit trail recorded them."""
+    changed_by_hand = explain_change_by_hand(store, release)
+    return PromotionCondition(
+        "the decisions are as they were written",
+        met=not changed_by_hand,
+        otherwise=changed_by_hand,
+        remedy="find out who changed them, and how: `evaluator audit verify`",
+    )
+
+
+def explain_change_by_hand(store: Store, release: str) -> str:
+    """Say which verdict, request, approval or audit row of a release was changed by hand; empty if none was."""
+    try:
+        store.control.verify_release(release)
+    except StoreBusy:
+        raise
+    except StoreError as error:
+        return error.message
+    return ""
 
 
 def _check_arm(verdict: Verdict) -> PromotionCondition:

@@ -25,7 +25,17 @@ from evaluator.intents.steps import PlannedHook, make_context, plan_steps
 from evaluator.intents.versions import read_hook_release, read_promoted_releases
 from evaluator.policy import Policy
 from evaluator.records import Release
-from evaluator.records.intents import ANNOUNCE, FINAL_STATES, UNDO, Action, Delivery, HookOutcome, Intent, IntentState
+from evaluator.records.intents import (
+    ANNOUNCE,
+    FINAL_STATES,
+    PROMOTING,
+    UNDO,
+    Action,
+    Delivery,
+    HookOutcome,
+    Intent,
+    IntentState,
+)
 from evaluator.store import Store, stamp_of
 from evaluator.wording import count_of
 
@@ -174,6 +184,8 @@ class _Execution:
         try:
             policy = load(self.intent.release)
             check_execution(self.intent, observe(self.store, policy, self.intent, self.release, datetime.now(UTC)))
+            if self.intent.action in PROMOTING:  # what goes back to the baseline does so whatever was changed
+                control.verify_release(self.intent.release)
             to_undo = read_deliveries_to_undo(self.store, self.intent.undoes)
             promoted = read_promoted_releases(self.store, self.intent.undoes)
             planned, irreversible = plan_steps(policy.promotion, self.intent.action, to_undo, self.release, promoted)
@@ -252,8 +264,7 @@ class _Execution:
         if delivery and state is IntentState.SENT and not hook.step.hook.idempotent:
             may_be_done = replace(delivery.outcome, state=IntentState.UNKNOWN, text=_MAY_BE_DONE_TEXT)
             return self._store_outcome(hook, may_be_done, attempts=0)
-        with self.store.reading():
-            verdict = find_latest(self.store, self.intent.release)
+        verdict = find_latest(self.store, self.intent.release)
         context = make_context(self.intent, self.release, verdict, hook, outcome=outcome)
         # In a second attempt, a hook may read the value that it has set itself: undo restores the value read first.
         may_be_done_before = delivery is not None and state in _MAY_BE_DONE_STATES

@@ -35,14 +35,17 @@ def observe(store: Store, policy: Policy, intent: Intent, release: Release, now:
 
     `release`: that of the intent, with the versions that its hooks will get.
     """
+    if intent.action not in PROMOTING:
+        return _read_situation(store, policy, intent, release, now)
     land_release(store, intent.release)  # data that have just arrived make a verdict outdated
     with store.reading():
         return _read_situation(store, policy, intent, release, now)
 
 
 def _read_situation(store: Store, policy: Policy, intent: Intent, release: Release, now: datetime) -> Situation:
-    """Read the situation of an intent from a store that is open for reading; the arguments are those of `observe`."""
+    """Read the situation of an intent; the arguments are those of `observe`. Only promotions need data."""
     latest, rules = find_latest(store, intent.release), policy.promotion
+    needs_data = latest is not None and intent.action in PROMOTING
     approvals = store.control.approvals(intent.id)
     # Those who approved it and still have the role; if no approval is needed, also a requester who may act alone.
     valid_approvals = [approval for approval in approvals if may(rules, approval.names, PersonRole.APPROVER)]
@@ -55,7 +58,7 @@ def _read_situation(store: Store, policy: Policy, intent: Intent, release: Relea
     return Situation(
         now=now,
         latest=latest,
-        data_hash=hash_data_now(store, intent.release, latest.data_hash) if latest else "",
+        data_hash=hash_data_now(store, intent.release, latest.data_hash) if latest and needs_data else "",
         policy_hash=hash_policy_now(store, policy, intent.release),
         hooks_hash=rules.hash,
         approvers=_list_approvers(intent, approvals),

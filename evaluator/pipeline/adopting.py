@@ -17,6 +17,7 @@ from evaluator.pipeline.landing import land_release
 from evaluator.segments import data_folder, to_folder_name
 from evaluator.sources.recording import MANIFEST_NAME, RunManifest
 from evaluator.store import Store
+from evaluator.store.control_file import control_path
 from evaluator.store.file import WAIT_S
 
 _log = logging.getLogger("evaluator")
@@ -24,16 +25,29 @@ _log = logging.getLogger("evaluator")
 
 def is_store_there(path: Path) -> bool:
     """Whether `open_store` would find a store, or make one because requests were recorded next to it."""
-    return path.exists() or any(isinstance(found, RunManifest) for found in _find_recordings(data_folder(path)))
+    return (
+        path.exists()
+        or control_path(path).exists()
+        or any(isinstance(found, RunManifest) for found in _find_recordings(data_folder(path)))
+    )
 
 
-def open_store(path: Path, *, create: bool = False, private: bool = False, wait_s: float = WAIT_S) -> Store:
+def open_store(
+    path: Path,
+    *,
+    create: bool = False,
+    private: bool = False,
+    decisions_only: bool = False,
+    wait_s: float = WAIT_S,
+) -> Store:
     """Open the store at `path`, and make it if requests were recorded next to it, or with `create`.
 
-    `private` and `wait_s`: as in `Store.open`; a store is private, too, if the folder next to it is: a recording that
-    was to be private has made it so. Raises StoreError.
+    `private`, `decisions_only` and `wait_s`: as in `Store.open`; a store is private, too, if the folder next to it is:
+    a recording that was to be private has made it so. Raises StoreError.
     """
     path = path.absolute()
+    if decisions_only and control_path(path).exists():
+        return Store.open(path, decisions_only=True, wait_s=wait_s)
     private = private or is_private(data_folder(path))
     if not create and not path.exists():
         folder = data_folder(path)

@@ -203,7 +203,7 @@ def policy_of(path: Path | None, store: Store, releases: Sequence[str]) -> Polic
     """
     if path is None or not path.is_dir():
         return _load(path)
-    names = releases or [summary.release.id for summary in store.releases()]
+    names = releases or [summary.release.id for summary in store.control.releases()]
     services_of_releases = {
         ServiceSet(service.name for service in store.control.release(name).services) for name in names
     }

@@ -15,13 +15,15 @@ LogColumn = Literal[
 """What a line of an access log says of one request:
 
 - `started`, `ended`: when the request came, or its answer was complete (a log has one of them);
-- `request`: the request line (`GET /cart HTTP/1.1`); or its parts `method` and `target` (path and query);
+- `request`: the request line (`GET /cart HTTP/1.1`); or its parts `method` and `target` (the path; in JSON it may
+  have host and query);
 - `status`: HTTP status that the client got; `bytes`: size of the answer;
-- `time`: how long the client waited, queue and connect included;
+- `time`: how long the client waited, queue and connect included; -1 or `-` if the router did not measure it;
 - `server`, `backend`: the server that answered, and its group, as the router names them;
-- `attempt_servers`, `attempt_statuses`, `attempt_times`: lists of all servers that were tried, in order (nginx);
+- `attempt_servers`, `attempt_statuses`, `attempt_times`: lists of all servers that were tried, in order, separated by
+  `, ` (the next server) and ` : ` (a redirect inside of nginx; each group of servers is tried again);
 - `retries`: how often the router tried again; a leading `+` says that it changed to another server (HAProxy);
-- `termination`: HAProxy's state at the end of the session (`--`, `SC`, `cD`, …);
+- `termination`: how the request ended: HAProxy's first two characters (`--`, `SC`, `cD`), Envoy's flags (`UF,URX`);
 - `grpc_status`: status of a gRPC answer; `upgrade`: protocol that the connection changed to (WebSocket);
 - `arm`: a field that names the arm: a header, or a version.
 """
@@ -35,20 +37,46 @@ class LogField:
     source: str
     """Name of a group of the pattern; in JSON a pointer, such as `/request/uri`."""
     unit: str = ""
-    """Of times: s, ms, us, ns, iso, or a format such as `%d/%b/%Y:%H:%M:%S %z`."""
+    """Of times: s, ms, us, ns, iso, or a format such as `%d/%b/%Y:%H:%M:%S %z`. A time without a zone is local.
+
+    Of `retries`: empty if a leading `+` says that the last retry went to another server (HAProxy); `any` if each retry
+    may have gone to another server; `attempts` likewise, and the first attempt is counted, too.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class LogLayout:
-    """How the lines of an access log are read."""
+    """How the lines of an access log are read: unwrap `wrapped_in`, match `pattern`, take groups or JSON values."""
 
     format: str
-    """Name of the format: haproxy, nginx, envoy, clf, json."""
+    """Name of the format: haproxy, nginx, envoy, apache, traefik, caddy, json."""
     reader: Literal["text", "json"]
     fields: tuple[LogField, ...]
     pattern: str = ""
-    """Regular expression (RE2) of a whole line of text, with a plain group for each name of `groups`, in order."""
+    """Regular expression (RE2) of a whole line of text, with a plain group for each name of `groups`, in order.
+
+    In JSON empty, or with one group, `json`: the object of a line, after the prefix of a collector. If a text matches,
+    the group of `time` is not empty.
+    """
     groups: tuple[str, ...] = ()
+    wrapped_in: str = ""
+    """JSON pointer of the line, if a collector has made each line a JSON object (`/log` of Docker); else empty."""
+    other_lines: str = ""
+    """Pattern (RE2) of whole lines, unwrapped, that are no requests: notices, errors, comments, sessions of TCP.
+
+    It says what a line is only if the line is no request: no match of `pattern`, or JSON without a status.
+    """
+    abort_statuses: tuple[int, ...] = ()
+    """Statuses that say that the client left before it had the answer: 499 of nginx."""
+    abort_terminations: str = ""
+    """Pattern (RE2) of whole values of `termination` that say the same; empty: no value does."""
+    failed_terminations: str = ""
+    """Pattern (RE2) of whole values of `termination` that say that server or router failed; empty: none does.
+
+    A value that both patterns match is a failure.
+    """
+    without_server: str = "-?"
+    """Pattern (RE2) of whole values of `server`, or of one of `attempt_servers`, that name no server (`<NOSRV>`)."""
     response_time: str = ""
     """What the response time is, for people: `Ta, from the request's first byte to the answer's last`."""
     retries_hidden: bool = False
@@ -96,12 +124,16 @@ class RouterFacts:
     """Arm → attempts that failed, after which the router tried again. Each is a failed request of the arm."""
     retried_by_unknown: int = 0
     """Failed attempts of which the log does not say which server failed."""
+    retries_hidden: bool = False
+    """May the router retry without a trace in its log? Then failed attempts that it repaired are not known."""
     grpc_unread: Mapping[str, int] = field(default_factory=dict)
     """Arm → gRPC requests whose status the log does not have: their failures are not known."""
     late: int = 0
     """Requests that were logged after their step was closed."""
     holes: tuple[str, ...] = ()
     """Sentences about parts of the log that could not be read."""
+    unread_s: float | None = None
+    """Seconds of the log's time that these parts cover; `None`: not known, or there are none."""
     endpoints_pooled: int = 0
     """Requests of endpoints beyond the most that keep their names."""
     pooled_example: str = ""

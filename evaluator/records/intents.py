@@ -8,6 +8,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+JUDGED = "judged"
+"""Event of the audit trail that covers a verdict."""
 UNDO = "undo"
 """An entry among the hooks of an event: undo what promotions of the release changed."""
 
@@ -175,3 +177,5 @@ class AuditRow:
     intent: str
     text: str
     hash: str
+    covers: str = ""
+    """Hash of the verdict, intent or approval that the row stands for; empty: it stands for none."""

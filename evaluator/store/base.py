@@ -1,14 +1,15 @@
-"""A store: one DuckDB file and a folder of segments next to it, in two parts with an interface each.
+"""A store: a DuckDB file with a folder of segments next to it, and an SQLite file; each is a part with an interface.
 
 `Store.data` keeps what was measured: runs with their segments, cells, readings and outcomes, and SQL over them; tables
 groups, runs, segments, names, moments, bin_lists, instance_bin_lists, loads, failure_kinds, outcomes, outcome_moments,
-readings_of and reading_cells. `Store.control` keeps what was decided: releases, verdicts, what calibration learnt for
-them, promotions and the audit trail; tables releases, verdicts, learnt, intents, approvals, deliveries and audit.
+readings_of and reading_cells of the DuckDB file. `Store.control` keeps what was decided: releases, verdicts, what
+calibration learnt for them, promotions and the audit trail; tables releases, verdicts, learnt, intents, approvals,
+deliveries and audit of the SQLite file. DuckDB lets no process write while another reads, so what acts on traffic
+must not wait for it.
 
-Both are in one file for now. No transaction writes to both, and no part reads tables of the other, so that control can
-move to another database. A new release is added before its run lands; a known one gets the services and labels of a run
-after it. A process that is killed in between leaves a release without runs, or without the services and labels of its
-last run. Queries and exports read a copy of the file, so they see both parts.
+No transaction writes to both. A new release is added before its run lands; a known one gets the services and labels of
+a run after it. A process that is killed in between leaves a release without runs, or without the services and labels of
+its last run. Queries and exports read copies of both files.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from evaluator.errors import StoreError
 from evaluator.permissions import is_private, make_private, private_files
 from evaluator.records import ReleaseSummary
 from evaluator.store.control import Control
+from evaluator.store.control_file import ControlFile, control_path
 from evaluator.store.data import StoredData
 from evaluator.store.file import WAIT_S, StoreFile
 from evaluator.store.migrations import bring_up_to_date
@@ -37,11 +39,12 @@ Stamp = tuple[tuple[int, int], ...]
 def stamp_of(path: Path) -> Stamp:
     """Read the time of change (ns) and size (bytes) of each file of the store at `path`, without opening the store.
 
-    The files are the database and its write-ahead log; zeros for a file that is missing. If a later call returns the
-    same, the store has not changed.
+    The files are both databases and their write-ahead logs; zeros for a file that is missing. If a later call returns
+    the same, the store has not changed.
     """
     stamps = []
-    for file in (path, path.with_name(path.name + ".wal")):
+    control = control_path(path)
+    for file in (path, path.with_name(path.name + ".wal"), control, control.with_name(control.name + "-wal")):
         try:
             status = file.stat()
         except OSError:
@@ -69,11 +72,20 @@ class Store:
     data: StoredData
 
     @classmethod
-    def open(cls, path: Path, *, create: bool = False, private: bool = False, wait_s: float = WAIT_S) -> Self:
+    def open(
+        cls,
+        path: Path,
+        *,
+        create: bool = False,
+        private: bool = False,
+        decisions_only: bool = False,
+        wait_s: float = WAIT_S,
+    ) -> Self:
         """Check the store at `path` and bring its schema up to date; with `create`, make a store that does not exist.
 
-        `private`: let only its owner read the store and what is recorded in its folder, now and later. `wait_s`: how
-        long each use of the store waits for another process to close the file.
+        `private`: let only its owner read the store and what is recorded in its folder, now and later.
+        `decisions_only`: do not look at the DuckDB file, which another process may keep, and which may be gone; data
+        are checked when they are used. `wait_s`: how long each use of the store waits for another process.
         """
         path = Path(path).absolute()
         file = StoreFile(path, wait_s)
@@ -90,16 +102,19 @@ class Store:
                 f"DuckDB cannot keep a store under a path with '{unusable}': {path}",
                 hint="rename the folder, or give a path without this character with --store",
             )
+        control = Control(ControlFile(path, wait_s))
+        if decisions_only and control.file.path.exists():
+            control.file.make()
+            return cls(file, control, StoredData(file, control))
         if not create and not path.exists():
             raise StoreError(
                 f"there is no store at {path}",
                 hint="`evaluator load`, `import` and `demo` make one; or give another path with --store",
             )
         with private_files(when=private or is_private(path)):
-            bring_up_to_date(file)
+            bring_up_to_date(file, control.file)
         if private:
             _make_store_private(file)
-        control = Control(file)
         return cls(file, control, StoredData(file, control))
 
     @property
@@ -127,9 +142,14 @@ def _make_store_private(file: StoreFile) -> None:
     if is_private(file.path) and is_private(file.folder):
         return
     # The store itself last: as long as it is not private, this is repeated.
-    others = file.path.parent.glob(f"{glob.escape(file.path.name)}.*")  # its log, and backups of older schemas
+    # Their logs, and backups of older schemas.
+    others = [
+        other
+        for path in (file.path, control_path(file.path))
+        for other in path.parent.glob(f"{glob.escape(path.name)}?*")
+    ]
     try:
-        for path in (*others, file.folder.resolve(), file.path):
+        for path in (*others, control_path(file.path), file.folder.resolve(), file.path):
             make_private(path)
     except OSError as error:
         _log.warning(

@@ -1,7 +1,7 @@
 """What was measured: runs with their segments, cells, readings and outcomes, how they land, and SQL over them.
 
-Its tables are all except those of control (`control.TABLES`). A run is data, although decisions read it: it lands in
-one transaction with its cells and its manifest. Its release belongs to control, and is stored before the run.
+A run is data, although decisions read it: it lands in one transaction with its cells and its manifest. Its release
+belongs to control, and is stored before the run.
 """
 
 from __future__ import annotations
@@ -268,7 +268,7 @@ class StoredData:
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> pa.Table:
         """Run a query over a snapshot: the store's tables and the view `requests`. Raises UsageError for bad SQL."""
-        with maintenance.open_snapshot(self.file) as engine:
+        with maintenance.open_snapshot(self.file, sql) as engine:
             return maintenance.run_sql(engine, sql, parameters).to_arrow_table()
 
     def relate(self, sql: str, parameters: Sequence[object] = (), *, release: str | None = None) -> Relation:
@@ -280,5 +280,5 @@ class StoredData:
 
     def render(self, sql: str, rows: int = 40) -> str:
         """Run a query over a snapshot and draw its first rows as a table."""
-        with maintenance.open_snapshot(self.file) as engine:
+        with maintenance.open_snapshot(self.file, sql) as engine:
             return maintenance.draw(engine, sql, rows)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+from evaluator.errors import StoreError
+from evaluator.permissions import private_files
+from evaluator.store.control_file import ControlFile
 
 CLAIM = "landing.lock"
 """File in a folder whose files have not landed: locked while a process works on them, left behind by a killed one."""
@@ -90,3 +95,31 @@ def _lock_claim(folder: Path) -> int:
                 if is_same_file:
                     return handle
             os.close(handle)
+
+
+@contextmanager
+def locked_services(file: ControlFile, services: Sequence[str], wait_s: float) -> Iterator[bool]:
+    """Lock services for the body of the `with` statement; yields whether all were locked within `wait_s` seconds.
+
+    Raises StoreError if the files that are locked cannot be made.
+    """
+    folder = file.locks_folder
+    deadline = time.monotonic() + wait_s
+    with ExitStack() as locks:
+        # All processes lock in the same order, so that no two wait for each other.
+        for service in sorted(services):
+            # The name of a service may have characters that a file name must not have.
+            path = folder / f"{hashlib.sha256(service.encode()).hexdigest()[:24]}.lock"
+            try:
+                with private_files(when=file.is_private()):
+                    folder.mkdir(parents=True, exist_ok=True)
+                    path.touch()
+            except OSError as error:
+                raise StoreError(
+                    f"{path} cannot be written: {error.strerror}",
+                    hint="execute intents as a user who may write to the store",
+                ) from error
+            if not locks.enter_context(exclusive(path, max(deadline - time.monotonic(), 0.0))):
+                yield False
+                return
+        yield True

@@ -14,6 +14,8 @@ import duckdb
 from evaluator.errors import StoreBusy, StoreError, UsageError
 from evaluator.records import Run
 from evaluator.segments import MERGED_BYTES, MERGED_FOLDER, compact, segment_paths
+from evaluator.store.control_copies import copy_decisions
+from evaluator.store.control_file import ControlFile
 from evaluator.store.engine import Engine, Relation, open_engine, open_shared, quote, quote_name
 from evaluator.store.file import StoreFile
 from evaluator.store.landing import hash_file
@@ -204,7 +206,7 @@ def export_release(file: StoreFile, release_id: str, folder: Path) -> tuple[Path
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"{folder} cannot be made: {error.strerror}") from error
-    with open_snapshot(file) as engine:
+    with open_snapshot(file, " ".join(EXPORTED.values())) as engine:
         for name, query in EXPORTED.items():
             rows = query.format(release=quote(release_id))
             engine.execute(f"COPY ({rows}) TO {quote(paths[name])} (FORMAT parquet)")
@@ -234,13 +236,17 @@ def _copied(file: StoreFile) -> Iterator[Path]:
 
 
 @contextmanager
-def open_snapshot(file: StoreFile) -> Iterator[Engine]:
-    """Open a copy of the DuckDB file. Its view `requests` reads the segments, which are not deleted meanwhile."""
+def open_snapshot(file: StoreFile, query: str) -> Iterator[Engine]:
+    """Open a copy of the DuckDB file, with copies of the tables of decisions that `query` names.
+
+    Its view `requests` reads the segments, which are not deleted meanwhile.
+    """
     with (
         shared(file.empty_segment),
         _copied(file) as copy,
         open_engine(search=file.path.parent, read=copy) as engine,
     ):
+        copy_decisions(ControlFile(file.path, file.wait_s), engine, query)
         yield engine
 
 
@@ -253,6 +259,7 @@ def relate(file: StoreFile, sql: str, parameters: Sequence[Any], release: str | 
         # The copy is deleted when this block ends, but the engine that has it open can still read it. The relation
         # keeps the engine open.
         engine = open_shared(copy, search=file.path.parent)
+    copy_decisions(ControlFile(file.path, file.wait_s), engine, sql)
     if release is not None:
         [(database,)] = engine.execute("SELECT current_database()").fetchall()
         for view in VIEWS:

@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 
 from evaluator.errors import StoreError
 from evaluator.segments import READING_SCHEMA, READINGS_SUFFIX, REQUEST_SCHEMA, written_whole
+from evaluator.store.control_copies import TABLES, import_decisions
+from evaluator.store.control_file import ControlFile, explain_missing
 from evaluator.store.engine import Engine, attach, open_engine, quote, transaction
 from evaluator.store.file import StoreFile
 
@@ -132,11 +134,20 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE store.runs ADD COLUMN step VARCHAR DEFAULT ''",
         "ALTER TABLE store.runs ADD COLUMN service VARCHAR DEFAULT ''",
         "ALTER TABLE store.runs ADD COLUMN shares VARCHAR DEFAULT '{}'",
+        # 0: of cells from before, no status is known.
+        "ALTER TABLE store.moments ADD COLUMN statuses BIGINT DEFAULT 0",
+        "ALTER TABLE store.moments ADD COLUMN redirects BIGINT DEFAULT 0",
+        "ALTER TABLE store.moments ADD COLUMN client_errors BIGINT DEFAULT 0",
     ),
+    # Decisions are in the SQLite file from here on; before this step, they are copied there.
+    tuple(f"DROP TABLE store.{table}" for table in TABLES),
 )
 """Statements of each step. Steps are never edited once released: a change is a new step."""
 
 SCHEMA_VERSION = len(MIGRATIONS)
+
+_DECISIONS_MOVE = 12
+"""Schema version whose next step drops the tables of decisions."""
 
 _LONGEST_WRITE_S = 60.0
 """No process takes this long to write a file without rows."""
@@ -166,16 +177,21 @@ def read_version(engine: Engine, path: Path) -> int:
     return version
 
 
-def bring_up_to_date(file: StoreFile) -> None:
-    """Bring the schema of a store to the newest version, after a backup copy; make the store if there is no file.
+def bring_up_to_date(file: StoreFile, control: ControlFile) -> None:
+    """Bring the schemas of a store to the newest version, after a backup copy; make the store if there is no file.
 
-    Raises StoreError for a file that is no store, or cannot be written.
+    Decisions that an older version kept in the DuckDB file go into the file of decisions, `control`. Raises StoreError
+    for a file that is no store, or cannot be written, and if the file of decisions is gone.
     """
     path = file.path
     version = 0
     if path.exists():
         with file.opened() as engine:
             version = read_version(engine, path)
+    # It is made before the DuckDB file, so where that has no decisions (any more), it must exist.
+    if version > _DECISIONS_MOVE and not control.path.exists():
+        raise explain_missing(control.path)
+    control.make()
     if version == SCHEMA_VERSION:
         return
     prepare_folder(file)
@@ -192,7 +208,9 @@ def bring_up_to_date(file: StoreFile) -> None:
         with transaction(engine):
             # Step k brings version k to k + 1. The version is read again, because another process may have upgraded the
             # store meanwhile.
-            for step in MIGRATIONS[read_version(engine, path) :]:
+            for number, step in enumerate(MIGRATIONS[(first := read_version(engine, path)) :], first):
+                if number == _DECISIONS_MOVE and version:
+                    import_decisions(engine, control)
                 for statement in step:
                     engine.execute(statement)
             engine.execute("UPDATE store.meta SET schema_version = ?", [SCHEMA_VERSION])

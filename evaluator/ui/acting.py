@@ -50,7 +50,7 @@ class Forecast:
 @st.cache_data(max_entries=64, show_spinner=False, hash_funcs=CACHE_KEYS)
 def read_intents(workspace: Workspace, release: str | None = None) -> tuple[IntentRecord, ...]:
     """Read the intents of a release (`None`: of all releases) with what belongs to them, the oldest first."""
-    control = open_store(workspace).control
+    control = open_store(workspace, decisions_only=True).control
     # Rows of the audit trail are in the order of time: the last text of an intent remains.
     latest_text_by_intent = {row.intent: row.text for row in control.audit(release) if row.intent}
     # All at once: one read for each intent would get slower with every request.
@@ -78,7 +78,7 @@ def read_forecast(workspace: Workspace, policy: Policy, release: str, action: Ac
     The values are read again after `PREVIEW_TTL_S` seconds. An action that is not possible gives a forecast with that
     problem; a problem of the store itself raises StoreError.
     """
-    store = open_store(workspace)
+    store = open_store(workspace, decisions_only=True)
     deadline = datetime.now(UTC) + timedelta(seconds=PREVIEW_TTL_S)
     try:
         steps, irreversible = plan_action(store, policy, release, action)
@@ -99,7 +99,7 @@ def read_forecast(workspace: Workspace, policy: Policy, release: str, action: Ac
 )
 def read_request_forecast(workspace: Workspace, policy: Policy, intent: Intent) -> Forecast:
     """Find out what a request that waits would do, as `read_forecast`."""
-    store = open_store(workspace)
+    store = open_store(workspace, decisions_only=True)
     if intent.hooks_hash != policy.promotion.hash:
         return Forecast(problem="the policy's hooks or approvals have changed since it was requested: request it again")
     try:
@@ -118,7 +118,7 @@ def read_request_forecast(workspace: Workspace, policy: Policy, intent: Intent) 
 @st.cache_data(max_entries=8, show_spinner="reading the audit trail …", hash_funcs=CACHE_KEYS)
 def read_trail(workspace: Workspace) -> tuple[AuditRow, ...]:
     """Read all rows of the audit trail, who did what, the oldest first."""
-    return open_store(workspace).control.audit()
+    return open_store(workspace, decisions_only=True).control.audit()
 
 
 @st.cache_data(max_entries=8, show_spinner="checking the audit trail …", hash_funcs=CACHE_KEYS)
@@ -128,6 +128,6 @@ def verify_trail(workspace: Workspace) -> tuple[str, str]:
     One of both is empty.
     """
     try:
-        return open_store(workspace).control.verify_audit(), ""
+        return open_store(workspace, decisions_only=True).control.verify_audit(), ""
     except StoreError as error:
         return "", f"{error.message}: {error.hint}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 from markupsafe import Markup
 
+from evaluator.records.intents import JUDGED
 from evaluator.ui.acting import read_trail, verify_trail
 from evaluator.ui.panels import show_numbers
 from evaluator.ui.pieces import clean, link, mark_up_time, mark_up_verdict, show_empty, show_markup, show_table
@@ -64,20 +65,22 @@ def _show_trail(workspace: Workspace, name_filter: str) -> None:
     """Show whether the audit trail is unchanged, and its rows on releases whose name contains `name_filter`."""
     st.subheader("Who did what", anchor="trail")
     trail = read_trail(workspace)
-    if not trail:
-        show_empty(
-            "Nothing was done yet.", "Requests, approvals, executions, refusals and notes are listed here for ever."
-        )
-        return
-    last_hash, problem = verify_trail(workspace)
+    # The verdicts have a table of their own, below.
+    done = [row for row in reversed(trail) if row.event != JUDGED]
+    last_hash, problem = verify_trail(workspace) if trail else ("", "")
     if problem:
         show_markup('<p class="fail" role="alert"><strong>✗ {}</strong></p>', clean(problem))
-    else:
+    elif trail:
         show_markup(
             '<p><span class="ok">✓ unchanged</span> since it was written; hash of the last row: <code>{}</code></p>',
             last_hash,
         )
-    rows = [row for row in reversed(trail) if name_filter.lower() in row.release.lower()]
+    if not done:
+        show_empty(
+            "Nothing was done yet.", "Requests, approvals, executions, refusals and notes are listed here for ever."
+        )
+        return
+    rows = [row for row in done if name_filter.lower() in row.release.lower()]
     if not rows:
         show_empty("Nothing was done to a release of that name.", "Clear the field to see all.")
         return

@@ -40,5 +40,5 @@ def show_notes(workspace: Workspace, release: str) -> None:
         st.caption("Writing notes needs the role analyst.")
     if is_pressed:
         demand_access(reader)
-        write_note(open_store(workspace), policy, reader, release, text)
+        write_note(open_store(workspace, decisions_only=True), policy, reader, release, text)
         st.rerun()

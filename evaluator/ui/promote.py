@@ -9,7 +9,7 @@ from evaluator.errors import UsageError
 from evaluator.intents import ActionRequest, PromotionCondition, ask, list_conditions, may_ask, role_of, why_not
 from evaluator.policy.promotion import PromotionRules
 from evaluator.records import Verdict, VerdictWord
-from evaluator.records.intents import Action, PersonRole
+from evaluator.records.intents import PROMOTING, Action, PersonRole
 from evaluator.ui.acting import Forecast, read_forecast
 from evaluator.ui.frame import guarded
 from evaluator.ui.identity import Reader, demand_recent_login, find_reader, has_recent_login, show_refusal
@@ -187,5 +187,6 @@ def _show_form(workspace: Workspace, view: ReleaseView, reader: Reader, action: 
     if typed_name != release_id:
         raise UsageError(f"{typed_name or 'nothing'} was typed, not {release_id}: nothing was done")
     demand_recent_login(reader)
-    ask(open_store(workspace), read_policy(workspace, release_id), reader, ActionRequest(action, release_id, reason))
+    store = open_store(workspace, decisions_only=action not in PROMOTING)
+    ask(store, read_policy(workspace, release_id), reader, ActionRequest(action, release_id, reason))
     st.rerun()

@@ -89,13 +89,14 @@ def find_store_path() -> Path:
     return Path(os.environ.get("EVALUATOR_STORE") or DEFAULT_STORE).absolute()
 
 
-def open_store(workspace: Workspace) -> Store:
+def open_store(workspace: Workspace, *, decisions_only: bool = False) -> Store:
     """Check the store and return it; no connection to its database is kept. Raises StoreError.
 
-    If there is none, but requests were recorded next to it by hand, the store is made of them.
+    If there is none, but requests were recorded next to it by hand, the store is made of them. `decisions_only`: wait
+    for nothing that uses the data.
     """
-    is_new = not workspace.store.exists()
-    store = adopting.open_store(workspace.store, wait_s=WAIT_S)
+    is_new = not (workspace.store.exists() or decisions_only)
+    store = adopting.open_store(workspace.store, decisions_only=decisions_only, wait_s=WAIT_S)
     if is_new:
         adopting.adopt_recordings(store)
     return store
@@ -109,7 +110,7 @@ def now() -> datetime:
 def read_policy(workspace: Workspace, *releases: str) -> Policy:
     """Read the policy of these releases; without releases, the policy for services in general. Raises PolicyError."""
     if releases:
-        return policy_of(workspace.policy, open_store(workspace), releases)
+        return policy_of(workspace.policy, open_store(workspace, decisions_only=True), releases)
     return choose_policy(workspace.policy)
 
 
@@ -125,7 +126,7 @@ def read_summaries(workspace: Workspace) -> tuple[ReleaseSummary, ...]:
 @st.cache_data(max_entries=8, show_spinner="reading the latest verdicts …", hash_funcs=CACHE_KEYS)
 def read_latest(workspace: Workspace) -> tuple[Verdict, ...]:
     """Read the latest verdict of each release, the newest release first."""
-    return tuple(read_stored(stored) for stored in open_store(workspace).control.latest_verdicts())
+    return tuple(read_stored(stored) for stored in open_store(workspace, decisions_only=True).control.latest_verdicts())
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,7 @@ class Logged:
 def read_log(workspace: Workspace) -> tuple[Logged, ...]:
     """Read the newest verdicts of all releases, the newest first, each with the first of its reasons."""
     log = []
-    for stored in open_store(workspace).control.verdict_log():
+    for stored in open_store(workspace, decisions_only=True).control.verdict_log():
         # The log needs a few keys only: reading and checking whole verdicts would take long.
         plain = json.loads(stored.json)
         reasons = plain.get("reasons") or [{}]

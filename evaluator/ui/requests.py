@@ -178,7 +178,7 @@ def _show_approval(workspace: Workspace, record: IntentRecord, reader: Reader) -
             disabled=not (is_requester or may_approve),
             key=f"no-{intent.id}",
         )
-    store, policy = open_store(workspace), read_policy(workspace, intent.release)
+    store, policy = open_store(workspace, decisions_only=True), read_policy(workspace, intent.release)
     if is_agreed:
         if typed_name != intent.release:
             raise UsageError(f"{typed_name or 'nothing'} was typed, not {intent.release}: nothing was done")
@@ -206,7 +206,7 @@ def _show_retry(workspace: Workspace, record: IntentRecord, reader: Reader) -> N
         st.caption("First check what its hooks have changed. Acknowledged hooks are not executed again.")
         if st.button("Execute the others again", disabled=not may_retry, key=f"retry-{intent.id}"):
             demand_recent_login(reader)
-            retry(open_store(workspace), read_policy(workspace, intent.release), reader, intent.id)
+            retry(open_store(workspace, decisions_only=True), read_policy(workspace, intent.release), reader, intent.id)
             st.rerun()
         for delivery in unknown:
             hook_number = delivery.position + 1  # from 1
@@ -233,5 +233,13 @@ def _show_resolution(workspace: Workspace, intent: Intent, hook_number: int, hoo
         )
     if is_done or is_not_done:
         demand_recent_login(reader)
-        resolve(open_store(workspace), policy, reader, intent.id, hook_number, done=is_done, reason=reason)
+        resolve(
+            open_store(workspace, decisions_only=True),
+            policy,
+            reader,
+            intent.id,
+            hook_number,
+            done=is_done,
+            reason=reason,
+        )
         st.rerun()

@@ -4,8 +4,8 @@ import csv
 import io
 import json
 
-import duckdb
 import pytest
+from stored import edit_decisions
 
 from evaluator.__main__ import run
 from evaluator.records import Release, Run
@@ -41,8 +41,7 @@ def test_verify_prints_the_head_and_detects_an_edit(store, capsys):
     capsys.readouterr()
     assert run(["audit", "verify"]) == 0
     assert capsys.readouterr().out.strip() == store.control.audit()[-1].hash
-    with duckdb.connect(store.path) as engine:
-        engine.execute("UPDATE audit SET actor = 'bob'")
+    edit_decisions(store, "UPDATE audit SET actor = 'bob'")
     assert run(["audit", "verify"]) == 4
     assert "the audit trail was changed: row 0" in capsys.readouterr().err
 

@@ -1,8 +1,7 @@
-"""Changed answers of servers: a metrics server, and the targets of hooks."""
+"""A server whose answers are changed, and the changed answers of a metrics server."""
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import random
@@ -17,7 +16,6 @@ from typing import Any, Literal
 from unittest import mock
 from urllib.parse import parse_qs
 
-from evaluator.hooks import HookContext, make_step, run_hook
 from fuzz.checking import Case
 from fuzz.mutators import mutate_bytes, mutate_document
 
@@ -65,7 +63,7 @@ def _is_complete(request: bytes, protocol: Protocol) -> bool:
 _SERVER: list[Server] = []
 
 
-def _find_server() -> Server:
+def find_server() -> Server:
     """The server of this process."""
     if not _SERVER:
         _SERVER.append(Server())
@@ -158,7 +156,7 @@ def _answer_query(path: str, form: dict[str, str]) -> Any:
 
 def fuzz_prometheus(rng: random.Random, case: Case) -> None:
     """Change one answer of a metrics server, or all of them, while readings are collected; then judge them."""
-    server = _find_server()
+    server = find_server()
     asked = 0
     odd = rng.choice((0, 1, 2, 3, 4, 5, 6, 8, 10, None))  # which answer is changed; None: each
 
@@ -181,109 +179,3 @@ def fuzz_prometheus(rng: random.Random, case: Case) -> None:
         ended = case.run(words, {0, 4})
     if ended.code == 0:
         case.judge("fuzz")
-
-
-# ------------------------------------------------------------------ targets of hooks
-
-_ETCD = {
-    "header": {"revision": "7"},
-    "succeeded": True,
-    "kvs": [{"key": "a2V5", "value": "b2xk", "mod_revision": "3", "version": "1"}],
-}
-_ROLLOUT = {
-    "kind": "Rollout",
-    "metadata": {"name": "cart", "resourceVersion": "12"},
-    "spec": {"strategy": {"canary": {"steps": [{"setWeight": 20}, {"pause": {}}]}}, "paused": True},
-    "status": {"abort": False, "currentStepIndex": 1, "pauseConditions": [{"reason": "CanaryPauseStep"}]},
-}
-_ROUTE = {
-    "kind": "HTTPRoute",
-    "metadata": {"name": "cart", "resourceVersion": "12"},
-    "spec": {"rules": [{"backendRefs": [{"name": "old", "weight": 90}, {"name": "new", "weight": 10}]}]},
-}
-_ALLOWED = {"allow_hosts": ["127.0.0.1"], "timeout": "1s"}
-
-
-def _list_targets(port: int) -> dict[str, tuple[str, dict[str, Any], Any]]:
-    """Name → kind of hook, its options, and what its target answers: a document, or the text of HAProxy."""
-    url = f"http://127.0.0.1:{port}"
-    kubernetes = {"url": url, "token": "${FUZZ_SECRET}", **_ALLOWED}
-    return {
-        "etcd": ("etcd", {"url": url, "key": "key", "value": "new", **_ALLOWED}, _ETCD),
-        "rollout": ("kubernetes", {**kubernetes, "rollout": {"name": "cart", "do": "promote"}}, _ROLLOUT),
-        "abort": ("kubernetes", {**kubernetes, "rollout": {"name": "cart", "do": "abort"}}, _ROLLOUT),
-        "route": ("kubernetes", {**kubernetes, "route": {"name": "cart", "weights": {"old": 0, "new": 100}}}, _ROUTE),
-        "webhook": ("webhook", {"url": url, "secret": "${FUZZ_SECRET}", **_ALLOWED}, {"ok": True}),
-        "http": ("http", {"url": url, "method": "POST", "contains": "ok", **_ALLOWED}, {"ok": True}),
-        "haproxy": (
-            "haproxy",
-            {"address": f"127.0.0.1:{port}", "backend": "shop", "weights": {"old": 0, "new": 100}, **_ALLOWED},
-            b"100 (initial 10)\n\n",
-        ),
-        "dns": (
-            "dns",
-            {
-                "server": f"127.0.0.1:{port}", "zone": "shop.test", "name": "cart", "values": ["10.0.1.1"],
-                "key_name": "upd", "key_secret": "${FUZZ_SECRET}", **_ALLOWED,
-            },
-            None,
-        ),
-    }  # fmt: skip
-
-
-SECRET = base64.b64encode(b"a secret of 32 bytes, for fuzzing").decode()
-
-
-def fuzz_hook(rng: random.Random, case: Case) -> None:
-    """Change the answers of a hook's target, and execute the hook: it must say what it knows of the target."""
-    server = _find_server()
-    name, (kind, options, plain) = rng.choice(list(_list_targets(server.port).items()))
-    is_changed_from = rng.choice((0, 0, 1, 2))  # answers before this one are as they should be
-    asked = 0
-
-    def answer(request: bytes) -> bytes:
-        nonlocal asked
-        asked += 1
-        change = asked > is_changed_from
-        if kind == "dns":
-            valid = _answer_dns(request)
-            return mutate_bytes(rng, valid) if change else valid
-        if kind == "haproxy":
-            return mutate_bytes(rng, plain) if change else plain
-        return change_answer(rng, plain) if change else write_answer(json.dumps(plain).encode())
-
-    server.answer = answer
-    server.protocol = {"dns": "dns", "haproxy": "line"}.get(kind, "http")  # type: ignore[assignment]
-    case.commands.append(f"hook {name}")
-    with (
-        mock.patch.dict("os.environ", {"FUZZ_SECRET": SECRET}),
-        mock.patch("evaluator.hooks.webhook.wait_random_exponential", create=True),
-    ):
-        step = make_step(kind, options)
-        context = HookContext(
-            release="cart@1", action="promote", verdict="go", verdict_hash="sha256:5a", baseline="1", canary="2",
-            requester="ann", reason="why", idempotency_key="key", expires_at=datetime.now(UTC) + timedelta(seconds=1.5),
-        )  # fmt: skip
-        outcome = step.hook.test() if rng.random() < 0.3 else run_hook(step, context)
-    if outcome.state not in ("acknowledged", "failed", "unknown"):
-        case.break_promise(f"the state {outcome.state}")
-    if "unexpected" in outcome.did or "Traceback" in outcome.did:
-        case.break_promise(outcome.did)
-    if SECRET in repr(outcome):
-        case.break_promise("a secret in the outcome")
-    case.codes.append({"acknowledged": 0, "failed": 4}.get(outcome.state, 3))
-
-
-def _answer_dns(request: bytes) -> bytes:
-    """Answer a query or an update as a name server with the record and the key does."""
-    import dns.message
-    import dns.rrset
-    import dns.tsigkeyring
-
-    keyring = dns.tsigkeyring.from_text({"upd": ("hmac-sha256", SECRET)})
-    asked = dns.message.from_wire(request[2:], keyring=keyring)
-    response = dns.message.make_response(asked)
-    if asked.question and asked.opcode() == 0:
-        response.answer.append(dns.rrset.from_text("cart.shop.test.", 60, "IN", "A", "10.0.0.1"))
-    wire = response.to_wire()
-    return struct.pack("!H", len(wire)) + wire

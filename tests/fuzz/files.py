@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import random
 from functools import cache
 from pathlib import Path
@@ -12,10 +13,11 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet as pq
-from golden.traffic import FORMATS, Arm, Test, draw
+from golden.traffic import Arm, Test, draw
 
 from fuzz.checking import Case
-from fuzz.mutators import mutate_bytes, mutate_table
+from fuzz.formats import FORMATS, PACKINGS
+from fuzz.mutators import mutate_bytes, mutate_json, mutate_table
 
 _TEST = Test(seconds=120.0, rate=6.0, sigma=0.05, drift=0.0, instance_sd=0.0)
 """Requests that vary so little that a GO is possible: only then can a change make a wrong one."""
@@ -33,7 +35,7 @@ metrics:
 
 
 @cache
-def _make_files(name: str) -> tuple[bytes, bytes]:
+def make_files(name: str) -> tuple[bytes, bytes]:
     """Write the valid files of a format: content of the baseline's and of the canary's."""
     import tempfile
 
@@ -50,9 +52,16 @@ def _make_files(name: str) -> tuple[bytes, bytes]:
 def write_requests(folder: Path) -> list[Path]:
     """Write valid files of the baseline's and of the canary's requests."""
     paths = [folder / f"{arm}.csv" for arm in ("baseline", "canary")]
-    for path, content in zip(paths, _make_files("csv"), strict=True):
+    for path, content in zip(paths, make_files("csv"), strict=True):
         path.write_bytes(content)
     return paths
+
+
+_NAMED = (
+    "locust", "jtl", "jtl-transactions", "k6", "vegeta", "gatling", "hey", "oha", "pyperf", "google-benchmark", "csv",
+    "json", "parquet", "arrow",
+)  # fmt: skip
+"""Formats that `--format` knows."""
 
 
 def fuzz_requests(rng: random.Random, case: Case) -> None:
@@ -61,16 +70,18 @@ def fuzz_requests(rng: random.Random, case: Case) -> None:
     form = FORMATS[name]
     is_changed = rng.choice(((True, False), (False, True), (True, True)))
     paths = []
-    for arm, content, change in zip(("baseline", "canary"), _make_files(name), is_changed, strict=True):
+    for arm, content, change in zip(("baseline", "canary"), make_files(name), is_changed, strict=True):
         path = case.folder / f"{arm}.{form.ending}"
         path.write_bytes(_change_file(rng, name, content) if change else content)
         if rng.random() < 0.05:  # a name that says something else than the content
-            path = path.rename(case.folder / f"{arm}.{rng.choice(('csv', 'csv.gz', 'json', 'parquet', 'xml', 'txt'))}")
+            path = path.rename(
+                case.folder / f"{arm}.{rng.choice(('csv', 'csv.gz', 'csv.zst', 'json', 'parquet', 'xml', 'txt'))}"
+            )
         paths.append(path)
     (case.folder / "evaluator.yaml").write_text(_POLICY)
     options = [*form.options, *(["--skip-bad-rows"] if rng.random() < 0.3 else [])]
     if rng.random() < 0.05:
-        options += ["--format", rng.choice(("locust", "jtl", "jtl-transactions", "k6", "csv", "parquet", "arrow"))]
+        options += ["--format", rng.choice(_NAMED)]
     words = ["import", "fuzz", "--baseline", str(paths[0]), "--canary", str(paths[1]), *options]
     if case.run(words, {0, 2}).code == 0:
         case.judge("fuzz")
@@ -81,6 +92,8 @@ def _change_file(rng: random.Random, name: str, content: bytes) -> bytes:
         if rng.random() < 0.5:
             return mutate_bytes(rng, content)
         return gzip.compress(_change_text(rng, gzip.decompress(content)), compresslevel=1)
+    if name == "arrow":
+        return mutate_bytes(rng, content)
     if name == "parquet":
         if rng.random() < 0.3:
             return mutate_bytes(rng, _write_arrow(rng, pq.read_table(pa.BufferReader(content))))
@@ -89,10 +102,42 @@ def _change_file(rng: random.Random, name: str, content: bytes) -> bytes:
             pq.write_table(pq.read_table(pa.BufferReader(content)), sink, compression="none", use_dictionary=False)
             return mutate_bytes(rng, sink.getvalue().to_pybytes())
         return mutate_bytes(rng, content) if rng.random() < 0.5 else _change_parquet(rng, content)
-    changed = _change_text(rng, content)
-    if rng.random() < 0.1:
-        changed = mutate_bytes(rng, gzip.compress(changed, compresslevel=1))
-    return changed
+    changed = (
+        _change_json(rng, content) if content.startswith(b"{") and rng.random() < 0.5 else _change_text(rng, content)
+    )
+    return _pack(rng, changed)[1] if rng.random() < 0.2 else changed
+
+
+def _change_json(rng: random.Random, content: bytes) -> bytes:
+    """Change a document of JSON, or one or all of the documents of JSON lines."""
+    text = content.decode()
+    try:
+        return mutate_json(rng, json.loads(text))
+    except ValueError:
+        lines = text.splitlines()
+    if rng.random() < 0.3:  # the same change in all
+        seed = rng.random()
+        return b"\n".join(mutate_json(random.Random(seed), json.loads(line)) for line in lines)
+    number = rng.randrange(len(lines))
+    changed = mutate_json(rng, json.loads(lines[number]))
+    return b"\n".join([*map(str.encode, lines[:number]), changed, *map(str.encode, lines[number + 1 :])])
+
+
+def _pack(rng: random.Random, content: bytes) -> tuple[str, bytes]:
+    """Pack a file, and often change its packed bytes, or pack some parts one after another. Returns its ending too."""
+    ending = rng.choice(list(PACKINGS))
+    pack = PACKINGS[ending]
+    match rng.randrange(6):
+        case 0:
+            packed = pack(content)
+        case 1:
+            half = rng.randrange(len(content) + 1)
+            packed = pack(content[:half]) + pack(content[half:])
+        case 2:
+            packed = rng.choice(list(PACKINGS.values()))(pack(content))
+        case _:
+            packed = mutate_bytes(rng, pack(content))
+    return ending, packed
 
 
 def _change_text(rng: random.Random, content: bytes) -> bytes:
@@ -173,25 +218,46 @@ def _make_outcomes() -> str:
 
 
 def fuzz_outcomes(rng: random.Random, case: Case) -> None:
-    """Change a file of outcomes, import it, and judge what has landed."""
-    text = _make_outcomes().encode()
-    changed = _change_text(rng, text)
-    ending = "csv"
-    if rng.random() < 0.15:
-        ending, changed = "csv.gz", gzip.compress(changed, compresslevel=1)
-        changed = mutate_bytes(rng, changed) if rng.random() < 0.7 else changed
-    elif rng.random() < 0.15:
-        ending = "parquet"
-        table = pa.csv.read_csv(pa.BufferReader(text))
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink)
-        content = sink.getvalue().to_pybytes()
-        changed = mutate_bytes(rng, content) if rng.random() < 0.5 else _change_parquet(rng, content)
-    path = case.folder / f"users.{ending}"
-    path.write_bytes(changed)
+    """Change a file of outcomes, or those of one arm, import them, and judge what has landed."""
     (case.folder / "evaluator.yaml").write_text(_OUTCOME_POLICY)
     options = ["--skip-bad-rows"] if rng.random() < 0.3 else []
     if rng.random() < 0.2:
-        options += ["--outcomes-query", "SELECT user_id, variant, converted FROM outcomes"]
-    if case.run(["import", "fuzz", "--outcomes", str(path), *options], {0, 2}).code == 0:
+        header, *lines = _make_outcomes().splitlines()
+        for arm, variant in (("baseline", ",control,"), ("canary", ",canary,")):
+            text = "\n".join([header, *(line for line in lines if variant in line), ""])
+            path = _write_outcomes(rng, case.folder, arm, text, is_changed=arm == "canary")
+            options += ["--arm-outcomes", f"{arm}={path}"]
+        if rng.random() < 0.5:
+            options += ["--outcomes-query", "SELECT user_id, arm_of_file, converted FROM outcomes"]
+    else:
+        path = _write_outcomes(rng, case.folder, "users", _make_outcomes(), is_changed=True)
+        options += ["--outcomes", str(path)]
+        if rng.random() < 0.2:
+            options += ["--outcomes-query", "SELECT user_id, variant, converted FROM outcomes"]
+    if case.run(["import", "fuzz", *options], {0, 2}).code == 0:
         case.judge("fuzz")
+
+
+def _write_outcomes(rng: random.Random, folder: Path, name: str, text: str, *, is_changed: bool) -> Path:
+    """Write a CSV of outcomes as CSV, packed CSV, Parquet or JSON lines, changed or not. Returns the file."""
+    table = pa.csv.read_csv(pa.BufferReader(text.encode()))
+    ending, content = "csv", text.encode()
+    match rng.randrange(8) if is_changed else 7:
+        case 0:
+            packing, content = _pack(rng, _change_text(rng, content))
+            ending = f"csv.{packing}"
+        case 1:
+            ending, sink = "parquet", pa.BufferOutputStream()
+            pq.write_table(table, sink)
+            written = sink.getvalue().to_pybytes()
+            content = mutate_bytes(rng, written) if rng.random() < 0.5 else _change_parquet(rng, written)
+        case 2:
+            lines = "\n".join(json.dumps(row) for row in table.to_pylist())
+            ending, content = "jsonl", _change_json(rng, lines.encode())
+        case 7 if not is_changed:
+            pass
+        case _:
+            content = _change_text(rng, content)
+    path = folder / f"{name}.{ending}"
+    path.write_bytes(content)
+    return path

@@ -14,15 +14,17 @@ import shutil
 import sys
 import tempfile
 import time
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fuzz.answers import fuzz_hook, fuzz_prometheus
+from fuzz.answers import fuzz_prometheus
 from fuzz.checking import Case, HangError, limit_time
 from fuzz.documents import fuzz_policy, fuzz_stored_verdict, fuzz_verdict
 from fuzz.files import fuzz_outcomes, fuzz_requests
+from fuzz.hooks import fuzz_hook
 
 KINDS: Mapping[str, tuple[Callable[[random.Random, Case], None], int]] = {
     "requests": (fuzz_requests, 5),
@@ -98,7 +100,9 @@ def run_case(rng: random.Random, kind: str, folder: Path) -> Case:
     case = Case(folder)
     faulthandler.dump_traceback_later(300, exit=True)  # a hang in a library, which no signal ends
     try:
-        with contextlib.chdir(folder), limit_time():
+        with contextlib.chdir(folder), limit_time(), warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            warnings.filterwarnings("ignore", "'imghdr' is deprecated", DeprecationWarning)  # imported by apprise
             KINDS[kind][0](rng, case)
     except HangError as hang:
         case.break_promise(f"a hang: {hang}")
@@ -106,6 +110,7 @@ def run_case(rng: random.Random, kind: str, folder: Path) -> Case:
         case.break_promise(f"{type(error).__name__}: {error}")
     finally:
         faulthandler.cancel_dump_traceback_later()
+    case.note_warnings(seen)
     return case
 
 

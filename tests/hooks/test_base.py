@@ -1,3 +1,4 @@
+import json
 import sys
 import threading
 import time
@@ -17,6 +18,7 @@ from evaluator.hooks import (
     Outcome,
     Step,
     base,
+    find_obstacle,
     make_hook,
     make_step,
     run_hook,
@@ -225,6 +227,21 @@ def test_nothing_is_executed_that_cannot_be_kept():
     with pytest.raises(OSError, match="disk full"):
         run_hook(Step(hook), make_context(), full)
     assert not hook.calls
+
+
+def test_an_answer_of_another_form_is_an_obstacle_and_no_surprise(monkeypatch):
+    step = make_step("haproxy", {"socket": "s", "backend": "shop", "weights": {"canary": 1}})
+    monkeypatch.setattr(type(step.hook), "_check_target", lambda _hook: {}["spec"])
+    assert find_obstacle(step, make_context()) == (
+        "the answer to haproxy is not one of its API (KeyError): does the address lead to it?"
+    )
+
+
+def test_an_earlier_value_in_a_damaged_store_is_shown_as_it_is():
+    hook = make_hook("etcd", {"url": "http://etcd.test", "key": "k", "value": "v"})
+    for value in ("x", [1], {}):
+        assert hook.describe_value(value) == f"not a value of etcd: {json.dumps(value)}"
+    assert hook.describe_value({"value": 7}) == "7"
 
 
 @pytest.mark.parametrize(

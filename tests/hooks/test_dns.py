@@ -242,3 +242,11 @@ def test_test_and_dry_run_touch_nothing(server):
 def test_what_cannot_be_meant_is_refused(wrong):
     with pytest.raises(PolicyError):
         hook_for(53, **wrong)
+
+
+@pytest.mark.parametrize("ttl", [-1, 1 << 40])
+def test_a_ttl_of_a_damaged_store_is_not_sent(ttl, server):
+    before = ask(server, "cart.shop.test", "A")
+    outcome = hook_for(server).undo(make_context(), {"values": ["10.0.0.9"], "ttl": ttl})
+    assert (outcome.state, f"{ttl} cannot be a TTL" in outcome.did) == ("failed", True)
+    assert ask(server, "cart.shop.test", "A") == before

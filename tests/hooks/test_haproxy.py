@@ -1,3 +1,4 @@
+import csv
 import socket
 import threading
 import time
@@ -294,6 +295,15 @@ def test_states_that_cannot_be_read_change_nothing(states, monkeypatch, proxy):
     assert hook.execute(make_context()).state == hook.test().state == "failed"
     monkeypatch.undo()
     assert hook.read() == {"baseline": 90, "canary": 10}
+
+
+def test_statistics_that_are_no_csv_change_nothing(monkeypatch, proxy):
+    hook = hook_for(proxy)
+    send = hook._send
+    long = f"{STATISTICS}{'x' * (csv.field_size_limit() + 1)}"
+    monkeypatch.setattr(hook, "_send", lambda line: long if line.startswith("show stat") else send(line))
+    for outcome in (hook.execute(make_context()), hook.test()):
+        assert (outcome.state, outcome.did) == ("failed", "HAProxy's answer about the backend shop cannot be read")
 
 
 @pytest.mark.parametrize(

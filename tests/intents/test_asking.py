@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from stored import edit_decisions
 
 from evaluator.errors import Refused, UnknownName, UsageError
 from evaluator.intents import (
@@ -19,6 +20,7 @@ from evaluator.intents import (
 from evaluator.intents.asking import find_promoted
 from evaluator.records import RunState
 from evaluator.records.intents import Action, IntentState, PersonRole
+from evaluator.store.control_file import to_text
 
 ROLES = "roles: {analyst: [ana], approver: [bob, cleo, 'group:sre'], admin: ada}\n"
 
@@ -54,8 +56,9 @@ def test_a_request_without_permission_is_refused_and_recorded(
     with pytest.raises(Refused, match=says):
         ask(store, policy(hooks(script)), person(who), action_request(action))
     assert store.control.intents() == ()
-    (row,) = store.control.audit()
-    assert (row.actor, row.event) == (who, "refused")
+    *judged, refused = store.control.audit()
+    assert {row.event for row in judged} == {"judged"}
+    assert (refused.actor, refused.event) == (who, "refused")
 
 
 def test_a_requester_who_may_approve_has_agreed_where_one_is_needed(store, policy, person, action_request, script):
@@ -260,9 +263,9 @@ def test_a_requester_under_another_name_has_not_agreed_when_it_is_executed(
 ):
     rules = policy(hooks(script, "approvals: {self_approval: false}\n"))
     intent = ask(store, rules, person("bob", "u-7"), action_request())
-    with store.file.opened(write=True) as engine:
-        engine.execute("INSERT INTO store.approvals VALUES ('i1', 'cleo', now(), ['cleo', 'u-7'])")
-        engine.execute("UPDATE store.intents SET state = 'approved'")
+    now = to_text(datetime.now(UTC))
+    edit_decisions(store, "INSERT INTO approvals VALUES ('i1', 'cleo', ?, '[\"cleo\", \"u-7\"]')", now)
+    edit_decisions(store, "UPDATE intents SET state = 'approved'")
     assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.FAILED
     assert "0 of 1 approvals are valid" in store.control.audit()[-1].text
     assert lines() == []

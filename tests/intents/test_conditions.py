@@ -37,6 +37,7 @@ def listed(monkeypatch):
         hooks=True,
         command=(),
         stored=None,
+        by_hand="",
         **changes,
     ):
         now = datetime.now(UTC)
@@ -46,6 +47,7 @@ def listed(monkeypatch):
         monkeypatch.setattr(conditions, "hash_data_now", lambda store, release, judged: data)
         monkeypatch.setattr(conditions, "hash_policy_now", lambda store, rules, release: policy)
         at = None if age_s is None else now - timedelta(seconds=age_s)
+        monkeypatch.setattr(conditions, "explain_change_by_hand", lambda store, release: by_hand)
         current = {"policy_hash": "sha256:p", "data_hash": "sha256:d", "judged_at": at} | changes
         fields = {name: getattr(GO, name) for name in GO.__dataclass_fields__}
         rules = SimpleNamespace(
@@ -58,7 +60,7 @@ def listed(monkeypatch):
         control = SimpleNamespace(release=lambda release: stored or changes.get("release", GO.release))
         store = SimpleNamespace(data=SimpleNamespace(runs=lambda release: ()), control=control, reading=nullcontext)
         listed = list_conditions(store, rules, Verdict(**(fields | current)))
-        assert len(listed) == 13
+        assert len(listed) == 14
         return [(condition.text, condition.description, condition.remedy) for condition in listed if not condition.met]
 
     return unmet

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from stored import edit_decisions
 
 from evaluator.errors import Refused, StoreBusy, UnknownName, UsageError
 from evaluator.intents import (
@@ -21,6 +22,7 @@ from evaluator.intents import (
     system_person,
 )
 from evaluator.records.intents import Action, Delivery, HookOutcome, IntentState
+from evaluator.store.control_file import to_text
 
 
 def last_said(store, intent):
@@ -116,8 +118,7 @@ def test_promote_and_roll_back_again_and_again(store, policy, action_request, sc
 def test_a_clock_that_was_set_back_does_not_change_what_came_first(store, policy, action_request, script):
     rules = policy(f"hooks: {{promote: [{script('one')}], hold: [{script('held')}]}}\n")
     first = ask(store, rules, system_person(), action_request())
-    with store.file.opened(write=True) as engine:
-        engine.execute("UPDATE store.intents SET requested_at = ?", [datetime.now(UTC) + timedelta(hours=1)])
+    edit_decisions(store, "UPDATE intents SET requested_at = ?", to_text(datetime.now(UTC) + timedelta(hours=1)))
     held = ask(store, rules, system_person(), action_request("hold"))
     assert [intent.id for intent in store.control.intents()] == [first.id, held.id]
 
@@ -151,12 +152,11 @@ def test_what_came_to_nothing_does_not_stand_in_the_way_of_a_retry(store, policy
 
 
 def test_an_unknown_and_expired_request_has_a_hint(store, policy, action_request, script):
-    rules = policy(f"hooks: {{promote: [{script('one')}]}}\n")
+    rules = policy(f"hooks: {{promote: [{script('one')}]}}\napprovals: {{expires: 1s}}\n")
     intent = ask(store, rules, system_person(), action_request())
     begin(store, intent, "unknown")
     store.control.settle(intent.id, IntentState.UNKNOWN, "w", "nobody knows")
-    with store.file.opened(write=True) as engine:
-        engine.execute("UPDATE store.intents SET expires_at = now()")
+    time.sleep(1)
     with pytest.raises(Refused, match="i1 has expired") as caught:
         retry(store, rules, system_person(), intent.id)
     assert "hooks resolve i1" in caught.value.hint
@@ -365,8 +365,7 @@ def test_hooks_of_what_must_not_go_on_are_settled(
 def test_what_was_approved_too_late_expires(store, policy, action_request, script, lines):
     rules = policy(f"hooks: {{promote: [{script('one')}]}}\n")
     intent = ask(store, rules, system_person(), action_request())
-    with store.file.opened(write=True) as engine:
-        engine.execute("UPDATE store.intents SET expires_at = now()")
+    edit_decisions(store, "UPDATE intents SET expires_at = ?", to_text(datetime.now(UTC)))
     assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.EXPIRED
     assert lines() == []
 

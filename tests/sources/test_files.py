@@ -73,6 +73,15 @@ def test_files_that_cannot_be_taken(tmp_path, text, problem):
         plan(path)
 
 
+def test_a_column_with_a_name_of_a_thousand_characters_is_not_suggested(tmp_path):
+    path = tmp_path / "requests.csv"
+    path.write_text(f"{'start' * 1000},endpoint\n1790000000,GET /\n")
+    with pytest.raises(InputError) as raised:
+        plan(path)
+    assert "--column ts=COLUMN" in str(raised.value.hint)
+    assert len(str(raised.value.hint)) < 1000
+
+
 @pytest.mark.parametrize(
     ("header", "row"),
     [

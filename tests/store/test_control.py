@@ -9,7 +9,7 @@ import pytest
 from evaluator.errors import StoreError, UnknownName, UsageError
 from evaluator.records import Learnt, Release, Service
 from evaluator.records.intents import Action, Delivery, HookOutcome, Intent, IntentState, Person
-from evaluator.store.intents import hash_text
+from evaluator.store.audit import hash_text
 
 AT = datetime(2026, 10, 1, 12, tzinfo=UTC)
 

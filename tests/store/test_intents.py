@@ -3,8 +3,8 @@
 import threading
 from datetime import UTC, datetime, timedelta
 
-import duckdb
 import pytest
+from stored import edit_decisions
 
 from evaluator.errors import StoreError, UnknownName, UsageError
 from evaluator.records.intents import Action, Delivery, HookOutcome, Intent, IntentState, Person
@@ -101,14 +101,13 @@ def test_an_unknown_intent_is_named(store):
     [
         "UPDATE audit SET actor = 'eve' WHERE number = 1",
         "DELETE FROM audit WHERE number = 0",
-        "UPDATE audit SET happened_at = now()",
+        "UPDATE audit SET happened_at = '2026-01-01T00:00:00.000000+00:00'",
     ],
 )
 def test_any_edit_of_the_trail_shows(store, edit):
     for text in ("one", "two", "three"):
         head = store.control.note("ann", "note", "cart@2", text).hash
     assert store.control.verify_audit() == head
-    with duckdb.connect(store.path) as engine:
-        engine.execute(edit)
+    edit_decisions(store, edit)
     with pytest.raises(StoreError, match="the audit trail was changed: row"):
         store.control.verify_audit()

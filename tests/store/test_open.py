@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from evaluator.errors import EvaluatorError, StoreBusy, StoreError, UnknownName
+from evaluator.records import Release, Run
 from evaluator.store import Store, temporary
 from evaluator.store.engine import attach, close_idle, open_engine, reuse_engine
 from evaluator.store.migrations import SCHEMA_VERSION
@@ -37,11 +38,22 @@ def test_nothing_there(tmp_path):
 
 def test_a_store_that_was_deleted_meanwhile_is_not_made_again(store):
     store.path.unlink()
-    for use in (store.releases, lambda: store.control.note("ann", "note", "cart@1", "x")):
-        with pytest.raises(StoreError, match=r"evaluator\.duckdb is gone: it was deleted or moved") as caught:
-            use()
-        assert "move it back" in caught.value.hint
+    with pytest.raises(StoreError, match=r"evaluator\.duckdb is gone: it was deleted or moved") as caught:
+        store.releases()
+    assert "move it back" in caught.value.hint
     assert not store.path.exists()
+
+
+def test_decisions_that_were_deleted_are_not_made_again(store):
+    store.control.file.path.unlink()
+    for use in (
+        store.releases,
+        lambda: store.control.note("ann", "note", "cart@1", "x"),
+        lambda: Store.open(store.path),
+    ):
+        with pytest.raises(StoreError, match=r"evaluator\.control\.sqlite, .* is gone: it was deleted or moved"):
+            use()
+    assert not store.control.file.path.exists()
 
 
 def test_directory(tmp_path):
@@ -242,10 +254,10 @@ def test_several_reads_share_one_opening_and_nothing_is_written_meanwhile(tmp_pa
         assert store.releases() == ()
         assert store.control.intents() == ()
         with pytest.raises(StoreError, match="cannot be written while it is read"):
-            store.control.note("ann", "note", "cart@1", "x")
+            store.data.register_run(Release("cart@1"), Run("x", "cart@1", "x", "locust"))
+        store.control.note("ann", "note", "cart@1", "x")  # decisions wait for no data
     assert len(opened) == 1
-    store.control.note("ann", "note", "cart@1", "x")
-    assert len(store.control.audit()) == 1
+    assert [row.event for row in store.control.audit()] == ["note"]
 
 
 # ------------------------------------------------------------------ engines that are used again

@@ -4,33 +4,40 @@ import inspect
 import re
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from evaluator.errors import UnknownName
-from evaluator.records import Release
+from evaluator.records import Release, Service
 from evaluator.store import base
-from evaluator.store.control import TABLES, Control
+from evaluator.store.control import Control
+from evaluator.store.control_copies import TABLES
 
 MODULES = {path.stem: path.read_text() for path in Path(base.__file__).parent.glob("*.py")}
-OF_CONTROL = {"control", "releases", "intents", "audit"}
+OF_CONTROL = {"control", "control_file", "releases", "intents", "audit", "covering"}
+"""Modules that know the file of decisions."""
 
 
-def tables_of(name):
-    """Tables of the store that the SQL of a module names."""
-    return set(re.findall(r"(?:FROM|JOIN|INTO|UPDATE|TABLE) store\.(\w+)", MODULES[name]))
+def test_decisions_are_kept_without_duckdb():
+    for name in OF_CONTROL:
+        assert not re.search(r"duckdb\.|store\.engine|store\.file import", MODULES[name]), name
 
 
-def test_each_part_reads_and_writes_tables_of_its_own(store):
-    everything = {
-        row["table_name"] for row in store.data.query("SELECT table_name FROM duckdb_tables()").to_pylist()
-    } - {"meta"}
-    assert set(TABLES) < everything
-    named = set()
-    for name in MODULES.keys() - {"migrations"}:
-        named |= tables_of(name)
-        of_part = set(TABLES) if name in OF_CONTROL else everything - set(TABLES) | {"meta", "bins", "instance_bins"}
-        assert tables_of(name) <= of_part, f"{name} names tables of the other part"
-    assert named > set(TABLES)
+def test_no_table_of_decisions_is_in_the_duckdb_file(store):
+    with duckdb.connect(store.path) as engine:
+        tables = {name for (name,) in engine.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+    assert not tables & set(TABLES)
+    for name in MODULES.keys() - OF_CONTROL - {"migrations", "control_copies"}:
+        assert not set(re.findall(r"(?:FROM|JOIN|INTO|UPDATE|TABLE) store\.(\w+)", MODULES[name])) & set(TABLES), name
+
+
+def test_queries_see_copies_of_the_decisions(store):
+    store.control.add_release(Release("cart@2", (Service("cart"),)))
+    store.control.note("ann", "note", "cart@2", "x")
+    [row] = store.data.query("SELECT actor, happened_at > now() - INTERVAL 1 HOUR AS recent FROM audit").to_pylist()
+    assert row == {"actor": "ann", "recent": True}
+    assert set(TABLES) < {row["name"] for row in store.data.query("SHOW TABLES").to_pylist()}
+    assert store.data.relate('SELECT count(*) FROM "Releases"').fetchall() == [(1,)]
 
 
 def test_the_interface_of_control_is_records_alone():

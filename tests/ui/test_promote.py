@@ -5,6 +5,7 @@ import re
 from datetime import UTC, datetime
 
 import pytest
+from stored import edit_decisions
 
 from evaluator.intents import ActionRequest, approve, ask, cancel, execute_waiting
 from evaluator.policy import load_policy
@@ -48,7 +49,7 @@ def test_a_go_meets_every_condition_and_the_page_shows_what_would_happen(page, s
     shown = page("promote", shop(HOOKS), release="cart@1.9.0")
     page_text = text(shown)
     assert not shown.exception
-    assert page_text.count("✓ yes") == 13
+    assert page_text.count("✓ yes") == 14
     assert "✗ no" not in page_text
     assert "1.4.1 → 1.9.0" in page_text
     assert "runs sh -c &#39;echo promoted-1.9.0" in page_text
@@ -306,7 +307,7 @@ def test_a_note_is_written_by_who_may_whatever_the_page_has_shown(page, shop, ht
     shown = page("release", path, release="cart@1.6.0")
     next(element for element in shown.text_area if element.key == "note-text").input("forged")
     assert f"{ME} is a viewer, and writing notes needs an analyst" in html(press(shown, "Add the note"))
-    assert [row.event for row in Store.open(path).control.audit()] == ["refused"]
+    assert [row.event for row in Store.open(path).control.audit() if row.event != "judged"] == ["refused"]
 
 
 # ------------------------------------------------------------------ notes, audit, what waits
@@ -320,7 +321,7 @@ def test_notes_are_written_and_read(page, shop, text, html):
     )
     shown = press(shown, "Add the note")
     assert "slow disk in &lt;b&gt;pod 3" in html(shown)
-    (row,) = Store.open(path).control.audit()
+    row = Store.open(path).control.audit()[-1]
     assert (row.actor, row.event, row.text) == (ME, "note", "slow disk in <b>pod 3</b>\nsecond line")
     assert "slow disk" in html(page("audit", path))
 
@@ -344,13 +345,10 @@ def test_what_waits_for_approval_is_on_the_first_page_and_what_was_acted_on_is_n
 
 
 def test_an_audit_trail_that_was_edited_is_shown_in_red(page, shop, text):
-    import duckdb
-
     path = shop()
     Store.open(path).control.note("ann", "note", "cart@1.9.0", "one")
     assert "✓ unchanged" in text(page("audit", path))
-    with duckdb.connect(path) as engine:
-        engine.execute("UPDATE audit SET actor = 'eve'")
+    edit_decisions(Store.open(path), "UPDATE audit SET actor = 'eve'")
     assert "the audit trail was changed" in text(page("audit", path))
 
 

@@ -88,7 +88,8 @@ def _suggest_options(
             if request.text != f"{target}={target}":  # such a column is read without an option
                 texts.append(request.text)
             continue
-        free = {name: typical.get(name) for name in header if name not in used}
+        # Such a long name is no name, but a file that was read wrongly: nobody could use that option.
+        free = {name: typical.get(name) for name in header if name not in used and len(name) <= MOST_SHOWN}
         suggestion = _FINDERS[target](free) if target in _FINDERS else ""
         if request is not None and not suggestion:
             nearest = difflib.get_close_matches(request.source, free, n=1, cutoff=0.6)
