@@ -19,6 +19,7 @@ from evaluator.metrics.reading_histogram import HistogramMean
 from evaluator.pipeline.judging import to_verdict
 from evaluator.policy import load_policy
 from evaluator.records import (
+    Drift,
     EvidenceKind,
     Level,
     Margin,
@@ -88,6 +89,30 @@ def test_two_kinds_are_never_more_lenient_than_one(seed, harm):
         assert VerdictWord.NO_GO in alone
 
 
+def test_a_trend_of_one_kind_prevents_a_go_as_if_it_were_alone():
+    """The error rate of trends is divided by the gates of the policy, which both kinds answer."""
+    drift = Drift(last_third=-0.01, p_worsening=0.05 / 6, at_end=0.01)  # below 0.05 / 4, above 0.05 / 8
+
+    def judge_with_trend(evidence):
+        comparisons = tuple(
+            replace(c, drift=drift) if c.rule.name == "latency_p50" and c.kind is EvidenceKind.LIVE else c
+            for c in evidence.comparisons
+        )
+        return judge_evidence(replace(evidence, comparisons=comparisons), RULEBOOK, "cart@2").word
+
+    assert judge_with_trend(assess_live(PRODUCTION, (PRODUCTION_RUN,))) is VerdictWord.INCONCLUSIVE
+    assert judge_with_trend(assess_live(PRODUCTION, (PRODUCTION_RUN,), load=LOAD)) is VerdictWord.INCONCLUSIVE
+
+
+def test_the_mean_of_a_load_does_not_depend_on_failures_of_production():
+    failing, run = simulate_live(replace(LIVE, changes=(Change(failures_added=0.05),)))
+    mean = Rule("mean", LatencyMean(), margin=Margin(0.2))
+    rulebook = replace(RULEBOOK, rules=(*RULEBOOK.rules, mean))
+    judgement = judge_live(failing, (run,), rulebook, LOAD)
+    status = {c.kind: c.status for c in judgement.comparisons if c.rule.name == "mean"}
+    assert status == {EvidenceKind.REQUESTS: MetricStatus.PASS, EvidenceKind.LIVE: MetricStatus.INCONCLUSIVE}
+
+
 def test_production_alone_is_judged_alone():
     evidence = assess_live(PRODUCTION, (PRODUCTION_RUN,))
     assert {c.kind for c in evidence.comparisons} == {EvidenceKind.LIVE}
@@ -120,7 +145,9 @@ def test_a_canary_without_a_request_in_production_is_no_go_candidate():
 
 
 def test_an_incomplete_run_of_production_is_no_go_by_silence_nor_a_go():
-    judgement = judge_live(PRODUCTION, (replace(PRODUCTION_RUN, state=RunState.INCOMPLETE),), load=LOAD)
+    incomplete = replace(PRODUCTION_RUN, state=RunState.INCOMPLETE)
+    assert assess_live(PRODUCTION, (incomplete,), load=LOAD).incomplete
+    judgement = judge_live(PRODUCTION, (incomplete,), load=LOAD)
     assert judgement.word is VerdictWord.INCONCLUSIVE
     assert any("complete (production): the run is incomplete" in reason.text for reason in judgement.reasons)
 
@@ -134,6 +161,7 @@ def test_a_running_step_is_no_go_at_once_but_no_go_needs_no_end():
     }  # fmt: skip
     rulebook = replace(RULEBOOK, monitoring=Monitoring(burn_in_s=60.0))
     assert judge_live(SLOW, (replace(SLOW_RUN, **fields),), rulebook, LOAD).word is VerdictWord.NO_GO
+    assert not assess_live(PRODUCTION, (replace(PRODUCTION_RUN, **fields),), rulebook, LOAD).final
     running = judge_live(PRODUCTION, (replace(PRODUCTION_RUN, **fields),), rulebook, LOAD)
     assert running.word is VerdictWord.INCONCLUSIVE
     assert any("has not reached its planned end" in reason.text for reason in running.reasons)

@@ -349,6 +349,8 @@ def next_after_no_go(reasons: Sequence[Reason], release: str, judged: Sequence[C
             f"limit of {metric} to what the service keeps, then judge {release} again"
         )
     where = f"in {endpoint} on {arm}" if endpoint else f"in {arm}"
+    if first_reason.evidence is EvidenceKind.LIVE:
+        return f"send users no longer to {arm} of {release}; find and fix the cause {where}, then judge again"
     return f"do not promote {release}; find and fix the cause {where}, then load and judge again"
 
 

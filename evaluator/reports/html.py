@@ -250,8 +250,8 @@ class _Report:
             ("requests", " + ".join(format_count(arm.requests) for arm in evidence.arms if arm.requests)),
             ("instances", " + ".join(str(arm.instances) for arm in evidence.arms if arm.instances)),
             ("production", format_duration(evidence.production.seconds) if live else ""),
-            ("requests of it", " + ".join(format_count(arm.requests) for arm in live)),
-            ("its instances", " + ".join(str(arm.instances) for arm in live)),
+            ("production requests", " + ".join(format_count(arm.requests) for arm in live)),
+            ("production instances", " + ".join(str(arm.instances) for arm in live)),
             ("units", " + ".join(format_count(arm.units) for arm in evidence.arms if arm.units)),
             ("decided after", format_duration(decided_after_s) if decided_after_s else ""),
         ]

@@ -84,23 +84,24 @@ def _to_plain(verdict: Verdict) -> dict[str, Any]:
             for finding in evidence.findings
         ],
     }
-    # Keys that only some verdicts have.
-    if verdict.policy_path:
-        plain["policy_path"] = verdict.policy_path
-    if verdict.period != WHOLE:
-        plain["period"] = {"from": verdict.period.start, "to": verdict.period.end}
-    production = evidence.production
-    if production.start or production.seconds:
-        plain["production_window"] = {"start": production.start, "end": production.end, "seconds": production.seconds}
-    if verdict.step:
-        plain["step"] = verdict.step
-    if verdict.only_step:
-        plain["only_step"] = True
-    if verdict.other_steps:
-        plain["other_steps"] = list(verdict.other_steps)
-    if verdict.figures is not None:
-        plain["figures"] = verdict.figures
+    plain |= _list_optional(verdict)
     return {key: _canonical(value) for key, value in plain.items()}
+
+
+def _list_optional(verdict: Verdict) -> dict[str, Any]:
+    """List the keys that only some verdicts have, with their values."""
+    production, period = verdict.evidence.production, verdict.period
+    window = {"start": production.start, "end": production.end, "seconds": production.seconds}
+    optional = {
+        "policy_path": verdict.policy_path or None,
+        "period": {"from": period.start, "to": period.end} if period != WHOLE else None,
+        "production_window": window if production.start or production.seconds else None,
+        "step": verdict.step or None,
+        "only_step": verdict.only_step or None,
+        "other_steps": list(verdict.other_steps) or None,
+        "figures": verdict.figures,
+    }
+    return _add_unless_none({}, optional)
 
 
 def _arm_to_plain(arm: ArmSummary) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from evaluator.health.per_instance_load import MOST
 from evaluator.records import InstancePrior, Level, MetricStatus, Monitoring, RunFacts, VerdictWord
 from evaluator.simulate import Change, simulate_cells
 
+SAME = (Change(),)
 SLOW = (Change(latency=0.3),)
 FAILING = (Change(failures_added=0.05),)
 UNEVEN = {"split": (0.1,), "instances": (4, 4)}
@@ -24,7 +25,7 @@ def find(cells, runs, rulebook=RULEBOOK):
     return [f for f in assess_live(cells, runs, rulebook).findings if f.check == "per_instance_load"]
 
 
-def uneven(changes=(Change(),), **more):
+def uneven(changes=SAME, **more):
     return simulate_live(replace(LIVE, changes=changes, **UNEVEN, **more), shares=SHARES)
 
 
@@ -103,7 +104,7 @@ def test_declared_instances_count_where_the_log_names_one():
 # ------------------------------------------------------------------ loads with users of each arm
 
 
-def loaded(users, instances, changes=(Change(),)):
+def loaded(users, instances, changes=SAME):
     cells = simulate_cells(replace(LIVE, instances=instances, users=20, changes=changes), 3)
     facts = RunFacts(users=users)
     return cells, replace(RUN, id=cells.runs[0], source="locust", facts=facts)
