@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 
+import pytest
 from metrics_servers import free_port
 from routers import ask, haproxy_router, nginx_router, service
 
@@ -60,10 +61,22 @@ class Clients:
             self.thread.join(10)
 
 
-def start_tail(folder, *arguments):
-    command = [sys.executable, "-m", "evaluator", "tail", "shop@2", *arguments, "--store", "evaluator.duckdb"]
-    with (folder / "tail.out").open("ab") as output:
-        return subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
+@pytest.fixture
+def start_tail():
+    """Starts `evaluator tail`; what a failed test leaves behind is killed."""
+    processes = []
+
+    def start(folder, *arguments):
+        command = [sys.executable, "-m", "evaluator", "tail", "shop@2", *arguments, "--store", "evaluator.duckdb"]
+        with (folder / "tail.out").open("ab") as output:
+            processes.append(subprocess.Popen(command, cwd=folder, stdout=output, stderr=output))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
 
 
 def wait_for_commit(state):
@@ -86,7 +99,7 @@ def copy_and_empty(log, number):
     os.truncate(log, 0)
 
 
-def test_kills_and_rotation_lose_and_double_nothing(tmp_path, monkeypatch):
+def test_kills_and_rotation_lose_and_double_nothing(tmp_path, monkeypatch, start_tail):
     monkeypatch.setattr(landing, "QUIET_S", 0.0)  # the last tail is not started again
     rng = random.Random(1)
     with (
@@ -137,7 +150,7 @@ def test_kills_and_rotation_lose_and_double_nothing(tmp_path, monkeypatch):
     assert run.facts.ended_early == "evaluator tail was ended by SIGTERM"
 
 
-def test_the_statistics_say_which_server_failed_before_another_one_answered(tmp_path, monkeypatch):
+def test_the_statistics_say_which_server_failed_before_another_one_answered(tmp_path, monkeypatch, start_tail):
     monkeypatch.setattr(landing, "QUIET_S", 0.0)
     with (
         service("1.0") as old,
