@@ -118,7 +118,7 @@ def _build_panel(n: IntArray, failures: IntArray, sum_us: FloatArray, sum_log: F
     code = arm * n.shape[1] + instance
     zero = np.zeros(n.size, dtype=np.int64)
     columns = (zero, arm, endpoint, code, bucket, n.ravel(), failures.ravel())
-    moments = Moments(*columns, sum_us.ravel(), none, odd, odd, none, none)
+    moments = Moments(*columns, sum_us.ravel(), none, odd, odd, none, none, zero, zero, zero)
     empty = np.zeros(0, dtype=np.int64)
     cells = Cells(
         runs=("r1",),

@@ -108,6 +108,9 @@ def fail_more(cells: Cells, arm: str, added: float, random: np.random.Generator)
         sum_sq_time=moments.sum_sq_time * kept_share,
         bytes=moments.bytes * kept_share,
         bytes_sq=moments.bytes_sq * kept_share,
+        statuses=_keep_share(moments.statuses, kept_share),
+        redirects=_keep_share(moments.redirects, kept_share),
+        client_errors=_keep_share(moments.client_errors, kept_share),
     )
     keys = ("run", "arm", "endpoint")
     return replace(
@@ -116,6 +119,11 @@ def fail_more(cells: Cells, arm: str, added: float, random: np.random.Generator)
         bins=_remove_from_bins(cells.bins, moments, new_failures, keys, random),
         instance_bins=_remove_from_bins(cells.instance_bins, moments, new_failures, (*keys, "instance"), random),
     )
+
+
+def _keep_share(counts: IntArray, share: FloatArray) -> IntArray:
+    """Multiply the count of each row by its share, and round to whole numbers."""
+    return np.rint(counts * share).astype(np.int64)
 
 
 def _remove_from_bins(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from evaluator.cli import Session, emit, mask_control_characters
+from evaluator.cli.access_logs import ACCESS_LOG_OPTIONS, AccessLogs
 from evaluator.cli.amounts import MOMENT
 from evaluator.cli.gathering import gathered
 from evaluator.cli.outcomes import (
@@ -21,12 +22,14 @@ from evaluator.cli.outcomes import (
     describe_next_step,
     describe_outcomes,
 )
+from evaluator.cli.steps import StepOptions, step_options
 from evaluator.cli.subject import Subject, subject_options
-from evaluator.errors import UsageError
-from evaluator.records import BASELINE, CANDIDATE, FilesAre, Landed, LandingPlan, OutcomeOptions, Release
+from evaluator.errors import UnknownName, UsageError
+from evaluator.records import BASELINE, CANDIDATE, FilesAre, Landed, LandingPlan, LogPlan, OutcomeOptions, Release
 from evaluator.wording import count_of, list_left_out
 
 if TYPE_CHECKING:
+    from evaluator.policy import Policy
     from evaluator.store import Store
 
 
@@ -95,6 +98,10 @@ FILE_OPTIONS = (
     "--from", "start", type=MOMENT, metavar="T", help="Only requests from this time on: 2026-11-25T10:00:00Z, or -1h."
 )
 @click.option("--to", "end", type=MOMENT, metavar="T", help="Only requests before this time.")
+@gathered("access_logs", AccessLogs, *ACCESS_LOG_OPTIONS)
+@step_options(
+    "Share of the requests that a router sent to an arm, canary=5%, if it chose the arm of each; may be repeated."
+)
 @gathered("outcome_files", OutcomeFiles, *OUTCOME_FILE_OPTIONS)
 @gathered("outcome_options", OutcomeOptions, *OUTCOME_OPTIONS)
 @click.option("--skip-bad-rows", is_flag=True, help="Count rows that cannot be used instead of refusing the file.")
@@ -115,6 +122,8 @@ def command(
     files_are: FilesAre | None,
     start: datetime | None,
     end: datetime | None,
+    access_logs: AccessLogs,
+    step: StepOptions,
     outcome_files: OutcomeFiles,
     outcomes_query: str,
     outcome_options: OutcomeOptions,
@@ -122,7 +131,7 @@ def command(
     all_answered: bool,
     subject: Subject,
 ) -> int:
-    """Import request files as runs of RELEASE, or outcomes of units.
+    """Import request files as runs of RELEASE, access logs of a router, or outcomes of units.
 
     FILE is a path, whatever characters it has; an option is repeated for each further file. PATTERN has *, ?, [abc] or
     ** (folders of any depth) and is quoted: --baseline-glob 'old-*.csv'.
@@ -138,6 +147,10 @@ def command(
     400 or more, is a failure) or text (any text is a failure). docs/formats.md lists for each format what is read, and
     what is left out and named.
 
+    An access log has the requests of production, of all arms: --access-log haproxy.log --arm-server baseline='b*'
+    --arm-server canary='c*'. Its FORMAT is auto, haproxy, nginx, envoy, apache, traefik, caddy or json, or TEXT gives
+    it; --column names a field, for example time=duration:ms. Several files are parts of one run (docs/access-logs.md).
+
     Outcomes are compared by the metrics outcome_proportion, outcome_mean, outcome_ratio and outcome_quantile of the
     policy. Each unit (a user, a session) counts once, however many rows it has.
     """
@@ -149,38 +162,62 @@ def command(
     arm_outcomes = _list_values_by_arm((), (), outcome_files.arm_outcomes, "--arm-outcomes")
     arm_patterns = _list_values_by_arm((), (), outcome_files.arm_outcomes_glob, "--arm-outcomes-glob")
     has_outcomes = outcome_files != OutcomeFiles()
-    if (arm_outcomes or arm_patterns) and (outcome_files.outcomes or outcome_files.outcomes_glob):
-        raise UsageError(
-            "--outcomes and --arm-outcomes exclude each other",
-            hint="give all files with --arm-outcomes NAME=FILE, or all with --outcomes, if a column has the arm",
-        )
-    if not has_outcomes and (outcomes_query or outcome_options != OutcomeOptions()):
-        raise UsageError("options about outcomes need --outcomes FILE, or --arm-outcomes NAME=FILE for each arm")
+    _check_outcome_options(outcome_files, has_options=bool(outcomes_query) or outcome_options != OutcomeOptions())
     paths, patterns = files.list_paths(), files.list_patterns()
-    has_requests = bool(paths or patterns)
-    if not has_requests and (files_are or start or end):
-        raise UsageError("--files-are, --from and --to need request files: --baseline FILE and --canary FILE")
+    has_requests, has_access_logs = bool(paths or patterns), access_logs.has_files()
+    _check_together(
+        files_are, has_requests=has_requests, has_access_logs=has_access_logs, has_period=bool(start or end)
+    )
     policy = session.load_policy(release, service=subject.service)
+    if has_access_logs:
+        log_plan = _plan_access_logs(policy, access_logs, format_name, columns, subject.service, start, end, step,
+            skip_bad_rows=skip_bad_rows)  # fmt: skip
     plan = None
-    if has_requests or not has_outcomes:  # with neither, `plan_landing` raises InputError
+    if has_requests or not (has_outcomes or has_access_logs):  # with neither, `plan_landing` raises InputError
         plan = plan_landing(
             paths, patterns=patterns, format=format_name, columns=columns, skip_bad_rows=skip_bad_rows,
             all_answered=all_answered, service=subject.service, sensitive=policy.promotion.sensitive,
             files_are=files_are, start=start, end=end)  # fmt: skip
-    target_release = subject.to_release(session, release)
+        plan = replace(plan, step=step.step, shares=step.shares)
+    # The requests of an access log are those of one service, as the run says.
+    target_release = subject.to_release(session, release, policy.service if has_access_logs else "")
     store = session.open_store(create=True)
     if plan:
         _import_requests(session, store, target_release, plan)
+    if has_access_logs:
+        _import_access_logs(session, store, target_release, log_plan)
     if has_outcomes:
         landed_outcomes, facts, outcome_plan = import_outcomes(
             store, target_release, outcome_files.outcomes, outcome_options, patterns=outcome_files.outcomes_glob,
             arm_files=arm_outcomes, arm_patterns=arm_patterns, query=outcomes_query,
-            skip_bad_rows=skip_bad_rows)  # fmt: skip
+            skip_bad_rows=skip_bad_rows, step=step.step)  # fmt: skip
         emit(mask_control_characters(describe_outcomes(release, landed_outcomes, facts, outcome_plan)))
         if hint := describe_next_step(policy, store, landed_outcomes):
             session.say(hint)
     session.say(f"next: `{policy.command(release)}`")
     return 0
+
+
+def _check_outcome_options(files: OutcomeFiles, *, has_options: bool) -> None:
+    """Raise UsageError for files of outcomes that exclude each other, and for options of outcomes without a file."""
+    if (files.arm_outcomes or files.arm_outcomes_glob) and (files.outcomes or files.outcomes_glob):
+        raise UsageError(
+            "--outcomes and --arm-outcomes exclude each other",
+            hint="give all files with --arm-outcomes NAME=FILE, or all with --outcomes, if a column has the arm",
+        )
+    if has_options and files == OutcomeFiles():
+        raise UsageError("options about outcomes need --outcomes FILE, or --arm-outcomes NAME=FILE for each arm")
+
+
+def _check_together(files_are: FilesAre | None, *, has_requests: bool, has_access_logs: bool, has_period: bool) -> None:
+    """Raise UsageError for request files together with access logs, and for options of files that are not given."""
+    if has_requests and has_access_logs:
+        raise UsageError(
+            "--access-log excludes --baseline, --canary and --arm",
+            hint="import them one after another: an access log has the requests of all arms",
+        )
+    if not has_requests and (files_are or (has_period and not has_access_logs)):
+        raise UsageError("--files-are, --from and --to need request files: --baseline FILE and --canary FILE")
 
 
 def _list_values_by_arm(
@@ -211,6 +248,53 @@ def _import_requests(session: Session, store: Store, release: Release, plan: Lan
         session.say(sentence)
     _show_warnings(session, _find_incomparable(plan))
     landed = import_release(store, release, plan)
+    _show_warnings(session, landed.doubts)
+    emit(mask_control_characters(describe_landed(release.id, landed)))
+
+
+def _plan_access_logs(
+    policy: Policy,
+    access_logs: AccessLogs,
+    format_name: str,
+    columns: tuple[str, ...],
+    service: str,
+    start: datetime | None,
+    end: datetime | None,
+    step: StepOptions,
+    *,
+    skip_bad_rows: bool,
+) -> LogPlan:
+    """Plan the import of access logs by the policy and the options. Raises InputError and UsageError."""
+    from evaluator.sources.access_logs.options import combine_settings
+    from evaluator.sources.access_logs.planning import plan_access_logs
+
+    settings = combine_settings(
+        policy.access_log,
+        format=format_name,
+        log_format=access_logs.log_format,
+        columns=columns,
+        arm_servers=access_logs.arm_server,
+        arm_from=access_logs.arm_from,
+        service=service or policy.service,
+        sensitive=policy.promotion.sensitive,
+    )
+    for arm in step.shares:
+        if arm not in settings.options.arms:
+            raise UnknownName("arm", arm, list(settings.options.arms))
+    return plan_access_logs(
+        access_logs.access_log, access_logs.access_log_glob, settings, skip_bad_rows=skip_bad_rows,
+        start=start, end=end, step=step.step, shares=step.shares)  # fmt: skip
+
+
+def _import_access_logs(session: Session, store: Store, release: Release, plan: LogPlan) -> None:
+    """Land the access logs of a plan, and show what has landed, with warnings about what is doubtful."""
+    from evaluator.pipeline.importing import import_access_logs
+
+    for format_name, response_time in dict.fromkeys(
+        (file.layout.format, file.layout.response_time) for file in plan.files
+    ):
+        session.say(f"read as access log of format {format_name}; the response time is {response_time}")
+    landed = import_access_logs(store, release, plan)
     _show_warnings(session, landed.doubts)
     emit(mask_control_characters(describe_landed(release.id, landed)))
 

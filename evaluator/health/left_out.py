@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-from evaluator.health.base import RequestContext, fail, ok, warn
+from evaluator.health.base import RequestContext, fail, find_failure_margin, ok, warn
 from evaluator.records import ArmRows, Finding, LeftOut, LeftOutKind
 from evaluator.stats.inference.score import difference_z
 from evaluator.wording import describe_left_out, format_count, format_number, list_left_out
@@ -116,7 +116,8 @@ def check_skipped_rows(context: RequestContext) -> Iterable[Finding]:
     """Are skipped bad rows few, and as frequent in every arm? Are rows of other kinds as frequent in every arm?"""
     rows_read = {rows_of_arm.arm: max(rows_of_arm.read, 1) for rows_of_arm in context.rows}  # at least 1, to divide by
     yield from _judge_bad_rows(context, rows_read)
-    yield from _judge_other_kinds(context, rows_read)
+    for kind, name in ((LeftOutKind.OTHER_KIND, "rows that are not requests"), (LeftOutKind.STREAM, "streams")):
+        yield from _judge_other_kind(context, kind, name, rows_read)
 
 
 def _count_left_out(context: RequestContext, kind: LeftOutKind) -> dict[str, int]:
@@ -147,17 +148,20 @@ def _judge_bad_rows(context: RequestContext, rows_read: Mapping[str, int]) -> It
         yield warn("coverage", text, remedy)
 
 
-def _judge_other_kinds(context: RequestContext, rows_read: Mapping[str, int]) -> Iterable[Finding]:
-    """Fail if the share of rows that are not requests differs between baseline and a candidate by more than chance.
+def _judge_other_kind(
+    context: RequestContext, kind: LeftOutKind, name: str, rows_read: Mapping[str, int]
+) -> Iterable[Finding]:
+    """Fail if the share of rows of a kind differs between baseline and a candidate by more than chance.
 
     The difference must also be larger than the share of rows that may be missing by the policy (`health.coverage`).
+    `name`: the rows of this kind, for people.
     """
-    counts = _count_left_out(context, LeftOutKind.OTHER_KIND)
+    counts = _count_left_out(context, kind)
     baseline = next(iter(rows_read), "")  # the first arm
     for arm in _find_lopsided(counts, rows_read):
         difference = counts[arm] / rows_read[arm] - counts[baseline] / rows_read[baseline]
         if abs(difference) > 1 - context.rulebook.coverage:
-            text = f"rows that are not requests differ in share: {_list_shares(counts, rows_read)}"
+            text = f"{name} differ in share: {_list_shares(counts, rows_read)}"
             remedy = f"find out what these rows of {arm} are (docs/formats.md): requests may be hidden among them"
             yield fail("coverage", text, remedy)
             break
@@ -181,6 +185,28 @@ def _find_lopsided(rows: Mapping[str, int], read: Mapping[str, int]) -> list[str
         if min(p_more, p_fewer) < SURE:
             lopsided.append(arm)
     return lopsided
+
+
+def check_aborts(context: RequestContext) -> Iterable[Finding]:
+    """Do clients give up on the candidate more often than on the baseline? They may have waited too long.
+
+    An abort is no failure, because users also leave for reasons of their own; but a canary that hangs has no other
+    trace. It fails if the share is higher by more than chance and by more than the margin of failures.
+    """
+    aborts = _count_left_out(context, LeftOutKind.CLIENT_ABORT)
+    if not any(aborts.values()):
+        return
+    rows_read = {rows_of_arm.arm: max(rows_of_arm.read, 1) for rows_of_arm in context.rows}  # at least 1, to divide by
+    text = f"requests that their clients gave up: {_list_shares(aborts, rows_read)}"
+    baseline = next(iter(rows_read))
+    margin = find_failure_margin(context.rulebook)
+    for arm in _find_lopsided(aborts, rows_read):
+        difference = aborts[arm] / rows_read[arm] - aborts[baseline] / rows_read[baseline]
+        if difference > margin:
+            why = f"{text}; more on {arm} than chance explains, and its failure rate does not count them"
+            yield fail("client_aborts", why, f"check whether answers of {arm} are too slow for its clients")
+            return
+    yield ok("client_aborts", f"{text}; they are not judged")
 
 
 def check_cut_off(context: RequestContext) -> Iterable[Finding]:

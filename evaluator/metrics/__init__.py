@@ -34,6 +34,8 @@ METRICS: Mapping[str, type[MetricModel]] = Lazy(
         "failure_rate": f"{_PACKAGE}.failure_rate:FailureRate",
         "latency_quantile": f"{_PACKAGE}.latency:LatencyQuantile",
         "latency_mean": f"{_PACKAGE}.latency:LatencyMean",
+        "redirect_rate": f"{_PACKAGE}.status_mix:RedirectRate",
+        "client_error_rate": f"{_PACKAGE}.status_mix:ClientErrorRate",
         "response_size": f"{_PACKAGE}.response_size:ResponseSize",
         "throughput": f"{_PACKAGE}.throughput:Throughput",
         "outcome_proportion": f"{_PACKAGE}.outcome_proportion:OutcomeProportion",

@@ -175,6 +175,11 @@ class RequestMetric(MetricModel):
     def compare(self, pair: Pair, rule: Rule) -> Comparison:
         """Answer the metric's rule. Without enough data it returns `Pair.no_data` instead of raising."""
 
+    def applies(self, pair: Pair | None, rule: Rule) -> bool:
+        """Is it compared at all? If not, the verdict has no row for it. `pair` None: the arms cannot be compared."""
+        del pair, rule
+        return True
+
     @classmethod
     def compare_all(cls, pair: Pair, rules: Sequence[tuple[Self, Rule]]) -> tuple[Comparison, ...]:
         """Answer several rules of this type, which may share their work; in the order of the rules."""

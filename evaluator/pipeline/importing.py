@@ -14,6 +14,7 @@ from evaluator.records import (
     EvidenceKind,
     Landed,
     LandingPlan,
+    LogPlan,
     OutcomeFacts,
     OutcomeOptions,
     OutcomePlan,
@@ -23,6 +24,7 @@ from evaluator.records import (
     RunState,
     check_names,
 )
+from evaluator.sources.access_logs.planning import describe_bad_line
 from evaluator.sources.files import arrange_files
 from evaluator.sources.outcomes import plan_outcomes
 from evaluator.sources.recording import new_run_id
@@ -42,6 +44,18 @@ def import_release(store: Store, release: Release, plan: LandingPlan) -> Landed:
     return landed
 
 
+def import_access_logs(store: Store, release: Release, plan: LogPlan) -> Landed:
+    """Land access logs as a new run. If they have landed already, only update services and labels.
+
+    Raises InputError for lines that cannot be read, and if none is of an arm.
+    """
+    check_names(release, plan.options.arms)
+    landed = store.data.land_access_logs(release, new_run_id(), plan, describe_bad_line)
+    if landed.already:  # then `land_access_logs` has not stored the release
+        store.control.add_release(release)
+    return landed
+
+
 def import_outcomes(
     store: Store,
     release: Release,
@@ -53,11 +67,13 @@ def import_outcomes(
     arm_patterns: Mapping[str, Sequence[str]] = MappingProxyType({}),
     query: str = "",
     skip_bad_rows: bool = False,
+    step: str = "",
 ) -> tuple[Landed, OutcomeFacts, OutcomePlan]:
     """Land a table with the outcomes of units (such as users) as a new run.
 
     `files`, `patterns`: paths of the files, and patterns of further ones. `arm_files`, `arm_patterns`, by arm: the same
-    for files of one arm each, instead of the others. `query`: SQL that makes the table from them.
+    for files of one arm each, instead of the others. `query`: SQL that makes the table from them. `step`: the step of a
+    rollout that they belong to, or empty.
     If it has landed already, only services and labels of the release are updated. Returns the result of the landing,
     the counts of units and rows, and how the columns were read. Raises InputError for a table that cannot be read.
     """
@@ -81,6 +97,7 @@ def import_outcomes(
         source=OUTCOME_SOURCE,
         state=RunState.COMPLETE,
         fingerprint={"files": list(plan.paths)},
+        step=step,
     )
     landed, facts = store.data.land_outcomes(release, run, plan)
     if landed.already:  # then `land_outcomes` has not stored the release

@@ -123,6 +123,8 @@ class MetricSection(Section):
     def _read_direction(cls, value: Direction | None, info: ValidationInfo) -> Direction | None:
         """Return the direction only if it differs from the metric's own. Raises ValueError if it must not differ."""
         metric = _find_metric(info)
+        if value and metric and metric.both_directions:
+            raise ValueError(f"is not taken by {metric.type}: a change is harm whichever way it goes")
         if not value or not metric or value is metric.direction:
             return None
         if not metric.any_direction:
@@ -143,7 +145,9 @@ class MetricSection(Section):
         if number < 0:
             raise ValueError(f"must not be negative, got {value}")
         if unit == "" and number == 0:
-            unit = "%"
+            unit = "pp" if metric.both_directions else "%"
+        if metric.both_directions and unit == "%":
+            raise ValueError(f"must be in percentage points (such as 1pp), not {value}: the share may be 0 on baseline")
         # Without unit, 0.05 means 5 %, unless it could as well be percentage points or a value of the metric.
         if unit == "" and amounts not in ("share", "abs") and number < 1:
             number, unit = number * 100, "%"

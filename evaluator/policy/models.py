@@ -30,6 +30,7 @@ from evaluator.policy.built_in import BUILT_IN_METRICS
 from evaluator.policy.metrics import MetricSection
 from evaluator.policy.promotion import ApprovalsSection, HooksSection, RolesSection
 from evaluator.records import EvidenceKind
+from evaluator.sources.access_logs.options import AccessLogSource
 from evaluator.sources.prometheus.options import PrometheusSource
 from evaluator.sources.prometheus.sets import QUERY_SETS
 
@@ -43,7 +44,7 @@ def _describe(metric: Mapping[str, Any]) -> str:
 PLANNED_SECTIONS = ("rollout", "stages", "strategy")
 """Sections that are planned and not available in this version."""
 
-PROMOTION_SECTIONS = ("sensitive", "hooks", "approvals", "roles")
+PROMOTION_SECTIONS = ("sensitive", "hooks", "approvals", "journal", "roles")
 """Sections about what happens after a verdict: not part of the rules that judge, nor of their hash."""
 
 
@@ -82,9 +83,12 @@ class MonitoringSection(Section):
 
 
 class Sources(Section):
-    """Where readings come from."""
+    """Where readings and the requests of production come from."""
 
     prometheus: PrometheusSource | None = Field(None, description="A server with the HTTP API of Prometheus.")
+    access_log: AccessLogSource | None = Field(
+        None, description="Access logs of the router, for `evaluator import --access-log` and `evaluator tail`."
+    )
 
 
 class EndpointScan(Section):
@@ -202,6 +206,11 @@ class PolicyFile(Section):
     )
     hooks: HooksSection = Field(default_factory=HooksSection)
     approvals: ApprovalsSection = Field(default_factory=ApprovalsSection)
+    journal: Annotated[str, Field(min_length=1)] | None = Field(
+        None,
+        description="File from which a rollback is executed if no database can be used; an absolute path, best on "
+        "another disk. Without it: next to the store, and on another file system of the machine.",
+    )
     roles: RolesSection | None = Field(
         None, description="Without it, accounts of this machine may do everything, and people who sign in may read."
     )

@@ -74,6 +74,12 @@ class Moments:
     """Σ response bytes of successes."""
     bytes_sq: FloatArray
     """Σ of their squares."""
+    statuses: IntArray
+    """Successes whose HTTP status is known."""
+    redirects: IntArray
+    """Those with a status of 300 to 399."""
+    client_errors: IntArray
+    """Those with a status of 400 to 499, which the source does not count as failed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,12 +22,18 @@ class Metric:
     """Name for people, used where the policy gives the metric no name other than its type."""
     any_direction: ClassVar[bool] = False
     """Is `direction` only a default that the policy may reverse?"""
+    both_directions: ClassVar[bool] = False
+    """Is a change harm whichever way it goes? `direction` of a comparison is then the way that it went."""
+    counted_status: ClassVar[str] = ""
+    """Of a share of requests by their HTTP status: name of the total of a panel that counts them; else empty."""
     refused: ClassVar[Mapping[str, str]] = {}
     """Options of other types that a user might expect here → the message if one is given."""
     is_failure_rate: ClassVar[bool] = False
     """Is it the share of requests that failed?"""
     is_response_time: ClassVar[bool] = False
     """Is it the time that requests took, measured by the load generator or by the server?"""
+    counts_traffic: ClassVar[bool] = False
+    """Is it how many requests an arm gets? Then it compares versions only if each arm has users of its own."""
     needs_failures_within: ClassVar[bool] = False
     """Can it pass only if failures are shown to be within their margin?"""
 

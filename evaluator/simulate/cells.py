@@ -132,6 +132,12 @@ def _sum_moments(requests: Requests, bucket: IntArray) -> Moments:
     min_us[np.isinf(min_us)] = np.nan
     max_us[np.isinf(max_us)] = np.nan
     run, arm, endpoint, instance, bucket_of_cell = keys[:, order[starts]]  # of the first request of each cell
+    status = requests.status[succeeded]
+
+    def count_statuses(first: int, last: int) -> IntArray:
+        """Count the successes of each cell with a status from `first` to `last`, shape (cells,)."""
+        return np.bincount(cell_of_success[(status >= first) & (status <= last)], minlength=cells)
+
     return Moments(
         run,
         arm,
@@ -146,6 +152,9 @@ def _sum_moments(requests: Requests, bucket: IntArray) -> Moments:
         max_time=max_us,
         bytes=np.bincount(cell_of_success, weights=response_bytes, minlength=cells).astype(float),
         bytes_sq=_sum_squares(cell_of_success, response_bytes, cells),
+        statuses=count_statuses(100, 599),
+        redirects=count_statuses(300, 399),
+        client_errors=count_statuses(400, 499),
     )
 
 

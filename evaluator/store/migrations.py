@@ -134,6 +134,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE store.runs ADD COLUMN step VARCHAR DEFAULT ''",
         "ALTER TABLE store.runs ADD COLUMN service VARCHAR DEFAULT ''",
         "ALTER TABLE store.runs ADD COLUMN shares VARCHAR DEFAULT '{}'",
+        # 0: of cells from before, no status is known.
+        "ALTER TABLE store.moments ADD COLUMN statuses BIGINT DEFAULT 0",
+        "ALTER TABLE store.moments ADD COLUMN redirects BIGINT DEFAULT 0",
+        "ALTER TABLE store.moments ADD COLUMN client_errors BIGINT DEFAULT 0",
     ),
     # Decisions are in the SQLite file from here on; before this step, they are copied there.
     tuple(f"DROP TABLE store.{table}" for table in TABLES),

@@ -180,7 +180,9 @@ def _write_merging_query(engine: Engine, table: str, bucket_ratios: Mapping[int,
 _MERGES = {
     **dict.fromkeys(("bucket", "block"), "{column} // {ratio} AS {column}"),
     **dict.fromkeys(("run", "arm", "endpoint", "instance", "bin", "status", "exception"), "{column}"),
-    **dict.fromkeys(("n", "failures"), "CAST(sum({column}) AS BIGINT) AS {column}"),
+    **dict.fromkeys(
+        ("n", "failures", "statuses", "redirects", "client_errors"), "CAST(sum({column}) AS BIGINT) AS {column}"
+    ),
     **dict.fromkeys(("max_time", "users"), "max({column}) AS {column}"),
     "min_time": "min({column}) AS {column}",
 }

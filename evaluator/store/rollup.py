@@ -61,6 +61,9 @@ SELECT
     min(time) AS min_time, max(time) AS max_time,
     coalesce(sum(response_bytes), 0) AS bytes,
     coalesce(sum(CAST(response_bytes AS {wide}) * response_bytes), 0) AS bytes_sq,
+    count(status_code) AS statuses,
+    sum(CASE WHEN status_code < 300 THEN 0 WHEN status_code < 400 THEN 1 WHEN status_code < 500 THEN {pack} ELSE 0 END)
+        AS redirects_and_client_errors,
     max(user_count) AS users
 FROM request_rows GROUP BY ALL
 """
@@ -97,7 +100,10 @@ SELECT
     min(min_time) FILTER (NOT failed) AS min_time,
     max(max_time) FILTER (NOT failed) AS max_time,
     coalesce(sum(bytes) FILTER (NOT failed), 0) AS bytes,
-    coalesce(sum(bytes_sq) FILTER (NOT failed), 0) AS bytes_sq
+    coalesce(sum(bytes_sq) FILTER (NOT failed), 0) AS bytes_sq,
+    CAST(coalesce(sum(statuses) FILTER (NOT failed), 0) AS BIGINT) AS statuses,
+    CAST(coalesce(sum(redirects_and_client_errors) FILTER (NOT failed), 0) % {pack} AS BIGINT) AS redirects,
+    CAST(coalesce(sum(redirects_and_client_errors) FILTER (NOT failed), 0) // {pack} AS BIGINT) AS client_errors
 FROM sums{suffix} AS sums JOIN series{suffix} AS series
     ON series.arm = sums.arm AND series.endpoint = sums.endpoint AND series.label IS NOT DISTINCT FROM sums.instance
 GROUP BY ALL
@@ -119,7 +125,10 @@ WHERE NOT failed
 """
 
 _PACK = 1 << 40
-"""A bin and its count are packed into one number, which sorts by bin and costs half as much as sorting two lists."""
+"""A bin and its count are packed into one number, which sorts by bin and costs half as much as sorting two lists.
+
+So are redirects and client errors: one sum costs less than two counts.
+"""
 
 _DIRECT_BITS = 23
 """Keys of up to this many bits (series, bucket, bin) are counted in a plain array, a tenth faster than by hashing.

@@ -76,6 +76,7 @@ def test_added_failures_are_those_of_a_failing_release():
     for table in ("bins", "instance_bins"):
         for arm in (0, 1):
             assert histogram(getattr(injected, table), arm).sum() == ok[injected.moments.arm == arm].sum()
+    assert (injected.moments.statuses == ok).all()  # all simulated requests have a status
     added = effects(injected)["failure_rate"] - effects(CELLS)["failure_rate"]
     assert added == pytest.approx(0.02, abs=0.004)
     simulated = simulate_cells(replace(DESIGN, changes=(Change(failures_added=0.02),)), 3)

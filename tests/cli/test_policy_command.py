@@ -18,7 +18,8 @@ def test_check_names_the_file_and_its_gates(policy, capfd):
     assert run(["policy", "check"]) == 0
     shown_only = "shown only, because of role: watch or without margin: latency_mean, throughput"
     gates = "failure_rate, latency_p50, latency_p95, latency_p99"
-    assert capfd.readouterr().out == f"{policy}: ok; gates: {gates}; {shown_only}\n"
+    holds = "redirect_rate, client_error_rate"
+    assert capfd.readouterr().out == f"{policy}: ok; gates: {gates}; holds: {holds}; {shown_only}\n"
 
 
 def test_check_names_metrics_that_decide_nothing(policy, capfd):

@@ -18,9 +18,11 @@ from evaluator.stats.estimators.quantile_pairs import QuantileEstimate, Quantile
 from evaluator.stats.estimators.quantiles import compare_quantiles
 from evaluator.stats.estimators.rates import active_slots, compare_rates
 from evaluator.stats.estimators.resolution import find_doubt_ms, find_quantile_doubt_ms, step_of_arms_ms, steps_of
+from evaluator.stats.estimators.shares import compare_shares
 from evaluator.stats.estimators.strata import build_strata, standardise_levels, standardise_levels_by_run
 from evaluator.stats.estimators.typical import compare_typical_times
 from evaluator.stats.shaping.groups import all_together, group_by
+from evaluator.stats.shaping.panel import Panel
 from evaluator.stats.variance.instances import InstanceFrame
 from evaluator.stats.variance.uncertainty import choose_design
 from numbers_of.releases import REQUESTS, panel_of
@@ -167,6 +169,26 @@ def _resolution(name: str) -> Any:
     }
 
 
+def count_failures_as_redirects(panel: Panel) -> Panel:
+    """The panel as if each request had a status, and failures were redirects."""
+    rows = panel.rows
+    row_totals = {**rows.totals, "statuses": rows.n, "redirects": rows.failures}
+    totals = {**panel.totals, "statuses": panel.n, "redirects": panel.failures}
+    return replace(panel, totals=totals, rows=replace(rows, totals=row_totals))
+
+
+def _shares(name: str) -> Any:
+    panel, design = count_failures_as_redirects(panel_of(name)), choose_design(panel_of(name))
+    return {
+        "margin": compare_shares(
+            panel, design, "redirects", alpha=ALPHA, margin=Margin(0.005, relative=False), limit=Limit(max=0.02)
+        ),
+        "none of the kind": compare_shares(
+            panel, design, "client_errors", alpha=ALPHA, margin=Margin(0.005, relative=False), limit=Limit()
+        ),
+    }
+
+
 def _with_history() -> Any:
     """What is on file, and what the policy says stands behind one label."""
     out: dict[str, Any] = {}
@@ -286,6 +308,7 @@ CASES: Mapping[str, Callable[[], Any]] = {
     **{f"failures: {name}": lambda name=name: _failures(name) for name in (*TIMED[:13:2], *ODD, *ALSO)},
     **{f"quantiles: {name}": lambda name=name: _quantiles(name) for name in (*TIMED, *ODD)},
     **{f"rates: {name}": lambda name=name: _rates(name) for name in ("instances", "rare", "apart", "replicates apart")},
+    **{f"shares: {name}": lambda name=name: _shares(name) for name in ("instances", "one a side", "apart")},
     **{f"resolution: {name}": lambda name=name: _resolution(name) for name in ("instances", *STEPS)},
     **{f"strata: {name}": lambda name=name: _strata(name) for name in EVERY_KIND},
     "history and declared instances": _with_history,

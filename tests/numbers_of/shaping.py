@@ -275,7 +275,16 @@ def _steps() -> Any:
         low, high = times.min(axis=1), times.max(axis=1)
         ten, ones = np.arange(30), np.ones(30, dtype=np.int64)
         moments = Moments(
-            *(ten for _ in range(5)), 2 * ones, 0 * ones, times.sum(axis=1), 0.0 * ten, low, high, 0.0 * ten, 0.0 * ten
+            *(ten for _ in range(5)),
+            2 * ones,
+            0 * ones,
+            times.sum(axis=1),
+            0.0 * ten,
+            low,
+            high,
+            0.0 * ten,
+            0.0 * ten,
+            *(0 * ones,) * 3,
         )
         for size in (30, 21, 8, 7, 0):
             part = Moments(**{field.name: getattr(moments, field.name)[:size] for field in fields(moments)})

@@ -36,9 +36,12 @@ def test_built_in_policy_is_the_documented_one():
         "latency_p50",
         "latency_p95",
         "latency_p99",
+        "redirect_rate",
+        "client_error_rate",
         "latency_mean",
         "throughput",
     ]
+    assert {rules[name].role for name in ("redirect_rate", "client_error_rate")} == {Role.HOLD}
     assert rules["failure_rate"].margin == Margin(0.001, relative=False)
     assert all(rule.limit == Limit() for rule in rules.values())
     assert [rules[f"latency_p{p}"].margin.value for p in (50, 95, 99)] == [0.05, 0.1, 0.15]
@@ -398,7 +401,8 @@ metrics:
 
     assert read_role("") is Role.WATCH
     assert read_role(", margin: null") is Role.WATCH
-    assert read_role(", margin: 5%") is Role.GATE
+    margin = "5pp" if METRICS[name].both_directions else "5%"
+    assert read_role(f", margin: {margin}") is Role.GATE
     for role in ("gate", "hold"):
         with pytest.raises(PolicyError, match=f"a {role} needs a margin, a min or a max; without role it is shown"):
             read_role(f", role: {role}")

@@ -289,7 +289,18 @@ def _rows(low_us: np.ndarray, high_us: np.ndarray) -> Moments:
     """Rows of two requests each."""
     row, low, high = np.arange(low_us.size), low_us.astype(float), high_us.astype(float)
     nothing = 0.0 * low
-    return Moments(*(row for _ in range(5)), 2 + 0 * row, 0 * row, low + high, nothing, low, high, nothing, nothing)
+    return Moments(
+        *(row for _ in range(5)),
+        2 + 0 * row,
+        0 * row,
+        low + high,
+        nothing,
+        low,
+        high,
+        nothing,
+        nothing,
+        *(0 * row,) * 3,
+    )
 
 
 @pytest.mark.parametrize(("others", "step_us"), [(6, 1), (7, 3000), (8, 3000)])

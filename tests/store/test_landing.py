@@ -7,6 +7,7 @@ import sys
 import time
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -56,6 +57,30 @@ def test_rows_become_cells(store, new_run, rows, write):
     assert np.array_equal(np.bincount(cells.bins.bin, weights=cells.bins.n), expected)
     assert cells.failure_kinds.n.sum() == failed.sum()
     assert set(cells.failure_kinds.exception) == {"boom 0", "boom 1", "boom 2"}
+
+
+def test_successes_are_counted_by_their_status_also_where_a_run_lands_in_parts(store, new_run, rows, write):
+    run = new_run()
+    table = rows(3000)
+    statuses = [None, 0, 100, 200, 299, 300, 302, 399, 400, 404, 499, 500, 599]
+    drawn = np.random.default_rng(1).choice(len(statuses), 3000)
+    column = pa.array([statuses[k] or None for k in drawn], pa.int16())
+    table = table.set_column(table.schema.get_field_index("status_code"), table.schema.field("status_code"), column)
+    for part in (table.slice(0, 1100), table.slice(1100)):
+        write(store.data.segment_folder(run), [part], worker=f"w{len(part)}")
+        store.data.land_segments(run.id)
+    moments = store.data.read_cells([run.id]).moments
+    succeeded = ~table["failed"].to_numpy()
+    status = np.array([statuses[k] or -1 for k in drawn])[succeeded]
+    assert moments.statuses.sum() == (status > 0).sum()
+    assert moments.redirects.sum() == ((status >= 300) & (status < 400)).sum()
+    assert moments.client_errors.sum() == ((status >= 400) & (status < 500)).sum()
+    arm = np.array(table["arm"].to_pylist())[succeeded]
+    for code, name in enumerate((BASELINE, "canary")):
+        of_arm = moments.redirects[moments.arm == code].sum()
+        assert of_arm == ((status >= 300) & (status < 400) & (arm == name)).sum()
+    assert (moments.redirects + moments.client_errors <= moments.statuses).all()
+    assert (moments.statuses <= moments.n - moments.failures).all()
 
 
 def test_twice_changes_nothing(store, new_run, rows, write):

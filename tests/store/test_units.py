@@ -212,3 +212,4 @@ def test_times_of_an_older_store_are_microseconds(tmp_path):
     assert (cells.moments.sum_time, cells.moments.sum_sq_time) == (40, 850)
     assert (cells.moments.min_time, cells.moments.max_time) == (15, 25)
     assert cells.bins.bin.tolist() == [135, 160]
+    assert (cells.moments.statuses, cells.moments.redirects, cells.moments.client_errors) == (0, 0, 0)  # not known

@@ -27,7 +27,10 @@ Summed = TypeVar("Summed", Moments, Bins, InstanceBins, LoadLevels)
 COUNTS = ("moments", "bins", "instance_bins", "loads")
 """Tables with a column of time."""
 TABLES = (*COUNTS, "failure_kinds")
-SUMMED = {"n", "failures", "sum_time", "sum_sq_time", "min_time", "max_time", "bytes", "bytes_sq", "users"}
+SUMMED = {
+    "n", "failures", "sum_time", "sum_sq_time", "min_time", "max_time", "bytes", "bytes_sq", "statuses", "redirects",
+    "client_errors", "users",
+}  # fmt: skip
 """Columns that are not part of a row's key."""
 MERGED_BY = {"min_time": np.fmin, "max_time": np.fmax, "users": np.maximum}
 """How to merge these columns in rows of equal keys; other columns of `SUMMED` are added."""
@@ -47,6 +50,15 @@ def take(rows: Rows, keep: BoolArray) -> Rows:
         column = getattr(rows, field.name)
         columns[field.name] = tuple(column[i] for i in kept_rows) if isinstance(column, tuple) else column[kept_rows]
     return replace(rows, **columns)
+
+
+def count_by_status(moments: Moments) -> dict[str, IntArray]:
+    """Return the numbers of successes by HTTP status, (rows,): `statuses` (known), `redirects`, `client_errors`.
+
+    Those that do not occur are left out: most data have neither redirects nor client errors, and some no statuses.
+    """
+    counts = {"statuses": moments.statuses, "redirects": moments.redirects, "client_errors": moments.client_errors}
+    return {name: of_row for name, of_row in counts.items() if of_row.any()}
 
 
 def where(cells: Cells, **codes: Sequence[int]) -> Cells:

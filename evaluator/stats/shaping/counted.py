@@ -36,7 +36,7 @@ class Counted:
     bucket: IntArray
     n: FloatArray | IntArray
     failures: FloatArray | IntArray
-    totals: Mapping[str, FloatArray]
+    totals: Mapping[str, FloatArray | IntArray]
 
     def take(self, keep: BoolArray) -> Counted:
         """Return the rows where `keep` (rows,) is true; the same object if `keep` is true everywhere."""

@@ -132,6 +132,7 @@ def _add_failures(cells: Cells, timed_out: Sequence[tuple[str, InFlight]]) -> Ce
     n = np.array(list(counts_by_key.values()), dtype=np.int64)
     # They have no response times: nothing is added to sums, and there is no minimum and maximum.
     zeros, no_times = np.zeros(n.size), np.full(n.size, np.nan)
+    none = np.zeros(n.size, dtype=np.int64)
     no_status = -1  # no response came
     added = Moments(
         run=run_code,
@@ -147,6 +148,9 @@ def _add_failures(cells: Cells, timed_out: Sequence[tuple[str, InFlight]]) -> Ce
         max_time=no_times,
         bytes=zeros,
         bytes_sq=zeros,
+        statuses=none,
+        redirects=none,
+        client_errors=none,
     )
     kinds = cells.failure_kinds
     return replace(

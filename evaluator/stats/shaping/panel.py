@@ -24,7 +24,7 @@ from evaluator.stats.shaping.blocks import (
     number_buckets,
     number_strata,
 )
-from evaluator.stats.shaping.cells import take
+from evaluator.stats.shaping.cells import count_by_status, take
 from evaluator.stats.shaping.counted import Counted, find_usable
 from evaluator.stats.shaping.histogram import NO_BINS, SortedBins, sort_bins, sum_by_cell
 from evaluator.stats.shaping.index import Index, distinct, rows_of_each
@@ -110,7 +110,8 @@ class Panel:
     """Those of `n` that failed, or are above a bound."""
     totals: Mapping[str, FloatArray]
     """Name → sum over successes. For requests: `time_ms`, `log_time_ms` (logarithms of the times in ms, as exact as the
-    bins) and `bytes`; for readings: `value`, in the unit of the metric."""
+    bins), `bytes`, and where they occur the numbers of `count_by_status`; for readings: `value`, in the unit of the
+    metric."""
     widths: IntArray
     """Block width of each endpoint in buckets, shape (endpoints,): a power of two, or `WHOLE_RUN`."""
     block_starts: dict[int, IntArray]
@@ -237,7 +238,7 @@ def build_panel(
         bucket=moments.bucket,
         n=moments.n,
         failures=moments.failures,
-        totals={"time": moments.sum_time, "bytes": moments.bytes},
+        totals={"time": moments.sum_time, "bytes": moments.bytes, **count_by_status(moments)},
     )
     usable = find_usable(counted, candidate, endpoint, first_bucket)
     if usable is None:
@@ -445,8 +446,8 @@ class _PanelBuilder:
 
         def name_totals(totals: Mapping[str, FloatArray], log_time_ms: FloatArray) -> dict[str, FloatArray]:
             """Convert counted sums to the totals of a panel, and add the sums of logarithms."""
-            time_ms = totals["time"] / units_per_ms
-            return {"time_ms": time_ms, "bytes": totals["bytes"], "log_time_ms": log_time_ms}
+            unchanged = {name: values for name, values in totals.items() if name != "time"}
+            return {"time_ms": totals["time"] / units_per_ms, "log_time_ms": log_time_ms, **unchanged}
 
         row_totals = name_totals(panel.rows.totals, sum_by_cell(row_bins, mean_log_of_bin, panel.rows.n.size))
         # `cell // slots` is the arm × endpoint of each row. Steps found in rows may be those of the finer runs: a few

@@ -44,7 +44,8 @@ def find_steps(moments: Moments, cell: IntArray, shape: tuple[int, int], grid: i
 
     >>> ten = np.arange(10)
     >>> rows = Moments(*(ten for _ in range(5)), n=ten * 0 + 1, failures=ten * 0, sum_time=ten * 3000.0,
-    ...     sum_sq_time=ten * 1.0, min_time=ten * 3000.0, max_time=ten * 3000.0, bytes=ten * 0.0, bytes_sq=ten * 0.0)
+    ...     sum_sq_time=ten * 1.0, min_time=ten * 3000.0, max_time=ten * 3000.0, bytes=ten * 0.0, bytes_sq=ten * 0.0,
+    ...     statuses=ten * 0, redirects=ten * 0, client_errors=ten * 0)
     >>> find_steps(rows, np.where(ten < 9, 0, 2), (2, 2), grid=1000)
     array([[3000, 3000],
            [1000, 1000]])

@@ -1,0 +1,212 @@
+"""What a router's access log says in addition to the requests of the arms: failures of no arm, retries, lost lines.
+
+A router hides failures of a server from the comparison: it answers in its place, or tries another server. What could
+hide more failures than the policy's margin forbids a GO.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from evaluator.health.base import TOLERATED, RequestContext, find_failure_margin, grade, name_some, ok, warn
+from evaluator.records import Finding, RouterFacts
+from evaluator.wording import count_of, format_count, format_duration, format_number, quote_command
+
+LEAST = 5
+"""Fewer failures of the router itself are no sign of anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Log:
+    """The access log of all judged runs."""
+
+    facts: RouterFacts
+    rows: Mapping[str, int]
+    """Arm → rows read, the baseline first."""
+    margin: float
+    """Share of requests that may fail more often on the candidate: the smallest margin of a gate of failures."""
+    coverage: float
+    """Smallest share of the requests that must be there."""
+    seconds: float
+    """Time that is judged."""
+    release: str
+
+    def share(self, count: int) -> str:
+        """Write a count of the log's requests with its share: `40 of 3,000 requests (1.33 %)`."""
+        percent = format_number(100 * count / max(self.facts.answers, 1))
+        return f"{format_count(count)} of {count_of(self.facts.answers, 'request')} in the log ({percent} %)"
+
+    @property
+    def allowed(self) -> str:
+        """The margin for people: `0.1 pp`."""
+        return f"{format_number(self.margin * 100)} pp"
+
+
+def check_router(context: RequestContext) -> Iterable[Finding]:
+    """Judge what the router did by itself, and which parts of its log are missing; nothing without an access log."""
+    all_facts = [run.facts.router for run in context.runs if run.facts.router is not None]
+    if not all_facts:
+        return
+    log = _Log(
+        facts=_sum_facts(all_facts),
+        rows={rows_of_arm.arm: rows_of_arm.read for rows_of_arm in context.rows},
+        margin=find_failure_margin(context.rulebook),
+        coverage=context.rulebook.coverage,
+        seconds=context.covered_s,
+        release=context.release,
+    )
+    findings = [finding for check in _CHECKS for finding in check(log)]
+    yield from findings
+    if not findings:
+        yield ok("router", f"all {count_of(log.facts.answers, 'request')} in the access log belong to an arm")
+
+
+def _sum_facts(all_facts: Sequence[RouterFacts]) -> RouterFacts:
+    """Add up what several runs say of the router."""
+
+    def add(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+        """Add up counts by name."""
+        return dict(sum((Counter(one) for one in counts), Counter[str]()))
+
+    unread = [facts.unread_s for facts in all_facts if facts.holes]
+    return RouterFacts(
+        answers=sum(facts.answers for facts in all_facts),
+        without_server=sum(facts.without_server for facts in all_facts),
+        without_server_failures=sum(facts.without_server_failures for facts in all_facts),
+        other_servers=add(facts.other_servers for facts in all_facts),
+        retried=add(facts.retried for facts in all_facts),
+        retried_by_unknown=sum(facts.retried_by_unknown for facts in all_facts),
+        retries_hidden=any(facts.retries_hidden for facts in all_facts),
+        grpc_unread=add(facts.grpc_unread for facts in all_facts),
+        late=sum(facts.late for facts in all_facts),
+        holes=tuple(hole for facts in all_facts for hole in facts.holes),
+        unread_s=None if None in unread else sum(seconds for seconds in unread if seconds is not None),
+        endpoints_pooled=sum(facts.endpoints_pooled for facts in all_facts),
+        pooled_example=next((facts.pooled_example for facts in all_facts if facts.pooled_example), ""),
+    )
+
+
+def _check_without_server(log: _Log) -> Iterable[Finding]:
+    """Failures that no server saw belong to no arm, so no comparison counts them: too many of them forbid a GO."""
+    facts = log.facts
+    failures, answers = facts.without_server_failures, facts.without_server - facts.without_server_failures
+    if failures:
+        text = f"{log.share(failures)} failed and reached no server: the router could choose none, because all were "
+        text += "down or its queue was full. They belong to no arm, so no metric counts them"
+        remedy = "find out from the router's log which servers were down then; if each arm has a backend of its own, "
+        remedy += "read the arm from it (--arm-from backend)"
+        is_much = failures >= LEAST and failures > log.margin * facts.answers
+        yield grade("without_server", text, remedy, fails=is_much)
+    elif answers:
+        yield ok("without_server", f"the router itself answered {log.share(answers)}: they belong to no arm")
+
+
+def _check_retries(log: _Log) -> Iterable[Finding]:
+    """Name failed attempts that were retried; fail where attempts that cannot be attributed could hide failures."""
+    facts = log.facts
+    if facts.retries_hidden:
+        text = "the router's log does not show retries: a request that failed on one arm and was answered by the other "
+        text += "looks like a success, and the failure is missing"
+        remedy = "log every attempt (nginx: $upstream_addr and $upstream_status, Envoy: "
+        remedy += "%UPSTREAM_REQUEST_ATTEMPT_COUNT%), or switch retries off while a canary runs"
+        yield grade("retries", text, remedy, fails=True)
+    if unknown := facts.retried_by_unknown:
+        arm, worst = _find_worst_share(log, unknown)
+        text = f"the router retried {count_of(unknown, 'failed attempt')}, and its log does not say which server had "
+        text += f"failed: if it was always one of {arm}, its failure rate is {worst} pp higher"
+        remedy = f"follow the log with `{quote_command('tail', log.release)} … --stats-socket PATH`, which reads from "
+        remedy += "HAProxy on which servers attempts failed; or give each arm a backend of its own (--arm-from "
+        remedy += "backend); or switch `option redispatch` off, so that retries stay on their server"
+        yield grade("retries", text, remedy, fails=_could_hide(log, unknown))
+    if any(facts.retried.values()):
+        each = ", ".join(f"{arm} {format_count(facts.retried.get(arm, 0))}" for arm in log.rows)
+        text = f"requests failed on a server and were tried again by the router: {each}. Each counts as a failed "
+        text += "request of its arm, though users got a later answer"
+        yield warn("retries", text)
+
+
+def _find_worst_share(log: _Log, count: int) -> tuple[str, str]:
+    """Name the candidate with the fewest rows, and the share (in %) that `count` of its requests would be."""
+    rows_by_candidate = dict(list(log.rows.items())[1:])  # the baseline is first
+    if not rows_by_candidate:
+        return "the candidate", "up to 100"
+    arm = min(rows_by_candidate, key=lambda name: rows_by_candidate[name])
+    return arm, format_number(100 * min(1.0, count / max(rows_by_candidate[arm], 1)))
+
+
+def _could_hide(log: _Log, count: int) -> bool:
+    """Could so many failures, if all were those of one candidate, be more than the margin of failures?"""
+    return any(count > log.margin * rows for rows in list(log.rows.values())[1:]) or len(log.rows) < 2
+
+
+def _check_other_servers(log: _Log) -> Iterable[Finding]:
+    """Requests of servers that belong to no arm: fail if they are more than those of an arm, else warn."""
+    others = {server: count for server, count in log.facts.other_servers.items() if count}
+    if not others:
+        return
+    names = sorted(others, key=lambda server: (-others[server], server))  # most requests first
+    total = sum(others.values())
+    text = f"servers that belong to no arm ({name_some(names)}) answered {log.share(total)}"
+    remedy = "name the arm of each with --arm-server, such as "
+    remedy += f"--arm-server {shlex.quote(f'canary={names[0]}')}; lines of other services belong in no access log "
+    remedy += "that is read for this release"
+    yield grade("other_servers", text, remedy, fails=total > min(log.rows.values(), default=0))
+
+
+def _check_grpc(log: _Log) -> Iterable[Finding]:
+    """Calls of gRPC fail with HTTP status 200: without their own status, failures are not known."""
+    unread = {arm: count for arm, count in log.facts.grpc_unread.items() if count}
+    if not unread:
+        return
+    parts = [f"{arm} {format_count(n)} of {format_count(log.rows.get(arm, 0))}" for arm, n in unread.items()]
+    each = ", ".join(parts)
+    text = f"requests of gRPC whose grpc-status is not in the log: {each}. They have HTTP status 200 also if they "
+    text += "failed, so their failures are not known"
+    remedy = "log grpc-status (nginx: $sent_trailer_grpc_status or $sent_http_grpc_status, Envoy: %GRPC_STATUS%, "
+    remedy += "HAProxy: %[res.fhdr(grpc-status)])"
+    is_much = any(count > log.margin * log.rows.get(arm, 0) for arm, count in unread.items())
+    yield grade("grpc_status", text, remedy, fails=is_much)
+
+
+def _check_missing_lines(log: _Log) -> Iterable[Finding]:
+    """Parts of the log that could not be read, and requests that came after their step was closed."""
+    facts = log.facts
+    if facts.holes:
+        size = "it is not known for how long"
+        if facts.unread_s is not None:
+            size = f"{format_duration(facts.unread_s)} of {format_duration(log.seconds)}"
+        text = f"parts of the access log are missing ({size}): {'; '.join(facts.holes[:3])}"
+        if len(facts.holes) > 3:
+            text += f"; and {len(facts.holes) - 3} more"
+        remedy = "if the log is still complete in files, import these under a new id: "
+        remedy += f"`{quote_command('import')} RELEASE --access-log FILE`"
+        is_much = facts.unread_s is None or facts.unread_s > TOLERATED * log.seconds
+        yield grade("log_holes", text, remedy, fails=is_much)
+    if facts.late:
+        text = f"logged after their step had been closed, and not judged: {log.share(facts.late)}"
+        remedy = "a request is logged when it ends: let a step last much longer than its slowest requests"
+        yield grade("late", text, remedy, fails=facts.late > (1 - log.coverage) * max(facts.answers, 1))
+
+
+def _check_pooled(log: _Log) -> Iterable[Finding]:
+    """Warn if rare paths are judged as one endpoint, and show the form of a rule that would keep them apart."""
+    facts = log.facts
+    if facts.endpoints_pooled:
+        example = f", such as {facts.pooled_example}" if facts.pooled_example else ""
+        text = f"rare paths{example} are judged as one endpoint: {log.share(facts.endpoints_pooled)}"
+        remedy = "give them the names of their routes: `sources: {access_log: {endpoints: [{pattern: '^/u/[^/]+', "
+        remedy += "replacement: '/u/{name}'}]}}` in the policy"
+        yield warn("pooled_endpoints", text, remedy)
+
+
+_CHECKS = (
+    _check_without_server,
+    _check_retries,
+    _check_other_servers,
+    _check_grpc,
+    _check_missing_lines,
+    _check_pooled,
+)
