@@ -1,5 +1,6 @@
 """What the documents say is what the program does."""
 
+import itertools
 import json
 import re
 import shlex
@@ -73,7 +74,7 @@ def test_commands_of_the_documents_are_understood(line, monkeypatch, tmp_path):
 
 def test_patterns_of_the_documents_are_given_to_the_options_for_them():
     imports = [shlex.split(line) for line in commands_of_all_pages() if line.startswith("evaluator import ")]
-    used = {option for words in imports for option, value in zip(words, words[1:], strict=False) if "*" in value}
+    used = {option for words in imports for option, value in itertools.pairwise(words) if "*" in value}
     assert used <= {"--baseline-glob", "--canary-glob", "--arm-glob", "--outcomes-glob", "--arm-outcomes-glob"}
     assert len(used) > 1
 
