@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from evaluator.cli import Session, emit, mask_control_characters
+from evaluator.cli.access_logs import ACCESS_LOG_OPTIONS, AccessLogs
 from evaluator.cli.amounts import MOMENT
 from evaluator.cli.gathering import gathered
 from evaluator.cli.outcomes import (
@@ -23,10 +24,12 @@ from evaluator.cli.outcomes import (
 )
 from evaluator.cli.subject import Subject, subject_options
 from evaluator.errors import UsageError
-from evaluator.records import BASELINE, CANDIDATE, FilesAre, Landed, LandingPlan, OutcomeOptions, Release
+from evaluator.records import BASELINE, CANDIDATE, FilesAre, Landed, LandingPlan, LogPlan, OutcomeOptions, Release
+from evaluator.records.releases import check_name
 from evaluator.wording import count_of, list_left_out
 
 if TYPE_CHECKING:
+    from evaluator.policy import Policy
     from evaluator.store import Store
 
 
@@ -95,6 +98,7 @@ FILE_OPTIONS = (
     "--from", "start", type=MOMENT, metavar="T", help="Only requests from this time on: 2026-11-25T10:00:00Z, or -1h."
 )
 @click.option("--to", "end", type=MOMENT, metavar="T", help="Only requests before this time.")
+@gathered("access_logs", AccessLogs, *ACCESS_LOG_OPTIONS)
 @gathered("outcome_files", OutcomeFiles, *OUTCOME_FILE_OPTIONS)
 @gathered("outcome_options", OutcomeOptions, *OUTCOME_OPTIONS)
 @click.option("--skip-bad-rows", is_flag=True, help="Count rows that cannot be used instead of refusing the file.")
@@ -115,6 +119,7 @@ def command(
     files_are: FilesAre | None,
     start: datetime | None,
     end: datetime | None,
+    access_logs: AccessLogs,
     outcome_files: OutcomeFiles,
     outcomes_query: str,
     outcome_options: OutcomeOptions,
@@ -122,7 +127,7 @@ def command(
     all_answered: bool,
     subject: Subject,
 ) -> int:
-    """Import request files as runs of RELEASE, or outcomes of units.
+    """Import request files as runs of RELEASE, access logs of a router, or outcomes of units.
 
     FILE is a path, whatever characters it has; an option is repeated for each further file. PATTERN has *, ?, [abc] or
     ** (folders of any depth) and is quoted: --baseline-glob 'old-*.csv'.
@@ -137,6 +142,10 @@ def command(
     ends (took_ns), else ms. For failed it is failure (true is a failure), success (true is a success), status (0, and
     400 or more, is a failure) or text (any text is a failure). docs/formats.md lists for each format what is read, and
     what is left out and named.
+
+    An access log has the requests of production, of all arms: --access-log haproxy.log --arm-server baseline='b*'
+    --arm-server canary='c*'. Its FORMAT is auto, haproxy, nginx, envoy, apache, traefik, caddy or json, or TEXT gives
+    it; --column names a field, for example time=duration:ms. Several files are parts of one run (docs/access-logs.md).
 
     Outcomes are compared by the metrics outcome_proportion, outcome_mean, outcome_ratio and outcome_quantile of the
     policy. Each unit (a user, a session) counts once, however many rows it has.
@@ -157,20 +166,31 @@ def command(
     if not has_outcomes and (outcomes_query or outcome_options != OutcomeOptions()):
         raise UsageError("options about outcomes need --outcomes FILE, or --arm-outcomes NAME=FILE for each arm")
     paths, patterns = files.list_paths(), files.list_patterns()
-    has_requests = bool(paths or patterns)
-    if not has_requests and (files_are or start or end):
+    has_requests, has_access_logs = bool(paths or patterns), access_logs.has_files()
+    if has_requests and has_access_logs:
+        raise UsageError(
+            "--access-log excludes --baseline, --canary and --arm",
+            hint="import them one after another: an access log has the requests of all arms",
+        )
+    if not has_requests and (files_are or ((start or end) and not has_access_logs)):
         raise UsageError("--files-are, --from and --to need request files: --baseline FILE and --canary FILE")
     policy = session.load_policy(release, service=subject.service)
+    if has_access_logs:
+        log_plan = _plan_access_logs(policy, access_logs, format_name, columns, subject.service, start, end,
+            skip_bad_rows=skip_bad_rows)  # fmt: skip
     plan = None
-    if has_requests or not has_outcomes:  # with neither, `plan_landing` raises InputError
+    if has_requests or not (has_outcomes or has_access_logs):  # with neither, `plan_landing` raises InputError
         plan = plan_landing(
             paths, patterns=patterns, format=format_name, columns=columns, skip_bad_rows=skip_bad_rows,
             all_answered=all_answered, service=subject.service, sensitive=policy.promotion.sensitive,
             files_are=files_are, start=start, end=end)  # fmt: skip
-    target_release = subject.to_release(session, release)
+    # The requests of an access log are those of one service, as the run says.
+    target_release = subject.to_release(session, release, policy.service if has_access_logs else "")
     store = session.open_store(create=True)
     if plan:
         _import_requests(session, store, target_release, plan)
+    if has_access_logs:
+        _import_access_logs(session, store, target_release, log_plan)
     if has_outcomes:
         landed_outcomes, facts, outcome_plan = import_outcomes(
             store, target_release, outcome_files.outcomes, outcome_options, patterns=outcome_files.outcomes_glob,
@@ -211,6 +231,52 @@ def _import_requests(session: Session, store: Store, release: Release, plan: Lan
         session.say(sentence)
     _show_warnings(session, _find_incomparable(plan))
     landed = import_release(store, release, plan)
+    _show_warnings(session, landed.doubts)
+    emit(mask_control_characters(describe_landed(release.id, landed)))
+
+
+def _plan_access_logs(
+    policy: Policy,
+    access_logs: AccessLogs,
+    format_name: str,
+    columns: tuple[str, ...],
+    service: str,
+    start: datetime | None,
+    end: datetime | None,
+    *,
+    skip_bad_rows: bool,
+) -> LogPlan:
+    """Plan the import of access logs by the policy and the options. Raises InputError and UsageError."""
+    from evaluator.sources.access_logs.options import combine_settings, parse_shares
+    from evaluator.sources.access_logs.planning import plan_access_logs
+
+    settings = combine_settings(
+        policy.access_log,
+        format=format_name,
+        log_format=access_logs.log_format,
+        columns=columns,
+        arm_servers=access_logs.arm_server,
+        arm_from=access_logs.arm_from,
+        service=service or policy.service,
+        sensitive=policy.promotion.sensitive,
+    )
+    if access_logs.step:
+        check_name("step", access_logs.step)
+    shares = parse_shares(access_logs.share, settings.options.arms)
+    return plan_access_logs(
+        access_logs.access_log, access_logs.access_log_glob, settings, skip_bad_rows=skip_bad_rows,
+        start=start, end=end, step=access_logs.step, shares=shares)  # fmt: skip
+
+
+def _import_access_logs(session: Session, store: Store, release: Release, plan: LogPlan) -> None:
+    """Land the access logs of a plan, and show what has landed, with warnings about what is doubtful."""
+    from evaluator.pipeline.importing import import_access_logs
+
+    for format_name, response_time in dict.fromkeys(
+        (file.layout.format, file.layout.response_time) for file in plan.files
+    ):
+        session.say(f"read as access log of format {format_name}; the response time is {response_time}")
+    landed = import_access_logs(store, release, plan)
     _show_warnings(session, landed.doubts)
     emit(mask_control_characters(describe_landed(release.id, landed)))
 

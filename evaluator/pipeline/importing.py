@@ -14,6 +14,7 @@ from evaluator.records import (
     EvidenceKind,
     Landed,
     LandingPlan,
+    LogPlan,
     OutcomeFacts,
     OutcomeOptions,
     OutcomePlan,
@@ -23,6 +24,7 @@ from evaluator.records import (
     RunState,
     check_names,
 )
+from evaluator.sources.access_logs.planning import describe_bad_line
 from evaluator.sources.files import arrange_files
 from evaluator.sources.outcomes import plan_outcomes
 from evaluator.sources.recording import new_run_id
@@ -38,6 +40,18 @@ def import_release(store: Store, release: Release, plan: LandingPlan) -> Landed:
     check_names(release, dict.fromkeys(file.arm for file in plan.files))
     landed = store.data.land_files(release, new_run_id(), plan, arrange_files)
     if landed.already:  # then `land_files` has not stored the release
+        store.control.add_release(release)
+    return landed
+
+
+def import_access_logs(store: Store, release: Release, plan: LogPlan) -> Landed:
+    """Land access logs as a new run. If they have landed already, only update services and labels.
+
+    Raises InputError for lines that cannot be read, and if none is of an arm.
+    """
+    check_names(release, plan.options.arms)
+    landed = store.data.land_access_logs(release, new_run_id(), plan, describe_bad_line)
+    if landed.already:  # then `land_access_logs` has not stored the release
         store.control.add_release(release)
     return landed
 

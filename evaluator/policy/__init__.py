@@ -31,6 +31,7 @@ from evaluator.policy.models import (
 )
 from evaluator.policy.promotion import PromotionRules, add_hooks, to_rules
 from evaluator.records import InstancePrior, InstanceSpread, Learnt, Monitoring, Rulebook, Scan
+from evaluator.sources.access_logs.options import AccessLogSource
 from evaluator.sources.prometheus.options import PrometheusSource
 from evaluator.stats.variance.history import LEAST_COMPARISONS
 from evaluator.wording import write_command
@@ -83,6 +84,8 @@ class Policy:
     services: tuple[str, ...] = ()
     prometheus: PrometheusSource | None = None
     """Where readings come from."""
+    access_log: AccessLogSource | None = None
+    """How access logs of the router are read."""
     promotion: PromotionRules = field(default_factory=PromotionRules)
     """What happens after a verdict."""
     afterwards: Mapping[str, Any] = field(default_factory=dict)
@@ -214,6 +217,7 @@ def _to_policy(file: PolicyFile, origin: str) -> Policy:
         instance_header=file.instances.header,
         services=tuple(services),
         prometheus=file.sources.prometheus if file.sources else None,
+        access_log=file.sources.access_log if file.sources else None,
         promotion=to_rules(file.hooks, file.approvals, file.roles, sensitive=file.sensitive),
         afterwards={key: value for key, value in settings.items() if key in PROMOTION_SECTIONS},
     )

@@ -30,6 +30,7 @@ from evaluator.policy.built_in import BUILT_IN_METRICS
 from evaluator.policy.metrics import MetricSection
 from evaluator.policy.promotion import ApprovalsSection, HooksSection, RolesSection
 from evaluator.records import EvidenceKind
+from evaluator.sources.access_logs.options import AccessLogSource
 from evaluator.sources.prometheus.options import PrometheusSource
 from evaluator.sources.prometheus.sets import QUERY_SETS
 
@@ -82,9 +83,12 @@ class MonitoringSection(Section):
 
 
 class Sources(Section):
-    """Where readings come from."""
+    """Where readings and the requests of production come from."""
 
     prometheus: PrometheusSource | None = Field(None, description="A server with the HTTP API of Prometheus.")
+    access_log: AccessLogSource | None = Field(
+        None, description="Access logs of the router, for `evaluator import --access-log` and `evaluator tail`."
+    )
 
 
 class EndpointScan(Section):

@@ -9,13 +9,18 @@ docs/method.md.
 from __future__ import annotations
 
 from evaluator.records.access_logs import (
+    DescribeLine,
     EndpointRule,
     LogColumn,
     LogCounts,
     LogField,
+    LogFile,
     LogLayout,
     LogOptions,
+    LogPlan,
     RouterFacts,
+    check_log_options,
+    sum_counts,
 )
 from evaluator.records.cells import (
     BINS_PER_DECADE,
@@ -161,6 +166,7 @@ __all__ = [
     "ColumnMap",
     "Comparison",
     "Condition",
+    "DescribeLine",
     "Direction",
     "Drift",
     "Effect",
@@ -189,8 +195,10 @@ __all__ = [
     "LogColumn",
     "LogCounts",
     "LogField",
+    "LogFile",
     "LogLayout",
     "LogOptions",
+    "LogPlan",
     "Look",
     "Margin",
     "Metric",
@@ -236,6 +244,7 @@ __all__ = [
     "VerdictWord",
     "View",
     "Window",
+    "check_log_options",
     "check_names",
     "check_whose_versions",
     "choose_bucket_s",
@@ -243,5 +252,6 @@ __all__ = [
     "find_bin_edges",
     "is_imported",
     "metric_name",
+    "sum_counts",
     "sum_left_out",
 ]

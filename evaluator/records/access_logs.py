@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal
 
-from evaluator.records.rows import LeftOut
+from evaluator.errors import UsageError
+from evaluator.records.rows import LeftOut, sum_left_out
 
 LogColumn = Literal[
     "started", "ended", "request", "method", "target", "status", "time", "bytes", "server", "backend",
@@ -150,3 +155,133 @@ class LogCounts:
     left_out: tuple[LeftOut, ...] = ()
     """Rows of arms that are no requests to judge: aborts of clients, streams, lines that could not be read."""
     router: RouterFacts = field(default_factory=RouterFacts)
+
+
+def sum_counts(parts: Iterable[LogCounts]) -> LogCounts:
+    """Sum up the counts of several parts of an access log."""
+    lines = 0
+    read: Counter[str] = Counter()
+    left_out: list[LeftOut] = []
+    router = RouterFacts()
+    for part in parts:
+        lines += part.lines
+        read.update(part.read)
+        left_out += part.left_out
+        router = _add_facts(router, part.router)
+    return LogCounts(lines, dict(read), sum_left_out(left_out), router)
+
+
+MOST_SERVERS = 20
+"""Most servers without an arm that keep their names."""
+
+OTHER_SERVERS = "others"
+"""Name for the other ones."""
+
+
+def _add_facts(before: RouterFacts, added: RouterFacts) -> RouterFacts:
+    """Add what a router did in a further part of its log."""
+    servers = dict(before.other_servers)
+    for name, requests in added.other_servers.items():
+        key = name if name in servers or len(servers) < MOST_SERVERS else OTHER_SERVERS
+        servers[key] = servers.get(key, 0) + requests
+    return RouterFacts(
+        answers=before.answers + added.answers,
+        without_server=before.without_server + added.without_server,
+        without_server_failures=before.without_server_failures + added.without_server_failures,
+        other_servers=servers,
+        retried=_add(before.retried, added.retried),
+        retried_by_unknown=before.retried_by_unknown + added.retried_by_unknown,
+        retries_hidden=before.retries_hidden or added.retries_hidden,
+        grpc_unread=_add(before.grpc_unread, added.grpc_unread),
+        late=before.late + added.late,
+        holes=tuple(dict.fromkeys((*before.holes, *added.holes))),
+        unread_s=_add_unread(before, added),
+        endpoints_pooled=before.endpoints_pooled + added.endpoints_pooled,
+        pooled_example=before.pooled_example or added.pooled_example,
+    )
+
+
+def _add_unread(before: RouterFacts, added: RouterFacts) -> float | None:
+    """Add the seconds that could not be read of two parts; None if there are none, or those of a part are not known."""
+    seconds = [facts.unread_s for facts in (before, added) if facts.holes or facts.unread_s is not None]
+    if not seconds or None in seconds:
+        return None
+    return sum(each for each in seconds if each is not None)
+
+
+def _add(before: Mapping[str, int], added: Mapping[str, int]) -> Mapping[str, int]:
+    """Add counts by arm."""
+    return {arm: before.get(arm, 0) + added.get(arm, 0) for arm in (*before, *(set(added) - set(before)))}
+
+
+@dataclass(frozen=True, slots=True)
+class LogFile:
+    """One file of an access log, and how its lines are read."""
+
+    path: str
+    layout: LogLayout
+
+
+@dataclass(frozen=True, slots=True)
+class LogPlan:
+    """Access logs to take into the store as one run, with all that is needed to read them."""
+
+    files: tuple[LogFile, ...]
+    options: LogOptions
+    skip_bad_rows: bool = False
+    start: datetime | None = None
+    """Requests that began before this time do not land."""
+    end: datetime | None = None
+    """Requests that began at this time or later do not land."""
+    step: str = ""
+    """Step of a rollout that the requests belong to; empty: to none."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Arm → share of the traffic that the router sent to it; empty: not known."""
+
+
+DescribeLine = Callable[[str], tuple[str, str]]
+"""Shows a line that could not be read, without secrets: returns it with what it looks like, and what helps."""
+
+
+STATUS = re.compile(r"[1-5](\d\d|xx)")
+"""Pattern of statuses that are failures: `429`, or `5xx` for all of a class."""
+
+
+def check_log_options(options: LogOptions) -> None:
+    """Raise UsageError for options with which no line could be read, or the arm of a line would not be clear."""
+    if not options.arms:
+        raise UsageError(
+            "which requests belong to which arm is not known",
+            hint="give --arm-server ARM=PATTERN for each arm, or `sources: {access_log: {arms: …}}` in the policy",
+        )
+    for (arm, patterns), (other_arm, other_patterns) in itertools.combinations(options.arms.items(), 2):
+        for pattern, other_pattern in itertools.product(patterns, other_patterns):
+            if _can_match_same(pattern, other_pattern):
+                raise UsageError(
+                    f"'{pattern}' of arm '{arm}' and '{other_pattern}' of arm '{other_arm}' match the same names",
+                    hint="give each arm patterns that match only its own names",
+                )
+    for text in options.failures:
+        if not STATUS.fullmatch(text):
+            raise UsageError(f"'{text}' is no status that is a failure", hint="give 5xx, 4xx or a status such as 429")
+
+
+def _can_match_same(pattern: str, other: str) -> bool:
+    """Is there a text that both patterns (`*`, `?`) match?"""
+    reached = [(0, 0)]  # how much of each pattern the same text has matched
+    tested = set(reached)
+    while reached:
+        first, second = reached.pop()
+        if first == len(pattern) and second == len(other):
+            return True
+        mark, other_mark = pattern[first : first + 1], other[second : second + 1]
+        following = set()
+        if mark == "*":  # it matches nothing more, or what the other pattern matches next
+            following |= {(first + 1, second)} | ({(first, second + 1)} if other_mark else set())
+        if other_mark == "*":
+            following |= {(first, second + 1)} | ({(first + 1, second)} if mark else set())
+        if mark and other_mark and "*" not in (mark, other_mark) and (mark == other_mark or "?" in (mark, other_mark)):
+            following.add((first + 1, second + 1))
+        reached += following - tested
+        tested |= following
+    return False

@@ -21,8 +21,10 @@ from evaluator.records import (
     Answer,
     ArrangeFiles,
     Cells,
+    DescribeLine,
     Landed,
     LandingPlan,
+    LogPlan,
     OutcomeFacts,
     OutcomePlan,
     Outcomes,
@@ -202,6 +204,16 @@ class StoredData:
 
         with self.file.keeping_private():
             return import_files(self.file, self.control, release, group, plan, arrange)
+
+    def land_access_logs(self, release: Release, run_id: str, plan: LogPlan, describe: DescribeLine) -> Landed:
+        """Land all files of a plan as one run, or none of them. Landing the same files again changes nothing.
+
+        Raises InputError for lines that cannot be read, which `describe` shows, unless the plan skips them.
+        """
+        from evaluator.store.log_importing import import_access_logs
+
+        with self.file.keeping_private():
+            return import_access_logs(self.file, self.control, release, run_id, plan, describe)
 
     def land_outcomes(self, release: Release, run: Run, plan: OutcomePlan) -> tuple[Landed, OutcomeFacts]:
         """Land the files of outcomes of a plan as `run`. Raises InputError.

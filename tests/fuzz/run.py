@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fuzz.access_logs import fuzz_access_logs
 from fuzz.answers import fuzz_prometheus
 from fuzz.checking import Case, HangError, limit_time
 from fuzz.documents import fuzz_policy, fuzz_stored_verdict, fuzz_verdict
@@ -28,6 +29,7 @@ from fuzz.hooks import fuzz_hook
 
 KINDS: Mapping[str, tuple[Callable[[random.Random, Case], None], int]] = {
     "requests": (fuzz_requests, 5),
+    "access-logs": (fuzz_access_logs, 2),
     "outcomes": (fuzz_outcomes, 2),
     "policy": (fuzz_policy, 27),
     "verdict": (fuzz_verdict, 13),
