@@ -11,7 +11,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from evaluator.records import MICROSECONDS, Comparison, Effect, LeftOut, LeftOutKind, Margin, Rule
+from evaluator.records import MICROSECONDS, Comparison, Effect, EvidenceKind, LeftOut, LeftOutKind, Margin, Rule
 
 SIGNIFICANT = 3
 MINUTES_FROM_S = 100
@@ -201,11 +201,19 @@ def name_metric(rule: Rule) -> str:
 
 
 def name_comparison(comparison: Comparison) -> str:
-    """Name the metric of a comparison, and its endpoint if it has one: `p95 of POST /orders`."""
+    """Name the metric of a comparison, and its endpoint if it has one: `p95 of POST /orders`.
+
+    Requests of production are named: `p95 (production)`.
+    """
     # The note says how values were changed, such as " (winsorised at 99 %)"; most metrics have none.
     name = name_metric(comparison.rule) + comparison.rule.metric.note
     endpoint = comparison.rule.slice.endpoint
-    return f"{name} of {endpoint}" if endpoint else name
+    return (f"{name} of {endpoint}" if endpoint else name) + name_evidence(comparison.evidence)
+
+
+def name_evidence(evidence: EvidenceKind | None) -> str:
+    """What follows the name of a metric or check on requests of production; empty for any other evidence."""
+    return " (production)" if evidence is EvidenceKind.LIVE else ""
 
 
 _LEFT_OUT = {

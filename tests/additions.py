@@ -260,7 +260,7 @@ def check_weekend(context: RequestContext) -> Iterable[Finding]:
     {
         "from evaluator.health.warm_up import": "from evaluator.health.weekend import check_weekend\n"
         "from evaluator.health.warm_up import",
-        "        check_resolution,\n    )": "        check_resolution,\n        check_weekend,\n    )",
+        "        check_pacing,\n": "        check_pacing,\n        check_weekend,\n",  # only a load has this check
     },
 )
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from evaluator.assess import assess, assess_pairs
+from evaluator.assess import ReleaseData, assess, assess_pairs, assess_release
 from evaluator.assess.outcomes import pair_outcomes
 from evaluator.assess.readings import pair_readings
 from evaluator.judges import judge_evidence
@@ -15,6 +17,7 @@ from evaluator.metrics.failure_rate import FailureRate
 from evaluator.metrics.latency import LatencyMean, LatencyQuantile
 from evaluator.metrics.throughput import Throughput
 from evaluator.records import (
+    ACCESS_LOG_SOURCE,
     Cells,
     Direction,
     Evidence,
@@ -29,7 +32,8 @@ from evaluator.records import (
     RunFacts,
     RunState,
 )
-from evaluator.simulate import Bursts, Requests, Scenario, Scrapes, scrape, simulate
+from evaluator.simulate import AR1, Bursts, Requests, Scenario, Scrapes, scrape, simulate, simulate_cells
+from evaluator.stats.shaping.cells import where
 from evaluator.stats.shaping.readings import choose_reading_bucket_s, sum_up
 
 RULES = (
@@ -85,3 +89,50 @@ def simulate_readings(requests: Requests, scrapes: Scrapes | None = None, seed: 
     seconds = float(np.ptp(requests.ts_us)) / 1e6 if len(requests) else 0.0
     bucket_s = choose_reading_bucket_s(seconds, scrapes.step_s)
     return sum_up(scrape(requests, scrapes, seed), requests.arms, bucket_s)
+
+
+_STILL = Bursts(0.0, 30.0, 0.0, 0.0)
+LIVE = replace(
+    SMALL,
+    duration_s=600.0,
+    rate_per_s=60.0,
+    instance_sd=0.002,
+    instance_drift=AR1(0.01, 100.0),
+    arm_drift=AR1(0.002, 60.0),
+    failure_rate=0.0002,
+    shared_failures=_STILL,
+    instance_failures=_STILL,
+)
+"""Ten minutes of production, with so little variance that identical releases are GO."""
+EVEN = {"baseline": 0.5, "canary": 0.5}
+
+
+def simulate_live(
+    scenario: Scenario = LIVE, seed: int = 2, *, shares: Mapping[str, float] = EVEN, **run: Any
+) -> tuple[Cells, Run]:
+    """Simulate production requests, as from the log of a router: their cells and their run (with these fields)."""
+    cells = simulate_cells(scenario, seed)
+    name = run.pop("id", "live-1")
+    fields = {"release": "cart@2", "group": "live", "source": ACCESS_LOG_SOURCE, "state": RunState.COMPLETE, **run}
+    return replace(cells, runs=(name,)), Run(id=name, shares=shares, landed=int(cells.moments.n.sum()), **fields)
+
+
+def assess_live(
+    cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook = RULEBOOK, load: Cells | None = None
+) -> Evidence:
+    """Assess production requests, together with those of a load if there are any."""
+    data = ReleaseData((), no_cells(cells), live_runs=runs, live_cells=cells)
+    if load is not None:
+        data = replace(data, runs=(replace(RUN, id=load.runs[0]),), cells=load)
+    return assess_release(data, rulebook, "cart@2").evidence
+
+
+def judge_live(
+    cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook = RULEBOOK, load: Cells | None = None
+) -> Judgement:
+    return judge_evidence(assess_live(cells, runs, rulebook, load), rulebook, "cart@2")
+
+
+def no_cells(cells: Cells) -> Cells:
+    """Cells without any row."""
+    return where(cells, run=[])

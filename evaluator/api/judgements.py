@@ -57,6 +57,8 @@ class ReleaseJudgement:
     def __getitem__(self, name: str) -> Comparison:
         """Return the comparison of a metric of the policy by its name; with several candidates, that of the first.
 
+        With requests of a load and of production it is that of the load.
+
         Raises UnknownName.
 
         >>> effect = release.compare()["latency_p50"].effect

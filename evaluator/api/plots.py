@@ -23,6 +23,7 @@ from evaluator.figures import (
     rank_by_margin,
     with_finding,
 )
+from evaluator.figures.base import is_drawn
 from evaluator.records import BASELINE, Comparison, Verdict
 
 if TYPE_CHECKING:
@@ -157,7 +158,9 @@ class Plots:
         """
         self._check_arm(arm)
         of_policy = [
-            comparison for comparison in self._comparisons if not comparison.scan and arm in (None, comparison.arm)
+            comparison
+            for comparison in self._comparisons
+            if not comparison.scan and arm in (None, comparison.arm) and is_drawn(comparison, self.trace())
         ]
         names = {comparison.rule.name for comparison in of_policy}
         if metric is not None and metric not in names:

@@ -18,7 +18,7 @@ from evaluator.pipeline.judging import judge_runs
 from evaluator.pipeline.runs import choose_runs
 from evaluator.policy import Policy, parse_policy
 from evaluator.policy.selection import find_policy, path_to_name, policy_of
-from evaluator.records import Cells, Run, Service, Verdict
+from evaluator.records import Cells, EvidenceKind, Run, Service, Verdict
 from evaluator.reports import from_json
 from evaluator.stats.shaping.narrow import narrow
 from evaluator.store import Relation, Store
@@ -93,7 +93,7 @@ class StoredRelease:
         return self.store.data.runs(self.name)
 
     def cells(self, runs: str = "latest") -> Cells:
-        """Return the cells of its requests: the sums from which all comparisons are computed.
+        """Return the cells of its requests, of a load or else of production: the sums from which all is computed.
 
         `runs`: `latest` (the newest run group), `all`, or the id of a run or group.
 
@@ -101,7 +101,9 @@ class StoredRelease:
         >>> cells.arms, len(cells.instances)
         (('baseline', 'canary'), 6)
         """
-        return self.store.data.read_cells([run.id for run in choose_runs(self.runs, runs)])
+        chosen = choose_runs(self.runs, runs)
+        loads = [run.id for run in chosen if run.kind is EvidenceKind.REQUESTS]
+        return self.store.data.read_cells(loads or [run.id for run in chosen])
 
     def verdicts(self) -> pd.DataFrame:
         """Return a data frame with a row for each stored verdict, the oldest first.

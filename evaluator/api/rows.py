@@ -39,6 +39,7 @@ def flatten(verdict: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             "n_canary": metric["canary"]["n"],
             "method": metric["method"],
             "reason": metric["reason"],
+            **({"evidence": metric["evidence"]} if "evidence" in metric else {}),
         }
 
 

@@ -9,15 +9,28 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import reduce
 
+import numpy as np
+
 from evaluator.assess.base import Pairs, find_rules
 from evaluator.assess.looks import look_back
 from evaluator.assess.outcomes import pair_outcomes
 from evaluator.assess.readings import pair_readings
 from evaluator.assess.requests import RequestPairs, pair_requests
 from evaluator.health import CHECKS
-from evaluator.records import ArmSummary, Cells, Evidence, EvidenceKind, LeftOut, Outcomes, ReadingCells, Rulebook, Run
+from evaluator.records import (
+    ArmSummary,
+    Cells,
+    Evidence,
+    EvidenceKind,
+    LeftOut,
+    Outcomes,
+    ProductionSummary,
+    ReadingCells,
+    Rulebook,
+    Run,
+)
 
-__all__ = ["Assessment", "ReleaseData", "assess", "assess_pairs", "assess_release"]
+__all__ = ["Assessment", "ReleaseData", "assess", "assess_pairs", "assess_release", "pair_drawn_requests"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +44,12 @@ class ReleaseData:
     collected: tuple[Run, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     """Rows that are not in the cells, in addition to those that the runs themselves name."""
+    live_runs: tuple[Run, ...] = ()
+    """Runs of production requests."""
+    live_cells: Cells | None = None
+    """Their cells; `None` without such runs."""
+    live_left_out: tuple[LeftOut, ...] = ()
+    """As `left_out`, of production requests."""
     as_judged: bool = True
     """False if the data that a stored verdict judged are gone or changed: the newest runs are used instead."""
 
@@ -41,7 +60,8 @@ class Assessment:
 
     evidence: Evidence
     requests: RequestPairs | None
-    """`None` if the release has no requests and the policy has no metric of requests."""
+    """Those of the load; without a load those of production. `None` if the release has neither and the policy has no
+    metric of requests."""
 
 
 def assess(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook) -> Evidence:
@@ -69,19 +89,95 @@ def assess_release(data: ReleaseData, rulebook: Rulebook, release: str = "releas
     """
     kinds = {kind for kind in EvidenceKind if find_rules(rulebook, kind)}  # those that the policy needs
     evidence: list[Evidence] = []
-    requests = None
-    # A policy without rules is assessed on requests as well, so that there is evidence of some kind.
-    if EvidenceKind.REQUESTS in kinds or data.runs or not kinds or data.cells.moments.run.size:
+    requests = live = None
+    has_load = bool(data.runs or data.cells.moments.run.size)
+    # A policy without rules is assessed on requests as well, so that there is evidence of some kind. Rules on requests
+    # are asked of those of a load and of production; if there are neither, their answer is that data are missing.
+    if has_load or (data.live_cells is None and (EvidenceKind.REQUESTS in kinds or not kinds)):
         requests = pair_requests(data.cells, data.runs, rulebook, release, data.left_out)
         evidence.append(assess_pairs(requests))
+    if data.live_cells is not None:
+        live = pair_requests(
+            data.live_cells, data.live_runs, rulebook, release, data.live_left_out, kind=EvidenceKind.LIVE
+        )
+        evidence.append(assess_pairs(live))
+        if requests is not None:
+            evidence = [_join_production(*_name_evidence(*evidence))]
     if EvidenceKind.READINGS in kinds or data.readings is not None:
-        load = requests if data.runs else None  # `data.runs`: those of requests; `data.collected`: those of readings
-        load_comparisons = evidence[0].comparisons if load else ()  # the evidence of requests comes first
+        load = _choose_load(requests if data.runs else None, live, data.readings)
+        # The evidence of requests comes first.
+        load_comparisons = tuple(c for c in evidence[0].comparisons if c.kind is load.kind) if load else ()
         readings = pair_readings(data.readings, data.collected, rulebook, release, load, load_comparisons)
         evidence.append(assess_pairs(readings))
     if EvidenceKind.OUTCOMES in kinds or data.outcomes is not None:
         evidence.append(assess_pairs(pair_outcomes(data.outcomes, rulebook, release)))
-    return Assessment(reduce(_join, evidence), requests)
+    return Assessment(reduce(_join, evidence), requests if requests is not None else live)
+
+
+def pair_drawn_requests(data: ReleaseData, rulebook: Rulebook) -> RequestPairs:
+    """Prepare the requests of which figures are drawn: those of the load; without a load those of production."""
+    if data.live_cells is not None and not data.runs:
+        return pair_requests(data.live_cells, data.live_runs, rulebook, kind=EvidenceKind.LIVE)
+    return pair_requests(data.cells, data.runs, rulebook)
+
+
+def _choose_load(
+    load: RequestPairs | None, live: RequestPairs | None, readings: ReadingCells | None
+) -> RequestPairs | None:
+    """Choose the requests in whose time readings are judged: of load and production those with more readings.
+
+    `None` without requests. Readings of production say nothing of a load that ran before, perhaps elsewhere.
+    """
+    if load is None or live is None or readings is None:
+        return load if load is not None else live
+
+    def count_inside(requests: RequestPairs) -> int:
+        """Count the readings in the judged time of these requests."""
+        start_s, end_s = (bucket * requests.cells.bucket_s for bucket in requests.span)
+        times_s = readings.bucket * readings.bucket_s
+        return int(np.count_nonzero((times_s >= start_s) & (times_s < end_s)))
+
+    return live if count_inside(live) > count_inside(load) else load
+
+
+def _name_evidence(load: Evidence, live: Evidence) -> tuple[Evidence, Evidence]:
+    """Note on each finding whether it is about the load or about production."""
+
+    def name(evidence: Evidence, kind: EvidenceKind) -> Evidence:
+        """Note `kind` on each finding of one kind of requests."""
+        return replace(evidence, findings=tuple(replace(finding, evidence=kind) for finding in evidence.findings))
+
+    return name(load, EvidenceKind.REQUESTS), name(live, EvidenceKind.LIVE)
+
+
+def _join_production(load: Evidence, live: Evidence) -> Evidence:
+    """Join the requests of a load with those of production; numbers of arms and the judged time are kept apart."""
+    production_by_arm = {
+        arm.name: ProductionSummary(
+            requests=arm.requests, instances=arm.instances, runs=arm.runs, read=arm.read, left_out=arm.left_out
+        )
+        for arm in live.arms
+    }
+    arms = [replace(arm, production=production_by_arm.pop(arm.name, None)) for arm in load.arms]
+    # An arm that only production has.
+    arms += [
+        ArmSummary(name, role="candidate", requests=0, instances=0, runs=0, production=summary)
+        for name, summary in production_by_arm.items()
+    ]
+    return replace(
+        load,
+        comparisons=(*load.comparisons, *live.comparisons),
+        findings=(*load.findings, *live.findings),
+        arms=tuple(arms),
+        production=live.production,
+        unjudged_share=max(load.unjudged_share, live.unjudged_share),
+        unjudged_endpoints=tuple(dict.fromkeys((*load.unjudged_endpoints, *live.unjudged_endpoints))),
+        incomplete=load.incomplete or live.incomplete,
+        final=load.final and live.final,
+        imported=load.imported and live.imported,
+        # More data come from the part that is not final yet.
+        progress=live.progress if load.final and not live.final else load.progress,
+    )
 
 
 def _join(first: Evidence, second: Evidence) -> Evidence:
@@ -96,6 +192,7 @@ def _join(first: Evidence, second: Evidence) -> Evidence:
         comparisons=(*first.comparisons, *second.comparisons),
         findings=(*first.findings, *second.findings),
         arms=_join_arms(first.arms, second.arms),
+        production=first.production,
         incomplete=first.incomplete or second.incomplete,
         final=first.final and second.final,
         collected=first.collected or second.collected,

@@ -64,9 +64,11 @@ class Pairs(Protocol):
 def find_rules(rulebook: Rulebook, kind: EvidenceKind, *, early: bool = False) -> tuple[Rule, ...]:
     """The policy's rules on one kind of evidence; `early`: only those that a look before the last one answers.
 
+    Requests of production are compared by the rules on requests.
     An early look can show harm, which gates decide, or with `early_go` that all gates and holds are within.
     """
     roles = {Role.GATE, Role.HOLD} if rulebook.monitoring.early_go else {Role.GATE}
+    kind = EvidenceKind.REQUESTS if kind is EvidenceKind.LIVE else kind
     return tuple(rule for rule in rulebook.on(kind) if not early or rule.role in roles)
 
 
@@ -119,8 +121,9 @@ def plan_runs(runs: tuple[Run, ...], monitoring: Monitoring, *, bucket_s: int, s
     planned_s: float | None = float(covered_s)  # a run without a plan lasts as long as it did
     if run.planned_end is not None:
         planned_s = max(run.planned_end.timestamp() - start * bucket_s, bucket_s)  # at least one bucket
-    elif run.state is RunState.RUNNING:
-        planned_s = None  # not known yet
+    elif run.state is RunState.RUNNING or (run.kind is EvidenceKind.LIVE and not run.is_imported):
+        # Not known yet; nor afterwards of a log that was followed, at which one may have looked meanwhile.
+        planned_s = None
     calendar = plan_looks(monitoring, bucket_s=bucket_s, covered_s=covered_s, planned_s=planned_s)
     # A run that has ended gets no more data, whatever was planned.
     return calendar if run.state is RunState.RUNNING else replace(calendar, final=True)

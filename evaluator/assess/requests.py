@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ import numpy as np
 from evaluator.assess.base import complete_arms, find_depth, find_rules, plan_runs
 from evaluator.errors import UnknownName
 from evaluator.health import RequestContext
+from evaluator.health.per_instance_load import explain_difference, find_differing
 from evaluator.metrics.base import Pair, RequestMetric, no_data
 from evaluator.metrics.scan import MIN_FOR_TIME, Measured, scan_endpoints
 from evaluator.records import (
@@ -38,6 +40,7 @@ from evaluator.stats.shaping.account import account_for_rows
 from evaluator.stats.shaping.cells import recode
 from evaluator.stats.shaping.in_flight import settle_in_flight
 from evaluator.stats.shaping.index import distinct
+from evaluator.stats.shaping.instance_load import measure_instance_loads
 from evaluator.stats.shaping.panel import build_panel
 from evaluator.stats.shaping.rare import pool_rare_endpoints
 from evaluator.stats.shaping.window import WarmUp, find_warm_up
@@ -91,11 +94,31 @@ class RequestPairs(RequestContext):
             comparisons += answers
             scanned.append(scan_endpoints(pair, self.rulebook.scan, self.rulebook.rules, answers))
             comparisons += scanned[-1].comparisons
+        comparisons = [self._finish(comparison) for comparison in comparisons]
         return Measured(
             # Two candidates share the baseline's instances but not their own: their errors get positions by candidate.
             comparisons=_separate_instances(comparisons, pairs),
             unjudged_share=max((scan.unjudged_share for scan in scanned), default=0.0),
             unjudged=tuple(sorted({name for scan in scanned for name in scan.unjudged})),
+        )
+
+    def _finish(self, comparison: Comparison) -> Comparison:
+        """Note that it is of production, and take its answers back if it is of times and instances' loads differ."""
+        if self.kind is EvidenceKind.LIVE:
+            comparison = replace(comparison, evidence=self.kind)
+        if not comparison.questions or not comparison.rule.metric.is_response_time:
+            return comparison
+        load = find_differing(self).get(comparison.arm)
+        if load is None:
+            return comparison
+        questions = tuple(replace(question, p_worse=1.0, p_within=1.0) for question in comparison.questions)
+        return replace(
+            comparison,
+            questions=questions,
+            load_differs=True,
+            unresolved=explain_difference(load, comparison.arm),
+            needed_time=math.inf,
+            drift=None,
         )
 
     def _compare(self, all_traffic: Pair, rules: Sequence[Rule], at_s: int | None) -> list[Comparison]:
@@ -118,7 +141,10 @@ class RequestPairs(RequestContext):
             if not asked:
                 continue
             metrics = list(asked.values())
-            if pair is None:
+            if self.traffic_is_routed and metrics[0][0].counts_traffic:
+                why = "a router chooses how many requests each arm gets"
+                answers = tuple(no_data(rule, all_traffic.arm, why) for _, rule in metrics)
+            elif pair is None:
                 why = f"{endpoint} was not called on both arms"
                 answers = tuple(no_data(rule, all_traffic.arm, why) for _, rule in metrics)
             else:
@@ -157,7 +183,8 @@ class RequestPairs(RequestContext):
             comparisons=measured.comparisons,
             findings=findings,
             arms=tuple(arms),
-            window=self._find_window(),
+            window=(window := self._find_window()),
+            production=window if self.kind is EvidenceKind.LIVE else Window(),
             unjudged_share=measured.unjudged_share,
             unjudged_endpoints=measured.unjudged,
             incomplete=any(run.state is RunState.INCOMPLETE for run in self.runs),
@@ -181,12 +208,21 @@ class RequestPairs(RequestContext):
         return Window(start, end, float(max(slots, default=0) * bucket_s))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LivePairs(RequestPairs):
+    """Requests of production, prepared in the same way."""
+
+    kind = EvidenceKind.LIVE
+
+
 def pair_requests(
     cells: Cells,
     runs: tuple[Run, ...],
     rulebook: Rulebook,
     release: str = "release",
     left_out: tuple[LeftOut, ...] = (),
+    *,
+    kind: EvidenceKind = EvidenceKind.REQUESTS,
 ) -> RequestPairs:
     """Prepare requests as they are judged, and build the panels that the rules need.
 
@@ -196,9 +232,11 @@ def pair_requests(
         rulebook: The policy.
         release: Name of the release, for remedies.
         left_out: Rows that are not in the cells, in addition to those that the runs themselves name.
+        kind: Requests of a load, or `LIVE`: of production, which has no warm-up. There, an endpoint of a rule that was
+            never called gives a comparison without data: its name in a load may be another one.
 
     Raises:
-        UnknownName: An endpoint of a rule was never called.
+        UnknownName: An endpoint of a rule was never called in a load.
     """
     arms, code_shift = complete_arms(cells.arms)
     if code_shift:  # the baseline was added as the first arm
@@ -210,10 +248,10 @@ def pair_requests(
     rulebook = replace(rulebook, rules=find_rules(rulebook, EvidenceKind.REQUESTS))
     for rule in rulebook.rules:
         name = rule.slice.endpoint
-        if name is not None and name not in cells.endpoints:
+        if name is not None and name not in cells.endpoints and kind is EvidenceKind.REQUESTS:
             hint = f"metric '{rule.name}' of the policy needs it"
             raise UnknownName("endpoint", name, cells.endpoints, hint=hint)
-    warm_up = find_warm_up(cells, rulebook.warm_up_s)
+    warm_up = find_warm_up(cells, 0.0 if kind is EvidenceKind.LIVE else rulebook.warm_up_s)
     by_endpoint = _pair_endpoints(cells, rulebook, warm_up)
     all_traffic = {arm: pair for (arm, endpoint), pair in by_endpoint.items() if pair and endpoint is None}
     panels = {arm: pair.panel for arm, pair in all_traffic.items()}
@@ -222,7 +260,15 @@ def pair_requests(
         # The start of the block, because looks end between two blocks.
         start = min(warm_up.first_bucket.values()) // BLOCK_BUCKETS * BLOCK_BUCKETS
         end = int(cells.moments.bucket.max()) + 1
-    return RequestPairs(
+    declared = {arm: count for arm in arms if (count := _find_declared(rulebook, arm)) is not None}
+    # A router's log names the servers: those with few requests are instances as well.
+    unknown = () if kind is EvidenceKind.LIVE else names_per_arm.keys()
+    users_by_run = None
+    if kind is EvidenceKind.REQUESTS and not any(run.shares for run in runs):
+        loads = [run for run in runs if run.source == "locust" and run.id in cells.runs]
+        users_by_run = {cells.runs.index(run.id): run.facts.users for run in loads}
+    pairs_class = LivePairs if kind is EvidenceKind.LIVE else RequestPairs
+    return pairs_class(
         release=release,
         rulebook=rulebook,
         runs=runs,
@@ -234,10 +280,16 @@ def pair_requests(
         rows=account_for_rows(cells, runs, warm_up, panels, (*left_out, *settled.cut_off)),
         settled=settled,
         names_per_arm=names_per_arm,
+        instance_loads=measure_instance_loads(settled.cells, warm_up.first_bucket, declared, unknown, users_by_run),
         by_endpoint=by_endpoint,
         span=(start, end),
         covered_s=(end - start) * cells.bucket_s,
     )
+
+
+def _find_declared(rulebook: Rulebook, arm: str) -> int | None:
+    """Return how many instances the policy declares of an arm; `None`: it does not."""
+    return rulebook.prior.baseline if arm == BASELINE else rulebook.prior.canary
 
 
 def _pair_endpoints(cells: Cells, rulebook: Rulebook, warm_up: WarmUp) -> dict[tuple[str, str | None], Pair | None]:
@@ -260,7 +312,8 @@ def _pair_endpoints(cells: Cells, rulebook: Rulebook, warm_up: WarmUp) -> dict[t
         if baseline_users.any() and candidate_users.any():
             mean_users = float(baseline_users.mean()), float(candidate_users.mean())
         for endpoint in endpoints:
-            panel = build_panel(cells, arm, endpoint=endpoint, first_bucket=warm_up.first_bucket)
+            is_known = endpoint is None or endpoint in cells.endpoints
+            panel = build_panel(cells, arm, endpoint=endpoint, first_bucket=warm_up.first_bucket) if is_known else None
             if panel is None:
                 pairs[arm, endpoint] = None
             else:

@@ -19,9 +19,6 @@ class AccessLogs:
     arm_server: tuple[str, ...]
     """Texts ARM=PATTERN."""
     arm_from: str
-    step: str
-    share: tuple[str, ...]
-    """Texts ARM=SHARE."""
 
     def has_files(self) -> bool:
         """Is there an access log? Raises UsageError for options of one without it."""
@@ -31,8 +28,6 @@ class AccessLogs:
             "--log-format": self.log_format,
             "--arm-server": self.arm_server,
             "--arm-from": self.arm_from,
-            "--step": self.step,
-            "--share": self.share,
         }
         unused = [name for name, value in options.items() if value]
         if unused:
@@ -67,11 +62,4 @@ ACCESS_LOG_OPTIONS = (
     LOG_FORMAT,
     ARM_SERVER,
     ARM_FROM,
-    click.option("--step", default="", metavar="NAME", help="Step of the rollout that the access log is of."),
-    click.option(
-        "--share",
-        metavar="ARM=SHARE",
-        multiple=True,
-        help="Share of the traffic that the router sent to an arm: canary=5%; may be repeated.",
-    ),
 )

@@ -10,6 +10,7 @@ import click
 
 from evaluator.cli import Session, emit
 from evaluator.cli.amounts import DURATION, MOMENT, WINDOW
+from evaluator.cli.steps import STEP_OPTION, check_step
 from evaluator.cli.subject import Subject, subject_options
 from evaluator.errors import UsageError
 from evaluator.records import BASELINE, CANDIDATE
@@ -43,6 +44,7 @@ Windows = tuple[tuple[datetime, datetime], ...]
     help="When the candidate ran: -2h/-1h. As many as of the baseline.",
 )
 @click.option("--arm-window", "arm_windows", metavar="NAME=T/T", multiple=True, help="When a further candidate ran.")
+@STEP_OPTION
 @click.option("--follow", is_flag=True, help="Collect readings as they come.")
 @click.option("--run-time", type=DURATION, help="How long to follow.  [default: the policy's max_duration]")
 @subject_options("Name of the service.  [default: the policy's]")
@@ -55,6 +57,7 @@ def command(
     baseline_windows: Windows,
     canary_windows: Windows,
     arm_windows: tuple[str, ...],
+    step: str,
     follow: bool,
     run_time: float | None,
     subject: Subject,
@@ -62,8 +65,8 @@ def command(
     """Collect the readings of RELEASE that the policy's metrics need.
 
     The policy names the server, and a selector for each arm, under sources: prometheus. Without --from the window is
-    that of the newest load of RELEASE, so that both are judged together. With --follow readings are collected as they
-    come, and `evaluator verdict RELEASE` judges those collected by then.
+    that of the newest load of RELEASE (or of its step --step), so that both are judged together. With --follow readings
+    are collected as they come, and `evaluator verdict RELEASE` judges those collected by then.
 
     If the arms ran one after the other, for example on one server before and after the deployment, give each arm its
     own windows. They are never compared as if they had run together, and fewer than three windows of each arm, in
@@ -92,20 +95,23 @@ def command(
         raise UsageError("--to needs --from", hint="give both, or neither to take the window of the newest load")
     if run_time is not None and not follow:
         raise UsageError("--run-time needs --follow", hint="give the window with --from and --to")
+    check_step(step)
     policy = session.load_policy(release, service=subject.service)
     target_release = subject.to_release(session, release, policy.service)
     store = session.open_store(create=True)
     if windows:
-        run, rows = collect_windows(store, target_release, policy, windows, say=session.say)
+        run, rows = collect_windows(store, target_release, policy, windows, step=step, say=session.say)
     elif follow:
-        run, rows = follow_release(store, target_release, policy, start=start, seconds=run_time, say=session.say)
+        run, rows = follow_release(
+            store, target_release, policy, start=start, seconds=run_time, step=step, say=session.say
+        )
     elif start is None:
-        run, rows = collect_load(store, target_release, policy, say=session.say)
+        run, rows = collect_load(store, target_release, policy, step=step, say=session.say)
     else:
         interval = CollectionInterval(start, end or datetime.now(UTC))
         if interval.seconds <= 0:
             raise UsageError(f"--from {start:%Y-%m-%dT%H:%M:%SZ} is not before --to", hint="swap them")
-        run, rows = collect_release(store, target_release, policy, interval, say=session.say)
+        run, rows = collect_release(store, target_release, policy, interval, step=step, say=session.say)
     emit(f"{release}: {count_of(rows, 'reading')} in run {run.id}")
     session.say(f"next: `{policy.command(release)}`")
     return 0

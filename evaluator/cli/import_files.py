@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,10 +22,10 @@ from evaluator.cli.outcomes import (
     describe_next_step,
     describe_outcomes,
 )
+from evaluator.cli.steps import StepOptions, step_options
 from evaluator.cli.subject import Subject, subject_options
-from evaluator.errors import UsageError
+from evaluator.errors import UnknownName, UsageError
 from evaluator.records import BASELINE, CANDIDATE, FilesAre, Landed, LandingPlan, LogPlan, OutcomeOptions, Release
-from evaluator.records.releases import check_name
 from evaluator.wording import count_of, list_left_out
 
 if TYPE_CHECKING:
@@ -99,6 +99,9 @@ FILE_OPTIONS = (
 )
 @click.option("--to", "end", type=MOMENT, metavar="T", help="Only requests before this time.")
 @gathered("access_logs", AccessLogs, *ACCESS_LOG_OPTIONS)
+@step_options(
+    "Share of the requests that a router sent to an arm, canary=5%, if it chose the arm of each; may be repeated."
+)
 @gathered("outcome_files", OutcomeFiles, *OUTCOME_FILE_OPTIONS)
 @gathered("outcome_options", OutcomeOptions, *OUTCOME_OPTIONS)
 @click.option("--skip-bad-rows", is_flag=True, help="Count rows that cannot be used instead of refusing the file.")
@@ -120,6 +123,7 @@ def command(
     start: datetime | None,
     end: datetime | None,
     access_logs: AccessLogs,
+    step: StepOptions,
     outcome_files: OutcomeFiles,
     outcomes_query: str,
     outcome_options: OutcomeOptions,
@@ -176,7 +180,7 @@ def command(
         raise UsageError("--files-are, --from and --to need request files: --baseline FILE and --canary FILE")
     policy = session.load_policy(release, service=subject.service)
     if has_access_logs:
-        log_plan = _plan_access_logs(policy, access_logs, format_name, columns, subject.service, start, end,
+        log_plan = _plan_access_logs(policy, access_logs, format_name, columns, subject.service, start, end, step,
             skip_bad_rows=skip_bad_rows)  # fmt: skip
     plan = None
     if has_requests or not (has_outcomes or has_access_logs):  # with neither, `plan_landing` raises InputError
@@ -184,6 +188,7 @@ def command(
             paths, patterns=patterns, format=format_name, columns=columns, skip_bad_rows=skip_bad_rows,
             all_answered=all_answered, service=subject.service, sensitive=policy.promotion.sensitive,
             files_are=files_are, start=start, end=end)  # fmt: skip
+        plan = replace(plan, step=step.step, shares=step.shares)
     # The requests of an access log are those of one service, as the run says.
     target_release = subject.to_release(session, release, policy.service if has_access_logs else "")
     store = session.open_store(create=True)
@@ -195,7 +200,7 @@ def command(
         landed_outcomes, facts, outcome_plan = import_outcomes(
             store, target_release, outcome_files.outcomes, outcome_options, patterns=outcome_files.outcomes_glob,
             arm_files=arm_outcomes, arm_patterns=arm_patterns, query=outcomes_query,
-            skip_bad_rows=skip_bad_rows)  # fmt: skip
+            skip_bad_rows=skip_bad_rows, step=step.step)  # fmt: skip
         emit(mask_control_characters(describe_outcomes(release, landed_outcomes, facts, outcome_plan)))
         if hint := describe_next_step(policy, store, landed_outcomes):
             session.say(hint)
@@ -243,11 +248,12 @@ def _plan_access_logs(
     service: str,
     start: datetime | None,
     end: datetime | None,
+    step: StepOptions,
     *,
     skip_bad_rows: bool,
 ) -> LogPlan:
     """Plan the import of access logs by the policy and the options. Raises InputError and UsageError."""
-    from evaluator.sources.access_logs.options import combine_settings, parse_shares
+    from evaluator.sources.access_logs.options import combine_settings
     from evaluator.sources.access_logs.planning import plan_access_logs
 
     settings = combine_settings(
@@ -260,12 +266,12 @@ def _plan_access_logs(
         service=service or policy.service,
         sensitive=policy.promotion.sensitive,
     )
-    if access_logs.step:
-        check_name("step", access_logs.step)
-    shares = parse_shares(access_logs.share, settings.options.arms)
+    for arm in step.shares:
+        if arm not in settings.options.arms:
+            raise UnknownName("arm", arm, list(settings.options.arms))
     return plan_access_logs(
         access_logs.access_log, access_logs.access_log_glob, settings, skip_bad_rows=skip_bad_rows,
-        start=start, end=end, step=access_logs.step, shares=shares)  # fmt: skip
+        start=start, end=end, step=step.step, shares=step.shares)  # fmt: skip
 
 
 def _import_access_logs(session: Session, store: Store, release: Release, plan: LogPlan) -> None:

@@ -26,6 +26,9 @@ _OPTIONS = (
         show_default=True,
         help="Runs to judge: latest, all, or the id of a run or group.",
     ),
+    click.option(
+        "--step", metavar="NAME", default="", help="Judge this step of a rollout alone.  [default: the newest step]"
+    ),
     click.option("--format", "formats", multiple=True, metavar="F[=PATH]", help=FORMAT_HELP),
     click.option("--figures", is_flag=True, help="Add the data of the figures to the JSON."),
     click.option("--fail-on", default=",".join(FAILING), show_default=True, help="Verdicts whose exit code is not 0."),
@@ -40,6 +43,7 @@ class JudgeOptions:
     """The options of a judging command, checked before anything is judged."""
 
     runs: str = "latest"
+    step: str = ""
     outputs: tuple[Output, ...] = (("human", None),)
     failing: tuple[VerdictWord, ...] = tuple(FAILING.values())
     keep: bool = True
@@ -70,12 +74,12 @@ class JudgeOptions:
 
 
 def _make_judge_options(
-    runs: str, formats: tuple[str, ...], figures: bool, fail_on: str, exit_zero: bool, dry_run: bool
+    runs: str, step: str, formats: tuple[str, ...], figures: bool, fail_on: str, exit_zero: bool, dry_run: bool
 ) -> JudgeOptions:
     """Check the values of the options on the command line. Raises UnknownName and UsageError.
 
-    `runs`: the selection of runs to judge (latest, all, or an id). `formats`: texts F[=PATH]. `fail_on`: names of
-    verdicts whose exit code is not 0, separated by commas.
+    `runs`: the selection of runs to judge (latest, all, or an id). `step`: a step of a rollout, or empty. `formats`:
+    texts F[=PATH]. `fail_on`: names of verdicts whose exit code is not 0, separated by commas.
     """
     names = [name.strip().lower().replace("_", "-") for name in fail_on.split(",") if name.strip()]
     for name in names:
@@ -83,7 +87,7 @@ def _make_judge_options(
             raise UnknownName("verdict", name, FAILING, hint="`--fail-on` takes no-go, inconclusive, or both")
     failing = () if exit_zero else tuple(FAILING[name] for name in names)
     outputs = tuple(parse_formats(formats))
-    return JudgeOptions(runs, outputs, failing, keep=not dry_run, figures=figures)
+    return JudgeOptions(runs, step, outputs, failing, keep=not dry_run, figures=figures)
 
 
 judging_options = gathered("options", _make_judge_options, *_OPTIONS)

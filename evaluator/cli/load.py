@@ -12,6 +12,7 @@ import click
 from evaluator.cli import Session, emit
 from evaluator.cli.amounts import DURATION
 from evaluator.cli.gathering import gathered
+from evaluator.cli.steps import STEP_OPTION, check_step
 from evaluator.cli.subject import Subject, subject_options
 from evaluator.errors import UsageError
 from evaluator.records import BASELINE, CANDIDATE, Arm, Run
@@ -34,6 +35,7 @@ class LoadOptions:
     restart_command: str | None
     collect: bool
     stop_on: str | None
+    step: str
 
 
 @click.command("load")
@@ -67,6 +69,7 @@ class LoadOptions:
 @click.option(
     "--stop-on", type=click.Choice(["no-go"]), help="Judge during the load, and end it as soon as NO-GO is shown."
 )
+@STEP_OPTION
 @gathered("options", LoadOptions)
 @subject_options("Name of the service.  [default: the policy's]")
 @click.pass_obj
@@ -108,12 +111,13 @@ def command(
         replicates=options.replicates,
         restart_command=options.restart_command,
         stop_on_no_go=policy if options.stop_on else None,
+        step=check_step(options.step),
         say=session.say,
         on_line=session.say if session.verbosity > 0 else lambda _: None,
     )
     emit(describe_runs(release, runs))
     if options.collect:
-        run, rows = collect_load(store, target_release, policy, say=session.say)
+        run, rows = collect_load(store, target_release, policy, step=options.step, say=session.say)
         emit(f"{release}: {count_of(rows, 'reading')} in run {run.id}")
     session.say(f"next: `{policy.command(release)}`")
     return 0

@@ -31,8 +31,9 @@ def command(
 ) -> int:
     """Judge RELEASE: is it safe to promote?
 
-    Judges the newest load or import of RELEASE, or the runs given with --run. --from and --to select a part of the
-    time, rounded to whole blocks of four buckets; the verdict names what is left out.
+    Judges the newest load or import of RELEASE, and its newest production requests, or the runs given with --run.
+    --step judges what was recorded in one step of a rollout: load, production requests and readings. --from and --to
+    select a part of the time, rounded to whole blocks of four buckets; the verdict names what is left out.
 
     Exit codes: 0 GO, 1 NO-GO, 3 INCONCLUSIVE; 2 and 4 when there is no verdict.
     """
@@ -52,6 +53,7 @@ def command(
         release,
         policy,
         runs=options.runs,
+        step=options.step,
         judged_at=datetime.now(UTC),
         save=options.keep,
         figures=options.draws,

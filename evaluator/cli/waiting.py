@@ -56,6 +56,7 @@ def await_verdict(session: Session, release: str, options: JudgeOptions, wait_s:
             release,
             policy,
             options.runs,
+            options.step,
             judge_with=lambda judge: pool.submit(judge).result(),
         )
         watch = Watch(subject, policy, time.monotonic, time.sleep, wait_s, waited_s, report=line.show)
@@ -75,7 +76,7 @@ def await_verdict(session: Session, release: str, options: JudgeOptions, wait_s:
                 hint=f"judge it: {quote_command('verdict', release)}",
             )
         if options.draws:
-            verdict = add_figures(store, verdict, policy, options.runs)
+            verdict = add_figures(store, verdict, policy, options.runs, options.step)
         if options.keep:
             keep_verdict(store, verdict)
     return verdict

@@ -25,6 +25,9 @@ __all__ = ["MOST_POINTS", "MOST_UNITS", "trace_release"]
 MOST_METRICS = 60
 """Comparisons with curves of their own, over all candidates."""
 FIGURES_VERSION = 1
+LOAD_DRAWN = (
+    "These figures show the requests of the load; the metrics of production requests are in the table of metrics."
+)
 
 
 def trace_release(
@@ -44,6 +47,7 @@ def trace_release(
     Returns:
         `metrics`: the change over time and the values of units, for each gate and hold on requests. `quantiles` and
         `distributions`: a curve per candidate. `timeline`: `None` without requests. `readings`: an entry per query.
+        `evidence`: `live` if production requests are drawn. `note`: a sentence, if there are some that are not drawn.
     """
     figures: dict[str, Any] = {
         "version": FIGURES_VERSION,
@@ -56,7 +60,11 @@ def trace_release(
     if requests is not None and requests.cells.moments.run.size:
         axis = build_axis(requests.cells)
         # Only gates and holds that have an effect are drawn one by one.
-        on_requests = [comparison for comparison in comparisons if comparison.rule.evidence is EvidenceKind.REQUESTS]
+        on_requests = [comparison for comparison in comparisons if comparison.kind is requests.kind]
+        if requests.is_live:
+            figures["evidence"] = EvidenceKind.LIVE.value
+        elif any(comparison.kind is EvidenceKind.LIVE for comparison in comparisons):
+            figures["note"] = LOAD_DRAWN
         drawn = [
             comparison for comparison in on_requests if comparison.must_be_within and comparison.effect is not None
         ][:MOST_METRICS]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from evaluator.records import BASELINE, Comparison, Direction
+from evaluator.records import BASELINE, Comparison, Direction, EvidenceKind
 from evaluator.wording import format_number, name_comparison
 
 if TYPE_CHECKING:
@@ -88,6 +88,11 @@ def choose_scale(unit: str, *, relative: bool) -> EffectScale:
 def choose_effect_scale(row: Comparison) -> EffectScale:
     """Choose how the effect of a comparison is shown; without an effect as if it were relative."""
     return choose_scale(row.unit, relative=row.effect is None or row.effect.kind == "relative")
+
+
+def is_drawn(row: Comparison, figures: Mapping[str, Any]) -> bool:
+    """Is this a comparison of the requests that the figures' data are of: those of a load, or those of production?"""
+    return (row.kind is EvidenceKind.LIVE) == (figures.get("evidence") == EvidenceKind.LIVE)
 
 
 def name_row(row: Comparison, *, with_arm: bool) -> str:

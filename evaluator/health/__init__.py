@@ -7,6 +7,7 @@
 | missing_outcomes | no GO |
 | outcome_looks | no GO |
 | overlap | no GO |
+| phases | void: neither GO nor NO-GO |
 | comparability | no GO |
 | complete | no GO |
 | coverage | no GO |
@@ -21,6 +22,7 @@
 | clock | void: neither GO nor NO-GO |
 | endpoints | warn only |
 | resolution | no GO if whole microseconds hide an endpoint's typical time, else warn only |
+| per_instance_load | warn only, and times decide nothing |
 | early_warning, history, instance_age, replication, warm_up, pacing | warn only |
 | router, pooled_endpoints | warn only |
 | duplicates, heavy_tail, outcomes | warn only |
@@ -45,11 +47,13 @@ from evaluator.health.endpoints import check_endpoints
 from evaluator.health.left_out import check_aborts, check_cut_off, check_left_out, check_skipped_rows
 from evaluator.health.load_generator import check_clock, check_load_generator, check_pacing
 from evaluator.health.overlap import check_overlap, check_windows
+from evaluator.health.per_instance_load import check_per_instance_load
 from evaluator.health.reading_silence import check_instances, check_silence_of_scrapes, check_targets
 from evaluator.health.reading_traffic import check_traffic
 from evaluator.health.replication import check_replication
 from evaluator.health.resolution import check_resolution
 from evaluator.health.router import check_router
+from evaluator.health.router_shares import check_phases, check_router_shares
 from evaluator.health.sample_ratio import check_sample_ratio
 from evaluator.health.silence import check_silence
 from evaluator.health.status_mix import check_status_mix
@@ -71,16 +75,39 @@ CHECKS: Mapping[EvidenceKind, tuple[Check, ...]] = {
         check_aborts,
         check_router,
         check_overlap,
+        check_phases,
         check_sample_ratio,
         check_comparability,
         check_status_mix,
         check_silence,
         check_turnover,
         check_instance_age,
+        check_per_instance_load,
         check_replication,
         check_early_warning,
         check_warm_up,
         check_pacing,
+        check_endpoints,
+        check_resolution,
+    ),
+    EvidenceKind.LIVE: (
+        check_completeness,
+        check_coverage,
+        check_skipped_rows,
+        check_left_out,
+        check_aborts,
+        check_router,
+        check_overlap,
+        check_phases,
+        check_router_shares,
+        check_comparability,
+        check_status_mix,
+        check_silence,
+        check_turnover,
+        check_instance_age,
+        check_per_instance_load,
+        check_replication,
+        check_early_warning,
         check_endpoints,
         check_resolution,
     ),

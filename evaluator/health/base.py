@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Self
 
@@ -23,6 +23,7 @@ from evaluator.records import (
 from evaluator.stats.inference.calendar import Calendar
 from evaluator.stats.outcomes.looks import LookPrice
 from evaluator.stats.shaping.in_flight import Settled
+from evaluator.stats.shaping.instance_load import InstanceLoad
 from evaluator.stats.shaping.panel import Panel
 from evaluator.stats.shaping.reading_panels import ReadingView, RunInterval
 from evaluator.stats.shaping.silence import measure_clusters
@@ -87,6 +88,18 @@ class RequestContext(Context):
     """How requests in flight at the end were counted."""
     names_per_arm: Mapping[str, int]
     """Arms whose instance names do not distinguish instances, with the number of names."""
+    instance_loads: Mapping[str, InstanceLoad] = field(default_factory=dict)
+    """Candidate → load of its instances and of the baseline's; without candidates of which it is not known."""
+
+    @property
+    def is_live(self) -> bool:
+        """Are these requests of production, and not of a load?"""
+        return self.kind is EvidenceKind.LIVE
+
+    @property
+    def traffic_is_routed(self) -> bool:
+        """Did a router choose the arm of each request, so that arms have no users of their own?"""
+        return self.is_live or any(run.shares for run in self.runs)
 
     @property
     def looks_paid(self) -> bool:

@@ -26,7 +26,8 @@ def check_comparability(context: RequestContext) -> Iterable[Finding]:
     """Check the data, users and endpoints of the arms, and the settings of replicates; without problems one `ok`."""
     findings = [finding for check in _CHECKS for finding in check(context)]
     if not findings and context.panels:
-        findings = [ok(NAME, "same load and endpoint mix on every arm")]
+        alike = "endpoint mix" if context.traffic_is_routed else "load and endpoint mix"
+        findings = [ok(NAME, f"same {alike} on every arm")]
     yield from findings
 
 
@@ -55,7 +56,12 @@ def _check_answers(context: RequestContext) -> Iterable[Finding]:
 
 
 def _check_load(context: RequestContext) -> Iterable[Finding]:
-    """Compare the mean number of running users of the arms, each divided by the arm's configured share."""
+    """Compare the mean number of running users of the arms, each divided by the arm's configured share.
+
+    If a router chose the arm of each request, users belong to no arm, and `sample_ratio` compares requests.
+    """
+    if context.traffic_is_routed:
+        return
     loads = context.cells.loads
     shares = context.rulebook.sample_ratio
     mean_users: dict[int, float] = {}  # by code of the arm; arms without recorded users are left out

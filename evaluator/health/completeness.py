@@ -19,6 +19,8 @@ def check_completeness(context: RequestContext) -> Iterable[Finding]:
     problems = [problem for run in runs for problem in _list_problems(run)]
     planned_replicates = max((int(run.fingerprint.get("replicates", 1)) for run in runs), default=1)
     load_again = f"load it again: `{quote_command('load', context.release)} …`"
+    if context.is_live:
+        load_again = "record production requests for longer, or judge the time that was recorded: --from, --to"
     if any(run.state is RunState.RUNNING for run in runs):
         text, remedy = "the run has not reached its planned end", "judge again when the run has ended"
         # Without monitoring a look before the planned end would raise the false-alarm rate: neither GO nor NO-GO.
@@ -76,7 +78,8 @@ def check_coverage(context: RequestContext) -> Iterable[Finding]:
     if not counted:  # no load generator counted requests: the data were imported
         has_bad_rows = any(part.kind is LeftOutKind.BAD_ROW for rows in context.rows for part in rows.left_out)
         if not unreadable and not has_bad_rows:
-            yield ok("coverage", "every row of the files could be read")
+            rows = "line of the log" if context.is_live else "row of the files"
+            yield ok("coverage", f"every {rows} could be read")
         return
     landed = sum(run.landed for run in context.runs if run.facts.counted is not None)  # requests in the store
     share = landed / counted

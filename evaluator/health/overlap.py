@@ -94,7 +94,9 @@ def _judge_apart(context: RequestContext, arm: str, baseline: Spans, candidate: 
             OTHER_MATCH if met_another else "",
         )
     remedy = f"run both arms at the same time: `{quote_command('load', context.release)} --baseline URL --canary URL`"
-    if is_imported(context.runs):
+    if context.is_live:
+        remedy = "let the router send requests to both arms at the same time"
+    elif is_imported(context.runs):
         remedy = "import runs in which both arms were under load at the same time, or at least three replicates an arm"
     text += ": other changes in between cannot be distinguished from the release"
     return fail(NAME, text, OTHER_MATCH if met_another else remedy)

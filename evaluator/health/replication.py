@@ -37,7 +37,9 @@ def check_replication(context: RequestContext) -> Iterable[Finding]:
         )
     command = f"`{quote_command('load', context.release, '--replicates', '5')} …`"
     remedy = f"repeat the run with restarts, {command}, or load three instances an arm"
-    if is_imported(context.runs):
+    if context.is_live:
+        remedy = "run three instances an arm, and let the log name the server of each request"
+    elif is_imported(context.runs):
         remedy = (
             "repeat the test with restarts and import all its files together under a new id, "
             "`evaluator import RELEASE --baseline OLD1 --canary NEW1 --baseline OLD2 --canary NEW2 …`, "

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable
 
 from evaluator.health.base import RequestContext, fail, ok, warn
+from evaluator.health.router_shares import check_router_shares
 from evaluator.records import Finding
 from evaluator.stats.inference.assignment import log_wealth_of_ratio
 
@@ -23,7 +24,12 @@ def check_sample_ratio(context: RequestContext) -> Iterable[Finding]:
     Every run starts and assigns its users itself, so each run is new evidence. It is measured as a wealth: what a bet
     of 1 against the shares becomes. If the shares are right, the product of the wealths of all runs exceeds 1 / ALPHA
     with probability of at most ALPHA, however many runs are still to come.
+
+    If a router chose the arm of each request, no users were assigned: requests are compared with the router's shares.
     """
+    if context.traffic_is_routed:
+        yield from check_router_shares(context)
+        return
     # Only for the text: the most users that an arm had in any run. Their sum over runs would be more than ran at once.
     most_users: dict[str, int] = {}
     for run in context.runs:

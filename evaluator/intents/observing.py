@@ -11,7 +11,7 @@ from evaluator.intents.versions import explain_other_versions
 from evaluator.pipeline.landing import land_release
 from evaluator.pipeline.runs import choose_runs, find_judged, is_live, service_of
 from evaluator.policy import Policy, with_learnt
-from evaluator.records import Release, StoredVerdict
+from evaluator.records import EvidenceKind, Release, StoredVerdict
 from evaluator.records.intents import (
     ANNOUNCE,
     PROMOTING,
@@ -149,13 +149,17 @@ def hash_data_now(store: Store, release_id: str, judged_hash: str) -> str:
     with store.reading():
         runs = store.data.runs(release_id)
         # A verdict lists no runs: the hash of their data shows which they were.
-        selection = find_judged(store, release_id, judged_hash)
-        if selection is None or is_live(runs):
+        selection_and_step = find_judged(store, release_id, judged_hash)
+        if selection_and_step is None or is_live(runs):
             return ""
-        judged_runs = {run.id for run in choose_runs(runs, selection)}
-        newest_runs = [run.id for run in choose_runs(runs, "latest")]
+        judged_runs = {run.id for run in choose_runs(runs, *selection_and_step)}
+        newest = choose_runs(runs, "latest")
+        newest_runs = [run.id for run in newest]
         # A newer run of which nothing landed does not change the hash of the data, but it was not judged.
         is_newest_empty = store.data.content_hash(newest_runs) == store.data.content_hash([])
+        # Nor do runs of production requests without any, next to a load.
+        live = [run for run in newest if run.kind is EvidenceKind.LIVE]
+        is_newest_empty = is_newest_empty or (bool(live) and not any(run.landed for run in live))
     return judged_hash if set(newest_runs) <= judged_runs and not is_newest_empty else ""
 
 

@@ -108,7 +108,7 @@ def _judge_candidate(
         broken.sort(key=lambda c: (wording.broke_limit_as_baseline(c, rulebook.alpha), c.scan))
         reasons = tuple(wording.explain_failure(c, rulebook.alpha) for c in broken)
         # A gate that no earlier look showed to be worse was decided by all of the data.
-        decided_at_s = min(evidence.window.seconds if c.decided_at_s is None else c.decided_at_s for c in broken)
+        decided_at_s = min(_seconds_of(c, evidence) if c.decided_at_s is None else c.decided_at_s for c in broken)
         next_action = wording.next_after_no_go(reasons, release, judged, rulebook.alpha)
         return Judgement(VerdictWord.NO_GO, reasons, next_action, judged, decided_at_s)
     doubts = _list_doubts(own, evidence, rulebook, void, early_p)
@@ -117,6 +117,11 @@ def _judge_candidate(
         return Judgement(VerdictWord.INCONCLUSIVE, tuple(doubts), next_action, judged)
     reasons = (wording.explain_go(own, evidence),)
     return Judgement(VerdictWord.GO, reasons, f"promote {release}", judged, evidence.window.seconds)
+
+
+def _seconds_of(comparison: Comparison, evidence: Evidence) -> float:
+    """Return the seconds of judged data that a comparison is based on."""
+    return (evidence.production if comparison.kind is EvidenceKind.LIVE else evidence.window).seconds
 
 
 def _choose(by_arm: Mapping[str, Judgement], release: str, alpha: float) -> Judgement:
@@ -165,7 +170,9 @@ def _set_status(comparisons: Sequence[Comparison], rulebook: Rulebook) -> tuple[
     # Trends share alpha among the gates of a candidate, so that a false trend rarely prevents its GO. `gates` are those
     # of all candidates, so alpha is multiplied by the number of candidates.
     candidates = max(len({c.arm for c in comparisons}), 1)
-    trend_alpha = rulebook.alpha * candidates / max(len(gates), 1)
+    # Production requests are asked the same rules as those of a load: with both, a trend is found as with one.
+    asked_once = [i for i in gates if comparisons[i].kind is not EvidenceKind.LIVE] or gates
+    trend_alpha = rulebook.alpha * candidates / max(len(asked_once), 1)
     judged = [
         _judge_comparison(c, p_worse.get(i), p_within[i], decided_at_s.get(i), rulebook.alpha, trend_alpha)
         for i, c in enumerate(comparisons)
@@ -244,7 +251,7 @@ def _align_loadings(comparisons: Sequence[Comparison], looks: Sequence[Look] | N
         The loadings of each comparison.
     """
     loadings = [source.loadings for source in looks or comparisons]
-    kinds = [list(EvidenceKind).index(c.rule.evidence) for c in comparisons]  # 0: the first kind of evidence, …
+    kinds = [list(EvidenceKind).index(c.kind) for c in comparisons]  # 0: the first kind of evidence, …
     lengths = [0] * len(EvidenceKind)  # length of the loadings of each kind; 0: it has none
     for components, kind in zip(loadings, kinds, strict=True):
         lengths[kind] = max(lengths[kind], len(components))
@@ -388,6 +395,9 @@ def _tie_mean_to_failures(comparison: Comparison, judged: Sequence[Comparison]) 
     if not needs_failures or comparison.status is not MetricStatus.PASS:
         return comparison
     failures = [c for c in judged if c.rule.metric.is_failure_rate and not c.scan and c.arm == comparison.arm]
+    # Failures of a load say nothing of the requests of production, nor the other way round.
+    other_requests = {EvidenceKind.REQUESTS, EvidenceKind.LIVE} - {comparison.kind}
+    failures = [c for c in failures if c.kind not in other_requests]
     if all(c.status is MetricStatus.PASS for c in failures):
         return comparison
     why = "covers successes only, and failures are not shown to be within their margin"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from evaluator.records import EvidenceKind, MetricStatus, Verdict
-from evaluator.wording import format_duration
+from evaluator.wording import format_duration, name_evidence
 
 
 def describe_missing(verdict: Verdict) -> str:
@@ -24,10 +24,14 @@ def describe_missing(verdict: Verdict) -> str:
     remaining = ""
     if slowest.no_data:
         remaining = f" ({slowest.no_data})"
-    elif needed_multiple is not None and slowest.rule.evidence is not EvidenceKind.OUTCOMES:
-        more_s = (needed_multiple - 1) * verdict.evidence.window.seconds
+    elif needed_multiple is not None and slowest.kind is not EvidenceKind.OUTCOMES:
+        is_live = slowest.kind is EvidenceKind.LIVE
+        window = verdict.evidence.production if is_live else verdict.evidence.window
+        more_s = (needed_multiple - 1) * window.seconds
         remaining = " (more time alone will not show it to be within its margin)"
         if math.isfinite(more_s):
             remaining = f" (about {format_duration(round(max(more_s, 1.0)))} more, if the change stays as it is)"
-    name = slowest.rule.name if len(waiting) == 1 else f"{slowest.rule.name} and {len(waiting) - 1} more"
+    name = slowest.rule.name + name_evidence(slowest.evidence)
+    if len(waiting) > 1:
+        name += f" and {len(waiting) - 1} more"
     return f"open: {name}{remaining}"

@@ -29,6 +29,7 @@ from evaluator.wording import (
     format_number,
     format_value,
     name_comparison,
+    name_evidence,
     write_command,
 )
 
@@ -44,7 +45,8 @@ SHORTEST_REPEAT = 1.25
 
 def give_reason(code: ReasonCode, text: str, comparison: Comparison) -> Reason:
     """Make a reason that is about one comparison."""
-    return Reason(code, text, comparison.rule.name, comparison.arm, comparison.rule.slice.endpoint)
+    endpoint = comparison.rule.slice.endpoint
+    return Reason(code, text, comparison.rule.name, comparison.arm, endpoint, comparison.evidence)
 
 
 def _describe_change(comparison: Comparison, alpha: float) -> str:
@@ -173,7 +175,7 @@ def explain_missing(missing: Sequence[Comparison]) -> list[Reason]:
 
 def explain_health(finding: Finding) -> Reason:
     """Give the reason of a failed health check."""
-    return Reason("health", f"{finding.check}: {finding.text}")
+    return Reason("health", f"{finding.check}{name_evidence(finding.evidence)}: {finding.text}")
 
 
 def explain_status(comparison: Comparison, status: MetricStatus, alpha: float, *, shown_within: bool) -> str:
@@ -265,9 +267,11 @@ def explain_go(judged: Sequence[Comparison], evidence: Evidence) -> Reason:
         clauses.append(f"closest: {name_comparison(closest)} {change} of {margin} allowed")
     units = sum(arm.units for arm in evidence.arms)
     data = []  # what was judged, as texts
-    if evidence.window.seconds or not units:
+    if (evidence.window.seconds or not units) and not evidence.is_production_alone:
         kind = "readings" if evidence.collected else "load"
         data.append(f"{format_duration(evidence.window.seconds)} of {kind}")
+    if evidence.production.seconds:
+        data.append(f"{format_duration(evidence.production.seconds)} of production")
     if units:
         data.append(f"outcomes of {format_count(units)} units")
     caveat = "" if with_margin else "; no gate has a margin, so no change from baseline was tested"
@@ -337,14 +341,16 @@ def next_after_no_go(reasons: Sequence[Reason], release: str, judged: Sequence[C
     metric, arm, endpoint = first_reason.metric, first_reason.arm, first_reason.slice
     broken: Comparison | None = None  # the comparison that the first reason is about, if it broke a limit
     if first_reason.code == "limit":
-        by_subject = {(c.rule.name, c.arm, c.rule.slice.endpoint): c for c in judged if not c.scan}
-        broken = by_subject.get((metric or "", arm or "", endpoint))
+        by_subject = {(c.rule.name, c.arm, c.rule.slice.endpoint, c.evidence): c for c in judged if not c.scan}
+        broken = by_subject.get((metric or "", arm or "", endpoint, first_reason.evidence))
     if broken is not None and broke_limit_as_baseline(broken, alpha):
         return (
             f"{_describe_baseline_beyond(broken)}, so a rollback does not help: check what both arms share, or set the "
             f"limit of {metric} to what the service keeps, then judge {release} again"
         )
     where = f"in {endpoint} on {arm}" if endpoint else f"in {arm}"
+    if first_reason.evidence is EvidenceKind.LIVE:
+        return f"send users no longer to {arm} of {release}; find and fix the cause {where}, then judge again"
     return f"do not promote {release}; find and fix the cause {where}, then load and judge again"
 
 
@@ -370,6 +376,10 @@ _FINER_TIMES = (
     "more requests do not help: record times in finer steps, time several calls together, or allow a margin of more "
     "than one step"
 )
+_EQUAL_LOAD = (
+    "more requests do not help: give each arm a share of the requests that fits its number of instances, or compare "
+    "with as many fresh instances of the baseline as there are of the candidate"
+)
 _OTHER_BOUNDS = "give the histogram the bounds that its metric needs, or use a gate on a share within one of its bounds"
 
 
@@ -379,13 +389,17 @@ def _advise_more_data(doubts: Sequence[Reason], judged: Sequence[Comparison], ev
     `needed_time` is the multiple of the present data after which an unchanged estimate would be within its margin; it
     is infinite if no amount of data shows that.
     """
-    open_metrics = {(doubt.metric, doubt.arm) for doubt in doubts if doubt.code == "not_shown"}
-    waiting = [c for c in judged if (c.rule.name, c.arm) in open_metrics and not c.scan and c.needed_time is not None]
+    open_metrics = {(doubt.metric, doubt.arm, doubt.evidence) for doubt in doubts if doubt.code == "not_shown"}
+    waiting = [
+        c
+        for c in judged
+        if (c.rule.name, c.arm, c.evidence) in open_metrics and not c.scan and c.needed_time is not None
+    ]
     # Without open metrics it is the first doubt that must be removed.
     if not waiting:
         return _advise_on_doubt(doubts[0], judged, evidence)
     multiple = max(c.needed_time for c in waiting if c.needed_time is not None)
-    if all(c.rule.evidence is EvidenceKind.OUTCOMES for c in waiting):
+    if all(c.kind is EvidenceKind.OUTCOMES for c in waiting):
         units = multiple * max(c.baseline.n + c.candidate.n for c in waiting)
         if math.isfinite(units) and 1 < multiple <= MOST_TIMES:
             return f"import about {format_count(math.ceil(units))} units in all, if the change stays as it is"
@@ -393,10 +407,18 @@ def _advise_more_data(doubts: Sequence[Reason], judged: Sequence[Comparison], ev
     # The steps of recorded times, or the bounds of a histogram, may be too coarse: then more data do not help.
     unresolved = next((c for c in waiting if c.unresolved), None)
     if unresolved is not None:
+        if unresolved.load_differs:
+            return _EQUAL_LOAD
         return _FINER_TIMES if unresolved.too_coarse else _OTHER_BOUNDS
-    seconds = max(multiple, SHORTEST_REPEAT) * evidence.window.seconds
+    # If the metric that needs longest is one of production, more data come from there.
+    of_production = max(waiting, key=lambda c: c.needed_time or 0.0).kind is EvidenceKind.LIVE
+    judged_s = evidence.production.seconds if of_production else evidence.window.seconds
+    seconds = max(multiple, SHORTEST_REPEAT) * judged_s
     duration = f"about {format_duration(seconds)}" if math.isfinite(seconds) else ""
-    if evidence.collected:
+    if of_production:
+        longer = f"judge {duration} of production in all"
+        more_instances = "send a larger share of the requests to the candidate, or run more instances of it"
+    elif evidence.collected:
         longer = f"collect {duration} in all"
         more_instances = "run more instances of each arm"
     elif evidence.imported:
@@ -415,7 +437,9 @@ def _advise_more_data(doubts: Sequence[Reason], judged: Sequence[Comparison], ev
 def _advise_on_doubt(doubt: Reason, judged: Sequence[Comparison], evidence: Evidence) -> str:
     """Advise what to do about a doubt that is not an open metric."""
     verb = "load"  # how the data of this release are obtained
-    if evidence.collected:
+    if evidence.is_production_alone:
+        verb = "record"
+    elif evidence.collected:
         verb = "collect"
     elif evidence.imported:
         verb = "import"

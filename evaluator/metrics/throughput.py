@@ -19,6 +19,7 @@ class Throughput(RequestMetric):
     k6_name: ClassVar[str] = "rate"
     amounts: ClassVar[Literal["/s"]] = "/s"
     value_unit: ClassVar[str] = "/s"
+    counts_traffic: ClassVar[bool] = True
     direction: ClassVar[Direction] = Direction.HIGHER
 
     def compare(self, pair: Pair, rule: Rule) -> Comparison:

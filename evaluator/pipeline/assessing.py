@@ -27,10 +27,11 @@ class Judged:
 def read_data(store: Store, runs: tuple[Run, ...], rulebook: Rulebook) -> ReleaseData:
     """Read the data that the metrics of `rulebook` are computed from.
 
-    Of `runs` (oldest first), all that have requests are read, the newest that has outcomes, and the newest that has
-    readings.
+    Of `runs` (oldest first), all that have requests (of a load, of production) are read, the newest that has outcomes,
+    and the newest that has readings.
     """
     request_runs = tuple(run for run in runs if run.kind is EvidenceKind.REQUESTS)
+    live_runs = tuple(run for run in runs if run.kind is EvidenceKind.LIVE)
     newest_by_kind = {run.kind: run for run in runs}  # a later run replaces an earlier run of its kind
     outcome_run = newest_by_kind.get(EvidenceKind.OUTCOMES)
     reading_run = newest_by_kind.get(EvidenceKind.READINGS)
@@ -46,6 +47,8 @@ def read_data(store: Store, runs: tuple[Run, ...], rulebook: Rulebook) -> Releas
         outcomes=outcomes,
         readings=store.data.read_readings(reading_run) if reading_run else None,
         collected=(reading_run,) if reading_run else (),
+        live_runs=live_runs,
+        live_cells=store.data.read_cells([run.id for run in live_runs]) if live_runs else None,
     )
 
 

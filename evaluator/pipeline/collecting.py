@@ -18,6 +18,7 @@ from evaluator.records import (
     UP,
     WINDOWS,
     Answer,
+    EvidenceKind,
     Query,
     QueryKind,
     Release,
@@ -58,15 +59,19 @@ class CollectionInterval:
         return (self.end - self.start).total_seconds()
 
 
-def find_load_interval(store: Store, release_id: str) -> CollectionInterval | None:
+def find_load_interval(store: Store, release_id: str, step: str = "") -> CollectionInterval | None:
     """Find from when to when the newest load of a release ran, with all its replicates.
 
-    Returns `None` if the release is unknown or was never loaded. A load that still runs ends now.
+    `step`: the newest load, or the newest production requests, of this step of a rollout. Returns `None` if there are
+    none, or the release is unknown. A run that goes on ends now.
     """
     try:
-        loads = [run for run in store.data.runs(release_id) if run.source == "locust"]  # the oldest first
+        runs = store.data.runs(release_id)  # the oldest first
     except UnknownName:
         return None
+    loads = [run for run in runs if run.source == "locust" and step in ("", run.step)]
+    if step and not loads:
+        loads = [run for run in runs if run.kind is EvidenceKind.LIVE and run.step == step]
     replicates = [run for run in loads if run.group == loads[-1].group]
     starts = [run.started for run in replicates if run.started]
     if not starts:
@@ -76,9 +81,17 @@ def find_load_interval(store: Store, release_id: str) -> CollectionInterval | No
 
 
 def collect_release(
-    store: Store, release: Release, policy: Policy, interval: CollectionInterval, *, say: Say = say_nothing
+    store: Store,
+    release: Release,
+    policy: Policy,
+    interval: CollectionInterval,
+    *,
+    step: str = "",
+    say: Say = say_nothing,
 ) -> tuple[Run, int]:
     """Collect the readings of `interval` as a new run. Returns the run and the number of readings stored.
+
+    `step`: the step of a rollout that they belong to, or empty.
 
     Waits until the server shows the last scrape of the interval. An arm without readings is stored without them, and
     `say` receives the cause. Raises UsageError for an interval that is too short or ends too late, and SourceError if
@@ -89,7 +102,7 @@ def collect_release(
         queries = _list_queries(policy)
         step_s = source.options.step_s
         _wait_for_end(source, interval, say)
-        run = _new_run(release, source, interval)
+        run = _new_run(release, source, interval, step)
         answers = _fetch_answers(source, queries, interval, say)
         answers = _explain_silent_arms(source, answers, say)
         store.data.register_run(release, run, bucket_s=choose_reading_bucket_s(interval.seconds, step_s))
@@ -123,6 +136,7 @@ def collect_windows(
     policy: Policy,
     windows: Mapping[str, Sequence[CollectionInterval]],
     *,
+    step: str = "",
     say: Say = say_nothing,
 ) -> tuple[Run, int]:
     """Collect the readings of arms that ran one after the other, as a new run: each arm's from windows of its own.
@@ -149,7 +163,7 @@ def collect_windows(
                 answers_of_window = _fetch_answers(source, queries, window, say, arms=(arm,))
                 answers += _explain_silent_arms(source, answers_of_window, say)
         sources = {**source.describe(), WINDOWS: {arm: _to_spans(of_arm) for arm, of_arm in sorted_windows.items()}}
-        run = _new_run(release, source, interval)
+        run = _new_run(release, source, interval, step)
         longest_s = max(window.seconds for window in all_windows)
         store.data.register_run(release, run, bucket_s=choose_reading_bucket_s(longest_s, source.options.step_s))
         landed = store.data.keep_answers(run, answers, sources)
@@ -223,22 +237,25 @@ def check_source(policy: Policy) -> None:
     connect(_require_server(policy)).close()
 
 
-def collect_load(store: Store, release: Release, policy: Policy, *, say: Say = say_nothing) -> tuple[Run, int]:
+def collect_load(
+    store: Store, release: Release, policy: Policy, *, step: str = "", say: Say = say_nothing
+) -> tuple[Run, int]:
     """Collect the readings of the newest load of a release, from one scrape before it to one scrape after it.
 
-    Returns the run and the number of readings stored. Raises UsageError for a release without a load, and the errors of
-    `collect_release`.
+    `step`: those of this step of a rollout, of its load or else of its production requests. Returns the run and the
+    number of readings stored. Raises UsageError for a release without a load, and the errors of `collect_release`.
     """
     check_names(release)
-    interval = find_load_interval(store, release.id)
+    interval = find_load_interval(store, release.id, step)
     if interval is None:
+        of_step = f" in step {step}" if step else ""
         raise UsageError(
-            f"there is no window to collect: {release.id} has no load",
+            f"there is no window to collect: {release.id} has no load{of_step}",
             hint="give a window with --from and --to, such as --from -1h, or load the release first",
         )
     one_scrape = timedelta(seconds=_require_server(policy).step_s)
     widened = CollectionInterval(interval.start - one_scrape, interval.end + one_scrape)
-    return collect_release(store, release, policy, widened, say=say)
+    return collect_release(store, release, policy, widened, step=step, say=say)
 
 
 def follow_release(
@@ -248,6 +265,7 @@ def follow_release(
     *,
     start: datetime | None = None,
     seconds: float | None = None,
+    step: str = "",
     say: Say = say_nothing,
 ) -> tuple[Run, int]:
     """Collect readings as they come, from `start` on (default: now) for `seconds`.
@@ -263,7 +281,7 @@ def follow_release(
         first_scrape = _round_down(start or datetime.now(UTC), step_s)
         duration_s = seconds if seconds is not None else policy.rulebook.monitoring.max_duration_s
         interval = CollectionInterval(first_scrape, first_scrape + timedelta(seconds=duration_s))
-        run = _new_run(release, source, interval)
+        run = _new_run(release, source, interval, step)
         store.data.register_run(release, run, bucket_s=choose_reading_bucket_s(duration_s, step_s))
         follower = _Follower(store, run, source, _list_queries(policy), say)
         stopped_by = "the collection was interrupted"  # stays if an exception ends follow()
@@ -397,7 +415,7 @@ def _fetch_answers(
     return answers
 
 
-def _new_run(release: Release, source: Prometheus, interval: CollectionInterval) -> Run:
+def _new_run(release: Release, source: Prometheus, interval: CollectionInterval, step: str) -> Run:
     """Describe a new run of readings, not yet stored; host and process show later whether it is still collected."""
     run_id = new_run_id()
     return Run(
@@ -408,6 +426,7 @@ def _new_run(release: Release, source: Prometheus, interval: CollectionInterval)
         started=interval.start,
         planned_end=interval.end,
         fingerprint={**source.describe(), "host": platform.node(), "pid": os.getpid()},
+        step=step,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -64,7 +64,7 @@ class SideComparison:
 
 
 def find_side(store: Store, release_id: str, selection: str, arm: str) -> Side:
-    """Find the runs of one side of a comparison: those of the release that have requests.
+    """Find the runs of one side of a comparison: those of the release that have requests of a load, or of production.
 
     `selection`: `latest` (the newest run group), `all`, or the id of a run or group. Raises UnknownName for an unknown
     release or run, and UsageError if there are no requests.
@@ -72,6 +72,8 @@ def find_side(store: Store, release_id: str, selection: str, arm: str) -> Side:
     release = store.control.release(release_id)
     chosen = choose_runs(store.data.runs(release_id), selection)
     runs_with_requests = tuple(run for run in chosen if run.kind is EvidenceKind.REQUESTS and run.landed)
+    if not runs_with_requests:
+        runs_with_requests = tuple(run for run in chosen if run.kind is EvidenceKind.LIVE and run.landed)
     label = release_id if selection == "latest" else f"{release_id}, run {selection}"
     if not runs_with_requests:
         raise UsageError(
@@ -90,7 +92,7 @@ def differences(first: Side, second: Side) -> tuple[Difference, ...]:
     """
     first_values = _join_fingerprints(first.runs)
     second_values = _join_fingerprints(second.runs)
-    rows = [_compare_services(first, second)]
+    rows = [_compare_services(first, second), *_compare_kinds(first, second)]
     for key in dict.fromkeys([*first_values, *second_values]):
         if key in IGNORED_KEYS:
             continue
@@ -141,6 +143,14 @@ def _compare_services(first: Side, second: Side) -> Difference:
     if first_names == second_names:
         return Difference("service", first_names, second_names, "same")
     return Difference("service", first_names, second_names, "warn", "may be different services")
+
+
+def _compare_kinds(first: Side, second: Side) -> Iterable[Difference]:
+    """Yield a difference that forbids the comparison if one side has requests of a load and the other of production."""
+    names = {EvidenceKind.REQUESTS: "a load", EvidenceKind.LIVE: "production"}
+    of_first, of_second = (" and ".join(sorted({names[run.kind] for run in side.runs})) for side in (first, second))
+    if of_first != of_second:
+        yield Difference("requests of", of_first, of_second, "refuse", "users do not call a service as a load does")
 
 
 def compare_sides(store: Store, first: Side, second: Side, policy: Policy) -> SideComparison:

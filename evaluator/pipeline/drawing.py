@@ -50,8 +50,9 @@ def trace_figures(
                 "rows": run.landed,
                 "users": dict(run.facts.users),
                 "stopped_by": run.facts.stopped_by,
+                **({"step": run.step} if run.step else {}),
             }
-            for run in data.runs[:MOST_RUNS]
+            for run in (*data.runs, *data.live_runs)[:MOST_RUNS]
         ],
         "candidates": [
             {

@@ -67,11 +67,13 @@ def import_outcomes(
     arm_patterns: Mapping[str, Sequence[str]] = MappingProxyType({}),
     query: str = "",
     skip_bad_rows: bool = False,
+    step: str = "",
 ) -> tuple[Landed, OutcomeFacts, OutcomePlan]:
     """Land a table with the outcomes of units (such as users) as a new run.
 
     `files`, `patterns`: paths of the files, and patterns of further ones. `arm_files`, `arm_patterns`, by arm: the same
-    for files of one arm each, instead of the others. `query`: SQL that makes the table from them.
+    for files of one arm each, instead of the others. `query`: SQL that makes the table from them. `step`: the step of a
+    rollout that they belong to, or empty.
     If it has landed already, only services and labels of the release are updated. Returns the result of the landing,
     the counts of units and rows, and how the columns were read. Raises InputError for a table that cannot be read.
     """
@@ -95,6 +97,7 @@ def import_outcomes(
         source=OUTCOME_SOURCE,
         state=RunState.COMPLETE,
         fingerprint={"files": list(plan.paths)},
+        step=step,
     )
     landed, facts = store.data.land_outcomes(release, run, plan)
     if landed.already:  # then `land_outcomes` has not stored the release

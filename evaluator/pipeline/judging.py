@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from evaluator.assess import ReleaseData
+from evaluator.assess import ReleaseData, pair_drawn_requests
 from evaluator.assess.readings import count_samples
-from evaluator.assess.requests import RequestPairs, pair_requests
+from evaluator.assess.requests import RequestPairs
+from evaluator.errors import UnknownName
 from evaluator.health.replication import describe_learnt
 from evaluator.judges import JUDGE, Judgement
 from evaluator.pipeline.assessing import Judged, judge_data, read_data
 from evaluator.pipeline.landing import land_release, with_present_facts
-from evaluator.pipeline.runs import choose_runs, service_of
+from evaluator.pipeline.runs import choose_runs, list_steps, service_of
 from evaluator.policy import Policy, with_learnt
 from evaluator.records import (
     WHOLE,
@@ -33,6 +35,7 @@ from evaluator.records import (
 from evaluator.reports import to_json
 from evaluator.stats.inference.student import load_early
 from evaluator.stats.shaping.account import find_cut_rows, find_lost_rows
+from evaluator.stats.shaping.cells import where
 from evaluator.stats.shaping.in_flight import cut_in_flight
 from evaluator.stats.shaping.narrow import cut_readings, narrow
 from evaluator.store import Store
@@ -46,6 +49,7 @@ def judge_release(
     policy: Policy,
     *,
     runs: str = "latest",
+    step: str = "",
     judged_at: datetime,
     save: bool = True,
     figures: bool = False,
@@ -54,6 +58,7 @@ def judge_release(
     """Land waiting segments, assess the chosen runs and judge them. `save`: store the verdict.
 
     `runs`: `latest` (the newest run group), `all`, or the id of a run or group; raises UnknownName for anything else.
+    `step`: only the runs of this step of a rollout; empty: those of the newest step, if the newest runs have any.
     `figures`: also compute the data of the figures, which takes longer than the verdict itself.
     `period`: judge only the data in this period; raises UsageError if it has none.
     """
@@ -61,13 +66,49 @@ def judge_release(
     land_release(store, release_id)
     with store.reading():
         stored_runs, release = store.data.runs(release_id), store.control.release(release_id)
-    chosen = tuple(with_present_facts(store, run) for run in choose_runs(stored_runs, runs))
+    chosen = tuple(with_present_facts(store, run) for run in choose_runs(stored_runs, runs, step))
     verdict, judged = judge_runs(store, release, chosen, policy, judged_at=judged_at, period=period)
+    verdict = _name_step(verdict, chosen, list_steps(stored_runs), policy, asked=step)
     if figures:
         verdict = _with_figures(store, verdict, judged.data, judged.requests, judged.rulebook)
     if save:
         keep_verdict(store, verdict)
     return verdict
+
+
+def _name_step(verdict: Verdict, judged: Sequence[Run], steps: Sequence[str], policy: Policy, *, asked: str) -> Verdict:
+    """Say in a verdict which step of a rollout was judged, and which ones were not.
+
+    Args:
+        verdict: The verdict.
+        judged: The runs that it judged.
+        steps: All steps of the release.
+        policy: Writes the command that judges the release.
+        asked: The step that the user asked for; empty: none.
+    """
+    judged_steps = list_steps(judged)
+    verdict = replace(
+        verdict,
+        step=judged_steps[-1] if len(judged_steps) == 1 else "",
+        only_step=bool(asked),
+        other_steps=tuple(step for step in steps if step not in judged_steps),
+    )
+    if not asked:
+        return verdict
+    command = policy.command(verdict.release.id)
+    if verdict.word is VerdictWord.GO:
+        text = f"step {asked} is GO: begin the next step; the whole release is judged by `{command}`"
+        return replace(verdict, next_action=text)
+    of_step = shlex.join(["--step", asked])
+
+    def name_step(text: str) -> str:
+        """Add the step to each command in a text that judges the release again."""
+        return text.replace(f"`{command}", f"`{command} {of_step}")
+
+    findings = tuple(replace(finding, remedy=name_step(finding.remedy)) for finding in verdict.evidence.findings)
+    return replace(
+        verdict, next_action=name_step(verdict.next_action), evidence=replace(verdict.evidence, findings=findings)
+    )
 
 
 def judge_runs(
@@ -116,14 +157,40 @@ def _narrow_data(data: ReleaseData, period: Period, cut: Callable[[Cells], Cells
 
     `left_out` of the result counts the rows that are not kept, and those that were lost before.
     """
-    cells = cut(narrow(data.cells, start=period.start, end=period.end))
+    live_cells = data.live_cells
+    if live_cells is None:
+        cells = cut(narrow(data.cells, start=period.start, end=period.end))
+    else:
+        cells, live_cells = _cut_both(data.cells, live_cells, period, cut)
     left_out = (*find_lost_rows(data.cells, data.runs), *find_cut_rows(data.cells, cells))
+    if data.live_cells is not None and live_cells is not None:
+        live_left_out = (*find_lost_rows(data.live_cells, data.live_runs), *find_cut_rows(data.live_cells, live_cells))
+        data = replace(data, live_cells=live_cells, live_left_out=live_left_out)
     if period == WHOLE:
         return replace(data, cells=cells, left_out=left_out)
     # Requests without an answer when the load ended are facts of their run, not rows of the cells.
     runs, in_flight_outside = cut_in_flight(data.cells, data.runs, period)
     readings = None if data.readings is None else cut_readings(data.readings, period.start, period.end)
     return replace(data, runs=runs, cells=cells, readings=readings, left_out=(*left_out, *in_flight_outside))
+
+
+def _cut_both(load: Cells, live: Cells, period: Period, cut: Callable[[Cells], Cells]) -> tuple[Cells, Cells]:
+    """Keep of the requests of a load and of production those in `period`, and of these what `cut` keeps.
+
+    An endpoint or instance may be known to one of them only: then nothing of the other is kept. Raises UnknownName for
+    one that neither has.
+    """
+    kept, unknown = [], []
+    for cells in (load, live):
+        in_period = narrow(cells, start=period.start, end=period.end)
+        try:
+            kept.append(cut(in_period))
+        except UnknownName as error:
+            unknown.append(error)
+            kept.append(where(in_period, run=[]))
+    if len(unknown) == len(kept):
+        raise unknown[0]
+    return kept[0], kept[1]
 
 
 def to_verdict(
@@ -177,14 +244,14 @@ def _list_queries(readings: ReadingCells | None, window: Window) -> tuple[Mappin
     )
 
 
-def add_figures(store: Store, verdict: Verdict, policy: Policy, runs: str) -> Verdict:
+def add_figures(store: Store, verdict: Verdict, policy: Policy, runs: str, step: str = "") -> Verdict:
     """Add the data of figures to a verdict that has none.
 
-    `runs` selects the runs that it judged: `latest`, `all`, or the id of a run or group. Nothing is stored.
+    `runs` and `step` select the runs that it judged, as for `judge_release`. Nothing is stored.
     """
     rulebook = with_learnt(policy, store.control.learnt(service_of(verdict.release))).rulebook
-    data = read_data(store, choose_runs(store.data.runs(verdict.release.id), runs), rulebook)
-    requests = pair_requests(data.cells, data.runs, rulebook)
+    data = read_data(store, choose_runs(store.data.runs(verdict.release.id), runs, step), rulebook)
+    requests = pair_drawn_requests(data, rulebook)
     return _with_figures(store, verdict, data, requests, rulebook)
 
 

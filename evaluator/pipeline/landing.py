@@ -57,6 +57,7 @@ def _adopt_recordings(store: Store, release_id: str, registered: Collection[str]
             started=started,
             planned_end=planned_end,
             fingerprint=manifest.fingerprint,
+            service=manifest.service,
         )
         services = (Service(manifest.service),) if manifest.service else ()
         try:

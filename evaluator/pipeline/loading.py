@@ -34,11 +34,13 @@ def load_release(
     replicates: int = 1,
     restart_command: str | None = None,
     stop_on_no_go: Policy | None = None,
+    step: str = "",
     say: Say = say_nothing,
     on_line: Say = say_nothing,
 ) -> tuple[Run, ...]:
     """Run a load test against all arms, `replicates` times, and land its requests. Returns the runs as stored.
 
+    `step`: the step of a rollout that they belong to, or empty.
     `restart_command` runs before each further replicate. `say` receives progress messages, `on_line` each line of
     Locust's log. Every run is registered before its load starts, and lands after it, whatever ended it. With a policy
     in `stop_on_no_go` the first run is judged by it while it runs, and the load ends when NO-GO is shown, without
@@ -67,6 +69,8 @@ def load_release(
             started=now,
             planned_end=now + timedelta(seconds=plan.run_time_s),
             fingerprint={**fingerprint(plan), "replicates": replicates},
+            step=step,
+            service=plan.service,
         )
         store.data.register_run(release, run)
         say(f"run {replicate + 1} of {replicates}: {run.id}")

@@ -49,10 +49,11 @@ def replay_releases(
         stored_verdicts = store.control.verdicts(name)
         old = read_stored(stored_verdicts[-1]) if stored_verdicts else None
         # `None`: the data of the old verdict have changed or are gone. Then the newest runs are judged.
-        selection = find_judged(store, name, old.data_hash) if old else "latest"
+        judged_runs = find_judged(store, name, old.data_hash) if old else ("latest", "")
+        selection, step = judged_runs or ("latest", "")
         new_word: VerdictWord | None
         try:
-            new = judge_release(store, name, load(name), runs=selection or "latest", judged_at=now, save=False)
+            new = judge_release(store, name, load(name), runs=selection, step=step, judged_at=now, save=False)
         except UsageError as error:
             new_word, new_why = None, error.message
         else:
@@ -64,7 +65,7 @@ def replay_releases(
                 new=new_word,
                 why=new_why,
                 old_why=old.reasons[0].text if old and old.reasons else "",
-                same_data=selection is not None,
+                same_data=judged_runs is not None,
             )
         )
     return tuple(replayed)

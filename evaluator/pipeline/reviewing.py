@@ -24,10 +24,10 @@ def judge_again(store: Store, verdict: Verdict) -> Judged:
     Raises UnknownName for an unknown release.
     """
     release_id = verdict.release.id
-    selection = find_judged(store, release_id, verdict.data_hash)
+    judged_runs = find_judged(store, release_id, verdict.data_hash)
     rulebook = parse_policy(verdict.policy, origin="the stored policy").rulebook
-    data = read_data(store, choose_runs(store.data.runs(release_id), selection or "latest"), rulebook)
-    return judge_data(replace(data, as_judged=selection is not None), rulebook, release_id)
+    data = read_data(store, choose_runs(store.data.runs(release_id), *(judged_runs or ("latest", ""))), rulebook)
+    return judge_data(replace(data, as_judged=judged_runs is not None), rulebook, release_id)
 
 
 def judge_under_margins(judged: Judged, margins: Mapping[str, float], release_id: str) -> Judged:
@@ -51,9 +51,11 @@ def look_closer(
     """Compare one endpoint (`None`: all) in an interval of each run, from `from_s` to `to_s` seconds after its start.
 
     This is for exploring the data of a verdict, not for a new verdict: nothing is left out at the start as warm-up, no
-    endpoints are scanned, and runs count as complete.
+    endpoints are scanned, and runs count as complete. Of a load and production, those of the load are compared.
     """
-    cells = cut_each_run(judged.data.cells, from_s, to_s)
+    data = judged.data
+    is_live = not data.runs and data.live_cells is not None  # production requests alone
+    cells = cut_each_run(data.live_cells if is_live and data.live_cells is not None else data.cells, from_s, to_s)
     # A name that is no endpoint of the cells, such as `None`, restricts nothing.
     cells = narrow(cells, endpoints=[endpoint] if endpoint in cells.endpoints else None)
     # The rules on all requests and those on this endpoint, all applied to the cells that are left.
@@ -64,5 +66,8 @@ def look_closer(
     scan = replace(judged.rulebook.scan, enabled=False)
     monitoring = replace(judged.rulebook.monitoring, mode="fixed")  # a single look
     rulebook = replace(judged.rulebook, rules=rules, scan=scan, warm_up_s=0.0, monitoring=monitoring)
-    runs = tuple(replace(run, state=RunState.COMPLETE) for run in judged.data.runs)
-    return judge_data(ReleaseData(runs, cells), rulebook, release_id).evidence.comparisons
+    runs = tuple(replace(run, state=RunState.COMPLETE) for run in (data.live_runs if is_live else data.runs))
+    part = ReleaseData(runs, cells)
+    if is_live:
+        part = ReleaseData((), data.cells, live_runs=runs, live_cells=cells)
+    return judge_data(part, rulebook, release_id).evidence.comparisons

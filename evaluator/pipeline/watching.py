@@ -56,6 +56,8 @@ class StoredSubject:
     release: str
     policy: Policy
     runs: str = "latest"
+    step: str = ""
+    """Step of a rollout whose runs are judged; empty: as `judge_release` chooses."""
     judge_with: Callable[[Callable[[], Verdict]], Verdict] = lambda judge: judge()
     """How to run a judgement, for example in a thread of low priority."""
 
@@ -69,7 +71,7 @@ class StoredSubject:
         return tuple(_read_stamp(path) for path in [*store_files, *sorted(release_folder.glob("*"))])
 
     def land(self) -> tuple[Run, ...]:
-        """Land waiting segments and return the runs to judge; none if store, release or run do not exist yet."""
+        """Land waiting segments and return the runs to judge; none if store, release, run or step do not exist yet."""
         return self._read_runs(land=True)
 
     def peek(self) -> tuple[Run, ...]:
@@ -84,9 +86,9 @@ class StoredSubject:
         try:
             if land:
                 land_release(store, self.release)
-            return choose_runs(store.data.runs(self.release), self.runs)
+            return choose_runs(store.data.runs(self.release), self.runs, self.step)
         except UnknownName as error:
-            if error.kind not in {"release", "run"}:
+            if error.kind not in {"release", "run", "step"}:
                 raise
             return ()
 
@@ -102,7 +104,9 @@ class StoredSubject:
             return self.judge_nothing()
         now = datetime.now(UTC)
         return self.judge_with(
-            lambda: judge_release(store, self.release, self.policy, runs=self.runs, judged_at=now, save=False)
+            lambda: judge_release(
+                store, self.release, self.policy, runs=self.runs, step=self.step, judged_at=now, save=False
+            )
         )
 
     def judge_nothing(self) -> Verdict:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -161,6 +161,10 @@ class LandingPlan:
     """Requests that began before this time do not land."""
     end: datetime | None = None
     """Requests that began at this time or later do not land."""
+    step: str = ""
+    """Step of a rollout that the runs belong to; empty: to none."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Arm → share of the requests that a router sent to it; empty: no router chose the arm."""
 
 
 @dataclass(frozen=True, slots=True)

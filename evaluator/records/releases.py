@@ -23,7 +23,11 @@ OUTCOME_SOURCE = "outcomes"
 ACCESS_LOG_SOURCE = "access_log"
 """Source of runs whose requests are those of production, from the access log of a router."""
 
-_KINDS = {READING_SOURCE: EvidenceKind.READINGS, OUTCOME_SOURCE: EvidenceKind.OUTCOMES}
+_KINDS = {
+    READING_SOURCE: EvidenceKind.READINGS,
+    OUTCOME_SOURCE: EvidenceKind.OUTCOMES,
+    ACCESS_LOG_SOURCE: EvidenceKind.LIVE,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +131,18 @@ class Run:
 
     @property
     def kind(self) -> EvidenceKind:
-        """Kind of its rows: requests, unless the source is one of readings or of outcomes."""
+        """Kind of its rows: requests of a load, unless the source is one of readings, outcomes or an access log."""
         return _KINDS.get(self.source, EvidenceKind.REQUESTS)
+
+    @property
+    def is_imported(self) -> bool:
+        """Was it imported from files? An access log that is followed has the id of the process that follows it."""
+        return self.source == "import" or (self.source == ACCESS_LOG_SOURCE and "pid" not in self.fingerprint)
 
 
 def is_imported(runs: Sequence[Run]) -> bool:
     """Were all runs imported from files? Then more data come by another import only. False without runs."""
-    return bool(runs) and all(run.source == "import" for run in runs)
+    return bool(runs) and all(run.is_imported for run in runs)
 
 
 def check_whose_versions(stored: Release, given: Release) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from evaluator.records.releases import Release
 from evaluator.records.rows import LeftOut
 from evaluator.records.rules import Rule
-from evaluator.records.words import Level, MetricStatus, Role, VerdictWord
+from evaluator.records.words import EvidenceKind, Level, MetricStatus, Role, VerdictWord
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +135,12 @@ class Comparison:
     too_coarse: bool = False
     """Are the times recorded in steps too coarse for the margin? Then neither "worse" nor "within" its margin is shown,
     also not at earlier looks; limits still decide."""
+    load_differs: bool = False
+    """Do the instances of the arms get so different numbers of requests that times differ without any release? Then
+    neither "worse" nor "within" is shown."""
+    evidence: EvidenceKind | None = None
+    """The kind of evidence, if it is not that of the metric: rules on requests are also asked of those of production.
+    `kind` is never `None`."""
     scan: bool = False
     """True for a row of the endpoint scan (not a metric of the policy)."""
     status: MetricStatus = MetricStatus.INCONCLUSIVE
@@ -142,6 +148,11 @@ class Comparison:
     p_value_adjusted: float | None = None
     reason: str = ""
     view: View | None = None
+
+    @property
+    def kind(self) -> EvidenceKind:
+        """The kind of evidence that was compared."""
+        return self.evidence or self.rule.evidence
 
     @property
     def deciding(self) -> list[Question]:
@@ -165,6 +176,23 @@ class Finding:
     """Is the comparison meaningless? Then neither GO nor NO-GO is possible."""
     remedy: str = ""
     """What to do about it, with a command if there is one."""
+    evidence: EvidenceKind | None = None
+    """If there are requests of a load and of production: which of them it is about. `None`: there is one kind only, or
+    it is about other evidence."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProductionSummary:
+    """The production requests of one arm, next to those of a load."""
+
+    requests: int
+    """Requests that are judged."""
+    instances: int
+    runs: int
+    read: int = 0
+    """Rows that were read, judged or left out."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Rows that were read and are not judged, by kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +211,8 @@ class ArmSummary:
     """Rows of requests (without any: of outcomes) that were read, judged or left out."""
     left_out: tuple[LeftOut, ...] = ()
     """Rows that were read and are not judged, by kind."""
+    production: ProductionSummary | None = None
+    """Its requests of production, if there are requests of a load as well; else they are the arm's only requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +257,8 @@ class Evidence:
     findings: tuple[Finding, ...] = ()
     arms: tuple[ArmSummary, ...] = ()
     window: Window = _NO_WINDOW
+    production: Window = _NO_WINDOW
+    """The judged time of production requests; without a load it is the same as `window`."""
     unjudged_share: float = 0.0
     """Share of traffic on endpoints that the scan could not judge."""
     unjudged_endpoints: tuple[str, ...] = ()
@@ -245,6 +277,11 @@ class Evidence:
     """Run whose outcomes were judged; empty if none were, or if there is no result for them."""
     outcomes_paid: str = ""
     """How the look at them spends alpha, as `OutcomeLook.paid`."""
+
+    @property
+    def is_production_alone(self) -> bool:
+        """Are the requests those of production, without any of a load?"""
+        return self.production.seconds > 0 and not any(arm.production for arm in self.arms)
 
 
 ReasonCode = Literal[
@@ -276,6 +313,8 @@ class Reason:
     metric: str | None = None
     arm: str | None = None
     slice: str | None = None
+    evidence: EvidenceKind | None = None
+    """As `Comparison.evidence` of the comparison that it is about: set only for requests of production."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +340,12 @@ class Verdict:
     evaluator_version: str = ""
     period: Period = WHOLE
     """The period that the user requested."""
+    step: str = ""
+    """Step of a rollout whose runs were judged; empty: none of them belongs to a step."""
+    only_step: bool = False
+    """Did the user ask for this step alone? Then it is no verdict on the release."""
+    other_steps: tuple[str, ...] = ()
+    """Steps of the release that were not judged."""
     judged_at: datetime | None = None
     override: Mapping[str, Any] | None = None
     figures: Mapping[str, Any] | None = None

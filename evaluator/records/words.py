@@ -20,6 +20,9 @@ class EvidenceKind(StrEnum):
     """Samples of a metrics server."""
     OUTCOMES = "outcomes"
     """Outcomes of units in an A/B test."""
+    LIVE = "live"
+    """Requests of production, from the access log of a router. They are compared by the rules on requests, apart from
+    those of a load."""
 
 
 class Role(StrEnum):

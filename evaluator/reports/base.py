@@ -7,7 +7,18 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from evaluator.records import WHOLE, Comparison, Evidence, Finding, Level, MetricStatus, Role, Verdict, VerdictWord
+from evaluator.records import (
+    WHOLE,
+    Comparison,
+    Evidence,
+    Finding,
+    LeftOut,
+    Level,
+    MetricStatus,
+    Role,
+    Verdict,
+    VerdictWord,
+)
 from evaluator.wording import (
     format_change,
     format_count,
@@ -15,6 +26,7 @@ from evaluator.wording import (
     format_interval,
     format_margin,
     format_value,
+    name_evidence,
     name_left_out,
     name_metric,
     write_command,
@@ -178,11 +190,11 @@ MAX_ENDPOINTS = 8
 
 def label_row(row: Comparison) -> str:
     """Name a row of the table of metrics, with its endpoint if there is one; rows of the endpoint scan are indented."""
-    endpoint, metric = row.rule.slice.endpoint, name_metric(row.rule)
+    endpoint, metric, where = row.rule.slice.endpoint, name_metric(row.rule), name_evidence(row.evidence)
     if row.scan:
-        return f"  {endpoint} {metric}"
+        return f"  {endpoint} {metric}{where}"
     # The policy's name of a metric may contain the endpoint already.
-    return f"{metric} {endpoint}" if endpoint and endpoint not in row.rule.name else metric
+    return (f"{metric} {endpoint}" if endpoint and endpoint not in row.rule.name else metric) + where
 
 
 def choose_endpoints(rows: list[Comparison]) -> tuple[list[Comparison], list[str]]:
@@ -260,7 +272,14 @@ def describe_data(evidence: Evidence) -> str:
     replicates = f" in {runs} runs" if runs > 1 else ""
     seconds = evidence.window.seconds
     duration = f"{format_duration(seconds)}, " if math.isfinite(seconds) else ""
-    text = f"judged on {duration}{requests} requests, {instances} instance{plural}{replicates}"
+    kind = "production requests" if evidence.is_production_alone else "requests"
+    text = f"judged on {duration}{requests} {kind}, {instances} instance{plural}{replicates}"
+    live = [arm.production for arm in arms if arm.production]
+    if live:
+        live_requests = _join_counts(arm.requests for arm in live)
+        live_instances = " + ".join(str(arm.instances) for arm in live)
+        live_duration = format_duration(evidence.production.seconds)
+        text += f"; {live_duration} of production, {live_requests} requests, {live_instances} instances"
     return f"{text}, {units}" if has_units else text
 
 
@@ -279,21 +298,44 @@ def list_what_is_not_judged(verdict: Verdict) -> Iterable[str]:
         start = f"from {period.start:%Y-%m-%d %H:%M:%S} UTC" if period.start else "from the start"
         end = f"to {period.end:%Y-%m-%d %H:%M:%S} UTC" if period.end else "to the end"
         yield f"only a part is judged: {start} {end}"
-    arms = [arm for arm in verdict.evidence.arms if arm.read]  # those whose rows were counted
+    yield from _describe_step(verdict)
+    arms = verdict.evidence.arms
+    yield from _list_left_out([(arm.read, arm.left_out) for arm in arms if arm.read])
+    live = [arm.production for arm in arms if arm.production and arm.production.read]
+    yield from _list_left_out([(arm.read, arm.left_out) for arm in live], "of production ")
+
+
+def _describe_step(verdict: Verdict) -> Iterable[str]:
+    """Yield a sentence on which step of a rollout was judged; none without steps."""
+    if not verdict.step:
+        return
+    text = f"only step {verdict.step} is judged" if verdict.only_step else f"judged: step {verdict.step}, the newest"
+    if verdict.other_steps:
+        text += f"; other steps: {', '.join(verdict.other_steps)} (--step)"
+    yield text
+
+
+def _list_left_out(arms: Sequence[tuple[int, Sequence[LeftOut]]], of: str = "") -> Iterable[str]:
+    """Yield a sentence on rows that were read and not judged, if there are any.
+
+    `arms`: rows read of each arm (at least 1), and what was left out of them; `of`: which rows, if not all.
+    """
     # What was left out of any arm, each kind once.
-    kinds = dict.fromkeys((part.kind, part.detail) for arm in arms for part in arm.left_out)
+    kinds = dict.fromkeys((part.kind, part.detail) for _, left_out in arms for part in left_out)
     descriptions = []
     for kind, detail in kinds:
-        parts_by_arm = [[part for part in arm.left_out if (part.kind, part.detail) == (kind, detail)] for arm in arms]
+        parts_by_arm = [
+            [part for part in left_out if (part.kind, part.detail) == (kind, detail)] for _, left_out in arms
+        ]
         rows_by_arm = [sum(part.rows for part in parts) for parts in parts_by_arm]
         failures_by_arm = [sum(part.failures for part in parts) for parts in parts_by_arm]
-        are_few = all(rows < NOTABLE_SHARE * arm.read for rows, arm in zip(rows_by_arm, arms, strict=True))
+        are_few = all(rows < NOTABLE_SHARE * read for rows, (read, _) in zip(rows_by_arm, arms, strict=True))
         if are_few and not any(failures_by_arm):
             continue
         text = f"{_join_counts(rows_by_arm)} {name_left_out(kind, detail)}"
         descriptions.append(f"{text} ({_join_counts(failures_by_arm)} failed)" if any(failures_by_arm) else text)
     if descriptions:
-        yield f"not judged of {_join_counts(arm.read for arm in arms)} rows read: {', '.join(descriptions)}"
+        yield f"not judged of {_join_counts(read for read, _ in arms)} rows {of}read: {', '.join(descriptions)}"
 
 
 def _join_counts(counts: Iterable[int]) -> str:
@@ -331,7 +373,8 @@ def write_verdict_command(verdict: Verdict, *options: str) -> str:
     `options` are added to the command, for example `"--run", "20261125-1"`. If the path of the policy is not known,
     the command names `policy.yaml`, the file in which the reader saves the policy.
     """
-    return write_command(verdict.release.id, *options, policy=verdict.policy_path or "policy.yaml")
+    step = ("--step", verdict.step) if verdict.only_step else ()
+    return write_command(verdict.release.id, *step, *options, policy=verdict.policy_path or "policy.yaml")
 
 
 # ------------------------------------------------------------------ was it fair
@@ -339,7 +382,7 @@ def write_verdict_command(verdict: Verdict, *options: str) -> str:
 
 def name_check(finding: Finding) -> str:
     """Name a health check in words."""
-    return finding.check.replace("_", " ")
+    return finding.check.replace("_", " ") + name_evidence(finding.evidence)
 
 
 def put_worst_first(findings: Iterable[Finding]) -> list[Finding]:

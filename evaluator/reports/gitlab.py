@@ -78,6 +78,7 @@ def _write_labels(comparison: Comparison) -> str:
         "endpoint": comparison.rule.slice.endpoint,
         "metric": comparison.rule.name,
         "unit": comparison.unit,
+        "evidence": comparison.evidence.value if comparison.evidence else "",
     }
     # GitLab takes what follows `#` for a comment.
     safe_labels = {name: clean_and_cut(text, MAX_LABEL).replace("#", r"\x23") for name, text in labels.items() if text}

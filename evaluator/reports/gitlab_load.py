@@ -11,7 +11,7 @@ import json
 import math
 from typing import Any
 
-from evaluator.records import MetricStatus, Verdict, VerdictWord
+from evaluator.records import EvidenceKind, MetricStatus, Verdict, VerdictWord
 from evaluator.reports.base import Page, clean_and_cut, is_watched
 from evaluator.reports.gitlab import write_number
 from evaluator.wording import name_comparison
@@ -40,7 +40,9 @@ def render(verdict: Verdict, page: Page) -> str:
     metrics: dict[str, Any] = {
         "checks": {"fails": total - passes, "passes": passes, "value": _round(passes / total)},
     }
-    # Metric and value of the candidate, of comparisons over all endpoints.
+    if any(comparison.kind is EvidenceKind.REQUESTS for comparison in comparisons):
+        comparisons = [comparison for comparison in comparisons if comparison.kind is not EvidenceKind.LIVE]
+    # Metric and value of the candidate, of comparisons over all endpoints; with a load, not those of production.
     overall = [
         (comparison.rule.metric, value)
         for comparison in comparisons

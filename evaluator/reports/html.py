@@ -34,7 +34,7 @@ from evaluator.figures import (
     rank_by_margin,
     to_svg,
 )
-from evaluator.figures.base import NARROW, WIDE, choose_effect_scale, name_row
+from evaluator.figures.base import NARROW, WIDE, choose_effect_scale, is_drawn, name_row
 from evaluator.records import BASELINE, Comparison, Verdict, VerdictWord
 from evaluator.reports.base import (
     HEALTH_MARKS,
@@ -135,9 +135,9 @@ def _mark_up_code(text: str) -> Markup:
     )
 
 
-def _identify(row: Comparison) -> tuple[str, str, str | None]:
-    """Return what identifies a comparison within a verdict: rule, arm, and endpoint (`None`: all)."""
-    return row.rule.name, row.arm, row.rule.slice.endpoint
+def _identify(row: Comparison) -> tuple[str, str, str | None, str]:
+    """Return what identifies a comparison within a verdict: rule, arm, endpoint (`None`: all), and kind of evidence."""
+    return row.rule.name, row.arm, row.rule.slice.endpoint, row.kind.value
 
 
 def _format_moment(moment: Any) -> str:
@@ -240,11 +240,18 @@ class _Report:
         """Build the variables of the head: the answer, its reasons and restrictions, and how much data it rests on."""
         verdict, evidence, restrictions = self.verdict, self.evidence, list_restrictions(self.verdict)
         decided_after_s = verdict.time_to_decision_s
+        live = [arm.production for arm in evidence.arms if arm.production]  # next to those of a load
         facts = [
             ("judged", _format_moment(verdict.judged_at)),
-            ("load", format_duration(evidence.window.seconds) if evidence.window.seconds else ""),
+            (
+                "production" if evidence.is_production_alone else "load",
+                format_duration(evidence.window.seconds) if evidence.window.seconds else "",
+            ),
             ("requests", " + ".join(format_count(arm.requests) for arm in evidence.arms if arm.requests)),
             ("instances", " + ".join(str(arm.instances) for arm in evidence.arms if arm.instances)),
+            ("production", format_duration(evidence.production.seconds) if live else ""),
+            ("production requests", " + ".join(format_count(arm.requests) for arm in live)),
+            ("production instances", " + ".join(str(arm.instances) for arm in live)),
             ("units", " + ".join(format_count(arm.units) for arm in evidence.arms if arm.units)),
             ("decided after", format_duration(decided_after_s) if decided_after_s else ""),
         ]
@@ -303,10 +310,14 @@ class _Report:
 
     def _draw_panels(self) -> list[dict[str, Any]]:
         """Draw the figures of each gate and hold, and list its facts; metrics without any figure are left out."""
-        rows = {_identify(row): row for row in self.metric_rows}
+        rows = {
+            (row.rule.name, row.arm, row.rule.slice.endpoint): row
+            for row in self.metric_rows
+            if is_drawn(row, self.figure_data)
+        }
         panels: list[dict[str, Any]] = []
         for metric_data in self.figure_data.get("metrics", ()):
-            row = rows.get((metric_data["name"], metric_data["arm"], metric_data["endpoint"]))  # as `_identify` returns
+            row = rows.get((metric_data["name"], metric_data["arm"], metric_data["endpoint"]))
             if row is None or row.effect is None:
                 continue
             over_time, units = metric_data["over_time"], metric_data["units"]
@@ -392,7 +403,8 @@ class _Report:
         if monitoring_kinds:
             band_note = judged_once if monitoring_kinds == {"fixed"} else judged_often
         unit = next((metric["units"]["of"] for metric in metrics if metric["units"]), "instance")
-        return f"{band_note}Each dot is one {unit}, with the mix of endpoints that it served."
+        note = self.figure_data.get("note", "")
+        return f"{band_note}Each dot is one {unit}, with the mix of endpoints that it served. {note}".rstrip()
 
     # -------------------------------------------------------------- runs and method
 
@@ -401,7 +413,7 @@ class _Report:
         runs = [
             {
                 "id": run["id"],
-                "source": run["source"],
+                "source": f"{run['source']}, step {run['step']}" if "step" in run else run["source"],
                 "state": f"{run['state']}: {run['stopped_by']}" if run["stopped_by"] else run["state"],
                 "started": _format_moment(run["started"]),
                 "rows": format_count(run["rows"]),

@@ -22,7 +22,7 @@ from evaluator.reports.base import (
     is_only_shown,
     name_check,
 )
-from evaluator.wording import name_comparison
+from evaluator.wording import name_comparison, name_evidence
 
 MAX_NAME = 200
 MAX_SENTENCE = 2_000
@@ -144,7 +144,8 @@ def _make_arm_cases(arm: str, rows: Sequence[Comparison]) -> tuple[list[ET.Eleme
     for row in rows:
         if not row.scan:
             cases.append(_make_metric_case(arm, row))
-            facts |= {f"{row.rule.name}.{key}": value for key, value in _list_numbers(row).items()}
+            name = row.rule.name + name_evidence(row.evidence)
+            facts |= {f"{name}.{key}": value for key, value in _list_numbers(row).items()}
     scanned = [row for row in rows if row.scan]
     worse = [row for row in scanned if row.status is MetricStatus.FAIL]
     cases += [_make_metric_case(arm, row) for row in worse]

@@ -22,6 +22,7 @@ from evaluator.records import (
     Direction,
     Effect,
     Evidence,
+    EvidenceKind,
     Finding,
     LeftOut,
     LeftOutKind,
@@ -30,6 +31,7 @@ from evaluator.records import (
     Margin,
     MetricStatus,
     Period,
+    ProductionSummary,
     Reason,
     Release,
     Role,
@@ -157,21 +159,39 @@ def _to_verdict(plain: Mapping[str, Any]) -> Verdict:
         release=Release(plain["release"], tuple(Service(**service) for service in plain["services"])),
         word=VerdictWord(plain["verdict"]),
         reasons=tuple(
-            Reason(reason["code"], reason["text"], reason["metric"], reason["arm"], _endpoint(reason["slice"]))
+            Reason(
+                reason["code"],
+                reason["text"],
+                reason["metric"],
+                reason["arm"],
+                _endpoint(reason["slice"]),
+                _evidence(reason),
+            )
             for reason in plain["reasons"]
         ),
         evidence=Evidence(
             comparisons=tuple(_to_comparison(row, policy_metrics) for row in plain["metrics"]),
             findings=tuple(
-                Finding(row["check"], Level(row["status"]), row["text"], row.get("void", False), row.get("remedy", ""))
+                Finding(
+                    row["check"],
+                    Level(row["status"]),
+                    row["text"],
+                    row.get("void", False),
+                    row.get("remedy", ""),
+                    _evidence(row),
+                )
                 for row in plain["health"]
             ),
             arms=tuple(_to_arm(arm) for arm in plain["arms"]),
-            window=Window(_time(window["start"]), _time(window["end"]), window.get("seconds", math.nan)),
+            window=_to_window(window),
+            production=_to_window(plain["production_window"]) if "production_window" in plain else Window(),
             incomplete=plain["incomplete"],
             monitoring=plain["monitoring"],
         ),
         queries=tuple(plain["queries"]),
+        step=plain.get("step", ""),
+        only_step=plain.get("only_step", False),
+        other_steps=tuple(plain.get("other_steps", ())),
         policy_path=plain.get("policy_path", ""),
         judged_at=_time(plain["judged_at"]),
         figures=plain.get("figures"),
@@ -182,11 +202,28 @@ def _to_verdict(plain: Mapping[str, Any]) -> Verdict:
 
 def _to_arm(plain: Mapping[str, Any]) -> ArmSummary:
     """Make the record of an arm from its JSON; rows that were left out become records too."""
-    parts = tuple(
-        LeftOut(plain["name"], LeftOutKind(part["kind"]), part["rows"], part["failures"], part.get("detail", ""))
+    production = None
+    if live := plain.get("production"):
+        production = ProductionSummary(**{**live, "left_out": _to_left_out(plain["name"], live)})
+    return ArmSummary(**{**plain, "left_out": _to_left_out(plain["name"], plain), "production": production})
+
+
+def _to_left_out(arm: str, plain: Mapping[str, Any]) -> tuple[LeftOut, ...]:
+    """Make the records of rows that were left out of an arm from the JSON of its counts."""
+    return tuple(
+        LeftOut(arm, LeftOutKind(part["kind"]), part["rows"], part["failures"], part.get("detail", ""))
         for part in plain.get("left_out", ())
     )
-    return ArmSummary(**{**plain, "left_out": parts})
+
+
+def _to_window(plain: Mapping[str, Any]) -> Window:
+    """Make the record of a judged time from its JSON; seconds that are missing are NaN."""
+    return Window(_time(plain["start"]), _time(plain["end"]), plain.get("seconds", math.nan))
+
+
+def _evidence(plain: Mapping[str, Any]) -> EvidenceKind | None:
+    """Read the kind of evidence that a reason, finding or metric names; `None`: it names none."""
+    return EvidenceKind(plain["evidence"]) if "evidence" in plain else None
 
 
 def _to_comparison(plain: Mapping[str, Any], policy_metrics: Sequence[Mapping[str, Any]]) -> Comparison:
@@ -225,6 +262,7 @@ def _to_comparison(plain: Mapping[str, Any], policy_metrics: Sequence[Mapping[st
         p_value_adjusted=plain["p_value_adjusted"],
         reason=plain["reason"],
         view=View(**plain["view"]) if "view" in plain else None,  # probabilities for people, which decide nothing
+        evidence=EvidenceKind.LIVE if plain.get("evidence") == EvidenceKind.LIVE else None,
     )
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from evaluator.records import WHOLE, ArmSummary, Comparison, Verdict
+from evaluator.records import WHOLE, ArmSummary, Comparison, EvidenceKind, LeftOut, Verdict
 from evaluator.reports.base import Page
 
 SCHEMA_VERSION = 1
@@ -36,18 +36,22 @@ def _to_plain(verdict: Verdict) -> dict[str, Any]:
     """Turn a verdict into the values of its JSON, in the order of the keys of the file."""
     evidence, window = verdict.evidence, verdict.evidence.window
     seconds = window.seconds if math.isfinite(window.seconds) else None
+    has_live = any(comparison.kind is EvidenceKind.LIVE for comparison in evidence.comparisons)
     plain = {
         "schema_version": SCHEMA_VERSION,
         "release": verdict.release.id,
         "verdict": verdict.word.value,
         "reasons": [
-            {
-                "code": reason.code,
-                "metric": reason.metric,
-                "arm": reason.arm,
-                "slice": _slice_to_plain(reason.slice),
-                "text": reason.text,
-            }
+            _add_unless_none(
+                {
+                    "code": reason.code,
+                    "metric": reason.metric,
+                    "arm": reason.arm,
+                    "slice": _slice_to_plain(reason.slice),
+                    "text": reason.text,
+                },
+                {"evidence": _evidence_to_plain(reason.evidence)},
+            )
             for reason in verdict.reasons
         ],
         "next_action": verdict.next_action,
@@ -67,23 +71,37 @@ def _to_plain(verdict: Verdict) -> dict[str, Any]:
         "data_hash": verdict.data_hash,
         "evaluator_version": verdict.evaluator_version,
         "judged_at": verdict.judged_at,
-        "metrics": [_comparison_to_plain(comparison) for comparison in evidence.comparisons],
+        "metrics": [_comparison_to_plain(comparison, has_live=has_live) for comparison in evidence.comparisons],
         "health": [
             _add_unless_none(
                 {"check": finding.check, "status": finding.level.value, "text": finding.text},
-                {"void": finding.void or None, "remedy": finding.remedy or None},
+                {
+                    "void": finding.void or None,
+                    "remedy": finding.remedy or None,
+                    "evidence": _evidence_to_plain(finding.evidence),
+                },
             )
             for finding in evidence.findings
         ],
     }
-    # Keys that only some verdicts have.
-    if verdict.policy_path:
-        plain["policy_path"] = verdict.policy_path
-    if verdict.period != WHOLE:
-        plain["period"] = {"from": verdict.period.start, "to": verdict.period.end}
-    if verdict.figures is not None:
-        plain["figures"] = verdict.figures
+    plain |= _list_optional(verdict)
     return {key: _canonical(value) for key, value in plain.items()}
+
+
+def _list_optional(verdict: Verdict) -> dict[str, Any]:
+    """List the keys that only some verdicts have, with their values."""
+    production, period = verdict.evidence.production, verdict.period
+    window = {"start": production.start, "end": production.end, "seconds": production.seconds}
+    optional = {
+        "policy_path": verdict.policy_path or None,
+        "period": {"from": period.start, "to": period.end} if period != WHOLE else None,
+        "production_window": window if production.start or production.seconds else None,
+        "step": verdict.step or None,
+        "only_step": verdict.only_step or None,
+        "other_steps": list(verdict.other_steps) or None,
+        "figures": verdict.figures,
+    }
+    return _add_unless_none({}, optional)
 
 
 def _arm_to_plain(arm: ArmSummary) -> dict[str, Any]:
@@ -95,14 +113,36 @@ def _arm_to_plain(arm: ArmSummary) -> dict[str, Any]:
         "instances": arm.instances,
         "runs": arm.runs,
     }
-    parts = [
+    parts = _left_out_to_plain(arm.left_out)
+    production = None
+    if arm.production is not None:
+        live = arm.production
+        production = _add_unless_none(
+            {"requests": live.requests, "instances": live.instances, "runs": live.runs},
+            {"read": live.read or None, "left_out": _left_out_to_plain(live.left_out) if live.read else None},
+        )
+    optional = {
+        "units": arm.units or None,
+        "read": arm.read or None,
+        "left_out": parts if arm.read else None,
+        "production": production,
+    }
+    return _add_unless_none(plain, optional)
+
+
+def _left_out_to_plain(parts: Sequence[LeftOut]) -> list[dict[str, Any]]:
+    """Turn the counts of rows that are not judged into the values of their JSON."""
+    return [
         _add_unless_none(
             {"kind": part.kind.value, "rows": part.rows, "failures": part.failures}, {"detail": part.detail or None}
         )
-        for part in arm.left_out
+        for part in parts
     ]
-    optional = {"units": arm.units or None, "read": arm.read or None, "left_out": parts if arm.read else None}
-    return _add_unless_none(plain, optional)
+
+
+def _evidence_to_plain(evidence: EvidenceKind | None) -> str | None:
+    """Turn a kind of evidence into the value of its JSON; `None`: the key is left out."""
+    return None if evidence is None else evidence.value
 
 
 def _add_unless_none(plain: dict[str, Any], optional: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,8 +155,11 @@ def _slice_to_plain(endpoint: str | None) -> dict[str, str] | None:
     return None if endpoint is None else {"endpoint": endpoint}
 
 
-def _comparison_to_plain(row: Comparison) -> dict[str, Any]:
-    """Turn a comparison into the values of its JSON. The candidate has the key `canary` whatever its name."""
+def _comparison_to_plain(row: Comparison, *, has_live: bool) -> dict[str, Any]:
+    """Turn a comparison into the values of its JSON. The candidate has the key `canary` whatever its name.
+
+    `has_live`: the verdict has requests of production, so each row says which evidence it is of.
+    """
     rule = row.rule
     plain: dict[str, Any] = {
         "name": rule.name,
@@ -147,6 +190,7 @@ def _comparison_to_plain(row: Comparison) -> dict[str, Any]:
         "quantile": getattr(rule.metric, "quantile", None),
         "margin_kind": margin_kind,
         "view": dataclasses.asdict(row.view) if row.view else None,
+        "evidence": row.kind.value if has_live else None,
     }
     return _add_unless_none(plain, optional)
 

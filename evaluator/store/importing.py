@@ -91,7 +91,7 @@ def import_files(
             return landed_before
         # Which run a file belongs to is known once it is read, so all files first go into the folder of one run, whose
         # id is that of the group. `landing_in` makes folders, and deletes those whose run does not land.
-        first_run = Run(group, release.id, group, "import")
+        first_run = Run(group, release.id, group, "import", step=plan.step, service=plan.service, shares=plan.shares)
         folder = store.run_folder(release.id, group)
         with landing_in(store, [folder]), open_engine() as engine:
             converted_files = [_convert(engine, folder, plan, inspection, first_run, file) for file in plan.files]

@@ -9,6 +9,7 @@ import streamlit as st
 from markupsafe import Markup
 
 from evaluator.figures import draw_distribution, draw_over_time, draw_shift, draw_timeline, draw_units, explain_timeline
+from evaluator.figures.base import is_drawn
 from evaluator.records import Comparison, Margin, Verdict
 from evaluator.reports.base import STATUS_MARKS, count_both, format_allowed
 from evaluator.reports.overview import rank_comparisons
@@ -41,7 +42,7 @@ def show_metric(workspace: Workspace, verdict: Verdict, figures: FigureData, col
     comparison_by_key = {
         (comparison.rule.name, comparison.arm, comparison.rule.slice.endpoint): comparison
         for comparison in verdict.evidence.comparisons
-        if not comparison.scan
+        if not comparison.scan and is_drawn(comparison, figures)
     }
     with_data: list[Comparison] = []
     data_by_id: dict[int, FigureData] = {}  # by the identity of the comparison, which cannot be a key itself
@@ -55,6 +56,8 @@ def show_metric(workspace: Workspace, verdict: Verdict, figures: FigureData, col
     if not drawable:
         show_empty("No metric has figures of its own.", "Gates and holds on requests have them where there is data.")
         return
+    if note := figures.get("note"):
+        show_markup("<p>{}</p>", clean(note))
     data, comparison = _choose_metric(drawable)
     left, right = st.columns(2, gap="large")
     with left:

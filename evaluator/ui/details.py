@@ -20,7 +20,7 @@ from evaluator.ui.pieces import (
     show_table,
 )
 from evaluator.ui.reads import ReleaseView, Workspace
-from evaluator.wording import quote_command, write_command
+from evaluator.wording import format_number, quote_command, write_command
 
 
 def show_queries(verdict: Verdict) -> None:
@@ -56,8 +56,11 @@ def show_runs(view: ReleaseView) -> None:
         state = f"{run.state.value}: {run.facts.stopped_by}" if run.facts.stopped_by else run.state.value
         times = mark_up_time(run.started), mark_up_time(run.ended)
         users = ", ".join(f"{arm} {count}" for arm, count in run.facts.users.items()) or "–"
-        rows.append((name, run.source, f"{run.replicate + 1}", state, *times, f"{run.landed:,}", users))
-    head = ("run", "source", "replicate", "state", "started", "ended", "requests", "users")
+        shares = ", ".join(f"{arm} {format_number(100 * share)} %" for arm, share in run.shares.items())
+        split = users if users != "–" or not shares else shares
+        source = f"{run.source}, step {run.step}" if run.step else run.source
+        rows.append((name, clean(source), f"{run.replicate + 1}", state, *times, f"{run.landed:,}", clean(split)))
+    head = ("run", "source", "replicate", "state", "started", "ended", "requests", "users or shares")
     show_table(head, rows, caption="runs")
 
 

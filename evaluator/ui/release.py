@@ -149,6 +149,8 @@ def _list_notes(workspace: Workspace, view: ReleaseView, verdict: Verdict) -> Se
     requests = " + ".join(f"{arm.requests:,}" for arm in verdict.evidence.arms if arm.requests)
     notes = [Markup("judged {} ({})").format(write_age(verdict.judged_at, now()), mark_up_time(verdict.judged_at))]
     notes += [Markup("{} requests").format(requests)] if requests else []
+    live = " + ".join(f"{arm.production.requests:,}" for arm in verdict.evidence.arms if arm.production)
+    notes += [Markup("{} requests of production").format(live)] if live else []
     if is_live(view.runs):
         landed = sum(run.landed for run in view.runs)
         notes.insert(0, Markup('<span class="ev-badge ok">live</span>{} requests so far').format(f"{landed:,}"))

@@ -80,6 +80,12 @@ YOUNG = "it was judged within the last 30 min"
             "the verdict is on a part of the time (--from, --to)",
             "judge the whole time: `evaluator verdict cart@2`",
         ),
+        (
+            {"step": "25%", "only_step": True},
+            "the verdict is on the release, not on one step alone",
+            "the verdict is on step 25% alone (--step)",
+            "judge the release, which takes its newest step and all else that was recorded: `evaluator verdict cart@2`",
+        ),
         ({"stale": True}, "nothing landed after the verdict", "data landed after the verdict", AGAIN),
         ({"live": True}, "no run is being recorded", "a run is still being recorded", "wait, then judge again"),
         (
