@@ -99,7 +99,7 @@ class RunFacts:
     ended_early: str = ""
     """Why the run was ended early on purpose; the data recorded until then are complete."""
     router: RouterFacts | None = None
-    """What the router did by itself; `None`: the requests are not those of a router's access log."""
+    """What a router did by itself; `None`: there was none that chose the arm of each request."""
 
 
 @dataclass(frozen=True, slots=True)

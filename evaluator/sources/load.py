@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from evaluator.errors import InputError, LoadError, UsageError
 from evaluator.permissions import PRIVATE_UMASK, is_private, private_files
 from evaluator.records import Arm, Run, RunFacts, RunState
+from evaluator.sources.arm_header import ArmHeader
 from evaluator.sources.fingerprint import describe_environment
 from evaluator.sources.recording import (
     DEFAULT_HEADER,
@@ -56,7 +57,10 @@ _IMPORT_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """One load test against all arms. `users` and `spawn_rate` are of each arm; Locust runs their sum."""
+    """One load test against all arms. `users` and `spawn_rate` are of each arm; Locust runs their sum.
+
+    Behind a router they are those of all arms together.
+    """
 
     arms: tuple[Arm, ...]
     locustfile: Path
@@ -70,10 +74,21 @@ class LoadPlan:
     """Only the path of a request is kept."""
     arguments: tuple[str, ...] = ()
     """Further arguments for Locust."""
+    router: str = ""
+    """Address of a router in front of all arms, which then have no addresses of their own: `arms` is empty."""
+    arm_header: ArmHeader | None = None
+    """With a router: the header of its answers that names the arm."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the arms."""
+        return tuple(self.arm_header.patterns) if self.arm_header else tuple(arm.name for arm in self.arms)
 
     @property
     def targets(self) -> tuple[str, ...]:
         """All addresses, each once."""
+        if self.router:
+            return (self.router,)
         return tuple(dict.fromkeys(url for arm in self.arms for url in arm.urls))
 
 
@@ -203,7 +218,7 @@ def fingerprint(plan: LoadPlan) -> dict[str, Any]:
         "spawn_rate": plan.spawn_rate,
         "run_time_s": plan.run_time_s,
         "processes": plan.processes,
-        "targets": {arm.name: list(arm.urls) for arm in plan.arms},
+        "targets": {"router": [plan.router]} if plan.router else {arm.name: list(arm.urls) for arm in plan.arms},
         "arguments": list(plan.arguments),
         "locust": version("locust"),
     }
@@ -282,6 +297,7 @@ def _make_recording(plan: LoadPlan, run: Run, folder: Path) -> Recording:
         parent_pid=os.getpid(),
         parent_host=platform.node(),
         sensitive=plan.sensitive,
+        arm_header=plan.arm_header,
     )
 
 
@@ -316,11 +332,13 @@ def _find_cause(exit_code: int, lines: Sequence[str], *, ended_on_purpose: bool)
 
 def _build_command(plan: LoadPlan) -> list[str]:
     """Build the command line of Locust. The plan's users and spawn rate are those of one arm, Locust's of all arms."""
-    arms = len(plan.arms)
+    arms = 1 if plan.router else len(plan.arms)
     command = [sys.executable, "-m", "evaluator.sources.locust", "-f", str(plan.locustfile)]
     # Failed requests are data, so they are no error of Locust: its exit code then is 0.
     command += ["--headless", "--only-summary", "--exit-code-on-error", "0"]
     command += ["-u", str(plan.users * arms), "-r", str(plan.spawn_rate * arms), "-t", f"{plan.run_time_s:g}"]
+    if plan.router:
+        command += ["--host", plan.router]  # else each copy of a user class has the address of its arm
     if plan.processes > 1:
         # A master on loopback, to which its workers connect; a port of its own lets several loads run at once.
         port = str(free_port())

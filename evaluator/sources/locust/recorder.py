@@ -8,8 +8,10 @@ import platform
 import re
 import sys
 import time
+from argparse import Namespace
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,7 +26,9 @@ from locust.env import Environment
 from locust.runners import MasterRunner, Runner, WorkerRunner
 from locust.user.users import User
 
+from evaluator.errors import UsageError
 from evaluator.segments import SegmentWriter, data_folder, run_folder
+from evaluator.sources.arm_header import ArmHeader, check_header_name, parse_arm_values
 from evaluator.sources.fingerprint import describe_environment
 from evaluator.sources.locust.open_requests import OpenRequests
 from evaluator.sources.locust.starting import get_options, keep_files_private
@@ -69,19 +73,31 @@ class Recorder:
         service: str = "",
         store: str = "evaluator.duckdb",
         header: str = DEFAULT_HEADER,
+        arm_header: str = "",
+        arm_values: Mapping[str, str | Sequence[str]] | None = None,
+        no_retries: bool = False,
         sensitive: bool = False,
     ) -> None:
-        """Register with Locust, or pass the settings on to the recorder of this process if it has one already."""
-        self.sensitive = sensitive
+        """Register with Locust, or pass the settings on to the recorder of this process if it has one already.
+
+        `arm_header`: header of the answers of a router that names the arm of each request. `arm_values`: arm → its
+        values there, with `*` and `?`; by default the names of the arms. `no_retries`: the router never tries again.
+        """
+        values = {arm: [of_arm] if isinstance(of_arm, str) else of_arm for arm, of_arm in (arm_values or {}).items()}
+        self.flags = {"sensitive": sensitive, "no-retries": no_retries}
         self.settings: dict[str, str] = {
-            "release": release, "arm": arm, "service": service, "store": store, "header": header
+            "release": release, "arm": arm, "service": service, "store": store, "header": header,
+            "arm-header": arm_header,
+            "arm-values": ",".join(f"{arm}={value}" for arm, of_arm in values.items() for value in of_arm),
         }  # fmt: skip
         self._pid = os.getpid()
         self._process: _Process | None = None
         if Recorder._active is not None:
             if release:  # else it has no settings to pass on
                 Recorder._active.settings |= self.settings
-                Recorder._active.sensitive |= sensitive
+                Recorder._active.flags = {
+                    name: value or self.flags[name] for name, value in Recorder._active.flags.items()
+                }
             return
         Recorder._active = self
         events: Any = locust.events  # whose methods have no types
@@ -95,7 +111,7 @@ class Recorder:
         for name, text in _OPTIONS.items():
             parser.add_argument(
                 f"--evaluator-{name}",
-                env_var=f"EVALUATOR_{name.upper()}",
+                env_var=f"EVALUATOR_{name.upper().replace('-', '_')}",
                 default=self.settings[name],
                 help=text,
                 include_in_web_ui=False,
@@ -103,14 +119,15 @@ class Recorder:
         parser.add_argument(
             "--evaluator-run", default="", help="Id of the run.  [default: generated]", include_in_web_ui=False
         )
-        parser.add_argument(
-            "--evaluator-sensitive",
-            action="store_true",
-            env_var="EVALUATOR_SENSITIVE",
-            default=self.sensitive,
-            help="Keep only the path of a request",
-            include_in_web_ui=False,
-        )
+        for name, text in _FLAGS.items():
+            parser.add_argument(
+                f"--evaluator-{name}",
+                action="store_true",
+                env_var=f"EVALUATOR_{name.upper().replace('-', '_')}",
+                default=self.flags[name],
+                help=text,
+                include_in_web_ui=False,
+            )
 
     def _start(self, environment: Environment, runner: Runner, **_: Any) -> None:
         """Start to record once Locust has its environment; each process that Locust forks calls this, too.
@@ -129,7 +146,9 @@ class Recorder:
             options = get_options(environment)
             untagged = [cls.__name__ for cls in environment.user_classes if cls.context is User.context]
             names = (options.evaluator_release, options.evaluator_service, options.evaluator_arm)
-            if problem := explain_refused_names(*names, untagged):
+            is_routed = bool(options.evaluator_arm_header)
+            problem = explain_refused_names(*names, [] if is_routed else untagged) or _explain_refused_header(options)
+            if problem:
                 sys.stderr.write(f"evaluator: {problem}\n")
                 sys.exit(WRONG_CALL)
             keep_files_private(options)
@@ -148,7 +167,38 @@ _OPTIONS: Mapping[str, str] = {
     "service": "Name of the service under load",
     "store": "The store; segments go to the folder next to it",
     "header": "Response header that names the instance",
+    "arm-header": "Response header that names the arm, where a router chooses it",
+    "arm-values": "Values of this header: baseline=b*,canary=c*  [default: the names of the arms]",
 }
+
+_FLAGS: Mapping[str, str] = {
+    "sensitive": "Keep only the path of a request",
+    "no-retries": "The router never tries a request a second time",
+}
+
+
+def _explain_refused_header(options: Namespace) -> str:
+    """Say why requests cannot be recorded behind a router by these options; empty if they can, or there is none."""
+    try:
+        header = _make_arm_header(options)
+    except UsageError as error:
+        return f"{error.message} ({error.hint})" if error.hint else error.message
+    if header is None and (options.evaluator_arm_values or options.evaluator_no_retries):
+        return "--evaluator-arm-values and --evaluator-no-retries need --evaluator-arm-header NAME"
+    if header is not None and options.evaluator_arm:
+        return "--evaluator-arm excludes --evaluator-arm-header: the answers of the router name the arm"
+    return ""
+
+
+def _make_arm_header(options: Namespace) -> ArmHeader | None:
+    """Make the header that names the arm from the options; None if they name none. Raises UsageError."""
+    if not options.evaluator_arm_header:
+        return None
+    check_header_name(options.evaluator_arm_header, "--evaluator-arm-header")
+    texts = [text for text in options.evaluator_arm_values.split(",") if text]
+    header = ArmHeader(options.evaluator_arm_header, no_retries=options.evaluator_no_retries)
+    patterns = parse_arm_values(texts, "--evaluator-arm-values")
+    return replace(header, patterns=patterns) if patterns else header
 
 
 # ------------------------------------------------------------------ one process
@@ -174,6 +224,7 @@ class _Process:
         self.facts = self._new_facts()
         options = get_options(environment)
         self.buffer = RequestBuffer(
+            arm_header=recording.arm_header if recording else _make_arm_header(options),
             header=recording.header if recording else options.evaluator_header,
             arm=UNASSIGNED if recording else options.evaluator_arm or UNASSIGNED,
             sensitive=recording.sensitive if recording else options.evaluator_sensitive,
@@ -415,8 +466,13 @@ class _Process:
             self.users = self._sum_by_arm(self.runner.user_classes_count)
 
     def _sum_by_arm(self, counts: Mapping[str, int]) -> Counter[str]:
-        """Sum the users of classes (by name) for each arm; a class without an arm of its own has that of the buffer."""
+        """Sum the users of classes (by name) for each arm; a class without an arm of its own has that of the buffer.
+
+        Behind a router users belong to no arm.
+        """
         users: Counter[str] = Counter()
+        if self.buffer.routed:
+            return users
         for class_name, count in counts.items():
             users[self.arm_by_class.get(class_name) or self.buffer.arm] += count
         return users
@@ -426,6 +482,7 @@ class _Process:
         facts = self.facts
         facts.read, facts.left_out = dict(self.buffer.read), self.buffer.left_out
         facts.in_flight = self.open_requests.list_in_flight()
+        facts.router = self.buffer.routed.counts.facts if self.buffer.routed else None
         if self.lags_ms:
             facts.loop_lag_ms = round(float(np.percentile(self.lags_ms, 99)), 3)
         if self.role == "local":  # masters and workers set `counted` by the reports of the workers
