@@ -68,9 +68,9 @@ def count_rows():
 def judge(capsys):
     """Word of the verdict, and its findings that are not good: name → level and text."""
     capsys.readouterr()
-    run(["verdict", "cart@2", "--json", "-q"])
+    run(["verdict", "cart@2", "--format", "json", "-q"])
     verdict = json.loads(capsys.readouterr().out)
-    findings = {check["check"]: (check["level"], check["text"]) for check in verdict["health"]}
+    findings = {check["check"]: (check["status"], check["text"]) for check in verdict["health"]}
     return verdict["verdict"], findings
 
 
