@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 
-from evaluator.health.base import TOLERATED, RequestContext, find_failure_margin, grade, name_some, ok, warn
+from evaluator.health.base import TOLERATED, RequestContext, fail, find_failure_margin, grade, name_some, ok, warn
 from evaluator.records import Finding, RouterFacts, add_router_facts
 from evaluator.wording import count_of, format_count, format_duration, format_number, quote_command
 
@@ -56,6 +56,10 @@ class _Log:
 
 def check_router(context: RequestContext) -> Iterable[Finding]:
     """Judge what the router did by itself, and which parts of its log are missing; nothing without a router."""
+    if any(run.is_routed and run.facts.router is None for run in context.runs):
+        # Loads say it at their end only: until then failures may be hidden.
+        text = "what the router did by itself is not known before the load has ended in order"
+        yield fail("router", text, "judge again when the load has ended")
     all_facts = [run.facts.router for run in context.runs if run.facts.router is not None]
     if not all_facts:
         return
@@ -170,10 +174,9 @@ def _check_other_servers(log: _Log) -> Iterable[Finding]:
     remedy += "that is read for this release"
     if log.is_load:
         remedy = f"name the arm of each with --arm-value, such as --arm-value ARM={shlex.quote(names[0])}"
-    most = min(log.rows.values(), default=0)
-    if log.is_load:  # all requests of a load are for this release, so they may be of servers of an arm
-        most *= 1 - log.coverage
-    yield grade("other_servers", text, remedy, fails=total > most)
+    # All requests of a load are for this release, so these may be requests of an arm.
+    allowed = (1 - log.coverage if log.is_load else 1.0) * min(log.rows.values(), default=0)
+    yield grade("other_servers", text, remedy, fails=total > allowed)
 
 
 def _check_grpc(log: _Log) -> Iterable[Finding]:

@@ -135,6 +135,11 @@ class Run:
         return _KINDS.get(self.source, EvidenceKind.REQUESTS)
 
     @property
+    def is_routed(self) -> bool:
+        """Did a router in front of all arms choose the arm of each request? A load says so from its start on."""
+        return self.facts.router is not None or bool(self.fingerprint.get("router"))
+
+    @property
     def is_imported(self) -> bool:
         """Was it imported from files? An access log that is followed has the id of the process that follows it."""
         return self.source == "import" or (self.source == ACCESS_LOG_SOURCE and "pid" not in self.fingerprint)

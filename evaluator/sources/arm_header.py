@@ -72,6 +72,10 @@ class ArmHeader:
     no_retries: bool = False
     """Does the router never try a second time? Then no header has to show it."""
 
+    def describe(self) -> dict[str, Any]:
+        """Describe it for the fingerprint of a run."""
+        return {"arm_header": self.name, "arm_values": {arm: list(of_arm) for arm, of_arm in self.patterns.items()}}
+
     def find_arm(self, value: str) -> str:
         """Find the arm of one value; empty if it belongs to none."""
         return next((arm for arm, patterns in self.patterns.items() if any(_matches(value, p) for p in patterns)), "")

@@ -218,7 +218,8 @@ def fingerprint(plan: LoadPlan) -> dict[str, Any]:
         "spawn_rate": plan.spawn_rate,
         "run_time_s": plan.run_time_s,
         "processes": plan.processes,
-        "targets": {"router": [plan.router]} if plan.router else {arm.name: list(arm.urls) for arm in plan.arms},
+        "targets": {arm.name: list(arm.urls) for arm in plan.arms},
+        **({"router": plan.router, **plan.arm_header.describe()} if plan.arm_header else {}),
         "arguments": list(plan.arguments),
         "locust": version("locust"),
     }

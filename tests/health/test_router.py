@@ -19,6 +19,7 @@ from evaluator.records import (
     MetricStatus,
     RouterFacts,
     RunFacts,
+    RunState,
 )
 from evaluator.simulate import simulate_cells
 
@@ -187,7 +188,7 @@ def find_of_load(check, *, landed=ANSWERS, **facts):
             "retries", Level.FAIL, "the answers do not say", "--no-retries", {"retries_hidden": True}, id="not said"
         ),
         pytest.param(
-            "retries", Level.FAIL, "the answers do not say on which", "redispatch", {"retried_by_unknown": 99}, id="who"
+            "retries", Level.FAIL, "the answers do not say which", "redispatch", {"retried_by_unknown": 99}, id="who"
         ),
         # The canary has 12,000 requests: 13 failures could be 0.1 % of them, and 121 requests are more than 1 %.
         pytest.param(
@@ -239,3 +240,9 @@ def test_throughput_of_arms_behind_a_router_has_no_data():
     run = replace(RUN, source="locust", facts=RunFacts(router=RouterFacts(answers=ANSWERS)))
     (found,) = [c for c in evidence(CELLS, RULEBOOK, (run,)).comparisons if c.rule.name == "throughput" and not c.scan]
     assert (found.status, found.no_data) == (MetricStatus.NO_DATA, "a router chooses how many requests each arm gets")
+
+
+def test_a_load_through_a_router_that_still_runs_is_no_go():
+    run = replace(RUN, source="locust", state=RunState.RUNNING, fingerprint={"router": "http://shop.example"})
+    found = [f for f in evidence(CELLS, RULEBOOK, (run,)).findings if f.check == "router"]
+    assert [(f.level, f.void) for f in found] == [(Level.FAIL, False)]

@@ -316,6 +316,7 @@ class _Process:
     def _write_manifest(self, recording: Recording) -> None:
         """Describe the run in its folder, so that it can be registered in the store later. Raises OSError."""
         options = get_options(self.environment)
+        routed = self.buffer.routed
         manifest = RunManifest(
             run=recording.run,
             release=recording.release,
@@ -327,6 +328,7 @@ class _Process:
                 "users": options.num_users,
                 "arguments": sys.argv[1:],
                 "locust": locust.__version__,
+                **({"router": self.environment.host or "router", **routed.header.describe()} if routed else {}),
             },
         )
         manifest.write(recording.folder)
