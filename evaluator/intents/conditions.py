@@ -103,6 +103,16 @@ def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[Pro
     )
 
 
+def _check_step(verdict: Verdict, command: str) -> PromotionCondition:
+    """Check that the verdict is on the release, not on a single step of a rollout. `command` judges the release."""
+    return PromotionCondition(
+        "the verdict is on the release, not on one step alone",
+        met=not verdict.only_step,
+        otherwise=f"the verdict is on step {verdict.step} alone (--step)",
+        remedy=f"judge the release, which takes its newest step and all else that was recorded: `{command}`",
+    )
+
+
 def _check_decisions(store: Store, release: str) -> PromotionCondition:
     """Check that the verdicts, requests and approvals of a release are as the audit trail recorded them."""
     changed_by_hand = explain_change_by_hand(store, release)
@@ -123,16 +133,6 @@ def explain_change_by_hand(store: Store, release: str) -> str:
     except StoreError as error:
         return error.message
     return ""
-
-
-def _check_step(verdict: Verdict, command: str) -> PromotionCondition:
-    """Check that the verdict is on the release, not on a single step of a rollout. `command` judges the release."""
-    return PromotionCondition(
-        "the verdict is on the release, not on one step alone",
-        met=not verdict.only_step,
-        otherwise=f"the verdict is on step {verdict.step} alone (--step)",
-        remedy=f"judge the release, which takes its newest step and all else that was recorded: `{command}`",
-    )
 
 
 def _check_arm(verdict: Verdict) -> PromotionCondition:

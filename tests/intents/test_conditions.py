@@ -60,7 +60,7 @@ def listed(monkeypatch):
         control = SimpleNamespace(release=lambda release: stored or changes.get("release", GO.release))
         store = SimpleNamespace(data=SimpleNamespace(runs=lambda release: ()), control=control, reading=nullcontext)
         listed = list_conditions(store, rules, Verdict(**(fields | current)))
-        assert len(listed) == 13
+        assert len(listed) == 14
         return [(condition.text, condition.description, condition.remedy) for condition in listed if not condition.met]
 
     return unmet
