@@ -8,10 +8,8 @@ import platform
 import re
 import sys
 import time
-from argparse import Namespace
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,11 +24,10 @@ from locust.env import Environment
 from locust.runners import MasterRunner, Runner, WorkerRunner
 from locust.user.users import User
 
-from evaluator.errors import UsageError
 from evaluator.segments import SegmentWriter, data_folder, run_folder
-from evaluator.sources.arm_header import ArmHeader, check_header_name, parse_arm_values
 from evaluator.sources.fingerprint import describe_environment
 from evaluator.sources.locust.open_requests import OpenRequests
+from evaluator.sources.locust.options import add_options, explain_refused_header, make_arm_header
 from evaluator.sources.locust.starting import get_options, keep_files_private
 from evaluator.sources.locust.users import use_arms
 from evaluator.sources.recording import (
@@ -106,28 +103,8 @@ class Recorder:
 
     def _add_options(self, parser: LocustArgumentParser) -> None:
         """Add the options `--evaluator-…`; under `evaluator load`, a file has all settings instead."""
-        if RECORDING_VARIABLE in os.environ:
-            return
-        for name, text in _OPTIONS.items():
-            parser.add_argument(
-                f"--evaluator-{name}",
-                env_var=f"EVALUATOR_{name.upper().replace('-', '_')}",
-                default=self.settings[name],
-                help=text,
-                include_in_web_ui=False,
-            )
-        parser.add_argument(
-            "--evaluator-run", default="", help="Id of the run.  [default: generated]", include_in_web_ui=False
-        )
-        for name, text in _FLAGS.items():
-            parser.add_argument(
-                f"--evaluator-{name}",
-                action="store_true",
-                env_var=f"EVALUATOR_{name.upper().replace('-', '_')}",
-                default=self.flags[name],
-                help=text,
-                include_in_web_ui=False,
-            )
+        if RECORDING_VARIABLE not in os.environ:
+            add_options(parser, self.settings, self.flags)
 
     def _start(self, environment: Environment, runner: Runner, **_: Any) -> None:
         """Start to record once Locust has its environment; each process that Locust forks calls this, too.
@@ -147,7 +124,7 @@ class Recorder:
             untagged = [cls.__name__ for cls in environment.user_classes if cls.context is User.context]
             names = (options.evaluator_release, options.evaluator_service, options.evaluator_arm)
             is_routed = bool(options.evaluator_arm_header)
-            problem = explain_refused_names(*names, [] if is_routed else untagged) or _explain_refused_header(options)
+            problem = explain_refused_names(*names, [] if is_routed else untagged) or explain_refused_header(options)
             if problem:
                 sys.stderr.write(f"evaluator: {problem}\n")
                 sys.exit(WRONG_CALL)
@@ -159,46 +136,6 @@ class Recorder:
         gc.freeze()
         # The first write took time; timers set now (the run time) must not count from before it.
         gevent.get_hub().loop.update_now()
-
-
-_OPTIONS: Mapping[str, str] = {
-    "release": "The release that this run belongs to",
-    "arm": "Arm of the requests whose context names none",
-    "service": "Name of the service under load",
-    "store": "The store; segments go to the folder next to it",
-    "header": "Response header that names the instance",
-    "arm-header": "Response header that names the arm, where a router chooses it",
-    "arm-values": "Values of this header: baseline=b*,canary=c*  [default: the names of the arms]",
-}
-
-_FLAGS: Mapping[str, str] = {
-    "sensitive": "Keep only the path of a request",
-    "no-retries": "The router never tries a request a second time",
-}
-
-
-def _explain_refused_header(options: Namespace) -> str:
-    """Say why requests cannot be recorded behind a router by these options; empty if they can, or there is none."""
-    try:
-        header = _make_arm_header(options)
-    except UsageError as error:
-        return f"{error.message} ({error.hint})" if error.hint else error.message
-    if header is None and (options.evaluator_arm_values or options.evaluator_no_retries):
-        return "--evaluator-arm-values and --evaluator-no-retries need --evaluator-arm-header NAME"
-    if header is not None and options.evaluator_arm:
-        return "--evaluator-arm excludes --evaluator-arm-header: the answers of the router name the arm"
-    return ""
-
-
-def _make_arm_header(options: Namespace) -> ArmHeader | None:
-    """Make the header that names the arm from the options; None if they name none. Raises UsageError."""
-    if not options.evaluator_arm_header:
-        return None
-    check_header_name(options.evaluator_arm_header, "--evaluator-arm-header")
-    texts = [text for text in options.evaluator_arm_values.split(",") if text]
-    header = ArmHeader(options.evaluator_arm_header, no_retries=options.evaluator_no_retries)
-    patterns = parse_arm_values(texts, "--evaluator-arm-values")
-    return replace(header, patterns=patterns) if patterns else header
 
 
 # ------------------------------------------------------------------ one process
@@ -224,7 +161,7 @@ class _Process:
         self.facts = self._new_facts()
         options = get_options(environment)
         self.buffer = RequestBuffer(
-            arm_header=recording.arm_header if recording else _make_arm_header(options),
+            arm_header=recording.arm_header if recording else make_arm_header(options),
             header=recording.header if recording else options.evaluator_header,
             arm=UNASSIGNED if recording else options.evaluator_arm or UNASSIGNED,
             sensitive=recording.sensitive if recording else options.evaluator_sensitive,
