@@ -214,7 +214,8 @@ def fingerprint(plan: LoadPlan) -> dict[str, Any]:
         "run_time_s": plan.run_time_s,
         "processes": plan.processes,
         "targets": {arm.name: list(arm.urls) for arm in plan.arms},
-        **({"router": plan.router, **plan.arm_header.describe()} if plan.arm_header else {}),
+        "router": plan.router,  # empty: there is none
+        **(plan.arm_header.describe() if plan.arm_header else {}),
         "arguments": list(plan.arguments),
         "locust": version("locust"),
     }
