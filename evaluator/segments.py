@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,9 @@ MERGED_BYTES = 64 * 1024 * 1024
 
 MERGED_FOLDER = "merged"
 """Folder of merged files in the folder of a run."""
+
+STAGED_SUFFIX = ".staged"
+"""Suffix of whole segments that are not to be read before what belongs to them is on the disk, too."""
 
 _MERGED_GROUP_ROWS = 500_000
 _PATTERN = re.compile(r"seg-(?P<worker>.+)-(?P<seq>\d{6,})\.parquet")
@@ -171,6 +174,29 @@ class SegmentWriter:
         for path in [*self._unsynced, self.folder]:
             _flush_to_disk(path)
         self._unsynced.clear()
+
+
+def stage_segment(table: pa.Table, folder: Path, worker: str, seq: int) -> Path:
+    """Write a table as a segment that readers do not see yet, and wait until it is on the disk. Returns its path.
+
+    `publish_segment` gives it its name. Raises OSError; the unfinished file is deleted then.
+    """
+    path = folder / (segment_name(worker, seq) + STAGED_SUFFIX)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        _write_parquet(table, path)
+        _flush_to_disk(path)
+        _flush_to_disk(folder)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def publish_segment(staged: Path) -> None:
+    """Give a staged segment its name; nothing if it has it already. Raises OSError."""
+    with suppress(FileNotFoundError):
+        staged.rename(staged.with_name(staged.name.removesuffix(STAGED_SUFFIX)))
 
 
 def _find_free_number(folder: Path, worker: str) -> int:

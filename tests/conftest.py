@@ -26,6 +26,7 @@ LONGEST = (
     "cli/test_promote.py",
     "sources/test_load.py",
     "pipeline/test_collecting.py",
+    "pipeline/test_tailing_routers.py",
     "cli/test_load.py",
     "sources/test_silence.py",
     "cli/test_watch.py",

@@ -38,6 +38,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "Import request files of Locust, JMeter or k6, or outcomes of an A/B test.",
     ),
     "collect": ("evaluator.cli.collect", "Collect the policy's metrics of a release from Prometheus."),
+    "tail": ("evaluator.cli.tail", "Follow the access log of a router: production traffic is judged."),
+    "step": ("evaluator.cli.step", "Begin the next step of a rollout whose access log is followed."),
     "verdict": ("evaluator.cli.verdict", "Judge a release: GO, NO-GO or INCONCLUSIVE."),
     "watch": ("evaluator.cli.watch", "Judge a release repeatedly as data land, until it is decided."),
     "render": ("evaluator.cli.render", "Write a verdict from its JSON in other formats."),

@@ -162,22 +162,12 @@ def command(
     arm_outcomes = _list_values_by_arm((), (), outcome_files.arm_outcomes, "--arm-outcomes")
     arm_patterns = _list_values_by_arm((), (), outcome_files.arm_outcomes_glob, "--arm-outcomes-glob")
     has_outcomes = outcome_files != OutcomeFiles()
-    if (arm_outcomes or arm_patterns) and (outcome_files.outcomes or outcome_files.outcomes_glob):
-        raise UsageError(
-            "--outcomes and --arm-outcomes exclude each other",
-            hint="give all files with --arm-outcomes NAME=FILE, or all with --outcomes, if a column has the arm",
-        )
-    if not has_outcomes and (outcomes_query or outcome_options != OutcomeOptions()):
-        raise UsageError("options about outcomes need --outcomes FILE, or --arm-outcomes NAME=FILE for each arm")
+    _check_outcome_options(outcome_files, has_options=bool(outcomes_query) or outcome_options != OutcomeOptions())
     paths, patterns = files.list_paths(), files.list_patterns()
     has_requests, has_access_logs = bool(paths or patterns), access_logs.has_files()
-    if has_requests and has_access_logs:
-        raise UsageError(
-            "--access-log excludes --baseline, --canary and --arm",
-            hint="import them one after another: an access log has the requests of all arms",
-        )
-    if not has_requests and (files_are or ((start or end) and not has_access_logs)):
-        raise UsageError("--files-are, --from and --to need request files: --baseline FILE and --canary FILE")
+    _check_together(
+        files_are, has_requests=has_requests, has_access_logs=has_access_logs, has_period=bool(start or end)
+    )
     policy = session.load_policy(release, service=subject.service)
     if has_access_logs:
         log_plan = _plan_access_logs(policy, access_logs, format_name, columns, subject.service, start, end, step,
@@ -206,6 +196,28 @@ def command(
             session.say(hint)
     session.say(f"next: `{policy.command(release)}`")
     return 0
+
+
+def _check_outcome_options(files: OutcomeFiles, *, has_options: bool) -> None:
+    """Raise UsageError for files of outcomes that exclude each other, and for options of outcomes without a file."""
+    if (files.arm_outcomes or files.arm_outcomes_glob) and (files.outcomes or files.outcomes_glob):
+        raise UsageError(
+            "--outcomes and --arm-outcomes exclude each other",
+            hint="give all files with --arm-outcomes NAME=FILE, or all with --outcomes, if a column has the arm",
+        )
+    if has_options and files == OutcomeFiles():
+        raise UsageError("options about outcomes need --outcomes FILE, or --arm-outcomes NAME=FILE for each arm")
+
+
+def _check_together(files_are: FilesAre | None, *, has_requests: bool, has_access_logs: bool, has_period: bool) -> None:
+    """Raise UsageError for request files together with access logs, and for options of files that are not given."""
+    if has_requests and has_access_logs:
+        raise UsageError(
+            "--access-log excludes --baseline, --canary and --arm",
+            hint="import them one after another: an access log has the requests of all arms",
+        )
+    if not has_requests and (files_are or (has_period and not has_access_logs)):
+        raise UsageError("--files-are, --from and --to need request files: --baseline FILE and --canary FILE")
 
 
 def _list_values_by_arm(

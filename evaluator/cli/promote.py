@@ -15,7 +15,7 @@ from evaluator.cli import Session, emit
 from evaluator.cli.amounts import DURATION
 from evaluator.cli.completing import completing_hooks
 from evaluator.cli.gathering import with_options
-from evaluator.errors import UsageError
+from evaluator.errors import StoreError, UsageError
 from evaluator.records.intents import FINAL_STATES, PROMOTING, Action, Delivery, Intent, IntentState
 from evaluator.wording import quote_command
 
@@ -61,15 +61,68 @@ def command(session: Session, /, release: str, break_glass: bool, **options: Any
 @click.pass_obj
 def hold(session: Session, /, release: str, **options: Any) -> int:
     """Hold RELEASE: cancel promotions that wait, and execute the policy's hooks for hold."""
-    return _request_action(session, Action.HOLD, release, **options)
+    return _go_back(session, Action.HOLD, release, **options)
 
 
 @click.command("rollback")
 @_options
 @click.pass_obj
 def rollback(session: Session, /, release: str, **options: Any) -> int:
-    """Take back what the promotions of RELEASE changed, and execute the policy's hooks for rollback."""
-    return _request_action(session, Action.ROLLBACK, release, **options)
+    """Take back what the promotions of RELEASE changed, and execute the policy's hooks for rollback.
+
+    If the decisions cannot be used (locked, damaged or gone, a full or read-only disk), what is needed is read from the
+    journal, and what was done is added to the audit trail by a later command.
+    """
+    return _go_back(session, Action.ROLLBACK, release, **options)
+
+
+def _go_back(session: Session, action: Action, release: str, **options: Any) -> int:
+    """Hold or roll back a release: through the store, or from the journal if the store cannot be used."""
+    try:
+        return _request_action(session, action, release, **options)
+    except StoreError as error:
+        if options["dry_run"] or options["queue"]:
+            raise
+        return _go_back_without_store(session, action, release, error, reason=options["reason"], yes=options["yes"])
+
+
+def _go_back_without_store(
+    session: Session, action: Action, release: str, problem: StoreError, *, reason: str, yes: bool
+) -> int:
+    """Hold or roll back a release from the journal, because of a problem of the store. Returns the exit code.
+
+    Raises the problem itself if there is no journal.
+    """
+    from evaluator.intents import system_person
+    from evaluator.intents.emergency import act_from_journal, load_rules
+    from evaluator.reports import plain_text
+    from evaluator.store.journal import find_journal
+
+    store = session.store_path.absolute()
+    session.say(f"the decisions cannot be used: {problem.message}")
+    rules = load_rules(session.find_policy, release, store, session.say)
+    journal = find_journal(store, rules.journal)
+    try:
+        journal.read()
+    except StoreError as error:
+        raise StoreError(f"{problem.message}; {error.message}", hint=problem.hint) from problem
+    session.say(f"acting from the journal: {', '.join(map(str, journal.paths))}")
+    if not yes:
+        _confirm(action, release)
+    acted = act_from_journal(
+        journal,
+        rules,
+        system_person(),
+        action,
+        release,
+        reason or problem.message,
+        say=lambda text: session.say(plain_text(text)),
+    )
+    emit("\n".join([f"{action.label} {plain_text(release)}: {acted.state}", *map(plain_text, acted.lines)]))
+    if acted.by_hand:
+        session.say("do this by hand:\n" + "\n".join(f"  {plain_text(text)}" for text in acted.by_hand))
+    session.say("the next command that can use the decisions adds this to the audit trail")
+    return EXIT_CODES.get(acted.state, 4)
 
 
 def _request_action(
@@ -89,11 +142,14 @@ def _request_action(
     `execute_or_wait`. Raises UsageError without a confirmation, and the errors of `ask` if the action is not allowed.
     """
     from evaluator.intents import ActionRequest, ask, system_person
+    from evaluator.intents.emergency import record_actions
+    from evaluator.store.journal import find_journal
 
     # Going back, and holding, must not wait for what uses the data.
     store, person = session.open_store(decisions_only=action not in PROMOTING), system_person()
     store.control.release(release)  # raises UnknownName
     policy = session.load_policy(release)
+    record_actions(store, find_journal(store.path, policy.promotion.journal))
     if dry_run:
         emit(_describe_action(session, store, action, release))
         return 0
@@ -103,14 +159,7 @@ def _request_action(
     request = ActionRequest(action, release, reason or default_reason)
     # Without a reason `ask` refuses the request, so a confirmation would be in vain.
     if not yes and request.reason:
-        if not sys.stdin.isatty():
-            raise UsageError(
-                f"{action.label} needs a confirmation, and stdin is not a terminal", hint="confirm with --yes"
-            )
-        prompt = f"Type {release} to confirm: {action.label}"
-        typed = click.prompt(prompt, default="", show_default=False, err=True).strip()
-        if typed != release:
-            raise UsageError(f"{typed or 'nothing'} was typed, not {release}: nothing was done")
+        _confirm(action, release)
     intent = ask(store, policy, person, request)
     if intent.state is IntentState.REQUESTED:
         missing = intent.approvals_needed - len(store.control.approvals(intent.id))
@@ -119,6 +168,16 @@ def _request_action(
         approvals = f"{missing} more of {intent.approvals_needed} approvals by {who}"
         session.say(f"waits until {until} for {approvals}: `{quote_command('approve', intent.id)}`")
     return execute_or_wait(session, store, intent.id, wait_s=wait_s, queue=queue)
+
+
+def _confirm(action: Action, release: str) -> None:
+    """Let the user type the name of the release as confirmation of an action. Raises UsageError if it is another."""
+    if not sys.stdin.isatty():
+        raise UsageError(f"{action.label} needs a confirmation, and stdin is not a terminal", hint="confirm with --yes")
+    prompt = f"Type {release} to confirm: {action.label}"
+    typed = click.prompt(prompt, default="", show_default=False, err=True).strip()
+    if typed != release:
+        raise UsageError(f"{typed or 'nothing'} was typed, not {release}: nothing was done")
 
 
 def _describe_action(session: Session, store: Store, action: Action, release: str) -> str:

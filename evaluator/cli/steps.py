@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -10,6 +9,7 @@ import click
 
 from evaluator.cli.gathering import Command, gathered
 from evaluator.errors import UsageError
+from evaluator.quantities import parse_share
 from evaluator.records import BASELINE, check_name
 
 SUM_TOLERANCE = 0.002
@@ -35,9 +35,14 @@ def parse_shares(texts: tuple[str, ...]) -> dict[str, float]:
     shares: dict[str, float] = {}
     for text in texts:
         arm, equals, amount = text.rpartition("=")
-        share = _parse_share(amount.strip())
-        if not (arm and equals) or share is None:
+        if not (arm and equals):
             raise UsageError(f"--share {text} is not ARM=SHARE", hint="write --share canary=5%")
+        try:
+            share = parse_share(amount.strip())
+        except ValueError as error:
+            raise UsageError(f"--share {text}: {error}", hint="write --share canary=5%") from error
+        if not 0 <= share <= 1:
+            raise UsageError(f"--share {text} is not from 0 % to 100 %", hint="write --share canary=5%")
         if arm in shares:
             raise UsageError(f"--share names {arm} twice", hint="give each arm one share")
         check_name("arm", arm)
@@ -46,26 +51,17 @@ def parse_shares(texts: tuple[str, ...]) -> dict[str, float]:
         return {}
     total = sum(shares.values())
     if BASELINE not in shares:
-        if total >= 1:
+        if total > 1 + SUM_TOLERANCE:
             raise UsageError(
-                f"the shares are {100 * total:.4g} %, which leaves nothing for the baseline",
-                hint="the shares of the candidates have to be less than 100 % together",
+                f"the shares are {100 * total:.4g} % together, more than 100 %",
+                hint="the baseline gets what the candidates leave",
             )
-        return {BASELINE: 1 - total, **shares}
+        return {BASELINE: max(1 - total, 0.0), **shares}
     if len(shares) < 2:
         raise UsageError("--share names the baseline alone", hint="name each candidate: --share canary=5%")
     if abs(total - 1) > SUM_TOLERANCE:
         raise UsageError(f"the shares are {100 * total:.4g} % together, not 100 %", hint="name the share of every arm")
     return {arm: share / total for arm, share in shares.items()}
-
-
-def _parse_share(text: str) -> float | None:
-    """Read `5%` or `0.05` as 0.05; `None` if it is no share between 0 and 1, both excluded."""
-    try:
-        share = float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
-    except ValueError:
-        return None
-    return share if math.isfinite(share) and 0 < share < 1 else None
 
 
 def check_step(step: str) -> str:

@@ -39,7 +39,12 @@ class _ShareSeen:
 
     @property
     def odds_ratio(self) -> float:
-        """Odds seen for each of the configured odds; 0 or infinite if the arm had no requests, or all of them."""
+        """Odds seen for each of the configured odds; 0 or infinite if the arm had no requests, or all of them.
+
+        So it is, too, if it should have none or all, and had not.
+        """
+        if self.configured in (0.0, 1.0):
+            return 1.0 if self.seen == self.configured else math.inf if self.seen > self.configured else 0.0
         odds = self.seen / (1 - self.seen) if self.seen < 1 else math.inf
         return odds * (1 - self.configured) / self.configured
 

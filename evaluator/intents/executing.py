@@ -13,13 +13,15 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from evaluator.errors import EvaluatorError, StoreBusy
+from evaluator.errors import EvaluatorError, StoreBusy, StoreError
 from evaluator.hooks import run_hook, undo_hook
 from evaluator.intents.checking import check_execution
+from evaluator.intents.emergency import record_closed, record_hook
 from evaluator.intents.observing import find_latest, observe, read_deliveries_to_undo, services_of
 from evaluator.intents.steps import PlannedHook, make_context, plan_steps
 from evaluator.intents.versions import read_hook_release, read_promoted_releases
@@ -37,6 +39,7 @@ from evaluator.records.intents import (
     IntentState,
 )
 from evaluator.store import Store, stamp_of
+from evaluator.store.journal import Journal, find_journal
 from evaluator.wording import count_of
 
 LoadPolicy = Callable[[str], Policy]
@@ -174,6 +177,8 @@ class _Execution:
     intent: Intent
     release: Release
     """With the versions that hooks get, whatever is imported while they are executed."""
+    journal: Journal | None = None
+    """What a rollback needs in an emergency; `None` until the policy, which names its file, is known."""
 
     def run(self, load: LoadPolicy) -> None:
         """Check that the intent may still be executed, claim it, and execute its hooks. Raises StoreBusy.
@@ -183,9 +188,11 @@ class _Execution:
         control = self.store.control
         try:
             policy = load(self.intent.release)
+            self.journal = find_journal(self.store.path, policy.promotion.journal)
             check_execution(self.intent, observe(self.store, policy, self.intent, self.release, datetime.now(UTC)))
             if self.intent.action in PROMOTING:  # what goes back to the baseline does so whatever was changed
                 control.verify_release(self.intent.release)
+                self.journal.make()  # without it, nothing could be undone in an emergency
             to_undo = read_deliveries_to_undo(self.store, self.intent.undoes)
             promoted = read_promoted_releases(self.store, self.intent.undoes)
             planned, irreversible = plan_steps(policy.promotion, self.intent.action, to_undo, self.release, promoted)
@@ -249,6 +256,9 @@ class _Execution:
             if hook.event == ANNOUNCE:
                 self._run_hook(hook, outcome=intent_state)
         self.store.control.settle(self.intent.id, intent_state, self.worker, "; ".join([*summary, *irreversible]))
+        if self.journal and self.intent.action is Action.ROLLBACK and intent_state is IntentState.ACKNOWLEDGED:
+            with suppress(StoreError):  # then the journal undoes them once more, which changes nothing
+                record_closed(self.journal, self.intent.undoes)
 
     def _run_hook(self, hook: PlannedHook, *, outcome: str = "") -> IntentState:
         """Execute a hook and store its outcome; returns its state. A hook whose outcome is known is not executed again.
@@ -297,19 +307,26 @@ class _Execution:
         return self._store_outcome(hook, HookOutcome(state, text, undo, hook_outcome.response), attempts=attempts)
 
     def _store_outcome(self, hook: PlannedHook, outcome: HookOutcome, *, attempts: int) -> IntentState:
-        """Store the outcome of a hook and return its state. `attempts` (0 or 1) is added to the attempts before."""
-        self._store_delivery(
-            Delivery(
-                intent=self.intent.id,
-                position=hook.position,
-                hook=hook.entry.kind,
-                attempts=attempts,
-                outcome=outcome,
-                at=datetime.now(UTC),
-                event=hook.event,
-                options=json.dumps(dict(hook.entry.options), sort_keys=True),
-            )
+        """Store the outcome of a hook and return its state. `attempts` (0 or 1) is added to the attempts before.
+
+        Hooks of a promotion go into the journal, too. Raises StoreError if a hook that is about to act cannot be
+        written.
+        """
+        delivery = Delivery(
+            intent=self.intent.id,
+            position=hook.position,
+            hook=hook.entry.kind,
+            attempts=attempts,
+            outcome=outcome,
+            at=datetime.now(UTC),
+            event=hook.event,
+            options=json.dumps(dict(hook.entry.options), sort_keys=True),
         )
+        if self.journal and self.intent.action in PROMOTING and hook.event != ANNOUNCE:
+            is_about_to_act = outcome.state is IntentState.SENT
+            with nullcontext() if is_about_to_act else suppress(StoreError):
+                record_hook(self.journal, self.intent, self.release, delivery)
+        self._store_delivery(delivery)
         return outcome.state
 
     def _store_delivery(self, delivery: Delivery) -> None:
@@ -318,7 +335,8 @@ class _Execution:
         The outcome of an executed hook is known nowhere else, so storing it is tried for KEEP_FOR_S. For a hook that is
         only about to be executed (SENT) it is tried once: the hook is then left to the next worker.
         """
-        is_executed = delivery.outcome.state is not IntentState.SENT
+        # What goes back does not wait: it goes on by the journal.
+        is_executed = delivery.outcome.state is not IntentState.SENT and self.intent.action in PROMOTING
         deadline = time.monotonic() + (KEEP_FOR_S if is_executed else 0.0)
         while True:  # each attempt waits for the store
             try:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import platform
+import time
 from collections.abc import Collection
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from evaluator.errors import StoreError, UnknownName
-from evaluator.records import EvidenceKind, Landed, Release, Run, RunFacts, RunState, Service
+from evaluator.records import ACCESS_LOG_SOURCE, EvidenceKind, Landed, Release, Run, RunFacts, RunState, Service
+from evaluator.sources.access_logs.tail_state import TailedRunNow, describe_unread
 from evaluator.sources.load import QUIET_S, RunOutcome, is_alive, is_recording, read_outcome
 from evaluator.sources.recording import MANIFEST_NAME, RunManifest, utc
 from evaluator.store import Store
@@ -33,7 +35,67 @@ def land_release(store: Store, release_id: str) -> tuple[Landed, ...]:
             store.data.land_readings(run)
             facts = RunFacts(stopped_by="the collection was killed")
             store.data.finish_run(run.id, state=RunState.INCOMPLETE, ended=store.data.collected_until(run), facts=facts)
-    return tuple(_land_load(store, run) for run in runs if run.source == "locust")
+    landed = [_land_load(store, run) for run in runs if run.source == "locust"]
+    for run in runs:
+        if run.source == ACCESS_LOG_SOURCE:
+            _store_tailed_run(store, run)
+            landed.append(store.data.land_segments(run.id))
+    return tuple(landed)
+
+
+def register_tailed_runs(store: Store, release_id: str) -> None:
+    """Register the runs of logs that are followed, and store how they ended, without landing their requests."""
+    try:
+        runs = store.data.runs(release_id)
+    except UnknownName:
+        runs = ()
+    if _adopt_recordings(store, release_id, {run.id for run in runs}):
+        runs = store.data.runs(release_id)
+    for run in runs:
+        if run.source == ACCESS_LOG_SOURCE:
+            _store_tailed_run(store, run)
+
+
+def _store_tailed_run(store: Store, run: Run) -> None:
+    """Store the state of a run whose log is followed, if it has changed: it may also go on after its end."""
+    tailed = TailedRunNow.read(store.data.segment_folder(run))
+    if tailed is None:
+        return  # it was imported
+    state, facts = _describe_tailed(tailed)
+    stored_facts = replace(run.facts, quarantined=())
+    if state is run.state and (state is RunState.RUNNING or facts == stored_facts):
+        return
+    ends, newest = tailed.run.ends, tailed.run.newest
+    ended = ends if state is RunState.COMPLETE and tailed.run.is_closed else newest
+    store.data.finish_run(
+        run.id,
+        state=state,
+        ended=utc(ended) if ended is not None and state is not RunState.RUNNING else None,
+        facts=facts,
+        planned_end=utc(ends) if ends is not None else None,
+    )
+
+
+def _describe_tailed(tailed: TailedRunNow) -> tuple[RunState, RunFacts]:
+    """State and facts of a run whose log is followed, by what its process has written."""
+    run = tailed.run
+    router, unread = run.counts.router, describe_unread(run)
+    facts = RunFacts(
+        read=run.counts.read,
+        left_out=run.counts.left_out,
+        router=replace(router, holes=(*router.holes, *unread), unread_s=None if unread else router.unread_s),
+        clock_offset_s=run.clock_ahead_s or None,
+    )
+    if run.is_closed:
+        return RunState.COMPLETE, facts
+    if not tailed.stopped_by and time.time() - tailed.written < QUIET_S:
+        # Also after the end of the process: it may just be started again. Its newest rows have not landed yet, so the
+        # number that was read would not match the store.
+        return RunState.RUNNING, replace(facts, read={})
+    if tailed.ended_early:
+        return RunState.COMPLETE, replace(facts, ended_early=tailed.ended_early)
+    killed = "evaluator tail was killed; started again, it goes on where it stopped"
+    return RunState.INCOMPLETE, replace(facts, read={}, stopped_by=tailed.stopped_by or killed)
 
 
 def _adopt_recordings(store: Store, release_id: str, registered: Collection[str]) -> bool:
@@ -52,12 +114,15 @@ def _adopt_recordings(store: Store, release_id: str, registered: Collection[str]
         run = Run(
             id=manifest.run,
             release=manifest.release,
-            group=manifest.run,
-            source="locust",
+            group=manifest.group or manifest.run,
+            source=manifest.source,
+            replicate=manifest.replicate,
             started=started,
             planned_end=planned_end,
             fingerprint=manifest.fingerprint,
+            step=manifest.step,
             service=manifest.service,
+            shares=manifest.shares,
         )
         services = (Service(manifest.service),) if manifest.service else ()
         try:
@@ -110,6 +175,9 @@ def with_present_facts(store: Store, run: Run) -> Run:
     landed yet, so it would not match the store.
     """
     folder = store.data.segment_folder(run)
+    if run.source == ACCESS_LOG_SOURCE and run.state is RunState.RUNNING and (tailed := TailedRunNow.read(folder)):
+        _, facts = _describe_tailed(tailed)
+        return replace(run, facts=replace(facts, quarantined=run.facts.quarantined))
     if run.source != "locust" or run.state is not RunState.RUNNING or not run.started or not folder.is_dir():
         return run
     planned_s = (run.planned_end - run.started).total_seconds() if run.planned_end else None

@@ -44,7 +44,7 @@ def _describe(metric: Mapping[str, Any]) -> str:
 PLANNED_SECTIONS = ("rollout", "stages", "strategy")
 """Sections that are planned and not available in this version."""
 
-PROMOTION_SECTIONS = ("sensitive", "hooks", "approvals", "roles")
+PROMOTION_SECTIONS = ("sensitive", "hooks", "approvals", "journal", "roles")
 """Sections about what happens after a verdict: not part of the rules that judge, nor of their hash."""
 
 
@@ -209,6 +209,11 @@ class PolicyFile(Section):
     )
     hooks: HooksSection = Field(default_factory=HooksSection)
     approvals: ApprovalsSection = Field(default_factory=ApprovalsSection)
+    journal: Annotated[str, Field(min_length=1)] | None = Field(
+        None,
+        description="File from which a rollback is executed if no database can be used; an absolute path, best on "
+        "another disk. Without it: next to the store, and on another file system of the machine.",
+    )
     roles: RolesSection | None = Field(
         None, description="Without it, accounts of this machine may do everything, and people who sign in may read."
     )

@@ -193,6 +193,8 @@ class PromotionRules:
     roles: Mapping[str, tuple[str, ...]] | None = None
     """Role → names; `None`: the policy has no `roles`."""
     sensitive: bool = False
+    journal: str = ""
+    """Path of the journal that rollbacks need in an emergency; empty: the default paths."""
     hash: str = ""
     """`sha256:…` over hooks, approvals and sensitivity: what was approved is what is executed."""
 
@@ -209,7 +211,7 @@ class PromotionRules:
 
 
 def to_rules(
-    hooks: HooksSection, approvals: ApprovalsSection, roles: RolesSection | None, *, sensitive: bool
+    hooks: HooksSection, approvals: ApprovalsSection, roles: RolesSection | None, *, sensitive: bool, journal: str = ""
 ) -> PromotionRules:
     """Make the rules for promotion of the policy's sections. `roles` None: the policy has no such section.
 
@@ -224,5 +226,6 @@ def to_rules(
         approvals=approvals,
         roles=None if roles is None else {role.value: tuple(getattr(roles, role.value)) for role in PersonRole},
         sensitive=sensitive,
+        journal=journal,
         hash="sha256:" + hashlib.sha256(canonical.encode()).hexdigest(),
     )

@@ -109,6 +109,12 @@ class RunManifest:
     started: float
     run_time_s: float | None
     fingerprint: dict[str, Any]
+    source: str = "locust"
+    group: str = ""
+    """Id of its run group; empty: it is a group of its own."""
+    replicate: int = 0
+    step: str = ""
+    shares: dict[str, float] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Write the manifest into the run's folder, at once for every reader. Raises OSError."""
@@ -120,8 +126,9 @@ class RunManifest:
         """Read the file that `write` wrote; a recorder of another version may have written more. Raises SourceError."""
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            manifest = cls(**{part.name: values[part.name] for part in fields(cls)})
-            texts = (manifest.run, manifest.release, manifest.service)
+            # A recorder of an older version has not written the parts that have a default.
+            manifest = cls(**{part.name: values[part.name] for part in fields(cls) if part.name in values})
+            texts = (manifest.run, manifest.release, manifest.service, manifest.source, manifest.group, manifest.step)
             are_texts = all(isinstance(text, str) for text in texts) and isinstance(manifest.fingerprint, dict)
             utc(manifest.started + (manifest.run_time_s or 0.0))  # fails for what is no time
         except (OSError, ValueError, TypeError, KeyError, OverflowError) as error:

@@ -27,7 +27,7 @@ from evaluator.records import (
 from evaluator.records.arrays import FloatArray
 from evaluator.segments import REQUEST_SCHEMA
 from evaluator.stats.shaping.rare import OTHER_ENDPOINTS
-from evaluator.store.engine import Engine, open_engine, quote
+from evaluator.store.engine import Engine, open_engine, quote, quote_name
 from evaluator.store.log_attempts import EXCEPTION, list_attempts
 from evaluator.store.log_lines import PROBLEMS, check_layout, write_requests
 
@@ -71,6 +71,8 @@ class LogBatch(ReadLines):
     """When the request of each line began (epoch s), NaN for lines that are none: shape (lines,)."""
     ends: FloatArray
     """When it ended."""
+    unassigned: pa.Table
+    """Rows, without arm and instance, of attempts of which the log does not say which server failed."""
 
 
 class LogReader:
@@ -131,10 +133,15 @@ class LogReader:
     def read_lines(self, lines: pa.Array | Sequence[bytes]) -> LogBatch:
         """Read whole lines, with or without their line ends. Blank lines do not count."""
         read = self._stage(lines)
-        rows = self._engine.sql(self._write_rows()).to_arrow_table().cast(REQUEST_SCHEMA)
+        rows = self._read_rows(self._write_rows())
+        unassigned = self._read_rows(self._write_attempts("unknown", "''", "''"))
         starts, ends = self._read_times(len(lines))
         self._clear()
-        return LogBatch(read.counts, read.watermark, read.bad_line, rows, starts, ends)
+        return LogBatch(read.counts, read.watermark, read.bad_line, rows, starts, ends, unassigned)
+
+    def _read_rows(self, query: str) -> pa.Table:
+        """Read the rows of a query as a table of REQUEST_SCHEMA."""
+        return self._engine.sql(query).to_arrow_table().select(REQUEST_SCHEMA.names).cast(REQUEST_SCHEMA)
 
     def _read_times(self, lines: int) -> tuple[FloatArray, FloatArray]:
         """Read when the request of each of `lines` lines began and ended (epoch s); NaN for lines that are none."""
@@ -149,7 +156,8 @@ class LogReader:
     def convert_lines(self, lines: pa.Array, path: Path) -> ReadLines:
         """Read whole lines like `read_lines`, and write their rows to a Parquet file at `path`."""
         read = self._stage(lines)
-        self._engine.execute(f"COPY ({self._write_rows()}) TO {quote(path)} (FORMAT parquet)")
+        names = ", ".join(map(quote_name, REQUEST_SCHEMA.names))
+        self._engine.execute(f"COPY (SELECT {names} FROM ({self._write_rows()})) TO {quote(path)} (FORMAT parquet)")
         self._clear()
         return read
 
@@ -230,21 +238,31 @@ class LogReader:
 
     def _write_rows(self) -> str:
         """Write the query of all rows: requests, and attempts that failed before the router tried again."""
-        endpoint = "endpoint"
+        return f"""
+            SELECT {self._write_constants()}, arm, coalesce(server, arm) AS instance, ts, {self._express_endpoint()},
+                ms AS response_time_ms, bytes AS response_bytes, status AS status_code, failed, exception
+            FROM requests WHERE {_LANDED}
+            UNION ALL BY NAME {self._write_attempts("arm IS NOT NULL", "arm", "coalesce(server, arm)")}"""
+
+    def _write_attempts(self, condition: str, arm: str, instance: str) -> str:
+        """Write the query of the rows of attempts for which a condition holds."""
+        return f"""
+            SELECT {self._write_constants()}, {arm} AS arm, {instance} AS instance, ts, {self._express_endpoint()},
+                ms AS response_time_ms, CAST(NULL AS BIGINT) AS response_bytes, status AS status_code, true AS failed,
+                {quote(EXCEPTION)} AS exception
+            FROM attempts WHERE {condition}"""
+
+    def _write_constants(self) -> str:
+        """Write the columns that are the same in all rows."""
+        return f"""{quote(self._run_id)} AS run, {quote(self._options.service)} AS service, {quote(WORKER)} AS worker,
+            CAST(NULL AS INTEGER) AS user_count, CAST(NULL AS MAP(VARCHAR, VARCHAR)) AS context"""
+
+    def _express_endpoint(self) -> str:
+        """Write the column `endpoint`."""
         if self._engine.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'pooled'").fetchall():
             pooled = "endpoint IN (SELECT endpoint FROM pooled)"
-            endpoint = f"CASE WHEN {pooled} THEN {quote(OTHER_ENDPOINTS)} ELSE endpoint END"
-        constants = f"{quote(self._run_id)} AS run, arm, {quote(self._options.service)} AS service"
-        end = "CAST(NULL AS INTEGER) AS user_count, CAST(NULL AS MAP(VARCHAR, VARCHAR)) AS context"
-        instance_and_worker = f"coalesce(server, arm) AS instance, {quote(WORKER)} AS worker"
-        return f"""
-            SELECT {constants}, {instance_and_worker}, ts, {endpoint} AS endpoint, ms AS response_time_ms,
-                bytes AS response_bytes, status AS status_code, failed, exception, {end}
-            FROM requests WHERE {_LANDED}
-            UNION ALL
-            SELECT {constants}, {instance_and_worker}, ts, {endpoint} AS endpoint, ms, NULL, status, true,
-                {quote(EXCEPTION)}, {end}
-            FROM attempts WHERE arm IS NOT NULL"""
+            return f"CASE WHEN {pooled} THEN {quote(OTHER_ENDPOINTS)} ELSE endpoint END AS endpoint"
+        return "endpoint"
 
 
 _LANDED = "problem IS NULL AND arm IS NOT NULL AND kind IS NULL"

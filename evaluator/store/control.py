@@ -23,7 +23,6 @@ from evaluator.records.intents import (
     Approval,
     AuditRow,
     Delivery,
-    HookOutcome,
     Intent,
     IntentState,
     Person,
@@ -40,7 +39,6 @@ LOGGED_VERDICTS = 500
 """Most verdicts in the log of all releases."""
 
 _LEARNT = tuple(field.name for field in fields(Learnt))
-_DELIVERY = "intent, position, hook, attempts, state, text, undo, response, happened_at, event, options"
 _RETRIED_STATES = {IntentState.FAILED: IntentState.APPROVED, IntentState.UNKNOWN: IntentState.REQUESTED}
 """State of a hook that is executed again → its state until then."""
 
@@ -378,34 +376,26 @@ class Control:
         with self.file.opened(write=True) as connection:
             intents.end(connection, intents.read(connection, intent_id), state, actor, text)
 
+    def add_done(self, done: Intent, deliveries: Sequence[Delivery], text: str) -> Intent:
+        """Store an action that was executed without this file: as an intent that has ended, with its hooks.
+
+        `done`: has the final state; it gets an id and a key here. `text`: how it was done, for the audit trail.
+        """
+        with self.file.opened(write=True) as connection:
+            earlier = intents.select(connection, "WHERE release = ?", [done.release])
+            intent = intents.add(connection, done, earlier_count=len(earlier), consents=False)
+            for delivery in deliveries:
+                intents.put_delivery(connection, replace(delivery, intent=intent.id))
+            return intents.end(connection, intent, done.state, done.requester, text)
+
     def deliver(self, delivery: Delivery, release: str, actor: str) -> None:
         """Store the state of one hook of an intent; the attempts of `delivery` are added to the stored ones.
 
         `release` and `actor` go into the audit trail.
         """
         outcome = delivery.outcome
-        # In the order of the columns `_DELIVERY`.
-        values = [
-            delivery.intent,
-            delivery.position,
-            delivery.hook,
-            delivery.attempts,
-            outcome.state,
-            outcome.text,
-            outcome.undo,
-            outcome.response,
-            to_text(delivery.at),
-            delivery.event,
-            delivery.options,
-        ]
         with self.file.opened(write=True) as connection:
-            connection.execute(
-                f"""INSERT INTO deliveries ({_DELIVERY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-                ON CONFLICT (intent, position) DO UPDATE SET attempts = attempts + excluded.attempts,
-                    state = excluded.state, text = excluded.text, undo = excluded.undo, response = excluded.response,
-                    happened_at = excluded.happened_at""",
-                values,
-            )
+            intents.put_delivery(connection, delivery)
             name = f"{delivery.position + 1}. {delivery.event}: {delivery.hook}"
             text = f"{name}: {outcome.text}" if outcome.text else name
             audit.add(connection, actor, f"hook {outcome.state}", release, delivery.intent, text)
@@ -413,24 +403,7 @@ class Control:
     def deliveries(self, intent_id: str | None = None) -> tuple[Delivery, ...]:
         """Read the states of the hooks of an intent; `None`: of all intents."""
         with self.file.opened() as connection:
-            rows = connection.execute(
-                f"""SELECT {_DELIVERY} FROM deliveries
-                WHERE ? IS NULL OR intent = ? ORDER BY happened_at, intent, position""",
-                [intent_id, intent_id],
-            ).fetchall()
-        return tuple(
-            Delivery(
-                intent,
-                position,
-                hook,
-                attempts,
-                HookOutcome(IntentState(state), text, undo, response),
-                to_time(at),
-                event,
-                options,
-            )
-            for intent, position, hook, attempts, state, text, undo, response, at, event, options in rows
-        )
+            return intents.read_deliveries(connection, intent_id)
 
     # -------------------------------------------------------------- audit trail
 

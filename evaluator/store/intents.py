@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from evaluator.errors import UnknownName
-from evaluator.records.intents import FINAL_STATES, Action, Approval, Intent, IntentState
+from evaluator.records.intents import FINAL_STATES, Action, Approval, Delivery, HookOutcome, Intent, IntentState
 from evaluator.store import audit
 from evaluator.store.control_file import Connection, to_text, to_time
 
@@ -132,6 +132,55 @@ def read_approvals(connection: Connection, intent_id: str | None) -> tuple[Appro
         [intent_id, intent_id],
     ).fetchall()
     return tuple(Approval(row[0], row[1], to_time(row[2]), tuple(json.loads(row[3]))) for row in rows)
+
+
+_DELIVERY = "intent, position, hook, attempts, state, text, undo, response, happened_at, event, options"
+
+
+def put_delivery(connection: Connection, delivery: Delivery) -> None:
+    """Store the state of one hook; its attempts are added to the stored ones."""
+    outcome = delivery.outcome
+    connection.execute(
+        f"""INSERT INTO deliveries ({_DELIVERY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        ON CONFLICT (intent, position) DO UPDATE SET attempts = attempts + excluded.attempts,
+            state = excluded.state, text = excluded.text, undo = excluded.undo, response = excluded.response,
+            happened_at = excluded.happened_at""",
+        [
+            delivery.intent,
+            delivery.position,
+            delivery.hook,
+            delivery.attempts,
+            outcome.state,
+            outcome.text,
+            outcome.undo,
+            outcome.response,
+            to_text(delivery.at),
+            delivery.event,
+            delivery.options,
+        ],
+    )
+
+
+def read_deliveries(connection: Connection, intent_id: str | None) -> tuple[Delivery, ...]:
+    """Read the hooks of an intent that were begun; `None`: of all intents."""
+    rows = connection.execute(
+        f"""SELECT {_DELIVERY} FROM deliveries
+        WHERE ? IS NULL OR intent = ? ORDER BY happened_at, intent, position""",
+        [intent_id, intent_id],
+    ).fetchall()
+    return tuple(
+        Delivery(
+            intent,
+            position,
+            hook,
+            attempts,
+            HookOutcome(IntentState(state), text, undo, response),
+            to_time(at),
+            event,
+            options,
+        )
+        for intent, position, hook, attempts, state, text, undo, response, at, event, options in rows
+    )
 
 
 def move(connection: Connection, intent: Intent, state: IntentState, claimed_by: str) -> Intent:

@@ -165,7 +165,7 @@ def _write_values(layout: LogLayout, fields: Mapping[LogColumn, LogField], optio
             TRY_CAST(time_text AS DOUBLE) * {factor} / {divisor} AS raw_ms, time_text,
             {status} AS raw_status, nullif(greatest(raw_status, 0), 0) AS status, status_text,
             TRY_CAST(bytes_text AS BIGINT) AS bytes, {server} AS server_text, backend_text, arm_text,
-            {lists}, attempt_statuses_text, retries_text, nullif(termination_text, '') AS termination,
+            {lists}, attempt_statuses_text, retries_text, termination_text AS termination,
             nullif(nullif(grpc_status_text, ''), '-') AS grpc_status, lower(upgrade_text) AS upgrade
         FROM ({_write_texts(layout)}) WHERE regexp_matches(line, {quote(_VISIBLE)})"""
 

@@ -258,11 +258,11 @@ def test_a_period_leaves_out_what_is_outside(place, capsys):
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--share", "canary=120%"], "not from 0% to 100%"),
-        (["--share", "canary=30%", "--share", "baseline=30%"], "add up to 60 %"),
+        (["--share", "canary=120%"], "not from 0 % to 100 %"),
+        (["--share", "canary=30%", "--share", "baseline=30%"], "60 % together, not 100 %"),
         (["--share", "x=30%"], "no arm"),
         (["--share", "canary"], "is not ARM=SHARE"),
-        (["--share", "canary=1", "--share", "canary=1"], "two values"),
+        (["--share", "canary=1", "--share", "canary=1"], "names canary twice"),
         (["--step", " x"], "cannot be seen"),
         (["--column", "status=x", "--format", "json"], "a.log"),
         (["--column", "nothing=x"], "column of access logs"),
@@ -394,7 +394,7 @@ def test_a_dead_canary_behind_nginx_is_no_go_although_all_users_got_an_answer(de
     assert facts.router.retried == {"canary": facts.read["canary"]}
     assert facts.read["canary"] >= 100
     code = run(["verdict", "cart@2"])
-    assert (code, "failures rose 100 pp" in capsys.readouterr().out) == (1, True)
+    assert (code, "failures (production) rose 100 pp" in capsys.readouterr().out) == (1, True)
 
 
 def test_failures_that_haproxy_hides_are_those_of_the_only_other_arm(dead_canary):

@@ -86,6 +86,13 @@ def test_aborts_and_streams_are_left_out_by_name():
     assert read([write_nginx(status="499", statuses="-")], NGINX).counts.left_out[0].kind is LeftOutKind.CLIENT_ABORT
 
 
+def test_what_is_an_abort_and_a_failure_is_a_failure():
+    layout = replace(HAPROXY, abort_terminations="[Cc].", failed_terminations="C[DQ]")
+    batch = read([write_haproxy("c1", ended="CD"), write_haproxy("c1", ended="CH")], layout)
+    assert batch.rows["exception"].to_pylist() == ["termination CD"]
+    assert batch.counts.left_out == (LeftOut("canary", LeftOutKind.CLIENT_ABORT, 1),)
+
+
 def test_a_status_of_zero_may_say_that_the_client_left():
     line = b'{"at": "2025-11-29T10:00:00Z", "status": 0, "took": 9.5, "version": "1.0"}'
     assert read([line], JSON, ARM_OPTIONS).rows["exception"].to_pylist() == ["no answer"]

@@ -11,7 +11,6 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from evaluator.errors import UnknownName, UsageError
 from evaluator.fields import Name, Section
-from evaluator.quantities import parse_share
 from evaluator.records import EndpointRule, LogColumn, LogOptions, check_log_options
 from evaluator.records.access_logs import STATUS
 
@@ -21,9 +20,6 @@ _Patterns = Annotated[
     BeforeValidator(lambda raw: [raw] if isinstance(raw, str) else raw, json_schema_input_type=Name | list[Name]),
     Field(min_length=1),
 ]
-
-_NEARLY_ALL = 1e-6
-"""How far from 1 the sum of shares may be, because they are rounded."""
 
 
 class EndpointSection(Section):
@@ -168,36 +164,3 @@ def _parse_arms(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
             raise UsageError(f"--arm-server {text} is not ARM=PATTERN", hint="for example --arm-server canary='c*'")
         arms[arm] = (*arms.get(arm, ()), pattern)
     return arms
-
-
-def parse_shares(texts: Sequence[str], arms: Mapping[str, object]) -> dict[str, float]:
-    """Read texts ARM=SHARE; the share of the only arm without one is what is missing to 100 %. Empty without texts.
-
-    Raises UsageError if they do not add up to 100 %, and UnknownName for an arm that there is not.
-    """
-    shares: dict[str, float] = {}
-    for text in texts:
-        arm, equals, share_text = text.partition("=")
-        if not (arm and equals and share_text):
-            raise UsageError(f"--share {text} is not ARM=SHARE", hint="for example --share canary=5%")
-        if arm not in arms:
-            raise UnknownName("arm", arm, list(arms))
-        if arm in shares:
-            raise UsageError(f"--share has two values for '{arm}'")
-        try:
-            shares[arm] = parse_share(share_text)
-        except ValueError as error:
-            raise UsageError(f"--share {text}: {error}") from error
-        if not 0 <= shares[arm] <= 1:
-            raise UsageError(f"--share {text} is not from 0% to 100%")
-    missing = [arm for arm in arms if arm not in shares]
-    total = sum(shares.values())
-    if shares and len(missing) == 1 and total <= 1:
-        shares[missing[0]] = 1 - total
-    elif shares and (missing or abs(total - 1) > _NEARLY_ALL):
-        of_arms = f"; {' and '.join(missing)} have none" if len(missing) > 1 else ""
-        raise UsageError(
-            f"the shares add up to {total * 100:g} %, not to 100 %{of_arms}",
-            hint="give a share for each arm, or for all arms but one",
-        )
-    return shares

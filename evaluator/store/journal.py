@@ -1,0 +1,231 @@
+"""The journal: what a rollback needs when no database can be used, in a file whose space is reserved.
+
+Before a hook of a promotion changes anything, its options and the value that it replaces are written here. Where the
+databases are locked, damaged or gone, or the disk is full or read-only, `rollback` and `hold` read this file, and write
+into it what they did; the next command that can use the database moves that into the audit trail.
+
+The file has two areas of equal size. One is in use: records are appended to it, each with its length and a checksum,
+so that a record that was cut by a crash ends the area. When it is full, the records that are still needed go into the
+other area, which is in use from then on. The space of both is reserved when the file is made, so a full disk stops no
+write. Every write is flushed to the disk.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evaluator.errors import StoreError
+from evaluator.permissions import private_files
+
+AREA_BYTES = 1 << 20
+"""Bytes of one area: the hooks of hundreds of promotions."""
+_MAGIC = b"evaluator journal 1\n"
+_HEADER = struct.Struct(">20sQI")
+"""Start of an area: magic, generation, checksum of both. The area with the higher generation is in use."""
+_FRAME = struct.Struct(">II")
+"""Before each record: its length in bytes, and its checksum. A length of 0 ends the area."""
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """The journal of a store, in one or several copies: each write goes to all, and one copy is enough to read."""
+
+    paths: tuple[Path, ...]
+
+    def make(self) -> tuple[Path, ...]:
+        """Make the copies that are missing, with their space reserved; returns the paths of those that can be used.
+
+        Raises StoreError if none can.
+        """
+        usable = []
+        problems = []
+        for path in self.paths:
+            try:
+                _make(path)
+                usable.append(path)
+            except OSError as error:
+                problems.append(f"{path}: {error.strerror or error}")
+        if not usable:
+            raise StoreError(
+                f"the journal that a rollback needs in an emergency cannot be written: {'; '.join(problems)}",
+                hint="name another file with `journal:` in the policy, on a disk that can be written",
+            )
+        return tuple(usable)
+
+    def append(self, record: Record, keep: Callable[[Sequence[Record]], Sequence[Record]] = tuple) -> None:
+        """Append a record to every copy that can be written, and flush it to the disk.
+
+        `keep`: chooses from all records those that are kept when an area is full. Raises StoreError if no copy can be
+        written.
+        """
+        problems = []
+        for path in self.paths:
+            try:
+                with _locked(path) as handle:
+                    _append(handle, record, keep)
+            except OSError as error:
+                problems.append(f"{path}: {error.strerror or error}")
+        if len(problems) == len(self.paths):
+            raise StoreError(f"the journal cannot be written: {'; '.join(problems)}", hint="check the disk")
+
+    def read(self) -> tuple[Record, ...]:
+        """Read all records, the oldest first, of the copy with the newest. Raises StoreError if no copy can be read.
+
+        A copy that could not be written for a while lacks some.
+        """
+        copies: list[list[Record]] = []
+        problems = []
+        for path in self.paths:
+            try:
+                with path.open("rb") as file:
+                    _check_owner(file.fileno())
+                    copies.append(_find_area_in_use(file.fileno())[1])
+            except OSError as error:
+                problems.append(f"{path}: {error.strerror or error}")
+        if not copies:
+            raise StoreError(f"the journal cannot be read: {'; '.join(problems)}")
+        # Texts of times sort as times do.
+        return tuple(max(copies, key=lambda records: max((record.get("at", "") for record in records), default="")))
+
+
+def find_journal(store: Path, path: str = "") -> Journal:
+    """Find the journal of a store: in the file `path` of the policy; empty: at the default paths."""
+    return Journal((Path(path),) if path else default_paths(store))
+
+
+def default_paths(store: Path) -> tuple[Path, ...]:
+    """Paths of the journal of a store: next to it, and one on another file system, where there is one.
+
+    The other is in the folder that XDG_STATE_HOME names; without it, in the user's state folder, or in a folder of the
+    system that is kept or in memory, whichever is on another file system.
+    """
+    own = store.with_suffix(".journal")
+    name = f"evaluator-{zlib.crc32(os.fsencode(store.absolute())):08x}-{os.getuid()}.journal"
+    if state := os.environ.get("XDG_STATE_HOME"):
+        return own, Path(state) / name
+    folders = (Path.home() / ".local" / "state", Path("/var/tmp"), Path("/dev/shm"))  # noqa: S108 - see `_check_owner`
+    for folder in folders:
+        with suppress(OSError):
+            if os.access(folder, os.W_OK) and _device(folder) != _device(own.parent):
+                return own, folder / name
+    return (own,)
+
+
+def _device(path: Path) -> int:
+    """Number of the file system of a path."""
+    return path.stat().st_dev
+
+
+# ------------------------------------------------------------------ one file
+
+
+def _make(path: Path) -> None:
+    """Make one copy with both areas reserved, unless it is there. Only its owner may read it. Raises OSError."""
+    if path.exists():
+        with _locked(path) as handle:
+            _find_area_in_use(handle)
+        return
+    with private_files():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_size == 0:
+            os.posix_fallocate(handle, 0, 2 * AREA_BYTES)
+            _write_area(handle, 0, 1, ())
+    finally:
+        os.close(handle)
+
+
+def _check_owner(handle: int) -> None:
+    """Refuse a file that another user made: it may lie in a folder that everyone can write to. Raises OSError."""
+    owner = os.fstat(handle).st_uid
+    if owner not in (os.getuid(), 0):
+        raise OSError(f"it belongs to the user with the id {owner}")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[int]:
+    """Open a copy to write to it, while no other process does."""
+    handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    try:
+        _check_owner(handle)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _append(handle: int, record: Record, keep: Callable[[Sequence[Record]], Sequence[Record]]) -> None:
+    """Append a record to the area in use; if it is full, go on in the other area with the records that are needed."""
+    generation, records, end = _find_area_in_use(handle)
+    frame = _frame(record)
+    # The frame of length 0 after it ends the area, whatever an earlier use of the area left there.
+    if end + len(frame) + _FRAME.size <= _area_of(generation) + AREA_BYTES:
+        os.pwrite(handle, frame + _FRAME.pack(0, 0), end)
+        os.fsync(handle)
+        return
+    _write_area(handle, _area_of(generation + 1), generation + 1, (*keep(records), record))
+
+
+def _area_of(generation: int) -> int:
+    """Position of the area that a generation is in: the first generation is in the first."""
+    return AREA_BYTES * ((generation - 1) % 2)
+
+
+def _write_area(handle: int, start: int, generation: int, records: Sequence[Record]) -> None:
+    """Write a whole area; it is in use only when its header is written, which is last."""
+    body = b"".join(map(_frame, records)) + _FRAME.pack(0, 0)
+    if _HEADER.size + len(body) > AREA_BYTES:
+        raise OSError(f"it is full: {len(records)} hooks can still be undone")
+    os.pwrite(handle, body, start + _HEADER.size)
+    os.fsync(handle)
+    checksum = zlib.crc32(_MAGIC + generation.to_bytes(8, "big"))
+    os.pwrite(handle, _HEADER.pack(_MAGIC, generation, checksum), start)
+    os.fsync(handle)
+
+
+def _frame(record: Record) -> bytes:
+    """Write a record with its length and checksum."""
+    body = json.dumps(record, separators=(",", ":"), sort_keys=True).encode()
+    return _FRAME.pack(len(body), zlib.crc32(body)) + body
+
+
+def _find_area_in_use(handle: int) -> tuple[int, list[Record], int]:
+    """Find the area with the highest generation: that generation, its records, and where the next record goes.
+
+    Raises OSError if neither area has a header.
+    """
+    generations = []
+    for start in (0, AREA_BYTES):
+        header = os.pread(handle, _HEADER.size, start)
+        if len(header) == _HEADER.size:
+            magic, generation, checksum = _HEADER.unpack(header)
+            if magic == _MAGIC and checksum == zlib.crc32(_MAGIC + generation.to_bytes(8, "big")):
+                generations.append(generation)
+    if not generations:
+        raise OSError("it is not a journal of the evaluator, or it is damaged")
+    generation = max(generations)
+    start = _area_of(generation)
+    area = os.pread(handle, AREA_BYTES, start)
+    records: list[Record] = []
+    position = _HEADER.size
+    while position + _FRAME.size <= len(area):
+        length, checksum = _FRAME.unpack_from(area, position)
+        body = area[position + _FRAME.size : position + _FRAME.size + length]
+        if not length or len(body) < length or zlib.crc32(body) != checksum:
+            break  # the end, or a record that was cut by a crash
+        records.append(json.loads(body))
+        position += _FRAME.size + length
+    return generation, records, start + position

@@ -1,0 +1,170 @@
+"""Rollback and hold while the decisions cannot be used: traffic of a real HAProxy goes back from the journal."""
+
+import json
+import os
+import shutil
+import sqlite3
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hooks_world import balancing, split_of
+
+from evaluator.__main__ import run as run_command
+from evaluator.store import Store
+from evaluator.store.control_file import control_path
+from evaluator.store.journal import find_journal
+
+POLICY = """hooks:
+  promote:
+    - haproxy: {socket: SOCKET, backend: shop, weights: {baseline: 0, canary: 100}}
+"""
+BEFORE, AFTER = {"baseline": 90, "canary": 10}, {"canary": 100}
+
+
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory):
+    with balancing(tmp_path_factory.mktemp("haproxy")) as names:
+        yield names
+
+
+@pytest.fixture
+def run(judged_store, tmp_path, capfd, monkeypatch):
+    folder = tmp_path / "place"
+    shutil.copytree(judged_store.parent, folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+    def call(*arguments):
+        with monkeypatch.context() as patch, Path(os.devnull).open() as nothing:
+            patch.setattr(sys, "stdin", nothing)
+            code = run_command(arguments)
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err
+        return code, out, err
+
+    call.folder = folder
+    call.store = folder / "evaluator.duckdb"
+    call.state = tmp_path / "state"
+    return call
+
+
+@pytest.fixture
+def promoted(run, proxy):
+    """A release whose promotion has moved the traffic to the candidate; in the end the traffic is as before."""
+    (run.folder / "evaluator.yaml").write_text(POLICY.replace("SOCKET", str(proxy["socket"])))
+    assert split_of(proxy["port"]) == BEFORE
+    assert run("promote", "cart@1.9.0", "--yes")[0] == 0
+    assert split_of(proxy["port"]) == AFTER
+    return run
+
+
+def remove_all(run):
+    for path in (run.store, control_path(run.store)):
+        path.unlink()
+
+
+def damage_all(run):
+    for path in run.folder.glob("evaluator.control.sqlite-*"):
+        path.unlink()
+    for path in (run.store, control_path(run.store)):
+        path.write_bytes(b"\xff" * 9000)
+
+
+def remove_own_journal(run):
+    remove_all(run)
+    run.store.with_suffix(".journal").unlink()
+
+
+@pytest.mark.parametrize("fault", [remove_all, damage_all, remove_own_journal])
+def test_traffic_goes_back_whatever_happened_to_the_databases(fault, promoted, proxy):
+    fault(promoted)
+    code, out, err = promoted("rollback", "cart@1.9.0", "--yes", "--reason", "carts are odd")
+    assert code == 0, err
+    assert "roll back cart@1.9.0: acknowledged" in out or "rollback cart@1.9.0: acknowledged" in out
+    assert "the decisions cannot be used: " in err
+    assert "acting from the journal: " in err
+    assert split_of(proxy["port"]) == BEFORE
+    # A second time there is nothing left to undo.
+    code, _, err = promoted("rollback", "cart@1.9.0", "--yes", "--reason", "again")
+    assert (code, "the journal has no hook of cart@1.9.0 to undo" in err) == (3, True)
+
+
+def test_a_lock_on_the_decisions_stops_no_rollback_and_it_is_recorded_afterwards(promoted, proxy):
+    with closing(sqlite3.connect(control_path(promoted.store), isolation_level=None)) as shell:
+        shell.execute("BEGIN IMMEDIATE")
+        code, _, err = promoted("rollback", "cart@1.9.0", "--yes", "--reason", "carts are odd")
+        assert code == 0, err
+        assert "has been kept locked by another process" in err
+        assert split_of(proxy["port"]) == BEFORE
+    control = Store.open(promoted.store).control
+    assert [intent.action for intent in control.intents()] == ["promote"]
+    code, _, err = promoted("rollback", "cart@1.9.0", "--yes", "--reason", "once more")
+    assert (code, "there is nothing to roll back" in err) == (3, True)
+    [promotion, rollback] = control.intents()
+    assert (rollback.action, rollback.state, rollback.reason) == ("rollback", "acknowledged", "carts are odd")
+    assert rollback.undoes == (promotion.id,)
+    assert any("from the journal" in row.text for row in control.audit())
+    control.verify_audit()
+    [undone] = control.deliveries(rollback.id)
+    assert (undone.event, undone.outcome.state) == ("undo", "acknowledged")
+
+
+def test_a_rollback_through_the_store_closes_what_the_journal_has(promoted, proxy):
+    assert promoted("rollback", "cart@1.9.0", "--yes", "--reason", "carts are odd")[0] == 0
+    assert split_of(proxy["port"]) == BEFORE
+    kinds = [record["kind"] for record in find_journal(promoted.store).read()]
+    assert kinds == ["hook", "hook", "closed"]
+    remove_all(promoted)
+    code, _, err = promoted("rollback", "cart@1.9.0", "--yes", "--reason", "again")
+    assert (code, "the journal has no hook of cart@1.9.0 to undo" in err) == (3, True)
+
+
+def test_the_value_to_restore_is_in_the_journal_before_traffic_moves(run, proxy, monkeypatch):
+    from evaluator.hooks.haproxy import HaProxy
+
+    (run.folder / "evaluator.yaml").write_text(POLICY.replace("SOCKET", str(proxy["socket"])))
+    seen = []
+    execute = HaProxy._execute
+    monkeypatch.setattr(
+        HaProxy,
+        "_execute",
+        lambda hook, context: (seen.extend(find_journal(run.store).read()), execute(hook, context))[1],
+    )
+    assert run("promote", "cart@1.9.0", "--yes")[0] == 0
+    [record] = seen
+    assert (record["state"], json.loads(record["undo"])) == ("sent", BEFORE)
+    assert run("rollback", "cart@1.9.0", "--yes", "--reason", "done")[0] == 0
+
+
+def test_no_traffic_moves_without_a_journal(run, proxy):
+    policy = POLICY.replace("SOCKET", str(proxy["socket"])) + "journal: /proc/no/journal\n"
+    (run.folder / "evaluator.yaml").write_text(policy)
+    code, out, err = run("promote", "cart@1.9.0", "--yes")
+    assert code in (3, 4)
+    assert "the journal that a rollback needs in an emergency cannot be written: /proc/no/journal" in out + err
+    assert split_of(proxy["port"])["baseline"] > 80
+
+
+def test_a_mistyped_store_has_no_journal(run):
+    code, _, err = run("--store", "other.duckdb", "rollback", "cart@1.9.0", "--yes", "--reason", "x")
+    assert code == 4
+    assert "there is no store at" in err
+
+
+def test_what_did_not_go_back_is_left_to_a_person(promoted, proxy, tmp_path):
+    remove_all(promoted)
+    socket = Path(str(proxy["socket"]))
+    hidden = socket.with_name("hidden")
+    socket.rename(hidden)
+    try:
+        code, out, err = promoted("rollback", "cart@1.9.0", "--yes", "--reason", "carts are odd")
+    finally:
+        hidden.rename(socket)
+    assert code == 4
+    assert "failed" in out
+    assert "do this by hand:" in err
+    assert split_of(proxy["port"]) == AFTER
+    assert promoted("rollback", "cart@1.9.0", "--yes", "--reason", "once more")[0] == 0
+    assert split_of(proxy["port"]) == BEFORE
