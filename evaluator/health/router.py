@@ -94,8 +94,8 @@ def _check_without_server(log: _Log) -> Iterable[Finding]:
             text += "metric counts them"
             remedy = "find out from the router's log which servers were down then; errors need the header, too (nginx: "
             remedy += "`add_header … always`)"
-        # In a load, all of these failures may be those of the canary, which may have a small share of the requests. A log
-        # of production has failures of other causes as well: there they are compared with all requests.
+        # In a load all of these failures may be those of the canary, which may have a small share of the requests. The
+        # log of production has failures of other causes as well: there they are compared with all requests.
         is_much = _could_hide(log, failures) if log.is_load else failures > log.margin * facts.answers
         is_much &= failures >= LEAST
         yield grade("without_server", text, remedy, fails=is_much)
