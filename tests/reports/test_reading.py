@@ -97,7 +97,8 @@ SERVER = {"url": "http://prometheus:9090", "selectors": {"baseline": 'version="1
 def of_every_type(verdicts):
     """A verdict with a metric of every type, and every option of it set."""
     sections = [
-        {"name": f"my {name}", "type": name, "margin": "5%"} | {key: OPTIONS[key] for key in kind.model_fields}
+        {"name": f"my {name}", "type": name, "margin": "5pp" if "rate" in name and name != "failure_rate" else "5%"}
+        | {key: OPTIONS[key] for key in kind.model_fields}
         for name, kind in METRICS.items()
     ]
     policy = parse_policy({"metrics": sections, "sources": {"prometheus": SERVER}})
