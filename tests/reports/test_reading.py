@@ -93,11 +93,15 @@ OPTIONS = {
 SERVER = {"url": "http://prometheus:9090", "selectors": {"baseline": 'version="1"', "canary": 'version="2"'}}
 
 
+ABSOLUTE = ("redirect_rate", "client_error_rate")
+"""Metrics whose margin cannot be relative."""
+
+
 @pytest.fixture
 def of_every_type(verdicts):
     """A verdict with a metric of every type, and every option of it set."""
     sections = [
-        {"name": f"my {name}", "type": name, "margin": "5pp" if "rate" in name and name != "failure_rate" else "5%"}
+        {"name": f"my {name}", "type": name, "margin": "5pp" if name in ABSOLUTE else "5%"}
         | {key: OPTIONS[key] for key in kind.model_fields}
         for name, kind in METRICS.items()
     ]
