@@ -106,8 +106,14 @@ def of_every_type(verdicts):
         for name, kind in METRICS.items()
     ]
     policy = parse_policy({"metrics": sections, "sources": {"prometheus": SERVER}})
-    row = next(row for row in verdicts["go"].evidence.comparisons if row.effect.kind == "relative")
-    rows = tuple(replace(row, rule=rule, unit=rule.metric.value_unit) for rule in policy.rulebook.rules)
+    measured = verdicts["go"].evidence.comparisons
+    row_of_kind = {kind: next(r for r in measured if r.effect.kind == kind) for kind in ("relative", "absolute")}
+    rows = tuple(
+        replace(
+            row_of_kind["absolute" if rule.type in ABSOLUTE else "relative"], rule=rule, unit=rule.metric.value_unit
+        )
+        for rule in policy.rulebook.rules
+    )
     evidence = replace(verdicts["go"].evidence, comparisons=rows)
     return replace(verdicts["go"], evidence=evidence, policy=policy.effective)
 
