@@ -200,9 +200,9 @@ def test_columns_of_data_frames_are_explained():
 
 
 def test_options_of_the_recorder_are_explained():
-    source = (ROOT / "evaluator" / "sources" / "locust" / "recorder.py").read_text(encoding="utf-8")
+    source = (ROOT / "evaluator" / "sources" / "locust" / "options.py").read_text(encoding="utf-8")
     options = re.search(r"_OPTIONS: .*?= \{(.*?)\n\}", source, re.DOTALL)
-    names = re.findall(r'^    "(\w+)":', options[1], re.MULTILINE)
+    names = re.findall(r'^    "([\w-]+)":', options[1], re.MULTILINE)
     text = (ROOT / "docs" / "recording.md").read_text(encoding="utf-8")
     assert names
-    assert all(f"--evaluator-{name}" in text for name in [*names, "run", "sensitive"])
+    assert all(f"--evaluator-{name}" in text for name in [*names, "run", "sensitive", "no-retries"])

@@ -281,7 +281,7 @@ def wrong_mappings(text):
 def wrong_inside(text, shapes, place):
     """Walk the keys after an opening brace, down to where it closes."""
     stack = [(shapes, place)]
-    for token in re.finditer(r"([A-Za-z_]+): ?(\{?)|(\{)|(\})", text):
+    for token in re.finditer(r"([A-Za-z_]+): ?(\[?\{)?|(\{)|(\})", text):
         key, opens, brace, closes = token.groups()
         if closes:
             stack.pop()

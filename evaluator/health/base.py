@@ -99,7 +99,7 @@ class RequestContext(Context):
     @property
     def traffic_is_routed(self) -> bool:
         """Did a router choose the arm of each request, so that arms have no users of their own?"""
-        return self.is_live or any(run.shares for run in self.runs)
+        return self.is_live or any(run.shares or run.is_routed for run in self.runs)
 
     @property
     def looks_paid(self) -> bool:

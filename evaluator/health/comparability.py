@@ -18,7 +18,7 @@ MAX_LOAD_DIFFERENCE = 0.05
 MAX_MIX_DIFFERENCE = 0.02
 MIX_NOISE = 3.0
 """Standard errors by which an endpoint's shares on both arms may differ by chance."""
-SAME_IN_ALL_RUNS = ("locustfile", "users", "spawn_rate", "arguments", "targets", "host", "cores")
+SAME_IN_ALL_RUNS = ("locustfile", "users", "spawn_rate", "arguments", "targets", "router", "host", "cores")
 """Keys of a load's fingerprint that must be equal."""
 
 

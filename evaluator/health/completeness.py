@@ -54,6 +54,20 @@ def _list_problems(run: Run) -> Iterable[str]:
         yield "workers lost their parent process"
 
 
+def _count_recorded(run: Run) -> int:
+    """Count the requests of a run that are in the store, or counted there as those of its router; 0 without a count.
+
+    Attempts that a router repeated are rows, too, but no requests that the load generator counted.
+    """
+    router, counted = run.facts.router, run.facts.counted
+    if counted is None or router is None:
+        return 0 if counted is None else run.landed
+    of_arms = run.landed - sum(router.retried.values())
+    of_router = router.without_server + sum(router.other_servers.values())
+    # The router's have some more that Locust does not count: those without an answer at the end.
+    return of_arms + min(of_router, max(counted - of_arms, 0))
+
+
 def check_coverage(context: RequestContext) -> Iterable[Finding]:
     """Compare the requests in the store with those that the load generator counted; name unreadable segments (files).
 
@@ -81,7 +95,7 @@ def check_coverage(context: RequestContext) -> Iterable[Finding]:
             rows = "line of the log" if context.is_live else "row of the files"
             yield ok("coverage", f"every {rows} could be read")
         return
-    landed = sum(run.landed for run in context.runs if run.facts.counted is not None)  # requests in the store
+    landed = sum(_count_recorded(run) for run in context.runs)
     share = landed / counted
     text = f"{format_count(landed)} of {format_count(counted)} requests that Locust counted"
     if share > 1 and any(run.state is not RunState.COMPLETE for run in context.runs):

@@ -55,7 +55,13 @@ def check_load_generator(context: RequestContext) -> Iterable[Finding]:
 def check_pacing(context: RequestContext) -> Iterable[Finding]:
     """Closed-loop users wait for a stalled service, so few of their requests meet the stall."""
     pacing = {run.facts.pacing for run in context.runs}
-    if "closed" in pacing:
+    if any(run.facts.router is not None and run.facts.pacing for run in context.runs):
+        text = "all arms share their users: users that wait for a slow canary send the baseline fewer requests, too"
+        if "closed" in pacing:
+            text += "; and in a closed loop short stalls touch few requests"
+        remedy = "pace users with `constant_throughput`, and run so many that some are always free"
+        yield warn("pacing", text, remedy)
+    elif "closed" in pacing:
         text = "closed loop: users wait for slow answers, so short stalls touch few requests"
         yield warn("pacing", text, "pace users with `constant_throughput` or `constant_pacing`")
     elif "open" in pacing:

@@ -1,4 +1,6 @@
-"""What a router's access log says in addition to the requests of the arms: failures of no arm, retries, lost lines.
+"""What a router did in addition to the requests of the arms: failures of no arm, retries, lost lines of its log.
+
+Its access log says so, or the answers to a load that went through it.
 
 A router hides failures of a server from the comparison: it answers in its place, or tries another server. What could
 hide more failures than the policy's margin forbids a GO.
@@ -7,12 +9,12 @@ hide more failures than the policy's margin forbids a GO.
 from __future__ import annotations
 
 import shlex
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 
-from evaluator.health.base import TOLERATED, RequestContext, find_failure_margin, grade, name_some, ok, warn
-from evaluator.records import Finding, RouterFacts
+from evaluator.health.base import TOLERATED, RequestContext, fail, find_failure_margin, grade, name_some, ok, warn
+from evaluator.records import Finding, RouterFacts, add_router_facts
 from evaluator.wording import count_of, format_count, format_duration, format_number, quote_command
 
 LEAST = 5
@@ -21,7 +23,7 @@ LEAST = 5
 
 @dataclass(frozen=True, slots=True)
 class _Log:
-    """The access log of all judged runs."""
+    """The access log of all judged runs, or what answers to a load through a router said."""
 
     facts: RouterFacts
     rows: Mapping[str, int]
@@ -33,11 +35,18 @@ class _Log:
     seconds: float
     """Time that is judged."""
     release: str
+    is_load: bool
+    """Are they the answers to a load, not an access log?"""
+
+    @property
+    def origin(self) -> str:
+        """Where the requests are counted, as the end of a sentence about them."""
+        return "of the load" if self.is_load else "in the log"
 
     def share(self, count: int) -> str:
-        """Write a count of the log's requests with its share: `40 of 3,000 requests (1.33 %)`."""
+        """Write a count of the log's requests with its share: `40 of 3,000 requests in the log (1.33 %)`."""
         percent = format_number(100 * count / max(self.facts.answers, 1))
-        return f"{format_count(count)} of {count_of(self.facts.answers, 'request')} in the log ({percent} %)"
+        return f"{format_count(count)} of {count_of(self.facts.answers, 'request')} {self.origin} ({percent} %)"
 
     @property
     def allowed(self) -> str:
@@ -46,47 +55,28 @@ class _Log:
 
 
 def check_router(context: RequestContext) -> Iterable[Finding]:
-    """Judge what the router did by itself, and which parts of its log are missing; nothing without an access log."""
+    """Judge what the router did by itself, and which parts of its log are missing; nothing without a router."""
+    if any(run.is_routed and run.facts.router is None for run in context.runs):
+        # Loads say it at their end only: until then failures may be hidden.
+        text = "what the router did by itself is not known before the load has ended in order"
+        yield fail("router", text, "judge again when the load has ended")
     all_facts = [run.facts.router for run in context.runs if run.facts.router is not None]
     if not all_facts:
         return
     log = _Log(
-        facts=_sum_facts(all_facts),
+        facts=reduce(add_router_facts, all_facts),
         rows={rows_of_arm.arm: rows_of_arm.read for rows_of_arm in context.rows},
         margin=find_failure_margin(context.rulebook),
         coverage=context.rulebook.coverage,
         seconds=context.covered_s,
         release=context.release,
+        is_load=all(run.source == "locust" for run in context.runs if run.facts.router is not None),
     )
     findings = [finding for check in _CHECKS for finding in check(log)]
     yield from findings
-    if not findings:
-        yield ok("router", f"all {count_of(log.facts.answers, 'request')} in the access log belong to an arm")
-
-
-def _sum_facts(all_facts: Sequence[RouterFacts]) -> RouterFacts:
-    """Add up what several runs say of the router."""
-
-    def add(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-        """Add up counts by name."""
-        return dict(sum((Counter(one) for one in counts), Counter[str]()))
-
-    unread = [facts.unread_s for facts in all_facts if facts.holes]
-    return RouterFacts(
-        answers=sum(facts.answers for facts in all_facts),
-        without_server=sum(facts.without_server for facts in all_facts),
-        without_server_failures=sum(facts.without_server_failures for facts in all_facts),
-        other_servers=add(facts.other_servers for facts in all_facts),
-        retried=add(facts.retried for facts in all_facts),
-        retried_by_unknown=sum(facts.retried_by_unknown for facts in all_facts),
-        retries_hidden=any(facts.retries_hidden for facts in all_facts),
-        grpc_unread=add(facts.grpc_unread for facts in all_facts),
-        late=sum(facts.late for facts in all_facts),
-        holes=tuple(hole for facts in all_facts for hole in facts.holes),
-        unread_s=None if None in unread else sum(seconds for seconds in unread if seconds is not None),
-        endpoints_pooled=sum(facts.endpoints_pooled for facts in all_facts),
-        pooled_example=next((facts.pooled_example for facts in all_facts if facts.pooled_example), ""),
-    )
+    if not findings and log.facts.answers:
+        where = log.origin if log.is_load else "in the access log"
+        yield ok("router", f"all {count_of(log.facts.answers, 'request')} {where} belong to an arm")
 
 
 def _check_without_server(log: _Log) -> Iterable[Finding]:
@@ -98,10 +88,28 @@ def _check_without_server(log: _Log) -> Iterable[Finding]:
         text += "down or its queue was full. They belong to no arm, so no metric counts them"
         remedy = "find out from the router's log which servers were down then; if each arm has a backend of its own, "
         remedy += "read the arm from it (--arm-from backend)"
-        is_much = failures >= LEAST and failures > log.margin * facts.answers
+        if log.is_load:
+            text = f"{log.share(failures)} failed, and no server is named as the cause: the router did not answer in "
+            text += "time, answered by itself, or its answer has no header with the arm. They belong to no arm, so no "
+            text += "metric counts them"
+            remedy = "find out from the router's log which servers were down then; errors need the header, too (nginx: "
+            remedy += "`add_header … always`)"
+        # In a load all of these failures may be those of the canary, which may have a small share of the requests. The
+        # log of production has failures of other causes as well: there they are compared with all requests.
+        is_much = _could_hide(log, failures) if log.is_load else failures > log.margin * facts.answers
+        is_much &= failures >= LEAST
         yield grade("without_server", text, remedy, fails=is_much)
-    elif answers:
+    if answers and log.is_load:
+        yield from _judge_unnamed(log, answers)
+    elif answers and not failures:
         yield ok("without_server", f"the router itself answered {log.share(answers)}: they belong to no arm")
+
+
+def _judge_unnamed(log: _Log, answers: int) -> Iterable[Finding]:
+    """Judge successes of a load that no header gives an arm: fail if they are more than the requests of an arm."""
+    text = f"{log.share(answers)} succeeded without a header that names their arm, so they are not judged"
+    remedy = "if the router did not answer them by itself, let it set the header on all answers (docs/recording.md)"
+    yield grade("without_server", text, remedy, fails=answers > min(log.rows.values(), default=0))
 
 
 def _check_retries(log: _Log) -> Iterable[Finding]:
@@ -112,6 +120,11 @@ def _check_retries(log: _Log) -> Iterable[Finding]:
         text += "looks like a success, and the failure is missing"
         remedy = "log every attempt (nginx: $upstream_addr and $upstream_status, Envoy: "
         remedy += "%UPSTREAM_REQUEST_ATTEMPT_COUNT%), or switch retries off while a canary runs"
+        if log.is_load:
+            text = "the answers do not say whether the router tried another server before: a request that failed on "
+            text += "one arm and was answered by the other looks like a success, and the failure is missing"
+            remedy = "let the router say it (HAProxy: `http-after-response set-header X-Retries %rc`, nginx: "
+            remedy += "$upstream_addr as the header of the arm); or load with --no-retries if it never tries again"
         yield grade("retries", text, remedy, fails=True)
     if unknown := facts.retried_by_unknown:
         arm, worst = _find_worst_share(log, unknown)
@@ -120,6 +133,10 @@ def _check_retries(log: _Log) -> Iterable[Finding]:
         remedy = f"follow the log with `{quote_command('tail', log.release)} … --stats-socket PATH`, which reads from "
         remedy += "HAProxy on which servers attempts failed; or give each arm a backend of its own (--arm-from "
         remedy += "backend); or switch `option redispatch` off, so that retries stay on their server"
+        if log.is_load:
+            text = text.replace("its log does not say", "the answers do not say")
+            remedy = "switch `option redispatch` off, so that retries stay on their server; or judge the router's log: "
+            remedy += f"`{quote_command('tail', log.release)} … --stats-socket PATH`"
         yield grade("retries", text, remedy, fails=_could_hide(log, unknown))
     if any(facts.retried.values()):
         each = ", ".join(f"{arm} {format_count(facts.retried.get(arm, 0))}" for arm in log.rows)
@@ -143,7 +160,10 @@ def _could_hide(log: _Log, count: int) -> bool:
 
 
 def _check_other_servers(log: _Log) -> Iterable[Finding]:
-    """Requests of servers that belong to no arm: fail if they are more than those of an arm, else warn."""
+    """Requests of servers that belong to no arm: fail if they are more than those of an arm, else warn.
+
+    Of a load they fail from the share of requests that may be missing.
+    """
     others = {server: count for server, count in log.facts.other_servers.items() if count}
     if not others:
         return
@@ -153,7 +173,11 @@ def _check_other_servers(log: _Log) -> Iterable[Finding]:
     remedy = "name the arm of each with --arm-server, such as "
     remedy += f"--arm-server {shlex.quote(f'canary={names[0]}')}; lines of other services belong in no access log "
     remedy += "that is read for this release"
-    yield grade("other_servers", text, remedy, fails=total > min(log.rows.values(), default=0))
+    if log.is_load:
+        remedy = f"name the arm of each with --arm-value, such as --arm-value ARM={shlex.quote(names[0])}"
+    # All requests of a load are for this release, so these may be requests of an arm.
+    allowed = (1 - log.coverage if log.is_load else 1.0) * min(log.rows.values(), default=0)
+    yield grade("other_servers", text, remedy, fails=total > allowed)
 
 
 def _check_grpc(log: _Log) -> Iterable[Finding]:

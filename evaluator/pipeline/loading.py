@@ -6,7 +6,7 @@ import shlex
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -17,10 +17,12 @@ from evaluator.pipeline.base import Say, lower_priority, say_nothing
 from evaluator.pipeline.landing import finish_run
 from evaluator.pipeline.stopping import StopRule, judging_meanwhile
 from evaluator.policy import Policy
-from evaluator.records import Landed, Release, Run, RunState, check_names
+from evaluator.records import Landed, Release, RouterFacts, Run, RunState, check_names
+from evaluator.sources.arm_header import CONFIGURATION, ArmHeader
 from evaluator.sources.load import LoadPlan, RunOutcome, check_plan, fingerprint, run_locust, wait_for_targets
 from evaluator.sources.recording import new_run_id
 from evaluator.store import Store
+from evaluator.wording import count_of
 
 KEEP_UP_S = 3600.0
 """How often (s) a long run is landed and compacted while it is recorded."""
@@ -35,19 +37,21 @@ def load_release(
     restart_command: str | None = None,
     stop_on_no_go: Policy | None = None,
     step: str = "",
+    shares: Mapping[str, float] | None = None,
     say: Say = say_nothing,
     on_line: Say = say_nothing,
 ) -> tuple[Run, ...]:
     """Run a load test against all arms, `replicates` times, and land its requests. Returns the runs as stored.
 
-    `step`: the step of a rollout that they belong to, or empty.
+    `step`: the step of a rollout that they belong to, or empty. `shares`: arm → share of the requests that a router
+    sends to it, if that is known.
     `restart_command` runs before each further replicate. `say` receives progress messages, `on_line` each line of
     Locust's log. Every run is registered before its load starts, and lands after it, whatever ended it. With a policy
     in `stop_on_no_go` the first run is judged by it while it runs, and the load ends when NO-GO is shown, without
     further replicates. Raises LoadError if a run is incomplete, and KeyboardInterrupt if the user ended it; recorded
     requests stay stored.
     """
-    check_names(release, (arm.name for arm in plan.arms))
+    check_names(release, plan.names)
     if replicates < 1:
         raise UsageError(f"replicates must be at least 1, not {replicates}")
     if restart_command is not None:
@@ -71,6 +75,7 @@ def load_release(
             fingerprint={**fingerprint(plan), "replicates": replicates},
             step=step,
             service=plan.service,
+            shares=shares or {},
         )
         store.data.register_run(release, run)
         say(f"run {replicate + 1} of {replicates}: {run.id}")
@@ -100,7 +105,7 @@ def _load_once(store: Store, run: Run, plan: LoadPlan, rule: StopRule | None, sa
             hint=f"the {rows} requests recorded until then are in the store",
         )
     if not rows:
-        raise _explain_no_requests(run, outcome)
+        raise _explain_no_requests(run, outcome, plan)
     if outcome.facts.ended_early:
         return True  # NO-GO was shown while it ran
     if rule is None:
@@ -114,8 +119,10 @@ def _load_once(store: Store, run: Run, plan: LoadPlan, rule: StopRule | None, sa
     return bool(why)
 
 
-def _explain_no_requests(run: Run, outcome: RunOutcome) -> LoadError:
+def _explain_no_requests(run: Run, outcome: RunOutcome, plan: LoadPlan) -> LoadError:
     """Return an error that explains why a load that ran to its end has recorded no request."""
+    if plan.arm_header is not None and outcome.facts.router is not None and outcome.facts.router.answers:
+        return _explain_no_arm(run, outcome.facts.router, plan.arm_header)
     unanswered_by_arm = Counter(request.arm for request in outcome.facts.in_flight)
     if unanswered_by_arm:
         arms = ", ".join(f"{count} of {arm}" for arm, count in sorted(unanswered_by_arm.items()))
@@ -134,6 +141,28 @@ def _explain_no_requests(run: Run, outcome: RunOutcome) -> LoadError:
     return LoadError(
         f"run {run.id} made no request{why}",
         hint="check that the tasks of the locustfile send requests; -v shows Locust's log",
+    )
+
+
+def _explain_no_arm(run: Run, router: RouterFacts, header: ArmHeader) -> LoadError:
+    """Return an error that explains why no request behind a router belongs to an arm."""
+    configuration = CONFIGURATION.format(header=header.name)
+    values = list(router.other_servers)[:3]
+    if values:
+        return LoadError(
+            f"no request of run {run.id} belongs to an arm: {header.name} of its answers has values such as "
+            f"{', '.join(values)}",
+            hint="name the values of each arm: --arm-value baseline='b*' --arm-value canary='c*'",
+        )
+    if router.without_server_failures == router.answers:
+        return LoadError(
+            f"none of the {count_of(router.answers, 'request')} of run {run.id} reached a server: all failed, and no "
+            f"answer has the header {header.name}",
+            hint=f"check with one request by hand that the router answers, and names the server; {configuration}",
+        )
+    return LoadError(
+        f"no answer of run {run.id} has the header {header.name}, so it is not known which arm answered",
+        hint=f"let the router set it, or name another one with --arm-header; {configuration}",
     )
 
 

@@ -81,6 +81,8 @@ class Policy:
     origin: str
     """Path of the file, or `built-in`."""
     instance_header: str
+    arm_header: str
+    """Header by which a router names the arm that answered."""
     services: tuple[str, ...] = ()
     prometheus: PrometheusSource | None = None
     """Where readings come from."""
@@ -215,6 +217,7 @@ def _to_policy(file: PolicyFile, origin: str) -> Policy:
         hash="sha256:" + hashlib.sha256(canonical.encode()).hexdigest(),
         origin=origin,
         instance_header=file.instances.header,
+        arm_header=file.instances.arm_header,
         services=tuple(services),
         prometheus=file.sources.prometheus if file.sources else None,
         access_log=file.sources.access_log if file.sources else None,

@@ -145,6 +145,9 @@ class Instances(Section):
     header: Annotated[str, Field(min_length=1, pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")] = Field(
         "X-Instance", description="Response header that names the instance."
     )
+    arm_header: Annotated[str, Field(min_length=1, pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")] = Field(
+        "X-Arm", description="Response header that names the arm, for `evaluator load --router`."
+    )
     sd_latency: Percent = Field(0.05, description="Spread of latency between instances of one build.")
     sd_failures: Points = Field(0.0005, description="Spread of the failure rate between instances of one build.")
     turnover: Literal["expected"] | None = Field(

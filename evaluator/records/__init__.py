@@ -19,6 +19,7 @@ from evaluator.records.access_logs import (
     LogOptions,
     LogPlan,
     RouterFacts,
+    add_router_facts,
     check_log_options,
     sum_counts,
 )
@@ -247,6 +248,7 @@ __all__ = [
     "VerdictWord",
     "View",
     "Window",
+    "add_router_facts",
     "check_log_options",
     "check_name",
     "check_names",

@@ -167,7 +167,7 @@ def sum_counts(parts: Iterable[LogCounts]) -> LogCounts:
         lines += part.lines
         read.update(part.read)
         left_out += part.left_out
-        router = _add_facts(router, part.router)
+        router = add_router_facts(router, part.router)
     return LogCounts(lines, dict(read), sum_left_out(left_out), router)
 
 
@@ -178,8 +178,8 @@ OTHER_SERVERS = "others"
 """Name for the other ones."""
 
 
-def _add_facts(before: RouterFacts, added: RouterFacts) -> RouterFacts:
-    """Add what a router did in a further part of its log."""
+def add_router_facts(before: RouterFacts, added: RouterFacts) -> RouterFacts:
+    """Add what a router did in a further part of its log, or in another run."""
     servers = dict(before.other_servers)
     for name, requests in added.other_servers.items():
         key = name if name in servers or len(servers) < MOST_SERVERS else OTHER_SERVERS

@@ -99,7 +99,7 @@ class RunFacts:
     ended_early: str = ""
     """Why the run was ended early on purpose; the data recorded until then are complete."""
     router: RouterFacts | None = None
-    """What the router did by itself; `None`: the requests are not those of a router's access log."""
+    """What a router did by itself; `None`: there was none that chose the arm of each request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +133,11 @@ class Run:
     def kind(self) -> EvidenceKind:
         """Kind of its rows: requests of a load, unless the source is one of readings, outcomes or an access log."""
         return _KINDS.get(self.source, EvidenceKind.REQUESTS)
+
+    @property
+    def is_routed(self) -> bool:
+        """Did a router in front of all arms choose the arm of each request? A load says so from its start on."""
+        return self.facts.router is not None or bool(self.fingerprint.get("router"))
 
     @property
     def is_imported(self) -> bool:

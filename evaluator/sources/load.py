@@ -13,22 +13,23 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from evaluator.errors import InputError, LoadError, UsageError
 from evaluator.permissions import PRIVATE_UMASK, is_private, private_files
 from evaluator.records import Arm, Run, RunFacts, RunState
+from evaluator.sources.arm_header import ArmHeader
 from evaluator.sources.fingerprint import describe_environment
+from evaluator.sources.load_log import TROUBLE, find_cause, find_last_line, read_log
 from evaluator.sources.recording import (
     DEFAULT_HEADER,
     RECORDING_VARIABLE,
-    STOP_MARK,
     Recording,
     merge_facts,
     read_worker_facts,
@@ -56,7 +57,10 @@ _IMPORT_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """One load test against all arms. `users` and `spawn_rate` are of each arm; Locust runs their sum."""
+    """One load test against all arms. `users` and `spawn_rate` are of each arm; Locust runs their sum.
+
+    Behind a router they are those of all arms together.
+    """
 
     arms: tuple[Arm, ...]
     locustfile: Path
@@ -70,10 +74,21 @@ class LoadPlan:
     """Only the path of a request is kept."""
     arguments: tuple[str, ...] = ()
     """Further arguments for Locust."""
+    router: str = ""
+    """Address of a router in front of all arms, which then have no addresses of their own: `arms` is empty."""
+    arm_header: ArmHeader | None = None
+    """With a router: the header of its answers that names the arm."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the arms."""
+        return tuple(self.arm_header.patterns) if self.arm_header else tuple(arm.name for arm in self.arms)
 
     @property
     def targets(self) -> tuple[str, ...]:
         """All addresses, each once."""
+        if self.router:
+            return (self.router,)
         return tuple(dict.fromkeys(url for arm in self.arms for url in arm.urls))
 
 
@@ -137,7 +152,7 @@ def _check_locustfile(plan: LoadPlan) -> None:
     if exit_code < 0:  # the number of a signal, negated
         raise LoadError(f"Locust was killed by {signal.Signals(-exit_code).name} while it read the locustfile")
     if exit_code != 0:
-        reason = _find_last_line(listing.stderr.splitlines())
+        reason = find_last_line(listing.stderr.splitlines())
         _, argument_error, explanation = reason.partition(": error: ")  # as argparse writes it
         if argument_error:
             raise UsageError(
@@ -151,11 +166,6 @@ def _check_locustfile(plan: LoadPlan) -> None:
     # The first line is a title.
     if len(listing.stdout.strip().splitlines()) <= 1:
         raise InputError(f"locustfile '{plan.locustfile}' has no user class", hint="write a class of users into it")
-
-
-def _find_last_line(lines: Iterable[str]) -> str:
-    """The last line that is not empty, at most 300 characters of it; "no reason given" if there is none."""
-    return next((line.strip()[:300] for line in reversed([*lines]) if line.strip()), "no reason given")
 
 
 def check_targets(targets: Sequence[str]) -> None:
@@ -204,6 +214,8 @@ def fingerprint(plan: LoadPlan) -> dict[str, Any]:
         "run_time_s": plan.run_time_s,
         "processes": plan.processes,
         "targets": {arm.name: list(arm.urls) for arm in plan.arms},
+        "router": plan.router,  # empty: there is none
+        **(plan.arm_header.describe() if plan.arm_header else {}),
         "arguments": list(plan.arguments),
         "locust": version("locust"),
     }
@@ -252,13 +264,13 @@ def run_locust(
         last_lines.append(line)
         on_line(line)
 
-    reader = threading.Thread(target=_read_log, args=(process.stderr, plan.sensitive, keep_line), daemon=True)
+    reader = threading.Thread(target=read_log, args=(process.stderr, plan.sensitive, keep_line), daemon=True)
     reader.start()
     stopped_by, stop_reason = _wait_for_end(process, folder, deadline, why_stop)
     reader.join(timeout=STOP_TIMEOUT_S)
     exit_code = process.returncode
     # What we did to Locust is the cause; only if we did nothing, its log and exit code say what ended it.
-    stopped_by = stopped_by or _find_cause(exit_code, last_lines, ended_on_purpose=bool(stop_reason))
+    stopped_by = stopped_by or find_cause(exit_code, last_lines, ended_on_purpose=bool(stop_reason))
     outcome = read_outcome(
         folder,
         run_time_s=plan.run_time_s,
@@ -266,7 +278,7 @@ def run_locust(
         stopped_by=stopped_by,
         ended_early=stop_reason,
     )
-    trouble = next(filter(_TROUBLE.match, reversed(last_lines)), "")[:300]  # the last error in the log
+    trouble = next(filter(TROUBLE.match, reversed(last_lines)), "")[:300]  # the last error in the log
     return replace(outcome, exit_code=exit_code, interrupted=stopped_by == _INTERRUPTED, trouble=trouble)
 
 
@@ -282,45 +294,19 @@ def _make_recording(plan: LoadPlan, run: Run, folder: Path) -> Recording:
         parent_pid=os.getpid(),
         parent_host=platform.node(),
         sensitive=plan.sensitive,
+        arm_header=plan.arm_header,
     )
-
-
-def _read_log(log: IO[str] | None, sensitive: bool, on_line: Callable[[str], None]) -> None:  # noqa: FBT001
-    """Call `on_line` with each line of a log that is not empty; `sensitive`: without texts of requests."""
-    if log is None:
-        return
-    with log:
-        for line in log:
-            text = line.rstrip()
-            if sensitive and not line.startswith(STOP_MARK):
-                # Everything except the kind of an exception may quote a request or its answer.
-                exception = _EXCEPTION.match(line)
-                text = exception[0] if exception else ""
-            if text:
-                on_line(text)
-
-
-def _find_cause(exit_code: int, lines: Sequence[str], *, ended_on_purpose: bool) -> str:
-    """Find what ended Locust before its time: the recorder, a signal or an error; empty if nothing did.
-
-    `exit_code`: negative if a signal ended Locust; after a stop on purpose it does not count. `lines`: the last lines
-    of its log.
-    """
-    reason_of_recorder = next((line.removeprefix(STOP_MARK) for line in lines if line.startswith(STOP_MARK)), "")
-    if reason_of_recorder or ended_on_purpose or exit_code == 0:
-        return reason_of_recorder
-    if exit_code < 0:  # the number of a signal, negated
-        return f"Locust was killed by {signal.Signals(-exit_code).name}"
-    return f"Locust ended with code {exit_code}: {_find_last_line(lines)}"
 
 
 def _build_command(plan: LoadPlan) -> list[str]:
     """Build the command line of Locust. The plan's users and spawn rate are those of one arm, Locust's of all arms."""
-    arms = len(plan.arms)
+    arms = 1 if plan.router else len(plan.arms)
     command = [sys.executable, "-m", "evaluator.sources.locust", "-f", str(plan.locustfile)]
     # Failed requests are data, so they are no error of Locust: its exit code then is 0.
     command += ["--headless", "--only-summary", "--exit-code-on-error", "0"]
     command += ["-u", str(plan.users * arms), "-r", str(plan.spawn_rate * arms), "-t", f"{plan.run_time_s:g}"]
+    if plan.router:
+        command += ["--host", plan.router]  # else each copy of a user class has the address of its arm
     if plan.processes > 1:
         # A master on loopback, to which its workers connect; a port of its own lets several loads run at once.
         port = str(free_port())
@@ -345,8 +331,6 @@ def _environment(recording_path: Path | None) -> dict[str, str]:
 
 
 _INTERRUPTED = "interrupted"
-_EXCEPTION = re.compile(r"[\w.]*(Error|Exception)\b")
-_TROUBLE = re.compile(rf"{_EXCEPTION.pattern}|.*/ERROR/")
 
 
 def _wait_for_end(

@@ -13,12 +13,26 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from evaluator.errors import SourceError, UsageError
-from evaluator.records import Arm, InFlight, LeftOut, LeftOutKind, Release, RunFacts, Service, check_names, sum_left_out
+from evaluator.records import (
+    Arm,
+    InFlight,
+    LeftOut,
+    LeftOutKind,
+    Release,
+    RouterFacts,
+    RunFacts,
+    Service,
+    add_router_facts,
+    check_names,
+    sum_left_out,
+)
 from evaluator.segments import run_folder, written_whole
+from evaluator.sources.arm_header import ArmHeader
 
 RECORDING_VARIABLE = "EVALUATOR_RECORDING"
 """Environment variable that names the JSON file of a Recording."""
@@ -40,7 +54,8 @@ def explain_refused_names(release: str, service: str, arm: str, untagged: Sequen
     if not release:
         return "the recorder does not know the release: give --evaluator-release NAME or Recorder(release=NAME)"
     if untagged and not arm:
-        return f"the recorder does not know the arm of {untagged[0]}: give --evaluator-arm, or 'arm' in its context()"
+        way = "give --evaluator-arm, 'arm' in its context(), or behind a router --evaluator-arm-header"
+        return f"the recorder does not know the arm of {untagged[0]}: {way}"
     try:
         check_names(Release(release, (Service(service),)), [arm] if arm else [])
     except UsageError as error:
@@ -64,6 +79,8 @@ class Recording:
     """The machine of that process."""
     sensitive: bool = False
     """Only the path of a request is kept."""
+    arm_header: ArmHeader | None = None
+    """The header of an answer that names its arm, behind a router; then there are no `arms`."""
 
     def write(self, path: Path) -> None:
         """Write the recording as JSON for the processes of the run."""
@@ -75,7 +92,11 @@ class Recording:
         """Read the file that `write` wrote."""
         values = json.loads(path.read_text(encoding="utf-8"))
         arms = tuple(Arm(arm["name"], tuple(arm["urls"]), arm["version"]) for arm in values.pop("arms"))
-        return cls(**values | {"folder": Path(values["folder"]), "arms": arms})
+        header = values.pop("arm_header")
+        if header is not None:
+            patterns = {arm: tuple(of_arm) for arm, of_arm in header["patterns"].items()}
+            header = ArmHeader(**header | {"patterns": patterns})
+        return cls(**values | {"folder": Path(values["folder"]), "arms": arms, "arm_header": header})
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +162,9 @@ class WorkerFacts:
     left_out: tuple[LeftOut, ...] = ()
     """Those of `read` that are no rows."""
     in_flight: tuple[InFlight, ...] = ()
+    """Behind a router without an arm, as no answer named it."""
+    router: RouterFacts | None = None
+    """What the router did by itself; None without a router."""
     started: float | None = None
     users_stopped: float | None = None
     """When Locust began to stop the users."""
@@ -181,6 +205,8 @@ def read_worker_facts(folder: Path) -> tuple[WorkerFacts, ...]:
             values = json.loads(path.read_text(encoding="utf-8"))
             left_out = [LeftOut(**part | {"kind": LeftOutKind(part["kind"])}) for part in values.pop("left_out", ())]
             in_flight = [InFlight(**request) for request in values.pop("in_flight", ())]
+            if values.get("router"):
+                values["router"] = RouterFacts(**values["router"] | {"holes": tuple(values["router"]["holes"])})
             facts = WorkerFacts(**values, left_out=tuple(left_out), in_flight=tuple(in_flight))
         except OSError as error:
             raise SourceError(f"{path} cannot be read: {error}") from error
@@ -211,6 +237,8 @@ def merge_facts(sidecars: Iterable[WorkerFacts], *, workers_expected: int | None
     totals = [leader.counted] if leader and leader.counted is not None else []
     totals += [sum(recorder_counts)] if recorder_counts else []
     counted = max(totals, default=None)
+    in_flight = [request for process in recorders for request in process.in_flight]
+    router = _sum_router(recorders, in_flight)
     read: Counter[str] = Counter()
     for process in recorders:
         read.update(process.read)
@@ -232,10 +260,25 @@ def merge_facts(sidecars: Iterable[WorkerFacts], *, workers_expected: int | None
         users_stopped=None if users_stopped is None else utc(users_stopped),
         read=dict(read) if all_closed else {},
         left_out=tuple(sorted(left_out, key=lambda part: (part.arm, part.kind, part.detail))),
-        in_flight=tuple(request for process in recorders for request in process.in_flight),
+        in_flight=tuple(in_flight) if router is None else (),
+        router=router,
         orphaned=any(process.orphaned for process in processes),
         stopped_by=next((process.stopped_by for process in processes if process.stopped_by), ""),
     )
+
+
+UNANSWERED_S = 10.0
+"""A request behind a router that waited longer for its answer when the load ended has failed."""
+
+
+def _sum_router(recorders: Iterable[WorkerFacts], in_flight: Iterable[InFlight]) -> RouterFacts | None:
+    """Add up what processes say of the router, with the requests that were waiting for long; None without a router."""
+    parts = [process.router for process in recorders if process.router is not None]
+    if not parts:
+        return None
+    unanswered = sum(request.age_s > UNANSWERED_S for request in in_flight)
+    parts.append(RouterFacts(unanswered, without_server=unanswered, without_server_failures=unanswered))
+    return reduce(add_router_facts, parts)
 
 
 def _find_highest(values: Iterable[float | None]) -> float | None:

@@ -15,6 +15,8 @@ import pyarrow as pa
 
 from evaluator.records import LeftOut, LeftOutKind
 from evaluator.segments import REQUEST_SCHEMA, make_table
+from evaluator.sources.arm_header import ArmHeader, Route
+from evaluator.sources.routed_requests import RoutedRequests
 
 ARM_KEYS = frozenset({"arm", "instance", "release"})
 """Keys of a request's context that have columns of their own."""
@@ -50,15 +52,26 @@ class RequestBuffer:
     requests whose context names none. The instance is the context's, else the response's header `header`, else the name
     of the arm, as its only instance.
 
+    `arm_header`: requests go through a router, and only this header of their answers names their arm. Requests without
+    it are no rows, but counted in `routed`. Their instance is that of the context or of `header`, else the server.
+
     The listener appends to a list of plain values and nothing else: it leaves no object per request to the garbage
     collector, and keeps no part of the response alive. It accepts any value of a client: values of a wrong type are
     cleaned in `take`, and a request that cannot be a row is counted in `left_out`.
     """
 
     def __init__(
-        self, *, header: str, arm: str = UNASSIGNED, sensitive: bool = False, clock: Callable[[], float] = time.time
+        self,
+        *,
+        header: str,
+        arm: str = UNASSIGNED,
+        sensitive: bool = False,
+        clock: Callable[[], float] = time.time,
+        arm_header: ArmHeader | None = None,
     ) -> None:
         self.header, self.arm, self.sensitive, self.clock = header, arm, sensitive, clock
+        self.routed = RoutedRequests(arm_header) if arm_header else None
+        """Of a router; None without one."""
         self._values: list[Any] = []
         """The values of one request after another, `_COLUMNS` each."""
         self.read: Counter[str] = Counter()
@@ -84,9 +97,17 @@ class RequestBuffer:
         """Count from 0, because a run begins."""
         self.read.clear()
         self._left_out.clear()
+        if self.routed:
+            self.routed.counts.begin()
 
     def leave_out(self, arm: str, kind: LeftOutKind, detail: str, *, failed: bool, rows: int = 1) -> None:
-        """Count `rows` requests of an arm as left out: no table will hold them."""
+        """Count `rows` requests of an arm as left out: no table will hold them.
+
+        Without an arm they are the router's: Locust did not report them, so they are counted like the others here.
+        """
+        if self.routed and not arm:
+            self.routed.counts.count([Route()] * rows, [failed] * rows)
+            return
         self.read[arm] += rows
         self._left_out[arm, kind, detail, failed] += rows
 
@@ -132,25 +153,29 @@ class RequestBuffer:
             values = request_type, name, response_time, response_length, start, status, failure, context, instance
             keep(values)
 
-        return record
+        return self.routed.listen(record) if self.routed else record
 
     def clear(self) -> None:
         """Drop the requests that wait."""
         self._values.clear()
+        if self.routed:
+            self.routed.clear()
 
     def take(self, constants: Mapping[str, str], users: Mapping[str, int]) -> pa.Table:
         """Take all requests out, as a table with a row a request.
 
         `constants`: values that all rows share: run, service and worker. `users`: users of each arm, now. A failed
         request without a usable response time is a row with the time 0; a success without a usable time is left out.
+        Behind a router there are more rows: attempts that failed before it tried again.
         """
         # The values of one request follow those of another, so every ninth value is of the same column.
         columns = [self._values[number::_COLUMNS] for number in range(_COLUMNS)]
+        routes = self.routed.take() if self.routed else None
         self.clear()
         methods, names, raw_times, sizes, raw_starts, statuses, exceptions, contexts, instances = columns
         if set(map(type, contexts)) != {dict}:  # usually all are dictionaries
             contexts = [_to_mapping(context) for context in contexts]
-        arms = self._read_arms(contexts)
+        arms = self._read_arms(contexts) if routes is None else _to_texts([r.arm for r in routes], lambda: repeat(""))
         if self.sensitive:
             names, contexts = _cut_to_paths(names), [_NO_CONTEXT] * len(contexts)
         failures = pa.array(exceptions, pa.string())
@@ -166,7 +191,8 @@ class RequestBuffer:
             {
                 **constants,
                 "arm": arms,
-                "instance": _to_texts(instances, arms.to_pylist),  # else the arm is its only instance
+                # Else the arm is its only instance; behind a router the server is.
+                "instance": _to_texts(instances, lambda: arms.to_pylist() if routes is None else _list_servers(routes)),
                 "ts": pa.array(starts_us).cast(pa.timestamp("us", tz="UTC")),
                 "endpoint": _join_endpoints(methods, names),
                 "response_time_ms": pa.array(times_ms),
@@ -180,14 +206,43 @@ class RequestBuffer:
             len(times_ms),
         )
         is_row = has_time | failed  # all except successes without a usable time
+        if self.routed and routes is not None:
+            return self._take_routed(self.routed, table, arms, routes, is_row)
         for arm, rows in _count_by_arm(arms, ~is_row).items():
             self.leave_out(arm, LeftOutKind.BAD_ROW, NO_TIME, failed=False, rows=rows)
         self.read.update(_count_by_arm(arms, is_row))
         return table if is_row.all() else table.filter(pa.array(is_row))
 
-    def identify(self, method: Any, name: Any, context: Any) -> tuple[str, str, str]:
-        """Find arm, instance and endpoint of a request without a response, as its row would have them."""
+    def _take_routed(
+        self,
+        routed: RoutedRequests,
+        table: pa.Table,
+        arms: pa.Array,
+        routes: list[Route],
+        is_row: npt.NDArray[np.bool_],
+    ) -> pa.Table:
+        """Return the rows of the arms, with those of attempts before, and count what the router did by itself.
+
+        `arms`, `routes`: of each row of the table. `is_row`: mask of rows, without successes that have no usable time.
+        """
+        routed.counts.count(routes, table["failed"].to_pylist())
+        has_arm = np.array([bool(route.arm) for route in routes], dtype=bool)
+        for arm, rows in _count_by_arm(arms, has_arm & ~is_row).items():
+            self.leave_out(arm, LeftOutKind.BAD_ROW, NO_TIME, failed=False, rows=rows)
+        rows_of_arms = routed.add_attempts(table, routes, has_arm & is_row)
+        self.read.update(rows_of_arms["arm"].to_pylist())
+        return rows_of_arms
+
+    def identify(self, method: Any, name: Any, context: Any, response: Any = None) -> tuple[str, str, str]:
+        """Find arm, instance and endpoint of a request that Locust did not report, as its row would have them.
+
+        `response`: its answer, which names the arm behind a router; None without one: the arm is then empty.
+        """
         mapping = _to_mapping(context)
+        if self.routed:
+            mapping = {**mapping, "arm": self.routed.find_route(response).arm}
+            if not mapping["arm"]:
+                return "", "", _join_endpoints([method], _cut_to_paths([name]) if self.sensitive else [name])[0].as_py()
         arms = self._read_arms([mapping])
         instances = _to_texts([mapping.get("instance")], arms.to_pylist)  # else the arm is its only instance
         endpoints = _join_endpoints([method], _cut_to_paths([name]) if self.sensitive else [name])
@@ -196,6 +251,11 @@ class RequestBuffer:
     def _read_arms(self, contexts: list[Mapping[str, Any]]) -> pa.Array:
         """The arm that each context names, else the buffer's own; as a dictionary array."""
         return _to_texts([context.get("arm") for context in contexts], lambda: repeat(self.arm))
+
+
+def _list_servers(routes: list[Route]) -> list[str]:
+    """The server of each route; `router` where none answered."""
+    return [route.server or "router" for route in routes]
 
 
 def _find_starts_us(raw_starts: list[Any], times_ms: npt.NDArray[np.float64], now_s: float) -> npt.NDArray[np.int64]:

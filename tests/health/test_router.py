@@ -10,7 +10,17 @@ from judging import RULEBOOK, RUN, SMALL, evidence
 
 from evaluator.health.left_out import check_aborts
 from evaluator.health.router import check_router
-from evaluator.records import ACCESS_LOG_SOURCE, ArmRows, LeftOut, LeftOutKind, Level, RouterFacts, RunFacts
+from evaluator.records import (
+    ACCESS_LOG_SOURCE,
+    ArmRows,
+    LeftOut,
+    LeftOutKind,
+    Level,
+    MetricStatus,
+    RouterFacts,
+    RunFacts,
+    RunState,
+)
 from evaluator.simulate import simulate_cells
 
 CELLS = simulate_cells(SMALL, 1)
@@ -148,3 +158,91 @@ def test_streams_on_one_arm_only_forbid_a_go_as_requests_may_be_among_them():
     found = [f for f in evidence(CELLS, RULEBOOK, (replace(RUN, facts=facts),)).findings if f.level is Level.FAIL]
     assert [f.check for f in found] == ["coverage"]
     assert "streams differ in share: baseline 0 of" in found[0].text
+
+
+def find_of_load(check, *, landed=ANSWERS, **facts):
+    """Level, text and remedy of the finding of a check on a load through a router; None if it has none."""
+    router = RouterFacts(**{"answers": ANSWERS, **facts})
+    run = replace(
+        RUN, source="locust", landed=landed, facts=RunFacts(router=router, read=READ, counted=ANSWERS, pacing="open")
+    )
+    found = [f for f in evidence(CELLS, RULEBOOK, (run,)).findings if f.check == check]
+    assert len(found) <= 1
+    return (found[0].level, found[0].text, found[0].remedy) if found else None
+
+
+@pytest.mark.parametrize(
+    ("check", "level", "says", "helps", "facts"),
+    [
+        pytest.param("router", Level.OK, "of the load belong to an arm", "", {}, id="all of an arm"),
+        pytest.param(
+            "without_server", Level.FAIL, "no server is named", "always", {"without_server_failures": 60}, id="failures"
+        ),
+        pytest.param(
+            "without_server", Level.WARN, "without a header", "docs/recording.md", {"without_server": 900}, id="some"
+        ),
+        pytest.param(
+            "without_server", Level.FAIL, "without a header", "all answers", {"without_server": 20_000}, id="most"
+        ),
+        pytest.param(
+            "retries", Level.FAIL, "the answers do not say", "--no-retries", {"retries_hidden": True}, id="not said"
+        ),
+        pytest.param(
+            "retries", Level.FAIL, "the answers do not say which", "redispatch", {"retried_by_unknown": 99}, id="who"
+        ),
+        # The canary has 12,000 requests: 13 failures could be 0.1 % of them, and 121 requests are more than 1 %.
+        pytest.param(
+            "without_server", Level.FAIL, "no server is named", "always", {"without_server_failures": 13}, id="hidden"
+        ),
+        pytest.param(
+            "without_server", Level.WARN, "no server is named", "always", {"without_server_failures": 4}, id="few"
+        ),
+        pytest.param(
+            "other_servers",
+            Level.FAIL,
+            "of the load",
+            "--arm-value ARM=c9",
+            {"other_servers": {"c9": 140}},
+            id="a part",
+        ),
+        pytest.param(
+            "other_servers", Level.WARN, "of the load", "--arm-value ARM='x 1'", {"other_servers": {"x 1": 5}}, id="of"
+        ),
+    ],
+)
+def test_what_answers_to_a_load_say_of_the_router(check, level, says, helps, facts):
+    facts = {"without_server": facts.get("without_server_failures", 0)} | facts
+    found_level, text, remedy = find_of_load(check, **facts)
+    assert found_level is level
+    assert says in text
+    assert helps in remedy
+    assert "log" not in text
+
+
+def test_requests_of_no_arm_are_recorded_and_attempts_are_none_that_locust_counted():
+    others = {"without_server": 900, "other_servers": {"x": 50}}
+    assert find_of_load("coverage", landed=ANSWERS - 950, **others)[0] is Level.OK
+    assert find_of_load("coverage", landed=ANSWERS - 1900, **others)[0] is Level.FAIL
+    assert find_of_load("coverage", landed=ANSWERS + 900, retried={"canary": 900})[0] is Level.OK
+    # Those without an answer at the end are the router's, but Locust has not counted them.
+    assert find_of_load("coverage", without_server=9000)[0] is Level.OK
+    assert find_of_load("coverage", landed=ANSWERS + 900, without_server=9000)[0] is Level.FAIL
+
+
+def test_users_behind_a_router_are_shared_and_not_counted_by_arm():
+    assert find_of_load("pacing")[0] is Level.WARN
+    assert "share their users" in find_of_load("pacing")[1]
+    assert "--share canary=5%" in find_of_load("sample_ratio")[2]
+    assert "load" not in find_of_load("comparability")[1]
+
+
+def test_throughput_of_arms_behind_a_router_has_no_data():
+    run = replace(RUN, source="locust", facts=RunFacts(router=RouterFacts(answers=ANSWERS)))
+    (found,) = [c for c in evidence(CELLS, RULEBOOK, (run,)).comparisons if c.rule.name == "throughput" and not c.scan]
+    assert (found.status, found.no_data) == (MetricStatus.NO_DATA, "a router chooses how many requests each arm gets")
+
+
+def test_a_load_through_a_router_that_still_runs_is_no_go():
+    run = replace(RUN, source="locust", state=RunState.RUNNING, fingerprint={"router": "http://shop.example"})
+    found = [f for f in evidence(CELLS, RULEBOOK, (run,)).findings if f.check == "router"]
+    assert [(f.level, f.void) for f in found] == [(Level.FAIL, False)]

@@ -93,16 +93,27 @@ OPTIONS = {
 SERVER = {"url": "http://prometheus:9090", "selectors": {"baseline": 'version="1"', "canary": 'version="2"'}}
 
 
+ABSOLUTE = ("redirect_rate", "client_error_rate")
+"""Metrics whose margin cannot be relative."""
+
+
 @pytest.fixture
 def of_every_type(verdicts):
     """A verdict with a metric of every type, and every option of it set."""
     sections = [
-        {"name": f"my {name}", "type": name, "margin": "5%"} | {key: OPTIONS[key] for key in kind.model_fields}
+        {"name": f"my {name}", "type": name, "margin": "5pp" if name in ABSOLUTE else "5%"}
+        | {key: OPTIONS[key] for key in kind.model_fields}
         for name, kind in METRICS.items()
     ]
     policy = parse_policy({"metrics": sections, "sources": {"prometheus": SERVER}})
-    row = next(row for row in verdicts["go"].evidence.comparisons if row.effect.kind == "relative")
-    rows = tuple(replace(row, rule=rule, unit=rule.metric.value_unit) for rule in policy.rulebook.rules)
+    measured = verdicts["go"].evidence.comparisons
+    row_of_kind = {kind: next(r for r in measured if r.effect.kind == kind) for kind in ("relative", "absolute")}
+    rows = tuple(
+        replace(
+            row_of_kind["absolute" if rule.type in ABSOLUTE else "relative"], rule=rule, unit=rule.metric.value_unit
+        )
+        for rule in policy.rulebook.rules
+    )
     evidence = replace(verdicts["go"].evidence, comparisons=rows)
     return replace(verdicts["go"], evidence=evidence, policy=policy.effective)
 

@@ -258,14 +258,14 @@ def write_ipc(new, content):
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("o.csv", gzip.compress(SMALL.encode())),
+        ("o.csv", gzip.compress(SMALL.encode(), mtime=0)),
         ("o.csv.gz", SMALL.encode()),
         ("o.bz2", bz2.compress(SMALL.encode())),
         ("o.xz", lzma.compress(SMALL.encode())),
         ("o.zst", pa.compress(SMALL.encode(), "zstd", asbytes=True)),
         ("o.zip", pack_zip(SMALL.encode())),
         ("o.csv", UTF16),
-        ("o.gz", gzip.compress(UTF16)),
+        ("o.gz", gzip.compress(UTF16, mtime=0)),
         ("o.csv", SMALL.encode("utf-32-le")[:0] + b"\xff\xfe\0\0" + SMALL.encode("utf-32-le")),
         ("o.feather", write_ipc(pa.ipc.new_file, SMALL.encode())),
         ("o.arrows", write_ipc(pa.ipc.new_stream, SMALL.encode())),
@@ -306,7 +306,7 @@ def test_rows_swallowed_by_a_quote_are_counted_or_the_file_is_refused(store, lan
 
 def test_files_of_arms_may_be_packed_and_equal_content_is_found(store, tmp_path):
     for name, content in (
-        ("a.gz", gzip.compress(b"user,x\nu1,1\nu2,0\n")),
+        ("a.gz", gzip.compress(b"user,x\nu1,1\nu2,0\n", mtime=0)),
         ("b.csv", "user,x\nu3,1\nu4,0\nu5,1\n".encode("utf-16")),
         ("c.csv", b"user,x\nu1,1\nu2,0\n"),
     ):
@@ -323,7 +323,7 @@ def test_files_of_arms_may_be_packed_and_equal_content_is_found(store, tmp_path)
     [
         (SMALL.encode() + b"x" * (18 << 20) + b",control,1,1,1,1\nu9,control,1,1,1,1\n", r"o:10 is longer than 16 MB"),
         (b'{"user": 1, "arm": "A", "x": 1}\n', "is JSON, which cannot be read as outcomes"),
-        (gzip.compress(b"PAR1" + b"\0" * 50), "is a packed Parquet file"),
+        (gzip.compress(b"PAR1" + b"\0" * 50, mtime=0), "is a packed Parquet file"),
         (write_ipc(pa.ipc.new_stream, SMALL.encode())[:-8], "is a stream of Arrow without an end"),
         (b"\x04\x22\x4d\x18" + b"\0" * 50, "is packed with lz4"),
     ],

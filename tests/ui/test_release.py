@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from html import unescape
 
 import pytest
-from stored import HOSTILE, STEADY, judge, land
+from stored import HOSTILE, STEADY, edit_decisions, judge, land
 
 from evaluator.records import RunState
 from evaluator.store import Store
@@ -145,12 +145,10 @@ def test_hostile_names_are_text(page, hostile, html):
 
 
 def test_a_policy_of_another_version_is_a_sentence(page, own, text):
-    import duckdb
-
-    with duckdb.connect(str(own)) as connection:
-        connection.execute(
-            """UPDATE verdicts SET verdict = replace(verdict, '"alpha": 0.05,', '"alpha": 0.05, "novelty": 1,')"""
-        )
+    edit_decisions(
+        Store.open(own),
+        """UPDATE verdicts SET verdict = replace(verdict, '"alpha": 0.05,', '"alpha": 0.05, "novelty": 1,')""",
+    )
     shown = page("release", own, release="cart@1.6.0")
     assert not shown.exception
     assert "Traceback" not in text(shown)

@@ -55,11 +55,12 @@ class AccessLogSource(Section):
     format: _Format = Field("auto", description="Format of the lines; auto: by the first lines of the file.")
     log_format: str = Field("", description="Text of the format, as the router's configuration has it.")
     columns: dict[LogColumn, str] = Field(
-        default_factory=dict, description="Column → key of JSON or variable of the format: {time: 'duration:ms'}."
+        default_factory=dict,
+        description="Column → key of JSON or variable of the format, such as {time: 'duration:ms'}.",
     )
     arms: dict[Name, _Patterns] = Field(
         default_factory=dict,
-        description="Patterns (*, ?) of names of each arm: {baseline: ['b*'], canary: ['c*']}.",
+        description="Patterns (*, ?) of names of each arm, such as {baseline: ['b*'], canary: ['c*']}.",
     )
     arm_from: Annotated[str, Field(min_length=1, max_length=200)] = Field(
         "server", description="Whose names these are: server, backend, or a field of the lines."

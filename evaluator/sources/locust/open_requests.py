@@ -153,7 +153,8 @@ class OpenRequests:
         It failed, unless the exception only ended the user or the task: then the status of the response decides.
         """
         meta = response.request_meta
-        arm, _, _ = self._buffer.identify(meta.get("request_type"), meta.get("name"), meta.get("context"))
+        name, context = meta.get("name"), meta.get("context")
+        arm, _, _ = self._buffer.identify(meta.get("request_type"), name, context, response)
         failed = True
         if isinstance(error, (*_STOPPED, *_TURNED)):
             with contextlib.suppress(Exception):  # each client and locustfile raises its own for a failure

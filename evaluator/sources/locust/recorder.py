@@ -9,7 +9,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,6 +27,7 @@ from locust.user.users import User
 from evaluator.segments import SegmentWriter, data_folder, run_folder
 from evaluator.sources.fingerprint import describe_environment
 from evaluator.sources.locust.open_requests import OpenRequests
+from evaluator.sources.locust.options import add_options, explain_refused_header, make_arm_header
 from evaluator.sources.locust.starting import get_options, keep_files_private
 from evaluator.sources.locust.users import use_arms
 from evaluator.sources.recording import (
@@ -69,19 +70,31 @@ class Recorder:
         service: str = "",
         store: str = "evaluator.duckdb",
         header: str = DEFAULT_HEADER,
+        arm_header: str = "",
+        arm_values: Mapping[str, str | Sequence[str]] | None = None,
+        no_retries: bool = False,
         sensitive: bool = False,
     ) -> None:
-        """Register with Locust, or pass the settings on to the recorder of this process if it has one already."""
-        self.sensitive = sensitive
+        """Register with Locust, or pass the settings on to the recorder of this process if it has one already.
+
+        `arm_header`: header of the answers of a router that names the arm of each request. `arm_values`: arm → its
+        values there, with `*` and `?`; by default the names of the arms. `no_retries`: the router never tries again.
+        """
+        values = {arm: [of_arm] if isinstance(of_arm, str) else of_arm for arm, of_arm in (arm_values or {}).items()}
+        self.flags = {"sensitive": sensitive, "no-retries": no_retries}
         self.settings: dict[str, str] = {
-            "release": release, "arm": arm, "service": service, "store": store, "header": header
+            "release": release, "arm": arm, "service": service, "store": store, "header": header,
+            "arm-header": arm_header,
+            "arm-values": ",".join(f"{arm}={value}" for arm, of_arm in values.items() for value in of_arm),
         }  # fmt: skip
         self._pid = os.getpid()
         self._process: _Process | None = None
         if Recorder._active is not None:
             if release:  # else it has no settings to pass on
                 Recorder._active.settings |= self.settings
-                Recorder._active.sensitive |= sensitive
+                Recorder._active.flags = {
+                    name: value or self.flags[name] for name, value in Recorder._active.flags.items()
+                }
             return
         Recorder._active = self
         events: Any = locust.events  # whose methods have no types
@@ -90,27 +103,8 @@ class Recorder:
 
     def _add_options(self, parser: LocustArgumentParser) -> None:
         """Add the options `--evaluator-…`; under `evaluator load`, a file has all settings instead."""
-        if RECORDING_VARIABLE in os.environ:
-            return
-        for name, text in _OPTIONS.items():
-            parser.add_argument(
-                f"--evaluator-{name}",
-                env_var=f"EVALUATOR_{name.upper()}",
-                default=self.settings[name],
-                help=text,
-                include_in_web_ui=False,
-            )
-        parser.add_argument(
-            "--evaluator-run", default="", help="Id of the run.  [default: generated]", include_in_web_ui=False
-        )
-        parser.add_argument(
-            "--evaluator-sensitive",
-            action="store_true",
-            env_var="EVALUATOR_SENSITIVE",
-            default=self.sensitive,
-            help="Keep only the path of a request",
-            include_in_web_ui=False,
-        )
+        if RECORDING_VARIABLE not in os.environ:
+            add_options(parser, self.settings, self.flags)
 
     def _start(self, environment: Environment, runner: Runner, **_: Any) -> None:
         """Start to record once Locust has its environment; each process that Locust forks calls this, too.
@@ -129,7 +123,9 @@ class Recorder:
             options = get_options(environment)
             untagged = [cls.__name__ for cls in environment.user_classes if cls.context is User.context]
             names = (options.evaluator_release, options.evaluator_service, options.evaluator_arm)
-            if problem := explain_refused_names(*names, untagged):
+            is_routed = bool(options.evaluator_arm_header)
+            problem = explain_refused_names(*names, [] if is_routed else untagged) or explain_refused_header(options)
+            if problem:
                 sys.stderr.write(f"evaluator: {problem}\n")
                 sys.exit(WRONG_CALL)
             keep_files_private(options)
@@ -140,15 +136,6 @@ class Recorder:
         gc.freeze()
         # The first write took time; timers set now (the run time) must not count from before it.
         gevent.get_hub().loop.update_now()
-
-
-_OPTIONS: Mapping[str, str] = {
-    "release": "The release that this run belongs to",
-    "arm": "Arm of the requests whose context names none",
-    "service": "Name of the service under load",
-    "store": "The store; segments go to the folder next to it",
-    "header": "Response header that names the instance",
-}
 
 
 # ------------------------------------------------------------------ one process
@@ -174,6 +161,7 @@ class _Process:
         self.facts = self._new_facts()
         options = get_options(environment)
         self.buffer = RequestBuffer(
+            arm_header=recording.arm_header if recording else make_arm_header(options),
             header=recording.header if recording else options.evaluator_header,
             arm=UNASSIGNED if recording else options.evaluator_arm or UNASSIGNED,
             sensitive=recording.sensitive if recording else options.evaluator_sensitive,
@@ -265,6 +253,7 @@ class _Process:
     def _write_manifest(self, recording: Recording) -> None:
         """Describe the run in its folder, so that it can be registered in the store later. Raises OSError."""
         options = get_options(self.environment)
+        routed = self.buffer.routed
         manifest = RunManifest(
             run=recording.run,
             release=recording.release,
@@ -276,6 +265,7 @@ class _Process:
                 "users": options.num_users,
                 "arguments": sys.argv[1:],
                 "locust": locust.__version__,
+                **({"router": self.environment.host or "router", **routed.header.describe()} if routed else {}),
             },
         )
         manifest.write(recording.folder)
@@ -415,8 +405,13 @@ class _Process:
             self.users = self._sum_by_arm(self.runner.user_classes_count)
 
     def _sum_by_arm(self, counts: Mapping[str, int]) -> Counter[str]:
-        """Sum the users of classes (by name) for each arm; a class without an arm of its own has that of the buffer."""
+        """Sum the users of classes (by name) for each arm; a class without an arm of its own has that of the buffer.
+
+        Behind a router users belong to no arm.
+        """
         users: Counter[str] = Counter()
+        if self.buffer.routed:
+            return users
         for class_name, count in counts.items():
             users[self.arm_by_class.get(class_name) or self.buffer.arm] += count
         return users
@@ -426,6 +421,7 @@ class _Process:
         facts = self.facts
         facts.read, facts.left_out = dict(self.buffer.read), self.buffer.left_out
         facts.in_flight = self.open_requests.list_in_flight()
+        facts.router = self.buffer.routed.counts.facts if self.buffer.routed else None
         if self.lags_ms:
             facts.loop_lag_ms = round(float(np.percentile(self.lags_ms, 99)), 3)
         if self.role == "local":  # masters and workers set `counted` by the reports of the workers
