@@ -374,7 +374,7 @@ def test_a_full_disk_is_named(store, tmp_path, monkeypatch):
     def fill_disk(_source, _target):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("evaluator.store.importing.copy_plain", fill_disk)
+    monkeypatch.setattr("evaluator.store.readable.copy_plain", fill_disk)
     path = tmp_path / "a.csv.gz"
     path.write_bytes(gzip.compress(TABLE.encode()))
     with pytest.raises(InputError, match=r"cannot be unpacked or rewritten in .*: No space left") as caught:
