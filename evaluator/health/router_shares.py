@@ -26,6 +26,9 @@ GROSS = 1.5
 NOTABLE = 1.1
 """The same, from which a difference is worth knowing. Routers with few weights or sticky clients are no closer."""
 
+MOST_RETRIED = 0.02
+"""Attempts that were tried again, as a share of all requests, above which attempts do not show the shares."""
+
 
 @dataclass(frozen=True, slots=True)
 class _ShareSeen:
@@ -117,6 +120,13 @@ def check_router_shares(context: RequestContext) -> Iterable[Finding]:
     if unnamed:
         yield fail(SHARES, f"the router's shares do not name {', '.join(unnamed)}", "name the share of every arm")
         return
+    retried = [run for run in known if _has_many_retries(run)]
+    if retried:
+        yield warn(
+            SHARES,
+            "not checked: the router tried many requests again, and each attempt counts for the arm that was tried",
+        )
+        return
     seen = [share for run in known for share in _measure_shares(context, run)]
     gross = [share for share in seen if share.is_beyond(GROSS)]
     notable = [share for share in seen if share.is_beyond(NOTABLE)]
@@ -129,6 +139,15 @@ def check_router_shares(context: RequestContext) -> Iterable[Finding]:
         yield warn(SHARES, f"the router sends a little other than what was asked: {_describe(worst)}")
     elif seen:
         yield ok(SHARES, "; ".join(dict.fromkeys(_describe(share) for share in seen)))
+
+
+def _has_many_retries(run: Run) -> bool:
+    """Did the router try so many requests of a run again that its attempts do not show the shares?"""
+    router = run.facts.router
+    if router is None:
+        return False
+    attempts = sum(router.retried.values()) + router.retried_by_unknown
+    return attempts > MOST_RETRIED * router.answers
 
 
 def _describe(share: _ShareSeen) -> str:

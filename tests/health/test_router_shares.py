@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from judging import EVEN, LIVE, assess_live, judge_live, simulate_live
 
-from evaluator.records import EvidenceKind, Level, VerdictWord
+from evaluator.records import EvidenceKind, Level, RouterFacts, VerdictWord
 from evaluator.simulate import Change, simulate, to_cells
 from evaluator.stats.shaping.cells import where
 
@@ -51,6 +51,22 @@ def test_too_much_traffic_is_one_as_well():
 @pytest.mark.parametrize("seed", range(8))
 def test_the_configured_share_is_in_order(seed):
     assert find_ratio(0.05, 0.05, seed).level is Level.OK
+
+
+@pytest.mark.parametrize(("canary", "level"), [(0.0, Level.FAIL), (1.0, Level.FAIL)])
+def test_an_arm_that_should_have_nothing_or_all(canary, level):
+    assert find_ratio(0.3, canary).level is level
+
+
+@pytest.mark.parametrize(("share_retried", "level"), [(0.01, Level.FAIL), (0.5, Level.WARN)])
+def test_attempts_do_not_show_the_shares_if_many_requests_were_tried_again(share_retried, level):
+    cells, run = simulate_live(replace(FEW, split=(0.5,)), 2, shares=shares_of(0.25))
+    answers = int(cells.moments.n.sum())
+    router = RouterFacts(answers=answers, retried={"canary": int(share_retried * answers)})
+    (finding,) = find("sample_ratio", cells, (replace(run, facts=replace(run.facts, router=router)),))
+    assert finding.level is level
+    if level is Level.WARN:
+        assert "the router tried many requests again" in finding.text
 
 
 def test_a_small_difference_is_a_warning():
