@@ -26,8 +26,8 @@ from typing import Any
 from evaluator.errors import StoreError
 from evaluator.permissions import private_files
 
-AREA_BYTES = 1 << 20
-"""Bytes of one area: the hooks of hundreds of promotions."""
+AREA_BYTES = 1 << 18
+"""Bytes of one area: some hundred hooks that can still be undone."""
 _MAGIC = b"evaluator journal 1\n"
 _HEADER = struct.Struct(">20sQI")
 """Start of an area: magic, generation, checksum of both. The area with the higher generation is in use."""

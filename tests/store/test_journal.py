@@ -1,0 +1,148 @@
+"""The journal of rollbacks: whatever happens to a copy, what was written before is read, or its cause is named."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from evaluator.errors import StoreError
+from evaluator.store import journal as journal_module
+from evaluator.store.journal import AREA_BYTES, Journal, default_paths
+
+
+@pytest.fixture
+def journal(tmp_path):
+    made = Journal((tmp_path / "a.journal", tmp_path / "other" / "b.journal"))
+    made.make()
+    return made
+
+
+def record(number, **more):
+    return {"at": f"2026-01-01T00:00:{number:09d}", "number": number, **more}
+
+
+def numbers(journal):
+    return [entry["number"] for entry in journal.read()]
+
+
+def test_what_is_written_is_read_in_order_from_every_copy(journal):
+    for number in range(5):
+        journal.append(record(number, text="é" * number))
+    assert numbers(journal) == [0, 1, 2, 3, 4]
+    for path in journal.paths:
+        assert numbers(Journal((path,))) == [0, 1, 2, 3, 4]
+        assert path.stat().st_size == 2 * AREA_BYTES
+        assert path.stat().st_mode & 0o077 == 0
+
+
+def test_making_it_again_changes_nothing(journal):
+    journal.append(record(1))
+    assert journal.make() == journal.paths
+    assert numbers(journal) == [1]
+
+
+def test_a_full_area_is_left_for_the_other_with_what_is_needed(journal):
+    def keep(records):
+        return [entry for entry in records if entry["number"] % 10 == 0]
+
+    for number in range(80):
+        journal.append(record(number, filler="x" * 8_000), keep)
+    kept = numbers(journal)
+    assert kept[-1] == 79
+    assert {number for number in range(80) if number % 10 == 0} <= set(kept)
+    assert len(kept) < 40
+    assert all(path.stat().st_size == 2 * AREA_BYTES for path in journal.paths)
+
+
+def test_a_journal_full_of_what_is_needed_says_so_and_stays_as_it_was(journal):
+    for number in range(15):
+        journal.append(record(number, filler="x" * 16_000))
+    with pytest.raises(StoreError, match=r"it is full: 15 hooks can still be undone"):
+        journal.append(record(15, filler="x" * 30_000))
+    assert numbers(journal) == list(range(15))
+
+
+@pytest.mark.parametrize("cut", [1, 7, 30])
+def test_a_record_that_was_cut_by_a_crash_ends_the_journal(cut, tmp_path):
+    journal = Journal((tmp_path / "a.journal",))
+    journal.make()
+    journal.append(record(1))
+    with journal.paths[0].open("rb") as file:
+        end = file.read().rfind(b"}") + 1
+    journal.append(record(2))
+    data = bytearray(journal.paths[0].read_bytes())
+    last = data.rfind(b"}")
+    data[last - cut : last + 1] = b"\0" * (cut + 1)
+    journal.paths[0].write_bytes(data)
+    assert end < last
+    assert numbers(journal) == [1]
+    journal.append(record(3))
+    assert numbers(journal) == [1, 3]
+
+
+def test_the_copy_with_the_newest_record_counts(journal):
+    journal.append(record(1))
+    first, second = journal.paths
+    second.rename(second.with_suffix(".away"))
+    journal.append(record(2))
+    second.with_suffix(".away").rename(second)
+    assert numbers(journal) == [1, 2]
+    first.unlink()
+    assert numbers(journal) == [1]
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 100, b"\0" * 2 * AREA_BYTES])
+def test_a_file_that_is_no_journal_is_named(content, tmp_path):
+    path = tmp_path / "a.journal"
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match=r"cannot be read: .*a\.journal: it is not a journal of the evaluator"):
+        Journal((path,)).read()
+    if content:
+        with pytest.raises(StoreError, match="cannot be written"):
+            Journal((path,)).make()
+        assert path.read_bytes() == content
+
+
+def test_neither_a_link_nor_a_file_of_another_user_is_used(tmp_path, monkeypatch):
+    other_user = 4242
+    target, link = tmp_path / "target", tmp_path / "a.journal"
+    Journal((target,)).make()
+    link.symlink_to(target)
+    with pytest.raises(StoreError, match="cannot be written"):
+        Journal((link,)).append(record(1))
+    if os.getuid():
+        monkeypatch.setattr(journal_module.os, "getuid", lambda: other_user)
+    else:  # files of root are trusted
+        os.chown(target, other_user, -1)
+    with pytest.raises(StoreError, match="it belongs to the user with the id"):
+        Journal((target,)).read()
+
+
+def test_several_processes_write_one_journal(journal):
+    code = """
+import sys
+from pathlib import Path
+from evaluator.store.journal import Journal
+journal = Journal(tuple(map(Path, sys.argv[2:])))
+for number in range(20):
+    journal.append({"at": f"{number:03d}", "number": f"{sys.argv[1]}-{number}"})
+"""
+    writers = [
+        subprocess.Popen([sys.executable, "-c", code, name, *map(str, journal.paths)]) for name in ("a", "b", "c")
+    ]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    written = numbers(journal)
+    assert len(written) == 60
+    for name in ("a", "b", "c"):
+        assert [number for number in written if number.startswith(name)] == [f"{name}-{i}" for i in range(20)]
+
+
+def test_the_default_is_next_to_the_store_and_in_the_folder_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    own, other = default_paths(tmp_path / "evaluator.duckdb")
+    assert own == tmp_path / "evaluator.journal"
+    assert other.parent == tmp_path / "state"
+    assert other.name != default_paths(tmp_path / "x" / "evaluator.duckdb")[1].name
