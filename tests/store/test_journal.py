@@ -60,7 +60,7 @@ def test_a_full_area_is_left_for_the_other_with_what_is_needed(journal):
 def test_a_journal_full_of_what_is_needed_says_so_and_stays_as_it_was(journal):
     for number in range(15):
         journal.append(record(number, filler="x" * 16_000))
-    with pytest.raises(StoreError, match=r"it is full: 15 hooks can still be undone"):
+    with pytest.raises(StoreError, match=r"it is full: 16 hooks can still be undone"):
         journal.append(record(15, filler="x" * 30_000))
     assert numbers(journal) == list(range(15))
 
