@@ -29,6 +29,7 @@ LONGEST = (
     "pipeline/test_tailing_routers.py",
     "cli/test_load.py",
     "sources/test_silence.py",
+    "cli/test_demo_live.py",
     "cli/test_watch.py",
     "cli/test_collect.py",
     "intents/test_asking.py",

@@ -141,7 +141,7 @@ def _check_retries(log: _Log) -> Iterable[Finding]:
     if any(facts.retried.values()):
         each = ", ".join(f"{arm} {format_count(facts.retried.get(arm, 0))}" for arm in log.rows)
         text = f"requests failed on a server and were tried again by the router: {each}. Each counts as a failed "
-        text += "request of its arm, though users got a later answer"
+        text += "request of its arm, although another attempt answered the user"
         yield warn("retries", text)
 
 

@@ -350,7 +350,7 @@ def next_after_no_go(reasons: Sequence[Reason], release: str, judged: Sequence[C
         )
     where = f"in {endpoint} on {arm}" if endpoint else f"in {arm}"
     if first_reason.evidence is EvidenceKind.LIVE:
-        return f"send users no longer to {arm} of {release}; find and fix the cause {where}, then judge again"
+        return f"stop sending users to {arm} of {release}; find and fix the cause {where}, then judge again"
     return f"do not promote {release}; find and fix the cause {where}, then load and judge again"
 
 

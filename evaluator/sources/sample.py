@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import IO
 
 import yaml
 
@@ -19,6 +21,8 @@ from evaluator.records import Arm
 from evaluator.sources.load import free_port
 
 REGRESSIONS = ("none", "latency", "tail", "failures", "endpoint", "leak")
+DEAD = "dead"
+"""Regression of an arm whose instances accept no connections."""
 STOP_S = 5.0
 READY_S = 30.0
 SCRAPE_S = 1
@@ -39,12 +43,17 @@ def start_arms(
 ) -> Iterator[tuple[Arm, ...]]:
     """Start instances of the sample service on loopback; they end with the `with` block, or with this process.
 
-    `versions`: (arm, version, regression) of each arm. `instances`: number of them in each arm. `leak_over_s`: time
-    over which the regression `leak` grows. With `metrics` they count their requests for Prometheus.
+    `versions`: (arm, version, regression) of each arm; with the regression DEAD nothing is started, and the arm's
+    addresses refuse connections. `instances`: number of them in each arm. `leak_over_s`: time over which the
+    regression `leak` grows. With `metrics` they count their requests for Prometheus.
     """
     with contextlib.ExitStack() as stack:
         arms = []
         for arm_name, version, regression in versions:
+            if regression == DEAD:
+                ports = [stack.enter_context(_refusing_connections()) for _ in range(instances)]
+                arms.append(_make_arm(arm_name, ports, version))
+                continue
             options = ["--version", version, "--regression", regression, "--leak-over", str(leak_over_s)]
             if metrics:
                 options.append("--metrics")
@@ -52,17 +61,42 @@ def start_arms(
             for number, port in enumerate(ports, start=1):
                 program = [sys.executable, str(find_loadtests() / "target.py"), "--port", str(port)]
                 instance = ["--instance", f"{arm_name}-{number}", *options, "--parent", str(os.getpid())]
-                stack.enter_context(_start_process([*program, *instance]))
-            arms.append(Arm(arm_name, tuple(f"http://127.0.0.1:{port}" for port in ports), version))
+                stack.enter_context(start_process([*program, *instance]))
+            arms.append(_make_arm(arm_name, ports, version))
         yield tuple(arms)
 
 
+def _make_arm(name: str, ports: Sequence[int], version: str) -> Arm:
+    """Describe an arm whose instances have these ports of loopback."""
+    return Arm(name, tuple(f"http://127.0.0.1:{port}" for port in ports), version)
+
+
 @contextlib.contextmanager
-def _start_process(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a process that ends with the `with` block, or is killed if it does not end in time."""
+def _refusing_connections() -> Iterator[int]:
+    """Keep a port of loopback from other programs during the `with` block; connections to it are refused."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # without `listen`, nothing is accepted
+        yield int(bound.getsockname()[1])
+
+
+@contextlib.contextmanager
+def start_process(
+    command: Sequence[str],
+    stdout: IO[bytes] | int = subprocess.DEVNULL,
+    stderr: IO[bytes] | int = subprocess.DEVNULL,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a process that ends with the `with` block, or is killed if it does not end in time.
+
+    On Linux it also ends if this process is killed. `environment`: `None`: that of this process.
+    """
+    # Of util-linux: the kernel then sends the signal when the parent has ended, whatever ended it.
+    setpriv = shutil.which("setpriv")
+    if setpriv:
+        command = [setpriv, "--pdeathsig", "TERM", *command]
     # A session of its own: Ctrl-C ends the load first and the services after it.
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=environment, start_new_session=True
     )
     try:
         yield process
@@ -95,7 +129,7 @@ def start_prometheus(arms: Sequence[Arm], folder: Path) -> Iterator[str]:
     config.write_text(yaml.safe_dump(settings), encoding="utf-8")
     address = f"127.0.0.1:{free_port()}"
     options = [f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address={address}"]
-    with _start_process([program, *options]) as process:
+    with start_process([program, *options]) as process:
         _wait_until_ready(f"http://{address}", process)
         yield f"http://{address}"
 
