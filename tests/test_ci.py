@@ -196,7 +196,8 @@ def test_the_action_takes_a_policy_and_a_store_elsewhere(workspace):
     (workspace / "other").mkdir()
     (workspace / "other" / "policy.yaml").write_text(POLICY + "mode: shadow\n")
     store = shutil.move(workspace / "evaluator.duckdb", workspace / "other" / "evaluator.duckdb")
-    shutil.move(workspace / "evaluator.data", workspace / "other" / "evaluator.data")
+    for name in ("evaluator.control.sqlite", "evaluator.data"):
+        shutil.move(workspace / name, workspace / "other" / name)
     done, outputs = run_step("Judge", workspace, release="slow", policy="other/policy.yaml", store=str(store))
     assert (done.returncode, outputs["verdict"]) == (0, "no_go"), done.stderr
 

@@ -151,8 +151,10 @@ class Session:
     def find_release(self, name: str) -> Release | None:
         """Return a release from the store; `None` if it is not stored, or there is no store."""
         from evaluator.pipeline.adopting import is_store_there
+        from evaluator.store.control_file import control_path
 
-        if not is_store_there(self.store_path):
+        has_decisions = self.needs_no_data and control_path(self.store_path).exists()
+        if not (has_decisions or is_store_there(self.store_path)):
             return None
         summaries = self.open_store(decisions_only=self.needs_no_data).control.releases()
         return next((summary.release for summary in summaries if summary.release.id == name), None)

@@ -25,11 +25,7 @@ _log = logging.getLogger("evaluator")
 
 def is_store_there(path: Path) -> bool:
     """Whether `open_store` would find a store, or make one because requests were recorded next to it."""
-    return (
-        path.exists()
-        or control_path(path).exists()
-        or any(isinstance(found, RunManifest) for found in _find_recordings(data_folder(path)))
-    )
+    return path.exists() or any(isinstance(found, RunManifest) for found in _find_recordings(data_folder(path)))
 
 
 def open_store(

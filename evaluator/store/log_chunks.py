@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +36,15 @@ class LineChunk:
     """Has the line, which is then alone, no end? It is the last of the file, which may still be written."""
 
 
-@dataclass(slots=True)
 class LogFileReader:
     """Reads a log file, which may be packed and in any encoding of Unicode."""
 
-    path: Path
-    sha256: str = ""
-    """Hash of its unpacked bytes, as UTF-8, once it has been read to its end."""
-    chunk_bytes: int = CHUNK_BYTES
-    _number: int = field(default=1, init=False)
+    def __init__(self, path: Path, chunk_bytes: int = CHUNK_BYTES) -> None:
+        """`chunk_bytes`: how much is read at a time."""
+        self.path, self.chunk_bytes = path, chunk_bytes
+        self.sha256 = ""
+        """Hash of its unpacked bytes, as UTF-8, once it has been read to its end."""
+        self._number = 1
 
     def read(self) -> Iterator[LineChunk]:
         """Yield all lines, reading ahead. Raises InputError for a damaged file and for a line that is too long."""

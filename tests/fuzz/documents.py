@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import sqlite3
 import tempfile
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -148,14 +150,12 @@ def fuzz_verdict(rng: random.Random, case: Case) -> None:
 
 def fuzz_stored_verdict(rng: random.Random, case: Case) -> None:
     """Change a verdict in a store, as a damaged disk or a person with a shell would, and use it."""
-    import duckdb
-
     folder = _make_store().parent
-    store = case.folder / "evaluator.duckdb"
-    shutil.copyfile(folder / "evaluator.duckdb", store)
+    for name in ("evaluator.duckdb", "evaluator.control.sqlite"):
+        shutil.copyfile(folder / name, case.folder / name)
     verdict = {key: value for key, value in _read_verdict().items() if key != "figures"}
     text = json.dumps(mutate_document(rng, verdict)).encode("ascii", "replace").decode()
-    with duckdb.connect(str(store)) as connection:
+    with closing(sqlite3.connect(case.folder / "evaluator.control.sqlite")) as connection, connection:
         connection.execute("UPDATE verdicts SET verdict = ?", [text])
     shutil.copyfile(folder / "evaluator.yaml", case.folder / "evaluator.yaml")
     words = rng.choice(

@@ -166,11 +166,11 @@ def test_a_half_written_merged_file_goes(store, new_run, rows, write):
 def test_a_reader_in_the_middle_sees_every_row(store, new_run, rows, write, hourly):
     run = new_run()
     write(store.data.segment_folder(run), [rows(100, seed=k) for k in range(4)])
-    with open_snapshot(store.file) as reader:
+    with open_snapshot(store.file, COUNT) as reader:
         store.data.land_segments(run.id)
         assert reader.execute(COUNT).fetchall() == [(0,)]
     write(store.data.segment_folder(run), [rows(100, seed=k) for k in range(4, 8)])
-    with open_snapshot(store.file) as reader:
+    with open_snapshot(store.file, COUNT) as reader:
         land(store, run)
         assert count(store) == 800
         assert reader.execute(COUNT).fetchall() == [(400,)]
