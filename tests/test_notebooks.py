@@ -20,7 +20,7 @@ SAID = {
         "canary-2    6\ncanary-3    4\n",
         "[(4, 'go'), (8, 'inconclusive'), (20, 'no_go')]",
     ),
-    "metrics_server": ("'http_requests_total'", "['baseline', 'canary']", "canary: 1 series, 5 samples, warnings ()"),
+    "metrics_server": ("'http_requests_total'", "['baseline', 'canary']", "canary: 1 series, "),
     "planning": ("2 stored comparisons", "blue_green"),
     "prometheus_join": (
         "by the server's metric alone go, by both no_go",

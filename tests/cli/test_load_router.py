@@ -156,8 +156,9 @@ def test_a_recorder_by_hand_counts_what_nginx_tried_before(place, capsys):
     rows, facts = count_rows(), landed.facts
     failed = rows["canary", f"127.0.0.1:{dead}", True]
     answered = rows["baseline", f"127.0.0.1:{b1.port}", False]
-    # Every second request was sent to the dead server first, and all were answered by the other one.
-    assert abs(failed / answered - 0.5) < 0.2
+    # About half of the requests or more were sent to the dead server first: after a failure, nginx chooses it again
+    # sooner. All were answered by the other one.
+    assert 0.3 * answered < failed <= answered
     assert facts.router.retried == {"canary": failed}
     assert not facts.router.retries_hidden
     assert landed.state is RunState.COMPLETE
