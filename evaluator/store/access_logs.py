@@ -307,6 +307,10 @@ def _to_counts(group: Sequence[Any]) -> LogCounts:
     return LogCounts(lines, {arm: lines}, router=facts)
 
 
+_BATCH_LINES = 4096
+"""Lines that a thread takes at a time."""
+
+
 def _to_table(lines: pa.Array | Sequence[bytes]) -> pa.Table:
     """Make the table `lines`: the position of each line, from 0, and its text. Bytes that are no UTF-8 are escaped."""
     array = lines if isinstance(lines, pa.Array) else pa.array(lines, pa.binary())
@@ -314,4 +318,6 @@ def _to_table(lines: pa.Array | Sequence[bytes]) -> pa.Table:
         texts = array.cast(pa.string())
     except pa.ArrowInvalid:
         texts = pa.array([line.decode(errors="backslashreplace") for line in array.to_pylist()], pa.string())
-    return pa.table({"number": pa.array(np.arange(len(texts))), "line": texts})
+    table = pa.table({"number": pa.array(np.arange(len(texts))), "line": texts})
+    # Each thread of the engine takes batches: of one batch, a single thread would read all lines.
+    return pa.Table.from_batches(table.to_batches(_BATCH_LINES), table.schema)
