@@ -142,14 +142,11 @@ def _request_action(
     `execute_or_wait`. Raises UsageError without a confirmation, and the errors of `ask` if the action is not allowed.
     """
     from evaluator.intents import ActionRequest, ask, system_person
-    from evaluator.intents.emergency import record_actions
-    from evaluator.store.journal import find_journal
 
     # Going back, and holding, must not wait for what uses the data.
     store, person = session.open_store(decisions_only=action not in PROMOTING), system_person()
     store.control.release(release)  # raises UnknownName
     policy = session.load_policy(release)
-    record_actions(store, find_journal(store.path, policy.promotion.journal))
     if dry_run:
         emit(_describe_action(session, store, action, release))
         return 0

@@ -14,6 +14,7 @@ from unicodedata import category
 from evaluator.errors import Refused, UnknownName, UsageError
 from evaluator.intents.checking import hash_verdict
 from evaluator.intents.conditions import NO_HOOKS, explain_change_by_hand, list_conditions
+from evaluator.intents.emergency import record_actions
 from evaluator.intents.observing import (
     find_in_effect,
     find_latest,
@@ -44,6 +45,7 @@ from evaluator.records.intents import (
 )
 from evaluator.reports import read_stored
 from evaluator.store import Store
+from evaluator.store.journal import find_journal
 from evaluator.wording import quote_command
 
 LONGEST_REASON = 1000
@@ -76,6 +78,7 @@ def ask(store: Store, policy: Policy, person: Person, request: ActionRequest) ->
     """
     reason = _clean_reason(request.reason)
     rules, action = policy.promotion, request.action
+    record_actions(store, find_journal(store.path, rules.journal))
     if action in PROMOTING:
         land_release(store, request.release)  # the verdict must be on all data, also on those that have just arrived
     undoes: tuple[str, ...] = ()  # ids of the promotions that a rollback undoes

@@ -39,6 +39,8 @@ from evaluator.records.intents import (
 from evaluator.store import Store
 from evaluator.store.journal import Journal, Record, find_journal
 
+_MOST_PROMOTIONS = 5
+"""Newest promotions of a service that can be undone from the journal once it was full."""
 _TIME_S = 600.0
 """How long an action from the journal may take."""
 
@@ -75,11 +77,21 @@ def record_closed(journal: Journal, intents: Sequence[str]) -> None:
 
 
 def keep_needed(records: Sequence[Record]) -> list[Record]:
-    """Choose the records that may still be needed: the last of each hook that was not undone, and of each action."""
+    """Choose the records that may still be needed: of actions that are in no audit trail, and of hooks to be undone.
+
+    Those are the last record of each hook that was not undone, of the newest promotions of each service: most
+    promotions are never rolled back, and must not fill the journal.
+    """
     closed = _list_closed(records)
     recorded = {record["action_id"] for record in records if record["kind"] == "recorded"}
     last_by_hook = {(record["intent"], record["position"]): record for record in records if record["kind"] == "hook"}
-    needed = [record for record in last_by_hook.values() if record["intent"] not in closed]
+    intents_by_services: dict[object, dict[str, None]] = {}  # the oldest intent first
+    for record in records:
+        if record["kind"] == "hook" and record["intent"] not in closed:
+            services = tuple(name for name, *_ in record["services"]) or record["release"]
+            intents_by_services.setdefault(services, {})[record["intent"]] = None
+    newest = {intent for intents in intents_by_services.values() for intent in list(intents)[-_MOST_PROMOTIONS:]}
+    needed = [record for record in last_by_hook.values() if record["intent"] in newest]
     return needed + [record for record in records if record["kind"] == "acted" and record["action_id"] not in recorded]
 
 
@@ -241,7 +253,8 @@ def _draft(action: Action, person: Person, release: str, reason: str) -> Intent:
 def record_actions(store: Store, journal: Journal) -> int:
     """Store actions that were executed from the journal as requests, with their hooks; returns how many.
 
-    So promotions that they undid count as rolled back. Nothing happens if no copy of the journal can be read.
+    So promotions that they undid count as rolled back, and a hold or a rollback stops promotions that were requested
+    before. Nothing happens if no copy of the journal can be read.
     """
     try:
         records = journal.read()
@@ -258,8 +271,12 @@ def record_actions(store: Store, journal: Journal) -> int:
             requester_names=tuple(record["names"]), undoes=tuple(record["undoes"]),
         )  # fmt: skip
         deliveries = [_to_done(hook, at) for hook in record["hooks"]]
-        store.control.add_done(intent, deliveries, f"without the database, from the journal ({record['action_id']})")
-        journal.append({"kind": "recorded", "at": _write_now(), "action_id": record["action_id"]}, keep_needed)
+        text = f"without the database, from the journal ({record['action_id']})"
+        # It is there already if the journal could not be written afterwards.
+        if all(row.text != text for row in store.control.audit(record["release"])):
+            store.control.add_done(intent, deliveries, text)
+        with suppress(StoreError):
+            journal.append({"kind": "recorded", "at": _write_now(), "action_id": record["action_id"]}, keep_needed)
     return len(waiting)
 
 

@@ -14,14 +14,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from evaluator.errors import EvaluatorError, StoreBusy, StoreError
 from evaluator.hooks import run_hook, undo_hook
 from evaluator.intents.checking import check_execution
-from evaluator.intents.emergency import record_closed, record_hook
+from evaluator.intents.emergency import record_actions, record_closed, record_hook
 from evaluator.intents.observing import find_latest, observe, read_deliveries_to_undo, services_of
 from evaluator.intents.steps import PlannedHook, make_context, plan_steps
 from evaluator.intents.versions import read_hook_release, read_promoted_releases
@@ -178,7 +178,9 @@ class _Execution:
     release: Release
     """With the versions that hooks get, whatever is imported while they are executed."""
     journal: Journal | None = None
-    """What a rollback needs in an emergency; `None` until the policy, which names its file, is known."""
+    """What a rollback needs in an emergency; `None` until the policy, which names a copy of it, is known."""
+    not_stored: list[Delivery] = field(default_factory=list)
+    """Outcomes of hooks that went back, while the decisions could not be written."""
 
     def run(self, load: LoadPolicy) -> None:
         """Check that the intent may still be executed, claim it, and execute its hooks. Raises StoreBusy.
@@ -189,6 +191,7 @@ class _Execution:
         try:
             policy = load(self.intent.release)
             self.journal = find_journal(self.store.path, policy.promotion.journal)
+            record_actions(self.store, self.journal)  # a hold from the journal stops a promotion that waited
             check_execution(self.intent, observe(self.store, policy, self.intent, self.release, datetime.now(UTC)))
             if self.intent.action in PROMOTING:  # what goes back to the baseline does so whatever was changed
                 control.verify_release(self.intent.release)
@@ -255,6 +258,7 @@ class _Execution:
         for hook in planned:
             if hook.event == ANNOUNCE:
                 self._run_hook(hook, outcome=intent_state)
+        self._store_late()
         self.store.control.settle(self.intent.id, intent_state, self.worker, "; ".join([*summary, *irreversible]))
         if self.journal and self.intent.action is Action.ROLLBACK and intent_state is IntentState.ACKNOWLEDGED:
             with suppress(StoreError):  # then the journal undoes them once more, which changes nothing
@@ -330,15 +334,32 @@ class _Execution:
         return outcome.state
 
     def _store_delivery(self, delivery: Delivery) -> None:
-        """Store the state of a hook. Raises StoreBusy if another process holds the store for too long.
+        """Store the state of a hook. Raises StoreBusy if another process holds the decisions for too long.
 
-        The outcome of an executed hook is known nowhere else, so storing it is tried for KEEP_FOR_S. For a hook that is
-        only about to be executed (SENT) it is tried once: the hook is then left to the next worker.
+        The outcome of an executed hook is known nowhere else, so storing it is tried for KEEP_FOR_S. For a hook of a
+        promotion that is only about to be executed (SENT) it is tried once: the hook is then left to the next worker.
+        What goes back does not wait for the decisions: outcomes that could not be stored are stored after all hooks.
         """
-        # What goes back does not wait: it goes on by the journal.
-        is_executed = delivery.outcome.state is not IntentState.SENT and self.intent.action in PROMOTING
-        deadline = time.monotonic() + (KEEP_FOR_S if is_executed else 0.0)
-        while True:  # each attempt waits for the store
+        is_about_to_act = delivery.outcome.state is IntentState.SENT
+        if self.intent.action in PROMOTING:
+            self._keep_trying(delivery, 0.0 if is_about_to_act else KEEP_FOR_S)
+            return
+        try:
+            self._keep_trying(delivery, 0.0)
+        except StoreError:
+            if not is_about_to_act:
+                self.not_stored.append(delivery)
+
+    def _store_late(self) -> None:
+        """Store the outcomes that could not be stored while hooks were executed. Raises StoreError."""
+        while self.not_stored:
+            self._keep_trying(self.not_stored[0], KEEP_FOR_S)
+            del self.not_stored[0]
+
+    def _keep_trying(self, delivery: Delivery, for_s: float) -> None:
+        """Store the state of a hook, trying for `for_s` seconds while another process holds the decisions."""
+        deadline = time.monotonic() + for_s
+        while True:  # each attempt waits for the decisions
             try:
                 self.store.control.deliver(delivery, self.intent.release, self.worker)
             except StoreBusy:

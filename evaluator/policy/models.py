@@ -211,8 +211,8 @@ class PolicyFile(Section):
     approvals: ApprovalsSection = Field(default_factory=ApprovalsSection)
     journal: Annotated[str, Field(min_length=1)] | None = Field(
         None,
-        description="File from which a rollback is executed if no database can be used; an absolute path, best on "
-        "another disk. Without it: next to the store, and on another file system of the machine.",
+        description="One more copy of the journal, from which a rollback is executed if no database can be used; an "
+        "absolute path, best on another disk. Others are next to the store, and on another file system of the machine.",
     )
     roles: RolesSection | None = Field(
         None, description="Without it, accounts of this machine may do everything, and people who sign in may read."

@@ -42,11 +42,13 @@ class Journal:
     """The journal of a store, in one or several copies: each write goes to all, and one copy is enough to read."""
 
     paths: tuple[Path, ...]
+    required: Path | None = None
+    """The copy that the policy names: without it, the journal cannot be made."""
 
     def make(self) -> tuple[Path, ...]:
         """Make the copies that are missing, with their space reserved; returns the paths of those that can be used.
 
-        Raises StoreError if none can.
+        Raises StoreError if none can, or not the one that is required.
         """
         usable = []
         problems = []
@@ -56,7 +58,7 @@ class Journal:
                 usable.append(path)
             except OSError as error:
                 problems.append(f"{path}: {error.strerror or error}")
-        if not usable:
+        if not usable or (self.required is not None and self.required not in usable):
             raise StoreError(
                 f"the journal that a rollback needs in an emergency cannot be written: {'; '.join(problems)}",
                 hint="name another file with `journal:` in the policy, on a disk that can be written",
@@ -100,8 +102,12 @@ class Journal:
 
 
 def find_journal(store: Path, path: str = "") -> Journal:
-    """Find the journal of a store: in the file `path` of the policy; empty: at the default paths."""
-    return Journal((Path(path),) if path else default_paths(store))
+    """Find the journal of a store: at the default paths, and in the file `path` of the policy, unless it is empty.
+
+    The copies at the default paths are found without the policy, which may be unreadable in an emergency.
+    """
+    named = Path(path) if path else None
+    return Journal(tuple(dict.fromkeys([*default_paths(store), *([named] if named else [])])), named)
 
 
 def default_paths(store: Path) -> tuple[Path, ...]:

@@ -12,9 +12,10 @@ import pytest
 from hooks_world import balancing, split_of
 
 from evaluator.__main__ import run as run_command
+from evaluator.intents.emergency import keep_needed
 from evaluator.store import Store
 from evaluator.store.control_file import control_path
-from evaluator.store.journal import find_journal
+from evaluator.store.journal import Journal, find_journal
 
 POLICY = """hooks:
   promote:
@@ -168,3 +169,32 @@ def test_what_did_not_go_back_is_left_to_a_person(promoted, proxy, tmp_path):
     assert split_of(proxy["port"]) == AFTER
     assert promoted("rollback", "cart@1.9.0", "--yes", "--reason", "once more")[0] == 0
     assert split_of(proxy["port"]) == BEFORE
+
+
+def test_a_promotion_that_waited_is_not_executed_after_a_hold_from_the_journal(run, proxy):
+    """The hold could not cancel it in the database: what executes it next has to notice."""
+    (run.folder / "evaluator.yaml").write_text(POLICY.replace("SOCKET", str(proxy["socket"])))
+    assert run("promote", "cart@1.9.0", "--yes")[0] == 0  # so that there is a journal
+    assert run("rollback", "cart@1.9.0", "--yes", "--reason", "a first try")[0] == 0
+    assert run("promote", "cart@1.9.0", "--yes", "--queue")[0] == 0
+    with closing(sqlite3.connect(control_path(run.store), isolation_level=None)) as shell:
+        shell.execute("BEGIN IMMEDIATE")
+        code, _, err = run("hold", "cart@1.9.0", "--yes", "--reason", "carts are odd")
+        assert code == 0, err
+    code, out, err = run("hooks", "worker", "--once")
+    assert "was requested after it" in out, out + err
+    assert split_of(proxy["port"])["baseline"] > 80
+    assert Store.open(run.store).control.intents()[-1].action == "hold"
+
+
+def test_promotions_that_are_never_rolled_back_do_not_fill_the_journal(tmp_path):
+    journal = Journal((tmp_path / "a.journal",))
+    journal.make()
+    for number in range(300):
+        record = {
+            "kind": "hook", "at": f"{number:06d}", "intent": f"i{number}", "release": f"cart@{number}",
+            "services": [["cart", "1", "2"]], "position": 0, "options": "x" * 4000,
+        }  # fmt: skip
+        journal.append(record, keep_needed)
+    intents = [record["intent"] for record in journal.read()]
+    assert intents[-5:] == [f"i{number}" for number in range(295, 300)]
