@@ -22,7 +22,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
@@ -32,7 +32,8 @@ from evaluator.errors import EvaluatorError, HookError, PolicyError, UnknownName
 from evaluator.extensions import Extensions, explain_missing_package
 from evaluator.hooks.network import MaybeSent
 from evaluator.hooks.options import HookOptions
-from evaluator.hooks.templates import VERSIONS, WORDS
+from evaluator.hooks.templates import OPTIONAL, WORDS
+from evaluator.records import BASELINE, CANDIDATE
 from evaluator.secrecy import OF_HOOKS, redact
 
 GROUP = "evaluator.hooks"
@@ -79,14 +80,29 @@ class HookContext:
     outcome: str = ""
     """acknowledged, failed or unknown: how the action ended, for hooks that announce it."""
     dry_run: bool = False
+    service: str = ""
+    """Name; of several services `cart,shop`; empty: not known."""
+    arm: str = CANDIDATE
+    """The arm that the request is about: a candidate, or the baseline."""
+    share: str = ""
+    """Share of the requests that the arm is to get, such as 0.05; empty: the request sets none."""
+    step: str = ""
+    """Name of the step of a rollout; empty: the request is not part of a rollout."""
+    link: str = ""
+    """Address where people can read the verdict; empty: the policy has none."""
+
+    @property
+    def version(self) -> str:
+        """Version of the arm; empty: it is not known."""
+        return self.baseline if self.arm == BASELINE else self.canary
 
     def words(self) -> dict[str, str]:
-        """Return the fields that templates may name and receivers get, by their name; none is a secret."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name in WORDS}
+        """Return the values that templates may name and receivers get, by their name; none is a secret."""
+        return {word: getattr(self, word) for word in WORDS}
 
     def known_words(self) -> dict[str, str]:
-        """Return `words` without versions that are not known: a program would act with an empty one."""
-        return {word: value for word, value in self.words().items() if value or word not in VERSIONS}
+        """Return `words` without those that have no value: a program would act with an empty version or share."""
+        return {word: value for word, value in self.words().items() if value or word not in OPTIONAL}
 
     def left_s(self) -> float:
         """Seconds until the intent expires; negative afterwards."""
@@ -125,8 +141,8 @@ class Hook(Protocol):
     def execute(self, context: HookContext) -> Outcome:
         """Do it."""
 
-    def read(self) -> Json:
-        """The value that it changes, or None."""
+    def read(self, context: HookContext | None = None) -> Json:
+        """The value that it changes, or None; words of the context are filled in where reading it needs them."""
 
     def undo(self, context: HookContext, earlier: Json) -> Outcome:
         """Restore an earlier value."""
@@ -159,6 +175,11 @@ class BaseHook(Generic[O]):
     Options: ClassVar[type[HookOptions]]
     idempotent: bool = True
 
+    @classmethod
+    def choose_class(cls, options: O) -> type[BaseHook[O]]:  # noqa: ARG003 - as those that choose
+        """Return the class of the hook with these options: this one, unless a kind has several."""
+        return cls
+
     def __init__(self, options: O, environment: Mapping[str, str] | None = None) -> None:
         self.options = options
         self.environment: Mapping[str, str] = os.environ if environment is None else environment
@@ -181,7 +202,7 @@ class BaseHook(Generic[O]):
         def check_and_execute() -> Outcome:
             """Refuse a target that cannot serve, except on the way back; then execute the hook."""
             if not self._goes_back(context.action):
-                self._check_target()
+                self._check_target(context.action)
             return self._execute(context)
 
         return self._attempt(check_and_execute, context)
@@ -198,10 +219,14 @@ class BaseHook(Generic[O]):
             return Outcome("failed", "nothing was there before, or it was not kept: there is nothing to restore")
         return self._attempt(lambda: self._undo(context, earlier), context)
 
-    def read(self) -> Json:
+    def read(self, context: HookContext | None = None) -> Json:  # noqa: ARG002 - routers fill in its words
         """Read the value that the hook changes; None if it changes none. Raises HookError without secrets."""
+        return self._read_safely(self._read)
+
+    def _read_safely(self, operation: Callable[[], T]) -> T:
+        """Call a method that only reads. Raises HookError without secrets, whatever the method raises."""
         try:
-            return self._call(self._read)
+            return self._call(operation)
         except EvaluatorError as error:
             message, hint = self._remove_secrets(error.message), self._remove_secrets(error.hint or "")
             raise HookError(message, hint=hint or None) from None
@@ -236,7 +261,7 @@ class BaseHook(Generic[O]):
             """Test the hook, and refuse a target that cannot serve, except on the way back."""
             outcome = self._test()
             if not self._goes_back(action):
-                self._check_target()
+                self._check_target(action)
             return outcome
 
         return self._attempt(check)
@@ -245,7 +270,7 @@ class BaseHook(Generic[O]):
         """Say why the hook would be refused now, because its target cannot serve; empty if it would not."""
         try:
             if not self._call(lambda: self._goes_back(action)):
-                self._call(self._check_target)
+                self._call(lambda: self._check_target(action))
         except EvaluatorError as error:
             return self._remove_secrets(_to_failed_outcome(error).did)
         except MaybeSent as error:  # the answer has another form; reading has changed nothing
@@ -271,8 +296,8 @@ class BaseHook(Generic[O]):
         """Whether executing the hook now would only take traffic from the candidate, where hooks can tell."""
         return False
 
-    def _check_target(self) -> None:
-        """Raise HookError if what the hook gives traffic to cannot serve it. Other hooks have nothing to check."""
+    def _check_target(self, action: Action) -> None:
+        """Raise HookError if what an action gives traffic to cannot serve it. Other hooks have nothing to check."""
 
     def _execute(self, context: HookContext) -> Outcome:
         """Execute the hook. Each hook has its own. Raises HookError; MaybeSent if it may have been done."""
@@ -363,7 +388,10 @@ def make_hook(kind: str, options: Mapping[str, Any], environment: Mapping[str, s
     if kind not in HOOKS:
         raise UnknownName("hook", kind, HOOKS)
     hook_class = HOOKS[kind]
-    hook = hook_class(_read_options(kind, hook_class.Options, options), environment)
+    read_options = _read_options(kind, hook_class.Options, options)
+    # Some kinds have a class for each of their uses: `command` runs a program, or shares requests by two programs.
+    choose = getattr(hook_class, "choose_class", lambda _options: hook_class)
+    hook = choose(read_options)(read_options, environment)
     if not isinstance(hook, Hook):  # the class of another package may lack methods
         raise HookError(
             f"{hook_class.__module__}.{hook_class.__name__} is not a hook", hint="docs/hooks.md lists what a hook needs"
@@ -415,7 +443,7 @@ def run_hook(
     limited_context = _limit_time(step, context)
     earlier = None
     if not context.dry_run:
-        earlier = _call_in_time(step, limited_context.left_s(), step.hook.read)
+        earlier = _call_in_time(step, limited_context.left_s(), lambda: step.hook.read(limited_context))
         if isinstance(earlier, _FailedCall):
             return replace(earlier.outcome, state="failed")  # never unknown: reading changes nothing
         store_earlier(earlier)
@@ -427,7 +455,7 @@ def run_hook(
 
 def describe_current(step: Step, context: HookContext) -> str:
     """Describe the current value that a hook would change, or say why it cannot be read. Changes nothing."""
-    value = _call_in_time(step, _limit_time(step, context).left_s(), step.hook.read)
+    value = _call_in_time(step, _limit_time(step, context).left_s(), lambda: step.hook.read(context))
     if isinstance(value, _FailedCall):
         return f"cannot be read: {value.outcome.did}"
     return step.hook.describe_value(value)

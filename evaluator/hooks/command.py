@@ -1,4 +1,7 @@
-"""Run a program: an argument list and never a shell, an environment of what is listed, a time limit, output kept."""
+"""Run programs: an argument list and never a shell, an environment of what is listed, a time limit, output kept.
+
+One program does what an action needs; or two share requests between arms: one sets the shares, one prints them.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,23 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import IO, Annotated, Any, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from evaluator.errors import HookError
 from evaluator.hooks.base import LONGEST_RESPONSE, BaseHook, HookContext, Outcome, State
+from evaluator.hooks.network import MaybeSent
 from evaluator.hooks.options import HookOptions, Seconds, Text
-from evaluator.hooks.templates import check_template, fill_words, show_words
+from evaluator.hooks.router import ARMS, SHARES, Applied, ArmName, Router, Shares, add_shares, parse_shares, show_shares
+from evaluator.hooks.templates import OPTIONAL, SET_WORDS, check_template, fill_words, list_words, show_words
 from evaluator.secrecy import list_spellings
 
 _TIME_TO_END_S = 2.0
 """How long a program may take to end after a signal."""
 _SHORTEST_SECRET = 4
+_LONGEST_ANSWER = 1 << 20
+"""Bytes of printed shares that are read."""
 _PLAIN = re.compile(r"[\w@%+=:,./${}-]+")
 """An argument that people can read without quotes."""
 Argument = Annotated[str, Field(max_length=100_000, pattern=r"^[^\x00]*$")]
@@ -33,10 +40,20 @@ Argument = Annotated[str, Field(max_length=100_000, pattern=r"^[^\x00]*$")]
 class CommandOptions(HookOptions):
     """What is run, and with what."""
 
-    run: Annotated[list[Argument], Field(min_length=1)] = Field(
-        description="Program and arguments; words such as ${release} are filled in within an argument."
+    run: list[Argument] = Field(
+        default_factory=list,
+        description="Program and arguments; words such as ${release} are filled in within an argument.",
     )
     undo: list[Argument] = Field(default_factory=list, description="Program and arguments that take it back.")
+    set: list[Argument] = Field(
+        default_factory=list,
+        description="Or, for a router, the program that sets the shares ${shares}; it may be run again.",
+    )
+    get: list[Argument] = Field(
+        default_factory=list, description='With set: the program that prints the shares, {"baseline": 0.95, …}.'
+    )
+    arms: list[ArmName] = ARMS
+    shares: Shares | None = SHARES
     environment: list[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]] = Field(
         default_factory=list, description="Variables passed to it, in addition to PATH and EVALUATOR_*."
     )
@@ -44,22 +61,90 @@ class CommandOptions(HookOptions):
     timeout: Seconds = Field(25.0, description="When it is ended, with all that it started.")
     idempotent: bool = Field(False, description="On: it may be run again when its outcome is unknown.")  # noqa: FBT003
 
-    @field_validator("run", "undo")
+    @field_validator("run", "undo", "set", "get")
     @classmethod
-    def _check_arguments(cls, value: list[str]) -> list[str]:
+    def _check_arguments(cls, value: list[str], info: ValidationInfo) -> list[str]:
         """Check that arguments name only known words, and that the program itself names none."""
         for argument in value:
-            check_template(argument)
+            check_template(argument, SET_WORDS if info.field_name == "set" else ())
         if value and (not value[0] or "${" in value[0]):
             raise ValueError("must begin with a program that is written out")
         return value
 
+    @model_validator(mode="after")
+    def _check_programs(self) -> Self:
+        """Check that there is one program, or two for a router."""
+        if bool(self.set) != bool(self.get) or bool(self.run) == bool(self.set):
+            raise ValueError("needs run; or, for a router, set and get")
+        if self.undo and self.set:
+            raise ValueError("cannot have undo with set: what was there before is set again")
+        if unknown := sorted(set(self.shares or ()) - set(self.arms)):
+            raise ValueError(f"has shares for {', '.join(unknown)}, which is none of its arms: {', '.join(self.arms)}")
+        return self
 
-class Command(BaseHook[CommandOptions]):
-    """Runs a program; 0 is success."""
+
+class ProgramHook(BaseHook[CommandOptions]):
+    """A hook that runs programs."""
 
     kind = "command"
     Options = CommandOptions
+
+    def _find_program(self, program: str) -> str:
+        """Return the path of a program, searched for in the hook's PATH. Raises HookError."""
+        executable = shutil.which(program, path=self.environment.get("PATH", os.defpath))
+        if not executable:
+            raise HookError(f"there is no program {program} that can be run", hint="name it with its whole path")
+        return executable
+
+    def _check_folder(self) -> str | None:
+        """Return the folder to run the program in; None: the current one. Raises HookError if it does not exist."""
+        folder = self.options.folder
+        if folder and not Path(folder).is_dir():
+            raise HookError(f"there is no folder {folder} to run {(self.options.run or self.options.set)[0]} in")
+        return folder
+
+    def _start(
+        self, template: Sequence[str], words: Mapping[str, str], limit_s: float, output: IO[bytes], errors: IO[bytes]
+    ) -> int | None:
+        """Run a program with words filled into its arguments; returns its exit code as `_run_for`.
+
+        `template`: the program and its arguments. Raises HookError if it cannot be started.
+        """
+        names = ["PATH", *self.options.environment]
+        variables = {name: self.environment[name] for name in names if name in self.environment}
+        variables |= {
+            f"EVALUATOR_{word.upper()}": value for word, value in words.items() if value or word not in OPTIONAL
+        }
+        command = [self._find_program(template[0]), *(_fill_argument(argument, words) for argument in template[1:])]
+        return _run_for(command, limit_s, output, errors, variables, self._check_folder())
+
+    def _read_end(self, output: IO[bytes]) -> str:
+        """Read the end of a program's output, where programs write errors, without secrets."""
+        longest_secret = max((len(spelling) for spelling in list_spellings(self._list_secrets())), default=0)
+        size = output.seek(0, os.SEEK_END)
+        start = max(size - 4 * (LONGEST_RESPONSE + longest_secret), 0)  # a character has up to 4 bytes
+        output.seek(start)
+        text = self._remove_secrets(output.read().decode("utf-8", "replace"))
+        if start:
+            # What was read may begin with half of a secret, which is not recognised: this much may belong to it.
+            text = text[longest_secret:]
+        return text[-LONGEST_RESPONSE:].strip()
+
+    def _list_secrets(self) -> list[str]:
+        """List the secrets of the options, and the values of all variables that are passed to the program."""
+        passed_values = [self.environment.get(name, "") for name in self.options.environment]
+        # A flag such as CI=1 is not a secret, and its value occurs in many lines.
+        secrets = [value for value in passed_values if len(value) >= _SHORTEST_SECRET]
+        return [*super()._list_secrets(), *secrets]
+
+
+class Command(ProgramHook):
+    """Runs a program; 0 is success. With the options `set` and `get`, a CommandRouter is made instead."""
+
+    @classmethod
+    def choose_class(cls, options: CommandOptions) -> type[BaseHook[CommandOptions]]:
+        """Return the class for one program, or for a router."""
+        return CommandRouter if options.set else cls
 
     def __init__(self, options: CommandOptions, environment: Any = None) -> None:
         super().__init__(options, environment)
@@ -91,60 +176,83 @@ class Command(BaseHook[CommandOptions]):
             return super()._undo(context, earlier)  # raises HookError
         return self._run(self.options.undo, context)
 
-    def _find_program(self, program: str) -> str:
-        """Return the path of a program, searched for in the hook's PATH. Raises HookError."""
-        executable = shutil.which(program, path=self.environment.get("PATH", os.defpath))
-        if not executable:
-            raise HookError(f"there is no program {program} that can be run", hint="name it with its whole path")
-        return executable
-
-    def _check_folder(self) -> str | None:
-        """Return the folder to run the program in; None: the current one. Raises HookError if it does not exist."""
-        folder = self.options.folder
-        if folder and not Path(folder).is_dir():
-            raise HookError(f"there is no folder {folder} to run {self.options.run[0]} in")
-        return folder
-
-    def _run(self, template: list[str], context: HookContext) -> Outcome:
+    def _run(self, template: Sequence[str], context: HookContext) -> Outcome:
         """Run a program and return its outcome with the end of its output. Raises HookError if it cannot be started.
 
         `template`: the program and its arguments, into which words of the context are filled.
         """
-        program, words = template[0], context.words()
-        names = ["PATH", *self.options.environment]
-        variables = {name: self.environment[name] for name in names if name in self.environment}
-        variables |= {f"EVALUATOR_{word.upper()}": value for word, value in context.known_words().items()}
-        command = [self._find_program(program), *(_fill_argument(argument, words) for argument in template[1:])]
-        limit_s = min(self.options.timeout, context.left_s())
+        program, limit_s = template[0], min(self.options.timeout, context.left_s())
         with tempfile.TemporaryFile() as output:
-            exit_code = _run_for(command, limit_s, output, variables, self._check_folder())
+            exit_code = self._start(template, context.words(), limit_s, output, output)
             response = self._read_end(output)
         if exit_code is None or exit_code < 0:
-            how = f"after {limit_s:.1f} s" if exit_code is None else f"by signal {-exit_code}"
             # Unknown means that a person checks what was done. A program that may be run again needs no such check.
             state: State = "failed" if self.options.idempotent else "unknown"
-            return Outcome(state, f"{program} was ended {how}", response=response)
+            return Outcome(state, f"{program} {_describe_end(exit_code, limit_s)}", response=response)
         state = "acknowledged" if exit_code == 0 else "failed"
-        return Outcome(state, f"{program} ended with {exit_code}", response=response)
+        return Outcome(state, f"{program} {_describe_end(exit_code, limit_s)}", response=response)
 
-    def _read_end(self, output: IO[bytes]) -> str:
-        """Read the end of a program's output, where programs write errors, without secrets."""
-        longest_secret = max((len(spelling) for spelling in list_spellings(self._list_secrets())), default=0)
-        size = output.seek(0, os.SEEK_END)
-        start = max(size - 4 * (LONGEST_RESPONSE + longest_secret), 0)  # a character has up to 4 bytes
-        output.seek(start)
-        text = self._remove_secrets(output.read().decode("utf-8", "replace"))
-        if start:
-            # What was read may begin with half of a secret, which is not recognised: this much may belong to it.
-            text = text[longest_secret:]
-        return text[-LONGEST_RESPONSE:].strip()
 
-    def _list_secrets(self) -> list[str]:
-        """List the secrets of the options, and the values of all variables that are passed to the program."""
-        passed_values = [self.environment.get(name, "") for name in self.options.environment]
-        # A flag such as CI=1 is not a secret, and its value occurs in many lines.
-        secrets = [value for value in passed_values if len(value) >= _SHORTEST_SECRET]
-        return [*super()._list_secrets(), *secrets]
+class CommandRouter(ProgramHook, Router[CommandOptions]):
+    """Shares requests by two programs: one sets the shares, one prints those that the router has."""
+
+    def arms(self) -> tuple[str, ...]:
+        """Return the arms of the options."""
+        return tuple(self.options.arms)
+
+    def _list_requested(self) -> Mapping[str, float] | None:
+        return self.options.shares
+
+    def _describe_router(self, words: Mapping[str, str]) -> str:
+        return f"the router of {_show_command(self.options.set, words)}"
+
+    def _test_router(self) -> str:
+        """Check that the programs and the folder exist, and run the one that prints the shares. Raises HookError."""
+        for command in (self.options.set, self.options.get):
+            self._find_program(command[0])
+        self._check_folder()
+        if list_words(" ".join(self.options.get)):
+            return "both programs can be run; none was, because `get` has words that only a request fills in"
+        return f"the shares are {show_shares(self._read_state({}))}; no share was set"
+
+    def _read_state(self, words: Mapping[str, str]) -> dict[str, float]:
+        """Run the program that prints the shares. Raises HookError."""
+        program = self.options.get[0]
+        with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+            exit_code = self._start(self.options.get, words, self.options.timeout, output, errors)
+            if exit_code != 0:
+                end = _describe_end(exit_code, self.options.timeout)
+                raise HookError(f"{program} {end}, instead of printing the shares: {self._read_end(errors)[-300:]}")
+            output.seek(0)
+            text = output.read(_LONGEST_ANSWER).decode("utf-8", "replace")
+        try:
+            return parse_shares(text, self.arms())
+        except HookError as error:
+            raise HookError(f"{program}: {error.message}", hint=error.hint) from None
+
+    def _apply(self, state: Mapping[str, float], words: Mapping[str, str], *, back: bool) -> Applied:
+        """Run the program that sets the shares. Raises HookError, MaybeSent."""
+        program = self.options.set[0]
+        earlier = self._read_state(words) if not back else None
+        with tempfile.TemporaryFile() as output:
+            exit_code = self._start(self.options.set, add_shares(words, state), self.options.timeout, output, output)
+            response = self._read_end(output)[-300:]
+        if exit_code == 0:
+            return Applied(notes=(f"{program} ended with 0",))
+        problem = f"{program} {_describe_end(exit_code, self.options.timeout)}: {response or 'it wrote nothing'}"
+        if back:
+            return Applied(missing=(problem,))
+        # A program that was ended may have left others behind, which still act.
+        if exit_code is not None and exit_code > 0 and self._read_state(words) == earlier:
+            raise HookError(f"{problem}; the shares are as before")
+        raise MaybeSent(problem)
+
+
+def _describe_end(exit_code: int | None, limit_s: float) -> str:
+    """Say how a program ended: its exit code, negative for the number of a signal; None: at the time limit."""
+    if exit_code is None:
+        return f"was ended after {limit_s:.1f} s"
+    return f"was ended by signal {-exit_code}" if exit_code < 0 else f"ended with {exit_code}"
 
 
 def _show_command(template: Sequence[str], words: Mapping[str, str]) -> str:
@@ -167,9 +275,14 @@ def _fill_argument(template: str, words: Mapping[str, str]) -> str:
 
 
 def _run_for(
-    command: list[str], limit_s: float, output: IO[bytes], variables: dict[str, str], folder: str | None
+    command: list[str],
+    limit_s: float,
+    output: IO[bytes],
+    errors: IO[bytes],
+    variables: dict[str, str],
+    folder: str | None,
 ) -> int | None:
-    """Run a program for `limit_s` seconds at most, and write all its output to `output`.
+    """Run a program for `limit_s` seconds at most, and write what it prints to `output` and `errors`.
 
     Returns the exit code: negative for the number of a signal that ended it, None if it was ended at the time limit.
     `variables`: its whole environment. Raises HookError if it cannot be started.
@@ -179,7 +292,7 @@ def _run_for(
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,
-            stderr=subprocess.STDOUT,
+            stderr=errors,
             env=variables,
             cwd=folder,
             start_new_session=True,

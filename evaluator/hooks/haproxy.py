@@ -1,4 +1,4 @@
-"""Set weights of HAProxy's servers through its runtime API, and read them back.
+"""Share requests by the weights of HAProxy's servers, through its runtime API, and read them back.
 
 https://docs.haproxy.org/2.6/management.html#9.3: an empty line is success, everything else is text for people. So each
 answer is looked at, and what was set is read back. A weight says nothing about whether a server gets requests: servers
@@ -12,135 +12,182 @@ import re
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
 from evaluator.errors import HookError
-from evaluator.hooks.base import BaseHook, HookContext, Outcome
-from evaluator.hooks.haproxy_state import Backend, explain_refused_weights, parse_backend
+from evaluator.hooks.haproxy_config import explain_reload
+from evaluator.hooks.haproxy_state import Backend, explain_refused_shares, explain_refused_weights, parse_backend
 from evaluator.hooks.network import MaybeSent, NetworkOptions, resolve_allowed
 from evaluator.hooks.options import Text
-from evaluator.hooks.weights import AnyWeights, ServerName, check_earlier, moves_back, show_weights
+from evaluator.hooks.router import (
+    SHARES,
+    Applied,
+    ArmName,
+    Realised,
+    ServerRouter,
+    Shares,
+    check_servers,
+    names_of,
+    show_share,
+)
+from evaluator.hooks.weights import ServerName, check_earlier, find_weights, show_weights, sum_shares
 
+MOST_WEIGHT = 256
+"""HAProxy's largest weight."""
 _LONGEST_ANSWER = 1 << 20
+_CHANGE_ALGORITHM = "change the shares, or write `balance roundrobin` into HAProxy's configuration"
 
 
 class HaProxyOptions(NetworkOptions):
-    """Where the runtime API is, and the weights to set."""
+    """Where the runtime API is, and the servers of each arm."""
 
     socket: Text | None = Field(None, description="Its unix socket: `stats socket PATH level admin`.")
     address: Text | None = Field(None, description="Or HOST:PORT, where it listens to TCP.")
-    backend: ServerName = Field(description="The backend whose servers are set.")
-    weights: AnyWeights = Field(description="Server to weight, 0 to 256: {baseline: 0, canary: 100}.")
+    backend: ServerName = Field(description="The backend whose servers share the requests.")
+    servers: dict[ArmName, names_of(ServerName)] = Field(  # type: ignore[valid-type] # a type that a function makes
+        description="Arm to its servers: {baseline: [b1, b2], canary: [c1, c2]}."
+    )
+    shares: Shares | None = SHARES
 
     @model_validator(mode="after")
-    def _check_place(self) -> HaProxyOptions:
-        """Check that the options name either a unix socket or an address HOST:PORT."""
+    def _check_place(self) -> Self:
+        """Check that the options name either a unix socket or an address HOST:PORT, and arms with servers."""
         if (self.socket is None) == (self.address is None):
             raise ValueError("needs socket or address, one of them")
         if self.address and not re.fullmatch(r".+:\d{1,5}", self.address):
             raise ValueError(f"address must be HOST:PORT, not {self.address}")
+        check_servers(self.servers, self.shares)
         return self
 
 
-class HaProxy(BaseHook[HaProxyOptions]):
-    """Weights of servers, at run time: nothing is reloaded, no connection is lost."""
+class HaProxy(ServerRouter[HaProxyOptions]):
+    """Weights of servers, at run time: nothing is reloaded, no connection is lost. The state is server → weight."""
 
     kind = "haproxy"
     Options = HaProxyOptions
 
-    def _describe(self, words: Mapping[str, str]) -> str:  # noqa: ARG002 - its options have no words
-        options = self.options
-        return (
-            f"sets the weights of HAProxy's backend {options.backend} at {options.socket or options.address}"
-            f" to {show_weights(options.weights)}"
-        )
+    def _list_servers(self) -> Mapping[str, Sequence[str]]:
+        return self.options.servers
 
-    def _test(self) -> Outcome:
-        """Check that HAProxy answers, has the backend, and lets us set weights; changes nothing."""
+    def _list_requested(self) -> Mapping[str, float] | None:
+        return self.options.shares
+
+    def _describe_router(self, words: Mapping[str, str]) -> str:  # noqa: ARG002 - its options have no words
+        return f"HAProxy's backend {self.options.backend} at {self.options.socket or self.options.address}"
+
+    def _test_router(self) -> str:
+        """Check that HAProxy answers, has the servers, and lets us set weights; changes nothing. Raises HookError."""
         self._check_level()
         backend = self._read_backend()
         self._check_names(backend)
-        self._check_some_traffic(backend)
-        notes = backend.describe_limits(self.options.weights)
-        return Outcome("acknowledged", "; ".join([f"HAProxy answers; the weights are {self._show(backend)}", *notes]))
+        on_reload = explain_reload(self._ask("show info"), self.options.backend, is_local=bool(self.options.socket))
+        limits = backend.describe_limits(self._list_names(), also_unused=True)
+        return "; ".join([f"HAProxy answers; the weights are {self._show(backend)}", *limits, on_reload])
 
-    def _moves_back(self) -> bool:
-        """Whether the weights only take traffic from the candidate. Raises HookError."""
-        return moves_back(self.options.weights, self._read_backend().read_weights(self.options.weights))
-
-    def _check_target(self) -> None:
-        """Raise HookError for servers that are unknown or cannot serve, or weights that cannot be set."""
-        self._check_level()
-        weights, backend = self.options.weights, self._read_backend()
-        self._check_names(backend)
-        self._check_some_traffic(backend)
-        if obstacles := backend.list_obstacles(weights):
+    def _check_servers(self, shares: Mapping[str, float]) -> None:
+        """Raise HookError if one of the servers that are to get requests cannot serve: the others get more then."""
+        names = {name: 1 for arm, names in self._list_servers().items() if shares[arm] for name in names}
+        backend = self._read_backend()
+        if obstacles := backend.list_obstacles(names):
             raise HookError(
                 f"not every server that is to get traffic can serve it: {'; '.join(obstacles)}",
                 hint=f"let it serve first: start it, or send `set server {backend.name}/SERVER state ready`",
             )
-        if refusal := explain_refused_weights(backend, weights):
-            raise HookError(refusal, hint="change the weights, or `balance roundrobin` in HAProxy's configuration")
 
     def _check_names(self, backend: Backend) -> None:
         """Raise HookError for servers that the backend does not have. Going back sets the others all the same."""
-        if unknown := [name for name in self.options.weights if name not in backend.servers]:
+        if unknown := [name for name in self._list_names() if name not in backend.servers]:
             raise HookError(
                 f"HAProxy's backend {backend.name} has no server {', '.join(unknown)}",
                 hint=f"its servers are {', '.join(backend.servers) or 'none'}",
             )
 
-    def _check_some_traffic(self, backend: Backend) -> None:
-        """Raise HookError if no server of the backend would have a weight above 0: no request would be served."""
-        weights = self.options.weights
-        if not any((backend.read_weights(backend.servers) | weights).values()):
-            raise HookError(
-                f"with {show_weights(weights)}, no server of HAProxy's backend {backend.name} would have more than 0,"
-                " and no request would be served",
-                hint="name the server that is to get the traffic, too",
-            )
+    def _plan(self, shares: Mapping[str, float], words: Mapping[str, str], *, back: bool) -> dict[str, int]:  # noqa: ARG002
+        """Find the weights that give each arm its share: by the servers that can serve, each by its initial weight.
 
-    def _read(self) -> dict[str, int]:
+        The other servers of an arm get a weight, too, by which they serve as soon as they can. Raises HookError unless
+        `back`.
+        """
+        backend = self._read_backend()
+        if not back:
+            self._check_level()
+            self._check_names(backend)
+            if refusal := explain_refused_shares(backend, shares):
+                raise HookError(refusal, hint=_CHANGE_ALGORITHM)
+        own = {
+            arm: {name: backend.servers[name].initial_weight if name in backend.servers else 1 for name in names}
+            for arm, names in self._list_servers().items()
+        }
+        serving = {arm: [name for name in names if backend.can_serve(name, enabled=back)] for arm, names in own.items()}
+        for arm, share in shares.items():
+            if share and not serving[arm] and not back:
+                obstacles = "; ".join(backend.list_obstacles(dict.fromkeys(own[arm], 1)))
+                raise HookError(
+                    f"no server of {arm} can serve requests: {obstacles}",
+                    hint=f"let it serve first: start it, or send `set server {backend.name}/SERVER state ready`",
+                )
+        counted = {arm: {name: own[arm][name] for name in names or own[arm]} for arm, names in serving.items()}
+        weights = find_weights(counted, shares, MOST_WEIGHT)
+        for arm, share in shares.items():
+            sum_of_arm = sum(weights[name] for name in counted[arm])
+            if share and not sum_of_arm:
+                raise HookError(
+                    f"{arm} cannot get {show_share(share)}: HAProxy's weights are whole numbers up to {MOST_WEIGHT}",
+                    hint="give it a larger share",
+                )
+            sum_of_own = sum(counted[arm].values())
+            for name in own[arm].keys() - counted[arm].keys():
+                later = round(own[arm][name] * sum_of_arm / sum_of_own) if sum_of_own else sum_of_arm
+                weights[name] = min(max(later, 1 if share else 0), MOST_WEIGHT)
+        if not back and (refusal := explain_refused_weights(backend, weights)):
+            raise HookError(refusal, hint=_CHANGE_ALGORITHM)
+        return {name: weights[name] for name in self._list_names()}
+
+    def _read_state(self, words: Mapping[str, str]) -> dict[str, int]:  # noqa: ARG002 - its options have no words
         """Read the weights of the servers that the options name: server → weight, without servers that are unknown.
 
         Raises HookError if all of them are unknown.
         """
         backend = self._read_backend()
-        weights = backend.read_weights(self.options.weights)
+        weights = backend.read_weights(self._list_names())
         if not weights:
-            raise HookError(
-                f"HAProxy's backend {backend.name} has no server {', '.join(self.options.weights)}",
-                hint=f"its servers are {', '.join(backend.servers) or 'none'}",
-            )
+            self._check_names(backend)
         return weights
 
+    def _check_state(self, state: Any) -> dict[str, int]:
+        return check_earlier(state)
+
+    def _measure(self, words: Mapping[str, str]) -> Realised:  # noqa: ARG002 - as above
+        """Read the shares by the servers that can serve, also those of no arm."""
+        backend = self._read_backend()
+        shares = sum_shares(backend.find_effective_weights(), self._list_servers())
+        return Realised(
+            shares, (f"the weights are {self._show(backend)}", *backend.describe_limits(self._list_names()))
+        )
+
     def _describe_value(self, value: Any) -> str:
-        unknown = [f"no server {name}" for name in self.options.weights if name not in value]
+        unknown = [f"no server {name}" for name in self._list_names() if name not in value]
         return ", ".join([show_weights(value), *unknown])
 
     def _show(self, backend: Backend) -> str:
         """Write the weights of the servers that the options name, for people."""
-        return self._describe_value(backend.read_weights(self.options.weights))
+        return self._describe_value(backend.read_weights(self._list_names()))
 
-    def _execute(self, context: HookContext) -> Outcome:
-        """Set the weights of the options. Raises HookError, MaybeSent."""
-        if self._goes_back(context.action):
-            self._check_some_traffic(self._read_backend())
-            return self._go_back(self.options.weights)
-        return self._set_weights(self.options.weights)
-
-    def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - the weights do not depend on it
-        """Set the weights that `_read` returned before the execution (`earlier`). Raises HookError, MaybeSent."""
-        return self._go_back(check_earlier(earlier))
+    def _apply(self, state: Mapping[str, int], words: Mapping[str, str], *, back: bool) -> Applied:  # noqa: ARG002
+        """Set weights (server → weight). Raises HookError, MaybeSent."""
+        if back:
+            return self._go_back(state)
+        self._set_weights(state)
+        return Applied()
 
     # -------------------------------------------------------------- forwards: all or nothing
 
-    def _set_weights(self, weights: Mapping[str, int]) -> Outcome:
+    def _set_weights(self, weights: Mapping[str, int]) -> None:
         """Set all weights (server → weight) or none: if one is refused, those that were set are put back.
 
-        The outcome is failed if all weights are as before, and unknown otherwise. Raises HookError, MaybeSent.
+        Raises HookError if all weights are as before, and MaybeSent otherwise.
         """
         earlier = self._read_backend().read_weights(weights)
         problem = self._send_weights(weights)
@@ -148,20 +195,22 @@ class HaProxy(BaseHook[HaProxyOptions]):
         current = backend.read_weights(weights)
         if not problem and current != weights:
             problem = f"the weights are {show_weights(current)} after setting them"
-        if not problem and (obstacles := backend.list_obstacles(weights)):  # it broke down in this moment
-            problem = "; ".join(obstacles)
+        names_by_arm = {
+            arm: [name for name in names if weights.get(name)] for arm, names in self._list_servers().items()
+        }
+        for arm, names in names_by_arm.items():  # an arm broke down in this moment
+            if not problem and names and not any(backend.can_serve(name) for name in names):
+                problem = f"no server of {arm} can serve requests any more"
         if not problem:
-            notes = backend.describe_limits(weights)
-            description = f"the weights are {show_weights(current)}; they were {show_weights(earlier)}"
-            return Outcome("acknowledged", "; ".join([description, *notes]), earlier=earlier)
+            return
         if current == earlier:
-            return Outcome("failed", f"{problem}; nothing was changed: the weights are {show_weights(current)}")
+            raise HookError(f"{problem}; nothing was changed: the weights are {show_weights(current)}")
         refusal = self._send_weights(earlier)
         current = self._read_again([problem]).read_weights(weights)
         if current == earlier:
-            return Outcome("failed", f"{problem}; what was set was put back: the weights are {show_weights(current)}")
+            raise HookError(f"{problem}; what was set was put back: the weights are {show_weights(current)}")
         description = f"{problem}; not put back: the weights are {show_weights(current)}, not {show_weights(earlier)}"
-        return Outcome("unknown", "; ".join(filter(None, [description, refusal])), earlier=earlier)
+        raise MaybeSent("; ".join(filter(None, [description, refusal])))
 
     def _send_weights(self, weights: Mapping[str, int]) -> str:
         """Set weights of servers (server → weight), one by one; stop at the first that is not accepted.
@@ -176,11 +225,11 @@ class HaProxy(BaseHook[HaProxyOptions]):
 
     # -------------------------------------------------------------- back: as much as possible
 
-    def _go_back(self, weights: Mapping[str, int]) -> Outcome:
+    def _go_back(self, weights: Mapping[str, int]) -> Applied:
         """Set as many weights (server → weight) as possible, after enabling the servers that get more than 0.
 
-        It is not refused because a server is down. The outcome is acknowledged if all weights are set and every server
-        with more than 0 can serve; otherwise it is failed and names the rest. Raises HookError, MaybeSent.
+        It is not refused because a server is down. What is missing is returned: weights that are not set, and servers
+        with more than 0 that cannot serve. Raises HookError, MaybeSent.
         """
         backend = self._read_backend()
         earlier = backend.read_weights(weights)
@@ -208,10 +257,7 @@ class HaProxy(BaseHook[HaProxyOptions]):
             if weight != targets[name]
         ]
         problems += backend.list_obstacles(targets)
-        description = "; ".join([f"the weights are {show_weights(current)}", *done])
-        if problems:
-            return Outcome("failed", f"not everything is as before: {'; '.join(problems)}; {description}")
-        return Outcome("acknowledged", description, earlier=earlier)
+        return Applied(tuple(problems), tuple(done), targets)
 
     def _give_traffic(self, backend: Backend, name: str, targets: dict[str, int], done: list[str]) -> list[str]:
         """Enable a server and set its weight in `targets`; returns what was not accepted.

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from evaluator.errors import HookError
+from evaluator.hooks.weights import show_weights
 
 _STOPPED, _STOPPING = 0, 3
 """Operational states of a server that get no new requests: down, and about to stop (its check asked for that)."""
@@ -26,9 +27,10 @@ _ADMIN_OBSTACLES = (
 _SET_BY_HAND = 0x01 | 0x08
 """Bits that `set server … state ready` clears."""
 _STATIC_ALGORITHM = "static-rr"
+_LEAST_CONNECTIONS = "leastconn"
 _HASH_ALGORITHMS = ("source", "uri", "url_param", "hdr", "rdp-cookie", "hash")
 """Static or not, which depends on `hash-type` and is not reported."""
-_IGNORES_WEIGHTS = "first"
+_FILLS_SERVERS = "first"
 """This algorithm fills one server after the other; a weight only says whether a server takes part (above 0)."""
 
 
@@ -47,6 +49,10 @@ class BackendServer:
     """It has a health check, or tracks a server that may have one; otherwise HAProxy never notices that it is down."""
     is_backup: bool
     """It gets requests only while no other server can take them, whatever its weight."""
+    has_agent: bool
+    """A program at the server answers HAProxy's `agent-check`; it may change the weight, too."""
+    slow_start: float
+    """Part of its weight that counts now: less than 1 for some time after the start of a server with `slowstart`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,8 @@ class Backend:
     name: str
     algorithm: str
     """How it balances: roundrobin, static-rr, …"""
+    cookie: str
+    """Name of the cookie by which users stay at their server; empty: there is none."""
     servers: Mapping[str, BackendServer]
 
     @property
@@ -67,6 +75,11 @@ class Backend:
         """Return server → weight of those named servers that exist."""
         return {name: self.servers[name].weight for name in names if name in self.servers}
 
+    def can_serve(self, name: str, *, enabled: bool = False) -> bool:
+        """Whether a server gets requests if it has a weight; `enabled`: after `set server … state ready`."""
+        server = self.servers.get(name)
+        return server is not None and (not server.obstacle or (enabled and server.can_be_enabled))
+
     def list_obstacles(self, weights: Mapping[str, int]) -> list[str]:
         """List which of the servers that are to get traffic (weight above 0) cannot serve it, as sentences."""
         return [
@@ -75,43 +88,88 @@ class Backend:
             if weight and name in self.servers and self.servers[name].obstacle
         ]
 
-    def describe_limits(self, weights: Mapping[str, int]) -> list[str]:
-        """List what these weights (server → weight) do not decide, or what is not known of their servers."""
-        known = {name: self.servers[name] for name in weights if name in self.servers}
-        unchecked = [name for name, server in known.items() if weights[name] and not server.is_checked]
-        others = {name: server.weight for name, server in self.servers.items() if name not in weights and server.weight}
-        limits = [
+    def find_effective_weights(self) -> dict[str, float]:
+        """Return server → the weight by which it gets requests now: 0 where it gets none.
+
+        Backup servers get requests only if no other server can; then HAProxy uses the first of them, or all, which it
+        does not report: here all count.
+        """
+        serving = {name: server for name, server in self.servers.items() if not server.obstacle and server.weight}
+        first = {name for name, server in serving.items() if not server.is_backup} or set(serving)
+        return {
+            name: server.weight * server.slow_start if name in first else 0.0 for name, server in self.servers.items()
+        }
+
+    def describe_limits(self, names: Collection[str], *, also_unused: bool = False) -> list[str]:
+        """List what the weights of these servers do not decide now, or what is not known of them, as sentences.
+
+        `also_unused`: of servers without a weight, too, which may get one.
+        """
+        with_traffic = {
+            name: server for name, server in self.servers.items() if name in names and (server.weight or also_unused)
+        }
+        limits = self.list_obstacles(dict.fromkeys(with_traffic, 1))
+        limits += [
             f"{name} is a backup server, which gets requests only while no other server can take them"
-            for name, server in known.items()
-            if weights[name] and server.is_backup
+            for name, server in with_traffic.items()
+            if server.is_backup
         ]
+        limits += [
+            f"{name} has started a short time ago, and gets {100 * server.slow_start:.0f} % of its weight (`slowstart`)"
+            for name, server in with_traffic.items()
+            if server.slow_start < 1
+        ]
+        others = {name: server.weight for name, server in self.servers.items() if name not in names and server.weight}
         if others:
-            limits.append("other servers keep their weights: " + ", ".join(f"{name} {others[name]}" for name in others))
-        if unchecked:
+            limits.append(f"servers of no arm keep their weights: {show_weights(others)}")
+        if unchecked := [name for name, server in with_traffic.items() if not server.is_checked]:
             limits.append(f"HAProxy does not check the health of {', '.join(unchecked)}")
-        if self.algorithm in _HASH_ALGORITHMS and any(
-            weights[name] not in (0, server.initial_weight) for name, server in known.items()
-        ):
-            limits.append(
-                f"these weights need `hash-type consistent`, because the backend balances by {self.algorithm}"
-            )
-        return limits
+        if agents := [name for name in names if name in self.servers and self.servers[name].has_agent]:
+            limits.append(f"an agent may change the weight of {', '.join(agents)}, too (`agent-check`)")
+        if self.cookie:
+            limits.append(f"users who have the cookie {self.cookie} stay at their server, whatever its weight")
+        return [*limits, *self._describe_algorithm(with_traffic)]
+
+    def _describe_algorithm(self, with_traffic: Mapping[str, BackendServer]) -> list[str]:
+        """Say what the way to balance makes of the weights: in a list, empty if it follows them."""
+        start = f"the backend balances by {self.algorithm}"
+        if self.algorithm in _HASH_ALGORITHMS:
+            needs = ""
+            if any(server.weight != server.initial_weight for server in with_traffic.values()):
+                needs = ", and weights other than those of the configuration need `hash-type consistent`"
+            return [f"{start}: clients are shared by the weights, and each one stays at its server{needs}"]
+        if self.algorithm == _LEAST_CONNECTIONS:
+            return [f"{start}, which gives a slower arm fewer requests than its share"]
+        if self.algorithm == _STATIC_ALGORITHM:
+            return [f"{start}, so an arm can get all or nothing, and no share in between"]
+        return []
+
+
+def explain_refused_shares(backend: Backend, shares: Mapping[str, float]) -> str:
+    """Say why the backend's way of balancing cannot give arms these shares; empty if it can."""
+    if backend.algorithm == _FILLS_SERVERS and sum(share > 0 for share in shares.values()) > 1:
+        return (
+            f"HAProxy's backend {backend.name} balances by {backend.algorithm}, which does not share traffic by"
+            " weights: only one arm can have more than 0"
+        )
+    return ""
 
 
 def explain_refused_weights(backend: Backend, weights: Mapping[str, int]) -> str:
     """Say why the backend's way of balancing cannot take these weights of its servers; empty if it can."""
-    start = f"HAProxy's backend {backend.name} balances by {backend.algorithm}"
-    if backend.algorithm == _STATIC_ALGORITHM:
-        refused = [
-            f"{name} can have 0 or {backend.servers[name].initial_weight}, not {weight}"
-            for name, weight in weights.items()
-            if weight not in (0, backend.servers[name].initial_weight)
-        ]
-        if refused:
-            return f"{start}, which takes no weight but 0 and that of the configuration: {'; '.join(refused)}"
-    if backend.algorithm == _IGNORES_WEIGHTS and sum(weight > 0 for weight in weights.values()) > 1:
-        return f"{start}, which does not share traffic by weights: only one server can have more than 0"
-    return ""
+    if backend.algorithm != _STATIC_ALGORITHM:
+        return ""
+    refused = [
+        f"{name} can have 0 or {backend.servers[name].initial_weight}, not {weight}"
+        for name, weight in weights.items()
+        if weight not in (0, backend.servers[name].initial_weight)
+    ]
+    if not refused:
+        return ""
+    return (
+        f"HAProxy's backend {backend.name} balances by {backend.algorithm}, which takes no weight but 0 and that of the"
+        f" configuration: {'; '.join(refused)}"
+    )
 
 
 def parse_backend(name: str, states: str, statistics: str) -> Backend:
@@ -139,7 +197,8 @@ def parse_backend(name: str, states: str, statistics: str) -> Backend:
             servers[state["srv_name"]] = _read_server(state, row_by_server[state["srv_name"]])
     except (KeyError, ValueError, TypeError):
         raise unreadable from None
-    return Backend(name, row_by_server["BACKEND"].get("algo") or "", servers)
+    whole = row_by_server["BACKEND"]
+    return Backend(name, whole.get("algo") or "", whole.get("cookie") or "", servers)
 
 
 def _read_server(state: Mapping[str, str], statistics: Mapping[str, str]) -> BackendServer:
@@ -158,4 +217,6 @@ def _read_server(state: Mapping[str, str], statistics: Mapping[str, str]) -> Bac
         can_be_enabled=bool(admin_state & _SET_BY_HAND),
         is_checked=bool(statistics["check_status"] or statistics["agent_status"] or statistics["tracked"]),
         is_backup=statistics["bck"] == "1",
+        has_agent=bool(statistics["agent_status"]),
+        slow_start=float(statistics.get("throttle") or 100) / 100,
     )

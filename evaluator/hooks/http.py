@@ -1,14 +1,17 @@
 """Any request: method, address, headers and body from the options, with the words of the context filled in.
 
+One request does what an action needs; or two share requests between arms: one sets the shares, one reads them.
+
 Words are escaped for their place. Secrets are allowed in headers only, as `${NAME}`.
 """
 
 from __future__ import annotations
 
+import builtins
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import quote, urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
@@ -16,16 +19,19 @@ from pydantic import AfterValidator, Field, model_validator
 from evaluator.errors import HookError
 from evaluator.fields import Section
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
-from evaluator.hooks.network import TlsOptions, resolve_allowed, send, split_url
+from evaluator.hooks.network import HttpResponse, MaybeSent, TlsOptions, resolve_allowed, send, split_url
 from evaluator.hooks.options import TextWithWords, refuse_words
+from evaluator.hooks.router import ARMS, SHARES, Applied, ArmName, Router, Shares, add_shares, parse_shares, show_shares
 from evaluator.hooks.templates import (
+    SET_WORDS,
     WORDS,
     check_template,
-    check_versions,
+    check_words,
     escape_json,
     escape_url,
     fill_json,
     fill_url,
+    list_words,
     show_words,
 )
 from evaluator.secrecy import OF_HOOKS, SECRET_HEADERS
@@ -35,6 +41,9 @@ _RESERVED_HEADERS = ("host", "content-length", "transfer-encoding", "connection"
 _FORM = "application/x-www-form-urlencoded"
 _PRINTABLE = "".join(map(chr, range(32, 127)))
 _WORD_OR_SECRET = re.compile(r"\$\{([^}]*)\}")
+_EXAMPLES = {"share": "0", "percent": "0", "shares": '{"arm": 1}'}
+"""Values of the words that stand without quotes in JSON."""
+_NOWHERE = "http://127.0.0.1/"
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
@@ -43,7 +52,7 @@ def _check_url(text: str) -> str:
 
     Raises ValueError.
     """
-    check_template(text)  # raises ValueError for an unknown word
+    check_template(text, SET_WORDS)  # raises ValueError for an unknown word
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or "${" in parts.netloc or "@" in parts.netloc:
         raise ValueError("must begin with http:// or https:// and a host that is written out, without a password")
@@ -56,9 +65,12 @@ class HttpRequest(Section):
     method: Method = Field("POST", description="GET, POST, PUT, PATCH or DELETE.")
     url: Annotated[TextWithWords, AfterValidator(_check_url)] = Field(description="The address; words are escaped.")
     headers: dict[str, str] = Field(default_factory=dict, description="Headers to send; secrets as ${NAME}.")
-    body: Annotated[str, AfterValidator(check_template)] = Field(
+    body: str = Field(
         "", description="The body; words are escaped as in JSON, or as in a form if Content-Type is that of a form."
     )
+
+    more_words: ClassVar[tuple[str, ...]] = ()
+    """Words that the request may have besides those of each template."""
 
     @property
     def content_type(self) -> str:
@@ -71,6 +83,8 @@ class HttpRequest(Section):
     @model_validator(mode="after")
     def _check_headers_and_body(self) -> Self:
         """Check that headers can be sent, name only known words and variables, and that a JSON body is JSON."""
+        for text in (self.url, self.body):
+            check_template(text, self.more_words)
         for name, text in self.headers.items():
             if name.lower() in _RESERVED_HEADERS:
                 raise ValueError(f"header {name} is set by the evaluator")
@@ -78,7 +92,9 @@ class HttpRequest(Section):
                 raise ValueError(f"header {name} has characters that headers cannot have")
             placeholders = _WORD_OR_SECRET.findall(text)  # names within ${…}
             for placeholder in placeholders:
-                if placeholder not in WORDS and not OF_HOOKS.pattern.fullmatch(f"${{{placeholder}}}"):
+                if placeholder not in (*WORDS, *self.more_words) and not OF_HOOKS.pattern.fullmatch(
+                    f"${{{placeholder}}}"
+                ):
                     raise ValueError(
                         f"header {name} names ${{{placeholder}}}, which is neither a word nor a variable in capitals"
                     )
@@ -88,15 +104,40 @@ class HttpRequest(Section):
                 )
         if self.body and "json" in self.content_type:
             try:
-                json.loads(fill_json(self.body, dict.fromkeys(WORDS, "x")))  # with any text in place of the words
+                # With any text in place of the words; numbers and JSON need no quotes.
+                examples = dict.fromkeys(WORDS, "x") | {name: _EXAMPLES[name] for name in self.more_words}
+                json.loads(fill_json(self.body, examples))
             except ValueError:
                 raise ValueError('body is not JSON: words must be within quotes, such as "${canary}"') from None
         return self
 
 
-class HttpOptions(HttpRequest, TlsOptions):
-    """The request, how to take it back, and which answers mean success."""
+class SetRequest(HttpRequest):
+    """The request that sets shares."""
 
+    more_words: ClassVar[tuple[str, ...]] = (*SET_WORDS, "share")
+
+
+class GetRequest(HttpRequest):
+    """The request that reads shares."""
+
+    method: Method = Field("GET", description="GET or POST.")
+
+
+class HttpOptions(HttpRequest, TlsOptions):
+    """The request, how to take it back, and which answers mean success; or two requests of a router."""
+
+    url: Annotated[TextWithWords, AfterValidator(_check_url)] = Field("", description="The address; words are escaped.")
+    set: SetRequest | None = Field(
+        None,
+        description="Or, for a router, the request that sets the shares; its body is ${shares} if it has none. "
+        "It may be sent again.",
+    )
+    get: GetRequest | None = Field(
+        None, description='With set: the request whose answer has the shares, {"baseline": 0.95, …}.'
+    )
+    arms: list[ArmName] = ARMS
+    shares: Shares | None = SHARES
     undo: HttpRequest | None = Field(None, description="The request that takes it back.")
     accept: list[Annotated[int, Field(ge=200, le=599)]] = Field(
         default_factory=list, description="Statuses that mean success; by default all from 200 to 299."
@@ -108,12 +149,69 @@ class HttpOptions(HttpRequest, TlsOptions):
         None, description="Whether it may be sent twice; POST and PATCH may not by default."
     )
 
+    @model_validator(mode="after")
+    def _check_requests(self) -> Self:
+        """Check that there is one request, or two for a router."""
+        if bool(self.set) != bool(self.get) or bool(self.url) == bool(self.set):
+            raise ValueError("needs url; or, for a router, set and get")
+        if self.set and (self.undo or self.body or self.headers):
+            raise ValueError("cannot have undo, body or headers next to set: they are options of set and get")
+        if unknown := sorted(builtins.set(self.shares or ()) - builtins.set(self.arms)):
+            raise ValueError(f"has shares for {', '.join(unknown)}, which is none of its arms: {', '.join(self.arms)}")
+        return self
 
-class Http(BaseHook[HttpOptions]):
-    """Sends one request, once."""
+
+class RequestHook(BaseHook[HttpOptions]):
+    """A hook that sends requests."""
 
     kind = "http"
     Options = HttpOptions
+
+    def _check_request(self, request: HttpRequest) -> None:
+        """Check that the secrets of a request are set, and that its host may be connected to. Raises UsageError."""
+        for text in request.headers.values():
+            self._fill_secrets(text)  # raises UsageError for a variable that is not set
+        url_before_words = request.url.split("${")[0]  # has the host, which names no words
+        host, port = split_url(url_before_words)
+        resolve_allowed(host, port, self.options.allow_hosts)
+
+    def _send(
+        self, request: HttpRequest, words: Mapping[str, str], limit_s: float, *, changes: bool = True
+    ) -> HttpResponse:
+        """Send a request with words and secrets filled in, and return the answer. Raises HookError, MaybeSent.
+
+        `changes`: it changes something; without an answer it is then not known whether it did.
+        """
+        fill_body = fill_url if _FORM in request.content_type else fill_json
+
+        def fill(match: re.Match[str]) -> str:
+            """Return the value of the word `${word}`, or of the variable `${NAME}`."""
+            name = match[1]
+            return quote(words[name], safe=_PRINTABLE) if name in words else self._fill_secrets(match[0])
+
+        of_headers = " ".join(request.headers.values())
+        check_words(OF_HOOKS.pattern.sub("", of_headers), words)
+        # Both are filled in at once: a word whose value contains ${NAME} must not reveal that secret.
+        headers = {name: _WORD_OR_SECRET.sub(fill, text) for name, text in request.headers.items()}
+        if any(char not in _PRINTABLE for text in headers.values() for char in text):
+            raise HookError("a secret has line breaks or other characters that a header cannot have")
+        if request.body and not any(name.lower() == "content-type" for name in headers):
+            headers["Content-Type"] = request.content_type
+        url, body = fill_url(request.url, words), fill_body(request.body, words).encode()
+        return send(request.method, url, self.options, body, headers, changes=changes, timeout_s=limit_s)
+
+    def _is_accepted(self, answer: HttpResponse) -> bool:
+        """Whether the status of an answer means success."""
+        return answer.status in self.options.accept if self.options.accept else answer.ok
+
+
+class Http(RequestHook):
+    """Sends one request, once. With the options `set` and `get`, an HttpRouter is made instead."""
+
+    @classmethod
+    def choose_class(cls, options: HttpOptions) -> type[BaseHook[HttpOptions]]:
+        """Return the class for one request, or for a router."""
+        return HttpRouter if options.set else cls
 
     def __init__(self, options: HttpOptions, environment: Any = None) -> None:
         """Set whether it may be repeated: as the options say, else by the method of the request."""
@@ -134,15 +232,11 @@ class Http(BaseHook[HttpOptions]):
     def _test(self) -> Outcome:
         """Check that the secrets of both requests are set, and that their hosts may be connected to."""
         for request in filter(None, (self.options, self.options.undo)):
-            for text in request.headers.values():
-                self._fill_secrets(text)  # raises UsageError for a variable that is not set
-            url_before_words = request.url.split("${")[0]  # has the host, which names no words
-            host, port = split_url(url_before_words)
-            resolve_allowed(host, port, self.options.allow_hosts)
+            self._check_request(request)
         return Outcome("acknowledged", "the host is allowed, and the secrets are set; nothing was sent")
 
     def _execute(self, context: HookContext) -> Outcome:
-        return self._send(self.options, context)
+        return self._send_once(self.options, context)
 
     def can_undo(self) -> bool:
         """Whether `undo` names a request."""
@@ -152,38 +246,65 @@ class Http(BaseHook[HttpOptions]):
         """Send the request of the option `undo`; it needs no earlier value. Raises HookError if there is none."""
         if self.options.undo is None:
             return super()._undo(context, earlier)  # raises HookError
-        return self._send(self.options.undo, context)
+        return self._send_once(self.options.undo, context)
 
-    def _send(self, request: HttpRequest, context: HookContext) -> Outcome:
-        """Send a request with the words of the context and the secrets filled in, and judge the answer.
-
-        Raises HookError, MaybeSent.
-        """
-        words = context.words()
-        fill_body = fill_url if _FORM in request.content_type else fill_json
-
-        def fill(match: re.Match[str]) -> str:
-            """Return the value of the word `${word}`, or of the variable `${NAME}`."""
-            name = match[1]
-            return quote(words[name], safe=_PRINTABLE) if name in words else self._fill_secrets(match[0])
-
-        check_versions(" ".join(request.headers.values()), words)
-        # Both are filled in at once: a word whose value contains ${NAME} must not reveal that secret.
-        headers = {name: _WORD_OR_SECRET.sub(fill, text) for name, text in request.headers.items()}
-        if any(char not in _PRINTABLE for text in headers.values() for char in text):
-            raise HookError("a secret has line breaks or other characters that a header cannot have")
-        if request.body and not any(name.lower() == "content-type" for name in headers):
-            headers["Content-Type"] = request.content_type
-        url, body = fill_url(request.url, words), fill_body(request.body, words).encode()
-        limit_s = min(self.options.timeout, context.left_s())
-        answer = send(request.method, url, self.options, body, headers, timeout_s=limit_s)
-        is_accepted = answer.status in self.options.accept if self.options.accept else answer.ok
+    def _send_once(self, request: HttpRequest, context: HookContext) -> Outcome:
+        """Send a request, and judge the answer. Raises HookError, MaybeSent."""
+        answer = self._send(request, context.words(), min(self.options.timeout, context.left_s()))
         message = f"the answer was {answer.status}"
-        if not is_accepted:
+        if not self._is_accepted(answer):
             return Outcome("unknown" if answer.may_be_done else "failed", message, response=answer.text)
         if self.options.contains and self.options.contains not in answer.text:
             return Outcome("failed", f"{message}, without '{self.options.contains}'", response=answer.text)
         return Outcome("acknowledged", message, response=answer.text)
+
+
+class HttpRouter(RequestHook, Router[HttpOptions]):
+    """Shares requests by two HTTP requests: one sets the shares, one reads those that the router has."""
+
+    def __init__(self, options: HttpOptions, environment: Any = None) -> None:
+        """Give the request that sets shares a body, if it has none."""
+        super().__init__(options, environment)
+        set_request, get_request = options.set or SetRequest(url=_NOWHERE), options.get or GetRequest(url=_NOWHERE)
+        has_body = set_request.body or set_request.method in ("GET", "DELETE")
+        self._set_request = set_request if has_body else set_request.model_copy(update={"body": "${shares}"})
+        self._get_request = get_request
+
+    def arms(self) -> tuple[str, ...]:
+        """Return the arms of the options."""
+        return tuple(self.options.arms)
+
+    def _list_requested(self) -> Mapping[str, float] | None:
+        return self.options.shares
+
+    def _describe_router(self, words: Mapping[str, str]) -> str:
+        return f"the router at {show_words(self._set_request.url, words, escape_url)}"
+
+    def _test_router(self) -> str:
+        """Check secrets and hosts of both requests, and send the one that reads the shares. Raises HookError."""
+        for request in (self._set_request, self._get_request):
+            self._check_request(request)
+        request = self._get_request
+        if list_words(" ".join([request.url, request.body, *request.headers.values()])):
+            return "the hosts are allowed; nothing was sent, because `get` has words that only a request fills in"
+        return f"the shares are {show_shares(self._read_state({}))}; no share was set"
+
+    def _read_state(self, words: Mapping[str, str]) -> dict[str, float]:
+        """Send the request whose answer has the shares. Raises HookError."""
+        answer = self._send(self._get_request, words, self.options.timeout, changes=False)
+        if not answer.ok:
+            raise HookError(f"the answer to {self._get_request.url} was {answer.status}: {answer.text[:200]}")
+        return parse_shares(answer.text, self.arms())
+
+    def _apply(self, state: Mapping[str, float], words: Mapping[str, str], *, back: bool) -> Applied:  # noqa: ARG002 - set or not
+        """Send the request that sets the shares. Raises HookError, MaybeSent."""
+        answer = self._send(self._set_request, add_shares(words, state), self.options.timeout)
+        problem = f"the answer was {answer.status}: {answer.text[:200]}"
+        if self._is_accepted(answer) and self.options.contains and self.options.contains not in answer.text:
+            raise HookError(f"{problem}, without '{self.options.contains}'")
+        if not self._is_accepted(answer):
+            raise (MaybeSent if answer.may_be_done else HookError)(problem)
+        return Applied(notes=(f"the answer was {answer.status}",))
 
 
 def _show_request(request: HttpRequest, words: Mapping[str, str]) -> str:

@@ -42,33 +42,9 @@ def read_weights(route: Json, services: Collection[str]) -> RuleWeights:
     return weights
 
 
-def set_weights(route: Json, weights: Mapping[str, int]) -> Json:
-    """Return a copy of a route with these weights (service → weight) in each rule that has all services.
-
-    The weight of a service that a rule refers to several times is divided among these references, in the ratio that
-    they have. Raises HookError if no rule has all services, or if a weight is too small to be divided.
-    """
-    read_weights(route, weights)  # raises HookError
-    target = copy.deepcopy(route)
-    for index in _find_rules(target, weights):
-        for service, weight in weights.items():
-            references = [
-                reference
-                for reference in _list_references(_list_rules(target)[index])
-                if _refers_to(reference, service, _get_namespace(target))
-            ]
-            current = [_read_weight(reference) for reference in references]
-            shares = _divide(weight, current)
-            # A reference that has 0 now keeps it, unless all have 0.
-            lost = [share == 0 for share, before in zip(shares, current, strict=True) if before or not any(current)]
-            if weight and any(lost):
-                raise HookError(
-                    f"rule {index} has {len(references)} references to {service}, and {weight} is too small to divide",
-                    hint="multiply all weights by 100",
-                )
-            for reference, share in zip(references, shares, strict=True):
-                reference["weight"] = share
-    return target
+def read_all_weights(route: Json, index: int) -> int:
+    """Sum the weights of all references of a rule, also of those to other objects."""
+    return sum(_read_weight(reference) for reference in _list_references(_list_rules(route)[index]))
 
 
 def restore_weights(route: Json, earlier: RuleWeights, services: Collection[str]) -> tuple[Json, list[str]]:
@@ -222,14 +198,3 @@ def _pair_references(rule: Json, services: Collection[str], namespace: str) -> I
 def _read_rule_weights(route: Json, rule: Json, services: Collection[str]) -> dict[str, int]:
     """Return label → weight of the references of a rule to these services."""
     return {label: _read_weight(reference) for label, reference in _label_references(route, rule, services).items()}
-
-
-def _divide(total: int, ratio: list[int]) -> list[int]:
-    """Divide a weight among references in the ratio of their weights; equally if all are 0. The sum is `total`."""
-    parts = ratio if any(ratio) else [1] * len(ratio)
-    shares = [total * part // sum(parts) for part in parts]
-    # What rounding left over goes to those that lost most by it.
-    by_loss = sorted(range(len(parts)), key=lambda position: -(total * parts[position] % sum(parts)))
-    for position in by_loss[: total - sum(shares)]:
-        shares[position] += 1
-    return shares

@@ -1,49 +1,67 @@
-"""Write an upstream file of nginx that belongs to the evaluator, test the configuration, and reload.
+"""Share requests by a file of nginx's configuration: weights of an upstream, or the parts of `split_clients`.
 
-Open-source nginx has no way to set weights but its files. The file holds one `upstream` block and nothing else; nginx
-includes it. What was in it before is kept for undo, and put back at once when nginx refuses what was written, or does
-not read it. Nor does it report which servers are up, so a server that is to get traffic is connected to.
+Open-source nginx has no other way than its files. Only shares are changed in the file, and nothing else. nginx tests
+the new configuration before it is reloaded; where it refuses it, or does not read the file, the earlier text is put
+back at once. nginx does not report which servers are up, so a server that is to get requests is connected to.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
 from evaluator.errors import HookError
-from evaluator.hooks.base import BaseHook, HookContext, Outcome
 from evaluator.hooks.network import MaybeSent
+from evaluator.hooks.nginx_config import ALL, read_split, read_upstream, set_split, set_weights
 from evaluator.hooks.nginx_workers import find_workers, wait_for_new
 from evaluator.hooks.options import HookOptions, Seconds, Text
-from evaluator.hooks.weights import Weights, moves_back, show_weights
+from evaluator.hooks.router import (
+    SHARES,
+    Applied,
+    ArmName,
+    Realised,
+    ServerRouter,
+    Shares,
+    check_servers,
+    names_of,
+    show_share,
+)
+from evaluator.hooks.weights import check_earlier, divide, find_weights, show_weights, sum_shares
 from evaluator.replacing import replace_file
 
-MARK = "# Written by the release evaluator. Changes are lost."
-_SERVER = r"^(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:]+\])(?::\d{1,5})?$"
-_SERVER_LINE = re.compile(r"^ {4}server \S+ (?:weight=(\d+)|(down));  # (.+)$", re.MULTILINE)
-"""A line of a written file. Groups: weight, `down`, name of the server."""
+MOST_WEIGHT = 1000
+"""Largest weight that is written; nginx takes larger ones, but with `hash … consistent` they need much memory."""
+_END_OF_WORKERS_S = 0.5
+"""How long earlier workers are waited for, which end when their connections do."""
+_POLL_S = 0.02
+_ServerOrValue = Annotated[str, Field(max_length=200, pattern=r"""^[^\s;{}"'#\\]*$""")]
 
 
 class NginxOptions(HookOptions):
-    """The file, its servers with their weights, and how nginx is called."""
+    """The file, the servers of each arm in it, and how nginx is called."""
 
-    file: Text = Field(description="The file to write; nginx includes it, and only the evaluator writes it.")
-    upstream: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] = Field(description="Name of the upstream in it.")
-    servers: dict[Text, Annotated[str, Field(pattern=_SERVER)]] = Field(
-        description="Server to address: {baseline: '10.0.0.1:8000', canary: '10.0.1.1:8000'}.", min_length=1
+    file: Text = Field(description="The file of nginx's configuration that has the block; only shares change in it.")
+    upstream: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] | None = Field(
+        None, description="Name of the upstream whose servers get weights."
     )
-    weights: Weights = Field(description="Weight of each server, such as {baseline: 1, canary: 9}; 0 sends it nothing.")
-    settings: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_ .=:-]*$")]] = Field(
-        default_factory=list, description="More lines of the upstream block, without semicolon: [keepalive 16]."
+    split: Annotated[str, Field(pattern=r"^\$[A-Za-z0-9_]+$")] | None = Field(
+        None, description="Or the variable that `split_clients` sets, such as $shop: each user keeps an arm."
     )
+    servers: dict[ArmName, names_of(_ServerOrValue)] = Field(  # type: ignore[valid-type] # a type that a function makes
+        description="Arm to its servers as the upstream has them, {baseline: ['10.0.0.1:8000'], canary: "
+        "['10.0.1.1:8000']}, or to its values of `split_clients`."
+    )
+    shares: Shares | None = SHARES
     nginx: list[Text] = Field(
         default_factory=lambda: ["nginx"],
         description="Command that calls nginx, with -c and -p where needed.",
@@ -51,159 +69,264 @@ class NginxOptions(HookOptions):
     )
     check_servers: bool = Field(
         True,  # noqa: FBT003
-        description="Off: servers that get traffic need not accept connections from here (nginx runs elsewhere).",
+        description="Off: servers that get requests need not accept connections from here (nginx runs elsewhere).",
     )
     timeout: Seconds = Field(
         10.0, description="Longest that nginx may take to test or reload, or a server to accept a connection."
     )
 
     @model_validator(mode="after")
-    def _check_names(self) -> Self:
-        """Check that each server has an address and a weight."""
-        only_in_one = set(self.weights) ^ set(self.servers)
-        if only_in_one:
-            raise ValueError(f"{', '.join(sorted(only_in_one))} is in servers or in weights, but not in both")
+    def _check_block(self) -> Self:
+        """Check that the options name one block, and arms with servers."""
+        if (self.upstream is None) == (self.split is None):
+            raise ValueError("needs upstream or split, one of them")
+        check_servers(self.servers, self.shares)
         return self
 
 
-class Nginx(BaseHook[NginxOptions]):
-    """Weights of an upstream, by its file: tested before it is reloaded."""
+class Nginx(ServerRouter[NginxOptions]):
+    """Shares in a file of nginx, which is tested before it is reloaded.
+
+    The state is server → weight (0: `down`), or value → share in hundredths of a percent.
+    """
 
     kind = "nginx"
     Options = NginxOptions
 
-    def _describe(self, words: Mapping[str, str]) -> str:  # noqa: ARG002 - its options have no words
-        weights = show_weights(self.options.weights)
-        return f"writes {self.options.file} with the weights {weights}, tests nginx's configuration and reloads it"
+    def _list_servers(self) -> Mapping[str, Sequence[str]]:
+        return self.options.servers
 
-    def _test(self) -> Outcome:
+    def _list_requested(self) -> Mapping[str, float] | None:
+        return self.options.shares
+
+    def _describe_router(self, words: Mapping[str, str]) -> str:  # noqa: ARG002 - its options have no words
+        options = self.options
+        block = f"upstream {options.upstream}" if options.upstream else f"split_clients {options.split}"
+        return f"nginx's {block} in {options.file}"
+
+    def _test_router(self) -> str:
         """Check that the file can be written, and that nginx accepts its configuration and reads the file."""
-        text = self._read()  # raises HookError for a file of somebody else
-        folder = Path(self.options.file).parent
+        text = self._read_file()
+        folder = Path(self.options.file).resolve().parent
         if not os.access(folder, os.W_OK):
             raise HookError(f"{folder} cannot be written to")
+        state = self._parse(text)
+        self._check_names(state)
         # `-T` tests the configuration, and writes out all files that nginx reads.
-        self._explain_unread(text or "", self._run_nginx("-T"), is_refused=True)
-        if not text or text.isspace():  # found in every output of nginx
-            why = "does not exist yet" if text is None else "is empty"
-            raise HookError(
-                f"it is not known whether nginx reads {self.options.file}: it {why}",
-                hint=f"begin it with the line `{MARK}`, with the upstream as it is now below, and let nginx include it",
-            )
-        if f"upstream {self.options.upstream} {{" not in text:
-            raise HookError(
-                f"{self.options.file} has no upstream {self.options.upstream} now, and would have no other one",
-                hint="write the name of the upstream that nginx's configuration uses",
-            )
-        return Outcome("acknowledged", "nginx accepts its configuration as it is; nothing was written")
+        self._explain_unread(text, self._run_nginx("-T"), is_refused=True)
+        shown = self._describe_value({name: state[name] for name in self._list_names()})
+        notes = self._describe_limits(text)
+        return "; ".join([f"nginx accepts its configuration as it is, with {shown}; nothing was written", *notes])
 
-    def _moves_back(self) -> bool:
-        """Whether the weights only take traffic from the candidate. Raises HookError."""
-        return moves_back(self.options.weights, _read_weights(self._read() or ""))
+    # -------------------------------------------------------------- shares and the file
 
-    def _check_target(self) -> None:
-        """Raise HookError if a server that is to get traffic accepts no connection."""
-        if unreachable := self._list_unreachable(self.options.weights):
+    def _parse(self, text: str) -> dict[str, int]:
+        """Read server → weight, or value → hundredths of a percent, from the text of the file. Raises HookError."""
+        try:
+            if self.options.upstream is None:
+                return read_split(text, str(self.options.split))
+            servers = read_upstream(text, self.options.upstream).servers
+            return {name: 0 if server.is_down else server.weight for name, server in servers.items()}
+        except HookError as error:
+            raise HookError(f"{self.options.file}: {error.message}", hint=error.hint) from None
+
+    def _write(self, text: str, state: Mapping[str, int]) -> str:
+        """Return the text of the file with these weights or parts."""
+        if self.options.upstream is None:
+            return set_split(text, str(self.options.split), state)
+        return set_weights(text, self.options.upstream, state)
+
+    def _check_names(self, state: Mapping[str, int]) -> None:
+        """Raise HookError for servers or values that the file does not have."""
+        if unknown := [name or "(empty)" for name in self._list_names() if name not in state]:
+            raise HookError(
+                f"{self.options.file} has no {', '.join(unknown)} in its block",
+                hint=f"it has {', '.join(state) or 'none'}",
+            )
+
+    def _read_state(self, words: Mapping[str, str]) -> dict[str, int]:  # noqa: ARG002 - its options have no words
+        """Read server → weight, or value → hundredths of a percent; without what the file does not have."""
+        state = self._parse(self._read_file())
+        return {name: state[name] for name in self._list_names() if name in state}
+
+    def _check_state(self, state: Any) -> dict[str, int]:
+        return check_earlier(state)
+
+    def _describe_value(self, value: Any) -> str:
+        if self.options.upstream is not None:
+            return show_weights(value)
+        return ", ".join(f"{name or '(empty)'} {show_share(share / ALL)}" for name, share in value.items())
+
+    def _plan(self, shares: Mapping[str, float], words: Mapping[str, str], *, back: bool) -> dict[str, int]:  # noqa: ARG002
+        """Find the weights, or parts, that give each arm its share. Within an arm, they stay in the same ratio.
+
+        Raises HookError unless `back`.
+        """
+        text = self._read_file()
+        state = self._parse(text)
+        if not back:
+            self._check_names(state)
+            for arm, share in shares.items():
+                names = self._list_servers()[arm]
+                unreachable = self._list_unreachable(names)
+                if share and len(unreachable) == len(names):
+                    raise HookError(
+                        "; ".join(unreachable),
+                        hint="start it, or write `check_servers: false` if nginx runs elsewhere",
+                    )
+        if self.options.upstream is None:
+            return self._plan_split(state, shares, back=back)
+        written = read_upstream(text, self.options.upstream).servers
+        own = {
+            arm: {name: written[name].weight if name in written else 1 for name in names}
+            for arm, names in self._list_servers().items()
+        }
+        weights = find_weights(own, shares, MOST_WEIGHT)
+        for arm, share in shares.items():
+            if share and not any(weights[name] for name in own[arm]):
+                raise HookError(f"{arm} cannot get {show_share(share)}: it is too small", hint="give it a larger share")
+        return weights
+
+    def _plan_split(self, state: Mapping[str, int], shares: Mapping[str, float], *, back: bool) -> dict[str, int]:
+        """Find the parts of a split: value → hundredths of a percent. Raises HookError unless `back`."""
+        others = {name: share for name, share in state.items() if share and name not in self._list_names()}
+        if others and not back:
+            raise HookError(
+                f"{self.options.file} also gives requests to {self._describe_value(others)}, which is of no arm",
+                hint="name these values in `servers`, or remove their lines",
+            )
+        parts: dict[str, int] = {}
+        for arm, number in divide(ALL - sum(others.values()), shares).items():
+            own = {name: state.get(name, 0) for name in self._list_servers()[arm]}
+            total = sum(own.values())
+            parts |= divide(number, {name: part / total if total else 1 / len(own) for name, part in own.items()})
+            if shares[arm] and not number and not back:
+                raise HookError(
+                    f"{arm} cannot get {show_share(shares[arm])}: nginx takes parts of 0.01 %", hint="give it more"
+                )
+        return parts
+
+    def _measure(self, words: Mapping[str, str]) -> Realised:  # noqa: ARG002 - its options have no words
+        """Read the shares of the file, also of servers or values of no arm."""
+        text = self._read_file()
+        state: Mapping[str, float] = self._parse(text)
+        if self.options.upstream is not None:
+            state = read_upstream(text, self.options.upstream).find_effective_weights()
+        return Realised(sum_shares(state, self._list_servers()), tuple(self._describe_limits(text)))
+
+    def _describe_limits(self, text: str) -> list[str]:
+        """List what the shares in the text of the file do not decide, as sentences."""
+        state, names = self._parse(text), self._list_names()
+        limits = []
+        others = {name: part for name, part in state.items() if part and name not in names}
+        if others:
+            limits.append(f"of no arm are: {self._describe_value(others)}")
+        if self.options.upstream is not None:
+            upstream = read_upstream(text, self.options.upstream)
+            backups = [name for name, server in upstream.servers.items() if server.is_backup and not server.is_down]
+            if backups:
+                limits.append(f"as backup, {', '.join(backups)} gets requests only while no other server can take them")
+            if upstream.methods:
+                limits.append(
+                    f"the upstream chooses servers by {', '.join(upstream.methods)}, not by the weights alone"
+                )
+        return limits
+
+    def _check_servers(self, shares: Mapping[str, float]) -> None:
+        """Raise HookError if one of the servers that are to get requests accepts no connection."""
+        names = [name for arm, names in self._list_servers().items() if shares[arm] for name in names]
+        if unreachable := self._list_unreachable(names):
             raise HookError(
                 "; ".join(unreachable), hint="start it, or write `check_servers: false` if nginx runs elsewhere"
             )
 
-    def _list_unreachable(self, weights: Mapping[str, int]) -> list[str]:
-        """List which servers with a weight above 0 (server → weight) accept no connection, as sentences."""
+    def _list_unreachable(self, names: Sequence[str]) -> list[str]:
+        """List which of these servers accept no connection, as sentences. Values of `split_clients` are no servers."""
+        if not self.options.check_servers or self.options.upstream is None:
+            return []
         unreachable = []
-        for name, weight in weights.items():
-            address = self.options.servers.get(name)
-            if not weight or not address or not self.options.check_servers:
-                continue
-            host, port = re.fullmatch(r"(.+?)(?::(\d+))?", address).groups()  # type: ignore[union-attr] # it matches any address
+        for name in names:
             try:
-                socket.create_connection((host.strip("[]"), int(port or 80)), self.options.timeout).close()
+                self._connect(name).close()
             except (OSError, UnicodeError, OverflowError) as error:
                 why = getattr(error, "strerror", None) or type(error).__name__
-                unreachable.append(f"{name} accepts no connection at {address}: {why}")
+                unreachable.append(f"{name} accepts no connection: {why}")
         return unreachable
 
-    def _read(self) -> str | None:
-        """Read the file; None if there is none. Raises HookError if the evaluator did not write it."""
-        path = Path(self.options.file)
+    def _connect(self, server: str) -> socket.socket:
+        """Open a connection to a server as nginx writes it: HOST, HOST:PORT or unix:PATH. Raises OSError."""
+        if server.startswith("unix:"):
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            connection.settimeout(self.options.timeout)
+            try:
+                connection.connect(server.removeprefix("unix:").removesuffix(":"))
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+        host, port = re.fullmatch(r"(\[.*\]|[^:]*)(?::(\d+))?", server).groups()  # type: ignore[union-attr] # any text matches
+        return socket.create_connection((host.strip("[]"), int(port or 80)), self.options.timeout)
+
+    # -------------------------------------------------------------- file and process
+
+    def _read_file(self) -> str:
+        """Read the file. Raises HookError."""
         try:
-            text = path.read_text(encoding="utf-8")
+            return Path(self.options.file).read_bytes().decode("utf-8")  # `read_text` would change line ends
         except FileNotFoundError:
-            return None
+            raise HookError(f"there is no file {self.options.file}", hint="name the file that has the block") from None
         except (OSError, UnicodeDecodeError):
-            raise HookError(f"{path} cannot be read") from None
-        if text.strip() and not text.startswith(MARK):
-            raise HookError(f"{path} was not written by the evaluator", hint="name a file of its own, and include it")
-        return text
+            raise HookError(f"{self.options.file} cannot be read") from None
 
-    def _describe_value(self, value: Any) -> str:
-        """Describe the weights in the text of a file (`value`)."""
-        return show_weights(_read_weights(str(value)))
+    def _apply(self, state: Mapping[str, int], words: Mapping[str, str], *, back: bool) -> Applied:  # noqa: ARG002
+        """Write shares (server → weight, or value → hundredths of a percent) into the file, and let nginx reload.
 
-    def _execute(self, context: HookContext) -> Outcome:
-        """Write a file with the servers and their weights, and let nginx reload it."""
-        options = self.options
-        server_lines = []
-        for name, address in options.servers.items():
-            weight = options.weights[name]
-            state = f"weight={weight}" if weight else "down"  # nginx has no weight 0
-            server_lines.append(f"    server {address} {state};  # {name}")
-        setting_lines = [f"    {setting};" for setting in options.settings]
-        lines = [MARK, f"upstream {options.upstream} {{", *server_lines, *setting_lines, "}", ""]
-        is_going_back = self._goes_back(context.action)  # by the weights before the change
-        outcome = self._install("\n".join(lines), is_going_back=is_going_back)
-        return self._report_problems(outcome, options.weights) if is_going_back else outcome
-
-    def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - as above
-        """Write the earlier text of the file again (`earlier`; None: there was no file), and let nginx reload it.
-
-        Raises HookError without such a text, or if nginx refuses it; MaybeSent.
+        Raises HookError if nginx refuses it, or does not read it, after the earlier text was put back; MaybeSent.
         """
-        if not isinstance(earlier, str) or not earlier.startswith(MARK):
-            raise HookError(
-                "there was no file of the evaluator before, so there is nothing to restore", hint="write it by hand"
-            )
-        return self._report_problems(self._install(earlier, is_going_back=True), _read_weights(earlier))
+        earlier = self._read_file()
+        current, missing = self._parse(earlier), list[str]()
+        absent = [name for name in state if name not in current]
+        if absent and not back:
+            self._check_names(current)
+        missing += [f"{self.options.file} has no {name or '(empty)'} any more" for name in absent]
+        text = self._write(earlier, state)
+        unread, notes = self._install(text, earlier, is_refused=not back)
+        if back:
+            missing += filter(None, [unread])
+            missing += self._list_unreachable([name for name, weight in state.items() if weight and name in current])
+        return Applied(tuple(missing), tuple(notes))
 
-    def _report_problems(self, outcome: Outcome, weights: Mapping[str, int]) -> Outcome:
-        """Return the outcome of going back, failed where something is missing, although the file is written.
+    def _install(self, text: str, earlier: str, *, is_refused: bool) -> tuple[str, list[str]]:
+        """Write the file, test nginx's configuration, and reload nginx; the earlier text is put back on failure.
 
-        A server with traffic accepts no connection, or nginx does not read the file.
+        Returns why nginx does not read the file (empty: it does; an error if `is_refused`), and what is known of the
+        reload. Raises HookError, MaybeSent.
         """
-        unreachable = self._list_unreachable(weights)
-        if not unreachable and outcome.state == "acknowledged":
-            return outcome
-        return Outcome("failed", f"not everything is as before: {'; '.join([*unreachable, outcome.did])}")
-
-    def _install(self, text: str, *, is_going_back: bool) -> Outcome:
-        """Write the file, test nginx's configuration, and reload nginx.
-
-        Raises HookError if nginx refuses it, or does not read it, after the earlier file was put back; MaybeSent if
-        nginx may reload it. If `is_going_back`, a file that nginx does not read is left there, and the outcome is
-        failed.
-        """
-        earlier = self._read()
-        _replace_file(self.options.file, text)
+        if text != earlier:
+            _replace_file(self.options.file, text)
         try:
             configuration = self._run_nginx("-T")
-            unread = self._explain_unread(text, configuration, is_refused=not is_going_back)
-            output, is_confirmed = self._reload(configuration)
+            unread = self._explain_unread(text, configuration, is_refused=is_refused)
         except HookError:
-            if earlier is None:
-                Path(self.options.file).unlink(missing_ok=True)
-            else:
-                _replace_file(self.options.file, earlier)
+            self._put_back(text, earlier)
             raise
-        if unread:
-            description = f"{unread}; the file is written, and nginx has reloaded its configuration"
-            return Outcome("failed", description, response=output)
-        description = f"nginx has reloaded {self.options.file}"
-        if not is_confirmed:
-            description += ", as far as is known here: its processes cannot be seen"
-        return Outcome("acknowledged", description, earlier=earlier, response=output)
+        try:
+            notes = self._reload(configuration)
+        except HookError:
+            self._put_back(text, earlier)
+            # nginx may still be trying to load what was written, as it does for 2.5 s where a port is in use.
+            with contextlib.suppress(HookError, MaybeSent):
+                self._run_nginx("-s", "reload")
+            raise
+        return unread, notes
 
-    def _reload(self, configuration: str) -> tuple[str, bool]:
-        """Let nginx reload; returns what it writes, and whether its new workers were seen.
+    def _put_back(self, text: str, earlier: str) -> None:
+        """Write the earlier text of the file again, if `text` is another one. Raises HookError."""
+        if text != earlier:
+            _replace_file(self.options.file, earlier)
+
+    def _reload(self, configuration: str) -> list[str]:
+        """Let nginx reload; returns what is known of it, as sentences.
 
         `configuration`: what `nginx -T` wrote. Raises HookError if nginx runs here and starts no new workers;
         MaybeSent.
@@ -214,15 +337,21 @@ class Nginx(BaseHook[NginxOptions]):
             return find_workers(self.options.nginx, configuration) if self.options.check_servers else None
 
         earlier_workers = find()
-        output = self._run_nginx("-s", "reload")
+        self._run_nginx("-s", "reload")
+        loaded = f"nginx has reloaded {self.options.file}"
         if earlier_workers is None:
-            return output, False
+            return [f"{loaded}, as far as is known here: its processes cannot be seen"]
         if not wait_for_new(earlier_workers, find, self.options.timeout):
             raise HookError(
                 f"nginx did not start to use {self.options.file} within {self.options.timeout:g} s",
                 hint="its error log says why, such as a port that is in use",
             )
-        return output, True
+        deadline = time.monotonic() + _END_OF_WORKERS_S
+        while (old := (find() or frozenset()) & earlier_workers) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        if old:
+            loaded += f"; {len(old)} earlier workers serve open connections by the earlier shares until these end"
+        return [loaded]
 
     def _explain_unread(self, text: str, configuration: str, *, is_refused: bool) -> str:
         """Say that nginx does not read the file with `text`; empty if it does. `configuration`: what `nginx -T` wrote.
@@ -248,7 +377,7 @@ class Nginx(BaseHook[NginxOptions]):
             raise HookError(f"there is no program {command[0]}", hint="name it with its whole path in nginx: […]")
         try:
             process = subprocess.run(
-                [executable, *command[1:]], check=False, capture_output=True, text=True, timeout=self.options.timeout
+                [executable, *command[1:]], check=False, capture_output=True, timeout=self.options.timeout
             )
         except subprocess.TimeoutExpired:
             message = f"nginx {arguments[0]} did not end within {self.options.timeout:g} s"
@@ -256,24 +385,21 @@ class Nginx(BaseHook[NginxOptions]):
                 raise MaybeSent(message) from None
             raise HookError(message) from None
         if process.returncode != 0:
-            error_text = " ".join(process.stderr.split())[-500:]
+            error_text = " ".join(process.stderr.decode("utf-8", "replace").split())[-500:]
             raise HookError(f"nginx {' '.join(arguments)} ended with {process.returncode}: {error_text}")
-        return process.stdout + process.stderr
-
-
-def _read_weights(text: str) -> dict[str, int]:
-    """Read the weights (server → weight) in the text of a file; a server that is `down` has weight 0."""
-    return {name: 0 if down else int(weight) for weight, down, name in _SERVER_LINE.findall(text)}
+        return (process.stdout + process.stderr).decode("utf-8", "replace")
 
 
 def _replace_file(file: str, text: str) -> None:
-    """Replace the content of a file in one step, keeping its permissions. Raises HookError.
+    """Replace the content of a file in one step, keeping its permissions and its owner. Raises HookError.
 
     nginx may be reloaded by others at any moment: it must not read half a file.
     """
-    path = Path(file)
+    path = Path(file).resolve()  # `sites-enabled` has links to the files
     try:
-        permissions = path.stat().st_mode & 0o777 if path.exists() else 0o644
-        replace_file(path, text, permissions)
+        before = path.stat()
+        replace_file(path, text, before.st_mode & 0o777)
+        with contextlib.suppress(OSError):  # only root may give files away
+            os.chown(path, before.st_uid, before.st_gid)
     except OSError as error:
         raise HookError(f"{path} cannot be written: {error.strerror}") from None

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field
 from evaluator.errors import HookError
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
 from evaluator.hooks.network import NetworkOptions, resolve_allowed
-from evaluator.hooks.templates import VERSIONS, check_template, fill_words, show_words
+from evaluator.hooks.templates import OPTIONAL, VERSIONS, check_template, fill_words, show_words
 
 if TYPE_CHECKING:
     import apprise
@@ -68,9 +68,8 @@ class Notify(BaseHook[NotifyOptions]):
     def _execute(self, context: HookContext) -> Outcome:
         """Send the message to each address; the outcome is failed if any was not notified."""
         words = context.words()
-        words |= {
-            word: "an unknown version" for word in VERSIONS if not words[word]
-        }  # people are notified all the same
+        # People are notified all the same.
+        words |= {word: "an unknown version" if word in VERSIONS else "none" for word in OPTIONAL if not words[word]}
         body = fill_words(self.options.body, words)
         # A line break in the subject of a mail would begin another header.
         title = fill_words(self.options.title, words).replace("\n", " ").replace("\r", " ")

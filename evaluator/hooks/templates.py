@@ -4,55 +4,84 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import quote
 
 from evaluator.errors import HookError
 
 WORDS = (
     "action",
+    "arm",
     "baseline",
     "canary",
     "idempotency_key",
+    "link",
     "outcome",
     "reason",
     "release",
     "requester",
+    "service",
+    "share",
+    "step",
     "verdict",
     "verdict_hash",
+    "version",
 )
-VERSIONS = ("baseline", "canary")
+VERSIONS = ("baseline", "canary", "version")
 """Words that are empty where the version is not known."""
+OPTIONAL = {
+    **{word: f"the version of {word} is not known" for word in ("baseline", "canary")},
+    "arm": "the request is about no arm",
+    "link": "the policy has no `link`",
+    "service": "the service is not known",
+    "share": "the request sets no share",
+    "step": "the request is not part of a rollout",
+    "version": "the version is not known",
+}
+"""Word that may have no value → why, where it has none."""
+SET_WORDS = ("percent", "shares")
+"""Words that only a call which sets shares has: the share of `${arm}` in percent, and arm → share as JSON."""
 _WORD = re.compile(r"\$\{([^}]*)\}")
 
 
-def check_template(text: str) -> str:
-    """Return the template if it names only words of the context. Raises ValueError."""
+def list_words(text: str) -> list[str]:
+    """List the words of a template; a `${NAME}` in capitals is a secret."""
+    return [word for word in _WORD.findall(text) if word in (*WORDS, *SET_WORDS)]
+
+
+def check_template(text: str, more_words: Sequence[str] = ()) -> str:
+    """Return the template if it names only words of the context, or of `more_words`. Raises ValueError."""
     for word in _WORD.findall(text):
-        if word not in WORDS:
-            raise ValueError(f"cannot have ${{{word}}}; the words are {', '.join(WORDS)}")
+        if word not in (*WORDS, *more_words):
+            raise ValueError(f"cannot have ${{{word}}}; the words are {', '.join((*WORDS, *more_words))}")
     return text
 
 
 def fill_words(text: str, words: Mapping[str, str], escape: Callable[[str], str] = str) -> str:
     """Replace each `${word}` of a template by its escaped value. A `${word}` within a value stays as it is.
 
-    Raises HookError for a version that is not known, as `check_versions`.
+    Raises HookError for a word that has no value, as `check_words`.
     """
-    check_versions(text, words)
+    check_words(text, words)
     return _WORD.sub(lambda match: escape(words[match[1]]), text)
 
 
-def check_versions(text: str, words: Mapping[str, str]) -> None:
-    """Raise HookError if a template uses a version that is not known: something would act with an empty one.
+def check_words(text: str, words: Mapping[str, str]) -> None:
+    """Raise HookError if a template uses a word that has no value: something would act with an empty one.
 
-    In an announcement, which has an outcome and changes nothing, it may be empty.
+    In an announcement, which has an outcome and changes nothing, a word may be empty. A test has no words at all.
     """
-    unknown = [word for word in VERSIONS if f"${{{word}}}" in text and not words[word]]
-    if unknown and not words["outcome"]:
+    if absent := [word for word in _WORD.findall(text) if word not in words]:
+        raise HookError(f"it uses ${{{absent[0]}}}, which has a value only in a request")
+    empty = [word for word in OPTIONAL if f"${{{word}}}" in text and not words.get(word)]
+    if empty and not words.get("outcome"):
         raise HookError(
-            " and ".join(f"it uses ${{{word}}}, and the version of {word} is not known" for word in unknown),
-            hint="the release was recorded without it: do this step by hand",
+            " and ".join(f"it uses ${{{word}}}, and {OPTIONAL[word]}" for word in empty),
+            hint=(
+                "the release was recorded without it: do this step by hand"
+                if set(empty) <= set(VERSIONS)
+                else "write the value itself, or leave the word out"
+            ),
         )
 
 
@@ -72,8 +101,12 @@ def escape_url(value: str) -> str:
 
 
 def fill_json(text: str, words: Mapping[str, str]) -> str:
-    """Replace each `${word}` by its value, escaped as within a JSON string (the quotes are in the template)."""
-    return fill_words(text, words, escape_json)
+    """Replace each `${word}` by its value, escaped as within a JSON string (the quotes are in the template).
+
+    `${shares}` is JSON itself, and stands without quotes.
+    """
+    check_words(text, words)
+    return _WORD.sub(lambda match: words["shares"] if match[1] == "shares" else escape_json(words[match[1]]), text)
 
 
 def fill_url(text: str, words: Mapping[str, str]) -> str:

@@ -19,7 +19,7 @@ from evaluator.store.journal import Journal, find_journal
 
 POLICY = """hooks:
   promote:
-    - haproxy: {socket: SOCKET, backend: shop, weights: {baseline: 0, canary: 100}}
+    - haproxy: {socket: SOCKET, backend: shop, servers: {baseline: baseline, canary: canary}}
 """
 BEFORE, AFTER = {"baseline": 90, "canary": 10}, {"canary": 100}
 

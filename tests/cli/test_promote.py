@@ -179,7 +179,10 @@ def test_a_hook_that_could_not_be_executed_fails_its_test(run):
 
 def test_each_hook_is_tested_whatever_is_wrong_with_others(run):
     """The exit code is the worst: 4 if one could not be executed, 2 if the policy has mistakes only."""
-    runs, wrong = "{command: {run: ['true']}}", "{haproxy: {backend: b, socket: s, weights: {a: 400}}}"
+    runs, wrong = (
+        "{command: {run: ['true']}}",
+        "{haproxy: {backend: b, socket: s, servers: {baseline: a, canary: c}, shares: {canary: 40%}}}",
+    )
     fails, unknown = "{command: {run: [no-such-program]}}", "{haproxyy: {}}"
     code, out, err = run("hooks", "test", policy=f"hooks: {{promote: [{wrong}, {runs}, {fails}, {unknown}]}}\n")
     assert (code, "3 of 4 hooks could not be executed" in err) == (4, True)
@@ -189,7 +192,7 @@ def test_each_hook_is_tested_whatever_is_wrong_with_others(run):
         "FAILED",
         "FAILED",
     ]
-    assert "hooks.promote[0].haproxy.weights.a: must be at most 256" in out
+    assert "hooks.promote[0].haproxy.shares: must add up to 100%, not 40%" in out
     assert "there is no hook 'haproxyy'; did you mean 'haproxy'?" in out
     code, out, err = run("hooks", "test", policy=f"alpha: 7\nhooks: {{promote: [{runs}], hold: [{wrong}]}}\n")
     assert (code, "1 of 2 hooks could not be executed" in err) == (2, True)
@@ -296,7 +299,7 @@ def test_a_hook_that_would_be_refused_says_so_beforehand(run, monkeypatch):
 def test_hooks_of_a_rollback_are_tested_as_such(run):
     with pytest.MonkeyPatch.context() as patch:
         actions = []
-        patch.setattr("evaluator.hooks.command.Command._check_target", lambda _: actions.append("checked"))
+        patch.setattr("evaluator.hooks.command.Command._check_target", lambda *_: actions.append("checked"))
         run(
             "hooks",
             "test",

@@ -77,7 +77,13 @@ _POLICIES: tuple[dict[str, Any], ...] = (
         },
         "hooks": {
             "promote": [
-                {"haproxy": {"socket": "/run/h.sock", "backend": "shop", "weights": {"baseline": 0, "canary": 100}}},
+                {
+                    "haproxy": {
+                        "socket": "/run/h.sock",
+                        "backend": "shop",
+                        "servers": {"baseline": "b1", "canary": ["c1", "c2"]},
+                    }
+                },
                 {"command": {"run": ["true", "${release}"], "required": True, "time_limit": "10s"}},
             ],
             "announce": [{"webhook": {"url": "https://h.example/h", "secret": "${S}", "allow_hosts": ["h.example"]}}],

@@ -134,9 +134,9 @@ def _make_haproxy(port: int) -> Target:
             weights[words[2].partition("/")[2]] = int(words[3])
         return b"\n"
 
-    wanted = {"old": 0, "new": 100}
-    options = {"address": f"127.0.0.1:{port}", "backend": "shop", "weights": wanted, **ALLOWED}
-    return Target("haproxy", options, act, lambda: dict(weights), wanted, "line")
+    servers = {"baseline": "old", "canary": "new"}
+    options = {"address": f"127.0.0.1:{port}", "backend": "shop", "servers": servers, **ALLOWED}
+    return Target("haproxy", options, act, lambda: dict(weights), {"old": 0, "new": 1}, "line")
 
 
 def _make_dns(port: int) -> Target:
@@ -177,19 +177,16 @@ NGINX_ARGUMENTS = ("-T", "-s")
 def _make_nginx(folder: Path) -> Target:
     """Make an upstream file and a program that pretends to be nginx, to which nothing is sent."""
     file = folder / "shop.conf"
-    text = (
-        "# Written by the release evaluator. Changes are lost.\nupstream shop {\n"
-        "    server 127.0.0.1:1 weight=9;  # old\n    server 127.0.0.1:2 weight=1;  # new\n}\n"
-    )
+    text = "upstream shop {\n    server 127.0.0.1:1 weight=9;  # old\n    server 127.0.0.1:2;  # new\n}\n"
     file.write_text(text)
     for argument in NGINX_ARGUMENTS:
         (folder / argument).write_text("0")
     script = f'cd {shlex.quote(str(folder))}; cat shop.conf; exit $(cat "./$1")'
     options = {
-        "file": str(file), "upstream": "shop", "servers": {"old": "127.0.0.1:1", "new": "127.0.0.1:2"},
-        "weights": {"old": 0, "new": 1}, "nginx": ["sh", "-c", script, "nginx"], "check_servers": False,
+        "file": str(file), "upstream": "shop", "servers": {"baseline": "127.0.0.1:1", "canary": "127.0.0.1:2"},
+        "nginx": ["sh", "-c", script, "nginx"], "check_servers": False,
     }  # fmt: skip
-    wanted = text.replace("weight=9", "down", 1)
+    wanted = text.replace(":1 weight", ":1 down weight", 1)
     return Target("nginx", options, lambda _request: b"", lambda: file.read_bytes().decode("utf-8", "replace"), wanted)
 
 
@@ -202,7 +199,7 @@ def _read_http(request: bytes) -> tuple[str, Any]:
 def list_targets(port: int, folder: Path) -> dict[str, Callable[[], Target]]:
     """Name of a target → makes it. `port`: of the server that answers for it. `folder`: for files."""
     url = f"http://127.0.0.1:{port}"
-    rollout, route = {"name": "cart"}, {"name": "cart", "weights": {"old": 0, "new": 100}}
+    rollout, route = {"name": "cart"}, {"name": "cart", "services": {"baseline": "old", "canary": "new"}}
 
     def read_weights(resource: Any) -> Any:
         return {one["name"]: one["weight"] for one in resource["spec"]["rules"][0]["backendRefs"]}
@@ -219,7 +216,7 @@ def list_targets(port: int, folder: Path) -> dict[str, Callable[[], Target]]:
             url, {"rollout": rollout | {"do": "promote"}}, _ROLLOUT, read_pauses, [False, None]
         ),
         "abort": lambda: _make_kubernetes(url, {"rollout": rollout | {"do": "abort"}}, _ROLLOUT, read_abort, True),
-        "route": lambda: _make_kubernetes(url, {"route": route}, _ROUTE, read_weights, {"old": 0, "new": 100}),
+        "route": lambda: _make_kubernetes(url, {"route": route}, _ROUTE, read_weights, {"old": 0, "new": 10}),
         "webhook": lambda: _make_receiver("webhook", {"url": url, "secret": "${FUZZ_SIGNING}"}),
         "http": lambda: _make_receiver("http", {"url": url, "method": "POST", "contains": "ok"}),
         "notify": lambda: _make_receiver("notify", {"to": [f"json://127.0.0.1:{port}/x"]}),

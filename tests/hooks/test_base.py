@@ -46,7 +46,7 @@ class ForeignHook:
         self.calls.append(context)
         return self.does(context)
 
-    def read(self):
+    def read(self, context=None):
         return self.value() if callable(self.value) else self.value
 
     def undo(self, context, earlier):
@@ -230,8 +230,8 @@ def test_nothing_is_executed_that_cannot_be_kept():
 
 
 def test_an_answer_of_another_form_is_an_obstacle_and_no_surprise(monkeypatch):
-    step = make_step("haproxy", {"socket": "s", "backend": "shop", "weights": {"canary": 1}})
-    monkeypatch.setattr(type(step.hook), "_check_target", lambda _hook: {}["spec"])
+    step = make_step("haproxy", {"socket": "s", "backend": "shop", "servers": {"baseline": "b", "canary": "c"}})
+    monkeypatch.setattr(type(step.hook), "_check_target", lambda _hook, _action: {}["spec"])
     assert find_obstacle(step, make_context()) == (
         "the answer to haproxy is not one of its API (KeyError): does the address lead to it?"
     )
@@ -249,7 +249,7 @@ def test_an_earlier_value_in_a_damaged_store_is_shown_as_it_is():
     [
         ("etcd", {"url": "http://h:1", "key": "/shop/${release}", "value": "x"}),
         ("webhook", {"url": "http://h/${release}", "secret": "${S}"}),
-        ("haproxy", {"socket": "/run/${release", "backend": "b", "weights": {"a": 1}}),
+        ("haproxy", {"socket": "/run/${release", "backend": "b", "servers": {"baseline": "a", "canary": "c"}}),
         ("command", {"run": ["x"], "folder": "/srv/${release}"}),
         ("http", {"url": "http://h/", "contains": "${canary}"}),
         ("http", {"url": "http://h/", "ca": "${CA}"}),

@@ -12,6 +12,9 @@ from evaluator.hooks import make_hook
 from evaluator.hooks.weights import moves_back
 
 
+ARMS = {"baseline": "baseline", "canary": "canary"}
+
+
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory):
     with balancing(tmp_path_factory.mktemp("haproxy")) as names:
@@ -24,7 +27,7 @@ def hook_for(proxy, *, tcp=False, **extra):
         if tcp
         else {"socket": str(proxy["socket"])}
     )
-    return make_hook("haproxy", where | {"backend": "shop", "weights": {"baseline": 0, "canary": 100}} | extra)
+    return make_hook("haproxy", where | {"backend": "shop", "servers": ARMS} | extra)
 
 
 @pytest.mark.parametrize("tcp", [False, True])
@@ -41,7 +44,7 @@ def test_traffic_moves_and_comes_back(tcp, proxy):
 
 
 def test_a_share_in_between(proxy):
-    outcome = hook_for(proxy, weights={"baseline": 50, "canary": 50}).execute(make_context())
+    outcome = hook_for(proxy, shares={"baseline": "50%", "canary": "50%"}).execute(make_context())
     assert split_of(proxy["port"]) == {"baseline": 50, "canary": 50}
     hook_for(proxy).undo(make_context(), outcome.earlier)
 
@@ -54,15 +57,16 @@ def test_test_and_dry_run_touch_nothing(proxy):
 
 
 def test_a_server_that_is_not_there_changes_nothing(proxy):
-    outcome = hook_for(proxy, weights={"canary": 100, "canery": 1}).execute(make_context())
+    wrong = {"baseline": "baseline", "canary": ["canary", "canery"]}
+    outcome = hook_for(proxy, servers=wrong).execute(make_context())
     assert outcome.state == "failed"
     assert "has no server canery (its servers are baseline, canary)" in outcome.did
-    assert hook_for(proxy, weights={"canary": 100, "canery": 1}).test().did == outcome.did
+    assert hook_for(proxy, servers=wrong).test().did == outcome.did
     assert hook_for(proxy).read() == {"baseline": 90, "canary": 10}
 
 
 def test_no_server_there(tmp_path):
-    hook = make_hook("haproxy", {"socket": str(tmp_path / "no"), "backend": "b", "weights": {"a": 1}})
+    hook = make_hook("haproxy", {"socket": str(tmp_path / "no"), "backend": "b", "servers": ARMS})
     assert hook.test().state == "failed"
     assert "cannot be reached" in hook.execute(make_context()).did
 
@@ -97,7 +101,7 @@ def test_a_server_that_cannot_serve_gets_nothing(state, says, proxy):
     assert hook_for(proxy).test() == outcome, "the same words"
     assert (hook_for(proxy).find_obstacle("promote"), hook_for(proxy).find_obstacle("rollback")) == (outcome.did, "")
     assert split_of(proxy["port"]) == {"baseline": 100}
-    assert hook_for(proxy, weights={"baseline": 90, "canary": 0}).test().state == "acknowledged"
+    assert hook_for(proxy, shares={"baseline": 1}).test().state == "acknowledged"
 
 
 def test_a_server_that_is_down_gets_nothing_and_its_check_is_named(proxy):
@@ -111,28 +115,29 @@ def test_a_server_that_is_down_gets_nothing_and_its_check_is_named(proxy):
 
 
 def test_what_the_weights_do_not_decide_is_named(proxy):
-    hook = hook_for(proxy, backend="checked", weights={"baseline": 50})
-    assert "other servers keep their weights: canary 10, spare 5" in hook.test().did
-    assert "HAProxy does not check the health of canary" in hook_for(proxy).test().did
+    hook = hook_for(proxy, backend="checked", shares={"baseline": 1})
+    assert "servers of no arm keep their weights: spare 5" in hook.test().did
+    assert "HAProxy does not check the health of baseline, canary" in hook_for(proxy).test().did
 
 
 @pytest.mark.parametrize("action", ["test", "execute"])
 @pytest.mark.parametrize(
-    ("backend", "weights", "says"),
+    ("backend", "shares", "says"),
     [
-        ("static", {"baseline": 0, "canary": 100}, "canary can have 0 or 10, not 100"),
-        ("first", {"baseline": 50, "canary": 50}, "only one server can have more than 0"),
-        ("shap", {"baseline": 1}, "Can't find backend"),
+        ("static", {"baseline": "40%", "canary": "60%"}, "canary can have 0 or 10, not 3"),
+        ("first", {"baseline": "50%", "canary": "50%"}, "only one arm can have more than 0"),
+        ("shap", {"canary": 1}, "Can't find backend"),
     ],
 )
-def test_weights_that_the_backend_cannot_take_are_refused(action, backend, weights, says, proxy):
-    hook = hook_for(proxy, backend=backend, weights=weights)
+def test_shares_that_the_backend_cannot_have_are_refused(action, backend, shares, says, proxy):
+    hook = hook_for(proxy, backend=backend, shares=shares)
     outcome = hook.test() if action == "test" else hook.execute(make_context())
     assert (outcome.state, says in outcome.did) == ("failed", True), outcome
 
 
 def test_a_static_algorithm_takes_the_weight_of_the_configuration(proxy):
-    hook = hook_for(proxy, backend="static", weights={"baseline": 0, "canary": 10})
+    hook = hook_for(proxy, backend="static")
+    assert "so an arm can get all or nothing, and no share in between" in hook.test().did
     outcome = hook.execute(make_context())
     assert outcome.state == "acknowledged", outcome
     undone = hook.undo(make_context(), outcome.earlier | {"baseline": 7})  # the configuration had 7 then
@@ -141,13 +146,12 @@ def test_a_static_algorithm_takes_the_weight_of_the_configuration(proxy):
 
 
 def test_what_is_refused_in_the_middle_is_put_back(proxy):
-    hook = hook_for(proxy, backend="hashed", weights={"canary": 10, "baseline": 5})
-    assert "need `hash-type consistent`" in hook.test().did
+    hook = hook_for(proxy, backend="hashed", shares={"canary": "60%", "baseline": "40%"})
     command(proxy, "set weight hashed/canary 0")
     outcome = hook.execute(make_context())
     assert outcome.state == "failed"
-    assert "`set weight hashed/baseline 5` was not done: Backend is using a static LB algorithm" in outcome.did
-    assert "what was set was put back: the weights are canary 0, baseline 90" in outcome.did
+    assert "was not done: Backend is using a static LB algorithm" in outcome.did
+    assert "the weights are baseline 90, canary 0" in outcome.did
     assert hook.read() == {"canary": 0, "baseline": 90}
     command(proxy, "set weight hashed/canary 10")
 
@@ -168,16 +172,16 @@ def test_going_back_enables_what_was_put_into_maintenance(way, proxy):
     if way == "undo":
         back = hook_for(proxy).undo(make_context(), outcome.earlier)
     else:
-        hook = hook_for(proxy, weights={"baseline": 90, "canary": 10})
+        hook = hook_for(proxy, shares={"baseline": "90%", "canary": "10%"})
         assert hook.test("rollback").state == "acknowledged"
         back = hook.execute(make_context(action="rollback"))
     assert (back.state, "baseline was enabled: it was in maintenance" in back.did) == ("acknowledged", True), back
-    assert split_of(proxy["port"]) == {"baseline": 90, "canary": 10}
+    assert split_of(proxy["port"])["canary"] == pytest.approx(10, abs=1)
 
 
 @pytest.mark.usefixtures("ready")
 def test_going_back_sets_what_can_be_set_and_reports_the_rest(proxy):
-    gone = hook_for(proxy, weights={"baseline": 80, "canary": 20, "gone": 5}).undo(
+    gone = hook_for(proxy, servers=ARMS | {"third": "gone"}).undo(
         make_context(), {"baseline": 80, "canary": 20, "gone": 5}
     )
     assert (gone.state, "has no server gone;" in gone.did) == ("failed", True)
@@ -191,19 +195,17 @@ def test_going_back_sets_what_can_be_set_and_reports_the_rest(proxy):
 def test_going_back_never_leaves_all_servers_without_traffic(proxy):
     """A misspelt baseline fails the test of the hook; in a rollback, the canary then keeps the traffic."""
     hook_for(proxy).execute(make_context())
-    hook = hook_for(proxy, weights={"baselin": 100, "canary": 0})
+    hook = hook_for(proxy, servers={"baseline": "baselin", "canary": "canary"})
     assert "has no server baselin (its servers are baseline, canary)" in hook.test("rollback").did
     outcome = hook.execute(make_context(action="rollback"))
-    assert (outcome.state, "canary keeps 100: otherwise no request would be served" in outcome.did) == ("failed", True)
+    assert (outcome.state, "canary keeps 10: otherwise no request would be served" in outcome.did) == ("failed", True)
     assert split_of(proxy["port"]) == {"canary": 100}
 
 
 def test_going_back_takes_the_weight_of_the_configuration_where_a_hash_takes_no_other(proxy):
-    assert hook_for(proxy, backend="hashed", weights={"baseline": 0, "canary": 10}).execute(make_context()).state == (
-        "acknowledged"
-    )
-    hook = hook_for(proxy, backend="hashed", weights={"baseline": 100, "canary": 0})
-    outcome = hook.execute(make_context(action="rollback"))
+    hook = hook_for(proxy, backend="hashed")
+    assert hook.execute(make_context()).state == "acknowledged"
+    outcome = hook.undo(make_context(), {"baseline": 100, "canary": 0})  # the configuration had 100 then
     assert (outcome.state, hook.read()) == ("acknowledged", {"baseline": 90, "canary": 0})
     assert "baseline gets 90 instead of 100, because of source" in outcome.did
     command(proxy, "set weight hashed/canary 10")
@@ -277,14 +279,14 @@ def test_half_an_answer_to_the_second_command_puts_the_first_back(half, says):
 
 def test_what_cannot_be_put_back_is_unknown():
     def answer(line, weights):
-        if line.split()[2:] == ["shop/canary", "100"]:
+        if line.split()[2:] == ["shop/canary", "1"]:
             return set_weight(line, weights)
         return "Permission denied\n\n"
 
     with pretending(answer) as (proxy, _):
         outcome = hook_for(proxy, tcp=True).execute(make_context())
-    assert (outcome.state, outcome.earlier) == ("unknown", {"baseline": 90, "canary": 10})
-    assert "not put back: the weights are baseline 90, canary 100" in outcome.did
+    assert outcome.state == "unknown"
+    assert "not put back: the weights are baseline 90, canary 1, not baseline 90, canary 10" in outcome.did
 
 
 @pytest.mark.parametrize("states", ["", "1\n", HEADER + "3 shop 1 baseline 2\n\n", HEADER + "3 shop 1 b x y z 1\n\n"])
@@ -308,11 +310,24 @@ def test_statistics_that_are_no_csv_change_nothing(monkeypatch, proxy):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"socket": None}, {"address": "h:1"}, {"weights": {}}, {"backend": "b;"}, {"weights": {"a\nquit": 1}}],
+    [
+        {"socket": None},
+        {"address": "h:1"},
+        {"servers": {}},
+        {"servers": {"baseline": "a"}},
+        {"servers": {"baseline": "a", "canary": ["b", "a"]}},
+        {"servers": {"baseline": "a", "canary": []}},
+        {"servers": {"baseline": "a", "canary": "a\nquit"}},
+        {"backend": "b;"},
+        {"shares": {"canary": "40%"}},
+        {"shares": {"canery": "100%"}},
+        {"shares": {"canary": "-1%", "baseline": "101%"}},
+        {"shares": {"canary": ".nan", "baseline": 1}},
+    ],
 )
 def test_what_cannot_be_meant_is_refused(wrong):
     with pytest.raises(PolicyError):
-        make_hook("haproxy", {"socket": "s", "backend": "b", "weights": {"a": 1}} | wrong)
+        make_hook("haproxy", {"socket": "s", "backend": "b", "servers": ARMS} | wrong)
 
 
 def test_there_must_be_something_to_restore(proxy):
@@ -323,40 +338,22 @@ def test_there_must_be_something_to_restore(proxy):
 
 @pytest.mark.usefixtures("ready")
 def test_servers_that_had_nothing_get_nothing_again(proxy):
-    hook_for(proxy, weights={"baseline": 90, "canary": 0}).execute(make_context())
-    hook = hook_for(proxy, weights={"canary": 100})
-    outcome = hook.execute(make_context())
-    assert (outcome.state, outcome.earlier) == ("acknowledged", {"canary": 0})
-    assert hook.undo(make_context(), outcome.earlier).state == "acknowledged"
-    assert hook_for(proxy).read() == {"baseline": 90, "canary": 0}
-
-
-@pytest.mark.usefixtures("ready")
-def test_a_hook_may_take_all_from_the_servers_it_names_while_another_has_traffic(proxy):
-    hook = hook_for(proxy, weights={"canary": 0})
-    assert hook.test("rollback").state == "acknowledged"
-    assert hook.execute(make_context(action="rollback")).state == "acknowledged"
-    assert hook_for(proxy).read() == {"baseline": 90, "canary": 0}
-    nothing = hook_for(proxy, weights={"baseline": 0})
-    for outcome in (
-        nothing.test(),
-        nothing.test("rollback"),
-        nothing.execute(make_context()),
-        nothing.execute(make_context(action="rollback")),
-    ):
-        assert (outcome.state, "no request would be served" in outcome.did) == ("failed", True)
+    hook_for(proxy, shares={"baseline": 1}).execute(make_context())
+    outcome = hook_for(proxy).execute(make_context())
+    assert (outcome.state, outcome.earlier) == ("acknowledged", {"baseline": 90, "canary": 0})
+    assert hook_for(proxy).undo(make_context(), outcome.earlier).state == "acknowledged"
     assert hook_for(proxy).read() == {"baseline": 90, "canary": 0}
 
 
 @pytest.mark.usefixtures("ready")
 def test_holding_is_going_back_where_it_only_takes_traffic_from_the_candidate(proxy):
     command(proxy, "set server shop/baseline state maint")
-    back, more = (hook_for(proxy, weights={"baseline": 95, "canary": weight}) for weight in (0, 11))
-    assert back.find_obstacle("hold") == ""
+    back, more = (hook_for(proxy, shares={"baseline": f"{100 - share}%", "canary": f"{share}%"}) for share in (0, 11))
+    assert back.find_obstacle("hold") == hook_for(proxy).find_obstacle("hold") == ""
     assert back.test("hold").state == "acknowledged"
     outcome = back.execute(make_context(action="hold"))
     assert (outcome.state, "baseline was enabled" in outcome.did) == ("acknowledged", True)
-    assert hook_for(proxy).read() == {"baseline": 95, "canary": 0}
+    assert hook_for(proxy).read() == {"baseline": 90, "canary": 0}
     command(proxy, "set server shop/baseline state maint")
     assert "baseline is in maintenance" in more.find_obstacle("hold")
     assert "baseline is in maintenance" in back.find_obstacle("promote")

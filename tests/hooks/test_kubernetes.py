@@ -114,8 +114,11 @@ def rollout_hook(api, do, **extra):
     return hook_for(api, namespace="shop", rollout={"name": "cart", "do": do}, **extra)
 
 
+FOO = {"baseline": "foo-v1", "canary": ["foo-v2"]}
+
+
 def route_hook(api, **extra):
-    return hook_for(api, route={"name": "foo-route", "weights": {"foo-v1": 0, "foo-v2": 100}}, **extra)
+    return hook_for(api, route={"name": "foo-route", "services": FOO}, **extra)
 
 
 def patches(api):
@@ -202,9 +205,9 @@ def test_weights_of_the_rule_that_has_both_are_set_and_restored(api):
     outcome = route_hook(api).execute(make_context())
     assert outcome.state == "acknowledged", outcome
     assert outcome.earlier == {"0": {"matches": None, "weights": {"foo-v1:8080": 90, "foo-v2:8080": 10}}}
-    assert "(rule 0: foo-v1:8080 0, foo-v2:8080 100); rule 1 stays as it is: it has only foo-v2:8080" in outcome.did
+    assert "the shares are baseline 0 %, canary 100 %; rule 1 stays as it is: it has only foo-v2:8080" in outcome.did
     rules = api.objects[ROUTE]["spec"]["rules"]
-    assert [ref["weight"] for ref in rules[0]["backendRefs"]] == [0, 100]
+    assert [ref["weight"] for ref in rules[0]["backendRefs"]] == [0, 10]
     assert rules[0]["backendRefs"][0]["port"] == 8080
     assert rules[1] == before["rules"][1]
     assert route_hook(api).execute(make_context()).state == "acknowledged", "a second time is harmless"
@@ -213,7 +216,7 @@ def test_weights_of_the_rule_that_has_both_are_set_and_restored(api):
 
 
 def test_a_route_without_these_services_is_left_alone(api):
-    hook = hook_for(api, route={"name": "foo-route", "weights": {"foo-v1": 1, "foo-v3": 1}})
+    hook = hook_for(api, route={"name": "foo-route", "services": FOO | {"canary": "foo-v3"}})
     assert "no rule" in hook.execute(make_context()).did
     assert hook.test().state == "failed"
 
@@ -232,7 +235,8 @@ def test_a_service_without_ready_endpoints_gets_nothing_and_going_back_is_not_re
     assert (undone.state, "the service foo-v1 has no ready endpoint" in undone.did) == ("failed", True), undone
     assert [reference["weight"] for reference in api.objects[ROUTE]["spec"]["rules"][0]["backendRefs"]] == [90, 10]
     back = route_hook(api).execute(make_context(action="rollback"))
-    assert (back.state, patches(api)[-1][1]["spec"]["rules"][0]["backendRefs"][0]["weight"]) == ("failed", 0)
+    weights = [reference["weight"] for reference in api.objects[ROUTE]["spec"]["rules"][0]["backendRefs"]]
+    assert (back.state, weights) == ("failed", [90, 0])
 
 
 def test_holding_is_going_back_where_it_only_takes_traffic_from_the_candidate(api):
@@ -241,15 +245,16 @@ def test_holding_is_going_back_where_it_only_takes_traffic_from_the_candidate(ap
     api.ready = {"default/foo": [False], "default/foo-canary": [True]}
 
     def hook_with(canary):
-        return hook_for(api, route={"name": "foo-route", "weights": {"foo": 100, "foo-canary": canary}})
+        services, shares = {"baseline": "foo", "canary": "foo-canary"}, {"baseline": 1 - canary, "canary": canary}
+        return hook_for(api, route={"name": "foo-route", "services": services, "shares": shares})
 
-    assert "foo has no ready endpoint" in hook_with(11).test("hold").did
-    assert hook_with(11).execute(make_context(action="hold")).state == "failed"
+    assert "foo has no ready endpoint" in hook_with(0.11).test("hold").did
+    assert hook_with(0.11).execute(make_context(action="hold")).state == "failed"
     assert not patches(api)
     assert hook_with(0).test("hold").state == "acknowledged"
     held = hook_with(0).execute(make_context(action="hold"))
     assert (held.state, "foo has no ready endpoint" in held.did) == ("failed", True)
-    assert [ref["weight"] for ref in api.objects[ROUTE]["spec"]["rules"][0]["backendRefs"]] == [100, 0]
+    assert [ref["weight"] for ref in api.objects[ROUTE]["spec"]["rules"][0]["backendRefs"]] == [90, 0]
 
 
 def test_an_account_that_may_not_look_at_endpoints_gives_no_traffic(api):
@@ -279,9 +284,14 @@ SEVERAL = [
 def test_a_reference_that_has_no_traffic_keeps_none(api):
     references = api.objects[ROUTE]["spec"]["rules"][0]["backendRefs"] = copy.deepcopy(SEVERAL)
     references[1]["weight"] = 0
-    outcome = hook_for(api, route={"name": "foo-route", "weights": {"foo-v1": 1, "foo-v2": 99}}).execute(make_context())
+    realised = route_hook(api).set_shares({"baseline": 0.01, "canary": 0.99})
     weights = [reference["weight"] for reference in api.objects[ROUTE]["spec"]["rules"][0]["backendRefs"]]
-    assert (outcome.state, weights[:2]) == ("acknowledged", [1, 0]), outcome
+    assert weights[:2] == [2, 0]
+    assert weights[2:4] == [99, 99]
+    # The references to other objects get 8 of 208.
+    assert realised.shares == pytest.approx({"baseline": 2 / 208, "canary": 198 / 208})
+    assert realised.notes[0] == "canary gets 95.19 % instead of 99 %"
+    assert "rule 0 also gives traffic to foo-v1 5, foo-v2 3" in realised.notes
 
 
 def test_each_reference_to_a_service_is_set_and_other_objects_of_that_name_are_not(api):
@@ -289,26 +299,23 @@ def test_each_reference_to_a_service_is_set_and_other_objects_of_that_name_are_n
     rules[0]["backendRefs"] = copy.deepcopy(SEVERAL)
     outcome = route_hook(api).execute(make_context())
     weights = [reference["weight"] for reference in api.objects[ROUTE]["spec"]["rules"][0]["backendRefs"]]
-    assert (outcome.state, weights) == ("acknowledged", [0, 0, 50, 50, 5, 3]), outcome
+    assert (outcome.state, weights) == ("acknowledged", [0, 0, 1, 1, 5, 3]), outcome
     assert "rule 0 also gives traffic to foo-v1 5, foo-v2 3" in outcome.did
     assert route_hook(api).undo(make_context(), json.loads(json.dumps(outcome.earlier))).state == "acknowledged"
     assert api.objects[ROUTE]["spec"]["rules"][0]["backendRefs"] == SEVERAL
-    one = hook_for(api, route={"name": "foo-route", "weights": {"foo-v1": 99, "foo-v2": 1}})
-    assert "too small to divide" in one.execute(make_context()).did
-    in_ratio = hook_for(api, route={"name": "foo-route", "weights": {"foo-v1": 10, "foo-v2": 2}})
-    assert in_ratio.execute(make_context()).state == "acknowledged"
+    route_hook(api).set_shares({"baseline": 0.75, "canary": 0.25})
     weights = [reference["weight"] for reference in api.objects[ROUTE]["spec"]["rules"][0]["backendRefs"]]
-    assert weights == [7, 3, 1, 1, 5, 3]
+    assert weights == [4, 2, 1, 1, 5, 3]
 
 
 def test_a_service_of_another_namespace_is_named_with_it(api):
     api.objects[ROUTE]["spec"]["rules"][0]["backendRefs"] = copy.deepcopy(SEVERAL)
-    hook = hook_for(api, route={"name": "foo-route", "weights": {"foo-v1": 0, "other/foo-v2": 9}})
+    hook = hook_for(api, route={"name": "foo-route", "services": FOO | {"canary": "other/foo-v2"}})
     assert "the service other/foo-v2 has no ready endpoint" in hook.test().did
     api.ready["other/foo-v2"] = [True]
     assert hook.execute(make_context()).state == "acknowledged"
     weights = [reference["weight"] for reference in api.objects[ROUTE]["spec"]["rules"][0]["backendRefs"]]
-    assert weights == [0, 0, 0, 0, 5, 9]
+    assert weights == [0, 0, 0, 0, 5, 3]
 
 
 def test_several_rules_are_found_again_by_what_they_match(api):
@@ -379,11 +386,11 @@ def test_test_and_dry_run_touch_nothing(api):
     "wrong",
     [
         {},
-        {"rollout": {"name": "a", "do": "promote"}, "route": {"name": "a", "weights": {"a": 1, "b": 1}}},
+        {"rollout": {"name": "a", "do": "promote"}, "route": {"name": "a", "services": FOO}},
         {"rollout": {"name": "../secrets", "do": "promote"}},
         {"rollout": {"name": "a", "do": "undo"}},
-        {"route": {"name": "a", "weights": {"a": 0, "b": 0}}},
-        {"route": {"name": "a", "weights": {"a": 1}}},
+        {"route": {"name": "a", "services": FOO, "shares": {"canary": 0}}},
+        {"route": {"name": "a", "services": {"canary": "a"}}},
         {"namespace": "a/b", "rollout": {"name": "a", "do": "abort"}},
     ],
 )

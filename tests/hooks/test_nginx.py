@@ -1,13 +1,14 @@
 import socket
 import time
+from contextlib import closing
 
 import pytest
 from hooks_world import make_context, serving, split_of
 from metrics_servers import free_port, program, running
 
-from evaluator.errors import PolicyError
+from evaluator.errors import HookError, PolicyError
 from evaluator.hooks import make_hook
-from evaluator.hooks.nginx import MARK
+from evaluator.hooks.nginx_config import read_split, read_upstream, set_split, set_weights
 
 CONFIG = """
 daemon off;
@@ -20,7 +21,26 @@ http {{
   client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
   uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
   include {folder}/shop.conf;
-  server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://shop; }} }}
+  upstream of_baseline {{ server 127.0.0.1:{baseline}; }}
+  upstream of_canary {{ server 127.0.0.1:{canary}; }}
+  server {{
+    listen 127.0.0.1:{port};
+    location / {{ proxy_pass http://shop; }}
+    location /split {{ proxy_pass http://$shop; }}
+  }}
+}}
+"""
+
+SHOP = """# upstream shop {{ server 127.0.0.1:1 weight=5; }}\r
+split_clients "${{arg_user}}" $shop {{
+    10%   of_canary;
+    *     of_baseline;
+}}
+split_clients "${{arg_user}}" $other {{ 10% of_canary; * of_baseline; }}
+upstream shop {{
+    # server 127.0.0.1:{canary} weight=7;
+    server 127.0.0.1:{baseline}  max_fails=0 weight=9;   # was weight=8
+    server 127.0.0.1:{canary};keepalive 4;
 }}
 """
 
@@ -29,26 +49,36 @@ http {{
 def proxy(tmp_path_factory):
     folder, port = tmp_path_factory.mktemp("nginx"), free_port()
     with serving("baseline") as baseline, serving("canary") as canary:
+        ports = {"baseline": baseline.port, "canary": canary.port}
         config = folder / "nginx.conf"
-        config.write_text(CONFIG.format(folder=folder, port=port))
+        config.write_text(CONFIG.format(folder=folder, port=port, **ports))
+        file = folder / "shop.conf"
+        file.write_bytes(SHOP.format(**ports).encode())
         command = [program("nginx"), "-e", str(folder / "error.log"), "-c", str(config)]
         options = {
-            "file": str(folder / "shop.conf"),
+            "file": str(file),
             "upstream": "shop",
-            "servers": {"baseline": f"127.0.0.1:{baseline.port}", "canary": f"127.0.0.1:{canary.port}"},
+            "servers": {arm: f"127.0.0.1:{its_port}" for arm, its_port in ports.items()},
             "nginx": command,
         }
-        first = make_hook(
-            "nginx",
-            options | {"weights": {"baseline": 9, "canary": 1}, "nginx": ["sh", "-c", f"cat {folder}/shop.conf"]},
-        )
-        assert first.execute(make_context()).state == "acknowledged"
         with running(command, port, "/"):
-            yield port, options, folder / "shop.conf"
+            yield port, options, file
+
+
+@pytest.fixture
+def unchanged(proxy):
+    """The file as it was in the beginning, before and after a test."""
+    port, options, file = proxy
+    before = file.read_bytes()
+    yield before
+    if file.read_bytes() != before:
+        file.write_bytes(before)
+        assert hook_for(options, shares={"baseline": "90%", "canary": "10%"}).execute(make_context()).state
+        file.write_bytes(before)
 
 
 def hook_for(options, **extra):
-    return make_hook("nginx", options | {"weights": {"baseline": 0, "canary": 1}} | extra)
+    return make_hook("nginx", options | extra)
 
 
 def split_becomes(port, expected):
@@ -59,174 +89,276 @@ def split_becomes(port, expected):
     return split == expected
 
 
-def test_traffic_moves_and_comes_back(proxy):
+@pytest.mark.usefixtures("unchanged")
+def test_traffic_moves_and_comes_back_and_the_rest_of_the_file_stays(proxy):
     port, options, file = proxy
-    before = file.read_text()
+    before = file.read_bytes().decode()
     assert split_becomes(port, {"baseline": 90, "canary": 10})
     hook = hook_for(options)
+    baseline, canary = (options["servers"][arm] for arm in ("baseline", "canary"))
+    assert hook.read() == {baseline: 9, canary: 1}
     outcome = hook.execute(make_context())
-    assert (outcome.state, outcome.earlier) == ("acknowledged", before)
+    assert (outcome.state, outcome.earlier) == ("acknowledged", {baseline: 9, canary: 1}), outcome
+    assert f"the shares are baseline 0 %, canary 100 %; nginx has reloaded {file}" in outcome.did
+    assert file.read_bytes().decode() == before.replace(f"server {baseline} ", f"server {baseline} down ", 1)
     assert split_becomes(port, {"canary": 100})
     assert hook.undo(make_context(), outcome.earlier).state == "acknowledged"
-    assert file.read_text() == before
+    assert file.read_bytes().decode() == before
     assert split_becomes(port, {"baseline": 90, "canary": 10})
 
 
-def test_what_nginx_refuses_is_taken_back(proxy):
+@pytest.mark.usefixtures("unchanged")
+def test_shares_are_realised(proxy):
+    port, options, _ = proxy
+    hook = hook_for(options)
+    for share in (0.05, 1 / 3, 0.5):
+        realised = hook.set_shares({"baseline": 1 - share, "canary": share})
+        assert realised.shares["canary"] == pytest.approx(share, abs=0.001)
+        assert hook.read_shares() == realised.shares
+        counted = split_of(port, 300)
+        assert counted["canary"] / 300 == pytest.approx(share, abs=0.01)
+
+
+def ask_users(port, n=150):
+    """Who answers each of n users, who ask twice."""
+    import http.client
+
+    seen = []
+    for user in list(range(n)) * 2:
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+            connection.request("GET", f"/split?user={user}")
+            seen.append(connection.getresponse().read().decode())
+    assert seen[:n] == seen[n:], "a user stays at the same arm"
+    return {user for user in range(n) if seen[user] == "canary"}
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_users_are_split_and_stay_when_the_share_grows(proxy):
     port, options, file = proxy
-    before = file.read_text()
-    outcome = hook_for(options, settings=["no_such_setting 1"]).execute(make_context())
-    assert outcome.state == "failed"
-    assert "no_such_setting" in outcome.did
-    assert file.read_text() == before
+    before = file.read_bytes()
+    split = {name: value for name, value in options.items() if name != "upstream"} | {
+        "split": "$shop", "servers": {"baseline": "of_baseline", "canary": "of_canary"}
+    }  # fmt: skip
+    hook = hook_for(split)
+    assert hook.read_shares() == {"baseline": 0.9, "canary": 0.1}
+    few = ask_users(port)
+    realised = hook.set_shares({"baseline": 0.7, "canary": 0.3})
+    assert realised.shares == pytest.approx({"baseline": 0.7, "canary": 0.3})
+    many = ask_users(port)
+    assert few < many
+    assert len(many) / 150 == pytest.approx(0.3, abs=0.13)  # 3.5 standard errors
+    outcome = hook.execute(make_context())
+    assert (outcome.state, len(ask_users(port))) == ("acknowledged", 150), outcome
+    assert b"    *   of_canary;\n    # 0%     of_baseline;\n" in file.read_bytes()
+    assert b"$other { 10% of_canary; * of_baseline; }" in file.read_bytes(), "the other block stays as it is"
+    assert hook.undo(make_context(), {"of_baseline": 9000, "of_canary": 1000}).state == "acknowledged"
+    assert file.read_bytes() == before
+    assert ask_users(port) == few
+
+
+def test_what_nginx_refuses_is_taken_back(proxy, unchanged):
+    port, options, file = proxy
+    config = file.parent / "nginx.conf"
+    text = config.read_text()
+    config.write_text(text.replace("access_log off;", "no_such_setting 1;"))
+    outcome = hook_for(options).execute(make_context())
+    config.write_text(text)
+    assert (outcome.state, "no_such_setting" in outcome.did) == ("failed", True)
+    assert file.read_bytes() == unchanged
     assert set(split_of(port, 20)) == {"baseline", "canary"}
 
 
-def test_what_cannot_be_reloaded_is_taken_back(proxy, tmp_path):
+def test_what_cannot_be_reloaded_is_taken_back(proxy, unchanged, tmp_path):
     _, options, file = proxy
-    before = file.read_text()
     wrapper = tmp_path / "nginx"
     wrapper.write_text(f'#!/bin/sh\ncase "$*" in *reload*) echo no master >&2; exit 1;; esac\ncat {file}\n')
     wrapper.chmod(0o755)
     outcome = hook_for(options, nginx=[str(wrapper)]).execute(make_context())
-    assert outcome.state == "failed"
-    assert "no master" in outcome.did
-    assert file.read_text() == before
+    assert (outcome.state, "no master" in outcome.did) == ("failed", True)
+    assert file.read_bytes() == unchanged
 
 
-def test_a_reload_that_nginx_cannot_do_is_not_acknowledged(proxy):
+def test_a_reload_that_nginx_cannot_do_is_not_acknowledged(proxy, unchanged):
     """Its master writes the cause to the error log, and keeps the old workers: `nginx -s reload` ends with 0."""
     port, options, file = proxy
-    assert hook_for(options).execute(make_context()).did == f"nginx has reloaded {file}"
-    assert hook_for(options, weights={"baseline": 9, "canary": 1}).execute(make_context()).state == "acknowledged"
-    config, before = file.parent / "nginx.conf", file.read_text()
+    config = file.parent / "nginx.conf"
     text = config.read_text()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         config.write_text(text.replace("server {", f"server {{ listen 127.0.0.1:{taken.getsockname()[1]};", 1))
         outcome = hook_for(options, timeout="300ms").execute(make_context())
     config.write_text(text)
     assert (outcome.state, "nginx did not start to use" in outcome.did) == ("failed", True), outcome
-    assert file.read_text() == before
+    assert file.read_bytes() == unchanged
     assert split_becomes(port, {"baseline": 90, "canary": 10})
 
 
-def test_an_upstream_of_another_name_is_found_by_the_test(proxy):
-    _, options, _ = proxy
-    outcome = hook_for(options, upstream="shap").test()
-    assert (outcome.state, "has no upstream shap now" in outcome.did) == ("failed", True)
+@pytest.mark.usefixtures("unchanged")
+def test_earlier_workers_with_open_connections_are_named(proxy):
+    port, options, _ = proxy
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nX-Wait:")  # a request that does not end
+        time.sleep(0.1)
+        outcome = hook_for(options).execute(make_context())
+    assert outcome.state == "acknowledged"
+    assert "1 earlier workers serve open connections by the earlier shares until these end" in outcome.did
 
 
+@pytest.mark.usefixtures("unchanged")
 def test_a_reload_of_which_nothing_can_be_seen_is_acknowledged_as_such(proxy):
     _, options, file = proxy
-    before = file.read_text()
     outcome = hook_for(options, nginx=["sh", "-c", f"cat {file}"]).execute(make_context())
-    assert (outcome.state, "its processes cannot be seen" in outcome.did) == ("acknowledged", True)
-    file.write_text(before)
-
-
-def test_a_file_of_others_is_left_alone(proxy, tmp_path):
-    _, options, _ = proxy
-    foreign_file = tmp_path / "mine.conf"
-    foreign_file.write_text("upstream shop { server 10.0.0.1; }\n")
-    hook = hook_for(options, file=str(foreign_file))
-    assert hook.execute(make_context()).state == hook.test().state == "failed"
-    assert foreign_file.read_text().startswith("upstream")
+    assert (outcome.state, "its processes cannot be seen" in outcome.did) == ("acknowledged", True), outcome
 
 
 def test_test_and_dry_run_touch_nothing(proxy):
     _, options, file = proxy
     before = file.stat()
     hook = hook_for(options)
-    assert hook.test().state == "acknowledged"
-    assert hook.execute(make_context(dry_run=True)).state == "acknowledged"
-    assert file.stat() == before
-    assert hook.read().startswith(MARK)
-
-
-def test_no_file_before_is_none_after_a_failure(proxy, tmp_path):
-    _, options, _ = proxy
-    hook = hook_for(options, file=str(tmp_path / "new.conf"), nginx=["false"])
-    assert hook.read() is None
-    assert hook.execute(make_context()).state == "failed"
-    assert not list(tmp_path.iterdir())
-    assert hook.undo(make_context(), None).state == "failed"
-
-
-def test_a_program_that_hangs_is_ended(proxy, tmp_path):
-    _, options, file = proxy
-    before = file.read_text()
-    hook = hook_for(options, nginx=["sh", "-c", "sleep 30"], timeout="200ms")
-    assert "did not end within" in hook.execute(make_context()).did
-    assert file.read_text() == before
-
-
-def test_a_server_that_accepts_no_connection_gets_nothing_and_going_back_is_not_refused(proxy):
-    _, options, file = proxy
-    before = file.read_text()
-    dead = {"servers": options["servers"] | {"canary": "127.0.0.1:1"}}
-    outcome = hook_for(options, **dead).execute(make_context())
-    assert (outcome.state, "canary accepts no connection at 127.0.0.1:1: Connection refused" in outcome.did) == (
-        "failed",
+    tested = hook.test()
+    assert (tested.state, "127.0.0.1" in tested.did, "nothing was written" in tested.did) == (
+        "acknowledged",
+        True,
         True,
     )
+    assert hook.execute(make_context(dry_run=True)).state == "acknowledged"
+    assert file.stat() == before
+
+
+def test_a_program_that_hangs_is_ended(proxy, unchanged):
+    _, options, file = proxy
+    hook = hook_for(options, nginx=["sh", "-c", "sleep 30"], timeout="200ms")
+    assert "did not end within" in hook.execute(make_context()).did
+    assert file.read_bytes() == unchanged
+
+
+def test_a_server_that_accepts_no_connection_gets_nothing_and_going_back_is_not_refused(proxy, unchanged):
+    _, options, file = proxy
+    canary = options["servers"]["canary"]
+    file.write_bytes(unchanged.replace(f"server {canary};".encode(), b"server 127.0.0.1:1;"))
+    dead = {"servers": options["servers"] | {"canary": "127.0.0.1:1"}}
+    before = file.read_bytes()
+    outcome = hook_for(options, **dead).execute(make_context())
+    says = "127.0.0.1:1 accepts no connection: Connection refused"
+    assert (outcome.state, says in outcome.did) == ("failed", True), outcome
     assert hook_for(options, **dead).test() == outcome, "the same words"
-    assert file.read_text() == before
+    assert file.read_bytes() == before
+    with pytest.raises(HookError, match="accepts no connection"):
+        hook_for(options, **dead).set_shares({"baseline": 0.5, "canary": 0.5})
     assert hook_for(options, **dead, check_servers=False).test().state == "acknowledged"
-    assert hook_for(options, **dead, weights={"baseline": 1, "canary": 0}).test().state == "acknowledged"
-    back = hook_for(options, **dead).undo(make_context(), before.replace("weight=9", "weight=8"))
-    assert (back.state, "canary accepts no connection" in back.did) == ("failed", True)
-    assert "weight=8" in file.read_text()
-    assert hook_for(options).undo(make_context(), before).state == "acknowledged"
+    assert hook_for(options, **dead, shares={"baseline": 1}).test().state == "acknowledged"
+    back = hook_for(options, **dead).undo(make_context(), {options["servers"]["baseline"]: 8, "127.0.0.1:1": 2})
+    assert (back.state, says in back.did) == ("failed", True)
+    assert b"weight=8" in file.read_bytes()
 
 
-def test_a_file_that_nginx_does_not_read_is_not_left_there(proxy, tmp_path):
-    _, options, _ = proxy
-    hook = hook_for(options, file=str(tmp_path / "elsewhere.conf"))
+def test_a_file_that_nginx_does_not_read_is_not_changed(proxy, tmp_path):
+    _, options, file = proxy
+    elsewhere = tmp_path / "elsewhere.conf"
+    elsewhere.write_bytes(file.read_bytes().replace(b"keepalive 4", b"keepalive 5"))
+    hook = hook_for(options, file=str(elsewhere))
+    before = elsewhere.read_bytes()
+    assert "nginx does not read" in hook.test().did
     outcome = hook.execute(make_context())
     assert (outcome.state, "nginx does not read" in outcome.did) == ("failed", True)
-    assert not list(tmp_path.iterdir())
-    (tmp_path / "elsewhere.conf").write_text(f"{MARK}\nupstream shop {{}}\n")
-    assert "nginx does not read" in hook.test().did
+    assert elsewhere.read_bytes() == before
+    back = hook.execute(make_context(action="rollback"))
+    assert (back.state, "nginx does not read" in back.did, b"down" in elsewhere.read_bytes()) == ("failed", True, True)
 
 
-@pytest.mark.parametrize("text", [None, "", "\n"])
-def test_a_test_does_not_accept_a_file_of_which_nothing_is_known(proxy, tmp_path, text):
-    _, options, _ = proxy
-    file = tmp_path / "later.conf"
+def test_a_link_stays_a_link(proxy, unchanged, tmp_path):
+    _, options, file = proxy
+    link = tmp_path / "link.conf"
+    link.symlink_to(file)
+    assert hook_for(options, file=str(link)).execute(make_context()).state == "acknowledged"
+    assert link.is_symlink()
+    assert file.read_bytes() != unchanged
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "there is no file"),
+        ("", "no block `upstream shop`"),
+        ("upstream shap { server a; }", "no block `upstream shop`"),
+        ("# upstream shop { server a; }", "no block `upstream shop`"),
+        ("http { upstream shop { server a; } } stream { upstream shop { server a; } }", "2 blocks `upstream shop`"),
+        ("upstream shop { include servers.conf; }", "has no servers in this file"),
+        ("upstream shop { server a; server a; }", "has the server a twice"),
+        ("upstream shop { server a weight=x; server b; }", "is no number"),
+        ("upstream shop { server a; ", "is no configuration of nginx"),
+        ("upstream shop { server a; } }", "is no configuration of nginx"),
+        ('upstream shop { server "a; }', "is no configuration of nginx"),
+        ("upstream shop { server a; }", "has no b in its block"),
+    ],
+)
+def test_a_file_in_which_the_servers_are_not_clear_is_left_alone(text, says, tmp_path):
+    file = tmp_path / "shop.conf"
     if text is not None:
         file.write_text(text)
-    outcome = hook_for(options, file=str(file)).test()
-    why = "does not exist yet" if text is None else "is empty"
-    says = f"it is not known whether nginx reads {file}: it {why}"
-    assert (outcome.state, says in outcome.did) == ("failed", True)
+    options = {"file": str(file), "upstream": "shop", "servers": {"baseline": "a", "canary": "b"}, "nginx": ["true"]}
+    for outcome in (hook_for(options).test(), hook_for(options).execute(make_context())):
+        assert (outcome.state, says in outcome.did) == ("failed", True), outcome
+    assert text is None or file.read_text() == text
 
 
-@pytest.mark.parametrize("action", ["undo", "rollback", "hold", "promote"])
-def test_going_back_is_not_refused_where_nginx_does_not_read_the_file_any_more(proxy, tmp_path, action):
-    _, options, _ = proxy
-    file = tmp_path / "elsewhere.conf"
-    now = f"{MARK}\nupstream shop {{\n    server a down;  # baseline\n    server b weight=1;  # canary\n}}\n"
-    earlier = now.replace("weight=1", "weight=2")
-    file.write_text(now)
-    hook = hook_for(options, file=str(file), weights={"baseline": 1, "canary": 0})
-    outcome = hook.undo(make_context(), earlier) if action == "undo" else hook.execute(make_context(action=action))
-    assert (outcome.state, "nginx does not read" in outcome.did) == ("failed", True)
-    assert ("the file is written" in outcome.did) == (file.read_text() != now) == (action != "promote")
-    if action == "undo":
-        assert file.read_text() == earlier
+UPSTREAM = """upstream shop {
+  server unix:/run/a.sock max_fails=3 weight=2  down;server 'b:80' backup weight=3;  # weight=9 down
+  server [::1]:80 # down
+     weight=4 ; hash $arg_a;
+  content_by_lua_block { x = "}" { } }
+}
+"""
+
+
+def test_words_in_any_order_and_place_are_read_and_nothing_else_is_changed():
+    upstream = read_upstream(UPSTREAM, "shop")
+    assert {name: (server.weight, server.is_down) for name, server in upstream.servers.items()} == {
+        "unix:/run/a.sock": (2, True), "b:80": (3, False), "[::1]:80": (4, False)
+    }  # fmt: skip
+    assert upstream.find_effective_weights() == {"unix:/run/a.sock": 0, "b:80": 0, "[::1]:80": 4}
+    assert upstream.methods == ("hash",)
+    changed = set_weights(UPSTREAM, "shop", {"unix:/run/a.sock": 5, "b:80": 0, "[::1]:80": 1})
+    assert changed == (
+        UPSTREAM.replace("weight=2  down", "weight=5").replace("'b:80'", "'b:80' down").replace("weight=4", "weight=1")
+    )
+    assert set_weights(changed, "shop", {"unix:/run/a.sock": 2, "b:80": 3, "[::1]:80": 4}) == UPSTREAM.replace(
+        "weight=2  down", "weight=2"
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "shares", "after"),
+    [
+        ("5% a; * b;", {"a": 1000, "b": 9000}, "10% a; * b;"),
+        ("5% a; * b;", {"a": 1, "b": 9999}, "0.01% a; * b;"),
+        ("5% a; * b;", {"a": 0, "b": 10000}, "# 0% a;\n * b;"),
+        ("# 0% a;\n * b;", {"a": 500, "b": 9500}, "5% a;\n * b;"),
+        ("5% a; * b;", {"a": 10000, "b": 0}, "* a; # 0% b;\n"),
+        ("* a; # 0% b;\n", {"a": 9500, "b": 500}, "95% a; * b;\n"),
+        ('1.5%  a ;\n 20% "c";\n * "";', {"a": 0, "c": 2500, "": 7500}, '# 0%  a;\n 25% "c";\n * "";'),
+        ("50% a; 50% b;", {"a": 4000, "b": 6000}, "40% a; * b;"),
+    ],
+)
+def test_parts_of_a_split(before, shares, after):
+    text, expected = (f'x; split_clients "$a{{" $v {{ {parts} }}' for parts in (before, after))
+    changed = set_split(text, "$v", shares)
+    assert changed.rstrip(" }") == expected.rstrip(" }")
+    assert read_split(changed, "$v") == shares
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
         {"servers": {"baseline": "10.0.0.1; }", "canary": "a"}},
-        {"settings": ["keepalive 1; } evil {"]},
+        {"servers": {"baseline": "a"}},
         {"upstream": "a b"},
-        {"weights": {"baseline": 1}},
+        {"upstream": None},
+        {"split": "$a"},
+        {"upstream": None, "split": "a"},
         {"servers": {"base\nline": "a", "canary": "b"}},
     ],
 )
 def test_what_cannot_be_meant_is_refused(wrong):
     options = {"file": "f", "upstream": "u", "servers": {"baseline": "a", "canary": "b"}}
     with pytest.raises(PolicyError):
-        hook_for(options | wrong) if "weights" not in wrong else make_hook("nginx", options | wrong)
+        hook_for(options | wrong)

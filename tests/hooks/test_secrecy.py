@@ -20,9 +20,9 @@ def options_for(receiver):
     return {
         "webhook": http | {"secret": "${HOOK_SECRET}", "time_limit": "1s"},
         "command": {"run": ["sh", "-c", 'echo "$TOKEN"; exit 1'], "environment": ["TOKEN"]},
-        "haproxy": {"address": f"127.0.0.1:{receiver.port}", "backend": "b", "weights": {"a": 1},
+        "haproxy": {"address": f"127.0.0.1:{receiver.port}", "backend": "b", "servers": {"baseline": "a", "canary": "c"},
                     "allow_hosts": ["127.0.0.1"]},
-        "nginx": {"file": "/nowhere/f", "upstream": "u", "servers": {"a": "h"}, "weights": {"a": 1}},
+        "nginx": {"file": "/nowhere/f", "upstream": "u", "servers": {"baseline": "h", "canary": "i"}},
         "http": http | {"headers": {"Authorization": "Bearer ${TOKEN}"}},
         "etcd": http | {"key": "k", "value": "v", "username": "u", "password": "${TOKEN}"},
         "dns": {"server": f"127.0.0.1:{receiver.port}", "zone": "z.test", "name": "n", "values": ["10.0.0.1"],

@@ -148,7 +148,11 @@ MISTAKES = [
         2,
         "must be a finite number, not 'nan'",
     ),
-    ("hooks: {promote: [{haproxy: {socket: s, backend: b, weights: {a: 257}}}]}", 1, "must be at most 256, not '257'"),
+    (
+        "hooks: {promote: [{haproxy: {socket: s, backend: b, servers: {baseline: a, canary: c}, shares: {canary: 120%}}}]}",
+        1,
+        "must be at most 100%, not '120%'",
+    ),
     ("endpoint_scan: {tolerance: 30%}", 1, "must be at most margin (25%), got 30%: beyond margin it is NO-GO"),
     ("endpoint_scan: {margin: 5%, tolerance: 10%}", 1, "must be at most margin (5%)"),
     ("endpoint_scan: {failure_tolerance: 2pp}", 1, "must be at most failure_margin (1pp), got 2pp"),

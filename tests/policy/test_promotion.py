@@ -15,7 +15,7 @@ FULL_POLICY = """
 sensitive: true
 hooks:
   promote:
-    - haproxy: {socket: /run/h.sock, backend: shop, weights: {baseline: 0, canary: 100}, required: true}
+    - haproxy: {socket: /run/h.sock, backend: shop, servers: {baseline: b1, canary: c1}, required: true}
     - webhook: {url: "https://deploy.example.org/h", secret: "${HOOK_SECRET}", allow_hosts: [deploy.example.org]}
   rollback:
     - undo
@@ -77,7 +77,7 @@ def test_a_policy_that_is_shown_whole_reads_the_same(tmp_path):
 
 MISTAKES = [
     (
-        "hooks:\n  promote:\n    - haproxy: {backend: b, weights: {a: 1}}\n",
+        "hooks:\n  promote:\n    - haproxy: {backend: b, servers: {baseline: a, canary: c}}\n",
         3,
         "promote[0].haproxy: needs socket or",
     ),

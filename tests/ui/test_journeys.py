@@ -23,7 +23,7 @@ approvals: {{self_approval: false}}
 roles: {{viewer: "*", analyst: ["group:dev"], approver: ["group:sre"]}}
 hooks:
   promote:
-    - haproxy: {{socket: {folder}/s, backend: shop, weights: {{baseline: 0, canary: 100}}, required: true}}
+    - haproxy: {{socket: {folder}/s, backend: shop, servers: {{baseline: baseline, canary: canary}}, required: true}}
   announce:
     - http: {{url: "{receiver}/told/${{action}}/${{outcome}}", allow_hosts: [127.0.0.1]}}
 """
@@ -95,7 +95,7 @@ def test_reviewed_promoted_by_two_people_and_rolled_back(browser, balanced, shop
             expect(page.get_by_text("1 hook acknowledged")).to_be_visible()
 
             approver_page.get_by_text("Roll back", exact=True).click()
-            expect(approver_page.get_by_text("takes back: sets the weights")).to_be_visible()
+            expect(approver_page.get_by_text("takes back the shares")).to_be_visible()
             expect(approver_page.get_by_text("now: baseline 0, canary 100")).to_be_visible()
             ask_for(approver_page, "Roll back", "carts are odd")
             wait_until(lambda: split_of(balanced) == {"baseline": 90, "canary": 10})
