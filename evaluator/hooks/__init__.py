@@ -21,19 +21,25 @@ from evaluator.hooks.base import (
     undo_hook,
 )
 from evaluator.hooks.options import HookOptions
+from evaluator.hooks.router import Applied, Realised, Router, describe_drift, make_router
 
 __all__ = [
     "HOOKS",
+    "Applied",
     "BaseHook",
     "Hook",
     "HookContext",
     "HookOptions",
     "Outcome",
+    "Realised",
+    "Router",
     "Step",
     "check_hook",
     "describe_current",
+    "describe_drift",
     "find_obstacle",
     "make_hook",
+    "make_router",
     "make_step",
     "run_hook",
     "undo_hook",

@@ -226,7 +226,7 @@ class CommandRouter(ProgramHook, Router[CommandOptions]):
             output.seek(0)
             text = output.read(_LONGEST_ANSWER).decode("utf-8", "replace")
         try:
-            return parse_shares(text, self.arms())
+            return parse_shares(self._remove_secrets(text), self.arms())
         except HookError as error:
             raise HookError(f"{program}: {error.message}", hint=error.hint) from None
 

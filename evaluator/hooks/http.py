@@ -293,13 +293,15 @@ class HttpRouter(RequestHook, Router[HttpOptions]):
         """Send the request whose answer has the shares. Raises HookError."""
         answer = self._send(self._get_request, words, self.options.timeout, changes=False)
         if not answer.ok:
-            raise HookError(f"the answer to {self._get_request.url} was {answer.status}: {answer.text[:200]}")
-        return parse_shares(answer.text, self.arms())
+            raise HookError(
+                f"the answer to {self._get_request.url} was {answer.status}: {self._remove_secrets(answer.text)[:200]}"
+            )
+        return parse_shares(self._remove_secrets(answer.text), self.arms())
 
     def _apply(self, state: Mapping[str, float], words: Mapping[str, str], *, back: bool) -> Applied:  # noqa: ARG002 - set or not
         """Send the request that sets the shares. Raises HookError, MaybeSent."""
         answer = self._send(self._set_request, add_shares(words, state), self.options.timeout)
-        problem = f"the answer was {answer.status}: {answer.text[:200]}"
+        problem = f"the answer was {answer.status}: {self._remove_secrets(answer.text)[:200]}"
         if self._is_accepted(answer) and self.options.contains and self.options.contains not in answer.text:
             raise HookError(f"{problem}, without '{self.options.contains}'")
         if not self._is_accepted(answer):

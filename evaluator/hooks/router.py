@@ -26,7 +26,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from evaluator.errors import EvaluatorError, HookError
 from evaluator.fields import Share
-from evaluator.hooks.base import Action, BaseHook, HookContext, Json, O, Outcome
+from evaluator.hooks.base import Action, BaseHook, HookContext, Json, O, Outcome, make_hook
 from evaluator.hooks.network import MaybeSent
 from evaluator.hooks.weights import moves_back, sum_shares
 from evaluator.quantities import parse_share
@@ -341,6 +341,20 @@ class ServerRouter(Router[O]):
     def _to_shares(self, state: Json) -> dict[str, float]:
         """Return arm → share by the weights of its servers alone."""
         return sum_shares({name: state.get(name, 0) for name in self._list_names()}, self._list_servers())
+
+
+def make_router(kind: str, options: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Router[Any]:
+    """Make a router of a kind, such as `haproxy`, from its options. Raises HookError for a hook that is none.
+
+    `environment`: the variables that hold its secrets; None: those of this process. Raises also what `make_hook` does.
+    """
+    hook = make_hook(kind, options, environment)
+    if not isinstance(hook, Router):
+        raise HookError(
+            f"{kind} with these options does not share requests between arms",
+            hint="docs/hooks.md#routers lists the routers, and what each needs",
+        )
+    return hook
 
 
 # ------------------------------------------------------------------ shares

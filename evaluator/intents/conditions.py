@@ -168,16 +168,21 @@ def _check_hooks(policy: Policy) -> PromotionCondition:
 def _check_versions(policy: Policy, release: Release) -> PromotionCondition:
     """Check that the versions are known that a hook that promotes uses: it would act with an empty one."""
     options = json.dumps([entry.options for entry in policy.promotion.hooks.get(Action.PROMOTE, ())])
-    unknown = [
-        arm
-        for arm in (BASELINE, CANDIDATE)
-        if f"${{{arm}}}" in options and not all(getattr(service, arm) for service in release.services or (Service(""),))
-    ]
+    # `${version}` is that of the arm that a promotion gives the requests to.
+    unknown = {
+        word: arm
+        for word, arm in ((BASELINE, BASELINE), (CANDIDATE, CANDIDATE), ("version", CANDIDATE))
+        if f"${{{word}}}" in options
+        and not all(getattr(service, arm) for service in release.services or (Service(""),))
+    }
     return PromotionCondition(
         "the versions that hooks use are known",
         met=not unknown,
-        otherwise=" and ".join(f"a hook uses ${{{arm}}}, and no version of {arm} is known" for arm in unknown),
-        remedy="land its data again with " + " and ".join(f"--{arm}-version" for arm in unknown),
+        otherwise=" and ".join(
+            f"a hook uses ${{{word}}}, and no version of {arm} is known" for word, arm in unknown.items()
+        ),
+        remedy="land its data again with "
+        + " and ".join(f"--{arm}-version" for arm in dict.fromkeys(unknown.values())),
     )
 
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from evaluator.hooks import HookContext, Step, describe_current, find_obstacle, make_step
+from evaluator.hooks.templates import fill_url
 from evaluator.intents.checking import hash_verdict
 from evaluator.intents.versions import write_versions
 from evaluator.policy.promotion import PromotionRules
@@ -33,6 +34,8 @@ class PlannedHook:
     """For `undo`: the value to restore, as the hook of the promotion read it; None: it read none."""
     promoted: Release | None = None
     """For `undo`: the release with the versions of the promotion that it takes back; None: those of the intent."""
+    link: str = ""
+    """Address where people can read the verdict, with words of the context; empty: the policy has none."""
 
     def describe(self, context: HookContext) -> str:
         """Describe what the hook will do, for the person who confirms it, with the words of the context."""
@@ -97,7 +100,15 @@ def plan_steps(
                 irreversible.append(f"{step.hook.kind} ({step.hook.describe(context)}) cannot be undone")
     entries += [(ANNOUNCE, entry, None, None) for entry in rules.hooks.get(ANNOUNCE, ())]
     planned = (
-        PlannedHook(position, event_name, entry, make_step(entry.kind, entry.options), earlier_value, promoted_release)
+        PlannedHook(
+            position,
+            event_name,
+            entry,
+            make_step(entry.kind, entry.options),
+            earlier_value,
+            promoted_release,
+            rules.link,
+        )
         for position, (event_name, entry, earlier_value, promoted_release) in enumerate(entries)
     )
     return tuple(planned), tuple(irreversible)
@@ -122,6 +133,7 @@ def make_context(
     if outcome:
         key_parts.append(outcome)
     versions = hook.promoted or release
+    is_promoting = action == Action.PROMOTE and hook.event != UNDO
     return HookContext(
         release=release.id,
         action=cast("Any", action.value),  # one of the words that a hook knows
@@ -134,6 +146,9 @@ def make_context(
         idempotency_key="-".join(key_parts),
         expires_at=intent.expires_at,
         outcome=outcome,
+        service=",".join(service.name for service in release.services if service.name),
+        share="1" if is_promoting else "",  # a promotion gives the candidate all; a share by itself goes nowhere back
+        link=fill_url(hook.link, {"release": release.id}),
     )
 
 

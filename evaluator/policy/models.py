@@ -5,10 +5,11 @@ Validation happens field by field, so that an error has the line of the wrong ke
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from evaluator.fields import (
@@ -41,10 +42,17 @@ def _describe(metric: Mapping[str, Any]) -> str:
     return f"{metric['name']} ({' '.join(role_and_margin)})"
 
 
+def _check_link(text: str) -> str:
+    """Return the address of the verdict if it is one, with no word but `${release}`. Raises ValueError."""
+    if not re.fullmatch(r"https?://[^\s${}]+(\$\{release\}[^\s${}]*)*", text):
+        raise ValueError("must be an address that begins with https:// or http://; its only word is ${release}")
+    return text
+
+
 PLANNED_SECTIONS = ("rollout", "stages", "strategy")
 """Sections that are planned and not available in this version."""
 
-PROMOTION_SECTIONS = ("sensitive", "hooks", "approvals", "journal", "roles")
+PROMOTION_SECTIONS = ("sensitive", "hooks", "approvals", "journal", "link", "roles")
 """Sections about what happens after a verdict: not part of the rules that judge, nor of their hash."""
 
 
@@ -213,6 +221,11 @@ class PolicyFile(Section):
         None,
         description="One more copy of the journal, from which a rollback is executed if no database can be used; an "
         "absolute path, best on another disk. Others are next to the store, and on another file system of the machine.",
+    )
+    link: Annotated[str, AfterValidator(_check_link)] | None = Field(
+        None,
+        description="Where people can read the verdict, such as https://evaluator.example.org/?release=${release}; "
+        "hooks get it as the word ${link}.",
     )
     roles: RolesSection | None = Field(
         None, description="Without it, accounts of this machine may do everything, and people who sign in may read."

@@ -195,6 +195,8 @@ class PromotionRules:
     sensitive: bool = False
     journal: str = ""
     """Path of the journal that rollbacks need in an emergency; empty: the default paths."""
+    link: str = ""
+    """Address where people can read the verdict, with `${release}`; empty: none."""
     hash: str = ""
     """`sha256:…` over hooks, approvals and sensitivity: what was approved is what is executed."""
 
@@ -211,14 +213,21 @@ class PromotionRules:
 
 
 def to_rules(
-    hooks: HooksSection, approvals: ApprovalsSection, roles: RolesSection | None, *, sensitive: bool, journal: str = ""
+    hooks: HooksSection,
+    approvals: ApprovalsSection,
+    roles: RolesSection | None,
+    *,
+    sensitive: bool,
+    journal: str = "",
+    link: str = "",
 ) -> PromotionRules:
     """Make the rules for promotion of the policy's sections. `roles` None: the policy has no such section.
 
-    The hash covers what an approval is based on: the hooks, the rules of approval and the sensitivity, not the roles.
+    The hash covers what an approval is based on: the hooks, the link that they get, the rules of approval and the
+    sensitivity, not the roles.
     """
     hooks_by_event = {event: tuple(getattr(hooks, event)) for event in (*_HOOK_ACTIONS, ANNOUNCE)}
-    hashed = [hooks.model_dump(mode="json"), approvals.model_dump(mode="json"), sensitive]
+    hashed = [hooks.model_dump(mode="json"), approvals.model_dump(mode="json"), sensitive, *filter(None, [link])]
     # Sorted keys and no spaces: the hash depends on the values only.
     canonical = json.dumps(hashed, sort_keys=True, separators=(",", ":"), default=str)
     return PromotionRules(
@@ -227,5 +236,6 @@ def to_rules(
         roles=None if roles is None else {role.value: tuple(getattr(roles, role.value)) for role in PersonRole},
         sensitive=sensitive,
         journal=journal,
+        link=link,
         hash="sha256:" + hashlib.sha256(canonical.encode()).hexdigest(),
     )

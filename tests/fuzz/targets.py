@@ -19,6 +19,8 @@ ENVIRONMENT = {"FUZZ_SECRET": SECRET, "FUZZ_SIGNING": f"whsec_{SECRET}"}
 """Variables that the options name."""
 
 ALLOWED = {"allow_hosts": ["127.0.0.1"], "timeout": "1s"}
+FULL = {"shares": {"canary": 1}}
+"""What routers give in each action."""
 
 
 @dataclass
@@ -111,6 +113,19 @@ def _make_receiver(kind: str, options: dict[str, Any]) -> Target:
     return Target(kind, options | ALLOWED, act, lambda: bool(received), wanted=True)
 
 
+def _make_router(url: str) -> Target:
+    """Make a router that is called over HTTP: PUT sets the shares that GET answers."""
+    shares = {"baseline": 0.9, "canary": 0.1}
+
+    def act(request: bytes) -> Any:
+        _, new = _read_http(request)
+        shares.update(new or {})
+        return dict(shares)
+
+    options = {"set": {"method": "PUT", "url": url}, "get": {"url": url}, **FULL, **ALLOWED}
+    return Target("http", options, act, lambda: dict(shares), {"baseline": 0.0, "canary": 1.0})
+
+
 _STATES = "1\n# be_id be_name srv_id srv_name srv_op_state srv_admin_state srv_uweight srv_iweight\n"
 _STATISTICS = (
     b"# pxname,svname,status,bck,check_status,last_chk,agent_status,tracked,algo,\n"
@@ -135,7 +150,7 @@ def _make_haproxy(port: int) -> Target:
         return b"\n"
 
     servers = {"baseline": "old", "canary": "new"}
-    options = {"address": f"127.0.0.1:{port}", "backend": "shop", "servers": servers, **ALLOWED}
+    options = {"address": f"127.0.0.1:{port}", "backend": "shop", "servers": servers, **FULL, **ALLOWED}
     return Target("haproxy", options, act, lambda: dict(weights), {"old": 0, "new": 1}, "line")
 
 
@@ -184,7 +199,7 @@ def _make_nginx(folder: Path) -> Target:
     script = f'cd {shlex.quote(str(folder))}; cat shop.conf; exit $(cat "./$1")'
     options = {
         "file": str(file), "upstream": "shop", "servers": {"baseline": "127.0.0.1:1", "canary": "127.0.0.1:2"},
-        "nginx": ["sh", "-c", script, "nginx"], "check_servers": False,
+        "nginx": ["sh", "-c", script, "nginx"], "check_servers": False, **FULL,
     }  # fmt: skip
     wanted = text.replace(":1 weight", ":1 down weight", 1)
     return Target("nginx", options, lambda _request: b"", lambda: file.read_bytes().decode("utf-8", "replace"), wanted)
@@ -199,7 +214,7 @@ def _read_http(request: bytes) -> tuple[str, Any]:
 def list_targets(port: int, folder: Path) -> dict[str, Callable[[], Target]]:
     """Name of a target → makes it. `port`: of the server that answers for it. `folder`: for files."""
     url = f"http://127.0.0.1:{port}"
-    rollout, route = {"name": "cart"}, {"name": "cart", "services": {"baseline": "old", "canary": "new"}}
+    rollout, route = {"name": "cart"}, {"name": "cart", "services": {"baseline": "old", "canary": "new"}} | FULL
 
     def read_weights(resource: Any) -> Any:
         return {one["name"]: one["weight"] for one in resource["spec"]["rules"][0]["backendRefs"]}
@@ -219,6 +234,7 @@ def list_targets(port: int, folder: Path) -> dict[str, Callable[[], Target]]:
         "route": lambda: _make_kubernetes(url, {"route": route}, _ROUTE, read_weights, {"old": 0, "new": 10}),
         "webhook": lambda: _make_receiver("webhook", {"url": url, "secret": "${FUZZ_SIGNING}"}),
         "http": lambda: _make_receiver("http", {"url": url, "method": "POST", "contains": "ok"}),
+        "router": lambda: _make_router(url),
         "notify": lambda: _make_receiver("notify", {"to": [f"json://127.0.0.1:{port}/x"]}),
         "haproxy": lambda: _make_haproxy(port),
         "dns": lambda: _make_dns(port),

@@ -9,8 +9,6 @@ from hooks_world import balancing, make_context, split_of
 
 from evaluator.errors import PolicyError
 from evaluator.hooks import make_hook
-from evaluator.hooks.weights import moves_back
-
 
 ARMS = {"baseline": "baseline", "canary": "canary"}
 
@@ -358,25 +356,3 @@ def test_holding_is_going_back_where_it_only_takes_traffic_from_the_candidate(pr
     assert "baseline is in maintenance" in more.find_obstacle("hold")
     assert "baseline is in maintenance" in back.find_obstacle("promote")
     assert more.test("hold").state == more.execute(make_context(action="hold")).state == "failed"
-
-
-@pytest.mark.parametrize(
-    ("weights", "current", "is_back"),
-    [
-        ({"baseline": 100, "canary": 0}, {"baseline": 0, "canary": 100}, True),
-        ({"cart-canary": 0}, {"cart-canary": 5}, True),
-        ({"baseline": 9, "canary": 1}, {"baseline": 9, "canary": 1}, True),
-        ({"baseline": 9, "canary": 2}, {"baseline": 9, "canary": 1}, False),
-        ({"baseline": 1, "canary": 1}, {"baseline": 9, "canary": 1}, False),
-        ({"blue": 9, "green": 0}, {"blue": 0, "green": 9}, False),
-        ({"baseline": 100, "fast": 0}, {"baseline": 50, "fast": 50}, True),
-        ({"cart-BASELINE": 100, "canary": 0, "fast": 1}, {"cart-BASELINE": 1, "canary": 50, "fast": 2}, True),
-        ({"baseline": 100, "canary": 0, "fast": 3}, {"baseline": 1, "canary": 50, "fast": 2}, False),
-        ({"baseline": 100}, {"baseline": 50}, False),
-        ({"stable": 9, "canary": 0}, {"stable": 1, "canary": 9}, True),
-        ({"stable": 0, "canary": 0}, {"stable": 1, "canary": 9}, False),
-        ({"baseline": 9, "canary": 0}, {"canary": 1}, False),
-    ],
-)
-def test_weights_move_back_if_no_candidate_gets_more_and_others_no_less(weights, current, is_back):
-    assert moves_back(weights, current) is is_back

@@ -68,7 +68,7 @@ def proxy(tmp_path_factory):
 @pytest.fixture
 def unchanged(proxy):
     """The file as it was in the beginning, before and after a test."""
-    port, options, file = proxy
+    _, options, file = proxy
     before = file.read_bytes()
     yield before
     if file.read_bytes() != before:

@@ -20,14 +20,23 @@ def options_for(receiver):
     return {
         "webhook": http | {"secret": "${HOOK_SECRET}", "time_limit": "1s"},
         "command": {"run": ["sh", "-c", 'echo "$TOKEN"; exit 1'], "environment": ["TOKEN"]},
-        "haproxy": {"address": f"127.0.0.1:{receiver.port}", "backend": "b", "servers": {"baseline": "a", "canary": "c"},
-                    "allow_hosts": ["127.0.0.1"]},
+        "haproxy": {"address": f"127.0.0.1:{receiver.port}", "backend": "b",
+                    "servers": {"baseline": "a", "canary": "c"}, "allow_hosts": ["127.0.0.1"]},
         "nginx": {"file": "/nowhere/f", "upstream": "u", "servers": {"baseline": "h", "canary": "i"}},
         "http": http | {"headers": {"Authorization": "Bearer ${TOKEN}"}},
         "etcd": http | {"key": "k", "value": "v", "username": "u", "password": "${TOKEN}"},
         "dns": {"server": f"127.0.0.1:{receiver.port}", "zone": "z.test", "name": "n", "values": ["10.0.0.1"],
                 "key_name": "upd", "key_secret": "${DNS_KEY}", "allow_hosts": ["127.0.0.1"], "timeout": "500ms"},
         "notify": {"to": [f"json://127.0.0.1:{receiver.port}/?+X-T=${{TOKEN}}"], "allow_hosts": ["127.0.0.1"]},
+        "command as a router": {
+            "set": ["sh", "-c", 'echo "$TOKEN"; exit 1'], "get": ["sh", "-c", 'echo "$TOKEN" >&2; exit 1'],
+            "environment": ["TOKEN"],
+        },
+        "http as a router": {
+            "set": {"url": receiver.url, "headers": {"X-A": "Bearer ${TOKEN}"}},
+            "get": {"url": receiver.url, "headers": {"X-A": "Bearer ${TOKEN}"}}, "allow_hosts": ["127.0.0.1"],
+        },
+        "tcp": {"address": f"127.0.0.1:{receiver.port}", "allow_hosts": ["127.0.0.1"]},
         "kubernetes": http | token | {"rollout": {"name": "a", "do": "abort"}},
     }  # fmt: skip
 
@@ -41,10 +50,10 @@ def repeat(status):
 
 
 @pytest.mark.parametrize("status", [200, 400, 500])
-@pytest.mark.parametrize("kind", list(HOOKS))
+@pytest.mark.parametrize("kind", [*HOOKS, "command as a router", "http as a router"])
 def test_no_secret_in_any_text(kind, status, receiver, caplog):
     receiver.answers = [repeat(status)]
-    hook = make_hook(kind, options_for(receiver)[kind], SECRETS)
+    hook = make_hook(kind.split()[0], options_for(receiver)[kind], SECRETS)
     context = make_context()
     with caplog.at_level(logging.DEBUG):
         step = Step(hook, time_limit_s=1)

@@ -501,7 +501,7 @@ def test_a_retry_executes_what_failed_and_what_was_not_reached(store, folder, po
 def test_an_attempt_that_fails_before_it_reads_the_value_counts(store, policy, action_request, tmp_path):
     nowhere = tmp_path / "haproxy.sock"
     rules = policy(
-        f"hooks: {{promote: [{{haproxy: {{socket: {nowhere}, backend: shop, servers: {{baseline: b, canary: c}}}}}}]}}\n"
+        f"hooks: {{promote: [{{haproxy: {{socket: {nowhere}, backend: b, servers: {{baseline: b, canary: c}}}}}}]}}\n"
     )
     intent = promoted(store, rules, action_request)
     for attempts in (1, 2, 3):

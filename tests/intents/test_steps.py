@@ -164,7 +164,7 @@ def test_a_preview_shows_what_will_happen_and_the_current_values(monkeypatch):
     rules = PromotionRules({"promote": (run("one", undo="back", required=True), run("two"))})
     planned, _ = plan_steps(rules, Action.PROMOTE)
     monkeypatch.setattr(
-        "evaluator.hooks.command.Command.read", lambda hook: {"weight": 90} if hook.can_undo() else None
+        "evaluator.hooks.command.Command.read", lambda hook, _context: {"weight": 90} if hook.can_undo() else None
     )
     until = datetime.now(UTC) + timedelta(hours=1)
     monkeypatch.setattr(

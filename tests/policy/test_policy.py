@@ -149,7 +149,7 @@ MISTAKES = [
         "must be a finite number, not 'nan'",
     ),
     (
-        "hooks: {promote: [{haproxy: {socket: s, backend: b, servers: {baseline: a, canary: c}, shares: {canary: 120%}}}]}",
+        "hooks: {promote: [{command: {set: [s], get: [g], shares: {canary: 120%}}}]}",
         1,
         "must be at most 100%, not '120%'",
     ),
