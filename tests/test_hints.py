@@ -36,6 +36,7 @@ OTHER_WORDS = {
     # word -> why it is no key of the policy
     "constant_throughput": "of Locust",
     "constant_pacing": "of Locust",
+    "split_clients": "of nginx",
 }
 
 

@@ -115,7 +115,7 @@ class Outcome:
 
     state: State
     did: str
-    """One sentence."""
+    """One sentence; of a test several, one a line."""
     earlier: Json = None
     """The earlier value, as `undo` takes it; None where nothing can be restored."""
     response: str = ""

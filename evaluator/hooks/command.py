@@ -206,14 +206,14 @@ class CommandRouter(ProgramHook, Router[CommandOptions]):
     def _describe_router(self, words: Mapping[str, str]) -> str:
         return f"the router of {_show_command(self.options.set, words)}"
 
-    def _test_router(self) -> str:
+    def _test_router(self) -> list[str]:
         """Check that the programs and the folder exist, and run the one that prints the shares. Raises HookError."""
         for command in (self.options.set, self.options.get):
             self._find_program(command[0])
         self._check_folder()
         if list_words(" ".join(self.options.get)):
-            return "both programs can be run; none was, because `get` has words that only a request fills in"
-        return f"the shares are {show_shares(self._read_state({}))}; no share was set"
+            return ["both programs can be run; none was, because `get` has words that only a request fills in"]
+        return [f"the shares are {show_shares(self._read_state({}))}; no share was set"]
 
     def _read_state(self, words: Mapping[str, str]) -> dict[str, float]:
         """Run the program that prints the shares. Raises HookError."""

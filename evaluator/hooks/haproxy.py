@@ -77,14 +77,14 @@ class HaProxy(ServerRouter[HaProxyOptions]):
     def _describe_router(self, words: Mapping[str, str]) -> str:  # noqa: ARG002 - its options have no words
         return f"HAProxy's backend {self.options.backend} at {self.options.socket or self.options.address}"
 
-    def _test_router(self) -> str:
+    def _test_router(self) -> list[str]:
         """Check that HAProxy answers, has the servers, and lets us set weights; changes nothing. Raises HookError."""
         self._check_level()
         backend = self._read_backend()
         self._check_names(backend)
         on_reload = explain_reload(self._ask("show info"), self.options.backend, is_local=bool(self.options.socket))
         limits = backend.describe_limits(self._list_names(), also_unused=True)
-        return "; ".join([f"HAProxy answers; the weights are {self._show(backend)}", *limits, on_reload])
+        return [f"HAProxy answers; the weights are {self._show(backend)}", *limits, on_reload]
 
     def _check_servers(self, shares: Mapping[str, float]) -> None:
         """Raise HookError if one of the servers that are to get requests cannot serve: the others get more then."""
@@ -141,9 +141,24 @@ class HaProxy(ServerRouter[HaProxyOptions]):
             for name in own[arm].keys() - counted[arm].keys():
                 later = round(own[arm][name] * sum_of_arm / sum_of_own) if sum_of_own else sum_of_arm
                 weights[name] = min(max(later, 1 if share else 0), MOST_WEIGHT)
-        if not back and (refusal := explain_refused_weights(backend, weights)):
-            raise HookError(refusal, hint=_CHANGE_ALGORITHM)
+        if not back:
+            self._check_plan(backend.replace_weights(weights), shares, weights)
         return {name: weights[name] for name in self._list_names()}
+
+    def _check_plan(self, backend: Backend, shares: Mapping[str, float], weights: Mapping[str, int]) -> None:
+        """Raise HookError if the backend cannot take these weights, or if an arm would get nothing by them.
+
+        `backend`: as it would be with the weights.
+        """
+        if refusal := explain_refused_weights(backend, weights):
+            raise HookError(refusal, hint=_CHANGE_ALGORITHM)
+        realised = sum_shares(backend.find_effective_weights(), self._list_servers())
+        for arm, share in shares.items():
+            if share and not realised[arm]:
+                raise HookError(
+                    f"{arm} would get no requests: its servers are backup servers, and others can serve",
+                    hint="remove `backup` from its servers in HAProxy's configuration",
+                )
 
     def _read_state(self, words: Mapping[str, str]) -> dict[str, int]:  # noqa: ARG002 - its options have no words
         """Read the weights of the servers that the options name: server → weight, without servers that are unknown.

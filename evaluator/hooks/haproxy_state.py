@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from evaluator.errors import HookError
 from evaluator.hooks.weights import show_weights
@@ -99,6 +99,13 @@ class Backend:
         return {
             name: server.weight * server.slow_start if name in first else 0.0 for name, server in self.servers.items()
         }
+
+    def replace_weights(self, weights: Mapping[str, int]) -> Backend:
+        """Return the backend as it would be with these weights (server → weight)."""
+        servers = {
+            name: replace(server, weight=weights.get(name, server.weight)) for name, server in self.servers.items()
+        }
+        return replace(self, servers=servers)
 
     def describe_limits(self, names: Collection[str], *, also_unused: bool = False) -> list[str]:
         """List what the weights of these servers do not decide now, or what is not known of them, as sentences.

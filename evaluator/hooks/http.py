@@ -280,14 +280,14 @@ class HttpRouter(RequestHook, Router[HttpOptions]):
     def _describe_router(self, words: Mapping[str, str]) -> str:
         return f"the router at {show_words(self._set_request.url, words, escape_url)}"
 
-    def _test_router(self) -> str:
+    def _test_router(self) -> list[str]:
         """Check secrets and hosts of both requests, and send the one that reads the shares. Raises HookError."""
         for request in (self._set_request, self._get_request):
             self._check_request(request)
         request = self._get_request
         if list_words(" ".join([request.url, request.body, *request.headers.values()])):
-            return "the hosts are allowed; nothing was sent, because `get` has words that only a request fills in"
-        return f"the shares are {show_shares(self._read_state({}))}; no share was set"
+            return ["the hosts are allowed; nothing was sent, because `get` has words that only a request fills in"]
+        return [f"the shares are {show_shares(self._read_state({}))}; no share was set"]
 
     def _read_state(self, words: Mapping[str, str]) -> dict[str, float]:
         """Send the request whose answer has the shares. Raises HookError."""

@@ -55,12 +55,12 @@ class KubernetesRouter(KubernetesHook, Router[KubernetesOptions]):
     def _describe_router(self, words: Mapping[str, str]) -> str:  # noqa: ARG002 - its options have no words
         return f"the HTTPRoute {self._where}"
 
-    def _test_router(self) -> str:
+    def _test_router(self) -> list[str]:
         """Check that the route exists and has the services; changes nothing. Raises HookError."""
         resource = self._get_object()
         weights = show_rule_weights(read_weights(resource, self._list_names()))
         description = f"{self._where} exists, at version {resource['metadata']['resourceVersion']}, with {weights}"
-        return "; ".join([description, *describe_limits(resource, self._list_names())])
+        return [description, *describe_limits(resource, self._list_names())]
 
     def _read_state(self, words: Mapping[str, str]) -> RuleWeights:  # noqa: ARG002 - its options have no words
         """Read the weights by rule and reference. Raises HookError."""

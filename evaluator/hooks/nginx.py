@@ -104,7 +104,7 @@ class Nginx(ServerRouter[NginxOptions]):
         block = f"upstream {options.upstream}" if options.upstream else f"split_clients {options.split}"
         return f"nginx's {block} in {options.file}"
 
-    def _test_router(self) -> str:
+    def _test_router(self) -> list[str]:
         """Check that the file can be written, and that nginx accepts its configuration and reads the file."""
         text = self._read_file()
         folder = Path(self.options.file).resolve().parent
@@ -116,7 +116,7 @@ class Nginx(ServerRouter[NginxOptions]):
         self._explain_unread(text, self._run_nginx("-T"), is_refused=True)
         shown = self._describe_value({name: state[name] for name in self._list_names()})
         notes = self._describe_limits(text)
-        return "; ".join([f"nginx accepts its configuration as it is, with {shown}; nothing was written", *notes])
+        return [f"nginx accepts its configuration as it is, with {shown}; nothing was written", *notes]
 
     # -------------------------------------------------------------- shares and the file
 

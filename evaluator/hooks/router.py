@@ -137,8 +137,11 @@ class Router(BaseHook[O]):
         """Name the router for people, such as `HAProxy's backend shop`. Each router has its own."""
         raise NotImplementedError
 
-    def _test_router(self) -> str:
-        """Check what setting shares needs, without changing anything; say what was found. Raises HookError."""
+    def _test_router(self) -> list[str]:
+        """Check what setting shares needs, without changing anything; return what was found, as sentences.
+
+        Raises HookError.
+        """
         raise NotImplementedError
 
     def _read_state(self, words: Mapping[str, str]) -> Json:
@@ -288,7 +291,7 @@ class Router(BaseHook[O]):
         return super().test(action) if known.state == "acknowledged" else known
 
     def _test(self) -> Outcome:
-        return Outcome("acknowledged", self._test_router())
+        return Outcome("acknowledged", "\n".join(self._test_router()))
 
     def _check_target(self, action: Action) -> None:
         """Raise HookError if the shares of an action cannot be set, or one of the servers cannot serve."""

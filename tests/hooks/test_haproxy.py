@@ -211,6 +211,15 @@ def test_going_back_takes_the_weight_of_the_configuration_where_a_hash_takes_no_
 
 def test_a_backup_server_is_named(proxy):
     assert "canary is a backup server" in hook_for(proxy, backend="standby").test().did
+    half = hook_for(proxy, backend="standby", shares={"baseline": "50%", "canary": "50%"})
+    outcome = half.execute(make_context())
+    assert (outcome.state, "canary would get no requests: its servers are backup" in outcome.did) == ("failed", True)
+    assert half.test() == outcome
+    full = hook_for(proxy, backend="standby")
+    outcome = full.execute(make_context())
+    assert (outcome.state, full.read_shares()) == ("acknowledged", {"baseline": 0, "canary": 1})
+    assert full.undo(make_context(), outcome.earlier).state == "acknowledged"
+    assert full.read_shares() == {"baseline": 1, "canary": 0}
 
 
 # ------------------------------------------------------------------ answers that HAProxy never gives, or only half

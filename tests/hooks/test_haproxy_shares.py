@@ -82,7 +82,7 @@ def test_requests_are_shared_as_reported(shares, router):
     arms, servers = count(router)
     assert {arm: n / 200 for arm, n in arms.items()} == pytest.approx(realised.shares, abs=0.05)
     if shares.get("baseline", 0) > 0.5:
-        assert servers["b2"] / servers["b1"] == pytest.approx(2, rel=0.1), "their own weights"
+        assert servers["b2"] / servers["b1"] == pytest.approx(2, rel=0.25), "their own weights"
 
 
 @pytest.mark.usefixtures("ready")

@@ -35,7 +35,7 @@ class Table(Router[HookOptions]):
         return "the table"
 
     def _test_router(self):
-        return "there is a table"
+        return ["there is a table"]
 
     def _read_state(self, words):
         return dict(self.table)
