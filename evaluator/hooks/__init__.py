@@ -11,17 +11,11 @@ from evaluator.hooks.base import (
     Hook,
     HookContext,
     Outcome,
-    Step,
-    check_hook,
-    describe_current,
-    find_obstacle,
     make_hook,
-    make_step,
-    run_hook,
-    undo_hook,
 )
 from evaluator.hooks.options import HookOptions
 from evaluator.hooks.router import Applied, Realised, Router, describe_drift, make_router
+from evaluator.hooks.running import Step, check_hook, describe_current, find_obstacle, make_step, run_hook, undo_hook
 
 __all__ = [
     "HOOKS",

@@ -20,10 +20,9 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from pydantic import ValidationError
@@ -47,9 +46,6 @@ LONGEST_DESCRIPTION = 500
 
 LONGEST_VALUE = 200
 """Characters of a value that people are shown."""
-
-GRACE_S = 1.0
-"""Time beyond its limit in which a hook may still end by itself."""
 
 _OTHER_FORM = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 """What Python raises where an answer has no such key, or a value of another type."""
@@ -272,7 +268,7 @@ class BaseHook(Generic[O]):
             if not self._call(lambda: self._goes_back(action)):
                 self._call(lambda: self._check_target(action))
         except EvaluatorError as error:
-            return self._remove_secrets(_to_failed_outcome(error).did)
+            return self._remove_secrets(to_failed_outcome(error).did)
         except MaybeSent as error:  # the answer has another form; reading has changed nothing
             return self._remove_secrets(str(error))
         return ""
@@ -343,7 +339,7 @@ class BaseHook(Generic[O]):
         try:
             outcome = self._call(operation)  # a package that is not installed is a HookError
         except EvaluatorError as error:
-            outcome = _to_failed_outcome(error)
+            outcome = to_failed_outcome(error)
         except MaybeSent as error:
             if context:
                 outcome = Outcome("unknown", f"{error}; it may have been done")
@@ -362,7 +358,7 @@ class BaseHook(Generic[O]):
         return [value for name in variables if (value := self.environment.get(name))]
 
 
-def _to_failed_outcome(error: EvaluatorError) -> Outcome:
+def to_failed_outcome(error: EvaluatorError) -> Outcome:
     """Make the outcome of a hook that raised an error before it changed anything."""
     return Outcome("failed", f"{error.message} ({error.hint})" if error.hint else error.message)
 
@@ -388,10 +384,10 @@ def make_hook(kind: str, options: Mapping[str, Any], environment: Mapping[str, s
     if kind not in HOOKS:
         raise UnknownName("hook", kind, HOOKS)
     hook_class = HOOKS[kind]
-    read_options = _read_options(kind, hook_class.Options, options)
+    checked = read_options(kind, hook_class.Options, options)
     # Some kinds have a class for each of their uses: `command` runs a program, or shares requests by two programs.
     choose = getattr(hook_class, "choose_class", lambda _options: hook_class)
-    hook = choose(read_options)(read_options, environment)
+    hook = choose(checked)(checked, environment)
     if not isinstance(hook, Hook):  # the class of another package may lack methods
         raise HookError(
             f"{hook_class.__module__}.{hook_class.__name__} is not a hook", hint="docs/hooks.md lists what a hook needs"
@@ -399,7 +395,7 @@ def make_hook(kind: str, options: Mapping[str, Any], environment: Mapping[str, s
     return hook
 
 
-def _read_options(kind: str, model: type[O], options: Mapping[str, Any]) -> O:
+def read_options(kind: str, model: type[O], options: Mapping[str, Any]) -> O:
     """Read the options of a hook by their model. Raises PolicyError, which names the first wrong option."""
     try:
         return model.model_validate(dict(options))
@@ -407,114 +403,3 @@ def _read_options(kind: str, model: type[O], options: Mapping[str, Any]) -> O:
         first_mistake = error.errors(include_url=False, include_input=False)[0]
         key_path = ".".join(str(part) for part in (kind, *first_mistake["loc"]))
         raise PolicyError(f"hook {key_path}: {first_mistake['msg'].removeprefix('Value error, ')}") from None
-
-
-# ------------------------------------------------------------------ executing
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A hook with its time limit, and whether it is required."""
-
-    hook: Hook
-    required: bool = False
-    time_limit_s: float = 30.0
-
-
-def make_step(kind: str, options: Mapping[str, Any]) -> Step:
-    """Make a hook, with its time limit and whether it is required, from its options in the policy.
-
-    Raises the errors of `make_hook`.
-    """
-    # Options that hooks of every kind have; `make_hook` reads those of the kind.
-    common_options = {name: value for name, value in options.items() if name in HookOptions.model_fields}
-    common = _read_options(kind, HookOptions, common_options)
-    return Step(make_hook(kind, options), common.required, common.time_limit)
-
-
-def run_hook(
-    step: Step, context: HookContext, store_earlier: Callable[[Json], None] = lambda _earlier: None
-) -> Outcome:
-    """Execute a hook within its time limit.
-
-    First the value that the hook will change is read and passed to `store_earlier`. If it cannot be read, the outcome
-    is failed; if `store_earlier` raises, so does this function. In both cases nothing is executed.
-    """
-    limited_context = _limit_time(step, context)
-    earlier = None
-    if not context.dry_run:
-        earlier = _call_in_time(step, limited_context.left_s(), lambda: step.hook.read(limited_context))
-        if isinstance(earlier, _FailedCall):
-            return replace(earlier.outcome, state="failed")  # never unknown: reading changes nothing
-        store_earlier(earlier)
-    result = _call_in_time(step, limited_context.left_s(), lambda: step.hook.execute(limited_context))
-    outcome = result.outcome if isinstance(result, _FailedCall) else result
-    # A hook may know the earlier value better than `read`: then its outcome has it already.
-    return outcome if outcome.earlier is not None else replace(outcome, earlier=earlier)
-
-
-def describe_current(step: Step, context: HookContext) -> str:
-    """Describe the current value that a hook would change, or say why it cannot be read. Changes nothing."""
-    value = _call_in_time(step, _limit_time(step, context).left_s(), lambda: step.hook.read(context))
-    if isinstance(value, _FailedCall):
-        return f"cannot be read: {value.outcome.did}"
-    return step.hook.describe_value(value)
-
-
-def find_obstacle(step: Step, context: HookContext) -> str:
-    """Say why a hook would be refused now, because its target cannot serve; empty if it can. Changes nothing."""
-    obstacle = _call_in_time(step, _limit_time(step, context).left_s(), lambda: step.hook.find_obstacle(context.action))
-    return obstacle.outcome.did if isinstance(obstacle, _FailedCall) else obstacle
-
-
-def check_hook(step: Step, action: Action) -> Outcome:
-    """Check within the hook's time limit whether it could be executed for an action; changes nothing."""
-    result = _call_in_time(step, step.time_limit_s, lambda: step.hook.test(action))
-    return replace(result.outcome, state="failed") if isinstance(result, _FailedCall) else result
-
-
-def undo_hook(step: Step, context: HookContext, earlier: Json) -> Outcome:
-    """Restore the value from before a hook was executed (`earlier`), within the hook's time limit."""
-    limited_context = _limit_time(step, context)
-    result = _call_in_time(step, limited_context.left_s(), lambda: step.hook.undo(limited_context, earlier))
-    return result.outcome if isinstance(result, _FailedCall) else result
-
-
-def _limit_time(step: Step, context: HookContext) -> HookContext:
-    """Return a context that expires at the hook's time limit from now, but not later than the intent."""
-    limit = datetime.now(UTC) + timedelta(seconds=step.time_limit_s)
-    return replace(context, expires_at=min(context.expires_at, limit))
-
-
-@dataclass(frozen=True, slots=True)
-class _FailedCall:
-    """The outcome of a call that raised or did not return in time."""
-
-    outcome: Outcome
-
-
-def _call_in_time(step: Step, left_s: float, call: Callable[[], T]) -> T | _FailedCall:
-    """Call a method of a hook and return its result; a _FailedCall if it raises, or runs longer than `left_s` seconds.
-
-    It runs in a thread of its own, which goes on if it is late: a thread cannot be stopped.
-    """
-    result: list[T | _FailedCall] = []  # stays empty if the call is late
-
-    def work() -> None:
-        """Append the result of the call to `result`, or the outcome of the error that it raises."""
-        try:
-            result.append(call())
-        except EvaluatorError as error:
-            result.append(_FailedCall(_to_failed_outcome(error)))
-        except Exception as error:  # noqa: BLE001 - whatever another package raises is an outcome
-            # The error's text may hold anything, also secrets; its type cannot.
-            text = f"{step.hook.kind} ended with an unexpected {type(error).__name__}"
-            result.append(_FailedCall(Outcome("unknown", text)))
-
-    worker = threading.Thread(target=work, daemon=True, name=f"hook {step.hook.kind}")
-    worker.start()
-    worker.join(max(left_s, 0.0) + GRACE_S)  # a hook that ends by itself at the limit is waited for
-    if result:
-        return result[0]
-    text = f"{step.hook.kind} did not end within {step.time_limit_s:g} s; it may still be running"
-    return _FailedCall(Outcome("unknown", text))

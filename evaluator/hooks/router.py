@@ -25,7 +25,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from evaluator.errors import EvaluatorError, HookError
-from evaluator.fields import Share
+from evaluator.fields import Name, Share
 from evaluator.hooks.base import Action, BaseHook, HookContext, Json, O, Outcome, make_hook
 from evaluator.hooks.network import MaybeSent
 from evaluator.hooks.weights import moves_back, sum_shares
@@ -37,7 +37,7 @@ MOST_DIFFERENCE = 0.01
 _NOISE = 1e-6
 """Sums of shares differ by this much from 1 without being wrong: 0.1 + 0.2 + 0.7 is not exactly 1."""
 
-ArmName = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_.-]+$")]
+ArmName = Name
 
 
 def check_sum(shares: dict[str, float]) -> dict[str, float]:

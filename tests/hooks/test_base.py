@@ -22,6 +22,7 @@ from evaluator.hooks import (
     make_hook,
     make_step,
     run_hook,
+    running,
     undo_hook,
 )
 
@@ -91,7 +92,7 @@ def test_what_a_hook_raises_is_an_outcome(does, state):
 
 
 def test_one_that_hangs_is_abandoned_and_unknown(monkeypatch):
-    monkeypatch.setattr(base, "GRACE_S", 0.1)
+    monkeypatch.setattr(running, "GRACE_S", 0.1)
     ever = threading.Event()
     began = time.monotonic()
     outcome = run_hook(Step(ForeignHook(does=lambda _: ever.wait(5)), time_limit_s=0.2), make_context())
@@ -204,7 +205,7 @@ def test_a_step_is_what_its_options_say():
 
 
 def test_undo_has_the_same_limit(monkeypatch):
-    monkeypatch.setattr(base, "GRACE_S", 0.1)
+    monkeypatch.setattr(running, "GRACE_S", 0.1)
     hook = ForeignHook()
     assert undo_hook(Step(hook), make_context(), 7).did == "undone to 7"
     monkeypatch.setattr(hook, "undo", lambda *_: time.sleep(2))

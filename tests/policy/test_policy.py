@@ -151,7 +151,7 @@ MISTAKES = [
     (
         "hooks: {promote: [{command: {set: [s], get: [g], shares: {canary: 120%}}}]}",
         1,
-        "must be at most 100%, not '120%'",
+        "must be from 0 to 1, not 1.2",
     ),
     ("endpoint_scan: {tolerance: 30%}", 1, "must be at most margin (25%), got 30%: beyond margin it is NO-GO"),
     ("endpoint_scan: {margin: 5%, tolerance: 10%}", 1, "must be at most margin (5%)"),
