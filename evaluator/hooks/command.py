@@ -23,7 +23,18 @@ from evaluator.errors import HookError
 from evaluator.hooks.base import LONGEST_RESPONSE, BaseHook, HookContext, Outcome, State
 from evaluator.hooks.network import MaybeSent
 from evaluator.hooks.options import HookOptions, Seconds, Text
-from evaluator.hooks.router import ARMS, SHARES, Applied, ArmName, Router, Shares, add_shares, parse_shares, show_shares
+from evaluator.hooks.router import (
+    ARMS,
+    SHARES,
+    Applied,
+    ArmName,
+    Router,
+    Shares,
+    add_shares,
+    check_arms,
+    parse_shares,
+    show_shares,
+)
 from evaluator.hooks.templates import OPTIONAL, SET_WORDS, check_template, fill_words, list_words, show_words
 from evaluator.secrecy import list_spellings
 
@@ -78,8 +89,7 @@ class CommandOptions(HookOptions):
             raise ValueError("needs run; or, for a router, set and get")
         if self.undo and self.set:
             raise ValueError("cannot have undo with set: what was there before is set again")
-        if unknown := sorted(set(self.shares or ()) - set(self.arms)):
-            raise ValueError(f"has shares for {', '.join(unknown)}, which is none of its arms: {', '.join(self.arms)}")
+        check_arms(self.arms, self.shares)
         return self
 
 

@@ -7,7 +7,6 @@ Words are escaped for their place. Secrets are allowed in headers only, as `${NA
 
 from __future__ import annotations
 
-import builtins
 import json
 import re
 from collections.abc import Mapping
@@ -21,7 +20,18 @@ from evaluator.fields import Section
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
 from evaluator.hooks.network import HttpResponse, MaybeSent, TlsOptions, resolve_allowed, send, split_url
 from evaluator.hooks.options import TextWithWords, refuse_words
-from evaluator.hooks.router import ARMS, SHARES, Applied, ArmName, Router, Shares, add_shares, parse_shares, show_shares
+from evaluator.hooks.router import (
+    ARMS,
+    SHARES,
+    Applied,
+    ArmName,
+    Router,
+    Shares,
+    add_shares,
+    check_arms,
+    parse_shares,
+    show_shares,
+)
 from evaluator.hooks.templates import (
     SET_WORDS,
     WORDS,
@@ -108,7 +118,10 @@ class HttpRequest(Section):
                 examples = dict.fromkeys(WORDS, "x") | {name: _EXAMPLES[name] for name in self.more_words}
                 json.loads(fill_json(self.body, examples))
             except ValueError:
-                raise ValueError('body is not JSON: words must be within quotes, such as "${canary}"') from None
+                unquoted = ", and ${shares} without" if self.more_words else ""
+                raise ValueError(
+                    f'body is not JSON: words must be within quotes, such as "${{canary}}"{unquoted}'
+                ) from None
         return self
 
 
@@ -156,8 +169,7 @@ class HttpOptions(HttpRequest, TlsOptions):
             raise ValueError("needs url; or, for a router, set and get")
         if self.set and (self.undo or self.body or self.headers):
             raise ValueError("cannot have undo, body or headers next to set: they are options of set and get")
-        if unknown := sorted(builtins.set(self.shares or ()) - builtins.set(self.arms)):
-            raise ValueError(f"has shares for {', '.join(unknown)}, which is none of its arms: {', '.join(self.arms)}")
+        check_arms(self.arms, self.shares)
         return self
 
 

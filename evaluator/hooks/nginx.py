@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from evaluator.errors import HookError
 from evaluator.hooks.network import MaybeSent
@@ -47,6 +47,13 @@ _POLL_S = 0.02
 _ServerOrValue = Annotated[str, Field(max_length=200, pattern=r"""^[^\s;{}"'#\\]*$""")]
 
 
+def _check_variable(text: str) -> str:
+    """Return the name of a variable of nginx. Raises ValueError."""
+    if not re.fullmatch(r"\$[A-Za-z0-9_]+", text):
+        raise ValueError(f"must be a variable such as $shop, not {text}")
+    return text
+
+
 class NginxOptions(HookOptions):
     """The file, the servers of each arm in it, and how nginx is called."""
 
@@ -54,7 +61,7 @@ class NginxOptions(HookOptions):
     upstream: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] | None = Field(
         None, description="Name of the upstream whose servers get weights."
     )
-    split: Annotated[str, Field(pattern=r"^\$[A-Za-z0-9_]+$")] | None = Field(
+    split: Annotated[str, AfterValidator(_check_variable)] | None = Field(
         None, description="Or the variable that `split_clients` sets, such as $shop: each user keeps an arm."
     )
     servers: dict[ArmName, names_of(_ServerOrValue)] = Field(  # type: ignore[valid-type] # a type that a function makes

@@ -52,7 +52,6 @@ Shares = Annotated[dict[ArmName, Share], AfterValidator(check_sum)]
 ARMS = Field(
     default_factory=lambda: [BASELINE, CANDIDATE],
     description="With set and get: the arms that it shares requests between; by default baseline and canary.",
-    min_length=2,
 )
 """The option `arms` of routers that name no servers."""
 SHARES = Field(
@@ -83,8 +82,15 @@ def check_servers(servers: Mapping[str, Sequence[str]], shares: Mapping[str, flo
         raise ValueError(f"has {', '.join(twice)} more than once: a server belongs to one arm")
     if len(servers) < 2:
         raise ValueError("needs the servers of two arms or more, such as {baseline: [b1, b2], canary: [c1]}")
-    if unknown := sorted(set(shares or ()) - set(servers)):
-        raise ValueError(f"has shares for {', '.join(unknown)}, which is none of its arms: {', '.join(servers)}")
+    check_arms(list(servers), shares)
+
+
+def check_arms(arms: Sequence[str], shares: Mapping[str, float] | None) -> None:
+    """Check the arms of a router that names no servers, and the shares of its options. Raises ValueError."""
+    if len(set(arms)) < 2 or len(set(arms)) < len(arms):
+        raise ValueError("needs two arms or more, each once, such as arms: [baseline, canary]")
+    if unknown := sorted(set(shares or ()) - set(arms)):
+        raise ValueError(f"has shares for {', '.join(unknown)}, which is none of its arms: {', '.join(arms)}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,7 @@ _UNION_MEMBER_PREFIXES = ("literal[", "dict[", "function-")
 PLAIN_WORDS: Mapping[str, str] = {
     "string_type": "be text (put it in quotes)",
     "bool_type": "be true or false",
+    "dict_type": "be a mapping of names to values",
     "list_type": "be a list",
     "tuple_type": "be a list",
     "too_short": "have at least one entry",
