@@ -185,6 +185,14 @@ def test_no_hook_acts_with_an_empty_version(listed, services, command, unknown):
     assert listed(release=Release("cart@2", services), command=command) == unmet
 
 
+def test_the_version_of_a_promotion_is_that_of_the_candidate(listed):
+    release, command = Release("cart@2", (Service("cart", "1", ""),)), ["deploy", "${version}"]
+    says = "a hook uses ${version}, and no version of canary is known"
+    remedy = "land its data again with --canary-version"
+    assert listed(release=release, command=command) == [("the versions that hooks use are known", says, remedy)]
+    assert listed(release=Release("cart@2", (Service("cart", "", "2"),)), command=command) == []
+
+
 def test_a_condition_shows_the_text_that_is_true():
     assert PromotionCondition("it is", met=True, otherwise="it is not").description == "it is"
     assert PromotionCondition("it is", met=False, otherwise="it is not").description == "it is not"

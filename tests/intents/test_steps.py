@@ -144,6 +144,29 @@ def test_an_undo_is_of_a_promotion():
     assert make_context(glass, ONE_SERVICE, None, before).action == "promote"
 
 
+def test_a_hook_is_given_service_arm_share_and_link():
+    linked = replace(RULES, link="https://e.example.org/?release=${release}")
+    first = plan_steps(linked, Action.PROMOTE)[0][0]
+    context = make_context(INTENT, ONE_SERVICE, VERDICT, first)
+    assert (context.service, context.arm, context.version, context.share) == ("cart", "canary", "2", "1")
+    assert (context.step, context.link) == ("", "https://e.example.org/?release=cart%402")
+    two = Release("r", (Service("cart", "1", "2"), Service("shop", "3", "4")))
+    assert make_context(INTENT, two, None, first).service == "cart,shop"
+    assert make_context(INTENT, Release("x"), None, first).service == ""
+    assert make_context(INTENT, ONE_SERVICE, None, plan_steps(RULES, Action.PROMOTE)[0][0]).link == ""
+
+
+def test_only_a_promotion_has_a_share():
+    """A hook that is undone has the action of the promotion, and must not set its share again."""
+    undo = plan_steps(RULES, Action.ROLLBACK, [delivered("acknowledged", "one")])[0][1]
+    assert undo.event == "undo"
+    assert make_context(replace(INTENT, action=Action.ROLLBACK), ONE_SERVICE, None, undo).share == ""
+    for action, share in ((Action.ROLLBACK, ""), (Action.HOLD, ""), (Action.BREAK_GLASS, "1")):
+        assert make_context(
+            replace(INTENT, action=action), ONE_SERVICE, None, plan_steps(RULES, action)[0][0]
+        ).share == (share)
+
+
 def test_versions_of_several_services_are_named():
     release = Release("shop@2", (Service("cart", "1", "2"), Service("search", "7", "8")))
     context = make_context(INTENT, release, None, plan_steps(RULES, Action.PROMOTE)[0][0])

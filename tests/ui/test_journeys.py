@@ -96,7 +96,7 @@ def test_reviewed_promoted_by_two_people_and_rolled_back(browser, balanced, shop
 
             approver_page.get_by_text("Roll back", exact=True).click()
             expect(approver_page.get_by_text("takes back the shares")).to_be_visible()
-            expect(approver_page.get_by_text("now: baseline 0, canary 100")).to_be_visible()
+            expect(approver_page.get_by_text("now: baseline 0, canary 10")).to_be_visible()
             ask_for(approver_page, "Roll back", "carts are odd")
             wait_until(lambda: split_of(balanced) == {"baseline": 90, "canary": 10})
             wait_until(lambda: len(receiver.requests) == 2)
