@@ -248,17 +248,34 @@ class Nginx(ServerRouter[NginxOptions]):
             )
 
     def _list_unreachable(self, names: Sequence[str]) -> list[str]:
-        """List which of these servers accept no connection, as sentences. Values of `split_clients` are no servers."""
-        if not self.options.check_servers or self.options.upstream is None:
+        """List which of these servers accept no connection, as sentences.
+
+        A value of `split_clients` is unreachable if it is the name of an upstream of which no server accepts one.
+        """
+        if not self.options.check_servers:
             return []
+        if self.options.upstream is not None:
+            return [problem for name in names if (problem := self._try_to_connect(name))]
+        configuration = self._run_nginx("-T")
         unreachable = []
         for name in names:
             try:
-                self._connect(name).close()
-            except (OSError, UnicodeError, OverflowError) as error:
-                why = getattr(error, "strerror", None) or type(error).__name__
-                unreachable.append(f"{name} accepts no connection: {why}")
+                servers = read_upstream(configuration, name).servers
+            except HookError:  # it is no upstream, so its servers are not known
+                continue
+            problems = [self._try_to_connect(server) for server, its in servers.items() if not its.is_down]
+            if all(problems):
+                why = "; ".join(problems) or "all of its servers are down"
+                unreachable.append(f"no server of the upstream {name} accepts a connection: {why}")
         return unreachable
+
+    def _try_to_connect(self, server: str) -> str:
+        """Open a connection to a server and close it; returns why that is not possible, empty if it is."""
+        try:
+            self._connect(server).close()
+        except (OSError, UnicodeError, OverflowError) as error:
+            return f"{server} accepts no connection: {getattr(error, 'strerror', None) or type(error).__name__}"
+        return ""
 
     def _connect(self, server: str) -> socket.socket:
         """Open a connection to a server as nginx writes it: HOST, HOST:PORT or unix:PATH. Raises OSError."""
@@ -374,7 +391,7 @@ class Nginx(ServerRouter[NginxOptions]):
         return f"{unread} ({hint})"
 
     def _run_nginx(self, *arguments: str) -> str:
-        """Run nginx with arguments and return what it writes.
+        """Run nginx with arguments and return what it writes to its output, such as the configuration for `-T`.
 
         Raises HookError if it fails; MaybeSent if it does not end in time after it may have sent a signal (-s).
         """
@@ -394,7 +411,7 @@ class Nginx(ServerRouter[NginxOptions]):
         if process.returncode != 0:
             error_text = " ".join(process.stderr.decode("utf-8", "replace").split())[-500:]
             raise HookError(f"nginx {' '.join(arguments)} ended with {process.returncode}: {error_text}")
-        return (process.stdout + process.stderr).decode("utf-8", "replace")
+        return process.stdout.decode("utf-8", "replace")
 
 
 def _replace_file(file: str, text: str) -> None:

@@ -296,6 +296,9 @@ class Router(BaseHook[O]):
         known = self._attempt(lambda: Outcome("acknowledged", show_shares(self.get_shares(action))))
         return super().test(action) if known.state == "acknowledged" else known
 
+    def _describe_value(self, value: Json) -> str:
+        return show_shares(self._to_shares(value))
+
     def _test(self) -> Outcome:
         return Outcome("acknowledged", "\n".join(self._test_router()))
 

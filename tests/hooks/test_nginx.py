@@ -156,6 +156,40 @@ def test_users_are_split_and_stay_when_the_share_grows(proxy):
     assert ask_users(port) == few
 
 
+def test_users_do_not_go_to_an_upstream_that_no_server_of_serves(proxy, unchanged):
+    _, options, file = proxy
+    split = {name: value for name, value in options.items() if name != "upstream"} | {
+        "split": "$shop", "servers": {"baseline": "of_baseline", "canary": "of_canary"}
+    }  # fmt: skip
+    config = file.parent / "nginx.conf"
+    text = config.read_text()
+    config.write_text(text.replace(f"server {options['servers']['canary']}; }}", "server 127.0.0.1:1; }"))
+    outcome = hook_for(split).execute(make_context())
+    tested, elsewhere = hook_for(split).test(), hook_for(split, check_servers=False).test()
+    config.write_text(text)
+    says = "no server of the upstream of_canary accepts a connection: 127.0.0.1:1 accepts no connection"
+    assert (outcome.state, says in outcome.did) == ("failed", True), outcome
+    assert (tested, elsewhere.state) == (outcome, "acknowledged")
+    assert file.read_bytes() == unchanged
+
+
+def test_a_server_may_be_a_socket_of_this_machine(tmp_path):
+    file, path = tmp_path / "shop.conf", tmp_path / "a.sock"
+    file.write_text(f"upstream shop {{ server unix:{path}; server unix:{path}2; }}")
+    servers = {"baseline": f"unix:{path}", "canary": f"unix:{path}2"}
+    hook = hook_for({"file": str(file), "upstream": "shop", "servers": servers, "nginx": ["cat", str(file)]})
+    with closing(socket.socket(socket.AF_UNIX)) as server:
+        server.bind(str(path))
+        server.listen()
+        assert hook.find_obstacle("promote") == (
+            f"unix:{path}2 accepts no connection: No such file or directory (start it, or write `check_servers: false` "
+            "if nginx runs elsewhere)"
+        )
+        assert (
+            make_hook("nginx", hook.options.model_dump() | {"shares": {"baseline": 1}}).find_obstacle("promote") == ""
+        )
+
+
 def test_what_nginx_refuses_is_taken_back(proxy, unchanged):
     port, options, file = proxy
     config = file.parent / "nginx.conf"
